@@ -1,0 +1,7 @@
+//go:build !invariants && !race
+
+package xmlstream
+
+const checked = false
+
+func poison([]byte) {}
