@@ -1,0 +1,30 @@
+package reactor
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// backendConn is one connection of the engine below. Only on its loop.
+type backendConn interface {
+	Write(p []byte) error // all of p, kept where the socket has no room
+	Buffered() int        // what is kept
+	SetRead(on bool)      // take it out of the poller's read set, and back
+	CloseWrite()          // send FIN behind what was written
+	Close()               // at once; no callback after it
+	Remote() netip.AddrPort
+}
+
+// backend is the engine below: it calls loops' onOpen, onTraffic and onClose.
+type backend interface {
+	// Start runs n loops; each is bound to the engine's by the time it returns.
+	Start(r *Reactor, loops []*Loop) error
+	// Enrol gives nc to c's loop, which calls onOpen; an error means that nc was closed.
+	Enrol(c *Conn, nc net.Conn) error
+	// Execute runs l.turn on l soon. Any goroutine.
+	Execute(l *Loop) error
+	// Stop ends the loops. Wait returns when they have ended, with the cause if nobody asked for it.
+	Stop()
+	Wait(ctx context.Context) error
+}

@@ -1,0 +1,45 @@
+// Package buf lends the byte buffers of outboxes and of unfinished stanzas. Its two pools never keep
+// a buffer over 64 KiB, and count what is out.
+package buf
+
+import (
+	"sync/atomic"
+
+	"github.com/valyala/bytebufferpool"
+)
+
+// maxKept is the largest buffer that goes back to a pool.
+const maxKept = 64 << 10
+
+// A Pool lends byte slices. Safe from any goroutine.
+type Pool struct {
+	p       bytebufferpool.Pool
+	buffers atomic.Int64
+}
+
+// Outbox is for bytes on their way out, Tail for unfinished input; Tail is an xmlstream.Buffers. Two
+// pools, because each settles on the size that its own buffers have.
+var Outbox, Tail Pool
+
+// Get lends a slice of length 0 and at least n bytes of capacity.
+func (p *Pool) Get(n int) []byte {
+	b := p.p.Get()
+	s := b.B[:0]
+	if cap(s) < n {
+		s = make([]byte, 0, n)
+	}
+	p.buffers.Add(1)
+	return s
+}
+
+// Put takes b back; it must have come from Get, though it may have grown. Whoever keeps it may not
+// look at it any more.
+func (p *Pool) Put(b []byte) {
+	p.buffers.Add(-1)
+	if cap(b) <= maxKept {
+		p.p.Put(&bytebufferpool.ByteBuffer{B: b})
+	}
+}
+
+// InUse is how many buffers are lent.
+func (p *Pool) InUse() (buffers int64) { return p.buffers.Load() }

@@ -1,0 +1,500 @@
+package reactor
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/netip"
+	"sync"
+
+	"canto/reactor/buf"
+)
+
+// Errors that OnClose gets.
+var (
+	ErrPanic    = errors.New("reactor: a handler panicked")
+	ErrParked   = errors.New("reactor: too much input while paused")
+	ErrStopped  = errors.New("reactor: the reactor stops")
+	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
+	ErrBusy     = errors.New("reactor: too many handshakes")
+	ErrTimeout  = errors.New("reactor: the handshake took too long")
+	errNotSaid  = errors.New("reactor: connection lost")
+	errHalfDone = io.ErrUnexpectedEOF
+)
+
+const (
+	flagPaused  = 1 << iota
+	flagOpen    // OnOpen was called
+	flagGone    // the engine's connection is closed
+	flagClosing // on its loop: Close has taken effect
+	flagDone    // OnClose was called
+	flagStuck   // on the loop's stuck list
+	flagLinger  // waits for the peer's FIN
+	flagFeeding // OnData is running
+	flagHigh    // passed HighWater
+	flagQueued  // on the loop's list of closes
+)
+
+// lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
+// is not lost to a reset.
+const lingerTicks = 20
+
+// maxPark bounds input that is read while paused: two reads.
+const maxPark = 128 << 10
+
+// writeChunk is the most that is given to the engine at a time: what its socket has no room for stays
+// in the outbox, where it is counted.
+const writeChunk = 64 << 10
+
+// A Conn is one connection.
+type Conn struct {
+	Owner any // the handler's own state
+	io    backendConn
+	port  *port
+	loop  *Loop
+	mu    sync.Mutex // the outbox lock, a leaf
+	out   []byte     // nil while empty
+	park  *[]byte    // read and not consumed
+	tls   *tlsConn   // nil while plain
+	timer Timer
+	flags uint16
+	// Under mu:
+	dirty   bool
+	closing bool
+	reason  error
+}
+
+// A port is what the connections of one listener or dialler share.
+type port struct {
+	h      Handler
+	direct *tls.Config
+	role   Role
+	accept func(netip.AddrPort) bool
+}
+
+// Loop is the loop that owns c. Any goroutine; never changes.
+func (c *Conn) Loop() *Loop { return c.loop }
+
+// Remote is the peer's address; zero once the connection is closed.
+func (c *Conn) Remote() netip.AddrPort {
+	if c.io == nil {
+		return netip.AddrPort{}
+	}
+	return c.io.Remote()
+}
+
+// TLS is nil while plain.
+func (c *Conn) TLS() *tls.ConnectionState {
+	if c.tls == nil || c.tls.state == nil {
+		return nil
+	}
+	return c.tls.state
+}
+
+// Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
+// one write. It reports whether the outbox is below its limit; when it is not, p was not taken, and
+// the slow reader's fate is the caller's. After Close it takes nothing, and says that it did. Any
+// goroutine.
+func (c *Conn) Append(p []byte) (ok bool) {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return true
+	}
+	if len(c.out)+len(p) > c.loop.r.cfg.OutboxBytes {
+		c.mu.Unlock()
+		return false
+	}
+	if c.out == nil {
+		c.out = buf.Outbox.Get(len(p))
+	}
+	c.out = append(c.out, p...)
+	wake := !c.dirty
+	c.dirty = true
+	c.mu.Unlock()
+	if wake {
+		c.loop.markDirty(c)
+	}
+	return true
+}
+
+// Buffered is how much is in the outbox. Any goroutine.
+func (c *Conn) Buffered() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.out)
+}
+
+// Close flushes the outbox and closes at the end of a turn, never inside a callback; the first reason
+// counts. Any goroutine.
+func (c *Conn) Close(reason error) {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		return
+	}
+	c.closing, c.reason = true, reason
+	wake := !c.dirty
+	c.dirty = true
+	c.mu.Unlock()
+	if wake {
+		c.loop.markDirty(c)
+	}
+}
+
+// Pause takes c out of the poller's read set, so that TCP slows the peer. The deadline of a pause is
+// the caller's (Arm): a peer's FIN shows on Resume.
+func (c *Conn) Pause() {
+	if c.flags&(flagPaused|flagGone) != 0 {
+		return
+	}
+	c.flags |= flagPaused
+	c.loop.meter.Paused++
+	c.io.SetRead(false)
+}
+
+// Resume puts c back, and hands on what is parked in the next turn.
+func (c *Conn) Resume() {
+	if c.flags&flagPaused == 0 {
+		return
+	}
+	c.flags &^= flagPaused
+	c.loop.meter.Paused--
+	if c.flags&flagGone != 0 {
+		return
+	}
+	c.io.SetRead(true)
+	if c.park != nil || c.tls != nil {
+		c.loop.Post(func() {
+			if c.flags&(flagPaused|flagGone|flagClosing) == 0 {
+				c.deliver(nil)
+			}
+		})
+	}
+}
+
+// Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
+func (c *Conn) Arm(at Tick) {
+	if c.flags&(flagGone|flagDone) == 0 {
+		c.loop.wheel.arm(&c.timer, at, c)
+	}
+}
+
+// OnTimer is the wheel's.
+func (c *Conn) OnTimer(l *Loop) {
+	if c.flags&flagLinger != 0 {
+		c.drop()
+		return
+	}
+	if c.flags&flagDone == 0 && c.flags&flagOpen != 0 {
+		defer l.recovered(c)
+		c.port.h.OnTimer(c)
+	}
+}
+
+// opened is called by the backend, on the loop.
+func (c *Conn) opened(io backendConn) {
+	l := c.loop
+	l.begin()
+	c.io = io
+	l.live[c] = struct{}{}
+	c.flags |= flagOpen
+	l.protect(c, func() { c.port.h.OnOpen(c) })
+	if c.port.direct != nil {
+		if err := c.StartTLS(c.port.direct, c.port.role); err != nil {
+			c.Close(err)
+		}
+	}
+}
+
+// traffic is called by the backend with what was read.
+func (c *Conn) traffic(p []byte) {
+	l := c.loop
+	start := l.begin()
+	l.meter.Reads++
+	l.meter.BytesIn += uint64(len(p))
+	if c.flags&(flagClosing|flagLinger) != 0 {
+		return
+	}
+	if c.flags&flagPaused != 0 && c.tls == nil {
+		// The engine looks again whenever its own buffer drains.
+		c.io.SetRead(false)
+		c.keep(p)
+		return
+	}
+	c.deliver(p)
+	d := l.clock().Sub(start)
+	l.meter.Handling += d
+	l.measure(d)
+}
+
+func (c *Conn) keep(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	if c.park == nil {
+		b := buf.Tail.Get(len(p))
+		c.park = &b
+	}
+	if len(*c.park)+len(p) > maxPark {
+		c.Close(ErrParked)
+		return
+	}
+	*c.park = append(*c.park, p...)
+}
+
+// deliver hands on what is parked and p behind it.
+func (c *Conn) deliver(p []byte) {
+	if c.tls != nil {
+		c.tls.deliver(c, p)
+		return
+	}
+	c.feed(p)
+}
+
+// feed gives plaintext to the handler.
+func (c *Conn) feed(p []byte) {
+	var parked []byte
+	if c.park != nil {
+		c.keep(p)
+		if c.park == nil {
+			return
+		}
+		parked = *c.park
+		c.park = nil
+		p = parked
+	}
+	if len(p) == 0 {
+		return
+	}
+	used := c.give(p)
+	if used < len(p) && c.flags&flagClosing == 0 {
+		if c.flags&flagPaused == 0 && c.tls == nil {
+			c.Close(errors.New("reactor: a handler left input without a pause"))
+		} else {
+			c.keep(p[used:])
+		}
+	}
+	if parked != nil {
+		buf.Tail.Put(parked)
+	}
+}
+
+func (c *Conn) give(p []byte) (used int) {
+	used = len(p)
+	defer c.loop.recovered(c)
+	used = c.port.h.OnData(c, p)
+	return used
+}
+
+// closed is called by the backend when the connection is gone, perhaps inside one of our writes.
+func (c *Conn) closed(err error) {
+	if c.flags&flagGone != 0 {
+		return
+	}
+	c.flags |= flagGone
+	if c.tls != nil {
+		c.tls.mem.end()
+		if err == nil && !c.tls.said {
+			err = errHalfDone // FIN without close_notify: what was cut is not taken for complete
+		}
+	}
+	c.mu.Lock()
+	if !c.closing {
+		c.closing, c.reason = true, err
+	}
+	c.mu.Unlock()
+	c.queueClose()
+	c.loop.Post(func() {})
+}
+
+func (c *Conn) queueClose() {
+	if c.flags&flagQueued == 0 {
+		c.flags |= flagQueued
+		c.loop.closes = append(c.loop.closes, c)
+	}
+}
+
+// flush writes the outbox.
+func (c *Conn) flush() {
+	c.mu.Lock()
+	c.dirty = false
+	closing := c.closing
+	if c.flags&flagGone != 0 {
+		c.drain()
+		c.mu.Unlock()
+		c.queueClose()
+		return
+	}
+	if c.io == nil { // closed before it was opened: the engine has yet to say so
+		c.mu.Unlock()
+		return
+	}
+	if c.tls != nil && c.tls.state == nil && !closing {
+		c.mu.Unlock() // plaintext waits for the handshake
+		c.tls.writeOut(c)
+		return
+	}
+	if c.io.Buffered() > 0 && (len(c.out) > 0 || closing) && c.flags&flagLinger == 0 {
+		c.mu.Unlock()
+		c.stick()
+		if closing && c.flags&flagClosing == 0 {
+			c.lingerFor()
+		}
+		return
+	}
+	out := c.out
+	c.out = nil
+	c.mu.Unlock()
+	n := 0
+	for n < len(out) && c.flags&flagGone == 0 && c.io.Buffered() == 0 {
+		k := min(len(out)-n, writeChunk)
+		c.write(out[n : n+k])
+		n += k
+	}
+	left := n < len(out) && c.flags&flagGone == 0
+	if left {
+		c.putBack(out[n:])
+	}
+	if out != nil {
+		buf.Outbox.Put(out)
+	}
+	if c.flags&flagGone != 0 {
+		c.queueClose()
+		return
+	}
+	if c.tls != nil {
+		c.tls.writeOut(c)
+	}
+	if left {
+		c.stick()
+		if closing {
+			c.lingerFor()
+		}
+		return
+	}
+	if c.flags&flagHigh != 0 && !closing && c.Buffered() == 0 {
+		c.flags &^= flagHigh
+		c.loop.protect(c, func() { c.port.h.OnDrain(c) })
+	}
+	if closing {
+		c.flags |= flagClosing
+		c.queueClose()
+	}
+}
+
+// putBack puts what was not written in front of what has been appended meanwhile.
+func (c *Conn) putBack(p []byte) {
+	c.mu.Lock()
+	b := append(buf.Outbox.Get(len(p)+len(c.out)), p...)
+	b = append(b, c.out...)
+	c.drain()
+	c.out = b
+	c.mu.Unlock()
+}
+
+// drain gives the outbox back. Under mu.
+func (c *Conn) drain() {
+	if c.out != nil {
+		buf.Outbox.Put(c.out)
+		c.out = nil
+	}
+}
+
+// lingerFor bounds how long a closing connection may take to be read.
+func (c *Conn) lingerFor() {
+	if c.flags&flagClosing == 0 {
+		c.flags |= flagClosing
+		c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, closer{c})
+	}
+}
+
+// closer ends a closing connection whose peer doesn't read.
+type closer struct{ c *Conn }
+
+func (t closer) OnTimer(*Loop) {
+	t.c.mu.Lock()
+	t.c.drain()
+	t.c.mu.Unlock()
+	t.c.queueClose()
+	t.c.loop.Post(func() {})
+}
+
+func (c *Conn) stick() {
+	if c.flags&flagStuck == 0 {
+		c.flags |= flagStuck | flagHigh
+		c.loop.stuck = append(c.loop.stuck, c)
+	}
+}
+
+func (c *Conn) write(p []byte) {
+	l := c.loop
+	if c.tls != nil && c.tls.state != nil {
+		c.tls.seal(c, p)
+		return
+	}
+	l.meter.Writes++
+	l.meter.BytesOut += uint64(len(p))
+	c.io.Write(p)
+}
+
+// finish ends c, at the end of a turn: OnClose, and what the socket still has to do.
+func (c *Conn) finish() {
+	c.flags &^= flagQueued
+	if c.flags&flagDone == 0 {
+		c.flags |= flagDone | flagClosing
+		c.loop.wheel.arm(&c.timer, 0, nil)
+		if c.flags&flagPaused != 0 {
+			c.flags &^= flagPaused
+			c.loop.meter.Paused--
+		}
+		c.mu.Lock()
+		reason := c.reason
+		c.closing = true
+		c.drain()
+		c.mu.Unlock()
+		if c.park != nil {
+			buf.Tail.Put(*c.park)
+			c.park = nil
+		}
+		c.loop.protect(nil, func() { c.port.h.OnClose(c, reason) })
+		if c.flags&flagGone == 0 {
+			if c.tls != nil {
+				c.tls.bye(c)
+			}
+			if c.flags&flagGone == 0 {
+				// FIN first, and read on until the peer's: closing with unread input would reset
+				// the connection and lose what was written last.
+				c.io.CloseWrite()
+				c.io.SetRead(true)
+				c.flags |= flagLinger
+				c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, c)
+			}
+		}
+	}
+	if c.flags&flagGone != 0 {
+		c.forget()
+	}
+}
+
+// drop closes a lingering connection for good.
+func (c *Conn) drop() {
+	if c.flags&flagGone == 0 {
+		c.flags |= flagGone
+		c.io.Close()
+	}
+	c.forget()
+}
+
+func (c *Conn) forget() {
+	if _, ok := c.loop.live[c]; ok {
+		delete(c.loop.live, c)
+		c.loop.conns.Add(-1)
+		c.loop.r.left()
+	}
+	c.loop.wheel.arm(&c.timer, 0, nil)
+	if c.tls != nil {
+		c.tls.mem.end()
+	}
+	c.io, c.tls = nil, nil
+}

@@ -1,0 +1,292 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"runtime/pprof"
+	"strconv"
+	"sync"
+
+	"github.com/panjf2000/gnet/v2"
+	"github.com/panjf2000/gnet/v2/pkg/logging"
+	"golang.org/x/sys/unix"
+)
+
+// engine is gnet without listeners: its own accept path ends the whole engine on EMFILE, so we accept
+// ourselves and enrol.
+type engine struct {
+	gnet.BuiltinEventEngine
+	r     *Reactor
+	cli   *gnet.Client
+	mu    sync.Mutex
+	loops map[gnet.EventLoop]*Loop
+	stop  bool
+	done  chan struct{}
+	cause error
+}
+
+func newEngine() *engine {
+	return &engine{loops: make(map[gnet.EventLoop]*Loop), done: make(chan struct{})}
+}
+
+// Start runs gnet and finds its loops: gnet hands them out only with connections, so one socket pair
+// is enrolled for each.
+func (e *engine) Start(r *Reactor, loops []*Loop) error {
+	e.r = r
+	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
+		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(64<<10),
+		gnet.WithWriteBufferCap(64<<10))
+	if err != nil {
+		return err
+	}
+	if err := cli.Start(); err != nil {
+		return err
+	}
+	e.cli = cli
+	found := make(chan gnet.EventLoop)
+	var probes []net.Conn
+	defer func() {
+		for _, p := range probes {
+			p.Close()
+		}
+	}()
+	// The balancer gives each new connection to the loop with the fewest: as many probes as loops
+	// that stay open reach every loop.
+	seen := make(map[gnet.EventLoop]bool)
+	for range 4 * len(loops) {
+		a, b, err := socketPair()
+		if err != nil {
+			return err
+		}
+		probes = append(probes, b)
+		if _, err := cli.EnrollContext(a, found0{func(el gnet.EventLoop) { go func() { found <- el }() }}); err != nil {
+			return err
+		}
+		if seen[<-found] = true; len(seen) == len(loops) {
+			break
+		}
+	}
+	// A second pass binds them, now that all are known.
+	i := 0
+	probed := make(chan struct{})
+	for _, p := range probes {
+		p.Close()
+	}
+	probes = nil
+	for el := range seen {
+		if i == len(loops) {
+			break
+		}
+		l := loops[i]
+		i++
+		e.mu.Lock()
+		e.loops[el] = l
+		e.mu.Unlock()
+		l.engine = el
+		l.epoll = epollOf(el)
+		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(l.index))))
+			probed <- struct{}{}
+			return nil
+		}))
+		if err != nil {
+			return err
+		}
+		<-probed
+	}
+	if i < len(loops) {
+		return fmt.Errorf("reactor: the engine has %d of %d loops", i, len(loops))
+	}
+	return nil
+}
+
+// found0 is the context of a probe.
+type found0 struct{ f func(gnet.EventLoop) }
+
+func socketPair() (a, b net.Conn, err error) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ln.Close()
+	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		return nil, nil, err
+	}
+	if b, err = ln.Accept(); err != nil {
+		a.Close()
+		return nil, nil, err
+	}
+	return a, b, nil
+}
+
+// epollOf reads the descriptor of a loop's poller, which gnet does not give out; 0 where its fields
+// are others than we know. [Reactor] tries pausing once before it relies on it.
+func epollOf(el gnet.EventLoop) (fd int) {
+	defer func() {
+		if recover() != nil {
+			fd = 0
+		}
+	}()
+	return int(reflect.ValueOf(el).Elem().FieldByName("poller").Elem().FieldByName("fd").Int())
+}
+
+func (e *engine) Enrol(c *Conn, nc net.Conn) error {
+	el := c.loop.engine.(gnet.EventLoop)
+	res, err := el.Enroll(gnet.NewContext(context.Background(), c), nc)
+	if err != nil {
+		nc.Close()
+		return err
+	}
+	if rr := <-res; rr.Err != nil {
+		nc.Close()
+		return rr.Err
+	}
+	return nil
+}
+
+func (e *engine) Execute(l *Loop) error {
+	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
+}
+
+func (e *engine) Stop() {
+	e.mu.Lock()
+	e.stop = true
+	e.mu.Unlock()
+	e.cli.Stop()
+}
+
+// OnOpen is gnet's.
+func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
+	switch c := gc.Context().(type) {
+	case *Conn:
+		c.opened(&gnetConn{gc: gc, loop: c.loop, remote: remoteOf(gc.RemoteAddr())})
+	case found0:
+		c.f(gc.EventLoop())
+	}
+	return nil, gnet.None
+}
+
+// OnTraffic is gnet's.
+func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
+	p, _ := gc.Next(-1)
+	if c, ok := gc.Context().(*Conn); ok {
+		c.traffic(p)
+	}
+	return gnet.None
+}
+
+// OnClose is gnet's, perhaps inside a Write of ours.
+func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
+	if c, ok := gc.Context().(*Conn); ok {
+		if err != nil && isEOF(err) {
+			err = nil
+		}
+		c.closed(err)
+	}
+	return gnet.None
+}
+
+// OnShutdown is gnet's: nobody but Stop may end the engine.
+func (e *engine) OnShutdown(gnet.Engine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.stop {
+		e.cause = errors.New("reactor: the event engine ended by itself")
+	}
+	select {
+	case <-e.done:
+	default:
+		close(e.done)
+	}
+}
+
+func (e *engine) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-e.done:
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.cause
+	}
+}
+
+func isEOF(err error) bool {
+	var se interface{ Unwrap() error }
+	for err != nil {
+		if err.Error() == "EOF" {
+			return true
+		}
+		if !errors.As(err, &se) {
+			return false
+		}
+		err = se.Unwrap()
+	}
+	return false
+}
+
+// gnetConn is one connection of gnet's.
+type gnetConn struct {
+	gc     gnet.Conn
+	loop   *Loop
+	remote netip.AddrPort // gnet forgets it on close
+}
+
+func (g *gnetConn) Write(p []byte) error {
+	_, err := g.gc.Write(p)
+	return err
+}
+
+func (g *gnetConn) Buffered() int { return g.gc.OutboundBuffered() }
+
+// SetRead sets what epoll reports for the connection; hang-ups are reported always.
+func (g *gnetConn) SetRead(on bool) {
+	if g.loop.epoll == 0 {
+		return
+	}
+	var ev uint32
+	if on {
+		ev = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
+	}
+	if g.gc.OutboundBuffered() > 0 {
+		ev |= unix.EPOLLOUT
+	}
+	unix.EpollCtl(g.loop.epoll, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()), Events: ev})
+}
+
+func (g *gnetConn) CloseWrite() {
+	if g.gc.OutboundBuffered() == 0 {
+		unix.Shutdown(g.gc.Fd(), unix.SHUT_WR)
+	}
+}
+
+func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }
+
+func (g *gnetConn) Remote() netip.AddrPort { return g.remote }
+
+func remoteOf(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		ap := t.AddrPort()
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// gnetLog sends gnet's own words to our log.
+type gnetLog struct{ r *Reactor }
+
+func (g gnetLog) Debugf(string, ...any) {}
+func (g gnetLog) Infof(string, ...any)  {}
+func (g gnetLog) Warnf(format string, a ...any) {
+	g.r.log.Debug("engine: " + fmt.Sprintf(format, a...))
+}
+func (g gnetLog) Errorf(format string, a ...any) {
+	g.r.log.Debug("engine: " + fmt.Sprintf(format, a...))
+}
+func (g gnetLog) Fatalf(format string, a ...any) {
+	g.r.log.Error("engine: " + fmt.Sprintf(format, a...))
+}

@@ -1,0 +1,96 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// listening is one open port.
+type listening struct {
+	ln   net.Listener
+	port *port
+	on   bool
+}
+
+func (r *Reactor) listen(ln Listener) (*listening, error) {
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Minute, Interval: time.Minute, Count: 3}}
+	s, err := lc.Listen(context.Background(), "tcp", ln.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
+	}
+	return &listening{ln: s, port: &port{h: ln.Handler, direct: ln.Direct, role: ServerRole, accept: ln.Accept}}, nil
+}
+
+// Listen opens another port while running. Any goroutine. Cold path.
+func (r *Reactor) Listen(ln Listener) (net.Addr, error) {
+	s, err := r.listen(ln)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.stopped {
+		s.ln.Close()
+		return nil, ErrStopped
+	}
+	r.ports[s.ln.Addr().String()] = s
+	s.start(r)
+	return s.ln.Addr(), nil
+}
+
+// Unlisten closes a port; its connections stay. Any goroutine. Cold path.
+func (r *Reactor) Unlisten(addr string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.ports[addr]
+	if !ok {
+		return fmt.Errorf("reactor: nobody listens on %s", addr)
+	}
+	delete(r.ports, addr)
+	return s.ln.Close()
+}
+
+func (s *listening) start(r *Reactor) {
+	if !s.on {
+		s.on = true
+		go s.accept(r)
+	}
+}
+
+// accept takes connections until the listener is closed. No other error ends it: descriptors that ran
+// out come back.
+func (s *listening) accept(r *Reactor) {
+	wait, said := time.Duration(0), false
+	for {
+		for r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections) {
+			select { // the kernel's backlog waits
+			case <-r.room:
+			case <-time.After(TickLength):
+			}
+		}
+		nc, err := s.ln.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			if !said {
+				r.log.Error("accepting failed; it is tried again", "addr", s.ln.Addr().String(), "err", err)
+				said = true
+			}
+			wait = min(max(2*wait, 10*time.Millisecond), time.Second)
+			time.Sleep(wait)
+			continue
+		}
+		wait, said = 0, false
+		if s.port.accept != nil {
+			if !s.port.accept(remoteOf(nc.RemoteAddr())) {
+				nc.Close()
+				continue
+			}
+		}
+		r.admit(s.port, nc)
+	}
+}

@@ -1,0 +1,236 @@
+package reactor
+
+import (
+	"context"
+	"fmt"
+	"math/bits"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A Loop is one event loop: one goroutine, its connections and its timers.
+type Loop struct {
+	r      *Reactor
+	index  int
+	engine any // the engine's own loop
+	epoll  int // its descriptor; 0: it can't pause
+	conns  atomic.Int32
+
+	mu     sync.Mutex
+	posted []func()
+	dirty  []*Conn
+	woken  bool
+	dead   bool
+
+	// The loop's own, without a lock.
+	runs, spareRuns   []func()
+	flushes, spareDir []*Conn
+	atEnd             []func()
+	closes            []*Conn
+	stuck             []*Conn // what waits for the socket
+	live              map[*Conn]struct{}
+	wheel             wheel
+	now               time.Time
+	meter             Meter
+	shown             atomic.Pointer[Meter]
+	cipher            []byte // scratch for sealing
+	plain             []byte // scratch for opening
+}
+
+// A Meter is a loop's account of itself: plain counters, copied out once a tick.
+type Meter struct {
+	Turns             [24]uint64    // by length: below 1 µs, 2 µs, 4 µs, ...
+	Handling          time.Duration // in handlers, with opening TLS records
+	Posted, Flushing  time.Duration
+	Longest           time.Duration // turn or callback
+	Connected, Paused int
+	Panics            uint64
+	Reads, Writes     uint64
+	BytesIn, BytesOut uint64
+	Dropped           uint64 // connections whose outbox limit was reached
+}
+
+// Index is l's place in [Reactor.Loops]: the way to memory of one's own for each loop. Any goroutine;
+// never changes.
+func (l *Loop) Index() int { return l.index }
+
+// Post runs f on the loop in its next turn; what a posted function posts runs in the turn after. It
+// reports whether the loop still runs. Any goroutine. Hot callers keep one f instead of making it.
+func (l *Loop) Post(f func()) (ok bool) {
+	l.mu.Lock()
+	if l.dead {
+		l.mu.Unlock()
+		return false
+	}
+	l.posted = append(l.posted, f)
+	wake := !l.woken
+	l.woken = true
+	l.mu.Unlock()
+	if wake {
+		l.wake()
+	}
+	return true
+}
+
+func (l *Loop) wake() {
+	if err := l.r.backend.Execute(l); err != nil {
+		l.mu.Lock()
+		l.dead = true
+		l.mu.Unlock()
+	}
+}
+
+// markDirty queues c's flush. Any goroutine.
+func (l *Loop) markDirty(c *Conn) {
+	l.mu.Lock()
+	l.dirty = append(l.dirty, c)
+	wake := !l.woken && !l.dead
+	l.woken = true
+	l.mu.Unlock()
+	if wake {
+		l.wake()
+	}
+}
+
+// AtEnd runs f once at the end of this turn: work that is cheaper together.
+func (l *Loop) AtEnd(f func()) {
+	l.atEnd = append(l.atEnd, f)
+	l.Post(func() {})
+}
+
+// Now is the time, read once for each callback.
+func (l *Loop) Now() time.Time { return l.now }
+
+// Tick is the same on the wheel's scale.
+func (l *Loop) Tick() Tick { return l.wheel.now }
+
+// Arm has to.OnTimer called at a tick; 0 disarms.
+func (l *Loop) Arm(t *Timer, at Tick, to Timed) { l.wheel.arm(t, at, to) }
+
+// Meter is the last copy of the loop's counters. Any goroutine.
+func (l *Loop) Meter() Meter {
+	if m := l.shown.Load(); m != nil {
+		return *m
+	}
+	return Meter{}
+}
+
+// Run is turn as the engine calls it; for the engine alone.
+func (l *Loop) Run(context.Context) error {
+	l.turn()
+	return nil
+}
+
+// turn is what Execute runs: the end of a turn.
+func (l *Loop) turn() {
+	start := l.begin()
+	l.mu.Lock()
+	l.runs, l.posted = l.posted, l.spareRuns[:0]
+	l.woken = false
+	l.mu.Unlock()
+	for i, f := range l.runs {
+		l.runs[i] = nil
+		l.protect(nil, f)
+	}
+	l.spareRuns = l.runs
+	if cap(l.spareRuns) > 4096 {
+		l.spareRuns = nil
+	}
+	if len(l.atEnd) > 0 {
+		list := l.atEnd
+		l.atEnd = nil
+		for _, f := range list {
+			l.protect(nil, f)
+		}
+	}
+	posted := l.clock()
+	l.meter.Posted += posted.Sub(start)
+	l.flush()
+	l.runCloses()
+	end := l.clock()
+	l.meter.Flushing += end.Sub(posted)
+	l.measure(end.Sub(start))
+}
+
+func (l *Loop) flush() {
+	l.mu.Lock()
+	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
+	l.mu.Unlock()
+	for i, c := range l.flushes {
+		l.flushes[i] = nil
+		c.flush()
+	}
+	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
+		l.spareDir = nil
+	}
+	if len(l.stuck) > 0 {
+		l.retry()
+	}
+}
+
+// retry writes again to those whose socket had no room.
+func (l *Loop) retry() {
+	list := l.stuck
+	l.stuck = nil
+	for _, c := range list {
+		c.flags &^= flagStuck
+		c.flush()
+	}
+}
+
+func (l *Loop) runCloses() {
+	for len(l.closes) > 0 {
+		list := l.closes
+		l.closes = nil
+		for _, c := range list {
+			c.finish()
+		}
+	}
+}
+
+func (l *Loop) clock() time.Time { return l.r.cfg.Clock() }
+
+func (l *Loop) begin() time.Time {
+	l.now = l.clock()
+	return l.now
+}
+
+func (l *Loop) measure(d time.Duration) {
+	b := bits.Len64(uint64(d / time.Microsecond))
+	l.meter.Turns[min(b, len(l.meter.Turns)-1)]++
+	l.meter.Longest = max(l.meter.Longest, d)
+}
+
+// tick is called every TickLength.
+func (l *Loop) tick() {
+	start := l.begin()
+	l.wheel.advance(l, l.r.tickAt(l.now))
+	if len(l.stuck) > 0 {
+		l.retry()
+		l.runCloses()
+	}
+	l.meter.Connected = int(l.conns.Load())
+	m := l.meter
+	l.shown.Store(&m)
+	l.measure(l.clock().Sub(start))
+}
+
+// protect runs f; a panic is counted and logged, and closes c.
+func (l *Loop) protect(c *Conn, f func()) {
+	defer l.recovered(c)
+	f()
+}
+
+func (l *Loop) recovered(c *Conn) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	l.meter.Panics++
+	l.r.log.Error("panic on a loop", "loop", l.index, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	if c != nil {
+		c.Close(ErrPanic)
+	}
+}

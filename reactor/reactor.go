@@ -1,0 +1,284 @@
+package reactor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config sets up a Reactor. The zero value of a field means its default.
+type Config struct {
+	Loops                         int // GOMAXPROCS
+	HighWater                     int // of one outbox: 256 KiB
+	OutboxBytes                   int // 1 MiB
+	Connections                   int // in all; 0: no cap
+	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Workers                       Workers
+	Listeners                     []Listener
+	Log                           *slog.Logger
+	Clock                         func() time.Time // any goroutine
+	// Drain is told of each connection, on its loop, when the reactor is about to stop.
+	Drain        func(c *Conn)
+	DrainTimeout time.Duration // 5 s
+
+	backend backend
+}
+
+// A Listener is one address and what is spoken there.
+type Listener struct {
+	Addr    string
+	Handler Handler
+	// Direct is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
+	Direct *tls.Config
+	// Accept may refuse a connection before it costs anything. On the accept goroutine.
+	Accept func(remote netip.AddrPort) bool
+}
+
+// A Reactor is the running set of loops.
+type Reactor struct {
+	cfg     Config
+	log     *slog.Logger
+	loops   []*Loop
+	backend backend
+	workers Workers
+	own     *pool
+	start   time.Time
+	slots   chan struct{}
+	shakes  shakes
+	conns   atomic.Int64
+	room    chan struct{} // signalled when a connection ends at the cap
+	mu      sync.Mutex
+	ports   map[string]*listening
+	stopped bool
+}
+
+// New opens the listeners and starts the loops: a port in use is an error here, and port 0 works.
+func New(cfg Config) (*Reactor, error) {
+	r := prepare(cfg)
+	if r.workers == nil {
+		r.own = newPool()
+		r.workers = r.own
+	}
+	if r.backend == nil {
+		r.backend = newEngine()
+	}
+	var open []*listening
+	for _, ln := range cfg.Listeners {
+		s, err := r.listen(ln)
+		if err != nil {
+			for _, o := range open {
+				o.ln.Close()
+			}
+			return nil, err
+		}
+		open = append(open, s)
+	}
+	if err := r.backend.Start(r, r.loops); err != nil {
+		return nil, fmt.Errorf("reactor: %w", err)
+	}
+	for _, s := range open {
+		r.ports[s.ln.Addr().String()] = s
+	}
+	return r, nil
+}
+
+func prepare(cfg Config) *Reactor {
+	def := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&cfg.Loops, runtime.GOMAXPROCS(0))
+	def(&cfg.HighWater, 256<<10)
+	def(&cfg.OutboxBytes, 1<<20)
+	def(&cfg.Handshakes, 4096)
+	def(&cfg.HandshakesPerAddr, 64)
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.DrainTimeout == 0 {
+		cfg.DrainTimeout = 5 * time.Second
+	}
+	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
+	r.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
+	for i := range cfg.Loops {
+		l := &Loop{r: r, index: i, live: make(map[*Conn]struct{}), now: r.start}
+		l.wheel.now = 1
+		r.loops = append(r.loops, l)
+	}
+	return r
+}
+
+func (r *Reactor) tickAt(now time.Time) Tick {
+	return Tick(now.Sub(r.start)/TickLength) + 1
+}
+
+// Tick is the time on the wheels' scale. Any goroutine.
+func (r *Reactor) Tick() Tick { return r.tickAt(r.cfg.Clock()) }
+
+// Loops are all of them. Any goroutine.
+func (r *Reactor) Loops() []*Loop { return r.loops }
+
+// Workers are the configured ones, or the reactor's own. Any goroutine.
+func (r *Reactor) Workers() Workers { return r.workers }
+
+// Connections is how many are open. Any goroutine.
+func (r *Reactor) Connections() int { return int(r.conns.Load()) }
+
+// Addrs are the addresses that are listened on.
+func (r *Reactor) Addrs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var a []string
+	for k := range r.ports {
+		a = append(a, k)
+	}
+	return a
+}
+
+// Run serves until ctx ends, then drains: no new connections, Drain called for each connection,
+// outboxes flushed, OnClose called for each. It returns early only if the engine ended by itself, with
+// the cause. No error of accept ends it.
+func (r *Reactor) Run(ctx context.Context) error {
+	r.mu.Lock()
+	for _, s := range r.ports {
+		s.start(r)
+	}
+	r.mu.Unlock()
+	ticks := time.NewTicker(TickLength)
+	defer ticks.Stop()
+	ended := make(chan error, 1)
+	wait, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() { ended <- r.backend.Wait(wait) }()
+	for {
+		select {
+		case <-ticks.C:
+			for _, l := range r.loops {
+				l.Post(l.tick)
+			}
+			continue
+		case err := <-ended:
+			if err == nil {
+				err = errors.New("reactor: the event engine ended by itself")
+			}
+			return err
+		case <-ctx.Done():
+		}
+		break
+	}
+	r.drain(ticks)
+	r.backend.Stop()
+	if r.own != nil {
+		r.own.close()
+	}
+	return nil
+}
+
+// drain closes every connection and waits until they are gone, for DrainTimeout at most.
+func (r *Reactor) drain(ticks *time.Ticker) {
+	r.mu.Lock()
+	r.stopped = true
+	for _, s := range r.ports {
+		s.ln.Close()
+	}
+	r.mu.Unlock()
+	for _, l := range r.loops {
+		l.Post(func() {
+			for c := range l.live {
+				if r.cfg.Drain != nil {
+					l.protect(nil, func() { r.cfg.Drain(c) })
+				}
+				c.Close(ErrStopped)
+			}
+		})
+	}
+	late := time.NewTimer(r.cfg.DrainTimeout)
+	defer late.Stop()
+	for r.conns.Load() > 0 {
+		select {
+		case <-late.C:
+			return
+		case <-ticks.C:
+			for _, l := range r.loops {
+				l.Post(l.tick)
+			}
+		}
+	}
+}
+
+// left is told that a connection is gone.
+func (r *Reactor) left() {
+	r.conns.Add(-1)
+	select {
+	case r.room <- struct{}{}:
+	default:
+	}
+}
+
+// admit makes the Conn for nc on the loop with the fewest.
+func (r *Reactor) admit(p *port, nc net.Conn) {
+	best := r.loops[0]
+	for _, l := range r.loops[1:] {
+		if l.conns.Load() < best.conns.Load() {
+			best = l
+		}
+	}
+	r.enrol(best, p, nil, nc)
+}
+
+func (r *Reactor) enrol(l *Loop, p *port, owner any, nc net.Conn) error {
+	c := &Conn{loop: l, port: p, Owner: owner}
+	l.conns.Add(1)
+	r.conns.Add(1)
+	if err := r.backend.Enrol(c, nc); err != nil {
+		l.conns.Add(-1)
+		r.left()
+		r.log.Warn("a connection could not be taken", "err", err)
+		return err
+	}
+	return nil
+}
+
+// A DialConfig says where to and how.
+type DialConfig struct {
+	Addr    netip.AddrPort
+	Local   netip.AddrPort // may be zero
+	Timeout time.Duration  // of connecting; 10 s
+	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
+	Handler Handler
+	Owner   any
+}
+
+// Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on
+// another goroutine. Any goroutine. Cold path.
+func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
+	go func() {
+		if cfg.Timeout == 0 {
+			cfg.Timeout = 10 * time.Second
+		}
+		d := net.Dialer{Timeout: cfg.Timeout}
+		if cfg.Local.IsValid() {
+			d.LocalAddr = net.TCPAddrFromAddrPort(cfg.Local)
+		}
+		nc, err := d.Dial("tcp", cfg.Addr.String())
+		if err == nil {
+			err = r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, nc)
+		}
+		if err != nil {
+			failed(err)
+		}
+	}()
+}
