@@ -5,12 +5,14 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 )
 
 // A Memory is a Reactor whose connections are pipes in memory and whose loops run when they are told
 // to, all on the caller's goroutine. reactortest makes it pleasant.
 type Memory struct {
 	*Reactor
+	mu    sync.Mutex // a committer's goroutine may wake a loop
 	ready []*Loop
 }
 
@@ -35,7 +37,9 @@ func (m *Memory) Enrol(*Conn, net.Conn) error { return errors.New("reactor: no s
 
 // Execute is the engine's.
 func (m *Memory) Execute(l *Loop) error {
+	m.mu.Lock()
 	m.ready = append(m.ready, l)
+	m.mu.Unlock()
 	return nil
 }
 
@@ -50,11 +54,14 @@ func (m *Memory) Wait(ctx context.Context) error {
 
 // Turn ends the turn of the loop that has waited longest; false: none has anything to do.
 func (m *Memory) Turn() bool {
+	m.mu.Lock()
 	if len(m.ready) == 0 {
+		m.mu.Unlock()
 		return false
 	}
 	l := m.ready[0]
 	m.ready = m.ready[1:]
+	m.mu.Unlock()
 	l.turn()
 	return true
 }

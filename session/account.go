@@ -1,0 +1,242 @@
+package session
+
+import (
+	"errors"
+	"sync"
+
+	"canto/reactor"
+	"canto/session/jid"
+)
+
+// An Entity is a monitor: one lock and everything behind it. An account is one; a remote domain's
+// queue, a room, a pubsub service are others. Its hook chains run under its lock, and only while its
+// resident set is in memory. A stanza for a cold entity goes into its inbox; one worker job reads
+// the set, and the inbox is worked off in order; while it is not empty, whatever follows goes there
+// too.
+type Entity struct {
+	mu       sync.Mutex
+	host     *Host
+	inbox    *inbox    // nil: nothing waits
+	resident *resident // nil: cold
+}
+
+// A Behaviour is what makes an Entity other than an account: a room, a pubsub service. Stanza is
+// called under the lock with a stanza that has arrived, and may do what a hook may.
+type Behaviour interface {
+	Stanza(ev *Stanza) Verdict
+}
+
+// NewEntity makes an Entity that is always resident, for [Hooks.Home].
+func NewEntity(h *Host, b Behaviour) *Entity {
+	return &Entity{host: h, resident: &resident{exists: true, kind: b}}
+}
+
+// resident is what is in memory of an entity that is warm.
+type resident struct {
+	profile *Profile // whose loaders read parts
+	kind    Behaviour
+	parts   []any // by part id; what [Part.Of] gives
+	exists  bool
+	used    reactor.Tick // when it was last asked for: dropped by clock
+	pins    int          // waits, fan-outs: not to be dropped
+	sending int          // fan-outs of this entity that are not done: its next stanza waits
+	ticket  Ticket       // the last one taken: what is in memory may be newer than the store until then
+}
+
+// Limits of an inbox (design: 64 stanzas or 256 KiB, then resource-constraint of type wait).
+const (
+	inboxCount = 64
+	inboxBytes = 256 << 10
+)
+
+type inbox struct {
+	items   []item
+	bytes   int
+	loading bool
+}
+
+// An item is a stanza that waits for its entity, or something else that does.
+type item struct {
+	letter letter
+	fn     func(l *Local, exists bool, err error)
+}
+
+// An Account is the entity behind a bare JID of ours. It is in the Table while it has a session, an
+// inbox or a warm resident set. All methods: under the lock.
+type Account struct {
+	Entity
+	bare     jid.JID    // never changes
+	id       uint64     // in the store, from the first load on
+	sessions []*Session // connected and resting
+	clock    uint64     // the last archive id drawn
+}
+
+// goneMark is the resident set of an account that left the Table: whoever still has a pointer to it
+// looks it up again.
+var goneMark = new(resident)
+
+// JID is the bare JID. Any goroutine.
+func (a *Account) JID() jid.JID { return a.bare }
+
+// ID is the account's id in the store, never given to another. Zero for nobody.
+func (a *Account) ID() uint64 { return a.id }
+
+// Host is the account's domain. Any goroutine.
+func (e *Entity) Host() *Host { return e.host }
+
+// Resources are the account's sessions, in the order they were bound. Good while the lock is held;
+// not to be changed.
+func (a *Account) Resources() []*Session { return a.sessions }
+
+// Resource is the session with this full JID, nil if there is none.
+func (a *Account) Resource(full jid.JID) *Session {
+	for _, s := range a.sessions {
+		if s.jid == full {
+			return s
+		}
+	}
+	return nil
+}
+
+// Clock is the last archive id drawn for the account; SetClock keeps the next.
+func (a *Account) Clock() uint64      { return a.clock }
+func (a *Account) SetClock(id uint64) { a.clock = id }
+
+// Errors of Bind.
+var (
+	ErrResourceConflict = errors.New("session: the resource is in use")
+	ErrResourceLimit    = errors.New("session: the account has as many resources as it may")
+)
+
+// Bind makes the Session of st. Of two with one resource the older is ended with the stream error
+// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
+// which makes it ErrResourceConflict. Hooks run when Ready is called.
+func (a *Account) Bind(st *Stream, full jid.JID, keepOlder bool) (*Session, error) {
+	l := st.loop
+	if old := a.Resource(full); old != nil {
+		if keepOlder {
+			return nil, ErrResourceConflict
+		}
+		old.Close(ErrConflict)
+		a.Unbind(l, old)
+	}
+	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim {
+		return nil, ErrResourceLimit
+	}
+	s := &Session{account: a, jid: full, traits: st.traits | HasResource}
+	s.stream = st.ref()
+	s.wire = st.wire
+	return s, nil
+}
+
+// Ready puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
+// must reach the client before any stanza is sent in between.
+func (a *Account) Ready(st *Stream, s *Session) {
+	a.sessions = append(a.sessions, s)
+	st.sess, st.deal = s, nil
+	st.traits |= HasResource
+	st.arm(dueLogin, 0)
+	st.loop.stats.Bound++
+	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
+}
+
+// Unbind ends s: the Unbound hooks run while it is still in the list, then it is nobody's. It may be
+// called twice.
+func (a *Account) Unbind(l *Local, s *Session) {
+	if a.index(s) < 0 {
+		return
+	}
+	runSessions(&a.host.Profile().Hooks.Unbound, l, s)
+	if i := a.index(s); i >= 0 {
+		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
+	}
+	s.mu.Lock()
+	s.ended, s.wire, s.out = true, nil, nil
+	s.mu.Unlock()
+	s.stream = StreamRef{}
+	l.stats.Unbound++
+	if a.resident != nil {
+		a.resident.used = l.Loop.Tick()
+	}
+}
+
+func (a *Account) index(s *Session) int {
+	for i := range a.sessions {
+		if a.sessions[i] == s {
+			return i
+		}
+	}
+	return -1
+}
+
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, and
+// sends what was held back (resumption, XEP-0198 §5). The Resumed hooks run first.
+func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) {
+	if old := s.wire; old != nil && old != w {
+		old.Close(ErrConflict)
+	}
+	runSessions(&a.host.Profile().Hooks.Resumed, l, s)
+	s.mu.Lock()
+	s.wire, s.stream, s.ended = w, ref, false
+	s.release()
+	s.mu.Unlock()
+}
+
+// Detach leaves s resting: what is sent to it is held back, within limits. The Rested hooks run
+// after it.
+func (a *Account) Detach(l *Local, s *Session) {
+	s.mu.Lock()
+	s.wire, s.stream, s.ended = nil, StreamRef{}, false
+	s.mu.Unlock()
+	runSessions(&a.host.Profile().Hooks.Rested, l, s)
+}
+
+// Adopt hangs st under s, as Attach does, and makes st a bound stream.
+func (a *Account) Adopt(st *Stream, s *Session) {
+	a.Attach(st.loop, s, st.wire, st.ref())
+	st.sess, st.deal = s, nil
+	st.traits |= HasResource
+	st.arm(dueLogin, 0)
+}
+
+func (st *Stream) ref() StreamRef {
+	return StreamRef{Node: st.loop.router.Node, Inc: st.loop.router.Incarnation, ID: st.id}
+}
+
+// A Who names an account to the loaders of its resident set.
+type Who struct {
+	JID jid.JID // bare
+	ID  uint64  // in the store
+}
+
+// warm reports whether the chains of e may run now.
+func (e *Entity) warm() bool {
+	return e.resident != nil && (e.resident.kind != nil || e.resident.profile == e.host.Profile())
+}
+
+// waits reports whether what comes for e goes into its inbox.
+func (e *Entity) waits() bool { return e.inbox != nil || !e.warm() }
+
+// put keeps it for later; false: the inbox is full.
+func (e *Entity) put(it item) bool {
+	if e.inbox == nil {
+		e.inbox = new(inbox)
+	}
+	b := e.inbox
+	if it.fn == nil && (len(b.items) >= inboxCount || b.bytes+len(it.letter.bytes) > inboxBytes) {
+		return false
+	}
+	b.bytes += len(it.letter.bytes)
+	b.items = append(b.items, it)
+	return true
+}
+
+// Pin keeps e in memory until Unpin. Under the lock.
+func (e *Entity) Pin() { e.resident.pins++ }
+
+// Unpin takes a Pin back. Under the lock.
+func (e *Entity) Unpin() {
+	if e.resident != nil {
+		e.resident.pins--
+	}
+}

@@ -1,0 +1,227 @@
+// Package c2s is the front door for clients on TCP: it takes the bytes of a connection through the
+// loop's parser to the kernel, and gives the kernel's elements a wire (RFC 6120 §4).
+package c2s
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"sync"
+
+	"canto/reactor"
+	"canto/session"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// A Door is the [reactor.Handler] of client connections.
+type Door struct {
+	Router *session.Router
+	// TLS is the configuration for a host, or for any if h is nil; nil: there is no certificate.
+	// Any goroutine; must not wait.
+	TLS func(h *session.Host) *tls.Config
+	// Throttle limits connections by address; nil: none.
+	Throttle *session.Throttle
+
+	addrs addresses
+}
+
+// Accept is asked on the accept goroutine, before a connection costs anything: whether its address
+// may open another (limits per_address and logins_per_address). Each true is given back by OnClose.
+func (d *Door) Accept(remote netip.AddrPort) bool {
+	lim := d.Router.Limits()
+	if lim.Exempted(remote.Addr()) {
+		return true
+	}
+	if d.Throttle != nil && !d.Throttle.TakeAddr(remote.Addr(), lim.LoginsPerAddress, d.Router.Tick()) {
+		d.Router.CountRefused("logins_per_address")
+		return false
+	}
+	if !d.addrs.add(remote.Addr(), lim.PerAddress) {
+		d.Router.CountRefused("per_address")
+		return false
+	}
+	return true
+}
+
+// OnOpen makes the stream of a new connection.
+func (d *Door) OnOpen(c *reactor.Conn) {
+	l := d.Router.Local(c.Loop())
+	w := (*wire)(c)
+	var traits session.Traits
+	if c.TLS() != nil {
+		traits = session.Secure
+	}
+	c.Owner = &client{door: d, st: l.NewStream(w, traits)}
+}
+
+// A client is what a connection owns.
+type client struct {
+	door *Door
+	st   *session.Stream
+}
+
+// OnData takes what was read as far as the stream takes it.
+func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
+	st := c.Owner.(*client).st
+	l := st.Local()
+	if st.State() == session.Closing {
+		return len(p)
+	}
+	in := st.In()
+	l.Parser.Feed(in, p)
+	for {
+		if st.State() == session.Opening {
+			tok, err := l.Parser.Next(in)
+			if err == xmlstream.ErrNeedMore {
+				break
+			}
+			if err != nil {
+				l.Syntax(st, err)
+				return len(p)
+			}
+			if !tok.Blank {
+				l.Header(st, tok.Element)
+			}
+		} else {
+			el, err := l.Parser.Stanza(in)
+			if err == xmlstream.ErrNeedMore {
+				break
+			}
+			if err != nil {
+				l.Syntax(st, err)
+				return len(p)
+			}
+			l.Receive(st, el)
+		}
+		if st.State() == session.Closing {
+			return len(p)
+		}
+		if st.Upgrading() {
+			st.StartTLS(l.Parser.Rest(in))
+			return len(p)
+		}
+		if c.Buffered() > highWater {
+			st.Hold()
+		}
+		if !st.Ready() {
+			used = len(p) - l.Parser.Rest(in)
+			l.Spend(st, used)
+			return used
+		}
+	}
+	l.Spend(st, len(p))
+	return len(p)
+}
+
+// highWater is how much may wait for a client before nothing more is read from it: what it asks for
+// is charged to its own patience (attack K23).
+const highWater = 256 << 10
+
+// OnSecure goes on with a stream after its handshake.
+func (d *Door) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
+	if o, ok := c.Owner.(*client); ok {
+		o.st.Secured()
+	}
+}
+
+// OnTimer looks at the stream's deadlines.
+func (d *Door) OnTimer(c *reactor.Conn) {
+	st := c.Owner.(*client).st
+	st.Local().Due(st)
+}
+
+// OnDrain goes on reading from a client that has read what was waiting for it.
+func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
+
+// OnClose takes the stream apart.
+func (d *Door) OnClose(c *reactor.Conn, err error) {
+	o, ok := c.Owner.(*client)
+	lim := d.Router.Limits()
+	if !lim.Exempted(c.Remote().Addr()) {
+		d.addrs.remove(c.Remote().Addr())
+	}
+	if ok {
+		o.st.Local().Gone(o.st, err)
+	}
+}
+
+// Drain tells a client that the server goes (RFC 6120 §4.9.3.20).
+func (d *Door) Drain(c *reactor.Conn) {
+	if o, ok := c.Owner.(*client); ok {
+		o.st.Close(session.ErrSystemShutdown)
+	}
+}
+
+// wire is a TCP connection as the kernel sees it.
+type wire reactor.Conn
+
+func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
+
+func (w *wire) Open(from, to jid.JID, id, lang string) bool {
+	b := append(make([]byte, 0, 256), "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"...)
+	b = appendAttr(b, "id", id)
+	b = appendAttr(b, "from", from.String())
+	b = appendAttr(b, "to", to.String())
+	b = appendAttr(b, "xml:lang", lang)
+	return w.conn().Append(append(b, '>'))
+}
+
+func appendAttr(b []byte, name, v string) []byte {
+	if v == "" {
+		return b
+	}
+	b = append(append(append(b, ' '), name...), "='"...)
+	return append(xmlstream.AppendEscaped(b, v), '\'')
+}
+
+func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(el) }
+func (w *wire) Form() xmlstream.Form                  { return xmlstream.Streamed }
+func (w *wire) Pause()                                { w.conn().Pause() }
+func (w *wire) Resume()                               { w.conn().Resume() }
+func (w *wire) Arm(at reactor.Tick)                   { w.conn().Arm(at) }
+func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }
+func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
+
+func (w *wire) StartTLS(h *session.Host) error {
+	d := w.conn().Owner.(*client).door
+	return w.conn().StartTLS(d.TLS(h), reactor.ServerRole)
+}
+
+// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1).
+func (w *wire) Close(reason error) {
+	if se, ok := reason.(*session.StreamError); ok {
+		w.conn().Append(append(se.AppendTo(nil), "</stream:stream>"...))
+	} else if reason == nil {
+		w.conn().Append([]byte("</stream:stream>"))
+	}
+	w.conn().Close(reason)
+}
+
+// addresses counts connections by address. Its size is bounded by the number of connections.
+type addresses struct {
+	mu sync.Mutex
+	n  map[netip.Addr]int
+}
+
+func (a *addresses) add(addr netip.Addr, limit int) bool {
+	k := session.AddrKey(addr)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n == nil {
+		a.n = make(map[netip.Addr]int)
+	}
+	if limit > 0 && a.n[k] >= limit {
+		return false
+	}
+	a.n[k]++
+	return true
+}
+
+func (a *addresses) remove(addr netip.Addr) {
+	k := session.AddrKey(addr)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.n[k]--; a.n[k] <= 0 {
+		delete(a.n, k)
+	}
+}

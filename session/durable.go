@@ -1,0 +1,130 @@
+package session
+
+import (
+	"canto/session/jid"
+)
+
+// A Ticket numbers what was given to the store; tickets grow and become durable in order. Zero is
+// durable already.
+type Ticket uint64
+
+// Durable is the committer as the kernel sees it; tests have one that is durable at once. Any
+// goroutine.
+type Durable interface {
+	// Durable is the last ticket that is settled: it and all before it are durable or have failed.
+	Durable() Ticket
+	// Err is why a settled ticket failed; nil: it is durable.
+	Err(t Ticket) error
+	// Notify has f called after each batch was settled, on the committer's goroutine.
+	Notify(f func())
+	// Await blocks until t is settled, and returns its Err. For workers.
+	Await(t Ticket) error
+	// Snapshot is what the loaders of one resident set read from. One that has a Close is closed.
+	Snapshot() any
+}
+
+// A Directory knows which accounts there are. On a worker.
+type Directory interface {
+	Account(snap any, bare jid.JID) (id uint64, ok bool, err error)
+}
+
+// A wait is a stanza whose answer depends on a commit.
+type wait struct {
+	ticket Ticket
+	ev     *Stanza
+	acct   *Account
+	st     *Stream
+	then   func(ev *Stanza, err error) Verdict
+}
+
+// settleWaits runs, in order, what waited for tickets that are settled by now.
+func (l *Local) settleWaits() {
+	l.enter()
+	defer l.leave()
+	last := l.router.Durable.Durable()
+	n := 0
+	for n < len(l.waits) && l.waits[n].ticket <= last {
+		w := l.waits[n]
+		l.waits[n] = wait{}
+		n++
+		l.settled(w)
+	}
+	l.waits = append(l.waits[:0], l.waits[n:]...)
+}
+
+func (l *Local) settled(w wait) {
+	if w.st != nil {
+		defer w.st.unpark(parkedWork)
+	}
+	err := l.router.Durable.Err(w.ticket)
+	if w.acct != nil {
+		l.lock(&w.acct.Entity)
+		w.acct.Unpin()
+		if err != nil && w.acct.resident != nil {
+			w.acct.resident.profile = nil // cold: what is in memory is not what is stored
+			w.acct.resident.parts = nil
+		}
+	}
+	w.ev.on = l
+	w.ev.at = nil
+	w.ev.acct = w.acct
+	if w.acct != nil {
+		w.ev.at = &w.acct.Entity
+	}
+	w.then(w.ev, err)
+	if w.acct != nil {
+		l.unlock()
+	}
+	l.deliverMail()
+}
+
+// Commit ends an iq handler that changed memory and gave the change to the store. The client's input
+// waits until t is settled. then runs on the stream's loop under the lock, also when the session is
+// gone: with nil, and it replies; with an error, and the entity is read again and the answer is an
+// error, which [Stanza.FailCommit] gives.
+func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
+	l := ev.on
+	if ev.acct != nil && ev.acct.resident != nil {
+		ev.acct.resident.ticket = max(ev.acct.resident.ticket, t)
+	}
+	if t <= l.router.Durable.Durable() {
+		err := l.router.Durable.Err(t)
+		if err != nil && ev.acct != nil {
+			ev.acct.resident.profile, ev.acct.resident.parts = nil, nil
+		}
+		return then(ev, err)
+	}
+	w := wait{ticket: t, ev: ev.Keep(), acct: ev.acct, st: ev.stream, then: then}
+	if w.acct != nil {
+		w.acct.Pin()
+	}
+	if w.st != nil {
+		w.st.park(parkedWork)
+	}
+	l.waits = append(l.waits, w)
+	return Done
+}
+
+// Wrote remembers that the entity's memory is newer than the store until t is settled, for changes
+// that nobody waits for.
+func (ev *Stanza) Wrote(t Ticket) {
+	if ev.acct != nil && ev.acct.resident != nil {
+		ev.acct.resident.ticket = max(ev.acct.resident.ticket, t)
+	}
+}
+
+// Wrote is [Stanza.Wrote] where there is no stanza. Under the lock.
+func (a *Account) Wrote(t Ticket) {
+	if a.resident != nil {
+		a.resident.ticket = max(a.resident.ticket, t)
+	}
+}
+
+// FailCommit answers ev for a commit that failed: resource-constraint for a store without room,
+// else internal-server-error.
+func (ev *Stanza) FailCommit(err error) Verdict {
+	if full, ok := err.(interface{ Full() bool }); ok && full.Full() {
+		return ev.Fail(ResourceConstraint)
+	}
+	return ev.Fail(InternalServerError)
+}

@@ -1,0 +1,287 @@
+package session
+
+import (
+	"sort"
+
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// A Verdict is what a hook says of a stanza: ask the next one, or handled here and nobody else is
+// asked.
+type Verdict uint8
+
+// The two verdicts.
+const (
+	Pass Verdict = iota
+	Done
+)
+
+// Target is whom a stanza is addressed to, seen from this server.
+type Target uint8
+
+// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
+// domain of ours.
+const (
+	ToSelf Target = iota
+	ToBare
+	ToFull
+	ToHost
+	numTargets
+)
+
+// Targets are all of them, for hooks that make no difference.
+var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
+
+// Kind is of a top-level element.
+type Kind uint8
+
+// The kinds of stanza (RFC 6120 §8.2) and everything else.
+const (
+	Nonza Kind = iota
+	Message
+	Presence
+	IQ
+	numKinds
+)
+
+var kindNames = [numKinds]string{"nonza", "message", "presence", "iq"}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// Type is the 'type' attribute of a stanza, read once.
+type Type uint8
+
+// The types of RFC 6121 §5.2.2 and §4.7.1 and RFC 6120 §8.2.3. TypeNone is no attribute: an
+// available presence, a message of type normal, an iq that is an error.
+const (
+	TypeNone Type = iota
+	TypeError
+	TypeChat
+	TypeGroupchat
+	TypeHeadline
+	TypeUnavailable
+	TypeSubscribe
+	TypeSubscribed
+	TypeUnsubscribe
+	TypeUnsubscribed
+	TypeProbe
+	TypeGet
+	TypeSet
+	TypeResult
+	TypeUnknown
+)
+
+func parseType(k Kind, v []byte) Type {
+	switch k {
+	case Message:
+		switch string(v) {
+		case "chat":
+			return TypeChat
+		case "groupchat":
+			return TypeGroupchat
+		case "headline":
+			return TypeHeadline
+		case "error":
+			return TypeError
+		}
+		return TypeNone // RFC 6121 §5.2.2: an unknown type is "normal"
+	case Presence:
+		switch string(v) {
+		case "":
+			return TypeNone
+		case "unavailable":
+			return TypeUnavailable
+		case "subscribe":
+			return TypeSubscribe
+		case "subscribed":
+			return TypeSubscribed
+		case "unsubscribe":
+			return TypeUnsubscribe
+		case "unsubscribed":
+			return TypeUnsubscribed
+		case "probe":
+			return TypeProbe
+		case "error":
+			return TypeError
+		}
+	case IQ:
+		switch string(v) {
+		case "get":
+			return TypeGet
+		case "set":
+			return TypeSet
+		case "result":
+			return TypeResult
+		case "error":
+			return TypeError
+		}
+	}
+	return TypeUnknown
+}
+
+// A Phase says when, among the hooks of one Chain, a hook is asked. What must come first has a name
+// here instead of a larger number in some module.
+type Phase uint8
+
+// The phases, in order.
+const (
+	Guard    Phase = iota // may it pass? blocking, limits, permissions
+	Rewrite               // what should it say? stanza ids, stripped payloads
+	Archive               // keep it: MAM. Its id is drawn under the lock that delivery holds
+	Copy                  // who else gets it? carbons, push
+	Deliver               // hand it over
+	Fallback              // nobody took it: offline storage, errors
+)
+
+type link[F any] struct {
+	f      F
+	phase  Phase
+	module string
+}
+
+// A Chain is an ordered list of hooks of one type. Modules add to it in Load; it is fixed from then
+// on, so running it takes no lock of its own. Hooks never wait.
+type Chain[F any] struct{ links []link[F] }
+
+// Add puts f among the hooks of its phase, in load order.
+func (c *Chain[F]) Add(module string, ph Phase, f F) {
+	c.links = append(c.links, link[F]{f, ph, module})
+	sort.SliceStable(c.links, func(i, j int) bool { return c.links[i].phase < c.links[j].phase })
+}
+
+// Len is the number of hooks.
+func (c *Chain[F]) Len() int { return len(c.links) }
+
+// StanzaFunc is the type of most hooks.
+type StanzaFunc func(ev *Stanza) Verdict
+
+// OutFunc runs under the outbox lock: it may drop p (Done), hold or change it, append before it; it
+// may not route, send or lock.
+type OutFunc func(s *Session, p *Parcel) Verdict
+
+// SessionFunc runs under the account's lock.
+type SessionFunc func(l *Local, s *Session)
+
+// Run asks each of c until one is Done.
+func Run(c *Chain[StanzaFunc], ev *Stanza) Verdict {
+	for i := range c.links {
+		if c.links[i].f(ev) == Done {
+			return Done
+		}
+	}
+	return Pass
+}
+
+// runPhases asks the links of c whose phase is in [from, to).
+func runPhases(c *Chain[StanzaFunc], ev *Stanza, from, to Phase) Verdict {
+	for i := range c.links {
+		if p := c.links[i].phase; p < from || p >= to {
+			continue
+		}
+		if c.links[i].f(ev) == Done {
+			return Done
+		}
+	}
+	return Pass
+}
+
+func runSessions(c *Chain[SessionFunc], l *Local, s *Session) {
+	for i := range c.links {
+		c.links[i].f(l, s)
+	}
+}
+
+// Traits say what a stream is by now; a stream feature is offered by them.
+type Traits uint8
+
+// The traits. Outbound: this server opened the stream.
+const (
+	Secure Traits = 1 << iota
+	HasUser
+	HasResource
+	S2S
+	Outbound
+)
+
+// A StreamFeature is one child of <stream:features/> (RFC 6120 §4.3.2): on which streams it is
+// offered, how it is written there, and what the peer's answer does. On the stream's loop, under no
+// lock.
+type StreamFeature struct {
+	Name           xmlstream.Name   // of the element that begins it
+	More           []xmlstream.Name // of elements that go on with it
+	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
+	Needs, Forbids Traits
+	Open           func(st *Stream) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
+	Offer          func(st *Stream, a *xmlstream.Appender)
+	Handle         func(st *Stream, e xmlstream.Element)
+}
+
+type iqKey struct {
+	target Target
+	set    bool
+	name   xmlstream.Name
+}
+
+// Hooks are all the places where a module can take part: one field, one place. One Hooks serves all
+// hosts of a Profile.
+type Hooks struct {
+	// Features are what streams may negotiate, in the order offered.
+	Features []StreamFeature
+	// Pre chains run for a stanza that a local client sent, before it is routed, under the sender's
+	// lock, by the target it has. Done drops it.
+	PreMessage, PrePresence, PreIQ [numTargets]Chain[StanzaFunc]
+	// These run for a stanza that has arrived here, under the recipient's lock; for ToHost under
+	// none. Done means delivered.
+	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+	// Outgoing runs for each element about to leave for a session's peer, under the outbox lock.
+	Outgoing Chain[OutFunc]
+	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a
+	// non-negative priority. Rested and Resumed: it lost its wire, or has another.
+	Bound, Unbound, Available, Rested, Resumed Chain[SessionFunc]
+	// Rest is asked when a session loses its wire without having ended its stream: Done keeps it,
+	// resting, until the module ends it.
+	Rest Chain[func(l *Local, s *Session) Verdict]
+	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
+	// somebody takes it there.
+	Remote Chain[StanzaFunc]
+	// Home names the entity of an address that is no account: a room, a pubsub service. Under no
+	// lock; must not wait.
+	Home Chain[func(h *Host, to jid.JID) *Entity]
+	// Deleted runs when an account has been removed for good, under its lock, after its sessions
+	// were ended.
+	Deleted Chain[func(l *Local, a *Account)]
+
+	iq map[iqKey]iqHandler
+}
+
+type iqHandler struct {
+	f      StanzaFunc
+	module string
+}
+
+// OnIQ gives one payload to one handler. It panics on a name that is not Known and on a second
+// handler for the same payload: two modules that both want it conflict, and must say so in their
+// manifests. With ToSelf, ev.Session is set.
+func (h *Hooks) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
+	if !name.Known() {
+		panic("session: OnIQ with a name that is not interned, by module " + module)
+	}
+	if h.iq == nil {
+		h.iq = make(map[iqKey]iqHandler)
+	}
+	for _, t := range targets {
+		k := iqKey{t, set, name}
+		if other, taken := h.iq[k]; taken {
+			panic("session: modules " + other.module + " and " + module + " both answer iq payload " +
+				name.Local.String() + " " + name.Space.String())
+		}
+		h.iq[k] = iqHandler{f, module}
+	}
+}
+
+// Answers reports whether some module handles the payload for t.
+func (h *Hooks) Answers(t Target, set bool, name xmlstream.Name) bool {
+	_, ok := h.iq[iqKey{t, set, name}]
+	return ok
+}

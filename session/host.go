@@ -1,0 +1,68 @@
+package session
+
+import (
+	"crypto/tls"
+	"sync/atomic"
+
+	"canto/session/jid"
+)
+
+// A Host is one served domain: at most 256 bytes, so that ten thousand idle ones are nothing. Its
+// fields never change but through the pointers.
+type Host struct {
+	Name string
+	ID   uint32  // order of appearance in this process
+	JID  jid.JID // of the domain
+
+	profile  atomic.Pointer[Profile]
+	cert     atomic.Pointer[tls.Certificate]
+	loadCert func() (*tls.Certificate, error) // nil: the default certificate
+	slots    atomic.Pointer[[]any]
+	conns    atomic.Int32
+}
+
+// NewHost makes a host that runs p. The name is prepared (RFC 7622 §3.2) and must be a domain.
+// cert reads the host's certificate, on first use and after [Host.DropCertificate]; nil: it has none.
+// Any goroutine.
+func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*Host, error) {
+	j, err := jid.Parse(name)
+	if err != nil {
+		return nil, err
+	}
+	if l, _, r := j.Parts(); l != "" || r != "" {
+		return nil, jid.ErrMalformed
+	}
+	h := &Host{Name: j.String(), JID: j, loadCert: cert}
+	h.profile.Store(p)
+	return h, nil
+}
+
+// Profile is what h runs now; a chain asks once and stays with the answer. Any goroutine.
+func (h *Host) Profile() *Profile { return h.profile.Load() }
+
+// Swap has h run p from now on and returns what it ran before. Nothing of a session is lost: flags,
+// slots, parts and atoms belong to the process. Any goroutine.
+func (h *Host) Swap(p *Profile) (old *Profile) { return h.profile.Swap(p) }
+
+// Certificate is the host's, parsed on first use; nil without an error if it has none of its own.
+// It may read a file: never on a loop. Any goroutine.
+func (h *Host) Certificate() (*tls.Certificate, error) {
+	if c := h.cert.Load(); c != nil {
+		return c, nil
+	}
+	if h.loadCert == nil {
+		return nil, nil
+	}
+	c, err := h.loadCert()
+	if err != nil {
+		return nil, err
+	}
+	h.cert.Store(c)
+	return c, nil
+}
+
+// DropCertificate has the next handshake read the certificate again. Any goroutine.
+func (h *Host) DropCertificate() { h.cert.Store(nil) }
+
+// Connections counts the streams that named h in their header. Any goroutine.
+func (h *Host) Connections() int { return int(h.conns.Load()) }

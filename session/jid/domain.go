@@ -1,0 +1,271 @@
+package jid
+
+import (
+	"bytes"
+	"net/netip"
+	"unicode/utf8"
+
+	"golang.org/x/text/secure/bidirule"
+	"golang.org/x/text/secure/precis"
+	"golang.org/x/text/unicode/bidi"
+	"golang.org/x/text/unicode/norm"
+	"golang.org/x/text/width"
+)
+
+// maxLabel is the longest label in its ASCII form (RFC 1035 §2.3.4).
+const maxLabel = 63
+
+// appendDomain appends the prepared form of the domainpart raw, which is at most MaxPart+1 bytes.
+func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {
+	if len(raw) == 0 {
+		return b, errDomEmpty
+	}
+	if raw[0] == '[' {
+		return appendIPv6(b, raw)
+	}
+	// The fast path takes lower case letters, digits, hyphens and dots, with the rules for labels checked on the
+	// way; everything else is for the slow one.
+	start, label, n := len(b), len(b), len(raw)
+	if raw[n-1] == '.' {
+		n--
+	}
+	digits := true // of the present label
+	for i := 0; i <= n; i++ {
+		if i < n && raw[i] != '.' {
+			c := raw[i]
+			switch t := ascii[c]; {
+			case t&okLabel != 0:
+			case t&isUpper != 0:
+				c |= 0x20
+			case c >= utf8.RuneSelf:
+				out, err := idn(string(raw))
+				return append(b[:start], out...), err
+			default:
+				return b[:start], errDomChar
+			}
+			digits = digits && c >= '0' && c <= '9'
+			b = append(b, c)
+			continue
+		}
+		l := b[label:]
+		if len(l) >= 4 && l[2] == '-' && l[3] == '-' {
+			out, err := idn(string(raw))
+			return append(b[:start], out...), err
+		}
+		if err := checkLDH(l); err != nil {
+			return b[:start], err
+		}
+		if i == n {
+			break
+		}
+		b = append(b, '.')
+		label, digits = len(b), true
+	}
+	if len(b)-start > MaxPart {
+		return b[:start], errDomLong
+	}
+	if digits {
+		return appendIPv4(b[:start], b[start:])
+	}
+	return b, nil
+}
+
+// checkLDH checks the length and the hyphens of one label of letters, digits and hyphens.
+func checkLDH(l []byte) error {
+	switch {
+	case len(l) == 0:
+		return errLabelEmpty
+	case len(l) > maxLabel:
+		return errLabelLong
+	case l[0] == '-', l[len(l)-1] == '-':
+		return errLabelHyphen
+	}
+	return nil
+}
+
+// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an address of
+// four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would be a second
+// spelling of one host.
+func appendIPv4(b, raw []byte) ([]byte, error) {
+	a, err := netip.ParseAddr(string(raw))
+	if err != nil || !a.Is4() {
+		return b, errIP
+	}
+	return a.AppendTo(b), nil
+}
+
+// appendIPv6 takes an IP-literal of RFC 3986: an IPv6 address in brackets, without zone, in the form of
+// RFC 5952.
+func appendIPv6[T string | []byte](b []byte, raw T) ([]byte, error) {
+	n := len(raw)
+	if raw[n-1] == '.' {
+		n--
+	}
+	if n < 4 || n > 64 || raw[n-1] != ']' {
+		return b, errIP
+	}
+	a, err := netip.ParseAddr(string(raw[1 : n-1]))
+	if err != nil || !a.Is6() || a.Zone() != "" {
+		return b, errIP
+	}
+	return append(a.AppendTo(append(b, '[')), ']'), nil
+}
+
+// labelProfile is what U-labels are checked with: the letters, digits and marks of PRECIS's identifiers with
+// their context rules, which for what is not ASCII is the repertoire of IDNA2008, in lower case and NFC.
+var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC), precis.BidiRule)
+
+// idn is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It takes no buffer
+// of the caller's, which would then be on the heap for plain addresses too.
+func idn(raw string) ([]byte, error) {
+	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
+		return nil, errUTF8
+	}
+	// The separators first (RFC 5895 §2.4), then width, so that both see whole labels.
+	text := make([]byte, 0, len(raw))
+	for _, r := range raw {
+		switch r {
+		case '\u3002', '\uff0e', '\uff61':
+			r = '.'
+		}
+		text = utf8.AppendRune(text, r)
+	}
+	text = width.Fold.Bytes(text)
+	if n := len(text); n > 0 && text[n-1] == '.' {
+		text = text[:n-1]
+	}
+	var b []byte
+	var rtl, ldhDigit, last bool
+	for label, more := []byte(nil), true; more; {
+		label, text, more = bytes.Cut(text, []byte{'.'})
+		n := len(b)
+		var err error
+		if b, err = appendLabel(b, label); err != nil {
+			return nil, err
+		}
+		l := b[n:]
+		last = true
+		for _, c := range l {
+			last = last && c >= '0' && c <= '9'
+		}
+		ldhDigit = ldhDigit || l[0] >= '0' && l[0] <= '9'
+		d := bidirule.Direction(l)
+		rtl = rtl || d == bidi.RightToLeft
+		if len(b) > MaxPart {
+			return nil, errDomLong
+		}
+		if more {
+			b = append(b, '.')
+		}
+	}
+	// RFC 5893 §2: in a domain with a right-to-left label, no label begins with a digit.
+	if rtl && ldhDigit {
+		return nil, errLabelBidi
+	}
+	if last {
+		return nil, errIP // four numbers take the fast path, or their widths were not ASCII
+	}
+	return b, nil
+}
+
+// appendLabel appends the prepared form of one label.
+func appendLabel(b, label []byte) ([]byte, error) {
+	if len(label) == 0 {
+		return b, errLabelEmpty
+	}
+	isASCII := true
+	for _, c := range label {
+		isASCII = isASCII && c < utf8.RuneSelf
+	}
+	if !isASCII {
+		u, err := labelProfile.Bytes(label)
+		if err != nil {
+			return b, errDomChar
+		}
+		return appendULabel(b, u)
+	}
+	n := len(b)
+	for _, c := range label {
+		switch t := ascii[c]; {
+		case t&okLabel != 0:
+			b = append(b, c)
+		case t&isUpper != 0:
+			b = append(b, c|0x20)
+		default:
+			return b[:n], errDomChar
+		}
+	}
+	l := b[n:]
+	if err := checkLDH(l); err != nil {
+		return b[:n], err
+	}
+	if len(l) < 4 || l[2] != '-' || l[3] != '-' {
+		return b, nil
+	}
+	if l[0] != 'x' || l[1] != 'n' {
+		return b[:n], errLabelHyphen // reserved (RFC 5890 §2.3.1)
+	}
+	// RFC 5891 §5.4: the A-label must be what its U-label encodes to, or two names would be one host.
+	u, ok := punyDecode(l[4:])
+	if !ok {
+		return b[:n], errLabelPuny
+	}
+	again, ok := punyEncode(nil, u)
+	if !ok || !bytes.Equal(again, l[4:]) {
+		return b[:n], errLabelPuny
+	}
+	prepared, err := labelProfile.Bytes(u)
+	if err != nil || !bytes.Equal(prepared, u) {
+		return b[:n], errLabelPuny
+	}
+	return appendULabel(b[:n], u)
+}
+
+// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII letters,
+// digits or hyphens, and short enough as an A-label.
+func appendULabel(b, u []byte) ([]byte, error) {
+	isASCII := true
+	for _, c := range u {
+		if c >= utf8.RuneSelf {
+			isASCII = false
+		} else if ascii[c]&okLabel == 0 {
+			return b, errDomChar
+		}
+	}
+	if isASCII { // a mapping left nothing but ASCII: the rules for ASCII labels are the ones to pass
+		if len(u) == 0 {
+			return b, errLabelEmpty
+		}
+		return appendLabel(b, u)
+	}
+	if len(u) > 4*maxLabel {
+		return b, errLabelLong
+	}
+	switch {
+	case u[0] == '-', u[len(u)-1] == '-':
+		return b, errLabelHyphen
+	}
+	// RFC 5891 §4.2.3.1 and §4.2.3.2: no "--" in the third and fourth place, no combining mark at the front.
+	i := 0
+	for pos := 0; i < len(u) && pos < 2; pos++ {
+		_, n := utf8.DecodeRune(u[i:])
+		i += n
+	}
+	if bytes.HasPrefix(u[i:], []byte("--")) {
+		return b, errLabelHyphen
+	}
+	if isMark(u) || !stable(u) {
+		return b, errDomChar
+	}
+	a, ok := punyEncode(nil, u)
+	if !ok || len(a)+len("xn--") > maxLabel {
+		return b, errLabelLong
+	}
+	return append(b, u...), nil
+}
+
+// stable reports whether labelProfile leaves u as it is.
+func stable(u []byte) bool {
+	again, err := labelProfile.Bytes(u)
+	return err == nil && bytes.Equal(again, u)
+}

@@ -1,0 +1,209 @@
+package jid
+
+import "errors"
+
+// MaxPart is the largest length in bytes of each part, before preparation and after (RFC 7622 §3.1).
+const MaxPart = 1023
+
+// maxRaw is the longest text that can be an address: three parts, two separators, a trailing dot.
+const maxRaw = 3*MaxPart + 3
+
+// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a JID may
+// be a map key. The zero JID is no address. 24 bytes.
+type JID struct {
+	s        string
+	at, rest uint32 // length of the localpart; length of the bare JID
+}
+
+// ErrMalformed is what every error of this package is, by errors.Is: the address is malformed, in XMPP
+// "jid-malformed" (RFC 6120 §8.3.3.8). The error's text says why, and holds nothing that a peer sent.
+var ErrMalformed = errors.New("jid: malformed address")
+
+// A reason is an ErrMalformed with a cause. All are constants, so that refusing an address allocates nothing.
+type reason string
+
+func (r reason) Error() string        { return "jid: " + string(r) }
+func (r reason) Is(target error) bool { return target == ErrMalformed }
+
+var (
+	errUTF8          error = reason("not valid UTF-8")
+	errLong          error = reason("longer than three parts of 1023 bytes")
+	errLocalEmpty    error = reason("empty localpart")
+	errLocalLong     error = reason("localpart longer than 1023 bytes")
+	errLocalChar     error = reason("localpart has a character that is not allowed there")
+	errLocalUnstable error = reason("localpart has no stable prepared form")
+	errResEmpty      error = reason("empty resourcepart")
+	errResLong       error = reason("resourcepart longer than 1023 bytes")
+	errResChar       error = reason("resourcepart has a character that is not allowed there")
+	errResUnstable   error = reason("resourcepart has no stable prepared form")
+	errDomEmpty      error = reason("empty domainpart")
+	errDomLong       error = reason("domainpart longer than 1023 bytes")
+	errDomChar       error = reason("domainpart has a character that is not allowed there")
+	errDomUnstable   error = reason("domainpart has no stable prepared form")
+	errLabelEmpty    error = reason("domainpart has an empty label")
+	errLabelLong     error = reason("domainpart has a label longer than 63 bytes")
+	errLabelHyphen   error = reason("domainpart has a label with a hyphen where none may be")
+	errLabelPuny     error = reason("domainpart has an invalid A-label")
+	errLabelBidi     error = reason("domainpart breaks the rule for right-to-left labels")
+	errIP            error = reason("domainpart is not a valid IP address literal")
+	errNoLocal       error = reason("a resourcepart or localpart was given to no domain")
+)
+
+// Parse prepares an address. It splits by RFC 7622 §3.1: the resourcepart is all behind the first '/', the
+// localpart all before the first '@' of the rest. One allocation for an address of ASCII. Any error is
+// [ErrMalformed].
+func Parse(s string) (JID, error) { return parse(s) }
+
+// ParseBytes is [Parse]; b is copied, and only if it is an address.
+func ParseBytes(b []byte) (JID, error) { return parse(b) }
+
+// New puts an address together and prepares it. The domain may not be empty; an empty local or resource
+// is none.
+func New(local, domain, resource string) (JID, error) {
+	switch {
+	case len(local) > MaxPart:
+		return JID{}, errLocalLong
+	case len(domain) > MaxPart+1:
+		return JID{}, errDomLong
+	case len(resource) > MaxPart:
+		return JID{}, errResLong
+	}
+	var scratch [scratchSize]byte
+	return build(scratch[:0], local, local != "", domain, resource, resource != "")
+}
+
+// WithResource returns j with another resourcepart, which is prepared; none if it is empty.
+func (j JID) WithResource(resource string) (JID, error) {
+	switch {
+	case resource == "":
+		return j.Bare(), nil
+	case j.s == "":
+		return JID{}, errNoLocal
+	case len(resource) > MaxPart:
+		return JID{}, errResLong
+	}
+	var scratch [scratchSize]byte
+	b := append(scratch[:0], j.s[:j.rest]...)
+	b = append(b, '/')
+	b, err := appendResource(b, resource)
+	if err != nil {
+		return JID{}, err
+	}
+	return JID{s: string(b), at: j.at, rest: j.rest}, nil
+}
+
+// Parts returns the three parts; local and resource are empty if there is none.
+func (j JID) Parts() (local, domain, resource string) {
+	return j.Local(), j.Domain(), j.Resource()
+}
+
+// Local returns the localpart, empty if there is none.
+func (j JID) Local() string { return j.s[:j.at] }
+
+// Domain returns the domainpart, empty for the zero JID only.
+func (j JID) Domain() string {
+	if j.at == 0 {
+		return j.s[:j.rest]
+	}
+	return j.s[j.at+1 : j.rest]
+}
+
+// Resource returns the resourcepart, empty if there is none.
+func (j JID) Resource() string {
+	if int(j.rest) == len(j.s) {
+		return ""
+	}
+	return j.s[j.rest+1:]
+}
+
+// Bare returns j without its resourcepart. It shares j's memory.
+func (j JID) Bare() JID { return JID{s: j.s[:j.rest], at: j.at, rest: j.rest} }
+
+// IsBare reports whether j has no resourcepart.
+func (j JID) IsBare() bool { return int(j.rest) == len(j.s) }
+
+// IsZero reports whether j is the zero JID, which is no address.
+func (j JID) IsZero() bool { return j.s == "" }
+
+// String returns the address as it goes on the wire (before XML escaping).
+func (j JID) String() string { return j.s }
+
+// Slot returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store keys,
+// and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID, finished by
+// two xor-shifts and a multiplication, of which the low 12 bits are taken.
+//
+// The function is FROZEN: slots are in stored account ids. Golden vectors hold it.
+func (j JID) Slot() uint16 {
+	h := uint64(14695981039346656037)
+	for i := 0; i < int(j.rest); i++ {
+		h = (h ^ uint64(j.s[i])) * 1099511628211
+	}
+	h = (h ^ h>>32) * 0xd6e8feb86659fd93
+	h ^= h >> 32
+	return uint16(h & (Slots - 1))
+}
+
+// Slots is how many slots there are.
+const Slots = 4096
+
+// parse splits raw by RFC 7622 §3.1 and builds the JID.
+func parse[T string | []byte](raw T) (JID, error) {
+	if len(raw) > maxRaw {
+		return JID{}, errLong
+	}
+	slash, at := -1, -1
+	for i := 0; i < len(raw); i++ {
+		if c := raw[i]; c == '/' {
+			slash = i
+			break
+		} else if c == '@' && at < 0 {
+			at = i
+		}
+	}
+	bare, res := raw, raw[len(raw):]
+	if slash >= 0 {
+		bare, res = raw[:slash], raw[slash+1:]
+	}
+	local, domain := bare[:0], bare
+	if at >= 0 {
+		local, domain = bare[:at], bare[at+1:]
+	}
+	switch {
+	case len(local) > MaxPart:
+		return JID{}, errLocalLong
+	case len(domain) > MaxPart+1: // a trailing dot is not part of the domain
+		return JID{}, errDomLong
+	case len(res) > MaxPart:
+		return JID{}, errResLong
+	}
+	var scratch [scratchSize]byte
+	return build(scratch[:0], local, at >= 0, domain, res, slash >= 0)
+}
+
+// scratchSize holds nearly every address, so that building one costs its string only.
+const scratchSize = 256
+
+// build prepares the parts onto b and makes the one string of them.
+func build[T string | []byte](b []byte, local T, hasLocal bool, domain T, res T, hasRes bool) (JID, error) {
+	var j JID
+	var err error
+	if hasLocal {
+		if b, err = appendLocal(b, local); err != nil {
+			return JID{}, err
+		}
+		j.at = uint32(len(b))
+		b = append(b, '@')
+	}
+	if b, err = appendDomain(b, domain); err != nil {
+		return JID{}, err
+	}
+	j.rest = uint32(len(b))
+	if hasRes {
+		b = append(b, '/')
+		if b, err = appendResource(b, res); err != nil {
+			return JID{}, err
+		}
+	}
+	j.s = string(b)
+	return j, nil
+}

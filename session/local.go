@@ -1,0 +1,346 @@
+package session
+
+import (
+	"log/slog"
+	"maps"
+	"runtime/debug"
+
+	"canto/reactor"
+	"canto/reactor/buf"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// A Local is the kernel's part of one loop: its parser, its mail, a stack of Stanzas that chains run
+// on, a cache of JIDs by raw bytes. Loop only.
+type Local struct {
+	Loop   *reactor.Loop
+	Parser *xmlstream.Parser
+	Log    *slog.Logger
+
+	router *Router
+	jids   *jid.Cache
+	held   *Entity // whose lock this loop holds
+	nest   int     // depth of enter
+	moving bool    // mail is being routed
+
+	mail    []letter
+	mailBuf []byte
+	next    int
+	stack   [8]Stanza
+	depth   int
+
+	seats   Seats
+	app     xmlstream.Appender
+	lent    bool
+	scratch []byte
+	waits   []wait // commits that are not durable
+	jobs    []*fanJob
+	fanning bool
+	stats   Stats
+	sweepAt int
+	sweeper reactor.Timer
+	settle  func() // made once, posted often
+	fan     func()
+}
+
+// Stats are a loop's counters: plain numbers that only the loop writes.
+type Stats struct {
+	In, Out             [numKinds]uint64 // stanzas from clients; delivered to sessions
+	Bound, Unbound      uint64           // sessions
+	Streams, StreamsEnd uint64
+	Bounced             [numConditions]uint64
+	StreamErrors        map[string]uint64 // by condition; a fixed set
+	Mailed, Inboxed     uint64
+	InboxFull           uint64
+	Loads               uint64 // resident sets read
+	Panics              uint64
+	Limits              map[string]uint64 // limits hit, by name; a fixed set
+}
+
+func newLocal(r *Router, loop *reactor.Loop) *Local {
+	l := &Local{Loop: loop, router: r, Parser: xmlstream.NewParser(&buf.Tail), Log: r.Log, jids: jid.NewCache()}
+	l.stats.StreamErrors = make(map[string]uint64)
+	l.stats.Limits = make(map[string]uint64)
+	l.settle = l.settleWaits
+	l.fan = l.fanTurn
+	return l
+}
+
+// Router is the process's. Any goroutine.
+func (l *Local) Router() *Router { return l.router }
+
+// JID is the canonical form of an address as it was sent (RFC 7622). It allocates on a miss only.
+func (l *Local) JID(raw []byte) (jid.JID, error) { return l.jids.Parse(raw) }
+
+// enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred,
+// gives back a lock that a panic left behind, and routes the mail. The panic goes on to whoever
+// called.
+func (l *Local) enter() { l.nest++ }
+
+func (l *Local) leave() {
+	if e := l.held; e != nil && l.nest == 1 {
+		// Only a panic leaves with a lock: what was changed halfway is dropped and read again.
+		if e.resident != nil && e.resident.kind == nil {
+			e.resident = nil
+		}
+		l.held, l.depth, l.lent = nil, 0, false
+		e.mu.Unlock()
+	}
+	if l.nest == 1 && !l.moving && l.next < len(l.mail) {
+		l.deliverMail()
+	}
+	l.nest--
+}
+
+// caught, deferred around what one stream's bytes set off, turns a panic into the end of that
+// stream.
+func (l *Local) caught(st *Stream) {
+	r := recover()
+	if r == nil {
+		return
+	}
+	l.stats.Panics++
+	l.moving = false
+	l.Log.Error("panic in a handler; the stream is closed", "jid", st.Peer().String(), "panic", r, "stack", string(debug.Stack()))
+	if e := l.held; e != nil {
+		if e.resident != nil && e.resident.kind == nil {
+			e.resident = nil
+		}
+		l.held, l.depth, l.lent = nil, 0, false
+		e.mu.Unlock()
+	}
+	st.Close(ErrInternal)
+}
+
+// Enter runs f as something that came from outside, for timers and posts of modules: mail that f
+// causes is routed when it returns.
+func (l *Local) Enter(f func()) {
+	l.enter()
+	defer l.leave()
+	f()
+}
+
+func (l *Local) lock(e *Entity) {
+	if l.held != nil {
+		panic("session: a second entity lock on one loop")
+	}
+	lockCheck(e)
+	e.mu.Lock()
+	l.held = e
+}
+
+func (l *Local) unlock() {
+	e := l.held
+	l.held = nil
+	e.mu.Unlock()
+	unlockCheck(e)
+}
+
+// lockAccount takes the lock of the account behind bare, in the table from then on; false: there is
+// no such account.
+func (l *Local) lockAccount(h *Host, bare jid.JID) (*Account, bool) {
+	for {
+		a, ok := l.router.Table.Account(h, bare)
+		if !ok {
+			return nil, false
+		}
+		l.lock(&a.Entity)
+		if a.resident != goneMark {
+			return a, true
+		}
+		l.unlock()
+	}
+}
+
+// Account runs f under the lock of the account behind bare, once its resident set is in memory: at
+// once, or when it has been read. exists is false for an address without an account; err says why
+// the set could not be read. With an entity lock held it panics.
+func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exists bool, err error)) {
+	a, ok := l.lockAccount(h, bare)
+	if !ok {
+		f(l, nil, false, nil)
+		return
+	}
+	defer l.unlock()
+	if !a.waits() {
+		a.resident.used = l.Loop.Tick()
+		f(l, a, a.resident.exists, nil)
+		return
+	}
+	a.put(item{fn: func(l *Local, exists bool, err error) { f(l, a, exists, err) }})
+	l.load(a)
+}
+
+// Lock runs f under the lock of e, as it is now. With an entity lock held it panics.
+func (l *Local) Lock(e *Entity, f func()) {
+	l.lock(e)
+	defer l.unlock()
+	f()
+}
+
+// load has a worker read the resident set of a, whose lock is held, and then works off its inbox.
+func (l *Local) load(a *Account) {
+	if a.inbox.loading {
+		return
+	}
+	a.inbox.loading = true
+	if a.warm() && a.resident.sending > 0 {
+		return // the fan-out's end works it off
+	}
+	l.stats.Loads++
+	r, host := l.router, a.host
+	p := host.Profile()
+	var old []any
+	var after Ticket
+	if a.resident != nil {
+		old, after = a.resident.parts, a.resident.ticket
+	}
+	births := r.Table.births(a.bare)
+	got := &resident{profile: p}
+	var id uint64
+	work := func() (err error) {
+		if err = r.Durable.Await(after); err != nil {
+			r.Log.Warn("a commit failed; the account is read again", "jid", a.bare.String(), "err", err)
+		}
+		snap := r.Durable.Snapshot()
+		if c, ok := snap.(interface{ Close() error }); ok {
+			defer c.Close()
+		}
+		id, got.exists, err = r.Directory.Account(snap, a.bare)
+		if err != nil || !got.exists {
+			return err
+		}
+		got.parts = append([]any(nil), old...)
+		for _, ld := range p.loaders {
+			for len(got.parts) <= int(ld.part) {
+				got.parts = append(got.parts, nil)
+			}
+			if got.parts[ld.part] != nil {
+				continue
+			}
+			if got.parts[ld.part], err = ld.load(snap, Who{a.bare, id}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if !r.Workers.Do(reactor.Disk, l.Loop, work, func(err error) { l.loaded(a, got, id, births, err) }) {
+		// The disk's queue is full: what waits is told so, in its order.
+		l.Loop.Post(func() { l.loaded(a, nil, 0, births, ErrBusy) })
+	}
+}
+
+// loaded takes over what load read and works off the inbox, an item under the lock each, with the
+// mail of one routed before the next.
+func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err error) {
+	l.enter()
+	defer l.leave()
+	l.lock(&a.Entity)
+	if err == nil {
+		if old := a.resident; old != nil {
+			got.pins, got.sending, got.ticket = old.pins, old.sending, old.ticket
+		}
+		got.used = l.Loop.Tick()
+		a.resident = got
+		if got.exists {
+			a.id = id
+		}
+	} else {
+		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
+	}
+	l.workOff(a, err)
+	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || !got.exists) && (a.resident == nil || a.resident.pins == 0) {
+		l.router.Table.drop(a, err == nil, births)
+	}
+	l.unlock()
+}
+
+// workOff runs what waits in a's inbox, in order, until it is empty or a has to wait again. The lock
+// is held at the call and at the return, not in between.
+func (l *Local) workOff(a *Account, err error) {
+	for a.inbox != nil {
+		b := a.inbox
+		if len(b.items) == 0 {
+			a.inbox = nil
+			return
+		}
+		if err == nil && a.resident != nil && a.resident.sending > 0 {
+			return
+		}
+		it := b.items[0]
+		b.items[0] = item{}
+		b.items = b.items[1:]
+		b.bytes -= len(it.letter.bytes)
+		exists := a.resident != nil && a.resident.exists
+		switch {
+		case it.fn != nil:
+			it.fn(l, exists, err)
+		case it.letter.fresh != nil:
+			l.resume(a, it.letter, err)
+		default:
+			l.arriveLetter(a, it.letter, err)
+		}
+		// Between two items the lock is given back and mail goes out, as between two stanzas.
+		if l.held == &a.Entity {
+			l.unlock()
+		}
+		if !l.moving {
+			l.deliverMail()
+		}
+		l.lock(&a.Entity)
+		if err == nil && !a.warm() {
+			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
+			if a.inbox != nil {
+				a.inbox.loading = false
+				l.load(a)
+			}
+			return
+		}
+	}
+}
+
+// ErrBusy: a worker queue is full.
+var ErrBusy = errBusy{}
+
+type errBusy struct{}
+
+func (errBusy) Error() string { return "session: the workers have no room" }
+
+// sweepEvery is between two looks at one shard each: all of them within a minute and a half.
+const sweepEvery = 3 // ticks
+
+// coldAfter is how long a resident set without session is kept, in ticks of 100 ms.
+const coldAfter = 600
+
+// OnTimer sweeps the next of this loop's shards: resident sets that nobody asked for are dropped.
+func (l *Local) OnTimer(*reactor.Loop) {
+	l.enter()
+	defer l.leave()
+	n := len(l.router.locals)
+	l.sweepAt = (l.sweepAt + n) % shards
+	l.sweep(l.sweepAt + l.Loop.Index()%n)
+	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
+}
+
+func (l *Local) sweep(i int) {
+	now := l.Loop.Tick()
+	for _, a := range l.router.Table.Accounts(i, nil) {
+		l.lock(&a.Entity)
+		if r := a.resident; a.inbox == nil && len(a.sessions) == 0 && r != goneMark &&
+			(r == nil || r.pins == 0 && now-r.used > coldAfter && r.ticket <= l.router.Durable.Durable()) {
+			l.router.Table.drop(a, false, 0)
+		}
+		l.unlock()
+	}
+}
+
+// CountLimit counts a limit that was hit, by a name of a fixed set.
+func (l *Local) CountLimit(name string) { l.stats.Limits[name]++ }
+
+// Stats is a copy of the counters. The loop.
+func (l *Local) Stats() Stats {
+	s := l.stats
+	s.StreamErrors, s.Limits = maps.Clone(s.StreamErrors), maps.Clone(s.Limits)
+	return s
+}

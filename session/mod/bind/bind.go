@@ -1,0 +1,144 @@
+// Package bind gives an authenticated stream its resource, and so its session (RFC 6120 §7).
+//
+//	C: <iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>orchard</resource></bind></iq>
+//	S: <iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>romeo@localhost/orchard</jid></bind></iq>
+//
+// State: the session itself. Stored: nothing. The account's resident set is read before the session
+// is made, so that its chains can run from the first stanza on.
+package bind
+
+import (
+	"errors"
+	"fmt"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "bind",
+	Spec:     "RFC 6120 section 7",
+	Summary:  "binds resources",
+	Cases:    "server-generated and client-submitted resources, conflicts by policy, resource limit",
+	Provides: []session.Feature{"bind"},
+	Requires: []session.Feature{"stream-features"},
+	New:      func() session.Module { return new(module) },
+}
+
+const ns = "urn:ietf:params:xml:ns:xmpp-bind"
+
+var (
+	bindName     = xmlstream.N(ns, "bind")
+	resourceName = xmlstream.N(ns, "resource")
+	jidName      = xmlstream.N(ns, "jid")
+	typeName     = xmlstream.N("", "type")
+	idName       = xmlstream.N("", "id")
+)
+
+// Resources makes the name of a resource for a client that asks for none: 64 random bits.
+type Resources func() string
+
+// Options are the module's section of the configuration.
+type Options struct {
+	// Conflict says what happens when the resource is in use (RFC 6120 §7.7.2.2): "kick" ends the
+	// older session, "refuse" answers conflict, "rename" gives the newer another name.
+	Conflict string `toml:"conflict"`
+}
+
+type module struct {
+	opt   Options
+	fresh Resources
+}
+
+func (m *module) Load(api *session.API) error {
+	m.opt.Conflict = "kick"
+	if err := api.Decode(&m.opt); err != nil {
+		return err
+	}
+	switch m.opt.Conflict {
+	case "kick", "refuse", "rename":
+	default:
+		return fmt.Errorf("conflict = %q: it is kick, refuse or rename", m.opt.Conflict)
+	}
+	var ok bool
+	if m.fresh, ok = session.Find[Resources](api); !ok {
+		return errors.New("nobody gave a source of resource names")
+	}
+	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
+		Name:    bindName,
+		IQ:      true,
+		Needs:   session.HasUser,
+		Forbids: session.HasResource | session.S2S,
+		Offer:   func(_ *session.Stream, a *xmlstream.Appender) { a.Open(bindName).Close() },
+		Handle:  m.bind,
+	})
+	// A second bind on a bound stream is refused (RFC 6120 §7.1).
+	api.Hooks.OnIQ(api.Module, true, bindName, func(ev *session.Stanza) session.Verdict {
+		return ev.Fail(session.NotAllowed)
+	}, session.ToSelf, session.ToHost)
+	return nil
+}
+
+func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
+	idBytes, _ := iq.Attr(idName)
+	id := string(idBytes)
+	if t, _ := iq.Attr(typeName); string(t) != "set" {
+		refuse(st, id, session.BadRequest)
+		return
+	}
+	want := ""
+	if p, ok := iq.Child(bindName); ok {
+		if r, ok := p.Child(resourceName); ok {
+			want = string(r.Text())
+		}
+	}
+	asked := want != ""
+	if !asked {
+		want = m.fresh()
+	}
+	full, err := st.Peer().WithResource(want)
+	if err != nil {
+		refuse(st, id, session.BadRequest) // RFC 6120 §7.7.2.1
+		return
+	}
+	st.Bind(func(a *session.Account, exists bool, err error) {
+		if err != nil {
+			refuse(st, id, session.InternalServerError)
+			return
+		}
+		if !exists {
+			st.Close(session.ErrNotAuthorized) // deleted since SASL
+			return
+		}
+		m.finish(st, a, id, full)
+	})
+}
+
+func (m *module) finish(st *session.Stream, a *session.Account, id string, full jid.JID) {
+	s, err := a.Bind(st, full, m.opt.Conflict != "kick")
+	if errors.Is(err, session.ErrResourceConflict) && m.opt.Conflict == "rename" {
+		if full, err = full.Bare().WithResource(m.fresh()); err == nil {
+			s, err = a.Bind(st, full, true)
+		}
+	}
+	switch {
+	case errors.Is(err, session.ErrResourceConflict):
+		refuse(st, id, session.Conflict)
+		return
+	case errors.Is(err, session.ErrResourceLimit):
+		refuse(st, id, session.ResourceConstraint)
+		return
+	case err != nil:
+		refuse(st, id, session.InternalServerError)
+		return
+	}
+	ap := st.Local().Appender()
+	ap.Open(session.IQName).Attr(typeName, "result").Attr(idName, id)
+	ap.Open(bindName).Open(jidName).Text(full.String()).Close().Close().Close()
+	st.Send(ap.B)
+	a.Ready(st, s)
+}
+
+func refuse(st *session.Stream, id string, c session.Condition) { st.FailIQ(id, c) }

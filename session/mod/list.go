@@ -1,0 +1,41 @@
+// Package mod is the shelf: all modules that come with Canto, in the order in which candidates of one
+// name are looked at, and in which features are offered.
+package mod
+
+import (
+	"canto/session"
+	"canto/session/mod/bind"
+	"canto/session/mod/iq"
+	"canto/session/mod/legacysession"
+	"canto/session/mod/message"
+	"canto/session/mod/ping"
+	"canto/session/mod/presence"
+	"canto/session/mod/roster"
+	"canto/session/mod/saslauth"
+	"canto/session/mod/starttls"
+	"canto/session/mod/storage"
+)
+
+// All is every module. A stranger's program appends its own.
+var All = []session.Manifest{
+	storage.Manifest,
+	starttls.Manifest,
+	saslauth.Manifest,
+	bind.Manifest,
+	legacysession.Manifest,
+	roster.Manifest,
+	presence.Manifest,
+	message.Manifest,
+	iq.Manifest,
+	ping.Manifest,
+}
+
+// Default are the names of those that run without being asked for.
+func Default() (names []string) {
+	for _, m := range All {
+		if !m.Off {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}

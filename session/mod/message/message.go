@@ -1,0 +1,80 @@
+// Package message delivers messages to the resources of an account (RFC 6121 §5, §8.5; rows 1.1, 2.3
+// to 2.4, 3.1 to 3.4, 4.1 to 4.3, 5.1, 6.1 to 6.3 of stanza_routing.txt).
+//
+//	romeo: <message to='juliet@localhost' type='chat'><body>Hi</body></message>
+//	juliet: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body></message>
+//
+// State: none. Stored: nothing. In phase Deliver a message goes to the resources that
+// [session.Stanza.Picked] names; what nobody took falls to phase Fallback, where offline storage may
+// take it, and then back to its sender as service-unavailable.
+package message
+
+import "canto/session"
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "message",
+	Spec:     "RFC 6121 sections 5 and 8",
+	Summary:  "delivers messages",
+	Cases:    "every row of the routing table; ties of priority go to all",
+	Provides: []session.Feature{"message-delivery"},
+	Requires: []session.Feature{"message"},
+	New:      func() session.Module { return module{} },
+}
+
+type module struct{}
+
+func (module) Load(api *session.API) error {
+	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
+		api.Hooks.Message[t].Add(api.Module, session.Deliver, deliver)
+	}
+	for _, t := range session.Targets {
+		api.Hooks.Message[t].Add(api.Module, session.Fallback, drop)
+	}
+	return nil
+}
+
+// deliver puts ev in front of whoever is picked.
+func deliver(ev *session.Stanza) session.Verdict {
+	l, a := ev.Local(), ev.Account()
+	if ev.Target == session.ToFull {
+		if s := a.Resource(ev.To); s != nil {
+			l.Deliver(s, ev)
+			return session.Done
+		}
+	}
+	taken := false
+	switch ev.Type {
+	case session.TypeGroupchat:
+		return session.Pass // refused: rows 3.2, 4.2, 6.2
+	case session.TypeHeadline:
+		if ev.Target == session.ToFull {
+			return session.Done
+		}
+		for _, s := range a.Resources() {
+			if _, prio := s.Presence(); s.Available() && prio >= 0 {
+				l.Deliver(s, ev)
+			}
+		}
+		return session.Done
+	case session.TypeError:
+		return session.Done
+	}
+	for _, s := range a.Resources() {
+		if ev.Picked(s) && l.Deliver(s, ev) {
+			taken = true
+		}
+	}
+	if taken {
+		return session.Done
+	}
+	return session.Pass
+}
+
+// drop ends what must not be answered, with nobody to take it.
+func drop(ev *session.Stanza) session.Verdict {
+	if ev.Type == session.TypeError || ev.Type == session.TypeHeadline {
+		return session.Done
+	}
+	return session.Pass
+}

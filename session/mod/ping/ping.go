@@ -1,0 +1,38 @@
+// Package ping answers XMPP pings (XEP-0199).
+//
+//	C: <iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>
+//	S: <iq type='result' id='1'/>
+//
+// State: none. Stored: nothing.
+package ping
+
+import (
+	"canto/session"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "ping",
+	Spec:     "XEP-0199 2.0.1",
+	Summary:  "answers pings",
+	Cases:    "client-to-server, client-to-client (routed), server-to-client answers",
+	Provides: []session.Feature{"ping"},
+	Requires: []session.Feature{"iq"},
+	New:      func() session.Module { return module{} },
+}
+
+const ns = "urn:xmpp:ping"
+
+var ping = xmlstream.N(ns, "ping")
+
+type module struct{}
+
+func (module) Load(api *session.API) error {
+	api.Advertise(ns)
+	api.AdvertiseAccount(ns)
+	api.Hooks.OnIQ(api.Module, false, ping, pong, session.ToSelf, session.ToHost)
+	return nil
+}
+
+func pong(ev *session.Stanza) session.Verdict { return ev.Reply(nil) }

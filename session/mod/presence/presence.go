@@ -1,0 +1,401 @@
+// Package presence is RFC 6121 §3 and §4: subscriptions, presence broadcast, probes and directed
+// presence.
+//
+//	romeo:  <presence><show>away</show></presence>
+//	juliet: <presence from='romeo@localhost/orchard' to='juliet@localhost'><show>away</show></presence>
+//
+// State in a session: its last presence and priority (the kernel's fields), and the addresses that
+// got directed presence, in a slot. Resident: nothing of its own; it moves the states in the roster.
+// Stored: nothing of its own.
+//
+// Hooks: PrePresence in phase Deliver, under the sender's lock, where what the user sends changes
+// the user's own state; Presence in phase Deliver, under the recipient's lock, for what arrives.
+// Both come after Guard, so that a blocked contact changes nothing. Unbound, for who vanishes.
+package presence
+
+import (
+	"errors"
+	"strconv"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/roster"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "presence",
+	Spec:     "RFC 6121 sections 3 and 4",
+	Summary:  "presence and subscriptions",
+	Cases:    "broadcast, probes, directed presence, every state of Appendix A, pre-approval",
+	Provides: []session.Feature{"presence-delivery"},
+	Requires: []session.Feature{"presence", "roster", "fanout"},
+	New:      func() session.Module { return new(module) },
+}
+
+var (
+	typeAttr = xmlstream.N("", "type")
+	priority = xmlstream.N(session.NSClient, "priority")
+	directed = session.NewSlot[sent]("directed-presence", nil, nil)
+)
+
+// maxDirected is how many addresses one session may have sent directed presence to (attack K58).
+const maxDirected = 1000
+
+// sent is who got directed presence, and is owed an unavailable one.
+type sent struct{ to []jid.JID }
+
+func (d *sent) has(j jid.JID) bool {
+	if d != nil {
+		for _, o := range d.to {
+			if o == j {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+type module struct{ rosters *roster.Service }
+
+func (m *module) Load(api *session.API) error {
+	var ok bool
+	if m.rosters, ok = session.Find[*roster.Service](api); !ok {
+		return errors.New("nobody keeps rosters")
+	}
+	for _, t := range session.Targets {
+		api.Hooks.PrePresence[t].Add(api.Module, session.Deliver, m.depart)
+	}
+	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
+		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.arrive)
+	}
+	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	return nil
+}
+
+// WasDirected reports whether s has sent who directed presence. Under the account's lock.
+func WasDirected(s *session.Session, who jid.JID) bool {
+	d := directed.Get(s)
+	return d.has(who) || d.has(who.Bare())
+}
+
+// depart handles what the user's own client sends.
+func (m *module) depart(ev *session.Stanza) session.Verdict {
+	if !ev.Directed() {
+		switch ev.Type {
+		case session.TypeNone:
+			return m.available(ev)
+		case session.TypeUnavailable:
+			return m.unavailable(ev)
+		}
+		return ev.Fail(session.BadRequest) // a subscription to nobody
+	}
+	switch ev.Type {
+	case session.TypeSubscribe:
+		return m.outbound(ev, roster.Subscribe)
+	case session.TypeSubscribed:
+		return m.outbound(ev, roster.Subscribed)
+	case session.TypeUnsubscribe:
+		return m.outbound(ev, roster.Unsubscribe)
+	case session.TypeUnsubscribed:
+		return m.outbound(ev, roster.Unsubscribed)
+	case session.TypeNone:
+		return remember(ev)
+	case session.TypeUnavailable:
+		if d := directed.Get(ev.Session); d != nil {
+			for i := range d.to {
+				if d.to[i] == ev.To {
+					d.to = append(d.to[:i], d.to[i+1:]...)
+					break
+				}
+			}
+		}
+	}
+	return session.Pass
+}
+
+// remember keeps who got directed presence (RFC 6121 §4.6.3).
+func remember(ev *session.Stanza) session.Verdict {
+	d := directed.Get(ev.Session)
+	if d.has(ev.To) {
+		return session.Pass
+	}
+	if d == nil {
+		d = new(sent)
+		directed.Set(ev.Session, d)
+	}
+	if len(d.to) >= maxDirected {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	d.to = append(d.to, ev.To)
+	return session.Pass
+}
+
+// available broadcasts presence; the first of a session is its initial presence (RFC 6121 §4.2,
+// §4.4).
+func (m *module) available(ev *session.Stanza) session.Verdict {
+	prio := int8(0)
+	if p, ok := ev.Element.Child(priority); ok {
+		n, err := strconv.ParseInt(string(p.Text()), 10, 8)
+		if err != nil {
+			return ev.Fail(session.BadRequest) // RFC 6121 §4.7.2.3: an integer between -128 and +127
+		}
+		prio = int8(n)
+	}
+	s, a, l := ev.Session, ev.Account(), ev.Local()
+	first := !s.Available()
+	_, old := s.Presence()
+	begins := prio >= 0 && (first || old < 0)
+	s.SetPresence(ev.Element.Append(nil, xmlstream.Streamed), prio)
+	p, _ := s.Presence()
+	m.broadcast(l, a, s.JID(), p)
+	for _, o := range a.Resources() { // to oneself too (§4.2.2)
+		if o.Available() {
+			l.Deliver(o, ev)
+		}
+	}
+	if first {
+		m.greet(ev, s, a)
+	}
+	if begins {
+		l.BecameAvailable(s)
+	}
+	return session.Done
+}
+
+// greet is what only initial presence sets off: probes to those whose presence the user gets, the
+// presence of the user's other resources, and requests that wait for an answer (§4.2.2, §3.1.3).
+func (m *module) greet(ev *session.Stanza, s *session.Session, a *session.Account) {
+	l := ev.Local()
+	ap := l.Appender()
+	ap.Open(session.PresenceName).Attr(typeAttr, "probe").Close()
+	seats := l.Seats()
+	r := roster.Of(a)
+	for i := range r.Items {
+		if r.Items[i].To {
+			seats.Add(r.Items[i].JID)
+		}
+	}
+	l.Fanout(a, s.JID(), ap.B, seats)
+	for _, o := range a.Resources() {
+		if o != s && o.Available() {
+			p, _ := o.Presence()
+			l.SendAs(s, session.Presence, o.JID(), s.JID(), p)
+		}
+	}
+	for i := range r.Items {
+		if r.Items[i].In && r.Items[i].Request != nil {
+			l.SendAs(s, session.Presence, r.Items[i].JID, a.JID(), r.Items[i].Request)
+		}
+	}
+}
+
+// broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).
+func (m *module) broadcast(l *session.Local, a *session.Account, from jid.JID, el []byte) {
+	seats := l.Seats()
+	r := roster.Of(a)
+	for i := range r.Items {
+		if r.Items[i].From {
+			seats.Add(r.Items[i].JID)
+		}
+	}
+	l.Fanout(a, from, el, seats)
+}
+
+// unavailable is §4.5: the same to all of them, and to those who got directed presence.
+func (m *module) unavailable(ev *session.Stanza) session.Verdict {
+	m.leave(ev.Local(), ev.Account(), ev.Session, ev.Element.Append(nil, xmlstream.Streamed))
+	return session.Done
+}
+
+// unbound is unavailable for a session that ends without having said so (§4.5.3).
+func (m *module) unbound(l *session.Local, s *session.Session) {
+	ap := l.Appender()
+	ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
+	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
+}
+
+func (m *module) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
+	if d := directed.Get(s); d != nil {
+		for _, to := range d.to {
+			if it := roster.Of(a).Get(to.Bare()); !s.Available() || it == nil || !it.From {
+				l.Post(s.JID(), to, el)
+			}
+		}
+		directed.Set(s, nil)
+	}
+	if !s.Available() {
+		return
+	}
+	m.broadcast(l, a, s.JID(), el)
+	for _, o := range a.Resources() {
+		if o.Available() {
+			l.SendAs(o, session.Presence, s.JID(), a.JID(), el)
+		}
+	}
+	s.SetPresence(nil, 0)
+}
+
+// outbound takes the user's own subscription stanza through Appendix A.2. It goes on from the bare
+// JID (§3.1.2), and only after the change was given to the store.
+func (m *module) outbound(ev *session.Stanza, kind int) session.Verdict {
+	a, l := ev.Account(), ev.Local()
+	who := ev.To.Bare()
+	if who == a.JID() {
+		return session.Done // to oneself there is nothing to subscribe to
+	}
+	r := roster.Of(a)
+	it := roster.Item{JID: who}
+	if old := r.Get(who); old != nil {
+		it = *old
+	}
+	if !m.rosters.Room(a) && !it.Listed && (kind == roster.Subscribe || kind == roster.Subscribed) {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	mv := roster.Outbound(it.State, kind)
+	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
+		it.State = mv.State
+		if !it.In {
+			it.Request = nil
+		}
+		if it.Out || it.To || it.From || it.Approved {
+			it.Listed = true
+		}
+		m.rosters.Put(l, a, it)
+	}
+	if mv.Pass {
+		ap := ev.Appender()
+		ap.B = ev.Element.Append(ap.B, xmlstream.Streamed)
+		ev.Send(a.JID(), who, ap.B)
+	}
+	if mv.Show || mv.Hide {
+		m.show(l, a, who, mv.Show)
+	}
+	return session.Done
+}
+
+// show sends who the presence of every available resource, or that they are unavailable.
+func (m *module) show(l *session.Local, a *session.Account, who jid.JID, on bool) {
+	for _, s := range a.Resources() {
+		if !s.Available() {
+			continue
+		}
+		if on {
+			p, _ := s.Presence()
+			l.Post(s.JID(), who, p)
+			continue
+		}
+		ap := l.Appender()
+		ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
+		l.Post(s.JID(), who, ap.B)
+	}
+}
+
+// arrive handles presence from others.
+func (m *module) arrive(ev *session.Stanza) session.Verdict {
+	switch ev.Type {
+	case session.TypeSubscribe:
+		return m.inbound(ev, roster.Subscribe)
+	case session.TypeSubscribed:
+		return m.inbound(ev, roster.Subscribed)
+	case session.TypeUnsubscribe:
+		return m.inbound(ev, roster.Unsubscribe)
+	case session.TypeUnsubscribed:
+		return m.inbound(ev, roster.Unsubscribed)
+	case session.TypeProbe:
+		return m.probed(ev)
+	case session.TypeUnknown:
+		return session.Done
+	}
+	a, l := ev.Account(), ev.Local()
+	if ev.Target == session.ToFull {
+		if s := a.Resource(ev.To); s != nil && (s.Available() || ev.Type == session.TypeUnavailable || ev.Type == session.TypeError) {
+			l.Deliver(s, ev)
+		}
+		return session.Done
+	}
+	if ev.Type == session.TypeError {
+		return session.Done
+	}
+	for _, s := range a.Resources() {
+		if s.Available() {
+			l.Deliver(s, ev)
+		}
+	}
+	return session.Done
+}
+
+// probed answers a probe with the presence of each available resource, to those only who may have
+// it; nobody else learns anything (§4.3.2, attack K60).
+func (m *module) probed(ev *session.Stanza) session.Verdict {
+	a, l := ev.Account(), ev.Local()
+	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
+		return session.Done
+	}
+	for _, s := range a.Resources() {
+		if s.Available() && s.JID() != ev.From {
+			p, _ := s.Presence()
+			l.Post(s.JID(), ev.From, p)
+		}
+	}
+	return session.Done
+}
+
+// inbound takes a contact's subscription stanza through Appendix A.3.
+func (m *module) inbound(ev *session.Stanza, kind int) session.Verdict {
+	a, l := ev.Account(), ev.Local()
+	who := ev.From.Bare()
+	r := roster.Of(a)
+	it := roster.Item{JID: who}
+	if old := r.Get(who); old != nil {
+		it = *old
+	} else if kind == roster.Subscribe && !m.rosters.Room(a) {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	mv := roster.Inbound(it.State, kind)
+	if mv.State != it.State {
+		it.State = mv.State
+		switch {
+		case kind == roster.Subscribe && mv.Pass:
+			it.Request = m.keep(ev)
+		case !it.In:
+			it.Request = nil
+		}
+		if it.From {
+			it.Listed = true
+		}
+		ev.Wrote(m.rosters.Put(l, a, it))
+	}
+	if mv.Subscribe {
+		ap := ev.Appender()
+		ap.Open(session.PresenceName).Attr(typeAttr, "subscribed").Close()
+		ev.Send(a.JID(), who, ap.B)
+	}
+	if mv.Pass {
+		ev.From, ev.To = who, a.JID()
+		for _, s := range a.Resources() {
+			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
+				l.Deliver(s, ev)
+			}
+		}
+	}
+	if mv.Show || mv.Hide {
+		m.show(l, a, who, mv.Show)
+	}
+	return session.Done
+}
+
+// maxRequest is how much of a request is kept until it is answered; a longer one is kept without
+// its children.
+const maxRequest = 1024
+
+func (m *module) keep(ev *session.Stanza) []byte {
+	b := ev.Element.Append(nil, xmlstream.Streamed)
+	if len(b) > maxRequest {
+		ap := ev.Appender()
+		ap.Open(session.PresenceName).Attr(typeAttr, "subscribe").Close()
+		b = append([]byte(nil), ap.B...)
+	}
+	return b
+}

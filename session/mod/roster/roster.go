@@ -1,0 +1,325 @@
+// Package roster keeps each account's contact list (RFC 6121 §2) and the subscription states in it.
+//
+//	C: <iq type='set' id='1'><query xmlns='jabber:iq:roster'><item jid='juliet@localhost' name='Juliet'/></query></iq>
+//	S: <iq type='set' id='push-1' to='romeo@localhost/orchard'><query xmlns='jabber:iq:roster' ver='1'><item jid='juliet@localhost' name='Juliet' subscription='none'/></query></iq>
+//	S: <iq type='result' id='1'/>
+//
+// State in a session: the kernel's "interested" flag, set by the first request. Resident in an
+// account: the whole roster, shared by its sessions. Stored: one row for each contact and one for
+// the version, keyed by the account's id. Versioning (§2.6) answers an empty result to a client that
+// has the current version, and the whole roster to any other.
+package roster
+
+import (
+	"sort"
+	"strconv"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "roster",
+	Spec:     "RFC 6121 section 2",
+	Summary:  "keeps contact lists",
+	Cases:    "get, set, remove, push, versioning; group and name limits",
+	Provides: []session.Feature{"roster"},
+	Requires: []session.Feature{"iq", "resident", "commit", "stream-features", "store"},
+	New:      func() session.Module { return new(Service) },
+}
+
+const ns = "jabber:iq:roster"
+
+var (
+	query    = xmlstream.N(ns, "query")
+	itemName = xmlstream.N(ns, "item")
+	group    = xmlstream.N(ns, "group")
+	verName  = xmlstream.N("urn:xmpp:features:rosterver", "ver")
+	preName  = xmlstream.N("urn:xmpp:features:pre-approval", "sub")
+	ver      = xmlstream.N("", "ver")
+	jidAttr  = xmlstream.N("", "jid")
+	nameAttr = xmlstream.N("", "name")
+	subAttr  = xmlstream.N("", "subscription")
+	askAttr  = xmlstream.N("", "ask")
+	approved = xmlstream.N("", "approved")
+	typeAttr = xmlstream.N("", "type")
+	idAttr   = xmlstream.N("", "id")
+	toAttr   = xmlstream.N("", "to")
+)
+
+// Limits of one roster; more is resource-constraint or not-acceptable.
+const (
+	maxName   = 1023
+	maxGroups = 32
+)
+
+// An Item is one contact.
+type Item struct {
+	JID    jid.JID // bare, or a domain
+	Name   string
+	Groups []string
+	State
+	// Listed: the user has the contact in the roster. One that has only asked is kept too, and is
+	// not shown (RFC 6121 §A.1: a state of "None + Pending In" is no roster item).
+	Listed bool
+	// Request is the presence of type subscribe that waits for an answer, as it came.
+	Request []byte
+}
+
+func (it *Item) empty() bool { return !it.Listed && it.State == State{} }
+
+// A Roster is what is resident of an account.
+type Roster struct {
+	Items   []Item // by JID
+	Version uint64
+}
+
+func (r *Roster) find(who jid.JID) (int, bool) {
+	i := sort.Search(len(r.Items), func(i int) bool { return r.Items[i].JID.String() >= who.String() })
+	return i, i < len(r.Items) && r.Items[i].JID == who
+}
+
+// Get is the contact who, a bare JID; nil if there is nothing of it. Good until the next change.
+func (r *Roster) Get(who jid.JID) *Item {
+	if i, ok := r.find(who); ok {
+		return &r.Items[i]
+	}
+	return nil
+}
+
+// State is the subscription state of who.
+func (r *Roster) State(who jid.JID) State {
+	if it := r.Get(who); it != nil {
+		return it.State
+	}
+	return State{}
+}
+
+func (r *Roster) put(it Item) {
+	i, ok := r.find(it.JID)
+	switch {
+	case ok && it.empty():
+		r.Items = append(r.Items[:i:i], r.Items[i+1:]...)
+	case ok:
+		r.Items[i] = it
+	case !it.empty():
+		r.Items = append(r.Items, Item{})
+		copy(r.Items[i+1:], r.Items[i:])
+		r.Items[i] = it
+	}
+}
+
+var part = session.NewPart[Roster]("roster")
+
+// Of is the roster of a: under its lock, while it is resident; nil on a host without the module.
+func Of(a *session.Account) *Roster { return part.Of(a) }
+
+// Options are the module's section of the configuration.
+type Options struct {
+	MaxItems int `toml:"max_items"`
+}
+
+// A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
+type Service struct {
+	opt Options
+	db  *table
+}
+
+// Load adds the handlers and offers the Service.
+func (m *Service) Load(api *session.API) error {
+	m.opt.MaxItems = 5000
+	if err := api.Decode(&m.opt); err != nil {
+		return err
+	}
+	var err error
+	if m.db, err = openTable(api); err != nil {
+		return err
+	}
+	session.Resident(api, part, m.db.load)
+	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
+	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
+	feature := func(n xmlstream.Name) session.StreamFeature {
+		return session.StreamFeature{
+			Name:    n,
+			Needs:   session.HasUser,
+			Forbids: session.HasResource | session.S2S,
+			Offer:   func(_ *session.Stream, a *xmlstream.Appender) { a.Open(n).Close() },
+		}
+	}
+	api.Hooks.Features = append(api.Hooks.Features, feature(verName), feature(preName))
+	session.Offer(api, m)
+	return nil
+}
+
+func (m *Service) get(ev *session.Stanza) session.Verdict {
+	r := Of(ev.Account())
+	ev.Session.SetInterested()
+	have, asks := ev.Payload().Attr(ver)
+	if asks && string(have) == strconv.FormatUint(r.Version, 10) {
+		return ev.Reply(nil) // RFC 6121 §2.6.3: the client has it
+	}
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(query)
+		if asks {
+			a.Attr(ver, strconv.FormatUint(r.Version, 10))
+		}
+		for i := range r.Items {
+			if r.Items[i].Listed {
+				r.Items[i].append(a)
+			}
+		}
+		a.Close()
+	})
+}
+
+func (it *Item) append(a *xmlstream.Appender) {
+	a.Open(itemName).Attr(jidAttr, it.JID.String())
+	if it.Name != "" {
+		a.Attr(nameAttr, it.Name)
+	}
+	if !it.Listed {
+		a.Attr(subAttr, "remove").Close()
+		return
+	}
+	a.Attr(subAttr, it.Subscription())
+	if it.Out {
+		a.Attr(askAttr, "subscribe")
+	}
+	if it.Approved {
+		a.Attr(approved, "true")
+	}
+	for _, g := range it.Groups {
+		a.Open(group).Text(g).Close()
+	}
+	a.Close()
+}
+
+// set changes or removes one contact (RFC 6121 §2.3 to §2.5).
+func (m *Service) set(ev *session.Stanza) session.Verdict {
+	e, ok := ev.Payload().First()
+	if !ok || !e.Is(itemName) {
+		return ev.Fail(session.BadRequest)
+	}
+	if _, more := e.Next(); more {
+		return ev.Fail(session.BadRequest) // §2.1.5: exactly one
+	}
+	raw, _ := e.Attr(jidAttr)
+	who, err := ev.Local().JID(raw)
+	if err != nil || who.IsZero() {
+		return ev.Fail(session.JIDMalformed)
+	}
+	who = who.Bare()
+	a := ev.Account()
+	if who == a.JID() {
+		return ev.Fail(session.NotAllowed) // oneself is no contact
+	}
+	r := Of(a)
+	var it Item
+	if old := r.Get(who); old != nil {
+		it = *old
+	}
+	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
+		if !it.Listed {
+			return ev.Fail(session.ItemNotFound) // §2.5.3
+		}
+		return m.remove(ev, a, it)
+	}
+	it.JID, it.Groups = who, nil
+	name, _ := e.Attr(nameAttr)
+	if len(name) > maxName {
+		return ev.Fail(session.NotAcceptable)
+	}
+	it.Name = string(name)
+	for c, ok := e.First(); ok; c, ok = c.Next() {
+		if !c.Is(group) {
+			continue
+		}
+		g := string(c.Text())
+		if g == "" || len(g) > maxName || len(it.Groups) == maxGroups {
+			return ev.Fail(session.NotAcceptable) // §2.3.3
+		}
+		for _, other := range it.Groups {
+			if other == g {
+				return ev.Fail(session.BadRequest)
+			}
+		}
+		it.Groups = append(it.Groups, g)
+	}
+	if !it.Listed && len(r.Items) >= m.opt.MaxItems {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	it.Listed = true
+	return ev.Commit(m.Put(ev.Local(), a, it), result)
+}
+
+// remove takes a contact out; what bound the two is ended as if both subscriptions had been
+// cancelled (RFC 6121 §2.5.2).
+func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) session.Verdict {
+	send := func(from jid.JID, typ string) {
+		ap := ev.Appender()
+		ap.Open(session.PresenceName).Attr(typeAttr, typ).Close()
+		ev.Send(from, it.JID, ap.B)
+	}
+	if it.From {
+		for _, s := range a.Resources() {
+			if s.Available() {
+				send(s.JID(), "unavailable")
+			}
+		}
+	}
+	if it.To || it.Out {
+		send(a.JID(), "unsubscribe")
+	}
+	if it.From || it.In {
+		send(a.JID(), "unsubscribed")
+	}
+	return ev.Commit(m.Put(ev.Local(), a, Item{JID: it.JID}), result)
+}
+
+func result(ev *session.Stanza, err error) session.Verdict {
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	return ev.Reply(nil)
+}
+
+// Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends
+// the roster push (RFC 6121 §2.1.6) if what the user sees has changed. Under a's lock.
+func (m *Service) Put(l *session.Local, a *session.Account, it Item) session.Ticket {
+	r := Of(a)
+	seen := it.Listed
+	if old := r.Get(it.JID); old != nil && old.Listed {
+		seen = true
+	}
+	if seen {
+		r.Version++
+	}
+	r.put(it)
+	t := m.db.save(a, &it, r.Version)
+	a.Wrote(t)
+	if seen {
+		push(l, a, &it, r.Version)
+	}
+	return t
+}
+
+// push tells every interested resource.
+func push(l *session.Local, a *session.Account, it *Item, version uint64) {
+	v := strconv.FormatUint(version, 10)
+	for _, s := range a.Resources() {
+		if !s.Interested() {
+			continue
+		}
+		ap := l.Appender()
+		ap.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "push-"+v).Attr(toAttr, s.JID().String())
+		ap.Open(query).Attr(ver, v)
+		it.append(ap)
+		ap.Close().Close()
+		s.Send(session.Parcel{Bytes: ap.B, Kind: session.IQ})
+	}
+}
+
+// Room reports whether a's roster may have another contact.
+func (m *Service) Room(a *session.Account) bool { return len(Of(a).Items) < m.opt.MaxItems }

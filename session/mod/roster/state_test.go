@@ -1,0 +1,101 @@
+package roster
+
+import "testing"
+
+// The nine states of RFC 6121 §A.1.
+var (
+	none    = State{}
+	noneOut = State{Out: true}
+	noneIn  = State{In: true}
+	noneOI  = State{Out: true, In: true}
+	to      = State{To: true}
+	toIn    = State{To: true, In: true}
+	from    = State{From: true}
+	fromOut = State{From: true, Out: true}
+	both    = State{To: true, From: true}
+)
+
+type row struct {
+	s    State
+	pass bool
+	next State
+}
+
+// The tables of RFC 6121 §A.2 and §A.3, row by row. K59.
+func TestAttackK59Tables(t *testing.T) {
+	for name, c := range map[string]struct {
+		move func(State, int) Move
+		kind int
+		rows []row
+	}{
+		"A.2.1 outbound subscribe": {Outbound, Subscribe, []row{
+			{none, true, noneOut}, {noneOut, true, noneOut}, {noneIn, true, noneOI}, {noneOI, true, noneOI},
+			{to, true, to}, {toIn, true, toIn}, {from, true, fromOut}, {fromOut, true, fromOut}, {both, true, both}}},
+		"A.2.2 outbound unsubscribe": {Outbound, Unsubscribe, []row{
+			{none, true, none}, {noneOut, true, none}, {noneIn, true, noneIn}, {noneOI, true, noneIn},
+			{to, true, none}, {toIn, true, noneIn}, {from, true, from}, {fromOut, true, from}, {both, true, from}}},
+		"A.2.3 outbound subscribed": {Outbound, Subscribed, []row{
+			{none, false, State{Approved: true}}, {noneOut, false, State{Out: true, Approved: true}},
+			{noneIn, true, from}, {noneOI, true, fromOut},
+			{to, false, State{To: true, Approved: true}}, {toIn, true, both},
+			{from, false, from}, {fromOut, false, fromOut}, {both, false, both}}},
+		"A.2.4 outbound unsubscribed": {Outbound, Unsubscribed, []row{
+			{none, false, none}, {noneOut, false, noneOut}, {noneIn, true, none}, {noneOI, true, noneOut},
+			{to, false, to}, {toIn, true, to}, {from, true, none}, {fromOut, true, noneOut}, {both, true, to},
+			{State{Approved: true}, false, none}}},
+		"A.3.1 inbound subscribe": {Inbound, Subscribe, []row{
+			{none, true, noneIn}, {noneOut, true, noneOI}, {noneIn, false, noneIn}, {noneOI, false, noneOI},
+			{to, true, toIn}, {toIn, false, toIn}, {from, false, from}, {fromOut, false, fromOut}, {both, false, both},
+			{State{Approved: true}, false, from}, {State{To: true, Approved: true}, false, both}}},
+		"A.3.2 inbound unsubscribe": {Inbound, Unsubscribe, []row{
+			{none, false, none}, {noneOut, false, noneOut}, {noneIn, true, none}, {noneOI, true, noneOut},
+			{to, false, to}, {toIn, true, to}, {from, true, none}, {fromOut, true, noneOut}, {both, true, to}}},
+		"A.3.3 inbound subscribed": {Inbound, Subscribed, []row{
+			{none, false, none}, {noneOut, true, to}, {noneIn, false, noneIn}, {noneOI, true, toIn},
+			{to, false, to}, {toIn, false, toIn}, {from, false, from}, {fromOut, true, both}, {both, false, both}}},
+		"A.3.4 inbound unsubscribed": {Inbound, Unsubscribed, []row{
+			{none, false, none}, {noneOut, true, none}, {noneIn, false, noneIn}, {noneOI, true, noneIn},
+			{to, true, none}, {toIn, true, noneIn}, {from, false, from}, {fromOut, true, from}, {both, true, from}}},
+	} {
+		for _, r := range c.rows {
+			m := c.move(r.s, c.kind)
+			if m.Pass != r.pass || m.State != r.next {
+				t.Errorf("%s from %+v: pass %v, next %+v; the RFC has %v, %+v", name, r.s, m.Pass, m.State, r.pass, r.next)
+			}
+		}
+	}
+}
+
+// Whatever comes in whatever order, the state stays one of the nine (with pre-approval beside those
+// that may have it), and presence flows exactly while From holds. K59.
+func TestAttackK59Closed(t *testing.T) {
+	seen := map[State]bool{}
+	var visit func(State)
+	visit = func(s State) {
+		if seen[s] {
+			return
+		}
+		seen[s] = true
+		if s.To && s.Out || s.From && s.In || s.From && s.Approved || s.In && s.Approved {
+			t.Fatalf("%+v is no state of RFC 6121 §A.1", s)
+		}
+		if stateOf(s.bits()) != s {
+			t.Fatalf("%+v does not survive being stored", s)
+		}
+		for k := range 4 {
+			for _, m := range []Move{Outbound(s, k), Inbound(s, k)} {
+				if m.Show != (m.From && !s.From) {
+					t.Errorf("%+v, %d: Show is %v and From goes from %v to %v", s, k, m.Show, s.From, m.From)
+				}
+				if m.Hide != (s.From && !m.From) {
+					t.Errorf("%+v, %d: Hide is %v and From goes from %v to %v", s, k, m.Hide, s.From, m.From)
+				}
+				visit(m.State)
+			}
+		}
+	}
+	visit(State{})
+	if len(seen) < 9 {
+		t.Errorf("only %d states can be reached", len(seen))
+	}
+}

@@ -1,0 +1,120 @@
+package session
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+)
+
+// A Manifest is all that can be known of a module without making one. The loader reads manifests
+// first; a module that can't run here is never made, and the next candidate of the same name is
+// looked at instead.
+type Manifest struct {
+	Name    string // what the configuration calls it: "ping"
+	Spec    string // "XEP-0199 2.0.1", "RFC 6121 section 2"
+	Summary string // one line for `canto modules`
+	Cases   string // which of the specification's cases are covered, and what is left out
+
+	Provides, Requires, Conflicts []Feature
+
+	// Off keeps it out of the default list: it runs where the configuration names it.
+	Off bool
+	New func() Module
+}
+
+// A Module is one feature of one Profile. It keeps nothing of a host in itself: it takes ev.Host and
+// has a HostSlot.
+type Module interface {
+	Load(api *API) error // reads its configuration and adds its hooks, which can be added nowhere else
+}
+
+// An Unloader is a Module with something to give back when no host runs its profile any more.
+type Unloader interface{ Unload() error }
+
+// An API is what a module is given, for the time of its Load.
+type API struct {
+	Module string
+	Hooks  *Hooks
+	Router *Router
+	Log    *slog.Logger
+
+	profile *Profile
+	decode  func(module string, v any) error
+}
+
+// Decode reads the module's own options, strictly, over the defaults in v.
+func (a *API) Decode(v any) error {
+	if a.decode == nil {
+		return nil
+	}
+	return a.decode(a.Module, v)
+}
+
+// Advertise adds entries to the service discovery (XEP-0030) of the profile's hosts.
+func (a *API) Advertise(ns ...string) { a.profile.advertise(&a.profile.HostFeatures, ns) }
+
+// AdvertiseAccount adds entries to the service discovery of the profile's accounts.
+func (a *API) AdvertiseAccount(ns ...string) { a.profile.advertise(&a.profile.AccountFeatures, ns) }
+
+// Offer makes v the profile's T, for modules that require the feature it belongs to.
+func Offer[T any](a *API, v T) {
+	a.profile.offers[reflect.TypeFor[T]()] = v
+}
+
+// Find returns the T that whoever loaded before offered, or that the process gave to all profiles.
+func Find[T any](a *API) (v T, ok bool) {
+	x, ok := a.profile.offers[reflect.TypeFor[T]()]
+	if !ok {
+		return v, false
+	}
+	return x.(T), true
+}
+
+// A Given is something that the process offers to the modules of every profile: the store, the
+// certificates, the clock.
+type Given struct {
+	t reflect.Type
+	v any
+}
+
+// Give makes a Given of v, to be found as a T.
+func Give[T any](v T) Given { return Given{reflect.TypeFor[T](), v} }
+
+// A Part gets one module's part of the resident set of an account.
+type Part[T any] struct{ id uint16 }
+
+// NewPart makes a Part, for a package variable.
+func NewPart[T any](name string) Part[T] { return Part[T]{register(&names.parts, name)} }
+
+// Of is the part of a: under the account's lock, in chains never nil, and what it points to is
+// changed in place. It is nil where the module is not loaded on the account's host.
+func (p Part[T]) Of(a *Account) *T {
+	if a.resident == nil || int(p.id) >= len(a.resident.parts) || a.resident.parts[p.id] == nil {
+		return nil
+	}
+	return a.resident.parts[p.id].(*T)
+}
+
+type loader struct {
+	part   uint16
+	module string
+	load   func(from any, who Who) (any, error)
+}
+
+// Resident adds p to the resident set of each account of the profile. load reads it on a worker,
+// from the snapshot that all parts of one account share; S is the store's type for it, and Load
+// fails at run time with a snapshot of another type. The set is dropped by clock when the account
+// has no session.
+func Resident[T, S any](a *API, p Part[T], load func(from S, who Who) (*T, error)) {
+	a.profile.loaders = append(a.profile.loaders, loader{p.id, a.Module, func(from any, who Who) (any, error) {
+		s, ok := from.(S)
+		if !ok {
+			return nil, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T", a.Module, reflect.TypeFor[S](), from)
+		}
+		v, err := load(s, who)
+		if err != nil {
+			return nil, err
+		}
+		return v, nil
+	}})
+}

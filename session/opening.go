@@ -1,0 +1,363 @@
+package session
+
+import (
+	"errors"
+	"io"
+
+	"canto/reactor"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// NewStream is the kernel's half of a connection that w carries, on its loop. The front door sets it
+// up; the peer has until the login deadline to become a session.
+func (l *Local) NewStream(w Wire, traits Traits) *Stream {
+	lim := l.router.limits()
+	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
+	st.in.Reset(lim.before)
+	st.tokens = int32(lim.RateBurst)
+	l.stats.Streams++
+	if d := lim.LoginTimeout; d > 0 {
+		st.arm(dueLogin, l.Loop.Tick().After(d))
+	}
+	return st
+}
+
+// Header takes the peer's stream header (RFC 6120 §4.7) and answers with ours and the features.
+func (l *Local) Header(st *Stream, e xmlstream.Element) {
+	l.enter()
+	defer l.leave()
+	defer l.caught(st)
+	if st.state == Closing {
+		return
+	}
+	if st.state != Opening {
+		st.Close(ErrInvalidXML) // a second header without a restart
+		return
+	}
+	if string(e.Local()) != "stream" || string(e.Space()) != NSStream {
+		if string(e.Local()) == "stream" {
+			st.Close(ErrInvalidNamespace)
+		} else {
+			st.Close(ErrBadFormat)
+		}
+		return
+	}
+	if r := st.in.Root(); r == nil || r.Default.String() != NSClient {
+		st.Close(ErrInvalidNamespace)
+		return
+	}
+	if err := st.readHeader(e); err != nil {
+		st.Close(err)
+		return
+	}
+	st.state = Unauthed
+	if st.traits&HasUser != 0 {
+		st.state = Authed
+	}
+	st.openHeader()
+	st.sendFeatures()
+}
+
+// readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
+// succeeded (attack S01).
+func (st *Stream) readHeader(e xmlstream.Element) error {
+	to, ok := e.Attr(attrTo)
+	if !ok {
+		return ErrHostUnknown
+	}
+	j, err := st.loop.JID(to)
+	if err != nil {
+		return ErrHostUnknown
+	}
+	local, domain, _ := j.Parts()
+	h, ours := st.loop.router.Table.Host(domain)
+	if !ours || local != "" {
+		return ErrHostUnknown
+	}
+	if st.traits&HasUser != 0 && domainOf(st.deal.peer) != domain {
+		return ErrNotAuthorized
+	}
+	if st.host != h {
+		if st.host != nil {
+			st.leaveHost()
+		}
+		st.host = h
+		h.conns.Add(1)
+		st.bits |= bitCounted
+	}
+	v, ok := e.Attr(attrVer)
+	if !ok || len(v) == 0 || v[0] == '0' { // RFC 6120 §4.7.5: we speak 1.0 and no less
+		return ErrUnsupportedVersion
+	}
+	if from, ok := e.Attr(attrFrom); ok {
+		if f, err := st.loop.JID(from); err == nil {
+			st.deal.from = f
+		}
+	}
+	return nil
+}
+
+// openHeader sends our stream header.
+func (st *Stream) openHeader() {
+	var from jid.JID
+	if st.host != nil {
+		from = st.host.JID
+	}
+	id := ""
+	if st.loop.router.StreamID != nil {
+		id = st.loop.router.StreamID()
+	}
+	if st.deal != nil {
+		st.deal.id = id
+	}
+	st.bits |= bitHeader
+	var to jid.JID
+	if st.deal != nil {
+		to = st.deal.from
+	}
+	st.wire.Open(from, to, id, "en")
+}
+
+// sendFeatures offers what st may negotiate now (RFC 6120 §4.3.2).
+func (st *Stream) sendFeatures() {
+	st.bits |= bitFeatures
+	a := st.loop.Appender()
+	dst := append(a.B, "<stream:features>"...)
+	a.Reset(dst)
+	fs := st.host.Profile().Hooks.Features
+	for i := range fs {
+		if fs[i].Offer != nil && st.may(&fs[i]) {
+			fs[i].Offer(st, a)
+		}
+	}
+	a.B = append(a.B, "</stream:features>"...)
+	st.Send(a.B)
+}
+
+// may reports whether f is offered on st, and so accepted: the two are one value (attack S04).
+func (st *Stream) may(f *StreamFeature) bool {
+	return st.traits&f.Needs == f.Needs && st.traits&f.Forbids == 0 && (f.Open == nil || f.Open(st))
+}
+
+// feature is the one that an element belongs to; for an iq, by its payload.
+func (st *Stream) feature(e, payload xmlstream.Element, iq bool) *StreamFeature {
+	if st.host == nil {
+		return nil
+	}
+	n := payload.Name()
+	fs := st.host.Profile().Hooks.Features
+	for i := range fs {
+		f := &fs[i]
+		if f.IQ != iq || f.Handle == nil || !st.may(f) {
+			continue
+		}
+		if f.Name == n {
+			return f
+		}
+		for _, m := range f.More {
+			if m == n {
+				return f
+			}
+		}
+	}
+	return nil
+}
+
+// negotiate takes an element of a stream without a session (RFC 6120 §4.3).
+func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
+	kind := kindOf(e)
+	if kind == Nonza {
+		if f := st.feature(e, e, false); f != nil {
+			f.Handle(st, e)
+			return
+		}
+		if e.Is(nameStreamErr) {
+			st.Close(nil)
+			return
+		}
+		if st.known(e.Name()) {
+			st.Close(ErrPolicyViolation) // a negotiation that is not open now: twice, too early, or closed
+			return
+		}
+		st.Close(ErrUnsupportedStanza)
+		return
+	}
+	if kind == IQ {
+		if p, ok := e.First(); ok {
+			if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+				if f := st.feature(e, p, true); f != nil {
+					f.Handle(st, e)
+					return
+				}
+			}
+		}
+	}
+	// RFC 6120 §4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
+	st.Close(ErrNotAuthorized)
+}
+
+// known reports whether some feature of the host has this element, open or not.
+func (st *Stream) known(n xmlstream.Name) bool {
+	if st.host == nil {
+		return false
+	}
+	fs := st.host.Profile().Hooks.Features
+	for i := range fs {
+		if !fs[i].IQ {
+			if fs[i].Name == n {
+				return true
+			}
+			for _, m := range fs[i].More {
+				if m == n {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// Syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
+func (l *Local) Syntax(st *Stream, err error) {
+	l.enter()
+	defer l.leave()
+	if errors.Is(err, io.EOF) {
+		st.Close(nil)
+		return
+	}
+	se := syntaxStreamError(err)
+	if se == errStanzaTooBig {
+		l.stats.Limits["stanza"]++
+	}
+	st.Close(se)
+}
+
+// Gone takes a stream apart whose connection is closed: the one teardown path. err is nil if the
+// peer closed cleanly. A second call does nothing.
+func (l *Local) Gone(st *Stream, err error) {
+	if st.bits&bitGone != 0 {
+		return
+	}
+	l.enter()
+	defer l.leave()
+	clean := st.state == Closing
+	st.bits |= bitGone
+	st.state = Closing
+	l.stats.StreamsEnd++
+	st.leaveHost()
+	st.in.Reset(l.router.limits().before)
+	s := st.sess
+	st.sess, st.deal = nil, nil
+	if s == nil {
+		return
+	}
+	id := st.id
+	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, _ error) {
+		if a == nil || a != s.account || s.stream.ID != id || a.index(s) < 0 {
+			return
+		}
+		if !clean {
+			h := a.host.Profile().Hooks
+			for i := range h.Rest.links {
+				if h.Rest.links[i].f(l, s) == Done {
+					a.Detach(l, s)
+					return
+				}
+			}
+		}
+		a.Unbind(l, s)
+	})
+}
+
+// Due is what the front door's timer calls: deadlines that have passed take effect.
+func (l *Local) Due(st *Stream) {
+	l.enter()
+	defer l.leave()
+	now := l.Loop.Tick()
+	if d := st.due[dueRate]; d != 0 && d <= now {
+		st.due[dueRate] = 0
+		st.refill()
+		st.unpark(parkedRate)
+	}
+	if d := st.due[dueLogin]; d != 0 && d <= now {
+		st.due[dueLogin] = 0
+		if st.sess == nil {
+			l.stats.Limits["login_timeout"]++
+			st.Close(ErrConnectionTimeout)
+			return
+		}
+	}
+	st.arm(dueRate, st.due[dueRate])
+}
+
+// Spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
+// some, and TCP slows the peer.
+func (l *Local) Spend(st *Stream, n int) {
+	lim := l.router.limits()
+	if lim.Rate <= 0 || st.state == Closing {
+		return
+	}
+	if st.tokens -= int32(n); st.tokens >= 0 {
+		return
+	}
+	st.refill()
+	if st.tokens >= 0 {
+		return
+	}
+	l.stats.Limits["rate"]++
+	st.park(parkedRate)
+	wait := int64(-st.tokens)*10/int64(lim.Rate) + 1
+	st.arm(dueRate, l.Loop.Tick()+reactor.Tick(wait))
+}
+
+// refill adds what st has earned since it was last asked, at most one burst.
+func (st *Stream) refill() {
+	lim := st.loop.router.limits()
+	now := st.loop.Loop.Tick()
+	earned := int64(now-st.refilled) * int64(lim.Rate) / 10
+	st.refilled = now
+	st.tokens = int32(min(int64(st.tokens)+earned, int64(lim.RateBurst)))
+}
+
+// Bind makes the session of st once the account's resident set is in memory: with runs under the
+// account's lock, where [Account.Bind] and [Account.Ready] are called. exists is false if the
+// account was deleted meanwhile.
+func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
+	l := st.loop
+	st.park(parkedWork)
+	l.Account(st.host, st.deal.peer, func(l *Local, a *Account, exists bool, err error) {
+		if st.bits&bitGone != 0 {
+			return
+		}
+		st.unpark(parkedWork)
+		if st.state == Closing || st.sess != nil {
+			return
+		}
+		with(a, exists, err)
+	})
+}
+
+func (l *Local) countClose(err error) {
+	if se, ok := err.(*StreamError); ok {
+		c := se.Condition
+		if _, ok := streamErrorConditions[c]; !ok {
+			c = "undefined-condition"
+		}
+		l.stats.StreamErrors[c]++
+	}
+}
+
+// Hold stops reading until Unhold: more waits for the peer than it should.
+func (st *Stream) Hold()   { st.park(parkedOutbox) }
+func (st *Stream) Unhold() { st.unpark(parkedOutbox) }
+
+// FailIQ answers an iq of a stream without a session with a stanza error.
+func (st *Stream) FailIQ(id string, c Condition) {
+	a := st.loop.Appender()
+	a.Open(IQName).Attr(attrType, "error").Attr(attrID, id)
+	StanzaError{Condition: c}.append(a)
+	a.Close()
+	st.loop.stats.Bounced[c]++
+	st.Send(a.B)
+}

@@ -1,0 +1,130 @@
+package session
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"sort"
+	"sync/atomic"
+
+	"canto/reactor"
+)
+
+// A Profile is what hosts with the same module list and options share: resolved manifests, module
+// instances, hooks.
+type Profile struct {
+	Modules []Manifest // as resolved, in load order
+	Skipped []Skip
+	Hooks   *Hooks
+	Limits  *Limits // nil: everybody's
+
+	HostFeatures    []string // of XEP-0030, sorted
+	AccountFeatures []string
+
+	loaded  []Module
+	loaders []loader
+	offers  map[reflect.Type]any
+	retired atomic.Bool
+}
+
+func (p *Profile) advertise(list *[]string, ns []string) {
+	for _, n := range ns {
+		if !slices.Contains(*list, n) {
+			*list = append(*list, n)
+		}
+	}
+	sort.Strings(*list)
+}
+
+// Has reports whether a module of p provides f, or is called so. Any goroutine.
+func (p *Profile) Has(f Feature) bool {
+	for i := range p.Modules {
+		if Feature(p.Modules[i].Name) == f || slices.Contains(p.Modules[i].Provides, f) {
+			return true
+		}
+	}
+	return false
+}
+
+// Load resolves, makes and loads the modules wanted. options decodes a module's own section over
+// defaults; nil: there is no configuration. given is what the process offers to all modules. A
+// module that fails to load unloads those before it. Any goroutine. Cold path.
+func Load(r *Router, core []Feature, shelf []Manifest, want []string, options func(module string, v any) error, given ...Given) (*Profile, error) {
+	p := &Profile{Hooks: new(Hooks), offers: make(map[reflect.Type]any)}
+	for _, g := range given {
+		p.offers[g.t] = g.v
+	}
+	var err error
+	p.Modules, p.Skipped, err = Resolve(core, shelf, want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.Modules {
+		m := &p.Modules[i]
+		mod := m.New()
+		api := &API{Module: m.Name, Hooks: p.Hooks, Router: r, profile: p, decode: options}
+		if r.Log != nil {
+			api.Log = r.Log.With("module", m.Name)
+		}
+		if err := mod.Load(api); err != nil {
+			p.unload()
+			return nil, fmt.Errorf("module %s: %w", m.Name, err)
+		}
+		p.loaded = append(p.loaded, mod)
+	}
+	return p, nil
+}
+
+func (p *Profile) unload() (err error) {
+	for i := len(p.loaded) - 1; i >= 0; i-- {
+		if u, ok := p.loaded[i].(Unloader); ok {
+			if e := u.Unload(); e != nil && err == nil {
+				err = e
+			}
+		}
+	}
+	p.loaded = nil
+	return err
+}
+
+// Retire unloads p, which no host runs any more, once every loop has finished the turn it was in and
+// nothing of p is under way; done gets the modules' error. Any goroutine.
+func (r *Router) Retire(p *Profile, done func(error)) {
+	if !p.retired.CompareAndSwap(false, true) {
+		return
+	}
+	left := new(atomic.Int32)
+	left.Store(int32(len(r.locals)))
+	for _, l := range r.locals {
+		ok := l.Loop.Post(func() { l.retire(p, left, done) })
+		if !ok && left.Add(-1) == 0 {
+			done(p.unload())
+		}
+	}
+}
+
+// retire asks again while a commit of this loop is out.
+func (l *Local) retire(p *Profile, left *atomic.Int32, done func(error)) {
+	if len(l.waits) > 0 {
+		t := &later{f: func() { l.retire(p, left, done) }}
+		l.Loop.Arm(&t.timer, l.Loop.Tick()+1, t)
+		return
+	}
+	if left.Add(-1) == 0 {
+		done(p.unload())
+	}
+}
+
+// later runs f on a loop after a while.
+type later struct {
+	timer reactor.Timer
+	f     func()
+}
+
+func (t *later) OnTimer(*reactor.Loop) { t.f() }
+
+// After runs f on the loop, as something that came from outside, after d. Cold path.
+func (l *Local) After(d reactor.Tick, f func()) {
+	t := &later{f: func() { l.Enter(f) }}
+	l.Loop.Arm(&t.timer, l.Loop.Tick()+max(d, 1), t)
+}

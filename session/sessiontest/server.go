@@ -1,0 +1,230 @@
+// Package sessiontest runs a whole server in memory and holds conversations with it: scripts of what
+// clients send and what everybody gets, rewritten with -rewrite and read as diffs.
+package sessiontest
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sort"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"canto/reactor"
+	"canto/reactor/reactortest"
+	"canto/session"
+	"canto/session/c2s"
+	"canto/session/jid"
+	"canto/session/mod"
+	"canto/session/mod/bind"
+	"canto/session/mod/clock"
+	"canto/session/mod/saslauth"
+	"canto/session/mod/starttls"
+	"canto/session/mod/storage"
+	"canto/session/sasl"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Password is that of every account that a test makes.
+const Password = "r0m30"
+
+// Options change what New makes.
+type Options struct {
+	Seed    uint64
+	Hosts   []string // localhost
+	Shelf   []session.Manifest
+	Modules []string
+	Limits  *session.Limits
+	Module  func(module string, v any) error
+	Given   []session.Given
+	Log     io.Writer
+	FS      vfs.FS
+}
+
+// A Server is one in memory. All on the test's goroutine.
+type Server struct {
+	TB      testing.TB
+	Net     *reactortest.Net
+	Router  *session.Router
+	DB      *store.DB
+	Door    *c2s.Door
+	clients map[string]*Client
+	logins  int
+	ids     int
+}
+
+// New starts a server with all modules and the host localhost.
+func New(tb testing.TB, opt Options) *Server {
+	tb.Helper()
+	if opt.FS == nil {
+		opt.FS = vfs.NewMem()
+	}
+	if opt.Log == nil {
+		opt.Log = io.Discard
+	}
+	log := slog.New(slog.NewTextHandler(opt.Log, nil))
+	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Log: log, Fatal: func(err error) { tb.Error(err) }})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s := &Server{TB: tb, DB: db, clients: make(map[string]*Client)}
+	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log})
+	s.Router = &session.Router{
+		Table:       session.NewTable(),
+		Durable:     storage.Durable(db),
+		Directory:   storage.Directory(db),
+		Workers:     s.Net,
+		Log:         log,
+		Incarnation: db.Incarnation,
+		Clock:       s.Net.Reactor.Tick,
+		StreamID:    func() string { s.ids++; return fmt.Sprint("stream-", s.ids) },
+	}
+	if opt.Limits != nil {
+		if err := s.Router.SetLimits(*opt.Limits); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if opt.Shelf == nil {
+		opt.Shelf = mod.All
+	}
+	if opt.Modules == nil {
+		opt.Modules = mod.Default()
+	}
+	secret, err := db.Secret("scram")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	resources := 0
+	given := append([]session.Given{
+		session.Give(db),
+		session.Give(starttls.Policy{}),
+		session.Give(saslauth.Policy{Mechanisms: []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}, PlainText: true,
+			Nonce: func() string { return "server-nonce" }, FakeSecret: secret}),
+		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
+		session.Give(clock.Clock(s.Net.Now)),
+	}, opt.Given...)
+	p, err := session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if opt.Hosts == nil {
+		opt.Hosts = []string{"localhost"}
+	}
+	for _, name := range opt.Hosts {
+		h, err := session.NewHost(name, p, nil)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		s.Router.Table.AddHost(h)
+	}
+	s.Router.Start(s.Net.Loops())
+	s.Door = &c2s.Door{Router: s.Router}
+	tb.Cleanup(func() { db.Close() })
+	return s
+}
+
+// AddAccount makes an account with the password [Password].
+func (s *Server) AddAccount(bare string) {
+	s.TB.Helper()
+	j, err := jid.Parse(bare)
+	if err != nil {
+		s.TB.Fatal(err)
+	}
+	creds := sasl.Credentials{testKeys}
+	if err := s.DB.CreateAccounts([]store.NewAccount{{JID: j, Credentials: creds.Encode()}}); err != nil {
+		s.TB.Fatal(err)
+	}
+	s.Router.Table.Born(j)
+}
+
+// testKeys are those of Password, derived once.
+var testKeys = sasl.Derive(sasl.SHA256, Password, []byte("salt"), sasl.MinIterations)
+
+// A Client is one connection of a test.
+type Client struct {
+	Name   string
+	JID    string
+	server *Server
+	conn   *reactortest.Client
+	parser *xmlstream.Parser
+	in     xmlstream.Stream
+	ended  bool
+}
+
+// Dial opens a connection on a loop and says nothing.
+func (s *Server) Dial(name string, loop int) *Client {
+	c := &Client{Name: name, server: s, conn: s.Net.Connect(loop, s.Door), parser: xmlstream.NewParser(nil)}
+	s.clients[name] = c
+	return c
+}
+
+// Open sends a stream header.
+func (c *Client) Open(host string) {
+	c.in.Reset(0)
+	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host)))
+}
+
+// Login opens a stream for a full JID, on the next loop, and binds it; the account is made if there is
+// none. Nothing else is sent: no roster is asked for and no presence sent.
+func (s *Server) Login(name, full string) *Client {
+	s.TB.Helper()
+	j, err := jid.Parse(full)
+	if err != nil {
+		s.TB.Fatal(err)
+	}
+	snap := s.DB.Snapshot()
+	_, ok, _ := snap.Lookup(j.Bare())
+	snap.Close()
+	if !ok {
+		s.AddAccount(j.Bare().String())
+	}
+	s.logins++
+	c := s.Dial(name, s.logins)
+	c.Open(j.Domain())
+	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + sasl.Encode([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
+	c.Open(j.Domain())
+	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + j.Resource() + "</resource></bind></iq>"))
+	got := c.conn.Received()
+	c.JID = j.String()
+	want := "<jid>" + j.String() + "</jid>"
+	if !contains(got, want) {
+		s.TB.Fatalf("%s can't log in: %s", full, got)
+	}
+	// What comes from here on is parsed as of a stream whose header is known.
+	c.in.Reset(0)
+	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
+	c.parser.Next(&c.in)
+	return c
+}
+
+// Send sends text, as it is.
+func (c *Client) Send(text string) { c.conn.Send([]byte(text)) }
+
+// Received is what has come since it was last asked for, as it came.
+func (c *Client) Received() string { return string(c.conn.Received()) }
+
+// Conn is the connection below.
+func (c *Client) Conn() *reactortest.Client { return c.conn }
+
+// Cut loses the connection.
+func (c *Client) Cut() { c.conn.Close(io.ErrUnexpectedEOF) }
+
+// Client is the one of that name.
+func (s *Server) Client(name string) *Client { return s.clients[name] }
+
+// Names are those of all clients, sorted.
+func (s *Server) Names() (names []string) {
+	for n := range s.clients {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// Advance moves the clock.
+func (s *Server) Advance(d time.Duration) { s.Net.Advance(d) }
+
+func contains(b []byte, s string) bool { return indexOf(string(b), s) >= 0 }

@@ -1,0 +1,145 @@
+package session
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+)
+
+// Flags are the booleans of all modules, one bit each.
+type Flags uint64
+
+// A Flag is one module's bit in the [Flags] of every session, taken once at start-up.
+type Flag uint8
+
+var names struct {
+	sync.Mutex
+	flags, slots, hostSlots, parts []string
+}
+
+// NewFlag takes a bit. It is for package variables, and panics beyond 64 with the list of owners.
+// The name of a Flag that exists already gives that Flag.
+func NewFlag(name string) Flag {
+	names.Lock()
+	defer names.Unlock()
+	for i, n := range names.flags {
+		if n == name {
+			return Flag(i)
+		}
+	}
+	if len(names.flags) == 64 {
+		panic("session: no Flag left for " + name + "; taken by " + strings.Join(names.flags, ", "))
+	}
+	names.flags = append(names.flags, name)
+	return Flag(len(names.flags) - 1)
+}
+
+// Is reports the flag of s. Under the lock.
+func (f Flag) Is(s *Session) bool { return s.flags&(1<<f) != 0 }
+
+// Set sets the flag of s. Under the lock.
+func (f Flag) Set(s *Session, on bool) {
+	if on {
+		s.flags |= 1 << f
+	} else {
+		s.flags &^= 1 << f
+	}
+}
+
+type slot struct {
+	id uint16
+	v  any
+}
+
+// A Slot is one module's state in a session: mostly absent, typed where it is present. It is for
+// what few sessions have.
+type Slot[T any] struct {
+	id    uint16
+	carry func(dst []byte, v *T) []byte
+	adopt func(b []byte) (*T, error)
+}
+
+// NewSlot makes a Slot, for a package variable. carry and adopt write the state down and read it
+// back; nil: it is lost when the account moves or the server restarts.
+func NewSlot[T any](name string, carry func(dst []byte, v *T) []byte, adopt func(b []byte) (*T, error)) Slot[T] {
+	return Slot[T]{id: register(&names.slots, name), carry: carry, adopt: adopt}
+}
+
+func register(list *[]string, name string) uint16 {
+	names.Lock()
+	defer names.Unlock()
+	if len(*list) == 1<<16-1 {
+		panic(fmt.Sprintf("session: no slot left for %s", name))
+	}
+	*list = append(*list, name)
+	return uint16(len(*list) - 1)
+}
+
+// Get is the state in s, nil if there is none. Under the lock.
+func (k Slot[T]) Get(s *Session) *T {
+	for i := range s.slots {
+		if s.slots[i].id == k.id {
+			return s.slots[i].v.(*T)
+		}
+	}
+	return nil
+}
+
+// Set puts v into s; nil takes it out. Under the lock.
+func (k Slot[T]) Set(s *Session, v *T) {
+	for i := range s.slots {
+		if s.slots[i].id != k.id {
+			continue
+		}
+		if v != nil {
+			s.slots[i].v = v
+			return
+		}
+		last := len(s.slots) - 1
+		s.slots[i] = s.slots[last]
+		s.slots[last] = slot{}
+		if s.slots = s.slots[:last]; last == 0 {
+			s.slots = nil
+		}
+		return
+	}
+	if v != nil {
+		s.slots = append(s.slots, slot{k.id, v})
+	}
+}
+
+// A HostSlot is one module's state for a host, made by the first Get, and kept when the profile
+// changes. The T guards itself.
+type HostSlot[T any] struct {
+	id    uint16
+	fresh func(h *Host) *T
+}
+
+// NewHostSlot makes a HostSlot, for a package variable. fresh makes the state of one host.
+func NewHostSlot[T any](name string, fresh func(h *Host) *T) HostSlot[T] {
+	return HostSlot[T]{register(&names.hostSlots, name), fresh}
+}
+
+var hostSlotMu sync.Mutex
+
+// Get is the state of h. Any goroutine; the first call for a host takes a lock and allocates.
+func (k HostSlot[T]) Get(h *Host) *T {
+	if s := h.slots.Load(); s != nil && int(k.id) < len(*s) && (*s)[k.id] != nil {
+		return (*s)[k.id].(*T)
+	}
+	hostSlotMu.Lock()
+	defer hostSlotMu.Unlock()
+	var old []any
+	if s := h.slots.Load(); s != nil {
+		old = *s
+		if int(k.id) < len(old) && old[k.id] != nil {
+			return old[k.id].(*T)
+		}
+	}
+	list := make([]any, max(len(old), int(k.id)+1))
+	copy(list, old)
+	v := k.fresh(h)
+	list[k.id] = v
+	h.slots.Store(&list)
+	return v
+}

@@ -1,0 +1,252 @@
+package session
+
+import (
+	"canto/reactor"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
+// look at it later.
+type Stanza struct {
+	Session  *Session // the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
+	Host     *Host    // where it is looked at now
+	Element  xmlstream.Element
+	From, To jid.JID
+	Kind     Kind
+	Type     Type
+	Target   Target
+	Fresh    bool // straight from a local client: the Pre chain is yet to run
+	Hops     uint8
+
+	lang   string // of the sender's stream, for a stanza without xml:lang
+	on     *Local
+	at     *Entity
+	acct   *Account
+	stream *Stream // the sender's, while it is on this loop and was not left
+	bare   bool    // a fresh stanza without 'to'
+	extra  []byte  // elements that delivery puts behind the children
+	other  bool    // Element is a rewritten one, to be released
+}
+
+// maxHops ends what mail keeps causing: a stanza is sent on this often.
+const maxHops = 8
+
+// Keep is a copy that stays. Cold path.
+func (ev *Stanza) Keep() *Stanza {
+	k := *ev
+	k.Element, k.other = ev.Element.Clone(), false
+	k.extra = append([]byte(nil), ev.extra...)
+	return &k
+}
+
+// Add has every delivery of ev, to whomever, put el behind ev's own children; el is copied. In phase
+// Rewrite or Archive.
+func (ev *Stanza) Add(el []byte) { ev.extra = append(ev.extra, el...) }
+
+// Replace makes el, one complete element, what is delivered and what later hooks see; el is copied.
+// In phase Rewrite.
+func (ev *Stanza) Replace(el []byte) error {
+	b := ev.on.mailBytes(el)
+	e, err := ev.on.Parser.Element(b)
+	if err != nil {
+		return err
+	}
+	if ev.other {
+		ev.on.Parser.Release(ev.Element)
+	}
+	ev.Element, ev.other = e, true
+	return nil
+}
+
+// Entity is the one whose lock is held: the sender's in a Pre chain, the recipient's later; nil for
+// ToHost. Account is the same, if it is an account.
+func (ev *Stanza) Entity() *Entity   { return ev.at }
+func (ev *Stanza) Account() *Account { return ev.acct }
+
+// Local is the loop's kernel.
+func (ev *Stanza) Local() *Local { return ev.on }
+
+// Directed reports whether the stanza had a 'to' attribute as it was sent.
+func (ev *Stanza) Directed() bool { return !ev.bare }
+
+// ID is the 'id' attribute.
+func (ev *Stanza) ID() []byte {
+	v, _ := ev.Element.Attr(attrID)
+	return v
+}
+
+// Payload is the one child of an iq of type get or set.
+func (ev *Stanza) Payload() xmlstream.Element {
+	e, _ := ev.Element.First()
+	return e
+}
+
+// Appender lends the loop's, emptied, until the hook returns or what was written is sent. It panics
+// while it is lent.
+func (ev *Stanza) Appender() *xmlstream.Appender { return ev.on.Appender() }
+
+// Appender lends the loop's, emptied: see [Stanza.Appender].
+func (l *Local) Appender() *xmlstream.Appender {
+	if cap(l.app.B) > 64<<10 {
+		l.app.B = nil
+	}
+	l.app.Reset(l.app.B[:0])
+	return &l.app
+}
+
+// header writes the start of an answer to ev: its addresses and id.
+func (ev *Stanza) header(a *xmlstream.Appender, typ string) {
+	a.Open(kindElements[ev.Kind])
+	a.Attr(attrType, typ)
+	if id, ok := ev.Element.Attr(attrID); ok {
+		a.AttrBytes(attrID, id)
+	}
+	if !ev.bare && !ev.To.IsZero() {
+		a.Attr(attrFrom, ev.To.String())
+	}
+	a.Attr(attrTo, ev.From.String())
+}
+
+// Reply answers an iq by mail to ev.From: the result's addresses are in place, and build, which may
+// be nil, adds the payload.
+func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
+	a := ev.Appender()
+	ev.header(a, "result")
+	if build != nil {
+		build(ev, a)
+	}
+	a.Close()
+	ev.on.answer(ev, a.B)
+	return Done
+}
+
+// Fail answers by mail with a stanza error of this condition and its usual type, unless ev is an
+// error or an iq result itself (RFC 6120 §8.3.1).
+func (ev *Stanza) Fail(c Condition) Verdict { return ev.FailWith(StanzaError{Condition: c}) }
+
+// FailWith is Fail with more to say.
+func (ev *Stanza) FailWith(e StanzaError) Verdict {
+	if ev.Type == TypeError || ev.Type == TypeResult && ev.Kind == IQ {
+		return Done
+	}
+	ev.on.stats.Bounced[e.Condition]++
+	a := ev.Appender()
+	ev.header(a, "error")
+	e.append(a)
+	a.Close()
+	ev.on.answer(ev, a.B)
+	return Done
+}
+
+// Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
+// whose from and to these are.
+func (ev *Stanza) Send(from, to jid.JID, el []byte) { ev.on.post(from, to, el, ev.Hops+1) }
+
+// Picked reports whether delivery will put ev, a message as addressed, in front of s (RFC 6121
+// §8.5). Under the recipient's lock.
+func (ev *Stanza) Picked(s *Session) bool {
+	if ev.acct == nil || s.account != ev.acct {
+		return false
+	}
+	if ev.Target == ToFull {
+		if r := ev.acct.Resource(ev.To); r != nil || ev.Type == TypeHeadline {
+			return r == s
+		}
+	}
+	switch ev.Type {
+	case TypeGroupchat, TypeError:
+		return false
+	case TypeHeadline:
+		return s.Available() && s.priority >= 0
+	}
+	return s.Available() && s.priority >= 0 && s.priority == ev.acct.TopPriority()
+}
+
+// TopPriority is the highest non-negative priority of the available resources, -1 if there is none.
+func (a *Account) TopPriority() int8 {
+	top := int8(-1)
+	for _, s := range a.sessions {
+		if s.Available() && s.priority > top {
+			top = s.priority
+		}
+	}
+	return top
+}
+
+// Await is for the last handler only, that of a client's own iq: it keeps the client's input back,
+// runs work on a worker and then then on the loop under the account's lock, unless the account or
+// the stream is gone. Anywhere else it panics. After 30 s the answer is remote-server-timeout and
+// the stream goes on. Cold path.
+func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
+	if ev.acct == nil || ev.Kind != IQ {
+		panic("session: Await outside of an iq handler of an account")
+	}
+	l, kept, a, st := ev.on, ev.Keep(), ev.acct, ev.stream
+	a.Pin()
+	late := &overdue{then: func() {
+		l.lock(&a.Entity)
+		kept.on, kept.at, kept.acct = l, &a.Entity, a
+		kept.Fail(RemoteServerTimeout)
+		l.unlock()
+		if st != nil {
+			st.unpark(parkedWork)
+		}
+	}, l: l}
+	if st != nil {
+		st.park(parkedWork)
+	}
+	ok := l.router.Workers.Do(c, l.Loop, work, func(err error) {
+		l.enter()
+		defer l.leave()
+		if st != nil {
+			defer st.unpark(parkedWork)
+		}
+		l.Loop.Arm(&late.timer, 0, late)
+		l.lock(&a.Entity)
+		a.Unpin()
+		if !late.fired {
+			kept.on, kept.at, kept.acct = l, &a.Entity, a
+			then(kept, err)
+		}
+		l.unlock()
+	})
+	if !ok {
+		a.Unpin()
+		if st != nil {
+			st.unpark(parkedWork)
+		}
+		return ev.Fail(ResourceConstraint)
+	}
+	l.Loop.Arm(&late.timer, l.Loop.Tick()+awaitTicks, late)
+	return Done
+}
+
+const awaitTicks = 300
+
+type overdue struct {
+	timer reactor.Timer
+	l     *Local
+	then  func()
+	fired bool
+}
+
+func (o *overdue) OnTimer(*reactor.Loop) {
+	o.l.enter()
+	defer o.l.leave()
+	o.fired = true
+	o.then()
+}
+
+var kindElements = [numKinds]xmlstream.Name{
+	Message:  xmlstream.N(NSClient, "message"),
+	Presence: xmlstream.N(NSClient, "presence"),
+	IQ:       xmlstream.N(NSClient, "iq"),
+}
+
+// Element names of the three kinds, for modules that write stanzas.
+var (
+	MessageName  = kindElements[Message]
+	PresenceName = kindElements[Presence]
+	IQName       = kindElements[IQ]
+)

@@ -1,0 +1,335 @@
+package session
+
+import (
+	"crypto/tls"
+	"net/netip"
+
+	"canto/reactor"
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// State is how far a stream has come; it only grows, but for the restarts of RFC 6120 §4.3.3.
+type State uint8
+
+// Opening: no stream header yet (Prosody's "notopen"). Unauthed: header seen. Authed: SASL or
+// dialback done. Closing: a stream error or the end tag was sent; nothing more is read. The seed's
+// types follow: c2s_unauthed is Unauthed, c2s_unbound is Authed without a Session, c2s with.
+const (
+	Opening State = iota
+	Unauthed
+	Authed
+	Closing
+)
+
+// A Wire is where one stream's elements leave: TCP, a WebSocket, or a message to whoever has the
+// socket; so nothing it returns but ok matters, and ok is that of [reactor.Conn.Append]. Send: any
+// goroutine. The others: the stream's loop; Close takes effect at the end of a turn.
+type Wire interface {
+	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
+	Send(el []byte, form xmlstream.Form) (ok bool)    // one complete top-level element, or several
+	Form() xmlstream.Form                             // what the wire takes as it is; any goroutine
+	Pause()
+	Resume()
+	Arm(at reactor.Tick)
+	Close(reason error) // any goroutine. A *StreamError is sent; every reason ends the stream and the connection
+	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
+	StartTLS(h *Host) error
+	Remote() netip.AddrPort // any goroutine
+	// TLS is nil while plain, and on wires that have none of their own.
+	TLS() *tls.ConnectionState
+}
+
+// deadlines of one stream, each a Tick in Stream.due; the earliest is armed.
+const (
+	dueLogin = iota
+	dueRate
+	numDue
+)
+
+// A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
+// Session. session.txt, beside this file, says of each field when it is set and who sets it.
+type Stream struct {
+	wire     Wire
+	loop     *Local
+	host     *Host
+	sess     *Session // set by bind or resumption; whether still ours, only its lock tells
+	in       xmlstream.Stream
+	deal     *deal // negotiation; nil once a c2s stream is bound
+	id       uint64
+	due      [numDue]reactor.Tick
+	tokens   int32        // bytes that may still be read before the stream is paused
+	refilled reactor.Tick // when tokens were last added
+	state    State
+	traits   Traits
+	parked   uint8 // reasons why no stanza is taken now
+	bits     uint8
+}
+
+// Reasons for parked.
+const (
+	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
+	parkedRate
+	parkedOutbox
+)
+
+// Bits of a Stream.
+const (
+	bitHeader   uint8 = 1 << iota // our header was sent
+	bitFeatures                   // features were sent for the present header
+	bitCounted                    // counted in its host
+	bitGone                       // the connection is closed
+	bitUpgrade                    // <starttls/> was taken: the front door goes on
+)
+
+// A deal is what is known of a stream before it is bound.
+type deal struct {
+	id       string  // of the stream header in force
+	from     jid.JID // what the peer's header claimed; never trusted
+	peer     jid.JID // bare, as SASL's verifier returned it
+	account  uint64  // its id in the store
+	lang     string
+	exchange any // SASL's state between two elements
+	tries    int
+}
+
+// State is how far st has come.
+func (st *Stream) State() State { return st.state }
+
+// Traits say what st is by now.
+func (st *Stream) Traits() Traits { return st.traits }
+
+// Host is the domain that the peer's header named; nil before one did.
+func (st *Stream) Host() *Host { return st.host }
+
+// Local is the kernel's part of the loop that owns st. Any goroutine.
+func (st *Stream) Local() *Local { return st.loop }
+
+// Wire is st's connection.
+func (st *Stream) Wire() Wire { return st.wire }
+
+// Session is what st was bound to; nil before.
+func (st *Stream) Session() *Session { return st.sess }
+
+// In is the parse state of st, for the front door that feeds it.
+func (st *Stream) In() *xmlstream.Stream { return &st.in }
+
+// ID numbers the streams of this process; it is never used again. Any goroutine.
+func (st *Stream) ID() uint64 { return st.id }
+
+// HeaderID is the id of the stream header that we sent last (RFC 6120 §4.7.3); empty once bound.
+func (st *Stream) HeaderID() string {
+	if st.deal == nil {
+		return ""
+	}
+	return st.deal.id
+}
+
+// Peer is zero until SASL, then the bare JID of who is there, then the full one.
+func (st *Stream) Peer() jid.JID {
+	if st.sess != nil {
+		return st.sess.jid
+	}
+	if st.deal != nil {
+		return st.deal.peer
+	}
+	return jid.JID{}
+}
+
+// Claimed is the 'from' of the peer's header; a claim, never an identity (RFC 6120 §4.7.1).
+func (st *Stream) Claimed() jid.JID {
+	if st.deal == nil {
+		return jid.JID{}
+	}
+	return st.deal.from
+}
+
+// Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
+func (st *Stream) Exchange() any {
+	if st.deal == nil {
+		return nil
+	}
+	return st.deal.exchange
+}
+
+// SetExchange replaces it; nil ends the exchange.
+func (st *Stream) SetExchange(v any) {
+	if st.deal != nil {
+		st.deal.exchange = v
+	}
+}
+
+// Fail counts a failed try to authenticate and returns how many there were on this stream.
+func (st *Stream) Fail() int {
+	if st.deal == nil {
+		return 0
+	}
+	st.deal.tries++
+	return st.deal.tries
+}
+
+// Send sends a nonza or features, past no hook.
+func (st *Stream) Send(el []byte) {
+	if st.state != Closing {
+		st.wire.Send(el, xmlstream.Streamed)
+	}
+}
+
+// Lang is the xml:lang of the peer's header.
+func (st *Stream) Lang() string {
+	if r := st.in.Root(); r != nil {
+		return r.Lang
+	}
+	return ""
+}
+
+// Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
+// verifier returned, account its id in the store. The peer restarts the stream next.
+func (st *Stream) Authenticated(who jid.JID, account uint64) {
+	st.deal.peer, st.deal.account, st.deal.exchange = who.Bare(), account, nil
+	st.traits |= HasUser
+	st.restart()
+}
+
+// Secured is called when TLS is up; the peer restarts the stream next (RFC 6120 §5.4.3.3). Nothing
+// that came before survives: host, id, language, a SASL exchange.
+func (st *Stream) Secured() {
+	st.traits |= Secure
+	if st.host != nil {
+		st.leaveHost()
+	}
+	st.deal = &deal{}
+	st.restart()
+}
+
+// Upgrade is what the starttls feature calls: as soon as the front door sees that nothing was sent
+// behind <starttls/>, <proceed/> leaves and the handshake begins.
+func (st *Stream) Upgrade() { st.bits |= bitUpgrade }
+
+// Upgrading reports whether Upgrade was called and StartTLS not yet.
+func (st *Stream) Upgrading() bool { return st.bits&bitUpgrade != 0 }
+
+// StartTLS goes on with an Upgrade; rest is how many bytes were read behind <starttls/>. Such bytes
+// were sent in the clear and would be taken for something that TLS protects: they end the stream
+// (attack T09).
+func (st *Stream) StartTLS(rest int) {
+	st.bits &^= bitUpgrade
+	if rest > 0 {
+		st.Close(&StreamError{Condition: "policy-violation", Text: "data behind <starttls/>"})
+		return
+	}
+	st.Send([]byte("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"))
+	if err := st.wire.StartTLS(st.host); err != nil {
+		st.loop.Log.Warn("STARTTLS failed", "err", err)
+		st.state = Closing
+		st.wire.Close(err)
+	}
+}
+
+func (st *Stream) restart() {
+	st.state = Opening
+	st.bits &^= bitFeatures
+	lim := st.loop.router.limits().before
+	if st.traits&HasUser != 0 {
+		lim = st.loop.router.limits().after
+	}
+	st.in.Reset(lim)
+}
+
+func (st *Stream) leaveHost() {
+	if st.bits&bitCounted != 0 {
+		st.host.conns.Add(-1)
+		st.bits &^= bitCounted
+	}
+	st.host = nil
+}
+
+// Close ends st with a stream error, or cleanly if err is nil. Closing twice is closing once.
+func (st *Stream) Close(err error) {
+	if st.state == Closing {
+		return
+	}
+	st.loop.countClose(err)
+	if st.bits&bitHeader == 0 {
+		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
+		st.openHeader()
+	}
+	st.state = Closing
+	st.wire.Close(err)
+}
+
+// Ready reports whether st takes another element now: it is neither closing nor parked.
+func (st *Stream) Ready() bool { return st.state != Closing && st.parked == 0 }
+
+// park stops reading until unpark takes the last reason away.
+func (st *Stream) park(why uint8) {
+	if st.parked == 0 {
+		st.wire.Pause()
+	}
+	st.parked |= why
+}
+
+func (st *Stream) unpark(why uint8) {
+	if st.parked&why == 0 {
+		return
+	}
+	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
+		st.wire.Resume()
+	}
+}
+
+// arm sets one deadline and the wire's timer to the earliest.
+func (st *Stream) arm(which int, at reactor.Tick) {
+	st.due[which] = at
+	first := reactor.Tick(0)
+	for _, d := range st.due {
+		if d != 0 && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	st.wire.Arm(first)
+}
+
+// Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
+// connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
+// room; if not, nothing is run.
+func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
+	st.park(parkedWork)
+	ok = st.loop.router.Workers.Do(c, st.loop.Loop, work, func(err error) {
+		st.loop.enter()
+		defer st.loop.leave()
+		if st.bits&bitGone != 0 {
+			return
+		}
+		st.unpark(parkedWork)
+		if st.state != Closing {
+			then(err)
+		}
+	})
+	if !ok {
+		st.unpark(parkedWork)
+	}
+	return ok
+}
+
+// Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
+func (st *Stream) Delay(d reactor.Tick, then func()) {
+	st.park(parkedWork)
+	st.loop.After(d, func() {
+		if st.bits&bitGone != 0 {
+			return
+		}
+		st.unpark(parkedWork)
+		if st.state != Closing {
+			then()
+		}
+	})
+}
+
+// A StreamRef names a stream anywhere, of this process or another. The zero value is none: the
+// session rests.
+type StreamRef struct {
+	Node uint16
+	Inc  uint32 // of the node: its starts are counted
+	ID   uint64
+}
