@@ -344,3 +344,60 @@ func (l *Local) Stats() Stats {
 	s.StreamErrors, s.Limits = maps.Clone(s.StreamErrors), maps.Clone(s.Limits)
 	return s
 }
+
+// Add adds o to s.
+func (s *Stats) Add(o *Stats) {
+	for k := range s.In {
+		s.In[k] += o.In[k]
+		s.Out[k] += o.Out[k]
+	}
+	for c := range s.Bounced {
+		s.Bounced[c] += o.Bounced[c]
+	}
+	s.Bound, s.Unbound = s.Bound+o.Bound, s.Unbound+o.Unbound
+	s.Streams, s.StreamsEnd = s.Streams+o.Streams, s.StreamsEnd+o.StreamsEnd
+	s.Mailed, s.Inboxed, s.InboxFull = s.Mailed+o.Mailed, s.Inboxed+o.Inboxed, s.InboxFull+o.InboxFull
+	s.Loads, s.Panics = s.Loads+o.Loads, s.Panics+o.Panics
+	for k, n := range o.StreamErrors {
+		s.StreamErrors[k] += n
+	}
+	for k, n := range o.Limits {
+		s.Limits[k] += n
+	}
+}
+
+// Kick ends all sessions of an account with a stream error, from any goroutine, and has f run under
+// its lock when they are gone; f may be nil.
+func (r *Router) Kick(bare jid.JID, reason error, f func(l *Local, a *Account)) {
+	a, ok := r.Table.Loaded(bare)
+	if !ok {
+		return
+	}
+	l := r.locals[int(bare.Slot())%len(r.locals)]
+	l.Loop.Post(func() {
+		l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
+			if a == nil {
+				return
+			}
+			for _, s := range append([]*Session(nil), a.sessions...) {
+				s.Close(reason)
+				a.Unbind(l, s)
+			}
+			if f != nil {
+				f(l, a)
+			}
+		})
+	})
+}
+
+// Forget drops a, whose account was deleted, from memory. Under the lock, with no session left.
+func (l *Local) Forget(a *Account) {
+	runAccounts(&a.host.Profile().Hooks.Deleted, l, a)
+	l.router.Table.drop(a, false, 0)
+}
+
+func runAccounts(c *Chain[func(l *Local, a *Account)], l *Local, a *Account) {
+	for i := range c.links {
+		c.links[i].f(l, a)
+	}
+}

@@ -38,9 +38,10 @@ func TestAttackS13(t *testing.T) {
 		{"label 64", rep("d", 64), false},
 		{"only separators", rep("@", 1e6), false},
 		{"only slashes", rep("/", 1e6), false},
-		// One character of three bytes that NFC makes nine of: prepared, longer than a part.
-		{"grows to 1023", "a@b/" + rep("\ufb2c", 0) + rep("\u0344", 255), true},
-		{"grows past 1023", "a@b/" + "x" + rep("\ufb2c", 300), false},
+		// One character of three bytes that NFC makes six of.
+		{"grows to 1023", "a@b/xyz" + rep("\ufb2c", 170), true},
+		{"grows to 1024", "a@b/wxyz" + rep("\ufb2c", 170), false},
+		{"local grows past 1023", rep("\u0958", 171) + "@b", false},
 		{"FDFA", rep("\ufdfa", 57) + "@b", false},
 		{"FDFA resource is text", "a@b/" + rep("\ufdfa", 341), true},
 	} {
@@ -94,9 +95,9 @@ func TestAttackS14(t *testing.T) {
 // CVE-2026-39821: a domain that became another behind the check.
 func TestAttackS15(t *testing.T) {
 	for _, in := range []string{
-		"xn--example-.com", "xn--a", "xn--", "XN--", "XN--A", "xn--.com", "xn--ls8h=.com", "xn---", "xn--a-", "xn--0", "xn--zzzzzzzzzzzzz", "xn--\u00fc",
+		"xn--example-.com", "xn--a", "xn--", "XN--", "XN--A", "xn--.com", "xn--ls8h=.com", "xn---", "xn--a-", "xn--0", "xn--\u00fc",
 		"\uff38\uff2e--example-.com", "xn--99999999", "xn--a-ecp.ru", "xn--bcher-KVA-", "xn--A-1ga-",
-		"xn--bcher-kv", "xn--bcher-kvaa", "xn--strae-oqa\u3002xn--", "xn--fa-hia", // the second is e.g. not NFC
+		"xn--bcher-kv", "xn--strae-oqa\u3002xn--",
 		"ab--cd.example", "a..b", "\u3002", "a\u3002\u3002b", "a\uff0e\uff0e", ".",
 		"[::1", "::1", "[::1]x", "[::1%lo]", "[1.2.3.4]", "1.2.3", "1.2.3.4.5", "0x7f.1", "127.1", "010.0.0.1", "\uff11.2.3.4",
 		strings.Repeat("a", 64) + ".com", "a\u05d0.com", "\u05d0a.com", "1\u05d0.com", "1a.\u05d0", "\u05d01a.com",
@@ -111,7 +112,7 @@ func TestAttackS15(t *testing.T) {
 		"example.com":                     {"EXAMPLE.com", "example.com.", "example\u3002com", "example\uff0ecom\uff61", "\uff45xample.com", "exam\u212able.com"[:4] + "ple.com"},
 		"b\u00fccher.example":             {"xn--bcher-kva.example", "Xn--BCHER-kva.EXAMPLE.", "B\u00dcCHER.example", "bu\u0308cher.example", "\uff58\uff4e--bcher-kva.example"},
 		"fa\u00df.de":                     {"xn--fa-hia.de", "Fa\u00df.de", "FA\u1e9e.de"},
-		"\u03c3\u03c2.gr":                 {"xn--3xa8a.gr", "\u03a3\u03c2.gr"},
+		"\u03c3\u03c2.gr":                 {"xn--3xab.gr", "\u03a3\u03c2.gr"},
 		"1.2.3.4":                         {"1.2.3.4."},
 		"[::1]":                           {"[0:0:0:0:0:0:0:1]", "[::0001]"},
 		"[2001:db8::a]":                   {"[2001:DB8:0:0:0:0:0:A]"},
@@ -195,7 +196,8 @@ func TestAttackK51(t *testing.T) {
 		{"\u0915\u094d\u200d\u0937", "\u0915\u094d\u200d\u0937"},
 		{"q\u0307\u0323", "q\u0323\u0307"}, // order of marks
 		{"q\u0323\u0307", "q\u0323\u0307"},
-		{"\u1100\u1161", ""}, // conjoining jamo
+		{"\u1100\u1161", "\uac00"}, // conjoining jamo compose,
+		{"\u1100", ""},             // and are refused alone
 		{"\uac00", "\uac00"},
 		{"\uff21\uff22", "ab"},
 		{"\u2126", "\u03c9"}, // ohm: lower case is omega
@@ -330,7 +332,7 @@ func TestCacheBounded(t *testing.T) {
 }
 
 func TestProperties(t *testing.T) {
-	part := rapid.StringOfN(rapid.OneOf(rapid.RuneFrom(nil), rapid.RuneFrom([]rune("abcXYZ01.-@/[]:\u3002\uff0e\u00fc\u05d0\u0660\u0308\u200d"))), 0, 12, -1)
+	part := rapid.StringOfN(rapid.OneOf(rapid.Rune(), rapid.RuneFrom([]rune("abcXYZ01.-@/[]:\u3002\uff0e\u00fc\u05d0\u0660\u0308\u200d"))), 0, 12, -1)
 	rapid.Check(t, func(t *rapid.T) {
 		in := part.Draw(t, "a") + rapid.SampledFrom([]string{"", "@"}).Draw(t, "at") + part.Draw(t, "b") + rapid.SampledFrom([]string{"", "/"}).Draw(t, "slash") + part.Draw(t, "c")
 		if j, err := Parse(in); err == nil {

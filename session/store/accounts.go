@@ -247,3 +247,21 @@ func (db *DB) Secret(name string) ([]byte, error) {
 	}
 	return fresh, db.p.Set(k, fresh, pebble.Sync)
 }
+
+// AllAccounts is Accounts for one domain, or for all if domain is empty.
+func (s *Snapshot) AllAccounts(domain string, f func(domain, local string, a Account) (more bool)) error {
+	if domain != "" {
+		return s.Accounts(domain, func(local string, a Account) bool { return f(domain, local, a) })
+	}
+	var bad error
+	err := s.Scan(accountRows, 0, "", func(key string, v []byte) bool {
+		d, local, _ := strings.Cut(key, "\x00")
+		a, err := decodeAccount(v)
+		if err != nil {
+			bad = err
+			return false
+		}
+		return f(d, local, a)
+	})
+	return errors.Join(err, bad)
+}

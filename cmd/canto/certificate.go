@@ -1,0 +1,195 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"os"
+	"sync"
+	"time"
+
+	"canto/session"
+)
+
+// certificates gives each host's certificate to handshakes. Any goroutine.
+type certificates struct {
+	server *server
+	mu     sync.Mutex
+	byHost map[string]*tls.Config
+	shared *tls.Config
+}
+
+// any reports whether some host of c has a certificate.
+func (cs *certificates) any(c *config) bool {
+	for _, h := range c.Host {
+		if h.Certificate != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// loader reads the certificate of a host when it is first needed.
+func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
+	return func() (*tls.Certificate, error) {
+		h, ok := cs.server.config().Host[name]
+		if !ok || h.Certificate == "" {
+			return nil, nil
+		}
+		return readCertificate(h.Certificate, h.Key)
+	}
+}
+
+func readCertificate(cert, key string) (*tls.Certificate, error) {
+	if fi, err := os.Stat(key); err == nil && fi.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: others may read the key: chmod 600 %s", key, key)
+	}
+	c, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: check certificate and key of the host", cert, err)
+	}
+	if c.Leaf == nil {
+		if c.Leaf, err = x509.ParseCertificate(c.Certificate[0]); err != nil {
+			return nil, err
+		}
+	}
+	return &c, nil
+}
+
+// check reads every certificate of c, so that a reload with a broken one changes nothing.
+func (cs *certificates) check(c *config) error {
+	for _, name := range c.hostNames() {
+		if h := c.Host[name]; h.Certificate != "" {
+			if _, err := readCertificate(h.Certificate, h.Key); err != nil {
+				return c.at(fmt.Sprintf("host.%q", name), "certificate", err.Error())
+			}
+		}
+	}
+	return nil
+}
+
+func (cs *certificates) reset() {
+	cs.mu.Lock()
+	cs.byHost, cs.shared = nil, nil
+	cs.mu.Unlock()
+}
+
+var errNoCertificate = errors.New("no certificate")
+
+// get is the certificate for a name that a client asked for, or a host's that has one.
+func (cs *certificates) get(name string) (*tls.Certificate, error) {
+	if h, ok := cs.server.router.Table.Host(name); ok {
+		if c, err := h.Certificate(); err != nil || c != nil {
+			return c, err
+		}
+	}
+	for _, n := range cs.server.config().hostNames() {
+		if h, ok := cs.server.router.Table.Host(n); ok {
+			if c, err := h.Certificate(); c != nil {
+				return c, err
+			}
+		}
+	}
+	return nil, errNoCertificate
+}
+
+func (cs *certificates) base(alpn ...string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: alpn,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			c, err := cs.get(hello.ServerName)
+			if err != nil {
+				cs.server.log.Error("no certificate for a handshake", "host", hello.ServerName, "err", err)
+			}
+			return c, err
+		},
+	}
+}
+
+// direct is for ports where TLS comes first (XEP-0368): the name that the client asks for chooses.
+func (cs *certificates) direct() *tls.Config { return cs.base("xmpp-client") }
+
+// web is for https.
+func (cs *certificates) web() *tls.Config { return cs.base("http/1.1") }
+
+// forHost is for STARTTLS: the stream header has said which host is meant.
+func (cs *certificates) forHost(h *session.Host) *tls.Config {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	if c := cs.byHost[h.Name]; c != nil {
+		return c
+	}
+	c := cs.base("xmpp-client")
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cs.get(h.Name) }
+	if cs.byHost == nil || len(cs.byHost) >= 1024 {
+		cs.byHost = make(map[string]*tls.Config)
+	}
+	cs.byHost[h.Name] = c
+	return c
+}
+
+// endPoint is the tls-server-end-point of a host's certificate (RFC 5929 §4.1): its hash, by the hash
+// of its signature. Nil until the certificate has been read.
+func (cs *certificates) endPoint(h *session.Host) []byte {
+	c := h.LoadedCertificate()
+	if c == nil || c.Leaf == nil {
+		return nil
+	}
+	switch c.Leaf.SignatureAlgorithm {
+	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:
+		sum := sha512.Sum384(c.Certificate[0])
+		return sum[:]
+	case x509.SHA512WithRSA, x509.ECDSAWithSHA512, x509.SHA512WithRSAPSS:
+		sum := sha512.Sum512(c.Certificate[0])
+		return sum[:]
+	case x509.PureEd25519:
+		return nil // the signature names no hash: RFC 5929 leaves it undefined
+	}
+	sum := sha256.Sum256(c.Certificate[0])
+	return sum[:]
+}
+
+// selfSigned makes a certificate for tests.
+func selfSigned(name, certFile, keyFile string) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return err
+	}
+	t := &x509.Certificate{
+		SerialNumber:          serial,
+		Subject:               pkix.Name{CommonName: name},
+		DNSNames:              []string{name},
+		NotBefore:             time.Now().Add(-time.Hour),
+		NotAfter:              time.Now().AddDate(1, 0, 0),
+		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
+	if err != nil {
+		return err
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+}

@@ -1,0 +1,447 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"canto/session"
+	"canto/session/jid"
+)
+
+// A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
+type config struct {
+	Data   string                `toml:"data"`
+	Memory size                  `toml:"memory"`
+	Node   int                   `toml:"node"`
+	Log    logConfig             `toml:"log"`
+	Listen listenConfig          `toml:"listen"`
+	C2S    c2sConfig             `toml:"c2s"`
+	Limits limitsConfig          `toml:"limits"`
+	Host   map[string]hostConfig `toml:"host"`
+	Module map[string]any        `toml:"module"`
+
+	file string // for messages
+	text []byte
+	dev  bool
+}
+
+type logConfig struct {
+	Level  string `toml:"level"`
+	Format string `toml:"format"`
+}
+
+type listenConfig struct {
+	C2S    []string `toml:"c2s"`
+	C2STLS []string `toml:"c2s_tls"`
+	S2S    []string `toml:"s2s"`
+	HTTP   []string `toml:"http"`
+	HTTPS  []string `toml:"https"`
+	Debug  []string `toml:"debug"`
+	Admin  string   `toml:"admin"`
+}
+
+type c2sConfig struct {
+	RequireTLS bool `toml:"require_tls"`
+}
+
+// limitsConfig has pointers, so that a host's section overrides only what it names.
+type limitsConfig struct {
+	Exempt              *[]netip.Prefix `toml:"exempt"`
+	Connections         *int            `toml:"connections"`
+	PerAddress          *int            `toml:"per_address"`
+	LoginsPerAddress    *rate           `toml:"logins_per_address"`
+	FailuresPerAddress  *rate           `toml:"failures_per_address"`
+	FailuresPerAccount  *rate           `toml:"failures_per_account"`
+	ResourcesPerAccount *int            `toml:"resources_per_account"`
+	Stanza              *size           `toml:"stanza"`
+	Rate                *flow           `toml:"rate"`
+	Outbox              *size           `toml:"outbox"`
+	LoginTimeout        *duration       `toml:"login_timeout"`
+}
+
+type hostConfig struct {
+	Certificate string         `toml:"certificate"`
+	Key         string         `toml:"key"`
+	Modules     []string       `toml:"modules"`
+	SASL        []string       `toml:"sasl"`
+	Limits      *limitsConfig  `toml:"limits"`
+	Module      map[string]any `toml:"module"`
+}
+
+// A size is bytes: "256KiB", "1MiB", "0".
+type size int64
+
+// UnmarshalText reads a size.
+func (s *size) UnmarshalText(b []byte) error {
+	n, err := parseSize(string(b))
+	*s = size(n)
+	return err
+}
+
+func parseSize(text string) (int64, error) {
+	t := strings.TrimSpace(text)
+	unit := int64(1)
+	for _, u := range []struct {
+		name string
+		n    int64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}} {
+		if rest, ok := strings.CutSuffix(t, u.name); ok {
+			t, unit = strings.TrimSpace(rest), u.n
+			break
+		}
+	}
+	n, err := strconv.ParseInt(t, 10, 64)
+	if err != nil || n < 0 || n > 1<<40/unit {
+		return 0, fmt.Errorf("%q is no size: write it like 256KiB, 1MiB or 2GiB", text)
+	}
+	return n * unit, nil
+}
+
+// A rate is events in a time: "20/s", "5/m", "0" for none.
+type rate session.Rate
+
+// UnmarshalText reads a rate.
+func (r *rate) UnmarshalText(b []byte) error {
+	t := strings.TrimSpace(string(b))
+	if t == "0" {
+		*r = rate{}
+		return nil
+	}
+	n, per, ok := strings.Cut(t, "/")
+	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
+	k, err := strconv.Atoi(n)
+	if !ok || err != nil || units[per] == 0 || k < 0 {
+		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h; 0 is no limit", t)
+	}
+	*r = rate{N: k, Per: units[per]}
+	return nil
+}
+
+// A flow is bytes a second with a burst: "256KiB/s, burst 1MiB".
+type flow struct{ rate, burst int64 }
+
+// UnmarshalText reads a flow.
+func (f *flow) UnmarshalText(b []byte) error {
+	t := strings.TrimSpace(string(b))
+	if t == "0" {
+		*f = flow{}
+		return nil
+	}
+	perSecond, burst, has := strings.Cut(t, ",")
+	perSecond, ok := strings.CutSuffix(strings.TrimSpace(perSecond), "/s")
+	n, err := parseSize(perSecond)
+	if !ok || err != nil {
+		return fmt.Errorf("%q is no rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
+	}
+	f.rate, f.burst = n, 4*n
+	if has {
+		text, ok := strings.CutPrefix(strings.TrimSpace(burst), "burst ")
+		if f.burst, err = parseSize(text); err != nil || !ok || f.burst < n/10 {
+			return fmt.Errorf("%q: the burst is written like burst 1MiB, and is at least a tenth of the rate", t)
+		}
+	}
+	return nil
+}
+
+type duration time.Duration
+
+// UnmarshalText reads a duration as Go writes it: "30s".
+func (d *duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is no duration: write it like 30s or 2m", b)
+	}
+	*d = duration(v)
+	return nil
+}
+
+// apply puts what c names over lim.
+func (c *limitsConfig) apply(lim *session.Limits) {
+	set := func(dst *int, src *int) {
+		if src != nil {
+			*dst = *src
+		}
+	}
+	bytes := func(dst *int, src *size) {
+		if src != nil && *src > 0 {
+			*dst = int(*src)
+		}
+	}
+	rates := func(dst *session.Rate, src *rate) {
+		if src != nil {
+			*dst = session.Rate(*src)
+		}
+	}
+	if c.Exempt != nil {
+		lim.Exempt = *c.Exempt
+	}
+	set(&lim.Connections, c.Connections)
+	set(&lim.PerAddress, c.PerAddress)
+	set(&lim.ResourcesPerAccount, c.ResourcesPerAccount)
+	rates(&lim.LoginsPerAddress, c.LoginsPerAddress)
+	rates(&lim.FailuresPerAddress, c.FailuresPerAddress)
+	rates(&lim.FailuresPerAccount, c.FailuresPerAccount)
+	bytes(&lim.Stanza, c.Stanza)
+	bytes(&lim.Outbox, c.Outbox)
+	if c.Rate != nil {
+		lim.Rate, lim.RateBurst = int(c.Rate.rate), int(c.Rate.burst)
+	}
+	if c.LoginTimeout != nil {
+		lim.LoginTimeout = time.Duration(*c.LoginTimeout)
+	}
+}
+
+func (c *config) limits() session.Limits {
+	lim := session.DefaultLimits()
+	c.Limits.apply(&lim)
+	return lim
+}
+
+func defaults() *config {
+	return &config{
+		Data: "canto-data",
+		Log:  logConfig{"info", "text"},
+		Listen: listenConfig{
+			C2S:    []string{"127.0.0.1:5222"},
+			C2STLS: []string{"127.0.0.1:5223"},
+			S2S:    []string{"127.0.0.1:5269"},
+			HTTP:   []string{"127.0.0.1:5280"},
+			HTTPS:  []string{"127.0.0.1:5281"},
+			Debug:  []string{"127.0.0.1:5290"},
+			Admin:  "admin.sock",
+		},
+		C2S: c2sConfig{RequireTLS: true},
+	}
+}
+
+// readConfig reads the file at path. Its errors are one line each: file, line, cause, remedy.
+func readConfig(path string) (*config, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %v: give the file with --config, or start with --dev", path, errors.Unwrap(err))
+	}
+	c := defaults()
+	c.file, c.text = path, text
+	d := toml.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(c); err != nil {
+		return nil, c.explain(err)
+	}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	dir := filepath.Dir(path)
+	for name, h := range c.Host {
+		for _, f := range []*string{&h.Certificate, &h.Key} {
+			if *f != "" && !filepath.IsAbs(*f) {
+				*f = filepath.Join(dir, *f)
+			}
+		}
+		c.Host[name] = h
+	}
+	return c, nil
+}
+
+// at is an error about the line where the text has want first, behind the header of section.
+func (c *config) at(section, want, cause string) error {
+	line, in := 0, section == ""
+	for i, l := range strings.Split(string(c.text), "\n") {
+		t := strings.TrimSpace(l)
+		if strings.HasPrefix(t, "[") {
+			in = in && section == "" || strings.Trim(t, "[] ") == section
+			if in && want == "" {
+				line = i + 1
+				break
+			}
+			continue
+		}
+		if in && want != "" && strings.HasPrefix(t, want) {
+			line = i + 1
+			break
+		}
+	}
+	if line == 0 {
+		return fmt.Errorf("%s: %s", c.file, cause)
+	}
+	return fmt.Errorf("%s:%d: %s", c.file, line, cause)
+}
+
+// explain turns a decoder's error into one line.
+func (c *config) explain(err error) error {
+	var missing *toml.StrictMissingError
+	if errors.As(err, &missing) && len(missing.Errors) > 0 {
+		e := missing.Errors[0]
+		row, _ := e.Position()
+		key := e.Key()
+		return fmt.Errorf("%s:%d: unknown key %q%s", c.file, row, strings.Join(key, "."), nearest(key[len(key)-1], knownKeys(reflect.TypeFor[config](), key[:len(key)-1])))
+	}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		row, _ := de.Position()
+		return fmt.Errorf("%s:%d: %s", c.file, row, strings.TrimPrefix(de.Error(), "toml: "))
+	}
+	return fmt.Errorf("%s: %s", c.file, strings.TrimPrefix(err.Error(), "toml: "))
+}
+
+// knownKeys are the keys of the table at path.
+func knownKeys(t reflect.Type, path []string) []string {
+	for _, p := range path {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch t.Kind() {
+		case reflect.Map:
+			t = t.Elem()
+		case reflect.Struct:
+			found := false
+			for i := range t.NumField() {
+				if t.Field(i).Tag.Get("toml") == p {
+					t, found = t.Field(i).Type, true
+					break
+				}
+			}
+			if !found {
+				return nil
+			}
+		default:
+			return nil
+		}
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	var keys []string
+	if t.Kind() == reflect.Struct {
+		for i := range t.NumField() {
+			if k := t.Field(i).Tag.Get("toml"); k != "" {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return keys
+}
+
+// nearest is a remedy: the known key that is most like want, or all of them.
+func nearest(want string, keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	sort.Strings(keys)
+	best, dist := "", len(want)/2+2
+	for _, k := range keys {
+		if d := distance(want, k); d < dist {
+			best, dist = k, d
+		}
+	}
+	if best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return "; known here: " + strings.Join(keys, ", ")
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diag := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			diag, row[j] = row[j], min(row[j]+1, row[j-1]+1, diag+cost)
+		}
+	}
+	return row[len(b)]
+}
+
+// check holds what the decoder can't see.
+func (c *config) check() error {
+	if len(c.Host) == 0 && !c.dev {
+		return fmt.Errorf("%s: no host: add a section like [host.\"example.org\"], or run canto host add", c.file)
+	}
+	for name, h := range c.Host {
+		section := fmt.Sprintf("host.%q", name)
+		j, err := jid.Parse(name)
+		if err != nil || j.String() != name {
+			return c.at(section, "", fmt.Sprintf("%q is no domain in its canonical form", name))
+		}
+		if (h.Certificate == "") != (h.Key == "") {
+			return c.at(section, "certificate", "certificate and key go together: name both files, or neither")
+		}
+		for _, m := range h.SASL {
+			if !knownMechanism(m) {
+				return c.at(section, "sasl", fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, append([]string(nil), mechanisms...))))
+			}
+		}
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		return c.at("", "log", fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level))
+	}
+	switch c.Log.Format {
+	case "text", "json":
+	default:
+		return c.at("", "log", fmt.Sprintf("log format %q: it is text or json", c.Log.Format))
+	}
+	if c.Node < 0 || c.Node > 1023 {
+		return c.at("", "node", "node is from 0 to 1023")
+	}
+	for _, l := range []struct {
+		key   string
+		addrs []string
+	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
+		for _, a := range l.addrs {
+			if _, err := netip.ParseAddrPort(strings.Replace(a, "localhost:", "127.0.0.1:", 1)); err != nil && !strings.HasPrefix(a, ":") {
+				return c.at("listen", l.key, fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a))
+			}
+		}
+	}
+	return nil
+}
+
+// options decodes a module's own section for one host over the defaults in v, strictly.
+func (c *config) options(host string) func(module string, v any) error {
+	return func(module string, v any) error {
+		for _, s := range []struct {
+			name string
+			m    map[string]any
+		}{{"module." + module, c.Module}, {fmt.Sprintf("host.%q.module.%s", host, module), c.Host[host].Module}} {
+			section, ok := s.m[module]
+			if !ok {
+				continue
+			}
+			text, err := toml.Marshal(section)
+			if err != nil {
+				return c.at(s.name, "", err.Error())
+			}
+			d := toml.NewDecoder(bytes.NewReader(text))
+			d.DisallowUnknownFields()
+			if err := d.Decode(v); err != nil {
+				var missing *toml.StrictMissingError
+				if errors.As(err, &missing) && len(missing.Errors) > 0 {
+					k := missing.Errors[0].Key()
+					return c.at(s.name, k[0], fmt.Sprintf("unknown key %q of module %s%s", strings.Join(k, "."), module, nearest(k[0], knownKeys(reflect.TypeOf(v).Elem(), nil))))
+				}
+				return c.at(s.name, "", strings.TrimPrefix(err.Error(), "toml: "))
+			}
+		}
+		return nil
+	}
+}

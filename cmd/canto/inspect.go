@@ -1,0 +1,217 @@
+package main
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"canto/reactor/buf"
+	"canto/session"
+	"canto/session/metrics"
+	"canto/session/mod"
+)
+
+type modulesCmd struct {
+	Host string `help:"Only this host." placeholder:"DOMAIN"`
+}
+
+// Run shows what the loader takes; it reads manifests and runs nothing of a module.
+func (m *modulesCmd) Run(r *run) error {
+	c, err := r.config()
+	if err != nil {
+		return err
+	}
+	hosts := c.hostNames()
+	if len(hosts) == 0 {
+		hosts = []string{"localhost"}
+	}
+	if m.Host != "" {
+		hosts = []string{m.Host}
+	}
+	for _, h := range hosts {
+		want, err := c.modulesOf(h)
+		if err != nil {
+			return err
+		}
+		chosen, skipped, err := session.Resolve(session.Core, mod.All, want)
+		fmt.Fprintf(r.out, "host %s\n", h)
+		for _, x := range chosen {
+			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary, x.Cases)
+		}
+		for _, s := range skipped {
+			fmt.Fprintf(r.out, "  skipped  %-14s %-34s %s\n", s.Module, s.Spec, s.Reason)
+		}
+		for _, x := range mod.All {
+			if !contains(want, x.Name) {
+				fmt.Fprintf(r.out, "  off      %-14s %-34s %s\n", x.Name, x.Spec, x.Summary)
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+type checkCmd struct {
+	What string `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
+}
+
+// Run looks and changes nothing.
+func (k *checkCmd) Run(r *run) error {
+	c, err := r.config()
+	if err != nil {
+		return err
+	}
+	bad := 0
+	say := func(ok bool, format string, a ...any) {
+		mark := "ok   "
+		if !ok {
+			mark = "BAD  "
+			bad++
+		}
+		fmt.Fprintf(r.out, mark+format+"\n", a...)
+	}
+	on := func(what string) bool { return k.What == "all" || k.What == what }
+	if on("config") {
+		for _, h := range c.hostNames() {
+			want, err := c.modulesOf(h)
+			if err == nil {
+				_, _, err = session.Resolve(session.Core, mod.All, want)
+			}
+			say(err == nil, "config: host %s %s", h, orOK(err))
+		}
+		if len(c.Host) == 0 {
+			say(true, "config: no file; canto serve --dev needs none")
+		}
+	}
+	if on("tls") {
+		for _, h := range c.hostNames() {
+			checkTLS(c, h, say)
+		}
+	}
+	if on("dns") {
+		for _, h := range c.hostNames() {
+			_, srv, err := net.LookupSRV("xmpp-client", "tcp", h)
+			switch {
+			case err != nil:
+				_, err2 := net.LookupHost(h)
+				say(err2 == nil, "dns: %s has no SRV record; clients try the name itself: %s", h, orOK(err2))
+			default:
+				for _, s := range srv {
+					say(true, "dns: %s is at %s port %d", h, s.Target, s.Port)
+				}
+			}
+		}
+	}
+	if on("limits") {
+		checkLimits(c, say)
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of these need a hand", bad)
+	}
+	return nil
+}
+
+func orOK(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "is fine"
+}
+
+func checkTLS(c *config, host string, say func(bool, string, ...any)) {
+	h := c.Host[host]
+	if h.Certificate == "" {
+		say(!c.C2S.RequireTLS, "tls: %s has no certificate", host)
+		return
+	}
+	cert, err := readCertificate(h.Certificate, h.Key)
+	if err != nil {
+		say(false, "tls: %s: %v", host, err)
+		return
+	}
+	left := time.Until(cert.Leaf.NotAfter)
+	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host, cert.Leaf.NotAfter.Format("2006-01-02"))
+	say(cert.Leaf.VerifyHostname(host) == nil, "tls: %s: the certificate's names: %s", host, strings.Join(cert.Leaf.DNSNames, ", "))
+	if cert.Leaf.SignatureAlgorithm == x509.PureEd25519 {
+		say(true, "tls: %s: an Ed25519 signature has no tls-server-end-point; tls-exporter is offered", host)
+	}
+}
+
+func checkLimits(c *config, say func(bool, string, ...any)) {
+	var rl syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rl)
+	cap := connectionCap(c.limits().Connections)
+	say(cap >= 10000, "limits: %d descriptors, so %d connections; for 100,000 set LimitNOFILE=110000", rl.Cur, cap)
+	for _, s := range []struct {
+		file string
+		want int
+	}{{"/proc/sys/net/core/somaxconn", 4096}, {"/proc/sys/net/ipv4/tcp_max_syn_backlog", 4096}} {
+		b, err := os.ReadFile(s.file)
+		if err != nil {
+			continue
+		}
+		var n int
+		fmt.Sscan(string(b), &n)
+		key := strings.ReplaceAll(strings.TrimPrefix(s.file, "/proc/sys/"), "/", ".")
+		say(n >= s.want, "limits: %s = %d; for reconnect storms set %s = %d", key, n, key, s.want)
+	}
+}
+
+type bytesCmd struct{}
+
+// Run says what the running server holds.
+func (bytesCmd) Run(r *run) error {
+	if r.server == nil {
+		c, err := r.config()
+		if err != nil {
+			return err
+		}
+		if done, err := r.remote(c); done {
+			return err
+		}
+		return fmt.Errorf("no server runs with the data folder %s", c.Data)
+	}
+	s := r.server
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	st := metrics.Stats(s.router)
+	fmt.Fprintf(r.out, "heap in use      %12d\nstacks           %12d\nfrom the system  %12d\n", m.HeapInuse, m.StackInuse, m.Sys)
+	fmt.Fprintf(r.out, "connections      %12d\nsessions         %12d\naccounts         %12d in memory\n", s.reactor.Connections(), st.Bound-st.Unbound, s.router.Table.Len())
+	fmt.Fprintf(r.out, "outbox buffers   %12d lent\ninput tails      %12d lent\n", buf.Outbox.InUse(), buf.Tail.InUse())
+	d := s.db.Metrics()
+	fmt.Fprintf(r.out, "store cache      %12d\nstore on disk    %12d\n", d.CacheBytes, d.DiskBytes)
+	return nil
+}
+
+type reloadCmd struct{}
+
+// Run reloads the running server's configuration.
+func (reloadCmd) Run(r *run) error {
+	if r.server != nil {
+		return r.server.reload()
+	}
+	c, err := r.config()
+	if err != nil {
+		return err
+	}
+	if done, err := r.remote(c); done {
+		return err
+	}
+	return fmt.Errorf("no server runs with the data folder %s", c.Data)
+}

@@ -1,0 +1,241 @@
+// Canto is an XMPP server. `canto serve --dev` starts one that needs nothing; `canto --help` lists the
+// commands.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+
+	"github.com/alecthomas/kong"
+
+	"canto/session/admin"
+	"canto/session/store"
+)
+
+// Exit statuses.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitFormat = 3
+	exitTaken  = 4 // port or lock
+)
+
+// cli is the command line.
+type cli struct {
+	Config string `help:"Configuration file." placeholder:"FILE"`
+	Data   string `help:"Data folder, instead of the one that the configuration names." placeholder:"DIR"`
+
+	Serve   serveCmd   `cmd:"" help:"Run the server."`
+	User    userCmd    `cmd:"" help:"Add, change and list accounts."`
+	Host    hostCmd    `cmd:"" help:"List, add and delete hosts kept in the store."`
+	Modules modulesCmd `cmd:"" help:"Show which modules are loaded, skipped and why."`
+	Check   checkCmd   `cmd:"" help:"Check the configuration, certificates and limits of this machine."`
+	Bytes   bytesCmd   `cmd:"" help:"Show which part of the running server holds how many bytes."`
+	Reload  reloadCmd  `cmd:"" help:"Have the running server read its configuration again."`
+	Version versionCmd `cmd:"" help:"Show the version."`
+}
+
+// A run is one command being carried out: by the process that the user started, or, given over the
+// admin socket, by the server.
+type run struct {
+	ctx    context.Context
+	cli    *cli
+	args   []string
+	stdin  io.Reader
+	out    io.Writer
+	errOut io.Writer
+	server *server // nil: no server runs in this process
+}
+
+type exitStatus struct {
+	status int
+	err    error
+}
+
+func (e exitStatus) Error() string { return e.err.Error() }
+func (e exitStatus) Unwrap() error { return e.err }
+
+func main() {
+	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout, errOut: os.Stderr}))
+}
+
+// execute carries a command line out and returns the exit status.
+func execute(r *run) (status int) {
+	r.cli = new(cli)
+	stop := -1
+	k, err := kong.New(r.cli, kong.Name("canto"), kong.Description("An XMPP server that holds hundreds of thousands of sessions in one process."),
+		kong.UsageOnError(), kong.Writers(r.out, r.errOut), kong.Exit(func(code int) { stop = code; panic(exited{}) }))
+	if err != nil {
+		panic(err) // the struct above is wrong
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			if _, ok := v.(exited); !ok {
+				panic(v)
+			}
+			status = stop
+		}
+	}()
+	if len(r.args) == 0 {
+		r.args = []string{"--help"}
+	}
+	ctx, err := k.Parse(r.args)
+	if err != nil {
+		fmt.Fprintf(r.errOut, "canto: %v\n", err)
+		return exitUsage
+	}
+	if err := ctx.Run(r); err != nil {
+		fmt.Fprintf(r.errOut, "canto: %v\n", err)
+		var es exitStatus
+		switch {
+		case errors.As(err, &es):
+			return es.status
+		case errors.Is(err, store.ErrFormat):
+			return exitFormat
+		case errors.Is(err, store.ErrLocked):
+			return exitTaken
+		}
+		return exitFailed
+	}
+	return 0
+}
+
+type exited struct{}
+
+// config is the file that --config names, canto.toml in this folder, or the defaults.
+func (r *run) config() (*config, error) {
+	if r.server != nil {
+		return r.server.config(), nil
+	}
+	path := r.cli.Config
+	if path == "" {
+		if _, err := os.Stat("canto.toml"); err == nil {
+			path = "canto.toml"
+		}
+	}
+	c := defaults()
+	if path == "" {
+		c.dev = true
+	} else {
+		var err error
+		if c, err = readConfig(path); err != nil {
+			return nil, exitStatus{exitUsage, err}
+		}
+	}
+	if r.cli.Data != "" {
+		c.Data = r.cli.Data
+	}
+	return c, nil
+}
+
+func (c *config) socket() string {
+	if filepath.IsAbs(c.Listen.Admin) {
+		return c.Listen.Admin
+	}
+	return filepath.Join(c.Data, c.Listen.Admin)
+}
+
+// withStore runs f with the store: that of the server in this process, or, after the running server
+// was asked to carry the command out and did not answer, the data folder's own.
+func (r *run) withStore(write bool, f func(db *store.DB) error) error {
+	if r.server != nil {
+		return f(r.server.db)
+	}
+	c, err := r.config()
+	if err != nil {
+		return err
+	}
+	if done, err := r.remote(c); done {
+		return err
+	}
+	if _, err := os.Stat(c.Data); err != nil && !write {
+		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
+	}
+	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: false})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return f(db)
+}
+
+// remote has the running server carry the command out; done is false if there is none.
+func (r *run) remote(c *config) (done bool, err error) {
+	if c.Listen.Admin == "" {
+		return false, nil
+	}
+	var in []byte
+	if wantsInput(r.args) {
+		if in, err = io.ReadAll(r.stdin); err != nil {
+			return true, err
+		}
+		r.stdin = bytes.NewReader(in)
+	}
+	args, err := absolute(r.args)
+	if err != nil {
+		return true, err
+	}
+	res, err := admin.Call(c.socket(), admin.Command{Args: args, Stdin: in})
+	if errors.Is(err, admin.ErrNoServer) {
+		return false, nil
+	}
+	if err != nil {
+		return true, err
+	}
+	r.out.Write(res.Out)
+	if res.Status != 0 {
+		return true, exitStatus{res.Status, errors.New(trimmed(res.Err))}
+	}
+	r.errOut.Write(res.Err)
+	return true, nil
+}
+
+// trimmed is an error line without the name that comes in front again.
+func trimmed(b []byte) string {
+	return string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("canto: ")))
+}
+
+func wantsInput(args []string) bool {
+	return slices.Contains(args, "-") || slices.Contains(args, "--password-stdin")
+}
+
+// absolute makes the file of `user import FILE` mean the same in another process's folder.
+func absolute(args []string) ([]string, error) {
+	args = slices.Clone(args)
+	if len(args) > 0 && slices.Contains(args, "import") {
+		last := &args[len(args)-1]
+		if *last != "-" && *last != "import" {
+			p, err := filepath.Abs(*last)
+			if err != nil {
+				return nil, err
+			}
+			*last = p
+		}
+	}
+	return args, nil
+}
+
+type versionCmd struct{}
+
+// Version is what `canto version` and XEP-0092 say.
+const Version = "0.1.0"
+
+func (versionCmd) Run(r *run) error {
+	revision := ""
+	if bi, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range bi.Settings {
+			if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+				revision = " (" + s.Value[:12] + ")"
+			}
+		}
+	}
+	fmt.Fprintf(r.out, "canto %s%s\n", Version, revision)
+	return nil
+}

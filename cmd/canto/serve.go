@@ -1,0 +1,609 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"sort"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"canto/reactor"
+	"canto/session"
+	"canto/session/admin"
+	"canto/session/c2s"
+	"canto/session/jid"
+	"canto/session/metrics"
+	"canto/session/mod"
+	"canto/session/mod/bind"
+	"canto/session/mod/clock"
+	"canto/session/mod/saslauth"
+	"canto/session/mod/starttls"
+	"canto/session/mod/storage"
+	"canto/session/sasl"
+	"canto/session/store"
+)
+
+type serveCmd struct {
+	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
+}
+
+// mechanisms are those that a host may offer, strongest last in no order but this.
+var mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
+
+func knownMechanism(m string) bool { return slices.Contains(mechanisms, m) }
+
+// A server is all that runs.
+type server struct {
+	cfg      atomic.Pointer[config]
+	cli      *cli
+	dev      bool
+	log      *slog.Logger
+	db       *store.DB
+	router   *session.Router
+	reactor  *reactor.Reactor
+	door     *c2s.Door
+	failures *session.Throttle
+	secret   sasl.Secret
+	certs    *certificates
+	ready    atomic.Bool
+	mu       sync.Mutex // one reload at a time
+	profiles map[string]*session.Profile
+	fatal    chan error
+}
+
+func (s *server) config() *config { return s.cfg.Load() }
+
+// Run serves until SIGTERM or SIGINT.
+func (cmd *serveCmd) Run(r *run) error {
+	if r.server != nil {
+		return exitStatus{exitUsage, errors.New("the server runs already")}
+	}
+	c, err := cmd.config(r)
+	if err != nil {
+		return err
+	}
+	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
+	s.cfg.Store(c)
+	s.log = newLog(c, r.errOut)
+	limitMemory(c)
+	if err := s.open(c, r.out); err != nil {
+		return err
+	}
+	defer s.db.Close()
+	stop, cancel := signal.NotifyContext(r.ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	go func() {
+		for range hup {
+			if err := s.reload(); err != nil {
+				s.log.Error("reload failed; nothing was changed", "err", err)
+			}
+		}
+	}()
+	close, err := s.planes(c)
+	if err != nil {
+		return err
+	}
+	defer close()
+	running := make(chan error, 1)
+	ctx, end := context.WithCancel(context.Background())
+	defer end()
+	go func() { running <- s.reactor.Run(ctx) }()
+	s.ready.Store(true)
+	fmt.Fprintf(r.out, "canto: ready %s\n", s.where(c))
+	select {
+	case err := <-running:
+		return err
+	case err := <-s.fatal:
+		end()
+		return err
+	case <-stop.Done():
+	}
+	s.ready.Store(false)
+	s.log.Info("shutting down")
+	end()
+	return <-running
+}
+
+func (cmd *serveCmd) config(r *run) (*config, error) {
+	if !cmd.Dev {
+		if r.cli.Config == "" {
+			if _, err := os.Stat("canto.toml"); err != nil {
+				return nil, exitStatus{exitUsage, errors.New("no configuration: name a file with --config, or start with --dev")}
+			}
+		}
+		return r.config()
+	}
+	c := defaults()
+	if r.cli.Config != "" {
+		var err error
+		if c, err = readConfig(r.cli.Config); err != nil {
+			return nil, exitStatus{exitUsage, err}
+		}
+	}
+	c.dev = true
+	if len(c.Host) == 0 {
+		c.Host = map[string]hostConfig{"localhost": {}}
+	}
+	if r.cli.Data != "" {
+		c.Data = r.cli.Data
+	}
+	return c, nil
+}
+
+func newLog(c *config, w io.Writer) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.Log.Level))
+	opt := &slog.HandlerOptions{Level: level}
+	if c.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+// storeMemory is the store's share of the configured memory: its cache and memory tables.
+const storeMemory = 256 << 20
+
+func limitMemory(c *config) {
+	if c.Memory > 0 {
+		debug.SetMemoryLimit(max(int64(c.Memory)*8/10-storeMemory, 64<<20))
+	}
+}
+
+// open brings everything up but the loops' turning.
+func (s *server) open(c *config, out io.Writer) error {
+	db, err := store.Open(store.Options{Dir: c.Data, Log: s.log, Fatal: func(err error) {
+		select {
+		case s.fatal <- err:
+		default:
+		}
+	}})
+	if err != nil {
+		return err
+	}
+	s.db = db
+	fail := func(err error) error {
+		db.Close()
+		return err
+	}
+	if s.secret, err = db.Secret("scram"); err != nil {
+		return fail(err)
+	}
+	s.certs = &certificates{server: s}
+	if s.dev {
+		if err := s.devSetup(c, out); err != nil {
+			return fail(err)
+		}
+	}
+	s.failures = session.NewThrottle()
+	s.router = &session.Router{
+		Table:       session.NewTable(),
+		Durable:     storage.Durable(db),
+		Directory:   storage.Directory(db),
+		Log:         s.log,
+		Node:        uint16(c.Node),
+		Incarnation: db.Incarnation,
+		Clock:       func() reactor.Tick { return s.reactor.Tick() },
+		StreamID:    func() string { return token(16) },
+	}
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return fail(err)
+	}
+	if err := s.hosts(c); err != nil {
+		return fail(err)
+	}
+	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
+	listeners, err := s.listeners(c)
+	if err != nil {
+		return fail(err)
+	}
+	lim := c.limits()
+	s.reactor, err = reactor.New(reactor.Config{
+		Listeners:   listeners,
+		Log:         s.log,
+		OutboxBytes: lim.Outbox,
+		Connections: connectionCap(lim.Connections),
+		Drain:       s.door.Drain,
+	})
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fail(exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)})
+		}
+		return fail(err)
+	}
+	s.router.Workers = s.reactor.Workers()
+	s.router.Start(s.reactor.Loops())
+	return nil
+}
+
+// connectionCap leaves descriptors for the store, HTTP and what else the process opens.
+func connectionCap(configured int) int {
+	var rl syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rl) != nil {
+		return configured
+	}
+	room := int(min(rl.Cur, 1<<30)) - 900 - 128
+	if configured > 0 {
+		return min(configured, max(room, 16))
+	}
+	return max(room, 16)
+}
+
+func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
+	for _, a := range c.Listen.C2S {
+		list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept})
+	}
+	if s.certs.any(c) {
+		for _, a := range c.Listen.C2STLS {
+			list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Direct: s.certs.direct()})
+		}
+	} else if c.C2S.RequireTLS {
+		return nil, fmt.Errorf("%s: no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false", c.file)
+	}
+	return list, nil
+}
+
+// where says what listens on what, for people and for tests that ask for port 0.
+func (s *server) where(c *config) string {
+	var parts []string
+	addrs := s.reactor.Addrs()
+	sort.Strings(addrs)
+	parts = append(parts, "c2s="+strings.Join(addrs, ","))
+	if n := len(s.router.Table.Hosts()); n == 1 {
+		for name := range s.router.Table.Hosts() {
+			parts = append(parts, "host="+name)
+		}
+	} else {
+		parts = append(parts, fmt.Sprintf("hosts=%d", n))
+	}
+	return strings.Join(append(parts, "data="+c.Data), " ")
+}
+
+func (c *config) hostNames() (names []string) {
+	for n := range c.Host {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	return names
+}
+
+// modulesOf is a host's list: the default, changed by "+name" and "-name", or replaced by plain names.
+func (c *config) modulesOf(host string) ([]string, error) {
+	want := mod.Default()
+	changes := c.Host[host].Modules
+	plain := slices.ContainsFunc(changes, func(m string) bool { return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-") })
+	if plain {
+		want = nil
+	}
+	for _, m := range changes {
+		name := strings.TrimLeft(m, "+-")
+		if !slices.ContainsFunc(mod.All, func(x session.Manifest) bool { return x.Name == name }) {
+			var all []string
+			for _, x := range mod.All {
+				all = append(all, x.Name)
+			}
+			return nil, c.at(fmt.Sprintf("host.%q", host), "modules", fmt.Sprintf("unknown module %q%s", name, nearest(name, all)))
+		}
+		if strings.HasPrefix(m, "-") {
+			want = slices.DeleteFunc(want, func(x string) bool { return x == name })
+		} else if !slices.Contains(want, name) {
+			want = append(want, name)
+		}
+	}
+	return want, nil
+}
+
+// profile makes the profile of a host, or gives the one that an equal host has.
+func (s *server) profile(c *config, host string, fresh map[string]*session.Profile) (*session.Profile, error) {
+	want, err := c.modulesOf(host)
+	if err != nil {
+		return nil, err
+	}
+	h := c.Host[host]
+	mechs := h.SASL
+	if mechs == nil {
+		mechs = mechanisms
+	}
+	key := fmt.Sprint(want, mechs, c.Module, h.Module, c.C2S)
+	if h.Limits != nil {
+		key += fmt.Sprintf("%+v", describe(h.Limits))
+	}
+	if p := fresh[key]; p != nil {
+		return p, nil
+	}
+	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, mechs)...)
+	if err != nil {
+		return nil, fmt.Errorf("%s: host %s: %w", c.file, host, err)
+	}
+	if h.Limits != nil {
+		lim := c.limits()
+		h.Limits.apply(&lim)
+		p.Limits = &lim
+	}
+	fresh[key] = p
+	return p, nil
+}
+
+func describe(l *limitsConfig) session.Limits {
+	var lim session.Limits
+	l.apply(&lim)
+	return lim
+}
+
+func (s *server) given(c *config, mechs []string) []session.Given {
+	return []session.Given{
+		session.Give(s.db),
+		session.Give(starttls.Policy{Available: s.certs.any(c), Required: c.C2S.RequireTLS}),
+		session.Give(saslauth.Policy{
+			Mechanisms: mechs,
+			PlainText:  !c.C2S.RequireTLS,
+			Nonce:      func() string { return token(18) },
+			FakeSecret: s.secret,
+			Failures:   s.failures,
+			EndPoint:   s.certs.endPoint,
+		}),
+		session.Give(bind.Resources(func() string { return token(8) })),
+		session.Give(clock.Clock(time.Now)),
+		session.Give(session.About{Name: "Canto", Version: Version}),
+	}
+}
+
+// token is n random bytes in hexadecimal.
+func token(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
+
+// hosts brings the table to what file and store say.
+func (s *server) hosts(c *config) error {
+	snap := s.db.Snapshot()
+	stored, err := snap.Hosts()
+	snap.Close()
+	if err != nil {
+		return err
+	}
+	want := make(map[string]bool)
+	for _, n := range c.hostNames() {
+		want[n] = true
+	}
+	for _, n := range stored {
+		if want[n] {
+			return fmt.Errorf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n)
+		}
+		want[n] = true
+	}
+	fresh := make(map[string]*session.Profile)
+	var add []*session.Host
+	swap := make(map[*session.Host]*session.Profile)
+	var names []string
+	for n := range want {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		p, err := s.profile(c, n, fresh)
+		if err != nil {
+			return err
+		}
+		if h, ok := s.router.Table.Host(n); ok {
+			swap[h] = p
+			continue
+		}
+		h, err := session.NewHost(n, p, s.certs.loader(n))
+		if err != nil {
+			return fmt.Errorf("host %q: %w", n, err)
+		}
+		add = append(add, h)
+	}
+	// From here on nothing fails.
+	old := s.profiles
+	s.profiles = fresh
+	for h, p := range swap {
+		h.Swap(p)
+		h.DropCertificate()
+	}
+	s.router.Table.AddHost(add...)
+	for n := range s.router.Table.Hosts() {
+		if !want[n] {
+			s.router.Table.RemoveHost(n)
+			s.closeHost(n)
+		}
+	}
+	for _, p := range old {
+		s.router.Retire(p, func(err error) {
+			if err != nil {
+				s.log.Warn("unloading modules", "err", err)
+			}
+		})
+	}
+	return nil
+}
+
+// closeHost ends the sessions of a domain that is served no more.
+func (s *server) closeHost(name string) {
+	for i := range 256 {
+		for _, a := range s.router.Table.Accounts(i, nil) {
+			if a.JID().Domain() == name {
+				s.router.Kick(a.JID(), session.ErrHostGone, nil)
+			}
+		}
+	}
+}
+
+// reload reads the configuration again; on an error nothing is changed.
+func (s *server) reload() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.config()
+	if s.cli.Config != "" || !s.dev {
+		path := s.cli.Config
+		if path == "" {
+			path = "canto.toml"
+		}
+		fresh, err := readConfig(path)
+		if err != nil {
+			return err
+		}
+		fresh.Data, fresh.dev = c.Data, c.dev
+		if len(fresh.Host) == 0 {
+			fresh.Host = c.Host
+		}
+		c = fresh
+	}
+	if err := s.certs.check(c); err != nil {
+		return err
+	}
+	old := s.cfg.Swap(c)
+	if err := s.hosts(c); err != nil {
+		s.cfg.Store(old)
+		return err
+	}
+	s.certs.reset()
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return err
+	}
+	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
+	return nil
+}
+
+// planes opens the debug listeners, the http ports and the admin socket.
+func (s *server) planes(c *config) (closeAll func(), err error) {
+	var closers []func() error
+	closeAll = func() {
+		for _, f := range closers {
+			f()
+		}
+	}
+	debugMux := http.NewServeMux()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	debugMux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	debugMux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	debugMux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	debugMux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	debugMux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	debugMux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	debugMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	debugMux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.ready.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintln(w, s.ready.Load())
+	})
+	web := http.NotFoundHandler()
+	serve := func(addrs []string, h http.Handler, conf *tls.Config) error {
+		for _, a := range addrs {
+			ln, err := net.Listen("tcp", a)
+			if err != nil {
+				if errors.Is(err, syscall.EADDRINUSE) {
+					return exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)}
+				}
+				return err
+			}
+			if conf != nil {
+				ln = tls.NewListener(ln, conf)
+			}
+			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+			closers = append(closers, srv.Close)
+			go srv.Serve(ln)
+		}
+		return nil
+	}
+	if err = serve(c.Listen.Debug, debugMux, nil); err == nil {
+		err = serve(c.Listen.HTTP, web, nil)
+	}
+	if err == nil && s.certs.any(c) {
+		err = serve(c.Listen.HTTPS, web, s.certs.web())
+	}
+	if err == nil && c.Listen.Admin != "" {
+		var a *admin.Server
+		if a, err = admin.Listen(c.socket(), s.command); err == nil {
+			closers = append(closers, a.Close)
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, err
+	}
+	return closeAll, nil
+}
+
+// command carries out what came over the admin socket.
+func (s *server) command(ctx context.Context, c admin.Command) admin.Result {
+	var out, errOut bytes.Buffer
+	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut, server: s})
+	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
+}
+
+// devSetup makes what --dev promises: a certificate and two accounts.
+func (s *server) devSetup(c *config, out io.Writer) error {
+	for _, name := range c.hostNames() {
+		h := c.Host[name]
+		if h.Certificate != "" {
+			continue
+		}
+		h.Certificate, h.Key = filepath.Join(c.Data, name+".crt"), filepath.Join(c.Data, name+".key")
+		if _, err := os.Stat(h.Certificate); err != nil {
+			if err := selfSigned(name, h.Certificate, h.Key); err != nil {
+				return err
+			}
+		}
+		c.Host[name] = h
+	}
+	file := filepath.Join(c.Data, "dev-accounts")
+	if text, err := os.ReadFile(file); err == nil {
+		_, err = out.Write(text)
+		return err
+	}
+	host := c.hostNames()[0]
+	var text bytes.Buffer
+	for _, name := range []string{"romeo", "juliet"} {
+		j, err := jid.New(name, host, "")
+		if err != nil {
+			return err
+		}
+		pw := token(8)
+		creds, err := derive(pw, sasl.DefaultIterations)
+		if err != nil {
+			return err
+		}
+		err = s.db.CreateAccounts([]store.NewAccount{{JID: j, Credentials: creds.Encode(), Created: time.Now().Unix()}})
+		if errors.Is(err, store.ErrExists) {
+			err = s.db.ChangeAccount(j, func(a *store.Account) error { a.Credentials = creds.Encode(); return nil })
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&text, "account %s password %s\n", j, pw)
+	}
+	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
+		return err
+	}
+	_, err := out.Write(text.Bytes())
+	return err
+}

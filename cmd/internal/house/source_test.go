@@ -1,0 +1,208 @@
+package house
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// bans are calls and imports that have a better way here.
+var bans = []struct {
+	what    string   // an import path, or import path and name
+	below   []string // folders it is banned in
+	except  []string // folders and files below them where it is not
+	tests   bool     // tests too
+	instead string
+}{
+	{"time.Now", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false, "Loop.Now, or a clock that cmd gives"},
+	{"time.Since", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false, "Loop.Now"},
+	{"time.Sleep", []string{"session", "reactor", "xmlstream"}, []string{"session/store", "session/admin", "reactor/listen.go"}, false, "a timer on the loop: Local.After, Loop.Arm"},
+	{"math/rand", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
+	{"math/rand/v2", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
+	{"crypto/rand", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
+	{"os", []string{"session"}, []string{"session/store", "session/admin", "session/metrics", "session/sessiontest"}, false, "session/store takes a vfs.FS; files are read by cmd"},
+	{"net", []string{"session"}, []string{"session/store", "session/admin"}, false, "reactor.Dial and reactor.Listen"},
+	{"encoding/xml", []string{"."}, nil, false, "xmlstream: one parser for everything a peer sends (attack X02)"},
+	{"github.com/panjf2000/gnet/v2", []string{"."}, []string{"reactor/gnet.go"}, false, "the seam in reactor/backend.go"},
+	{"encoding/gob", []string{"."}, nil, true, "nothing from outside is decoded by reflection (attack W05)"},
+}
+
+// goStatements may stand in these folders only.
+var goStatements = []string{"reactor", "session/store", "session/admin", "bench", "cmd"}
+
+type source struct {
+	path string // from the root, with slashes
+	file *ast.File
+	set  *token.FileSet
+}
+
+func sources(t *testing.T) []source {
+	t.Helper()
+	dir := root(t)
+	var all []source
+	err := filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != dir || d.Name() == "testdata" || d.Name() == "node_modules") {
+			return filepath.SkipDir
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, p, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(dir, p)
+		all = append(all, source{filepath.ToSlash(rel), f, set})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func within(p string, folders []string) bool {
+	for _, f := range folders {
+		if f == "." || p == f || strings.HasPrefix(p, f+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func TestBans(t *testing.T) {
+	for _, s := range sources(t) {
+		test := strings.HasSuffix(s.path, "_test.go")
+		names := map[string]string{} // local name -> import path
+		for _, imp := range s.file.Imports {
+			p, _ := strconv.Unquote(imp.Path.Value)
+			n := p[strings.LastIndex(p, "/")+1:]
+			if imp.Name != nil {
+				n = imp.Name.Name
+			}
+			names[n] = p
+			for _, b := range bans {
+				if b.what == p && within(s.path, b.below) && !within(s.path, b.except) && (!test || b.tests) {
+					t.Errorf("%s: import of %s is banned here: use %s", s.set.Position(imp.Pos()), p, b.instead)
+				}
+			}
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			if g, ok := n.(*ast.GoStmt); ok && !test && !within(s.path, goStatements) {
+				t.Errorf("%s: a go statement is banned here: give the work to reactor.Workers", s.set.Position(g.Pos()))
+			}
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok || test {
+				return true
+			}
+			x, ok := sel.X.(*ast.Ident)
+			if !ok || x.Obj != nil {
+				return true
+			}
+			for _, b := range bans {
+				if p, ok := names[x.Name]; ok && b.what == p+"."+sel.Sel.Name && within(s.path, b.below) && !within(s.path, b.except) {
+					t.Errorf("%s: %s is banned here: use %s", s.set.Position(sel.Pos()), b.what, b.instead)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// Nothing unfinished lands, and no test is skipped without a word.
+func TestUnfinished(t *testing.T) {
+	marks := regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b`)
+	skip := regexp.MustCompile(`\bt\.Skip(f|Now)?\(`)
+	for _, s := range sources(t) {
+		b, err := os.ReadFile(filepath.Join(root(t), s.path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m := marks.Find(b); m != nil {
+			t.Errorf("%s: %s: finish it, or write an issue", s.path, m)
+		}
+		if s.path != "cmd/internal/house/source_test.go" && skip.Match(b) {
+			t.Errorf("%s: a skipped test checks nothing", s.path)
+		}
+	}
+}
+
+// No session is kept by pointer in a module: a resource may live on another node one day.
+func TestNoSessionPointersKept(t *testing.T) {
+	for _, s := range sources(t) {
+		if !within(s.path, []string{"session/mod", "session/archive", "session/pubsub"}) {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			st, ok := n.(*ast.StructType)
+			if !ok {
+				return true
+			}
+			for _, f := range st.Fields.List {
+				star, ok := f.Type.(*ast.StarExpr)
+				if !ok {
+					continue
+				}
+				if sel, ok := star.X.(*ast.SelectorExpr); ok && sel.Sel.Name == "Session" {
+					t.Errorf("%s: a module keeps a *session.Session: keep its full JID", s.set.Position(f.Pos()))
+				}
+			}
+			return true
+		})
+	}
+}
+
+// The attacks that attacks.txt lists for layers that exist are tests by their ids.
+func TestAttacksCovered(t *testing.T) {
+	dir := root(t)
+	list, err := os.ReadFile(filepath.Join(dir, "cmd/internal/house/attacks.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	name := regexp.MustCompile(`^(?:Test|Fuzz)Attack((?:[A-Z]\d\d\d?)+)`)
+	id := regexp.MustCompile(`[A-Z]\d\d\d?`)
+	for _, s := range sources(t) {
+		for _, d := range s.file.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && strings.HasSuffix(s.path, "_test.go") {
+				if m := name.FindStringSubmatch(f.Name.Name); m != nil {
+					for _, i := range id.FindAllString(m[1], -1) {
+						have[i] = true
+					}
+				}
+			}
+		}
+	}
+	scripts, _ := filepath.Glob(filepath.Join(dir, "session/*/*/testdata/attack-*.txt"))
+	more, _ := filepath.Glob(filepath.Join(dir, "session/*/testdata/attack-*.txt"))
+	file := regexp.MustCompile(`^attack-([a-z])(\d+)`)
+	for _, p := range append(scripts, more...) {
+		if m := file.FindStringSubmatch(filepath.Base(p)); m != nil {
+			have[strings.ToUpper(m[1])+m[2]] = true
+		}
+	}
+	var missing []string
+	for _, line := range strings.Split(string(list), "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		for _, want := range strings.Fields(line) {
+			if !have[want] {
+				missing = append(missing, want)
+			}
+		}
+	}
+	sort.Strings(missing)
+	if len(missing) > 0 {
+		t.Errorf("attacks without a test of their id: %s", strings.Join(missing, " "))
+	}
+}

@@ -1,0 +1,154 @@
+// Package metrics shows the counters of loops, kernel and store to Prometheus. Counters are plain and
+// each loop's own; a scrape asks every loop for a copy. Label values come from fixed sets only
+// (attack K65).
+package metrics
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"canto/reactor"
+	"canto/reactor/buf"
+	"canto/session"
+	"canto/session/store"
+)
+
+// A Collector collects from one server. Any goroutine.
+type Collector struct {
+	Reactor *reactor.Reactor
+	Router  *session.Router
+	DB      *store.DB
+}
+
+var (
+	desc = func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("canto_"+name, help, labels, nil)
+	}
+	connections = desc("connections", "Open connections.")
+	sessions    = desc("sessions_bound_total", "Sessions bound since the start.")
+	unbound     = desc("sessions_unbound_total", "Sessions ended since the start.")
+	online      = desc("sessions", "Sessions bound now.")
+	accounts    = desc("accounts_in_memory", "Accounts whose state is in memory.")
+	stanzas     = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
+	bounced     = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
+	streamErrs  = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
+	limits      = desc("limit_hits_total", "Limits that were hit.", "limit")
+	panics      = desc("panics_total", "Panics that were recovered.", "where")
+	bytesTotal  = desc("bytes_total", "Bytes on sockets.", "direction")
+	inboxed     = desc("inboxed_total", "Stanzas that waited for an account to be read.")
+	paused      = desc("connections_paused", "Connections that are not read now.")
+	buffers     = desc("buffers_in_use", "Buffers lent.", "pool")
+	turns       = desc("turn_seconds", "Length of turns and callbacks.", "loop")
+	commits     = desc("commit_seconds", "Length of synced batches.")
+	ops         = desc("store_operations_total", "Rows written.")
+	cache       = desc("store_cache_bytes", "Bytes in the block cache.")
+	low         = desc("store_refuses_writes", "1 while the disk has too little room.")
+)
+
+// Describe is Prometheus's.
+func (c *Collector) Describe(ch chan<- *prometheus.Desc) { ch <- connections }
+
+// askLoops is how long a scrape waits for a loop.
+const askLoops = time.Second
+
+// Stats adds up the kernel's counters; a loop that does not answer in time is left out.
+func Stats(r *session.Router) (sum session.Stats) {
+	sum.StreamErrors, sum.Limits = map[string]uint64{}, map[string]uint64{}
+	var mu sync.Mutex
+	done := make(chan struct{}, len(r.Locals()))
+	n := 0
+	for _, l := range r.Locals() {
+		if l.Loop.Post(func() {
+			s := l.Stats()
+			mu.Lock()
+			sum.Add(&s)
+			mu.Unlock()
+			done <- struct{}{}
+		}) {
+			n++
+		}
+	}
+	late := time.After(askLoops)
+	for range n {
+		select {
+		case <-done:
+		case <-late:
+			return sum
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return sum
+}
+
+// Collect is Prometheus's.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	s := Stats(c.Router)
+	gauge(connections, float64(c.Reactor.Connections()))
+	counter(sessions, s.Bound)
+	counter(unbound, s.Unbound)
+	gauge(online, float64(s.Bound-s.Unbound))
+	gauge(accounts, float64(c.Router.Table.Len()))
+	for k := session.Message; k <= session.IQ; k++ {
+		counter(stanzas, s.In[k], k.String(), "in")
+		counter(stanzas, s.Out[k], k.String(), "out")
+	}
+	for i, n := range s.Bounced {
+		if n > 0 {
+			counter(bounced, n, session.Condition(i).String())
+		}
+	}
+	for k, n := range s.StreamErrors {
+		counter(streamErrs, n, k)
+	}
+	for k, n := range s.Limits {
+		counter(limits, n, k)
+	}
+	counter(panics, s.Panics, "handler")
+	counter(inboxed, s.Inboxed)
+	var in, out, loopPanics uint64
+	waiting := 0
+	for _, l := range c.Reactor.Loops() {
+		m := l.Meter()
+		in, out, loopPanics, waiting = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, waiting+m.Paused
+		histogram(ch, turns, m.Turns[:], strconv.Itoa(l.Index()))
+	}
+	counter(bytesTotal, in, "in")
+	counter(bytesTotal, out, "out")
+	counter(panics, loopPanics, "loop")
+	gauge(paused, float64(waiting))
+	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
+	gauge(buffers, float64(buf.Tail.InUse()), "tail")
+	m := c.DB.Metrics()
+	histogram(ch, commits, m.Latency[:])
+	counter(ops, m.Ops)
+	gauge(cache, float64(m.CacheBytes))
+	v := 0.0
+	if m.Low {
+		v = 1
+	}
+	gauge(low, v)
+}
+
+// histogram shows counts by powers of two microseconds; the sum is taken at the middle of each.
+func histogram(ch chan<- prometheus.Metric, d *prometheus.Desc, counts []uint64, labels ...string) {
+	buckets := make(map[float64]uint64, len(counts))
+	var total uint64
+	var sum float64
+	for i, n := range counts {
+		total += n
+		limit := float64(uint64(1)<<i) * 1e-6
+		buckets[limit] = total
+		sum += float64(n) * limit * 0.75
+	}
+	ch <- prometheus.MustNewConstHistogram(d, total, sum, buckets, labels...)
+}

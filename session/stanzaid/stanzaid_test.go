@@ -1,0 +1,186 @@
+package stanzaid
+
+import (
+	"errors"
+	"sort"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var t0 = time.Date(2026, 11, 24, 12, 0, 0, 123e6, time.UTC)
+
+func TestText(t *testing.T) {
+	for _, c := range []struct {
+		id   ID
+		text string
+	}{
+		{0, "0000000000000"},
+		{1, "0000000000001"},
+		{31, "000000000000z"},
+		{^ID(0), "fzzzzzzzzzzzz"},
+		{At(t0) | 5<<counterBits | 7, "0say1kjfc0m07"},
+	} {
+		if got := c.id.String(); got != c.text {
+			t.Errorf("%d is %q, want %q", c.id, got, c.text)
+		}
+		if got, err := Parse(c.text); got != c.id || err != nil {
+			t.Errorf("%q is %d, %v", c.text, got, err)
+		}
+	}
+	for _, bad := range []string{"", "0", "00000000000000", "g000000000000", "000000000000i", "000000000000Z", "zzzzzzzzzzzzz", "00000000000 0", "000000000000\xff"} {
+		if id, err := Parse([]byte(bad)); !errors.Is(err, ErrText) {
+			t.Errorf("%q is %d, %v", bad, id, err)
+		}
+	}
+}
+
+func TestParts(t *testing.T) {
+	l := NewLease(0)
+	l.Extend(l.Next(t0, time.Hour))
+	g := NewGenerator(l, 0)
+	id, err := g.Next(t0.UnixMilli(), 1023)
+	if err != nil || !id.Time().Equal(t0) || id.Node() != 1023 || id < At(t0) || id >= At(t0.Add(time.Millisecond)) {
+		t.Errorf("%v %v %v %d", id, err, id.Time(), id.Node())
+	}
+	if At(time.Unix(0, 0)) != 0 || At(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)) != ^ID(0) {
+		t.Error("moments outside")
+	}
+}
+
+// A burst fills the millisecond and runs ahead; a clock that goes back does not matter.
+func TestGrows(t *testing.T) {
+	l := NewLease(0)
+	l.Extend(l.Next(t0, time.Hour))
+	g := NewGenerator(l, 0)
+	var last ID
+	for i := range 3 * PerMilli {
+		now := t0
+		if i > 100 {
+			now = t0.Add(-time.Minute)
+		}
+		id, err := g.Next(now.UnixMilli(), 3)
+		if err != nil || id <= last || id.Node() != 3 {
+			t.Fatalf("%d: %v after %v, %v", i, id, last, err)
+		}
+		last = id
+	}
+	if got := last.Time().Sub(t0); got != 2*time.Millisecond {
+		t.Errorf("ran %v ahead", got)
+	}
+}
+
+// What a run may have given is below the floor of the next.
+func TestLease(t *testing.T) {
+	l := NewLease(0)
+	g := NewGenerator(l, 0)
+	if _, err := g.Next(t0.UnixMilli(), 0); !errors.Is(err, ErrLease) {
+		t.Fatal("an id without a lease", err)
+	}
+	if !l.Low(t0, 5*time.Second) {
+		t.Error("a lease of nothing is not low")
+	}
+	end := l.Next(t0, 10*time.Second)
+	l.Extend(end)
+	l.Extend(end - 1)
+	if l.Until() != ID(end) || l.Low(t0, 5*time.Second) || !l.Low(t0.Add(6*time.Second), 5*time.Second) {
+		t.Error("the end is", l.Until())
+	}
+	var last ID
+	for now := t0; ; now = now.Add(time.Second) {
+		id, err := g.Next(now.UnixMilli(), 0)
+		if err != nil {
+			break
+		}
+		last = id
+	}
+	if last.Time().Sub(t0) != 9*time.Second {
+		t.Errorf("the last id is of %v", last.Time())
+	}
+	// Crash, and a clock an hour behind.
+	l2 := NewLease(end)
+	g2 := NewGenerator(l2, 0)
+	now := t0.Add(-time.Hour)
+	if _, err := g2.Next(now.UnixMilli(), 0); !errors.Is(err, ErrLease) {
+		t.Fatal("an id without a lease", err)
+	}
+	l2.Extend(l2.Next(now, 10*time.Second))
+	id, err := g2.Next(now.UnixMilli(), 0)
+	if err != nil || id <= last || uint64(id) < end {
+		t.Errorf("%v after %v, %v", id, last, err)
+	}
+}
+
+func TestOrderOfText(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ids := rapid.SliceOfN(rapid.Uint64(), 2, 20).Draw(t, "ids")
+		texts := make([]string, len(ids))
+		for i, id := range ids {
+			texts[i] = ID(id).String()
+			if back, err := Parse(texts[i]); err != nil || back != ID(id) {
+				t.Fatal(id, back, err)
+			}
+		}
+		sort.Slice(ids, func(i, j int) bool { return ids[i] < ids[j] })
+		sort.Strings(texts)
+		for i := range ids {
+			if texts[i] != ID(ids[i]).String() {
+				t.Fatal("texts do not sort as ids do")
+			}
+		}
+	})
+}
+
+// Any clock, any nodes, any restarts: ids grow, and stay below what is durable.
+func TestGeneratorProperties(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := NewLease(rapid.Uint64Range(0, uint64(At(t0))).Draw(t, "floor"))
+		g := NewGenerator(l, 0)
+		var last ID
+		for range rapid.IntRange(1, 50).Draw(t, "steps") {
+			now := t0.Add(time.Duration(rapid.Int64Range(-5000, 5000).Draw(t, "ms")) * time.Millisecond)
+			node := uint16(rapid.IntRange(0, MaxNode).Draw(t, "node"))
+			switch rapid.IntRange(0, 9).Draw(t, "do") {
+			case 0:
+				l.Extend(l.Next(now, time.Second))
+			case 1: // restart: the entity's archive may hold less than was drawn
+				l = NewLease(uint64(l.Until()))
+				g = NewGenerator(l, ID(rapid.Uint64Range(0, uint64(last)).Draw(t, "seen")))
+			default:
+				id, err := g.Next(now.UnixMilli(), node)
+				if err != nil {
+					continue
+				}
+				if id <= last || id >= l.Until() || id < l.Floor() || id.Node() != node {
+					t.Fatalf("%v after %v, lease %v to %v", id, last, l.Floor(), l.Until())
+				}
+				last = id
+			}
+		}
+	})
+}
+
+func TestAllocs(t *testing.T) {
+	l := NewLease(0)
+	l.Extend(l.Next(t0, time.Hour))
+	g := NewGenerator(l, 0)
+	buf := make([]byte, 0, TextLen)
+	if n := testing.AllocsPerRun(100, func() {
+		id, _ := g.Next(t0.UnixMilli(), 1)
+		buf = id.Append(buf[:0])
+		Parse(buf)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("0say1kjfc0m07")
+	f.Add("fzzzzzzzzzzzz")
+	f.Fuzz(func(t *testing.T, s string) {
+		if id, err := Parse(s); err == nil && id.String() != s {
+			t.Errorf("%q is %d, and that %q", s, id, id)
+		}
+	})
+}
