@@ -420,3 +420,13 @@ func (a *Appender) Close() *Appender {
 	a.B = append(append(append(a.B, "</"...), a.names[a.depth].String()...), '>')
 	return a
 }
+
+// AttrNamed is AttrBytes with a name that was parsed, as it was written.
+func (a *Appender) AttrNamed(name string, v []byte) *Appender {
+	if !a.inTag {
+		panic("xmlstream: an attribute outside of a start tag")
+	}
+	a.B = append(append(append(a.B, ' '), name...), "='"...)
+	a.B = append(appendEscaped(a.B, v, true), '\'')
+	return a
+}

@@ -38,6 +38,7 @@ import (
 	"canto/session/mod"
 	"canto/session/mod/bind"
 	"canto/session/mod/clock"
+	"canto/session/mod/register"
 	"canto/session/mod/saslauth"
 	"canto/session/mod/starttls"
 	"canto/session/mod/storage"
@@ -368,6 +369,7 @@ func (s *server) given(c *config, mechs []string) []session.Given {
 		}),
 		session.Give(bind.Resources(func() string { return token(8) })),
 		session.Give(clock.Clock(time.Now)),
+		session.Give(register.Salt(func() []byte { b := make([]byte, 16); rand.Read(b); return b })),
 		session.Give(session.About{Name: "Canto", Version: Version}),
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"canto/session/mod"
 	"canto/session/mod/bind"
 	"canto/session/mod/clock"
+	"canto/session/mod/register"
 	"canto/session/mod/saslauth"
 	"canto/session/mod/starttls"
 	"canto/session/mod/storage"
@@ -105,6 +106,8 @@ func New(tb testing.TB, opt Options) *Server {
 			Nonce: func() string { return "server-nonce" }, FakeSecret: secret}),
 		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
 		session.Give(clock.Clock(s.Net.Now)),
+		session.Give(register.Salt(func() []byte { return []byte("salt") })),
+		session.Give(session.About{Name: "Canto", Version: "test"}),
 	}, opt.Given...)
 	p, err := session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
 	if err != nil {

@@ -31,7 +31,7 @@ var Manifest = session.Manifest{
 	Cases:    "broadcast, probes, directed presence, every state of Appendix A, pre-approval",
 	Provides: []session.Feature{"presence-delivery"},
 	Requires: []session.Feature{"presence", "roster", "fanout"},
-	New:      func() session.Module { return new(module) },
+	New:      func() session.Module { return new(Service) },
 }
 
 var (
@@ -57,9 +57,19 @@ func (d *sent) has(j jid.JID) bool {
 	return false
 }
 
-type module struct{ rosters *roster.Service }
+// A Service is the module of one profile; a module that hides presence from some finds it.
+type Service struct {
+	rosters *roster.Service
+	// Hidden reports whether the account hides from who. Set while modules load; under the lock.
+	Hidden func(a *session.Account, who jid.JID) bool
+}
 
-func (m *module) Load(api *session.API) error {
+func (m *Service) hidden(a *session.Account, who jid.JID) bool {
+	return m.Hidden != nil && m.Hidden(a, who)
+}
+
+// Load adds the hooks and offers the Service.
+func (m *Service) Load(api *session.API) error {
 	var ok bool
 	if m.rosters, ok = session.Find[*roster.Service](api); !ok {
 		return errors.New("nobody keeps rosters")
@@ -71,6 +81,7 @@ func (m *module) Load(api *session.API) error {
 		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.arrive)
 	}
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	session.Offer(api, m)
 	return nil
 }
 
@@ -81,7 +92,7 @@ func WasDirected(s *session.Session, who jid.JID) bool {
 }
 
 // depart handles what the user's own client sends.
-func (m *module) depart(ev *session.Stanza) session.Verdict {
+func (m *Service) depart(ev *session.Stanza) session.Verdict {
 	if !ev.Directed() {
 		switch ev.Type {
 		case session.TypeNone:
@@ -134,7 +145,7 @@ func remember(ev *session.Stanza) session.Verdict {
 
 // available broadcasts presence; the first of a session is its initial presence (RFC 6121 §4.2,
 // §4.4).
-func (m *module) available(ev *session.Stanza) session.Verdict {
+func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(priority); ok {
 		n, err := strconv.ParseInt(string(p.Text()), 10, 8)
@@ -166,14 +177,14 @@ func (m *module) available(ev *session.Stanza) session.Verdict {
 
 // greet is what only initial presence sets off: probes to those whose presence the user gets, the
 // presence of the user's other resources, and requests that wait for an answer (§4.2.2, §3.1.3).
-func (m *module) greet(ev *session.Stanza, s *session.Session, a *session.Account) {
+func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Account) {
 	l := ev.Local()
 	ap := l.Appender()
 	ap.Open(session.PresenceName).Attr(typeAttr, "probe").Close()
 	seats := l.Seats()
 	r := roster.Of(a)
 	for i := range r.Items {
-		if r.Items[i].To {
+		if r.Items[i].To && !m.hidden(a, r.Items[i].JID) {
 			seats.Add(r.Items[i].JID)
 		}
 	}
@@ -192,11 +203,11 @@ func (m *module) greet(ev *session.Stanza, s *session.Session, a *session.Accoun
 }
 
 // broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).
-func (m *module) broadcast(l *session.Local, a *session.Account, from jid.JID, el []byte) {
+func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, el []byte) {
 	seats := l.Seats()
 	r := roster.Of(a)
 	for i := range r.Items {
-		if r.Items[i].From {
+		if r.Items[i].From && !m.hidden(a, r.Items[i].JID) {
 			seats.Add(r.Items[i].JID)
 		}
 	}
@@ -204,19 +215,19 @@ func (m *module) broadcast(l *session.Local, a *session.Account, from jid.JID, e
 }
 
 // unavailable is §4.5: the same to all of them, and to those who got directed presence.
-func (m *module) unavailable(ev *session.Stanza) session.Verdict {
+func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
 	m.leave(ev.Local(), ev.Account(), ev.Session, ev.Element.Append(nil, xmlstream.Streamed))
 	return session.Done
 }
 
 // unbound is unavailable for a session that ends without having said so (§4.5.3).
-func (m *module) unbound(l *session.Local, s *session.Session) {
+func (m *Service) unbound(l *session.Local, s *session.Session) {
 	ap := l.Appender()
 	ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-func (m *module) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
+func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
 		for _, to := range d.to {
 			if it := roster.Of(a).Get(to.Bare()); !s.Available() || it == nil || !it.From {
@@ -239,7 +250,7 @@ func (m *module) leave(l *session.Local, a *session.Account, s *session.Session,
 
 // outbound takes the user's own subscription stanza through Appendix A.2. It goes on from the bare
 // JID (§3.1.2), and only after the change was given to the store.
-func (m *module) outbound(ev *session.Stanza, kind int) session.Verdict {
+func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	who := ev.To.Bare()
 	if who == a.JID() {
@@ -270,13 +281,14 @@ func (m *module) outbound(ev *session.Stanza, kind int) session.Verdict {
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
-		m.show(l, a, who, mv.Show)
+		m.Show(l, a, who, mv.Show)
 	}
 	return session.Done
 }
 
-// show sends who the presence of every available resource, or that they are unavailable.
-func (m *module) show(l *session.Local, a *session.Account, who jid.JID, on bool) {
+// Show sends who the presence of every available resource, or that they are unavailable. Under a's
+// lock.
+func (m *Service) Show(l *session.Local, a *session.Account, who jid.JID, on bool) {
 	for _, s := range a.Resources() {
 		if !s.Available() {
 			continue
@@ -293,7 +305,7 @@ func (m *module) show(l *session.Local, a *session.Account, who jid.JID, on bool
 }
 
 // arrive handles presence from others.
-func (m *module) arrive(ev *session.Stanza) session.Verdict {
+func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 	switch ev.Type {
 	case session.TypeSubscribe:
 		return m.inbound(ev, roster.Subscribe)
@@ -328,7 +340,7 @@ func (m *module) arrive(ev *session.Stanza) session.Verdict {
 
 // probed answers a probe with the presence of each available resource, to those only who may have
 // it; nobody else learns anything (§4.3.2, attack K60).
-func (m *module) probed(ev *session.Stanza) session.Verdict {
+func (m *Service) probed(ev *session.Stanza) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
 		return session.Done
@@ -343,7 +355,7 @@ func (m *module) probed(ev *session.Stanza) session.Verdict {
 }
 
 // inbound takes a contact's subscription stanza through Appendix A.3.
-func (m *module) inbound(ev *session.Stanza, kind int) session.Verdict {
+func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	who := ev.From.Bare()
 	r := roster.Of(a)
@@ -381,7 +393,7 @@ func (m *module) inbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 	}
 	if mv.Show || mv.Hide {
-		m.show(l, a, who, mv.Show)
+		m.Show(l, a, who, mv.Show)
 	}
 	return session.Done
 }
@@ -390,7 +402,7 @@ func (m *module) inbound(ev *session.Stanza, kind int) session.Verdict {
 // its children.
 const maxRequest = 1024
 
-func (m *module) keep(ev *session.Stanza) []byte {
+func (m *Service) keep(ev *session.Stanza) []byte {
 	b := ev.Element.Append(nil, xmlstream.Streamed)
 	if len(b) > maxRequest {
 		ap := ev.Appender()

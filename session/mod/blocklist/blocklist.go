@@ -1,0 +1,303 @@
+// Package blocklist keeps contacts from reaching an account at all (XEP-0191).
+//
+//	C: <iq type='set' id='1'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/></block></iq>
+//	S: <iq type='set' id='block-1' to='juliet@localhost/balcony'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/></block></iq>
+//	S: <iq type='result' id='1'/>
+//
+// State in a session: a flag, set by asking for the list: it gets pushes. Resident in an account: the
+// list. Stored: one row for each address. Hooks in phase Guard, in front of everything: what a blocked
+// address sends is answered as by an account that is not there, and what the user sends there is
+// refused. An address may be full, bare, a domain, or a domain with a resource (XEP-0191 §3.1).
+package blocklist
+
+import (
+	"errors"
+	"slices"
+	"strconv"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/presence"
+	"canto/session/mod/roster"
+	"canto/session/mod/storage"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "blocklist",
+	Spec:     "XEP-0191 1.3",
+	Summary:  "blocks contacts",
+	Cases:    "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on block and unblock",
+	Provides: []session.Feature{"blocking"},
+	Requires: []session.Feature{"iq", "message", "presence", "resident", "commit", "store", "presence-delivery", "roster"},
+	New:      func() session.Module { return new(module) },
+}
+
+const ns = "urn:xmpp:blocking"
+
+// maxItems is how many addresses one account may block.
+const maxItems = 2000
+
+var (
+	rows     = store.NewTable("blocklist", 'b', 1)
+	part     = session.NewPart[blocked]("blocklist")
+	told     = session.NewFlag("blocklist")
+	list     = xmlstream.N(ns, "blocklist")
+	block    = xmlstream.N(ns, "block")
+	unblock  = xmlstream.N(ns, "unblock")
+	item     = xmlstream.N(ns, "item")
+	jidAttr  = xmlstream.N("", "jid")
+	typeAttr = xmlstream.N("", "type")
+	idAttr   = xmlstream.N("", "id")
+	toAttr   = xmlstream.N("", "to")
+	isBlock  = xmlstream.N("urn:xmpp:blocking:errors", "blocked")
+)
+
+type blocked struct {
+	jids   []jid.JID // sorted
+	pushes int
+}
+
+func (b *blocked) find(j jid.JID) (int, bool) {
+	return slices.BinarySearchFunc(b.jids, j, func(a, b jid.JID) int {
+		switch {
+		case a.String() < b.String():
+			return -1
+		case a.String() > b.String():
+			return 1
+		}
+		return 0
+	})
+}
+
+func (b *blocked) has(j jid.JID) bool {
+	_, ok := b.find(j)
+	return ok
+}
+
+// matches looks j up in each of its forms.
+func (b *blocked) matches(j jid.JID) bool {
+	if len(b.jids) == 0 {
+		return false
+	}
+	if b.has(j) || b.has(j.Bare()) {
+		return true
+	}
+	_, domain, resource := j.Parts()
+	for _, o := range b.jids {
+		if l, d, r := o.Parts(); l == "" && d == domain && (r == "" || r == resource) {
+			return true
+		}
+	}
+	return false
+}
+
+type module struct {
+	db        *store.DB
+	presences *presence.Service
+}
+
+func (m *module) Load(api *session.API) error {
+	if m.db = storage.Of(api); m.db == nil {
+		return errors.New("there is no store")
+	}
+	var ok bool
+	if m.presences, ok = session.Find[*presence.Service](api); !ok {
+		return errors.New("nobody sends presence")
+	}
+	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Of(a).matches(who) }
+	session.Resident(api, part, load)
+	api.Advertise(ns)
+	h := api.Hooks
+	h.OnIQ(api.Module, false, list, m.get, session.ToSelf)
+	h.OnIQ(api.Module, true, block, m.block, session.ToSelf)
+	h.OnIQ(api.Module, true, unblock, m.unblock, session.ToSelf)
+	for _, t := range session.Targets {
+		h.PreMessage[t].Add(api.Module, session.Guard, outgoing)
+		h.PrePresence[t].Add(api.Module, session.Guard, outgoing)
+		h.PreIQ[t].Add(api.Module, session.Guard, outgoing)
+	}
+	for _, t := range []session.Target{session.ToBare, session.ToFull} {
+		h.Message[t].Add(api.Module, session.Guard, incoming)
+		h.Presence[t].Add(api.Module, session.Guard, incoming)
+		h.IQ[t].Add(api.Module, session.Guard, incoming)
+	}
+	return nil
+}
+
+func load(snap *store.Snapshot, who session.Who) (*blocked, error) {
+	b := new(blocked)
+	var bad error
+	err := snap.Scan(rows, who.ID, "", func(key string, _ []byte) bool {
+		j, err := jid.Parse(key)
+		if err != nil {
+			bad = err
+			return false
+		}
+		b.jids = append(b.jids, j)
+		return true
+	})
+	return b, errors.Join(err, bad)
+}
+
+// outgoing refuses what the user sends to somebody blocked (XEP-0191 §3.5).
+func outgoing(ev *session.Stanza) session.Verdict {
+	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.To) {
+		return session.Pass
+	}
+	return ev.FailWith(session.StanzaError{Condition: session.NotAcceptable, Type: "cancel", App: isBlock})
+}
+
+// incoming keeps out what somebody blocked sends, and answers as if nobody were here (XEP-0191 §3.4).
+func incoming(ev *session.Stanza) session.Verdict {
+	if ev.From.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.From) {
+		return session.Pass
+	}
+	switch ev.Kind {
+	case session.Message:
+		if ev.Type == session.TypeHeadline || ev.Type == session.TypeError {
+			return session.Done
+		}
+	case session.Presence:
+		return session.Done
+	}
+	return ev.Fail(session.ServiceUnavailable)
+}
+
+func (m *module) get(ev *session.Stanza) session.Verdict {
+	told.Set(ev.Session, true)
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(list)
+		for _, j := range part.Of(ev.Account()).jids {
+			a.Open(item).Attr(jidAttr, j.String()).Close()
+		}
+		a.Close()
+	})
+}
+
+// read takes the addresses of a request.
+func read(ev *session.Stanza) (jids []jid.JID, bad session.Condition, ok bool) {
+	for e, more := ev.Payload().First(); more; e, more = e.Next() {
+		raw, _ := e.Attr(jidAttr)
+		j, err := ev.Local().JID(raw)
+		if !e.Is(item) {
+			return nil, session.BadRequest, false
+		}
+		if err != nil {
+			return nil, session.JIDMalformed, false
+		}
+		jids = append(jids, j)
+	}
+	return jids, 0, true
+}
+
+func (m *module) block(ev *session.Stanza) session.Verdict {
+	jids, bad, ok := read(ev)
+	if !ok {
+		return ev.Fail(bad)
+	}
+	if len(jids) == 0 {
+		return ev.Fail(session.BadRequest) // §3.3
+	}
+	a := ev.Account()
+	for _, j := range jids {
+		if j.Bare() == a.JID() {
+			return ev.Fail(session.NotAllowed) // nobody blocks himself out
+		}
+	}
+	p := part.Of(a)
+	if len(p.jids)+len(jids) > maxItems {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	// Those who see the user go see it before they see nothing (§3.3).
+	for _, who := range m.watchers(a, jids) {
+		if !p.matches(who) {
+			m.presences.Show(ev.Local(), a, who, false)
+		}
+	}
+	b := m.db.NewBatch(a.ID())
+	for _, j := range jids {
+		if i, found := p.find(j); !found {
+			p.jids = slices.Insert(p.jids, i, j)
+			b.Put(rows, j.String(), nil)
+		}
+	}
+	m.push(ev, block, jids)
+	return m.commit(ev, b)
+}
+
+func (m *module) unblock(ev *session.Stanza) session.Verdict {
+	jids, bad, ok := read(ev)
+	if !ok {
+		return ev.Fail(bad)
+	}
+	a := ev.Account()
+	p := part.Of(a)
+	b := m.db.NewBatch(a.ID())
+	gone := jids
+	if len(jids) == 0 { // all of them (§3.4)
+		gone = slices.Clone(p.jids)
+	}
+	watchers := m.watchers(a, gone)
+	for _, j := range gone {
+		if i, found := p.find(j); found {
+			p.jids = slices.Delete(p.jids, i, i+1)
+			b.Delete(rows, j.String())
+		}
+	}
+	for _, who := range watchers {
+		if !p.matches(who) {
+			m.presences.Show(ev.Local(), a, who, true)
+		}
+	}
+	m.push(ev, unblock, jids)
+	return m.commit(ev, b)
+}
+
+// watchers are the contacts who get the account's presence and whom one of jids matches.
+func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
+	these := blocked{jids: slices.Clone(jids)}
+	slices.SortFunc(these.jids, func(a, b jid.JID) int {
+		if a.String() < b.String() {
+			return -1
+		}
+		return 1
+	})
+	r := roster.Of(a)
+	for i := range r.Items {
+		if r.Items[i].From && these.matches(r.Items[i].JID) {
+			list = append(list, r.Items[i].JID)
+		}
+	}
+	return list
+}
+
+// push tells the resources that have asked for the list (§3.6).
+func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
+	p := part.Of(ev.Account())
+	p.pushes++
+	for _, s := range ev.Account().Resources() {
+		if !told.Is(s) {
+			continue
+		}
+		a := ev.Appender()
+		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(p.pushes)).Attr(toAttr, s.JID().String())
+		a.Open(what)
+		for _, j := range jids {
+			a.Open(item).Attr(jidAttr, j.String()).Close()
+		}
+		a.Close().Close()
+		s.Send(session.Parcel{Bytes: a.B, Kind: session.IQ})
+	}
+}
+
+func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
+	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
+		if err != nil {
+			return ev.FailCommit(err)
+		}
+		return ev.Reply(nil)
+	})
+}

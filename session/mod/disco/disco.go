@@ -1,0 +1,201 @@
+// Package disco says what the server and its accounts are and can do (XEP-0030), and sums it up in the
+// stream features (XEP-0115).
+//
+//	C: <iq type='get' id='1' to='localhost'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='http://jabber.org/protocol/disco#info'>
+//	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
+//
+// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
+// owner and those who get its presence; to everybody else it does not exist.
+package disco
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"sort"
+	"strings"
+
+	"canto/session"
+	"canto/session/mod/roster"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "disco",
+	Spec:     "XEP-0030 2.5.0, XEP-0115 1.6.0",
+	Summary:  "says what the server can do",
+	Cases:    "info and items of host and account, unknown nodes, extended information; the server's caps",
+	Provides: []session.Feature{"disco"},
+	Requires: []session.Feature{"iq", "stream-features", "roster"},
+	New:      func() session.Module { return new(Service) },
+}
+
+const (
+	nsInfo  = "http://jabber.org/protocol/disco#info"
+	nsItems = "http://jabber.org/protocol/disco#items"
+	nsCaps  = "http://jabber.org/protocol/caps"
+	nsForm  = "jabber:x:data"
+	node    = "urn:canto:server"
+)
+
+var (
+	info     = xmlstream.N(nsInfo, "query")
+	items    = xmlstream.N(nsItems, "query")
+	identity = xmlstream.N(nsInfo, "identity")
+	feature  = xmlstream.N(nsInfo, "feature")
+	item     = xmlstream.N(nsItems, "item")
+	caps     = xmlstream.N(nsCaps, "c")
+	formX    = xmlstream.N(nsForm, "x")
+	field    = xmlstream.N(nsForm, "field")
+	value    = xmlstream.N(nsForm, "value")
+	nodeAttr = xmlstream.N("", "node")
+	category = xmlstream.N("", "category")
+	typeAttr = xmlstream.N("", "type")
+	name     = xmlstream.N("", "name")
+	varAttr  = xmlstream.N("", "var")
+	jidAttr  = xmlstream.N("", "jid")
+	hashAttr = xmlstream.N("", "hash")
+	verAttr  = xmlstream.N("", "ver")
+)
+
+// A Form is extended information (XEP-0128): what Type defines, with its values.
+type Form struct {
+	Type   string
+	Fields []Field
+}
+
+// A Field is one of a Form.
+type Field struct {
+	Var    string
+	Values []string
+}
+
+// A Service is the module of one profile; modules that have a Form to add find it.
+type Service struct {
+	about session.About
+	Forms []Form
+}
+
+// Load adds the handlers and offers the Service.
+func (m *Service) Load(api *session.API) error {
+	m.about, _ = session.Find[session.About](api)
+	api.Advertise(nsInfo, nsItems)
+	api.AdvertiseAccount(nsInfo, nsItems)
+	api.Hooks.OnIQ(api.Module, false, info, m.hostInfo, session.ToHost)
+	api.Hooks.OnIQ(api.Module, false, items, m.hostItems, session.ToHost)
+	api.Hooks.OnIQ(api.Module, false, info, m.accountInfo, session.ToSelf, session.ToBare)
+	api.Hooks.OnIQ(api.Module, false, items, m.accountItems, session.ToSelf, session.ToBare)
+	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
+		Name: caps,
+		Offer: func(st *session.Stream, a *xmlstream.Appender) {
+			a.Open(caps).Attr(hashAttr, "sha-1").Attr(nodeAttr, node).Attr(verAttr, m.ver(st.Host().Profile())).Close()
+		},
+	})
+	session.Offer(api, m)
+	return nil
+}
+
+// ver is the verification string (XEP-0115 §5.1).
+func (m *Service) ver(p *session.Profile) string {
+	var b strings.Builder
+	b.WriteString("server/im//" + m.about.Name + "<")
+	for _, f := range p.HostFeatures {
+		b.WriteString(f + "<")
+	}
+	forms := append([]Form(nil), m.Forms...)
+	sort.Slice(forms, func(i, j int) bool { return forms[i].Type < forms[j].Type })
+	for _, f := range forms {
+		b.WriteString(f.Type + "<")
+		fields := append([]Field(nil), f.Fields...)
+		sort.Slice(fields, func(i, j int) bool { return fields[i].Var < fields[j].Var })
+		for _, x := range fields {
+			b.WriteString(x.Var + "<")
+			vals := append([]string(nil), x.Values...)
+			sort.Strings(vals)
+			for _, v := range vals {
+				b.WriteString(v + "<")
+			}
+		}
+	}
+	sum := sha1.Sum([]byte(b.String()))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
+	p := ev.Host.Profile()
+	n, asks := ev.Payload().Attr(nodeAttr)
+	if asks && len(n) > 0 && string(n) != node+"#"+m.ver(p) {
+		return ev.Fail(session.ItemNotFound)
+	}
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(info)
+		if len(n) > 0 {
+			a.AttrBytes(nodeAttr, n)
+		}
+		a.Open(identity).Attr(category, "server").Attr(typeAttr, "im").Attr(name, m.about.Name).Close()
+		for _, f := range p.HostFeatures {
+			a.Open(feature).Attr(varAttr, f).Close()
+		}
+		for _, f := range m.Forms {
+			a.Open(formX).Attr(typeAttr, "result")
+			a.Open(field).Attr(varAttr, "FORM_TYPE").Attr(typeAttr, "hidden").Open(value).Text(f.Type).Close().Close()
+			for _, x := range f.Fields {
+				a.Open(field).Attr(varAttr, x.Var)
+				for _, v := range x.Values {
+					a.Open(value).Text(v).Close()
+				}
+				a.Close()
+			}
+			a.Close()
+		}
+		a.Close()
+	})
+}
+
+func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
+	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
+		return ev.Fail(session.ItemNotFound)
+	}
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(items).Close() })
+}
+
+// told reports whether the account answers ev: to its owner and to those who get its presence.
+func told(ev *session.Stanza) bool {
+	return ev.Target == session.ToSelf || roster.Of(ev.Account()).State(ev.From.Bare()).From
+}
+
+func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
+	if !told(ev) {
+		return ev.Fail(session.ServiceUnavailable)
+	}
+	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
+		return ev.Fail(session.ItemNotFound)
+	}
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(info)
+		a.Open(identity).Attr(category, "account").Attr(typeAttr, "registered").Close()
+		for _, f := range ev.Host.Profile().AccountFeatures {
+			a.Open(feature).Attr(varAttr, f).Close()
+		}
+		a.Close()
+	})
+}
+
+func (m *Service) accountItems(ev *session.Stanza) session.Verdict {
+	if !told(ev) {
+		return ev.Fail(session.ServiceUnavailable)
+	}
+	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
+		return ev.Fail(session.ItemNotFound)
+	}
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(items)
+		for _, s := range ev.Account().Resources() {
+			if s.Available() {
+				a.Open(item).Attr(jidAttr, s.JID().String()).Close()
+			}
+		}
+		a.Close()
+	})
+}

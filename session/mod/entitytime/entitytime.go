@@ -1,0 +1,45 @@
+// Package entitytime tells the server's time (XEP-0202).
+//
+//	C: <iq type='get' id='1' to='localhost'><time xmlns='urn:xmpp:time'/></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><time xmlns='urn:xmpp:time'><tzo>Z</tzo><utc>2026-01-01T00:00:00Z</utc></time></iq>
+//
+// State: none. Stored: nothing. The time zone is always UTC: where the machine stands is nobody's
+// business.
+package entitytime
+
+import (
+	"canto/session"
+	"canto/session/mod/clock"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "entitytime",
+	Spec:     "XEP-0202 2.0",
+	Summary:  "tells the server's time",
+	Cases:    "all",
+	Requires: []session.Feature{"iq"},
+	New:      func() session.Module { return module{} },
+}
+
+const ns = "urn:xmpp:time"
+
+var (
+	timeName = xmlstream.N(ns, "time")
+	tzo      = xmlstream.N(ns, "tzo")
+	utc      = xmlstream.N(ns, "utc")
+)
+
+type module struct{}
+
+func (module) Load(api *session.API) error {
+	now := clock.Of(api)
+	api.Advertise(ns)
+	api.Hooks.OnIQ(api.Module, false, timeName, func(ev *session.Stanza) session.Verdict {
+		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+			a.Open(timeName).Open(tzo).Text("Z").Close().Open(utc).Text(clock.Stamp(now())).Close().Close()
+		})
+	}, session.ToHost)
+	return nil
+}

@@ -1,0 +1,140 @@
+// Package lastactivity says how long the server has run, and since when an account is away, with the
+// status it left behind (XEP-0012). Last activity in presence (XEP-0256) is the clients' own and
+// passes.
+//
+//	C: <iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>
+//	S: <iq type='result' id='1' from='juliet@localhost' to='romeo@localhost/orchard'><query xmlns='jabber:iq:last' seconds='903'>Heading Home</query></iq>
+//
+// Resident in an account: when its last resource left. Stored: the same, one row. Hooks: PrePresence
+// and Unbound, for the moment of leaving. Told to those who get the account's presence; to others the
+// account does not exist.
+package lastactivity
+
+import (
+	"encoding/binary"
+	"errors"
+	"strconv"
+	"strings"
+	"time"
+
+	"canto/session"
+	"canto/session/mod/clock"
+	"canto/session/mod/roster"
+	"canto/session/mod/storage"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "lastactivity",
+	Spec:     "XEP-0012 2.0, XEP-0256 1.1",
+	Summary:  "says since when somebody is away",
+	Cases:    "server uptime, offline user with status, online user, unauthorized asker",
+	Requires: []session.Feature{"iq", "presence", "resident", "store", "roster"},
+	New:      func() session.Module { return new(module) },
+}
+
+const ns = "jabber:iq:last"
+
+// maxStatus bounds the status that is kept, in bytes.
+const maxStatus = 256
+
+var (
+	rows    = store.NewTable("last", 'l', 1)
+	part    = session.NewPart[last]("last")
+	query   = xmlstream.N(ns, "query")
+	seconds = xmlstream.N("", "seconds")
+	status  = xmlstream.N(session.NSClient, "status")
+)
+
+type last struct {
+	at     int64 // seconds since 1970; 0: never
+	status string
+}
+
+type module struct {
+	db    *store.DB
+	now   clock.Clock
+	start time.Time
+}
+
+func (m *module) Load(api *session.API) error {
+	if m.db = storage.Of(api); m.db == nil {
+		return errors.New("there is no store")
+	}
+	m.now = clock.Of(api)
+	m.start = m.now()
+	session.Resident(api, part, func(snap *store.Snapshot, who session.Who) (*last, error) {
+		v, ok, err := snap.Get(rows, who.ID, "")
+		if err != nil || !ok || len(v) < 8 {
+			return new(last), err
+		}
+		return &last{int64(binary.BigEndian.Uint64(v)), string(v[8:])}, nil
+	})
+	api.Advertise(ns)
+	api.Hooks.OnIQ(api.Module, false, query, m.host, session.ToHost)
+	api.Hooks.OnIQ(api.Module, false, query, m.account, session.ToSelf, session.ToBare)
+	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite, func(ev *session.Stanza) session.Verdict {
+		if ev.Type == session.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
+			text := ""
+			if e, ok := ev.Element.Child(status); ok {
+				text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
+			}
+			m.left(ev.Account(), ev.Session, text)
+		}
+		return session.Pass
+	})
+	// Before presence forgets that the session was available.
+	api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.Local, s *session.Session) {
+		if s.Available() {
+			m.left(s.Account(), s, "")
+		}
+	})
+	return nil
+}
+
+// left notes that s goes, if it is the last available resource.
+func (m *module) left(a *session.Account, s *session.Session, text string) {
+	for _, o := range a.Resources() {
+		if o != s && o.Available() {
+			return
+		}
+	}
+	p := part.Of(a)
+	p.at, p.status = m.now().Unix(), text
+	b := m.db.NewBatch(a.ID())
+	b.Put(rows, "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
+	a.Wrote(session.Ticket(m.db.Commit(b)))
+}
+
+func reply(ev *session.Stanza, n int64, text string) session.Verdict {
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(query).Attr(seconds, strconv.FormatInt(max(n, 0), 10))
+		if text != "" {
+			a.Text(text)
+		}
+		a.Close()
+	})
+}
+
+func (m *module) host(ev *session.Stanza) session.Verdict {
+	return reply(ev, int64(m.now().Sub(m.start)/time.Second), "")
+}
+
+func (m *module) account(ev *session.Stanza) session.Verdict {
+	a := ev.Account()
+	if ev.Target != session.ToSelf && !roster.Of(a).State(ev.From.Bare()).From {
+		return ev.Fail(session.ServiceUnavailable)
+	}
+	for _, s := range a.Resources() {
+		if s.Available() {
+			return reply(ev, 0, "")
+		}
+	}
+	p := part.Of(a)
+	if p.at == 0 {
+		return ev.Fail(session.ServiceUnavailable)
+	}
+	return reply(ev, m.now().Unix()-p.at, p.status)
+}

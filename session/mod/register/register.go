@@ -1,0 +1,244 @@
+// Package register lets people make accounts, change their password and leave, in band (XEP-0077). It
+// is off by default.
+//
+//	C: <iq type='get' id='1'><query xmlns='jabber:iq:register'/></iq>
+//	S: <iq type='result' id='1'><query xmlns='jabber:iq:register'><instructions>...</instructions><username/><password/></query></iq>
+//	C: <iq type='set' id='2'><query xmlns='jabber:iq:register'><username>romeo</username><password>secret</password></query></iq>
+//	S: <iq type='result' id='2'/>
+//
+// State: none. Stored: the account. New accounts are limited by address; names that look like the
+// operator's are kept back.
+package register
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"canto/reactor"
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/clock"
+	"canto/session/mod/storage"
+	"canto/session/sasl"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "register",
+	Spec:     "XEP-0077 2.4",
+	Summary:  "lets people make accounts; off by default",
+	Cases:    "registration, password change, cancellation, conflict, missing fields, limits; no forms, no redirection",
+	Requires: []session.Feature{"stream-features", "iq", "store"},
+	Off:      true,
+	New:      func() session.Module { return new(module) },
+}
+
+const ns = "jabber:iq:register"
+
+var (
+	feature      = xmlstream.N("http://jabber.org/features/iq-register", "register")
+	query        = xmlstream.N(ns, "query")
+	instructions = xmlstream.N(ns, "instructions")
+	registered   = xmlstream.N(ns, "registered")
+	username     = xmlstream.N(ns, "username")
+	password     = xmlstream.N(ns, "password")
+	remove       = xmlstream.N(ns, "remove")
+	typeAttr     = xmlstream.N("", "type")
+	idAttr       = xmlstream.N("", "id")
+)
+
+// Salt makes the salt of a new password; the process gives it.
+type Salt func() []byte
+
+// Options are the module's section of the configuration.
+type Options struct {
+	PerAddress int      `toml:"per_address"` // new accounts in an hour
+	Reserved   []string `toml:"reserved"`
+	PlainText  bool     `toml:"plain_text"` // without TLS too
+}
+
+type module struct {
+	opt   Options
+	db    *store.DB
+	r     *session.Router
+	salt  Salt
+	now   clock.Clock
+	rates *session.Throttle
+}
+
+func (m *module) Load(api *session.API) error {
+	m.opt = Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster", "abuse", "support", "security", "xmpp", "server"}}
+	if err := api.Decode(&m.opt); err != nil {
+		return err
+	}
+	var ok bool
+	if m.salt, ok = session.Find[Salt](api); !ok {
+		return errors.New("nobody gave a source of salts")
+	}
+	m.db, m.r, m.now, m.rates = storage.Of(api), api.Router, clock.Of(api), session.NewThrottle()
+	open := func(st *session.Stream) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
+	api.Hooks.Features = append(api.Hooks.Features,
+		session.StreamFeature{
+			Name: feature, Forbids: session.HasUser | session.S2S, Open: open,
+			Offer: func(_ *session.Stream, a *xmlstream.Appender) { a.Open(feature).Close() },
+		},
+		session.StreamFeature{
+			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Open: open, Handle: m.stranger,
+		})
+	api.Advertise(ns)
+	for _, set := range []bool{false, true} {
+		api.Hooks.OnIQ(api.Module, set, query, m.user, session.ToSelf)
+	}
+	// Clients address the host: the account is the sender's, whose lock is held in a Pre chain.
+	api.Hooks.PreIQ[session.ToHost].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		if (ev.Type != session.TypeGet && ev.Type != session.TypeSet) || !ev.Payload().Is(query) {
+			return session.Pass
+		}
+		return m.user(ev)
+	})
+	return nil
+}
+
+// creds are the keys of a new password; slow.
+func (m *module) creds(pw string) ([]byte, error) {
+	p, err := sasl.Prepare(pw)
+	if err != nil {
+		return nil, err
+	}
+	var c sasl.Credentials
+	for _, h := range sasl.Hashes {
+		c = append(c, sasl.Derive(h, p, m.salt(), sasl.DefaultIterations))
+	}
+	return c.Encode(), nil
+}
+
+// stranger is somebody without an account.
+func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
+	raw, _ := iq.Attr(idAttr)
+	id := string(raw)
+	q, _ := iq.Child(query)
+	if t, _ := iq.Attr(typeAttr); string(t) == "get" {
+		a := st.Local().Appender()
+		a.Open(session.IQName).Attr(typeAttr, "result").Attr(idAttr, id).Open(query)
+		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(password).Close()
+		a.Close().Close()
+		st.Send(a.B)
+		return
+	}
+	name, ok := q.Child(username)
+	pw, ok2 := q.Child(password)
+	if !ok || !ok2 || len(name.Text()) == 0 || len(pw.Text()) == 0 {
+		st.FailIQ(id, session.NotAcceptable) // XEP-0077 §3.1
+		return
+	}
+	who, err := jid.New(string(name.Text()), st.Host().Name, "")
+	if err != nil {
+		st.FailIQ(id, session.JIDMalformed)
+		return
+	}
+	if slices.Contains(m.opt.Reserved, who.Local()) || mixed(who.Local()) {
+		st.FailIQ(id, session.NotAllowed)
+		return
+	}
+	lim := m.r.HostLimits(st.Host())
+	addr := st.Wire().Remote().Addr()
+	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour}, st.Local().Loop.Tick()) {
+		st.Local().CountLimit("registrations")
+		st.FailIQ(id, session.ResourceConstraint)
+		return
+	}
+	secret, created := string(pw.Text()), m.now().Unix()
+	if !st.Await(reactor.Crypto, func() error {
+		c, err := m.creds(secret)
+		if err != nil {
+			return err
+		}
+		return m.db.CreateAccounts([]store.NewAccount{{JID: who, Credentials: c, Created: created}})
+	}, func(err error) {
+		switch {
+		case errors.Is(err, store.ErrExists):
+			st.FailIQ(id, session.Conflict)
+		case errors.Is(err, sasl.ErrPassword):
+			st.FailIQ(id, session.NotAcceptable)
+		case err != nil:
+			st.FailIQ(id, session.InternalServerError)
+		default:
+			m.r.Table.Born(who)
+			a := st.Local().Appender()
+			a.Open(session.IQName).Attr(typeAttr, "result").Attr(idAttr, id).Close()
+			st.Send(a.B)
+		}
+	}) {
+		st.FailIQ(id, session.ResourceConstraint)
+	}
+}
+
+// mixed reports whether a name mixes Latin letters with those of scripts that look like them.
+func mixed(name string) bool {
+	latin, other := false, false
+	for _, r := range name {
+		switch {
+		case r >= 'a' && r <= 'z':
+			latin = true
+		case r >= 0x370 && r <= 0x52F: // Greek, Cyrillic
+			other = true
+		}
+	}
+	return latin && other
+}
+
+// user is somebody with an account, changing its password or leaving.
+func (m *module) user(ev *session.Stanza) session.Verdict {
+	a, q := ev.Account(), ev.Payload()
+	if ev.Type == session.TypeGet {
+		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) {
+			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(password).Close().Close()
+		})
+	}
+	me := a.JID()
+	if _, ok := q.Child(remove); ok {
+		if c, _ := q.First(); !c.Is(remove) {
+			return ev.Fail(session.BadRequest)
+		}
+		return ev.Await(reactor.Disk, func() error { return m.db.DeleteAccount(me) }, func(ev *session.Stanza, err error) session.Verdict {
+			if err != nil {
+				return ev.FailCommit(err)
+			}
+			v := ev.Reply(nil)
+			m.r.Kick(me, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
+			return v
+		})
+	}
+	name, ok := q.Child(username)
+	pw, ok2 := q.Child(password)
+	if !ok || !ok2 || len(pw.Text()) == 0 {
+		return ev.Fail(session.BadRequest)
+	}
+	if who, err := jid.New(string(name.Text()), me.Domain(), ""); err != nil || who != me {
+		return ev.Fail(session.Forbidden) // attack S10: one's own password only
+	}
+	secret := string(pw.Text())
+	return ev.Await(reactor.Crypto, func() error {
+		c, err := m.creds(secret)
+		if err != nil {
+			return err
+		}
+		return m.db.ChangeAccount(me, func(row *store.Account) error { row.Credentials = c; return nil })
+	}, func(ev *session.Stanza, err error) session.Verdict {
+		switch {
+		case errors.Is(err, sasl.ErrPassword):
+			return ev.Fail(session.NotAcceptable)
+		case err != nil:
+			return ev.FailCommit(err)
+		}
+		for _, s := range ev.Account().Resources() {
+			if s.JID() != ev.From {
+				s.Close(&session.StreamError{Condition: "reset", Text: "the password was changed"})
+			}
+		}
+		return ev.Reply(nil)
+	})
+}

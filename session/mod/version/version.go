@@ -1,0 +1,60 @@
+// Package version says which software the server is (XEP-0092).
+//
+//	C: <iq type='get' id='1' to='localhost'><query xmlns='jabber:iq:version'/></iq>
+//	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='jabber:iq:version'><name>Canto</name><version>0.1.0</version></query></iq>
+//
+// State: none. Stored: nothing. The operating system is told only where the configuration names one.
+package version
+
+import (
+	"canto/session"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "version",
+	Spec:     "XEP-0092 1.1",
+	Summary:  "says which software the server is",
+	Cases:    "name and version; the operating system by configuration only",
+	Requires: []session.Feature{"iq"},
+	New:      func() session.Module { return new(module) },
+}
+
+const ns = "jabber:iq:version"
+
+var (
+	query   = xmlstream.N(ns, "query")
+	name    = xmlstream.N(ns, "name")
+	version = xmlstream.N(ns, "version")
+	system  = xmlstream.N(ns, "os")
+)
+
+// Options are the module's section of the configuration.
+type Options struct {
+	OS string `toml:"os"`
+}
+
+type module struct {
+	opt   Options
+	about session.About
+}
+
+func (m *module) Load(api *session.API) error {
+	if err := api.Decode(&m.opt); err != nil {
+		return err
+	}
+	m.about, _ = session.Find[session.About](api)
+	api.Advertise(ns)
+	api.Hooks.OnIQ(api.Module, false, query, func(ev *session.Stanza) session.Verdict {
+		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+			a.Open(query)
+			a.Open(name).Text(m.about.Name).Close().Open(version).Text(m.about.Version).Close()
+			if m.opt.OS != "" {
+				a.Open(system).Text(m.opt.OS).Close()
+			}
+			a.Close()
+		})
+	}, session.ToHost)
+	return nil
+}
