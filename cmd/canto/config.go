@@ -372,9 +372,6 @@ func distance(a, b string) int {
 
 // check holds what the decoder can't see.
 func (c *config) check() error {
-	if len(c.Host) == 0 && !c.dev {
-		return fmt.Errorf("%s: no host: add a section like [host.\"example.org\"], or run canto host add", c.file)
-	}
 	for name, h := range c.Host {
 		section := fmt.Sprintf("host.%q", name)
 		j, err := jid.Parse(name)

@@ -217,6 +217,9 @@ func (s *server) open(c *config, out io.Writer) error {
 	if err := s.hosts(c); err != nil {
 		return fail(err)
 	}
+	if len(s.router.Table.Hosts()) == 0 {
+		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
+	}
 	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
 	listeners, err := s.listeners(c)
 	if err != nil {

@@ -3,7 +3,6 @@
 usage: aio.py PORT ROMEO_PASSWORD JULIET_PASSWORD [direct]
 """
 import asyncio
-import ssl
 import sys
 
 import aioxmpp

@@ -34,7 +34,7 @@ class Client(slixmpp.ClientXMPP):
         self.auto_subscribe = False
         self.add_event_handler("session_start", lambda _: self.up.set())
         self.add_event_handler("failed_all_auth", self.fail)
-        for name in ("message", "presence_subscribe", "presence_subscribed", "presence_available",
+        for name in ("message", "message_error", "presence_subscribe", "presence_subscribed", "presence_available",
                      "presence_unavailable", "roster_update", "changed_status"):
             self.add_event_handler(name, lambda s, n=name: self.note(n, s))
 
@@ -150,7 +150,7 @@ async def chat():
     await juliet["xep_0191"].block(slixmpp.JID("romeo@localhost"))
     await romeo.expect("presence_unavailable", lambda s: s["from"].bare == "juliet@localhost")
     romeo.send_message("juliet@localhost", "can you hear me?", mtype="chat")
-    e = await romeo.expect("message", lambda s: s["type"] == "error")
+    e = await romeo.expect("message_error")
     assert e["error"]["condition"] == "service-unavailable", e
     await juliet["xep_0191"].unblock(slixmpp.JID("romeo@localhost"))
     await romeo.expect("presence_available", lambda s: s["from"].bare == "juliet@localhost")
