@@ -41,10 +41,10 @@ func (e *echo) OnSecure(*reactor.Conn, *tls.ConnectionState) { e.secure.Add(1) }
 func (e *echo) OnTimer(*reactor.Conn)                        {}
 func (e *echo) OnDrain(*reactor.Conn)                        {}
 func (e *echo) OnClose(_ *reactor.Conn, err error) {
-	e.closed.Add(1)
 	e.mu.Lock()
 	e.errs = append(e.errs, err)
 	e.mu.Unlock()
+	e.closed.Add(1)
 }
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -118,7 +118,9 @@ func TestAttackK28Panic(t *testing.T) {
 		t.Fatal(err)
 	}
 	exchange(t, other, "after")
-	waitFor(t, func() bool { return r.Loops()[0].Meter().Panics == 1 })
+	waitFor(t, func() bool { return r.Loops()[0].Meter().Panics == 1 && h.closed.Load() >= 1 })
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if !errors.Is(h.errs[0], reactor.ErrPanic) {
 		t.Fatalf("OnClose got %v", h.errs)
 	}
