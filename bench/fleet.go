@@ -36,7 +36,7 @@ type Fleet struct {
 	r       *reactor.Reactor
 	parsers []*xmlstream.Parser
 	clients []*client
-	keys    sync.Map // mechanism, salt, iterations, password -> sasl.Secret
+	keys    sync.Map // password -> sasl.Salted
 	slots   chan struct{}
 	bound   atomic.Int64
 	failed  atomic.Int64
@@ -286,30 +286,27 @@ func (h handler) element(c *client, e xmlstream.Element) error {
 		return nil
 	case c.state == opening && e.Is(features):
 		name, password := h.f.cfg.User(c.i)
-		c.sasl = &sasl.Client{Mechanism: "SCRAM-SHA-1", User: name, Password: password, Nonce: rand.Text(), Salted: h.f.salted(password)}
+		c.sasl = &sasl.Client{Mechanism: sasl.ScramSHA1, Username: name, Password: sasl.SecretString(password), Rand: rand.Reader, Salted: h.f.salted(password)}
 		first, err := c.sasl.Start()
 		if err != nil {
 			return err
 		}
 		c.state = proving
-		c.conn.Append([]byte("<auth xmlns='" + nsSASL + "' mechanism='SCRAM-SHA-1'>" + sasl.Encode(first) + "</auth>"))
+		c.conn.Append([]byte("<auth xmlns='" + nsSASL + "' mechanism='SCRAM-SHA-1'>" + string(first) + "</auth>"))
 		return nil
 	case c.state == proving && e.Is(challenge):
-		msg, ok := sasl.Decode(e.Text())
-		if !ok {
-			return sasl.ErrProtocol
-		}
-		answer, err := c.sasl.Next(msg)
+		answer, err := c.sasl.Next(e.Text())
 		if err != nil {
 			return err
 		}
-		c.conn.Append([]byte("<response xmlns='" + nsSASL + "'>" + sasl.Encode(answer) + "</response>"))
+		c.conn.Append([]byte("<response xmlns='" + nsSASL + "'>" + string(answer) + "</response>"))
 		return nil
 	case c.state == proving && e.Is(success):
-		final, _ := sasl.Decode(e.Text())
-		if err := c.sasl.Finish(final); err != nil {
+		if err := c.sasl.Success(e.Text()); err != nil {
 			return err
 		}
+		_, password := h.f.cfg.User(c.i)
+		h.f.keys.Store(password, c.sasl.Salted)
 		c.sasl, c.state = nil, restarted
 		h.header(c)
 		return nil
@@ -334,17 +331,12 @@ func (h handler) element(c *client, e xmlstream.Element) error {
 	return fmt.Errorf("the server said what was not looked for: %.200s", e.Raw())
 }
 
-// salted derives each salted password once for the whole fleet.
-func (f *Fleet) salted(password string) func(h sasl.Hash, salt []byte, n int) sasl.Secret {
-	return func(h sasl.Hash, salt []byte, n int) sasl.Secret {
-		k := fmt.Sprint(h, n, string(salt), password)
-		if v, ok := f.keys.Load(k); ok {
-			return v.(sasl.Secret)
-		}
-		s := sasl.Salted(h, password, salt, n)
-		f.keys.Store(k, s)
-		return s
+// salted is what a login with this password derived last: with one salt for all, nobody derives twice.
+func (f *Fleet) salted(password string) sasl.Salted {
+	if v, ok := f.keys.Load(password); ok {
+		return v.(sasl.Salted)
 	}
+	return sasl.Salted{}
 }
 
 // Settle waits until nothing has been heard for a while.

@@ -194,8 +194,8 @@ func (bytesCmd) Run(r *run) error {
 	fmt.Fprintf(r.out, "heap in use      %12d\nstacks           %12d\nfrom the system  %12d\n", m.HeapInuse, m.StackInuse, m.Sys)
 	fmt.Fprintf(r.out, "connections      %12d\nsessions         %12d\naccounts         %12d in memory\n", s.reactor.Connections(), st.Bound-st.Unbound, s.router.Table.Len())
 	fmt.Fprintf(r.out, "outbox buffers   %12d lent\ninput tails      %12d lent\n", buf.Outbox.InUse(), buf.Tail.InUse())
-	d := s.db.Metrics()
-	fmt.Fprintf(r.out, "store cache      %12d\nstore on disk    %12d\n", d.CacheBytes, d.DiskBytes)
+	d := s.db.Sizes()
+	fmt.Fprintf(r.out, "store cache      %12d\nstore on disk    %12d\n", d.Cache, d.Disk)
 	return nil
 }
 

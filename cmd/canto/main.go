@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -158,7 +159,7 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if _, err := os.Stat(c.Data); err != nil && !write {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
-	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: false})
+	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		return err
 	}

@@ -177,7 +177,7 @@ func limitMemory(c *config) {
 
 // open brings everything up but the loops' turning.
 func (s *server) open(c *config, out io.Writer) error {
-	db, err := store.Open(store.Options{Dir: c.Data, Log: s.log, Fatal: func(err error) {
+	db, err := store.Open(store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
 		select {
 		case s.fatal <- err:
 		default:
@@ -191,9 +191,11 @@ func (s *server) open(c *config, out io.Writer) error {
 		db.Close()
 		return err
 	}
-	if s.secret, err = db.Secret("scram"); err != nil {
+	_, key, err := db.Secrets().Current("scram")
+	if err != nil {
 		return fail(err)
 	}
+	s.secret = sasl.NewSecret(key)
 	s.certs = &certificates{server: s}
 	if s.dev {
 		if err := s.devSetup(c, out); err != nil {
@@ -207,7 +209,7 @@ func (s *server) open(c *config, out io.Writer) error {
 		Directory:   storage.Directory(db),
 		Log:         s.log,
 		Node:        uint16(c.Node),
-		Incarnation: db.Incarnation,
+		Incarnation: db.Incarnation(),
 		Clock:       func() reactor.Tick { return s.reactor.Tick() },
 		StreamID:    func() string { return token(16) },
 	}
@@ -339,7 +341,11 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	if p := fresh[key]; p != nil {
 		return p, nil
 	}
-	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, mechs)...)
+	offer, err := sasl.NewOffer(mechs...)
+	if err != nil {
+		return nil, err
+	}
+	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, offer)...)
 	if err != nil {
 		return nil, fmt.Errorf("%s: host %s: %w", c.file, host, err)
 	}
@@ -358,21 +364,21 @@ func describe(l *limitsConfig) session.Limits {
 	return lim
 }
 
-func (s *server) given(c *config, mechs []string) []session.Given {
+func (s *server) given(c *config, offer sasl.Offer) []session.Given {
 	return []session.Given{
 		session.Give(s.db),
 		session.Give(starttls.Policy{Available: s.certs.any(c), Required: c.C2S.RequireTLS}),
 		session.Give(saslauth.Policy{
-			Mechanisms: mechs,
-			PlainText:  !c.C2S.RequireTLS,
-			Nonce:      func() string { return token(18) },
-			FakeSecret: s.secret,
-			Failures:   s.failures,
-			EndPoint:   s.certs.endPoint,
+			Offer:     offer,
+			PlainText: !c.C2S.RequireTLS,
+			Rand:      rand.Reader,
+			FakeKey:   s.secret,
+			Failures:  s.failures,
+			EndPoint:  s.certs.endPoint,
 		}),
 		session.Give(bind.Resources(func() string { return token(8) })),
 		session.Give(clock.Clock(time.Now)),
-		session.Give(register.Salt(func() []byte { b := make([]byte, 16); rand.Read(b); return b })),
+		session.Give(register.Random{Reader: rand.Reader}),
 		session.Give(session.About{Name: "Canto", Version: Version}),
 	}
 }
@@ -387,7 +393,11 @@ func token(n int) string {
 // hosts brings the table to what file and store say.
 func (s *server) hosts(c *config) error {
 	snap := s.db.Snapshot()
-	stored, err := snap.Hosts()
+	var stored []string
+	err := s.db.Hosts().List(snap, func(h store.HostRecord) bool {
+		stored = append(stored, h.Domain)
+		return true
+	})
 	snap.Close()
 	if err != nil {
 		return err
@@ -597,9 +607,10 @@ func (s *server) devSetup(c *config, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		err = s.db.CreateAccounts([]store.NewAccount{{JID: j, Credentials: creds.Encode(), Created: time.Now().Unix()}})
+		ctx := context.Background()
+		_, err = s.db.Accounts().Create(ctx, host, name, creds)
 		if errors.Is(err, store.ErrExists) {
-			err = s.db.ChangeAccount(j, func(a *store.Account) error { a.Credentials = creds.Encode(); return nil })
+			err = s.db.Accounts().SetKeys(ctx, host, name, creds)
 		}
 		if err != nil {
 			return err

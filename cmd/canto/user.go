@@ -60,19 +60,10 @@ func account(text string) (jid.JID, error) {
 	return j, nil
 }
 
-// derive makes the keys of a password for every hash.
-func derive(pw string, iterations int) (sasl.Credentials, error) {
-	p, err := sasl.Prepare(pw)
-	if err != nil {
-		return nil, err
-	}
-	var c sasl.Credentials
-	for _, h := range sasl.Hashes {
-		salt := make([]byte, 16)
-		rand.Read(salt)
-		c = append(c, sasl.Derive(h, p, salt, iterations))
-	}
-	return c, nil
+// derive makes the keys of a password for every hash, as they are stored.
+func derive(pw string, iterations int) ([]byte, error) {
+	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
+	return k.Encode(), err
 }
 
 // born tells a running server that there is an account.
@@ -108,7 +99,7 @@ func (u *userAdd) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.CreateAccounts([]store.NewAccount{{JID: j, Credentials: c.Encode(), Created: time.Now().Unix()}}); err != nil {
+		if err := create(r, db, j, c); err != nil {
 			return err
 		}
 		r.born(j)
@@ -138,7 +129,7 @@ func (u *userPasswd) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.ChangeAccount(j, func(a *store.Account) error { a.Credentials = c.Encode(); return nil }); err != nil {
+		if err := named(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), c)); err != nil {
 			return err
 		}
 		r.kick(j, &session.StreamError{Condition: "reset", Text: "the password was changed"}, nil)
@@ -159,7 +150,7 @@ func (u *userDel) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.DeleteAccount(j); err != nil {
+		if err := named(j, db.Accounts().Delete(r.ctx, j.Domain(), j.Local())); err != nil {
 			return err
 		}
 		r.kick(j, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
@@ -177,10 +168,22 @@ func (u *userList) Run(r *run) error {
 		defer s.Close()
 		out := bufio.NewWriter(r.out)
 		defer out.Flush()
-		return s.AllAccounts(u.Domain, func(domain, local string, a store.Account) bool {
-			fmt.Fprintf(out, "%s@%s\n", local, domain)
-			return true
-		})
+		domains := []string{u.Domain}
+		if u.Domain == "" {
+			var err error
+			if domains, err = r.domains(db, s); err != nil {
+				return err
+			}
+		}
+		for _, d := range domains {
+			if err := db.Accounts().List(s, d, "", func(a store.Account) bool {
+				fmt.Fprintf(out, "%s@%s\n", a.Local, a.Domain)
+				return true
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -196,17 +199,14 @@ func (u *userShow) Run(r *run) error {
 	return r.withStore(false, func(db *store.DB) error {
 		s := db.Snapshot()
 		defer s.Close()
-		a, ok, err := s.Lookup(j)
+		a, err := db.Accounts().Get(s, j.Domain(), j.Local())
 		if err != nil {
-			return err
+			return named(j, err)
 		}
-		if !ok {
-			return fmt.Errorf("%s: %w", j, store.ErrNone)
-		}
-		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID, time.Unix(a.Created, 0).UTC().Format(time.RFC3339), a.Banned)
-		if c, err := sasl.DecodeCredentials(a.Credentials); err == nil {
+		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID, a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
+		if c, err := sasl.DecodeKeys(a.Credentials); err == nil {
 			for _, k := range c {
-				fmt.Fprintf(r.out, "keys     %s, %d iterations\n", k.Hash.Mechanism(), k.Iterations)
+				fmt.Fprintf(r.out, "keys     %s, %d iterations\n", hashName(k.Hash), k.Iterations)
 			}
 		}
 		return nil
@@ -231,7 +231,11 @@ func ban(r *run, text string, on bool) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.ChangeAccount(j, func(a *store.Account) error { a.Banned = on; return nil }); err != nil {
+		change := func() error { return db.Accounts().Unban(r.ctx, j.Domain(), j.Local()) }
+		if on {
+			change = func() error { return db.Accounts().Ban(r.ctx, j.Domain(), j.Local(), "") }
+		}
+		if err := named(j, change()); err != nil {
 			return err
 		}
 		if on {
@@ -314,16 +318,23 @@ func (u *userImport) load(r *run, db *store.DB, in io.Reader) (n int, err error)
 				return n, fmt.Errorf("%s:%d: %w", u.File, line+i+1, row.err)
 			}
 			if !row.jid.IsZero() {
-				list = append(list, store.NewAccount{JID: row.jid, Credentials: row.creds, Created: time.Now().Unix()})
+				list = append(list, store.NewAccount{Domain: row.jid.Domain(), Local: row.jid.Local(), Credentials: row.creds})
 			}
 		}
-		if err := db.CreateAccounts(list); err != nil {
-			return n, fmt.Errorf("%s, lines %d to %d: %w; nothing of these was added", u.File, line+1, line+len(raw), err)
+		bad := 0
+		_, err := db.Accounts().CreateMany(r.ctx, list, func(i int, err error) {
+			bad++
+			fmt.Fprintf(r.errOut, "canto: %s@%s: %v\n", list[i].Local, list[i].Domain, err)
+		})
+		if err != nil {
+			return n, fmt.Errorf("%s, lines %d to %d: %w", u.File, line+1, line+len(raw), err)
 		}
-		for _, a := range list {
-			r.born(a.JID)
+		for _, row := range rows {
+			if !row.jid.IsZero() {
+				r.born(row.jid)
+			}
 		}
-		n += len(list)
+		n += len(list) - bad
 		line += len(raw)
 	}
 	return n, sc.Err()
@@ -343,12 +354,11 @@ func (u *userImport) parse(text string, memo *sync.Map) (row importLine) {
 	}
 	if !u.SharedSalt {
 		c, err := derive(pw, u.Iterations)
-		row.creds, row.err = c.Encode(), err
+		row.creds, row.err = c, err
 		return row
 	}
 	f, _ := memo.LoadOrStore(pw, sync.OnceValues(func() ([]byte, error) {
-		c, err := derive(pw, u.Iterations)
-		return c.Encode(), err
+		return derive(pw, u.Iterations)
 	}))
 	row.creds, row.err = f.(func() ([]byte, error))()
 	return row
@@ -366,10 +376,10 @@ func (hostList) Run(r *run) error {
 	return r.withStore(false, func(db *store.DB) error {
 		s := db.Snapshot()
 		defer s.Close()
-		names, err := s.Hosts()
-		for _, n := range names {
-			fmt.Fprintf(r.out, "%s\tstore\n", n)
-		}
+		err := db.Hosts().List(s, func(h store.HostRecord) bool {
+			fmt.Fprintf(r.out, "%s\tstore\n", h.Domain)
+			return true
+		})
 		c, err2 := r.config()
 		if err2 == nil {
 			for _, n := range c.hostNames() {
@@ -397,7 +407,7 @@ func (h *hostAdd) Run(r *run) error {
 		if _, ok := c.Host[j.String()]; ok {
 			return fmt.Errorf("%s: the configuration file names it already", j)
 		}
-		if err := db.AddHost(j.String()); err != nil {
+		if err := addHost(r, db, j); err != nil {
 			return err
 		}
 		if r.server != nil {
@@ -413,7 +423,7 @@ type hostDel struct {
 
 func (h *hostDel) Run(r *run) error {
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.DeleteHost(h.Domain); err != nil {
+		if err := db.Hosts().Delete(r.ctx, h.Domain); err != nil {
 			return err
 		}
 		if r.server != nil {
@@ -421,4 +431,48 @@ func (h *hostDel) Run(r *run) error {
 		}
 		return nil
 	})
+}
+
+func addHost(r *run, db *store.DB, j jid.JID) error {
+	_, err := db.Hosts().Add(r.ctx, j.String())
+	return named(j, err)
+}
+
+func create(r *run, db *store.DB, j jid.JID, creds []byte) error {
+	_, err := db.Accounts().Create(r.ctx, j.Domain(), j.Local(), creds)
+	return named(j, err)
+}
+
+// named says whom an error is about.
+func named(j jid.JID, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", j, err)
+}
+
+// domains are all hosts, of file and store.
+func (r *run) domains(db *store.DB, s *store.Snapshot) (names []string, err error) {
+	c, err := r.config()
+	if err != nil {
+		return nil, err
+	}
+	if names = c.hostNames(); len(names) == 0 && c.dev {
+		names = []string{"localhost"}
+	}
+	err = db.Hosts().List(s, func(h store.HostRecord) bool {
+		names = append(names, h.Domain)
+		return true
+	})
+	return names, err
+}
+
+func hashName(h sasl.Hash) string {
+	switch h {
+	case sasl.SHA1:
+		return sasl.ScramSHA1.String()
+	case sasl.SHA256:
+		return sasl.ScramSHA256.String()
+	}
+	return sasl.ScramSHA512.String()
 }

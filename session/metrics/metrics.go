@@ -129,11 +129,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
 	gauge(buffers, float64(buf.Tail.InUse()), "tail")
 	m := c.DB.Metrics()
-	histogram(ch, commits, m.Latency[:])
-	counter(ops, m.Ops)
-	gauge(cache, float64(m.CacheBytes))
+	commitHistogram(ch, &m.Latency)
+	counter(ops, m.Ops.Load())
+	gauge(cache, float64(c.DB.Sizes().Cache))
 	v := 0.0
-	if m.Low {
+	if c.DB.Full() != nil {
 		v = 1
 	}
 	gauge(low, v)
@@ -151,4 +151,14 @@ func histogram(ch chan<- prometheus.Metric, d *prometheus.Desc, counts []uint64,
 		sum += float64(n) * limit * 0.75
 	}
 	ch <- prometheus.MustNewConstHistogram(d, total, sum, buckets, labels...)
+}
+
+func commitHistogram(ch chan<- prometheus.Metric, h *store.Histogram) {
+	buckets := make(map[float64]uint64, len(h.Counts))
+	var total uint64
+	for i := range h.Counts {
+		total += h.Counts[i].Load()
+		buckets[store.HistogramBound(i).Seconds()] = total
+	}
+	ch <- prometheus.MustNewConstHistogram(commits, total, float64(h.Sum.Load())/1e9, buckets)
 }

@@ -3,98 +3,163 @@ package sasl
 import (
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"io"
 	"strconv"
 	"strings"
 )
 
-// Errors of a Client.
+// A Client is the other end of an [Exchange], for one login: it is what a load client and tests log in with.
+// For one goroutine.
+type Client struct {
+	Mechanism Mechanism
+	Username  string // localpart
+	Authzid   string // usually empty
+	Password  Secret // or Salted
+	// Salted, if its hash, salt and iterations are the server's, saves deriving. After a login it is what was
+	// used, to be kept for the next.
+	Salted Salted
+	// Binding is what this connection can be bound by; BindingKind names the type to use, by default the best.
+	Binding     Binding
+	BindingKind string
+	// ServerPlus: the server offered -PLUS. When it did not, and Binding has something, the client says so
+	// ("y"), which a man in the middle who stripped it can't undo.
+	ServerPlus bool
+	Rand       io.Reader
+	// MinIterations, if not 0, is the fewest that the server may ask for; MaxIterations bounds what it makes
+	// the client compute, by default 1,000,000.
+	MinIterations, MaxIterations int
+
+	gs2, bare, nonce string
+	binding          []byte
+	server           Secret // what the server must prove with
+	step             uint8
+}
+
+// Errors of a client, besides a [Condition].
 var (
-	ErrServer   = errors.New("sasl: the server does not know the password either")
-	ErrProtocol = errors.New("sasl: the server says what the mechanism does not allow")
+	ErrServer   = errors.New("sasl: the server could not prove that it knows the password")
+	ErrProtocol = errors.New("sasl: the server broke the protocol")
 )
 
-// A Client is one authentication, client side. Not safe for two goroutines.
-type Client struct {
-	Mechanism string
-	User      string
-	Password  string
-	Nonce     string // printable, without comma
-	// Binding is the channel binding of a -PLUS mechanism: its type and data.
-	BindingType string
-	Binding     []byte
-	// Salted, if set, gives a SaltedPassword that was kept from an earlier login.
-	Salted func(h Hash, salt []byte, iterations int) Secret
-
-	hash   Hash
-	gs2    string
-	bare   string
-	server Secret
-	auth   []byte
-	step   int
-}
-
-// Start is the initial response.
+// Start returns the text of <auth/>.
 func (c *Client) Start() ([]byte, error) {
+	if c.step != 0 {
+		return nil, fmt.Errorf("%w: used twice", ErrProtocol)
+	}
 	if c.Mechanism == Plain {
-		return []byte("\x00" + c.User + "\x00" + c.Password), nil
+		c.step = 3
+		msg := c.Authzid + "\x00" + c.Username + "\x00" + string(c.Password.Reveal())
+		return encode(msg), nil
 	}
-	h, plus, ok := hashOf(c.Mechanism)
-	if !ok {
-		return nil, ErrProtocol
+	if c.Mechanism.Hash() == 0 {
+		return nil, fmt.Errorf("sasl: no mechanism")
 	}
-	c.hash, c.gs2 = h, "n,,"
-	if plus {
-		c.gs2 = "p=" + c.BindingType + ",,"
+	flag := "n"
+	if c.Mechanism.Plus() {
+		kind := c.BindingKind
+		if kind == "" {
+			if kinds := c.Binding.Kinds(); len(kinds) > 0 {
+				kind = kinds[0]
+			}
+		}
+		if c.binding = c.Binding.Data(kind); len(c.binding) == 0 {
+			return nil, fmt.Errorf("sasl: nothing to bind the channel by (%q)", kind)
+		}
+		flag = "p=" + kind
+	} else if c.Binding.Any() && !c.ServerPlus {
+		flag = "y"
 	}
-	c.bare = "n=" + strings.NewReplacer("=", "=3D", ",", "=2C").Replace(c.User) + ",r=" + c.Nonce
-	return []byte(c.gs2 + c.bare), nil
+	if c.nonce == "" {
+		nonce, err := newNonce(c.Rand)
+		if err != nil {
+			return nil, err
+		}
+		c.nonce = nonce
+	}
+	c.gs2 = flag + ","
+	if c.Authzid != "" {
+		c.gs2 += "a=" + escapeName.Replace(c.Authzid)
+	}
+	c.gs2 += ","
+	c.bare = "n=" + escapeName.Replace(c.Username) + ",r=" + c.nonce
+	c.step = 1
+	return encode(c.gs2 + c.bare), nil
 }
 
-// Next answers a challenge.
-func (c *Client) Next(msg []byte) ([]byte, error) {
-	f := strings.Split(string(msg), ",")
-	if c.step != 0 || c.hash == 0 || len(f) < 3 || !strings.HasPrefix(f[0], "r="+c.Nonce) || !strings.HasPrefix(f[1], "s=") || !strings.HasPrefix(f[2], "i=") {
-		return nil, ErrProtocol
+// Next takes the text of <challenge/> and returns the text of <response/>.
+func (c *Client) Next(text []byte) ([]byte, error) {
+	if c.step != 1 {
+		return nil, fmt.Errorf("%w: a challenge out of turn", ErrProtocol)
 	}
-	salt, err := base64.StdEncoding.DecodeString(f[1][2:])
-	n, err2 := strconv.Atoi(f[2][2:])
-	if err != nil || err2 != nil || n < 1 || n > 10_000_000 {
-		return nil, ErrProtocol
+	msg, ok := decode(text)
+	if !ok || len(text) > MaxText {
+		return nil, fmt.Errorf("%w: challenge is not base64, or too long", ErrProtocol)
 	}
-	c.step++
-	derive := c.Salted
-	if derive == nil {
-		derive = func(h Hash, salt []byte, n int) Secret { return Salted(h, c.Password, salt, n) }
+	first := string(msg)
+	attrs := strings.Split(first, ",")
+	if len(attrs) < 3 { // what follows is an extension, and ignored (RFC 5802 §5.1), unless mandatory
+		return nil, fmt.Errorf("%w: challenge is incomplete", ErrProtocol)
 	}
-	salted := derive(c.hash, salt, n)
-	without := "c=" + base64.StdEncoding.EncodeToString(append([]byte(c.gs2), c.bindingData()...)) + "," + f[0]
-	c.auth = []byte(c.bare + "," + string(msg) + "," + without)
-	key := mac(c.hash, salted, []byte("Client Key"))
-	sum := c.hash.new()()
-	sum.Write(key)
-	signature := mac(c.hash, sum.Sum(nil), c.auth)
-	for i := range key {
-		key[i] ^= signature[i]
+	nonce, ok := strings.CutPrefix(attrs[0], "r=")
+	s, ok2 := strings.CutPrefix(attrs[1], "s=")
+	i, ok3 := strings.CutPrefix(attrs[2], "i=")
+	salt, ok4 := strictBase64([]byte(s))
+	iterations, err := strconv.Atoi(i)
+	if !ok || !ok2 || !ok3 || !ok4 || err != nil || len(salt) == 0 || len(salt) > maxSalt || strconv.Itoa(iterations) != i {
+		return nil, fmt.Errorf("%w: bad challenge", ErrProtocol)
 	}
-	c.server = mac(c.hash, mac(c.hash, salted, []byte("Server Key")), c.auth)
-	return []byte(without + ",p=" + base64.StdEncoding.EncodeToString(key)), nil
+	if !strings.HasPrefix(nonce, c.nonce) || len(nonce) == len(c.nonce) || len(nonce) > 2*maxNonce {
+		return nil, fmt.Errorf("%w: the server's nonce is not ours and its own", ErrProtocol)
+	}
+	most := c.MaxIterations
+	if most == 0 {
+		most = 1_000_000
+	}
+	if iterations < max(1, c.MinIterations) || iterations > most {
+		return nil, fmt.Errorf("%w: %d iterations", ErrProtocol, iterations)
+	}
+	h := c.Mechanism.Hash()
+	if c.Salted.Hash != h || c.Salted.Iterations != iterations || string(c.Salted.Salt) != string(salt) {
+		password, err := PreparePassword(c.Password.Reveal())
+		if err != nil {
+			return nil, err
+		}
+		if c.Salted, err = saltPassword(h, password, salt, iterations); err != nil {
+			return nil, err
+		}
+	}
+	final := "c=" + base64.StdEncoding.EncodeToString(append([]byte(c.gs2), c.binding...)) + ",r=" + nonce
+	auth := c.bare + "," + first + "," + final
+	proof := mac(nil, h, c.Salted.Password.Reveal(), "Client Key")
+	signature := mac(nil, h, sum(h, proof), auth)
+	for i := range proof {
+		proof[i] ^= signature[i]
+	}
+	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), "Server Key"), auth))
+	c.step = 2
+	return encode(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }
 
-func (c *Client) bindingData() []byte {
-	if strings.HasPrefix(c.gs2, "p=") {
-		return c.Binding
-	}
-	return nil
-}
-
-// Finish checks what came with the success: that the server knows the password too.
-func (c *Client) Finish(final []byte) error {
-	if c.hash == 0 {
+// Success takes the text of <success/>, and says whether the server is the one that knows the password. Without
+// a nil error the client is not logged in, whatever the server says.
+func (c *Client) Success(text []byte) error {
+	if c.step == 3 {
+		c.step = 4
 		return nil
 	}
-	v, ok := strings.CutPrefix(string(final), "v=")
-	sig, err := base64.StdEncoding.DecodeString(v)
-	if !ok || err != nil || !Secret(sig).Equal(c.server) {
+	if c.step != 2 {
+		return fmt.Errorf("%w: success out of turn", ErrProtocol)
+	}
+	c.step = 4
+	msg, ok := decode(text)
+	if !ok || len(text) > MaxText {
+		return fmt.Errorf("%w: success is not base64", ErrProtocol)
+	}
+	v, _, _ := strings.Cut(string(msg), ",")
+	v, ok = strings.CutPrefix(v, "v=")
+	got, ok2 := strictBase64([]byte(v))
+	if !ok || !ok2 || !NewSecret(got).Equal(c.server) {
 		return ErrServer
 	}
 	return nil

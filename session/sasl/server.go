@@ -1,340 +1,413 @@
 package sasl
 
 import (
-	"bytes"
+	"crypto/hmac"
 	"encoding/base64"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"canto/session/jid"
 )
 
-// A Channel is what the stream is bound to; the zero Channel is no TLS.
-type Channel struct {
-	// Data is the channel binding data of a type, false if the connection has none: "tls-exporter"
-	// (RFC 9266), "tls-server-end-point" (RFC 5929).
-	Data func(typ string) ([]byte, bool)
+// MaxText is the longest text of <auth/> or <response/> in bytes, before base64 is decoded.
+const MaxText = 6 * 1024
+
+// A Config is what the exchanges of one stream have in common. It is not changed by them.
+type Config struct {
+	Offer   Offer   // what was offered on this stream, which is what is accepted
+	Binding Binding // what this connection can be bound by
+	Domain  string  // the host, prepared: fixed when SASL starts
+	Secure  bool    // the stream is encrypted; only the condition of a refused mechanism depends on it
+
+	// FakeKey makes the salts that unknown users get. It must outlive restarts (store.Secrets), or a salt that
+	// changes would tell the unknown from the known.
+	FakeKey    Secret
+	Iterations int       // what unknown users get, as most accounts have; 0 is DefaultIterations
+	Rand       io.Reader // for nonces: crypto/rand's Reader
+
+	// Authzid, if not nil, says whether a user may log in as authzid, which is as sent and not empty. If nil,
+	// the prepared authzid must be the user's own bare JID.
+	Authzid func(authzid, user string) bool
 }
 
-// An Offer is the mechanisms of one stream: what is offered and what is accepted are one value
-// (attack S04).
-type Offer struct {
-	Mechanisms []string
-	Channel    Channel
-	// Nonce is 18 or more random bytes, printable.
-	Nonce func() string
-	// Own reports whether an authzid names the authenticated user himself (attack S02).
-	Own func(authzid, user string) bool
+// An Account is what the caller found for a user's name.
+type Account struct {
+	Keys Keys // empty: there is no such account, or it has no password
+	// Denied is why the account may not log in, which is told only to who has proved to know its password:
+	// AccountDisabled, CredentialsExpired, MechanismTooWeak.
+	Denied Condition
 }
 
-// Has reports whether mechanism is offered.
-func (o *Offer) Has(mechanism string) bool {
-	for _, m := range o.Mechanisms {
-		if m == mechanism {
-			return true
-		}
-	}
-	return false
-}
-
-// plus reports whether any offered mechanism binds to a channel.
-func (o *Offer) plus() bool {
-	for _, m := range o.Mechanisms {
-		if strings.HasSuffix(m, "-PLUS") {
-			return true
-		}
-	}
-	return false
-}
-
-// A Step is what a server does next; exactly one of its parts is set.
-type Step struct {
-	Challenge []byte // send it, and go on with Next
-	// User: look him up, and go on with Credentials.
-	User string
-	// Derive: make the SaltedPassword of Password with Keys on a worker, and go on with Derived.
-	Derive *Derivation
-	// Done: User is authenticated; Final goes with the success.
-	Done  bool
-	Final []byte
-	Fail  Condition
-}
-
-// A Derivation is slow work.
-type Derivation struct {
-	Keys     Keys
-	Password Secret
-}
-
-// Run does it.
-func (d *Derivation) Run() Secret {
-	return Salted(d.Keys.Hash, string(d.Password), d.Keys.Salt, d.Keys.Iterations)
-}
-
-// maxMessage bounds what a client may send in one step.
-const maxMessage = 8 << 10
-
-// An Exchange is one authentication, server side. Not safe for two goroutines.
-type Exchange struct {
-	offer    *Offer
-	hash     Hash // 0: PLAIN
-	plus     bool
-	user     string
-	authzid  string
-	gs2      string // the client's header, as it was sent
-	binding  []byte
-	bare     string // client-first-message-bare
-	nonce    string
-	first    string // server-first-message
-	keys     Keys
-	password Secret
-	known    bool
-	state    int
-	unusable bool // it will fail whatever comes
-}
+// A StepKind says what the caller does next.
+type StepKind uint8
 
 const (
-	wantFirst = iota
-	wantKeys
-	wantFinal
-	wantDerived
+	// Fail: send <failure/> with Condition. The exchange is over.
+	Fail StepKind = iota
+	// Challenge: send <challenge/> with Data as its text, and give the response to Next.
+	Challenge
+	// NeedUser: look up User, and call Found.
+	NeedUser
+	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
+	NeedDerive
+	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
+	Done
+)
+
+// A Step is what an Exchange asks of its caller.
+type Step struct {
+	Kind      StepKind
+	Data      []byte      // base64, as it goes into the element; the caller's to keep
+	User      string      // prepared localpart
+	Work      *Derivation // for NeedDerive
+	Condition Condition   // for Fail
+	Reason    string      // for Fail: for the log, never for the peer; nothing secret
+}
+
+// A Derivation is one PBKDF2 for a worker.
+type Derivation struct {
+	hash       Hash
+	password   Secret
+	salt       []byte
+	iterations int
+	out        Salted
+	err        error
+}
+
+// Run derives the key, on any goroutine. 10,000 iterations are about 2 ms.
+func (d *Derivation) Run() {
+	d.out, d.err = saltPassword(d.hash, d.password, d.salt, d.iterations)
+	d.password.Wipe()
+}
+
+// Iterations returns the work to do, in iterations.
+func (d *Derivation) Iterations() int { return d.iterations }
+
+type state uint8
+
+const (
+	idle       state = iota // before Start
+	wantPlain               // PLAIN without initial response
+	wantFirst               // SCRAM without initial response
+	wantUser                // the caller looks up
+	wantDerive              // the caller derives
+	wantFinal               // SCRAM's challenge is out
 	over
 )
 
-// Begin starts an exchange; a mechanism that is not offered is refused.
-func (o *Offer) Begin(mechanism string) (*Exchange, Condition) {
-	if !o.Has(mechanism) {
-		return nil, InvalidMechanism
-	}
-	x := &Exchange{offer: o}
-	if mechanism != Plain {
-		x.hash, x.plus, _ = hashOf(mechanism)
-	}
-	return x, ""
+// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of turn
+// fails with MalformedRequest, or, once the exchange is over, changes nothing.
+type Exchange struct {
+	cfg   *Config
+	state state
+	mech  Mechanism
+
+	user   string
+	key    Key // the account's, or a fake one
+	known  bool
+	denied Condition
+
+	password Secret // PLAIN, until it is derived
+	gs2      string // SCRAM's gs2-header with binding data, as "c=" must have it
+	bare     string // client-first-message-bare
+	first    string // server-first-message
+	nonce    string
+
+	hmacs int // for tests: equal work for known and unknown users is counted, not timed
 }
 
-// User is whom the exchange is about, as the client wrote it; a claim until Done.
-func (x *Exchange) User() string { return x.user }
+// NewExchange returns an exchange for one <auth/>.
+func NewExchange(cfg *Config) *Exchange { return &Exchange{cfg: cfg} }
 
-func (x *Exchange) fail(c Condition) Step {
-	x.state, x.password = over, nil
-	return Step{Fail: c}
+// Mechanism returns what was chosen; NoMechanism before Start.
+func (x *Exchange) Mechanism() Mechanism { return x.mech }
+
+func (x *Exchange) fail(c Condition, reason string) Step {
+	x.password.Wipe()
+	x.password = Secret{}
+	x.state = over
+	return Step{Kind: Fail, Condition: c, Reason: reason}
 }
 
-// Next takes what the client said, decoded.
-func (x *Exchange) Next(msg []byte) Step {
-	if len(msg) > maxMessage || !utf8.Valid(msg) {
-		return x.fail(MalformedRequest)
+// wrongTurn is the answer to what comes out of turn.
+func (x *Exchange) wrongTurn() Step { return x.fail(MalformedRequest, "out of turn") }
+
+// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an empty one
+// (RFC 6120 §6.4.2). Neither is kept.
+func (x *Exchange) Start(mechanism string, text []byte) Step {
+	if x.state != idle {
+		return x.wrongTurn()
 	}
-	switch {
-	case x.state == wantFirst && x.hash == 0:
-		return x.plain(msg)
-	case x.state == wantFirst:
-		return x.clientFirst(string(msg))
-	case x.state == wantFinal:
-		return x.clientFinal(string(msg))
+	m, known := ParseMechanism(mechanism)
+	if !x.cfg.Offer.Has(m) {
+		if known && !x.cfg.Secure && (m == Plain || m.Plus()) {
+			return x.fail(EncryptionRequired, "mechanism needs encryption")
+		}
+		return x.fail(InvalidMechanism, "mechanism was not offered")
 	}
-	return x.fail(MalformedRequest)
+	x.mech = m
+	if m == Plain {
+		x.state = wantPlain
+	} else {
+		x.state = wantFirst
+	}
+	if len(text) == 0 {
+		return Step{Kind: Challenge}
+	}
+	return x.Next(text)
 }
 
-// plain is RFC 4616: authzid NUL authcid NUL password.
-func (x *Exchange) plain(msg []byte) Step {
-	p := bytes.Split(msg, []byte{0})
-	if len(p) != 3 || len(p[1]) == 0 || len(p[2]) == 0 {
-		return x.fail(MalformedRequest)
+// Next takes the text of <response/>. It is not kept.
+func (x *Exchange) Next(text []byte) Step {
+	if x.state != wantPlain && x.state != wantFirst && x.state != wantFinal {
+		return x.wrongTurn()
 	}
-	x.authzid, x.user = string(p[0]), string(p[1])
-	password, err := Prepare(string(p[2]))
-	if err != nil {
-		password, x.unusable = "-", true // the same steps, and a failure at the end
+	if len(text) > MaxText {
+		return x.fail(MalformedRequest, "response too long")
 	}
-	x.password = Secret(password)
-	x.state = wantKeys
-	return Step{User: x.user}
-}
-
-// clientFirst is RFC 5802 §7: gs2-header client-first-message-bare.
-func (x *Exchange) clientFirst(msg string) Step {
-	flag, rest, ok := strings.Cut(msg, ",")
+	msg, ok := decode(text)
 	if !ok {
-		return x.fail(MalformedRequest)
+		return x.fail(IncorrectEncoding, "not base64")
 	}
-	switch {
-	case flag == "n":
-		if x.plus {
-			return x.fail(MalformedRequest)
+	switch x.state {
+	case wantPlain:
+		return x.plain(msg)
+	case wantFirst:
+		return x.clientFirst(string(msg))
+	}
+	return x.clientFinal(string(msg))
+}
+
+// Abort takes <abort/>.
+func (x *Exchange) Abort() Step {
+	if x.state == over {
+		return x.wrongTurn()
+	}
+	return x.fail(Aborted, "aborted by the client")
+}
+
+// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not answer.
+func (x *Exchange) Fail(c Condition) Step { return x.fail(c, "given up by the server") }
+
+// Found answers NeedUser. For an unknown user a is the zero Account.
+func (x *Exchange) Found(a Account) Step {
+	if x.state != wantUser {
+		return x.wrongTurn()
+	}
+	h := x.mech.Hash()
+	if x.mech == Plain {
+		h = plainHash(a.Keys)
+	}
+	// The fake key is made for everybody: the work must not tell who exists.
+	fake := x.fakeKey(h)
+	x.key, x.known = a.Keys.For(h)
+	if !x.known {
+		x.key = fake
+	}
+	x.denied = a.Denied
+	if x.mech == Plain {
+		x.state = wantDerive
+		w := &Derivation{hash: h, password: x.password, salt: x.key.Salt, iterations: x.key.Iterations}
+		x.password = Secret{}
+		return Step{Kind: NeedDerive, User: x.user, Work: w}
+	}
+	nonce, err := newNonce(x.cfg.Rand)
+	if err != nil {
+		return x.fail(TemporaryAuthFailure, "no randomness")
+	}
+	x.nonce += nonce
+	x.first = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" + strconv.Itoa(x.key.Iterations)
+	x.state = wantFinal
+	return Step{Kind: Challenge, Data: encode(x.first)}
+}
+
+// Derived answers NeedDerive, after its Work has run.
+func (x *Exchange) Derived(d *Derivation) Step {
+	if x.state != wantDerive {
+		return x.wrongTurn()
+	}
+	if d.err != nil || d.out.Password.Len() == 0 {
+		return x.fail(TemporaryAuthFailure, "no key was derived")
+	}
+	got := d.out.key(&x.hmacs)
+	if !got.StoredKey.Equal(x.key.StoredKey) || !x.known {
+		return x.fail(NotAuthorized, "wrong user or password")
+	}
+	return x.done(nil)
+}
+
+func (x *Exchange) done(data []byte) Step {
+	x.state = over
+	if x.denied != NoCondition {
+		return x.fail(x.denied, "account is not allowed to log in")
+	}
+	return Step{Kind: Done, User: x.user, Data: data}
+}
+
+// lookUp ends the first message: user and authzid as sent.
+func (x *Exchange) lookUp(user, authzid string) Step {
+	j, err := jid.New(user, x.cfg.Domain, "")
+	if err != nil || user == "" {
+		return x.fail(NotAuthorized, "not a user name")
+	}
+	x.user = j.Local()
+	if authzid != "" && !x.mayBe(authzid, j) {
+		return x.fail(InvalidAuthzid, "authzid is not the user's own address")
+	}
+	x.state = wantUser
+	return Step{Kind: NeedUser, User: x.user}
+}
+
+func (x *Exchange) mayBe(authzid string, user jid.JID) bool {
+	if x.cfg.Authzid != nil {
+		return x.cfg.Authzid(authzid, user.Local())
+	}
+	j, err := jid.Parse(authzid)
+	return err == nil && j == user
+}
+
+// plain takes [authzid] NUL authcid NUL passwd (RFC 4616 §2).
+func (x *Exchange) plain(msg []byte) Step {
+	if !utf8.Valid(msg) {
+		return x.fail(MalformedRequest, "not UTF-8")
+	}
+	authzid, rest, ok := strings.Cut(string(msg), "\x00")
+	user, password, ok2 := strings.Cut(rest, "\x00")
+	if !ok || !ok2 || user == "" || password == "" || strings.Contains(password, "\x00") {
+		return x.fail(MalformedRequest, "not a PLAIN message")
+	}
+	clear(msg)
+	prepared, err := PreparePassword([]byte(password))
+	if err != nil {
+		return x.fail(NotAuthorized, "password can't be prepared")
+	}
+	x.password = prepared
+	return x.lookUp(user, authzid)
+}
+
+// plainHash chooses the key that PLAIN is checked by: the cheapest kind that every account has.
+func plainHash(k Keys) Hash {
+	if _, ok := k.For(SHA256); ok || len(k) == 0 {
+		return SHA256
+	}
+	return k[0].Hash
+}
+
+// fakeKey returns the key of a user who does not exist, always the same for the name.
+func (x *Exchange) fakeKey(h Hash) Key {
+	seed := mac(&x.hmacs, SHA256, x.cfg.FakeKey.Reveal(), "canto scram fake 1\x00", strconv.Itoa(int(h)), "\x00", x.cfg.Domain, "\x00", x.user)
+	k := Key{Hash: h, Iterations: x.cfg.Iterations, Salt: seed[:SaltLen]}
+	if k.Iterations == 0 {
+		k.Iterations = DefaultIterations
+	}
+	k.StoredKey = NewSecret(mac(&x.hmacs, h, seed, "stored"))
+	k.ServerKey = NewSecret(mac(&x.hmacs, h, seed, "server"))
+	return k
+}
+
+// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7), with no extensions.
+func (x *Exchange) clientFirst(msg string) Step {
+	if !utf8.ValidString(msg) {
+		return x.fail(MalformedRequest, "not UTF-8")
+	}
+	flag, rest, ok := strings.Cut(msg, ",")
+	zid, bare, ok2 := strings.Cut(rest, ",")
+	if !ok || !ok2 {
+		return x.fail(MalformedRequest, "no gs2 header")
+	}
+	var binding []byte
+	switch kind, p := strings.CutPrefix(flag, "p="); {
+	case p:
+		if !x.mech.Plus() {
+			return x.fail(MalformedRequest, "channel binding without -PLUS")
 		}
-	case flag == "y":
-		// The client could bind and thinks that we can't: somebody took -PLUS out of the offer.
-		if x.plus || x.offer.plus() {
-			return x.fail(NotAuthorized)
+		if !bindingName(kind) {
+			return x.fail(MalformedRequest, "bad name of a channel binding")
 		}
-	case strings.HasPrefix(flag, "p="):
-		if !x.plus || x.offer.Channel.Data == nil {
-			return x.fail(MalformedRequest)
+		if binding = x.cfg.Binding.Data(kind); len(binding) == 0 {
+			return x.fail(NotAuthorized, "channel binding type not available")
 		}
-		if x.binding, ok = x.offer.Channel.Data(flag[2:]); !ok {
-			return x.fail(NotAuthorized)
+	case flag == "n" || flag == "y":
+		if x.mech.Plus() {
+			return x.fail(MalformedRequest, "-PLUS without channel binding")
+		}
+		// The client could bind and believes that we can't: somebody took -PLUS out of what we offered
+		// (RFC 5802 §6).
+		if flag == "y" && x.cfg.Offer.Plus() {
+			return x.fail(NotAuthorized, "channel binding was stripped from the offer")
 		}
 	default:
-		return x.fail(MalformedRequest)
+		return x.fail(MalformedRequest, "bad gs2 flag")
 	}
-	authzid, bare, ok := strings.Cut(rest, ",")
-	if !ok {
-		return x.fail(MalformedRequest)
-	}
-	if authzid != "" {
-		a, ok := strings.CutPrefix(authzid, "a=")
-		if !ok {
-			return x.fail(MalformedRequest)
+	authzid := ""
+	if zid != "" {
+		if authzid, ok = strings.CutPrefix(zid, "a="); !ok || authzid == "" {
+			return x.fail(MalformedRequest, "bad authzid")
 		}
-		if x.authzid, ok = saslName(a); !ok || x.authzid == "" {
-			return x.fail(MalformedRequest)
+		if authzid, ok = saslName(authzid); !ok {
+			return x.fail(MalformedRequest, "bad authzid")
 		}
 	}
-	x.gs2 = msg[:len(msg)-len(bare)]
-	x.bare = bare
-	fields := strings.Split(bare, ",")
-	if len(fields) < 2 {
-		return x.fail(MalformedRequest)
+	attrs := strings.Split(bare, ",")
+	if len(attrs) != 2 { // m= would be first; extensions follow the nonce
+		return x.fail(MalformedRequest, "not name and nonce")
 	}
-	name, ok := strings.CutPrefix(fields[0], "n=") // m= is a mandatory extension, and we know none
-	if !ok {
-		return x.fail(MalformedRequest)
+	name, ok := strings.CutPrefix(attrs[0], "n=")
+	nonce, ok2 := strings.CutPrefix(attrs[1], "r=")
+	if !ok || !ok2 || !validNonce(nonce) {
+		return x.fail(MalformedRequest, "not name and nonce")
 	}
-	if x.user, ok = saslName(name); !ok || x.user == "" {
-		return x.fail(MalformedRequest)
+	if name, ok = saslName(name); !ok {
+		return x.fail(MalformedRequest, "bad name")
 	}
-	cnonce, ok := strings.CutPrefix(fields[1], "r=")
-	if !ok || cnonce == "" || !printable(cnonce) {
-		return x.fail(MalformedRequest)
-	}
-	for _, f := range fields[2:] {
-		if len(f) < 2 || f[1] != '=' {
-			return x.fail(MalformedRequest)
-		}
-	}
-	x.nonce = cnonce + x.offer.Nonce()
-	x.state = wantKeys
-	return Step{User: x.user}
+	x.gs2 = base64.StdEncoding.EncodeToString(append([]byte(msg[:len(msg)-len(bare)]), binding...))
+	x.bare, x.nonce = bare, nonce
+	return x.lookUp(name, authzid)
 }
 
-// Credentials goes on with what the store has of User: known is false, and keys those of [Fake], for
-// a user who is not there, or may not log in. keys are of the exchange's hash, or, for PLAIN, any.
-func (x *Exchange) Credentials(keys Keys, known bool) Step {
-	if x.state != wantKeys {
-		return x.fail(MalformedRequest)
-	}
-	x.keys, x.known = keys, known
-	if x.hash == 0 {
-		x.state = wantDerived
-		return Step{Derive: &Derivation{keys, x.password}}
-	}
-	x.first = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(keys.Salt) + ",i=" + strconv.Itoa(keys.Iterations)
-	x.state = wantFinal
-	return Step{Challenge: []byte(x.first)}
-}
-
-// Hash is that of the keys that Credentials wants; 0: any.
-func (x *Exchange) Hash() Hash { return x.hash }
-
-// Derived goes on with the result of a Derivation.
-func (x *Exchange) Derived(salted Secret) Step {
-	if x.state != wantDerived {
-		return x.fail(MalformedRequest)
-	}
-	got := FromSalted(x.keys.Hash, salted, nil, 0)
-	ok := got.Stored.Equal(x.keys.Stored)
-	if !ok || !x.known || x.unusable {
-		return x.fail(NotAuthorized)
-	}
-	return x.success(nil)
-}
-
-// clientFinal checks the proof.
+// clientFinal takes c=, r=, p= and nothing else.
 func (x *Exchange) clientFinal(msg string) Step {
-	i := strings.LastIndex(msg, ",p=")
-	if i < 0 {
-		return x.fail(MalformedRequest)
+	attrs := strings.Split(msg, ",")
+	if len(attrs) != 3 {
+		return x.fail(MalformedRequest, "not binding, nonce and proof")
 	}
-	without, proof64 := msg[:i], msg[i+3:]
-	fields := strings.Split(without, ",")
-	c, ok := strings.CutPrefix(fields[0], "c=")
-	if !ok || len(fields) < 2 {
-		return x.fail(MalformedRequest)
+	c, ok := strings.CutPrefix(attrs[0], "c=")
+	r, ok2 := strings.CutPrefix(attrs[1], "r=")
+	p, ok3 := strings.CutPrefix(attrs[2], "p=")
+	if !ok || !ok2 || !ok3 {
+		return x.fail(MalformedRequest, "not binding, nonce and proof")
 	}
-	r, ok := strings.CutPrefix(fields[1], "r=")
+	proof, ok := strictBase64([]byte(p))
 	if !ok {
-		return x.fail(MalformedRequest)
+		return x.fail(IncorrectEncoding, "proof is not base64")
 	}
-	for _, f := range fields[2:] {
-		if len(f) < 2 || f[1] != '=' || f[0] == 'm' {
-			return x.fail(MalformedRequest)
+	if _, ok := strictBase64([]byte(c)); !ok {
+		return x.fail(IncorrectEncoding, "binding is not base64")
+	}
+	h := x.mech.Hash()
+	auth := x.bare + "," + x.first + "," + attrs[0] + "," + attrs[1]
+	// All the work is done before anything is refused.
+	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
+	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)
+	sized := len(proof) == len(signature)
+	clientKey := signature
+	if sized {
+		for i := range clientKey {
+			clientKey[i] ^= proof[i]
 		}
 	}
-	header, okc := decode64([]byte(c))
-	proof, okp := decode64([]byte(proof64))
-	if !okc || !okp {
-		return x.fail(IncorrectEncoding)
+	right := NewSecret(sum(h, clientKey)).Equal(x.key.StoredKey)
+	bound := hmac.Equal([]byte(c), []byte(x.gs2))
+	same := hmac.Equal([]byte(r), []byte(x.nonce))
+	switch {
+	case !same:
+		return x.fail(NotAuthorized, "wrong nonce")
+	case !bound:
+		return x.fail(NotAuthorized, "wrong channel binding or gs2 header")
+	case !sized || !right || !x.known:
+		return x.fail(NotAuthorized, "wrong user or password")
 	}
-	want := append([]byte(x.gs2), x.binding...)
-	good := Secret(header).Equal(want)
-	good = Secret(r).Equal(Secret(x.nonce)) && good
-	auth := []byte(x.bare + "," + x.first + "," + without)
-	signature := mac(x.hash, x.keys.Stored, auth)
-	if len(proof) != len(signature) {
-		return x.fail(NotAuthorized)
-	}
-	key := make([]byte, len(proof))
-	for i := range proof {
-		key[i] = proof[i] ^ signature[i]
-	}
-	sum := x.hash.new()()
-	sum.Write(key)
-	good = Secret(sum.Sum(nil)).Equal(x.keys.Stored) && good
-	final := mac(x.hash, x.keys.Server, auth)
-	if !good || !x.known {
-		return x.fail(NotAuthorized)
-	}
-	return x.success([]byte("v=" + base64.StdEncoding.EncodeToString(final)))
-}
-
-func (x *Exchange) success(final []byte) Step {
-	if x.authzid != "" && (x.offer.Own == nil || !x.offer.Own(x.authzid, x.user)) {
-		return x.fail(InvalidAuthzid)
-	}
-	x.state, x.password = over, nil
-	return Step{Done: true, Final: final}
-}
-
-// saslName undoes RFC 5802 §5.1: "=2C" is a comma, "=3D" an equals sign, and there is no other "=".
-func saslName(s string) (string, bool) {
-	if !strings.Contains(s, "=") {
-		return s, true
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] != '=' {
-			b.WriteByte(s[i])
-			continue
-		}
-		switch {
-		case strings.HasPrefix(s[i:], "=2C"):
-			b.WriteByte(',')
-		case strings.HasPrefix(s[i:], "=3D"):
-			b.WriteByte('=')
-		default:
-			return "", false
-		}
-		i += 2
-	}
-	return b.String(), true
-}
-
-func printable(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x21 || s[i] > 0x7E || s[i] == ',' {
-			return false
-		}
-	}
-	return true
+	return x.done(encode("v=" + base64.StdEncoding.EncodeToString(server)))
 }

@@ -1,9 +1,11 @@
 package sessiontest
 
 import (
+	"context"
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -144,13 +146,17 @@ func (s *Server) step(line string, body []string) {
 
 // Settle lets everything happen, commits on the store's goroutine included.
 func (s *Server) Settle() {
-	s.Net.Run()
-	for range 50 {
-		before := s.DB.Durable()
-		s.DB.Await(s.DB.Given())
+	for {
 		s.Net.Run()
-		if before == s.DB.Durable() && s.DB.Given() == before {
-			break
+		last := s.DB.Last()
+		if s.DB.Wait(context.Background(), last) == nil {
+			for s.told.Load() < uint64(last) {
+				runtime.Gosched() // the committer is telling us
+			}
+		}
+		s.Net.Run()
+		if s.DB.Last() == last {
+			return
 		}
 	}
 }

@@ -3,10 +3,14 @@
 package sessiontest
 
 import (
+	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
 	"sort"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +59,7 @@ type Server struct {
 	clients map[string]*Client
 	logins  int
 	ids     int
+	told    atomic.Uint64
 }
 
 // New starts a server with all modules and the host localhost.
@@ -67,19 +72,21 @@ func New(tb testing.TB, opt Options) *Server {
 		opt.Log = io.Discard
 	}
 	log := slog.New(slog.NewTextHandler(opt.Log, nil))
-	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Log: log, Fatal: func(err error) { tb.Error(err) }})
+	s := &Server{TB: tb, clients: make(map[string]*Client)}
+	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log})
+	now := s.Net.Now
+	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fatal: func(err error) { tb.Error(err) }})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	s := &Server{TB: tb, DB: db, clients: make(map[string]*Client)}
-	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log})
+	s.DB = db
 	s.Router = &session.Router{
 		Table:       session.NewTable(),
 		Durable:     storage.Durable(db),
 		Directory:   storage.Directory(db),
 		Workers:     s.Net,
 		Log:         log,
-		Incarnation: db.Incarnation,
+		Incarnation: db.Incarnation(),
 		Clock:       s.Net.Reactor.Tick,
 		StreamID:    func() string { s.ids++; return fmt.Sprint("stream-", s.ids) },
 	}
@@ -94,7 +101,11 @@ func New(tb testing.TB, opt Options) *Server {
 	if opt.Modules == nil {
 		opt.Modules = mod.Default()
 	}
-	secret, err := db.Secret("scram")
+	_, secret, err := db.Secrets().Current("scram")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	offer, err := sasl.NewOffer("SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -102,11 +113,10 @@ func New(tb testing.TB, opt Options) *Server {
 	given := append([]session.Given{
 		session.Give(db),
 		session.Give(starttls.Policy{}),
-		session.Give(saslauth.Policy{Mechanisms: []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}, PlainText: true,
-			Nonce: func() string { return "server-nonce" }, FakeSecret: secret}),
+		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.NewSecret(secret)}),
 		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
 		session.Give(clock.Clock(s.Net.Now)),
-		session.Give(register.Salt(func() []byte { return []byte("salt") })),
+		session.Give(register.Random{Reader: &counting{}}),
 		session.Give(session.About{Name: "Canto", Version: "test"}),
 	}, opt.Given...)
 	p, err := session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
@@ -124,6 +134,7 @@ func New(tb testing.TB, opt Options) *Server {
 		s.Router.Table.AddHost(h)
 	}
 	s.Router.Start(s.Net.Loops())
+	db.Notify(func(last store.Ticket, _ error) { s.told.Store(uint64(last)) }) // behind the kernel's
 	s.Door = &c2s.Door{Router: s.Router}
 	tb.Cleanup(func() { db.Close() })
 	return s
@@ -136,15 +147,31 @@ func (s *Server) AddAccount(bare string) {
 	if err != nil {
 		s.TB.Fatal(err)
 	}
-	creds := sasl.Credentials{testKeys}
-	if err := s.DB.CreateAccounts([]store.NewAccount{{JID: j, Credentials: creds.Encode()}}); err != nil {
+	if _, err := s.DB.Accounts().Create(context.Background(), j.Domain(), j.Local(), testKeys().Encode()); err != nil {
 		s.TB.Fatal(err)
 	}
 	s.Router.Table.Born(j)
 }
 
 // testKeys are those of Password, derived once.
-var testKeys = sasl.Derive(sasl.SHA256, Password, []byte("salt"), sasl.MinIterations)
+var testKeys = sync.OnceValue(func() sasl.Keys {
+	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counting{}, sasl.SHA1, sasl.SHA256, sasl.SHA512)
+	if err != nil {
+		panic(err)
+	}
+	return k
+})
+
+// counting is randomness that is the same every time.
+type counting struct{ n byte }
+
+func (c *counting) Read(p []byte) (int, error) {
+	for i := range p {
+		c.n++
+		p[i] = c.n
+	}
+	return len(p), nil
+}
 
 // A Client is one connection of a test.
 type Client struct {
@@ -179,15 +206,15 @@ func (s *Server) Login(name, full string) *Client {
 		s.TB.Fatal(err)
 	}
 	snap := s.DB.Snapshot()
-	_, ok, _ := snap.Lookup(j.Bare())
+	_, err = s.DB.Accounts().Get(snap, j.Domain(), j.Local())
 	snap.Close()
-	if !ok {
+	if err != nil {
 		s.AddAccount(j.Bare().String())
 	}
 	s.logins++
 	c := s.Dial(name, s.logins)
 	c.Open(j.Domain())
-	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + sasl.Encode([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
+	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
 	c.Open(j.Domain())
 	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + j.Resource() + "</resource></bind></iq>"))
 	got := c.conn.Received()

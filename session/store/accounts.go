@@ -1,267 +1,314 @@
 package store
 
 import (
-	"crypto/rand"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
-
-	"github.com/cockroachdb/pebble/v2"
+	"sync"
+	"time"
 
 	"canto/session/jid"
 )
 
-// Tables of the store itself. Their rows have no owner: the key is the address.
-var (
-	accountRows = NewTable("accounts", 'u', 1)
-	hostRows    = NewTable("hosts", 'h', 1)
-)
-
-// An Account is one row of the account table.
+// An Account is what the store knows of an account itself.
 type Account struct {
-	ID          uint64
-	Banned      bool
-	Created     int64  // seconds since 1970
-	Credentials []byte // as session/sasl encodes them
+	ID          uint64 // slot<<52 | number: never 0, and never given twice
+	Domain      string
+	Local       string
+	Created     time.Time // to the second
+	Banned      time.Time // zero: it is not
+	BanReason   string
+	Flags       uint32 // for whoever administers accounts
+	Credentials []byte // sasl.Keys, encoded; empty: it can't log in
+}
+
+// JID returns the account's address.
+func (a Account) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
+
+// IDSlot returns the slot that an account id is in.
+func IDSlot(id uint64) uint16 { return uint16(id >> numberBits) }
+
+// numberBits of an id are a number that is counted up for the whole store; the slot is above.
+const numberBits = 52
+
+// Accounts are the accounts of all hosts. Methods that write wait until it is durable: for workers and commands.
+// Any goroutine.
+type Accounts struct {
+	db *DB
+	mu sync.Mutex // one writer at a time
+	n  uint64     // the last number given
+	ok bool       // n has been read
+}
+
+func newAccounts(db *DB) *Accounts { return &Accounts{db: db} }
+
+// A NewAccount is one account to be made. Domain and Local are prepared by Create.
+type NewAccount struct {
+	Domain, Local string
+	Credentials   []byte
+}
+
+// accountVersion is the first byte of an account's row.
+const accountVersion = 1
+
+// accountKey is u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that no two accounts share a
+// key, and no host's range has another's rows.
+func accountKey(domain, local string) ([]byte, error) {
+	if domain == "" || local == "" || strings.IndexByte(domain, 0) >= 0 || strings.IndexByte(local, 0) >= 0 || len(domain)+len(local) > maxKey-2 {
+		return nil, fmt.Errorf("%w: the name of an account", ErrKey)
+	}
+	k := append(make([]byte, 0, 2+len(domain)+len(local)), prefixAccounts)
+	k = append(append(k, domain...), 0)
+	return append(k, local...), nil
 }
 
 func (a *Account) encode() []byte {
-	b := binary.BigEndian.AppendUint64(nil, a.ID)
-	flags := byte(0)
-	if a.Banned {
-		flags = 1
+	b := []byte{accountVersion}
+	b = binary.BigEndian.AppendUint64(b, a.ID)
+	b = binary.BigEndian.AppendUint64(b, uint64(a.Created.Unix()))
+	banned := int64(0)
+	if !a.Banned.IsZero() {
+		banned = a.Banned.Unix()
 	}
-	b = append(b, flags)
-	b = binary.BigEndian.AppendUint64(b, uint64(a.Created))
+	b = binary.BigEndian.AppendUint64(b, uint64(banned))
+	b = binary.BigEndian.AppendUint32(b, a.Flags)
+	b = binary.AppendUvarint(b, uint64(len(a.BanReason)))
+	b = append(b, a.BanReason...)
 	return append(b, a.Credentials...)
 }
 
-func decodeAccount(v []byte) (a Account, err error) {
-	if len(v) < 17 {
-		return a, fmt.Errorf("%w: an account row", ErrFormat)
+func decodeAccount(key, b []byte) (a Account, err error) {
+	bad := corrupt("the row of an account", errors.New("wrong length"))
+	domain, local, ok := strings.Cut(string(key[1:]), "\x00")
+	if !ok || len(b) == 0 {
+		return a, bad
 	}
-	a.ID, a.Banned = binary.BigEndian.Uint64(v), v[8]&1 != 0
-	a.Created, a.Credentials = int64(binary.BigEndian.Uint64(v[9:])), v[17:]
+	if b[0] != accountVersion {
+		return a, format("the row of an account", uint64(b[0]), accountVersion)
+	}
+	b = append([]byte(nil), b[1:]...)
+	if len(b) < 28 {
+		return a, bad
+	}
+	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local, Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
+	if t := int64(binary.BigEndian.Uint64(b[16:])); t != 0 {
+		a.Banned = time.Unix(t, 0).UTC()
+	}
+	a.Flags = binary.BigEndian.Uint32(b[24:])
+	n, k := binary.Uvarint(b[28:])
+	if k <= 0 || n > uint64(len(b)-28-k) {
+		return a, bad
+	}
+	b = b[28+k:]
+	a.BanReason, a.Credentials = string(b[:n]), b[n:]
 	return a, nil
 }
 
-// accountKey orders accounts by domain. A domain has no NUL, so that no two addresses share a key.
-func accountKey(bare jid.JID) string {
-	local, domain, _ := bare.Parts()
-	return domain + "\x00" + local
-}
-
-// Lookup is the account of a bare JID; false: there is none.
-func (s *Snapshot) Lookup(bare jid.JID) (Account, bool, error) {
-	v, ok, err := s.Get(accountRows, 0, accountKey(bare))
-	if err != nil || !ok {
-		return Account{}, false, err
-	}
-	a, err := decodeAccount(v)
-	return a, err == nil, err
-}
-
-// A NewAccount is one to be created.
-type NewAccount struct {
-	JID         jid.JID // bare
-	Credentials []byte
-	Created     int64
-}
-
-// CreateAccounts makes accounts, all of them or none: ErrExists names the first that exists. It waits
-// for the disk: on a worker or in a command.
-func (db *DB) CreateAccounts(list []NewAccount) error {
-	db.accounts.Lock()
-	defer db.accounts.Unlock()
-	s := db.Snapshot()
-	defer s.Close()
-	b := db.NewBatch(0)
-	seen := make(map[string]bool, len(list))
-	for _, n := range list {
-		k := accountKey(n.JID)
-		if _, ok, err := s.Get(accountRows, 0, k); err != nil {
-			return err
-		} else if ok || seen[k] {
-			return fmt.Errorf("%s: %w", n.JID, ErrExists)
-		}
-		seen[k] = true
-		id, err := db.newID(n.JID)
-		if err != nil {
-			return err
-		}
-		a := Account{ID: id, Created: n.Created, Credentials: n.Credentials}
-		b.Put(accountRows, k, a.encode())
-	}
-	return db.Await(db.Commit(b))
-}
-
-// idBlock is how many account numbers are taken from the disk at a time.
-const idBlock = 4096
-
-// newID is an account id that was never given before: the slot, then a number.
-func (db *DB) newID(bare jid.JID) (uint64, error) {
-	if db.idNext == db.idLease {
-		db.idLease += idBlock
-		if err := db.p.Set(metaKey("ids"), binary.BigEndian.AppendUint64(nil, db.idLease), pebble.Sync); err != nil {
-			return 0, err
-		}
-	}
-	db.idNext++
-	return uint64(bare.Slot())<<52 | db.idNext, nil
-}
-
-// ChangeAccount rewrites one account. As CreateAccounts.
-func (db *DB) ChangeAccount(bare jid.JID, change func(a *Account) error) error {
-	db.accounts.Lock()
-	defer db.accounts.Unlock()
-	s := db.Snapshot()
-	defer s.Close()
-	a, ok, err := s.Lookup(bare)
+// Create makes an account with an id of its own. The error is [ErrExists] if there is one, whatever spelling of the
+// name was given.
+func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64, err error) {
+	made, err := s.CreateMany(ctx, []NewAccount{{domain, local, credentials}}, nil)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if !ok {
-		return fmt.Errorf("%s: %w", bare, ErrNone)
-	}
-	id := a.ID
-	if err := change(&a); err != nil {
-		return err
-	}
-	a.ID = id
-	b := db.NewBatch(0)
-	b.Put(accountRows, accountKey(bare), a.encode())
-	return db.Await(db.Commit(b))
+	return made[0], nil
 }
 
-// DeleteAccount removes an account and every row that it owns. As CreateAccounts.
-func (db *DB) DeleteAccount(bare jid.JID) error {
-	db.accounts.Lock()
-	defer db.accounts.Unlock()
-	s := db.Snapshot()
-	defer s.Close()
-	a, ok, err := s.Lookup(bare)
-	if err != nil {
-		return err
-	}
-	if !ok {
-		return fmt.Errorf("%s: %w", bare, ErrNone)
-	}
-	// The rows first, in a batch of their owner; then the account: a crash between the two leaves an
-	// account without rows, which can be deleted again.
-	rows := db.NewBatch(a.ID)
-	for _, t := range tables() {
-		if t != accountRows && t != hostRows {
-			rows.DeleteAll(t, "", "")
-		}
-	}
-	if err := db.Await(db.Commit(rows)); err != nil {
-		return err
-	}
-	b := db.NewBatch(0)
-	b.Delete(accountRows, accountKey(bare))
-	return db.Await(db.Commit(b))
-}
-
-// Accounts calls f for each account of domain, in the order of names, until f says no more.
-func (s *Snapshot) Accounts(domain string, f func(local string, a Account) (more bool)) error {
-	var bad error
-	err := s.Scan(accountRows, 0, domain+"\x00", func(key string, v []byte) bool {
-		d, local, _ := strings.Cut(key, "\x00")
-		if d != domain {
-			return false
-		}
-		a, err := decodeAccount(v)
-		if err != nil {
-			bad = err
-			return false
-		}
-		return f(local, a)
-	})
-	if err == nil {
-		err = bad
-	}
-	return err
-}
-
-// Hosts are the domains kept in the store, sorted.
-func (s *Snapshot) Hosts() (names []string, err error) {
-	err = s.Scan(hostRows, 0, "", func(key string, _ []byte) bool {
-		names = append(names, key)
-		return true
-	})
-	return names, err
-}
-
-// Errors of AddHost and DeleteHost.
-var (
-	ErrHostExists = errors.New("the host exists")
-	ErrNoHost     = errors.New("no such host in the store")
-)
-
-// AddHost keeps a domain. As CreateAccounts.
-func (db *DB) AddHost(name string) error { return db.changeHost(name, true) }
-
-// DeleteHost forgets it; its accounts stay. As CreateAccounts.
-func (db *DB) DeleteHost(name string) error { return db.changeHost(name, false) }
-
-func (db *DB) changeHost(name string, add bool) error {
-	db.accounts.Lock()
-	defer db.accounts.Unlock()
-	s := db.Snapshot()
-	defer s.Close()
-	_, ok, err := s.Get(hostRows, 0, name)
-	b := db.NewBatch(0)
-	switch {
-	case err != nil:
-		return err
-	case add && ok:
-		return fmt.Errorf("%s: %w", name, ErrHostExists)
-	case !add && !ok:
-		return fmt.Errorf("%s: %w", name, ErrNoHost)
-	case add:
-		b.Put(hostRows, name, nil)
-	default:
-		b.Delete(hostRows, name)
-	}
-	return db.Await(db.Commit(b))
-}
-
-// Secret is 32 random bytes of that name, made by the first call and the same ever after.
-func (db *DB) Secret(name string) ([]byte, error) {
-	db.accounts.Lock()
-	defer db.accounts.Unlock()
-	k := metaKey("secret/" + name)
-	v, c, err := db.p.Get(k)
-	if err == nil {
-		defer c.Close()
-		return append([]byte(nil), v...), nil
-	}
-	if !errors.Is(err, pebble.ErrNotFound) {
+// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not nil, and the
+// rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
+func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (ids []uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.readNumber(); err != nil {
 		return nil, err
 	}
-	fresh := make([]byte, 32)
-	rand.Read(fresh)
-	if db.opt.ReadOnly {
-		return fresh, nil
+	ids = make([]uint64, len(accounts))
+	now := s.db.opts.Now()
+	const chunk = 1000
+	for from := 0; from < len(accounts); from += chunk {
+		b := s.db.systemBatch()
+		seen := map[string]bool{}
+		for i := from; i < min(from+chunk, len(accounts)); i++ {
+			id, err := s.create(b, accounts[i], now, seen)
+			if err != nil {
+				if failed == nil {
+					return ids, err
+				}
+				failed(i, err)
+			}
+			ids[i] = id
+		}
+		b.setNumber(keyNumber, s.n)
+		if err := s.db.Wait(ctx, s.db.Commit(b)); err != nil {
+			return ids, err
+		}
 	}
-	return fresh, db.p.Set(k, fresh, pebble.Sync)
+	return ids, nil
 }
 
-// AllAccounts is Accounts for one domain, or for all if domain is empty.
-func (s *Snapshot) AllAccounts(domain string, f func(domain, local string, a Account) (more bool)) error {
-	if domain != "" {
-		return s.Accounts(domain, func(local string, a Account) bool { return f(domain, local, a) })
+func (s *Accounts) create(b *Batch, n NewAccount, now time.Time, seen map[string]bool) (uint64, error) {
+	if n.Local == "" {
+		return 0, fmt.Errorf("%w: an account without a name", ErrKey)
 	}
-	var bad error
-	err := s.Scan(accountRows, 0, "", func(key string, v []byte) bool {
-		d, local, _ := strings.Cut(key, "\x00")
-		a, err := decodeAccount(v)
-		if err != nil {
-			bad = err
-			return false
+	j, err := jid.New(n.Local, n.Domain, "")
+	if err != nil {
+		return 0, err
+	}
+	key, err := accountKey(j.Domain(), j.Local())
+	if err != nil {
+		return 0, err
+	}
+	_, there, err := s.db.get(key)
+	if err != nil {
+		return 0, err
+	}
+	if there || seen[string(key)] {
+		return 0, fmt.Errorf("account %s %w", j, ErrExists)
+	}
+	seen[string(key)] = true
+	s.n++
+	a := Account{ID: uint64(j.Slot())<<numberBits | s.n, Created: now, Credentials: n.Credentials}
+	b.set(key, a.encode())
+	return a.ID, b.err
+}
+
+// readNumber reads the last number given. The counter is written with each account, so numbers grow with the
+// accounts that are durable.
+func (s *Accounts) readNumber() error {
+	if s.ok {
+		return nil
+	}
+	n, _, err := s.db.number(keyNumber)
+	if err != nil {
+		return err
+	}
+	if n >= 1<<numberBits-math.MaxUint32 {
+		return fmt.Errorf("%w: no account numbers left", ErrUnavailable)
+	}
+	s.n, s.ok = n, true
+	return nil
+}
+
+// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none.
+func (s *Accounts) Get(r Reader, domain, local string) (Account, error) {
+	key, err := accountKey(domain, local)
+	if err != nil {
+		return Account{}, fmt.Errorf("account %w", ErrNotFound)
+	}
+	v, ok, err := r.get(key)
+	if err != nil {
+		return Account{}, err
+	}
+	if !ok {
+		return Account{}, fmt.Errorf("account %w", ErrNotFound)
+	}
+	return decodeAccount(key, v)
+}
+
+// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it returns
+// false.
+func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool) error {
+	lo, hi := []byte{prefixAccounts}, []byte{prefixAccounts + 1}
+	if domain != "" {
+		lo, hi = prefixRange(append(append(lo, domain...), 0))
+		if after != "" {
+			lo = append(append(lo[:len(lo):len(lo)], after...), 0)
 		}
-		return f(d, local, a)
+	}
+	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
+		a, err := decodeAccount(key, value)
+		if err != nil {
+			return false, err
+		}
+		return fn(a), nil
 	})
-	return errors.Join(err, bad)
+}
+
+// Unstable calls fn for the accounts whose names are not what preparing them gives today: after a change of the
+// Unicode tables nobody could log in to them. It reads all accounts: for commands.
+func (s *Accounts) Unstable(r Reader, fn func(a Account) bool) error {
+	return s.List(r, "", "", func(a Account) bool {
+		if j, err := a.JID(); err == nil && j.Local() == a.Local && j.Domain() == a.Domain {
+			return true
+		}
+		return fn(a)
+	})
+}
+
+// Delete removes an account with all its rows in all tables, of modules that are not loaded too. Its id is never
+// given again: what is written for it later belongs to nobody.
+func (s *Accounts) Delete(ctx context.Context, domain, local string) error {
+	return s.change(ctx, domain, local, func(b *Batch, a *Account, key []byte) (keep bool) {
+		for _, p := range s.db.space.ownedPrefixes() {
+			t := table{prefix: p}
+			b.delRange(t.ownerKey(nil, a.ID), t.ownerEnd(nil, a.ID))
+		}
+		return false
+	})
+}
+
+// SetKeys replaces an account's credentials.
+func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credentials []byte) error {
+	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+		a.Credentials = credentials
+		return true
+	})
+}
+
+// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time stays.
+func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error {
+	now := s.db.opts.Now()
+	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+		if a.Banned.IsZero() {
+			a.Banned = now
+		}
+		a.BanReason = reason[:min(len(reason), 1024)]
+		return true
+	})
+}
+
+// Unban ends a ban, if there is one.
+func (s *Accounts) Unban(ctx context.Context, domain, local string) error {
+	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+		a.Banned, a.BanReason = time.Time{}, ""
+		return true
+	})
+}
+
+// SetFlags replaces an account's flags.
+func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uint32) error {
+	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+		a.Flags = flags
+		return true
+	})
+}
+
+// change reads an account, has f change it, writes it back or deletes it, and waits. Writers come one after the
+// other, and each is durable before the next reads.
+func (s *Accounts) change(ctx context.Context, domain, local string, f func(b *Batch, a *Account, key []byte) (keep bool)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j, err := jid.New(local, domain, "")
+	if err != nil || local == "" {
+		return fmt.Errorf("account %w", ErrNotFound)
+	}
+	a, err := s.Get(s.db, j.Domain(), j.Local())
+	if err != nil {
+		return err
+	}
+	key, err := accountKey(j.Domain(), j.Local())
+	if err != nil {
+		return err
+	}
+	b := s.db.systemBatch()
+	if f(b, &a, key) {
+		b.set(key, a.encode())
+	} else {
+		b.del(key)
+	}
+	// Not to be given up half way: the next writer reads what is visible.
+	return s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b))
 }

@@ -1,227 +1,443 @@
 package store
 
 import (
+	"context"
+	"encoding/binary"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Batch is rows of one owner, written together or not at all. Not safe for two goroutines; after
-// Commit it is the store's.
+// A Ticket numbers what was given to the store. Tickets grow and become durable in order; 0 is durable already.
+type Ticket uint64
+
+// maxBatchBytes bounds one batch: more is a mistake, and would not fit a memtable.
+const maxBatchBytes = 8 << 20
+
+// A Batch is writes that become durable together or not at all. It belongs to one owner, and what is not the
+// owner's makes its commit fail with ErrOwner. For one goroutine. Commit takes it: it is another's batch soon.
 type Batch struct {
-	owner uint64
-	b     *pebble.Batch
-	err   error
+	b      pebble.Batch
+	owner  uint64
+	system bool // may write anything: this package's own
+	err    error
+	key    []byte // scratch
+	val    []byte // scratch
 }
 
-// NewBatch begins one for the rows of owner, an account's id.
-func (db *DB) NewBatch(owner uint64) *Batch { return &Batch{owner: owner, b: db.p.NewBatch()} }
+// batches are used again once they are written, but for large ones.
+var batches = sync.Pool{New: func() any { return new(Batch) }}
 
-// Put writes a row.
-func (b *Batch) Put(t Table, key string, value []byte) {
-	b.set(t, b.owner, key, value)
-}
+const maxPooled = 64 << 10
 
-func (b *Batch) set(t Table, owner uint64, key string, value []byte) {
-	if owner != b.owner {
-		b.err = fmt.Errorf("store: a batch of owner %x takes no row of %x", b.owner, owner)
+func (b *Batch) release() {
+	if b.b.Len()+cap(b.key)+cap(b.val) > maxPooled {
 		return
 	}
-	k := t.key(owner, key)
-	d := b.b.SetDeferred(len(k), len(value)+1)
-	copy(d.Key, k)
-	d.Value[0] = t.version
-	copy(d.Value[1:], value)
-	if err := d.Finish(); err != nil {
+	b.b.Reset()
+	b.owner, b.system, b.err = 0, false, nil
+	batches.Put(b)
+}
+
+// NewBatch returns an empty batch for owner's rows.
+func (db *DB) NewBatch(owner uint64) *Batch {
+	b := batches.Get().(*Batch)
+	b.owner = owner
+	if owner == 0 {
+		b.err = fmt.Errorf("%w: 0 is nobody's id", ErrOwner)
+	}
+	return b
+}
+
+func (db *DB) systemBatch() *Batch {
+	b := batches.Get().(*Batch)
+	b.system = true
+	return b
+}
+
+// Owner returns whose batch it is.
+func (b *Batch) Owner() uint64 { return b.owner }
+
+// Len returns how many writes b holds.
+func (b *Batch) Len() int { return int(b.b.Count()) }
+
+// Err returns what makes b's commit fail, if anything yet.
+func (b *Batch) Err() error { return b.err }
+
+func (b *Batch) refuse(err error) {
+	if b.err == nil {
 		b.err = err
 	}
 }
 
-// Delete removes a row.
-func (b *Batch) Delete(t Table, key string) {
-	if err := b.b.Delete(t.key(b.owner, key), nil); err != nil {
-		b.err = err
+func (b *Batch) check(owner uint64) bool {
+	if !b.system && owner != b.owner {
+		b.refuse(fmt.Errorf("%w: row of %#x in a batch of %#x", ErrOwner, owner, b.owner))
+	}
+	return b.err == nil
+}
+
+func (b *Batch) set(key, value []byte) {
+	if b.b.Len()+len(key)+len(value) > maxBatchBytes {
+		b.refuse(fmt.Errorf("%w: a batch of more than %d bytes", ErrKey, maxBatchBytes))
+		return
+	}
+	if err := b.b.Set(key, value, nil); err != nil {
+		b.refuse(err)
 	}
 }
 
-// DeleteAll removes the owner's rows from key from on, up to key to; to "": to the last.
-func (b *Batch) DeleteAll(t Table, from, to string) {
-	end := t.key(b.owner, to)
-	if to == "" {
-		end = t.end(b.owner)
-	}
-	if err := b.b.DeleteRange(t.key(b.owner, from), end, nil); err != nil {
-		b.err = err
+func (b *Batch) del(key []byte) {
+	if err := b.b.Delete(key, nil); err != nil {
+		b.refuse(err)
 	}
 }
 
-// Commit gives b to the store and returns its ticket. Any goroutine; it never waits for the disk.
-func (db *DB) Commit(b *Batch) uint64 {
-	db.mu.Lock()
-	db.next++
-	t := db.next
-	if db.closed {
-		b.err = ErrClosed
-		db.fail(t, ErrClosed)
-		db.last.Store(t)
-		db.told = t
-		db.mu.Unlock()
+func (b *Batch) delRange(from, to []byte) {
+	if err := b.b.DeleteRange(from, to, nil); err != nil {
+		b.refuse(err)
+	}
+}
+
+func (b *Batch) setNumber(key []byte, n uint64) {
+	b.set(key, binary.BigEndian.AppendUint64(nil, n))
+}
+
+// A pending is a batch on its way, with its ticket.
+type pending struct {
+	b      *Batch
+	ticket Ticket
+	since  time.Time
+}
+
+// A failedRange is tickets that were never made durable, and why.
+type failedRange struct {
+	from, to Ticket
+	err      error
+}
+
+// maxFailed is how many ranges of failed tickets are remembered. Neighbours with one cause are one range, so
+// that only a store that changes between full and not full would fill it.
+const maxFailed = 1024
+
+// commit is the committer: a queue, and the one goroutine that empties it.
+type commit struct {
+	db      *DB
+	metrics Metrics
+
+	mu       sync.Mutex
+	queue    []pending
+	ops      int // in queue
+	bytes    int
+	last     Ticket // the last given
+	queued   Ticket // the last queued: refused ones are not
+	applied  Ticket // visible to new snapshots
+	changed  chan struct{}
+	closing  bool
+	failures []failedRange
+
+	durable   atomic.Uint64
+	anyFailed atomic.Bool
+	listeners []func(last Ticket, err error) // copied on write, under mu
+	wake      chan struct{}
+	all       *pebble.Batch           // the committer's own: what one group writes
+	full      atomic.Pointer[failure] // not nil: writes are refused
+}
+
+func (c *commit) init(db *DB) {
+	c.db = db
+	c.changed = make(chan struct{})
+	c.wake = make(chan struct{}, 1)
+	c.all = new(pebble.Batch)
+}
+
+// Commit queues b and returns its ticket, without waiting. Once the ticket is durable or has failed, the
+// listeners of Notify are told.
+func (db *DB) Commit(b *Batch) Ticket {
+	c := &db.commit
+	c.mu.Lock()
+	c.last++
+	t := c.last
+	if c.closing || db.opts.ReadOnly {
+		c.failLocked(t, t, fmt.Errorf("%w: closed, or read only", ErrUnavailable))
+		c.mu.Unlock()
 		return t
 	}
-	db.queue = append(db.queue, b)
-	db.mu.Unlock()
-	db.poke()
+	c.queued = t
+	c.queue = append(c.queue, pending{b, t, monotonic()})
+	c.ops += b.Len()
+	c.bytes += b.b.Len()
+	// The committer looks for itself while it gathers; it is woken for the first, and when it has enough.
+	wake := len(c.queue) == 1 || c.ops >= db.opts.BatchOps || c.bytes >= db.opts.BatchBytes
+	c.mu.Unlock()
+	if wake {
+		select {
+		case c.wake <- struct{}{}:
+		default:
+		}
+	}
 	return t
 }
 
-// Durable is the last ticket that is settled: it and all before it are durable or have failed.
-func (db *DB) Durable() uint64 { return db.last.Load() }
+// Durable returns the ticket up to which everything is durable, or has failed: see [DB.Failed].
+func (db *DB) Durable() Ticket { return Ticket(db.commit.durable.Load()) }
 
-// Given is the last ticket that was given out.
-func (db *DB) Given() uint64 {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	return db.next
+// Last returns the last ticket that was given.
+func (db *DB) Last() Ticket {
+	db.commit.mu.Lock()
+	defer db.commit.mu.Unlock()
+	return db.commit.last
 }
 
-// Err is why a settled ticket failed; nil: it is durable.
-func (db *DB) Err(t uint64) error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
-	return db.failed[t]
-}
-
-// Notify has f called whenever tickets were settled, on the committer's goroutine.
-func (db *DB) Notify(f func()) {
-	db.mu.Lock()
-	db.notify = append(db.notify, f)
-	db.mu.Unlock()
-}
-
-// Await blocks until t is settled and returns its error.
-func (db *DB) Await(t uint64) error {
-	for {
-		db.mu.Lock()
-		ch, told := db.settled, db.told
-		db.mu.Unlock()
-		if told >= t {
-			return db.Err(t)
-		}
-		<-ch
+// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while nothing
+// has ever failed, so that whoever comes to wait for a ticket after its group has gone can ask.
+func (db *DB) Failed(t Ticket) error {
+	c := &db.commit
+	if !c.anyFailed.Load() {
+		return nil
 	}
-}
-
-// maxBatch is how many of Commit's batches become one of Pebble's.
-const maxBatch = 4096
-
-// commitLoop makes batches durable: whatever has come while one was synced is the next.
-func (db *DB) commitLoop() {
-	defer close(db.done)
-	for {
-		<-db.wake
-		for {
-			db.mu.Lock()
-			n := min(len(db.queue), maxBatch)
-			work := db.queue[:n:n]
-			db.queue = db.queue[n:]
-			if len(db.queue) == 0 {
-				db.queue = nil
-			}
-			closed := db.closed
-			db.mu.Unlock()
-			if n == 0 {
-				if closed {
-					return
-				}
-				break
-			}
-			db.write(work)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := len(c.failures) - 1; i >= 0; i-- {
+		if f := c.failures[i]; f.from <= t && t <= f.to {
+			return f.err
 		}
-	}
-}
-
-func (db *DB) write(work []*Batch) {
-	start := time.Now()
-	first := db.last.Load() + 1
-	refused := db.lowSpace(start)
-	big := db.p.NewBatch()
-	errs := make(map[uint64]error)
-	for i, b := range work {
-		err := b.err
-		if err == nil {
-			err = refused
-		}
-		if err == nil {
-			err = big.Apply(b.b, nil)
-		}
-		if err != nil {
-			errs[first+uint64(i)] = err
-		}
-		db.ops.Add(uint64(b.b.Count()))
-		b.b.Close()
-	}
-	if big.Count() > 0 {
-		if err := big.Commit(pebble.Sync); err != nil {
-			for i := range work {
-				errs[first+uint64(i)] = err
-			}
-		}
-	} else {
-		big.Close()
-	}
-	db.batches.Add(1)
-	db.measure(time.Since(start))
-	db.mu.Lock()
-	for t, err := range errs {
-		db.fail(t, err)
-	}
-	db.last.Store(first + uint64(len(work)) - 1)
-	notify := db.notify
-	db.mu.Unlock()
-	for _, f := range notify {
-		f()
-	}
-	// Whoever waits comes after whoever was told.
-	db.mu.Lock()
-	db.told = db.last.Load()
-	close(db.settled)
-	db.settled = make(chan struct{})
-	db.mu.Unlock()
-}
-
-// rememberFailed is how many failed tickets are remembered; who waits for one asks at once.
-const rememberFailed = 1 << 16
-
-func (db *DB) fail(t uint64, err error) {
-	if len(db.failed) >= rememberFailed {
-		for old := range db.failed {
-			if old+rememberFailed < t {
-				delete(db.failed, old)
-			}
-		}
-	}
-	db.failed[t] = err
-}
-
-// lowSpace looks at the disk once a second.
-func (db *DB) lowSpace(now time.Time) error {
-	if now.Sub(db.lastLook) > time.Second {
-		db.lastLook = now
-		if n, err := db.free(); err == nil {
-			low := n < MinFree
-			if low != db.low.Swap(low) {
-				if low {
-					db.opt.Log.Error("too little disk space; writes are refused", "free", n, "needed", MinFree)
-				} else {
-					db.opt.Log.Info("there is disk space again; writes are taken")
-					db.ballast()
-				}
-			}
-		}
-	}
-	if db.low.Load() {
-		return ErrFull
 	}
 	return nil
 }
+
+// Notify has f called once for each group of batches, on the committer's goroutine, so f must not wait: all
+// tickets up to last are durable. With an error, those above last that have been given failed, and will not
+// become durable although Durable passes them later.
+func (db *DB) Notify(f func(last Ticket, err error)) {
+	c := &db.commit
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listeners = append(c.listeners[:len(c.listeners):len(c.listeners)], f)
+}
+
+// Wait blocks until t is durable or has failed, and says which. For commands, tests and workers, never a loop.
+func (db *DB) Wait(ctx context.Context, t Ticket) error {
+	c := &db.commit
+	for {
+		c.mu.Lock()
+		changed := c.changed
+		done := Ticket(c.durable.Load()) >= t
+		c.mu.Unlock()
+		if err := db.Failed(t); err != nil {
+			return err
+		}
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// waitApplied blocks until every batch given before is visible, or has failed.
+func (c *commit) waitApplied() {
+	c.mu.Lock()
+	t := c.queued
+	for c.applied < t {
+		changed := c.changed
+		c.mu.Unlock()
+		<-changed
+		c.mu.Lock()
+	}
+	c.mu.Unlock()
+}
+
+func (c *commit) failLocked(from, to Ticket, err error) {
+	if n := len(c.failures); n > 0 && c.failures[n-1].to+1 == from && c.failures[n-1].err.Error() == err.Error() {
+		c.failures[n-1].to = to
+	} else {
+		if n == maxFailed {
+			c.failures = append(c.failures[:0], c.failures[1:]...)
+		}
+		c.failures = append(c.failures, failedRange{from, to, err})
+	}
+	c.anyFailed.Store(true)
+}
+
+// close has the committer finish what it has, and refuses more.
+func (c *commit) close() {
+	c.mu.Lock()
+	c.closing = true
+	c.mu.Unlock()
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	c.waitApplied()
+}
+
+func (c *commit) run() {
+	defer c.db.running.Done()
+	var began time.Time
+	timer := time.NewTimer(time.Hour)
+	timer.Stop()
+	for {
+		select {
+		case <-c.wake:
+		case <-c.db.stop:
+			return
+		}
+		for {
+			// A busy committer syncs once in BatchDelay; an idle one at once.
+			if wait := c.db.opts.BatchDelay - time.Since(began); wait > 0 && !c.enough() {
+				timer.Reset(wait)
+				for gathering := true; gathering; {
+					select {
+					case <-timer.C:
+						gathering = false
+					case <-c.wake:
+						gathering = !c.enough()
+					case <-c.db.stop:
+						gathering = false
+					}
+				}
+				timer.Stop()
+			}
+			group := c.take()
+			if len(group) == 0 {
+				break
+			}
+			began = monotonic()
+			c.write(group)
+		}
+	}
+}
+
+// enough reports whether gathering should end.
+func (c *commit) enough() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing || c.ops >= c.db.opts.BatchOps || c.bytes >= c.db.opts.BatchBytes
+}
+
+// take takes the next group off the queue: up to BatchOps operations, and at least one batch.
+func (c *commit) take() []pending {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, ops, bytes := 0, 0, 0
+	for n < len(c.queue) {
+		k, l := c.queue[n].b.Len(), c.queue[n].b.b.Len()
+		if n > 0 && (ops+k > c.db.opts.BatchOps || bytes+l > c.db.opts.BatchBytes) {
+			break
+		}
+		n, ops, bytes = n+1, ops+k, bytes+l
+	}
+	group := c.queue[:n:n]
+	if n == len(c.queue) {
+		c.queue = nil
+	} else {
+		c.queue = c.queue[n:]
+	}
+	c.ops -= ops
+	c.bytes -= bytes
+	return group
+}
+
+// write makes a group durable, but for the batches that refuse themselves, and tells.
+func (c *commit) write(group []pending) {
+	last := group[len(group)-1].ticket
+	err := c.db.Err()
+	if err == nil {
+		if f := c.full.Load(); f != nil {
+			err = f.err
+		}
+	}
+	if err == nil {
+		err = c.db.fault(true)
+	}
+	var refused []failedRange
+	if err == nil {
+		for _, p := range group {
+			e := p.b.err
+			if e == nil {
+				e = c.all.Apply(&p.b.b, nil)
+			}
+			if e != nil {
+				refused = append(refused, failedRange{p.ticket, p.ticket, e})
+			}
+		}
+		ops := int(c.all.Count())
+		if ops > 0 {
+			err = c.apply(c.all)
+		}
+		if err == nil {
+			c.metrics.Groups.Add(1)
+			c.metrics.Batches.Add(uint64(len(group) - len(refused)))
+			c.metrics.Ops.Add(uint64(ops))
+			c.metrics.Latency.observe(monotonic().Sub(group[0].since))
+		}
+	}
+	c.mu.Lock()
+	before := Ticket(c.durable.Load())
+	switch {
+	case err != nil:
+		// What is queued behind goes with it: listeners are told that all above last failed.
+		last = max(last, c.queued)
+		c.metrics.Failed.Add(uint64(len(group) + len(c.queue)))
+		c.queue, c.ops, c.bytes = nil, 0, 0
+		c.failLocked(group[0].ticket, last, err)
+	default:
+		for _, p := range refused {
+			c.failLocked(p.from, p.to, p.err)
+		}
+		c.metrics.Failed.Add(uint64(len(refused)))
+	}
+	c.applied = max(c.applied, last)
+	c.durable.Store(uint64(max(last, before)))
+	for _, p := range group {
+		p.b.release()
+	}
+	listeners := c.listeners
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+	for _, f := range listeners {
+		switch {
+		case err != nil:
+			f(before, err)
+		case len(refused) > 0:
+			f(refused[0].from-1, refused[0].err)
+			f(last, nil)
+		default:
+			f(last, nil)
+		}
+	}
+}
+
+// apply writes and syncs, and leaves all empty. Pebble panics, or calls its logger's Fatalf, where it can't; either way the store has
+// failed, and this group with it.
+func (c *commit) apply(all *pebble.Batch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.db.fail(fmt.Errorf("writing: %v", r))
+			err = c.db.Err()
+		}
+	}()
+	if err := c.db.peb.Apply(all, pebble.Sync); err != nil {
+		c.db.fail(err)
+	}
+	if err := c.db.Err(); err != nil {
+		return err // all may still be in Pebble's hands
+	}
+	if all.Len() > c.db.opts.BatchBytes/4 {
+		c.all = new(pebble.Batch)
+	} else {
+		all.Reset()
+	}
+	return nil
+}
+
+// monotonic is for durations only.
+func monotonic() time.Time { return time.Now() }

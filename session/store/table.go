@@ -1,113 +1,216 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"sort"
 	"sync"
-
-	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Table is one kind of row, for a package variable.
-type Table struct {
+// Limits of one row. A key of a peer's text is long enough with the longest JID.
+const (
+	maxKey   = 4 << 10
+	maxValue = 4 << 20
+)
+
+// A table is what Map and Log have in common: a name, a prefix, a version.
+type table struct {
 	name    string
 	prefix  byte
-	version byte
+	version uint8
+	oldest  uint8 // of the rows that can be read
+	convert func(version uint8, value []byte) ([]byte, error)
 }
 
-var registry struct {
-	sync.Mutex
-	list []Table
+func newTable(name string, prefix byte, version uint8) table {
+	if name == "" || prefix < '!' || prefix > '~' || version == 0 {
+		panic(fmt.Sprintf("store: table %q: a table has a name, a printable prefix and a version from 1", name))
+	}
+	return table{name: name, prefix: prefix, version: version, oldest: max(1, version-1)}
 }
 
-// NewTable names a table: its prefix is a byte that no other has, its version that of its values.
-func NewTable(name string, prefix, version byte) Table {
-	registry.Lock()
-	defer registry.Unlock()
-	for _, t := range registry.list {
-		if t.name == name || t.prefix == prefix {
-			panic(fmt.Sprintf("store: the tables %s and %s have one name or prefix", t.name, name))
+// Prefixes of the system's tables, besides 0.
+const (
+	prefixAccounts = 'u'
+	prefixHosts    = 'h'
+	prefixSecrets  = 's'
+)
+
+// A Space is where modules get their tables from: one open store, and what it knows of the tables in it. Any
+// goroutine.
+type Space struct {
+	db *DB
+	mu sync.Mutex
+	// known has every table that was ever used, by name: a deleted account's rows of a module that is not loaded
+	// now go too.
+	known map[string]tableRecord
+}
+
+// A tableRecord is what the store remembers of a table: what wrote it last, and the oldest rows there may be.
+type tableRecord struct {
+	prefix, version, oldest byte
+}
+
+func newSpace(db *DB) *Space {
+	return &Space{db: db, known: map[string]tableRecord{}}
+}
+
+// DB returns the store, for [DB.NewBatch], [DB.Commit] and [DB.Snapshot].
+func (s *Space) DB() *DB { return s.db }
+
+func (s *Space) load() error {
+	lo, hi := prefixRange([]byte(prefixTable))
+	return s.db.scan(lo, hi, false, func(key, value []byte) (bool, error) {
+		if len(value) != 4 || value[0] != 1 {
+			return false, fmt.Errorf("%w: the record of table %q", ErrFormat, key[len(prefixTable):])
+		}
+		s.known[string(key[len(prefixTable):])] = tableRecord{value[1], value[2], value[3]}
+		return true, nil
+	})
+}
+
+// register makes a table usable: its version is checked, its rows are converted if they must be, and the store
+// remembers it.
+func (s *Space) register(t *table) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.prefix == prefixAccounts || t.prefix == prefixHosts || t.prefix == prefixSecrets {
+		return fmt.Errorf("store: table %q has prefix %q, which is the system's", t.name, t.prefix)
+	}
+	for name, r := range s.known {
+		if r.prefix == t.prefix && name != t.name {
+			return fmt.Errorf("store: tables %q and %q both have prefix %q", min(t.name, name), max(t.name, name), t.prefix)
 		}
 	}
-	if prefix == 0 || prefix == 0xFF {
-		panic("store: a reserved prefix")
+	was, ok := s.known[t.name]
+	now := tableRecord{t.prefix, t.version, t.version}
+	if ok {
+		what := fmt.Sprintf("table %q", t.name)
+		switch {
+		case was.prefix != t.prefix:
+			return fmt.Errorf("%w: %s had prefix %q, now it has %q", ErrFormat, what, was.prefix, t.prefix)
+		case was.version > t.version:
+			return format(what, uint64(was.version), uint64(t.version))
+		case was.oldest < t.oldest && (t.convert == nil || s.db.opts.ReadOnly):
+			return format(what, uint64(was.oldest), uint64(t.oldest))
+		case was.oldest < t.oldest:
+			if err := s.convert(t); err != nil {
+				return err
+			}
+		default:
+			now.oldest = was.oldest
+		}
+		if was == now {
+			return nil
+		}
 	}
-	t := Table{name, prefix, version}
-	registry.list = append(registry.list, t)
-	return t
+	if !s.db.opts.ReadOnly {
+		b := s.db.systemBatch()
+		b.set([]byte(prefixTable+t.name), []byte{1, now.prefix, now.version, now.oldest})
+		if err := s.db.Wait(context.Background(), s.db.Commit(b)); err != nil {
+			return fmt.Errorf("store: registering table %q: %w", t.name, err)
+		}
+	}
+	s.known[t.name] = now
+	return nil
 }
 
-func tables() []Table {
-	registry.Lock()
-	defer registry.Unlock()
-	l := append([]Table(nil), registry.list...)
-	sort.Slice(l, func(i, j int) bool { return l[i].prefix < l[j].prefix })
-	return l
-}
-
-func (t Table) key(owner uint64, key string) []byte {
-	k := make([]byte, 9, 9+len(key))
-	k[0] = t.prefix
-	binary.BigEndian.PutUint64(k[1:], owner)
-	return append(k, key...)
-}
-
-// end is behind the last key of owner.
-func (t Table) end(owner uint64) []byte {
-	if owner == 1<<64-1 {
-		return []byte{t.prefix + 1}
+// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it goes on.
+func (s *Space) convert(t *table) error {
+	snap := s.db.Snapshot()
+	defer snap.Close()
+	b := s.db.systemBatch()
+	flush := func() error {
+		t := s.db.Commit(b)
+		b = s.db.systemBatch()
+		return s.db.Wait(context.Background(), t)
 	}
-	return t.key(owner+1, "")
-}
-
-// A Snapshot is the database at one moment. Any goroutine; it must be closed.
-type Snapshot struct{ s *pebble.Snapshot }
-
-// Snapshot is the database now.
-func (db *DB) Snapshot() *Snapshot { return &Snapshot{db.p.NewSnapshot()} }
-
-// Close gives it back.
-func (s *Snapshot) Close() error { return s.s.Close() }
-
-// Get is a copy of one row's value; nil and false: there is none.
-func (s *Snapshot) Get(t Table, owner uint64, key string) ([]byte, bool, error) {
-	v, c, err := s.s.Get(t.key(owner, key))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, err
-	}
-	defer c.Close()
-	val, err := t.value(v)
-	return append([]byte(nil), val...), err == nil, err
-}
-
-func (t Table) value(v []byte) ([]byte, error) {
-	if len(v) == 0 || v[0] > t.version {
-		return nil, fmt.Errorf("%w: a row of table %s", ErrFormat, t.name)
-	}
-	return v[1:], nil
-}
-
-// Scan calls f for each row of owner from key from on, in the order of keys, until f says no more.
-// key and value are good until f returns.
-func (s *Snapshot) Scan(t Table, owner uint64, from string, f func(key string, value []byte) (more bool)) error {
-	it, err := s.s.NewIter(&pebble.IterOptions{LowerBound: t.key(owner, from), UpperBound: t.end(owner)})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := t.value(it.Value())
+	err := snap.scan([]byte{t.prefix}, []byte{t.prefix + 1}, false, func(key, value []byte) (bool, error) {
+		if len(value) == 0 {
+			return false, corrupt("a row of table "+t.name, errors.New("no version"))
+		}
+		if value[0] >= t.version {
+			return true, nil
+		}
+		v, err := t.convert(value[0], value[1:])
 		if err != nil {
-			return err
+			return false, fmt.Errorf("store: converting table %q: %w", t.name, err)
 		}
-		if !f(string(it.Key()[9:]), v) {
-			break
+		b.set(key, append([]byte{t.version}, v...))
+		if b.Len() < 1000 {
+			return true, nil
 		}
+		return true, flush()
+	})
+	if err == nil {
+		err = flush()
 	}
-	return it.Error()
+	return err
+}
+
+// ownedPrefixes returns the prefixes of all tables whose rows have owners, in order.
+func (s *Space) ownedPrefixes() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var p []byte
+	for _, r := range s.known {
+		p = append(p, r.prefix)
+	}
+	sort.Slice(p, func(i, j int) bool { return p[i] < p[j] })
+	return p
+}
+
+// ownerKey appends the part of a store key that all rows of an owner in a table have.
+func (t *table) ownerKey(dst []byte, owner uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(dst, t.prefix), owner)
+}
+
+// ownerEnd appends the first store key behind all rows of an owner in a table.
+func (t *table) ownerEnd(dst []byte, owner uint64) []byte {
+	if owner == math.MaxUint64 {
+		return append(dst, t.prefix+1)
+	}
+	return t.ownerKey(dst, owner+1)
+}
+
+// ownerLen is the length of what ownerKey appends.
+const ownerLen = 1 + 8
+
+// prefixRange returns the bounds of all keys with a prefix that does not end in 0xff.
+func prefixRange(prefix []byte) (lo, hi []byte) {
+	hi = append([]byte(nil), prefix...)
+	hi[len(hi)-1]++
+	return prefix, hi
+}
+
+// put adds a row to a batch. key and value are appended by functions of the table's codec.
+func (t *table) put(b *Batch, owner uint64) bool {
+	if !b.check(owner) {
+		return false
+	}
+	b.key = t.ownerKey(b.key[:0], owner)
+	b.val = append(b.val[:0], t.version)
+	return true
+}
+
+func (t *table) finish(b *Batch) {
+	if len(b.key) > maxKey || len(b.val) > maxValue {
+		b.refuse(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key), len(b.val)))
+		return
+	}
+	b.set(b.key, b.val)
+}
+
+// open takes the version off a stored value.
+func (t *table) open(value []byte) (version uint8, rest []byte, err error) {
+	if len(value) == 0 {
+		return 0, nil, corrupt("a row of table "+t.name, errors.New("no version"))
+	}
+	if v := value[0]; v > t.version || v < t.oldest {
+		return 0, nil, format("a row of table "+t.name, uint64(v), uint64(t.version))
+	}
+	return value[0], value[1:], nil
 }

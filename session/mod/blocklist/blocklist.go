@@ -41,7 +41,7 @@ const ns = "urn:xmpp:blocking"
 const maxItems = 2000
 
 var (
-	rows     = store.NewTable("blocklist", 'b', 1)
+	rows     = store.NewMap[string, []byte]("blocklist", 'b', 1)
 	part     = session.NewPart[blocked]("blocklist")
 	told     = session.NewFlag("blocklist")
 	list     = xmlstream.N(ns, "blocklist")
@@ -96,6 +96,7 @@ func (b *blocked) matches(j jid.JID) bool {
 
 type module struct {
 	db        *store.DB
+	rows      *store.Map[string, []byte]
 	presences *presence.Service
 }
 
@@ -103,12 +104,16 @@ func (m *module) Load(api *session.API) error {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
+	var err error
+	if m.rows, err = storage.Map(api, rows); err != nil {
+		return err
+	}
 	var ok bool
 	if m.presences, ok = session.Find[*presence.Service](api); !ok {
 		return errors.New("nobody sends presence")
 	}
 	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Of(a).matches(who) }
-	session.Resident(api, part, load)
+	session.Resident(api, part, m.load)
 	api.Advertise(ns)
 	h := api.Hooks
 	h.OnIQ(api.Module, false, list, m.get, session.ToSelf)
@@ -127,10 +132,10 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func load(snap *store.Snapshot, who session.Who) (*blocked, error) {
+func (m *module) load(snap *store.Snapshot, who session.Who) (*blocked, error) {
 	b := new(blocked)
 	var bad error
-	err := snap.Scan(rows, who.ID, "", func(key string, _ []byte) bool {
+	err := m.rows.Scan(snap, who.ID, "", func(key string, _ []byte) bool {
 		j, err := jid.Parse(key)
 		if err != nil {
 			bad = err
@@ -221,7 +226,7 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 	for _, j := range jids {
 		if i, found := p.find(j); !found {
 			p.jids = slices.Insert(p.jids, i, j)
-			b.Put(rows, j.String(), nil)
+			m.rows.Put(b, a.ID(), j.String(), nil)
 		}
 	}
 	m.push(ev, block, jids)
@@ -244,7 +249,7 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 	for _, j := range gone {
 		if i, found := p.find(j); found {
 			p.jids = slices.Delete(p.jids, i, i+1)
-			b.Delete(rows, j.String())
+			m.rows.Delete(b, a.ID(), j.String())
 		}
 	}
 	for _, who := range watchers {

@@ -41,7 +41,7 @@ const ns = "jabber:iq:last"
 const maxStatus = 256
 
 var (
-	rows    = store.NewTable("last", 'l', 1)
+	rows    = store.NewMap[string, []byte]("last", 'l', 1)
 	part    = session.NewPart[last]("last")
 	query   = xmlstream.N(ns, "query")
 	seconds = xmlstream.N("", "seconds")
@@ -55,6 +55,7 @@ type last struct {
 
 type module struct {
 	db    *store.DB
+	rows  *store.Map[string, []byte]
 	now   clock.Clock
 	start time.Time
 }
@@ -63,10 +64,14 @@ func (m *module) Load(api *session.API) error {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
+	var err error
+	if m.rows, err = storage.Map(api, rows); err != nil {
+		return err
+	}
 	m.now = clock.Of(api)
 	m.start = m.now()
 	session.Resident(api, part, func(snap *store.Snapshot, who session.Who) (*last, error) {
-		v, ok, err := snap.Get(rows, who.ID, "")
+		v, ok, err := m.rows.Get(snap, who.ID, "")
 		if err != nil || !ok || len(v) < 8 {
 			return new(last), err
 		}
@@ -104,7 +109,7 @@ func (m *module) left(a *session.Account, s *session.Session, text string) {
 	p := part.Of(a)
 	p.at, p.status = m.now().Unix(), text
 	b := m.db.NewBatch(a.ID())
-	b.Put(rows, "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
+	m.rows.Put(b, a.ID(), "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
 	a.Wrote(session.Ticket(m.db.Commit(b)))
 }
 

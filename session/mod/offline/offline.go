@@ -13,8 +13,9 @@
 package offline
 
 import (
-	"encoding/binary"
+	"context"
 	"errors"
+	"math"
 
 	"canto/reactor"
 	"canto/session"
@@ -37,7 +38,7 @@ var Manifest = session.Manifest{
 }
 
 var (
-	rows     = store.NewTable("offline", 'o', 1)
+	rows     = store.NewLog[[]byte]("offline", 'o', 1)
 	part     = session.NewPart[kept]("offline")
 	body     = xmlstream.N(session.NSClient, "body")
 	noStore  = xmlstream.N("urn:xmpp:hints", "no-store")
@@ -61,9 +62,10 @@ type Options struct {
 }
 
 type module struct {
-	opt Options
-	db  *store.DB
-	now clock.Clock
+	opt  Options
+	db   *store.DB
+	rows *store.Log[[]byte]
+	now  clock.Clock
 }
 
 func (m *module) Load(api *session.API) error {
@@ -74,8 +76,12 @@ func (m *module) Load(api *session.API) error {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
+	var err error
+	if m.rows, err = storage.Log(api, rows); err != nil {
+		return err
+	}
 	m.now = clock.Of(api)
-	session.Resident(api, part, load)
+	session.Resident(api, part, m.load)
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		api.Hooks.Message[t].Add(api.Module, session.Fallback, m.keep)
 	}
@@ -84,18 +90,16 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func load(snap *store.Snapshot, who session.Who) (*kept, error) {
+func (m *module) load(snap *store.Snapshot, who session.Who) (*kept, error) {
 	k := new(kept)
-	err := snap.Scan(rows, who.ID, "", func(key string, v []byte) bool {
+	err := m.rows.Scan(snap, who.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
 		k.count++
 		k.bytes += len(v)
-		k.next = binary.BigEndian.Uint64([]byte(key)) + 1
+		k.next = id + 1
 		return true
 	})
 	return k, err
 }
-
-func rowKey(n uint64) string { return string(binary.BigEndian.AppendUint64(nil, n)) }
 
 // keep stores what nobody took.
 func (m *module) keep(ev *session.Stanza) session.Verdict {
@@ -119,7 +123,7 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	b := m.db.NewBatch(a.ID())
-	b.Put(rows, rowKey(k.next), el)
+	m.rows.Append(b, a.ID(), k.next, el)
 	k.next++
 	k.count++
 	k.bytes += len(el)
@@ -141,13 +145,10 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 	var list [][]byte
 	done := func(err error) { m.deliver(l, host, who, list, end, err) }
 	if !l.Router().Workers.Do(reactor.Disk, l.Loop, func() error {
-		m.db.Await(uint64(after))
+		m.db.Wait(context.Background(), store.Ticket(after))
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		return snap.Scan(rows, id, "", func(key string, v []byte) bool {
-			if key >= rowKey(end) {
-				return false
-			}
+		return m.rows.Scan(snap, id, 0, end-1, 0, false, func(_ uint64, v []byte) bool {
 			list = append(list, append([]byte(nil), v...))
 			return true
 		})
@@ -178,7 +179,7 @@ func (m *module) deliver(l *session.Local, host *session.Host, who jid.JID, list
 			}
 		}
 		b := m.db.NewBatch(a.ID())
-		b.DeleteAll(rows, "", rowKey(end))
+		m.rows.Trim(b, a.ID(), end)
 		k.ticket = session.Ticket(m.db.Commit(b))
 		a.Wrote(k.ticket)
 		k.count, k.bytes = 0, 0

@@ -29,7 +29,7 @@ var Manifest = session.Manifest{
 const ns = "jabber:iq:private"
 
 var (
-	rows  = store.NewTable("private", 'p', 1)
+	rows  = store.NewMap[string, []byte]("private", 'p', 1)
 	query = xmlstream.N(ns, "query")
 )
 
@@ -40,8 +40,9 @@ type Options struct {
 }
 
 type module struct {
-	opt Options
-	db  *store.DB
+	opt  Options
+	db   *store.DB
+	rows *store.Map[string, []byte]
 }
 
 func (m *module) Load(api *session.API) error {
@@ -52,6 +53,10 @@ func (m *module) Load(api *session.API) error {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
+	var err error
+	if m.rows, err = storage.Map(api, rows); err != nil {
+		return err
+	}
 	api.Advertise(ns)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
@@ -61,10 +66,10 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// key is a row's: namespace and name can't run into each other, as neither has a NUL.
+// key is a row's: namespace and name can't run into each other, as a local name has no space.
 func key(e xmlstream.Element) (string, bool) {
 	space := e.Space()
-	return string(space) + "\x00" + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != session.NSClient
+	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != session.NSClient
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
@@ -85,7 +90,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	return ev.Await(reactor.Disk, func() (err error) {
 		s := m.db.Snapshot()
 		defer s.Close()
-		v, _, err = s.Get(rows, id, k)
+		v, _, err = m.rows.Get(s, id, k)
 		return err
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
@@ -113,7 +118,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		if n++; len(a.B) > m.opt.MaxBytes || n > m.opt.MaxRows {
 			return ev.Fail(session.PolicyViolation)
 		}
-		b.Put(rows, k, a.B)
+		m.rows.Put(b, ev.Account().ID(), k, a.B)
 	}
 	if n == 0 {
 		return ev.Fail(session.BadRequest)

@@ -11,14 +11,15 @@
 package register
 
 import (
+	"context"
 	"errors"
+	"io"
 	"slices"
 	"time"
 
 	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
-	"canto/session/mod/clock"
 	"canto/session/mod/storage"
 	"canto/session/sasl"
 	"canto/session/store"
@@ -50,8 +51,8 @@ var (
 	idAttr       = xmlstream.N("", "id")
 )
 
-// Salt makes the salt of a new password; the process gives it.
-type Salt func() []byte
+// Random is where salts come from; the process gives it.
+type Random struct{ io.Reader }
 
 // Options are the module's section of the configuration.
 type Options struct {
@@ -64,8 +65,7 @@ type module struct {
 	opt   Options
 	db    *store.DB
 	r     *session.Router
-	salt  Salt
-	now   clock.Clock
+	rand  Random
 	rates *session.Throttle
 }
 
@@ -75,10 +75,10 @@ func (m *module) Load(api *session.API) error {
 		return err
 	}
 	var ok bool
-	if m.salt, ok = session.Find[Salt](api); !ok {
+	if m.rand, ok = session.Find[Random](api); !ok {
 		return errors.New("nobody gave a source of salts")
 	}
-	m.db, m.r, m.now, m.rates = storage.Of(api), api.Router, clock.Of(api), session.NewThrottle()
+	m.db, m.r, m.rates = storage.Of(api), api.Router, session.NewThrottle()
 	open := func(st *session.Stream) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
@@ -104,15 +104,8 @@ func (m *module) Load(api *session.API) error {
 
 // creds are the keys of a new password; slow.
 func (m *module) creds(pw string) ([]byte, error) {
-	p, err := sasl.Prepare(pw)
-	if err != nil {
-		return nil, err
-	}
-	var c sasl.Credentials
-	for _, h := range sasl.Hashes {
-		c = append(c, sasl.Derive(h, p, m.salt(), sasl.DefaultIterations))
-	}
-	return c.Encode(), nil
+	k, err := sasl.DeriveKeys([]byte(pw), sasl.DefaultIterations, m.rand, sasl.SHA1, sasl.SHA256, sasl.SHA512)
+	return k.Encode(), err
 }
 
 // stranger is somebody without an account.
@@ -150,13 +143,14 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		st.FailIQ(id, session.ResourceConstraint)
 		return
 	}
-	secret, created := string(pw.Text()), m.now().Unix()
+	secret := string(pw.Text())
 	if !st.Await(reactor.Crypto, func() error {
 		c, err := m.creds(secret)
 		if err != nil {
 			return err
 		}
-		return m.db.CreateAccounts([]store.NewAccount{{JID: who, Credentials: c, Created: created}})
+		_, err = m.db.Accounts().Create(context.Background(), who.Domain(), who.Local(), c)
+		return err
 	}, func(err error) {
 		switch {
 		case errors.Is(err, store.ErrExists):
@@ -203,7 +197,7 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 		if c, _ := q.First(); !c.Is(remove) {
 			return ev.Fail(session.BadRequest)
 		}
-		return ev.Await(reactor.Disk, func() error { return m.db.DeleteAccount(me) }, func(ev *session.Stanza, err error) session.Verdict {
+		return ev.Await(reactor.Disk, func() error { return m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local()) }, func(ev *session.Stanza, err error) session.Verdict {
 			if err != nil {
 				return ev.FailCommit(err)
 			}
@@ -226,7 +220,7 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 		if err != nil {
 			return err
 		}
-		return m.db.ChangeAccount(me, func(row *store.Account) error { row.Credentials = c; return nil })
+		return m.db.Accounts().SetKeys(context.Background(), me.Domain(), me.Local(), c)
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		switch {
 		case errors.Is(err, sasl.ErrPassword):

@@ -12,23 +12,27 @@ import (
 )
 
 // rows has one row for each contact, keyed by the bare JID, and one with an empty key: the version.
-var rows = store.NewTable("roster", 'r', 1)
+var rows = store.NewMap[string, []byte]("roster", 'r', 1)
 
-type table struct{ db *store.DB }
+type table struct {
+	db   *store.DB
+	rows *store.Map[string, []byte]
+}
 
 func openTable(api *session.API) (*table, error) {
 	db := storage.Of(api)
 	if db == nil {
 		return nil, errors.New("there is no store")
 	}
-	return &table{db}, nil
+	rows, err := storage.Map(api, rows)
+	return &table{db, rows}, err
 }
 
 // load reads a whole roster.
 func (t *table) load(snap *store.Snapshot, who session.Who) (*Roster, error) {
 	r := new(Roster)
 	var bad error
-	err := snap.Scan(rows, who.ID, "", func(key string, v []byte) bool {
+	err := t.rows.Scan(snap, who.ID, "", func(key string, v []byte) bool {
 		if key == "" {
 			r.Version = binary.BigEndian.Uint64(v)
 			return true
@@ -51,11 +55,11 @@ func (t *table) load(snap *store.Snapshot, who session.Who) (*Roster, error) {
 func (t *table) save(a *session.Account, it *Item, version uint64) session.Ticket {
 	b := t.db.NewBatch(a.ID())
 	if it.empty() {
-		b.Delete(rows, it.JID.String())
+		t.rows.Delete(b, a.ID(), it.JID.String())
 	} else {
-		b.Put(rows, it.JID.String(), it.encode())
+		t.rows.Put(b, a.ID(), it.JID.String(), it.encode())
 	}
-	b.Put(rows, "", binary.BigEndian.AppendUint64(nil, version))
+	t.rows.Put(b, a.ID(), "", binary.BigEndian.AppendUint64(nil, version))
 	return session.Ticket(t.db.Commit(b))
 }
 

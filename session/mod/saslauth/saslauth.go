@@ -16,7 +16,9 @@
 package saslauth
 
 import (
+	"crypto/tls"
 	"errors"
+	"io"
 
 	"canto/reactor"
 	"canto/session"
@@ -57,11 +59,11 @@ var (
 
 // A Policy is what the process says about authentication; see [session.Give].
 type Policy struct {
-	Mechanisms []string // without -PLUS forms, in order of preference
-	PlainText  bool     // mechanisms are offered without TLS, PLAIN too: for tests on loopback
-	Nonce      func() string
-	FakeSecret sasl.Secret
-	Failures   *session.Throttle // nil: no limit
+	Offer     sasl.Offer // what the host has, -PLUS forms included
+	PlainText bool       // mechanisms are offered without TLS, PLAIN too: for tests on loopback
+	Rand      io.Reader
+	FakeKey   sasl.Secret
+	Failures  *session.Throttle // nil: no limit
 	// EndPoint is the tls-server-end-point of a host's certificate (RFC 5929 §4), nil if it has none.
 	// It must not wait.
 	EndPoint func(h *session.Host) []byte
@@ -105,69 +107,44 @@ func (m *module) Load(api *session.API) error {
 }
 
 // offer is the one value that says what is offered on st and what is accepted (attack S04).
-func (m *module) offer(st *session.Stream) *sasl.Offer {
-	o := &sasl.Offer{Nonce: m.p.Nonce}
-	o.Own = func(authzid, user string) bool {
-		a, err := jid.Parse(authzid)
-		u, err2 := jid.New(user, st.Host().Name, "")
-		return err == nil && err2 == nil && a == u
-	}
-	types := m.types(st)
-	if len(types) > 0 {
-		o.Channel.Data = func(typ string) ([]byte, bool) { return m.bindingData(st, typ) }
-		for _, name := range m.p.Mechanisms {
-			if name != sasl.Plain {
-				o.Mechanisms = append(o.Mechanisms, name+"-PLUS")
-			}
-		}
-	}
-	o.Mechanisms = append(o.Mechanisms, m.p.Mechanisms...)
-	return o
+func (m *module) offer(st *session.Stream) (sasl.Offer, sasl.Binding) {
+	b := m.binding(st)
+	return m.p.Offer.For(st.Traits()&session.Secure != 0, b, m.p.PlainText), b
 }
 
-// types are the channel bindings that st has.
-func (m *module) types(st *session.Stream) (types []string) {
-	for _, t := range []string{"tls-exporter", "tls-server-end-point"} {
-		if _, ok := m.bindingData(st, t); ok {
-			types = append(types, t)
-		}
-	}
-	return types
-}
-
-func (m *module) bindingData(st *session.Stream, typ string) ([]byte, bool) {
+// binding is what st can be bound by.
+func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 	cs := st.Wire().TLS()
 	if cs == nil {
-		return nil, false
+		return b
 	}
-	switch typ {
-	case "tls-exporter": // RFC 9266 §4.2: TLS 1.3, or earlier with extended master secret
-		b, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
-		return b, err == nil
-	case "tls-server-end-point":
-		if m.p.EndPoint != nil {
-			b := m.p.EndPoint(st.Host())
-			return b, b != nil
-		}
+	b.TLS13 = cs.Version >= tls.VersionTLS13
+	if k, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
+		b.Exporter = k // RFC 9266 §4.2: TLS 1.3, or earlier with extended master secret
 	}
-	return nil, false
+	if !b.TLS13 {
+		b.Unique = cs.TLSUnique
+	}
+	if m.p.EndPoint != nil {
+		b.EndPoint = m.p.EndPoint(st.Host())
+	}
+	return b
 }
 
 func (m *module) offerMechanisms(st *session.Stream, a *xmlstream.Appender) {
+	o, _ := m.offer(st)
 	a.Open(mechanisms)
-	for _, name := range m.offer(st).Mechanisms {
-		a.Open(mechanismName).Text(name).Close()
-	}
+	o.Each(func(x sasl.Mechanism) { a.Open(mechanismName).Text(x.String()).Close() })
 	a.Close()
 }
 
 func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
-	types := m.types(st)
-	if len(types) == 0 {
+	b := m.binding(st)
+	if !b.Any() {
 		return
 	}
 	a.Open(bindings)
-	for _, t := range types {
+	for _, t := range b.Kinds() {
 		a.Open(binding).Attr(typeAttr, t).Close()
 	}
 	a.Close()
@@ -175,80 +152,57 @@ func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
 
 // exchange is what is kept on the stream between two elements.
 type exchange struct {
-	x      *sasl.Exchange
-	who    jid.JID
-	row    store.Account
-	known  bool
-	banned bool
+	x   *sasl.Exchange
+	who jid.JID
+	id  uint64
 }
 
 func (m *module) handle(st *session.Stream, e xmlstream.Element) {
 	x, running := st.Exchange().(*exchange)
 	switch {
+	case e.Is(abort) && running:
+		m.step(st, x, x.x.Abort())
 	case e.Is(abort):
-		st.SetExchange(nil)
-		m.fail(st, x, sasl.Aborted)
-	case e.Is(auth) && running, e.Is(response) && !running:
-		st.SetExchange(nil)
+		m.fail(st, nil, sasl.Aborted)
+	case e.Is(auth) == running:
 		m.fail(st, x, sasl.MalformedRequest)
 	case e.Is(auth):
 		m.begin(st, e)
 	default:
-		m.next(st, x, e.Text())
+		m.step(st, x, x.x.Next(e.Text()))
 	}
 }
 
 func (m *module) begin(st *session.Stream, e xmlstream.Element) {
 	name, _ := e.Attr(mechanism)
-	sx, bad := m.offer(st).Begin(string(name))
-	if bad != "" {
-		m.fail(st, nil, bad)
-		return
-	}
-	x := &exchange{x: sx}
+	o, b := m.offer(st)
+	x := &exchange{x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
+		Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}
 	st.SetExchange(x)
-	if initial := e.Text(); len(initial) > 0 {
-		m.next(st, x, initial)
-		return
-	}
-	m.send(st, challenge, nil) // the client speaks first, and has not: RFC 4422 §5
-}
-
-func (m *module) next(st *session.Stream, x *exchange, text []byte) {
-	msg, ok := sasl.Decode(text)
-	if !ok {
-		st.SetExchange(nil)
-		m.fail(st, x, sasl.IncorrectEncoding)
-		return
-	}
-	m.step(st, x, x.x.Next(msg))
+	m.step(st, x, x.x.Start(string(name), e.Text()))
 }
 
 func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
-	switch {
-	case s.Challenge != nil:
-		m.send(st, challenge, s.Challenge)
-	case s.User != "":
+	switch s.Kind {
+	case sasl.Challenge:
+		m.send(st, challenge, s.Data)
+	case sasl.NeedUser:
 		m.look(st, x, s.User)
-	case s.Derive != nil:
-		var salted sasl.Secret
-		if !st.Await(reactor.Crypto, func() error { salted = s.Derive.Run(); return nil }, func(err error) {
+	case sasl.NeedDerive:
+		if !st.Await(reactor.Crypto, func() error { s.Work.Run(); return nil }, func(err error) {
 			if err != nil {
-				m.fail(st, x, sasl.TemporaryAuthFailure)
+				m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 				return
 			}
-			m.step(st, x, x.x.Derived(salted))
+			m.step(st, x, x.x.Derived(s.Work))
 		}) {
-			m.fail(st, x, sasl.TemporaryAuthFailure)
+			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 		}
-	case s.Done && x.banned:
-		m.fail(st, x, sasl.AccountDisabled)
-	case s.Done:
-		m.send(st, success, s.Final)
-		st.Authenticated(x.who, x.row.ID)
+	case sasl.Done:
+		m.send(st, success, s.Data)
+		st.Authenticated(x.who, x.id)
 	default:
-		st.SetExchange(nil)
-		m.fail(st, x, s.Fail)
+		m.fail(st, x, s.Condition)
 	}
 }
 
@@ -256,50 +210,48 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 func (m *module) look(st *session.Stream, x *exchange, user string) {
 	host := st.Host().Name
 	who, err := jid.New(user, host, "")
-	bad := err != nil
-	if bad {
-		who, _ = jid.New("unknown", host, "")
+	if err != nil {
+		m.step(st, x, x.x.Fail(sasl.NotAuthorized)) // no exchange gives a name that is none
+		return
 	}
-	var row store.Account
-	var found bool
+	x.who = who
+	var a sasl.Account
 	work := func() error {
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		var err error
-		row, found, err = snap.Lookup(who)
+		row, err := m.db.Accounts().Get(snap, host, who.Local())
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		x.id = row.ID
+		if !row.Banned.IsZero() {
+			a.Denied = sasl.AccountDisabled
+		}
+		if len(row.Credentials) > 0 {
+			a.Keys, err = sasl.DecodeKeys(row.Credentials)
+		}
 		return err
 	}
 	if !st.Await(reactor.Disk, work, func(err error) {
 		if err != nil {
-			m.fail(st, x, sasl.TemporaryAuthFailure)
+			st.Local().Log.Error("an account could not be read", "jid", who.String(), "err", err)
+			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 			return
 		}
-		h := x.x.Hash()
-		if h == 0 {
-			h = sasl.SHA256
-		}
-		keys := sasl.Fake(h, m.p.FakeSecret, who.String())
-		if found && !bad {
-			if c, err := sasl.DecodeCredentials(row.Credentials); err == nil {
-				if k, ok := c.For(h); ok {
-					keys, x.known = k, true
-				} else if x.x.Hash() == 0 && len(c) > 0 {
-					keys, x.known = c[0], true
-				}
-			}
-		}
-		x.who, x.row, x.banned = who, row, row.Banned
-		m.step(st, x, x.x.Credentials(keys, x.known))
+		m.step(st, x, x.x.Found(a))
 	}) {
-		m.fail(st, x, sasl.TemporaryAuthFailure)
+		m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 	}
 }
 
 func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
 	a := st.Local().Appender()
 	a.Open(n)
-	if data != nil {
-		a.Text(sasl.Encode(data))
+	if len(data) > 0 {
+		a.TextBytes(data)
 	}
 	a.Close()
 	st.Send(a.B)
@@ -308,7 +260,7 @@ func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
 // fail answers with a failure, late where there were many, and ends the stream after the last try.
 func (m *module) fail(st *session.Stream, x *exchange, c sasl.Condition) {
 	st.SetExchange(nil)
-	st.Local().CountLimit("sasl-" + string(c))
+	st.Local().CountLimit("sasl-" + c.String())
 	tries := st.Fail()
 	late := false
 	if t := m.p.Failures; t != nil && c != sasl.Aborted {
@@ -326,7 +278,7 @@ func (m *module) fail(st *session.Stream, x *exchange, c sasl.Condition) {
 	}
 	answer := func() {
 		a := st.Local().Appender()
-		a.Open(failure).Open(xmlstream.N(ns, string(c))).Close().Close()
+		a.Open(failure).Open(xmlstream.N(ns, c.String())).Close().Close()
 		st.Send(a.B)
 		if tries >= maxTries {
 			st.Close(session.ErrPolicyViolation)

@@ -4,6 +4,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 
 	"canto/session"
@@ -36,23 +37,55 @@ func Of(api *session.API) *store.DB {
 	return db
 }
 
+// Map is a module's table in the store of its process.
+func Map[K, V any](api *session.API, def *store.MapDef[K, V]) (*store.Map[K, V], error) {
+	return store.MapOf(Of(api).Space(), def)
+}
+
+// Log is a module's log in the store of its process.
+func Log[V any](api *session.API, def *store.LogDef[V]) (*store.Log[V], error) {
+	return store.LogOf(Of(api).Space(), def)
+}
+
 // Durable is db as the kernel sees it.
 func Durable(db *store.DB) session.Durable { return durable{db} }
 
 type durable struct{ db *store.DB }
 
-func (d durable) Durable() session.Ticket      { return session.Ticket(d.db.Durable()) }
-func (d durable) Err(t session.Ticket) error   { return d.db.Err(uint64(t)) }
-func (d durable) Notify(f func())              { d.db.Notify(f) }
-func (d durable) Await(t session.Ticket) error { return d.db.Await(uint64(t)) }
-func (d durable) Snapshot() any                { return d.db.Snapshot() }
+func (d durable) Durable() session.Ticket { return session.Ticket(d.db.Durable()) }
+
+func (d durable) Err(t session.Ticket) error { return asFull(d.db.Failed(store.Ticket(t))) }
+
+func (d durable) Notify(f func()) { d.db.Notify(func(store.Ticket, error) { f() }) }
+
+func (d durable) Await(t session.Ticket) error {
+	return asFull(d.db.Wait(context.Background(), store.Ticket(t)))
+}
+
+func (d durable) Snapshot() any { return d.db.Snapshot() }
+
+// full is a refusal for want of space, as the kernel asks for it.
+type full struct{ error }
+
+func (full) Full() bool      { return true }
+func (f full) Unwrap() error { return f.error }
+
+func asFull(err error) error {
+	if errors.Is(err, store.ErrFull) {
+		return full{err}
+	}
+	return err
+}
 
 // Directory says which accounts db has. A banned one is there: its messages are kept.
-func Directory(db *store.DB) session.Directory { return directory{} }
+func Directory(db *store.DB) session.Directory { return directory{db} }
 
-type directory struct{}
+type directory struct{ db *store.DB }
 
-func (directory) Account(snap any, bare jid.JID) (uint64, bool, error) {
-	a, ok, err := snap.(*store.Snapshot).Lookup(bare)
-	return a.ID, ok, err
+func (d directory) Account(snap any, bare jid.JID) (uint64, bool, error) {
+	a, err := d.db.Accounts().Get(snap.(*store.Snapshot), bare.Domain(), bare.Local())
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, false, nil
+	}
+	return a.ID, err == nil, err
 }

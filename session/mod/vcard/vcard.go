@@ -31,7 +31,7 @@ var Manifest = session.Manifest{
 const ns = "vcard-temp"
 
 var (
-	rows = store.NewTable("vcard", 'v', 1)
+	rows = store.NewMap[string, []byte]("vcard", 'v', 1)
 	card = xmlstream.N(ns, "vCard")
 )
 
@@ -41,8 +41,9 @@ type Options struct {
 }
 
 type module struct {
-	opt Options
-	db  *store.DB
+	opt  Options
+	db   *store.DB
+	rows *store.Map[string, []byte]
 }
 
 func (m *module) Load(api *session.API) error {
@@ -52,6 +53,10 @@ func (m *module) Load(api *session.API) error {
 	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
+	}
+	var err error
+	if m.rows, err = storage.Map(api, rows); err != nil {
+		return err
 	}
 	api.Advertise(ns)
 	api.AdvertiseAccount(ns)
@@ -69,7 +74,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	return ev.Await(reactor.Disk, func() (err error) {
 		s := m.db.Snapshot()
 		defer s.Close()
-		v, _, err = s.Get(rows, id, "")
+		v, _, err = m.rows.Get(s, id, "")
 		return err
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
@@ -95,7 +100,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.PolicyViolation)
 	}
 	b := m.db.NewBatch(ev.Account().ID())
-	b.Put(rows, "", a.B)
+	m.rows.Put(b, ev.Account().ID(), "", a.B)
 	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)

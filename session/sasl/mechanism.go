@@ -1,0 +1,189 @@
+package sasl
+
+import (
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
+	"errors"
+	"fmt"
+	"hash"
+)
+
+// A Hash is the hash function of a SCRAM mechanism. Its numbers are in stores.
+type Hash uint8
+
+const (
+	SHA1   Hash = 1
+	SHA256 Hash = 2
+	SHA512 Hash = 3
+)
+
+// Hashes are those that accounts have keys for, weakest first.
+var Hashes = []Hash{SHA1, SHA256, SHA512}
+
+// New returns the hash function.
+func (h Hash) New() hash.Hash {
+	switch h {
+	case SHA1:
+		return sha1.New()
+	case SHA256:
+		return sha256.New()
+	}
+	return sha512.New()
+}
+
+// Size returns the length of a sum in bytes; 0 for a Hash that is none of the three.
+func (h Hash) Size() int {
+	switch h {
+	case SHA1:
+		return sha1.Size
+	case SHA256:
+		return sha256.Size
+	case SHA512:
+		return sha512.Size
+	}
+	return 0
+}
+
+// A Mechanism is a SASL mechanism that this package knows. The larger the stronger.
+type Mechanism uint8
+
+const (
+	NoMechanism Mechanism = iota
+	Plain
+	ScramSHA1
+	ScramSHA256
+	ScramSHA512
+	ScramSHA1Plus
+	ScramSHA256Plus
+	ScramSHA512Plus
+)
+
+var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
+
+// ParseMechanism returns the mechanism of a registered name. Names are in upper case (RFC 4422 §3.1).
+func ParseMechanism(name string) (Mechanism, bool) {
+	for m := Plain; m <= ScramSHA512Plus; m++ {
+		if mechanismNames[m] == name {
+			return m, true
+		}
+	}
+	return NoMechanism, false
+}
+
+// String returns the registered name.
+func (m Mechanism) String() string {
+	if int(m) < len(mechanismNames) {
+		return mechanismNames[m]
+	}
+	return fmt.Sprintf("Mechanism(%d)", uint8(m))
+}
+
+// Plus reports whether m binds to the TLS channel.
+func (m Mechanism) Plus() bool { return m >= ScramSHA1Plus && m <= ScramSHA512Plus }
+
+// Hash returns the hash of a SCRAM mechanism; 0 for others.
+func (m Mechanism) Hash() Hash {
+	switch {
+	case m.Plus():
+		return Hash(m-ScramSHA1Plus) + SHA1
+	case m >= ScramSHA1:
+		return Hash(m-ScramSHA1) + SHA1
+	}
+	return 0
+}
+
+// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an Exchange
+// accepts what is in its Offer and nothing else.
+type Offer uint16
+
+// NewOffer returns the offer of a list of names as in a configuration: base mechanisms, each SCRAM one bringing
+// its -PLUS form (which [Offer.For] takes away where nothing can be bound).
+func NewOffer(names ...string) (Offer, error) {
+	var o Offer
+	for _, name := range names {
+		m, ok := ParseMechanism(name)
+		if !ok {
+			return 0, fmt.Errorf("sasl: unknown mechanism %q", name)
+		}
+		o = o.With(m)
+		if h := m.Hash(); h != 0 && !m.Plus() {
+			o = o.With(ScramSHA1Plus + Mechanism(h-SHA1))
+		}
+	}
+	if o == 0 {
+		return 0, errors.New("sasl: no mechanism")
+	}
+	return o, nil
+}
+
+// Has reports whether m is in o.
+func (o Offer) Has(m Mechanism) bool { return m != NoMechanism && o&(1<<m) != 0 }
+
+// With returns o with m.
+func (o Offer) With(m Mechanism) Offer { return o | 1<<m }
+
+// Without returns o without m.
+func (o Offer) Without(m Mechanism) Offer { return o &^ (1 << m) }
+
+// Plus reports whether o has a mechanism with channel binding.
+func (o Offer) Plus() bool { return o>>ScramSHA1Plus != 0 }
+
+// For returns what of o may be offered on one stream: -PLUS only if there is something to bind to, and PLAIN
+// only if the stream is secure, or plainAnyway.
+func (o Offer) For(secure bool, b Binding, plainAnyway bool) Offer {
+	if !secure && !plainAnyway {
+		o = o.Without(Plain)
+	}
+	if !secure || !b.Any() {
+		o &= 1<<ScramSHA1Plus - 1
+	}
+	return o
+}
+
+// Each calls f for each mechanism in o, the strongest first, which is the order to list them in.
+func (o Offer) Each(f func(m Mechanism)) {
+	for m := ScramSHA512Plus; m >= Plain; m-- {
+		if o.Has(m) {
+			f(m)
+		}
+	}
+}
+
+// A Binding is what a TLS connection can be bound by. The zero value is none. The slices are not changed.
+type Binding struct {
+	Exporter []byte // tls-exporter (RFC 9266): 32 bytes of keying material with label "EXPORTER-Channel-Binding"
+	EndPoint []byte // tls-server-end-point (RFC 5929 §4): the hash of the server's certificate
+	Unique   []byte // tls-unique (RFC 5929 §3): the first Finished of TLS 1.2
+	TLS13    bool   // TLS 1.3 or later: there Unique is undefined and not used
+}
+
+// Any reports whether there is anything to bind by.
+func (b Binding) Any() bool {
+	return len(b.Exporter) > 0 || len(b.EndPoint) > 0 || len(b.Unique) > 0 && !b.TLS13
+}
+
+// Data returns the binding of a type by its registered name; nil if there is none.
+func (b Binding) Data(kind string) []byte {
+	switch kind {
+	case "tls-exporter":
+		return b.Exporter
+	case "tls-server-end-point":
+		return b.EndPoint
+	case "tls-unique":
+		if !b.TLS13 {
+			return b.Unique
+		}
+	}
+	return nil
+}
+
+// Kinds returns the types that b has, the best first: what XEP-0440 lists.
+func (b Binding) Kinds() (kinds []string) {
+	for _, k := range []string{"tls-exporter", "tls-unique", "tls-server-end-point"} {
+		if len(b.Data(k)) > 0 {
+			kinds = append(kinds, k)
+		}
+	}
+	return kinds
+}

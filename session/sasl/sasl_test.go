@@ -1,0 +1,280 @@
+package sasl
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"strings"
+	"testing"
+)
+
+const domain = "example.org"
+
+// keysOf derives keys once for each password: 4,096 rounds, three hashes.
+func keysOf(t testing.TB, password string) Keys {
+	t.Helper()
+	if k, ok := derived[password]; ok {
+		return k
+	}
+	k, err := DeriveKeys([]byte(password), MinIterations, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	derived[password] = k
+	return k
+}
+
+var derived = map[string]Keys{}
+
+var fakeKey = SecretString("a key for salts of nobody, 32 B.")
+
+func offer(t testing.TB, names ...string) Offer {
+	t.Helper()
+	o, err := NewOffer(names...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func config(t testing.TB, b Binding) *Config {
+	all := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
+	return &Config{Offer: all.For(true, b, false), Binding: b, Domain: domain, Secure: true, FakeKey: fakeKey, Iterations: MinIterations, Rand: rand.Reader}
+}
+
+var binding = Binding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32), Unique: []byte("finished"), TLS13: true}
+
+// answer plays the caller of an exchange: users in a map, workers at once.
+func answer(x *Exchange, s Step, users map[string]Account) Step {
+	for {
+		switch s.Kind {
+		case NeedUser:
+			s = x.Found(users[s.User])
+		case NeedDerive:
+			s.Work.Run()
+			s = x.Derived(s.Work)
+		default:
+			return s
+		}
+	}
+}
+
+// login runs both halves to the end.
+func login(c *Client, cfg *Config, users map[string]Account) (Step, error) {
+	x := NewExchange(cfg)
+	text, err := c.Start()
+	if err != nil {
+		return Step{}, err
+	}
+	s := answer(x, x.Start(c.Mechanism.String(), text), users)
+	for s.Kind == Challenge {
+		if text, err = c.Next(s.Data); err != nil {
+			return s, err
+		}
+		s = answer(x, x.Next(text), users)
+	}
+	if s.Kind == Fail {
+		return s, s.Condition
+	}
+	return s, c.Success(s.Data)
+}
+
+func TestLogin(t *testing.T) {
+	for _, password := range []string{"pencil", "p\u00e4ss w\u00f6rd", "a,b=c"} {
+		users := map[string]Account{"juliet": {Keys: keysOf(t, password)}, "a,=b": {Keys: keysOf(t, password)}}
+		config(t, binding).Offer.Each(func(m Mechanism) {
+			for _, name := range []string{"juliet", "JULIET", "a,=b"} {
+				for _, zid := range []string{"", strings.ToLower(name) + "@example.org"} {
+					for _, kind := range []string{"", "tls-server-end-point"} {
+						c := &Client{Mechanism: m, Username: name, Authzid: zid, Password: SecretString(password), Binding: binding, BindingKind: kind, ServerPlus: true, Rand: rand.Reader}
+						s, err := login(c, config(t, binding), users)
+						if err != nil || s.Kind != Done || s.User != strings.ToLower(name) {
+							t.Errorf("%v %q %q: %+v, %v", m, name, zid, s, err)
+						}
+						c2 := &Client{Mechanism: m, Username: name, Password: SecretString(password + "x"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						if _, err := login(c2, config(t, binding), users); err != NotAuthorized {
+							t.Errorf("%v with a wrong password: %v", m, err)
+						}
+						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						if _, err := login(c3, config(t, binding), users); err != NotAuthorized {
+							t.Errorf("%v without a user: %v", m, err)
+						}
+						if kind != "" && !m.Plus() {
+							return
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// A client that keeps Salted derives once, and needs no password.
+func TestSaltedIsEnough(t *testing.T) {
+	users := map[string]Account{"juliet": {Keys: keysOf(t, "pencil")}}
+	c := &Client{Mechanism: ScramSHA256, Username: "juliet", Password: SecretString("pencil"), Rand: rand.Reader}
+	if _, err := login(c, config(t, Binding{}), users); err != nil {
+		t.Fatal(err)
+	}
+	c = &Client{Mechanism: ScramSHA256, Username: "juliet", Salted: c.Salted, Rand: rand.Reader}
+	if _, err := login(c, config(t, Binding{}), users); err != nil {
+		t.Error(err)
+	}
+}
+
+// The exchanges printed in RFC 5802 §5 and RFC 7677 §3.
+func TestVectors(t *testing.T) {
+	for _, c := range []struct {
+		mech                       Mechanism
+		salt, clientNonce          string
+		serverNonce                string
+		first, sFirst, final, sFin string
+	}{
+		{ScramSHA1, "QSXCR+Q6sek8bf92", "fyko+d2lbbFgONRv9qkxdawL", "3rfcNHYJY1ZVvWVs7j",
+			"n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL",
+			"r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,s=QSXCR+Q6sek8bf92,i=4096",
+			"c=biws,r=fyko+d2lbbFgONRv9qkxdawL3rfcNHYJY1ZVvWVs7j,p=v0X8v3Bz2T0CJGbJQyF0X+HI4Ts=",
+			"v=rmF9pqV8S7suAoZWja4dJRkFsKQ="},
+		{ScramSHA256, "W22ZaJ0SNY7soEsUEjb6gQ==", "rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
+			"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
+			"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
+			"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+			"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="},
+	} {
+		salt, err := base64.StdEncoding.DecodeString(c.salt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		salted, err := saltPassword(c.mech.Hash(), SecretString("pencil"), salt, 4096)
+		if err != nil {
+			t.Fatal(err)
+		}
+		users := map[string]Account{"user": {Keys: Keys{salted.key(nil)}}}
+		client := &Client{Mechanism: c.mech, Username: "user", Password: SecretString("pencil"), nonce: c.clientNonce}
+		x := NewExchange(config(t, Binding{}))
+		text, err := client.Start()
+		if err != nil || plainText(t, text) != c.first {
+			t.Fatalf("client-first %s, %v", plainText(t, text), err)
+		}
+		s := x.Start(c.mech.String(), text)
+		x.nonce = c.clientNonce + c.serverNonce // the vector's randomness is not base64
+		x.cfg = &Config{Rand: bytes.NewReader(nil), FakeKey: fakeKey}
+		s = foundWithNonce(x, users["user"], c.serverNonce, c.clientNonce)
+		if plainText(t, s.Data) != c.sFirst {
+			t.Fatalf("server-first %s", plainText(t, s.Data))
+		}
+		text, err = client.Next(s.Data)
+		if err != nil || plainText(t, text) != c.final {
+			t.Fatalf("client-final %s, %v", plainText(t, text), err)
+		}
+		s = x.Next(text)
+		if s.Kind != Done || plainText(t, s.Data) != c.sFin {
+			t.Fatalf("server-final %v %s %v", s.Kind, plainText(t, s.Data), s.Reason)
+		}
+		if err := client.Success(s.Data); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// foundWithNonce is Found with a server nonce that is given.
+func foundWithNonce(x *Exchange, a Account, server, client string) Step {
+	x.nonce = client
+	x.cfg = &Config{Rand: bytes.NewReader(make([]byte, nonceBytes)), FakeKey: fakeKey}
+	x.Found(a)
+	x.nonce = client + server
+	x.first = "r=" + x.nonce + x.first[strings.Index(x.first, ",s="):]
+	return Step{Kind: Challenge, Data: encode(x.first)}
+}
+
+func plainText(t testing.TB, text []byte) string {
+	t.Helper()
+	b, err := base64.StdEncoding.DecodeString(string(text))
+	if err != nil {
+		t.Fatalf("%q: %v", text, err)
+	}
+	return string(b)
+}
+
+func TestOffer(t *testing.T) {
+	all := offer(t, "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512")
+	for _, c := range []struct {
+		o    Offer
+		want string
+	}{
+		{all.For(true, binding, false), "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.For(true, Binding{}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.For(true, Binding{Unique: []byte("x"), TLS13: true}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.For(false, binding, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"},
+		{all.For(false, Binding{}, true), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{offer(t, "PLAIN").For(false, Binding{}, false), ""},
+		{offer(t, "SCRAM-SHA-256").For(true, binding, false), "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
+	} {
+		var got []string
+		c.o.Each(func(m Mechanism) {
+			got = append(got, m.String())
+			if back, ok := ParseMechanism(m.String()); !ok || back != m {
+				t.Errorf("%v is not parsed", m)
+			}
+		})
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%v, want %v", got, c.want)
+		}
+	}
+	for _, bad := range [][]string{{}, {"plain"}, {"SCRAM-SHA-256", "X"}, {"EXTERNAL"}, {""}} {
+		if _, err := NewOffer(bad...); err == nil {
+			t.Errorf("%q was taken", bad)
+		}
+	}
+}
+
+func TestKeysEncoding(t *testing.T) {
+	k := keysOf(t, "pencil")
+	enc := k.Encode()
+	back, err := DecodeKeys(enc)
+	if err != nil || len(back) != 3 || !bytes.Equal(back.Encode(), enc) {
+		t.Fatal(back, err)
+	}
+	if one, err := DecodeKeys([]byte{keysVersion}); err != nil || len(one) != 0 {
+		t.Error("no keys", err)
+	}
+	for i := 1; i < len(enc); i++ {
+		if k, err := DecodeKeys(enc[:i]); err == nil && len(k.Encode()) != i {
+			t.Errorf("%d of %d bytes were taken", i, len(enc))
+		}
+	}
+	for name, b := range map[string][]byte{
+		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...), "hash": {1, 9, 0, 0, 16, 0, 1, 1},
+		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0}, make([]byte, 40)...),
+	} {
+		if _, err := DecodeKeys(b); !errors.Is(err, ErrKeys) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, n := range []int{1, MinIterations - 1, MaxIterations + 1, -1} {
+		if _, err := DeriveKeys([]byte("x"), n, rand.Reader); err == nil {
+			t.Errorf("%d iterations", n)
+		}
+	}
+	if _, err := DeriveKeys([]byte("x"), 0, bytes.NewReader(nil)); err == nil {
+		t.Error("keys without randomness")
+	}
+	for _, p := range []string{"", "\x00", "a\nb", "\x7f", "\xff", strings.Repeat("x", 1024), "\u0378"} {
+		if _, err := PreparePassword([]byte(p)); !errors.Is(err, ErrPassword) {
+			t.Errorf("password %q: %v", p, err)
+		}
+	}
+	if p, err := PreparePassword([]byte("a\u00a0e\u0301")); err != nil || string(p.Reveal()) != "a \u00e9" {
+		t.Errorf("%q %v", p.Reveal(), err)
+	}
+}
+
+func FuzzDecodeKeys(f *testing.F) {
+	f.Add(keysOf(f, "pencil").Encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if k, err := DecodeKeys(b); err == nil && !bytes.Equal(k.Encode(), b) {
+			t.Error("read and written differ")
+		}
+	})
+}

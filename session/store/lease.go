@@ -1,0 +1,73 @@
+package store
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// A Lease is a number that is promised durably before it is used: ids are drawn below Until, and after a restart
+// above Floor, so that none is ever given twice whatever the clock does. Any goroutine.
+type Lease struct {
+	db    *DB
+	key   []byte
+	floor uint64
+	until atomic.Uint64
+	mu    sync.Mutex
+	asked uint64
+	wait  []extension
+}
+
+type extension struct {
+	t     Ticket
+	until uint64
+}
+
+// Lease opens the lease of a name. Once for each name.
+func (db *DB) Lease(name string) (*Lease, error) {
+	l := &Lease{db: db, key: []byte(prefixLease + name)}
+	n, _, err := db.number(l.key)
+	if err != nil {
+		return nil, fmt.Errorf("store: lease %q: %w", name, err)
+	}
+	l.floor, l.asked = n, n
+	l.until.Store(n)
+	db.Notify(l.notify)
+	return l, nil
+}
+
+// Floor returns the end of the last lease of earlier starts: ids below it may have been given.
+func (l *Lease) Floor() uint64 { return l.floor }
+
+// Until returns the end of the lease that is durable: ids below it may be given.
+func (l *Lease) Until() uint64 { return l.until.Load() }
+
+// Extend asks for a later end, without waiting. Until follows when it is durable. An earlier end than asked for
+// before changes nothing.
+func (l *Lease) Extend(until uint64) Ticket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if until <= l.asked {
+		return 0
+	}
+	b := l.db.systemBatch()
+	b.setNumber(l.key, until)
+	t := l.db.Commit(b)
+	l.asked = until
+	l.wait = append(l.wait, extension{t, until})
+	return t
+}
+
+func (l *Lease) notify(Ticket, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	durable := l.db.Durable()
+	for len(l.wait) > 0 && l.wait[0].t <= durable {
+		if l.db.Failed(l.wait[0].t) == nil {
+			l.until.Store(l.wait[0].until)
+		} else {
+			l.asked = l.until.Load() // to be asked again
+		}
+		l.wait = l.wait[1:]
+	}
+}

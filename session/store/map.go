@@ -1,0 +1,138 @@
+package store
+
+import "fmt"
+
+// A MapDef defines a table of keys and values for each owner: a package variable of the module it belongs to.
+type MapDef[K, V any] struct {
+	table
+	key   KeyCodec[K]
+	value Codec[V]
+}
+
+// NewMap defines a table: its name, its prefix byte (both for ever its own), and the version of its values. Keys
+// that are string, []byte, uint64 or uint32, and values that are []byte, string, uint64, struct{} or have
+// AppendBinary and UnmarshalBinary need no codec; others are given one by Codec. It panics on a definition that
+// can't be.
+func NewMap[K, V any](name string, prefix byte, version uint8) *MapDef[K, V] {
+	d := &MapDef[K, V]{table: newTable(name, prefix, version)}
+	d.key, _ = keyCodec[K]()
+	d.value, _ = valueCodec[V]()
+	return d
+}
+
+// Codec sets how values are written and read, and returns d.
+func (d *MapDef[K, V]) Codec(c Codec[V]) *MapDef[K, V] {
+	d.value = c
+	return d
+}
+
+// KeyCodec sets how keys are written and read, and returns d.
+func (d *MapDef[K, V]) KeyCodec(c KeyCodec[K]) *MapDef[K, V] {
+	d.key = c
+	return d
+}
+
+// Oldest sets the oldest version of values that the codec reads, by default the one before, and returns d.
+func (d *MapDef[K, V]) Oldest(version uint8) *MapDef[K, V] {
+	d.oldest = version
+	return d
+}
+
+// Convert sets how values older than Oldest are rewritten when the table is opened, and returns d.
+func (d *MapDef[K, V]) Convert(f func(version uint8, value []byte) ([]byte, error)) *MapDef[K, V] {
+	d.convert = f
+	return d
+}
+
+// A Map is a table of one open store. Any goroutine.
+type Map[K, V any] struct{ def *MapDef[K, V] }
+
+// MapOf returns d's table in s, and has the store remember it. It may wait for the disk. The error is ErrFormat if
+// the table's rows were written by a newer version, or by one too old.
+func MapOf[K, V any](s *Space, d *MapDef[K, V]) (*Map[K, V], error) {
+	if d.key.Append == nil || d.key.Decode == nil || d.value.Append == nil || d.value.Decode == nil {
+		return nil, fmt.Errorf("store: table %q needs a codec for %T or %T", d.name, *new(K), *new(V))
+	}
+	if err := s.register(&d.table); err != nil {
+		return nil, err
+	}
+	return &Map[K, V]{d}, nil
+}
+
+// Put adds to b: owner's row k is v. A mistake (another owner, a row too long) shows when b is committed.
+func (m *Map[K, V]) Put(b *Batch, owner uint64, k K, v V) {
+	if m.def.put(b, owner) {
+		b.key = m.def.key.Append(b.key, k)
+		b.val = m.def.value.Append(b.val, v)
+		m.def.finish(b)
+	}
+}
+
+// Delete adds to b: owner has no row k.
+func (m *Map[K, V]) Delete(b *Batch, owner uint64, k K) {
+	if m.def.put(b, owner) {
+		b.key = m.def.key.Append(b.key, k)
+		b.del(b.key)
+	}
+}
+
+// Clear adds to b: owner has no rows.
+func (m *Map[K, V]) Clear(b *Batch, owner uint64) {
+	if b.check(owner) {
+		b.delRange(m.def.ownerKey(nil, owner), m.def.ownerEnd(nil, owner))
+	}
+}
+
+// Get reads owner's row k. The value is the caller's.
+func (m *Map[K, V]) Get(r Reader, owner uint64, k K) (v V, ok bool, err error) {
+	raw, ok, err := r.get(m.def.key.Append(m.def.ownerKey(make([]byte, 0, 64), owner), k))
+	if err != nil || !ok {
+		return v, false, err
+	}
+	if v, err = m.decode(raw); err != nil {
+		return v, false, err
+	}
+	return v, true, nil
+}
+
+// GetAll reads several rows of owner at once, and calls fn for those that there are, in the order of keys.
+func (m *Map[K, V]) GetAll(r Reader, owner uint64, keys []K, fn func(k K, v V)) error {
+	for _, k := range keys {
+		v, ok, err := m.Get(r, owner, k)
+		if err != nil {
+			return err
+		}
+		if ok {
+			fn(k, v)
+		}
+	}
+	return nil
+}
+
+// Scan calls fn for owner's rows from k on (the zero string or number: from the first), in the order of their encoded keys, until
+// it returns false. A value of []byte is good until fn returns.
+func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) error {
+	lo := m.def.key.Append(m.def.ownerKey(make([]byte, 0, 64), owner), k)
+	return r.scan(lo, m.def.ownerEnd(nil, owner), false, func(key, value []byte) (bool, error) {
+		k, err := m.def.key.Decode(key[ownerLen:])
+		if err != nil {
+			return false, corrupt("a key of table "+m.def.name, err)
+		}
+		v, err := m.decode(value)
+		if err != nil {
+			return false, err
+		}
+		return fn(k, v), nil
+	})
+}
+
+func (m *Map[K, V]) decode(raw []byte) (v V, err error) {
+	version, raw, err := m.def.open(raw)
+	if err != nil {
+		return v, err
+	}
+	if v, err = m.def.value.Decode(version, raw); err != nil {
+		return v, corrupt("a row of table "+m.def.name, err)
+	}
+	return v, nil
+}
