@@ -70,6 +70,7 @@ type port struct {
 	direct *tls.Config
 	role   Role
 	accept func(netip.AddrPort) bool
+	lost   func(netip.AddrPort)
 }
 
 // Loop is the loop that owns c. Any goroutine; never changes.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 )
 
@@ -21,7 +22,7 @@ func (r *Reactor) listen(ln Listener) (*listening, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	return &listening{ln: s, port: &port{h: ln.Handler, direct: ln.Direct, role: ServerRole, accept: ln.Accept}}, nil
+	return &listening{ln: s, port: &port{h: ln.Handler, direct: ln.Direct, role: ServerRole, accept: ln.Accept, lost: ln.Lost}}, nil
 }
 
 // Listen opens another port while running. Any goroutine. Cold path.
@@ -64,6 +65,10 @@ func (s *listening) start(r *Reactor) {
 // out come back.
 func (s *listening) accept(r *Reactor) {
 	wait, said := time.Duration(0), false
+	// Giving a connection to its loop takes a second descriptor for a moment: one is kept for it, so
+	// that whoever was accepted gets in.
+	spare, _ := os.Open(os.DevNull)
+	defer func() { spare.Close() }()
 	for {
 		for r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections) {
 			select { // the kernel's backlog waits
@@ -71,7 +76,14 @@ func (s *listening) accept(r *Reactor) {
 			case <-time.After(TickLength):
 			}
 		}
-		nc, err := s.ln.Accept()
+		var nc net.Conn
+		var err error
+		if spare == nil {
+			spare, err = os.Open(os.DevNull)
+		}
+		if err == nil {
+			nc, err = s.ln.Accept()
+		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -91,6 +103,11 @@ func (s *listening) accept(r *Reactor) {
 				continue
 			}
 		}
-		r.admit(s.port, nc)
+		remote := remoteOf(nc.RemoteAddr())
+		spare.Close()
+		if err := r.admit(s.port, nc); err != nil && s.port.lost != nil {
+			s.port.lost(remote)
+		}
+		spare, _ = os.Open(os.DevNull)
 	}
 }

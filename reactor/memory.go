@@ -60,7 +60,7 @@ func (m *Memory) Turn() bool {
 		return false
 	}
 	l := m.ready[0]
-	m.ready = m.ready[1:]
+	m.ready = m.ready[:copy(m.ready, m.ready[1:])]
 	m.mu.Unlock()
 	l.turn()
 	return true
@@ -169,6 +169,9 @@ func (p *Pipe) Take() []byte {
 	p.sent = nil
 	return b
 }
+
+// Discard is Take for who does not look: the memory is used again.
+func (p *Pipe) Discard() { p.sent = p.sent[:0] }
 
 // Room says how many more bytes the peer takes; -1: any number.
 func (p *Pipe) Room(n int) {

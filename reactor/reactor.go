@@ -40,6 +40,8 @@ type Listener struct {
 	Direct *tls.Config
 	// Accept may refuse a connection before it costs anything. On the accept goroutine.
 	Accept func(remote netip.AddrPort) bool
+	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept.
+	Lost func(remote netip.AddrPort)
 }
 
 // A Reactor is the running set of loops.
@@ -229,14 +231,14 @@ func (r *Reactor) left() {
 }
 
 // admit makes the Conn for nc on the loop with the fewest.
-func (r *Reactor) admit(p *port, nc net.Conn) {
+func (r *Reactor) admit(p *port, nc net.Conn) error {
 	best := r.loops[0]
 	for _, l := range r.loops[1:] {
 		if l.conns.Load() < best.conns.Load() {
 			best = l
 		}
 	}
-	r.enrol(best, p, nil, nc)
+	return r.enrol(best, p, nil, nc)
 }
 
 func (r *Reactor) enrol(l *Loop, p *port, owner any, nc net.Conn) error {
@@ -246,7 +248,7 @@ func (r *Reactor) enrol(l *Loop, p *port, owner any, nc net.Conn) error {
 	if err := r.backend.Enrol(c, nc); err != nil {
 		l.conns.Add(-1)
 		r.left()
-		r.log.Warn("a connection could not be taken", "err", err)
+		r.log.Debug("a connection could not be taken", "err", err)
 		return err
 	}
 	return nil

@@ -261,11 +261,11 @@ func connectionCap(configured int) int {
 
 func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
 	for _, a := range c.Listen.C2S {
-		list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept})
+		list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost})
 	}
 	if s.certs.any(c) {
 		for _, a := range c.Listen.C2STLS {
-			list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Direct: s.certs.direct()})
+			list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct()})
 		}
 	} else if c.C2S.RequireTLS {
 		return nil, fmt.Errorf("%s: no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false", c.file)

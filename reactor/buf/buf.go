@@ -3,6 +3,7 @@
 package buf
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/valyala/bytebufferpool"
@@ -14,6 +15,7 @@ const maxKept = 64 << 10
 // A Pool lends byte slices. Safe from any goroutine.
 type Pool struct {
 	p       bytebufferpool.Pool
+	hulls   sync.Pool // of *bytebufferpool.ByteBuffer without their bytes
 	buffers atomic.Int64
 }
 
@@ -25,6 +27,8 @@ var Outbox, Tail Pool
 func (p *Pool) Get(n int) []byte {
 	b := p.p.Get()
 	s := b.B[:0]
+	b.B = nil
+	p.hulls.Put(b)
 	if cap(s) < n {
 		s = make([]byte, 0, n)
 	}
@@ -37,7 +41,12 @@ func (p *Pool) Get(n int) []byte {
 func (p *Pool) Put(b []byte) {
 	p.buffers.Add(-1)
 	if cap(b) <= maxKept {
-		p.p.Put(&bytebufferpool.ByteBuffer{B: b})
+		h, _ := p.hulls.Get().(*bytebufferpool.ByteBuffer)
+		if h == nil {
+			h = new(bytebufferpool.ByteBuffer)
+		}
+		h.B = b
+		p.p.Put(h)
 	}
 }
 

@@ -82,6 +82,13 @@ func (n *Net) Advance(d time.Duration) {
 	}
 }
 
+// Jump moves the clock at once: timers are looked at when it has moved.
+func (n *Net) Jump(d time.Duration) {
+	n.now = n.now.Add(d)
+	n.Tick()
+	n.Run()
+}
+
 // A Client is the other end of a connection in memory.
 type Client struct {
 	net *Net

@@ -43,6 +43,14 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
+// Lost gives back what Accept took, for a connection that never opened.
+func (d *Door) Lost(remote netip.AddrPort) {
+	lim := d.Router.Limits()
+	if !lim.Exempted(remote.Addr()) {
+		d.addrs.remove(remote.Addr())
+	}
+}
+
 // OnOpen makes the stream of a new connection.
 func (d *Door) OnOpen(c *reactor.Conn) {
 	l := d.Router.Local(c.Loop())
@@ -136,10 +144,7 @@ func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	o, ok := c.Owner.(*client)
-	lim := d.Router.Limits()
-	if !lim.Exempted(c.Remote().Addr()) {
-		d.addrs.remove(c.Remote().Addr())
-	}
+	d.Lost(c.Remote())
 	if ok {
 		o.st.Local().Gone(o.st, err)
 	}
