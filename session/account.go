@@ -150,9 +150,9 @@ func (a *Account) Unbind(l *Local, s *Session) {
 	if i := a.index(s); i >= 0 {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
-	s.mu.Lock()
+	s.lockOut()
 	s.ended, s.wire, s.out = true, nil, nil
-	s.mu.Unlock()
+	s.unlockOut()
 	s.stream = StreamRef{}
 	l.stats.Unbound++
 	if a.resident != nil {
@@ -176,18 +176,18 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) {
 		old.Close(ErrConflict)
 	}
 	runSessions(&a.host.Profile().Hooks.Resumed, l, s)
-	s.mu.Lock()
+	s.lockOut()
 	s.wire, s.stream, s.ended = w, ref, false
 	s.release()
-	s.mu.Unlock()
+	s.unlockOut()
 }
 
 // Detach leaves s resting: what is sent to it is held back, within limits. The Rested hooks run
 // after it.
 func (a *Account) Detach(l *Local, s *Session) {
-	s.mu.Lock()
+	s.lockOut()
 	s.wire, s.stream, s.ended = nil, StreamRef{}, false
-	s.mu.Unlock()
+	s.unlockOut()
 	runSessions(&a.host.Profile().Hooks.Rested, l, s)
 }
 

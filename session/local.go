@@ -86,6 +86,7 @@ func (l *Local) leave() {
 		}
 		l.held, l.depth, l.lent = nil, 0, false
 		e.mu.Unlock()
+		unlockCheck(e)
 	}
 	if l.nest == 1 && !l.moving && l.next < len(l.mail) {
 		l.deliverMail()
@@ -109,6 +110,7 @@ func (l *Local) caught(st *Stream) {
 		}
 		l.held, l.depth, l.lent = nil, 0, false
 		e.mu.Unlock()
+		unlockCheck(e)
 	}
 	st.Close(ErrInternal)
 }

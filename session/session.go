@@ -86,8 +86,8 @@ type Parcel struct {
 // and marks the connection dirty. A resting session keeps it. Any goroutine, any lock held. It
 // reports whether s took it; a session that could not is closed.
 func (s *Session) Send(p Parcel) (ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.lockOut()
+	defer s.unlockOut()
 	return s.send(p)
 }
 
@@ -144,27 +144,37 @@ func (s *Session) release() {
 // Catch has live messages queue behind those that are sent with Parcel.First, until Caught. Under
 // the lock.
 func (s *Session) Catch() {
-	s.mu.Lock()
+	s.lockOut()
 	s.catching = true
-	s.mu.Unlock()
+	s.unlockOut()
 }
 
 // Caught ends Catch: what was held back leaves. Under the lock.
 func (s *Session) Caught() {
-	s.mu.Lock()
+	s.lockOut()
 	s.catching = false
 	s.release()
-	s.mu.Unlock()
+	s.unlockOut()
 }
 
 // Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it; a resting
 // session is unbound at once by [Account.Unbind]. Under the lock.
 func (s *Session) Close(err error) {
-	s.mu.Lock()
+	s.lockOut()
 	w := s.wire
 	s.ended = true
-	s.mu.Unlock()
+	s.unlockOut()
 	if w != nil {
 		w.Close(err)
 	}
+}
+
+func (s *Session) lockOut() {
+	outboxCheck()
+	s.mu.Lock()
+}
+
+func (s *Session) unlockOut() {
+	s.mu.Unlock()
+	outboxUncheck()
 }
