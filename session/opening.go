@@ -123,8 +123,7 @@ func (st *Stream) openHeader() {
 func (st *Stream) sendFeatures() {
 	st.bits |= bitFeatures
 	a := st.loop.Appender()
-	dst := append(a.B, "<stream:features>"...)
-	a.Reset(dst)
+	a.B = append(a.B, "<stream:features>"...)
 	fs := st.host.Profile().Hooks.Features
 	for i := range fs {
 		if fs[i].Offer != nil && st.may(&fs[i]) {

@@ -91,8 +91,7 @@ func (l *Local) Appender() *xmlstream.Appender {
 	if cap(l.app.B) > 64<<10 {
 		l.app.B = nil
 	}
-	l.app.Reset(l.app.B[:0])
-	return &l.app
+	return l.app.Reset(xmlstream.Streamed)
 }
 
 // header writes the start of an answer to ev: its addresses and id.

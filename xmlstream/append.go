@@ -1,432 +1,225 @@
 package xmlstream
 
-import (
-	"unicode/utf8"
-)
+import "bytes"
 
-// An Attr is an attribute to be written.
+// An Attr is an attribute to be written, with its value unescaped.
 type Attr struct {
 	Name  Name
 	Value string
 }
 
-// A Form is how a top-level element stands on a wire.
+// A Form is how a top-level element stands on a wire. Frames of the kernel are Streamed: they carry no xmlns for
+// jabber:client.
 type Form uint8
 
 const (
-	// Streamed: the stream header declares jabber:client.
-	Streamed Form = iota
-	// Framed: RFC 7395; the element declares its own namespace.
-	Framed
-	// Server: the stream header declares jabber:server, in which content of jabber:client is written.
-	Server
+	Streamed Form = iota // as is: the stream header declares jabber:client
+	Framed               // RFC 7395 §3.3.3: default and stream namespaces on the element
+	Server               // jabber:server is the default on the stream: content in jabber:client stands there without xmlns
 )
 
-// Append appends e, a top-level element, to dst in the given form with other values for some
-// attributes of its start tag, which is all that routing changes: from, to, xml:lang. An empty value
-// removes the attribute. Where the bytes of e mean the same on any stream they are copied; where they
-// depend on the stream they came from, e is written anew with the same meaning. It allocates nothing
-// but what dst needs.
+// Append appends e to dst as a top-level element in the given form, with other values for some attributes of its start
+// tag, which is all that routing changes: from, to, xml:lang. An empty value removes the attribute. Everything else is
+// copied as it was received, where that means the same at the receiver; where it does not (prefixes of the sender's
+// stream header, CDATA, line breaks in values), e is written anew.
+//
+// The content namespace of the stream that e came from becomes that of the form: children of other namespaces, and
+// stanzas inside of them, keep theirs. A name in set that is not Known, or no name of XML, panics.
 func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
-	d := e.node()
-	if e.t.outer || f == Server || d.prefixLen > 0 || !e.plainSpace(d) {
-		w := writer{dst: dst, e: e, f: f, top: true}
-		w.element(e, topSpace(f), set)
-		return w.dst
+	def := atomClient
+	if f == Framed {
+		def = None
 	}
-	b := e.t.buf
-	nameEnd := d.name + uint32(d.nameLen)
-	dst = append(dst, b[d.start:nameEnd]...)
-	if f == Framed && d.flags&nodeDefault == 0 {
-		dst = append(dst, " xmlns='jabber:client'"...)
-	}
-	var done uint32 // bits of set that stood in the tag
-	at := nameEnd
-	attrs := e.t.attrs[d.attr : d.attr+uint32(d.nattr)]
-	for i := range attrs {
-		a := &attrs[i]
-		for j := range set {
-			if a.local != set[j].Name.Local || a.space != set[j].Name.Space {
-				continue
-			}
-			if set[j].Value == "" {
-				dst = append(dst, b[at:a.name]...)
-				for len(dst) > 0 && class[dst[len(dst)-1]]&cSpace != 0 {
-					dst = dst[:len(dst)-1]
-				}
-				at = a.value + a.valueLen + 1
-			} else {
-				dst = append(dst, b[at:a.value]...)
-				dst = appendEscaped(dst, set[j].Value, true)
-				at = a.value + a.valueLen
-			}
-			done |= 1 << j
-			break
-		}
-	}
-	// What was not there goes to the end of the start tag.
-	tagEnd := d.inner - 1
-	if d.flags&nodeEmpty != 0 {
-		tagEnd--
-	}
-	dst = append(dst, b[at:tagEnd]...)
-	for j := range set {
-		if done&(1<<j) == 0 && set[j].Value != "" {
-			dst = append(dst, ' ')
-			if set[j].Name.Space == atomXML {
-				dst = append(dst, "xml:"...)
-			}
-			dst = append(append(dst, set[j].Name.Local.String()...), "='"...)
-			dst = append(appendEscaped(dst, set[j].Value, true), '\'')
-		}
-	}
-	return append(dst, b[tagEnd:d.end]...)
+	return e.splice(dst, f, def, true, set)
 }
 
-// plainSpace reports whether e, without a prefix, is in jabber:client wherever that is the default,
-// or says itself where it is.
-func (e Element) plainSpace(d *node) bool {
-	return d.flags&nodeDefault != 0 || d.space == atomClient
-}
-
-func topSpace(f Form) Atom {
-	switch f {
-	case Framed:
-		return None
-	case Server:
-		return atomServer
+// splice appends e where the default namespace is def; top says that it stands on a stream. In Server form atomClient
+// means the content namespace of the stream.
+func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
+	nd, t := e.node(), e.t
+	if len(set) > 64 {
+		panic("xmlstream: more than 64 attributes set")
 	}
-	return atomClient
-}
-
-// A writer writes elements anew: default namespaces where they change, prefixes for attributes only.
-type writer struct {
-	dst []byte
-	e   Element
-	f   Form
-	top bool
-}
-
-// element writes e where the default namespace is in. set is for the top.
-func (w *writer) element(e Element, in Atom, set []Attr) {
-	d := e.node()
-	space, uri := d.space, []byte(nil)
-	if w.f == Server && space == atomClient {
-		space = atomServer
-	}
-	if space == Unknown {
-		uri = e.Space()
-	}
-	local := e.Local()
-	w.dst = append(append(w.dst, '<'), local...)
-	if space != in || space == Unknown {
-		w.dst = append(w.dst, " xmlns='"...)
-		if space == Unknown {
-			w.dst = appendEscaped(w.dst, uri, true)
-		} else {
-			w.dst = appendEscaped(w.dst, space.String(), true)
-		}
-		w.dst = append(w.dst, '\'')
-	}
-	var done uint32
-	attrs := e.t.attrs[d.attr : d.attr+uint32(d.nattr)]
-	foreign := 0
-	for i := range attrs {
-		a := &attrs[i]
-		value, replaced := []byte(nil), false
-		for j := range set {
-			if a.local == set[j].Name.Local && a.space == set[j].Name.Space {
-				replaced = true
-				done |= 1 << j
-				if set[j].Value != "" {
-					w.attrName(e, a, &foreign)
-					w.dst = append(appendEscaped(w.dst, set[j].Value, true), '\'')
-				}
-				break
-			}
-		}
-		if replaced {
-			continue
-		}
-		value = e.t.value(a)
-		w.attrName(e, a, &foreign)
-		w.dst = append(appendEscaped(w.dst, value, true), '\'')
-	}
-	for j := range set {
-		if done&(1<<j) == 0 && set[j].Value != "" {
-			w.dst = append(w.dst, ' ')
-			if set[j].Name.Space == atomXML {
-				w.dst = append(w.dst, "xml:"...)
-			}
-			w.dst = append(append(w.dst, set[j].Name.Local.String()...), "='"...)
-			w.dst = append(appendEscaped(w.dst, set[j].Value, true), '\'')
-		}
-	}
-	if d.flags&(nodeChildren|nodeText|nodeMixed) == 0 {
-		w.dst = append(w.dst, "/>"...)
-		return
-	}
-	w.dst = append(w.dst, '>')
-	w.children(e, d, space)
-	w.dst = append(append(append(w.dst, "</"...), local...), '>')
-}
-
-// children writes text and elements in their order. Depth is bounded by the parser's limit.
-func (w *writer) children(e Element, d *node, in Atom) {
-	at := d.inner
-	for c, ok := e.First(); ok; c, ok = c.Next() {
-		n := c.node()
-		w.text(e.t, at, n.start)
-		w.element(c, in, nil)
-		at = n.end
-	}
-	w.text(e.t, at, d.innerEnd)
-}
-
-func (w *writer) text(t *tree, from, to uint32) {
-	if from == to {
-		return
-	}
-	n := len(t.dec)
-	t.appendText(from, to)
-	w.dst = AppendEscapedBytes(w.dst, t.dec[n:])
-	t.dec = t.dec[:n]
-}
-
-// attrName writes " name='", with a prefix and its declaration where the name has a namespace.
-func (w *writer) attrName(e Element, a *attr, foreign *int) {
-	w.dst = append(w.dst, ' ')
+	content := t.contentAt(e.i, top)
+	own := t.owns(nd, e.i)
+	var add []byte // a namespace to declare
+	drop := false  // the declaration that is there is not wanted
 	switch {
-	case a.space == atomXML:
-		w.dst = append(w.dst, "xml:"...)
-	case a.ns != nsNone:
-		p := append([]byte("n"), byte('0'+*foreign/10%10), byte('0'+*foreign%10))
-		*foreign++
-		w.dst = append(append(append(w.dst, "xmlns:"...), p...), "='"...)
-		w.dst = append(appendEscaped(w.dst, e.t.uri(a.ns), true), "' "...)
-		w.dst = append(append(w.dst, p...), ':')
+	case !e.plain(nd), content && t.flags&fStanz != 0 && (f == Server || string(t.root.space) == NSServer):
+		return e.rewrite(dst, f, def, top, set)
+	case content && def == atomClient:
+		drop = own
+	case content && own:
+		if string(t.uri(nd.ns)) != NSClient {
+			return e.rewrite(dst, f, def, top, set)
+		}
+	case content:
+		add = rootClient.space
+	case !own:
+		add = t.uri(nd.ns)
+		if string(add) == def.String() {
+			add = nil
+		} else if len(add) == 0 {
+			return e.rewrite(dst, f, def, top, set)
+		}
 	}
-	w.dst = append(append(w.dst, e.t.attrLocal(a)...), "='"...)
-}
-
-// AppendEscaped appends s so that it stands for itself in character data and in attribute values of
-// either quote. What XML does not allow at all becomes U+FFFD.
-func AppendEscaped(dst []byte, s string) []byte { return appendEscaped(dst, s, true) }
-
-// AppendEscapedBytes is AppendEscaped.
-func AppendEscapedBytes(dst, s []byte) []byte { return appendEscaped(dst, s, false) }
-
-// escape says what stands for a byte that can't stand for itself; empty: it can.
-var escape = [128]string{'&': "&amp;", '<': "&lt;", '>': "&gt;", '\'': "&apos;", '"': "&quot;", '\r': "&#13;"}
-
-func appendEscaped[T string | []byte](dst []byte, s T, attr bool) []byte {
-	from := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < 0x80 {
-			if c >= '?' || escape[c] == "" && c >= 0x20 {
-				i++
-				continue
+	b := t.buf
+	cur := nd.start + 1 + uint32(nd.qlen)
+	dst = append(dst, b[nd.start:cur]...)
+	if add != nil {
+		dst = append(dst, " xmlns='"...)
+		dst = AppendValue(dst, add)
+		dst = append(dst, '\'')
+	}
+	var seen uint64 // of set: those that e has
+	for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
+		a := &t.attrs[k]
+		if a.kind&aDecl != 0 {
+			if drop && a.qlen == 5 {
+				dst = append(dst, b[cur:t.gap(a)]...)
+				cur = a.val + a.vlen + 1
 			}
-			rep := escape[c]
-			switch {
-			case rep != "":
-			case c == '\n' && attr:
-				rep = "&#10;"
-			case c == '\t' && attr:
-				rep = "&#9;"
-			case c == '\n' || c == '\t':
-				i++
-				continue
-			default:
-				rep = "\uFFFD"
-			}
-			dst = append(append(dst, s[from:i]...), rep...)
-			i++
-			from = i
 			continue
 		}
-		r, n := decodeRune(s[i:])
-		if r == utf8.RuneError && n <= 1 || r == 0xFFFE || r == 0xFFFF {
-			dst = append(append(dst, s[from:i]...), "\uFFFD"...)
-			i += n
-			from = i
+		j := t.in(set, a, nd.scope)
+		if j < 0 {
 			continue
 		}
-		i += n
-	}
-	return append(dst, s[from:]...)
-}
-
-func decodeRune[T string | []byte](s T) (rune, int) {
-	var b [utf8.UTFMax]byte
-	n := copy(b[:], s)
-	return utf8.DecodeRune(b[:n])
-}
-
-// maxOpen is how deep an Appender may write.
-const maxOpen = 12
-
-// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It checks nesting,
-// escapes, and declares a namespace where it changes. The zero value is ready; its methods make no
-// closure and keep no argument. A misuse (an attribute behind a child, a Close too many, more than 12
-// open elements) is a mistake in the program, and panics.
-type Appender struct {
-	B     []byte
-	Form  Form
-	depth uint8
-	inTag bool // the start tag is not ended yet
-	space [maxOpen]Atom
-	names [maxOpen]Atom
-}
-
-// Reset has a write onto the end of b, as if it were new.
-func (a *Appender) Reset(b []byte) {
-	a.B, a.depth, a.inTag = b, 0, false
-}
-
-func (a *Appender) endTag() {
-	if a.inTag {
-		a.B = append(a.B, '>')
-		a.inTag = false
-	}
-}
-
-func (a *Appender) in() Atom {
-	if a.depth == 0 {
-		return topSpace(a.Form)
-	}
-	return a.space[a.depth-1]
-}
-
-// Open begins an element.
-func (a *Appender) Open(n Name) *Appender {
-	if a.depth == maxOpen {
-		panic("xmlstream: an Appender writes no deeper")
-	}
-	a.endTag()
-	if a.Form == Server && n.Space == atomClient {
-		n.Space = atomServer
-	}
-	a.B = append(append(a.B, '<'), n.Local.String()...)
-	if n.Space != a.in() {
-		a.B = append(a.B, " xmlns='"...)
-		a.B = append(appendEscaped(a.B, n.Space.String(), true), '\'')
-	}
-	a.space[a.depth], a.names[a.depth] = n.Space, n.Local
-	a.depth++
-	a.inTag = true
-	return a
-}
-
-func (a *Appender) attr(n Name) {
-	if !a.inTag {
-		panic("xmlstream: an attribute outside of a start tag")
-	}
-	a.B = append(a.B, ' ')
-	if n.Space == atomXML {
-		a.B = append(a.B, "xml:"...)
-	} else if n.Space != None {
-		panic("xmlstream: an Appender writes no attribute of the namespace " + n.Space.String())
-	}
-	a.B = append(append(a.B, n.Local.String()...), "='"...)
-}
-
-// Attr gives the element just begun an attribute, without a namespace or in that of xml:lang.
-func (a *Appender) Attr(n Name, v string) *Appender {
-	a.attr(n)
-	a.B = append(appendEscaped(a.B, v, true), '\'')
-	return a
-}
-
-// AttrBytes is Attr.
-func (a *Appender) AttrBytes(n Name, v []byte) *Appender {
-	a.attr(n)
-	a.B = append(appendEscaped(a.B, v, true), '\'')
-	return a
-}
-
-// Text writes character data into the open element.
-func (a *Appender) Text(v string) *Appender {
-	a.needOpen()
-	a.endTag()
-	a.B = appendEscaped(a.B, v, false)
-	return a
-}
-
-// TextBytes is Text.
-func (a *Appender) TextBytes(v []byte) *Appender {
-	a.needOpen()
-	a.endTag()
-	a.B = appendEscaped(a.B, v, false)
-	return a
-}
-
-func (a *Appender) needOpen() {
-	if a.depth == 0 {
-		panic("xmlstream: text outside of an element")
-	}
-}
-
-// Raw writes e as it was parsed, with set as in [Element.Append], and with a namespace declaration
-// where e took its namespace from its surroundings.
-func (a *Appender) Raw(e Element, set ...Attr) *Appender {
-	a.endTag()
-	d := e.node()
-	if len(set) == 0 && !e.t.outer && d.prefixLen == 0 && e.i == 0 && a.Form != Server && e.selfContained() {
-		switch {
-		case d.flags&nodeDefault != 0, d.space == a.in():
-			a.B = append(a.B, e.Raw()...)
-			return a
-		case d.space != Unknown:
-			b := e.t.buf
-			nameEnd := d.name + uint32(d.nameLen)
-			a.B = append(append(a.B, b[d.start:nameEnd]...), " xmlns='"...)
-			a.B = append(appendEscaped(a.B, d.space.String(), true), '\'')
-			a.B = append(a.B, b[nameEnd:d.end]...)
-			return a
+		seen |= 1 << j
+		if v := set[j].Value; v != "" {
+			dst = append(dst, b[cur:a.val]...)
+			dst = AppendValue(dst, v)
+			cur = a.val + a.vlen
+		} else {
+			dst = append(dst, b[cur:t.gap(a)]...)
+			cur = a.val + a.vlen + 1
 		}
 	}
-	w := writer{dst: a.B, e: e, f: a.Form}
-	w.element(e, a.in(), set)
-	a.B = w.dst
-	return a
+	tag := nd.body - 1
+	if nd.nflags&nEmpty != 0 {
+		tag--
+	}
+	dst = append(dst, bytes.TrimRight(b[cur:tag], " \t\r\n")...)
+	dst = appendNew(dst, set, seen)
+	return append(dst, b[tag:t.end(nd)]...)
 }
 
-// selfContained reports whether e is the top of its tree: then no declaration of a parent is needed.
-func (e Element) selfContained() bool { return e.i == 0 }
-
-// Inner writes the children and text of e into the open element.
-func (a *Appender) Inner(e Element) *Appender {
-	a.needOpen()
-	a.endTag()
-	w := writer{dst: a.B, e: e, f: a.Form}
-	w.children(e, e.node(), a.in())
-	a.B = w.dst
-	return a
+// appendNew appends those of set that are not in seen; of two with one name, the first.
+func appendNew(dst []byte, set []Attr, seen uint64) []byte {
+	for j := range set {
+		if seen>>j&1 != 0 || set[j].Value == "" {
+			continue
+		}
+		again := false
+		for i := range j {
+			again = again || set[i].Name == set[j].Name
+		}
+		if again {
+			continue
+		}
+		if n := set[j].Name; n.Space == atomXML && n.Local.ncname() {
+			dst = append(dst, " xml:"...)
+		} else if n.Space == None && n.Local.ncname() {
+			dst = append(dst, ' ')
+		} else {
+			panic("xmlstream: attribute " + n.String() + " can't be set")
+		}
+		dst = append(dst, set[j].Name.Local.String()...)
+		dst = append(dst, "='"...)
+		dst = AppendValue(dst, set[j].Value)
+		dst = append(dst, '\'')
+	}
+	return dst
 }
 
-// Close ends the open element.
-func (a *Appender) Close() *Appender {
-	if a.depth == 0 {
-		panic("xmlstream: a Close too many")
+// in returns the index of a in set, or -1.
+func (t *tree) in(set []Attr, a *attr, scope uint16) int {
+	plen := uint32(a.kind & aPlen)
+	off := a.name
+	if plen != 0 {
+		off += plen + 1
 	}
-	a.depth--
-	if a.inTag {
-		a.B = append(a.B, "/>"...)
-		a.inTag = false
-		return a
+	for j := range set {
+		n := &set[j].Name
+		if (plen == 0) != (n.Space == None) || string(t.buf[off:a.name+uint32(a.qlen)]) != n.Local.String() {
+			continue
+		}
+		if plen != 0 {
+			if ns, _ := t.find(t.buf[a.name:a.name+plen], scope); string(t.uri(ns)) != n.Space.String() {
+				continue
+			}
+		}
+		return j
 	}
-	a.B = append(append(append(a.B, "</"...), a.names[a.depth].String()...), '>')
-	return a
+	return -1
 }
 
-// AttrNamed is AttrBytes with a name that was parsed, as it was written.
-func (a *Appender) AttrNamed(name string, v []byte) *Appender {
-	if !a.inTag {
-		panic("xmlstream: an attribute outside of a start tag")
+// gap returns where the white space in front of a begins.
+func (t *tree) gap(a *attr) uint32 {
+	i := a.name
+	for class[t.buf[i-1]]&cBlank != 0 {
+		i--
 	}
-	a.B = append(append(append(a.B, ' '), name...), "='"...)
-	a.B = append(appendEscaped(a.B, v, true), '\'')
-	return a
+	return i
+}
+
+// owns reports whether node i declares its default namespace itself.
+func (t *tree) owns(nd *node, i uint32) bool {
+	return nd.ns != nsOuter && nd.ns < nsRoot && nd.plen == 0 && t.binds[nd.ns-1].owner == i
+}
+
+// contentAt reports whether node i is a stanza or a part of one: it and all above it are in the content namespace. With
+// top, what is above it stays behind.
+func (t *tree) contentAt(i uint32, top bool) bool {
+	nd := &t.nodes[i]
+	if top || i == 0 {
+		return t.isContent(nd) || nd.ns != nsOuter && string(t.uri(nd.ns)) == NSClient
+	}
+	if !t.isContent(nd) {
+		return false
+	}
+	for j := uint32(0); j != i; { // from the root down
+		if !t.isContent(&t.nodes[j]) {
+			return false
+		}
+		j++
+		for t.nodes[j].next != 0 && t.nodes[j].next <= i {
+			j = t.nodes[j].next
+		}
+	}
+	return true
+}
+
+// isContent reports whether nd is in the content namespace: that of the stream, or jabber:client where it has none.
+func (t *tree) isContent(nd *node) bool {
+	if nd.ns == nsOuter {
+		return t.root.content()
+	}
+	u := t.uri(nd.ns)
+	if t.root.content() {
+		return string(u) == string(t.root.space)
+	}
+	return string(u) == NSClient
+}
+
+// plain reports whether the bytes of e mean the same where the default namespace is that of e and no prefix is bound.
+func (e Element) plain(nd *node) bool {
+	t := e.t
+	if nd.plen != 0 || t.header {
+		return false
+	}
+	if e.i == 0 {
+		return t.flags&(fOdd|fOuter) == 0
+	}
+	end := t.end(nd)
+	for j := int(e.i); j < len(t.nodes) && t.nodes[j].start < end; j++ {
+		n := &t.nodes[j]
+		if n.nflags&(nOdd|nPrefix) != 0 {
+			return false
+		}
+		if n.plen != 0 && n.ns != nsXMLID && (n.ns >= nsRoot || t.binds[n.ns-1].owner < e.i) {
+			return false
+		}
+	}
+	return true
 }

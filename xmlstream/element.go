@@ -1,169 +1,255 @@
 package xmlstream
 
-import "bytes"
-
-// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It
-// is two words, and passing it allocates nothing. It is good for as long as whoever returned it says.
+// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is two words, and
+// passing it allocates nothing. It is good for as long as what returned it says; byte slices that its methods return
+// are good for as long and must not be changed. In a build with -tags invariants a stale Element panics.
+//
+// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they belong to the
+// parser's.
 type Element struct {
 	t   *tree
 	i   uint32
 	gen uint32
 }
 
+// IsZero reports whether e is the zero Element, which stands for none and has no other method.
+func (e Element) IsZero() bool { return e.t == nil }
+
 func (e Element) node() *node {
-	if checked && e.gen != e.t.gen {
-		panic("xmlstream: an Element was used after its end")
+	if invariants && e.gen != e.t.gen {
+		panic("xmlstream: Element used after its life")
 	}
 	return &e.t.nodes[e.i]
 }
 
-// IsZero reports whether e is no element.
-func (e Element) IsZero() bool { return e.t == nil }
+func (t *tree) local(n *node) []byte {
+	off := n.start + 1
+	end := off + uint32(n.qlen)
+	if n.plen != 0 {
+		off += uint32(n.plen) + 1
+	}
+	return t.buf[off:end:end]
+}
+
+// end returns the offset behind the element.
+func (t *tree) end(n *node) uint32 {
+	if n.nflags&nEmpty != 0 || t.header {
+		return n.body
+	}
+	i := n.shut + 2 + uint32(n.qlen)
+	for t.buf[i] != '>' {
+		i++
+	}
+	return i + 1
+}
 
 // Is reports whether e has the name n. Unknown is never equal to anything.
 func (e Element) Is(n Name) bool {
-	d := e.node()
-	return d.local == n.Local && d.space == n.Space && n.Known()
+	nd := e.node()
+	return e.t.named(nd, n)
 }
 
-// Name is e's name for a switch or a map; it may be half or wholly Unknown.
-func (e Element) Name() Name {
-	d := e.node()
-	return Name{d.space, d.local}
-}
-
-// Local is the local name as written.
-func (e Element) Local() []byte {
-	d := e.node()
-	n := e.t.buf[d.name : d.name+uint32(d.nameLen)]
-	if d.prefixLen > 0 {
-		return n[d.prefixLen+1:]
+func (t *tree) named(nd *node, n Name) bool {
+	if !n.Known() {
+		return false
 	}
-	return n
+	entries := atoms.table.Load().entries
+	return string(t.local(nd)) == entries[n.Local].s && string(t.uri(nd.ns)) == entries[n.Space].s
 }
 
-// Space is the namespace in force, for names that nobody interned.
+// Name returns e's name for a switch or a map; it may be half or wholly Unknown.
+func (e Element) Name() Name {
+	nd := e.node()
+	return Name{lookup(e.t.uri(nd.ns)), lookup(e.t.local(nd))}
+}
+
+// Local returns the local name as written.
+func (e Element) Local() []byte { return e.t.local(e.node()) }
+
+// Space returns the namespace in force for e, empty if there is none.
 func (e Element) Space() []byte { return e.t.uri(e.node().ns) }
 
-// Attr is the value of the attribute n, with what its references mean.
+// Attr returns the value of the attribute n, references resolved and white space normalised, and whether there is one.
+// Namespace declarations are no attributes.
 func (e Element) Attr(n Name) (value []byte, ok bool) {
-	d := e.node()
-	attrs := e.t.attrs[d.attr : d.attr+uint32(d.nattr)]
-	for i := range attrs {
-		if a := &attrs[i]; a.local == n.Local && a.space == n.Space && n.Local != Unknown {
-			return e.t.value(a), true
+	nd := e.node()
+	if !n.Known() {
+		return nil, false
+	}
+	t := e.t
+	local := atoms.table.Load().entries[n.Local].s
+	for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
+		a := &t.attrs[k]
+		if a.kind&aDecl != 0 {
+			continue
 		}
+		plen := uint32(a.kind & aPlen)
+		off := a.name
+		if plen != 0 {
+			off += plen + 1
+		}
+		if string(t.buf[off:a.name+uint32(a.qlen)]) != local || (plen == 0) != (n.Space == None) {
+			continue
+		}
+		if plen != 0 {
+			ns, _ := t.find(t.buf[a.name:a.name+plen], nd.scope)
+			if string(t.uri(ns)) != n.Space.String() {
+				continue
+			}
+		}
+		return t.value(a), true
 	}
 	return nil, false
 }
 
 func (t *tree) value(a *attr) []byte {
-	v := t.buf[a.value : a.value+a.valueLen : a.value+a.valueLen]
-	if !a.refs {
-		return v
+	raw := t.buf[a.val : a.val+a.vlen : a.val+a.vlen]
+	if a.kind&aCoded == 0 {
+		return raw
 	}
-	n := len(t.dec)
-	t.dec = decodeValue(t.dec, v)
-	return t.dec[n:len(t.dec):len(t.dec)]
+	if t.owned {
+		return decode(make([]byte, 0, len(raw)), raw, true)
+	}
+	if of := uint64(a.val)<<1 | 1; t.memoOf != of {
+		n := len(t.scratch)
+		t.scratch = decode(t.scratch, raw, true)
+		t.memo, t.memoOf = t.scratch[n:len(t.scratch):len(t.scratch)], of
+	}
+	return t.memo
 }
 
-// NumAttr is how many attributes e has; namespace declarations are none.
-func (e Element) NumAttr() int { return int(e.node().nattr) }
+// NumAttr returns how many attributes e has, and AttrAt the i-th of them, in document order.
+func (e Element) NumAttr() int {
+	nd := e.node()
+	n := int(nd.nattr)
+	if nd.nflags&nDecls != 0 {
+		for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
+			if e.t.attrs[k].kind&aDecl != 0 {
+				n--
+			}
+		}
+	}
+	return n
+}
 
-// AttrAt goes through the attributes in document order. The parts of a name are as for Local and
-// Space.
+// AttrAt returns the i-th attribute; the parts of its name are as for [Element.Local] and [Element.Space].
 func (e Element) AttrAt(i int) (space, local, value []byte) {
-	a := &e.t.attrs[e.node().attr+uint32(i)]
-	return e.t.uri(a.ns), e.t.attrLocal(a), e.t.value(a)
+	nd, t := e.node(), e.t
+	for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
+		a := &t.attrs[k]
+		if a.kind&aDecl != 0 {
+			continue
+		}
+		if i--; i < 0 {
+			space, local = t.attrName(a, nd.scope)
+			return space, local, t.value(a)
+		}
+	}
+	panic("xmlstream: AttrAt out of range")
 }
 
-// Child is the first child element with the name n.
+func (t *tree) attrName(a *attr, scope uint16) (space, local []byte) {
+	end := a.name + uint32(a.qlen)
+	plen := uint32(a.kind & aPlen)
+	if plen == 0 {
+		return nil, t.buf[a.name:end:end]
+	}
+	ns, _ := t.find(t.buf[a.name:a.name+plen], scope)
+	return t.uri(ns), t.buf[a.name+plen+1 : end : end]
+}
+
+// Child returns the first child element with the name n.
 func (e Element) Child(n Name) (Element, bool) {
 	for c, ok := e.First(); ok; c, ok = c.Next() {
-		if c.Is(n) {
+		if c.t.named(&c.t.nodes[c.i], n) {
 			return c, true
 		}
 	}
 	return Element{}, false
 }
 
-// First and Next find children without an iterator's closure:
+// First and Next find child elements without an iterator's closure:
 //
 //	for c, ok := e.First(); ok; c, ok = c.Next() {
 func (e Element) First() (Element, bool) {
-	if e.node().flags&nodeChildren == 0 {
+	if e.node().nflags&nKids == 0 {
 		return Element{}, false
 	}
 	return Element{e.t, e.i + 1, e.gen}, true
 }
 
-// Next is the element behind e, under the same parent.
+// Next returns the next sibling element.
 func (e Element) Next() (Element, bool) {
 	n := e.node().next
-	return Element{e.t, n, e.gen}, n != 0
+	if n == 0 {
+		return Element{}, false
+	}
+	return Element{e.t, n, e.gen}, true
 }
 
-// Text is e's own character data, references resolved, line ends normalised; that of children is not
-// in it.
+// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped and line ends
+// normalised.
 func (e Element) Text() []byte {
-	d := e.node()
-	if d.flags&(nodeText|nodeMixed) == 0 {
+	nd, t := e.node(), e.t
+	if t.header {
 		return nil
 	}
-	b := e.t.buf[d.inner:d.innerEnd:d.innerEnd]
-	if d.flags&nodeText != 0 && bytes.IndexByte(b, '\r') < 0 {
-		return b
+	if nd.nflags&(nKids|nCoded) == 0 {
+		return t.buf[nd.body:nd.shut:nd.shut]
 	}
-	start := len(e.t.dec)
-	at := d.inner
-	for c, ok := e.First(); ok; c, ok = c.Next() {
-		n := c.node()
-		e.t.appendText(at, n.start)
-		at = n.end
+	of := uint64(nd.body) << 1
+	if !t.owned && t.memoOf == of {
+		return t.memo
 	}
-	e.t.appendText(at, d.innerEnd)
-	return e.t.dec[start:len(e.t.dec):len(e.t.dec)]
-}
-
-// appendText appends the meaning of character data and CDATA sections to t.dec.
-func (t *tree) appendText(from, to uint32) {
-	b := t.buf[from:to]
-	for len(b) > 0 {
-		i := bytes.IndexByte(b, '<')
-		if i < 0 {
-			t.dec = decodeText(t.dec, b)
-			return
+	dst := t.scratch
+	if t.owned {
+		dst = nil
+	}
+	n := len(dst)
+	from := nd.body
+	for c, ok := e.First(); ; c, ok = c.Next() {
+		to := nd.shut
+		var cn *node
+		if ok {
+			cn = c.node()
+			to = cn.start
 		}
-		t.dec = decodeText(t.dec, b[:i])
-		b = b[i+len("<![CDATA["):]
-		i = bytes.Index(b, []byte("]]>"))
-		for j := 0; j < i; j++ {
-			switch c := b[j]; {
-			case c == '\r' && j+1 < i && b[j+1] == '\n':
-			case c == '\r':
-				t.dec = append(t.dec, '\n')
-			default:
-				t.dec = append(t.dec, c)
+		if from < to {
+			if nd.nflags&nCoded != 0 {
+				dst = decode(dst, t.buf[from:to], false)
+			} else {
+				dst = append(dst, t.buf[from:to]...)
 			}
 		}
-		b = b[i+3:]
+		if !ok {
+			break
+		}
+		from = t.end(cn)
 	}
+	text := dst[n:len(dst):len(dst)]
+	if !t.owned {
+		t.scratch, t.memo, t.memoOf = dst, text, of
+	}
+	return text
 }
 
-// Raw is the bytes e was parsed from. They may depend on declarations outside of e: what is passed
-// on goes through [Element.Append] or [Appender.Raw].
+// Raw returns the bytes e was parsed from. They may lean on declarations outside of them: to pass e on, use
+// [Element.Append] or [Appender.Raw].
 func (e Element) Raw() []byte {
-	d := e.node()
-	return e.t.buf[d.start:d.end:d.end]
+	nd := e.node()
+	end := e.t.end(nd)
+	return e.t.buf[nd.start:end:end]
 }
 
-// Clone is a copy of e that outlives the parser's memory. Cold path.
+// Clone returns a copy of e that outlives the parser's memory and may be read on any goroutine. Cold path.
 func (e Element) Clone() Element {
-	a := Appender{space: [maxOpen]Atom{}}
-	b := a.Raw(e).B
-	c, err := Parse(b)
-	if err != nil {
-		panic("xmlstream: a parsed element does not parse: " + err.Error())
+	e.node()
+	t := e.t
+	c := &tree{
+		nodes: append([]node(nil), t.nodes...), attrs: append([]attr(nil), t.attrs...),
+		binds: append([]bind(nil), t.binds...), arena: append([]byte(nil), t.arena...),
+		root: t.root, i: t.i, mode: t.mode, flags: t.flags, header: t.header, owned: true,
 	}
-	return c
+	c.buf = append([]byte(nil), t.buf[:t.i]...)
+	return Element{c, e.i, c.gen}
 }

@@ -2,69 +2,40 @@ package xmlstream
 
 import (
 	"errors"
-	"fmt"
+	"strconv"
 )
 
-// ErrNeedMore reports that the fed bytes end inside a token. Nothing is lost: the unfinished bytes
-// are kept in the Stream, and the same call made after the next [Parser.Feed] goes on where this one
-// stopped, without a second scan.
+// ErrNeedMore reports that the fed bytes end inside a token. Nothing is lost: the unfinished bytes are kept in the
+// [Stream], and the same call made after the next [Parser.Feed] goes on where this one stopped, without a second scan.
 var ErrNeedMore = errors.New("xmlstream: need more input")
 
-// Conditions of a SyntaxError: stream errors of RFC 6120 §4.9.3.
+// The stream error conditions (RFC 6120 §4.9.3) that a [SyntaxError] may carry.
 const (
-	NotWellFormed       = "not-well-formed"
-	RestrictedXML       = "restricted-xml"
-	UnsupportedEncoding = "unsupported-encoding"
-	BadNamespacePrefix  = "bad-namespace-prefix"
-	PolicyViolation     = "policy-violation"
+	BadFormat           = "bad-format"           // text where only stanzas may stand
+	BadNamespacePrefix  = "bad-namespace-prefix" // a prefix without a declaration, or a forbidden declaration
+	InvalidXML          = "invalid-xml"          // a second stream header without a restart
+	NotWellFormed       = "not-well-formed"      // broken tags, illegal characters
+	PolicyViolation     = "policy-violation"     // over a limit, or a stream-level element inside a stanza
+	RestrictedXML       = "restricted-xml"       // DTD, processing instruction, comment, undeclared entity
+	UnsupportedEncoding = "unsupported-encoding" // not UTF-8
 )
 
-// A SyntaxError says where the input stopped being an XMPP stream and which stream error (RFC 6120
-// §4.9.3) the peer is owed for it. After one the stream takes nothing more.
+// A SyntaxError says where the input stopped being an XMPP stream and which stream error (RFC 6120 §4.9.3) the peer is
+// owed for it. It is final: the stream returns it again until [Stream.Reset]. Condition and Offset do not depend on
+// how the input was cut into reads.
 type SyntaxError struct {
 	Offset    int64  // bytes since the stream began
-	Condition string // one of the conditions above
-	Msg       string
-	TooBig    bool // a limit on bytes was passed (XEP-0205: stanza-too-big)
+	Condition string // one of the constants of this package
+	Msg       string // for a log; holds no byte of the peer's
+	TooBig    bool   // the stanza is over Limits.StanzaBytes: the peer is owed stanza-too-big as well (XEP-0205 §3)
 }
 
 func (e *SyntaxError) Error() string {
-	return fmt.Sprintf("xmlstream: %s at byte %d: %s", e.Condition, e.Offset, e.Msg)
-}
-
-// fault is an error inside a buffer; the Parser makes a SyntaxError of it. Faults are static, so
-// that the scanners allocate nothing.
-type fault struct {
-	condition, msg string
-	tooBig         bool
+	return "xmlstream: " + e.Msg + " at byte " + strconv.FormatInt(e.Offset, 10) + " (" + e.Condition + ")"
 }
 
 var (
-	errMore        = &fault{} // not an error: the buffer ends here
-	errChar        = &fault{NotWellFormed, "character that XML does not allow", false}
-	errUTF8        = &fault{UnsupportedEncoding, "bytes that are not UTF-8", false}
-	errBOM         = &fault{UnsupportedEncoding, "not UTF-8", false}
-	errName        = &fault{NotWellFormed, "malformed name", false}
-	errTag         = &fault{NotWellFormed, "malformed tag", false}
-	errEndTag      = &fault{NotWellFormed, "end tag that does not match", false}
-	errLess        = &fault{NotWellFormed, "'<' in an attribute value", false}
-	errDuplicate   = &fault{NotWellFormed, "attribute given twice", false}
-	errRef         = &fault{NotWellFormed, "malformed reference", false}
-	errCDEnd       = &fault{NotWellFormed, "']]>' in character data", false}
-	errText        = &fault{NotWellFormed, "text outside of an element", false}
-	errXmlns       = &fault{NotWellFormed, "reserved namespace name or prefix", false}
-	errEmptyPrefix = &fault{NotWellFormed, "prefix bound to no namespace", false}
-	errDecl        = &fault{NotWellFormed, "malformed XML declaration", false}
-	errEntity      = &fault{RestrictedXML, "entity that is not predefined", false}
-	errDTD         = &fault{RestrictedXML, "document type declaration", false}
-	errComment     = &fault{RestrictedXML, "comment", false}
-	errPI          = &fault{RestrictedXML, "processing instruction", false}
-	errEncoding    = &fault{UnsupportedEncoding, "encoding other than UTF-8", false}
-	errPrefix      = &fault{BadNamespacePrefix, "undeclared prefix", false}
-	errBig         = &fault{PolicyViolation, "stanza too big", true}
-	errDepth       = &fault{PolicyViolation, "nested too deep", false}
-	errNodes       = &fault{PolicyViolation, "too many elements", false}
-	errAttrs       = &fault{PolicyViolation, "too many attributes", false}
-	errPrefixes    = &fault{PolicyViolation, "too many namespace declarations", false}
-	errLongName    = &fault{PolicyViolation, "name too long", false}
+	errNoHeader = errors.New("xmlstream: Stanza called before the stream header was read")
+	errTrailing = &SyntaxError{Condition: NotWellFormed, Msg: "bytes after the element"}
+	errShort    = &SyntaxError{Condition: NotWellFormed, Msg: "input ends inside the element"}
 )

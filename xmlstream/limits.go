@@ -2,76 +2,97 @@ package xmlstream
 
 import (
 	"errors"
+	"fmt"
 	"sync"
-	"sync/atomic"
 )
 
-// Limits bound what one peer can make us hold. The zero value of a field means its default.
+// Limits bound what one peer can make us hold. The zero value of a field means its default. Over any of them the
+// stream ends with policy-violation.
 type Limits struct {
-	StanzaBytes int // of one stanza: 256 KiB; at most 1 GiB
-	Depth       int // of elements, the stanza itself included: 64
-	NameBytes   int // of one name: 1,024
-	Prefixes    int // declarations in force at once: 16
-	Attrs       int // of one element: 64
-	StanzaAttrs int // of one stanza: 8,192
-	Nodes       int // elements of one stanza: 4,096
+	StanzaBytes int // bytes of one stanza: 256 KiB; advertised as XEP-0478
+	Depth       int // elements inside one another: 64
+	NameBytes   int // bytes of one name with its prefix, and of one namespace: 1,024
+	Prefixes    int // prefixes in force at once, those of the stream header included: 16
+	Attrs       int // attributes of one element, namespace declarations included: 64
+	StanzaAttrs int // attributes of one stanza: 8,192
+	Nodes       int // elements of one stanza: 16,384
 }
 
-// headerBytes bounds a stream header and what stands in front of it (attack K09).
+// PreLogin are the limits for a peer that has not authenticated: small enough that a thousand of them, each holding
+// an unfinished stanza, are no load (attack rows X13, T03).
+var PreLogin = Limits{StanzaBytes: 16 << 10, Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 128, Nodes: 32}
+
+// headerBytes is what a stream header, its XML declaration and blanks around it included, may take (attack row K09).
 const headerBytes = 4 << 10
 
-// LimitID stands for Limits, so that a Stream can carry them in one byte. Zero: the defaults.
-type LimitID uint8
-
-var (
-	limitSets  atomic.Pointer[[]Limits]
-	limitMu    sync.Mutex
-	errManySet = errors.New("xmlstream: more than 256 different sets of limits")
-	errHuge    = errors.New("xmlstream: a stanza limit over 1 GiB")
+// The largest values of Limits: what fits the fields of a node.
+const (
+	maxStanza = 1 << 30
+	maxDepth  = 200
+	maxName   = 1<<13 - 1
+	maxAttrs  = 255
+	maxBinds  = 1<<15 - 16
 )
 
-func init() { limitSets.Store(&[]Limits{Limits{}.filled()}) }
+// A LimitID stands for [Limits], so that a [Stream] can carry them in one byte. The zero LimitID stands for the
+// defaults.
+type LimitID uint8
 
-func (l Limits) filled() Limits {
-	def := func(v *int, d int) {
-		if *v <= 0 {
-			*v = d
+var limitTable = struct {
+	sync.Mutex
+	used int
+	at   [256]Limits // an entry is written before its ID is known to anyone, and never again
+}{used: 1, at: [256]Limits{Limits{}.full()}}
+
+// relaxed holds for elements that were accepted or written by this process: routing may have added to them.
+var relaxed = Limits{StanzaBytes: 64 << 20, Depth: maxDepth, NameBytes: maxName, Prefixes: 64, Attrs: maxAttrs, StanzaAttrs: 1 << 20, Nodes: 1 << 20}
+
+func (l Limits) full() Limits {
+	d := func(v *int, n int) {
+		if *v == 0 {
+			*v = n
 		}
 	}
-	def(&l.StanzaBytes, 256<<10)
-	def(&l.Depth, 64)
-	def(&l.NameBytes, 1024)
-	def(&l.Prefixes, 16)
-	def(&l.Attrs, 64)
-	def(&l.StanzaAttrs, 8192)
-	def(&l.Nodes, 4096)
+	d(&l.StanzaBytes, 256<<10)
+	d(&l.Depth, 64)
+	d(&l.NameBytes, 1024)
+	d(&l.Prefixes, 16)
+	d(&l.Attrs, 64)
+	d(&l.StanzaAttrs, 8192)
+	d(&l.Nodes, 16384)
 	return l
 }
 
-// ID registers l. Equal limits share an ID and none is given back: a 257th different set is an error,
-// and so is a stanza limit over 1 GiB, as offsets are 32 bits. Any goroutine. Cold path.
+// ID registers l. Equal limits share an ID and none is given back: a 257th different set is an error of the
+// configuration, as is a value that is negative or over what a parser can hold (1 GiB a stanza). Any goroutine. Cold
+// path.
 func (l Limits) ID() (LimitID, error) {
-	l = l.filled()
-	if l.StanzaBytes > 1<<30 {
-		return 0, errHuge
+	l = l.full()
+	for _, c := range []struct {
+		what   string
+		v, max int
+	}{
+		{"StanzaBytes", l.StanzaBytes, maxStanza}, {"Depth", l.Depth, maxDepth}, {"NameBytes", l.NameBytes, maxName},
+		{"Prefixes", l.Prefixes, 1024}, {"Attrs", l.Attrs, maxAttrs}, {"StanzaAttrs", l.StanzaAttrs, maxStanza}, {"Nodes", l.Nodes, maxStanza},
+	} {
+		if c.v < 0 || c.v > c.max {
+			return 0, fmt.Errorf("xmlstream: limit %s is %d, and must be from 1 to %d", c.what, c.v, c.max)
+		}
 	}
-	l.Depth, l.NameBytes = min(l.Depth, maxDepth), min(l.NameBytes, 1<<15)
-	limitMu.Lock()
-	defer limitMu.Unlock()
-	sets := *limitSets.Load()
-	for i := range sets {
-		if sets[i] == l {
+	limitTable.Lock()
+	defer limitTable.Unlock()
+	for i := range limitTable.used {
+		if limitTable.at[i] == l {
 			return LimitID(i), nil
 		}
 	}
-	if len(sets) == 256 {
-		return 0, errManySet
+	if limitTable.used == len(limitTable.at) {
+		return 0, errors.New("xmlstream: more than 256 different sets of limits")
 	}
-	sets = append(sets[:len(sets):len(sets)], l)
-	limitSets.Store(&sets)
-	return LimitID(len(sets) - 1), nil
+	limitTable.at[limitTable.used] = l
+	limitTable.used++
+	return LimitID(limitTable.used - 1), nil
 }
 
-func (id LimitID) limits() *Limits { return &(*limitSets.Load())[id] }
-
-const maxDepth = 1024
+// Limits returns what id stands for, with the defaults filled in.
+func (id LimitID) Limits() Limits { return limitTable.at[id] }

@@ -1,388 +1,532 @@
 package xmlstream
 
-import (
-	"bytes"
-	"encoding/binary"
-	"math/bits"
-	"unicode/utf8"
-)
+import "bytes"
 
-// Classes of bytes.
-const (
-	cName  = 1 << iota // may go on a name
-	cStart             // may begin a name
-	cSpace             // white space
-	cText              // plain in character data
-	cValue             // plain in an attribute value
-)
-
-var class [256]uint8
-
-func init() {
-	for c := range 256 {
-		b := byte(c)
-		switch {
-		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b == '_', b == ':':
-			class[c] |= cName | cStart
-		case b >= '0' && b <= '9', b == '-', b == '.':
-			class[c] |= cName
-		case b == ' ', b == '\t', b == '\r', b == '\n':
-			class[c] |= cSpace
+// scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place, and returns done
+// with t.i behind the element (or, for a header, behind the start tag of the root), bad with t.err, or more.
+//
+// It is a single pass with one exception, which keeps the work linear when bytes come singly: a tag is taken as a whole.
+// When its end has not come, only that is searched for, from where the last search ended, and then the tag is parsed
+// once more from its start. So that the outcome is the same for every cut of the input, what is wrong in a tag is
+// reported when its end is there, or with final, which says that no more bytes will be looked at.
+func (t *tree) scan(lim *Limits, final bool) status {
+	st := t.step(lim, final)
+	if st == bad && t.mode == atTag && !final && t.buf[t.i+1] != '!' && t.buf[t.i+1] != '?' {
+		j, q := tagEnd(t.buf, t.i+1, 0)
+		if j < len(t.buf) {
+			return bad
 		}
-		if (b >= 0x20 || b == '\t' || b == '\n' || b == '\r') && b < 0x80 {
-			if b != '<' && b != '&' && b != ']' {
-				class[c] |= cText
-			}
-			if b != '<' && b != '&' {
-				class[c] |= cValue
-			}
+		nattr := 0
+		if n := len(t.nodes); n > 0 {
+			nattr = int(t.nodes[n-1].attr0) + int(t.nodes[n-1].nattr)
 		}
+		t.attrs = t.attrs[:nattr]
+		for n := len(t.binds); n > 0 && int(t.binds[n-1].owner) >= len(t.nodes); n-- {
+			t.binds = t.binds[:n-1]
+		}
+		t.err, t.mode, t.seen, t.quote = nil, inTag, j, q
+		return more
 	}
+	return st
 }
 
-const (
-	lows  = 0x0101010101010101
-	highs = 0x8080808080808080
-)
+func (t *tree) step(lim *Limits, final bool) status {
+	var (
+		buf        = t.buf
+		n          = len(buf)
+		i          = t.i
+		j, s, e    int
+		attr0      int
+		plen, npfx int
+		bind0      int
+		scope, ns  uint16
+		id         uint32
+		st         status
+		c, q       byte
+		cond       string
+		blank, ok  bool
+		empty      bool
+		nf         uint8
+		kind       uint16
+		nd         *node
+		a          *attr
+	)
+	switch t.mode {
+	case inTag:
+		j, q = tagEnd(buf, t.seen, t.quote)
+		t.work += j - t.seen
+		if j == n && !final {
+			t.seen, t.quote = j, q
+			return more
+		}
+	case inRef:
+		for j = t.seen; j < n && class[buf[j]]&cRef != 0; j++ {
+		}
+		t.work += j - t.seen
+		if j == n && !final {
+			t.seen = j
+			return more
+		}
+		goto text
+	case inCDATA:
+		goto cdata
+	case inText:
+		goto text
+	}
+	goto tag
 
-// has reports, in the high bits, which bytes of w are less than n (n <= 128) or, xored, equal to
-// something. The lowest bit set is exact.
-func less(w uint64, n uint64) uint64 { return (w - lows*n) & ^w & highs }
+text:
+	s = i
+	for {
+		i = plainText(buf, i)
+		if i >= n {
+			t.i, t.mode = i, inText
+			t.work += i - s
+			return more
+		}
+		c = buf[i]
+		if c == '<' {
+			t.work += i - s
+			goto tag
+		}
+		switch {
+		case c == '&':
+			_, j, cond, st = reference(buf, i)
+			if st == bad {
+				return t.fail(i, cond, "bad reference")
+			}
+			if st == more {
+				t.i, t.mode, t.seen = i, inRef, n
+				t.work += n - s
+				return more
+			}
+			t.nodes[t.cur].nflags |= nCoded
+			i = j
+		case c == '>':
+			if buf[i-1] == ']' && buf[i-2] == ']' {
+				return t.fail(i-2, NotWellFormed, "]]> in character data")
+			}
+			i++
+		case c == '\r':
+			t.nodes[t.cur].nflags |= nCoded | nOdd
+			t.flags |= fOdd
+			i++
+		case c >= 0x80:
+			i, st = runes(buf, i, cText)
+			if st == more {
+				t.i, t.mode = i, inText
+				t.work += i - s
+				return more
+			}
+			if st != done {
+				return t.failByte(i, st, "illegal character")
+			}
+		default:
+			return t.fail(i, NotWellFormed, "illegal character")
+		}
+	}
 
-// plain is how many bytes of b, from the first on, stand for themselves in character data: SWAR from
-// eight on.
-func plain(b []byte) int {
-	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		w := binary.LittleEndian.Uint64(b[i:])
-		m := w&highs | less(w, 0x20) | less(w^lows*'<', 1) | less(w^lows*'&', 1) | less(w^lows*']', 1)
-		if m != 0 {
-			n := i + bits.TrailingZeros64(m)/8
-			if class[b[n]]&cText != 0 { // a tab or line end
-				for n < len(b) && class[b[n]]&cText != 0 {
-					n++
-				}
-				if n-i < 8 {
-					return n
-				}
-				i = n - 8
+cdata:
+	s = i
+	for {
+		for i < n && (class[buf[i]]&cText != 0 || buf[i] == '<' || buf[i] == '&' || buf[i] == '\r') {
+			i++ // a carriage return is dealt with by the decoder
+		}
+		if i < n && buf[i] == '>' {
+			i++
+			if buf[i-2] == ']' && buf[i-3] == ']' && i-3 >= t.seen {
+				t.work += i - s
+				goto text
+			}
+			continue
+		}
+		if i < n && buf[i] >= 0x80 {
+			if i, st = runes(buf, i, 0); st == done {
 				continue
 			}
-			return n
+			if st != more {
+				return t.failByte(i, st, "illegal character")
+			}
+		} else if i < n {
+			return t.fail(i, NotWellFormed, "illegal character")
+		}
+		t.i, t.mode = i, inCDATA
+		t.work += i - s
+		return more
+	}
+
+tag: // buf[i] is a <
+	t.mode = atTag
+	t.i = i
+	if i+1 >= n {
+		return more
+	}
+	switch c = buf[i+1]; c {
+	case '/':
+		goto endTag
+	case '?':
+		return t.fail(i, RestrictedXML, "processing instruction")
+	case '!':
+		const open = "<![CDATA["
+		if i+2 >= n {
+			return more
+		}
+		if c = buf[i+2]; c == '-' || c|0x20 >= 'a' && c|0x20 <= 'z' {
+			return t.fail(i, RestrictedXML, "comment or document type declaration")
+		}
+		j = min(n-i, len(open))
+		if string(buf[i:i+j]) != open[:j] || t.depth == 0 || t.header {
+			return t.fail(i, NotWellFormed, "neither a tag nor a CDATA section")
+		}
+		if j < len(open) {
+			return more
+		}
+		t.nodes[t.cur].nflags |= nCoded | nOdd
+		t.flags |= fOdd
+		i += j
+		t.seen = i
+		goto cdata
+	}
+
+	// A start tag.
+	attr0, bind0 = len(t.attrs), len(t.binds)
+	s = i + 1
+	j = s
+	plen = 0
+	if class[c]&cStart != 0 {
+		for j++; j < n && class[buf[j]]&cName != 0; j++ {
 		}
 	}
-	for i < len(b) && class[b[i]]&cText != 0 {
-		i++
+	if j == n {
+		goto tagMore
 	}
-	return i
-}
-
-// char checks the multi-byte character at b: its length, or a fault. A character that the buffer
-// ends in is errMore.
-func char(b []byte) (int, *fault) {
-	if len(b) >= 2 && b[0] >= 0xC2 && b[0] < 0xE0 && b[1]&0xC0 == 0x80 {
-		return 2, nil
-	}
-	r, n := utf8.DecodeRune(b)
-	if r == utf8.RuneError && n <= 1 {
-		if !utf8.FullRune(b) {
-			return 0, errMore
+	if c = buf[j]; j == s || c == ':' || c >= 0x80 {
+		j, plen, st = qname(buf, s)
+		if st == more {
+			goto tagMore
 		}
-		return 0, errUTF8
+		if st != done {
+			return t.failByte(j, st, "illegal name of an element")
+		}
 	}
-	if r == 0xFFFE || r == 0xFFFF {
-		return 0, errChar
+	if j-s > lim.NameBytes {
+		return t.fail(s, PolicyViolation, "name too long")
 	}
-	return n, nil
-}
-
-// text scans character data from b[i:] to the next '<' or the end of b: where it stopped, and whether
-// there were references. It stops early, with errMore, in front of what the buffer cuts.
-func text(b []byte, i int) (end int, refs bool, f *fault) {
+	e = j
+	if t.depth >= lim.Depth {
+		return t.fail(i, PolicyViolation, "elements nested too deep")
+	}
+	if len(t.nodes) >= lim.Nodes {
+		return t.fail(i, PolicyViolation, "too many elements")
+	}
+	id = uint32(len(t.nodes))
+	scope = 0
+	if t.depth > 0 {
+		scope = t.nodes[t.cur].scope
+	}
+	nf, npfx, empty = 0, 0, false
 	for {
-		i += plain(b[i:])
-		if i >= len(b) {
-			return i, refs, errMore
+		blank = false
+		for j < n && class[buf[j]]&cBlank != 0 {
+			j++
+			blank = true
 		}
-		switch c := b[i]; {
-		case c == '<':
-			return i, refs, nil
-		case c == '&':
-			n, f := reference(b[i:])
-			if f != nil {
-				return i, refs, f
-			}
-			refs = true
-			i += n
-		case c == ']':
-			if len(b)-i < 3 {
-				if len(b)-i == 1 || b[i+1] == ']' {
-					return i, refs, errMore
-				}
-			} else if b[i+1] == ']' && b[i+2] == '>' {
-				return i, refs, errCDEnd
-			}
-			i++
-		case c < 0x20:
-			return i, refs, errChar
-		default:
-			n, f := char(b[i:])
-			if f != nil {
-				return i, refs, f
-			}
-			i += n
+		if j >= n {
+			goto tagMore
 		}
-	}
-}
-
-// maxRef is the longest reference that is looked at: leading zeros are nobody's need.
-const maxRef = 12
-
-// reference checks the reference at b, which begins with '&': its length.
-func reference(b []byte) (int, *fault) {
-	end := bytes.IndexByte(b[:min(len(b), maxRef)], ';')
-	if end < 0 {
-		if len(b) >= maxRef {
-			return 0, errRef
-		}
-		for _, c := range b[1:] {
-			if class[c]&cName == 0 && c != '#' && c < 0x80 {
-				return 0, errRef
-			}
-		}
-		return 0, errMore
-	}
-	name := b[1:end]
-	if len(name) > 0 && name[0] == '#' {
-		if r := charRef(name[1:]); r < 0 {
-			return 0, errRef
-		}
-		return end + 1, nil
-	}
-	if entity(name) != 0 {
-		return end + 1, nil
-	}
-	if len(name) == 0 || class[name[0]]&cStart == 0 && name[0] < 0x80 {
-		return 0, errRef
-	}
-	for _, c := range name {
-		if class[c]&cName == 0 && c < 0x80 {
-			return 0, errRef
-		}
-	}
-	return 0, errEntity
-}
-
-// charRef is the character that "38" or "x26" stand for, -1 if that is none that XML allows.
-func charRef(d []byte) rune {
-	base, r := rune(10), rune(0)
-	if len(d) > 0 && d[0] == 'x' {
-		base, d = 16, d[1:]
-	}
-	if len(d) == 0 {
-		return -1
-	}
-	for _, c := range d {
-		v := rune(-1)
-		switch {
-		case c >= '0' && c <= '9':
-			v = rune(c - '0')
-		case base == 16 && c >= 'a' && c <= 'f':
-			v = rune(c-'a') + 10
-		case base == 16 && c >= 'A' && c <= 'F':
-			v = rune(c-'A') + 10
-		}
-		if v < 0 {
-			return -1
-		}
-		if r = r*base + v; r > utf8.MaxRune {
-			return -1
-		}
-	}
-	if r < 0x20 && r != '\t' && r != '\n' && r != '\r' || r >= 0xD800 && r < 0xE000 || r == 0xFFFE || r == 0xFFFF {
-		return -1
-	}
-	return r
-}
-
-// entity is what a predefined entity stands for, 0 for any other name.
-func entity(name []byte) byte {
-	switch string(name) {
-	case "amp":
-		return '&'
-	case "lt":
-		return '<'
-	case "gt":
-		return '>'
-	case "quot":
-		return '"'
-	case "apos":
-		return '\''
-	}
-	return 0
-}
-
-// name scans a qualified name: its end, and the length of its prefix (0: none).
-func name(b []byte, i int) (end, prefix int, f *fault) {
-	start := i
-	for i < len(b) {
-		c := b[i]
-		if class[c]&cName != 0 {
-			if c == ':' {
-				if prefix != 0 || i == start {
-					return i, 0, errName
-				}
-				prefix = i - start
-				if i+1 < len(b) && class[b[i+1]]&cStart == 0 && b[i+1] < 0x80 {
-					return i, 0, errName
-				}
-			} else if i == start && class[c]&cStart == 0 {
-				return i, 0, errName
-			}
-			i++
-			continue
-		}
-		if c < 0x80 {
+		c = buf[j]
+		if c == '>' {
+			j++
 			break
 		}
-		r, n := utf8.DecodeRune(b[i:])
-		if r == utf8.RuneError && n <= 1 {
-			return i, 0, errUTF8
+		if c == '/' {
+			if j+1 >= n {
+				goto tagMore
+			}
+			if buf[j+1] != '>' {
+				return t.fail(j, NotWellFormed, "broken tag")
+			}
+			j += 2
+			empty = true
+			break
 		}
-		if !nameRune(r, i == start || prefix != 0 && i == start+prefix+1) {
-			return i, 0, errName
+		if !blank {
+			return t.failByteAt(j, "broken tag")
 		}
-		i += n
+		// An attribute.
+		s, kind = j, 0
+		if class[c]&cStart != 0 {
+			for j++; j < n && class[buf[j]]&cName != 0; j++ {
+			}
+		}
+		if j == n {
+			goto tagMore
+		}
+		if c = buf[j]; j == s || c == ':' || c >= 0x80 {
+			var p int
+			j, p, st = qname(buf, s)
+			if st == more {
+				goto tagMore
+			}
+			if st != done {
+				return t.failByte(j, st, "illegal name of an attribute")
+			}
+			kind = uint16(p)
+		}
+		if j-s > lim.NameBytes {
+			return t.fail(s, PolicyViolation, "name too long")
+		}
+		if len(t.attrs)-attr0 >= lim.Attrs || len(t.attrs) >= lim.StanzaAttrs {
+			return t.fail(s, PolicyViolation, "too many attributes")
+		}
+		t.attrs = append(t.attrs, attr{})
+		a = &t.attrs[len(t.attrs)-1]
+		a.name, a.qlen = uint32(s), uint16(j-s)
+		for j < n && class[buf[j]]&cBlank != 0 {
+			j++
+		}
+		if j >= n {
+			goto tagMore
+		}
+		if buf[j] != '=' {
+			return t.failByteAt(j, "attribute without a value")
+		}
+		j++
+		for j < n && class[buf[j]]&cBlank != 0 {
+			j++
+		}
+		if j >= n {
+			goto tagMore
+		}
+		q = buf[j]
+		if q != '"' && q != '\'' {
+			return t.failByteAt(j, "attribute value without quotes")
+		}
+		j++
+		a.val = uint32(j)
+		for {
+			j = plainAttr(buf, j, q)
+			if j >= n {
+				goto tagMore
+			}
+			c = buf[j]
+			if c == q {
+				break
+			}
+			switch {
+			case c == '"' || c == '\'':
+				j++
+			case c == '&':
+				_, e2, cond, st := reference(buf, j)
+				if st == bad {
+					return t.fail(j, cond, "bad reference")
+				}
+				if st == more {
+					goto tagMore
+				}
+				kind |= aCoded
+				j = e2
+			case c >= 0x80:
+				j, st = runes(buf, j, cAttr)
+				if st == more {
+					goto tagMore
+				}
+				if st != done {
+					return t.failByte(j, st, "illegal character")
+				}
+			case c == '\n' || c == '\t' || c == '\r':
+				kind |= aCoded
+				nf |= nOdd
+				t.flags |= fOdd
+				j++
+			default:
+				return t.fail(j, NotWellFormed, "illegal character in an attribute value")
+			}
+		}
+		a.vlen = uint32(j) - a.val
+		j++
+		if plen := kind & aPlen; buf[s] == 'x' && a.qlen >= 5 && string(buf[s:s+5]) == "xmlns" && (a.qlen == 5 || plen == 5) {
+			kind |= aDecl
+			nf |= nDecls
+			a.kind = kind
+			if scope, st = t.declare(a, id, scope, lim); st != done {
+				return st
+			}
+		} else if plen != 0 {
+			a.kind = kind
+			npfx++
+			if plen != 3 || string(buf[s:s+3]) != "xml" {
+				nf |= nPrefix
+			}
+		}
+		a.kind = kind
+		if len(t.attrs)-attr0 > 1 && t.repeated(attr0, buf[s:s+int(a.qlen)]) {
+			return t.fail(s, NotWellFormed, "attribute given twice")
+		}
 	}
-	if i == start || prefix != 0 && i == start+prefix+1 {
-		return i, 0, errName
-	}
-	return i, prefix, nil
-}
+	t.work += j - i
 
-// nameRune holds the productions NameStartChar and NameChar of XML 1.0, fifth edition, above ASCII.
-func nameRune(r rune, first bool) bool {
+	// The tag is complete.
 	switch {
-	case r >= 0xC0 && r <= 0xD6, r >= 0xD8 && r <= 0xF6, r >= 0xF8 && r <= 0x2FF, r >= 0x370 && r <= 0x37D,
-		r >= 0x37F && r <= 0x1FFF, r == 0x200C, r == 0x200D, r >= 0x2070 && r <= 0x218F, r >= 0x2C00 && r <= 0x2FEF,
-		r >= 0x3001 && r <= 0xD7FF, r >= 0xF900 && r <= 0xFDCF, r >= 0xFDF0 && r <= 0xFFFD, r >= 0x10000 && r <= 0xEFFFF:
-		return true
+	case plen != 0:
+		if ns, ok = t.find(buf[i+1:i+1+plen], scope); !ok || string(buf[i+1:i+1+plen]) == "xmlns" {
+			return t.fail(i+1, BadNamespacePrefix, "undeclared prefix of an element")
+		}
+		if ns >= nsRoot && ns != nsXMLID {
+			t.flags |= fOuter
+		}
+	case scope != 0:
+		ns = t.binds[scope-1].def
+	default:
+		ns = nsOuter
 	}
-	return !first && (r == 0xB7 || r >= 0x300 && r <= 0x36F || r == 0x203F || r == 0x2040)
-}
-
-// value checks an attribute value, and reports whether it holds references or white space that XML
-// normalises: then what it means is not what is written.
-func value(b []byte) (refs bool, at int, f *fault) {
-	for i := 0; i < len(b); {
-		c := b[i]
-		switch {
-		case class[c]&cValue != 0:
-			if c < 0x20 {
-				refs = true
-			}
-			i++
-		case c == '&':
-			n, f := reference(b[i:])
-			if f == errMore {
-				f = errRef
-			}
-			if f != nil {
-				return refs, i, f
-			}
-			refs = true
-			i += n
-		case c == '<':
-			return refs, i, errLess
-		case c < 0x20:
-			return refs, i, errChar
-		default:
-			n, f := char(b[i:])
-			if f == errMore {
-				f = errUTF8
-			}
-			if f != nil {
-				return refs, i, f
-			}
-			i += n
+	if nf&nPrefix != 0 || npfx > 1 {
+		if st = t.prefixed(attr0, scope); st != done {
+			return st
 		}
 	}
-	return refs, len(b), nil
-}
-
-// decodeText appends what character data b, already checked, means: references resolved, line ends
-// normalised (XML 1.0 §2.11).
-func decodeText(dst, b []byte) []byte {
-	for i := 0; i < len(b); {
-		j := bytes.IndexAny(b[i:], "&\r")
-		if j < 0 {
-			return append(dst, b[i:]...)
+	if !t.header && t.isStreams(ns) {
+		// What belongs to the stream itself never stands in a stanza (attack row X06), and a stream has one header (K09).
+		if t.depth > 0 {
+			return t.fail(i, PolicyViolation, "stream-level element inside a stanza")
 		}
-		dst = append(dst, b[i:i+j]...)
-		i += j
-		if b[i] == '\r' {
-			dst = append(dst, '\n')
-			if i++; i < len(b) && b[i] == '\n' {
-				i++
-			}
-			continue
-		}
-		dst, i = appendRef(dst, b, i)
-	}
-	return dst
-}
-
-// decodeValue appends what an attribute value means (XML 1.0 §3.3.3).
-func decodeValue(dst, b []byte) []byte {
-	for i := 0; i < len(b); {
-		switch c := b[i]; c {
-		case '&':
-			dst, i = appendRef(dst, b, i)
-		case '\r':
-			dst = append(dst, ' ')
-			if i++; i < len(b) && b[i] == '\n' {
-				i++
-			}
-		case '\n', '\t':
-			dst = append(dst, ' ')
-			i++
-		default:
-			dst = append(dst, c)
-			i++
+		if string(buf[i+1+plen+min(plen, 1):e]) == "stream" {
+			return t.fail(i, InvalidXML, "second stream header")
 		}
 	}
-	return dst
-}
-
-func appendRef(dst, b []byte, i int) ([]byte, int) {
-	end := i + bytes.IndexByte(b[i:], ';')
-	n := b[i+1 : end]
-	if n[0] == '#' {
-		return utf8.AppendRune(dst, charRef(n[1:])), end + 1
+	t.nodes = append(t.nodes, node{})
+	nd = &t.nodes[id]
+	nd.start, nd.body, nd.attr0 = uint32(i), uint32(j), uint32(attr0)
+	nd.qlen, nd.plen, nd.ns, nd.scope = uint16(e-i-1), uint16(plen), ns, scope
+	nd.nattr, nd.nflags = uint8(len(t.attrs)-attr0), nf
+	if t.depth > 0 {
+		p := &t.nodes[t.cur]
+		if p.nflags&nKids != 0 {
+			t.nodes[p.shut].next = id
+		}
+		p.nflags |= nKids
+		p.shut = id
 	}
-	return append(dst, entity(n)), end + 1
+	i = j
+	if t.header {
+		nd.shut = nd.body
+		t.i, t.mode = i, complete
+		if empty {
+			t.mode |= selfClose
+		}
+		return done
+	}
+	if !empty {
+		nd.next = t.cur
+		t.cur = id
+		t.depth++
+		goto text
+	}
+	nd.shut = nd.body
+	nd.nflags |= nEmpty
+	if t.depth == 0 {
+		t.i, t.mode = i, complete
+		return done
+	}
+	goto text
+
+endTag:
+	if t.depth == 0 {
+		return t.fail(i, NotWellFormed, "end tag without a start tag")
+	}
+	nd = &t.nodes[t.cur]
+	j = i + 2 + int(nd.qlen)
+	if j >= n {
+		if string(buf[i+2:n]) != string(buf[nd.start+1:int(nd.start)+1+n-i-2]) {
+			return t.fail(i, NotWellFormed, "end tag of another element")
+		}
+		t.work += n - i
+		t.mode, t.seen, t.quote = inTag, n, 0
+		return more
+	}
+	if string(buf[i+2:j]) != string(buf[nd.start+1:nd.start+1+uint32(nd.qlen)]) {
+		return t.fail(i, NotWellFormed, "end tag of another element")
+	}
+	for j < n && class[buf[j]]&cBlank != 0 {
+		j++
+	}
+	if j >= n {
+		t.work += n - i
+		t.mode, t.seen, t.quote = inTag, n, 0
+		return more
+	}
+	if buf[j] != '>' {
+		return t.fail(i, NotWellFormed, "end tag of another element")
+	}
+	t.work += j + 1 - i
+	nd.shut = uint32(i)
+	i = j + 1
+	t.cur, nd.next = nd.next, 0
+	if t.depth--; t.depth == 0 {
+		t.i, t.mode = i, complete
+		return done
+	}
+	goto text
+
+tagMore:
+	t.attrs, t.binds = t.attrs[:attr0], t.binds[:bind0]
+	t.work += n - i
+	t.mode, t.seen, t.quote = inTag, i+1, 0
+	return more
 }
 
-// tagEnd looks for the '>' that ends the tag at b[0], from b[i] on, where the quote q is open (0:
-// none). It returns the position behind it, or where to go on with which quote.
-func tagEnd(b []byte, i int, q byte) (end int, quote byte, ok bool) {
+// failByteAt is for a byte that stands where the grammar wants another: bad UTF-8 is said to be that.
+func (t *tree) failByteAt(i int, msg string) status {
+	if t.buf[i] >= 0x80 {
+		if _, st := runes(t.buf, i, 0); st == badUTF8 {
+			return t.fail(i, UnsupportedEncoding, "bytes that are not UTF-8")
+		}
+	}
+	return t.fail(i, NotWellFormed, msg)
+}
+
+// tagEnd searches from i on for the > of a tag, in or out of the quotes q, or for what can't be in a tag: its index, or
+// len(b) and the quotes that are open there.
+func tagEnd(b []byte, i int, q byte) (int, byte) {
 	for i < len(b) {
 		if q != 0 {
-			j := bytes.IndexByte(b[i:], q)
-			if j < 0 {
-				return len(b), q, false
+			k := bytes.IndexByte(b[i:], q)
+			end := i + k
+			if k < 0 {
+				end = len(b)
 			}
-			i += j + 1
-			q = 0
+			if lt := bytes.IndexByte(b[i:end], '<'); lt >= 0 {
+				return i + lt, q
+			}
+			if k < 0 {
+				return len(b), q
+			}
+			i, q = end+1, 0
 			continue
 		}
-		switch c := b[i]; c {
-		case '>':
-			return i + 1, 0, true
-		case '\'', '"':
+		switch c := b[i]; {
+		case class[c]&(cName|cBlank) != 0 || c >= 0x80 || c == '=' || c == ':' || c == '/':
+		default: // > among them
+			return i, 0
+		case c == '"' || c == '\'':
+			k := unblank(b, i-1)
+			if b[k] != '=' {
+				return i, 0
+			}
+			if k = unblank(b, k-1); class[b[k]]&cName == 0 && b[k] < 0x80 {
+				return i, 0
+			}
 			q = c
 		}
 		i++
 	}
-	return i, q, false
+	return i, q
+}
+
+// unblank goes back from i to what is not blank.
+func unblank(b []byte, i int) int {
+	for i > 0 && class[b[i]]&cBlank != 0 {
+		i--
+	}
+	return i
 }

@@ -1,440 +1,356 @@
 package xmlstream
 
-import "bytes"
+import "hash/maphash"
 
-// A node is one element: offsets into the tree's bytes.
-type node struct {
-	start, end         uint32 // the element, its tags included
-	inner, innerEnd    uint32 // what is between its tags
-	name               uint32 // of the qualified name
-	nameLen, prefixLen uint16
-	local, space       Atom
-	ns                 int32  // the declaration that space comes from: index of tree.binds, or below zero
-	attr               uint32 // the first of tree.attrs
-	nattr              uint16
-	flags              uint8
-	next               uint32 // next sibling, 0: none
-	last               uint32 // last child while open
-}
-
-const (
-	nodeChildren = 1 << iota // there are child elements
-	nodeText                 // there is one run of plain text and nothing else
-	nodeMixed                // text has to be put together
-	nodeDeclares             // it declares namespaces
-	nodeDefault              // it declares the default namespace
-	nodeEmpty                // written as <a/>
-)
-
-// Values of node.ns and attr.ns other than a declaration in the stanza.
-const (
-	nsNone  = -1 // no namespace
-	nsRoot  = -2 // the stream header's default
-	nsXMLID = -3 // the prefix xml
-	nsOuter = -4 // minus an index of Root.binds: a prefix that the stream header declares
-)
-
-type attr struct {
-	name               uint32
-	value, valueLen    uint32
-	nameLen, prefixLen uint16
-	local, space       Atom
-	ns                 int32
-	refs               bool // what the value means is not what is written
-}
-
-// A bind is one namespace declaration.
-type bind struct {
-	prefix, uri       uint32
-	prefixLen, uriLen uint32
-	atom              Atom
-	refs              bool
-	was               int32 // the declaration of the same prefix that this one hides, or what it hides outside
-	node              uint32
-	declared          uint32 // offset of the attribute, for errors
-}
-
-// A tree is one element with all below it, flat.
+// A tree is one top-level element, or the start tag of the root: flat arrays of offsets into the bytes it was parsed
+// from. Elements stand in document order, so that the descendants of one follow it. It also holds how far the scan
+// of an unfinished element came.
 type tree struct {
-	buf   []byte
-	root  *Root
+	buf   []byte // from the element's first byte on; offsets are relative to it
 	nodes []node
 	attrs []attr
 	binds []bind
-	stack []uint32 // open elements
-	inUse []int32  // declarations in force, by index of binds
-	dec   []byte   // what references meant, as it was asked for
+	arena []byte // namespaces that were written with references
+	root  *Root  // what holds outside
+	dup   *dupTable
+
+	i     int // where to go on; once done, the length of the element
+	seen  int // inTag, inRef: how far its end was searched
+	cur   uint32
+	depth int
+	mode  uint8
+	quote byte // inTag: the open quote
+	flags uint8
 	gen   uint32
-	outer bool // a prefix of the stream header is used
-	frame bool // the header itself: its attributes only
+
+	header, decl bool // for the start tag of the root, and its XML declaration was there
+	owned        bool // nothing of it is ever reused: any goroutine may read it
+	free         bool // Parser.Element: released
+
+	scratch []byte // values with references, as they were asked for
+	memoOf  uint64 // the last such value: its place in buf, and in scratch
+	memo    []byte
+
+	tail []byte // the unfinished bytes, for a Stream's tree; buf is a window on them
+	p    *Parser
+	err  error // a Stream that has ended
+	work int   // bytes looked at, for the test of linear work
 }
 
-func (t *tree) reset() {
+// Where in the input the scan stopped.
+const (
+	inProlog  = iota // in front of the stream header
+	atTag            // at a <
+	inText           // in character data
+	inTag            // in a tag whose end has not come
+	inRef            // in a reference in character data
+	inCDATA          // in a CDATA section
+	inDecl           // in the XML declaration
+	complete         // the element ends at i
+	selfClose = 0x80 // header: it was an empty-element tag
+)
+
+// tree.flags: what keeps the bytes from being passed on as they are.
+const (
+	fOdd   = 1 << iota // CDATA, a carriage return, or a line break or tab in a value
+	fOuter             // a prefix from the stream header
+	fStanz             // jabber:client or jabber:server was declared explicitly
+)
+
+// A node is one element. While it is open, next is its parent and shut its last child.
+type node struct {
+	start  uint32 // of <
+	body   uint32 // behind the start tag's >
+	shut   uint32 // of the end tag's <; body for an empty-element tag
+	next   uint32 // the next sibling, 0 if none
+	attr0  uint32 // its first attribute
+	qlen   uint16 // length of the name with prefix and colon
+	plen   uint16 // length of the prefix
+	ns     uint16 // its namespace: see nsOuter
+	scope  uint16 // the last declaration in force inside it, counted from 1; 0 if none
+	nattr  uint8
+	nflags uint8
+	_      [2]uint8
+}
+
+// node.nflags
+const (
+	nKids   = 1 << iota // the node behind it is its first child
+	nCoded              // its own text holds references, CDATA or carriage returns
+	nEmpty              // an empty-element tag
+	nPrefix             // has attributes with a prefix other than xml and xmlns
+	nDecls              // declares namespaces
+	nOdd                // see fOdd, for this element alone
+)
+
+// node.ns: 0 is the default namespace outside of the element; from 1 on, a bind of the tree; from nsRoot on, one of the
+// stream header.
+const (
+	nsOuter = 0
+	nsRoot  = 1 << 15
+	nsXMLID = 1<<16 - 1
+)
+
+type attr struct {
+	name uint32 // offset of the name with its prefix
+	val  uint32 // offset of the value
+	vlen uint32
+	qlen uint16
+	kind uint16 // length of the prefix, and the bits below
+}
+
+const (
+	aCoded = 1 << 15 // the value holds references or white space to be replaced
+	aDecl  = 1 << 14 // a namespace declaration
+	aPlen  = 1<<13 - 1
+)
+
+// A bind is a namespace declaration inside the element.
+type bind struct {
+	poff, uoff uint32
+	owner      uint32 // the node that declares it
+	plen, ulen uint16
+	prev       uint16 // the declaration before it that is in force, counted from 1
+	def        uint16 // the default namespace in force, as in node.ns
+	count      uint16 // prefixes in force
+	arena      bool   // uoff is in the arena
+	streams    bool   // it is the streams namespace
+}
+
+// reset makes t ready for a new element in the context of r.
+func (t *tree) reset(r *Root) {
+	t.nodes, t.attrs, t.binds, t.arena = t.nodes[:0], t.attrs[:0], t.binds[:0], t.arena[:0]
+	t.buf, t.root = nil, r
+	t.i, t.seen, t.cur, t.depth, t.mode, t.quote, t.flags = 0, 0, 0, 0, atTag, 0, 0
+	t.header, t.decl = false, false
+	t.expire()
+}
+
+// expire ends the life of every Element of t.
+func (t *tree) expire() {
 	t.gen++
-	t.nodes, t.attrs, t.binds = t.nodes[:0], t.attrs[:0], t.binds[:0]
-	t.stack, t.inUse = t.stack[:0], t.inUse[:0]
-	t.outer = false
-	if cap(t.dec) > 64<<10 {
-		t.dec = nil
+	if invariants {
+		poison(t.scratch)
+		poison(t.arena)
 	}
-	t.dec = t.dec[:0]
+	if cap(t.scratch) > 64<<10 {
+		t.scratch = nil
+	}
+	t.scratch, t.memo, t.memoOf = t.scratch[:0], nil, 0
 }
 
-// shrink drops memory that one large stanza left behind.
-func (t *tree) shrink() {
-	if cap(t.nodes) > 1024 {
-		t.nodes = nil
-	}
-	if cap(t.attrs) > 1024 {
-		t.attrs = nil
-	}
+// fail records that the input is wrong at offset off.
+func (t *tree) fail(off int, cond, msg string) status {
+	t.err = &SyntaxError{Offset: int64(off), Condition: cond, Msg: msg}
+	return bad
 }
 
-// lookup is the declaration of prefix in force; len 0 is the default namespace.
-func (t *tree) lookup(prefix []byte) (ns int32, a Atom, ok bool) {
-	for i := len(t.inUse) - 1; i >= 0; i-- {
-		b := &t.binds[t.inUse[i]]
-		if int(b.prefixLen) == len(prefix) && string(t.buf[b.prefix:b.prefix+b.prefixLen]) == string(prefix) {
-			if b.uriLen == 0 {
-				return nsNone, None, len(prefix) == 0
-			}
-			return t.inUse[i], b.atom, true
-		}
+func (t *tree) failByte(off int, st status, msg string) status {
+	if st == badUTF8 {
+		return t.fail(off, UnsupportedEncoding, "bytes that are not UTF-8")
 	}
-	if len(prefix) == 0 {
-		if t.root == nil || t.root.Default == None && t.root.uri == "" {
-			return nsNone, None, true
-		}
-		return nsRoot, t.root.Default, true
-	}
-	if string(prefix) == "xml" {
-		return nsXMLID, atomXML, true
-	}
-	if t.root != nil {
-		for i := range t.root.binds {
-			if t.root.binds[i].prefix == string(prefix) {
-				return nsOuter - int32(i), t.root.binds[i].atom, true
-			}
-		}
-	}
-	return nsNone, None, false
+	return t.fail(off, NotWellFormed, msg)
 }
 
-// uri is the namespace behind ns, as it was meant.
-func (t *tree) uri(ns int32) []byte {
+// find returns the namespace that prefix p has in scope, in the sense of node.ns.
+func (t *tree) find(p []byte, scope uint16) (uint16, bool) {
+	for scope != 0 {
+		b := &t.binds[scope-1]
+		if int(b.plen) == len(p) && string(t.buf[b.poff:int(b.poff)+len(p)]) == string(p) {
+			return scope, true
+		}
+		scope = b.prev
+	}
+	if string(p) == "xml" {
+		return nsXMLID, true
+	}
+	for i := range t.root.binds {
+		if string(t.root.binds[i].prefix) == string(p) {
+			return nsRoot + uint16(i), true
+		}
+	}
+	return 0, false
+}
+
+// uri returns the namespace that ns stands for.
+func (t *tree) uri(ns uint16) []byte {
 	switch {
-	case ns >= 0:
-		b := &t.binds[ns]
-		u := t.buf[b.uri : b.uri+b.uriLen]
-		if b.refs {
-			n := len(t.dec)
-			t.dec = decodeValue(t.dec, u)
-			return t.dec[n:len(t.dec):len(t.dec)]
+	case ns == nsOuter:
+		return t.root.space
+	case ns < nsRoot:
+		b := &t.binds[ns-1]
+		if b.arena {
+			return t.arena[b.uoff : b.uoff+uint32(b.ulen) : b.uoff+uint32(b.ulen)]
 		}
-		return u
-	case ns == nsRoot:
-		return t.root.uriBytes
+		return t.buf[b.uoff : b.uoff+uint32(b.ulen) : b.uoff+uint32(b.ulen)]
 	case ns == nsXMLID:
-		return xmlURI
-	case ns <= nsOuter:
-		return t.root.binds[nsOuter-ns].uri
+		return xmlSpace
 	}
-	return nil
+	return t.root.binds[ns-nsRoot].uri
 }
 
-var xmlURI = []byte(nsXML)
-
-// sameURI compares two namespaces.
-func (t *tree) sameURI(a, b int32, aa, ba Atom) bool {
-	if aa != Unknown || ba != Unknown {
-		return aa == ba
-	}
-	return a == b || bytes.Equal(t.uri(a), t.uri(b))
-}
-
-// open parses the start tag that t.buf[from:to] is, and makes its node.
-func (t *tree) open(from, to int, lim *Limits, at *atomTable) (*node, int, *fault) {
-	b := t.buf[:to]
-	if len(t.nodes) >= lim.Nodes {
-		return nil, from, errNodes
-	}
-	if len(t.stack) >= lim.Depth {
-		return nil, from, errDepth
-	}
-	i, prefix, f := name(b, from+1)
-	if f != nil {
-		return nil, i, f
-	}
-	if i-from-1 > lim.NameBytes {
-		return nil, from, errLongName
-	}
-	self := uint32(len(t.nodes))
-	t.nodes = append(t.nodes, node{})
-	n := &t.nodes[self]
-	n.start, n.name = uint32(from), uint32(from+1)
-	n.nameLen, n.prefixLen = uint16(i-from-1), uint16(prefix)
-	n.attr = uint32(len(t.attrs))
-	first := len(t.binds)
-	empty := false
-	for {
-		spaced := false
-		for class[b[i]]&cSpace != 0 {
-			i++
-			spaced = true
-		}
-		if b[i] == '>' {
-			i++
-			break
-		}
-		if b[i] == '/' {
-			if b[i+1] != '>' {
-				return nil, i, errTag
-			}
-			empty = true
-			i += 2
-			break
-		}
-		if !spaced {
-			return nil, i, errTag
-		}
-		if i, f = t.attribute(b, i, self, lim, at); f != nil {
-			return nil, i, f
-		}
-	}
-	if i != to {
-		return nil, i, errTag
-	}
-	n = &t.nodes[self]
-	n.nattr = uint16(uint32(len(t.attrs)) - n.attr)
-	if len(t.binds) > first {
-		n.flags |= nodeDeclares
-	}
-	if f, at := t.resolve(n, first, at); f != nil {
-		return nil, at, f
-	}
-	n.inner = uint32(i)
-	if empty {
-		n.flags |= nodeEmpty
-		n.innerEnd, n.end = uint32(i), uint32(i)
-	}
-	if len(t.stack) > 0 {
-		p := &t.nodes[t.stack[len(t.stack)-1]]
-		if p.last != 0 {
-			t.nodes[p.last].next = self
-		}
-		if p.flags&nodeText != 0 {
-			p.flags = p.flags&^nodeText | nodeMixed
-		}
-		p.last = self
-		p.flags |= nodeChildren
-	}
-	if empty {
-		t.leave(self)
-	} else {
-		t.stack = append(t.stack, self)
-	}
-	return n, i, nil
-}
-
-// attribute parses one attribute or declaration at b[i].
-func (t *tree) attribute(b []byte, i int, self uint32, lim *Limits, at *atomTable) (int, *fault) {
-	start := i
-	i, prefix, f := name(b, i)
-	if f != nil {
-		return i, f
-	}
-	if i-start > lim.NameBytes {
-		return start, errLongName
-	}
-	nameEnd := i
-	for class[b[i]]&cSpace != 0 {
-		i++
-	}
-	if b[i] != '=' {
-		return i, errTag
-	}
-	i++
-	for class[b[i]]&cSpace != 0 {
-		i++
-	}
-	q := b[i]
-	if q != '\'' && q != '"' {
-		return i, errTag
-	}
-	i++
-	end := bytes.IndexByte(b[i:], q)
-	if end < 0 {
-		return i, errTag
-	}
-	v := b[i : i+end]
-	refs, bad, f := value(v)
-	if f != nil {
-		return i + bad, f
-	}
-	qn := b[start:nameEnd]
+func (t *tree) isStreams(ns uint16) bool {
 	switch {
-	case prefix == 5 && string(qn[:5]) == "xmlns", len(qn) == 5 && string(qn) == "xmlns":
-		if f := t.declare(qn, prefix, start, i, len(v), refs, self, lim, at); f != nil {
-			return start, f
-		}
-	default:
-		if len(t.attrs)-int(t.nodes[self].attr) >= lim.Attrs || len(t.attrs) >= lim.StanzaAttrs {
-			return start, errAttrs
-		}
-		t.attrs = append(t.attrs, attr{})
-		a := &t.attrs[len(t.attrs)-1]
-		a.name, a.nameLen, a.prefixLen = uint32(start), uint16(len(qn)), uint16(prefix)
-		a.value, a.valueLen, a.refs = uint32(i), uint32(len(v)), refs
-		if prefix > 0 {
-			a.local = at.of(qn[prefix+1:])
-		} else {
-			a.local = at.of(qn)
-		}
+	case ns == nsOuter:
+		return t.root.streams
+	case ns < nsRoot:
+		return t.binds[ns-1].streams
+	case ns == nsXMLID:
+		return false
 	}
-	return i + end + 1, nil
+	return t.root.binds[ns-nsRoot].streams
 }
 
-// declare takes xmlns='...' or xmlns:p='...' (Namespaces in XML §3).
-func (t *tree) declare(qn []byte, prefix, start, v, n int, refs bool, self uint32, lim *Limits, at *atomTable) *fault {
-	if len(t.inUse) >= lim.Prefixes {
-		return errPrefixes
-	}
-	d := bind{uri: uint32(v), uriLen: uint32(n), refs: refs, node: self, declared: uint32(start)}
-	if prefix > 0 {
-		d.prefix, d.prefixLen = uint32(start+6), uint32(len(qn)-6)
+// declare puts the declaration a, made by node id, in force.
+func (t *tree) declare(a *attr, id uint32, scope uint16, lim *Limits) (uint16, status) {
+	raw := t.buf[a.val : a.val+a.vlen]
+	b := bind{uoff: a.val, owner: id, prev: scope}
+	if scope != 0 {
+		b.def, b.count = t.binds[scope-1].def, t.binds[scope-1].count
 	} else {
-		t.nodes[self].flags |= nodeDefault
+		b.count = uint16(len(t.root.binds))
 	}
-	p := t.buf[d.prefix : d.prefix+d.prefixLen]
-	u := t.buf[v : v+n]
-	if refs {
-		k := len(t.dec)
-		t.dec = decodeValue(t.dec, u)
-		u = t.dec[k:]
+	uri := raw
+	if a.kind&aCoded != 0 {
+		b.uoff, b.arena = uint32(len(t.arena)), true
+		t.arena = decode(t.arena, raw, true)
+		uri = t.arena[b.uoff:]
 	}
+	if len(uri) > lim.NameBytes {
+		return 0, t.fail(int(a.val), PolicyViolation, "namespace too long")
+	}
+	b.ulen = uint16(len(uri))
+	at := int(a.name)
+	var prefix []byte
+	if plen := int(a.kind & aPlen); plen != 0 {
+		b.poff, b.plen = a.name+uint32(plen)+1, a.qlen-uint16(plen)-1
+		prefix = t.buf[b.poff : b.poff+uint32(b.plen)]
+		if b.count++; int(b.count) > lim.Prefixes {
+			return 0, t.fail(at, PolicyViolation, "too many namespace prefixes")
+		}
+	}
+	// Namespaces in XML 1.0 §3: xml is bound for ever and to one namespace, xmlns to none, a prefix can't be unbound.
 	switch {
-	case prefix > 0 && len(u) == 0:
-		return errEmptyPrefix
-	case string(p) == "xmlns", string(u) == nsXMLNS:
-		return errXmlns
-	case (string(p) == "xml") != (string(u) == nsXML):
-		return errXmlns
+	case string(prefix) == "xmlns" || string(uri) == nsXMLNS,
+		(string(prefix) == "xml") != (string(uri) == NSXML),
+		prefix != nil && len(uri) == 0:
+		return 0, t.fail(at, BadNamespacePrefix, "forbidden namespace declaration")
+	case string(uri) == NSStream:
+		b.streams = true
+	case (id != 0 || prefix != nil) && (string(uri) == NSClient || string(uri) == NSServer):
+		t.flags |= fStanz
 	}
-	for i := len(t.inUse) - 1; i >= 0; i-- { // the same twice on one element
-		o := &t.binds[t.inUse[i]]
-		if o.node != self {
-			break
-		}
-		if string(t.buf[o.prefix:o.prefix+o.prefixLen]) == string(p) {
-			return errDuplicate
-		}
+	if len(t.binds) >= maxBinds {
+		return 0, t.fail(at, PolicyViolation, "too many namespace declarations")
 	}
-	d.atom = at.of(u)
-	t.inUse = append(t.inUse, int32(len(t.binds)))
-	t.binds = append(t.binds, d)
-	return nil
+	if prefix == nil {
+		b.def = uint16(len(t.binds) + 1)
+	}
+	t.binds = append(t.binds, b)
+	return uint16(len(t.binds)), done
 }
 
-// resolve gives the element and its attributes their namespaces, and finds attributes given twice.
-func (t *tree) resolve(n *node, firstBind int, at *atomTable) (*fault, int) {
-	qn := t.buf[n.name : n.name+uint32(n.nameLen)]
-	p := qn[:n.prefixLen]
-	var ok bool
-	if n.ns, n.space, ok = t.lookup(p); !ok {
-		return errPrefix, int(n.name)
+// A dupTable finds equal names among many attributes of one element without comparing each with each. Its hash is
+// seeded, as the names are the peer's.
+type dupTable struct {
+	stamp    uint32
+	compares int // for the test of linear work
+	slots    [1024]struct{ stamp, hash, attr uint32 }
+}
+
+var dupSeed = maphash.MakeSeed()
+
+func (d *dupTable) begin() {
+	if d.stamp++; d.stamp == 0 {
+		*d = dupTable{stamp: 1}
 	}
-	if n.ns <= nsOuter {
-		t.outer = true
-	}
-	if len(p) == 5 && string(p) == "xmlns" {
-		return errXmlns, int(n.name)
-	}
-	if n.prefixLen > 0 {
-		n.local = at.of(qn[n.prefixLen+1:])
-	} else {
-		n.local = at.of(qn)
-	}
-	var seen uint64
-	attrs := t.attrs[n.attr:]
-	for i := range attrs {
-		a := &attrs[i]
-		a.ns = nsNone
-		if a.prefixLen > 0 {
-			if a.ns, a.space, ok = t.lookup(t.buf[a.name : a.name+uint32(a.prefixLen)]); !ok {
-				return errPrefix, int(a.name)
-			}
-			if a.ns <= nsOuter {
-				t.outer = true
+}
+
+// few is how many attributes are compared with each other before the table is worth it.
+const few = 8
+
+// repeated reports whether the newest attribute, whose name is name, has the name of an earlier one of those from
+// attr0 on.
+func (t *tree) repeated(attr0 int, name []byte) bool {
+	last := len(t.attrs) - 1
+	if last-attr0 < few {
+		for k := attr0; k < last; k++ {
+			a := &t.attrs[k]
+			if int(a.qlen) == len(name) && string(t.buf[a.name:int(a.name)+len(name)]) == string(name) {
+				return true
 			}
 		}
-		l := t.attrLocal(a)
-		h := uint64(1) << ((uint(len(l)) ^ uint(l[0])*5 ^ uint(l[len(l)-1])*11) & 63)
-		if seen&h == 0 {
-			seen |= h
+		return false
+	}
+	if t.dup == nil {
+		t.dup = new(dupTable)
+	}
+	k := last
+	if last-attr0 == few {
+		t.dup.begin()
+		k = attr0
+	}
+	for ; k <= last; k++ {
+		a := &t.attrs[k]
+		name := t.buf[a.name : a.name+uint32(a.qlen)]
+		if t.insert(uint32(maphash.Bytes(dupSeed, name)), k, func(o *attr) bool {
+			return string(t.buf[o.name:o.name+uint32(o.qlen)]) == string(name)
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+func (t *tree) insert(h uint32, k int, same func(*attr) bool) bool {
+	d := t.dup
+	for s := h & 1023; ; s = (s + 1) & 1023 {
+		e := &d.slots[s]
+		if e.stamp != d.stamp {
+			e.stamp, e.hash, e.attr = d.stamp, h, uint32(k)
+			return false
+		}
+		if e.hash == h {
+			if d.compares++; same(&t.attrs[e.attr]) {
+				return true
+			}
+		}
+	}
+}
+
+// prefixed resolves the prefixes of the attributes from attr0 on and looks for two that come to the same expanded name
+// (Namespaces in XML 1.0 §6.3).
+func (t *tree) prefixed(attr0 int, scope uint16) status {
+	if t.dup == nil {
+		t.dup = new(dupTable)
+	}
+	t.dup.begin()
+	for k := attr0; k < len(t.attrs); k++ {
+		a := &t.attrs[k]
+		plen := int(a.kind & aPlen)
+		if plen == 0 || a.kind&aDecl != 0 {
 			continue
 		}
-		for j := range attrs[:i] {
-			o := &attrs[j]
-			if o.local == a.local && t.sameURI(o.ns, a.ns, o.space, a.space) && (a.local != Unknown || bytes.Equal(t.attrLocal(o), l)) {
-				return errDuplicate, int(a.name)
+		ns, ok := t.find(t.buf[a.name:int(a.name)+plen], scope)
+		if !ok {
+			return t.fail(int(a.name), BadNamespacePrefix, "undeclared prefix of an attribute")
+		}
+		if ns >= nsRoot && ns != nsXMLID {
+			t.flags |= fOuter
+		}
+		local := t.buf[int(a.name)+plen+1 : int(a.name)+int(a.qlen)]
+		uri := t.uri(ns)
+		h := uint32(maphash.Bytes(dupSeed, local)) ^ uint32(maphash.Bytes(dupSeed, uri))*31
+		if t.insert(h, k, func(o *attr) bool {
+			op := uint32(o.kind & aPlen)
+			if string(t.buf[o.name+op+1:o.name+uint32(o.qlen)]) != string(local) {
+				return false
 			}
+			ons, _ := t.find(t.buf[o.name:o.name+op], scope)
+			return string(t.uri(ons)) == string(uri)
+		}) {
+			return t.fail(int(a.name), NotWellFormed, "attribute given twice")
 		}
 	}
-	return nil, 0
-}
-
-func (t *tree) attrLocal(a *attr) []byte {
-	l := t.buf[a.name : a.name+uint32(a.nameLen)]
-	if a.prefixLen > 0 {
-		return l[a.prefixLen+1:]
-	}
-	return l
-}
-
-// leave takes the declarations of node i out of force.
-func (t *tree) leave(i uint32) {
-	if t.nodes[i].flags&nodeDeclares == 0 {
-		return
-	}
-	for len(t.inUse) > 0 && t.binds[t.inUse[len(t.inUse)-1]].node == i {
-		t.inUse = t.inUse[:len(t.inUse)-1]
-	}
-}
-
-// close takes the end tag that t.buf[from:to] is.
-func (t *tree) close(from, to int) *fault {
-	self := t.stack[len(t.stack)-1]
-	n := &t.nodes[self]
-	if f := endTag(t.buf[from:to], t.buf[n.name:n.name+uint32(n.nameLen)]); f != nil {
-		return f
-	}
-	n.innerEnd, n.end = uint32(from), uint32(to)
-	t.stack = t.stack[:len(t.stack)-1]
-	t.leave(self)
-	return nil
-}
-
-// endTag compares "</name >" with the name of the element it ends.
-func endTag(tag, name []byte) *fault {
-	b := tag[2 : len(tag)-1]
-	if len(b) < len(name) || string(b[:len(name)]) != string(name) {
-		return errEndTag
-	}
-	for _, c := range b[len(name):] {
-		if class[c]&cSpace == 0 {
-			return errEndTag
-		}
-	}
-	return nil
-}
-
-// characters notes a run of character data in the open element.
-func (t *tree) characters(refs bool) {
-	n := &t.nodes[t.stack[len(t.stack)-1]]
-	switch {
-	case n.flags&(nodeText|nodeMixed|nodeChildren) == 0 && !refs:
-		n.flags |= nodeText
-	default:
-		n.flags = n.flags&^nodeText | nodeMixed
-	}
+	return done
 }

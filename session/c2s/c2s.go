@@ -176,7 +176,7 @@ func appendAttr(b []byte, name, v string) []byte {
 		return b
 	}
 	b = append(append(append(b, ' '), name...), "='"...)
-	return append(xmlstream.AppendEscaped(b, v), '\'')
+	return append(xmlstream.AppendValue(b, v), '\'')
 }
 
 func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(el) }

@@ -33,6 +33,8 @@ var (
 	sid    = xmlstream.N(ns, "stanza-id")
 	idAttr = xmlstream.N("", "id")
 	byAttr = xmlstream.N("", "by")
+	attrs  = []xmlstream.Name{xmlstream.N("", "type"), idAttr, xmlstream.N("", "from"), xmlstream.N("", "to"),
+		xmlstream.N("http://www.w3.org/XML/1998/namespace", "lang")}
 )
 
 type module struct {
@@ -84,12 +86,9 @@ func (m *module) strip(ev *session.Stanza) error {
 	a := ev.Appender()
 	a.Open(session.MessageName)
 	e := ev.Element
-	for i := range e.NumAttr() {
-		space, local, v := e.AttrAt(i)
-		if len(space) == 0 {
-			a.AttrNamed(string(local), v)
-		} else if string(space) == "http://www.w3.org/XML/1998/namespace" {
-			a.AttrNamed("xml:"+string(local), v)
+	for _, n := range attrs { // those that RFC 6120 §8.1 gives a stanza
+		if v, ok := e.Attr(n); ok {
+			a.AttrBytes(n, v)
 		}
 	}
 	for c, ok := e.First(); ok; c, ok = c.Next() {

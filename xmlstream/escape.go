@@ -1,0 +1,66 @@
+package xmlstream
+
+import "unicode/utf8"
+
+// AppendText appends s to dst as character data: what is markup escaped, characters that XML can't hold left out, and
+// bytes that are not UTF-8 replaced by U+FFFD. Any goroutine.
+func AppendText[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, false) }
+
+// AppendValue appends s to dst as the value of an attribute, for quotes of either kind; it is AppendText with white
+// space other than the space as references. Any goroutine.
+func AppendValue[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, true) }
+
+func escape[S []byte | string](dst []byte, s S, value bool) []byte {
+	const plain = cAttr // quotes are escaped in text, too: it costs nothing, and one table does
+	from := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if class[c]&plain != 0 && c != '>' {
+			i++
+			continue
+		}
+		if c >= 0x80 {
+			r, n := decodeRune(s, i)
+			if !(r == utf8.RuneError && n == 1) && r != 0xFFFE && r != 0xFFFF {
+				i += n
+				continue
+			}
+			dst = append(dst, s[from:i]...)
+			dst = append(dst, "\uFFFD"...)
+			i += n
+			from = i
+			continue
+		}
+		if !value && (c == '\n' || c == '\t') {
+			i++
+			continue
+		}
+		dst = append(dst, s[from:i]...)
+		switch c {
+		case '<':
+			dst = append(dst, "&lt;"...)
+		case '>':
+			dst = append(dst, "&gt;"...)
+		case '&':
+			dst = append(dst, "&amp;"...)
+		case '\'':
+			dst = append(dst, "&apos;"...)
+		case '"':
+			dst = append(dst, "&quot;"...)
+		case '\n':
+			dst = append(dst, "&#xA;"...)
+		case '\t':
+			dst = append(dst, "&#x9;"...)
+		case '\r':
+			dst = append(dst, "&#xD;"...)
+		}
+		i++
+		from = i
+	}
+	return append(dst, s[from:]...)
+}
+
+func decodeRune[S []byte | string](s S, i int) (rune, int) {
+	var b [utf8.UTFMax]byte
+	return utf8.DecodeRune(b[:copy(b[:], s[i:])])
+}

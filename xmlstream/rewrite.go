@@ -1,0 +1,169 @@
+package xmlstream
+
+// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares its namespace
+// where it differs from its parent's; attributes with a prefix have it declared on their element. It does not recurse.
+func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
+	type level struct {
+		node    uint32
+		from    uint32 // character data not yet written
+		space   []byte // default namespace inside
+		content bool   // space stands for the content namespace
+		prefix  string
+	}
+	var stack [maxDepth + 2]level
+	t := e.t
+	depth := 0
+	stack[0] = level{space: []byte(def.String()), content: def == atomClient}
+	for i := e.i; ; {
+		nd := &t.nodes[i]
+		up := &stack[depth]
+		depth++
+		lv := &stack[depth]
+		*lv = level{node: i, from: nd.body, space: t.uri(nd.ns)}
+		if depth == 1 {
+			lv.content = t.contentAt(i, top)
+		} else {
+			lv.content = up.content && t.isContent(nd)
+		}
+		if lv.content {
+			lv.space = rootClient.space
+		}
+		declare := string(lv.space) != string(up.space)
+		if lv.content && up.content {
+			declare = false
+		}
+		stream := t.isStreams(nd.ns) && depth == 1 && top
+		dst = append(dst, '<')
+		switch {
+		case stream:
+			lv.prefix = "stream:"
+			if declare = f == Framed; declare {
+				dst = append(dst, "stream:"...)
+				dst = append(dst, t.local(nd)...)
+				dst = append(dst, " xmlns:stream='"+NSStream+"'"...)
+				declare = false
+			} else {
+				dst = append(dst, "stream:"...)
+				dst = append(dst, t.local(nd)...)
+			}
+			lv.space, lv.content = up.space, up.content
+		default:
+			dst = append(dst, t.local(nd)...)
+		}
+		if declare {
+			dst = append(dst, " xmlns='"...)
+			dst = AppendValue(dst, lv.space)
+			dst = append(dst, '\'')
+		}
+		var seen uint64
+		for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
+			a := &t.attrs[k]
+			plen := uint32(a.kind & aPlen)
+			if a.kind&aDecl != 0 {
+				// Prefixes stay, as values may hold qualified names.
+				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:xml" || stream && string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:stream" {
+					continue
+				}
+			} else if i == e.i {
+				if j := t.in(set, a, nd.scope); j >= 0 {
+					seen |= 1 << j
+					if set[j].Value == "" {
+						continue
+					}
+					dst = append(dst, ' ')
+					dst = append(dst, t.buf[a.name:a.name+uint32(a.qlen)]...)
+					dst = append(dst, "='"...)
+					dst = AppendValue(dst, set[j].Value)
+					dst = append(dst, '\'')
+					continue
+				}
+			}
+			if plen != 0 && a.kind&aDecl == 0 {
+				dst = t.declareFor(dst, a, nd, i)
+			}
+			dst = append(dst, ' ')
+			dst = append(dst, t.buf[a.name:a.name+uint32(a.qlen)]...)
+			dst = append(dst, "='"...)
+			dst = t.appendValue(dst, a)
+			dst = append(dst, '\'')
+		}
+		if i == e.i {
+			dst = appendNew(dst, set, seen)
+		}
+		if nd.nflags&nEmpty != 0 || nd.body == nd.shut {
+			dst = append(dst, "/>"...)
+		} else {
+			dst = append(dst, '>')
+			if nd.nflags&nKids != 0 {
+				i++
+				dst = t.appendText(dst, nd, nd.body, t.nodes[i].start)
+				continue
+			}
+			dst = t.appendText(dst, nd, nd.body, nd.shut)
+			dst = t.appendEnd(dst, nd, lv.prefix)
+		}
+		// Up to the next element that has a sibling.
+		for {
+			depth--
+			if depth == 0 {
+				return dst
+			}
+			parent := &t.nodes[stack[depth].node]
+			from := t.end(nd)
+			if nd.next != 0 {
+				i = nd.next
+				dst = t.appendText(dst, parent, from, t.nodes[i].start)
+				break
+			}
+			dst = t.appendText(dst, parent, from, parent.shut)
+			dst = t.appendEnd(dst, parent, stack[depth].prefix)
+			nd = parent
+		}
+	}
+}
+
+func (t *tree) appendEnd(dst []byte, nd *node, prefix string) []byte {
+	dst = append(dst, "</"...)
+	dst = append(dst, prefix...)
+	dst = append(dst, t.local(nd)...)
+	return append(dst, '>')
+}
+
+// appendText appends the character data of nd between two offsets, escaped anew.
+func (t *tree) appendText(dst []byte, nd *node, from, to uint32) []byte {
+	if from >= to {
+		return dst
+	}
+	if nd.nflags&nOdd == 0 {
+		return append(dst, t.buf[from:to]...)
+	}
+	return transcode(dst, t.buf[from:to], false)
+}
+
+// appendValue appends the value of a for quotes of the kind '.
+func (t *tree) appendValue(dst []byte, a *attr) []byte {
+	return transcode(dst, t.buf[a.val:a.val+a.vlen], true)
+}
+
+// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is written, too.
+func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
+	p := t.buf[a.name : a.name+uint32(a.kind&aPlen)]
+	ns, _ := t.find(p, nd.scope)
+	if ns == nsXMLID {
+		return dst
+	}
+	if ns < nsRoot && t.binds[ns-1].owner == i {
+		return dst // its own declaration is kept
+	}
+	for k := nd.attr0; &t.attrs[k] != a; k++ {
+		o := &t.attrs[k]
+		if o.kind&aDecl == 0 && o.kind&aPlen == a.kind&aPlen && string(t.buf[o.name:o.name+uint32(o.kind&aPlen)]) == string(p) {
+			return dst // declared for the attribute before
+		}
+	}
+	dst = append(dst, " xmlns:"...)
+	dst = append(dst, p...)
+	dst = append(dst, "='"...)
+	dst = AppendValue(dst, t.uri(ns))
+	return append(dst, '\'')
+}
