@@ -176,7 +176,7 @@ func (c *Conn) Resume() {
 
 // Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
 func (c *Conn) Arm(at Tick) {
-	if c.flags&(flagGone|flagDone) == 0 {
+	if c.flags&(flagGone|flagDone|flagClosing) == 0 {
 		c.loop.wheel.arm(&c.timer, at, c)
 	}
 }

@@ -137,8 +137,12 @@ func (p *Pipe) wake() {
 			return
 		}
 		if len(p.in) > 0 {
-			b := p.in
-			p.in = nil
+			b := p.in[:min(len(p.in), memoryRead)]
+			if p.in = p.in[len(b):]; len(p.in) == 0 {
+				p.in = nil
+			} else {
+				p.wake()
+			}
 			p.c.traffic(b)
 			for i := range b {
 				b[i] = 0xDD // as an engine's buffer is used again
@@ -150,6 +154,9 @@ func (p *Pipe) wake() {
 		}
 	})
 }
+
+// memoryRead is the most that is read at a time, as from a socket.
+const memoryRead = 64 << 10
 
 // Write is what the peer sends.
 func (p *Pipe) Write(b []byte) {

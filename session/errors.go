@@ -199,7 +199,7 @@ func syntaxStreamError(err error) *StreamError {
 	if !ok {
 		return ErrInternal
 	}
-	if se.Condition == "policy-violation" {
+	if se.TooBig {
 		return errStanzaTooBig
 	}
 	return &StreamError{Condition: se.Condition, Text: se.Msg}

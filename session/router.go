@@ -112,6 +112,10 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 			return
 		}
 	}
+	if st.known(e.Name()) {
+		st.Close(ErrPolicyViolation) // a second login, TLS after it (attack S06)
+		return
+	}
 	st.Close(ErrUnsupportedStanza)
 }
 

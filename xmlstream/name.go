@@ -51,6 +51,7 @@ type atomTable struct {
 
 type atomEntry struct {
 	s      string
+	b      []byte // the same
 	hash   uint32
 	ncname bool // may stand in a tag
 }
@@ -90,7 +91,8 @@ func Intern(s string) Atom {
 	}
 	a := t.used
 	t.used++
-	t.entries[a] = atomEntry{s: string(append([]byte(nil), s...)), hash: h, ncname: isNCName(s)}
+	b := []byte(s)
+	t.entries[a] = atomEntry{s: string(b), b: b, hash: h, ncname: isNCName(s)}
 	t.put(h, a)
 	return Atom(a)
 }
@@ -143,6 +145,14 @@ func (a Atom) String() string {
 		return ""
 	}
 	return atoms.table.Load().entries[a].s
+}
+
+// bytes is String, not to be changed.
+func (a Atom) bytes() []byte {
+	if a == None || a == Unknown {
+		return nil
+	}
+	return atoms.table.Load().entries[a].b
 }
 
 // ncname reports whether a may be written as the local part of a name.

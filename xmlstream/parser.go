@@ -253,7 +253,8 @@ func (p *Parser) release() {
 		p.hold = nil
 	}
 	if invariants {
-		poison(p.copy[:cap(p.copy)])
+		poison(p.copy)
+		p.copy = p.copy[:0]
 	}
 }
 

@@ -13,7 +13,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 	var stack [maxDepth + 2]level
 	t := e.t
 	depth := 0
-	stack[0] = level{space: []byte(def.String()), content: def == atomClient}
+	stack[0] = level{space: def.bytes(), content: def == atomClient}
 	for i := e.i; ; {
 		nd := &t.nodes[i]
 		up := &stack[depth]

@@ -60,12 +60,16 @@ func (t *tree) step(lim *Limits, final bool) status {
 			return more
 		}
 	case inRef:
-		for j = t.seen; j < n && class[buf[j]]&cRef != 0; j++ {
-		}
-		t.work += j - t.seen
-		if j == n && !final {
-			t.seen = j
-			return more
+		j = t.seen
+		if j-i > len("&#x") {
+			for j < n && inReference(buf[i+1:i+3], buf[j]) {
+				j++
+			}
+			t.work += j - t.seen
+			if j == n && !final {
+				t.seen = j
+				return more
+			}
 		}
 		goto text
 	case inCDATA:
@@ -529,4 +533,15 @@ func unblank(b []byte, i int) int {
 		i--
 	}
 	return i
+}
+
+// inReference reports whether c may go on a reference that begins with start, behind the ampersand.
+func inReference(start []byte, c byte) bool {
+	switch {
+	case start[0] != '#':
+		return class[c]&cRef != 0 && c != '#'
+	case start[1] != 'x':
+		return c >= '0' && c <= '9'
+	}
+	return c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'f'
 }

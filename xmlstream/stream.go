@@ -108,13 +108,12 @@ var langName = N(NSXML, "lang")
 func newRoot(e Element) *Root {
 	t := e.t
 	nd := &t.nodes[0]
-	r := Root{streams: t.isStreams(t.def(nd.scope))}
 	space := t.uri(t.def(nd.scope))
-	r.Default = lookup(space)
+	def := lookup(space)
 	name := t.buf[nd.start+1 : nd.start+1+uint32(nd.qlen)]
 	lang, _ := e.Attr(langName)
 	for _, usual := range []*Root{rootClient, rootServer, rootDialback} {
-		if usual.Default != r.Default || string(name) != string(usual.name) || !t.declares(nd.scope, usual.binds) {
+		if usual.Default != def || string(name) != string(usual.name) || !t.declares(nd.scope, usual.binds) {
 			continue
 		}
 		if len(lang) == 0 {
@@ -129,9 +128,10 @@ func newRoot(e Element) *Root {
 			}
 		}
 	}
-	r.space = append([]byte(nil), space...)
-	r.name = append([]byte(nil), name...)
-	r.Lang = string(lang)
+	r := &Root{
+		Default: def, Lang: string(lang), streams: t.isStreams(t.def(nd.scope)),
+		space: append([]byte(nil), space...), name: append([]byte(nil), name...),
+	}
 	for s := nd.scope; s != 0; s = t.binds[s-1].prev {
 		if b := &t.binds[s-1]; b.plen != 0 && string(t.buf[b.poff:b.poff+uint32(b.plen)]) != "xml" {
 			r.binds = append(r.binds, rootBind{
@@ -139,7 +139,7 @@ func newRoot(e Element) *Root {
 			})
 		}
 	}
-	return &r
+	return r
 }
 
 // def returns the default namespace in scope.

@@ -143,11 +143,11 @@ func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
 
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
-	o, ok := c.Owner.(*client)
-	d.Lost(c.Remote())
-	if ok {
+	remote := c.Remote()
+	if o, ok := c.Owner.(*client); ok {
 		o.st.Local().Gone(o.st, err)
 	}
+	d.Lost(remote)
 }
 
 // Drain tells a client that the server goes (RFC 6120 §4.9.3.20).
@@ -226,7 +226,9 @@ func (a *addresses) remove(addr netip.Addr) {
 	k := session.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.n[k]--; a.n[k] <= 0 {
+	if a.n[k] > 1 {
+		a.n[k]--
+	} else {
 		delete(a.n, k)
 	}
 }

@@ -3,6 +3,7 @@
 package sessiontest
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"fmt"
@@ -71,7 +72,13 @@ func New(tb testing.TB, opt Options) *Server {
 	if opt.Log == nil {
 		opt.Log = io.Discard
 	}
-	log := slog.New(slog.NewTextHandler(opt.Log, nil))
+	watch := &panics{to: opt.Log}
+	tb.Cleanup(func() {
+		if watch.seen != "" {
+			tb.Errorf("a handler panicked: %s", watch.seen)
+		}
+	})
+	log := slog.New(slog.NewTextHandler(watch, nil))
 	s := &Server{TB: tb, clients: make(map[string]*Client)}
 	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log})
 	now := s.Net.Now
@@ -101,10 +108,6 @@ func New(tb testing.TB, opt Options) *Server {
 	if opt.Modules == nil {
 		opt.Modules = mod.Default()
 	}
-	_, secret, err := db.Secrets().Current("scram")
-	if err != nil {
-		tb.Fatal(err)
-	}
 	offer, err := sasl.NewOffer("SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
 	if err != nil {
 		tb.Fatal(err)
@@ -113,7 +116,7 @@ func New(tb testing.TB, opt Options) *Server {
 	given := append([]session.Given{
 		session.Give(db),
 		session.Give(starttls.Policy{}),
-		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.NewSecret(secret)}),
+		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.SecretString("a key of the test's own")}),
 		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
 		session.Give(clock.Clock(s.Net.Now)),
 		session.Give(register.Random{Reader: &counting{}}),
@@ -135,9 +138,24 @@ func New(tb testing.TB, opt Options) *Server {
 	}
 	s.Router.Start(s.Net.Loops())
 	db.Notify(func(last store.Ticket, _ error) { s.told.Store(uint64(last)) }) // behind the kernel's
+	db.Wait(context.Background(), db.Last())
+	s.told.Store(uint64(db.Durable()))
 	s.Door = &c2s.Door{Router: s.Router}
 	tb.Cleanup(func() { db.Close() })
 	return s
+}
+
+// panics looks for them in a log: the server survives one, a test does not.
+type panics struct {
+	to   io.Writer
+	seen string
+}
+
+func (p *panics) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte("panic")) {
+		p.seen = string(b)
+	}
+	return p.to.Write(b)
 }
 
 // AddAccount makes an account with the password [Password].
@@ -258,3 +276,12 @@ func (s *Server) Names() (names []string) {
 func (s *Server) Advance(d time.Duration) { s.Net.Advance(d) }
 
 func contains(b []byte, s string) bool { return indexOf(string(b), s) >= 0 }
+
+// Bare is the bare JID that c logged in as.
+func (c *Client) Bare() jid.JID {
+	j, err := jid.Parse(c.JID)
+	if err != nil {
+		c.server.TB.Fatal(err)
+	}
+	return j.Bare()
+}

@@ -1,0 +1,206 @@
+package c2s_test
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session"
+	"canto/session/sessiontest"
+)
+
+// S01: who is authenticated on one host stays on that host, whatever the next header says.
+func TestAttackS01Hosts(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Hosts: []string{"a.example", "b.example"}})
+	s.AddAccount("romeo@a.example")
+	s.AddAccount("romeo@b.example")
+	c := s.Dial("c", 0)
+	c.Open("a.example")
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
+	c.Received()
+	c.Open("b.example")
+	if got := c.Received(); !strings.Contains(got, "<not-authorized") || strings.Contains(got, "<bind") {
+		t.Fatalf("after login at a.example, b.example says %s", got)
+	}
+}
+
+// T03, X22: a stranger's unfinished element is held up to the limit and no further, and its end is a
+// policy violation.
+func TestAttackT03X22Unfinished(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	for _, begin := range []string{"<auth xmlns='a", "<auth>", "<auth a='"} {
+		c := s.Dial("c", 0)
+		c.Open("localhost")
+		c.Send(begin)
+		for i := 0; !c.Conn().Ended(); i++ {
+			if i > 40 {
+				t.Fatalf("%q: 40 kB of it were taken", begin)
+			}
+			c.Send(strings.Repeat("x ", 512))
+		}
+		if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.Contains(got, "stanza-too-big") {
+			t.Fatalf("%q: %s", begin, got[max(0, len(got)-300):])
+		}
+	}
+}
+
+// T13, K20: a flood is slowed to its rate and loses nothing; a neighbour is served meanwhile.
+func TestAttackT13Flood(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate, lim.RateBurst = 10_000, 20_000
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	flood, neighbour := s.Login("flood", "flood@localhost/x"), s.Login("neighbour", "neighbour@localhost/x")
+	flood.Send("<presence/>")
+	flood.Received()
+	var b strings.Builder
+	const n = 2000
+	for i := range n {
+		fmt.Fprintf(&b, "<message to='flood@localhost' type='chat' id='%d'><body>%s</body></message>", i, strings.Repeat("f", 60))
+	}
+	flood.Conn().Write([]byte(b.String()))
+	s.Net.Run()
+	early := strings.Count(flood.Received(), "<message")
+	if early >= n/2 || !flood.Conn().Paused() {
+		t.Fatalf("%d of %d messages went through at once", early, n)
+	}
+	neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if got := neighbour.Received(); !strings.Contains(got, "type='result'") {
+		t.Fatalf("the neighbour got %q", got)
+	}
+	seen := early
+	for range 60 {
+		s.Advance(time.Second)
+		got := flood.Received()
+		for seen < n && strings.Contains(got, fmt.Sprintf("id='%d'", seen)) {
+			seen++
+		}
+	}
+	if seen != n {
+		t.Fatalf("%d of %d messages arrived in order", seen, n)
+	}
+}
+
+// K21: who does not read loses the session at the outbox limit, with nothing kept, and the sender goes
+// on.
+func TestAttackK21SlowReader(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	reader, talker := s.Login("reader", "reader@localhost/x"), s.Login("talker", "talker@localhost/x")
+	reader.Send("<presence/>")
+	reader.Conn().Room(0)
+	body := strings.Repeat("b", 8000)
+	for range 300 {
+		talker.Send("<message to='reader@localhost/x' type='chat'><body>" + body + "</body></message>")
+	}
+	s.Advance(10 * time.Second)
+	if a, ok := s.Router.Table.Loaded(reader.Bare()); ok && len(a.Resources()) != 0 {
+		t.Fatalf("the session is still there; %d bytes wait, ended %v", len(reader.Received()), reader.Conn().Ended())
+	}
+	talker.Received()
+	talker.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if got := talker.Received(); !strings.Contains(got, "id='1'") {
+		t.Fatalf("the talker got %q", got)
+	}
+}
+
+// K56: an account has so many resources and no more.
+func TestAttackK56Resources(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.ResourcesPerAccount = 3
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	for i := range 3 {
+		s.Login(fmt.Sprint("c", i), fmt.Sprintf("romeo@localhost/%d", i))
+	}
+	c := s.Dial("late", 0)
+	c.Open("localhost")
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
+	c.Open("localhost")
+	c.Send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+	if got := c.Received(); !strings.Contains(got, "<resource-constraint") || !strings.Contains(got, "type='wait'") {
+		t.Fatalf("%s", got)
+	}
+}
+
+// S22: a language that is none, or far too long, is not kept.
+func TestAttackS22Lang(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	c := s.Dial("c", 0)
+	c.Send("<stream:stream to='localhost' version='1.0' xml:lang='" + strings.Repeat("x", 2000) + "' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>")
+	if got := c.Received(); !strings.Contains(got, "<stream:features>") {
+		t.Fatalf("%s", got)
+	}
+}
+
+// T20: whoever binds a resource again while its old connection is being taken apart keeps it.
+func TestAttackT20Rebind(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	for i := range 50 {
+		old := s.Login("old", "romeo@localhost/x")
+		old.Send("<presence/>")
+		next := s.Login("next", "romeo@localhost/x")
+		next.Send("<presence/>")
+		old.Cut()
+		next.Received()
+		next.Send("<message to='romeo@localhost/x' type='chat'><body>here?</body></message>")
+		if got := next.Received(); !strings.Contains(got, "here?") {
+			t.Fatalf("round %d: the new session is not there: %q", i, got)
+		}
+	}
+	if a, ok := s.Router.Table.Loaded(s.Client("next").Bare()); !ok || len(a.Resources()) != 1 {
+		t.Fatal("not one session")
+	}
+}
+
+// H12: no password and no proof is written to the log, at any level.
+func TestAttackH12Log(t *testing.T) {
+	var log strings.Builder
+	s := sessiontest.New(t, sessiontest.Options{Log: &log})
+	s.Login("romeo", "romeo@localhost/x")
+	c := s.Dial("c", 0)
+	c.Open("localhost")
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAGFub3RoZXItcGFzc3dvcmQ=</auth>")
+	c.Conn().Close(io.ErrUnexpectedEOF)
+	for _, secret := range []string{sessiontest.Password, "another-password", "AHJvbWVv"} {
+		if strings.Contains(log.String(), secret) {
+			t.Fatalf("the log has %q: %s", secret, log.String())
+		}
+	}
+}
+
+// X01, X02: document types and entities get nowhere on this door, before the header and after it.
+func TestAttackX02Door(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	for _, in := range []string{
+		"<?xml version='1.0'?><!DOCTYPE l [<!ENTITY a 'aa'>]><stream:stream to='localhost'>",
+		"<!DOCTYPE l SYSTEM 'file:///etc/passwd'>",
+	} {
+		c := s.Dial("c", 0)
+		c.Send(in)
+		if got := c.Received(); !strings.Contains(got, "<restricted-xml") || !strings.Contains(got, "<stream:stream") {
+			t.Errorf("%s: %s", in, got)
+		}
+	}
+}
+
+// X04: bytes that are not UTF-8 are never passed on, at whatever byte the input is cut.
+func TestAttackX04Door(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	victim := s.Login("victim", "victim@localhost/x")
+	victim.Send("<presence/>")
+	victim.Received()
+	for _, bad := range []string{"\xEB<>", "\xC0\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80"} {
+		for step := 1; step < 4; step++ {
+			c := s.Login("c", "mallory@localhost/x")
+			c.Conn().SendCut([]byte("<message to='victim@localhost' type='chat'><body>"+bad+"</body></message>"), step)
+			if got := c.Received(); !strings.Contains(got, "unsupported-encoding") {
+				t.Errorf("%x in pieces of %d: %s", bad, step, got)
+			}
+		}
+	}
+	if got := victim.Received(); got != "" {
+		t.Errorf("the victim got %q", got)
+	}
+}
