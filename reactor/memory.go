@@ -196,3 +196,9 @@ func (p *Pipe) Ended() bool { return p.fin || p.closed }
 
 // Paused reports whether the loop does not read.
 func (p *Pipe) Paused() bool { return !p.reading }
+
+// Conn is the loop's side of the connection.
+func (p *Pipe) Conn() *Conn { return p.c }
+
+// Feed has the loop read b at once, without a copy: for measuring.
+func (p *Pipe) Feed(b []byte) { p.c.traffic(b) }

@@ -96,10 +96,9 @@ func (s *Session) send(p Parcel) (ok bool) {
 		return false
 	}
 	if h := s.account.host.Profile().Hooks; len(h.Outgoing.links) > 0 {
-		for i := range h.Outgoing.links {
-			if h.Outgoing.links[i].f(s, &p) == Done {
-				return true
-			}
+		var taken bool
+		if p, taken = h.outgoing(s, p); taken {
+			return true
 		}
 	}
 	if s.wire == nil || s.catching && !p.First && p.Kind == Message || s.out != nil && s.out.count > 0 && !p.First {
@@ -110,6 +109,17 @@ func (s *Session) send(p Parcel) (ok bool) {
 		s.wire.Close(errSlowReader)
 	}
 	return ok
+}
+
+// outgoing asks the modules about p. It is a function of its own because what they are handed
+// escapes: without modules a send allocates nothing.
+func (h *Hooks) outgoing(s *Session, p Parcel) (changed Parcel, taken bool) {
+	for i := range h.Outgoing.links {
+		if h.Outgoing.links[i].f(s, &p) == Done {
+			return p, true
+		}
+	}
+	return p, false
 }
 
 func (s *Session) hold(p Parcel) bool {

@@ -232,3 +232,11 @@ func (a *addresses) remove(addr netip.Addr) {
 		delete(a.n, k)
 	}
 }
+
+// Stream is the kernel's half of a connection of this door, nil for any other. The connection's loop.
+func (d *Door) Stream(c *reactor.Conn) *session.Stream {
+	if o, ok := c.Owner.(*client); ok {
+		return o.st
+	}
+	return nil
+}

@@ -285,3 +285,6 @@ func (c *Client) Bare() jid.JID {
 	}
 	return j.Bare()
 }
+
+// Stream is the kernel's half of c's connection.
+func (s *Server) Stream(c *Client) *session.Stream { return s.Door.Stream(c.conn.Conn()) }

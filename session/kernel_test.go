@@ -1,0 +1,227 @@
+package session_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"canto/session"
+	"canto/session/mod"
+	"canto/session/sessiontest"
+)
+
+// Every row of stanza_routing.txt is named in some conversation.
+func TestRoutingTable(t *testing.T) {
+	page, err := os.ReadFile("stanza_routing.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	files, _ := filepath.Glob("mod/*/testdata/*.txt")
+	more, _ := filepath.Glob("c2s/testdata/*.txt")
+	for _, f := range append(files, more...) {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said.Write(b)
+	}
+	rows := regexp.MustCompile(`(?m)^ (\d\.\d)  `).FindAllStringSubmatch(string(page), -1)
+	if len(rows) < 30 {
+		t.Fatalf("only %d rows in the table", len(rows))
+	}
+	for _, r := range rows {
+		if !regexp.MustCompile(`(?m)^# (?:.* )?` + regexp.QuoteMeta(r[1]) + `\b`).MatchString(said.String()) {
+			t.Errorf("row %s of stanza_routing.txt is in no conversation", r[1])
+		}
+	}
+}
+
+// keeper is a module that keeps sessions whose connection is lost.
+type keeper struct{}
+
+func (keeper) Load(api *session.API) error {
+	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict { return session.Done })
+	return nil
+}
+
+// A session that rests keeps what is sent to it, and gives it in order to the stream it is hung on
+// next, on another loop.
+func TestRestingSession(t *testing.T) {
+	shelf := append([]session.Manifest{{Name: "keeper", Spec: "a test", New: func() session.Module { return keeper{} }}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "keeper")})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	juliet.Cut()
+	a, ok := s.Router.Table.Loaded(juliet.Bare())
+	if !ok || len(a.Resources()) != 1 || a.Resources()[0].Connected() {
+		t.Fatal("the session does not rest")
+	}
+	for i := range 3 {
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/balcony' type='chat'><body>number %d</body></message>", i))
+	}
+	if got := romeo.Received(); got != "" {
+		t.Fatalf("romeo got %q", got)
+	}
+	// Another connection, on the other loop, takes the session over before it binds.
+	next := s.Dial("next", 2)
+	next.Open("localhost")
+	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+	next.Open("localhost")
+	next.Received()
+	st := s.Stream(next)
+	l := st.Local()
+	l.Enter(func() {
+		l.Account(a.Host(), a.JID(), func(_ *session.Local, a *session.Account, exists bool, err error) {
+			a.Adopt(st, a.Resources()[0])
+		})
+	})
+	s.Settle()
+	got := next.Received()
+	at := -1
+	for i := range 3 {
+		p := strings.Index(got, fmt.Sprintf("number %d", i))
+		if p <= at {
+			t.Fatalf("out of order, or missing: %s", got)
+		}
+		at = p
+	}
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>live</body></message>")
+	if got := next.Received(); !strings.Contains(got, "live") {
+		t.Fatalf("after resumption: %q", got)
+	}
+}
+
+// A cold account's inbox holds 64 stanzas; the 65th is answered with resource-constraint, and the rest
+// is worked off in order.
+func TestInboxLimit(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	var b strings.Builder
+	for i := range 70 {
+		fmt.Fprintf(&b, "<iq type='get' id='%d' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>", i)
+	}
+	romeo.Send(b.String())
+	got := romeo.Received()
+	if n := strings.Count(got, "<resource-constraint"); n != 6 {
+		t.Errorf("%d were refused, want 6", n)
+	}
+	if n := strings.Count(got, "<service-unavailable"); n != 64 {
+		t.Errorf("%d were worked off, want 64", n)
+	}
+	last := -1
+	for _, m := range regexp.MustCompile(`id='(\d+)'[^>]*><error type='cancel'`).FindAllStringSubmatch(got, -1) {
+		var n int
+		fmt.Sscan(m[1], &n)
+		if n < last {
+			t.Fatalf("%d was answered after %d", n, last)
+		}
+		last = n
+	}
+}
+
+// Whatever one sender broadcasts to many and sends to one of them arrives there in the order it was
+// sent, also when the broadcast is a job of several turns.
+func TestFanoutOrder(t *testing.T) {
+	const contacts = 150 // more than are served at once, and enough for several shares
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	var clients []*sessiontest.Client
+	for i := range contacts {
+		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i))
+		c.Send("<presence/><presence type='subscribe' to='romeo@localhost'/>")
+		clients = append(clients, c)
+		romeo.Send(fmt.Sprintf("<presence type='subscribed' to='c%d@localhost'/>", i))
+	}
+	romeo.Send("<presence/>")
+	s.Settle()
+	for _, c := range clients {
+		c.Received()
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		var b strings.Builder
+		want := make([][]string, contacts)
+		for n := range rapid.IntRange(1, 8).Draw(rt, "stanzas") {
+			mark := fmt.Sprintf("mark-%d-", n)
+			if rapid.Bool().Draw(rt, "broadcast") {
+				fmt.Fprintf(&b, "<presence><status>%s</status></presence>", mark)
+				for i := range want {
+					want[i] = append(want[i], mark)
+				}
+			} else {
+				i := rapid.IntRange(0, contacts-1).Draw(rt, "to")
+				fmt.Fprintf(&b, "<message to='c%d@localhost/x' type='chat'><body>%s</body></message>", i, mark)
+				want[i] = append(want[i], mark)
+			}
+		}
+		romeo.Send(b.String())
+		s.Settle()
+		romeo.Received()
+		for i, c := range clients {
+			got := regexp.MustCompile(`mark-\d+-`).FindAllString(c.Received(), -1)
+			if fmt.Sprint(got) != fmt.Sprint(want[i]) {
+				rt.Fatalf("c%d got %v, want %v", i, got, want[i])
+			}
+		}
+		s.Advance(time.Minute) // tokens come back
+	})
+}
+
+// A message between two sessions of this server, from the bytes that were read to the outbox, allocates
+// nothing once warm.
+func TestRouteAllocations(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
+	juliet.Send("<presence/>")
+	msg := []byte("<message to='juliet@localhost/balcony' type='chat' id='m1'><body>" + strings.Repeat("x", 100) + "</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	once := func() {
+		romeo.Conn().Feed(msg)
+		s.Net.Run()
+		juliet.Conn().Discard()
+	}
+	for range 200 {
+		once()
+	}
+	if a := testing.AllocsPerRun(500, once); a > 0 {
+		t.Errorf("%v allocations a message", a)
+	}
+}
+
+// Ten thousand idle hosts that run one profile cost ten megabytes at most.
+func TestIdleHosts(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	h, _ := s.Router.Table.Host("localhost")
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before := heap()
+	hosts := make([]*session.Host, 10_000)
+	for i := range hosts {
+		x, err := session.NewHost(fmt.Sprintf("host%d.example", i), h.Profile(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts[i] = x
+	}
+	if !s.Router.Table.AddHost(hosts...) {
+		t.Fatal("a host was there already")
+	}
+	if used := int64(heap()) - int64(before); used > 10<<20 {
+		t.Errorf("10,000 hosts hold %d bytes", used)
+	}
+	runtime.KeepAlive(hosts)
+}
