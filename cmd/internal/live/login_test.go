@@ -1,0 +1,147 @@
+package live
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"canto/session/sasl"
+)
+
+// bindings are those of a connection, computed on the client's side alone.
+func (c *client) bindings(t *testing.T, s *server) sasl.Binding {
+	b := sasl.Binding{TLS13: c.cs.Version >= tls.VersionTLS13}
+	var err error
+	if b.Exporter, err = c.cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err != nil {
+		t.Fatal(err)
+	}
+	sum := sha256.Sum256(c.cs.PeerCertificates[0].Raw)
+	b.EndPoint = sum[:]
+	return b
+}
+
+// Each mechanism, with each channel binding, over STARTTLS and direct TLS, in TLS 1.3 and 1.2
+// (RFC 5802 §6, RFC 9266, RFC 5929 §4, XEP-0440).
+func TestMechanisms(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	for _, direct := range []bool{false, true} {
+		for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+			for _, m := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS", "PLAIN"} {
+				mech, _ := sasl.ParseMechanism(m)
+				kinds := []string{""}
+				if mech.Plus() {
+					kinds = []string{"tls-exporter", "tls-server-end-point"}
+				}
+				for _, kind := range kinds {
+					t.Run(fmt.Sprintf("direct=%v/%s/%s/%s", direct, tls.VersionName(version), m, kind), func(t *testing.T) {
+						c, features := s.connect(direct, version)
+						defer c.leave()
+						if !strings.Contains(features, "<mechanism>"+m+"</mechanism>") {
+							t.Fatalf("not offered: %s", features)
+						}
+						x := &sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true}
+						if mech.Plus() {
+							if !strings.Contains(features, "<channel-binding type='"+kind+"'/>") {
+								t.Fatalf("%s is not offered: %s", kind, features)
+							}
+							x.Binding, x.BindingKind = c.bindings(t, s), kind
+						}
+						if why := c.authenticate(x); why != "" {
+							t.Fatal(why)
+						}
+						c.open()
+						c.say("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
+						if got := c.until("</iq>"); !strings.Contains(got, "<jid>bob@localhost/") {
+							t.Fatal(got)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// S08: the binding of another connection, a client that says it saw no -PLUS where it was offered, and
+// tls-unique in TLS 1.3 fail.
+func TestAttackS08(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	other, _ := s.connect(false, tls.VersionTLS13)
+	c, _ := s.connect(false, tls.VersionTLS13)
+	foreign := other.bindings(t, s)
+	if bytes.Equal(foreign.Exporter, c.bindings(t, s).Exporter) {
+		t.Fatal("two connections have one binding")
+	}
+	plus, _ := sasl.ParseMechanism("SCRAM-SHA-256-PLUS")
+	bare, _ := sasl.ParseMechanism("SCRAM-SHA-256")
+	secret := sasl.SecretString(password)
+	for name, x := range map[string]*sasl.Client{
+		"another connection's": {Mechanism: plus, Binding: foreign, BindingKind: "tls-exporter"},
+		"another certificate":  {Mechanism: plus, Binding: sasl.Binding{EndPoint: make([]byte, 32), TLS13: true}, BindingKind: "tls-server-end-point"},
+		"stripped":             {Mechanism: bare, Binding: foreign},
+		"tls-unique":           {Mechanism: plus, Binding: sasl.Binding{Unique: make([]byte, 12)}, BindingKind: "tls-unique"},
+	} {
+		c, _ := s.connect(false, tls.VersionTLS13)
+		x.Username, x.Password = "bob", secret
+		if why := c.authenticate(x); why == "" {
+			t.Errorf("%s: logged in", name)
+		} else {
+			t.Logf("%s: %s", name, why)
+		}
+	}
+	// The end point is the hash of the very certificate in the file.
+	text, err := os.ReadFile(filepath.Join(s.data(), "localhost.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || !bytes.Equal(cert.Raw, c.cs.PeerCertificates[0].Raw) {
+		t.Fatal("the certificate is another", err)
+	}
+}
+
+// T09: what is sent in plain behind <starttls/> never counts: it ends the stream, whether it comes
+// with it or after <proceed/>.
+func TestAttackT09Starttls(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	const starttls = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	for _, injected := range []string{
+		header,
+		"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>",
+		"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>",
+		starttls,
+	} {
+		c := s.dial(s.plain)
+		c.open()
+		c.say(starttls + injected)
+		if got := c.rest(); !strings.Contains(got, "<policy-violation") || strings.Contains(got, "<mechanism>") {
+			t.Errorf("%q: %s", injected, got)
+		}
+		c = s.dial(s.plain)
+		c.open()
+		c.say(starttls)
+		c.until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+		c.say(injected)
+		if got := c.rest(); strings.ContainsAny(got, "<") {
+			t.Errorf("%q instead of a handshake is answered by %q", injected, got)
+		}
+	}
+	// Nothing of the plain stream is left: features come anew, and stanzas before them count no more.
+	c := s.dial(s.plain)
+	if f := c.open(); strings.Contains(f, "<mechanisms") || !strings.Contains(f, "<required/>") {
+		t.Errorf("offered in plain: %s", f)
+	}
+	c = s.dial(s.plain)
+	c.open()
+	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>")
+	if got := c.rest(); !strings.Contains(got, "<policy-violation") && !strings.Contains(got, "<not-authorized") && !strings.Contains(got, "<encryption-required") {
+		t.Errorf("SASL in plain: %s", got)
+	}
+}
