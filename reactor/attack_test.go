@@ -602,3 +602,30 @@ func TestAllocations(t *testing.T) {
 		t.Errorf("%v allocations for an append with its flush, a post and a timer", a)
 	}
 }
+
+// A peer that takes nothing for a minute is given up, with what waits for it; one that takes a little
+// now and then is not (K22).
+func TestAttackK22Unread(t *testing.T) {
+	n := reactortest.New(1, reactor.Config{Loops: 1})
+	conns := map[string]*reactor.Conn{}
+	var why error
+	dial := func(name string) *reactortest.Client {
+		h := &script{open: func(c *reactor.Conn) { conns[name] = c }, closed: func(_ *reactor.Conn, err error) { why = err }}
+		c := n.Connect(0, h)
+		c.Room(0)
+		conns[name].Append(make([]byte, 300_000))
+		n.Run()
+		return c
+	}
+	dead, slow := dial("dead"), dial("slow")
+	for range 80 {
+		n.Advance(time.Second)
+		slow.Room(100)
+	}
+	if !dead.Ended() || !errors.Is(why, reactor.ErrUnread) {
+		t.Errorf("who reads nothing is still there: %v", why)
+	}
+	if slow.Ended() {
+		t.Error("who reads slowly was given up")
+	}
+}

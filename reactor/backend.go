@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"time"
 )
 
 // backendConn is one connection of the engine below. Only on its loop.
@@ -24,6 +25,8 @@ type backend interface {
 	Enrol(c *Conn, nc net.Conn) error
 	// Execute runs l.turn on l soon. Any goroutine.
 	Execute(l *Loop) error
+	// Later runs f after d, on any goroutine; false: only ticks tell the time here.
+	Later(d time.Duration, f func()) bool
 	// Stop ends the loops. Wait returns when they have ended, with the cause if nobody asked for it.
 	Stop()
 	Wait(ctx context.Context) error

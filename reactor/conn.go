@@ -14,6 +14,7 @@ import (
 var (
 	ErrPanic    = errors.New("reactor: a handler panicked")
 	ErrParked   = errors.New("reactor: too much input while paused")
+	ErrUnread   = errors.New("reactor: the peer has read nothing for a minute")
 	ErrStopped  = errors.New("reactor: the reactor stops")
 	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
 	ErrBusy     = errors.New("reactor: too many handshakes")
@@ -154,7 +155,8 @@ func (c *Conn) Pause() {
 	c.io.SetRead(false)
 }
 
-// Resume puts c back, and hands on what is parked in the next turn.
+// Resume hands on what is parked in the next turn, and then has c read again: who takes a little at a
+// time is not given more before it has taken what is there.
 func (c *Conn) Resume() {
 	if c.flags&flagPaused == 0 {
 		return
@@ -164,14 +166,19 @@ func (c *Conn) Resume() {
 	if c.flags&flagGone != 0 {
 		return
 	}
-	c.io.SetRead(true)
-	if c.park != nil || c.tls != nil {
-		c.loop.Post(func() {
-			if c.flags&(flagPaused|flagGone|flagClosing) == 0 {
-				c.deliver(nil)
-			}
-		})
+	if c.park == nil && c.tls == nil {
+		c.io.SetRead(true)
+		return
 	}
+	c.loop.Post(func() {
+		if c.flags&(flagPaused|flagGone|flagClosing) != 0 {
+			return
+		}
+		c.deliver(nil)
+		if c.flags&(flagPaused|flagGone) == 0 {
+			c.io.SetRead(true)
+		}
+	})
 }
 
 // Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
@@ -432,6 +439,7 @@ func (c *Conn) write(p []byte) {
 	l := c.loop
 	if c.tls != nil && c.tls.state != nil {
 		c.tls.seal(c, p)
+		c.tls.writeOut(c) // at once: the caller stops when the socket has no more room
 		return
 	}
 	l.meter.Writes++

@@ -10,6 +10,7 @@ import (
 	"runtime/pprof"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
@@ -150,6 +151,11 @@ func (e *engine) Enrol(c *Conn, nc net.Conn) error {
 
 func (e *engine) Execute(l *Loop) error {
 	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
+}
+
+func (e *engine) Later(d time.Duration, f func()) bool {
+	time.AfterFunc(d, f)
+	return true
 }
 
 func (e *engine) Stop() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,10 @@ type Loop struct {
 	flushes, spareDir []*Conn
 	atEnd             []func()
 	closes            []*Conn
-	stuck             []*Conn // what waits for the socket
+	stuck             []*Conn       // what waits for the socket
+	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
+	waking            bool
+	unread            map[*Conn]unread // what was seen of the stuck, for who reads nothing
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
@@ -49,7 +53,7 @@ type Meter struct {
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
-	Dropped           uint64 // connections whose outbox limit was reached
+	Unread            uint64 // connections given up because their peer read nothing
 }
 
 // Index is l's place in [Reactor.Loops]: the way to memory of one's own for each loop. Any goroutine;
@@ -133,6 +137,11 @@ func (l *Loop) turn() {
 	for i, f := range l.runs {
 		l.runs[i] = nil
 		l.protect(nil, f)
+		if i&15 == 15 && l.clock().Sub(start) > turnBudget {
+			l.putOff(l.runs[i+1:])
+			clear(l.runs[i+1:])
+			break
+		}
 	}
 	l.spareRuns = l.runs
 	if cap(l.spareRuns) > 4096 {
@@ -154,6 +163,25 @@ func (l *Loop) turn() {
 	l.measure(end.Sub(start))
 }
 
+// turnBudget is how long posted functions run before what is there is flushed and sockets are looked
+// at; the others run in the turn after.
+const turnBudget = 5 * time.Millisecond
+
+// putOff puts functions back in front of those posted since.
+func (l *Loop) putOff(rest []func()) {
+	if len(rest) == 0 {
+		return
+	}
+	l.mu.Lock()
+	l.posted = slices.Insert(l.posted, 0, rest...)
+	wake := !l.woken
+	l.woken = true
+	l.mu.Unlock()
+	if wake {
+		l.wake()
+	}
+}
+
 func (l *Loop) flush() {
 	l.mu.Lock()
 	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
@@ -170,15 +198,60 @@ func (l *Loop) flush() {
 	}
 }
 
-// retry writes again to those whose socket had no room.
+// retry writes again to those whose socket had no room. The engine does not say when there is room
+// again, so the loop looks: soon while somebody reads, and less and less often while nobody does.
 func (l *Loop) retry() {
+	before := l.meter.Writes
 	list := l.stuck
 	l.stuck = nil
 	for _, c := range list {
 		c.flags &^= flagStuck
 		c.flush()
 	}
+	if l.meter.Writes != before {
+		l.patience = 0
+	}
+	if len(l.stuck) == 0 || l.waking {
+		return
+	}
+	l.patience = min(max(2*l.patience, minPatience), TickLength)
+	l.waking = l.r.backend.Later(l.patience, func() { l.Post(l.woke) })
 }
+
+// unread is how much the socket of a stuck connection had left, and since when it is that much.
+type unread struct {
+	left  int
+	since Tick
+}
+
+// A connection that waits for its peer is looked at every unreadEvery ticks, and given up when its
+// peer has read nothing for unreadFor: a window that stays shut is no reason to keep what is behind it.
+const (
+	unreadEvery Tick = 50
+	unreadFor   Tick = 600
+)
+
+func (l *Loop) watch() {
+	seen := make(map[*Conn]unread, len(l.stuck))
+	for _, c := range l.stuck {
+		now := unread{c.io.Buffered(), l.wheel.now}
+		if was, ok := l.unread[c]; ok && was.left == now.left {
+			if now.since-was.since >= unreadFor {
+				l.meter.Unread++
+				c.Close(ErrUnread)
+				continue
+			}
+			now = was
+		}
+		seen[c] = now
+	}
+	l.unread = seen
+}
+
+func (l *Loop) woke() { l.waking = false }
+
+// minPatience is how long a full socket is left alone at first.
+const minPatience = 2 * time.Millisecond
 
 func (l *Loop) runCloses() {
 	for len(l.closes) > 0 {
@@ -207,6 +280,9 @@ func (l *Loop) measure(d time.Duration) {
 func (l *Loop) tick() {
 	start := l.begin()
 	l.wheel.advance(l, l.r.tickAt(l.now))
+	if (len(l.stuck) > 0 || len(l.unread) > 0) && l.wheel.now%unreadEvery == 0 {
+		l.watch()
+	}
 	if len(l.stuck) > 0 {
 		l.retry()
 		l.runCloses()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // A Memory is a Reactor whose connections are pipes in memory and whose loops run when they are told
@@ -42,6 +43,9 @@ func (m *Memory) Execute(l *Loop) error {
 	m.mu.Unlock()
 	return nil
 }
+
+// Later is the engine's.
+func (m *Memory) Later(time.Duration, func()) bool { return false }
 
 // Stop is the engine's.
 func (m *Memory) Stop() {}

@@ -18,11 +18,12 @@ type Local struct {
 	Parser *xmlstream.Parser
 	Log    *slog.Logger
 
-	router *Router
-	jids   *jid.Cache
-	held   *Entity // whose lock this loop holds
-	nest   int     // depth of enter
-	moving bool    // mail is being routed
+	router  *Router
+	jids    *jid.Cache
+	held    *Entity // whose lock this loop holds
+	nest    int     // depth of enter
+	moving  bool    // mail is being routed
+	crowded int     // bytes delivered to wires that are crowded, since Receive began
 
 	mail    []letter
 	mailBuf []byte

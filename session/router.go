@@ -72,6 +72,20 @@ func (r *Router) Locals() []*Local { return r.locals }
 // Receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
 // it returns.
 func (l *Local) Receive(st *Stream, e xmlstream.Element) {
+	l.crowded = 0
+	l.receive(st, e)
+	if l.crowded > 0 {
+		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
+		// flood is slowed to what that one can take.
+		l.stats.Limits["crowded"]++
+		l.Spend(st, l.crowded*crowdPrice)
+	}
+}
+
+// crowdPrice is what a byte to a crowded wire costs the sender's rate besides itself.
+const crowdPrice = 15
+
+func (l *Local) receive(st *Stream, e xmlstream.Element) {
 	l.enter()
 	defer l.leave()
 	defer l.caught(st)
@@ -420,7 +434,12 @@ func domainOf(j jid.JID) string {
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
 	l.stats.Out[ev.Kind]++
-	ok := to.Send(Parcel{Bytes: l.scratch, Kind: ev.Kind})
+	to.lockOut()
+	ok := to.send(Parcel{Bytes: l.scratch, Kind: ev.Kind})
+	if to.wire != nil && to.wire.Crowded() {
+		l.crowded += len(l.scratch)
+	}
+	to.unlockOut()
 	if cap(l.scratch) > 64<<10 {
 		l.scratch = nil
 	}

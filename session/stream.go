@@ -29,6 +29,9 @@ type Wire interface {
 	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
 	Send(el []byte, form xmlstream.Form) (ok bool)    // one complete top-level element, or several
 	Form() xmlstream.Form                             // what the wire takes as it is; any goroutine
+	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed
+	// down. Any goroutine.
+	Crowded() bool
 	Pause()
 	Resume()
 	Arm(at reactor.Tick)
@@ -71,6 +74,7 @@ const (
 	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
 	parkedRate
 	parkedOutbox
+	parkedTurn // it had its share of this turn
 )
 
 // Bits of a Stream.
@@ -276,6 +280,12 @@ func (st *Stream) unpark(why uint8) {
 	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
 		st.wire.Resume()
 	}
+}
+
+// Yield leaves the rest of st's input to the loop's next turn: others come first.
+func (st *Stream) Yield() {
+	st.park(parkedTurn)
+	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }
 
 // arm sets one deadline and the wire's timer to the earliest.

@@ -82,6 +82,62 @@ func TestAttackT13Flood(t *testing.T) {
 	}
 }
 
+// T13: a read full of stanzas does not keep a neighbour on the same loop waiting until all are handled.
+func TestAttackT13Share(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	s.Login("x", "x@localhost/x")
+	flood := s.Login("flood", "flood@localhost/x") // every other login is on the same loop
+	s.Login("y", "y@localhost/x")
+	neighbour := s.Login("neighbour", "neighbour@localhost/x")
+	if s.Stream(flood).Local() != s.Stream(neighbour).Local() {
+		t.Fatal("not on one loop")
+	}
+	neighbour.Send("<presence/>")
+	neighbour.Received()
+	const n = 500
+	flood.Conn().Write([]byte(strings.Repeat("<message to='neighbour@localhost' type='chat'><body>f</body></message>", n)))
+	neighbour.Conn().Write([]byte("<message to='neighbour@localhost' type='chat' id='mine'><body>n</body></message>"))
+	s.Net.Run()
+	got := neighbour.Received()
+	before, _, _ := strings.Cut(got, "id='mine'")
+	if k := strings.Count(got, "<message"); k != n+1 {
+		t.Fatalf("%d of %d messages arrived", k, n+1)
+	}
+	if k := strings.Count(before, "<message"); k > n/4 {
+		t.Fatalf("%d messages of the flood were handled before the neighbour's", k)
+	}
+}
+
+// T13: who floods somebody is slowed to what that one takes: a client that reads at once but late is
+// not lost for it, and a third one's message comes through.
+func TestAttackT13Crowd(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	victim, friend := s.Login("victim", "victim@localhost/x"), s.Login("friend", "friend@localhost/x")
+	victim.Send("<presence/>")
+	victim.Received()
+	victim.Conn().Room(0)
+	body := strings.Repeat("b", 2000)
+	for i := range 3 {
+		f := s.Login(fmt.Sprint("flood", i), fmt.Sprintf("flood%d@localhost/x", i))
+		f.Conn().Write([]byte(strings.Repeat("<message to='victim@localhost/x' type='chat'><body>"+body+"</body></message>", 400)))
+	}
+	s.Net.Run()
+	s.Advance(2 * time.Second)
+	friend.Send("<message to='victim@localhost/x' type='chat' id='mine'><body>n</body></message>")
+	if n := s.Stream(friend).Ready(); !n {
+		t.Fatal("the friend was slowed down for one message")
+	}
+	victim.Conn().Room(-1)
+	seen := 0
+	for range 20 {
+		s.Advance(time.Second)
+		seen += strings.Count(victim.Received(), "<message")
+	}
+	if seen != 3*400+1 {
+		t.Fatalf("%d of %d messages arrived", seen, 3*400+1)
+	}
+}
+
 // K21: who does not read loses the session at the outbox limit, with nothing kept, and the sender goes
 // on.
 func TestAttackK21SlowReader(t *testing.T) {

@@ -115,16 +115,18 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(panics, s.Panics, "handler")
 	counter(inboxed, s.Inboxed)
-	var in, out, loopPanics uint64
+	var in, out, loopPanics, unread uint64
 	waiting := 0
 	for _, l := range c.Reactor.Loops() {
 		m := l.Meter()
 		in, out, loopPanics, waiting = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, waiting+m.Paused
+		unread += m.Unread
 		histogram(ch, turns, m.Turns[:], strconv.Itoa(l.Index()))
 	}
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
 	counter(panics, loopPanics, "loop")
+	counter(limits, unread, "unread")
 	gauge(paused, float64(waiting))
 	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
 	gauge(buffers, float64(buf.Tail.InUse()), "tail")
