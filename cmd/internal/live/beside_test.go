@@ -417,7 +417,7 @@ func TestBeside(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(700 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 		close(stop)
 		wg.Wait()
 		p.settled(t, a.name)
