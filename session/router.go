@@ -136,13 +136,6 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 // stanza checks what every stanza from a client owes (RFC 6120 §8.1), and routes it.
 func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
 	s := st.sess
-	if bytes.Contains(e.Raw(), []byte("etherx")) || bytes.Contains(e.Raw(), []byte("stream:")) {
-		if holdsStream(e, 0) {
-			// An element of the streams namespace inside a stanza is an attack on whoever parses it next.
-			st.Close(ErrPolicyViolation)
-			return
-		}
-	}
 	ev := l.push()
 	defer l.pop()
 	ev.on, ev.stream, ev.Session, ev.Host = l, st, s, s.account.host
@@ -203,16 +196,6 @@ func wellFormedIQ(ev *Stanza) bool {
 		return n <= 1
 	}
 	return true
-}
-
-// holdsStream looks for an element of the streams namespace anywhere inside e.
-func holdsStream(e xmlstream.Element, depth int) bool {
-	for c, ok := e.First(); ok; c, ok = c.Next() {
-		if string(c.Space()) == NSStream || depth < 64 && holdsStream(c, depth+1) {
-			return true
-		}
-	}
-	return false
 }
 
 func (l *Local) target(ev *Stanza) Target {
