@@ -73,10 +73,17 @@ func (m *Memory) Tick() {
 	}
 }
 
-// Open makes a connection on a loop.
-func (m *Memory) Open(loop int, h Handler, remote netip.AddrPort) *Pipe {
+// Ready reports whether a loop has something to do.
+func (m *Memory) Ready() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.ready) > 0
+}
+
+// Open makes a connection on a loop, as one to ln.
+func (m *Memory) Open(loop int, ln Listener, remote netip.AddrPort) *Pipe {
 	l := m.loops[loop%len(m.loops)]
-	c := &Conn{loop: l, port: &port{h: h}}
+	c := &Conn{loop: l, port: ports(ln)}
 	l.conns.Add(1)
 	m.conns.Add(1)
 	p := &Pipe{c: c, remote: remote, room: -1, reading: true}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,12 +37,20 @@ type Config struct {
 // A Listener is one address and what is spoken there.
 type Listener struct {
 	Addr    string
+	Name    string // of what is spoken, for [Reactor.Addrs]
 	Handler Handler
 	// Direct is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
 	Direct *tls.Config
+	// Speaks are others than Handler on a port with Direct: each takes the connections whose handshake
+	// agrees on its ALPN name. Direct names them all.
+	Speaks []Protocol
+	// Plain: a connection to a port with Direct may begin in plain instead, as its first byte shows, and
+	// is Handler's.
+	Plain bool
 	// Accept may refuse a connection before it costs anything. On the accept goroutine.
 	Accept func(remote netip.AddrPort) bool
-	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept.
+	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept,
+	// or on its loop.
 	Lost func(remote netip.AddrPort)
 }
 
@@ -139,14 +149,17 @@ func (r *Reactor) Workers() Workers { return r.workers }
 // Connections is how many are open. Any goroutine.
 func (r *Reactor) Connections() int { return int(r.conns.Load()) }
 
-// Addrs are the addresses that are listened on.
-func (r *Reactor) Addrs() []string {
+// Addrs are the addresses that are listened on, of the listeners with these names, or of all.
+func (r *Reactor) Addrs(names ...string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var a []string
-	for k := range r.ports {
-		a = append(a, k)
+	for k, s := range r.ports {
+		if len(names) == 0 || slices.Contains(names, s.name) {
+			a = append(a, k)
+		}
 	}
+	sort.Strings(a)
 	return a
 }
 

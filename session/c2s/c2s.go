@@ -43,6 +43,17 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
+// AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
+// Each true is given back by Lost.
+func (d *Door) AcceptOther(remote netip.AddrPort) bool {
+	lim := d.Router.Limits()
+	if !lim.Exempted(remote.Addr()) && !d.addrs.add(remote.Addr(), lim.PerAddress) {
+		d.Router.CountRefused("per_address")
+		return false
+	}
+	return true
+}
+
 // Lost gives back what Accept took, for a connection that never opened.
 func (d *Door) Lost(remote netip.AddrPort) {
 	lim := d.Router.Limits()
