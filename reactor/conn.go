@@ -18,6 +18,7 @@ var (
 	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
 	ErrBusy     = errors.New("reactor: too many handshakes")
 	ErrTimeout  = errors.New("reactor: the handshake took too long")
+	errEnded    = errors.New("reactor: the event engine ended by itself")
 	errNotSaid  = errors.New("reactor: connection lost")
 	errHalfDone = io.ErrUnexpectedEOF
 )
@@ -205,6 +206,9 @@ func (c *Conn) Pause() {
 	c.flags |= flagPaused
 	c.loop.meter.Paused++
 	c.io.SetRead(false)
+	if c.io.Buffered() > 0 {
+		c.stick()
+	}
 }
 
 // Resume puts c back, and hands on what is parked in the next turn.
@@ -404,7 +408,18 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 		return
 	}
-	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing) && c.flags&flagLinger == 0 {
+	if c.io.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.ticking {
+		c.mu.Unlock() // once a tick is often enough for who reads slowly
+		c.io.Flush()
+		c.mu.Lock()
+		if c.flags&flagGone != 0 {
+			c.drain()
+			c.mu.Unlock()
+			c.queueClose()
+			return
+		}
+	}
+	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) && c.flags&flagLinger == 0 {
 		c.mu.Unlock()
 		c.stick()
 		if closing && c.flags&flagClosing == 0 {
@@ -439,6 +454,10 @@ func (c *Conn) flush() {
 		if closing {
 			c.lingerFor()
 		}
+		return
+	}
+	if c.flags&flagPaused != 0 && !closing && c.io.Buffered() > 0 {
+		c.stick() // the engine doesn't write for it
 		return
 	}
 	if c.flags&flagHigh != 0 && !closing && c.Buffered() == 0 {

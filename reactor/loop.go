@@ -30,6 +30,7 @@ type Loop struct {
 	atEnd             []func()
 	closes            []*Conn
 	stuck             []*Conn // what waits for the socket
+	ticking           bool    // this retry is the tick's
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
@@ -208,7 +209,9 @@ func (l *Loop) tick() {
 	start := l.begin()
 	l.wheel.advance(l, l.r.tickAt(l.now))
 	if len(l.stuck) > 0 {
+		l.ticking = true
 		l.retry()
+		l.ticking = false
 		l.runCloses()
 	}
 	l.meter.Connected = int(l.conns.Load())

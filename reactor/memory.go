@@ -30,7 +30,7 @@ func NewMemory(cfg Config) *Memory {
 }
 
 // Start is the engine's.
-func (m *Memory) Start(r *Reactor, loops []*Loop) error { return nil }
+func (m *Memory) Start(r *Reactor, loops []*Loop) (bool, error) { return !r.cfg.NoPause, nil }
 
 // Enrol is the engine's.
 func (m *Memory) Enrol(*Conn, net.Conn) error { return errors.New("reactor: no sockets in memory") }
@@ -127,7 +127,12 @@ func (e *memEnd) Write(b []byte) error {
 
 func (e *memEnd) Buffered() int { return len(e.p.kept) }
 
+func (e *memEnd) Flush() {}
+
 func (e *memEnd) SetRead(on bool) {
+	if e.p.c.loop.r.cfg.NoPause {
+		return
+	}
 	if e.p.reading = on; on {
 		e.p.wake()
 	}

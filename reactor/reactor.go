@@ -3,7 +3,6 @@ package reactor
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,6 +29,8 @@ type Config struct {
 	// Drain is told of each connection, on its loop, when the reactor is about to stop.
 	Drain        func(c *Conn)
 	DrainTimeout time.Duration // 5 s
+	// NoPause is for tests: as if the engine could not stop reading from a connection.
+	NoPause bool
 
 	backend backend
 }
@@ -93,8 +94,15 @@ func New(cfg Config) (*Reactor, error) {
 		}
 		open = append(open, s)
 	}
-	if err := r.backend.Start(r, r.loops); err != nil {
+	pauses, err := r.backend.Start(r, r.loops)
+	if err != nil {
+		for _, o := range open {
+			o.ln.Close()
+		}
 		return nil, fmt.Errorf("reactor: %w", err)
+	}
+	if !pauses {
+		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of its pause is closed instead", "cap", maxPark)
 	}
 	for _, s := range open {
 		r.ports[s.ln.Addr().String()] = s
@@ -187,8 +195,10 @@ func (r *Reactor) Run(ctx context.Context) error {
 			continue
 		case err := <-ended:
 			if err == nil {
-				err = errors.New("reactor: the event engine ended by itself")
+				err = errEnded
 			}
+			r.closePorts()
+			r.backend.Stop()
 			return err
 		case <-ctx.Done():
 		}
@@ -204,12 +214,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 
 // drain closes every connection and waits until they are gone, for DrainTimeout at most.
 func (r *Reactor) drain(ticks *time.Ticker) {
-	r.mu.Lock()
-	r.stopped = true
-	for _, s := range r.ports {
-		s.ln.Close()
-	}
-	r.mu.Unlock()
+	r.closePorts()
 	for _, l := range r.loops {
 		l.Post(func() {
 			for c := range l.live {
@@ -231,6 +236,15 @@ func (r *Reactor) drain(ticks *time.Ticker) {
 				l.Post(l.tick)
 			}
 		}
+	}
+}
+
+func (r *Reactor) closePorts() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	for _, s := range r.ports {
+		s.ln.Close()
 	}
 }
 

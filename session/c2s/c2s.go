@@ -152,6 +152,14 @@ func (d *Door) OnTimer(c *reactor.Conn) {
 // OnDrain goes on reading from a client that has read what was waiting for it.
 func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
 
+// OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
+func (d *Door) OnOverflow(c *reactor.Conn) {
+	if o, ok := c.Owner.(*client); ok {
+		d.Router.CountRefused("paused_input")
+		o.st.Close(session.ErrPolicyViolation)
+	}
+}
+
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
