@@ -12,6 +12,7 @@ type backendConn interface {
 	Write(p []byte) error // all of p, kept where the socket has no room
 	Buffered() int        // what is kept
 	SetRead(on bool)      // take it out of the poller's read set, and back
+	Flush()               // writes of what is kept what the socket takes; while reading is off nobody else does
 	CloseWrite()          // send FIN behind what was written
 	Close()               // at once; no callback after it
 	Remote() netip.AddrPort
@@ -19,8 +20,9 @@ type backendConn interface {
 
 // backend is the engine below: it calls loops' onOpen, onTraffic and onClose.
 type backend interface {
-	// Start runs n loops; each is bound to the engine's by the time it returns.
-	Start(r *Reactor, loops []*Loop) error
+	// Start runs n loops; each is bound to the engine's by the time it returns. pauses is whether
+	// SetRead was tried and works.
+	Start(r *Reactor, loops []*Loop) (pauses bool, err error)
 	// Enrol gives nc to c's loop, which calls onOpen; an error means that nc was closed.
 	Enrol(c *Conn, nc net.Conn) error
 	// Execute runs l.turn on l soon. Any goroutine.

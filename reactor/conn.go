@@ -19,6 +19,7 @@ var (
 	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
 	ErrBusy     = errors.New("reactor: too many handshakes")
 	ErrTimeout  = errors.New("reactor: the handshake took too long")
+	errEnded    = errors.New("reactor: the event engine ended by itself")
 	errNotSaid  = errors.New("reactor: connection lost")
 	errHalfDone = io.ErrUnexpectedEOF
 )
@@ -34,6 +35,7 @@ const (
 	flagFeeding // OnData is running
 	flagHigh    // passed HighWater
 	flagQueued  // on the loop's list of closes
+	flagDeaf    // more came than may be kept: nothing is read any more
 )
 
 // lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
@@ -47,14 +49,14 @@ const maxPark = 128 << 10
 // in the outbox, where it is counted.
 const writeChunk = 64 << 10
 
-// A Conn is one connection.
+// A Conn is one connection: 128 bytes while plain and idle.
 type Conn struct {
 	Owner any // the handler's own state
 	io    backendConn
 	port  *port
 	loop  *Loop
 	mu    sync.Mutex // the outbox lock, a leaf
-	out   []byte     // nil while empty
+	out   *outbox    // under mu; nil while empty and not closed with a reason
 	park  *[]byte    // read and not consumed
 	tls   *tlsConn   // nil while plain
 	timer Timer
@@ -62,7 +64,51 @@ type Conn struct {
 	// Under mu:
 	dirty   bool
 	closing bool
-	reason  error
+}
+
+// An outbox is what a Conn has only while it has something to write, or is closed for a reason.
+type outbox struct {
+	b      []byte // nil, or lent by buf.Outbox
+	reason error
+}
+
+var outboxes = sync.Pool{New: func() any { return new(outbox) }}
+
+// box is c's outbox, made where there is none. Under mu.
+func (c *Conn) box() *outbox {
+	if c.out == nil {
+		c.out = outboxes.Get().(*outbox)
+	}
+	return c.out
+}
+
+// unbox takes the bytes out, and gives the outbox back if nothing else is in it. Under mu.
+func (c *Conn) unbox() (b []byte) {
+	if c.out == nil {
+		return nil
+	}
+	b, c.out.b = c.out.b, nil
+	if c.out.reason == nil {
+		outboxes.Put(c.out)
+		c.out = nil
+	}
+	return b
+}
+
+// waiting is how much is in the outbox. Under mu.
+func (c *Conn) waiting() int {
+	if c.out == nil {
+		return 0
+	}
+	return len(c.out.b)
+}
+
+// end notes that c closes, and why. Under mu.
+func (c *Conn) end(reason error) {
+	c.closing = true
+	if reason != nil {
+		c.box().reason = reason
+	}
 }
 
 // A port is what the connections of one listener or dialler share.
@@ -76,6 +122,13 @@ type port struct {
 
 // Loop is the loop that owns c. Any goroutine; never changes.
 func (c *Conn) Loop() *Loop { return c.loop }
+
+// become gives c to the handler of another protocol, as if it had just been opened.
+func (c *Conn) become(p *port) {
+	c.port = p
+	c.loop.wheel.arm(&c.timer, 0, nil)
+	p.h.OnOpen(c)
+}
 
 // Remote is the peer's address; zero once the connection is closed.
 func (c *Conn) Remote() netip.AddrPort {
@@ -103,14 +156,15 @@ func (c *Conn) Append(p []byte) (ok bool) {
 		c.mu.Unlock()
 		return true
 	}
-	if len(c.out)+len(p) > c.loop.r.cfg.OutboxBytes {
+	if c.waiting()+len(p) > c.loop.r.cfg.OutboxBytes {
 		c.mu.Unlock()
 		return false
 	}
-	if c.out == nil {
-		c.out = buf.Outbox.Get(len(p))
+	o := c.box()
+	if o.b == nil {
+		o.b = buf.Outbox.Get(len(p))
 	}
-	c.out = append(c.out, p...)
+	o.b = append(o.b, p...)
 	wake := !c.dirty
 	c.dirty = true
 	c.mu.Unlock()
@@ -124,7 +178,7 @@ func (c *Conn) Append(p []byte) (ok bool) {
 func (c *Conn) Buffered() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.out)
+	return c.waiting()
 }
 
 // Close flushes the outbox and closes at the end of a turn, never inside a callback; the first reason
@@ -135,7 +189,7 @@ func (c *Conn) Close(reason error) {
 		c.mu.Unlock()
 		return
 	}
-	c.closing, c.reason = true, reason
+	c.end(reason)
 	wake := !c.dirty
 	c.dirty = true
 	c.mu.Unlock()
@@ -153,6 +207,9 @@ func (c *Conn) Pause() {
 	c.flags |= flagPaused
 	c.loop.meter.Paused++
 	c.io.SetRead(false)
+	if c.io.Buffered() > 0 {
+		c.stick()
+	}
 }
 
 // Resume hands on what is parked in the next turn, and then has c read again: who takes a little at a
@@ -171,11 +228,11 @@ func (c *Conn) Resume() {
 		return
 	}
 	c.loop.Post(func() {
-		if c.flags&(flagPaused|flagGone|flagClosing) != 0 {
+		if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
 			return
 		}
 		c.deliver(nil)
-		if c.flags&(flagPaused|flagGone) == 0 {
+		if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
 			c.io.SetRead(true)
 		}
 	})
@@ -221,14 +278,16 @@ func (c *Conn) traffic(p []byte) {
 	start := l.begin()
 	l.meter.Reads++
 	l.meter.BytesIn += uint64(len(p))
-	if c.flags&(flagClosing|flagLinger) != 0 {
+	if c.flags&(flagClosing|flagLinger|flagDeaf) != 0 {
 		return
 	}
-	if c.flags&flagPaused != 0 && c.tls == nil {
-		// The engine looks again whenever its own buffer drains.
+	if c.flags&flagPaused != 0 {
+		// The engine looks again whenever its own buffer fills or drains.
 		c.io.SetRead(false)
-		c.keep(p)
-		return
+		if c.tls == nil {
+			c.keep(p)
+			return
+		} // what is sealed is kept by deliver, which opens nothing while paused
 	}
 	c.deliver(p)
 	d := l.clock().Sub(start)
@@ -245,10 +304,23 @@ func (c *Conn) keep(p []byte) {
 		c.park = &b
 	}
 	if len(*c.park)+len(p) > maxPark {
-		c.Close(ErrParked)
+		c.overflow()
 		return
 	}
 	*c.park = append(*c.park, p...)
+}
+
+// overflow ends c because more came than may be kept while it is paused: the peer has sent ahead of a
+// pause, or the engine can't pause.
+func (c *Conn) overflow() {
+	if c.flags&flagDeaf != 0 {
+		return
+	}
+	c.flags |= flagDeaf
+	if h, ok := c.port.h.(Overflower); ok && c.flags&(flagDone|flagGone) == 0 {
+		c.loop.protect(c, func() { h.OnOverflow(c) })
+	}
+	c.Close(ErrParked)
 }
 
 // deliver hands on what is parked and p behind it.
@@ -265,7 +337,7 @@ func (c *Conn) feed(p []byte) {
 	var parked []byte
 	if c.park != nil {
 		c.keep(p)
-		if c.park == nil {
+		if c.flags&flagDeaf != 0 {
 			return
 		}
 		parked = *c.park
@@ -309,7 +381,7 @@ func (c *Conn) closed(err error) {
 	}
 	c.mu.Lock()
 	if !c.closing {
-		c.closing, c.reason = true, err
+		c.end(err)
 	}
 	c.mu.Unlock()
 	c.queueClose()
@@ -343,7 +415,18 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 		return
 	}
-	if c.io.Buffered() > 0 && (len(c.out) > 0 || closing) && c.flags&flagLinger == 0 {
+	if c.io.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.ticking {
+		c.mu.Unlock() // once a tick is often enough for who reads slowly
+		c.io.Flush()
+		c.mu.Lock()
+		if c.flags&flagGone != 0 {
+			c.drain()
+			c.mu.Unlock()
+			c.queueClose()
+			return
+		}
+	}
+	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) && c.flags&flagLinger == 0 {
 		c.mu.Unlock()
 		c.stick()
 		if closing && c.flags&flagClosing == 0 {
@@ -351,8 +434,7 @@ func (c *Conn) flush() {
 		}
 		return
 	}
-	out := c.out
-	c.out = nil
+	out := c.unbox()
 	c.mu.Unlock()
 	n := 0
 	for n < len(out) && c.flags&flagGone == 0 && c.io.Buffered() == 0 {
@@ -381,6 +463,10 @@ func (c *Conn) flush() {
 		}
 		return
 	}
+	if c.flags&flagPaused != 0 && !closing && c.io.Buffered() > 0 {
+		c.stick() // the engine doesn't write for it
+		return
+	}
 	if c.flags&flagHigh != 0 && !closing && c.Buffered() == 0 {
 		c.flags &^= flagHigh
 		c.loop.protect(c, func() { c.port.h.OnDrain(c) })
@@ -394,18 +480,19 @@ func (c *Conn) flush() {
 // putBack puts what was not written in front of what has been appended meanwhile.
 func (c *Conn) putBack(p []byte) {
 	c.mu.Lock()
-	b := append(buf.Outbox.Get(len(p)+len(c.out)), p...)
-	b = append(b, c.out...)
-	c.drain()
-	c.out = b
+	b := append(buf.Outbox.Get(len(p)+c.waiting()), p...)
+	if later := c.unbox(); later != nil {
+		b = append(b, later...)
+		buf.Outbox.Put(later)
+	}
+	c.box().b = b
 	c.mu.Unlock()
 }
 
 // drain gives the outbox back. Under mu.
 func (c *Conn) drain() {
-	if c.out != nil {
-		buf.Outbox.Put(c.out)
-		c.out = nil
+	if b := c.unbox(); b != nil {
+		buf.Outbox.Put(b)
 	}
 }
 
@@ -458,9 +545,13 @@ func (c *Conn) finish() {
 			c.loop.meter.Paused--
 		}
 		c.mu.Lock()
-		reason := c.reason
 		c.closing = true
 		c.drain()
+		var reason error
+		if c.out != nil {
+			reason, c.out.reason = c.out.reason, nil
+			c.unbox()
+		}
 		c.mu.Unlock()
 		if c.park != nil {
 			buf.Tail.Put(*c.park)

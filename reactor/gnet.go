@@ -28,6 +28,15 @@ type engine struct {
 	stop  bool
 	done  chan struct{}
 	cause error
+	peers []net.Conn // the other ends of the connections that watch over the loops
+}
+
+// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how
+// we hear that a loop has ended, which gnet tells nobody.
+type probe struct {
+	conn  chan gnet.Conn // cap 1
+	reads chan struct{}  // cap 1: signalled with each read
+	stays bool
 }
 
 func newEngine() *engine {
@@ -36,7 +45,98 @@ func newEngine() *engine {
 
 // Start runs gnet and finds its loops: gnet hands them out only with connections, so one socket pair
 // is enrolled for each.
-func (e *engine) Start(r *Reactor, loops []*Loop) error {
+func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
+	if err := e.start(r, loops); err != nil {
+		return false, err
+	}
+	pauses = true
+	for _, l := range loops {
+		el := l.engine.(gnet.EventLoop)
+		if l.epoll = epollOf(el); r.cfg.NoPause {
+			l.epoll = 0
+		}
+		ok, err := e.watch(l, el)
+		if err != nil {
+			return false, err
+		}
+		pauses = pauses && ok
+	}
+	if !pauses {
+		for _, l := range loops {
+			l.epoll = 0
+		}
+	}
+	return pauses, nil
+}
+
+// watch leaves a probe on l, and tries with it whether reading can be paused: what is sent to it
+// meanwhile must be read after, and not before, what is sent to a second one later.
+func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
+	enrol := func(stays bool) (*probe, net.Conn, error) {
+		a, b, err := socketPair()
+		if err != nil {
+			return nil, nil, err
+		}
+		p := &probe{make(chan gnet.Conn, 1), make(chan struct{}, 1), stays}
+		res, err := el.Enroll(gnet.NewContext(context.Background(), p), a)
+		if err != nil {
+			return nil, b, err
+		}
+		return p, b, (<-res).Err
+	}
+	p, peer, err := enrol(true)
+	if peer != nil {
+		e.peers = append(e.peers, peer)
+	}
+	if err != nil || l.epoll == 0 {
+		return false, err
+	}
+	other, end, err := enrol(false)
+	if end != nil {
+		defer end.Close()
+	}
+	if err != nil {
+		return false, err
+	}
+	gc := &gnetConn{gc: <-p.conn, loop: l}
+	set := func(on bool) error {
+		done := make(chan struct{})
+		if err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+			gc.SetRead(on)
+			close(done)
+			return nil
+		})); err != nil {
+			return err
+		}
+		<-done
+		return nil
+	}
+	came := func(p *probe) bool {
+		select {
+		case <-p.reads:
+			return true
+		case <-time.After(time.Second):
+			return false
+		}
+	}
+	if err := set(false); err != nil {
+		return false, err
+	}
+	peer.Write([]byte("x"))
+	for range 2 { // two batches of events: the first may not have seen it yet
+		end.Write([]byte("x"))
+		if !came(other) {
+			return false, nil
+		}
+	}
+	early := len(p.reads) > 0
+	if err := set(true); err != nil {
+		return false, err
+	}
+	return !early && came(p), nil
+}
+
+func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
 		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(64<<10),
@@ -88,7 +188,6 @@ func (e *engine) Start(r *Reactor, loops []*Loop) error {
 		e.loops[el] = l
 		e.mu.Unlock()
 		l.engine = el
-		l.epoll = epollOf(el)
 		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(l.index))))
 			probed <- struct{}{}
@@ -163,6 +262,10 @@ func (e *engine) Stop() {
 	e.stop = true
 	e.mu.Unlock()
 	e.cli.Stop()
+	for _, p := range e.peers {
+		p.Close()
+	}
+	e.peers = nil
 }
 
 // OnOpen is gnet's.
@@ -172,6 +275,8 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 		c.opened(&gnetConn{gc: gc, loop: c.loop, remote: remoteOf(gc.RemoteAddr())})
 	case found0:
 		c.f(gc.EventLoop())
+	case *probe:
+		c.conn <- gc
 	}
 	return nil, gnet.None
 }
@@ -179,29 +284,43 @@ func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 // OnTraffic is gnet's.
 func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	p, _ := gc.Next(-1)
-	if c, ok := gc.Context().(*Conn); ok {
+	switch c := gc.Context().(type) {
+	case *Conn:
 		c.traffic(p)
+	case *probe:
+		signal(c.reads)
 	}
 	return gnet.None
 }
 
 // OnClose is gnet's, perhaps inside a Write of ours.
 func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
-	if c, ok := gc.Context().(*Conn); ok {
+	switch c := gc.Context().(type) {
+	case *Conn:
 		if err != nil && isEOF(err) {
 			err = nil
 		}
+		if g, ok := c.io.(*gnetConn); ok {
+			g.gone = true
+		}
 		c.closed(err)
+	case *probe:
+		if c.stays {
+			e.end(errors.New("reactor: an event loop ended by itself"))
+		}
 	}
 	return gnet.None
 }
 
 // OnShutdown is gnet's: nobody but Stop may end the engine.
-func (e *engine) OnShutdown(gnet.Engine) {
+func (e *engine) OnShutdown(gnet.Engine) { e.end(errEnded) }
+
+// end is told that the engine ends, with the cause if nobody asked for it.
+func (e *engine) end(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.stop {
-		e.cause = errors.New("reactor: the event engine ended by itself")
+	if !e.stop && e.cause == nil {
+		e.cause = cause
 	}
 	select {
 	case <-e.done:
@@ -240,26 +359,47 @@ type gnetConn struct {
 	gc     gnet.Conn
 	loop   *Loop
 	remote netip.AddrPort // gnet forgets it on close
+	off    bool           // not in the read set
+	gone   bool           // its descriptor may be another's
 }
 
+// Write may call OnClose before it returns. Where the socket had no room for all, gnet has put the
+// connection back in the read set.
 func (g *gnetConn) Write(p []byte) error {
 	_, err := g.gc.Write(p)
+	if g.off && !g.gone && g.gc.OutboundBuffered() > 0 {
+		g.poll()
+	}
 	return err
+}
+
+func (g *gnetConn) Flush() {
+	if g.off && !g.gone && g.loop.epoll != 0 {
+		if g.gc.Flush(); !g.gone {
+			g.poll() // what has drained is back in the read set
+		}
+	}
 }
 
 func (g *gnetConn) Buffered() int { return g.gc.OutboundBuffered() }
 
-// SetRead sets what epoll reports for the connection; hang-ups are reported always.
+// SetRead sets what epoll reports for the connection; hang-ups are reported always. While it is off
+// gnet is told of no room to write either: what it keeps would drain, and gnet read again. EPOLLRDHUP is
+// not asked for, as gnet doesn't by itself: it would read to the end at once, pause or no pause.
 func (g *gnetConn) SetRead(on bool) {
-	if g.loop.epoll == 0 {
-		return
+	if g.loop.epoll != 0 && !g.gone {
+		g.off = !on
+		g.poll()
 	}
+}
+
+func (g *gnetConn) poll() {
 	var ev uint32
-	if on {
-		ev = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
-	}
-	if g.gc.OutboundBuffered() > 0 {
-		ev |= unix.EPOLLOUT
+	if !g.off {
+		ev = unix.EPOLLIN | unix.EPOLLPRI
+		if g.gc.OutboundBuffered() > 0 {
+			ev |= unix.EPOLLOUT
+		}
 	}
 	unix.EpollCtl(g.loop.epoll, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()), Events: ev})
 }

@@ -18,3 +18,8 @@ type Handler interface {
 	OnDrain(c *Conn)            // an outbox that had passed HighWater is empty
 	OnClose(c *Conn, err error) // once, last, at the end of a turn; nil if either side closed cleanly
 }
+
+// An Overflower is a Handler that wants the last word when a connection ends because more came than
+// may be kept while it is paused: where the engine can't pause, or the peer sent its FIN right behind.
+// OnOverflow may Append and Close; if it doesn't close, the reason is ErrParked.
+type Overflower interface{ OnOverflow(c *Conn) }

@@ -12,6 +12,7 @@ import (
 // listening is one open port.
 type listening struct {
 	ln   net.Listener
+	name string
 	port *port
 	on   bool
 }
@@ -22,7 +23,7 @@ func (r *Reactor) listen(ln Listener) (*listening, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	return &listening{ln: s, port: &port{h: ln.Handler, direct: ln.Direct, role: ServerRole, accept: ln.Accept, lost: ln.Lost}}, nil
+	return &listening{ln: s, name: ln.Name, port: ports(ln)}, nil
 }
 
 // Listen opens another port while running. Any goroutine. Cold path.

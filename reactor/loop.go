@@ -34,6 +34,7 @@ type Loop struct {
 	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
 	waking            bool
 	unread            map[*Conn]unread // what was seen of the stuck, for who reads nothing
+	ticking           bool             // this retry is not one of many in a tick
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
@@ -208,6 +209,7 @@ func (l *Loop) retry() {
 		c.flags &^= flagStuck
 		c.flush()
 	}
+	l.ticking = false
 	if l.meter.Writes != before {
 		l.patience = 0
 	}
@@ -248,7 +250,7 @@ func (l *Loop) watch() {
 	l.unread = seen
 }
 
-func (l *Loop) woke() { l.waking = false }
+func (l *Loop) woke() { l.waking, l.ticking = false, true }
 
 // minPatience is how long a full socket is left alone at first.
 const minPatience = 2 * time.Millisecond
@@ -284,6 +286,7 @@ func (l *Loop) tick() {
 		l.watch()
 	}
 	if len(l.stuck) > 0 {
+		l.ticking = true
 		l.retry()
 		l.runCloses()
 	}

@@ -31,7 +31,7 @@ func NewMemory(cfg Config) *Memory {
 }
 
 // Start is the engine's.
-func (m *Memory) Start(r *Reactor, loops []*Loop) error { return nil }
+func (m *Memory) Start(r *Reactor, loops []*Loop) (bool, error) { return !r.cfg.NoPause, nil }
 
 // Enrol is the engine's.
 func (m *Memory) Enrol(*Conn, net.Conn) error { return errors.New("reactor: no sockets in memory") }
@@ -77,10 +77,17 @@ func (m *Memory) Tick() {
 	}
 }
 
-// Open makes a connection on a loop.
-func (m *Memory) Open(loop int, h Handler, remote netip.AddrPort) *Pipe {
+// Ready reports whether a loop has something to do.
+func (m *Memory) Ready() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.ready) > 0
+}
+
+// Open makes a connection on a loop, as one to ln.
+func (m *Memory) Open(loop int, ln Listener, remote netip.AddrPort) *Pipe {
 	l := m.loops[loop%len(m.loops)]
-	c := &Conn{loop: l, port: &port{h: h}}
+	c := &Conn{loop: l, port: ports(ln)}
 	l.conns.Add(1)
 	m.conns.Add(1)
 	p := &Pipe{c: c, remote: remote, room: -1, reading: true}
@@ -124,7 +131,12 @@ func (e *memEnd) Write(b []byte) error {
 
 func (e *memEnd) Buffered() int { return len(e.p.kept) }
 
+func (e *memEnd) Flush() {}
+
 func (e *memEnd) SetRead(on bool) {
+	if e.p.c.loop.r.cfg.NoPause {
+		return
+	}
 	if e.p.reading = on; on {
 		e.p.wake()
 	}

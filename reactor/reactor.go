@@ -3,12 +3,13 @@ package reactor
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,8 @@ type Config struct {
 	// Drain is told of each connection, on its loop, when the reactor is about to stop.
 	Drain        func(c *Conn)
 	DrainTimeout time.Duration // 5 s
+	// NoPause is for tests: as if the engine could not stop reading from a connection.
+	NoPause bool
 
 	backend backend
 }
@@ -35,12 +38,20 @@ type Config struct {
 // A Listener is one address and what is spoken there.
 type Listener struct {
 	Addr    string
+	Name    string // of what is spoken, for [Reactor.Addrs]
 	Handler Handler
 	// Direct is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
 	Direct *tls.Config
+	// Speaks are others than Handler on a port with Direct: each takes the connections whose handshake
+	// agrees on its ALPN name. Direct names them all.
+	Speaks []Protocol
+	// Plain: a connection to a port with Direct may begin in plain instead, as its first byte shows, and
+	// is Handler's.
+	Plain bool
 	// Accept may refuse a connection before it costs anything. On the accept goroutine.
 	Accept func(remote netip.AddrPort) bool
-	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept.
+	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept,
+	// or on its loop.
 	Lost func(remote netip.AddrPort)
 }
 
@@ -83,8 +94,15 @@ func New(cfg Config) (*Reactor, error) {
 		}
 		open = append(open, s)
 	}
-	if err := r.backend.Start(r, r.loops); err != nil {
+	pauses, err := r.backend.Start(r, r.loops)
+	if err != nil {
+		for _, o := range open {
+			o.ln.Close()
+		}
 		return nil, fmt.Errorf("reactor: %w", err)
+	}
+	if !pauses {
+		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of its pause is closed instead", "cap", maxPark)
 	}
 	for _, s := range open {
 		r.ports[s.ln.Addr().String()] = s
@@ -139,14 +157,17 @@ func (r *Reactor) Workers() Workers { return r.workers }
 // Connections is how many are open. Any goroutine.
 func (r *Reactor) Connections() int { return int(r.conns.Load()) }
 
-// Addrs are the addresses that are listened on.
-func (r *Reactor) Addrs() []string {
+// Addrs are the addresses that are listened on, of the listeners with these names, or of all.
+func (r *Reactor) Addrs(names ...string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var a []string
-	for k := range r.ports {
-		a = append(a, k)
+	for k, s := range r.ports {
+		if len(names) == 0 || slices.Contains(names, s.name) {
+			a = append(a, k)
+		}
 	}
+	sort.Strings(a)
 	return a
 }
 
@@ -174,8 +195,10 @@ func (r *Reactor) Run(ctx context.Context) error {
 			continue
 		case err := <-ended:
 			if err == nil {
-				err = errors.New("reactor: the event engine ended by itself")
+				err = errEnded
 			}
+			r.closePorts()
+			r.backend.Stop()
 			return err
 		case <-ctx.Done():
 		}
@@ -191,12 +214,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 
 // drain closes every connection and waits until they are gone, for DrainTimeout at most.
 func (r *Reactor) drain(ticks *time.Ticker) {
-	r.mu.Lock()
-	r.stopped = true
-	for _, s := range r.ports {
-		s.ln.Close()
-	}
-	r.mu.Unlock()
+	r.closePorts()
 	for _, l := range r.loops {
 		l.Post(func() {
 			for c := range l.live {
@@ -218,6 +236,15 @@ func (r *Reactor) drain(ticks *time.Ticker) {
 				l.Post(l.tick)
 			}
 		}
+	}
+}
+
+func (r *Reactor) closePorts() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stopped = true
+	for _, s := range r.ports {
+		s.ln.Close()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 )
@@ -122,7 +123,7 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		return // the handshake's goroutine reads it
 	}
 	l := c.loop
-	for c.flags&(flagPaused|flagClosing|flagGone) == 0 {
+	for c.flags&(flagPaused|flagClosing|flagGone|flagDeaf) == 0 {
 		if c.park != nil {
 			c.feed(nil)
 			continue
@@ -149,7 +150,7 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		break
 	}
 	if t.mem.held() > maxPark {
-		c.Close(ErrParked)
+		c.overflow()
 	}
 	t.writeOut(c) // answers of the layer itself: alerts, key updates
 }
@@ -201,6 +202,7 @@ type memConn struct {
 	out    []byte
 	ended  bool
 	nonblk bool
+	late   bool          // a deadline of Read has passed
 	ready  chan struct{} // cap 1
 	slots  chan struct{}
 	wake   func()
@@ -208,6 +210,9 @@ type memConn struct {
 }
 
 func (m *memConn) slot(take bool) {
+	if m.slots == nil {
+		return
+	}
 	if take {
 		m.slots <- struct{}{}
 	} else {
@@ -225,6 +230,9 @@ func (m *memConn) feed(p []byte) {
 		if cap(m.in) > 4096 {
 			m.in = nil
 		}
+	} else if m.off >= len(m.in)-m.off {
+		// A reader that never catches up must not make it grow for ever.
+		m.in, m.off = m.in[:copy(m.in, m.in[m.off:])], 0
 	}
 	m.in = append(m.in, p...)
 	m.mu.Unlock()
@@ -268,7 +276,11 @@ func (m *memConn) take(dst []byte) []byte {
 func (m *memConn) Read(p []byte) (int, error) {
 	for {
 		m.mu.Lock()
-		if n := copy(p, m.in[m.off:]); n > 0 {
+		if m.late {
+			m.mu.Unlock()
+			return 0, os.ErrDeadlineExceeded
+		}
+		if n := copy(p, m.in[m.off:]); n > 0 || len(p) == 0 {
 			m.off += n
 			if m.off == len(m.in) {
 				m.in, m.off = nil, 0

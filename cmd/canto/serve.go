@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -65,6 +64,8 @@ type server struct {
 	router   *session.Router
 	reactor  *reactor.Reactor
 	door     *c2s.Door
+	web      *reactor.Web
+	httpd    *http.Server // what answers on web's connections
 	failures *session.Throttle
 	secret   sasl.Secret
 	certs    *certificates
@@ -126,6 +127,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	}
 	s.ready.Store(false)
 	s.log.Info("shutting down")
+	s.endWeb()
 	end()
 	return <-running
 }
@@ -223,6 +225,7 @@ func (s *server) open(c *config, out io.Writer) error {
 		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
 	}
 	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
+	s.web = &reactor.Web{Lost: s.door.Lost, Refused: func(status int) { s.router.CountRefused(fmt.Sprint("http_", status)) }}
 	listeners, err := s.listeners(c)
 	if err != nil {
 		return fail(err)
@@ -259,26 +262,62 @@ func connectionCap(configured int) int {
 	return max(room, 16)
 }
 
+// listeners are the ports that clients reach. An address that stands in c2s and in c2s_tls, or in
+// c2s_tls and in https, is one port that speaks both.
 func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
-	for _, a := range c.Listen.C2S {
-		list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost})
-	}
-	if s.certs.any(c) {
-		for _, a := range c.Listen.C2STLS {
-			list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct()})
-		}
-	} else if c.C2S.RequireTLS {
+	secure := s.certs.any(c)
+	if !secure && c.C2S.RequireTLS {
 		return nil, fmt.Errorf("%s: no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false", c.file)
 	}
+	shared := func(addrs []string, a string) bool { return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) }
+	for _, a := range c.Listen.C2S {
+		if !secure || !shared(c.Listen.C2STLS, a) {
+			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost})
+		}
+	}
+	for _, a := range c.Listen.HTTP {
+		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost})
+	}
+	if !secure {
+		return list, nil
+	}
+	for _, a := range c.Listen.C2STLS {
+		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct(), Plain: shared(c.Listen.C2S, a)}
+		if shared(c.Listen.HTTPS, a) {
+			ln.Direct = s.certs.base("xmpp-client", "http/1.1")
+			ln.Speaks = []reactor.Protocol{{ALPN: "http/1.1", Handler: s.web}}
+		}
+		list = append(list, ln)
+	}
+	for _, a := range c.Listen.HTTPS {
+		if !shared(c.Listen.C2STLS, a) {
+			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost, Direct: s.certs.web()})
+		}
+	}
 	return list, nil
+}
+
+// serveWeb has net/http answer on the connections that the http and https ports hand over.
+func (s *server) serveWeb() {
+	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	go s.httpd.Serve(s.web)
+}
+
+// endWeb lets requests that are being answered come to an end, for a while.
+func (s *server) endWeb() {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	s.httpd.Shutdown(ctx)
 }
 
 // where says what listens on what, for people and for tests that ask for port 0.
 func (s *server) where(c *config) string {
 	var parts []string
-	addrs := s.reactor.Addrs()
-	sort.Strings(addrs)
-	parts = append(parts, "c2s="+strings.Join(addrs, ","))
+	for _, name := range []string{"c2s", "http", "https"} {
+		if addrs := s.reactor.Addrs(name); len(addrs) > 0 || name == "c2s" {
+			parts = append(parts, name+"="+strings.Join(addrs, ","))
+		}
+	}
 	if n := len(s.router.Table.Hosts()); n == 1 {
 		for name := range s.router.Table.Hosts() {
 			parts = append(parts, "host="+name)
@@ -506,7 +545,7 @@ func (s *server) reload() error {
 	return nil
 }
 
-// planes opens the debug listeners, the http ports and the admin socket.
+// planes opens the debug listeners and the admin socket, and serves what the reactor reads of http.
 func (s *server) planes(c *config) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
@@ -530,8 +569,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		}
 		fmt.Fprintln(w, s.ready.Load())
 	})
-	web := http.NotFoundHandler()
-	serve := func(addrs []string, h http.Handler, conf *tls.Config) error {
+	serve := func(addrs []string, h http.Handler) error {
 		for _, a := range addrs {
 			ln, err := net.Listen("tcp", a)
 			if err != nil {
@@ -540,22 +578,15 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 				}
 				return err
 			}
-			if conf != nil {
-				ln = tls.NewListener(ln, conf)
-			}
 			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 			closers = append(closers, srv.Close)
 			go srv.Serve(ln)
 		}
 		return nil
 	}
-	if err = serve(c.Listen.Debug, debugMux, nil); err == nil {
-		err = serve(c.Listen.HTTP, web, nil)
-	}
-	if err == nil && s.certs.any(c) {
-		err = serve(c.Listen.HTTPS, web, s.certs.web())
-	}
-	if err == nil && c.Listen.Admin != "" {
+	s.serveWeb()
+	closers = append(closers, s.httpd.Close)
+	if err = serve(c.Listen.Debug, debugMux); err == nil && c.Listen.Admin != "" {
 		var a *admin.Server
 		if a, err = admin.Listen(c.socket(), s.command); err == nil {
 			closers = append(closers, a.Close)

@@ -97,8 +97,13 @@ type Client struct {
 
 // Connect opens a connection to h on a loop; it is open when it returns.
 func (n *Net) Connect(loop int, h reactor.Handler) *Client {
+	return n.ConnectTo(loop, reactor.Listener{Handler: h})
+}
+
+// ConnectTo is Connect to a port that is more than its handler.
+func (n *Net) ConnectTo(loop int, ln reactor.Listener) *Client {
 	n.port++
-	c := &Client{n, n.Memory.Open(loop, h, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), n.port))}
+	c := &Client{n, n.Memory.Open(loop, ln, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), n.port))}
 	n.Run()
 	return c
 }

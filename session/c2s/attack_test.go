@@ -260,3 +260,25 @@ func TestAttackX04Door(t *testing.T) {
 		t.Errorf("the victim got %q", got)
 	}
 }
+
+// K20: where the engine can't pause, a client that floods beyond its rate and what may be kept for it
+// is told why it ends.
+func TestAttackK20NoPause(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate, lim.RateBurst = 10_000, 20_000
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, NoPause: true})
+	c := s.Login("flood", "flood@localhost/x")
+	one := "<message to='nobody@localhost' type='chat'><body>" + strings.Repeat("f", 900) + "</body></message>"
+	for i := 0; !c.Conn().Ended(); i++ {
+		if i > 1000 {
+			t.Fatal("a megabyte was kept for a paused stream")
+		}
+		c.Send(one)
+		if i == 100 && c.Conn().Ended() {
+			t.Fatal("ended below the cap")
+		}
+	}
+	if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.HasSuffix(got, "</stream:stream>") {
+		t.Fatalf("the end was %s", got[max(0, len(got)-300):])
+	}
+}

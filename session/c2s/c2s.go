@@ -43,6 +43,17 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
+// AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
+// Each true is given back by Lost.
+func (d *Door) AcceptOther(remote netip.AddrPort) bool {
+	lim := d.Router.Limits()
+	if !lim.Exempted(remote.Addr()) && !d.addrs.add(remote.Addr(), lim.PerAddress) {
+		d.Router.CountRefused("per_address")
+		return false
+	}
+	return true
+}
+
 // Lost gives back what Accept took, for a connection that never opened.
 func (d *Door) Lost(remote netip.AddrPort) {
 	lim := d.Router.Limits()
@@ -149,6 +160,14 @@ func (d *Door) OnTimer(c *reactor.Conn) {
 
 // OnDrain goes on reading from a client that has read what was waiting for it.
 func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
+
+// OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
+func (d *Door) OnOverflow(c *reactor.Conn) {
+	if o, ok := c.Owner.(*client); ok {
+		d.Router.CountRefused("paused_input")
+		o.st.Close(session.ErrPolicyViolation)
+	}
+}
 
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {

@@ -48,6 +48,7 @@ type Options struct {
 	Given   []session.Given
 	Log     io.Writer
 	FS      vfs.FS
+	NoPause bool // the engine can't stop reading
 }
 
 // A Server is one in memory. All on the test's goroutine.
@@ -80,7 +81,7 @@ func New(tb testing.TB, opt Options) *Server {
 	})
 	log := slog.New(slog.NewTextHandler(watch, nil))
 	s := &Server{TB: tb, clients: make(map[string]*Client)}
-	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log})
+	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause})
 	now := s.Net.Now
 	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fatal: func(err error) { tb.Error(err) }})
 	if err != nil {
