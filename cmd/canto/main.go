@@ -95,9 +95,12 @@ func execute(r *run) (status int) {
 	if err := ctx.Run(r); err != nil {
 		fmt.Fprintf(r.errOut, "canto: %v\n", err)
 		var es exitStatus
+		var ce *configError
 		switch {
 		case errors.As(err, &es):
 			return es.status
+		case errors.As(err, &ce):
+			return exitUsage
 		case errors.Is(err, store.ErrFormat):
 			return exitFormat
 		case errors.Is(err, store.ErrLocked):
@@ -127,7 +130,7 @@ func (r *run) config() (*config, error) {
 	} else {
 		var err error
 		if c, err = readConfig(path); err != nil {
-			return nil, exitStatus{exitUsage, err}
+			return nil, err
 		}
 	}
 	if r.cli.Data != "" {

@@ -88,6 +88,9 @@ func (cmd *serveCmd) Run(r *run) error {
 	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
 	s.cfg.Store(c)
 	s.log = newLog(c, r.errOut)
+	if err := s.look(c); err != nil {
+		return err
+	}
 	limitMemory(c)
 	if err := s.open(c, r.out); err != nil {
 		return err
@@ -143,13 +146,11 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	if r.cli.Config != "" {
 		var err error
 		if c, err = readConfig(r.cli.Config); err != nil {
-			return nil, exitStatus{exitUsage, err}
+			return nil, err
 		}
 	}
 	c.dev = true
-	if len(c.Host) == 0 {
-		c.Host = map[string]hostConfig{"localhost": {}}
-	}
+	c.devHosts()
 	if r.cli.Data != "" {
 		c.Data = r.cli.Data
 	}
@@ -173,6 +174,48 @@ func limitMemory(c *config) {
 	if c.Memory > 0 {
 		debug.SetMemoryLimit(max(int64(c.Memory)*8/10-storeMemory, 64<<20))
 	}
+}
+
+// look finds what is wrong in c before anything is made.
+func (s *server) look(c *config) error {
+	if err := c.checkCertificates(); err != nil {
+		return err
+	}
+	if !s.dev { // there, certificates are made
+		if err := c.needTLS(); err != nil {
+			return err
+		}
+	}
+	return c.rehearse()
+}
+
+// rehearse loads the modules of every host on an empty store in memory: only they know their options.
+func (c *config) rehearse() error {
+	log := slog.New(slog.DiscardHandler)
+	db, err := store.Open(store.Options{Dir: "rehearsal", FS: store.NewMemFS(), Logger: log,
+		CacheBytes: 1 << 20, MemTableBytes: 1 << 20, MinFree: -1, Ballast: -1, CheckEvery: -1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	s := &server{log: log, db: db, dev: c.dev}
+	s.cfg.Store(c)
+	s.certs = &certificates{server: s}
+	s.router = &session.Router{Table: session.NewTable(), Durable: storage.Durable(db), Directory: storage.Directory(db), Log: log}
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return c.at(err.Error(), "limits")
+	}
+	hosts := c.hostNames()
+	if len(hosts) == 0 {
+		hosts = []string{"localhost"}
+	}
+	fresh := make(map[string]*session.Profile)
+	for _, h := range hosts {
+		if _, err := s.profile(c, h, fresh); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // open brings everything up but the loops' turning.
@@ -223,10 +266,7 @@ func (s *server) open(c *config, out io.Writer) error {
 		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
 	}
 	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
-	listeners, err := s.listeners(c)
-	if err != nil {
-		return fail(err)
-	}
+	listeners := s.listeners(c)
 	lim := c.limits()
 	s.reactor, err = reactor.New(reactor.Config{
 		Listeners:   listeners,
@@ -259,18 +299,16 @@ func connectionCap(configured int) int {
 	return max(room, 16)
 }
 
-func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
+func (s *server) listeners(c *config) (list []reactor.Listener) {
 	for _, a := range c.Listen.C2S {
 		list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost})
 	}
-	if s.certs.any(c) {
+	if c.certified() {
 		for _, a := range c.Listen.C2STLS {
 			list = append(list, reactor.Listener{Addr: a, Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct()})
 		}
-	} else if c.C2S.RequireTLS {
-		return nil, fmt.Errorf("%s: no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false", c.file)
 	}
-	return list, nil
+	return list
 }
 
 // where says what listens on what, for people and for tests that ask for port 0.
@@ -307,12 +345,8 @@ func (c *config) modulesOf(host string) ([]string, error) {
 	}
 	for _, m := range changes {
 		name := strings.TrimLeft(m, "+-")
-		if !slices.ContainsFunc(mod.All, func(x session.Manifest) bool { return x.Name == name }) {
-			var all []string
-			for _, x := range mod.All {
-				all = append(all, x.Name)
-			}
-			return nil, c.at(fmt.Sprintf("host.%q", host), "modules", fmt.Sprintf("unknown module %q%s", name, nearest(name, all)))
+		if all := moduleNames(); !slices.Contains(all, name) {
+			return nil, c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), "host", host, "modules")
 		}
 		if strings.HasPrefix(m, "-") {
 			want = slices.DeleteFunc(want, func(x string) bool { return x == name })
@@ -346,8 +380,12 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 		return nil, err
 	}
 	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, offer)...)
+	var ce *configError
+	if errors.As(err, &ce) {
+		return nil, ce
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: host %s: %w", c.file, host, err)
+		return nil, c.at(fmt.Sprintf("host %s: %v", host, err), "host", host, "modules")
 	}
 	if h.Limits != nil {
 		lim := c.limits()
@@ -367,7 +405,7 @@ func describe(l *limitsConfig) session.Limits {
 func (s *server) given(c *config, offer sasl.Offer) []session.Given {
 	return []session.Given{
 		session.Give(s.db),
-		session.Give(starttls.Policy{Available: s.certs.any(c), Required: c.C2S.RequireTLS}),
+		session.Give(starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS}),
 		session.Give(saslauth.Policy{
 			Offer:     offer,
 			PlainText: !c.C2S.RequireTLS,
@@ -474,7 +512,8 @@ func (s *server) closeHost(name string) {
 func (s *server) reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.config()
+	old := s.config()
+	c := old
 	if s.cli.Config != "" || !s.dev {
 		path := s.cli.Config
 		if path == "" {
@@ -484,24 +523,30 @@ func (s *server) reload() error {
 		if err != nil {
 			return err
 		}
-		fresh.Data, fresh.dev = c.Data, c.dev
-		if len(fresh.Host) == 0 {
-			fresh.Host = c.Host
+		fresh.Data, fresh.dev = old.Data, old.dev
+		if s.dev {
+			fresh.devHosts()
+			if err := fresh.devCertificates(); err != nil {
+				return err
+			}
 		}
 		c = fresh
 	}
-	if err := s.certs.check(c); err != nil {
+	if err := c.checkCertificates(); err != nil {
 		return err
 	}
-	old := s.cfg.Swap(c)
+	if err := c.needTLS(); err != nil {
+		return err
+	}
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return c.at(err.Error(), "limits")
+	}
+	s.cfg.Store(c)
 	if err := s.hosts(c); err != nil {
 		s.cfg.Store(old)
-		return err
+		return errors.Join(err, s.router.SetLimits(old.limits()))
 	}
 	s.certs.reset()
-	if err := s.router.SetLimits(c.limits()); err != nil {
-		return err
-	}
 	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
 	return nil
 }
@@ -552,7 +597,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 	if err = serve(c.Listen.Debug, debugMux, nil); err == nil {
 		err = serve(c.Listen.HTTP, web, nil)
 	}
-	if err == nil && s.certs.any(c) {
+	if err == nil && c.certified() {
 		err = serve(c.Listen.HTTPS, web, s.certs.web())
 	}
 	if err == nil && c.Listen.Admin != "" {
@@ -575,8 +620,15 @@ func (s *server) command(ctx context.Context, c admin.Command) admin.Result {
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
-// devSetup makes what --dev promises: a certificate and two accounts.
-func (s *server) devSetup(c *config, out io.Writer) error {
+// devHosts names the host of --dev where the file names none.
+func (c *config) devHosts() {
+	if len(c.Host) == 0 {
+		c.Host = map[string]hostConfig{"localhost": {}}
+	}
+}
+
+// devCertificates gives each host without a certificate a self-signed one, kept in the data folder.
+func (c *config) devCertificates() error {
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
 		if h.Certificate != "" {
@@ -589,6 +641,14 @@ func (s *server) devSetup(c *config, out io.Writer) error {
 			}
 		}
 		c.Host[name] = h
+	}
+	return nil
+}
+
+// devSetup makes what --dev promises: a certificate and two accounts.
+func (s *server) devSetup(c *config, out io.Writer) error {
+	if err := c.devCertificates(); err != nil {
+		return err
 	}
 	file := filepath.Join(c.Data, "dev-accounts")
 	if text, err := os.ReadFile(file); err == nil {
