@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/xml"
@@ -21,6 +22,7 @@ import (
 	"time"
 
 	"canto/session/sasl"
+	"canto/session/store"
 )
 
 // The test binary is canto, too: with this variable set it carries a command line out.
@@ -158,8 +160,10 @@ func refused(t *testing.T, r said, status int, words string, args ...string) {
 type process struct {
 	t             *testing.T
 	cmd           *exec.Cmd
-	plain, direct string // addresses: STARTTLS, TLS first
-	ready         string // its ready line
+	plain, direct string  // addresses: STARTTLS, TLS first
+	ready         string  // its ready line
+	server        *server // nil for another process
+	status        int
 	log           *syncBuffer
 	done          chan struct{} // closed when it has ended
 }
@@ -204,6 +208,7 @@ func (s *site) serve(args ...string) *process {
 	go func() {
 		io.Copy(io.Discard, out)
 		p.cmd.Wait()
+		p.status = p.cmd.ProcessState.ExitCode()
 		close(p.done)
 	}()
 	s.t.Cleanup(func() {
@@ -214,6 +219,36 @@ func (s *site) serve(args ...string) *process {
 		<-p.done
 		s.t.Fatalf("the server did not start: %s", p.log)
 	}
+	p.where()
+	return p
+}
+
+// serveHere runs a server in this process, where its store can be changed and its parts be seen. stop
+// is SIGTERM to it.
+func (s *site) serveHere(options func(*store.Options)) (p *process, stop func()) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	p = &process{t: s.t, log: new(syncBuffer), done: make(chan struct{})}
+	out := new(syncBuffer)
+	up := make(chan *server, 1)
+	go func() {
+		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data", s.data()},
+			out: out, errOut: p.log, options: options, up: func(s *server) { up <- s }})
+		close(p.done)
+	}()
+	s.t.Cleanup(func() { cancel(); p.wait() })
+	select {
+	case p.server = <-up:
+	case <-p.done:
+		s.t.Fatalf("the server did not start: %s", p.log)
+	}
+	until(s.t, "it is ready", func() bool { p.ready = out.String(); return strings.HasSuffix(p.ready, "\n") })
+	p.where()
+	return p, cancel
+}
+
+// where reads the ready line.
+func (p *process) where() {
 	addrs, _, _ := strings.Cut(strings.TrimPrefix(p.ready, "canto: ready c2s="), " ")
 	for _, a := range strings.Split(addrs, ",") {
 		if strings.HasPrefix(a, "127.0.0.2:") {
@@ -222,7 +257,6 @@ func (s *site) serve(args ...string) *process {
 			p.plain = a
 		}
 	}
-	return p
 }
 
 func (p *process) signal(sig syscall.Signal) { p.cmd.Process.Signal(sig) }
@@ -235,7 +269,7 @@ func (p *process) wait() int {
 	case <-time.After(patience):
 		p.t.Fatalf("the server does not end: %s", p.log)
 	}
-	return p.cmd.ProcessState.ExitCode()
+	return p.status
 }
 
 // says waits for a line of the log that matches.

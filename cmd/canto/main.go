@@ -54,6 +54,10 @@ type run struct {
 	errOut io.Writer
 	server *server // nil: no server runs in this process
 	alone  bool    // no server answered
+
+	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
+	options func(*store.Options)
+	up      func(*server)
 }
 
 type exitStatus struct {

@@ -92,7 +92,7 @@ func (cmd *serveCmd) Run(r *run) error {
 		return err
 	}
 	limitMemory(c)
-	if err := s.open(c, r.out); err != nil {
+	if err := s.open(c, r); err != nil {
 		return err
 	}
 	defer s.db.Close()
@@ -118,6 +118,9 @@ func (cmd *serveCmd) Run(r *run) error {
 	defer end()
 	go func() { running <- s.reactor.Run(ctx) }()
 	s.ready.Store(true)
+	if r.up != nil {
+		r.up(s)
+	}
 	fmt.Fprintf(r.out, "canto: ready %s\n", s.where(c))
 	select {
 	case err := <-running:
@@ -219,13 +222,17 @@ func (c *config) rehearse() error {
 }
 
 // open brings everything up but the loops' turning.
-func (s *server) open(c *config, out io.Writer) error {
-	db, err := store.Open(store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
+func (s *server) open(c *config, r *run) error {
+	o := store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
 		select {
 		case s.fatal <- err:
 		default:
 		}
-	}})
+	}}
+	if r.options != nil {
+		r.options(&o)
+	}
+	db, err := store.Open(o)
 	if err != nil {
 		return err
 	}
@@ -241,7 +248,7 @@ func (s *server) open(c *config, out io.Writer) error {
 	s.secret = sasl.NewSecret(key)
 	s.certs = &certificates{server: s}
 	if s.dev {
-		if err := s.devSetup(c, out); err != nil {
+		if err := s.devSetup(c, r.out); err != nil {
 			return fail(err)
 		}
 	}
