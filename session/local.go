@@ -370,8 +370,10 @@ func (s *Stats) Add(o *Stats) {
 }
 
 // Kick ends all sessions of an account with a stream error, from any goroutine, and has f run under
-// its lock when they are gone; f may be nil.
+// its lock when they are gone; f may be nil. A stream that has logged in and not bound is closed when
+// it binds.
 func (r *Router) Kick(bare jid.JID, reason error, f func(l *Local, a *Account)) {
+	r.Table.kicked(bare)
 	a, ok := r.Table.Loaded(bare)
 	if !ok {
 		return

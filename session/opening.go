@@ -333,6 +333,10 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 		if st.state == Closing || st.sess != nil {
 			return
 		}
+		if l.router.Table.kicks(st.deal.peer) != st.deal.kicks {
+			st.Close(ErrReset) // banned, deleted, or with another password since SASL: it may try again
+			return
+		}
 		with(a, exists, err)
 	})
 }

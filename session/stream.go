@@ -95,6 +95,7 @@ type deal struct {
 	lang     string
 	exchange any // SASL's state between two elements
 	tries    int
+	kicks    uint32 // of the table, when the account was looked up
 }
 
 // State is how far st has come.
@@ -186,6 +187,10 @@ func (st *Stream) Lang() string {
 	}
 	return ""
 }
+
+// Claim says that who is looked up now, to become what Authenticated is given: a [Router.Kick] from
+// here on keeps st from binding, whatever the lookup saw.
+func (st *Stream) Claim(who jid.JID) { st.deal.kicks = st.loop.router.Table.kicks(who.Bare()) }
 
 // Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
 // verifier returned, account its id in the store. The peer restarts the stream next.

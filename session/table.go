@@ -25,6 +25,7 @@ type shard struct {
 	accounts map[jid.JID]*Account
 	nobody   map[jid.JID]struct{} // bounded: addresses known to have no account
 	births   uint32               // accounts made: what was read before one is not remembered as nobody
+	kicks    uint32               // accounts kicked: who was let in before one does not bind behind it
 }
 
 // nobodyPerShard bounds what is remembered of addresses without an account: 65,536 in all.
@@ -141,6 +142,22 @@ func (t *Table) births(bare jid.JID) uint32 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.births
+}
+
+// kicked counts a kick of bare.
+func (t *Table) kicked(bare jid.JID) {
+	s := t.shard(bare)
+	s.mu.Lock()
+	s.kicks++
+	s.mu.Unlock()
+}
+
+// kicks counts the kicks of accounts in the shard of bare.
+func (t *Table) kicks(bare jid.JID) uint32 {
+	s := t.shard(bare)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.kicks
 }
 
 // drop takes a out of the table, under its lock; nobody: it is remembered as having no account,

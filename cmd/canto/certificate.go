@@ -28,16 +28,6 @@ type certificates struct {
 	shared *tls.Config
 }
 
-// any reports whether some host of c has a certificate.
-func (cs *certificates) any(c *config) bool {
-	for _, h := range c.Host {
-		if h.Certificate != "" {
-			return true
-		}
-	}
-	return false
-}
-
 // loader reads the certificate of a host when it is first needed.
 func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) {
@@ -65,12 +55,13 @@ func readCertificate(cert, key string) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// check reads every certificate of c, so that a reload with a broken one changes nothing.
-func (cs *certificates) check(c *config) error {
+// checkCertificates reads every certificate of c, so that a start or a reload with a broken one
+// changes nothing.
+func (c *config) checkCertificates() error {
 	for _, name := range c.hostNames() {
 		if h := c.Host[name]; h.Certificate != "" {
 			if _, err := readCertificate(h.Certificate, h.Key); err != nil {
-				return c.at(fmt.Sprintf("host.%q", name), "certificate", err.Error())
+				return c.at(err.Error(), "host", name, "certificate")
 			}
 		}
 	}

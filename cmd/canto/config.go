@@ -4,19 +4,24 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/mod"
 )
 
 // A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
@@ -229,14 +234,14 @@ func defaults() *config {
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %v: give the file with --config, or start with --dev", path, errors.Unwrap(err))
+		return nil, &configError{file: path, cause: fmt.Sprintf("%v: give the file with --config, or start with --dev", errors.Unwrap(err))}
 	}
 	c := defaults()
 	c.file, c.text = path, text
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
-		return nil, c.explain(err)
+		return nil, c.explain(err, c)
 	}
 	if err := c.check(); err != nil {
 		return nil, err
@@ -253,45 +258,116 @@ func readConfig(path string) (*config, error) {
 	return c, nil
 }
 
-// at is an error about the line where the text has want first, behind the header of section.
-func (c *config) at(section, want, cause string) error {
-	line, in := 0, section == ""
-	for i, l := range strings.Split(string(c.text), "\n") {
-		t := strings.TrimSpace(l)
-		if strings.HasPrefix(t, "[") {
-			in = in && section == "" || strings.Trim(t, "[] ") == section
-			if in && want == "" {
-				line = i + 1
-				break
-			}
-			continue
-		}
-		if in && want != "" && strings.HasPrefix(t, want) {
-			line = i + 1
-			break
-		}
-	}
-	if line == 0 {
-		return fmt.Errorf("%s: %s", c.file, cause)
-	}
-	return fmt.Errorf("%s:%d: %s", c.file, line, cause)
+// A configError is what is wrong in the configuration, in one line: file, line, cause, remedy.
+type configError struct {
+	file  string
+	line  int // 0: of no line
+	cause string
 }
 
-// explain turns a decoder's error into one line.
-func (c *config) explain(err error) error {
+func (e *configError) Error() string {
+	if e.line == 0 {
+		return fmt.Sprintf("%s: %s", e.file, e.cause)
+	}
+	return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.cause)
+}
+
+// at is an error about what stands at path, or about the nearest table around it that the text names.
+func (c *config) at(cause string, path ...string) error {
+	e := &configError{file: c.file, cause: cause}
+	if e.file == "" {
+		e.file = "configuration"
+	}
+	depth := 0
+	c.each(func(key []string, line int) {
+		n := 0
+		for n < len(key) && n < len(path) && key[n] == path[n] {
+			n++
+		}
+		if n > depth {
+			depth, e.line = n, line
+		}
+	})
+	return e
+}
+
+// each calls f with the path and the line of every table and every key of the text.
+func (c *config) each(f func(path []string, line int)) {
+	var p unstable.Parser
+	p.Reset(c.text)
+	var section []string
+	var visit func(above []string, n *unstable.Node)
+	visit = func(above []string, n *unstable.Node) {
+		path, line := slices.Clone(above), 0
+		for it := n.Key(); it.Next(); {
+			k := it.Node()
+			path, line = append(path, string(k.Data)), p.Shape(k.Raw).Start.Line
+		}
+		f(path, line)
+		if n.Kind != unstable.KeyValue {
+			section = path
+		} else if v := n.Value(); v.Kind == unstable.InlineTable {
+			for it := v.Children(); it.Next(); {
+				if it.Node().Kind == unstable.KeyValue {
+					visit(path, it.Node())
+				}
+			}
+		}
+	}
+	for p.NextExpression() {
+		n := p.Expression()
+		switch n.Kind {
+		case unstable.KeyValue:
+			visit(section, n)
+		case unstable.Table, unstable.ArrayTable:
+			visit(nil, n)
+		}
+	}
+}
+
+// explain turns a decoder's error about what stands below path into one line.
+func (c *config) explain(err error, v any, path ...string) error {
 	var missing *toml.StrictMissingError
 	if errors.As(err, &missing) && len(missing.Errors) > 0 {
-		e := missing.Errors[0]
-		row, _ := e.Position()
-		key := e.Key()
-		return fmt.Errorf("%s:%d: unknown key %q%s", c.file, row, strings.Join(key, "."), nearest(key[len(key)-1], knownKeys(reflect.TypeFor[config](), key[:len(key)-1])))
+		key := missing.Errors[0].Key()
+		for i, k := range key { // the first that is not known, which may be a table's
+			if known := knownKeys(reflect.TypeOf(v), key[:i]); len(known) > 0 && !slices.Contains(known, k) {
+				return c.at(fmt.Sprintf("unknown key %q%s", strings.Join(append(path, key...), "."), nearest(k, known)), append(path, key...)...)
+			}
+		}
+		return c.at(fmt.Sprintf("unknown key %q", strings.Join(append(path, key...), ".")), append(path, key...)...)
 	}
 	var de *toml.DecodeError
 	if errors.As(err, &de) {
+		cause := strings.TrimPrefix(de.Error(), "toml: ")
+		full := append(path, de.Key()...)
+		if m := wrongType.FindStringSubmatch(cause); m != nil {
+			cause = fmt.Sprintf("%s is a TOML %s, and %s is wanted", strings.Join(full, "."), m[1], wanted(m[2]))
+		}
+		if len(path) > 0 {
+			return c.at(cause, full...)
+		}
 		row, _ := de.Position()
-		return fmt.Errorf("%s:%d: %s", c.file, row, strings.TrimPrefix(de.Error(), "toml: "))
+		return &configError{c.file, row, cause}
 	}
-	return fmt.Errorf("%s: %s", c.file, strings.TrimPrefix(err.Error(), "toml: "))
+	return c.at(strings.TrimPrefix(err.Error(), "toml: "), path...)
+}
+
+var wrongType = regexp.MustCompile(`^cannot decode TOML (.+) into .*\bof type (\S+)$`)
+
+// wanted says of a Go type what is written for it.
+func wanted(t string) string {
+	switch {
+	case strings.Contains(t, "[]"):
+		return "a list"
+	case strings.HasSuffix(t, "int"), strings.HasSuffix(t, "int64"):
+		return "a number"
+	case strings.HasSuffix(t, "bool"):
+		return "true or false"
+	case strings.HasSuffix(t, "string"), strings.HasSuffix(t, "size"), strings.HasSuffix(t, "rate"), strings.HasSuffix(t, "flow"), strings.HasSuffix(t, "duration"):
+		return "a string"
+	}
+	return "a table"
 }
 
 // knownKeys are the keys of the table at path.
@@ -372,71 +448,130 @@ func distance(a, b string) int {
 
 // check holds what the decoder can't see.
 func (c *config) check() error {
-	for name, h := range c.Host {
-		section := fmt.Sprintf("host.%q", name)
+	if err := c.checkModules(c.Module, "module"); err != nil {
+		return err
+	}
+	for _, name := range c.hostNames() {
+		h := c.Host[name]
 		j, err := jid.Parse(name)
-		if err != nil || j.String() != name {
-			return c.at(section, "", fmt.Sprintf("%q is no domain in its canonical form", name))
+		if err != nil || j.String() != name || j.Domain() != name {
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form", name), "host", name)
 		}
-		if (h.Certificate == "") != (h.Key == "") {
-			return c.at(section, "certificate", "certificate and key go together: name both files, or neither")
+		if h.Certificate == "" && h.Key != "" {
+			return c.at("certificate and key go together: name both files, or neither", "host", name, "key")
+		}
+		if h.Certificate != "" && h.Key == "" {
+			return c.at("certificate and key go together: name both files, or neither", "host", name, "certificate")
+		}
+		if _, err := c.modulesOf(name); err != nil {
+			return err
+		}
+		if err := c.checkModules(h.Module, "host", name, "module"); err != nil {
+			return err
 		}
 		for _, m := range h.SASL {
 			if !knownMechanism(m) {
-				return c.at(section, "sasl", fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, append([]string(nil), mechanisms...))))
+				return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, slices.Clone(mechanisms))), "host", name, "sasl")
 			}
 		}
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
 	default:
-		return c.at("", "log", fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level))
+		return c.at(fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level), "log", "level")
 	}
 	switch c.Log.Format {
 	case "text", "json":
 	default:
-		return c.at("", "log", fmt.Sprintf("log format %q: it is text or json", c.Log.Format))
+		return c.at(fmt.Sprintf("log format %q: it is text or json", c.Log.Format), "log", "format")
 	}
 	if c.Node < 0 || c.Node > 1023 {
-		return c.at("", "node", "node is from 0 to 1023")
+		return c.at("node is from 0 to 1023", "node")
 	}
 	for _, l := range []struct {
 		key   string
 		addrs []string
 	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
 		for _, a := range l.addrs {
-			if _, err := netip.ParseAddrPort(strings.Replace(a, "localhost:", "127.0.0.1:", 1)); err != nil && !strings.HasPrefix(a, ":") {
-				return c.at("listen", l.key, fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a))
+			ap, err := address(a)
+			if err != nil {
+				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
+			}
+			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
+				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
 		}
 	}
 	return nil
 }
 
+// address reads what a listener takes: without a host, it is every address.
+func address(a string) (netip.AddrPort, error) {
+	if rest, ok := strings.CutPrefix(a, "localhost:"); ok {
+		a = "127.0.0.1:" + rest
+	} else if strings.HasPrefix(a, ":") {
+		a = "[::]" + a
+	}
+	return netip.ParseAddrPort(a)
+}
+
+// checkModules looks for sections of modules that there are none of.
+func (c *config) checkModules(sections map[string]any, path ...string) error {
+	for _, name := range slices.Sorted(maps.Keys(sections)) {
+		if all := moduleNames(); !slices.Contains(all, name) {
+			return c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), append(path, name)...)
+		}
+		if _, ok := sections[name].(map[string]any); !ok {
+			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name, strings.Join(append(path, name), ".")), append(path, name)...)
+		}
+	}
+	return nil
+}
+
+func moduleNames() (names []string) {
+	for _, m := range mod.All {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
+// needTLS says that clients could not connect at all.
+func (c *config) needTLS() error {
+	if !c.C2S.RequireTLS || c.certified() {
+		return nil
+	}
+	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false")
+}
+
+// certified reports whether some host has a certificate.
+func (c *config) certified() bool {
+	for _, h := range c.Host {
+		if h.Certificate != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // options decodes a module's own section for one host over the defaults in v, strictly.
 func (c *config) options(host string) func(module string, v any) error {
 	return func(module string, v any) error {
 		for _, s := range []struct {
-			name string
+			path []string
 			m    map[string]any
-		}{{"module." + module, c.Module}, {fmt.Sprintf("host.%q.module.%s", host, module), c.Host[host].Module}} {
+		}{{[]string{"module", module}, c.Module}, {[]string{"host", host, "module", module}, c.Host[host].Module}} {
 			section, ok := s.m[module]
 			if !ok {
 				continue
 			}
 			text, err := toml.Marshal(section)
 			if err != nil {
-				return c.at(s.name, "", err.Error())
+				return c.at(err.Error(), s.path...)
 			}
 			d := toml.NewDecoder(bytes.NewReader(text))
 			d.DisallowUnknownFields()
 			if err := d.Decode(v); err != nil {
-				var missing *toml.StrictMissingError
-				if errors.As(err, &missing) && len(missing.Errors) > 0 {
-					k := missing.Errors[0].Key()
-					return c.at(s.name, k[0], fmt.Sprintf("unknown key %q of module %s%s", strings.Join(k, "."), module, nearest(k[0], knownKeys(reflect.TypeOf(v).Elem(), nil))))
-				}
-				return c.at(s.name, "", strings.TrimPrefix(err.Error(), "toml: "))
+				return c.explain(err, v, s.path...)
 			}
 		}
 		return nil

@@ -95,7 +95,10 @@ func (k *checkCmd) Run(r *run) error {
 			}
 			say(err == nil, "config: host %s %s", h, orOK(err))
 		}
-		if len(c.Host) == 0 {
+		if err := c.rehearse(); err != nil {
+			say(false, "config: %v", err)
+		}
+		if len(c.Host) == 0 && c.file == "" {
 			say(true, "config: no file; canto serve --dev needs none")
 		}
 	}

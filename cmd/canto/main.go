@@ -53,6 +53,11 @@ type run struct {
 	out    io.Writer
 	errOut io.Writer
 	server *server // nil: no server runs in this process
+	alone  bool    // no server answered
+
+	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
+	options func(*store.Options)
+	up      func(*server)
 }
 
 type exitStatus struct {
@@ -95,9 +100,12 @@ func execute(r *run) (status int) {
 	if err := ctx.Run(r); err != nil {
 		fmt.Fprintf(r.errOut, "canto: %v\n", err)
 		var es exitStatus
+		var ce *configError
 		switch {
 		case errors.As(err, &es):
 			return es.status
+		case errors.As(err, &ce):
+			return exitUsage
 		case errors.Is(err, store.ErrFormat):
 			return exitFormat
 		case errors.Is(err, store.ErrLocked):
@@ -127,7 +135,7 @@ func (r *run) config() (*config, error) {
 	} else {
 		var err error
 		if c, err = readConfig(path); err != nil {
-			return nil, exitStatus{exitUsage, err}
+			return nil, err
 		}
 	}
 	if r.cli.Data != "" {
@@ -149,22 +157,40 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if r.server != nil {
 		return f(r.server.db)
 	}
-	c, err := r.config()
-	if err != nil {
+	if done, err := r.handOver(); done || err != nil {
 		return err
 	}
-	if done, err := r.remote(c); done {
+	c, err := r.config()
+	if err != nil {
 		return err
 	}
 	if _, err := os.Stat(c.Data); err != nil && !write {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
 	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	if errors.Is(err, store.ErrMissing) {
+		return fmt.Errorf("%w: give another with --data, or make one with canto serve", err)
+	}
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	return f(db)
+}
+
+// handOver has the running server carry the command out; done is false if there is none, or if this
+// is it.
+func (r *run) handOver() (done bool, err error) {
+	if r.server != nil || r.alone {
+		return false, nil
+	}
+	c, err := r.config()
+	if err != nil {
+		return false, err
+	}
+	done, err = r.remote(c)
+	r.alone = !done
+	return done, err
 }
 
 // remote has the running server carry the command out; done is false if there is none.
@@ -173,13 +199,13 @@ func (r *run) remote(c *config) (done bool, err error) {
 		return false, nil
 	}
 	var in []byte
-	if wantsInput(r.args) {
+	if r.cli.wantsInput() {
 		if in, err = io.ReadAll(r.stdin); err != nil {
 			return true, err
 		}
 		r.stdin = bytes.NewReader(in)
 	}
-	args, err := absolute(r.args)
+	args, err := r.absolute()
 	if err != nil {
 		return true, err
 	}
@@ -203,21 +229,25 @@ func trimmed(b []byte) string {
 	return string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("canto: ")))
 }
 
-func wantsInput(args []string) bool {
-	return slices.Contains(args, "-") || slices.Contains(args, "--password-stdin")
+// wantsInput reports whether the command reads standard input.
+func (c *cli) wantsInput() bool {
+	return c.User.Import.File == "-" || c.User.Add.PasswordStdin || c.User.Passwd.PasswordStdin
 }
 
 // absolute makes the file of `user import FILE` mean the same in another process's folder.
-func absolute(args []string) ([]string, error) {
-	args = slices.Clone(args)
-	if len(args) > 0 && slices.Contains(args, "import") {
-		last := &args[len(args)-1]
-		if *last != "-" && *last != "import" {
-			p, err := filepath.Abs(*last)
-			if err != nil {
-				return nil, err
-			}
-			*last = p
+func (r *run) absolute() ([]string, error) {
+	args, file := slices.Clone(r.args), r.cli.User.Import.File
+	if file == "" || file == "-" {
+		return args, nil
+	}
+	p, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	for i, a := range args {
+		if a == file && slices.Contains(args[:i], "import") {
+			args[i] = p
+			break
 		}
 	}
 	return args, nil

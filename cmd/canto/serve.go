@@ -89,8 +89,11 @@ func (cmd *serveCmd) Run(r *run) error {
 	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
 	s.cfg.Store(c)
 	s.log = newLog(c, r.errOut)
+	if err := s.look(c); err != nil {
+		return err
+	}
 	limitMemory(c)
-	if err := s.open(c, r.out); err != nil {
+	if err := s.open(c, r); err != nil {
 		return err
 	}
 	defer s.db.Close()
@@ -116,6 +119,9 @@ func (cmd *serveCmd) Run(r *run) error {
 	defer end()
 	go func() { running <- s.reactor.Run(ctx) }()
 	s.ready.Store(true)
+	if r.up != nil {
+		r.up(s)
+	}
 	fmt.Fprintf(r.out, "canto: ready %s\n", s.where(c))
 	select {
 	case err := <-running:
@@ -145,13 +151,11 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	if r.cli.Config != "" {
 		var err error
 		if c, err = readConfig(r.cli.Config); err != nil {
-			return nil, exitStatus{exitUsage, err}
+			return nil, err
 		}
 	}
 	c.dev = true
-	if len(c.Host) == 0 {
-		c.Host = map[string]hostConfig{"localhost": {}}
-	}
+	c.devHosts()
 	if r.cli.Data != "" {
 		c.Data = r.cli.Data
 	}
@@ -177,14 +181,60 @@ func limitMemory(c *config) {
 	}
 }
 
+// look finds what is wrong in c before anything is made.
+func (s *server) look(c *config) error {
+	if err := c.checkCertificates(); err != nil {
+		return err
+	}
+	if !s.dev { // there, certificates are made
+		if err := c.needTLS(); err != nil {
+			return err
+		}
+	}
+	return c.rehearse()
+}
+
+// rehearse loads the modules of every host on an empty store in memory: only they know their options.
+func (c *config) rehearse() error {
+	log := slog.New(slog.DiscardHandler)
+	db, err := store.Open(store.Options{Dir: "rehearsal", FS: store.NewMemFS(), Logger: log,
+		CacheBytes: 1 << 20, MemTableBytes: 1 << 20, MinFree: -1, Ballast: -1, CheckEvery: -1})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	s := &server{log: log, db: db, dev: c.dev}
+	s.cfg.Store(c)
+	s.certs = &certificates{server: s}
+	s.router = &session.Router{Table: session.NewTable(), Durable: storage.Durable(db), Directory: storage.Directory(db), Log: log}
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return c.at(err.Error(), "limits")
+	}
+	hosts := c.hostNames()
+	if len(hosts) == 0 {
+		hosts = []string{"localhost"}
+	}
+	fresh := make(map[string]*session.Profile)
+	for _, h := range hosts {
+		if _, err := s.profile(c, h, fresh); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // open brings everything up but the loops' turning.
-func (s *server) open(c *config, out io.Writer) error {
-	db, err := store.Open(store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
+func (s *server) open(c *config, r *run) error {
+	o := store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
 		select {
 		case s.fatal <- err:
 		default:
 		}
-	}})
+	}}
+	if r.options != nil {
+		r.options(&o)
+	}
+	db, err := store.Open(o)
 	if err != nil {
 		return err
 	}
@@ -200,7 +250,7 @@ func (s *server) open(c *config, out io.Writer) error {
 	s.secret = sasl.NewSecret(key)
 	s.certs = &certificates{server: s}
 	if s.dev {
-		if err := s.devSetup(c, out); err != nil {
+		if err := s.devSetup(c, r.out); err != nil {
 			return fail(err)
 		}
 	}
@@ -226,10 +276,7 @@ func (s *server) open(c *config, out io.Writer) error {
 	}
 	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
 	s.web = &reactor.Web{Lost: s.door.Lost, Refused: func(status int) { s.router.CountRefused(fmt.Sprint("http_", status)) }}
-	listeners, err := s.listeners(c)
-	if err != nil {
-		return fail(err)
-	}
+	listeners := s.listeners(c)
 	lim := c.limits()
 	s.reactor, err = reactor.New(reactor.Config{
 		Listeners:   listeners,
@@ -264,11 +311,8 @@ func connectionCap(configured int) int {
 
 // listeners are the ports that clients reach. An address that stands in c2s and in c2s_tls, or in
 // c2s_tls and in https, is one port that speaks both.
-func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
-	secure := s.certs.any(c)
-	if !secure && c.C2S.RequireTLS {
-		return nil, fmt.Errorf("%s: no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false", c.file)
-	}
+func (s *server) listeners(c *config) (list []reactor.Listener) {
+	secure := c.certified()
 	shared := func(addrs []string, a string) bool { return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) }
 	for _, a := range c.Listen.C2S {
 		if !secure || !shared(c.Listen.C2STLS, a) {
@@ -279,7 +323,7 @@ func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
 		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost})
 	}
 	if !secure {
-		return list, nil
+		return list
 	}
 	for _, a := range c.Listen.C2STLS {
 		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct(), Plain: shared(c.Listen.C2S, a)}
@@ -294,7 +338,7 @@ func (s *server) listeners(c *config) (list []reactor.Listener, err error) {
 			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost, Direct: s.certs.web()})
 		}
 	}
-	return list, nil
+	return list
 }
 
 // serveWeb has net/http answer on the connections that the http and https ports hand over.
@@ -346,12 +390,8 @@ func (c *config) modulesOf(host string) ([]string, error) {
 	}
 	for _, m := range changes {
 		name := strings.TrimLeft(m, "+-")
-		if !slices.ContainsFunc(mod.All, func(x session.Manifest) bool { return x.Name == name }) {
-			var all []string
-			for _, x := range mod.All {
-				all = append(all, x.Name)
-			}
-			return nil, c.at(fmt.Sprintf("host.%q", host), "modules", fmt.Sprintf("unknown module %q%s", name, nearest(name, all)))
+		if all := moduleNames(); !slices.Contains(all, name) {
+			return nil, c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), "host", host, "modules")
 		}
 		if strings.HasPrefix(m, "-") {
 			want = slices.DeleteFunc(want, func(x string) bool { return x == name })
@@ -385,8 +425,12 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 		return nil, err
 	}
 	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, offer)...)
+	var ce *configError
+	if errors.As(err, &ce) {
+		return nil, ce
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: host %s: %w", c.file, host, err)
+		return nil, c.at(fmt.Sprintf("host %s: %v", host, err), "host", host, "modules")
 	}
 	if h.Limits != nil {
 		lim := c.limits()
@@ -406,7 +450,7 @@ func describe(l *limitsConfig) session.Limits {
 func (s *server) given(c *config, offer sasl.Offer) []session.Given {
 	return []session.Given{
 		session.Give(s.db),
-		session.Give(starttls.Policy{Available: s.certs.any(c), Required: c.C2S.RequireTLS}),
+		session.Give(starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS}),
 		session.Give(saslauth.Policy{
 			Offer:     offer,
 			PlainText: !c.C2S.RequireTLS,
@@ -513,7 +557,8 @@ func (s *server) closeHost(name string) {
 func (s *server) reload() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.config()
+	old := s.config()
+	c := old
 	if s.cli.Config != "" || !s.dev {
 		path := s.cli.Config
 		if path == "" {
@@ -523,24 +568,30 @@ func (s *server) reload() error {
 		if err != nil {
 			return err
 		}
-		fresh.Data, fresh.dev = c.Data, c.dev
-		if len(fresh.Host) == 0 {
-			fresh.Host = c.Host
+		fresh.Data, fresh.dev = old.Data, old.dev
+		if s.dev {
+			fresh.devHosts()
+			if err := fresh.devCertificates(); err != nil {
+				return err
+			}
 		}
 		c = fresh
 	}
-	if err := s.certs.check(c); err != nil {
+	if err := c.checkCertificates(); err != nil {
 		return err
 	}
-	old := s.cfg.Swap(c)
+	if err := c.needTLS(); err != nil {
+		return err
+	}
+	if err := s.router.SetLimits(c.limits()); err != nil {
+		return c.at(err.Error(), "limits")
+	}
+	s.cfg.Store(c)
 	if err := s.hosts(c); err != nil {
 		s.cfg.Store(old)
-		return err
+		return errors.Join(err, s.router.SetLimits(old.limits()))
 	}
 	s.certs.reset()
-	if err := s.router.SetLimits(c.limits()); err != nil {
-		return err
-	}
 	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
 	return nil
 }
@@ -606,8 +657,15 @@ func (s *server) command(ctx context.Context, c admin.Command) admin.Result {
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
-// devSetup makes what --dev promises: a certificate and two accounts.
-func (s *server) devSetup(c *config, out io.Writer) error {
+// devHosts names the host of --dev where the file names none.
+func (c *config) devHosts() {
+	if len(c.Host) == 0 {
+		c.Host = map[string]hostConfig{"localhost": {}}
+	}
+}
+
+// devCertificates gives each host without a certificate a self-signed one, kept in the data folder.
+func (c *config) devCertificates() error {
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
 		if h.Certificate != "" {
@@ -620,6 +678,14 @@ func (s *server) devSetup(c *config, out io.Writer) error {
 			}
 		}
 		c.Host[name] = h
+	}
+	return nil
+}
+
+// devSetup makes what --dev promises: a certificate and two accounts.
+func (s *server) devSetup(c *config, out io.Writer) error {
+	if err := c.devCertificates(); err != nil {
+		return err
 	}
 	file := filepath.Join(c.Data, "dev-accounts")
 	if text, err := os.ReadFile(file); err == nil {

@@ -41,7 +41,10 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 		if err != nil && err != io.EOF {
 			return "", false, err
 		}
-		return strings.TrimRight(line, "\r\n"), false, nil
+		if line = strings.TrimRight(line, "\r\n"); line == "" {
+			return "", false, exitStatus{exitUsage, errors.New("the password is empty: write it as the first line of standard input")}
+		}
+		return line, false, nil
 	case p.Password != "":
 		return p.Password, false, nil
 	}
@@ -63,7 +66,14 @@ func account(text string) (jid.JID, error) {
 // derive makes the keys of a password for every hash, as they are stored.
 func derive(pw string, iterations int) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
-	return k.Encode(), err
+	return k.Encode(), passwordError(err)
+}
+
+func passwordError(err error) error {
+	if errors.Is(err, sasl.ErrPassword) {
+		return exitStatus{exitUsage, errors.New("not a password: it is 1 to 1,023 bytes of UTF-8 without control characters")}
+	}
+	return err
 }
 
 // born tells a running server that there is an account.
@@ -88,6 +98,9 @@ type userAdd struct {
 func (u *userAdd) Run(r *run) error {
 	j, err := account(u.JID)
 	if err != nil {
+		return err
+	}
+	if done, err := r.handOver(); done || err != nil { // before standard input is read here
 		return err
 	}
 	pw, made, err := u.get(r)
@@ -118,6 +131,9 @@ type userPasswd struct {
 func (u *userPasswd) Run(r *run) error {
 	j, err := account(u.JID)
 	if err != nil {
+		return err
+	}
+	if done, err := r.handOver(); done || err != nil { // before standard input is read here
 		return err
 	}
 	pw, made, err := u.get(r)
@@ -255,21 +271,28 @@ type userImport struct {
 const importBlock = 2000
 
 func (u *userImport) Run(r *run) error {
-	if u.Iterations < sasl.MinIterations {
-		return exitStatus{exitUsage, fmt.Errorf("--iterations is at least %d", sasl.MinIterations)}
+	if u.Iterations < sasl.MinIterations || u.Iterations > sasl.MaxIterations {
+		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations, sasl.MaxIterations)}
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		in := r.stdin
+		in, name := r.stdin, "standard input"
 		if u.File != "-" {
 			f, err := os.Open(u.File)
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			in = f
+			in, name = f, u.File
 		}
-		n, err := u.load(r, db, in)
-		if err == nil {
+		rows, err := u.read(in, name)
+		if err != nil {
+			return err
+		}
+		n, err := u.load(r, db, rows, name)
+		if err == nil && n < len(rows) {
+			err = fmt.Errorf("%s: %d of %d accounts were not added, see above", name, len(rows)-n, len(rows))
+		}
+		if err == nil || n > 0 {
 			fmt.Fprintf(r.out, "%d accounts added\n", n)
 		}
 		return err
@@ -277,91 +300,97 @@ func (u *userImport) Run(r *run) error {
 }
 
 type importLine struct {
-	jid   jid.JID
-	creds []byte
-	err   error
+	line     int
+	jid      jid.JID
+	password string
+	creds    []byte
+	err      error
 }
 
-func (u *userImport) load(r *run, db *store.DB, in io.Reader) (n int, err error) {
-	var memo sync.Map // password -> *sync.OnceValues
+// read reads and checks all lines, so that of a file with a broken one nothing is imported.
+func (u *userImport) read(in io.Reader, name string) (rows []importLine, err error) {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, 64<<10)
 	line := 0
-	for more := true; more; {
-		var raw []string
-		for len(raw) < importBlock {
-			if more = sc.Scan(); !more {
-				break
-			}
-			raw = append(raw, sc.Text())
+	broken := func(err error) error {
+		return fmt.Errorf("%s:%d: %v; nothing was imported", name, line, err)
+	}
+	for sc.Scan() {
+		line++
+		if strings.TrimSpace(sc.Text()) == "" {
+			continue
 		}
-		rows := make([]importLine, len(raw))
+		who, pw, ok := strings.Cut(sc.Text(), "\t")
+		if !ok {
+			return nil, broken(errors.New("no tab: a line is jid<TAB>password"))
+		}
+		j, err := account(who)
+		if err != nil {
+			return nil, broken(err)
+		}
+		if _, err := sasl.PreparePassword([]byte(pw)); err != nil {
+			return nil, broken(passwordError(err))
+		}
+		rows = append(rows, importLine{line: line, jid: j, password: pw})
+	}
+	if err := sc.Err(); err != nil {
+		line++
+		return nil, broken(err)
+	}
+	return rows, nil
+}
+
+// load derives keys on all cores and adds the accounts, a block at a time.
+func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) (n int, err error) {
+	var memo sync.Map // password -> sync.OnceValues
+	for len(rows) > 0 {
+		block := rows[:min(len(rows), importBlock)]
+		rows = rows[len(block):]
 		var wg sync.WaitGroup
-		next := make(chan int)
+		next := make(chan *importLine)
 		for range runtime.GOMAXPROCS(0) {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
-				for i := range next {
-					rows[i] = u.parse(raw[i], &memo)
+			wg.Go(func() {
+				for row := range next {
+					row.creds, row.err = u.derive(row.password, &memo)
 				}
-			}()
+			})
 		}
-		for i := range raw {
-			next <- i
+		for i := range block {
+			next <- &block[i]
 		}
 		close(next)
 		wg.Wait()
-		var list []store.NewAccount
-		for i, row := range rows {
+		list := make([]store.NewAccount, len(block))
+		for i, row := range block {
 			if row.err != nil {
-				return n, fmt.Errorf("%s:%d: %w", u.File, line+i+1, row.err)
+				return n, fmt.Errorf("%s:%d: %w", name, row.line, row.err)
 			}
-			if !row.jid.IsZero() {
-				list = append(list, store.NewAccount{Domain: row.jid.Domain(), Local: row.jid.Local(), Credentials: row.creds})
-			}
+			list[i] = store.NewAccount{Domain: row.jid.Domain(), Local: row.jid.Local(), Credentials: row.creds}
 		}
 		bad := 0
 		_, err := db.Accounts().CreateMany(r.ctx, list, func(i int, err error) {
 			bad++
-			fmt.Fprintf(r.errOut, "canto: %s@%s: %v\n", list[i].Local, list[i].Domain, err)
+			fmt.Fprintf(r.errOut, "canto: %s:%d: %v\n", name, block[i].line, err)
 		})
-		if err != nil {
-			return n, fmt.Errorf("%s, lines %d to %d: %w", u.File, line+1, line+len(raw), err)
+		for _, row := range block {
+			r.born(row.jid)
 		}
-		for _, row := range rows {
-			if !row.jid.IsZero() {
-				r.born(row.jid)
-			}
+		if err != nil {
+			return n, fmt.Errorf("%s, lines %d to %d: %w", name, block[0].line, block[len(block)-1].line, err)
 		}
 		n += len(list) - bad
-		line += len(raw)
 	}
-	return n, sc.Err()
+	return n, nil
 }
 
-func (u *userImport) parse(text string, memo *sync.Map) (row importLine) {
-	if strings.TrimSpace(text) == "" {
-		return row
-	}
-	name, pw, ok := strings.Cut(text, "\t")
-	if !ok {
-		row.err = errors.New("no tab: a line is jid<TAB>password")
-		return row
-	}
-	if row.jid, row.err = account(name); row.err != nil {
-		return row
-	}
+func (u *userImport) derive(pw string, memo *sync.Map) ([]byte, error) {
 	if !u.SharedSalt {
-		c, err := derive(pw, u.Iterations)
-		row.creds, row.err = c, err
-		return row
+		return derive(pw, u.Iterations)
 	}
 	f, _ := memo.LoadOrStore(pw, sync.OnceValues(func() ([]byte, error) {
 		return derive(pw, u.Iterations)
 	}))
-	row.creds, row.err = f.(func() ([]byte, error))()
-	return row
+	return f.(func() ([]byte, error))()
 }
 
 type hostCmd struct {
@@ -423,7 +452,16 @@ type hostDel struct {
 
 func (h *hostDel) Run(r *run) error {
 	return r.withStore(true, func(db *store.DB) error {
-		if err := db.Hosts().Delete(r.ctx, h.Domain); err != nil {
+		c, err := r.config()
+		if err != nil {
+			return err
+		}
+		if _, ok := c.Host[h.Domain]; ok && r.server != nil {
+			return fmt.Errorf("%s: the configuration file names it: take its section out and run canto reload", h.Domain)
+		}
+		if err := db.Hosts().Delete(r.ctx, h.Domain); errors.Is(err, store.ErrNotFound) {
+			return fmt.Errorf("%w: canto host list shows who is served", err)
+		} else if err != nil {
 			return err
 		}
 		if r.server != nil {
@@ -435,7 +473,10 @@ func (h *hostDel) Run(r *run) error {
 
 func addHost(r *run, db *store.DB, j jid.JID) error {
 	_, err := db.Hosts().Add(r.ctx, j.String())
-	return named(j, err)
+	if errors.Is(err, store.ErrExists) {
+		return fmt.Errorf("%w: canto host list shows who is served", err)
+	}
+	return err
 }
 
 func create(r *run, db *store.DB, j jid.JID, creds []byte) error {
@@ -445,8 +486,13 @@ func create(r *run, db *store.DB, j jid.JID, creds []byte) error {
 
 // named says whom an error is about.
 func named(j jid.JID, err error) error {
-	if err == nil {
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, store.ErrNotFound):
+		return fmt.Errorf("%s: %w: canto user list shows who there is", j, err)
+	case errors.Is(err, store.ErrExists):
+		return fmt.Errorf("%w: canto user passwd gives it another password", err)
 	}
 	return fmt.Errorf("%s: %w", j, err)
 }

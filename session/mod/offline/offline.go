@@ -122,6 +122,9 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 		ev.Local().CountLimit("offline")
 		return ev.Fail(session.ResourceConstraint)
 	}
+	if m.db.Full() != nil { // what is not kept is said to the sender, not lost
+		return ev.Fail(session.ResourceConstraint)
+	}
 	b := m.db.NewBatch(a.ID())
 	m.rows.Append(b, a.ID(), k.next, el)
 	k.next++

@@ -215,6 +215,7 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 		return
 	}
 	x.who = who
+	st.Claim(who)
 	var a sasl.Account
 	work := func() error {
 		snap := m.db.Snapshot()

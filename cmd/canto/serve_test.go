@@ -1,0 +1,410 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"canto/session/store"
+)
+
+// What is wrong in the configuration is said in one line with file, line, cause and remedy, before
+// anything is made.
+func TestServeRefusesConfiguration(t *testing.T) {
+	certified := hostSection("example.org")
+	for _, c := range []struct{ name, text, words string }{
+		{"unknown key", "dta = 'x'\n", `^canto: canto.toml:1: unknown key "dta"; did you mean "data"\?`},
+		{"unknown key in a section", listen + "\n[limits]\nstanzas = '1MiB'\n", `canto.toml:10: unknown key "limits.stanzas"; did you mean "stanza"\?`},
+		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n", `canto.toml:8: unknown key "hots.*"; did you mean "host"\?`},
+		{"unknown key of a host", listen + certified + "certifcate = 'x'\n", `canto.toml:11: unknown key "host.example.org.certifcate"; did you mean "certificate"\?`},
+		{"bad size", "memory = 'much'\n", `canto.toml:1: .*"much" is no size: write it like`},
+		{"bad rate", "[limits]\nlogins_per_address = '5/y'\n", `canto.toml:2: .*"5/y" is no rate: write it like`},
+		{"bad flow", "[limits]\nrate = '5'\n", `canto.toml:2: .*"5" is no rate of bytes: write it like`},
+		{"bad duration", "[limits]\nlogin_timeout = 'soon'\n", `canto.toml:2: .*"soon" is no duration: write it like`},
+		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
+		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
+		{"wrong type of a limit", "[limits]\nconnections = 'many'\n", `canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
+		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: `},
+		{"a key twice", "data = 'x'\ndata = 'y'\n", `canto.toml:2: .*data`},
+		{"bad level", "log = { level = 'loud' }\n", `canto.toml:1: log level "loud": it is debug, info`},
+		{"bad level in a section", "\n[log]\nlevel = 'loud'\n", `canto.toml:3: log level "loud": it is debug, info`},
+		{"bad format", "log = { format = 'xml' }\n", `canto.toml:1: log format "xml": it is text or json`},
+		{"bad node", "node = 5000\n", `canto.toml:1: node is from 0 to 1023`},
+		{"bad address", "[listen]\nc2s = ['everywhere']\n", `canto.toml:2: "everywhere" is no address: write it like`},
+		{"bad address without a host", "[listen]\nc2s = [':xmpp?']\n", `canto.toml:2: ":xmpp\?" is no address: write it like`},
+		{"debug on every address", "[listen]\ndebug = [':5290']\n", `canto.toml:2: debug on ":5290" .*: name the one address`},
+		{"bad domain", listen + "[host.\"a b\"]\n", `canto.toml:8: "a b" is no domain in its canonical form`},
+		{"an account as a domain", listen + "[host.\"a@b\"]\n", `canto.toml:8: "a@b" is no domain in its canonical form`},
+		{"certificate without a key", listen + "[host.\"example.org\"]\ncertificate = 'example.org.crt'\n", `canto.toml:9: certificate and key go together`},
+		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n", `canto.toml:9: certificate and key go together`},
+		{"unknown module", listen + certified + "modules = ['+pnig']\n", `canto.toml:11: unknown module "pnig"; did you mean "ping"\?`},
+		{"unknown mechanism", listen + certified + "sasl = ['SCRAM-SHA-257']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-257"; did you mean "SCRAM-SHA-256"\?`},
+		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
+		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
+		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
+		{"bad value of a module", listen + certified + "[module.offline]\nmax_messages = 'many'\n", `canto.toml:12: module.offline.max_messages is a TOML string, and a number is wanted`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "example.org")
+			s.write("canto.toml", c.text)
+			s.fails(exitUsage, c.words, "serve")
+			s.nothingMade()
+			if r := s.canto("", "check", "config"); r.status == 0 || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
+				t.Errorf("canto check config: %+v", r)
+			}
+		})
+	}
+}
+
+// nothingMade checks that there is no data folder.
+func (s *site) nothingMade() {
+	s.t.Helper()
+	if _, err := os.Lstat(s.data()); !errors.Is(err, os.ErrNotExist) {
+		s.t.Errorf("there is a data folder (%v)", err)
+	}
+}
+
+func TestServeRefusesCertificate(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spoil func(s *site)
+		words string
+	}{
+		{"no certificate file", func(s *site) { os.Remove(s.path("example.org.crt")) }, `canto.toml:9: example.org.crt: .*no such file.*: check certificate and key`},
+		{"no key file", func(s *site) { os.Remove(s.path("example.org.key")) }, `canto.toml:9: example.org.crt: .*example.org.key: no such file.*: check certificate and key`},
+		{"not a certificate", func(s *site) { s.write("example.org.crt", "hello\n") }, `canto.toml:9: example.org.crt: .*PEM.*: check certificate and key`},
+		{"half a certificate", func(s *site) {
+			b, _ := os.ReadFile(s.path("example.org.crt"))
+			s.write("example.org.crt", string(b[:len(b)/2]))
+		}, `canto.toml:9: example.org.crt: .*: check certificate and key`},
+		{"another's key", func(s *site) {
+			s.certificate("example.net")
+			os.Rename(s.path("example.net.key"), s.path("example.org.key"))
+		}, `canto.toml:9: example.org.crt: .*private key does not match public key.*: check certificate and key`},
+		{"a key that others may read", func(s *site) { os.Chmod(s.path("example.org.key"), 0o640) }, `canto.toml:9: example.org.key: others may read the key: chmod 600 example.org.key`},
+		{"no certificate at all", func(s *site) { s.write("canto.toml", listen+"[host.\"example.org\"]\n") }, `canto.toml: no host has a certificate.*name certificate and key`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "example.org")
+			c.spoil(s)
+			s.fails(exitUsage, c.words, "serve")
+			s.nothingMade()
+		})
+	}
+}
+
+func TestServeWithoutFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	os.Remove(s.path("canto.toml"))
+	s.fails(exitUsage, `^canto: canto.toml: no such file or directory: give the file with --config, or start with --dev`, "serve")
+	cmd := s.command("serve")
+	cmd.Args = []string{cmd.Args[0], "serve"}
+	refused(t, finish(t, cmd, ""), exitUsage, `no configuration: name a file with --config, or start with --dev`)
+	s.nothingMade()
+}
+
+// A port that is taken: the others are given back, and what was made is a store that the next start takes.
+func TestServeTakenPort(t *testing.T) {
+	for _, key := range []string{"c2s", "c2s_tls", "http", "https", "debug"} {
+		t.Run(key, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "example.org")
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			good, _ := os.ReadFile(s.path("canto.toml"))
+			bad := strings.Split(string(good), "\n")
+			for i, l := range bad {
+				if strings.HasPrefix(l, key+" ") {
+					bad[i] = fmt.Sprintf("%s = [%q]", key, ln.Addr())
+				}
+			}
+			s.write("canto.toml", strings.Join(bad, "\n"))
+			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop who uses it, or change \\[listen\\]", "serve")
+			s.write("canto.toml", string(good))
+			s.serve()
+		})
+	}
+}
+
+func TestServeTakenFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	s.fails(exitTaken, `store is locked: data is in use by another process .*: stop it`, "serve")
+	if out := s.ok("user", "list"); out != "" { // the first one goes on
+		t.Errorf("user list: %q", out)
+	}
+	p.signal(syscall.SIGTERM)
+	if n := p.wait(); n != 0 {
+		t.Errorf("status %d: %s", n, p.log)
+	}
+	s.serve()
+}
+
+// A command beside a server whose admin socket is off finds the folder locked, too.
+func TestCommandTakenFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.certificate("example.org")
+	s.write("canto.toml", listen+"admin = ''\n"+hostSection("example.org"))
+	s.serve()
+	s.fails(exitTaken, `store is locked: data is in use by another process`, "user", "add", "romeo@example.org")
+}
+
+func TestServeOtherFormat(t *testing.T) {
+	t.Run("newer", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, "example.org")
+		s.ok("user", "add", "romeo@example.org", "--password", "x")
+		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises, Logger: quiet{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Set([]byte("\x00format"), []byte{0, 0, 0, 0, 0, 0, 0, 200}, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		p.Close()
+		s.fails(exitFormat, `store format is not supported: data has version 200, this program knows \d+: use the newer program`, "serve")
+		s.fails(exitFormat, `store format is not supported: data has version 200`, "user", "list")
+		s.fails(exitFormat, `store format is not supported: data has version 200`, "user", "add", "juliet@example.org")
+	})
+	t.Run("of another program", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, "example.org")
+		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises, Logger: quiet{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Set([]byte("k"), []byte("v"), pebble.Sync)
+		p.Close()
+		s.fails(exitFormat, `data holds rows without a version: it is not a store of this program`, "serve")
+	})
+	t.Run("of a newer Pebble", func(t *testing.T) {
+		t.Parallel()
+		s := newSite(t, "example.org")
+		s.ok("user", "add", "romeo@example.org", "--password", "x")
+		if n := renameMarker(t, s.data()); n == 0 {
+			t.Fatal("no marker of Pebble's format")
+		}
+		s.fails(exitFormat, `store format is not supported: data: `, "serve")
+	})
+}
+
+// renameMarker raises the version in the name of Pebble's marker file.
+func renameMarker(t *testing.T, dir string) (n int) {
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		if strings.HasPrefix(e.Name(), "marker.format-version.") {
+			i := strings.LastIndexByte(e.Name(), '.')
+			if err := os.Rename(dir+"/"+e.Name(), dir+"/"+e.Name()[:i]+".999"); err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+	}
+	return n
+}
+
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(string, ...any) {}
+
+// A host may not be in the file and in the store.
+func TestServeHostTwice(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	db, err := store.Open(store.Options{Dir: s.data()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Hosts().Add(context.Background(), "example.org"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	s.fails(exitFailed, `host example.org is in the configuration and in the store: take it out of one of them \(canto host del example.org\)`, "serve")
+	s.ok("host", "del", "example.org")
+	s.serve()
+}
+
+// handshake is the certificate that addr shows who asks for name.
+func handshake(t *testing.T, addr, name string) *x509.Certificate {
+	t.Helper()
+	c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	return c.ConnectionState().PeerCertificates[0]
+}
+
+// behindStartTLS is the same behind STARTTLS.
+func behindStartTLS(t *testing.T, addr, host string) *x509.Certificate {
+	t.Helper()
+	c, err := connect(addr, host, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	return c.conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+// Each host has its own certificate; a changed one is shown from the reload on, and what was connected
+// stays.
+func TestReloadCertificate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.net", "example.org")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p := s.serve()
+	romeo := p.login("example.org", "romeo", "x")
+	serials := map[string]string{}
+	look := func() {
+		t.Helper()
+		for _, h := range []string{"example.org", "example.net"} {
+			for how, c := range map[string]*x509.Certificate{"TLS": handshake(t, p.direct, h), "STARTTLS": behindStartTLS(t, p.plain, h)} {
+				if c.Subject.CommonName != h {
+					t.Errorf("%s for %s shows the certificate of %s", how, h, c.Subject.CommonName)
+				}
+				if n := c.SerialNumber.String(); serials[h] == "" {
+					serials[h] = n
+				} else if serials[h] != n {
+					t.Errorf("%s for %s shows another certificate than before", how, h)
+				}
+			}
+		}
+	}
+	look()
+	before := serials["example.org"]
+	s.certificate("example.org") // without a reload, nothing changes
+	look()
+	delete(serials, "example.org")
+	s.ok("reload")
+	look()
+	if serials["example.org"] == before {
+		t.Error("the old certificate is still shown after the reload")
+	}
+	if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
+		t.Errorf("who was connected: %v", err)
+	}
+
+	// One that can't be used keeps the old one, and says so.
+	os.Chmod(s.path("example.net.key"), 0o644)
+	s.fails(exitUsage, `example.net.key: others may read the key: chmod 600`, "reload")
+	look()
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org", "example.net")
+	s.write("canto.toml", listen+hostSection("example.org"))
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	s.ok("user", "add", "juliet@example.net", "--password", "x")
+	p := s.serve()
+	romeo := p.login("example.org", "romeo", "x")
+	ping := func() error {
+		_, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>")
+		return err
+	}
+	if err := ping(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Broken: one line, the old stays.
+	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['-pingg']\n")
+	s.fails(exitUsage, `canto.toml:11: unknown module "pingg"; did you mean "ping"\?`, "reload")
+	p.signal(syscall.SIGHUP)
+	p.says(`reload failed; nothing was changed.*canto.toml:11: unknown module`)
+	s.write("canto.toml", listen+"[module.offline]\nmax = 1\n"+hostSection("example.net"))
+	s.fails(exitUsage, `canto.toml:9: unknown key "module.offline.max"`, "reload")
+	if err := ping(); err != nil {
+		t.Errorf("after a broken reload: %v", err)
+	}
+	if _, err := connect(p.plain, "example.net", false); err != streamError("host-unknown") {
+		t.Errorf("a host of a broken file: %v", err)
+	}
+
+	// A new host, a module less, another limit.
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 1\n"+hostSection("example.org")+"modules = ['-ping']\n"+hostSection("example.net"))
+	s.ok("reload")
+	juliet := p.login("example.net", "juliet", "x")
+	if err := ping(); err != (stanzaError{"cancel", "service-unavailable"}) {
+		t.Errorf("ping without its module: %v", err)
+	}
+	second, err := connect(p.plain, "example.net", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.conn.Close()
+	if err := second.auth("SCRAM-SHA-256", "juliet", "x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.bind("second"); err != (stanzaError{"wait", "resource-constraint"}) {
+		t.Errorf("a second resource where one is the limit: %v", err)
+	}
+
+	// A host that goes takes its sessions with it; by SIGHUP this time.
+	s.write("canto.toml", listen+hostSection("example.org"))
+	p.signal(syscall.SIGHUP)
+	if err := juliet.ended(); err != streamError("host-gone") {
+		t.Errorf("a session of a host that went: %v", err)
+	}
+	if err := ping(); err != nil {
+		t.Errorf("ping with its module again: %v", err)
+	}
+}
+
+// SIGTERM tells every client, whatever it has reached, and ends with status 0.
+func TestShutdown(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p := s.serve()
+	romeo := p.login("example.org", "romeo", "x")
+	early, err := connect(p.direct, "example.org", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+		t.Fatal(err)
+	}
+	p.signal(syscall.SIGTERM)
+	for who, c := range map[string]*client{"a session": romeo, "a stream before its login": early} {
+		if err := c.ended(); err != streamError("system-shutdown") {
+			t.Errorf("%s: %v", who, err)
+		}
+	}
+	if n := p.wait(); n != 0 {
+		t.Errorf("status %d: %s", n, p.log)
+	}
+	if _, err := net.Dial("tcp", p.plain); err == nil {
+		t.Error("the port is still open")
+	}
+	if _, err := os.Lstat(s.path("data/admin.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the admin socket is left behind (%v)", err)
+	}
+	p = s.serve()
+	n, err := p.login("example.org", "romeo", "x").iq("get", "<query xmlns='jabber:iq:roster'/>")
+	if err != nil || !n.has("query", "item") {
+		t.Errorf("the roster after a restart: %v %v", n, err)
+	}
+}

@@ -1,0 +1,304 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session/sasl"
+)
+
+// Every command does the same through the admin socket of a running server and on the store without one.
+func TestCommands(t *testing.T) {
+	for _, running := range []bool{false, true} {
+		t.Run(map[bool]string{false: "on the store", true: "on a running server"}[running], func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "example.org")
+			if running {
+				s.serve()
+			}
+			is := func(want string, args ...string) {
+				t.Helper()
+				if got := s.ok(args...); !regexp.MustCompile("^(?:" + want + ")$").MatchString(got) {
+					t.Errorf("canto %v: %q does not match %q", args, got, want)
+				}
+			}
+			is("", "user", "add", "romeo@example.org", "--password", "x")
+			is("juliet@example.org\t[A-Z2-7]{20}\n", "user", "add", "Juliet@EXAMPLE.org")
+			if r := s.canto("s3cret\n", "user", "add", "nurse@example.org", "--password-stdin"); r != (said{}) {
+				t.Errorf("add --password-stdin: %+v", r)
+			}
+			is("juliet@example.org\nnurse@example.org\nromeo@example.org\n", "user", "list")
+			is("juliet@example.org\nnurse@example.org\nromeo@example.org\n", "user", "list", "example.org")
+			is("", "user", "list", "example.net")
+			is(`jid      romeo@example.org
+id       [0-9a-f]{16}
+created  \d{4}-.*Z
+banned   false
+keys     SCRAM-SHA-1, 10000 iterations
+keys     SCRAM-SHA-256, 10000 iterations
+keys     SCRAM-SHA-512, 10000 iterations
+`, "user", "show", "romeo@example.org")
+			is("", "user", "ban", "romeo@example.org")
+			is("", "user", "ban", "romeo@example.org")
+			is(`(?s).*banned   true.*`, "user", "show", "romeo@example.org")
+			is("", "user", "unban", "romeo@example.org")
+			is("", "user", "unban", "romeo@example.org")
+			is(`(?s).*banned   false.*`, "user", "show", "romeo@example.org")
+			is("", "user", "passwd", "romeo@example.org", "--password", "y")
+			is("", "user", "del", "nurse@example.org")
+			is("juliet@example.org\nromeo@example.org\n", "user", "list")
+
+			s.fails(exitFailed, `account romeo@example.org exists already: canto user passwd`, "user", "add", "ROMEO@example.org", "--password", "x")
+			for _, c := range []string{"show", "del", "ban", "unban", "passwd"} {
+				s.fails(exitFailed, `nobody@example.org: account not found: canto user list`, "user", c, "nobody@example.org")
+				s.fails(exitUsage, `"example.org" is no account: write it like name@domain`, "user", c, "example.org")
+				s.fails(exitUsage, `"a@b/c" is no account: write it like name@domain`, "user", c, "a@b/c")
+			}
+			s.fails(exitUsage, `"a b@example.org": `, "user", "add", "a b@example.org")
+			s.fails(exitUsage, `not a password: it is 1 to`, "user", "add", "tybalt@example.org", "--password", "a\nb")
+			refused(t, s.canto("\n", "user", "add", "tybalt@example.org", "--password-stdin"), exitUsage, `the password is empty`)
+			is("juliet@example.org\nromeo@example.org\n", "user", "list")
+
+			is("example.org\tfile\n", "host", "list")
+			is("", "host", "add", "example.net")
+			is("", "user", "add", "mercutio@example.net", "--password", "x")
+			is("example.net\tstore\nexample.org\tfile\n", "host", "list")
+			is("juliet@example.org\nromeo@example.org\nmercutio@example.net\n", "user", "list")
+			s.fails(exitFailed, `host example.net exists already: canto host list`, "host", "add", "example.net")
+			s.fails(exitFailed, `example.org: the configuration file names it already`, "host", "add", "example.org")
+			s.fails(exitUsage, `"a@b" is no domain`, "host", "add", "a@b")
+			s.fails(exitUsage, `"a b" is no domain`, "host", "add", "a b")
+			is("", "host", "del", "example.net")
+			s.fails(exitFailed, `host example.net not found: canto host list`, "host", "del", "example.net")
+			is("example.org\tfile\n", "host", "list")
+			is("mercutio@example.net\n", "user", "list", "example.net") // its accounts are kept
+
+			is(`(?s)host example.org\n  loaded .*`, "modules")
+			is(`canto \S+( \(.*\))?\n`, "version")
+			if running {
+				is(`(?s)heap in use .*`, "bytes")
+				s.fails(exitUsage, `unexpected argument|unknown flag`, "user", "list", "--nonsense")
+			} else {
+				s.fails(exitFailed, `no server runs with the data folder data`, "bytes")
+				s.fails(exitFailed, `no server runs with the data folder data`, "reload")
+			}
+		})
+	}
+}
+
+// A command that only reads makes nothing.
+func TestReadersMakeNoFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, args := range []string{"user list", "user list example.org", "user show a@example.org", "host list"} {
+		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`, strings.Fields(args)...)
+	}
+	s.fails(exitFailed, `no server runs`, "bytes")
+	s.fails(exitFailed, `no server runs`, "reload")
+	s.ok("modules")
+	s.ok("version")
+	s.canto("", "check", "config")
+	s.nothingMade()
+
+	// Nor does it make a store of a folder that is none.
+	if err := os.Mkdir(s.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.fails(exitFailed, `no store there: data: .*canto serve`, "user", "list")
+	if list, _ := os.ReadDir(s.data()); len(list) != 0 {
+		t.Errorf("an empty folder has %v now", list)
+	}
+}
+
+// A host of the store is served from the command's return on, and its sessions end with it.
+func TestHostAddDel(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	if _, err := connect(p.plain, "example.net", false); err != streamError("host-unknown") {
+		t.Errorf("before it is added: %v", err)
+	}
+	s.ok("host", "add", "example.net")
+	s.ok("user", "add", "juliet@example.net", "--password", "x")
+	juliet := p.login("example.net", "juliet", "x")
+	s.ok("host", "del", "example.net")
+	if err := juliet.ended(); err != streamError("host-gone") {
+		t.Errorf("a session of a host that was deleted: %v", err)
+	}
+	if _, err := connect(p.plain, "example.net", false); err != streamError("host-unknown") {
+		t.Errorf("after it was deleted: %v", err)
+	}
+	s.ok("host", "add", "example.net")
+	p.login("example.net", "juliet", "x") // the account was kept
+}
+
+// Banned: no mechanism lets the account in, with the right password or a wrong one, and what is online ends.
+func TestAttackS23(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.certificate("example.org")
+	s.write("canto.toml", listen+"[limits]\nfailures_per_account = '0'\n"+hostSection("example.org"))
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p := s.serve()
+	first, second := p.login("example.org", "romeo", "x"), p.login("example.org", "romeo", "x")
+	if err := first.ended(); err != streamError("conflict") { // the same resource
+		t.Fatal(err)
+	}
+	// Logged in, and not bound yet, when the ban comes.
+	half, err := connect(p.plain, "example.org", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer half.conn.Close()
+	if err := half.auth("SCRAM-SHA-1", "romeo", "x"); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("user", "ban", "romeo@example.org")
+	if err := second.ended(); err != streamError("policy-violation") {
+		t.Errorf("a live session: %v", err)
+	}
+	if err := half.bind("later"); err != streamError("reset") {
+		t.Errorf("binding behind the ban: %v", err)
+	}
+	tried := 0
+	mechs, _ := half.features.find("mechanisms")
+	if first, err := connect(p.plain, "example.org", false); err == nil {
+		mechs, _ = first.features.find("mechanisms")
+		first.conn.Close()
+	}
+	for _, m := range mechs.Nodes {
+		tried++
+		if _, err := p.try("example.org", m.Text, "romeo", "x"); err != saslFailure("account-disabled") {
+			t.Errorf("%s: %v", m.Text, err)
+		}
+		// Who does not know the password does not learn of the ban.
+		if _, err := p.try("example.org", m.Text, "romeo", "wrong"); err != saslFailure("not-authorized") {
+			t.Errorf("%s with a wrong password: %v", m.Text, err)
+		}
+	}
+	if tried < 7 { // SCRAM with three hashes, their -PLUS forms, PLAIN
+		t.Errorf("only %d mechanisms are offered", tried)
+	}
+	s.ok("user", "passwd", "romeo@example.org", "--password", "y") // a new password is no way round it
+	if _, err := p.try("example.org", "PLAIN", "romeo", "y"); err != saslFailure("account-disabled") {
+		t.Errorf("with a new password: %v", err)
+	}
+	s.ok("user", "unban", "romeo@example.org")
+	p.login("example.org", "romeo", "y")
+}
+
+// A new password, and the end of the account, end its sessions.
+func TestSessionsEnd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p := s.serve()
+	romeo := p.login("example.org", "romeo", "x")
+	s.ok("user", "passwd", "romeo@example.org", "--password", "y")
+	if err := romeo.ended(); err != streamError("reset") {
+		t.Errorf("after passwd: %v", err)
+	}
+	if _, err := p.try("example.org", "SCRAM-SHA-1", "romeo", "x"); err != saslFailure("not-authorized") {
+		t.Errorf("with the old password: %v", err)
+	}
+	romeo = p.login("example.org", "romeo", "y")
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+		t.Fatal(err)
+	}
+	s.ok("user", "del", "romeo@example.org")
+	if err := romeo.ended(); err != streamError("not-authorized") {
+		t.Errorf("after del: %v", err)
+	}
+	if _, err := p.try("example.org", "SCRAM-SHA-1", "romeo", "y"); err != saslFailure("not-authorized") {
+		t.Errorf("a deleted account: %v", err)
+	}
+	s.ok("user", "add", "romeo@example.org", "--password", "z")
+	n, err := p.login("example.org", "romeo", "z").iq("get", "<query xmlns='jabber:iq:roster'/>")
+	if err != nil || n.has("query", "item") {
+		t.Errorf("somebody else of the same name has the old roster: %v %v", n, err)
+	}
+}
+
+func TestImport(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, c := range []struct{ name, text, words string }{
+		{"no tab", "a@example.org\tx\n\nb@example.org x\n", `users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
+		{"no account", "a@example.org\tx\nexample.org\tx\n", `users.tsv:2: "example.org" is no account: .*; nothing was imported`},
+		{"no address", "a@example.org\tx\na b@example.org\tx\n", `users.tsv:2: "a b@example.org": .*; nothing was imported`},
+		{"no password", "a@example.org\tx\nb@example.org\t\n", `users.tsv:2: .*password.*; nothing was imported`},
+		{"a password that can't be one", "a@example.org\tx\nb@example.org\tx\ty\n", `users.tsv:2: .*password.*; nothing was imported`},
+		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n", `users.tsv:2: .*too long; nothing was imported`},
+		{"late", strings.Repeat("\n", 3) + manyLines(3000) + "broken\n", `users.tsv:3004: no tab: .*; nothing was imported`},
+	} {
+		s.write("users.tsv", c.text)
+		s.fails(exitFailed, c.words, "user", "import", "--shared-salt", "users.tsv")
+		if out := s.ok("user", "list"); out != "" {
+			t.Errorf("%s: these are imported: %q", c.name, out)
+		}
+	}
+	s.fails(exitFailed, `missing.tsv: no such file`, "user", "import", "missing.tsv")
+	s.fails(exitUsage, `--iterations is from \d+ to \d+`, "user", "import", "--iterations", "1", "users.tsv")
+
+	p := s.serve()
+	s.write("users.tsv", "romeo@example.org\tx\r\nJuliet@example.org\ty\n")
+	// Through the server, whose folder is another, with the file not the last word.
+	cmd := s.command("user", "import", "users.tsv")
+	sub := filepath.Join(s.dir, "sub")
+	if err := os.Mkdir(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	os.Rename(s.path("users.tsv"), filepath.Join(sub, "users.tsv"))
+	cmd.Dir = sub
+	cmd.Args = append(cmd.Args[:len(cmd.Args)-4], "--config", s.path("canto.toml"), "--data", s.data())
+	if r := finish(t, cmd, ""); r != (said{out: "2 accounts added\n"}) {
+		t.Errorf("through the server: %+v", r)
+	}
+	p.login("example.org", "romeo", "x")
+	p.login("example.org", "juliet", "y")
+
+	// Who exists is told, and the others are added.
+	r := s.canto("nurse@example.org\tx\nromeo@example.org\tother\n", "user", "import", "-")
+	want := said{exitFailed, "1 accounts added\n", "canto: standard input:2: account romeo@example.org exists already\ncanto: standard input: 1 of 2 accounts were not added, see above\n"}
+	if r != want {
+		t.Errorf("an account that exists: %+v, want %+v", r, want)
+	}
+	p.login("example.org", "nurse", "x")
+	if _, err := p.try("example.org", "PLAIN", "romeo", "other"); err != saslFailure("not-authorized") {
+		t.Errorf("the import changed a password: %v", err)
+	}
+}
+
+func manyLines(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "user%d@example.org\tsecret\n", i)
+	}
+	return b.String()
+}
+
+// 20,000 accounts for a load test; design §9 says 5 s, and the time is printed, not judged.
+func TestImportMany(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	start := time.Now()
+	r := s.canto(manyLines(20_000), "user", "import", "--shared-salt", "-")
+	t.Logf("20,000 accounts in %v", time.Since(start).Round(time.Millisecond))
+	if r != (said{out: "20000 accounts added\n"}) {
+		t.Fatalf("%d %q %q", r.status, r.out, r.err)
+	}
+	p.login("example.org", "user19999", "secret")
+	if n := strings.Count(s.ok("user", "list", "example.org"), "\n"); n != 20_000 {
+		t.Errorf("%d accounts are there", n)
+	}
+	if _, err := p.try("example.org", "PLAIN", "user20000", "secret"); !errors.Is(err, saslFailure(sasl.NotAuthorized.String())) {
+		t.Errorf("one that was not imported: %v", err)
+	}
+}
