@@ -377,7 +377,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.From {
 			it.Listed = true
 		}
-		ev.Wrote(m.rosters.Put(l, a, it))
+		m.rosters.Put(l, a, it)
 	}
 	if mv.Subscribe {
 		ap := ev.Appender()

@@ -298,7 +298,7 @@ func (m *Service) Put(l *session.Local, a *session.Account, it Item) session.Tic
 	}
 	r.put(it)
 	t := m.db.save(a, &it, r.Version)
-	a.Wrote(t)
+	a.Wrote(l, t)
 	if seen {
 		push(l, a, &it, r.Version)
 	}
