@@ -87,7 +87,7 @@ func (s *Server) got() map[string][]string {
 
 // answered holds that each request in sent has one answer, unless it was put in front of another client
 // whose answer it is.
-func answered(t testing.TB, client string, sent []xmlstream.Element, got map[string][]string) {
+func answered(t testing.TB, client, from string, sent []xmlstream.Element, got map[string][]string) {
 	t.Helper()
 	for _, e := range sent {
 		if !request(e) {
@@ -101,7 +101,7 @@ func answered(t testing.TB, client string, sent []xmlstream.Element, got map[str
 						continue
 					}
 					answer := !request(r)
-					if name == client && answer || name != client && !answer && attr(r, aFrom) != "" {
+					if answer && name == client || !answer && attr(r, aFrom) == from {
 						n++
 					}
 				}
@@ -206,7 +206,7 @@ func flaky(t *testing.T, text string, k uint64) {
 			}
 		}
 		if c := s.clients[f[0]]; c != nil && c.JID != "" && f[1] == "sends" && !c.ended {
-			answered(t, f[0], elements(strings.Join(st.body, "\n")), got)
+			answered(t, f[0], c.JID, elements(strings.Join(st.body, "\n")), got)
 		}
 	}
 	s.Settle()
