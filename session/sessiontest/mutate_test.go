@@ -71,21 +71,19 @@ func parse(t testing.TB, s string) *node {
 	return top.kids[0].kids[0]
 }
 
-var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;")
-
 func (n *node) write(b *strings.Builder, space string) {
 	b.WriteString("<" + n.local)
 	if n.space != space {
-		b.WriteString(" xmlns='" + escaper.Replace(n.space) + "'")
+		b.WriteString(" xmlns='" + escape(n.space) + "'")
 	}
 	for _, a := range n.attrs {
 		name := a.Name.Local
 		if a.Name.Space != "" {
 			name = "xml:" + name
 		}
-		b.WriteString(" " + name + "='" + escaper.Replace(a.Value) + "'")
+		b.WriteString(" " + name + "='" + escape(a.Value) + "'")
 	}
-	b.WriteString(">" + escaper.Replace(n.text))
+	b.WriteString(">" + escape(n.text))
 	for _, k := range n.kids {
 		k.write(b, n.space)
 	}

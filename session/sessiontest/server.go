@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -253,11 +254,11 @@ func (s *Server) Login(name, full string) *Client {
 	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
 	s.Settle()
 	c.Open(j.Domain())
-	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + j.Resource() + "</resource></bind></iq>"))
+	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + escape(j.Resource()) + "</resource></bind></iq>"))
 	s.Settle()
 	got := c.conn.Received()
 	c.JID = j.String()
-	want := "<jid>" + j.String() + "</jid>"
+	want := "<jid>" + escape(j.String()) + "</jid>"
 	if !contains(got, want) {
 		s.TB.Fatalf("%s can't log in: %s", full, got)
 	}
@@ -266,6 +267,11 @@ func (s *Server) Login(name, full string) *Client {
 	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
 	return c
+}
+
+// escape writes text as the server does.
+func escape(text string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(text)
 }
 
 // Send sends text, as it is.
