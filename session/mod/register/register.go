@@ -97,6 +97,9 @@ func (m *module) Load(api *session.API) error {
 		if (ev.Type != session.TypeGet && ev.Type != session.TypeSet) || !ev.Payload().Is(query) {
 			return session.Pass
 		}
+		if ev.To.String() != ev.Host.Name {
+			return session.Pass // another host, or a gateway: its registration is not the account's (attack R08)
+		}
 		return m.user(ev)
 	})
 	return nil
