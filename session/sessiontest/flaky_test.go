@@ -152,15 +152,18 @@ func kept(s *Server, bare string) string {
 // works, and what the server has in memory is what it has stored.
 func TestConversationsOnFlakyStore(t *testing.T) {
 	for name, text := range conversations(t) {
+		if name == "register/password" {
+			continue // what looks at the accounts afterwards needs the password they had
+		}
 		t.Run(name, func(t *testing.T) {
 			for _, k := range []uint64{1, 2, 3, 5} {
-				t.Run(fmt.Sprint(k), func(t *testing.T) { flaky(t, text, k) })
+				t.Run(fmt.Sprint(k), func(t *testing.T) { flaky(t, text, optionsOf(name), k) })
 			}
 		})
 	}
 }
 
-func flaky(t *testing.T, text string, k uint64) {
+func flaky(t *testing.T, text string, opt Options, k uint64) {
 	var on atomic.Bool
 	var n [2]atomic.Uint64
 	fault := func(write bool) error {
@@ -174,7 +177,8 @@ func flaky(t *testing.T, text string, k uint64) {
 		return nil
 	}
 	fs := vfs.NewCrashableMem()
-	s := New(t, Options{FS: fs, Fault: fault})
+	opt.FS, opt.Fault = fs, fault
+	s := New(t, opt)
 	var accounts []string
 	for _, st := range stepsOf(text) {
 		f := strings.Fields(st.line)
@@ -210,7 +214,8 @@ func flaky(t *testing.T, text string, k uint64) {
 		}
 	}
 	s.Settle()
-	other := New(t, Options{FS: fs.CrashClone(vfs.CrashCloneCfg{})})
+	opt.FS, opt.Fault = fs.CrashClone(vfs.CrashCloneCfg{}), nil
+	other := New(t, opt)
 	for _, a := range accounts {
 		if mem, stored := kept(s, a), kept(other, a); mem != stored {
 			t.Errorf("%s in memory:\n%s\nand in the store:\n%s", a, mem, stored)

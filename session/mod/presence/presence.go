@@ -81,6 +81,7 @@ func (m *Service) Load(api *session.API) error {
 		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.arrive)
 	}
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	api.Hooks.Deleted.Add(api.Module, session.Deliver, deleted)
 	session.Offer(api, m)
 	return nil
 }
@@ -225,6 +226,24 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 	ap := l.Appender()
 	ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
+}
+
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that whoever gets its name next
+// gets nobody's presence with it.
+func deleted(l *session.Local, a *session.Account) {
+	r := roster.Of(a)
+	if r == nil {
+		return // it was not in memory any more
+	}
+	for i := range r.Items {
+		for typ, on := range [...]bool{r.Items[i].To || r.Items[i].Out, r.Items[i].From || r.Items[i].In} {
+			if on {
+				ap := l.Appender()
+				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+				l.Post(a.JID(), r.Items[i].JID, ap.B)
+			}
+		}
+	}
 }
 
 func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {

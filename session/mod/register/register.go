@@ -124,6 +124,10 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		st.Send(a.B)
 		return
 	}
+	if _, leaves := q.Child(remove); leaves {
+		st.FailIQ(id, session.UnexpectedRequest) // §3.2: nobody is registered on this stream
+		return
+	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
 	if !ok || !ok2 || len(name.Text()) == 0 || len(pw.Text()) == 0 {
@@ -197,8 +201,9 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	}
 	me := a.JID()
 	if _, ok := q.Child(remove); ok {
-		if c, _ := q.First(); !c.Is(remove) {
-			return ev.Fail(session.BadRequest)
+		first, _ := q.First()
+		if _, more := first.Next(); more {
+			return ev.Fail(session.BadRequest) // §3.2: it is alone
 		}
 		return ev.Await(reactor.Disk, func() error { return m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local()) }, func(ev *session.Stanza, err error) session.Verdict {
 			if err != nil {
@@ -208,6 +213,9 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 			m.r.Kick(me, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
 			return v
 		})
+	}
+	if !m.opt.PlainText && ev.Session.Traits()&session.Secure == 0 {
+		return ev.Fail(session.NotAuthorized) // §3.3: the channel is not safe enough
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
