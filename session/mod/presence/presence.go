@@ -385,6 +385,14 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	mv := roster.Inbound(it.State, kind)
+	if mv.Pass { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
+		ev.From, ev.To = who, a.JID()
+		for _, s := range a.Resources() {
+			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
+				l.Deliver(s, ev)
+			}
+		}
+	}
 	if mv.State != it.State {
 		it.State = mv.State
 		switch {
@@ -402,14 +410,6 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		ap := ev.Appender()
 		ap.Open(session.PresenceName).Attr(typeAttr, "subscribed").Close()
 		ev.Send(a.JID(), who, ap.B)
-	}
-	if mv.Pass {
-		ev.From, ev.To = who, a.JID()
-		for _, s := range a.Resources() {
-			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
-				l.Deliver(s, ev)
-			}
-		}
 	}
 	if mv.Show || mv.Hide {
 		m.Show(l, a, who, mv.Show)
