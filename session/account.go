@@ -146,7 +146,9 @@ func (a *Account) Unbind(l *Local, s *Session) {
 	if a.index(s) < 0 {
 		return
 	}
-	runSessions(&a.host.Profile().Hooks.Unbound, l, s)
+	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
+		runSessions(&a.host.Profile().Hooks.Unbound, l, s)
+	}
 	if i := a.index(s); i >= 0 {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
@@ -236,7 +238,7 @@ func (e *Entity) Pin() { e.resident.pins++ }
 
 // Unpin takes a Pin back. Under the lock.
 func (e *Entity) Unpin() {
-	if e.resident != nil {
+	if e.resident != nil && e.resident != goneMark { // deleted meanwhile
 		e.resident.pins--
 	}
 }

@@ -47,6 +47,10 @@ func (l *Local) settleWaits() {
 		w := l.waits[n]
 		l.waits[n] = wait{}
 		n++
+		if w.then == nil {
+			l.missed(w)
+			continue
+		}
 		l.settled(w)
 	}
 	l.waits = append(l.waits[:0], l.waits[n:]...)
@@ -60,9 +64,8 @@ func (l *Local) settled(w wait) {
 	if w.acct != nil {
 		l.lock(&w.acct.Entity)
 		w.acct.Unpin()
-		if err != nil && w.acct.resident != nil {
-			w.acct.resident.profile = nil // cold: what is in memory is not what is stored
-			w.acct.resident.parts = nil
+		if err != nil {
+			w.acct.unlike()
 		}
 	}
 	w.ev.on = l
@@ -90,7 +93,7 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 	if t <= l.router.Durable.Durable() {
 		err := l.router.Durable.Err(t)
 		if err != nil && ev.acct != nil {
-			ev.acct.resident.profile, ev.acct.resident.parts = nil, nil
+			ev.acct.unlike()
 		}
 		return then(ev, err)
 	}
@@ -106,17 +109,43 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 }
 
 // Wrote remembers that the entity's memory is newer than the store until t is settled, for changes
-// that nobody waits for.
+// that nobody waits for. If t fails the entity is read again.
 func (ev *Stanza) Wrote(t Ticket) {
-	if ev.acct != nil && ev.acct.resident != nil {
-		ev.acct.resident.ticket = max(ev.acct.resident.ticket, t)
+	if ev.acct != nil {
+		ev.acct.Wrote(ev.on, t)
 	}
 }
 
-// Wrote is [Stanza.Wrote] where there is no stanza. Under the lock.
-func (a *Account) Wrote(t Ticket) {
-	if a.resident != nil {
-		a.resident.ticket = max(a.resident.ticket, t)
+// Wrote is [Stanza.Wrote] where there is no stanza. Under the lock, on the loop of l.
+func (a *Account) Wrote(l *Local, t Ticket) {
+	if a.resident == nil {
+		return
+	}
+	a.resident.ticket = max(a.resident.ticket, t)
+	settled := t <= l.router.Durable.Durable()
+	if settled && l.router.Durable.Err(t) == nil {
+		return
+	}
+	l.waits = append(l.waits, wait{ticket: t, acct: a})
+	if settled {
+		l.Loop.Post(l.settle) // not at once: the hooks of this stanza go on with what they have
+	}
+}
+
+// missed ends the wait for a change that nobody waits for.
+func (l *Local) missed(w wait) {
+	if l.router.Durable.Err(w.ticket) == nil {
+		return
+	}
+	l.lock(&w.acct.Entity)
+	w.acct.unlike()
+	l.unlock()
+}
+
+// unlike makes e cold, as what is in memory is not what is stored.
+func (e *Entity) unlike() {
+	if e.resident != nil && e.resident != goneMark {
+		e.resident.profile, e.resident.parts = nil, nil
 	}
 }
 

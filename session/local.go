@@ -386,7 +386,9 @@ func (r *Router) Kick(bare jid.JID, reason error, f func(l *Local, a *Account)) 
 			}
 			for _, s := range append([]*Session(nil), a.sessions...) {
 				s.Close(reason)
-				a.Unbind(l, s)
+				if err == nil { // else it is unbound when its connection is closed
+					a.Unbind(l, s)
+				}
 			}
 			if f != nil {
 				f(l, a)

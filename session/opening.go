@@ -251,9 +251,21 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	id := st.id
-	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, _ error) {
+	l.unbind(s, st.id, clean)
+}
+
+// unbindAgain is after how many ticks a session is ended whose account could not be read.
+const unbindAgain = 10
+
+// unbind ends s, whose stream had that id. It needs the resident set, for those who are to be told, and
+// asks again until the store has it.
+func (l *Local) unbind(s *Session, id uint64, clean bool) {
+	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream.ID != id || a.index(s) < 0 {
+			return
+		}
+		if err != nil {
+			l.After(unbindAgain, func() { l.unbind(s, id, clean) })
 			return
 		}
 		if !clean {

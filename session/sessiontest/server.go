@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"sort"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -49,6 +50,11 @@ type Options struct {
 	Log     io.Writer
 	FS      vfs.FS
 	NoPause bool // the engine can't stop reading
+	// Slow says, asked before each read and each commit, how much later it happens in the server's own
+	// time; the clock that modules see does not count it, so that a conversation reads the same.
+	Slow func() time.Duration
+	// Fault is the store's: see [store.Options].
+	Fault store.Fault
 }
 
 // A Server is one in memory. All on the test's goroutine.
@@ -62,6 +68,7 @@ type Server struct {
 	logins  int
 	ids     int
 	told    atomic.Uint64
+	late    *late // nil on a fast store
 }
 
 // New starts a server with all modules and the host localhost.
@@ -83,7 +90,11 @@ func New(tb testing.TB, opt Options) *Server {
 	s := &Server{TB: tb, clients: make(map[string]*Client)}
 	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause})
 	now := s.Net.Now
-	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fatal: func(err error) { tb.Error(err) }})
+	if opt.Slow != nil {
+		s.late = &late{s: s, delay: opt.Slow}
+		now = s.late.now
+	}
+	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fault: opt.Fault, Fatal: func(err error) { tb.Error(err) }})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,6 +108,10 @@ func New(tb testing.TB, opt Options) *Server {
 		Incarnation: db.Incarnation(),
 		Clock:       s.Net.Reactor.Tick,
 		StreamID:    func() string { s.ids++; return fmt.Sprint("stream-", s.ids) },
+	}
+	if s.late != nil {
+		s.late.below = s.Router.Durable
+		s.Router.Durable, s.Router.Workers = s.late, s.late
 	}
 	if opt.Limits != nil {
 		if err := s.Router.SetLimits(*opt.Limits); err != nil {
@@ -119,7 +134,7 @@ func New(tb testing.TB, opt Options) *Server {
 		session.Give(starttls.Policy{}),
 		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.SecretString("a key of the test's own")}),
 		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
-		session.Give(clock.Clock(s.Net.Now)),
+		session.Give(clock.Clock(now)),
 		session.Give(register.Random{Reader: &counting{}}),
 		session.Give(session.About{Name: "Canto", Version: "test"}),
 	}, opt.Given...)
@@ -138,9 +153,12 @@ func New(tb testing.TB, opt Options) *Server {
 		s.Router.Table.AddHost(h)
 	}
 	s.Router.Start(s.Net.Loops())
-	db.Notify(func(last store.Ticket, _ error) { s.told.Store(uint64(last)) }) // behind the kernel's
+	db.Notify(func(store.Ticket, error) { s.told.Store(uint64(db.Durable())) }) // behind the kernel's
 	db.Wait(context.Background(), db.Last())
 	s.told.Store(uint64(db.Durable()))
+	if s.late != nil {
+		s.late.visible = session.Ticket(db.Durable())
+	}
 	s.Door = &c2s.Door{Router: s.Router}
 	tb.Cleanup(func() { db.Close() })
 	return s
@@ -233,12 +251,15 @@ func (s *Server) Login(name, full string) *Client {
 	s.logins++
 	c := s.Dial(name, s.logins)
 	c.Open(j.Domain())
+	s.Settle()
 	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
+	s.Settle()
 	c.Open(j.Domain())
-	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + j.Resource() + "</resource></bind></iq>"))
+	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + escape(j.Resource()) + "</resource></bind></iq>"))
+	s.Settle()
 	got := c.conn.Received()
 	c.JID = j.String()
-	want := "<jid>" + j.String() + "</jid>"
+	want := "<jid>" + escape(j.String()) + "</jid>"
 	if !contains(got, want) {
 		s.TB.Fatalf("%s can't log in: %s", full, got)
 	}
@@ -247,6 +268,11 @@ func (s *Server) Login(name, full string) *Client {
 	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
 	return c
+}
+
+// escape writes text as the server does.
+func escape(text string) string {
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(text)
 }
 
 // Send sends text, as it is.
@@ -274,7 +300,16 @@ func (s *Server) Names() (names []string) {
 }
 
 // Advance moves the clock.
-func (s *Server) Advance(d time.Duration) { s.Net.Advance(d) }
+func (s *Server) Advance(d time.Duration) {
+	if s.late == nil {
+		s.Net.Advance(d)
+		return
+	}
+	for ; d > 0; d -= reactor.TickLength {
+		s.Net.Advance(min(d, reactor.TickLength))
+		s.late.due(s.Net.Now())
+	}
+}
 
 func contains(b []byte, s string) bool { return indexOf(string(b), s) >= 0 }
 

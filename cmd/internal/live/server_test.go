@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -55,6 +56,7 @@ type server struct {
 // start runs a server whose configuration is more, with accounts for users.
 func start(t testing.TB, more string, users ...string) *server {
 	t.Helper()
+	depend(t)
 	s := &server{t: t, dir: t.TempDir(), plain: freePort(t), direct: freePort(t), debug: freePort(t)}
 	text := fmt.Sprintf("[listen]\nc2s = ['%s']\nc2s_tls = ['%s']\ndebug = ['%s']\nhttp = []\nhttps = []\n%s", s.plain, s.direct, s.debug, more)
 	if err := os.WriteFile(s.config(), []byte(text), 0o600); err != nil {
@@ -80,6 +82,22 @@ func start(t testing.TB, more string, users ...string) *server {
 	s.pool = x509.NewCertPool()
 	s.pool.AppendCertsFromPEM(pem)
 	return s
+}
+
+// depend reads the sources of the program, so that the result of a test is not taken from the cache
+// when they have changed: the program is built beside the test, not into it.
+func depend(t testing.TB) {
+	for _, dir := range []string{"xmlstream", "reactor", "session", "cmd/canto"} {
+		err := filepath.WalkDir(filepath.Join("../../..", dir), func(path string, d fs.DirEntry, err error) error {
+			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
+				_, err = os.ReadFile(path)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (s *server) config() string { return filepath.Join(s.dir, "canto.toml") }

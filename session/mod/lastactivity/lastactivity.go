@@ -86,21 +86,21 @@ func (m *module) Load(api *session.API) error {
 			if e, ok := ev.Element.Child(status); ok {
 				text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
 			}
-			m.left(ev.Account(), ev.Session, text)
+			m.left(ev.Local(), ev.Account(), ev.Session, text)
 		}
 		return session.Pass
 	})
 	// Before presence forgets that the session was available.
-	api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.Local, s *session.Session) {
+	api.Hooks.Unbound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
 		if s.Available() {
-			m.left(s.Account(), s, "")
+			m.left(l, s.Account(), s, "")
 		}
 	})
 	return nil
 }
 
 // left notes that s goes, if it is the last available resource.
-func (m *module) left(a *session.Account, s *session.Session, text string) {
+func (m *module) left(l *session.Local, a *session.Account, s *session.Session, text string) {
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			return
@@ -110,7 +110,7 @@ func (m *module) left(a *session.Account, s *session.Session, text string) {
 	p.at, p.status = m.now().Unix(), text
 	b := m.db.NewBatch(a.ID())
 	m.rows.Put(b, a.ID(), "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
-	a.Wrote(session.Ticket(m.db.Commit(b)))
+	a.Wrote(l, session.Ticket(m.db.Commit(b)))
 }
 
 func reply(ev *session.Stanza, n int64, text string) session.Verdict {

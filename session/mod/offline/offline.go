@@ -184,7 +184,7 @@ func (m *module) deliver(l *session.Local, host *session.Host, who jid.JID, list
 		b := m.db.NewBatch(a.ID())
 		m.rows.Trim(b, a.ID(), end)
 		k.ticket = session.Ticket(m.db.Commit(b))
-		a.Wrote(k.ticket)
+		a.Wrote(l, k.ticket)
 		k.count, k.bytes = 0, 0
 		s.Caught()
 	})

@@ -81,6 +81,7 @@ func (m *Service) Load(api *session.API) error {
 		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.arrive)
 	}
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	api.Hooks.Deleted.Add(api.Module, session.Deliver, deleted)
 	session.Offer(api, m)
 	return nil
 }
@@ -227,6 +228,24 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that whoever gets its name next
+// gets nobody's presence with it.
+func deleted(l *session.Local, a *session.Account) {
+	r := roster.Of(a)
+	if r == nil {
+		return // it was not in memory any more
+	}
+	for i := range r.Items {
+		for typ, on := range [...]bool{r.Items[i].To || r.Items[i].Out, r.Items[i].From || r.Items[i].In} {
+			if on {
+				ap := l.Appender()
+				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+				l.Post(a.JID(), r.Items[i].JID, ap.B)
+			}
+		}
+	}
+}
+
 func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
 		for _, to := range d.to {
@@ -366,6 +385,14 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	mv := roster.Inbound(it.State, kind)
+	if mv.Pass { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
+		ev.From, ev.To = who, a.JID()
+		for _, s := range a.Resources() {
+			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
+				l.Deliver(s, ev)
+			}
+		}
+	}
 	if mv.State != it.State {
 		it.State = mv.State
 		switch {
@@ -377,20 +404,12 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.From {
 			it.Listed = true
 		}
-		ev.Wrote(m.rosters.Put(l, a, it))
+		m.rosters.Put(l, a, it)
 	}
 	if mv.Subscribe {
 		ap := ev.Appender()
 		ap.Open(session.PresenceName).Attr(typeAttr, "subscribed").Close()
 		ev.Send(a.JID(), who, ap.B)
-	}
-	if mv.Pass {
-		ev.From, ev.To = who, a.JID()
-		for _, s := range a.Resources() {
-			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
-				l.Deliver(s, ev)
-			}
-		}
 	}
 	if mv.Show || mv.Hide {
 		m.Show(l, a, who, mv.Show)

@@ -97,6 +97,9 @@ func (m *module) Load(api *session.API) error {
 		if (ev.Type != session.TypeGet && ev.Type != session.TypeSet) || !ev.Payload().Is(query) {
 			return session.Pass
 		}
+		if ev.To.String() != ev.Host.Name {
+			return session.Pass // another host, or a gateway: its registration is not the account's (attack R08)
+		}
 		return m.user(ev)
 	})
 	return nil
@@ -119,6 +122,10 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(password).Close()
 		a.Close().Close()
 		st.Send(a.B)
+		return
+	}
+	if _, leaves := q.Child(remove); leaves {
+		st.FailIQ(id, session.UnexpectedRequest) // §3.2: nobody is registered on this stream
 		return
 	}
 	name, ok := q.Child(username)
@@ -194,8 +201,9 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	}
 	me := a.JID()
 	if _, ok := q.Child(remove); ok {
-		if c, _ := q.First(); !c.Is(remove) {
-			return ev.Fail(session.BadRequest)
+		first, _ := q.First()
+		if _, more := first.Next(); more {
+			return ev.Fail(session.BadRequest) // §3.2: it is alone
 		}
 		return ev.Await(reactor.Disk, func() error { return m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local()) }, func(ev *session.Stanza, err error) session.Verdict {
 			if err != nil {
@@ -205,6 +213,9 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 			m.r.Kick(me, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
 			return v
 		})
+	}
+	if !m.opt.PlainText && ev.Session.Traits()&session.Secure == 0 {
+		return ev.Fail(session.NotAuthorized) // §3.3: the channel is not safe enough
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)

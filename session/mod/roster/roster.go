@@ -11,6 +11,7 @@
 package roster
 
 import (
+	"slices"
 	"sort"
 	"strconv"
 
@@ -123,8 +124,9 @@ type Options struct {
 
 // A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
 type Service struct {
-	opt Options
-	db  *table
+	opt   Options
+	db    *table
+	first uint64 // the lowest version given since the start
 }
 
 // Load adds the handlers and offers the Service.
@@ -137,6 +139,8 @@ func (m *Service) Load(api *session.API) error {
 	if m.db, err = openTable(api); err != nil {
 		return err
 	}
+	// A version that was pushed and lost in a crash is not given again to another roster.
+	m.first = uint64(api.Router.Incarnation)<<20 + 1
 	session.Resident(api, part, m.db.load)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
@@ -251,7 +255,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	it.Listed = true
-	return ev.Commit(m.Put(ev.Local(), a, it), result)
+	return ev.Commit(m.put(ev.Local(), a, it, true), result)
 }
 
 // remove takes a contact out; what bound the two is ended as if both subscriptions had been
@@ -288,21 +292,34 @@ func result(ev *session.Stanza, err error) session.Verdict {
 // Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends
 // the roster push (RFC 6121 §2.1.6) if what the user sees has changed. Under a's lock.
 func (m *Service) Put(l *session.Local, a *session.Account, it Item) session.Ticket {
-	r := Of(a)
-	seen := it.Listed
-	if old := r.Get(it.JID); old != nil && old.Listed {
-		seen = true
+	var old Item
+	if o := Of(a).Get(it.JID); o != nil {
+		old = *o
 	}
+	return m.put(l, a, it, !it.looksLike(&old))
+}
+
+// put is Put with a push or without; a roster set is pushed whatever it changed (§2.3.2).
+func (m *Service) put(l *session.Local, a *session.Account, it Item, seen bool) session.Ticket {
+	r := Of(a)
 	if seen {
-		r.Version++
+		r.Version = max(r.Version+1, m.first)
 	}
 	r.put(it)
 	t := m.db.save(a, &it, r.Version)
-	a.Wrote(t)
+	a.Wrote(l, t)
 	if seen {
 		push(l, a, &it, r.Version)
 	}
 	return t
+}
+
+// looksLike reports whether a client sees no difference between two items of one contact.
+func (it *Item) looksLike(o *Item) bool {
+	if !it.Listed || !o.Listed {
+		return it.Listed == o.Listed
+	}
+	return it.Name == o.Name && slices.Equal(it.Groups, o.Groups) && it.Subscription() == o.Subscription() && it.Out == o.Out && it.Approved == o.Approved
 }
 
 // push tells every interested resource.

@@ -1,0 +1,327 @@
+package sessiontest
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/store/storetest"
+	"canto/xmlstream"
+)
+
+// A step is one of a script, without what was expected.
+type step struct {
+	line string
+	body []string
+}
+
+func stepsOf(text string) (list []step) {
+	lines := strings.Split(text, "\n")
+	for i := 0; i < len(lines); i++ {
+		if strings.TrimSpace(lines[i]) == "" || strings.HasPrefix(lines[i], "#") {
+			continue
+		}
+		st := step{line: lines[i]}
+		for i++; i < len(lines) && lines[i] != "----"; i++ {
+			st.body = append(st.body, lines[i])
+		}
+		for i++; i < len(lines) && strings.TrimSpace(lines[i]) != ""; i++ {
+			continue
+		}
+		list = append(list, st)
+	}
+	return list
+}
+
+// elements are the top-level elements of text as a bound client sends them; nil if it is no XML.
+func elements(text string) (list []xmlstream.Element) {
+	p := xmlstream.NewParser(nil)
+	var in xmlstream.Stream
+	in.Reset(0)
+	p.Feed(&in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
+	p.Next(&in)
+	p.Feed(&in, []byte(text))
+	for {
+		e, err := p.Stanza(&in)
+		if err != nil {
+			return list
+		}
+		list = append(list, e.Clone())
+	}
+}
+
+var (
+	aID   = xmlstream.N("", "id")
+	aType = xmlstream.N("", "type")
+	aFrom = xmlstream.N("", "from")
+	aTo   = xmlstream.N("", "to")
+)
+
+func attr(e xmlstream.Element, n xmlstream.Name) string {
+	v, _ := e.Attr(n)
+	return string(v)
+}
+
+// request reports whether e is an iq that somebody must answer.
+func request(e xmlstream.Element) bool {
+	t := attr(e, aType)
+	return string(e.Local()) == "iq" && (t == "get" || t == "set")
+}
+
+// got is what everybody received since the last time, by client.
+func (s *Server) got() map[string][]string {
+	m := make(map[string][]string)
+	for _, n := range s.Names() {
+		m[n] = s.clients[n].Stanzas()
+	}
+	return m
+}
+
+// answered holds that each request in sent has one answer, unless it was put in front of another client
+// whose answer it is.
+func answered(t testing.TB, client, from string, sent []xmlstream.Element, got map[string][]string) {
+	t.Helper()
+	for _, e := range sent {
+		if !request(e) {
+			continue
+		}
+		id, n := attr(e, aID), 0
+		for name, list := range got {
+			for _, raw := range list {
+				for _, r := range elements(raw) {
+					if string(r.Local()) != "iq" || attr(r, aID) != id {
+						continue
+					}
+					answer := !request(r)
+					if answer && name == client || !answer && attr(r, aFrom) == from {
+						n++
+					}
+				}
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s sent %s\nand has %d answers:\n%s", client, e.Raw(), n, strings.Join(got[client], "\n"))
+		}
+	}
+}
+
+var streamError = regexp.MustCompile(`<stream:error><[a-z-]+ xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>`)
+
+// what a client asks to see all that its account keeps.
+const inventory = `<iq type='get' id='i1'><query xmlns='jabber:iq:roster'/></iq>` +
+	`<iq type='get' id='i2'><blocklist xmlns='urn:xmpp:blocking'/></iq>` +
+	`<iq type='get' id='i3'><vCard xmlns='vcard-temp'/></iq>` +
+	`<iq type='get' id='i4'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'/></query></iq>` +
+	`<presence/>`
+
+// kept is what the account of bare shows a new client of s: its lists, the requests that wait, and the
+// stored messages.
+func kept(s *Server, bare string) string {
+	c := s.Login("inventory", bare+"/inventory")
+	c.Send(inventory)
+	s.Settle()
+	var list []string
+	for _, raw := range c.Stanzas() {
+		e := elements(raw)
+		if len(e) != 1 || string(e[0].Local()) == "presence" && attr(e[0], aType) != "subscribe" {
+			continue
+		}
+		if string(e[0].Local()) == "iq" && attr(e[0], aType) != "result" {
+			s.TB.Errorf("%s: on a store that is well again: %s", bare, raw)
+		}
+		list = append(list, raw)
+	}
+	if len(list) < 4 {
+		s.TB.Errorf("%s: answers are missing on a store that is well again:\n%s", bare, strings.Join(list, "\n"))
+	}
+	c.Cut()
+	s.Settle()
+	return strings.Join(list, "\n")
+}
+
+// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request has one
+// answer, and a stream lives or ends with a stream error. On a store that is well again everything
+// works, and what the server has in memory is what it has stored.
+func TestConversationsOnFlakyStore(t *testing.T) {
+	for name, text := range conversations(t) {
+		if name == "register/password" {
+			continue // what looks at the accounts afterwards needs the password they had
+		}
+		t.Run(name, func(t *testing.T) {
+			for _, k := range []uint64{1, 2, 3, 5} {
+				t.Run(fmt.Sprint(k), func(t *testing.T) { flaky(t, text, optionsOf(name), k) })
+			}
+		})
+	}
+}
+
+func flaky(t *testing.T, text string, opt Options, k uint64) {
+	var on atomic.Bool
+	var n [2]atomic.Uint64
+	fault := func(write bool) error {
+		kind := &n[0]
+		if write {
+			kind = &n[1]
+		}
+		if on.Load() && kind.Add(1)%k == 0 {
+			return storetest.ErrFault
+		}
+		return nil
+	}
+	fs := vfs.NewCrashableMem()
+	opt.FS, opt.Fault = fs, fault
+	s := New(t, opt)
+	var accounts []string
+	for _, st := range stepsOf(text) {
+		f := strings.Fields(st.line)
+		if c := s.clients[f[0]]; c != nil && c.conn.Ended() {
+			continue // a fault ended it
+		}
+		setUp := f[0] == "connect" || f[0] == "account"
+		if setUp {
+			j, err := jid.Parse(f[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b := j.Bare().String(); !slices.Contains(accounts, b) {
+				accounts = append(accounts, b)
+			}
+		}
+		c := s.clients[f[0]]
+		on.Store(!setUp && f[0] != "open" && (c == nil || c.JID != ""))
+		s.step(st.line, st.body)
+		on.Store(false)
+		got := s.got()
+		for name, c := range s.clients {
+			text := strings.Join(got[name], "\n")
+			if c.conn.Ended() && !c.ended {
+				c.ended = true
+				if f[1] != "leaves" && !strings.HasSuffix(text, "(end of stream)") && !streamError.MatchString(text) {
+					t.Errorf("%s: %s's stream ended so: %s", st.line, name, text)
+				}
+			}
+		}
+		if c := s.clients[f[0]]; c != nil && c.JID != "" && f[1] == "sends" && !c.ended {
+			answered(t, f[0], c.JID, elements(strings.Join(st.body, "\n")), got)
+		}
+	}
+	s.Settle()
+	opt.FS, opt.Fault = fs.CrashClone(vfs.CrashCloneCfg{}), nil
+	other := New(t, opt)
+	for _, a := range accounts {
+		if mem, stored := kept(s, a), kept(other, a); mem != stored {
+			t.Errorf("%s in memory:\n%s\nand in the store:\n%s", a, mem, stored)
+		}
+	}
+}
+
+// befriend makes two clients each other's contacts, with a subscription both ways, and available.
+func befriend(s *Server, a, b *Client) {
+	ab, bb := a.Bare().String(), b.Bare().String()
+	get := "<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>"
+	a.Send(get + "<presence to='" + bb + "' type='subscribe'/>")
+	s.Settle()
+	b.Send(get + "<presence to='" + ab + "' type='subscribed'/><presence to='" + ab + "' type='subscribe'/>")
+	s.Settle()
+	a.Send("<presence to='" + bb + "' type='subscribed'/>")
+	s.Settle()
+	s.got()
+}
+
+// A session whose account can't be read when its connection is lost is ended as soon as it can be, once,
+// and those who saw it are told.
+func TestTeardownOnFlakyStore(t *testing.T) {
+	for _, how := range []string{"lost", "ended", "kicked"} {
+		t.Run(how, func(t *testing.T) {
+			var flaky storetest.Flaky
+			s := New(t, Options{Fault: flaky.Fault})
+			romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+			befriend(s, romeo, juliet)
+			flaky.Writes.Store(true)
+			romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
+			s.Settle()
+			flaky.Reads.Store(true)
+			switch how {
+			case "lost":
+				romeo.Cut()
+			case "ended":
+				romeo.Send("</stream:stream>")
+			case "kicked":
+				s.Router.Kick(romeo.Bare(), session.ErrNotAuthorized, nil)
+			}
+			s.Settle()
+			s.Advance(5 * time.Second)
+			if got := juliet.Received(); got != "" {
+				t.Errorf("while nothing can be read: %s", got)
+			}
+			flaky.Reads.Store(false)
+			flaky.Writes.Store(false)
+			s.Advance(2 * time.Second)
+			s.Settle()
+			want := "<presence type='unavailable' from='romeo@localhost/orchard' to='juliet@localhost'/>"
+			if got := juliet.Received(); got != want {
+				t.Errorf("juliet gets %q, not %q", got, want)
+			}
+			if how != "lost" && !romeo.conn.Ended() {
+				t.Error("the connection is still there")
+			}
+			if again := s.Login("again", "romeo@localhost/orchard"); again.conn.Ended() {
+				t.Error("no second session")
+			}
+		})
+	}
+}
+
+// A login while the store fails is refused with a failure that says so, and works when it does not.
+func TestLoginOnFlakyStore(t *testing.T) {
+	for k := range uint64(6) {
+		var n atomic.Uint64
+		var on atomic.Bool
+		s := New(t, Options{Fault: func(bool) error {
+			if on.Load() && n.Add(1) > k {
+				return storetest.ErrFault
+			}
+			return nil
+		}})
+		s.AddAccount("romeo@localhost")
+		on.Store(true)
+		c := s.Dial("romeo", 0)
+		c.Open("localhost")
+		c.Stanzas()
+		c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
+		s.Settle()
+		got := strings.Join(c.Stanzas(), "")
+		if strings.Contains(got, "<temporary-auth-failure/>") {
+			on.Store(false)
+			c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
+			s.Settle()
+			got = strings.Join(c.Stanzas(), "")
+		}
+		if !strings.Contains(got, "<success ") {
+			t.Fatalf("k=%d: %s", k, got)
+		}
+		c.Open("localhost")
+		c.Stanzas()
+		bind := "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
+		c.Send(bind)
+		s.Settle()
+		got = strings.Join(c.Stanzas(), "")
+		if strings.Contains(got, "<internal-server-error ") {
+			on.Store(false)
+			c.Send(bind)
+			s.Settle()
+			got = strings.Join(c.Stanzas(), "")
+		}
+		if !strings.Contains(got, "<jid>romeo@localhost/x</jid>") {
+			t.Errorf("k=%d: %s", k, got)
+		}
+	}
+}

@@ -1,0 +1,86 @@
+package sessiontest
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// conversations are those of all modules, by module and file.
+func conversations(t testing.TB) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob("../mod/*/testdata/*.txt")
+	if err != nil || len(files) < 20 {
+		t.Fatalf("%d conversations: %v", len(files), err)
+	}
+	all := make(map[string]string)
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[filepath.Base(filepath.Dir(filepath.Dir(f)))+"/"+strings.TrimSuffix(filepath.Base(f), ".txt")] = string(text)
+	}
+	return all
+}
+
+var (
+	gotLine  = regexp.MustCompile(`^[\w-]+: `)
+	fromAttr = regexp.MustCompile(`^[^>]* from='([^']*)'`)
+)
+
+// byPair sorts what one step brought each client by who sent it: what two senders have sent may come in
+// either order (RFC 6120 §10.1), what one has sent may not.
+func byPair(text string) string {
+	lines := strings.Split(text, "\n")
+	key := func(l string) string {
+		from := ""
+		if m := fromAttr.FindStringSubmatch(l); m != nil {
+			from = m[1]
+		}
+		return gotLine.FindString(l) + from
+	}
+	for i := 0; i < len(lines); {
+		n := i
+		for n < len(lines) && gotLine.MatchString(lines[n]) {
+			n++
+		}
+		slices.SortStableFunc(lines[i:n], func(a, b string) int { return strings.Compare(key(a), key(b)) })
+		i = n + 1
+	}
+	return strings.Join(lines, "\n")
+}
+
+// optionsOf are those under which the module of a conversation runs it, where they are not all the same.
+func optionsOf(name string) Options {
+	if strings.HasPrefix(name, "register/") {
+		return everything(Options{Hosts: []string{"localhost", "example.net"}})
+	}
+	return Options{}
+}
+
+// Every conversation reads the same on a store that answers each read and each commit 5 to 50 ms late
+// (design §11.5): nobody is told a result before it is one, and nothing overtakes.
+func TestConversationsOnSlowStore(t *testing.T) {
+	for name, text := range conversations(t) {
+		t.Run(name, func(t *testing.T) {
+			for seed := range uint64(3) {
+				rnd := rand.New(rand.NewPCG(seed, 11))
+				slow := func() time.Duration {
+					return 5*time.Millisecond + time.Duration(rnd.Int64N(int64(45*time.Millisecond)))
+				}
+				opt := optionsOf(name)
+				opt.Slow, opt.Seed = slow, seed
+				got := byPair(Converse(t, text, opt))
+				if want := byPair(text); got != want {
+					t.Errorf("seed %d: %s", seed, difference(want, got))
+				}
+			}
+		})
+	}
+}
