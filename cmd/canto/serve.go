@@ -160,16 +160,6 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	return c, nil
 }
 
-func newLog(c *config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(c.Log.Level))
-	opt := &slog.HandlerOptions{Level: level}
-	if c.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opt))
-	}
-	return slog.New(slog.NewTextHandler(w, opt))
-}
-
 // storeMemory is the store's share of the configured memory: its cache and memory tables.
 const storeMemory = 256 << 20
 
