@@ -215,7 +215,11 @@ type reloadCmd struct{}
 // Run reloads the running server's configuration.
 func (reloadCmd) Run(r *run) error {
 	if r.server != nil {
-		return r.server.reload()
+		late, err := r.server.reload()
+		for _, k := range late {
+			fmt.Fprintf(r.out, "%s: changed, and used from the next start on\n", k)
+		}
+		return err
 	}
 	c, err := r.config()
 	if err != nil {

@@ -70,7 +70,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 		}
 		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			c.Close()
-			return nil, fmt.Errorf("%s: another server answers there", path)
+			return nil, fmt.Errorf("%s: %w: stop it, or name another place with listen.admin", path, ErrTaken)
 		}
 		os.Remove(path)
 	}
@@ -123,6 +123,9 @@ func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() }
 
 // Close ends it; the context of a command that is being carried out ends, too.
 func (s *Server) Close() error { return s.srv.Close() }
+
+// ErrTaken: the socket is another server's.
+var ErrTaken = errors.New("another server answers there")
 
 // ErrNoServer: nobody answers at the socket.
 var ErrNoServer = errors.New("no server answers")

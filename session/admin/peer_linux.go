@@ -18,7 +18,9 @@ func peer(c net.Conn) (uid int, err error) {
 		return 0, err
 	}
 	var cred *syscall.Ucred
-	if e := raw.Control(func(fd uintptr) { cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED) }); e != nil {
+	if e := raw.Control(func(fd uintptr) {
+		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	}); e != nil {
 		return 0, e
 	}
 	if err != nil {
