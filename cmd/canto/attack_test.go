@@ -1,17 +1,29 @@
 package main
 
 import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"canto/session/metrics"
 	"canto/session/store"
 )
 
@@ -237,4 +249,256 @@ func TestAttackK106(t *testing.T) {
 		t.Errorf("a message with room again: %v", err)
 	}
 	s.ok("user", "add", "tybalt@example.org", "--password", "x")
+}
+
+// nasty is what a peer may call itself.
+var nasty = []string{
+	"romeo\nlevel=ERROR msg=\"forged\"",
+	"romeo\r\n{\"level\":\"ERROR\"}",
+	"\x1b[2J\x1b]0;title\x07",
+	"\u009b31m and \u202egnp.exe and \u2028 and \u2029 and \x7f",
+	"\xff\xfe\xc3",
+	"%s%n%!d(MISSING)",
+	"\x00",
+	`a" b='c' \\ `,
+	strings.Repeat("\u00e9\n", 1<<19),
+	strings.Repeat("\x1b", 1<<20),
+	"caf\u00e9",
+}
+
+type stringer string
+
+func (s stringer) String() string { return string(s) }
+
+// oneLine checks that b is one line of the log, and that it could stand in a terminal.
+func oneLine(t *testing.T, b []byte, format string) {
+	t.Helper()
+	if bytes.Count(b, []byte("\n")) != 1 || b[len(b)-1] != '\n' {
+		t.Errorf("not one line: %.300q", b)
+		return
+	}
+	b = b[:len(b)-1]
+	if !utf8.Valid(b) {
+		t.Errorf("not UTF-8: %.300q", b)
+	}
+	if i := bytes.IndexFunc(b, func(r rune) bool { return !unicode.IsPrint(r) && r != utf8.RuneError }); i >= 0 {
+		t.Errorf("not printable at %d: %.300q", i, b)
+	}
+	if format == "json" && !json.Valid(b) {
+		t.Errorf("not JSON: %.300q", b)
+	}
+}
+
+// Whatever a peer is called, what is logged of it is one line, quoted, and cut at 256 bytes.
+func TestAttackK64(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"text", "json"} {
+		for _, n := range nasty {
+			var b bytes.Buffer
+			c := defaults()
+			c.Log.Format = format
+			newLog(c, &b).With("module", n).WithGroup("g").Warn(n, "jid", n, "err", errors.New(n), "s", stringer(n), "b", []byte(n), "any", []string{n}, slog.Group("inner", "x", n), "panic", any(n))
+			oneLine(t, b.Bytes(), format)
+			if most := 9 * (logValue*6 + 100); b.Len() > most { // \u00e9 is the longest way to write a byte or two
+				t.Errorf("%s: %d bytes for %.20q", format, b.Len(), n)
+			}
+			if len(n) > 1000 && !strings.Contains(b.String(), fmt.Sprintf("... (%d bytes)", len(n))) {
+				t.Errorf("%s: a long value was not cut: %.300q", format, b.Bytes())
+			}
+		}
+		var b bytes.Buffer
+		c := defaults()
+		c.Log.Format = format
+		newLog(c, &b).Warn("caf\u00e9", "n", 5, "d", time.Second, "ok", true)
+		if !strings.Contains(b.String(), "caf\u00e9") || !strings.Contains(b.String(), "5") {
+			t.Errorf("%s: what needs no quoting is quoted: %q", format, b.Bytes())
+		}
+
+		// The same on a server that logs all it can.
+		s := newSite(t, "example.org")
+		text, _ := os.ReadFile(s.path("canto.toml"))
+		s.write("canto.toml", "log = { level = 'debug', format = '"+format+"' }\n"+string(text))
+		s.ok("user", "add", "romeo@example.org", "--password", "x")
+		p := s.serve()
+		s.ok("reload")
+		os.Remove(s.path("example.org.crt")) // a name that a handshake asks for is logged where there is no certificate
+		for _, n := range nasty {
+			if len(n) > 1000 {
+				n = n[:1000]
+			}
+			if c, err := tls.Dial("tcp", p.direct, &tls.Config{ServerName: n, InsecureSkipVerify: true}); err == nil {
+				c.Close()
+				t.Errorf("a handshake without a certificate")
+			}
+		}
+		p.says("no certificate for a handshake")
+		s.certificate("example.org")
+		s.ok("reload")
+		for _, n := range nasty {
+			c, err := connect(p.plain, "example.org", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(n) > 1000 {
+				c.send("<" + n)
+			} else {
+				c.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='" + n + "'>" + n + "</auth></stream:stream>")
+			}
+			c.ended()
+			if c, err = connect(p.plain, n, true); err == nil { // TLS where a stream is to be opened first
+				c.conn.Close()
+			}
+		}
+		for _, mechanism := range []string{"PLAIN", "SCRAM-SHA-1"} {
+			for _, n := range nasty {
+				if c, err := p.try("example.org", mechanism, n, n); err == nil {
+					t.Errorf("%.20q logged in: %s", n, c.jid)
+				}
+			}
+		}
+		p.signal(syscall.SIGTERM)
+		p.wait()
+		for _, line := range strings.SplitAfter(p.log.String(), "\n") {
+			if line != "" {
+				oneLine(t, []byte(line), format)
+				if !strings.Contains(line, "level=") && !strings.Contains(line, "\"level\":") {
+					t.Errorf("not a line of the log: %.300q", line)
+				}
+			}
+		}
+	}
+}
+
+// series are the names and labels of all that a scrape shows.
+func series(t *testing.T, s *server) (list []string) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db})
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += "{" + l.GetName() + "=" + l.GetValue() + "}"
+			}
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// Peers choose no label: a second crowd of other names adds no series.
+func TestAttackK65(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.certificate("example.org")
+	s.write("canto.toml", listen+"[limits]\nfailures_per_account = '0'\n"+hostSection("example.org"))
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p, _ := s.serveHere(nil)
+	crowd := func(from, to int) {
+		for i := from; i < to; i++ {
+			if _, err := connect(p.plain, fmt.Sprintf("h%d.invalid", i), false); err != streamError("host-unknown") {
+				t.Errorf("host %d: %v", i, err)
+			}
+			c, err := connect(p.direct, "example.org", true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.send(fmt.Sprintf("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='MECHANISM-%d'>=</auth>", i))
+			if n, err := c.next(); err != nil || !n.has("invalid-mechanism") {
+				t.Errorf("mechanism %d: %v %v", i, n, err)
+			}
+			c.send(fmt.Sprintf("<wrong%d:x/>", i))
+			c.ended()
+			if _, err := p.try("example.org", "PLAIN", fmt.Sprintf("user%d", i), "x"); err == nil {
+				t.Error("somebody logged in")
+			}
+			romeo, err := connect(p.plain, "example.org", false)
+			if err == nil {
+				err = romeo.auth("SCRAM-SHA-1", "romeo", "x")
+			}
+			if err == nil {
+				err = romeo.bind(fmt.Sprintf("r%d", i))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, to := range []string{"", fmt.Sprintf("to='d%d.invalid'", i), fmt.Sprintf("to='u%d@example.org'", i), fmt.Sprintf("to='u@d%d.invalid/r'", i)} {
+				romeo.send(fmt.Sprintf("<iq type='get' id='i' %s><q xmlns='urn:x:%d'/></iq><message type='t%d' %s><body/></message>", to, i, i, to))
+			}
+			romeo.send(fmt.Sprintf("<message type='error' to='romeo@example.org'><error type='e%d'><c%d xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message><presence type='p%d'/><iq type='q%d' id='x'/>", i, i, i, i))
+			if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
+				t.Fatal(err)
+			}
+			romeo.send(fmt.Sprintf("<stream:error><c%d xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", i))
+			romeo.ended()
+		}
+	}
+	crowd(0, 10)
+	before := series(t, p.server)
+	crowd(1000, 1040)
+	after := series(t, p.server)
+	if !slices.Equal(before, after) {
+		t.Errorf("a crowd added series:\n%s\nto\n%s", strings.Join(after, "\n"), strings.Join(before, "\n"))
+	}
+	known := regexp.MustCompile(`^canto_[a-z_]+(\{(kind|direction|condition|limit|where|pool)=[a-z_-]+\}|\{loop=\d+\})*$`)
+	for _, n := range after {
+		if !known.MatchString(n) {
+			t.Errorf("a series with a label of no fixed set: %s", n)
+		}
+	}
+	if len(after) < 30 {
+		t.Errorf("only %d series: %v", len(after), after)
+	}
+}
+
+// Every address of the machine is no place for profiles; one that is named is.
+func TestAttackK108(t *testing.T) {
+	t.Parallel()
+	for _, a := range []string{":5290", "0.0.0.0:5290", "[::]:5290", "[::ffff:0.0.0.0]:5290"} {
+		s := newSite(t, "example.org")
+		s.write("canto.toml", strings.Replace(listen, "debug   = []", "debug = ['"+a+"']", 1)+hostSection("example.org"))
+		s.fails(exitUsage, `canto.toml:7: debug on .* name the one address that is meant`, "serve")
+		s.nothingMade()
+	}
+	for a, want := range map[string]bool{"127.0.0.1:5290": true, "192.0.2.1:5290": true, "[2001:db8::1]:5290": true} {
+		c := defaults()
+		c.Listen.Debug = []string{a}
+		if err := c.check(); (err == nil) != want {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+}
+
+// What the server makes is its owner's alone.
+func TestAttackK109(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.write("canto.toml", listen)
+	s.serve("--dev")
+	for name, want := range map[string]os.FileMode{"": os.ModeDir | 0o700, "localhost.key": 0o600, "dev-accounts": 0o600, "admin.sock": os.ModeSocket | 0o600} {
+		fi, err := os.Stat(s.path("data/" + name))
+		if err != nil || fi.Mode() != want {
+			t.Errorf("data/%s: %v %v, want %v", name, fi.Mode(), err, want)
+		}
+	}
+	if r := s.canto("", "check", "config"); r.status != 0 {
+		t.Errorf("check of a folder in order: %+v", r)
+	}
+	os.Chmod(s.data(), 0o755)
+	if r := s.canto("", "check", "config"); r.status != exitFailed || !strings.Contains(r.out, "BAD  data: others may look into data: chmod 700 data") {
+		t.Errorf("check of a folder that others may read: %+v", r)
+	}
+	if os.Getuid() == 0 {
+		s.certificate("example.org")
+		s.write("canto.toml", listen+hostSection("example.org"))
+		os.Chown(s.path("example.org.key"), 65534, -1)
+		if r := s.canto("", "check", "tls"); r.status != exitFailed || !strings.Contains(r.out, "BAD  tls: example.org.key belongs to user 65534") {
+			t.Errorf("check of another's key: %+v", r)
+		}
+	}
 }

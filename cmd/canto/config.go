@@ -39,6 +39,8 @@ type config struct {
 	file string // for messages
 	text []byte
 	dev  bool
+
+	started *config // what the server that runs with this one started with
 }
 
 type logConfig struct {

@@ -355,6 +355,11 @@ func connect(addr, host string, direct bool) (c *client, err error) {
 		return nil, err
 	}
 	nc.SetDeadline(time.Now().Add(patience))
+	defer func() {
+		if err != nil {
+			nc.Close()
+		}
+	}()
 	c = &client{host: host, conn: nc}
 	if direct {
 		c.conn = tls.Client(nc, &tls.Config{ServerName: host, InsecureSkipVerify: true})
@@ -563,8 +568,12 @@ func (p *process) try(host, mechanism, name, password string) (*client, error) {
 		return nil, err
 	}
 	p.t.Cleanup(func() { c.conn.Close() })
-	if err := c.auth(mechanism, name, password); err != nil {
+	if err = c.auth(mechanism, name, password); err == nil {
+		err = c.bind("test")
+	}
+	if err != nil {
+		c.conn.Close()
 		return nil, err
 	}
-	return c, c.bind("test")
+	return c, nil
 }

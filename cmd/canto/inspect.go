@@ -95,6 +95,9 @@ func (k *checkCmd) Run(r *run) error {
 			}
 			say(err == nil, "config: host %s %s", h, orOK(err))
 		}
+		if fi, err := os.Stat(c.Data); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			say(false, "data: others may look into %s: chmod 700 %s", c.Data, c.Data)
+		}
 		if err := c.rehearse(); err != nil {
 			say(false, "config: %v", err)
 		}
@@ -147,6 +150,11 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	if err != nil {
 		say(false, "tls: %s: %v", host, err)
 		return
+	}
+	if fi, err := os.Stat(h.Key); err == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server", h.Key, st.Uid)
+		}
 	}
 	left := time.Until(cert.Leaf.NotAfter)
 	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host, cert.Leaf.NotAfter.Format("2006-01-02"))
@@ -207,7 +215,11 @@ type reloadCmd struct{}
 // Run reloads the running server's configuration.
 func (reloadCmd) Run(r *run) error {
 	if r.server != nil {
-		return r.server.reload()
+		late, err := r.server.reload()
+		for _, k := range late {
+			fmt.Fprintf(r.out, "%s: changed, and used from the next start on\n", k)
+		}
+		return err
 	}
 	c, err := r.config()
 	if err != nil {

@@ -108,7 +108,7 @@ func execute(r *run) (status int) {
 			return exitUsage
 		case errors.Is(err, store.ErrFormat):
 			return exitFormat
-		case errors.Is(err, store.ErrLocked):
+		case errors.Is(err, store.ErrLocked), errors.Is(err, admin.ErrTaken):
 			return exitTaken
 		}
 		return exitFailed

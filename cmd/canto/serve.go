@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"sort"
@@ -87,6 +88,7 @@ func (cmd *serveCmd) Run(r *run) error {
 		return err
 	}
 	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
+	c.started = c
 	s.cfg.Store(c)
 	s.log = newLog(c, r.errOut)
 	if err := s.look(c); err != nil {
@@ -104,7 +106,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	defer signal.Stop(hup)
 	go func() {
 		for range hup {
-			if err := s.reload(); err != nil {
+			if _, err := s.reload(); err != nil {
 				s.log.Error("reload failed; nothing was changed", "err", err)
 			}
 		}
@@ -160,16 +162,6 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 		c.Data = r.cli.Data
 	}
 	return c, nil
-}
-
-func newLog(c *config, w io.Writer) *slog.Logger {
-	var level slog.Level
-	level.UnmarshalText([]byte(c.Log.Level))
-	opt := &slog.HandlerOptions{Level: level}
-	if c.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(w, opt))
-	}
-	return slog.New(slog.NewTextHandler(w, opt))
 }
 
 // storeMemory is the store's share of the configured memory: its cache and memory tables.
@@ -553,8 +545,9 @@ func (s *server) closeHost(name string) {
 	}
 }
 
-// reload reads the configuration again; on an error nothing is changed.
-func (s *server) reload() error {
+// reload reads the configuration again; on an error nothing is changed. late are the keys whose new
+// values want a restart.
+func (s *server) reload() (late []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.config()
@@ -566,34 +559,58 @@ func (s *server) reload() error {
 		}
 		fresh, err := readConfig(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
+		late = fresh.wantRestart(old)
 		fresh.Data, fresh.dev = old.Data, old.dev
 		if s.dev {
 			fresh.devHosts()
 			if err := fresh.devCertificates(); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		c = fresh
 	}
 	if err := c.checkCertificates(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := c.needTLS(); err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.router.SetLimits(c.limits()); err != nil {
-		return c.at(err.Error(), "limits")
+		return nil, c.at(err.Error(), "limits")
 	}
 	s.cfg.Store(c)
 	if err := s.hosts(c); err != nil {
 		s.cfg.Store(old)
-		return errors.Join(err, s.router.SetLimits(old.limits()))
+		return nil, errors.Join(err, s.router.SetLimits(old.limits()))
 	}
 	s.certs.reset()
 	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
-	return nil
+	if len(late) > 0 {
+		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))
+	}
+	return late, nil
+}
+
+// wantRestart are the keys of c that differ from those that the process runs with and that it reads
+// only when it starts.
+func (c *config) wantRestart(running *config) (keys []string) {
+	for _, k := range []struct {
+		name string
+		same bool
+	}{
+		{"memory", c.Memory == running.started.Memory},
+		{"node", c.Node == running.started.Node},
+		{"log", c.Log == running.started.Log},
+		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
+	} {
+		if !k.same {
+			keys = append(keys, k.name)
+		}
+	}
+	c.started = running.started
+	return keys
 }
 
 // planes opens the debug listeners and the admin socket, and serves what the reactor reads of http.

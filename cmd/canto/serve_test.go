@@ -362,6 +362,15 @@ func TestReload(t *testing.T) {
 		t.Errorf("a second resource where one is the limit: %v", err)
 	}
 
+	// What is read at the start only is told.
+	s.write("canto.toml", "node = 7\nlog = { level = 'debug' }\n"+strings.Replace(listen, "debug   = []", "debug = ['127.0.0.1:0']", 1)+hostSection("example.org")+hostSection("example.net"))
+	for range 2 {
+		if out := s.ok("reload"); out != "node: changed, and used from the next start on\nlog: changed, and used from the next start on\nlisten: changed, and used from the next start on\n" {
+			t.Errorf("reload: %q", out)
+		}
+	}
+	p.says(`used from the next start on.*keys="node, log, listen"`)
+
 	// A host that goes takes its sessions with it; by SIGHUP this time.
 	s.write("canto.toml", listen+hostSection("example.org"))
 	p.signal(syscall.SIGHUP)
@@ -377,6 +386,7 @@ func TestReload(t *testing.T) {
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
+	s.ok("user", "add", "juliet@example.org", "--password", "x")
 	s.ok("user", "add", "romeo@example.org", "--password", "x")
 	p := s.serve()
 	romeo := p.login("example.org", "romeo", "x")
@@ -385,6 +395,12 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 50 { // taken, and not yet durable, when the signal comes
+		romeo.send(fmt.Sprintf("<message to='juliet@example.org' type='chat'><body>%d</body></message>", i))
+	}
+	if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
 		t.Fatal(err)
 	}
 	p.signal(syscall.SIGTERM)
@@ -407,4 +423,39 @@ func TestShutdown(t *testing.T) {
 	if err != nil || !n.has("query", "item") {
 		t.Errorf("the roster after a restart: %v %v", n, err)
 	}
+	juliet := p.login("example.org", "juliet", "x")
+	juliet.send("<presence/>")
+	for i := range 50 {
+		if n, err := juliet.stanza(func(n node) bool { return n.XMLName.Local == "message" }); err != nil || !body(fmt.Sprint(i))(n) {
+			t.Fatalf("message %d after a restart: %v %v", i, n, err)
+		}
+	}
+}
+
+// A data folder that is none, that others may write, or whose name is too long for a socket.
+func TestServeRefusesFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.write("data", "")
+	s.fails(exitFailed, `data: .*not a directory`, "serve")
+	s.fails(exitFailed, `data: .*not a directory`, "user", "list")
+	os.Remove(s.data())
+	if err := os.Mkdir(s.data(), 0); err != nil {
+		t.Fatal(err)
+	}
+	os.Chmod(s.data(), 0o777)
+	s.fails(exitFailed, `data: others may write there: chmod 700 data`, "serve")
+	os.Chmod(s.data(), 0o700)
+	p := s.serve()
+
+	// Another's admin socket.
+	other := newSite(t, "example.org")
+	other.write("canto.toml", listen+"admin = '"+s.path("data/admin.sock")+"'\n"+hostSection("example.org"))
+	other.fails(exitTaken, `admin.sock: another server answers there: stop it, or name another place with listen.admin`, "serve")
+	p.signal(syscall.SIGINT)
+	if n := p.wait(); n != 0 {
+		t.Errorf("status after SIGINT: %d", n)
+	}
+	other.write("canto.toml", listen+"admin = '"+strings.Repeat("x", 120)+"'\n"+hostSection("example.org"))
+	other.fails(exitFailed, `longer than the 107 bytes of a socket's path: name another with listen.admin`, "serve")
 }

@@ -440,7 +440,8 @@ func (h *hostAdd) Run(r *run) error {
 			return err
 		}
 		if r.server != nil {
-			return r.server.reload()
+			_, err := r.server.reload()
+			return err
 		}
 		return nil
 	})
@@ -465,7 +466,8 @@ func (h *hostDel) Run(r *run) error {
 			return err
 		}
 		if r.server != nil {
-			return r.server.reload()
+			_, err := r.server.reload()
+			return err
 		}
 		return nil
 	})

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"os"
@@ -32,17 +33,36 @@ type Result struct {
 // maxCommand bounds a request: an import of a million accounts fits.
 const maxCommand = 256 << 20
 
+// maxPath is the longest path of a socket: what sockaddr_un holds, less the byte that ends it.
+const maxPath = 107
+
 // A Server is the socket of a running server.
 type Server struct {
 	ln  net.Listener
 	srv *http.Server
 }
 
-// Listen opens the socket at path, which only its owner may use, and gives each command to run. A
-// socket that a dead server left behind is replaced.
+// Listen opens the socket at path, which only its owner and root may use, and gives each command to
+// run. A socket that a dead server left behind is replaced. A folder where others could put a socket
+// of theirs is refused (attack K107).
 func Listen(path string, run func(ctx context.Context, c Command) Result) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	return listen(path, maxCommand, run)
+}
+
+func listen(path string, most int64, run func(ctx context.Context, c Command) Result) (*Server, error) {
+	if len(path) > maxPath {
+		return nil, fmt.Errorf("%s: longer than the %d bytes of a socket's path: name another with listen.admin", path, maxPath)
+	}
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
+	}
+	if fi, err := os.Stat(dir); err != nil {
+		return nil, err
+	} else if fi.Mode().Perm()&0o022 != 0 {
+		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with listen.admin", dir, dir)
+	} else if uid := owner(fi); !trusted(uid) {
+		return nil, fmt.Errorf("%s: the folder of user %d: chown it, or name another place with listen.admin", dir, uid)
 	}
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
@@ -50,7 +70,7 @@ func Listen(path string, run func(ctx context.Context, c Command) Result) (*Serv
 		}
 		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			c.Close()
-			return nil, fmt.Errorf("%s: another server answers there", path)
+			return nil, fmt.Errorf("%s: %w: stop it, or name another place with listen.admin", path, ErrTaken)
 		}
 		os.Remove(path)
 	}
@@ -62,28 +82,56 @@ func Listen(path string, run func(ctx context.Context, c Command) Result) (*Serv
 		ln.Close()
 		return nil, err
 	}
+	ln = &checked{ln}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /run", func(w http.ResponseWriter, r *http.Request) {
 		var c Command
-		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCommand)).Decode(&c); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, most)).Decode(&c); err != nil {
+			status := http.StatusBadRequest
+			if big := new(http.MaxBytesError); errors.As(err, &big) {
+				status = http.StatusRequestEntityTooLarge
+			}
+			http.Error(w, err.Error(), status)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(run(r.Context(), c))
 	})
-	s := &Server{ln, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}}
+	s := &Server{ln, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}}
 	go s.srv.Serve(ln)
 	return s, nil
 }
 
-// Close ends it.
+// checked gives only connections of the owner and of root.
+type checked struct{ net.Listener }
+
+func (l *checked) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if uid, err := peer(c); err == nil && trusted(uid) {
+			return c, nil
+		}
+		c.Close()
+	}
+}
+
+// trusted reports whether user uid may do all that this process may.
+func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() }
+
+// Close ends it; the context of a command that is being carried out ends, too.
 func (s *Server) Close() error { return s.srv.Close() }
+
+// ErrTaken: the socket is another server's.
+var ErrTaken = errors.New("another server answers there")
 
 // ErrNoServer: nobody answers at the socket.
 var ErrNoServer = errors.New("no server answers")
 
-// Call gives c to the server behind the socket at path.
+// Call gives c to the server behind the socket at path. [ErrNoServer] is returned only if c was not
+// given to one.
 func Call(path string, c Command) (Result, error) {
 	if _, err := os.Stat(path); err != nil {
 		return Result{}, ErrNoServer
@@ -96,8 +144,11 @@ func Call(path string, c Command) (Result, error) {
 		return Result{}, err
 	}
 	resp, err := client.Post("http://admin/run", "application/json", bytes.NewReader(body))
-	if err != nil {
+	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
 		return Result{}, ErrNoServer
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("the server ended or refused while it was asked, and may have done it or not: %w", errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
