@@ -308,6 +308,7 @@ func (c *Conn) keep(p []byte) {
 		return
 	}
 	*c.park = append(*c.park, p...)
+	c.loop.meter.ParkedBytes += len(p)
 }
 
 // overflow ends c because more came than may be kept while it is paused: the peer has sent ahead of a
@@ -342,6 +343,7 @@ func (c *Conn) feed(p []byte) {
 		}
 		parked = *c.park
 		c.park = nil
+		c.loop.meter.ParkedBytes -= len(parked)
 		p = parked
 	}
 	if len(p) == 0 {
@@ -554,6 +556,7 @@ func (c *Conn) finish() {
 		}
 		c.mu.Unlock()
 		if c.park != nil {
+			c.loop.meter.ParkedBytes -= len(*c.park)
 			buf.Tail.Put(*c.park)
 			c.park = nil
 		}
@@ -595,6 +598,7 @@ func (c *Conn) forget() {
 	c.loop.wheel.arm(&c.timer, 0, nil)
 	if c.tls != nil {
 		c.tls.mem.end()
+		c.loop.meter.ParkedBytes -= c.tls.kept
 	}
 	c.io, c.tls = nil, nil
 }

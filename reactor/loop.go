@@ -51,6 +51,8 @@ type Meter struct {
 	Posted, Flushing  time.Duration
 	Longest           time.Duration // turn or callback
 	Connected, Paused int
+	ParkedBytes       int // read, and not taken by handlers yet
+	OutboxBytes       int // waiting for sockets with no room
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
@@ -291,6 +293,10 @@ func (l *Loop) tick() {
 		l.runCloses()
 	}
 	l.meter.Connected = int(l.conns.Load())
+	l.meter.OutboxBytes = 0
+	for _, c := range l.stuck {
+		l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
+	}
 	m := l.meter
 	l.shown.Store(&m)
 	l.measure(l.clock().Sub(start))

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"canto/reactor"
+	"canto/reactor/reactortest"
 )
 
 // echo writes back what it gets.
@@ -174,4 +175,48 @@ func TestDrain(t *testing.T) {
 	if h.closed.Load() != 20 {
 		t.Fatalf("OnClose was called %d times", h.closed.Load())
 	}
+}
+
+// What waits is counted, and given back: parked input, and output that a socket has no room for.
+func TestWaitingBytes(t *testing.T) {
+	n := reactortest.New(1, reactor.Config{Loops: 1})
+	var conn *reactor.Conn
+	take := 10
+	h := &script{
+		open: func(c *reactor.Conn) { conn = c },
+		data: func(c *reactor.Conn, p []byte) int {
+			if take < len(p) {
+				c.Pause()
+			}
+			return min(take, len(p))
+		},
+	}
+	see := func(what string, parked, outbox int) {
+		t.Helper()
+		n.Advance(100 * time.Millisecond)
+		if m := n.Loops()[0].Meter(); m.ParkedBytes != parked || m.OutboxBytes != outbox {
+			t.Errorf("%s: %d bytes are parked and %d in outboxes, not %d and %d", what, m.ParkedBytes, m.OutboxBytes, parked, outbox)
+		}
+	}
+	c := n.Connect(0, h)
+	c.Send(make([]byte, 1000))
+	see("paused", 990, 0)
+	take = 100
+	conn.Resume()
+	see("once more", 890, 0)
+	take = 1000
+	conn.Resume()
+	see("taken", 0, 0)
+	c.Room(0)
+	conn.Append(make([]byte, 100_000))
+	n.Run()
+	see("no room", 0, 100_000)
+	c.Room(-1)
+	see("room", 0, 0)
+	take = 1
+	c.Send(make([]byte, 500))
+	see("paused again", 499, 0)
+	conn.Close(nil)
+	n.Run()
+	see("closed", 0, 0)
 }

@@ -39,6 +39,7 @@ type tlsConn struct {
 	state  *tls.ConnectionState // nil until the handshake is done
 	timer  Timer
 	c      *Conn
+	kept   int  // ciphertext that waits in mem, as the meter knows it
 	said   bool // the peer has sent close_notify
 	failed bool
 }
@@ -149,7 +150,10 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		}
 		break
 	}
-	if t.mem.held() > maxPark {
+	held := t.mem.held()
+	l.meter.ParkedBytes += held - t.kept
+	t.kept = held
+	if held > maxPark {
 		c.overflow()
 	}
 	t.writeOut(c) // answers of the layer itself: alerts, key updates

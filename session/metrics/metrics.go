@@ -40,6 +40,8 @@ var (
 	bytesTotal  = desc("bytes_total", "Bytes on sockets.", "direction")
 	inboxed     = desc("inboxed_total", "Stanzas that waited for an account to be read.")
 	paused      = desc("connections_paused", "Connections that are not read now.")
+	waiting     = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
+	work        = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing.", "loop", "work")
 	buffers     = desc("buffers_in_use", "Buffers lent.", "pool")
 	turns       = desc("turn_seconds", "Length of turns and callbacks.", "loop")
 	commits     = desc("commit_seconds", "Length of synced batches.")
@@ -116,18 +118,25 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter(panics, s.Panics, "handler")
 	counter(inboxed, s.Inboxed)
 	var in, out, loopPanics, unread uint64
-	waiting := 0
+	held, outbox, parked := 0, 0, 0
 	for _, l := range c.Reactor.Loops() {
 		m := l.Meter()
-		in, out, loopPanics, waiting = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, waiting+m.Paused
+		in, out, loopPanics, held = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, held+m.Paused
+		outbox, parked = outbox+m.OutboxBytes, parked+m.ParkedBytes
 		unread += m.Unread
-		histogram(ch, turns, m.Turns[:], strconv.Itoa(l.Index()))
+		loop := strconv.Itoa(l.Index())
+		histogram(ch, turns, m.Turns[:], loop)
+		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Handling.Seconds(), loop, "handling")
+		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Posted.Seconds(), loop, "posted")
+		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Flushing.Seconds(), loop, "flushing")
 	}
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
 	counter(panics, loopPanics, "loop")
 	counter(limits, unread, "unread")
-	gauge(paused, float64(waiting))
+	gauge(paused, float64(held))
+	gauge(waiting, float64(outbox), "outbox")
+	gauge(waiting, float64(parked), "parked")
 	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
 	gauge(buffers, float64(buf.Tail.InUse()), "tail")
 	m := c.DB.Metrics()

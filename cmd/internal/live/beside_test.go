@@ -433,6 +433,16 @@ func TestBeside(t *testing.T) {
 	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+n[`canto_panics_total{where="handler"}`] > 0 {
 		t.Errorf("panics: %v %s", n, &s.errOut)
 	}
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		n := s.metrics("canto_waiting_bytes")
+		if len(n) == 2 && n[`canto_waiting_bytes{where="outbox"}`]+n[`canto_waiting_bytes{where="parked"}`] == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Errorf("after the attacks still waits: %v", n)
+			break
+		}
+	}
 	close(p.stop)
 	s.stop(syscall.SIGKILL)
 	p.done.Wait()
