@@ -268,6 +268,7 @@ func (c *Conn) opened(io backendConn) {
 // traffic is called by the backend with what was read.
 func (c *Conn) traffic(p []byte) {
 	l := c.loop
+	defer l.recovered(c)
 	start := l.begin()
 	l.meter.Reads++
 	l.meter.BytesIn += uint64(len(p))
@@ -519,6 +520,7 @@ func (c *Conn) write(p []byte) {
 	l := c.loop
 	if c.tls != nil && c.tls.state != nil {
 		c.tls.seal(c, p)
+		c.tls.writeOut(c) // at once: what the socket does not take stops the next chunk
 		return
 	}
 	l.meter.Writes++
