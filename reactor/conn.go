@@ -275,6 +275,7 @@ func (c *Conn) opened(io backendConn) {
 // traffic is called by the backend with what was read.
 func (c *Conn) traffic(p []byte) {
 	l := c.loop
+	defer l.recovered(c)
 	start := l.begin()
 	l.meter.Reads++
 	l.meter.BytesIn += uint64(len(p))

@@ -191,7 +191,7 @@ func (l *Loop) flush() {
 	l.mu.Unlock()
 	for i, c := range l.flushes {
 		l.flushes[i] = nil
-		c.flush()
+		l.flushOne(c)
 	}
 	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
 		l.spareDir = nil
@@ -209,7 +209,7 @@ func (l *Loop) retry() {
 	l.stuck = nil
 	for _, c := range list {
 		c.flags &^= flagStuck
-		c.flush()
+		l.flushOne(c)
 	}
 	l.ticking = false
 	if l.meter.Writes != before {
@@ -256,6 +256,12 @@ func (l *Loop) woke() { l.waking, l.ticking = false, true }
 
 // minPatience is how long a full socket is left alone at first.
 const minPatience = 2 * time.Millisecond
+
+// flushOne writes c's outbox; a panic below, as in sealing a record, ends c alone.
+func (l *Loop) flushOne(c *Conn) {
+	defer l.recovered(c)
+	c.flush()
+}
 
 func (l *Loop) runCloses() {
 	for len(l.closes) > 0 {
@@ -316,6 +322,7 @@ func (l *Loop) recovered(c *Conn) {
 	l.meter.Panics++
 	l.r.log.Error("panic on a loop", "loop", l.index, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 	if c != nil {
+		c.flags |= flagDeaf
 		c.Close(ErrPanic)
 	}
 }

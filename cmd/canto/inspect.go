@@ -165,10 +165,7 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 }
 
 func checkLimits(c *config, say func(bool, string, ...any)) {
-	var rl syscall.Rlimit
-	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rl)
-	cap := connectionCap(c.limits().Connections)
-	say(cap >= 10000, "limits: %d descriptors, so %d connections; for 100,000 set LimitNOFILE=110000", rl.Cur, cap)
+	sayConnections(descriptorLimit(), c.limits().Connections, say)
 	for _, s := range []struct {
 		file string
 		want int
@@ -181,6 +178,21 @@ func checkLimits(c *config, say func(bool, string, ...any)) {
 		fmt.Sscan(string(b), &n)
 		key := strings.ReplaceAll(strings.TrimPrefix(s.file, "/proc/sys/"), "/", ".")
 		say(n >= s.want, "limits: %s = %d; for reconnect storms set %s = %d", key, n, key, s.want)
+	}
+}
+
+// sayConnections shows how the number of connections comes about.
+func sayConnections(limit uint64, configured int, say func(bool, string, ...any)) {
+	n := connectionCap(limit, configured)
+	sum := fmt.Sprintf("%d descriptors - %d store - %d outgoing - %d http - %d = %d connections",
+		limit, fdStore, fdOutgoing, fdHTTP, fdRest, int64(limit)-fdStore-fdOutgoing-fdHTTP-fdRest)
+	switch {
+	case configured > 0 && n == configured:
+		say(true, "limits: %s, of which limits.connections allows %d", sum, n)
+	case configured > 0:
+		say(false, "limits: %s, not the %d of limits.connections: set LimitNOFILE=%d", sum, configured, configured+fdStore+fdOutgoing+fdHTTP+fdRest)
+	default:
+		say(n >= 10000, "limits: %s; for 100,000 set LimitNOFILE=110000", sum)
 	}
 }
 

@@ -274,7 +274,7 @@ func (s *server) open(c *config, r *run) error {
 		Listeners:   listeners,
 		Log:         s.log,
 		OutboxBytes: lim.Outbox,
-		Connections: connectionCap(lim.Connections),
+		Connections: connectionCap(descriptorLimit(), lim.Connections),
 		Drain:       s.door.Drain,
 	})
 	if err != nil {
@@ -288,17 +288,33 @@ func (s *server) open(c *config, r *run) error {
 	return nil
 }
 
-// connectionCap leaves descriptors for the store, HTTP and what else the process opens.
-func connectionCap(configured int) int {
+// Descriptors that are kept from client connections.
+const (
+	fdStore    = 600 // 500 tables at a time, the log and its rotation, the lock, the ballast
+	fdOutgoing = 200 // streams to other servers, DNS
+	fdHTTP     = 100 // debug and admin: http and https clients are counted as connections
+	fdRest     = 128 // listeners, pollers, logs, certificates while they are read
+)
+
+// minConnections is what a server has however few descriptors there are.
+const minConnections = 16
+
+// connectionCap is how many connections there may be with limit descriptors.
+func connectionCap(limit uint64, configured int) int {
+	room := max(int(min(limit, 1<<30))-fdStore-fdOutgoing-fdHTTP-fdRest, minConnections)
+	if configured > 0 {
+		return min(configured, room)
+	}
+	return room
+}
+
+// descriptorLimit is what the system grants this process; Go has raised it to the hard limit already.
+func descriptorLimit() uint64 {
 	var rl syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rl) != nil {
-		return configured
+		return 1024 // what every system gives
 	}
-	room := int(min(rl.Cur, 1<<30)) - 900 - 128
-	if configured > 0 {
-		return min(configured, max(room, 16))
-	}
-	return max(room, 16)
+	return rl.Cur
 }
 
 // listeners are the ports that clients reach. An address that stands in c2s and in c2s_tls, or in

@@ -1,0 +1,69 @@
+package reactor
+
+import (
+	"errors"
+	"unsafe"
+
+	"github.com/panjf2000/gnet/v2"
+)
+
+// SlotsHeld is how many handshakes compute now; Shaking how many are in flight.
+func (r *Reactor) SlotsHeld() int { return len(r.slots) }
+
+// Shaking is how many handshakes are in flight.
+func (r *Reactor) Shaking() int {
+	r.shakes.mu.Lock()
+	defer r.shakes.mu.Unlock()
+	return r.shakes.n
+}
+
+// Sizes are those that have a budget.
+func Sizes() map[string]uintptr {
+	return map[string]uintptr{
+		"Conn":     unsafe.Sizeof(Conn{}),
+		"tlsConn":  unsafe.Sizeof(tlsConn{}),
+		"Timer":    unsafe.Sizeof(Timer{}),
+		"gnetConn": unsafe.Sizeof(gnetConn{}),
+		"webConn":  unsafe.Sizeof(webConn{}),
+	}
+}
+
+// EngineConn is the engine's side of c, for tests of the engine itself. On c's loop.
+func (c *Conn) EngineConn() gnet.Conn { return c.io.(*gnetConn).gc }
+
+// EngineLoop is the engine's side of l.
+func (l *Loop) EngineLoop() gnet.EventLoop { return l.engine.(gnet.EventLoop) }
+
+// Held is how much ciphertext and parked input c keeps. On its loop.
+func (c *Conn) Held() (n int) {
+	if c.park != nil {
+		n = len(*c.park)
+	}
+	if c.tls != nil {
+		n += c.tls.mem.held()
+	}
+	return n
+}
+
+// FailWrites makes every write of c's engine fail from now on, as a reset socket's does: OnClose is
+// called before the write returns. It returns the count of writes since: after the first there may be
+// none, as the descriptor is another's by then. On c's loop.
+func (c *Conn) FailWrites() *int {
+	f := &failing{c.io, c, 0}
+	c.io = f
+	return &f.n
+}
+
+type failing struct {
+	backendConn
+	c *Conn
+	n int
+}
+
+var errFailed = errors.New("the write failed")
+
+func (f *failing) Write([]byte) error {
+	f.n++
+	f.c.closed(errFailed)
+	return errFailed
+}
