@@ -43,6 +43,9 @@ type DB struct {
 	hosts    *Hosts
 	secrets  *Secrets
 
+	leasesMu sync.Mutex
+	leases   map[string]*Lease
+
 	incarnation uint32
 	failed      atomic.Pointer[failure] // not nil: nothing is written any more
 	closeOnce   sync.Once

@@ -23,8 +23,13 @@ type extension struct {
 	until uint64
 }
 
-// Lease opens the lease of a name. Once for each name.
+// Lease returns the lease of a name: one for each name and store, whoever asks.
 func (db *DB) Lease(name string) (*Lease, error) {
+	db.leasesMu.Lock()
+	defer db.leasesMu.Unlock()
+	if l := db.leases[name]; l != nil {
+		return l, nil
+	}
 	l := &Lease{db: db, key: []byte(prefixLease + name)}
 	n, _, err := db.number(l.key)
 	if err != nil {
@@ -33,6 +38,10 @@ func (db *DB) Lease(name string) (*Lease, error) {
 	l.floor, l.asked = n, n
 	l.until.Store(n)
 	db.Notify(l.notify)
+	if db.leases == nil {
+		db.leases = make(map[string]*Lease)
+	}
+	db.leases[name] = l
 	return l, nil
 }
 

@@ -147,9 +147,10 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (*blocked, error) {
 	return b, errors.Join(err, bad)
 }
 
-// outgoing refuses what the user sends to somebody blocked (XEP-0191 §3.5).
+// outgoing refuses what the user sends to somebody blocked (XEP-0191 §3.5). The account's own host stays in reach of one
+// who has blocked everybody there.
 func outgoing(ev *session.Stanza) session.Verdict {
-	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.To) {
+	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name || !part.Of(ev.Account()).matches(ev.To) {
 		return session.Pass
 	}
 	return ev.FailWith(session.StanzaError{Condition: session.NotAcceptable, Type: "cancel", App: isBlock})

@@ -341,7 +341,7 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 	}
 	a, l := ev.Account(), ev.Local()
 	if ev.Target == session.ToFull {
-		if s := a.Resource(ev.To); s != nil && (s.Available() || ev.Type == session.TypeUnavailable || ev.Type == session.TypeError) {
+		if s := a.Resource(ev.To); s != nil { // connected is enough (RFC 6121 §8.5.3.1)
 			l.Deliver(s, ev)
 		}
 		return session.Done

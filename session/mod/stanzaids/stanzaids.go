@@ -4,15 +4,25 @@
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body>
 //	             <stanza-id xmlns='urn:xmpp:sid:0' id='...' by='juliet@localhost'/></message>
 //
-// Resident in an account: the kernel's archive clock. Stored: nothing. Phase Rewrite, in front of
-// whatever keeps or copies the message. Ids are 64 bits of time, node and counter, so that they are in
-// the order of the account's messages.
+// Resident in an account: the kernel's archive clock. Stored: the lease below which ids are drawn, so
+// that none is given twice, whatever a crash or the clock does; while it is used up, which a store that
+// fails for a minute brings about, messages pass without an id. Phase Rewrite, in front of whatever
+// keeps or copies the message. Ids are 64 bits of time, node and counter, so that they are in the order of the
+// account's messages.
 package stanzaids
 
 import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"canto/reactor"
 	"canto/session"
 	"canto/session/mod/clock"
+	"canto/session/mod/storage"
 	"canto/session/stanzaid"
+	"canto/session/store"
 	"canto/xmlstream"
 )
 
@@ -23,7 +33,7 @@ var Manifest = session.Manifest{
 	Summary:  "numbers messages",
 	Cases:    "stanza-id by the account, forged ones removed; origin-id passes",
 	Provides: []session.Feature{"stanza-id"},
-	Requires: []session.Feature{"message"},
+	Requires: []session.Feature{"message", "store"},
 	New:      func() session.Module { return new(module) },
 }
 
@@ -37,19 +47,105 @@ var (
 		xmlstream.N("http://www.w3.org/XML/1998/namespace", "lang")}
 )
 
+// The lease is kept between low and long ahead of the clock: a store may fail that long, and after a
+// crash ids are ahead of the time by no more.
+const (
+	long = 60 * time.Second
+	low  = 30 * time.Second
+	// look is how often an idle server looks at it, in ticks.
+	look reactor.Tick = 100
+)
+
 type module struct {
-	now  clock.Clock
-	node uint64
+	now    clock.Clock
+	node   uint16
+	stored *store.Lease
+	lease  *stanzaid.Lease
+	looks  atomic.Bool // somebody looks at the lease by the clock
+	gone   atomic.Bool
+	latest atomic.Int64 // the latest time that the clock has shown, in ms: it may go back, ids don't
 }
 
 func (m *module) Load(api *session.API) error {
-	m.now, m.node = clock.Of(api), uint64(api.Router.Node)
+	m.now, m.node = clock.Of(api), api.Router.Node
+	db := storage.Of(api)
+	if db == nil {
+		return errors.New("there is no store")
+	}
+	var err error
+	if m.stored, err = db.Lease("stanzaids"); err != nil {
+		return err
+	}
+	m.lease = stanzaid.NewLease(m.stored.Floor())
+	// A store that can't write now may be able to later: until then there are no ids.
+	_ = db.Wait(context.Background(), m.extend(m.now()))
+	m.extend(m.now())
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		api.Hooks.Message[t].Add(api.Module, session.Rewrite, m.number)
 	}
+	api.Hooks.Bound.Add(api.Module, session.Rewrite, func(l *session.Local, _ *session.Session) {
+		if !m.looks.Swap(true) {
+			m.look(l)
+		}
+	})
 	api.Advertise(ns)
 	api.AdvertiseAccount(ns)
 	return nil
+}
+
+// extend takes over what has become durable of the lease, and asks for more when it runs low.
+func (m *module) extend(now time.Time) (t store.Ticket) {
+	m.lease.Extend(m.stored.Until())
+	if m.lease.Low(now, low) {
+		t = m.stored.Extend(m.lease.Next(now, long))
+	}
+	return t
+}
+
+// look keeps the lease ahead of the clock while nobody sends anything.
+func (m *module) look(l *session.Local) {
+	if m.gone.Load() {
+		return
+	}
+	m.extend(m.now())
+	l.After(look, func() { m.look(l) })
+}
+
+// Unload ends the looking.
+func (m *module) Unload() error {
+	m.gone.Store(true)
+	return nil
+}
+
+// draw is the next id for a, above every one before. Under the lock.
+func (m *module) draw(a *session.Account) (stanzaid.ID, error) {
+	now := m.now()
+	m.extend(now)
+	ms := now.UnixMilli()
+	for {
+		latest := m.latest.Load()
+		if ms >= latest {
+			if m.latest.CompareAndSwap(latest, ms) {
+				break
+			}
+			continue
+		}
+		if a.Clock() != 0 {
+			ms = latest
+			break
+		}
+		// The clock has gone back, and the account, fresh in memory, may have drawn ids of that time.
+		if m.latest.CompareAndSwap(latest, latest+1) {
+			ms = latest + 1
+			break
+		}
+	}
+	g := stanzaid.NewGenerator(m.lease, stanzaid.ID(a.Clock()))
+	id, err := g.Next(ms, m.node)
+	if err == nil {
+		a.SetClock(uint64(id))
+	}
+	return id, err
 }
 
 func (m *module) number(ev *session.Stanza) session.Verdict {
@@ -65,11 +161,14 @@ func (m *module) number(ev *session.Stanza) session.Verdict {
 			break
 		}
 	}
-	id := max(a.Clock()+1, uint64(m.now().UnixMilli())<<22|m.node<<12)
-	a.SetClock(id)
+	id, err := m.draw(a)
+	if err != nil {
+		ev.Local().CountLimit("stanza-id-lease")
+		return session.Pass // better none than one that another message may have
+	}
 	var text [stanzaid.TextLen]byte
 	ap := ev.Appender()
-	ap.Open(sid).AttrBytes(idAttr, stanzaid.ID(id).Append(text[:0])).Attr(byAttr, a.JID().String()).Close()
+	ap.Open(sid).AttrBytes(idAttr, id.Append(text[:0])).Attr(byAttr, a.JID().String()).Close()
 	ev.Add(ap.B)
 	return session.Pass
 }

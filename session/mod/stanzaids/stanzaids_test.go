@@ -1,9 +1,117 @@
 package stanzaids_test
 
 import (
+	"fmt"
+	"regexp"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"canto/session"
+	"canto/session/mod/clock"
 	"canto/session/sessiontest"
+	"canto/session/stanzaid"
+	"canto/session/store/storetest"
 )
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
+
+var id = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='(\w+)'`)
+
+// ids are those of n messages to juliet.
+func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int) (list []stanzaid.ID) {
+	t.Helper()
+	juliet.Send(strings.Repeat("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>", n))
+	s.Settle()
+	for _, m := range id.FindAllStringSubmatch(juliet.Received(), -1) {
+		x, err := stanzaid.Parse(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+// No id is given twice after a crash, nor one below another: also when the clock is back where it was before, and when
+// nothing but the lease was written.
+func TestCrash(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	last := stanzaid.ID(0)
+	for start := range 4 {
+		// Each server's clock begins at the same time.
+		s := sessiontest.New(t, sessiontest.Options{FS: fs})
+		juliet := s.Login("juliet", "juliet@localhost/balcony")
+		for range 3 {
+			list := ids(t, s, juliet, 5)
+			if len(list) != 5 {
+				t.Fatalf("start %d: %d ids", start, len(list))
+			}
+			for _, x := range list {
+				if x <= last {
+					t.Fatalf("start %d: %s after %s", start, x, last)
+				}
+				last = x
+			}
+			s.Advance(7 * time.Minute) // beyond the first lease, with nothing said
+			s.Settle()
+		}
+		fs = fs.CrashClone(vfs.CrashCloneCfg{})
+	}
+}
+
+// The clock goes back while an account is out of memory and while it is not: its ids don't.
+func TestClockBack(t *testing.T) {
+	var back time.Duration
+	var s *sessiontest.Server
+	now := func() time.Time {
+		if s == nil {
+			return time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		}
+		return s.Net.Now().Add(-back)
+	}
+	s = sessiontest.New(t, sessiontest.Options{Given: []session.Given{session.Give(clock.Clock(now))}})
+	last := stanzaid.ID(0)
+	for i := range 6 {
+		juliet := s.Login(fmt.Sprint("juliet", i), "juliet@localhost/balcony")
+		for _, x := range ids(t, s, juliet, 3) {
+			if x <= last {
+				t.Fatalf("try %d: %s after %s", i, x, last)
+			}
+			last = x
+		}
+		juliet.Cut()
+		if i%2 == 0 {
+			s.Advance(3 * time.Minute) // cold
+		}
+		back += 4 * time.Minute
+	}
+	if last == 0 {
+		t.Error("no ids")
+	}
+}
+
+// While the lease can't be made longer there are ids below it and none above; messages pass.
+func TestLeaseUsedUp(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	flaky.Writes.Store(true)
+	s.Advance(55 * time.Second)
+	if n := len(ids(t, s, juliet, 2)); n != 2 {
+		t.Errorf("%d ids below the lease", n)
+	}
+	s.Advance(10 * time.Second)
+	juliet.Send("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>")
+	s.Settle()
+	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body></message>") { // and nothing behind the body
+		t.Errorf("above the lease: %s", got)
+	}
+	flaky.Writes.Store(false)
+	ids(t, s, juliet, 1)
+	if n := len(ids(t, s, juliet, 2)); n != 2 {
+		t.Errorf("%d ids on a store that is well again", n)
+	}
+}
