@@ -183,7 +183,32 @@ func (s *server) look(c *config) error {
 			return err
 		}
 	}
-	return c.rehearse()
+	if err := c.rehearse(); err != nil {
+		return err
+	}
+	return c.probe()
+}
+
+// probe opens each port and closes it again: one that is taken is known before a data folder is made.
+func (c *config) probe() error {
+	for _, addrs := range [][]string{c.Listen.C2S, c.Listen.C2STLS, c.Listen.HTTP, c.Listen.HTTPS, c.Listen.Debug} {
+		for _, a := range addrs {
+			ln, err := net.Listen("tcp", a)
+			if err != nil {
+				return portError(err)
+			}
+			ln.Close()
+		}
+	}
+	return nil
+}
+
+// portError says what an operator does about a port that can't be opened.
+func portError(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)}
+	}
+	return err
 }
 
 // rehearse loads the modules of every host on an empty store in memory: only they know their options.
@@ -278,10 +303,7 @@ func (s *server) open(c *config, r *run) error {
 		Drain:       s.door.Drain,
 	})
 	if err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return fail(exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)})
-		}
-		return fail(err)
+		return fail(portError(err))
 	}
 	s.router.Workers = s.reactor.Workers()
 	s.router.Start(s.reactor.Loops())
@@ -657,10 +679,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		for _, a := range addrs {
 			ln, err := net.Listen("tcp", a)
 			if err != nil {
-				if errors.Is(err, syscall.EADDRINUSE) {
-					return exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)}
-				}
-				return err
+				return portError(err)
 			}
 			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 			closers = append(closers, srv.Close)

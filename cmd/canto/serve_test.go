@@ -116,7 +116,7 @@ func TestServeWithoutFile(t *testing.T) {
 	s.nothingMade()
 }
 
-// A port that is taken: the others are given back, and what was made is a store that the next start takes.
+// A port that is taken: the others are given back, and nothing is made.
 func TestServeTakenPort(t *testing.T) {
 	for _, key := range []string{"c2s", "c2s_tls", "http", "https", "debug"} {
 		t.Run(key, func(t *testing.T) {
@@ -136,6 +136,7 @@ func TestServeTakenPort(t *testing.T) {
 			}
 			s.write("canto.toml", strings.Join(bad, "\n"))
 			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop who uses it, or change \\[listen\\]", "serve")
+			s.nothingMade()
 			s.write("canto.toml", string(good))
 			s.serve()
 		})
