@@ -37,8 +37,8 @@ func TestAttackK63(t *testing.T) {
 	s.ok("user", "add", "juliet@example.org", "--password", "x")
 	last := 0 // numbers go on from round to round
 	for round := range 3 {
-		p := s.serve()
-		romeo := p.login("example.org", "romeo", "x")
+		doomed := s.serve()
+		romeo := doomed.login("example.org", "romeo", "x")
 		from, victim := last, 1+rand.IntN(30)
 		acked := map[string]int{"r": from, "v": from} // kind -> the highest number acknowledged
 		sent := from
@@ -72,19 +72,19 @@ func TestAttackK63(t *testing.T) {
 			k, _ := strconv.Atoi(n.attr("id")[1:])
 			acked[kind] = max(acked[kind], k)
 			if k-from == victim {
-				time.AfterFunc(rand.N(20*time.Millisecond), func() { p.signal(syscall.SIGKILL) }) // amid a commit
+				time.AfterFunc(rand.N(20*time.Millisecond), func() { doomed.signal(syscall.SIGKILL) }) // amid a commit
 			}
 		}
 		romeo.conn.Close()
 		<-ended
-		if n := p.wait(); n != -1 {
-			t.Fatalf("the server ended by itself: %d %s", n, p.log)
+		if n := doomed.wait(); n != -1 {
+			t.Fatalf("the server ended by itself: %d %s", n, doomed.log)
 		}
 		if acked["r"]-from < victim-1 {
 			t.Fatalf("round %d: only %d of %d were acknowledged", round, acked["r"]-from, victim)
 		}
 
-		p = s.serve()
+		p := s.serve()
 		romeo = p.login("example.org", "romeo", "x")
 		roster, err := romeo.iq("get", "<query xmlns='jabber:iq:roster'/>")
 		if err != nil {

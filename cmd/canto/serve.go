@@ -113,6 +113,9 @@ func (cmd *serveCmd) Run(r *run) error {
 	}()
 	close, err := s.planes(c)
 	if err != nil {
+		over, end := context.WithCancel(context.Background())
+		end()
+		s.reactor.Run(over) // gives the ports back
 		return err
 	}
 	defer close()

@@ -238,12 +238,12 @@ func TestImport(t *testing.T) {
 		{"late", strings.Repeat("\n", 3) + manyLines(3000) + "broken\n", `users.tsv:3004: no tab: .*; nothing was imported`},
 	} {
 		s.write("users.tsv", c.text)
-		s.fails(exitFailed, c.words, "user", "import", "--shared-salt", "users.tsv")
+		s.fails(exitFailed, c.words, "user", "import", "--shared-salt", s.path("users.tsv"))
 		if out := s.ok("user", "list"); out != "" {
 			t.Errorf("%s: these are imported: %q", c.name, out)
 		}
 	}
-	s.fails(exitFailed, `missing.tsv: no such file`, "user", "import", "missing.tsv")
+	s.fails(exitFailed, `missing.tsv: no such file`, "user", "import", s.path("missing.tsv"))
 	s.fails(exitUsage, `--iterations is from \d+ to \d+`, "user", "import", "--iterations", "1", "users.tsv")
 
 	p := s.serve()
