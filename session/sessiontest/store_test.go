@@ -1,6 +1,7 @@
 package sessiontest
 
 import (
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -56,7 +57,16 @@ func byPair(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// optionsOf are those under which the module of a conversation runs it, where they are not all the same.
+// plain are the conversations that need nothing of the configuration, and register's.
+func plain(t testing.TB) map[string]string {
+	all := conversations(t)
+	maps.DeleteFunc(all, func(name, _ string) bool {
+		return strings.HasPrefix(name, "contact/") || strings.HasPrefix(name, "starttls/")
+	})
+	return all
+}
+
+// optionsOf are those under which the module of a conversation runs it.
 func optionsOf(name string) Options {
 	if strings.HasPrefix(name, "register/") {
 		return everything(Options{Hosts: []string{"localhost", "example.net"}})
@@ -67,7 +77,7 @@ func optionsOf(name string) Options {
 // Every conversation reads the same on a store that answers each read and each commit 5 to 50 ms late
 // (design §11.5): nobody is told a result before it is one, and nothing overtakes.
 func TestConversationsOnSlowStore(t *testing.T) {
-	for name, text := range conversations(t) {
+	for name, text := range plain(t) {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(3) {
 				rnd := rand.New(rand.NewPCG(seed, 11))

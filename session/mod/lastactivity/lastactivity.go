@@ -19,6 +19,7 @@ import (
 
 	"canto/session"
 	"canto/session/mod/clock"
+	"canto/session/mod/presence"
 	"canto/session/mod/roster"
 	"canto/session/mod/storage"
 	"canto/session/store"
@@ -80,6 +81,18 @@ func (m *module) Load(api *session.API) error {
 	api.Advertise(ns)
 	api.Hooks.OnIQ(api.Module, false, query, m.host, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, query, m.account, session.ToSelf, session.ToBare)
+	// A resource is not asked by who may not see its presence (§4).
+	api.Hooks.IQ[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		if ev.Type != session.TypeGet || !ev.Payload().Is(query) {
+			return session.Pass
+		}
+		a := ev.Account()
+		s := a.Resource(ev.To)
+		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil && presence.WasDirected(s, ev.From) {
+			return session.Pass
+		}
+		return ev.Fail(session.ServiceUnavailable)
+	})
 	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite, func(ev *session.Stanza) session.Verdict {
 		if ev.Type == session.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
 			text := ""

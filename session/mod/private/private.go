@@ -75,14 +75,14 @@ func key(e xmlstream.Element) (string, bool) {
 func (m *module) get(ev *session.Stanza) session.Verdict {
 	e, ok := ev.Payload().First()
 	if !ok {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(session.NotAcceptable) // XEP-0049 §2: at least one child with a namespace of its own
 	}
 	if _, more := e.Next(); more {
 		return ev.Fail(session.BadRequest)
 	}
 	k, ok := key(e)
 	if !ok {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(session.NotAcceptable)
 	}
 	id := ev.Account().ID()
 	asked := e.Clone()
@@ -121,7 +121,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		m.rows.Put(b, ev.Account().ID(), k, a.B)
 	}
 	if n == 0 {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(session.NotAcceptable)
 	}
 	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {

@@ -100,7 +100,11 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.PolicyViolation)
 	}
 	b := m.db.NewBatch(ev.Account().ID())
-	m.rows.Put(b, ev.Account().ID(), "", a.B)
+	if _, any := ev.Payload().First(); any {
+		m.rows.Put(b, ev.Account().ID(), "", a.B)
+	} else {
+		m.rows.Delete(b, ev.Account().ID(), "") // an empty one tells strangers no more than none
+	}
 	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
