@@ -603,29 +603,210 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
-// A peer that takes nothing for a minute is given up, with what waits for it; one that takes a little
-// now and then is not (K22).
-func TestAttackK22Unread(t *testing.T) {
-	n := reactortest.New(1, reactor.Config{Loops: 1})
-	conns := map[string]*reactor.Conn{}
-	var why error
-	dial := func(name string) *reactortest.Client {
-		h := &script{open: func(c *reactor.Conn) { conns[name] = c }, closed: func(_ *reactor.Conn, err error) { why = err }}
+// Who reads nothing, or a byte now and then, while more waits than the engine keeps, is given up after a
+// minute; who takes that much in a minute is not (K22).
+func TestAttackK22Progress(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		step int           // bytes that the peer takes each time
+		each time.Duration // and how often
+		slow bool
+	}{{"nothing", 0, time.Second, true}, {"a byte", 1, 100 * time.Millisecond, true}, {"64 KiB in 50 s", 64 << 10, 50 * time.Second, false}, {"2 KiB a second", 2 << 10, time.Second, false}} {
+		n := reactortest.New(1, reactor.Config{Loops: 1})
+		var conn *reactor.Conn
+		var reason error
+		ended := false
+		h := &script{open: func(c *reactor.Conn) { conn = c }, closed: func(_ *reactor.Conn, err error) { reason, ended = err, true }}
 		c := n.Connect(0, h)
 		c.Room(0)
-		conns[name].Append(make([]byte, 300_000))
+		conn.Append(make([]byte, 900_000))
 		n.Run()
-		return c
+		at := n.Now()
+		for ; !ended && n.Now().Sub(at) < 3*time.Minute; n.Advance(x.each) {
+			c.Room(x.step)
+			if n.Now().Sub(at) < 55*time.Second && ended {
+				t.Errorf("%s: ended early", x.name)
+			}
+		}
+		if ended != x.slow || x.slow && (!errors.Is(reason, reactor.ErrSlow) || n.Now().Sub(at) > 70*time.Second) {
+			t.Errorf("%s: ended %v after %v, with %v", x.name, ended, n.Now().Sub(at), reason)
+		}
+		if x.slow {
+			n.Advance(5 * time.Second)
+			if n.Connections() != 0 {
+				t.Errorf("%s: it is still there", x.name)
+			}
+		}
 	}
-	dead, slow := dial("dead"), dial("slow")
-	for range 80 {
-		n.Advance(time.Second)
-		slow.Room(100)
+}
+
+// packer changes what a TLS client writes.
+type packer struct {
+	net.Conn
+	change func(p []byte, write func([]byte)) // nil: as it is
+}
+
+func (c *packer) Write(p []byte) (n int, err error) {
+	if c.change == nil {
+		return c.Conn.Write(p)
 	}
-	if !dead.Ended() || !errors.Is(why, reactor.ErrUnread) {
-		t.Errorf("who reads nothing is still there: %v", why)
+	c.change(p, func(b []byte) {
+		if err == nil {
+			_, err = c.Conn.Write(b)
+		}
+	})
+	return len(p), err
+}
+
+// Handshake messages packed into the record of another, across a change of keys, are refused, and
+// nothing of them is read as data (T07).
+func TestAttackT07Packed(t *testing.T) {
+	var data atomic.Int64
+	h := &script{data: func(c *reactor.Conn, p []byte) int { data.Add(int64(len(p))); c.Append(p); return len(p) }}
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	for _, extra := range []string{"\x14\x00\x00\x00", "<stream:stream>", "\x18\x00\x00\x01\x00", "\x0b\x00\x00\x04\x00\x00\x00\x00"} {
+		first := true
+		c := tls.Client(&packer{dial(t, addr), func(p []byte, write func([]byte)) {
+			if first { // the record of the ClientHello gets longer
+				first = false
+				n := int(p[3])<<8 + int(p[4]) + len(extra)
+				p = append(append([]byte{p[0], p[1], p[2], byte(n >> 8), byte(n)}, p[5:]...), extra...)
+			}
+			write(p)
+		}}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+		if err := c.Handshake(); err == nil || !strings.Contains(err.Error(), "unexpected message") {
+			t.Errorf("%q behind the ClientHello: %v", extra, err)
+		}
+		c.Close()
 	}
-	if slow.Ended() {
-		t.Error("who reads slowly was given up")
+	waitFor(t, func() bool { return r.Connections() == 0 })
+	if n := data.Load(); n != 0 {
+		t.Errorf("%d bytes of them were data", n)
 	}
+}
+
+// What a client sends in the same segment as the end of its handshake is read after it, whole and once,
+// however it is cut (K43).
+func TestAttackK43SameSegment(t *testing.T) {
+	h := new(echo)
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	text := strings.Repeat("0123456789", 5000)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		for _, cut := range []int{1, 7, 100, 5000, 1 << 20} {
+			var held []byte
+			hello, done := true, false
+			raw := dial(t, addr)
+			p := &packer{Conn: raw}
+			p.change = func(b []byte, write func([]byte)) {
+				if hello || version == tls.VersionTLS12 && !done { // TLS 1.2 waits for the server's Finished
+					hello = false
+					write(b)
+					return
+				}
+				held = append(held, b...)
+			}
+			c := tls.Client(p, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}, MaxVersion: version})
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			done = true
+			c.Write([]byte(text))
+			if len(held) < len(text) {
+				t.Fatalf("%d bytes were held", len(held))
+			}
+			for len(held) > 0 {
+				k := min(cut, len(held))
+				raw.Write(held[:k])
+				held = held[k:]
+				if len(held) < len(text)-200*cut { // the rest at once: what is of interest is at its beginning
+					cut = len(held) + 1
+				}
+			}
+			p.change = nil
+			b := make([]byte, len(text))
+			if _, err := io.ReadFull(c, b); err != nil || string(b) != text {
+				t.Fatalf("version %x: %d bytes, %v", version, len(b), err)
+			}
+			exchange(t, c, "behind")
+			c.Close()
+		}
+	}
+}
+
+// A ClientHello that offers early data gets no connection in which those are read (K41).
+func TestAttackK41EarlyData(t *testing.T) {
+	var data atomic.Int64
+	h := &script{data: func(c *reactor.Conn, p []byte) int { data.Add(int64(len(p))); return len(p) }}
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	for range 20 {
+		early := true
+		c := tls.Client(&packer{dial(t, addr), func(p []byte, write func([]byte)) {
+			if early { // extension 42, empty, at the end; every length around it grows by 4
+				early = false
+				at := 5 + 4 + 2 + 32
+				at += 1 + int(p[at])                   // session id
+				at += 2 + int(p[at])<<8 + int(p[at+1]) // cipher suites
+				at += 1 + int(p[at])                   // compression methods
+				for _, l := range []int{3, 7, at} {    // record, message (its low bytes), extensions
+					n := int(p[l])<<8 + int(p[l+1]) + 4
+					p[l], p[l+1] = byte(n>>8), byte(n)
+				}
+				p = append(p, 0, 42, 0, 0)
+				p = append(p, "\x17\x03\x03\x00\x20<stream:stream from='0-rtt'>....."...)
+			}
+			write(p)
+		}}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+		if err := c.Handshake(); err == nil || !strings.Contains(err.Error(), "unsupported extension") {
+			t.Errorf("a ClientHello with early data: %v", err)
+		}
+		c.Close()
+	}
+	waitFor(t, func() bool { return r.Connections() == 0 })
+	if data.Load() != 0 {
+		t.Errorf("%d bytes of early data were read", data.Load())
+	}
+}
+
+// A storm of connections that end at once, in all states of a handshake, keeps nobody else from being
+// served, and leaves nothing behind (K26).
+func TestAttackK26Storm(t *testing.T) {
+	h := new(echo)
+	r, addr := serve(t, reactor.Config{Loops: 2, Handshakes: 50, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	other := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+	exchange(t, other, "before")
+	done := make(chan error, 4)
+	for range 4 {
+		go func() {
+			for i := range 1500 {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					done <- err
+					return
+				}
+				if i%2 == 0 {
+					c.Write([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3})
+				}
+				c.(*net.TCPConn).SetLinger(0)
+				c.Close()
+			}
+			done <- nil
+		}()
+	}
+	for ended := 0; ended < 4; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended++
+		default:
+			exchange(t, other, "meanwhile")
+			if n := r.Shaking(); n > 50 {
+				t.Fatalf("%d handshakes in flight, of 50", n)
+			}
+		}
+	}
+	waitFor(t, func() bool { return r.Connections() == 1 && r.Shaking() == 0 && r.SlotsHeld() == 0 })
+	late := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+	exchange(t, late, "afterwards")
 }

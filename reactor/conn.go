@@ -14,11 +14,11 @@ import (
 var (
 	ErrPanic    = errors.New("reactor: a handler panicked")
 	ErrParked   = errors.New("reactor: too much input while paused")
-	ErrUnread   = errors.New("reactor: the peer has read nothing for a minute")
 	ErrStopped  = errors.New("reactor: the reactor stops")
 	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
 	ErrBusy     = errors.New("reactor: too many handshakes")
 	ErrTimeout  = errors.New("reactor: the handshake took too long")
+	ErrSlow     = errors.New("reactor: the peer takes too little of what is written")
 	errEnded    = errors.New("reactor: the event engine ended by itself")
 	errNotSaid  = errors.New("reactor: connection lost")
 	errHalfDone = io.ErrUnexpectedEOF
@@ -42,6 +42,9 @@ const (
 // is not lost to a reset.
 const lingerTicks = 20
 
+// slowTicks is how long a peer may take for what the engine keeps, 64 KiB, while more waits behind it.
+const slowTicks = 600
+
 // maxPark bounds input that is read while paused: two reads.
 const maxPark = 128 << 10
 
@@ -64,6 +67,8 @@ type Conn struct {
 	// Under mu:
 	dirty   bool
 	closing bool
+	// On the loop:
+	full Tick // since when the engine has kept something, and more waits behind it; 0: not
 }
 
 // An outbox is what a Conn has only while it has something to write, or is closed for a reason.
@@ -432,11 +437,19 @@ func (c *Conn) flush() {
 	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) && c.flags&flagLinger == 0 {
 		c.mu.Unlock()
 		c.stick()
+		if now := c.loop.Tick(); c.full == 0 {
+			c.full = now
+		} else if now >= c.full+slowTicks && !closing {
+			c.loop.meter.Unread++
+			c.Close(ErrSlow)
+			closing = true
+		}
 		if closing && c.flags&flagClosing == 0 {
 			c.lingerFor()
 		}
 		return
 	}
+	c.full = 0
 	out := c.unbox()
 	c.mu.Unlock()
 	n := 0

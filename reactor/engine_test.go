@@ -179,7 +179,7 @@ func TestEngineEnds(t *testing.T) {
 
 // A panic in any callback ends its own connection, or nothing, and the loop goes on (K28).
 func TestAttackK28EachCallback(t *testing.T) {
-	for _, where := range []string{"open", "data", "timer", "drain", "close", "post", "atend", "wheel", "overflow", "worker"} {
+	for _, where := range []string{"open", "data", "timer", "drain", "close", "post", "atend", "wheel", "overflow", "worker", "write"} {
 		n := reactortest.New(1, reactor.Config{Loops: 1, NoPause: where == "overflow", OutboxBytes: 1 << 20})
 		closes := 0
 		armed := true
@@ -206,6 +206,9 @@ func TestAttackK28EachCallback(t *testing.T) {
 					l.Arm(&timer, l.Tick()+1, timed(func() { hit("wheel") }))
 				case "overflow":
 					c.Pause()
+				case "write":
+					c.PanicWrites()
+					c.Append(p)
 				case "worker":
 					n.Workers().Do(reactor.Disk, l, func() error { hit("worker"); return nil }, func(err error) {
 						if err == nil {

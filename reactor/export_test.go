@@ -60,6 +60,13 @@ type failing struct {
 	n int
 }
 
+// PanicWrites makes every write of c's engine panic from now on. On c's loop.
+func (c *Conn) PanicWrites() { c.io = panicking{c.io} }
+
+type panicking struct{ backendConn }
+
+func (panicking) Write([]byte) error { panic("in a write") }
+
 var errFailed = errors.New("the write failed")
 
 func (f *failing) Write([]byte) error {

@@ -33,8 +33,7 @@ type Loop struct {
 	stuck             []*Conn       // what waits for the socket
 	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
 	waking            bool
-	unread            map[*Conn]unread // what was seen of the stuck, for who reads nothing
-	ticking           bool             // this retry is not one of many in a tick
+	ticking           bool // this retry is not one of many in a tick
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
@@ -222,36 +221,6 @@ func (l *Loop) retry() {
 	l.waking = l.r.backend.Later(l.patience, func() { l.Post(l.woke) })
 }
 
-// unread is how much the socket of a stuck connection had left, and since when it is that much.
-type unread struct {
-	left  int
-	since Tick
-}
-
-// A connection that waits for its peer is looked at every unreadEvery ticks, and given up when its
-// peer has read nothing for unreadFor: a window that stays shut is no reason to keep what is behind it.
-const (
-	unreadEvery Tick = 50
-	unreadFor   Tick = 600
-)
-
-func (l *Loop) watch() {
-	seen := make(map[*Conn]unread, len(l.stuck))
-	for _, c := range l.stuck {
-		now := unread{c.io.Buffered(), l.wheel.now}
-		if was, ok := l.unread[c]; ok && was.left == now.left {
-			if now.since-was.since >= unreadFor {
-				l.meter.Unread++
-				c.Close(ErrUnread)
-				continue
-			}
-			now = was
-		}
-		seen[c] = now
-	}
-	l.unread = seen
-}
-
 func (l *Loop) woke() { l.waking, l.ticking = false, true }
 
 // minPatience is how long a full socket is left alone at first.
@@ -290,9 +259,6 @@ func (l *Loop) measure(d time.Duration) {
 func (l *Loop) tick() {
 	start := l.begin()
 	l.wheel.advance(l, l.r.tickAt(l.now))
-	if (len(l.stuck) > 0 || len(l.unread) > 0) && l.wheel.now%unreadEvery == 0 {
-		l.watch()
-	}
 	if len(l.stuck) > 0 {
 		l.ticking = true
 		l.retry()

@@ -23,7 +23,8 @@ const (
 // A Web is the Handler of ports that speak HTTP/1.1. It reads one request's head on the loop, so that
 // whoever sends nothing, or slowly, costs a connection and no goroutine; then the connection goes to
 // net/http with the bytes as they came: what a head means is decided there alone (attack K105). A Web
-// is the net.Listener that [http.Server.Serve] wants.
+// is the net.Listener that [http.Server.Serve] wants. A client that ends its own side (FIN) behind a
+// request is taken for gone, as the engine below closes then: it gets no answer.
 type Web struct {
 	// Limit is how many connections may be handed over at a time, beyond it the answer is 503; 1,024.
 	Limit int

@@ -722,3 +722,85 @@ func TestAttackT18Ports(t *testing.T) {
 		}
 	}
 }
+
+// Ten thousand connections in each state, in memory: afterwards there is not a connection, a buffer, a
+// goroutine or a byte of heap more (T01).
+func TestAttackT01WebStates(t *testing.T) {
+	w := new(reactor.Web)
+	accept := raw(t, w)
+	n := reactortest.New(1, reactor.Config{Loops: 2})
+	const head = "GET / HTTP/1.1\r\n\r\n"
+	states := map[string]func(c *reactortest.Client){
+		"silent":    func(c *reactortest.Client) {},
+		"half head": func(c *reactortest.Client) { c.Send([]byte("GET / HTTP/1.1\r\n")) },
+		"refused":   func(c *reactortest.Client) { c.Send(make([]byte, 17<<10)) },
+		"closed by the server": func(c *reactortest.Client) {
+			c.Send([]byte(head))
+			accept().Close()
+			n.Run()
+		},
+		"closed by the peer": func(c *reactortest.Client) {
+			c.Send([]byte(head))
+			c.Close(io.ErrUnexpectedEOF)
+			accept().Close()
+		},
+		"paused": func(c *reactortest.Client) {
+			c.Send([]byte(head))
+			nc := accept()
+			c.Send(make([]byte, 100<<10))
+			c.Close(nil)
+			nc.Close()
+		},
+		"unwritten": func(c *reactortest.Client) {
+			c.Room(0)
+			c.Send([]byte(head))
+			nc := accept()
+			nc.Write(make([]byte, 10<<10))
+			n.Run()
+			nc.Close()
+			c.Close(nil)
+		},
+		"with deadlines": func(c *reactortest.Client) {
+			c.Send([]byte(head))
+			nc := accept()
+			nc.SetDeadline(time.Now().Add(time.Hour))
+			nc.Close()
+			n.Run()
+		},
+	}
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	for name, state := range states {
+		round := func(count int) {
+			for i := range count {
+				c := n.Connect(i, w)
+				state(c)
+				c.Close(nil)
+				if i%100 == 0 {
+					n.Advance(5 * time.Second) // those that linger
+				}
+			}
+			n.Advance(5 * time.Second)
+		}
+		round(200)
+		before, goroutines, out := heap(), runtime.NumGoroutine(), buf.Outbox.InUse()+buf.Tail.InUse()
+		round(10_000)
+		if n.Connections() != 0 || w.Handed() != 0 {
+			t.Errorf("%s: %d connections, %d handed over", name, n.Connections(), w.Handed())
+		}
+		if now := buf.Outbox.InUse() + buf.Tail.InUse(); now != out {
+			t.Errorf("%s: %d buffers are lent, %d before", name, now, out)
+		}
+		if now := runtime.NumGoroutine(); now > goroutines {
+			t.Errorf("%s: %d goroutines, %d before", name, now, goroutines)
+		}
+		if grown := heap() - before; grown > 400<<10 { // 40 bytes each
+			t.Errorf("%s: the heap has grown by %d bytes", name, grown)
+		}
+	}
+}

@@ -147,3 +147,17 @@ func TestAttackT18SharedPort(t *testing.T) {
 		}
 	}
 }
+
+// SSLKEYLOGFILE is for browsers under study: here it has no effect (K42).
+func TestAttackK42KeyLog(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys")
+	t.Setenv("SSLKEYLOGFILE", file)
+	at := startServer(t, "c2s = ['127.0.0.1:0']\nc2s_tls = []\nhttp = []\nhttps = ['127.0.0.1:0']\n")
+	c := talk(t, at["https"], alpn("http/1.1"))
+	if code := getStatus(t, c, bufio.NewReader(c)); code != 404 {
+		t.Fatal(code)
+	}
+	if b, err := os.ReadFile(file); !os.IsNotExist(err) {
+		t.Errorf("secrets were written: %d bytes, %v", len(b), err)
+	}
+}
