@@ -345,6 +345,10 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 		if st.state == Closing || st.sess != nil {
 			return
 		}
+		if h, ok := l.router.Table.Host(st.host.Name); !ok || h != st.host {
+			st.Close(ErrHostGone) // whoever took the host away looked for sessions before this one
+			return
+		}
 		if l.router.Table.kicks(st.deal.peer) != st.deal.kicks {
 			st.Close(ErrReset) // banned, deleted, or with another password since SASL: it may try again
 			return

@@ -237,7 +237,7 @@ func (st *Stream) StartTLS(rest int) {
 
 func (st *Stream) restart() {
 	st.state = Opening
-	st.bits &^= bitFeatures
+	st.bits &^= bitFeatures | bitHeader // an error from here on is the new stream's, behind its own header
 	lim := st.loop.router.limits().before
 	if st.traits&HasUser != 0 {
 		lim = st.loop.router.limits().after

@@ -502,3 +502,62 @@ func TestAttackK109(t *testing.T) {
 		}
 	}
 }
+
+// Rules that change while somebody logs in: once the command has returned, nobody stays whom the new
+// rule keeps out, however far the login was.
+func TestAttackK69(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.certificate("example.org")
+	s.write("canto.toml", listen+"[limits]\nfailures_per_account = '0'\n"+hostSection("example.org"))
+	p, _ := s.serveHere(nil)
+	s.ok("host", "add", "example.net")
+	s.ok("user", "add", "romeo@example.org", "--password", "x0")
+	s.ok("user", "add", "romeo@example.net", "--password", "x0")
+	password := "x0"
+	let := 0 // logins that went through before the rule
+	for i := range 24 {
+		host, undo := "example.org", []string(nil)
+		var rule []string
+		next := password
+		switch i % 3 {
+		case 0:
+			rule, undo = []string{"user", "ban", "romeo@example.org"}, []string{"user", "unban", "romeo@example.org"}
+		case 1:
+			next = fmt.Sprint("x", i)
+			rule = []string{"user", "passwd", "romeo@example.org", "--password", next}
+		case 2:
+			host = "example.net"
+			rule, undo = []string{"host", "del", "example.net"}, []string{"host", "add", "example.net"}
+		}
+		old := password
+		if host == "example.net" {
+			old = "x0"
+		}
+		began := make(chan struct{})
+		result := make(chan error, 1)
+		go func() {
+			close(began)
+			c, err := p.try(host, "SCRAM-SHA-1", "romeo", old)
+			if err == nil {
+				let++
+				err = c.ended()
+			}
+			result <- err
+		}()
+		<-began
+		time.Sleep(rand.N(12 * time.Millisecond)) // somewhere amid the login
+		s.ok(rule...)
+		err := <-result // a session that stayed would run into the deadline
+		var se streamError
+		var sf saslFailure
+		if !errors.As(err, &se) && !errors.As(err, &sf) {
+			t.Errorf("%v: %v", rule, err)
+		}
+		if undo != nil {
+			s.ok(undo...)
+		}
+		password = next
+	}
+	t.Logf("%d of 24 logins went through before the rule changed", let)
+}

@@ -590,3 +590,17 @@ func (p *process) try(host, mechanism, name, password string) (*client, error) {
 	}
 	return c, nil
 }
+
+// half logs in as name@host and does not bind.
+func (p *process) half(host, name, password string) *client {
+	p.t.Helper()
+	c, err := connect(p.plain, host, false)
+	if err == nil {
+		p.t.Cleanup(func() { c.conn.Close() })
+		err = c.auth("SCRAM-SHA-1", name, password)
+	}
+	if err != nil {
+		p.t.Fatalf("%s@%s: %v", name, host, err)
+	}
+	return c
+}

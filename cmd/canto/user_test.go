@@ -127,7 +127,12 @@ func TestHostAddDel(t *testing.T) {
 	s.ok("host", "add", "example.net")
 	s.ok("user", "add", "juliet@example.net", "--password", "x")
 	juliet := p.login("example.net", "juliet", "x")
+	s.ok("user", "add", "nurse@example.net", "--password", "x")
+	half := p.half("example.net", "nurse", "x")
 	s.ok("host", "del", "example.net")
+	if err := half.bind("later"); err != streamError("host-gone") {
+		t.Errorf("binding on a host that was deleted: %v", err)
+	}
 	if err := juliet.ended(); err != streamError("host-gone") {
 		t.Errorf("a session of a host that was deleted: %v", err)
 	}
@@ -151,14 +156,7 @@ func TestAttackS23(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Logged in, and not bound yet, when the ban comes.
-	half, err := connect(p.plain, "example.org", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer half.conn.Close()
-	if err := half.auth("SCRAM-SHA-1", "romeo", "x"); err != nil {
-		t.Fatal(err)
-	}
+	half := p.half("example.org", "romeo", "x")
 	s.ok("user", "ban", "romeo@example.org")
 	if err := second.ended(); err != streamError("policy-violation") {
 		t.Errorf("a live session: %v", err)
