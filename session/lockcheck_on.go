@@ -9,6 +9,9 @@ import (
 	"sync"
 )
 
+// Checked reports whether this build checks the order of locks, which allocates.
+const Checked = true
+
 // The lock order is entity, session's outbox; what is below has no way up. A goroutine that takes them
 // in another order panics here, with nobody else needed to make it a deadlock.
 var held struct {
