@@ -163,17 +163,20 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 
 func (m *module) deliver(l *session.Local, host *session.Host, who jid.JID, list [][]byte, end uint64, err error) {
 	l.Account(host, who.Bare(), func(l *session.Local, a *session.Account, exists bool, bad error) {
-		if !exists || bad != nil {
+		if a == nil {
 			return
 		}
 		k := part.Of(a)
-		k.reading = false
+		if k != nil {
+			k.reading = false
+		}
 		s := a.Resource(who)
-		if s == nil || err != nil {
-			if s != nil {
-				l.Log.Error("stored messages could not be read", "jid", who.String(), "err", err)
-				s.Caught()
-			}
+		if s == nil {
+			return
+		}
+		if err = errors.Join(err, bad); err != nil || !exists || k == nil {
+			l.Log.Error("stored messages could not be read", "jid", who.String(), "err", err)
+			s.Caught() // they stay stored
 			return
 		}
 		for _, el := range list {

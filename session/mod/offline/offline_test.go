@@ -8,6 +8,7 @@ import (
 
 	"canto/session/mod/offline"
 	"canto/session/sessiontest"
+	"canto/session/store/storetest"
 )
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
@@ -60,5 +61,37 @@ func TestAttackK62(t *testing.T) {
 				t.Errorf("with room again: %s", got)
 			}
 		})
+	}
+}
+
+// What could not be read is not lost, and does not keep back what comes live.
+func TestFlakyStore(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
+	s.AddAccount("juliet@localhost")
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	send := func(text string) {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + text + "</body></message>")
+		s.Settle()
+	}
+	send("stored")
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	flaky.Reads.Store(true)
+	flaky.Writes.Store(true)
+	juliet.Send("<presence/><presence to='nurse@localhost' type='subscribe'/>")
+	s.Settle()
+	flaky.Reads.Store(false)
+	flaky.Writes.Store(false)
+	if got := juliet.Received(); strings.Contains(got, "<body>") {
+		t.Errorf("read from a store that can't be read: %s", got)
+	}
+	send("live")
+	if got := juliet.Received(); !strings.Contains(got, "<body>live</body>") {
+		t.Errorf("a live message is kept back: %s", got)
+	}
+	juliet.Send("<presence type='unavailable'/><presence/>")
+	s.Settle()
+	if got := juliet.Received(); !strings.Contains(got, "<body>stored</body>") {
+		t.Errorf("a stored message is lost: %s", got)
 	}
 }
