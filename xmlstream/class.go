@@ -208,6 +208,36 @@ func qname(b []byte, i int) (end, prefix int, st status) {
 	return i, 0, more
 }
 
+// predefined recognises the five entities that XML itself has (production 4.6), b behind the ampersand; n is the
+// length with the semicolon, 0 if b is none of them or too short.
+func predefined(b []byte) (r rune, n int) {
+	if len(b) < 5 {
+		return 0, 0 // the long way
+	}
+	switch b[0] {
+	case 'l':
+		if b[1] == 't' && b[2] == ';' {
+			return '<', 3
+		}
+	case 'g':
+		if b[1] == 't' && b[2] == ';' {
+			return '>', 3
+		}
+	case 'a':
+		if b[1] == 'm' && b[2] == 'p' && b[3] == ';' {
+			return '&', 4
+		}
+		if b[1] == 'p' && b[2] == 'o' && b[3] == 's' && b[4] == ';' {
+			return '\'', 5
+		}
+	case 'q':
+		if b[1] == 'u' && b[2] == 'o' && b[3] == 't' && b[4] == ';' {
+			return '"', 5
+		}
+	}
+	return 0, 0
+}
+
 // reference scans what begins with the ampersand at i. For done, end is behind the semicolon and r what it stands for.
 // cond is the stream error that something bad is worth.
 func reference(b []byte, i int) (r rune, end int, cond string, st status) {
@@ -216,6 +246,9 @@ func reference(b []byte, i int) (r rune, end int, cond string, st status) {
 		return 0, 0, "", more
 	}
 	if b[j] != '#' {
+		if r, n := predefined(b[j:]); n > 0 {
+			return r, j + n, "", done
+		}
 		if class[b[j]]&(cStart) == 0 && b[j] != ':' && b[j] < 0x80 {
 			return 0, 0, NotWellFormed, bad
 		}

@@ -80,6 +80,9 @@ func (t *tree) step(lim *Limits, final bool) status {
 	goto tag
 
 text:
+	if uint(i) < uint(len(buf)) && buf[i] == '<' {
+		goto tag
+	}
 	s = i
 	for {
 		i = plainText(buf, i)
@@ -198,7 +201,7 @@ tag: // buf[i] is a <
 	j = s
 	plen = 0
 	if class[c]&cStart != 0 {
-		for j++; j < n && class[buf[j]]&cName != 0; j++ {
+		for j++; uint(j) < uint(len(buf)) && class[buf[j]]&cName != 0; j++ {
 		}
 	}
 	if j == n {
@@ -231,14 +234,16 @@ tag: // buf[i] is a <
 	nf, npfx, empty = 0, 0, false
 	for {
 		blank = false
-		for j < n && class[buf[j]]&cBlank != 0 {
+		for {
+			if uint(j) >= uint(len(buf)) {
+				goto tagMore
+			}
+			if c = buf[j]; class[c]&cBlank == 0 {
+				break
+			}
 			j++
 			blank = true
 		}
-		if j >= n {
-			goto tagMore
-		}
-		c = buf[j]
 		if c == '>' {
 			j++
 			break
@@ -260,7 +265,7 @@ tag: // buf[i] is a <
 		// An attribute.
 		s, kind = j, 0
 		if class[c]&cStart != 0 {
-			for j++; j < n && class[buf[j]]&cName != 0; j++ {
+			for j++; uint(j) < uint(len(buf)) && class[buf[j]]&cName != 0; j++ {
 			}
 		}
 		if j == n {
@@ -276,6 +281,7 @@ tag: // buf[i] is a <
 				return t.failByte(j, st, "illegal name of an attribute")
 			}
 			kind = uint16(p)
+			c = buf[j]
 		}
 		if j-s > lim.NameBytes {
 			return t.fail(s, PolicyViolation, "name too long")
@@ -286,25 +292,31 @@ tag: // buf[i] is a <
 		t.attrs = append(t.attrs, attr{})
 		a = &t.attrs[len(t.attrs)-1]
 		a.name, a.qlen = uint32(s), uint16(j-s)
-		for j < n && class[buf[j]]&cBlank != 0 {
-			j++
+		if c != '=' {
+			for j < n && class[buf[j]]&cBlank != 0 {
+				j++
+			}
+			if j >= n {
+				goto tagMore
+			}
+			if buf[j] != '=' {
+				return t.failByteAt(j, "attribute without a value")
+			}
 		}
-		if j >= n {
+		if j++; uint(j) >= uint(len(buf)) {
 			goto tagMore
 		}
-		if buf[j] != '=' {
-			return t.failByteAt(j, "attribute without a value")
-		}
-		j++
-		for j < n && class[buf[j]]&cBlank != 0 {
-			j++
-		}
-		if j >= n {
-			goto tagMore
-		}
-		q = buf[j]
-		if q != '"' && q != '\'' {
-			return t.failByteAt(j, "attribute value without quotes")
+		if q = buf[j]; q != '\'' && q != '"' {
+			for j < n && class[buf[j]]&cBlank != 0 {
+				j++
+			}
+			if j >= n {
+				goto tagMore
+			}
+			q = buf[j]
+			if q != '"' && q != '\'' {
+				return t.failByteAt(j, "attribute value without quotes")
+			}
 		}
 		j++
 		a.val = uint32(j)
@@ -349,7 +361,9 @@ tag: // buf[i] is a <
 		}
 		a.vlen = uint32(j) - a.val
 		j++
-		if plen := kind & aPlen; buf[s] == 'x' && a.qlen >= 5 && string(buf[s:s+5]) == "xmlns" && (a.qlen == 5 || plen == 5) {
+		if plen := kind & aPlen; plen == 0 && buf[s] != 'x' {
+			// neither a declaration nor a prefix
+		} else if a.qlen >= 5 && string(buf[s:s+5]) == "xmlns" && (a.qlen == 5 || plen == 5) {
 			kind |= aDecl
 			nf |= nDecls
 			a.kind = kind
@@ -451,16 +465,18 @@ endTag:
 	if string(buf[i+2:j]) != string(buf[nd.start+1:nd.start+1+uint32(nd.qlen)]) {
 		return t.fail(i, NotWellFormed, "end tag of another element")
 	}
-	for j < n && class[buf[j]]&cBlank != 0 {
-		j++
-	}
-	if j >= n {
-		t.work += n - i
-		t.mode, t.seen, t.quote = inTag, n, 0
-		return more
-	}
 	if buf[j] != '>' {
-		return t.fail(i, NotWellFormed, "end tag of another element")
+		for j < n && class[buf[j]]&cBlank != 0 {
+			j++
+		}
+		if j >= n {
+			t.work += n - i
+			t.mode, t.seen, t.quote = inTag, n, 0
+			return more
+		}
+		if buf[j] != '>' {
+			return t.fail(i, NotWellFormed, "end tag of another element")
+		}
 	}
 	t.work += j + 1 - i
 	nd.shut = uint32(i)
