@@ -179,11 +179,14 @@ tag: // buf[i] is a <
 			return t.fail(i, RestrictedXML, "comment or document type declaration")
 		}
 		j = min(n-i, len(open))
-		if string(buf[i:i+j]) != open[:j] || t.depth == 0 || t.header {
+		if string(buf[i:i+j]) != open[:j] || t.header {
 			return t.fail(i, NotWellFormed, "neither a tag nor a CDATA section")
 		}
 		if j < len(open) {
 			return more
+		}
+		if t.depth == 0 { // well-formed, but text
+			return t.fail(i, BadFormat, "CDATA section between stanzas")
 		}
 		t.nodes[t.cur].nflags |= nCoded | nOdd
 		t.flags |= fOdd
