@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"canto/xmlstream/xmlstreamtest"
 )
@@ -132,46 +131,6 @@ var ours = map[string]string{
 	NotWellFormed + " XML version other than 1.0":      "§11.5; expat reads 1.1 as 1.0",
 }
 
-// asciiName writes a name so that it is one of XML's 4th edition, too, as expat knows no other: the one exception to
-// that it accepts what we do.
-func asciiName(b []byte) string {
-	var w strings.Builder
-	for _, r := range string(b) {
-		if r < utf8.RuneSelf {
-			w.WriteRune(r)
-		} else {
-			fmt.Fprintf(&w, "_u.%X.", r)
-		}
-	}
-	return w.String()
-}
-
-type span struct{ from, to int }
-
-// wideNames appends where in the stream e, which begins at base, has names outside ASCII.
-func wideNames(spans []span, e Element, base int) []span {
-	t := e.t
-	add := func(from, n uint32) {
-		for _, c := range t.buf[from : from+n] {
-			if c >= utf8.RuneSelf {
-				spans = append(spans, span{base + int(from), base + int(from+n)})
-				return
-			}
-		}
-	}
-	for i := range t.nodes {
-		nd := &t.nodes[i]
-		add(nd.start+1, uint32(nd.qlen))
-		for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
-			add(t.attrs[k].name, uint32(t.attrs[k].qlen))
-		}
-		if nd.nflags&nEmpty == 0 && !t.header {
-			add(nd.shut+2, uint32(nd.qlen))
-		}
-	}
-	return spans
-}
-
 // compare checks verdict and events of the stream in against expat, and returns what it came to, for counts.
 func (x *expat) compare(t testing.TB, in []byte) string {
 	t.Helper()
@@ -224,13 +183,7 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 	if from > taken {
 		from = 0
 	}
-	var doc []byte
-	for _, n := range sorted(names) {
-		doc = append(doc, in[from:n.from]...)
-		doc = append(doc, asciiName(in[n.from:n.to])...)
-		from = n.to
-	}
-	doc = append(doc, in[from:taken]...)
+	doc := asciiNames(in, from, taken, names)
 	code, events := x.parse(doc, err == io.EOF)
 	if code != 0 {
 		t.Fatalf("we accept %q, expat has error %d in %q", in[:taken], code, doc)
@@ -264,15 +217,6 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 		return "refused by both: " + syn.Condition
 	}
 	return "refused by us: " + syn.Condition
-}
-
-func sorted(s []span) []span {
-	for i := range s {
-		for j := i; j > 0 && s[j].from < s[j-1].from; j-- {
-			s[j], s[j-1] = s[j-1], s[j]
-		}
-	}
-	return s
 }
 
 // The corpus, and all of it cut short.

@@ -379,6 +379,7 @@ tag: // buf[i] is a <
 		if ns, ok = t.find(buf[i+1:i+1+plen], scope); !ok || string(buf[i+1:i+1+plen]) == "xmlns" {
 			return t.fail(i+1, BadNamespacePrefix, "undeclared prefix of an element")
 		}
+		t.flags |= fPref
 		if ns >= nsRoot && ns != nsXMLID {
 			t.flags |= fOuter
 		}
