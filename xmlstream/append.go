@@ -20,11 +20,23 @@ const (
 
 // Append appends e to dst as a top-level element in the given form, with other values for some attributes of its start
 // tag, which is all that routing changes: from, to, xml:lang. An empty value removes the attribute. Everything else is
-// copied as it was received, where that means the same at the receiver; where it does not (prefixes of the sender's
-// stream header, CDATA, line breaks in values), e is written anew.
+// copied as it was received, quotes and blanks inside tags included, where that means the same at the receiver. It does
+// if
+//
+//   - e has no prefix of its own, and neither it nor anything in it uses one that is declared outside of it, as on the
+//     sender's stream header;
+//   - nothing in it is a CDATA section, a carriage return, or a line break or tab in a value, which would not outlive
+//     each parser and proxy: references to them do;
+//   - in Server form, and for stanzas that came in another namespace than jabber:client, nothing in it declares a
+//     content namespace or has a prefix.
+//
+// Otherwise e is written anew, for the same infoset. A child that is passed on for itself is copied under the same
+// conditions, and if none of its attributes has a prefix but xml.
 //
 // The content namespace of the stream that e came from becomes that of the form: children of other namespaces, and
-// stanzas inside of them, keep theirs. A name in set that is not Known, or no name of XML, panics.
+// stanzas inside of them, keep theirs. jabber:client written out on e is content, too. The xml:lang of the sender's
+// stream is not put on e: who routes says it in set (RFC 6120 §8.1.5). A name in set that is not Known, or no name of
+// XML, panics.
 func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
 	def := atomClient
 	if f == Framed {
@@ -45,7 +57,7 @@ func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []by
 	var add []byte // a namespace to declare
 	drop := false  // the declaration that is there is not wanted
 	switch {
-	case !e.plain(nd), content && t.flags&fStanz != 0 && (f == Server || string(t.root.space) == NSServer):
+	case !e.plain(nd), content && t.flags&(fStanz|fPref) != 0 && (f == Server || string(t.uri(nd.ns)) != NSClient):
 		return e.rewrite(dst, f, def, top, set)
 	case content && def == atomClient:
 		drop = own
@@ -168,23 +180,24 @@ func (t *tree) owns(nd *node, i uint32) bool {
 	return nd.ns != nsOuter && nd.ns < nsRoot && nd.plen == 0 && t.binds[nd.ns-1].owner == i
 }
 
-// contentAt reports whether node i is a stanza or a part of one: it and all above it are in the content namespace. With
-// top, what is above it stays behind.
+// contentAt reports whether node i is a stanza or a part of one: it is in the content namespace, and all above it in
+// the same. With top, what is above it stays behind. jabber:client, where it is written out, is content on each stream.
 func (t *tree) contentAt(i uint32, top bool) bool {
 	nd := &t.nodes[i]
 	if top || i == 0 {
 		return t.isContent(nd) || nd.ns != nsOuter && string(t.uri(nd.ns)) == NSClient
 	}
-	if !t.isContent(nd) {
+	space := t.uri(nd.ns)
+	if !t.contentAt(0, true) || string(t.uri(t.nodes[0].ns)) != string(space) {
 		return false
 	}
 	for j := uint32(0); j != i; { // from the root down
-		if !t.isContent(&t.nodes[j]) {
-			return false
-		}
 		j++
 		for t.nodes[j].next != 0 && t.nodes[j].next <= i {
 			j = t.nodes[j].next
+		}
+		if string(t.uri(t.nodes[j].ns)) != string(space) {
+			return false
 		}
 	}
 	return true

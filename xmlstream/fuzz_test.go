@@ -7,8 +7,15 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// FuzzParse looks for panics, and for what we take and encoding/xml does not. Exceptions: names of the 5th edition of XML
-// (encoding/xml has those of the 4th).
+// FuzzParse looks for panics, and for what we take and encoding/xml does not, or reads as another tree. Exceptions, and
+// what is done so that the rest is compared:
+//
+//   - encoding/xml has the names of XML's 4th edition, and we those of the 5th: names are put into ASCII;
+//   - it does not normalise white space in values: what is white space there after decoding is a space on both sides;
+//   - it takes attributes of a namespace "xmlns" for declarations, and puts no element named xmlns into the default
+//     namespace: such input is left out;
+//   - of what it accepts and we do not, nothing is said: two attributes of one name, undeclared prefixes and names with
+//     two colons are among that. FuzzExpat has an opinion there.
 func FuzzParse(f *testing.F) {
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
 		f.Add(x.XML)
@@ -30,36 +37,36 @@ func FuzzParse(f *testing.F) {
 			}
 			var w strings.Builder
 			dump(&w, e)
-			if _, err := oracle(xmlstreamtest.Header, string(e.Raw())); err != nil && !newNames(e) {
+			if strings.Contains(string(e.Raw()), "xmlns") && !ordinaryXMLNS(e) {
+				continue
+			}
+			want, err := oracle(xmlstreamtest.Header, string(asciiNames(e.Raw(), 0, len(e.Raw()), wideNames(nil, e, 0))))
+			if err != nil {
 				t.Fatalf("%q: %v", e.Raw(), err)
+			}
+			got := infosetWriter{name: asciiName, value: blanks}
+			if got.element(e); got.String() != want {
+				t.Fatalf("%q:\n%s\nencoding/xml:\n%s", e.Raw(), got.String(), want)
 			}
 		}
 		s.Reset(0)
 	})
 }
 
-// newNames reports whether a name in e has characters outside of ASCII, or a character that the editions of XML differ on.
-func newNames(e Element) bool {
+// ordinaryXMLNS reports whether no element is named xmlns, and no namespace.
+func ordinaryXMLNS(e Element) bool {
 	t := e.t
-	wide := func(b []byte) bool {
-		for _, c := range b {
-			if c >= 0x80 {
-				return true
-			}
-		}
-		return false
-	}
 	for i := range t.nodes {
-		if wide(t.buf[t.nodes[i].start+1 : t.nodes[i].start+1+uint32(t.nodes[i].qlen)]) {
-			return true
+		if string(t.local(&t.nodes[i])) == "xmlns" {
+			return false
 		}
 	}
-	for i := range t.attrs {
-		if wide(t.buf[t.attrs[i].name : t.attrs[i].name+uint32(t.attrs[i].qlen)]) {
-			return true
+	for i := range t.binds {
+		if string(t.uri(uint16(i+1))) == "xmlns" {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // FuzzSplit cuts input twice: the outcome is that of the whole.

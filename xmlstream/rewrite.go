@@ -12,6 +12,11 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 	}
 	var stack [maxDepth + 2]level
 	t := e.t
+	wire := rootClient.space // what content is in where it stands without xmlns
+	if f == Server && def == atomClient {
+		wire = rootServer.space
+	}
+	space := t.uri(t.nodes[e.i].ns)
 	depth := 0
 	stack[0] = level{space: def.bytes(), content: def == atomClient}
 	for i := e.i; ; {
@@ -23,10 +28,10 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 		if depth == 1 {
 			lv.content = t.contentAt(i, top)
 		} else {
-			lv.content = up.content && t.isContent(nd)
+			lv.content = up.content && string(lv.space) == string(space)
 		}
 		if lv.content {
-			lv.space = rootClient.space
+			lv.space = wire
 		}
 		declare := string(lv.space) != string(up.space)
 		if lv.content && up.content {
@@ -46,7 +51,10 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 				dst = append(dst, "stream:"...)
 				dst = append(dst, t.local(nd)...)
 			}
-			lv.space, lv.content = up.space, up.content
+			if lv.space = up.space; up.content {
+				lv.space = wire
+			}
+			lv.content = false
 		default:
 			dst = append(dst, t.local(nd)...)
 		}

@@ -182,11 +182,14 @@ tag: // buf[i] is a <
 			return t.fail(i, RestrictedXML, "comment or document type declaration")
 		}
 		j = min(n-i, len(open))
-		if string(buf[i:i+j]) != open[:j] || t.depth == 0 || t.header {
+		if string(buf[i:i+j]) != open[:j] || t.header {
 			return t.fail(i, NotWellFormed, "neither a tag nor a CDATA section")
 		}
 		if j < len(open) {
 			return more
+		}
+		if t.depth == 0 { // well-formed, but text
+			return t.fail(i, BadFormat, "CDATA section between stanzas")
 		}
 		t.nodes[t.cur].nflags |= nCoded | nOdd
 		t.flags |= fOdd
@@ -390,6 +393,7 @@ tag: // buf[i] is a <
 		if ns, ok = t.find(buf[i+1:i+1+plen], scope); !ok || string(buf[i+1:i+1+plen]) == "xmlns" {
 			return t.fail(i+1, BadNamespacePrefix, "undeclared prefix of an element")
 		}
+		t.flags |= fPref
 		if ns >= nsRoot && ns != nsXMLID {
 			t.flags |= fOuter
 		}

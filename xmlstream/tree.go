@@ -54,7 +54,8 @@ const (
 const (
 	fOdd   = 1 << iota // CDATA, a carriage return, or a line break or tab in a value
 	fOuter             // a prefix from the stream header
-	fStanz             // jabber:client or jabber:server was declared explicitly
+	fStanz             // a content namespace was declared, other than as default by the top element
+	fPref              // an element has a prefix
 )
 
 // A node is one element. While it is open, next is its parent and shut its last child.
@@ -237,7 +238,7 @@ func (t *tree) declare(a *attr, id uint32, scope uint16, lim *Limits) (uint16, s
 		return 0, t.fail(at, BadNamespacePrefix, "forbidden namespace declaration")
 	case string(uri) == NSStream:
 		b.streams = true
-	case (id != 0 || prefix != nil) && (string(uri) == NSClient || string(uri) == NSServer):
+	case (id != 0 || prefix != nil) && (string(uri) == NSClient || string(uri) == NSServer || string(uri) == NSComponent):
 		t.flags |= fStanz
 	}
 	if len(t.binds) >= maxBinds {

@@ -186,7 +186,7 @@ func Attacks() []Attack {
 		{"", In(`<message / >`), nwf, -1},
 		{"", In(`<message><body>]]></body></message>`), nwf, h + 15},
 		{"", In(`<message><![CDAT[x]]></message>`), nwf, h + 9},
-		{"", In(`<![CDATA[x]]>`), nwf, h},
+		{"", In(`<![CDATA[x]]>`), "bad-format", h},
 		{"", In(`<message><body>a & b</body></message>`), nwf, h + 17},
 		{"", In(`<message><body>&lt</body></message>`), nwf, h + 15},
 		{"", In(`<message><body>&00`), nwf, h + 15},
