@@ -91,7 +91,11 @@ text.canto { fill: #58a6ff } text.expat { fill: #56d364 } text.libxml2 { fill: #
 				lastY = y(cells[k*points+i][j].best / float64(len(d.XML)))
 				fmt.Fprintf(&line, "%s%.1f %.1f", string("ML"[min(i, 1)]), x(left, len(d.XML)), lastY)
 			}
-			fmt.Fprintf(&b, "<path class=\"line %s\" d=\"%s\"/><text class=\"%s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n", colors[j], line.String(), colors[j], left+panel-4, lastY-6, c.name())
+			above := 6.0
+			if j == 0 {
+				above = -15 // ours is below the others
+			}
+			fmt.Fprintf(&b, "<path class=\"line %s\" d=\"%s\"/><text class=\"%s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n", colors[j], line.String(), colors[j], left+panel-4, lastY-above, c.name())
 		}
 	}
 	b.WriteString("</svg>\n")
