@@ -53,7 +53,39 @@ func Stanzas() []Stanza {
 		{"attrs", attrs.String()},
 		{"entities", `<message to='a@b' type='chat'><body>` + strings.Repeat(`if a &lt; b &amp;&amp; c &gt; d then &quot;x&quot; &#x263A; `, 100) + `</body></message>`},
 		{"cyrillic", `<message to='a@b' type='chat'><body>` + strings.Repeat("Съешь же ещё этих мягких французских булок, да выпей чаю. ", 20) + `</body></message>`},
+		{"cjk", `<message to='a@b' type='chat'><body>` + strings.Repeat("我能吞下玻璃而不傷身體。いろはにほへとちりぬるを、わかよたれそつねならむ。", 20) + `</body></message>`},
 	}
+}
+
+// A Document is what one read of a client's stream may bring: one stanza or several, complete.
+type Document struct {
+	Name     string
+	XML      string
+	Elements int // in all, those inside others included
+}
+
+// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an archive instead of a
+// single message from it.
+func Documents() []Document {
+	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002, "attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
+	var list []Document
+	for _, x := range Stanzas() {
+		if x.Name == "mam" {
+			list = append(list, Document{"mam20", mamPage(), 20 * 6})
+			continue
+		}
+		list = append(list, Document{x.Name, x.XML, elements[x.Name]})
+	}
+	return list
+}
+
+// mamPage is a page of an archive (XEP-0313 §4.2): a message for each result.
+func mamPage() string {
+	var page strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&page, `<message id='aeb2%d' to='juliet@capulet.example/chamber'><result xmlns='urn:xmpp:mam:2' queryid='f27' id='28482-98726-7362%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='2010-07-10T23:08:25Z'/><message xmlns='jabber:client' from='witch@shakespeare.example/broom' to='macbeth@shakespeare.example' type='chat' id='x%d'><body>Hail to thee, number %d of the page, and some more words</body></message></forwarded></result></message>`, i, i, i, i)
+	}
+	return page.String()
 }
 
 // Odd returns well-formed elements that are rarely seen, and that must be read and passed on as faithfully.

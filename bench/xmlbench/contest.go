@@ -1,0 +1,97 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"canto/xmlstream/xmlstreamtest"
+)
+
+// An entrant is a parser with a stream open for each document that it was given.
+type entrant interface {
+	name() string
+	// add opens a stream, reads its header, and readies d to be fed to it. The entrant counts documents from 0.
+	add(d xmlstreamtest.Document) error
+	// run feeds document i warm times, as caches and branch history were another's, and n times more, and returns what
+	// those took.
+	run(i, warm, n int) (time.Duration, error)
+	// elements returns how many elements document i, run so far, came to.
+	elements(i int) int
+}
+
+// An effort is how long a contest takes, and so how far its figures can be relied on.
+type effort struct {
+	rounds int
+	slice  time.Duration // for one entrant with one document in one round
+}
+
+var (
+	full  = effort{60, 1500 * time.Microsecond}
+	quick = effort{3, 200 * time.Microsecond}
+)
+
+// A cell is what one entrant needed for one document.
+type cell struct {
+	best  float64 // ns a document, in the best round
+	noise float64 // the median round as a multiple of the best
+}
+
+// contest gives each entrant each document in each round, one after the other, so that what else the machine does meets
+// all of them. The result is indexed by document and entrant. Rounds are short and only the best one counts: what
+// disturbs a round makes it longer, never shorter.
+func contest(docs []xmlstreamtest.Document, entrants []entrant, e effort) ([][]cell, error) {
+	times := make([]int, len(docs)*len(entrants)) // to feed a document, to fill a slice
+	took := make([][]float64, len(times))
+	for i, d := range docs {
+		for j, c := range entrants {
+			if err := c.add(d); err != nil {
+				return nil, fmt.Errorf("%s, document %s: %w", c.name(), d.Name, err)
+			}
+			n, fed := 1, 0
+			for {
+				t, err := c.run(i, n/4+1, n)
+				if err != nil {
+					return nil, fmt.Errorf("%s, document %s: %w", c.name(), d.Name, err)
+				}
+				if fed += n/4 + 1 + n; t >= e.slice/2 {
+					n = max(1, int(float64(n)*float64(e.slice)/float64(t)))
+					break
+				}
+				n *= 2
+			}
+			if got := c.elements(i); got != fed*d.Elements {
+				return nil, fmt.Errorf("%s, document %s: %d elements in %d documents, and there are %d in each", c.name(), d.Name, got, fed, d.Elements)
+			}
+			times[i*len(entrants)+j] = n
+		}
+	}
+	for range e.rounds {
+		for i := range docs {
+			for j, c := range entrants {
+				at := i*len(entrants) + j
+				n := times[at]
+				t, err := c.run(i, n/4+1, n)
+				if err != nil {
+					return nil, err
+				}
+				took[at] = append(took[at], float64(t.Nanoseconds())/float64(n))
+			}
+		}
+	}
+	cells := make([][]cell, len(docs))
+	for i := range docs {
+		for j := range entrants {
+			t := took[i*len(entrants)+j]
+			best := slices.Min(t)
+			cells[i] = append(cells[i], cell{best, median(t) / best})
+		}
+	}
+	return cells, nil
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"encoding/xml"
+	"fmt"
+	"io"
+	"runtime"
+	"time"
+
+	"canto/xmlstream"
+	"canto/xmlstream/xmlstreamtest"
+)
+
+// ours is canto/xmlstream, fed as a loop feeds it: whole documents, or pieces of step bytes.
+type ours struct {
+	p    *xmlstream.Parser
+	step int // 0: whole
+	docs []*fed
+}
+
+type fed struct {
+	stream xmlstream.Stream
+	b      []byte
+	runs   int
+	inside int // elements of one document
+}
+
+func newOurs(step int) *ours { return &ours{p: xmlstream.NewParser(nil), step: step} }
+
+func (o *ours) name() string {
+	if o.step > 0 {
+		return fmt.Sprint(o.step)
+	}
+	return "canto"
+}
+
+// open reads the stream header.
+func open(p *xmlstream.Parser, s *xmlstream.Stream) error {
+	p.Feed(s, []byte(xmlstreamtest.Header))
+	_, err := p.Next(s)
+	return err
+}
+
+func (o *ours) add(d xmlstreamtest.Document) error {
+	f := &fed{b: []byte(d.XML)}
+	o.docs = append(o.docs, f)
+	if err := open(o.p, &f.stream); err != nil {
+		return err
+	}
+	o.p.Feed(&f.stream, f.b)
+	for {
+		e, err := o.p.Stanza(&f.stream)
+		if err == xmlstream.ErrNeedMore {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		f.inside += elements(e)
+	}
+}
+
+func elements(e xmlstream.Element) int {
+	n := 1
+	for c, ok := e.First(); ok; c, ok = c.Next() {
+		n += elements(c)
+	}
+	return n
+}
+
+func (o *ours) run(i, warm, n int) (time.Duration, error) {
+	if err := o.feed(o.docs[i], warm); err != nil {
+		return 0, err
+	}
+	from := time.Now()
+	err := o.feed(o.docs[i], n)
+	return time.Since(from), err
+}
+
+func (o *ours) feed(f *fed, n int) error {
+	f.runs += n
+	step := o.step
+	if step == 0 {
+		step = len(f.b)
+	}
+	for range n {
+		for b := f.b; len(b) > 0; {
+			k := min(step, len(b))
+			o.p.Feed(&f.stream, b[:k])
+			b = b[k:]
+			for {
+				_, err := o.p.Stanza(&f.stream)
+				if err == xmlstream.ErrNeedMore {
+					break
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (o *ours) elements(i int) int { return o.docs[i].runs * o.docs[i].inside }
+
+// allocs returns the allocations of c for document i, over n times.
+func allocs(c entrant, i, n int) (float64, error) {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := c.run(i, 0, n)
+	runtime.ReadMemStats(&after)
+	return float64((after.Mallocs - before.Mallocs) / uint64(n)), err
+}
+
+// std is encoding/xml. Token is used, as RawToken knows nothing of namespaces.
+type std struct{ docs []*stdDoc }
+
+type stdDoc struct {
+	d      *xml.Decoder
+	in     endless
+	left   int // documents to be fed
+	depth  int
+	starts int
+}
+
+func (*std) name() string { return "encoding/xml" }
+
+func (s *std) add(d xmlstreamtest.Document) error {
+	x := &stdDoc{in: endless{now: []byte(xmlstreamtest.Header), next: []byte(d.XML)}}
+	x.d = xml.NewDecoder(&x.in)
+	s.docs = append(s.docs, x)
+	for {
+		t, err := x.d.Token()
+		if err != nil {
+			return err
+		}
+		if _, ok := t.(xml.StartElement); ok {
+			return nil
+		}
+	}
+}
+
+func (s *std) run(i, warm, n int) (time.Duration, error) {
+	x := s.docs[i]
+	if err := x.feed(warm); err != nil {
+		return 0, err
+	}
+	from := time.Now()
+	err := x.feed(n)
+	took := time.Since(from)
+	runtime.GC() // off the clock, in its favour: its garbage is not for the next entrant to collect
+	return took, err
+}
+
+func (x *stdDoc) feed(n int) error {
+	for x.in.left = n; x.in.left > 0 || x.depth > 0 || len(x.in.now) > 0; {
+		t, err := x.d.Token()
+		if err != nil {
+			return err
+		}
+		switch t.(type) {
+		case xml.StartElement:
+			x.starts++
+			x.depth++
+		case xml.EndElement:
+			x.depth--
+		}
+	}
+	return nil
+}
+
+func (s *std) elements(i int) int { return s.docs[i].starts }
+
+// endless is a reader of what now holds, and then of next, left times. It reads single bytes too, so that encoding/xml
+// takes it as it is.
+type endless struct {
+	now, next []byte
+	left      int
+}
+
+func (r *endless) refill() bool {
+	if len(r.now) == 0 {
+		if r.left == 0 {
+			return false
+		}
+		r.left--
+		r.now = r.next
+	}
+	return true
+}
+
+func (r *endless) ReadByte() (byte, error) {
+	if !r.refill() {
+		return 0, io.EOF
+	}
+	c := r.now[0]
+	r.now = r.now[1:]
+	return c, nil
+}
+
+func (r *endless) Read(b []byte) (int, error) {
+	if !r.refill() {
+		return 0, io.EOF
+	}
+	n := copy(b, r.now)
+	r.now = r.now[n:]
+	return n, nil
+}
