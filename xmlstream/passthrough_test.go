@@ -9,7 +9,7 @@ import (
 
 // When the bytes of a stanza are passed on and when it is written anew, as docs/xmlstream.md says: a row for each
 // condition. What is written anew shows it by the blanks that are gone from its tags.
-func TestPassThrough(t *testing.T) {
+func TestPassThroughRows(t *testing.T) {
 	client, server := xmlstreamtest.Header, xmlstreamtest.ServerHeader
 	outer := strings.Replace(client, " to=", " xmlns:o='urn:o' to=", 1)
 	const blank = "<y  a=\"1\" />" // stays as it is only where bytes are copied
