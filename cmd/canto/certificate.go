@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -72,6 +73,67 @@ func (cs *certificates) reset() {
 	cs.mu.Lock()
 	cs.byHost, cs.shared = nil, nil
 	cs.mu.Unlock()
+}
+
+// lookAtCertificates is how often their files are looked at.
+const lookAtCertificates = 10 * time.Second
+
+// watch has a host's certificate read again when its files have changed and then stayed as they are
+// for one look more: a renewal writes certificate and key one after the other. A pair that can't be
+// used is said once, and the one before stays.
+func (cs *certificates) watch(ctx context.Context, every time.Duration) {
+	type pair struct{ cert, key fileStamp }
+	type state struct{ used, seen pair }
+	known := make(map[string]state)
+	look := func() {
+		c := cs.server.config()
+		for _, name := range c.hostNames() {
+			h := c.Host[name]
+			if h.Certificate == "" {
+				continue
+			}
+			now := pair{stampOf(h.Certificate), stampOf(h.Key)}
+			st, ok := known[name]
+			switch {
+			case !ok || st.used == now:
+				st.used = now
+			case st.seen == now:
+				st.used = now
+				if _, err := readCertificate(h.Certificate, h.Key); err != nil {
+					cs.server.log.Error("a certificate has changed and can't be used; the one before stays", "host", name, "err", err)
+				} else if host, ok := cs.server.router.Table.Host(name); ok {
+					host.DropCertificate()
+					cs.server.log.Info("a certificate has changed", "host", name)
+				}
+			}
+			st.seen = now
+			known[name] = st
+		}
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for look(); ; look() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// A fileStamp tells one state of a file from another.
+type fileStamp struct {
+	path string
+	mod  int64
+	size int64
+}
+
+func stampOf(path string) fileStamp {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return fileStamp{path: path}
+	}
+	return fileStamp{path, fi.ModTime().UnixNano(), fi.Size()}
 }
 
 var errNoCertificate = errors.New("no certificate")

@@ -246,7 +246,7 @@ func (s *site) serveHere(options func(*store.Options)) (p *process, stop func())
 	up := make(chan *server, 1)
 	go func() {
 		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data", s.data()},
-			out: out, errOut: p.log, options: options, up: func(s *server) { up <- s }})
+			out: out, errOut: p.log, options: options, up: func(s *server) { up <- s }, look: 20 * time.Millisecond})
 		close(p.done)
 	}()
 	s.t.Cleanup(func() { cancel(); p.wait() })

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -58,6 +59,7 @@ type run struct {
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
 	options func(*store.Options)
 	up      func(*server)
+	look    time.Duration // how often certificates are looked at; 0: as ever
 }
 
 type exitStatus struct {

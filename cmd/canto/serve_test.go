@@ -309,7 +309,7 @@ func TestReloadCertificate(t *testing.T) {
 	}
 	look()
 	before := serials["example.org"]
-	s.certificate("example.org") // without a reload, nothing changes
+	s.certificate("example.org") // without a reload, nothing changes at once
 	look()
 	delete(serials, "example.org")
 	s.ok("reload")
@@ -325,6 +325,30 @@ func TestReloadCertificate(t *testing.T) {
 	os.Chmod(s.path("example.net.key"), 0o644)
 	s.fails(exitUsage, `example.net.key: others may read the key: chmod 600`, "reload")
 	look()
+}
+
+// A renewed certificate is shown without a reload; one that can't be used is not taken.
+func TestRenewedCertificate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.net", "example.org")
+	p, _ := s.serveHere(nil)
+	serial := func() string { return handshake(t, p.direct, "example.org").SerialNumber.String() }
+	first, other := serial(), handshake(t, p.direct, "example.net").SerialNumber.String()
+	s.certificate("example.org")
+	until(t, "the new certificate is shown", func() bool { return serial() != first })
+	second := serial()
+	if err := os.WriteFile(s.path("example.org.crt"), []byte("none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the broken one is noticed", func() bool { return strings.Contains(p.log.String(), "can't be used; the one before stays") })
+	if serial() != second {
+		t.Error("another certificate is shown")
+	}
+	s.certificate("example.org")
+	until(t, "it is mended", func() bool { return serial() != second })
+	if handshake(t, p.direct, "example.net").SerialNumber.String() != other {
+		t.Error("the other host's has changed")
+	}
 }
 
 func TestReload(t *testing.T) {
