@@ -3,7 +3,6 @@
 package interop
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"net"
@@ -14,93 +13,34 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"canto/cmd/internal/running"
 )
 
 // python is Debian's own, whose packages the clients are.
 const python = "/usr/bin/python3"
 
-var binary string
+func TestMain(m *testing.M) { running.Main(m) }
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "canto-interop")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(dir, "canto")
-	if out, err := exec.Command("go", "build", "-o", binary, "canto/cmd/canto").CombinedOutput(); err != nil {
-		panic(string(out))
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-// A canto is a server process with a data folder of its own.
+// A canto is a server with two accounts.
 type canto struct {
+	*running.Server
 	t             *testing.T
-	dir, config   string
-	cmd           *exec.Cmd
 	plain, direct string // ports
 	romeo, juliet string // passwords
 }
 
 func start(t *testing.T) *canto {
-	c := &canto{t: t, dir: t.TempDir(), romeo: "r0m30-secret", juliet: "jul13t-secret"}
-	c.plain, c.direct = freePort(t), freePort(t)
-	c.config = filepath.Join(c.dir, "canto.toml")
-	text := "[listen]\nc2s = ['127.0.0.1:" + c.plain + "']\nc2s_tls = ['127.0.0.1:" + c.direct + "']\nhttp = []\nhttps = []\ndebug = []\n"
-	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.serve()
-	t.Cleanup(func() { c.stop(syscall.SIGTERM) })
-	c.canto("user", "passwd", "romeo@localhost", "--password", c.romeo)
-	c.canto("user", "passwd", "juliet@localhost", "--password", c.juliet)
+	c := &canto{Server: running.Start(t, "../../..", ""), t: t, romeo: "r0m30-secret", juliet: "jul13t-secret"}
+	c.plain, c.direct = port(c.Plain), port(c.Direct)
+	c.Run("", "user", "passwd", "romeo@localhost", "--password", c.romeo)
+	c.Run("", "user", "passwd", "juliet@localhost", "--password", c.juliet)
 	return c
 }
 
-func freePort(t *testing.T) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
-}
-
-func (c *canto) data() string { return filepath.Join(c.dir, "data") }
-
-func (c *canto) serve() {
-	c.cmd = exec.Command(binary, "serve", "--dev", "--config", c.config, "--data", c.data())
-	out, err := c.cmd.StdoutPipe()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.cmd.Stderr = &bytes.Buffer{}
-	if err := c.cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
-	sc := bufio.NewScanner(out)
-	for sc.Scan() {
-		if strings.HasPrefix(sc.Text(), "canto: ready") {
-			return
-		}
-	}
-	c.t.Fatalf("the server did not start: %s", c.cmd.Stderr)
-}
-
-// canto runs a command beside the server.
-func (c *canto) canto(args ...string) {
-	c.t.Helper()
-	if out, err := exec.Command(binary, append(args, "--config", c.config, "--data", c.data())...).CombinedOutput(); err != nil {
-		c.t.Fatalf("canto %v: %s", args, out)
-	}
-}
-
-func (c *canto) stop(sig syscall.Signal) {
-	c.cmd.Process.Signal(sig)
-	c.cmd.Wait()
+func port(addr string) string {
+	_, p, _ := net.SplitHostPort(addr)
+	return p
 }
 
 // run runs a client's script; its last line is "ok".
@@ -130,7 +70,7 @@ func tail(s string) string {
 func (c *canto) slixmpp(port, mech, how, stage string) {
 	c.t.Helper()
 	script, _ := filepath.Abs("testdata/slix.py")
-	run(c.t, c.dir, python, script, port, filepath.Join(c.data(), "localhost.crt"), mech, how, c.romeo, c.juliet, stage)
+	run(c.t, c.Dir, python, script, port, c.Certificate(), mech, how, c.romeo, c.juliet, stage)
 }
 
 // Every mechanism over STARTTLS and direct TLS (XEP-0368), and a wrong password.
@@ -148,16 +88,16 @@ func TestSlixmppLogin(t *testing.T) {
 func TestSlixmppChat(t *testing.T) {
 	c := start(t)
 	c.slixmpp(c.plain, "SCRAM-SHA-256", "starttls", "chat")
-	c.stop(syscall.SIGKILL)
-	c.serve()
+	c.Stop(syscall.SIGKILL)
+	c.Serve()
 	c.slixmpp(c.plain, "SCRAM-SHA-256", "starttls", "later")
 }
 
 func TestAioxmpp(t *testing.T) {
 	c := start(t)
 	script, _ := filepath.Abs("testdata/aio.py")
-	run(t, c.dir, python, script, c.plain, c.romeo, c.juliet)
-	run(t, c.dir, python, script, c.direct, c.romeo, c.juliet, "direct")
+	run(t, c.Dir, python, script, c.plain, c.romeo, c.juliet)
+	run(t, c.Dir, python, script, c.direct, c.romeo, c.juliet, "direct")
 }
 
 // npm's @xmpp/client, installed where CANTO_NODE_MODULES says.

@@ -132,7 +132,7 @@ func (k *keeper) peek() string {
 type hostile struct{ net.Conn }
 
 func (s *server) stranger() (hostile, error) {
-	nc, err := net.DialTimeout("tcp", s.plain, 5*time.Second)
+	nc, err := net.DialTimeout("tcp", s.Plain, 5*time.Second)
 	if err != nil {
 		return hostile{}, err
 	}
@@ -345,7 +345,7 @@ var attacks = []attack{
 		return nil
 	}},
 	{"no TLS in the handshake", func(s *server, _ int, stop <-chan struct{}) error {
-		nc, err := net.DialTimeout("tcp", s.direct, 5*time.Second)
+		nc, err := net.DialTimeout("tcp", s.Direct, 5*time.Second)
 		if err != nil {
 			return err
 		}
@@ -431,7 +431,7 @@ func TestBeside(t *testing.T) {
 		}
 	}
 	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+n[`canto_panics_total{where="handler"}`] > 0 {
-		t.Errorf("panics: %v %s", n, &s.errOut)
+		t.Errorf("panics: %v %s", n, &s.Err)
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
 		n := s.metrics("canto_waiting_bytes")
@@ -444,7 +444,7 @@ func TestBeside(t *testing.T) {
 		}
 	}
 	close(p.stop)
-	s.stop(syscall.SIGKILL)
+	s.Stop(syscall.SIGKILL)
 	p.done.Wait()
 	close(k.stop)
 	k.done.Wait()
@@ -454,7 +454,7 @@ func TestBeside(t *testing.T) {
 	if len(k.kept) < 50 {
 		t.Fatalf("only %d writes: %v", len(k.kept), k.err)
 	}
-	s.serve()
+	s.Serve()
 	c := s.login("carol", "d")
 	c.say("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 	roster := c.until("</query></iq>")

@@ -8,7 +8,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -96,7 +95,7 @@ func TestAttackS08(t *testing.T) {
 		}
 	}
 	// The end point is the hash of the very certificate in the file.
-	text, err := os.ReadFile(filepath.Join(s.data(), "localhost.crt"))
+	text, err := os.ReadFile(s.Certificate())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,13 +117,13 @@ func TestAttackT09Starttls(t *testing.T) {
 		"<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>",
 		starttls,
 	} {
-		c := s.dial(s.plain)
+		c := s.dial(s.Plain)
 		c.open()
 		c.say(starttls + injected)
 		if got := c.rest(); !strings.Contains(got, "<policy-violation") || strings.Contains(got, "<mechanism>") {
 			t.Errorf("%q: %s", injected, got)
 		}
-		c = s.dial(s.plain)
+		c = s.dial(s.Plain)
 		c.open()
 		c.say(starttls)
 		c.until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
@@ -134,11 +133,11 @@ func TestAttackT09Starttls(t *testing.T) {
 		}
 	}
 	// Nothing of the plain stream is left: features come anew, and stanzas before them count no more.
-	c := s.dial(s.plain)
+	c := s.dial(s.Plain)
 	if f := c.open(); strings.Contains(f, "<mechanisms") || !strings.Contains(f, "<required/>") {
 		t.Errorf("offered in plain: %s", f)
 	}
-	c = s.dial(s.plain)
+	c = s.dial(s.Plain)
 	c.open()
 	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>")
 	if got := c.rest(); !strings.Contains(got, "<policy-violation") && !strings.Contains(got, "<not-authorized") && !strings.Contains(got, "<encryption-required") {

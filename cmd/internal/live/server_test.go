@@ -1,7 +1,6 @@
 package live
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -9,132 +8,50 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
+	"canto/cmd/internal/running"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
 
 const password = "a password of the test's"
 
-var binary string
+func TestMain(m *testing.M) { running.Main(m) }
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "canto-live")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(dir, "canto")
-	if out, err := exec.Command("go", "build", "-o", binary, "canto/cmd/canto").CombinedOutput(); err != nil {
-		panic(string(out))
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
-}
-
-// A server is a process with a data folder of its own.
+// A server is a process with accounts.
 type server struct {
-	t                    testing.TB
-	dir                  string
-	cmd                  *exec.Cmd
-	errOut               bytes.Buffer
-	plain, direct, debug string // addresses
-	pool                 *x509.CertPool
+	*running.Server
+	t    testing.TB
+	pool *x509.CertPool
 }
 
 // start runs a server whose configuration is more, with accounts for users.
 func start(t testing.TB, more string, users ...string) *server {
 	t.Helper()
-	depend(t)
-	s := &server{t: t, dir: t.TempDir(), plain: freePort(t), direct: freePort(t), debug: freePort(t)}
-	text := fmt.Sprintf("[listen]\nc2s = ['%s']\nc2s_tls = ['%s']\ndebug = ['%s']\nhttp = []\nhttps = []\n%s", s.plain, s.direct, s.debug, more)
-	if err := os.WriteFile(s.config(), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.serve()
-	t.Cleanup(func() { s.stop(syscall.SIGTERM) })
+	s := &server{Server: running.Start(t, "../../..", more), t: t, pool: x509.NewCertPool()}
 	var lines strings.Builder
 	for _, u := range users {
 		fmt.Fprintf(&lines, "%s\t%s\n", u, password)
 	}
-	if len(users) > 0 {
-		cmd := exec.Command(binary, "user", "import", "--shared-salt", "--config", s.config(), "--data", s.data(), "-")
-		cmd.Stdin = strings.NewReader(lines.String())
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("import: %s", out)
-		}
-	}
-	pem, err := os.ReadFile(filepath.Join(s.data(), "localhost.crt"))
+	s.Run(lines.String(), "user", "import", "--shared-salt", "-")
+	pem, err := os.ReadFile(s.Certificate())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.pool = x509.NewCertPool()
 	s.pool.AppendCertsFromPEM(pem)
 	return s
 }
 
-// depend reads the sources of the program, so that the result of a test is not taken from the cache
-// when they have changed: the program is built beside the test, not into it.
-func depend(t testing.TB) {
-	for _, dir := range []string{"xmlstream", "reactor", "session", "cmd/canto"} {
-		err := filepath.WalkDir(filepath.Join("../../..", dir), func(path string, d fs.DirEntry, err error) error {
-			if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
-				_, err = os.ReadFile(path)
-			}
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func (s *server) config() string { return filepath.Join(s.dir, "canto.toml") }
-func (s *server) data() string   { return filepath.Join(s.dir, "data") }
-
-func (s *server) serve() {
-	s.t.Helper()
-	s.cmd = exec.Command(binary, "serve", "--dev", "--config", s.config(), "--data", s.data())
-	out, err := s.cmd.StdoutPipe()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.cmd.Stderr = &s.errOut
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	sc := bufio.NewScanner(out)
-	for sc.Scan() {
-		if strings.HasPrefix(sc.Text(), "canto: ready") {
-			return
-		}
-	}
-	s.cmd.Wait()
-	s.t.Fatalf("the server did not start: %s", &s.errOut)
-}
-
-// stop ends the process; a second call does nothing.
-func (s *server) stop(sig syscall.Signal) {
-	if s.cmd.ProcessState == nil {
-		s.cmd.Process.Signal(sig)
-		s.cmd.Wait()
-	}
-}
-
 // rss is the process's memory in bytes.
 func (s *server) rss() int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.Cmd.Process.Pid))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -148,7 +65,7 @@ func (s *server) rss() int {
 
 // metrics are the lines of /metrics that begin with a name.
 func (s *server) metrics(name string) map[string]float64 {
-	resp, err := http.Get("http://" + s.debug + "/metrics")
+	resp, err := http.Get("http://" + s.Debug + "/metrics")
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -164,15 +81,6 @@ func (s *server) metrics(name string) map[string]float64 {
 		}
 	}
 	return got
-}
-
-func freePort(t testing.TB) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // patience is how long a test waits for what must come.
@@ -278,7 +186,7 @@ func (s *server) connect(direct bool, version uint16) (*client, string) {
 	s.t.Helper()
 	cfg := s.tls(version)
 	if direct {
-		c := s.dial(s.direct)
+		c := s.dial(s.Direct)
 		cfg.NextProtos = []string{"xmpp-client"}
 		c.secure(cfg)
 		if c.cs.NegotiatedProtocol != "xmpp-client" {
@@ -286,7 +194,7 @@ func (s *server) connect(direct bool, version uint16) (*client, string) {
 		}
 		return c, c.open()
 	}
-	c := s.dial(s.plain)
+	c := s.dial(s.Plain)
 	c.open()
 	c.say("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
 	c.until("<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
