@@ -63,12 +63,14 @@ func maskAttr(v, quote uint64) uint64 {
 
 // plainText returns the index of the first byte from i on that is not plain character data, or len(b).
 func plainText(b []byte, i int) int {
-	for i+8 <= len(b) {
+	for long := i + 256; i+8 <= len(b); {
 		if m := maskText(binary.LittleEndian.Uint64(b[i:])); m != 0 {
 			i += bits.TrailingZeros64(m) >> 3
 			break
 		}
-		i += 8
+		if i += 8; longText && i == long {
+			i = skipText(b, i)
+		}
 	}
 	for i < len(b) && class[b[i]]&cText != 0 {
 		i++
@@ -115,6 +117,10 @@ func runes(b []byte, i int, plain uint8) (int, status) {
 		}
 		if c >= 0xC2 && c < 0xE0 && i+1 < len(b) && b[i+1]&0xC0 == 0x80 {
 			i += 2
+			continue
+		}
+		if c > 0xE0 && c < 0xED && i+2 < len(b) && b[i+1]&0xC0 == 0x80 && b[i+2]&0xC0 == 0x80 {
+			i += 3 // U+1000 to U+CFFF: CJK, Hangul; no surrogates, no overlong forms
 			continue
 		}
 		r, n := utf8.DecodeRune(b[i:])
