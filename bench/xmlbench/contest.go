@@ -27,7 +27,7 @@ type effort struct {
 }
 
 var (
-	full  = effort{60, 1500 * time.Microsecond}
+	full  = effort{100, 1500 * time.Microsecond}
 	quick = effort{3, 200 * time.Microsecond}
 )
 

@@ -59,7 +59,7 @@ func plot(docs []xmlstreamtest.Document, field []entrant, cells [][]cell) []byte
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12" role="img" aria-label="ns per byte against stanza size for four XML parsers">
 <style>
-text { fill: #24292f } .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
+text { fill: #6e7781 } .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
 .canto { stroke: #0969da } .expat { stroke: #1a7f37 } .libxml2 { stroke: #bc4c00 } .std { stroke: #8250df }
 text.canto { fill: #0969da; stroke: none; font-weight: bold } text.expat { fill: #1a7f37; stroke: none } text.libxml2 { fill: #bc4c00; stroke: none } text.std { fill: #8250df; stroke: none }
 @media (prefers-color-scheme: dark) {
