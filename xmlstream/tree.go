@@ -134,10 +134,24 @@ func (t *tree) expire() {
 		poison(t.scratch)
 		poison(t.arena)
 	}
-	if cap(t.scratch) > 64<<10 {
+	if cap(t.scratch) > maxKept {
 		t.scratch = nil
 	}
 	t.scratch, t.memo, t.memoOf = t.scratch[:0], nil, 0
+}
+
+// The sizes of a tree's parts, in bytes.
+const nodeSize, attrSize, bindSize = 32, 16, 24
+
+// size returns how many bytes t's arrays take.
+func (t *tree) size() int {
+	return cap(t.nodes)*nodeSize + cap(t.attrs)*attrSize + cap(t.binds)*bindSize + cap(t.arena) + cap(t.scratch)
+}
+
+// big reports whether a tree of a Parser's own, of which there are few, grew so large that it is not kept: to 4,096 of
+// anything.
+func (t *tree) big() bool {
+	return cap(t.nodes) > 4096 || cap(t.attrs) > 4096 || cap(t.binds) > 4096 || cap(t.arena) > maxKept
 }
 
 // fail records that the input is wrong at offset off.
