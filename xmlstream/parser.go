@@ -242,7 +242,11 @@ func (p *Parser) save(s *Stream, t *tree) {
 func (p *Parser) expire() {
 	if invariants {
 		poison(p.in[:p.pos])
-		p.tree.gen++
+		if p.fed == nil { // what Rest left standing
+			poison(p.copy)
+			poison(p.hold)
+		}
+		p.tree.expire()
 	}
 	if t := p.spent; t != nil {
 		p.spent = nil

@@ -31,6 +31,8 @@ type tree struct {
 	memoOf  uint64 // the last such value: its place in buf, and in scratch
 	memo    []byte
 
+	outgrown [][]byte // invariants: what scratch was, as views may be left in it
+
 	tail []byte // the unfinished bytes, for a Stream's tree; buf is a window on them
 	p    *Parser
 	err  error // a Stream that has ended
@@ -131,6 +133,10 @@ func (t *tree) reset(r *Root) {
 func (t *tree) expire() {
 	t.gen++
 	if invariants {
+		for _, b := range t.outgrown {
+			poison(b)
+		}
+		t.outgrown = t.outgrown[:0]
 		poison(t.scratch)
 		poison(t.arena)
 	}
