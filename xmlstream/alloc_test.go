@@ -14,11 +14,14 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Sizeof(Element{}); n != 16 {
 		t.Errorf("Element: %d bytes", n)
 	}
-	if n := unsafe.Sizeof(node{}); n != 32 {
+	if n := unsafe.Sizeof(node{}); n != nodeSize {
 		t.Errorf("node: %d bytes", n)
 	}
-	if n := unsafe.Sizeof(attr{}); n != 16 {
+	if n := unsafe.Sizeof(attr{}); n != attrSize {
 		t.Errorf("attr: %d bytes", n)
+	}
+	if n := unsafe.Sizeof(bind{}); n != bindSize {
+		t.Errorf("bind: %d bytes", n)
 	}
 	if n := len(xmlstreamtest.Message); n != 374 {
 		t.Errorf("the message is of %d bytes", n)

@@ -19,6 +19,7 @@ type Appender struct {
 	at    [maxOpen]struct {
 		local, space Atom // space: the default namespace inside
 		prefix       prefix
+		declared     bool // space was declared on the way, and is not the stream's
 	}
 }
 
@@ -50,6 +51,9 @@ func (a *Appender) def() Atom {
 	return atomClient
 }
 
+// content reports whether the default namespace in force is the stream's.
+func (a *Appender) content() bool { return a.depth == 0 || !a.at[a.depth-1].declared }
+
 // Open begins an element. Without xmlns where its namespace is that of the element around it; on the stream, of the
 // stream. Elements of the streams namespace get the prefix stream, in Server form those of dialback (XEP-0220) db.
 func (a *Appender) Open(n Name) *Appender {
@@ -59,7 +63,7 @@ func (a *Appender) Open(n Name) *Appender {
 	if a.depth == maxOpen {
 		panic("xmlstream: too many open elements")
 	}
-	def := a.def()
+	def, content := a.def(), a.content()
 	a.closeTag()
 	a.tag = len(a.B)
 	lv := &a.at[a.depth]
@@ -71,9 +75,10 @@ func (a *Appender) Open(n Name) *Appender {
 		lv.prefix, lv.space = 1, def
 	case n.Space == atomDialback && a.Form == Server:
 		lv.prefix, lv.space = 2, def
-	case n.Space == atomServer && a.Form == Server && def == atomClient:
+	case n.Space == atomServer && a.Form == Server && content:
 		lv.space = def
 	}
+	lv.declared = !content || lv.space != def
 	a.B = append(a.B, '<')
 	a.B = append(a.B, prefixes[lv.prefix]...)
 	a.B = append(a.B, n.Local.String()...)
@@ -230,7 +235,11 @@ func (a *Appender) inElement() {
 // Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its surroundings.
 func (a *Appender) Raw(e Element, set ...Attr) *Appender {
 	a.closeTag()
-	a.B = e.splice(a.B, a.Form, a.def(), a.depth == 0, set)
+	f := a.Form
+	if f == Server && !a.content() {
+		f = Streamed // jabber:client is itself there
+	}
+	a.B = e.splice(a.B, f, a.def(), a.depth == 0, set)
 	return a
 }
 

@@ -112,6 +112,7 @@ func (t *tree) value(a *attr) []byte {
 	}
 	if of := uint64(a.val)<<1 | 1; t.memoOf != of {
 		n := len(t.scratch)
+		t.outgrow()
 		t.scratch = decode(t.scratch, raw, true)
 		t.memo, t.memoOf = t.scratch[n:len(t.scratch):len(t.scratch)], of
 	}
@@ -204,6 +205,8 @@ func (e Element) Text() []byte {
 	dst := t.scratch
 	if t.owned {
 		dst = nil
+	} else {
+		t.outgrow()
 	}
 	n := len(dst)
 	from := nd.body
@@ -231,6 +234,13 @@ func (e Element) Text() []byte {
 		t.scratch, t.memo, t.memoOf = dst, text, of
 	}
 	return text
+}
+
+// outgrow is called before scratch may be moved.
+func (t *tree) outgrow() {
+	if invariants {
+		t.outgrown = append(t.outgrown, t.scratch)
+	}
 }
 
 // Raw returns the bytes e was parsed from. They may lean on declarations outside of them: to pass e on, use

@@ -59,3 +59,123 @@ func TestAttackK11(t *testing.T) {
 	p.Release(e)
 	stale("released", e)
 }
+
+// Each way to end an element's life makes it panic and overwrites what its methods returned, from each place where an
+// element's bytes can be: the read, the tail of an unfinished stanza, and what was decoded.
+func TestPoison(t *testing.T) {
+	const in = "<message a='secret' b='&lt;secret' xml:lang='secret'>secret<secret xmlns='urn&#58;secret' xmlns:p='urn:secret' p:c='secret'>&amp;secret<![CDATA[secret]]></secret>secret</message>"
+	enders := map[string]func(p *Parser, s, other *Stream){
+		"Feed":             func(p *Parser, s, other *Stream) { p.Feed(s, nil) },
+		"Feed of another":  func(p *Parser, s, other *Stream) { p.Feed(other, []byte("<a/>")) },
+		"Next":             func(p *Parser, s, other *Stream) { p.Next(s) },
+		"Stanza":           func(p *Parser, s, other *Stream) { p.Stanza(s) },
+		"Next of another":  func(p *Parser, s, other *Stream) { p.Next(other) },
+		"Rest and Next":    func(p *Parser, s, other *Stream) { p.Rest(s); p.Next(s) },
+		"Rest and Feed":    func(p *Parser, s, other *Stream) { p.Rest(s); p.Feed(s, []byte("<a/>")) },
+		"Feed of an error": func(p *Parser, s, other *Stream) { p.Feed(s, []byte("</x>")); p.Stanza(s) },
+	}
+	for what, end := range enders {
+		for _, behind := range []string{"", "<presence/>", "<presence"} {
+			for _, cut := range []int{0, 5, 60, len(in) - 1} {
+				p := NewParser(nil)
+				var s, other Stream
+				open(t, p, &s, xmlstreamtest.Header)
+				open(t, p, &other, xmlstreamtest.Header)
+				p.Feed(&s, []byte(in[:cut]))
+				p.Stanza(&s)
+				p.Feed(&s, []byte(in[cut:]+behind))
+				e, err := p.Stanza(&s)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kid, _ := e.First()
+				views := [][]byte{e.Text(), e.Raw(), kid.Text(), kid.Raw(), kid.Local(), kid.Space()}
+				for _, e := range []Element{e, kid} {
+					for i := range e.NumAttr() {
+						space, local, value := e.AttrAt(i)
+						views = append(views, value)
+						if strings.Contains(string(space)+string(local), "secret") {
+							views = append(views, space)
+						}
+					}
+				}
+				for i, v := range views {
+					if !strings.Contains(string(v), "secret") {
+						t.Fatalf("view %d is %q", i, v)
+					}
+				}
+				clone := e.Clone()
+				end(p, &s, &other)
+				for i, v := range views {
+					if strings.Contains(string(v), "secret") {
+						t.Errorf("%s, cut at %d, with %q behind: view %d is still %q", what, cut, behind, i, v)
+					}
+				}
+				for _, e := range []Element{e, kid} {
+					func() {
+						defer func() {
+							if recover() == nil {
+								t.Errorf("%s, cut at %d, with %q behind: a stale Element was read", what, cut, behind)
+							}
+						}()
+						e.NumAttr()
+					}()
+				}
+				if string(clone.Raw()) != in || string(clone.Text()) != "secretsecret" {
+					t.Errorf("%s: the clone died: %q", what, clone.Raw())
+				}
+			}
+		}
+	}
+	// Elements of mailed bytes: the bytes are the caller's, what was decoded is the parser's.
+	p := NewParser(nil)
+	b := []byte(in)
+	e, err := p.Element(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kid, _ := e.First()
+	text, space := kid.Text(), kid.Space()
+	v, _ := e.Attr(N("", "b"))
+	p.Release(e)
+	for _, v := range [][]byte{text, space, v} {
+		if strings.Contains(string(v), "secret") {
+			t.Errorf("Release: %q", v)
+		}
+	}
+	if string(b) != in {
+		t.Error("Release wrote into the caller's bytes")
+	}
+}
+
+// What is fed stays as it is, whatever is done with what was read from it.
+func TestFedUnchanged(t *testing.T) {
+	p := NewParser(nil)
+	for _, in := range streams() {
+		if len(in) > 10000 {
+			continue
+		}
+		for _, cut := range []int{0, 1, len(in) / 2} {
+			var s Stream
+			b := []byte(in)
+			for _, part := range [][]byte{b[:cut], b[cut:]} {
+				p.Feed(&s, part)
+				for {
+					tok, err := p.Next(&s)
+					if err != nil {
+						break
+					}
+					if tok.t != nil && !tok.t.header {
+						tok.Append(nil, Framed)
+						tok.Text()
+					}
+				}
+			}
+			s.Reset(0)
+			p.Feed(&s, nil)
+			if string(b) != in {
+				t.Fatalf("%.200q was changed", in)
+			}
+		}
+	}
+}

@@ -45,7 +45,7 @@ func (p *Parser) Release(e Element) {
 	e.t.buf = nil
 	for p.top > 0 && p.ring[p.top-1].free {
 		p.top--
-		if t := p.ring[p.top]; cap(t.nodes) > 4096 || cap(t.attrs) > 4096 {
+		if t := p.ring[p.top]; t.big() {
 			p.ring[p.top] = &tree{p: p, dup: &p.dup}
 		}
 	}

@@ -54,6 +54,10 @@ func NewParser(b Buffers) *Parser {
 func (p *Parser) Feed(s *Stream, b []byte) {
 	p.expire()
 	p.release()
+	if p.tree.big() {
+		p.tree.expire()
+		p.tree = &tree{p: p, dup: &p.dup}
+	}
 	p.fed, p.pos = s, 0
 	t := s.part
 	if t == nil {
@@ -238,7 +242,11 @@ func (p *Parser) save(s *Stream, t *tree) {
 func (p *Parser) expire() {
 	if invariants {
 		poison(p.in[:p.pos])
-		p.tree.gen++
+		if p.fed == nil { // what Rest left standing
+			poison(p.copy)
+			poison(p.hold)
+		}
+		p.tree.expire()
 	}
 	if t := p.spent; t != nil {
 		p.spent = nil
@@ -282,11 +290,14 @@ func (p *Parser) getTree() *tree {
 	return &tree{p: p, dup: &p.dup}
 }
 
+// maxKept is what a buffer, or the tree of an unfinished stanza, may take and still be kept for the next.
+const maxKept = 64 << 10
+
 // putTree takes back a Stream's tree, unless it grew large.
 func (p *Parser) putTree(t *tree) {
 	t.expire()
 	t.err, t.buf, t.root = nil, nil, nil
-	if len(p.free) < 256 && cap(t.nodes) <= 1024 && cap(t.attrs) <= 1024 {
+	if len(p.free) < 256 && t.size() <= maxKept {
 		p.free = append(p.free, t)
 	}
 }
@@ -317,7 +328,7 @@ func (l *pool) Get(n int) []byte {
 }
 
 func (l *pool) Put(b []byte) {
-	if cap(b) == 0 || cap(b) > 64<<10 {
+	if cap(b) == 0 || cap(b) > maxKept {
 		return
 	}
 	v, _ := l.headers.Get().(*[]byte)

@@ -373,7 +373,7 @@ func TestAppenderProperty(t *testing.T) {
 			}
 			text = ""
 		}
-		// inContent is whether an element is a part of the stanza as such, as for received.
+		// inContent is whether the default namespace is the stream's: what is in jabber:client there is content.
 		var element func(depth int, inContent bool)
 		element = func(depth int, inContent bool) {
 			flush()
@@ -382,9 +382,10 @@ func TestAppenderProperty(t *testing.T) {
 				n = N(NSStream, "error")
 			}
 			space := n.Space.String()
-			inContent = inContent && (space == NSClient || space == NSServer && f.form == Server)
-			if inContent {
-				space = content
+			if prefixed := space == NSStream || space == NSDialback && f.form == Server; !prefixed {
+				if inContent = inContent && (space == NSClient || space == NSServer && f.form == Server); inContent {
+					space = content
+				}
 			}
 			a.Open(n)
 			var list []string
@@ -406,7 +407,7 @@ func TestAppenderProperty(t *testing.T) {
 				switch k := rapid.IntRange(0, 3).Draw(t, "child"); {
 				case k == 0 && depth < 5:
 					element(depth+1, inContent)
-				case k == 1 && f.form == Streamed:
+				case k == 1 && (f.form != Server || !inContent):
 					flush()
 					r := rapid.SampledFrom(raws).Draw(t, "raw")
 					a.Raw(r)

@@ -194,6 +194,7 @@ tag: // buf[i] is a <
 		t.nodes[t.cur].nflags |= nCoded | nOdd
 		t.flags |= fOdd
 		i += j
+		t.work += j
 		t.seen = i
 		goto cdata
 	}

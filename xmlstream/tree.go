@@ -31,6 +31,8 @@ type tree struct {
 	memoOf  uint64 // the last such value: its place in buf, and in scratch
 	memo    []byte
 
+	outgrown [][]byte // invariants: what scratch was, as views may be left in it
+
 	tail []byte // the unfinished bytes, for a Stream's tree; buf is a window on them
 	p    *Parser
 	err  error // a Stream that has ended
@@ -131,13 +133,31 @@ func (t *tree) reset(r *Root) {
 func (t *tree) expire() {
 	t.gen++
 	if invariants {
+		for _, b := range t.outgrown {
+			poison(b)
+		}
+		t.outgrown = t.outgrown[:0]
 		poison(t.scratch)
 		poison(t.arena)
 	}
-	if cap(t.scratch) > 64<<10 {
+	if cap(t.scratch) > maxKept {
 		t.scratch = nil
 	}
 	t.scratch, t.memo, t.memoOf = t.scratch[:0], nil, 0
+}
+
+// The sizes of a tree's parts, in bytes.
+const nodeSize, attrSize, bindSize = 32, 16, 24
+
+// size returns how many bytes t's arrays take.
+func (t *tree) size() int {
+	return cap(t.nodes)*nodeSize + cap(t.attrs)*attrSize + cap(t.binds)*bindSize + cap(t.arena) + cap(t.scratch)
+}
+
+// big reports whether a tree of a Parser's own, of which there are few, grew so large that it is not kept: to 4,096 of
+// anything.
+func (t *tree) big() bool {
+	return cap(t.nodes) > 4096 || cap(t.attrs) > 4096 || cap(t.binds) > 4096 || cap(t.arena) > maxKept
 }
 
 // fail records that the input is wrong at offset off.
