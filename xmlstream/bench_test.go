@@ -47,3 +47,24 @@ func BenchmarkElement(b *testing.B) {
 		p.Release(e)
 	}
 }
+
+func BenchmarkPieces(b *testing.B) {
+	for _, x := range xmlstreamtest.Stanzas() {
+		b.Run(x.Name, func(b *testing.B) {
+			p := NewParser(nil)
+			var s Stream
+			open(b, p, &s, xmlstreamtest.Header)
+			in := []byte(x.XML)
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				for i := 0; i < len(in); i += 64 {
+					p.Feed(&s, in[i:min(i+64, len(in))])
+					if _, err := p.Stanza(&s); err != nil && err != ErrNeedMore {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+	}
+}

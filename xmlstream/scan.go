@@ -1,7 +1,5 @@
 package xmlstream
 
-import "bytes"
-
 // scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place, and returns done
 // with t.i behind the element (or, for a header, behind the start tag of the root), bad with t.err, or more.
 //
@@ -327,7 +325,7 @@ tag: // buf[i] is a <
 		for {
 			j = plainAttr(buf, j, q)
 			if j >= n {
-				goto tagMore
+				goto valueMore
 			}
 			c = buf[j]
 			if c == q {
@@ -342,14 +340,14 @@ tag: // buf[i] is a <
 					return t.fail(j, cond, "bad reference")
 				}
 				if st == more {
-					goto tagMore
+					goto valueMore
 				}
 				kind |= aCoded
 				j = e2
 			case c >= 0x80:
 				j, st = runes(buf, j, cAttr)
 				if st == more {
-					goto tagMore
+					goto valueMore
 				}
 				if st != done {
 					return t.failByte(j, st, "illegal character")
@@ -494,9 +492,11 @@ endTag:
 	goto text
 
 tagMore:
+	q = 0
+valueMore: // inside the quotes q
 	t.attrs, t.binds = t.attrs[:attr0], t.binds[:bind0]
 	t.work += n - i
-	t.mode, t.seen, t.quote = inTag, i+1, 0
+	t.mode, t.seen, t.quote = inTag, n, q // up to here there is no end
 	return more
 }
 
@@ -515,18 +515,15 @@ func (t *tree) failByteAt(i int, msg string) status {
 func tagEnd(b []byte, i int, q byte) (int, byte) {
 	for i < len(b) {
 		if q != 0 {
-			k := bytes.IndexByte(b[i:], q)
-			end := i + k
-			if k < 0 {
-				end = len(b)
+			for i = plainAttr(b, i, q); i < len(b) && b[i] != q; i = plainAttr(b, i+1, q) {
+				if b[i] == '<' {
+					return i, q
+				}
 			}
-			if lt := bytes.IndexByte(b[i:end], '<'); lt >= 0 {
-				return i + lt, q
+			if i == len(b) {
+				return i, q
 			}
-			if k < 0 {
-				return len(b), q
-			}
-			i, q = end+1, 0
+			i, q = i+1, 0
 			continue
 		}
 		switch c := b[i]; {
