@@ -197,6 +197,15 @@ var forms = []struct {
 	{Server, senders[1]},
 }
 
+// check is rapid.Check with more tries than a hundred, which the rarer combinations need.
+func check(t *testing.T, f func(*rapid.T)) {
+	for range 40 {
+		if rapid.Check(t, f); t.Failed() {
+			return
+		}
+	}
+}
+
 // passOn checks each way of writing e in each form against received.
 func (x *sender) passOn(e Element, set []Attr) error {
 	for _, f := range forms {
@@ -233,7 +242,7 @@ func (x *sender) passOn(e Element, set []Attr) error {
 // Whichever way a stanza is passed on, as bytes or written anew, and in whichever form: the receiver reads what was sent.
 func TestPassThrough(t *testing.T) {
 	copied := 0
-	rapid.Check(t, func(t *rapid.T) {
+	check(t, func(t *rapid.T) {
 		x := &senders[rapid.IntRange(0, len(senders)-1).Draw(t, "sender")]
 		odd := rapid.Bool().Draw(t, "odd")
 		var w strings.Builder
@@ -368,7 +377,7 @@ func TestAppenderProperty(t *testing.T) {
 	z, _ := y.Next()
 	c, _ := x.Next()
 	raws := []Element{e, x, y, z, c}
-	rapid.Check(t, func(t *rapid.T) {
+	check(t, func(t *rapid.T) {
 		f := rapid.SampledFrom(forms).Draw(t, "form")
 		var a Appender
 		a.Reset(f.form)
