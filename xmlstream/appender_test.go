@@ -22,7 +22,10 @@ func TestAppender(t *testing.T) {
 		"children": func(a *Appender) { a.Open(message).Raw(x).Raw(y).Raw(b).Open(N("urn:x", "z")).Raw(y).Close().Close() },
 		"dialback": func(a *Appender) { a.Open(N(NSDialback, "result")).Text("k").Close() },
 		"server":   func(a *Appender) { a.Open(N(NSServer, "iq")).Open(N(NSServer, "error")).Close().Close() },
-		"nothing":  func(a *Appender) { a.Open(N("", "x")).Open(N("", "y")).Close().Close() },
+		"declared": func(a *Appender) {
+			a.Open(N("urn:f", "forwarded")).Open(message).Open(N(NSServer, "iq")).Close().Close().Close()
+		},
+		"nothing": func(a *Appender) { a.Open(N("", "x")).Open(N("", "y")).Close().Close() },
 		"attributes": func(a *Appender) {
 			a.Open(message).Attr(to, "1").Attr(to, "2").AttrBytes(from, []byte("to='")).Attr(N(NSXML, "lang"), "a").Attr(N(NSXML, "lang"), "b").Attr(N("", "lang"), "c").Close()
 		},
@@ -44,6 +47,7 @@ func TestAppender(t *testing.T) {
 		"server":     {"<iq xmlns='jabber:server'><error/></iq>", "=", "<iq><error/></iq>"},
 		"nothing":    {"<x xmlns=''><y/></x>", "<x><y/></x>", "="},
 		"attributes": {"<message to='1' from='to=&apos;' xml:lang='a' lang='c'/>", "<message xmlns='jabber:client' to='1' from='to=&apos;' xml:lang='a' lang='c'/>", "="},
+		"declared":   {"<forwarded xmlns='urn:f'><message xmlns='jabber:client'><iq xmlns='jabber:server'/></message></forwarded>", "=", "="},
 		"prefixes": {"<message q='urn:k' xmlns:n1='urn:k' n1:a='1' n1:b='3' xmlns:n2='urn:l' n2:a='4'/>",
 			"<message xmlns='jabber:client' q='urn:k' xmlns:n1='urn:k' n1:a='1' n1:b='3' xmlns:n2='urn:l' n2:a='4'/>", "="},
 		"escapes": {"<message to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;&amp;&apos;&quot;\n\t&#xD;\uFFFD\uFFFD\u00e9</message>",

@@ -206,7 +206,7 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 	}
 	if ours[syn.Condition+" *"] == "" && ours[syn.Condition+" "+syn.Msg] == "" {
 		// Expat sees what is wrong in a tag, a word, a literal or the XML declaration when its end is there.
-		for _, end := range []string{"", ">", " >", "?>", "\">", "'>"} {
+		for _, end := range []string{"", ">", " >", "?>", "\">", "'>", "######"} {
 			if code, _ = x.parse(append(doc, end...), false); code != 0 {
 				return "refused by both: " + syn.Condition
 			}

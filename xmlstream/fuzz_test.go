@@ -93,15 +93,34 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzAppendRoundTrip writes what was read in each form and reads it again, with encoding/xml.
+// FuzzAppendRoundTrip passes on what was read, from each kind of sender in each form, as it is and as a child for itself:
+// what arrives is what was sent, by bytes as anew. Where no prefix and no content namespace is written out, encoding/xml
+// says so, too.
 func FuzzAppendRoundTrip(f *testing.F) {
-	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
-		f.Add(x.XML, "a'\"<>&\n")
+	for i, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
+		if len(x.XML) < 4000 {
+			f.Add(x.XML, "a'\"<>&\n", byte(i))
+		}
 	}
-	header := strings.Replace(xmlstreamtest.Header, " to=", " xmlns:h='urn:h' to=", 1)
-	p := NewParser(nil)
-	f.Fuzz(func(t *testing.T, x, v string) {
+	f.Fuzz(func(t *testing.T, x, v string, by byte) {
+		sent := &senders[int(by)%len(senders)]
+		p := NewParser(nil)
 		var s Stream
+		sent.open(p, &s)
+		p.Feed(&s, []byte(x))
+		for {
+			e, err := p.Stanza(&s)
+			if err != nil {
+				break
+			}
+			for ok := true; ok; e, ok = e.First() {
+				if err := sent.passOn(e, []Attr{{to, v}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		s.Reset(0)
+		header := strings.Replace(xmlstreamtest.Header, " to=", " xmlns:h='urn:h' to=", 1)
 		open(t, p, &s, header)
 		p.Feed(&s, []byte(x))
 		for {
@@ -109,22 +128,9 @@ func FuzzAppendRoundTrip(f *testing.F) {
 			if err != nil {
 				break
 			}
-			q, err := Parse(e.Append(nil, Streamed, Attr{to, v}))
-			if err != nil {
-				t.Fatalf("%q: %v", e.Raw(), err)
+			if raw := string(e.Raw()); !strings.Contains(raw, NSServer) && !strings.Contains(raw, NSClient) && !strings.Contains(raw, ":") {
+				roundTrip(t, header, e)
 			}
-			if got, ok := q.Attr(to); ok != (v != "") || ok && string(AppendValue(nil, got)) != string(AppendValue(nil, v)) {
-				t.Fatalf("%q: to is %q, not %q", e.Raw(), got, v)
-			}
-			if strings.Contains(string(e.Raw()), NSServer) || strings.Contains(string(e.Raw()), NSClient) || strings.Contains(string(e.Raw()), ":") {
-				for _, out := range outputs(e, Attr{to, v}) {
-					if _, err := Parse([]byte(out)); err != nil && !strings.Contains(out, "stream:") {
-						t.Fatalf("%q: %q: %v", e.Raw(), out, err)
-					}
-				}
-				continue
-			}
-			roundTrip(t, header, e)
 		}
 		s.Reset(0)
 	})
