@@ -9,8 +9,11 @@
 // that. CDATA sections, character references and the five predefined entities are read. Refused, with the stream error
 // that RFC 6120 §4.9.3 has for it, are document types, processing instructions, comments and other entities
 // (restricted-xml), what is not well-formed, undeclared prefixes (bad-namespace-prefix), anything but UTF-8
-// (unsupported-encoding), a second header (invalid-xml), elements of the stream itself inside a stanza, and what is
-// over [Limits] (policy-violation).
+// (unsupported-encoding), character data between stanzas (bad-format), a second header (invalid-xml), elements of the
+// stream itself inside a stanza, and what is over [Limits] (policy-violation).
+//
+// What is well-formed is what XML 1.0 (5th edition) and Namespaces in XML 1.0 say. The tests hold it against the W3C's
+// conformance suite (tag conformance), expat (tag expat) and encoding/xml.
 //
 // # Who owns bytes
 //

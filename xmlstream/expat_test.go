@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -265,7 +266,8 @@ func TestExpatConformance(t *testing.T) {
 	}
 }
 
-// FuzzExpat holds verdict and events against expat's.
+// FuzzExpat holds verdict and events against expat's, for a whole stream or for what is inside of one. Its seeds are the
+// corpus and, where CANTO_W3C_DIR is set, the cases of the W3C.
 func FuzzExpat(f *testing.F) {
 	for _, in := range streams() {
 		if len(in) < 2000 {
@@ -274,6 +276,14 @@ func FuzzExpat(f *testing.F) {
 	}
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
 		f.Add([]byte(x.XML), true)
+	}
+	if os.Getenv("CANTO_W3C_DIR") != "" {
+		for _, c := range w3cTests(f) {
+			if len(c.doc) < 1000 {
+				f.Add(c.doc, false)
+				f.Add(c.body, true)
+			}
+		}
 	}
 	x := startExpat(f)
 	f.Fuzz(func(t *testing.T, in []byte, inside bool) {
