@@ -2,7 +2,7 @@ package xmlstream
 
 // An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is two words, and
 // passing it allocates nothing. It is good for as long as what returned it says; byte slices that its methods return
-// are good for as long and must not be changed. In a build with -tags invariants a stale Element panics.
+// are good for as long and must not be changed. In a build with -tags invariants or -race a stale Element panics.
 //
 // Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they belong to the
 // parser's.
