@@ -11,7 +11,8 @@ import (
 // what is done so that the rest is compared:
 //
 //   - encoding/xml has the names of XML's 4th edition, and we those of the 5th: names are put into ASCII;
-//   - it does not normalise white space in values: what is white space there after decoding is a space on both sides;
+//   - it does not normalise white space in values and namespaces: what is white space there after decoding is a space on
+//     both sides;
 //   - it takes attributes of a namespace "xmlns" for declarations, and puts no element named xmlns into the default
 //     namespace: such input is left out;
 //   - of what it accepts and we do not, nothing is said: two attributes of one name, undeclared prefixes and names with

@@ -149,9 +149,9 @@ func oracle(header, x string) (string, error) {
 				if a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns" {
 					continue
 				}
-				attrs = append(attrs, infosetAttr(a.Name.Space, a.Name.Local, blanks(a.Value)))
+				attrs = append(attrs, infosetAttr(blanks(a.Name.Space), a.Name.Local, blanks(a.Value)))
 			}
-			infosetStart(&w, tok.Name.Space, tok.Name.Local, attrs)
+			infosetStart(&w, blanks(tok.Name.Space), tok.Name.Local, attrs)
 		case xml.EndElement:
 			flush()
 			if depth--; depth > 0 {

@@ -17,7 +17,7 @@ func infoset(e Element) string {
 type infosetWriter struct {
 	strings.Builder
 	name  func([]byte) string // how a local name is written; nil: as it is
-	value func(string) string // how the value of an attribute is
+	value func(string) string // how the value of an attribute is, and a namespace
 }
 
 func (w *infosetWriter) start(e Element) {
@@ -25,16 +25,16 @@ func (w *infosetWriter) start(e Element) {
 	if local == nil {
 		local = func(b []byte) string { return string(b) }
 	}
+	value := w.value
+	if value == nil {
+		value = func(s string) string { return s }
+	}
 	var attrs []string
 	for i := range e.NumAttr() {
-		space, name, value := e.AttrAt(i)
-		v := string(value)
-		if w.value != nil {
-			v = w.value(v)
-		}
-		attrs = append(attrs, infosetAttr(string(space), local(name), v))
+		space, name, v := e.AttrAt(i)
+		attrs = append(attrs, infosetAttr(value(string(space)), local(name), value(string(v))))
 	}
-	infosetStart(&w.Builder, string(e.Space()), local(e.Local()), attrs)
+	infosetStart(&w.Builder, value(string(e.Space())), local(e.Local()), attrs)
 }
 
 func infosetAttr(space, local, value string) string {
