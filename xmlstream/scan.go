@@ -51,6 +51,9 @@ func (t *tree) step(lim *Limits, final bool) status {
 	)
 	switch t.mode {
 	case inTag:
+		if n-t.seen >= t.seen-i {
+			goto tag // as much is new as was there: likely its end is, too, and if not the work stays linear
+		}
 		j, q = tagEnd(buf, t.seen, t.quote)
 		t.work += j - t.seen
 		if j == n && !final {
@@ -531,12 +534,14 @@ func tagEnd(b []byte, i int, q byte) (int, byte) {
 		default: // > among them
 			return i, 0
 		case c == '"' || c == '\'':
-			k := unblank(b, i-1)
-			if b[k] != '=' {
-				return i, 0
-			}
-			if k = unblank(b, k-1); class[b[k]]&cName == 0 && b[k] < 0x80 {
-				return i, 0
+			if b[i-1] != '=' || class[b[i-2]]&cName == 0 { // not the usual way to write it
+				k := unblank(b, i-1)
+				if b[k] != '=' {
+					return i, 0
+				}
+				if k = unblank(b, k-1); class[b[k]]&cName == 0 && b[k] < 0x80 {
+					return i, 0
+				}
 			}
 			q = c
 		}
