@@ -98,6 +98,9 @@ func ready(r io.Reader) (netip.AddrPort, error) {
 	return netip.AddrPort{}, errors.New("the server did not start")
 }
 
+// idleAfter is how long after the last login memory is looked at: a server may need it to tidy up.
+const idleAfter = 15 * time.Second
+
 func (c *cli) measure(out io.Writer, addr netip.AddrPort, pid int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -124,7 +127,7 @@ func (c *cli) measure(out io.Writer, addr netip.AddrPort, pid int) error {
 	n := float64(c.Sessions)
 	fmt.Fprintf(out, "bound      %d sessions in %.1f s\n", f.Bound(), wall.Seconds())
 	fmt.Fprintf(out, "login      %.0f us of server CPU each (goal 120 plain)\n", (after.CPU-before.CPU).Seconds()*1e6/n)
-	time.Sleep(5 * time.Second)
+	time.Sleep(idleAfter)
 	idle, err := bench.Process(pid)
 	if err != nil {
 		return err

@@ -123,6 +123,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	running := make(chan error, 1)
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
+	go s.giveBack(ctx)
 	go s.certs.watch(ctx, cmp.Or(r.look, lookAtCertificates))
 	go func() { running <- s.reactor.Run(ctx) }()
 	s.ready.Store(true)
