@@ -151,6 +151,17 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	return c.tls.state
 }
 
+// Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
+// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil.
+func (c *Conn) Presented() *tls.Certificate {
+	if c.tls == nil {
+		return nil
+	}
+	c.tls.mem.mu.Lock()
+	defer c.tls.mem.mu.Unlock()
+	return c.tls.mem.cert
+}
+
 // Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
 // one write. It reports whether the outbox is below its limit; when it is not, p was not taken, and
 // the slow reader's fate is the caller's. After Close it takes nothing, and says that it did. Any

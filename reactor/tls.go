@@ -211,6 +211,15 @@ type memConn struct {
 	slots  chan struct{}
 	wake   func()
 	remote netip.AddrPort
+	cert   *tls.Certificate // presented to the peer
+}
+
+// Present notes which certificate a handshake takes: [tls.ClientHelloInfo].Conn is this connection, and
+// crypto/tls tells nobody afterwards.
+func (m *memConn) Present(c *tls.Certificate) {
+	m.mu.Lock()
+	m.cert = c
+	m.mu.Unlock()
 }
 
 func (m *memConn) slot(take bool) {

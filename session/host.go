@@ -67,8 +67,5 @@ func (h *Host) DropCertificate() { h.cert.Store(nil) }
 // Connections counts the streams that named h in their header. Any goroutine.
 func (h *Host) Connections() int { return int(h.conns.Load()) }
 
-// LoadedCertificate is the host's if it has been read, else nil. It never waits. Any goroutine.
-func (h *Host) LoadedCertificate() *tls.Certificate { return h.cert.Load() }
-
 // About is what the program says of itself to who asks (XEP-0092).
 type About struct{ Name, Version string }

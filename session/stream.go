@@ -41,6 +41,8 @@ type Wire interface {
 	Remote() netip.AddrPort // any goroutine
 	// TLS is nil while plain, and on wires that have none of their own.
 	TLS() *tls.ConnectionState
+	// Presented is the certificate that was shown to the peer, as far as it is known.
+	Presented() *tls.Certificate
 }
 
 // deadlines of one stream, each a Tick in Stream.due; the earliest is armed.

@@ -155,12 +155,22 @@ func (cs *certificates) get(name string) (*tls.Certificate, error) {
 	return nil, errNoCertificate
 }
 
+// present is get, and says on the connection which one it was: a login may be bound to it long after
+// another has taken its place.
+func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
+	c, err := cs.get(name)
+	if p, ok := hello.Conn.(interface{ Present(*tls.Certificate) }); ok && c != nil {
+		p.Present(c)
+	}
+	return c, err
+}
+
 func (cs *certificates) base(alpn ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: alpn,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			c, err := cs.get(hello.ServerName)
+			c, err := cs.present(hello, hello.ServerName)
 			if err != nil {
 				cs.server.log.Error("no certificate for a handshake", "host", hello.ServerName, "err", err)
 			}
@@ -183,7 +193,7 @@ func (cs *certificates) forHost(h *session.Host) *tls.Config {
 		return c
 	}
 	c := cs.base("xmpp-client")
-	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return cs.get(h.Name) }
+	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return cs.present(hello, h.Name) }
 	if cs.byHost == nil || len(cs.byHost) >= 1024 {
 		cs.byHost = make(map[string]*tls.Config)
 	}
@@ -191,11 +201,10 @@ func (cs *certificates) forHost(h *session.Host) *tls.Config {
 	return c
 }
 
-// endPoint is the tls-server-end-point of a host's certificate (RFC 5929 §4.1): its hash, by the hash
-// of its signature. Nil until the certificate has been read.
-func (cs *certificates) endPoint(h *session.Host) []byte {
-	c := h.LoadedCertificate()
-	if c == nil || c.Leaf == nil {
+// endPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash of its
+// signature.
+func endPoint(c *tls.Certificate) []byte {
+	if c.Leaf == nil {
 		return nil
 	}
 	switch c.Leaf.SignatureAlgorithm {

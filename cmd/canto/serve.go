@@ -493,7 +493,7 @@ func (s *server) given(c *config, offer sasl.Offer) []session.Given {
 			Rand:      rand.Reader,
 			FakeKey:   s.secret,
 			Failures:  s.failures,
-			EndPoint:  s.certs.endPoint,
+			EndPoint:  endPoint,
 		}),
 		session.Give(bind.Resources(func() string { return token(8) })),
 		session.Give(clock.Clock(time.Now)),

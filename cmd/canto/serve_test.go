@@ -333,10 +333,21 @@ func TestRenewedCertificate(t *testing.T) {
 	s := newSite(t, "example.net", "example.org")
 	p, _ := s.serveHere(nil)
 	serial := func() string { return handshake(t, p.direct, "example.org").SerialNumber.String() }
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	early, err := connect(p.plain, "example.org", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.conn.Close()
+	early.binding = "tls-server-end-point"
 	first, other := serial(), handshake(t, p.direct, "example.net").SerialNumber.String()
 	s.certificate("example.org")
 	until(t, "the new certificate is shown", func() bool { return serial() != first })
 	second := serial()
+	// Who connected before is bound to the certificate that he was shown (RFC 5929 §4).
+	if err := early.auth("SCRAM-SHA-256-PLUS", "romeo", "x"); err != nil {
+		t.Error(err)
+	}
 	if err := os.WriteFile(s.path("example.org.crt"), []byte("none"), 0o600); err != nil {
 		t.Fatal(err)
 	}

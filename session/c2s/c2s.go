@@ -214,6 +214,7 @@ func (w *wire) Pause()                                { w.conn().Pause() }
 func (w *wire) Resume()                               { w.conn().Resume() }
 func (w *wire) Arm(at reactor.Tick)                   { w.conn().Arm(at) }
 func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }
+func (w *wire) Presented() *tls.Certificate           { return w.conn().Presented() }
 func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
 
 func (w *wire) StartTLS(h *session.Host) error {

@@ -64,9 +64,9 @@ type Policy struct {
 	Rand      io.Reader
 	FakeKey   sasl.Secret
 	Failures  *session.Throttle // nil: no limit
-	// EndPoint is the tls-server-end-point of a host's certificate (RFC 5929 §4), nil if it has none.
+	// EndPoint is the tls-server-end-point of a certificate (RFC 5929 §4), nil if it has none.
 	// It must not wait.
-	EndPoint func(h *session.Host) []byte
+	EndPoint func(c *tls.Certificate) []byte
 }
 
 // maxTries is how often a client may try on one stream (RFC 6120 §6.4.4: between 2 and 5).
@@ -125,8 +125,8 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 	if !b.TLS13 {
 		b.Unique = cs.TLSUnique
 	}
-	if m.p.EndPoint != nil {
-		b.EndPoint = m.p.EndPoint(st.Host())
+	if c := st.Wire().Presented(); c != nil && m.p.EndPoint != nil {
+		b.EndPoint = m.p.EndPoint(c)
 	}
 	return b
 }
