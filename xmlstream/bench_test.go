@@ -1,6 +1,7 @@
 package xmlstream
 
 import (
+	"strings"
 	"testing"
 
 	"canto/xmlstream/xmlstreamtest"
@@ -64,6 +65,22 @@ func BenchmarkPieces(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+			}
+		})
+	}
+}
+
+func BenchmarkAppendText(b *testing.B) {
+	for name, text := range map[string]string{
+		"long":  strings.Repeat("Wherefore art thou, Romeo? ", 40),
+		"short": "juliet@example.com/balcony",
+	} {
+		b.Run(name, func(b *testing.B) {
+			var dst []byte
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				dst = AppendText(dst[:0], text)
 			}
 		})
 	}

@@ -61,6 +61,12 @@ func maskAttr(v, quote uint64) uint64 {
 	return ((lt - lo8) | (am - lo8) | (q - lo8) | (v - lo8*0x20) | v) & hi8
 }
 
+// maskEscape is for what is written: both quotes, and both of < and >, each pair in one comparison.
+func maskEscape(v uint64) uint64 {
+	am, lt, qu := (v|lo8)^lo8*'\'', (v|lo8*2)^lo8*'>', v^lo8*'"'
+	return ((am - lo8) | (lt - lo8) | (qu - lo8) | (v - lo8*0x20) | v) & hi8
+}
+
 // plainText returns the index of the first byte from i on that is not plain character data, or len(b).
 func plainText(b []byte, i int) int {
 	for long := i + 256; i+8 <= len(b); {

@@ -1,6 +1,9 @@
 package xmlstream
 
-import "unicode/utf8"
+import (
+	"math/bits"
+	"unicode/utf8"
+)
 
 // AppendText appends s to dst as character data: what is markup escaped, characters that XML can't hold left out, and
 // bytes that are not UTF-8 replaced by U+FFFD. Any goroutine.
@@ -14,6 +17,19 @@ func escape[S []byte | string](dst []byte, s S, value bool) []byte {
 	const plain = cAttr // quotes are escaped in text, too: it costs nothing, and one table does
 	from := 0
 	for i := 0; i < len(s); {
+		for i+8 <= len(s) {
+			t := s[i : i+8]
+			m := maskEscape(uint64(t[0]) | uint64(t[1])<<8 | uint64(t[2])<<16 | uint64(t[3])<<24 |
+				uint64(t[4])<<32 | uint64(t[5])<<40 | uint64(t[6])<<48 | uint64(t[7])<<56)
+			if m != 0 {
+				i += bits.TrailingZeros64(m) >> 3
+				break
+			}
+			i += 8
+		}
+		if i == len(s) {
+			break
+		}
 		c := s[i]
 		if class[c]&plain != 0 && c != '>' {
 			i++
