@@ -1,6 +1,9 @@
 package xmlstream
 
-import "bytes"
+import (
+	"bytes"
+	"unicode/utf8"
+)
 
 // prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one XML
 // declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a restart they still
@@ -43,12 +46,11 @@ func (t *tree) prolog(final bool) status {
 			return more
 		}
 		if b[i] != '<' {
-			if b[i] >= 0x80 {
-				if _, st := runes(b, i, 0); st == more && !final {
+			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 { // one character: the next may not have come
+				if !utf8.FullRune(b[i:]) && !final {
 					return more
-				} else if st == badUTF8 {
-					return t.fail(i, UnsupportedEncoding, "bytes that are not UTF-8")
 				}
+				return t.fail(i, UnsupportedEncoding, "bytes that are not UTF-8")
 			}
 			return t.fail(i, NotWellFormed, "text in front of the stream header")
 		}

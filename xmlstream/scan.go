@@ -1,5 +1,7 @@
 package xmlstream
 
+import "unicode/utf8"
+
 // scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place, and returns done
 // with t.i behind the element (or, for a header, behind the start tag of the root), bad with t.err, or more.
 //
@@ -506,7 +508,7 @@ valueMore: // inside the quotes q
 // failByteAt is for a byte that stands where the grammar wants another: bad UTF-8 is said to be that.
 func (t *tree) failByteAt(i int, msg string) status {
 	if t.buf[i] >= 0x80 {
-		if _, st := runes(t.buf, i, 0); st == badUTF8 {
+		if r, n := utf8.DecodeRune(t.buf[i:]); r == utf8.RuneError && n <= 1 {
 			return t.fail(i, UnsupportedEncoding, "bytes that are not UTF-8")
 		}
 	}
