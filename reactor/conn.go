@@ -543,6 +543,9 @@ func (t closer) OnTimer(*Loop) {
 }
 
 func (c *Conn) stick() {
+	if c.flags&flagHigh == 0 { // a new one: it need not wait as long as those that never read
+		c.loop.patience, c.loop.waking = 0, false
+	}
 	if c.flags&flagStuck == 0 {
 		c.flags |= flagStuck | flagHigh
 		c.loop.stuck = append(c.loop.stuck, c)

@@ -33,7 +33,8 @@ type Loop struct {
 	stuck             []*Conn       // what waits for the socket
 	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
 	waking            bool
-	ticking           bool // this retry is not one of many in a tick
+	looks             uint32 // numbers the wake-ups: the last one counts
+	ticking           bool   // this retry is not one of many in a tick
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
@@ -195,8 +196,8 @@ func (l *Loop) flush() {
 	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
 		l.spareDir = nil
 	}
-	if len(l.stuck) > 0 {
-		l.retry()
+	if len(l.stuck) > 0 && !l.waking {
+		l.retry() // else it is looked at when patience has run out, not in every turn
 	}
 }
 
@@ -217,14 +218,24 @@ func (l *Loop) retry() {
 	if len(l.stuck) == 0 || l.waking {
 		return
 	}
-	l.patience = min(max(2*l.patience, minPatience), TickLength)
-	l.waking = l.r.backend.Later(l.patience, func() { l.Post(l.woke) })
+	l.patience = min(max(2*l.patience, minPatience, time.Duration(len(l.stuck))*lookPrice), TickLength)
+	l.looks++
+	n := l.looks
+	l.waking = l.r.backend.Later(l.patience, func() {
+		l.Post(func() {
+			if n == l.looks { // nobody has become impatient meanwhile
+				l.waking, l.ticking = false, true
+			}
+		})
+	})
 }
 
-func (l *Loop) woke() { l.waking, l.ticking = false, true }
-
-// minPatience is how long a full socket is left alone at first.
-const minPatience = 2 * time.Millisecond
+// minPatience is how long a full socket is left alone at first; lookPrice is for each of many, some two
+// hundred times what a look costs.
+const (
+	minPatience = 2 * time.Millisecond
+	lookPrice   = 20 * time.Microsecond
+)
 
 // flushOne writes c's outbox; a panic below, as in sealing a record, ends c alone.
 func (l *Loop) flushOne(c *Conn) {
