@@ -278,7 +278,9 @@ func (l *Loop) tick() {
 	l.meter.Connected = int(l.conns.Load())
 	l.meter.OutboxBytes = 0
 	for _, c := range l.stuck {
-		l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
+		if c.io != nil { // it may have been closed just now
+			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
+		}
 	}
 	m := l.meter
 	l.shown.Store(&m)
