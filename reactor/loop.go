@@ -56,7 +56,7 @@ type Meter struct {
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
-	Unread            uint64 // connections given up because their peer read nothing
+	Unread            uint64 // connections given up because their peer read too little
 }
 
 // Index is l's place in [Reactor.Loops]: the way to memory of one's own for each loop. Any goroutine;
