@@ -79,7 +79,7 @@ var may = []struct {
 	{"canto/session/admin", []string{"canto/session", "canto/session/...", "canto/reactor", "canto/reactor/buf", "canto/xmlstream"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/metrics", []string{"canto/session", "canto/session/store", "canto/reactor", "canto/reactor/buf"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/mod/...", []string{"canto/session", "canto/session/jid", "canto/session/sasl", "canto/session/form", "canto/session/rsm", "canto/session/stanza", "canto/session/stanzaid", "canto/session/store", "canto/session/archive", "canto/session/pubsub", "canto/session/mod/...", "canto/xmlstream", "canto/reactor"}, nil, "a module reaches connections through the kernel and the disk through session/store"},
-	{"canto/bench/...", []string{"canto/bench/...", "canto/reactor", "canto/reactor/...", "canto/xmlstream/...", "canto/session/jid", "canto/session/sasl"}, []string{"github.com/HdrHistogram/hdrhistogram-go"}, "bench is a black box: it measures any server, and never sees the kernel"},
+	{"canto/bench/...", []string{"canto/bench/...", "canto/reactor", "canto/reactor/...", "canto/xmlstream/...", "canto/session/jid", "canto/session/sasl"}, []string{"github.com/HdrHistogram/hdrhistogram-go", "github.com/pelletier/go-toml/v2", "github.com/google/pprof/profile", "github.com/prometheus/common/...", "github.com/prometheus/client_model/go", "golang.org/x/sys/unix"}, "bench is a black box: it measures any server, and never sees the kernel"},
 	{"canto/cmd/...", []string{"canto/..."}, []string{"*"}, ""},
 }
 
