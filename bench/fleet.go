@@ -1,86 +1,166 @@
-// Package bench measures an XMPP server from outside: a fleet of clients on Canto's own reactor, one
-// small state machine each. It is a black box: it knows the protocol and nothing of the server behind
-// it.
 package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/netip"
+	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"canto/bench/result"
 	"canto/reactor"
 	"canto/reactor/buf"
-	"canto/session/sasl"
 	"canto/xmlstream"
 )
 
-// A Config says what a Fleet is.
-type Config struct {
-	Addr     netip.AddrPort
-	Domain   string
-	Clients  int
-	User     func(i int) (name, password string)
-	TLS      *tls.Config // direct TLS; nil: plain
-	InFlight int         // logins at a time; 200
-}
-
-// A Fleet is clients on one server. Its methods are for one goroutine.
+// A Fleet is one process's share of the clients, on loops of its own. Its methods are for one goroutine at
+// a time, the one that runs the phases, but for those that say otherwise.
 type Fleet struct {
-	cfg     Config
+	target Target
+	sc     *Scenario
+	steps  []step
+	first  []uint16 // first step of each phase
+	run    uint32
+	tls    *tls.Config
+	limits xmlstream.LimitID
+
 	r       *reactor.Reactor
-	parsers []*xmlstream.Parser
-	clients []*client
-	keys    sync.Map // password -> sasl.Salted
-	slots   chan struct{}
-	bound   atomic.Int64
-	failed  atomic.Int64
-	first   atomic.Pointer[error]
-	got     atomic.Int64
+	loops   []*loopState
+	groups  []group
+	clients map[uint32]*client // by index; made once, before anything runs
+
+	keys        sync.Map // mechanism -> sasl.Salted
+	bound_      atomic.Int64
+	leaving     atomic.Int64
+	tokens      atomic.Int64
+	seen        atomic.Int32
+	needSession atomic.Bool
+	mechanism   atomic.Value // string: that the last login used
+	cipher      atomic.Value // string: TLS version that was agreed on
+
+	mu     sync.Mutex
+	offers map[string]bool
+	asks   map[string]chan xmlstream.Element
+
+	windows []*window // by step, of closed loops
 	news    chan struct{}
-	stop    context.CancelFunc
+	slots   atomic.Pointer[slots]
+	failed  atomic.Int64
+	worst   atomic.Pointer[Refusal]
 	done    chan error
+	stop    context.CancelFunc
 }
 
-// states of a client.
-const (
-	opening = iota
-	proving
-	restarted
-	binding
-	online
-	gone
-)
-
-// A client is one connection's state.
-type client struct {
-	f     *Fleet
-	i     int
-	conn  *reactor.Conn
-	in    xmlstream.Stream
-	sasl  *sasl.Client
-	state int
-	jid   string
+// A group is this process's clients of one group of the scenario.
+type group struct {
+	name    string
+	clients []*client
+	total   int // in all processes
 }
 
-// New starts the loops of a fleet and connects nobody.
-func New(cfg Config) (*Fleet, error) {
-	if cfg.InFlight == 0 {
-		cfg.InFlight = 200
+// loopState is what belongs to one loop.
+type loopState struct {
+	f        *Fleet
+	loop     *reactor.Loop
+	parser   *xmlstream.Parser
+	tallies  []*tally // by step
+	lag      *result.Histogram
+	refusals []result.Refusal
+	buf      []byte
+	pad      []byte
+	rng      *rand.Rand
+	at       int64 // when what is handled now was read
+}
+
+func (ls *loopState) tally(id uint16) *tally {
+	if ls.tallies[id] == nil {
+		ls.tallies[id] = new(tally)
 	}
-	f := &Fleet{cfg: cfg, slots: make(chan struct{}, cfg.InFlight), news: make(chan struct{}, 1), done: make(chan error, 1)}
-	r, err := reactor.New(reactor.Config{})
+	return ls.tallies[id]
+}
+
+// maxRefusals bounds how many kinds of failure are told apart: their names come from a server.
+const maxRefusals = 50
+
+func (ls *loopState) refuse(r Refusal) {
+	for i := range ls.refusals {
+		if ls.refusals[i].What == r.What {
+			ls.refusals[i].Count++
+			return
+		}
+	}
+	if len(ls.refusals) == maxRefusals {
+		r = Refusal{What: "other failures"}
+		if n := &ls.refusals[maxRefusals-1]; n.What == r.What {
+			n.Count++
+			return
+		}
+		ls.refusals[maxRefusals-1] = r.count(1)
+		return
+	}
+	ls.refusals = append(ls.refusals, r.count(1))
+}
+
+// A Share is which part of the clients a worker has.
+type Share struct{ Worker, Workers int }
+
+// of is the range of n clients that is s's; pairs stay together.
+func (s Share) of(n int) (from, to int) {
+	cut := func(k int) int {
+		if k == s.Workers {
+			return n
+		}
+		return n * k / s.Workers &^ 1
+	}
+	return cut(s.Worker), cut(s.Worker + 1)
+}
+
+// NewFleet starts the loops and connects nobody. run is a number that all workers of a run share.
+func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
+	if err := t.Check(sc.Clients.TLS); err != nil {
+		return nil, err
+	}
+	cfg, err := t.tls(sc.Clients.TLS, sc.Clients.Tickets)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := xmlstream.Limits{StanzaBytes: 16 << 20, StanzaAttrs: 1 << 18, Nodes: 1 << 18}.ID()
+	if err != nil {
+		return nil, err
+	}
+	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
+		offers: make(map[string]bool), asks: make(map[string]chan xmlstream.Element), news: make(chan struct{}, 1), done: make(chan error, 1)}
+	f.steps, f.first = plan(sc)
+	f.windows = make([]*window, len(f.steps))
+	// What connections of the fleet hold is bounded by what it sends, and its own server is no attacker.
+	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
 	f.r = r
-	for range r.Loops() {
-		f.parsers = append(f.parsers, xmlstream.NewParser(&buf.Tail))
+	for i, l := range r.Loops() {
+		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail), tallies: make([]*tally, len(f.steps)),
+			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
+	}
+	offset := 0
+	for _, g := range sc.Groups {
+		from, to := share.of(g.Count)
+		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
+		for i := from; i < to; i++ {
+			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))} // pairs share a loop no more often than chance would have it
+			if len(gr.clients)%2 == 1 {
+				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
+			}
+			gr.clients = append(gr.clients, c)
+			f.clients[c.index] = c
+		}
+		f.groups = append(f.groups, gr)
+		offset += g.Count
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	f.stop = stop
@@ -88,48 +168,71 @@ func New(cfg Config) (*Fleet, error) {
 	return f, nil
 }
 
-// Close ends every connection.
+// Close ends every connection and the loops.
 func (f *Fleet) Close() error {
 	f.stop()
 	return <-f.done
 }
 
-// Login connects and binds every client, and returns when all are bound; ctx bounds it.
-func (f *Fleet) Login(ctx context.Context) error {
-	loops := f.r.Loops()
-	for i := range f.cfg.Clients {
-		select {
-		case f.slots <- struct{}{}:
-		case <-ctx.Done():
-			return f.report("logged in", int(f.bound.Load()))
+// plan numbers the steps of a scenario: every worker comes to the same numbers.
+func plan(sc *Scenario) (steps []step, first []uint16) {
+	for i, p := range sc.Phases {
+		first = append(first, uint16(len(steps)))
+		add := func(name string, open, part bool, late time.Duration) {
+			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, part: part, late: late})
 		}
-		c := &client{f: f, i: i}
-		f.clients = append(f.clients, c)
-		l := loops[i%len(loops)]
-		f.r.Dial(l, reactor.DialConfig{Addr: f.cfg.Addr, Local: local(f.cfg.Addr, i), TLS: f.cfg.TLS, Handler: handler{f}, Owner: c}, func(err error) {
-			f.fail(err)
-			<-f.slots
-		})
-	}
-	for f.bound.Load()+f.failed.Load() < int64(f.cfg.Clients) {
-		if !f.wait(ctx) {
-			break
+		logins := func() {
+			add("login", p.Rate > 0 || p.Kind == Storm, false, time.Second)
+			for _, n := range partNames[1:] {
+				add(n, false, true, time.Second)
+			}
+		}
+		switch p.Kind {
+		case Ramp, Storm:
+			logins()
+		case Befriend:
+			add("subscribe", false, false, time.Second)
+		case Join:
+			add("join", p.Rate > 0, false, time.Second)
+		}
+		for _, a := range p.Do {
+			add(a.Step, a.Rate > 0, false, time.Duration(a.Late))
 		}
 	}
-	if int(f.bound.Load()) < f.cfg.Clients {
-		return f.report("logged in", int(f.bound.Load()))
-	}
-	return nil
+	return steps, append(first, uint16(len(steps)))
 }
 
-// local spreads clients over loopback source addresses, 20,000 each, so that ports don't run out.
-func local(to netip.AddrPort, i int) netip.AddrPort {
-	if !to.Addr().IsLoopback() || !to.Addr().Is4() {
-		return netip.AddrPort{}
-	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(1 + i/20000)}), 0)
+// actionStep is the number of the j-th action of phase k.
+func (f *Fleet) actionStep(k, j int) uint16 {
+	return f.first[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
 }
 
+// members are this process's clients of the named groups.
+func (f *Fleet) members(names ...string) (list []*client) {
+	for _, n := range names {
+		for _, g := range f.groups {
+			if g.name == n {
+				list = append(list, g.clients...)
+			}
+		}
+	}
+	return list
+}
+
+// Bound is how many clients are online. Any goroutine.
+func (f *Fleet) Bound() int { return int(f.bound_.Load()) }
+
+// scratch is a buffer of c's loop; on that loop.
+func (f *Fleet) scratch(c *client) []byte { return f.loops[c.loop].buf[:0] }
+
+func (f *Fleet) tell() {
+	select {
+	case f.news <- struct{}{}:
+	default:
+	}
+}
+
+// wait waits for news; false if ctx is over.
 func (f *Fleet) wait(ctx context.Context) bool {
 	select {
 	case <-f.news:
@@ -139,213 +242,257 @@ func (f *Fleet) wait(ctx context.Context) bool {
 	}
 }
 
-func (f *Fleet) tell() {
-	select {
-	case f.news <- struct{}{}:
-	default:
-	}
+// dial begins a login that was meant to begin at intended, as step. On any goroutine, while c has no
+// connection and no login.
+func (f *Fleet) dial(c *client, step uint16, intended int64) {
+	ls := f.loops[c.loop]
+	ls.loop.Post(func() {
+		n := now()
+		y := ls.tally(step)
+		y.Intended++
+		y.Sent++
+		y.Expected++
+		y.lag(n - intended)
+		c.login = &login{step: step, intended: intended, last: intended}
+		c.flags &^= flagEnded
+		c.heard.forget(f.first[f.steps[step].phase])
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index)), Handler: handler{f}, Owner: c}
+		if f.sc.Clients.TLS == "direct" {
+			cfg.TLS = f.tls
+		}
+		f.r.Dial(ls.loop, cfg, func(err error) {
+			ls.loop.Post(func() {
+				if c.conn == nil {
+					f.loginFailed(c, err)
+				}
+			})
+		})
+	})
 }
 
-func (f *Fleet) fail(err error) {
+// loginFailed ends a login that will not succeed: it is no latency. On c's loop.
+func (f *Fleet) loginFailed(c *client, err error) {
+	l := c.login
+	if l == nil {
+		return
+	}
+	c.login = nil
+	c.flags |= flagEnded
+	ls := f.loops[c.loop]
+	r := refusalOf(err, &f.target)
+	ls.tally(l.step).Failed++
+	ls.refuse(r)
 	f.failed.Add(1)
-	f.first.CompareAndSwap(nil, &err)
+	f.worst.CompareAndSwap(nil, &r)
+	f.freeSlot()
 	f.tell()
 }
 
-func (f *Fleet) report(what string, n int) error {
-	err := errors.New("it took too long")
-	if e := f.first.Load(); e != nil {
-		err = *e
-	}
-	return fmt.Errorf("%d of %d clients %s: %w", n, f.cfg.Clients, what, err)
+// loggedIn is told that c has all that a client needs.
+func (f *Fleet) loggedIn(ls *loopState, c *client) {
+	l := c.login
+	c.login = nil
+	c.conn.Arm(0)
+	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].late)
+	c.online.Store(true)
+	f.bound_.Add(1)
+	f.freeSlot()
+	f.tell()
 }
 
-// Bound is how many clients are online.
-func (f *Fleet) Bound() int { return int(f.bound.Load()) }
+// left notes that c is not online any more.
+func (f *Fleet) left(c *client) {
+	if c.online.Swap(false) {
+		f.bound_.Add(-1)
+	}
+	c.flags &^= flagSM | flagDeaf
+	c.sm, c.room, c.waits = nil, nil, nil
+	f.tell()
+}
 
-// Exchange has every client send its neighbour rounds messages, each after the one before was
-// delivered, and returns how many arrived.
-func (f *Fleet) Exchange(ctx context.Context, rounds int, body string) (int, error) {
-	f.got.Store(0)
-	n := int64(len(f.clients) &^ 1)
-	for round := range int64(rounds) {
-		for _, c := range f.clients[:n] {
-			to := f.clients[c.i^1]
-			c.conn.Append(fmt.Appendf(nil, "<message type='chat' id='m%d' to='%s'><body>%s</body></message>", round, to.jid, body))
+// gone is told that c, which was meant to go, has gone.
+func (f *Fleet) gone(*client) {
+	f.leaving.Add(-1)
+	f.tell()
+}
+
+// slots bound how many operations of a phase are on their way.
+type slots struct{ ch chan struct{} }
+
+// setSlots begins with n that are free; 0: there is no bound.
+func (f *Fleet) setSlots(n int) *slots {
+	s := &slots{make(chan struct{}, n)}
+	f.slots.Store(s)
+	return s
+}
+
+func (f *Fleet) freeSlot() {
+	if s := f.slots.Load(); s != nil {
+		select {
+		case <-s.ch:
+		default:
 		}
-		for f.got.Load() < (round+1)*n {
-			if !f.wait(ctx) {
-				return int(f.got.Load()), f.report("got their messages", int(f.got.Load()))
+	}
+}
+
+func (f *Fleet) secured(st *tls.ConnectionState) {
+	if f.cipher.Load() == nil {
+		f.cipher.Store(tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite))
+	}
+}
+
+// leave ends c's stream, or only its connection. On c's loop.
+func (f *Fleet) leave(c *client, gentle bool) {
+	if c.conn == nil {
+		return
+	}
+	c.flags |= flagLeave
+	f.leaving.Add(1)
+	if gentle {
+		c.conn.Append([]byte("</stream:stream>"))
+	}
+	c.conn.Close(nil)
+}
+
+// each posts do for each of list, on the loops they belong to, and waits for them.
+func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
+	by := make([][]*client, len(f.loops))
+	for _, c := range list {
+		by[c.loop] = append(by[c.loop], c)
+	}
+	var wg sync.WaitGroup
+	for i, part := range by {
+		ls := f.loops[i]
+		for len(part) > 0 {
+			n := min(len(part), 256) // a bounded share of a turn
+			some := part[:n]
+			part = part[n:]
+			wg.Add(1)
+			if !ls.loop.Post(func() {
+				defer wg.Done()
+				for _, c := range some {
+					do(ls, c)
+				}
+			}) {
+				wg.Done()
 			}
 		}
 	}
-	return int(f.got.Load()), nil
+	wg.Wait()
 }
 
-type handler struct{ f *Fleet }
-
-func (h handler) header(c *client) {
-	c.in.Reset(0)
-	c.conn.Append([]byte("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='" + h.f.cfg.Domain + "'>"))
-}
-
-// OnOpen begins the stream.
-func (h handler) OnOpen(conn *reactor.Conn) {
-	c := conn.Owner.(*client)
-	c.conn = conn
-	if h.f.cfg.TLS == nil {
-		h.header(c)
-	}
-}
-
-// OnSecure begins it behind TLS.
-func (h handler) OnSecure(conn *reactor.Conn, _ *tls.ConnectionState) {
-	h.header(conn.Owner.(*client))
-}
-
-// OnTimer is not used.
-func (h handler) OnTimer(*reactor.Conn) {}
-
-// OnDrain is not used.
-func (h handler) OnDrain(*reactor.Conn) {}
-
-// OnClose counts a client that was lost before it was online.
-func (h handler) OnClose(conn *reactor.Conn, err error) {
-	c := conn.Owner.(*client)
-	if c.state < online {
-		if err == nil {
-			err = errors.New("the server closed the connection")
-		}
-		h.lost(c, err)
-	}
-	c.state = gone
-}
-
-func (h handler) lost(c *client, err error) {
-	if c.state < online {
-		c.state = gone
-		h.f.fail(err)
-		<-h.f.slots
-	}
-}
-
-// OnData takes what the server says.
-func (h handler) OnData(conn *reactor.Conn, p []byte) int {
-	c := conn.Owner.(*client)
-	ps := h.f.parsers[conn.Loop().Index()]
-	ps.Feed(&c.in, p)
-	for {
-		if c.in.Root() == nil {
-			if _, err := ps.Next(&c.in); err != nil {
-				h.syntax(c, err)
-				return len(p)
+// Tick collects what was counted since the last one. Any goroutine, one at a time.
+func (f *Fleet) Tick() *Tick {
+	k := &Tick{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, ls := range f.loops {
+		wg.Add(1)
+		posted := now()
+		if !ls.loop.Post(func() {
+			defer wg.Done()
+			mu.Lock()
+			defer mu.Unlock()
+			k.Lag.Record(time.Duration(now() - posted))
+			k.Lag.Add(ls.lag)
+			ls.lag.Reset()
+			for id, t := range ls.tallies {
+				if t == nil || t.empty() {
+					continue
+				}
+				if k.Steps[uint16(id)] == nil {
+					k.Steps[uint16(id)] = new(tally)
+				}
+				k.Steps[uint16(id)].add(t)
+				t.clear()
 			}
-			continue
-		}
-		e, err := ps.Stanza(&c.in)
-		if err != nil {
-			h.syntax(c, err)
-			return len(p)
-		}
-		if err := h.element(c, e); err != nil {
-			h.lost(c, err)
-			conn.Close(nil)
-			return len(p)
+			all := total{refusals: k.Refusals}
+			for _, r := range ls.refusals {
+				all.refuse(r)
+			}
+			k.Refusals, ls.refusals = all.refusals, nil
+		}) {
+			wg.Done()
 		}
 	}
+	wg.Wait()
+	k.Bound = f.Bound()
+	return k
 }
 
-func (h handler) syntax(c *client, err error) {
-	if err != xmlstream.ErrNeedMore {
-		h.lost(c, err)
-		c.conn.Close(nil)
-	}
-}
-
-const nsSASL = "urn:ietf:params:xml:ns:xmpp-sasl"
-
-var (
-	features  = xmlstream.N("http://etherx.jabber.org/streams", "features")
-	challenge = xmlstream.N(nsSASL, "challenge")
-	success   = xmlstream.N(nsSASL, "success")
-	iq        = xmlstream.N("jabber:client", "iq")
-	message   = xmlstream.N("jabber:client", "message")
-	typeName  = xmlstream.N("", "type")
-	bindName  = xmlstream.N("urn:ietf:params:xml:ns:xmpp-bind", "bind")
-	jidName   = xmlstream.N("urn:ietf:params:xml:ns:xmpp-bind", "jid")
-)
-
-// element goes one step on.
-func (h handler) element(c *client, e xmlstream.Element) error {
-	switch {
-	case c.state == online:
-		if e.Is(message) {
-			h.f.got.Add(1)
-			h.f.tell()
-		}
-		return nil
-	case c.state == opening && e.Is(features):
-		name, password := h.f.cfg.User(c.i)
-		c.sasl = &sasl.Client{Mechanism: sasl.ScramSHA1, Username: name, Password: sasl.SecretString(password), Rand: rand.Reader, Salted: h.f.salted(password)}
-		first, err := c.sasl.Start()
-		if err != nil {
-			return err
-		}
-		c.state = proving
-		c.conn.Append([]byte("<auth xmlns='" + nsSASL + "' mechanism='SCRAM-SHA-1'>" + string(first) + "</auth>"))
-		return nil
-	case c.state == proving && e.Is(challenge):
-		answer, err := c.sasl.Next(e.Text())
-		if err != nil {
-			return err
-		}
-		c.conn.Append([]byte("<response xmlns='" + nsSASL + "'>" + string(answer) + "</response>"))
-		return nil
-	case c.state == proving && e.Is(success):
-		if err := c.sasl.Success(e.Text()); err != nil {
-			return err
-		}
-		_, password := h.f.cfg.User(c.i)
-		h.f.keys.Store(password, c.sasl.Salted)
-		c.sasl, c.state = nil, restarted
-		h.header(c)
-		return nil
-	case c.state == restarted && e.Is(features):
-		c.state = binding
-		c.conn.Append([]byte("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>bench</resource></bind></iq>"))
-		return nil
-	case c.state == binding && e.Is(iq):
-		b, _ := e.Child(bindName)
-		if t, _ := e.Attr(typeName); string(t) != "result" || b.IsZero() {
-			return fmt.Errorf("binding was refused: %s", e.Raw())
-		}
-		j, _ := b.Child(jidName)
-		c.jid = string(j.Text())
-		c.state = online
-		c.conn.Append([]byte("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>"))
-		h.f.bound.Add(1)
-		<-h.f.slots
-		h.f.tell()
-		return nil
-	}
-	return fmt.Errorf("the server said what was not looked for: %.200s", e.Raw())
-}
-
-// salted is what a login with this password derived last: with one salt for all, nobody derives twice.
-func (f *Fleet) salted(password string) sasl.Salted {
-	if v, ok := f.keys.Load(password); ok {
-		return v.(sasl.Salted)
-	}
-	return sasl.Salted{}
-}
-
-// Settle waits until nothing has been heard for a while.
-func (f *Fleet) Settle(quiet time.Duration) {
+// beat measures the loops' lag until ctx ends: how late a function runs that is posted now.
+func (f *Fleet) beat(ctx context.Context) {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
 	for {
 		select {
-		case <-f.news:
-		case <-time.After(quiet):
+		case <-ctx.Done():
 			return
+		case <-t.C:
+			for _, ls := range f.loops {
+				posted := now()
+				ls.loop.Post(func() { ls.lag.Record(time.Duration(now() - posted)) })
+			}
+		}
+	}
+}
+
+// Info is what a fleet has learnt of the server.
+type Info struct {
+	Mechanism string
+	Cipher    string
+	Tokens    int64 // FAST
+}
+
+// Info may be called from any goroutine.
+func (f *Fleet) Info() Info {
+	i := Info{Tokens: f.tokens.Load()}
+	i.Mechanism, _ = f.mechanism.Load().(string)
+	i.Cipher, _ = f.cipher.Load().(string)
+	return i
+}
+
+// Asking.
+
+var errNoAnswer = errors.New("no answer in 10 s")
+
+// ask sends an iq of a client that is online and waits for its answer. Any goroutine.
+func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
+	f.mu.Lock()
+	id := fmt.Sprintf("ask%d", len(f.asks)+1)
+	ch := make(chan xmlstream.Element, 1)
+	f.asks[id] = ch
+	f.mu.Unlock()
+	b := fmt.Appendf(nil, "<iq type='%s' id='%s' to='", kind, id)
+	b = xmlstream.AppendValue(b, to)
+	b = append(b, "'>"+payload+"</iq>"...)
+	f.loops[c.loop].loop.Post(func() {
+		if c.conn != nil {
+			c.conn.Append(b)
+		}
+	})
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	select {
+	case e := <-ch:
+		if t, _ := e.Attr(attrType); string(t) == "error" {
+			return e, stanzaRefusal("a question", e)
+		}
+		return e, nil
+	case <-ctx.Done():
+		return xmlstream.Element{}, errNoAnswer
+	}
+}
+
+// asked hands an answer on.
+func (f *Fleet) asked(id string, e xmlstream.Element) {
+	f.mu.Lock()
+	ch := f.asks[id]
+	f.mu.Unlock()
+	if ch != nil {
+		select {
+		case ch <- e.Clone():
+		default:
 		}
 	}
 }

@@ -1,0 +1,350 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"canto/bench/hostile"
+	"canto/xmlstream"
+)
+
+// A room is one of the rooms that clients of this process are in.
+type room struct {
+	jid       string // bare
+	occupants int    // that have entered; changed while clients join only
+	mu        sync.Mutex
+}
+
+func (r *room) size() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.occupants
+}
+
+// act does one action of a hold until ctx ends, or its length is over.
+func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Duration, share Share) error {
+	a := &f.sc.Phases[k].Do[j]
+	id := f.actionStep(k, j)
+	list := f.members(a.Group)
+	to := list
+	if a.To != "" {
+		to = f.members(a.To)
+	}
+	if strings.HasPrefix(a.Kind, Hostile) {
+		return f.attack(ctx, a, id, share)
+	}
+	if len(list) == 0 || len(to) == 0 {
+		return nil // all of them are in other processes
+	}
+	if a.Stars > 0 {
+		list = list[:min(a.Stars, len(list))]
+	}
+	switch a.Kind {
+	case Slow:
+		f.each(list, func(_ *loopState, c *client) {
+			if c.conn != nil {
+				c.conn.Pause()
+				c.flags |= flagDeaf
+			}
+		})
+		<-ctx.Done()
+		f.each(list, func(_ *loopState, c *client) {
+			if c.conn != nil && c.flags&flagDeaf != 0 {
+				c.flags &^= flagDeaf
+				c.conn.Resume()
+			}
+		})
+		return nil
+	case Flood:
+		f.flood(ctx, a, id, list, to)
+		return nil
+	case Presence:
+		var stars []*client
+		for _, c := range list {
+			if c.friends.Load() > 0 {
+				stars = append(stars, c)
+			}
+		}
+		if list = stars; len(list) == 0 {
+			return Refusal{"nobody has friends to broadcast presence to", "put a befriend phase in front"}
+		}
+	case GroupChat:
+		var in []*client
+		for _, c := range list {
+			if c.room != nil { // nobody joins or leaves meanwhile
+				in = append(in, c)
+			}
+		}
+		if list = in; len(list) == 0 {
+			return Refusal{"nobody is in a room", "put a join phase in front"}
+		}
+	}
+	part := 1.0
+	if g := f.groupSize(a.Group); g > 0 {
+		part = float64(len(f.members(a.Group))) / float64(g)
+	}
+	order := newOrder(len(list), f.run)
+	pick := func(n int) *client { return list[order.at(n)] }
+	fire := f.firing(a, id, list, to, order)
+	if a.Window > 0 {
+		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick, func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
+		return nil
+	}
+	p := &pace{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
+		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
+	if p.from > 0 { // processes take turns
+		p.t = float64(share.Worker) / float64(share.Workers) / p.from
+	}
+	f.openLoop(ctx, start, p, pick, fire)
+	return nil
+}
+
+func (f *Fleet) groupSize(name string) int {
+	for _, g := range f.groups {
+		if g.name == name {
+			return g.total
+		}
+	}
+	return 0
+}
+
+// receivers is how many deliveries an operation of c stands for.
+func (f *Fleet) receivers(a *Action, c *client) int {
+	switch a.Kind {
+	case Presence:
+		return int(c.friends.Load())
+	case GroupChat:
+		if r := c.room; r != nil {
+			return r.size()
+		}
+	}
+	return 1
+}
+
+// An order is a permutation of 0..n-1 without a table: neighbours in it are far from each other.
+type order struct{ n, stride int }
+
+func newOrder(n int, seed uint32) order {
+	stride := int(float64(n)*0.6180339887) | 1
+	for stride > 1 && gcd(stride, n) != 1 {
+		stride--
+	}
+	return order{n, max(stride, 1)}
+}
+
+func (o order) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// firing is what one operation of an action does, on the sender's loop.
+func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(ls *loopState, op operation) {
+	var zipf sync.Map // loop -> *rand.Zipf
+	partner := func(ls *loopState, op operation) *client {
+		i := o.at(op.n)
+		switch {
+		case a.Partners == "zipf":
+			z, ok := zipf.Load(ls)
+			if !ok {
+				z = rand.NewZipf(ls.rng, a.Zipf, 1, uint64(len(to)-1))
+				zipf.Store(ls, z)
+			}
+			p := to[z.(*rand.Zipf).Uint64()]
+			if p == op.c {
+				p = to[(i+1)%len(to)]
+			}
+			return p
+		case a.To != "":
+			return to[i%len(to)]
+		case a.Partners == "ring":
+			return to[(i+1)%len(to)]
+		}
+		return to[min(i^1, len(to)-1)]
+	}
+	open := a.Window == 0
+	return func(ls *loopState, op operation) {
+		c := op.c
+		y := ls.tally(id)
+		y.Intended++
+		receivers := f.receivers(a, c)
+		y.Expected += uint64(receivers)
+		fail := func(r Refusal) {
+			y.Failed += uint64(receivers)
+			ls.refuse(r)
+			for range receivers {
+				f.ended(&f.steps[id], token{})
+			}
+		}
+		if !c.online.Load() || c.conn == nil {
+			fail(Refusal{"a sender was not online", "look at the other failures"})
+			return
+		}
+		at := op.at
+		n := now()
+		if open {
+			y.lag(n - at)
+		} else {
+			at = n
+		}
+		t := token{run: f.run, clock: clockID, step: id, from: c.index, at: at}
+		b := f.scratch(c)
+		switch a.Kind {
+		case Chat:
+			p := partner(ls, op)
+			jid := p.jid.Load()
+			if jid == nil || !p.online.Load() {
+				fail(Refusal{"a receiver was not online", "look at the other failures"})
+				return
+			}
+			t.seq = c.sent.next(id, p.index)
+			b = ls.message(b, t, "chat", *jid, a.Body)
+		case GroupChat:
+			t.seq = c.sent.next(id, audience)
+			b = ls.message(b, t, "groupchat", c.room.jid, a.Body)
+		case Presence:
+			t.seq = c.sent.next(id, audience)
+			b = append(b, "<presence id='"...)
+			b = t.append(b)
+			b = append(b, "'><show>"...)
+			b = append(b, [...]string{"away", "chat", "xa", "dnd"}[t.seq&3]...)
+			b = append(b, "</show></presence>"...)
+		case Ping:
+			t.seq = c.sent.next(id, audience)
+			b = append(b, "<iq type='get' id='"...)
+			b = t.append(b)
+			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+nsPing+"'/></iq>"...)
+		case Roster:
+			t.seq = c.sent.next(id, audience)
+			b = append(b, "<iq type='set' id='"...)
+			b = t.append(b)
+			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", nsRoster, t.seq/3%8, f.target.Domain)
+			switch t.seq % 3 { // added, renamed, removed
+			case 0:
+				b = append(b, " name='Friend'><group>Friends</group></item>"...)
+			case 1:
+				b = append(b, " name='Old friend'><group>Friends</group></item>"...)
+			case 2:
+				b = append(b, " subscription='remove'/>"...)
+			}
+			b = append(b, "</query></iq>"...)
+		case Archive:
+			t.seq = c.sent.next(id, audience)
+			b = append(b, "<iq type='set' id='"...)
+			b = t.append(b)
+			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", nsMAM, nsRSM, a.Page)
+			b = xmlstream.AppendText(b, c.page)
+			b = append(b, "</before></set></query></iq>"...)
+		}
+		ls.buf = b[:0]
+		if !c.conn.Append(b) {
+			fail(Refusal{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
+			return
+		}
+		y.Sent++
+	}
+}
+
+// message appends one with so many bytes of text.
+func (ls *loopState) message(b []byte, t token, kind, to string, body int) []byte {
+	b = append(append(append(b, "<message type='"...), kind...), "' id='"...)
+	b = t.append(b)
+	b = append(b, "' to='"...)
+	b = xmlstream.AppendValue(b, to)
+	b = append(b, "'><body>"...)
+	for len(ls.pad) < body {
+		ls.pad = append(ls.pad, "But soft, what light through yonder window breaks? It is the east. "...)
+	}
+	b = append(b, ls.pad[:body]...)
+	return append(b, "</body></message>"...)
+}
+
+// turnPage notes where an archive's next page begins: pages are read from the newest back.
+func (f *Fleet) turnPage(c *client, e xmlstream.Element) {
+	fin, ok := e.Child(nameFin)
+	if !ok {
+		return
+	}
+	c.page = ""
+	if v, _ := fin.Attr(attrComplete); string(v) == "true" {
+		return
+	}
+	if set, ok := fin.Child(nameSet); ok {
+		if first, ok := set.Child(nameFirst); ok {
+			c.page = string(first.Text())
+		}
+	}
+}
+
+// flood has each of list write as much as the server takes.
+func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*client) {
+	const ahead = 64 << 10
+	t := time.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for i := 0; ; i++ {
+		f.each(list, func(ls *loopState, c *client) {
+			if c.conn == nil || !c.online.Load() {
+				return
+			}
+			p := to[int(c.index)%len(to)]
+			if a.To == "" {
+				p = f.clients[c.index^1]
+			}
+			if p == nil {
+				return
+			}
+			jid := p.jid.Load()
+			if jid == nil {
+				return
+			}
+			y := ls.tally(id)
+			for n := 0; n < 256 && c.conn.Buffered() < ahead; n++ {
+				k := token{run: f.run, clock: clockID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
+				b := ls.message(f.scratch(c), k, "chat", *jid, a.Body)
+				ls.buf = b[:0]
+				if !c.conn.Append(b) {
+					break
+				}
+				y.Intended++
+				y.Sent++
+				y.Expected++
+			}
+		})
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// attack runs connections that mean no good beside the others.
+func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) error {
+	from, to := share.of(a.Count)
+	t := f.target
+	h, err := hostile.Start(ctx, strings.TrimPrefix(a.Kind, Hostile), hostile.Config{
+		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, Connections: to - from, First: from,
+		User: func(i int) string { return t.name(i % max(1, f.sc.Clients.Count)) }, Password: t.Password,
+	})
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	st := h.Stop()
+	ls := f.loops[0]
+	f.each([]*client{{}}, func(*loopState, *client) {
+		y := ls.tally(id)
+		y.Intended += st.Attempts
+		y.Sent += st.Attempts
+		y.Failed += st.Refused
+		y.Expected += st.Refused
+	})
+	return nil
+}

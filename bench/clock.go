@@ -1,0 +1,54 @@
+package bench
+
+import (
+	"hash/fnv"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Times in tokens are nanoseconds of the system's monotonic clock: the processes of one machine share it,
+// those of others do not, so a token says whose clock it was.
+var (
+	clockBase = time.Now()
+	clockZero = monotonic()
+	clockID   = machineID()
+)
+
+func monotonic() int64 {
+	var ts unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
+	return ts.Nano()
+}
+
+// nanos is a time on the machine's monotonic clock.
+func nanos(t time.Time) int64 { return clockZero + int64(t.Sub(clockBase)) }
+
+func now() int64 { return clockZero + int64(time.Since(clockBase)) }
+
+// machineID stands for this machine since it was started.
+func machineID() uint16 {
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	h := fnv.New32a()
+	h.Write([]byte(strings.TrimSpace(string(b))))
+	return uint16(h.Sum32())
+}
+
+// sleepUntil waits until t on the monotonic clock, to some 60 µs; the runtime's timers may be a
+// millisecond late when a process is idle.
+func sleepUntil(t int64) {
+	for {
+		d := t - now()
+		if d <= 0 {
+			return
+		}
+		if d > int64(20*time.Millisecond) { // who waits long can be woken by others meanwhile
+			time.Sleep(time.Duration(d) - 10*time.Millisecond)
+			continue
+		}
+		ts := unix.NsecToTimespec(d)
+		unix.Nanosleep(&ts, nil)
+	}
+}

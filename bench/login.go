@@ -1,0 +1,464 @@
+package bench
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+
+	"canto/reactor"
+	"canto/session/sasl"
+	"canto/xmlstream"
+)
+
+// A login is what a client has while it logs in: from the moment that it was meant to begin.
+type login struct {
+	step     uint16 // of the whole; its parts follow
+	stage    stage
+	shaking  bool // TLS has been asked for
+	secure   bool
+	sasl2    bool
+	fast     bool
+	bound    bool // by Bind 2, within SASL2
+	intended int64
+	opened   int64 // when the connection stood
+	secured  int64
+	authed   int64
+	last     int64
+	sasl     *sasl.Client
+	mac      []byte // of the server, that a token must bring
+}
+
+type stage uint8
+
+const (
+	atFeatures stage = iota
+	atTLS
+	atProof
+	atRestart
+	atBind
+	atRoster
+)
+
+var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features behind SASL", "binding", "waiting for the roster"}
+
+func (l *login) where() string {
+	if l.opened == 0 {
+		return "connecting"
+	}
+	return stageNames[l.stage]
+}
+
+// Parts of a login, by their distance from its step.
+const (
+	partConnect = 1 + iota
+	partSecure
+	partAuth
+	partBind
+	loginParts
+)
+
+var partNames = [...]string{"", "connect", "tls", "auth", "bind"}
+
+func (f *Fleet) stepOf(l *login, part uint16) uint16 { return l.step + part }
+
+// mark notes when a part of a login was done, and how long it took.
+func (l *login) mark(f *Fleet, at *int64, step uint16, ls *loopState) {
+	n := nanos(ls.loop.Now())
+	*at = n
+	y := ls.tally(step)
+	y.Sent++
+	y.done(n-l.last, f.steps[step].late)
+	l.last = n
+}
+
+// A fastToken is what a later login shows instead of a password (XEP-0484).
+type fastToken struct {
+	mechanism, secret string
+	uses              int
+}
+
+var (
+	nameStartTLS   = xmlstream.N(nsTLS, "starttls")
+	nameProceed    = xmlstream.N(nsTLS, "proceed")
+	nameMechanisms = xmlstream.N(nsSASL, "mechanisms")
+	nameChallenge  = xmlstream.N(nsSASL, "challenge")
+	nameSuccess    = xmlstream.N(nsSASL, "success")
+	nameFailure    = xmlstream.N(nsSASL, "failure")
+	nameAuth2      = xmlstream.N(nsSASL2, "authentication")
+	nameChallenge2 = xmlstream.N(nsSASL2, "challenge")
+	nameSuccess2   = xmlstream.N(nsSASL2, "success")
+	nameFailure2   = xmlstream.N(nsSASL2, "failure")
+	nameContinue2  = xmlstream.N(nsSASL2, "continue")
+	nameMechanism2 = xmlstream.N(nsSASL2, "mechanism")
+	nameInline     = xmlstream.N(nsSASL2, "inline")
+	nameData       = xmlstream.N(nsSASL2, "additional-data")
+	nameAuthzid    = xmlstream.N(nsSASL2, "authorization-identifier")
+	nameBind2      = xmlstream.N(nsBind2, "bind")
+	nameBound2     = xmlstream.N(nsBind2, "bound")
+	nameFast       = xmlstream.N(nsFAST, "fast")
+	nameToken      = xmlstream.N(nsFAST, "token")
+	attrToken      = xmlstream.N("", "token")
+	nameBind       = xmlstream.N(nsBind, "bind")
+	nameJID        = xmlstream.N(nsBind, "jid")
+	nameSMFeature  = xmlstream.N(nsSM, "sm")
+	nameSession    = xmlstream.N(nsSession, "session")
+	nameOptional   = xmlstream.N(nsSession, "optional")
+)
+
+// negotiate goes one step on with a login.
+func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
+	l := c.login
+	if e.Is(nameError) {
+		return streamRefusal(e)
+	}
+	switch l.stage {
+	case atFeatures:
+		if !e.Is(nameFeatures) {
+			break
+		}
+		if f.sc.Clients.TLS == "starttls" && !l.secure {
+			if _, ok := e.Child(nameStartTLS); !ok {
+				// Never on in clear (attack T11).
+				return Refusal{"the server does not offer STARTTLS", "--tls direct or --tls none"}
+			}
+			l.stage = atTLS
+			c.conn.Append([]byte("<starttls xmlns='" + nsTLS + "'/>"))
+			return nil
+		}
+		return f.authenticate(ls, c, e)
+	case atTLS:
+		if !e.Is(nameProceed) {
+			return Refusal{"the server refused STARTTLS", "look at its log: has it a certificate?"}
+		}
+		l.shaking, l.stage = true, atFeatures
+		return c.conn.StartTLS(f.tls, reactor.ClientRole)
+	case atProof:
+		return f.prove(ls, c, e)
+	case atRestart:
+		if !e.Is(nameFeatures) {
+			break
+		}
+		if l.bound {
+			f.seeFeatures(e)
+			return f.afterBind(ls, c)
+		}
+		f.seeFeatures(e)
+		l.stage = atBind
+		c.conn.Append([]byte("<iq type='set' id='bind'><bind xmlns='" + nsBind + "'><resource>" + resource + "</resource></bind></iq>"))
+		return nil
+	case atBind:
+		if !e.Is(nameIQ) {
+			return nil // a server may say something else first
+		}
+		b, ok := e.Child(nameBind)
+		if t, _ := e.Attr(attrType); string(t) != "result" || !ok {
+			return stanzaRefusal("binding", e)
+		}
+		j, _ := b.Child(nameJID)
+		f.bound(ls, c, string(j.Text()))
+		return f.afterBind(ls, c)
+	case atRoster:
+		id, _ := e.Attr(attrID)
+		if !e.Is(nameIQ) || string(id) != "roster" {
+			f.stanza(ls, c, e)
+			return nil
+		}
+		if t, _ := e.Attr(attrType); string(t) == "error" {
+			return stanzaRefusal("asking for the roster", e)
+		}
+		if c.flags&flagSM != 0 {
+			c.sm.h++
+		}
+		f.loggedIn(ls, c)
+		return nil
+	}
+	return Refusal{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.where()), "is this an XMPP server for clients?"}
+}
+
+const resource = "bench"
+
+// authenticate chooses how.
+func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
+	l := c.login
+	f.seeFeatures(e)
+	a2, sasl2 := e.Child(nameAuth2)
+	if f.sc.Clients.SASL2 == "off" {
+		sasl2 = false
+	}
+	if !sasl2 && f.sc.Clients.SASL2 == "require" {
+		return Refusal{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
+	}
+	parent, mechanisms := a2, nameMechanism2
+	if !sasl2 {
+		p, ok := e.Child(nameMechanisms)
+		if !ok {
+			return Refusal{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
+		}
+		parent, mechanisms = p, xmlstream.N(nsSASL, "mechanism")
+	}
+	var offered []string
+	for k, ok := parent.First(); ok; k, ok = k.Next() {
+		if k.Is(mechanisms) {
+			offered = append(offered, string(k.Text()))
+		}
+	}
+	l.sasl2, l.stage = sasl2, atProof
+	if sasl2 && c.token != nil {
+		if inline, ok := parent.Child(nameInline); ok {
+			if _, ok := inline.Child(nameFast); ok {
+				return f.showToken(c, parent)
+			}
+		}
+	}
+	m, err := f.choose(offered, l.secure)
+	if err != nil {
+		return err
+	}
+	password := f.target.Password
+	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)), Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.salted(m)}
+	first, err := l.sasl.Start()
+	if err != nil {
+		return err
+	}
+	f.mechanism.Store(m.String())
+	if !sasl2 {
+		c.conn.Append(fmt.Appendf(f.scratch(c), "<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, m, first))
+		return nil
+	}
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, m, first)
+	b = f.inline(c, b, parent)
+	c.conn.Append(append(b, "</authenticate>"...))
+	return nil
+}
+
+// inline adds what is asked for with SASL2: who asks, a resource, a token.
+func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
+	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.agentID(c))
+	inline, ok := offer.Child(nameInline)
+	if !ok {
+		return b
+	}
+	if _, ok := inline.Child(nameBind2); ok {
+		b = append(b, "<bind xmlns='"+nsBind2+"'><tag>"+resource+"</tag></bind>"...)
+	}
+	if fast, ok := inline.Child(nameFast); ok && f.sc.Clients.FAST && c.token == nil {
+		for k, ok := fast.First(); ok; k, ok = k.Next() {
+			if string(k.Text()) == fastMechanism {
+				b = append(b, "<request-token xmlns='"+nsFAST+"' mechanism='"+fastMechanism+"'/>"...)
+				break
+			}
+		}
+	}
+	return b
+}
+
+// fastMechanism binds to nothing: a fleet's tokens are for load.
+const fastMechanism = "HT-SHA-256-NONE"
+
+// agentID is a UUID v4 that stays the same for a client (XEP-0388 §2.2), also in later runs.
+func (f *Fleet) agentID(c *client) string {
+	h := sha256.Sum256(fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.index))))
+	h[6], h[8] = h[6]&0x0f|0x40, h[8]&0x3f|0x80
+	x := hex.EncodeToString(h[:16])
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}
+
+// showToken logs in by token (draft-schmaus-kitten-sasl-ht): the name, and a MAC that only who has the token
+// can make; the server proves the same.
+func (f *Fleet) showToken(c *client, offer xmlstream.Element) error {
+	l, t := c.login, c.token
+	l.fast = true
+	t.uses++
+	f.mechanism.Store(t.mechanism)
+	mac := func(who string) []byte {
+		h := hmac.New(sha256.New, []byte(t.secret))
+		h.Write([]byte(who))
+		return h.Sum(nil)
+	}
+	l.mac = mac("Responder")
+	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
+	b = f.inline(c, b, offer)
+	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", nsFAST, t.uses)
+	c.conn.Append(b)
+	return nil
+}
+
+// choose takes the mechanism that the scenario names, or the first of these that is offered.
+func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
+	want := []string{f.sc.Clients.Mechanism}
+	if want[0] == "" {
+		want = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
+		if !secure {
+			want = want[:3] // a password goes out in clear only if it was said so
+		}
+	}
+	for _, w := range want {
+		if slices.Contains(offered, w) {
+			m, ok := sasl.ParseMechanism(w)
+			if ok {
+				return m, nil
+			}
+		}
+	}
+	return 0, Refusal{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
+}
+
+// prove answers a challenge, or takes the outcome.
+func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
+	l := c.login
+	switch {
+	case e.Is(nameChallenge), e.Is(nameChallenge2):
+		if l.sasl == nil {
+			return errors.New("the server sent a challenge to a token")
+		}
+		answer, err := l.sasl.Next(e.Text())
+		if err != nil {
+			return err
+		}
+		ns := nsSASL
+		if l.sasl2 {
+			ns = nsSASL2
+		}
+		c.conn.Append(fmt.Appendf(f.scratch(c), "<response xmlns='%s'>%s</response>", ns, answer))
+		return nil
+	case e.Is(nameSuccess) && !l.sasl2:
+		if err := l.sasl.Success(e.Text()); err != nil {
+			return err
+		}
+		f.keep(l.sasl)
+		l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
+		l.sasl, l.stage = nil, atRestart
+		c.header(f)
+		return nil
+	case e.Is(nameSuccess2) && l.sasl2:
+		return f.success2(ls, c, e)
+	case e.Is(nameContinue2):
+		return Refusal{"the server wants more than a password", "accounts for load tests need no second factor"}
+	case e.Is(nameFailure), e.Is(nameFailure2):
+		cond := "not-authorized"
+		for k, ok := e.First(); ok; k, ok = k.Next() {
+			if string(k.Space()) == nsSASL && string(k.Local()) != "text" {
+				cond = string(k.Local())
+				break
+			}
+		}
+		if l.fast {
+			c.token = nil // expired, or revoked: the next login asks for another
+		}
+		return Refusal{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
+	}
+	return Refusal{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
+}
+
+// success2 takes the outcome of SASL2: the stream goes on without a new header, and the resource may be
+// bound already.
+func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
+	l := c.login
+	data, _ := e.Child(nameData)
+	if l.fast {
+		got, err := base64.StdEncoding.DecodeString(string(data.Text()))
+		if err != nil || !hmac.Equal(got, l.mac) {
+			return sasl.ErrServer
+		}
+	} else {
+		var text []byte
+		if !data.IsZero() {
+			text = data.Text()
+		}
+		if err := l.sasl.Success(text); err != nil {
+			return err
+		}
+		f.keep(l.sasl)
+	}
+	if t, ok := e.Child(nameToken); ok && f.sc.Clients.FAST {
+		if secret, ok := t.Attr(attrToken); ok {
+			c.token = &fastToken{mechanism: fastMechanism, secret: string(secret)}
+			f.tokens.Add(1)
+		}
+	}
+	l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
+	l.sasl, l.stage = nil, atRestart // features come next, without a header
+	if _, ok := e.Child(nameBound2); ok {
+		j, _ := e.Child(nameAuthzid)
+		f.bound(ls, c, string(j.Text()))
+		l.bound = true
+	}
+	return nil
+}
+
+// bound notes the address.
+func (f *Fleet) bound(ls *loopState, c *client, jid string) {
+	var t int64
+	c.login.mark(f, &t, f.stepOf(c.login, partBind), ls)
+	if old := c.jid.Load(); old == nil || *old != jid {
+		c.jid.Store(&jid)
+	}
+}
+
+// afterBind asks for what a client asks for, all in one write.
+func (f *Fleet) afterBind(ls *loopState, c *client) error {
+	b := f.scratch(c)
+	if f.sc.Clients.SM {
+		c.sm = &smState{}
+		c.flags |= flagSM
+		b = append(b, "<enable xmlns='"+nsSM+"' resume='true'/>"...)
+	}
+	if f.needSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
+		b = append(b, "<iq type='set' id='session'><session xmlns='"+nsSession+"'/></iq>"...)
+	}
+	if f.sc.Clients.Carbons {
+		b = append(b, "<iq type='set' id='carbons'><enable xmlns='urn:xmpp:carbons:2'/></iq>"...)
+	}
+	if f.sc.Clients.Quiet {
+		c.conn.Append(b)
+		f.loggedIn(ls, c)
+		return nil
+	}
+	b = append(b, "<iq type='get' id='roster'><query xmlns='"+nsRoster+"'/></iq><presence/>"...)
+	c.conn.Append(b)
+	c.login.stage = atRoster
+	return nil
+}
+
+// salted is what a login derived last: with one salt for all, nobody derives twice.
+func (f *Fleet) salted(m sasl.Mechanism) sasl.Salted {
+	if v, ok := f.keys.Load(m); ok {
+		return v.(sasl.Salted)
+	}
+	return sasl.Salted{}
+}
+
+func (f *Fleet) keep(s *sasl.Client) {
+	if s.Mechanism != sasl.Plain {
+		f.keys.Store(s.Mechanism, s.Salted)
+	}
+}
+
+// seeFeatures notes what a server says of itself.
+func (f *Fleet) seeFeatures(e xmlstream.Element) {
+	if f.seen.Load() >= 2 {
+		return // one stream's features are enough, before and behind SASL
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := e.Child(nameAuth2); ok {
+		f.offers["sasl2"] = true
+	}
+	if _, ok := e.Child(nameSMFeature); ok {
+		f.offers["sm"] = true
+	}
+	if s, ok := e.Child(nameSession); ok {
+		if _, ok := s.Child(nameOptional); !ok {
+			f.needSession.Store(true)
+		}
+	}
+	if _, ok := e.Child(nameBind); ok {
+		f.seen.Store(2)
+	}
+}

@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+// A pace is the times at which operations are meant to begin. They are laid down in advance and do not
+// depend on how long operations take (an open loop), so that a server which stalls can't slow down
+// what measures it.
+type pace struct {
+	from, to float64 // operations a second, at the beginning and end
+	length   float64 // seconds
+	poisson  bool
+	rng      *rand.Rand
+	t        float64
+}
+
+// next is when the next operation begins, in seconds from the beginning; ok is false at the end.
+func (p *pace) next() (t float64, ok bool) {
+	r := p.from
+	if p.to > 0 && p.length > 0 {
+		r += (p.to - p.from) * min(p.t/p.length, 1)
+	}
+	if r <= 0 {
+		return 0, false
+	}
+	t = p.t
+	d := 1 / r
+	if p.poisson {
+		d = p.rng.ExpFloat64() / r
+	}
+	p.t += d
+	return t, t < p.length
+}
+
+// maxNap bounds how many operations are put together: what is due within it leaves together.
+const maxNap = 200 * time.Microsecond
+
+// An operation is one that is due.
+type operation struct {
+	n  int // its number
+	c  *client
+	at int64
+}
+
+// batch hands operations to the loops of their clients.
+type batch struct {
+	f    *Fleet
+	by   [][]operation
+	fire func(ls *loopState, op operation)
+}
+
+func newBatch(f *Fleet, fire func(ls *loopState, op operation)) *batch {
+	return &batch{f: f, by: make([][]operation, len(f.loops)), fire: fire}
+}
+
+func (b *batch) add(op operation) { b.by[op.c.loop] = append(b.by[op.c.loop], op) }
+
+func (b *batch) send() {
+	for i, list := range b.by {
+		if len(list) == 0 {
+			continue
+		}
+		ls := b.f.loops[i]
+		b.by[i] = nil
+		ls.loop.Post(func() {
+			for _, op := range list {
+				b.fire(ls, op)
+			}
+		})
+	}
+}
+
+// openLoop fires operations at their times until the pace or ctx ends. pick says whose operation the n-th
+// is.
+func (f *Fleet) openLoop(ctx context.Context, start int64, p *pace, pick func(n int) *client, fire func(ls *loopState, op operation)) {
+	b := newBatch(f, fire)
+	n := 0
+	t, ok := p.next()
+	for ok && ctx.Err() == nil {
+		due := start + int64(t*1e9)
+		sleepUntil(due)
+		for until := now(); ok && due <= until; {
+			b.add(operation{n, pick(n), due})
+			n++
+			if n&1023 == 0 {
+				b.send() // who is far behind still goes on in bounded steps
+			}
+			if t, ok = p.next(); ok {
+				due = start + int64(t*1e9)
+			}
+		}
+		b.send()
+		if ok && due-now() < int64(maxNap) {
+			sleepUntil(now() + int64(maxNap)/2)
+		}
+	}
+}
+
+// A window is a closed loop's: how many operations are on their way.
+type window struct {
+	credits atomic.Int64 // deliveries that have come
+	signal  chan struct{}
+}
+
+// ended gives an operation's place in the window back.
+func (f *Fleet) ended(s *step, _ token) {
+	if w := f.windows[s.id]; w != nil {
+		w.credits.Add(1)
+		select {
+		case w.signal <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// closedLoop keeps size operations on their way until ctx ends. An operation has ended when the deliveries
+// that cost says have come.
+func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, pick func(n int) *client, cost func(c *client) int64, fire func(ls *loopState, op operation)) {
+	w := f.windows[id]
+	b := newBatch(f, fire)
+	n := 0
+	w.credits.Store(0)
+	room := int64(size) // in operations
+	var each int64 = 1
+	for ctx.Err() == nil {
+		for ; room > 0; room-- {
+			c := pick(n)
+			each = max(cost(c), 1)
+			b.add(operation{n, c, now()})
+			n++
+		}
+		b.send()
+		select {
+		case <-w.signal:
+		case <-ctx.Done():
+			return
+		}
+		got := w.credits.Load() / each
+		w.credits.Add(-got * each)
+		room += got
+	}
+}

@@ -1,0 +1,420 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"canto/xmlstream"
+)
+
+// Phase runs this process's share of the k-th phase, and returns when its part is done: logins have
+// succeeded or failed, a hold's length is over. What is on its way then is not waited for. start is the
+// moment on the machine's monotonic clock at which the phase begins.
+func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
+	p := &f.sc.Phases[k]
+	list := f.members(p.Group...)
+	start := now()
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Length))
+	defer cancel()
+	f.failed.Store(0)
+	f.worst.Store(nil)
+	switch p.Kind {
+	case Ramp:
+		return f.ramp(ctx, k, list, start, share)
+	case Storm:
+		return f.storm(ctx, k, list, start, share)
+	case Hold:
+		return f.actions(ctx, k, start, time.Duration(p.Length), share)
+	case Settle:
+		<-ctx.Done()
+		return cause(ctx)
+	case Befriend:
+		return f.befriend(ctx, k, list)
+	case Join:
+		return f.join(ctx, k, list, share)
+	}
+	return f.drain(ctx, list)
+}
+
+// cause is nil if only the time is over.
+func cause(ctx context.Context) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil
+	}
+	return ctx.Err()
+}
+
+// actions does a phase's things side by side until ctx ends, and returns the first error.
+func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Duration, share Share) error {
+	p := &f.sc.Phases[k]
+	for j := range p.Do {
+		if p.Do[j].Window > 0 {
+			f.windows[f.actionStep(k, j)] = &window{signal: make(chan struct{}, 1)}
+		}
+	}
+	for _, list := range f.groups {
+		f.each(list.clients, func(_ *loopState, c *client) { c.sent.forget() })
+	}
+	errs := make(chan error, len(p.Do)+1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	for j := range p.Do {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := f.act(ctx, k, j, start, length, share); err != nil {
+				errs <- err
+				cancel()
+			}
+		}()
+	}
+	<-ctx.Done()
+	err := cause(ctx)
+	wg.Wait()
+	select {
+	case e := <-errs:
+		return e
+	default:
+		return err
+	}
+}
+
+// ramp logs list in.
+func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, share Share) error {
+	p := &f.sc.Phases[k]
+	id := f.first[k]
+	whole := 0
+	for _, g := range p.Group {
+		whole += f.groupSize(g)
+	}
+	part := float64(len(list)) / float64(max(whole, 1))
+	out := list[:0:0]
+	for _, c := range list {
+		if !c.online.Load() {
+			out = append(out, c)
+		}
+	}
+	before := f.bound_.Load()
+	goal := int64(len(out))
+	if p.Rate > 0 {
+		f.setSlots(0)
+		pc := &pace{from: float64(p.Rate) * part, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
+		for _, c := range out {
+			t, ok := pc.next()
+			if !ok {
+				break
+			}
+			at := start + int64(t*1e9)
+			sleepUntil(at)
+			if ctx.Err() != nil || f.hopeless(len(out)) {
+				break
+			}
+			f.dial(c, id, at)
+		}
+	} else {
+		slots := f.setSlots(max(1, int(float64(p.InFlight)*part+.5)))
+		for _, c := range out {
+			select {
+			case slots.ch <- struct{}{}:
+			case <-ctx.Done():
+			}
+			if ctx.Err() != nil || f.hopeless(len(out)) {
+				break
+			}
+			f.dial(c, id, now())
+		}
+	}
+	return f.awaitLogins(ctx, before, goal)
+}
+
+// hopeless reports whether so many logins have failed that going on tells nothing.
+func (f *Fleet) hopeless(of int) bool { return f.failed.Load() > int64(10+of/20) }
+
+// awaitLogins waits until all have ended. A few that failed are counted; many are an error.
+func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
+	for f.bound_.Load()-before+f.failed.Load() < goal {
+		if f.hopeless(int(goal)) {
+			break
+		}
+		if !f.wait(ctx) {
+			if err := cause(ctx); err != nil {
+				return err
+			}
+			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.bound_.Load()-before, goal)
+		}
+	}
+	if w := f.worst.Load(); w != nil && (f.hopeless(int(goal)) || f.bound_.Load() == before) {
+		return fmt.Errorf("%d of %d logins failed: %w", f.failed.Load(), goal, *w)
+	}
+	return nil
+}
+
+// storm drops clients all at once and logs them in again all at once; the phase's actions go on meanwhile.
+func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, share Share) error {
+	p := &f.sc.Phases[k]
+	id := f.first[k]
+	acts := make(chan error, 1)
+	actx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if len(p.Do) > 0 {
+		go func() { acts <- f.actions(actx, k, start, time.Duration(p.Length), share) }()
+		time.Sleep(time.Second) // they have begun when the storm does
+	} else {
+		acts <- nil
+	}
+	var hit []*client
+	for _, c := range list[:int(float64(len(list))*p.Share+.5)] {
+		if c.online.Load() {
+			hit = append(hit, c)
+		}
+	}
+	at := now()
+	f.each(hit, func(_ *loopState, c *client) { f.leave(c, p.Gentle) })
+	for f.leaving.Load() > 0 {
+		if !f.wait(ctx) {
+			return ctx.Err()
+		}
+	}
+	before := f.bound_.Load()
+	f.setSlots(0)
+	for _, c := range hit {
+		f.dial(c, id, at)
+	}
+	err := f.awaitLogins(ctx, before, int64(len(hit)))
+	cancel()
+	if e := <-acts; err == nil && !errors.Is(e, context.Canceled) {
+		err = e
+	}
+	return err
+}
+
+// drain ends the streams.
+func (f *Fleet) drain(ctx context.Context, list []*client) error {
+	f.each(list, func(_ *loopState, c *client) { f.leave(c, true) })
+	for f.leaving.Load() > 0 {
+		if !f.wait(ctx) {
+			return cause(ctx)
+		}
+	}
+	return nil
+}
+
+// settleWait ends a wait of c for what answered; on c's loop. ok is false if it failed.
+func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Refusal) {
+	for i := range c.waits {
+		if c.waits[i].to != string(to) {
+			continue
+		}
+		w := c.waits[i]
+		c.waits = append(c.waits[:i], c.waits[i+1:]...)
+		y := ls.tally(w.step)
+		if ok {
+			y.done(ls.at-w.at, f.steps[w.step].late)
+			if w.who != nil {
+				w.who.friends.Add(1)
+			}
+			if w.room != nil {
+				c.room = w.room
+				w.room.mu.Lock()
+				w.room.occupants++
+				w.room.mu.Unlock()
+			}
+		} else {
+			y.Failed++
+			ls.refuse(why)
+			f.failed.Add(1)
+		}
+		f.freeSlot() // last: who waits for it looks at what was done
+		f.tell()
+		return
+	}
+}
+
+// befriend has clients subscribe to others' presence: who is asked answers by itself.
+func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
+	p := &f.sc.Phases[k]
+	id := f.first[k]
+	slots := f.setSlots(p.InFlight)
+	type pair struct{ who, whom *client }
+	var pairs []pair
+	if p.Stars > 0 {
+		n := min(p.Stars, len(list))
+		others := list[n:]
+		if len(others) < p.Friends {
+			return Refusal{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)), "more clients, or fewer processes"}
+		}
+		for i, star := range list[:n] {
+			for j := range p.Friends {
+				pairs = append(pairs, pair{others[(i*p.Friends+j)%len(others)], star})
+			}
+		}
+	} else {
+		for i, c := range list {
+			for j := 1; j <= p.Friends && j < len(list); j++ {
+				pairs = append(pairs, pair{list[(i+j)%len(list)], c})
+			}
+		}
+	}
+	for _, x := range pairs {
+		select {
+		case slots.ch <- struct{}{}:
+		case <-ctx.Done():
+			return fmt.Errorf("subscriptions took too long: %w", ctx.Err())
+		}
+		ls := f.loops[x.who.loop]
+		bare := f.target.name(int(x.whom.index)) + "@" + f.target.Domain
+		ls.loop.Post(func() {
+			c := x.who
+			y := ls.tally(id)
+			y.Intended++
+			y.Expected++
+			if c.conn == nil || !c.online.Load() {
+				y.Failed++
+				f.failed.Add(1)
+				f.freeSlot()
+				f.tell()
+				return
+			}
+			y.Sent++
+			c.waits = append(c.waits, wait{step: id, at: now(), to: bare, who: x.whom})
+			b := append(f.scratch(c), "<presence type='subscribe' to='"...)
+			b = xmlstream.AppendValue(b, bare)
+			c.conn.Append(append(b, "'/>"...))
+		})
+	}
+	return f.emptySlots(ctx, "subscriptions")
+}
+
+// emptySlots waits until nothing is on its way.
+func (f *Fleet) emptySlots(ctx context.Context, what string) error {
+	slots := f.slots.Load()
+	for len(slots.ch) > 0 {
+		if !f.wait(ctx) {
+			if err := cause(ctx); err != nil {
+				return err
+			}
+			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.ch), what)
+		}
+	}
+	return nil // those that failed are counted, with their reasons
+}
+
+// presence takes one without a token: requests of subscriptions, their answers, and what rooms say.
+func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
+	from, _ := e.Attr(attrFrom)
+	switch string(kind) {
+	case "subscribe":
+		b := append(f.scratch(c), "<presence type='subscribed' to='"...)
+		b = xmlstream.AppendValue(b, from)
+		c.conn.Append(append(b, "'/>"...))
+		return
+	case "subscribed":
+		f.settleWait(ls, c, bareOf(from), true, Refusal{})
+		return
+	case "unsubscribed":
+		f.settleWait(ls, c, bareOf(from), false, Refusal{"a subscription was refused", "have the accounts rules of their own?"})
+		return
+	case "error":
+		f.settleWait(ls, c, bareOf(from), false, stanzaRefusal("joining or subscribing", e))
+		return
+	}
+	if len(c.waits) == 0 {
+		return
+	}
+	x, ok := e.Child(nameMUCUser)
+	if !ok {
+		return
+	}
+	var self, created bool
+	for k, ok := x.First(); ok; k, ok = k.Next() {
+		if k.Is(nameStatus) {
+			code, _ := k.Attr(attrCode)
+			self = self || string(code) == "110"
+			created = created || string(code) == "201"
+		}
+	}
+	if !self {
+		return
+	}
+	if created { // a room of its own making is locked until it is configured (XEP-0045 §10.1.2)
+		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
+		b = xmlstream.AppendValue(b, bareOf(from))
+		b = append(b, "'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>"...)
+		c.conn.Append(b)
+	}
+	f.settleWait(ls, c, bareOf(from), true, Refusal{})
+}
+
+// bareOf is a JID without its resource.
+func bareOf(jid []byte) []byte {
+	for i, b := range jid {
+		if b == '/' {
+			return jid[:i]
+		}
+	}
+	return jid
+}
+
+// join has clients enter rooms: one first, which may have to make it, then the others.
+func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) error {
+	p := &f.sc.Phases[k]
+	id := f.first[k]
+	if f.target.Rooms == "" {
+		return ErrNotOffered{"muc"}
+	}
+	from, to := p.Rooms*share.Worker/share.Workers, p.Rooms*(share.Worker+1)/share.Workers
+	if need := (to - from) * p.Occupants; need > len(list) {
+		return Refusal{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
+	}
+	rooms := make([]*room, to-from)
+	for i := range rooms {
+		rooms[i] = &room{jid: fmt.Sprintf("bench%x-%d@%s", f.run, from+i, f.target.Rooms)}
+	}
+	enter := func(c *client, r *room) error {
+		select {
+		case f.slots.Load().ch <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		ls := f.loops[c.loop]
+		ls.loop.Post(func() {
+			y := ls.tally(id)
+			y.Intended++
+			y.Expected++
+			if c.conn == nil || !c.online.Load() {
+				y.Failed++
+				f.failed.Add(1)
+				f.freeSlot()
+				f.tell()
+				return
+			}
+			y.Sent++
+			c.waits = append(c.waits, wait{step: id, at: now(), to: r.jid, room: r})
+			c.conn.Append(fmt.Appendf(f.scratch(c), "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, nsMUC))
+		})
+		return nil
+	}
+	f.setSlots(16)
+	for i, r := range rooms {
+		if err := enter(list[i*p.Occupants], r); err != nil {
+			return err
+		}
+	}
+	if err := f.emptySlots(ctx, "joins"); err != nil {
+		return err
+	}
+	f.setSlots(p.InFlight)
+	for j := 1; j < p.Occupants; j++ {
+		for i, r := range rooms {
+			if err := enter(list[i*p.Occupants+j], r); err != nil {
+				return fmt.Errorf("joins took too long: %w", err)
+			}
+		}
+	}
+	return f.emptySlots(ctx, "joins")
+}

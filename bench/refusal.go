@@ -1,0 +1,88 @@
+package bench
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+
+	"canto/bench/result"
+	"canto/reactor"
+	"canto/session/sasl"
+)
+
+// A Refusal is an error with its remedy: what stopped a run, or a client.
+type Refusal struct {
+	What, Remedy string
+}
+
+func (r Refusal) Error() string {
+	if r.Remedy == "" {
+		return r.What
+	}
+	return r.What + ": " + r.Remedy
+}
+
+// ErrNotOffered is what Run returns when the server does not have what the scenario requires.
+type ErrNotOffered struct{ Feature string }
+
+func (e ErrNotOffered) Error() string {
+	return fmt.Sprintf("the server does not offer what the scenario requires: %s", e.Feature)
+}
+
+// refusalOf says what err means to the one who runs the bench.
+func refusalOf(err error, t *Target) Refusal {
+	var (
+		r    Refusal
+		cert *tls.CertificateVerificationError
+		unk  x509.UnknownAuthorityError
+		ne   net.Error
+	)
+	switch {
+	case errors.As(err, &r):
+		return r
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return Refusal{"connection refused", "is the server running, and is this its address?"}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return Refusal{"the bench has no descriptors left", "raise ulimit -n, or use more processes: --workers"}
+	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EADDRINUSE):
+		return Refusal{"no port is free at the source address", "give more source addresses: --source"}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return Refusal{"the server reset the connection", "look at its log and its limits of connections"}
+	case errors.As(err, &cert), errors.As(err, &unk):
+		return Refusal{"the server's certificate is not one for " + t.Domain, "name its CA with --ca, or take any with --insecure"}
+	case errors.Is(err, sasl.ErrServer):
+		return Refusal{"the server could not prove that it knows the password", "is something between the bench and the server?"}
+	case errors.Is(err, reactor.ErrTimeout):
+		return Refusal{"a TLS handshake took over 10 s", "the server, or the bench, has too little CPU: log in slower"}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Refusal{"the server closed the connection", "look at its log and its limits"}
+	case errors.As(err, &ne) && ne.Timeout():
+		return Refusal{"connecting took over 10 s", "the server's backlog is full, or packets are lost: log in slower"}
+	}
+	return Refusal{err.Error(), "look at the server's log"}
+}
+
+// saslRemedy is what to do about a SASL failure (RFC 6120 §6.5).
+func saslRemedy(condition string) string {
+	switch condition {
+	case "not-authorized":
+		return "the password is wrong, or the accounts do not exist: --password, --user, or make them with canto-bench accounts"
+	case "invalid-mechanism":
+		return "choose another with --mechanism"
+	case "encryption-required":
+		return "--tls starttls"
+	case "temporary-auth-failure":
+		return "the server is overloaded, or can't reach its accounts: log in slower"
+	case "account-disabled":
+		return "the accounts are banned"
+	}
+	return "look at the server's log"
+}
+
+func (r Refusal) count(n uint64) result.Refusal {
+	return result.Refusal{What: r.What, Remedy: r.Remedy, Count: n}
+}

@@ -1,0 +1,359 @@
+package bench
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
+// bench/scenarios, each of which can be copied and changed) or made in Go.
+type Scenario struct {
+	Name     string   `toml:"name"`
+	About    string   `toml:"about"`
+	Requires []string `toml:"requires"` // what the server must offer: "muc", "mam", "sm", "carbons", "sasl2", "register"
+	Clients  Clients  `toml:"clients"`
+	Groups   []Group  `toml:"group"`
+	Phases   []Phase  `toml:"phase"`
+
+	source string
+}
+
+// Clients are what all clients have in common.
+type Clients struct {
+	Count     int    `toml:"count"`     // what groups with a share are shares of
+	TLS       string `toml:"tls"`       // "none", "starttls", "direct"
+	Mechanism string `toml:"mechanism"` // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
+	SASL2     string `toml:"sasl2"`     // "auto" (the default), "off", "require": XEP-0388 with Bind 2
+	FAST      bool   `toml:"fast"`      // later logins with tokens (XEP-0484), where offered
+	Tickets   bool   `toml:"tickets"`   // later TLS handshakes resume sessions
+	Quiet     bool   `toml:"quiet"`     // no roster is asked for and no presence sent
+	SM        bool   `toml:"sm"`        // stream management (XEP-0198)
+	Carbons   bool   `toml:"carbons"`   // XEP-0280
+	Timeout   Span   `toml:"timeout"`   // of a login: 60 s
+}
+
+// A Group is clients that do the same. Without any, all clients are one group, "all".
+type Group struct {
+	Name  string  `toml:"name"`
+	Count int     `toml:"count"` // or
+	Share float64 `toml:"share"` // of Clients.Count
+}
+
+// Kinds of phases.
+const (
+	Ramp     = "ramp"     // connects and logs in
+	Hold     = "hold"     // does its Do for Length, then waits for what is on its way
+	Storm    = "storm"    // drops a share of the group's connections at once, and logs them in again
+	Befriend = "befriend" // makes subscriptions
+	Join     = "join"     // enters rooms
+	Settle   = "settle"   // waits: for servers that tidy up, before memory is looked at
+	Drain    = "drain"    // waits for what is on its way, then ends the streams
+)
+
+// A Phase is one stretch of a scenario. Which fields count depends on its Kind.
+type Phase struct {
+	Name  string   `toml:"name"`
+	Kind  string   `toml:"kind"`
+	Group []string `toml:"group"` // default: all
+	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
+	Length Span `toml:"length"`
+	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
+	// as nothing is missing.
+	Grace Span `toml:"grace"`
+	// Rate of logins or joins, open loop; without one, InFlight at a time (default 200; of joins 1).
+	Rate     Rate `toml:"rate"`
+	InFlight int  `toml:"in_flight"`
+	// Share of the group that a storm drops; 1.
+	Share float64 `toml:"share"`
+	// Gentle storms end their streams; others only close the connection.
+	Gentle bool `toml:"gentle"`
+	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
+	// others. Stars = 0: each client by the Friends behind it, in a ring.
+	Stars   int `toml:"stars"`
+	Friends int `toml:"friends"`
+	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
+	// are left over enter none.
+	Rooms     int      `toml:"rooms"`
+	Occupants int      `toml:"occupants"`
+	Do        []Action `toml:"do"`
+}
+
+// Kinds of actions.
+const (
+	Chat      = "chat"      // messages between clients
+	Presence  = "presence"  // broadcasts to who is subscribed (befriend)
+	Roster    = "roster"    // roster sets: add, rename, remove
+	GroupChat = "groupchat" // messages to rooms (join)
+	Archive   = "archive"   // pages of the own archive (XEP-0313)
+	Ping      = "ping"      // XEP-0199, to the server
+	Slow      = "slow"      // the group stops reading for the length of the phase
+	Flood     = "flood"     // each of the group writes messages to its partner as fast as the server takes them
+)
+
+// Hostile is what the names of attacks begin with: "hostile-halfopen" and so on, see bench/hostile. They
+// have connections of their own, Count of them.
+const Hostile = "hostile-"
+
+// An Action is what is done in a hold, at a rate (open loop: latencies count from the time at which each
+// operation was meant to begin, whether or not it could) or with a window (closed loop, for
+// comparison: the next operation begins when one has ended).
+type Action struct {
+	Kind     string  `toml:"kind"`
+	Step     string  `toml:"step"`  // its name in results; default Kind
+	Group    string  `toml:"group"` // default: the phase's
+	Rate     Rate    `toml:"rate"`
+	RateTo   Rate    `toml:"rate_to"`  // the rate rises evenly to this one
+	Arrivals string  `toml:"arrivals"` // "even" (the default) or "poisson"
+	Window   int     `toml:"window"`
+	Body     int     `toml:"body"`     // bytes of text; 100
+	Partners string  `toml:"partners"` // of chat: "pairs" (the default), "zipf" (few get most), "ring"
+	Zipf     float64 `toml:"zipf"`     // exponent, over 1; 1.1
+	Late     Span    `toml:"late"`     // operations that take longer are counted: 10 ms
+	Page     int     `toml:"page"`     // of archive: messages; 50
+	Count    int     `toml:"count"`    // of hostile connections; 100
+	To       string  `toml:"to"`       // of chat and flood: the group that gets the messages; default: partners in the own group
+	Stars    int     `toml:"stars"`    // of presence: only the first so many of the group send; 0: those with friends
+}
+
+// A Span is a time.Duration that is written "1m30s".
+type Span time.Duration
+
+// UnmarshalText reads "1m30s".
+func (s *Span) UnmarshalText(b []byte) error {
+	d, err := time.ParseDuration(string(b))
+	if err == nil && d < 0 {
+		err = errors.New("a length of time is not negative")
+	}
+	*s = Span(d)
+	return err
+}
+
+// MarshalText is its reverse.
+func (s Span) MarshalText() ([]byte, error) { return []byte(time.Duration(s).String()), nil }
+
+// A Rate is operations a second. It is written "500/s", "30/m" or "100/h".
+type Rate float64
+
+// UnmarshalText reads it.
+func (r *Rate) UnmarshalText(b []byte) error {
+	num, per, ok := strings.Cut(strings.TrimSpace(string(b)), "/")
+	unit := map[string]float64{"s": 1, "m": 60, "min": 60, "h": 3600}[strings.TrimSpace(per)]
+	v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
+	if !ok || unit == 0 || err != nil || v < 0 {
+		return fmt.Errorf("%q is not a rate: write \"500/s\", \"30/m\" or \"100/h\"", b)
+	}
+	*r = Rate(v / unit)
+	return nil
+}
+
+// MarshalText is its reverse.
+func (r Rate) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%g/s", float64(r)), nil }
+
+// Parse reads a scenario; name is for errors, which are one line: file, line, cause, remedy.
+func Parse(name string, text []byte) (*Scenario, error) {
+	s := &Scenario{source: string(text)}
+	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
+	if err := d.Decode(s); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) && len(strict.Errors) > 0 {
+			row, _ := strict.Errors[0].Position()
+			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md for what a scenario may say", name, row, strings.Join(strict.Errors[0].Key(), "."))
+		}
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			row, _ := at.Position()
+			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
+		}
+		return nil, fmt.Errorf("%s: %v", name, err)
+	}
+	if err := s.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
+}
+
+var (
+	phaseKinds  = []string{Ramp, Hold, Storm, Befriend, Join, Settle, Drain}
+	actionKinds = []string{Chat, Presence, Roster, GroupChat, Archive, Ping, Slow, Flood}
+	features    = []string{"muc", "mam", "sm", "carbons", "sasl2", "register"}
+)
+
+// Check fills in defaults, and says what can't be run and why.
+func (s *Scenario) Check() error {
+	def(&s.Clients.TLS, "none")
+	def(&s.Clients.SASL2, "auto")
+	def(&s.Clients.Timeout, Span(time.Minute))
+	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
+		return fmt.Errorf("clients.tls is %q: none, starttls or direct", s.Clients.TLS)
+	}
+	if !slices.Contains([]string{"auto", "off", "require"}, s.Clients.SASL2) {
+		return fmt.Errorf("clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
+	}
+	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
+		return fmt.Errorf("clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
+	}
+	for _, f := range s.Requires {
+		if !slices.Contains(features, f) {
+			return fmt.Errorf("requires has %q: one of %s", f, strings.Join(features, ", "))
+		}
+	}
+	if len(s.Groups) == 0 {
+		s.Groups = []Group{{Name: "all", Share: 1}}
+	}
+	total := 0
+	names := map[string]bool{}
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		if g.Name == "" || names[g.Name] {
+			return fmt.Errorf("group %d needs a name of its own", i+1)
+		}
+		names[g.Name] = true
+		if g.Count == 0 {
+			g.Count = int(g.Share*float64(s.Clients.Count) + .5)
+		}
+		if g.Count <= 0 {
+			return fmt.Errorf("group %q has no clients: set its count, or its share and clients.count", g.Name)
+		}
+		total += g.Count
+	}
+	s.Clients.Count = total
+	if len(s.Phases) == 0 {
+		return errors.New("there is no [[phase]]")
+	}
+	phases := map[string]bool{}
+	for i := range s.Phases {
+		p := &s.Phases[i]
+		def(&p.Name, p.Kind)
+		if phases[p.Name] || p.Name == "" || strings.ContainsAny(p.Name, ". ") {
+			return fmt.Errorf("phase %d needs a name of its own, without dots and blanks", i+1)
+		}
+		phases[p.Name] = true
+		if !slices.Contains(phaseKinds, p.Kind) {
+			return fmt.Errorf("phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
+		}
+		if len(p.Group) == 0 {
+			for _, g := range s.Groups {
+				p.Group = append(p.Group, g.Name)
+			}
+		}
+		for _, g := range p.Group {
+			if !names[g] {
+				return fmt.Errorf("phase %q: there is no group %q", p.Name, g)
+			}
+		}
+		if p.Length == 0 {
+			if p.Kind == Hold || p.Kind == Settle {
+				return fmt.Errorf("phase %q: a %s needs a length", p.Name, p.Kind)
+			}
+			p.Length = Span(10 * time.Minute)
+		}
+		def(&p.Grace, Span(10*time.Second))
+		if p.InFlight == 0 {
+			p.InFlight = 200
+			if p.Kind == Join {
+				p.InFlight = 1
+			}
+		}
+		if p.Share == 0 {
+			p.Share = 1
+		}
+		if p.Share < 0 || p.Share > 1 {
+			return fmt.Errorf("phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+		}
+		if p.Kind == Befriend && p.Friends <= 0 {
+			return fmt.Errorf("phase %q: how many friends?", p.Name)
+		}
+		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
+			return fmt.Errorf("phase %q: how many rooms and occupants?", p.Name)
+		}
+		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
+			return fmt.Errorf("phase %q: only a hold or a storm has things to do", p.Name)
+		}
+		steps := map[string]bool{}
+		for j := range p.Do {
+			a := &p.Do[j]
+			if err := a.check(s, p, names, steps); err != nil {
+				return fmt.Errorf("phase %q: %w", p.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) error {
+	def(&a.Step, a.Kind)
+	hostile := strings.HasPrefix(a.Kind, Hostile)
+	if !hostile && !slices.Contains(actionKinds, a.Kind) {
+		return fmt.Errorf("kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
+	}
+	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
+		return fmt.Errorf("%q needs a step of its own, without dots and blanks", a.Step)
+	}
+	steps[a.Step] = true
+	if a.Group == "" {
+		a.Group = p.Group[0]
+	}
+	if !groups[a.Group] {
+		return fmt.Errorf("%q: there is no group %q", a.Step, a.Group)
+	}
+	if a.To != "" && !groups[a.To] {
+		return fmt.Errorf("%q: there is no group %q to send to", a.Step, a.To)
+	}
+	paced := !hostile && a.Kind != Slow && a.Kind != Flood
+	if paced && (a.Rate > 0) == (a.Window > 0) {
+		return fmt.Errorf("%q needs a rate (open loop), or a window (closed loop)", a.Step)
+	}
+	def(&a.Arrivals, "even")
+	def(&a.Partners, "pairs")
+	def(&a.Body, 100)
+	def(&a.Zipf, 1.1)
+	def(&a.Late, Span(10*time.Millisecond))
+	def(&a.Page, 50)
+	def(&a.Count, 100)
+	if a.Arrivals != "even" && a.Arrivals != "poisson" {
+		return fmt.Errorf("%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
+	}
+	if !slices.Contains([]string{"pairs", "zipf", "ring"}, a.Partners) {
+		return fmt.Errorf("%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
+	}
+	if a.Zipf <= 1 {
+		return fmt.Errorf("%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
+	}
+	if a.Body < 0 || a.Body > 60000 {
+		return fmt.Errorf("%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
+	}
+	return nil
+}
+
+// Scale changes how many clients there are, keeping shares, and every rate by the same factor. Groups
+// with a count of their own keep it if count is 0 for them.
+func (s *Scenario) Scale(clients int) {
+	if clients <= 0 || s.Clients.Count == 0 {
+		return
+	}
+	f := float64(clients) / float64(s.Clients.Count)
+	total := 0
+	for i := range s.Groups {
+		s.Groups[i].Count = max(1, int(float64(s.Groups[i].Count)*f+.5))
+		total += s.Groups[i].Count
+	}
+	s.Clients.Count = total
+}
+
+// Source is the text it was read from; empty if it was made in Go.
+func (s *Scenario) Source() string { return s.source }
+
+// def sets *v where it is not set.
+func def[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}

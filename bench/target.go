@@ -1,0 +1,103 @@
+package bench
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// A Target is the server that is measured, and the accounts on it.
+type Target struct {
+	Name     string // what tables call it
+	Software string // what it says of itself; asked for (XEP-0092) if empty
+	Version  string
+	Commit   string
+	Config   string // the text of its configuration, for the report
+
+	Addr   netip.AddrPort // plain and STARTTLS
+	Direct netip.AddrPort // direct TLS (XEP-0368)
+	Domain string
+	Rooms  string // domain of its rooms (XEP-0045); found by disco if empty
+
+	User     string // of the accounts, with the number in it: "bench%d"
+	First    int    // number of the first
+	Password string // of all
+
+	Insecure bool   // any certificate will do; else it must be Domain's, by CA (PEM) or the system's roots
+	CA       []byte `json:",omitempty"`
+
+	Sources []netip.Addr // addresses to connect from; none: on loopback 127.0.1.1 and on, elsewhere the system's choice
+
+	PIDs     []int  // the server's processes, if they are on this machine
+	Metrics  string // URL of its Prometheus metrics
+	Profiles string // URL of its /debug/pprof
+}
+
+// Check fills in defaults, and says what is missing for a scenario with this kind of TLS.
+func (t *Target) Check(kind string) error {
+	def(&t.User, "bench%d")
+	def(&t.Domain, "localhost")
+	def(&t.Name, "server")
+	if strings.Count(t.User, "%d") != 1 || strings.Count(t.User, "%") != 1 {
+		return fmt.Errorf("the accounts' name is %q: it needs one %%d, where their number goes", t.User)
+	}
+	if a := t.addr(kind); !a.IsValid() {
+		if kind == "direct" {
+			return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
+		}
+		return errors.New("no address of the server is known: --server HOST:PORT")
+	}
+	return nil
+}
+
+func (t *Target) addr(kind string) netip.AddrPort {
+	if kind == "direct" {
+		return t.Direct
+	}
+	return t.Addr
+}
+
+func (t *Target) name(i int) string { return strings.Replace(t.User, "%d", fmt.Sprint(t.First+i), 1) }
+
+// source is the address that client i connects from: each serves at most 25,000, so that ports do not run
+// out.
+func (t *Target) source(kind string, i int) netip.AddrPort {
+	const each = 25000
+	if len(t.Sources) > 0 {
+		return netip.AddrPortFrom(t.Sources[i%len(t.Sources)], 0)
+	}
+	to := t.addr(kind).Addr()
+	if !to.IsLoopback() || !to.Is4() {
+		return netip.AddrPort{}
+	}
+	n := i/each + 1
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(1 + n/250), byte(n%250 + 1)}), 0)
+}
+
+// tls is the configuration that all clients share.
+func (t *Target) tls(kind string, tickets bool) (*tls.Config, error) {
+	if kind == "none" {
+		return nil, nil
+	}
+	c := &tls.Config{ServerName: t.Domain, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12}
+	if net.ParseIP(t.Domain) != nil {
+		c.ServerName = t.Domain
+	}
+	if kind == "direct" {
+		c.NextProtos = []string{"xmpp-client"}
+	}
+	if len(t.CA) > 0 {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(t.CA) {
+			return nil, errors.New("there is no certificate in the file of --ca: it must be PEM")
+		}
+	}
+	if tickets {
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(256)
+	}
+	return c, nil
+}

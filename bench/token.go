@@ -1,0 +1,73 @@
+package bench
+
+// A token is the id of every stanza whose way is measured: whose it is and when it was meant to be sent.
+// Servers pass ids on as they are (RFC 6120 §8.1.3), so a receiver needs no memory of what was sent, and an
+// error comes back with it.
+type token struct {
+	run   uint32 // others are left over from another run
+	clock uint16
+	step  uint16
+	from  uint32 // the sender's number in the whole fleet
+	seq   uint32 // of what this sender has sent in this step to this receiver (or audience)
+	at    int64
+}
+
+const tokenMark = 'c'
+
+const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+func appendBase36(b []byte, v uint64) []byte {
+	var t [13]byte
+	i := len(t)
+	for {
+		i--
+		t[i] = digits[v%36]
+		if v /= 36; v == 0 {
+			return append(b, t[i:]...)
+		}
+	}
+}
+
+// append writes t as an id: "c4f2a-9x-3-1c-5-2k9qp0".
+func (t token) append(b []byte) []byte {
+	b = append(b, tokenMark)
+	for i, v := range [...]uint64{uint64(t.run), uint64(t.clock), uint64(t.step), uint64(t.from), uint64(t.seq), uint64(t.at)} {
+		if i > 0 {
+			b = append(b, '-')
+		}
+		b = appendBase36(b, v)
+	}
+	return b
+}
+
+// parseToken reads an id; ok is false if it is none of ours.
+func parseToken(b []byte) (t token, ok bool) {
+	if len(b) < 12 || b[0] != tokenMark {
+		return t, false
+	}
+	var f [6]uint64
+	n, have := 0, false
+	for _, c := range b[1:] {
+		var d uint64
+		switch {
+		case c >= '0' && c <= '9':
+			d = uint64(c - '0')
+		case c >= 'a' && c <= 'z':
+			d = uint64(c-'a') + 10
+		case c == '-' && have && n < len(f)-1:
+			n, have = n+1, false
+			continue
+		default:
+			return t, false
+		}
+		if f[n] > (1<<63)/36 {
+			return t, false
+		}
+		f[n] = f[n]*36 + d
+		have = true
+	}
+	if n != len(f)-1 || !have || f[0] > 1<<32-1 || f[1] > 1<<16-1 || f[2] > 1<<16-1 || f[3] > 1<<32-1 || f[4] > 1<<32-1 {
+		return t, false
+	}
+	return token{uint32(f[0]), uint16(f[1]), uint16(f[2]), uint32(f[3]), uint32(f[4]), int64(f[5])}, true
+}
