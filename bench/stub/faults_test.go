@@ -2,6 +2,8 @@ package stub
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -131,8 +133,9 @@ func TestStall(t *testing.T) {
 	a, b := online(t, s, 1), online(t, s, 2)
 	const d = 150 * time.Millisecond
 	began := time.Now()
-	s.Faults.Stall(d)
-	s.Faults.Stall(d / 4) // a shorter one ends nothing
+	s.Faults.Stall(d / 8)
+	s.Faults.Stall(d)     // goes on for longer
+	s.Faults.Stall(d / 4) // ends nothing
 	if got := talk(t, s, a, b, 3); got != "1 2 3" {
 		t.Errorf("%s arrived", got)
 	}
@@ -146,6 +149,48 @@ func TestStall(t *testing.T) {
 		t.Errorf("a login took %v", took)
 	}
 	s.Faults.Stall(time.Hour) // does not keep Close waiting
+}
+
+// What waits to be written waits as well.
+func TestStallHoldsWrites(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	go io.Copy(io.Discard, far)
+	var g gate
+	const d = 50 * time.Millisecond
+	began := time.Now()
+	g.shut(d)
+	if _, err := (gated{near, &g}).Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(began); took < d {
+		t.Errorf("written after %v", took)
+	}
+}
+
+// Each delivery has its own time.
+func TestQueueKeepsTimes(t *testing.T) {
+	s := start(t, Config{})
+	near, far := net.Pipe()
+	defer far.Close()
+	c := &client{s: s, raw: near, nc: near, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	began := time.Now()
+	const d = 50 * time.Millisecond
+	c.push(delivery{b: []byte("1")})
+	c.push(delivery{due: began.Add(d), b: []byte("2")})
+	c.push(delivery{b: []byte("3")})
+	c.finish()
+	s.wg.Add(1)
+	go c.deliver()
+	b := make([]byte, 1)
+	for i, want := range "123" {
+		if _, err := io.ReadFull(far, b); err != nil || rune(b[0]) != want {
+			t.Fatalf("%q, %v", b, err)
+		}
+		if took := time.Since(began); i > 0 && took < d {
+			t.Errorf("%q came after %v", b, took)
+		}
+	}
 }
 
 func TestDelay(t *testing.T) {
