@@ -1,0 +1,93 @@
+package stub
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"canto/xmlstream"
+)
+
+const nsRSM = "http://jabber.org/protocol/rsm"
+
+var (
+	rsmSet    = xmlstream.N(nsRSM, "set")
+	rsmMax    = xmlstream.N(nsRSM, "max")
+	rsmBefore = xmlstream.N(nsRSM, "before")
+	rsmAfter  = xmlstream.N(nsRSM, "after")
+	queryID   = xmlstream.N("", "queryid")
+)
+
+// pageSize is what a page has when nobody asks for less.
+const pageSize = 100
+
+// page is which rows, of n, a query is for: [from, to).
+func page(n int, query xmlstream.Element) (from, to int, condition string) {
+	size, to := pageSize, n
+	set, ok := query.Child(rsmSet)
+	if !ok {
+		return 0, min(size, n), ""
+	}
+	if e, ok := set.Child(rsmMax); ok {
+		v, err := strconv.Atoi(string(e.Text()))
+		if err != nil || v < 0 {
+			return 0, 0, "bad-request"
+		}
+		size = min(v, pageSize)
+	}
+	row := func(e xmlstream.Element) int {
+		v, err := strconv.Atoi(strings.TrimPrefix(string(e.Text()), "row"))
+		if err != nil || v < 0 || v >= n {
+			condition = "item-not-found"
+		}
+		return v
+	}
+	if e, ok := set.Child(rsmAfter); ok {
+		from = row(e) + 1
+	}
+	if e, ok := set.Child(rsmBefore); ok { // backwards: the last of what is left
+		if len(e.Text()) > 0 {
+			to = row(e)
+		}
+		return max(from, to-size), to, condition
+	}
+	return from, min(from+size, to), condition
+}
+
+// archive answers a query (XEP-0313, XEP-0059) with rows that nobody ever sent.
+func (s *Server) archive(c *client, query xmlstream.Element) (body, condition string) {
+	n := s.cfg.Archive
+	from, to, condition := page(n, query)
+	if condition != "" {
+		return "", condition
+	}
+	id := ""
+	if v, ok := query.Attr(queryID); ok {
+		id = " queryid='" + q(v) + "'"
+	}
+	began := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := from; i < to; i++ {
+		stamp := began.Add(time.Duration(i) * time.Minute).Format(time.RFC3339)
+		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
+			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row %[4]d</body></message></forwarded></result></message>",
+			q(c.full), nsArchive, id, i, stamp, i, q("somebody@"+s.cfg.Domain+"/x"), q(c.bare))
+	}
+	complete := ""
+	if _, back := before(query); back && from == 0 || !back && to == n {
+		complete = " complete='true'"
+	}
+	b := "<fin xmlns='" + nsArchive + "'" + complete + "><set xmlns='" + nsRSM + "'>"
+	if to > from {
+		b += fmt.Sprintf("<first index='%d'>row%d</first><last>row%d</last>", from, from, to-1)
+	}
+	return b + fmt.Sprintf("<count>%d</count></set></fin>", n), ""
+}
+
+func before(query xmlstream.Element) (xmlstream.Element, bool) {
+	set, ok := query.Child(rsmSet)
+	if !ok {
+		return set, false
+	}
+	return set.Child(rsmBefore)
+}

@@ -1,0 +1,270 @@
+package stub
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"canto/session/sasl"
+	"canto/xmlstream"
+)
+
+// maxQueue is how much may wait for one client that does not read; then it is dropped.
+const maxQueue = 64 << 20
+
+// A client is one connection. Until it is bound only its reading goroutine writes to it; from then on
+// everything goes through its queue, which others fill too.
+type client struct {
+	s       *Server
+	raw     net.Conn // what Close closes
+	nc      net.Conn // gated, and TLS on top of it
+	state   *tls.ConnectionState
+	in      xmlstream.Stream
+	restart bool // the next thing to come is a new header
+	starttl bool // the next thing to come is a TLS handshake
+
+	sasl     *sasl.Exchange
+	modern   *modern // of a login by SASL2
+	user     string  // that is authenticated
+	bound    bool    // for the reading goroutine; it may have lost its address since
+	severed  bool    // under the server's lock, as is what follows
+	bare     string
+	resource string
+	full     string // empty: not bound, or no longer
+	// available is the last presence that was broadcast; nil: there is none, or it was taken back.
+	available xmlstream.Element
+	directed  map[string]bool
+	joined    map[*room]string
+
+	qmu    sync.Mutex
+	queue  []delivery
+	queued int
+	ending bool // the queue is written, and then the connection is closed
+	wake   chan struct{}
+	done   chan struct{}
+}
+
+// A delivery is bytes that are written at due or later.
+type delivery struct {
+	due time.Time
+	b   []byte
+}
+
+var errEnd = errors.New("stub: the stream is over")
+
+func (c *client) serve(direct bool) {
+	defer c.s.wg.Done()
+	defer c.s.gone(c)
+	if direct && c.secure() != nil {
+		return
+	}
+	p, buf := xmlstream.NewParser(nil), make([]byte, 8<<10)
+	for {
+		n, err := c.nc.Read(buf)
+		if n > 0 {
+			if err := c.take(p, buf[:n]); err != nil {
+				c.end(err)
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *client) secure() error {
+	t := tls.Server(c.nc, c.s.tls)
+	if err := t.Handshake(); err != nil {
+		return err
+	}
+	cs := t.ConnectionState()
+	c.nc, c.state = t, &cs
+	return nil
+}
+
+// take takes what was read.
+func (c *client) take(p *xmlstream.Parser, b []byte) error {
+	p.Feed(&c.in, b)
+	for {
+		t, err := p.Next(&c.in)
+		switch {
+		case err == xmlstream.ErrNeedMore:
+			return nil
+		case err == io.EOF:
+			return errEnd
+		case err != nil:
+			return err
+		case t.Blank:
+			continue
+		case t.End:
+			return errEnd
+		case string(t.Local()) == "stream" && string(t.Space()) == nsStream:
+			err = c.header()
+		case c.bound:
+			c.s.stanza(c, t.Element)
+		default:
+			err = c.negotiate(t.Element)
+		}
+		if err != nil {
+			return err
+		}
+		if c.restart {
+			b = b[len(b)-p.Rest(&c.in):]
+			c.restart = false
+			c.in.Reset(0)
+			if c.starttl {
+				c.starttl = false
+				if err := c.secure(); err != nil {
+					return err
+				}
+				return nil // what came in clear behind <starttls/> counts for nothing
+			}
+			p.Feed(&c.in, b)
+		}
+	}
+}
+
+// end says why the stream is over, if the peer can be told.
+func (c *client) end(err error) {
+	var syntax *xmlstream.SyntaxError
+	last := "</stream:stream>"
+	if errors.As(err, &syntax) {
+		last = fmt.Sprintf("<stream:error><%s xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", syntax.Condition)
+	}
+	if !c.bound {
+		c.write("%s", last)
+		return
+	}
+	c.s.mu.Lock()
+	c.send([]byte(last))
+	c.finish()
+	c.s.mu.Unlock()
+	select { // the queue may hold answers that the peer waits for
+	case <-c.done:
+	case <-c.s.closing:
+	case <-time.After(5 * time.Second):
+	}
+}
+
+// write is for a client that is not bound.
+func (c *client) write(format string, args ...any) error {
+	_, err := c.nc.Write(fmt.Appendf(nil, format, args...))
+	return err
+}
+
+// send queues b for a bound client, under the server's lock.
+func (c *client) send(b []byte) {
+	d := delivery{b: b}
+	if c.s.faults.delay > 0 {
+		d.due = time.Now().Add(c.s.faults.delay)
+	}
+	c.push(d)
+}
+
+func (c *client) sendf(format string, args ...any) { c.send(fmt.Appendf(nil, format, args...)) }
+
+func (c *client) push(d delivery) {
+	c.qmu.Lock()
+	defer c.qmu.Unlock()
+	if c.ending {
+		return
+	}
+	c.queue = append(c.queue, d)
+	if c.queued += len(d.b); c.queued > maxQueue {
+		c.raw.Close()
+	}
+	c.stir()
+}
+
+// finish has the connection be closed when what is queued was written.
+func (c *client) finish() {
+	c.qmu.Lock()
+	defer c.qmu.Unlock()
+	c.ending = true
+	c.stir()
+}
+
+func (c *client) stir() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver writes the queue, in order, from when the client is bound.
+func (c *client) deliver() {
+	defer c.s.wg.Done()
+	defer close(c.done)
+	defer c.raw.Close()
+	var out []byte
+	for {
+		out = out[:0]
+		c.qmu.Lock()
+		now, n := time.Now(), 0
+		for n < len(c.queue) && !c.queue[n].due.After(now) {
+			out = append(out, c.queue[n].b...)
+			n++
+		}
+		c.queue = slices.Delete(c.queue, 0, n)
+		c.queued -= len(out)
+		wait := time.Hour
+		if len(c.queue) > 0 {
+			wait = c.queue[0].due.Sub(now)
+		}
+		over := c.ending && len(c.queue) == 0
+		c.qmu.Unlock()
+		if len(out) > 0 {
+			if _, err := c.nc.Write(out); err != nil {
+				return
+			}
+			continue
+		}
+		if over {
+			return
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-c.wake:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+}
+
+// gone forgets a client whose reading has ended.
+func (s *Server) gone(c *client) {
+	s.mu.Lock()
+	s.conns = slices.DeleteFunc(s.conns, func(x *client) bool { return x == c })
+	if c.full != "" {
+		s.unbind(c)
+	}
+	s.mu.Unlock()
+	c.raw.Close()
+	c.qmu.Lock()
+	c.queue = nil
+	c.qmu.Unlock()
+	c.finish()
+}
+
+// unbind takes a client's address from it, and tells those who saw it.
+func (s *Server) unbind(c *client) {
+	for k := range s.held {
+		if k.from == c || k.to == c {
+			s.release(k)
+		}
+	}
+	s.leave(c)
+	if u := s.users[c.bare]; u[c.resource] == c {
+		delete(u, c.resource)
+		if len(u) == 0 {
+			delete(s.users, c.bare)
+		}
+	}
+	c.full = ""
+}

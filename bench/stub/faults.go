@@ -1,0 +1,160 @@
+package stub
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// Faults are what a Server does wrong. They may be changed from any goroutine while it runs, and hold from
+// the next stanza on; counting every n-th begins anew with each call. 0 (or "") ends a fault.
+type Faults struct{ s *Server }
+
+// faults are the settings, under the server's lock.
+type faults struct {
+	drop, duplicate, reorder every
+	messageErrors, iqErrors  every
+	condition                string
+	delay                    time.Duration
+	refuse                   string
+	slow                     time.Duration
+}
+
+// every is true once in n calls, the n-th.
+type every struct{ n, i int }
+
+func (e *every) hit() bool {
+	if e.n <= 0 {
+		return false
+	}
+	e.i++
+	return e.i%e.n == 0
+}
+
+// Stall has the whole server read and write nothing for d from now. It does not wait. What clients send
+// meanwhile stays in their sockets, but for one read of each; connections are accepted by the kernel only.
+func (f *Faults) Stall(d time.Duration) { f.s.gate.shut(d) }
+
+// Drop loses every n-th message, counted by receivers.
+func (f *Faults) Drop(n int) { f.set(func(x *faults) { x.drop = every{n: n} }) }
+
+// Duplicate delivers every n-th message twice.
+func (f *Faults) Duplicate(n int) { f.set(func(x *faults) { x.duplicate = every{n: n} }) }
+
+// Reorder holds every n-th message until the next one of the same sender to the same receiver was
+// delivered. One that waits longer than Config.HoldFor, or at the next call of Reorder, is delivered as it
+// is and does not count as reordered.
+func (f *Faults) Reorder(n int) {
+	f.set(func(x *faults) {
+		x.reorder = every{n: n}
+		for k := range f.s.held {
+			f.s.release(k)
+		}
+	})
+}
+
+// Delay has all that a bound session is sent be written d later, in order.
+func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d }) }
+
+// ErrorEvery answers every n-th message, and every n-th IQ request, of bound sessions with the stanza error
+// condition and does nothing else with it.
+func (f *Faults) ErrorEvery(n int, condition string) {
+	f.set(func(x *faults) { x.messageErrors, x.iqErrors, x.condition = every{n: n}, every{n: n}, condition })
+}
+
+// RefuseLogins answers every login with the SASL failure condition ("temporary-auth-failure").
+func (f *Faults) RefuseLogins(condition string) { f.set(func(x *faults) { x.refuse = condition }) }
+
+// SlowLogin has every login's last answer come d later; other connections go on.
+func (f *Faults) SlowLogin(d time.Duration) { f.set(func(x *faults) { x.slow = d }) }
+
+// Close drops the n oldest connections now, without a word, and returns how many there were to drop.
+func (f *Faults) Close(n int) int {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	dropped := 0
+	for _, c := range f.s.conns {
+		if dropped == n {
+			break
+		}
+		if !c.severed {
+			c.severed = true
+			c.raw.Close()
+			dropped++
+		}
+	}
+	f.s.stats.Severed += uint64(dropped)
+	return dropped
+}
+
+func (f *Faults) set(change func(*faults)) {
+	f.s.mu.Lock()
+	defer f.s.mu.Unlock()
+	change(&f.s.faults)
+}
+
+// A gate stops everybody who waits at it while it is shut.
+type gate struct {
+	mu      sync.Mutex
+	shutFor chan struct{} // closed when it opens; nil: it is open
+	until   time.Time
+	closing chan struct{}
+}
+
+func (g *gate) wait() {
+	for {
+		g.mu.Lock()
+		ch := g.shutFor
+		g.mu.Unlock()
+		if ch == nil {
+			return
+		}
+		select {
+		case <-ch:
+		case <-g.closing:
+			return
+		}
+	}
+}
+
+func (g *gate) shut(d time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if until := time.Now().Add(d); until.After(g.until) {
+		g.until = until
+	}
+	if g.shutFor == nil {
+		g.shutFor = make(chan struct{})
+		time.AfterFunc(d, g.open)
+	}
+}
+
+// open opens the gate, unless it was shut for longer in the meantime.
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if left := time.Until(g.until); left > 0 {
+		time.AfterFunc(left, g.open)
+		return
+	}
+	close(g.shutFor)
+	g.shutFor = nil
+}
+
+// gated is a connection behind the gate.
+type gated struct {
+	net.Conn
+	g *gate
+}
+
+func (c gated) Read(p []byte) (int, error) {
+	c.g.wait()
+	n, err := c.Conn.Read(p)
+	c.g.wait() // it may have been shut while the read waited
+	return n, err
+}
+
+func (c gated) Write(p []byte) (int, error) {
+	c.g.wait()
+	return c.Conn.Write(p)
+}

@@ -1,0 +1,181 @@
+package stub
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+const (
+	nsRoster  = "jabber:iq:roster"
+	nsVersion = "jabber:iq:version"
+	nsInfo    = "http://jabber.org/protocol/disco#info"
+	nsItems   = "http://jabber.org/protocol/disco#items"
+	nsPing    = "urn:xmpp:ping"
+	nsArchive = "urn:xmpp:mam:2"
+)
+
+var (
+	rosterItem = xmlstream.N(nsRoster, "item")
+	jidAttr    = xmlstream.N("", "jid")
+	nameAttr   = xmlstream.N("", "name")
+	subAttr    = xmlstream.N("", "subscription")
+)
+
+// iq answers a request, or passes an IQ on to the session it is for.
+func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
+	kind := attr(e, typeAttr)
+	request := kind == "get" || kind == "set"
+	if request {
+		s.stats.IQs++
+		if s.faults.iqErrors.hit() {
+			s.stats.FailedIQs++
+			s.bounce(c, e, s.faults.condition)
+			return
+		}
+	}
+	if to.Domain() == s.cfg.Domain && !to.IsBare() && to.Local() != "" {
+		if r := s.users[to.Bare().String()][to.Resource()]; r != nil {
+			r.send(e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+		} else {
+			s.bounce(c, e, "service-unavailable")
+		}
+		return
+	}
+	child, ok := e.First()
+	if !request || !ok {
+		if request {
+			s.bounce(c, e, "bad-request")
+		}
+		return
+	}
+	body, condition := s.answer(c, to, kind, child)
+	if condition != "" {
+		s.bounce(c, e, condition)
+		return
+	}
+	from := ""
+	if v := attr(e, toAttr); v != "" {
+		from = " from='" + q(v) + "'"
+	}
+	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", q(attr(e, idAttr)), from, q(c.full), body)
+}
+
+// answer is the payload of the result, or why there is none.
+func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element) (body, condition string) {
+	get := kind == "get"
+	switch space := string(e.Space()); space {
+	case nsPing:
+		return "", ""
+	case nsSession, "http://jabber.org/protocol/muc#owner", "http://jabber.org/protocol/muc#admin":
+		return "", ""
+	case nsVersion:
+		return "<query xmlns='" + nsVersion + "'><name>stub</name><version>1</version><os>none</os></query>", ""
+	case nsInfo:
+		return s.info(to), ""
+	case nsItems:
+		if to.Local() != "" || s.isRoom(to) {
+			return "<query xmlns='" + nsItems + "'/>", ""
+		}
+		return "<query xmlns='" + nsItems + "'><item jid='" + q("conference."+s.cfg.Domain) + "'/></query>", ""
+	case nsRoster:
+		if get {
+			return s.rosterOf(c), ""
+		}
+		return "", s.setRoster(c, e)
+	case nsRegister:
+		if _, ok := e.Child(removeName); ok && !get {
+			delete(s.accounts, c.user)
+			return "", ""
+		}
+	case nsArchive:
+		if !get {
+			return s.archive(c, e)
+		}
+	}
+	return "", "service-unavailable"
+}
+
+func (s *Server) info(to jid.JID) string {
+	category, kind, features := "server", "im", []string{nsInfo, nsItems, nsPing, nsVersion, nsRegister}
+	switch {
+	case s.isRoom(to):
+		category, kind, features = "conference", "text", []string{"http://jabber.org/protocol/muc", nsInfo, "muc_open", "muc_temporary"}
+	case to.Local() != "":
+		category, kind, features = "account", "registered", []string{nsInfo, nsArchive}
+	}
+	var b strings.Builder
+	b.WriteString("<query xmlns='" + nsInfo + "'><identity category='" + category + "' type='" + kind + "' name='stub'/>")
+	for _, f := range features {
+		b.WriteString("<feature var='" + f + "'/>")
+	}
+	b.WriteString("</query>")
+	return b.String()
+}
+
+func item(j string, k *contact) string {
+	sub := [...]string{"none", "to", "from", "both"}[k.sub]
+	ask := ""
+	if k.ask {
+		ask = " ask='subscribe'"
+	}
+	if k.name != "" {
+		ask += " name='" + q(k.name) + "'"
+	}
+	return "<item jid='" + q(j) + "' subscription='" + sub + "'" + ask + "/>"
+}
+
+func (s *Server) rosterOf(c *client) string {
+	var b strings.Builder
+	b.WriteString("<query xmlns='" + nsRoster + "'>")
+	r := s.roster[c.bare]
+	for _, j := range slices.Sorted(maps.Keys(r)) {
+		if r[j].listed {
+			b.WriteString(item(j, r[j]))
+		}
+	}
+	b.WriteString("</query>")
+	return b.String()
+}
+
+func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
+	i, ok := e.Child(rosterItem)
+	if !ok {
+		return "bad-request"
+	}
+	j, err := jid.Parse(attr(i, jidAttr))
+	if err != nil {
+		return "jid-malformed"
+	}
+	other := j.Bare().String()
+	if attr(i, subAttr) == "remove" {
+		if k := s.roster[c.bare][other]; k == nil || !k.listed {
+			return "item-not-found"
+		}
+		delete(s.roster[c.bare], other)
+		if theirs := s.roster[other][c.bare]; theirs != nil {
+			theirs.sub, theirs.ask = 0, false
+		}
+		s.push(c.bare, "<item jid='"+q(other)+"' subscription='remove'/>")
+		return ""
+	}
+	k := s.contact(c.bare, other)
+	k.listed, k.name = true, attr(i, nameAttr)
+	s.pushItem(c.bare, other)
+	return ""
+}
+
+func (s *Server) pushItem(account, other string) {
+	s.push(account, item(other, s.contact(account, other)))
+}
+
+// push tells all sessions of an account of a change of its roster; for a test aid, whether they asked for it
+// or not.
+func (s *Server) push(account, item string) {
+	for _, c := range s.users[account] {
+		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", q(c.full), nsRoster, item)
+	}
+}

@@ -1,0 +1,351 @@
+package stub
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"canto/session/jid"
+	"canto/session/sasl"
+	"canto/xmlstream"
+)
+
+const (
+	nsStream   = "http://etherx.jabber.org/streams"
+	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
+	nsSASL     = "urn:ietf:params:xml:ns:xmpp-sasl"
+	nsBind     = "urn:ietf:params:xml:ns:xmpp-bind"
+	nsSession  = "urn:ietf:params:xml:ns:xmpp-session"
+	nsRegister = "jabber:iq:register"
+)
+
+var (
+	iqName       = xmlstream.N("jabber:client", "iq")
+	messageName  = xmlstream.N("jabber:client", "message")
+	presenceName = xmlstream.N("jabber:client", "presence")
+	fromAttr     = xmlstream.N("", "from")
+	toAttr       = xmlstream.N("", "to")
+	idAttr       = xmlstream.N("", "id")
+	typeAttr     = xmlstream.N("", "type")
+	mechAttr     = xmlstream.N("", "mechanism")
+
+	starttls     = xmlstream.N(nsTLS, "starttls")
+	auth         = xmlstream.N(nsSASL, "auth")
+	response     = xmlstream.N(nsSASL, "response")
+	abort        = xmlstream.N(nsSASL, "abort")
+	bind         = xmlstream.N(nsBind, "bind")
+	resourceName = xmlstream.N(nsBind, "resource")
+	register     = xmlstream.N(nsRegister, "query")
+	usernameName = xmlstream.N(nsRegister, "username")
+	passwordName = xmlstream.N(nsRegister, "password")
+	removeName   = xmlstream.N(nsRegister, "remove")
+)
+
+// q is v for an attribute or for text.
+func q[S []byte | string](v S) string { return string(xmlstream.AppendValue(nil, v)) }
+
+func attr(e xmlstream.Element, n xmlstream.Name) string {
+	v, _ := e.Attr(n)
+	return string(v)
+}
+
+// header answers a stream header.
+func (c *client) header() error {
+	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' from='%s' version='1.0' xml:lang='en'>",
+		nsStream, hex.EncodeToString(random(8)), q(c.s.cfg.Domain))
+	if err != nil {
+		return err
+	}
+	return c.write("%s", c.features())
+}
+
+func (c *client) features() string {
+	var b strings.Builder
+	b.WriteString("<stream:features>")
+	switch {
+	case c.bound:
+	case c.user != "":
+		b.WriteString("<bind xmlns='" + nsBind + "'/><session xmlns='" + nsSession + "'><optional/></session>")
+	default:
+		if c.state == nil {
+			b.WriteString("<starttls xmlns='" + nsTLS + "'>")
+			if c.s.cfg.RequireTLS {
+				b.WriteString("<required/></starttls></stream:features>")
+				return b.String()
+			}
+			b.WriteString("</starttls>")
+		}
+		b.WriteString("<mechanisms xmlns='" + nsSASL + "'>")
+		mechanisms := c.mechanisms()
+		b.WriteString(mechanisms + "</mechanisms><register xmlns='http://jabber.org/features/iq-register'/>")
+		if c.offer().Plus() {
+			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-exporter'/></sasl-channel-binding>")
+		}
+		if c.s.cfg.SASL2 {
+			b.WriteString("<authentication xmlns='" + nsSASL2 + "'>" + mechanisms + "<inline><bind xmlns='" + nsBind2 + "'><inline/></bind>")
+			if c.s.cfg.FAST {
+				b.WriteString("<fast xmlns='" + nsFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
+				if c.exporter() != nil {
+					b.WriteString("<mechanism>HT-SHA-256-EXPR</mechanism>")
+				}
+				b.WriteString("</fast>")
+			}
+			b.WriteString("</inline></authentication>")
+		}
+	}
+	b.WriteString("</stream:features>")
+	return b.String()
+}
+
+func (c *client) mechanisms() string {
+	var b strings.Builder
+	c.offer().Each(func(m sasl.Mechanism) { b.WriteString("<mechanism>" + m.String() + "</mechanism>") })
+	return b.String()
+}
+
+func (c *client) offer() sasl.Offer { return c.s.offer.For(c.state != nil, c.binding(), true) }
+
+func (c *client) binding() (b sasl.Binding) {
+	if c.s.cfg.Binding {
+		b.Exporter = c.exporter()
+	}
+	return b
+}
+
+func (c *client) exporter() []byte {
+	if c.state == nil {
+		return nil
+	}
+	k, err := c.state.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32)
+	if err != nil {
+		return nil
+	}
+	return k
+}
+
+// negotiate takes what comes before a client is bound.
+func (c *client) negotiate(e xmlstream.Element) error {
+	locked := c.s.cfg.RequireTLS && c.state == nil
+	switch {
+	case e.Is(starttls) && c.state == nil && c.user == "":
+		if err := c.write("<proceed xmlns='%s'/>", nsTLS); err != nil {
+			return err
+		}
+		c.restart, c.starttl = true, true
+		return nil
+	case locked:
+		return c.write("<failure xmlns='%s'><encryption-required/></failure>", nsSASL)
+	case e.Is(auth) && c.user == "":
+		c.modern = nil
+		c.sasl = c.exchange()
+		return c.step(c.sasl.Start(attr(e, mechAttr), e.Text()))
+	case e.Is(authenticate) && c.user == "" && c.s.cfg.SASL2:
+		return c.authenticate(e)
+	case (e.Is(response) || e.Is(response2)) && c.sasl != nil:
+		return c.step(c.sasl.Next(e.Text()))
+	case (e.Is(abort) || e.Is(abort2)) && c.sasl != nil:
+		return c.step(c.sasl.Abort())
+	case e.Is(iqName):
+		return c.early(e)
+	}
+	return errEnd
+}
+
+func (c *client) exchange() *sasl.Exchange {
+	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.binding(), Domain: c.s.cfg.Domain, Secure: c.state != nil,
+		FakeKey: c.s.fake, Iterations: sasl.MinIterations, Rand: rand.Reader})
+}
+
+func (c *client) step(st sasl.Step) error {
+	for {
+		switch st.Kind {
+		case sasl.Challenge:
+			return c.write("<challenge xmlns='%s'>%s</challenge>", c.nsAuth(), st.Data)
+		case sasl.NeedUser:
+			st = c.sasl.Found(sasl.Account{Keys: c.s.account(st.User)})
+		case sasl.NeedDerive:
+			st.Work.Run()
+			st = c.sasl.Derived(st.Work)
+		case sasl.Done:
+			c.sasl = nil
+			return c.loggedIn(st.User, st.Data)
+		default:
+			c.sasl = nil
+			return c.refused(st.Condition.String())
+		}
+	}
+}
+
+func (c *client) nsAuth() string {
+	if c.modern != nil {
+		return nsSASL2
+	}
+	return nsSASL
+}
+
+// pause holds a login back, if a fault says so.
+func (c *client) pause() (refuse string) {
+	c.s.mu.Lock()
+	slow, refuse := c.s.faults.slow, c.s.faults.refuse
+	c.s.mu.Unlock()
+	if slow > 0 {
+		select {
+		case <-time.After(slow):
+		case <-c.s.closing:
+		}
+	}
+	return refuse
+}
+
+func (c *client) loggedIn(user string, data []byte) error {
+	if cond := c.pause(); cond != "" {
+		return c.refuse(cond)
+	}
+	c.user = user
+	if c.modern != nil {
+		return c.succeed2(data)
+	}
+	c.restart = true
+	return c.write("<success xmlns='%s'>%s</success>", nsSASL, data)
+}
+
+func (c *client) refused(cond string) error {
+	if f := c.pause(); f != "" {
+		cond = f
+	}
+	return c.refuse(cond)
+}
+
+func (c *client) refuse(cond string) error {
+	c.s.mu.Lock()
+	c.s.stats.Refused++
+	c.s.mu.Unlock()
+	if c.modern != nil {
+		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", nsSASL2, cond, nsSASL)
+	}
+	return c.write("<failure xmlns='%s'><%s/></failure>", nsSASL, cond)
+}
+
+// account is the keys of a name; nil: there is none.
+func (s *Server) account(name string) sasl.Keys {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	password, ok := s.accounts[name]
+	if !ok {
+		if !s.common(name) {
+			return nil
+		}
+		password = s.cfg.Password
+	}
+	return s.derive(password)
+}
+
+// common reports whether name is one of those that all servers have from the start.
+func (s *Server) common(name string) bool {
+	digits, ok := strings.CutPrefix(name, s.cfg.Prefix)
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+// derive has one salt for all, so that nothing is derived twice here, and nothing by clients that keep what
+// they derived.
+func (s *Server) derive(password string) sasl.Keys {
+	if k, ok := s.keys[password]; ok {
+		return k
+	}
+	salts := bytes.NewReader(bytes.Repeat(s.salt, 2))
+	k, err := sasl.DeriveKeys([]byte(password), sasl.MinIterations, salts, sasl.SHA1, sasl.SHA256)
+	if err != nil {
+		return nil // not allowed as a password: nobody can log in with it
+	}
+	s.keys[password] = k
+	return k
+}
+
+// early takes IQs before binding: the binding itself, and registration.
+func (c *client) early(e xmlstream.Element) error {
+	id := q(attr(e, idAttr))
+	if b, ok := e.Child(bind); ok && c.user != "" {
+		resource := ""
+		if r, ok := b.Child(resourceName); ok {
+			resource = string(r.Text())
+		}
+		return c.bindTo(resource, func() string {
+			return "<iq type='result' id='" + id + "'><bind xmlns='" + nsBind + "'><jid>" + q(c.full) + "</jid></bind></iq>"
+		})
+	}
+	query, ok := e.Child(register)
+	if !ok || c.user != "" {
+		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, nsStanzas)
+	}
+	if attr(e, typeAttr) == "get" {
+		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, nsRegister)
+	}
+	if cond := c.s.register(query); cond != "" {
+		return c.write("%s", iqError(id, "", cond))
+	}
+	return c.write("<iq type='result' id='%s'/>", id)
+}
+
+// register makes an account; the condition says why it could not.
+func (s *Server) register(query xmlstream.Element) (condition string) {
+	u, ok := query.Child(usernameName)
+	p, ok2 := query.Child(passwordName)
+	if !ok || !ok2 {
+		return "bad-request"
+	}
+	j, err := jid.New(string(u.Text()), s.cfg.Domain, "")
+	if err != nil || j.Local() == "" {
+		return "jid-malformed"
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.accounts[j.Local()]; ok || s.common(j.Local()) {
+		return "conflict"
+	}
+	password := string(p.Text())
+	if s.derive(password) == nil {
+		return "not-acceptable"
+	}
+	s.accounts[j.Local()] = password
+	s.stats.Registered++
+	return ""
+}
+
+// bindTo gives the client its address and what answer writes with it, and has its queue written from now on.
+// Who had the address before loses it.
+func (c *client) bindTo(resource string, answer func() string) error {
+	if resource == "" {
+		resource = hex.EncodeToString(random(6))
+	}
+	j, err := jid.New(c.user, c.s.cfg.Domain, resource)
+	if err != nil {
+		return c.write("<stream:error><bad-format xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>")
+	}
+	s := c.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.closing:
+		return errEnd
+	default:
+	}
+	c.bare, c.resource, c.full = j.Bare().String(), j.Resource(), j.String()
+	if old := s.users[c.bare][c.resource]; old != nil {
+		s.unbind(old)
+		old.send([]byte("<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
+		old.finish()
+	}
+	if s.users[c.bare] == nil {
+		s.users[c.bare] = map[string]*client{}
+	}
+	s.users[c.bare][c.resource] = c
+	s.stats.Logins++
+	c.bound = true
+	c.directed, c.joined = map[string]bool{}, map[*room]string{}
+	c.push(delivery{b: []byte(answer())})
+	s.wg.Add(1)
+	go c.deliver()
+	return nil
+}

@@ -1,0 +1,167 @@
+package stub
+
+import (
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+// subscription bits, as one side of two sees them.
+const (
+	toward = 1 << iota // it gets the other's presence
+	back               // the other gets its presence
+	both   = toward | back
+)
+
+// A contact is an item of a roster.
+type contact struct {
+	sub    int
+	name   string
+	ask    bool
+	listed bool // it was set, or subscribed to, by the client: it is in the roster
+	// asked: the other has asked for this account's presence
+	asked bool
+}
+
+// contact is what account has on other, made if there is nothing.
+func (s *Server) contact(account, other string) *contact {
+	r := s.roster[account]
+	if r == nil {
+		r = map[string]*contact{}
+		s.roster[account] = r
+	}
+	k := r[other]
+	if k == nil {
+		k = new(contact)
+		r[other] = k
+	}
+	return k
+}
+
+func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
+	kind := attr(e, typeAttr)
+	switch {
+	case s.isRoom(to):
+		s.roomPresence(c, to, kind, e)
+	case kind == "subscribe" || kind == "subscribed" || kind == "unsubscribe" || kind == "unsubscribed":
+		s.subscription(c, to, kind, e)
+	case kind == "error" || kind == "probe":
+	case !to.IsZero():
+		if kind == "unavailable" {
+			delete(c.directed, to.String())
+		} else {
+			c.directed[to.String()] = true
+		}
+		s.tell(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+	case kind == "unavailable":
+		s.leave(c)
+	default:
+		s.broadcast(c, e)
+	}
+}
+
+// broadcast makes a client available: its audience gets what it says, and, the first time, it gets what the
+// others said last.
+func (s *Server) broadcast(c *client, e xmlstream.Element) {
+	first := c.available.IsZero()
+	c.available = e.Clone()
+	s.tell(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+	if !first {
+		return
+	}
+	for _, o := range s.audience(c, toward) {
+		if o != c {
+			s.tell([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: o.full}))
+		}
+	}
+}
+
+// leave takes back everything that a client said of its presence.
+func (s *Server) leave(c *client) {
+	gone := []byte("<presence type='unavailable' from='" + q(c.full) + "'/>")
+	if !c.available.IsZero() {
+		audience := s.audience(c, back)
+		c.available = xmlstream.Element{}
+		s.tell(audience, gone)
+	}
+	for to := range c.directed {
+		s.tell(s.receivers(c, jidOf(to)), gone)
+	}
+	clear(c.directed)
+	for r := range c.joined {
+		s.part(c, r)
+	}
+}
+
+// audience is all available clients that get a client's presence (back), or whose presence it gets (toward),
+// those of its own account included.
+func (s *Server) audience(c *client, which int) (all []*client) {
+	add := func(bare string) {
+		for _, o := range s.users[bare] {
+			if !o.available.IsZero() {
+				all = append(all, o)
+			}
+		}
+	}
+	if s.cfg.Audience {
+		for bare := range s.users {
+			add(bare)
+		}
+		return all
+	}
+	add(c.bare)
+	for other, k := range s.roster[c.bare] {
+		if k.sub&which != 0 && other != c.bare {
+			add(other)
+		}
+	}
+	return all
+}
+
+func (s *Server) tell(to []*client, presence []byte) {
+	for _, r := range to {
+		s.stats.Presences++
+		r.send(presence)
+	}
+}
+
+// subscription is RFC 6121 §3 for accounts of this server.
+func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.Element) {
+	other := to.Bare().String()
+	if to.IsZero() || other == c.bare {
+		return
+	}
+	mine, theirs := s.contact(c.bare, other), s.contact(other, c.bare)
+	before, beforeTheirs := *mine, *theirs
+	mine.listed = mine.listed || kind == "subscribe" || kind == "subscribed"
+	switch kind {
+	case "subscribe":
+		mine.ask = mine.sub&toward == 0
+		theirs.asked = mine.ask
+	case "unsubscribe":
+		mine.ask, theirs.asked = false, false
+		mine.sub, theirs.sub = mine.sub&^toward, theirs.sub&^back
+	case "subscribed":
+		if !mine.asked {
+			return
+		}
+		mine.asked, theirs.ask = false, false
+		mine.sub, theirs.sub = mine.sub|back, theirs.sub|toward
+	case "unsubscribed":
+		mine.asked, theirs.ask = false, false
+		mine.sub, theirs.sub = mine.sub&^back, theirs.sub&^toward
+	}
+	s.tell(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.bare}, xmlstream.Attr{Name: toAttr, Value: other}))
+	if *mine != before {
+		s.pushItem(c.bare, other)
+	}
+	if *theirs != beforeTheirs && theirs.listed {
+		s.pushItem(other, c.bare)
+	}
+	if kind == "subscribed" {
+		for _, o := range s.users[c.bare] {
+			if !o.available.IsZero() {
+				s.tell(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: o.full}))
+			}
+		}
+	}
+}

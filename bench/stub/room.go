@@ -1,0 +1,123 @@
+package stub
+
+import (
+	"slices"
+
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+const nsMUCUser = "http://jabber.org/protocol/muc#user"
+
+// A room is there while somebody is in it.
+type room struct {
+	name      string // its address
+	occupants []occupant
+}
+
+type occupant struct {
+	nick string
+	c    *client
+}
+
+func (s *Server) isRoom(to jid.JID) bool { return to.Domain() == "conference."+s.cfg.Domain }
+
+func (r *room) find(nick string) *client {
+	for _, o := range r.occupants {
+		if o.nick == nick {
+			return o.c
+		}
+	}
+	return nil
+}
+
+// roomPresence joins a room or leaves it.
+func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.Element) {
+	name, nick := to.Bare().String(), to.Resource()
+	r := s.rooms[name]
+	if kind == "unavailable" {
+		if _, in := c.joined[r]; r != nil && in {
+			s.part(c, r)
+		}
+		return
+	}
+	if kind != "" {
+		return
+	}
+	if nick == "" || to.Local() == "" {
+		s.bounce(c, e, "jid-malformed")
+		return
+	}
+	if r == nil {
+		r = &room{name: name}
+		s.rooms[name] = r
+	}
+	if old, in := c.joined[r]; in { // again, or a status: everybody is told; a nickname stays what it was
+		for _, o := range r.occupants {
+			s.tell([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
+		}
+		return
+	}
+	if r.find(nick) != nil {
+		s.bounce(c, e, "conflict")
+		return
+	}
+	for _, o := range r.occupants {
+		s.tell([]*client{c}, occupantPresence(r, o.nick, c, o.c, ""))
+		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, ""))
+	}
+	r.occupants = append(r.occupants, occupant{nick, c})
+	c.joined[r] = nick
+	s.tell([]*client{c}, occupantPresence(r, nick, c, c, ""))
+	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", q(name), q(c.full))
+}
+
+// occupantPresence is what to sees of who, by the nickname; kind is the type, empty for available.
+func occupantPresence(r *room, nick string, to, who *client, kind string) []byte {
+	role, self := "participant", ""
+	if kind != "" {
+		role, kind = "none", " type='"+kind+"'"
+	}
+	if to == who {
+		self = "<status code='110'/>"
+	}
+	return []byte("<presence from='" + q(r.name+"/"+nick) + "' to='" + q(to.full) + "'" + kind + "><x xmlns='" + nsMUCUser +
+		"'><item affiliation='none' role='" + role + "'/>" + self + "</x></presence>")
+}
+
+func (s *Server) part(c *client, r *room) {
+	nick := c.joined[r]
+	for _, o := range r.occupants {
+		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, "unavailable"))
+	}
+	delete(c.joined, r)
+	r.occupants = slices.DeleteFunc(r.occupants, func(o occupant) bool { return o.c == c })
+	if len(r.occupants) == 0 {
+		delete(s.rooms, r.name)
+	}
+}
+
+// groupchat sends what an occupant says to all, itself included, or to the one whose nickname is named.
+func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
+	r := s.rooms[to.Bare().String()]
+	nick, in := c.joined[r]
+	if r == nil || !in {
+		s.stats.Returned++
+		s.bounce(c, e, "not-acceptable")
+		return
+	}
+	from := xmlstream.Attr{Name: fromAttr, Value: r.name + "/" + nick}
+	if !to.IsBare() {
+		o := r.find(to.Resource())
+		if o == nil {
+			s.stats.Returned++
+			s.bounce(c, e, "item-not-found")
+			return
+		}
+		s.route(c, o, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: toAttr, Value: o.full}))
+		return
+	}
+	for _, o := range r.occupants {
+		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: toAttr, Value: o.c.full}))
+	}
+}

@@ -1,0 +1,165 @@
+package stub
+
+import (
+	"time"
+
+	"canto/session/jid"
+	"canto/xmlstream"
+)
+
+const nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
+
+// A pair is who sends to whom.
+type pair struct{ from, to *client }
+
+// A hold is a message that waits for the next one of its pair.
+type hold struct {
+	b     []byte
+	timer *time.Timer
+}
+
+// stanza takes what a bound client sends.
+func (s *Server) stanza(c *client, e xmlstream.Element) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.full == "" {
+		return // somebody else has the address now
+	}
+	var to jid.JID
+	if v, ok := e.Attr(toAttr); ok && len(v) > 0 {
+		var err error
+		if to, err = jid.ParseBytes(v); err != nil {
+			s.bounce(c, e, "jid-malformed")
+			return
+		}
+	}
+	switch {
+	case e.Is(messageName):
+		s.message(c, to, e)
+	case e.Is(presenceName):
+		s.presence(c, to, e)
+	case e.Is(iqName):
+		s.iq(c, to, e)
+	}
+}
+
+func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
+	if attr(e, typeAttr) != "error" && s.faults.messageErrors.hit() {
+		s.stats.Bounced++
+		s.bounce(c, e, s.faults.condition)
+		return
+	}
+	if s.isRoom(to) {
+		s.groupchat(c, to, e)
+		return
+	}
+	b := e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full})
+	there := false
+	for _, r := range s.receivers(c, to) {
+		there = true
+		s.route(c, r, b)
+	}
+	if !there {
+		s.stats.Returned++
+		s.bounce(c, e, "service-unavailable")
+	}
+}
+
+// receivers are who a message or a presence to that address is for.
+func (s *Server) receivers(c *client, to jid.JID) (all []*client) {
+	if to.IsZero() {
+		to = jidOf(c.bare)
+	}
+	u := s.users[to.Bare().String()]
+	if !to.IsBare() {
+		if r := u[to.Resource()]; r != nil {
+			all = append(all, r)
+		}
+		return all
+	}
+	for _, r := range u {
+		if !r.available.IsZero() {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+func jidOf(s string) jid.JID {
+	j, _ := jid.Parse(s) // it was one before
+	return j
+}
+
+// route delivers a message, or does what the faults say.
+func (s *Server) route(from, to *client, b []byte) {
+	s.stats.Routed++
+	late := s.faults.reorder.hit()
+	if s.faults.drop.hit() {
+		s.stats.Dropped++
+		return
+	}
+	if s.faults.duplicate.hit() {
+		s.stats.Duplicated++
+		b = append(b[:len(b):len(b)], b...)
+	}
+	k := pair{from, to}
+	if h := s.held[k]; h != nil {
+		to.send(b)
+		s.stats.Reordered++
+		s.release(k)
+		return
+	}
+	if !late {
+		to.send(b)
+		return
+	}
+	h := &hold{b: b}
+	h.timer = time.AfterFunc(s.cfg.HoldFor, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held[k] == h {
+			s.release(k)
+		}
+	})
+	s.held[k] = h
+}
+
+// release delivers what is held.
+func (s *Server) release(k pair) {
+	h := s.held[k]
+	delete(s.held, k)
+	h.timer.Stop()
+	k.to.send(h.b)
+}
+
+// bounce answers a stanza by an error, unless it is one.
+func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
+	switch t := attr(e, typeAttr); {
+	case t == "error" || t == "result":
+		return
+	case e.Is(iqName):
+		c.sendf("%s", iqError(attr(e, idAttr), attr(e, toAttr), condition))
+		return
+	}
+	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), q(attr(e, idAttr)), q(attr(e, toAttr)), q(c.full), stanzaError(condition))
+}
+
+func iqError(id, from, condition string) string {
+	if from != "" {
+		from = " from='" + q(from) + "'"
+	}
+	return "<iq type='error' id='" + q(id) + "'" + from + ">" + stanzaError(condition) + "</iq>"
+}
+
+func stanzaError(condition string) string {
+	kind := "cancel"
+	switch condition {
+	case "bad-request", "jid-malformed", "not-acceptable", "policy-violation", "redirect":
+		kind = "modify"
+	case "forbidden", "not-authorized", "registration-required", "subscription-required":
+		kind = "auth"
+	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint", "unexpected-request":
+		kind = "wait"
+	}
+	return "<error type='" + kind + "'><" + condition + " xmlns='" + nsStanzas + "'/></error>"
+}

@@ -1,0 +1,133 @@
+package stub
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"strings"
+	"time"
+
+	"canto/xmlstream"
+)
+
+const (
+	nsSASL2 = "urn:xmpp:sasl:2"
+	nsBind2 = "urn:xmpp:bind:0"
+	nsFAST  = "urn:xmpp:fast:0"
+)
+
+var (
+	authenticate = xmlstream.N(nsSASL2, "authenticate")
+	response2    = xmlstream.N(nsSASL2, "response")
+	abort2       = xmlstream.N(nsSASL2, "abort")
+	initialName  = xmlstream.N(nsSASL2, "initial-response")
+	agentName    = xmlstream.N(nsSASL2, "user-agent")
+	bind2        = xmlstream.N(nsBind2, "bind")
+	tagName      = xmlstream.N(nsBind2, "tag")
+	requestName  = xmlstream.N(nsFAST, "request-token")
+	fastName     = xmlstream.N(nsFAST, "fast")
+)
+
+// modern is what <authenticate/> asked for besides a login.
+type modern struct {
+	agent string
+	bind  bool
+	tag   string
+	token bool
+}
+
+// authenticate begins a login by XEP-0388.
+func (c *client) authenticate(e xmlstream.Element) error {
+	m := new(modern)
+	if a, ok := e.Child(agentName); ok {
+		m.agent = attr(a, idAttr)
+	}
+	if b, ok := e.Child(bind2); ok {
+		m.bind = true
+		if t, ok := b.Child(tagName); ok {
+			m.tag = string(t.Text())
+		}
+	}
+	if _, ok := e.Child(requestName); ok {
+		m.token = c.s.cfg.FAST
+	}
+	c.modern = m
+	var first []byte
+	if r, ok := e.Child(initialName); ok {
+		first = r.Text()
+		if len(first) == 0 {
+			first = []byte("=") // there is one, and it is empty
+		}
+	}
+	name := attr(e, mechAttr)
+	if _, ok := e.Child(fastName); ok && c.s.cfg.FAST && strings.HasPrefix(name, "HT-SHA-256-") {
+		return c.fast(name, first)
+	}
+	c.sasl = c.exchange()
+	return c.step(c.sasl.Start(name, first))
+}
+
+// fast is a login by a token: the name, NUL, and a keyed hash of "Initiator" and the channel's binding.
+func (c *client) fast(mechanism string, first []byte) error {
+	var binding []byte
+	switch mechanism {
+	case "HT-SHA-256-NONE":
+	case "HT-SHA-256-EXPR":
+		if binding = c.exporter(); binding == nil {
+			return c.refused("invalid-mechanism")
+		}
+	default:
+		return c.refused("invalid-mechanism")
+	}
+	msg, err := base64.StdEncoding.DecodeString(string(first))
+	user, hash, ok := strings.Cut(string(msg), "\x00")
+	if err != nil || !ok {
+		return c.refused("malformed-request")
+	}
+	c.s.mu.Lock()
+	token, known := c.s.tokens[user+"\x00"+c.modern.agent]
+	c.s.mu.Unlock()
+	if !known || !hmac.Equal([]byte(hash), keyed(token, "Initiator", binding)) {
+		return c.refused("not-authorized")
+	}
+	return c.loggedIn(user, base64.StdEncoding.AppendEncode(nil, keyed(token, "Responder", binding)))
+}
+
+func keyed(token, role string, binding []byte) []byte {
+	m := hmac.New(sha256.New, []byte(token))
+	m.Write([]byte(role))
+	m.Write(binding)
+	return m.Sum(nil)
+}
+
+// succeed2 ends a login by XEP-0388: features follow, and no new header comes.
+func (c *client) succeed2(data []byte) error {
+	m := c.modern
+	success := func(who, bound string) string {
+		var b strings.Builder
+		b.WriteString("<success xmlns='" + nsSASL2 + "'>")
+		if len(data) > 0 {
+			b.WriteString("<additional-data>" + string(data) + "</additional-data>")
+		}
+		b.WriteString("<authorization-identifier>" + q(who) + "</authorization-identifier>" + bound)
+		if m.token {
+			token := base64.RawURLEncoding.EncodeToString(random(24))
+			c.s.tokens[c.user+"\x00"+m.agent] = token
+			b.WriteString("<token xmlns='" + nsFAST + "' token='" + token + "' expiry='" + time.Now().Add(14*24*time.Hour).UTC().Format(time.RFC3339) + "'/>")
+		}
+		b.WriteString("</success>")
+		return b.String()
+	}
+	if m.bind {
+		resource := hex.EncodeToString(random(6))
+		if m.tag != "" {
+			resource = m.tag + "~" + resource
+		}
+		return c.bindTo(resource, func() string { return success(c.full, "<bound xmlns='"+nsBind2+"'/>") + c.features() })
+	}
+	c.s.mu.Lock()
+	answer := success(c.user+"@"+c.s.cfg.Domain, "")
+	c.s.mu.Unlock()
+	return c.write("%s", answer+c.features())
+}

@@ -1,0 +1,268 @@
+// Package stub is an XMPP server that does wrong what it is told to, and counts it: what the load tester
+// says of a run against it must be what the stub did. It is a test aid for a few thousand connections, with
+// two goroutines for each and one lock for everything that is routed.
+//
+//	s, err := stub.Start(stub.Config{})
+//	defer s.Close()
+//	s.Faults.Drop(100)
+//	… run the load tester against s.Addr() …
+//	lost := s.Stats().Dropped
+//
+// It knows the logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration), messages by
+// full and bare address, presence, rosters, rooms at conference.<domain>, archive queries, pings, disco and
+// software versions. It checks little: a client that breaks the protocol may get away with it.
+package stub
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"canto/session/jid"
+	"canto/session/sasl"
+)
+
+// A Config says what a Server is. The zero Config is one for "localhost" on a free port of 127.0.0.1.
+type Config struct {
+	Addr   netip.AddrPort // of the listener that begins without TLS; 127.0.0.1, a free port
+	Direct netip.AddrPort // of the one with direct TLS; 127.0.0.1, a free port
+	Domain string         // localhost; rooms are at conference.<Domain>
+
+	// Accounts exist for each name of Prefix and digits ("bench0"), all with the password Password. Others
+	// come into being by registration (XEP-0077).
+	Prefix   string // bench
+	Password string // bench
+
+	Mechanisms []string // SCRAM-SHA-256, SCRAM-SHA-1, PLAIN; PLAIN is offered without TLS too
+	Binding    bool     // offer the -PLUS forms under TLS, with tls-exporter
+	RequireTLS bool     // offer nothing but STARTTLS before it
+	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides what is older
+	FAST       bool     // with SASL2: offer tokens (XEP-0484)
+
+	// Audience sends everybody's presence to everybody, else it goes to subscribers: see [Server.Befriend].
+	Audience bool
+	Archive  int           // rows that everybody's archive has; 100
+	HoldFor  time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
+}
+
+// A Server listens from Start to Close. Its methods may be called from any goroutine.
+type Server struct {
+	// Faults is what it does wrong: nothing, to begin with.
+	Faults *Faults
+
+	cfg           Config
+	offer         sasl.Offer
+	salt          []byte
+	fake          sasl.Secret
+	tls           *tls.Config
+	pool          *x509.CertPool
+	plain, direct net.Listener
+	gate          gate
+	closing       chan struct{}
+	wg            sync.WaitGroup
+
+	mu       sync.Mutex // of all below, and of what clients have of themselves in it
+	keys     map[string]sasl.Keys
+	conns    []*client
+	users    map[string]map[string]*client // by bare address and resource
+	accounts map[string]string             // registered: name and password
+	tokens   map[string]string             // FAST, by user and user agent
+	roster   map[string]map[string]*contact
+	rooms    map[string]*room
+	held     map[pair]*hold
+	faults   faults
+	stats    Stats
+}
+
+// Stats are counters since Start, but for Connections and Sessions, which are of the moment.
+type Stats struct {
+	Connections uint64 // open
+	Accepted    uint64 // ever
+	Sessions    uint64 // bound
+	Logins      uint64 // sessions that were ever bound
+	Refused     uint64 // logins that failed
+	Registered  uint64 // accounts
+	// Routed is messages times receivers, those that a fault dropped included; what a fault bounced is not.
+	Routed     uint64
+	Dropped    uint64 // of Routed: that were never delivered
+	Duplicated uint64 // of Routed: that were delivered twice
+	Reordered  uint64 // of Routed: that were delivered behind the next one of the same sender to the same receiver
+	Bounced    uint64 // messages that a fault answered by an error
+	Returned   uint64 // messages that nobody was there for, or that a room refused
+	FailedIQs  uint64 // requests that a fault answered by an error
+	Presences  uint64 // presences times receivers
+	IQs        uint64 // requests, answered or passed on
+	Severed    uint64 // connections that a fault closed
+}
+
+// Start makes a certificate and listens.
+func Start(cfg Config) (*Server, error) {
+	free := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	if !cfg.Addr.IsValid() {
+		cfg.Addr = free
+	}
+	if !cfg.Direct.IsValid() {
+		cfg.Direct = free
+	}
+	def(&cfg.Domain, "localhost")
+	def(&cfg.Prefix, "bench")
+	def(&cfg.Password, "bench")
+	def(&cfg.Archive, 100)
+	def(&cfg.HoldFor, time.Second)
+	if len(cfg.Mechanisms) == 0 {
+		cfg.Mechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"}
+	}
+	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen), fake: sasl.NewSecret(random(32)),
+		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
+		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{}, held: map[pair]*hold{}}
+	s.Faults = &Faults{s}
+	s.gate.closing = s.closing
+	var err error
+	if s.offer, err = sasl.NewOffer(cfg.Mechanisms...); err != nil {
+		return nil, fmt.Errorf("stub: %w: name some of SCRAM-SHA-1, SCRAM-SHA-256, PLAIN", err)
+	}
+	if s.tls, s.pool, err = certificate(cfg.Domain); err != nil {
+		return nil, fmt.Errorf("stub: no certificate could be made: %w", err)
+	}
+	if s.plain, err = net.Listen("tcp", cfg.Addr.String()); err != nil {
+		return nil, fmt.Errorf("stub: %w: name an address that is free", err)
+	}
+	if s.direct, err = net.Listen("tcp", cfg.Direct.String()); err != nil {
+		s.plain.Close()
+		return nil, fmt.Errorf("stub: %w: name an address that is free", err)
+	}
+	s.wg.Add(2)
+	go s.accept(s.plain, false)
+	go s.accept(s.direct, true)
+	return s, nil
+}
+
+func def[T comparable](p *T, v T) {
+	var zero T
+	if *p == zero {
+		*p = v
+	}
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b) // never fails
+	return b
+}
+
+// certificate is a self-signed one for the domain, good for a day.
+func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	now := time.Now()
+	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true,
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return nil, nil, err
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}}, pool, nil
+}
+
+// Addr is where connections begin without TLS.
+func (s *Server) Addr() netip.AddrPort { return s.plain.Addr().(*net.TCPAddr).AddrPort() }
+
+// DirectAddr is where they begin with it.
+func (s *Server) DirectAddr() netip.AddrPort { return s.direct.Addr().(*net.TCPAddr).AddrPort() }
+
+// Pool is what its certificate can be verified by, for the name Config.Domain.
+func (s *Server) Pool() *x509.CertPool { return s.pool.Clone() }
+
+// Close ends every connection, and returns when all goroutines have ended.
+func (s *Server) Close() {
+	s.mu.Lock()
+	select {
+	case <-s.closing:
+	default:
+		close(s.closing)
+	}
+	conns := slices.Clone(s.conns)
+	for _, h := range s.held {
+		h.timer.Stop()
+	}
+	s.mu.Unlock()
+	s.plain.Close()
+	s.direct.Close()
+	for _, c := range conns {
+		c.raw.Close()
+	}
+	s.wg.Wait()
+}
+
+// Stats are the counters.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.stats
+	st.Connections = uint64(len(s.conns))
+	for _, u := range s.users {
+		st.Sessions += uint64(len(u))
+	}
+	return st
+}
+
+// Befriend has two accounts, by their names ("bench0"), get each other's presence.
+func (s *Server) Befriend(a, b string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x, errA := jid.New(a, s.cfg.Domain, "")
+	y, errB := jid.New(b, s.cfg.Domain, "")
+	if errA == nil && errB == nil {
+		s.contact(x.String(), y.String()).sub = both
+		s.contact(y.String(), x.String()).sub = both
+	}
+}
+
+func (s *Server) accept(l net.Listener, direct bool) {
+	defer s.wg.Done()
+	for {
+		raw, err := l.Accept()
+		if err != nil {
+			select {
+			case <-s.closing:
+				return
+			case <-time.After(10 * time.Millisecond): // out of descriptors, most likely
+				continue
+			}
+		}
+		s.gate.wait()
+		c := &client{s: s, raw: raw, nc: gated{raw, &s.gate}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+		s.mu.Lock()
+		select {
+		case <-s.closing:
+			s.mu.Unlock()
+			raw.Close()
+			return
+		default:
+		}
+		s.conns = append(s.conns, c)
+		s.stats.Accepted++
+		s.wg.Add(1)
+		s.mu.Unlock()
+		go c.serve(direct)
+	}
+}
