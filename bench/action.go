@@ -97,7 +97,7 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	p := &pace{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
 		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
 	if p.from > 0 { // processes take turns
-		p.t = float64(share.Worker) / float64(share.Workers) / p.from
+		p.first = float64(share.Worker) / float64(share.Workers) / p.from
 	}
 	f.openLoop(ctx, start, p, pick, fire)
 	return nil

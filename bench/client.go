@@ -79,7 +79,7 @@ func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 	if c.login == nil {
 		return
 	}
-	c.login.secure = true
+	c.login.secure, c.login.shaking = true, false
 	h.f.secured(st)
 	c.login.mark(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
 	c.header(h.f)

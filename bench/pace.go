@@ -15,7 +15,9 @@ type pace struct {
 	length   float64 // seconds
 	poisson  bool
 	rng      *rand.Rand
+	first    float64 // when the first begins
 	t        float64
+	n        int
 }
 
 // next is when the next operation begins, in seconds from the beginning; ok is false at the end.
@@ -27,13 +29,17 @@ func (p *pace) next() (t float64, ok bool) {
 	if r <= 0 {
 		return 0, false
 	}
-	t = p.t
-	d := 1 / r
-	if p.poisson {
-		d = p.rng.ExpFloat64() / r
+	t = p.first + p.t
+	p.n++
+	switch {
+	case p.poisson:
+		p.t += p.rng.ExpFloat64() / r
+	case p.to > 0:
+		p.t += 1 / r
+	default:
+		p.t = float64(p.n) / r // not added up: a rate for a length is a number without a remainder
 	}
-	p.t += d
-	return t, t < p.length
+	return t, t < p.length-1e-9
 }
 
 // maxNap bounds how many operations are put together: what is due within it leaves together.

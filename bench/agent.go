@@ -1,0 +1,350 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"sync"
+	"time"
+)
+
+// Workers in other processes are spoken to in lines of JSON, over a pipe or a TCP connection:
+//
+//	{"id":1,"op":"plan","plan":{…}}   ->  {"id":1}
+//	{"id":2,"op":"phase","phase":0}   ->  {"id":2}, when this worker's part of it is done
+//	{"id":3,"op":"tick"}              ->  {"id":3,"tick":{…}}
+//	{"id":4,"op":"cancel","of":2}     ->  {"id":4}, and the answer to 2 soon
+//	{"id":5,"op":"info"}              ->  {"id":5,"info":{…}}
+//
+// An answer may have "what" and "remedy" of an error. The worker ends with its input. Histograms travel in
+// HdrHistogram's own form.
+
+type request struct {
+	ID     int    `json:"id"`
+	Op     string `json:"op"`
+	Phase  int    `json:"phase,omitempty"`
+	Of     int    `json:"of,omitempty"`
+	Plan   *Plan  `json:"plan,omitempty"`
+	Secret string `json:"secret,omitempty"`
+}
+
+type reply struct {
+	ID      int    `json:"id"`
+	What    string `json:"what,omitempty"`
+	Remedy  string `json:"remedy,omitempty"`
+	Feature string `json:"feature,omitempty"` // not offered
+	Over    bool   `json:"over,omitempty"`    // the error is that of a context
+	Tick    *Tick  `json:"tick,omitempty"`
+	Info    *Info  `json:"info,omitempty"`
+}
+
+func (r *reply) fail(err error) {
+	var ref Refusal
+	var not ErrNotOffered
+	switch {
+	case err == nil:
+	case errors.As(err, &not):
+		r.What, r.Feature = err.Error(), not.Feature
+	case errors.As(err, &ref) && err == error(ref):
+		r.What, r.Remedy = ref.What, ref.Remedy
+	default:
+		r.What, r.Over = err.Error(), errors.Is(err, context.Canceled)
+	}
+}
+
+func (r *reply) err() error {
+	switch {
+	case r.What == "":
+		return nil
+	case r.Feature != "":
+		return ErrNotOffered{r.Feature}
+	case r.Over:
+		return context.Canceled
+	}
+	return Refusal{r.What, r.Remedy}
+}
+
+// maxLine bounds a line of the protocol.
+const maxLine = 64 << 20
+
+// ServeWorker is a worker: it does what comes on in until that ends, or ctx does. secret, if it is not empty,
+// must be in the first request.
+func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex
+	enc := json.NewEncoder(out)
+	say := func(r reply) {
+		mu.Lock()
+		defer mu.Unlock()
+		enc.Encode(r)
+	}
+	var w *local
+	defer func() {
+		if w != nil {
+			w.Close()
+		}
+	}()
+	running := map[int]context.CancelFunc{} // under mu
+	sc := bufio.NewScanner(in)
+	sc.Buffer(make([]byte, 64<<10), maxLine)
+	known := secret == ""
+	for sc.Scan() {
+		var q request
+		if err := json.Unmarshal(sc.Bytes(), &q); err != nil {
+			return fmt.Errorf("what came is not the protocol of canto-bench: %v: do both ends have the same version?", err)
+		}
+		r := reply{ID: q.ID}
+		if !known {
+			if known = subtle.ConstantTimeCompare([]byte(q.Secret), []byte(secret)) == 1; !known {
+				r.fail(Refusal{"the agent asks for another secret", "give both ends the same --secret"})
+				say(r)
+				return errors.New("a wrong secret was given")
+			}
+		}
+		switch {
+		case q.Op == "plan" && w == nil && q.Plan != nil && q.Plan.Scenario != nil && q.Plan.Share.Workers > q.Plan.Share.Worker:
+			var err error
+			if err = q.Plan.Scenario.Check(); err == nil {
+				w, err = newLocal(q.Plan)
+			}
+			r.fail(err)
+			say(r)
+		case w == nil:
+			r.fail(Refusal{"a worker needs a plan first", ""})
+			say(r)
+		case q.Op == "phase" && q.Phase >= 0 && q.Phase < len(w.f.sc.Phases):
+			pctx, stop := context.WithCancel(ctx)
+			mu.Lock()
+			running[q.ID] = stop
+			mu.Unlock()
+			go func() {
+				r.fail(w.Phase(pctx, q.Phase))
+				mu.Lock()
+				delete(running, q.ID)
+				mu.Unlock()
+				stop()
+				say(r)
+			}()
+		case q.Op == "cancel":
+			mu.Lock()
+			if stop := running[q.Of]; stop != nil {
+				stop()
+			}
+			mu.Unlock()
+			say(r)
+		case q.Op == "tick":
+			t, err := w.Tick()
+			r.Tick = t
+			r.fail(err)
+			say(r)
+		case q.Op == "info":
+			i, err := w.Info()
+			r.Info = &i
+			r.fail(err)
+			say(r)
+		default:
+			r.fail(Refusal{fmt.Sprintf("a worker does not know %.40q", q.Op), "do both ends have the same version?"})
+			say(r)
+		}
+	}
+	return sc.Err()
+}
+
+// ServeAgent serves one coordinator after another on ln, until ctx ends.
+func ServeAgent(ctx context.Context, ln net.Listener, secret string, log func(string)) error {
+	context.AfterFunc(ctx, func() { ln.Close() })
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		log("a run from " + nc.RemoteAddr().String())
+		stop := context.AfterFunc(ctx, func() { nc.Close() })
+		if err := ServeWorker(ctx, nc, nc, secret); err != nil {
+			log(err.Error())
+		}
+		stop()
+		nc.Close()
+		log("ready")
+	}
+}
+
+// remote is the worker at the other end of the protocol.
+type remote struct {
+	name    string
+	out     io.Writer
+	close   func() error
+	mu      sync.Mutex
+	last    int
+	pending map[int]chan reply
+	gone    error
+}
+
+func newRemote(name string, in io.Reader, out io.Writer, close func() error) *remote {
+	w := &remote{name: name, out: out, close: close, pending: make(map[int]chan reply)}
+	go w.read(in)
+	return w
+}
+
+func (w *remote) read(in io.Reader) {
+	sc := bufio.NewScanner(in)
+	sc.Buffer(make([]byte, 64<<10), maxLine)
+	var err error
+	for err == nil && sc.Scan() {
+		var r reply
+		if err = json.Unmarshal(sc.Bytes(), &r); err != nil {
+			break
+		}
+		w.mu.Lock()
+		ch := w.pending[r.ID]
+		delete(w.pending, r.ID)
+		w.mu.Unlock()
+		if ch != nil {
+			ch <- r
+		}
+	}
+	if err == nil {
+		err = sc.Err()
+	}
+	why := "it ended"
+	if err != nil {
+		why = err.Error()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.gone = Refusal{fmt.Sprintf("%s was lost: %s", w.name, why), "look at what it printed"}
+	for id, ch := range w.pending {
+		delete(w.pending, id)
+		ch <- reply{What: w.gone.(Refusal).What, Remedy: w.gone.(Refusal).Remedy}
+	}
+}
+
+func (w *remote) send(q request) (int, chan reply, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.gone != nil {
+		return 0, nil, w.gone
+	}
+	w.last++
+	q.ID = w.last
+	b, err := json.Marshal(q)
+	if err != nil {
+		return 0, nil, err
+	}
+	ch := make(chan reply, 1)
+	w.pending[q.ID] = ch
+	if _, err := w.out.Write(append(b, '\n')); err != nil {
+		delete(w.pending, q.ID)
+		return 0, nil, Refusal{fmt.Sprintf("%s was lost: %v", w.name, err), "look at what it printed"}
+	}
+	return q.ID, ch, nil
+}
+
+func (w *remote) call(q request) (reply, error) {
+	_, ch, err := w.send(q)
+	if err != nil {
+		return reply{}, err
+	}
+	r := <-ch
+	return r, r.err()
+}
+
+// Phase is worker's.
+func (w *remote) Phase(ctx context.Context, k int) error {
+	id, ch, err := w.send(request{Op: "phase", Phase: k})
+	if err != nil {
+		return err
+	}
+	select {
+	case r := <-ch:
+		return r.err()
+	case <-ctx.Done():
+	}
+	if _, _, err := w.send(request{Op: "cancel", Of: id}); err != nil {
+		return err
+	}
+	select {
+	case r := <-ch:
+		return r.err()
+	case <-time.After(30 * time.Second):
+		return Refusal{w.name + " does not stop", "end it by hand"}
+	}
+}
+
+// Tick is worker's.
+func (w *remote) Tick() (*Tick, error) {
+	r, err := w.call(request{Op: "tick"})
+	if err != nil {
+		return nil, err
+	}
+	if r.Tick == nil {
+		return nil, Refusal{w.name + " sent no figures", "do both ends have the same version?"}
+	}
+	return r.Tick, nil
+}
+
+// Info is worker's.
+func (w *remote) Info() (Info, error) {
+	r, err := w.call(request{Op: "info"})
+	if err != nil || r.Info == nil {
+		return Info{}, err
+	}
+	return *r.Info, nil
+}
+
+// Close is worker's.
+func (w *remote) Close() error { return w.close() }
+
+// startWorker starts a process of this machine as a worker.
+func startWorker(command []string, p *Plan) (worker, error) {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("a worker process could not be started: %w", err)
+	}
+	w := newRemote(fmt.Sprintf("worker %d", p.Share.Worker+1), out, in, func() error {
+		in.Close()
+		late := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
+		defer late.Stop()
+		return cmd.Wait()
+	})
+	if _, err := w.call(request{Op: "plan", Plan: p}); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// dialAgent asks an agent on another machine for its help.
+func dialAgent(ctx context.Context, addr, secret string, p *Plan) (worker, error) {
+	d := net.Dialer{Timeout: 10 * time.Second}
+	nc, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, Refusal{fmt.Sprintf("agent %s can't be reached: %v", addr, err), "start it there: canto-bench agent --listen " + addr}
+	}
+	w := newRemote("agent "+addr, nc, nc, nc.Close)
+	if _, err := w.call(request{Op: "plan", Plan: p, Secret: secret}); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}

@@ -1,0 +1,130 @@
+package bench
+
+import (
+	"fmt"
+	"runtime"
+	"time"
+
+	"canto/bench/result"
+)
+
+// figures names what tables, gates and comparisons may ask for.
+func (c *collector) figures() {
+	r := c.run
+	add := func(name string, v float64, unit, better, about string) {
+		r.Figures = append(r.Figures, result.Figure{Name: name, Value: v, Unit: unit, Better: better, About: about})
+	}
+	done := map[string]uint64{}
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		if !c.isPart(s) {
+			done[s.Phase] += s.Done
+		}
+	}
+	for i, p := range r.Phases {
+		wall := p.To - p.From
+		kind := c.sc.Phases[i].Kind
+		if kind != Hold && kind != Settle {
+			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
+		}
+		if p.Server == nil {
+			continue
+		}
+		if n := done[p.Name]; n > 0 {
+			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower", "server CPU for each operation of the phase that was done (a delivery, a login)")
+		}
+		if wall > 0 {
+			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
+		}
+		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
+		if p.Sessions > 0 && (kind == Settle || kind == Ramp) {
+			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: what it has grown by since nobody was connected")
+		}
+	}
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		n := s.Phase + "." + s.Name
+		what := "latency, from when it was sent"
+		if s.Open {
+			what = "latency, from when it was meant to be sent"
+		}
+		for _, q := range []struct {
+			name string
+			q    float64
+		}{{"p50", .5}, {"p90", .9}, {"p99", .99}, {"p999", .999}} {
+			add(n+"."+q.name+"_ms", result.Millis(s.Latency.Quantile(q.q)), "ms", "lower", what)
+		}
+		add(n+".max_ms", result.Millis(s.Latency.Max()), "ms", "lower", what)
+		if c.isPart(s) {
+			continue
+		}
+		if d := c.lengthOf(s.Phase); d > 0 {
+			add(n+".rate", float64(s.Done)/d, "1/s", "higher", "done in a second")
+		}
+		add(n+".done", float64(s.Done), "count", "higher", "came, each once")
+		add(n+".lost", float64(s.Lost), "count", "lower", "never came")
+		add(n+".duplicated", float64(s.Duplicated), "count", "lower", "came again")
+		add(n+".reordered", float64(s.Reordered), "count", "lower", "came behind what the same sender had sent later")
+		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
+		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
+		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
+	}
+	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
+}
+
+func (c *collector) isPart(s *result.Step) bool {
+	for _, st := range c.steps {
+		if st.part && st.name == s.Name && c.sc.Phases[st.phase].Name == s.Phase {
+			return true
+		}
+	}
+	return false
+}
+
+// lengthOf is for how many seconds a phase began operations.
+func (c *collector) lengthOf(name string) float64 {
+	for i, p := range c.run.Phases {
+		if p.Name == name {
+			d := p.To - p.From
+			if q := &c.sc.Phases[i]; q.Kind == Hold {
+				d = min(d, time.Duration(q.Length).Seconds())
+			}
+			return d
+		}
+	}
+	return 0
+}
+
+// warn says what makes the figures doubtful.
+func (c *collector) warn() {
+	r := c.run
+	warn := func(format string, a ...any) { r.Warnings = append(r.Warnings, fmt.Sprintf(format, a...)) }
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		if !s.Open || c.isPart(s) || s.Lag.Count() == 0 {
+			continue
+		}
+		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)
+		if lag > 5*time.Millisecond && lag > lat/4 {
+			warn("the client was the bottleneck in %s.%s: it sent 1 %% of its operations %.1f ms or more after their time (latency p99: %.1f ms)", s.Phase, s.Name, result.Millis(lag), result.Millis(lat))
+		}
+		if want := float64(s.Intended); want > 0 && float64(s.Sent) < .99*want && s.Failed == 0 {
+			warn("the client was the bottleneck in %s.%s: it sent %d of %d", s.Phase, s.Name, s.Sent, s.Intended)
+		}
+	}
+	cores := float64(runtime.NumCPU())
+	for i, p := range r.Phases {
+		wall := p.To - p.From
+		if kind := c.sc.Phases[i].Kind; wall < 2 || kind != Hold && kind != Storm {
+			continue
+		}
+		mine := p.Client.CPU / wall
+		if len(c.o.Agents) == 0 && mine > .85*cores {
+			warn("the client was the bottleneck in %s: it used %.1f of %.0f cores", p.Name, mine, cores)
+			continue
+		}
+		if p.Server != nil && len(c.o.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
+			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
+		}
+	}
+}

@@ -1,0 +1,453 @@
+package bench
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"canto/bench/probe"
+	"canto/bench/result"
+)
+
+// Options say how a scenario is run. The zero value is one process, nothing to watch.
+type Options struct {
+	// Processes is over how many processes of this machine the clients are spread; 0: as many as
+	// descriptors make necessary. More than one needs Command.
+	Processes int
+	Command   []string // starts a worker that is served with [ServeWorker] on its standard input and output
+	Agents    []string // addresses of agents on other machines; the clients are spread over them alone
+	Secret    string   // that agents ask for
+	Watch     func(result.Progress)
+	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins; ctx ends with
+	// it. Its files are in the result.
+	Mark func(ctx context.Context, p *Phase) []result.File
+	Tool result.Tool
+}
+
+// A worker is a process with a share of the clients.
+type worker interface {
+	Phase(ctx context.Context, k int) error
+	Tick() (*Tick, error)
+	Info() (Info, error)
+	Close() error
+}
+
+// local is the worker in this process.
+type local struct {
+	f     *Fleet
+	share Share
+	self  *probe.Process
+	stop  context.CancelFunc
+}
+
+func newLocal(p *Plan) (*local, error) {
+	f, err := NewFleet(p.Scenario, p.Target, p.Share, p.Run)
+	if err != nil {
+		return nil, err
+	}
+	self, err := probe.Self()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	go f.beat(ctx)
+	return &local{f, p.Share, self, stop}, nil
+}
+
+func (l *local) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
+func (l *local) Info() (Info, error)                    { return l.f.Info(), nil }
+
+func (l *local) Tick() (*Tick, error) {
+	t := l.f.Tick()
+	var err error
+	t.Usage, err = l.self.Usage()
+	return t, err
+}
+
+func (l *local) Close() error {
+	l.stop()
+	return l.f.Close()
+}
+
+// A Plan is all that a worker needs to know.
+type Plan struct {
+	Scenario *Scenario
+	Target   Target
+	Share    Share
+	Run      uint32
+}
+
+// Run runs a scenario and returns what it showed. With an error there may be a result nevertheless: what
+// was seen until then. If ctx ends early, that is no error, and the result says that it is partial.
+func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
+	if err := sc.Check(); err != nil {
+		return nil, err
+	}
+	if err := t.Check(sc.Clients.TLS); err != nil {
+		return nil, err
+	}
+	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
+	c.steps, c.first = plan(sc)
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.source}, Machine: probe.Machine(), Tool: o.Tool}
+	if err := c.scout(ctx, &t); err != nil {
+		return nil, err
+	}
+	c.target = t
+	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit, Addr: t.addr(sc.Clients.TLS).String(),
+		Domain: t.Domain, TLS: sc.Clients.TLS, Config: t.Config, PIDs: t.PIDs}
+	if err := c.probes(ctx); err != nil {
+		return nil, err
+	}
+	err := c.employ(ctx, rand.Uint32())
+	defer func() {
+		for _, w := range c.workers {
+			w.Close()
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	c.began = time.Now()
+	c.run.Began = c.began.UTC()
+	c.run.Workers = len(c.workers)
+	for k := range sc.Phases {
+		if err = c.phase(ctx, k); err != nil {
+			break
+		}
+	}
+	if err != nil && ctx.Err() != nil {
+		c.run.Partial = fmt.Sprintf("interrupted in phase %s", c.run.Phases[len(c.run.Phases)-1].Name)
+		err = nil
+	} else if err != nil {
+		c.run.Partial = strings.ReplaceAll(err.Error(), "\n", " ")
+	}
+	c.finish()
+	return c.run, err
+}
+
+// descriptors is how many a process needs beside its clients' sockets.
+const descriptors = 200
+
+// employ starts the workers.
+func (c *collector) employ(ctx context.Context, run uint32) error {
+	n := c.o.Processes
+	if len(c.o.Agents) > 0 {
+		n = len(c.o.Agents)
+	} else if n == 0 {
+		n = 1
+		if limit := c.run.Machine.Descriptors; limit > descriptors {
+			most := int(limit - descriptors)
+			n = (c.sc.Clients.Count + most - 1) / most
+		}
+		if n > 1 && len(c.o.Command) == 0 {
+			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
+		}
+	}
+	for i := range n {
+		p := &Plan{Scenario: c.sc, Target: c.target, Share: Share{i, n}, Run: run}
+		var w worker
+		var err error
+		switch {
+		case len(c.o.Agents) > 0:
+			w, err = dialAgent(ctx, c.o.Agents[i], c.o.Secret, p)
+		case n > 1:
+			w, err = startWorker(c.o.Command, p)
+		default:
+			w, err = newLocal(p)
+		}
+		if err != nil {
+			return err
+		}
+		c.workers = append(c.workers, w)
+	}
+	return nil
+}
+
+// A collector runs the phases and adds up what workers count and probes see.
+type collector struct {
+	sc      *Scenario
+	o       Options
+	target  Target
+	steps   []step
+	first   []uint16
+	workers []worker
+	server  *probe.Process // nil: not on this machine
+	scraper *probe.Scraper
+	metrics map[string]float64
+
+	run    *result.Run
+	began  time.Time
+	all    *total
+	second *total
+
+	bound          int
+	base           result.Usage // of the server, with nobody connected
+	lastServer     result.Usage
+	client, lastCl result.Usage // of all workers
+	lastSample     time.Time
+	current        int
+	waiting        string
+}
+
+func (c *collector) probes(ctx context.Context) (err error) {
+	if len(c.target.PIDs) > 0 {
+		if c.server, err = probe.Open(c.target.PIDs...); err != nil {
+			return Refusal{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
+		}
+		if c.base, err = c.server.Usage(); err != nil {
+			return err
+		}
+		c.lastServer = c.base
+	}
+	if c.target.Metrics != "" {
+		c.scraper = probe.NewScraper(c.target.Metrics)
+		if _, err := c.scraper.Scrape(ctx); err != nil {
+			return Refusal{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
+		}
+	}
+	return nil
+}
+
+// tick collects from all workers, in turn of their numbers.
+func (c *collector) tick() error {
+	ticks := make([]*Tick, len(c.workers))
+	errs := make([]error, len(c.workers))
+	var wg sync.WaitGroup
+	for i, w := range c.workers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			ticks[i], errs[i] = w.Tick()
+		}()
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	c.bound = 0
+	c.client = result.Usage{}
+	for _, t := range ticks {
+		c.all.add(t)
+		c.second.add(t)
+		c.bound += t.Bound
+		addUsage(&c.client, t.Usage)
+	}
+	c.run.Sessions = max(c.run.Sessions, c.bound)
+	return nil
+}
+
+func addUsage(to *result.Usage, u result.Usage) {
+	to.CPU += u.CPU
+	to.User += u.User
+	to.RSS += u.RSS
+	to.PSS += u.PSS
+	to.FDs += u.FDs
+	to.Threads += u.Threads
+	to.Voluntary += u.Voluntary
+	to.Involuntary += u.Involuntary
+	to.Sockets = max(to.Sockets, u.Sockets)
+}
+
+// sample closes a second.
+func (c *collector) sample() {
+	now := time.Now()
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: probe.Sub(c.client, c.lastCl),
+		LagP99: result.Millis(c.second.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
+	c.lastCl = c.client
+	by := map[string]*tally{}
+	for id, t := range c.second.steps {
+		st := c.steps[id]
+		if st.part {
+			continue
+		}
+		if by[st.name] == nil {
+			by[st.name] = new(tally)
+		}
+		by[st.name].add(t)
+	}
+	for name, t := range by {
+		h := t.Latency
+		s.Steps[name] = result.Interval{Sent: t.Sent, Done: t.Done, Failed: t.Failed, P50: result.Millis(h.Quantile(.5)), P90: result.Millis(h.Quantile(.9)),
+			P99: result.Millis(h.Quantile(.99)), P999: result.Millis(h.Quantile(.999)), Max: result.Millis(h.Max())}
+	}
+	if c.server != nil {
+		if u, err := c.server.Usage(); err == nil {
+			d := probe.Sub(u, c.lastServer)
+			c.lastServer = u
+			s.Server = &d
+		}
+	}
+	if c.scraper != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		s.Metrics, _ = c.scraper.Scrape(ctx)
+		cancel()
+	}
+	c.run.Samples = append(c.run.Samples, s)
+	c.second = newTotal()
+	c.lastSample = now
+}
+
+// phase runs the k-th on all workers.
+func (c *collector) phase(ctx context.Context, k int) error {
+	p := &c.sc.Phases[k]
+	c.current = k
+	ph := result.Phase{Name: p.Name, Kind: p.Kind, From: time.Since(c.began).Seconds()}
+	var before result.Usage
+	if c.server != nil {
+		before, _ = c.server.Usage()
+	}
+	if err := c.tick(); err != nil {
+		return err
+	}
+	client := c.client
+	c.lastCl = c.client
+	c.lastSample = time.Now()
+	c.run.Phases = append(c.run.Phases, ph)
+	done := make(chan error, len(c.workers))
+	phctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var marks chan []result.File
+	if c.o.Mark != nil && (p.Kind == Hold || p.Kind == Storm) {
+		marks = make(chan []result.File, 1)
+		go func() { marks <- c.o.Mark(phctx, p) }()
+	}
+	for _, w := range c.workers {
+		go func() { done <- w.Phase(phctx, k) }()
+	}
+	start := time.Now()
+	var first error
+	every := time.NewTicker(100 * time.Millisecond)
+	defer every.Stop()
+	c.progress(p, start)
+	working := len(c.workers)
+	var over time.Time // when the workers were done
+	for {
+		select {
+		case err := <-done:
+			working--
+			if err != nil && (first == nil || errors.Is(first, context.Canceled)) {
+				first = err
+				cancel()
+			}
+			if working > 0 {
+				continue
+			}
+			over = time.Now()
+		case <-every.C:
+		}
+		if working == 0 || time.Since(c.lastSample) >= time.Second {
+			if err := c.tick(); err != nil {
+				return cmp.Or(first, err)
+			}
+		}
+		// A machine that sleeps makes long seconds: what they are called is when they ended.
+		if time.Since(c.lastSample) >= time.Second {
+			c.sample()
+			c.progress(p, start)
+		}
+		if working == 0 && (first != nil || ctx.Err() != nil || !slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
+			c.all.missing(c.first[k]) == 0 || time.Since(over) > time.Duration(p.Grace)) {
+			break
+		}
+	}
+	cancel()
+	if marks != nil {
+		c.run.Files = append(c.run.Files, <-marks...)
+	}
+	if time.Since(c.lastSample) > 200*time.Millisecond {
+		c.sample()
+	}
+	q := &c.run.Phases[len(c.run.Phases)-1]
+	q.To = time.Since(c.began).Seconds()
+	q.Sessions = c.bound
+	q.Client = probe.Sub(c.client, client)
+	if c.server != nil {
+		u, err := c.server.Usage()
+		if err != nil {
+			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
+		}
+		d := probe.Sub(u, before)
+		q.Server = &d
+	}
+	if first == nil {
+		first = ctx.Err()
+	}
+	return first
+}
+
+func (c *collector) progress(p *Phase, start time.Time) {
+	if c.o.Watch == nil {
+		return
+	}
+	g := result.Progress{Scenario: c.sc.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind, Index: c.current, Phases: len(c.sc.Phases), Elapsed: time.Since(start)}
+	switch p.Kind {
+	case Hold, Settle:
+		g.Length = time.Duration(p.Length)
+	case Ramp, Storm:
+		g.Goal, g.Now, g.Waiting = c.sc.Clients.Count, c.bound, "sessions bound"
+	case Drain:
+		g.Waiting = "streams to end"
+	case Join, Befriend:
+		g.Waiting = map[string]string{Join: "rooms to fill", Befriend: "subscriptions"}[p.Kind]
+		if t := c.all.steps[c.first[c.current]]; t != nil {
+			g.Now, g.Goal = int(t.Done), int(t.Intended)
+		}
+	}
+	if n := len(c.run.Samples); n > 0 {
+		g.Sample = c.run.Samples[n-1]
+	} else {
+		g.Sample.Sessions = c.bound
+	}
+	g.Warnings = c.run.Warnings
+	c.o.Watch(g)
+}
+
+// finish makes the result of what was added up.
+func (c *collector) finish() {
+	if err := c.tick(); err == nil && len(c.second.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
+		c.sample()
+	}
+	r := c.run
+	r.Seconds = time.Since(c.began).Seconds()
+	for _, w := range c.workers {
+		if i, err := w.Info(); err == nil {
+			r.Target.Mechanism = cmp.Or(r.Target.Mechanism, i.Mechanism)
+			if i.Cipher != "" && !strings.Contains(r.Target.TLS, "TLS") {
+				r.Target.TLS += ", " + i.Cipher
+			}
+		}
+	}
+	for _, st := range c.steps {
+		t := c.all.steps[st.id]
+		if t == nil {
+			continue
+		}
+		s := result.Step{Phase: c.sc.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
+		if t.Expected > t.Done+t.Failed {
+			s.Lost = t.Expected - t.Done - t.Failed
+		}
+		if s.Latency == nil {
+			s.Latency = result.NewHistogram()
+		}
+		if s.Lag == nil {
+			s.Lag = result.NewHistogram()
+		}
+		s.Receivers = 1
+		if t.Intended > 0 && t.Expected > t.Intended {
+			s.Receivers = float64(t.Expected) / float64(t.Intended)
+		}
+		r.Steps = append(r.Steps, s)
+	}
+	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
+	r.Refusals = c.all.refusals
+	c.figures()
+	c.warn()
+}

@@ -1,0 +1,153 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"canto/xmlstream"
+)
+
+// An Offer is what a server offers to clients, as far as scenarios need it.
+type Offer struct {
+	Software, Version string
+	Rooms             string // domain of a service for rooms
+	Features          []string
+	Seconds           float64 // that the login took
+}
+
+// Scout logs one client in and asks the server what it has: before anything is measured, and so that a
+// scenario that can't work says so first.
+func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
+	sc := &Scenario{Name: "scout", Clients: clients, Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
+	sc.Clients.Count, sc.Clients.Quiet, sc.Clients.SM, sc.Clients.Carbons = 1, true, false, false
+	sc.Clients.Timeout = Span(25 * time.Second)
+	if err := sc.Check(); err != nil {
+		return nil, err
+	}
+	f, err := NewFleet(sc, t, Share{0, 1}, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	began := time.Now()
+	if err := f.Phase(ctx, 0, Share{0, 1}); err != nil {
+		if w := f.worst.Load(); w != nil {
+			return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), *w)
+		}
+		return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), err)
+	}
+	o := &Offer{Seconds: time.Since(began).Seconds(), Rooms: t.Rooms}
+	f.mu.Lock()
+	for k := range f.offers {
+		o.Features = append(o.Features, k)
+	}
+	f.mu.Unlock()
+	c := f.groups[0].clients[0]
+	if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+nsVersion+"'/>"); err == nil {
+		if q, ok := e.First(); ok {
+			o.Software, o.Version = childText(q, nsVersion, "name"), childText(q, nsVersion, "version")
+		}
+	}
+	var vars []string
+	for _, to := range []string{t.Domain, f.target.name(int(c.index)) + "@" + t.Domain} {
+		if e, err := f.ask(ctx, c, "get", to, "<query xmlns='"+nsInfo+"'/>"); err == nil {
+			_, v := info(e)
+			vars = append(vars, v...)
+		}
+	}
+	for feature, ns := range map[string]string{"mam": nsMAM, "carbons": "urn:xmpp:carbons:2", "register": "jabber:iq:register"} {
+		if slices.Contains(vars, ns) {
+			o.Features = append(o.Features, feature)
+		}
+	}
+	if o.Rooms == "" {
+		if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+nsItems+"'/>"); err == nil {
+			o.Rooms = f.findRooms(ctx, c, e)
+		}
+	}
+	if o.Rooms != "" {
+		o.Features = append(o.Features, "muc")
+	}
+	slices.Sort(o.Features)
+	return o, f.drain(ctx, f.groups[0].clients)
+}
+
+var attrJID, attrVar, attrCategory, attrKind = xmlstream.N("", "jid"), xmlstream.N("", "var"), xmlstream.N("", "category"), xmlstream.N("", "type")
+
+func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Element) string {
+	q, ok := items.First()
+	if !ok {
+		return ""
+	}
+	n := 0
+	for k, ok := q.First(); ok && n < 20; k, ok = k.Next() {
+		jid, ok := k.Attr(attrJID)
+		if !ok {
+			continue
+		}
+		n++
+		e, err := f.ask(ctx, c, "get", string(jid), "<query xmlns='"+nsInfo+"'/>")
+		if err != nil {
+			continue
+		}
+		if conference, vars := info(e); conference && slices.Contains(vars, nsMUC) {
+			return string(jid)
+		}
+	}
+	return ""
+}
+
+// info reads an answer of disco#info.
+func info(e xmlstream.Element) (conference bool, vars []string) {
+	q, ok := e.First()
+	if !ok {
+		return
+	}
+	for k, ok := q.First(); ok; k, ok = k.Next() {
+		switch string(k.Local()) {
+		case "identity":
+			category, _ := k.Attr(attrCategory)
+			kind, _ := k.Attr(attrKind)
+			conference = conference || string(category) == "conference" && string(kind) == "text"
+		case "feature":
+			v, _ := k.Attr(attrVar)
+			vars = append(vars, string(v))
+		}
+	}
+	return
+}
+
+func childText(e xmlstream.Element, ns, name string) string {
+	for k, ok := e.First(); ok; k, ok = k.Next() {
+		if string(k.Local()) == name && string(k.Space()) == ns {
+			return string(k.Text())
+		}
+	}
+	return ""
+}
+
+// scout fills in what is not known of the target, and refuses scenarios that it can't serve.
+func (c *collector) scout(ctx context.Context, t *Target) error {
+	o, err := Scout(ctx, *t, c.sc.Clients)
+	if err != nil {
+		return err
+	}
+	def(&t.Software, o.Software)
+	def(&t.Version, o.Version)
+	def(&t.Rooms, o.Rooms)
+	need := slices.Clone(c.sc.Requires)
+	if c.sc.Clients.SM {
+		need = append(need, "sm")
+	}
+	if c.sc.Clients.Carbons {
+		need = append(need, "carbons")
+	}
+	for _, f := range need {
+		if !slices.Contains(o.Features, f) {
+			return ErrNotOffered{f}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,445 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/bench/result"
+	"canto/bench/stub"
+)
+
+// start runs a stub until the test ends, and says where it is.
+func start(t *testing.T, cfg stub.Config) (*stub.Server, Target) {
+	t.Helper()
+	s, err := stub.Start(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s, Target{Name: "stub", Addr: s.Addr(), Direct: s.DirectAddr(), Domain: "localhost", Password: "bench", Insecure: true}
+}
+
+func scenario(t *testing.T, text string) *Scenario {
+	t.Helper()
+	sc, err := Parse("test.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sc
+}
+
+func run(t *testing.T, sc *Scenario, target Target) *result.Run {
+	t.Helper()
+	r, err := Run(t.Context(), sc, target, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func stepOf(t *testing.T, r *result.Run, phase, name string) *result.Step {
+	t.Helper()
+	for i := range r.Steps {
+		if r.Steps[i].Phase == phase && r.Steps[i].Name == name {
+			return &r.Steps[i]
+		}
+	}
+	t.Fatalf("there is no step %s.%s in %+v; refusals %v", phase, name, r.Steps, r.Refusals)
+	return nil
+}
+
+const talk = `
+name = "talk"
+[clients]
+count = 40
+[[phase]]
+kind = "ramp"
+[[phase]]
+name = "talk"
+kind = "hold"
+length = "%s"
+grace = "%s"
+[[phase.do]]
+kind = "chat"
+rate = "%s"
+late = "20ms"
+[[phase]]
+kind = "drain"
+`
+
+func talking(t *testing.T, length, grace, rate string) *Scenario {
+	return scenario(t, fmt.Sprintf(talk, length, grace, rate))
+}
+
+// A server that does nothing for a second while 1,000 messages a second should be sent makes 1,000 of them
+// late, evenly from 0 to 1 s: a load tester that waits for answers before it goes on would see a few.
+func TestStallIsSeenInFull(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	sc := talking(t, "3s", "10s", "1000/s")
+	time.AfterFunc(1500*time.Millisecond, func() { s.Faults.Stall(time.Second) })
+	r := run(t, sc, target)
+	st := stepOf(t, r, "talk", "chat")
+	if st.Sent != 3000 || st.Done != 3000 || st.Lost != 0 {
+		t.Errorf("%d sent, %d came, %d lost; want 3000, 3000, 0", st.Sent, st.Done, st.Lost)
+	}
+	// What is late by less than 20 ms, and what a busy machine makes late, is the tolerance.
+	if st.Late < 930 || st.Late > 1300 {
+		t.Errorf("a stall of 1 s at 1,000 messages a second shows as %d late messages", st.Late)
+	}
+	if half := st.Latency.Over(500 * time.Millisecond); half < 430 || half > 700 {
+		t.Errorf("%d messages took over 500 ms; want half of the 1,000", half)
+	}
+	if m := st.Latency.Max(); m < 950*time.Millisecond {
+		t.Errorf("the latest message took %v", m)
+	}
+	// And the timeline shows it in its second.
+	var worst float64
+	for _, x := range r.Samples {
+		worst = math.Max(worst, x.Steps["chat"].Max)
+	}
+	if worst < 950 {
+		t.Errorf("the worst second of the time axis has %v ms", worst)
+	}
+}
+
+// What the stub loses, doubles and puts out of order is what the result counts.
+func TestFaultsAreCounted(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(f *stub.Faults)
+		want func(st stub.Stats) (lost, duplicated, reordered, failed uint64)
+	}{
+		{"none", func(*stub.Faults) {}, func(stub.Stats) (a, b, c, d uint64) { return 0, 0, 0, 0 }},
+		{"lost", func(f *stub.Faults) { f.Drop(10) }, func(s stub.Stats) (a, b, c, d uint64) { return s.Dropped, 0, 0, 0 }},
+		{"duplicated", func(f *stub.Faults) { f.Duplicate(7) }, func(s stub.Stats) (a, b, c, d uint64) { return 0, s.Duplicated, 0, 0 }},
+		{"reordered", func(f *stub.Faults) { f.Reorder(9) }, func(s stub.Stats) (a, b, c, d uint64) { return 0, 0, s.Reordered, 0 }},
+		{"failed", func(f *stub.Faults) { f.ErrorEvery(5, "service-unavailable") }, func(s stub.Stats) (a, b, c, d uint64) { return 0, 0, 0, s.Bounced }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, target := start(t, stub.Config{HoldFor: 500 * time.Millisecond})
+			go func() {
+				for s.Stats().Routed == 0 { // all have logged in by then
+					time.Sleep(time.Millisecond)
+				}
+				c.do(s.Faults)
+			}()
+			r := run(t, talking(t, "1s", "1s", "2000/s"), target)
+			st := stepOf(t, r, "talk", "chat")
+			lost, duplicated, reordered, failed := c.want(s.Stats())
+			if c.name != "none" && lost+duplicated+reordered+failed == 0 {
+				t.Fatal("the stub did nothing wrong")
+			}
+			if st.Lost != lost || st.Duplicated != duplicated || st.Reordered != reordered || st.Failed != failed {
+				t.Errorf("counted %d lost, %d duplicated, %d reordered, %d failed; the stub did %d, %d, %d, %d", st.Lost, st.Duplicated, st.Reordered, st.Failed, lost, duplicated, reordered, failed)
+			}
+			if st.Sent != 2000 || st.Done+st.Lost+st.Failed != 2000 {
+				t.Errorf("%d sent; %d done + %d lost + %d failed are not 2000", st.Sent, st.Done, st.Lost, st.Failed)
+			}
+		})
+	}
+}
+
+// A delay is in every latency, and the schedule goes on.
+func TestDelayIsLatency(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	s.Faults.Delay(100 * time.Millisecond)
+	r := run(t, talking(t, "1s", "5s", "500/s"), target)
+	st := stepOf(t, r, "talk", "chat")
+	if p := st.Latency.Quantile(.01); p < 99*time.Millisecond {
+		t.Errorf("the quickest took %v; each was held for 100 ms", p)
+	}
+	if st.Done != 500 {
+		t.Errorf("%d came", st.Done)
+	}
+}
+
+// A closed loop is there for comparison: the same stall is seen by as many operations as the window has.
+func TestClosedLoopHidesAStall(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	sc := talking(t, "3s", "10s", "1000/s")
+	sc.Phases[1].Do[0].Rate, sc.Phases[1].Do[0].Window = 0, 10
+	time.AfterFunc(1500*time.Millisecond, func() { s.Faults.Stall(time.Second) })
+	r := run(t, sc, target)
+	st := stepOf(t, r, "talk", "chat")
+	if n := st.Latency.Over(400 * time.Millisecond); n < 1 || n > 10 {
+		t.Errorf("%d operations of a window of 10 saw the stall", n)
+	}
+	if st.Open {
+		t.Error("it calls itself an open loop")
+	}
+}
+
+// A login that fails is no latency: it ends the run with cause and remedy.
+func TestWrongPassword(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	target.Password = "wrong"
+	_, err := Run(t.Context(), talking(t, "1s", "1s", "10/s"), target, Options{})
+	var r Refusal
+	if !errors.As(err, &r) || r.What != "authentication failed: not-authorized" || !strings.Contains(r.Remedy, "--password") {
+		t.Errorf("the error is %v", err)
+	}
+	if strings.Contains(err.Error(), "\n") {
+		t.Errorf("the error has several lines: %q", err)
+	}
+}
+
+// In the middle of a run, too.
+func TestRefusedLogins(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	sc := scenario(t, `
+name = "x"
+[clients]
+count = 40
+[[phase]]
+kind = "ramp"
+[[phase]]
+kind = "storm"
+`)
+	time.AfterFunc(0, func() {
+		for s.Stats().Logins < 41 {
+			time.Sleep(time.Millisecond)
+		}
+		s.Faults.RefuseLogins("temporary-auth-failure")
+	})
+	r, err := Run(t.Context(), sc, target, Options{})
+	if err == nil || !strings.Contains(err.Error(), "temporary-auth-failure") {
+		t.Fatalf("the error is %v", err)
+	}
+	if r == nil || r.Partial == "" {
+		t.Fatal("there is no partial result")
+	}
+	if st := stepOf(t, r, "storm", "login"); st.Done != 0 || st.Latency.Count() != 0 || st.Failed == 0 {
+		t.Errorf("%d logins done, %d latencies, %d failed", st.Done, st.Latency.Count(), st.Failed)
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	s.Close()
+	_, err := Run(t.Context(), talking(t, "1s", "1s", "10/s"), target, Options{})
+	if err == nil || !strings.Contains(err.Error(), "connection refused: is the server running") {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// An interrupt ends a run cleanly, with what was seen.
+func TestInterrupt(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	sc := talking(t, "1h", "1s", "500/s")
+	time.AfterFunc(2500*time.Millisecond, cancel)
+	r, err := Run(ctx, sc, target, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Partial != "interrupted in phase talk" {
+		t.Errorf("partial: %q", r.Partial)
+	}
+	if st := stepOf(t, r, "talk", "chat"); st.Done < 500 || len(r.Samples) == 0 {
+		t.Errorf("%d came, %d samples", st.Done, len(r.Samples))
+	}
+}
+
+// A server that drops connections is told of.
+func TestLostSessions(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	time.AfterFunc(1500*time.Millisecond, func() { s.Faults.Close(10) })
+	r := run(t, talking(t, "2s", "1s", "200/s"), target)
+	n := uint64(0)
+	for _, x := range r.Refusals {
+		if strings.HasPrefix(x.What, "the server closed a session") || strings.HasPrefix(x.What, "the server reset") || strings.HasPrefix(x.What, "the server ended") {
+			n += x.Count
+		}
+	}
+	if n != 10 {
+		t.Errorf("%d of 10 lost sessions were counted: %v", n, r.Refusals)
+	}
+}
+
+// Every way to log in.
+func TestLogins(t *testing.T) {
+	for _, kind := range []string{"none", "starttls", "direct"} {
+		for _, mechanism := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN"} {
+			for _, sasl2 := range []string{"off", "require"} {
+				t.Run(kind+" "+mechanism+" "+sasl2, func(t *testing.T) {
+					_, target := start(t, stub.Config{SASL2: sasl2 == "require", FAST: true})
+					sc := scenario(t, fmt.Sprintf(`
+name = "logins"
+[clients]
+count = 10
+tls = %q
+mechanism = %q
+sasl2 = %q
+[[phase]]
+kind = "ramp"
+[[phase]]
+kind = "drain"
+`, kind, mechanism, sasl2))
+					r := run(t, sc, target)
+					st := stepOf(t, r, "ramp", "login")
+					if st.Done != 10 || st.Failed != 0 || r.Target.Mechanism != mechanism || r.Sessions != 10 {
+						t.Errorf("%d logins, %d failed, by %s, %d sessions: %v", st.Done, st.Failed, r.Target.Mechanism, r.Sessions, r.Refusals)
+					}
+					if kind != "none" && stepOf(t, r, "ramp", "tls").Done != 10 {
+						t.Error("handshakes were not counted")
+					}
+				})
+			}
+		}
+	}
+}
+
+// With tokens, the second login shows one instead of the password.
+func TestFAST(t *testing.T) {
+	_, target := start(t, stub.Config{SASL2: true, FAST: true})
+	sc := scenario(t, `
+name = "fast"
+[clients]
+count = 10
+tls = "direct"
+fast = true
+tickets = true
+sasl2 = "require"
+[[phase]]
+kind = "ramp"
+[[phase]]
+kind = "storm"
+`)
+	r := run(t, sc, target)
+	if st := stepOf(t, r, "storm", "login"); st.Done != 10 {
+		t.Errorf("%d logins by token: %v", st.Done, r.Refusals)
+	}
+	if r.Target.Mechanism != fastMechanism {
+		t.Errorf("the last login was by %s", r.Target.Mechanism)
+	}
+}
+
+// Without STARTTLS nothing goes on in clear (attack T11).
+func TestAttackT11(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	p := stripped(t, target.Addr.String())
+	target.Addr = p.addr
+	sc := talking(t, "1s", "1s", "10/s")
+	sc.Clients.TLS = "starttls"
+	_, err := Run(t.Context(), sc, target, Options{})
+	if err == nil || !strings.Contains(err.Error(), "does not offer STARTTLS") {
+		t.Errorf("the error is %v", err)
+	}
+	if said := p.said(); strings.Contains(said, "<auth") {
+		t.Errorf("the client went on in clear: %s", said)
+	}
+}
+
+// All the things that clients do.
+func TestActions(t *testing.T) {
+	_, target := start(t, stub.Config{Archive: 120})
+	sc := scenario(t, `
+name = "day"
+requires = ["muc", "mam"]
+[clients]
+count = 60
+[[phase]]
+kind = "ramp"
+rate = "400/s"
+[[phase]]
+kind = "befriend"
+stars = 2
+friends = 20
+[[phase]]
+kind = "join"
+rooms = 3
+occupants = 20
+in_flight = 4
+[[phase]]
+name = "day"
+kind = "hold"
+length = "1s"
+  [[phase.do]]
+  kind = "chat"
+  partners = "zipf"
+  rate = "300/s"
+  arrivals = "poisson"
+  [[phase.do]]
+  kind = "presence"
+  rate = "20/s"
+  [[phase.do]]
+  kind = "groupchat"
+  rate = "30/s"
+  [[phase.do]]
+  kind = "roster"
+  rate = "90/s"
+  [[phase.do]]
+  kind = "archive"
+  rate = "30/s"
+  page = 50
+  [[phase.do]]
+  kind = "ping"
+  rate = "50/s"
+[[phase]]
+name = "crowd"
+kind = "hold"
+length = "1s"
+  [[phase.do]]
+  kind = "groupchat"
+  window = 3
+  [[phase.do]]
+  kind = "chat"
+  step = "ring"
+  partners = "ring"
+  window = 4
+[[phase]]
+kind = "drain"
+`)
+	r := run(t, sc, target)
+	for _, c := range []struct {
+		phase, step string
+		expected    uint64
+	}{
+		{"ramp", "login", 60}, {"befriend", "subscribe", 40}, {"join", "join", 60}, {"day", "presence", 400}, {"day", "groupchat", 600},
+		{"day", "roster", 90}, {"day", "archive", 30}, {"day", "ping", 50},
+	} {
+		st := stepOf(t, r, c.phase, c.step)
+		if st.Expected != c.expected || st.Done != c.expected || st.Failed+st.Lost+st.Duplicated+st.Reordered != 0 {
+			t.Errorf("%s.%s: %d of %d expected came (want %d), %d failed, %d lost, %d duplicated, %d reordered", c.phase, c.step, st.Done, st.Expected, c.expected, st.Failed, st.Lost, st.Duplicated, st.Reordered)
+		}
+	}
+	for _, name := range []string{"day.chat", "crowd.groupchat", "crowd.ring"} {
+		phase, step, _ := strings.Cut(name, ".")
+		if st := stepOf(t, r, phase, step); st.Done < 20 || st.Failed+st.Lost+st.Duplicated+st.Reordered != 0 {
+			t.Errorf("%s: %d came, %d failed, %d lost, %d duplicated, %d reordered", name, st.Done, st.Failed, st.Lost, st.Duplicated, st.Reordered)
+		}
+	}
+	if len(r.Refusals) > 0 {
+		t.Errorf("refusals: %v", r.Refusals)
+	}
+}
+
+// A scenario that the server can't serve says so, before anything else.
+func TestNotOffered(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	sc := talking(t, "1s", "1s", "10/s")
+	sc.Clients.SM = true
+	_, err := Run(t.Context(), sc, target, Options{})
+	var not ErrNotOffered
+	if !errors.As(err, &not) || not.Feature != "sm" {
+		t.Errorf("the error is %v", err)
+	}
+}
+
+// Several processes give what one gives.
+func TestWorkers(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	r, err := Run(t.Context(), talking(t, "1s", "5s", "1000/s"), target, Options{Processes: 3, Command: workerCommand(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := stepOf(t, r, "talk", "chat")
+	if r.Workers != 3 || r.Sessions != 40 || st.Done != st.Sent || st.Sent < 995 || st.Sent > 1001 || st.Latency.Count() != int64(st.Done) {
+		t.Errorf("%d workers, %d sessions, %d of %d came, %d latencies", r.Workers, r.Sessions, st.Done, st.Sent, st.Latency.Count())
+	}
+}
