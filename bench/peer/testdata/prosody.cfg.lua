@@ -1,0 +1,52 @@
+-- Prosody for a load test on loopback, as one who knows it would set it up for many clients.
+run_as_root = true
+pidfile = "/bench/prosody.pid"
+data_path = "/bench/data"
+certificates = "/bench/certs"
+plugin_paths = { }
+
+-- What matters only, as by default it would write two lines for each login.
+log = { { levels = { min = "warn" }; to = "console" } }
+
+-- epoll is the default since 0.12 and the fastest; select could not hold 1,024 connections.
+network_backend = "epoll"
+network_settings = {
+	tcp_backlog = 4096; -- 128 overflows when thousands connect at once
+	nagle = false; -- else small stanzas may wait for an acknowledgement
+	-- opportunistic_writes stays off: with it 0.12.3 turns in a loop after its first connections.
+}
+
+-- Most that a stanza allocates dies at once: with Lua 5.4 this saves CPU.
+gc = { mode = "generational" }
+
+interfaces = { "127.0.0.1" }
+local_interfaces = { "127.0.0.1" }
+c2s_ports = { 15222 }
+c2s_direct_tls_ports = { 15223 }
+
+-- The same clients log in with and without TLS, by PLAIN too.
+c2s_require_encryption = false
+allow_unencrypted_plain_auth = true
+
+authentication = "internal_hashed"
+password_hash = "SHA-1" -- one hash is kept, and one SCRAM offered
+storage = "internal"
+
+-- Not "limits", which would throttle streams to 10 kB/s; no federation, no HTTP, no administration.
+modules_enabled = {
+	"posix"; -- signals
+	"disco"; "roster"; "saslauth"; "tls"; "offline"; "presence"; "message"; "iq";
+	"ping"; "version"; "time"; "lastactivity"; "private"; "blocklist"; "vcard";
+	"carbons"; "smacks"; "csi";
+}
+modules_disabled = { "s2s"; "s2s_auth_certs"; "http"; "admin_shell"; "admin_socket" }
+
+-- Blocklists of those who are online stay in memory.
+blocklist_cache_size = 100000
+
+VirtualHost "localhost"
+
+Component "conference.localhost" "muc"
+	-- Rooms are open at once, without the owner's form first.
+	muc_room_locking = false
+	muc_room_cache_size = 100000 -- those in use are never thrown out to be loaded again
