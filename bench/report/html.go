@@ -271,6 +271,12 @@ func tiles(r *result.Run) []tile {
 			t = append(t, tile{Name: "Latency p99", Value: latency(s.Latency.Quantile(.99)),
 				About: fmt.Sprintf("p50 %s · p99.9 %s · %s", latency(s.Latency.Quantile(.5)), latency(s.Latency.Quantile(.999)), of)})
 		}
+		for _, p := range r.Phases {
+			if row := newPhaseRow(p); p.Name == s.Phase && p.Server != nil {
+				t = append(t, tile{Name: "Server", Value: row.Server + " cores", About: row.RSS + " resident · " + Clean(p.Name)})
+				break
+			}
+		}
 		if v, about, ok := cpuPerOperation(r, s); ok {
 			t = append(t, tile{Name: "CPU per operation", Value: v, About: about})
 		}

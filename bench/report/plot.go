@@ -40,7 +40,7 @@ type legend struct{ Name, Style string }
 // The plots over time are all as wide, so that a moment is at the same place in each.
 const (
 	plotWidth          = 1000.0
-	plotLeft, plotEdge = 66.0, 984.0 // where the axis begins and ends
+	plotLeft, plotEdge = 66.0, 974.0 // where the axis begins and ends
 	plotTop            = 18.0        // room for the phases' names
 	plotBottom         = 22.0        // room for the times
 	letter             = 6.6         // width of a small letter at most, on average
@@ -88,7 +88,7 @@ func (t *timeAxis) shade(d *drawing, bottom float64) {
 		}
 		d.printf(`<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" class="%s"><title>%s</title></rect>`, from, plotTop, to-from, bottom-plotTop, class,
 			html.EscapeString(fmt.Sprintf("%s (%s): %s to %s", p.Name, p.Kind, clock(p.From), clock(p.To))))
-		if name := fit(Clean(p.Name), to-from-6); name != "" {
+		if name := fit(Clean(p.Name), to-from-2); name != "" {
 			d.text((from+to)/2, plotTop-6, "mid small", name)
 		}
 	}
@@ -203,7 +203,7 @@ func curves(r *result.Run) (all []figure) {
 func curve(name string, steps []result.Step) figure {
 	const (
 		width, height       = 520.0, 270.0
-		left, right, top, b = 66.0, 500.0, 12.0, 224.0
+		left, right, top, b = 66.0, 490.0, 12.0, 224.0
 	)
 	type line struct{ x, ms []float64 }
 	lines := make([]line, len(steps))
@@ -212,8 +212,9 @@ func curve(name string, steps []result.Step) figure {
 		// Beyond the last operation there is nothing to draw.
 		end := min(math.Log10(float64(s.Latency.Count())), 5)
 		l := &lines[i]
+		first := 1 / float64(s.Latency.Count()) // the fastest one's share
 		for x := 0.0; x < end; x += 5.0 / 160 {
-			l.x, l.ms = append(l.x, x), append(l.ms, max(result.Millis(s.Latency.Quantile(1-math.Pow(10, -x))), 0.001))
+			l.x, l.ms = append(l.x, x), append(l.ms, max(result.Millis(s.Latency.Quantile(max(1-math.Pow(10, -x), first))), 0.001))
 		}
 		last := s.Latency.Max()
 		if end == 5 {
