@@ -309,6 +309,9 @@ func TestHTML(t *testing.T) {
 	if m := regexp.MustCompile(`(?i)\b(NaN|[+-]?Inf)\b|%!|ZgotmplZ|url\(|@import`).FindString(b.String()); m != "" {
 		t.Errorf("the page has %q", m)
 	}
+	if !strings.Contains(b.String(), ">×2</text>") {
+		t.Error("the wide interval squeezes the axis")
+	}
 	plots, lines := 0, 0
 	for d := xml.NewDecoder(&b); ; {
 		d.Entity = xml.HTMLEntity

@@ -128,7 +128,7 @@ func (t *Table) plot(better string) (plot, bool) {
 			class = "base"
 		}
 		fmt.Fprintf(&b, `<path class="%s" d="M%.1f %gV%.1f"/>`, class, at, top, bottom)
-		if at-last > 34 || v == 1 {
+		if v == 1 || at-last > 34 && math.Abs(at-x(1)) > 34 {
 			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" class="mid">×%g</text>`, at, bottom+16, v)
 			last = at
 		}
