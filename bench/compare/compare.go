@@ -1,0 +1,374 @@
+// Package compare judges several servers (or commits of one) that were measured by the same scenario in
+// alternating rounds: for each figure the medians, the ratio to a baseline with its confidence interval,
+// and a word only where the interval allows one. It measures nothing itself.
+package compare
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+
+	"canto/bench/result"
+)
+
+// A Contest is what is compared: the same scenario, run against each entrant in turn, again and again.
+type Contest struct {
+	Baseline string // the name of the entrant that the others are divided by
+	Entrants []Entrant
+	// Floor is the noise floor: a ratio between 1/Floor and Floor gets no word, however narrow its
+	// interval. 0 is 1: no floor.
+	Floor float64
+}
+
+// An Entrant is one of those compared. Its runs are in the order of the rounds: the first of one entrant
+// is paired with the first of another, for both saw the machine in the same mood. A round that failed is
+// nil.
+type Entrant struct {
+	Name string
+	Runs []*result.Run
+}
+
+// A Table is the outcome, plain data that is written as JSON.
+type Table struct {
+	Format   int      `json:"format"`
+	Scenario string   `json:"scenario"`
+	Baseline string   `json:"baseline"`
+	Entrants []string `json:"entrants"` // the baseline first, then the others in the contest's order
+	Rounds   []int    `json:"rounds"`   // of each entrant, those that count
+	Floor    float64  `json:"floor"`
+	Rows     []Row    `json:"rows"`
+	// Notes say what makes the table less than it looks: rounds that were left out, warnings of runs, too
+	// few rounds.
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Format is the version of a table's JSON.
+const Format = 1
+
+// A Row is one figure.
+type Row struct {
+	Figure string `json:"figure"`
+	Unit   string `json:"unit"`
+	Better string `json:"better"` // "lower" or "higher"
+	About  string `json:"about"`
+	Cells  []Cell `json:"cells"` // in the order of Table.Entrants
+}
+
+// A Cell is one figure of one entrant. Without values the entrant does not have the figure: it does not
+// offer what the figure measures.
+type Cell struct {
+	Values []float64 `json:"values,omitempty"` // of its rounds
+	Median float64   `json:"median"`
+	// Ratio is nil for the baseline, where there is nothing to pair, and where a value is not above 0.
+	Ratio   *Ratio `json:"ratio,omitempty"`
+	Verdict string `json:"verdict,omitempty"` // "better", "worse", or neither
+}
+
+// A Ratio is that of an entrant to the baseline: the geometric mean of the rounds' ratios.
+type Ratio struct {
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+	Pairs int     `json:"pairs"` // rounds in which both had the figure
+	// Level is the interval's confidence: 0.95 by Student's t from three rounds on; with two rounds it is
+	// the range of the two, widened by itself on both sides, which is about 0.8; with one it is 0 and the
+	// interval is none.
+	Level float64 `json:"level"`
+}
+
+// Judge makes the table of a contest. It fails if the baseline is unknown, a name occurs twice, an entrant
+// has no run that ended, or the runs are of different scenarios or units. It only reads c, and any
+// goroutine may call it.
+func Judge(c Contest) (*Table, error) {
+	if c.Floor == 0 {
+		c.Floor = 1
+	}
+	if !(c.Floor >= 1) || math.IsInf(c.Floor, 0) {
+		return nil, fmt.Errorf("noise floor %v: give a ratio of at least 1, such as 1.05", c.Floor)
+	}
+	field, err := line(c)
+	if err != nil {
+		return nil, err
+	}
+	t := &Table{Format: Format, Baseline: c.Baseline, Floor: c.Floor}
+	rounds := make([][]*result.Run, len(field)) // nil where a round does not count
+	for i, e := range field {
+		t.Entrants = append(t.Entrants, e.Name)
+		n := 0
+		for k, r := range e.Runs {
+			var why string
+			switch {
+			case r == nil:
+				why = "it failed"
+			case r.Partial != "":
+				why = "it is partial: " + r.Partial
+			}
+			if why != "" {
+				t.Notes = append(t.Notes, fmt.Sprintf("round %d of %s is left out: %s", k+1, e.Name, why))
+				rounds[i] = append(rounds[i], nil)
+				continue
+			}
+			if t.Scenario == "" {
+				t.Scenario = r.Scenario.Name
+			}
+			if r.Scenario.Name != t.Scenario {
+				return nil, fmt.Errorf("round %d of %s ran the scenario %q, the others %q: compare runs of one scenario", k+1, e.Name, r.Scenario.Name, t.Scenario)
+			}
+			for _, w := range r.Warnings {
+				t.Notes = append(t.Notes, fmt.Sprintf("round %d of %s: %s", k+1, e.Name, w))
+			}
+			rounds[i] = append(rounds[i], r)
+			n++
+		}
+		if n == 0 {
+			return nil, fmt.Errorf("%s has no run that ended: run the scenario against it, or leave it out", e.Name)
+		}
+		t.Rounds = append(t.Rounds, n)
+	}
+	switch least := slices.Min(t.Rounds); {
+	case least == 1:
+		t.Notes = append(t.Notes, "one round has no interval, and so no verdict: measure at least three rounds")
+	case least == 2:
+		t.Notes = append(t.Notes, "the interval of two rounds is their range, widened by itself on both sides, and misses the truth one time in five: measure at least three rounds")
+	}
+	if err := t.fill(rounds); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// line is who takes part, the baseline first.
+func line(c Contest) ([]Entrant, error) {
+	var field []Entrant
+	var names []string
+	for _, e := range c.Entrants {
+		if slices.Contains(names, e.Name) {
+			return nil, fmt.Errorf("two entrants are called %q: give each a name of its own", e.Name)
+		}
+		names = append(names, e.Name)
+		if e.Name == c.Baseline {
+			field = slices.Insert(field, 0, e)
+		} else {
+			field = append(field, e)
+		}
+	}
+	if len(names) == 0 {
+		return nil, errors.New("nothing to compare: name the results of at least one server")
+	}
+	if !slices.Contains(names, c.Baseline) {
+		return nil, fmt.Errorf("the baseline %q is none of %q: name one of them", c.Baseline, names)
+	}
+	return field, nil
+}
+
+func (t *Table) fill(rounds [][]*result.Run) error {
+	index := map[string]int{}
+	for i := range rounds {
+		for _, r := range rounds[i] {
+			if r == nil {
+				continue
+			}
+			for _, f := range r.Figures {
+				k, ok := index[f.Name]
+				if !ok {
+					k = len(t.Rows)
+					index[f.Name] = k
+					t.Rows = append(t.Rows, Row{Figure: f.Name, Unit: f.Unit, Better: f.Better, About: f.About, Cells: make([]Cell, len(rounds))})
+				}
+				if t.Rows[k].Unit != f.Unit {
+					return fmt.Errorf("%s is in %s for one run and in %s for another: run all of them with one canto-bench", f.Name, t.Rows[k].Unit, f.Unit)
+				}
+			}
+		}
+	}
+	for k := range t.Rows {
+		row := &t.Rows[k]
+		for i := range rounds {
+			row.Cells[i] = t.cell(row, rounds[0], rounds[i], i > 0)
+		}
+	}
+	return nil
+}
+
+// cell is that of the runs of, next to those of the baseline.
+func (t *Table) cell(row *Row, base, of []*result.Run, ratio bool) (c Cell) {
+	var logs []float64
+	positive := true
+	for i, r := range of {
+		v, ok := value(r, row.Figure)
+		if !ok {
+			continue
+		}
+		c.Values = append(c.Values, v)
+		if i >= len(base) {
+			continue
+		}
+		if b, ok := value(base[i], row.Figure); ok {
+			positive = positive && v > 0 && b > 0
+			logs = append(logs, math.Log(v/b))
+		}
+	}
+	c.Median = median(c.Values)
+	if !ratio || !positive || len(logs) == 0 {
+		return c
+	}
+	r := interval(logs)
+	c.Ratio = &r
+	c.Verdict = t.word(r, row.Better)
+	return c
+}
+
+func value(r *result.Run, figure string) (float64, bool) {
+	if r == nil {
+		return 0, false
+	}
+	f, ok := r.Figure(figure)
+	return f.Value, ok && !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
+}
+
+// word is what may be said of r.
+func (t *Table) word(r Ratio, better string) string {
+	if r.Level == 0 || r.Low <= 1 && r.High >= 1 || r.Value <= t.Floor && r.Value >= 1/t.Floor {
+		return ""
+	}
+	switch {
+	case better == "lower" && r.Value < 1, better == "higher" && r.Value > 1:
+		return "better"
+	case better == "lower", better == "higher":
+		return "worse"
+	case r.Value < 1:
+		return "lower"
+	}
+	return "higher"
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	n := len(s)
+	return s[(n-1)/2]/2 + s[n/2]/2
+}
+
+// interval is the mean of paired differences of logarithms, as a ratio.
+func interval(logs []float64) Ratio {
+	n := len(logs)
+	sum := 0.0
+	for _, l := range logs {
+		sum += l
+	}
+	m := sum / float64(n)
+	squares := 0.0
+	for _, l := range logs {
+		squares += (l - m) * (l - m)
+	}
+	var half, level float64
+	switch {
+	case n == 2:
+		half, level = 1.5*math.Abs(logs[0]-logs[1]), 0.8
+	case n > 2:
+		half, level = student(n-1)*math.Sqrt(squares/float64(n-1)/float64(n)), 0.95
+	}
+	exp := func(l float64) float64 { return math.Exp(min(max(l, -700), 700)) } // JSON has no infinity
+	return Ratio{Value: exp(m), Low: exp(m - half), High: exp(m + half), Pairs: n, Level: level}
+}
+
+// student is the 0.975 quantile of Student's t for so many degrees of freedom.
+func student(df int) float64 {
+	few := [...]float64{12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281}
+	if df <= len(few) {
+		return few[df-1]
+	}
+	// Beyond, the expansion in 1/df (Abramowitz and Stegun 26.7.5) is right to 0.0002.
+	const z = 1.959964
+	v, z2 := float64(df), z*z
+	return z + z*(z2+1)/(4*v) + z*((5*z2+16)*z2+3)/(96*v*v) + z*(((3*z2+19)*z2+17)*z2-15)/(384*v*v*v)
+}
+
+// A Disagreement is a ratio that two tables tell differently.
+type Disagreement struct {
+	Figure  string `json:"figure"`
+	Entrant string `json:"entrant"`
+	A, B    Ratio
+}
+
+func (d Disagreement) String() string {
+	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Entrant, d.A, d.B)
+}
+
+// String is the ratio with its interval.
+func (r Ratio) String() string {
+	if r.Level == 0 {
+		return "×" + three(r.Value)
+	}
+	return fmt.Sprintf("×%s [%s, %s]", three(r.Value), three(r.Low), three(r.High))
+}
+
+// Agree are the ratios that a and b both have, with intervals that do not overlap. Two measurements of the
+// same contest agree if there are none, or about as few as chance allows. Tables with different baselines
+// have no ratios in common.
+func Agree(a, b *Table) (all []Disagreement) {
+	if a.Baseline != b.Baseline {
+		return nil
+	}
+	for _, row := range a.Rows {
+		k := slices.IndexFunc(b.Rows, func(r Row) bool { return r.Figure == row.Figure })
+		if k < 0 {
+			continue
+		}
+		for i, c := range row.Cells {
+			j := slices.Index(b.Entrants, a.Entrants[i])
+			if j < 0 || c.Ratio == nil || c.Ratio.Level == 0 {
+				continue
+			}
+			d := b.Rows[k].Cells[j].Ratio
+			if d != nil && d.Level > 0 && (c.Ratio.High < d.Low || d.High < c.Ratio.Low) {
+				all = append(all, Disagreement{row.Figure, a.Entrants[i], *c.Ratio, *d})
+			}
+		}
+	}
+	return all
+}
+
+// JSON writes t, for [Load].
+func (t *Table) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", " ")
+	return e.Encode(t)
+}
+
+// Load reads a table that JSON wrote to a file.
+func Load(name string) (*Table, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	t := new(Table)
+	if err := json.Unmarshal(b, t); err != nil {
+		return nil, fmt.Errorf("%s is not a comparison of canto-bench: %v: name the JSON that one left", name, err)
+	}
+	if t.Format != Format {
+		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name, t.Format, Format)
+	}
+	for _, r := range t.Rows {
+		if len(r.Cells) != len(t.Entrants) {
+			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again", name, r.Figure, len(r.Cells), len(t.Entrants))
+		}
+	}
+	return t, nil
+}
+
+// three is v with three significant digits.
+func three(v float64) string {
+	n := 2
+	if v > 0 && !math.IsInf(v, 0) {
+		n = min(max(2-int(math.Floor(math.Log10(v))), 0), 6)
+	}
+	return strconv.FormatFloat(v, 'f', n, 64)
+}

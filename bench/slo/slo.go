@@ -1,0 +1,304 @@
+// Package slo judges a run by what a file requires of it: limits of figures, and of their ratio to a
+// baseline. A build stops where a requirement is not met.
+//
+//	baseline = "last-release.json"  # relative to this file
+//	strict = true                   # warnings of the run fail it, too
+//
+//	[[require]]
+//	figure = "talk.chat.p99_ms"
+//	at_most = "250ms"
+//
+//	[[require]]
+//	figure = "*.lost"               # each figure of that name; * stands for anything
+//	at_most = 0
+//
+//	[[require]]
+//	scenario = "chat"               # only of runs of that scenario
+//	figure = "talk.cpu_us"
+//	ratio_to_baseline_at_most = 1.4
+//	missing = "ignore"              # default: "fail"
+package slo
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"canto/bench/result"
+)
+
+// A File is what is required.
+type File struct {
+	// Baseline is the JSON of the run that ratios are to; Read makes it relative to the working directory.
+	Baseline string        `toml:"baseline"`
+	Strict   bool          `toml:"strict"`   // a run with warnings fails
+	Scenario string        `toml:"scenario"` // that requirements are for which name none; empty: any
+	Require  []Requirement `toml:"require"`
+}
+
+// A Requirement limits the figures of a name.
+type Requirement struct {
+	Figure   string `toml:"figure"` // * stands for any letters, dots too
+	Scenario string `toml:"scenario"`
+	// AtMost and AtLeast are a number in the figure's own unit, or a string with a unit: "250ms", "1.5MiB",
+	// "2%", "900/s". nil: no such limit.
+	AtMost  any `toml:"at_most"`
+	AtLeast any `toml:"at_least"`
+	// The ratios are of the run's figure to the baseline's.
+	RatioAtMost  *float64 `toml:"ratio_to_baseline_at_most"`
+	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"`
+	Missing      string   `toml:"missing"` // "fail" (and empty) or "ignore": if the run or the baseline has no such figure
+}
+
+// Read reads a file of requirements. An error names the file and, where it can, the line, what is wrong and
+// what was probably meant.
+func Read(name string) (*File, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := parse(b)
+	if err != nil {
+		var at *mistake
+		if errors.As(err, &at) && at.line > 0 {
+			return nil, fmt.Errorf("%s:%d: %s", name, at.line, at.why)
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if f.Baseline != "" && !filepath.IsAbs(f.Baseline) {
+		f.Baseline = filepath.Join(filepath.Dir(name), f.Baseline)
+	}
+	return f, nil
+}
+
+// LoadBaseline is the run that ratios are to, nil if the file names none.
+func (f *File) LoadBaseline() (*result.Run, error) {
+	if f.Baseline == "" {
+		return nil, nil
+	}
+	r, err := result.Load(f.Baseline)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the baseline %s does not exist: run the scenario once and keep its JSON there, or change baseline in the file of requirements", f.Baseline)
+	}
+	return r, err
+}
+
+// A mistake is one at a line, from 1; 0: unknown.
+type mistake struct {
+	line int
+	why  string
+}
+
+func (m *mistake) Error() string { return m.why }
+
+var topKeys = []string{"baseline", "strict", "scenario", "require"}
+var requireKeys = []string{"figure", "scenario", "at_most", "at_least", "ratio_to_baseline_at_most", "ratio_to_baseline_at_least", "missing"}
+
+func parse(b []byte) (*File, error) {
+	f := new(File)
+	err := toml.NewDecoder(strings.NewReader(string(b))).DisallowUnknownFields().Decode(f)
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	switch {
+	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
+		e := unknown.Errors[0]
+		line, _ := e.Position()
+		key := e.Key()
+		known := topKeys
+		if len(key) > 1 && key[0] == "require" {
+			known = requireKeys
+		}
+		last := key[len(key)-1]
+		return nil, &mistake{line, fmt.Sprintf("there is no key %q: did you mean %q?", last, nearest(last, known))}
+	case errors.As(err, &wrong):
+		line, _ := wrong.Position()
+		why := strings.TrimPrefix(wrong.Error(), "toml: ")
+		// The decoder speaks of our Go types there.
+		if m := regexp.MustCompile(`cannot decode TOML (.+) into struct field .* of type (\S+)`).FindStringSubmatch(why); m != nil && len(wrong.Key()) > 0 {
+			wanted := map[string]string{"string": "text in quotes", "bool": "true or false"}[m[2]]
+			why = fmt.Sprintf("%s is a TOML %s, and must be %s", wrong.Key()[len(wrong.Key())-1], m[1], cmp.Or(wanted, "a number"))
+		} else {
+			why = "this is no TOML: " + why + ": text stands in quotes, numbers begin with a digit"
+		}
+		return nil, &mistake{line, why}
+	case err != nil:
+		return nil, err
+	}
+	if len(f.Require) == 0 {
+		return nil, errors.New("nothing is required: add a [[require]] with a figure and a limit")
+	}
+	for i, q := range f.Require {
+		if key, err := q.check(); err != nil {
+			return nil, &mistake{lineOf(string(b), i, key), err.Error()}
+		}
+	}
+	return f, nil
+}
+
+// check looks at what the decoder could not; the key is the one to blame.
+func (q Requirement) check() (key string, err error) {
+	if q.Figure == "" {
+		return "", errors.New("a requirement without a figure: name one, such as figure = \"talk.chat.p99_ms\"")
+	}
+	if q.Missing != "" && q.Missing != "fail" && q.Missing != "ignore" {
+		return "missing", fmt.Errorf("missing = %q: it is \"fail\" or \"ignore\"", q.Missing)
+	}
+	if q.AtMost == nil && q.AtLeast == nil && q.RatioAtMost == nil && q.RatioAtLeast == nil {
+		return "figure", fmt.Errorf("%s has no limit: add at_most, at_least or ratio_to_baseline_at_most", q.Figure)
+	}
+	for _, l := range []struct {
+		key string
+		v   any
+	}{{"at_most", q.AtMost}, {"at_least", q.AtLeast}} {
+		if l.v == nil {
+			continue
+		}
+		if _, err := readLimit(l.v); err != nil {
+			return l.key, fmt.Errorf("%s of %s: %w", l.key, q.Figure, err)
+		}
+	}
+	for _, l := range []struct {
+		key string
+		v   *float64
+	}{{"ratio_to_baseline_at_most", q.RatioAtMost}, {"ratio_to_baseline_at_least", q.RatioAtLeast}} {
+		if l.v != nil && (!(*l.v > 0) || math.IsInf(*l.v, 0)) {
+			return l.key, fmt.Errorf("%s of %s is %v: a ratio is above 0, such as 1.4", l.key, q.Figure, *l.v)
+		}
+	}
+	return "", nil
+}
+
+// lineOf is the line of a key of the requirement of that number, or of its heading; 0 if it has none.
+func lineOf(text string, number int, key string) int {
+	head := regexp.MustCompile(`^\s*\[\[\s*require\s*\]\]`)
+	at, found := -1, 0
+	for i, l := range strings.Split(text, "\n") {
+		if strings.HasPrefix(strings.TrimSpace(l), "[") {
+			if at == number {
+				break
+			}
+			if head.MatchString(l) {
+				if at++; at == number {
+					found = i + 1
+				}
+			}
+			continue
+		}
+		name, _, ok := strings.Cut(l, "=")
+		if ok && at == number && key != "" && strings.Trim(name, " \t\"'") == key {
+			return i + 1
+		}
+	}
+	return found
+}
+
+// A limit is a number in the unit that it was written in; without a name that is the figure's own.
+type limit struct {
+	value float64
+	unit  unit
+}
+
+// units are those a limit may be written in. Within a kind the factors are whole numbers, so that "3.9ms"
+// is the very 3.9 that a figure in ms has.
+var units = []unit{
+	{"ns", "time", 1}, {"us", "time", 1e3}, {"µs", "time", 1e3}, {"ms", "time", 1e6}, {"s", "time", 1e9}, {"min", "time", 60e9}, {"h", "time", 3600e9},
+	{"B", "number of bytes", 1}, {"kB", "number of bytes", 1e3}, {"MB", "number of bytes", 1e6}, {"GB", "number of bytes", 1e9},
+	{"KiB", "number of bytes", 1 << 10}, {"MiB", "number of bytes", 1 << 20}, {"GiB", "number of bytes", 1 << 30},
+	{"%", "share", 1}, {"percent", "share", 1}, {"/s", "rate", 1},
+}
+
+// inFigures are the units of result.Figure that have others beside them.
+var inFigures = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
+
+type unit struct {
+	name, kind string
+	factor     float64
+}
+
+// readLimit reads what at_most or at_least holds.
+func readLimit(v any) (limit, error) {
+	switch v := v.(type) {
+	case int64:
+		return limit{value: float64(v)}, nil
+	case float64:
+		if !math.IsNaN(v) && !math.IsInf(v, 0) {
+			return limit{value: v}, nil
+		}
+	case string:
+		s := strings.TrimSpace(v)
+		i := strings.IndexFunc(s, func(c rune) bool { return !strings.ContainsRune("0123456789.-+_", c) })
+		if i < 0 {
+			i = len(s)
+		}
+		n, err := strconv.ParseFloat(strings.ReplaceAll(s[:i], "_", ""), 64)
+		written := strings.TrimSpace(s[i:])
+		if err != nil {
+			break
+		}
+		if written == "" {
+			return limit{value: n}, nil
+		}
+		var names []string
+		for _, u := range units {
+			if u.name == written {
+				return limit{n, u}, nil
+			}
+			names = append(names, u.name)
+		}
+		return limit{}, fmt.Errorf("%q has the unit %q: use one of %s", v, written, strings.Join(names, " "))
+	}
+	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such as \"250ms\"", v)
+}
+
+// in is the limit in a figure's unit.
+func (l limit) in(name string) (float64, error) {
+	if l.unit.name == "" {
+		return l.value, nil
+	}
+	for _, u := range inFigures {
+		if u.name == name && u.kind == l.unit.kind {
+			return l.value * l.unit.factor / u.factor, nil
+		}
+	}
+	return 0, fmt.Errorf("the limit is a %s, and the figure is in %s: write it in that unit", l.unit.kind, name)
+}
+
+// nearest is the one of names with the fewest letters to change.
+func nearest(s string, names []string) (best string) {
+	least := math.MaxInt
+	for _, n := range names {
+		if d := distance(s, n); d < least {
+			best, least = n, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
