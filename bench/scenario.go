@@ -357,3 +357,6 @@ func def[T comparable](v *T, d T) {
 		*v = d
 	}
 }
+
+// Accounts is how many the server must have.
+func (s *Scenario) Accounts() int { return s.Clients.Count }
