@@ -275,7 +275,7 @@ func TestAmount(t *testing.T) {
 // A module always has the same colour, and those side by side in most profiles have different ones.
 func TestColours(t *testing.T) {
 	seen := map[string]string{}
-	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth", "session", "session/store", "session/c2s", "reactor", "xmlstream", "runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
+	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth", "session", "session/store", "session/c2s", "session/jid", "session/sasl", "reactor", "xmlstream", "runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
 		c := colour(m)
 		if was, ok := seen[c]; ok || c != colour(m) {
 			t.Errorf("%s has the colour of %s", m, was)
