@@ -129,6 +129,21 @@ func TestCosts(t *testing.T) {
 	}
 }
 
+// Without a function of Canto's, the innermost that is not the runtime's is charged.
+func TestChargedTo(t *testing.T) {
+	for stack, want := range map[string]string{
+		"net/http.F;crypto/tls.G;runtime.memmove":               "crypto",
+		"crypto/tls.G;net/http.F;runtime.gcAssistAlloc":         "other",
+		"crypto/tls.G;canto/session.F;net/http.F;syscall.Write": "session",
+		"runtime.main;runtime.gcStart;runtime.futex":            "runtime GC",
+	} {
+		costs, err := Costs(build(t, map[string][2]int64{stack: {1, 1}}), nil)
+		if err != nil || costs[0].Module != want || costs[0].Flat != 1 {
+			t.Errorf("%s: %+v, %v", stack, costs, err)
+		}
+	}
+}
+
 func TestCostsOfAnotherTypeAndClassifier(t *testing.T) {
 	costs, err := CostsOf(build(t, talk), Option{Sample: "samples"}, func(string) string { return "all" })
 	if err != nil || len(costs) != 1 || costs[0] != (Cost{"all", 255, 255, 255, "count"}) {
@@ -224,6 +239,14 @@ func TestSVG(t *testing.T) {
 		if strings.Contains(text, want) != (want != ">reactor 0") {
 			t.Errorf("%q: %s", want, text)
 		}
+	}
+}
+
+// What is narrower than can be seen is left out, with all below it.
+func TestTinyBoxes(t *testing.T) {
+	boxes, _ := draw(t, build(t, map[string][2]int64{"wide.F": {1, 100_000}, "tiny.F;tiny.G": {1, 10}, "narrow.F": {1, 50}}), Option{})
+	if _, ok := boxes["narrow.F"]; !ok || len(boxes) != 3 {
+		t.Errorf("%v", boxes)
 	}
 }
 
