@@ -16,7 +16,7 @@ import (
 // prosody is Prosody, from Debian's packages or wherever prosody is in PATH.
 type prosody struct{}
 
-func (*prosody) options() map[string][]string {
+func (prosody) options() map[string][]string {
 	return map[string][]string{
 		"gc":       {"generational", "incremental", "default"}, // of Lua; default: as it is shipped
 		"scram":    {"SHA-1", "SHA-256"},                       // Prosody keeps one hash of a password
@@ -34,7 +34,7 @@ func needPackage(program, pkg string, err error) error {
 	return fmt.Errorf("%w: apt install %s", err, pkg)
 }
 
-func (*prosody) find(ctx context.Context, p *plan) error {
+func (prosody) find(ctx context.Context, p *plan) error {
 	if p.Program == "" {
 		p.Program = "prosody"
 	}
@@ -50,7 +50,7 @@ func (*prosody) find(ctx context.Context, p *plan) error {
 	return nil
 }
 
-func (*prosody) configure(p *plan) error {
+func (prosody) configure(p *plan) error {
 	p.server.Rooms = roomsOf(p.Domain)
 	var more strings.Builder
 	for _, m := range strings.Fields(p.option("modules")) {
@@ -63,7 +63,7 @@ func (*prosody) configure(p *plan) error {
 	return p.render("prosody.cfg.lua.tmpl", p.file("prosody.cfg.lua"), map[string]string{"modules": strings.TrimSpace(more.String()), "root": root})
 }
 
-func (*prosody) populate(_ context.Context, p *plan) error {
+func (prosody) populate(_ context.Context, p *plan) error {
 	h := sasl.SHA1
 	if p.option("scram") == "SHA-256" {
 		h = sasl.SHA256
@@ -71,7 +71,7 @@ func (*prosody) populate(_ context.Context, p *plan) error {
 	return exportProsody(p.file("data"), p.Domain, p.Accounts, h)
 }
 
-func (*prosody) command(p *plan) command {
+func (prosody) command(p *plan) command {
 	return command{program: p.Program, args: []string{"-F", "--config", p.file("prosody.cfg.lua")}}
 }
 
