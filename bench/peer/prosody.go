@@ -22,7 +22,8 @@ func (prosody) options() map[string][]string {
 		"scram":    {"SHA-1", "SHA-256"},                       // Prosody keeps one hash of a password
 		"archive":  {"off", "asked", "on"},                     // of messages: none, for users who ask for it, for all
 		"register": {"off", "on"},
-		"modules":  {}, // more of them: "csi_simple vcard4"
+		"sasl2":    {"off", "on"}, // SASL2, Bind2 and FAST, by the community's modules
+		"modules":  {},            // more of them: "csi_simple vcard4"
 	}
 }
 
@@ -47,14 +48,34 @@ func (prosody) find(ctx context.Context, p *plan) error {
 	}
 	p.Program = program
 	p.server.Software, p.server.Version = "Prosody", packageVersion(ctx, "prosody", program)
+	if p.option("sasl2") == "on" {
+		if _, err := os.Stat(communityModules + "/mod_sasl2"); err != nil {
+			return fmt.Errorf("no module for SASL2: %w: apt install prosody-modules", err)
+		}
+	}
 	return nil
 }
+
+// communityModules is where Debian's prosody-modules are.
+const communityModules = "/usr/lib/prosody/modules"
 
 func (prosody) configure(p *plan) error {
 	p.server.Rooms = roomsOf(p.Domain)
 	var more strings.Builder
 	for _, m := range strings.Fields(p.option("modules")) {
 		fmt.Fprintf(&more, "%s; ", luaString(m))
+	}
+	if p.option("sasl2") == "on" {
+		shim, err := conf.ReadFile("conf/mod_bench_sasl2.lua")
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(p.file("modules"), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(p.file("modules", "mod_bench_sasl2.lua"), shim, 0o600); err != nil {
+			return err
+		}
 	}
 	root := ""
 	if os.Getuid() == 0 {

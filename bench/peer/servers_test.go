@@ -3,8 +3,11 @@
 package peer
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -90,7 +93,9 @@ func (l *login) exchange(text, end string) (string, error) {
 	}
 }
 
-func dial(s *Server, how string) (*login, error) {
+func dial(s *Server, how string) (*login, error) { return dialHeader(s, how, header(s.Domain)) }
+
+func dialHeader(s *Server, how, header string) (*login, error) {
 	addr := s.Plain
 	if how == "direct" {
 		addr = s.Direct
@@ -105,7 +110,7 @@ func dial(s *Server, how string) (*login, error) {
 	case "direct":
 		l.Conn = tls.Client(c, s.TLS())
 	case "starttls":
-		if _, err := l.exchange(header(s.Domain), "</stream:features>"); err != nil {
+		if _, err := l.exchange(header, "</stream:features>"); err != nil {
 			return nil, err
 		}
 		if _, err := l.exchange("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed"); err != nil {
@@ -113,7 +118,7 @@ func dial(s *Server, how string) (*login, error) {
 		}
 		l.Conn = tls.Client(c, s.TLS())
 	}
-	l.features, err = l.exchange(header(s.Domain), "</stream:features>")
+	l.features, err = l.exchange(header, "</stream:features>")
 	return l, err
 }
 
@@ -393,4 +398,43 @@ func TestAgain(t *testing.T) {
 			}
 		})
 	}
+}
+
+// SASL2 with Bind2, and then FAST with the token that it gave.
+func TestProsodySASL2(t *testing.T) {
+	s := startServer(t, "prosody", map[string]string{"sasl2": "on"})
+	checkServer(t, s, sasl.ScramSHA1)
+	for _, how := range []string{"plain", "direct"} {
+		const agent = "<user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"
+		const bind = "<bind xmlns='urn:xmpp:bind:0'><tag>bench</tag></bind>"
+		end := "</success>|</failure>"
+		header := strings.Replace(header(s.Domain), " to=", " from='bench1@"+s.Domain+"' to=", 1)
+		open := func() *login {
+			l, err := dialHeader(s, how, header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wants(t, l.features, "urn:xmpp:sasl:2", "urn:xmpp:bind:0", "urn:xmpp:fast:0", "HT-SHA-256-NONE")
+			return l
+		}
+		l := open()
+		got, err := l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>"+
+			base64.StdEncoding.EncodeToString([]byte("\x00bench1\x00bench"))+"</initial-response>"+agent+bind+"<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-NONE'/></authenticate>", end)
+		l.Close()
+		token := regexp.MustCompile(`token='([^']*)'|token="([^"]*)"`).FindStringSubmatch(got)
+		if err != nil || !strings.Contains(got, "<bound") || token == nil {
+			t.Errorf("%s: %s (%v)", how, got, err)
+			continue
+		}
+		m := hmac.New(sha256.New, []byte(token[1]+token[2]))
+		m.Write([]byte("Initiator"))
+		l = open()
+		got, err = l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='HT-SHA-256-NONE'><initial-response>"+
+			base64.StdEncoding.EncodeToString(append([]byte("bench1\x00"), m.Sum(nil)...))+"</initial-response>"+agent+bind+"<fast xmlns='urn:xmpp:fast:0'/></authenticate>", end)
+		l.Close()
+		if err != nil || !strings.Contains(got, "<bound") {
+			t.Errorf("%s: by FAST: %s (%v)", how, got, err)
+		}
+	}
+	stopServer(t, s)
 }
