@@ -95,7 +95,7 @@ func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, e
 	}
 	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
-	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.source}, Machine: probe.Machine(), Tool: o.Tool}
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
 	if err := c.scout(ctx, &t); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,8 @@ const (
 type cli struct {
 	Run runCmd `cmd:"" default:"withargs" help:"Run a scenario against a server, and leave a report. Without a server, Canto is started."`
 
+	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with their intervals."`
+	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
 	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
 	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`

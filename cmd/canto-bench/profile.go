@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,7 +49,7 @@ func (c *profileCmd) Run(w *world) error {
 		if t.Profiles == "" {
 			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
 		}
-		p.base = t.Profiles
+		p.base = strings.TrimSuffix(strings.TrimSuffix(t.Profiles, "/"), "/debug/pprof")
 		o.Mark = p.mark
 		return nil
 	})

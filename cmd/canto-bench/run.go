@@ -75,39 +75,17 @@ type scenarioFlags struct {
 	Carbons   bool          `help:"Carbons on." group:"Scenario"`
 }
 
+func (f *scenarioFlags) changes() bench.Changes {
+	return bench.Changes{Clients: f.Clients, Rates: f.Rates, Length: bench.Span(f.Length), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+}
+
 // scenario finds one and changes it.
 func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 	s, err := bench.Find(name)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	s.Scale(f.Clients)
-	if f.TLS != "" {
-		s.Clients.TLS = f.TLS
-	}
-	if f.Mechanism != "" {
-		s.Clients.Mechanism = f.Mechanism
-	}
-	if f.SASL2 != "" {
-		s.Clients.SASL2 = f.SASL2
-	}
-	s.Clients.FAST = s.Clients.FAST || f.FAST
-	s.Clients.SM = s.Clients.SM || f.SM
-	s.Clients.Carbons = s.Clients.Carbons || f.Carbons
-	for i := range s.Phases {
-		p := &s.Phases[i]
-		if f.Length > 0 && p.Kind == bench.Hold {
-			p.Length = bench.Span(f.Length)
-		}
-		if f.Rates > 0 {
-			p.Rate *= bench.Rate(f.Rates)
-			for j := range p.Do {
-				p.Do[j].Rate *= bench.Rate(f.Rates)
-				p.Do[j].RateTo *= bench.Rate(f.Rates)
-			}
-		}
-	}
-	if err := s.Check(); err != nil {
+	if err := s.Change(f.changes()); err != nil {
 		return nil, usageError{fmt.Errorf("%s, with what the command line changes: %w", name, err)}
 	}
 	return s, nil
