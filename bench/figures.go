@@ -27,6 +27,9 @@ func (c *collector) figures() {
 		if kind != Hold && kind != Settle {
 			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
 		}
+		if kind == Settle && p.Sessions > 0 {
+			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes", "lower", "memory of the bench itself for each client")
+		}
 		if p.Server == nil {
 			continue
 		}

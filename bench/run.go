@@ -189,6 +189,7 @@ type collector struct {
 
 	bound          int
 	base           result.Usage // of the server, with nobody connected
+	baseClient     result.Usage // of the workers, the same
 	lastServer     result.Usage
 	client, lastCl result.Usage // of all workers
 	lastSample     time.Time
@@ -307,6 +308,9 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		return err
 	}
 	client := c.client
+	if k == 0 {
+		c.baseClient = c.client
+	}
 	c.lastCl = c.client
 	c.lastSample = time.Now()
 	c.run.Phases = append(c.run.Phases, ph)
