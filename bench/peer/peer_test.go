@@ -15,6 +15,7 @@ import (
 
 func fakeConfig(t *testing.T, mode string) Config {
 	t.Setenv(fakeMode, mode)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process takes a second to end under -race
 	return Config{Kind: "canto", Program: os.Args[0], Dir: filepath.Join(t.TempDir(), "server"), Accounts: Accounts{N: 3}}
 }
 
