@@ -152,9 +152,13 @@ func (f *Fit) margin(j int) float64 {
 	return quantileT(.975, f.DOF) * math.Sqrt(max(f.Cov[j][j], 0))
 }
 
-// draw is coefficients as another measurement might have found them: of a t distribution around Beta.
-func (f *Fit) draw(rng *rand.Rand) []float64 {
+// draws gives coefficients as other measurements might have found them: of a t distribution around Beta.
+func (f *Fit) draws() func(*rand.Rand) []float64 {
 	l := root(f.Cov)
+	return func(rng *rand.Rand) []float64 { return f.draw(l, rng) }
+}
+
+func (f *Fit) draw(l [][]float64, rng *rand.Rand) []float64 {
 	var chi float64
 	for range f.DOF {
 		z := rng.NormFloat64()

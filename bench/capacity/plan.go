@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"runtime"
 	"slices"
@@ -148,7 +149,7 @@ func (pl *Plan) Predict(p Profile, sessions int) Forecast {
 	w := p.work()
 	row := work{n, n * w.messages, n * w.deliveries, n * w.logins}.row()
 	f := Forecast{CPU: predict(pl.CPU, row, 0), RSS: predict(pl.RSS, []float64{1, n}, 1)}
-	f.Kernel = n * inode
+	f.Kernel = n * leastKernel
 	if pl.Kernel != nil {
 		f.Kernel = n * kernelShare(pl.Kernel.Beta)
 	}
@@ -254,7 +255,11 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 		return nil, err
 	}
 	r.kernel = map[string]float64{}
-	res, err := bench.Run(ctx, sc, r.Target, bench.Options{Command: r.Command, Tool: r.Tool, Watch: func(p result.Progress) {
+	t := r.Target
+	if len(t.Sources) == 0 {
+		t.Sources = fresh(t, r.Profile.TLS)
+	}
+	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool, Watch: func(p result.Progress) {
 		if m, ok := kernelMemory(); ok {
 			r.mu.Lock()
 			r.kernel[p.Phase] = m
@@ -269,8 +274,15 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 		return nil, fmt.Errorf("%s: %s: a plan needs all of its runs", sc.Name, res.Partial)
 	}
 	r.plan.Target = res.Target
-	for _, w := range res.Warnings {
-		r.warn("%s: %s", sc.Name, w)
+	// That a client is late, of which runs warn, is no matter here: work is counted, and not how long it takes.
+	full := 0
+	for _, p := range res.Phases {
+		if wall := p.To - p.From; p.Kind == bench.Hold && p.Server != nil && (p.Server.CPU+p.Client.CPU)/wall > .85*float64(runtime.NumCPU()) {
+			full++
+		}
+	}
+	if full > 0 {
+		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one", sc.Name, full)
 	}
 	for i := range res.Steps {
 		if s := &res.Steps[i]; s.Expected > 0 && s.Failed+s.Lost > s.Expected/100 {
@@ -278,6 +290,22 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 		}
 	}
 	return res, nil
+}
+
+// fresh are loopback addresses to connect from. Ports of those that other runs used are in TIME_WAIT for a
+// minute, and a plan logs in more often than there are ports. Elsewhere it is the system's choice.
+func fresh(t bench.Target, tls string) (list []netip.Addr) {
+	to := t.Addr.Addr()
+	if tls == "direct" {
+		to = t.Direct.Addr()
+	}
+	if !to.IsLoopback() || !to.Is4() {
+		return nil
+	}
+	for range 4 {
+		list = append(list, netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(128)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}))
+	}
+	return list
 }
 
 func (r *runner) warn(format string, a ...any) {
@@ -378,10 +406,10 @@ func (r *runner) fit(res *result.Run, h shape) (err error) {
 		if p.Kind == bench.Ramp || what == "" {
 			continue
 		}
-		if what == "rest" { // begins a step
+		if len(n) == 0 || n[len(n)-1] != float64(p.Sessions) {
 			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0), append(sockets, 0), append(files, 0)
 		}
-		// The most that a step took is what must fit: steps go up, so that what earlier ones left behind is
+		// The most that a step took is what must fit. Steps go up, so that what earlier ones left behind is
 		// not counted.
 		k := len(n) - 1
 		rss[k], files[k] = max(rss[k], float64(p.Server.RSS)), max(files[k], float64(p.Server.FDs))
@@ -442,28 +470,24 @@ func (r *runner) check(res *result.Run, h shape, speed float64) error {
 func (r *runner) answer() {
 	pl := r.plan
 	w := pl.Profile.work()
-	kernel := func(rng *rand.Rand) []float64 {
-		switch {
-		case pl.Kernel == nil:
-			return []float64{0, 0}
-		case rng == nil:
-			return pl.Kernel.Beta
-		}
-		return pl.Kernel.draw(rng)
+	kernel := &Fit{Beta: []float64{0, 0}, Cov: square(2), DOF: 1}
+	if pl.Kernel != nil {
+		kernel = pl.Kernel
 	}
 	memory := func(rss, kernel []float64) float64 { return memoryLine(rss, kernel).fits(float64(pl.Memory)) }
-	low, high := interval(func(rng *rand.Rand) float64 { return memory(pl.RSS.draw(rng), kernel(rng)) })
-	l := newLimit("memory", memory(pl.RSS.Beta, kernel(nil)), low, high)
+	ofRSS, ofKernel := pl.RSS.draws(), kernel.draws()
+	low, high := interval(func(rng *rand.Rand) float64 { return memory(ofRSS(rng), ofKernel(rng)) })
+	l := newLimit("memory", memory(pl.RSS.Beta, kernel.Beta), low, high)
 	l.Of, l.Remedy = fmt.Sprintf("%.1f GB for the server and for the kernel's part of its connections", float64(pl.Memory)/1e9), "more memory"
 	if !pl.Check.Memory.Held() {
 		// Of what sessions take: the base is there anyway.
-		line := memoryLine(pl.RSS.Beta, nil)
-		l.widen(math.Abs(pl.Check.Memory.Seen-pl.Check.Memory.Predicted) / max(pl.Check.Memory.Predicted-line.base, 1))
+		l.widen(math.Abs(pl.Check.Memory.Seen-pl.Check.Memory.Predicted) / max(pl.Check.Memory.Predicted-max(pl.RSS.Beta[0], 0), 1))
 	}
 	pl.Limits = append(pl.Limits, l)
 
 	budget := float64(pl.Cores) * pl.Utilisation
-	low, high = interval(func(rng *rand.Rand) float64 { return cpuLine(pl.CPU.draw(rng), w).fits(budget) })
+	ofCPU := pl.CPU.draws()
+	low, high = interval(func(rng *rand.Rand) float64 { return cpuLine(ofCPU(rng), w).fits(budget) })
 	l = newLimit("cpu", cpuLine(pl.CPU.Beta, w).fits(budget), low, high)
 	l.Of, l.Remedy = fmt.Sprintf("%.0f %% of %d cores", 100*pl.Utilisation, pl.Cores), "more cores"
 	if !pl.Check.CPU.Held() {
@@ -484,7 +508,8 @@ func (r *runner) answer() {
 	// What does not grow with sessions, as far as could be seen, is no limit.
 	if limit := socketLimit(); limit > 0 && pl.Sockets != nil && pl.Sockets.Beta[1] > pl.Sockets.margin(1) {
 		each := func(beta []float64) float64 { return line{0, beta[1] / 2}.fits(limit) }
-		low, high = interval(func(rng *rand.Rand) float64 { return each(pl.Sockets.draw(rng)) })
+		of := pl.Sockets.draws()
+		low, high = interval(func(rng *rand.Rand) float64 { return each(of(rng)) })
 		l = newLimit("socket memory", each(pl.Sockets.Beta), low, high)
 		l.Of, l.Remedy = fmt.Sprintf("%.1f GB that TCP sockets of the machine may buffer", limit/1e9), "sysctl net.ipv4.tcp_mem"
 		pl.Limits = append(pl.Limits, l)

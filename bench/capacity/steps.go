@@ -19,6 +19,9 @@ const (
 	mostSessions = 7000
 	fewSessions  = 30
 	soundings    = 300
+	// long is by how much the first and the last rest are longer: what a session takes that does nothing is
+	// the least of all that is measured, and there is most of it.
+	long = 3
 )
 
 // A sounding is what a first short run showed: how large the others may be.
@@ -55,7 +58,7 @@ func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (sha
 	span := func(seconds, least float64) time.Duration {
 		return time.Duration(min(max(seconds, least), 15) * float64(time.Second)).Round(time.Millisecond)
 	}
-	h.slice = span((fit-n*h.session)/float64(4*len(shares)+1), .1)
+	h.slice = span((fit-n*h.session)/float64(4*len(shares)+2*(long-1)+1), .1)
 	rest := check - further*n*h.session
 	h.settle, h.hold = span(.2*rest, .1), span(.5*rest, .2)
 	// A third of the machine: with more, server and client wait for each other, and costs are not their own.
@@ -83,13 +86,13 @@ func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 	if p.Contacts > 0 {
 		sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Befriend, Friends: p.Contacts})
 	}
-	sc.Phases = append(sc.Phases, hold("talk", bench.Chat, "all", 300, p, length), bench.Phase{Kind: bench.Drain})
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(length / 2)}, hold("talk", bench.Chat, "all", 1000, p, length), bench.Phase{Kind: bench.Drain})
 	return sc
 }
 
 func fitScenario(p Profile, h shape) *bench.Scenario {
 	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(h.slice)})
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(long * h.slice)})
 	before := 0
 	for i, n := range h.steps {
 		g := fmt.Sprintf("step%d", i+1)
@@ -101,7 +104,6 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 		if p.Contacts > 0 {
 			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: patience(add * h.session)})
 		}
-		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-rest", Kind: bench.Settle, Length: bench.Span(h.slice)})
 		// Each step sees other rates, so that what grows with sessions and what grows with messages come
 		// apart; all that are there take part.
 		low, high := .25, 1.0
@@ -115,6 +117,12 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 			q := high / float64(p.Contacts)
 			sc.Phases = append(sc.Phases, spread(hold(g+"-presence", bench.Presence, g, q*h.rate, p, h.slice), sc.Groups))
 		}
+		// Last: what a server tidies up after logins and new contacts is over by then.
+		rest := h.slice
+		if i == len(h.steps)-1 {
+			rest *= long
+		}
+		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-rest", Kind: bench.Settle, Length: bench.Span(rest)})
 	}
 	sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Drain})
 	return sc

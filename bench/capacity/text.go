@@ -15,7 +15,7 @@ func (pl *Plan) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	p := pl.Profile
 	name := report.Clean(pl.Target.Name)
-	fmt.Fprintf(b, "%s on this machine holds %s sessions of the profile %q (95 %%: %s).\n", name, rough(pl.Sessions), report.Clean(p.Name), between(pl.Low, pl.High))
+	fmt.Fprintf(b, "%s on this machine holds %s sessions of the profile %q (95 %%: %s).\n", name, sessions(pl.Sessions, pl.Low, pl.High), report.Clean(p.Name), between(pl.Low, pl.High))
 	if len(pl.Limits) > 0 {
 		l := pl.Limits[0]
 		fmt.Fprintf(b, "What binds is %s: %s. For more: %s.\n", l.Name, l.Of, l.Remedy)
@@ -28,7 +28,7 @@ func (pl *Plan) Text(w io.Writer) error {
 		if l.Widened {
 			mark = " (widened: see the check)"
 		}
-		fmt.Fprintf(b, "%s\t%s\t%s\t%s%s\n", l.Name, rough(l.Sessions), between(l.Low, l.High), l.Of, mark)
+		fmt.Fprintf(b, "%s\t%s\t%s\t%s%s\n", l.Name, sessions(l.Sessions, l.Low, l.High), between(l.Low, l.High), l.Of, mark)
 	}
 
 	fmt.Fprintf(b, "\nFitted\t\t95 %%\tin %d stretches with %s sessions\n", pl.CPU.N, steps(pl.Steps))
@@ -41,12 +41,12 @@ func (pl *Plan) Text(w io.Writer) error {
 	}
 	row("memory of the server", pl.RSS.Beta[0], pl.RSS.margin(0), "bytes", "with nobody connected, as the line through the steps says")
 	row("memory a session", pl.RSS.Beta[1], pl.RSS.margin(1), "bytes", "of the server, under load")
-	if pl.Kernel != nil {
+	if pl.Kernel != nil && kernelShare(pl.Kernel.Beta) > leastKernel {
 		row("kernel a session", kernelShare(pl.Kernel.Beta), pl.Kernel.margin(1)/2, "bytes", fmt.Sprintf("half of what it grew by with both ends, and %d bytes for an inode", inode))
 	} else {
-		row("kernel a session", inode, 0, "bytes", "for an inode; what else it has could not be seen")
+		row("kernel a session", leastKernel, 0, "bytes", "what it has at least: what it grew by could not be seen")
 	}
-	if pl.Sockets != nil {
+	if pl.Sockets != nil && pl.Sockets.Beta[1] > pl.Sockets.margin(1) {
 		row("buffered a session", pl.Sockets.Beta[1]/2, pl.Sockets.margin(1)/2, "bytes", "in TCP sockets")
 	}
 	c := pl.CPU
@@ -71,8 +71,8 @@ func (pl *Plan) Text(w io.Writer) error {
 			fmt.Fprintf(b, "%s\t%s\t%s to %s\t%s: %+.1f %%, %s\n", x.name, report.Amount(x.p.Predicted, x.unit), report.Amount(x.p.Low, x.unit), report.Amount(x.p.High, x.unit),
 				report.Amount(x.p.Seen, x.unit), 100*x.p.Off(), verdict)
 		}
-		if ch.Sessions > 0 && pl.Sessions > 10*ch.Sessions {
-			fmt.Fprintf(b, "\nThe answer is %.0f times the most sessions that were seen: it holds if costs stay as they are.\n", float64(pl.Sessions)/float64(ch.Sessions))
+		if over := pl.Limits[len(pl.Limits)-1].Sessions; over > 10*ch.Sessions {
+			fmt.Fprintf(b, "\nAt most %s sessions were seen: limits far beyond are drawn out from there, and hold if costs stay as they are.\n", report.Amount(float64(ch.Sessions), "count"))
 		}
 	}
 	for i, warn := range pl.Warnings {
@@ -93,7 +93,7 @@ func (pl *Plan) Text(w io.Writer) error {
 // rough is n with the digits that mean something, three.
 func rough(n int) string {
 	if n >= many {
-		return "any number of"
+		return "over a billion"
 	}
 	if n >= 1e6 {
 		return report.Amount(float64(n)/1e6, "count") + " million"
@@ -105,12 +105,22 @@ func rough(n int) string {
 	return fmt.Sprint(n)
 }
 
+// sessions is n with all digits if it is known exactly.
+func sessions(n, low, high int) string {
+	if low == high && n < many {
+		return report.Amount(float64(n), "count")
+	}
+	return rough(n)
+}
+
 func between(low, high int) string {
 	switch {
+	case low >= many:
+		return "no end was seen"
 	case high >= many:
 		return rough(low) + " or more"
 	case low == high:
-		return "exact"
+		return "known"
 	}
 	return rough(low) + " to " + rough(high)
 }
