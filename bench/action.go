@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -325,13 +326,19 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 	}
 }
 
-// attack runs connections that mean no good beside the others.
+// attack runs connections that mean no good beside the others. Their accounts are those behind the clients'.
 func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) error {
 	from, to := share.of(a.Count)
-	t := f.target
-	h, err := hostile.Start(ctx, strings.TrimPrefix(a.Kind, Hostile), hostile.Config{
-		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, Connections: to - from, First: from,
-		User: func(i int) string { return t.name(i % max(1, f.sc.Clients.Count)) }, Password: t.Password,
+	t, first := f.target, f.sc.Clients.Count
+	part := float64(to-from) / float64(a.Count)
+	if from == to {
+		return nil // all of it is in other processes
+	}
+	kind := strings.TrimPrefix(a.Kind, Hostile)
+	h, err := hostile.Start(ctx, kind, hostile.Config{
+		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
+		User: func(i int) string { return t.name(first + i) }, Password: t.Password, Rate: float64(a.Rate) * part,
+		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i) },
 	})
 	if err != nil {
 		return err
@@ -345,6 +352,10 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 		y.Sent += st.Attempts
 		y.Failed += st.Refused
 		y.Expected += st.Refused
+		if st.Err != nil {
+			r := Refusal{What: fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), Remedy: "it shows less than it should"}.count(st.Failed)
+			ls.refusals = append(ls.refusals, r)
+		}
 	})
 	return nil
 }

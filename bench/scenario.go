@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"canto/bench/hostile"
 )
 
 // A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
@@ -98,9 +100,13 @@ const (
 	Flood     = "flood"     // each of the group writes messages to its partner as fast as the server takes them
 )
 
-// Hostile is what the names of attacks begin with: "hostile-halfopen" and so on, see bench/hostile. They
-// have connections of their own, Count of them.
+// Hostile is what the names of attacks begin with: "hostile-halfopen" and so on, see [hostile.Kinds]. They
+// have connections of their own, Count of them, and accounts of their own, with the numbers behind those of
+// the clients: see [Scenario.Accounts]. Their Rate, if there is one, is how much all of them do a second at most.
 const Hostile = "hostile-"
+
+// maxHostile bounds an attack: each of its connections has goroutines and a descriptor of this process.
+const maxHostile = 20000
 
 // An Action is what is done in a hold, at a rate (open loop: latencies count from the time at which each
 // operation was meant to begin, whether or not it could) or with a window (closed loop, for
@@ -290,8 +296,8 @@ func (s *Scenario) Check() error {
 
 func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) error {
 	def(&a.Step, a.Kind)
-	hostile := strings.HasPrefix(a.Kind, Hostile)
-	if !hostile && !slices.Contains(actionKinds, a.Kind) {
+	attack := strings.HasPrefix(a.Kind, Hostile)
+	if !attack && !slices.Contains(actionKinds, a.Kind) {
 		return fmt.Errorf("kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
 	}
 	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
@@ -307,7 +313,15 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	if a.To != "" && !groups[a.To] {
 		return fmt.Errorf("%q: there is no group %q to send to", a.Step, a.To)
 	}
-	paced := !hostile && a.Kind != Slow && a.Kind != Flood
+	if attack {
+		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
+			return fmt.Errorf("%q: %w", a.Step, err)
+		}
+		if a.Count < 0 || a.Count > maxHostile {
+			return fmt.Errorf("%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
+		}
+	}
+	paced := !attack && a.Kind != Slow && a.Kind != Flood
 	if paced && (a.Rate > 0) == (a.Window > 0) {
 		return fmt.Errorf("%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
@@ -393,6 +407,20 @@ func (s *Scenario) Change(c Changes) error {
 	return s.Check()
 }
 
+// Accounts is how many accounts it needs: one for each client and, from Clients.Count on, those that attacks
+// log in with. Good after Check.
+func (s *Scenario) Accounts() int {
+	n := 0
+	for _, p := range s.Phases {
+		for _, a := range p.Do {
+			if strings.HasPrefix(a.Kind, Hostile) {
+				n = max(n, a.Count)
+			}
+		}
+	}
+	return s.Clients.Count + n
+}
+
 // Source is the text it was read from, or, where it was changed or made in Go, one that says the same.
 func (s *Scenario) Source() string {
 	if s.source != "" && !s.changed {
@@ -412,6 +440,3 @@ func def[T comparable](v *T, d T) {
 		*v = d
 	}
 }
-
-// Accounts is how many the server must have.
-func (s *Scenario) Accounts() int { return s.Clients.Count }

@@ -35,6 +35,7 @@ type cli struct {
 
 	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with their intervals."`
 	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
+	Plan      planCmd      `cmd:"" help:"Find out in five minutes how many sessions of a profile this machine holds."`
 	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
 	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`

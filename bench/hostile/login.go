@@ -1,0 +1,135 @@
+package hostile
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+
+	"canto/session/sasl"
+	"canto/xmlstream"
+)
+
+// guess is a connection that tries to log in, again and again, until the server ends it. The passwords that
+// it tries are wrong.
+func guess(l *line, _ int) error {
+	s, err := l.stream(l.a.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for {
+		if err := l.a.attempt(1); err != nil {
+			return err
+		}
+		if err := s.try(); err != nil {
+			return err
+		}
+	}
+}
+
+// try is one way of not logging in. The error ends the connection.
+func (s *session) try() error {
+	rng := s.l.rng
+	user := s.a.cfg.User(s.l.i)
+	if rng.IntN(2) == 0 {
+		user = fmt.Sprintf("nobody%d", rng.IntN(100000))
+	}
+	name := "GSSAPI" // which is not offered
+	if len(s.mechanisms) > 0 && rng.IntN(10) > 0 {
+		name = strings.TrimSuffix(s.mechanisms[rng.IntN(len(s.mechanisms))], "-PLUS")
+	}
+	mechanism, known := sasl.ParseMechanism(name)
+	switch way := rng.IntN(10); {
+	case !known:
+		return s.outcome(name, "YWJj")
+	case way == 0:
+		return s.outcome(name, "!!!")
+	case way == 1: // as much as a server may take before login
+		return s.outcome(name, strings.Repeat("QUFB", 1000))
+	case mechanism == sasl.Plain && way%2 == 0:
+		return s.outcome(name, encode("admin@"+s.a.cfg.Domain+"\x00"+user+"\x00wrong"))
+	case mechanism == sasl.Plain:
+		return s.outcome(name, encode(fmt.Sprintf("\x00%s\x00%x", user, rng.Uint64())))
+	}
+	if err := s.auth(name, encode(fmt.Sprintf("n,,n=%s,r=%016x", user, rng.Uint64()))); err != nil {
+		return err
+	}
+	e, err := s.next()
+	if err != nil {
+		return err
+	}
+	if !e.Is(nameChallenge) {
+		return s.judge(e)
+	}
+	first, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(e.Text())))
+	nonce, _, ok := strings.Cut(strings.TrimPrefix(string(first), "r="), ",")
+	if err != nil || !ok {
+		return errors.New("the server's challenge is none of SCRAM")
+	}
+	proof := ",p=" + encode(strings.Repeat("\x07", mechanism.Hash().Size()))
+	final := ""
+	switch rng.IntN(7) {
+	case 0:
+		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+			return err
+		}
+		return s.answer()
+	case 1:
+		return errLeft // in the middle of it
+	case 2:
+		final = "c=biws,r=" + nonce[:len(nonce)-1] + proof
+	case 3: // what was not said in the first message
+		final = "c=eSws,r=" + nonce + proof
+	case 4:
+		final = "c=biws,r=" + nonce
+	default:
+		final = "c=biws,r=" + nonce + proof
+	}
+	if err := s.say("<response xmlns='" + nsSASL + "'>" + encode(final) + "</response>"); err != nil {
+		return err
+	}
+	return s.answer()
+}
+
+func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+
+func (s *session) auth(mechanism, text string) error {
+	return s.say("<auth xmlns='" + nsSASL + "' mechanism='" + mechanism + "'>" + text + "</auth>")
+}
+
+// outcome is a whole login in one message.
+func (s *session) outcome(mechanism, text string) error {
+	if err := s.auth(mechanism, text); err != nil {
+		return err
+	}
+	return s.answer()
+}
+
+func (s *session) answer() error {
+	e, err := s.next()
+	if err != nil {
+		return err
+	}
+	return s.judge(e)
+}
+
+// judge counts a refusal. What is no refusal is a hole.
+func (s *session) judge(e xmlstream.Element) error {
+	switch {
+	case e.Is(nameFailure):
+		if condition(e) != "aborted" {
+			s.a.refused.Add(1)
+		}
+		return nil
+	case e.Is(nameSuccess):
+		return own{errors.New("the server let somebody in with a wrong password")}
+	case e.Is(nameChallenge): // to what is no first message, or without one
+		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+			return err
+		}
+		return s.answer()
+	}
+	return fmt.Errorf("the server answered a login with <%.40s/>", e.Local())
+}

@@ -1,0 +1,103 @@
+package hostile
+
+import (
+	"fmt"
+	"strings"
+
+	"canto/xmlstream"
+)
+
+const (
+	contacts  = 32   // of each attacker among the others: what a flip is multiplied by
+	strangers = 4096 // addresses that nobody has, and who is asked nevertheless
+)
+
+// flipPresence is a session that has made the others of the attack its contacts, and has them hear of it.
+func flipPresence(l *line, round int) error {
+	s, err := l.logIn(l.a.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	end := make(chan error, 1)
+	asked := make(chan string, contacts)
+	s.a.wg.Go(func() { end <- s.hear(asked) })
+	if err := s.say("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq><presence/>"); err != nil {
+		return err
+	}
+	var near []string
+	for k := 1; k <= contacts && k < l.a.cfg.Accounts; k++ {
+		near = append(near, l.a.bare((l.i+k)%l.a.cfg.Accounts))
+	}
+	if len(near) == 0 {
+		near = append(near, l.a.bare(l.i))
+	}
+	for n := l.i + round; ; n++ {
+		var b strings.Builder
+		acts := 0
+		add := func(format string, args ...any) {
+			fmt.Fprintf(&b, format, args...)
+			acts++
+		}
+		for done := false; !done; {
+			select {
+			case who := <-asked:
+				add("<presence type='subscribed' to='%s'/>", who)
+			case err := <-end:
+				return err
+			default:
+				done = true
+			}
+		}
+		if round == 0 && n-l.i < len(near) {
+			add("<presence type='subscribe' to='%s'/>", near[n-l.i])
+		}
+		for k := range 8 {
+			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>", [...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)
+		}
+		switch n % 6 {
+		case 0:
+			add("<presence type='subscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
+			add("<presence type='unsubscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
+		case 1: // to whom a server must remember to say goodbye
+			for range 8 {
+				add("<presence to='stranger%d@%s/r%d'/>", l.rng.IntN(strangers), s.a.domain(), l.rng.IntN(1000))
+			}
+		case 2:
+			for k := range min(8, len(near)) {
+				add("<presence to='%s'><status>%d</status></presence>", near[(n+k)%len(near)], n)
+			}
+		case 3:
+			add("<presence type='probe' to='%s'/>", near[n%len(near)])
+		case 4:
+			add("<presence type='unavailable'/><presence/>")
+			acts++
+		case 5:
+			add("<presence type='unsubscribed' to='%s'/>", l.a.bare(l.i))
+		}
+		if err := s.act(acts, b.String()); err != nil {
+			return err
+		}
+	}
+}
+
+// hear reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
+func (s *session) hear(asked chan<- string) error {
+	for {
+		e, err := s.listen()
+		if err != nil {
+			s.Conn.Close() // the writer may wait
+			return err
+		}
+		if !e.Is(namePresence) {
+			continue
+		}
+		if t, _ := e.Attr(attrType); string(t) == "subscribe" {
+			from, _ := e.Attr(attrFrom)
+			select {
+			case asked <- string(xmlstream.AppendValue(nil, from)):
+			default:
+			}
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package hostile
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+)
+
+// Types of records and messages of TLS 1.3 (RFC 8446 §5.1, §4).
+const (
+	typeAlert       = 21
+	typeHandshake   = 22
+	typeApplication = 23
+
+	messageTicket    = 4
+	messageKeyUpdate = 24
+)
+
+// records is what is known of the records that crypto/tls has written: how many were sealed, and what they
+// are sealed by. It is the KeyLogWriter of the connection, too. For one goroutine.
+type records struct {
+	head   []byte // of a record, as far as it was written
+	left   int    // bytes that its rest has
+	sealed uint64
+	secret []byte // client_application_traffic_secret_0
+}
+
+// pass counts what goes by.
+func (r *records) pass(p []byte) {
+	for len(p) > 0 {
+		if r.left > 0 {
+			n := min(r.left, len(p))
+			r.left, p = r.left-n, p[n:]
+			continue
+		}
+		n := min(5-len(r.head), len(p))
+		r.head, p = append(r.head, p[:n]...), p[n:]
+		if len(r.head) == 5 {
+			if r.head[0] == typeApplication {
+				r.sealed++
+			}
+			r.left, r.head = int(binary.BigEndian.Uint16(r.head[3:])), r.head[:0]
+		}
+	}
+}
+
+// Write takes a line of the NSS key log: a label, the client's random, the secret.
+func (r *records) Write(line []byte) (int, error) {
+	if f := bytes.Fields(line); len(f) == 3 && string(f[0]) == "CLIENT_TRAFFIC_SECRET_0" {
+		b, err := hex.DecodeString(string(f[2]))
+		if err != nil {
+			return 0, err
+		}
+		r.secret = b
+	}
+	return len(line), nil
+}
+
+// takeOver gives what seals the next records of a connection that crypto/tls has the handshake of. From then
+// on nothing may be written through crypto/tls, nor read, as reading may make it write.
+func (w *wire) takeOver() (*sealer, error) {
+	t, ok := w.top.(*tls.Conn)
+	if !ok || w.seen == nil {
+		return nil, own{errors.New("hostile: there is no TLS to take over")}
+	}
+	st := t.ConnectionState()
+	if st.Version != tls.VersionTLS13 {
+		return nil, own{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3", tls.VersionName(st.Version))}
+	}
+	s, err := newSealer(st.CipherSuite, w.seen.secret, w.seen.sealed)
+	if err != nil {
+		return nil, own{err}
+	}
+	w.seen = nil
+	w.top = w
+	return s, nil
+}
+
+// A sealer makes records of TLS 1.3 (RFC 8446 §5.2) for one direction, right or wrong ones.
+type sealer struct {
+	hash   func() hash.Hash
+	keyLen int
+	secret []byte
+	aead   cipher.AEAD
+	iv     []byte
+	seq    uint64
+}
+
+// newSealer begins at the record number seq under a traffic secret.
+func newSealer(suite uint16, secret []byte, seq uint64) (*sealer, error) {
+	s := &sealer{secret: secret, seq: seq}
+	switch suite {
+	case tls.TLS_AES_128_GCM_SHA256:
+		s.hash, s.keyLen = sha256.New, 16
+	case tls.TLS_AES_256_GCM_SHA384:
+		s.hash, s.keyLen = sha512.New384, 32
+	default:
+		return nil, fmt.Errorf("the server chose %s, which this attack does not know: have it prefer AES-GCM", tls.CipherSuiteName(suite))
+	}
+	if len(secret) != s.hash().Size() {
+		return nil, fmt.Errorf("hostile: a secret of %d bytes is none of %s", len(secret), tls.CipherSuiteName(suite))
+	}
+	return s, s.keys()
+}
+
+// expand is HKDF-Expand-Label without a context (RFC 8446 §7.1).
+func (s *sealer) expand(label string, n int) ([]byte, error) {
+	label = "tls13 " + label
+	info := binary.BigEndian.AppendUint16(nil, uint16(n))
+	info = append(append(append(info, byte(len(label))), label...), 0)
+	return hkdf.Expand(s.hash, s.secret, string(info), n)
+}
+
+// keys derives what records are sealed by from the secret.
+func (s *sealer) keys() error {
+	key, err := s.expand("key", s.keyLen)
+	if err != nil {
+		return err
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return err
+	}
+	if s.aead, err = cipher.NewGCM(block); err != nil {
+		return err
+	}
+	s.iv, err = s.expand("iv", s.aead.NonceSize())
+	return err
+}
+
+// update goes on to the next secret (RFC 8446 §7.2).
+func (s *sealer) update() (err error) {
+	if s.secret, err = s.expand("traffic upd", s.hash().Size()); err != nil {
+		return err
+	}
+	s.seq = 0
+	return s.keys()
+}
+
+// record appends one with content of a type, and zeros behind it. Type 0 makes one of zeros only.
+func (s *sealer) record(dst []byte, kind byte, content []byte, padding int) []byte {
+	plain := make([]byte, 0, len(content)+1+padding)
+	plain = append(append(plain, content...), kind)
+	plain = plain[:cap(plain)]
+	head := len(dst)
+	dst = append(dst, typeApplication, 3, 3)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(plain)+s.aead.Overhead()))
+	nonce := bytes.Clone(s.iv)
+	for i := range 8 {
+		nonce[len(nonce)-1-i] ^= byte(s.seq >> (8 * i))
+	}
+	s.seq++
+	return s.aead.Seal(dst, nonce, plain, dst[head:len(dst):len(dst)])
+}
+
+// keyUpdate appends a KeyUpdate (RFC 8446 §4.6.3), and goes on to the next key. Of request 0 and 1 are legal: 1 asks
+// the other side to do the same.
+func (s *sealer) keyUpdate(dst []byte, request byte) ([]byte, error) {
+	dst = s.record(dst, typeHandshake, []byte{messageKeyUpdate, 0, 0, 1, request}, 0)
+	return dst, s.update()
+}

