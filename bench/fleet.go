@@ -37,6 +37,7 @@ type Fleet struct {
 	bound_      atomic.Int64
 	leaving     atomic.Int64
 	tokens      atomic.Int64
+	resumed     atomic.Int64
 	seen        atomic.Int32
 	needSession atomic.Bool
 	mechanism   atomic.Value // string: that the last login used
@@ -336,6 +337,9 @@ func (f *Fleet) freeSlot() {
 }
 
 func (f *Fleet) secured(st *tls.ConnectionState) {
+	if st.DidResume {
+		f.resumed.Add(1)
+	}
 	if f.cipher.Load() == nil {
 		f.cipher.Store(tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite))
 	}
@@ -442,11 +446,12 @@ type Info struct {
 	Mechanism string
 	Cipher    string
 	Tokens    int64 // FAST
+	Resumed   int64 // TLS handshakes
 }
 
 // Info may be called from any goroutine.
 func (f *Fleet) Info() Info {
-	i := Info{Tokens: f.tokens.Load()}
+	i := Info{Tokens: f.tokens.Load(), Resumed: f.resumed.Load()}
 	i.Mechanism, _ = f.mechanism.Load().(string)
 	i.Cipher, _ = f.cipher.Load().(string)
 	return i

@@ -378,6 +378,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
 		}
 		d := probe.Sub(u, before)
+		d.PSS, _ = c.server.PSS()
 		q.Server = &d
 	}
 	if first == nil {
@@ -420,9 +421,11 @@ func (c *collector) finish() {
 	}
 	r := c.run
 	r.Seconds = time.Since(c.began).Seconds()
+	var resumed int64
 	for _, w := range c.workers {
 		if i, err := w.Info(); err == nil {
 			r.Target.Mechanism = cmp.Or(r.Target.Mechanism, i.Mechanism)
+			resumed += i.Resumed
 			if i.Cipher != "" && !strings.Contains(r.Target.TLS, "TLS") {
 				r.Target.TLS += ", " + i.Cipher
 			}
@@ -453,5 +456,8 @@ func (c *collector) finish() {
 	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
 	r.Refusals = c.all.refusals
 	c.figures()
+	if c.sc.Clients.Tickets {
+		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
+	}
 	c.warn()
 }
