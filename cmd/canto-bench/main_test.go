@@ -267,3 +267,32 @@ func TestHelp(t *testing.T) {
 		t.Error(fmt.Sprint(v))
 	}
 }
+
+// Accounts come from a file for the server's tool, or from registering them; what was registered logs in.
+func TestAccounts(t *testing.T) {
+	s, at := server(t)
+	if got := do(t.Context(), "accounts", "2", "--format", "canto", "--domain", "example.org"); got.code != 0 || got.out != "bench0@example.org\tbench\nbench1@example.org\tbench\n" {
+		t.Errorf("status %d, exported: %q", got.code, got.out)
+	}
+	dir := t.TempDir()
+	if got := do(t.Context(), "accounts", "3", "--format", "prosody", "--out", dir); got.code != 0 {
+		t.Errorf("status %d: %s", got.code, got.err)
+	}
+	if list, _ := filepath.Glob(filepath.Join(dir, "*", "accounts", "*.dat")); len(list) != 3 {
+		t.Errorf("%d of Prosody's files", len(list))
+	}
+	for i, want := range []string{"20 accounts registered, 0 existed\n", "0 accounts registered, 20 existed\n"} {
+		if got := do(t.Context(), with(at, "accounts", "20", "--register", "--user", "new%d")...); got.code != 0 || got.out != want {
+			t.Errorf("time %d: status %d, %q, %s", i+1, got.code, got.out, got.err)
+		}
+	}
+	if n := s.Stats().Registered; n != 20 {
+		t.Errorf("the server has %d", n)
+	}
+	if got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", t.TempDir(), "--user", "new%d")...); got.code != 0 {
+		t.Errorf("they can't log in: %s", got.err)
+	}
+	if got := do(t.Context(), "accounts", "20"); got.code != exitUsage || !strings.Contains(got.err, "--register") {
+		t.Errorf("status %d: %s", got.code, got.err)
+	}
+}
