@@ -182,9 +182,12 @@ func (r *registrar) again(err error, s *stream) error {
 		case f.condition == "jid-malformed", f.condition == "bad-request":
 			return bench.Refusal{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
 		default:
-			return bench.Refusal{What: "the server registers nobody here: " + f.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
+			return nobody(f)
 		}
 	case errors.As(err, &end):
+		if end.condition == "not-authorized" { // at once: strangers may do nothing but log in
+			return nobody(end)
+		}
 		what = end.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "the server closes connections of who registers"
@@ -195,6 +198,10 @@ func (r *registrar) again(err error, s *stream) error {
 		return bench.Refusal{What: fmt.Sprintf("%s, for %v now", what, r.Patience), Remedy: "raise its limits of registrations and of connections from an address"}
 	}
 	return nil
+}
+
+func nobody(err error) error {
+	return bench.Refusal{What: "the server registers nobody here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
 }
 
 // pause waits longer with each try: 50 ms to 5 s.

@@ -134,6 +134,10 @@ func (s *server) serve(c net.Conn, conn int) {
 		for m := iqEnd.FindStringSubmatch(text); m != nil; m = iqEnd.FindStringSubmatch(text) {
 			text = text[len(m[0]):]
 			answer := s.form
+			if strings.HasPrefix(answer, "<stream:error") { // as ejabberd and Canto say it
+				io.WriteString(c, answer+"</stream:stream>")
+				return
+			}
 			if m[1] == "set" {
 				sets++
 				s.mu.Lock()
@@ -190,6 +194,7 @@ func TestRefusals(t *testing.T) {
 		"unknown":      {&server{form: form("<field var='invitation' type='text-single'><required/></field>")}, `"invitation"`},
 		"elsewhere":    {&server{form: "<query xmlns='jabber:iq:register'><instructions>Go to the web</instructions><x xmlns='jabber:x:oob'><url>http://localhost/</url></x></query>"}, "elsewhere"},
 		"off":          {&server{form: stanzaError("cancel", "service-unavailable")}, "registers nobody here: service-unavailable"},
+		"strangers":    {&server{form: "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"}, "registers nobody here: the server ended the stream with not-authorized"},
 		"not allowed":  {&server{form: fields, set: func(int, int, string) string { return stanzaError("cancel", "not-allowed") }}, "not-allowed"},
 		"not accepted": {&server{form: fields, set: func(int, int, string) string { return stanzaError("modify", "not-acceptable") }}, "--password"},
 	} {

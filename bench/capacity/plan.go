@@ -4,7 +4,8 @@
 // error. Then it checks itself in a run that the fit did not see, and widens the margin if that was further
 // off than promised.
 //
-// Clients and server are on one machine, and the server's processes must be known. What is found holds for
+// Costs are taken to add up. They do so nearly: where much comes at once it costs less, so that plans of CPU
+// are rather too careful than too bold. Clients and server are on one machine, and the server's processes must be known. What is found holds for
 // loads like those that were seen: a plan says how far it is extrapolated.
 package capacity
 

@@ -115,7 +115,11 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 		}
 		if p.Contacts > 0 {
 			q := high / float64(p.Contacts)
-			sc.Phases = append(sc.Phases, spread(hold(g+"-presence", bench.Presence, g, q*h.rate, p, h.slice), sc.Groups))
+			ph := spread(hold(g+"-presence", bench.Presence, g, q*h.rate, p, h.slice), sc.Groups)
+			if i%2 == 1 { // what comes together is cheaper than apart, as a server then writes it together
+				ph.Do = append(ph.Do, spread(hold("", bench.Chat, g, low*h.rate, p, 0), sc.Groups).Do...)
+			}
+			sc.Phases = append(sc.Phases, ph)
 		}
 		// Last: what a server tidies up after logins and new contacts is over by then.
 		rest := h.slice
@@ -154,27 +158,31 @@ func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
 	if p.Messages+p.Presence*float64(p.Contacts) == 0 {
 		speed = 1
 	}
+	// Who moves has contacts who do not, as the profile's work counts them: the far are each other's contacts,
+	// the near and the moving, as many, are theirs.
 	back := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
-	moving := int(min(max(back, .05*n), .3*n))
+	moving := int(min(max(back, .05*n, float64(p.Contacts)), .2*n))
 	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p),
-		Groups: []bench.Group{{Name: "steady", Count: h.check - moving}, {Name: "moving", Count: moving}}}
+		Groups: []bench.Group{{Name: "far", Count: h.check - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}}
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: patience(n * h.session)})
-	if p.Contacts > 0 {
-		sc.Phases = append(sc.Phases, bench.Phase{Name: "befriend", Kind: bench.Befriend, Friends: p.Contacts, Length: patience(n * h.session)})
+	if f := min(p.Contacts, moving); f > 0 {
+		befriend := func(name string, stars int, group ...string) bench.Phase {
+			return bench.Phase{Name: name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: f, Length: patience(n * h.session)}
+		}
+		sc.Phases = append(sc.Phases, befriend("befriend", 0, "far"), befriend("befriend-near", moving, "near", "moving"), befriend("befriend-moving", moving, "moving", "near"))
 	}
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(h.settle)})
 	chat := n * p.Messages * speed / 3600
-	mix := hold("mix", bench.Chat, "steady", chat, p, h.hold)
-	if p.Messages == 0 {
-		mix.Do = nil
+	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold), Grace: bench.Span(2 * time.Second)}
+	if p.Messages > 0 {
+		mix.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups).Do
 	}
 	if p.Presence > 0 && p.Contacts > 0 {
-		mix.Do = append(mix.Do, hold("", bench.Presence, "steady", n*p.Presence*speed/3600, p, 0).Do[0])
+		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0), sc.Groups).Do...)
 	}
 	move := bench.Phase{Name: "move", Kind: bench.Storm, Group: []string{"moving"}, Grace: bench.Span(2 * time.Second), Length: patience(float64(moving) * h.session)}
 	if p.Messages > 0 { // presence would go to some who are away, and be missed
-		move.Do = hold("", bench.Chat, "steady", chat, p, 0).Do
-		move.Do[0].Group = "steady"
+		move.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups[:2]).Do
 	}
 	sc.Phases = append(sc.Phases, mix, move, bench.Phase{Kind: bench.Drain})
 	return sc, speed
