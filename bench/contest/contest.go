@@ -4,7 +4,6 @@
 package contest
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -16,13 +15,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"canto/bench"
 	"canto/bench/compare"
 	"canto/bench/entrant"
 	"canto/bench/report"
 	"canto/bench/result"
+	"canto/bench/strict"
 )
 
 // A Suite is what is compared: cases, each a scenario, and the rows of a table that are read off them.
@@ -73,18 +71,8 @@ func Find(name string) (*Suite, error) {
 		return nil, fmt.Errorf("there is no suite %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Suites(), ", "))
 	}
 	s := &Suite{Name: name}
-	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(s); err != nil {
-		var strict *toml.StrictMissingError
-		var at *toml.DecodeError
-		switch {
-		case errors.As(err, &strict) && len(strict.Errors) > 0:
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md", name, row, strings.Join(strict.Errors[0].Key(), "."))
-		case errors.As(err, &at):
-			row, _ := at.Position()
-			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if err := strict.Decode(b, s); err != nil {
+		return nil, strict.Named(name, err)
 	}
 	return s, s.check()
 }

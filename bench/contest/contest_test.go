@@ -150,7 +150,7 @@ func TestRefusals(t *testing.T) {
 		"[[case]]\nscenario = 'none'\n": `there is no scenario "none"`,
 		"about = 'x'\n":                 "has no [[case]]",
 		"[[case]]\nscenario = 'chat'\n[[case]]\nscenario = 'chat'\n": "two cases chat",
-		"[[case]]\nscenario = 'chat'\nclinets = 3\n":                 `:3: no key "case.clinets"`,
+		"[[case]]\nscenario = 'chat'\nclinets = 3\n":                 `:3: there is no key "clinets": did you mean "clients"?`,
 	} {
 		name := filepath.Join(t.TempDir(), "s.toml")
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {

@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 		{"nobody there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
 		{"unknown scenario", []string{"run", "chats"}, 2, `there is no scenario "chats": one of archive, chat`},
 		{"no such file", []string{"run", "./none.toml"}, 2, `can't be read`},
-		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: no key "clients.cuont"`},
+		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: there is no key "cuont": did you mean "count"?`},
 		{"a bad value", []string{"run", file(t, "x.toml", "[[phase]]\nkind = 'hold'\nlength = 'long'\n")}, 2, `x.toml:3: `},
 		{"no domain", []string{"run", sc, "--server", "192.0.2.1:5222"}, 1, `--domain`},
 		{"peer and server", []string{"run", sc, "--peer", "canto", "--server", addr}, 2, `set one of them`},
