@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -310,6 +311,7 @@ func (w *remote) Close() error { return w.close() }
 func startWorker(command []string, p *Plan) (worker, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for us, who stop it in order
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err

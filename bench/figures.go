@@ -3,6 +3,7 @@ package bench
 import (
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"canto/bench/result"
@@ -27,6 +28,9 @@ func (c *collector) figures() {
 		if kind != Hold && kind != Settle {
 			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
 		}
+		if kind == Settle && p.Sessions > 0 {
+			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes", "lower", "memory of the bench itself for each client")
+		}
 		if p.Server == nil {
 			continue
 		}
@@ -37,7 +41,7 @@ func (c *collector) figures() {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
-		if p.Sessions > 0 && (kind == Settle || kind == Ramp) {
+		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {
 			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: what it has grown by since nobody was connected")
 		}
 	}
@@ -70,6 +74,11 @@ func (c *collector) figures() {
 		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
+}
+
+// settles reports whether the scenario has a phase for memory to be looked at; else it is after a ramp.
+func (c *collector) settles() bool {
+	return slices.ContainsFunc(c.sc.Phases, func(p Phase) bool { return p.Kind == Settle })
 }
 
 func (c *collector) isPart(s *result.Step) bool {

@@ -19,6 +19,10 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if os.Getenv("CANTO_BENCH_STUB") != "" {
+		serveStub()
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

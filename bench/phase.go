@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
 	case Hold:
 		return f.actions(ctx, k, start, time.Duration(p.Length), share)
 	case Settle:
+		debug.FreeOSMemory() // the clients' own, after a ramp
 		<-ctx.Done()
 		return cause(ctx)
 	case Befriend:

@@ -95,7 +95,7 @@ func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, e
 	}
 	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
-	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.source}, Machine: probe.Machine(), Tool: o.Tool}
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
 	if err := c.scout(ctx, &t); err != nil {
 		return nil, err
 	}
@@ -189,6 +189,7 @@ type collector struct {
 
 	bound          int
 	base           result.Usage // of the server, with nobody connected
+	baseClient     result.Usage // of the workers, the same
 	lastServer     result.Usage
 	client, lastCl result.Usage // of all workers
 	lastSample     time.Time
@@ -307,6 +308,9 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		return err
 	}
 	client := c.client
+	if k == 0 {
+		c.baseClient = c.client
+	}
 	c.lastCl = c.client
 	c.lastSample = time.Now()
 	c.run.Phases = append(c.run.Phases, ph)
@@ -374,6 +378,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
 		}
 		d := probe.Sub(u, before)
+		d.PSS, _ = c.server.PSS()
 		q.Server = &d
 	}
 	if first == nil {
@@ -416,9 +421,11 @@ func (c *collector) finish() {
 	}
 	r := c.run
 	r.Seconds = time.Since(c.began).Seconds()
+	var resumed int64
 	for _, w := range c.workers {
 		if i, err := w.Info(); err == nil {
 			r.Target.Mechanism = cmp.Or(r.Target.Mechanism, i.Mechanism)
+			resumed += i.Resumed
 			if i.Cipher != "" && !strings.Contains(r.Target.TLS, "TLS") {
 				r.Target.TLS += ", " + i.Cipher
 			}
@@ -449,5 +456,8 @@ func (c *collector) finish() {
 	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
 	r.Refusals = c.all.refusals
 	c.figures()
+	if c.sc.Clients.Tickets {
+		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
+	}
 	c.warn()
 }

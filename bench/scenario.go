@@ -17,35 +17,36 @@ import (
 // A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
 // bench/scenarios, each of which can be copied and changed) or made in Go.
 type Scenario struct {
-	Name     string   `toml:"name"`
-	About    string   `toml:"about"`
-	Requires []string `toml:"requires"` // what the server must offer: "muc", "mam", "sm", "carbons", "sasl2", "register"
-	Clients  Clients  `toml:"clients"`
-	Groups   []Group  `toml:"group"`
-	Phases   []Phase  `toml:"phase"`
+	Name     string   `toml:"name,omitempty"`
+	About    string   `toml:"about,omitempty"`
+	Requires []string `toml:"requires,omitempty"` // what the server must offer: "muc", "mam", "sm", "carbons", "sasl2", "register"
+	Clients  Clients  `toml:"clients,omitempty"`
+	Groups   []Group  `toml:"group,omitempty"`
+	Phases   []Phase  `toml:"phase,omitempty"`
 
-	source string
+	source  string
+	changed bool
 }
 
 // Clients are what all clients have in common.
 type Clients struct {
-	Count     int    `toml:"count"`     // what groups with a share are shares of
-	TLS       string `toml:"tls"`       // "none", "starttls", "direct"
-	Mechanism string `toml:"mechanism"` // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
-	SASL2     string `toml:"sasl2"`     // "auto" (the default), "off", "require": XEP-0388 with Bind 2
-	FAST      bool   `toml:"fast"`      // later logins with tokens (XEP-0484), where offered
-	Tickets   bool   `toml:"tickets"`   // later TLS handshakes resume sessions
-	Quiet     bool   `toml:"quiet"`     // no roster is asked for and no presence sent
-	SM        bool   `toml:"sm"`        // stream management (XEP-0198)
-	Carbons   bool   `toml:"carbons"`   // XEP-0280
-	Timeout   Span   `toml:"timeout"`   // of a login: 60 s
+	Count     int    `toml:"count,omitempty"`     // what groups with a share are shares of
+	TLS       string `toml:"tls,omitempty"`       // "none", "starttls", "direct"
+	Mechanism string `toml:"mechanism,omitempty"` // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
+	SASL2     string `toml:"sasl2,omitempty"`     // "auto" (the default), "off", "require": XEP-0388 with Bind 2
+	FAST      bool   `toml:"fast,omitempty"`      // later logins with tokens (XEP-0484), where offered
+	Tickets   bool   `toml:"tickets,omitempty"`   // later TLS handshakes resume sessions
+	Quiet     bool   `toml:"quiet,omitempty"`     // no roster is asked for and no presence sent
+	SM        bool   `toml:"sm,omitempty"`        // stream management (XEP-0198)
+	Carbons   bool   `toml:"carbons,omitempty"`   // XEP-0280
+	Timeout   Span   `toml:"timeout,omitempty"`   // of a login: 60 s
 }
 
 // A Group is clients that do the same. Without any, all clients are one group, "all".
 type Group struct {
-	Name  string  `toml:"name"`
-	Count int     `toml:"count"` // or
-	Share float64 `toml:"share"` // of Clients.Count
+	Name  string  `toml:"name,omitempty"`
+	Count int     `toml:"count,omitempty"` // or
+	Share float64 `toml:"share,omitempty"` // of Clients.Count
 }
 
 // Kinds of phases.
@@ -61,30 +62,30 @@ const (
 
 // A Phase is one stretch of a scenario. Which fields count depends on its Kind.
 type Phase struct {
-	Name  string   `toml:"name"`
-	Kind  string   `toml:"kind"`
-	Group []string `toml:"group"` // default: all
+	Name  string   `toml:"name,omitempty"`
+	Kind  string   `toml:"kind,omitempty"`
+	Group []string `toml:"group,omitempty"` // default: all
 	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
-	Length Span `toml:"length"`
+	Length Span `toml:"length,omitempty"`
 	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
 	// as nothing is missing.
-	Grace Span `toml:"grace"`
+	Grace Span `toml:"grace,omitempty"`
 	// Rate of logins or joins, open loop; without one, InFlight at a time (default 200; of joins 1).
-	Rate     Rate `toml:"rate"`
-	InFlight int  `toml:"in_flight"`
+	Rate     Rate `toml:"rate,omitempty"`
+	InFlight int  `toml:"in_flight,omitempty"`
 	// Share of the group that a storm drops; 1.
-	Share float64 `toml:"share"`
+	Share float64 `toml:"share,omitempty"`
 	// Gentle storms end their streams; others only close the connection.
-	Gentle bool `toml:"gentle"`
+	Gentle bool `toml:"gentle,omitempty"`
 	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
 	// others. Stars = 0: each client by the Friends behind it, in a ring.
-	Stars   int `toml:"stars"`
-	Friends int `toml:"friends"`
+	Stars   int `toml:"stars,omitempty"`
+	Friends int `toml:"friends,omitempty"`
 	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
 	// are left over enter none.
-	Rooms     int      `toml:"rooms"`
-	Occupants int      `toml:"occupants"`
-	Do        []Action `toml:"do"`
+	Rooms     int      `toml:"rooms,omitempty"`
+	Occupants int      `toml:"occupants,omitempty"`
+	Do        []Action `toml:"do,omitempty"`
 }
 
 // Kinds of actions.
@@ -111,21 +112,21 @@ const maxHostile = 20000
 // operation was meant to begin, whether or not it could) or with a window (closed loop, for
 // comparison: the next operation begins when one has ended).
 type Action struct {
-	Kind     string  `toml:"kind"`
-	Step     string  `toml:"step"`  // its name in results; default Kind
-	Group    string  `toml:"group"` // default: the phase's
-	Rate     Rate    `toml:"rate"`
-	RateTo   Rate    `toml:"rate_to"`  // the rate rises evenly to this one
-	Arrivals string  `toml:"arrivals"` // "even" (the default) or "poisson"
-	Window   int     `toml:"window"`
-	Body     int     `toml:"body"`     // bytes of text; 100
-	Partners string  `toml:"partners"` // of chat: "pairs" (the default), "zipf" (few get most), "ring"
-	Zipf     float64 `toml:"zipf"`     // exponent, over 1; 1.1
-	Late     Span    `toml:"late"`     // operations that take longer are counted: 10 ms
-	Page     int     `toml:"page"`     // of archive: messages; 50
-	Count    int     `toml:"count"`    // of hostile connections; 100
-	To       string  `toml:"to"`       // of chat and flood: the group that gets the messages; default: partners in the own group
-	Stars    int     `toml:"stars"`    // of presence: only the first so many of the group send; 0: those with friends
+	Kind     string  `toml:"kind,omitempty"`
+	Step     string  `toml:"step,omitempty"`  // its name in results; default Kind
+	Group    string  `toml:"group,omitempty"` // default: the phase's
+	Rate     Rate    `toml:"rate,omitempty"`
+	RateTo   Rate    `toml:"rate_to,omitempty"`  // the rate rises evenly to this one
+	Arrivals string  `toml:"arrivals,omitempty"` // "even" (the default) or "poisson"
+	Window   int     `toml:"window,omitempty"`
+	Body     int     `toml:"body,omitempty"`     // bytes of text; 100
+	Partners string  `toml:"partners,omitempty"` // of chat: "pairs" (the default), "zipf" (few get most), "ring"
+	Zipf     float64 `toml:"zipf,omitempty"`     // exponent, over 1; 1.1
+	Late     Span    `toml:"late,omitempty"`     // operations that take longer are counted: 10 ms
+	Page     int     `toml:"page,omitempty"`     // of archive: messages; 50
+	Count    int     `toml:"count,omitempty"`    // of hostile connections; 100
+	To       string  `toml:"to,omitempty"`       // of chat and flood: the group that gets the messages; default: partners in the own group
+	Stars    int     `toml:"stars,omitempty"`    // of presence: only the first so many of the group send; 0: those with friends
 }
 
 // A Span is a time.Duration that is written "1m30s".
@@ -346,19 +347,64 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	return nil
 }
 
-// Scale changes how many clients there are, keeping shares, and every rate by the same factor. Groups
-// with a count of their own keep it if count is 0 for them.
-func (s *Scenario) Scale(clients int) {
-	if clients <= 0 || s.Clients.Count == 0 {
-		return
+// Changes are what a command line, or a case of a suite, makes different of a scenario. The zero value of a
+// field leaves it as it is.
+type Changes struct {
+	Clients   int     `toml:"clients"` // in all; groups keep their shares
+	Rates     float64 `toml:"rates"`   // all are multiplied by it
+	Length    Span    `toml:"length"`  // of each hold
+	TLS       string  `toml:"tls"`
+	Mechanism string  `toml:"mechanism"`
+	SASL2     string  `toml:"sasl2"`
+	FAST      bool    `toml:"fast"`
+	SM        bool    `toml:"sm"`
+	Carbons   bool    `toml:"carbons"`
+	Friends   int     `toml:"friends"`   // of each befriend phase
+	Occupants int     `toml:"occupants"` // of each join phase
+}
+
+// Change makes them, and checks the outcome.
+func (s *Scenario) Change(c Changes) error {
+	if c.Clients > 0 && s.Clients.Count > 0 {
+		f := float64(c.Clients) / float64(s.Clients.Count)
+		for i := range s.Groups {
+			s.Groups[i].Count = max(1, int(float64(s.Groups[i].Count)*f+.5))
+		}
 	}
-	f := float64(clients) / float64(s.Clients.Count)
-	total := 0
-	for i := range s.Groups {
-		s.Groups[i].Count = max(1, int(float64(s.Groups[i].Count)*f+.5))
-		total += s.Groups[i].Count
+	set := func(v *string, to string) {
+		if to != "" {
+			*v = to
+		}
 	}
-	s.Clients.Count = total
+	set(&s.Clients.TLS, c.TLS)
+	set(&s.Clients.Mechanism, c.Mechanism)
+	set(&s.Clients.SASL2, c.SASL2)
+	s.Clients.FAST = s.Clients.FAST || c.FAST
+	s.Clients.SM = s.Clients.SM || c.SM
+	s.Clients.Carbons = s.Clients.Carbons || c.Carbons
+	for i := range s.Phases {
+		p := &s.Phases[i]
+		if c.Length > 0 && p.Kind == Hold {
+			p.Length = c.Length
+		}
+		if c.Friends > 0 && p.Kind == Befriend {
+			p.Friends = c.Friends
+		}
+		if c.Occupants > 0 && p.Kind == Join {
+			p.Occupants = c.Occupants
+		}
+		if c.Rates > 0 {
+			p.Rate *= Rate(c.Rates)
+			for j := range p.Do {
+				p.Do[j].Rate *= Rate(c.Rates)
+				p.Do[j].RateTo *= Rate(c.Rates)
+			}
+		}
+	}
+	if c != (Changes{}) {
+		s.changed = true
+	}
+	return s.Check()
 }
 
 // Accounts is how many accounts it needs: one for each client and, from Clients.Count on, those that attacks
@@ -375,8 +421,17 @@ func (s *Scenario) Accounts() int {
 	return s.Clients.Count + n
 }
 
-// Source is the text it was read from; empty if it was made in Go.
-func (s *Scenario) Source() string { return s.source }
+// Source is the text it was read from, or, where it was changed or made in Go, one that says the same.
+func (s *Scenario) Source() string {
+	if s.source != "" && !s.changed {
+		return s.source
+	}
+	b, err := toml.Marshal(s)
+	if err != nil {
+		return s.source
+	}
+	return string(b)
+}
 
 // def sets *v where it is not set.
 func def[T comparable](v *T, d T) {

@@ -129,6 +129,21 @@ func TestCosts(t *testing.T) {
 	}
 }
 
+// Without a function of Canto's, the innermost that is not the runtime's is charged.
+func TestChargedTo(t *testing.T) {
+	for stack, want := range map[string]string{
+		"net/http.F;crypto/tls.G;runtime.memmove":               "crypto",
+		"crypto/tls.G;net/http.F;runtime.gcAssistAlloc":         "other",
+		"crypto/tls.G;canto/session.F;net/http.F;syscall.Write": "session",
+		"runtime.main;runtime.gcStart;runtime.futex":            "runtime GC",
+	} {
+		costs, err := Costs(build(t, map[string][2]int64{stack: {1, 1}}), nil)
+		if err != nil || costs[0].Module != want || costs[0].Flat != 1 {
+			t.Errorf("%s: %+v, %v", stack, costs, err)
+		}
+	}
+}
+
 func TestCostsOfAnotherTypeAndClassifier(t *testing.T) {
 	costs, err := CostsOf(build(t, talk), Option{Sample: "samples"}, func(string) string { return "all" })
 	if err != nil || len(costs) != 1 || costs[0] != (Cost{"all", 255, 255, 255, "count"}) {
@@ -227,6 +242,14 @@ func TestSVG(t *testing.T) {
 	}
 }
 
+// What is narrower than can be seen is left out, with all below it.
+func TestTinyBoxes(t *testing.T) {
+	boxes, _ := draw(t, build(t, map[string][2]int64{"wide.F": {1, 100_000}, "tiny.F;tiny.G": {1, 10}, "narrow.F": {1, 50}}), Option{})
+	if _, ok := boxes["narrow.F"]; !ok || len(boxes) != 3 {
+		t.Errorf("%v", boxes)
+	}
+}
+
 func TestNoSamples(t *testing.T) {
 	boxes, text := draw(t, build(t, nil), Option{})
 	if len(boxes) != 0 || !strings.Contains(text, "no samples") {
@@ -275,7 +298,7 @@ func TestAmount(t *testing.T) {
 // A module always has the same colour, and those side by side in most profiles have different ones.
 func TestColours(t *testing.T) {
 	seen := map[string]string{}
-	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth", "session", "session/store", "session/c2s", "reactor", "xmlstream", "runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
+	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth", "session", "session/store", "session/c2s", "session/jid", "session/sasl", "reactor", "xmlstream", "runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
 		c := colour(m)
 		if was, ok := seen[c]; ok || c != colour(m) {
 			t.Errorf("%s has the colour of %s", m, was)

@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	row    = 17  // height of a box
-	top    = 44  // above the first
-	least  = 0.4 // px: what is narrower is left out
-	key    = 18  // height of a line of the key
-	keyCol = 200 // width of one of its entries
+	row     = 17  // height of a box
+	top     = 44  // above the first
+	least   = 0.4 // px: what is narrower is left out
+	legible = 22  // px: what is narrower has no text, as in the script
+	key     = 18  // height of a line of the key
+	keyCol  = 200 // width of one of its entries
 )
 
 // A node is a function as called by those above it.
@@ -110,8 +111,12 @@ func (d *drawing) box(n *node, x, width float64, depth int) {
 	if depth == 0 {
 		module = "all"
 	}
-	fmt.Fprintf(&d.boxes, "<svg x='%.2f' y='%d' width='%.2f' height='%d'><title>%s\n%s, %s%s</title><rect width='100%%' height='100%%' fill='%s'/><text x='3' y='12'>%s</text></svg>\n",
-		x, top+depth*row, width, row-1, q(n.name), amount(n.value, d.unit), percent(n.value, d.total), of(module), colour(module), q(short(n.name)))
+	hidden := ""
+	if width < legible {
+		hidden = " visibility='hidden'"
+	}
+	fmt.Fprintf(&d.boxes, "<svg x='%.2f' y='%d' width='%.2f' height='%d'><title>%s\n%s, %s%s</title><rect width='100%%' height='100%%' fill='%s'/><text x='3' y='12'%s>%s</text></svg>\n",
+		x, top+depth*row, width, row-1, q(n.name), amount(n.value, d.unit), percent(n.value, d.total), of(module), colour(module), hidden, q(short(n.name)))
 	for _, c := range n.children() {
 		if wide := width * float64(c.value) / float64(n.value); wide >= least {
 			d.box(c, x, wide, depth+1)
@@ -149,9 +154,7 @@ func short(name string) string {
 // for others'.
 func colour(module string) string {
 	if name, ok := strings.CutPrefix(module, "mod/"); ok {
-		h := fnv.New32a()
-		io.WriteString(h, name)
-		v := h.Sum32()
+		v := sum(name)
 		return fmt.Sprintf("hsl(%d,65%%,%d%%)", 65+v%12*9, 56+v/12%3*9)
 	}
 	switch module {
@@ -180,10 +183,17 @@ func colour(module string) string {
 	case "syscall":
 		return "#a9b1b8"
 	}
-	if strings.HasPrefix(module, "session/") {
-		return "hsl(22,80%,76%)"
+	if name, ok := strings.CutPrefix(module, "session/"); ok {
+		v := sum(name)
+		return fmt.Sprintf("hsl(%d,80%%,%d%%)", 16+v%4*3, 72+v/4%3*5)
 	}
 	return "#e9e9f0"
+}
+
+func sum(name string) uint32 {
+	h := fnv.New32a()
+	io.WriteString(h, name)
+	return h.Sum32()
 }
 
 // script zooms: a click on a box makes it as wide as the drawing; a click on one that is, or beside, goes back.
@@ -212,6 +222,7 @@ const script = `(function () {
       b.e.style.display = w > 0 ? "" : "none";
       b.e.setAttribute("x", x);
       b.e.setAttribute("width", Math.max(w, 0));
+      b.e.lastElementChild.setAttribute("visibility", w < 22 ? "hidden" : "visible");
     });
   }
   svg.addEventListener("click", function (ev) {

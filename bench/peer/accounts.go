@@ -3,6 +3,7 @@ package peer
 import (
 	"bufio"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -59,6 +60,12 @@ func (a Accounts) check() error {
 // User is the localpart of the i-th account, from 0.
 func (a Accounts) User(i int) string { return a.defaults().Prefix + strconv.Itoa(i) }
 
+// mark tells accounts, as one server keeps them, from others.
+func (a Accounts) mark(kind, domain, scram string) string {
+	sum := sha256.Sum256([]byte(a.Password))
+	return fmt.Sprintf("%d accounts %s@%s of %s, %d iterations %s, password %x\n", a.N, a.Prefix, domain, kind, a.Iterations, scram, sum[:8])
+}
+
 // key derives the key for one hash. The salt is ASCII, since Prosody keeps it as it is.
 func (a Accounts) key(h sasl.Hash) (sasl.Key, error) {
 	var b [sasl.SaltLen / 2]byte
@@ -75,10 +82,11 @@ func (a Accounts) keyOf(h sasl.Hash, salt string) (sasl.Key, error) {
 }
 
 // Formats are those that Export can write.
-func Formats() []string { return []string{"canto"} }
+func Formats() []string { return []string{"canto", "ejabberd"} }
 
 // Export writes the accounts in the form that a server's own tool reads: "canto" for `canto user import
-// --shared-salt`. ExportProsody is for Prosody, which has a file for each.
+// --shared-salt`, "ejabberd" for `ejabberdctl load` (Mnesia's text, with keys for SCRAM-SHA-1).
+// ExportProsody is for Prosody, which has a file for each.
 func Export(w io.Writer, format, domain string, a Accounts) error {
 	a = a.defaults()
 	if err := errors.Join(a.check(), checkDomain(domain)); err != nil {
@@ -89,6 +97,10 @@ func Export(w io.Writer, format, domain string, a Accounts) error {
 	case "canto":
 		for i := range a.N {
 			fmt.Fprintf(b, "%s@%s\t%s\n", a.User(i), domain, a.Password)
+		}
+	case "ejabberd":
+		if err := exportEjabberd(b, domain, a, sasl.SHA1); err != nil {
+			return err
 		}
 	default:
 		return fmt.Errorf("there is no format %q: use one of %s", format, strings.Join(Formats(), ", "))

@@ -65,9 +65,6 @@ func (canto) args(p *plan) []string {
 }
 
 func (c canto) populate(ctx context.Context, p *plan) error {
-	if p.Accounts.N == 0 {
-		return nil
-	}
 	var lines bytes.Buffer
 	if err := Export(&lines, "canto", p.Domain, p.Accounts); err != nil {
 		return err

@@ -73,7 +73,9 @@ func TestConfigurations(t *testing.T) {
 		{"canto.toml", "canto", "canto.toml.tmpl", nil, map[string]string{"modules": ""}},
 		{"canto-all.toml", "canto", "canto.toml.tmpl", map[string]string{"register": "on", "memory": "2GiB"}, map[string]string{"modules": `"+register", "-version"`}},
 		{"prosody.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", nil, map[string]string{"modules": "", "root": "on"}},
-		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", map[string]string{"register": "on", "archive": "on", "gc": "incremental", "scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
+		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", map[string]string{"register": "on", "archive": "on", "sasl2": "on", "gc": "incremental", "scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
+		{"ejabberd.yml", "ejabberd", "ejabberd.yml.tmpl", nil, map[string]string{"hash": "sha"}},
+		{"ejabberd-all.yml", "ejabberd", "ejabberd.yml.tmpl", map[string]string{"register": "on", "archive": "on", "scram": "SHA-512"}, map[string]string{"hash": "sha512"}},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {
 			_, p := testPlan(t, tt.kind, tt.options)
@@ -95,6 +97,9 @@ func TestConfigure(t *testing.T) {
 	}{
 		{"canto", map[string]string{"register": "on", "modules": "-version -vcard"}, `modules     = ["+register", "-version", "-vcard"]`},
 		{"prosody", map[string]string{"modules": "vcard4 csi_simple"}, "\t\"vcard4\"; \"csi_simple\";\n"},
+		{"prosody", map[string]string{"archive": "asked"}, "default_archive_policy = false\n"},
+		{"ejabberd", map[string]string{"archive": "asked"}, "    default: never\n"},
+		{"ejabberd", map[string]string{"scram": "SHA-256"}, "auth_scram_hash: sha256 "},
 	} {
 		k, p := testPlan(t, tt.kind, tt.options)
 		p.Dir = t.TempDir()
@@ -149,6 +154,54 @@ func TestProsodyAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "prosody-account.dat", prosodyAccount(k))
+}
+
+func TestEjabberdAccounts(t *testing.T) {
+	a := Accounts{N: 2, Prefix: "bench", Password: "pencil", Iterations: 4096}
+	k, err := a.keyOf(sasl.SHA1, "0123456789abcdef")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := writeEjabberd(&b, "localhost", a, k); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "ejabberd-accounts.txt", b.String())
+	b.Reset()
+	if err := Export(&b, "ejabberd", "localhost", a); err != nil || strings.Count(b.String(), "{passwd,{<<") != 2 {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+// Where ejabberd is stands in ejabberdctl.
+func TestEjabberdctl(t *testing.T) {
+	dir := t.TempDir()
+	ctl, erl := filepath.Join(dir, "ejabberdctl"), filepath.Join(dir, "erl")
+	if err := os.WriteFile(erl, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct{ name, text, want string }{
+		{"as it is", "#!/bin/sh\n# ERL=no\nERL=\"" + erl + "\"\nIEX=x\nERL_LIBS='/usr/lib/x'\nexport ERL_LIBS\n", ""},
+		{"says nothing", "#!/bin/sh\nexec something\n", "does not say where ERL and ERL_LIBS are"},
+		{"by a variable", "#!/bin/sh\nERL=\"$X\"\nERL_LIBS='/usr/lib/x'\n", "does not say"},
+		{"no erl", "#!/bin/sh\nERL='/nowhere/erl'\nERL_LIBS='/usr/lib/x'\n", "/nowhere/erl"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := os.WriteFile(ctl, []byte(tt.text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			k, p := testPlan(t, "ejabberd", nil)
+			p.Program = ctl
+			err := k.find(t.Context(), p)
+			if tt.want == "" {
+				if err != nil || p.more["erl"] != erl || p.more["libs"] != "/usr/lib/x" || p.server.Version != "unknown" {
+					t.Errorf("%v %v %q", err, p.more, p.server.Version)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "apt install") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
 }
 
 func TestLuaString(t *testing.T) {

@@ -23,10 +23,9 @@ import (
 type Config struct {
 	Kind string // one of Kinds
 	Name string // what tables call it; empty: Kind
-	// Program is the path of the binary: of canto (needed), prosody or erl (empty: from PATH, or where
-	// Debian has it).
+	// Program is the path of canto (needed), prosody or ejabberdctl (empty: from PATH).
 	Program  string
-	Dir      string // a folder of its own, made if it is missing; what it holds is kept between starts
+	Dir      string // a folder of its own, made if it is missing; used again, it must have the same Accounts
 	Domain   string // empty: localhost
 	Accounts Accounts
 	// Options change the configuration that is written; Options of the package says which there are.
@@ -66,7 +65,7 @@ type kind interface {
 	find(ctx context.Context, p *plan) error
 	// configure writes files, and says what they are in p.server. Ports and options are chosen.
 	configure(p *plan) error
-	// populate adds the accounts to the data folder, where they may be already.
+	// populate adds the accounts, one at least, to the data folder, which has none.
 	populate(ctx context.Context, p *plan) error
 	// command is what starts the server.
 	command(p *plan) command
@@ -78,6 +77,7 @@ type plan struct {
 	option func(name string) string
 	hosts  struct{ cert, key string } // files of the certificate
 	ports  []uint16                   // that are free: STARTTLS, TLS, and one more
+	more   map[string]string          // what find found, for the other methods
 	server *Server
 	log    *tail
 }
@@ -102,13 +102,15 @@ func kindOf(name string) (kind, error) {
 	case "canto":
 		return canto{}, nil
 	case "prosody":
-		return &prosody{}, nil
+		return prosody{}, nil
+	case "ejabberd":
+		return ejabberd{}, nil
 	}
 	return nil, fmt.Errorf("there is no server %q: use one of %s", name, strings.Join(Kinds(), ", "))
 }
 
 // Kinds are the servers that Start can start.
-func Kinds() []string { return []string{"canto", "prosody"} }
+func Kinds() []string { return []string{"canto", "prosody", "ejabberd"} }
 
 // Options are the options of a kind, each with its values, the default first; without values it takes
 // any text. It is nil for an unknown kind.
@@ -188,7 +190,7 @@ func newPlan(k kind, cfg Config) (*plan, error) {
 			return nil, fmt.Errorf("option %s can't be %q: it is one of %s", name, value, strings.Join(values, ", "))
 		}
 	}
-	p := &plan{Config: cfg, log: &tail{out: cfg.Log}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
+	p := &plan{Config: cfg, log: &tail{out: cfg.Log}, more: map[string]string{}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
 	p.option = func(name string) string {
 		if v, ok := cfg.Options[name]; ok {
 			return v
@@ -221,7 +223,7 @@ func (p *plan) start(ctx context.Context, k kind) (*Server, error) {
 			return nil, err
 		}
 		if n == 1 {
-			if err := k.populate(ctx, p); err != nil {
+			if err := p.populate(ctx, k); err != nil {
 				return nil, fmt.Errorf("its accounts: %w", err)
 			}
 		}
@@ -234,6 +236,28 @@ func (p *plan) start(ctx context.Context, k kind) (*Server, error) {
 			return nil, err
 		}
 	}
+}
+
+// populate adds the accounts to a folder that is new. One that has been used must have the same.
+func (p *plan) populate(ctx context.Context, k kind) error {
+	if p.Accounts.N == 0 {
+		return nil
+	}
+	mark := p.file("accounts")
+	have, err := os.ReadFile(mark)
+	want := p.Accounts.mark(p.Kind, p.Domain, p.option("scram"))
+	switch {
+	case err == nil && string(have) == want:
+		return nil
+	case err == nil:
+		return fmt.Errorf("%s has others from a run before: name another folder, or remove it", p.Dir)
+	case !errors.Is(err, os.ErrNotExist):
+		return err
+	}
+	if err := k.populate(ctx, p); err != nil {
+		return err
+	}
+	return os.WriteFile(mark, []byte(want), 0o600)
 }
 
 // launch starts the server and waits until it answers.

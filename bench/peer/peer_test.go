@@ -15,6 +15,7 @@ import (
 
 func fakeConfig(t *testing.T, mode string) Config {
 	t.Setenv(fakeMode, mode)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process takes a second to end under -race
 	return Config{Kind: "canto", Program: os.Args[0], Dir: filepath.Join(t.TempDir(), "server"), Accounts: Accounts{N: 3}}
 }
 
@@ -88,6 +89,34 @@ func TestStartAgainWhenAPortIsTaken(t *testing.T) {
 	}
 }
 
+func TestFolderUsedAgain(t *testing.T) {
+	cfg := fakeConfig(t, "ok")
+	start := func() error {
+		s, err := Start(t.Context(), cfg)
+		if err == nil {
+			err = s.Stop(t.Context())
+		}
+		return err
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	imported := filepath.Join(cfg.Dir, "imported")
+	if err := os.Remove(imported); err != nil {
+		t.Fatal(err)
+	}
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(imported); err == nil {
+		t.Error("accounts were added twice")
+	}
+	cfg.Accounts.Password = "other"
+	if err := start(); err == nil || !strings.Contains(err.Error(), "name another folder") {
+		t.Errorf("other accounts in the folder: %v", err)
+	}
+}
+
 func TestStartErrors(t *testing.T) {
 	change := func(f func(c *Config)) func(c *Config) { return f }
 	for _, tt := range []struct {
@@ -97,7 +126,7 @@ func TestStartErrors(t *testing.T) {
 	}{
 		{"ends", "dies", nil, []string{"canto: it ended instead of starting: exit status 3; it printed last: first line | the disk is   full"}},
 		{"another server", "another", nil, []string{"another server answers"}},
-		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }), []string{`no server "jabberd"`, "canto, prosody"}},
+		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }), []string{`no server "jabberd"`, "canto, prosody, ejabberd"}},
 		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }), []string{`no option "rooms"`, "memory, modules, register"}},
 		{"bad option", "ok", change(func(c *Config) { c.Options = map[string]string{"register": "yes"} }), []string{`register can't be "yes"`, "off, on"}},
 		{"no program", "ok", change(func(c *Config) { c.Program = "" }), []string{"go build canto/cmd/canto"}},
@@ -107,6 +136,7 @@ func TestStartErrors(t *testing.T) {
 		{"bad domain", "ok", change(func(c *Config) { c.Domain = `a"b` }), []string{"small letters"}},
 		{"bad prefix", "ok", change(func(c *Config) { c.Accounts.Prefix = "a b" }), []string{"small letters and digits"}},
 		{"no prosody", "ok", change(func(c *Config) { c.Kind, c.Program = "prosody", "no-such-prosody" }), []string{"prosody: no-such-prosody is not installed: apt install prosody"}},
+		{"no ejabberd", "ok", change(func(c *Config) { c.Kind, c.Program = "ejabberd", "no-such-ctl" }), []string{"ejabberd: no-such-ctl is not installed: apt install ejabberd"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := fakeConfig(t, tt.mode)

@@ -161,18 +161,21 @@ func family(pid int) []int {
 // the last line that it printed.
 func output(ctx context.Context, log io.Writer, stdin io.Reader, env []string, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
-	var out, both bytes.Buffer
+	var out, errs bytes.Buffer
 	cmd.Stdin = stdin
 	cmd.Env = append(os.Environ(), env...)
-	cmd.Stdout = io.MultiWriter(&out, &both)
-	cmd.Stderr = &both
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
+	both := out.String() + errs.String()
 	if log != nil {
-		log.Write(both.Bytes())
+		io.WriteString(log, both)
+	}
+	if ctx.Err() != nil {
+		return "", fmt.Errorf("%s was not done: %w", program, ctx.Err())
 	}
 	if err != nil {
-		lines := strings.Split(strings.TrimSpace(both.String()), "\n")
+		lines := strings.Split(strings.TrimSpace(both), "\n")
 		return "", fmt.Errorf("%s: %w: %s", program, err, cut(lines[len(lines)-1]))
 	}
 	return out.String(), nil

@@ -12,6 +12,9 @@ func absolute(program string) (string, error) { return filepath.Abs(program) }
 
 // packageVersion is the version of Debian's package if program comes from it; else unknown.
 func packageVersion(ctx context.Context, pkg, program string) string {
+	if real, err := filepath.EvalSymlinks(program); err == nil {
+		program = real // /sbin may be /usr/sbin, and only that is in the package
+	}
 	owner, err := output(ctx, nil, nil, nil, "dpkg-query", "-S", program)
 	if err != nil || !strings.HasPrefix(owner, pkg+":") && !strings.HasPrefix(owner, pkg+" ") {
 		return "unknown"

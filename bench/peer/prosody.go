@@ -16,13 +16,14 @@ import (
 // prosody is Prosody, from Debian's packages or wherever prosody is in PATH.
 type prosody struct{}
 
-func (*prosody) options() map[string][]string {
+func (prosody) options() map[string][]string {
 	return map[string][]string{
 		"gc":       {"generational", "incremental", "default"}, // of Lua; default: as it is shipped
 		"scram":    {"SHA-1", "SHA-256"},                       // Prosody keeps one hash of a password
 		"archive":  {"off", "asked", "on"},                     // of messages: none, for users who ask for it, for all
 		"register": {"off", "on"},
-		"modules":  {}, // more of them: "csi_simple vcard4"
+		"sasl2":    {"off", "on"}, // SASL2, Bind2 and FAST, by the community's modules
+		"modules":  {},            // more of them: "csi_simple vcard4"
 	}
 }
 
@@ -34,7 +35,7 @@ func needPackage(program, pkg string, err error) error {
 	return fmt.Errorf("%w: apt install %s", err, pkg)
 }
 
-func (*prosody) find(ctx context.Context, p *plan) error {
+func (prosody) find(ctx context.Context, p *plan) error {
 	if p.Program == "" {
 		p.Program = "prosody"
 	}
@@ -47,14 +48,34 @@ func (*prosody) find(ctx context.Context, p *plan) error {
 	}
 	p.Program = program
 	p.server.Software, p.server.Version = "Prosody", packageVersion(ctx, "prosody", program)
+	if p.option("sasl2") == "on" {
+		if _, err := os.Stat(communityModules + "/mod_sasl2"); err != nil {
+			return fmt.Errorf("no module for SASL2: %w: apt install prosody-modules", err)
+		}
+	}
 	return nil
 }
 
-func (*prosody) configure(p *plan) error {
+// communityModules is where Debian's prosody-modules are.
+const communityModules = "/usr/lib/prosody/modules"
+
+func (prosody) configure(p *plan) error {
 	p.server.Rooms = roomsOf(p.Domain)
 	var more strings.Builder
 	for _, m := range strings.Fields(p.option("modules")) {
 		fmt.Fprintf(&more, "%s; ", luaString(m))
+	}
+	if p.option("sasl2") == "on" {
+		shim, err := conf.ReadFile("conf/mod_bench_sasl2.lua")
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(p.file("modules"), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(p.file("modules", "mod_bench_sasl2.lua"), shim, 0o600); err != nil {
+			return err
+		}
 	}
 	root := ""
 	if os.Getuid() == 0 {
@@ -63,7 +84,7 @@ func (*prosody) configure(p *plan) error {
 	return p.render("prosody.cfg.lua.tmpl", p.file("prosody.cfg.lua"), map[string]string{"modules": strings.TrimSpace(more.String()), "root": root})
 }
 
-func (*prosody) populate(_ context.Context, p *plan) error {
+func (prosody) populate(_ context.Context, p *plan) error {
 	h := sasl.SHA1
 	if p.option("scram") == "SHA-256" {
 		h = sasl.SHA256
@@ -71,7 +92,7 @@ func (*prosody) populate(_ context.Context, p *plan) error {
 	return exportProsody(p.file("data"), p.Domain, p.Accounts, h)
 }
 
-func (*prosody) command(p *plan) command {
+func (prosody) command(p *plan) command {
 	return command{program: p.Program, args: []string{"-F", "--config", p.file("prosody.cfg.lua")}}
 }
 

@@ -3,8 +3,11 @@
 package peer
 
 import (
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -90,7 +93,9 @@ func (l *login) exchange(text, end string) (string, error) {
 	}
 }
 
-func dial(s *Server, how string) (*login, error) {
+func dial(s *Server, how string) (*login, error) { return dialHeader(s, how, header(s.Domain)) }
+
+func dialHeader(s *Server, how, header string) (*login, error) {
 	addr := s.Plain
 	if how == "direct" {
 		addr = s.Direct
@@ -105,7 +110,7 @@ func dial(s *Server, how string) (*login, error) {
 	case "direct":
 		l.Conn = tls.Client(c, s.TLS())
 	case "starttls":
-		if _, err := l.exchange(header(s.Domain), "</stream:features>"); err != nil {
+		if _, err := l.exchange(header, "</stream:features>"); err != nil {
 			return nil, err
 		}
 		if _, err := l.exchange("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed"); err != nil {
@@ -113,7 +118,7 @@ func dial(s *Server, how string) (*login, error) {
 		}
 		l.Conn = tls.Client(c, s.TLS())
 	}
-	l.features, err = l.exchange(header(s.Domain), "</stream:features>")
+	l.features, err = l.exchange(header, "</stream:features>")
 	return l, err
 }
 
@@ -178,12 +183,12 @@ func logIn(s *Server, how, user, password string, m sasl.Mechanism) (disco strin
 		disco += d
 	}
 	if s.Rooms != "" {
-		room := "room@" + s.Rooms + "/me"
-		r, err := l.exchange("<presence to='"+room+"'><x xmlns='http://jabber.org/protocol/muc'/></presence>", "</presence>")
-		if err != nil || !strings.Contains(r, "110") {
+		// One for each login: a room that its last occupant is just leaving may lose who comes.
+		room := strings.ToLower(how+"-"+m.String()) + "@" + s.Rooms
+		if r, err := l.exchange("<presence to='"+room+"/me'><x xmlns='http://jabber.org/protocol/muc'/></presence>", "code=.110.[^>]*>.*</presence>|type=.error."); err != nil || strings.Contains(r, "error") {
 			return "", fmt.Errorf("joining a room: %s (%v)", r, err)
 		}
-		if r, err = l.exchange("<message type='groupchat' to='room@"+s.Rooms+"' id='g1'><body>hello</body></message>", "<body>hello</body>"); err != nil || strings.Contains(r, "error") {
+		if r, err := l.exchange("<message type='groupchat' to='"+room+"' id='g1'><body>hello</body></message>", "<body>hello</body>|type=.error."); err != nil || strings.Contains(r, "error") {
 			return "", fmt.Errorf("talking in a room: %s (%v)", r, err)
 		}
 	}
@@ -306,5 +311,130 @@ func TestCantoOptions(t *testing.T) {
 	}
 	defer l.Close()
 	wants(t, l.features, "http://jabber.org/features/iq-register")
+	stopServer(t, s)
+}
+
+func TestEjabberd(t *testing.T) {
+	s := startServer(t, "ejabberd", nil)
+	disco := checkServer(t, s, sasl.ScramSHA1, sasl.Plain)
+	wants(t, disco, "urn:xmpp:ping", "urn:xmpp:blocking", "urn:xmpp:carbons:2", "jabber:iq:version")
+	stopServer(t, s)
+}
+
+func TestEjabberdOptions(t *testing.T) {
+	s := startServer(t, "ejabberd", map[string]string{"archive": "on", "register": "on", "scram": "SHA-256", "busywait": "on"})
+	wants(t, checkServer(t, s, sasl.ScramSHA256), "urn:xmpp:mam:2")
+	l, err := dial(s, "direct")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	wants(t, l.features, "http://jabber.org/features/iq-register")
+	register(t, s)
+	stopServer(t, s)
+}
+
+// All at once, two of each, with more accounts than one commit or directory block holds.
+func TestTogether(t *testing.T) {
+	var wg sync.WaitGroup
+	kinds := append(Kinds(), Kinds()...)
+	servers := make([]*Server, len(kinds))
+	errs := make([]error, len(kinds))
+	for i, kind := range kinds {
+		cfg := Config{Kind: kind, Name: fmt.Sprint(kind, i), Dir: filepath.Join(t.TempDir(), fmt.Sprint(i)), Accounts: Accounts{N: 2500, Prefix: fmt.Sprint("u", i, "x")}}
+		if kind == "canto" {
+			var err error
+			if cfg.Program, err = cantoProgram(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wg.Go(func() { servers[i], errs[i] = Start(t.Context(), cfg) })
+	}
+	wg.Wait()
+	defer func() {
+		for _, s := range servers {
+			if s != nil {
+				s.Stop(t.Context())
+			}
+		}
+	}()
+	for i, s := range servers {
+		if errs[i] != nil {
+			t.Error(errs[i])
+			continue
+		}
+		// Each knows its own accounts only: no two share a folder or a port.
+		for j := range servers {
+			_, err := logIn(s, "plain", fmt.Sprint("u", j, "x2499"), "bench", sasl.ScramSHA1)
+			if (err == nil) != (i == j) || i != j && !errors.Is(err, errRefused) {
+				t.Errorf("account of %s at %s: %v", kinds[j], s.Name, err)
+			}
+		}
+	}
+	for _, s := range servers {
+		if s != nil {
+			stopServer(t, s)
+		}
+	}
+}
+
+// A folder that was used is used again: its accounts are there, and are not added twice.
+func TestAgain(t *testing.T) {
+	for _, kind := range Kinds() {
+		t.Run(kind, func(t *testing.T) {
+			cfg := Config{Kind: kind, Dir: t.TempDir(), Accounts: Accounts{N: 10}}
+			if kind == "canto" {
+				cfg.Program, _ = cantoProgram()
+			}
+			for range 2 {
+				s, err := Start(t.Context(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := logIn(s, "direct", "bench9", "bench", sasl.ScramSHA1); err != nil {
+					t.Error(err)
+				}
+				stopServer(t, s)
+			}
+		})
+	}
+}
+
+// SASL2 with Bind2, and then FAST with the token that it gave.
+func TestProsodySASL2(t *testing.T) {
+	s := startServer(t, "prosody", map[string]string{"sasl2": "on"})
+	checkServer(t, s, sasl.ScramSHA1)
+	for _, how := range []string{"plain", "direct"} {
+		const agent = "<user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"
+		const bind = "<bind xmlns='urn:xmpp:bind:0'><tag>bench</tag></bind>"
+		end := "</success>|</failure>"
+		header := strings.Replace(header(s.Domain), " to=", " from='bench1@"+s.Domain+"' to=", 1)
+		open := func() *login {
+			l, err := dialHeader(s, how, header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wants(t, l.features, "urn:xmpp:sasl:2", "urn:xmpp:bind:0", "urn:xmpp:fast:0", "HT-SHA-256-NONE")
+			return l
+		}
+		l := open()
+		got, err := l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>"+
+			base64.StdEncoding.EncodeToString([]byte("\x00bench1\x00bench"))+"</initial-response>"+agent+bind+"<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-NONE'/></authenticate>", end)
+		l.Close()
+		token := regexp.MustCompile(`token='([^']*)'|token="([^"]*)"`).FindStringSubmatch(got)
+		if err != nil || !strings.Contains(got, "<bound") || token == nil {
+			t.Errorf("%s: %s (%v)", how, got, err)
+			continue
+		}
+		m := hmac.New(sha256.New, []byte(token[1]+token[2]))
+		m.Write([]byte("Initiator"))
+		l = open()
+		got, err = l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='HT-SHA-256-NONE'><initial-response>"+
+			base64.StdEncoding.EncodeToString(append([]byte("bench1\x00"), m.Sum(nil)...))+"</initial-response>"+agent+bind+"<fast xmlns='urn:xmpp:fast:0'/></authenticate>", end)
+		l.Close()
+		if err != nil || !strings.Contains(got, "<bound") {
+			t.Errorf("%s: by FAST: %s (%v)", how, got, err)
+		}
+	}
 	stopServer(t, s)
 }

@@ -32,10 +32,13 @@ func Amount(v float64, unit string) string {
 	return number(v) + " " + Clean(unit)
 }
 
-// digits is v with three significant digits, in plain notation and without zeros at the end.
+// digits is v with three significant digits, without zeros at the end, and plain unless it is tiny.
 func digits(v float64) string {
 	if v == 0 {
 		return "0"
+	}
+	if math.Abs(v) < 1e-4 {
+		return strconv.FormatFloat(v, 'g', 3, 64)
 	}
 	n := 2 - int(math.Floor(math.Log10(math.Abs(v))))
 	s := strconv.FormatFloat(v, 'f', min(max(n, 0), 9), 64)

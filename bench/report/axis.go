@@ -66,6 +66,10 @@ func tickLabel(v, top float64, unit string) string {
 		return "0"
 	case unit == "bytes":
 		return size(v)
+	case top >= 1e13:
+		return digits(v/1e12) + " T"
+	case top >= 1e10:
+		return digits(v/1e9) + " G"
 	case top >= 1e7:
 		return digits(v/1e6) + " M"
 	case top >= 1e5:

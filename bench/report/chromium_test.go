@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"canto/bench/result"
 )
 
 // browse runs Chromium on a page, and returns what it prints. Nothing leaves the machine.
@@ -80,30 +82,37 @@ const look = `<script>
 })();
 </script></body>`
 
+// measure is what the browser finds on the page of r: its plots, each with its number of lines, what the
+// pointer shows, and what is wrong.
+func measure(t *testing.T, r *result.Run, width int) (plots map[string]bool, hover string) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "report.html")
+	if err := os.WriteFile(name, []byte(strings.Replace(render(t, r), "</body>", look, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dom := browse(t, name, fmt.Sprintf("--window-size=%d,1000", width), "--dump-dom")
+	m := regexp.MustCompile(`(?s)<pre id="found">(.*?)</pre>`).FindStringSubmatch(dom)
+	if m == nil {
+		t.Fatalf("the page's scripts did not run: %.500s", dom)
+	}
+	plots = map[string]bool{}
+	for _, l := range strings.Split(html.UnescapeString(m[1]), "\n") {
+		if p, ok := strings.CutPrefix(l, "plot "); ok {
+			plots[p] = true
+		} else if h, ok := strings.CutPrefix(l, "hover: "); ok {
+			hover = h
+		} else {
+			t.Error(l)
+		}
+	}
+	return plots, hover
+}
+
 func TestChromiumDraws(t *testing.T) {
 	for _, seconds := range []int{20, 300, 3600} {
 		for _, width := range []int{400, 1200} {
 			t.Run(fmt.Sprintf("%d s, %d px", seconds, width), func(t *testing.T) {
-				name := filepath.Join(t.TempDir(), "report.html")
-				if err := os.WriteFile(name, []byte(strings.Replace(render(t, testRun(seconds)), "</body>", look, 1)), 0o600); err != nil {
-					t.Fatal(err)
-				}
-				dom := browse(t, name, fmt.Sprintf("--window-size=%d,1000", width), "--dump-dom")
-				m := regexp.MustCompile(`(?s)<pre id="found">(.*?)</pre>`).FindStringSubmatch(dom)
-				if m == nil {
-					t.Fatalf("the page's scripts did not run: %.500s", dom)
-				}
-				plots := map[string]bool{}
-				hover := ""
-				for _, l := range strings.Split(html.UnescapeString(m[1]), "\n") {
-					if p, ok := strings.CutPrefix(l, "plot "); ok {
-						plots[p] = true
-					} else if h, ok := strings.CutPrefix(l, "hover: "); ok {
-						hover = h
-					} else {
-						t.Error(l)
-					}
-				}
+				plots, hover := measure(t, testRun(seconds), width)
 				for _, want := range []string{"Sessions over time: 1 lines", "login throughput over time: 2 lines", "chat throughput over time: 3 lines", "chat latency over time: 4 lines", "groupchat latency over time: 4 lines",
 					"CPU over time: 2 lines", "Memory over time: 2 lines", "Schedule lag over time: 1 lines", "latency of chat by percentile: 2 lines", "latency of login by percentile: 2 lines"} {
 					if !plots[want] {
@@ -114,6 +123,34 @@ func TestChromiumDraws(t *testing.T) {
 					t.Errorf("the pointer shows %q", hover)
 				}
 			})
+		}
+	}
+}
+
+// Long names, many phases and odd sizes must not run into one another either.
+func TestChromiumDrawsCrowds(t *testing.T) {
+	r := testRun(600)
+	step := r.Steps[1]
+	r.Phases, r.Steps = nil, r.Steps[:1]
+	for i := range 30 {
+		name := fmt.Sprintf("level %d of sessions and chatter", i)
+		if i%3 == 0 {
+			name = "ログインの嵐" + fmt.Sprint(i)
+		}
+		r.Phases = append(r.Phases, result.Phase{Name: name, Kind: "hold", From: float64(20 * i), To: float64(20 * (i + 1)), Sessions: i})
+		step.Phase, step.Name = name, "a step with a name that goes on and on and has no end in sight"
+		r.Steps = append(r.Steps, step)
+	}
+	r.Samples[9].Steps[step.Name] = result.Interval{Sent: 1, Done: 123456789, P50: .001, P90: 1, P99: 1e3, Max: 3.6e6}
+	r.Samples[10].Steps[step.Name] = r.Samples[9].Steps[step.Name]
+	r.Samples[9].Metrics = map[string]float64{"huge": 9.87e14, "tiny": 1.3e-8, "negative": -5}
+	r.Target.Name = strings.Repeat("unbreakable", 30)
+	r.Scenario.Source = strings.Repeat("x", 500)
+	r.Figures[0].Name = strings.Repeat("long.", 50)
+	r.Refusals[0].What = strings.Repeat("unbreakable", 30)
+	for _, width := range []int{400, 1200} {
+		if plots, _ := measure(t, r, width); !plots["latency of "+step.Name+" by percentile: 30 lines"] || !plots[step.Name+" latency over time: 4 lines"] {
+			t.Errorf("%d px: %v", width, plots)
 		}
 	}
 }

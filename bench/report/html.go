@@ -8,6 +8,7 @@ import (
 	"io"
 	"math"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -139,11 +140,10 @@ func newPage(r *result.Run) page {
 		p.Time, p.Metrics = draw(panels(r, t)), draw(metrics(r, t))
 	}
 	p.Curves = curves(r)
-	p.Unseen = true
 	for _, ph := range r.Phases {
 		p.PhaseRows = append(p.PhaseRows, newPhaseRow(ph))
-		p.Unseen = p.Unseen && ph.Server == nil
 	}
+	p.Unseen = !slices.ContainsFunc(r.Samples, func(s result.Sample) bool { return s.Server != nil })
 	for _, f := range r.Files {
 		var parts []string
 		for _, s := range strings.Split(f.Name, "/") {
@@ -238,10 +238,9 @@ func newPhaseRow(p result.Phase) phaseRow {
 func main(r *result.Run) (best result.Step, ok bool) {
 	for _, kind := range []string{"hold", "storm", ""} {
 		for _, s := range r.Steps {
-			for _, p := range r.Phases {
-				if p.Name == s.Phase && (kind == "" || p.Kind == kind) && s.Done > 0 && (!ok || s.Done > best.Done) {
-					best, ok = s, true
-				}
+			in := kind == "" || slices.ContainsFunc(r.Phases, func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
+			if in && s.Done > 0 && (!ok || s.Done > best.Done) {
+				best, ok = s, true
 			}
 		}
 		if ok {

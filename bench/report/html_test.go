@@ -176,7 +176,7 @@ func TestPageEscapes(t *testing.T) {
 func TestPageOfLittle(t *testing.T) {
 	bare := &result.Run{}
 	one := testRun(20)
-	one.Samples = one.Samples[:1]
+	one.Samples, one.Phases = one.Samples[:1], nil
 	partial := testRun(40)
 	partial.Partial, partial.Phases, partial.Samples, partial.Seconds = "the server closed all connections", partial.Phases[:2], partial.Samples[:17], 17
 	blind := testRun(20)
@@ -219,6 +219,12 @@ func TestPageOfLittle(t *testing.T) {
 			if n := len(having(all, "svg", "time")); n != c.time {
 				t.Errorf("%d plots over time, not %d", n, c.time)
 			}
+			if strings.Contains(page, "could not be looked at") != (name == "blind") && name != "bare" {
+				t.Error("the page is wrong about whether the server was seen")
+			}
+			if name == "one" && !strings.Contains(page, "Latency p99") {
+				t.Error("without phases there is no latency in the headline")
+			}
 			if name == "one" && len(having(all, "circle", "dot")) == 0 {
 				t.Error("one sample is not drawn as a dot")
 			}
@@ -243,7 +249,12 @@ func TestPageOfAnHour(t *testing.T) {
 			t.Errorf("a line of %d points", n)
 		}
 	}
+	// What is no number does not spoil what it shares a pixel with.
+	r.Samples[1500].Server.CPU, r.Samples[1501].Server.CPU = math.Inf(1), math.NaN()
 	a := newTimeAxis(r)
+	if m := maximum(a.line(mean, func(s gathered) float64 { return s.Server.CPU })); m > 3 {
+		t.Errorf("the most CPU is %v", m)
+	}
 	top := a.line(most, func(s gathered) float64 { return s.Steps["chat"].Max })
 	sum := 0.0
 	for i, v := range a.line(mean, func(s gathered) float64 { return float64(s.Sessions) }) {
@@ -280,7 +291,7 @@ func TestAmount(t *testing.T) {
 	}{
 		{0, "ms", "0 ms"}, {.25, "ms", "250 µs"}, {999.6, "ms", "1 s"}, {1234, "us", "1.23 ms"}, {90, "s", "90 s"}, {3600, "s", "60 min"},
 		{1536, "bytes", "1.5 KiB"}, {0, "bytes", "0 B"}, {1 << 40, "bytes", "1 TiB"}, {1234567, "1/s", "1,234,567/s"}, {999.9, "count", "1,000"},
-		{.001234, "ratio", "0.00123"}, {-1234, "count", "-1,234"}, {math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
+		{.001234, "ratio", "0.00123"}, {1.234e-7, "ratio", "1.23e-07"}, {-1234, "count", "-1,234"}, {math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
 	} {
 		if got := Amount(c.v, c.unit); got != c.want {
 			t.Errorf("%v %s is %q, not %q", c.v, c.unit, got, c.want)

@@ -6,7 +6,6 @@ import (
 	"html/template"
 	"math"
 	"strings"
-	"unicode/utf8"
 
 	"canto/bench/result"
 )
@@ -63,13 +62,10 @@ func (d *drawing) text(x, y float64, class, s string) {
 // fit is s, cut to what a width of so many pixels holds; empty if that is too little to be of use.
 func fit(s string, width float64) string {
 	n := int(width / letter)
-	if utf8.RuneCountInString(s) <= n {
-		return s
+	if short, _ := cut(s, n); short == s || n >= 4 {
+		return short
 	}
-	if n < 4 {
-		return ""
-	}
-	return string([]rune(s)[:n-1]) + "…"
+	return ""
 }
 
 // shade draws the phases behind a plot, with their names above it where there is room.

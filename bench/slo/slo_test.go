@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -65,7 +66,7 @@ func TestLimits(t *testing.T) {
 		`"talk.chat.done_per_s"` + "\nat_least = 1\nat_most = 2":                               false,
 		`"talk.broken"` + "\nat_most = 1":                                                      false,
 		`"talk.broken"` + "\nat_least = 1":                                                     false,
-		`"talk.chat.p99_ms"` + "\nat_most = '4KiB'":                                            false, // no time
+		`"talk.chat.p99_ms"` + "\nat_most = '40GiB'":                                           false, // no time
 		`"talk.chat.lost"` + "\nat_most = '1s'":                                                false,
 		`"talk.chat.los"` + "\nat_most = 0":                                                    false, // no such figure
 		`"talk.chat.los"` + "\nat_most = 0\nmissing = 'fail'":                                  false,
@@ -74,12 +75,28 @@ func TestLimits(t *testing.T) {
 		`"*.lost"` + "\nat_most = 0":                                                           false,
 		`"*.lost"` + "\nat_most = 2":                                                           true,
 		`"talk.*"` + "\nat_most = 1e9":                                                         false, // for the one that is no number
-		`"talk.chatXlost"` + "\nat_most = 0":                                                   false, // a dot is a dot
+		`"talk.chat.p99.ms"` + "\nat_most = 9":                                                 false, // a dot is a dot
 		`"*.lost"` + "\nat_most = 0\nscenario = 'rooms'\n" + require + "'*.late'\nat_most = 1": true,
 	} {
 		v := read(t, require+text).Judge(run(), nil)
 		if v.Pass != want {
 			t.Errorf("%s\npass: %v: %+v", text, v.Pass, v.Lines)
+		}
+	}
+}
+
+// A limit that is written in the figure's unit is the same number.
+func TestLimitsAreExact(t *testing.T) {
+	for i := 1; i < 2000; i++ {
+		v := float64(i) / 10
+		for written, unit := range map[string]string{"ms": "ms", "us": "us", "s": "s", "B": "bytes", "/s": "1/s"} {
+			l, err := readLimit(strconv.FormatFloat(v, 'f', -1, 64) + written)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := l.in(unit); err != nil || got != v {
+				t.Fatalf("%v%s is %v %s, %v", v, written, got, unit, err)
+			}
 		}
 	}
 }

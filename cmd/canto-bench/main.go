@@ -1,17 +1,17 @@
-// Canto-bench measures Canto: it starts a server in a second process, logs its clients in, has each
-// exchange messages with its neighbour, and prints what that cost the server.
+// Canto-bench measures XMPP servers: `canto-bench` alone starts Canto in a second process, holds 10,000
+// sessions, has them chat, and leaves a report; `canto-bench --help` lists the commands, docs/bench.md says
+// what they do.
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -19,130 +19,150 @@ import (
 	"github.com/alecthomas/kong"
 
 	"canto/bench"
+	"canto/bench/result"
 )
 
+// Exit statuses.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+// cli is the command line.
 type cli struct {
-	Sessions int    `help:"How many." default:"10000"`
-	Rounds   int    `help:"Messages that each client sends." default:"5"`
-	Server   string `help:"The canto program; built if it is not named." placeholder:"FILE"`
+	Run runCmd `cmd:"" default:"withargs" help:"Run a scenario against a server, and leave a report. Without a server, Canto is started."`
+
+	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with their intervals."`
+	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
+	Plan      planCmd      `cmd:"" help:"Find out in five minutes how many sessions of a profile this machine holds."`
+	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
+	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
+	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
+	Scenarios scenariosCmd `cmd:"" help:"List the scenarios that come along, or print one, to be copied and changed."`
+
+	Accounts accountsCmd `cmd:"" help:"Make the accounts of a load test: as files that servers read, or by registration."`
+	Agent    agentCmd    `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
+	Version  versionCmd  `cmd:"" help:"Show the version."`
+}
+
+// world is what commands see of the process.
+type world struct {
+	ctx    context.Context
+	out    io.Writer
+	errOut io.Writer
+	args   []string
 }
 
 func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second one ends the process
+	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+var errInterrupted = errors.New("interrupted: the report shows what was seen until then")
+
+// errUnmet is what a gate returns that has printed what is wrong.
+var errUnmet = errors.New("the requirements are not met")
+
+func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
-	kong.Parse(&c, kong.Name("canto-bench"), kong.Description("Measures Canto with many sessions."))
-	if err := c.run(os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, "canto-bench:", err)
-		os.Exit(1)
+	code := -1
+	k, err := kong.New(&c, kong.Name("canto-bench"), kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, two minutes, report in ./canto-bench-report."),
+		kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	if err != nil {
+		panic(err)
 	}
+	cmd, err := k.Parse(args)
+	switch {
+	case code >= 0:
+		return code // --help
+	case err != nil:
+		fmt.Fprintf(errOut, "canto-bench: %v: see canto-bench --help\n", err)
+		return exitUsage
+	}
+	err = cmd.Run(&world{ctx: ctx, out: out, errOut: errOut, args: args})
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errInterrupted):
+		fmt.Fprintln(errOut, "canto-bench:", err)
+		return exitInterrupted
+	case ctx.Err() != nil:
+		fmt.Fprintln(errOut, "canto-bench: interrupted")
+		return exitInterrupted
+	}
+	var usage usageError
+	fmt.Fprintln(errOut, "canto-bench:", strings.ReplaceAll(err.Error(), "\n", " "))
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
 }
 
-func (c *cli) run(out io.Writer) error {
-	dir, err := os.MkdirTemp("", "canto-bench")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	if c.Server == "" {
-		c.Server = filepath.Join(dir, "canto")
-		if b, err := exec.Command("go", "build", "-o", c.Server, "canto/cmd/canto").CombinedOutput(); err != nil {
-			return fmt.Errorf("building the server: %s: name one with --server", b)
+// A usageError is one of what was asked for.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// tool is what reports say of this program.
+func (w *world) tool() result.Tool {
+	t := result.Tool{Version: "devel", Go: runtime.Version(), Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
+	if i, ok := debug.ReadBuildInfo(); ok {
+		if v := i.Main.Version; v != "" && v != "(devel)" {
+			t.Version = v
 		}
-	}
-	config := filepath.Join(dir, "canto.toml")
-	text := "[listen]\nc2s = ['127.0.0.1:0']\nc2s_tls = []\nhttp = []\nhttps = []\ndebug = []\n[c2s]\nrequire_tls = false\n[host.localhost]\n"
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return err
-	}
-	var users strings.Builder
-	for i := range c.Sessions {
-		fmt.Fprintf(&users, "bench%d@localhost\tbench\n", i)
-	}
-	args := []string{"--config", config, "--data", filepath.Join(dir, "data")}
-	start := time.Now()
-	imp := exec.Command(c.Server, append([]string{"user", "import", "--shared-salt", "-"}, args...)...)
-	imp.Stdin = strings.NewReader(users.String())
-	if b, err := imp.CombinedOutput(); err != nil {
-		return fmt.Errorf("accounts: %s", b)
-	}
-	fmt.Fprintf(out, "accounts   %d in %.1f s\n", c.Sessions, time.Since(start).Seconds())
-	srv := exec.Command(c.Server, append([]string{"serve"}, args...)...)
-	srv.Stderr = os.Stderr
-	stdout, err := srv.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := srv.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		srv.Process.Signal(syscall.SIGTERM)
-		srv.Wait()
-	}()
-	addr, err := ready(stdout)
-	if err != nil {
-		return err
-	}
-	return c.measure(out, addr, srv.Process.Pid)
-}
-
-// ready waits for the server's line and takes the address out of it.
-func ready(r io.Reader) (netip.AddrPort, error) {
-	sc := bufio.NewScanner(r)
-	for sc.Scan() {
-		for _, f := range strings.Fields(sc.Text()) {
-			if a, ok := strings.CutPrefix(f, "c2s="); ok {
-				return netip.ParseAddrPort(strings.Split(a, ",")[0])
+		for _, s := range i.Settings {
+			if s.Key == "vcs.revision" {
+				t.Commit = s.Value
 			}
 		}
 	}
-	return netip.AddrPort{}, errors.New("the server did not start")
+	return t
 }
 
-// idleAfter is how long after the last login memory is looked at: a server may need it to tidy up.
-const idleAfter = 15 * time.Second
+func quoted(args []string) (q []string) {
+	for _, a := range args {
+		if strings.ContainsAny(a, " '\"\\$&|<>;*?") || a == "" {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		q = append(q, a)
+	}
+	return q
+}
 
-func (c *cli) measure(out io.Writer, addr netip.AddrPort, pid int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
-	defer cancel()
-	f, err := bench.New(bench.Config{Addr: addr, Domain: "localhost", Clients: c.Sessions,
-		User: func(i int) (string, string) { return fmt.Sprintf("bench%d", i), "bench" }})
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	before, err := bench.Process(pid)
-	if err != nil {
-		return err
-	}
-	start := time.Now()
-	if err := f.Login(ctx); err != nil {
-		return err
-	}
-	f.Settle(time.Second)
-	wall := time.Since(start)
-	after, err := bench.Process(pid)
-	if err != nil {
-		return err
-	}
-	n := float64(c.Sessions)
-	fmt.Fprintf(out, "bound      %d sessions in %.1f s\n", f.Bound(), wall.Seconds())
-	fmt.Fprintf(out, "login      %.0f us of server CPU each (goal 120 plain)\n", (after.CPU-before.CPU).Seconds()*1e6/n)
-	time.Sleep(idleAfter)
-	idle, err := bench.Process(pid)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "memory     %.2f kB RSS a session (goal 1.7 plain)\n", float64(idle.RSS-before.RSS)/1000/n)
-	start = time.Now()
-	got, err := f.Exchange(ctx, c.Rounds, strings.Repeat("x", 100))
-	if err != nil {
-		return err
-	}
-	wall = time.Since(start)
-	end, err := bench.Process(pid)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "messages   %d delivered, none lost, in %.1f s: %.0f us of server CPU each (goal 18)\n", got, wall.Seconds(), (end.CPU-idle.CPU).Seconds()*1e6/float64(got))
+type versionCmd struct{}
+
+// Run prints it.
+func (*versionCmd) Run(w *world) error {
+	t := w.tool()
+	fmt.Fprintln(w.out, strings.TrimSpace(fmt.Sprintf("canto-bench %s %s %s", t.Version, t.Commit, t.Go)))
 	return nil
 }
+
+type scenariosCmd struct {
+	Name string `arg:"" optional:"" help:"Print this one."`
+}
+
+// Run lists or prints.
+func (c *scenariosCmd) Run(w *world) error {
+	if c.Name != "" {
+		s, err := bench.Find(c.Name)
+		if err != nil {
+			return usageError{err}
+		}
+		_, err = io.WriteString(w.out, s.Source())
+		return err
+	}
+	for _, n := range bench.Scenarios() {
+		s, err := bench.Find(n)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w.out, "%-22s %s\n", n, s.About)
+	}
+	return nil
+}
+
+// within is d as people write it.
+func within(d time.Duration) string { return d.Round(time.Second).String() }

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"sort"
@@ -664,6 +665,12 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		for _, f := range closers {
 			f()
 		}
+	}
+	if len(c.Listen.Debug) > 0 {
+		// Mutex and block profiles are empty otherwise. One contention in 100, and one goroutine for each
+		// millisecond of waiting, cost too little to be seen.
+		runtime.SetMutexProfileFraction(100)
+		runtime.SetBlockProfileRate(int(time.Millisecond))
 	}
 	debugMux := http.NewServeMux()
 	reg := prometheus.NewRegistry()

@@ -2,7 +2,7 @@
 pidfile = "/bench/prosody.pid"
 data_path = "/bench/data"
 certificates = "/bench/certs"
-plugin_paths = { }
+plugin_paths = { "/bench/modules" }
 
 -- What matters only, as by default it would write two lines for each login.
 log = { { levels = { min = "warn" }; to = "console" } }
@@ -39,6 +39,7 @@ modules_enabled = {
 	"carbons"; "smacks"; "csi";
 	"mam";
 	"register";
+	"bench_sasl2"; "sasl2"; "sasl2_bind2"; "sasl2_sm"; "sasl2_fast";
 	"vcard4";
 }
 modules_disabled = { "s2s"; "s2s_auth_certs"; "http"; "admin_shell"; "admin_socket" }

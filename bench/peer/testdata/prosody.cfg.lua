@@ -3,7 +3,7 @@ run_as_root = true
 pidfile = "/bench/prosody.pid"
 data_path = "/bench/data"
 certificates = "/bench/certs"
-plugin_paths = { }
+plugin_paths = {  }
 
 -- What matters only, as by default it would write two lines for each login.
 log = { { levels = { min = "warn" }; to = "console" } }

@@ -1,0 +1,217 @@
+// Package accounts makes accounts on any server by in-band registration (XEP-0077), as people would: for
+// servers whose files and tools are out of reach. It fills in what forms ask for as long as that is a name, a
+// password and the like, makes many accounts on a connection where the server lets it, and slows down where
+// the server says so.
+package accounts
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"canto/bench"
+)
+
+// A Config says which accounts to make: the Target's, with numbers from First on.
+type Config struct {
+	Target   bench.Target
+	TLS      string // "none", "starttls", "direct"
+	N        int
+	InFlight int // connections at a time; 0: 8
+	// Patience is how long to go on, slower and slower, while the server makes no account at all because of
+	// its limits; 0: a minute.
+	Patience time.Duration
+	Progress func(done int) // how many are there so far; from one goroutine at a time; may be nil
+}
+
+// Register makes the accounts. Those that exist already are counted and left alone: whether they have this
+// password is not known. The error is one line, a [bench.Refusal] where there is a remedy, and the counts
+// are good with it, too; what was made stays. When ctx ends, its error is returned. Nothing runs on when it returns.
+func Register(ctx context.Context, c Config) (made, existed int, err error) {
+	c.TLS = cmp.Or(c.TLS, "none")
+	if err := c.Target.Check(c.TLS); err != nil {
+		return 0, 0, err
+	}
+	c.InFlight = min(cmp.Or(max(c.InFlight, 0), 8), max(c.N, 1))
+	c.Patience = cmp.Or(c.Patience, time.Minute)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r := &registrar{Config: c}
+	r.success()
+	var wg sync.WaitGroup
+	for k := range c.InFlight {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := r.work(ctx, k); err != nil {
+				cancel(err) // the first says why
+			}
+		}()
+	}
+	wg.Wait()
+	return r.made, r.existed, context.Cause(ctx)
+}
+
+// A registrar is what the connections share.
+type registrar struct {
+	Config
+	next   atomic.Int64 // number of the account to make next
+	single atomic.Bool  // the server makes one account on a connection
+	last   atomic.Int64 // when an account was made, or was seen to exist
+
+	mu            sync.Mutex
+	made, existed int
+}
+
+func (r *registrar) success() { r.last.Store(time.Now().UnixNano()) }
+
+func (r *registrar) user(i int) string {
+	return strings.Replace(r.Target.User, "%d", fmt.Sprint(r.Target.First+i), 1)
+}
+
+// work makes accounts until there are enough, on the k-th connection.
+func (r *registrar) work(ctx context.Context, k int) error {
+	var s *stream
+	defer func() {
+		if s != nil {
+			s.close()
+		}
+	}()
+	for {
+		i := int(r.next.Add(1)) - 1
+		if i >= r.N || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		for try := 0; ; try++ {
+			err := r.account(ctx, &s, k, i)
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err = r.again(err, s); err != nil {
+				return err
+			}
+			reuse := s != nil && s.used > 1
+			if s != nil {
+				s.close()
+				s = nil
+			}
+			if reuse { // the connection was used before, and a new one may do
+				try = -1
+				continue
+			}
+			if !pause(ctx, try) {
+				return ctx.Err()
+			}
+		}
+		if s != nil && r.single.Load() {
+			s.close()
+			s = nil
+		}
+	}
+}
+
+// account asks for the i-th account on *s, which it opens if there is none.
+func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err error) {
+	if *s == nil {
+		var from net.Addr
+		if n := len(r.Target.Sources); n > 0 {
+			from = &net.TCPAddr{IP: r.Target.Sources[k%n].AsSlice()}
+		}
+		if *s, err = open(ctx, &r.Config, from); err != nil {
+			return err
+		}
+	}
+	st := *s
+	st.used++
+	e, err := st.request("set", st.form.fill(r.user(i), r.Target.Password, r.Target.Domain))
+	if err != nil {
+		return explain(err, &r.Target)
+	}
+	err = failed(e)
+	var f failure
+	exists := errors.As(err, &f) && f.condition == "conflict"
+	if err != nil && !exists {
+		return err
+	}
+	r.success()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if exists {
+		r.existed++
+	} else {
+		r.made++
+	}
+	if r.Progress != nil {
+		r.Progress(r.made + r.existed)
+	}
+	return nil
+}
+
+// again is nil if what failed may work when it is tried again, on another connection; else why not.
+func (r *registrar) again(err error, s *stream) error {
+	if s != nil && s.used > 1 {
+		var refusal bench.Refusal
+		if !errors.As(err, &refusal) {
+			// An entity that has an account may be refused another (XEP-0077 §3.1.1), or cut off. Whether a
+			// limit was reached or that is so shows on a new connection.
+			r.single.Store(true)
+			return nil
+		}
+	}
+	var f failure
+	var end ended
+	what := ""
+	switch {
+	case errors.As(err, &f):
+		switch {
+		case f.wait, f.condition == "resource-constraint", f.condition == "policy-violation":
+			what = "the server limits registrations: " + f.Error()
+		case f.condition == "not-acceptable":
+			return bench.Refusal{What: "the server does not accept a registration: " + f.Error(), Remedy: "has it rules for names or passwords? choose others with --user and --password"}
+		case f.condition == "jid-malformed", f.condition == "bad-request":
+			return bench.Refusal{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
+		default:
+			return nobody(f)
+		}
+	case errors.As(err, &end):
+		if end.condition == "not-authorized" { // at once: strangers may do nothing but log in
+			return nobody(end)
+		}
+		what = end.Error()
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		what = "the server closes connections of who registers"
+	default:
+		return err
+	}
+	if time.Since(time.Unix(0, r.last.Load())) > r.Patience {
+		return bench.Refusal{What: fmt.Sprintf("%s, for %v now", what, r.Patience), Remedy: "raise its limits of registrations and of connections from an address"}
+	}
+	return nil
+}
+
+func nobody(err error) error {
+	return bench.Refusal{What: "the server registers nobody here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
+}
+
+// pause waits longer with each try: 50 ms to 5 s.
+func pause(ctx context.Context, try int) bool {
+	t := time.NewTimer(min(50*time.Millisecond<<min(try, 10), 5*time.Second))
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

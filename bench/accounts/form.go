@@ -1,0 +1,157 @@
+package accounts
+
+import (
+	"fmt"
+	"strings"
+
+	"canto/bench"
+	"canto/xmlstream"
+)
+
+// A form is what the server wants to know of who registers (XEP-0077 §3.1), and how it wants it.
+type form struct {
+	data   bool // as a data form (XEP-0004), which takes precedence over elements
+	fields []field
+}
+
+type field struct {
+	name   string
+	kind   string   // of a data form's field
+	values []string // that it has already
+}
+
+const elsewhere = "turn that off on the server, or make the accounts with the server's own tool"
+
+// askForm asks for it, and says why nobody can fill it in.
+func (s *stream) askForm() (*form, error) {
+	e, err := s.request("get", []byte("<query xmlns='"+nsRegister+"'/>"))
+	if err != nil {
+		return nil, err
+	}
+	if err := failed(e); err != nil {
+		return nil, err
+	}
+	q, ok := e.Child(nameQuery)
+	if !ok {
+		return nil, bench.Refusal{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
+	}
+	if x, ok := q.Child(xmlstream.N(nsForm, "x")); ok {
+		return dataForm(x)
+	}
+	f := &form{}
+	for k, ok := q.First(); ok; k, ok = k.Next() {
+		if string(k.Space()) != nsRegister {
+			continue
+		}
+		switch name := string(k.Local()); name {
+		case "instructions", "registered":
+		case "key": // the old protection of forms: what is in it goes back
+			f.fields = append(f.fields, field{name: name, values: []string{string(k.Text())}})
+		default:
+			f.fields = append(f.fields, field{name: name})
+		}
+	}
+	return f, f.check()
+}
+
+var (
+	attrVar      = xmlstream.N("", "var")
+	nameRequired = xmlstream.N(nsForm, "required")
+	nameValue    = xmlstream.N(nsForm, "value")
+)
+
+func dataForm(x xmlstream.Element) (*form, error) {
+	f := &form{data: true}
+	for k, ok := x.First(); ok; k, ok = k.Next() {
+		if string(k.Local()) != "field" || string(k.Space()) != nsForm {
+			continue
+		}
+		name, _ := k.Attr(attrVar)
+		kind, _ := k.Attr(attrType)
+		if len(name) == 0 || string(kind) == "fixed" {
+			continue
+		}
+		g := field{name: string(name), kind: string(kind)}
+		for v, ok := k.First(); ok; v, ok = v.Next() {
+			switch {
+			case v.Is(nameValue):
+				g.values = append(g.values, string(v.Text()))
+			case string(v.Space()) == "urn:xmpp:media-element": // XEP-0158: a picture to be read
+				return nil, captcha
+			}
+		}
+		// XEP-0158 §4.1 names its questions.
+		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" || strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
+			return nil, captcha
+		}
+		_, required := k.Child(nameRequired)
+		if required || g.known() || len(g.values) > 0 {
+			f.fields = append(f.fields, g)
+		}
+	}
+	return f, f.check()
+}
+
+var captcha = bench.Refusal{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
+
+// known reports whether fill has something for it.
+func (g field) known() bool {
+	switch g.name {
+	case "username", "password", "email", "name", "nick", "first", "last":
+		return true
+	}
+	return false
+}
+
+// check says what can't be filled in.
+func (f *form) check() error {
+	has := map[string]bool{}
+	for _, g := range f.fields {
+		has[g.name] = true
+		if !g.known() && len(g.values) == 0 {
+			return bench.Refusal{What: fmt.Sprintf("the server wants to know %.60q of who registers, which nobody has", g.name), Remedy: elsewhere}
+		}
+	}
+	if !has["username"] || !has["password"] {
+		return bench.Refusal{What: "the server makes accounts elsewhere: it does not ask for a name and a password", Remedy: "make the accounts with the server's own tool"}
+	}
+	return nil
+}
+
+// fill is the form with the data of one account.
+func (f *form) fill(user, password, domain string) []byte {
+	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain, "name": user, "nick": user, "first": user, "last": user}
+	b := []byte("<query xmlns='" + nsRegister + "'>")
+	if f.data {
+		b = append(b, "<x xmlns='"+nsForm+"' type='submit'>"...)
+	}
+	for _, g := range f.fields {
+		values := g.values
+		if v, ok := answers[g.name]; ok && g.known() {
+			values = []string{v}
+		}
+		if !f.data {
+			b = append(append(b, '<'), g.name...)
+			b = append(b, '>')
+			b = xmlstream.AppendText(b, values[0])
+			b = append(append(append(b, "</"...), g.name...), '>')
+			continue
+		}
+		b = append(b, "<field var='"...)
+		b = xmlstream.AppendValue(b, g.name)
+		if g.kind == "hidden" { // its type tells FORM_TYPE apart (XEP-0068)
+			b = append(b, "' type='hidden"...)
+		}
+		b = append(b, "'>"...)
+		for _, v := range values {
+			b = append(b, "<value>"...)
+			b = xmlstream.AppendText(b, v)
+			b = append(b, "</value>"...)
+		}
+		b = append(b, "</field>"...)
+	}
+	if f.data {
+		b = append(b, "</x>"...)
+	}
+	return append(b, "</query>"...)
+}

@@ -1,0 +1,295 @@
+package accounts
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"canto/bench"
+	"canto/xmlstream"
+)
+
+const (
+	nsStream   = "http://etherx.jabber.org/streams"
+	nsStreams  = "urn:ietf:params:xml:ns:xmpp-streams"
+	nsStanzas  = "urn:ietf:params:xml:ns:xmpp-stanzas"
+	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
+	nsRegister = "jabber:iq:register"
+	nsForm     = "jabber:x:data"
+)
+
+var (
+	nameFeatures = xmlstream.N(nsStream, "features")
+	nameError    = xmlstream.N(nsStream, "error")
+	nameStartTLS = xmlstream.N(nsTLS, "starttls")
+	nameProceed  = xmlstream.N(nsTLS, "proceed")
+	nameIQ       = xmlstream.N("jabber:client", "iq")
+	nameStanza   = xmlstream.N("jabber:client", "error")
+	nameText     = xmlstream.N(nsStanzas, "text")
+	nameQuery    = xmlstream.N(nsRegister, "query")
+	attrType     = xmlstream.N("", "type")
+	attrID       = xmlstream.N("", "id")
+)
+
+// A stream is one connection of somebody who is not known yet. For one goroutine.
+type stream struct {
+	nc     net.Conn
+	in     xmlstream.Stream
+	parser *xmlstream.Parser
+	buf    []byte
+	domain string
+	stop   func() bool // no longer close nc with the context
+	asked  int         // requests, for their ids
+	form   *form
+	used   int // accounts that were asked for
+}
+
+// patience is how long a server may take to answer.
+const patience = 30 * time.Second
+
+// open connects and goes on until registration may be asked for; it closes what it opened if it fails.
+func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
+	t := &c.Target
+	addr := t.Addr
+	if c.TLS == "direct" {
+		addr = t.Direct
+	}
+	d := net.Dialer{Timeout: 10 * time.Second, LocalAddr: source}
+	nc, err := d.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, explain(err, t)
+	}
+	s := &stream{nc: nc, parser: xmlstream.NewParser(nil), buf: make([]byte, 8<<10), domain: t.Domain}
+	s.stop = context.AfterFunc(ctx, func() { nc.Close() })
+	if err := s.begin(ctx, c); err != nil {
+		s.close()
+		return nil, explain(err, t)
+	}
+	return s, nil
+}
+
+func (s *stream) close() {
+	s.stop()
+	s.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	io.WriteString(s.nc, "</stream:stream>")
+	s.nc.Close()
+}
+
+func (s *stream) begin(ctx context.Context, c *Config) error {
+	if c.TLS == "direct" {
+		if err := s.secure(ctx, c); err != nil {
+			return err
+		}
+	}
+	features, err := s.header()
+	if err != nil {
+		return err
+	}
+	if c.TLS == "starttls" {
+		if _, ok := features.Child(nameStartTLS); !ok {
+			// Never on in clear (attack T11).
+			return bench.Refusal{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
+		}
+		if err := s.write("<starttls xmlns='%s'/>", nsTLS); err != nil {
+			return err
+		}
+		e, err := s.next()
+		if err != nil {
+			return err
+		}
+		if !e.Is(nameProceed) {
+			return bench.Refusal{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
+		}
+		s.parser.Rest(&s.in) // what came in clear counts for nothing
+		if err := s.secure(ctx, c); err != nil {
+			return err
+		}
+		if _, err := s.header(); err != nil {
+			return err
+		}
+	}
+	// Whether it says so among its features or not (it may): the form tells.
+	s.form, err = s.askForm()
+	return err
+}
+
+func (s *stream) secure(ctx context.Context, c *Config) error {
+	conf := &tls.Config{ServerName: c.Target.Domain, InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
+	if c.TLS == "direct" {
+		conf.NextProtos = []string{"xmpp-client"}
+	}
+	if len(c.Target.CA) > 0 {
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(c.Target.CA) {
+			return bench.Refusal{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s.nc.SetDeadline(time.Time{})
+	t := tls.Client(s.nc, conf)
+	if err := t.HandshakeContext(ctx); err != nil {
+		return err
+	}
+	s.nc = t
+	return nil
+}
+
+// header begins a stream and returns the server's features, which are good until next.
+func (s *stream) header() (xmlstream.Element, error) {
+	s.in.Reset(0)
+	err := s.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' version='1.0' to='%s'>", nsStream, xmlstream.AppendValue(nil, s.domain))
+	if err != nil {
+		return xmlstream.Element{}, err
+	}
+	for s.in.Root() == nil {
+		if _, err := s.parser.Next(&s.in); errors.Is(err, xmlstream.ErrNeedMore) {
+			if err := s.read(); err != nil {
+				return xmlstream.Element{}, err
+			}
+		} else if err != nil {
+			return xmlstream.Element{}, err
+		}
+	}
+	e, err := s.next()
+	if err == nil && !e.Is(nameFeatures) {
+		err = bench.Refusal{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
+	}
+	return e, err
+}
+
+func (s *stream) write(format string, a ...any) error {
+	s.nc.SetDeadline(time.Now().Add(patience))
+	_, err := fmt.Fprintf(s.nc, format, a...)
+	return err
+}
+
+func (s *stream) read() error {
+	n, err := s.nc.Read(s.buf)
+	if n == 0 && err == nil {
+		err = io.ErrNoProgress
+	}
+	if n == 0 {
+		return err
+	}
+	s.parser.Feed(&s.in, s.buf[:n])
+	return nil
+}
+
+// next is what the server says next, good until it is called again.
+func (s *stream) next() (xmlstream.Element, error) {
+	for {
+		e, err := s.parser.Stanza(&s.in)
+		switch {
+		case err == nil && e.Is(nameError):
+			cond := "error"
+			if k, ok := e.First(); ok && string(k.Space()) == nsStreams {
+				cond = string(k.Local())
+			}
+			return e, ended{cond}
+		case err == nil:
+			return e, nil
+		case !errors.Is(err, xmlstream.ErrNeedMore):
+			return e, err
+		}
+		if err := s.read(); err != nil {
+			return e, err
+		}
+	}
+}
+
+// ended is a stream error.
+type ended struct{ condition string }
+
+func (e ended) Error() string {
+	return fmt.Sprintf("the server ended the stream with %.60s", e.condition)
+}
+
+// request sends an IQ and returns what it is answered with.
+func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error) {
+	s.asked++
+	id := fmt.Sprintf("reg%d", s.asked)
+	if err := s.write("<iq type='%s' id='%s' to='%s'>%s</iq>", kind, id, xmlstream.AppendValue(nil, s.domain), payload); err != nil {
+		return xmlstream.Element{}, err
+	}
+	for {
+		e, err := s.next()
+		if err != nil {
+			return e, err
+		}
+		if got, _ := e.Attr(attrID); e.Is(nameIQ) && string(got) == id {
+			return e, nil
+		}
+	}
+}
+
+// A failure is a stanza error.
+type failure struct {
+	condition string
+	wait      bool // it may work later
+	text      string
+}
+
+func (f failure) Error() string {
+	if f.text == "" {
+		return f.condition
+	}
+	return fmt.Sprintf("%s (%.100q)", f.condition, f.text)
+}
+
+// failed is the error that an IQ is, or nil.
+func failed(e xmlstream.Element) error {
+	if t, _ := e.Attr(attrType); string(t) != "error" {
+		return nil
+	}
+	f := failure{condition: "error"}
+	x, ok := e.Child(nameStanza)
+	if !ok {
+		return f
+	}
+	t, _ := x.Attr(attrType)
+	f.wait = string(t) == "wait"
+	for k, ok := x.First(); ok; k, ok = k.Next() {
+		switch {
+		case k.Is(nameText):
+			f.text = string(k.Text())
+		case string(k.Space()) == nsStanzas:
+			f.condition = string(k.Local())
+		}
+	}
+	return f
+}
+
+// explain says what err means to the one who runs the bench.
+func explain(err error, t *bench.Target) error {
+	var (
+		r    bench.Refusal
+		cert *tls.CertificateVerificationError
+		ne   net.Error
+		end  ended
+		f    failure
+	)
+	switch {
+	case errors.As(err, &r), errors.As(err, &f), errors.Is(err, context.Canceled):
+		return err
+	case errors.As(err, &end):
+		switch end.condition {
+		case "host-unknown":
+			return bench.Refusal{What: end.Error(), Remedy: "--domain must be a domain of the server"}
+		}
+		return err
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return bench.Refusal{What: "connection refused", Remedy: "is the server running, and is this its address?"}
+	case errors.As(err, &cert):
+		return bench.Refusal{What: "the server's certificate is not one for " + t.Domain, Remedy: "name its CA with --ca, or take any with --insecure"}
+	case errors.As(err, &ne) && ne.Timeout():
+		return bench.Refusal{What: "the server does not answer", Remedy: "look at its log, or at the firewall between"}
+	}
+	return err
+}

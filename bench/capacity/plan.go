@@ -1,0 +1,524 @@
+// Package capacity answers how many sessions a machine holds. In about five minutes on the machine itself
+// it logs clients in step by step, fits what a session takes of memory and CPU and what a message, a
+// presence and a login cost, and tells how many sessions of a [Profile] that makes, with its margin of
+// error. Then it checks itself in a run that the fit did not see, and widens the margin if that was further
+// off than promised.
+//
+// Costs are taken to add up. They do so nearly: where much comes at once it costs less, so that plans of CPU
+// are rather too careful than too bold. Clients and server are on one machine, and the server's processes must be known. What is found holds for
+// loads like those that were seen: a plan says how far it is extrapolated.
+package capacity
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"canto/bench"
+	"canto/bench/probe"
+	"canto/bench/result"
+)
+
+// A Config says what to plan for.
+type Config struct {
+	// Target is a server that runs on this machine with nobody connected, with its PIDs, and with
+	// [Accounts] accounts from Target.First on, which have no contacts. Plan leaves contacts behind.
+	Target  bench.Target
+	Profile Profile // the zero Profile is Mobile
+	// What there is for the server and for the kernel's part of its connections: cores (0: all), bytes of
+	// memory (0: 80 % of the machine's), and how much of the cores may be in use on average (0: 0.7).
+	Cores       int
+	Memory      int64
+	Utilisation float64
+	// Budget is how long it may take, about: 5 minutes. Shorter ones see less and have wider margins.
+	Budget time.Duration
+	// Sessions is the most of the fit: 7,000. The check has 1.4 times as many, if there is room.
+	Sessions int
+	// Command starts a worker of the bench (see bench.Options), for more sessions than one process has
+	// descriptors; nil: the plan makes do with what one has.
+	Command []string
+	Tool    result.Tool
+	Watch   func(result.Progress) // each second; nil: not wanted
+	Note    func(string)          // a line for each thing that was found out; nil: not wanted
+}
+
+func (c Config) defaults() Config {
+	if c.Profile == (Profile{}) {
+		c.Profile = Mobile()
+	}
+	c.Sessions = max(cmp.Or(c.Sessions, mostSessions), fewSessions)
+	c.Budget = cmp.Or(c.Budget, 5*time.Minute)
+	c.Utilisation = cmp.Or(c.Utilisation, .7)
+	if c.Watch == nil {
+		c.Watch = func(result.Progress) {}
+	}
+	if c.Note == nil {
+		c.Note = func(string) {}
+	}
+	return c
+}
+
+// Accounts is how many accounts the server must have.
+func Accounts(c Config) int {
+	c = c.defaults()
+	return c.Sessions + int(further*float64(c.Sessions)) + sounded(c.Sessions)
+}
+
+func sounded(most int) int { return min(soundings, most) }
+
+// A Plan is what was found: plain data, which is kept as JSON.
+type Plan struct {
+	Profile     Profile        `json:"profile"`
+	Target      result.Target  `json:"target"`
+	Machine     result.Machine `json:"machine"`
+	Tool        result.Tool    `json:"tool"`
+	Began       time.Time      `json:"began"`
+	Seconds     float64        `json:"seconds"`
+	Cores       int            `json:"cores"`
+	Memory      int64          `json:"memory_bytes"`
+	Utilisation float64        `json:"utilisation"`
+
+	// The answer: sessions of the profile, between Low and High with 95 % confidence, and which limit that is.
+	Sessions int     `json:"sessions"`
+	Low      int     `json:"low"`
+	High     int     `json:"high"`
+	Binds    string  `json:"binds"`
+	Limits   []Limit `json:"limits"` // the lowest first
+
+	Steps  []int  `json:"steps"` // sessions of each step of the fit
+	CPU    *Fit   `json:"cpu_fit"`
+	RSS    *Fit   `json:"rss_fit"`              // bytes, of sessions
+	Kernel *Fit   `json:"kernel_fit,omitempty"` // bytes of both ends; nil: the kernel does not tell
+	Check  *Check `json:"check"`
+	// Sockets is what TCP sockets of both ends buffer, and Files the server's descriptors, both of sessions;
+	// nil: not known.
+	Sockets *Fit `json:"socket_fit,omitempty"`
+	Files   *Fit `json:"descriptor_fit,omitempty"`
+	// Warnings make the plan doubtful.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// A Check is a run that the fit did not see.
+type Check struct {
+	Sessions int        `json:"sessions"`
+	Speed    float64    `json:"speed"` // how many times faster than life the profile's mix was
+	Memory   Prediction `json:"memory_bytes"`
+	CPU      Prediction `json:"cpu_cores"`
+}
+
+// A Prediction is what was predicted, the 95 % interval that was promised for one look, and what was seen.
+type Prediction struct {
+	Predicted float64 `json:"predicted"`
+	Low       float64 `json:"low"`
+	High      float64 `json:"high"`
+	Seen      float64 `json:"seen"`
+}
+
+// Off is by which share of the prediction what was seen is off: 0.1 is 10 % more than predicted.
+func (p Prediction) Off() float64 {
+	if p.Predicted == 0 {
+		return 0
+	}
+	return p.Seen/p.Predicted - 1
+}
+
+// Held reports whether what was seen is in the interval.
+func (p Prediction) Held() bool { return p.Seen >= p.Low && p.Seen <= p.High }
+
+// A Forecast is what so many sessions of a profile take.
+type Forecast struct {
+	CPU    Prediction // cores
+	RSS    Prediction // of the server, bytes
+	Kernel float64    // of the server's connections, bytes
+	// Doubts are why the fit may not hold for this.
+	Doubts []string
+}
+
+// Predict is what sessions of profile p take by this plan's fits. It holds for what was measured: another
+// kind of TLS, more contacts or longer messages than the plan's profile has are doubts.
+func (pl *Plan) Predict(p Profile, sessions int) Forecast {
+	n := float64(sessions)
+	w := p.work()
+	row := work{n, n * w.messages, n * w.deliveries, n * w.logins}.row()
+	f := Forecast{CPU: predict(pl.CPU, row, 0), RSS: predict(pl.RSS, []float64{1, n}, 1)}
+	f.Kernel = n * leastKernel
+	if pl.Kernel != nil {
+		f.Kernel = n * kernelShare(pl.Kernel.Beta)
+	}
+	if p.TLS != pl.Profile.TLS {
+		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan was made with tls %q, not %q", pl.Profile.TLS, p.TLS))
+	}
+	if p.Contacts != pl.Profile.Contacts {
+		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's sessions had %d contacts, not %d", pl.Profile.Contacts, p.Contacts))
+	}
+	if p.Body > 2*pl.Profile.Body {
+		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's messages had %d bytes of text, not %d", pl.Profile.Body, p.Body))
+	}
+	if pl.Check != nil && sessions > 10*pl.Check.Sessions {
+		f.Doubts = append(f.Doubts, fmt.Sprintf("at most %d sessions were seen", pl.Check.Sessions))
+	}
+	return f
+}
+
+// predict is one look at x for which an observation has v times the variance of weight 1; v = 0: of the mean.
+func predict(f *Fit, x []float64, v float64) Prediction {
+	y, s := max(f.at(x), 0), f.spread(x, v)
+	return Prediction{Predicted: y, Low: max(y-s, 0), High: y + s}
+}
+
+// Run makes a plan. An error is one line, and leaves nothing running. Only one goroutine calls Watch and Note
+// at a time.
+func Run(ctx context.Context, c Config) (*Plan, error) {
+	c = c.defaults()
+	if err := c.Profile.Check(); err != nil {
+		return nil, err
+	}
+	if c.Utilisation < 0 || c.Utilisation > 1 {
+		return nil, fmt.Errorf("the utilisation is %g: above 0, to 1", c.Utilisation)
+	}
+	if len(c.Target.PIDs) == 0 {
+		return nil, bench.Refusal{What: "a plan needs to look at the server's process", Remedy: "run it on the server's machine and name its pid"}
+	}
+	m := probe.Machine()
+	pl := &Plan{Profile: c.Profile, Machine: m, Tool: c.Tool, Began: time.Now().UTC(), Cores: cmp.Or(c.Cores, m.Cores), Memory: cmp.Or(c.Memory, m.Memory/5*4), Utilisation: c.Utilisation}
+	r := &runner{Config: c, plan: pl}
+	if err := r.all(ctx); err != nil {
+		return nil, err
+	}
+	pl.Seconds = time.Since(pl.Began).Seconds()
+	return pl, nil
+}
+
+// A runner goes through the runs of one plan.
+type runner struct {
+	Config
+	plan *Plan
+
+	mu     sync.Mutex
+	kernel map[string]float64 // the kernel's memory for sockets, when each phase was seen last
+}
+
+func (r *runner) all(ctx context.Context) error {
+	p := r.Profile
+	share := func(q float64) time.Duration { return time.Duration(q * float64(r.Budget)) }
+	n := sounded(r.Sessions)
+	first := r.Target.First
+	r.Target.First = first + Accounts(r.Config) - n
+	run, err := r.run(ctx, soundingScenario(p, n, min(max(share(.02), 100*time.Millisecond), 6*time.Second)))
+	if err != nil {
+		return err
+	}
+	s, err := r.sound(run)
+	if err != nil {
+		return err
+	}
+	h, err := plan(s, p, r.Sessions, r.Budget, runtime.NumCPU())
+	if err != nil {
+		return err
+	}
+	r.Note(fmt.Sprintf("sounding: %.0f logins a second, %.0f µs of CPU a message with the client's; steps of %v sessions, then %d for the check", s.logins, s.message*1e6, h.steps, h.check))
+
+	r.Target.First = first
+	if run, err = r.run(ctx, fitScenario(p, h)); err != nil {
+		return err
+	}
+	if err := r.fit(run, h); err != nil {
+		return err
+	}
+	pl := r.plan
+	r.Note(fmt.Sprintf("fit: %.1f kB of memory a session, %.0f µs of CPU a message, %.0f µs a login", (pl.RSS.Beta[1])/1000, pl.CPU.Beta[perMessage]*1e6, pl.CPU.Beta[perLogin]*1e6))
+
+	sc, speed := checkScenario(p, h)
+	r.Target.First = first + r.Sessions // who has no contacts yet
+	if run, err = r.run(ctx, sc); err != nil {
+		return err
+	}
+	if err := r.check(run, h, speed); err != nil {
+		return err
+	}
+	r.Note(fmt.Sprintf("check: memory %+.0f %%, CPU %+.0f %% off", 100*pl.Check.Memory.Off(), 100*pl.Check.CPU.Off()))
+	r.answer()
+	return nil
+}
+
+// run runs one scenario.
+func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, error) {
+	if err := sc.Check(); err != nil {
+		return nil, err
+	}
+	r.kernel = map[string]float64{}
+	t := r.Target
+	if len(t.Sources) == 0 {
+		t.Sources = fresh(t, r.Profile.TLS)
+	}
+	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool, Watch: func(p result.Progress) {
+		if m, ok := kernelMemory(); ok {
+			r.mu.Lock()
+			r.kernel[p.Phase] = m
+			r.mu.Unlock()
+		}
+		r.Watch(p)
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", sc.Name, err)
+	}
+	if res.Partial != "" {
+		return nil, fmt.Errorf("%s: %s: a plan needs all of its runs", sc.Name, res.Partial)
+	}
+	r.plan.Target = res.Target
+	// That a client is late, of which runs warn, is no matter here: work is counted, and not how long it takes.
+	full := 0
+	for _, p := range res.Phases {
+		if wall := p.To - p.From; p.Kind == bench.Hold && p.Server != nil && (p.Server.CPU+p.Client.CPU)/wall > .85*float64(runtime.NumCPU()) {
+			full++
+		}
+	}
+	if full > 0 {
+		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one", sc.Name, full)
+	}
+	for i := range res.Steps {
+		if s := &res.Steps[i]; s.Expected > 0 && s.Failed+s.Lost > s.Expected/100 {
+			r.warn("%s: %d of %d did not come in %s.%s", sc.Name, s.Failed+s.Lost, s.Expected, s.Phase, s.Name)
+		}
+	}
+	return res, nil
+}
+
+// fresh are loopback addresses to connect from. Ports of those that other runs used are in TIME_WAIT for a
+// minute, and a plan logs in more often than there are ports. Elsewhere it is the system's choice.
+func fresh(t bench.Target, tls string) (list []netip.Addr) {
+	to := t.Addr.Addr()
+	if tls == "direct" {
+		to = t.Direct.Addr()
+	}
+	if !to.IsLoopback() || !to.Is4() {
+		return nil
+	}
+	for range 4 {
+		list = append(list, netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(128)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}))
+	}
+	return list
+}
+
+func (r *runner) warn(format string, a ...any) {
+	r.plan.Warnings = append(r.plan.Warnings, fmt.Sprintf(format, a...))
+}
+
+// look makes an observation of some phases together.
+func look(res *result.Run, names ...string) (o observation) {
+	var cpu float64
+	for _, name := range names {
+		i := slices.IndexFunc(res.Phases, func(p result.Phase) bool { return p.Name == name })
+		if i < 0 || res.Phases[i].Server == nil {
+			continue
+		}
+		p := res.Phases[i]
+		wall := p.To - p.From
+		from := p.Sessions
+		if p.Kind == bench.Ramp && i > 0 {
+			from = res.Phases[i-1].Sessions
+		}
+		o.wall += wall
+		o.sessions += wall * float64(from+p.Sessions) / 2
+		cpu += p.Server.CPU
+		for _, s := range res.Steps {
+			if s.Phase != name {
+				continue
+			}
+			switch kind, _, _ := strings.Cut(s.Name, "-"); kind {
+			case "login":
+				o.logins += float64(s.Done)
+			case bench.Chat:
+				o.messages += float64(s.Done)
+			case bench.Presence:
+				o.deliveries += float64(s.Done)
+			}
+		}
+	}
+	if o.wall > 0 {
+		o.sessions /= o.wall
+		o.logins /= o.wall
+		o.messages /= o.wall
+		o.deliveries /= o.wall
+		o.cpu = cpu / o.wall
+	}
+	return o
+}
+
+func (r *runner) sound(res *result.Run) (s sounding, err error) {
+	s.subscriptions = math.Inf(1)
+	for _, p := range res.Phases {
+		for _, st := range res.Steps {
+			switch wall := max(p.To-p.From, 1e-3); {
+			case st.Phase != p.Name || st.Done == 0:
+			case st.Name == "login":
+				s.logins = float64(st.Done) / wall
+			case p.Kind == bench.Befriend:
+				s.subscriptions = float64(st.Done) / wall
+			case st.Name == bench.Chat:
+				s.message = (p.Server.CPU + p.Client.CPU) / float64(st.Done)
+			}
+		}
+	}
+	if s.logins == 0 || s.message < 0 {
+		return s, bench.Refusal{What: "the sounding saw no login", Remedy: "look at the server's log"}
+	}
+	s.message = max(s.message, 5e-6) // what no server does in less
+	s.room = math.MaxInt32
+	for _, p := range res.Phases {
+		if p.Kind == bench.Drain || p.Server == nil {
+			continue
+		}
+		if limit := openFiles(r.Target.PIDs[0]); limit > 0 && p.Server.FDs > 0 {
+			s.room = min(s.room, limit-(p.Server.FDs-p.Sessions)-64)
+		}
+	}
+	if len(r.Command) == 0 {
+		s.room = min(s.room, int(r.plan.Machine.Descriptors)-250)
+	}
+	if slices.Contains(r.Target.PIDs, os.Getpid()) {
+		s.room /= 2 // a server in this very process
+	}
+	return s, nil
+}
+
+// fit fits what the steps showed.
+func (r *runner) fit(res *result.Run, h shape) (err error) {
+	var obs []observation
+	var n, rss, kernel, sockets, files []float64
+	for i, p := range res.Phases {
+		if p.Server == nil {
+			return bench.Refusal{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
+		}
+		if p.Kind == bench.Befriend || p.Kind == bench.Drain {
+			continue
+		}
+		obs = append(obs, look(res, p.Name))
+		g, what, _ := strings.Cut(p.Name, "-")
+		if p.Kind == bench.Ramp || what == "" {
+			continue
+		}
+		if len(n) == 0 || n[len(n)-1] != float64(p.Sessions) {
+			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0), append(sockets, 0), append(files, 0)
+		}
+		// The most that a step took is what must fit. Steps go up, so that what earlier ones left behind is
+		// not counted.
+		k := len(n) - 1
+		rss[k], files[k] = max(rss[k], float64(p.Server.RSS)), max(files[k], float64(p.Server.FDs))
+		sockets[k] = max(sockets[k], float64(p.Server.Sockets))
+		last := i+1 == len(res.Phases) || !strings.HasPrefix(res.Phases[i+1].Name, g+"-")
+		if m, ok := r.kernel[p.Name]; ok && last {
+			kernel = append(kernel, m)
+		}
+	}
+	pl := r.plan
+	pl.Steps = h.steps
+	if pl.CPU, err = fitCPU(obs); err != nil {
+		return err
+	}
+	if pl.RSS, err = fitLine(n, rss); err != nil {
+		return err
+	}
+	if len(kernel) == len(n) {
+		if pl.Kernel, err = fitLine(n, kernel); err != nil {
+			return err
+		}
+	}
+	if slices.Min(sockets) > 0 {
+		if pl.Sockets, err = fitLine(n, sockets); err != nil {
+			return err
+		}
+	}
+	if slices.Min(files) > 0 {
+		pl.Files, err = fitLine(n, files)
+	}
+	return err
+}
+
+// check holds the fit against what it did not see.
+func (r *runner) check(res *result.Run, h shape, speed float64) error {
+	o := look(res, "mix", "move")
+	// Who moves is announced to contacts, and asks for theirs: see Profile.work.
+	o.deliveries += 3 * float64(r.Profile.Contacts) * o.logins
+	pl := r.plan
+	ch := &Check{Sessions: h.check, Speed: speed}
+	row := o.row()
+	ch.CPU = predict(pl.CPU, row, variance(pl.CPU.at(row), o.wall))
+	ch.CPU.Seen = o.cpu
+	ch.Memory = predict(pl.RSS, []float64{1, float64(h.check)}, 1)
+	for _, p := range res.Phases {
+		if (p.Name == "rest" || p.Name == "mix") && p.Server != nil {
+			ch.Memory.Seen = max(ch.Memory.Seen, float64(p.Server.RSS))
+		}
+	}
+	pl.Check = ch
+	if ch.Memory.Seen == 0 || o.wall == 0 {
+		return bench.Refusal{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
+	}
+	return nil
+}
+
+// answer makes the limits of the fits, and of those the answer.
+func (r *runner) answer() {
+	pl := r.plan
+	w := pl.Profile.work()
+	kernel := &Fit{Beta: []float64{0, 0}, Cov: square(2), DOF: 1}
+	if pl.Kernel != nil {
+		kernel = pl.Kernel
+	}
+	memory := func(rss, kernel []float64) float64 { return memoryLine(rss, kernel).fits(float64(pl.Memory)) }
+	ofRSS, ofKernel := pl.RSS.draws(), kernel.draws()
+	low, high := interval(func(rng *rand.Rand) float64 { return memory(ofRSS(rng), ofKernel(rng)) })
+	l := newLimit("memory", memory(pl.RSS.Beta, kernel.Beta), low, high)
+	l.Of, l.Remedy = fmt.Sprintf("%.1f GB for the server and for the kernel's part of its connections", float64(pl.Memory)/1e9), "more memory"
+	if !pl.Check.Memory.Held() {
+		// Of what sessions take: the base is there anyway.
+		l.widen(math.Abs(pl.Check.Memory.Seen-pl.Check.Memory.Predicted) / max(pl.Check.Memory.Predicted-max(pl.RSS.Beta[0], 0), 1))
+	}
+	pl.Limits = append(pl.Limits, l)
+
+	budget := float64(pl.Cores) * pl.Utilisation
+	ofCPU := pl.CPU.draws()
+	low, high = interval(func(rng *rand.Rand) float64 { return cpuLine(ofCPU(rng), w).fits(budget) })
+	l = newLimit("cpu", cpuLine(pl.CPU.Beta, w).fits(budget), low, high)
+	l.Of, l.Remedy = fmt.Sprintf("%.0f %% of %d cores", 100*pl.Utilisation, pl.Cores), "more cores"
+	if !pl.Check.CPU.Held() {
+		l.widen(math.Abs(pl.Check.CPU.Off()))
+	}
+	pl.Limits = append(pl.Limits, l)
+
+	if limit := openFiles(r.Target.PIDs[0]); limit > 0 {
+		files := line{0, 1}
+		if pl.Files != nil {
+			files = line{max(pl.Files.Beta[0], 0), pl.Files.Beta[1]}
+		}
+		n := files.fits(float64(limit))
+		l = newLimit("descriptors", n, n, n)
+		l.Of, l.Remedy = fmt.Sprintf("%d that the server's process may have open", limit), "ulimit -n, or LimitNOFILE= of its unit"
+		pl.Limits = append(pl.Limits, l)
+	}
+	// What does not grow with sessions, as far as could be seen, is no limit.
+	if limit := socketLimit(); limit > 0 && pl.Sockets != nil && pl.Sockets.Beta[1] > pl.Sockets.margin(1) {
+		each := func(beta []float64) float64 { return line{0, beta[1] / 2}.fits(limit) }
+		of := pl.Sockets.draws()
+		low, high = interval(func(rng *rand.Rand) float64 { return each(of(rng)) })
+		l = newLimit("socket memory", each(pl.Sockets.Beta), low, high)
+		l.Of, l.Remedy = fmt.Sprintf("%.1f GB that TCP sockets of the machine may buffer", limit/1e9), "sysctl net.ipv4.tcp_mem"
+		pl.Limits = append(pl.Limits, l)
+	}
+	slices.SortStableFunc(pl.Limits, func(a, b Limit) int { return cmp.Compare(a.Sessions, b.Sessions) })
+	pl.Sessions, pl.Binds = pl.Limits[0].Sessions, pl.Limits[0].Name
+	pl.Low, pl.High = pl.Limits[0].Low, pl.Limits[0].High
+	for _, l := range pl.Limits {
+		pl.Low, pl.High = min(pl.Low, l.Low), min(pl.High, l.High)
+	}
+}

@@ -1,0 +1,93 @@
+package capacity
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// A Profile is what an average session does in an hour. It is read from TOML:
+//
+//	name       = "office"
+//	messages   = 20          # that it sends in an hour
+//	body       = 200         # bytes of text of each
+//	presence   = 6           # times that it changes presence in an hour
+//	contacts   = 15          # contacts that are online, on average, and get each change
+//	reconnects = 0.2         # logins in an hour
+//	tls        = "starttls"  # "none", "starttls", "direct"
+type Profile struct {
+	Name       string  `toml:"name" json:"name"`
+	Messages   float64 `toml:"messages" json:"messages"`
+	Body       int     `toml:"body" json:"body"`
+	Presence   float64 `toml:"presence" json:"presence"`
+	Contacts   int     `toml:"contacts" json:"contacts"`
+	Reconnects float64 `toml:"reconnects" json:"reconnects"`
+	TLS        string  `toml:"tls" json:"tls"`
+}
+
+// Mobile is the default: phones. The weights are those of bench/scenarios/day.toml, whose comments say what
+// was published: an event of a user every few minutes, and most of the work is presence and reconnecting.
+func Mobile() Profile {
+	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1, TLS: "starttls"}
+}
+
+// ParseProfile reads one; what is left out is as in Mobile. name is for errors, which are one line.
+func ParseProfile(name string, text []byte) (Profile, error) {
+	p := Mobile()
+	p.Name = strings.TrimSuffix(name, ".toml")
+	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&p); err != nil {
+		var strict *toml.StrictMissingError
+		var at *toml.DecodeError
+		switch {
+		case errors.As(err, &strict) && len(strict.Errors) > 0:
+			row, _ := strict.Errors[0].Position()
+			return p, fmt.Errorf("%s:%d: no key %q: a profile has name, messages, body, presence, contacts, reconnects, tls", name, row, strings.Join(strict.Errors[0].Key(), "."))
+		case errors.As(err, &at):
+			row, _ := at.Position()
+			return p, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
+		}
+		return p, fmt.Errorf("%s: %w", name, err)
+	}
+	if err := p.Check(); err != nil {
+		return p, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, nil
+}
+
+// Check says what can't be.
+func (p *Profile) Check() error {
+	if p.TLS == "" {
+		p.TLS = "none"
+	}
+	if !slices.Contains([]string{"none", "starttls", "direct"}, p.TLS) {
+		return fmt.Errorf("tls is %q: none, starttls or direct", p.TLS)
+	}
+	for _, v := range []struct {
+		name string
+		v    float64
+	}{{"messages", p.Messages}, {"presence", p.Presence}, {"reconnects", p.Reconnects}} {
+		if !(v.v >= 0 && v.v <= 1e6) {
+			return fmt.Errorf("%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
+		}
+	}
+	if p.Body < 0 || p.Body > 60000 {
+		return fmt.Errorf("body is %d: from 0 to 60,000 bytes", p.Body)
+	}
+	if p.Contacts < 0 || p.Contacts > 500 {
+		return fmt.Errorf("contacts is %d: from 0 to 500", p.Contacts)
+	}
+	return nil
+}
+
+// work is what a session of the profile asks for in a second.
+func (p Profile) work() work {
+	c := float64(p.Contacts)
+	return work{sessions: 1, messages: p.Messages / 3600, logins: p.Reconnects / 3600,
+		// Who comes back is announced to each contact, asks for the presence of each, and was announced as
+		// gone before.
+		deliveries: (p.Presence*c + p.Reconnects*3*c) / 3600}
+}

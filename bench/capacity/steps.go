@@ -1,0 +1,189 @@
+package capacity
+
+import (
+	"fmt"
+	"time"
+
+	"canto/bench"
+)
+
+// Clients come in steps, each a group that logs in beside those before: shares of the most.
+var shares = []float64{.15, .3, .45, .6, .8, 1}
+
+// The check has so many more sessions than the fit, where there is room.
+const further = 1.4
+
+const (
+	// most sessions of the fit by default: enough to see memory, and few enough for a process with 20,000
+	// descriptors to check.
+	mostSessions = 7000
+	fewSessions  = 30
+	soundings    = 300
+	// long is by how much the first and the last rest are longer: what a session takes that does nothing is
+	// the least of all that is measured, and there is most of it.
+	long = 3
+)
+
+// A sounding is what a first short run showed: how large the others may be.
+type sounding struct {
+	logins        float64 // that a second has room for
+	subscriptions float64
+	message       float64 // seconds of CPU of a message, of server and client
+	room          int     // sessions that descriptors leave room for
+}
+
+// A shape is how large the runs are.
+type shape struct {
+	steps   []int // sessions at each step
+	check   int
+	slice   time.Duration // length of each settle and hold of the fit
+	settle  time.Duration // lengths of those of the check
+	hold    time.Duration
+	rate    float64 // the highest, of messages or of presence deliveries a second
+	session float64 // seconds that a session takes to log in and to have its contacts
+}
+
+// plan chooses the shape that takes about budget.
+func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (shape, error) {
+	h := shape{session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
+	fit, check := .6*budget.Seconds(), .3*budget.Seconds()
+	n := min(float64(most), .35*fit/h.session, .5*check/h.session/further, float64(s.room)/further)
+	if n < fewSessions {
+		return h, bench.Refusal{What: fmt.Sprintf("there is time or room for %d sessions only, which show nothing", int(n)), Remedy: "a longer budget, or a higher ulimit -n for the server and the bench"}
+	}
+	for _, q := range shares {
+		h.steps = append(h.steps, int(q*n))
+	}
+	h.check = int(n * further)
+	span := func(seconds, least float64) time.Duration {
+		return time.Duration(min(max(seconds, least), 15) * float64(time.Second)).Round(time.Millisecond)
+	}
+	h.slice = span((fit-n*h.session)/float64(4*len(shares)+2*(long-1)+1), .1)
+	rest := check - further*n*h.session
+	h.settle, h.hold = span(.2*rest, .1), span(.5*rest, .2)
+	// A third of the machine: with more, server and client wait for each other, and costs are not their own.
+	h.rate = min(max(.35*float64(cores)/s.message, 50), 10000)
+	return h, nil
+}
+
+// patience is the most that a phase of so many operations may take.
+func patience(seconds float64) bench.Span {
+	return bench.Span(time.Duration((30 + 5*seconds) * float64(time.Second)))
+}
+
+func clients(p Profile) bench.Clients { return bench.Clients{TLS: p.TLS} }
+
+// hold is a phase in which members of group do one thing. Arrivals are random, as those of people: what a
+// server saves when much comes at once is in the costs.
+func hold(name, kind, group string, rate float64, p Profile, length time.Duration) bench.Phase {
+	return bench.Phase{Name: name, Kind: bench.Hold, Group: []string{group}, Length: bench.Span(length), Grace: bench.Span(2 * time.Second),
+		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: max(p.Body, 1), Late: bench.Span(time.Second)}}}
+}
+
+func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {
+	sc := &bench.Scenario{Name: "plan: sounding", About: "How fast this machine is.", Clients: clients(p),
+		Groups: []bench.Group{{Name: "all", Count: n}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
+	if p.Contacts > 0 {
+		sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Befriend, Friends: p.Contacts})
+	}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(length / 2)}, hold("talk", bench.Chat, "all", 1000, p, length), bench.Phase{Kind: bench.Drain})
+	return sc
+}
+
+func fitScenario(p Profile, h shape) *bench.Scenario {
+	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(long * h.slice)})
+	before := 0
+	for i, n := range h.steps {
+		g := fmt.Sprintf("step%d", i+1)
+		sc.Groups = append(sc.Groups, bench.Group{Name: g, Count: n - before})
+		add := float64(n - before)
+		before = n
+		group := []string{g}
+		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-login", Kind: bench.Ramp, Group: group, Length: patience(add * h.session)})
+		if p.Contacts > 0 {
+			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: patience(add * h.session)})
+		}
+		// Each step sees other rates, so that what grows with sessions and what grows with messages come
+		// apart; all that are there take part.
+		low, high := .25, 1.0
+		if i%2 == 1 {
+			low, high = .5, .75
+		}
+		for j, q := range []float64{low, high} {
+			sc.Phases = append(sc.Phases, spread(hold(fmt.Sprintf("%s-talk%d", g, j+1), bench.Chat, g, q*h.rate, p, h.slice), sc.Groups))
+		}
+		if p.Contacts > 0 {
+			q := high / float64(p.Contacts)
+			ph := spread(hold(g+"-presence", bench.Presence, g, q*h.rate, p, h.slice), sc.Groups)
+			if i%2 == 1 { // what comes together is cheaper than apart, as a server then writes it together
+				ph.Do = append(ph.Do, spread(hold("", bench.Chat, g, low*h.rate, p, 0), sc.Groups).Do...)
+			}
+			sc.Phases = append(sc.Phases, ph)
+		}
+		// Last: what a server tidies up after logins and new contacts is over by then.
+		rest := h.slice
+		if i == len(h.steps)-1 {
+			rest *= long
+		}
+		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-rest", Kind: bench.Settle, Length: bench.Span(rest)})
+	}
+	sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Drain})
+	return sc
+}
+
+// spread has each group do its part of a hold's one action.
+func spread(ph bench.Phase, groups []bench.Group) bench.Phase {
+	total := 0
+	for _, g := range groups {
+		total += g.Count
+	}
+	a := ph.Do[0]
+	ph.Do, ph.Group = nil, nil
+	for _, g := range groups {
+		b := a
+		b.Group, b.Step = g.Name, a.Kind+"-"+g.Name
+		b.Rate = a.Rate * bench.Rate(g.Count) / bench.Rate(total)
+		ph.Do = append(ph.Do, b)
+		ph.Group = append(ph.Group, g.Name)
+	}
+	return ph
+}
+
+// checkScenario is what the fit does not see: more sessions, other accounts, and the profile's own mix, so
+// many times faster that it can be seen.
+func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
+	n := float64(h.check)
+	speed = max(1, h.rate/max(n*(p.Messages+p.Presence*float64(p.Contacts))/3600, 1e-9))
+	if p.Messages+p.Presence*float64(p.Contacts) == 0 {
+		speed = 1
+	}
+	// Who moves has contacts who do not, as the profile's work counts them: the far are each other's contacts,
+	// the near and the moving, as many, are theirs.
+	back := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
+	moving := int(min(max(back, .05*n, float64(p.Contacts)), .2*n))
+	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p),
+		Groups: []bench.Group{{Name: "far", Count: h.check - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: patience(n * h.session)})
+	if f := min(p.Contacts, moving); f > 0 {
+		befriend := func(name string, stars int, group ...string) bench.Phase {
+			return bench.Phase{Name: name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: f, Length: patience(n * h.session)}
+		}
+		sc.Phases = append(sc.Phases, befriend("befriend", 0, "far"), befriend("befriend-near", moving, "near", "moving"), befriend("befriend-moving", moving, "moving", "near"))
+	}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(h.settle)})
+	chat := n * p.Messages * speed / 3600
+	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold), Grace: bench.Span(2 * time.Second)}
+	if p.Messages > 0 {
+		mix.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups).Do
+	}
+	if p.Presence > 0 && p.Contacts > 0 {
+		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0), sc.Groups).Do...)
+	}
+	move := bench.Phase{Name: "move", Kind: bench.Storm, Group: []string{"moving"}, Grace: bench.Span(2 * time.Second), Length: patience(float64(moving) * h.session)}
+	if p.Messages > 0 { // presence would go to some who are away, and be missed
+		move.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups[:2]).Do
+	}
+	sc.Phases = append(sc.Phases, mix, move, bench.Phase{Kind: bench.Drain})
+	return sc, speed
+}

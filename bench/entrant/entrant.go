@@ -1,0 +1,259 @@
+// Package entrant makes a server ready to be measured: one that runs already, or one that is started for the
+// occasion (bench/peer), of a program, of Debian's package or of a commit.
+package entrant
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"canto/bench"
+	"canto/bench/peer"
+)
+
+// An Entrant is a server, as a file or the command line describes it: one to start (Peer), or one that runs
+// (Server).
+type Entrant struct {
+	Name string `toml:"name"` // what tables call it
+
+	Peer    string            `toml:"peer"`    // "canto", "prosody", "ejabberd": started and stopped by the suite
+	Program string            `toml:"program"` // of the peer; empty: canto is built, others are found
+	Commit  string            `toml:"commit"`  // of canto: built from it
+	Options map[string]string `toml:"options"` // of the peer; see bench/peer
+
+	Server   string   `toml:"server"` // host:port, plain and STARTTLS
+	Direct   string   `toml:"direct"` // host:port, TLS first
+	Domain   string   `toml:"domain"`
+	Rooms    string   `toml:"rooms"`
+	User     string   `toml:"user"`  // with %d in it
+	First    int      `toml:"first"` // number of the first account
+	Password string   `toml:"password"`
+	CA       string   `toml:"ca"`       // file
+	Insecure bool     `toml:"insecure"` // take any certificate
+	PIDs     []int    `toml:"pids"`
+	Metrics  string   `toml:"metrics"`
+	Profiles string   `toml:"profiles"`
+	Sources  []string `toml:"sources"`
+}
+
+// Read reads one from a file. Errors are one line: file, line, cause.
+func Read(name string) (*Entrant, error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("the description of a server can't be read: %w", err)
+	}
+	e := new(Entrant)
+	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(e); err != nil {
+		var strict *toml.StrictMissingError
+		var at *toml.DecodeError
+		switch {
+		case errors.As(err, &strict) && len(strict.Errors) > 0:
+			row, _ := strict.Errors[0].Position()
+			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md", name, row, strings.Join(strict.Errors[0].Key(), "."))
+		case errors.As(err, &at):
+			row, _ := at.Position()
+			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	if e.Name == "" {
+		e.Name = strings.TrimSuffix(filepath.Base(name), ".toml")
+	}
+	if err := e.Check(); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return e, nil
+}
+
+// Check says what is contradictory.
+func (e *Entrant) Check() error {
+	switch {
+	case e.Peer == "" && e.Server == "" && e.Direct == "":
+		return fmt.Errorf("which server? set peer (one of %s), or server (host:port)", strings.Join(peer.Kinds(), ", "))
+	case e.Peer != "" && (e.Server != "" || e.Direct != ""):
+		return errors.New("peer is a server that the suite starts, server one that runs: set one of them")
+	case e.Peer != "" && !slices.Contains(peer.Kinds(), e.Peer):
+		return fmt.Errorf("peer is %q: one of %s", e.Peer, strings.Join(peer.Kinds(), ", "))
+	case e.Commit != "" && (e.Peer != "canto" || e.Program != ""):
+		return errors.New("commit goes with peer = \"canto\", without a program")
+	}
+	return nil
+}
+
+// A Need is what a scenario needs of a server that is started.
+type Need struct {
+	Accounts int
+	Requires []string  // as of bench.Scenario
+	Dir      string    // a folder to work in, of the caller's
+	Log      io.Writer // what the server prints; may be nil
+}
+
+// A Started is a server that can be measured.
+type Started struct {
+	bench.Target
+	server *peer.Server
+}
+
+// Stop ends what was started, and leaves a server alone that ran before.
+func (s *Started) Stop() error {
+	if s.server == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	return s.server.Stop(ctx)
+}
+
+// Alive is nil while it runs.
+func (s *Started) Alive() error {
+	if s.server == nil {
+		return nil
+	}
+	return s.server.Alive()
+}
+
+// Start makes e ready.
+func (e *Entrant) Start(ctx context.Context, n Need) (*Started, error) {
+	if err := e.Check(); err != nil {
+		return nil, err
+	}
+	if e.Peer == "" {
+		return e.external(ctx)
+	}
+	options := map[string]string{}
+	known := peer.Options(e.Peer)
+	for feature, option := range map[string]string{"mam": "archive", "register": "register", "sasl2": "sasl2"} {
+		if _, ok := known[option]; ok && slices.Contains(n.Requires, feature) {
+			options[option] = "on"
+		}
+	}
+	for k, v := range e.Options {
+		options[k] = v
+	}
+	program, commit := e.Program, ""
+	if e.Peer == "canto" && program == "" {
+		var err error
+		if program, commit, err = Build(ctx, n.Dir, e.Commit); err != nil {
+			return nil, err
+		}
+	}
+	accounts := peer.Accounts{N: n.Accounts}
+	s, err := peer.Start(ctx, peer.Config{Kind: e.Peer, Name: e.Name, Program: program, Dir: filepath.Join(n.Dir, "server"), Accounts: accounts, Options: options, Log: n.Log})
+	if err != nil {
+		return nil, err
+	}
+	return &Started{server: s, Target: bench.Target{Name: s.Name, Software: s.Software, Version: s.Version, Commit: commit, Config: s.Config, Addr: s.Plain, Direct: s.Direct,
+		Domain: s.Domain, Rooms: s.Rooms, User: "bench%d", Password: "bench", CA: s.CA, PIDs: s.PIDs, Metrics: s.Metrics, Profiles: s.Profiles}}, nil
+}
+
+// external is a server that runs.
+func (e *Entrant) external(ctx context.Context) (*Started, error) {
+	t := bench.Target{Name: e.Name, Domain: e.Domain, Rooms: e.Rooms, User: e.User, First: e.First, Password: e.Password, Insecure: e.Insecure,
+		PIDs: e.PIDs, Metrics: e.Metrics, Profiles: e.Profiles}
+	var err error
+	if t.Addr, err = address(ctx, e.Server); err != nil {
+		return nil, err
+	}
+	if t.Direct, err = address(ctx, e.Direct); err != nil {
+		return nil, err
+	}
+	if t.Domain == "" {
+		host := e.Server
+		if host == "" {
+			host = e.Direct
+		}
+		if t.Domain, _, err = net.SplitHostPort(host); err != nil {
+			return nil, err
+		}
+		if ip, err := netip.ParseAddr(t.Domain); err == nil {
+			if !ip.IsLoopback() {
+				return nil, fmt.Errorf("the server has the address %s, and what is its XMPP domain? --domain NAME", ip)
+			}
+			t.Domain = "localhost"
+		}
+	}
+	if e.CA != "" {
+		if t.CA, err = os.ReadFile(e.CA); err != nil {
+			return nil, fmt.Errorf("the CA's certificate can't be read: %w", err)
+		}
+	}
+	for _, s := range e.Sources {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("%q is no address to connect from: write 192.0.2.1", s)
+		}
+		t.Sources = append(t.Sources, a)
+	}
+	return &Started{Target: t}, nil
+}
+
+// address looks a name up once: a load test measures a server, not a resolver.
+func address(ctx context.Context, s string) (netip.AddrPort, error) {
+	if s == "" {
+		return netip.AddrPort{}, nil
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address of a server: write host:port", s)
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("%q is no address of a server: write host:port", s)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("the server's name is unknown: %w", err)
+	}
+	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
+}
+
+// Build builds canto from the module that the working folder is in, or from a commit of its repository, into
+// dir, and says which commit that is.
+func Build(ctx context.Context, dir, commit string) (program, at string, err error) {
+	program = filepath.Join(dir, "canto")
+	from := ""
+	if commit != "" {
+		program += "-" + strings.Map(func(r rune) rune {
+			if strings.ContainsRune("~^/:@{}", r) {
+				return '-'
+			}
+			return r
+		}, commit)
+		from = program + "-source"
+		if out, err := exec.CommandContext(ctx, "git", "worktree", "add", "--detach", from, commit).CombinedOutput(); err != nil {
+			return "", "", fmt.Errorf("commit %s can't be checked out: %s", commit, oneLine(out))
+		}
+		defer exec.Command("git", "worktree", "remove", "--force", from).Run()
+	}
+	git := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD")
+	git.Dir = from
+	if out, err := git.Output(); err == nil {
+		at = strings.TrimSpace(string(out))
+	}
+	b := exec.CommandContext(ctx, "go", "build", "-o", program, "canto/cmd/canto")
+	b.Dir = from
+	if out, err := b.CombinedOutput(); err != nil {
+		return "", "", fmt.Errorf("canto can't be built (%s): run this in its source, or name a program with --program", oneLine(out))
+	}
+	return program, at, nil
+}
+
+func oneLine(b []byte) string {
+	s := strings.Join(strings.Fields(string(b)), " ")
+	if len(s) > 200 {
+		s = s[:200] + "…"
+	}
+	return s
+}

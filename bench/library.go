@@ -1,0 +1,37 @@
+package bench
+
+import (
+	"embed"
+	"fmt"
+	"os"
+	"path"
+	"strings"
+)
+
+//go:embed scenarios/*.toml
+var files embed.FS
+
+// Scenarios are the names of those that come with the suite.
+func Scenarios() (names []string) {
+	list, _ := files.ReadDir("scenarios")
+	for _, f := range list {
+		names = append(names, strings.TrimSuffix(f.Name(), ".toml"))
+	}
+	return names
+}
+
+// Find is the scenario that comes with the suite by that name, or is in that file.
+func Find(name string) (*Scenario, error) {
+	if !strings.ContainsAny(name, "./\\") {
+		b, err := files.ReadFile(path.Join("scenarios", name+".toml"))
+		if err != nil {
+			return nil, fmt.Errorf("there is no scenario %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Scenarios(), ", "))
+		}
+		return Parse(name+".toml", b)
+	}
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("the scenario can't be read: %w", err)
+	}
+	return Parse(name, b)
+}

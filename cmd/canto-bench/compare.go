@@ -1,0 +1,166 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"canto/bench"
+	"canto/bench/compare"
+	"canto/bench/contest"
+	"canto/bench/entrant"
+	"canto/bench/peer"
+)
+
+type compareCmd struct {
+	Servers  []string `arg:"" optional:"" help:"Descriptions of servers (TOML), or canto, prosody, ejabberd as they are, or canto@COMMIT. The first is what the others are divided by. Default: all three."`
+	Suite    string   `help:"What to compare: one that comes along, or a TOML file." default:"small" placeholder:"NAME"`
+	Scenario string   `help:"In place of a suite: one scenario, all figures." placeholder:"NAME"`
+	Rounds   int      `help:"How often; intervals want three." default:"3"`
+	Floor    float64  `help:"Ratios between 1/FLOOR and FLOOR get no word." default:"1" placeholder:"FLOOR"`
+	scenarioFlags
+	loadFlags
+	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
+}
+
+// Run compares.
+func (c *compareCmd) Run(w *world) error {
+	var suite *contest.Suite
+	var err error
+	if c.Scenario != "" {
+		suite = contest.One(c.Scenario, c.changes())
+	} else if suite, err = contest.Find(c.Suite); err != nil {
+		return usageError{err}
+	} else if c.changes() != (bench.Changes{}) {
+		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
+	}
+	if c.Rounds < 1 {
+		return usageError{errors.New("--rounds must be 1 or more")}
+	}
+	if len(c.Servers) == 0 {
+		c.Servers = peer.Kinds()
+	}
+	var entrants []*entrant.Entrant
+	for _, s := range c.Servers {
+		e, err := named(s)
+		if err != nil {
+			return usageError{err}
+		}
+		entrants = append(entrants, e)
+	}
+	o, err := c.options(w)
+	if err != nil {
+		return err
+	}
+	out, err := contest.Run(w.ctx, contest.Config{Suite: suite, Entrants: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
+		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
+	if out == nil {
+		return err
+	}
+	if err := c.save(out); err != nil {
+		return err
+	}
+	if err := out.Text(w.out); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.out, "\ntables: %s, pages and all results beside it\n", filepath.Join(c.Out, "table.md"))
+	if errors.Is(err, context.Canceled) {
+		return errInterrupted
+	}
+	if err != nil {
+		return err
+	}
+	for _, u := range out.Unmet() {
+		fmt.Fprintln(w.out, "FAIL", u)
+		err = errUnmet
+	}
+	return err
+}
+
+func (c *compareCmd) save(o *contest.Outcome) error {
+	if err := write(filepath.Join(c.Out, "outcome.json"), func(f io.Writer) error {
+		e := json.NewEncoder(f)
+		e.SetIndent("", " ")
+		return e.Encode(o)
+	}); err != nil {
+		return err
+	}
+	if err := write(filepath.Join(c.Out, "table.md"), o.Markdown); err != nil {
+		return err
+	}
+	for i, t := range o.Tables {
+		if t == nil {
+			continue
+		}
+		name := filepath.Join(c.Out, o.Suite.Cases[i].Name)
+		if err := write(name+".html", t.HTML); err != nil {
+			return err
+		}
+		if err := write(name+".table.json", t.JSON); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// named is a server by its description's file, its kind, or a commit of ours.
+func named(s string) (*entrant.Entrant, error) {
+	if strings.HasSuffix(s, ".toml") {
+		return entrant.Read(s)
+	}
+	kind, commit, _ := strings.Cut(s, "@")
+	if !slices.Contains(peer.Kinds(), kind) {
+		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(peer.Kinds(), ", "))
+	}
+	e := &entrant.Entrant{Name: s, Peer: kind, Commit: commit}
+	return e, e.Check()
+}
+
+type agreeCmd struct {
+	A string `arg:"" help:"*.table.json of a comparison, or its folder."`
+	B string `arg:"" help:"The same of another."`
+}
+
+// Run says whether two comparisons agree.
+func (c *agreeCmd) Run(w *world) error {
+	pairs := [][2]string{{c.A, c.B}}
+	if !strings.HasSuffix(c.A, ".json") {
+		pairs = nil
+		list, err := filepath.Glob(filepath.Join(c.A, "*.table.json"))
+		if err != nil || len(list) == 0 {
+			return usageError{fmt.Errorf("%s has no *.table.json: name what canto-bench compare left", c.A)}
+		}
+		for _, a := range list {
+			pairs = append(pairs, [2]string{a, filepath.Join(c.B, filepath.Base(a))})
+		}
+	}
+	ratios, differ := 0, 0
+	for _, p := range pairs {
+		a, err := compare.Load(p[0])
+		if err != nil {
+			return usageError{err}
+		}
+		b, err := compare.Load(p[1])
+		if err != nil {
+			return usageError{err}
+		}
+		for _, d := range compare.Agree(a, b) {
+			differ++
+			fmt.Fprintf(w.out, "%s: %s\n", a.Scenario, d)
+		}
+		for _, r := range a.Rows {
+			for _, cell := range r.Cells {
+				if cell.Ratio != nil {
+					ratios++
+				}
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w.out, "%d ratios, and in %d of them the intervals do not meet\n", ratios, differ)
+	return err
+}

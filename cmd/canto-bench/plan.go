@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"canto/bench/capacity"
+	"canto/bench/entrant"
+)
+
+type planCmd struct {
+	serverFlags
+	Profile     string        `help:"What an average session does in an hour (TOML; see docs/bench.md). Default: phones." placeholder:"FILE"`
+	Cores       int           `help:"For the server; 0: all of this machine."`
+	Memory      int64         `help:"Bytes for the server; default: 80 % of this machine's." placeholder:"BYTES"`
+	Utilisation float64       `help:"How much of the cores may be in use on average." default:"0.7"`
+	Budget      time.Duration `help:"How long it may take, about." default:"5m"`
+	Sessions    int           `help:"Most sessions of the fit." default:"7000"`
+	Out         string        `help:"Folder for the plan as JSON." default:"canto-bench-report" placeholder:"DIR"`
+	Quiet       bool          `short:"q" help:"No live view."`
+}
+
+// Run plans.
+func (c *planCmd) Run(w *world) error {
+	e, err := c.entrant()
+	if err != nil {
+		return err
+	}
+	cfg := capacity.Config{Cores: c.Cores, Memory: c.Memory, Utilisation: c.Utilisation, Budget: c.Budget, Sessions: c.Sessions, Tool: w.tool()}
+	if c.Profile != "" {
+		b, err := os.ReadFile(c.Profile)
+		if err != nil {
+			return usageError{fmt.Errorf("the profile can't be read: %w", err)}
+		}
+		if cfg.Profile, err = capacity.ParseProfile(c.Profile, b); err != nil {
+			return usageError{err}
+		}
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	cfg.Command = []string{self, "agent", "--stdio"}
+	dir, err := os.MkdirTemp("", "canto-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	live := newLive(w, c.Quiet)
+	defer live.Close()
+	s, err := e.Start(w.ctx, entrant.Need{Accounts: capacity.Accounts(cfg), Dir: dir})
+	if err != nil {
+		return err
+	}
+	defer s.Stop()
+	cfg.Target, cfg.Watch, cfg.Note = s.Target, live.Update, live.Note
+	p, err := capacity.Run(w.ctx, cfg)
+	if err != nil {
+		return err
+	}
+	live.Close()
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return fmt.Errorf("the plan can't be written: %w", err)
+	}
+	name := filepath.Join(c.Out, "plan.json")
+	if err := write(name, func(f io.Writer) error {
+		enc := json.NewEncoder(f)
+		enc.SetIndent("", " ")
+		return enc.Encode(p)
+	}); err != nil {
+		return err
+	}
+	if err := p.Text(w.out); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w.out, "\nplan: %s\n", name)
+	return err
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"canto/bench"
+	"canto/bench/flame"
+	"canto/bench/probe"
+	"canto/bench/result"
+)
+
+type profileCmd struct {
+	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along, or a TOML file."`
+	serverFlags
+	scenarioFlags
+	loadFlags
+	Out   string `help:"Folder for the report, profiles and flame graphs." default:"canto-bench-report" placeholder:"DIR"`
+	Top   int    `help:"How many modules of each profile are printed." default:"12"`
+	Quiet bool   `short:"q" help:"No live view."`
+}
+
+// Run runs a scenario with profiles.
+func (c *profileCmd) Run(w *world) error {
+	e, err := c.entrant()
+	if err != nil {
+		return err
+	}
+	sc, err := c.scenario(c.Scenario)
+	if err != nil {
+		return err
+	}
+	o, err := c.options(w)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return fmt.Errorf("the report can't be written: %w", err)
+	}
+	p := &profiler{dir: c.Out, top: c.Top}
+	r, err := measure(w, e, sc, o, c.Quiet, func(t *bench.Target, o *bench.Options) error {
+		if t.Profiles == "" {
+			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
+		}
+		p.base = strings.TrimSuffix(strings.TrimSuffix(t.Profiles, "/"), "/debug/pprof")
+		o.Mark = p.mark
+		return nil
+	})
+	if r != nil {
+		if err := save(w, r, c.Out); err != nil {
+			return err
+		}
+		w.out.Write(p.text.Bytes())
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Partial != "":
+		return errInterrupted
+	}
+	return p.failed
+}
+
+// A profiler records what a server does in the phases that matter.
+type profiler struct {
+	dir, base string
+	top       int
+	mu        sync.Mutex
+	text      bytes.Buffer
+	failed    error
+}
+
+// longestProfile bounds the profiles of a long phase.
+const longestProfile = time.Minute
+
+// mark records one phase: CPU, allocations and contention over its length, a trace of two seconds in the
+// middle, the heap at its end.
+func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.File) {
+	length := min(time.Duration(ph.Length), longestProfile).Truncate(time.Second) - time.Second
+	if ph.Kind == bench.Storm {
+		length = 10 * time.Second // nobody knows how long one takes
+	}
+	length = max(length, time.Second)
+	// A profile that has begun is waited for: the phase waits with us.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), length+time.Minute)
+	defer cancel()
+	var wg sync.WaitGroup
+	fetch := func(kind string, after, d time.Duration) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			time.Sleep(after)
+			b, err := probe.FetchProfile(ctx, p.base, kind, d)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if err != nil {
+				p.failed = errors.Join(p.failed, err)
+				return
+			}
+			files = append(files, p.keep(ph.Name, kind, b)...)
+		}()
+	}
+	fetch("cpu", 0, length)
+	fetch("allocs", 0, length)
+	fetch("mutex", 0, length)
+	fetch("block", 0, length)
+	if length >= 5*time.Second { // while a CPU profile runs, a trace carries its samples, too
+		fetch("trace", length/2, 2*time.Second)
+	}
+	wg.Wait()
+	fetch("heap", 0, 0)
+	wg.Wait()
+	return files
+}
+
+// samples are what is looked at of each kind: a profile of a stretch of time has lost its own default.
+var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space", "mutex": "delay", "block": "delay"}
+
+// keep writes a profile, its flame graph, and what modules cost.
+func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {
+	add := func(name, kind string, b []byte) {
+		if err := os.WriteFile(filepath.Join(p.dir, name), b, 0o644); err != nil {
+			p.failed = errors.Join(p.failed, err)
+			return
+		}
+		files = append(files, result.File{Name: name, Kind: kind, Phase: phase})
+	}
+	if kind == "trace" {
+		add(phase+".trace", kind, b)
+		return
+	}
+	add(phase+"."+kind+".pprof", kind, b)
+	var svg bytes.Buffer
+	opt := flame.Option{Title: phase + ": " + kind, Sample: samples[kind]}
+	if err := flame.SVG(&svg, b, opt); err != nil {
+		p.failed = errors.Join(p.failed, err)
+		return
+	}
+	add(phase+"."+kind+".svg", "flame", svg.Bytes())
+	costs, err := flame.CostsOf(b, opt, nil)
+	if err != nil || len(costs) == 0 {
+		return
+	}
+	fmt.Fprintf(&p.text, "\n%s in %s, by module\n", kind, phase)
+	flame.Table(&p.text, costs[:min(p.top, len(costs))])
+	return
+}

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"canto/bench"
+	"canto/bench/entrant"
+	"canto/bench/report"
+	"canto/bench/result"
+	"canto/bench/slo"
+)
+
+// serverFlags name the server.
+type serverFlags struct {
+	Peer     string            `help:"Start this kind of server: canto, prosody or ejabberd." placeholder:"KIND" group:"Server"`
+	Program  string            `help:"Its program; canto is built if none is named." placeholder:"FILE" group:"Server"`
+	Option   map[string]string `help:"Of its configuration." placeholder:"NAME=VALUE" group:"Server"`
+	Target   string            `help:"Description of the server, a TOML file." placeholder:"FILE" group:"Server"`
+	Server   string            `help:"Address of a server that runs (plain and STARTTLS)." placeholder:"HOST:PORT" group:"Server"`
+	Direct   string            `help:"Its address for direct TLS." placeholder:"HOST:PORT" group:"Server"`
+	Domain   string            `help:"Its XMPP domain; the host of its address if it is not named." group:"Server"`
+	Rooms    string            `help:"Domain of its rooms; asked for if it is not named." group:"Server"`
+	User     string            `help:"Name of the accounts, with %d where their number goes." default:"bench%d" group:"Server"`
+	First    int               `help:"Number of the first account." group:"Server"`
+	Password string            `help:"Of all accounts." default:"bench" group:"Server"`
+	CA       string            `name:"ca" help:"Certificate that the server's is checked by (PEM)." placeholder:"FILE" group:"Server"`
+	Insecure bool              `help:"Take any certificate." group:"Server"`
+	Source   []string          `help:"Addresses to connect from." placeholder:"ADDR" group:"Server"`
+	PID      []int             `name:"pid" help:"Processes of the server, if it runs on this machine: their CPU and memory are in the report." group:"Server"`
+	Metrics  string            `help:"URL of its Prometheus metrics." placeholder:"URL" group:"Server"`
+	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
+}
+
+func (f *serverFlags) entrant() (*entrant.Entrant, error) {
+	if f.Target != "" {
+		e, err := entrant.Read(f.Target)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return e, nil
+	}
+	e := &entrant.Entrant{Peer: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
+		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID, Metrics: f.Metrics, Profiles: f.Pprof}
+	if e.Peer == "" && e.Server == "" && e.Direct == "" {
+		e.Peer = "canto"
+	}
+	e.Name = e.Peer
+	if e.Name == "" {
+		e.Name = e.Server + e.Direct
+	}
+	if err := e.Check(); err != nil {
+		return nil, usageError{err}
+	}
+	return e, nil
+}
+
+// scenarioFlags change a scenario.
+type scenarioFlags struct {
+	Clients   int           `help:"How many clients, in place of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
+	Rates     float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
+	Length    time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
+	TLS       string        `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
+	Mechanism string        `help:"SASL mechanism." placeholder:"NAME" group:"Scenario"`
+	SASL2     string        `name:"sasl2" help:"auto, off or require." placeholder:"WHEN" group:"Scenario"`
+	FAST      bool          `name:"fast" help:"Log in again with tokens (XEP-0484)." group:"Scenario"`
+	SM        bool          `name:"sm" help:"Stream management on." group:"Scenario"`
+	Carbons   bool          `help:"Carbons on." group:"Scenario"`
+}
+
+func (f *scenarioFlags) changes() bench.Changes {
+	return bench.Changes{Clients: f.Clients, Rates: f.Rates, Length: bench.Span(f.Length), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+}
+
+// scenario finds one and changes it.
+func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
+	s, err := bench.Find(name)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	if err := s.Change(f.changes()); err != nil {
+		return nil, usageError{fmt.Errorf("%s, with what the command line changes: %w", name, err)}
+	}
+	return s, nil
+}
+
+// loadFlags say where clients run.
+type loadFlags struct {
+	Workers int      `help:"Processes that the clients are spread over; 0: as many as descriptors need." placeholder:"N" group:"Load"`
+	Agent   []string `help:"Agents on other machines that the clients are spread over (canto-bench agent)." placeholder:"HOST:PORT" group:"Load"`
+	Secret  string   `help:"That the agents ask for." env:"CANTO_BENCH_SECRET" group:"Load"`
+}
+
+func (f *loadFlags) options(w *world) (bench.Options, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return bench.Options{}, err
+	}
+	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"}, Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
+}
+
+type runCmd struct {
+	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along (canto-bench scenarios), or a TOML file."`
+	serverFlags
+	scenarioFlags
+	loadFlags
+	Out   string `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
+	SLO   string `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
+	Quiet bool   `short:"q" help:"No live view."`
+}
+
+// Run runs a scenario.
+func (c *runCmd) Run(w *world) error {
+	e, err := c.entrant()
+	if err != nil {
+		return err
+	}
+	sc, err := c.scenario(c.Scenario)
+	if err != nil {
+		return err
+	}
+	var gate *slo.File
+	var baseline *result.Run
+	if c.SLO != "" {
+		if gate, err = slo.Read(c.SLO); err != nil {
+			return usageError{err}
+		}
+		if baseline, err = gate.LoadBaseline(); err != nil {
+			return usageError{err}
+		}
+	}
+	o, err := c.options(w)
+	if err != nil {
+		return err
+	}
+	r, err := measure(w, e, sc, o, c.Quiet, nil)
+	if r != nil {
+		if err := save(w, r, c.Out); err != nil {
+			return err
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case r.Partial != "":
+		return errInterrupted
+	}
+	if gate != nil {
+		v := gate.Judge(r, baseline)
+		if err := v.Text(w.out); err != nil {
+			return err
+		}
+		if !v.Pass {
+			return errUnmet
+		}
+	}
+	return nil
+}
+
+// measure starts a server, if it has to be started, and runs a scenario against it. prepare, if there is one,
+// sees the target and may change the options.
+func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+	dir, err := os.MkdirTemp("", "canto-bench")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	live := newLive(w, quiet)
+	defer live.Close()
+	if e.Peer != "" {
+		live.Note(fmt.Sprintf("starting %s with %d accounts", e.Name, sc.Accounts()))
+	}
+	log, err := os.Create(filepath.Join(dir, "server.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	s, err := e.Start(w.ctx, entrant.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Stop()
+	if prepare != nil {
+		if err := prepare(&s.Target, &o); err != nil {
+			return nil, err
+		}
+	}
+	o.Watch = live.Update
+	r, err := bench.Run(w.ctx, sc, s.Target, o)
+	if err != nil {
+		if gone := s.Alive(); gone != nil && w.ctx.Err() == nil {
+			err = fmt.Errorf("%w (%s: %v)", err, e.Name, gone)
+		}
+	}
+	return r, err
+}
+
+// save leaves a result as JSON and HTML, and prints its summary.
+func save(w *world, r *result.Run, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("the report can't be written: %w", err)
+	}
+	name := filepath.Join(dir, "result.json")
+	if err := r.Save(name); err != nil {
+		return fmt.Errorf("the report can't be written: %w", err)
+	}
+	if err := write(filepath.Join(dir, "report.html"), func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
+		return err
+	}
+	if err := report.Text(w.out, r); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w.out, "\nreport: %s, %s\n", filepath.Join(dir, "report.html"), name)
+	return err
+}
+
+// write makes a file of what do writes.
+func write(name string, do func(io.Writer) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return fmt.Errorf("the report can't be written: %w", err)
+	}
+	if err := do(f); err != nil {
+		f.Close()
+		return fmt.Errorf("the report can't be written: %w", err)
+	}
+	return f.Close()
+}
+
+// newLive is the live view: lines that are redrawn on a terminal, plain ones elsewhere.
+func newLive(w *world, quiet bool) *report.Live {
+	if quiet {
+		return report.NewLive(io.Discard, false, 0)
+	}
+	f, ok := w.errOut.(*os.File)
+	if !ok {
+		return report.NewLive(w.errOut, false, 0)
+	}
+	width, tty := terminal(f)
+	if os.Getenv("TERM") == "dumb" {
+		tty = false
+	}
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
+		width = n
+	}
+	return report.NewLive(f, tty, width)
+}
+
+type reportCmd struct {
+	Result string `arg:"" help:"result.json of a run."`
+	Out    string `help:"File to write; beside the result if it is not named." placeholder:"FILE"`
+}
+
+// Run draws a report again.
+func (c *reportCmd) Run(w *world) error {
+	r, err := result.Load(c.Result)
+	if err != nil {
+		return usageError{err}
+	}
+	if c.Out == "" {
+		c.Out = strings.TrimSuffix(c.Result, filepath.Ext(c.Result)) + ".html"
+	}
+	if err := write(c.Out, func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
+		return err
+	}
+	if err := report.Text(w.out, r); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w.out, "\nreport: %s\n", c.Out)
+	return err
+}
+
+type sloCmd struct {
+	File     string `arg:"" help:"Requirements (TOML)."`
+	Result   string `arg:"" help:"result.json of a run."`
+	Baseline string `help:"Result that ratios are to, in place of the one that FILE names." placeholder:"FILE"`
+}
+
+// Run judges.
+func (c *sloCmd) Run(w *world) error {
+	f, err := slo.Read(c.File)
+	if err != nil {
+		return usageError{err}
+	}
+	r, err := result.Load(c.Result)
+	if err != nil {
+		return usageError{err}
+	}
+	var baseline *result.Run
+	if c.Baseline != "" {
+		baseline, err = result.Load(c.Baseline)
+	} else {
+		baseline, err = f.LoadBaseline()
+	}
+	if err != nil {
+		return usageError{err}
+	}
+	v := f.Judge(r, baseline)
+	if err := v.Text(w.out); err != nil {
+		return err
+	}
+	if !v.Pass {
+		return errUnmet
+	}
+	return nil
+}
+
+type agentCmd struct {
+	Listen string `help:"Address to be asked at; give a --secret unless it is loopback." default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
+	Secret string `help:"That a run must know." env:"CANTO_BENCH_SECRET"`
+	Stdio  bool   `help:"Serve one run on standard input and output; what a run starts for itself." hidden:""`
+}
+
+// Run serves.
+func (c *agentCmd) Run(w *world) error {
+	if c.Stdio {
+		// An interrupt of the terminal is for the run, which ends its workers by closing their input.
+		return bench.ServeWorker(context.WithoutCancel(w.ctx), os.Stdin, w.out, "")
+	}
+	ln, err := listen(c.Listen, c.Secret)
+	if err != nil {
+		return usageError{err}
+	}
+	fmt.Fprintf(w.out, "canto-bench: agent ready at %s\n", ln.Addr())
+	return bench.ServeAgent(w.ctx, ln, c.Secret, func(s string) { fmt.Fprintln(w.errOut, "canto-bench:", s) })
+}
+
+var errSecret = errors.New("whoever reaches this address can have the machine's clients flood others: give a --secret, or listen on loopback")
