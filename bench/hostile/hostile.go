@@ -36,6 +36,7 @@ type Config struct {
 	Accounts int
 	// User is the localpart of the account of the i-th connection in the whole run. It is called from any
 	// goroutine. No account of somebody innocent: an attack does to it what it can.
+	// keyupdate can do without.
 	User     func(i int) string
 	Password string // of all
 	// TLS is how those connect who log in: "none", "starttls", "direct"; empty: none if Addr is known. Where
@@ -62,24 +63,45 @@ type Stats struct {
 // A kind is a sort of attack.
 type kind struct {
 	name, about string
-	rows        string        // of docs on attacks: what each shows a defence against
-	rate        float64       // attempts a second
-	pause       time.Duration // before a connection that was refused comes again; how many handshakes there are depends on it
-	logsIn      bool          // needs accounts
-	tls         bool          // is about TLS
+	rows        string  // of the list of attacks: what each shows a defence against
+	rate        float64 // attempts a second, where a Config says nothing
+	// pause is before a connection that was refused comes again: longer where that is a handshake, which costs a
+	// server more than what the attack is about.
+	pause  time.Duration
+	logsIn bool // needs accounts
+	tls    bool // is about TLS
 	// live is the life of one connection, from dialling to its end. The error says why it ended: see
 	// [Attack.settle]. round counts the lives of l.
 	live func(l *line, round int) error
 }
 
 func kinds() []kind {
+	const soon = 20 * time.Millisecond
 	return []kind{
-		{"halfopen", "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or a login; half of them come and go", "T01 T17 K27", 1000, 20 * time.Millisecond, false, false, halfOpen},
-		{"xml", "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as the server's limits allow, and a little more", "X13 X12 X01 X11 X14 K07 K09", 2000, 20 * time.Millisecond, true, false, badXML},
-		{"slowreader", "sessions that ask for much, of the server and of each other, and read a byte a second or nothing", "K21 K22 K20", 10000, 20 * time.Millisecond, true, false, slowReader},
-		{"keyupdate", "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are allowed between single bytes", "T06 K33 K34 K40", 20000, 500 * time.Millisecond, false, true, keyUpdates},
-		{"login", "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too", "K67 S07 S05", 200, 20 * time.Millisecond, true, false, guess},
-		{"presence", "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many", "K58", 5000, 20 * time.Millisecond, true, false, flipPresence},
+		{
+			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, live: halfOpen,
+			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or in a login; half of them come and go",
+		},
+		{
+			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, live: badXML,
+			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as servers' limits allow, and then more",
+		},
+		{
+			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, live: slowReader,
+			about: "sessions that ask for much, of the server and of each other, and read a byte a second or nothing",
+		},
+		{
+			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, live: keyUpdates,
+			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are borne between single bytes",
+		},
+		{
+			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, live: guess,
+			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too",
+		},
+		{
+			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, live: flipPresence,
+			about: "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many",
+		},
 	}
 }
 
