@@ -2,6 +2,8 @@ package reactor
 
 import (
 	"context"
+	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"testing"
@@ -64,5 +66,53 @@ func TestATurnWritesWhatItMadeDirty(t *testing.T) {
 	// And what comes from outside between turns asks for one.
 	if c.Append([]byte("four")); e.asked != 4 {
 		t.Errorf("%d turns were asked for; want 4", e.asked)
+	}
+}
+
+// reasons is a handler that keeps why connections ended.
+type reasons struct {
+	quiet
+	why []error
+}
+
+func (r *reasons) OnClose(_ *Conn, err error) { r.why = append(r.why, err) }
+
+// A peer that hangs up over our alert does not hide what the alert was about, whichever the loop hears of
+// first; and it ends once.
+func TestHandshakeErrorBeforeHangUp(t *testing.T) {
+	refused := errors.New("the certificate is another's")
+	for _, c := range []struct {
+		name string
+		role Role
+		err  error
+		want error
+	}{
+		{"the handshake failed", ClientRole, refused, refused},
+		{"it was cut off", ClientRole, nil, io.ErrUnexpectedEOF},
+		{"a server's end", ServerRole, refused, io.ErrUnexpectedEOF},
+	} {
+		r, err := New(Config{Loops: 1, backend: &counting{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &reasons{}
+		l := r.Loops()[0]
+		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
+		l.live[conn] = struct{}{}
+		l.conns.Add(1)
+		conn.tls = &tlsConn{c: conn, client: c.role == ClientRole, mem: &memConn{ready: make(chan struct{}, 1)}}
+		conn.closed(nil)
+		l.turn()
+		if shaking := conn.tls; shaking != nil {
+			shaking.shaken(nil, c.err)
+		}
+		l.turn()
+		l.turn()
+		if len(h.why) != 1 || !errors.Is(h.why[0], c.want) {
+			t.Errorf("%s: it ended with %v; want %v, once", c.name, h.why, c.want)
+		}
+		if len(l.live) != 0 {
+			t.Errorf("%s: the connection is still there", c.name)
+		}
 	}
 }
