@@ -144,7 +144,7 @@ func (c *collector) employ(ctx context.Context, run uint32) error {
 		n = 1
 		if limit := c.run.Machine.Descriptors; limit > descriptors {
 			most := int(limit - descriptors)
-			n = (c.sc.Clients.Count + most - 1) / most
+			n = (c.sc.Accounts() + most - 1) / most // attackers have connections, too
 		}
 		if n > 1 && len(c.o.Command) == 0 {
 			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
