@@ -28,7 +28,7 @@ func TestProfile(t *testing.T) {
 		}
 	}
 	p = Profile{Messages: 3600, Presence: 1800, Contacts: 10, Reconnects: 360}
-	if w := p.work(); w != (work{1, 1, 8, .1}) {
+	if w := p.work(); w != (work{1, 1, 5, 0, .1}) {
 		t.Errorf("%+v", w)
 	}
 }
@@ -41,7 +41,7 @@ func TestShape(t *testing.T) {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	near(t, "the rate", h.rate, 10000, 1e-9)
-	total := 7000*h.session + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() + h.hold.Seconds()
+	total := 7000*h.session + 6*350/300. + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() + h.hold.Seconds()
 	if total > 270 || total < 150 {
 		t.Errorf("5 minutes are planned as %.0f s and what the storm takes", total)
 	}
@@ -95,7 +95,7 @@ func madeUp() *runner {
 	}
 	return &runner{Config: Config{Target: bench.Target{PIDs: []int{os.Getpid()}}}, plan: &Plan{
 		Profile: Profile{Name: "x", Messages: 36, Presence: 3.6, Contacts: 10, TLS: "none"}, Cores: 2, Utilisation: .5, Memory: 1_050_000_000,
-		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3), Files: exact(10, 0), Steps: []int{1, 2},
+		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3, 2e-3), Files: exact(10, 0), Steps: []int{1, 2},
 		Check: &Check{Sessions: 1000, Speed: 10, Memory: Prediction{100e6, 90e6, 110e6, 105e6}, CPU: Prediction{1, .9, 1.1, 1}},
 	}}
 }
@@ -198,7 +198,7 @@ func TestWhole(t *testing.T) {
 	if pl.Sessions <= 0 || pl.Low > pl.Sessions || pl.High < pl.Sessions || pl.Binds == "" || len(pl.Limits) < 3 {
 		t.Errorf("%d sessions, %d to %d, by %s of %+v", pl.Sessions, pl.Low, pl.High, pl.Binds, pl.Limits)
 	}
-	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+5*len(shares) || pl.RSS.N != len(shares) || pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
+	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+6*len(shares) || pl.RSS.N != len(shares) || pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
 		t.Errorf("steps %v, fits of %d and %d, check %+v", pl.Steps, pl.CPU.N, pl.RSS.N, pl.Check)
 	}
 	if st := s.Stats(); st.Routed == 0 || st.Presences == 0 || st.Logins < uint64(pl.Steps[len(pl.Steps)-1]+pl.Check.Sessions) {
