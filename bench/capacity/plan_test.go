@@ -52,6 +52,9 @@ func TestShape(t *testing.T) {
 	if h, err = plan(s, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check >= 7000 || h.slice > 300*time.Millisecond {
 		t.Errorf("in 10 s: %+v, %v", h, err)
 	}
+	if h, err = plan(sounding{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 || h.settle <= 0 {
+		t.Errorf("with a server that takes a second for a login: %+v, %v", h, err)
+	}
 	s.room = 20
 	if _, err = plan(s, Mobile(), mostSessions, time.Minute, 2); err == nil || !strings.Contains(err.Error(), "ulimit") {
 		t.Errorf("with 20 descriptors: %v", err)
@@ -139,6 +142,14 @@ func TestAnswer(t *testing.T) {
 	r.answer()
 	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 83333 || l.High != 120000 || !l.Widened {
 		t.Errorf("memory behind a check that failed: %+v", l)
+	}
+
+	// What is below zero by noise gives nothing back.
+	r = madeUp()
+	r.plan.CPU.Beta[perSession], r.plan.CPU.Beta[atRest] = -1e-7, -.1
+	r.answer()
+	if l := limitOf(t, r.plan, "cpu"); l.Sessions < 1333332 || l.Sessions > 1333334 {
+		t.Errorf("CPU with noise below zero: %+v", l)
 	}
 
 	// What is not known well has a margin, and nothing is negative.

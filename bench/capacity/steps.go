@@ -48,9 +48,10 @@ type shape struct {
 func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (shape, error) {
 	h := shape{logins: s.logins, session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
 	fit, check := .6*budget.Seconds(), .3*budget.Seconds()
-	n := min(float64(most), .35*fit/h.session, .5*check/h.session/further, float64(s.room)/further)
-	if n < fewSessions {
-		return h, bench.Refusal{What: fmt.Sprintf("there is time or room for %d sessions only, which show nothing", int(n)), Remedy: "a longer budget, or a higher ulimit -n for the server and the bench"}
+	// With few sessions nothing much shows, as margins will say; a slow server takes longer than asked for.
+	n := max(min(float64(most), .35*fit/h.session, .5*check/h.session/further), fewSessions)
+	if n = min(n, float64(s.room)/further); n < fewSessions {
+		return h, bench.Refusal{What: fmt.Sprintf("there is room for %d sessions only, which show nothing", max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
 	}
 	for _, q := range shares {
 		h.steps = append(h.steps, int(q*n))
