@@ -326,20 +326,14 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 	}
 }
 
-// attack runs connections that mean no good beside the others. Their accounts are those behind the clients'.
+// attack runs connections that mean no good beside the others.
 func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) error {
-	from, to := share.of(a.Count)
-	t, first := f.target, f.sc.Clients.Count
-	part := float64(to-from) / float64(a.Count)
-	if from == to {
-		return nil // all of it is in other processes
+	cfg := f.attackers(a, share)
+	if cfg.Connections == 0 {
+		return nil // all of them are in other processes
 	}
 	kind := strings.TrimPrefix(a.Kind, Hostile)
-	h, err := hostile.Start(ctx, kind, hostile.Config{
-		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
-		User: func(i int) string { return t.name(first + i) }, Password: t.Password, Rate: float64(a.Rate) * part,
-		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i) },
-	})
+	h, err := hostile.Start(ctx, kind, cfg)
 	if err != nil {
 		return err
 	}
@@ -353,9 +347,21 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 		y.Failed += st.Refused
 		y.Expected += st.Refused
 		if st.Err != nil {
-			r := Refusal{What: fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), Remedy: "it shows less than it should"}.count(st.Failed)
-			ls.refusals = append(ls.refusals, r)
+			r := Refusal{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), "it shows less than it should"}
+			ls.refusals = append(ls.refusals, r.count(st.Failed))
 		}
 	})
 	return nil
+}
+
+// attackers are this process's share of an attack. Their accounts are those behind the clients'.
+func (f *Fleet) attackers(a *Action, share Share) hostile.Config {
+	from, to := share.of(a.Count)
+	t, first := f.target, f.sc.Clients.Count
+	return hostile.Config{
+		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
+		User: func(i int) string { return t.name(first + i) }, Password: t.Password,
+		Rate:   float64(a.Rate) * float64(to-from) / float64(a.Count),
+		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i) },
+	}
 }

@@ -37,6 +37,7 @@ type Fleet struct {
 	bound_      atomic.Int64
 	leaving     atomic.Int64
 	tokens      atomic.Int64
+	resumed     atomic.Int64
 	seen        atomic.Int32
 	needSession atomic.Bool
 	mechanism   atomic.Value // string: that the last login used
@@ -256,7 +257,7 @@ func (f *Fleet) dial(c *client, step uint16, intended int64) {
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagEnded
 		c.heard.forget(f.first[f.steps[step].phase])
-		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index)), Handler: handler{f}, Owner: c}
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index)), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
@@ -336,6 +337,9 @@ func (f *Fleet) freeSlot() {
 }
 
 func (f *Fleet) secured(st *tls.ConnectionState) {
+	if st.DidResume {
+		f.resumed.Add(1)
+	}
 	if f.cipher.Load() == nil {
 		f.cipher.Store(tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite))
 	}
@@ -442,11 +446,12 @@ type Info struct {
 	Mechanism string
 	Cipher    string
 	Tokens    int64 // FAST
+	Resumed   int64 // TLS handshakes
 }
 
 // Info may be called from any goroutine.
 func (f *Fleet) Info() Info {
-	i := Info{Tokens: f.tokens.Load()}
+	i := Info{Tokens: f.tokens.Load(), Resumed: f.resumed.Load()}
 	i.Mechanism, _ = f.mechanism.Load().(string)
 	i.Cipher, _ = f.cipher.Load().(string)
 	return i

@@ -65,7 +65,31 @@ length = "%ds"
 kind = "drain"
 `
 
-// Attackers have accounts of their own, and what they did is in the result.
+// Attackers have accounts of their own, behind those of the clients, in each process others.
+func TestAttackersAccounts(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	target.First = 7
+	sc := scenario(t, fmt.Sprintf(beside, 1, "login", 10))
+	sc.Phases[1].Do[1].Rate = 100
+	next := 0
+	for w := range 3 {
+		f, err := NewFleet(sc, target, Share{w, 3}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := f.attackers(&sc.Phases[1].Do[1], Share{w, 3})
+		f.Close()
+		if c.First != next || c.Accounts != 10 || c.User(0) != "bench27" || c.User(9) != "bench36" || c.Rate != float64(10*c.Connections) {
+			t.Errorf("process %d: %d from %d, %s to %s, %g a second", w, c.Connections, c.First, c.User(0), c.User(9), c.Rate)
+		}
+		next += c.Connections
+	}
+	if next != 10 || sc.Accounts() != 30 {
+		t.Errorf("%d attackers, %d accounts", next, sc.Accounts())
+	}
+}
+
+// What attackers did is in the result, and the others are not harmed by a small attack.
 func TestBesideAnAttack(t *testing.T) {
 	for _, kind := range []string{"presence", "login"} {
 		t.Run(kind, func(t *testing.T) {

@@ -61,7 +61,7 @@ func refusalOf(err error, t *Target) Refusal {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Refusal{"the server closed the connection", "look at its log and its limits"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return Refusal{"connecting took over 10 s", "the server's backlog is full, or packets are lost: log in slower"}
+		return Refusal{"connecting took too long", "the server's backlog is full, or packets are lost: log in slower"}
 	}
 	return Refusal{err.Error(), "look at the server's log"}
 }

@@ -144,7 +144,7 @@ func (c *collector) employ(ctx context.Context, run uint32) error {
 		n = 1
 		if limit := c.run.Machine.Descriptors; limit > descriptors {
 			most := int(limit - descriptors)
-			n = (c.sc.Clients.Count + most - 1) / most
+			n = (c.sc.Accounts() + most - 1) / most // attackers have connections, too
 		}
 		if n > 1 && len(c.o.Command) == 0 {
 			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
@@ -378,6 +378,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
 		}
 		d := probe.Sub(u, before)
+		d.PSS, _ = c.server.PSS()
 		q.Server = &d
 	}
 	if first == nil {
@@ -420,9 +421,11 @@ func (c *collector) finish() {
 	}
 	r := c.run
 	r.Seconds = time.Since(c.began).Seconds()
+	var resumed int64
 	for _, w := range c.workers {
 		if i, err := w.Info(); err == nil {
 			r.Target.Mechanism = cmp.Or(r.Target.Mechanism, i.Mechanism)
+			resumed += i.Resumed
 			if i.Cipher != "" && !strings.Contains(r.Target.TLS, "TLS") {
 				r.Target.TLS += ", " + i.Cipher
 			}
@@ -453,5 +456,8 @@ func (c *collector) finish() {
 	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
 	r.Refusals = c.all.refusals
 	c.figures()
+	if c.sc.Clients.Tickets {
+		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
+	}
 	c.warn()
 }

@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,6 +11,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"canto/bench/hostile"
+	"canto/bench/strict"
 )
 
 // A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
@@ -166,19 +166,8 @@ func (r Rate) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%g/s", fl
 // Parse reads a scenario; name is for errors, which are one line: file, line, cause, remedy.
 func Parse(name string, text []byte) (*Scenario, error) {
 	s := &Scenario{source: string(text)}
-	d := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields()
-	if err := d.Decode(s); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) && len(strict.Errors) > 0 {
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md for what a scenario may say", name, row, strings.Join(strict.Errors[0].Key(), "."))
-		}
-		var at *toml.DecodeError
-		if errors.As(err, &at) {
-			row, _ := at.Position()
-			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
-		}
-		return nil, fmt.Errorf("%s: %v", name, err)
+	if err := strict.Decode(text, s); err != nil {
+		return nil, strict.Named(name, err)
 	}
 	if err := s.Check(); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

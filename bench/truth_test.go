@@ -314,6 +314,10 @@ kind = "storm"
 	if st := stepOf(t, r, "storm", "login"); st.Done != 10 {
 		t.Errorf("%d logins by token: %v", st.Done, r.Refusals)
 	}
+	// The first handshakes of all had no ticket yet; those of the storm had.
+	if f, ok := r.Figure("tls.resumed"); !ok || f.Value < 10 {
+		t.Errorf("%v handshakes were resumed", f.Value)
+	}
 	if r.Target.Mechanism != fastMechanism {
 		t.Errorf("the last login was by %s", r.Target.Mechanism)
 	}

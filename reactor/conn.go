@@ -394,10 +394,20 @@ func (c *Conn) closed(err error) {
 	c.flags |= flagGone
 	if c.tls != nil {
 		c.tls.mem.end()
+		if c.tls.client && c.tls.state == nil && c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
+			// The peer may hang up because of our alert: the handshake's own error says more, and shaken
+			// brings it now that the handshake has no more input.
+			return
+		}
 		if err == nil && !c.tls.said {
 			err = errHalfDone // FIN without close_notify: what was cut is not taken for complete
 		}
 	}
+	c.lost(err)
+}
+
+// lost queues the end of a connection that is gone.
+func (c *Conn) lost(err error) {
 	c.mu.Lock()
 	if !c.closing {
 		c.end(err)

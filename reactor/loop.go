@@ -135,7 +135,6 @@ func (l *Loop) turn() {
 	start := l.begin()
 	l.mu.Lock()
 	l.runs, l.posted = l.posted, l.spareRuns[:0]
-	l.woken = false
 	l.mu.Unlock()
 	for i, f := range l.runs {
 		l.runs[i] = nil
@@ -188,7 +187,13 @@ func (l *Loop) putOff(rest []func()) {
 func (l *Loop) flush() {
 	l.mu.Lock()
 	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
+	// What became dirty in this turn is written now and needs no other; what was posted does.
+	l.woken = len(l.posted) > 0
+	again := l.woken && !l.dead
 	l.mu.Unlock()
+	if again {
+		l.wake()
+	}
 	for i, c := range l.flushes {
 		l.flushes[i] = nil
 		l.flushOne(c)

@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -41,6 +42,7 @@ type tlsConn struct {
 	c      *Conn
 	kept   int  // ciphertext that waits in mem, as the meter knows it
 	said   bool // the peer has sent close_notify
+	client bool // ours is the client's end
 	failed bool
 }
 
@@ -64,7 +66,7 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		return ErrBusy
 	}
 	m := &memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots}
-	t := &tlsConn{mem: m, c: c}
+	t := &tlsConn{mem: m, c: c, client: role == ClientRole}
 	c.tls = t
 	m.wake = func() { c.loop.markDirty(c) }
 	var tc *tls.Conn
@@ -97,7 +99,13 @@ func (t *tlsConn) OnTimer(*Loop) {
 func (t *tlsConn) shaken(tc *tls.Conn, err error) {
 	c := t.c
 	c.loop.Arm(&t.timer, 0, nil)
-	if c.tls != t || c.flags&(flagGone|flagDone) != 0 {
+	if c.tls != t || c.flags&flagDone != 0 {
+		return
+	}
+	if c.flags&flagGone != 0 {
+		if t.client {
+			c.lost(cmp.Or(err, errHalfDone))
+		}
 		return
 	}
 	if err != nil {

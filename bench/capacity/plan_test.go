@@ -21,7 +21,7 @@ func TestProfile(t *testing.T) {
 	if err != nil || p != want {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for text, cause := range map[string]string{"mesages = 1\n": `x.toml:1: no key "mesages"`, "body = -1": "from 0 to 60,000", "tls = 'ssl'": "none, starttls or direct",
+	for text, cause := range map[string]string{"mesages = 1\n": `x.toml:1: there is no key "mesages": did you mean "messages"?`, "body = -1": "from 0 to 60,000", "tls = 'ssl'": "none, starttls or direct",
 		"messages = nan": "from 0 to 1,000,000", "contacts = 1000": "from 0 to 500", "tls": "x.toml:1: "} {
 		if _, err := ParseProfile("x.toml", []byte(text)); err == nil || !strings.Contains(err.Error(), cause) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", text, err)

@@ -1,13 +1,11 @@
 package capacity
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
+	"canto/bench/strict"
 )
 
 // A Profile is what an average session does in an hour. It is read from TOML:
@@ -39,18 +37,8 @@ func Mobile() Profile {
 func ParseProfile(name string, text []byte) (Profile, error) {
 	p := Mobile()
 	p.Name = strings.TrimSuffix(name, ".toml")
-	if err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(&p); err != nil {
-		var strict *toml.StrictMissingError
-		var at *toml.DecodeError
-		switch {
-		case errors.As(err, &strict) && len(strict.Errors) > 0:
-			row, _ := strict.Errors[0].Position()
-			return p, fmt.Errorf("%s:%d: no key %q: a profile has name, messages, body, presence, contacts, reconnects, tls", name, row, strings.Join(strict.Errors[0].Key(), "."))
-		case errors.As(err, &at):
-			row, _ := at.Position()
-			return p, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
-		}
-		return p, fmt.Errorf("%s: %w", name, err)
+	if err := strict.Decode(text, &p); err != nil {
+		return p, strict.Named(name, err)
 	}
 	if err := p.Check(); err != nil {
 		return p, fmt.Errorf("%s: %w", name, err)

@@ -4,7 +4,6 @@
 package contest
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -16,13 +15,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"canto/bench"
 	"canto/bench/compare"
 	"canto/bench/entrant"
 	"canto/bench/report"
 	"canto/bench/result"
+	"canto/bench/strict"
 )
 
 // A Suite is what is compared: cases, each a scenario, and the rows of a table that are read off them.
@@ -45,6 +43,8 @@ type Row struct {
 	Label  string  `toml:"label"`
 	Figure string  `toml:"figure"`
 	Goal   float64 `toml:"goal"` // in the figure's unit, of the baseline; 0: none
+	// AtMost is what every server must keep to, in each round, for the comparison to succeed; nil: nothing.
+	AtMost *float64 `toml:"at_most"`
 }
 
 //go:embed suites/*.toml
@@ -71,25 +71,16 @@ func Find(name string) (*Suite, error) {
 		return nil, fmt.Errorf("there is no suite %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Suites(), ", "))
 	}
 	s := &Suite{Name: name}
-	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(s); err != nil {
-		var strict *toml.StrictMissingError
-		var at *toml.DecodeError
-		switch {
-		case errors.As(err, &strict) && len(strict.Errors) > 0:
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md", name, row, strings.Join(strict.Errors[0].Key(), "."))
-		case errors.As(err, &at):
-			row, _ := at.Position()
-			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if err := strict.Decode(b, s); err != nil {
+		return nil, strict.Named(name, err)
 	}
 	return s, s.check()
 }
 
 // One is a suite of one scenario, without rows: all figures are compared.
 func One(scenario string, c bench.Changes) *Suite {
-	return &Suite{Name: scenario, Cases: []Case{{Scenario: scenario, Changes: c}}}
+	name := strings.TrimSuffix(filepath.Base(scenario), ".toml")
+	return &Suite{Name: name, Cases: []Case{{Name: name, Scenario: scenario, Changes: c}}}
 }
 
 func (s *Suite) check() error {
@@ -103,6 +94,9 @@ func (s *Suite) check() error {
 		}
 		if _, err := c.scenario(); err != nil {
 			return fmt.Errorf("suite %s, case %s: %w", s.Name, c.Name, err)
+		}
+		if c.Name != clean(c.Name) {
+			return fmt.Errorf("suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name", s.Name, c.Name)
 		}
 		if slices.ContainsFunc(s.Cases[:i], func(d Case) bool { return d.Name == c.Name }) {
 			return fmt.Errorf("suite %s has two cases %s: give each a name", s.Name, c.Name)
@@ -302,6 +296,39 @@ func (c *Config) one(ctx context.Context, dir string, cs *Case, e *entrant.Entra
 		return nil, err
 	}
 	return r, nil
+}
+
+// Unmet is what servers did not keep to (Row.AtMost), or did not end, a line each.
+func (o *Outcome) Unmet() (all []string) {
+	for i, cs := range o.Suite.Cases {
+		for _, row := range cs.Rows {
+			if row.AtMost == nil {
+				continue
+			}
+			for _, m := range o.Missing {
+				if m.Case == cs.Name && m.Offered {
+					all = append(all, fmt.Sprintf("%s: %s failed: %s", cs.Name, m.Entrant, m.Why))
+				}
+			}
+			t := o.Tables[i]
+			if t == nil {
+				continue
+			}
+			k := slices.IndexFunc(t.Rows, func(r compare.Row) bool { return r.Figure == row.Figure })
+			for j, name := range t.Entrants {
+				if k < 0 || len(t.Rows[k].Cells[j].Values) == 0 {
+					all = append(all, fmt.Sprintf("%s: %s has no %s", cs.Name, name, row.Figure))
+					continue
+				}
+				for _, v := range t.Rows[k].Cells[j].Values {
+					if v > *row.AtMost {
+						all = append(all, fmt.Sprintf("%s: %s of %s is %g, and at most %g will do", cs.Name, row.Figure, name, v, *row.AtMost))
+					}
+				}
+			}
+		}
+	}
+	return all
 }
 
 // A line is one row of the suite's table.

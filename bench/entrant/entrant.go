@@ -3,7 +3,6 @@
 package entrant
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"canto/bench"
 	"canto/bench/peer"
+	"canto/bench/strict"
 )
 
 // An Entrant is a server, as a file or the command line describes it: one to start (Peer), or one that runs
@@ -55,18 +53,8 @@ func Read(name string) (*Entrant, error) {
 		return nil, fmt.Errorf("the description of a server can't be read: %w", err)
 	}
 	e := new(Entrant)
-	if err := toml.NewDecoder(bytes.NewReader(b)).DisallowUnknownFields().Decode(e); err != nil {
-		var strict *toml.StrictMissingError
-		var at *toml.DecodeError
-		switch {
-		case errors.As(err, &strict) && len(strict.Errors) > 0:
-			row, _ := strict.Errors[0].Position()
-			return nil, fmt.Errorf("%s:%d: no key %q: see docs/bench.md", name, row, strings.Join(strict.Errors[0].Key(), "."))
-		case errors.As(err, &at):
-			row, _ := at.Position()
-			return nil, fmt.Errorf("%s:%d: %s", name, row, strings.ReplaceAll(at.Error(), "\n", " "))
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
+	if err := strict.Decode(b, e); err != nil {
+		return nil, strict.Named(name, err)
 	}
 	if e.Name == "" {
 		e.Name = strings.TrimSuffix(filepath.Base(name), ".toml")

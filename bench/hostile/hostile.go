@@ -36,6 +36,7 @@ type Config struct {
 	Accounts int
 	// User is the localpart of the account of the i-th connection in the whole run. It is called from any
 	// goroutine. No account of somebody innocent: an attack does to it what it can.
+	// keyupdate can do without.
 	User     func(i int) string
 	Password string // of all
 	// TLS is how those connect who log in: "none", "starttls", "direct"; empty: none if Addr is known. Where
@@ -62,23 +63,45 @@ type Stats struct {
 // A kind is a sort of attack.
 type kind struct {
 	name, about string
-	rows        string  // of docs on attacks: what each shows a defence against
-	rate        float64 // attempts a second
-	logsIn      bool    // needs accounts
-	tls         bool    // is about TLS
+	rows        string  // of the list of attacks: what each shows a defence against
+	rate        float64 // attempts a second, where a Config says nothing
+	// pause is before a connection that was refused comes again: longer where that is a handshake, which costs a
+	// server more than what the attack is about.
+	pause  time.Duration
+	logsIn bool // needs accounts
+	tls    bool // is about TLS
 	// live is the life of one connection, from dialling to its end. The error says why it ended: see
 	// [Attack.settle]. round counts the lives of l.
 	live func(l *line, round int) error
 }
 
 func kinds() []kind {
+	const soon = 20 * time.Millisecond
 	return []kind{
-		{"halfopen", "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or a login; half of them come and go", "T01 T17 K27", 1000, false, false, halfOpen},
-		{"xml", "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as the server's limits allow, and a little more", "X13 X12 X01 X11 X14 K07 K09", 1000, true, false, badXML},
-		{"slowreader", "sessions that ask for much, of the server and of each other, and read a byte a second or nothing", "K21 K22 K20", 2000, true, false, slowReader},
-		{"keyupdate", "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are allowed between single bytes", "T06 K33 K34 K40", 20000, false, true, keyUpdates},
-		{"login", "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too", "K67 S07 S05", 200, true, false, guess},
-		{"presence", "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many", "K58", 5000, true, false, flipPresence},
+		{
+			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, live: halfOpen,
+			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or in a login; half of them come and go",
+		},
+		{
+			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, live: badXML,
+			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as servers' limits allow, and then more",
+		},
+		{
+			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, live: slowReader,
+			about: "sessions that ask for much, of the server and of each other, and read a byte a second or nothing",
+		},
+		{
+			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, live: keyUpdates,
+			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are borne between single bytes",
+		},
+		{
+			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, live: guess,
+			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too",
+		},
+		{
+			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, live: flipPresence,
+			about: "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many",
+		},
 	}
 }
 
@@ -120,10 +143,13 @@ type Attack struct {
 
 	attempts, refused, bytes, sessions, failed atomic.Uint64
 
-	mu     sync.Mutex
-	err    error                           // the first that is none of the server's defence
-	salted map[sasl.Mechanism]*sasl.Salted // what the last login was derived to; servers for load tests have one salt
-	hello  []byte                          // a ClientHello
+	hello []byte // a ClientHello
+
+	mu  sync.Mutex
+	err error // the first that is none of the server's defence
+
+	deriving sync.Mutex
+	salted   map[sasl.Mechanism]sasl.Salted // what the last login derived
 }
 
 // Start begins an attack of a kind; ctx ends it, too. The error is that of an unknown kind or of a Config
@@ -156,10 +182,11 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]*sasl.Salted)}
+	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.Salted)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
-		a.wg.Go((&line{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}).run)
+		l := &line{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
+		a.wg.Go(func() { l.run(spread * time.Duration(n) / time.Duration(cfg.Connections)) })
 	}
 	return a, nil
 }
@@ -190,11 +217,11 @@ func (o own) Unwrap() error { return o.error }
 
 // settle counts what a life ended by, and returns how long to wait before the next.
 func (a *Attack) settle(err error) time.Duration {
-	const soon, later = 20 * time.Millisecond, time.Second
+	const later = time.Second
 	var fault own
 	switch {
 	case err == nil, errors.Is(err, errLeft):
-		return soon
+		return 20 * time.Millisecond
 	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
 		errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.ENOBUFS):
 		a.fault(err)
@@ -204,7 +231,7 @@ func (a *Attack) settle(err error) time.Duration {
 		return later
 	}
 	a.refused.Add(1)
-	return soon
+	return a.kind.pause
 }
 
 func (a *Attack) fault(err error) {
@@ -223,7 +250,14 @@ type line struct {
 	rng *rand.Rand
 }
 
-func (l *line) run() {
+// spread is how long it takes until all lines have begun.
+const spread = time.Second
+
+// run is all lives of l, from a time on.
+func (l *line) run(after time.Duration) {
+	if sleep(l.a.ctx, after) != nil {
+		return
+	}
 	for round := 0; ; round++ {
 		err := l.a.kind.live(l, round)
 		if l.a.ctx.Err() != nil || sleep(l.a.ctx, l.a.settle(err)) != nil {

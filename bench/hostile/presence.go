@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	contacts  = 32   // of each attacker among the others: what a flip is multiplied by
-	strangers = 4096 // addresses that nobody has, and who is asked nevertheless
+	contacts  = 32  // that each attacker asks among the others: each flip goes to them
+	strangers = 256 // addresses that nobody has, and who is asked nevertheless: rosters remember them
 )
 
 // flipPresence is a session that has made the others of the attack its contacts, and has them hear of it.
@@ -49,8 +49,10 @@ func flipPresence(l *line, round int) error {
 				done = true
 			}
 		}
-		if round == 0 && n-l.i < len(near) {
-			add("<presence type='subscribe' to='%s'/>", near[n-l.i])
+		if n == l.i { // in the first life
+			for _, who := range near {
+				add("<presence type='subscribe' to='%s'/>", who)
+			}
 		}
 		for k := range 8 {
 			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>", [...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)

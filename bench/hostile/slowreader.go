@@ -27,28 +27,33 @@ func slowReader(l *line, round int) error {
 	if l.i/2%2 == 0 {
 		s.a.wg.Go(s.sip)
 	}
-	text := strings.Repeat("But soft, what light through yonder window breaks? ", 80)
+	// Short questions with a long answer.
+	text := strings.Repeat("But soft, what light through yonder window breaks? ", 160)
+	if err := s.act(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+"</DESC></vCard></iq>"); err != nil {
+		return err
+	}
 	to := s.jid
 	if l.i%2 == 1 {
 		to = l.a.bare((l.i + 2) % l.a.cfg.Accounts)
 	}
 	for n := 0; ; n++ {
 		var b strings.Builder
-		for k, q := range []string{
-			"<query xmlns='jabber:iq:roster'/>",
-			"<query xmlns='http://jabber.org/protocol/disco#info'/>",
-			"<query xmlns='http://jabber.org/protocol/disco#items'/>",
-			"<vCard xmlns='vcard-temp'/>",
-		} {
-			at := ""
-			if k == 1 || k == 2 {
-				at = " to='" + s.a.domain() + "'"
-			}
-			fmt.Fprintf(&b, "<iq type='get' id='q%d-%d'%s>%s</iq>", n, k, at, q)
+		acts := 0
+		add := func(format string, args ...any) {
+			fmt.Fprintf(&b, format, args...)
+			acts++
 		}
-		fmt.Fprintf(&b, "<message type='chat' to='%s' id='m%d'><body>%s</body></message>", s.jid, n, text)
-		fmt.Fprintf(&b, "<message type='chat' to='%s' id='n%d'><body>%s</body></message>", to, n, text)
-		if err := s.act(6, b.String()); err != nil {
+		add("<iq type='get' id='r%d'><query xmlns='jabber:iq:roster'/></iq>", n)
+		for _, what := range []string{"info", "items"} {
+			add("<iq type='get' id='%s%d' to='%s'><query xmlns='http://jabber.org/protocol/disco#%[1]s'/></iq>", what, n, s.a.domain())
+		}
+		for k := range 6 {
+			add("<iq type='get' id='v%d-%d'><vCard xmlns='vcard-temp'/></iq>", n, k)
+		}
+		for _, to := range []string{s.jid, to} {
+			add("<message type='chat' to='%s' id='m%d'><body>%s</body></message>", to, n, text[:4000])
+		}
+		if err := s.act(acts, b.String()); err != nil {
 			if mine.Load() {
 				return errLeft
 			}

@@ -31,7 +31,7 @@ func (l *line) dial(to netip.AddrPort) (*wire, error) {
 	}
 	d := net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}
 	if l.a.cfg.Source != nil {
-		if from := l.a.cfg.Source(l.i); from.IsValid() {
+		if from := l.a.cfg.Source(l.i); from.IsValid() && from.Addr().IsLoopback() == to.Addr().IsLoopback() {
 			d.LocalAddr = net.TCPAddrFromAddrPort(from)
 		}
 	}

@@ -117,16 +117,16 @@ func badXML(l *line, round int) error {
 	if err := s.say(header); err != nil {
 		return err
 	}
-	return s.pour(&m, 1<<20)
+	return s.pour(&m, 256<<10)
 }
 
 // pour writes m up to so many bytes, unless the server ends it before.
 func (w *wire) pour(m *markup, most int) error {
 	end := w.drain()
 	b := []byte(m.head)
-	chunk := 4 << 10
+	chunk := 4 << 10 // in an attempt
 	if m.bytes {
-		chunk, most = 64, most/16
+		chunk, most = 512, most/4
 	}
 	for n, done := 0, 0; done < most; {
 		for ; len(b) < chunk; n++ {

@@ -20,7 +20,6 @@
 package slo
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -30,9 +29,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
-
 	"canto/bench/result"
+	"canto/bench/strict"
 )
 
 // A File is what is required.
@@ -67,11 +65,7 @@ func Read(name string) (*File, error) {
 	}
 	f, err := parse(b)
 	if err != nil {
-		var at *mistake
-		if errors.As(err, &at) && at.line > 0 {
-			return nil, fmt.Errorf("%s:%d: %s", name, at.line, at.why)
-		}
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, strict.Named(name, err)
 	}
 	if f.Baseline != "" && !filepath.IsAbs(f.Baseline) {
 		f.Baseline = filepath.Join(filepath.Dir(name), f.Baseline)
@@ -91,45 +85,9 @@ func (f *File) LoadBaseline() (*result.Run, error) {
 	return r, err
 }
 
-// A mistake is one at a line, from 1; 0: unknown.
-type mistake struct {
-	line int
-	why  string
-}
-
-func (m *mistake) Error() string { return m.why }
-
-var topKeys = []string{"baseline", "strict", "scenario", "require"}
-var requireKeys = []string{"figure", "scenario", "at_most", "at_least", "ratio_to_baseline_at_most", "ratio_to_baseline_at_least", "missing"}
-
 func parse(b []byte) (*File, error) {
 	f := new(File)
-	err := toml.NewDecoder(strings.NewReader(string(b))).DisallowUnknownFields().Decode(f)
-	var unknown *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
-		e := unknown.Errors[0]
-		line, _ := e.Position()
-		key := e.Key()
-		known := topKeys
-		if len(key) > 1 && key[0] == "require" {
-			known = requireKeys
-		}
-		last := key[len(key)-1]
-		return nil, &mistake{line, fmt.Sprintf("there is no key %q: did you mean %q?", last, nearest(last, known))}
-	case errors.As(err, &wrong):
-		line, _ := wrong.Position()
-		why := strings.TrimPrefix(wrong.Error(), "toml: ")
-		// The decoder speaks of our Go types there.
-		if m := regexp.MustCompile(`cannot decode TOML (.+) into struct field .* of type (\S+)`).FindStringSubmatch(why); m != nil && len(wrong.Key()) > 0 {
-			wanted := map[string]string{"string": "text in quotes", "bool": "true or false"}[m[2]]
-			why = fmt.Sprintf("%s is a TOML %s, and must be %s", wrong.Key()[len(wrong.Key())-1], m[1], cmp.Or(wanted, "a number"))
-		} else {
-			why = "this is no TOML: " + why + ": text stands in quotes, numbers begin with a digit"
-		}
-		return nil, &mistake{line, why}
-	case err != nil:
+	if err := strict.Decode(b, f); err != nil {
 		return nil, err
 	}
 	if len(f.Require) == 0 {
@@ -137,7 +95,7 @@ func parse(b []byte) (*File, error) {
 	}
 	for i, q := range f.Require {
 		if key, err := q.check(); err != nil {
-			return nil, &mistake{lineOf(string(b), i, key), err.Error()}
+			return nil, &strict.Mistake{Line: lineOf(string(b), i, key), Why: err.Error()}
 		}
 	}
 	return f, nil
@@ -269,36 +227,4 @@ func (l limit) in(name string) (float64, error) {
 		}
 	}
 	return 0, fmt.Errorf("the limit is a %s, and the figure is in %s: write it in that unit", l.unit.kind, name)
-}
-
-// nearest is the one of names with the fewest letters to change.
-func nearest(s string, names []string) (best string) {
-	least := math.MaxInt
-	for _, n := range names {
-		if d := distance(s, n); d < least {
-			best, least = n, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -72,6 +72,13 @@ func (c *compareCmd) Run(w *world) error {
 	if errors.Is(err, context.Canceled) {
 		return errInterrupted
 	}
+	if err != nil {
+		return err
+	}
+	for _, u := range out.Unmet() {
+		fmt.Fprintln(w.out, "FAIL", u)
+		err = errUnmet
+	}
 	return err
 }
 

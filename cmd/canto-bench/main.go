@@ -41,8 +41,9 @@ type cli struct {
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
 	Scenarios scenariosCmd `cmd:"" help:"List the scenarios that come along, or print one, to be copied and changed."`
 
-	Agent   agentCmd   `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
-	Version versionCmd `cmd:"" help:"Show the version."`
+	Accounts accountsCmd `cmd:"" help:"Make the accounts of a load test: as files that servers read, or by registration."`
+	Agent    agentCmd    `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
+	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
 // world is what commands see of the process.

@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 		{"nobody there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
 		{"unknown scenario", []string{"run", "chats"}, 2, `there is no scenario "chats": one of archive, chat`},
 		{"no such file", []string{"run", "./none.toml"}, 2, `can't be read`},
-		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: no key "clients.cuont"`},
+		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: there is no key "cuont": did you mean "count"?`},
 		{"a bad value", []string{"run", file(t, "x.toml", "[[phase]]\nkind = 'hold'\nlength = 'long'\n")}, 2, `x.toml:3: `},
 		{"no domain", []string{"run", sc, "--server", "192.0.2.1:5222"}, 1, `--domain`},
 		{"peer and server", []string{"run", sc, "--peer", "canto", "--server", addr}, 2, `set one of them`},
@@ -265,5 +265,34 @@ func TestHelp(t *testing.T) {
 	}
 	if v := do(t.Context(), "version"); v.code != 0 || !strings.HasPrefix(v.out, "canto-bench ") {
 		t.Error(fmt.Sprint(v))
+	}
+}
+
+// Accounts come from a file for the server's tool, or from registering them; what was registered logs in.
+func TestAccounts(t *testing.T) {
+	s, at := server(t)
+	if got := do(t.Context(), "accounts", "2", "--format", "canto", "--domain", "example.org"); got.code != 0 || got.out != "bench0@example.org\tbench\nbench1@example.org\tbench\n" {
+		t.Errorf("status %d, exported: %q", got.code, got.out)
+	}
+	dir := t.TempDir()
+	if got := do(t.Context(), "accounts", "3", "--format", "prosody", "--out", dir); got.code != 0 {
+		t.Errorf("status %d: %s", got.code, got.err)
+	}
+	if list, _ := filepath.Glob(filepath.Join(dir, "*", "accounts", "*.dat")); len(list) != 3 {
+		t.Errorf("%d of Prosody's files", len(list))
+	}
+	for i, want := range []string{"20 accounts registered, 0 existed\n", "0 accounts registered, 20 existed\n"} {
+		if got := do(t.Context(), with(at, "accounts", "20", "--register", "--user", "new%d")...); got.code != 0 || got.out != want {
+			t.Errorf("time %d: status %d, %q, %s", i+1, got.code, got.out, got.err)
+		}
+	}
+	if n := s.Stats().Registered; n != 20 {
+		t.Errorf("the server has %d", n)
+	}
+	if got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", t.TempDir(), "--user", "new%d")...); got.code != 0 {
+		t.Errorf("they can't log in: %s", got.err)
+	}
+	if got := do(t.Context(), "accounts", "20"); got.code != exitUsage || !strings.Contains(got.err, "--register") {
+		t.Errorf("status %d: %s", got.code, got.err)
 	}
 }

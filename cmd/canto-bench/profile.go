@@ -120,6 +120,9 @@ func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.Fi
 	return files
 }
 
+// samples are what is looked at of each kind: a profile of a stretch of time has lost its own default.
+var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space", "mutex": "delay", "block": "delay"}
+
 // keep writes a profile, its flame graph, and what modules cost.
 func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {
 	add := func(name, kind string, b []byte) {
@@ -135,12 +138,13 @@ func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {
 	}
 	add(phase+"."+kind+".pprof", kind, b)
 	var svg bytes.Buffer
-	if err := flame.SVG(&svg, b, flame.Option{Title: phase + ": " + kind}); err != nil {
+	opt := flame.Option{Title: phase + ": " + kind, Sample: samples[kind]}
+	if err := flame.SVG(&svg, b, opt); err != nil {
 		p.failed = errors.Join(p.failed, err)
 		return
 	}
 	add(phase+"."+kind+".svg", "flame", svg.Bytes())
-	costs, err := flame.Costs(b, nil)
+	costs, err := flame.CostsOf(b, opt, nil)
 	if err != nil || len(costs) == 0 {
 		return
 	}

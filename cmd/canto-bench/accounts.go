@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"canto/bench/accounts"
+	"canto/bench/entrant"
+	"canto/bench/peer"
+)
+
+type accountsCmd struct {
+	N        int    `arg:"" help:"How many."`
+	Format   string `help:"canto (for canto user import), ejabberd (Mnesia's text), prosody (files, into --out)." placeholder:"KIND"`
+	Register bool   `help:"Register them at the server (XEP-0077)."`
+	Out      string `help:"File, or Prosody's data folder; standard output if it is not named." placeholder:"FILE"`
+	TLS      string `name:"tls" help:"Of the connections that register: none, starttls, direct." default:"starttls"`
+	InFlight int    `help:"Registrations at a time." default:"8"`
+	serverFlags
+}
+
+// Run makes accounts.
+func (c *accountsCmd) Run(w *world) error {
+	if c.N < 1 || (c.Format != "") == c.Register {
+		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
+	}
+	if c.Register {
+		return c.register(w)
+	}
+	a, err := c.exported()
+	if err != nil {
+		return usageError{err}
+	}
+	domain := c.Domain
+	if domain == "" {
+		domain = "localhost"
+	}
+	if c.Format == "prosody" {
+		if c.Out == "" {
+			return usageError{errors.New("Prosody has a file for each account: name its data folder with --out")}
+		}
+		return peer.ExportProsody(c.Out, domain, a)
+	}
+	if c.Out == "" {
+		return peer.Export(w.out, c.Format, domain, a)
+	}
+	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := peer.Export(f, c.Format, domain, a); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// exported are the accounts as the exporters number them: a prefix, from 0.
+func (c *accountsCmd) exported() (peer.Accounts, error) {
+	prefix, ok := prefixOf(c.User)
+	if !ok || c.First != 0 {
+		return peer.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
+	}
+	return peer.Accounts{N: c.N, Prefix: prefix, Password: c.Password}, nil
+}
+
+func prefixOf(user string) (string, bool) {
+	n := len(user) - len("%d")
+	if n <= 0 || user[n:] != "%d" {
+		return "", false
+	}
+	return user[:n], true
+}
+
+func (c *accountsCmd) register(w *world) error {
+	e, err := c.entrant()
+	if err != nil {
+		return err
+	}
+	if e.Peer != "" {
+		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here have their accounts)")}
+	}
+	s, err := e.Start(w.ctx, entrant.Need{})
+	if err != nil {
+		return err
+	}
+	made, existed, err := accounts.Register(w.ctx, accounts.Config{Target: s.Target, TLS: c.TLS, N: c.N, InFlight: c.InFlight})
+	fmt.Fprintf(w.out, "%d accounts registered, %d existed\n", made, existed)
+	return err
+}

@@ -1,0 +1,118 @@
+package reactor
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+// counting is an engine that only counts how often it is asked for a turn.
+type counting struct{ asked int }
+
+func (e *counting) Start(*Reactor, []*Loop) (bool, error) { return true, nil }
+func (e *counting) Enrol(*Conn, net.Conn) error           { return nil }
+func (e *counting) Execute(*Loop) error                   { e.asked++; return nil }
+func (e *counting) Later(time.Duration, func()) bool      { return false }
+func (e *counting) Stop()                                 {}
+func (e *counting) Wait(ctx context.Context) error        { <-ctx.Done(); return nil }
+
+// sink is a connection that takes everything.
+type sink struct{ writes int }
+
+func (s *sink) Write([]byte) error     { s.writes++; return nil }
+func (s *sink) Buffered() int          { return 0 }
+func (s *sink) SetRead(bool)           {}
+func (s *sink) Flush()                 {}
+func (s *sink) CloseWrite()            {}
+func (s *sink) Close()                 {}
+func (s *sink) Remote() netip.AddrPort { return netip.AddrPort{} }
+
+// quiet is a handler that does nothing.
+type quiet struct{ Handler }
+
+// What a turn makes dirty leaves in that turn, and asks the engine for no other: each is three system calls.
+// What it posts runs in the next one, which is asked for once.
+func TestATurnWritesWhatItMadeDirty(t *testing.T) {
+	e := &counting{}
+	r, err := New(Config{Loops: 1, backend: e})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, s := r.Loops()[0], &sink{}
+	c := &Conn{loop: l, io: s, port: &port{h: quiet{}}, flags: flagOpen}
+	ran := 0
+	l.Post(func() {
+		c.Append([]byte("one"))
+		c.Append([]byte("two"))
+	})
+	if l.turn(); e.asked != 1 || s.writes != 1 {
+		t.Errorf("after a turn that wrote: %d turns were asked for, %d writes; want 1 and 1", e.asked, s.writes)
+	}
+	l.Post(func() {
+		l.Post(func() { ran++ })
+		l.Post(func() { ran++; c.Append([]byte("three")) })
+	})
+	l.turn()
+	if e.asked != 3 || ran != 0 {
+		t.Errorf("after a turn that posted: %d turns asked for, %d of the posted ran; want 3 and 0", e.asked, ran)
+	}
+	if l.turn(); e.asked != 3 || ran != 2 || s.writes != 2 {
+		t.Errorf("after the next: %d turns asked for, %d ran, %d writes; want 3, 2 and 2", e.asked, ran, s.writes)
+	}
+	// And what comes from outside between turns asks for one.
+	if c.Append([]byte("four")); e.asked != 4 {
+		t.Errorf("%d turns were asked for; want 4", e.asked)
+	}
+}
+
+// reasons is a handler that keeps why connections ended.
+type reasons struct {
+	quiet
+	why []error
+}
+
+func (r *reasons) OnClose(_ *Conn, err error) { r.why = append(r.why, err) }
+
+// A peer that hangs up over our alert does not hide what the alert was about, whichever the loop hears of
+// first; and it ends once.
+func TestHandshakeErrorBeforeHangUp(t *testing.T) {
+	refused := errors.New("the certificate is another's")
+	for _, c := range []struct {
+		name string
+		role Role
+		err  error
+		want error
+	}{
+		{"the handshake failed", ClientRole, refused, refused},
+		{"it was cut off", ClientRole, nil, io.ErrUnexpectedEOF},
+		{"a server's end", ServerRole, refused, io.ErrUnexpectedEOF},
+	} {
+		r, err := New(Config{Loops: 1, backend: &counting{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := &reasons{}
+		l := r.Loops()[0]
+		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
+		l.live[conn] = struct{}{}
+		l.conns.Add(1)
+		conn.tls = &tlsConn{c: conn, client: c.role == ClientRole, mem: &memConn{ready: make(chan struct{}, 1)}}
+		conn.closed(nil)
+		l.turn()
+		if shaking := conn.tls; shaking != nil {
+			shaking.shaken(nil, c.err)
+		}
+		l.turn()
+		l.turn()
+		if len(h.why) != 1 || !errors.Is(h.why[0], c.want) {
+			t.Errorf("%s: it ended with %v; want %v, once", c.name, h.why, c.want)
+		}
+		if len(l.live) != 0 {
+			t.Errorf("%s: the connection is still there", c.name)
+		}
+	}
+}
