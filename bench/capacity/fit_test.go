@@ -105,7 +105,7 @@ func TestDraw(t *testing.T) {
 // Of many measurements, 95 % of the intervals hold what is true: of costs, of what a new look shows, and of
 // how many sessions fit.
 func TestCoverage(t *testing.T) {
-	truth := []float64{.02, 3e-6, 60e-6, 30e-6, 900e-6}
+	truth := []float64{.02, 3e-6, 60e-6, 30e-6, 600e-6, 1500e-6}
 	w := Mobile().work()
 	want := cpuLine(truth, w).fits(1.4)
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -122,7 +122,7 @@ func TestCoverage(t *testing.T) {
 			return observation{k, max(0, cpu+.6*math.Sqrt(variance(cpu, wall))*rng.NormFloat64()), wall}
 		}
 		for i, s := range h.steps {
-			obs = append(obs, see(work{sessions: float64(s), logins: 700}, 2))
+			obs = append(obs, see(work{sessions: float64(s), logins: 700}, 2), see(work{sessions: float64(s), returns: 200}, 2))
 			for j, q := range []float64{0, .25, .5, 1} {
 				obs = append(obs, see(work{sessions: float64(s), messages: q * h.rate * (1 + .1*float64(i%2))}, 5))
 				if j > 0 {
@@ -140,15 +140,15 @@ func TestCoverage(t *testing.T) {
 			}
 		}
 		in(&message, truth[perMessage], f.Beta[perMessage]-f.margin(perMessage), f.Beta[perMessage]+f.margin(perMessage))
-		in(&login, truth[perLogin], f.Beta[perLogin]-f.margin(perLogin), f.Beta[perLogin]+f.margin(perLogin))
-		o := see(work{9800, 2000, 1000, 50}, 10)
+		in(&login, truth[perReturn], f.Beta[perReturn]-f.margin(perReturn), f.Beta[perReturn]+f.margin(perReturn))
+		o := see(work{9800, 2000, 1000, 0, 50}, 10)
 		p := predict(f, o.row(), variance(f.at(o.row()), o.wall))
 		in(&look, o.cpu, p.Low, p.High)
 		draw := f.draws()
 		low, high := interval(func(rng *rand.Rand) float64 { return cpuLine(draw(rng), w).fits(1.4) })
 		in(&answer, want, low, high)
 	}
-	for name, c := range map[string]int{"a message": message, "a login": login, "a new look": look, "the answer": answer} {
+	for name, c := range map[string]int{"a message": message, "a reconnect": login, "a new look": look, "the answer": answer} {
 		// 95 % ± 3 standard errors of 300 tries; weights are estimated too, which costs a little.
 		if share := float64(c) / n; share < .9 || share > .995 {
 			t.Errorf("%.1f %% of the intervals of %s hold the truth, of 95 %%", 100*share, name)

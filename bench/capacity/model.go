@@ -7,8 +7,8 @@ import (
 )
 
 // A work is what a server is asked to do: sessions that are there, and for each second messages that are
-// delivered, presences that are delivered, and logins.
-type work struct{ sessions, messages, deliveries, logins float64 }
+// delivered, presences that are delivered, first logins and reconnects.
+type work struct{ sessions, messages, deliveries, logins, returns float64 }
 
 // The coefficients of CPU, in cores (seconds of CPU in a second).
 const (
@@ -16,10 +16,13 @@ const (
 	perSession         // for a session that does nothing
 	perMessage         // seconds for a message
 	perDelivery        // seconds for a presence that is delivered
-	perLogin           // seconds for a login
+	perLogin           // seconds for a login of one without contacts, of many at once
+	perReturn          // seconds for a session that goes and comes back, at a moderate pace, with what contacts see of it
 )
 
-func (w work) row() []float64 { return []float64{1, w.sessions, w.messages, w.deliveries, w.logins} }
+func (w work) row() []float64 {
+	return []float64{1, w.sessions, w.messages, w.deliveries, w.logins, w.returns}
+}
 
 // An observation is one stretch of a run.
 type observation struct {

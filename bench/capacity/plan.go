@@ -5,7 +5,9 @@
 // off than promised.
 //
 // Costs are taken to add up. They do so nearly: where much comes at once it costs less, so that plans of CPU
-// are rather too careful than too bold. Clients and server are on one machine, and the server's processes must be known. What is found holds for
+// are rather too careful than too bold.
+//
+// Clients and server are on one machine, and the server's processes must be known. What is found holds for
 // loads like those that were seen: a plan says how far it is extrapolated.
 package capacity
 
@@ -103,8 +105,24 @@ type Plan struct {
 	// nil: not known.
 	Sockets *Fit `json:"socket_fit,omitempty"`
 	Files   *Fit `json:"descriptor_fit,omitempty"`
+	// Looks are what all this comes from.
+	Looks []Look `json:"looks"`
 	// Warnings make the plan doubtful.
 	Warnings []string `json:"warnings,omitempty"`
+}
+
+// A Look is what the server did and used in one stretch; RSS at its end, and what is done each second.
+type Look struct {
+	Run        string  `json:"run"` // "plan: fit"
+	Phase      string  `json:"phase"`
+	Seconds    float64 `json:"seconds"`
+	Sessions   float64 `json:"sessions"` // on average
+	Logins     float64 `json:"logins"`
+	Returns    float64 `json:"reconnects"`
+	Messages   float64 `json:"messages"`
+	Deliveries float64 `json:"deliveries"` // of presence
+	CPU        float64 `json:"cpu_cores"`
+	RSS        int64   `json:"rss_bytes"`
 }
 
 // A Check is a run that the fit did not see.
@@ -148,7 +166,7 @@ type Forecast struct {
 func (pl *Plan) Predict(p Profile, sessions int) Forecast {
 	n := float64(sessions)
 	w := p.work()
-	row := work{n, n * w.messages, n * w.deliveries, n * w.logins}.row()
+	row := work{n, n * w.messages, n * w.deliveries, n * w.logins, n * w.returns}.row()
 	f := Forecast{CPU: predict(pl.CPU, row, 0), RSS: predict(pl.RSS, []float64{1, n}, 1)}
 	f.Kernel = n * leastKernel
 	if pl.Kernel != nil {
@@ -235,7 +253,7 @@ func (r *runner) all(ctx context.Context) error {
 		return err
 	}
 	pl := r.plan
-	r.Note(fmt.Sprintf("fit: %.1f kB of memory a session, %.0f µs of CPU a message, %.0f µs a login", (pl.RSS.Beta[1])/1000, pl.CPU.Beta[perMessage]*1e6, pl.CPU.Beta[perLogin]*1e6))
+	r.Note(fmt.Sprintf("fit: %.1f kB of memory a session, %.0f µs of CPU a message, %.0f µs a reconnect", (pl.RSS.Beta[1])/1000, pl.CPU.Beta[perMessage]*1e6, pl.CPU.Beta[perReturn]*1e6))
 
 	sc, speed := checkScenario(p, h)
 	r.Target.First = first + r.Sessions // who has no contacts yet
@@ -285,6 +303,14 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 	if full > 0 {
 		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one", sc.Name, full)
 	}
+	for _, p := range res.Phases {
+		o := look(res, p.Name)
+		l := Look{sc.Name, p.Name, o.wall, o.sessions, o.logins, o.returns, o.messages, o.deliveries, o.cpu, 0}
+		if p.Server != nil {
+			l.RSS = p.Server.RSS
+		}
+		r.plan.Looks = append(r.plan.Looks, l)
+	}
 	for i := range res.Steps {
 		if s := &res.Steps[i]; s.Expected > 0 && s.Failed+s.Lost > s.Expected/100 {
 			r.warn("%s: %d of %d did not come in %s.%s", sc.Name, s.Failed+s.Lost, s.Expected, s.Phase, s.Name)
@@ -324,7 +350,7 @@ func look(res *result.Run, names ...string) (o observation) {
 		p := res.Phases[i]
 		wall := p.To - p.From
 		from := p.Sessions
-		if p.Kind == bench.Ramp && i > 0 {
+		if (p.Kind == bench.Ramp || p.Kind == bench.Drain) && i > 0 {
 			from = res.Phases[i-1].Sessions
 		}
 		o.wall += wall
@@ -336,7 +362,11 @@ func look(res *result.Run, names ...string) (o observation) {
 			}
 			switch kind, _, _ := strings.Cut(s.Name, "-"); kind {
 			case "login":
-				o.logins += float64(s.Done)
+				if strings.HasSuffix(name, "back") {
+					o.returns += float64(s.Done)
+				} else {
+					o.logins += float64(s.Done)
+				}
 			case bench.Chat:
 				o.messages += float64(s.Done)
 			case bench.Presence:
@@ -347,6 +377,7 @@ func look(res *result.Run, names ...string) (o observation) {
 	if o.wall > 0 {
 		o.sessions /= o.wall
 		o.logins /= o.wall
+		o.returns /= o.wall
 		o.messages /= o.wall
 		o.deliveries /= o.wall
 		o.cpu = cpu / o.wall
@@ -402,19 +433,24 @@ func (r *runner) fit(res *result.Run, h shape) (err error) {
 		if p.Kind == bench.Befriend || p.Kind == bench.Drain {
 			continue
 		}
-		obs = append(obs, look(res, p.Name))
 		g, what, _ := strings.Cut(p.Name, "-")
+		if what == "back" { // its going is part of it
+			obs = append(obs, look(res, g+"-leave", p.Name))
+		} else {
+			obs = append(obs, look(res, p.Name))
+		}
 		if p.Kind == bench.Ramp || what == "" {
 			continue
 		}
 		if len(n) == 0 || n[len(n)-1] != float64(p.Sessions) {
-			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0), append(sockets, 0), append(files, 0)
+			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0), append(sockets, math.Inf(1)), append(files, 0)
 		}
 		// The most that a step took is what must fit. Steps go up, so that what earlier ones left behind is
 		// not counted.
 		k := len(n) - 1
 		rss[k], files[k] = max(rss[k], float64(p.Server.RSS)), max(files[k], float64(p.Server.FDs))
-		sockets[k] = max(sockets[k], float64(p.Server.Sockets))
+		// Of buffers what stays: they fill and empty with messages, and others on the machine have some.
+		sockets[k] = min(sockets[k], float64(p.Server.Sockets))
 		last := i+1 == len(res.Phases) || !strings.HasPrefix(res.Phases[i+1].Name, g+"-")
 		if m, ok := r.kernel[p.Name]; ok && last {
 			kernel = append(kernel, m)
@@ -446,9 +482,7 @@ func (r *runner) fit(res *result.Run, h shape) (err error) {
 
 // check holds the fit against what it did not see.
 func (r *runner) check(res *result.Run, h shape, speed float64) error {
-	o := look(res, "mix", "move")
-	// Who moves is announced to contacts, and asks for theirs: see Profile.work.
-	o.deliveries += 3 * float64(r.Profile.Contacts) * o.logins
+	o := look(res, "mix", "leave", "back")
 	pl := r.plan
 	ch := &Check{Sessions: h.check, Speed: speed}
 	row := o.row()

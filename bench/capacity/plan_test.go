@@ -28,7 +28,7 @@ func TestProfile(t *testing.T) {
 		}
 	}
 	p = Profile{Messages: 3600, Presence: 1800, Contacts: 10, Reconnects: 360}
-	if w := p.work(); w != (work{1, 1, 8, .1}) {
+	if w := p.work(); w != (work{1, 1, 5, 0, .1}) {
 		t.Errorf("%+v", w)
 	}
 }
@@ -41,7 +41,7 @@ func TestShape(t *testing.T) {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	near(t, "the rate", h.rate, 10000, 1e-9)
-	total := 7000*h.session + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() + h.hold.Seconds()
+	total := 7000*h.session + 6*350/300. + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() + h.hold.Seconds()
 	if total > 270 || total < 150 {
 		t.Errorf("5 minutes are planned as %.0f s and what the storm takes", total)
 	}
@@ -51,6 +51,9 @@ func TestShape(t *testing.T) {
 	}
 	if h, err = plan(s, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check >= 7000 || h.slice > 300*time.Millisecond {
 		t.Errorf("in 10 s: %+v, %v", h, err)
+	}
+	if h, err = plan(sounding{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 || h.settle <= 0 {
+		t.Errorf("with a server that takes a second for a login: %+v, %v", h, err)
 	}
 	s.room = 20
 	if _, err = plan(s, Mobile(), mostSessions, time.Minute, 2); err == nil || !strings.Contains(err.Error(), "ulimit") {
@@ -95,7 +98,7 @@ func madeUp() *runner {
 	}
 	return &runner{Config: Config{Target: bench.Target{PIDs: []int{os.Getpid()}}}, plan: &Plan{
 		Profile: Profile{Name: "x", Messages: 36, Presence: 3.6, Contacts: 10, TLS: "none"}, Cores: 2, Utilisation: .5, Memory: 1_050_000_000,
-		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3), Files: exact(10, 0), Steps: []int{1, 2},
+		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3, 2e-3), Files: exact(10, 0), Steps: []int{1, 2},
 		Check: &Check{Sessions: 1000, Speed: 10, Memory: Prediction{100e6, 90e6, 110e6, 105e6}, CPU: Prediction{1, .9, 1.1, 1}},
 	}}
 }
@@ -139,6 +142,14 @@ func TestAnswer(t *testing.T) {
 	r.answer()
 	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 83333 || l.High != 120000 || !l.Widened {
 		t.Errorf("memory behind a check that failed: %+v", l)
+	}
+
+	// What is below zero by noise gives nothing back.
+	r = madeUp()
+	r.plan.CPU.Beta[perSession], r.plan.CPU.Beta[atRest] = -1e-7, -.1
+	r.answer()
+	if l := limitOf(t, r.plan, "cpu"); l.Sessions < 1333332 || l.Sessions > 1333334 {
+		t.Errorf("CPU with noise below zero: %+v", l)
 	}
 
 	// What is not known well has a margin, and nothing is negative.
@@ -198,7 +209,7 @@ func TestWhole(t *testing.T) {
 	if pl.Sessions <= 0 || pl.Low > pl.Sessions || pl.High < pl.Sessions || pl.Binds == "" || len(pl.Limits) < 3 {
 		t.Errorf("%d sessions, %d to %d, by %s of %+v", pl.Sessions, pl.Low, pl.High, pl.Binds, pl.Limits)
 	}
-	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+5*len(shares) || pl.RSS.N != len(shares) || pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
+	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+6*len(shares) || pl.RSS.N != len(shares) || pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
 		t.Errorf("steps %v, fits of %d and %d, check %+v", pl.Steps, pl.CPU.N, pl.RSS.N, pl.Check)
 	}
 	if st := s.Stats(); st.Routed == 0 || st.Presences == 0 || st.Logins < uint64(pl.Steps[len(pl.Steps)-1]+pl.Check.Sessions) {

@@ -73,9 +73,5 @@ func (p *Profile) Check() error {
 
 // work is what a session of the profile asks for in a second.
 func (p Profile) work() work {
-	c := float64(p.Contacts)
-	return work{sessions: 1, messages: p.Messages / 3600, logins: p.Reconnects / 3600,
-		// Who comes back is announced to each contact, asks for the presence of each, and was announced as
-		// gone before.
-		deliveries: (p.Presence*c + p.Reconnects*3*c) / 3600}
+	return work{sessions: 1, messages: p.Messages / 3600, deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
 }

@@ -19,9 +19,9 @@ const (
 	mostSessions = 7000
 	fewSessions  = 30
 	soundings    = 300
-	// long is by how much the first and the last rest are longer: what a session takes that does nothing is
+	// longer is by how much the first and the last rest are longer: what a session takes that does nothing is
 	// the least of all that is measured, and there is most of it.
-	long = 3
+	longer = 3
 )
 
 // A sounding is what a first short run showed: how large the others may be.
@@ -40,16 +40,18 @@ type shape struct {
 	settle  time.Duration // lengths of those of the check
 	hold    time.Duration
 	rate    float64 // the highest, of messages or of presence deliveries a second
+	logins  float64 // a second that there is room for
 	session float64 // seconds that a session takes to log in and to have its contacts
 }
 
 // plan chooses the shape that takes about budget.
 func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (shape, error) {
-	h := shape{session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
+	h := shape{logins: s.logins, session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
 	fit, check := .6*budget.Seconds(), .3*budget.Seconds()
-	n := min(float64(most), .35*fit/h.session, .5*check/h.session/further, float64(s.room)/further)
-	if n < fewSessions {
-		return h, bench.Refusal{What: fmt.Sprintf("there is time or room for %d sessions only, which show nothing", int(n)), Remedy: "a longer budget, or a higher ulimit -n for the server and the bench"}
+	// With few sessions nothing much shows, as margins will say; a slow server takes longer than asked for.
+	n := max(min(float64(most), .35*fit/h.session, .5*check/h.session/further), fewSessions)
+	if n = min(n, float64(s.room)/further); n < fewSessions {
+		return h, bench.Refusal{What: fmt.Sprintf("there is room for %d sessions only, which show nothing", max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
 	}
 	for _, q := range shares {
 		h.steps = append(h.steps, int(q*n))
@@ -58,9 +60,9 @@ func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (sha
 	span := func(seconds, least float64) time.Duration {
 		return time.Duration(min(max(seconds, least), 15) * float64(time.Second)).Round(time.Millisecond)
 	}
-	h.slice = span((fit-n*h.session)/float64(4*len(shares)+2*(long-1)+1), .1)
+	h.slice = span((fit-n*(h.session+1/h.logins))/float64(4*len(shares)+2*(longer-1)+1), .1)
 	rest := check - further*n*h.session
-	h.settle, h.hold = span(.2*rest, .1), span(.5*rest, .2)
+	h.settle, h.hold = span(.2*rest, .1), span(.4*rest, .2)
 	// A third of the machine: with more, server and client wait for each other, and costs are not their own.
 	h.rate = min(max(.35*float64(cores)/s.message, 50), 10000)
 	return h, nil
@@ -92,17 +94,26 @@ func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 
 func fitScenario(p Profile, h shape) *bench.Scenario {
 	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(long * h.slice)})
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(longer * h.slice)})
 	before := 0
+	moving := h.steps[0] / 3
 	for i, n := range h.steps {
 		g := fmt.Sprintf("step%d", i+1)
-		sc.Groups = append(sc.Groups, bench.Group{Name: g, Count: n - before})
-		add := float64(n - before)
-		before = n
 		group := []string{g}
-		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-login", Kind: bench.Ramp, Group: group, Length: patience(add * h.session)})
-		if p.Contacts > 0 {
-			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: patience(add * h.session)})
+		if i == 0 {
+			sc.Groups = circle(g, n, moving)
+			group = append(group, "near", "moving")
+		} else {
+			sc.Groups = append(sc.Groups, bench.Group{Name: g, Count: n - before})
+		}
+		long := patience(float64(n-before) * h.session)
+		before = n
+		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-login", Kind: bench.Ramp, Group: group, Length: long})
+		switch {
+		case i == 0:
+			sc.Phases = append(sc.Phases, acquaint(g+"-", g, p, moving, long)...)
+		case p.Contacts > 0:
+			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: long})
 		}
 		// Each step sees other rates, so that what grows with sessions and what grows with messages come
 		// apart; all that are there take part.
@@ -121,15 +132,42 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 			}
 			sc.Phases = append(sc.Phases, ph)
 		}
+		sc.Phases = append(sc.Phases, move(g+"-", h, moving)...)
 		// Last: what a server tidies up after logins and new contacts is over by then.
 		rest := h.slice
 		if i == len(h.steps)-1 {
-			rest *= long
+			rest *= longer
 		}
 		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-rest", Kind: bench.Settle, Length: bench.Span(rest)})
 	}
 	sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Drain})
 	return sc
+}
+
+// circle is a group with two more in it, for those who will go and come back: they have contacts who stay,
+// as is the rule. The far are each other's contacts; the near and the moving, as many, are theirs.
+func circle(far string, n, moving int) []bench.Group {
+	return []bench.Group{{Name: far, Count: n - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}
+}
+
+// acquaint has everybody in a circle have contacts.
+func acquaint(prefix, far string, p Profile, moving int, long bench.Span) []bench.Phase {
+	n := min(p.Contacts, moving)
+	if n == 0 {
+		return nil
+	}
+	befriend := func(name string, stars int, group ...string) bench.Phase {
+		return bench.Phase{Name: prefix + name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: n, Length: long}
+	}
+	return []bench.Phase{befriend("befriend", 0, far), befriend("befriend1", moving, "near", "moving"), befriend("befriend2", moving, "moving", "near")}
+}
+
+// move has the moving go and come back, at a third of the pace that the machine can do: as people do who are
+// not all thrown out at once.
+func move(prefix string, h shape, moving int) []bench.Phase {
+	rate := .3 * h.logins
+	return []bench.Phase{{Name: prefix + "leave", Kind: bench.Drain, Group: []string{"moving"}},
+		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate), Length: patience(float64(moving) / rate)}}
 }
 
 // spread has each group do its part of a hold's one action.
@@ -158,19 +196,11 @@ func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
 	if p.Messages+p.Presence*float64(p.Contacts) == 0 {
 		speed = 1
 	}
-	// Who moves has contacts who do not, as the profile's work counts them: the far are each other's contacts,
-	// the near and the moving, as many, are theirs.
-	back := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
-	moving := int(min(max(back, .05*n, float64(p.Contacts)), .2*n))
-	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p),
-		Groups: []bench.Group{{Name: "far", Count: h.check - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}}
+	moves := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
+	moving := int(min(max(moves, .05*n, float64(p.Contacts)), .15*n))
+	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p), Groups: circle("far", h.check, moving)}
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: patience(n * h.session)})
-	if f := min(p.Contacts, moving); f > 0 {
-		befriend := func(name string, stars int, group ...string) bench.Phase {
-			return bench.Phase{Name: name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: f, Length: patience(n * h.session)}
-		}
-		sc.Phases = append(sc.Phases, befriend("befriend", 0, "far"), befriend("befriend-near", moving, "near", "moving"), befriend("befriend-moving", moving, "moving", "near"))
-	}
+	sc.Phases = append(sc.Phases, acquaint("", "far", p, moving, patience(n*h.session))...)
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(h.settle)})
 	chat := n * p.Messages * speed / 3600
 	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold), Grace: bench.Span(2 * time.Second)}
@@ -180,10 +210,6 @@ func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
 	if p.Presence > 0 && p.Contacts > 0 {
 		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0), sc.Groups).Do...)
 	}
-	move := bench.Phase{Name: "move", Kind: bench.Storm, Group: []string{"moving"}, Grace: bench.Span(2 * time.Second), Length: patience(float64(moving) * h.session)}
-	if p.Messages > 0 { // presence would go to some who are away, and be missed
-		move.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups[:2]).Do
-	}
-	sc.Phases = append(sc.Phases, mix, move, bench.Phase{Kind: bench.Drain})
+	sc.Phases = append(append(append(sc.Phases, mix), move("", h, moving)...), bench.Phase{Kind: bench.Drain})
 	return sc, speed
 }

@@ -20,7 +20,7 @@ func (pl *Plan) Text(w io.Writer) error {
 		l := pl.Limits[0]
 		fmt.Fprintf(b, "What binds is %s: %s. For more: %s.\n", l.Name, l.Of, l.Remedy)
 	}
-	fmt.Fprintf(b, "A session in an hour: %g messages of %d bytes, %g changes of presence to %d contacts, %g logins; tls %s.\n", p.Messages, p.Body, p.Presence, p.Contacts, p.Reconnects, p.TLS)
+	fmt.Fprintf(b, "A session in an hour: %g messages of %d bytes, %g changes of presence to %d contacts, %g reconnects; tls %s.\n", p.Messages, p.Body, p.Presence, p.Contacts, p.Reconnects, p.TLS)
 
 	b.WriteString("\nLimit\tsessions\t95 %\tof\n")
 	for _, l := range pl.Limits {
@@ -56,7 +56,8 @@ func (pl *Plan) Text(w io.Writer) error {
 	if p.Contacts > 0 {
 		row("CPU a presence", c.Beta[perDelivery], c.margin(perDelivery), "s", "to each contact")
 	}
-	row("CPU a login", c.Beta[perLogin], c.margin(perLogin), "s", "with its handshake")
+	row("CPU a reconnect", c.Beta[perReturn], c.margin(perReturn), "s", fmt.Sprintf("and %d contacts who see it, at a moderate pace", p.Contacts))
+	row("CPU a first login", c.Beta[perLogin], c.margin(perLogin), "s", "without contacts, of many at once")
 
 	if ch := pl.Check; ch != nil {
 		fmt.Fprintf(b, "\nCheck\tpredicted\t95 %%\tseen, by a run that the fit did not see: %s sessions, the profile %.0f times as fast\n", report.Amount(float64(ch.Sessions), "count"), ch.Speed)
