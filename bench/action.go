@@ -362,6 +362,6 @@ func (f *Fleet) attackers(a *Action, share Share) hostile.Config {
 		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
 		User: func(i int) string { return t.name(first + i) }, Password: t.Password,
 		Rate:   float64(a.Rate) * float64(to-from) / float64(a.Count),
-		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i) },
+		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i, f.run) },
 	}
 }

@@ -257,7 +257,7 @@ func (f *Fleet) dial(c *client, step uint16, intended int64) {
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagEnded
 		c.heard.forget(f.first[f.steps[step].phase])
-		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index)), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}

@@ -30,7 +30,7 @@ type Target struct {
 	Insecure bool   // any certificate will do; else it must be Domain's, by CA (PEM) or the system's roots
 	CA       []byte `json:",omitempty"`
 
-	Sources []netip.Addr // addresses to connect from; none: on loopback 127.0.1.1 and on, elsewhere the system's choice
+	Sources []netip.Addr // addresses to connect from; none: on loopback some of 127.1.0.0/16, elsewhere the system's choice
 
 	PIDs     []int  // the server's processes, if they are on this machine
 	Metrics  string // URL of its Prometheus metrics
@@ -63,9 +63,10 @@ func (t *Target) addr(kind string) netip.AddrPort {
 
 func (t *Target) name(i int) string { return strings.Replace(t.User, "%d", fmt.Sprint(t.First+i), 1) }
 
-// source is the address that client i connects from: each serves at most 25,000, so that ports do not run
-// out.
-func (t *Target) source(kind string, i int) netip.AddrPort {
+// source is the address that client i of a run connects from: each serves at most 25,000, so that ports do not
+// run out, and runs that follow each other have different ones on loopback, where closed connections keep
+// their ports for a minute.
+func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 	const each = 25000
 	if len(t.Sources) > 0 {
 		return netip.AddrPortFrom(t.Sources[i%len(t.Sources)], 0)
@@ -74,8 +75,8 @@ func (t *Target) source(kind string, i int) netip.AddrPort {
 	if !to.IsLoopback() || !to.Is4() {
 		return netip.AddrPort{}
 	}
-	n := i/each + 1
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(1 + n/250), byte(n%250 + 1)}), 0)
+	n := i/each + int(run%10000)*5
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250), byte(n%250 + 1)}), 0)
 }
 
 // tls is the configuration that all clients share.
