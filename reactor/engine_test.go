@@ -402,3 +402,20 @@ func TestDialTimeout(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// The engine keeps no addresses beside ours, and a peer's is known for as long as the connection is.
+func TestEngineForgetsAddresses(t *testing.T) {
+	opened := make(chan *reactor.Conn, 1)
+	h := &script{open: func(c *reactor.Conn) { opened <- c }}
+	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	nc := dial(t, addr)
+	c := <-opened
+	got := make(chan [3]string, 1)
+	c.Loop().Post(func() {
+		e := c.EngineConn()
+		got <- [3]string{c.Remote().String(), fmt.Sprint(e.LocalAddr()), fmt.Sprint(e.RemoteAddr())}
+	})
+	if g := <-got; g != [3]string{nc.LocalAddr().String(), "<nil>", "<nil>"} {
+		t.Errorf("remote, and the engine's local and remote: %v; we are %v", g, nc.LocalAddr())
+	}
+}
