@@ -42,6 +42,7 @@ func TestATurnWritesWhatItMadeDirty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer r.own.close()
 	l, s := r.Loops()[0], &sink{}
 	c := &Conn{loop: l, io: s, port: &port{h: quiet{}}, flags: flagOpen}
 	ran := 0
@@ -95,6 +96,7 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer r.own.close()
 		h := &reasons{}
 		l := r.Loops()[0]
 		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
