@@ -4,6 +4,7 @@
 package compare
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 type Contest struct {
 	Baseline string // the name of the entrant that the others are divided by
 	Entrants []Entrant
+	// First are the figures that a table begins with; the others follow in the order of the runs.
+	First []string
 	// Floor is the noise floor: a ratio between 1/Floor and Floor gets no word, however narrow its
 	// interval. 0 is 1: no floor.
 	Floor float64
@@ -139,6 +142,13 @@ func Judge(c Contest) (*Table, error) {
 	if err := t.fill(rounds); err != nil {
 		return nil, err
 	}
+	rank := func(r Row) int {
+		if i := slices.Index(c.First, r.Figure); i >= 0 {
+			return i
+		}
+		return len(c.First)
+	}
+	slices.SortStableFunc(t.Rows, func(a, b Row) int { return cmp.Compare(rank(a), rank(b)) })
 	return t, nil
 }
 

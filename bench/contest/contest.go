@@ -229,6 +229,9 @@ rounds:
 	}
 	for i := range c.Suite.Cases {
 		ct := compare.Contest{Floor: c.Floor}
+		for _, row := range c.Suite.Cases[i].Rows {
+			ct.First = append(ct.First, row.Figure)
+		}
 		for k, e := range c.Entrants {
 			if slices.ContainsFunc(runs[i][k], func(r *result.Run) bool { return r != nil }) {
 				if ct.Baseline == "" {

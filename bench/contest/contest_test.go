@@ -110,6 +110,9 @@ func TestContest(t *testing.T) {
 	if got := strings.Join(order, " "); got != "good bad bad good" {
 		t.Errorf("the order was %s", got)
 	}
+	if r := o.Tables[0].Rows; r[0].Figure != "talk.chat.lost" || r[1].Figure != "talk.chat.p50_ms" {
+		t.Errorf("the case's table begins with %s and %s", r[0].Figure, r[1].Figure)
+	}
 	var text bytes.Buffer
 	if err := o.Text(&text); err != nil {
 		t.Fatal(err)
