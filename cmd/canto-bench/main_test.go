@@ -176,10 +176,15 @@ func TestGate(t *testing.T) {
 
 // An interrupt leaves what was seen.
 func TestInterrupted(t *testing.T) {
-	_, at := server(t)
+	s, at := server(t)
 	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
-	defer cancel()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for s.Stats().Routed < 100 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
 	got := do(ctx, with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h")...)
 	if got.code != exitInterrupted {
 		t.Fatalf("status %d: %s", got.code, got.err)
