@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -80,13 +81,13 @@ func (b *batch) send() {
 	}
 }
 
-// openLoop fires operations at their times until the pace or ctx ends. pick says whose operation the n-th
-// is.
+// openLoop fires operations at their times until the pace ends, or ctx is cancelled. Who is late when ctx's time
+// is over still sends what was due before: it was meant, and counts. pick says whose operation the n-th is.
 func (f *Fleet) openLoop(ctx context.Context, start int64, p *pace, pick func(n int) *client, fire func(ls *loopState, op operation)) {
 	b := newBatch(f, fire)
 	n := 0
 	t, ok := p.next()
-	for ok && ctx.Err() == nil {
+	for ok && !errors.Is(ctx.Err(), context.Canceled) {
 		due := start + int64(t*1e9)
 		sleepUntil(due)
 		for until := now(); ok && due <= until; {
