@@ -40,7 +40,7 @@ func (c *Conn) Held() (n int) {
 		n = len(*c.park)
 	}
 	if c.tls != nil {
-		n += c.tls.mem.held()
+		n += c.tls.held()
 	}
 	return n
 }
