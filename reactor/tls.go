@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"cmp"
+	"crypto/fips140"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -92,11 +93,12 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots, wake: func() { c.loop.markDirty(c) }}
 	t := &tlsConn{std: s}
 	c.tls = t
+	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
 	if role == ServerRole {
-		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, r.cfg.StdTLS))
+		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
 	} else {
 		t.flags = tlsClient
-		s.tc = tls.Client(&s.m, s.client(cfg, r.cfg.StdTLS))
+		s.tc = tls.Client(&s.m, s.client(cfg, stays))
 	}
 	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
 	addr := c.io.Remote().Addr()

@@ -52,7 +52,7 @@ const (
 
 const (
 	// maxUseless is how many records without data may come in a row, and maxDebt how many in all beyond
-	// one for each usefulBytes of data, until the connection has been quiet.
+	// one for each usefulBytes of a record with data, until the connection has been quiet.
 	maxUseless  = 32
 	maxDebt     = 256
 	usefulBytes = 64
@@ -329,7 +329,7 @@ func (y *layer) Read(p []byte) (int, error) {
 		b = b[:n-1]
 		if kind == typeApplication && len(b) > 0 && y.handN == 0 {
 			w.useless = 0
-			w.debt = max(0, w.debt-(len(b)+usefulBytes-1)/usefulBytes)
+			w.debt = max(0, w.debt-len(b)/usefulBytes)
 			w.over += padding
 			return len(b), nil
 		}
