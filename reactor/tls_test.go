@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -665,4 +666,55 @@ func TestAttackK39Wire(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What an idle connection keeps is its own structs: nothing of crypto/tls is behind it any more.
+func TestCompactHeap(t *testing.T) {
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	measure := func(std bool) (per int64) {
+		synctest.Test(t, func(t *testing.T) {
+			const pairs = 300
+			n := reactortest.New(1, reactor.Config{Loops: 1, StdTLS: std, HandshakesPerAddr: 4096})
+			conf, cc := serverTLS(t), clientTLS()
+			secure := func(c *reactor.Conn, _ *tls.ConnectionState) { c.Append([]byte("hello")); c.Settle() }
+			server := reactor.Listener{Direct: conf, Handler: &script{secure: secure}}
+			client := &script{open: func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }, secure: secure}
+			lines := make([]*line, pairs)
+			open := func(from, to int) {
+				for i := from; i < to; i++ {
+					lines[i] = &line{a: n.Connect(0, client), b: n.ConnectTo(0, server)}
+					for range 8 {
+						settle(n)
+						lines[i].move(n.Now(), 0)
+					}
+				}
+				n.Advance(40 * time.Second)
+				settle(n)
+			}
+			open(0, 20) // what is shared
+			before := heap()
+			open(20, pairs)
+			per = (heap() - before) / (2 * (pairs - 20))
+			for _, l := range lines {
+				if l.a.Conn().Detached() == std || l.b.Conn().Detached() == std {
+					t.Fatalf("detached: %v", !std)
+				}
+				l.a.Hangup(nil)
+				l.b.Hangup(nil)
+			}
+			settle(n)
+		})
+		return per
+	}
+	compact, std := measure(false), measure(true)
+	t.Logf("%d bytes of heap for an idle connection, %d with crypto/tls", compact, std)
+	if compact > 1200 || std < 3*compact {
+		t.Errorf("%d bytes of heap for an idle connection, %d with crypto/tls", compact, std)
+	}
 }

@@ -733,3 +733,34 @@ func FuzzRecordInput(f *testing.F) {
 		}
 	})
 }
+
+// A line of the key log is wiped when it was read, and only the two secrets of a size that fits are kept
+// (attack K42).
+func TestAttackK42Line(t *testing.T) {
+	secret := strings.Repeat("5a", 48)
+	random := " " + strings.Repeat("01", 32) + " "
+	for _, c := range []struct {
+		label, secret string
+		nc, ns        int
+	}{
+		{"CLIENT_TRAFFIC_SECRET_0", secret, 48, 0},
+		{"SERVER_TRAFFIC_SECRET_0", secret[:64], 0, 32},
+		{"CLIENT_TRAFFIC_SECRET_0", secret + "5a", 0, 0},
+		{"CLIENT_TRAFFIC_SECRET_1", secret, 0, 0},
+		{"CLIENT_HANDSHAKE_TRAFFIC_SECRET", secret, 0, 0},
+		{"CLIENT_RANDOM", secret, 0, 0},
+	} {
+		k := new(takeover)
+		line := []byte(c.label + random + c.secret + "\n")
+		n, err := k.Write(line)
+		if n != len(line) || err != nil || k.nc != c.nc || k.ns != c.ns {
+			t.Errorf("%s: %d, %v; secrets of %d and %d bytes", c.label, n, err, k.nc, k.ns)
+		}
+		if !bytes.Equal(line, make([]byte, len(line))) {
+			t.Errorf("%s: the line is left", c.label)
+		}
+		if k.wipe(); k.client != [48]byte{} || k.server != [48]byte{} {
+			t.Errorf("%s: a secret is left", c.label)
+		}
+	}
+}
