@@ -143,12 +143,34 @@ func (c *Conn) Remote() netip.AddrPort {
 	return c.io.Remote()
 }
 
-// TLS is nil while plain.
+// TLS is nil while plain, and from Settle on.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if c.tls == nil || c.tls.state == nil {
+	if c.tls == nil || c.tls.shown == nil {
 		return nil
 	}
-	return c.tls.state
+	return &c.tls.shown.state
+}
+
+// Secure reports whether c has done its handshake; for as long as it is open.
+func (c *Conn) Secure() bool { return c.tls != nil && c.tls.flags&tlsSecure != 0 }
+
+// Settle says that nobody will ask any more what the handshake has shown, as nothing is bound to it behind a
+// login: TLS and Presented are nil from now on, and 0.3 kB are free. On the loop.
+func (c *Conn) Settle() {
+	if c.tls != nil {
+		c.tls.shown = nil
+	}
+}
+
+// Overhead takes what the peer has sent since the last call that was work and no data: bytes of padding and
+// of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate adds it to what
+// OnData brings. 0 where crypto/tls stays. On the loop.
+func (c *Conn) Overhead() (n int) {
+	if c.tls != nil && c.tls.layer.warm != nil {
+		w := c.tls.layer.warm
+		n, w.over = w.over, 0
+	}
+	return n
 }
 
 // Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
@@ -157,9 +179,7 @@ func (c *Conn) Presented() *tls.Certificate {
 	if c.tls == nil {
 		return nil
 	}
-	c.tls.mem.mu.Lock()
-	defer c.tls.mem.mu.Unlock()
-	return c.tls.mem.cert
+	return c.tls.presented()
 }
 
 // Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
@@ -393,13 +413,13 @@ func (c *Conn) closed(err error) {
 	}
 	c.flags |= flagGone
 	if c.tls != nil {
-		c.tls.mem.end()
-		if c.tls.client && c.tls.state == nil && c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
+		c.tls.end()
+		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient && c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
 			// The peer may hang up because of our alert: the handshake's own error says more, and shaken
 			// brings it now that the handshake has no more input.
 			return
 		}
-		if err == nil && !c.tls.said {
+		if err == nil && c.tls.flags&tlsSaid == 0 {
 			err = errHalfDone // FIN without close_notify: what was cut is not taken for complete
 		}
 	}
@@ -439,7 +459,7 @@ func (c *Conn) flush() {
 		c.mu.Unlock()
 		return
 	}
-	if c.tls != nil && c.tls.state == nil && !closing {
+	if c.tls != nil && !c.Secure() && !closing {
 		c.mu.Unlock() // plaintext waits for the handshake
 		c.tls.writeOut(c)
 		return
@@ -564,9 +584,8 @@ func (c *Conn) stick() {
 
 func (c *Conn) write(p []byte) {
 	l := c.loop
-	if c.tls != nil && c.tls.state != nil {
-		c.tls.seal(c, p)
-		c.tls.writeOut(c) // at once: the caller stops when the socket has no more room
+	if c.Secure() {
+		c.tls.seal(c, p) // to the socket at once: the caller stops when that has no more room
 		return
 	}
 	l.meter.Writes++
@@ -635,8 +654,7 @@ func (c *Conn) forget() {
 	}
 	c.loop.wheel.arm(&c.timer, 0, nil)
 	if c.tls != nil {
-		c.tls.mem.end()
-		c.loop.meter.ParkedBytes -= c.tls.kept
+		c.tls.forget(c.loop)
 	}
 	c.io, c.tls = nil, nil
 }

@@ -40,7 +40,7 @@ func (c *Conn) Held() (n int) {
 		n = len(*c.park)
 	}
 	if c.tls != nil {
-		n += c.tls.mem.held()
+		n += c.tls.held()
 	}
 	return n
 }
@@ -74,3 +74,20 @@ func (f *failing) Write([]byte) error {
 	f.c.closed(errFailed)
 	return errFailed
 }
+
+// Detached reports whether c's record layer is our own; Warm whether that has its AEADs. On c's loop.
+func (c *Conn) Detached() bool { return c.Secure() && c.tls.std == nil }
+
+// Warm reports whether c's record layer has its AEADs.
+func (c *Conn) Warm() bool { return c.tls.layer.warm != nil }
+
+// Say seals one record of any kind and writes it. On c's loop; c is detached.
+func (c *Conn) Say(kind byte, content []byte, padding int) {
+	c.tls.write(c, c.tls.layer.record(nil, kind, content, padding))
+}
+
+// Renew writes a KeyUpdate. On c's loop; c is detached.
+func (c *Conn) Renew(request byte) { c.tls.write(c, c.tls.layer.update(nil, request)) }
+
+// Configs is how many configurations of handshakes are kept.
+func (r *Reactor) Configs() int { return len(r.detaching.all) }

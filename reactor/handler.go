@@ -12,7 +12,7 @@ type Handler interface {
 	// only a paused Handler may leave any.
 	OnData(c *Conn, p []byte) (used int)
 	// OnSecure: a handshake is done, begun by StartTLS or by the listener. st is good for as long as
-	// the connection.
+	// the connection, or until Settle.
 	OnSecure(c *Conn, st *tls.ConnectionState)
 	OnTimer(c *Conn)            // the deadline set by c.Arm has passed
 	OnDrain(c *Conn)            // an outbox that had passed HighWater is empty

@@ -29,6 +29,9 @@ type Config struct {
 	// Drain is told of each connection, on its loop, when the reactor is about to stop.
 	Drain        func(c *Conn)
 	DrainTimeout time.Duration // 5 s
+	// StdTLS leaves TLS 1.3 to crypto/tls for the life of a connection, at 4 to 9 kB each; else the record
+	// layer is our own once the handshake is done.
+	StdTLS bool
 	// NoPause is for tests: as if the engine could not stop reading from a connection.
 	NoPause bool
 
@@ -66,11 +69,13 @@ type Reactor struct {
 	start   time.Time
 	slots   chan struct{}
 	shakes  shakes
-	conns   atomic.Int64
-	room    chan struct{} // signalled when a connection ends at the cap
-	mu      sync.Mutex
-	ports   map[string]*listening
-	stopped bool
+	// detaching are the configurations of handshakes.
+	detaching detaching
+	conns     atomic.Int64
+	room      chan struct{} // signalled when a connection ends at the cap
+	mu        sync.Mutex
+	ports     map[string]*listening
+	stopped   bool
 }
 
 // New opens the listeners and starts the loops: a port in use is an error here, and port 0 works.

@@ -55,7 +55,7 @@ func (s *sniffer) OnData(c *Conn, p []byte) int {
 		c.Close(err)
 		return len(p)
 	}
-	c.tls.mem.feed(p)
+	c.tls.feed(p)
 	return len(p)
 }
 

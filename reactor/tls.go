@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"cmp"
+	"crypto/fips140"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -24,26 +25,49 @@ const (
 // handshakeTicks is how long a handshake may take.
 const handshakeTicks = 100
 
-// A record is the layer that opens and seals TLS records once the handshake is done. Today it is
-// crypto/tls over a memory connection; a compact layer of our own takes its place behind the same two
-// calls. Only on the loop.
+// quietTicks is how long a record layer of ours stays warm without traffic.
+const quietTicks = 150
+
+// A record is the layer that opens and seals TLS records once the handshake is done: a std, or a layer of
+// our own. Only on the loop.
 type record interface {
-	Read(p []byte) (int, error)  // plaintext; errWouldBlock when the input ends inside a record
-	Write(p []byte) (int, error) // seals into memConn.out
-	Close() error                // close_notify
+	feed(p []byte)                      // what has come; good until settle
+	Read(p []byte) (int, error)         // plaintext; errWouldBlock when the input ends inside a record
+	settle()                            // keeps what was fed and not read
+	held() int                          // how much of it
+	seal(dst, p []byte) ([]byte, error) // appends records with p
+	take(dst []byte) []byte             // appends what the layer has to say by itself
+	bye(dst []byte) []byte              // appends close_notify
 }
 
-// tlsConn is the TLS half of a Conn.
+const (
+	tlsClient = 1 << iota // ours is the client's end
+	tlsSecure             // the handshake is done
+	tlsSaid               // the peer has sent close_notify
+	tlsFailed             // the handshake has failed: no close_notify
+)
+
+// tlsConn is the TLS half of a Conn: 160 bytes, with the record layer.
 type tlsConn struct {
-	mem    *memConn
-	rec    record
-	state  *tls.ConnectionState // nil until the handshake is done
-	timer  Timer
-	c      *Conn
-	kept   int  // ciphertext that waits in mem, as the meter knows it
-	said   bool // the peer has sent close_notify
-	client bool // ours is the client's end
-	failed bool
+	std   *std   // in a handshake, and for good where crypto/tls stays; else nil
+	shown *shown // nil until the handshake is done, and from Settle on
+	kept  int32  // ciphertext that waits, as the meter knows it
+	flags uint8
+	layer layer // in use from tlsSecure on, if std is nil
+}
+
+// shown is what a handshake has shown of both ends.
+type shown struct {
+	state tls.ConnectionState
+	cert  *tls.Certificate // ours
+}
+
+// std is crypto/tls over a memory connection.
+type std struct {
+	m     memConn
+	tc    *tls.Conn
+	timer Timer // of the handshake
+	c     *Conn
 }
 
 // StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
@@ -65,70 +89,102 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	if !r.shakes.enter(c.io.Remote().Addr()) {
 		return ErrBusy
 	}
-	m := &memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots}
-	t := &tlsConn{mem: m, c: c, client: role == ClientRole}
+	s := &std{c: c}
+	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots, wake: func() { c.loop.markDirty(c) }}
+	t := &tlsConn{std: s}
 	c.tls = t
-	m.wake = func() { c.loop.markDirty(c) }
-	var tc *tls.Conn
+	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
 	if role == ServerRole {
-		tc = tls.Server(m, cfg)
+		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
 	} else {
-		tc = tls.Client(m, cfg)
+		t.flags = tlsClient
+		s.tc = tls.Client(&s.m, s.client(cfg, stays))
 	}
-	c.loop.Arm(&t.timer, c.loop.Tick()+handshakeTicks, t)
+	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
 	addr := c.io.Remote().Addr()
 	go func() {
-		m.slot(true)
-		err := Protected(tc.Handshake)
-		m.slot(false)
+		s.m.slot(true)
+		err := Protected(s.tc.Handshake)
+		var y *layer
+		var st tls.ConnectionState
+		if err == nil {
+			st = s.tc.ConnectionState()
+			y = s.detach(&st, role == ClientRole)
+		} else if s.m.takes != nil {
+			s.m.takes.wipe()
+		}
+		s.m.slot(false)
 		r.shakes.leave(addr)
-		c.loop.Post(func() { t.shaken(tc, err) })
+		c.loop.Post(func() { t.shaken(&shown{state: st}, y, err) })
 	}()
 	return nil
 }
 
 // OnTimer ends a handshake that takes too long.
-func (t *tlsConn) OnTimer(*Loop) {
-	if t.state == nil {
-		t.c.Close(ErrTimeout)
-		t.mem.end()
+func (s *std) OnTimer(*Loop) {
+	if !s.c.Secure() {
+		s.c.Close(ErrTimeout)
+		s.m.end()
 	}
 }
 
-// shaken goes on after the handshake.
-func (t *tlsConn) shaken(tc *tls.Conn, err error) {
-	c := t.c
-	c.loop.Arm(&t.timer, 0, nil)
+// shaken goes on after the handshake; y is the record layer from here on, or nil if crypto/tls stays.
+func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
+	s := t.std
+	c := s.c
+	c.loop.Arm(&s.timer, 0, nil)
+	if y != nil {
+		defer y.drop() // or what is left of it
+	}
 	if c.tls != t || c.flags&flagDone != 0 {
 		return
 	}
 	if c.flags&flagGone != 0 {
-		if t.client {
+		if t.flags&tlsClient != 0 {
 			c.lost(cmp.Or(err, errHalfDone))
 		}
 		return
 	}
 	if err != nil {
-		t.failed = true
+		t.flags |= tlsFailed
 		t.writeOut(c) // the alert
 		c.Close(err)
 		return
 	}
-	st := tc.ConnectionState()
-	t.mem.block(false)
-	t.rec, t.state = tc, &st
-	t.writeOut(c)
-	c.loop.protect(c, func() { c.port.h.OnSecure(c, t.state) })
+	s.m.block(false)
+	sh.cert = s.m.presented()
+	t.shown = sh
+	t.flags |= tlsSecure
+	t.writeOut(c) // the end of the handshake
+	if y != nil && c.flags&flagGone == 0 {
+		t.layer, *y = *y, layer{}
+		t.std = nil
+		t.layer.feed(s.m.rest())
+		t.layer.settle()
+	}
+	c.loop.protect(c, func() { c.port.h.OnSecure(c, &sh.state) })
 	if c.flags&flagClosing == 0 {
 		t.deliver(c, nil)
 	}
 	c.loop.markDirty(c) // what was appended meanwhile
 }
 
+// rec is the record layer, once the handshake is done.
+func (t *tlsConn) rec() record {
+	if t.std != nil {
+		return t.std
+	}
+	return &t.layer
+}
+
+// feed takes ciphertext that the handshake reads.
+func (t *tlsConn) feed(p []byte) { t.rec().feed(p) }
+
 // deliver opens what p completes and gives it to the handler.
 func (t *tlsConn) deliver(c *Conn, p []byte) {
-	t.mem.feed(p)
-	if t.state == nil {
+	rec := t.rec()
+	rec.feed(p)
+	if t.flags&tlsSecure == 0 {
 		return // the handshake's goroutine reads it
 	}
 	l := c.loop
@@ -140,7 +196,7 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		if l.plain == nil {
 			l.plain = make([]byte, 32<<10)
 		}
-		n, err := t.rec.Read(l.plain)
+		n, err := rec.Read(l.plain)
 		if n > 0 {
 			c.feed(l.plain[:n])
 		}
@@ -151,50 +207,134 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 			break
 		}
 		if errors.Is(err, io.EOF) {
-			t.said = true
+			t.flags |= tlsSaid
 			c.Close(nil)
 		} else {
 			c.Close(err)
 		}
 		break
 	}
-	held := t.mem.held()
-	l.meter.ParkedBytes += held - t.kept
-	t.kept = held
+	rec.settle()
+	held := rec.held()
+	l.meter.ParkedBytes += held - int(t.kept)
+	t.kept = int32(held)
 	if held > maxPark {
 		c.overflow()
 	}
 	t.writeOut(c) // answers of the layer itself: alerts, key updates
+	t.touch(c)
 }
 
 // seal writes p as records.
 func (t *tlsConn) seal(c *Conn, p []byte) {
-	if _, err := t.rec.Write(p); err != nil {
+	b, err := t.rec().seal(c.loop.cipher[:0], p)
+	if err != nil {
 		c.Close(err)
 	}
+	t.write(c, b)
+	t.touch(c)
 }
 
-// writeOut gives ciphertext to the socket.
+// writeOut gives to the socket what the layer says by itself. While the peer takes nothing it waits: there
+// is at most one answer, and what is sealed next has it in front.
 func (t *tlsConn) writeOut(c *Conn) {
-	if c.io == nil || c.flags&flagGone != 0 {
+	if c.io == nil || c.flags&flagGone != 0 || t.std == nil && t.layer.flags&layerDead == 0 && c.io.Buffered() > 0 {
 		return
 	}
-	if b := t.mem.take(c.loop.cipher[:0]); len(b) > 0 {
-		c.loop.meter.Writes++
-		c.loop.meter.BytesOut += uint64(len(b))
-		c.io.Write(b)
-		if cap(b) <= 256<<10 {
-			c.loop.cipher = b
-		}
+	t.write(c, t.rec().take(c.loop.cipher[:0]))
+}
+
+// write gives ciphertext to the socket; b becomes the loop's scratch.
+func (t *tlsConn) write(c *Conn, b []byte) {
+	if len(b) == 0 || c.io == nil || c.flags&flagGone != 0 {
+		return
+	}
+	c.loop.meter.Writes++
+	c.loop.meter.BytesOut += uint64(len(b))
+	c.io.Write(b)
+	if cap(b) <= 256<<10 {
+		c.loop.cipher = b
 	}
 }
 
 // bye sends close_notify.
 func (t *tlsConn) bye(c *Conn) {
-	if t.rec != nil && !t.failed {
-		t.rec.Close()
-		t.writeOut(c)
+	if t.flags&(tlsSecure|tlsFailed) == tlsSecure {
+		t.write(c, t.rec().bye(c.loop.cipher[:0]))
 	}
+}
+
+// touch keeps a layer of ours warm for quietTicks more.
+func (t *tlsConn) touch(c *Conn) {
+	if w := t.layer.warm; w != nil {
+		w.used = c.loop.Tick()
+		if w.timer.to == nil && c.flags&flagGone == 0 {
+			c.loop.Arm(&w.timer, w.used+quietTicks, t)
+		}
+	}
+}
+
+// OnTimer cools a layer of ours that was quiet.
+func (t *tlsConn) OnTimer(l *Loop) {
+	w := t.layer.warm
+	if w == nil {
+		return
+	}
+	if at := w.used + quietTicks; at > l.Tick() {
+		l.Arm(&w.timer, at, t)
+		return
+	}
+	t.layer.cool()
+}
+
+// held is how much ciphertext waits.
+func (t *tlsConn) held() int { return t.rec().held() }
+
+// end wakes a handshake that goes on: the connection is gone.
+func (t *tlsConn) end() {
+	if t.std != nil {
+		t.std.m.end()
+	}
+}
+
+// forget wipes what is left.
+func (t *tlsConn) forget(l *Loop) {
+	t.end()
+	l.meter.ParkedBytes -= int(t.kept)
+	t.kept = 0
+	if w := t.layer.warm; w != nil {
+		l.Arm(&w.timer, 0, nil)
+	}
+	t.layer.drop()
+}
+
+// presented is the certificate that was shown to the peer.
+func (t *tlsConn) presented() *tls.Certificate {
+	switch {
+	case t.shown != nil:
+		return t.shown.cert
+	case t.std != nil && t.flags&tlsSecure == 0:
+		return t.std.m.presented()
+	}
+	return nil
+}
+
+// The record layer of crypto/tls.
+
+func (s *std) feed(p []byte)              { s.m.feed(p) }
+func (s *std) Read(p []byte) (int, error) { return s.tc.Read(p) }
+func (s *std) settle()                    {}
+func (s *std) held() int                  { return s.m.held() }
+func (s *std) take(dst []byte) []byte     { return s.m.take(dst) }
+
+func (s *std) seal(dst, p []byte) ([]byte, error) {
+	_, err := s.tc.Write(p)
+	return s.m.take(dst), err
+}
+
+func (s *std) bye(dst []byte) []byte {
+	s.tc.Close()
+	return s.m.take(dst)
 }
 
 type wouldBlock struct{}
@@ -220,6 +360,7 @@ type memConn struct {
 	wake   func()
 	remote netip.AddrPort
 	cert   *tls.Certificate // presented to the peer
+	takes  *takeover        // of a handshake whose connection is to be detached; its goroutine's
 }
 
 // Present notes which certificate a handshake takes: [tls.ClientHelloInfo].Conn is this connection, and
@@ -228,6 +369,12 @@ func (m *memConn) Present(c *tls.Certificate) {
 	m.mu.Lock()
 	m.cert = c
 	m.mu.Unlock()
+}
+
+func (m *memConn) presented() *tls.Certificate {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cert
 }
 
 func (m *memConn) slot(take bool) {
@@ -273,6 +420,15 @@ func (m *memConn) held() int {
 	return len(m.in) - m.off
 }
 
+// rest is what was fed and not read.
+func (m *memConn) rest() []byte {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.in[m.off:]
+	m.in, m.off = nil, 0
+	return b
+}
+
 func (m *memConn) end() {
 	m.mu.Lock()
 	m.ended = true
@@ -301,8 +457,15 @@ func (m *memConn) Read(p []byte) (int, error) {
 			m.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		if n := copy(p, m.in[m.off:]); n > 0 || len(p) == 0 {
+		in := m.in[m.off:]
+		if m.takes != nil && !m.ended {
+			in = m.takes.within(in)
+		}
+		if n := copy(p, in); n > 0 || len(p) == 0 {
 			m.off += n
+			if m.takes != nil {
+				m.takes.left -= n
+			}
 			if m.off == len(m.in) {
 				m.in, m.off = nil, 0
 			}
@@ -330,6 +493,7 @@ func (m *memConn) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	m.out = append(m.out, p...)
+	m.takes.wrote(p)
 	wake := !m.nonblk
 	m.mu.Unlock()
 	if wake {

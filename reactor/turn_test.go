@@ -102,11 +102,14 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
 		l.live[conn] = struct{}{}
 		l.conns.Add(1)
-		conn.tls = &tlsConn{c: conn, client: c.role == ClientRole, mem: &memConn{ready: make(chan struct{}, 1)}}
+		conn.tls = &tlsConn{std: &std{c: conn, m: memConn{ready: make(chan struct{}, 1)}}}
+		if c.role == ClientRole {
+			conn.tls.flags = tlsClient
+		}
 		conn.closed(nil)
 		l.turn()
 		if shaking := conn.tls; shaking != nil {
-			shaking.shaken(nil, c.err)
+			shaking.shaken(nil, nil, c.err)
 		}
 		l.turn()
 		l.turn()

@@ -60,6 +60,7 @@ type listenConfig struct {
 
 type c2sConfig struct {
 	RequireTLS bool `toml:"require_tls"`
+	CompactTLS bool `toml:"compact_tls"`
 }
 
 // limitsConfig has pointers, so that a host's section overrides only what it names.
@@ -228,7 +229,7 @@ func defaults() *config {
 			Debug:  []string{"127.0.0.1:5290"},
 			Admin:  "admin.sock",
 		},
-		C2S: c2sConfig{RequireTLS: true},
+		C2S: c2sConfig{RequireTLS: true, CompactTLS: true},
 	}
 }
 

@@ -308,6 +308,7 @@ func (s *server) open(c *config, r *run) error {
 		OutboxBytes: lim.Outbox,
 		Connections: connectionCap(descriptorLimit(), lim.Connections),
 		Drain:       s.door.Drain,
+		StdTLS:      !c.C2S.CompactTLS,
 	})
 	if err != nil {
 		return fail(portError(err))
@@ -649,6 +650,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		{"node", c.Node == running.started.Node},
 		{"log", c.Log == running.started.Log},
 		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
+		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
 	} {
 		if !k.same {
 			keys = append(keys, k.name)
