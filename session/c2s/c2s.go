@@ -67,7 +67,7 @@ func (d *Door) OnOpen(c *reactor.Conn) {
 	l := d.Router.Local(c.Loop())
 	w := (*wire)(c)
 	var traits session.Traits
-	if c.TLS() != nil {
+	if c.Secure() {
 		traits = session.Secure
 	}
 	c.Owner = &client{door: d, st: l.NewStream(w, traits)}
@@ -92,7 +92,7 @@ func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 		if n == share {
 			st.Yield()
 			used = len(p) - l.Parser.Rest(in)
-			l.Spend(st, used)
+			spend(c, st, used)
 			return used
 		}
 		if st.State() == session.Opening {
@@ -130,12 +130,21 @@ func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 		}
 		if !st.Ready() {
 			used = len(p) - l.Parser.Rest(in)
-			l.Spend(st, used)
+			spend(c, st, used)
 			return used
 		}
 	}
-	l.Spend(st, len(p))
+	spend(c, st, len(p))
 	return len(p)
+}
+
+// spend charges st for n bytes, and for what TLS brought besides (attacks K33, K34). Behind a login nothing
+// is bound to the channel any more.
+func spend(c *reactor.Conn, st *session.Stream, n int) {
+	st.Local().Spend(st, n+c.Overhead())
+	if st.State() == session.Authed {
+		c.Settle()
+	}
 }
 
 // share is how many elements a stream has handled in one turn; some cost 100 µs and more.
