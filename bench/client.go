@@ -81,6 +81,7 @@ func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 	}
 	c.login.secure, c.login.shaking = true, false
 	h.f.secured(st)
+	conn.Settle()
 	c.login.mark(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
 	c.header(h.f)
 }
