@@ -453,7 +453,14 @@ func (o *Outcome) notes(w io.Writer, lead string) error {
 			fmt.Fprintf(&b, "%s%s: %s\n", lead, o.Entrants[k], s)
 		}
 	}
-	fmt.Fprintf(&b, "%smedians of %d rounds, and in brackets the ratio to %s with its 95 %% interval; %s, %d cores, Linux %s\n", lead, o.Rounds, o.Entrants[0], o.Machine.CPU, o.Machine.Cores, o.Machine.Kernel)
+	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval", o.Rounds, o.Entrants[0])
+	switch o.Rounds { // as bench/compare has it
+	case 1:
+		of = "one round, which has no intervals; in brackets the ratio to " + o.Entrants[0]
+	case 2:
+		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, widened (about 80 %%)", o.Entrants[0])
+	}
+	fmt.Fprintf(&b, "%s%s; %s, %d cores, Linux %s\n", lead, of, o.Machine.CPU, o.Machine.Cores, o.Machine.Kernel)
 	for _, m := range o.Missing {
 		if m.Offered {
 			fmt.Fprintf(&b, "%s%s, %s: %s\n", lead, m.Case, m.Entrant, m.Why)
