@@ -38,10 +38,9 @@ const (
 	flagEnded             // why it ends has been counted
 )
 
-// smState is stream management (XEP-0198): what was received, for the server's requests.
+// smState is stream management (XEP-0198): how many stanzas were received, for the server's requests.
 type smState struct {
-	h  uint32
-	id string
+	h uint32
 }
 
 // A wait is a join or a subscription that was asked for.
@@ -228,14 +227,12 @@ var (
 	attrID        = xmlstream.N("", "id")
 	attrFrom      = xmlstream.N("", "from")
 	nameR         = xmlstream.N(nsSM, "r")
-	nameA         = xmlstream.N(nsSM, "a")
 	nameText      = xmlstream.N(nsStanzas, "text")
 	namePing      = xmlstream.N(nsPing, "ping")
 	nameRoster    = xmlstream.N(nsRoster, "query")
 	nameMUCUser   = xmlstream.N(nsUser, "x")
 	nameStatus    = xmlstream.N(nsUser, "status")
 	attrCode      = xmlstream.N("", "code")
-	nameResult    = xmlstream.N(nsMAM, "result")
 	nameFin       = xmlstream.N(nsMAM, "fin")
 	nameSet       = xmlstream.N(nsRSM, "set")
 	nameFirst     = xmlstream.N(nsRSM, "first")

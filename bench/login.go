@@ -59,7 +59,6 @@ const (
 	partSecure
 	partAuth
 	partBind
-	loginParts
 )
 
 var partNames = [...]string{"", "connect", "tls", "auth", "bind"}

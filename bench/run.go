@@ -180,7 +180,6 @@ type collector struct {
 	workers []worker
 	server  *probe.Process // nil: not on this machine
 	scraper *probe.Scraper
-	metrics map[string]float64
 
 	run    *result.Run
 	began  time.Time
@@ -194,7 +193,6 @@ type collector struct {
 	client, lastCl result.Usage // of all workers
 	lastSample     time.Time
 	current        int
-	waiting        string
 }
 
 func (c *collector) probes(ctx context.Context) (err error) {

@@ -459,3 +459,42 @@ func TestWorkers(t *testing.T) {
 		t.Errorf("%d workers, %d sessions, %d of %d came, %d latencies", r.Workers, r.Sessions, st.Done, st.Sent, st.Latency.Count())
 	}
 }
+
+// When the client itself is late, that is in the latencies, too: they count from when a message was meant to be
+// sent, whenever it was. And the lag says whose fault it was.
+func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	sc := talking(t, "2s", "10s", "1000/s")
+	f, err := NewFleet(sc, target, Share{0, 1}, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Phase(t.Context(), 0, Share{0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(time.Second, func() {
+		for _, ls := range f.loops {
+			ls.loop.Post(func() { time.Sleep(400 * time.Millisecond) })
+		}
+	})
+	if err := f.Phase(t.Context(), 1, Share{0, 1}); err != nil {
+		t.Fatal(err)
+	}
+	id := f.actionStep(1, 0)
+	all := newTotal()
+	for all.add(f.Tick()); all.missing(id) > 0; all.add(f.Tick()) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	y := all.steps[id]
+	if y.Sent != 2000 || y.Done != 2000 {
+		t.Errorf("%d sent, %d came", y.Sent, y.Done)
+	}
+	// Of some 400 that were meant to go out meanwhile, those of the first 300 ms waited for 100 ms and more.
+	if n := y.Latency.Over(100 * time.Millisecond); n < 270 {
+		t.Errorf("%d latencies show that the client stood still for 400 ms", n)
+	}
+	if n := y.Lag.Over(100 * time.Millisecond); n < 270 {
+		t.Errorf("%d lags show it", n)
+	}
+}

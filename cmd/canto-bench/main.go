@@ -14,7 +14,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -163,6 +162,3 @@ func (c *scenariosCmd) Run(w *world) error {
 	}
 	return nil
 }
-
-// within is d as people write it.
-func within(d time.Duration) string { return d.Round(time.Second).String() }
