@@ -128,6 +128,9 @@ type port struct {
 // Loop is the loop that owns c. Any goroutine; never changes.
 func (c *Conn) Loop() *Loop { return c.loop }
 
+// Handler is whose connection c is. On the loop.
+func (c *Conn) Handler() Handler { return c.port.h }
+
 // become gives c to the handler of another protocol, as if it had just been opened.
 func (c *Conn) become(p *port) {
 	c.port = p

@@ -16,8 +16,12 @@ import (
 type Entity struct {
 	mu       sync.Mutex
 	host     *Host
-	inbox    *inbox    // nil: nothing waits
-	resident *resident // nil: cold
+	inbox    *inbox       // nil: nothing waits
+	resident *resident    // nil: cold
+	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
+	used     reactor.Tick // when it was last asked for: dropped by clock
+	pins     int32        // waits, fan-outs: not to be dropped
+	sending  int32        // fan-outs of this entity that are not done: its next stanza waits
 }
 
 // A Behaviour is what makes an Entity other than an account: a room, a pubsub service. Stanza is
@@ -31,16 +35,13 @@ func NewEntity(h *Host, b Behaviour) *Entity {
 	return &Entity{host: h, resident: &resident{exists: true, kind: b}}
 }
 
-// resident is what is in memory of an entity that is warm.
+// resident is what is in memory of an entity that is warm. It never changes, only what its parts point to:
+// accounts of which nothing is stored share one.
 type resident struct {
 	profile *Profile // whose loaders read parts
 	kind    Behaviour
 	parts   []any // by part id; what [Part.Of] gives
 	exists  bool
-	used    reactor.Tick // when it was last asked for: dropped by clock
-	pins    int          // waits, fan-outs: not to be dropped
-	sending int          // fan-outs of this entity that are not done: its next stanza waits
-	ticket  Ticket       // the last one taken: what is in memory may be newer than the store until then
 }
 
 // Limits of an inbox (design: 64 stanzas or 256 KiB, then resource-constraint of type wait).
@@ -157,9 +158,7 @@ func (a *Account) Unbind(l *Local, s *Session) {
 	s.unlockOut()
 	s.stream = StreamRef{}
 	l.stats.Unbound++
-	if a.resident != nil {
-		a.resident.used = l.Loop.Tick()
-	}
+	a.used = l.Loop.Tick()
 }
 
 func (a *Account) index(s *Session) int {
@@ -234,11 +233,7 @@ func (e *Entity) put(it item) bool {
 }
 
 // Pin keeps e in memory until Unpin. Under the lock.
-func (e *Entity) Pin() { e.resident.pins++ }
+func (e *Entity) Pin() { e.pins++ }
 
 // Unpin takes a Pin back. Under the lock.
-func (e *Entity) Unpin() {
-	if e.resident != nil && e.resident != goneMark { // deleted meanwhile
-		e.resident.pins--
-	}
-}
+func (e *Entity) Unpin() { e.pins-- }

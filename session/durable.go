@@ -87,8 +87,8 @@ func (l *Local) settled(w wait) {
 // error, which [Stanza.FailCommit] gives.
 func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
 	l := ev.on
-	if ev.acct != nil && ev.acct.resident != nil {
-		ev.acct.resident.ticket = max(ev.acct.resident.ticket, t)
+	if ev.acct != nil {
+		ev.acct.ticket = max(ev.acct.ticket, t)
 	}
 	if t <= l.router.Durable.Durable() {
 		err := l.router.Durable.Err(t)
@@ -118,10 +118,7 @@ func (ev *Stanza) Wrote(t Ticket) {
 
 // Wrote is [Stanza.Wrote] where there is no stanza. Under the lock, on the loop of l.
 func (a *Account) Wrote(l *Local, t Ticket) {
-	if a.resident == nil {
-		return
-	}
-	a.resident.ticket = max(a.resident.ticket, t)
+	a.ticket = max(a.ticket, t)
 	settled := t <= l.router.Durable.Durable()
 	if settled && l.router.Durable.Err(t) == nil {
 		return
@@ -144,8 +141,8 @@ func (l *Local) missed(w wait) {
 
 // unlike makes e cold, as what is in memory is not what is stored.
 func (e *Entity) unlike() {
-	if e.resident != nil && e.resident != goneMark {
-		e.resident.profile, e.resident.parts = nil, nil
+	if e.resident != nil && e.resident != goneMark && e.resident.kind == nil {
+		e.resident = &resident{exists: e.resident.exists}
 	}
 }
 

@@ -107,7 +107,7 @@ func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 			}
 		})
 	}
-	a.resident.sending++
+	a.sending++
 	a.Pin()
 }
 
@@ -148,9 +148,7 @@ func (l *Local) fanDone(fs *fanSender) {
 	l.lock(&a.Entity)
 	if fs.left--; fs.left == 0 {
 		a.Unpin()
-		if a.resident != nil {
-			a.resident.sending--
-		}
+		a.sending--
 		if a.inbox != nil && a.warm() {
 			l.workOff(a, nil)
 		}

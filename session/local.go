@@ -167,7 +167,7 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 	}
 	defer l.unlock()
 	if !a.waits() {
-		a.resident.used = l.Loop.Tick()
+		a.used = l.Loop.Tick()
 		f(l, a, a.resident.exists, nil)
 		return
 	}
@@ -188,19 +188,19 @@ func (l *Local) load(a *Account) {
 		return
 	}
 	a.inbox.loading = true
-	if a.warm() && a.resident.sending > 0 {
+	if a.warm() && a.sending > 0 {
 		return // the fan-out's end works it off
 	}
 	l.stats.Loads++
 	r, host := l.router, a.host
 	p := host.Profile()
 	var old []any
-	var after Ticket
+	after := a.ticket
 	if a.resident != nil {
-		old, after = a.resident.parts, a.resident.ticket
+		old = a.resident.parts
 	}
 	births := r.Table.births(a.bare)
-	got := &resident{profile: p}
+	got := &p.nobody
 	var id uint64
 	work := func() (err error) {
 		if err = r.Durable.Await(after); err != nil {
@@ -210,23 +210,13 @@ func (l *Local) load(a *Account) {
 		if c, ok := snap.(interface{ Close() error }); ok {
 			defer c.Close()
 		}
-		id, got.exists, err = r.Directory.Account(snap, a.bare)
-		if err != nil || !got.exists {
+		var exists bool
+		id, exists, err = r.Directory.Account(snap, a.bare)
+		if err != nil || !exists {
 			return err
 		}
-		got.parts = append([]any(nil), old...)
-		for _, ld := range p.loaders {
-			for len(got.parts) <= int(ld.part) {
-				got.parts = append(got.parts, nil)
-			}
-			if got.parts[ld.part] != nil {
-				continue
-			}
-			if got.parts[ld.part], err = ld.load(snap, Who{a.bare, id}); err != nil {
-				return err
-			}
-		}
-		return nil
+		got, err = p.read(snap, Who{a.bare, id}, old)
+		return err
 	}
 	if !r.Workers.Do(reactor.Disk, l.Loop, work, func(err error) { l.loaded(a, got, id, births, err) }) {
 		// The disk's queue is full: what waits is told so, in its order.
@@ -241,10 +231,7 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	defer l.leave()
 	l.lock(&a.Entity)
 	if err == nil {
-		if old := a.resident; old != nil {
-			got.pins, got.sending, got.ticket = old.pins, old.sending, old.ticket
-		}
-		got.used = l.Loop.Tick()
+		a.used = l.Loop.Tick()
 		a.resident = got
 		if got.exists {
 			a.id = id
@@ -253,7 +240,7 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
 	}
 	l.workOff(a, err)
-	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || !got.exists) && (a.resident == nil || a.resident.pins == 0) {
+	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || !got.exists) && a.pins == 0 {
 		l.router.Table.drop(a, err == nil, births)
 	}
 	l.unlock()
@@ -268,7 +255,7 @@ func (l *Local) workOff(a *Account, err error) {
 			a.inbox = nil
 			return
 		}
-		if err == nil && a.resident != nil && a.resident.sending > 0 {
+		if err == nil && a.resident != nil && a.sending > 0 {
 			return
 		}
 		it := b.items[0]
@@ -331,7 +318,7 @@ func (l *Local) sweep(i int) {
 	for _, a := range l.router.Table.Accounts(i, nil) {
 		l.lock(&a.Entity)
 		if r := a.resident; a.inbox == nil && len(a.sessions) == 0 && r != goneMark &&
-			(r == nil || r.pins == 0 && now-r.used > coldAfter && r.ticket <= l.router.Durable.Durable()) {
+			a.pins == 0 && (r == nil || now-a.used > coldAfter) && a.ticket <= l.router.Durable.Durable() {
 			l.router.Table.drop(a, false, 0)
 		}
 		l.unlock()

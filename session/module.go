@@ -86,8 +86,8 @@ type Part[T any] struct{ id uint16 }
 // NewPart makes a Part, for a package variable.
 func NewPart[T any](name string) Part[T] { return Part[T]{register(&names.parts, name)} }
 
-// Of is the part of a: under the account's lock, in chains never nil, and what it points to is
-// changed in place. It is nil where the module is not loaded on the account's host.
+// Of is the part of a, to be read: under the account's lock. It is nil where load found nothing, and
+// where the module is not loaded on the account's host.
 func (p Part[T]) Of(a *Account) *T {
 	if a.resident == nil || int(p.id) >= len(a.resident.parts) || a.resident.parts[p.id] == nil {
 		return nil
@@ -95,26 +95,38 @@ func (p Part[T]) Of(a *Account) *T {
 	return a.resident.parts[p.id].(*T)
 }
 
+// Own is Of for who changes what it points to, in place: a new T where there was none. Under the
+// account's lock, while the resident set is in memory.
+func (p Part[T]) Own(a *Account) *T {
+	v := p.Of(a)
+	if v == nil {
+		v = new(T)
+		r := *a.resident
+		r.parts = make([]any, max(len(r.parts), int(p.id)+1))
+		copy(r.parts, a.resident.parts)
+		r.parts[p.id] = v
+		a.resident = &r
+	}
+	return v
+}
+
 type loader struct {
 	part   uint16
 	module string
-	load   func(from any, who Who) (any, error)
+	load   func(from any, who Who) (v any, none bool, err error) // none: v is a nil pointer
 }
 
 // Resident adds p to the resident set of each account of the profile. load reads it on a worker,
-// from the snapshot that all parts of one account share; S is the store's type for it, and Load
+// from the snapshot that all parts of one account share, and returns nil if nothing is stored; S is the store's type for it, and Load
 // fails at run time with a snapshot of another type. The set is dropped by clock when the account
 // has no session.
 func Resident[T, S any](a *API, p Part[T], load func(from S, who Who) (*T, error)) {
-	a.profile.loaders = append(a.profile.loaders, loader{p.id, a.Module, func(from any, who Who) (any, error) {
+	a.profile.loaders = append(a.profile.loaders, loader{p.id, a.Module, func(from any, who Who) (any, bool, error) {
 		s, ok := from.(S)
 		if !ok {
-			return nil, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T", a.Module, reflect.TypeFor[S](), from)
+			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T", a.Module, reflect.TypeFor[S](), from)
 		}
 		v, err := load(s, who)
-		if err != nil {
-			return nil, err
-		}
-		return v, nil
+		return v, v == nil, err
 	}})
 }

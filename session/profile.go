@@ -23,6 +23,8 @@ type Profile struct {
 
 	loaded  []Module
 	loaders []loader
+	nobody  resident                 // of an address without an account
+	nothing atomic.Pointer[resident] // of an account of which nothing is stored
 	offers  map[reflect.Type]any
 	retired atomic.Bool
 }
@@ -51,6 +53,7 @@ func (p *Profile) Has(f Feature) bool {
 // module that fails to load unloads those before it. Any goroutine. Cold path.
 func Load(r *Router, core []Feature, shelf []Manifest, want []string, options func(module string, v any) error, given ...Given) (*Profile, error) {
 	p := &Profile{Hooks: new(Hooks), offers: make(map[reflect.Type]any)}
+	p.nobody.profile = p
 	for _, g := range given {
 		p.offers[g.t] = g.v
 	}
@@ -73,6 +76,41 @@ func Load(r *Router, core []Feature, shelf []Manifest, want []string, options fu
 		p.loaded = append(p.loaded, mod)
 	}
 	return p, nil
+}
+
+// read loads the parts of an account that are not in old. A worker.
+func (p *Profile) read(snap any, who Who, old []any) (*resident, error) {
+	nothing := p.nothing.Load()
+	r := nothing
+	if r == nil || len(old) > 0 {
+		r = &resident{profile: p, exists: true, parts: slices.Clone(old)}
+	}
+	empty := len(old) == 0
+	for i := range p.loaders {
+		ld := &p.loaders[i]
+		if int(ld.part) < len(old) && old[ld.part] != nil {
+			continue
+		}
+		v, none, err := ld.load(snap, who)
+		if err != nil {
+			return nil, err
+		}
+		empty = empty && none
+		if r == nothing {
+			if none {
+				continue
+			}
+			r = &resident{profile: p, exists: true, parts: slices.Clone(nothing.parts)}
+		}
+		if n := int(ld.part) + 1 - len(r.parts); n > 0 {
+			r.parts = append(r.parts, make([]any, n)...)
+		}
+		r.parts[ld.part] = v
+	}
+	if empty {
+		p.nothing.CompareAndSwap(nil, r) // from now on all of which nothing is stored share it
+	}
+	return r, nil
 }
 
 func (p *Profile) unload() (err error) {

@@ -242,7 +242,7 @@ func (l *Local) route(ev *Stanza) {
 		l.unlock() // a superseded stream, or a session that was ended: RFC 6121 has nobody to answer
 		return
 	}
-	if a.waits() || a.resident.sending > 0 {
+	if a.waits() || a.sending > 0 {
 		l.enqueue(a, ev)
 		l.unlock()
 		return
@@ -356,7 +356,7 @@ func (l *Local) forward(ev *Stanza) {
 }
 
 func (l *Local) arriveAt(a *Account, ev *Stanza) {
-	a.resident.used = l.Loop.Tick()
+	a.used = l.Loop.Tick()
 	if !a.resident.exists {
 		l.nobody(ev)
 		return

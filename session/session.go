@@ -14,7 +14,7 @@ type Session struct {
 	account  *Account  // never changes
 	jid      jid.JID   // full; never changes
 	presence []byte    // last broadcast presence, as it was sent; nil if unavailable
-	slots    []slot    // modules' own state; nil for most
+	slots    *slot     // modules' own state, a list; nil for most
 	flags    Flags     // modules' booleans
 	stream   StreamRef // which one it has; zero: resting
 	wire     Wire      // that stream's. Both written under both locks, read under either

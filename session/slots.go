@@ -47,8 +47,9 @@ func (f Flag) Set(s *Session, on bool) {
 }
 
 type slot struct {
-	id uint16
-	v  any
+	id   uint16
+	v    any
+	next *slot
 }
 
 // A Slot is one module's state in a session: mostly absent, typed where it is present. It is for
@@ -77,9 +78,9 @@ func register(list *[]string, name string) uint16 {
 
 // Get is the state in s, nil if there is none. Under the lock.
 func (k Slot[T]) Get(s *Session) *T {
-	for i := range s.slots {
-		if s.slots[i].id == k.id {
-			return s.slots[i].v.(*T)
+	for n := s.slots; n != nil; n = n.next {
+		if n.id == k.id {
+			return n.v.(*T)
 		}
 	}
 	return nil
@@ -87,24 +88,17 @@ func (k Slot[T]) Get(s *Session) *T {
 
 // Set puts v into s; nil takes it out. Under the lock.
 func (k Slot[T]) Set(s *Session, v *T) {
-	for i := range s.slots {
-		if s.slots[i].id != k.id {
-			continue
-		}
-		if v != nil {
-			s.slots[i].v = v
-			return
-		}
-		last := len(s.slots) - 1
-		s.slots[i] = s.slots[last]
-		s.slots[last] = slot{}
-		if s.slots = s.slots[:last]; last == 0 {
-			s.slots = nil
-		}
-		return
+	at := &s.slots
+	for *at != nil && (*at).id != k.id {
+		at = &(*at).next
 	}
-	if v != nil {
-		s.slots = append(s.slots, slot{k.id, v})
+	switch {
+	case v == nil && *at != nil:
+		*at = (*at).next
+	case v != nil && *at != nil:
+		(*at).v = v
+	case v != nil:
+		*at = &slot{id: k.id, v: v}
 	}
 }
 

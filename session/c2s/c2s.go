@@ -70,18 +70,12 @@ func (d *Door) OnOpen(c *reactor.Conn) {
 	if c.Secure() {
 		traits = session.Secure
 	}
-	c.Owner = &client{door: d, st: l.NewStream(w, traits)}
-}
-
-// A client is what a connection owns.
-type client struct {
-	door *Door
-	st   *session.Stream
+	c.Owner = l.NewStream(w, traits)
 }
 
 // OnData takes what was read as far as the stream takes it.
 func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
-	st := c.Owner.(*client).st
+	st := c.Owner.(*session.Stream)
 	l := st.Local()
 	if st.State() == session.Closing {
 		return len(p)
@@ -156,41 +150,41 @@ const highWater = 256 << 10
 
 // OnSecure goes on with a stream after its handshake.
 func (d *Door) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
-	if o, ok := c.Owner.(*client); ok {
-		o.st.Secured()
+	if st, ok := c.Owner.(*session.Stream); ok {
+		st.Secured()
 	}
 }
 
 // OnTimer looks at the stream's deadlines.
 func (d *Door) OnTimer(c *reactor.Conn) {
-	st := c.Owner.(*client).st
+	st := c.Owner.(*session.Stream)
 	st.Local().Due(st)
 }
 
 // OnDrain goes on reading from a client that has read what was waiting for it.
-func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*client).st.Unhold() }
+func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*session.Stream).Unhold() }
 
 // OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
 func (d *Door) OnOverflow(c *reactor.Conn) {
-	if o, ok := c.Owner.(*client); ok {
+	if st, ok := c.Owner.(*session.Stream); ok {
 		d.Router.CountRefused("paused_input")
-		o.st.Close(session.ErrPolicyViolation)
+		st.Close(session.ErrPolicyViolation)
 	}
 }
 
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
-	if o, ok := c.Owner.(*client); ok {
-		o.st.Local().Gone(o.st, err)
+	if st, ok := c.Owner.(*session.Stream); ok {
+		st.Local().Gone(st, err)
 	}
 	d.Lost(remote)
 }
 
 // Drain tells a client that the server goes (RFC 6120 §4.9.3.20).
 func (d *Door) Drain(c *reactor.Conn) {
-	if o, ok := c.Owner.(*client); ok {
-		o.st.Close(session.ErrSystemShutdown)
+	if st, ok := c.Owner.(*session.Stream); ok {
+		st.Close(session.ErrSystemShutdown)
 	}
 }
 
@@ -227,8 +221,7 @@ func (w *wire) Presented() *tls.Certificate           { return w.conn().Presente
 func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
 
 func (w *wire) StartTLS(h *session.Host) error {
-	d := w.conn().Owner.(*client).door
-	return w.conn().StartTLS(d.TLS(h), reactor.ServerRole)
+	return w.conn().StartTLS(w.conn().Handler().(*Door).TLS(h), reactor.ServerRole)
 }
 
 // Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1).
@@ -274,8 +267,8 @@ func (a *addresses) remove(addr netip.Addr) {
 
 // Stream is the kernel's half of a connection of this door, nil for any other. The connection's loop.
 func (d *Door) Stream(c *reactor.Conn) *session.Stream {
-	if o, ok := c.Owner.(*client); ok {
-		return o.st
+	if st, ok := c.Owner.(*session.Stream); ok {
+		return st
 	}
 	return nil
 }

@@ -57,6 +57,19 @@ func Parse(s string) (JID, error) { return parse(s) }
 // ParseBytes is [Parse]; b is copied, and only if it is an address.
 func ParseBytes(b []byte) (JID, error) { return parse(b) }
 
+// Prepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and shares
+// the memory of s.
+func Prepared(s string) JID {
+	j := JID{s: s, rest: uint32(len(s))}
+	for i := 0; i < len(s); i++ {
+		if s[i] == '@' {
+			j.at = uint32(i)
+			break
+		}
+	}
+	return j
+}
+
 // New puts an address together and prepares it. The domain may not be empty; an empty local or resource
 // is none.
 func New(local, domain, resource string) (JID, error) {

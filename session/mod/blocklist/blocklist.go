@@ -79,7 +79,7 @@ func (b *blocked) has(j jid.JID) bool {
 
 // matches looks j up in each of its forms.
 func (b *blocked) matches(j jid.JID) bool {
-	if len(b.jids) == 0 {
+	if b == nil || len(b.jids) == 0 {
 		return false
 	}
 	if b.has(j) || b.has(j.Bare()) {
@@ -132,14 +132,16 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func (m *module) load(snap *store.Snapshot, who session.Who) (*blocked, error) {
-	b := new(blocked)
+func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err error) {
 	var bad error
-	err := m.rows.Scan(snap, who.ID, "", func(key string, _ []byte) bool {
+	err = m.rows.Scan(snap, who.ID, "", func(key string, _ []byte) bool {
 		j, err := jid.Parse(key)
 		if err != nil {
 			bad = err
 			return false
+		}
+		if b == nil {
+			b = new(blocked)
 		}
 		b.jids = append(b.jids, j)
 		return true
@@ -176,8 +178,10 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	told.Set(ev.Session, true)
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(list)
-		for _, j := range part.Of(ev.Account()).jids {
-			a.Open(item).Attr(jidAttr, j.String()).Close()
+		if p := part.Of(ev.Account()); p != nil {
+			for _, j := range p.jids {
+				a.Open(item).Attr(jidAttr, j.String()).Close()
+			}
 		}
 		a.Close()
 	})
@@ -213,7 +217,7 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 			return ev.Fail(session.NotAllowed) // nobody blocks himself out
 		}
 	}
-	p := part.Of(a)
+	p := part.Own(a)
 	if len(p.jids)+len(jids) > maxItems {
 		return ev.Fail(session.ResourceConstraint)
 	}
@@ -240,7 +244,7 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 		return ev.Fail(bad)
 	}
 	a := ev.Account()
-	p := part.Of(a)
+	p := part.Own(a)
 	b := m.db.NewBatch(a.ID())
 	gone := jids
 	if len(jids) == 0 { // all of them (§3.4)
@@ -271,10 +275,9 @@ func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
 		}
 		return 1
 	})
-	r := roster.Of(a)
-	for i := range r.Items {
-		if r.Items[i].From && these.matches(r.Items[i].JID) {
-			list = append(list, r.Items[i].JID)
+	for it := range roster.Of(a).All() {
+		if it.From && these.matches(it.JID) {
+			list = append(list, it.JID)
 		}
 	}
 	return list
@@ -282,7 +285,7 @@ func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
 
 // push tells the resources that have asked for the list (§3.6).
 func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
-	p := part.Of(ev.Account())
+	p := part.Own(ev.Account())
 	p.pushes++
 	for _, s := range ev.Account().Resources() {
 		if !told.Is(s) {

@@ -74,7 +74,7 @@ func (m *module) Load(api *session.API) error {
 	session.Resident(api, part, func(snap *store.Snapshot, who session.Who) (*last, error) {
 		v, ok, err := m.rows.Get(snap, who.ID, "")
 		if err != nil || !ok || len(v) < 8 {
-			return new(last), err
+			return nil, err
 		}
 		return &last{int64(binary.BigEndian.Uint64(v)), string(v[8:])}, nil
 	})
@@ -119,7 +119,7 @@ func (m *module) left(l *session.Local, a *session.Account, s *session.Session, 
 			return
 		}
 	}
-	p := part.Of(a)
+	p := part.Own(a)
 	p.at, p.status = m.now().Unix(), text
 	b := m.db.NewBatch(a.ID())
 	m.rows.Put(b, a.ID(), "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
@@ -151,7 +151,7 @@ func (m *module) account(ev *session.Stanza) session.Verdict {
 		}
 	}
 	p := part.Of(a)
-	if p.at == 0 {
+	if p == nil || p.at == 0 {
 		return ev.Fail(session.ServiceUnavailable)
 	}
 	return reply(ev, m.now().Unix()-p.at, p.status)

@@ -90,9 +90,11 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func (m *module) load(snap *store.Snapshot, who session.Who) (*kept, error) {
-	k := new(kept)
-	err := m.rows.Scan(snap, who.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
+func (m *module) load(snap *store.Snapshot, who session.Who) (k *kept, err error) {
+	err = m.rows.Scan(snap, who.ID, 0, math.MaxUint64, 0, false, func(id uint64, v []byte) bool {
+		if k == nil {
+			k = new(kept)
+		}
 		k.count++
 		k.bytes += len(v)
 		k.next = id + 1
@@ -113,7 +115,7 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 		return session.Pass
 	}
 	a := ev.Account()
-	k := part.Of(a)
+	k := part.Own(a)
 	ap := ev.Appender()
 	ap.Open(delay).Attr(fromAttr, ev.Host.Name).Attr(stamp, clock.Stamp(m.now())).Close()
 	ev.Add(ap.B)
@@ -139,7 +141,7 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 func (m *module) handOver(l *session.Local, s *session.Session) {
 	a := s.Account()
 	k := part.Of(a)
-	if k.count == 0 || k.reading {
+	if k == nil || k.count == 0 || k.reading {
 		return
 	}
 	k.reading = true

@@ -184,9 +184,9 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 	ap.Open(session.PresenceName).Attr(typeAttr, "probe").Close()
 	seats := l.Seats()
 	r := roster.Of(a)
-	for i := range r.Items {
-		if r.Items[i].To && !m.hidden(a, r.Items[i].JID) {
-			seats.Add(r.Items[i].JID)
+	for it := range r.All() {
+		if it.To && !m.hidden(a, it.JID) {
+			seats.Add(it.JID)
 		}
 	}
 	l.Fanout(a, s.JID(), ap.B, seats)
@@ -196,9 +196,9 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 			l.SendAs(s, session.Presence, o.JID(), s.JID(), p)
 		}
 	}
-	for i := range r.Items {
-		if r.Items[i].In && r.Items[i].Request != nil {
-			l.SendAs(s, session.Presence, r.Items[i].JID, a.JID(), r.Items[i].Request)
+	for it := range r.All() {
+		if it.In && it.Request != "" {
+			l.SendAs(s, session.Presence, it.JID, a.JID(), []byte(it.Request))
 		}
 	}
 }
@@ -206,10 +206,9 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 // broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).
 func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, el []byte) {
 	seats := l.Seats()
-	r := roster.Of(a)
-	for i := range r.Items {
-		if r.Items[i].From && !m.hidden(a, r.Items[i].JID) {
-			seats.Add(r.Items[i].JID)
+	for it := range roster.Of(a).All() {
+		if it.From && !m.hidden(a, it.JID) {
+			seats.Add(it.JID)
 		}
 	}
 	l.Fanout(a, from, el, seats)
@@ -231,16 +230,12 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 // deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that whoever gets its name next
 // gets nobody's presence with it.
 func deleted(l *session.Local, a *session.Account) {
-	r := roster.Of(a)
-	if r == nil {
-		return // it was not in memory any more
-	}
-	for i := range r.Items {
-		for typ, on := range [...]bool{r.Items[i].To || r.Items[i].Out, r.Items[i].From || r.Items[i].In} {
+	for it := range roster.Of(a).All() { // none if it was not in memory any more
+		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
 			if on {
 				ap := l.Appender()
 				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
-				l.Post(a.JID(), r.Items[i].JID, ap.B)
+				l.Post(a.JID(), it.JID, ap.B)
 			}
 		}
 	}
@@ -249,7 +244,7 @@ func deleted(l *session.Local, a *session.Account) {
 func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
 		for _, to := range d.to {
-			if it := roster.Of(a).Get(to.Bare()); !s.Available() || it == nil || !it.From {
+			if !s.Available() || !roster.Of(a).State(to.Bare()).From {
 				l.Post(s.JID(), to, el)
 			}
 		}
@@ -275,11 +270,8 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if who == a.JID() {
 		return session.Done // to oneself there is nothing to subscribe to
 	}
-	r := roster.Of(a)
-	it := roster.Item{JID: who}
-	if old := r.Get(who); old != nil {
-		it = *old
-	}
+	it, _ := roster.Of(a).Get(who)
+	it.JID = who
 	if !m.rosters.Room(a) && !it.Listed && (kind == roster.Subscribe || kind == roster.Subscribed) {
 		return ev.Fail(session.ResourceConstraint)
 	}
@@ -287,7 +279,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
 		it.State = mv.State
 		if !it.In {
-			it.Request = nil
+			it.Request = ""
 		}
 		if it.Out || it.To || it.From || it.Approved {
 			it.Listed = true
@@ -377,11 +369,9 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	who := ev.From.Bare()
-	r := roster.Of(a)
-	it := roster.Item{JID: who}
-	if old := r.Get(who); old != nil {
-		it = *old
-	} else if kind == roster.Subscribe && !m.rosters.Room(a) {
+	it, known := roster.Of(a).Get(who)
+	it.JID = who
+	if !known && kind == roster.Subscribe && !m.rosters.Room(a) {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	mv := roster.Inbound(it.State, kind)
@@ -399,7 +389,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		case kind == roster.Subscribe && mv.Pass:
 			it.Request = m.keep(ev)
 		case !it.In:
-			it.Request = nil
+			it.Request = ""
 		}
 		if it.From {
 			it.Listed = true
@@ -421,12 +411,12 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 // its children.
 const maxRequest = 1024
 
-func (m *Service) keep(ev *session.Stanza) []byte {
+func (m *Service) keep(ev *session.Stanza) string {
 	b := ev.Element.Append(nil, xmlstream.Streamed)
 	if len(b) > maxRequest {
 		ap := ev.Appender()
 		ap.Open(session.PresenceName).Attr(typeAttr, "subscribe").Close()
-		b = append([]byte(nil), ap.B...)
+		b = ap.B
 	}
-	return b
+	return string(b)
 }

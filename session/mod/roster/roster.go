@@ -12,7 +12,6 @@ package roster
 
 import (
 	"slices"
-	"sort"
 	"strconv"
 
 	"canto/session"
@@ -56,65 +55,25 @@ const (
 	maxGroups = 32
 )
 
-// An Item is one contact.
+// An Item is one contact. Its strings are parts of the roster they came from, and stay good.
 type Item struct {
 	JID    jid.JID // bare, or a domain
 	Name   string
-	Groups []string
+	Groups Groups
 	State
 	// Listed: the user has the contact in the roster. One that has only asked is kept too, and is
 	// not shown (RFC 6121 §A.1: a state of "None + Pending In" is no roster item).
 	Listed bool
 	// Request is the presence of type subscribe that waits for an answer, as it came.
-	Request []byte
+	Request string
 }
 
 func (it *Item) empty() bool { return !it.Listed && it.State == State{} }
 
-// A Roster is what is resident of an account.
-type Roster struct {
-	Items   []Item // by JID
-	Version uint64
-}
-
-func (r *Roster) find(who jid.JID) (int, bool) {
-	i := sort.Search(len(r.Items), func(i int) bool { return r.Items[i].JID.String() >= who.String() })
-	return i, i < len(r.Items) && r.Items[i].JID == who
-}
-
-// Get is the contact who, a bare JID; nil if there is nothing of it. Good until the next change.
-func (r *Roster) Get(who jid.JID) *Item {
-	if i, ok := r.find(who); ok {
-		return &r.Items[i]
-	}
-	return nil
-}
-
-// State is the subscription state of who.
-func (r *Roster) State(who jid.JID) State {
-	if it := r.Get(who); it != nil {
-		return it.State
-	}
-	return State{}
-}
-
-func (r *Roster) put(it Item) {
-	i, ok := r.find(it.JID)
-	switch {
-	case ok && it.empty():
-		r.Items = append(r.Items[:i:i], r.Items[i+1:]...)
-	case ok:
-		r.Items[i] = it
-	case !it.empty():
-		r.Items = append(r.Items, Item{})
-		copy(r.Items[i+1:], r.Items[i:])
-		r.Items[i] = it
-	}
-}
-
 var part = session.NewPart[Roster]("roster")
 
-// Of is the roster of a: under its lock, while it is resident; nil on a host without the module.
+// Of is the roster of a: under its lock, while it is resident; nil on a host without the module, which is an
+// empty one.
 func Of(a *session.Account) *Roster { return part.Of(a) }
 
 // Options are the module's section of the configuration.
@@ -161,17 +120,18 @@ func (m *Service) get(ev *session.Stanza) session.Verdict {
 	r := Of(ev.Account())
 	ev.Session.SetInterested()
 	have, asks := ev.Payload().Attr(ver)
-	if asks && string(have) == strconv.FormatUint(r.Version, 10) {
+	version := strconv.FormatUint(r.Version(), 10)
+	if asks && string(have) == version {
 		return ev.Reply(nil) // RFC 6121 §2.6.3: the client has it
 	}
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 		a.Open(query)
 		if asks {
-			a.Attr(ver, strconv.FormatUint(r.Version, 10))
+			a.Attr(ver, version)
 		}
-		for i := range r.Items {
-			if r.Items[i].Listed {
-				r.Items[i].append(a)
+		for it := range r.All() {
+			if it.Listed {
+				it.append(a)
 			}
 		}
 		a.Close()
@@ -194,7 +154,7 @@ func (it *Item) append(a *xmlstream.Appender) {
 	if it.Approved {
 		a.Attr(approved, "true")
 	}
-	for _, g := range it.Groups {
+	for g := range it.Groups.All() {
 		a.Open(group).Text(g).Close()
 	}
 	a.Close()
@@ -220,38 +180,35 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.NotAllowed) // oneself is no contact
 	}
 	r := Of(a)
-	var it Item
-	if old := r.Get(who); old != nil {
-		it = *old
-	}
+	it, _ := r.Get(who)
 	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
 		if !it.Listed {
 			return ev.Fail(session.ItemNotFound) // §2.5.3
 		}
 		return m.remove(ev, a, it)
 	}
-	it.JID, it.Groups = who, nil
+	it.JID = who
 	name, _ := e.Attr(nameAttr)
 	if len(name) > maxName {
 		return ev.Fail(session.NotAcceptable)
 	}
 	it.Name = string(name)
+	var groups []string
 	for c, ok := e.First(); ok; c, ok = c.Next() {
 		if !c.Is(group) {
 			continue
 		}
 		g := string(c.Text())
-		if g == "" || len(g) > maxName || len(it.Groups) == maxGroups {
+		if g == "" || len(g) > maxName || len(groups) == maxGroups {
 			return ev.Fail(session.NotAcceptable) // §2.3.3
 		}
-		for _, other := range it.Groups {
-			if other == g {
-				return ev.Fail(session.BadRequest)
-			}
+		if slices.Contains(groups, g) {
+			return ev.Fail(session.BadRequest)
 		}
-		it.Groups = append(it.Groups, g)
+		groups = append(groups, g)
 	}
-	if !it.Listed && len(r.Items) >= m.opt.MaxItems {
+	it.Groups = packGroups(groups)
+	if !it.Listed && !m.Room(a) {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	it.Listed = true
@@ -292,24 +249,21 @@ func result(ev *session.Stanza, err error) session.Verdict {
 // Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends
 // the roster push (RFC 6121 §2.1.6) if what the user sees has changed. Under a's lock.
 func (m *Service) Put(l *session.Local, a *session.Account, it Item) session.Ticket {
-	var old Item
-	if o := Of(a).Get(it.JID); o != nil {
-		old = *o
-	}
+	old, _ := Of(a).Get(it.JID)
 	return m.put(l, a, it, !it.looksLike(&old))
 }
 
 // put is Put with a push or without; a roster set is pushed whatever it changed (§2.3.2).
 func (m *Service) put(l *session.Local, a *session.Account, it Item, seen bool) session.Ticket {
-	r := Of(a)
+	r := part.Own(a)
 	if seen {
-		r.Version = max(r.Version+1, m.first)
+		r.version = max(r.version+1, m.first)
 	}
 	r.put(it)
-	t := m.db.save(a, &it, r.Version)
+	t := m.db.save(a, &it, r.version)
 	a.Wrote(l, t)
 	if seen {
-		push(l, a, &it, r.Version)
+		push(l, a, &it, r.version)
 	}
 	return t
 }
@@ -319,7 +273,7 @@ func (it *Item) looksLike(o *Item) bool {
 	if !it.Listed || !o.Listed {
 		return it.Listed == o.Listed
 	}
-	return it.Name == o.Name && slices.Equal(it.Groups, o.Groups) && it.Subscription() == o.Subscription() && it.Out == o.Out && it.Approved == o.Approved
+	return it.Name == o.Name && it.Groups == o.Groups && it.Subscription() == o.Subscription() && it.Out == o.Out && it.Approved == o.Approved
 }
 
 // push tells every interested resource.
@@ -339,4 +293,4 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 }
 
 // Room reports whether a's roster may have another contact.
-func (m *Service) Room(a *session.Account) bool { return len(Of(a).Items) < m.opt.MaxItems }
+func (m *Service) Room(a *session.Account) bool { return Of(a).Len() < m.opt.MaxItems }
