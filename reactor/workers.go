@@ -44,21 +44,74 @@ type job struct {
 
 // pool is the Workers of a running server.
 type pool struct {
-	queues [numClasses]chan job
+	queues [numClasses]queue
 	stop   sync.WaitGroup
+}
+
+// A queue is a ring of jobs that grows to workQueue, and is given back when it is empty: a channel of that
+// size would hold on to megabytes.
+type queue struct {
+	mu      sync.Mutex
+	work    sync.Cond
+	ring    []job // of a power of two
+	head, n int
+	closed  bool
+}
+
+// queueKept is how large a ring may be that is kept while empty.
+const queueKept = 256
+
+func (q *queue) put(j job) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || q.n == workQueue {
+		return false
+	}
+	if q.n == len(q.ring) {
+		ring := make([]job, max(2*len(q.ring), 16))
+		copy(ring[copy(ring, q.ring[q.head:]):], q.ring[:q.head])
+		q.ring, q.head = ring, 0
+	}
+	q.ring[(q.head+q.n)&(len(q.ring)-1)] = j
+	q.n++
+	q.work.Signal()
+	return true
+}
+
+// take waits for a job; false: the queue is closed and empty.
+func (q *queue) take() (j job, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.n == 0 {
+		if q.closed {
+			return j, false
+		}
+		q.work.Wait()
+	}
+	j, q.ring[q.head] = q.ring[q.head], job{}
+	q.head = (q.head + 1) & (len(q.ring) - 1)
+	if q.n--; q.n == 0 && len(q.ring) > queueKept {
+		q.ring, q.head = nil, 0
+	}
+	return j, true
 }
 
 func newPool() *pool {
 	p := new(pool)
 	cpus := runtime.GOMAXPROCS(0)
 	for c, width := range [numClasses]int{Handshakes: cpus, Disk: 4 * cpus, Crypto: cpus, Lookups: 16} {
-		p.queues[c] = make(chan job, workQueue)
+		q := &p.queues[c]
+		q.work.L = &q.mu
 		for range width {
 			p.stop.Add(1)
 			go func() {
 				defer p.stop.Done()
 				pprof.Do(context.Background(), pprof.Labels("worker", classNames[c]), func(context.Context) {
-					for j := range p.queues[c] {
+					for {
+						j, ok := q.take()
+						if !ok {
+							return
+						}
 						j.run()
 					}
 				})
@@ -69,17 +122,17 @@ func newPool() *pool {
 }
 
 func (p *pool) Do(c Class, l *Loop, work func() error, then func(error)) bool {
-	select {
-	case p.queues[c] <- job{l, work, then}:
-		return true
-	default:
-		return false
-	}
+	return p.queues[c].put(job{l, work, then})
 }
 
+// close ends the workers when they have done what is queued.
 func (p *pool) close() {
-	for _, q := range p.queues {
-		close(q)
+	for i := range p.queues {
+		q := &p.queues[i]
+		q.mu.Lock()
+		q.closed = true
+		q.work.Broadcast()
+		q.mu.Unlock()
 	}
 	p.stop.Wait()
 }
