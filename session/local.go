@@ -1,6 +1,8 @@
 package session
 
 import (
+	"bytes"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -20,6 +22,7 @@ type Local struct {
 
 	router  *Router
 	jids    *jid.Cache
+	seed    maphash.Seed
 	held    *Entity // whose lock this loop holds
 	nest    int     // depth of enter
 	moving  bool    // mail is being routed
@@ -31,6 +34,7 @@ type Local struct {
 	stack   [8]Stanza
 	depth   int
 
+	shared  [sharedElements][]byte
 	seats   Seats
 	app     xmlstream.Appender
 	lent    bool
@@ -63,6 +67,7 @@ func newLocal(r *Router, loop *reactor.Loop) *Local {
 	l := &Local{Loop: loop, router: r, Parser: xmlstream.NewParser(&buf.Tail), Log: r.Log, jids: jid.NewCache()}
 	l.stats.StreamErrors = make(map[string]uint64)
 	l.stats.Limits = make(map[string]uint64)
+	l.seed = maphash.MakeSeed()
 	l.settle = l.settleWaits
 	l.fan = l.fanTurn
 	return l
@@ -73,6 +78,27 @@ func (l *Local) Router() *Router { return l.router }
 
 // JID is the canonical form of an address as it was sent (RFC 7622). It allocates on a miss only.
 func (l *Local) JID(raw []byte) (jid.JID, error) { return l.jids.Parse(raw) }
+
+// Elements that many sessions keep alike: presence is mostly the client's name and what it can do.
+const (
+	sharedElements = 512
+	sharedBytes    = 1024 // the longest: more is mostly somebody's own
+)
+
+// Shared is a copy of e, Streamed, never to be changed: one for all who ask for the same bytes, as far as the
+// loop remembers them.
+func (l *Local) Shared(e xmlstream.Element) []byte {
+	l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed)
+	b := l.scratch
+	if len(b) > sharedBytes {
+		return bytes.Clone(b)
+	}
+	at := &l.shared[maphash.Bytes(l.seed, b)%sharedElements]
+	if !bytes.Equal(*at, b) {
+		*at = bytes.Clone(b)
+	}
+	return *at
+}
 
 // enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred,
 // gives back a lock that a panic left behind, and routes the mail. The panic goes on to whoever

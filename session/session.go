@@ -55,7 +55,7 @@ func (s *Session) Traits() Traits { return s.traits }
 // unavailable. The bytes are never changed: a new presence is a new slice.
 func (s *Session) Presence() (p []byte, priority int8) { return s.presence, s.priority }
 
-// SetPresence keeps p, which s owns from now on, as the last broadcast presence; nil: unavailable.
+// SetPresence keeps p, which is never changed from now on, as the last broadcast presence; nil: unavailable.
 func (s *Session) SetPresence(p []byte, priority int8) { s.presence, s.priority = p, priority }
 
 // Connected reports whether s is a connected resource (RFC 6120 §7): bound, with a stream.

@@ -174,7 +174,14 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 // storeMemory is the store's share of the configured memory: its cache and memory tables.
 const storeMemory = 256 << 20
 
+// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no garbage, so
+// it is logins that pay, a few per cent; and what they leave between sessions, a peak and for good, is half.
+const gcPercent = 50
+
 func limitMemory(c *config) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if c.Memory > 0 {
 		debug.SetMemoryLimit(max(int64(c.Memory)*8/10-storeMemory, 64<<20))
 	}

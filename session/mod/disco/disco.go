@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"sort"
 	"strings"
+	"sync/atomic"
 
 	"canto/session"
 	"canto/session/mod/roster"
@@ -75,6 +76,13 @@ type Field struct {
 type Service struct {
 	about session.About
 	Forms []Form
+	known atomic.Pointer[version]
+}
+
+// A version is what ver made of a profile, which does not change once it is loaded.
+type version struct {
+	of  *session.Profile
+	ver string
 }
 
 // Load adds the handlers and offers the Service.
@@ -98,6 +106,9 @@ func (m *Service) Load(api *session.API) error {
 
 // ver is the verification string (XEP-0115 §5.1).
 func (m *Service) ver(p *session.Profile) string {
+	if v := m.known.Load(); v != nil && v.of == p {
+		return v.ver
+	}
 	var b strings.Builder
 	b.WriteString("server/im//" + m.about.Name + "<")
 	for _, f := range p.HostFeatures {
@@ -119,7 +130,9 @@ func (m *Service) ver(p *session.Profile) string {
 		}
 	}
 	sum := sha1.Sum([]byte(b.String()))
-	return base64.StdEncoding.EncodeToString(sum[:])
+	v := &version{p, base64.StdEncoding.EncodeToString(sum[:])}
+	m.known.Store(v)
+	return v.ver
 }
 
 func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {

@@ -159,7 +159,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	first := !s.Available()
 	_, old := s.Presence()
 	begins := prio >= 0 && (first || old < 0)
-	s.SetPresence(ev.Element.Append(nil, xmlstream.Streamed), prio)
+	s.SetPresence(l.Shared(ev.Element), prio)
 	p, _ := s.Presence()
 	m.broadcast(l, a, s.JID(), p)
 	for _, o := range a.Resources() { // to oneself too (§4.2.2)
