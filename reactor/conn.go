@@ -301,7 +301,7 @@ func (c *Conn) opened(io backendConn) {
 	l := c.loop
 	l.begin()
 	c.io = io
-	l.live[c] = struct{}{}
+	l.enter(c)
 	c.flags |= flagOpen
 	l.protect(c, func() { c.port.h.OnOpen(c) })
 	if c.port.direct != nil {
@@ -650,8 +650,7 @@ func (c *Conn) drop() {
 }
 
 func (c *Conn) forget() {
-	if _, ok := c.loop.live[c]; ok {
-		delete(c.loop.live, c)
+	if c.loop.exit(c) {
 		c.loop.conns.Add(-1)
 		c.loop.r.left()
 	}

@@ -35,7 +35,7 @@ type Loop struct {
 	waking            bool
 	looks             uint32 // numbers the wake-ups: the last one counts
 	ticking           bool   // this retry is not one of many in a tick
-	live              map[*Conn]struct{}
+	live              []*Conn // each knows its place
 	wheel             wheel
 	now               time.Time
 	meter             Meter
@@ -309,4 +309,28 @@ func (l *Loop) recovered(c *Conn) {
 		c.flags |= flagDeaf
 		c.Close(ErrPanic)
 	}
+}
+
+// enter puts c on the list of open connections.
+func (l *Loop) enter(c *Conn) {
+	l.live = append(l.live, c)
+	c.timer.place = uint32(len(l.live))
+}
+
+// exit takes c off it; false: it was not there.
+func (l *Loop) exit(c *Conn) bool {
+	i := c.timer.place
+	if i == 0 {
+		return false
+	}
+	last := len(l.live) - 1
+	l.live[i-1] = l.live[last]
+	l.live[i-1].timer.place = i
+	l.live[last] = nil
+	l.live = l.live[:last]
+	c.timer.place = 0
+	if n := cap(l.live); n > 1024 && last < n/4 {
+		l.live = append(make([]*Conn, 0, n/2), l.live...)
+	}
+	return true
 }

@@ -139,7 +139,7 @@ func prepare(cfg Config) *Reactor {
 	r.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
-		l := &Loop{r: r, index: i, live: make(map[*Conn]struct{}), now: r.start}
+		l := &Loop{r: r, index: i, now: r.start}
 		l.wheel.now = 1
 		r.loops = append(r.loops, l)
 	}
@@ -222,7 +222,7 @@ func (r *Reactor) drain(ticks *time.Ticker) {
 	r.closePorts()
 	for _, l := range r.loops {
 		l.Post(func() {
-			for c := range l.live {
+			for _, c := range l.live {
 				if r.cfg.Drain != nil {
 					l.protect(nil, func() { r.cfg.Drain(c) })
 				}

@@ -19,6 +19,7 @@ func (t Tick) After(d time.Duration) Tick {
 type Timer struct {
 	next, prev *Timer
 	at         Tick
+	place      uint32 // a Conn's in its loop's list; here alignment leaves room for it
 	to         Timed
 }
 

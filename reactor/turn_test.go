@@ -100,7 +100,7 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		h := &reasons{}
 		l := r.Loops()[0]
 		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
-		l.live[conn] = struct{}{}
+		l.enter(conn)
 		l.conns.Add(1)
 		conn.tls = &tlsConn{std: &std{c: conn, m: memConn{ready: make(chan struct{}, 1)}}}
 		if c.role == ClientRole {

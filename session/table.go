@@ -22,7 +22,7 @@ type Table struct {
 
 type shard struct {
 	mu       sync.RWMutex
-	accounts map[jid.JID]*Account
+	accounts accounts
 	nobody   map[jid.JID]struct{} // bounded: addresses known to have no account
 	births   uint32               // accounts made: what was read before one is not remembered as nobody
 	kicks    uint32               // accounts kicked: who was let in before one does not bind behind it
@@ -35,9 +35,6 @@ const nobodyPerShard = 256
 func NewTable() *Table {
 	t := new(Table)
 	t.hosts.Store(&map[string]*Host{})
-	for i := range t.shards {
-		t.shards[i].accounts = make(map[jid.JID]*Account)
-	}
 	return t
 }
 
@@ -98,7 +95,7 @@ func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards
 func (t *Table) Account(h *Host, bare jid.JID) (*Account, bool) {
 	s := t.shard(bare)
 	s.mu.RLock()
-	a := s.accounts[bare]
+	a := s.accounts.get(bare)
 	if a != nil {
 		s.mu.RUnlock()
 		return a, true
@@ -110,9 +107,9 @@ func (t *Table) Account(h *Host, bare jid.JID) (*Account, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a = s.accounts[bare]; a == nil {
+	if a = s.accounts.get(bare); a == nil {
 		a = &Account{bare: bare, Entity: Entity{host: h}}
-		s.accounts[bare] = a
+		s.accounts.add(a)
 		t.size.Add(1)
 	}
 	return a, true
@@ -122,9 +119,9 @@ func (t *Table) Account(h *Host, bare jid.JID) (*Account, bool) {
 func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
 	s := t.shard(bare)
 	s.mu.RLock()
-	a, ok := s.accounts[bare]
+	a := s.accounts.get(bare)
 	s.mu.RUnlock()
-	return a, ok
+	return a, a != nil
 }
 
 // Born forgets that bare was nobody's: an account was made. Any goroutine.
@@ -165,8 +162,7 @@ func (t *Table) kicks(bare jid.JID) uint32 {
 func (t *Table) drop(a *Account, nobody bool, births uint32) {
 	s := t.shard(a.bare)
 	s.mu.Lock()
-	if s.accounts[a.bare] == a {
-		delete(s.accounts, a.bare)
+	if s.accounts.remove(a) {
 		t.size.Add(-1)
 	}
 	if nobody && births == s.births {
@@ -186,8 +182,10 @@ func (t *Table) Len() int { return int(t.size.Load()) }
 func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
 	s := &t.shards[shardIndex%shards]
 	s.mu.RLock()
-	for _, a := range s.accounts {
-		dst = append(dst, a)
+	for _, a := range s.accounts.slots {
+		if a != nil {
+			dst = append(dst, a)
+		}
 	}
 	s.mu.RUnlock()
 	return dst
