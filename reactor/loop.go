@@ -33,8 +33,8 @@ type Loop struct {
 	stuck             []*Conn       // what waits for the socket
 	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
 	waking            bool
-	looks             uint32 // numbers the wake-ups: the last one counts
-	ticking           bool   // this retry is not one of many in a tick
+	looks             uint32  // numbers the wake-ups: the last one counts
+	ticking           bool    // this retry is not one of many in a tick
 	live              []*Conn // each knows its place
 	wheel             wheel
 	now               time.Time
