@@ -161,6 +161,7 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 		t.std = nil
 		t.layer.feed(s.m.rest())
 		t.layer.settle()
+		t.touch(c)
 	}
 	c.loop.protect(c, func() { c.port.h.OnSecure(c, &sh.state) })
 	if c.flags&flagClosing == 0 {

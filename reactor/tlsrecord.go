@@ -549,12 +549,13 @@ func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error)
 	copy(y.in.secret[:], theirs)
 	copy(y.out.secret[:], ours)
 	w := y.heat()
-	a, err := y.out.make(y.suit(), &w.outIV, false)
+	a, err := y.out.make(y.suit(), &w.outIV, true)
 	if err != nil {
 		y.drop()
 		return nil, err
 	}
-	scratch := make([]byte, 0, maxCiphertext)
+	w.out = a // what is sealed next comes soon
+	scratch := make([]byte, 0, min(len(sent), maxCiphertext))
 	defer func() { clear(scratch[:cap(scratch)]) }()
 	for len(sent) > 0 {
 		if len(sent) < recordHead {
@@ -579,7 +580,6 @@ func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error)
 		y.drop()
 		return nil, err
 	}
-	y.cool()
 	return y, nil
 }
 

@@ -185,8 +185,8 @@ func TestLayerSize(t *testing.T) {
 		t.Errorf("a layer is %d bytes", n)
 	}
 	server, client := twins(t, tls.TLS_AES_128_GCM_SHA256)
-	if server.warm != nil || server.rest != nil {
-		t.Error("a new layer is warm")
+	if w := server.warm; w == nil || w.in != nil || w.out == nil || server.rest != nil {
+		t.Error("a new layer is not ready to write, which it will do next, or for more")
 	}
 	open(server, sealed(t, client, "x"), 100)
 	if server.warm == nil || server.rest != nil {
@@ -638,7 +638,7 @@ func TestAttackK31Count(t *testing.T) {
 			own = y.record(own, typeHandshake, make([]byte, 10*i), 0)
 		}
 		unchecked.Store(false)
-		if y, err := start(bytes.Join([][]byte{plain, foreign, foreign, own}, nil)); err != nil || y.out.seq != uint64(n) || y.warm != nil {
+		if y, err := start(bytes.Join([][]byte{plain, foreign, foreign, own}, nil)); err != nil || y.out.seq != uint64(n) || y.warm.out == nil {
 			t.Errorf("%d records: %+v, %v", n, y, err)
 		}
 		if n > 0 {
