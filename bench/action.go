@@ -284,9 +284,11 @@ func (f *Fleet) turnPage(c *client, e xmlstream.Element) {
 	}
 }
 
-// flood has each of list write as much as the server takes.
+// flood has each of list write as much as the server takes; all of them no more than the bench itself can without
+// being late with everything else.
 func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*client) {
-	const ahead = 64 << 10
+	const ahead, atATime = 64 << 10, 1000
+	share := max(1, min(256, atATime/max(1, len(list))))
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
 	for i := 0; ; i++ {
@@ -306,7 +308,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 				return
 			}
 			y := ls.tally(id)
-			for n := 0; n < 256 && c.conn.Buffered() < ahead; n++ {
+			for n := 0; n < share && c.conn.Buffered() < ahead; n++ {
 				k := token{run: f.run, clock: clockID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
 				b := ls.message(f.scratch(c), k, "chat", *jid, a.Body)
 				ls.buf = b[:0]

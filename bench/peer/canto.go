@@ -17,6 +17,7 @@ func (canto) options() map[string][]string {
 	return map[string][]string{
 		"register": {"off", "on"},
 		"memory":   {}, // "2GiB": where the collector begins to work harder
+		"rate":     {}, // "10KiB/s, burst 20KiB": what a stream may send
 		"modules":  {}, // "-version +register"
 	}
 }
