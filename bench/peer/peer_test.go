@@ -127,7 +127,7 @@ func TestStartErrors(t *testing.T) {
 		{"ends", "dies", nil, []string{"canto: it ended instead of starting: exit status 3; it printed last: first line | the disk is   full"}},
 		{"another server", "another", nil, []string{"another server answers"}},
 		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }), []string{`no server "jabberd"`, "canto, prosody, ejabberd"}},
-		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }), []string{`no option "rooms"`, "memory, modules, register"}},
+		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }), []string{`no option "rooms"`, "memory, modules, rate, register"}},
 		{"bad option", "ok", change(func(c *Config) { c.Options = map[string]string{"register": "yes"} }), []string{`register can't be "yes"`, "off, on"}},
 		{"no program", "ok", change(func(c *Config) { c.Program = "" }), []string{"go build canto/cmd/canto"}},
 		{"missing program", "ok", change(func(c *Config) { c.Program = "/nowhere/canto" }), []string{"/nowhere/canto", "go build -o"}},
