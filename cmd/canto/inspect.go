@@ -69,6 +69,7 @@ func contains(list []string, s string) bool {
 
 type checkCmd struct {
 	What string `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
+	For  number `help:"Sessions that the limits must suffice for, like 100k or 1M; else limits.connections, or 10k." placeholder:"N"`
 }
 
 // Run looks and changes nothing.
@@ -125,7 +126,8 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("limits") {
-		checkLimits(c, say)
+		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(), granted: int(c.Memory)}
+		limits.check(r.out, c.limits().Connections, int(k.For), say)
 	}
 	if bad > 0 {
 		return fmt.Errorf("%d of these need a hand", bad)
@@ -161,38 +163,6 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	say(cert.Leaf.VerifyHostname(host) == nil, "tls: %s: the certificate's names: %s", host, strings.Join(cert.Leaf.DNSNames, ", "))
 	if cert.Leaf.SignatureAlgorithm == x509.PureEd25519 {
 		say(true, "tls: %s: an Ed25519 signature has no tls-server-end-point; tls-exporter is offered", host)
-	}
-}
-
-func checkLimits(c *config, say func(bool, string, ...any)) {
-	sayConnections(descriptorLimit(), c.limits().Connections, say)
-	for _, s := range []struct {
-		file string
-		want int
-	}{{"/proc/sys/net/core/somaxconn", 4096}, {"/proc/sys/net/ipv4/tcp_max_syn_backlog", 4096}} {
-		b, err := os.ReadFile(s.file)
-		if err != nil {
-			continue
-		}
-		var n int
-		fmt.Sscan(string(b), &n)
-		key := strings.ReplaceAll(strings.TrimPrefix(s.file, "/proc/sys/"), "/", ".")
-		say(n >= s.want, "limits: %s = %d; for reconnect storms set %s = %d", key, n, key, s.want)
-	}
-}
-
-// sayConnections shows how the number of connections comes about.
-func sayConnections(limit uint64, configured int, say func(bool, string, ...any)) {
-	n := connectionCap(limit, configured)
-	sum := fmt.Sprintf("%d descriptors - %d store - %d outgoing - %d http - %d = %d connections",
-		limit, fdStore, fdOutgoing, fdHTTP, fdRest, int64(limit)-fdStore-fdOutgoing-fdHTTP-fdRest)
-	switch {
-	case configured > 0 && n == configured:
-		say(true, "limits: %s, of which limits.connections allows %d", sum, n)
-	case configured > 0:
-		say(false, "limits: %s, not the %d of limits.connections: set LimitNOFILE=%d", sum, configured, configured+fdStore+fdOutgoing+fdHTTP+fdRest)
-	default:
-		say(n >= 10000, "limits: %s; for 100,000 set LimitNOFILE=110000", sum)
 	}
 }
 
