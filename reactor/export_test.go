@@ -1,6 +1,7 @@
 package reactor
 
 import (
+	"crypto/cipher"
 	"errors"
 	"net/netip"
 	"unsafe"
@@ -18,8 +19,8 @@ func (r *Reactor) Shaking() int {
 	return r.shakes.n
 }
 
-// Sizes are those that have a budget.
-func Sizes() map[string]uintptr {
+// Budgets are the sizes of what has one.
+func Budgets() map[string]uintptr {
 	return map[string]uintptr{
 		"Conn":     unsafe.Sizeof(Conn{}),
 		"tlsConn":  unsafe.Sizeof(tlsConn{}),
@@ -118,4 +119,20 @@ func (r *Reactor) Admit(ln Listener, fd int, remote netip.AddrPort) {
 	room := make(chan struct{}, 1)
 	room <- struct{}{}
 	r.admit(ports(ln), fd, remote, room)
+}
+
+// What bytes.go takes for the objects of others, and how large a std is.
+const (
+	AEADBytes   = aeadBytes
+	CryptoBytes = cryptoBytes
+	StdSize     = int(unsafe.Sizeof(std{}))
+)
+
+// AEADs are those of a warm record layer.
+func AEADs() any {
+	var both [2]cipher.AEAD
+	for i := range both {
+		both[i], _ = newGCM(make([]byte, 16))
+	}
+	return both
 }

@@ -141,7 +141,7 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
-		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(64<<10),
+		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(readBuffer),
 		gnet.WithWriteBufferCap(64<<10))
 	if err != nil {
 		return err

@@ -6,11 +6,12 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
-	"canto/reactor/buf"
 	"canto/session"
 	"canto/session/metrics"
 	"canto/session/mod"
@@ -166,10 +167,12 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 }
 
-type bytesCmd struct{}
+type bytesCmd struct {
+	Collect bool `help:"Have the heap collected first, so that what is alive is known exactly; it costs some CPU."`
+}
 
-// Run says what the running server holds.
-func (bytesCmd) Run(r *run) error {
+// Run says which part of the running server holds how many bytes.
+func (b *bytesCmd) Run(r *run) error {
 	if r.server == nil {
 		c, err := r.config()
 		if err != nil {
@@ -180,16 +183,51 @@ func (bytesCmd) Run(r *run) error {
 		}
 		return fmt.Errorf("no server runs with the data folder %s", c.Data)
 	}
-	s := r.server
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	st := metrics.Stats(s.router)
-	fmt.Fprintf(r.out, "heap in use      %12d\nstacks           %12d\nfrom the system  %12d\n", m.HeapInuse, m.StackInuse, m.Sys)
-	fmt.Fprintf(r.out, "connections      %12d\nsessions         %12d\naccounts         %12d in memory\n", s.reactor.Connections(), st.Bound-st.Unbound, s.router.Table.Len())
-	fmt.Fprintf(r.out, "outbox buffers   %12d lent\ninput tails      %12d lent\n", buf.Outbox.InUse(), buf.Tail.InUse())
-	d := s.db.Sizes()
-	fmt.Fprintf(r.out, "store cache      %12d\nstore on disk    %12d\n", d.Cache, d.Disk)
-	return nil
+	a := r.server.metrics.Bytes(b.Collect)
+	w := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	line := func(name, count string, bytes int) {
+		each := "-"
+		if a.Sessions > 0 {
+			each = strconv.Itoa(bytes / a.Sessions)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t\n", name, count, bytes, each)
+	}
+	fmt.Fprint(w, "part\tcount\tbytes\tbytes a session\t\n")
+	var outside []metrics.Part
+	for _, p := range a.Parts {
+		if p.Heap {
+			line(p.Name, strconv.Itoa(p.Count), p.Bytes)
+		} else {
+			outside = append(outside, p)
+		}
+	}
+	line("all parts", "-", a.Sum())
+	line("live heap", "-", a.Live)
+	line("heap not accounted for", "-", a.Unaccounted())
+	line("garbage, and newer than the last collection", "-", a.Garbage)
+	line("room in the heap", "-", a.Room)
+	line("stacks", strconv.Itoa(runtime.NumGoroutine()), a.Stacks)
+	line("the runtime's own", "-", a.Runtime)
+	line("given back to the system", "-", a.Released)
+	line("from the system, less that", "-", a.System-a.Released)
+	for _, p := range outside {
+		line(p.Name+", outside of the heap", "-", p.Bytes)
+	}
+	if rss, ok := residentBytes(); ok {
+		line("resident (RSS)", "-", rss)
+	}
+	line("store on disk", "-", int(r.server.db.Sizes().Disk))
+	return w.Flush()
+}
+
+// residentBytes is what of this process is in memory.
+func residentBytes() (n int, ok bool) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, false
+	}
+	_, err = fmt.Sscan(string(b), new(int), &n)
+	return n * os.Getpagesize(), err == nil
 }
 
 type reloadCmd struct{}

@@ -66,6 +66,7 @@ type server struct {
 	db       *store.DB
 	router   *session.Router
 	reactor  *reactor.Reactor
+	metrics  *metrics.Collector
 	door     *c2s.Door
 	web      *reactor.Web
 	httpd    *http.Server // what answers on web's connections
@@ -315,6 +316,7 @@ func (s *server) open(c *config, r *run) error {
 	}
 	s.router.Workers = s.reactor.Workers()
 	s.router.Start(s.reactor.Loops())
+	s.metrics = &metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}
 	return nil
 }
 
@@ -676,7 +678,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 	}
 	debugMux := http.NewServeMux()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(s.metrics, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	debugMux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	debugMux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	debugMux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
