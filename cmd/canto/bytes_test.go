@@ -17,7 +17,7 @@ func (s *site) account() (counts, bytes map[string]int) {
 	s.t.Helper()
 	counts, bytes = map[string]int{}, map[string]int{}
 	for _, l := range strings.Split(s.ok("bytes", "--collect"), "\n")[1:] {
-		if m := regexp.MustCompile(`^ *(\S.*?)  +(-|\d+)  +(-?\d+)  +(-?\d+|-) *$`).FindStringSubmatch(l); m != nil {
+		if m := regexp.MustCompile(`^(\S.*?)  +(-|\d+) +(-?\d+) +(?:-?\d+|-)$`).FindStringSubmatch(l); m != nil {
 			counts[m[1]], _ = strconv.Atoi(m[2])
 			bytes[m[1]], _ = strconv.Atoi(m[3])
 		}

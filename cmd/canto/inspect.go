@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"canto/session"
@@ -184,15 +183,15 @@ func (b *bytesCmd) Run(r *run) error {
 		return fmt.Errorf("no server runs with the data folder %s", c.Data)
 	}
 	a := r.server.metrics.Bytes(b.Collect)
-	w := tabwriter.NewWriter(r.out, 0, 0, 2, ' ', tabwriter.AlignRight)
+	const row = "%-45s %9v %14v %16v\n"
 	line := func(name, count string, bytes int) {
 		each := "-"
 		if a.Sessions > 0 {
 			each = strconv.Itoa(bytes / a.Sessions)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%s\t\n", name, count, bytes, each)
+		fmt.Fprintf(r.out, row, name, count, bytes, each)
 	}
-	fmt.Fprint(w, "part\tcount\tbytes\tbytes a session\t\n")
+	fmt.Fprintf(r.out, row, "part", "count", "bytes", "bytes a session")
 	var outside []metrics.Part
 	for _, p := range a.Parts {
 		if p.Heap {
@@ -217,7 +216,7 @@ func (b *bytesCmd) Run(r *run) error {
 		line("resident (RSS)", "-", rss)
 	}
 	line("store on disk", "-", int(r.server.db.Sizes().Disk))
-	return w.Flush()
+	return nil
 }
 
 // residentBytes is what of this process is in memory.

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -678,7 +679,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 	}
 	debugMux := http.NewServeMux()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(s.metrics, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(s.metrics, goMetrics(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	debugMux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	debugMux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	debugMux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -717,6 +718,13 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		return nil, err
 	}
 	return closeAll, nil
+}
+
+// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines wait to
+// run. docs/profiling.md reads them.
+func goMetrics() prometheus.Collector {
+	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC, collectors.MetricsScheduler,
+		collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/`)}))
 }
 
 // command carries out what came over the admin socket.
