@@ -51,28 +51,24 @@ func Allocated(n int) int {
 }
 
 // MapBytes is about what a map with n entries takes that has not shrunk, each of size bytes with key and value:
-// groups of eight entries and eight bytes, as many as are full to 7/8 at most (internal/runtime/maps). Large
-// ones are split in halves as they grow, and are some 2/3 full. Any goroutine.
+// groups of eight entries and eight bytes, twice as many whenever they are full to 7/8 (internal/runtime/maps).
+// Any goroutine.
 func MapBytes(n, size int) int {
-	group := 8 + 8*size
-	switch {
-	case n == 0:
+	if n == 0 {
 		return 0
-	case n <= 8:
-		return Allocated(48) + Allocated(group)
 	}
-	slots := 16
-	for slots*7/8 < n && slots < 1024 {
-		slots *= 2
+	groups := 1
+	for n > 8 && groups*7 < n {
+		groups *= 2
 	}
-	if n <= slots*7/8 {
-		return Allocated(48) + Allocated(slots/8*group)
-	}
-	return n * 3 / 2 * group / 8
+	return Allocated(48) + Allocated(groups*(8+8*size))
 }
 
-// A weigher is what a value of one type holds outside of itself; nil: nothing.
-type weigher func(p unsafe.Pointer) int
+// A weigher is what a value of one type holds outside of itself, as far as deep pointers lead; nil: nothing.
+type weigher func(p unsafe.Pointer, deep int) int
+
+// deepest is how many pointers are followed one after the other: lists that lead to themselves end.
+const deepest = 8
 
 var weighers struct {
 	sync.Mutex
@@ -95,15 +91,15 @@ func weigherOf(t reflect.Type) *weigher {
 	weighers.of[t] = w
 	switch t.Kind() {
 	case reflect.String:
-		*w = func(p unsafe.Pointer) int { return Allocated(len(*(*string)(p))) }
+		*w = func(p unsafe.Pointer, deep int) int { return Allocated(len(*(*string)(p))) }
 	case reflect.Slice:
 		size, el := int(t.Elem().Size()), weigherOf(t.Elem())
-		*w = func(p unsafe.Pointer) int {
+		*w = func(p unsafe.Pointer, deep int) int {
 			s := (*slice)(p)
 			n := Allocated(s.cap * size)
 			if *el != nil {
 				for i := range s.len {
-					n += (*el)(unsafe.Add(s.data, i*size))
+					n += (*el)(unsafe.Add(s.data, i*size), deep)
 				}
 			}
 			return n
@@ -113,14 +109,14 @@ func weigherOf(t reflect.Type) *weigher {
 			return w
 		}
 		size, el := int(t.Elem().Size()), weigherOf(t.Elem())
-		*w = func(p unsafe.Pointer) int {
+		*w = func(p unsafe.Pointer, deep int) int {
 			at := *(*unsafe.Pointer)(p)
-			if at == nil {
+			if at == nil || deep == 0 {
 				return 0
 			}
 			n := Allocated(size)
 			if *el != nil {
-				n += (*el)(at)
+				n += (*el)(at, deep-1)
 			}
 			return n
 		}
@@ -129,15 +125,15 @@ func weigherOf(t reflect.Type) *weigher {
 		if *el == nil {
 			return w
 		}
-		*w = func(p unsafe.Pointer) (n int) {
+		*w = func(p unsafe.Pointer, deep int) (n int) {
 			for i := range t.Len() {
-				n += (*el)(unsafe.Add(p, i*size))
+				n += (*el)(unsafe.Add(p, i*size), deep)
 			}
 			return n
 		}
 	case reflect.Map:
 		size := int(t.Key().Size() + t.Elem().Size())
-		*w = func(p unsafe.Pointer) int {
+		*w = func(p unsafe.Pointer, deep int) int {
 			return MapBytes(reflect.NewAt(t, p).Elem().Len(), size)
 		}
 	case reflect.Struct:
@@ -153,9 +149,9 @@ func weigherOf(t reflect.Type) *weigher {
 			}
 		}
 		if len(fields) > 0 {
-			*w = func(p unsafe.Pointer) (n int) {
+			*w = func(p unsafe.Pointer, deep int) (n int) {
 				for _, f := range fields {
-					n += (*f.w)(unsafe.Add(p, f.off))
+					n += (*f.w)(unsafe.Add(p, f.off), deep)
 				}
 				return n
 			}
@@ -184,7 +180,7 @@ func weigh(v any) int {
 	weighers.Unlock()
 	n := Allocated(int(t.Elem().Size()))
 	if *w != nil {
-		n += (*w)(reflect.ValueOf(v).UnsafePointer())
+		n += (*w)(reflect.ValueOf(v).UnsafePointer(), deepest)
 	}
 	return n
 }

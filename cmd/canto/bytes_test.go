@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"canto/session/store"
 )
 
@@ -103,4 +105,24 @@ func TestBytes(t *testing.T) {
 		counts, _ := s.account()
 		return counts["connections"]+counts["tls"]+counts["sessions"] == 0
 	})
+}
+
+// The runtime's metrics that docs/profiling.md and the bench read are there, whatever a new Go calls them.
+func TestGoMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(goMetrics())
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, f := range families {
+		there[f.GetName()] = true
+	}
+	for _, name := range []string{"go_cpu_classes_gc_total_cpu_seconds_total", "go_cpu_classes_gc_mark_assist_cpu_seconds_total", "go_cpu_classes_gc_mark_idle_cpu_seconds_total",
+		"go_cpu_classes_total_cpu_seconds_total", "go_cpu_classes_idle_cpu_seconds_total", "go_gc_duration_seconds", "go_sched_pauses_total_gc_seconds", "go_sched_latencies_seconds"} {
+		if !there[name] {
+			t.Errorf("no %s", name)
+		}
+	}
 }
