@@ -5,8 +5,8 @@ import (
 	"unsafe"
 )
 
-// Sizes are the objects of the heap that something is made of, each in bytes.
-type Sizes struct {
+// Objects are the objects of the heap that something is made of, each in bytes.
+type Objects struct {
 	Conn    []int // a connection, ours and the engine's
 	Entries []int // of maps, key and value, for each connection
 	Secured []int // more, where it has TLS
@@ -24,10 +24,10 @@ const (
 // readBuffer is the engine's, for each loop: the most that is read at a time.
 const readBuffer = 64 << 10
 
-// Sizes are those of r's connections and loops. Any goroutine.
-func (r *Reactor) Sizes() Sizes {
+// Objects are those of r's connections and loops. Any goroutine.
+func (r *Reactor) Objects() Objects {
 	const word = int(unsafe.Sizeof(uintptr(0)))
-	s := Sizes{
+	o := Objects{
 		Conn:    []int{int(unsafe.Sizeof(Conn{}))},
 		Entries: []int{2 * word}, // an empty last field is given a word
 		Secured: []int{int(unsafe.Sizeof(tlsConn{}))},
@@ -36,8 +36,8 @@ func (r *Reactor) Sizes() Sizes {
 		Loop:    []int{int(unsafe.Sizeof(Loop{})), readBuffer},
 	}
 	if e, ok := r.backend.(*engine); ok {
-		s.Conn = append(s.Conn, int(unsafe.Sizeof(gnetConn{})), int(reflect.TypeOf(e.conn).Elem().Size()), 2*word) // its callback, bound to it
-		s.Entries = append(s.Entries, 2*word)                                                                      // descriptor to connection
+		o.Conn = append(o.Conn, int(unsafe.Sizeof(gnetConn{})), int(reflect.TypeOf(e.conn).Elem().Size()), 2*word) // its callback, bound to it
+		o.Entries = append(o.Entries, 2*word)                                                                      // descriptor to connection
 	}
-	return s
+	return o
 }

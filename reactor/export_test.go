@@ -19,8 +19,8 @@ func (r *Reactor) Shaking() int {
 	return r.shakes.n
 }
 
-// Budgets are the sizes of what has one.
-func Budgets() map[string]uintptr {
+// Sizes are those that have a budget.
+func Sizes() map[string]uintptr {
 	return map[string]uintptr{
 		"Conn":     unsafe.Sizeof(Conn{}),
 		"tlsConn":  unsafe.Sizeof(tlsConn{}),

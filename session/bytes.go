@@ -188,7 +188,7 @@ func weigh(v any) int {
 // Weigh is what the accounts in memory hold, and the maps that find them. It takes the lock of each account for
 // about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any goroutine but a loop's.
 func (t *Table) Weigh() Holdings {
-	h := Holdings{}
+	h, once := Holdings{}, shared{}
 	var list []*Account
 	for i := range t.shards {
 		list = t.Accounts(i, list[:0])
@@ -202,14 +202,30 @@ func (t *Table) Weigh() Holdings {
 		entry := int(unsafe.Sizeof(jid.JID{}))
 		h.add("tables", len(list)+nobody, MapBytes(len(list), entry+int(unsafe.Sizeof(&Account{})))+MapBytes(nobody, entry))
 		for _, a := range list {
-			a.weigh(h)
+			a.weigh(h, once)
 		}
 	}
 	h.add("tables", 0, int(unsafe.Sizeof(*t)))
 	return h
 }
 
-func (a *Account) weigh(h Holdings) {
+// shared are what counts once though many have it: whatever is met often is met early.
+type shared map[unsafe.Pointer]struct{}
+
+const mostShared = 4096
+
+// first reports whether p was not met before, as far as that is remembered.
+func (m shared) first(p unsafe.Pointer) bool {
+	if _, met := m[p]; met {
+		return false
+	}
+	if len(m) < mostShared {
+		m[p] = struct{}{}
+	}
+	return true
+}
+
+func (a *Account) weigh(h Holdings, once shared) {
 	lockCheck(&a.Entity)
 	a.mu.Lock()
 	defer unlockCheck(&a.Entity)
@@ -217,26 +233,29 @@ func (a *Account) weigh(h Holdings) {
 	if a.resident == goneMark {
 		return
 	}
-	waits := 0
+	n := weigh(a)
 	if a.inbox != nil {
-		waits = weigh(a.inbox)
+		waits := weigh(a.inbox)
 		h.add("inboxes", len(a.inbox.items), waits)
+		n -= waits
 	}
-	h.add("accounts", 1, weigh(a)-waits)
-	if a.resident != nil {
-		for id, v := range a.resident.parts {
+	if r := a.resident; r != nil && once.first(unsafe.Pointer(r)) {
+		for id, v := range r.parts {
 			if v != nil {
 				h.add(partName(id), 1, weigh(v))
 			}
 		}
+	} else if r != nil {
+		n -= weigh(r)
 	}
+	h.add("accounts", 1, n)
 	for _, s := range a.sessions {
-		s.weigh(h)
+		s.weigh(h, once)
 	}
 }
 
 // weigh takes the outbox lock.
-func (s *Session) weigh(h Holdings) {
+func (s *Session) weigh(h Holdings, once shared) {
 	s.lockOut()
 	defer s.unlockOut()
 	n := weigh(s)
@@ -246,8 +265,11 @@ func (s *Session) weigh(h Holdings) {
 		n -= held
 	}
 	if p := Allocated(cap(s.presence)); p > 0 {
-		h.add("presences", 1, p)
 		n -= p
+		if !once.first(unsafe.Pointer(unsafe.SliceData(s.presence))) {
+			p = 0
+		}
+		h.add("presences", 1, p)
 	}
 	for i := range s.slots {
 		n += weigh(s.slots[i].v)

@@ -88,7 +88,7 @@ func objects(n int, sizes []int) (bytes int) {
 }
 
 func (c *Collector) connections(a *Account) {
-	s := c.Reactor.Sizes()
+	s := c.Reactor.Objects()
 	var sum reactor.Meter
 	conns, tls, loops := 0, 0, 0
 	for _, l := range c.Reactor.Loops() {
