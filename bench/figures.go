@@ -23,6 +23,7 @@ func (c *collector) figures() {
 		}
 	}
 	for i, p := range r.Phases {
+		r.Figures = append(r.Figures, told(r, p)...)
 		wall := p.To - p.From
 		kind := c.sc.Phases[i].Kind
 		if kind != Hold && kind != Settle {
@@ -74,6 +75,46 @@ func (c *collector) figures() {
 		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
+}
+
+// told are figures that a server written in Go says of itself in its metrics, if those are known: what the
+// collector costs, and what of its memory is the store's cache, which grows with what is read and not with
+// sessions.
+func told(r *result.Run, p result.Phase) (list []result.Figure) {
+	var from, to map[string]float64 // at the phase's beginning and end
+	for i := range r.Samples {
+		switch s := &r.Samples[i]; {
+		case s.Metrics == nil:
+		case s.Phase == p.Name:
+			to = s.Metrics
+			if from == nil {
+				from = to
+			}
+		case to == nil:
+			from = s.Metrics
+		}
+	}
+	if to == nil {
+		return nil
+	}
+	add := func(name string, v float64, unit, about string) {
+		list = append(list, result.Figure{Name: p.Name + "." + name, Value: v, Unit: unit, Better: "lower", About: about})
+	}
+	spent := func(class string) float64 {
+		name := "go_cpu_classes_" + class + "_cpu_seconds_total"
+		return to[name] - from[name]
+	}
+	if busy := spent("total") - spent("idle"); busy > 0 {
+		add("gc_share", spent("gc_total")/busy, "ratio", "share of the server's CPU that its collector took")
+		add("gc_assist_share", spent("gc_mark_assist")/busy, "ratio", "share of the server's CPU with which its own work had to help the collector: 0 unless it allocates faster than that marks")
+	}
+	if v, ok := to["go_gc_duration_seconds_max"]; ok {
+		add("gc_pause_max_ms", v*1e3, "ms", "longest pause of the server for its collector until the end of the phase, of the last 256 collections")
+	}
+	if v, ok := to["canto_store_cache_bytes"]; ok {
+		add("store_cache_bytes", v, "bytes", "what of the server's memory at the end of the phase was the cache of its store")
+	}
+	return list
 }
 
 // settles reports whether the scenario has a phase for memory to be looked at; else it is after a ramp.

@@ -138,6 +138,17 @@ func TestAttackT01Flat(t *testing.T) {
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	waitFor(t, func() bool { return descriptors(t) <= fds+2 })
 	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Tail.InUse() <= out })
+	waitFor(t, func() bool { // what the loops count is nothing
+		secured := 0
+		for _, l := range r.Loops() {
+			m := l.Meter()
+			secured += m.Connected + m.Secured + m.Std + m.Warm + m.ParkedBytes
+			if min(m.Secured, m.Std, m.Warm) < 0 {
+				t.Fatalf("%+v", m)
+			}
+		}
+		return secured == 0
+	})
 }
 
 // Descriptors used up by foreign files end nobody's connection, and new ones get in afterwards.

@@ -2,7 +2,6 @@ package reactor
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"time"
 )
@@ -23,8 +22,9 @@ type backend interface {
 	// Start runs n loops; each is bound to the engine's by the time it returns. pauses is whether
 	// SetRead was tried and works.
 	Start(r *Reactor, loops []*Loop) (pauses bool, err error)
-	// Enrol gives nc to c's loop, which calls onOpen; an error means that nc was closed.
-	Enrol(c *Conn, nc net.Conn) error
+	// Enrol gives a connected socket to c's loop, which calls onOpen and then done. done with an error, at once
+	// or on the loop, means that the socket was closed, and onOpen not called.
+	Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error))
 	// Execute runs l.turn on l soon. Any goroutine.
 	Execute(l *Loop) error
 	// Later runs f after d, on any goroutine; false: only ticks tell the time here.

@@ -1,7 +1,9 @@
 package reactor
 
 import (
+	"crypto/cipher"
 	"errors"
+	"net/netip"
 	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
@@ -91,3 +93,46 @@ func (c *Conn) Renew(request byte) { c.tls.write(c, c.tls.layer.update(nil, requ
 
 // Configs is how many configurations of handshakes are kept.
 func (r *Reactor) Configs() int { return len(r.detaching.all) }
+
+// Options are the socket options of every connection.
+func Options() map[string][3]int {
+	m := make(map[string][3]int)
+	for _, o := range options {
+		m[o.name] = [3]int{o.level, o.which, o.value}
+	}
+	return m
+}
+
+// ListenFD is the descriptor of the port at addr.
+func (r *Reactor) ListenFD(addr string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fd := -1
+	if rc, err := r.ports[addr].file.SyscallConn(); err == nil {
+		rc.Control(func(s uintptr) { fd = int(s) })
+	}
+	return fd
+}
+
+// Admit gives the reactor a descriptor as one that was accepted for ln.
+func (r *Reactor) Admit(ln Listener, fd int, remote netip.AddrPort) {
+	room := make(chan struct{}, 1)
+	room <- struct{}{}
+	r.admit(ports(ln), fd, remote, room)
+}
+
+// What bytes.go takes for the objects of others, and how large a std is.
+const (
+	AEADBytes   = aeadBytes
+	CryptoBytes = cryptoBytes
+	StdSize     = int(unsafe.Sizeof(std{}))
+)
+
+// AEADs are those of a warm record layer.
+func AEADs() any {
+	var both [2]cipher.AEAD
+	for i := range both {
+		both[i], _ = newGCM(make([]byte, 16))
+	}
+	return both
+}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/panjf2000/gnet/v2"
 	"github.com/panjf2000/gnet/v2/pkg/logging"
@@ -28,6 +29,7 @@ type engine struct {
 	stop  bool
 	done  chan struct{}
 	cause error
+	conn  gnet.Conn  // one of gnet's, for its type
 	peers []net.Conn // the other ends of the connections that watch over the loops
 }
 
@@ -139,7 +141,7 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
-		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(64<<10),
+		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(readBuffer),
 		gnet.WithWriteBufferCap(64<<10))
 	if err != nil {
 		return err
@@ -148,7 +150,7 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 		return err
 	}
 	e.cli = cli
-	found := make(chan gnet.EventLoop)
+	found := make(chan gnet.Conn)
 	var probes []net.Conn
 	defer func() {
 		for _, p := range probes {
@@ -164,10 +166,11 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 			return err
 		}
 		probes = append(probes, b)
-		if _, err := cli.EnrollContext(a, found0{func(el gnet.EventLoop) { go func() { found <- el }() }}); err != nil {
+		if _, err := cli.EnrollContext(a, found0{func(gc gnet.Conn) { go func() { found <- gc }() }}); err != nil {
 			return err
 		}
-		if seen[<-found] = true; len(seen) == len(loops) {
+		e.conn = <-found
+		if seen[e.conn.EventLoop()] = true; len(seen) == len(loops) {
 			break
 		}
 	}
@@ -205,7 +208,7 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 }
 
 // found0 is the context of a probe.
-type found0 struct{ f func(gnet.EventLoop) }
+type found0 struct{ f func(gnet.Conn) }
 
 func socketPair() (a, b net.Conn, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -234,34 +237,43 @@ func epollOf(el gnet.EventLoop) (fd int) {
 	return int(reflect.ValueOf(el).Elem().FieldByName("poller").Elem().FieldByName("fd").Int())
 }
 
-// forgetAddrs has gnet let go of the addresses that it keeps for each connection, some 330 bytes in seven
-// objects, for methods that nobody calls: we have the remote one in 18. Where its fields are others than
-// we know, nothing happens.
-func forgetAddrs(gc gnet.Conn) {
-	defer func() { recover() }() // a gnet of another make
-	v := reflect.ValueOf(gc).Elem()
-	for _, name := range []string{"localAddr", "remoteAddr"} {
-		if f := v.FieldByName(name); f.IsValid() && f.Type() == reflect.TypeFor[net.Addr]() {
-			*(*net.Addr)(f.Addr().UnsafePointer()) = nil
+// Enrol does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with another
+// poller, is given a second descriptor and six objects of addresses, and is registered by a goroutine of its
+// own; with all of it an accept is 20 system calls, and without it 3. gnet gives these two functions to nobody,
+// so the linker does. What they take is known of the version that go.mod names.
+func (e *engine) Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
+	el := c.loop.engine.(gnet.EventLoop)
+	err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+		gc := e.conn
+		loop := words(&el)[1]
+		words(&gc)[1] = newStreamConn("tcp", fd, loop, nil, nil, nil)
+		gc.SetContext(arrival{c, remote})
+		err := register0(loop, words(&gc)[1])
+		if c.flags&flagOpen != 0 {
+			err = nil // it has been there
 		}
-	}
-	if f := v.FieldByName("remote"); f.IsValid() && f.Type() == reflect.TypeFor[unix.Sockaddr]() {
-		*(*unix.Sockaddr)(f.Addr().UnsafePointer()) = nil
+		done(err)
+		return nil
+	}))
+	if err != nil {
+		unix.Close(fd)
+		done(err)
 	}
 }
 
-func (e *engine) Enrol(c *Conn, nc net.Conn) error {
-	el := c.loop.engine.(gnet.EventLoop)
-	res, err := el.Enroll(gnet.NewContext(context.Background(), c), nc)
-	if err != nil {
-		nc.Close()
-		return err
-	}
-	if rr := <-res; rr.Err != nil {
-		nc.Close()
-		return rr.Err
-	}
-	return nil
+//go:linkname newStreamConn github.com/panjf2000/gnet/v2.newStreamConn
+func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local, remote net.Addr) unsafe.Pointer
+
+//go:linkname register0 github.com/panjf2000/gnet/v2.(*eventloop).register0
+func register0(loop, conn unsafe.Pointer) error
+
+// words are the two of an interface value: what type it is, and where.
+func words[I any](i *I) *[2]unsafe.Pointer { return (*[2]unsafe.Pointer)(unsafe.Pointer(i)) }
+
+// arrival is the context of a connection that OnOpen has not seen yet.
+type arrival struct {
+	c      *Conn
+	remote netip.AddrPort
 }
 
 func (e *engine) Execute(l *Loop) error {
@@ -287,15 +299,15 @@ func (e *engine) Stop() {
 // OnOpen is gnet's.
 func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch c := gc.Context().(type) {
-	case *Conn:
-		g := &gnetConn{gc: gc, loop: c.loop}
-		if ap := remoteOf(gc.RemoteAddr()); ap.IsValid() {
-			g.addr, g.port = ap.Addr().As16(), ap.Port()
+	case arrival:
+		gc.SetContext(c.c)
+		g := &gnetConn{gc: gc, loop: c.c.loop}
+		if c.remote.IsValid() {
+			g.addr, g.port = c.remote.Addr().As16(), c.remote.Port()
 		}
-		forgetAddrs(gc)
-		c.opened(g)
+		c.c.opened(g)
 	case found0:
-		c.f(gc.EventLoop())
+		c.f(gc)
 	case *probe:
 		c.conn <- gc
 	}
@@ -436,14 +448,6 @@ func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }
 
 func (g *gnetConn) Remote() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(g.addr).Unmap(), g.port)
-}
-
-func remoteOf(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-	}
-	return netip.AddrPort{}
 }
 
 // gnetLog sends gnet's own words to our log.

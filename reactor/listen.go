@@ -2,28 +2,49 @@ package reactor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// listening is one open port.
+// listening is one open port. Its socket is a file of ours: what package net accepts costs three times the
+// system calls.
 type listening struct {
-	ln   net.Listener
+	file *os.File
+	addr net.Addr
 	name string
 	port *port
 	on   bool
+	shut atomic.Bool
+	room chan struct{} // a place for each connection on its way to its loop
 }
 
+// arriving bounds how many accepted connections wait for their loops: what a full loop leaves waits in the
+// kernel's backlog.
+const arriving = 64
+
 func (r *Reactor) listen(ln Listener) (*listening, error) {
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Minute, Interval: time.Minute, Count: 3}}
-	s, err := lc.Listen(context.Background(), "tcp", ln.Addr)
+	s, err := listenConfig().Listen(context.Background(), "tcp", ln.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	return &listening{ln: s, name: ln.Name, port: ports(ln)}, nil
+	defer s.Close()
+	f, err := s.(*net.TCPListener).File()
+	if err != nil {
+		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
+	}
+	return &listening{file: f, addr: s.Addr(), name: ln.Name, port: ports(ln), room: make(chan struct{}, arriving)}, nil
+}
+
+func (s *listening) close() error {
+	s.shut.Store(true)
+	return s.file.Close()
 }
 
 // Listen opens another port while running. Any goroutine. Cold path.
@@ -35,12 +56,12 @@ func (r *Reactor) Listen(ln Listener) (net.Addr, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.stopped {
-		s.ln.Close()
+		s.close()
 		return nil, ErrStopped
 	}
-	r.ports[s.ln.Addr().String()] = s
+	r.ports[s.addr.String()] = s
 	s.start(r)
-	return s.ln.Addr(), nil
+	return s.addr, nil
 }
 
 // Unlisten closes a port; its connections stay. Any goroutine. Cold path.
@@ -52,7 +73,7 @@ func (r *Reactor) Unlisten(addr string) error {
 		return fmt.Errorf("reactor: nobody listens on %s", addr)
 	}
 	delete(r.ports, addr)
-	return s.ln.Close()
+	return s.close()
 }
 
 func (s *listening) start(r *Reactor) {
@@ -62,14 +83,14 @@ func (s *listening) start(r *Reactor) {
 	}
 }
 
-// accept takes connections until the listener is closed. No other error ends it: descriptors that ran
-// out come back.
+// accept takes connections until the port is closed. No other error ends it: descriptors that ran out come
+// back.
 func (s *listening) accept(r *Reactor) {
 	wait, said := time.Duration(0), false
-	// Giving a connection to its loop takes a second descriptor for a moment: one is kept for it, so
-	// that whoever was accepted gets in.
-	spare, _ := os.Open(os.DevNull)
-	defer func() { spare.Close() }()
+	raw, err := s.file.SyscallConn()
+	if err != nil {
+		return // closed already
+	}
 	for {
 		for r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections) {
 			select { // the kernel's backlog waits
@@ -77,20 +98,13 @@ func (s *listening) accept(r *Reactor) {
 			case <-time.After(TickLength):
 			}
 		}
-		var nc net.Conn
-		var err error
-		if spare == nil {
-			spare, err = os.Open(os.DevNull)
-		}
-		if err == nil {
-			nc, err = s.ln.Accept()
-		}
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
+		fd, remote, err := accept(raw)
 		if err != nil {
+			if s.shut.Load() {
+				return
+			}
 			if !said {
-				r.log.Error("accepting failed; it is tried again", "addr", s.ln.Addr().String(), "err", err)
+				r.log.Error("accepting failed; it is tried again", "addr", s.addr.String(), "err", err)
 				said = true
 			}
 			wait = min(max(2*wait, 10*time.Millisecond), time.Second)
@@ -98,17 +112,56 @@ func (s *listening) accept(r *Reactor) {
 			continue
 		}
 		wait, said = 0, false
-		if s.port.accept != nil {
-			if !s.port.accept(remoteOf(nc.RemoteAddr())) {
-				nc.Close()
-				continue
-			}
+		if s.port.accept != nil && !s.port.accept(remote) {
+			unix.Close(fd)
+			continue
 		}
-		remote := remoteOf(nc.RemoteAddr())
-		spare.Close()
-		if err := r.admit(s.port, nc); err != nil && s.port.lost != nil {
-			s.port.lost(remote)
-		}
-		spare, _ = os.Open(os.DevNull)
+		s.room <- struct{}{}
+		r.admit(s.port, fd, remote, s.room)
 	}
+}
+
+// accept waits for a connection. One that its peer has given up meanwhile is none.
+func accept(raw syscall.RawConn) (fd int, remote netip.AddrPort, err error) {
+	if e := raw.Read(func(ln uintptr) bool {
+		for {
+			var sa syscall.Sockaddr // unix.Accept4 asks for the protocol, too
+			fd, sa, err = syscall.Accept4(int(ln), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
+			switch err {
+			case syscall.EAGAIN:
+				return false
+			case syscall.EINTR, syscall.ECONNABORTED:
+				continue
+			case nil:
+				remote = addressOf(sa)
+			}
+			return true
+		}
+	}); e != nil {
+		return 0, remote, e
+	}
+	return fd, remote, os.NewSyscallError("accept4", err)
+}
+
+func addressOf(sa syscall.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// release takes the socket out of nc, which is closed.
+func release(nc net.Conn) (fd int, err error) {
+	defer nc.Close()
+	rc, err := nc.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if e := rc.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
+		return 0, e
+	}
+	return fd, os.NewSyscallError("fcntl", err)
 }

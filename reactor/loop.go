@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 )
 
 // A Loop is one event loop: one goroutine, its connections and its timers.
@@ -53,6 +54,9 @@ type Meter struct {
 	Connected, Paused int
 	ParkedBytes       int // read, and not taken by handlers yet
 	OutboxBytes       int // waiting for sockets with no room
+	ScratchBytes      int // the loop's own
+	Secured, Std      int // connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
+	Warm              int // with the AEADs of our record layer
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
@@ -287,6 +291,7 @@ func (l *Loop) tick() {
 			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
 		}
 	}
+	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live))
 	m := l.meter
 	l.shown.Store(&m)
 	l.measure(l.clock().Sub(start))

@@ -3,10 +3,11 @@ package reactor
 import (
 	"context"
 	"errors"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Memory is a Reactor whose connections are pipes in memory and whose loops run when they are told
@@ -34,7 +35,10 @@ func NewMemory(cfg Config) *Memory {
 func (m *Memory) Start(r *Reactor, loops []*Loop) (bool, error) { return !r.cfg.NoPause, nil }
 
 // Enrol is the engine's.
-func (m *Memory) Enrol(*Conn, net.Conn) error { return errors.New("reactor: no sockets in memory") }
+func (m *Memory) Enrol(_ *Conn, fd int, _ netip.AddrPort, done func(error)) {
+	unix.Close(fd)
+	done(errors.New("reactor: no sockets in memory"))
+}
 
 // Execute is the engine's.
 func (m *Memory) Execute(l *Loop) error {

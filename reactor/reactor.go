@@ -93,7 +93,7 @@ func New(cfg Config) (*Reactor, error) {
 		s, err := r.listen(ln)
 		if err != nil {
 			for _, o := range open {
-				o.ln.Close()
+				o.close()
 			}
 			return nil, err
 		}
@@ -102,7 +102,7 @@ func New(cfg Config) (*Reactor, error) {
 	pauses, err := r.backend.Start(r, r.loops)
 	if err != nil {
 		for _, o := range open {
-			o.ln.Close()
+			o.close()
 		}
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
@@ -110,7 +110,7 @@ func New(cfg Config) (*Reactor, error) {
 		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of its pause is closed instead", "cap", maxPark)
 	}
 	for _, s := range open {
-		r.ports[s.ln.Addr().String()] = s
+		r.ports[s.addr.String()] = s
 	}
 	return r, nil
 }
@@ -249,7 +249,7 @@ func (r *Reactor) closePorts() {
 	defer r.mu.Unlock()
 	r.stopped = true
 	for _, s := range r.ports {
-		s.ln.Close()
+		s.close()
 	}
 }
 
@@ -262,28 +262,37 @@ func (r *Reactor) left() {
 	}
 }
 
-// admit makes the Conn for nc on the loop with the fewest.
-func (r *Reactor) admit(p *port, nc net.Conn) error {
+// admit makes the Conn of an accepted socket on the loop with the fewest; room gets a place back when it is
+// there, or will never be.
+func (r *Reactor) admit(p *port, fd int, remote netip.AddrPort, room <-chan struct{}) {
 	best := r.loops[0]
 	for _, l := range r.loops[1:] {
 		if l.conns.Load() < best.conns.Load() {
 			best = l
 		}
 	}
-	return r.enrol(best, p, nil, nc)
+	r.enrol(best, p, nil, fd, remote, func(err error) {
+		<-room
+		if err != nil && p.lost != nil {
+			p.lost(remote)
+		}
+	})
 }
 
-func (r *Reactor) enrol(l *Loop, p *port, owner any, nc net.Conn) error {
+// enrol gives a connected socket to l, which calls OnOpen and then done; done with an error, here or on the
+// loop, means that it was closed.
+func (r *Reactor) enrol(l *Loop, p *port, owner any, fd int, remote netip.AddrPort, done func(error)) {
 	c := &Conn{loop: l, port: p, Owner: owner}
 	l.conns.Add(1)
 	r.conns.Add(1)
-	if err := r.backend.Enrol(c, nc); err != nil {
-		l.conns.Add(-1)
-		r.left()
-		r.log.Debug("a connection could not be taken", "err", err)
-		return err
-	}
-	return nil
+	r.backend.Enrol(c, fd, remote, func(err error) {
+		if err != nil {
+			l.conns.Add(-1)
+			r.left()
+			r.log.Debug("a connection could not be taken", "err", err)
+		}
+		done(err)
+	})
 }
 
 // A DialConfig says where to and how.
@@ -296,23 +305,31 @@ type DialConfig struct {
 	Owner   any
 }
 
-// Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on
-// another goroutine. Any goroutine. Cold path.
+// Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on any
+// goroutine. Any goroutine. Cold path.
 func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 	go func() {
 		if cfg.Timeout == 0 {
 			cfg.Timeout = 10 * time.Second
 		}
-		d := net.Dialer{Timeout: cfg.Timeout}
+		d := dialer(cfg.Timeout)
 		if cfg.Local.IsValid() {
 			d.LocalAddr = net.TCPAddrFromAddrPort(cfg.Local)
 		}
 		nc, err := d.Dial("tcp", cfg.Addr.String())
-		if err == nil {
-			err = r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, nc)
-		}
 		if err != nil {
 			failed(err)
+			return
 		}
+		fd, err := release(nc)
+		if err != nil {
+			failed(err)
+			return
+		}
+		r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr, func(err error) {
+			if err != nil {
+				failed(err)
+			}
+		})
 	}()
 }

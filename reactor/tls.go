@@ -93,6 +93,8 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots, wake: func() { c.loop.markDirty(c) }}
 	t := &tlsConn{std: s}
 	c.tls = t
+	c.loop.meter.Secured++
+	c.loop.meter.Std++
 	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
 	if role == ServerRole {
 		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
@@ -159,6 +161,7 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 	if y != nil && c.flags&flagGone == 0 {
 		t.layer, *y = *y, layer{}
 		t.std = nil
+		c.loop.meter.Std--
 		t.layer.feed(s.m.rest())
 		t.layer.settle()
 		t.touch(c)
@@ -271,6 +274,7 @@ func (t *tlsConn) touch(c *Conn) {
 		w.used = c.loop.Tick()
 		if w.timer.to == nil && c.flags&flagGone == 0 {
 			c.loop.Arm(&w.timer, w.used+quietTicks, t)
+			c.loop.meter.Warm++
 		}
 	}
 }
@@ -286,6 +290,7 @@ func (t *tlsConn) OnTimer(l *Loop) {
 		return
 	}
 	t.layer.cool()
+	l.meter.Warm--
 }
 
 // held is how much ciphertext waits.
@@ -303,8 +308,13 @@ func (t *tlsConn) forget(l *Loop) {
 	t.end()
 	l.meter.ParkedBytes -= int(t.kept)
 	t.kept = 0
-	if w := t.layer.warm; w != nil {
+	l.meter.Secured--
+	if t.std != nil {
+		l.meter.Std--
+	}
+	if w := t.layer.warm; w != nil && w.timer.to != nil {
 		l.Arm(&w.timer, 0, nil)
+		l.meter.Warm--
 	}
 	t.layer.drop()
 }

@@ -717,4 +717,29 @@ func TestCompactHeap(t *testing.T) {
 	if compact > 1200 || std < 3*compact {
 		t.Errorf("%d bytes of heap for an idle connection, %d with crypto/tls", compact, std)
 	}
+	near(t, "what crypto/tls keeps", reactor.CryptoBytes, int(std-compact)-reactor.StdSize)
+}
+
+// The account of memory takes what is not ours for as much as it is.
+func TestWarmBytes(t *testing.T) {
+	const n = 1000
+	all := make([]any, n)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range all {
+		all[i] = reactor.AEADs()
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	near(t, "two AEADs", reactor.AEADBytes, int(after.HeapAlloc-before.HeapAlloc)/n)
+	runtime.KeepAlive(all)
+}
+
+func near(t *testing.T, what string, is, want int) {
+	t.Helper()
+	t.Logf("%s: %d bytes, and %d were measured", what, is, want)
+	if is < want*85/100 || is > want*115/100 {
+		t.Errorf("%s: %d bytes, and %d were measured", what, is, want)
+	}
 }

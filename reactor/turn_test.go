@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,12 +12,12 @@ import (
 // counting is an engine that only counts how often it is asked for a turn.
 type counting struct{ asked int }
 
-func (e *counting) Start(*Reactor, []*Loop) (bool, error) { return true, nil }
-func (e *counting) Enrol(*Conn, net.Conn) error           { return nil }
-func (e *counting) Execute(*Loop) error                   { e.asked++; return nil }
-func (e *counting) Later(time.Duration, func()) bool      { return false }
-func (e *counting) Stop()                                 {}
-func (e *counting) Wait(ctx context.Context) error        { <-ctx.Done(); return nil }
+func (e *counting) Start(*Reactor, []*Loop) (bool, error)         { return true, nil }
+func (e *counting) Enrol(*Conn, int, netip.AddrPort, func(error)) {}
+func (e *counting) Execute(*Loop) error                           { e.asked++; return nil }
+func (e *counting) Later(time.Duration, func()) bool              { return false }
+func (e *counting) Stop()                                         {}
+func (e *counting) Wait(ctx context.Context) error                { <-ctx.Done(); return nil }
 
 // sink is a connection that takes everything.
 type sink struct{ writes int }

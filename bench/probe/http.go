@@ -42,7 +42,7 @@ type Scraper struct {
 func DefaultPick() []string {
 	return []string{"canto_",
 		"go_gc_cycles_total", "go_gc_duration_seconds", "go_gc_pauses_seconds", "go_gc_heap_allocs_bytes_total", "go_gc_heap_allocs_objects_total", "go_gc_heap_goal_bytes", "go_gc_heap_live_bytes",
-		"go_gc_heap_objects", "go_gc_scan_total_bytes", "go_memstats_heap_inuse_bytes", "go_memstats_heap_released_bytes", "go_memstats_stack_inuse_bytes", "go_memstats_sys_bytes",
+		"go_gc_heap_objects", "go_gc_scan_total_bytes", "go_cpu_classes_", "go_sched_latencies_seconds", "go_sched_pauses_", "go_memstats_heap_inuse_bytes", "go_memstats_heap_released_bytes", "go_memstats_stack_inuse_bytes", "go_memstats_sys_bytes",
 		"go_goroutines", "go_threads", "process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"}
 }
 
@@ -56,7 +56,8 @@ func NewScraper(url string, pick ...string) *Scraper {
 }
 
 // Scrape is the metrics at this moment, each summed over its labels: counters and gauges by their names,
-// histograms and summaries as <name>_count and <name>_sum. What is no number is left out.
+// histograms and summaries as <name>_count and <name>_sum, and a summary's largest, where it tells it, as
+// <name>_max. What is no number is left out.
 func (s *Scraper) Scrape(ctx context.Context) (map[string]float64, error) {
 	ctx, stop := context.WithTimeout(ctx, grace)
 	defer stop()
@@ -102,6 +103,11 @@ func (s *Scraper) add(sums map[string]float64, name string, m *dto.Metric) {
 	case m.Summary != nil:
 		put(name+"_count", float64(m.Summary.GetSampleCount()))
 		put(name+"_sum", m.Summary.GetSampleSum())
+		for _, q := range m.Summary.Quantile {
+			if q.GetQuantile() == 1 {
+				put(name+"_max", q.GetValue())
+			}
+		}
 	}
 }
 

@@ -221,7 +221,7 @@ other_untyped 5
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(text)) }))
 	defer srv.Close()
 	got, err := NewScraper(srv.URL).Scrape(t.Context())
-	want := map[string]float64{"canto_stanzas_total": 7, "canto_connections": 7, "canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2, "go_gc_duration_seconds_count": 3}
+	want := map[string]float64{"canto_stanzas_total": 7, "canto_connections": 7, "canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2, "go_gc_duration_seconds_count": 3, "go_gc_duration_seconds_max": 9}
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, %v", got, err)
 	}

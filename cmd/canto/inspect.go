@@ -6,11 +6,11 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"canto/reactor/buf"
 	"canto/session"
 	"canto/session/metrics"
 	"canto/session/mod"
@@ -69,6 +69,7 @@ func contains(list []string, s string) bool {
 
 type checkCmd struct {
 	What string `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
+	For  number `help:"Sessions that the limits must suffice for, like 100k or 1M; else limits.connections, or 10k." placeholder:"N"`
 }
 
 // Run looks and changes nothing.
@@ -125,7 +126,8 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("limits") {
-		checkLimits(c, say)
+		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(), granted: int(c.Memory)}
+		limits.check(r.out, c.limits().Connections, int(k.For), say)
 	}
 	if bad > 0 {
 		return fmt.Errorf("%d of these need a hand", bad)
@@ -164,42 +166,12 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 }
 
-func checkLimits(c *config, say func(bool, string, ...any)) {
-	sayConnections(descriptorLimit(), c.limits().Connections, say)
-	for _, s := range []struct {
-		file string
-		want int
-	}{{"/proc/sys/net/core/somaxconn", 4096}, {"/proc/sys/net/ipv4/tcp_max_syn_backlog", 4096}} {
-		b, err := os.ReadFile(s.file)
-		if err != nil {
-			continue
-		}
-		var n int
-		fmt.Sscan(string(b), &n)
-		key := strings.ReplaceAll(strings.TrimPrefix(s.file, "/proc/sys/"), "/", ".")
-		say(n >= s.want, "limits: %s = %d; for reconnect storms set %s = %d", key, n, key, s.want)
-	}
+type bytesCmd struct {
+	Collect bool `help:"Have the heap collected first, so that what is alive is known exactly; it costs some CPU."`
 }
 
-// sayConnections shows how the number of connections comes about.
-func sayConnections(limit uint64, configured int, say func(bool, string, ...any)) {
-	n := connectionCap(limit, configured)
-	sum := fmt.Sprintf("%d descriptors - %d store - %d outgoing - %d http - %d = %d connections",
-		limit, fdStore, fdOutgoing, fdHTTP, fdRest, int64(limit)-fdStore-fdOutgoing-fdHTTP-fdRest)
-	switch {
-	case configured > 0 && n == configured:
-		say(true, "limits: %s, of which limits.connections allows %d", sum, n)
-	case configured > 0:
-		say(false, "limits: %s, not the %d of limits.connections: set LimitNOFILE=%d", sum, configured, configured+fdStore+fdOutgoing+fdHTTP+fdRest)
-	default:
-		say(n >= 10000, "limits: %s; for 100,000 set LimitNOFILE=110000", sum)
-	}
-}
-
-type bytesCmd struct{}
-
-// Run says what the running server holds.
-func (bytesCmd) Run(r *run) error {
+// Run says which part of the running server holds how many bytes.
+func (b *bytesCmd) Run(r *run) error {
 	if r.server == nil {
 		c, err := r.config()
 		if err != nil {
@@ -210,16 +182,51 @@ func (bytesCmd) Run(r *run) error {
 		}
 		return fmt.Errorf("no server runs with the data folder %s", c.Data)
 	}
-	s := r.server
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	st := metrics.Stats(s.router)
-	fmt.Fprintf(r.out, "heap in use      %12d\nstacks           %12d\nfrom the system  %12d\n", m.HeapInuse, m.StackInuse, m.Sys)
-	fmt.Fprintf(r.out, "connections      %12d\nsessions         %12d\naccounts         %12d in memory\n", s.reactor.Connections(), st.Bound-st.Unbound, s.router.Table.Len())
-	fmt.Fprintf(r.out, "outbox buffers   %12d lent\ninput tails      %12d lent\n", buf.Outbox.InUse(), buf.Tail.InUse())
-	d := s.db.Sizes()
-	fmt.Fprintf(r.out, "store cache      %12d\nstore on disk    %12d\n", d.Cache, d.Disk)
+	a := r.server.metrics.Bytes(b.Collect)
+	const row = "%-45s %9v %14v %16v\n"
+	line := func(name, count string, bytes int) {
+		each := "-"
+		if a.Sessions > 0 {
+			each = strconv.Itoa(bytes / a.Sessions)
+		}
+		fmt.Fprintf(r.out, row, name, count, bytes, each)
+	}
+	fmt.Fprintf(r.out, row, "part", "count", "bytes", "bytes a session")
+	var outside []metrics.Part
+	for _, p := range a.Parts {
+		if p.Heap {
+			line(p.Name, strconv.Itoa(p.Count), p.Bytes)
+		} else {
+			outside = append(outside, p)
+		}
+	}
+	line("all parts", "-", a.Sum())
+	line("live heap", "-", a.Live)
+	line("heap not accounted for", "-", a.Unaccounted())
+	line("garbage, and newer than the last collection", "-", a.Garbage)
+	line("room in the heap", "-", a.Room)
+	line("stacks", strconv.Itoa(runtime.NumGoroutine()), a.Stacks)
+	line("the runtime's own", "-", a.Runtime)
+	line("given back to the system", "-", a.Released)
+	line("from the system, less that", "-", a.System-a.Released)
+	for _, p := range outside {
+		line(p.Name+", outside of the heap", "-", p.Bytes)
+	}
+	if rss, ok := residentBytes(); ok {
+		line("resident (RSS)", "-", rss)
+	}
+	line("store on disk", "-", int(r.server.db.Sizes().Disk))
 	return nil
+}
+
+// residentBytes is what of this process is in memory.
+func residentBytes() (n int, ok bool) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, false
+	}
+	_, err = fmt.Sscan(string(b), new(int), &n)
+	return n * os.Getpagesize(), err == nil
 }
 
 type reloadCmd struct{}

@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -66,6 +67,7 @@ type server struct {
 	db       *store.DB
 	router   *session.Router
 	reactor  *reactor.Reactor
+	metrics  *metrics.Collector
 	door     *c2s.Door
 	web      *reactor.Web
 	httpd    *http.Server // what answers on web's connections
@@ -322,6 +324,7 @@ func (s *server) open(c *config, r *run) error {
 	}
 	s.router.Workers = s.reactor.Workers()
 	s.router.Start(s.reactor.Loops())
+	s.metrics = &metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}
 	return nil
 }
 
@@ -683,7 +686,7 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 	}
 	debugMux := http.NewServeMux()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}, collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC)), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(s.metrics, goMetrics(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	debugMux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	debugMux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	debugMux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -722,6 +725,13 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		return nil, err
 	}
 	return closeAll, nil
+}
+
+// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines wait to
+// run. docs/profiling.md reads them.
+func goMetrics() prometheus.Collector {
+	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC, collectors.MetricsScheduler,
+		collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/`)}))
 }
 
 // command carries out what came over the admin socket.

@@ -82,7 +82,7 @@ keys     SCRAM-SHA-512, 10000 iterations
 			is(`(?s)host example.org\n  loaded .*`, "modules")
 			is(`canto \S+( \(.*\))?\n`, "version")
 			if running {
-				is(`(?s)heap in use .*`, "bytes")
+				is(`(?s)part  *count .*live heap .*store on disk .*`, "bytes")
 				s.fails(exitUsage, `unexpected argument|unknown flag`, "user", "list", "--nonsense")
 			} else {
 				s.fails(exitFailed, `no server runs with the data folder data`, "bytes")

@@ -1,6 +1,9 @@
 package jid
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+	"unsafe"
+)
 
 // cacheSlots is how many addresses a Cache holds; cacheBytes the longest it keeps, so that one is bounded to
 // about 2 MiB whatever peers send.
@@ -44,4 +47,17 @@ func (c *Cache) Parse(raw []byte) (JID, error) {
 		e.raw = string(raw)
 	}
 	return j, nil
+}
+
+// Bytes is what c holds, with its addresses.
+func (c *Cache) Bytes() int {
+	n := int(unsafe.Sizeof(*c))
+	for i := range c.slots {
+		e := &c.slots[i]
+		n += len(e.jid.s)
+		if unsafe.StringData(e.raw) != unsafe.StringData(e.jid.s) {
+			n += len(e.raw)
+		}
+	}
+	return n
 }

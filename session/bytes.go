@@ -1,0 +1,293 @@
+package session
+
+import (
+	"reflect"
+	"runtime"
+	"sort"
+	"sync"
+	"unsafe"
+
+	"canto/session/jid"
+)
+
+// A Holding is how many of something there are, and how many bytes of the heap they hold: whole objects, as
+// the allocator rounds them up.
+type Holding struct{ Count, Bytes int }
+
+func (h *Holding) add(count, bytes int) { h.Count, h.Bytes = h.Count+count, h.Bytes+bytes }
+
+// Holdings are what the kernel and its modules hold, by part: "accounts", "sessions", "jids", "presences",
+// "held" (for sessions that rest or catch up), "inboxes", "tables", and each part of the resident sets by the
+// name that its module gave it ("roster").
+type Holdings map[string]Holding
+
+func (h Holdings) add(part string, count, bytes int) {
+	x := h[part]
+	x.add(count, bytes)
+	h[part] = x
+}
+
+// classes are the sizes that the allocator has, smallest first, as it tells them.
+var classes = sync.OnceValue(func() (sizes []int) {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	for _, c := range m.BySize {
+		sizes = append(sizes, int(c.Size))
+	}
+	return sizes
+})
+
+// Allocated is what an object of n bytes takes of the heap. Any goroutine.
+func Allocated(n int) int {
+	if n <= 0 {
+		return 0
+	}
+	sizes := classes()
+	if i := sort.SearchInts(sizes, n); i < len(sizes) {
+		return sizes[i]
+	}
+	const page = 8192 // of the allocator's
+	return (n + page - 1) / page * page
+}
+
+// MapBytes is about what a map with n entries takes that has not shrunk, each of size bytes with key and value:
+// groups of eight entries and eight bytes, twice as many whenever they are full to 7/8 (internal/runtime/maps).
+// Any goroutine.
+func MapBytes(n, size int) int {
+	if n == 0 {
+		return 0
+	}
+	groups := 1
+	for n > 8 && groups*7 < n {
+		groups *= 2
+	}
+	return Allocated(48) + Allocated(groups*(8+8*size))
+}
+
+// A weigher is what a value of one type holds outside of itself, as far as deep pointers lead; nil: nothing.
+type weigher func(p unsafe.Pointer, deep int) int
+
+// deepest is how many pointers are followed one after the other: lists that lead to themselves end.
+const deepest = 8
+
+var weighers struct {
+	sync.Mutex
+	of map[reflect.Type]*weigher
+}
+
+// others are what values point to and do not own.
+var others = map[reflect.Type]bool{
+	reflect.TypeFor[Account](): true, reflect.TypeFor[Entity](): true, reflect.TypeFor[Session](): true, reflect.TypeFor[Stream](): true,
+	reflect.TypeFor[Host](): true, reflect.TypeFor[Profile](): true, reflect.TypeFor[Router](): true, reflect.TypeFor[Local](): true,
+}
+
+// weigherOf makes the weigher of a type: of strings, slices and what pointers lead to. Functions, channels and
+// interfaces are not followed, nor others; a string that is shared counts each time. Under weighers' lock.
+func weigherOf(t reflect.Type) *weigher {
+	if w, ok := weighers.of[t]; ok {
+		return w
+	}
+	w := new(weigher)
+	weighers.of[t] = w
+	switch t.Kind() {
+	case reflect.String:
+		*w = func(p unsafe.Pointer, deep int) int { return Allocated(len(*(*string)(p))) }
+	case reflect.Slice:
+		size, el := int(t.Elem().Size()), weigherOf(t.Elem())
+		*w = func(p unsafe.Pointer, deep int) int {
+			s := (*slice)(p)
+			n := Allocated(s.cap * size)
+			if *el != nil {
+				for i := range s.len {
+					n += (*el)(unsafe.Add(s.data, i*size), deep)
+				}
+			}
+			return n
+		}
+	case reflect.Pointer:
+		if others[t.Elem()] {
+			return w
+		}
+		size, el := int(t.Elem().Size()), weigherOf(t.Elem())
+		*w = func(p unsafe.Pointer, deep int) int {
+			at := *(*unsafe.Pointer)(p)
+			if at == nil || deep == 0 {
+				return 0
+			}
+			n := Allocated(size)
+			if *el != nil {
+				n += (*el)(at, deep-1)
+			}
+			return n
+		}
+	case reflect.Array:
+		size, el := int(t.Elem().Size()), weigherOf(t.Elem())
+		if *el == nil {
+			return w
+		}
+		*w = func(p unsafe.Pointer, deep int) (n int) {
+			for i := range t.Len() {
+				n += (*el)(unsafe.Add(p, i*size), deep)
+			}
+			return n
+		}
+	case reflect.Map:
+		size := int(t.Key().Size() + t.Elem().Size())
+		*w = func(p unsafe.Pointer, deep int) int {
+			return MapBytes(reflect.NewAt(t, p).Elem().Len(), size)
+		}
+	case reflect.Struct:
+		type field struct {
+			off uintptr
+			w   *weigher
+		}
+		var fields []field
+		for i := range t.NumField() {
+			f := t.Field(i)
+			if fw := weigherOf(f.Type); *fw != nil {
+				fields = append(fields, field{f.Offset, fw})
+			}
+		}
+		if len(fields) > 0 {
+			*w = func(p unsafe.Pointer, deep int) (n int) {
+				for _, f := range fields {
+					n += (*f.w)(unsafe.Add(p, f.off), deep)
+				}
+				return n
+			}
+		}
+	}
+	return w
+}
+
+// slice is what a slice is made of.
+type slice struct {
+	data     unsafe.Pointer
+	len, cap int
+}
+
+// weigh is what the value that v points to takes, itself included.
+func weigh(v any) int {
+	t := reflect.TypeOf(v)
+	if t == nil || t.Kind() != reflect.Pointer || reflect.ValueOf(v).IsNil() {
+		return 0
+	}
+	weighers.Lock()
+	if weighers.of == nil {
+		weighers.of = make(map[reflect.Type]*weigher)
+	}
+	w := weigherOf(t.Elem())
+	weighers.Unlock()
+	n := Allocated(int(t.Elem().Size()))
+	if *w != nil {
+		n += (*w)(reflect.ValueOf(v).UnsafePointer(), deepest)
+	}
+	return n
+}
+
+// Weigh is what the accounts in memory hold, and the maps that find them. It takes the lock of each account for
+// about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any goroutine but a loop's.
+func (t *Table) Weigh() Holdings {
+	h, once := Holdings{}, shared{}
+	var list []*Account
+	for i := range t.shards {
+		list = t.Accounts(i, list[:0])
+		s := &t.shards[i]
+		s.mu.RLock()
+		nobody := len(s.nobody)
+		found := Allocated(cap(s.accounts.slots)*int(unsafe.Sizeof(&Account{}))) + Allocated(cap(s.accounts.tags)*2)
+		for j := range s.nobody {
+			h.add("tables", 0, Allocated(len(j.String())))
+		}
+		s.mu.RUnlock()
+		h.add("tables", len(list)+nobody, found+MapBytes(nobody, int(unsafe.Sizeof(jid.JID{}))))
+		for _, a := range list {
+			a.weigh(h, once)
+		}
+	}
+	h.add("tables", 0, int(unsafe.Sizeof(*t)))
+	return h
+}
+
+// shared are what counts once though many have it: whatever is met often is met early.
+type shared map[unsafe.Pointer]struct{}
+
+const mostShared = 4096
+
+// first reports whether p was not met before, as far as that is remembered.
+func (m shared) first(p unsafe.Pointer) bool {
+	if _, met := m[p]; met {
+		return false
+	}
+	if len(m) < mostShared {
+		m[p] = struct{}{}
+	}
+	return true
+}
+
+func (a *Account) weigh(h Holdings, once shared) {
+	lockCheck(&a.Entity)
+	a.mu.Lock()
+	defer unlockCheck(&a.Entity)
+	defer a.mu.Unlock()
+	if a.resident == goneMark {
+		return
+	}
+	n := weigh(a)
+	if a.inbox != nil {
+		waits := weigh(a.inbox)
+		h.add("inboxes", len(a.inbox.items), waits)
+		n -= waits
+	}
+	if r := a.resident; r != nil && once.first(unsafe.Pointer(r)) {
+		for id, v := range r.parts {
+			if n := weigh(v); n > 0 {
+				h.add(partName(id), 1, n)
+			}
+		}
+	} else if r != nil {
+		n -= weigh(r)
+	}
+	h.add("accounts", 1, n)
+	for _, s := range a.sessions {
+		s.weigh(h, once)
+	}
+}
+
+// weigh takes the outbox lock.
+func (s *Session) weigh(h Holdings, once shared) {
+	s.lockOut()
+	defer s.unlockOut()
+	n := weigh(s)
+	if s.out != nil {
+		held := weigh(s.out)
+		h.add("held", s.out.count, held)
+		n -= held
+	}
+	if p := Allocated(cap(s.presence)); p > 0 {
+		n -= p
+		if !once.first(unsafe.Pointer(unsafe.SliceData(s.presence))) {
+			p = 0
+		}
+		h.add("presences", 1, p)
+	}
+	for at := s.slots; at != nil; at = at.next {
+		n += weigh(at.v)
+	}
+	h.add("sessions", 1, n)
+}
+
+func partName(id int) string {
+	names.Lock()
+	defer names.Unlock()
+	return names.parts[id]
+}
+
+// Weigh is what l holds: its mail, what it writes with, its cache of addresses. On the loop.
+func (l *Local) Weigh() int {
+	return Allocated(int(unsafe.Sizeof(*l))) + Allocated(int(unsafe.Sizeof(*l.Parser))) + l.jids.Bytes() +
+		Allocated(cap(l.mail)*int(unsafe.Sizeof(letter{}))) + Allocated(cap(l.mailBuf)) + Allocated(cap(l.scratch)) + Allocated(cap(l.app.B))
+}
+
+// StreamBytes is what a connection's stream holds once it is bound.
+func StreamBytes() int { return Allocated(int(unsafe.Sizeof(Stream{}))) }
