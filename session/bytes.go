@@ -16,7 +16,7 @@ type Holding struct{ Count, Bytes int }
 
 func (h *Holding) add(count, bytes int) { h.Count, h.Bytes = h.Count+count, h.Bytes+bytes }
 
-// Holdings are what the kernel and its modules hold, by part: "accounts", "sessions", "jids", "presences",
+// Holdings are what the kernel and its modules hold, by part: "accounts", "sessions", "presences",
 // "held" (for sessions that rest or catch up), "inboxes", "tables", and each part of the resident sets by the
 // name that its module gave it ("roster").
 type Holdings map[string]Holding
