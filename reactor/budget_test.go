@@ -1,6 +1,8 @@
 package reactor_test
 
 import (
+	"os"
+	"strings"
 	"testing"
 
 	"canto/reactor"
@@ -12,5 +14,17 @@ func TestBudget(t *testing.T) {
 		if n := reactor.Sizes()[name]; n > max || n == 0 {
 			t.Errorf("a %s is %d bytes, of at most %d", name, n, max)
 		}
+	}
+}
+
+// gnet.go calls two functions that gnet keeps to itself, as they are in one version: whoever takes another reads
+// them again.
+func TestEngineVersion(t *testing.T) {
+	mod, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(mod), "github.com/panjf2000/gnet/v2 v2.9.7\n") {
+		t.Error("go.mod names another gnet: are newStreamConn and (*eventloop).register0 what gnet.go says they are?")
 	}
 }

@@ -95,7 +95,7 @@ func TestBytes(t *testing.T) {
 			t.Logf("%s: %d each", part, (after[part]-before[part])/sessions)
 		}
 	}
-	if n := after["roster"] - before["roster"]; n < sessions*contacts*100 {
+	if n := after["roster"] - before["roster"]; n < sessions*contacts*50 {
 		t.Errorf("%d bytes of rosters", n)
 	}
 	for _, c := range clients {
