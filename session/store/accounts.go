@@ -81,17 +81,16 @@ func (a *Account) encode() []byte {
 }
 
 func decodeAccount(key, b []byte) (a Account, err error) {
-	bad := corrupt("the row of an account", errors.New("wrong length"))
 	domain, local, ok := strings.Cut(string(key[1:]), "\x00")
 	if !ok || len(b) == 0 {
-		return a, bad
+		return a, badAccount()
 	}
 	if b[0] != accountVersion {
 		return a, format("the row of an account", uint64(b[0]), accountVersion)
 	}
 	b = append([]byte(nil), b[1:]...)
 	if len(b) < 28 {
-		return a, bad
+		return a, badAccount()
 	}
 	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local, Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
 	if t := int64(binary.BigEndian.Uint64(b[16:])); t != 0 {
@@ -100,12 +99,14 @@ func decodeAccount(key, b []byte) (a Account, err error) {
 	a.Flags = binary.BigEndian.Uint32(b[24:])
 	n, k := binary.Uvarint(b[28:])
 	if k <= 0 || n > uint64(len(b)-28-k) {
-		return a, bad
+		return a, badAccount()
 	}
 	b = b[28+k:]
 	a.BanReason, a.Credentials = string(b[:n]), b[n:]
 	return a, nil
 }
+
+func badAccount() error { return corrupt("the row of an account", errors.New("wrong length")) }
 
 // Create makes an account with an id of its own. The error is [ErrExists] if there is one, whatever spelling of the
 // name was given.

@@ -46,6 +46,10 @@ func scan(r reading, lo, hi []byte, reverse bool, fn func(key, value []byte) (bo
 			err = readError(e)
 		}
 	}()
+	return walk(it, reverse, fn)
+}
+
+func walk(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, error)) error {
 	ok := false
 	if reverse {
 		ok = it.Last()
@@ -66,6 +70,9 @@ func scan(r reading, lo, hi []byte, reverse bool, fn func(key, value []byte) (bo
 		} else {
 			ok = it.Next()
 		}
+	}
+	if err := it.Error(); err != nil {
+		return readError(err)
 	}
 	return nil
 }
@@ -123,6 +130,8 @@ func (db *DB) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) (bool
 type Snapshot struct {
 	db  *DB
 	s   *pebble.Snapshot
+	it  *pebble.Iterator // of all scans, one after the other: making one costs more than most scans
+	in  bool             // a scan goes on
 	err error
 }
 
@@ -143,8 +152,12 @@ func (s *Snapshot) Close() error {
 	if s.s == nil {
 		return nil
 	}
-	err := s.s.Close()
-	s.s, s.err = nil, fmt.Errorf("%w: snapshot is closed", ErrUnavailable)
+	var bad error
+	if s.it != nil {
+		bad = s.it.Close()
+	}
+	err := errors.Join(bad, s.s.Close())
+	s.s, s.it, s.err = nil, nil, fmt.Errorf("%w: snapshot is closed", ErrUnavailable)
 	return err
 }
 
@@ -165,5 +178,19 @@ func (s *Snapshot) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) 
 	if err := s.db.fault(false); err != nil {
 		return err
 	}
-	return scan(s.s, lo, hi, reverse, fn)
+	if s.in {
+		return scan(s.s, lo, hi, reverse, fn) // fn of another scan asks
+	}
+	s.in = true
+	defer func() { s.in = false }()
+	if s.it == nil {
+		it, err := s.s.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
+		if err != nil {
+			return readError(err)
+		}
+		s.it = it
+	} else {
+		s.it.SetBounds(lo, hi)
+	}
+	return walk(s.it, reverse, fn)
 }
