@@ -218,9 +218,7 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 	st.Claim(who)
 	var a sasl.Account
 	work := func() error {
-		snap := m.db.Snapshot()
-		defer snap.Close()
-		row, err := m.db.Accounts().Get(snap, host, who.Local())
+		row, err := m.db.Accounts().Get(m.db, host, who.Local())
 		if errors.Is(err, store.ErrNotFound) {
 			return nil
 		}
