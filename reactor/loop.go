@@ -38,6 +38,9 @@ type Loop struct {
 	live              map[*Conn]struct{}
 	wheel             wheel
 	now               time.Time
+	unseen            time.Duration // spent in turns since sockets were looked at
+	asked             bool          // for a turn behind sockets
+	since             time.Time     // when the turn began that sockets are being read in; zero: none is
 	meter             Meter
 	shown             atomic.Pointer[Meter]
 	cipher            []byte // scratch for sealing
@@ -132,8 +135,13 @@ func (l *Loop) Run(context.Context) error {
 
 // turn is what Execute runs: the end of a turn.
 func (l *Loop) turn() {
+	if l.unseen > turnBudget && l.again() {
+		return // the engine would run turns for as long as somebody posts
+	}
 	start := l.begin()
+	l.since = time.Time{}
 	l.mu.Lock()
+	l.woken = true // what comes from here on is seen at the end
 	l.runs, l.posted = l.posted, l.spareRuns[:0]
 	l.mu.Unlock()
 	for i, f := range l.runs {
@@ -162,41 +170,70 @@ func (l *Loop) turn() {
 	l.runCloses()
 	end := l.clock()
 	l.meter.Flushing += end.Sub(posted)
+	l.unseen += end.Sub(start)
 	l.measure(end.Sub(start))
+	l.mu.Lock()
+	l.woken = len(l.posted) > 0 || len(l.dirty) > 0 || len(l.closes) > 0
+	more := l.woken && !l.dead
+	l.mu.Unlock()
+	if more {
+		l.wake()
+	}
 }
 
-// turnBudget is how long posted functions run before what is there is flushed and sockets are looked
-// at; the others run in the turn after.
-const turnBudget = 5 * time.Millisecond
+// again asks for a turn behind sockets: the engine works off what is asked of it before it looks at them, and
+// what a turn asks for by Execute too.
+func (l *Loop) again() bool {
+	l.unseen = 0
+	return l.r.backend.Again(l) == nil
+}
+
+// read is called by the engine behind each read: a turn ends among many of them, too, so that nobody's answer
+// waits for all.
+func (l *Loop) read() {
+	l.unseen = 0
+	switch {
+	case l.since.IsZero():
+		l.since = l.now
+	case l.clock().Sub(l.since) > readBudget:
+		l.turn()
+	}
+}
+
+// readBudget is how long sockets are read before what was answered is flushed.
+const readBudget = 2 * time.Millisecond
+
+// turnBudget is how long posted functions run before what is there is flushed, how long is flushed, how long
+// connections are ended, and how long turns follow each other before sockets are looked at.
+const turnBudget = 4 * time.Millisecond
 
 // putOff puts functions back in front of those posted since.
 func (l *Loop) putOff(rest []func()) {
-	if len(rest) == 0 {
-		return
-	}
 	l.mu.Lock()
 	l.posted = slices.Insert(l.posted, 0, rest...)
-	wake := !l.woken
-	l.woken = true
 	l.mu.Unlock()
-	if wake {
-		l.wake()
-	}
 }
 
+// flush writes the outboxes that have something, as many as a turn has time for.
 func (l *Loop) flush() {
 	l.mu.Lock()
 	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
-	// What became dirty in this turn is written now and needs no other; what was posted does.
-	l.woken = len(l.posted) > 0
-	again := l.woken && !l.dead
 	l.mu.Unlock()
-	if again {
-		l.wake()
-	}
+	var late time.Time
 	for i, c := range l.flushes {
 		l.flushes[i] = nil
 		l.flushOne(c)
+		if i&15 == 15 {
+			if now := l.clock(); late.IsZero() {
+				late = now.Add(turnBudget)
+			} else if now.After(late) && i+1 < len(l.flushes) {
+				l.mu.Lock()
+				l.dirty = slices.Insert(l.dirty, 0, l.flushes[i+1:]...)
+				l.mu.Unlock()
+				clear(l.flushes[i+1:])
+				break
+			}
+		}
 	}
 	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
 		l.spareDir = nil
@@ -248,13 +285,20 @@ func (l *Loop) flushOne(c *Conn) {
 	c.flush()
 }
 
+// runCloses ends connections, a share in each turn: thousands may be lost at a time.
 func (l *Loop) runCloses() {
-	for len(l.closes) > 0 {
-		list := l.closes
-		l.closes = nil
-		for _, c := range list {
-			c.finish()
+	start := l.clock()
+	for n := 0; n < len(l.closes); n++ {
+		if n&15 == 15 && l.clock().Sub(start) > turnBudget {
+			l.closes = l.closes[:copy(l.closes, l.closes[n:])]
+			return
 		}
+		c := l.closes[n]
+		l.closes[n] = nil
+		c.finish()
+	}
+	if l.closes = l.closes[:0]; cap(l.closes) > 4096 {
+		l.closes = nil
 	}
 }
 

@@ -44,6 +44,9 @@ func (m *Memory) Execute(l *Loop) error {
 	return nil
 }
 
+// Again is the engine's.
+func (m *Memory) Again(l *Loop) error { return m.Execute(l) }
+
 // Later is the engine's.
 func (m *Memory) Later(time.Duration, func()) bool { return false }
 
