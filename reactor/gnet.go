@@ -319,7 +319,7 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 		signal(c.reads)
 		if c.loop != nil && c.loop.asked {
 			c.loop.asked = false
-			c.loop.unseen = 0
+			c.loop.unseen, c.loop.seen = 0, true
 			c.loop.turn()
 		}
 	}

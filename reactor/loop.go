@@ -39,8 +39,9 @@ type Loop struct {
 	wheel             wheel
 	now               time.Time
 	unseen            time.Duration // spent in turns since sockets were looked at
-	asked             bool          // for a turn behind sockets
+	asked, seen       bool          // for a turn behind sockets; it is one
 	since             time.Time     // when the turn began that sockets are being read in; zero: none is
+	guests            admission
 	meter             Meter
 	shown             atomic.Pointer[Meter]
 	cipher            []byte // scratch for sealing
@@ -59,8 +60,15 @@ type Meter struct {
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
-	Unread            uint64 // connections given up because their peer read too little
+	Unread            uint64     // connections given up because their peer read too little
+	Guests            int        // that wait to go on with their login
+	Waits             [24]uint64 // of guests, by length as Turns
+	Crowded, Busy     uint64     // guests sent away: too many waited; too many handshakes of one address were under way
+	Long              uint64     // turns and callbacks of over LongTurn
 }
+
+// LongTurn is what no turn should take.
+const LongTurn = 20 * time.Millisecond
 
 // Index is l's place in [Reactor.Loops]: the way to memory of one's own for each loop. Any goroutine;
 // never changes.
@@ -140,6 +148,12 @@ func (l *Loop) turn() {
 	}
 	start := l.begin()
 	l.since = time.Time{}
+	if l.seen {
+		l.seen = false
+		l.guests.serve()
+	} else if len(l.guests.waiting) == 0 {
+		l.guests.spent = 0
+	}
 	l.mu.Lock()
 	l.woken = true // what comes from here on is seen at the end
 	l.runs, l.posted = l.posted, l.spareRuns[:0]
@@ -313,6 +327,9 @@ func (l *Loop) measure(d time.Duration) {
 	b := bits.Len64(uint64(d / time.Microsecond))
 	l.meter.Turns[min(b, len(l.meter.Turns)-1)]++
 	l.meter.Longest = max(l.meter.Longest, d)
+	if d > LongTurn {
+		l.meter.Long++
+	}
 }
 
 // tick is called every TickLength.
@@ -330,6 +347,9 @@ func (l *Loop) tick() {
 		if c.io != nil { // it may have been closed just now
 			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
 		}
+	}
+	if l.meter.Guests = len(l.guests.waiting); l.meter.Guests > 0 {
+		l.guests.ask()
 	}
 	m := l.meter
 	l.shown.Store(&m)

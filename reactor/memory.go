@@ -45,7 +45,10 @@ func (m *Memory) Execute(l *Loop) error {
 }
 
 // Again is the engine's.
-func (m *Memory) Again(l *Loop) error { return m.Execute(l) }
+func (m *Memory) Again(l *Loop) error {
+	l.seen = true
+	return m.Execute(l)
+}
 
 // Later is the engine's.
 func (m *Memory) Later(time.Duration, func()) bool { return false }

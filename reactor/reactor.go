@@ -22,6 +22,7 @@ type Config struct {
 	OutboxBytes                   int // 1 MiB
 	Connections                   int // in all; 0: no cap
 	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Waiting                       int // guests that wait on a loop: 8,192
 	Workers                       Workers
 	Listeners                     []Listener
 	Log                           *slog.Logger
@@ -126,6 +127,7 @@ func prepare(cfg Config) *Reactor {
 	def(&cfg.OutboxBytes, 1<<20)
 	def(&cfg.Handshakes, 4096)
 	def(&cfg.HandshakesPerAddr, 64)
+	def(&cfg.Waiting, guestsWaiting)
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
@@ -141,6 +143,7 @@ func prepare(cfg Config) *Reactor {
 	for i := range cfg.Loops {
 		l := &Loop{r: r, index: i, live: make(map[*Conn]struct{}), now: r.start}
 		l.wheel.now = 1
+		l.guests = admission{l: l, room: cfg.Waiting, waiting: make(map[*Conn]*waiter)}
 		r.loops = append(r.loops, l)
 	}
 	return r

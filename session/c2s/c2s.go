@@ -178,6 +178,25 @@ func (d *Door) OnOverflow(c *reactor.Conn) {
 	}
 }
 
+// Guest reports whether c has a session yet, and for which host it logs in.
+func (d *Door) Guest(c *reactor.Conn) (host uint32, guest bool) {
+	o, ok := c.Owner.(*client)
+	if !ok || o.st.Session() != nil {
+		return 0, !ok
+	}
+	if h := o.st.Host(); h != nil {
+		host = h.ID
+	}
+	return host, true
+}
+
+// OnRefused ends the stream of a client that would wait behind too many others (RFC 6120 §4.9.3.17).
+func (d *Door) OnRefused(c *reactor.Conn) {
+	if o, ok := c.Owner.(*client); ok {
+		o.st.Close(session.ErrResourceConstraint)
+	}
+}
+
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
@@ -248,7 +267,7 @@ type addresses struct {
 }
 
 func (a *addresses) add(addr netip.Addr, limit int) bool {
-	k := session.AddrKey(addr)
+	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.n == nil {
@@ -262,7 +281,7 @@ func (a *addresses) add(addr netip.Addr, limit int) bool {
 }
 
 func (a *addresses) remove(addr netip.Addr) {
-	k := session.AddrKey(addr)
+	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.n[k] > 1 {
