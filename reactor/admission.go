@@ -54,7 +54,7 @@ type admission struct {
 	filled        time.Time
 	others        time.Time // when somebody known was read from
 	spent         int       // of guestShare
-	room          int       // guestsWaiting
+	burst, room   int       // guestBurst, guestsWaiting
 	bytes         int       // that those who wait have sent
 	timed         bool      // a timer asks for the next turn
 	steps, shakes fair
@@ -80,11 +80,11 @@ func (a *admission) pay(cost int) {
 func (a *admission) fill() bool {
 	switch d := a.l.now.Sub(a.filled); {
 	case a.l.now.Sub(a.others) >= othersFor || d >= time.Second:
-		a.tokens = guestBurst
+		a.tokens = a.burst
 	case d < time.Millisecond:
 		return a.tokens > 0
 	default:
-		a.tokens = min(a.tokens+int(d/time.Microsecond)*guestPart/100, guestBurst)
+		a.tokens = min(a.tokens+int(d/time.Microsecond)*guestPart/100, a.burst)
 	}
 	a.filled = a.l.now
 	return a.tokens > 0

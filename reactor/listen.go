@@ -15,6 +15,8 @@ type listening struct {
 	name string
 	port *port
 	on   bool
+
+	refusal func(full bool) []byte
 }
 
 func (r *Reactor) listen(ln Listener) (*listening, error) {
@@ -23,7 +25,14 @@ func (r *Reactor) listen(ln Listener) (*listening, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	return &listening{ln: s, name: ln.Name, port: ports(ln)}, nil
+	l := &listening{ln: s, name: ln.Name, port: ports(ln), refusal: ln.Refusal}
+	if l.refusal != nil && ln.Direct != nil {
+		l.refusal = func(bool) []byte { return alertInternal }
+		if ln.Plain { // nobody knows yet what it speaks
+			l.refusal = func(bool) []byte { return nil }
+		}
+	}
+	return l, nil
 }
 
 // Listen opens another port while running. Any goroutine. Cold path.
@@ -71,7 +80,11 @@ func (s *listening) accept(r *Reactor) {
 	spare, _ := os.Open(os.DevNull)
 	defer func() { spare.Close() }()
 	for {
-		for r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections) {
+		full := false
+		for since := time.Now(); r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections); {
+			if full = s.refusal != nil && time.Since(since) > roomPatience; full {
+				break
+			}
 			select { // the kernel's backlog waits
 			case <-r.room:
 			case <-time.After(TickLength):
@@ -98,17 +111,46 @@ func (s *listening) accept(r *Reactor) {
 			continue
 		}
 		wait, said = 0, false
-		if s.port.accept != nil {
-			if !s.port.accept(remoteOf(nc.RemoteAddr())) {
-				nc.Close()
-				continue
-			}
-		}
 		remote := remoteOf(nc.RemoteAddr())
+		if full && r.conns.Load() >= int64(r.cfg.Connections) {
+			r.turned.Add(1)
+			s.refuse(r, nc, true)
+			continue
+		}
+		if s.port.accept != nil && !s.port.accept(remote) {
+			s.refuse(r, nc, false)
+			continue
+		}
 		spare.Close()
 		if err := r.admit(s.port, nc); err != nil && s.port.lost != nil {
 			s.port.lost(remote)
 		}
 		spare, _ = os.Open(os.DevNull)
 	}
+}
+
+// roomPatience is how long a connection at the cap waits for another to end before it is refused.
+const roomPatience = time.Second
+
+// Refused connections are left open for partingTime, or closing with unread input would reset them and take back
+// what they were told; at most partings of them.
+const (
+	partingTime = time.Second
+	partings    = 64
+)
+
+// refuse says why, and closes.
+func (s *listening) refuse(r *Reactor, nc net.Conn, full bool) {
+	tc, ok := nc.(*net.TCPConn)
+	if s.refusal == nil || !ok || r.going.Load() >= partings {
+		nc.Close()
+		return
+	}
+	r.going.Add(1)
+	tc.Write(s.refusal(full)) // its buffer is empty
+	tc.CloseWrite()
+	time.AfterFunc(partingTime, func() {
+		tc.Close()
+		r.going.Add(-1)
+	})
 }

@@ -312,6 +312,9 @@ func (st *Stream) arm(which int, at reactor.Tick) {
 // room; if not, nothing is run.
 func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.park(parkedWork)
+	if c == reactor.Disk {
+		st.Charge(readCost)
+	}
 	ok = st.loop.router.Workers.Do(c, st.loop.Loop, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
@@ -327,6 +330,25 @@ func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)
 		st.unpark(parkedWork)
 	}
 	return ok
+}
+
+// Costs of what a login sets off besides its own steps, as [reactor.StepCost].
+const (
+	readCost = 30 // one row
+	loadCost = 60 // a resident set
+)
+
+// Charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
+// and that of its address and host, where many log in.
+func (st *Stream) Charge(cost int) {
+	if st.sess != nil {
+		return
+	}
+	var host uint32
+	if st.host != nil {
+		host = st.host.ID
+	}
+	st.loop.Loop.Charge(host, st.wire.Remote().Addr(), cost)
 }
 
 // Delay runs then after d, while st takes no element: the delay before an answer to a failed login.

@@ -33,6 +33,9 @@ func New(seed uint64, cfg reactor.Config) *Net {
 	if cfg.Loops == 0 {
 		cfg.Loops = 2
 	}
+	if cfg.Burst == 0 {
+		cfg.Burst = 1 << 30 // while a test talks, no time passes for it to come back in
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}

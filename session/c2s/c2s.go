@@ -43,6 +43,19 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
+// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that ends with
+// an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
+func (d *Door) Refusal(full bool) []byte {
+	err := session.ErrPolicyViolation
+	if full {
+		err = session.ErrResourceConstraint
+	}
+	return append(err.AppendTo([]byte(header+">")), "</stream:stream>"...)
+}
+
+// header is ours as far as it is always the same.
+const header = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
+
 // AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
 // Each true is given back by Lost.
 func (d *Door) AcceptOther(remote netip.AddrPort) bool {
@@ -219,7 +232,7 @@ type wire reactor.Conn
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {
-	b := append(make([]byte, 0, 256), "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"...)
+	b := append(make([]byte, 0, 256), header...)
 	b = appendAttr(b, "id", id)
 	b = appendAttr(b, "from", from.String())
 	b = appendAttr(b, "to", to.String())
