@@ -64,12 +64,15 @@ type admission struct {
 
 // enter reports whether work may begin now, and pays for it.
 func (a *admission) enter(cost int) bool {
-	if len(a.waiting) > 0 || a.spent >= guestShare || !a.fill() {
+	if a.ready() || a.spent >= guestShare || !a.fill() {
 		return false
 	}
 	a.pay(cost)
 	return true
 }
+
+// ready reports whether somebody waits who could go on: handshakes can't while as many as may are under way.
+func (a *admission) ready() bool { return a.steps.n > 0 || a.shakes.n > 0 && !a.l.r.shakes.full() }
 
 func (a *admission) pay(cost int) {
 	a.tokens -= cost
@@ -108,9 +111,7 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 	a.bytes += size
 	a.queue(shake).push(host, AddrKey(c.Remote().Addr()), w)
 	c.flags |= flagWaits
-	if len(a.waiting) == 1 {
-		a.ask()
-	}
+	a.ask()
 	return true
 }
 
@@ -173,13 +174,8 @@ func (a *admission) serve() {
 // admit begins what w has waited for; a panic ends it alone.
 func (a *admission) admit(w *waiter) {
 	defer a.l.recovered(w.c)
-	if w.shake {
-		a.pay(HandshakeCost)
-		w.c.tls.std.begin()
-		return
-	}
-	a.pay(StepCost)
-	w.c.admitted()
+	a.pay(w.cost())
+	w.c.admitted(w.shake)
 	d := a.l.clock().Sub(a.l.now)
 	a.l.meter.Handling += d
 	a.l.measure(d)
@@ -199,7 +195,7 @@ func (a *admission) next() *waiter {
 
 // ask has serve called: when sockets have been looked at, or when there is something to spend again.
 func (a *admission) ask() {
-	if a.tokens > 0 && !(a.steps.n == 0 && a.l.r.shakes.full()) {
+	if a.tokens > 0 && a.ready() {
 		a.l.again()
 		return
 	}
@@ -250,6 +246,13 @@ type waiter struct {
 	size       int // bytes that it has sent
 	shake      bool
 	prev, next *waiter
+}
+
+func (w *waiter) cost() int {
+	if w.shake {
+		return HandshakeCost
+	}
+	return StepCost
 }
 
 // A ring is keys in the order of their turns.

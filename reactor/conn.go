@@ -376,15 +376,19 @@ func (c *Conn) queued(n int) bool {
 	return true
 }
 
-// admitted goes on with a guest that has waited.
-func (c *Conn) admitted() {
+// admitted goes on with a guest that has waited: with its handshake, or with what it has sent.
+func (c *Conn) admitted(shake bool) {
 	shut := c.flags&flagShut != 0
 	c.flags &^= flagShut
-	if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
+	switch {
+	case c.flags&(flagGone|flagClosing|flagDeaf) != 0:
 		return
+	case shake:
+		c.tls.std.begin()
+	case c.flags&flagPaused == 0:
+		c.deliver(nil)
 	}
-	c.deliver(nil)
-	if shut && c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
+	if shut && c.flags&(flagPaused|flagWaits|flagGone|flagDeaf) == 0 {
 		c.io.SetRead(true)
 	}
 }

@@ -151,7 +151,7 @@ func (l *Loop) turn() {
 	if l.seen {
 		l.seen = false
 		l.guests.serve()
-	} else if len(l.guests.waiting) == 0 {
+	} else if !l.guests.ready() {
 		l.guests.spent = 0
 	}
 	l.mu.Lock()
@@ -349,7 +349,7 @@ func (l *Loop) tick() {
 		}
 	}
 	if l.meter.Guests = len(l.guests.waiting); l.meter.Guests > 0 {
-		l.guests.ask()
+		l.again()
 	}
 	m := l.meter
 	l.shown.Store(&m)
