@@ -103,10 +103,13 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 	if host == 0 && !c.Secure() {
 		room -= room / 4
 	}
-	if len(a.waiting) >= room || a.bytes+size > guestBytes {
+	if a.n() >= room || a.bytes+size > guestBytes {
 		return false
 	}
-	w := &waiter{c: c, since: a.l.now, size: size, shake: shake}
+	w := &waiter{c: c, since: a.l.now, size: size, shake: shake, cost: StepCost}
+	if shake {
+		w.cost = HandshakeCost
+	}
 	a.waiting[c] = w
 	a.bytes += size
 	a.queue(shake).push(host, AddrKey(c.Remote().Addr()), w)
@@ -114,6 +117,26 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 	a.ask()
 	return true
 }
+
+// Admit has f, which begins work that costs so many microseconds elsewhere, run when it is the turn of a guest of
+// a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
+func (l *Loop) Admit(host uint32, addr netip.Addr, cost int, f func()) bool {
+	a := &l.guests
+	switch {
+	case a.enter(cost):
+		f()
+	case a.n() >= a.room:
+		l.meter.Crowded++
+		return false
+	default:
+		a.steps.push(host, AddrKey(addr), &waiter{f: f, since: l.now, cost: cost})
+		a.ask()
+	}
+	return true
+}
+
+// n is how many wait.
+func (a *admission) n() int { return a.steps.n + a.shakes.n }
 
 // more notes that c, which waits, has sent n more bytes.
 func (a *admission) more(c *Conn, n int) {
@@ -137,6 +160,9 @@ func (a *admission) leave(c *Conn) {
 }
 
 func (a *admission) forget(w *waiter) {
+	if w.c == nil {
+		return
+	}
 	delete(a.waiting, w.c)
 	a.bytes -= w.size
 	w.c.flags &^= flagWaits
@@ -148,7 +174,7 @@ func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) { l.guests.charge(
 
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	a.pay(cost)
-	if len(a.waiting) > 0 {
+	if a.steps.n > 0 {
 		a.steps.charge(host, AddrKey(addr), cost)
 	}
 }
@@ -156,7 +182,7 @@ func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 // serve lets in whom there is something for, and says when to look again. Sockets have been looked at.
 func (a *admission) serve() {
 	a.spent = 0
-	for len(a.waiting) > 0 && a.spent < guestShare && a.fill() {
+	for a.n() > 0 && a.spent < guestShare && a.fill() {
 		w := a.next()
 		if w == nil {
 			break
@@ -166,7 +192,7 @@ func (a *admission) serve() {
 		a.l.begin()
 		a.admit(w)
 	}
-	if len(a.waiting) > 0 {
+	if a.n() > 0 {
 		a.ask()
 	}
 }
@@ -174,8 +200,12 @@ func (a *admission) serve() {
 // admit begins what w has waited for; a panic ends it alone.
 func (a *admission) admit(w *waiter) {
 	defer a.l.recovered(w.c)
-	a.pay(w.cost())
-	w.c.admitted(w.shake)
+	a.pay(w.cost)
+	if w.f != nil {
+		w.f()
+	} else {
+		w.c.admitted(w.shake)
+	}
 	d := a.l.clock().Sub(a.l.now)
 	a.l.meter.Handling += d
 	a.l.measure(d)
@@ -188,9 +218,9 @@ func (a *admission) next() *waiter {
 		if !shakes {
 			return nil
 		}
-		return a.shakes.next(HandshakeCost)
+		return a.shakes.next()
 	}
-	return a.steps.next(StepCost)
+	return a.steps.next()
 }
 
 // ask has serve called: when sockets have been looked at, or when there is something to spend again.
@@ -237,22 +267,17 @@ type line struct {
 // A lane is a tenant's or a line's place in the ring.
 type lane struct{ credit int }
 
-// A waiter is a guest in a queue.
+// A waiter is a guest in a queue, or something that one has set off.
 type waiter struct {
 	c          *Conn
+	f          func()
 	host       uint32
 	addr       netip.Addr
 	since      time.Time
+	cost       int
 	size       int // bytes that it has sent
 	shake      bool
 	prev, next *waiter
-}
-
-func (w *waiter) cost() int {
-	if w.shake {
-		return HandshakeCost
-	}
-	return StepCost
 }
 
 // A ring is keys in the order of their turns.
@@ -340,8 +365,8 @@ func (f *fair) remove(w *waiter) {
 	}
 }
 
-// next takes out the one whose turn it is, whose work costs so much. Somebody waits.
-func (f *fair) next(cost int) *waiter {
+// next takes out the one whose turn it is. Somebody waits.
+func (f *fair) next() *waiter {
 	for {
 		t := f.hosts.head.v
 		if t.credit <= 0 {
@@ -355,9 +380,9 @@ func (f *fair) next(cost int) *waiter {
 			t.addrs.head = t.addrs.head.next
 			continue
 		}
-		t.credit -= cost
-		q.credit -= cost
 		w := q.first
+		t.credit = max(t.credit-w.cost, deepest)
+		q.credit = max(q.credit-w.cost, deepest)
 		f.remove(w)
 		return w
 	}

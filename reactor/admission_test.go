@@ -39,7 +39,7 @@ func TestFairQueue(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(*rapid.T) {
-				k, w := keys(), &waiter{}
+				k, w := keys(), &waiter{cost: StepCost}
 				f.push(k.host, k.addr, w)
 				want[k] = append(want[k], w)
 				n++
@@ -48,7 +48,7 @@ func TestFairQueue(t *testing.T) {
 				if n == 0 {
 					t.Skip()
 				}
-				w := f.next(StepCost)
+				w := f.next()
 				k := key{w.host, w.addr}
 				if want[k][0] != w {
 					t.Fatalf("%v: one that came later was taken first", k)
@@ -103,14 +103,14 @@ func TestFairShares(t *testing.T) {
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
 	var f fair
 	for range 2000 {
-		f.push(1, addr(1), &waiter{}) // crowds of a host
-		f.push(1, addr(2), &waiter{})
-		f.push(1, addr(2), &waiter{})
-		f.push(2, addr(3), &waiter{}) // one of another
+		f.push(1, addr(1), &waiter{cost: StepCost}) // crowds of a host
+		f.push(1, addr(2), &waiter{cost: StepCost})
+		f.push(1, addr(2), &waiter{cost: StepCost})
+		f.push(2, addr(3), &waiter{cost: StepCost}) // one of another
 	}
 	got := map[string]int{}
 	for range 1200 {
-		w := f.next(StepCost)
+		w := f.next()
 		got[fmt.Sprint(w.host, w.addr)]++
 	}
 	if a, b, c := got["1 192.0.2.1"], got["1 192.0.2.2"], got["2 192.0.2.3"]; a != 300 || b != 300 || c != 600 {
@@ -118,7 +118,7 @@ func TestFairShares(t *testing.T) {
 	}
 	clear(got)
 	for range 1200 {
-		w := f.next(StepCost)
+		w := f.next()
 		got[w.addr.String()]++
 		if w.addr == addr(1) {
 			f.charge(1, addr(1), 3*StepCost) // four times as dear

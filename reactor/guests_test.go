@@ -4,7 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -53,7 +56,7 @@ func busy(n *reactortest.Net, d *desk) *reactortest.Client {
 }
 
 // Guests wait for their cost to come back, address by address in turn; who is known does not.
-func TestGuestsWait(t *testing.T) {
+func TestAttackK26GuestsWait(t *testing.T) {
 	d := newDesk()
 	n := reactortest.New(1, reactor.Config{Loops: 1, Burst: 1000})
 	ln := reactor.Listener{Handler: d}
@@ -134,7 +137,7 @@ func TestGuestsShare(t *testing.T) {
 
 // Who finds the queue full is told, counted and closed; a quarter of it is for those whose login has begun; who
 // leaves makes room.
-func TestGuestsRefused(t *testing.T) {
+func TestAttackK26GuestsRefused(t *testing.T) {
 	d := newDesk()
 	var why []error
 	d.closed = func(_ *reactor.Conn, err error) { why = append(why, err) }
@@ -201,7 +204,7 @@ func TestGuestsAllocs(t *testing.T) {
 }
 
 // Handshakes wait in a queue of their own while as many as may are under way, and hold up nobody's next step.
-func TestHandshakesWait(t *testing.T) {
+func TestAttackK27HandshakesWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk()
 		secured := 0
@@ -265,4 +268,47 @@ func TestHandshakeFlood(t *testing.T) {
 		t.Errorf("%d bytes are kept", c.Conn().Held())
 	}
 	n.Advance(10 * time.Second)
+}
+
+// A connection that its listener refuses, or that finds the reactor at its cap for a second, is told so and
+// closed, in plain or by an alert; at the cap it is counted, and those that leave make room.
+func TestAttackT02K26Refusals(t *testing.T) {
+	h := new(echo)
+	var deny atomic.Bool
+	refusal := func(full bool) []byte { return fmt.Appendf(nil, "full: %v", full) }
+	accept := func(netip.AddrPort) bool { return !deny.Load() }
+	r, addr := serve(t, reactor.Config{Connections: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal}}})
+	secure, err := r.Listen(reactor.Listener{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal, Direct: serverTLS(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := func(addr string) string {
+		c := dial(t, addr)
+		defer c.Close()
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		b, err := io.ReadAll(c)
+		if err != nil {
+			t.Error(err)
+		}
+		return string(b)
+	}
+	deny.Store(true)
+	if got := told(addr); got != "full: false" {
+		t.Errorf("a refused one was told %q", got)
+	}
+	if got := told(secure.String()); got != "\x15\x03\x03\x00\x02\x02\x50" {
+		t.Errorf("a refused one was told %q where TLS comes first", got)
+	}
+	deny.Store(false)
+	in := []net.Conn{dial(t, addr), dial(t, addr)}
+	for _, c := range in {
+		exchange(t, c, "in")
+	}
+	if got := told(addr); got != "full: true" || r.Refused() == 0 {
+		t.Errorf("at the cap it was told %q, and %d are counted", got, r.Refused())
+	}
+	in[0].Close()
+	waitFor(t, func() bool { return r.Connections() < 2 })
+	c := dial(t, addr)
+	exchange(t, c, "again")
 }

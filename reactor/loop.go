@@ -348,7 +348,7 @@ func (l *Loop) tick() {
 			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
 		}
 	}
-	if l.meter.Guests = len(l.guests.waiting); l.meter.Guests > 0 {
+	if l.meter.Guests = l.guests.n(); l.meter.Guests > 0 {
 		l.again()
 	}
 	m := l.meter

@@ -192,8 +192,7 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 	case sasl.NeedUser:
 		m.look(st, x, s.User)
 	case sasl.NeedDerive:
-		st.Charge(s.Work.Iterations() / iterationsPerMicrosecond)
-		if !st.Await(reactor.Crypto, func() error { s.Work.Run(); return nil }, func(err error) {
+		if !st.AwaitTurn(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error { s.Work.Run(); return nil }, func(err error) {
 			if err != nil {
 				m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 				return
