@@ -30,7 +30,7 @@ const (
 
 const (
 	// guestShare is how much of guests' work begins between two looks at the sockets.
-	guestShare = 2000
+	guestShare = 1000
 	// guestBurst is how much may begin at once on a loop that had little to do.
 	guestBurst = 10_000
 	// guestPart is what guests get of a core, in percent, while the loop has work for others; othersFor is how

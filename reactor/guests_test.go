@@ -129,8 +129,8 @@ func TestGuestsShare(t *testing.T) {
 		most = max(most, len(d.got)-before)
 		before = len(d.got)
 	}
-	// 2 ms of steps let in at once and 2 ms from the queue.
-	if limit := 2 * (2000/reactor.StepCost + 1); most > limit || len(d.got) != 500 {
+	// A share of steps let in at once and one from the queue.
+	if limit := 2 * (1000/reactor.StepCost + 1); most > limit || len(d.got) != 500 {
 		t.Errorf("%d steps in one turn, of at most %d; %d in all", most, limit, len(d.got))
 	}
 }

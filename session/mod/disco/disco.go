@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"sort"
 	"strings"
+	"sync"
 
 	"canto/session"
 	"canto/session/mod/roster"
@@ -75,6 +76,8 @@ type Field struct {
 type Service struct {
 	about session.About
 	Forms []Form
+	once  sync.Once
+	sum   string // from once on: see ver
 }
 
 // Load adds the handlers and offers the Service.
@@ -96,8 +99,14 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// ver is the verification string (XEP-0115 §5.1).
+// ver is the verification string (XEP-0115 §5.1): each login is told it, and nothing changes it once the profile
+// is loaded.
 func (m *Service) ver(p *session.Profile) string {
+	m.once.Do(func() { m.sum = m.verify(p) })
+	return m.sum
+}
+
+func (m *Service) verify(p *session.Profile) string {
 	var b strings.Builder
 	b.WriteString("server/im//" + m.about.Name + "<")
 	for _, f := range p.HostFeatures {
