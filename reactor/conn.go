@@ -569,6 +569,10 @@ func (c *Conn) flush() {
 	c.full = 0
 	out := c.unbox()
 	c.mu.Unlock()
+	if out != nil && c.tls != nil && !c.Secure() { // it closes in the middle of a handshake
+		buf.Outbox.Put(out)
+		out = nil
+	}
 	n := 0
 	for n < len(out) && c.flags&flagGone == 0 && c.io.Buffered() == 0 {
 		k := min(len(out)-n, writeChunk)

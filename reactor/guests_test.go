@@ -312,3 +312,15 @@ func TestAttackT02K26Refusals(t *testing.T) {
 	c := dial(t, addr)
 	exchange(t, c, "again")
 }
+
+// What a handler says to a connection that it closes before its handshake is done does not leave in plain.
+func TestNothingPlainInAHandshake(t *testing.T) {
+	d := newDesk()
+	n := reactortest.New(1, reactor.Config{Loops: 1})
+	c := n.ConnectTo(0, reactor.Listener{Handler: d, Direct: serverTLS(t)})
+	c.Conn().Append([]byte("between us"))
+	c.Conn().Close(nil)
+	if got := c.Received(); len(got) != 0 || !c.Ended() {
+		t.Errorf("%q", got)
+	}
+}

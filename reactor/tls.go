@@ -22,8 +22,12 @@ const (
 	ClientRole
 )
 
-// handshakeTicks is how long a handshake may take.
-const handshakeTicks = 100
+// handshakeTicks is how long a handshake may take, and how long the peer has to begin; waitTicks is how long it
+// may wait for its turn in between.
+const (
+	handshakeTicks = 100
+	waitTicks      = 300
+)
 
 // quietTicks is how long a record layer of ours stays warm without traffic.
 const quietTicks = 150
@@ -108,7 +112,9 @@ func (t *tlsConn) hello(c *Conn) {
 	case held == 0 || t.std.begun || c.flags&flagWaits != 0:
 	case !c.loop.r.shakes.full() && a.enter(HandshakeCost):
 		t.std.begin()
-	case !a.wait(c, true, held):
+	case a.wait(c, true, held):
+		c.loop.Arm(&t.std.timer, c.loop.Tick()+waitTicks, t.std)
+	default:
 		c.loop.meter.Crowded++
 		c.sendAway(ErrCrowded)
 	}
@@ -124,6 +130,7 @@ func (s *std) begin() {
 		return
 	}
 	s.begun = true
+	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
 	client := t.flags&tlsClient != 0
 	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
 	if client {
