@@ -290,7 +290,6 @@ func (e *engine) Stop() {
 	for _, p := range e.peers {
 		p.Close()
 	}
-	e.peers = nil
 }
 
 // OnOpen is gnet's.

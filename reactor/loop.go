@@ -64,6 +64,7 @@ type Meter struct {
 	Guests            int        // that wait to go on with their login
 	Waits             [24]uint64 // of guests, by length as Turns
 	Crowded, Busy     uint64     // guests sent away: too many waited; too many handshakes of one address were under way
+	Late              uint64     // handshakes that took too long
 	Long              uint64     // turns and callbacks of over LongTurn
 }
 

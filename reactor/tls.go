@@ -158,6 +158,7 @@ func (s *std) begin() {
 // OnTimer ends a handshake that takes too long.
 func (s *std) OnTimer(*Loop) {
 	if !s.c.Secure() {
+		s.c.loop.meter.Late++
 		s.c.Close(ErrTimeout)
 		s.m.end()
 	}

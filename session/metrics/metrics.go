@@ -136,6 +136,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		unread += m.Unread
 		s.Limits["logins_waiting"] += m.Crowded
 		s.Limits["handshakes_per_address"] += m.Busy
+		s.Limits["handshake_timeout"] += m.Late
 		guests, long, longest = guests+m.Guests, long+m.Long, max(longest, m.Longest)
 		for i, n := range m.Waits {
 			waits[i] += n
