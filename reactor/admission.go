@@ -168,8 +168,7 @@ func (a *admission) forget(w *waiter) {
 	w.c.flags &^= flagWaits
 }
 
-// Charge has a guest of a host pay for work that it has set off elsewhere: a read of the store, a derivation of
-// keys. On the loop.
+// Charge has a guest of a host pay for work that it has set off elsewhere, as a read of the store. On the loop.
 func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) { l.guests.charge(host, addr, cost) }
 
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
@@ -232,7 +231,10 @@ func (a *admission) ask() {
 	if a.timed {
 		return
 	}
-	d := max(time.Millisecond, time.Duration(-a.tokens)*time.Microsecond*100/guestPart)
+	d := 10 * time.Millisecond // until some handshake has ended
+	if a.tokens <= 0 {
+		d = max(time.Millisecond, time.Duration(-a.tokens)*time.Microsecond*100/guestPart)
+	}
 	a.timed = a.l.r.backend.Later(d, func() {
 		a.l.Post(func() {
 			a.timed = false
@@ -251,21 +253,18 @@ type fair struct {
 // quantum is worth two steps.
 const quantum = 2 * StepCost
 
-// deepest is how far in debt a lane may be: it must not wait for ever for what one derivation has cost.
+// deepest is how far in debt one may be: it must not wait for ever for what one derivation has cost.
 const deepest = -40 * quantum
 
 type tenant struct {
-	lane
-	addrs ring[netip.Addr, *line]
+	credit int
+	addrs  ring[netip.Addr, *line]
 }
 
 type line struct {
-	lane
+	credit      int
 	first, last *waiter
 }
-
-// A lane is a tenant's or a line's place in the ring.
-type lane struct{ credit int }
 
 // A waiter is a guest in a queue, or something that one has set off.
 type waiter struct {
@@ -325,12 +324,12 @@ func (f *fair) push(host uint32, addr netip.Addr, w *waiter) {
 	w.host, w.addr = host, addr
 	t := f.hosts.at[host]
 	if t == nil {
-		f.hosts.add(host, &tenant{lane: lane{quantum}})
+		f.hosts.add(host, &tenant{credit: quantum})
 		t = f.hosts.at[host]
 	}
 	q := t.v.addrs.at[addr]
 	if q == nil {
-		t.v.addrs.add(addr, &line{lane: lane{quantum}})
+		t.v.addrs.add(addr, &line{credit: quantum})
 		q = t.v.addrs.at[addr]
 	}
 	if w.prev = q.v.last; w.prev == nil {

@@ -388,3 +388,24 @@ func TestAttackT02Refusal(t *testing.T) {
 		}
 	}
 }
+
+// K26, K27: in the middle of SASL the answer to a full queue is a failure that says try again.
+func TestAttackK27NoTurn(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 200, 1 }})
+	known := s.Login("known", "known@localhost/x")
+	c, other := s.Dial("c", 0), s.Dial("other", 0)
+	c.Open("localhost")
+	c.Received()
+	known.Send("<message to='known@localhost' id='chat'/>")
+	turns := func(x *sessiontest.Client, text string) {
+		x.Conn().Write([]byte(text))
+		for s.Net.Turn() { // and no worker
+		}
+	}
+	turns(c, fmt.Sprintf(plain, base64.StdEncoding.EncodeToString([]byte("\x00known\x00"+sessiontest.Password))))
+	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
+	turns(other, "<?xml version='1.0'?>")
+	if got := c.Received(); !strings.Contains(got, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
+		t.Errorf("%q", got)
+	}
+}
