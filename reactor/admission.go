@@ -181,7 +181,8 @@ func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 // serve lets in whom there is something for, and says when to look again. Sockets have been looked at.
 func (a *admission) serve() {
 	a.spent = 0
-	for a.n() > 0 && a.spent < guestShare && a.fill() {
+	start := a.l.now
+	for a.n() > 0 && a.spent < guestShare && a.fill() && a.l.now.Sub(start) <= turnBudget {
 		w := a.next()
 		if w == nil {
 			break

@@ -162,7 +162,7 @@ func (l *Loop) turn() {
 	for i, f := range l.runs {
 		l.runs[i] = nil
 		l.protect(nil, f)
-		if i&15 == 15 && l.clock().Sub(start) > turnBudget {
+		if i&3 == 3 && l.clock().Sub(start) > turnBudget {
 			l.putOff(l.runs[i+1:])
 			clear(l.runs[i+1:])
 			break
@@ -238,7 +238,7 @@ func (l *Loop) flush() {
 	for i, c := range l.flushes {
 		l.flushes[i] = nil
 		l.flushOne(c)
-		if i&15 == 15 {
+		if i&3 == 3 {
 			if now := l.clock(); late.IsZero() {
 				late = now.Add(turnBudget)
 			} else if now.After(late) && i+1 < len(l.flushes) {
@@ -304,7 +304,7 @@ func (l *Loop) flushOne(c *Conn) {
 func (l *Loop) runCloses() {
 	start := l.clock()
 	for n := 0; n < len(l.closes); n++ {
-		if n&15 == 15 && l.clock().Sub(start) > turnBudget {
+		if n&3 == 3 && l.clock().Sub(start) > turnBudget {
 			l.closes = l.closes[:copy(l.closes, l.closes[n:])]
 			return
 		}

@@ -146,7 +146,7 @@ func prepare(cfg Config) *Reactor {
 		cfg.DrainTimeout = 5 * time.Second
 	}
 	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
-	r.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	r.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
 	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
 		l := &Loop{r: r, index: i, live: make(map[*Conn]struct{}), now: r.start}
