@@ -38,8 +38,18 @@ func (c *collector) figures() {
 		if n := done[p.Name]; n > 0 {
 			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower", "server CPU for each operation of the phase that was done (a delivery, a login)")
 		}
+		if kind == Storm {
+			login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
+			if login >= 0 {
+				add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower", "server CPU for each session that came back, with the end of the old one and with what else went on")
+			}
+		}
 		if wall > 0 {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
+		}
+		if t, ok := c.turns[p.Name]; ok {
+			add(p.Name+".long_turns", t.long, "count", "lower", "turns of the server's loops of over 20 ms")
+			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower", "longest turn of the server's loops since it was started")
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
 		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {

@@ -93,7 +93,7 @@ func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, e
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
+	c := &collector{sc: sc, o: o, all: newTotal(), turns: make(map[string]turns), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
 	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
 	if err := c.scout(ctx, &t); err != nil {
@@ -180,6 +180,7 @@ type collector struct {
 	workers []worker
 	server  *probe.Process // nil: not on this machine
 	scraper *probe.Scraper
+	turns   map[string]turns // by phase, if the server counts them
 
 	run    *result.Run
 	began  time.Time
@@ -302,6 +303,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	if c.server != nil {
 		before, _ = c.server.Usage()
 	}
+	since, counts := c.scrapeTurns()
 	if err := c.tick(); err != nil {
 		return err
 	}
@@ -379,10 +381,32 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		d.PSS, _ = c.server.PSS()
 		q.Server = &d
 	}
+	if now, ok := c.scrapeTurns(); ok && counts {
+		now.long -= since.long
+		c.turns[q.Name] = now
+	}
 	if first == nil {
 		first = ctx.Err()
 	}
 	return first
+}
+
+// turns are what a server says of its loops (Canto does).
+type turns struct{ long, longest float64 }
+
+func (c *collector) scrapeTurns() (t turns, ok bool) {
+	if c.scraper == nil {
+		return t, false
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	m, err := c.scraper.Scrape(ctx)
+	if err != nil {
+		return t, false
+	}
+	t.long, ok = m["canto_long_turns_total"]
+	t.longest = m["canto_longest_turn_seconds"]
+	return t, ok
 }
 
 func (c *collector) progress(p *Phase, start time.Time) {

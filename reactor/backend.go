@@ -27,6 +27,8 @@ type backend interface {
 	Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error))
 	// Execute runs l.turn on l soon. Any goroutine.
 	Execute(l *Loop) error
+	// Again runs l.turn when sockets have been looked at. On l.
+	Again(l *Loop) error
 	// Later runs f after d, on any goroutine; false: only ticks tell the time here.
 	Later(d time.Duration, f func()) bool
 	// Stop ends the loops. Wait returns when they have ended, with the cause if nobody asked for it.

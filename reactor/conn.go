@@ -36,6 +36,8 @@ const (
 	flagHigh    // passed HighWater
 	flagQueued  // on the loop's list of closes
 	flagDeaf    // more came than may be kept: nothing is read any more
+	flagWaits   // a guest in a queue: what it sends is kept
+	flagShut    // and reading is off, as it has sent more than once
 )
 
 // lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
@@ -121,6 +123,7 @@ type port struct {
 	h      Handler
 	direct *tls.Config
 	role   Role
+	admits Admitter // h, if it is one
 	accept func(netip.AddrPort) bool
 	lost   func(netip.AddrPort)
 }
@@ -270,11 +273,26 @@ func (c *Conn) Resume() {
 		if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
 			return
 		}
+		if c.flags&flagWaits != 0 || c.rest() > 0 && c.queued(0) {
+			c.flags |= flagShut
+			return
+		}
 		c.deliver(nil)
 		if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
 			c.io.SetRead(true)
 		}
 	})
+}
+
+// rest is how much has come that was not taken.
+func (c *Conn) rest() (n int) {
+	if c.park != nil {
+		n = len(*c.park)
+	}
+	if c.tls != nil {
+		n += c.tls.held()
+	}
+	return n
 }
 
 // Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
@@ -321,9 +339,15 @@ func (c *Conn) traffic(p []byte) {
 	if c.flags&(flagClosing|flagLinger|flagDeaf) != 0 {
 		return
 	}
-	if c.flags&flagPaused != 0 {
+	if c.flags&(flagPaused|flagWaits) != 0 {
 		// The engine looks again whenever its own buffer fills or drains.
 		c.io.SetRead(false)
+		if c.flags&flagWaits != 0 {
+			c.flags |= flagShut
+			l.guests.more(c, len(p))
+		}
+	}
+	if c.flags&(flagPaused|flagWaits) != 0 || c.queued(len(p)) {
 		if c.tls == nil {
 			c.keep(p)
 			return
@@ -333,6 +357,58 @@ func (c *Conn) traffic(p []byte) {
 	d := l.clock().Sub(start)
 	l.meter.Handling += d
 	l.measure(d)
+}
+
+// queued reports whether c is a guest that has to wait with the n bytes that it has sent.
+func (c *Conn) queued(n int) bool {
+	if c.port.admits == nil || c.tls != nil && !c.Secure() {
+		return false // what a handshake reads does not wait; it waits itself
+	}
+	a := &c.loop.guests
+	if _, guest := c.port.admits.Guest(c); !guest {
+		a.others = c.loop.now
+		return false
+	}
+	if a.enter(StepCost) {
+		return false
+	}
+	if !a.wait(c, false, n) {
+		c.loop.meter.Crowded++
+		c.sendAway(ErrCrowded)
+	}
+	return true
+}
+
+// admitted goes on with a guest that has waited: with its handshake, or with what it has sent.
+func (c *Conn) admitted(shake bool) {
+	shut := c.flags&flagShut != 0
+	c.flags &^= flagShut
+	switch {
+	case c.flags&(flagGone|flagClosing|flagDeaf) != 0:
+		return
+	case shake:
+		c.tls.std.begin()
+	case c.flags&flagPaused == 0:
+		c.deliver(nil)
+	}
+	if shut && c.flags&(flagPaused|flagWaits|flagGone|flagDeaf) == 0 {
+		c.io.SetRead(true)
+	}
+}
+
+// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before any key.
+var alertInternal = []byte{21, 3, 3, 0, 2, 2, 80}
+
+// sendAway ends a guest that there is no room for.
+func (c *Conn) sendAway(why error) {
+	c.flags |= flagDeaf
+	switch {
+	case c.tls != nil && !c.Secure():
+		c.io.Write(alertInternal)
+	case c.port.admits != nil:
+		c.loop.protect(c, func() { c.port.admits.OnRefused(c) })
+	}
+	c.Close(why)
 }
 
 func (c *Conn) keep(p []byte) {
@@ -496,6 +572,10 @@ func (c *Conn) flush() {
 	c.full = 0
 	out := c.unbox()
 	c.mu.Unlock()
+	if out != nil && c.tls != nil && !c.Secure() { // it closes in the middle of a handshake
+		buf.Outbox.Put(out)
+		out = nil
+	}
 	n := 0
 	for n < len(out) && c.flags&flagGone == 0 && c.io.Buffered() == 0 {
 		k := min(len(out)-n, writeChunk)
@@ -601,6 +681,7 @@ func (c *Conn) finish() {
 	c.flags &^= flagQueued
 	if c.flags&flagDone == 0 {
 		c.flags |= flagDone | flagClosing
+		c.loop.guests.leave(c)
 		c.loop.wheel.arm(&c.timer, 0, nil)
 		if c.flags&flagPaused != 0 {
 			c.flags &^= flagPaused

@@ -8,6 +8,9 @@
 // flushes (one write for each connection), closes. All closes happen there, so that no callback ever
 // sees its connection vanish under it.
 //
+// Sockets are looked at between turns, and turns are bounded, so that nobody waits for all that others
+// have set off. What guests send, whose login is under way, is admitted by its cost: see [Admitter].
+//
 // "Any goroutine" in a comment means with any lock held; without that phrase a function is for the
 // loop that owns the connection.
 package reactor

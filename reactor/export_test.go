@@ -37,15 +37,7 @@ func (c *Conn) EngineConn() gnet.Conn { return c.io.(*gnetConn).gc }
 func (l *Loop) EngineLoop() gnet.EventLoop { return l.engine.(gnet.EventLoop) }
 
 // Held is how much ciphertext and parked input c keeps. On its loop.
-func (c *Conn) Held() (n int) {
-	if c.park != nil {
-		n = len(*c.park)
-	}
-	if c.tls != nil {
-		n += c.tls.held()
-	}
-	return n
-}
+func (c *Conn) Held() int { return c.rest() }
 
 // FailWrites makes every write of c's engine fail from now on, as a reset socket's does: OnClose is
 // called before the write returns. It returns the count of writes since: after the first there may be

@@ -34,11 +34,11 @@ type engine struct {
 }
 
 // A probe is the context of a connection of the engine's own. One on each loop stays: its end is how
-// we hear that a loop has ended, which gnet tells nobody.
+// we hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets had.
 type probe struct {
 	conn  chan gnet.Conn // cap 1
 	reads chan struct{}  // cap 1: signalled with each read
-	stays bool
+	loop  *Loop          // where it stays
 }
 
 func newEngine() *engine {
@@ -74,7 +74,7 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 // watch leaves a probe on l, and tries with it whether reading can be paused: what is sent to it
 // meanwhile must be read after, and not before, what is sent to a second one later.
 func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
-	enrol := func(stays bool) (*probe, net.Conn, error) {
+	enrol := func(stays *Loop) (*probe, net.Conn, error) {
 		a, b, err := socketPair()
 		if err != nil {
 			return nil, nil, err
@@ -86,14 +86,14 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 		}
 		return p, b, (<-res).Err
 	}
-	p, peer, err := enrol(true)
+	p, peer, err := enrol(l)
 	if peer != nil {
 		e.peers = append(e.peers, peer)
 	}
 	if err != nil || l.epoll == 0 {
 		return false, err
 	}
-	other, end, err := enrol(false)
+	other, end, err := enrol(nil)
 	if end != nil {
 		defer end.Close()
 	}
@@ -280,6 +280,18 @@ func (e *engine) Execute(l *Loop) error {
 	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
 }
 
+// Again sends a byte to the loop's probe.
+func (e *engine) Again(l *Loop) error {
+	if l.asked {
+		return nil
+	}
+	if _, err := e.peers[l.index].Write([]byte{0}); err != nil {
+		return err
+	}
+	l.asked = true
+	return nil
+}
+
 func (e *engine) Later(d time.Duration, f func()) bool {
 	time.AfterFunc(d, f)
 	return true
@@ -293,7 +305,6 @@ func (e *engine) Stop() {
 	for _, p := range e.peers {
 		p.Close()
 	}
-	e.peers = nil
 }
 
 // OnOpen is gnet's.
@@ -320,8 +331,14 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	switch c := gc.Context().(type) {
 	case *Conn:
 		c.traffic(p)
+		c.loop.read()
 	case *probe:
 		signal(c.reads)
+		if c.loop != nil && c.loop.asked {
+			c.loop.asked = false
+			c.loop.unseen, c.loop.seen = 0, true
+			c.loop.turn()
+		}
 	}
 	return gnet.None
 }
@@ -338,7 +355,7 @@ func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 		}
 		c.closed(err)
 	case *probe:
-		if c.stays {
+		if c.loop != nil {
 			e.end(errors.New("reactor: an event loop ended by itself"))
 		}
 	}

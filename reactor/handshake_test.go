@@ -1,6 +1,7 @@
 package reactor_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"testing"
 	"testing/synctest"
@@ -104,17 +105,25 @@ func TestAttackK26Handshakes(t *testing.T) {
 		h := &script{closed: func(_ *reactor.Conn, err error) { reasons = append(reasons, err) }}
 		ln := reactor.Listener{Handler: h, Direct: serverTLS(t)}
 		var in []*reactortest.Client
-		for range 8 {
-			in = append(in, n.ConnectTo(0, ln))
+		hello := func() *reactortest.Client {
+			c := n.ConnectTo(0, ln)
+			c.Send([]byte{0x16})
+			return c
 		}
-		n.ConnectTo(0, ln) // the same address's ninth
+		for range 8 {
+			in = append(in, hello())
+		}
+		ninth := hello() // of the same address
 		settle(n)
+		if got := ninth.Take(); !bytes.Equal(got, []byte{21, 3, 3, 0, 2, 2, 80}) {
+			t.Errorf("who was refused got %x", got)
+		}
 		if len(reasons) != 1 || reasons[0] != reactor.ErrBusy || n.Shaking() != 8 {
 			t.Fatalf("%v, %d in flight", reasons, n.Shaking())
 		}
 		in[0].Close(nil)
 		settle(n)
-		in = append(in, n.ConnectTo(0, ln))
+		in = append(in, hello())
 		settle(n)
 		if len(reasons) != 2 || n.Shaking() != 8 {
 			t.Fatalf("%v, %d in flight: the place was not given again", reasons, n.Shaking())

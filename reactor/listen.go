@@ -23,6 +23,8 @@ type listening struct {
 	on   bool
 	shut atomic.Bool
 	room chan struct{} // a place for each connection on its way to its loop
+
+	refusal func(full bool) []byte // nil: nothing is said
 }
 
 // arriving bounds how many accepted connections wait for their loops: what a full loop leaves waits in the
@@ -39,7 +41,14 @@ func (r *Reactor) listen(ln Listener) (*listening, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	return &listening{file: f, addr: s.Addr(), name: ln.Name, port: ports(ln), room: make(chan struct{}, arriving)}, nil
+	l := &listening{file: f, addr: s.Addr(), name: ln.Name, port: ports(ln), room: make(chan struct{}, arriving), refusal: ln.Refusal}
+	if l.refusal != nil && ln.Direct != nil {
+		l.refusal = func(bool) []byte { return alertInternal }
+		if ln.Plain { // nobody knows yet what it speaks
+			l.refusal = func(bool) []byte { return nil }
+		}
+	}
+	return l, nil
 }
 
 func (s *listening) close() error {
@@ -92,7 +101,11 @@ func (s *listening) accept(r *Reactor) {
 		return // closed already
 	}
 	for {
-		for r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections) {
+		full := false
+		for since := time.Now(); r.cfg.Connections > 0 && r.conns.Load() >= int64(r.cfg.Connections); {
+			if full = s.refusal != nil && time.Since(since) > roomPatience; full {
+				break
+			}
 			select { // the kernel's backlog waits
 			case <-r.room:
 			case <-time.After(TickLength):
@@ -112,8 +125,13 @@ func (s *listening) accept(r *Reactor) {
 			continue
 		}
 		wait, said = 0, false
+		if full && r.conns.Load() >= int64(r.cfg.Connections) {
+			r.turned.Add(1)
+			s.refuse(r, fd, true)
+			continue
+		}
 		if s.port.accept != nil && !s.port.accept(remote) {
-			unix.Close(fd)
+			s.refuse(r, fd, false)
 			continue
 		}
 		s.room <- struct{}{}
@@ -164,4 +182,29 @@ func release(nc net.Conn) (fd int, err error) {
 		return 0, e
 	}
 	return fd, os.NewSyscallError("fcntl", err)
+}
+
+// roomPatience is how long a connection at the cap waits for another to end before it is refused.
+const roomPatience = time.Second
+
+// Refused connections are left open for partingTime, or closing with unread input would reset them and take back
+// what they were told; at most partings of them.
+const (
+	partingTime = time.Second
+	partings    = 64
+)
+
+// refuse says why, and closes.
+func (s *listening) refuse(r *Reactor, fd int, full bool) {
+	if s.refusal == nil || r.going.Load() >= partings {
+		unix.Close(fd)
+		return
+	}
+	r.going.Add(1)
+	unix.SendmsgN(fd, s.refusal(full), nil, nil, unix.MSG_NOSIGNAL) // its buffer is empty
+	unix.Shutdown(fd, unix.SHUT_WR)
+	time.AfterFunc(partingTime, func() {
+		unix.Close(fd)
+		r.going.Add(-1)
+	})
 }

@@ -39,6 +39,10 @@ type Loop struct {
 	live              []*Conn // each knows its place
 	wheel             wheel
 	now               time.Time
+	unseen            time.Duration // spent in turns since sockets were looked at
+	asked, seen       bool          // for a turn behind sockets; it is one
+	since             time.Time     // when the turn began that sockets are being read in; zero: none is
+	guests            admission
 	meter             Meter
 	shown             atomic.Pointer[Meter]
 	cipher            []byte // scratch for sealing
@@ -60,8 +64,16 @@ type Meter struct {
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
-	Unread            uint64 // connections given up because their peer read too little
+	Unread            uint64     // connections given up because their peer read too little
+	Guests            int        // that wait to go on with their login
+	Waits             [24]uint64 // of guests, by length as Turns
+	Crowded, Busy     uint64     // guests sent away: too many waited; too many handshakes of one address were under way
+	Late              uint64     // handshakes that took too long
+	Long              uint64     // turns and callbacks of over LongTurn
 }
+
+// LongTurn is what no turn should take.
+const LongTurn = 20 * time.Millisecond
 
 // Index is l's place in [Reactor.Loops]: the way to memory of one's own for each loop. Any goroutine;
 // never changes.
@@ -136,14 +148,25 @@ func (l *Loop) Run(context.Context) error {
 
 // turn is what Execute runs: the end of a turn.
 func (l *Loop) turn() {
+	if l.unseen > turnBudget && l.again() {
+		return // the engine would run turns for as long as somebody posts
+	}
 	start := l.begin()
+	l.since = time.Time{}
+	if l.seen {
+		l.seen = false
+		l.guests.serve()
+	} else if !l.guests.ready() {
+		l.guests.spent = 0
+	}
 	l.mu.Lock()
+	l.woken = true // what comes from here on is seen at the end
 	l.runs, l.posted = l.posted, l.spareRuns[:0]
 	l.mu.Unlock()
 	for i, f := range l.runs {
 		l.runs[i] = nil
 		l.protect(nil, f)
-		if i&15 == 15 && l.clock().Sub(start) > turnBudget {
+		if i&3 == 3 && l.clock().Sub(start) > turnBudget {
 			l.putOff(l.runs[i+1:])
 			clear(l.runs[i+1:])
 			break
@@ -166,41 +189,70 @@ func (l *Loop) turn() {
 	l.runCloses()
 	end := l.clock()
 	l.meter.Flushing += end.Sub(posted)
+	l.unseen += end.Sub(start)
 	l.measure(end.Sub(start))
+	l.mu.Lock()
+	l.woken = len(l.posted) > 0 || len(l.dirty) > 0 || len(l.closes) > 0
+	more := l.woken && !l.dead
+	l.mu.Unlock()
+	if more {
+		l.wake()
+	}
 }
 
-// turnBudget is how long posted functions run before what is there is flushed and sockets are looked
-// at; the others run in the turn after.
-const turnBudget = 5 * time.Millisecond
+// again asks for a turn behind sockets: the engine works off what is asked of it before it looks at them, and
+// what a turn asks for by Execute too.
+func (l *Loop) again() bool {
+	l.unseen = 0
+	return l.r.backend.Again(l) == nil
+}
+
+// read is called by the engine behind each read: a turn ends among many of them, too, so that nobody's answer
+// waits for all.
+func (l *Loop) read() {
+	l.unseen = 0
+	switch {
+	case l.since.IsZero():
+		l.since = l.now
+	case l.clock().Sub(l.since) > readBudget:
+		l.turn()
+	}
+}
+
+// readBudget is how long sockets are read before what was answered is flushed.
+const readBudget = 2 * time.Millisecond
+
+// turnBudget is how long posted functions run before what is there is flushed, how long is flushed, how long
+// connections are ended, and how long turns follow each other before sockets are looked at.
+const turnBudget = 4 * time.Millisecond
 
 // putOff puts functions back in front of those posted since.
 func (l *Loop) putOff(rest []func()) {
-	if len(rest) == 0 {
-		return
-	}
 	l.mu.Lock()
 	l.posted = slices.Insert(l.posted, 0, rest...)
-	wake := !l.woken
-	l.woken = true
 	l.mu.Unlock()
-	if wake {
-		l.wake()
-	}
 }
 
+// flush writes the outboxes that have something, as many as a turn has time for.
 func (l *Loop) flush() {
 	l.mu.Lock()
 	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
-	// What became dirty in this turn is written now and needs no other; what was posted does.
-	l.woken = len(l.posted) > 0
-	again := l.woken && !l.dead
 	l.mu.Unlock()
-	if again {
-		l.wake()
-	}
+	var late time.Time
 	for i, c := range l.flushes {
 		l.flushes[i] = nil
 		l.flushOne(c)
+		if i&3 == 3 {
+			if now := l.clock(); late.IsZero() {
+				late = now.Add(turnBudget)
+			} else if now.After(late) && i+1 < len(l.flushes) {
+				l.mu.Lock()
+				l.dirty = slices.Insert(l.dirty, 0, l.flushes[i+1:]...)
+				l.mu.Unlock()
+				clear(l.flushes[i+1:])
+				break
+			}
+		}
 	}
 	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
 		l.spareDir = nil
@@ -252,13 +304,20 @@ func (l *Loop) flushOne(c *Conn) {
 	c.flush()
 }
 
+// runCloses ends connections, a share in each turn: thousands may be lost at a time.
 func (l *Loop) runCloses() {
-	for len(l.closes) > 0 {
-		list := l.closes
-		l.closes = nil
-		for _, c := range list {
-			c.finish()
+	start := l.clock()
+	for n := 0; n < len(l.closes); n++ {
+		if n&3 == 3 && l.clock().Sub(start) > turnBudget {
+			l.closes = l.closes[:copy(l.closes, l.closes[n:])]
+			return
 		}
+		c := l.closes[n]
+		l.closes[n] = nil
+		c.finish()
+	}
+	if l.closes = l.closes[:0]; cap(l.closes) > 4096 {
+		l.closes = nil
 	}
 }
 
@@ -273,6 +332,9 @@ func (l *Loop) measure(d time.Duration) {
 	b := bits.Len64(uint64(d / time.Microsecond))
 	l.meter.Turns[min(b, len(l.meter.Turns)-1)]++
 	l.meter.Longest = max(l.meter.Longest, d)
+	if d > LongTurn {
+		l.meter.Long++
+	}
 }
 
 // tick is called every TickLength.
@@ -292,6 +354,9 @@ func (l *Loop) tick() {
 		}
 	}
 	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live))
+	if l.meter.Guests = l.guests.n(); l.meter.Guests > 0 {
+		l.again()
+	}
 	m := l.meter
 	l.shown.Store(&m)
 	l.measure(l.clock().Sub(start))

@@ -48,6 +48,12 @@ func (m *Memory) Execute(l *Loop) error {
 	return nil
 }
 
+// Again is the engine's.
+func (m *Memory) Again(l *Loop) error {
+	l.seen = true
+	return m.Execute(l)
+}
+
 // Later is the engine's.
 func (m *Memory) Later(time.Duration, func()) bool { return false }
 

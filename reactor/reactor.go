@@ -22,6 +22,8 @@ type Config struct {
 	OutboxBytes                   int // 1 MiB
 	Connections                   int // in all; 0: no cap
 	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Waiting                       int // guests that wait on a loop: 8,192
+	Burst                         int // of guests' work, in microseconds, that may begin at once on a loop: 10 ms
 	Workers                       Workers
 	Listeners                     []Listener
 	Log                           *slog.Logger
@@ -53,6 +55,10 @@ type Listener struct {
 	Plain bool
 	// Accept may refuse a connection before it costs anything. On the accept goroutine.
 	Accept func(remote netip.AddrPort) bool
+	// Refusal is what a connection is told in plain that Accept refuses, or, if full, that finds the reactor at
+	// its cap for a while. On a port with Direct it is told internal_error. Nil: it is closed, and at the cap
+	// it waits.
+	Refusal func(full bool) []byte
 	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept,
 	// or on its loop.
 	Lost func(remote netip.AddrPort)
@@ -72,6 +78,8 @@ type Reactor struct {
 	// detaching are the configurations of handshakes.
 	detaching detaching
 	conns     atomic.Int64
+	turned    atomic.Uint64 // connections refused at the cap
+	going     atomic.Int64  // refused ones that are not closed yet
 	room      chan struct{} // signalled when a connection ends at the cap
 	mu        sync.Mutex
 	ports     map[string]*listening
@@ -126,6 +134,8 @@ func prepare(cfg Config) *Reactor {
 	def(&cfg.OutboxBytes, 1<<20)
 	def(&cfg.Handshakes, 4096)
 	def(&cfg.HandshakesPerAddr, 64)
+	def(&cfg.Waiting, guestsWaiting)
+	def(&cfg.Burst, guestBurst)
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
@@ -136,11 +146,12 @@ func prepare(cfg Config) *Reactor {
 		cfg.DrainTimeout = 5 * time.Second
 	}
 	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
-	r.slots = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	r.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
 	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
 		l := &Loop{r: r, index: i, now: r.start}
 		l.wheel.now = 1
+		l.guests = admission{l: l, room: cfg.Waiting, burst: cfg.Burst, waiting: make(map[*Conn]*waiter)}
 		r.loops = append(r.loops, l)
 	}
 	return r
@@ -161,6 +172,9 @@ func (r *Reactor) Workers() Workers { return r.workers }
 
 // Connections is how many are open. Any goroutine.
 func (r *Reactor) Connections() int { return int(r.conns.Load()) }
+
+// Refused is how many connections were refused because there were as many as may be. Any goroutine.
+func (r *Reactor) Refused() uint64 { return r.turned.Load() }
 
 // Addrs are the addresses that are listened on, of the listeners with these names, or of all.
 func (r *Reactor) Addrs(names ...string) []string {

@@ -27,17 +27,24 @@ type sniffer struct {
 	lost   func(netip.AddrPort)
 }
 
+// portOf is of a server's end.
+func portOf(h Handler) *port {
+	a, _ := h.(Admitter)
+	return &port{h: h, role: ServerRole, admits: a}
+}
+
 // ports is what ln's connections begin with.
 func ports(ln Listener) *port {
-	p := &port{h: ln.Handler, direct: ln.Direct, role: ServerRole, accept: ln.Accept, lost: ln.Lost}
+	p := portOf(ln.Handler)
+	p.direct, p.accept, p.lost = ln.Direct, ln.Accept, ln.Lost
 	if ln.Direct == nil || len(ln.Speaks) == 0 && !ln.Plain {
 		return p
 	}
-	s := &sniffer{plain: &port{h: ln.Handler}, speaks: make(map[string]*port, len(ln.Speaks)), direct: ln.Direct, lost: ln.Lost}
+	s := &sniffer{plain: portOf(ln.Handler), speaks: make(map[string]*port, len(ln.Speaks)), direct: ln.Direct, lost: ln.Lost}
 	for _, pr := range ln.Speaks {
-		s.speaks[pr.ALPN] = &port{h: pr.Handler}
+		s.speaks[pr.ALPN] = portOf(pr.Handler)
 	}
-	p.h = s
+	p.h, p.admits = s, nil
 	if ln.Plain {
 		p.direct = nil // the first byte says
 	}
@@ -56,6 +63,7 @@ func (s *sniffer) OnData(c *Conn, p []byte) int {
 		return len(p)
 	}
 	c.tls.feed(p)
+	c.tls.hello(c)
 	return len(p)
 }
 

@@ -22,8 +22,12 @@ const (
 	ClientRole
 )
 
-// handshakeTicks is how long a handshake may take.
-const handshakeTicks = 100
+// handshakeTicks is how long a handshake may take, and how long the peer has to begin; waitTicks is how long it
+// may wait for its turn in between.
+const (
+	handshakeTicks = 100
+	waitTicks      = 300
+)
 
 // quietTicks is how long a record layer of ours stays warm without traffic.
 const quietTicks = 150
@@ -65,9 +69,11 @@ type shown struct {
 // std is crypto/tls over a memory connection.
 type std struct {
 	m     memConn
-	tc    *tls.Conn
-	timer Timer // of the handshake
+	tc    *tls.Conn   // from begin on
+	cfg   *tls.Config // what StartTLS was given
+	timer Timer       // of the handshake
 	c     *Conn
+	begun bool
 }
 
 // StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
@@ -85,25 +91,55 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	if c.flags&flagGone != 0 {
 		return errNotSaid
 	}
-	r := c.loop.r
-	if !r.shakes.enter(c.io.Remote().Addr()) {
-		return ErrBusy
-	}
-	s := &std{c: c}
-	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: r.slots, wake: func() { c.loop.markDirty(c) }}
-	t := &tlsConn{std: s}
-	c.tls = t
+	s := &std{c: c, cfg: cfg}
+	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
+	c.tls = &tlsConn{std: s}
 	c.loop.meter.Secured++
 	c.loop.meter.Std++
-	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
-	if role == ServerRole {
-		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
-	} else {
-		t.flags = tlsClient
-		s.tc = tls.Client(&s.m, s.client(cfg, stays))
-	}
 	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
-	addr := c.io.Remote().Addr()
+	if role == ClientRole {
+		c.tls.flags = tlsClient
+		s.begin()
+	}
+	return nil
+}
+
+// hello is called when the peer has sent something during a handshake. With its first bytes a server's begins,
+// if others leave room for it; else it waits.
+func (t *tlsConn) hello(c *Conn) {
+	held := t.held()
+	switch a := &c.loop.guests; {
+	case held > maxPark:
+		c.overflow()
+	case held == 0 || t.std.begun || c.flags&flagWaits != 0:
+	case !c.loop.r.shakes.full() && a.enter(HandshakeCost):
+		t.std.begin()
+	case a.wait(c, true, held):
+		c.loop.Arm(&t.std.timer, c.loop.Tick()+waitTicks, t.std)
+	default:
+		c.loop.meter.Crowded++
+		c.sendAway(ErrCrowded)
+	}
+}
+
+// begin has a goroutine do the handshake.
+func (s *std) begin() {
+	c := s.c
+	t, r, cfg, addr := c.tls, c.loop.r, s.cfg, c.io.Remote().Addr()
+	if !r.shakes.enter(addr) {
+		c.loop.meter.Busy++
+		c.sendAway(ErrBusy)
+		return
+	}
+	s.begun = true
+	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
+	client := t.flags&tlsClient != 0
+	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
+	if client {
+		s.tc = tls.Client(&s.m, s.client(cfg, stays))
+	} else {
+		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
+	}
 	go func() {
 		s.m.slot(true)
 		err := Protected(s.tc.Handshake)
@@ -111,7 +147,7 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		var st tls.ConnectionState
 		if err == nil {
 			st = s.tc.ConnectionState()
-			y = s.detach(&st, role == ClientRole)
+			y = s.detach(&st, client)
 		} else if s.m.takes != nil {
 			s.m.takes.wipe()
 		}
@@ -119,12 +155,12 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		r.shakes.leave(addr)
 		c.loop.Post(func() { t.shaken(&shown{state: st}, y, err) })
 	}()
-	return nil
 }
 
 // OnTimer ends a handshake that takes too long.
 func (s *std) OnTimer(*Loop) {
 	if !s.c.Secure() {
+		s.c.loop.meter.Late++
 		s.c.Close(ErrTimeout)
 		s.m.end()
 	}
@@ -189,10 +225,11 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 	rec := t.rec()
 	rec.feed(p)
 	if t.flags&tlsSecure == 0 {
-		return // the handshake's goroutine reads it
+		t.hello(c) // the handshake's goroutine reads it
+		return
 	}
 	l := c.loop
-	for c.flags&(flagPaused|flagClosing|flagGone|flagDeaf) == 0 {
+	for c.flags&(flagPaused|flagWaits|flagClosing|flagGone|flagDeaf) == 0 {
 		if c.park != nil {
 			c.feed(nil)
 			continue
@@ -538,6 +575,12 @@ func (s *shakes) enter(a netip.Addr) bool {
 	s.n++
 	s.by[a]++
 	return true
+}
+
+func (s *shakes) full() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.n >= s.all
 }
 
 func (s *shakes) leave(a netip.Addr) {

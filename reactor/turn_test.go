@@ -15,6 +15,7 @@ type counting struct{ asked int }
 func (e *counting) Start(*Reactor, []*Loop) (bool, error)         { return true, nil }
 func (e *counting) Enrol(*Conn, int, netip.AddrPort, func(error)) {}
 func (e *counting) Execute(*Loop) error                           { e.asked++; return nil }
+func (e *counting) Again(*Loop) error                             { e.asked++; return nil }
 func (e *counting) Later(time.Duration, func()) bool              { return false }
 func (e *counting) Stop()                                         {}
 func (e *counting) Wait(ctx context.Context) error                { <-ctx.Done(); return nil }

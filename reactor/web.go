@@ -54,7 +54,7 @@ func (w *Web) init() {
 		}
 		w.queue = make(chan net.Conn, w.Limit)
 		w.done = make(chan struct{})
-		w.upgraded = &port{h: w.Upgraded}
+		w.upgraded = portOf(w.Upgraded)
 	})
 }
 

@@ -337,6 +337,9 @@ func (st *Stream) refill() {
 func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 	l := st.loop
 	st.park(parkedWork)
+	if _, ok := l.router.Table.Loaded(st.deal.peer); !ok {
+		st.Charge(loadCost)
+	}
 	l.Account(st.host, st.deal.peer, func(l *Local, a *Account, exists bool, err error) {
 		if st.bits&bitGone != 0 {
 			return

@@ -42,6 +42,14 @@ func (r *Router) CountRefused(limit string) {
 	n.(*atomic.Uint64).Add(1)
 }
 
+// Refused calls f with each of these counters. Any goroutine.
+func (r *Router) Refused(f func(limit string, n uint64)) {
+	r.refused.Range(func(limit, n any) bool {
+		f(limit.(string), n.(*atomic.Uint64).Load())
+		return true
+	})
+}
+
 // Start makes the kernel's part of each loop. Before it nothing else may be called.
 func (r *Router) Start(loops []*reactor.Loop) {
 	if r.lim.Load() == nil {

@@ -312,6 +312,31 @@ func (st *Stream) arm(which int, at reactor.Tick) {
 // room; if not, nothing is run.
 func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.park(parkedWork)
+	if c == reactor.Disk {
+		st.Charge(readCost)
+	}
+	return st.await(c, work, then)
+}
+
+// AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
+// fair by address and host.
+func (st *Stream) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
+	st.park(parkedWork)
+	host, addr := st.payer()
+	ok = st.loop.Loop.Admit(host, addr, cost, func() {
+		st.loop.enter()
+		defer st.loop.leave()
+		if st.bits&bitGone == 0 && st.state != Closing && !st.await(c, work, then) {
+			then(ErrBusy)
+		}
+	})
+	if !ok {
+		st.unpark(parkedWork)
+	}
+	return ok
+}
+
+func (st *Stream) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	ok = st.loop.router.Workers.Do(c, st.loop.Loop, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
@@ -327,6 +352,28 @@ func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)
 		st.unpark(parkedWork)
 	}
 	return ok
+}
+
+// Costs of what a login sets off besides its own steps, as [reactor.StepCost].
+const (
+	readCost = 30 // one row
+	loadCost = 60 // a resident set
+)
+
+// Charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
+// and that of its address and host, where many log in.
+func (st *Stream) Charge(cost int) {
+	if st.sess == nil {
+		host, addr := st.payer()
+		st.loop.Loop.Charge(host, addr, cost)
+	}
+}
+
+func (st *Stream) payer() (host uint32, addr netip.Addr) {
+	if st.host != nil {
+		host = st.host.ID
+	}
+	return host, st.wire.Remote().Addr()
 }
 
 // Delay runs then after d, while st takes no element: the delay before an answer to a failed login.

@@ -46,18 +46,7 @@ func (t *Throttle) LookAddr(a netip.Addr, rate Rate, now reactor.Tick) bool {
 }
 
 func (t *Throttle) addr(a netip.Addr) uint64 {
-	return maphash.Comparable(t.seed, AddrKey(a))
-}
-
-// AddrKey is what counts as one address: an IPv4 address, an IPv6 /64.
-func AddrKey(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is6() {
-		if p, err := a.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return a
+	return maphash.Comparable(t.seed, reactor.AddrKey(a))
 }
 
 func (t *Throttle) take(h uint64, rate Rate, now reactor.Tick, spend bool) bool {

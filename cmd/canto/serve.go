@@ -364,7 +364,7 @@ func (s *server) listeners(c *config) (list []reactor.Listener) {
 	shared := func(addrs []string, a string) bool { return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) }
 	for _, a := range c.Listen.C2S {
 		if !secure || !shared(c.Listen.C2STLS, a) {
-			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost})
+			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Refusal: s.door.Refusal, Lost: s.door.Lost})
 		}
 	}
 	for _, a := range c.Listen.HTTP {
@@ -374,7 +374,7 @@ func (s *server) listeners(c *config) (list []reactor.Listener) {
 		return list
 	}
 	for _, a := range c.Listen.C2STLS {
-		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Lost: s.door.Lost, Direct: s.certs.direct(), Plain: shared(c.Listen.C2S, a)}
+		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Refusal: s.door.Refusal, Lost: s.door.Lost, Direct: s.certs.direct(), Plain: shared(c.Listen.C2S, a)}
 		if shared(c.Listen.HTTPS, a) {
 			ln.Direct = s.certs.base("xmpp-client", "http/1.1")
 			ln.Speaks = []reactor.Protocol{{ALPN: "http/1.1", Handler: s.web}}

@@ -33,6 +33,9 @@ func New(seed uint64, cfg reactor.Config) *Net {
 	if cfg.Loops == 0 {
 		cfg.Loops = 2
 	}
+	if cfg.Burst == 0 {
+		cfg.Burst = 1 << 30 // while a test talks, no time passes for it to come back in
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
@@ -102,8 +105,13 @@ func (n *Net) Connect(loop int, h reactor.Handler) *Client {
 
 // ConnectTo is Connect to a port that is more than its handler.
 func (n *Net) ConnectTo(loop int, ln reactor.Listener) *Client {
+	return n.ConnectFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), loop, ln)
+}
+
+// ConnectFrom is ConnectTo from an address.
+func (n *Net) ConnectFrom(from netip.Addr, loop int, ln reactor.Listener) *Client {
 	n.port++
-	c := &Client{n, n.Memory.Open(loop, ln, netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), n.port))}
+	c := &Client{n, n.Memory.Open(loop, ln, netip.AddrPortFrom(from, n.port))}
 	n.Run()
 	return c
 }

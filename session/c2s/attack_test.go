@@ -1,14 +1,19 @@
 package c2s_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"canto/reactor"
 	"canto/session"
+	"canto/session/c2s"
 	"canto/session/sessiontest"
+	"canto/xmlstream"
 )
 
 // S01: who is authenticated on one host stays on that host, whatever the next header says.
@@ -280,5 +285,127 @@ func TestAttackK20NoPause(t *testing.T) {
 	}
 	if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.HasSuffix(got, "</stream:stream>") {
 		t.Fatalf("the end was %s", got[max(0, len(got)-300):])
+	}
+}
+
+const plain = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>"
+
+// K26: a storm from one address, with the dearest logins that there are, delays another address's login by its
+// share and no more: counted in what of the storm is let in before it, as the clock goes on.
+func TestAttackK26Storm(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst = 1, 4000 }})
+	s.AddAccount("juliet@localhost")
+	known := s.Login("known", "known@localhost/x")
+	chat := func(d time.Duration) {
+		known.Send("<message to='known@localhost' id='chat'/>") // the server has others to work for
+		s.Advance(d)
+	}
+	wrong := base64.StdEncoding.EncodeToString([]byte("\x00romeo\x00wrong"))
+	right := base64.StdEncoding.EncodeToString([]byte("\x00juliet\x00" + sessiontest.Password))
+	chat(0)
+	var storm []*sessiontest.Client
+	for i := range 300 {
+		c := s.DialFrom(netip.MustParseAddr("192.0.2.66"), fmt.Sprint("storm ", i), 0)
+		c.Open("localhost")
+		c.Send(fmt.Sprintf(plain, wrong))
+		storm = append(storm, c)
+	}
+	c := s.DialFrom(netip.MustParseAddr("192.0.2.7"), "juliet", 0)
+	c.Open("localhost")
+	var got string
+	answered := 0
+	for steps := 0; !strings.Contains(got, "<success"); steps++ {
+		if steps == 60 {
+			t.Fatalf("in 3 s juliet is not in: %q; %d of the storm are answered", got, answered)
+		}
+		if strings.Contains(got, "</stream:features>") {
+			c.Send(fmt.Sprintf(plain, right))
+			got = ""
+		}
+		chat(50 * time.Millisecond)
+		got += c.Received()
+		for _, x := range storm {
+			answered += strings.Count(x.Received(), "<not-authorized")
+		}
+	}
+	if answered > 20 || answered == 0 {
+		t.Errorf("%d of 300 failed logins of another address were answered before hers", answered)
+	}
+}
+
+// K26: who finds no room to wait in is told by a stream error, in the middle of a login too, and counted.
+func TestAttackK26Crowded(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 100, 4 }})
+	known := s.Login("known", "known@localhost/x")
+	begun := s.Dial("begun", 0)
+	begun.Open("localhost")
+	if got := begun.Received(); !strings.Contains(got, "</stream:features>") {
+		t.Fatal(got)
+	}
+	known.Send("<message to='known@localhost' id='chat'/>")
+	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
+	for i := range 3 {
+		s.Dial(fmt.Sprint("waits ", i), 0).Open("localhost")
+	}
+	late := s.Dial("late", 0)
+	late.Open("localhost")
+	want := "<stream:error><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) || !late.Conn().Ended() {
+		t.Errorf("a newcomer behind three of four places got %q", got)
+	}
+	begun.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'/>")
+	if got := begun.Received(); got != "" || begun.Conn().Ended() {
+		t.Errorf("whose login has begun does not get the fourth place: %q", got)
+	}
+	s.Advance(300 * time.Millisecond)
+	if got := begun.Received(); !strings.Contains(got, "<challenge") {
+		t.Errorf("then: %q", got)
+	}
+	if m := s.Net.Loops()[0].Meter(); m.Crowded != 1 || m.Guests != 0 {
+		t.Errorf("%d counted, %d wait", m.Crowded, m.Guests)
+	}
+}
+
+// T02: what is said to a connection that is refused before it costs anything is a stream that ends.
+func TestAttackT02Refusal(t *testing.T) {
+	d := &c2s.Door{}
+	for full, want := range map[bool]string{false: "policy-violation", true: "resource-constraint"} {
+		p := xmlstream.NewParser(nil)
+		var in xmlstream.Stream
+		p.Feed(&in, d.Refusal(full))
+		if _, err := p.Next(&in); err != nil {
+			t.Fatal(err)
+		}
+		e, err := p.Stanza(&in)
+		if err != nil || !e.Is(xmlstream.N(session.NSStream, "error")) {
+			t.Fatalf("%v, %s", err, e.Raw())
+		}
+		if c, ok := e.First(); !ok || !c.Is(xmlstream.N("urn:ietf:params:xml:ns:xmpp-streams", want)) {
+			t.Errorf("%s", e.Raw())
+		}
+		if _, err = p.Stanza(&in); err != io.EOF {
+			t.Errorf("the stream does not end: %v", err)
+		}
+	}
+}
+
+// K26, K27: in the middle of SASL the answer to a full queue is a failure that says try again.
+func TestAttackK27NoTurn(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 200, 1 }})
+	known := s.Login("known", "known@localhost/x")
+	c, other := s.Dial("c", 0), s.Dial("other", 0)
+	c.Open("localhost")
+	c.Received()
+	known.Send("<message to='known@localhost' id='chat'/>")
+	turns := func(x *sessiontest.Client, text string) {
+		x.Conn().Write([]byte(text))
+		for s.Net.Turn() { // and no worker
+		}
+	}
+	turns(c, fmt.Sprintf(plain, base64.StdEncoding.EncodeToString([]byte("\x00known\x00"+sessiontest.Password))))
+	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
+	turns(other, "<?xml version='1.0'?>")
+	if got := c.Received(); !strings.Contains(got, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
+		t.Errorf("%q", got)
 	}
 }

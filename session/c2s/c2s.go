@@ -43,6 +43,19 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
+// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that ends with
+// an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
+func (d *Door) Refusal(full bool) []byte {
+	err := session.ErrPolicyViolation
+	if full {
+		err = session.ErrResourceConstraint
+	}
+	return append(err.AppendTo([]byte(header+">")), "</stream:stream>"...)
+}
+
+// header is ours as far as it is always the same.
+const header = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
+
 // AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
 // Each true is given back by Lost.
 func (d *Door) AcceptOther(remote netip.AddrPort) bool {
@@ -172,6 +185,25 @@ func (d *Door) OnOverflow(c *reactor.Conn) {
 	}
 }
 
+// Guest reports whether c has a session yet, and for which host it logs in.
+func (d *Door) Guest(c *reactor.Conn) (host uint32, guest bool) {
+	st, ok := c.Owner.(*session.Stream)
+	if !ok || st.Session() != nil {
+		return 0, !ok
+	}
+	if h := st.Host(); h != nil {
+		host = h.ID
+	}
+	return host, true
+}
+
+// OnRefused ends the stream of a client that would wait behind too many others (RFC 6120 §4.9.3.17).
+func (d *Door) OnRefused(c *reactor.Conn) {
+	if st, ok := c.Owner.(*session.Stream); ok {
+		st.Close(session.ErrResourceConstraint)
+	}
+}
+
 // OnClose takes the stream apart.
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
@@ -194,7 +226,7 @@ type wire reactor.Conn
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {
-	b := append(make([]byte, 0, 256), "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"...)
+	b := append(make([]byte, 0, 256), header...)
 	b = appendAttr(b, "id", id)
 	b = appendAttr(b, "from", from.String())
 	b = appendAttr(b, "to", to.String())
@@ -241,7 +273,7 @@ type addresses struct {
 }
 
 func (a *addresses) add(addr netip.Addr, limit int) bool {
-	k := session.AddrKey(addr)
+	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.n == nil {
@@ -255,7 +287,7 @@ func (a *addresses) add(addr netip.Addr, limit int) bool {
 }
 
 func (a *addresses) remove(addr netip.Addr) {
-	k := session.AddrKey(addr)
+	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.n[k] > 1 {

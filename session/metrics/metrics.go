@@ -31,28 +31,32 @@ var (
 	desc = func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("canto_"+name, help, labels, nil)
 	}
-	connections = desc("connections", "Open connections.")
-	sessions    = desc("sessions_bound_total", "Sessions bound since the start.")
-	unbound     = desc("sessions_unbound_total", "Sessions ended since the start.")
-	online      = desc("sessions", "Sessions bound now.")
-	accounts    = desc("accounts_in_memory", "Accounts whose state is in memory.")
-	stanzas     = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
-	bounced     = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
-	streamErrs  = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
-	limits      = desc("limit_hits_total", "Limits that were hit.", "limit")
-	panics      = desc("panics_total", "Panics that were recovered.", "where")
-	bytesTotal  = desc("bytes_total", "Bytes on sockets.", "direction")
-	inboxed     = desc("inboxed_total", "Stanzas that waited for an account to be read.")
-	paused      = desc("connections_paused", "Connections that are not read now.")
-	waiting     = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
-	work        = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing.", "loop", "work")
-	buffers     = desc("buffers_in_use", "Buffers lent.", "pool")
-	turns       = desc("turn_seconds", "Length of turns and callbacks.", "loop")
-	commits     = desc("commit_seconds", "Length of synced batches.")
-	ops         = desc("store_operations_total", "Rows written.")
-	cache       = desc("store_cache_bytes", "Bytes in the block cache.")
-	memory      = desc("bytes", "Bytes of memory by the part of the server that holds them: of the heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very many accounts.", "part")
-	low         = desc("store_refuses_writes", "1 while the disk has too little room.")
+	connections   = desc("connections", "Open connections.")
+	sessions      = desc("sessions_bound_total", "Sessions bound since the start.")
+	unbound       = desc("sessions_unbound_total", "Sessions ended since the start.")
+	online        = desc("sessions", "Sessions bound now.")
+	accounts      = desc("accounts_in_memory", "Accounts whose state is in memory.")
+	stanzas       = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
+	bounced       = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
+	streamErrs    = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
+	limits        = desc("limit_hits_total", "Limits that were hit.", "limit")
+	panics        = desc("panics_total", "Panics that were recovered.", "where")
+	bytesTotal    = desc("bytes_total", "Bytes on sockets.", "direction")
+	inboxed       = desc("inboxed_total", "Stanzas that waited for an account to be read.")
+	paused        = desc("connections_paused", "Connections that are not read now.")
+	waiting       = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
+	work          = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing.", "loop", "work")
+	buffers       = desc("buffers_in_use", "Buffers lent.", "pool")
+	turns         = desc("turn_seconds", "Length of turns and callbacks.", "loop")
+	longTurns     = desc("long_turns_total", "Turns and callbacks of over 20 ms.")
+	longestTurn   = desc("longest_turn_seconds", "Longest turn or callback since the start.")
+	loginsWaiting = desc("logins_waiting", "Connections that wait to go on with their handshake or login.")
+	loginWaits    = desc("login_wait_seconds", "Waits of connections to go on with their handshake or login, of those that had to.")
+	commits       = desc("commit_seconds", "Length of synced batches.")
+	ops           = desc("store_operations_total", "Rows written.")
+	cache         = desc("store_cache_bytes", "Bytes in the block cache.")
+	memory        = desc("bytes", "Bytes of memory by the part of the server that holds them: of the heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very many accounts.", "part")
+	low           = desc("store_refuses_writes", "1 while the disk has too little room.")
 )
 
 // Describe is Prometheus's.
@@ -114,18 +118,26 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.StreamErrors {
 		counter(streamErrs, n, k)
 	}
-	for k, n := range s.Limits {
-		counter(limits, n, k)
-	}
+	c.Router.Refused(func(limit string, n uint64) { s.Limits[limit] += n })
+	s.Limits["connections"] += c.Reactor.Refused()
 	counter(panics, s.Panics, "handler")
 	counter(inboxed, s.Inboxed)
-	var in, out, loopPanics, unread uint64
-	held, outbox, parked := 0, 0, 0
+	var in, out, loopPanics, unread, long uint64
+	var waits [24]uint64
+	held, outbox, parked, guests := 0, 0, 0, 0
+	longest := time.Duration(0)
 	for _, l := range c.Reactor.Loops() {
 		m := l.Meter()
 		in, out, loopPanics, held = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, held+m.Paused
 		outbox, parked = outbox+m.OutboxBytes, parked+m.ParkedBytes
 		unread += m.Unread
+		s.Limits["logins_waiting"] += m.Crowded
+		s.Limits["handshakes_per_address"] += m.Busy
+		s.Limits["handshake_timeout"] += m.Late
+		guests, long, longest = guests+m.Guests, long+m.Long, max(longest, m.Longest)
+		for i, n := range m.Waits {
+			waits[i] += n
+		}
 		loop := strconv.Itoa(l.Index())
 		histogram(ch, turns, m.Turns[:], loop)
 		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Handling.Seconds(), loop, "handling")
@@ -135,7 +147,14 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
 	counter(panics, loopPanics, "loop")
-	counter(limits, unread, "unread")
+	s.Limits["unread"] += unread
+	for k, n := range s.Limits {
+		counter(limits, n, k)
+	}
+	gauge(loginsWaiting, float64(guests))
+	histogram(ch, loginWaits, waits[:])
+	counter(longTurns, long)
+	gauge(longestTurn, longest.Seconds())
 	gauge(paused, float64(held))
 	gauge(waiting, float64(outbox), "outbox")
 	gauge(waiting, float64(parked), "parked")

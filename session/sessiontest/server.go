@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"sort"
 	"strings"
 	"sync"
@@ -53,6 +54,8 @@ type Options struct {
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
+	// Reactor changes how the reactor is set up.
+	Reactor func(c *reactor.Config)
 	// Fault is the store's: see [store.Options].
 	Fault store.Fault
 }
@@ -88,7 +91,11 @@ func New(tb testing.TB, opt Options) *Server {
 	})
 	log := slog.New(slog.NewTextHandler(watch, nil))
 	s := &Server{TB: tb, clients: make(map[string]*Client)}
-	s.Net = reactortest.New(opt.Seed, reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause})
+	conf := reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause}
+	if opt.Reactor != nil {
+		opt.Reactor(&conf)
+	}
+	s.Net = reactortest.New(opt.Seed, conf)
 	now := s.Net.Now
 	if opt.Slow != nil {
 		s.late = &late{s: s, delay: opt.Slow}
@@ -223,7 +230,12 @@ type Client struct {
 
 // Dial opens a connection on a loop and says nothing.
 func (s *Server) Dial(name string, loop int) *Client {
-	c := &Client{Name: name, server: s, conn: s.Net.Connect(loop, s.Door), parser: xmlstream.NewParser(nil)}
+	return s.DialFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), name, loop)
+}
+
+// DialFrom is Dial from an address.
+func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
+	c := &Client{Name: name, server: s, conn: s.Net.ConnectFrom(from, loop, reactor.Listener{Handler: s.Door}), parser: xmlstream.NewParser(nil)}
 	s.clients[name] = c
 	return c
 }

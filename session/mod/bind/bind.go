@@ -104,7 +104,11 @@ func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
 		return
 	}
 	st.Bind(func(a *session.Account, exists bool, err error) {
-		if err != nil {
+		switch {
+		case err == session.ErrBusy:
+			refuse(st, id, session.ResourceConstraint)
+			return
+		case err != nil:
 			refuse(st, id, session.InternalServerError)
 			return
 		}
@@ -128,6 +132,7 @@ func (m *module) finish(st *session.Stream, a *session.Account, id string, full 
 		refuse(st, id, session.Conflict)
 		return
 	case errors.Is(err, session.ErrResourceLimit):
+		st.Local().CountLimit("resources_per_account")
 		refuse(st, id, session.ResourceConstraint)
 		return
 	case err != nil:

@@ -61,6 +61,9 @@ type Options struct {
 	PlainText  bool     `toml:"plain_text"` // without TLS too
 }
 
+// deriveCost of an account's keys, in microseconds of a core.
+const deriveCost = 6000
+
 type module struct {
 	opt   Options
 	db    *store.DB
@@ -151,7 +154,7 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		return
 	}
 	secret := string(pw.Text())
-	if !st.Await(reactor.Crypto, func() error {
+	if !st.AwaitTurn(reactor.Crypto, deriveCost, func() error {
 		c, err := m.creds(secret)
 		if err != nil {
 			return err

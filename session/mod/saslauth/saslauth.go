@@ -72,6 +72,9 @@ type Policy struct {
 // maxTries is how often a client may try on one stream (RFC 6120 §6.4.4: between 2 and 5).
 const maxTries = 5
 
+// iterationsPerMicrosecond of PBKDF2, rounded down: see [sasl.Derivation].
+const iterationsPerMicrosecond = 5
+
 // delayTicks is how long an answer is held back beyond a limit of failures.
 const delayTicks reactor.Tick = 10
 
@@ -189,7 +192,7 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 	case sasl.NeedUser:
 		m.look(st, x, s.User)
 	case sasl.NeedDerive:
-		if !st.Await(reactor.Crypto, func() error { s.Work.Run(); return nil }, func(err error) {
+		if !st.AwaitTurn(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error { s.Work.Run(); return nil }, func(err error) {
 			if err != nil {
 				m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 				return
