@@ -85,7 +85,9 @@ func (h *handed) pumpOut() {
 		return
 	}
 	var out []byte
-	if !full { // or OnDrain is called when it is empty: what is full at this point is stuck
+	if full { // perhaps only until the end of this turn, and the socket takes all
+		c.flags |= flagHigh // OnDrain when it is empty
+	} else {
 		out, h.out = h.out, nil
 	}
 	shut, empty := h.shut, h.out == nil

@@ -16,6 +16,8 @@ import (
 	"net"
 	"slices"
 
+	"golang.org/x/crypto/chacha20poly1305"
+
 	"canto/reactor/buf"
 )
 
@@ -79,6 +81,7 @@ type suite struct {
 var suites = [...]suite{
 	{tls.TLS_AES_128_GCM_SHA256, sha256.New, 32, 16, newGCM},
 	{tls.TLS_AES_256_GCM_SHA384, sha512.New384, 48, 32, newGCM},
+	{tls.TLS_CHACHA20_POLY1305_SHA256, sha256.New, 32, chacha20poly1305.KeySize, chacha20poly1305.New},
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {

@@ -439,7 +439,7 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 // A KeyUpdate that is cut over records or bytes works, in both directions, with an answer where one is asked
 // for, and any number of times as long as there is data between (attack T05).
 func TestAttackT05Updates(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for cut := 1; cut < 5; cut++ {
 			y, p := twins(t, id)
 			for i := range 100 {
@@ -565,7 +565,7 @@ func TestAttackK31K43Schedules(t *testing.T) {
 	rekeyAfter = 7
 	for seed := range uint64(400) {
 		rnd := mrand.New(mrand.NewPCG(seed, 31))
-		id := []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384}[seed%2]
+		id := []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256}[seed%3]
 		ends := [2]*layer{}
 		ends[0], ends[1] = twins(t, id)
 		var wires, sent, got [2][]byte // by who wrote
@@ -649,7 +649,7 @@ func TestAttackK31Count(t *testing.T) {
 			}
 		}
 	}
-	if _, err := newLayer(false, tls.TLS_CHACHA20_POLY1305_SHA256, secrets[:32], secrets[32:], nil); err == nil {
+	if _, err := newLayer(false, 0x1304, secrets[:32], secrets[32:], nil); err == nil { // TLS_AES_128_CCM_SHA256
 		t.Error("a suite without an AEAD was taken")
 	}
 	if _, err := newLayer(false, tls.TLS_AES_256_GCM_SHA384, secrets[:32], secrets[32:], nil); err == nil {

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"canto/reactor/buf"
 )
 
 // counting is an engine that only counts how often it is asked for a turn.
@@ -119,5 +121,40 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		if len(l.live) != 0 {
 			t.Errorf("%s: the connection is still there", c.name)
 		}
+	}
+}
+
+// passing is a Handler that has handed its connection over.
+type passing struct {
+	reasons
+	h *handed
+}
+
+func (p *passing) OnOpen(*Conn)  {}
+func (p *passing) OnDrain(*Conn) { p.h.pumpOut() }
+
+// What a goroutine writes while the outbox is full, but only until the end of the turn, leaves all the same.
+func TestPumpedTwiceInATurn(t *testing.T) {
+	m := NewMemory(Config{Loops: 1})
+	p := &passing{}
+	pipe := m.Open(0, Listener{Handler: p}, netip.MustParseAddrPort("192.0.2.1:1"))
+	for m.Turn() {
+	}
+	c := pipe.c
+	p.h = c.handOver(nil, nil, func() {})
+	pump := func(n int) {
+		p.h.mu.Lock()
+		p.h.out = append(buf.Outbox.Get(n), make([]byte, n)...)
+		p.h.mu.Unlock()
+		p.h.pumpOut()
+	}
+	c.loop.Post(func() {
+		pump(handedOut)
+		pump(1000)
+	})
+	for m.Turn() {
+	}
+	if n := len(pipe.Take()); n != handedOut+1000 {
+		t.Errorf("%d bytes of %d have left", n, handedOut+1000)
 	}
 }
