@@ -180,7 +180,8 @@ func (c *Conn) Overhead() (n int) {
 }
 
 // Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
-// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil.
+// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil, as it is where
+// a session was resumed: what the peer knows is from another handshake.
 func (c *Conn) Presented() *tls.Certificate {
 	if c.tls == nil {
 		return nil

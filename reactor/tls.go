@@ -190,7 +190,9 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 		return
 	}
 	s.m.block(false)
-	sh.cert = s.m.presented()
+	if !sh.state.DidResume { // TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
+		sh.cert = s.m.presented()
+	}
 	t.shown = sh
 	t.flags |= tlsSecure
 	t.writeOut(c) // the end of the handshake
