@@ -170,9 +170,13 @@ func (c *Conn) Settle() {
 
 // Overhead takes what the peer has sent since the last call that was work and no data: bytes of padding and
 // of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate adds it to what
-// OnData brings. 0 where crypto/tls stays. On the loop.
+// OnData brings. Where crypto/tls stays, changes of keys count by their bytes. On the loop.
 func (c *Conn) Overhead() (n int) {
-	if c.tls != nil && c.tls.layer.warm != nil {
+	switch {
+	case c.tls == nil:
+	case c.tls.std != nil:
+		n, c.tls.std.over = c.tls.std.over, 0
+	case c.tls.layer.warm != nil:
 		w := c.tls.layer.warm
 		n, w.over = w.over, 0
 	}
