@@ -83,4 +83,3 @@ func (s *Sealer) Record(kind byte, content []byte, padding int) []byte {
 
 // Update is a KeyUpdate.
 func (s *Sealer) Update() []byte { return s.layer.update(nil, 0) }
-

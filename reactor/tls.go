@@ -96,7 +96,7 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		return errNotSaid
 	}
 	s := &std{c: c, cfg: cfg}
-	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
+	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
 	c.tls = &tlsConn{std: s}
 	c.loop.meter.Secured++
 	c.loop.meter.Std++
@@ -427,7 +427,7 @@ const (
 // A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is
 // to be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no more
 // than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is behind the
-// last record of a handshake may be ours to open (attacks K43, K44).
+// last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it without TLS.
 type memConn struct {
 	mu     sync.Mutex
 	in     []byte
@@ -443,9 +443,10 @@ type memConn struct {
 	cert   *tls.Certificate // presented to the peer
 	takes  *takeover        // of a handshake whose connection is to be detached; its goroutine's
 
-	size, left     int // of the record that is being read, and how much of it is still to be
-	raw, base      int // what the buffer of crypto/tls has grown to, and had at the end of the handshake
-	idle, patience int // read since there was data; how much it may be, 0: any
+	records        bool // what is read are records of TLS; else text of HTTP
+	size, left     int  // of the record that is being read, and how much of it is still to be
+	raw, base      int  // what the buffer of crypto/tls has grown to, and had at the end of the handshake
+	idle, patience int  // read since there was data; how much it may be, 0: any
 }
 
 // within cuts in where the record ends that crypto/tls reads. Under mu.
@@ -585,7 +586,7 @@ func (m *memConn) Read(p []byte) (int, error) {
 			m.mu.Unlock()
 			return 0, errIdle
 		}
-		if !m.ended {
+		if m.records && !m.ended {
 			in = m.within(in)
 		}
 		if n := copy(p, in); n > 0 || len(p) == 0 {
