@@ -536,7 +536,9 @@ func (c *Conn) flush() {
 	if c.flags&flagGone != 0 {
 		c.drain()
 		c.mu.Unlock()
-		c.queueClose()
+		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient { // else shaken says why, see closed
+			c.queueClose()
+		}
 		return
 	}
 	if c.io == nil { // closed before it was opened: the engine has yet to say so
