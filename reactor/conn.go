@@ -170,9 +170,13 @@ func (c *Conn) Settle() {
 
 // Overhead takes what the peer has sent since the last call that was work and no data: bytes of padding and
 // of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate adds it to what
-// OnData brings. 0 where crypto/tls stays. On the loop.
+// OnData brings. Where crypto/tls stays, changes of keys count by their bytes. On the loop.
 func (c *Conn) Overhead() (n int) {
-	if c.tls != nil && c.tls.layer.warm != nil {
+	switch {
+	case c.tls == nil:
+	case c.tls.std != nil:
+		n, c.tls.std.over = c.tls.std.over, 0
+	case c.tls.layer.warm != nil:
 		w := c.tls.layer.warm
 		n, w.over = w.over, 0
 	}
@@ -180,7 +184,8 @@ func (c *Conn) Overhead() (n int) {
 }
 
 // Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
-// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil.
+// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil, as it is where
+// a session was resumed: what the peer knows is from another handshake.
 func (c *Conn) Presented() *tls.Certificate {
 	if c.tls == nil {
 		return nil
@@ -531,7 +536,9 @@ func (c *Conn) flush() {
 	if c.flags&flagGone != 0 {
 		c.drain()
 		c.mu.Unlock()
-		c.queueClose()
+		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient { // else shaken says why, see closed
+			c.queueClose()
+		}
 		return
 	}
 	if c.io == nil { // closed before it was opened: the engine has yet to say so

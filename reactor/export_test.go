@@ -2,6 +2,7 @@ package reactor
 
 import (
 	"crypto/cipher"
+	"crypto/tls"
 	"errors"
 	"net/netip"
 	"unsafe"
@@ -82,6 +83,19 @@ func (c *Conn) Say(kind byte, content []byte, padding int) {
 
 // Renew writes a KeyUpdate. On c's loop; c is detached.
 func (c *Conn) Renew(request byte) { c.tls.write(c, c.tls.layer.update(nil, request)) }
+
+// Push seals what was appended, now. On c's loop.
+func (c *Conn) Push() { c.flush() }
+
+// ForgetNonces is for tests with very many keys: what TestMain's AEADs have noted is dropped.
+func ForgetNonces() { seenNonces.Clear() }
+
+// Detaching is the configuration that serves handshakes for cfg, with the keys of their tickets.
+func (r *Reactor) Detaching(cfg *tls.Config) *tls.Config {
+	r.detaching.mu.Lock()
+	defer r.detaching.mu.Unlock()
+	return r.detaching.all[cfg]
+}
 
 // Configs is how many configurations of handshakes are kept.
 func (r *Reactor) Configs() int { return len(r.detaching.all) }

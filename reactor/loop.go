@@ -60,6 +60,7 @@ type Meter struct {
 	OutboxBytes       int // waiting for sockets with no room
 	ScratchBytes      int // the loop's own
 	Secured, Std      int // connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
+	RawBytes          int // by which buffers of crypto/tls have grown behind the handshake: they never shrink
 	Warm              int // with the AEADs of our record layer
 	Panics            uint64
 	Reads, Writes     uint64

@@ -1,9 +1,11 @@
 package reactor
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/fips140"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -74,6 +76,8 @@ type std struct {
 	timer Timer       // of the handshake
 	c     *Conn
 	begun bool
+	over  int // see Conn.Overhead
+	raw   int // memConn.grown, as the meter knows it
 }
 
 // StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
@@ -92,7 +96,7 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		return errNotSaid
 	}
 	s := &std{c: c, cfg: cfg}
-	s.m = memConn{remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
+	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
 	c.tls = &tlsConn{std: s}
 	c.loop.meter.Secured++
 	c.loop.meter.Std++
@@ -189,8 +193,10 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 		c.Close(err)
 		return
 	}
-	s.m.block(false)
-	sh.cert = s.m.presented()
+	s.m.secure(t.flags&tlsClient != 0)
+	if !sh.state.DidResume { // TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
+		sh.cert = s.m.presented()
+	}
 	t.shown = sh
 	t.flags |= tlsSecure
 	t.writeOut(c) // the end of the handshake
@@ -256,6 +262,11 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		break
 	}
 	rec.settle()
+	if s := t.std; s != nil {
+		raw := s.m.grown()
+		l.meter.RawBytes += raw - s.raw
+		s.raw = raw
+	}
 	held := rec.held()
 	l.meter.ParkedBytes += held - int(t.kept)
 	t.kept = int32(held)
@@ -348,6 +359,7 @@ func (t *tlsConn) forget(l *Loop) {
 	l.meter.Secured--
 	if t.std != nil {
 		l.meter.Std--
+		l.meter.RawBytes -= t.std.raw
 	}
 	if w := t.layer.warm; w != nil && w.timer.to != nil {
 		l.Arm(&w.timer, 0, nil)
@@ -369,11 +381,18 @@ func (t *tlsConn) presented() *tls.Certificate {
 
 // The record layer of crypto/tls.
 
-func (s *std) feed(p []byte)              { s.m.feed(p) }
-func (s *std) Read(p []byte) (int, error) { return s.tc.Read(p) }
-func (s *std) settle()                    {}
-func (s *std) held() int                  { return s.m.held() }
-func (s *std) take(dst []byte) []byte     { return s.m.take(dst) }
+func (s *std) feed(p []byte)          { s.m.feed(p) }
+func (s *std) settle()                {}
+func (s *std) held() int              { return s.m.held() }
+func (s *std) take(dst []byte) []byte { return s.m.take(dst) }
+
+func (s *std) Read(p []byte) (int, error) {
+	n, err := s.tc.Read(p)
+	if n > 0 {
+		s.over += max(0, s.m.data(n)-recordExtra)
+	}
+	return n, err
+}
 
 func (s *std) seal(dst, p []byte) ([]byte, error) {
 	_, err := s.tc.Write(p)
@@ -393,8 +412,22 @@ func (wouldBlock) Temporary() bool { return true }
 
 var errWouldBlock net.Error = wouldBlock{}
 
+// errIdle ends who sends much and no data.
+var errIdle = errors.New("reactor: too much of TLS without data")
+
+const (
+	// maxIdle is how much a client may send without data, once the handshake is done, before it begins another
+	// record; a server, whose tickets may be large, has maxTicket. crypto/tls keeps a handshake message until
+	// it is whole (attack K44).
+	maxIdle = 16 << 10
+	// recordExtra is what a record of any suite has beside data and padding, and is not charged.
+	recordExtra = 64
+)
+
 // A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is
-// to be sent. During the handshake its Read waits; a CPU slot is held only while it does not.
+// to be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no more
+// than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is behind the
+// last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it without TLS.
 type memConn struct {
 	mu     sync.Mutex
 	in     []byte
@@ -409,6 +442,26 @@ type memConn struct {
 	remote netip.AddrPort
 	cert   *tls.Certificate // presented to the peer
 	takes  *takeover        // of a handshake whose connection is to be detached; its goroutine's
+
+	records        bool // what is read are records of TLS; else text of HTTP
+	size, left     int  // of the record that is being read, and how much of it is still to be
+	raw, base      int  // what the buffer of crypto/tls has grown to, and had at the end of the handshake
+	idle, patience int  // read since there was data; how much it may be, 0: any
+}
+
+// within cuts in where the record ends that crypto/tls reads. Under mu.
+func (m *memConn) within(in []byte) []byte {
+	if m.left == 0 {
+		if len(in) < recordHead {
+			return nil
+		}
+		m.size = recordHead + int(binary.BigEndian.Uint16(in[3:]))
+		m.left = m.size
+		if n := m.size + bytes.MinRead; n > m.raw {
+			m.raw = max(n, 2*m.raw) // as bytes.Buffer does
+		}
+	}
+	return in[:min(len(in), m.left)]
 }
 
 // Present notes which certificate a handshake takes: [tls.ClientHelloInfo].Conn is this connection, and
@@ -465,7 +518,11 @@ func (m *memConn) signal() {
 func (m *memConn) held() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.in) - m.off
+	n := len(m.in) - m.off
+	if m.left > 0 {
+		n += m.size - m.left
+	}
+	return n
 }
 
 // rest is what was fed and not read.
@@ -484,10 +541,29 @@ func (m *memConn) end() {
 	m.signal()
 }
 
-func (m *memConn) block(on bool) {
+// secure is called behind the handshake: Read waits no more.
+func (m *memConn) secure(client bool) {
 	m.mu.Lock()
-	m.nonblk = !on
+	m.nonblk, m.idle, m.base = true, 0, m.raw
+	if m.patience = maxIdle; client {
+		m.patience = maxTicket
+	}
 	m.mu.Unlock()
+}
+
+// data says that what was read since it was said last brought n bytes of data; it returns what it cost beside.
+func (m *memConn) data(n int) (over int) {
+	m.mu.Lock()
+	over, m.idle = m.idle-n, 0
+	m.mu.Unlock()
+	return over
+}
+
+// grown is by how much the buffer of crypto/tls has grown since the handshake.
+func (m *memConn) grown() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.raw - m.base
 }
 
 func (m *memConn) take(dst []byte) []byte {
@@ -506,14 +582,17 @@ func (m *memConn) Read(p []byte) (int, error) {
 			return 0, os.ErrDeadlineExceeded
 		}
 		in := m.in[m.off:]
-		if m.takes != nil && !m.ended {
-			in = m.takes.within(in)
+		if m.left == 0 && m.patience > 0 && m.idle > m.patience {
+			m.mu.Unlock()
+			return 0, errIdle
+		}
+		if m.records && !m.ended {
+			in = m.within(in)
 		}
 		if n := copy(p, in); n > 0 || len(p) == 0 {
 			m.off += n
-			if m.takes != nil {
-				m.takes.left -= n
-			}
+			m.left = max(0, m.left-n)
+			m.idle += n
 			if m.off == len(m.in) {
 				m.in, m.off = nil, 0
 			}

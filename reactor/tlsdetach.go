@@ -3,7 +3,6 @@ package reactor
 import (
 	"bytes"
 	"crypto/tls"
-	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"slices"
@@ -14,25 +13,12 @@ import (
 const maxFlight = 64 << 10
 
 // A takeover is what is noted during a handshake by crypto/tls, so that its connection can be detached
-// after it. For the handshake's goroutine alone, but for left, which is under memConn.mu.
+// after it. For the handshake's goroutine alone.
 type takeover struct {
 	client, server [48]byte // application traffic secrets, as many bytes as are in nc and ns
 	nc, ns         int
 	sent           []byte // the records that were written since both are known
-	left           int    // bytes of the record that is being read
 	over           bool   // sent has got too long
-}
-
-// within cuts in where the record ends that crypto/tls reads: what is behind the last one of the handshake
-// must not get into its buffers, as it is ours to open (attack K43).
-func (k *takeover) within(in []byte) []byte {
-	if k.left == 0 {
-		if len(in) < recordHead {
-			return nil
-		}
-		k.left = recordHead + int(binary.BigEndian.Uint16(in[3:]))
-	}
-	return in[:min(len(in), k.left)]
 }
 
 // wrote notes records.
@@ -102,9 +88,10 @@ func (s *std) detach(st *tls.ConnectionState, client bool) (y *layer) {
 	}
 	s.m.mu.Lock()
 	s.m.takes = nil
+	left := s.m.left
 	s.m.mu.Unlock()
 	defer k.wipe()
-	if st.Version != tls.VersionTLS13 || k.left != 0 || k.over {
+	if st.Version != tls.VersionTLS13 || left != 0 || k.over {
 		return nil
 	}
 	theirs, ours := k.client[:k.nc], k.server[:k.ns]

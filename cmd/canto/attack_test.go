@@ -561,3 +561,46 @@ func TestAttackK69(t *testing.T) {
 	}
 	t.Logf("%d of 24 logins went through before the rule changed", let)
 }
+
+// A client with a ticket from before a reload, or from before its host's certificate was renewed, gets in at
+// either port, and logs in (attack T08).
+func TestAttackT08Reload(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	p := s.serve()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cc := &tls.Config{ServerName: "example.org", InsecureSkipVerify: true, MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+		login := func() bool {
+			t.Helper()
+			nc, err := tls.Dial("tcp", p.direct, cc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer nc.Close()
+			nc.SetDeadline(time.Now().Add(patience))
+			c := &client{host: "example.org", conn: nc}
+			if err := c.header(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.auth("SCRAM-SHA-256-PLUS", "romeo", "x"); err != nil {
+				t.Error(err)
+			}
+			return nc.ConnectionState().DidResume
+		}
+		if login() {
+			t.Error("the first was resumed")
+		}
+		if !login() {
+			t.Error("the second was not resumed")
+		}
+		s.ok("reload")
+		login()
+		s.certificate("example.org")
+		s.ok("reload")
+		login()
+		if !login() {
+			t.Error("nothing is resumed behind a reload")
+		}
+	}
+}

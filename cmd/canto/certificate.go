@@ -26,7 +26,6 @@ type certificates struct {
 	server *server
 	mu     sync.Mutex
 	byHost map[string]*tls.Config
-	shared *tls.Config
 }
 
 // loader reads the certificate of a host when it is first needed.
@@ -71,7 +70,7 @@ func (c *config) checkCertificates() error {
 
 func (cs *certificates) reset() {
 	cs.mu.Lock()
-	cs.byHost, cs.shared = nil, nil
+	cs.byHost = nil
 	cs.mu.Unlock()
 }
 

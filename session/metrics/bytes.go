@@ -98,7 +98,7 @@ func (c *Collector) connections(a *Account) {
 			n += session.MapBytes(m.Connected, e)
 		}
 		conns += n
-		tls += objects(m.Secured, s.Secured) + objects(m.Std, s.Std) + objects(m.Warm, s.Warm)
+		tls += objects(m.Secured, s.Secured) + objects(m.Std, s.Std) + m.RawBytes + objects(m.Warm, s.Warm)
 		loops += objects(1, s.Loop) + m.ScratchBytes
 		sum.Connected += m.Connected
 		sum.Secured += m.Secured
