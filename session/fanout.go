@@ -116,6 +116,11 @@ func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 func (l *Local) fanTurn() {
 	l.enter()
 	defer l.leave()
+	defer func() { // whatever happens to one broadcast
+		if l.fanning = len(l.jobs) > 0; l.fanning {
+			l.Loop.Post(l.fan)
+		}
+	}()
 	for left := fanShare; left > 0 && len(l.jobs) > 0; {
 		j := l.jobs[0]
 		copy(l.jobs, l.jobs[1:])
@@ -135,9 +140,6 @@ func (l *Local) fanTurn() {
 		} else {
 			l.fanDone(j.sender)
 		}
-	}
-	if l.fanning = len(l.jobs) > 0; l.fanning {
-		l.Loop.Post(l.fan)
 	}
 }
 
