@@ -32,10 +32,11 @@ type client struct {
 }
 
 const (
-	flagSM    = 1 << iota // stanzas are counted
-	flagLeave             // it is meant to go
-	flagDeaf              // it does not read
-	flagEnded             // why it ends has been counted
+	flagSM     = 1 << iota // stanzas are counted
+	flagLeave              // it is meant to go
+	flagDeaf               // it does not read
+	flagEnded              // why it ends has been counted
+	flagFloods             // in some phase: its socket keeps little
 )
 
 // smState is stream management (XEP-0198): how many stanzas were received, for the server's requests.
@@ -286,7 +287,13 @@ func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token,
 	if isIQ {
 		f.turnPage(c, e)
 	}
-	switch c.heard.arrived(t.step, t.from, t.seq) {
+	h := c.heard.of(t.step, t.from)
+	next := h.next
+	was := h.arrived(t.seq)
+	if s.flood {
+		y.Expected += uint64(h.next - next)
+	}
+	switch was {
 	case duplicate:
 		y.Duplicated++
 		return

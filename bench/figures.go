@@ -50,6 +50,10 @@ func (c *collector) figures() {
 		if t, ok := c.turns[p.Name]; ok {
 			add(p.Name+".long_turns", t.long, "count", "lower", "turns of the server's loops of over 20 ms")
 			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower", "longest turn of the server's loops since it was started")
+			if t.loops > 0 && t.busy > 0 {
+				add(p.Name+".flood_share", t.flooding/t.busy, "ratio", "lower", "share of what the server's loops did that was input over a client's rate")
+				add(p.Name+".flood_wall_share", t.flooding/(t.loops*t.wall), "ratio", "lower", "the same of all the time that the loops had")
+			}
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
 		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {

@@ -63,6 +63,10 @@ type group struct {
 	total   int // in all processes
 }
 
+// floodSend is what the socket of a client that floods keeps: megabytes of each of a thousand would be memory of
+// the machine, and take minutes to arrive at the rate that a server allows.
+const floodSend = 16 << 10
+
 // loopState is what belongs to one loop.
 type loopState struct {
 	f        *Fleet
@@ -148,6 +152,12 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail), tallies: make([]*tally, len(f.steps)),
 			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
+	floods := make(map[string]bool) // groups
+	for _, p := range sc.Phases {
+		for _, a := range p.Do {
+			floods[a.Group] = floods[a.Group] || a.Kind == Flood
+		}
+	}
 	offset := 0
 	for _, g := range sc.Groups {
 		from, to := share.of(g.Count)
@@ -156,6 +166,9 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))} // pairs share a loop no more often than chance would have it
 			if len(gr.clients)%2 == 1 {
 				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
+			}
+			if floods[g.Name] {
+				c.flags = flagFloods
 			}
 			gr.clients = append(gr.clients, c)
 			f.clients[c.index] = c
@@ -198,6 +211,7 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 		}
 		for _, a := range p.Do {
 			add(a.Step, a.Rate > 0, false, time.Duration(a.Late))
+			steps[len(steps)-1].flood = a.Kind == Flood
 		}
 	}
 	return steps, append(first, uint16(len(steps)))
@@ -260,6 +274,9 @@ func (f *Fleet) dial(c *client, step uint16, intended int64) {
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
+		}
+		if c.flags&flagFloods != 0 {
+			cfg.Send = floodSend
 		}
 		f.r.Dial(ls.loop, cfg, func(err error) {
 			ls.loop.Post(func() {

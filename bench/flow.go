@@ -53,13 +53,16 @@ type flows struct {
 
 func flowKey(step uint16, from uint32) uint64 { return uint64(step)<<32 | uint64(from) }
 
-func (f *flows) arrived(step uint16, from, seq uint32) arrival {
+func (f *flows) arrived(step uint16, from, seq uint32) arrival { return f.of(step, from).arrived(seq) }
+
+// of is the flow of one sender in a step; good until the next call.
+func (f *flows) of(step uint16, from uint32) *flow {
 	k := flowKey(step, from)
 	if !f.used {
 		f.one, f.used = flow{key: k}, true
 	}
 	if f.one.key == k {
-		return f.one.arrived(seq)
+		return &f.one
 	}
 	g := f.more[k]
 	if g == nil {
@@ -69,7 +72,7 @@ func (f *flows) arrived(step uint16, from, seq uint32) arrival {
 		g = &flow{key: k}
 		f.more[k] = g
 	}
-	return g.arrived(seq)
+	return g
 }
 
 // forget drops what was heard in steps before first: their figures are closed.

@@ -14,6 +14,7 @@ type step struct {
 	open  bool
 	late  time.Duration
 	part  bool // of another step (the handshake of a login): not an operation of its own
+	flood bool // what of it is expected is known where it arrives
 }
 
 // A tally is what one loop has counted for one step since it was last collected. Loops have one each, so

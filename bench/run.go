@@ -383,6 +383,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	}
 	if now, ok := c.scrapeTurns(); ok && counts {
 		now.long -= since.long
+		now.busy, now.flooding, now.wall = now.busy-since.busy, now.flooding-since.flooding, now.wall-since.wall
 		c.turns[q.Name] = now
 	}
 	if first == nil {
@@ -392,7 +393,11 @@ func (c *collector) phase(ctx context.Context, k int) error {
 }
 
 // turns are what a server says of its loops (Canto does).
-type turns struct{ long, longest float64 }
+type turns struct {
+	long, longest        float64
+	loops                float64
+	busy, flooding, wall float64 // seconds of all loops, and of the clock
+}
 
 func (c *collector) scrapeTurns() (t turns, ok bool) {
 	if c.scraper == nil {
@@ -406,6 +411,11 @@ func (c *collector) scrapeTurns() (t turns, ok bool) {
 	}
 	t.long, ok = m["canto_long_turns_total"]
 	t.longest = m["canto_longest_turn_seconds"]
+	t.loops, t.flooding = m["canto_loops"], m["canto_loop_seconds_total_flooding"]
+	for _, w := range []string{"handling", "posted", "flushing"} {
+		t.busy += m["canto_loop_seconds_total_"+w]
+	}
+	t.wall = time.Since(c.began).Seconds()
 	return t, ok
 }
 

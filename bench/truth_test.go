@@ -150,6 +150,46 @@ func TestFaultsAreCounted(t *testing.T) {
 	}
 }
 
+// What a flood has written and the server has not read is not lost, and what the server has read and lost is.
+func TestFloodsLosses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(f *stub.Faults)
+		lost bool
+	}{
+		{"a server that stops reading", func(f *stub.Faults) { f.Stall(3 * time.Second) }, false},
+		{"a server that loses", func(f *stub.Faults) { f.Drop(10) }, true},
+	} {
+		s, target := start(t, stub.Config{})
+		whenTalking(s, func() { c.do(s.Faults) })
+		r := run(t, scenario(t, `
+name = "flood"
+[clients]
+count = 4
+[[phase]]
+kind = "ramp"
+[[phase]]
+name = "flood"
+kind = "hold"
+length = "1s"
+grace = "100ms"
+[[phase.do]]
+kind = "flood"
+late = "20s"
+`), target)
+		st := stepOf(t, r, "flood", "flood")
+		if st.Sent < st.Expected || st.Expected != st.Done+st.Lost || st.Duplicated+st.Reordered+st.Failed != 0 {
+			t.Errorf("%s: %d sent, %d expected, %d done, %d lost, %d failed", c.name, st.Sent, st.Expected, st.Done, st.Lost, st.Failed)
+		}
+		switch {
+		case !c.lost && (st.Lost != 0 || st.Sent == st.Done):
+			t.Errorf("%s: %d lost of %d sent, %d of which arrived", c.name, st.Lost, st.Sent, st.Done)
+		case c.lost && (st.Lost > s.Stats().Dropped || st.Lost < st.Expected/20):
+			t.Errorf("%s: %d lost of %d; the stub dropped %d", c.name, st.Lost, st.Expected, s.Stats().Dropped)
+		}
+	}
+}
+
 // A delay is in every latency, and the schedule goes on.
 func TestDelayIsLatency(t *testing.T) {
 	s, target := start(t, stub.Config{})

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"time"
 
 	"canto/reactor/buf"
 )
@@ -282,11 +283,23 @@ func (c *Conn) Resume() {
 			c.flags |= flagShut
 			return
 		}
+		start := c.loop.clock()
 		c.deliver(nil)
+		c.loop.flooding(c.loop.clock().Sub(start))
 		if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
 			c.io.SetRead(true)
 		}
 	})
+}
+
+// Flooded says that what OnData was given took c over its rate: the time is in the loop's Meter. In OnData.
+func (c *Conn) Flooded() { c.loop.flooded = true }
+
+// flooding adds what a delivery took to the meter, if it was Flooded.
+func (l *Loop) flooding(d time.Duration) {
+	if l.flooded {
+		l.meter.Flooding += d
+	}
 }
 
 // rest is how much has come that was not taken.
@@ -361,6 +374,7 @@ func (c *Conn) traffic(p []byte) {
 	c.deliver(p)
 	d := l.clock().Sub(start)
 	l.meter.Handling += d
+	l.flooding(d)
 	l.measure(d)
 }
 
@@ -447,6 +461,7 @@ func (c *Conn) overflow() {
 
 // deliver hands on what is parked and p behind it.
 func (c *Conn) deliver(p []byte) {
+	c.loop.flooded = false
 	if c.tls != nil {
 		c.tls.deliver(c, p)
 		return

@@ -34,6 +34,7 @@ type Loop struct {
 	stuck             []*Conn       // what waits for the socket
 	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
 	waking            bool
+	flooded           bool    // by what was delivered last
 	looks             uint32  // numbers the wake-ups: the last one counts
 	ticking           bool    // this retry is not one of many in a tick
 	live              []*Conn // each knows its place
@@ -54,6 +55,7 @@ type Meter struct {
 	Turns             [24]uint64    // by length: below 1 µs, 2 µs, 4 µs, ...
 	Handling          time.Duration // in handlers, with opening TLS records
 	Posted, Flushing  time.Duration
+	Flooding          time.Duration // of Handling and Posted: input of connections that were Flooded by it
 	Longest           time.Duration // turn or callback
 	Connected, Paused int
 	ParkedBytes       int // read, and not taken by handlers yet

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Config sets up a Reactor. The zero value of a field means its default.
@@ -315,6 +317,7 @@ type DialConfig struct {
 	Local   netip.AddrPort // may be zero
 	Timeout time.Duration  // of connecting; 10 s
 	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
+	Send    int            // bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
 	Handler Handler
 	Owner   any
 }
@@ -339,6 +342,9 @@ func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 		if err != nil {
 			failed(err)
 			return
+		}
+		if cfg.Send > 0 {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, cfg.Send)
 		}
 		r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr, func(err error) {
 			if err != nil {

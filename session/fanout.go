@@ -4,11 +4,11 @@ import (
 	"canto/session/jid"
 )
 
-// Fanout numbers (design §3): up to fanInline receivers are served at once; a job serves fanTurn of
-// them a turn.
+// Fanout numbers (design §3): up to fanInline receivers are served at once; of all jobs together a loop
+// serves fanShare in a turn, which with their writes is a good millisecond.
 const (
 	fanInline = 64
-	fanShare  = 256
+	fanShare  = 128
 )
 
 // Seats are the receivers that an entity keeps (a room's occupants) or gathers (a roster), grouped
@@ -73,8 +73,8 @@ type fanSender struct {
 }
 
 // Fanout sends el, one element of from without a 'to', to each of seats, as mail. Up to 64 receivers
-// are served as soon as the lock is released; more are one job for each loop, 256 receivers of a job
-// a turn, jobs taken in turn. Until the last has it in the outbox, the account's own next stanza
+// are served as soon as the lock is released; more are one job for each loop, 128 receivers of
+// all its jobs a turn, jobs taken in turn. Until the last has it in the outbox, the account's own next stanza
 // waits in its inbox, so that order for each pair stays. Under a's lock; el is copied.
 func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 	if seats.n == 0 {
@@ -103,7 +103,7 @@ func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 			target.jobs = append(target.jobs, j)
 			if !target.fanning {
 				target.fanning = true
-				target.fanTurn()
+				target.Loop.Post(target.fan) // its turn is one, whatever else was posted in this
 			}
 		})
 	}
@@ -111,36 +111,36 @@ func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 	a.Pin()
 }
 
-// fanTurn serves a share of the first job and puts it behind the others.
+// fanTurn serves a share: of the first job, of those behind it where that leaves room, and puts the one that
+// is not done behind the others.
 func (l *Local) fanTurn() {
 	l.enter()
 	defer l.leave()
-	if len(l.jobs) == 0 {
-		l.fanning = false
-		return
-	}
-	j := l.jobs[0]
-	copy(l.jobs, l.jobs[1:])
-	l.jobs[len(l.jobs)-1] = nil
-	l.jobs = l.jobs[:len(l.jobs)-1]
-	n := min(fanShare, len(j.to))
-	e, err := l.Parser.Element(j.el)
-	if err == nil {
-		for _, to := range j.to[:n] {
-			l.fanOne(j.from, to, e)
+	defer func() { // whatever happens to one broadcast
+		if l.fanning = len(l.jobs) > 0; l.fanning {
+			l.Loop.Post(l.fan)
 		}
-		l.Parser.Release(e)
+	}()
+	for left := fanShare; left > 0 && len(l.jobs) > 0; {
+		j := l.jobs[0]
+		copy(l.jobs, l.jobs[1:])
+		l.jobs[len(l.jobs)-1] = nil
+		l.jobs = l.jobs[:len(l.jobs)-1]
+		n := min(left, len(j.to))
+		left -= n
+		e, err := l.Parser.Element(j.el)
+		if err == nil {
+			for _, to := range j.to[:n] {
+				l.fanOne(j.from, to, e)
+			}
+			l.Parser.Release(e)
+		}
+		if j.to = j.to[n:]; len(j.to) > 0 && err == nil {
+			l.jobs = append(l.jobs, j)
+		} else {
+			l.fanDone(j.sender)
+		}
 	}
-	if j.to = j.to[n:]; len(j.to) > 0 && err == nil {
-		l.jobs = append(l.jobs, j)
-	} else {
-		l.fanDone(j.sender)
-	}
-	if len(l.jobs) == 0 {
-		l.fanning = false
-		return
-	}
-	l.Loop.Post(l.fan)
 }
 
 func (l *Local) fanDone(fs *fanSender) {

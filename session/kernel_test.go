@@ -132,7 +132,7 @@ func TestInboxLimit(t *testing.T) {
 // Whatever one sender broadcasts to many and sends to one of them arrives there in the order it was
 // sent, also when the broadcast is a job of several turns.
 func TestFanoutOrder(t *testing.T) {
-	const contacts = 150 // more than are served at once, and enough for several shares
+	const contacts = 300 // more than are served at once, and enough for several shares
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	var clients []*sessiontest.Client

@@ -303,23 +303,24 @@ func (l *Local) Due(st *Stream) {
 }
 
 // Spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
-// some, and TCP slows the peer.
-func (l *Local) Spend(st *Stream, n int) {
+// some, and TCP slows the peer: over says so.
+func (l *Local) Spend(st *Stream, n int) (over bool) {
 	lim := l.router.limits()
 	if lim.Rate <= 0 || st.state == Closing {
-		return
+		return false
 	}
 	if st.tokens -= int32(n); st.tokens >= 0 {
-		return
+		return false
 	}
 	st.refill()
 	if st.tokens >= 0 {
-		return
+		return false
 	}
 	l.stats.Limits["rate"]++
 	st.park(parkedRate)
 	wait := int64(-st.tokens)*10/int64(lim.Rate) + 1
 	st.arm(dueRate, l.Loop.Tick()+reactor.Tick(wait))
+	return true
 }
 
 // refill adds what st has earned since it was last asked, at most one burst.

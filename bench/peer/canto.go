@@ -18,6 +18,7 @@ func (canto) options() map[string][]string {
 		"register": {"off", "on"},
 		"memory":   {}, // "2GiB": where the collector begins to work harder
 		"rate":     {}, // "10KiB/s, burst 20KiB": what a stream may send
+		"roster":   {}, // "10000": contacts of an account
 		"modules":  {}, // "-version +register"
 	}
 }

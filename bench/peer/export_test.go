@@ -95,6 +95,7 @@ func TestConfigure(t *testing.T) {
 		options map[string]string
 		want    string
 	}{
+		{"canto", map[string]string{"roster": "10000"}, "[module.roster]\nmax_items = 10000\n\n[host."},
 		{"canto", map[string]string{"register": "on", "modules": "-version -vcard"}, `modules     = ["+register", "-version", "-vcard"]`},
 		{"prosody", map[string]string{"modules": "vcard4 csi_simple"}, "\t\"vcard4\"; \"csi_simple\";\n"},
 		{"prosody", map[string]string{"archive": "asked"}, "default_archive_policy = false\n"},

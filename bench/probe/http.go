@@ -56,7 +56,7 @@ func NewScraper(url string, pick ...string) *Scraper {
 }
 
 // Scrape is the metrics at this moment, each summed over its labels: counters and gauges by their names,
-// histograms and summaries as <name>_count and <name>_sum, and a summary's largest, where it tells it, as
+// a counter with a label "work" by each kind, too, as <name>_<kind>, histograms and summaries as <name>_count and <name>_sum, and a summary's largest, where it tells it, as
 // <name>_max. What is no number is left out.
 func (s *Scraper) Scrape(ctx context.Context) (map[string]float64, error) {
 	ctx, stop := context.WithTimeout(ctx, grace)
@@ -93,6 +93,11 @@ func (s *Scraper) add(sums map[string]float64, name string, m *dto.Metric) {
 	switch {
 	case m.Counter != nil:
 		put(name, m.Counter.GetValue())
+		for _, l := range m.Label {
+			if l.GetName() == "work" {
+				put(name+"_"+l.GetValue(), m.Counter.GetValue())
+			}
+		}
 	case m.Gauge != nil:
 		put(name, m.Gauge.GetValue())
 	case m.Untyped != nil:

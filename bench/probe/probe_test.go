@@ -200,6 +200,10 @@ func TestScrape(t *testing.T) {
 # TYPE canto_stanzas_total counter
 canto_stanzas_total{kind="iq"} 3
 canto_stanzas_total{kind="message"} 4
+# TYPE canto_loop_seconds_total counter
+canto_loop_seconds_total{loop="0",work="posted"} 1
+canto_loop_seconds_total{loop="1",work="posted"} 2
+canto_loop_seconds_total{loop="1",work="flooding"} 4
 # TYPE canto_connections gauge
 canto_connections 7
 # TYPE canto_turn_seconds histogram
@@ -221,7 +225,7 @@ other_untyped 5
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(text)) }))
 	defer srv.Close()
 	got, err := NewScraper(srv.URL).Scrape(t.Context())
-	want := map[string]float64{"canto_stanzas_total": 7, "canto_connections": 7, "canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2, "go_gc_duration_seconds_count": 3, "go_gc_duration_seconds_max": 9}
+	want := map[string]float64{"canto_stanzas_total": 7, "canto_loop_seconds_total": 7, "canto_loop_seconds_total_posted": 3, "canto_loop_seconds_total_flooding": 4, "canto_connections": 7, "canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2, "go_gc_duration_seconds_count": 3, "go_gc_duration_seconds_max": 9}
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, %v", got, err)
 	}

@@ -16,6 +16,7 @@ import (
 // A Net is a reactor over memory.
 type Net struct {
 	*reactor.Memory
+	Step time.Duration // by which each look of the loops at the clock moves it; 0: work takes no time
 	now  time.Time
 	rnd  *rand.Rand
 	jobs []func()
@@ -28,7 +29,12 @@ var Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 // New makes a Net. Its workers run what they are given in Run, in an order that the seed says.
 func New(seed uint64, cfg reactor.Config) *Net {
 	n := &Net{now: Start, rnd: rand.New(rand.NewPCG(seed, 1)), port: 1024}
-	cfg.Clock = func() time.Time { return n.now }
+	cfg.Clock = func() time.Time {
+		if n.Step > 0 {
+			n.now = n.now.Add(n.Step)
+		}
+		return n.now
+	}
 	cfg.Workers = n
 	if cfg.Loops == 0 {
 		cfg.Loops = 2

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"canto/reactor"
+	"canto/reactor/reactortest"
 	"canto/session"
 	"canto/session/c2s"
 	"canto/session/sessiontest"
@@ -87,6 +88,54 @@ func TestAttackT13Flood(t *testing.T) {
 	}
 }
 
+// T13: a flood costs one read of 64 KiB for each time that it has earned something, and never its connection.
+// What it takes is in the meter; what those take that stay below their rate is not.
+func TestAttackT13Reads(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate, lim.RateBurst = 10_000, 20_000
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.Loops = 1 }})
+	flood, neighbour := s.Login("flood", "flood@localhost/x"), s.Login("neighbour", "neighbour@localhost/x")
+	s.Net.Step = time.Microsecond
+	meter := func() reactor.Meter {
+		s.Advance(reactor.TickLength)
+		return s.Net.Loops()[0].Meter()
+	}
+	refills := func() uint64 { return s.Stream(flood).Local().Stats().Limits["rate"] }
+	neighbour.Send("<presence/>")
+	begin := meter()
+	if begin.Flooding != 0 || begin.Handling == 0 {
+		t.Fatalf("before the flood, %v of %v handling were for one", begin.Flooding, begin.Handling)
+	}
+	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+strings.Repeat("f", 100)+"</body></message>", 8000)))
+	for range 80 {
+		hits := refills() // and not behind it: a meter is a tick old
+		before := meter()
+		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>") // the one read that is not the flood's
+		last := meter()
+		if n := last.Reads - before.Reads; n > 2 {
+			t.Fatalf("%d reads of a flood in a tick", n-1)
+		}
+		if refills() == hits && last.Flooding != before.Flooding {
+			t.Fatal("what the neighbour asked for is in the meter of floods")
+		}
+		s.Advance(time.Second)
+	}
+	last := meter()
+	reads, bytes, earned := last.Reads-begin.Reads-80, last.BytesIn-begin.BytesIn, s.Net.Now().Sub(reactortest.Start).Seconds()*10_000
+	if n := refills(); reads > n || reads < 5 {
+		t.Errorf("%d reads for %d times that it was paused at its rate", reads, n)
+	}
+	if float64(bytes) > 20_000+earned+64<<10+80*60 || float64(bytes) < earned/2 {
+		t.Errorf("%d bytes were read; it had earned %.0f", bytes, earned)
+	}
+	if flood.Conn().Ended() || !flood.Conn().Paused() {
+		t.Errorf("the flood is ended %v, paused %v", flood.Conn().Ended(), flood.Conn().Paused())
+	}
+	if last.Flooding == 0 || last.Flooding >= last.Handling+last.Posted {
+		t.Errorf("%v of %v were for the flood", last.Flooding, last.Handling+last.Posted)
+	}
+}
+
 // T13: a read full of stanzas does not keep a neighbour on the same loop waiting until all are handled.
 func TestAttackT13Share(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
@@ -148,17 +197,33 @@ func TestAttackT13Crowd(t *testing.T) {
 func TestAttackK21SlowReader(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
+	const outbox = 400_000
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.Loops, c.OutboxBytes = 1, outbox }})
 	reader, talker := s.Login("reader", "reader@localhost/x"), s.Login("talker", "talker@localhost/x")
+	// Its other client, and one that reads as little and is sent less, go on.
+	other, slow := s.Login("other", "reader@localhost/y"), s.Login("slow", "slow@localhost/x")
 	reader.Send("<presence/>")
 	reader.Conn().Room(0)
+	slow.Conn().Room(0)
 	body := strings.Repeat("b", 8000)
-	for range 300 {
+	most := 0
+	for i := range 300 {
 		talker.Send("<message to='reader@localhost/x' type='chat'><body>" + body + "</body></message>")
+		if i%10 == 0 {
+			talker.Send("<message to='slow@localhost/x' type='chat'><body>" + body + "</body></message>")
+		}
+		s.Advance(reactor.TickLength)
+		most = max(most, s.Net.Loops()[0].Meter().OutboxBytes)
 	}
 	s.Advance(10 * time.Second)
-	if a, ok := s.Router.Table.Loaded(reader.Bare()); ok && len(a.Resources()) != 0 {
-		t.Fatalf("the session is still there; %d bytes wait, ended %v", len(reader.Received()), reader.Conn().Ended())
+	if of := 30 * 8200; most < outbox || most > outbox+64<<10+of {
+		t.Errorf("%d bytes waited, of at most %d for one that does not read, and %d for another", most, outbox+64<<10, of)
+	}
+	if other.Conn().Ended() || slow.Conn().Ended() || s.Stream(slow).Session() == nil || talker.Conn().Ended() {
+		t.Error("another's session has ended")
+	}
+	if a, ok := s.Router.Table.Loaded(reader.Bare()); !ok || len(a.Resources()) != 1 {
+		t.Fatalf("the session is still there, or the account's other is not; %d bytes wait, ended %v", len(reader.Received()), reader.Conn().Ended())
 	}
 	talker.Received()
 	talker.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")

@@ -148,7 +148,9 @@ func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 // spend charges st for n bytes, and for what TLS brought besides (attacks K33, K34). Behind a login nothing
 // is bound to the channel any more.
 func spend(c *reactor.Conn, st *session.Stream, n int) {
-	st.Local().Spend(st, n+c.Overhead())
+	if st.Local().Spend(st, n+c.Overhead()) {
+		c.Flooded()
+	}
 	if st.State() == session.Authed {
 		c.Settle()
 	}

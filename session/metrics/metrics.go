@@ -45,7 +45,8 @@ var (
 	inboxed       = desc("inboxed_total", "Stanzas that waited for an account to be read.")
 	paused        = desc("connections_paused", "Connections that are not read now.")
 	waiting       = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
-	work          = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing.", "loop", "work")
+	loops         = desc("loops", "Event loops.")
+	work          = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing. flooding is a part of the first two: input that took its stream over its rate.", "loop", "work")
 	buffers       = desc("buffers_in_use", "Buffers lent.", "pool")
 	turns         = desc("turn_seconds", "Length of turns and callbacks.", "loop")
 	longTurns     = desc("long_turns_total", "Turns and callbacks of over 20 ms.")
@@ -101,6 +102,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	s := Stats(c.Router)
+	gauge(loops, float64(len(c.Reactor.Loops())))
 	gauge(connections, float64(c.Reactor.Connections()))
 	counter(sessions, s.Bound)
 	counter(unbound, s.Unbound)
@@ -143,6 +145,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Handling.Seconds(), loop, "handling")
 		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Posted.Seconds(), loop, "posted")
 		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Flushing.Seconds(), loop, "flushing")
+		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Flooding.Seconds(), loop, "flooding")
 	}
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
