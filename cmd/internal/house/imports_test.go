@@ -67,7 +67,7 @@ var may = []struct {
 }{
 	{"canto/xmlstream/...", []string{"canto/xmlstream/..."}, nil, "xmlstream is for strangers too: it has the standard library only"},
 	{"canto/reactor/buf", nil, []string{"github.com/valyala/bytebufferpool"}, "buf counts bytes and knows nothing else"},
-	{"canto/reactor/...", []string{"canto/reactor/..."}, []string{"github.com/panjf2000/gnet/v2", "github.com/panjf2000/gnet/v2/...", "golang.org/x/sys/unix"}, "the reactor knows bytes and time; XML belongs in a front door"},
+	{"canto/reactor/...", []string{"canto/reactor/..."}, []string{"github.com/panjf2000/gnet/v2", "github.com/panjf2000/gnet/v2/...", "golang.org/x/sys/unix", "golang.org/x/crypto/chacha20poly1305"}, "the reactor knows bytes and time; XML belongs in a front door"},
 	{"canto/session/jid", nil, []string{"golang.org/x/text/..."}, "jid is a library"},
 	{"canto/session/sasl", []string{"canto/session/jid"}, []string{"golang.org/x/text/..."}, "sasl is a library: a front door or module moves its bytes"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
