@@ -228,9 +228,10 @@ func Build(ctx context.Context, dir, commit string) (program, at string, err err
 	return program, Head(ctx, from), Compile(ctx, from, program, "canto/cmd/canto")
 }
 
-// Head is the commit of the repository that folder is in ("": the working folder); "": it is in none.
+// Head is the commit of the repository that folder is in ("": the working folder), with "-dirty" where files
+// differ from it; "": it is in none.
 func Head(ctx context.Context, folder string) string {
-	git := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD")
+	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude", "*")
 	git.Dir = folder
 	out, _ := git.Output()
 	return strings.TrimSpace(string(out))

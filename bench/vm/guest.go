@@ -80,6 +80,7 @@ type guest struct {
 	cores  int
 	cpu    string
 	accel  string
+	tsc    int // kHz of the host's, which is the guest's too; 0: not known
 	limit  time.Duration
 	run    string            // a shell script
 	files  map[string]string // file or folder of ours -> path in the guest
@@ -139,15 +140,42 @@ func (g *guest) initrd(ctx context.Context) (string, error) {
 
 // args are the emulator's.
 func (g *guest) args(initrd, results string) []string {
-	// The HPET keeps time where the host is busy; the TSC's speed is measured at boot, and wrongly then.
-	line := "console=ttyS0 quiet panic=-1 mitigations=off clocksource=hpet"
+	line := "console=ttyS0 quiet panic=-1 mitigations=off"
 	accel := "tcg,thread=multi,tb-size=512"
-	if g.accel == "kvm" {
-		accel, line = "kvm", strings.TrimSuffix(line, " clocksource=hpet")
+	switch {
+	case g.accel == "kvm":
+		accel = "kvm"
+	case g.tsc > 0:
+		line += fmt.Sprintf(" clocksource=tsc tsc=reliable tsc_early_khz=%d", g.tsc)
+	default:
+		// Measured at boot on a busy host, the TSC's speed is wrong, and with it all times. Each look at the HPET
+		// is an exit to the emulator, and a lock.
+		line += " clocksource=hpet"
 	}
 	return []string{"-M", "pc", "-accel", accel, "-cpu", g.cpu, "-smp", strconv.Itoa(g.cores), "-m", strconv.FormatInt(g.memory>>20, 10),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none", "-nic", "none",
 		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd, "-append", line}
+}
+
+// tscSpeed is the speed of the processor's time-stamp counter in kHz, by /proc/cpuinfo; 0: it does not tell, as
+// "cpu MHz" is the counter's only where that is known from outside, as in virtual machines.
+func tscSpeed(cpuinfo string) int {
+	var mhz float64
+	known := false
+	for line := range strings.Lines(cpuinfo) {
+		k, v, _ := strings.Cut(line, ":")
+		switch strings.TrimSpace(k) {
+		case "cpu MHz":
+			mhz, _ = strconv.ParseFloat(strings.TrimSpace(v), 64)
+		case "flags":
+			f := strings.Fields(v)
+			known = slices.Contains(f, "tsc_known_freq") && slices.Contains(f, "constant_tsc")
+		}
+	}
+	if !known {
+		return 0
+	}
+	return int(mhz * 1000)
 }
 
 // errLimit is in the error about a guest that was stopped.

@@ -48,6 +48,7 @@ type Guest struct {
 	Accel    string  `json:"accel"` // tcg: every instruction is emulated; kvm
 	CPU      string  `json:"cpu"`
 	Cores    int     `json:"cores"`
+	Procs    int     `json:"gomaxprocs"` // of server and client each
 	Memory   int64   `json:"memory_bytes"`
 	Kernel   string  `json:"kernel"`
 	Boot     float64 `json:"boot_seconds"`
@@ -243,6 +244,7 @@ func collected(before, after map[string]float64, cpu float64) *GC {
 // host adds what the phases cost this machine.
 func (s *Result) host(t *trace) {
 	s.HostCPU, s.Guest.Boot, s.Guest.Peak = t.CPU, t.Boot, t.Peak
+	s.clock(t)
 	for i, p := range t.Phases {
 		end := t.CPU
 		if i+1 < len(t.Phases) {
@@ -253,6 +255,23 @@ func (s *Result) host(t *trace) {
 				s.Phases[j].HostCPU = end - p.CPU
 			}
 		}
+	}
+}
+
+// clock warns where the guest's clock ran at another speed than the host's, by the phases that both have seen: a
+// guest that measures its own processor on a busy host may be several times off.
+func (s *Result) clock(t *trace) {
+	n := min(len(t.Phases), len(s.Phases))
+	if n < 2 {
+		return
+	}
+	guest := 0.0
+	for _, p := range s.Phases[:n-1] {
+		guest += p.Seconds
+	}
+	host := t.Phases[n-1].From - t.Phases[0].From
+	if off := guest/host - 1; host > 10 && (off < -.05 || off > .05) {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the guest's clock ran at %.2f times the speed of the host's: rates, latencies and CPU inside are off by as much", guest/host))
 	}
 }
 
@@ -282,7 +301,7 @@ func (s *Result) Text(w io.Writer) error {
 	p("")
 	p("commit %s, %s, %s", s.Commit, s.Date.Format("2006-01-02 15:04 MST"), s.Command)
 	p("host:  %s, %d cores, %s, Linux %s, load before %s", s.Host.CPU, s.Host.Cores, amount(float64(s.Host.Memory)), s.Host.Kernel, s.Host.Load)
-	p("guest: %s, %s -cpu %s, %d cores, %s, Linux %s, up after %.1f s", s.Guest.Emulator, s.Guest.Accel, s.Guest.CPU, s.Guest.Cores, amount(float64(s.Guest.Memory)), s.Guest.Kernel, s.Guest.Boot)
+	p("guest: %s, %s -cpu %s, %d cores (GOMAXPROCS=%d for server and client each), %s, Linux %s, up after %.1f s", s.Guest.Emulator, s.Guest.Accel, s.Guest.CPU, s.Guest.Cores, s.Guest.Procs, amount(float64(s.Guest.Memory)), s.Guest.Kernel, s.Guest.Boot)
 	if s.Shake != "" && s.TLS != "none" {
 		p("keys are agreed on by %s alone", s.Shake)
 	}

@@ -85,7 +85,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		return nil, err
 	}
 	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: probe.Machine(), Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
-		Guest: Guest{Accel: cfg.Accel, CPU: cfg.CPU, Cores: cfg.Cores, Memory: cfg.Memory, Emulator: version(ctx, at["qemu-system-x86_64"])}}
+		Guest: Guest{Accel: cfg.Accel, CPU: cfg.CPU, Cores: cfg.Cores, Procs: max(1, cfg.Cores/2), Memory: cfg.Memory, Emulator: version(ctx, at["qemu-system-x86_64"])}}
 	if free := available(); free > 0 && cfg.Memory > free {
 		return nil, fmt.Errorf("the guest would have %d MiB, and %d MiB are free here: end what uses them, or log in fewer clients", cfg.Memory>>20, free>>20)
 	}
@@ -126,7 +126,12 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	g := &guest{at: at, dir: dir, memory: cfg.Memory, cores: cfg.Cores, cpu: cfg.CPU, accel: cfg.Accel, limit: left, note: cfg.Note,
 		files: map[string]string{canto: "bin/canto", load: "bin/canto-bench", home: "bench/home", scenario: "bench/scenario.toml"},
-		run:   script(left - rest/2)}
+		run:   script(left-rest/2, s.Guest.Procs)}
+	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
+	g.tsc = tscSpeed(string(cpuinfo))
+	for _, old := range []string{"result.json", "report.html"} { // of an earlier run
+		os.Remove(filepath.Join(cfg.Out, old))
+	}
 	cfg.Note("starting the guest; its times are emulated")
 	t, err := g.boot(ctx, cfg.Out)
 	s.Seconds = time.Since(began).Seconds()
@@ -171,15 +176,17 @@ func fit(sc *bench.Scenario, left time.Duration) error {
 	return sc.Change(bench.Changes{Rates: 1}) // so that its source says so
 }
 
-// script is what the guest runs.
-func script(limit time.Duration) string {
-	return fmt.Sprintf(`echo "guest: Linux $(uname -r), $(nproc) cores, $(ulimit -n) open files, $(awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo) MiB free, clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+// script is what the guest runs. Server and client have a share of the cores each: emulated, the threads of one that
+// wait for those of the other cost as much again.
+func script(limit time.Duration, procs int) string {
+	return fmt.Sprintf(`export GOMAXPROCS=%d
+echo "guest: Linux $(uname -r), $(nproc) cores, $(ulimit -n) open files, $(awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo) MiB free, clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 canto check limits --config /bench/home/server/canto.toml --data /bench/home/server/data >limits.txt 2>&1
 canto-bench run /bench/scenario.toml --peer canto --program /bin/canto --dir /bench/home --every 5s --limit %ds --out /results 2>&1
 status=$?
 cp /bench/home/server.log server.log
 exit $status
-`, int(limit.Seconds()))
+`, procs, int(limit.Seconds()))
 }
 
 // version is the first line of what an emulator says of itself.
