@@ -87,9 +87,9 @@ type Plan struct {
 }
 
 // Run runs a scenario and returns what it showed. With an error there may be a result nevertheless: what
-// was seen until then. If ctx ends early, that is no error, and the result says that it is partial,
+// was seen until then. If outer ends early, that is no error, and the result says that it is partial,
 // with the context's cause.
-func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
+func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
@@ -97,6 +97,10 @@ func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, e
 		return nil, err
 	}
 	def(&o.Every, time.Second)
+	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
+	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
+	defer end(nil)
+	defer context.AfterFunc(outer, func() { end(context.Cause(outer)) })()
 	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
 	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
