@@ -66,7 +66,7 @@ func def[T comparable](v *T, d T) {
 }
 
 // rest is what a guest needs beside its phases: its start, the server's start and stop, the way of the results.
-const rest = 150 * time.Second
+const rest = 2 * time.Minute
 
 // Run prepares the accounts, boots the guest, and returns what it showed; result.json, report.html, the console and
 // the server's log are in cfg.Out then. It ends by its limit. With an error there may be a result nevertheless.
@@ -172,7 +172,7 @@ func fit(sc *bench.Scenario, left time.Duration) error {
 	if left < 10*time.Second {
 		return errors.New("the limit leaves no time to log in: give it more")
 	}
-	main.Length = bench.Span(left * 17 / 20)
+	main.Length = bench.Span(left * 22 / 25)
 	return sc.Change(bench.Changes{Rates: 1}) // so that its source says so
 }
 
