@@ -16,6 +16,7 @@ echo 33554432 >fs/file-max
 echo 67108864 >fs/epoll/max_user_watches
 echo 65535 >net/core/somaxconn
 echo 65535 >net/ipv4/tcp_max_syn_backlog
+echo 65536 >net/core/netdev_max_backlog # what is over it is dropped, on loopback too
 echo '1024 65535' >net/ipv4/ip_local_port_range
 echo 1 >net/ipv4/tcp_tw_reuse
 pages=$(awk '/^MemTotal/ {print int($2/4)}' /proc/meminfo)
