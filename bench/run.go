@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -90,17 +89,17 @@ type Plan struct {
 // was seen until then. If outer ends early, that is no error, and the result says that it is partial,
 // with the context's cause.
 func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
+	def(&o.Every, time.Second)
+	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
+	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
+	defer end(nil)
+	defer context.AfterFunc(outer, func() { end(context.Cause(outer)) })()
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	def(&o.Every, time.Second)
-	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
-	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
-	defer end(nil)
-	defer context.AfterFunc(outer, func() { end(context.Cause(outer)) })()
 	c := &collector{sc: sc, o: o, all: newTotal(), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
 	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
@@ -402,21 +401,6 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		first = ctx.Err()
 	}
 	return first
-}
-
-// grown is by how much the kernel's caches have grown.
-func (c *collector) grown() map[string]int64 {
-	now, err := probe.Slabs()
-	if err != nil || c.slabs == nil {
-		return nil
-	}
-	var all int64
-	for name, n := range now {
-		now[name] = n - c.slabs[name]
-		all += max(now[name], 0)
-	}
-	maps.DeleteFunc(now, func(_ string, n int64) bool { return n <= 0 || n < all/100 })
-	return now
 }
 
 func (c *collector) progress(p *Phase, start time.Time) {

@@ -43,7 +43,7 @@ func DefaultPick() []string {
 	return []string{"canto_",
 		"go_gc_cycles_total", "go_gc_duration_seconds", "go_gc_pauses_seconds", "go_gc_heap_allocs_bytes_total", "go_gc_heap_allocs_objects_total", "go_gc_heap_goal_bytes", "go_gc_heap_live_bytes",
 		"go_gc_heap_objects", "go_gc_scan_total_bytes", "go_memstats_heap_inuse_bytes", "go_memstats_heap_released_bytes", "go_memstats_stack_inuse_bytes", "go_memstats_sys_bytes",
-		"go_cpu_classes_", "go_sched_pauses_total_gc_", "go_goroutines", "go_threads", "process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"}
+		"go_goroutines", "go_threads", "process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"}
 }
 
 // NewScraper scrapes a URL (http://127.0.0.1:5290/metrics) and picks what begins with one of pick; with none,
