@@ -71,10 +71,11 @@ type Phase struct {
 // GC is what the server's collector did in a phase. What the server does not tell is nil.
 type GC struct {
 	Cycles  *float64 `json:"cycles,omitempty"`
-	Share   *float64 `json:"share_of_cpu,omitempty"`       // of the CPU that the process used
-	Assists *float64 `json:"assist_cpu_seconds,omitempty"` // by goroutines that allocated
+	Share   *float64 `json:"share,omitempty"`        // of the server's CPU
+	Assists *float64 `json:"assist_share,omitempty"` // of the server's CPU: by goroutines that allocated
 	Pauses  *float64 `json:"pauses,omitempty"`
-	Paused  *float64 `json:"paused_seconds,omitempty"` // in all of them
+	Paused  *float64 `json:"paused_seconds,omitempty"` // in all of them, about
+	Longest *float64 `json:"pause_max_ms,omitempty"`   // of the last 256 collections
 }
 
 // A Level is the memory of so many idle sessions, after the server has tidied up.
@@ -138,7 +139,7 @@ func (s *Result) summarize(r *result.Run) {
 		}
 		end := lastIn(r.Samples, p)
 		if before != nil && end != nil {
-			ph.GC = collected(before.Metrics, end.Metrics, ph.Server)
+			ph.GC = collected(r, p.Name, before.Metrics, end.Metrics)
 		}
 		s.Phases = append(s.Phases, ph)
 		if st, ok := steps[p.Name]; ok && st.Name == bench.Chat {
@@ -213,28 +214,26 @@ func (s *Result) talk(p result.Phase, st result.Step) {
 	s.Talks = append(s.Talks, t)
 }
 
-// collected is what the collector did between two scrapes; nil if the server tells nothing of it.
-func collected(before, after map[string]float64, cpu float64) *GC {
-	g := &GC{}
+// collected is what the collector did in a phase, between two scrapes; nil if the server tells nothing of it.
+func collected(r *result.Run, phase string, before, after map[string]float64) *GC {
 	some := false
-	diff := func(names ...string) *float64 {
-		for _, n := range names {
-			if v, ok := after[n]; ok {
-				some = true
-				v -= before[n]
-				return &v
-			}
+	is := func(v float64, ok bool) *float64 {
+		if !ok {
+			return nil
 		}
-		return nil
+		some = true
+		return &v
 	}
-	g.Cycles = diff("go_gc_cycles_total_gc_cycles_total")
-	g.Assists = diff("go_cpu_classes_gc_mark_assist_cpu_seconds_total")
-	g.Pauses = diff("go_sched_pauses_total_gc_seconds_count", "go_gc_pauses_seconds_count")
-	g.Paused = diff("go_sched_pauses_total_gc_seconds_sum", "go_gc_pauses_seconds_sum")
-	if v := diff("go_cpu_classes_gc_total_cpu_seconds_total"); v != nil && cpu > 0 {
-		*v /= cpu
-		g.Share = v
+	diff := func(name string) *float64 {
+		v, ok := after[name]
+		return is(v-before[name], ok)
 	}
+	figure := func(name string) *float64 {
+		f, ok := r.Figure(phase + "." + name)
+		return is(f.Value, ok)
+	}
+	g := &GC{Cycles: diff("go_gc_cycles_total_gc_cycles_total"), Share: figure("gc_share"), Assists: figure("gc_assist_share"),
+		Pauses: diff("go_gc_pauses_seconds_count"), Paused: diff("go_gc_pauses_seconds_sum"), Longest: figure("gc_pause_max_ms")}
 	if !some {
 		return nil
 	}
@@ -342,10 +341,10 @@ func (s *Result) Text(w io.Writer) error {
 		p("\nMessages (CPU and latencies are emulated: their ratio tells)\n%s", report.Table(1, rows))
 	}
 	if len(s.Phases) > 0 {
-		rows := [][]string{{"phase", "sessions", "seconds", "done", "emulator CPU", "server", "client", "GC of CPU", "cycles", "pauses", "paused", "assists"}}
+		rows := [][]string{{"phase", "sessions", "seconds", "done", "emulator CPU", "server", "client", "GC of CPU", "assists", "cycles", "pauses", "paused", "longest"}}
 		for _, ph := range s.Phases {
 			row := []string{ph.Name, thousands(ph.Sessions), fmt.Sprintf("%.0f", ph.Seconds), thousands(int(ph.Done)), fmt.Sprintf("%.0f s", ph.HostCPU),
-				fmt.Sprintf("%.0f s", ph.Server), fmt.Sprintf("%.0f s", ph.Client), "–", "–", "–", "–", "–"}
+				fmt.Sprintf("%.0f s", ph.Server), fmt.Sprintf("%.0f s", ph.Client), "–", "–", "–", "–", "–", "–"}
 			if g := ph.GC; g != nil {
 				put := func(i int, v *float64, f string, by float64) {
 					if v != nil {
@@ -353,10 +352,11 @@ func (s *Result) Text(w io.Writer) error {
 					}
 				}
 				put(7, g.Share, "%.2f %%", 100)
-				put(8, g.Cycles, "%.0f", 1)
-				put(9, g.Pauses, "%.0f", 1)
-				put(10, g.Paused, "%.1f ms", 1e3)
-				put(11, g.Assists, "%.3f s", 1)
+				put(8, g.Assists, "%.2f %%", 100)
+				put(9, g.Cycles, "%.0f", 1)
+				put(10, g.Pauses, "%.0f", 1)
+				put(11, g.Paused, "%.1f ms", 1e3)
+				put(12, g.Longest, "%.1f ms", 1)
 			}
 			rows = append(rows, row)
 		}
