@@ -199,12 +199,12 @@ func TestInterrupted(t *testing.T) {
 func TestLimited(t *testing.T) {
 	_, at := server(t)
 	dir := t.TempDir()
-	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--limit", "2s", "--every", "200ms")...)
+	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--limit", "2s")...)
 	if got.code != exitFailed || !strings.Contains(got.err, "limit was over") {
 		t.Fatalf("status %d: %s", got.code, got.err)
 	}
 	r, err := result.Load(filepath.Join(dir, "result.json"))
-	if err != nil || r.Partial != "interrupted in phase talk: the limit of 2s was over" || len(r.Samples) < 4 {
+	if err != nil || r.Partial != "interrupted in phase talk: the limit of 2s was over" {
 		t.Errorf("%v, %+v", err, r)
 	}
 }
