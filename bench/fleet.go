@@ -129,7 +129,7 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	cfg, err := t.tls(sc.Clients.TLS, sc.Clients.Tickets)
+	cfg, err := t.tls(&sc.Clients)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,11 @@ func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
 	f.worst.Store(nil)
 	switch p.Kind {
 	case Ramp:
-		return f.ramp(ctx, k, list, start, share)
+		err := f.ramp(ctx, k, list, start, share)
+		if p.GoOn && !errors.Is(err, context.Canceled) {
+			return nil // how many are in, and why others are not, is counted
+		}
+		return err
 	case Storm:
 		return f.storm(ctx, k, list, start, share)
 	case Hold:

@@ -24,6 +24,7 @@ type Options struct {
 	Agents    []string // addresses of agents on other machines; the clients are spread over them alone
 	Secret    string   // that agents ask for
 	Watch     func(result.Progress)
+	Every     time.Duration // that the processes and the server's metrics are looked at; 0: a second
 	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins; ctx ends with
 	// it. Its files are in the result.
 	Mark func(ctx context.Context, p *Phase) []result.File
@@ -85,8 +86,14 @@ type Plan struct {
 }
 
 // Run runs a scenario and returns what it showed. With an error there may be a result nevertheless: what
-// was seen until then. If ctx ends early, that is no error, and the result says that it is partial.
-func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
+// was seen until then. If outer ends early, that is no error, and the result says that it is partial,
+// with the context's cause.
+func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
+	def(&o.Every, time.Second)
+	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
+	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
+	defer end(nil)
+	defer context.AfterFunc(outer, func() { end(context.Cause(outer)) })()
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
@@ -124,6 +131,9 @@ func Run(ctx context.Context, sc *Scenario, t Target, o Options) (*result.Run, e
 	}
 	if err != nil && ctx.Err() != nil {
 		c.run.Partial = fmt.Sprintf("interrupted in phase %s", c.run.Phases[len(c.run.Phases)-1].Name)
+		if over := context.Cause(ctx); over != ctx.Err() {
+			c.run.Partial += ": " + over.Error()
+		}
 		err = nil
 	} else if err != nil {
 		c.run.Partial = strings.ReplaceAll(err.Error(), "\n", " ")
@@ -188,8 +198,9 @@ type collector struct {
 	second *total
 
 	bound          int
-	base           result.Usage // of the server, with nobody connected
-	baseClient     result.Usage // of the workers, the same
+	base           result.Usage     // of the server, with nobody connected
+	slabs          map[string]int64 // the same, of the kernel's caches
+	baseClient     result.Usage     // of the workers, the same
 	lastServer     result.Usage
 	client, lastCl result.Usage // of all workers
 	lastSample     time.Time
@@ -197,6 +208,7 @@ type collector struct {
 }
 
 func (c *collector) probes(ctx context.Context) (err error) {
+	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
 		if c.server, err = probe.Open(c.target.PIDs...); err != nil {
 			return Refusal{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
@@ -205,10 +217,12 @@ func (c *collector) probes(ctx context.Context) (err error) {
 			return err
 		}
 		c.lastServer = c.base
+		c.run.Base.Server = &c.base
+		c.slabs, _ = probe.Slabs() // for root only
 	}
 	if c.target.Metrics != "" {
 		c.scraper = probe.NewScraper(c.target.Metrics)
-		if _, err := c.scraper.Scrape(ctx); err != nil {
+		if c.run.Base.Metrics, err = c.scraper.Scrape(ctx); err != nil {
 			return Refusal{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
 		}
 	}
@@ -255,7 +269,7 @@ func addUsage(to *result.Usage, u result.Usage) {
 	to.Sockets = max(to.Sockets, u.Sockets)
 }
 
-// sample closes a second.
+// sample closes a second, or what Options.Every says.
 func (c *collector) sample() {
 	now := time.Now()
 	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: probe.Sub(c.client, c.lastCl),
@@ -310,6 +324,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	client := c.client
 	if k == 0 {
 		c.baseClient = c.client
+		c.run.Base.Client = c.client
 	}
 	c.lastCl = c.client
 	c.lastSample = time.Now()
@@ -346,13 +361,13 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			over = time.Now()
 		case <-every.C:
 		}
-		if working == 0 || time.Since(c.lastSample) >= time.Second {
+		if working == 0 || time.Since(c.lastSample) >= c.o.Every {
 			if err := c.tick(); err != nil {
 				return cmp.Or(first, err)
 			}
 		}
 		// A machine that sleeps makes long seconds: what they are called is when they ended.
-		if time.Since(c.lastSample) >= time.Second {
+		if time.Since(c.lastSample) >= c.o.Every {
 			c.sample()
 			c.progress(p, start)
 		}
@@ -379,6 +394,9 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		}
 		d := probe.Sub(u, before)
 		d.PSS, _ = c.server.PSS()
+		if p.Kind == Settle {
+			q.Slabs = c.grown()
+		}
 		q.Server = &d
 	}
 	if now, ok := c.scrapeTurns(); ok && counts {

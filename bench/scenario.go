@@ -36,10 +36,12 @@ type Clients struct {
 	SASL2     string `toml:"sasl2,omitempty"`     // "auto" (the default), "off", "require": XEP-0388 with Bind 2
 	FAST      bool   `toml:"fast,omitempty"`      // later logins with tokens (XEP-0484), where offered
 	Tickets   bool   `toml:"tickets,omitempty"`   // later TLS handshakes resume sessions
-	Quiet     bool   `toml:"quiet,omitempty"`     // no roster is asked for and no presence sent
-	SM        bool   `toml:"sm,omitempty"`        // stream management (XEP-0198)
-	Carbons   bool   `toml:"carbons,omitempty"`   // XEP-0280
-	Timeout   Span   `toml:"timeout,omitempty"`   // of a login: 60 s
+	// KeyExchange is what handshakes agree on a key by: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
+	KeyExchange string `toml:"key_exchange,omitempty"`
+	Quiet       bool   `toml:"quiet,omitempty"`   // no roster is asked for and no presence sent
+	SM          bool   `toml:"sm,omitempty"`      // stream management (XEP-0198)
+	Carbons     bool   `toml:"carbons,omitempty"` // XEP-0280
+	Timeout     Span   `toml:"timeout,omitempty"` // of a login: 60 s
 }
 
 // A Group is clients that do the same. Without any, all clients are one group, "all".
@@ -73,6 +75,8 @@ type Phase struct {
 	// Rate of logins or joins, open loop; without one, InFlight at a time (default 200; of joins 1).
 	Rate     Rate `toml:"rate,omitempty"`
 	InFlight int  `toml:"in_flight,omitempty"`
+	// GoOn: a ramp that does not get everybody in, for want of time or by failures, does not end the run.
+	GoOn bool `toml:"go_on,omitempty"`
 	// Share of the group that a storm drops; 1.
 	Share float64 `toml:"share,omitempty"`
 	// Gentle storms end their streams; others only close the connection.
@@ -195,6 +199,9 @@ func (s *Scenario) Check() error {
 	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
 		return fmt.Errorf("clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
 	}
+	if _, ok := keyExchanges[s.Clients.KeyExchange]; !ok {
+		return fmt.Errorf("clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
+	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
 			return fmt.Errorf("requires has %q: one of %s", f, strings.Join(features, ", "))
@@ -256,6 +263,9 @@ func (s *Scenario) Check() error {
 			if p.Kind == Join {
 				p.InFlight = 1
 			}
+		}
+		if p.GoOn && p.Kind != Ramp {
+			return fmt.Errorf("phase %q: go_on is for a ramp", p.Name)
 		}
 		if p.Share == 0 {
 			p.Share = 1

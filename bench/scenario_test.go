@@ -16,6 +16,8 @@ func TestScenarioMistakes(t *testing.T) {
 		"[clients]\ncount=1\n[[phase]]\nkind='hold'":                                           "a hold needs a length",
 		"[clients]\ncount=1\ntls='ssl'\n[[phase]]\nkind='ramp'":                                `clients.tls is "ssl"`,
 		"[clients]\ncount=1\nmechanism='DIGEST-MD5'\n[[phase]]\nkind='ramp'":                   `clients.mechanism is "DIGEST-MD5"`,
+		"[clients]\ncount=1\nkey_exchange='RSA'\n[[phase]]\nkind='ramp'":                       `clients.key_exchange is "RSA"`,
+		"[clients]\ncount=1\n[[phase]]\nkind='storm'\ngo_on=true":                              "go_on is for a ramp",
 		"[clients]\ncount=1\n[[phase]]\nkind='ramp'\n[[phase]]\nkind='ramp'":                   "phase 2 needs a name of its own",
 		"[clients]\ncount=1\n[[phase]]\nkind='ramp'\nrate='fast'":                              `:5: `,
 		"[clients]\ncount=1\n[[phase]]\nkind='ramp'\ngroup=['x']":                              `there is no group "x"`,

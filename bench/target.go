@@ -79,12 +79,16 @@ func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250), byte(n%250 + 1)}), 0)
 }
 
+// keyExchanges are those that a scenario may name.
+var keyExchanges = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256}, "X25519MLKEM768": {tls.X25519MLKEM768}}
+
 // tls is the configuration that all clients share.
-func (t *Target) tls(kind string, tickets bool) (*tls.Config, error) {
+func (t *Target) tls(clients *Clients) (*tls.Config, error) {
+	kind := clients.TLS
 	if kind == "none" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: t.Domain, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: t.Domain, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: keyExchanges[clients.KeyExchange]}
 	if net.ParseIP(t.Domain) != nil {
 		c.ServerName = t.Domain
 	}
@@ -97,7 +101,7 @@ func (t *Target) tls(kind string, tickets bool) (*tls.Config, error) {
 			return nil, errors.New("there is no certificate in the file of --ca: it must be PEM")
 		}
 	}
-	if tickets {
+	if clients.Tickets {
 		c.ClientSessionCache = tls.NewLRUClientSessionCache(256)
 	}
 	return c, nil

@@ -2,9 +2,11 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -261,6 +263,78 @@ kind = "storm"
 	}
 	if st := stepOf(t, r, "storm", "login"); st.Done != 0 || st.Latency.Count() != 0 || st.Failed == 0 {
 		t.Errorf("%d logins done, %d latencies, %d failed", st.Done, st.Latency.Count(), st.Failed)
+	}
+}
+
+// A ramp that may go on ends with its time, and the rest runs with those who are in; the next one gets the others.
+func TestRampGoesOn(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	r := run(t, scenario(t, `
+[clients]
+count = 40
+[[phase]]
+name = "some"
+kind = "ramp"
+rate = "20/s"
+length = "1s"
+go_on = true
+[[phase]]
+name = "rest"
+kind = "ramp"
+length = "30s"
+`), target)
+	if n := r.Phases[0].Sessions; n < 1 || n > 30 || r.Phases[1].Sessions != 40 || r.Partial != "" {
+		t.Errorf("%d sessions after the first ramp, %d after the second, %q", n, r.Phases[1].Sessions, r.Partial)
+	}
+	if a, b := stepOf(t, r, "some", "login").Done, stepOf(t, r, "rest", "login").Done; a+b != 40 || b < 10 {
+		t.Errorf("%d and %d logins", a, b)
+	}
+}
+
+// The run's own limit ends it, and the result says so.
+func TestLimit(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 1500*time.Millisecond, errors.New("the limit was over"))
+	defer cancel()
+	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Sessions != 40 || r.Partial != "interrupted in phase talk: the limit was over" || r.Base == nil {
+		t.Errorf("%d sessions, %q, base %v", r.Sessions, r.Partial, r.Base)
+	}
+}
+
+// How often a run looks can be chosen.
+func TestEvery(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	seen := 0
+	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Every: 10 * time.Millisecond, Watch: func(result.Progress) {
+		if seen++; seen == 12 {
+			cancel()
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(r.Samples); n < 10 || r.Samples[n-1].At > 6 { // ten of a second each take longer
+		t.Errorf("%d samples in %v s", n, r.Seconds)
+	}
+}
+
+// A scenario may say how keys are agreed on.
+func TestKeyExchange(t *testing.T) {
+	for name, want := range map[string]tls.CurveID{"X25519": tls.X25519, "P-256": tls.CurveP256, "X25519MLKEM768": tls.X25519MLKEM768} {
+		_, target := start(t, stub.Config{})
+		sc := scenario(t, fmt.Sprintf("[clients]\ncount=1\ntls='direct'\nkey_exchange='%s'\n[[phase]]\nkind='ramp'\n", name))
+		if r := run(t, sc, target); r.Sessions != 1 {
+			t.Errorf("%s: %v", name, r.Refusals)
+		}
+		if cfg, err := target.tls(&sc.Clients); err != nil || !slices.Equal(cfg.CurvePreferences, []tls.CurveID{want}) {
+			t.Errorf("%s: %v, %v", name, cfg, err)
+		}
 	}
 }
 

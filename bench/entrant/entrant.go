@@ -225,17 +225,27 @@ func Build(ctx context.Context, dir, commit string) (program, at string, err err
 		}
 		defer exec.Command("git", "worktree", "remove", "--force", from).Run()
 	}
-	git := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD")
-	git.Dir = from
-	if out, err := git.Output(); err == nil {
-		at = strings.TrimSpace(string(out))
-	}
-	b := exec.CommandContext(ctx, "go", "build", "-o", program, "canto/cmd/canto")
-	b.Dir = from
+	return program, Head(ctx, from), Compile(ctx, from, program, "canto/cmd/canto")
+}
+
+// Head is the commit of the repository that folder is in ("": the working folder), with "-dirty" where files
+// differ from it; "": it is in none.
+func Head(ctx context.Context, folder string) string {
+	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude", "*")
+	git.Dir = folder
+	out, _ := git.Output()
+	return strings.TrimSpace(string(out))
+}
+
+// Compile builds a package of ours from the module that folder is in ("": the working folder), with env added to
+// the environment.
+func Compile(ctx context.Context, folder, program, pkg string, env ...string) error {
+	b := exec.CommandContext(ctx, "go", "build", "-o", program, pkg)
+	b.Dir, b.Env = folder, append(os.Environ(), env...)
 	if out, err := b.CombinedOutput(); err != nil {
-		return "", "", fmt.Errorf("canto can't be built (%s): run this in its source, or name a program with --program", oneLine(out))
+		return fmt.Errorf("%s can't be built (%s): run this in its source, or name a program with --program", pkg, oneLine(out))
 	}
-	return program, at, nil
+	return nil
 }
 
 func oneLine(b []byte) string {

@@ -131,7 +131,22 @@ const attempts = 3
 // Start writes the configuration of cfg, adds its accounts, starts the server, and returns when it
 // answers on both ports. ctx bounds the start only, by default to two minutes. The error is one line:
 // what is missing or wrong, with the last that the server printed. Nothing runs after an error.
-func Start(ctx context.Context, cfg Config) (*Server, error) {
+func Start(ctx context.Context, cfg Config) (s *Server, err error) {
+	err = with(ctx, cfg, func(ctx context.Context, p *plan, k kind) (err error) {
+		s, err = p.start(ctx, k)
+		return err
+	})
+	return s, err
+}
+
+// Prepare is what Start does before it starts the server: a Start with the same Dir and Accounts, on this machine
+// or on another that the folder was carried to, finds the accounts made.
+func Prepare(ctx context.Context, cfg Config) error {
+	return with(ctx, cfg, func(ctx context.Context, p *plan, k kind) error { return p.prepare(ctx, k) })
+}
+
+// with calls do with the plan that cfg makes.
+func with(ctx context.Context, cfg Config, do func(context.Context, *plan, kind) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, startTime)
@@ -139,17 +154,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	k, err := kindOf(cfg.Kind)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p, err := newPlan(k, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", cfg.Kind, err)
+		return fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
-	s, err := p.start(ctx, k)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w%s", p.Name, err, p.log.said())
+	if err := do(ctx, p, k); err != nil {
+		return fmt.Errorf("%s: %w%s", p.Name, err, p.log.said())
 	}
-	return s, nil
+	return nil
 }
 
 // newPlan checks cfg and fills its defaults in.
@@ -204,38 +218,51 @@ func newPlan(k kind, cfg Config) (*plan, error) {
 }
 
 func (p *plan) start(ctx context.Context, k kind) (*Server, error) {
-	if err := k.find(ctx, p); err != nil {
-		return nil, err
-	}
-	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
-		return nil, err
-	}
-	if err := p.certificate(); err != nil {
+	if err := p.prepare(ctx, k); err != nil {
 		return nil, err
 	}
 	for n := 1; ; n++ {
-		var err error
-		if p.ports, err = freePorts(3); err != nil {
-			return nil, err
-		}
-		p.server.Plain, p.server.Direct = loopback(p.ports[0]), loopback(p.ports[1])
-		if err := k.configure(p); err != nil {
-			return nil, err
-		}
-		if n == 1 {
-			if err := p.populate(ctx, k); err != nil {
-				return nil, fmt.Errorf("its accounts: %w", err)
-			}
-		}
 		p.log.reset()
-		err = p.launch(ctx, k.command(p))
+		err := p.launch(ctx, k.command(p))
 		if err == nil {
 			return p.server, nil
 		}
 		if !errors.Is(err, errTaken) && !p.log.taken() || n == attempts || ctx.Err() != nil {
 			return nil, err
 		}
+		if err := p.configure(k); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// prepare writes all that the server needs.
+func (p *plan) prepare(ctx context.Context, k kind) error {
+	if err := k.find(ctx, p); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(p.Dir, 0o700); err != nil {
+		return err
+	}
+	if err := p.certificate(); err != nil {
+		return err
+	}
+	if err := p.configure(k); err != nil {
+		return err
+	}
+	if err := p.populate(ctx, k); err != nil {
+		return fmt.Errorf("its accounts: %w", err)
+	}
+	return nil
+}
+
+// configure chooses ports that are free.
+func (p *plan) configure(k kind) (err error) {
+	if p.ports, err = freePorts(3); err != nil {
+		return err
+	}
+	p.server.Plain, p.server.Direct = loopback(p.ports[0]), loopback(p.ports[1])
+	return k.configure(p)
 }
 
 // populate adds the accounts to a folder that is new. One that has been used must have the same.

@@ -117,6 +117,36 @@ func TestFolderUsedAgain(t *testing.T) {
 	}
 }
 
+// What was prepared, and carried elsewhere, is started without adding accounts.
+func TestPrepare(t *testing.T) {
+	cfg := fakeConfig(t, "ok")
+	if err := Prepare(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(cfg.Dir, "imported")); err != nil {
+		t.Fatalf("no accounts were added: %v", err)
+	}
+	elsewhere := filepath.Join(t.TempDir(), "server")
+	if err := os.Rename(cfg.Dir, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Dir = elsewhere
+	s, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(elsewhere, "imported")); err == nil {
+		t.Error("accounts were added twice")
+	}
+	cfg.Program = filepath.Join(t.TempDir(), "none")
+	if err := Prepare(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "canto: ") {
+		t.Errorf("without a program: %v", err)
+	}
+}
+
 func TestStartErrors(t *testing.T) {
 	change := func(f func(c *Config)) func(c *Config) { return f }
 	for _, tt := range []struct {

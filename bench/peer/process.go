@@ -26,7 +26,7 @@ type process struct {
 
 // raise runs a program with as many descriptors as the machine allows: a Go program's children get the
 // limit back that its shell had.
-const raise = `ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
+const raise = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
 
 // launch starts c in dir, in a process group of its own. The process gets SIGKILL if ours ends.
 func launch(c command, dir string, log *tail) (*process, error) {

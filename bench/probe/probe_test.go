@@ -58,6 +58,7 @@ func usage(t *testing.T, p *Process) result.Usage {
 func TestUsage(t *testing.T) {
 	fs := proc{t, t.TempDir()}
 	fs.write("net/sockstat", "sockets: used 47\nTCP: inuse 13 orphan 0 tw 467 alloc 15 mem 62\nUDP: inuse 0 mem 9\n")
+	fs.write("meminfo", "MemTotal:       24670000 kB\nSlab:              12 kB\nSReclaimable:      4 kB\n")
 	fs.process(10, 1, 150, 50, 7)
 	fs.process(20, 1, 100, 0, 8)
 	p, err := open(fs.root, false, []int{10, 20})
@@ -65,7 +66,7 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := int64(os.Getpagesize())
-	want := result.Usage{CPU: 3, User: 2.5, RSS: 200 * page, FDs: 4, Threads: 6, Voluntary: 500, Involuntary: 100, Sockets: 62 * page}
+	want := result.Usage{CPU: 3, User: 2.5, RSS: 200 * page, FDs: 4, Threads: 6, Voluntary: 500, Involuntary: 100, Sockets: 62 * page, Slab: 12 << 10}
 	before := usage(t, p)
 	if before != want {
 		t.Errorf("%+v, not %+v", before, want)
@@ -77,6 +78,51 @@ func TestUsage(t *testing.T) {
 	want.CPU, want.User, want.Voluntary, want.Involuntary = 1, 1, 200, 0
 	if d := Sub(usage(t, p), before); d != want {
 		t.Errorf("%+v, not %+v", d, want)
+	}
+}
+
+// Descriptors are not counted one by one where they are many: it costs kernel memory and time.
+func TestManyDescriptors(t *testing.T) {
+	fs := proc{t, t.TempDir()}
+	fs.process(10, 1, 1, 1, 7)
+	p, err := open(fs.root, false, []int{10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := usage(t, p).FDs; n != 2 {
+		t.Errorf("%d descriptors, not 2", n)
+	}
+	for i := range maxEntries {
+		fs.write(fmt.Sprintf("10/fd/%d", i), "")
+	}
+	if n := usage(t, p).FDs; n != 0 {
+		t.Errorf("%d descriptors, where they are too many to be counted", n)
+	}
+	if err := os.RemoveAll(filepath.Join(fs.root, "10/fd")); err != nil {
+		t.Fatal(err)
+	}
+	fs.write("10/fd/0", "")
+	if n := usage(t, p).FDs; n != 0 {
+		t.Error("they are looked at again")
+	}
+}
+
+// The kernel's caches are what their pages take.
+func TestSlabs(t *testing.T) {
+	text := `slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
+TCP                 5990   6006   2432   13    8 : tunables    0    0    0 : slabdata    462    462      0
+dentry             28770  28770    192   21    1 : tunables    0    0    0 : slabdata   1370   1370      0
+`
+	got, err := parseSlabs([]byte(text))
+	page := int64(os.Getpagesize())
+	if err != nil || len(got) != 2 || got["TCP"] != 462*8*page || got["dentry"] != 1370*page {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"TCP 1 2 3\n", strings.Replace(text, "slabdata", "slab", 2), strings.Replace(text, "  462      0", "  x      0", 1)} {
+		if got, err := parseSlabs([]byte(bad)); err == nil {
+			t.Errorf("%q: %v", bad, got)
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,6 +35,7 @@ type Process struct {
 	ended   spent
 	threads map[int]switches
 	endedSw switches
+	many    bool // descriptors, and the kernel does not tell how many
 }
 
 type spent struct{ user, system int64 }
@@ -127,7 +129,8 @@ func (p *Process) gone(pid int, err error) error {
 }
 
 // Usage is what the processes use, together. CPU, User and the context switches are since each began: see
-// [Sub]. PSS is left out, see [Process.PSS]; FDs and context switches are 0 where looking is not permitted.
+// [Sub]. PSS is left out, see [Process.PSS]; FDs and context switches are 0 where looking is not permitted,
+// FDs also where there are over a thousand and Linux is older than 6.2.
 // The error is ErrGone if one of the named processes has ended.
 func (p *Process) Usage() (u result.Usage, err error) {
 	now := map[int]spent{}
@@ -179,6 +182,7 @@ func (p *Process) Usage() (u result.Usage, err error) {
 	u.CPU = float64(sum.user+sum.system) / ticks
 	u.Voluntary, u.Involuntary = sw.voluntary, sw.involuntary
 	u.Sockets = sockets(p.root)
+	u.Slab = slab(p.root)
 	return u, nil
 }
 
@@ -224,6 +228,9 @@ func (p *Process) rss(pid int) int64 {
 
 // fds counts open descriptors; not ok: it is not permitted.
 func (p *Process) fds(pid int) (n int, ok bool) {
+	if p.many {
+		return 0, false
+	}
 	d, err := os.Open(p.path(pid, "fd"))
 	if err != nil {
 		return 0, false
@@ -236,9 +243,17 @@ func (p *Process) fds(pid int) (n int, ok bool) {
 	if st, err := d.Stat(); err == nil && st.Size() > 0 && p.root == "/proc" {
 		return n + int(st.Size()), true
 	}
-	names, err := d.Readdirnames(-1)
-	return n + len(names), err == nil
+	names, err := d.Readdirnames(maxEntries)
+	if err == io.EOF {
+		err = nil
+	}
+	p.many = p.many || len(names) == maxEntries
+	return n + len(names), err == nil && !p.many
 }
+
+// maxEntries is how many descriptors are counted one by one: each leaves an inode and a name in the kernel's
+// memory, and takes its time, once a second.
+const maxEntries = 1000
 
 // switches adds the context switches of each thread.
 func (p *Process) switches(pid int, seen map[int]switches) {

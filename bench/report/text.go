@@ -57,6 +57,9 @@ func Text(w io.Writer, r *result.Run) error {
 	return err
 }
 
+// Table is rows of aligned text; the first left columns are words, the others numbers.
+func Table(left int, rows [][]string) string { return table{left: left, rows: rows}.String() }
+
 // A table is aligned text; the first columns are words, the others numbers.
 type table struct {
 	left int

@@ -27,8 +27,9 @@ type Run struct {
 	Seconds  float64   `json:"seconds"`
 	// Partial says why the run ended before its last phase did; empty: it did not.
 	Partial  string    `json:"partial,omitempty"`
-	Workers  int       `json:"workers"`  // processes that the clients were spread over
-	Sessions int       `json:"sessions"` // most that were bound at a time
+	Workers  int       `json:"workers"`        // processes that the clients were spread over
+	Sessions int       `json:"sessions"`       // most that were bound at a time
+	Base     *Sample   `json:"base,omitempty"` // before the first phase: nobody is connected
 	Phases   []Phase   `json:"phases"`
 	Steps    []Step    `json:"steps"`
 	Samples  []Sample  `json:"samples"`
@@ -91,6 +92,9 @@ type Phase struct {
 	// is nil where it could not be looked at.
 	Server *Usage `json:"server,omitempty"`
 	Client Usage  `json:"client"`
+	// Slabs is how many bytes the kernel's caches have grown by since nobody was connected, of those that
+	// grew by a hundredth of all or more; at the end of a settle, where root measures a server of its machine.
+	Slabs map[string]int64 `json:"slabs,omitempty"`
 }
 
 // A Step is one kind of operation in one phase, counted from the moment it was meant to begin.
@@ -116,7 +120,7 @@ type Step struct {
 	Lag        *Histogram `json:"lag"` // how much later than intended the client sent
 }
 
-// An Interval is what a step did in one second.
+// An Interval is what a step did in one sample.
 type Interval struct {
 	Sent   uint64  `json:"sent"`
 	Done   uint64  `json:"done"`
@@ -128,7 +132,7 @@ type Interval struct {
 	Max    float64 `json:"max_ms"`
 }
 
-// A Sample is one second of a run, all of it on one time axis.
+// A Sample is one second of a run, or a few, all of it on one time axis.
 type Sample struct {
 	At       float64             `json:"at"` // seconds since Began: the end of the second
 	Phase    string              `json:"phase"`
@@ -154,6 +158,8 @@ type Usage struct {
 	Involuntary int64   `json:"ctx_involuntary,omitempty"`
 	// Sockets is the kernel's memory for TCP on the whole machine (or network namespace), both ends.
 	Sockets int64 `json:"socket_bytes,omitempty"`
+	// Slab is the kernel's memory for all of its structures, likewise; caches of files are in it.
+	Slab int64 `json:"slab_bytes,omitempty"`
 }
 
 // A Figure is one number of a run that a table, a gate or a comparison may name.

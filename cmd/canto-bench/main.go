@@ -36,6 +36,7 @@ type cli struct {
 	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
 	Plan      planCmd      `cmd:"" help:"Find out in five minutes how many sessions of a profile this machine holds."`
 	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
+	VM        vmCmd        `cmd:"" name:"vm" help:"Hold 100,000 sessions in one process of a virtual machine, and say what each costs."`
 	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
 	Scenarios scenariosCmd `cmd:"" help:"List the scenarios that come along, or print one, to be copied and changed."`
@@ -60,6 +61,9 @@ func main() {
 }
 
 var errInterrupted = errors.New("interrupted: the report shows what was seen until then")
+
+// errLimit is what a run returns that its own limit has ended.
+var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
 
 // errUnmet is what a gate returns that has printed what is wrong.
 var errUnmet = errors.New("the requirements are not met")

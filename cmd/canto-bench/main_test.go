@@ -195,6 +195,20 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// A limit leaves what was seen, and fails.
+func TestLimited(t *testing.T) {
+	_, at := server(t)
+	dir := t.TempDir()
+	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--limit", "2s")...)
+	if got.code != exitFailed || !strings.Contains(got.err, "limit was over") {
+		t.Fatalf("status %d: %s", got.code, got.err)
+	}
+	r, err := result.Load(filepath.Join(dir, "result.json"))
+	if err != nil || r.Partial != "interrupted in phase talk: the limit of 2s was over" {
+		t.Errorf("%v, %+v", err, r)
+	}
+}
+
 // Agents do what one process does.
 func TestAgents(t *testing.T) {
 	_, at := server(t)
@@ -263,7 +277,7 @@ func TestHelp(t *testing.T) {
 	if got.code != 0 || !strings.Contains(got.out, "canto-bench-report") {
 		t.Fatalf("status %d: %s%s", got.code, got.out, got.err)
 	}
-	for _, cmd := range []string{"run", "compare", "agree", "plan", "profile", "report", "slo", "scenarios", "accounts", "agent", "version"} {
+	for _, cmd := range []string{"run", "compare", "agree", "plan", "profile", "vm", "report", "slo", "scenarios", "accounts", "agent", "version"} {
 		if h := do(t.Context(), cmd, "--help"); h.code != 0 || !strings.Contains(h.out, "Usage: canto-bench "+cmd) {
 			t.Errorf("%s --help: status %d\n%s", cmd, h.code, h.out)
 		}

@@ -45,7 +45,7 @@ func (c *profileCmd) Run(w *world) error {
 		return fmt.Errorf("the report can't be written: %w", err)
 	}
 	p := &profiler{dir: c.Out, top: c.Top}
-	r, err := measure(w, e, sc, o, c.Quiet, func(t *bench.Target, o *bench.Options) error {
+	r, err := measure(w, e, sc, o, "", c.Quiet, func(t *bench.Target, o *bench.Options) error {
 		if t.Profiles == "" {
 			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
 		}

@@ -111,9 +111,12 @@ type runCmd struct {
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Out   string `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
-	SLO   string `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
-	Quiet bool   `short:"q" help:"No live view."`
+	Every time.Duration `help:"How often processes and metrics are looked at." default:"1s" placeholder:"TIME"`
+	Limit time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
+	Dir   string        `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
+	Out   string        `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
+	SLO   string        `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
+	Quiet bool          `short:"q" help:"No live view."`
 }
 
 // Run runs a scenario.
@@ -140,7 +143,13 @@ func (c *runCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	r, err := measure(w, e, sc, o, c.Quiet, nil)
+	o.Every = c.Every
+	if c.Limit > 0 {
+		ctx, cancel := context.WithTimeoutCause(w.ctx, c.Limit, fmt.Errorf("the limit of %v was over", c.Limit))
+		defer cancel()
+		w.ctx = ctx
+	}
+	r, err := measure(w, e, sc, o, c.Dir, c.Quiet, nil)
 	if r != nil {
 		if err := save(w, r, c.Out); err != nil {
 			return err
@@ -149,6 +158,8 @@ func (c *runCmd) Run(w *world) error {
 	switch {
 	case err != nil:
 		return err
+	case errors.Is(w.ctx.Err(), context.DeadlineExceeded):
+		return errLimit
 	case r.Partial != "":
 		return errInterrupted
 	}
@@ -164,14 +175,18 @@ func (c *runCmd) Run(w *world) error {
 	return nil
 }
 
-// measure starts a server, if it has to be started, and runs a scenario against it. prepare, if there is one,
-// sees the target and may change the options.
-func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
-	dir, err := os.MkdirTemp("", "canto-bench")
-	if err != nil {
+// measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
+// it. prepare, if there is one, sees the target and may change the options.
+func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+	if dir == "" {
+		var err error
+		if dir, err = os.MkdirTemp("", "canto-bench"); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(dir)
+	} else if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
 	live := newLive(w, quiet)
 	defer live.Close()
 	if e.Peer != "" {

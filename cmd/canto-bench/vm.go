@@ -1,0 +1,54 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"canto/bench/vm"
+)
+
+type vmCmd struct {
+	Clients   int           `help:"How many." default:"100000" placeholder:"N"`
+	TLS       string        `name:"tls" help:"none, starttls or direct." default:"direct" placeholder:"KIND"`
+	Mechanism string        `help:"SASL mechanism." placeholder:"NAME"`
+	Scenario  string        `help:"Name of one that comes along, or a TOML file." default:"growth"`
+	Memory    int64         `help:"MiB of the guest; 0: 2 GiB, and 40 KiB for each client." placeholder:"MIB"`
+	Cores     int           `help:"Of the guest." default:"2"`
+	CPU       string        `name:"cpu" help:"Model of its processor, as QEMU names it." placeholder:"MODEL"`
+	Accel     string        `help:"tcg (emulation) or kvm." enum:"tcg,kvm" default:"tcg"`
+	Kernel    string        `help:"Its kernel; the newest of /boot/vmlinuz-*-cloud-amd64." placeholder:"FILE"`
+	Limit     time.Duration `help:"All ends by then, and what was reached is reported." default:"28m"`
+	Out       string        `help:"Folder for the results." default:"canto-bench-vm" placeholder:"DIR"`
+	Quiet     bool          `short:"q" help:"Not what the guest says."`
+}
+
+// Run runs the guest.
+func (c *vmCmd) Run(w *world) error {
+	cfg := vm.Config{Clients: c.Clients, TLS: c.TLS, Mechanism: c.Mechanism, Scenario: c.Scenario, Memory: c.Memory << 20, Cores: c.Cores, CPU: c.CPU, Accel: c.Accel, Kernel: c.Kernel,
+		Limit: c.Limit, Out: c.Out, Command: w.tool().Command}
+	if !c.Quiet {
+		cfg.Note = func(s string) { fmt.Fprintln(w.errOut, s) }
+	}
+	s, err := vm.Run(w.ctx, cfg)
+	if s == nil {
+		return err
+	}
+	name, text := filepath.Join(c.Out, "vm.json"), filepath.Join(c.Out, "vm.txt")
+	if err := errors.Join(s.Save(name), write(text, s.Text)); err != nil {
+		return fmt.Errorf("the result can't be written: %w", err)
+	}
+	if err := s.Text(w.out); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.out, "\nreport: %s, %s, and report.html beside them\n", text, name)
+	switch {
+	case err != nil:
+		return err
+	case s.Partial != "":
+		return errors.New(strings.ReplaceAll(s.Partial, "\n", " "))
+	}
+	return nil
+}
