@@ -226,8 +226,12 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(l
 			t.seq = c.sent.next(id, audience)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", nsRoster, t.seq/3%8, f.target.Domain)
-			switch t.seq % 3 { // added, renamed, removed
+			who, what := t.seq/3%8, t.seq%3 // added, renamed, removed
+			if a.Contacts > 0 {
+				who, what = t.seq%uint32(a.Contacts), 0
+			}
+			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", nsRoster, who, f.target.Domain)
+			switch what {
 			case 0:
 				b = append(b, " name='Friend'><group>Friends</group></item>"...)
 			case 1:

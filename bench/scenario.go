@@ -128,6 +128,7 @@ type Action struct {
 	Zipf     float64 `toml:"zipf,omitempty"`     // exponent, over 1; 1.1
 	Late     Span    `toml:"late,omitempty"`     // operations that take longer are counted: 10 ms
 	Page     int     `toml:"page,omitempty"`     // of archive: messages; 50
+	Contacts int     `toml:"contacts,omitempty"` // of roster: so many are added, one after the other, and kept
 	Count    int     `toml:"count,omitempty"`    // of hostile connections; 100
 	To       string  `toml:"to,omitempty"`       // of chat and flood: the group that gets the messages; default: partners in the own group
 	Stars    int     `toml:"stars,omitempty"`    // of presence: only the first so many of the group send; 0: those with friends
