@@ -95,6 +95,7 @@ type trace struct {
 	Peak    int64   // bytes, of the emulator
 	Phases  []spent // of the scenario
 	Last    string  // line of the console
+	Bound   int     // most sessions that a line told of
 }
 
 // spent is what a phase cost this machine.
@@ -257,7 +258,9 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 			if t.Boot == 0 {
 				t.Boot = time.Since(began).Seconds()
 			}
-			if name := phaseOf(line); name != "" && (len(t.Phases) == 0 || t.Phases[len(t.Phases)-1].Name != name) {
+			name, bound := progressOf(line)
+			t.Bound = max(t.Bound, bound)
+			if name != "" && (len(t.Phases) == 0 || t.Phases[len(t.Phases)-1].Name != name) {
 				t.Phases = append(t.Phases, spent{name, time.Since(began).Seconds(), used()})
 			}
 			if g.note != nil {
@@ -279,15 +282,17 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	return t, nil
 }
 
-// progress is a line of canto-bench's live view: "1:02  login3 6/10  812 of 90,000 …".
-var progress = regexp.MustCompile(`^\S+  (\S+) \d+/\d+  `)
+// progress is a line of canto-bench's live view: "1:02  login3 6/10  812 of 90,000 sessions bound  1,812 sessions  …".
+var progress = regexp.MustCompile(`^\S+  (\S+) \d+/\d+  .*?  ([0-9,]+) sessions`)
 
-// phaseOf is the phase that a line tells of, "" if it tells of none.
-func phaseOf(line string) string {
-	if m := progress.FindStringSubmatch(line); m != nil {
-		return m[1]
+// progressOf is the phase that a line tells of, "" if it tells of none, and how many sessions are bound.
+func progressOf(line string) (phase string, bound int) {
+	m := progress.FindStringSubmatch(line)
+	if m == nil {
+		return "", 0
 	}
-	return ""
+	bound, _ = strconv.Atoi(strings.ReplaceAll(m[2], ",", ""))
+	return m[1], bound
 }
 
 // maxResults bounds what a guest may send.

@@ -290,7 +290,7 @@ func (s *Result) Save(name string) error {
 func (s *Result) Text(w io.Writer) error {
 	var b strings.Builder
 	p := func(f string, a ...any) { fmt.Fprintf(&b, f+"\n", a...) }
-	p("%s of %s sessions bound in one process; %s, %s", thousands(s.Bound), thousands(s.Wanted), report.Clean(s.TLS), report.Clean(s.Login))
+	p("%s of %s sessions bound in one process; TLS %s", thousands(s.Bound), thousands(s.Wanted), report.Clean(strings.TrimSuffix(s.TLS+", "+s.Login, ", ")))
 	if s.Partial != "" {
 		p("PARTIAL: %s", report.Clean(s.Partial))
 	}

@@ -143,7 +143,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 		err = fmt.Errorf("the guest's run failed: its last line: %q; console.log has the others", t.Last)
 	}
 	if err != nil {
-		s.Partial = err.Error()
+		s.Partial, s.Bound = err.Error(), t.Bound
 	} else {
 		s.summarize(r)
 	}

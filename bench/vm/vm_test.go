@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,19 +154,20 @@ func TestHost(t *testing.T) {
 	}
 }
 
-// The lines of a live view tell which phase it is.
-func TestPhaseOf(t *testing.T) {
+// The lines of a live view tell which phase it is, and how many sessions there are.
+func TestProgress(t *testing.T) {
 	var b strings.Builder
 	live := report.NewLive(&b, false, 0)
 	live.Note("starting canto with 10 accounts")
-	live.Update(result.Progress{Scenario: "growth", Target: "canto", Phase: "login1", Kind: bench.Ramp, Phases: 10, Goal: 10, Waiting: "sessions bound"})
+	live.Update(result.Progress{Scenario: "growth", Target: "canto", Phase: "login1", Kind: bench.Ramp, Phases: 10, Now: 7, Goal: 10, Waiting: "sessions bound", Sample: result.Sample{Sessions: 7}})
 	live.Update(result.Progress{Scenario: "growth", Target: "canto", Phase: "idle1", Kind: bench.Settle, Index: 1, Phases: 10, Length: time.Minute, Sample: result.Sample{At: 3700, Sessions: 12345,
 		Steps: map[string]result.Interval{"login": {Sent: 1, Done: 1}}, Server: &result.Usage{}}})
 	var got []string
 	for line := range strings.Lines(b.String()) {
-		got = append(got, phaseOf(strings.TrimSuffix(line, "\n")))
+		phase, bound := progressOf(strings.TrimSuffix(line, "\n"))
+		got = append(got, fmt.Sprint(phase, " ", bound))
 	}
-	if strings.Join(got, ",") != ",login1,idle1" {
+	if strings.Join(got, ",") != " 0,login1 7,idle1 12345" {
 		t.Errorf("%q of\n%s", got, b.String())
 	}
 }
