@@ -32,7 +32,7 @@ const (
 )
 
 // quietTicks is how long a record layer of ours stays warm without traffic.
-const quietTicks = 150
+const quietTicks = 100
 
 // A record is the layer that opens and seals TLS records once the handshake is done: a std, or a layer of
 // our own. Only on the loop.

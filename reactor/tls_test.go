@@ -522,13 +522,13 @@ func TestCompactQuiet(t *testing.T) {
 			if c.Held() != 10 || !c.Warm() {
 				t.Errorf("round %d: %d bytes are held; warm %v", round, c.Held(), c.Warm())
 			}
-			m.n.Advance(14 * time.Second)
+			m.n.Advance(9 * time.Second)
 			if !c.Warm() {
 				t.Error("it was cooled at once")
 			}
-			m.n.Advance(17 * time.Second)
+			m.n.Advance(11 * time.Second)
 			if c.Warm() || m.client.Conn().Warm() {
-				t.Error("it is warm after half a minute")
+				t.Error("it is warm after 20 s")
 			}
 			m.server.Write(wire[10:])
 			settle(m.n)
