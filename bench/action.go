@@ -369,6 +369,9 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 // attackers are this process's share of an attack. Their accounts are those behind the clients'.
 func (f *Fleet) attackers(a *Action, share Share) hostile.Config {
 	from, to := share.of(a.Count)
+	if share.Apart == OnlyThose {
+		from, to = 0, 0
+	}
 	t, first := f.target, f.sc.Clients.Count
 	return hostile.Config{
 		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,

@@ -11,9 +11,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Workers in other processes are spoken to in lines of JSON, over a pipe or a TCP connection:
@@ -320,7 +323,11 @@ func startWorker(command []string, p *Plan) (worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if p.Share.Apart == OnlyThose {
+		start = func() error { return givingWay(cmd.Start) }
+	}
+	if err := start(); err != nil {
 		return nil, fmt.Errorf("a worker process could not be started: %w", err)
 	}
 	w := newRemote(fmt.Sprintf("worker %d", p.Share.Worker+1), out, in, func() error {
@@ -334,6 +341,21 @@ func startWorker(command []string, p *Plan) (worker, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// givingWay calls start on a thread that runs when no other wants the processor (SCHED_IDLE), as what it starts
+// does, too. The thread ends: not everybody may take that back.
+func givingWay(start func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0); err != nil {
+			done <- fmt.Errorf("sched_setattr: %w", err)
+			return
+		}
+		done <- start()
+	}()
+	return <-done
 }
 
 // dialAgent asks an agent on another machine for its help.

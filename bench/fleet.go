@@ -111,7 +111,27 @@ func (ls *loopState) refuse(r Refusal) {
 }
 
 // A Share is which part of the clients a worker has.
-type Share struct{ Worker, Workers int }
+type Share struct {
+	Worker, Workers int
+	Apart           Apart
+}
+
+// Apart is which groups a worker has clients of.
+type Apart uint8
+
+const (
+	Together  Apart = iota // all of them
+	OnlyThose              // those that the scenario wants apart from the others
+	NoneSuch               // the others
+)
+
+// group is the range of g's clients that is s's.
+func (s Share) group(g *Group) (from, to int) {
+	if s.Apart == OnlyThose && !g.Apart || s.Apart == NoneSuch && g.Apart {
+		return 0, 0
+	}
+	return s.of(g.Count)
+}
 
 // of is the range of n clients that is s's; pairs stay together.
 func (s Share) of(n int) (from, to int) {
@@ -159,8 +179,9 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 		}
 	}
 	offset := 0
-	for _, g := range sc.Groups {
-		from, to := share.of(g.Count)
+	for i := range sc.Groups {
+		g := &sc.Groups[i]
+		from, to := share.group(g)
 		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
 		for i := from; i < to; i++ {
 			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))} // pairs share a loop no more often than chance would have it

@@ -141,7 +141,7 @@ func TestShare(t *testing.T) {
 		for workers := 1; workers < 6; workers++ {
 			next := 0
 			for w := range workers {
-				from, to := Share{w, workers}.of(n)
+				from, to := Share{Worker: w, Workers: workers}.of(n)
 				if from != next || to < from || from%2 != 0 {
 					t.Errorf("%d clients, worker %d of %d: %d to %d", n, w, workers, from, to)
 				}

@@ -160,14 +160,24 @@ func (c *collector) employ(ctx context.Context, run uint32) error {
 			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
+	shares := make([]Share, n)
 	for i := range n {
-		p := &Plan{Scenario: c.sc, Target: c.target, Share: Share{i, n}, Run: run}
+		shares[i] = Share{Worker: i, Workers: n}
+	}
+	if c.sc.apart("") && len(c.o.Agents) == 0 && len(c.o.Command) > 0 {
+		for i := range shares {
+			shares[i].Apart = NoneSuch
+		}
+		shares = append(shares, Share{0, 1, OnlyThose})
+	}
+	for i, share := range shares {
+		p := &Plan{Scenario: c.sc, Target: c.target, Share: share, Run: run}
 		var w worker
 		var err error
 		switch {
 		case len(c.o.Agents) > 0:
 			w, err = dialAgent(ctx, c.o.Agents[i], c.o.Secret, p)
-		case n > 1:
+		case n > 1 || share.Apart == OnlyThose:
 			w, err = startWorker(c.o.Command, p)
 		default:
 			w, err = newLocal(p)
@@ -176,6 +186,7 @@ func (c *collector) employ(ctx context.Context, run uint32) error {
 			return err
 		}
 		c.workers = append(c.workers, w)
+		c.apart = append(c.apart, share.Apart == OnlyThose)
 	}
 	return nil
 }
@@ -188,6 +199,7 @@ type collector struct {
 	steps   []step
 	first   []uint16
 	workers []worker
+	apart   []bool         // of each worker: its lag is nobody's
 	server  *probe.Process // nil: not on this machine
 	scraper *probe.Scraper
 	turns   map[string]turns // by phase, if the server counts them
@@ -247,7 +259,10 @@ func (c *collector) tick() error {
 	}
 	c.bound = 0
 	c.client = result.Usage{}
-	for _, t := range ticks {
+	for i, t := range ticks {
+		if c.apart[i] {
+			t.Lag = nil
+		}
 		c.all.add(t)
 		c.second.add(t)
 		c.bound += t.Bound

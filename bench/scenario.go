@@ -49,6 +49,9 @@ type Group struct {
 	Name  string  `toml:"name,omitempty"`
 	Count int     `toml:"count,omitempty"` // or
 	Share float64 `toml:"share,omitempty"` // of Clients.Count
+	// Apart has the group live in a process of its own, which runs when nobody else wants the processor: who is measured
+	// does not wait for it, and its lag is not the run's. What it does, it does within the group. Agents don't part.
+	Apart bool `toml:"apart,omitempty"`
 }
 
 // Kinds of phases.
@@ -251,6 +254,9 @@ func (s *Scenario) Check() error {
 			if !names[g] {
 				return fmt.Errorf("phase %q: there is no group %q", p.Name, g)
 			}
+			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
+				return fmt.Errorf("phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
+			}
 		}
 		if p.Length == 0 {
 			if p.Kind == Hold || p.Kind == Settle {
@@ -313,6 +319,9 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	if a.To != "" && !groups[a.To] {
 		return fmt.Errorf("%q: there is no group %q to send to", a.Step, a.To)
 	}
+	if a.To != "" && s.apart(a.To) != s.apart(a.Group) {
+		return fmt.Errorf("%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
+	}
 	if attack {
 		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
 			return fmt.Errorf("%q: %w", a.Step, err)
@@ -345,6 +354,11 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return fmt.Errorf("%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
 	}
 	return nil
+}
+
+// apart reports whether a group is; "" is whether any is.
+func (s *Scenario) apart(group string) bool {
+	return slices.ContainsFunc(s.Groups, func(g Group) bool { return g.Apart && (group == "" || g.Name == group) })
 }
 
 // Changes are what a command line, or a case of a suite, makes different of a scenario. The zero value of a

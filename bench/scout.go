@@ -26,13 +26,13 @@ func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
-	f, err := NewFleet(sc, t, Share{0, 1}, 0)
+	f, err := NewFleet(sc, t, Share{Workers: 1}, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	began := time.Now()
-	if err := f.Phase(ctx, 0, Share{0, 1}); err != nil {
+	if err := f.Phase(ctx, 0, Share{Workers: 1}); err != nil {
 		if w := f.worst.Load(); w != nil {
 			return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), *w)
 		}

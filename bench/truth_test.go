@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ import (
 
 	"canto/bench/result"
 	"canto/bench/stub"
+
+	"golang.org/x/sys/unix"
 )
 
 // start runs a stub until the test ends, and says where it is.
@@ -574,17 +578,90 @@ func TestWorkers(t *testing.T) {
 	}
 }
 
+// Who is apart lives in another process, and does there what it was to do.
+func TestApart(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	sc := scenario(t, `
+name = "apart"
+[[group]]
+name = "here"
+count = 10
+[[group]]
+name = "there"
+count = 6
+apart = true
+[[phase]]
+name = "ramp"
+kind = "ramp"
+[[phase]]
+name = "talk"
+kind = "hold"
+length = "2s"
+  [[phase.do]]
+  kind = "chat"
+  rate = "100/s"
+  [[phase.do]]
+  step = "beside"
+  kind = "chat"
+  group = "there"
+  rate = "50/s"
+`)
+	for _, command := range [][]string{workerCommand(t), nil} {
+		r, err := Run(t.Context(), sc, target, Options{Command: command})
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := stepOf(t, r, "talk", "chat"), stepOf(t, r, "talk", "beside")
+		if r.Sessions != 16 || here.Done != 200 || there.Done != 100 {
+			t.Errorf("%d sessions; %d and %d messages came, not 200 and 100", r.Sessions, here.Done, there.Done)
+		}
+		if want := min(1+len(command), 2); r.Workers != want {
+			t.Errorf("%d workers, not %d", r.Workers, want)
+		}
+	}
+	f, err := NewFleet(sc, target, Share{0, 1, NoneSuch}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if n := len(f.members("there")); n != 0 || len(f.clients) != 10 {
+		t.Errorf("%d of %d clients here are to be apart", n, len(f.clients))
+	}
+}
+
+// What is to give way runs at idle priority, and the process that starts it does not.
+func TestGivingWay(t *testing.T) {
+	var out strings.Builder
+	cmd := exec.Command("cat", "/proc/self/stat")
+	cmd.Stdout = &out
+	if err := givingWay(cmd.Start); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if f := strings.Fields(out.String()); len(f) < 41 || f[40] != "5" { // proc(5): policy; 5 is SCHED_IDLE
+		t.Errorf("its policy is not SCHED_IDLE: %q", out.String())
+	}
+	if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_NORMAL {
+		t.Errorf("this thread's is %v, %v", a, err)
+	}
+	if err := givingWay(func() error { return os.ErrNotExist }); err != os.ErrNotExist {
+		t.Errorf("an error of the start is %v", err)
+	}
+}
+
 // When the client itself is late, that is in the latencies, too: they count from when a message was meant to be
 // sent, whenever it was. And the lag says whose fault it was.
 func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 	_, target := start(t, stub.Config{})
 	sc := talking(t, "2s", "10s", "1000/s")
-	f, err := NewFleet(sc, target, Share{0, 1}, 7)
+	f, err := NewFleet(sc, target, Share{Workers: 1}, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Phase(t.Context(), 0, Share{0, 1}); err != nil {
+	if err := f.Phase(t.Context(), 0, Share{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(time.Second, func() {
@@ -592,7 +669,7 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 			ls.loop.Post(func() { time.Sleep(400 * time.Millisecond) })
 		}
 	})
-	if err := f.Phase(t.Context(), 1, Share{0, 1}); err != nil {
+	if err := f.Phase(t.Context(), 1, Share{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	id := f.actionStep(1, 0)

@@ -39,6 +39,8 @@ const (
 	flagDeaf    // more came than may be kept: nothing is read any more
 	flagWaits   // a guest in a queue: what it sends is kept
 	flagShut    // and reading is off, as it has sent more than once
+	flagLane    // on the loop's lane
+	flagFlood   // Flooded by what was delivered last
 )
 
 // lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
@@ -260,46 +262,52 @@ func (c *Conn) Pause() {
 	}
 }
 
-// Resume hands on what is parked in the next turn, and then has c read again: who takes a little at a
-// time is not given more before it has taken what is there.
+// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were resumed, and
+// then has c read again: who takes a little at a time is not given more before it has taken what is there.
 func (c *Conn) Resume() {
 	if c.flags&flagPaused == 0 {
 		return
 	}
 	c.flags &^= flagPaused
 	c.loop.meter.Paused--
-	if c.flags&flagGone != 0 {
-		return
-	}
-	if c.park == nil && c.tls == nil {
+	switch {
+	case c.flags&flagGone != 0:
+	case c.park == nil && c.tls == nil && c.flags&flagFlood == 0:
 		c.io.SetRead(true)
+	default:
+		c.loop.lane.enter(c)
+	}
+}
+
+// resumed goes on with what c has parked.
+func (c *Conn) resumed() {
+	if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
 		return
 	}
-	c.loop.Post(func() {
-		if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
-			return
-		}
-		if c.flags&flagWaits != 0 || c.rest() > 0 && c.queued(0) {
-			c.flags |= flagShut
-			return
-		}
-		start := c.loop.clock()
-		c.deliver(nil)
-		c.loop.flooding(c.loop.clock().Sub(start))
-		if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
-			c.io.SetRead(true)
-		}
-	})
+	if c.flags&flagWaits != 0 || c.rest() > 0 && c.queued(0) {
+		c.flags |= flagShut
+		return
+	}
+	start := c.loop.clock()
+	c.deliver(nil)
+	c.flooding(c.loop.clock().Sub(start))
+	if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
+		c.io.SetRead(true)
+	}
 }
 
 // Flooded says that what OnData was given took c over its rate: the time is in the loop's Meter. In OnData.
 func (c *Conn) Flooded() { c.loop.flooded = true }
 
-// flooding adds what a delivery took to the meter, if it was Flooded.
-func (l *Loop) flooding(d time.Duration) {
-	if l.flooded {
-		l.meter.Flooding += d
+// flooding notes whether a delivery that took d was Flooded.
+func (c *Conn) flooding(d time.Duration) {
+	if !c.loop.flooded {
+		c.flags &^= flagFlood
+		return
 	}
+	c.flags |= flagFlood
+	c.loop.meter.Flooding += d
+	c.loop.lane.rest(d)
 }
 
 // rest is how much has come that was not taken.
@@ -374,7 +382,7 @@ func (c *Conn) traffic(p []byte) {
 	c.deliver(p)
 	d := l.clock().Sub(start)
 	l.meter.Handling += d
-	l.flooding(d)
+	c.flooding(d)
 	l.measure(d)
 }
 
@@ -486,12 +494,20 @@ func (c *Conn) feed(p []byte) {
 		return
 	}
 	used := c.give(p)
-	if used < len(p) && c.flags&flagClosing == 0 {
-		if c.flags&flagPaused == 0 && c.tls == nil {
-			c.Close(errors.New("reactor: a handler left input without a pause"))
-		} else {
-			c.keep(p[used:])
-		}
+	left := used < len(p) && c.flags&flagClosing == 0
+	if left && c.flags&flagPaused == 0 && c.tls == nil {
+		c.Close(errors.New("reactor: a handler left input without a pause"))
+		left = false
+	}
+	switch {
+	case left && c.park == nil && parked != nil && cap(parked) < 4*(len(p)-used)+4096:
+		// A flood is taken in many parts: each in a buffer of its own would be three times the memory.
+		rest := parked[:copy(parked, p[used:])]
+		c.park = &rest
+		c.loop.meter.ParkedBytes += len(rest)
+		return
+	case left:
+		c.keep(p[used:])
 	}
 	if parked != nil {
 		buf.Tail.Put(parked)

@@ -44,6 +44,7 @@ type Loop struct {
 	asked, seen       bool          // for a turn behind sockets; it is one
 	since             time.Time     // when the turn began that sockets are being read in; zero: none is
 	guests            admission
+	lane              lane
 	meter             Meter
 	shown             atomic.Pointer[Meter]
 	cipher            []byte // scratch for sealing
@@ -156,6 +157,7 @@ func (l *Loop) turn() {
 	}
 	start := l.begin()
 	l.since = time.Time{}
+	behind := l.seen
 	if l.seen {
 		l.seen = false
 		l.guests.serve()
@@ -186,6 +188,7 @@ func (l *Loop) turn() {
 			l.protect(nil, f)
 		}
 	}
+	l.lane.serve(behind)
 	posted := l.clock()
 	l.meter.Posted += posted.Sub(start)
 	l.flush()

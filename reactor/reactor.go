@@ -154,6 +154,7 @@ func prepare(cfg Config) *Reactor {
 		l := &Loop{r: r, index: i, now: r.start}
 		l.wheel.now = 1
 		l.guests = admission{l: l, room: cfg.Waiting, burst: cfg.Burst, waiting: make(map[*Conn]*waiter)}
+		l.lane.init(l)
 		r.loops = append(r.loops, l)
 	}
 	return r

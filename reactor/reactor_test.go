@@ -193,6 +193,7 @@ func TestWaitingBytes(t *testing.T) {
 	}
 	see := func(what string, parked, outbox int) {
 		t.Helper()
+		n.Run() // what is resumed goes on
 		n.Advance(100 * time.Millisecond)
 		if m := n.Loops()[0].Meter(); m.ParkedBytes != parked || m.OutboxBytes != outbox {
 			t.Errorf("%s: %d bytes are parked and %d in outboxes, not %d and %d", what, m.ParkedBytes, m.OutboxBytes, parked, outbox)
