@@ -11,6 +11,7 @@ type backendConn interface {
 	Write(p []byte) error // all of p, kept where the socket has no room
 	Buffered() int        // what is kept
 	SetRead(on bool)      // take it out of the poller's read set, and back
+	Reading() bool        // whether it is in the read set
 	Flush()               // writes of what is kept what the socket takes; while reading is off nobody else does
 	CloseWrite()          // send FIN behind what was written
 	Close()               // at once; no callback after it

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"reflect"
@@ -347,7 +348,7 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 	switch c := gc.Context().(type) {
 	case *Conn:
-		if err != nil && isEOF(err) {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		if g, ok := c.io.(*gnetConn); ok {
@@ -390,20 +391,6 @@ func (e *engine) Wait(ctx context.Context) error {
 	}
 }
 
-func isEOF(err error) bool {
-	var se interface{ Unwrap() error }
-	for err != nil {
-		if err.Error() == "EOF" {
-			return true
-		}
-		if !errors.As(err, &se) {
-			return false
-		}
-		err = se.Unwrap()
-	}
-	return false
-}
-
 // gnetConn is one connection of gnet's.
 type gnetConn struct {
 	gc   gnet.Conn
@@ -443,6 +430,8 @@ func (g *gnetConn) SetRead(on bool) {
 		g.poll()
 	}
 }
+
+func (g *gnetConn) Reading() bool { return !g.off }
 
 func (g *gnetConn) poll() {
 	var ev uint32

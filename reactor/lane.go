@@ -11,6 +11,7 @@ type lane struct {
 	conns []*Conn
 	head  int
 	rests bool // a timer ends it
+	asked bool // for a turn behind sockets
 	due   bool // it has
 	wake  func()
 }
@@ -37,13 +38,18 @@ func (a *lane) enter(c *Conn) {
 	c.flags |= flagLane
 	a.conns = append(a.conns, c)
 	if !a.rests {
-		a.ask()
+		a.ask(0)
 	}
 }
 
-// ask has the rest served when sockets have been looked at.
-func (a *lane) ask() {
-	if !a.l.again() { // the engine stops
+// ask has the rest served in the next turn, and when sockets have been looked at if that has not been for a slice of
+// time; spent is what of this turn is over.
+func (a *lane) ask(spent time.Duration) {
+	switch {
+	case a.asked:
+	case a.l.unseen+spent >= laneBudget && a.l.again():
+		a.asked = true
+	default:
 		a.due = true
 		a.l.Post(func() {})
 	}
@@ -58,6 +64,9 @@ func (a *lane) rest(d time.Duration) {
 
 // serve goes on with the first ones; behind is whether sockets have been looked at since the last time.
 func (a *lane) serve(behind bool) {
+	if behind {
+		a.asked = false
+	}
 	if a.head == len(a.conns) || a.rests || !behind && !a.due {
 		return
 	}
@@ -86,6 +95,6 @@ func (a *lane) serve(behind bool) {
 		a.conns, a.head = a.conns[:n], 0
 	}
 	if !a.rests {
-		a.ask()
+		a.ask(a.l.clock().Sub(start))
 	}
 }

@@ -50,6 +50,7 @@ type switched struct {
 }
 
 func (s *switched) SetRead(on bool) { s.reads = on }
+func (s *switched) Reading() bool   { return s.reads }
 
 // A laneTest is a loop whose sockets are looked at when the test says so.
 type laneTest struct {
@@ -70,7 +71,7 @@ func newLaneTest(t *testing.T, n int, took time.Duration, flood bool) *laneTest 
 	t.Cleanup(func() { r.own.close() })
 	lt := &laneTest{t, e, r.Loops()[0], &grinder{now: &now, took: took, flood: flood}, nil}
 	for i := range n {
-		c := &Conn{loop: lt.l, io: &switched{}, port: &port{h: lt.g}, flags: flagOpen, Owner: fmt.Sprint(i)}
+		c := &Conn{loop: lt.l, io: &switched{reads: true}, port: &port{h: lt.g}, flags: flagOpen, Owner: fmt.Sprint(i)}
 		lt.l.enter(c)
 		lt.l.conns.Add(1)
 		lt.conns = append(lt.conns, c)
@@ -102,6 +103,7 @@ func TestLaneTakesTurns(t *testing.T) {
 		lt.arrive(c, "abc")
 	}
 	lt.served("as it came", "0", "1", "2", "3", "4", "5", "6")
+	lt.l.unseen = laneBudget
 	for _, c := range lt.conns {
 		c.Resume()
 		c.Pause()
@@ -198,4 +200,67 @@ func TestParkedIsTakenInPlace(t *testing.T) {
 	if lt.turn(); c.park != nil || buf.Tail.InUse() != used-1 || lt.l.meter.ParkedBytes != 0 {
 		t.Error("the buffer was not given back")
 	}
+}
+
+// asker is a handler that pauses for each 'q' to answer it, and takes what comes before.
+type asker struct {
+	quiet
+	got []byte
+}
+
+func (a *asker) OnData(c *Conn, p []byte) int {
+	for i, b := range p {
+		a.got = append(a.got, b)
+		if b == 'q' {
+			c.PauseToAnswer()
+			return i + 1
+		}
+	}
+	return len(p)
+}
+
+// Who waits for an answer stays in the read set, and is taken out of it when it sends all the same, whichever way;
+// nothing is lost of that, and it is read again behind the answer.
+func TestPauseToAnswer(t *testing.T) {
+	lt := newLaneTest(t, 1, 0, false)
+	a := &asker{}
+	c := lt.conns[0]
+	c.port = &port{h: a}
+	io := c.io.(*switched)
+	see := func(what, got string, reads bool) {
+		t.Helper()
+		if string(a.got) != got || io.reads != reads {
+			t.Errorf("%s: it got %q, and is read: %v; want %q and %v", what, a.got, io.reads, got, reads)
+		}
+	}
+	answer := func() {
+		c.Resume()
+		lt.turn()
+	}
+	lt.arrive(c, "aq")
+	see("a question", "aq", true)
+	answer()
+	see("its answer", "aq", true)
+	if n := lt.l.meter.Paused; n != 0 {
+		t.Errorf("%d are paused", n)
+	}
+	lt.arrive(c, "bqcqd")
+	see("two questions at once", "aqbq", false)
+	answer()
+	see("the first answer", "aqbqcq", false)
+	lt.arrive(c, "e") // the engine looks again when its own buffer drains
+	answer()
+	see("the second", "aqbqcqde", true)
+	lt.arrive(c, "q")
+	lt.arrive(c, "fq")
+	see("more than the question", "aqbqcqdeq", false)
+	answer()
+	see("its answer", "aqbqcqdeqfq", false)
+	answer()
+	see("the last", "aqbqcqdeqfq", true)
+	lt.arrive(c, "q")
+	c.Pause()
+	see("a pause for another reason", "aqbqcqdeqfqq", false)
+	answer()
+	see("all", "aqbqcqdeqfqq", true)
 }

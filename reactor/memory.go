@@ -143,6 +143,8 @@ func (e *memEnd) Buffered() int { return len(e.p.kept) }
 
 func (e *memEnd) Flush() {}
 
+func (e *memEnd) Reading() bool { return e.p.reading }
+
 func (e *memEnd) SetRead(on bool) {
 	if e.p.c.loop.r.cfg.NoPause {
 		return

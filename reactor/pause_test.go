@@ -239,3 +239,74 @@ func TestParked(t *testing.T) {
 		t.Fatalf("after an overflow %d bytes came, and at their end %q", len(got), got[len(got)-1])
 	}
 }
+
+// together is a net.Conn that keeps what is written until it is flushed.
+type together struct {
+	net.Conn
+	b []byte
+}
+
+func (c *together) Write(p []byte) (int, error) { c.b = append(c.b, p...); return len(p), nil }
+
+func (c *together) flush(t *testing.T) {
+	t.Helper()
+	if _, err := c.Conn.Write(c.b); err != nil {
+		t.Fatal(err)
+	}
+	c.b = nil
+}
+
+// Records that came with a question are kept although the peer hangs up before it is answered.
+func TestPauseToAnswerSealed(t *testing.T) {
+	var got atomic.Int64
+	conns, ended := make(chan *reactor.Conn, 2), make(chan error, 1)
+	s := &script{closed: func(_ *reactor.Conn, err error) { ended <- err }}
+	s.data = func(c *reactor.Conn, p []byte) int {
+		if got.Add(1) > 1 { // the first byte shows that the handshake is over
+			c.PauseToAnswer()
+			conns <- c
+		}
+		return len(p)
+	}
+	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: s, Direct: serverTLS(t)}}})
+	w := &together{Conn: dial(t, addr)}
+	c := tls.Client(&flushing{w}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	c.Write([]byte("."))
+	w.flush(t)
+	waitFor(t, func() bool { return got.Load() == 1 })
+	c.Write([]byte("q"))
+	c.Write([]byte("q"))
+	w.flush(t)
+	conn := <-conns
+	w.Conn.(*net.TCPConn).CloseWrite()
+	time.Sleep(50 * time.Millisecond) // were it read, it would be over
+	if n := got.Load(); n != 2 {
+		t.Fatalf("%d bytes came before the answer", n)
+	}
+	conn.Loop().Post(conn.Resume)
+	select {
+	case conn = <-conns:
+	case err := <-ended:
+		t.Fatalf("it ended before the second question: %v", err)
+	}
+	conn.Loop().Post(conn.Resume)
+	if err := <-ended; err != io.ErrUnexpectedEOF { // there was no close_notify
+		t.Error(err)
+	}
+}
+
+// flushing writes at once as long as there is something to read: in a handshake.
+type flushing struct{ *together }
+
+func (f *flushing) Read(p []byte) (int, error) {
+	if len(f.b) > 0 {
+		if _, err := f.Conn.Write(f.b); err != nil {
+			return 0, err
+		}
+		f.b = nil
+	}
+	return f.Conn.Read(p)
+}

@@ -268,6 +268,9 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 		s.raw = raw
 	}
 	held := rec.held()
+	if held > 0 {
+		c.impatient()
+	}
 	l.meter.ParkedBytes += held - int(t.kept)
 	t.kept = int32(held)
 	if held > maxPark {

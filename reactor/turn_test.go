@@ -28,6 +28,7 @@ type sink struct{ writes int }
 func (s *sink) Write([]byte) error     { s.writes++; return nil }
 func (s *sink) Buffered() int          { return 0 }
 func (s *sink) SetRead(bool)           {}
+func (s *sink) Reading() bool          { return true }
 func (s *sink) Flush()                 {}
 func (s *sink) CloseWrite()            {}
 func (s *sink) Close()                 {}

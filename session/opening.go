@@ -337,7 +337,7 @@ func (st *Stream) refill() {
 // account was deleted meanwhile.
 func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 	l := st.loop
-	st.park(parkedWork)
+	st.parkToAnswer()
 	if _, ok := l.router.Table.Loaded(st.deal.peer); !ok {
 		st.Charge(loadCost)
 	}

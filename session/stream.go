@@ -33,6 +33,7 @@ type Wire interface {
 	// down. Any goroutine.
 	Crowded() bool
 	Pause()
+	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
 	Resume()
 	Arm(at reactor.Tick)
 	Close(reason error) // any goroutine. A *StreamError is sent; every reason ends the stream and the connection
@@ -280,6 +281,14 @@ func (st *Stream) park(why uint8) {
 	st.parked |= why
 }
 
+// parkToAnswer is park for work that ends in an answer that the peer waits for.
+func (st *Stream) parkToAnswer() {
+	if st.parked == 0 {
+		st.wire.PauseToAnswer()
+	}
+	st.parked |= parkedWork
+}
+
 func (st *Stream) unpark(why uint8) {
 	if st.parked&why == 0 {
 		return
@@ -311,7 +320,7 @@ func (st *Stream) arm(which int, at reactor.Tick) {
 // connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
 // room; if not, nothing is run.
 func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
-	st.park(parkedWork)
+	st.parkToAnswer()
 	if c == reactor.Disk {
 		st.Charge(readCost)
 	}

@@ -220,7 +220,7 @@ func (u *userShow) Run(r *run) error {
 			return named(j, err)
 		}
 		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID, a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
-		if c, err := sasl.DecodeKeys(a.Credentials); err == nil {
+		if c, err := sasl.DecodeKeys(a.Credentials, 0); err == nil {
 			for _, k := range c {
 				fmt.Fprintf(r.out, "keys     %s, %d iterations\n", hashName(k.Hash), k.Iterations)
 			}

@@ -248,6 +248,7 @@ func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(e
 func (w *wire) Form() xmlstream.Form                  { return xmlstream.Streamed }
 func (w *wire) Crowded() bool                         { return w.conn().Buffered() > highWater }
 func (w *wire) Pause()                                { w.conn().Pause() }
+func (w *wire) PauseToAnswer()                        { w.conn().PauseToAnswer() }
 func (w *wire) Resume()                               { w.conn().Resume() }
 func (w *wire) Arm(at reactor.Tick)                   { w.conn().Arm(at) }
 func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }

@@ -277,8 +277,8 @@ func TestAttackS07(t *testing.T) {
 		t.Fatal(err)
 	}
 	final := "c=biws,r=nonce" + other
-	proof := mac(nil, SHA256, salted.Password.Reveal(), "Client Key")
-	for i, c := range mac(nil, SHA256, key.StoredKey.Reveal(), "n=a,r=nonce,"+first+","+final) {
+	proof := mac(nil, SHA256, salted.Password.Reveal(), []byte("Client Key"))
+	for i, c := range mac(nil, SHA256, key.StoredKey.Reveal(), []byte("n=a,r=nonce,"+first+","+final)) {
 		proof[i] ^= c
 	}
 	if s := x.Next(b64(final + ",p=" + string(b64(string(proof))))); s.Kind != Fail || s.Condition != NotAuthorized || s.Reason != "wrong nonce" {

@@ -131,12 +131,12 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	}
 	final := "c=" + base64.StdEncoding.EncodeToString(append([]byte(c.gs2), c.binding...)) + ",r=" + nonce
 	auth := c.bare + "," + first + "," + final
-	proof := mac(nil, h, c.Salted.Password.Reveal(), "Client Key")
-	signature := mac(nil, h, sum(h, proof), auth)
+	proof := mac(nil, h, c.Salted.Password.Reveal(), []byte("Client Key"))
+	signature := mac(nil, h, sum(h, proof), []byte(auth))
 	for i := range proof {
 		proof[i] ^= signature[i]
 	}
-	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), "Server Key"), auth))
+	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), []byte("Server Key")), []byte(auth)))
 	c.step = 2
 	return encode(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }

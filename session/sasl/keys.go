@@ -132,13 +132,15 @@ func (k Keys) Encode() []byte {
 	return b
 }
 
-// DecodeKeys reads what [Keys.Encode] wrote; it keeps nothing of b. The error is [ErrKeys].
-func DecodeKeys(b []byte) (Keys, error) {
+// DecodeKeys reads what [Keys.Encode] wrote, of it what is for only one hash if that is not 0; it keeps nothing of b.
+// The error is [ErrKeys].
+func DecodeKeys(b []byte, only Hash) (Keys, error) {
 	if len(b) == 0 || b[0] != keysVersion {
 		return nil, ErrKeys
 	}
 	b = append([]byte(nil), b[1:]...)
 	var keys Keys
+	var seen [SHA512 + 1]bool
 	for len(b) > 0 {
 		if len(b) < 6 {
 			return nil, ErrKeys
@@ -146,8 +148,13 @@ func DecodeKeys(b []byte) (Keys, error) {
 		k := Key{Hash: Hash(b[0]), Iterations: int(binary.BigEndian.Uint32(b[1:]))}
 		size, salt := k.Hash.Size(), int(b[5])
 		b = b[6:]
-		if _, twice := keys.For(k.Hash); size == 0 || twice || salt == 0 || k.Iterations < 1 || k.Iterations > MaxIterations || len(b) < salt+2*size {
+		if size == 0 || seen[k.Hash] || salt == 0 || k.Iterations < 1 || k.Iterations > MaxIterations || len(b) < salt+2*size {
 			return nil, ErrKeys
+		}
+		seen[k.Hash] = true
+		if only != 0 && k.Hash != only {
+			b = b[salt+2*size:]
+			continue
 		}
 		k.Salt = b[:salt:salt]
 		k.StoredKey = NewSecret(b[salt : salt+size : salt+size])
@@ -177,22 +184,20 @@ func saltPassword(h Hash, password Secret, salt []byte, iterations int) (Salted,
 
 // key returns what the server keeps of s. count, if not nil, counts HMACs.
 func (s Salted) key(count *int) Key {
-	client := mac(count, s.Hash, s.Password.Reveal(), "Client Key")
+	client := mac(count, s.Hash, s.Password.Reveal(), []byte("Client Key"))
 	return Key{
 		Hash: s.Hash, Iterations: s.Iterations, Salt: s.Salt,
 		StoredKey: NewSecret(sum(s.Hash, client)),
-		ServerKey: NewSecret(mac(count, s.Hash, s.Password.Reveal(), "Server Key")),
+		ServerKey: NewSecret(mac(count, s.Hash, s.Password.Reveal(), []byte("Server Key"))),
 	}
 }
 
-func mac(count *int, h Hash, key []byte, parts ...string) []byte {
+func mac(count *int, h Hash, key, text []byte) []byte {
 	if count != nil {
 		*count++
 	}
 	m := hmac.New(h.New, key)
-	for _, p := range parts {
-		io.WriteString(m, p)
-	}
+	m.Write(text)
 	return m.Sum(nil)
 }
 

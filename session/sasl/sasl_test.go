@@ -232,15 +232,22 @@ func TestOffer(t *testing.T) {
 func TestKeysEncoding(t *testing.T) {
 	k := keysOf(t, "pencil")
 	enc := k.Encode()
-	back, err := DecodeKeys(enc)
+	back, err := DecodeKeys(enc, 0)
 	if err != nil || len(back) != 3 || !bytes.Equal(back.Encode(), enc) {
 		t.Fatal(back, err)
 	}
-	if one, err := DecodeKeys([]byte{keysVersion}); err != nil || len(one) != 0 {
+	for _, h := range Hashes {
+		one, err := DecodeKeys(enc, h)
+		want, _ := back.For(h)
+		if err != nil || len(one) != 1 || !bytes.Equal(one.Encode(), Keys{want}.Encode()) {
+			t.Errorf("of %v alone: %v, %v", h, one, err)
+		}
+	}
+	if one, err := DecodeKeys([]byte{keysVersion}, 0); err != nil || len(one) != 0 {
 		t.Error("no keys", err)
 	}
 	for i := 1; i < len(enc); i++ {
-		if k, err := DecodeKeys(enc[:i]); err == nil && len(k.Encode()) != i {
+		if k, err := DecodeKeys(enc[:i], 0); err == nil && len(k.Encode()) != i {
 			t.Errorf("%d of %d bytes were taken", i, len(enc))
 		}
 	}
@@ -248,8 +255,10 @@ func TestKeysEncoding(t *testing.T) {
 		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...), "hash": {1, 9, 0, 0, 16, 0, 1, 1},
 		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0}, make([]byte, 40)...),
 	} {
-		if _, err := DecodeKeys(b); !errors.Is(err, ErrKeys) {
-			t.Errorf("%s: %v", name, err)
+		for _, only := range []Hash{0, SHA1, SHA512} {
+			if _, err := DecodeKeys(b, only); !errors.Is(err, ErrKeys) {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	}
 	for _, n := range []int{1, MinIterations - 1, MaxIterations + 1, -1} {
@@ -273,8 +282,39 @@ func TestKeysEncoding(t *testing.T) {
 func FuzzDecodeKeys(f *testing.F) {
 	f.Add(keysOf(f, "pencil").Encode())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if k, err := DecodeKeys(b); err == nil && !bytes.Equal(k.Encode(), b) {
+		if k, err := DecodeKeys(b, 0); err == nil && !bytes.Equal(k.Encode(), b) {
 			t.Error("read and written differ")
 		}
 	})
+}
+
+// The server's part of a login with SCRAM-SHA-1, the client's apart.
+func BenchmarkExchange(b *testing.B) {
+	enc := keysOf(b, "pencil").Encode()
+	pw, cfg := SecretString("pencil"), config(b, Binding{})
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		c := &Client{Mechanism: ScramSHA1, Username: "user", Password: pw, Rand: rand.Reader}
+		text, err := c.Start()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		x := NewExchange(cfg)
+		x.Start("SCRAM-SHA-1", text)
+		keys, err := DecodeKeys(enc, x.Hash())
+		if err != nil {
+			b.Fatal(err)
+		}
+		s := x.Found(Account{Keys: keys})
+		b.StopTimer()
+		if text, err = c.Next(s.Data); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if s = x.Next(text); s.Kind != Done {
+			b.Fatal(s.Reason)
+		}
+	}
 }

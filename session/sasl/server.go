@@ -191,6 +191,9 @@ func (x *Exchange) Abort() Step {
 // Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not answer.
 func (x *Exchange) Fail(c Condition) Step { return x.fail(c, "given up by the server") }
 
+// Hash is what the mechanism's key is for: no other is needed of the account. 0: any may be.
+func (x *Exchange) Hash() Hash { return x.mech.Hash() }
+
 // Found answers NeedUser. For an unknown user a is the zero Account.
 func (x *Exchange) Found(a Account) Step {
 	if x.state != wantUser {
@@ -297,13 +300,18 @@ func plainHash(k Keys) Hash {
 
 // fakeKey returns the key of a user who does not exist, always the same for the name.
 func (x *Exchange) fakeKey(h Hash) Key {
-	seed := mac(&x.hmacs, SHA256, x.cfg.FakeKey.Reveal(), "canto scram fake 1\x00", strconv.Itoa(int(h)), "\x00", x.cfg.Domain, "\x00", x.user)
-	k := Key{Hash: h, Iterations: x.cfg.Iterations, Salt: seed[:SaltLen]}
+	b := append(make([]byte, 0, 128), "canto scram fake 2\x00"...)
+	b = append(strconv.AppendInt(b, int64(h), 10), 0)
+	b = append(append(b, x.cfg.Domain...), 0)
+	seed := mac(&x.hmacs, SHA512, x.cfg.FakeKey.Reveal(), append(b, x.user...))
+	k := Key{Hash: h, Iterations: x.cfg.Iterations, Salt: seed[:SaltLen:SaltLen]}
 	if k.Iterations == 0 {
 		k.Iterations = DefaultIterations
 	}
-	k.StoredKey = NewSecret(mac(&x.hmacs, h, seed, "stored"))
-	k.ServerKey = NewSecret(mac(&x.hmacs, h, seed, "server"))
+	// The keys open nothing: they are as long as real ones, and as unknown.
+	hidden := seed[SaltLen:]
+	k.StoredKey = NewSecret(append(hidden, hidden...)[:h.Size()])
+	k.ServerKey = k.StoredKey
 	return k
 }
 
@@ -387,7 +395,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 		return x.fail(IncorrectEncoding, "binding is not base64")
 	}
 	h := x.mech.Hash()
-	auth := x.bare + "," + x.first + "," + attrs[0] + "," + attrs[1]
+	auth := []byte(x.bare + "," + x.first + "," + attrs[0] + "," + attrs[1])
 	// All the work is done before anything is refused.
 	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
 	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)

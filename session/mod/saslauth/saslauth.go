@@ -220,6 +220,7 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 	x.who = who
 	st.Claim(who)
 	var a sasl.Account
+	only := x.x.Hash()
 	work := func() error {
 		row, err := m.db.Accounts().Get(m.db, host, who.Local())
 		if errors.Is(err, store.ErrNotFound) {
@@ -233,7 +234,7 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 			a.Denied = sasl.AccountDisabled
 		}
 		if len(row.Credentials) > 0 {
-			a.Keys, err = sasl.DecodeKeys(row.Credentials)
+			a.Keys, err = sasl.DecodeKeys(row.Credentials, only)
 		}
 		return err
 	}
