@@ -118,7 +118,7 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 		select {
 		case <-p.reads:
 			return true
-		case <-time.After(time.Second):
+		case <-time.After(10 * time.Second): // a machine that is full may need some of it
 			return false
 		}
 	}

@@ -171,19 +171,6 @@ func addressOf(sa syscall.Sockaddr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// release takes the socket out of nc, which is closed.
-func release(nc net.Conn) (fd int, err error) {
-	defer nc.Close()
-	rc, err := nc.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	if e := rc.Control(func(s uintptr) { fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0) }); e != nil {
-		return 0, e
-	}
-	return fd, os.NewSyscallError("fcntl", err)
-}
-
 // roomPatience is how long a connection at the cap waits for another to end before it is refused.
 const roomPatience = time.Second
 

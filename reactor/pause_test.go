@@ -65,10 +65,18 @@ func TestAttackK20SlowReader(t *testing.T) {
 		for range 8 {
 			out := 0
 			for { // until the socket, the engine and the outbox are full
+				if out > 100<<20 {
+					t.Fatalf("tls=%v: it took %d bytes: %v", secure, out, <-s.ended)
+				}
 				if !conn.Append(chunk) {
 					full := make(chan bool)
 					conn.Loop().Post(func() { full <- conn.Buffered() > 0 })
 					<-full
+					select {
+					case err := <-s.ended:
+						t.Fatalf("tls=%v: it ended: %v", secure, err)
+					default:
+					}
 					if !conn.Append(chunk) {
 						break
 					}

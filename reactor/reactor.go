@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -13,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Config sets up a Reactor. The zero value of a field means its default.
@@ -310,47 +307,4 @@ func (r *Reactor) enrol(l *Loop, p *port, owner any, fd int, remote netip.AddrPo
 		}
 		done(err)
 	})
-}
-
-// A DialConfig says where to and how.
-type DialConfig struct {
-	Addr    netip.AddrPort
-	Local   netip.AddrPort // may be zero
-	Timeout time.Duration  // of connecting; 10 s
-	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
-	Send    int            // bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
-	Handler Handler
-	Owner   any
-}
-
-// Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on any
-// goroutine. Any goroutine. Cold path.
-func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
-	go func() {
-		if cfg.Timeout == 0 {
-			cfg.Timeout = 10 * time.Second
-		}
-		d := dialer(cfg.Timeout)
-		if cfg.Local.IsValid() {
-			d.LocalAddr = net.TCPAddrFromAddrPort(cfg.Local)
-		}
-		nc, err := d.Dial("tcp", cfg.Addr.String())
-		if err != nil {
-			failed(err)
-			return
-		}
-		fd, err := release(nc)
-		if err != nil {
-			failed(err)
-			return
-		}
-		if cfg.Send > 0 {
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, cfg.Send)
-		}
-		r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr, func(err error) {
-			if err != nil {
-				failed(err)
-			}
-		})
-	}()
 }

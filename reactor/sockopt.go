@@ -41,14 +41,11 @@ var options = []struct {
 	{"TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout / time.Millisecond)},
 }
 
-// tune sets them, before a socket listens or connects: the Control of a net.ListenConfig and a net.Dialer. A
-// kernel that knows one of them not does without.
-func tune(_, _ string, rc syscall.RawConn) error {
-	return rc.Control(func(fd uintptr) {
-		for _, o := range options {
-			unix.SetsockoptInt(int(fd), o.level, o.which, o.value)
-		}
-	})
+// tune sets them, before a socket listens or connects. A kernel that knows one of them not does without.
+func tune(fd int) {
+	for _, o := range options {
+		unix.SetsockoptInt(fd, o.level, o.which, o.value)
+	}
 }
 
 // listenConfig is for sockets that accept. The backlog is net.core.somaxconn, which package net reads: a limit
@@ -56,12 +53,9 @@ func tune(_, _ string, rc syscall.RawConn) error {
 // package net asks for where the kernel has it, is off: its sockets do not hand every option on, nor do they
 // take less memory.
 func listenConfig() *net.ListenConfig {
-	lc := &net.ListenConfig{Control: tune, KeepAlive: -1}
+	lc := &net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, rc syscall.RawConn) error {
+		return rc.Control(func(fd uintptr) { tune(int(fd)) })
+	}} // without KeepAlive -1, package net would set its own 15 s
 	lc.SetMultipathTCP(false)
 	return lc
-}
-
-// dialer is for connections that we open; without KeepAlive -1, package net would set its own 15 s.
-func dialer(timeout time.Duration) net.Dialer {
-	return net.Dialer{Timeout: timeout, Control: tune, KeepAlive: -1}
 }
