@@ -184,6 +184,14 @@ func metricsOf(s *result.Sample) map[string]float64 {
 // heapNames are what a server calls the memory of its objects.
 var heapNames = []string{"go_gc_heap_live_bytes", "go_memstats_heap_inuse_bytes"}
 
+// known is an amount that is 0 where the server did not say.
+func known(bytes float64) string {
+	if bytes == 0 {
+		return "–"
+	}
+	return amount(bytes)
+}
+
 // level is what the sessions cost that came between two moments.
 func level(base, baseClient result.Usage, metrics map[string]float64, p result.Phase, end *result.Sample, sessions int) Level {
 	each := func(now, before int64) float64 { return float64(now-before) / float64(sessions) }
@@ -309,9 +317,9 @@ func (s *Result) Text(w io.Writer) error {
 		rows := [][]string{{"idle sessions", "RSS", "heap", "kernel, both ends", "one end", "client RSS", "each more: RSS", "heap", "kernel", "client RSS"}}
 		for i := range s.Levels {
 			l := &s.Levels[i]
-			row := []string{thousands(l.Sessions), amount(l.RSS), amount(l.Heap), amount(l.Kernel), amount(l.KernelEnd()), amount(l.Client), "", "", "", ""}
+			row := []string{thousands(l.Sessions), amount(l.RSS), known(l.Heap), amount(l.Kernel), amount(l.KernelEnd()), amount(l.Client), "", "", "", ""}
 			if m := l.More; m != nil {
-				copy(row[6:], []string{amount(m.RSS), amount(m.Heap), amount(m.Kernel), amount(m.Client)})
+				copy(row[6:], []string{amount(m.RSS), known(m.Heap), amount(m.Kernel), amount(m.Client)})
 			}
 			rows = append(rows, row)
 		}
