@@ -26,7 +26,11 @@ func (c *collector) figures() {
 		r.Figures = append(r.Figures, told(r, p)...)
 		wall := p.To - p.From
 		kind := c.sc.Phases[i].Kind
-		if kind != Hold && kind != Settle {
+		login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
+		switch {
+		case kind == Storm && login >= 0:
+			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower", "from when all connections were dropped until the last session was back")
+		case kind != Hold && kind != Settle && kind != Storm:
 			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
 		}
 		if kind == Settle && p.Sessions > 0 {
@@ -38,11 +42,8 @@ func (c *collector) figures() {
 		if n := done[p.Name]; n > 0 {
 			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower", "server CPU for each operation of the phase that was done (a delivery, a login)")
 		}
-		if kind == Storm {
-			login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
-			if login >= 0 {
-				add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower", "server CPU for each session that came back, with the end of the old one and with what else went on")
-			}
+		if kind == Storm && login >= 0 {
+			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower", "server CPU for each session that came back, with the end of the old one and with what else went on")
 		}
 		if wall > 0 {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")

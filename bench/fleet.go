@@ -281,8 +281,31 @@ func (f *Fleet) wait(ctx context.Context) bool {
 // dial begins a login that was meant to begin at intended, as step. On any goroutine, while c has no
 // connection and no login.
 func (f *Fleet) dial(c *client, step uint16, intended int64) {
+	f.loops[c.loop].loop.Post(f.dialling(c, step, intended))
+}
+
+// dialAll dials all of list, few at a time: what else the loops have to do waits for those, not for all.
+func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
+	const few = 32
+	var wg sync.WaitGroup
+	for len(list) > 0 {
+		some := list[:min(few, len(list))]
+		list = list[len(some):]
+		for _, c := range some {
+			d := f.dialling(c, step, intended)
+			wg.Add(1)
+			if !f.loops[c.loop].loop.Post(func() { d(); wg.Done() }) {
+				wg.Done()
+			}
+		}
+		wg.Wait()
+	}
+}
+
+// dialling is what dial does on c's loop.
+func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
 	ls := f.loops[c.loop]
-	ls.loop.Post(func() {
+	return func() {
 		n := now()
 		y := ls.tally(step)
 		y.Intended++
@@ -306,7 +329,7 @@ func (f *Fleet) dial(c *client, step uint16, intended int64) {
 				}
 			})
 		})
-	})
+	}
 }
 
 // loginFailed ends a login that will not succeed: it is no latency. On c's loop.

@@ -188,9 +188,7 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, s
 	}
 	before := f.bound_.Load()
 	f.setSlots(0)
-	for _, c := range hit {
-		f.dial(c, id, at)
-	}
+	f.dialAll(hit, id, at)
 	err := f.awaitLogins(ctx, before, int64(len(hit)))
 	cancel()
 	if e := <-acts; err == nil && !errors.Is(e, context.Canceled) {
