@@ -404,11 +404,30 @@ type gnetConn struct {
 // Write may call OnClose before it returns. Where the socket had no room for all, gnet has put the
 // connection back in the read set.
 func (g *gnetConn) Write(p []byte) error {
+	if !g.gone && g.gc.OutboundBuffered() == 0 {
+		if p = p[send(g.gc.Fd(), p):]; len(p) == 0 {
+			return nil
+		}
+	}
 	_, err := g.gc.Write(p)
 	if g.off && !g.gone && g.gc.OutboundBuffered() > 0 {
 		g.poll()
 	}
 	return err
+}
+
+// send writes what the socket takes of p; why it takes no more is for the engine to find out. The call does not block,
+// and Go's scheduler is not told of it: where it is, a loop may lose its processor with each write, to handshakes or to
+// the collector, and comes back behind them.
+func send(fd int, p []byte) int {
+	if len(p) == 0 {
+		return 0
+	}
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return int(n)
 }
 
 func (g *gnetConn) Flush() {
