@@ -5,10 +5,10 @@ import (
 )
 
 // Fanout numbers (design §3): up to fanInline receivers are served at once; of all jobs together a loop
-// serves fanShare in a turn, which with their writes is a good millisecond.
+// serves fanShare in a turn, which with their writes is less than a millisecond.
 const (
 	fanInline = 64
-	fanShare  = 128
+	fanShare  = 64
 )
 
 // Seats are the receivers that an entity keeps (a room's occupants) or gathers (a roster), grouped
@@ -73,7 +73,7 @@ type fanSender struct {
 }
 
 // Fanout sends el, one element of from without a 'to', to each of seats, as mail. Up to 64 receivers
-// are served as soon as the lock is released; more are one job for each loop, 128 receivers of
+// are served as soon as the lock is released; more are one job for each loop, 64 receivers of
 // all its jobs a turn, jobs taken in turn. Until the last has it in the outbox, the account's own next stanza
 // waits in its inbox, so that order for each pair stays. Under a's lock; el is copied.
 func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {

@@ -13,7 +13,7 @@ import (
 // Broadcasts to ten thousand on two loops never have a turn deliver more than a share, whether it is one or
 // several that were begun at once, and who asks for something meanwhile is answered between two shares.
 func TestFanoutShares(t *testing.T) {
-	const share, readers, all = 128, 100, 10_000
+	const share, readers, all = 64, 100, 10_000
 	for _, broadcasts := range []int{1, 4, 100} {
 		lim := session.DefaultLimits()
 		lim.Rate = 0
