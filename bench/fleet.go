@@ -294,7 +294,7 @@ func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
 		for _, c := range some {
 			d := f.dialling(c, step, intended)
 			wg.Add(1)
-			if !f.loops[c.loop].loop.Post(func() { d(); wg.Done() }) {
+			if !f.loops[c.loop].loop.Post(func() { defer wg.Done(); d() }) {
 				wg.Done()
 			}
 		}

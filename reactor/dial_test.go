@@ -30,7 +30,7 @@ func TestDialFails(t *testing.T) {
 		says string
 	}{
 		{"nobody listens", reactor.DialConfig{Addr: nobody}, syscall.ECONNREFUSED, "dial tcp " + nobody.String() + ": connect: connection refused"},
-		{"nobody listens, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(), nobody.Port())}, syscall.ECONNREFUSED, ""},
+		{"nobody listens, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(), nobody.Port())}, nil, ""},
 		{"a source of another's", reactor.DialConfig{Addr: nobody, Local: netip.MustParseAddrPort("192.0.2.1:0")}, syscall.EADDRNOTAVAIL,
 			"dial tcp 192.0.2.1:0->" + nobody.String() + ": bind: cannot assign requested address"},
 		{"no such interface", reactor.DialConfig{Addr: netip.MustParseAddrPort("[fe80::1%nowhere]:5222")}, nil, ""},
@@ -55,7 +55,10 @@ func TestDialFrom(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
 		ln, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Skip(err)
+			if addr == "[::1]:0" {
+				continue // a machine without IPv6
+			}
+			t.Fatal(err)
 		}
 		defer ln.Close()
 		to := ln.Addr().(*net.TCPAddr).AddrPort()

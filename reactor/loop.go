@@ -359,7 +359,7 @@ func (l *Loop) tick() {
 			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
 		}
 	}
-	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live))
+	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live)+cap(l.lane.conns))
 	if l.meter.Guests = l.guests.n(); l.meter.Guests > 0 {
 		l.again()
 	}
