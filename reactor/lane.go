@@ -11,7 +11,6 @@ type lane struct {
 	conns []*Conn
 	head  int
 	rests bool // a timer ends it
-	asked bool // for a turn behind sockets
 	due   bool // it has
 	wake  func()
 }
@@ -38,18 +37,14 @@ func (a *lane) enter(c *Conn) {
 	c.flags |= flagLane
 	a.conns = append(a.conns, c)
 	if !a.rests {
-		a.ask(0)
+		a.ask()
 	}
 }
 
-// ask has the rest served in the next turn, and when sockets have been looked at if that has not been for a slice of
-// time; spent is what of this turn is over.
-func (a *lane) ask(spent time.Duration) {
-	switch {
-	case a.asked:
-	case a.l.unseen+spent >= laneBudget && a.l.again():
-		a.asked = true
-	default:
+// ask has the rest served when sockets have been looked at, however short this slice was: it may have been a flood's
+// that is read only then.
+func (a *lane) ask() {
+	if !a.l.again() { // the engine stops
 		a.due = true
 		a.l.Post(func() {})
 	}
@@ -64,9 +59,6 @@ func (a *lane) rest(d time.Duration) {
 
 // serve goes on with the first ones; behind is whether sockets have been looked at since the last time.
 func (a *lane) serve(behind bool) {
-	if behind {
-		a.asked = false
-	}
 	if a.head == len(a.conns) || a.rests || !behind && !a.due {
 		return
 	}
@@ -95,6 +87,6 @@ func (a *lane) serve(behind bool) {
 		a.conns, a.head = a.conns[:n], 0
 	}
 	if !a.rests {
-		a.ask(a.l.clock().Sub(start))
+		a.ask()
 	}
 }

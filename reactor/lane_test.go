@@ -103,7 +103,6 @@ func TestLaneTakesTurns(t *testing.T) {
 		lt.arrive(c, "abc")
 	}
 	lt.served("as it came", "0", "1", "2", "3", "4", "5", "6")
-	lt.l.unseen = laneBudget
 	for _, c := range lt.conns {
 		c.Resume()
 		c.Pause()
@@ -177,6 +176,36 @@ func TestLaneRestsBehindFloods(t *testing.T) {
 	one.reads = false
 	if lt.conns[1].Resume(); !one.reads {
 		t.Error("who keeps to the rate waits in the lane")
+	}
+}
+
+// Floods that have nothing left are read one at a time, too: the next when what the first had has been looked at.
+func TestLaneReadsFloodsInTurn(t *testing.T) {
+	lt := newLaneTest(t, 2, 200*time.Microsecond, true)
+	for _, c := range lt.conns {
+		lt.arrive(c, "a") // it takes all of this
+	}
+	lt.e.wake() // the rest behind them is over
+	lt.l.turn()
+	first, second := lt.conns[0].io.(*switched), lt.conns[1].io.(*switched)
+	for _, c := range lt.conns {
+		c.Resume()
+	}
+	lt.turn()
+	lt.l.turn() // sockets were not looked at
+	lt.l.turn()
+	if !first.reads || second.reads {
+		t.Errorf("read are %v and %v, want the first alone", first.reads, second.reads)
+	}
+	lt.arrive(lt.conns[0], "a")
+	lt.turn()
+	if second.reads {
+		t.Error("the second is read without a rest")
+	}
+	lt.e.wake()
+	lt.l.turn()
+	if !second.reads {
+		t.Error("the second is not read behind the first")
 	}
 }
 
