@@ -314,7 +314,7 @@ func (c *collector) sample() {
 		}
 	}
 	if c.scraper != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), c.o.Every/2)
+		ctx, cancel := context.WithTimeout(context.Background(), max(500*time.Millisecond, c.o.Every/2))
 		s.Metrics, _ = c.scraper.Scrape(ctx)
 		cancel()
 	}
