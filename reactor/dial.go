@@ -61,8 +61,8 @@ func (cfg *DialConfig) failure(err error) error {
 	return e
 }
 
-// connect begins to connect a socket of its own. To an address of this machine it is done at once, in ten system
-// calls; a net.Dialer needs twice as many, and a goroutine.
+// connect begins to connect a socket of its own. To an address of this machine it is done at once: with the enrolment
+// 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
 func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 	to, err := sockaddr(cfg.Addr)
 	if err != nil {
