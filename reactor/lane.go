@@ -5,7 +5,7 @@ import "time"
 // A lane is a loop's connections that go on with what they have parked: they had their share of a turn, or were
 // paused for their rate. They are served in turn, a slice of laneBudget each time that sockets have been looked at, so
 // that what others send waits for one slice and not for all of them; and behind a slice of a flood the lane rests, so
-// that all floods together take a sixth of the loop's time.
+// that all floods together take about a sixth of the loop's time.
 type lane struct {
 	l     *Loop
 	conns []*Conn
