@@ -535,8 +535,8 @@ func (y *layer) bye(dst []byte) []byte {
 
 // newLayer goes on where crypto/tls has left off. sent are records that our end has written since the
 // secrets are known, from the first one's header: some of the last ones may be sealed under our secret,
-// as the server's tickets are, and are found by opening them. An error says that the connection had
-// better stay where it is. Any goroutine.
+// as the server's tickets are, and are found by opening them, where they are; then all are wiped. An error
+// says that the connection had better stay where it is. Any goroutine.
 func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error) {
 	i := slices.IndexFunc(suites[:], func(s suite) bool { return s.id == id })
 	if i < 0 {
@@ -558,8 +558,7 @@ func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error)
 		return nil, err
 	}
 	w.out = a // what is sealed next comes soon
-	scratch := make([]byte, 0, min(len(sent), maxCiphertext))
-	defer func() { clear(scratch[:cap(scratch)]) }()
+	defer clear(sent)
 	for len(sent) > 0 {
 		if len(sent) < recordHead {
 			err = errCount
@@ -571,7 +570,7 @@ func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error)
 			break
 		}
 		w.number(&w.outIV, y.out.seq)
-		if _, no := a.Open(scratch, w.nonce[:], sent[recordHead:n], sent[:recordHead]); no == nil && sent[0] == typeApplication {
+		if _, no := a.Open(sent[recordHead:recordHead], w.nonce[:], sent[recordHead:n], sent[:recordHead]); no == nil && sent[0] == typeApplication {
 			y.out.seq++
 		} else if y.out.seq > 0 {
 			err = errCount // once they are sealed under the secret, all are

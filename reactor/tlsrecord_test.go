@@ -626,7 +626,11 @@ func TestAttackK31Count(t *testing.T) {
 	foreign := append([]byte{typeApplication, 3, 3, 0, 40}, make([]byte, 40)...)
 	for n := range 4 {
 		start := func(sent []byte) (*layer, error) {
-			return newLayer(false, tls.TLS_AES_128_GCM_SHA256, secrets[:32], secrets[32:], sent)
+			y, err := newLayer(false, tls.TLS_AES_128_GCM_SHA256, secrets[:32], secrets[32:], sent)
+			if len(bytes.Trim(sent, "\x00")) > 0 {
+				t.Error("what was opened was not wiped")
+			}
+			return y, err
 		}
 		y, err := start(nil)
 		if err != nil {

@@ -80,16 +80,15 @@ func (a *Account) encode() []byte {
 	return append(b, a.Credentials...)
 }
 
-func decodeAccount(key, b []byte) (a Account, err error) {
-	domain, local, ok := strings.Cut(string(key[1:]), "\x00")
-	if !ok || len(b) == 0 {
+// decodeAccount keeps b.
+func decodeAccount(domain, local string, b []byte) (a Account, err error) {
+	if len(b) == 0 {
 		return a, badAccount()
 	}
 	if b[0] != accountVersion {
 		return a, format("the row of an account", uint64(b[0]), accountVersion)
 	}
-	b = append([]byte(nil), b[1:]...)
-	if len(b) < 28 {
+	if b = b[1:]; len(b) < 28 {
 		return a, badAccount()
 	}
 	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local, Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
@@ -206,7 +205,7 @@ func (s *Accounts) Get(r Reader, domain, local string) (Account, error) {
 	if !ok {
 		return Account{}, fmt.Errorf("account %w", ErrNotFound)
 	}
-	return decodeAccount(key, v)
+	return decodeAccount(domain, local, v)
 }
 
 // List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it returns
@@ -220,7 +219,11 @@ func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool)
 		}
 	}
 	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
-		a, err := decodeAccount(key, value)
+		domain, local, ok := strings.Cut(string(key[1:]), "\x00")
+		if !ok {
+			return false, badAccount()
+		}
+		a, err := decodeAccount(domain, local, append([]byte(nil), value...))
 		if err != nil {
 			return false, err
 		}
