@@ -36,15 +36,18 @@ func TestDialFails(t *testing.T) {
 		{"no such interface", reactor.DialConfig{Addr: netip.MustParseAddrPort("[fe80::1%nowhere]:5222")}, nil, ""},
 		{"no address", reactor.DialConfig{}, nil, ""},
 	} {
-		failed := make(chan error, 2)
-		c.cfg.Handler = &script{open: func(*reactor.Conn) { failed <- nil }}
-		r.Dial(r.Loops()[0], c.cfg, func(err error) { failed <- err })
-		err := <-failed
-		var op *net.OpError
-		if !errors.As(err, &op) || c.is != nil && !errors.Is(err, c.is) || c.says != "" && err.Error() != c.says {
-			t.Errorf("%s: %v", c.name, err)
+		const times = 20 // descriptors of earlier tests may still be closing
+		for range times {
+			failed := make(chan error, 2)
+			c.cfg.Handler = &script{open: func(*reactor.Conn) { failed <- nil }}
+			r.Dial(r.Loops()[0], c.cfg, func(err error) { failed <- err })
+			err := <-failed
+			var op *net.OpError
+			if !errors.As(err, &op) || c.is != nil && !errors.Is(err, c.is) || c.says != "" && err.Error() != c.says {
+				t.Fatalf("%s: %v", c.name, err)
+			}
 		}
-		if now := descriptors(t); now != before {
+		if now := descriptors(t); now >= before+times/2 {
 			t.Errorf("%s: %d descriptors are open, %d before", c.name, now, before)
 		}
 	}
