@@ -270,9 +270,9 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if who == a.JID() {
 		return session.Done // to oneself there is nothing to subscribe to
 	}
-	it, _ := roster.Of(a).Get(who)
+	it, known := roster.Of(a).Get(who)
 	it.JID = who
-	if !m.rosters.Room(a) && !it.Listed && (kind == roster.Subscribe || kind == roster.Subscribed) {
+	if !known && (kind == roster.Subscribe || kind == roster.Subscribed) && !m.rosters.Room(a) {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	mv := roster.Outbound(it.State, kind)

@@ -180,7 +180,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.NotAllowed) // oneself is no contact
 	}
 	r := Of(a)
-	it, _ := r.Get(who)
+	it, known := r.Get(who)
 	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
 		if !it.Listed {
 			return ev.Fail(session.ItemNotFound) // §2.5.3
@@ -208,7 +208,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		groups = append(groups, g)
 	}
 	it.Groups = packGroups(groups)
-	if !it.Listed && !m.Room(a) {
+	if !known && !m.Room(a) { // one that has asked is counted already
 		return ev.Fail(session.ResourceConstraint)
 	}
 	it.Listed = true

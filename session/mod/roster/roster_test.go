@@ -96,4 +96,15 @@ func TestAttackR04(t *testing.T) {
 	if count(got, "<item") != 0 || count(got, "push-") != 0 {
 		t.Errorf("who has asked is in the roster: %s", got)
 	}
+	// They are counted already: a full roster takes those who have asked, by approval or by a set, and nobody else.
+	juliet.Send("<presence to='mallory0@localhost' type='subscribed'/><iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='mallory1@localhost'/></query></iq>")
+	s.Settle()
+	if got := juliet.Received(); count(got, "push-") != 2 || count(got, refused) != 0 {
+		t.Errorf("accepting those who are counted: %s", got)
+	}
+	juliet.Send("<presence to='romeo@localhost' type='subscribed'/><iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='romeo@localhost'/></query></iq>")
+	s.Settle()
+	if got := juliet.Received(); count(got, "push-") != 0 || count(got, refused) != 2 {
+		t.Errorf("another one in a full roster: %s", got)
+	}
 }
