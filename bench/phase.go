@@ -208,8 +208,8 @@ func (f *Fleet) drain(ctx context.Context, list []*client) error {
 	return nil
 }
 
-// settleWait ends a wait of c for what answered; on c's loop. ok is false if it failed.
-func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Refusal) {
+// settleWait ends a wait of c for what answered, if there is one; on c's loop. ok is false if it failed.
+func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Refusal) (waited bool) {
 	for i := range c.waits {
 		if c.waits[i].to != string(to) {
 			continue
@@ -235,8 +235,20 @@ func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Ref
 		}
 		f.freeSlot() // last: who waits for it looks at what was done
 		f.tell()
+		return true
+	}
+	return false
+}
+
+// unsaid ends the wait of the client with address to, which c could not answer: the server did not take it.
+func (f *Fleet) unsaid(c *client, to []byte, why Refusal) {
+	i, ok := f.target.number(string(to))
+	o := f.clients[i]
+	if !ok || o == nil || o == c {
 		return
 	}
+	ls, bare := f.loops[o.loop], []byte(f.target.name(int(c.index))+"@"+f.target.Domain)
+	ls.loop.Post(func() { f.settleWait(ls, o, bare, false, why) })
 }
 
 // befriend has clients subscribe to others' presence: who is asked answers by itself.
@@ -324,7 +336,10 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		f.settleWait(ls, c, bareOf(from), false, Refusal{"a subscription was refused", "have the accounts rules of their own?"})
 		return
 	case "error":
-		f.settleWait(ls, c, bareOf(from), false, stanzaRefusal("joining or subscribing", e))
+		why := stanzaRefusal("joining or subscribing", e)
+		if !f.settleWait(ls, c, bareOf(from), false, why) {
+			f.unsaid(c, bareOf(from), why)
+		}
 		return
 	}
 	if len(c.waits) == 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -62,6 +63,19 @@ func (t *Target) addr(kind string) netip.AddrPort {
 }
 
 func (t *Target) name(i int) string { return strings.Replace(t.User, "%d", fmt.Sprint(t.First+i), 1) }
+
+// number is which client of the fleet has the account with a bare address.
+func (t *Target) number(bare string) (i uint32, ok bool) {
+	before, behind, _ := strings.Cut(t.User, "%d")
+	local, domain, _ := strings.Cut(bare, "@")
+	digits, pre := strings.CutPrefix(local, before)
+	digits, suf := strings.CutSuffix(digits, behind)
+	n, err := strconv.Atoi(digits)
+	if !pre || !suf || err != nil || n < t.First || domain != t.Domain || t.name(n-t.First) != local {
+		return 0, false
+	}
+	return uint32(n - t.First), true
+}
 
 // source is the address that client i of a run connects from: each serves at most 25,000, so that ports do not
 // run out, and runs that follow each other have different ones on loopback, where closed connections keep

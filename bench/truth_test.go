@@ -553,6 +553,47 @@ kind = "drain"
 	}
 }
 
+// A subscription whose approval the server does not take has failed, and holds nothing up.
+func TestBefriendRefused(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	s.Faults.RefuseApprovals(5)
+	r := run(t, scenario(t, `
+[clients]
+count = 60
+[[phase]]
+kind = "ramp"
+[[phase]]
+kind = "befriend"
+stars = 2
+friends = 20
+length = "20s"
+[[phase]]
+kind = "drain"
+`), target)
+	st := stepOf(t, r, "befriend", "subscribe")
+	if st.Done != 32 || st.Failed != 8 {
+		t.Errorf("%d done, %d failed", st.Done, st.Failed)
+	}
+	if text := fmt.Sprint(r.Refusals); !strings.Contains(text, "resource-constraint") {
+		t.Errorf("refusals: %s", text)
+	}
+}
+
+func TestTargetNumber(t *testing.T) {
+	target := Target{User: "u%dx", First: 7, Domain: "example.org"}
+	for i := range 120 {
+		if n, ok := target.number(target.name(i) + "@example.org"); !ok || int(n) != i {
+			t.Errorf("client %d: %d, %t", i, n, ok)
+		}
+	}
+	for _, bare := range []string{"", "@", "u@example.org", "ux@example.org", "u6x@example.org", "u07x@example.org", "u-7x@example.org", "u+7x@example.org",
+		"u7@example.org", "7x@example.org", "u7x", "u7x@example.com", "u7x@example.org@", "u99999999999999999999x@example.org", "room@conference.example.org"} {
+		if n, ok := target.number(bare); ok {
+			t.Errorf("%q is client %d", bare, n)
+		}
+	}
+}
+
 // A scenario that the server can't serve says so, before anything else.
 func TestNotOffered(t *testing.T) {
 	_, target := start(t, stub.Config{})

@@ -14,6 +14,7 @@ type Faults struct{ s *Server }
 type faults struct {
 	drop, duplicate, reorder every
 	messageErrors, iqErrors  every
+	approvals                every
 	condition                string
 	delay                    time.Duration
 	refuse                   string
@@ -61,6 +62,10 @@ func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d })
 func (f *Faults) ErrorEvery(n int, condition string) {
 	f.set(func(x *faults) { x.messageErrors, x.iqErrors, x.condition = every{n: n}, every{n: n}, condition })
 }
+
+// RefuseApprovals answers every n-th presence of type subscribed with resource-constraint, as if its sender's
+// roster were full, and does nothing else with it.
+func (f *Faults) RefuseApprovals(n int) { f.set(func(x *faults) { x.approvals = every{n: n} }) }
 
 // RefuseLogins answers every login with the SASL failure condition ("temporary-auth-failure").
 func (f *Faults) RefuseLogins(condition string) { f.set(func(x *faults) { x.refuse = condition }) }

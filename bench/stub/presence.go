@@ -42,6 +42,8 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 	switch {
 	case s.isRoom(to):
 		s.roomPresence(c, to, kind, e)
+	case kind == "subscribed" && s.faults.approvals.hit():
+		s.bounce(c, e, "resource-constraint")
 	case kind == "subscribe" || kind == "subscribed" || kind == "unsubscribe" || kind == "unsubscribed":
 		s.subscription(c, to, kind, e)
 	case kind == "error" || kind == "probe":
