@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -419,10 +420,15 @@ func TestBeside(t *testing.T) {
 		}
 		time.Sleep(400 * time.Millisecond)
 		close(stop)
+		stuck := make(chan string, 1)
+		look := time.AfterFunc(5*time.Second, func() { stuck <- s.state() })
 		wg.Wait()
+		if look.Stop() {
+			stuck <- ""
+		}
 		p.settled(t, a.name)
-		if wrong != nil {
-			t.Errorf("%s: %v", a.name, wrong)
+		if state := <-stuck; wrong != nil {
+			t.Errorf("%s: %v\n%s", a.name, wrong, state)
 		}
 		rss := s.rss()
 		t.Logf("%-52s %5d rounds, slowest message %8v (the machine alone: %8v), RSS %d MiB, turns over 16/33/131 ms: %v", a.name, rounds, time.Duration(p.slowest.Load()).Round(10*time.Microsecond), <-noise, rss>>20, s.turns().less(before))
@@ -464,6 +470,26 @@ func TestBeside(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages, %d acknowledged writes", p.seen.Load(), len(k.kept))
+}
+
+// state is what a server that keeps somebody waiting says of itself. Any goroutine.
+func (s *server) state() string {
+	var b strings.Builder
+	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=1"} {
+		resp, err := http.Get("http://" + s.Debug + path)
+		if err != nil {
+			fmt.Fprintln(&b, err)
+			continue
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		for line := range strings.Lines(string(text)) {
+			if path != "/metrics" || strings.HasPrefix(line, "canto_") {
+				b.WriteString(line)
+			}
+		}
+	}
+	return b.String()
 }
 
 // turns counts those of all loops that took longer than 16.384, 32.768 and 131.072 ms.
