@@ -64,17 +64,18 @@ func (t *Target) addr(kind string) netip.AddrPort {
 
 func (t *Target) name(i int) string { return strings.Replace(t.User, "%d", fmt.Sprint(t.First+i), 1) }
 
-// number is which client of the fleet has the account with a bare address.
+// number is which client has the account with a bare address, if any may have: name, the other way round.
 func (t *Target) number(bare string) (i uint32, ok bool) {
 	before, behind, _ := strings.Cut(t.User, "%d")
 	local, domain, _ := strings.Cut(bare, "@")
 	digits, pre := strings.CutPrefix(local, before)
 	digits, suf := strings.CutSuffix(digits, behind)
-	n, err := strconv.Atoi(digits)
-	if !pre || !suf || err != nil || n < t.First || domain != t.Domain || t.name(n-t.First) != local {
+	n, err := strconv.ParseUint(digits, 10, 31)
+	client := int(n) - t.First
+	if !pre || !suf || err != nil || client < 0 || domain != t.Domain || t.name(client) != local {
 		return 0, false
 	}
-	return uint32(n - t.First), true
+	return uint32(client), true
 }
 
 // source is the address that client i of a run connects from: each serves at most 25,000, so that ports do not

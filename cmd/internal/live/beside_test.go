@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -476,14 +475,11 @@ func TestBeside(t *testing.T) {
 func (s *server) state() string {
 	var b strings.Builder
 	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=1"} {
-		resp, err := http.Get("http://" + s.Debug + path)
+		text, err := s.debug(path)
 		if err != nil {
 			fmt.Fprintln(&b, err)
-			continue
 		}
-		text, _ := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		for line := range strings.Lines(string(text)) {
+		for line := range strings.Lines(text) {
 			if path != "/metrics" || strings.HasPrefix(line, "canto_") {
 				b.WriteString(line)
 			}

@@ -65,22 +65,29 @@ func (s *server) rss() int {
 
 // metrics are the lines of /metrics that begin with a name.
 func (s *server) metrics(name string) map[string]float64 {
-	resp, err := http.Get("http://" + s.Debug + "/metrics")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	text, err := s.debug("/metrics")
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	got := make(map[string]float64)
-	for line := range strings.Lines(string(b)) {
+	for line := range strings.Lines(text) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(k, name) {
 			got[k], _ = strconv.ParseFloat(v, 64)
 		}
 	}
 	return got
+}
+
+// debug is a page of the server's debug port. Any goroutine.
+func (s *server) debug(path string) (string, error) {
+	c := http.Client{Timeout: patience}
+	resp, err := c.Get("http://" + s.Debug + path)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
 }
 
 // patience is how long a test waits for what must come.
