@@ -121,6 +121,7 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 // Admit has f, which begins work that costs so many microseconds elsewhere, run when it is the turn of a guest of
 // a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
 func (l *Loop) Admit(host uint32, addr netip.Addr, cost int, f func()) bool {
+	l.Owned()
 	a := &l.guests
 	switch {
 	case a.enter(cost):
@@ -169,7 +170,10 @@ func (a *admission) forget(w *waiter) {
 }
 
 // Charge has a guest of a host pay for work that it has set off elsewhere, as a read of the store. On the loop.
-func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) { l.guests.charge(host, addr, cost) }
+func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) {
+	l.Owned()
+	l.guests.charge(host, addr, cost)
+}
 
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
 	a.pay(cost)

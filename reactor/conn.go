@@ -252,6 +252,7 @@ func (c *Conn) Close(reason error) {
 // Pause takes c out of the poller's read set, so that TCP slows the peer. The deadline of a pause is
 // the caller's (Arm): a peer's FIN shows on Resume.
 func (c *Conn) Pause() {
+	c.loop.Owned()
 	if c.flags&(flagPaused|flagGone) != 0 {
 		c.impatient()
 		return
@@ -268,6 +269,7 @@ func (c *Conn) Pause() {
 // taken out of the read set, which is two system calls less if it does not. What it sends then is kept, one read; if
 // it hangs up instead, nobody waits for the answer any more.
 func (c *Conn) PauseToAnswer() {
+	c.loop.Owned()
 	if c.tls != nil && c.tls.std != nil { // it may have read more than it shows
 		c.Pause()
 		return
@@ -293,6 +295,7 @@ func (c *Conn) impatient() {
 // Resume hands on what is parked when it is c's turn, behind what sockets have and others that were resumed, and
 // then has c read again: who takes a little at a time is not given more before it has taken what is there.
 func (c *Conn) Resume() {
+	c.loop.Owned()
 	if c.flags&flagPaused == 0 {
 		return
 	}
@@ -353,6 +356,7 @@ func (c *Conn) rest() (n int) {
 
 // Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
 func (c *Conn) Arm(at Tick) {
+	c.loop.Owned()
 	if c.flags&(flagGone|flagDone|flagClosing) == 0 {
 		c.loop.wheel.arm(&c.timer, at, c)
 	}
@@ -388,6 +392,7 @@ func (c *Conn) opened(io backendConn) {
 // traffic is called by the backend with what was read.
 func (c *Conn) traffic(p []byte) {
 	l := c.loop
+	l.Owned()
 	defer l.recovered(c)
 	start := l.begin()
 	l.meter.Reads++

@@ -194,6 +194,7 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 		l.engine = el
 		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
 			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(l.index))))
+			l.own()
 			probed <- struct{}{}
 			return nil
 		}))

@@ -47,6 +47,7 @@ type Loop struct {
 	lane              lane
 	meter             Meter
 	shown             atomic.Pointer[Meter]
+	owner             owner  // see Owned
 	cipher            []byte // scratch for sealing
 	plain             []byte // scratch for opening
 }
@@ -123,6 +124,7 @@ func (l *Loop) markDirty(c *Conn) {
 
 // AtEnd runs f once at the end of this turn: work that is cheaper together.
 func (l *Loop) AtEnd(f func()) {
+	l.Owned()
 	l.atEnd = append(l.atEnd, f)
 	l.Post(func() {})
 }
@@ -134,7 +136,10 @@ func (l *Loop) Now() time.Time { return l.now }
 func (l *Loop) Tick() Tick { return l.wheel.now }
 
 // Arm has to.OnTimer called at a tick; 0 disarms.
-func (l *Loop) Arm(t *Timer, at Tick, to Timed) { l.wheel.arm(t, at, to) }
+func (l *Loop) Arm(t *Timer, at Tick, to Timed) {
+	l.Owned()
+	l.wheel.arm(t, at, to)
+}
 
 // Meter is the last copy of the loop's counters. Any goroutine.
 func (l *Loop) Meter() Meter {
@@ -152,6 +157,7 @@ func (l *Loop) Run(context.Context) error {
 
 // turn is what Execute runs: the end of a turn.
 func (l *Loop) turn() {
+	l.Owned()
 	if l.unseen > turnBudget && l.again() {
 		return // the engine would run turns for as long as somebody posts
 	}
@@ -209,6 +215,7 @@ func (l *Loop) turn() {
 // again asks for a turn behind sockets: the engine works off what is asked of it before it looks at them, and
 // what a turn asks for by Execute too.
 func (l *Loop) again() bool {
+	l.Owned()
 	l.unseen = 0
 	return l.r.backend.Again(l) == nil
 }

@@ -16,6 +16,8 @@ type Memory struct {
 	*Reactor
 	mu    sync.Mutex // a committer's goroutine may wake a loop
 	ready []*Loop
+
+	running *Loop // whose turn it is
 }
 
 // NewMemory makes one. Listeners are not opened.
@@ -76,6 +78,8 @@ func (m *Memory) Turn() bool {
 	l := m.ready[0]
 	m.ready = m.ready[:copy(m.ready, m.ready[1:])]
 	m.mu.Unlock()
+	m.running = l
+	defer func() { m.running = nil }()
 	l.turn()
 	return true
 }

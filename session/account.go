@@ -54,12 +54,14 @@ type inbox struct {
 	items   []item
 	bytes   int
 	loading bool
+	handed  bool // another loop goes on with it
 }
 
 // An item is a stanza that waits for its entity, or something else that does.
 type item struct {
 	letter letter
 	fn     func(l *Local, exists bool, err error)
+	home   *Local // fn's, and nobody else's
 }
 
 // An Account is the entity behind a bare JID of ours. It is in the Table while it has a session, an

@@ -149,9 +149,7 @@ func (l *Local) fanDone(fs *fanSender) {
 	if fs.left--; fs.left == 0 {
 		a.Unpin()
 		a.sending--
-		if a.inbox != nil && a.warm() {
-			l.workOff(a, nil)
-		}
+		l.workOff(a, 0, nil)
 	}
 	l.unlock()
 }

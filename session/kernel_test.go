@@ -225,3 +225,102 @@ func TestIdleHosts(t *testing.T) {
 	}
 	runtime.KeepAlive(hosts)
 }
+
+// waiting are n clients, on one loop and the other in turn, who have logged in as juliet and have not bound yet.
+func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
+	for i := range n {
+		c := s.Dial(fmt.Sprint("c", i), i)
+		c.Open("localhost")
+		c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+		c.Open("localhost")
+		c.Received()
+		clients = append(clients, c)
+	}
+	return clients
+}
+
+// bindAll has all of them bind at once, and returns what each is told.
+func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []string) {
+	for i, c := range clients {
+		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>r%d</resource></bind></iq>", i)))
+	}
+	s.Settle()
+	for _, c := range clients {
+		told = append(told, c.Received())
+	}
+	return told
+}
+
+// Several that log in to one account at a time, on two loops, each have their session bound by the loop of their own
+// connection, whichever has read the account. (The reactor panics where they have not.)
+func TestBindAtHome(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	s.AddAccount("juliet@localhost")
+	for i, got := range bindAll(s, waiting(s, 6)) {
+		if want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i); !strings.Contains(got, want) {
+			t.Errorf("client %d got %q", i, got)
+		}
+	}
+}
+
+// And so are those that log in while the account broadcasts to so many that it is done on both loops, and what was
+// sent to it meanwhile arrives in its order.
+func TestBindAtHomeBehindFanout(t *testing.T) {
+	const contacts = 200
+	s := sessiontest.New(t, sessiontest.Options{})
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	for i := range contacts {
+		c := s.Login(fmt.Sprint("contact", i), fmt.Sprintf("contact%d@localhost/x", i))
+		c.Send("<presence/><presence type='subscribe' to='juliet@localhost'/>")
+		juliet.Send(fmt.Sprintf("<presence type='subscribed' to='contact%d@localhost'/>", i))
+	}
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	clients := waiting(s, 4)
+	juliet.Received()
+	juliet.Conn().Write([]byte("<presence><priority>1</priority></presence><presence><priority>2</priority></presence>"))
+	for n := range 5 {
+		romeo.Conn().Write([]byte(fmt.Sprintf("<message to='juliet@localhost/balcony' type='chat'><body>number %d</body></message>", n)))
+	}
+	for i, got := range bindAll(s, clients) {
+		if want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i); !strings.Contains(got, want) {
+			t.Errorf("client %d got %q", i, got)
+		}
+	}
+	if got := regexp.MustCompile(`number \d`).FindAllString(juliet.Received(), -1); fmt.Sprint(got) != "[number 0 number 1 number 2 number 3 number 4]" {
+		t.Errorf("juliet got %v", got)
+	}
+}
+
+// clumsy is a module with a hook that panics for one resource.
+type clumsy struct{}
+
+func (clumsy) Load(api *session.API) error {
+	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
+		if s.JID().Resource() == "r1" {
+			panic("for the test")
+		}
+	})
+	return nil
+}
+
+// A panic in what waits for an account ends the stream that it is of: whoever else waits goes on, and the account is
+// there for those who come later.
+func TestPanicInInbox(t *testing.T) {
+	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "clumsy"), Panics: true})
+	s.AddAccount("juliet@localhost")
+	for i, got := range bindAll(s, waiting(s, 4)) {
+		want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i)
+		if i == 1 {
+			want = "<internal-server-error"
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("client %d got %q", i, got)
+		}
+	}
+	late, romeo := s.Login("late", "juliet@localhost/late"), s.Login("romeo", "romeo@localhost/orchard")
+	romeo.Send("<message to='juliet@localhost/late' type='chat'><body>still there</body></message>")
+	if got := late.Received(); !strings.Contains(got, "still there") {
+		t.Errorf("the account got %q", got)
+	}
+}

@@ -103,22 +103,30 @@ func (l *Local) Shared(e xmlstream.Element) []byte {
 // enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred,
 // gives back a lock that a panic left behind, and routes the mail. The panic goes on to whoever
 // called.
-func (l *Local) enter() { l.nest++ }
+func (l *Local) enter() {
+	l.Loop.Owned()
+	l.nest++
+}
 
 func (l *Local) leave() {
-	if e := l.held; e != nil && l.nest == 1 {
-		// Only a panic leaves with a lock: what was changed halfway is dropped and read again.
-		if e.resident != nil && e.resident.kind == nil {
-			e.resident = nil
-		}
-		l.held, l.depth, l.lent = nil, 0, false
-		e.mu.Unlock()
-		unlockCheck(e)
+	if l.held != nil && l.nest == 1 {
+		l.letGo() // only a panic leaves with a lock
 	}
 	if l.nest == 1 && !l.moving && l.next < len(l.mail) {
 		l.deliverMail()
 	}
 	l.nest--
+}
+
+// letGo gives back the lock that a panic has left behind: what was changed halfway is dropped and read again.
+func (l *Local) letGo() {
+	e := l.held
+	if e.resident != nil && e.resident.kind == nil {
+		e.resident = nil
+	}
+	l.held, l.depth, l.lent = nil, 0, false
+	e.mu.Unlock()
+	unlockCheck(e)
 }
 
 // caught, deferred around what one stream's bytes set off, turns a panic into the end of that
@@ -131,13 +139,8 @@ func (l *Local) caught(st *Stream) {
 	l.stats.Panics++
 	l.moving = false
 	l.Log.Error("panic in a handler; the stream is closed", "jid", st.Peer().String(), "panic", r, "stack", string(debug.Stack()))
-	if e := l.held; e != nil {
-		if e.resident != nil && e.resident.kind == nil {
-			e.resident = nil
-		}
-		l.held, l.depth, l.lent = nil, 0, false
-		e.mu.Unlock()
-		unlockCheck(e)
+	if l.held != nil {
+		l.letGo()
 	}
 	st.Close(ErrInternal)
 }
@@ -183,7 +186,7 @@ func (l *Local) lockAccount(h *Host, bare jid.JID) (*Account, bool) {
 }
 
 // Account runs f under the lock of the account behind bare, once its resident set is in memory: at
-// once, or when it has been read. exists is false for an address without an account; err says why
+// once, or when it has been read; on l's loop, whoever has read it. exists is false for an address without an account; err says why
 // the set could not be read. With an entity lock held it panics.
 func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exists bool, err error)) {
 	a, ok := l.lockAccount(h, bare)
@@ -197,7 +200,7 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 		f(l, a, a.resident.exists, nil)
 		return
 	}
-	a.put(item{fn: func(l *Local, exists bool, err error) { f(l, a, exists, err) }})
+	a.put(item{home: l, fn: func(l *Local, exists bool, err error) { f(l, a, exists, err) }})
 	l.load(a)
 }
 
@@ -265,54 +268,88 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	} else {
 		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
 	}
-	l.workOff(a, err)
-	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || !got.exists) && a.pins == 0 {
-		l.router.Table.drop(a, err == nil, births)
-	}
+	l.workOff(a, births, err)
 	l.unlock()
 }
 
-// workOff runs what waits in a's inbox, in order, until it is empty or a has to wait again. The lock
-// is held at the call and at the return, not in between.
-func (l *Local) workOff(a *Account, err error) {
-	for a.inbox != nil {
+// workOff runs what waits in a's inbox, in order, until it is empty or a has to wait again, and drops an a that
+// nobody needs: births is of the load. What is another loop's runs there, and what is behind it follows from there.
+// The lock is held at the call and at the return, not in between.
+func (l *Local) workOff(a *Account, births uint32, err error) {
+	for a.inbox != nil && !a.inbox.handed {
 		b := a.inbox
-		if len(b.items) == 0 {
-			a.inbox = nil
+		if err == nil && !a.warm() {
+			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
+			b.loading = false
+			l.load(a)
 			return
 		}
-		if err == nil && a.resident != nil && a.sending > 0 {
-			return
+		if len(b.items) == 0 {
+			a.inbox = nil
+			break
+		}
+		if err == nil && a.sending > 0 {
+			return // the fan-out's end goes on
+		}
+		if h := b.items[0].home; h != nil && h != l {
+			b.handed = true
+			if h.Loop.Post(func() { h.takeOver(a, births, err) }) {
+				return
+			}
+			b.handed = false
+			b.items[0].fn = func(*Local, bool, error) {} // its loop has ended, and what it is for
 		}
 		it := b.items[0]
 		b.items[0] = item{}
 		b.items = b.items[1:]
 		b.bytes -= len(it.letter.bytes)
-		exists := a.resident != nil && a.resident.exists
-		switch {
-		case it.fn != nil:
-			it.fn(l, exists, err)
-		case it.letter.fresh != nil:
-			l.resume(a, it.letter, err)
-		default:
-			l.arriveLetter(a, it.letter, err)
-		}
-		// Between two items the lock is given back and mail goes out, as between two stanzas.
-		if l.held == &a.Entity {
-			l.unlock()
-		}
-		if !l.moving {
-			l.deliverMail()
-		}
+		l.work(a, it, err)
 		l.lock(&a.Entity)
-		if err == nil && !a.warm() {
-			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
-			if a.inbox != nil {
-				a.inbox.loading = false
-				l.load(a)
-			}
+	}
+	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || a.warm() && !a.resident.exists) && a.pins == 0 {
+		l.router.Table.drop(a, err == nil, births)
+	}
+}
+
+// takeOver goes on with an inbox that another loop was working off.
+func (l *Local) takeOver(a *Account, births uint32, err error) {
+	l.enter()
+	defer l.leave()
+	l.lock(&a.Entity)
+	a.inbox.handed = false
+	l.workOff(a, births, err)
+	l.unlock()
+}
+
+// work runs what has waited for a. Then the lock is given back and mail goes out, as behind a stanza. A panic ends
+// it alone.
+func (l *Local) work(a *Account, it item, err error) {
+	defer func() {
+		r := recover()
+		if r == nil {
 			return
 		}
+		l.stats.Panics++
+		l.moving = false
+		l.Log.Error("panic in a handler", "jid", a.bare.String(), "panic", r, "stack", string(debug.Stack()))
+		if l.held != nil {
+			l.letGo()
+		}
+	}()
+	exists := a.resident != nil && a.resident.exists
+	switch {
+	case it.fn != nil:
+		it.fn(l, exists, err)
+	case it.letter.fresh != nil:
+		l.resume(a, it.letter, err)
+	default:
+		l.arriveLetter(a, it.letter, err)
+	}
+	if l.held == &a.Entity {
+		l.unlock()
+	}
+	if !l.moving {
+		l.deliverMail()
 	}
 }
 

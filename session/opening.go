@@ -349,6 +349,12 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 		if st.state == Closing || st.sess != nil {
 			return
 		}
+		done := false
+		defer func() {
+			if !done {
+				st.Close(ErrInternal) // unless it is closing, a hook has panicked: the rest is not st's
+			}
+		}()
 		if h, ok := l.router.Table.Host(st.host.Name); !ok || h != st.host {
 			st.Close(ErrHostGone) // whoever took the host away looked for sessions before this one
 			return
@@ -358,6 +364,7 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 			return
 		}
 		with(a, exists, err)
+		done = true
 	})
 }
 

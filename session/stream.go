@@ -258,6 +258,7 @@ func (st *Stream) leaveHost() {
 
 // Close ends st with a stream error, or cleanly if err is nil. Closing twice is closing once.
 func (st *Stream) Close(err error) {
+	st.loop.Loop.Owned()
 	if st.state == Closing {
 		return
 	}

@@ -56,6 +56,7 @@ type Options struct {
 	Slow func() time.Duration
 	// Reactor changes how the reactor is set up.
 	Reactor func(c *reactor.Config)
+	Panics  bool // are what the test is about: it does not fail for one
 	// Fault is the store's: see [store.Options].
 	Fault store.Fault
 }
@@ -85,7 +86,7 @@ func New(tb testing.TB, opt Options) *Server {
 	}
 	watch := &panics{to: opt.Log}
 	tb.Cleanup(func() {
-		if watch.seen != "" {
+		if watch.seen != "" && !opt.Panics {
 			tb.Errorf("a handler panicked: %s", watch.seen)
 		}
 	})
