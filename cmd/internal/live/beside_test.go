@@ -471,6 +471,38 @@ func TestBeside(t *testing.T) {
 	t.Logf("%d messages, %d acknowledged writes", p.seen.Load(), len(k.kept))
 }
 
+// The devices of many users, who were all away, come back at once: each is bound, and what one sends reaches the others.
+// (A server that checks itself panics where a loop binds for another.)
+func TestDevicesAtOnce(t *testing.T) {
+	const users, devices = 30, 4
+	var names []string
+	for u := range users {
+		names = append(names, fmt.Sprintf("user%d@localhost", u))
+	}
+	s := start(t, "", names...)
+	var list []*client
+	for i := range users * devices {
+		c, _ := s.connect(false, tls.VersionTLS13)
+		c.plain(fmt.Sprint("user", i/devices))
+		list = append(list, c)
+	}
+	for i, c := range list {
+		c.say(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>d%d</resource></bind></iq><presence/>", i%devices))
+	}
+	for i, c := range list {
+		if got, want := c.until("</iq>"), fmt.Sprintf("<jid>user%d@localhost/d%d</jid>", i/devices, i%devices); !strings.Contains(got, want) {
+			t.Fatalf("%s was told %s", want, got)
+		}
+	}
+	for u := range users {
+		list[u*devices].say(fmt.Sprintf("<message to='user%d@localhost/d%d' type='chat'><body>user %[1]d</body></message>", u, devices-1))
+		list[u*devices+devices-1].until(fmt.Sprintf("<body>user %d</body>", u))
+	}
+	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+n[`canto_panics_total{where="handler"}`] > 0 {
+		t.Errorf("panics: %v %s", n, &s.Err)
+	}
+}
+
 // state is what a server that keeps somebody waiting says of itself. Any goroutine.
 func (s *server) state() string {
 	var b strings.Builder

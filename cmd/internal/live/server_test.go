@@ -263,9 +263,15 @@ func (s *server) login(user, resource string) *client {
 
 func (c *client) bind(user, resource string) {
 	c.t.Helper()
+	c.plain(user)
+	c.say("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + resource + "</resource></bind></iq><presence/>")
+	c.until("</iq>")
+}
+
+// plain authenticates with PLAIN and opens the stream that is bound next.
+func (c *client) plain(user string) {
+	c.t.Helper()
 	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password)) + "</auth>")
 	c.until("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
 	c.open()
-	c.say("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + resource + "</resource></bind></iq><presence/>")
-	c.until("</iq>")
 }

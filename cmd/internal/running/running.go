@@ -25,7 +25,7 @@ func Main(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "canto")
-	if out, err := exec.Command("go", "build", "-o", binary, "canto/cmd/canto").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(append([]string{"build"}, build...), "-o", binary, "canto/cmd/canto")...).CombinedOutput(); err != nil {
 		panic(string(out))
 	}
 	code := m.Run()

@@ -1,0 +1,5 @@
+//go:build !race
+
+package running
+
+var build []string
