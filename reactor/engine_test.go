@@ -419,3 +419,26 @@ func TestEngineForgetsAddresses(t *testing.T) {
 		t.Errorf("remote, and the engine's local and remote: %v; we are %v", g, nc.LocalAddr())
 	}
 }
+
+// The ends of a pair are each other's, whoever else connects meanwhile.
+func TestPairOn(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	stranger, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
+	a, b, err := reactor.PairOn(ln)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer b.Close()
+	if a.LocalAddr().String() != b.RemoteAddr().String() {
+		t.Errorf("%v is paired with that of %v", a.LocalAddr(), b.RemoteAddr())
+	}
+}

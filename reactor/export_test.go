@@ -142,3 +142,6 @@ func AEADs() any {
 	}
 	return both
 }
+
+// PairOn is pairOn.
+var PairOn = pairOn

@@ -218,14 +218,24 @@ func socketPair() (a, b net.Conn, err error) {
 		return nil, nil, err
 	}
 	defer ln.Close()
+	return pairOn(ln)
+}
+
+// pairOn connects to ln. Somebody who wants to reach who had this port before is not taken for the other end.
+func pairOn(ln net.Listener) (a, b net.Conn, err error) {
 	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		return nil, nil, err
 	}
-	if b, err = ln.Accept(); err != nil {
-		a.Close()
-		return nil, nil, err
+	for {
+		if b, err = ln.Accept(); err != nil {
+			a.Close()
+			return nil, nil, err
+		}
+		if b.RemoteAddr().String() == a.LocalAddr().String() {
+			return a, b, nil
+		}
+		b.Close()
 	}
-	return a, b, nil
 }
 
 // epollOf reads the descriptor of a loop's poller, which gnet does not give out; 0 where its fields
@@ -465,7 +475,7 @@ func (g *gnetConn) poll() {
 }
 
 func (g *gnetConn) CloseWrite() {
-	if g.gc.OutboundBuffered() == 0 {
+	if !g.gone && g.gc.OutboundBuffered() == 0 {
 		unix.Shutdown(g.gc.Fd(), unix.SHUT_WR)
 	}
 }
