@@ -113,6 +113,7 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 	a.waiting[c] = w
 	a.bytes += size
 	a.queue(shake).push(host, AddrKey(c.Remote().Addr()), w)
+	a.l.r.slots.guests.Add(1)
 	c.flags |= flagWaits
 	a.ask()
 	return true
@@ -131,6 +132,7 @@ func (l *Loop) Admit(host uint32, addr netip.Addr, cost int, f func()) bool {
 		return false
 	default:
 		a.steps.push(host, AddrKey(addr), &waiter{f: f, since: l.now, cost: cost})
+		l.r.slots.guests.Add(1)
 		a.ask()
 	}
 	return true
@@ -156,6 +158,7 @@ func (a *admission) queue(shake bool) *fair {
 func (a *admission) leave(c *Conn) {
 	if w := a.waiting[c]; w != nil {
 		a.queue(w.shake).remove(w)
+		a.l.r.slots.guests.Add(-1)
 		a.forget(w)
 	}
 }
@@ -191,6 +194,7 @@ func (a *admission) serve() {
 		if w == nil {
 			break
 		}
+		a.l.r.slots.guests.Add(-1)
 		a.forget(w)
 		a.l.meter.Waits[min(bits.Len64(uint64(a.l.now.Sub(w.since)/time.Microsecond)), len(a.l.meter.Waits)-1)]++
 		a.l.begin()

@@ -11,7 +11,7 @@ import (
 )
 
 // SlotsHeld is how many handshakes compute now; Shaking how many are in flight.
-func (r *Reactor) SlotsHeld() int { return len(r.slots) }
+func (r *Reactor) SlotsHeld() int { return len(r.slots.taken) }
 
 // Shaking is how many handshakes are in flight.
 func (r *Reactor) Shaking() int {
@@ -145,3 +145,19 @@ func AEADs() any {
 
 // PairOn is pairOn.
 var PairOn = pairOn
+
+// NewSlots makes slots, with so many guests that wait; Take and Leave are a handshake's.
+func NewSlots(n, guests int) *slots {
+	s := newSlots(n)
+	s.guests.Store(int32(guests))
+	return s
+}
+
+// Take is take.
+func (s *slots) Take() { s.take() }
+
+// Leave is leave.
+func (s *slots) Leave() { s.leave() }
+
+// Crowd is how many guests wait on any loop.
+func (r *Reactor) Crowd() int { return int(r.slots.guests.Load()) }

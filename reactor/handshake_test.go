@@ -3,6 +3,10 @@ package reactor_test
 import (
 	"bytes"
 	"crypto/tls"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -138,4 +142,42 @@ func TestAttackK26Handshakes(t *testing.T) {
 		n.Advance(3 * time.Second) // the refused one lingers
 		settle(n)
 	})
+}
+
+// A loop that has no processor, as behind a system call, has one again before many handshakes have followed each
+// other, however many wait; where a crowd does, behind one or two.
+func TestHandshakesLetLoopsIn(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for _, c := range []struct {
+		guests int
+		most   int64
+	}{{0, 30}, {1000, 3}} {
+		s := reactor.NewSlots(1, c.guests)
+		var stop atomic.Bool
+		var done atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for !stop.Load() {
+					s.Take()
+					for end := time.Now().Add(200 * time.Microsecond); time.Now().Before(end); {
+					}
+					done.Add(1)
+					s.Leave()
+				}
+			})
+		}
+		var between []int64
+		for last := int64(0); len(between) < 100; {
+			runtime.Gosched() // what has lost its processor stands in the same queue
+			now := done.Load()
+			between, last = append(between, now-last), now
+		}
+		stop.Store(true)
+		wg.Wait()
+		slices.Sort(between)
+		if mid := between[len(between)/2]; mid > c.most {
+			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v", c.guests, mid, between)
+		}
+	}
 }

@@ -72,7 +72,7 @@ type Reactor struct {
 	workers Workers
 	own     *pool
 	start   time.Time
-	slots   chan struct{}
+	slots   *slots
 	shakes  shakes
 	// detaching are the configurations of handshakes.
 	detaching detaching
@@ -145,7 +145,7 @@ func prepare(cfg Config) *Reactor {
 		cfg.DrainTimeout = 5 * time.Second
 	}
 	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
-	r.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
+	r.slots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
 	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
 		l := &Loop{r: r, index: i, now: r.start}

@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -440,7 +442,7 @@ type memConn struct {
 	nonblk bool
 	late   bool          // a deadline of Read has passed
 	ready  chan struct{} // cap 1
-	slots  chan struct{}
+	slots  *slots
 	wake   func()
 	remote netip.AddrPort
 	cert   *tls.Certificate // presented to the peer
@@ -482,13 +484,12 @@ func (m *memConn) presented() *tls.Certificate {
 }
 
 func (m *memConn) slot(take bool) {
-	if m.slots == nil {
-		return
-	}
-	if take {
-		m.slots <- struct{}{}
-	} else {
-		<-m.slots
+	switch {
+	case m.slots == nil:
+	case take:
+		m.slots.take()
+	default:
+		m.slots.leave()
 	}
 }
 
@@ -639,6 +640,37 @@ func (m *memConn) RemoteAddr() net.Addr             { return net.TCPAddrFromAddr
 func (m *memConn) SetDeadline(time.Time) error      { return nil }
 func (m *memConn) SetReadDeadline(time.Time) error  { return nil }
 func (m *memConn) SetWriteDeadline(time.Time) error { return nil }
+
+// slots are the processors that handshakes compute on, one each at a time.
+type slots struct {
+	taken  chan struct{}
+	since  time.Time
+	last   atomic.Int64 // yield, behind since
+	guests atomic.Int32 // that wait on any loop
+}
+
+// yieldEvery is for how long handshakes follow each other before whoever else waits for a processor has one; while a
+// crowd waits to log in, each lets them in. Go's scheduler gives the processor to the next handshake, which the last one
+// has woken; a loop that comes back from a system call without one stands in a queue that is looked at behind 60 of them.
+const (
+	yieldEvery = 2 * time.Millisecond
+	crowd      = 256
+)
+
+func newSlots(n int) *slots { return &slots{taken: make(chan struct{}, n), since: time.Now()} }
+
+func (s *slots) take() {
+	s.taken <- struct{}{}
+	if s.guests.Load() < crowd {
+		now := int64(time.Since(s.since))
+		if last := s.last.Load(); now-last < int64(yieldEvery) || !s.last.CompareAndSwap(last, now) {
+			return
+		}
+	}
+	runtime.Gosched()
+}
+
+func (s *slots) leave() { <-s.taken }
 
 // shakes counts handshakes in flight, in all and by address.
 type shakes struct {
