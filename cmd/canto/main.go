@@ -55,6 +55,7 @@ type run struct {
 	errOut io.Writer
 	server *server // nil: no server runs in this process
 	alone  bool    // no server answered
+	begin  func()  // what a server does first with a process of its own; nil: it has none
 
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
 	options func(*store.Options)
@@ -71,7 +72,7 @@ func (e exitStatus) Error() string { return e.err.Error() }
 func (e exitStatus) Unwrap() error { return e.err }
 
 func main() {
-	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout, errOut: os.Stderr}))
+	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout, errOut: os.Stderr, begin: lateTimers}))
 }
 
 // execute carries a command line out and returns the exit status.

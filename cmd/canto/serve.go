@@ -91,6 +91,9 @@ func (cmd *serveCmd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
+	if r.begin != nil {
+		r.begin()
+	}
 	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
 	c.started = c
 	s.cfg.Store(c)
