@@ -9,9 +9,9 @@ import (
 
 // Go's runtime has a thread that sleeps 20 µs at a time while anything runs, to take processors from those who wait in
 // the kernel. The system wakes it up to its timer slack later, 50 µs; where a timer is dear, as in a virtual machine,
-// that thread took a tenth to a quarter of the server's CPU. No timer of ours minds to be half a millisecond late.
+// that thread took a tenth to a quarter of the server's CPU. No timer of ours minds to be a millisecond late.
 const (
-	timerSlack   = 500_000 // ns
+	timerSlack   = 1_000_000 // ns
 	defaultSlack = 50_000
 )
 
