@@ -51,10 +51,9 @@ const (
 )
 
 type inbox struct {
-	items   []item
-	bytes   int
-	loading bool
-	handed  bool // another loop goes on with it
+	items []item
+	bytes int
+	taken bool // a load is under way that will work it off, or somebody does; else a fan-out's end will
 }
 
 // An item is a stanza that waits for its entity, or something else that does.

@@ -149,7 +149,9 @@ func (l *Local) fanDone(fs *fanSender) {
 	if fs.left--; fs.left == 0 {
 		a.Unpin()
 		a.sending--
-		l.workOff(a, 0, nil)
+		if a.inbox != nil && !a.inbox.taken {
+			l.workOff(a, 0, nil)
+		}
 	}
 	l.unlock()
 }

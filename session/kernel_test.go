@@ -324,3 +324,49 @@ func TestPanicInInbox(t *testing.T) {
 		t.Errorf("the account got %q", got)
 	}
 }
+
+// fragile is a module with a hook that panics for one message.
+type fragile struct{}
+
+func (fragile) Load(api *session.API) error {
+	api.Hooks.Message[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		if strings.Contains(string(ev.Element.Raw()), "boom") {
+			panic("for the test")
+		}
+		return session.Pass
+	})
+	return nil
+}
+
+// What waits for the end of a broadcast goes on behind it although a panic has dropped what is in memory of the account,
+// which is read again once.
+func TestPanicBesideFanout(t *testing.T) {
+	const contacts = 400
+	shelf := append([]session.Manifest{{Name: "fragile", Spec: "a test", New: func() session.Module { return fragile{} }}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "fragile"), Panics: true})
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	for i := range contacts {
+		c := s.Login(fmt.Sprint("contact", i), fmt.Sprintf("contact%d@localhost/x", i))
+		c.Send("<presence/><presence type='subscribe' to='juliet@localhost'/>")
+		juliet.Send(fmt.Sprintf("<presence type='subscribed' to='contact%d@localhost'/>", i))
+	}
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	other := s.Login("other", "other@localhost/x") // on the other loop
+	if s.Stream(other).Local() == s.Stream(juliet).Local() {
+		other = s.Login("another", "another@localhost/x")
+	}
+	juliet.Received()
+	loads := func() uint64 {
+		return s.Stream(juliet).Local().Stats().Loads + s.Stream(other).Local().Stats().Loads
+	}
+	before := loads()
+	juliet.Conn().Write([]byte("<presence><priority>1</priority></presence><presence><priority>2</priority></presence><iq type='get' id='still'><ping xmlns='urn:xmpp:ping'/></iq>"))
+	romeo.Conn().Write([]byte("<message to='juliet@localhost/balcony' type='chat'><body>boom</body></message>"))
+	s.Settle()
+	if got := juliet.Received(); !strings.Contains(got, "id='still'") {
+		t.Errorf("juliet got %q", got)
+	}
+	if n := loads() - before; n != 1 {
+		t.Errorf("the account was read %d times", n)
+	}
+}

@@ -213,13 +213,10 @@ func (l *Local) Lock(e *Entity, f func()) {
 
 // load has a worker read the resident set of a, whose lock is held, and then works off its inbox.
 func (l *Local) load(a *Account) {
-	if a.inbox.loading {
+	if a.inbox.taken || a.warm() && a.sending > 0 {
 		return
 	}
-	a.inbox.loading = true
-	if a.warm() && a.sending > 0 {
-		return // the fan-out's end works it off
-	}
+	a.inbox.taken = true
 	l.stats.Loads++
 	r, host := l.router, a.host
 	p := host.Profile()
@@ -274,13 +271,14 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 
 // workOff runs what waits in a's inbox, in order, until it is empty or a has to wait again, and drops an a that
 // nobody needs: births is of the load. What is another loop's runs there, and what is behind it follows from there.
-// The lock is held at the call and at the return, not in between.
+// The lock is held at the call and at the return, not in between; the inbox, if there is one, is the caller's to take.
 func (l *Local) workOff(a *Account, births uint32, err error) {
-	for a.inbox != nil && !a.inbox.handed {
+	for a.inbox != nil {
 		b := a.inbox
+		b.taken = true
 		if err == nil && !a.warm() {
 			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
-			b.loading = false
+			b.taken = false
 			l.load(a)
 			return
 		}
@@ -289,14 +287,13 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 			break
 		}
 		if err == nil && a.sending > 0 {
-			return // the fan-out's end goes on
+			b.taken = false
+			return
 		}
 		if h := b.items[0].home; h != nil && h != l {
-			b.handed = true
 			if h.Loop.Post(func() { h.takeOver(a, births, err) }) {
 				return
 			}
-			b.handed = false
 			b.items[0].fn = func(*Local, bool, error) {} // its loop has ended, and what it is for
 		}
 		it := b.items[0]
@@ -316,7 +313,6 @@ func (l *Local) takeOver(a *Account, births uint32, err error) {
 	l.enter()
 	defer l.leave()
 	l.lock(&a.Entity)
-	a.inbox.handed = false
 	l.workOff(a, births, err)
 	l.unlock()
 }
