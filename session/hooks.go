@@ -234,6 +234,10 @@ type Hooks struct {
 	// These run for a stanza that has arrived here, under the recipient's lock; for ToHost under
 	// none. Done means delivered.
 	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+	// Refuses are asked, under the account's lock, before something that was kept is handed to one of its
+	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
+	// Guard phase of its chain.
+	Refuses []func(a *Account, from jid.JID) bool
 	// Outgoing runs for each element about to leave for a session's peer, under the outbox lock.
 	Outgoing Chain[OutFunc]
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a

@@ -37,7 +37,6 @@ type Local struct {
 	shared  [sharedElements][]byte
 	seats   Seats
 	app     xmlstream.Appender
-	lent    bool
 	scratch []byte
 	waits   []wait // commits that are not durable
 	jobs    []*fanJob
@@ -85,10 +84,10 @@ const (
 	sharedBytes    = 1024 // the longest: more is mostly somebody's own
 )
 
-// Shared is a copy of e, Streamed, never to be changed: one for all who ask for the same bytes, as far as the
-// loop remembers them.
-func (l *Local) Shared(e xmlstream.Element) []byte {
-	l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed)
+// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all who ask
+// for the same bytes, as far as the loop remembers them.
+func (l *Local) Shared(ev *Stanza) []byte {
+	l.scratch = ev.AppendKept(l.scratch[:0])
 	b := l.scratch
 	if len(b) > sharedBytes {
 		return bytes.Clone(b)
@@ -121,10 +120,10 @@ func (l *Local) leave() {
 // letGo gives back the lock that a panic has left behind: what was changed halfway is dropped and read again.
 func (l *Local) letGo() {
 	e := l.held
-	if e.resident != nil && e.resident.kind == nil {
+	if e.resident != nil && e.resident != goneMark && e.resident.kind == nil {
 		e.resident = nil
 	}
-	l.held, l.depth, l.lent = nil, 0, false
+	l.held, l.depth = nil, 0
 	e.mu.Unlock()
 	unlockCheck(e)
 }
@@ -132,17 +131,35 @@ func (l *Local) letGo() {
 // caught, deferred around what one stream's bytes set off, turns a panic into the end of that
 // stream.
 func (l *Local) caught(st *Stream) {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		l.panicked(r, st.Peer())
+		st.Close(ErrInternal)
 	}
+}
+
+// contain, deferred around one item of many (a piece of mail, a receiver of a broadcast, a commit), keeps a
+// panic to that item. No entity lock was held when the item began.
+func (l *Local) contain(who jid.JID) {
+	if r := recover(); r != nil {
+		l.panicked(r, who)
+	}
+}
+
+// panicked counts and logs a panic, and gives back the lock that it left behind.
+func (l *Local) panicked(r any, who jid.JID) {
 	l.stats.Panics++
-	l.moving = false
-	l.Log.Error("panic in a handler; the stream is closed", "jid", st.Peer().String(), "panic", r, "stack", string(debug.Stack()))
+	l.Log.Error("panic in a handler", "jid", who.String(), "panic", r, "stack", string(debug.Stack()))
 	if l.held != nil {
 		l.letGo()
 	}
-	st.Close(ErrInternal)
+}
+
+// failed answers an iq request whose handler has panicked (RFC 6120 §8.2.3: each request has one answer).
+func (l *Local) failed(ev *Stanza) {
+	if ev.Kind == IQ && (ev.Type == TypeGet || ev.Type == TypeSet) {
+		ev.on = l
+		ev.Fail(InternalServerError)
+	}
 }
 
 // Enter runs f as something that came from outside, for timers and posts of modules: mail that f
@@ -244,7 +261,7 @@ func (l *Local) load(a *Account) {
 		got, err = p.read(snap, Who{a.bare, id}, old)
 		return err
 	}
-	if !r.Workers.Do(reactor.Disk, l.Loop, work, func(err error) { l.loaded(a, got, id, births, err) }) {
+	if !l.do(p, reactor.Disk, work, func(err error) { l.loaded(a, got, id, births, err) }) {
 		// The disk's queue is full: what waits is told so, in its order.
 		l.Loop.Post(func() { l.loaded(a, nil, 0, births, ErrBusy) })
 	}
@@ -321,15 +338,12 @@ func (l *Local) takeOver(a *Account, births uint32, err error) {
 // it alone.
 func (l *Local) work(a *Account, it item, err error) {
 	defer func() {
-		r := recover()
-		if r == nil {
-			return
-		}
-		l.stats.Panics++
-		l.moving = false
-		l.Log.Error("panic in a handler", "jid", a.bare.String(), "panic", r, "stack", string(debug.Stack()))
-		if l.held != nil {
-			l.letGo()
+		if r := recover(); r != nil {
+			l.panicked(r, a.bare)
+			if len(it.letter.bytes) > 0 {
+				l.failLetter(a, it.letter)
+			}
+			l.deliverMail()
 		}
 	}()
 	exists := a.resident != nil && a.resident.exists
@@ -344,9 +358,7 @@ func (l *Local) work(a *Account, it item, err error) {
 	if l.held == &a.Entity {
 		l.unlock()
 	}
-	if !l.moving {
-		l.deliverMail()
-	}
+	l.deliverMail()
 }
 
 // ErrBusy: a worker queue is full.
@@ -366,10 +378,10 @@ const coldAfter = 600
 func (l *Local) OnTimer(*reactor.Loop) {
 	l.enter()
 	defer l.leave()
+	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
 	n := len(l.router.locals)
 	l.sweepAt = (l.sweepAt + n) % shards
 	l.sweep(l.sweepAt + l.Loop.Index()%n)
-	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
 }
 
 func (l *Local) sweep(i int) {

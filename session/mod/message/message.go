@@ -34,16 +34,15 @@ func (module) Load(api *session.API) error {
 	return nil
 }
 
-// deliver puts ev in front of whoever is picked.
+// deliver hands ev to the resources that it is for. A resource that takes nothing, as its stream is closing,
+// is like one that is not there (RFC 6121 §8.5.3.2).
 func deliver(ev *session.Stanza) session.Verdict {
 	l, a := ev.Local(), ev.Account()
 	if ev.Target == session.ToFull {
-		if s := a.Resource(ev.To); s != nil {
-			l.Deliver(s, ev)
+		if s := a.Resource(ev.To); s != nil && l.Deliver(s, ev) {
 			return session.Done
 		}
 	}
-	taken := false
 	switch ev.Type {
 	case session.TypeGroupchat:
 		return session.Pass // refused: rows 3.2, 4.2, 6.2
@@ -60,15 +59,41 @@ func deliver(ev *session.Stanza) session.Verdict {
 	case session.TypeError:
 		return session.Done
 	}
-	for _, s := range a.Resources() {
-		if ev.Picked(s) && l.Deliver(s, ev) {
-			taken = true
+	return best(ev)
+}
+
+// best hands ev to all resources of the highest priority of which one takes it (row 3.1). Where one of them
+// only lacks room for what it gets after its stored messages, ev is stored behind those.
+func best(ev *session.Stanza) session.Verdict {
+	l, a := ev.Local(), ev.Account()
+	for below := 128; ; {
+		top := -1
+		for _, s := range a.Resources() {
+			if _, prio := s.Presence(); s.Available() && int(prio) > top && int(prio) < below {
+				top = int(prio)
+			}
 		}
+		if top < 0 {
+			return session.Pass
+		}
+		taken, catching := false, false
+		for _, s := range a.Resources() {
+			if _, prio := s.Presence(); s.Available() && int(prio) == top {
+				if l.Deliver(s, ev) {
+					taken = true
+				} else {
+					catching = catching || s.Catching()
+				}
+			}
+		}
+		switch {
+		case taken:
+			return session.Done
+		case catching:
+			return session.Pass
+		}
+		below = top
 	}
-	if taken {
-		return session.Done
-	}
-	return session.Pass
 }
 
 // drop ends what must not be answered, with nobody to take it.

@@ -159,7 +159,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	first := !s.Available()
 	_, old := s.Presence()
 	begins := prio >= 0 && (first || old < 0)
-	s.SetPresence(l.Shared(ev.Element), prio)
+	s.SetPresence(l.Shared(ev), prio)
 	p, _ := s.Presence()
 	m.broadcast(l, a, s.JID(), p)
 	for _, o := range a.Resources() { // to oneself too (§4.2.2)
@@ -193,13 +193,34 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			p, _ := o.Presence()
-			l.SendAs(s, session.Presence, o.JID(), s.JID(), p)
+			l.HandOver(s, session.Presence, o.JID(), s.JID(), p)
 		}
 	}
-	for it := range r.All() {
-		if it.In && it.Request != "" {
-			l.SendAs(s, session.Presence, it.JID, a.JID(), []byte(it.Request))
+	requests(l, s, "")
+}
+
+// requests hands over the requests that wait for an answer (RFC 6121 §3.1.3), those of addresses above after,
+// a slice at a time as the client takes it: strangers have sent them, and nothing that they send ends a session.
+func requests(l *session.Local, s *session.Session, after string) {
+	a, sent := s.Account(), 0
+	for it := range roster.Of(a).All() {
+		if !it.In || it.Request == "" || it.JID.String() <= after {
+			continue
 		}
+		if sent >= session.SliceBytes {
+			s.AfterFlush(l, func(l *session.Local, taken bool) {
+				l.Account(a.Host(), a.JID(), func(l *session.Local, a *session.Account, exists bool, err error) {
+					if taken && exists && err == nil && a.Resource(s.JID()) == s && s.Available() {
+						requests(l, s, after)
+					}
+				})
+			})
+			return
+		}
+		if !l.HandOver(s, session.Presence, it.JID, a.JID(), []byte(it.Request)) {
+			return
+		}
+		sent, after = sent+len(it.Request), it.JID.String()
 	}
 }
 
@@ -216,7 +237,7 @@ func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, 
 
 // unavailable is §4.5: the same to all of them, and to those who got directed presence.
 func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
-	m.leave(ev.Local(), ev.Account(), ev.Session, ev.Element.Append(nil, xmlstream.Streamed))
+	m.leave(ev.Local(), ev.Account(), ev.Session, ev.AppendKept(nil))
 	return session.Done
 }
 
@@ -256,7 +277,7 @@ func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session
 	m.broadcast(l, a, s.JID(), el)
 	for _, o := range a.Resources() {
 		if o.Available() {
-			l.SendAs(o, session.Presence, s.JID(), a.JID(), el)
+			l.HandOver(o, session.Presence, s.JID(), a.JID(), el)
 		}
 	}
 	s.SetPresence(nil, 0)
@@ -288,7 +309,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	}
 	if mv.Pass {
 		ap := ev.Appender()
-		ap.B = ev.Element.Append(ap.B, xmlstream.Streamed)
+		ap.B = ev.AppendKept(ap.B)
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
@@ -412,7 +433,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 const maxRequest = 1024
 
 func (m *Service) keep(ev *session.Stanza) string {
-	b := ev.Element.Append(nil, xmlstream.Streamed)
+	b := ev.AppendKept(nil)
 	if len(b) > maxRequest {
 		ap := ev.Appender()
 		ap.Open(session.PresenceName).Attr(typeAttr, "subscribe").Close()
