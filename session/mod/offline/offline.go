@@ -201,7 +201,9 @@ func (m *module) read(l *session.Local, s *session.Session, k *kept, from, end u
 				m.stop(l, s, k) // they stay stored
 				return
 			}
-			m.deliver(l, s, k, list, end)
+			if m.still(l, s, k) {
+				m.deliver(l, s, k, list, end)
+			}
 		})
 	}) {
 		m.stop(l, s, k)
@@ -214,8 +216,8 @@ type row struct {
 	el []byte
 }
 
-// continued runs f under the account's lock if s is still being given what is stored. If s takes it no longer,
-// the next resource does; if the account was read again meanwhile, it begins anew.
+// continued runs f under the account's lock if s is still there and k what is in memory of its account. Otherwise
+// the next resource is given what is stored.
 func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func(l *session.Local, err error)) {
 	l.Account(s.Host(), s.JID().Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
 		switch {
@@ -223,26 +225,28 @@ func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func
 		case err != nil:
 			f(l, err)
 		case !exists:
-		case !m.still(l, s, k):
+		case part.Of(a) != k: // it was read again
+			m.stop(l, s, k)
+			m.begin(l, a)
 		default:
 			f(l, nil)
 		}
 	})
 }
 
-// still reports whether s may go on with k, and sees to whom it is given otherwise.
+// still reports whether s may have more, and gives it to the next resource otherwise.
 func (m *module) still(l *session.Local, s *session.Session, k *kept) bool {
-	a := s.Account()
 	_, prio := s.Presence()
-	if part.Of(a) == k && s.Available() && prio >= 0 {
+	if part.Of(s.Account()) == k && s.Available() && prio >= 0 {
 		return true
 	}
 	m.stop(l, s, k)
-	m.begin(l, a)
+	m.begin(l, s.Account())
 	return false
 }
 
-// unbound gives what s has not taken to the next resource.
+// unbound gives what s has not taken to the next resource, whose messages are in order as those that s held back
+// are routed after this.
 func (m *module) unbound(l *session.Local, s *session.Session) {
 	k := part.Of(s.Account())
 	if k == nil || k.to != s.JID() {
@@ -282,15 +286,17 @@ func (m *module) deliver(l *session.Local, s *session.Session, k *kept, list []r
 	size := 0
 	for _, r := range list {
 		if !l.HandOver(s, session.Message, jid.JID{}, jid.JID{}, r.el) {
-			m.stop(l, s, k) // it is closing: its rows are for the next resource
-			return
+			return // its stream is closing: unbound goes on
 		}
 		size += len(r.el)
 	}
 	last := list[len(list)-1].id
 	s.AfterFlush(l, func(l *session.Local, taken bool) {
 		m.continued(l, s, k, func(l *session.Local, err error) {
-			if !taken || err != nil {
+			if !taken { // s is about to be unbound
+				return
+			}
+			if err != nil {
 				m.stop(l, s, k)
 				return
 			}
@@ -300,11 +306,13 @@ func (m *module) deliver(l *session.Local, s *session.Session, k *kept, list []r
 			k.ticket = session.Ticket(m.db.Commit(b))
 			a.Wrote(l, k.ticket)
 			k.count, k.bytes = k.count-len(list), k.bytes-size
-			if last+1 < end {
+			switch {
+			case !m.still(l, s, k):
+			case last+1 < end:
 				m.read(l, s, k, last+1, end)
-				return
+			default:
+				m.after(l, s, k)
 			}
-			m.after(l, s, k)
 		})
 	})
 }
