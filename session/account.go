@@ -59,7 +59,7 @@ type inbox struct {
 // An item is a stanza that waits for its entity, or something else that does.
 type item struct {
 	letter letter
-	fn     func(l *Local, exists bool, err error)
+	fn     func(l *Local, a *Account, exists bool, err error)
 	home   *Local // fn's, and nobody else's
 }
 

@@ -82,7 +82,9 @@ func (l *Local) settled(w wait) {
 	if w.acct != nil {
 		w.ev.at = &w.acct.Entity
 	}
-	w.then(w.ev, err)
+	if w.acct == nil || w.acct.resident != goneMark { // else the account was deleted, and its sessions ended
+		w.then(w.ev, err)
+	}
 	if w.acct != nil {
 		l.unlock()
 	}

@@ -252,9 +252,10 @@ type Hooks struct {
 	// Home names the entity of an address that is no account: a room, a pubsub service. Under no
 	// lock; must not wait.
 	Home Chain[func(h *Host, to jid.JID) *Entity]
-	// Deleted runs when an account has been removed for good, under its lock, after its sessions
-	// were ended.
-	Deleted Chain[func(l *Local, a *Account)]
+	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID and a
+	// stanza from the account's. It runs under the lock of an account that is in no table and has what is stored:
+	// whether or not the account was in memory, and again after a crash.
+	Deleted Chain[func(l *Local, a *Account, tell func(to jid.JID, el []byte))]
 
 	iq map[iqKey]iqHandler
 }

@@ -217,15 +217,8 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 		f(l, a, a.resident.exists, nil)
 		return
 	}
-	a.put(item{home: l, fn: func(l *Local, exists bool, err error) { f(l, a, exists, err) }})
+	a.put(item{home: l, fn: f})
 	l.load(a)
-}
-
-// Lock runs f under the lock of e, as it is now. With an entity lock held it panics.
-func (l *Local) Lock(e *Entity, f func()) {
-	l.lock(e)
-	defer l.unlock()
-	f()
 }
 
 // load has a worker read the resident set of a, whose lock is held, and then works off its inbox.
@@ -273,13 +266,13 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	l.enter()
 	defer l.leave()
 	l.lock(&a.Entity)
-	if err == nil {
+	if err == nil && a.resident != goneMark {
 		a.used = l.Loop.Tick()
 		a.resident = got
 		if got.exists {
 			a.id = id
 		}
-	} else {
+	} else if err != nil {
 		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
 	}
 	l.workOff(a, births, err)
@@ -293,6 +286,10 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 	for a.inbox != nil {
 		b := a.inbox
 		b.taken = true
+		if a.resident == goneMark {
+			l.rehome(a)
+			return
+		}
 		if err == nil && !a.warm() {
 			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
 			b.taken = false
@@ -311,7 +308,7 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 			if h.Loop.Post(func() { h.takeOver(a, births, err) }) {
 				return
 			}
-			b.items[0].fn = func(*Local, bool, error) {} // its loop has ended, and what it is for
+			b.items[0].fn = func(*Local, *Account, bool, error) {} // its loop has ended, and what it is for
 		}
 		it := b.items[0]
 		b.items[0] = item{}
@@ -320,9 +317,34 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 		l.work(a, it, err)
 		l.lock(&a.Entity)
 	}
-	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || a.warm() && !a.resident.exists) && a.pins == 0 {
+	if a.resident != goneMark && a.inbox == nil && len(a.sessions) == 0 && (err != nil || a.warm() && !a.resident.exists) && a.pins == 0 {
 		l.router.Table.drop(a, err == nil, births)
 	}
+}
+
+// rehome hands what waits for a, which has left the table, to the account that has its address now: a deleted
+// account is not brought back. The lock is held at the call and at the return, not in between.
+func (l *Local) rehome(a *Account) {
+	items := a.inbox.items
+	a.inbox = nil
+	l.unlock()
+	for _, it := range items {
+		switch {
+		case it.fn != nil:
+		case it.letter.fresh != nil: // its session has ended
+			continue
+		default:
+			l.append(it.letter, it.letter.bytes)
+			continue
+		}
+		home := it.home
+		if home == nil {
+			home = l
+		}
+		home.Loop.Post(func() { home.Enter(func() { home.Account(a.host, a.bare, it.fn) }) })
+	}
+	l.deliverMail()
+	l.lock(&a.Entity)
 }
 
 // takeOver goes on with an inbox that another loop was working off.
@@ -349,7 +371,7 @@ func (l *Local) work(a *Account, it item, err error) {
 	exists := a.resident != nil && a.resident.exists
 	switch {
 	case it.fn != nil:
-		it.fn(l, exists, err)
+		it.fn(l, a, exists, err)
 	case it.letter.fresh != nil:
 		l.resume(a, it.letter, err)
 	default:
@@ -427,42 +449,35 @@ func (s *Stats) Add(o *Stats) {
 	}
 }
 
-// Kick ends all sessions of an account with a stream error, from any goroutine, and has f run under
-// its lock when they are gone; f may be nil. A stream that has logged in and not bound is closed when
-// it binds.
-func (r *Router) Kick(bare jid.JID, reason error, f func(l *Local, a *Account)) {
+// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged in and
+// not bound is closed when it binds.
+func (r *Router) Kick(bare jid.JID, reason error) {
 	r.Table.kicked(bare)
 	a, ok := r.Table.Loaded(bare)
 	if !ok {
-		return
+		return // it has no session: an account with one is in memory
 	}
-	l := r.locals[int(bare.Slot())%len(r.locals)]
+	l := r.home(bare)
 	l.Loop.Post(func() {
-		l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
-			if a == nil {
-				return
-			}
-			for _, s := range append([]*Session(nil), a.sessions...) {
-				s.Close(reason)
-				if err == nil { // else it is unbound when its connection is closed
-					a.Unbind(l, s)
+		l.Enter(func() {
+			l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
+				if a != nil {
+					a.endAll(l, reason, err == nil)
 				}
-			}
-			if f != nil {
-				f(l, a)
-			}
+			})
 		})
 	})
 }
 
-// Forget drops a, whose account was deleted, from memory. Under the lock, with no session left.
-func (l *Local) Forget(a *Account) {
-	runAccounts(&a.host.Profile().Hooks.Deleted, l, a)
-	l.router.Table.drop(a, false, 0)
-}
-
-func runAccounts(c *Chain[func(l *Local, a *Account)], l *Local, a *Account) {
-	for i := range c.links {
-		c.links[i].f(l, a)
+// endAll ends a's sessions; unbind: at once, else each is unbound when its connection is closed.
+func (a *Account) endAll(l *Local, reason error, unbind bool) {
+	for _, s := range append([]*Session(nil), a.sessions...) {
+		s.Close(reason)
+		if unbind {
+			a.Unbind(l, s)
+		}
 	}
 }
+
+// home is the loop that does what is to be done for an address, where no other has begun.
+func (r *Router) home(bare jid.JID) *Local { return r.locals[int(bare.Slot())%len(r.locals)] }

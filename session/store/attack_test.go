@@ -152,8 +152,31 @@ func TestAttackS11(t *testing.T) {
 			db = open(t, quiet(fs))
 			acc = db.Accounts()
 		}
-		if err := acc.Delete(ctx, "example.org", "bob"); err != nil {
+		gone, err := acc.Delete(ctx, "example.org", "bob")
+		if err != nil || gone != (DeletedAccount{id, "example.org", "bob"}) {
+			t.Fatal(gone, err)
+		}
+		if _, err := acc.Get(db, "example.org", "bob"); !errors.Is(err, ErrNotFound) {
 			t.Fatal(err)
+		}
+		// What it has stays until its contacts were told, after a restart too.
+		db.Close()
+		db = open(t, quiet(fs))
+		acc = db.Accounts()
+		left := func() (list []DeletedAccount) {
+			if err := acc.Deleted(db, func(d DeletedAccount) bool { list = append(list, d); return true }); err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		if got := left(); len(got) != 1 || got[0] != gone {
+			t.Fatal(got)
+		}
+		if got := scanMap(t, must(MapOf(db.Space(), rosters))(t), db, id, ""); got == "" {
+			t.Fatal("nothing is left to tell its contacts by")
+		}
+		if err := db.Wait(ctx, acc.Erase(id)); err != nil || len(left()) != 0 {
+			t.Fatal(err, left())
 		}
 		r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
 		if got := scanMap(t, r, db, id, ""); got != "" {
@@ -171,7 +194,7 @@ func TestAttackS11(t *testing.T) {
 	b := db.NewBatch(b2)
 	r.Put(b, b2, "k", []byte("v"))
 	db.Commit(b)
-	if err := acc.Delete(ctx, "example.org", "a"); err != nil {
+	if err := db.Wait(ctx, acc.Erase(must(acc.Delete(ctx, "example.org", "a"))(t).ID)); err != nil {
 		t.Fatal(err)
 	}
 	if got := scanMap(t, r, db, b2, ""); got != "k=v " || a == b2 {

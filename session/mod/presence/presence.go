@@ -248,15 +248,15 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that whoever gets its name next
-// gets nobody's presence with it.
-func deleted(l *session.Local, a *session.Account) {
-	for it := range roster.Of(a).All() { // none if it was not in memory any more
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account of its
+// name gets no presence that was meant for this one.
+func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []byte)) {
+	for it := range roster.Of(a).All() {
 		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
 			if on {
 				ap := l.Appender()
 				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
-				l.Post(a.JID(), it.JID, ap.B)
+				tell(it.JID, ap.B)
 			}
 		}
 	}
