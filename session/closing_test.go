@@ -33,7 +33,7 @@ var endings = map[string]struct {
 }
 
 // points is in how many turns of both loops a stanza is sent, routed, delivered and answered.
-const points = 8
+const points = 6
 
 // eachPoint runs f with a new server for each ending of a recipient's stream, and for each distance in turns
 // between the stanza and the end. f hands the recipient and what sends the stanza to at, which returns when

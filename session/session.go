@@ -30,13 +30,13 @@ type Session struct {
 // out is what an outbox needs besides the wire's bytes: what waits while the session rests or
 // catches up. Nil while nothing waits.
 type out struct {
-	held  []held
+	held  []heldElement
 	bytes int
 	full  bool // a message was refused for want of room: so are those after it, which keeps their order
 }
 
-// held is one element that waits.
-type held struct {
+// A heldElement waits in an outbox.
+type heldElement struct {
 	bytes    []byte // Streamed
 	from, to jid.JID
 	kind     Kind
@@ -166,7 +166,7 @@ func (s *Session) hold(p Parcel) bool {
 		o.full = o.full || p.Kind == Message
 		return false
 	}
-	o.held = append(o.held, held{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
 	o.bytes += len(p.Bytes)
 	return true
 }
@@ -225,7 +225,7 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 			if s.out == nil {
 				s.out = new(out)
 			}
-			s.out.held = append([]held{h}, s.out.held...)
+			s.out.held = append([]heldElement{h}, s.out.held...)
 			s.unlockOut()
 			return // Unbind sees to the rest
 		}
@@ -249,7 +249,7 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 }
 
 // next takes the first element that is held back.
-func (s *Session) next() (h held, ok bool) {
+func (s *Session) next() (h heldElement, ok bool) {
 	s.lockOut()
 	defer s.unlockOut()
 	o := s.out
@@ -263,7 +263,7 @@ func (s *Session) next() (h held, ok bool) {
 		return h, false
 	}
 	h = o.held[0]
-	o.held[0] = held{}
+	o.held[0] = heldElement{}
 	o.held = o.held[1:]
 	o.bytes -= len(h.bytes)
 	return h, true
