@@ -43,6 +43,10 @@ var (
 // maxDirected is how many addresses one session may have sent directed presence to (attack K58).
 const maxDirected = 1000
 
+// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept while its
+// resource is available, and copied to each contact.
+const maxPresence = 16 << 10
+
 // sent is who got directed presence, and is owed an unavailable one.
 type sent struct{ to []jid.JID }
 
@@ -94,6 +98,9 @@ func WasDirected(s *session.Session, who jid.JID) bool {
 
 // depart handles what the user's own client sends.
 func (m *Service) depart(ev *session.Stanza) session.Verdict {
+	if len(ev.Element.Raw()) > maxPresence {
+		return ev.Fail(session.PolicyViolation)
+	}
 	if !ev.Directed() {
 		switch ev.Type {
 		case session.TypeNone:
@@ -270,11 +277,8 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if who == a.JID() {
 		return session.Done // to oneself there is nothing to subscribe to
 	}
-	it, known := roster.Of(a).Get(who)
+	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	if !known && (kind == roster.Subscribe || kind == roster.Subscribed) && !m.rosters.Room(a) {
-		return ev.Fail(session.ResourceConstraint)
-	}
 	mv := roster.Outbound(it.State, kind)
 	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
 		it.State = mv.State
@@ -284,11 +288,14 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.Out || it.To || it.From || it.Approved {
 			it.Listed = true
 		}
+		if !m.rosters.Fits(a, &it) {
+			return ev.Fail(session.ResourceConstraint)
+		}
 		m.rosters.Put(l, a, it)
 	}
 	if mv.Pass {
 		ap := ev.Appender()
-		ap.B = ev.Element.Append(ap.B, xmlstream.Streamed)
+		ap.B = ev.Append(ap.B) // with the stream's language (RFC 6120 §8.1.5); mail has addresses of its own
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
@@ -338,7 +345,8 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 		}
 		return session.Done
 	}
-	if ev.Type == session.TypeError {
+	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error is waited for.
+	if ev.Type == session.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
 		return session.Done
 	}
 	for _, s := range a.Resources() {
@@ -369,12 +377,18 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	who := ev.From.Bare()
-	it, known := roster.Of(a).Get(who)
+	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	if !known && kind == roster.Subscribe && !m.rosters.Room(a) {
-		return ev.Fail(session.ResourceConstraint)
-	}
 	mv := roster.Inbound(it.State, kind)
+	if kind == roster.Subscribe && mv.Pass {
+		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
+		kept := it
+		kept.State, kept.Request = mv.State, string(ev.Append(nil))
+		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
+			return ev.Fail(session.ResourceConstraint)
+		}
+		it.Request = kept.Request
+	}
 	if mv.Pass { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
 		ev.From, ev.To = who, a.JID()
 		for _, s := range a.Resources() {
@@ -384,11 +398,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 	}
 	if mv.State != it.State {
-		it.State = mv.State
-		switch {
-		case kind == roster.Subscribe && mv.Pass:
-			it.Request = m.keep(ev)
-		case !it.In:
+		if it.State = mv.State; !it.In {
 			it.Request = ""
 		}
 		if it.From {
@@ -405,18 +415,4 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		m.Show(l, a, who, mv.Show)
 	}
 	return session.Done
-}
-
-// maxRequest is how much of a request is kept until it is answered; a longer one is kept without
-// its children.
-const maxRequest = 1024
-
-func (m *Service) keep(ev *session.Stanza) string {
-	b := ev.Element.Append(nil, xmlstream.Streamed)
-	if len(b) > maxRequest {
-		ap := ev.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, "subscribe").Close()
-		b = ap.B
-	}
-	return string(b)
 }

@@ -49,11 +49,15 @@ var (
 	toAttr   = xmlstream.N("", "to")
 )
 
-// Limits of one roster; more is resource-constraint or not-acceptable.
+// Limits of one contact, in bytes and in groups; more is not-acceptable (RFC 6121 §2.3.3).
 const (
 	maxName   = 1023
 	maxGroups = 32
 )
+
+// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is kept
+// whole or not at all (RFC 6121 §3.1.3).
+const MaxRequest = 16 << 10
 
 // An Item is one contact. Its strings are parts of the roster they came from, and stay good.
 type Item struct {
@@ -76,9 +80,13 @@ var part = session.NewPart[Roster]("roster")
 // empty one.
 func Of(a *session.Account) *Roster { return part.Of(a) }
 
-// Options are the module's section of the configuration.
+// Options are the module's section of the configuration. More than they say is resource-constraint.
 type Options struct {
+	// MaxItems is how many contacts an account may have; as many others may wait for an answer.
 	MaxItems int `toml:"max_items"`
+	// MaxBytes bounds all that is kept of one account: three quarters are for its contacts, measured as a client
+	// gets them; one quarter is for requests that wait for an answer, whoever sent them.
+	MaxBytes int `toml:"max_bytes"`
 }
 
 // A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
@@ -90,7 +98,8 @@ type Service struct {
 
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
-	m.opt.MaxItems = 5000
+	// 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, are 600 kB.
+	m.opt = Options{MaxItems: 5000, MaxBytes: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
@@ -180,7 +189,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.NotAllowed) // oneself is no contact
 	}
 	r := Of(a)
-	it, known := r.Get(who)
+	it, _ := r.Get(who)
 	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
 		if !it.Listed {
 			return ev.Fail(session.ItemNotFound) // §2.5.3
@@ -208,10 +217,10 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		groups = append(groups, g)
 	}
 	it.Groups = packGroups(groups)
-	if !known && !m.Room(a) { // one that has asked is counted already
+	it.Listed = true
+	if !m.Fits(a, &it) {
 		return ev.Fail(session.ResourceConstraint)
 	}
-	it.Listed = true
 	return ev.Commit(m.put(ev.Local(), a, it, true), result)
 }
 
@@ -292,5 +301,31 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 	}
 }
 
-// Room reports whether a's roster may have another contact.
-func (m *Service) Room(a *session.Account) bool { return Of(a).Len() < m.opt.MaxItems }
+// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes no more
+// than before always fits, as a roster may be older than its limits. Under a's lock.
+func (m *Service) Fits(a *session.Account, it *Item) bool {
+	r := Of(a)
+	old, _ := r.Get(it.JID)
+	hadListed, hadAsked := old.shares()
+	listed, asked := it.shares()
+	var now Roster
+	if r != nil {
+		now = *r
+	}
+	requests := m.opt.MaxBytes / 4
+	fits := func(total, had, want share, bytes int) bool {
+		return (want.rows <= had.rows || total.rows-had.rows+want.rows <= m.opt.MaxItems) &&
+			(want.bytes <= had.bytes || total.bytes-had.bytes+want.bytes <= bytes)
+	}
+	if !fits(now.listed, hadListed, listed, m.opt.MaxBytes-requests) {
+		return false
+	}
+	// Long requests may fill half of the share: a few of them don't keep the usual ones out.
+	if asked.bytes > usualRequest {
+		requests /= 2
+	}
+	return fits(now.asked, hadAsked, asked, requests)
+}
+
+// usualRequest is the most that a request without extended content takes, with its sender's address.
+const usualRequest = 4 << 10
