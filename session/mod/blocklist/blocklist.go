@@ -246,11 +246,7 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	// Those who see the user go see it before they see nothing (§3.3).
-	for _, who := range m.watchers(a, jids) {
-		if !p.matches(who) {
-			m.presences.Show(ev.Local(), a, who, false)
-		}
-	}
+	m.presences.Show(ev.Local(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
 	b := m.db.NewBatch(a.ID())
 	*p = grown
 	for _, j := range fresh {
@@ -283,11 +279,7 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 		}
 		return found
 	})
-	for _, who := range watchers {
-		if !p.matches(who) {
-			m.presences.Show(ev.Local(), a, who, true)
-		}
-	}
+	m.presences.Show(ev.Local(), a, true, slices.DeleteFunc(watchers, p.matches)...)
 	m.push(ev, unblock, jids)
 	return m.commit(ev, b)
 }

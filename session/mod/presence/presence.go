@@ -40,15 +40,21 @@ var (
 	directed = session.NewSlot[sent]("directed-presence", nil, nil)
 )
 
-// maxDirected is how many addresses one session may have sent directed presence to (attack K58).
-const maxDirected = 1000
+// What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
+const (
+	maxDirected      = 1000
+	maxDirectedBytes = 128 << 10
+)
 
 // maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept while its
 // resource is available, and copied to each contact.
 const maxPresence = 16 << 10
 
 // sent is who got directed presence, and is owed an unavailable one.
-type sent struct{ to []jid.JID }
+type sent struct {
+	to    []jid.JID
+	bytes int // of to
+}
 
 func (d *sent) has(j jid.JID) bool {
 	if d != nil {
@@ -125,6 +131,7 @@ func (m *Service) depart(ev *session.Stanza) session.Verdict {
 		if d := directed.Get(ev.Session); d != nil {
 			for i := range d.to {
 				if d.to[i] == ev.To {
+					d.bytes -= len(ev.To.String())
 					d.to = append(d.to[:i], d.to[i+1:]...)
 					break
 				}
@@ -144,10 +151,11 @@ func remember(ev *session.Stanza) session.Verdict {
 		d = new(sent)
 		directed.Set(ev.Session, d)
 	}
-	if len(d.to) >= maxDirected {
+	if len(d.to) >= maxDirected || d.bytes+len(ev.To.String()) > maxDirectedBytes {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	d.to = append(d.to, ev.To)
+	d.bytes += len(ev.To.String())
 	return session.Pass
 }
 
@@ -250,11 +258,13 @@ func deleted(l *session.Local, a *session.Account) {
 
 func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
+		seats := l.Seats()
 		for _, to := range d.to {
 			if !s.Available() || !roster.Of(a).State(to.Bare()).From {
-				l.Post(s.JID(), to, el)
+				seats.Add(to)
 			}
 		}
+		l.Fanout(a, s.JID(), el, seats) // one copy for all of them
 		directed.Set(s, nil)
 	}
 	if !s.Available() {
@@ -299,26 +309,31 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
-		m.Show(l, a, who, mv.Show)
+		m.Show(l, a, mv.Show, who)
 	}
 	return session.Done
 }
 
-// Show sends who the presence of every available resource, or that they are unavailable. Under a's
-// lock.
-func (m *Service) Show(l *session.Local, a *session.Account, who jid.JID, on bool) {
+// Show sends each of who the presence of every available resource, or that it is unavailable: one copy of each
+// presence, however many they are. Under a's lock.
+func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid.JID) {
+	if len(who) == 0 {
+		return
+	}
 	for _, s := range a.Resources() {
 		if !s.Available() {
 			continue
 		}
-		if on {
-			p, _ := s.Presence()
-			l.Post(s.JID(), who, p)
-			continue
+		p, _ := s.Presence()
+		if !on {
+			ap := l.Appender()
+			p = ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close().B
 		}
-		ap := l.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
-		l.Post(s.JID(), who, ap.B)
+		seats := l.Seats()
+		for _, w := range who {
+			seats.Add(w)
+		}
+		l.Fanout(a, s.JID(), p, seats)
 	}
 }
 
@@ -412,7 +427,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
-		m.Show(l, a, who, mv.Show)
+		m.Show(l, a, mv.Show, who)
 	}
 	return session.Done
 }

@@ -56,8 +56,8 @@ const (
 )
 
 // MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is kept
-// whole or not at all (RFC 6121 §3.1.3).
-const MaxRequest = 16 << 10
+// whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with its addresses.
+const MaxRequest = 24 << 10
 
 // An Item is one contact. Its strings are parts of the roster they came from, and stay good.
 type Item struct {

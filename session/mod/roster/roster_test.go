@@ -253,7 +253,7 @@ func TestRequestsAreKeptWhole(t *testing.T) {
 		s.Settle()
 		return m.Received()
 	}
-	if got := ask(0, roster.MaxRequest); !strings.Contains(got, "<policy-violation ") { // by the sender's own server
+	if got := ask(0, 16<<10); !strings.Contains(got, "<policy-violation ") { // by the sender's own server
 		t.Errorf("a request beyond the limit: %.200s", got)
 	}
 	kept := map[int]int{}
