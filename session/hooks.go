@@ -234,6 +234,9 @@ type Hooks struct {
 	// These run for a stanza that has arrived here, under the recipient's lock; for ToHost under
 	// none. Done means delivered.
 	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides from the
+	// sender: what is answered there with something else than service-unavailable. There is no account to look at.
+	Absent Chain[StanzaFunc]
 	// Outgoing runs for each element about to leave for a session's peer, under the outbox lock.
 	Outgoing Chain[OutFunc]
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a

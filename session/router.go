@@ -401,18 +401,25 @@ func (l *Local) arrive(h *Hooks, ev *Stanza) {
 }
 
 // nobody answers for an address of ours without an account (RFC 6121 §8.5.1): as for a user who
-// gives nothing away, so that nobody learns who has an account.
-func (l *Local) nobody(ev *Stanza) {
+// gives nothing away, so that the sender does not learn who has an account.
+func (l *Local) nobody(ev *Stanza) { ev.Absent() }
+
+// Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
+// account hides from the sender answers so.
+func (ev *Stanza) Absent() Verdict {
 	switch ev.Kind {
+	case Presence:
+		return Done
 	case Message:
-		if ev.Type != TypeGroupchat && ev.Type != TypeHeadline {
-			ev.Fail(ServiceUnavailable)
-		} else if ev.Type == TypeGroupchat {
-			ev.Fail(ServiceUnavailable)
+		if ev.Type == TypeHeadline && ev.Target != ToFull {
+			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
 		}
 	case IQ:
-		ev.Fail(ServiceUnavailable)
+		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
+			return Done
+		}
 	}
+	return ev.Fail(ServiceUnavailable)
 }
 
 func domainOf(j jid.JID) string {

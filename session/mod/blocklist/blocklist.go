@@ -185,15 +185,7 @@ func incoming(ev *session.Stanza) session.Verdict {
 	if ev.From.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.From) {
 		return session.Pass
 	}
-	switch ev.Kind {
-	case session.Message:
-		if ev.Type == session.TypeHeadline || ev.Type == session.TypeError {
-			return session.Done
-		}
-	case session.Presence:
-		return session.Done
-	}
-	return ev.Fail(session.ServiceUnavailable)
+	return ev.Absent()
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {

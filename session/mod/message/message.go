@@ -5,8 +5,9 @@
 //	juliet: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body></message>
 //
 // State: none. Stored: nothing. In phase Deliver a message goes to the resources that
-// [session.Stanza.Picked] names; what nobody took falls to phase Fallback, where offline storage may
-// take it, and then back to its sender as service-unavailable.
+// [session.Stanza.Picked] names; what none took falls to phase Fallback, where offline storage may
+// take it, and then back to its sender as service-unavailable. To a resource that is not there only a chat goes on to
+// the bare JID; other types are refused (RFC 6121 §8.5.3.2.1).
 package message
 
 import "canto/session"
@@ -44,13 +45,13 @@ func deliver(ev *session.Stanza) session.Verdict {
 		}
 	}
 	taken := false
+	if ev.Target == session.ToFull && ev.Type != session.TypeChat {
+		return ev.Fail(session.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
+	}
 	switch ev.Type {
 	case session.TypeGroupchat:
-		return session.Pass // refused: rows 3.2, 4.2, 6.2
+		return session.Pass // refused: rows 3.2, 4.2
 	case session.TypeHeadline:
-		if ev.Target == session.ToFull {
-			return session.Done
-		}
 		for _, s := range a.Resources() {
 			if _, prio := s.Presence(); s.Available() && prio >= 0 {
 				l.Deliver(s, ev)

@@ -112,6 +112,9 @@ func (m *Service) Load(api *session.API) error {
 	session.Resident(api, part, m.db.load)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
+	for _, t := range []session.Target{session.ToBare, session.ToFull, session.ToHost} {
+		api.Hooks.PreIQ[t].Add(api.Module, session.Guard, foreign)
+	}
 	feature := func(n xmlstream.Name) session.StreamFeature {
 		return session.StreamFeature{
 			Name:    n,
@@ -123,6 +126,18 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, feature(verName), feature(preName))
 	session.Offer(api, m)
 	return nil
+}
+
+// foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before anything is
+// looked up, so that the answer says nothing of the address.
+func foreign(ev *session.Stanza) session.Verdict {
+	if ev.Type != session.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
+		return session.Pass
+	}
+	if _, ours := ev.Local().Router().Table.Host(ev.To.Domain()); !ours {
+		return session.Pass // another server's to say
+	}
+	return ev.Fail(session.Forbidden)
 }
 
 func (m *Service) get(ev *session.Stanza) session.Verdict {
