@@ -61,12 +61,12 @@ var (
 
 type blocked struct {
 	jids   []jid.JID // sorted as strings
-	bytes  int       // of jids, as a client gets them
-	pushes int
+	bytes  int32     // of jids, as a client gets them
+	pushes int32
 }
 
 // listed is what j takes in the list that a client gets.
-func listed(j jid.JID) int { return len("<item jid=''/>") + xmlstream.EscapedLen(j.String()) }
+func listed(j jid.JID) int32 { return int32(len("<item jid=''/>") + xmlstream.EscapedLen(j.String())) }
 
 func (b *blocked) find(j string, compare func(a, b string) int) (int, bool) {
 	return slices.BinarySearchFunc(b.jids, j, func(a jid.JID, j string) int { return compare(a.String(), j) })
@@ -297,7 +297,7 @@ func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
 			continue
 		}
 		a := ev.Appender()
-		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(p.pushes)).Attr(toAttr, s.JID().String())
+		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(int(p.pushes))).Attr(toAttr, s.JID().String())
 		a.Open(what)
 		for _, j := range jids {
 			a.Open(item).Attr(jidAttr, j.String()).Close()

@@ -72,6 +72,9 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
+	if m.opt.MaxBytes < 1 || m.opt.MaxRows < 1 || m.opt.MaxTotal < 1 {
+		return errors.New("max_bytes, max_elements and max_total_bytes are 1 or more")
+	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}

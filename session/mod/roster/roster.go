@@ -11,6 +11,7 @@
 package roster
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -59,6 +60,12 @@ const (
 // whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with its addresses.
 const MaxRequest = 24 << 10
 
+// What max_bytes may be. The least has room for one contact with the longest name and all groups of full length.
+const (
+	minBytes = 64 << 10
+	maxBytes = 1 << 30
+)
+
 // An Item is one contact. Its strings are parts of the roster they came from, and stay good.
 type Item struct {
 	JID    jid.JID // bare, or a domain
@@ -85,7 +92,7 @@ type Options struct {
 	// MaxItems is how many contacts an account may have; as many others may wait for an answer.
 	MaxItems int `toml:"max_items"`
 	// MaxBytes bounds all that is kept of one account: three quarters are for its contacts, measured as a client
-	// gets them; one quarter is for requests that wait for an answer, whoever sent them.
+	// gets them; one quarter is for requests that wait for an answer, of all senders together.
 	MaxBytes int `toml:"max_bytes"`
 }
 
@@ -102,6 +109,12 @@ func (m *Service) Load(api *session.API) error {
 	m.opt = Options{MaxItems: 5000, MaxBytes: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
+	}
+	if m.opt.MaxItems < 1 {
+		return fmt.Errorf("max_items = %d: it is 1 or more", m.opt.MaxItems)
+	}
+	if m.opt.MaxBytes < minBytes || m.opt.MaxBytes > maxBytes {
+		return fmt.Errorf("max_bytes = %d: it is from %d to %d", m.opt.MaxBytes, minBytes, maxBytes)
 	}
 	var err error
 	if m.db, err = openTable(api); err != nil {
@@ -329,8 +342,8 @@ func (m *Service) Fits(a *session.Account, it *Item) bool {
 	}
 	requests := m.opt.MaxBytes / 4
 	fits := func(total, had, want share, bytes int) bool {
-		return (want.rows <= had.rows || total.rows-had.rows+want.rows <= m.opt.MaxItems) &&
-			(want.bytes <= had.bytes || total.bytes-had.bytes+want.bytes <= bytes)
+		return (want.rows <= had.rows || int(total.rows-had.rows+want.rows) <= m.opt.MaxItems) &&
+			(want.bytes <= had.bytes || int(total.bytes-had.bytes+want.bytes) <= bytes)
 	}
 	if !fits(now.listed, hadListed, listed, m.opt.MaxBytes-requests) {
 		return false

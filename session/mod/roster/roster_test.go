@@ -103,7 +103,7 @@ func TestAttackR04(t *testing.T) {
 	if got := juliet.Received(); count(got, "push-") != 3 || count(got, refused) != 0 {
 		t.Errorf("contacts beside %d requests: %s", limit, got)
 	}
-	// A full roster takes nobody in, those who have asked neither.
+	// A full roster takes no other contact, those who have asked neither.
 	for i := range limit {
 		juliet.Send(fmt.Sprintf("<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='a%d@localhost'/></query></iq>", i, i))
 	}
@@ -195,7 +195,7 @@ func TestBytes(t *testing.T) {
 	}
 	// A roster that is older than its limit is there, and can be made smaller, not larger.
 	s.DB.Close()
-	opt.Module = sized(100_000).Module
+	opt.Module = sized(240_000).Module
 	s = sessiontest.New(t, opt)
 	romeo = s.Login("romeo", "romeo@localhost/orchard")
 	if got := read(); strings.Count(got, "<item ") != kept+1 {

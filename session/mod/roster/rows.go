@@ -25,8 +25,8 @@ type Roster struct {
 // A share is one of the two parts of a roster that have limits of their own: what the user keeps, and what
 // others have sent to be kept. Strangers can't take the user's room, nor the user theirs.
 type share struct {
-	rows  int // contacts; in the share of requests only those that are no contacts of the user
-	bytes int
+	rows  int32 // contacts; in the share of requests only those that are no contacts of the user
+	bytes int32
 }
 
 // Bytes that a contact and a group take in the answer to a roster request, besides their text.
@@ -38,21 +38,23 @@ const (
 // shares is what it takes of the two shares. The user's own is measured as a client gets it, so that the limit
 // holds for the answer to a roster request too, whatever has to be escaped in it; a request as it is stored.
 func (it *Item) shares() (listed, asked share) {
-	asked.bytes = len(it.Request)
+	own, others := 0, len(it.Request)
 	if it.Listed {
-		listed.rows, listed.bytes = 1, itemMarkup+len(it.JID.String())+xmlstream.EscapedLen(it.Name)
+		listed.rows = 1
+		own = itemMarkup + len(it.JID.String()) + xmlstream.EscapedLen(it.Name)
 		for g := range it.Groups.All() {
-			listed.bytes += groupMarkup + xmlstream.EscapedLen(g)
+			own += groupMarkup + xmlstream.EscapedLen(g)
 		}
 	} else if !it.empty() {
 		asked.rows = 1
-		asked.bytes += len(it.JID.String())
+		others += len(it.JID.String())
 	}
+	listed.bytes, asked.bytes = int32(own), int32(others)
 	return listed, asked
 }
 
 // weigh adds (sign is 1) or takes off (sign is -1) what it takes.
-func (r *Roster) weigh(it *Item, sign int) {
+func (r *Roster) weigh(it *Item, sign int32) {
 	listed, asked := it.shares()
 	r.listed.rows += sign * listed.rows
 	r.listed.bytes += sign * listed.bytes
@@ -71,7 +73,7 @@ func (r *Roster) Len() int {
 	if r == nil {
 		return 0
 	}
-	return r.listed.rows + r.asked.rows
+	return int(r.listed.rows + r.asked.rows)
 }
 
 // Version is that of RFC 6121 §2.6; 0: nothing was ever changed.
