@@ -249,7 +249,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(l
 			b = append(b, "</before></set></query></iq>"...)
 		}
 		ls.buf = b[:0]
-		if !c.conn.Append(b) {
+		if !c.conn.Append(b) && !c.conn.Closing() { // what is sent to a closed stream counts as lost
 			fail(Refusal{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}

@@ -34,7 +34,7 @@ const (
 	flagStuck   // on the loop's stuck list
 	flagLinger  // waits for the peer's FIN
 	flagFeeding // OnData is running
-	flagHigh    // passed HighWater
+	flagHigh    // OnDrain is owed when the outbox is empty
 	flagQueued  // on the loop's list of closes
 	flagDeaf    // more came than may be kept: nothing is read any more
 	flagWaits   // a guest in a queue: what it sends is kept
@@ -79,8 +79,9 @@ type Conn struct {
 
 // An outbox is what a Conn has only while it has something to write, or is closed for a reason.
 type outbox struct {
-	b      []byte // nil, or lent by buf.Outbox
-	reason error
+	b       []byte // nil, or lent by buf.Outbox
+	reason  error
+	flushed []func(taken bool) // see Conn.Flushed
 }
 
 var outboxes = sync.Pool{New: func() any { return new(outbox) }}
@@ -99,7 +100,7 @@ func (c *Conn) unbox() (b []byte) {
 		return nil
 	}
 	b, c.out.b = c.out.b, nil
-	if c.out.reason == nil {
+	if c.out.reason == nil && len(c.out.flushed) == 0 {
 		outboxes.Put(c.out)
 		c.out = nil
 	}
@@ -198,16 +199,16 @@ func (c *Conn) Presented() *tls.Certificate {
 }
 
 // Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
-// one write. It reports whether the outbox is below its limit; when it is not, p was not taken, and
-// the slow reader's fate is the caller's. After Close it takes nothing, and says that it did. Any
-// goroutine.
+// one write. It reports whether p was taken. It is not taken after Close, see [Conn.Closing], nor while
+// Config.OutboxBytes or more wait for a peer that does not read; that peer's fate is the caller's. One
+// element of any length is taken below the limit. Any goroutine.
 func (c *Conn) Append(p []byte) (ok bool) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
-		return true
+		return false
 	}
-	if c.waiting()+len(p) > c.loop.r.cfg.OutboxBytes {
+	if c.waiting() >= c.loop.r.cfg.OutboxBytes {
 		c.mu.Unlock()
 		return false
 	}
@@ -223,6 +224,74 @@ func (c *Conn) Append(p []byte) (ok bool) {
 		c.loop.markDirty(c)
 	}
 	return true
+}
+
+// Closing reports whether c is closed, or will be at the end of this turn: it takes nothing any more.
+// Any goroutine.
+func (c *Conn) Closing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
+// NotifyDrain has the handler's OnDrain called once the outbox is empty, at the earliest at the end of
+// this turn: also where the socket takes everything at once. On c's loop.
+func (c *Conn) NotifyDrain() {
+	c.loop.Owned()
+	c.flags |= flagHigh
+	c.mu.Lock()
+	wake := !c.dirty
+	c.dirty = true
+	c.mu.Unlock()
+	if wake {
+		c.loop.markDirty(c)
+	}
+}
+
+// Flushed has f called on c's loop: with true once the socket has taken everything that was appended
+// before, and nothing waits; with false if c closes first, as what was written last may be lost then.
+// f is called once, not inside this call. Any goroutine.
+func (c *Conn) Flushed(f func(taken bool)) {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
+		c.loop.Post(func() { f(false) })
+		return
+	}
+	o := c.box()
+	o.flushed = append(o.flushed, f)
+	wake := !c.dirty
+	c.dirty = true
+	c.mu.Unlock()
+	if wake {
+		c.loop.markDirty(c)
+	}
+}
+
+// takeFlushed takes the functions that wait for a flush. Under mu.
+func (c *Conn) takeFlushed() (list []func(bool)) {
+	if c.out != nil {
+		list, c.out.flushed = c.out.flushed, nil
+	}
+	return list
+}
+
+// tell calls the functions of list. On c's loop, without mu.
+func (c *Conn) tell(list []func(bool), taken bool) {
+	for _, f := range list {
+		c.loop.protect(nil, func() { f(taken) })
+	}
+}
+
+// flushLater puts list back: what it waits for is not in the socket yet.
+func (c *Conn) flushLater(list []func(bool)) {
+	if len(list) == 0 {
+		return
+	}
+	c.mu.Lock()
+	o := c.box()
+	o.flushed = append(list, o.flushed...)
+	c.mu.Unlock()
 }
 
 // Buffered is how much is in the outbox. Any goroutine.
@@ -647,6 +716,7 @@ func (c *Conn) flush() {
 		return
 	}
 	c.full = 0
+	flushed := c.takeFlushed()
 	out := c.unbox()
 	c.mu.Unlock()
 	if out != nil && c.tls != nil && !c.Secure() { // it closes in the middle of a handshake
@@ -667,6 +737,7 @@ func (c *Conn) flush() {
 		buf.Outbox.Put(out)
 	}
 	if c.flags&flagGone != 0 {
+		c.flushLater(flushed)
 		c.queueClose()
 		return
 	}
@@ -674,11 +745,19 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 	}
 	if left {
+		c.flushLater(flushed)
 		c.stick()
 		if closing {
 			c.lingerFor()
 		}
 		return
+	}
+	if len(flushed) > 0 && (closing || c.io.Buffered() > 0) {
+		c.flushLater(flushed)
+		flushed = nil
+		if !closing { // then finish answers; else the engine writes, and does not say when it has
+			c.stick()
+		}
 	}
 	if c.flags&flagPaused != 0 && !closing && c.io.Buffered() > 0 {
 		c.stick() // the engine doesn't write for it
@@ -688,6 +767,7 @@ func (c *Conn) flush() {
 		c.flags &^= flagHigh
 		c.loop.protect(c, func() { c.port.h.OnDrain(c) })
 	}
+	c.tell(flushed, true)
 	if closing {
 		c.flags |= flagClosing
 		c.queueClose()
@@ -770,9 +850,11 @@ func (c *Conn) finish() {
 		var reason error
 		if c.out != nil {
 			reason, c.out.reason = c.out.reason, nil
-			c.unbox()
 		}
+		flushed := c.takeFlushed()
+		c.unbox()
 		c.mu.Unlock()
+		c.tell(flushed, false)
 		if c.park != nil {
 			c.loop.meter.ParkedBytes -= len(*c.park)
 			buf.Tail.Put(*c.park)

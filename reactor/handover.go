@@ -86,7 +86,7 @@ func (h *handed) pumpOut() {
 	}
 	var out []byte
 	if full { // perhaps only until the end of this turn, and the socket takes all
-		c.flags |= flagHigh // OnDrain when it is empty
+		c.NotifyDrain()
 	} else {
 		out, h.out = h.out, nil
 	}
@@ -106,7 +106,7 @@ func (h *handed) pumpOut() {
 			c.Close(nil)
 			return
 		}
-		c.flags |= flagHigh
+		c.NotifyDrain()
 		if c.timer.to == nil {
 			c.Arm(c.loop.Tick().After(h.patience))
 		}

@@ -59,7 +59,7 @@ type inbox struct {
 // An item is a stanza that waits for its entity, or something else that does.
 type item struct {
 	letter letter
-	fn     func(l *Local, exists bool, err error)
+	fn     func(l *Local, a *Account, exists bool, err error)
 	home   *Local // fn's, and nobody else's
 }
 
@@ -70,7 +70,6 @@ type Account struct {
 	bare     jid.JID    // never changes
 	id       uint64     // in the store, from the first load on
 	sessions []*Session // connected and resting
-	clock    uint64     // the last archive id drawn
 }
 
 // goneMark is the resident set of an account that left the Table: whoever still has a pointer to it
@@ -99,10 +98,6 @@ func (a *Account) Resource(full jid.JID) *Session {
 	}
 	return nil
 }
-
-// Clock is the last archive id drawn for the account; SetClock keeps the next.
-func (a *Account) Clock() uint64      { return a.clock }
-func (a *Account) SetClock(id uint64) { a.clock = id }
 
 // Errors of Bind.
 var (
@@ -142,24 +137,48 @@ func (a *Account) Ready(st *Stream, s *Session) {
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Unbind ends s: the Unbound hooks run while it is still in the list, then it is nobody's. It may be
-// called twice.
+// Unbind ends s: the Unbound hooks run while it is still in the list, then it is nobody's. Messages that it
+// held back are routed again, as to a resource that is not there. It may be called twice. A panic in a hook
+// does not keep s in the list.
 func (a *Account) Unbind(l *Local, s *Session) {
 	if a.index(s) < 0 {
 		return
 	}
 	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
-		runSessions(&a.host.Profile().Hooks.Unbound, l, s)
+		l.unbound(a, s)
 	}
 	if i := a.index(s); i >= 0 {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
 	s.lockOut()
+	o := s.out
 	s.ended, s.wire, s.out = true, nil, nil
 	s.unlockOut()
 	s.stream = StreamRef{}
 	l.stats.Unbound++
 	a.used = l.Loop.Tick()
+	if o == nil {
+		return
+	}
+	for _, h := range o.held {
+		if h.kind == Message && !h.to.IsZero() {
+			l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
+		}
+	}
+}
+
+// unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.
+func (l *Local) unbound(a *Account, s *Session) {
+	defer func() {
+		if r := recover(); r != nil {
+			held := l.held
+			l.held = nil // the caller gives it back
+			l.panicked(r, s.jid)
+			l.held = held
+			a.unlike()
+		}
+	}()
+	runSessions(&a.host.Profile().Hooks.Unbound, l, s)
 }
 
 func (a *Account) index(s *Session) int {
@@ -180,8 +199,8 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) {
 	runSessions(&a.host.Profile().Hooks.Resumed, l, s)
 	s.lockOut()
 	s.wire, s.stream, s.ended = w, ref, false
-	s.release()
 	s.unlockOut()
+	s.Release(l, nil)
 }
 
 // Detach leaves s resting: what is sent to it is held back, within limits. The Rested hooks run

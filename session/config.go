@@ -1,6 +1,7 @@
 package session
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -63,6 +64,11 @@ func (lim *Limits) Exempted(a netip.Addr) bool {
 type limitSet struct {
 	Limits
 	before, after xmlstream.LimitID
+}
+
+// burst is how many bytes a stream may send at once, and how many it may owe.
+func (lim *limitSet) burst() int64 {
+	return min(max(int64(lim.RateBurst), int64(lim.Rate)), math.MaxInt32)
 }
 
 // Depth and node limits of a peer that has not logged in: enough for a header and SASL, no more

@@ -56,7 +56,15 @@ func (l *Local) settleWaits() {
 	l.waits = append(l.waits[:0], l.waits[n:]...)
 }
 
+// settled goes on with w. A panic in what was waiting ends that stanza alone, which is answered.
 func (l *Local) settled(w wait) {
+	defer func() {
+		if r := recover(); r != nil {
+			l.panicked(r, w.ev.From)
+			l.failed(w.ev)
+			l.deliverMail()
+		}
+	}()
 	if w.st != nil {
 		defer w.st.unpark(parkedWork)
 	}
@@ -74,7 +82,9 @@ func (l *Local) settled(w wait) {
 	if w.acct != nil {
 		w.ev.at = &w.acct.Entity
 	}
-	w.then(w.ev, err)
+	if w.acct == nil || w.acct.resident != goneMark { // else the account was deleted, and its sessions ended
+		w.then(w.ev, err)
+	}
 	if w.acct != nil {
 		l.unlock()
 	}
@@ -131,6 +141,7 @@ func (a *Account) Wrote(l *Local, t Ticket) {
 
 // missed ends the wait for a change that nobody waits for.
 func (l *Local) missed(w wait) {
+	defer l.contain(w.acct.bare)
 	if l.router.Durable.Err(w.ticket) == nil {
 		return
 	}

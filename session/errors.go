@@ -98,7 +98,6 @@ var (
 	attrTo    = xmlstream.N("", "to")
 	attrFrom  = xmlstream.N("", "from")
 	attrID    = xmlstream.N("", "id")
-	attrBy    = xmlstream.N("", "by")
 	attrVer   = xmlstream.N("", "version")
 	attrLang  = xmlstream.N("http://www.w3.org/XML/1998/namespace", "lang")
 )
@@ -142,7 +141,6 @@ var (
 	ErrConnectionTimeout   = &StreamError{Condition: "connection-timeout"}
 	ErrHostGone            = &StreamError{Condition: "host-gone"}
 	ErrHostUnknown         = &StreamError{Condition: "host-unknown"}
-	ErrImproperAddressing  = &StreamError{Condition: "improper-addressing"}
 	ErrInternal            = &StreamError{Condition: "internal-server-error"}
 	ErrInvalidFrom         = &StreamError{Condition: "invalid-from"}
 	ErrInvalidNamespace    = &StreamError{Condition: "invalid-namespace"}

@@ -237,6 +237,10 @@ type Hooks struct {
 	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides from the
 	// sender: what is answered there with something else than service-unavailable. There is no account to look at.
 	Absent Chain[StanzaFunc]
+	// Refuses are asked, under the account's lock, before something that was kept is handed to one of its
+	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
+	// Guard phase of its chain.
+	Refuses []func(a *Account, from jid.JID) bool
 	// Outgoing runs for each element about to leave for a session's peer, under the outbox lock.
 	Outgoing Chain[OutFunc]
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a
@@ -251,9 +255,10 @@ type Hooks struct {
 	// Home names the entity of an address that is no account: a room, a pubsub service. Under no
 	// lock; must not wait.
 	Home Chain[func(h *Host, to jid.JID) *Entity]
-	// Deleted runs when an account has been removed for good, under its lock, after its sessions
-	// were ended.
-	Deleted Chain[func(l *Local, a *Account)]
+	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID and a
+	// stanza from the account's. It runs under the lock of an account that is in no table and has what is stored:
+	// whether or not the account was in memory, and again after a crash.
+	Deleted Chain[func(l *Local, a *Account, tell func(to jid.JID, el []byte))]
 
 	iq map[iqKey]iqHandler
 }

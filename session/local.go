@@ -37,7 +37,6 @@ type Local struct {
 	shared  [sharedElements][]byte
 	seats   Seats
 	app     xmlstream.Appender
-	lent    bool
 	scratch []byte
 	waits   []wait // commits that are not durable
 	jobs    []*fanJob
@@ -85,10 +84,10 @@ const (
 	sharedBytes    = 1024 // the longest: more is mostly somebody's own
 )
 
-// Shared is a copy of e, Streamed, never to be changed: one for all who ask for the same bytes, as far as the
-// loop remembers them.
-func (l *Local) Shared(e xmlstream.Element) []byte {
-	l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed)
+// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all who ask
+// for the same bytes, as far as the loop remembers them.
+func (l *Local) Shared(ev *Stanza) []byte {
+	l.scratch = ev.AppendKept(l.scratch[:0])
 	b := l.scratch
 	if len(b) > sharedBytes {
 		return bytes.Clone(b)
@@ -121,10 +120,10 @@ func (l *Local) leave() {
 // letGo gives back the lock that a panic has left behind: what was changed halfway is dropped and read again.
 func (l *Local) letGo() {
 	e := l.held
-	if e.resident != nil && e.resident.kind == nil {
+	if e.resident != nil && e.resident != goneMark && e.resident.kind == nil {
 		e.resident = nil
 	}
-	l.held, l.depth, l.lent = nil, 0, false
+	l.held, l.depth = nil, 0
 	e.mu.Unlock()
 	unlockCheck(e)
 }
@@ -132,17 +131,35 @@ func (l *Local) letGo() {
 // caught, deferred around what one stream's bytes set off, turns a panic into the end of that
 // stream.
 func (l *Local) caught(st *Stream) {
-	r := recover()
-	if r == nil {
-		return
+	if r := recover(); r != nil {
+		l.panicked(r, st.Peer())
+		st.Close(ErrInternal)
 	}
+}
+
+// contain, deferred around one item of many (a piece of mail, a receiver of a broadcast, a commit), keeps a
+// panic to that item. No entity lock was held when the item began.
+func (l *Local) contain(who jid.JID) {
+	if r := recover(); r != nil {
+		l.panicked(r, who)
+	}
+}
+
+// panicked counts and logs a panic, and gives back the lock that it left behind.
+func (l *Local) panicked(r any, who jid.JID) {
 	l.stats.Panics++
-	l.moving = false
-	l.Log.Error("panic in a handler; the stream is closed", "jid", st.Peer().String(), "panic", r, "stack", string(debug.Stack()))
+	l.Log.Error("panic in a handler", "jid", who.String(), "panic", r, "stack", string(debug.Stack()))
 	if l.held != nil {
 		l.letGo()
 	}
-	st.Close(ErrInternal)
+}
+
+// failed answers an iq request whose handler has panicked (RFC 6120 §8.2.3: each request has one answer).
+func (l *Local) failed(ev *Stanza) {
+	if ev.Kind == IQ && (ev.Type == TypeGet || ev.Type == TypeSet) {
+		ev.on = l
+		ev.Fail(InternalServerError)
+	}
 }
 
 // Enter runs f as something that came from outside, for timers and posts of modules: mail that f
@@ -200,15 +217,8 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 		f(l, a, a.resident.exists, nil)
 		return
 	}
-	a.put(item{home: l, fn: func(l *Local, exists bool, err error) { f(l, a, exists, err) }})
+	a.put(item{home: l, fn: f})
 	l.load(a)
-}
-
-// Lock runs f under the lock of e, as it is now. With an entity lock held it panics.
-func (l *Local) Lock(e *Entity, f func()) {
-	l.lock(e)
-	defer l.unlock()
-	f()
 }
 
 // load has a worker read the resident set of a, whose lock is held, and then works off its inbox.
@@ -244,7 +254,7 @@ func (l *Local) load(a *Account) {
 		got, err = p.read(snap, Who{a.bare, id}, old)
 		return err
 	}
-	if !r.Workers.Do(reactor.Disk, l.Loop, work, func(err error) { l.loaded(a, got, id, births, err) }) {
+	if !l.do(p, reactor.Disk, work, func(err error) { l.loaded(a, got, id, births, err) }) {
 		// The disk's queue is full: what waits is told so, in its order.
 		l.Loop.Post(func() { l.loaded(a, nil, 0, births, ErrBusy) })
 	}
@@ -256,13 +266,13 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	l.enter()
 	defer l.leave()
 	l.lock(&a.Entity)
-	if err == nil {
+	if err == nil && a.resident != goneMark {
 		a.used = l.Loop.Tick()
 		a.resident = got
 		if got.exists {
 			a.id = id
 		}
-	} else {
+	} else if err != nil {
 		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
 	}
 	l.workOff(a, births, err)
@@ -276,6 +286,10 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 	for a.inbox != nil {
 		b := a.inbox
 		b.taken = true
+		if a.resident == goneMark {
+			l.rehome(a)
+			return
+		}
 		if err == nil && !a.warm() {
 			// A hook's panic or failed commit dropped the set: the rest waits for the next load.
 			b.taken = false
@@ -294,7 +308,7 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 			if h.Loop.Post(func() { h.takeOver(a, births, err) }) {
 				return
 			}
-			b.items[0].fn = func(*Local, bool, error) {} // its loop has ended, and what it is for
+			b.items[0].fn = func(*Local, *Account, bool, error) {} // its loop has ended, and what it is for
 		}
 		it := b.items[0]
 		b.items[0] = item{}
@@ -303,9 +317,34 @@ func (l *Local) workOff(a *Account, births uint32, err error) {
 		l.work(a, it, err)
 		l.lock(&a.Entity)
 	}
-	if a.inbox == nil && len(a.sessions) == 0 && (err != nil || a.warm() && !a.resident.exists) && a.pins == 0 {
+	if a.resident != goneMark && a.inbox == nil && len(a.sessions) == 0 && (err != nil || a.warm() && !a.resident.exists) && a.pins == 0 {
 		l.router.Table.drop(a, err == nil, births)
 	}
+}
+
+// rehome hands what waits for a, which has left the table, to the account that has its address now: a deleted
+// account is not brought back. The lock is held at the call and at the return, not in between.
+func (l *Local) rehome(a *Account) {
+	items := a.inbox.items
+	a.inbox = nil
+	l.unlock()
+	for _, it := range items {
+		switch {
+		case it.fn != nil:
+		case it.letter.fresh != nil: // its session has ended
+			continue
+		default:
+			l.append(it.letter, it.letter.bytes)
+			continue
+		}
+		home := it.home
+		if home == nil {
+			home = l
+		}
+		home.Loop.Post(func() { home.Enter(func() { home.Account(a.host, a.bare, it.fn) }) })
+	}
+	l.deliverMail()
+	l.lock(&a.Entity)
 }
 
 // takeOver goes on with an inbox that another loop was working off.
@@ -321,21 +360,18 @@ func (l *Local) takeOver(a *Account, births uint32, err error) {
 // it alone.
 func (l *Local) work(a *Account, it item, err error) {
 	defer func() {
-		r := recover()
-		if r == nil {
-			return
-		}
-		l.stats.Panics++
-		l.moving = false
-		l.Log.Error("panic in a handler", "jid", a.bare.String(), "panic", r, "stack", string(debug.Stack()))
-		if l.held != nil {
-			l.letGo()
+		if r := recover(); r != nil {
+			l.panicked(r, a.bare)
+			if len(it.letter.bytes) > 0 {
+				l.failLetter(a, it.letter)
+			}
+			l.deliverMail()
 		}
 	}()
 	exists := a.resident != nil && a.resident.exists
 	switch {
 	case it.fn != nil:
-		it.fn(l, exists, err)
+		it.fn(l, a, exists, err)
 	case it.letter.fresh != nil:
 		l.resume(a, it.letter, err)
 	default:
@@ -344,9 +380,7 @@ func (l *Local) work(a *Account, it item, err error) {
 	if l.held == &a.Entity {
 		l.unlock()
 	}
-	if !l.moving {
-		l.deliverMail()
-	}
+	l.deliverMail()
 }
 
 // ErrBusy: a worker queue is full.
@@ -366,10 +400,10 @@ const coldAfter = 600
 func (l *Local) OnTimer(*reactor.Loop) {
 	l.enter()
 	defer l.leave()
+	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
 	n := len(l.router.locals)
 	l.sweepAt = (l.sweepAt + n) % shards
 	l.sweep(l.sweepAt + l.Loop.Index()%n)
-	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
 }
 
 func (l *Local) sweep(i int) {
@@ -415,42 +449,35 @@ func (s *Stats) Add(o *Stats) {
 	}
 }
 
-// Kick ends all sessions of an account with a stream error, from any goroutine, and has f run under
-// its lock when they are gone; f may be nil. A stream that has logged in and not bound is closed when
-// it binds.
-func (r *Router) Kick(bare jid.JID, reason error, f func(l *Local, a *Account)) {
+// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged in and
+// not bound is closed when it binds.
+func (r *Router) Kick(bare jid.JID, reason error) {
 	r.Table.kicked(bare)
 	a, ok := r.Table.Loaded(bare)
 	if !ok {
-		return
+		return // it has no session: an account with one is in memory
 	}
-	l := r.locals[int(bare.Slot())%len(r.locals)]
+	l := r.home(bare)
 	l.Loop.Post(func() {
-		l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
-			if a == nil {
-				return
-			}
-			for _, s := range append([]*Session(nil), a.sessions...) {
-				s.Close(reason)
-				if err == nil { // else it is unbound when its connection is closed
-					a.Unbind(l, s)
+		l.Enter(func() {
+			l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
+				if a != nil {
+					a.endAll(l, reason, err == nil)
 				}
-			}
-			if f != nil {
-				f(l, a)
-			}
+			})
 		})
 	})
 }
 
-// Forget drops a, whose account was deleted, from memory. Under the lock, with no session left.
-func (l *Local) Forget(a *Account) {
-	runAccounts(&a.host.Profile().Hooks.Deleted, l, a)
-	l.router.Table.drop(a, false, 0)
-}
-
-func runAccounts(c *Chain[func(l *Local, a *Account)], l *Local, a *Account) {
-	for i := range c.links {
-		c.links[i].f(l, a)
+// endAll ends a's sessions; unbind: at once, else each is unbound when its connection is closed.
+func (a *Account) endAll(l *Local, reason error, unbind bool) {
+	for _, s := range append([]*Session(nil), a.sessions...) {
+		s.Close(reason)
+		if unbind {
+			a.Unbind(l, s)
+		}
 	}
 }
+
+// home is the loop that does what is to be done for an address, where no other has begun.
+func (r *Router) home(bare jid.JID) *Local { return r.locals[int(bare.Slot())%len(r.locals)] }

@@ -12,7 +12,6 @@ type letter struct {
 	bytes    []byte // in the loop's mail buffer, or the inbox's own copy
 	lang     string
 	kind     Kind
-	typ      Type
 	target   Target
 	hops     uint8
 	answer   bool // made by this server for one session: no chain looks at it
@@ -24,8 +23,7 @@ type letter struct {
 
 // answer mails an answer to ev to ev.From.
 func (l *Local) answer(ev *Stanza, el []byte) {
-	typ := TypeResult
-	lt := letter{from: ev.To, to: ev.From, kind: ev.Kind, typ: typ, hops: ev.Hops + 1, answer: true}
+	lt := letter{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1, answer: true}
 	l.append(lt, el)
 }
 
@@ -78,7 +76,9 @@ func (l *Local) deliverMail() {
 	l.moving = false
 }
 
+// deliverLetter routes one stanza. A panic in a hook that it meets ends this stanza alone.
 func (l *Local) deliverLetter(lt letter) {
+	defer l.contain(lt.to)
 	if lt.answer && l.deliverAnswer(lt) {
 		return
 	}
@@ -106,9 +106,7 @@ func (l *Local) deliverLetter(lt letter) {
 		}
 	}
 	ev.Host = h
-	if _, ours := l.router.Table.Host(domainOf(lt.from)); ours || lt.hops > 0 {
-		ev.Target = l.target(ev)
-	}
+	ev.Target = l.target(ev)
 	l.forward(ev)
 }
 
@@ -191,8 +189,24 @@ func (l *Local) arriveLetter(a *Account, lt letter, err error) {
 	l.arriveAt(a, ev)
 }
 
-// fanOne takes e, which has no 'to', to one receiver of a fan-out.
+// failLetter answers a stanza of a's inbox whose handler has panicked.
+func (l *Local) failLetter(a *Account, lt letter) {
+	defer l.contain(a.bare)
+	e, err := l.Parser.Element(lt.bytes)
+	if err != nil {
+		return
+	}
+	defer l.Parser.Release(e)
+	ev := l.push()
+	defer l.pop()
+	lt.fill(l, ev, e)
+	l.failed(ev)
+}
+
+// fanOne takes e, which has no 'to', to one receiver of a fan-out. A panic in a hook that it meets ends this
+// delivery alone.
 func (l *Local) fanOne(from, to jid.JID, e xmlstream.Element) {
+	defer l.contain(to)
 	ev := l.push()
 	defer l.pop()
 	lt := letter{from: from, to: to, hops: 1}

@@ -15,7 +15,7 @@ func (l *Local) NewStream(w Wire, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
 	st.in.Reset(lim.before)
-	st.tokens = int32(lim.RateBurst)
+	st.tokens = int32(lim.burst())
 	l.stats.Streams++
 	if d := lim.LoginTimeout; d > 0 {
 		st.arm(dueLogin, l.Loop.Tick().After(d))
@@ -50,6 +50,10 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 	if err := st.readHeader(e); err != nil {
 		st.Close(err)
 		return
+	}
+	st.bits &^= bitLang
+	if r := st.in.Root(); r.Lang != "" && wellFormedLang(r.Lang) {
+		st.bits |= bitLang
 	}
 	st.state = Unauthed
 	if st.traits&HasUser != 0 {
@@ -107,9 +111,6 @@ func (st *Stream) openHeader() {
 	id := ""
 	if st.loop.router.StreamID != nil {
 		id = st.loop.router.StreamID()
-	}
-	if st.deal != nil {
-		st.deal.id = id
 	}
 	st.bits |= bitHeader
 	var to jid.JID
@@ -241,6 +242,12 @@ func (l *Local) Gone(st *Stream, err error) {
 	l.enter()
 	defer l.leave()
 	clean := st.state == Closing
+	if !clean {
+		l.countClose(err) // of a Session.Close: st itself has not heard of it
+		if err == errSlowReader {
+			l.stats.Limits["outbox"]++
+		}
+	}
 	st.bits |= bitGone
 	st.state = Closing
 	l.stats.StreamsEnd++
@@ -309,7 +316,10 @@ func (l *Local) Spend(st *Stream, n int) (over bool) {
 	if lim.Rate <= 0 || st.state == Closing {
 		return false
 	}
-	if st.tokens -= int32(n); st.tokens >= 0 {
+	// The debt is one burst at most, so that no stanza, to however many clogged clients, stops its sender
+	// for longer than it takes to earn a burst.
+	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
+	if st.tokens >= 0 {
 		return false
 	}
 	st.refill()
@@ -329,7 +339,7 @@ func (st *Stream) refill() {
 	now := st.loop.Loop.Tick()
 	earned := int64(now-st.refilled) * int64(lim.Rate) / 10
 	st.refilled = now
-	st.tokens = int32(min(int64(st.tokens)+earned, int64(lim.RateBurst)))
+	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
 }
 
 // Bind makes the session of st once the account's resident set is in memory: with runs under the
@@ -368,6 +378,7 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 	})
 }
 
+// countClose counts the stream error that ends a stream.
 func (l *Local) countClose(err error) {
 	if se, ok := err.(*StreamError); ok {
 		c := se.Condition
@@ -378,8 +389,14 @@ func (l *Local) countClose(err error) {
 	}
 }
 
-// Hold stops reading until Unhold: more waits for the peer than it should.
-func (st *Stream) Hold()   { st.park(parkedOutbox) }
+// Hold stops reading until nothing waits for the peer any more: Unhold is called then, also where the
+// socket takes everything at once (attack K23).
+func (st *Stream) Hold() {
+	st.park(parkedOutbox)
+	st.wire.NotifyDrain()
+}
+
+// Unhold ends Hold. The front door calls it when the outbox is empty.
 func (st *Stream) Unhold() { st.unpark(parkedOutbox) }
 
 // FailIQ answers an iq of a stream without a session with a stanza error.

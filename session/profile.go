@@ -27,6 +27,7 @@ type Profile struct {
 	nothing atomic.Pointer[resident] // of an account of which nothing is stored
 	offers  map[reflect.Type]any
 	retired atomic.Bool
+	works   atomic.Int64 // of its modules, on workers or on their way back
 }
 
 func (p *Profile) advertise(list *[]string, ns []string) {
@@ -126,7 +127,8 @@ func (p *Profile) unload() (err error) {
 }
 
 // Retire unloads p, which no host runs any more, once every loop has finished the turn it was in and
-// nothing of p is under way; done gets the modules' error. Any goroutine.
+// nothing of p is under way: no load, no work of its modules, no commit. done gets the modules' error. Any
+// goroutine.
 func (r *Router) Retire(p *Profile, done func(error)) {
 	if !p.retired.CompareAndSwap(false, true) {
 		return
@@ -141,9 +143,30 @@ func (r *Router) Retire(p *Profile, done func(error)) {
 	}
 }
 
-// retire asks again while a commit of this loop is out.
+// do has a worker run work, and this loop then: for modules of p, which is not unloaded meanwhile. false: the
+// queue of c has no room, and nothing is run.
+func (l *Local) do(p *Profile, c reactor.Class, work func() error, then func(err error)) bool {
+	p.works.Add(1)
+	ok := l.router.Workers.Do(c, l.Loop, work, func(err error) {
+		defer p.works.Add(-1)
+		then(err)
+	})
+	if !ok {
+		p.works.Add(-1)
+	}
+	return ok
+}
+
+// Work has a worker run work, and this loop then, as something that came from outside: for a module of the
+// host h, which stays loaded until then has returned. It reports whether the queue of c had room; if not,
+// nothing is run. On l's loop, with any lock held. Cold path.
+func (l *Local) Work(h *Host, c reactor.Class, work func() error, then func(l *Local, err error)) bool {
+	return l.do(h.Profile(), c, work, func(err error) { l.Enter(func() { then(l, err) }) })
+}
+
+// retire asks again while a commit of this loop or a work of p is out.
 func (l *Local) retire(p *Profile, left *atomic.Int32, done func(error)) {
-	if len(l.waits) > 0 {
+	if len(l.waits) > 0 || p.works.Load() > 0 {
 		t := &later{f: func() { l.retire(p, left, done) }}
 		l.Loop.Arm(&t.timer, l.Loop.Tick()+1, t)
 		return

@@ -167,25 +167,22 @@ func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
 		j, err := l.JID(to)
 		if err != nil {
 			ev.bare, ev.To = true, s.account.bare
-			l.refuse(ev, StanzaError{Condition: JIDMalformed})
+			ev.Fail(JIDMalformed)
 			return
 		}
 		ev.To = j
 		ev.Target = l.target(ev)
 	}
 	if ev.Type == TypeUnknown {
-		l.refuse(ev, StanzaError{Condition: BadRequest})
+		ev.Fail(BadRequest)
 		return
 	}
 	if kind == IQ && !wellFormedIQ(ev) {
-		l.refuse(ev, StanzaError{Condition: BadRequest})
+		ev.Fail(BadRequest)
 		return
 	}
 	l.route(ev)
 }
-
-// refuse answers a fresh stanza at the door.
-func (l *Local) refuse(ev *Stanza, e StanzaError) { ev.FailWith(e) }
 
 // wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
 // result.
@@ -302,7 +299,7 @@ func (l *Local) resume(a *Account, lt letter, err error) {
 	}
 	ev.Session, ev.Fresh = lt.fresh, true
 	ev.at, ev.acct = &a.Entity, a
-	if lt.stream != nil && lt.stream.bits&bitGone == 0 && lt.stream.loop == l {
+	if lt.stream != nil && lt.stream.loop == l && lt.stream.bits&bitGone == 0 {
 		ev.stream = lt.stream
 	}
 	if err != nil || !a.resident.exists {
@@ -319,6 +316,7 @@ func (l *Local) resume(a *Account, lt letter, err error) {
 func (l *Local) forward(ev *Stanza) {
 	ev.Fresh, ev.Session, ev.stream, ev.at, ev.acct = false, nil, nil, nil, nil
 	if ev.Hops >= maxHops {
+		l.stats.Limits["hops"]++
 		return
 	}
 	host, ours := l.router.Table.Host(domainOf(ev.To))
@@ -427,21 +425,33 @@ func domainOf(j jid.JID) string {
 	return d
 }
 
-// Deliver puts ev in front of one session of the account whose lock is held: its bytes, with the
-// sender's true address.
+// Deliver sends ev to one session of the account whose lock is held: its bytes, with the sender's true
+// address. It reports whether the session took it; if not, ev is handled as if there were no such resource
+// (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	l.stats.Out[ev.Kind]++
-	to.lockOut()
-	ok := to.send(Parcel{Bytes: l.scratch, Kind: ev.Kind})
-	if to.wire != nil && to.wire.Crowded() {
+	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To})
+	switch {
+	case ok:
+		l.stats.Out[ev.Kind]++
+	case to.full():
+		l.stats.Limits["held"]++
+	}
+	if crowded {
 		l.crowded += len(l.scratch)
 	}
-	to.unlockOut()
 	if cap(l.scratch) > 64<<10 {
 		l.scratch = nil
 	}
 	return ok
+}
+
+// deliver is Send, and reports besides whether more waits for the client than it takes at a time.
+func (s *Session) deliver(p Parcel) (ok, crowded bool) {
+	s.lockOut()
+	defer s.unlockOut()
+	ok = s.send(p)
+	return ok, s.wire != nil && s.wire.Crowded()
 }
 
 // Append appends ev as it is delivered: from is the sender's true address, to the one it was sent
@@ -460,6 +470,15 @@ func (ev *Stanza) Append(dst []byte) []byte {
 		return dst
 	}
 	return addChildren(dst, start, ev.extra)
+}
+
+// AppendKept appends ev as it is to be kept for later: with the sender's xml:lang if it has none of its own
+// (RFC 6120 §8.1.5), and otherwise as it was sent.
+func (ev *Stanza) AppendKept(dst []byte) []byte {
+	if _, has := ev.Element.Attr(attrLang); ev.lang != "" && !has {
+		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: attrLang, Value: ev.lang})
+	}
+	return ev.Element.Append(dst, xmlstream.Streamed)
 }
 
 // addChildren puts extra behind the children of the element that dst[start:] is.
@@ -484,18 +503,50 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	return append(append(dst[:i], extra...), tag[:n]...)
 }
 
-// SendAs puts el, one stored element, in front of s with other addresses. Under the lock.
-func (l *Local) SendAs(s *Session, kind Kind, from, to jid.JID, el []byte) bool {
+// HandOver sends s an element that was stored or remembered, as a live one of the same sender would be
+// delivered: el has its xml:lang already, see [Stanza.AppendKept], and an address that the account blocks by
+// now is heard no more (XEP-0191 §3.4). from and to, where they are not zero, replace what el has. It goes
+// ahead of what s holds back. It reports whether s has it or must not have it; false: s takes nothing. What
+// may be large is handed over [SliceBytes] at a time. Under the account's lock.
+func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) bool {
 	e, err := l.Parser.Element(el)
 	if err != nil {
 		l.Log.Error("a stored stanza does not parse", "jid", s.jid.String(), "err", err)
-		return false
+		return true
 	}
-	l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: attrFrom, Value: from.String()},
-		xmlstream.Attr{Name: attrTo, Value: to.String()})
-	l.Parser.Release(e)
-	l.stats.Out[kind]++
-	return s.Send(Parcel{Bytes: l.scratch, Kind: kind})
+	defer l.Parser.Release(e)
+	sender := from
+	if sender.IsZero() {
+		v, _ := e.Attr(attrFrom)
+		sender, _ = l.JID(v)
+	}
+	if !l.mayHave(s, sender) {
+		return true
+	}
+	if !from.IsZero() {
+		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: attrFrom, Value: from.String()},
+			xmlstream.Attr{Name: attrTo, Value: to.String()})
+		el = l.scratch
+	}
+	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: true, From: sender, To: to})
+	if ok {
+		l.stats.Out[kind]++
+	}
+	return ok
+}
+
+// mayHave reports whether the account of s takes what from sent, by the rules that hold now.
+func (l *Local) mayHave(s *Session, from jid.JID) bool {
+	a := s.account
+	if from.Bare() == a.bare {
+		return true
+	}
+	for _, refuses := range a.host.Profile().Hooks.Refuses {
+		if refuses(a, from) {
+			return false
+		}
+	}
+	return true
 }
 
 // BecameAvailable runs the Available hooks: s has its first presence with a non-negative priority.

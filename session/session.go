@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"sync"
 
 	"canto/session/jid"
@@ -29,15 +30,27 @@ type Session struct {
 // out is what an outbox needs besides the wire's bytes: what waits while the session rests or
 // catches up. Nil while nothing waits.
 type out struct {
-	held  []byte // elements, one after the other, Streamed
-	count int
+	held  []held
+	bytes int
+	full  bool // a message was refused for want of room: so are those after it, which keeps their order
 }
 
-// What a resting or catching session may hold back.
+// held is one element that waits.
+type held struct {
+	bytes    []byte // Streamed
+	from, to jid.JID
+	kind     Kind
+}
+
+// What a resting or catching session may hold back. What comes beyond is refused, and the session goes on.
 const (
 	heldBytes = 1 << 20
 	heldCount = 1000
 )
+
+// SliceBytes is how much of what was stored is given to a session at a time: the next slice follows when
+// the socket has taken this one, so that no amount of it fills the outbox.
+const SliceBytes = 128 << 10
 
 // Account is whose resource s is. Any goroutine.
 func (s *Session) Account() *Account { return s.account }
@@ -80,11 +93,14 @@ type Parcel struct {
 	Kind  Kind
 	// First marks what a catching session gets before everything that is held back for it.
 	First bool
+	// From and To are the addresses of a message, by which it is routed again if s ends before it has it.
+	From, To jid.JID
 }
 
-// Send puts p in front of s's peer: under the outbox lock it runs the Outgoing hooks, appends it,
-// and marks the connection dirty. A resting session keeps it. Any goroutine, any lock held. It
-// reports whether s took it; a session that could not is closed.
+// Send puts p in the outbox of s: it runs the Outgoing hooks, appends p, and marks the connection dirty.
+// A session that rests or catches up keeps p for later. It reports whether s took p. A session that is
+// closing takes nothing; one whose client does not read is closed; one that holds back as much as it may
+// refuses messages, and lives. Any goroutine, any lock held.
 func (s *Session) Send(p Parcel) (ok bool) {
 	s.lockOut()
 	defer s.unlockOut()
@@ -101,14 +117,32 @@ func (s *Session) send(p Parcel) (ok bool) {
 			return true
 		}
 	}
-	if s.wire == nil || s.catching && !p.First && p.Kind == Message || s.out != nil && s.out.count > 0 && !p.First {
-		return s.hold(p)
+	if s.waits(p) {
+		if s.hold(p) {
+			return true
+		}
+		switch {
+		case p.Kind == Message:
+			return false
+		case s.wire == nil:
+			s.ended = true // it could not be resumed without a hole
+			return false
+		}
+		// An answer or presence overtakes more than a megabyte of messages rather than being lost.
 	}
 	if ok = s.wire.Send(p.Bytes, p.Form); !ok {
 		s.ended = true
 		s.wire.Close(errSlowReader)
 	}
 	return ok
+}
+
+// waits reports whether p is held back. Under the outbox lock.
+func (s *Session) waits(p Parcel) bool {
+	if s.wire == nil {
+		return true
+	}
+	return !p.First && (s.catching && p.Kind == Message || s.out != nil && len(s.out.held) > 0)
 }
 
 // outgoing asks the modules about p. It is a function of its own because what they are handed
@@ -122,49 +156,128 @@ func (h *Hooks) outgoing(s *Session, p Parcel) (changed Parcel, taken bool) {
 	return p, false
 }
 
+// hold keeps p for later; false: there is no room. Under the outbox lock.
 func (s *Session) hold(p Parcel) bool {
 	if s.out == nil {
 		s.out = new(out)
 	}
-	if s.out.count >= heldCount || len(s.out.held)+len(p.Bytes) > heldBytes {
-		s.ended = true
-		if s.wire != nil {
-			s.wire.Close(errSlowReader)
-		}
+	o := s.out
+	if o.full && p.Kind == Message || len(o.held) >= heldCount || o.bytes+len(p.Bytes) > heldBytes {
+		o.full = o.full || p.Kind == Message
 		return false
 	}
-	s.out.held = append(s.out.held, p.Bytes...)
-	s.out.count++
+	o.held = append(o.held, held{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	o.bytes += len(p.Bytes)
 	return true
 }
 
-// release sends what was held back, in order. Under the outbox lock.
-func (s *Session) release() {
-	o := s.out
-	if o == nil || s.wire == nil || s.catching {
-		return
-	}
-	s.out = nil
-	if o.count > 0 && !s.wire.Send(o.held, xmlstream.Streamed) {
-		s.ended = true
-		s.wire.Close(errSlowReader)
-	}
+// full reports whether s refuses messages because it holds back as many as it may.
+func (s *Session) full() bool {
+	s.lockOut()
+	defer s.unlockOut()
+	return !s.ended && s.out != nil && s.out.full
 }
 
-// Catch has live messages queue behind those that are sent with Parcel.First, until Caught. Under
-// the lock.
+// Catch has live messages wait while stored ones are handed over, until Caught. Under the account's lock.
 func (s *Session) Catch() {
 	s.lockOut()
 	s.catching = true
 	s.unlockOut()
 }
 
-// Caught ends Catch: what was held back leaves. Under the lock.
-func (s *Session) Caught() {
+// Catching reports whether Catch was called, and Caught was not. Under the account's lock.
+func (s *Session) Catching() bool { return s.catching }
+
+// Reopen lets s hold back messages again after it had no room. The caller has handed over, or will hand over
+// before anything that is held back from now on, what was stored instead. Under the account's lock.
+func (s *Session) Reopen() {
+	s.lockOut()
+	if s.out != nil {
+		s.out.full = false
+	}
+	s.unlockOut()
+}
+
+// Caught ends Catch: what is still held back leaves as the client takes it. Under the account's lock.
+func (s *Session) Caught(l *Local) {
 	s.lockOut()
 	s.catching = false
-	s.release()
 	s.unlockOut()
+	s.Release(l, nil)
+}
+
+// Release hands what is held back to the client of s, in order, [SliceBytes] at a time as the socket takes
+// it, and then runs done, if there is one, under the account's lock on the loop of the stream. If s ends
+// before, done is not run, and messages that are still held back are routed again. Under the account's lock.
+func (s *Session) Release(l *Local, done func(l *Local)) {
+	sent := 0
+	for sent < SliceBytes {
+		h, ok := s.next()
+		if !ok {
+			break
+		}
+		sent += len(h.bytes)
+		if !l.mayHave(s, h.from) {
+			continue
+		}
+		if !s.Send(Parcel{Bytes: h.bytes, Kind: h.kind, First: true, From: h.from, To: h.to}) {
+			s.lockOut()
+			if s.out == nil {
+				s.out = new(out)
+			}
+			s.out.held = append([]held{h}, s.out.held...)
+			s.unlockOut()
+			return // Unbind sees to the rest
+		}
+	}
+	if sent == 0 {
+		if done != nil {
+			done(l)
+		}
+		return
+	}
+	s.AfterFlush(l, func(l *Local, taken bool) {
+		if !taken {
+			return
+		}
+		l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, _ bool, err error) {
+			if a == s.account && a.index(s) >= 0 {
+				s.Release(l, done)
+			}
+		})
+	})
+}
+
+// next takes the first element that is held back.
+func (s *Session) next() (h held, ok bool) {
+	s.lockOut()
+	defer s.unlockOut()
+	o := s.out
+	if o == nil || s.wire == nil {
+		return h, false
+	}
+	if len(o.held) == 0 {
+		if !o.full || !s.catching {
+			s.out = nil
+		}
+		return h, false
+	}
+	h = o.held[0]
+	o.held[0] = held{}
+	o.held = o.held[1:]
+	o.bytes -= len(h.bytes)
+	return h, true
+}
+
+// AfterFlush runs f on the loop of the stream of s, under no lock: with taken once the socket has everything
+// that was sent to s before, so that it may be erased where it was stored; with taken false if the
+// connection closes first, or s has none. Under the account's lock.
+func (s *Session) AfterFlush(l *Local, f func(l *Local, taken bool)) {
+	if s.wire == nil {
+		l.Loop.Post(func() { l.Enter(func() { f(l, false) }) })
+		return
+	}
+	s.wire.Flushed(f)
 }
 
 // Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it; a resting

@@ -18,7 +18,7 @@ func TestShared(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer l.Parser.Release(e)
-		return l.Shared(e)
+		return l.Shared(&Stanza{Element: e})
 	}
 	const text = "<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='n' ver='v'/></presence>"
 	a := share(text)

@@ -82,8 +82,8 @@ func (ev *Stanza) Payload() xmlstream.Element {
 	return e
 }
 
-// Appender lends the loop's, emptied, until the hook returns or what was written is sent. It panics
-// while it is lent.
+// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one for each
+// loop: the next call empties it.
 func (ev *Stanza) Appender() *xmlstream.Appender { return ev.on.Appender() }
 
 // Appender lends the loop's, emptied: see [Stanza.Appender].
@@ -174,9 +174,9 @@ func (a *Account) TopPriority() int8 {
 }
 
 // Await is for the last handler only, that of a client's own iq: it keeps the client's input back,
-// runs work on a worker and then then on the loop under the account's lock, unless the account or
-// the stream is gone. Anywhere else it panics. After 30 s the answer is remote-server-timeout and
-// the stream goes on. Cold path.
+// runs work on a worker and then then on the loop under the account's lock, also if the stream is gone by
+// then, but not if the account is. Anywhere else it panics. After 30 s the answer is remote-server-timeout
+// and the stream goes on. Cold path.
 func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
 	if ev.acct == nil || ev.Kind != IQ {
 		panic("session: Await outside of an iq handler of an account")
@@ -195,21 +195,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if st != nil {
 		st.park(parkedWork)
 	}
-	ok := l.router.Workers.Do(c, l.Loop, work, func(err error) {
-		l.enter()
-		defer l.leave()
-		if st != nil {
-			defer st.unpark(parkedWork)
-		}
-		l.Loop.Arm(&late.timer, 0, late)
-		l.lock(&a.Entity)
-		a.Unpin()
-		if !late.fired {
-			kept.on, kept.at, kept.acct = l, &a.Entity, a
-			then(kept, err)
-		}
-		l.unlock()
-	})
+	ok := l.do(a.host.Profile(), c, work, func(err error) { l.awaited(kept, a, st, late, then, err) })
 	if !ok {
 		a.Unpin()
 		if st != nil {
@@ -219,6 +205,29 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	}
 	l.Loop.Arm(&late.timer, l.Loop.Tick()+awaitTicks, late)
 	return Done
+}
+
+// awaited ends an Await. A panic in then ends that stanza alone, which is answered.
+func (l *Local) awaited(ev *Stanza, a *Account, st *Stream, late *overdue, then func(*Stanza, error) Verdict, err error) {
+	l.enter()
+	defer l.leave()
+	defer func() {
+		if r := recover(); r != nil {
+			l.panicked(r, ev.From)
+			l.failed(ev)
+		}
+	}()
+	if st != nil && !late.fired { // else the stream has gone on
+		defer st.unpark(parkedWork)
+	}
+	l.Loop.Arm(&late.timer, 0, late)
+	l.lock(&a.Entity)
+	a.Unpin()
+	if !late.fired && a.resident != goneMark {
+		ev.on, ev.at, ev.acct = l, &a.Entity, a
+		then(ev, err)
+	}
+	l.unlock()
 }
 
 const awaitTicks = 300

@@ -22,9 +22,9 @@ const (
 	Closing
 )
 
-// A Wire is where one stream's elements leave: TCP, a WebSocket, or a message to whoever has the
-// socket; so nothing it returns but ok matters, and ok is that of [reactor.Conn.Append]. Send: any
-// goroutine. The others: the stream's loop; Close takes effect at the end of a turn.
+// A Wire is where one stream's elements leave: a TCP connection or a WebSocket. ok is that of
+// [reactor.Conn.Append]: false after Close, and while the peer does not read. Send: any goroutine. The
+// others: the stream's loop, unless a line says otherwise; Close takes effect at the end of a turn.
 type Wire interface {
 	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
 	Send(el []byte, form xmlstream.Form) (ok bool)    // one complete top-level element, or several
@@ -32,6 +32,11 @@ type Wire interface {
 	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed
 	// down. Any goroutine.
 	Crowded() bool
+	// Flushed runs f on the stream's loop, under no lock: with taken once the socket has everything that was
+	// sent before, with taken false if the connection closes first. Any goroutine.
+	Flushed(f func(l *Local, taken bool))
+	// NotifyDrain has [Stream.Unhold] called once nothing waits for the peer, also if that is so already.
+	NotifyDrain()
 	Pause()
 	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
 	Resume()
@@ -70,6 +75,7 @@ type Stream struct {
 	traits   Traits
 	parked   uint8 // reasons why no stanza is taken now
 	bits     uint8
+	works    uint16 // how many works are under way, each a reason parkedWork
 }
 
 // Reasons for parked.
@@ -87,11 +93,11 @@ const (
 	bitCounted                    // counted in its host
 	bitGone                       // the connection is closed
 	bitUpgrade                    // <starttls/> was taken: the front door goes on
+	bitLang                       // the xml:lang of the peer's header is well-formed
 )
 
 // A deal is what is known of a stream before it is bound.
 type deal struct {
-	id       string  // of the stream header in force
 	from     jid.JID // what the peer's header claimed; never trusted
 	peer     jid.JID // bare, as SASL's verifier returned it
 	account  uint64  // its id in the store
@@ -124,14 +130,6 @@ func (st *Stream) In() *xmlstream.Stream { return &st.in }
 
 // ID numbers the streams of this process; it is never used again. Any goroutine.
 func (st *Stream) ID() uint64 { return st.id }
-
-// HeaderID is the id of the stream header that we sent last (RFC 6120 §4.7.3); empty once bound.
-func (st *Stream) HeaderID() string {
-	if st.deal == nil {
-		return ""
-	}
-	return st.deal.id
-}
 
 // Peer is zero until SASL, then the bare JID of who is there, then the full one.
 func (st *Stream) Peer() jid.JID {
@@ -183,9 +181,10 @@ func (st *Stream) Send(el []byte) {
 	}
 }
 
-// Lang is the xml:lang of the peer's header.
+// Lang is the xml:lang of the peer's header (RFC 6120 §4.7.4); empty if it has none, or one that is not
+// well-formed (BCP 47), which is stamped on nothing.
 func (st *Stream) Lang() string {
-	if r := st.in.Root(); r != nil {
+	if r := st.in.Root(); r != nil && st.bits&bitLang != 0 {
 		return r.Lang
 	}
 	return ""
@@ -274,12 +273,13 @@ func (st *Stream) Close(err error) {
 // Ready reports whether st takes another element now: it is neither closing nor parked.
 func (st *Stream) Ready() bool { return st.state != Closing && st.parked == 0 }
 
-// park stops reading until unpark takes the last reason away.
+// park stops reading until unpark takes the last reason away. Each park for parkedWork wants an unpark of its
+// own: stanzas that waited for their account may have several works under way.
 func (st *Stream) park(why uint8) {
 	if st.parked == 0 {
 		st.wire.Pause()
 	}
-	st.parked |= why
+	st.note(why)
 }
 
 // parkToAnswer is park for work that ends in an answer that the peer waits for.
@@ -287,12 +287,24 @@ func (st *Stream) parkToAnswer() {
 	if st.parked == 0 {
 		st.wire.PauseToAnswer()
 	}
-	st.parked |= parkedWork
+	st.note(parkedWork)
+}
+
+func (st *Stream) note(why uint8) {
+	st.parked |= why
+	if why == parkedWork {
+		st.works++
+	}
 }
 
 func (st *Stream) unpark(why uint8) {
 	if st.parked&why == 0 {
 		return
+	}
+	if why == parkedWork {
+		if st.works--; st.works > 0 {
+			return
+		}
 	}
 	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
 		st.wire.Resume()
@@ -347,7 +359,11 @@ func (st *Stream) AwaitTurn(c reactor.Class, cost int, work func() error, then f
 }
 
 func (st *Stream) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
-	ok = st.loop.router.Workers.Do(c, st.loop.Loop, work, func(err error) {
+	if st.host == nil { // the stream has left its host, and its features with it
+		st.unpark(parkedWork)
+		return false
+	}
+	ok = st.loop.do(st.host.Profile(), c, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
 		if st.bits&bitGone != 0 {

@@ -327,6 +327,9 @@ func (s *server) open(c *config, r *run) error {
 	}
 	s.router.Workers = s.reactor.Workers()
 	s.router.Start(s.reactor.Loops())
+	if err := s.buryAll(); err != nil {
+		return fail(err)
+	}
 	s.metrics = &metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}
 	return nil
 }
@@ -593,12 +596,40 @@ func (s *server) hosts(c *config) error {
 	return nil
 }
 
+// buryAll works off, one after the other, the accounts that were deleted while no server ran, or shortly before
+// it stopped.
+func (s *server) buryAll() error {
+	var gone []store.DeletedAccount
+	snap := s.db.Snapshot()
+	defer snap.Close()
+	if err := s.db.Accounts().Deleted(snap, func(d store.DeletedAccount) bool {
+		gone = append(gone, d)
+		return true
+	}); err != nil {
+		return err
+	}
+	var next func()
+	next = func() {
+		for len(gone) > 0 {
+			d := gone[0]
+			gone = gone[1:]
+			err := storage.Bury(s.router, s.db, d, next)
+			if err == nil {
+				return
+			}
+			s.log.Error("a deleted account can't be worked off", "account", d.Local+"@"+d.Domain, "err", err)
+		}
+	}
+	next()
+	return nil
+}
+
 // closeHost ends the sessions of a domain that is served no more.
 func (s *server) closeHost(name string) {
 	for i := range 256 {
 		for _, a := range s.router.Table.Accounts(i, nil) {
 			if a.JID().Domain() == name {
-				s.router.Kick(a.JID(), session.ErrHostGone, nil)
+				s.router.Kick(a.JID(), session.ErrHostGone)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/mod/storage"
 	"canto/session/sasl"
 	"canto/session/store"
 )
@@ -84,9 +85,9 @@ func (r *run) born(j jid.JID) {
 }
 
 // kick ends the account's sessions on a running server.
-func (r *run) kick(j jid.JID, reason error, f func(l *session.Local, a *session.Account)) {
+func (r *run) kick(j jid.JID, reason error) {
 	if r.server != nil {
-		r.server.router.Kick(j, reason, f)
+		r.server.router.Kick(j, reason)
 	}
 }
 
@@ -148,7 +149,7 @@ func (u *userPasswd) Run(r *run) error {
 		if err := named(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), c)); err != nil {
 			return err
 		}
-		r.kick(j, &session.StreamError{Condition: "reset", Text: "the password was changed"}, nil)
+		r.kick(j, &session.StreamError{Condition: "reset", Text: "the password was changed"})
 		if made {
 			fmt.Fprintf(r.out, "%s\t%s\n", j, pw)
 		}
@@ -166,11 +167,11 @@ func (u *userDel) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := named(j, db.Accounts().Delete(r.ctx, j.Domain(), j.Local())); err != nil {
-			return err
+		gone, err := db.Accounts().Delete(r.ctx, j.Domain(), j.Local())
+		if err != nil || r.server == nil { // then the next start tells its contacts
+			return named(j, err)
 		}
-		r.kick(j, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
-		return nil
+		return storage.Bury(r.server.router, db, gone, nil)
 	})
 }
 
@@ -255,7 +256,7 @@ func ban(r *run, text string, on bool) error {
 			return err
 		}
 		if on {
-			r.kick(j, &session.StreamError{Condition: "policy-violation", Text: "the account is disabled"}, nil)
+			r.kick(j, &session.StreamError{Condition: "policy-violation", Text: "the account is disabled"})
 		}
 		return nil
 	})

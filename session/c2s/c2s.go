@@ -247,6 +247,7 @@ func appendAttr(b []byte, name, v string) []byte {
 func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(el) }
 func (w *wire) Form() xmlstream.Form                  { return xmlstream.Streamed }
 func (w *wire) Crowded() bool                         { return w.conn().Buffered() > highWater }
+func (w *wire) NotifyDrain()                          { w.conn().NotifyDrain() }
 func (w *wire) Pause()                                { w.conn().Pause() }
 func (w *wire) PauseToAnswer()                        { w.conn().PauseToAnswer() }
 func (w *wire) Resume()                               { w.conn().Resume() }
@@ -254,6 +255,12 @@ func (w *wire) Arm(at reactor.Tick)                   { w.conn().Arm(at) }
 func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }
 func (w *wire) Presented() *tls.Certificate           { return w.conn().Presented() }
 func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
+
+func (w *wire) Flushed(f func(l *session.Local, taken bool)) {
+	c := w.conn()
+	l := c.Handler().(*Door).Router.Local(c.Loop())
+	c.Flushed(func(taken bool) { l.Enter(func() { f(l, taken) }) })
+}
 
 func (w *wire) StartTLS(h *session.Host) error {
 	return w.conn().StartTLS(w.conn().Handler().(*Door).TLS(h), reactor.ServerRole)

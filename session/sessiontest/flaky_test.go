@@ -255,7 +255,7 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 			case "ended":
 				romeo.Send("</stream:stream>")
 			case "kicked":
-				s.Router.Kick(romeo.Bare(), session.ErrNotAuthorized, nil)
+				s.Router.Kick(romeo.Bare(), session.ErrNotAuthorized)
 			}
 			s.Settle()
 			s.Advance(5 * time.Second)

@@ -227,6 +227,7 @@ type Client struct {
 	parser *xmlstream.Parser
 	in     xmlstream.Stream
 	ended  bool
+	lang   string // of its stream headers
 }
 
 // Dial opens a connection on a loop and says nothing.
@@ -244,12 +245,22 @@ func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
 // Open sends a stream header.
 func (c *Client) Open(host string) {
 	c.in.Reset(0)
-	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host)))
+	lang := ""
+	if c.lang != "" {
+		lang = " xml:lang='" + c.lang + "'"
+	}
+	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0'%s xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
 }
 
 // Login opens a stream for a full JID, on the next loop, and binds it; the account is made if there is
 // none. Nothing else is sent: no roster is asked for and no presence sent.
 func (s *Server) Login(name, full string) *Client {
+	s.TB.Helper()
+	return s.LoginLang(name, full, "")
+}
+
+// LoginLang is Login with an xml:lang in the stream headers.
+func (s *Server) LoginLang(name, full, lang string) *Client {
 	s.TB.Helper()
 	j, err := jid.Parse(full)
 	if err != nil {
@@ -263,6 +274,7 @@ func (s *Server) Login(name, full string) *Client {
 	}
 	s.logins++
 	c := s.Dial(name, s.logins)
+	c.lang = lang
 	c.Open(j.Domain())
 	s.Settle()
 	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))

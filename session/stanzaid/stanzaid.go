@@ -153,7 +153,8 @@ func (l *Lease) Low(now time.Time, d time.Duration) bool {
 // ErrLease is returned when the lease is used up.
 var ErrLease = errors.New("stanzaid: no id below the durable lease")
 
-// A Generator draws ids that grow. It is 16 bytes and belongs to one entity: not safe for two goroutines.
+// A Generator draws ids that grow. It is 16 bytes: not safe for two goroutines. One that is forgotten may give an
+// id again while the lease's floor is ahead of the clock: see [Source].
 type Generator struct {
 	Last  ID // the last id drawn, or seen in the archive
 	lease *Lease
@@ -180,6 +181,34 @@ func (g *Generator) Next(nowMilli int64, node uint16) (ID, error) {
 	}
 	g.Last = id
 	return id, nil
+}
+
+// A Source draws ids for all entities of a process: none is given twice, to whichever entity, whatever is
+// forgotten of an entity meanwhile. Any goroutine.
+type Source struct {
+	lease *Lease
+	last  atomic.Uint64
+}
+
+// NewSource returns a source that draws below l. There must be one for each lease and process.
+func NewSource(l *Lease) *Source { return &Source{lease: l} }
+
+// Lease returns what s draws below.
+func (s *Source) Lease() *Lease { return s.lease }
+
+// Next is [Generator.Next] for the process.
+func (s *Source) Next(nowMilli int64, node uint16) (ID, error) {
+	for {
+		last := s.last.Load()
+		g := Generator{ID(last), s.lease}
+		id, err := g.Next(nowMilli, node)
+		if err != nil {
+			return 0, err
+		}
+		if s.last.CompareAndSwap(last, uint64(id)) {
+			return id, nil
+		}
+	}
 }
 
 // above returns the first ID of the millisecond after id's; 0 for 0.

@@ -242,16 +242,51 @@ func (s *Accounts) Unstable(r Reader, fn func(a Account) bool) error {
 	})
 }
 
-// Delete removes an account with all its rows in all tables, of modules that are not loaded too. Its id is never
-// given again: what is written for it later belongs to nobody.
-func (s *Accounts) Delete(ctx context.Context, domain, local string) error {
-	return s.change(ctx, domain, local, func(b *Batch, a *Account, key []byte) (keep bool) {
-		for _, p := range s.db.space.ownedPrefixes() {
-			t := table{prefix: p}
-			b.delRange(t.ownerKey(nil, a.ID), t.ownerEnd(nil, a.ID))
-		}
+// A DeletedAccount is what is left of an account that was deleted: its rows, until [Accounts.Erase].
+type DeletedAccount struct {
+	ID            uint64
+	Domain, Local string
+}
+
+// JID returns the address that it had.
+func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
+
+// Delete removes an account from the directory: there can be no login to it, and its name may be given to another. Its rows
+// stay under its id, which is never given again, so that its contacts can be told by what is in its roster, and
+// are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server too.
+func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
+	err = s.change(ctx, domain, local, func(b *Batch, a *Account, key []byte) (keep bool) {
+		d = DeletedAccount{a.ID, a.Domain, a.Local}
+		b.set(deletedKey(a.ID), append(append([]byte(a.Domain), 0), a.Local...))
 		return false
 	})
+	return d, err
+}
+
+func deletedKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte(prefixDeleted), id) }
+
+// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it returns false.
+func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
+	lo, hi := prefixRange([]byte(prefixDeleted))
+	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
+		domain, local, ok := strings.Cut(string(value), "\x00")
+		if !ok || len(key) != len(prefixDeleted)+8 {
+			return false, corrupt("the row of a deleted account", errors.New("wrong length"))
+		}
+		return fn(DeletedAccount{binary.BigEndian.Uint64(key[len(prefixDeleted):]), domain, local}), nil
+	})
+}
+
+// Erase removes all rows of a deleted account, in all tables, of modules that are not loaded too, without waiting.
+// What is written for its id later belongs to no account.
+func (s *Accounts) Erase(id uint64) Ticket {
+	b := s.db.systemBatch()
+	for _, p := range s.db.space.ownedPrefixes() {
+		t := table{prefix: p}
+		b.delRange(t.ownerKey(nil, id), t.ownerEnd(nil, id))
+	}
+	b.del(deletedKey(id))
+	return s.db.Commit(b)
 }
 
 // SetKeys replaces an account's credentials.

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -151,8 +152,31 @@ func TestAttackS11(t *testing.T) {
 			db = open(t, quiet(fs))
 			acc = db.Accounts()
 		}
-		if err := acc.Delete(ctx, "example.org", "bob"); err != nil {
+		gone, err := acc.Delete(ctx, "example.org", "bob")
+		if err != nil || gone != (DeletedAccount{id, "example.org", "bob"}) {
+			t.Fatal(gone, err)
+		}
+		if _, err := acc.Get(db, "example.org", "bob"); !errors.Is(err, ErrNotFound) {
 			t.Fatal(err)
+		}
+		// What it has stays until its contacts were told, after a restart too.
+		db.Close()
+		db = open(t, quiet(fs))
+		acc = db.Accounts()
+		left := func() (list []DeletedAccount) {
+			if err := acc.Deleted(db, func(d DeletedAccount) bool { list = append(list, d); return true }); err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		if got := left(); len(got) != 1 || got[0] != gone {
+			t.Fatal(got)
+		}
+		if got := scanMap(t, must(MapOf(db.Space(), rosters))(t), db, id, ""); got == "" {
+			t.Fatal("nothing is left to tell its contacts by")
+		}
+		if err := db.Wait(ctx, acc.Erase(id)); err != nil || len(left()) != 0 {
+			t.Fatal(err, left())
 		}
 		r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
 		if got := scanMap(t, r, db, id, ""); got != "" {
@@ -170,7 +194,7 @@ func TestAttackS11(t *testing.T) {
 	b := db.NewBatch(b2)
 	r.Put(b, b2, "k", []byte("v"))
 	db.Commit(b)
-	if err := acc.Delete(ctx, "example.org", "a"); err != nil {
+	if err := db.Wait(ctx, acc.Erase(must(acc.Delete(ctx, "example.org", "a"))(t).ID)); err != nil {
 		t.Fatal(err)
 	}
 	if got := scanMap(t, r, db, b2, ""); got != "k=v " || a == b2 {
@@ -1051,5 +1075,76 @@ func BenchmarkCommit(b *testing.B) {
 	}
 	if err := db.Wait(ctx, last); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// What waits for a disk that does not answer is bounded: beyond it writes are refused as on a full disk, in
+// their order and without memory for each, reads go on, and what was taken is written when the disk is back.
+func TestStalledDisk(t *testing.T) {
+	stalled := make(chan struct{})
+	o := quiet(vfs.NewMem())
+	o.QueueBytes = 1 << 20
+	o.BatchBytes = 64 << 10
+	var writes atomic.Bool
+	o.Fault = func(write bool) error {
+		if write && writes.Load() {
+			<-stalled
+		}
+		return nil
+	}
+	db, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	m := must(LogOf(db.Space(), archives))(t)
+	writes.Store(true)
+	const all = 200_000
+	var tickets []Ticket
+	for i := range uint64(all) {
+		b := db.NewBatch(1)
+		m.Append(b, 1, i, "entry")
+		tickets = append(tickets, db.Commit(b))
+	}
+	if err := db.Full(); !errors.Is(err, ErrFull) {
+		t.Fatalf("%d writes wait and Full says %v", all, err)
+	}
+	db.commit.mu.Lock()
+	queued, bytes := len(db.commit.queue), db.commit.bytes
+	db.commit.mu.Unlock()
+	if bytes > o.QueueBytes+1000 || queued > o.QueueBytes/overhead+2 {
+		t.Errorf("%d batches and %d bytes wait", queued, bytes)
+	}
+	if _, _, err := m.Last(db, 1); err != nil {
+		t.Errorf("a read meanwhile: %v", err)
+	}
+	if got := db.Durable(); got >= tickets[0] {
+		t.Errorf("%d is settled before its turn", got)
+	}
+	close(stalled)
+	if err := db.Wait(t.Context(), tickets[all-1]); !errors.Is(err, ErrFull) {
+		t.Errorf("the last one: %v", err)
+	}
+	taken := 0
+	for i, tk := range tickets {
+		switch err := db.Failed(tk); {
+		case err == nil && taken == i:
+			taken++
+		case err == nil:
+			t.Fatalf("write %d was taken after %d had been refused", i, taken)
+		case !errors.Is(err, ErrFull):
+			t.Fatal(err)
+		}
+	}
+	if last, ok, err := m.Last(db, 1); err != nil || !ok || last != uint64(taken-1) || taken == 0 || taken == all {
+		t.Errorf("%d of %d were taken, the last one there is %d (%v, %v)", taken, all, last, ok, err)
+	}
+	if err := db.Full(); err != nil {
+		t.Errorf("the disk is back: %v", err)
+	}
+	b := db.NewBatch(1)
+	m.Append(b, 1, all, "entry")
+	if err := db.Wait(t.Context(), db.Commit(b)); err != nil {
+		t.Errorf("a write after it: %v", err)
 	}
 }

@@ -106,11 +106,12 @@ func (b *Batch) setNumber(key []byte, n uint64) {
 	b.set(key, binary.BigEndian.AppendUint64(nil, n))
 }
 
-// A pending is a batch on its way, with its ticket.
+// A pending is a batch on its way, with its ticket; without a batch it stands for the refused tickets from first
+// to ticket, so that refusing costs no memory.
 type pending struct {
-	b      *Batch
-	ticket Ticket
-	since  time.Time
+	b             *Batch
+	first, ticket Ticket
+	since         time.Time
 }
 
 // A failedRange is tickets that were never made durable, and why.
@@ -145,7 +146,11 @@ type commit struct {
 	wake      chan struct{}
 	all       *pebble.Batch           // the committer's own: what one group writes
 	full      atomic.Pointer[failure] // not nil: writes are refused
+	slow      atomic.Pointer[failure] // not nil: they are refused because too many wait
 }
+
+// overhead is what a queued batch takes besides its writes, in bytes: many small ones count too.
+const overhead = 256
 
 func (c *commit) init(db *DB) {
 	c.db = db
@@ -167,9 +172,14 @@ func (db *DB) Commit(b *Batch) Ticket {
 		return t
 	}
 	c.queued = t
-	c.queue = append(c.queue, pending{b, t, monotonic()})
+	if !b.system && c.tooSlow() {
+		c.refuseLocked(b, t)
+		c.mu.Unlock()
+		return t
+	}
+	c.queue = append(c.queue, pending{b, t, t, monotonic()})
 	c.ops += b.Len()
-	c.bytes += b.b.Len()
+	c.bytes += b.b.Len() + overhead
 	// The committer looks for itself while it gathers; it is woken for the first, and when it has enough.
 	wake := len(c.queue) == 1 || c.ops >= db.opts.BatchOps || c.bytes >= db.opts.BatchBytes
 	c.mu.Unlock()
@@ -180,6 +190,27 @@ func (db *DB) Commit(b *Batch) Ticket {
 		}
 	}
 	return t
+}
+
+// tooSlow reports whether more waits for the disk than may. Under mu.
+func (c *commit) tooSlow() bool {
+	if c.slow.Load() == nil && c.bytes >= c.db.opts.QueueBytes {
+		err := fmt.Errorf("%w: %d MiB wait for the disk of %s", ErrFull, c.bytes>>20, c.db.opts.Dir)
+		c.slow.Store(&failure{err})
+		c.metrics.FullEvents.Add(1)
+		c.db.opts.Logger.Error("store: writes are refused", "err", err)
+	}
+	return c.slow.Load() != nil
+}
+
+// refuseLocked gives t a place in the queue without its batch: it fails when those before it are settled.
+func (c *commit) refuseLocked(b *Batch, t Ticket) {
+	b.release()
+	if n := len(c.queue); n > 0 && c.queue[n-1].b == nil {
+		c.queue[n-1].ticket = t
+		return
+	}
+	c.queue = append(c.queue, pending{nil, t, t, monotonic()})
 }
 
 // Durable returns the ticket up to which everything is durable, or has failed: see [DB.Failed].
@@ -328,7 +359,10 @@ func (c *commit) take() []pending {
 	defer c.mu.Unlock()
 	n, ops, bytes := 0, 0, 0
 	for n < len(c.queue) {
-		k, l := c.queue[n].b.Len(), c.queue[n].b.b.Len()
+		k, l := 0, 0
+		if b := c.queue[n].b; b != nil {
+			k, l = b.Len(), b.b.Len()+overhead
+		}
 		if n > 0 && (ops+k > c.db.opts.BatchOps || bytes+l > c.db.opts.BatchBytes) {
 			break
 		}
@@ -342,6 +376,10 @@ func (c *commit) take() []pending {
 	}
 	c.ops -= ops
 	c.bytes -= bytes
+	if c.bytes <= c.db.opts.QueueBytes/2 && c.slow.Load() != nil {
+		c.slow.Store(nil)
+		c.db.opts.Logger.Info("store: the disk has caught up, writes are taken")
+	}
 	return group
 }
 
@@ -360,12 +398,14 @@ func (c *commit) write(group []pending) {
 	var refused []failedRange
 	if err == nil {
 		for _, p := range group {
-			e := p.b.err
-			if e == nil {
-				e = c.all.Apply(&p.b.b, nil)
+			e := errQueue
+			if p.b != nil {
+				if e = p.b.err; e == nil {
+					e = c.all.Apply(&p.b.b, nil)
+				}
 			}
 			if e != nil {
-				refused = append(refused, failedRange{p.ticket, p.ticket, e})
+				refused = append(refused, failedRange{p.first, p.ticket, e})
 			}
 		}
 		ops := int(c.all.Count())
@@ -387,7 +427,8 @@ func (c *commit) write(group []pending) {
 		last = max(last, c.queued)
 		c.metrics.Failed.Add(uint64(len(group) + len(c.queue)))
 		c.queue, c.ops, c.bytes = nil, 0, 0
-		c.failLocked(group[0].ticket, last, err)
+		c.slow.Store(nil)
+		c.failLocked(group[0].first, last, err)
 	default:
 		for _, p := range refused {
 			c.failLocked(p.from, p.to, p.err)
@@ -397,7 +438,9 @@ func (c *commit) write(group []pending) {
 	c.applied = max(c.applied, last)
 	c.durable.Store(uint64(max(last, before)))
 	for _, p := range group {
-		p.b.release()
+		if p.b != nil {
+			p.b.release()
+		}
 	}
 	listeners := c.listeners
 	close(c.changed)
@@ -415,6 +458,9 @@ func (c *commit) write(group []pending) {
 		}
 	}
 }
+
+// errQueue is why a batch failed that came while too much waited for the disk.
+var errQueue = fmt.Errorf("%w: too much waited for the disk", ErrFull)
 
 // apply writes and syncs, and leaves all empty. Pebble panics, or calls its logger's Fatalf, where it can't; either way the store has
 // failed, and this group with it.

@@ -169,6 +169,7 @@ var (
 	keyUnicode     = []byte("\x00unicode")
 	prefixTable    = "\x00table\x00" // then the table's name
 	prefixLease    = "\x00lease\x00" // then the lease's name
+	prefixDeleted  = "\x00gone\x00"  // then the id of an account that was deleted, and whose rows are not
 )
 
 // checkFormat reads the version of the layout. A store without one is new: but not if it has rows.

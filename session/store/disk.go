@@ -52,9 +52,13 @@ func (d *disk) start() {
 	}()
 }
 
-// Full returns why writes are refused for lack of space (ErrFull), nil if they are not.
+// Full returns why writes are refused (ErrFull), for lack of space or because too much waits for the disk; nil if
+// they are not.
 func (db *DB) Full() error {
 	if f := db.commit.full.Load(); f != nil {
+		return f.err
+	}
+	if f := db.commit.slow.Load(); f != nil {
 		return f.err
 	}
 	return nil

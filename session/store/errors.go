@@ -11,7 +11,7 @@ var (
 	ErrLocked = errors.New("store is locked")
 	// ErrFormat: the store, or a table in it, was written by a newer or too old version (exit status 3).
 	ErrFormat = errors.New("store format is not supported")
-	// ErrFull: too little space is left; in XMPP resource-constraint. Reads go on.
+	// ErrFull: too little space is left, or too much waits for the disk; in XMPP resource-constraint. Reads go on.
 	ErrFull = errors.New("store is full")
 	// ErrUnavailable: the store can't write, or is closed.
 	ErrUnavailable = errors.New("store is unavailable")

@@ -16,6 +16,8 @@ type Lease struct {
 	mu    sync.Mutex
 	asked uint64
 	wait  []extension
+	once  sync.Once
+	value any
 }
 
 type extension struct {
@@ -43,6 +45,13 @@ func (db *DB) Lease(name string) (*Lease, error) {
 	}
 	db.leases[name] = l
 	return l, nil
+}
+
+// Value returns what make returned the first time: state that must live as long as the lease, such as the last
+// number drawn, whichever modules are loaded meanwhile.
+func (l *Lease) Value(make func() any) any {
+	l.once.Do(func() { l.value = make() })
+	return l.value
 }
 
 // Floor returns the end of the last lease of earlier starts: ids below it may have been given.

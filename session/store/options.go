@@ -36,6 +36,9 @@ type Options struct {
 	BatchDelay time.Duration
 	BatchOps   int
 	BatchBytes int
+	// QueueBytes is how much may wait for the disk: beyond it writes are refused with ErrFull, until half of
+	// it is written. 64 MiB.
+	QueueBytes int
 
 	Now    func() time.Time // wall clock, for stamps; time.Now
 	Rand   io.Reader        // crypto/rand.Reader
@@ -75,6 +78,7 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxOpenFiles, 500)
 	def(&o.BatchOps, 4096)
 	def(&o.BatchBytes, 4<<20)
+	def(&o.QueueBytes, 64<<20)
 	if o.CheckEvery == 0 {
 		o.CheckEvery = 5 * time.Second
 	}

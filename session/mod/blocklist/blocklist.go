@@ -134,6 +134,7 @@ func (m *module) Load(api *session.API) error {
 		return errors.New("nobody sends presence")
 	}
 	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Of(a).matches(who) }
+	api.Hooks.Refuses = append(api.Hooks.Refuses, m.presences.Hidden)
 	session.Resident(api, part, m.load)
 	api.Advertise(ns)
 	h := api.Hooks

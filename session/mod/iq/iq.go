@@ -56,7 +56,9 @@ func (m module) deliver(ev *session.Stanza) session.Verdict {
 	if !own && ev.Type == session.TypeSet && ev.Payload().Is(rosterQuery) {
 		return session.Pass
 	}
-	ev.Local().Deliver(s, ev)
+	if !ev.Local().Deliver(s, ev) {
+		return session.Pass // its stream is closing: the request is answered as if it were gone (RFC 6120 §8.2.3)
+	}
 	return session.Done
 }
 

@@ -35,18 +35,21 @@ func (module) Load(api *session.API) error {
 	return nil
 }
 
-// deliver puts ev in front of whoever is picked.
+// deliver hands ev to the resources that it is for. A resource that takes nothing, as its stream is closing,
+// is like one that is not there (RFC 6121 §8.5.3.2).
 func deliver(ev *session.Stanza) session.Verdict {
 	l, a := ev.Local(), ev.Account()
 	if ev.Target == session.ToFull {
-		if s := a.Resource(ev.To); s != nil {
-			l.Deliver(s, ev)
+		s := a.Resource(ev.To)
+		switch {
+		case s != nil && l.Deliver(s, ev):
 			return session.Done
+		case ev.Type == session.TypeChat: // row 6.1: as to the bare JID
+		case ev.Type == session.TypeNone && s != nil && s.Catching():
+			return session.Pass // it lacks room only: stored behind what it gets
+		default:
+			return ev.Fail(session.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
 		}
-	}
-	taken := false
-	if ev.Target == session.ToFull && ev.Type != session.TypeChat {
-		return ev.Fail(session.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
 	}
 	switch ev.Type {
 	case session.TypeGroupchat:
@@ -61,15 +64,41 @@ func deliver(ev *session.Stanza) session.Verdict {
 	case session.TypeError:
 		return session.Done
 	}
-	for _, s := range a.Resources() {
-		if ev.Picked(s) && l.Deliver(s, ev) {
-			taken = true
+	return best(ev)
+}
+
+// best hands ev to all resources of the highest priority of which one takes it (row 3.1). Where one of them
+// only lacks room for what it gets after its stored messages, ev is stored behind those.
+func best(ev *session.Stanza) session.Verdict {
+	l, a := ev.Local(), ev.Account()
+	for below := 128; ; {
+		top := -1
+		for _, s := range a.Resources() {
+			if _, prio := s.Presence(); s.Available() && int(prio) > top && int(prio) < below {
+				top = int(prio)
+			}
 		}
+		if top < 0 {
+			return session.Pass
+		}
+		taken, catching := false, false
+		for _, s := range a.Resources() {
+			if _, prio := s.Presence(); s.Available() && int(prio) == top {
+				if l.Deliver(s, ev) {
+					taken = true
+				} else {
+					catching = catching || s.Catching()
+				}
+			}
+		}
+		switch {
+		case taken:
+			return session.Done
+		case catching:
+			return session.Pass
+		}
+		below = top
 	}
-	if taken {
-		return session.Done
-	}
-	return session.Pass
 }
 
 // drop ends what must not be answered, with nobody to take it.

@@ -6,10 +6,14 @@
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Later</body>
 //	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
 //
-// State in a session: none; the kernel's Catch holds live messages back while the stored ones are read.
-// Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback:
-// only what nobody took is kept. Kept are messages of type normal and chat with a body, unless a hint
-// (XEP-0334) says no-store; a headline, groupchat message, error or bare chat state is not.
+// State in a session: the kernel's Catch holds live messages back while stored ones are handed over, a slice
+// at a time as the client takes it. What was held back follows, and then messages that came when there was no
+// room to hold more, which are stored behind the others. Rows are erased once the socket has taken them, on a
+// connection that was not closing by then. If the client leaves before, another available resource goes on.
+// Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback: only what
+// no resource took is kept. Kept are messages of type normal and chat, unless a chat state is all there is
+// (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §3.4) a chat state is kept too. What is not
+// kept is answered with service-unavailable (RFC 6121 §8.5.2.2.1).
 package offline
 
 import (
@@ -37,11 +41,18 @@ var Manifest = session.Manifest{
 	New:      func() session.Module { return new(module) },
 }
 
+const (
+	nsChatStates = "http://jabber.org/protocol/chatstates"
+	nsHints      = "urn:xmpp:hints"
+	nsStanzaID   = "urn:xmpp:sid:0"
+)
+
 var (
 	rows     = store.NewLog[[]byte]("offline", 'o', 1)
 	part     = session.NewPart[kept]("offline")
-	body     = xmlstream.N(session.NSClient, "body")
-	noStore  = xmlstream.N("urn:xmpp:hints", "no-store")
+	thread   = xmlstream.N(session.NSClient, "thread")
+	noStore  = xmlstream.N(nsHints, "no-store")
+	storeIt  = xmlstream.N(nsHints, "store")
 	delay    = xmlstream.N("urn:xmpp:delay", "delay")
 	fromAttr = xmlstream.N("", "from")
 	stamp    = xmlstream.N("", "stamp")
@@ -52,7 +63,7 @@ type kept struct {
 	count, bytes int
 	next         uint64 // number of the next row
 	ticket       session.Ticket
-	reading      bool
+	to           jid.JID // the resource that the rows are being handed to; zero: there is none
 }
 
 // Options are the module's section of the configuration.
@@ -86,6 +97,7 @@ func (m *module) Load(api *session.API) error {
 		api.Hooks.Message[t].Add(api.Module, session.Fallback, m.keep)
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.handOver)
+	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
 	api.Advertise("msgoffline")
 	return nil
 }
@@ -103,15 +115,12 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (k *kept, err error
 	return k, err
 }
 
-// keep stores what nobody took.
+// keep stores what no resource took.
 func (m *module) keep(ev *session.Stanza) session.Verdict {
 	if ev.Type != session.TypeNone && ev.Type != session.TypeChat {
 		return session.Pass
 	}
-	if _, ok := ev.Element.Child(body); !ok {
-		return session.Done // a chat state for nobody
-	}
-	if _, ok := ev.Element.Child(noStore); ok {
+	if !worthKeeping(ev.Element) {
 		return session.Pass
 	}
 	a := ev.Account()
@@ -137,60 +146,189 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// handOver reads what is stored on a worker and sends it in front of everything live.
+// worthKeeping reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §3).
+func worthKeeping(e xmlstream.Element) bool {
+	state, hint, other := false, false, false
+	for c, ok := e.First(); ok; c, ok = c.Next() {
+		switch space := string(c.Space()); {
+		case c.Is(noStore):
+			return false
+		case c.Is(storeIt):
+			hint = true
+		case space == nsChatStates:
+			state = true
+		case space == nsHints, space == nsStanzaID, c.Is(thread):
+		default:
+			other = true
+		}
+	}
+	return hint || other || !state
+}
+
+// handOver begins to give s what is stored, unless another resource is being given it.
 func (m *module) handOver(l *session.Local, s *session.Session) {
-	a := s.Account()
-	k := part.Of(a)
-	if k == nil || k.count == 0 || k.reading {
+	k := part.Of(s.Account())
+	if k == nil || k.count == 0 {
 		return
 	}
-	k.reading = true
+	if other := s.Account().Resource(k.to); other != nil && other.Catching() {
+		return
+	}
+	k.to = s.JID()
 	s.Catch()
-	who, host, id, after, end := s.JID(), a.Host(), a.ID(), k.ticket, k.next
-	var list [][]byte
-	done := func(err error) { m.deliver(l, host, who, list, end, err) }
-	if !l.Router().Workers.Do(reactor.Disk, l.Loop, func() error {
+	m.read(l, s, k, 0, k.next)
+}
+
+// read reads the next slice of the rows from from up to end, end itself left out, on a worker.
+func (m *module) read(l *session.Local, s *session.Session, k *kept, from, end uint64) {
+	a := s.Account()
+	var list []row
+	id, after := a.ID(), k.ticket
+	if !l.Work(a.Host(), reactor.Disk, func() error {
 		m.db.Wait(context.Background(), store.Ticket(after))
 		snap := m.db.Snapshot()
 		defer snap.Close()
-		return m.rows.Scan(snap, id, 0, end-1, 0, false, func(_ uint64, v []byte) bool {
-			list = append(list, append([]byte(nil), v...))
-			return true
+		size := 0
+		return m.rows.Scan(snap, id, from, end-1, 0, false, func(id uint64, v []byte) bool {
+			list = append(list, row{id, append([]byte(nil), v...)})
+			size += len(v)
+			return size < session.SliceBytes
 		})
-	}, func(err error) { l.Enter(func() { done(err) }) }) {
-		k.reading = false
-		s.Caught()
+	}, func(l *session.Local, err error) {
+		m.continued(l, s, k, func(l *session.Local, bad error) {
+			if err = errors.Join(err, bad); err != nil {
+				l.Log.Error("stored messages could not be read", "jid", s.JID().String(), "err", err)
+				m.stop(l, s, k) // they stay stored
+				return
+			}
+			if m.still(l, s, k) {
+				m.deliver(l, s, k, list, end)
+			}
+		})
+	}) {
+		m.stop(l, s, k)
 	}
 }
 
-func (m *module) deliver(l *session.Local, host *session.Host, who jid.JID, list [][]byte, end uint64, err error) {
-	l.Account(host, who.Bare(), func(l *session.Local, a *session.Account, exists bool, bad error) {
-		if a == nil {
-			return
+// A row is one stored message.
+type row struct {
+	id uint64
+	el []byte
+}
+
+// continued runs f under the account's lock if s is still there and k what is in memory of its account. Otherwise
+// the next resource is given what is stored.
+func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func(l *session.Local, err error)) {
+	l.Account(s.Host(), s.JID().Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
+		switch {
+		case a == nil || a != s.Account() || a.Resource(s.JID()) != s:
+		case err != nil:
+			f(l, err)
+		case !exists:
+		case part.Of(a) != k: // it was read again
+			m.stop(l, s, k)
+			m.begin(l, a)
+		default:
+			f(l, nil)
 		}
-		k := part.Of(a)
-		if k != nil {
-			k.reading = false
+	})
+}
+
+// still reports whether s may have more, and gives it to the next resource otherwise.
+func (m *module) still(l *session.Local, s *session.Session, k *kept) bool {
+	_, prio := s.Presence()
+	if part.Of(s.Account()) == k && s.Available() && prio >= 0 {
+		return true
+	}
+	m.stop(l, s, k)
+	m.begin(l, s.Account())
+	return false
+}
+
+// unbound gives what s has not taken to the next resource, whose messages are in order as those that s held back
+// are routed after this.
+func (m *module) unbound(l *session.Local, s *session.Session) {
+	k := part.Of(s.Account())
+	if k == nil || k.to != s.JID() {
+		return
+	}
+	k.to = jid.JID{}
+	for _, o := range s.Account().Resources() {
+		if _, prio := o.Presence(); o != s && o.Available() && prio >= 0 {
+			m.handOver(l, o)
 		}
-		s := a.Resource(who)
-		if s == nil {
-			return
+	}
+}
+
+// begin gives what is stored to the first resource that may have it.
+func (m *module) begin(l *session.Local, a *session.Account) {
+	for _, s := range a.Resources() {
+		if _, prio := s.Presence(); s.Available() && prio >= 0 {
+			m.handOver(l, s)
 		}
-		if err = errors.Join(err, bad); err != nil || !exists || k == nil {
-			l.Log.Error("stored messages could not be read", "jid", who.String(), "err", err)
-			s.Caught() // they stay stored
-			return
+	}
+}
+
+// stop ends the handing over to s: what is stored stays, and what s holds back leaves.
+func (m *module) stop(l *session.Local, s *session.Session, k *kept) {
+	k.to = jid.JID{}
+	if s.Catching() {
+		s.Caught(l)
+	}
+}
+
+// deliver sends a slice to s, and erases it once the socket has it.
+func (m *module) deliver(l *session.Local, s *session.Session, k *kept, list []row, end uint64) {
+	if len(list) == 0 {
+		m.after(l, s, k)
+		return
+	}
+	size := 0
+	for _, r := range list {
+		if !l.HandOver(s, session.Message, jid.JID{}, jid.JID{}, r.el) {
+			return // its stream is closing: unbound goes on
 		}
-		for _, el := range list {
-			if !s.Send(session.Parcel{Bytes: el, Kind: session.Message, First: true}) {
-				return // the client does not read: they stay
+		size += len(r.el)
+	}
+	last := list[len(list)-1].id
+	s.AfterFlush(l, func(l *session.Local, taken bool) {
+		m.continued(l, s, k, func(l *session.Local, err error) {
+			if !taken { // s is about to be unbound
+				return
 			}
+			if err != nil {
+				m.stop(l, s, k)
+				return
+			}
+			a := s.Account()
+			b := m.db.NewBatch(a.ID())
+			m.rows.Trim(b, a.ID(), last+1)
+			k.ticket = session.Ticket(m.db.Commit(b))
+			a.Wrote(l, k.ticket)
+			k.count, k.bytes = k.count-len(list), k.bytes-size
+			switch {
+			case !m.still(l, s, k):
+			case last+1 < end:
+				m.read(l, s, k, last+1, end)
+			default:
+				m.after(l, s, k)
+			}
+		})
+	})
+}
+
+// after follows the stored messages with those that s holds back, and those with what was stored when s had no
+// room to hold more.
+func (m *module) after(l *session.Local, s *session.Session, k *kept) {
+	s.Release(l, func(l *session.Local) {
+		if !m.still(l, s, k) {
+			return
 		}
-		b := m.db.NewBatch(a.ID())
-		m.rows.Trim(b, a.ID(), end)
-		k.ticket = session.Ticket(m.db.Commit(b))
-		a.Wrote(l, k.ticket)
-		k.count, k.bytes = 0, 0
-		s.Caught()
+		if k.count > 0 {
+			s.Reopen()
+			m.read(l, s, k, 0, k.next)
+			return
+		}
+		m.stop(l, s, k)
 	})
 }

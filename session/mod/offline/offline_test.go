@@ -5,7 +5,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"canto/session"
 	"canto/session/mod/offline"
 	"canto/session/sessiontest"
 	"canto/session/store/storetest"
@@ -93,5 +95,325 @@ func TestFlakyStore(t *testing.T) {
 	s.Settle()
 	if got := juliet.Received(); !strings.Contains(got, "<body>stored</body>") {
 		t.Errorf("a stored message is lost: %s", got)
+	}
+}
+
+// bodies are the texts of the messages in what a client got.
+func bodies(received string) (list []string) {
+	for _, m := range regexp.MustCompile(`<body>([^<]{1,20})`).FindAllStringSubmatch(received, -1) {
+		list = append(list, m[1])
+	}
+	return list
+}
+
+func numbers(from, to int) (list []string) {
+	for i := from; i < to; i++ {
+		list = append(list, fmt.Sprintf("number %04d", i))
+	}
+	return list
+}
+
+// body is text of so many bytes that begins with a number.
+func body(i, size int) string {
+	n := fmt.Sprintf("number %04d", i)
+	return n + strings.Repeat(" ", 9) + strings.Repeat("x", max(size-len(n)-9, 0))
+}
+
+// texts are the numbers of the messages in what a client got.
+func texts(received string) (list []string) {
+	for _, b := range bodies(received) {
+		list = append(list, strings.TrimSpace(strings.TrimRight(b, "x")))
+	}
+	return list
+}
+
+func equal(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s: got %d %.300v..., want %d %.300v...", what, len(got), got, len(want), want)
+	}
+}
+
+// free is a server without a limit of rates.
+func free(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	opt.Limits = &lim
+	return sessiontest.New(t, opt)
+}
+
+// No amount of what others have sent ends a session: more than an outbox holds is handed over as the client takes
+// it, erased after that, and there is a login after it.
+func TestManyStoredBytes(t *testing.T) {
+	for _, size := range []int{100, 250_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			n := min(1000, 4_000_000/size)
+			s := free(t, sessiontest.Options{})
+			romeo := s.Login("romeo", "romeo@localhost/orchard")
+			s.AddAccount("juliet@localhost")
+			for i := range n {
+				romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, size) + "</body></message>")
+			}
+			s.Settle()
+			if got := romeo.Received(); got != "" {
+				t.Fatalf("refused: %.300s", got)
+			}
+			juliet := s.Login("juliet", "juliet@localhost/balcony")
+			juliet.Conn().Room(0)
+			juliet.Send("<presence/>")
+			s.Settle()
+			most, got := 0, ""
+			for range 1000 { // it reads a part, and then a part
+				most = max(most, juliet.Conn().Conn().Buffered())
+				juliet.Conn().Room(50_000)
+				s.Advance(100 * time.Millisecond)
+				s.Settle()
+				got += juliet.Received()
+				if len(texts(got)) == n {
+					break
+				}
+			}
+			if juliet.Conn().Ended() {
+				t.Error("the session was ended")
+			}
+			if most > session.SliceBytes+300_000 {
+				t.Errorf("%d bytes waited for the client", most)
+			}
+			equal(t, "in parts", texts(got), numbers(0, n))
+			juliet.Conn().Room(-1)
+			s.Advance(time.Second)
+			juliet.Cut()
+			s.Settle()
+			again := s.Login("again", "juliet@localhost/balcony")
+			again.Send("<presence/>")
+			equal(t, "a second time", texts(again.Received()), nil)
+		})
+	}
+}
+
+// What the client has not taken when its connection is lost stays stored, for the next login or for another
+// device that is there; a message that comes in between is neither lost nor overtaken.
+func TestLostWhileHandedOver(t *testing.T) {
+	const n, size = 12, 50_000
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range n {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, size) + "</body></message>")
+	}
+	one := s.Login("one", "juliet@localhost/one")
+	one.Conn().Room(0)
+	one.Send("<presence/>")
+	s.Settle()
+	two := s.Login("two", "juliet@localhost/two")
+	two.Send("<presence><priority>-1</priority></presence>")
+	two.Received()
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(n, 50) + "</body></message>")
+	s.Settle()
+	two.Send("<presence/>") // becomes available while the other is being given them
+	s.Settle()
+	one.Cut()
+	s.Settle()
+	got := texts(two.Received())
+	equal(t, "the other device", got, numbers(0, n+1))
+}
+
+// A message that comes while stored ones are handed over, and for which there is no room to wait, is stored
+// behind them: the client gets all in order, however slowly it reads, and its sender is refused nothing.
+func TestLiveWhileHandedOver(t *testing.T) {
+	const stored, live = 3, 1500
+	s := free(t, sessiontest.Options{Module: func(_ string, v any) error {
+		if o, ok := v.(*offline.Options); ok {
+			*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
+		}
+		return nil
+	}})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range stored {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+	}
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence/>")
+	s.Settle()
+	for i := range live {
+		romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(stored+i, 1200) + "</body></message>")
+	}
+	s.Settle()
+	if got := romeo.Received(); got != "" {
+		t.Fatalf("refused: %.300s", got)
+	}
+	// An answer is not kept waiting for ever, nor lost.
+	juliet.Send("<iq type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>")
+	got := ""
+	for i := 0; i < 2000 && len(texts(got)) < stored+live+100; i++ {
+		juliet.Conn().Room(40_000)
+		s.Advance(100 * time.Millisecond)
+		s.Settle()
+		got += juliet.Received()
+		if i < 100 { // and more while it reads
+			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(stored+live+i, 50) + "</body></message>")
+		}
+	}
+	equal(t, "all", texts(got), numbers(0, stored+live+100))
+	if !strings.Contains(got, "id='ping'") {
+		t.Error("the answer is lost")
+	}
+	juliet.Conn().Room(-1)
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(9999, 0) + "</body></message>")
+	equal(t, "live again", texts(juliet.Received()), []string{"number 9999"})
+}
+
+// What waits behind stored messages when the session ends is not lost (it was taken).
+func TestHeldWhenTheSessionEnds(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 2 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+	}
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat' id='g'><body>never stored</body><no-store xmlns='urn:xmpp:hints'/></message>")
+	juliet.Cut()
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "type='error' id='g'") {
+		t.Errorf("romeo got %q", got)
+	}
+	again := s.Login("again", "juliet@localhost/balcony")
+	again.Send("<presence/>")
+	equal(t, "at the next login", texts(again.Received()), numbers(0, 3))
+}
+
+// A client that takes its presence back while it is given stored messages gets no more of them; the next
+// resource does.
+func TestUnavailableWhileHandedOver(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 8 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
+	}
+	one := s.Login("one", "juliet@localhost/one")
+	one.Conn().Room(0)
+	one.Send("<presence/>")
+	s.Settle()
+	one.Send("<presence type='unavailable'/>")
+	s.Settle()
+	one.Conn().Room(-1)
+	s.Advance(time.Second)
+	s.Settle()
+	first := texts(one.Received())
+	if len(first) == 0 || len(first) == 8 {
+		t.Fatalf("an unavailable client got %d messages", len(first))
+	}
+	two := s.Login("two", "juliet@localhost/two")
+	two.Send("<presence/>")
+	equal(t, "both together", append(first, texts(two.Received())...), numbers(0, 8))
+}
+
+// XEP-0160 §3, XEP-0334 §3: what is kept, and that the rest is answered (RFC 6121 §8.5.2.2.1).
+func TestWhatIsKept(t *testing.T) {
+	const hints = " xmlns='urn:xmpp:hints'/>"
+	for payload, kept := range map[string]bool{
+		"<body>Hi</body>":                                                              true,
+		"<subject>Topic</subject>":                                                     true,
+		"<body>Hi</body><no-store" + hints:                                             false,
+		"<body>Hi</body><no-permanent-store" + hints:                                   true,
+		"<received xmlns='urn:xmpp:receipts' id='1'/>":                                 true,
+		"<displayed xmlns='urn:xmpp:chat-markers:0' id='1'/>":                          true,
+		"<x xmlns='jabber:x:conference' jid='room@conference.localhost'/>":             true,
+		"<encrypted xmlns='eu.siacs.conversations.axolotl'/><store" + hints:            true,
+		"<encrypted xmlns='urn:xmpp:omemo:2'/>":                                        true,
+		"<composing xmlns='http://jabber.org/protocol/chatstates'/>":                   false,
+		"<composing xmlns='http://jabber.org/protocol/chatstates'/><thread>1</thread>": false,
+		"<composing xmlns='http://jabber.org/protocol/chatstates'/><store" + hints:     true,
+		"<active xmlns='http://jabber.org/protocol/chatstates'/><body>Hi</body>":       true,
+	} {
+		for _, to := range []string{"juliet@localhost", "juliet@localhost/balcony"} {
+			s := sessiontest.New(t, sessiontest.Options{})
+			s.AddAccount("juliet@localhost")
+			romeo := s.Login("romeo", "romeo@localhost/orchard")
+			romeo.Send("<message to='" + to + "' type='chat' id='m'>" + payload + "</message>")
+			s.Settle()
+			refused := strings.Contains(romeo.Received(), "type='error' id='m' from='"+to+"' to='romeo@localhost/orchard'><error type='cancel'><service-unavailable")
+			juliet := s.Login("juliet", "juliet@localhost/balcony")
+			juliet.Send("<presence/>")
+			came := strings.Contains(juliet.Received(), "id='m'")
+			if came != kept || refused == kept {
+				t.Errorf("%s to %s: kept %v, refused %v", payload, to, came, refused)
+			}
+		}
+	}
+}
+
+// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191 §3.4) nor in what
+// waits behind it.
+func TestBlockedSinceStored(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo, nurse := s.Login("romeo", "romeo@localhost/orchard"), s.Login("nurse", "nurse@localhost/chamber")
+	s.AddAccount("juliet@localhost")
+	for _, c := range []*sessiontest.Client{nurse, romeo} {
+		c.Send("<message to='juliet@localhost' type='chat'><body>" + body(1, 100_000) + "</body></message>")
+		c.Send("<message to='juliet@localhost' type='chat'><body>" + body(2, 100_000) + "</body></message>")
+		c.Send("<presence to='juliet@localhost' type='subscribe'/>")
+	}
+	one := s.Login("one", "juliet@localhost/one")
+	one.Send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='romeo@localhost'/></block></iq>")
+	s.Settle()
+	one.Send("<presence/>")
+	got := one.Received()
+	if strings.Contains(got, "from='romeo@localhost") {
+		t.Error("juliet hears romeo, whom she has blocked")
+	}
+	if len(texts(got)) != 2 || !strings.Contains(got, "from='nurse@localhost' type='subscribe'") && !strings.Contains(got, "type='subscribe' from='nurse@localhost'") {
+		t.Errorf("of the nurse came %v", texts(got))
+	}
+}
+
+// What is kept, broadcast or answered from memory has the sender's language, as a live stanza has (RFC 6120 §8.1.5); one that
+// is no language tag (BCP 47) is stamped on nothing.
+func TestLanguageOfWhatIsKept(t *testing.T) {
+	for lang, stamped := range map[string]bool{"de-CH": true, "not a tag": false, "en_US": false} {
+		s := sessiontest.New(t, sessiontest.Options{})
+		s.AddAccount("juliet@localhost")
+		romeo := s.LoginLang("romeo", "romeo@localhost/orchard", lang)
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>Hallo</body></message><presence to='juliet@localhost' type='subscribe'/>" +
+			"<presence to='juliet@localhost' type='subscribed'/><presence><status>da</status></presence>")
+		s.Settle()
+		has := func(what, got, mark string) {
+			t.Helper()
+			for _, el := range regexp.MustCompile(`<(message|presence)[^>]*`).FindAllString(got, -1) {
+				if !strings.Contains(el, "from='romeo@localhost") {
+					continue
+				}
+				if mark == "" || strings.Contains(el, mark) {
+					if strings.Contains(el, "xml:lang='"+lang+"'") != stamped {
+						t.Errorf("%s: %s", what, el)
+					}
+					return
+				}
+			}
+			t.Errorf("%s: nothing of romeo in %q", what, got)
+		}
+		juliet := s.Login("juliet", "juliet@localhost/balcony")
+		juliet.Send("<presence/>")
+		got := juliet.Received()
+		has("a stored message", got, "type='chat'")
+		has("a kept request", got, "type='subscribe'")
+		juliet.Send("<presence to='romeo@localhost' type='subscribe'/>")
+		s.Settle()
+		has("presence at approval", juliet.Received(), "from='romeo@localhost/orchard'")
+		romeo.Send("<presence><status>weg</status></presence>")
+		has("a broadcast", juliet.Received(), "from='romeo@localhost/orchard'")
+		juliet.Send("<presence to='romeo@localhost' type='probe'/>")
+		has("an answer to a probe", juliet.Received(), "from='romeo@localhost/orchard'")
+		romeo.Send("<presence type='unavailable'><status>fort</status></presence>")
+		has("unavailable presence", juliet.Received(), "type='unavailable'")
 	}
 }

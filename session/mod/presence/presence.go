@@ -174,7 +174,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	first := !s.Available()
 	_, old := s.Presence()
 	begins := prio >= 0 && (first || old < 0)
-	s.SetPresence(l.Shared(ev.Element), prio)
+	s.SetPresence(l.Shared(ev), prio)
 	p, _ := s.Presence()
 	m.broadcast(l, a, s.JID(), p)
 	for _, o := range a.Resources() { // to oneself too (§4.2.2)
@@ -208,13 +208,34 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			p, _ := o.Presence()
-			l.SendAs(s, session.Presence, o.JID(), s.JID(), p)
+			l.HandOver(s, session.Presence, o.JID(), s.JID(), p)
 		}
 	}
-	for it := range r.All() {
-		if it.In && it.Request != "" {
-			l.SendAs(s, session.Presence, it.JID, a.JID(), []byte(it.Request))
+	requests(l, s, "")
+}
+
+// requests hands over the requests that wait for an answer (RFC 6121 §3.1.3), those of addresses above after,
+// a slice at a time as the client takes it: strangers have sent them, and nothing that they send ends a session.
+func requests(l *session.Local, s *session.Session, after string) {
+	a, sent := s.Account(), 0
+	for it := range roster.Of(a).All() {
+		if !it.In || it.Request == "" || it.JID.String() <= after {
+			continue
 		}
+		if sent >= session.SliceBytes {
+			s.AfterFlush(l, func(l *session.Local, taken bool) {
+				l.Account(a.Host(), a.JID(), func(l *session.Local, a *session.Account, exists bool, err error) {
+					if taken && exists && err == nil && a.Resource(s.JID()) == s && s.Available() {
+						requests(l, s, after)
+					}
+				})
+			})
+			return
+		}
+		if !l.HandOver(s, session.Presence, it.JID, a.JID(), []byte(it.Request)) {
+			return
+		}
+		sent, after = sent+len(it.Request), it.JID.String()
 	}
 }
 
@@ -231,7 +252,7 @@ func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, 
 
 // unavailable is §4.5: the same to all of them, and to those who got directed presence.
 func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
-	m.leave(ev.Local(), ev.Account(), ev.Session, ev.Element.Append(nil, xmlstream.Streamed))
+	m.leave(ev.Local(), ev.Account(), ev.Session, ev.AppendKept(nil))
 	return session.Done
 }
 
@@ -242,15 +263,15 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that whoever gets its name next
-// gets nobody's presence with it.
-func deleted(l *session.Local, a *session.Account) {
-	for it := range roster.Of(a).All() { // none if it was not in memory any more
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account of its
+// name gets no presence that was meant for this one.
+func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []byte)) {
+	for it := range roster.Of(a).All() {
 		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
 			if on {
 				ap := l.Appender()
 				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
-				l.Post(a.JID(), it.JID, ap.B)
+				tell(it.JID, ap.B)
 			}
 		}
 	}
@@ -273,7 +294,7 @@ func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session
 	m.broadcast(l, a, s.JID(), el)
 	for _, o := range a.Resources() {
 		if o.Available() {
-			l.SendAs(o, session.Presence, s.JID(), a.JID(), el)
+			l.HandOver(o, session.Presence, s.JID(), a.JID(), el)
 		}
 	}
 	s.SetPresence(nil, 0)
@@ -305,7 +326,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	}
 	if mv.Pass {
 		ap := ev.Appender()
-		ap.B = ev.Append(ap.B) // with the stream's language (RFC 6120 §8.1.5); mail has addresses of its own
+		ap.B = ev.AppendKept(ap.B)
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
@@ -398,7 +419,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	if kind == roster.Subscribe && mv.Pass {
 		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
 		kept := it
-		kept.State, kept.Request = mv.State, string(ev.Append(nil))
+		kept.State, kept.Request = mv.State, string(ev.AppendKept(nil))
 		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
 			return ev.Fail(session.ResourceConstraint)
 		}

@@ -208,12 +208,18 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 		if _, more := first.Next(); more {
 			return ev.Fail(session.BadRequest) // §3.2: it is alone
 		}
-		return ev.Await(reactor.Disk, func() error { return m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local()) }, func(ev *session.Stanza, err error) session.Verdict {
+		var gone store.DeletedAccount
+		return ev.Await(reactor.Disk, func() (err error) {
+			gone, err = m.db.Accounts().Delete(context.Background(), me.Domain(), me.Local())
+			return err
+		}, func(ev *session.Stanza, err error) session.Verdict {
 			if err != nil {
 				return ev.FailCommit(err)
 			}
 			v := ev.Reply(nil)
-			m.r.Kick(me, session.ErrNotAuthorized, func(l *session.Local, a *session.Account) { l.Forget(a) })
+			if err := storage.Bury(m.r, m.db, gone, nil); err != nil {
+				ev.Local().Log.Error("what is left of a deleted account stays until the next start", "jid", me.String(), "err", err)
+			}
 			return v
 		})
 	}

@@ -4,11 +4,11 @@
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body>
 //	             <stanza-id xmlns='urn:xmpp:sid:0' id='...' by='juliet@localhost'/></message>
 //
-// Resident in an account: the kernel's archive clock. Stored: the lease below which ids are drawn, so
-// that none is given twice, whatever a crash or the clock does; while it is used up, which a store that
-// fails for a minute brings about, messages pass without an id. Phase Rewrite, in front of whatever
-// keeps or copies the message. Ids are 64 bits of time, node and counter, so that they are in the order of the
-// account's messages.
+// Resident: nothing; ids are drawn for the whole process, so that none depends on what is in memory of an
+// account. Stored: the lease below which ids are drawn, so that none is given twice, whatever a crash or the
+// clock does; while it is used up, which a store that fails for a minute brings about, messages pass without
+// an id. Phase Rewrite, before whatever keeps or copies the message. Ids are 64 bits of time, node and counter, so
+// that they are in the order of the account's messages.
 package stanzaids
 
 import (
@@ -60,10 +60,10 @@ type module struct {
 	now    clock.Clock
 	node   uint16
 	stored *store.Lease
-	lease  *stanzaid.Lease
-	looks  atomic.Bool // somebody looks at the lease by the clock
+	source *stanzaid.Source
+	lease  *stanzaid.Lease // of source
+	looks  atomic.Bool     // the lease is looked at by the clock
 	gone   atomic.Bool
-	latest atomic.Int64 // the latest time that the clock has shown, in ms: it may go back, ids don't
 }
 
 func (m *module) Load(api *session.API) error {
@@ -76,7 +76,10 @@ func (m *module) Load(api *session.API) error {
 	if m.stored, err = db.Lease("stanzaids"); err != nil {
 		return err
 	}
-	m.lease = stanzaid.NewLease(m.stored.Floor())
+	m.source = m.stored.Value(func() any {
+		return stanzaid.NewSource(stanzaid.NewLease(m.stored.Floor()))
+	}).(*stanzaid.Source)
+	m.lease = m.source.Lease()
 	// A store that can't write now may be able to later: until then there are no ids.
 	_ = db.Wait(context.Background(), m.extend(m.now()))
 	m.extend(m.now())
@@ -117,35 +120,11 @@ func (m *module) Unload() error {
 	return nil
 }
 
-// draw is the next id for a, above every one before. Under the lock.
-func (m *module) draw(a *session.Account) (stanzaid.ID, error) {
+// draw is the next id, above every one before.
+func (m *module) draw() (stanzaid.ID, error) {
 	now := m.now()
 	m.extend(now)
-	ms := now.UnixMilli()
-	for {
-		latest := m.latest.Load()
-		if ms >= latest {
-			if m.latest.CompareAndSwap(latest, ms) {
-				break
-			}
-			continue
-		}
-		if a.Clock() != 0 {
-			ms = latest
-			break
-		}
-		// The clock has gone back, and the account, fresh in memory, may have drawn ids of that time.
-		if m.latest.CompareAndSwap(latest, latest+1) {
-			ms = latest + 1
-			break
-		}
-	}
-	g := stanzaid.NewGenerator(m.lease, stanzaid.ID(a.Clock()))
-	id, err := g.Next(ms, m.node)
-	if err == nil {
-		a.SetClock(uint64(id))
-	}
-	return id, err
+	return m.source.Next(now.UnixMilli(), m.node)
 }
 
 func (m *module) number(ev *session.Stanza) session.Verdict {
@@ -161,7 +140,7 @@ func (m *module) number(ev *session.Stanza) session.Verdict {
 			break
 		}
 	}
-	id, err := m.draw(a)
+	id, err := m.draw()
 	if err != nil {
 		ev.Local().CountLimit("stanza-id-lease")
 		return session.Pass // better none than one that another message may have

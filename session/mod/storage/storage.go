@@ -47,6 +47,17 @@ func Log[V any](api *session.API, def *store.LogDef[V]) (*store.Log[V], error) {
 	return store.LogOf(Of(api).Space(), def)
 }
 
+// Bury has r tell those who knew a deleted account, and then erases its rows; done, which may be nil, is called
+// after that, on a loop. Any goroutine.
+func Bury(r *session.Router, db *store.DB, d store.DeletedAccount, done func()) error {
+	who, err := d.JID()
+	if err != nil {
+		return err
+	}
+	r.Bury(session.Who{JID: who, ID: d.ID}, func() { db.Accounts().Erase(d.ID) }, done)
+	return nil
+}
+
 // Durable is db as the kernel sees it.
 func Durable(db *store.DB) session.Durable { return durable{db} }
 

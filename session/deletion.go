@@ -1,0 +1,166 @@
+package session
+
+import (
+	"errors"
+
+	"canto/reactor"
+	"canto/session/jid"
+)
+
+// Bury ends what is left of an account that the directory has no more: its sessions, and what others know of
+// it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, erase
+// is called, which gives the end of its rows to the store: what they have changed is durable before. done, which
+// may be nil, is called in the end. If the server stops or the store fails before, Bury is to be called again
+// with the next start; it may be called any number of times. Any goroutine.
+func (r *Router) Bury(who Who, erase, done func()) {
+	r.Table.kicked(who.JID)
+	l := r.home(who.JID)
+	b := &burial{who: who, erase: erase, done: done}
+	l.Loop.Post(func() { l.Enter(func() { b.begin(l) }) })
+}
+
+// A burial is one Bury. On the home loop of the address.
+type burial struct {
+	who         Who
+	erase, done func()
+	host        *Host
+	tell        []notice
+	failed      bool
+	tries       int
+}
+
+// A notice is what one contact is told.
+type notice struct {
+	to jid.JID
+	el []byte
+}
+
+// After a failure of the store a burial waits for buryAgain ticks, each time twice as long, and gives up until the
+// next start after buryTries.
+const (
+	buryAgain = 100
+	buryTries = 8
+)
+
+// buryShare is how many notices are on their way at a time.
+const buryShare = 64
+
+func (b *burial) begin(l *Local) {
+	host, ok := l.router.Table.Host(domainOf(b.who.JID))
+	if !ok {
+		b.end() // its rows wait until the domain is served again
+		return
+	}
+	b.host = host
+	if a, ok := l.router.Table.Loaded(b.who.JID); !ok || a.host != host {
+		b.read(l)
+		return
+	}
+	l.Account(host, b.who.JID, func(l *Local, a *Account, exists bool, err error) {
+		if a != nil && err == nil && a.id == b.who.ID { // else the name is another's by now
+			a.endAll(l, ErrNotAuthorized, true)
+			l.router.Table.drop(a, false, 0)
+		}
+		l.Loop.Post(func() { l.Enter(func() { b.read(l) }) })
+	})
+}
+
+// read has a worker read what is stored, and asks the hooks.
+func (b *burial) read(l *Local) {
+	p := b.host.Profile()
+	var got *resident
+	if !l.do(p, reactor.Disk, func() (err error) {
+		snap := l.router.Durable.Snapshot()
+		if c, ok := snap.(interface{ Close() error }); ok {
+			defer c.Close()
+		}
+		got, err = p.read(snap, b.who, nil)
+		return err
+	}, func(err error) {
+		l.Enter(func() {
+			if err != nil {
+				b.again(l, err)
+				return
+			}
+			b.ask(l, got)
+		})
+	}) {
+		b.again(l, ErrBusy)
+	}
+}
+
+func (b *burial) ask(l *Local, got *resident) {
+	a := &Account{bare: b.who.JID, id: b.who.ID, Entity: Entity{host: b.host, resident: got}}
+	b.tell, b.failed = nil, false
+	l.lock(&a.Entity)
+	c := &b.host.Profile().Hooks.Deleted
+	for i := range c.links {
+		c.links[i].f(l, a, func(to jid.JID, el []byte) {
+			b.tell = append(b.tell, notice{to, append([]byte(nil), el...)})
+		})
+	}
+	l.unlock()
+	b.next(l)
+}
+
+// next tells a share of the contacts, and goes on when each has been.
+func (b *burial) next(l *Local) {
+	share := b.tell[:min(buryShare, len(b.tell))]
+	b.tell = b.tell[len(share):]
+	if len(share) == 0 {
+		if b.failed {
+			b.again(l, errors.New("session: a contact could not be told"))
+			return
+		}
+		b.erase()
+		b.end()
+		return
+	}
+	left := len(share)
+	told := func() {
+		if left--; left == 0 {
+			l.Loop.Post(func() { l.Enter(func() { b.next(l) }) })
+		}
+	}
+	for _, n := range share {
+		b.notify(l, n, told)
+	}
+}
+
+// notify tells one contact, under its lock, and calls told then, whatever a hook does.
+func (b *burial) notify(l *Local, n notice, told func()) {
+	defer l.contain(n.to)
+	host, ours := l.router.Table.Host(domainOf(n.to))
+	if !ours {
+		l.Post(b.who.JID, n.to, n.el)
+		told()
+		return
+	}
+	l.Account(host, n.to, func(l *Local, a *Account, exists bool, err error) {
+		defer told()
+		switch {
+		case err != nil:
+			b.failed = true
+		case exists:
+			l.arriveLetter(a, letter{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}, nil)
+		}
+	})
+}
+
+// again begins anew after a while.
+func (b *burial) again(l *Local, err error) {
+	if b.tries++; b.tries == buryTries {
+		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid", b.who.JID.String(), "err", err)
+		b.end()
+		return
+	}
+	wait := reactor.Tick(buryAgain << (b.tries - 1))
+	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(), "seconds", wait/10, "err", err)
+	l.After(wait, func() { b.begin(l) })
+}
+
+func (b *burial) end() {
+	if b.done != nil {
+		b.done()
+	}
+}
