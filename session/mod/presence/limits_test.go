@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"canto/session"
 	"canto/session/sessiontest"
@@ -91,5 +92,39 @@ func TestOneCopyOfUnavailable(t *testing.T) {
 	}
 	if got := juliet.Received(); strings.Count(got, "type='unavailable'") != 1 {
 		t.Errorf("juliet gets %.200s", got)
+	}
+}
+
+// What is copied to many costs its sender's rate more than what goes to one: a stream that broadcasts long presence is
+// paused, one that broadcasts a usual one is not.
+func TestBroadcastCosts(t *testing.T) {
+	answered := func(size int) bool {
+		s := sessiontest.New(t, sessiontest.Options{}) // 256 KiB a second, and 1 MiB at once
+		romeo := s.Login("romeo", "romeo@localhost/orchard")
+		for range 8 {
+			for i := range 900 {
+				romeo.Send(fmt.Sprintf("<presence to='a%d@localhost'/>", i))
+			}
+			romeo.Send("<presence type='unavailable'><status>" + strings.Repeat("s", size) + "</status></presence>")
+			s.Settle()
+		}
+		romeo.Received()
+		romeo.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+		s.Settle()
+		soon := strings.Contains(romeo.Received(), "id='p'")
+		if !soon {
+			s.Advance(30 * time.Second)
+			s.Settle()
+			if !strings.Contains(romeo.Received(), "id='p'") {
+				t.Errorf("presence of %d bytes stops its sender for more than 30 seconds", size)
+			}
+		}
+		return soon
+	}
+	if answered(15 << 10) {
+		t.Error("eight broadcasts of 15 KiB to 900 addresses cost no more than eight times 15 KiB")
+	}
+	if !answered(100) {
+		t.Error("eight broadcasts of 100 bytes to 900 addresses pause their sender")
 	}
 }
