@@ -209,6 +209,35 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+// RFC 6121 §2.3.3: a name or a group that is too long, or too many groups, are not acceptable, and change nothing.
+func TestLongNames(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	groups := ""
+	for i := range 32 {
+		groups += fmt.Sprintf("<group>%d</group>", i)
+	}
+	long := strings.Repeat("n", 1023)
+	for item, want := range map[string]string{
+		"<item jid='a@localhost' name='" + long + "'><group>" + long + "</group></item>": "type='result'",
+		"<item jid='b@localhost'>" + groups + "</item>":                                  "type='result'",
+		"<item jid='c@localhost' name='" + long + "n'/>":                                 "<not-acceptable ",
+		"<item jid='c@localhost'><group>" + long + "n</group></item>":                    "<not-acceptable ",
+		"<item jid='c@localhost'>" + groups + "<group>one more</group></item>":           "<not-acceptable ",
+	} {
+		romeo.Send("<iq type='set' id='1'><query xmlns='jabber:iq:roster'>" + item + "</query></iq>")
+		s.Settle()
+		if got := romeo.Received(); !strings.Contains(got, want) {
+			t.Errorf("%.60s: %.200s; want %s", item, got, want)
+		}
+	}
+	romeo.Send("<iq type='get' id='2'><query xmlns='jabber:iq:roster'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); strings.Contains(got, "c@localhost") {
+		t.Errorf("what was refused is in the roster: %.200s", got)
+	}
+}
+
 // By default there is room for 5,000 contacts of ordinary size: a tenth of it has room for 500.
 func TestOrdinaryRoster(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: fast(), Module: func(_ string, v any) error {
