@@ -16,7 +16,7 @@ type Host struct {
 
 	profile  atomic.Pointer[Profile]
 	cert     atomic.Pointer[tls.Certificate]
-	loadCert func() (*tls.Certificate, error) // nil: the default certificate
+	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
 	slots    atomic.Pointer[[]any]
 	conns    atomic.Int32
 }
@@ -32,9 +32,19 @@ func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*H
 	if l, _, r := j.Parts(); l != "" || r != "" {
 		return nil, jid.ErrMalformed
 	}
-	h := &Host{Name: j.String(), JID: j, loadCert: cert}
+	h := &Host{Name: j.String(), JID: j}
+	if cert != nil {
+		h.loadCert.Store(&cert)
+	}
 	h.profile.Store(p)
 	return h, nil
+}
+
+// renew gives h, which was removed, what a new Host of the same domain has.
+func (h *Host) renew(n *Host) {
+	h.loadCert.Store(n.loadCert.Load())
+	h.cert.Store(nil)
+	h.profile.Store(n.profile.Load())
 }
 
 // Profile is what h runs now; a chain asks once and stays with the answer. Any goroutine.
@@ -50,10 +60,11 @@ func (h *Host) Certificate() (*tls.Certificate, error) {
 	if c := h.cert.Load(); c != nil {
 		return c, nil
 	}
-	if h.loadCert == nil {
+	load := h.loadCert.Load()
+	if load == nil {
 		return nil, nil
 	}
-	c, err := h.loadCert()
+	c, err := (*load)()
 	if err != nil {
 		return nil, err
 	}

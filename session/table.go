@@ -16,6 +16,7 @@ type Table struct {
 	shards [shards]shard
 	hosts  atomic.Pointer[map[string]*Host]
 	hostMu sync.Mutex
+	gone   map[string]*Host // removed hosts: one that is added again is the same Host
 	nextID uint32
 	size   atomic.Int64
 }
@@ -47,7 +48,9 @@ func (t *Table) Host(domain string) (*Host, bool) {
 // Hosts are all of them. The map is not to be changed. Any goroutine.
 func (t *Table) Hosts() map[string]*Host { return *t.hosts.Load() }
 
-// AddHost has t serve h; false: the domain is served already. Any goroutine.
+// AddHost has t serve hs; false: a domain is served already, and nothing is added. A domain that was removed before gets its old Host
+// back, with the profile and certificate of the new one, as accounts and sessions that are still in memory point
+// to it: [Table.Host] says which one is served. Any goroutine.
 func (t *Table) AddHost(hs ...*Host) bool {
 	t.hostMu.Lock()
 	defer t.hostMu.Unlock()
@@ -60,9 +63,17 @@ func (t *Table) AddHost(hs ...*Host) bool {
 		if _, taken := m[h.Name]; taken {
 			return false
 		}
+		m[h.Name] = h
+	}
+	for _, h := range hs {
+		if was, ok := t.gone[h.Name]; ok {
+			delete(t.gone, h.Name)
+			was.renew(h)
+			m[h.Name] = was
+			continue
+		}
 		t.nextID++
 		h.ID = t.nextID
-		m[h.Name] = h
 	}
 	t.hosts.Store(&m)
 	return true
@@ -83,6 +94,10 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 			m[k] = v
 		}
 	}
+	if t.gone == nil {
+		t.gone = make(map[string]*Host)
+	}
+	t.gone[domain] = h
 	t.hosts.Store(&m)
 	return h, true
 }
@@ -90,7 +105,7 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
 
 // Account is the account of a bare JID, made cold for an address not known to be nobody's; false for
-// one that is. It may have left the table when its lock is taken: see [Local.LockAccount]. Any
+// one that is. It may have left the table when its lock is taken: see Local.lockAccount. Any
 // goroutine.
 func (t *Table) Account(h *Host, bare jid.JID) (*Account, bool) {
 	s := t.shard(bare)

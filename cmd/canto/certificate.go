@@ -26,7 +26,11 @@ type certificates struct {
 	server *server
 	mu     sync.Mutex
 	byHost map[string]*tls.Config
+	files  map[string]pair // of the certificate that each host was last read from
 }
+
+// A pair is the files of a certificate and its key, as they were when they were looked at.
+type pair struct{ cert, key fileStamp }
 
 // loader reads the certificate of a host when it is first needed.
 func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
@@ -35,8 +39,29 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 		if !ok || h.Certificate == "" {
 			return nil, nil
 		}
-		return readCertificate(h.Certificate, h.Key)
+		now := pair{stampOf(h.Certificate), stampOf(h.Key)} // before they are read: what changes meanwhile is seen later
+		c, err := readCertificate(h.Certificate, h.Key)
+		if err == nil {
+			cs.mu.Lock()
+			if cs.files == nil {
+				cs.files = make(map[string]pair)
+			}
+			cs.files[name] = now
+			cs.mu.Unlock()
+		}
+		return c, err
 	}
+}
+
+// changed reports whether a host's certificate has other files by now than those that it was read from.
+func (cs *certificates) changed(name string) bool {
+	now := pair{}
+	if h, ok := cs.server.config().Host[name]; ok && h.Certificate != "" {
+		now = pair{stampOf(h.Certificate), stampOf(h.Key)}
+	}
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return cs.files[name] != now
 }
 
 func readCertificate(cert, key string) (*tls.Certificate, error) {
@@ -68,12 +93,6 @@ func (c *config) checkCertificates() error {
 	return nil
 }
 
-func (cs *certificates) reset() {
-	cs.mu.Lock()
-	cs.byHost = nil
-	cs.mu.Unlock()
-}
-
 // lookAtCertificates is how often their files are looked at.
 const lookAtCertificates = 10 * time.Second
 
@@ -81,7 +100,6 @@ const lookAtCertificates = 10 * time.Second
 // for one look more: a renewal writes certificate and key one after the other. A pair that can't be
 // used is said once, and the one before stays.
 func (cs *certificates) watch(ctx context.Context, every time.Duration) {
-	type pair struct{ cert, key fileStamp }
 	type state struct{ used, seen pair }
 	known := make(map[string]state)
 	look := func() {

@@ -467,11 +467,18 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	if mechs == nil {
 		mechs = mechanisms
 	}
-	key := fmt.Sprint(want, mechs, c.Module, h.Module, c.C2S)
+	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S, c.certified())
 	if h.Limits != nil {
-		key += fmt.Sprintf("%+v", describe(h.Limits))
+		lim := c.limits() // the host's own change some of them
+		h.Limits.apply(&lim)
+		key += fmt.Sprintf("%+v", lim)
 	}
 	if p := fresh[key]; p != nil {
+		return p, nil
+	}
+	if p := s.profiles[key]; p != nil {
+		// What has not changed goes on as it is: accounts stay in memory, modules keep their counts.
+		fresh[key] = p
 		return p, nil
 	}
 	offer, err := sasl.NewOffer(mechs...)
@@ -493,12 +500,6 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	}
 	fresh[key] = p
 	return p, nil
-}
-
-func describe(l *limitsConfig) session.Limits {
-	var lim session.Limits
-	l.apply(&lim)
-	return lim
 }
 
 func (s *server) given(c *config, offer sasl.Offer) []session.Given {
@@ -549,7 +550,7 @@ func (s *server) hosts(c *config) error {
 		}
 		want[n] = true
 	}
-	fresh := make(map[string]*session.Profile)
+	fresh := make(map[string]*session.Profile) // those that are used from now on
 	var add []*session.Host
 	swap := make(map[*session.Host]*session.Profile)
 	var names []string
@@ -577,7 +578,9 @@ func (s *server) hosts(c *config) error {
 	s.profiles = fresh
 	for h, p := range swap {
 		h.Swap(p)
-		h.DropCertificate()
+		if s.certs.changed(h.Name) {
+			h.DropCertificate()
+		}
 	}
 	s.router.Table.AddHost(add...)
 	for n := range s.router.Table.Hosts() {
@@ -586,7 +589,10 @@ func (s *server) hosts(c *config) error {
 			s.closeHost(n)
 		}
 	}
-	for _, p := range old {
+	for key, p := range old {
+		if fresh[key] == p {
+			continue
+		}
 		s.router.Retire(p, func(err error) {
 			if err != nil {
 				s.log.Warn("unloading modules", "err", err)
@@ -675,7 +681,6 @@ func (s *server) reload() (late []string, err error) {
 		s.cfg.Store(old)
 		return nil, errors.Join(err, s.router.SetLimits(old.limits()))
 	}
-	s.certs.reset()
 	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
 	if len(late) > 0 {
 		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))

@@ -15,6 +15,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"canto/session"
+	"canto/session/metrics"
 	"canto/session/store"
 )
 
@@ -498,4 +500,94 @@ func TestServeRefusesFolder(t *testing.T) {
 	}
 	other.write("canto.toml", listen+"admin = '"+strings.Repeat("x", 120)+"'\n"+hostSection("example.org"))
 	other.fails(exitFailed, `longer than the 107 bytes of a socket's path: name another with listen.admin`, "serve")
+}
+
+// A reload that changes nothing costs nothing: no account is read again, no limit's count and no certificate or
+// TLS ticket is forgotten. One that changes a host changes that host.
+func TestReloadOfTheSame(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org", "example.net")
+	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register']\n"+hostSection("example.net"))
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+	s.ok("user", "add", "paris@example.net", "--password", "x")
+	p, _ := s.serveHere(nil)
+	romeo, paris := p.login("example.org", "romeo", "x"), p.login("example.net", "paris", "x")
+	host := func(name string) *session.Host {
+		h, ok := p.server.router.Table.Host(name)
+		if !ok {
+			t.Fatalf("%s is not served", name)
+		}
+		return h
+	}
+	cert := func(name string) *tls.Certificate {
+		c, err := host(name).Certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	loads := func() uint64 {
+		for _, c := range []*client{romeo, paris} {
+			if _, err := c.iq("get", "<query xmlns='jabber:iq:roster'/>"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return metrics.Stats(p.server.router).Loads
+	}
+	before, profile, other, first := loads(), host("example.org").Profile(), host("example.net").Profile(), cert("example.org")
+	config := p.server.certs.forHost(host("example.org"))
+	s.ok("reload")
+	if n := loads(); n != before {
+		t.Errorf("%d accounts were read again", n-before)
+	}
+	if host("example.org").Profile() != profile || cert("example.org") != first || p.server.certs.forHost(host("example.org")) != config {
+		t.Error("the profile, the certificate or the tickets' keys are not the ones before")
+	}
+
+	// One host changes.
+	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register', '-version']\n"+hostSection("example.net"))
+	s.ok("reload")
+	if host("example.org").Profile() == profile || host("example.net").Profile() != other {
+		t.Error("a changed host has its profile of before, or one that did not change has another")
+	}
+	if n := loads(); n != before+1 {
+		t.Errorf("%d accounts were read again, and one host was changed", n-before)
+	}
+
+	// A certificate is renewed, and used at once.
+	s.certificate("example.org")
+	s.ok("reload")
+	if cert("example.org") == first {
+		t.Error("a reload does not see a renewed certificate")
+	}
+
+	// A limit of all hosts holds for a host that has limits of its own.
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 3\n"+hostSection("example.org")+"limits = { login_timeout = '20s' }\n"+hostSection("example.net"))
+	s.ok("reload")
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+"limits = { login_timeout = '20s' }\n"+hostSection("example.net"))
+	s.ok("reload")
+	if n := p.server.router.HostLimits(host("example.org")).ResourcesPerAccount; n != 4 {
+		t.Errorf("resources_per_account is %d, as before the reload", n)
+	}
+}
+
+// A host that is taken away and comes back runs what it is configured to run then, also for accounts that were in
+// memory meanwhile.
+func TestHostRemovedAndAddedAgain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org", "example.net")
+	s.ok("user", "add", "paris@example.net", "--password", "x")
+	p, _ := s.serveHere(nil)
+	paris := p.login("example.net", "paris", "x")
+	s.write("canto.toml", listen+hostSection("example.org"))
+	s.ok("reload")
+	if err := paris.ended(); err != streamError("host-gone") {
+		t.Errorf("a session of a host that went: %v", err)
+	}
+	s.write("canto.toml", listen+hostSection("example.org")+hostSection("example.net")+"modules = ['-ping']\n")
+	s.ok("reload")
+	paris = p.login("example.net", "paris", "x")
+	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != (stanzaError{"cancel", "service-unavailable"}) {
+		t.Errorf("ping on a host that was added again without it: %v", err)
+	}
 }

@@ -474,3 +474,48 @@ func TestAttackK27NoTurn(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// K23: a client that asks for more than it should have waiting is not read until it has it, and is read again
+// then: also where its socket takes everything at once, and however it is done.
+func TestAttackK23(t *testing.T) {
+	for _, room := range []int{-1, 100_000} {
+		s := sessiontest.New(t, sessiontest.Options{Limits: noRate()})
+		c := s.Login("c", "c@localhost/x")
+		for i := range 6 {
+			var q strings.Builder
+			for j := range 50 {
+				fmt.Fprintf(&q, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='c%d@localhost' name='%s'/></query></iq>", j, i*50+j, strings.Repeat("n", 1000))
+			}
+			c.Send(q.String())
+			s.Settle()
+		}
+		c.Received()
+		for round := range 3 {
+			c.Conn().Room(room)
+			c.Send("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='r2'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+			var got strings.Builder
+			for range 100 {
+				s.Advance(reactor.TickLength)
+				got.WriteString(c.Received())
+				if room > 0 {
+					c.Conn().Room(room)
+				}
+			}
+			for _, id := range []string{"r1", "r2", "p"} {
+				if strings.Count(got.String(), "<iq type='result' id='"+id+"'") != 1 {
+					t.Fatalf("room for %d, round %d: %q is not answered; %d bytes came", room, round, id, got.Len())
+				}
+			}
+			c.Send("<iq type='get' id='again'><ping xmlns='urn:xmpp:ping'/></iq>")
+			if got := c.Received(); !strings.Contains(got, "id='again'") {
+				t.Fatalf("room for %d, round %d: nothing is read any more", room, round)
+			}
+		}
+	}
+}
+
+func noRate() *session.Limits {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	return &lim
+}

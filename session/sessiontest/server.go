@@ -63,11 +63,14 @@ type Options struct {
 
 // A Server is one in memory. All on the test's goroutine.
 type Server struct {
-	TB      testing.TB
-	Net     *reactortest.Net
-	Router  *session.Router
-	DB      *store.DB
-	Door    *c2s.Door
+	TB     testing.TB
+	Net    *reactortest.Net
+	Router *session.Router
+	DB     *store.DB
+	Door   *c2s.Door
+	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.Swap].
+	NewProfile func() (*session.Profile, error)
+
 	clients map[string]*Client
 	logins  int
 	ids     int
@@ -146,7 +149,10 @@ func New(tb testing.TB, opt Options) *Server {
 		session.Give(register.Random{Reader: &counting{}}),
 		session.Give(session.About{Name: "Canto", Version: "test"}),
 	}, opt.Given...)
-	p, err := session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
+	s.NewProfile = func() (*session.Profile, error) {
+		return session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
+	}
+	p, err := s.NewProfile()
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -115,3 +115,42 @@ func TestLeaseUsedUp(t *testing.T) {
 		t.Errorf("%d ids on a store that is well again", n)
 	}
 }
+
+// Seven quick starts put the floor of the lease ahead of the clock. An account that leaves memory, a module that is loaded again and a
+// clock that stands still do not bring an id back.
+func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	seen := make(map[stanzaid.ID]bool)
+	last := stanzaid.ID(0)
+	for start := range 7 {
+		frozen := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+		s := sessiontest.New(t, sessiontest.Options{FS: fs, Given: []session.Given{session.Give(clock.Clock(func() time.Time { return frozen }))}})
+		for round := range 3 {
+			juliet := s.Login(fmt.Sprint("juliet", round), "juliet@localhost/balcony")
+			for _, x := range ids(t, s, juliet, 1) {
+				if seen[x] || x <= last {
+					t.Fatalf("start %d, round %d: %s after %s", start, round, x, last)
+				}
+				seen[x], last = true, x
+			}
+			juliet.Cut()
+			s.Advance(5 * time.Minute)
+			if _, ok := s.Router.Table.Loaded(juliet.Bare()); ok {
+				t.Fatal("the account is in memory")
+			}
+			if round == 1 { // a reload with other options loads the modules again
+				host, _ := s.Router.Table.Host("localhost")
+				p, err := s.NewProfile()
+				if err != nil {
+					t.Fatal(err)
+				}
+				host.Swap(p)
+			}
+		}
+		s.Settle()
+		fs = fs.CrashClone(vfs.CrashCloneCfg{})
+	}
+	if len(seen) != 21 {
+		t.Errorf("%d ids", len(seen))
+	}
+}

@@ -1,0 +1,390 @@
+package session_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/reactor"
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod"
+	"canto/session/sessiontest"
+	"canto/xmlstream"
+)
+
+// A hooked is a module of a test.
+type hooked func(api *session.API) error
+
+func (h hooked) Load(api *session.API) error { return h(api) }
+
+// withModule is a server with all modules and one of the test's own.
+func withModule(t *testing.T, opt sessiontest.Options, load func(api *session.API) error) *sessiontest.Server {
+	t.Helper()
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(load) }}}, mod.All...)
+	opt.Modules = append(mod.Default(), "of-the-test")
+	return sessiontest.New(t, opt)
+}
+
+func panicIf(cond bool) {
+	if cond {
+		panic("for the test")
+	}
+}
+
+// works checks that strangers on every loop talk, are answered, and see presence.
+func works(t *testing.T, s *sessiontest.Server) {
+	t.Helper()
+	for i := range 4 {
+		a, b := s.Login(fmt.Sprint("a", i), fmt.Sprintf("a%d@localhost/x", i)), s.Login(fmt.Sprint("b", i), fmt.Sprintf("b%d@localhost/x", i))
+		a.Send(fmt.Sprintf("<presence/><iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>"+
+			"<message to='b%d@localhost/x' type='chat'><body>Hi</body></message><presence to='b%d@localhost/x'/>", i, i))
+		s.Settle()
+		if got := a.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "id='2'") || !strings.Contains(got, "<presence") {
+			t.Errorf("pair %d: the first got %q", i, got)
+		}
+		if got := b.Received(); !strings.Contains(got, "<body>Hi</body>") || !strings.Contains(got, "<presence") {
+			t.Errorf("pair %d: the second got %q", i, got)
+		}
+	}
+}
+
+// A panic in a hook that mail meets costs that piece of mail: the loop routes the rest, then and later.
+func TestPanicInMail(t *testing.T) {
+	armed := false
+	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+			panicIf(armed && ev.To.Local() == "victim")
+			return session.Pass
+		})
+		return nil
+	})
+	s.Login("victim", "victim@localhost/x") // in memory, so that nothing waits for it
+	romeo := s.Login("romeo", "romeo@localhost/x")
+	juliet := s.Login("juliet", "juliet@localhost/x")
+	armed = true
+	// The subscription stanza is mail from the bare JID; what follows it in the same read is not lost.
+	romeo.Send("<presence to='victim@localhost' type='subscribe'/><presence to='juliet@localhost' type='subscribe'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "id='p'") {
+		t.Errorf("romeo got %q", got)
+	}
+	juliet.Send("<presence/>")
+	if got := juliet.Received(); !strings.Contains(got, "type='subscribe'") {
+		t.Errorf("juliet got %q", got)
+	}
+	works(t, s)
+}
+
+// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's account goes on.
+func TestPanicInBroadcast(t *testing.T) {
+	for _, n := range []int{10, 200} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			armed := false
+			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+				for _, to := range []session.Target{session.ToBare, session.ToFull} {
+					api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+						panicIf(armed && strings.HasSuffix(ev.To.Local(), "7"))
+						return session.Pass
+					})
+				}
+				return nil
+			})
+			star := s.Login("star", "star@localhost/x")
+			seats := &session.Seats{}
+			seats.Reset(len(s.Router.Locals()))
+			var fans []*sessiontest.Client
+			for i := range n {
+				c := s.Login(fmt.Sprint("fan", i), fmt.Sprintf("fan%d@localhost/x", i))
+				fans = append(fans, c)
+				to, err := jid.Parse(c.JID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seats.Add(to)
+			}
+			armed = true
+			host, _ := s.Router.Table.Host("localhost")
+			me, _ := jid.Parse(star.JID)
+			l := s.Stream(star).Local()
+			l.Loop.Post(func() {
+				l.Enter(func() {
+					l.Account(host, star.Bare(), func(l *session.Local, a *session.Account, _ bool, err error) {
+						l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), seats)
+					})
+				})
+			})
+			s.Settle()
+			for i, c := range fans {
+				if got := strings.Contains(c.Received(), "news"); got == (i%10 == 7) {
+					t.Errorf("fan %d got it: %v", i, got)
+				}
+			}
+			star.Send("<iq type='get' id='after'><ping xmlns='urn:xmpp:ping'/></iq>")
+			s.Settle()
+			if got := star.Received(); !strings.Contains(got, "id='after'") {
+				t.Errorf("the star got %q", got)
+			}
+			armed = false
+			works(t, s)
+		})
+	}
+}
+
+// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120 §8.2.3);
+// what others wait for goes on.
+func TestPanicWhereARequestWaits(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	for _, how := range []string{"commit", "worker"} {
+		t.Run(how, func(t *testing.T) {
+			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+				api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
+					then := func(ev *session.Stanza, err error) session.Verdict {
+						panicIf(string(ev.ID()) == "bad")
+						return ev.Reply(nil)
+					}
+					if how == "commit" {
+						return ev.Commit(session.Ticket(api.Router.Durable.Durable()+1), then)
+					}
+					return ev.Await(reactor.Disk, func() error { return nil }, then)
+				}, session.ToSelf)
+				return nil
+			})
+			one, two := s.Login("one", "one@localhost/x"), s.Login("two", "two@localhost/x")
+			set := "<iq type='set' id='%s'><q xmlns='urn:of-the-test'/></iq>"
+			one.Send(fmt.Sprintf(set, "bad") + "<iq type='get' id='next'><ping xmlns='urn:xmpp:ping'/></iq>")
+			two.Send(fmt.Sprintf(set, "good"))
+			s.AddAccount("somebody@localhost") // a commit, so that the tickets are settled
+			s.Settle()
+			got := one.Received()
+			if !strings.Contains(got, "<iq type='error' id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
+				t.Errorf("the one whose handler panics got %q", got)
+			}
+			if got := two.Received(); !strings.Contains(got, "<iq type='result' id='good'") {
+				t.Errorf("the other got %q", got)
+			}
+			works(t, s)
+		})
+	}
+}
+
+// A panic in a hook that is told of a session's end does not leave the session there.
+func TestPanicAtUnbind(t *testing.T) {
+	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.Local, se *session.Session) {
+			panicIf(se.JID().Local() == "juliet")
+		})
+		return nil
+	})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Cut()
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "id='q'") || !strings.Contains(got, "service-unavailable") {
+		t.Errorf("romeo got %q", got)
+	}
+	again := s.Login("again", "juliet@localhost/y")
+	again.Send("<presence/>")
+	s.Settle()
+	if got := again.Received(); !strings.Contains(got, "kept") {
+		t.Errorf("juliet got %q", got)
+	}
+	works(t, s)
+}
+
+// A panic in a stanza that waited in an account's inbox is answered if it is a request.
+func TestPanicInInboxIsAnswered(t *testing.T) {
+	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+		api.Hooks.IQ[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+			panicIf(string(ev.ID()) == "bad")
+			return session.Pass
+		})
+		return nil
+	})
+	s.AddAccount("juliet@localhost")
+	romeo := s.Login("romeo", "romeo@localhost/x")
+	romeo.Send("<iq type='get' id='bad' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq><iq type='get' id='good' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='good'") {
+		t.Errorf("romeo got %q", got)
+	}
+}
+
+// Work that ends after its time was up does not let a stream go on that waits for something else by then: its
+// requests are answered in their order.
+func TestLateWorkUnparksNothing(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	var jobs []func()
+	s := withModule(t, sessiontest.Options{Slow: func() time.Duration { return 0 }}, func(api *session.API) error {
+		api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
+			return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
+		}, session.ToSelf)
+		return nil
+	})
+	below := s.Router.Workers
+	held := &holding{below: below, jobs: &jobs}
+	c := s.Login("c", "c@localhost/x")
+	s.Router.Workers = held
+	set := "<iq type='set' id='%d'><q xmlns='urn:of-the-test'/></iq>"
+	c.Send(fmt.Sprintf(set, 1))
+	s.Advance(31 * time.Second)
+	if got := c.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "remote-server-timeout") {
+		t.Fatalf("after 31 s: %q", got)
+	}
+	c.Send(fmt.Sprintf(set, 2) + "<iq type='get' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if len(jobs) != 2 {
+		t.Fatalf("%d works are under way", len(jobs))
+	}
+	jobs[0]() // the first one ends at last
+	s.Settle()
+	if got := c.Received(); got != "" {
+		t.Errorf("the third request overtook the second: %q", got)
+	}
+	jobs[1]()
+	s.Settle()
+	got := c.Received()
+	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two || strings.Contains(got, "id='1'") {
+		t.Errorf("in the end: %q", got)
+	}
+}
+
+// holding are workers whose jobs begin when the test says so.
+type holding struct {
+	below reactor.Workers
+	jobs  *[]func()
+}
+
+func (h *holding) Do(c reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
+	*h.jobs = append(*h.jobs, func() { h.below.Do(c, l, work, then) })
+	return true
+}
+
+// Contacts see a session end at once when an operator ends it.
+func TestKickIsSeen(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "romeo@localhost/two")
+	two.Send("<presence/>")
+	one.Send("<presence/><presence to='romeo@localhost/two'/>")
+	two.Received()
+	one.Conn().Room(0)
+	one.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // its connection can't close yet
+	s.Router.Kick(one.Bare(), session.ErrNotAuthorized)
+	for s.Net.Turn() { // no time passes
+	}
+	if got := string(two.Conn().Take()); !strings.Contains(got, "type='unavailable'") {
+		t.Errorf("romeo got %q", got)
+	}
+}
+
+// An unloading is a module that notes when it was unloaded.
+type unloading struct {
+	load     func(api *session.API) error
+	unloaded *bool
+}
+
+func (u unloading) Load(api *session.API) error { return u.load(api) }
+func (u unloading) Unload() error               { *u.unloaded = true; return nil }
+
+// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a worker, no load.
+func TestRetireWaits(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	unloaded, answered := false, false
+	part := session.NewPart[int]("of-the-test")
+	shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+		return unloading{func(api *session.API) error {
+			session.Resident(api, part, func(any, session.Who) (*int, error) {
+				if unloaded {
+					return nil, errors.New("a module that is unloaded is asked to load")
+				}
+				return nil, nil
+			})
+			api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
+				return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict {
+					answered = !unloaded
+					return ev.Reply(nil)
+				})
+			}, session.ToSelf)
+			return nil
+		}, &unloaded}
+	}}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+	c := s.Login("c", "c@localhost/x")
+	s.AddAccount("cold@localhost")
+	var jobs []func()
+	s.Router.Workers = &holding{below: s.Router.Workers, jobs: &jobs}
+	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' id='1'><q xmlns='urn:of-the-test'/></iq>")
+	host, _ := s.Router.Table.Host("localhost")
+	done := false
+	s.Router.Retire(host.Profile(), func(error) { done = true })
+	for i, job := range jobs {
+		s.Advance(2 * time.Second)
+		if unloaded {
+			t.Fatalf("it was unloaded with %d works under way", len(jobs)-i)
+		}
+		job()
+		s.Settle()
+	}
+	s.Advance(2 * time.Second)
+	if !unloaded || !done || !answered {
+		t.Errorf("unloaded %v, told %v, the request answered before it %v", unloaded, done, answered)
+	}
+}
+
+// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it goes to and
+// however large it may be.
+func TestCrowdPriceHasAnEnd(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Stanza, lim.Rate, lim.RateBurst = 16<<20, 1<<20, 16<<20
+	lim.ResourcesPerAccount = 100
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 1 << 30 }})
+	for i := range 40 {
+		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("victim@localhost/%d", i))
+		c.Send("<presence/>")
+		c.Conn().Room(0)
+		c.Conn().Conn().Append([]byte("<message><body>" + strings.Repeat("x", 300<<10) + "</body></message>"))
+	}
+	romeo := s.Login("romeo", "romeo@localhost/x")
+	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) + "</body></message>")
+	if s.Stream(romeo).Ready() {
+		t.Error("a message to 40 clogged clients costs its sender nothing")
+	}
+	s.Advance(18 * time.Second) // a burst is 16 MiB, and 1 MiB is earned in a second
+	romeo.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
+	if got := romeo.Received(); !strings.Contains(got, "id='1'") {
+		t.Error("after that time its sender is still stopped")
+	}
+}
+
+// Each limit that is hit is counted by its name.
+func TestLimitsAreCounted(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }})
+	count := func(limit string) (n uint64) {
+		for _, l := range s.Router.Locals() {
+			n += l.Stats().Limits[limit]
+		}
+		return n
+	}
+	slow, romeo := s.Login("slow", "slow@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	slow.Conn().Room(0)
+	for range 20 {
+		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 1000) + "</body></message>")
+	}
+	s.Advance(5 * time.Second)
+	if n := count("outbox"); n != 1 {
+		t.Errorf("outbox: %d", n)
+	}
+	// One whose stream ends by itself is no slow reader.
+	gone := s.Login("gone", "gone@localhost/x")
+	gone.Conn().Room(0)
+	gone.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+	gone.Send("</stream:stream>")
+	romeo.Send("<message to='gone@localhost/x' type='chat'><body>Hi</body></message>")
+	s.Advance(5 * time.Second)
+	if n := count("outbox"); n != 1 {
+		t.Errorf("outbox, after a clean end: %d", n)
+	}
+}
