@@ -80,6 +80,7 @@ func (l *Local) Fanout(a *Account, from jid.JID, el []byte, seats *Seats) {
 	if seats.n == 0 {
 		return
 	}
+	l.copied += len(el) * seats.n
 	if seats.n <= fanInline || a.resident == nil {
 		b := l.mailBytes(el)
 		for _, g := range seats.groups {

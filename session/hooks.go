@@ -234,6 +234,9 @@ type Hooks struct {
 	// These run for a stanza that has arrived here, under the recipient's lock; for ToHost under
 	// none. Done means delivered.
 	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides from the
+	// sender: what is answered there with something else than service-unavailable. There is no account to look at.
+	Absent Chain[StanzaFunc]
 	// Refuses are asked, under the account's lock, before something that was kept is handed to one of its
 	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
 	// Guard phase of its chain.

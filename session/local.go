@@ -27,6 +27,7 @@ type Local struct {
 	nest    int     // depth of enter
 	moving  bool    // mail is being routed
 	crowded int     // bytes delivered to wires that are crowded, since Receive began
+	copied  int     // bytes of broadcasts, a copy for each receiver, since Receive began
 
 	mail    []letter
 	mailBuf []byte

@@ -80,8 +80,11 @@ func (r *Router) Locals() []*Local { return r.locals }
 // Receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
 // it returns.
 func (l *Local) Receive(st *Stream, e xmlstream.Element) {
-	l.crowded = 0
+	l.crowded, l.copied = 0, 0
 	l.receive(st, e)
+	if l.copied > 0 {
+		l.Spend(st, l.copied/copyShare)
+	}
 	if l.crowded > 0 {
 		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
@@ -89,6 +92,10 @@ func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 		l.Spend(st, l.crowded*crowdPrice)
 	}
 }
+
+// copyShare copies of a broadcast cost the sender's rate as much as the stanza itself: a usual presence costs a
+// user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
+const copyShare = 64
 
 // crowdPrice is what a byte to a crowded wire costs the sender's rate besides itself.
 const crowdPrice = 15
@@ -399,16 +406,25 @@ func (l *Local) arrive(h *Hooks, ev *Stanza) {
 }
 
 // nobody answers for an address of ours without an account (RFC 6121 §8.5.1): as for a user who
-// gives nothing away, so that nobody learns who has an account.
-func (l *Local) nobody(ev *Stanza) {
+// gives nothing away, so that the sender does not learn who has an account.
+func (l *Local) nobody(ev *Stanza) { ev.Absent() }
+
+// Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
+// account hides from the sender answers so.
+func (ev *Stanza) Absent() Verdict {
 	switch ev.Kind {
+	case Presence:
+		return Done
 	case Message:
-		if ev.Type != TypeHeadline {
-			ev.Fail(ServiceUnavailable)
+		if ev.Type == TypeHeadline && ev.Target != ToFull {
+			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
 		}
 	case IQ:
-		ev.Fail(ServiceUnavailable)
+		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
+			return Done
+		}
 	}
+	return ev.Fail(ServiceUnavailable)
 }
 
 func domainOf(j jid.JID) string {

@@ -149,8 +149,8 @@ func (ev *Stanza) Picked(s *Session) bool {
 		return false
 	}
 	if ev.Target == ToFull {
-		if r := ev.acct.Resource(ev.To); r != nil || ev.Type == TypeHeadline {
-			return r == s
+		if r := ev.acct.Resource(ev.To); r != nil || ev.Type != TypeChat {
+			return r == s // RFC 6121 §8.5.3.2.1: only a chat goes on to the bare JID
 		}
 	}
 	switch ev.Type {

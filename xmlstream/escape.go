@@ -13,6 +13,23 @@ func AppendText[S []byte | string](dst []byte, s S) []byte { return escape(dst, 
 // space other than the space as references. Any goroutine.
 func AppendValue[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, true) }
 
+// EscapedLen is how many bytes [AppendValue] writes for s, valid UTF-8 of characters that XML allows; [AppendText]
+// writes no more.
+func EscapedLen[S []byte | string](s S) int {
+	n := len(s)
+	for i := range len(s) {
+		switch s[i] {
+		case '<', '>':
+			n += len("&lt;") - 1
+		case '&', '\n', '\t', '\r':
+			n += len("&amp;") - 1
+		case '\'', '"':
+			n += len("&quot;") - 1
+		}
+	}
+	return n
+}
+
 func escape[S []byte | string](dst []byte, s S, value bool) []byte {
 	const plain = cAttr // quotes are escaped in text, too: it costs nothing, and one table does
 	from := 0

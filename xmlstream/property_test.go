@@ -470,3 +470,17 @@ func TestAppenderProperty(t *testing.T) {
 		}
 	})
 }
+
+// EscapedLen is what text takes in an attribute, and no less than it takes between tags.
+func TestEscapedLen(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.StringOf(rapid.RuneFrom([]rune("ab<>&'\"\t\r\né€\U0001F600"))).Draw(t, "text")
+		n := EscapedLen(s)
+		if v := len(AppendValue(nil, s)); v != n {
+			t.Fatalf("%q takes %d bytes, and EscapedLen is %d", s, v, n)
+		}
+		if v := len(AppendText(nil, s)); v > n {
+			t.Fatalf("%q takes %d bytes as text, and EscapedLen is %d", s, v, n)
+		}
+	})
+}

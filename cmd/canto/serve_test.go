@@ -54,6 +54,10 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
+		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n", `canto.toml:8: host example.org: module roster: max_items = 0: it is 1 or more`},
+		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n", `module roster: max_bytes = 1000: it is from 65536 to 1073741824`},
+		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n", `module private: max_bytes, max_elements and max_total_bytes are 1 or more`},
+		{"a vCard without bytes", listen + certified + "[module.vcard]\nmax_bytes = 0\n", `module vcard: max_bytes = 0: it is 1 or more`},
 		{"bad value of a module", listen + certified + "[module.offline]\nmax_messages = 'many'\n", `canto.toml:12: module.offline.max_messages is a TOML string, and a number is wanted`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

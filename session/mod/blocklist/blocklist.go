@@ -7,13 +7,14 @@
 // State in a session: a flag, set by asking for the list: it gets pushes. Resident in an account: the
 // list. Stored: one row for each address. Hooks in phase Guard, in front of everything: what a blocked
 // address sends is answered as by an account that is not there, and what the user sends there is
-// refused. An address may be full, bare, a domain, or a domain with a resource (XEP-0191 §3.1).
+// refused. An address may be full, bare, a domain, or a domain with a resource (XEP-0191 §6).
 package blocklist
 
 import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 
 	"canto/session"
 	"canto/session/jid"
@@ -37,8 +38,11 @@ var Manifest = session.Manifest{
 
 const ns = "urn:xmpp:blocking"
 
-// maxItems is how many addresses one account may block.
-const maxItems = 2000
+// What one account may block: addresses, and bytes of all of them as a client gets them.
+const (
+	maxItems = 2000
+	maxBytes = 256 << 10
+)
 
 var (
 	rows     = store.NewMap[string, []byte]("blocklist", 'b', 1)
@@ -56,43 +60,60 @@ var (
 )
 
 type blocked struct {
-	jids   []jid.JID // sorted
-	pushes int
+	jids   []jid.JID // sorted as strings
+	bytes  int32     // of jids, as a client gets them
+	pushes int32
 }
 
-func (b *blocked) find(j jid.JID) (int, bool) {
-	return slices.BinarySearchFunc(b.jids, j, func(a, b jid.JID) int {
-		switch {
-		case a.String() < b.String():
-			return -1
-		case a.String() > b.String():
-			return 1
-		}
-		return 0
-	})
+// listed is what j takes in the list that a client gets.
+func listed(j jid.JID) int32 { return int32(len("<item jid=''/>") + xmlstream.EscapedLen(j.String())) }
+
+func (b *blocked) find(j string, compare func(a, b string) int) (int, bool) {
+	return slices.BinarySearchFunc(b.jids, j, func(a jid.JID, j string) int { return compare(a.String(), j) })
 }
 
-func (b *blocked) has(j jid.JID) bool {
-	_, ok := b.find(j)
-	return ok
-}
+// matches reports whether j is blocked: four look-ups, in the order of XEP-0191 §6, however long the list is.
+func (b *blocked) matches(j jid.JID) bool { return b.matchesBy(j, strings.Compare) }
 
-// matches looks j up in each of its forms.
-func (b *blocked) matches(j jid.JID) bool {
+func (b *blocked) matchesBy(j jid.JID, compare func(a, b string) int) bool {
 	if b == nil || len(b.jids) == 0 {
 		return false
 	}
-	if b.has(j) || b.has(j.Bare()) {
-		return true
+	full := j.String()
+	host := full[len(j.Local()):] // the domain, and the resource if there is one
+	if j.Local() != "" {
+		host = host[1:]
 	}
-	_, domain, resource := j.Parts()
-	for _, o := range b.jids {
-		if l, d, r := o.Parts(); l == "" && d == domain && (r == "" || r == resource) {
+	forms := [...]string{full, j.Bare().String(), host, j.Domain()}
+	for i, form := range forms {
+		if i > 0 && form == forms[i-1] {
+			continue // an address without a localpart or resource has fewer forms
+		}
+		if _, ok := b.find(form, compare); ok {
 			return true
 		}
 	}
 	return false
 }
+
+// add puts those of jids that are not there into the list, and returns them.
+func (b *blocked) add(jids []jid.JID) (fresh []jid.JID) {
+	for _, j := range jids {
+		if _, found := b.find(j.String(), strings.Compare); !found {
+			fresh = append(fresh, j)
+		}
+	}
+	slices.SortFunc(fresh, byString)
+	fresh = slices.Compact(fresh)
+	b.jids = append(b.jids, fresh...)
+	slices.SortFunc(b.jids, byString)
+	for _, j := range fresh {
+		b.bytes += listed(j)
+	}
+	return fresh
+}
+
+func byString(a, b jid.JID) int { return strings.Compare(a.String(), b.String()) }
 
 type module struct {
 	db        *store.DB
@@ -145,6 +166,7 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err er
 			b = new(blocked)
 		}
 		b.jids = append(b.jids, j)
+		b.bytes += listed(j)
 		return true
 	})
 	return b, errors.Join(err, bad)
@@ -164,15 +186,7 @@ func incoming(ev *session.Stanza) session.Verdict {
 	if ev.From.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.From) {
 		return session.Pass
 	}
-	switch ev.Kind {
-	case session.Message:
-		if ev.Type == session.TypeHeadline || ev.Type == session.TypeError {
-			return session.Done
-		}
-	case session.Presence:
-		return session.Done
-	}
-	return ev.Fail(session.ServiceUnavailable)
+	return ev.Absent()
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
@@ -219,21 +233,17 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 		}
 	}
 	p := part.Own(a)
-	if len(p.jids)+len(jids) > maxItems {
+	grown := blocked{jids: slices.Clone(p.jids), bytes: p.bytes, pushes: p.pushes}
+	fresh := grown.add(jids)
+	if len(fresh) > 0 && (len(grown.jids) > maxItems || grown.bytes > maxBytes) {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	// Those who see the user go see it before they see nothing (§3.3).
-	for _, who := range m.watchers(a, jids) {
-		if !p.matches(who) {
-			m.presences.Show(ev.Local(), a, who, false)
-		}
-	}
+	m.presences.Show(ev.Local(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
 	b := m.db.NewBatch(a.ID())
-	for _, j := range jids {
-		if i, found := p.find(j); !found {
-			p.jids = slices.Insert(p.jids, i, j)
-			m.rows.Put(b, a.ID(), j.String(), nil)
-		}
+	*p = grown
+	for _, j := range fresh {
+		m.rows.Put(b, a.ID(), j.String(), nil)
 	}
 	m.push(ev, block, jids)
 	return m.commit(ev, b)
@@ -252,30 +262,25 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 		gone = slices.Clone(p.jids)
 	}
 	watchers := m.watchers(a, gone)
-	for _, j := range gone {
-		if i, found := p.find(j); found {
-			p.jids = slices.Delete(p.jids, i, i+1)
+	these := new(blocked)
+	these.add(gone)
+	p.jids = slices.DeleteFunc(p.jids, func(j jid.JID) bool {
+		_, found := these.find(j.String(), strings.Compare)
+		if found {
+			p.bytes -= listed(j)
 			m.rows.Delete(b, a.ID(), j.String())
 		}
-	}
-	for _, who := range watchers {
-		if !p.matches(who) {
-			m.presences.Show(ev.Local(), a, who, true)
-		}
-	}
+		return found
+	})
+	m.presences.Show(ev.Local(), a, true, slices.DeleteFunc(watchers, p.matches)...)
 	m.push(ev, unblock, jids)
 	return m.commit(ev, b)
 }
 
 // watchers are the contacts who get the account's presence and whom one of jids matches.
 func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
-	these := blocked{jids: slices.Clone(jids)}
-	slices.SortFunc(these.jids, func(a, b jid.JID) int {
-		if a.String() < b.String() {
-			return -1
-		}
-		return 1
-	})
+	these := new(blocked)
+	these.add(jids)
 	for it := range roster.Of(a).All() {
 		if it.From && these.matches(it.JID) {
 			list = append(list, it.JID)
@@ -293,7 +298,7 @@ func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
 			continue
 		}
 		a := ev.Appender()
-		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(p.pushes)).Attr(toAttr, s.JID().String())
+		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(int(p.pushes))).Attr(toAttr, s.JID().String())
 		a.Open(what)
 		for _, j := range jids {
 			a.Open(item).Attr(jidAttr, j.String()).Close()

@@ -88,12 +88,18 @@ type version struct {
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
 	m.about, _ = session.Find[session.About](api)
-	api.Advertise(nsInfo, nsItems)
+	api.Advertise(nsCaps, nsInfo, nsItems) // XEP-0115 §7: who has caps says so
 	api.AdvertiseAccount(nsInfo, nsItems)
 	api.Hooks.OnIQ(api.Module, false, info, m.hostInfo, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, items, m.hostItems, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, info, m.accountInfo, session.ToSelf, session.ToBare)
 	api.Hooks.OnIQ(api.Module, false, items, m.accountItems, session.ToSelf, session.ToBare)
+	api.Hooks.Absent.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		if ev.Type != session.TypeGet || ev.Target != session.ToBare || !ev.Payload().Is(items) {
+			return session.Pass
+		}
+		return noItems(ev)
+	})
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: caps,
 		Offer: func(st *session.Stream, a *xmlstream.Appender) {
@@ -195,9 +201,21 @@ func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 	})
 }
 
+// noItems is the answer to who asks for the items of an account that is not there or hides, whatever the node
+// (XEP-0030 §8).
+func noItems(ev *session.Stanza) session.Verdict {
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(items)
+		if n, ok := ev.Payload().Attr(nodeAttr); ok {
+			a.AttrBytes(nodeAttr, n)
+		}
+		a.Close()
+	})
+}
+
 func (m *Service) accountItems(ev *session.Stanza) session.Verdict {
 	if !told(ev) {
-		return ev.Fail(session.ServiceUnavailable)
+		return noItems(ev)
 	}
 	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
 		return ev.Fail(session.ItemNotFound)

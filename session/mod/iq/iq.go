@@ -7,8 +7,8 @@
 //
 // State: none. Stored: nothing. A request to a full JID passes if that resource is available, or has
 // sent the asker directed presence, or belongs to the asker's own account; otherwise the resource
-// does not exist for the asker (attack K60). A roster set for a foreign account never passes (attack
-// R01).
+// does not exist for the asker (attack K60). A roster set from another account never passes (attack R01); one from an
+// account of this server does not come this far (module roster).
 package iq
 
 import (

@@ -5,8 +5,9 @@
 //	juliet: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body></message>
 //
 // State: none. Stored: nothing. In phase Deliver a message goes to the resources that
-// [session.Stanza.Picked] names; what nobody took falls to phase Fallback, where offline storage may
-// take it, and then back to its sender as service-unavailable.
+// [session.Stanza.Picked] names; what none took falls to phase Fallback, where offline storage may
+// take it, and then back to its sender as service-unavailable. To a resource that is not there only a chat goes on to
+// the bare JID; other types are refused (RFC 6121 §8.5.3.2.1).
 package message
 
 import "canto/session"
@@ -39,17 +40,21 @@ func (module) Load(api *session.API) error {
 func deliver(ev *session.Stanza) session.Verdict {
 	l, a := ev.Local(), ev.Account()
 	if ev.Target == session.ToFull {
-		if s := a.Resource(ev.To); s != nil && l.Deliver(s, ev) {
+		s := a.Resource(ev.To)
+		switch {
+		case s != nil && l.Deliver(s, ev):
 			return session.Done
+		case ev.Type == session.TypeChat: // row 6.1: as to the bare JID
+		case ev.Type == session.TypeNone && s != nil && s.Catching():
+			return session.Pass // it lacks room only: stored behind what it gets
+		default:
+			return ev.Fail(session.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
 		}
 	}
 	switch ev.Type {
 	case session.TypeGroupchat:
-		return session.Pass // refused: rows 3.2, 4.2, 6.2
+		return session.Pass // refused: rows 3.2, 4.2
 	case session.TypeHeadline:
-		if ev.Target == session.ToFull {
-			return session.Done
-		}
 		for _, s := range a.Resources() {
 			if _, prio := s.Presence(); s.Available() && prio >= 0 {
 				l.Deliver(s, ev)

@@ -40,11 +40,21 @@ var (
 	directed = session.NewSlot[sent]("directed-presence", nil, nil)
 )
 
-// maxDirected is how many addresses one session may have sent directed presence to (attack K58).
-const maxDirected = 1000
+// What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
+const (
+	maxDirected      = 1000
+	maxDirectedBytes = 128 << 10
+)
+
+// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept while its
+// resource is available, and copied to each contact.
+const maxPresence = 16 << 10
 
 // sent is who got directed presence, and is owed an unavailable one.
-type sent struct{ to []jid.JID }
+type sent struct {
+	to    []jid.JID
+	bytes int // of to
+}
 
 func (d *sent) has(j jid.JID) bool {
 	if d != nil {
@@ -94,6 +104,9 @@ func WasDirected(s *session.Session, who jid.JID) bool {
 
 // depart handles what the user's own client sends.
 func (m *Service) depart(ev *session.Stanza) session.Verdict {
+	if len(ev.Element.Raw()) > maxPresence {
+		return ev.Fail(session.PolicyViolation)
+	}
 	if !ev.Directed() {
 		switch ev.Type {
 		case session.TypeNone:
@@ -118,6 +131,7 @@ func (m *Service) depart(ev *session.Stanza) session.Verdict {
 		if d := directed.Get(ev.Session); d != nil {
 			for i := range d.to {
 				if d.to[i] == ev.To {
+					d.bytes -= len(ev.To.String())
 					d.to = append(d.to[:i], d.to[i+1:]...)
 					break
 				}
@@ -137,10 +151,11 @@ func remember(ev *session.Stanza) session.Verdict {
 		d = new(sent)
 		directed.Set(ev.Session, d)
 	}
-	if len(d.to) >= maxDirected {
+	if len(d.to) >= maxDirected || d.bytes+len(ev.To.String()) > maxDirectedBytes {
 		return ev.Fail(session.ResourceConstraint)
 	}
 	d.to = append(d.to, ev.To)
+	d.bytes += len(ev.To.String())
 	return session.Pass
 }
 
@@ -264,11 +279,13 @@ func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []by
 
 func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
+		seats := l.Seats()
 		for _, to := range d.to {
 			if !s.Available() || !roster.Of(a).State(to.Bare()).From {
-				l.Post(s.JID(), to, el)
+				seats.Add(to)
 			}
 		}
+		l.Fanout(a, s.JID(), el, seats) // one copy for all of them
 		directed.Set(s, nil)
 	}
 	if !s.Available() {
@@ -291,11 +308,8 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if who == a.JID() {
 		return session.Done // to oneself there is nothing to subscribe to
 	}
-	it, known := roster.Of(a).Get(who)
+	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	if !known && (kind == roster.Subscribe || kind == roster.Subscribed) && !m.rosters.Room(a) {
-		return ev.Fail(session.ResourceConstraint)
-	}
 	mv := roster.Outbound(it.State, kind)
 	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
 		it.State = mv.State
@@ -305,6 +319,9 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.Out || it.To || it.From || it.Approved {
 			it.Listed = true
 		}
+		if !m.rosters.Fits(a, &it) {
+			return ev.Fail(session.ResourceConstraint)
+		}
 		m.rosters.Put(l, a, it)
 	}
 	if mv.Pass {
@@ -313,26 +330,31 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
-		m.Show(l, a, who, mv.Show)
+		m.Show(l, a, mv.Show, who)
 	}
 	return session.Done
 }
 
-// Show sends who the presence of every available resource, or that they are unavailable. Under a's
-// lock.
-func (m *Service) Show(l *session.Local, a *session.Account, who jid.JID, on bool) {
+// Show sends each of who the presence of every available resource, or that it is unavailable: one copy of each
+// presence, however many they are. Under a's lock.
+func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid.JID) {
+	if len(who) == 0 {
+		return
+	}
 	for _, s := range a.Resources() {
 		if !s.Available() {
 			continue
 		}
-		if on {
-			p, _ := s.Presence()
-			l.Post(s.JID(), who, p)
-			continue
+		p, _ := s.Presence()
+		if !on {
+			ap := l.Appender()
+			p = ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close().B
 		}
-		ap := l.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
-		l.Post(s.JID(), who, ap.B)
+		seats := l.Seats()
+		for _, w := range who {
+			seats.Add(w)
+		}
+		l.Fanout(a, s.JID(), p, seats)
 	}
 }
 
@@ -359,7 +381,8 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 		}
 		return session.Done
 	}
-	if ev.Type == session.TypeError {
+	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error is waited for.
+	if ev.Type == session.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
 		return session.Done
 	}
 	for _, s := range a.Resources() {
@@ -390,12 +413,18 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	a, l := ev.Account(), ev.Local()
 	who := ev.From.Bare()
-	it, known := roster.Of(a).Get(who)
+	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	if !known && kind == roster.Subscribe && !m.rosters.Room(a) {
-		return ev.Fail(session.ResourceConstraint)
-	}
 	mv := roster.Inbound(it.State, kind)
+	if kind == roster.Subscribe && mv.Pass {
+		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
+		kept := it
+		kept.State, kept.Request = mv.State, string(ev.AppendKept(nil))
+		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
+			return ev.Fail(session.ResourceConstraint)
+		}
+		it.Request = kept.Request
+	}
 	if mv.Pass { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
 		ev.From, ev.To = who, a.JID()
 		for _, s := range a.Resources() {
@@ -405,11 +434,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 	}
 	if mv.State != it.State {
-		it.State = mv.State
-		switch {
-		case kind == roster.Subscribe && mv.Pass:
-			it.Request = m.keep(ev)
-		case !it.In:
+		if it.State = mv.State; !it.In {
 			it.Request = ""
 		}
 		if it.From {
@@ -423,21 +448,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {
-		m.Show(l, a, who, mv.Show)
+		m.Show(l, a, mv.Show, who)
 	}
 	return session.Done
-}
-
-// maxRequest is how much of a request is kept until it is answered; a longer one is kept without
-// its children.
-const maxRequest = 1024
-
-func (m *Service) keep(ev *session.Stanza) string {
-	b := ev.AppendKept(nil)
-	if len(b) > maxRequest {
-		ap := ev.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, "subscribe").Close()
-		b = ap.B
-	}
-	return string(b)
 }

@@ -3,7 +3,9 @@
 //	C: <iq type='set' id='1'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'><nick>Hamlet</nick></exodus></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// State: none. Stored: one row for each name of an element, read when it is asked for.
+// Stored: one row for each name of an element, read when it is asked for. State in an account: how much its rows
+// are, read on a worker by its first set, so that the limits hold for all that it keeps. An element with nothing in
+// it takes its row away: to read it is the same, and it makes room.
 package private
 
 import (
@@ -33,10 +35,30 @@ var (
 	query = xmlstream.N(ns, "query")
 )
 
-// Options are the module's section of the configuration.
+// Options are the module's section of the configuration. An element that is too long is policy-violation; one that
+// an account has no room for is resource-constraint.
 type Options struct {
-	MaxBytes int `toml:"max_bytes"` // of one element
-	MaxRows  int `toml:"max_elements"`
+	MaxBytes int `toml:"max_bytes"`       // of one element
+	MaxRows  int `toml:"max_elements"`    // of one account
+	MaxTotal int `toml:"max_total_bytes"` // of one account, names included
+}
+
+// maxKey is the longest name of an element, with its namespace: names are kept in memory.
+const maxKey = 1024
+
+var part = session.NewPart[usage]("private")
+
+// usage is what the rows of an account take.
+type usage struct {
+	known bool           // the rest has been read
+	rows  map[string]int // bytes of each, its key included
+	bytes int            // of all
+}
+
+// A row is one element of a set; no xml: it is to go.
+type row struct {
+	key string
+	xml []byte
 }
 
 type module struct {
@@ -46,9 +68,12 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) error {
-	m.opt = Options{64 << 10, 256}
+	m.opt = Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
+	}
+	if m.opt.MaxBytes < 1 || m.opt.MaxRows < 1 || m.opt.MaxTotal < 1 {
+		return errors.New("max_bytes, max_elements and max_total_bytes are 1 or more")
 	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
@@ -106,8 +131,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 }
 
 func (m *module) set(ev *session.Stanza) session.Verdict {
-	b := m.db.NewBatch(ev.Account().ID())
-	n := 0
+	var set []row
 	for e, ok := ev.Payload().First(); ok; e, ok = e.Next() {
 		k, ok := key(e)
 		if !ok {
@@ -115,14 +139,85 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		}
 		var a xmlstream.Appender
 		a.Raw(e)
-		if n++; len(a.B) > m.opt.MaxBytes || n > m.opt.MaxRows {
+		if len(set) == m.opt.MaxRows || len(a.B) > m.opt.MaxBytes || len(k) > maxKey {
 			return ev.Fail(session.PolicyViolation)
 		}
-		m.rows.Put(b, ev.Account().ID(), k, a.B)
+		if _, some := e.First(); !some && e.NumAttr() == 0 && len(e.Text()) == 0 {
+			a.B = nil
+		}
+		set = append(set, row{k, a.B})
 	}
-	if n == 0 {
+	if len(set) == 0 {
 		return ev.Fail(session.NotAcceptable)
 	}
+	a := ev.Account()
+	u := part.Own(a)
+	if u.known {
+		return m.put(ev, u, set)
+	}
+	rows := map[string]int{}
+	return ev.Await(reactor.Disk, func() error {
+		s := m.db.Snapshot()
+		defer s.Close()
+		return m.rows.Scan(s, a.ID(), "", func(k string, v []byte) bool {
+			rows[k] = len(k) + len(v)
+			return true
+		})
+	}, func(ev *session.Stanza, err error) session.Verdict {
+		if err != nil {
+			return ev.Fail(session.InternalServerError)
+		}
+		if part.Of(a) != u {
+			return ev.Fail(session.ResourceConstraint) // the account left memory meanwhile; a second try reads again
+		}
+		if !u.known { // no other resource was faster
+			u.known, u.rows = true, rows
+			for _, n := range rows {
+				u.bytes += n
+			}
+		}
+		return m.put(ev, u, set)
+	})
+}
+
+// put replaces rows where the limits of the account allow it. What takes no more than before is always allowed: what
+// is kept may be older than the limits.
+func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
+	next := make(map[string]int, len(set)) // of the rows of set; the last of a name is the one that stays
+	for _, r := range set {
+		if next[r.key] = 0; r.xml != nil {
+			next[r.key] = len(r.key) + len(r.xml)
+		}
+	}
+	rows, bytes := len(u.rows), u.bytes
+	for k, n := range next {
+		old, had := u.rows[k]
+		bytes += n - old
+		switch {
+		case n > 0 && !had:
+			rows++
+		case n == 0 && had:
+			rows--
+		}
+	}
+	if rows > max(m.opt.MaxRows, len(u.rows)) || bytes > max(m.opt.MaxTotal, u.bytes) {
+		return ev.Fail(session.ResourceConstraint)
+	}
+	id := ev.Account().ID()
+	b := m.db.NewBatch(id)
+	for _, r := range set {
+		if r.xml == nil {
+			m.rows.Delete(b, id, r.key)
+		} else {
+			m.rows.Put(b, id, r.key, r.xml)
+		}
+	}
+	for k, n := range next {
+		if u.rows[k] = n; n == 0 {
+			delete(u.rows, k)
+		}
+	}
+	u.bytes = bytes
 	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)

@@ -11,6 +11,7 @@
 package roster
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -49,10 +50,20 @@ var (
 	toAttr   = xmlstream.N("", "to")
 )
 
-// Limits of one roster; more is resource-constraint or not-acceptable.
+// Limits of one contact, in bytes and in groups; more is not-acceptable (RFC 6121 §2.3.3).
 const (
 	maxName   = 1023
 	maxGroups = 32
+)
+
+// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is kept
+// whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with its addresses.
+const MaxRequest = 24 << 10
+
+// What max_bytes may be. The least has room for one contact with the longest name and all groups of full length.
+const (
+	minBytes = 64 << 10
+	maxBytes = 1 << 30
 )
 
 // An Item is one contact. Its strings are parts of the roster they came from, and stay good.
@@ -76,9 +87,13 @@ var part = session.NewPart[Roster]("roster")
 // empty one.
 func Of(a *session.Account) *Roster { return part.Of(a) }
 
-// Options are the module's section of the configuration.
+// Options are the module's section of the configuration. More than they say is resource-constraint.
 type Options struct {
+	// MaxItems is how many contacts an account may have; as many others may wait for an answer.
 	MaxItems int `toml:"max_items"`
+	// MaxBytes bounds all that is kept of one account: three quarters are for its contacts, measured as a client
+	// gets them; one quarter is for requests that wait for an answer, of all senders together.
+	MaxBytes int `toml:"max_bytes"`
 }
 
 // A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
@@ -90,9 +105,16 @@ type Service struct {
 
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
-	m.opt.MaxItems = 5000
+	// 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, are 600 kB.
+	m.opt = Options{MaxItems: 5000, MaxBytes: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
+	}
+	if m.opt.MaxItems < 1 {
+		return fmt.Errorf("max_items = %d: it is 1 or more", m.opt.MaxItems)
+	}
+	if m.opt.MaxBytes < minBytes || m.opt.MaxBytes > maxBytes {
+		return fmt.Errorf("max_bytes = %d: it is from %d to %d", m.opt.MaxBytes, minBytes, maxBytes)
 	}
 	var err error
 	if m.db, err = openTable(api); err != nil {
@@ -103,6 +125,9 @@ func (m *Service) Load(api *session.API) error {
 	session.Resident(api, part, m.db.load)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
+	for _, t := range []session.Target{session.ToBare, session.ToFull, session.ToHost} {
+		api.Hooks.PreIQ[t].Add(api.Module, session.Guard, foreign)
+	}
 	feature := func(n xmlstream.Name) session.StreamFeature {
 		return session.StreamFeature{
 			Name:    n,
@@ -114,6 +139,18 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, feature(verName), feature(preName))
 	session.Offer(api, m)
 	return nil
+}
+
+// foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before anything is
+// looked up, so that the answer says nothing of the address.
+func foreign(ev *session.Stanza) session.Verdict {
+	if ev.Type != session.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
+		return session.Pass
+	}
+	if _, ours := ev.Local().Router().Table.Host(ev.To.Domain()); !ours {
+		return session.Pass // another server's to say
+	}
+	return ev.Fail(session.Forbidden)
 }
 
 func (m *Service) get(ev *session.Stanza) session.Verdict {
@@ -180,7 +217,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(session.NotAllowed) // oneself is no contact
 	}
 	r := Of(a)
-	it, known := r.Get(who)
+	it, _ := r.Get(who)
 	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
 		if !it.Listed {
 			return ev.Fail(session.ItemNotFound) // §2.5.3
@@ -208,10 +245,10 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		groups = append(groups, g)
 	}
 	it.Groups = packGroups(groups)
-	if !known && !m.Room(a) { // one that has asked is counted already
+	it.Listed = true
+	if !m.Fits(a, &it) {
 		return ev.Fail(session.ResourceConstraint)
 	}
-	it.Listed = true
 	return ev.Commit(m.put(ev.Local(), a, it, true), result)
 }
 
@@ -292,5 +329,31 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 	}
 }
 
-// Room reports whether a's roster may have another contact.
-func (m *Service) Room(a *session.Account) bool { return Of(a).Len() < m.opt.MaxItems }
+// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes no more
+// than before always fits, as a roster may be older than its limits. Under a's lock.
+func (m *Service) Fits(a *session.Account, it *Item) bool {
+	r := Of(a)
+	old, _ := r.Get(it.JID)
+	hadListed, hadAsked := old.shares()
+	listed, asked := it.shares()
+	var now Roster
+	if r != nil {
+		now = *r
+	}
+	requests := m.opt.MaxBytes / 4
+	fits := func(total, had, want share, bytes int) bool {
+		return (want.rows <= had.rows || int(total.rows-had.rows+want.rows) <= m.opt.MaxItems) &&
+			(want.bytes <= had.bytes || int(total.bytes-had.bytes+want.bytes) <= bytes)
+	}
+	if !fits(now.listed, hadListed, listed, m.opt.MaxBytes-requests) {
+		return false
+	}
+	// Long requests may fill half of the share: a few of them don't keep the usual ones out.
+	if asked.bytes > usualRequest {
+		requests /= 2
+	}
+	return fits(now.asked, hadAsked, asked, requests)
+}
+
+// usualRequest is the most that a request without extended content takes, with its sender's address.
+const usualRequest = 4 << 10

@@ -10,14 +10,56 @@ import (
 	"unicode/utf8"
 
 	"canto/session/jid"
+	"canto/xmlstream"
 )
 
 // A Roster is what is resident of an account: rows as they are stored, packed. A contact costs its text and
 // five bytes. A nil Roster is an empty one, and can only be read.
 type Roster struct {
 	blocks  []string // each some rows, all by JID; a row is the JID's length, the JID, and the stored row
-	count   int
+	listed  share    // of the user's own contacts
+	asked   share    // of requests that wait for the user's answer
 	version uint64
+}
+
+// A share is one of the two parts of a roster that have limits of their own: what the user keeps, and what
+// others have sent to be kept. Strangers can't take the user's room, nor the user theirs.
+type share struct {
+	rows  int32 // contacts; in the share of requests only those that are no contacts of the user
+	bytes int32
+}
+
+// Bytes that a contact and a group take in the answer to a roster request, besides their text.
+const (
+	itemMarkup  = len("<item jid='' name='' subscription='both'></item>")
+	groupMarkup = len("<group></group>")
+)
+
+// shares is what it takes of the two shares. The user's own is measured as a client gets it, so that the limit
+// holds for the answer to a roster request too, whatever has to be escaped in it; a request as it is stored.
+func (it *Item) shares() (listed, asked share) {
+	own, others := 0, len(it.Request)
+	if it.Listed {
+		listed.rows = 1
+		own = itemMarkup + len(it.JID.String()) + xmlstream.EscapedLen(it.Name)
+		for g := range it.Groups.All() {
+			own += groupMarkup + xmlstream.EscapedLen(g)
+		}
+	} else if !it.empty() {
+		asked.rows = 1
+		others += len(it.JID.String())
+	}
+	listed.bytes, asked.bytes = int32(own), int32(others)
+	return listed, asked
+}
+
+// weigh adds (sign is 1) or takes off (sign is -1) what it takes.
+func (r *Roster) weigh(it *Item, sign int32) {
+	listed, asked := it.shares()
+	r.listed.rows += sign * listed.rows
+	r.listed.bytes += sign * listed.bytes
+	r.asked.rows += sign * asked.rows
+	r.asked.bytes += sign * asked.bytes
 }
 
 // A block is split when it has more rows or bytes, so that a change copies little of a long roster.
@@ -31,7 +73,7 @@ func (r *Roster) Len() int {
 	if r == nil {
 		return 0
 	}
-	return r.count
+	return int(r.listed.rows + r.asked.rows)
 }
 
 // Version is that of RFC 6121 §2.6; 0: nothing was ever changed.
@@ -106,7 +148,8 @@ func (r *Roster) put(it Item) {
 	who := it.JID.String()
 	block, from, to := r.find(who)
 	if from != to {
-		r.count--
+		old, _ := next(r.blocks[block][from:to])
+		r.weigh(&old, -1)
 	}
 	b := ""
 	if len(r.blocks) > 0 {
@@ -117,7 +160,7 @@ func (r *Roster) put(it Item) {
 	var row []byte
 	if !it.empty() {
 		row = it.encode(appendText(nil, who))
-		r.count++
+		r.weigh(&it, 1)
 	}
 	b = b[:from] + string(row) + b[to:]
 	if b == "" {
@@ -160,7 +203,6 @@ func (b *builder) add(key string, row []byte) error {
 	}
 	b.last = key
 	b.block = append(appendText(b.block, key), row...)
-	b.count++
 	if b.rows++; b.rows == blockRows || len(b.block) >= blockBytes {
 		b.end()
 	}
@@ -169,7 +211,13 @@ func (b *builder) add(key string, row []byte) error {
 
 func (b *builder) end() {
 	if b.rows > 0 {
-		b.blocks = append(b.blocks, string(b.block))
+		block := string(b.block)
+		for rest := block; len(rest) > 0; {
+			var it Item
+			it, rest = next(rest)
+			b.weigh(&it, 1)
+		}
+		b.blocks = append(b.blocks, block)
 		b.block, b.rows = b.block[:0], 0
 	}
 }
@@ -179,7 +227,9 @@ func (b *builder) roster() *Roster {
 	if b.block != nil {
 		blockPool.Put(&b.block)
 	}
-	return &Roster{slices.Clip(b.blocks), b.count, b.version}
+	r := b.Roster
+	r.blocks = slices.Clip(r.blocks)
+	return &r
 }
 
 // Groups are the names of a contact's groups, packed: two are equal if the lists are.

@@ -61,6 +61,13 @@ func TestRoster(t *testing.T) {
 		if again := b.roster(); !slices.Equal(slices.Collect(again.All()), slices.Collect(r.All())) || again.Len() != r.Len() {
 			t.Fatal("what is stored makes another roster")
 		}
+		var sum Roster
+		for _, it := range want {
+			sum.weigh(&it, 1)
+		}
+		if again := b.roster(); sum.listed != r.listed || sum.asked != r.asked || sum.listed != again.listed || sum.asked != again.asked {
+			t.Fatalf("shares are %+v, %+v; of the stored rows %+v, %+v; want %+v, %+v", r.listed, r.asked, again.listed, again.asked, sum.listed, sum.asked)
+		}
 		for _, b := range r.blocks {
 			if n := countRows(b); n == 0 || n > blockRows || n > 1 && len(b) > 2*blockBytes {
 				t.Fatalf("a block has %d rows and %d bytes", n, len(b))

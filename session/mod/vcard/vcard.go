@@ -9,6 +9,7 @@ package vcard
 
 import (
 	"errors"
+	"fmt"
 
 	"canto/reactor"
 	"canto/session"
@@ -50,6 +51,9 @@ func (m *module) Load(api *session.API) error {
 	m.opt.MaxBytes = 128 << 10
 	if err := api.Decode(&m.opt); err != nil {
 		return err
+	}
+	if m.opt.MaxBytes < 1 {
+		return fmt.Errorf("max_bytes = %d: it is 1 or more", m.opt.MaxBytes)
 	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
