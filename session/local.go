@@ -269,10 +269,11 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	l.lock(&a.Entity)
 	if err == nil && a.resident != goneMark {
 		a.used = l.Loop.Tick()
-		a.resident = got
-		if got.exists {
+		if got.exists && a.id != id {
+			a.endAll(l, ErrNotAuthorized, true) // of an account that was deleted, and whose name is another's by now
 			a.id = id
 		}
+		a.resident = got
 	} else if err != nil {
 		l.Log.Error("an account could not be read", "jid", a.bare.String(), "err", err)
 	}
