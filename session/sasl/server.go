@@ -63,7 +63,10 @@ type Step struct {
 	User      string      // prepared localpart
 	Work      *Derivation // for NeedDerive
 	Condition Condition   // for Fail
-	Reason    string      // for Fail: for the log, never for the peer; nothing secret
+	// Unbound, for Fail: the try was refused for its channel binding, whatever the password. The answer says
+	// nothing about a password, so that the caller need not count it as a guess.
+	Unbound bool
+	Reason  string // for Fail: for the log, never for the peer; nothing secret
 }
 
 // A Derivation is one PBKDF2 for a worker.
@@ -129,6 +132,13 @@ func (x *Exchange) fail(c Condition, reason string) Step {
 	x.password = Secret{}
 	x.state = over
 	return Step{Kind: Fail, Condition: c, Reason: reason}
+}
+
+// failUnbound ends a try that no password could have saved.
+func (x *Exchange) failUnbound(reason string) Step {
+	s := x.fail(NotAuthorized, reason)
+	s.Unbound = true
+	return s
 }
 
 // wrongTurn is the answer to what comes out of turn.
@@ -315,7 +325,7 @@ func (x *Exchange) fakeKey(h Hash) Key {
 	return k
 }
 
-// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7), with no extensions.
+// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored (§5.1).
 func (x *Exchange) clientFirst(msg string) Step {
 	if !utf8.ValidString(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")
@@ -335,7 +345,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 			return x.fail(MalformedRequest, "bad name of a channel binding")
 		}
 		if binding = x.cfg.Binding.Data(kind); len(binding) == 0 {
-			return x.fail(NotAuthorized, "channel binding type not available")
+			return x.failUnbound("channel binding type not available")
 		}
 	case flag == "n" || flag == "y":
 		if x.mech.Plus() {
@@ -344,7 +354,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 		// The client could bind and believes that we can't: somebody took -PLUS out of what we offered
 		// (RFC 5802 §6).
 		if flag == "y" && x.cfg.Offer.Plus() {
-			return x.fail(NotAuthorized, "channel binding was stripped from the offer")
+			return x.failUnbound("channel binding was stripped from the offer")
 		}
 	default:
 		return x.fail(MalformedRequest, "bad gs2 flag")
@@ -359,13 +369,16 @@ func (x *Exchange) clientFirst(msg string) Step {
 		}
 	}
 	attrs := strings.Split(bare, ",")
-	if len(attrs) != 2 { // m= would be first; extensions follow the nonce
+	if len(attrs) < 2 { // m= would be first
 		return x.fail(MalformedRequest, "not name and nonce")
 	}
 	name, ok := strings.CutPrefix(attrs[0], "n=")
 	nonce, ok2 := strings.CutPrefix(attrs[1], "r=")
 	if !ok || !ok2 || !validNonce(nonce) {
 		return x.fail(MalformedRequest, "not name and nonce")
+	}
+	if !optional(attrs[2:]) {
+		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	if name, ok = saslName(name); !ok {
 		return x.fail(MalformedRequest, "bad name")
@@ -375,17 +388,21 @@ func (x *Exchange) clientFirst(msg string) Step {
 	return x.lookUp(name, authzid)
 }
 
-// clientFinal takes c=, r=, p= and nothing else.
+// clientFinal takes c=, r=, optional extensions, which are ignored (RFC 5802 §5.1), and p=.
 func (x *Exchange) clientFinal(msg string) Step {
 	attrs := strings.Split(msg, ",")
-	if len(attrs) != 3 {
+	last := len(attrs) - 1
+	if last < 2 {
 		return x.fail(MalformedRequest, "not binding, nonce and proof")
 	}
 	c, ok := strings.CutPrefix(attrs[0], "c=")
 	r, ok2 := strings.CutPrefix(attrs[1], "r=")
-	p, ok3 := strings.CutPrefix(attrs[2], "p=")
+	p, ok3 := strings.CutPrefix(attrs[last], "p=")
 	if !ok || !ok2 || !ok3 {
 		return x.fail(MalformedRequest, "not binding, nonce and proof")
+	}
+	if !utf8.ValidString(msg) || !optional(attrs[2:last]) {
+		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	proof, ok := strictBase64([]byte(p))
 	if !ok {
@@ -395,7 +412,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 		return x.fail(IncorrectEncoding, "binding is not base64")
 	}
 	h := x.mech.Hash()
-	auth := []byte(x.bare + "," + x.first + "," + attrs[0] + "," + attrs[1])
+	auth := []byte(x.bare + "," + x.first + "," + msg[:len(msg)-len(",")-len(attrs[last])])
 	// All the work is done before anything is refused.
 	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
 	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)
@@ -413,7 +430,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 	case !same:
 		return x.fail(NotAuthorized, "wrong nonce")
 	case !bound:
-		return x.fail(NotAuthorized, "wrong channel binding or gs2 header")
+		return x.failUnbound("wrong channel binding or gs2 header")
 	case !sized || !right || !x.known:
 		return x.fail(NotAuthorized, "wrong user or password")
 	}
