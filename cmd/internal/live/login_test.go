@@ -106,6 +106,47 @@ func TestAttackS08(t *testing.T) {
 	}
 }
 
+// RFC 6120 §5.3.3 forbids white space behind <starttls/> for the sake of byte precision, which dropping it
+// keeps: a client that ends each line with a newline gets its handshake, whether the newline comes with
+// <starttls/>, after it, or after <proceed/>.
+func TestBlanksBehindStarttls(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	const starttls, proceed = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+		for _, blanks := range [][2]string{{"\n", ""}, {" \t\r\n", ""}, {"", "\n"}, {"", " \r\n\t"}, {"\r\n", "\n"}} {
+			c := s.dial(s.Plain)
+			c.open()
+			c.say(starttls + blanks[0])
+			c.until(proceed)
+			if blanks[1] != "" {
+				c.say(blanks[1])
+			}
+			c.secure(s.tls(version))
+			c.open()
+			c.bind("bob", "r")
+			c.leave()
+		}
+	}
+	// Text is no white space, nor is a blank of Unicode, and what stands behind a blank is looked at, too (T09).
+	for _, text := range []string{"x", "\n<", "\u00a0", "\n\x00", "\v", "\n<presence/>"} {
+		c := s.dial(s.Plain)
+		c.open()
+		c.say(starttls + text)
+		if got := c.rest(); !strings.Contains(got, "<policy-violation") || strings.Contains(got, "<proceed") {
+			t.Errorf("%q: %s", text, got)
+		}
+	}
+	// Blanks without end are no handshake.
+	c := s.dial(s.Plain)
+	c.open()
+	c.say(starttls)
+	c.until(proceed)
+	c.say(strings.Repeat("\n", 4096))
+	if got := c.rest(); strings.Contains(got, "<") {
+		t.Errorf("answered by %q", got)
+	}
+}
+
 // T09: what is sent in plain behind <starttls/> never counts: it ends the stream, whether it comes
 // with it or after <proceed/>.
 func TestAttackT09Starttls(t *testing.T) {
