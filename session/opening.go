@@ -43,7 +43,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 		}
 		return
 	}
-	if r := st.in.Root(); r == nil || r.Default.String() != NSClient {
+	if r := st.in.Root(); r == nil || !contentNamespace(r.Default) {
 		st.Close(ErrInvalidNamespace)
 		return
 	}
@@ -57,6 +57,17 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 	}
 	st.openHeader()
 	st.sendFeatures()
+}
+
+// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120 §4.8.2): the
+// content namespace, or none of that kind, where each stanza declares its own: the namespace of the header
+// itself, as in prefix-free canonicalization, or nothing at all.
+func contentNamespace(def xmlstream.Atom) bool {
+	switch def.String() {
+	case NSClient, NSStream:
+		return true
+	}
+	return def == xmlstream.None
 }
 
 // readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
