@@ -22,6 +22,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
+	"canto/session/sasl"
 )
 
 // A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
@@ -472,10 +473,8 @@ func (c *config) check() error {
 		if err := c.checkModules(h.Module, "host", name, "module"); err != nil {
 			return err
 		}
-		for _, m := range h.SASL {
-			if !knownMechanism(m) {
-				return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, slices.Clone(mechanisms))), "host", name, "sasl")
-			}
+		if err := c.checkSASL(name, h.SASL); err != nil {
+			return err
 		}
 	}
 	switch c.Log.Level {
@@ -503,6 +502,20 @@ func (c *config) check() error {
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
 				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
+		}
+	}
+	return nil
+}
+
+// checkSASL looks at a host's list of mechanisms; nil is the default one.
+func (c *config) checkSASL(host string, list []string) error {
+	if list != nil && len(list) == 0 {
+		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms (%s), or leave sasl out",
+			host, strings.Join(sasl.MechanismNames(), ", ")), "host", host, "sasl")
+	}
+	for _, m := range list {
+		if _, ok := sasl.ParseMechanism(m); !ok {
+			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host", host, "sasl")
 		}
 	}
 	return nil
@@ -540,7 +553,16 @@ func moduleNames() (names []string) {
 
 // needTLS says that clients could not connect at all.
 func (c *config) needTLS() error {
-	if !c.C2S.RequireTLS || c.certified() {
+	if c.certified() {
+		return nil
+	}
+	if !c.C2S.RequireTLS {
+		for _, name := range c.hostNames() {
+			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool { return !strings.HasSuffix(m, "-PLUS") }) {
+				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name certificate and key, or another mechanism",
+					"host", name, "sasl")
+			}
+		}
 		return nil
 	}
 	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false")

@@ -49,6 +49,10 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n", `canto.toml:9: certificate and key go together`},
 		{"unknown module", listen + certified + "modules = ['+pnig']\n", `canto.toml:11: unknown module "pnig"; did you mean "ping"\?`},
 		{"unknown mechanism", listen + certified + "sasl = ['SCRAM-SHA-257']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-257"; did you mean "SCRAM-SHA-256"\?`},
+		{"no mechanism", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms \(PLAIN, .*SCRAM-SHA-512-PLUS\), or leave sasl out`},
+		{"unknown -PLUS form", listen + certified + "sasl = ['SCRAM-SHA-256', 'SCRAM-SHA-1-PLSU']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-1-PLSU"; did you mean "SCRAM-SHA-1-PLUS"\?`},
+		{"mechanism in lower case", listen + certified + "sasl = ['plain']\n", `canto.toml:11: unknown SASL mechanism "plain"; `},
+		{"mechanisms that are no list", listen + certified + "sasl = 'PLAIN'\n", `canto.toml:11: .*sasl is a TOML string, and a list is wanted`},
 		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
@@ -65,6 +69,15 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			}
 		})
 	}
+}
+
+// -PLUS forms are offered under TLS only: with no certificate a list of nothing else lets no client in.
+func TestServeRefusesPlusWithoutTLS(t *testing.T) {
+	s := newSite(t, "example.org")
+	const open = "[c2s]\nrequire_tls = false\n[host.\"example.org\"]\n"
+	s.write("canto.toml", listen+open+"sasl = ['SCRAM-SHA-1-PLUS']\n")
+	s.fails(exitUsage, `canto.toml:11: sasl names -PLUS forms only, .*: name certificate and key, or another mechanism`, "serve")
+	s.nothingMade()
 }
 
 // nothingMade checks that there is no data folder.

@@ -318,3 +318,26 @@ func BenchmarkExchange(b *testing.B) {
 		}
 	}
 }
+
+// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is all there is.
+func TestNewOffer(t *testing.T) {
+	for list, want := range map[string]string{
+		"PLAIN":                            "PLAIN",
+		"PLAIN SCRAM-SHA-1":                "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN",
+		"SCRAM-SHA-512 SCRAM-SHA-256":      "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-512 SCRAM-SHA-256",
+		"SCRAM-SHA-256-PLUS SCRAM-SHA-256": "SCRAM-SHA-256-PLUS SCRAM-SHA-256",
+		"SCRAM-SHA-256 SCRAM-SHA-1-PLUS":   "SCRAM-SHA-1-PLUS SCRAM-SHA-256",
+		"SCRAM-SHA-512-PLUS":               "SCRAM-SHA-512-PLUS",
+		"PLAIN PLAIN SCRAM-SHA-1-PLUS":     "SCRAM-SHA-1-PLUS PLAIN",
+	} {
+		o, err := NewOffer(strings.Fields(list)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		o.Each(func(m Mechanism) { got = append(got, m.String()) })
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", list, got, want)
+		}
+	}
+}
