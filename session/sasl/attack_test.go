@@ -72,6 +72,7 @@ func TestAttackS03(t *testing.T) {
 			s.Work.Run()
 			return x.Derived(s.Work)
 		}},
+		{"renewed", func(x *Exchange, _ *Step) Step { return x.Renewed() }},
 		{"abort", func(x *Exchange, _ *Step) Step { return x.Abort() }},
 	}
 	var walk func(path []int)
@@ -337,9 +338,9 @@ func TestAttackK66(t *testing.T) {
 			iterations int
 			lens       string
 		}
-		run := func(name string) (tr trace) {
+		run := func(name, password string) (tr trace) {
 			x := NewExchange(config(t, binding))
-			c := &Client{Mechanism: m, Username: name, Password: SecretString("wrong"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
 			text, err := c.Start()
 			if err != nil {
 				t.Fatal(err)
@@ -366,13 +367,15 @@ func TestAttackK66(t *testing.T) {
 				}
 			}
 		}
-		want := run("known")
-		if want.hmacs == 0 || m == Plain && want.iterations != MinIterations {
-			t.Errorf("%v: nothing was counted: %+v", m, want)
-		}
-		for _, name := range []string{"unknown", "other", "banned"} {
-			if got := run(name); got != want {
-				t.Errorf("%v: %s gives %+v, a known user %+v", m, name, got, want)
+		for password, forms := range map[string]int{"wrong": 1, "wrong \u2168": 2} {
+			want := run("known", password)
+			if want.hmacs == 0 || m == Plain && want.iterations != forms*MinIterations {
+				t.Errorf("%v: nothing was counted: %+v", m, want)
+			}
+			for _, name := range []string{"unknown", "other", "banned"} {
+				if got := run(name, password); got != want {
+					t.Errorf("%v: %s gives %+v, a known user %+v", m, name, got, want)
+				}
 			}
 		}
 	}

@@ -52,6 +52,10 @@ const (
 	NeedUser
 	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
 	NeedDerive
+	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they are no
+	// longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones that were given
+	// to Found, if these are still there; then, whether that was done or not, call Renewed.
+	NeedKeys
 	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
 	Done
 )
@@ -62,6 +66,7 @@ type Step struct {
 	Data      []byte      // base64, as it goes into the element; the caller's to keep
 	User      string      // prepared localpart
 	Work      *Derivation // for NeedDerive
+	Renewal   *Renewal    // for NeedKeys
 	Condition Condition   // for Fail
 	// Unbound, for Fail: the try was refused for its channel binding, whatever the password. The answer says
 	// nothing about a password, so that the caller need not count it as a guess.
@@ -96,6 +101,7 @@ const (
 	wantFirst               // SCRAM without initial response
 	wantUser                // the caller looks up
 	wantDerive              // the caller derives
+	wantKeys                // the caller derives and stores new keys
 	wantFinal               // SCRAM's challenge is out
 	over
 )
@@ -113,6 +119,9 @@ type Exchange struct {
 	denied Condition
 
 	password Secret // PLAIN, until it is derived
+	before   Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
+	keys     Keys   // PLAIN with two forms: the account's
+	renew    Secret // PLAIN with two forms: what new keys are derived from
 	gs2      string // SCRAM's gs2-header with binding data, as "c=" must have it
 	bare     string // client-first-message-bare
 	first    string // server-first-message
@@ -128,10 +137,18 @@ func NewExchange(cfg *Config) *Exchange { return &Exchange{cfg: cfg} }
 func (x *Exchange) Mechanism() Mechanism { return x.mech }
 
 func (x *Exchange) fail(c Condition, reason string) Step {
-	x.password.Wipe()
-	x.password = Secret{}
+	x.forget()
 	x.state = over
 	return Step{Kind: Fail, Condition: c, Reason: reason}
+}
+
+// forget wipes what is left of the password.
+func (x *Exchange) forget() {
+	for _, s := range []*Secret{&x.password, &x.before, &x.renew} {
+		s.Wipe()
+		*s = Secret{}
+	}
+	x.keys = nil
 }
 
 // failUnbound ends a try that no password could have saved.
@@ -221,10 +238,10 @@ func (x *Exchange) Found(a Account) Step {
 	}
 	x.denied = a.Denied
 	if x.mech == Plain {
-		x.state = wantDerive
-		w := &Derivation{hash: h, password: x.password, salt: x.key.Salt, iterations: x.key.Iterations}
-		x.password = Secret{}
-		return Step{Kind: NeedDerive, User: x.user, Work: w}
+		if x.before.Len() > 0 {
+			x.keys, x.renew = a.Keys, NewSecret(append([]byte(nil), x.password.Reveal()...))
+		}
+		return x.derive(&x.password)
 	}
 	nonce, err := newNonce(x.cfg.Rand)
 	if err != nil {
@@ -236,7 +253,16 @@ func (x *Exchange) Found(a Account) Step {
 	return Step{Kind: Challenge, Data: encode(x.first)}
 }
 
-// Derived answers NeedDerive, after its Work has run.
+// derive asks for the key of one form of the password, which is the caller's from here on.
+func (x *Exchange) derive(form *Secret) Step {
+	x.state = wantDerive
+	w := &Derivation{hash: x.key.Hash, password: *form, salt: x.key.Salt, iterations: x.key.Iterations}
+	*form = Secret{}
+	return Step{Kind: NeedDerive, User: x.user, Work: w}
+}
+
+// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are not those
+// of the first, it asks for the second: of an unknown user, too.
 func (x *Exchange) Derived(d *Derivation) Step {
 	if x.state != wantDerive {
 		return x.wrongTurn()
@@ -245,13 +271,32 @@ func (x *Exchange) Derived(d *Derivation) Step {
 		return x.fail(TemporaryAuthFailure, "no key was derived")
 	}
 	got := d.out.key(&x.hmacs)
-	if !got.StoredKey.Equal(x.key.StoredKey) || !x.known {
+	right := got.StoredKey.Equal(x.key.StoredKey) && x.known
+	second := x.renew.Len() > 0 && x.before.Len() == 0
+	switch {
+	case !right && x.before.Len() > 0:
+		return x.derive(&x.before)
+	case !right:
 		return x.fail(NotAuthorized, "wrong user or password")
+	case second && x.denied == NoCondition:
+		x.state = wantKeys
+		r := &Renewal{password: x.renew, old: x.keys, rand: x.cfg.Rand}
+		x.renew = Secret{}
+		return Step{Kind: NeedKeys, User: x.user, Renewal: r}
+	}
+	return x.done(nil)
+}
+
+// Renewed answers NeedKeys: the login goes on, with the new keys or without.
+func (x *Exchange) Renewed() Step {
+	if x.state != wantKeys {
+		return x.wrongTurn()
 	}
 	return x.done(nil)
 }
 
 func (x *Exchange) done(data []byte) Step {
+	x.forget()
 	x.state = over
 	if x.denied != NoCondition {
 		return x.fail(x.denied, "account is not allowed to log in")
@@ -292,11 +337,10 @@ func (x *Exchange) plain(msg []byte) Step {
 		return x.fail(MalformedRequest, "not a PLAIN message")
 	}
 	clear(msg)
-	prepared, err := PreparePassword([]byte(password))
-	if err != nil {
+	var err error
+	if x.password, x.before, err = passwordForms([]byte(password)); err != nil {
 		return x.fail(NotAuthorized, "password can't be prepared")
 	}
-	x.password = prepared
 	return x.lookUp(user, authzid)
 }
 

@@ -16,6 +16,7 @@
 package saslauth
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -161,6 +162,7 @@ type exchange struct {
 	x       *sasl.Exchange // nil: none is running
 	who     jid.JID
 	id      uint64
+	creds   []byte     // of PLAIN: the account's credentials as they were read
 	unbound sasl.Offer // mechanisms that were refused once for their channel binding: see fail
 }
 
@@ -209,11 +211,35 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 		}) {
 			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 		}
+	case sasl.NeedKeys:
+		m.renew(st, x, s.Renewal)
 	case sasl.Done:
 		m.send(st, success, s.Data)
 		st.Authenticated(x.who, x.id)
 	default:
 		m.fail(st, x, s)
+	}
+}
+
+// renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys that are
+// there let the user in as before.
+func (m *module) renew(st *session.Stream, x *exchange, r *sasl.Renewal) {
+	then := func(err error) {
+		if err != nil {
+			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(), "err", err)
+		}
+		m.step(st, x, x.x.Renewed())
+	}
+	work := func() error {
+		keys, err := r.Run()
+		if err != nil {
+			return err
+		}
+		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.who.Domain(), x.who.Local(), x.id, x.creds, keys.Encode())
+		return err
+	}
+	if !st.AwaitTurn(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
+		then(session.ErrBusy)
 	}
 }
 
@@ -240,6 +266,9 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 		x.id = row.ID
 		if !row.Banned.IsZero() {
 			a.Denied = sasl.AccountDisabled
+		}
+		if only == 0 {
+			x.creds = row.Credentials
 		}
 		if len(row.Credentials) > 0 {
 			a.Keys, err = sasl.DecodeKeys(row.Credentials, only)
