@@ -14,11 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"sync"
 	"time"
 
 	"canto/session"
+	"canto/session/jid"
 )
 
 // certificates gives each host's certificate to handshakes. Any goroutine.
@@ -137,11 +139,14 @@ func stampOf(path string) fileStamp {
 
 var errNoCertificate = errors.New("no certificate")
 
-// get is the certificate for a name that a client asked for, or a host's that has one.
+// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels, in any case
+// (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
-	if h, ok := cs.server.router.Table.Host(name); ok {
-		if c, err := h.Certificate(); err != nil || c != nil {
-			return c, err
+	if domain, err := jid.Domain(name); err == nil {
+		if h, ok := cs.server.router.Table.Host(domain); ok {
+			if c, err := h.Certificate(); err != nil || c != nil {
+				return c, err
+			}
 		}
 	}
 	for _, n := range cs.server.config().hostNames() {
@@ -220,8 +225,12 @@ func endPoint(c *tls.Certificate) []byte {
 	return sum[:]
 }
 
-// selfSigned makes a certificate for tests.
-func selfSigned(name, certFile, keyFile string) error {
+// selfSigned makes a certificate for tests, of a domain.
+func selfSigned(domain, certFile, keyFile string) error {
+	name, err := jid.NetworkName(domain)
+	if err != nil {
+		return fmt.Errorf("no certificate can be made for %s: %w", domain, err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -233,13 +242,17 @@ func selfSigned(name, certFile, keyFile string) error {
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
-		DNSNames:              []string{name},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().AddDate(1, 0, 0),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
+	}
+	if ip := net.ParseIP(name); ip != nil {
+		t.IPAddresses = []net.IP{ip}
+	} else {
+		t.DNSNames = []string{name}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {

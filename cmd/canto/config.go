@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -457,9 +458,10 @@ func (c *config) check() error {
 	}
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
-		j, err := jid.Parse(name)
-		if err != nil || j.String() != name || j.Domain() != name {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form", name), "host", name)
+		if d, err := jid.Domain(name); err != nil {
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name), "host", name)
+		} else if d != name {
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
 		}
 		if h.Certificate == "" && h.Key != "" {
 			return c.at("certificate and key go together: name both files, or neither", "host", name, "key")
@@ -494,7 +496,7 @@ func (c *config) check() error {
 		key   string
 		addrs []string
 	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
-		for _, a := range l.addrs {
+		for i, a := range l.addrs {
 			ap, err := address(a)
 			if err != nil {
 				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
@@ -502,6 +504,7 @@ func (c *config) check() error {
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
 				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
+			l.addrs[i] = ap.String() // one spelling, by which lists are compared
 		}
 	}
 	return nil
@@ -523,12 +526,18 @@ func (c *config) checkSASL(host string, list []string) error {
 
 // address reads what a listener takes: without a host, it is every address.
 func address(a string) (netip.AddrPort, error) {
-	if rest, ok := strings.CutPrefix(a, "localhost:"); ok {
-		a = "127.0.0.1:" + rest
-	} else if strings.HasPrefix(a, ":") {
+	if strings.HasPrefix(a, ":") {
 		a = "[::]" + a
+	} else if host, port, err := net.SplitHostPort(a); err == nil {
+		if name, err := jid.NetworkName(host); err == nil && name == "localhost" {
+			a = "127.0.0.1:" + port
+		}
 	}
-	return netip.ParseAddrPort(a)
+	ap, err := netip.ParseAddrPort(a)
+	if err != nil {
+		return ap, err
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
 // checkModules looks for sections of modules that there are none of.
