@@ -170,8 +170,10 @@ func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.C
 }
 
 func (cs *certificates) base(alpn ...string) *tls.Config {
+	lowest, highest := cs.server.config().started.C2S.tlsRange()
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
+		MinVersion: lowest,
+		MaxVersion: highest,
 		NextProtos: alpn,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			c, err := cs.present(hello, hello.ServerName)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -61,8 +62,37 @@ type listenConfig struct {
 }
 
 type c2sConfig struct {
-	RequireTLS bool `toml:"require_tls"`
-	CompactTLS bool `toml:"compact_tls"`
+	RequireTLS  bool     `toml:"require_tls"`
+	CompactTLS  bool     `toml:"compact_tls"`
+	TLSVersions []string `toml:"tls_versions"`
+}
+
+// tlsVersions are those that c2s.tls_versions may name.
+var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+// checkTLSVersions holds that there is a version, and that each is one of ours.
+func (c *config) checkTLSVersions() error {
+	for _, v := range c.C2S.TLSVersions {
+		if tlsVersions[v] == 0 {
+			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s", "tls_versions")
+		}
+	}
+	if len(c.C2S.TLSVersions) == 0 {
+		return c.at("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
+	}
+	return nil
+}
+
+// tlsRange is the lowest and the highest version of TLS that is spoken.
+func (c c2sConfig) tlsRange() (lowest, highest uint16) {
+	for _, v := range c.TLSVersions {
+		n := tlsVersions[v]
+		if lowest == 0 || n < lowest {
+			lowest = n
+		}
+		highest = max(highest, n)
+	}
+	return lowest, highest
 }
 
 // limitsConfig has pointers, so that a host's section overrides only what it names.
@@ -231,7 +261,7 @@ func defaults() *config {
 			Debug:  []string{"127.0.0.1:5290"},
 			Admin:  "admin.sock",
 		},
-		C2S: c2sConfig{RequireTLS: true, CompactTLS: true},
+		C2S: c2sConfig{RequireTLS: true, CompactTLS: true, TLSVersions: []string{"1.2", "1.3"}},
 	}
 }
 
@@ -478,6 +508,9 @@ func (c *config) check() error {
 		if err := c.checkSASL(name, h.SASL); err != nil {
 			return err
 		}
+	}
+	if err := c.checkTLSVersions(); err != nil {
+		return err
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":

@@ -662,6 +662,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		{"log", c.Log == running.started.Log},
 		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
 		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
+		{"c2s.tls_versions", reflect.DeepEqual(c.C2S.TLSVersions, running.started.C2S.TLSVersions)},
 	} {
 		if !k.same {
 			keys = append(keys, k.name)
