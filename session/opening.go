@@ -194,17 +194,32 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 		return
 	}
 	if kind == IQ {
-		if p, ok := e.First(); ok {
-			if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+		if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+			if p, ok := e.First(); ok {
 				if f := st.feature(e, p, true); f != nil {
 					f.Handle(st, e)
 					return
 				}
 			}
+			if id, ok := e.Attr(attrID); ok && st.traits&HasUser != 0 && st.forUs(e) {
+				// RFC 6120 §7.1 ends the stream for a stanza to others only.
+				st.FailIQ(string(id), ServiceUnavailable)
+				return
+			}
 		}
 	}
 	// RFC 6120 §4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
 	st.Close(ErrNotAuthorized)
+}
+
+// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
+func (st *Stream) forUs(e xmlstream.Element) bool {
+	to, directed := e.Attr(attrTo)
+	if !directed {
+		return true
+	}
+	j, err := st.loop.JID(to)
+	return err == nil && (j == st.deal.peer || j == st.host.JID)
 }
 
 // known reports whether some feature of the host has this element, open or not.

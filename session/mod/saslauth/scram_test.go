@@ -271,7 +271,7 @@ func TestPasswordForms(t *testing.T) {
 	}
 }
 
-// A banned account's keys stay, and a store that takes no write keeps nobody out.
+// A banned account's keys stay, and a store that takes no write keeps no user out.
 func TestPasswordFormsKept(t *testing.T) {
 	f := forms[0]
 	var fail atomic.Bool
