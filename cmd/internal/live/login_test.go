@@ -179,6 +179,7 @@ func TestPlusByName(t *testing.T) {
 	for list, want := range map[string]string{
 		"'SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256'": "SCRAM-SHA-256-PLUS SCRAM-SHA-256",
 		"'SCRAM-SHA-1', 'PLAIN'":                "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN",
+		"'PLAIN'":                               "PLAIN",
 	} {
 		s := start(t, "[host.localhost]\nsasl = ["+list+"]\n", "bob@localhost")
 		c, features := s.connect(true, tls.VersionTLS13)
@@ -190,6 +191,9 @@ func TestPlusByName(t *testing.T) {
 		if got := strings.Join(offered, " "); got != want {
 			t.Errorf("%s: offered %q, want %q", list, got, want)
 			continue
+		}
+		if got := strings.Contains(features, "<sasl-channel-binding "); got != strings.Contains(want, "-PLUS") {
+			t.Errorf("%s: channel bindings (XEP-0440) are offered: %v", list, got)
 		}
 		for m := sasl.Plain; m <= sasl.ScramSHA512Plus; m++ {
 			in := slices.Contains(offered, m.String())

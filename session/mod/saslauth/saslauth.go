@@ -146,9 +146,9 @@ func (m *module) offerMechanisms(st *session.Stream, a *xmlstream.Appender) {
 }
 
 func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
-	b := m.binding(st)
-	if !b.Any() {
-		return
+	o, b := m.offer(st)
+	if !o.Plus() {
+		return // no mechanism could use one
 	}
 	a.Open(bindings)
 	for _, t := range b.Kinds() {
