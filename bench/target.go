@@ -5,10 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"canto/session/jid"
 )
 
 // A Target is the server that is measured, and the accounts on it.
@@ -43,6 +44,16 @@ func (t *Target) Check(kind string) error {
 	def(&t.User, "bench%d")
 	def(&t.Domain, "localhost")
 	def(&t.Name, "server")
+	for _, name := range []*string{&t.Domain, &t.Rooms} {
+		if *name == "" {
+			continue
+		}
+		d, err := jid.Domain(*name)
+		if err != nil {
+			return fmt.Errorf("%q is no domain: write it like example.org", *name)
+		}
+		*name = d // as the server will write it
+	}
 	if strings.Count(t.User, "%d") != 1 || strings.Count(t.User, "%") != 1 {
 		return fmt.Errorf("the accounts' name is %q: it needs one %%d, where their number goes", t.User)
 	}
@@ -53,6 +64,15 @@ func (t *Target) Check(kind string) error {
 		return errors.New("no address of the server is known: --server HOST:PORT")
 	}
 	return nil
+}
+
+// ServerName is what TLS calls the server: the domain as it is in certificates. A domain that has no such name is
+// left as it is, and no certificate is one for it.
+func (t *Target) ServerName() string {
+	if name, err := jid.NetworkName(t.Domain); err == nil {
+		return name
+	}
+	return t.Domain
 }
 
 func (t *Target) addr(kind string) netip.AddrPort {
@@ -103,10 +123,7 @@ func (t *Target) tls(clients *Clients) (*tls.Config, error) {
 	if kind == "none" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: t.Domain, InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: keyExchanges[clients.KeyExchange]}
-	if net.ParseIP(t.Domain) != nil {
-		c.ServerName = t.Domain
-	}
+	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: keyExchanges[clients.KeyExchange]}
 	if kind == "direct" {
 		c.NextProtos = []string{"xmpp-client"}
 	}

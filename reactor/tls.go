@@ -78,13 +78,31 @@ type std struct {
 	timer Timer       // of the handshake
 	c     *Conn
 	begun bool
+	blank int // how many blanks may still come before the handshake: see skipBlanks
 	over  int // see Conn.Overhead
 	raw   int // memConn.grown, as the meter knows it
 }
 
+// maxBlanks is how many blanks behind <starttls/> are dropped before they are taken for a handshake that is none.
+const maxBlanks = 256
+
+// skipBlanks drops what XML calls white space before the first byte of a handshake, which is none of it. RFC 6120
+// §5.3.3 forbids a client to send white space behind <starttls/>; clients that write lines do, and it carries
+// nothing. Only where plain text came before TLS.
+func (s *std) skipBlanks(p []byte) []byte {
+	for s.blank > 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t' || p[0] == '\r' || p[0] == '\n') {
+		s.blank--
+		p = p[1:]
+	}
+	if len(p) > 0 {
+		s.blank = 0
+	}
+	return p
+}
+
 // StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
 // Parked plaintext is an error: it was sent before the handshake and must never be read after it; the
-// caller ends the stream with policy-violation. cfg is shared and never changed. OnSecure follows, or
+// caller ends the stream with policy-violation. A server drops white space that comes before the handshake. cfg is shared and never changed. OnSecure follows, or
 // OnClose.
 func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	if c.park != nil {
@@ -100,6 +118,9 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	s := &std{c: c, cfg: cfg}
 	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
 	c.tls = &tlsConn{std: s}
+	if role == ServerRole && c.port.direct == nil {
+		s.blank = maxBlanks
+	}
 	c.loop.meter.Secured++
 	c.loop.meter.Std++
 	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
@@ -231,6 +252,9 @@ func (t *tlsConn) feed(p []byte) { t.rec().feed(p) }
 // deliver opens what p completes and gives it to the handler.
 func (t *tlsConn) deliver(c *Conn, p []byte) {
 	rec := t.rec()
+	if t.flags&tlsSecure == 0 && !t.std.begun {
+		p = t.std.skipBlanks(p)
+	}
 	rec.feed(p)
 	if t.flags&tlsSecure == 0 {
 		t.hello(c) // the handshake's goroutine reads it

@@ -43,7 +43,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 		}
 		return
 	}
-	if r := st.in.Root(); r == nil || r.Default.String() != NSClient {
+	if r := st.in.Root(); r == nil || !contentNamespace(r.Default) {
 		st.Close(ErrInvalidNamespace)
 		return
 	}
@@ -61,6 +61,17 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 	}
 	st.openHeader()
 	st.sendFeatures()
+}
+
+// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120 §4.8.2): the
+// content namespace, or none of that kind, where each stanza declares its own: the namespace of the header
+// itself, as in prefix-free canonicalization, or nothing at all.
+func contentNamespace(def xmlstream.Atom) bool {
+	switch def.String() {
+	case NSClient, NSStream:
+		return true
+	}
+	return def == xmlstream.None
 }
 
 // readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
@@ -184,17 +195,32 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 		return
 	}
 	if kind == IQ {
-		if p, ok := e.First(); ok {
-			if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+		if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+			if p, ok := e.First(); ok {
 				if f := st.feature(e, p, true); f != nil {
 					f.Handle(st, e)
 					return
 				}
 			}
+			if id, ok := e.Attr(attrID); ok && st.traits&HasUser != 0 && st.forUs(e) {
+				// RFC 6120 §7.1 ends the stream for a stanza to others only.
+				st.FailIQ(string(id), ServiceUnavailable)
+				return
+			}
 		}
 	}
 	// RFC 6120 §4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
 	st.Close(ErrNotAuthorized)
+}
+
+// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
+func (st *Stream) forUs(e xmlstream.Element) bool {
+	to, directed := e.Attr(attrTo)
+	if !directed {
+		return true
+	}
+	j, err := st.loop.JID(to)
+	return err == nil && (j == st.deal.peer || j == st.host.JID)
 }
 
 // known reports whether some feature of the host has this element, open or not.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net/netip"
 
@@ -220,12 +221,12 @@ func (st *Stream) Upgrade() { st.bits |= bitUpgrade }
 // Upgrading reports whether Upgrade was called and StartTLS not yet.
 func (st *Stream) Upgrading() bool { return st.bits&bitUpgrade != 0 }
 
-// StartTLS goes on with an Upgrade; rest is how many bytes were read behind <starttls/>. Such bytes
-// were sent in the clear and would be taken for something that TLS protects: they end the stream
-// (attack T09).
-func (st *Stream) StartTLS(rest int) {
+// StartTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
+// space there, but some clients end their lines with it, and it carries nothing: it is dropped. All else was
+// sent in the clear and would be taken for something that TLS protects: it ends the stream (attack T09).
+func (st *Stream) StartTLS(rest []byte) {
 	st.bits &^= bitUpgrade
-	if rest > 0 {
+	if len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
 		st.Close(&StreamError{Condition: "policy-violation", Text: "data behind <starttls/>"})
 		return
 	}

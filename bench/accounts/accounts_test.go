@@ -2,6 +2,8 @@ package accounts
 
 import (
 	"context"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +55,41 @@ func TestRegister(t *testing.T) {
 				t.Errorf("the second time %d were made, %d existed: %v", made, existed, err)
 			}
 		})
+	}
+}
+
+// A domain is named in any spelling: TLS asks for its A-labels and the certificate is verified by them, and
+// streams and addresses have what the server makes of it (RFC 7622 §3.2, RFC 6066 §3).
+func TestDomainInAnySpelling(t *testing.T) {
+	s, err := stub.Start(stub.Config{Domain: "b\u00fccher.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tc, err := tls.Dial("tcp", s.DirectAddr().String(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tc.Close()
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tc.ConnectionState().PeerCertificates[0].Raw})
+	for _, domain := range []string{"b\u00fccher.example", "B\u00dcCHER.Example.", "xn--bcher-kva.example", "XN--BCHER-KVA.EXAMPLE"} {
+		for _, kind := range []string{"starttls", "direct"} {
+			to := target(s.Addr(), s.DirectAddr())
+			to.Domain, to.Insecure, to.CA = domain, false, ca
+			if _, _, err := Register(t.Context(), Config{Target: to, TLS: kind, N: 2}); err != nil {
+				t.Errorf("%s, %s: %v", domain, kind, err)
+			}
+			sc := &bench.Scenario{Name: "x", Clients: bench.Clients{Count: 2, TLS: kind},
+				Groups: []bench.Group{{Name: "all", Share: 1}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
+			if _, err := bench.Run(t.Context(), sc, to, bench.Options{}); err != nil {
+				t.Errorf("%s, %s: %v", domain, kind, err)
+			}
+		}
+	}
+	to := target(s.Addr(), s.DirectAddr())
+	to.Domain = "no domain"
+	if _, _, err := Register(t.Context(), Config{Target: to, N: 1}); err == nil || !strings.Contains(err.Error(), `"no domain" is no domain: write it like`) {
+		t.Error(err)
 	}
 }
 

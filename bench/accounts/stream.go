@@ -120,7 +120,7 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 }
 
 func (s *stream) secure(ctx context.Context, c *Config) error {
-	conf := &tls.Config{ServerName: c.Target.Domain, InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
 	if c.TLS == "direct" {
 		conf.NextProtos = []string{"xmpp-client"}
 	}

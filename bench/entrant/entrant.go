@@ -19,6 +19,7 @@ import (
 	"canto/bench"
 	"canto/bench/peer"
 	"canto/bench/strict"
+	"canto/session/jid"
 )
 
 // An Entrant is a server, as a file or the command line describes it: one to start (Peer), or one that runs
@@ -199,6 +200,9 @@ func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	n, err := net.DefaultResolver.LookupPort(ctx, "tcp", port)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("%q is no address of a server: write host:port", s)
+	}
+	if name, err := jid.NetworkName(host); err == nil {
+		host = name
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"os"
 	"time"
+
+	"canto/session/jid"
 )
 
 // errLeft ends the life of a connection that had done its part.
@@ -147,17 +149,25 @@ func (w *wire) secure() error {
 
 // tls is what attackers connect with: whose certificate it is does not matter to them.
 func (a *Attack) tls() *tls.Config {
-	c := &tls.Config{ServerName: a.cfg.Domain, InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: serverName(a.cfg.Domain), InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 	if a.cfg.Direct.IsValid() {
 		c.NextProtos = []string{"xmpp-client"}
 	}
 	return c
 }
 
+// serverName is what TLS calls a domain.
+func serverName(domain string) string {
+	if name, err := jid.NetworkName(domain); err == nil {
+		return name
+	}
+	return domain
+}
+
 // clientHello is the record that a handshake begins with.
 func clientHello(domain string) ([]byte, error) {
 	var s sink
-	err := tls.Client(&s, &tls.Config{ServerName: domain, InsecureSkipVerify: true}).Handshake()
+	err := tls.Client(&s, &tls.Config{ServerName: serverName(domain), InsecureSkipVerify: true}).Handshake()
 	if len(s.b) == 0 {
 		return nil, err
 	}

@@ -131,7 +131,10 @@ func Start(cfg Config) (*Server, error) {
 	if s.offer, err = sasl.NewOffer(cfg.Mechanisms...); err != nil {
 		return nil, fmt.Errorf("stub: %w: name some of SCRAM-SHA-1, SCRAM-SHA-256, PLAIN", err)
 	}
-	if s.tls, s.pool, err = certificate(cfg.Domain); err != nil {
+	if s.cfg.Domain, err = jid.Domain(cfg.Domain); err != nil {
+		return nil, fmt.Errorf("stub: %q is no domain: name it like localhost", cfg.Domain)
+	}
+	if s.tls, s.pool, err = certificate(s.cfg.Domain); err != nil {
 		return nil, fmt.Errorf("stub: no certificate could be made: %w", err)
 	}
 	if s.plain, err = net.Listen("tcp", cfg.Addr.String()); err != nil {
@@ -166,8 +169,12 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	name, err := jid.NetworkName(domain)
+	if err != nil {
+		return nil, nil, err
+	}
 	now := time.Now()
-	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: domain}, DNSNames: []string{domain},
+	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
@@ -189,7 +196,7 @@ func (s *Server) Addr() netip.AddrPort { return s.plain.Addr().(*net.TCPAddr).Ad
 // DirectAddr is where they begin with it.
 func (s *Server) DirectAddr() netip.AddrPort { return s.direct.Addr().(*net.TCPAddr).AddrPort() }
 
-// Pool is what its certificate can be verified by, for the name Config.Domain.
+// Pool is what its certificate can be verified by, for the name of Config.Domain on the network.
 func (s *Server) Pool() *x509.CertPool { return s.pool.Clone() }
 
 // Close ends every connection, and returns when all goroutines have ended.

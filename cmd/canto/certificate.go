@@ -14,11 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"sync"
 	"time"
 
 	"canto/session"
+	"canto/session/jid"
 )
 
 // certificates gives each host's certificate to handshakes. Any goroutine.
@@ -155,11 +157,14 @@ func stampOf(path string) fileStamp {
 
 var errNoCertificate = errors.New("no certificate")
 
-// get is the certificate for a name that a client asked for, or a host's that has one.
+// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels, in any case
+// (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
-	if h, ok := cs.server.router.Table.Host(name); ok {
-		if c, err := h.Certificate(); err != nil || c != nil {
-			return c, err
+	if domain, err := jid.Domain(name); err == nil {
+		if h, ok := cs.server.router.Table.Host(domain); ok {
+			if c, err := h.Certificate(); err != nil || c != nil {
+				return c, err
+			}
 		}
 	}
 	for _, n := range cs.server.config().hostNames() {
@@ -183,8 +188,10 @@ func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.C
 }
 
 func (cs *certificates) base(alpn ...string) *tls.Config {
+	lowest, highest := cs.server.config().started.C2S.tlsRange()
 	return &tls.Config{
-		MinVersion: tls.VersionTLS12,
+		MinVersion: lowest,
+		MaxVersion: highest,
 		NextProtos: alpn,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			c, err := cs.present(hello, hello.ServerName)
@@ -238,8 +245,12 @@ func endPoint(c *tls.Certificate) []byte {
 	return sum[:]
 }
 
-// selfSigned makes a certificate for tests.
-func selfSigned(name, certFile, keyFile string) error {
+// selfSigned makes a certificate for tests, of a domain.
+func selfSigned(domain, certFile, keyFile string) error {
+	name, err := jid.NetworkName(domain)
+	if err != nil {
+		return fmt.Errorf("no certificate can be made for %s: %w", domain, err)
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -251,13 +262,17 @@ func selfSigned(name, certFile, keyFile string) error {
 	t := &x509.Certificate{
 		SerialNumber:          serial,
 		Subject:               pkix.Name{CommonName: name},
-		DNSNames:              []string{name},
 		NotBefore:             time.Now().Add(-time.Hour),
 		NotAfter:              time.Now().AddDate(1, 0, 0),
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
 		IsCA:                  true,
+	}
+	if ip := net.ParseIP(name); ip != nil {
+		t.IPAddresses = []net.IP{ip}
+	} else {
+		t.DNSNames = []string{name}
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, &key.PublicKey, key)
 	if err != nil {

@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
+	"canto/session/sasl"
 )
 
 // A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
@@ -59,8 +62,37 @@ type listenConfig struct {
 }
 
 type c2sConfig struct {
-	RequireTLS bool `toml:"require_tls"`
-	CompactTLS bool `toml:"compact_tls"`
+	RequireTLS  bool     `toml:"require_tls"`
+	CompactTLS  bool     `toml:"compact_tls"`
+	TLSVersions []string `toml:"tls_versions"`
+}
+
+// tlsVersions are those that c2s.tls_versions may name.
+var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+// checkTLSVersions holds that there is a version, and that each is one of ours.
+func (c *config) checkTLSVersions() error {
+	for _, v := range c.C2S.TLSVersions {
+		if tlsVersions[v] == 0 {
+			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s", "tls_versions")
+		}
+	}
+	if len(c.C2S.TLSVersions) == 0 {
+		return c.at("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
+	}
+	return nil
+}
+
+// tlsRange is the lowest and the highest version of TLS that is spoken.
+func (c c2sConfig) tlsRange() (lowest, highest uint16) {
+	for _, v := range c.TLSVersions {
+		n := tlsVersions[v]
+		if lowest == 0 || n < lowest {
+			lowest = n
+		}
+		highest = max(highest, n)
+	}
+	return lowest, highest
 }
 
 // limitsConfig has pointers, so that a host's section overrides only what it names.
@@ -229,7 +261,7 @@ func defaults() *config {
 			Debug:  []string{"127.0.0.1:5290"},
 			Admin:  "admin.sock",
 		},
-		C2S: c2sConfig{RequireTLS: true, CompactTLS: true},
+		C2S: c2sConfig{RequireTLS: true, CompactTLS: true, TLSVersions: []string{"1.2", "1.3"}},
 	}
 }
 
@@ -456,9 +488,10 @@ func (c *config) check() error {
 	}
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
-		j, err := jid.Parse(name)
-		if err != nil || j.String() != name || j.Domain() != name {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form", name), "host", name)
+		if d, err := jid.Domain(name); err != nil {
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name), "host", name)
+		} else if d != name {
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
 		}
 		if h.Certificate == "" && h.Key != "" {
 			return c.at("certificate and key go together: name both files, or neither", "host", name, "key")
@@ -472,11 +505,12 @@ func (c *config) check() error {
 		if err := c.checkModules(h.Module, "host", name, "module"); err != nil {
 			return err
 		}
-		for _, m := range h.SASL {
-			if !knownMechanism(m) {
-				return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, slices.Clone(mechanisms))), "host", name, "sasl")
-			}
+		if err := c.checkSASL(name, h.SASL); err != nil {
+			return err
 		}
+	}
+	if err := c.checkTLSVersions(); err != nil {
+		return err
 	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
@@ -495,7 +529,7 @@ func (c *config) check() error {
 		key   string
 		addrs []string
 	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
-		for _, a := range l.addrs {
+		for i, a := range l.addrs {
 			ap, err := address(a)
 			if err != nil {
 				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
@@ -503,6 +537,21 @@ func (c *config) check() error {
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
 				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
+			l.addrs[i] = ap.String() // one spelling, by which lists are compared
+		}
+	}
+	return nil
+}
+
+// checkSASL looks at a host's list of mechanisms; nil is the default one.
+func (c *config) checkSASL(host string, list []string) error {
+	if list != nil && len(list) == 0 {
+		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms (%s), or leave sasl out",
+			host, strings.Join(sasl.MechanismNames(), ", ")), "host", host, "sasl")
+	}
+	for _, m := range list {
+		if _, ok := sasl.ParseMechanism(m); !ok {
+			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host", host, "sasl")
 		}
 	}
 	return nil
@@ -510,12 +559,18 @@ func (c *config) check() error {
 
 // address reads what a listener takes: without a host, it is every address.
 func address(a string) (netip.AddrPort, error) {
-	if rest, ok := strings.CutPrefix(a, "localhost:"); ok {
-		a = "127.0.0.1:" + rest
-	} else if strings.HasPrefix(a, ":") {
+	if strings.HasPrefix(a, ":") {
 		a = "[::]" + a
+	} else if host, port, err := net.SplitHostPort(a); err == nil {
+		if name, err := jid.NetworkName(host); err == nil && name == "localhost" {
+			a = "127.0.0.1:" + port
+		}
 	}
-	return netip.ParseAddrPort(a)
+	ap, err := netip.ParseAddrPort(a)
+	if err != nil {
+		return ap, err
+	}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
 // checkModules looks for sections of modules that there are none of.
@@ -540,7 +595,16 @@ func moduleNames() (names []string) {
 
 // needTLS says that clients could not connect at all.
 func (c *config) needTLS() error {
-	if !c.C2S.RequireTLS || c.certified() {
+	if c.certified() {
+		return nil
+	}
+	if !c.C2S.RequireTLS {
+		for _, name := range c.hostNames() {
+			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool { return !strings.HasSuffix(m, "-PLUS") }) {
+				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name certificate and key, or another mechanism",
+					"host", name, "sasl")
+			}
+		}
 		return nil
 	}
 	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false")

@@ -1,17 +1,20 @@
 package main
 
 import (
+	"context"
 	"crypto/x509"
 	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"canto/session"
+	"canto/session/jid"
 	"canto/session/metrics"
 	"canto/session/mod"
 )
@@ -31,7 +34,11 @@ func (m *modulesCmd) Run(r *run) error {
 		hosts = []string{"localhost"}
 	}
 	if m.Host != "" {
-		hosts = []string{m.Host}
+		d, err := domain(m.Host)
+		if err != nil {
+			return err
+		}
+		hosts = []string{d}
 	}
 	for _, h := range hosts {
 		want, err := c.modulesOf(h)
@@ -113,16 +120,7 @@ func (k *checkCmd) Run(r *run) error {
 	}
 	if on("dns") {
 		for _, h := range c.hostNames() {
-			_, srv, err := net.LookupSRV("xmpp-client", "tcp", h)
-			switch {
-			case err != nil:
-				_, err2 := net.LookupHost(h)
-				say(err2 == nil, "dns: %s has no SRV record; clients try the name itself: %s", h, orOK(err2))
-			default:
-				for _, s := range srv {
-					say(true, "dns: %s is at %s port %d", h, s.Target, s.Port)
-				}
-			}
+			r.checkDNS(h, say)
 		}
 	}
 	if on("limits") {
@@ -133,6 +131,42 @@ func (k *checkCmd) Run(r *run) error {
 		return fmt.Errorf("%d of these need a hand", bad)
 	}
 	return nil
+}
+
+// A resolver asks DNS: a [net.Resolver].
+type resolver interface {
+	LookupSRV(ctx context.Context, service, proto, name string) (cname string, addrs []*net.SRV, err error)
+	LookupHost(ctx context.Context, host string) (addrs []string, err error)
+}
+
+// checkDNS looks up where clients will look for a host (RFC 6120 §3.2).
+func (r *run) checkDNS(host string, say func(bool, string, ...any)) {
+	name, err := jid.NetworkName(host)
+	if err != nil {
+		say(false, "dns: %s can't be in DNS: %v", host, err)
+		return
+	}
+	ask := r.dns
+	if ask == nil {
+		ask = net.DefaultResolver
+	}
+	_, srv, err := ask.LookupSRV(r.ctx, "xmpp-client", "tcp", name)
+	if err != nil {
+		_, err := ask.LookupHost(r.ctx, name)
+		say(err == nil, "dns: %s has no SRV record; clients try the name itself: %s", both(host, name), orOK(err))
+		return
+	}
+	for _, s := range srv {
+		say(true, "dns: %s is at %s port %d", both(host, name), s.Target, s.Port)
+	}
+}
+
+// both is a domain, with its name on the network where that is another one.
+func both(host, name string) string {
+	if host == name {
+		return host
+	}
+	return host + " (" + name + ")"
 }
 
 func orOK(err error) string {
@@ -160,7 +194,16 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 	left := time.Until(cert.Leaf.NotAfter)
 	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host, cert.Leaf.NotAfter.Format("2006-01-02"))
-	say(cert.Leaf.VerifyHostname(host) == nil, "tls: %s: the certificate's names: %s", host, strings.Join(cert.Leaf.DNSNames, ", "))
+	name, err := jid.NetworkName(host)
+	if err != nil {
+		say(false, "tls: %s can't be in a certificate: %v", host, err)
+		return
+	}
+	names := slices.Clone(cert.Leaf.DNSNames)
+	for _, ip := range cert.Leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	say(cert.Leaf.VerifyHostname(name) == nil, "tls: %s: the certificate's names: %s", both(host, name), strings.Join(names, ", "))
 	if cert.Leaf.SignatureAlgorithm == x509.PureEd25519 {
 		say(true, "tls: %s: an Ed25519 signature has no tls-server-end-point; tls-exporter is offered", host)
 	}

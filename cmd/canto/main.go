@@ -60,6 +60,7 @@ type run struct {
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
 	options func(*store.Options)
 	up      func(*server)
+	dns     resolver      // what canto check dns asks; nil: the system's
 	look    time.Duration // how often certificates are looked at; 0: as ever
 }
 

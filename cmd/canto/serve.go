@@ -53,10 +53,8 @@ type serveCmd struct {
 	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
 }
 
-// mechanisms are those that a host may offer, strongest last in no order but this.
+// mechanisms are what a host offers whose section has no sasl; -PLUS forms come with them.
 var mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
-
-func knownMechanism(m string) bool { return slices.Contains(mechanisms, m) }
 
 // A server is all that runs.
 type server struct {
@@ -700,6 +698,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		{"log", c.Log == running.started.Log},
 		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
 		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
+		{"c2s.tls_versions", reflect.DeepEqual(c.C2S.TLSVersions, running.started.C2S.TLSVersions)},
 	} {
 		if !k.same {
 			keys = append(keys, k.name)

@@ -51,6 +51,12 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n", `canto.toml:9: certificate and key go together`},
 		{"unknown module", listen + certified + "modules = ['+pnig']\n", `canto.toml:11: unknown module "pnig"; did you mean "ping"\?`},
 		{"unknown mechanism", listen + certified + "sasl = ['SCRAM-SHA-257']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-257"; did you mean "SCRAM-SHA-256"\?`},
+		{"no version of TLS", listen + "[c2s]\ntls_versions = []\n", `canto.toml:9: tls_versions is empty: name "1.2", "1.3", or both`},
+		{"unknown version of TLS", listen + "[c2s]\ntls_versions = ['1.3', '1.1']\n", `canto.toml:9: tls_versions has "1.1": the versions are "1.2" and "1.3"`},
+		{"no mechanism", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms \(PLAIN, .*SCRAM-SHA-512-PLUS\), or leave sasl out`},
+		{"unknown -PLUS form", listen + certified + "sasl = ['SCRAM-SHA-256', 'SCRAM-SHA-1-PLSU']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-1-PLSU"; did you mean "SCRAM-SHA-1-PLUS"\?`},
+		{"mechanism in lower case", listen + certified + "sasl = ['plain']\n", `canto.toml:11: unknown SASL mechanism "plain"; `},
+		{"mechanisms that are no list", listen + certified + "sasl = 'PLAIN'\n", `canto.toml:11: .*sasl is a TOML string, and a list is wanted`},
 		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
@@ -71,6 +77,15 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			}
 		})
 	}
+}
+
+// -PLUS forms are offered under TLS only: with no certificate a list of nothing else lets no client in.
+func TestServeRefusesPlusWithoutTLS(t *testing.T) {
+	s := newSite(t, "example.org")
+	const open = "[c2s]\nrequire_tls = false\n[host.\"example.org\"]\n"
+	s.write("canto.toml", listen+open+"sasl = ['SCRAM-SHA-1-PLUS']\n")
+	s.fails(exitUsage, `canto.toml:11: sasl names -PLUS forms only, .*: name certificate and key, or another mechanism`, "serve")
+	s.nothingMade()
 }
 
 // nothingMade checks that there is no data folder.
@@ -274,6 +289,46 @@ func behindStartTLS(t *testing.T, addr, host string) *x509.Certificate {
 	}
 	defer c.conn.Close()
 	return c.conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+}
+
+// c2s.tls_versions says what both ways into TLS speak, from the start on.
+func TestTLSVersions(t *testing.T) {
+	t.Parallel()
+	versions := []uint16{tls.VersionTLS12, tls.VersionTLS13}
+	for list, only := range map[string]uint16{"'1.2'": tls.VersionTLS12, "'1.3'": tls.VersionTLS13, "'1.3', '1.2'": 0} {
+		s := newSite(t, "example.org")
+		text := listen + hostSection("example.org") + "[c2s]\ntls_versions = ["
+		s.write("canto.toml", text+list+"]\n")
+		p := s.serve()
+		for _, v := range versions {
+			c, err := tls.Dial("tcp", p.direct, &tls.Config{InsecureSkipVerify: true, MinVersion: v, MaxVersion: v})
+			if (err == nil) != (only == 0 || only == v) {
+				t.Errorf("[%s], a client with %s: %v", list, tls.VersionName(v), err)
+			}
+			if err == nil {
+				c.Close()
+			}
+		}
+		c, err := connect(p.plain, "example.org", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.conn.(*tls.Conn).ConnectionState().Version; only != 0 && got != only {
+			t.Errorf("[%s]: STARTTLS is %s", list, tls.VersionName(got))
+		}
+		c.conn.Close()
+		if only == tls.VersionTLS12 {
+			s.write("canto.toml", text+"'1.3']\n")
+			if got := s.ok("reload"); got != "c2s.tls_versions: changed, and used from the next start on\n" {
+				t.Errorf("reload: %q", got)
+			}
+			if c, err := connect(p.plain, "example.org", false); err != nil {
+				t.Error(err)
+			} else if c.conn.(*tls.Conn).ConnectionState().Version != only {
+				t.Error("a reload has changed the version")
+			}
+		}
+	}
 }
 
 // Each host has its own certificate; a changed one is shown from the reload on, and what was connected

@@ -64,6 +64,15 @@ func account(text string) (jid.JID, error) {
 	return j, nil
 }
 
+// domain reads the name of a domain, in any spelling, and prepares it.
+func domain(text string) (string, error) {
+	d, err := jid.Domain(text)
+	if err != nil {
+		return "", exitStatus{exitUsage, fmt.Errorf("%q is no domain: write it like example.org", text)}
+	}
+	return d, nil
+}
+
 // derive makes the keys of a password for every hash, as they are stored.
 func derive(pw string, iterations int) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
@@ -180,13 +189,20 @@ type userList struct {
 }
 
 func (u *userList) Run(r *run) error {
+	only := ""
+	if u.Domain != "" {
+		var err error
+		if only, err = domain(u.Domain); err != nil {
+			return err
+		}
+	}
 	return r.withStore(false, func(db *store.DB) error {
 		s := db.Snapshot()
 		defer s.Close()
 		out := bufio.NewWriter(r.out)
 		defer out.Flush()
-		domains := []string{u.Domain}
-		if u.Domain == "" {
+		domains := []string{only}
+		if only == "" {
 			var err error
 			if domains, err = r.domains(db, s); err != nil {
 				return err
@@ -425,19 +441,19 @@ type hostAdd struct {
 }
 
 func (h *hostAdd) Run(r *run) error {
-	j, err := jid.Parse(h.Domain)
-	if err != nil || j.Domain() != j.String() {
-		return exitStatus{exitUsage, fmt.Errorf("%q is no domain", h.Domain)}
+	d, err := domain(h.Domain)
+	if err != nil {
+		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
 		c, err := r.config()
 		if err != nil {
 			return err
 		}
-		if _, ok := c.Host[j.String()]; ok {
-			return fmt.Errorf("%s: the configuration file names it already", j)
+		if _, ok := c.Host[d]; ok {
+			return fmt.Errorf("%s: the configuration file names it already", d)
 		}
-		if err := addHost(r, db, j); err != nil {
+		if err := addHost(r, db, d); err != nil {
 			return err
 		}
 		if r.server != nil {
@@ -453,15 +469,19 @@ type hostDel struct {
 }
 
 func (h *hostDel) Run(r *run) error {
+	d, err := domain(h.Domain)
+	if err != nil {
+		return err
+	}
 	return r.withStore(true, func(db *store.DB) error {
 		c, err := r.config()
 		if err != nil {
 			return err
 		}
-		if _, ok := c.Host[h.Domain]; ok && r.server != nil {
-			return fmt.Errorf("%s: the configuration file names it: take its section out and run canto reload", h.Domain)
+		if _, ok := c.Host[d]; ok && r.server != nil {
+			return fmt.Errorf("%s: the configuration file names it: take its section out and run canto reload", d)
 		}
-		if err := db.Hosts().Delete(r.ctx, h.Domain); errors.Is(err, store.ErrNotFound) {
+		if err := db.Hosts().Delete(r.ctx, d); errors.Is(err, store.ErrNotFound) {
 			return fmt.Errorf("%w: canto host list shows who is served", err)
 		} else if err != nil {
 			return err
@@ -474,8 +494,8 @@ func (h *hostDel) Run(r *run) error {
 	})
 }
 
-func addHost(r *run, db *store.DB, j jid.JID) error {
-	_, err := db.Hosts().Add(r.ctx, j.String())
+func addHost(r *run, db *store.DB, domain string) error {
+	_, err := db.Hosts().Add(r.ctx, domain)
 	if errors.Is(err, store.ErrExists) {
 		return fmt.Errorf("%w: canto host list shows who is served", err)
 	}

@@ -129,7 +129,7 @@ func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 			return len(p)
 		}
 		if st.Upgrading() {
-			st.StartTLS(l.Parser.Rest(in))
+			st.StartTLS(p[len(p)-l.Parser.Rest(in):])
 			return len(p)
 		}
 		if c.Buffered() > highWater {

@@ -3,6 +3,7 @@ package jid
 import (
 	"bytes"
 	"net/netip"
+	"strings"
 	"unicode/utf8"
 
 	"golang.org/x/text/secure/bidirule"
@@ -14,6 +15,48 @@ import (
 
 // maxLabel is the longest label in its ASCII form (RFC 1035 §2.3.4).
 const maxLabel = 63
+
+// Domain prepares the name of a domain: the form in which it is part of a [JID], and in which two of them are
+// compared. Any error is [ErrMalformed]; a localpart or a resourcepart is one, too. Any goroutine.
+func Domain(name string) (string, error) {
+	j, err := New("", name, "")
+	return j.s, err
+}
+
+// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's server_name:
+// A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address without brackets. name is
+// prepared as by [Domain], so that it may be in either form. Any error is [ErrMalformed]; a name that is longer
+// than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
+func NetworkName(name string) (string, error) {
+	d, err := Domain(name)
+	if err != nil {
+		return "", err
+	}
+	if d[0] == '[' {
+		return d[1 : len(d)-1], nil
+	}
+	b := make([]byte, 0, len(d)+16)
+	for label := range strings.SplitSeq(d, ".") {
+		if len(b) > 0 {
+			b = append(b, '.')
+		}
+		if strings.IndexFunc(label, func(r rune) bool { return r >= utf8.RuneSelf }) < 0 {
+			b = append(b, label...)
+			continue
+		}
+		var ok bool
+		if b, ok = punyEncode(append(b, "xn--"...), []byte(label)); !ok {
+			return "", errLabelLong // a prepared label has an A-label
+		}
+	}
+	if len(b) > maxNetworkName {
+		return "", errDomLong
+	}
+	return string(b), nil
+}
+
+// maxNetworkName is the longest name in DNS, as text without the dot at the end.
+const maxNetworkName = 253
 
 // appendDomain appends the prepared form of the domainpart raw, which is at most MaxPart+1 bytes.
 func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {

@@ -72,6 +72,7 @@ func TestAttackS03(t *testing.T) {
 			s.Work.Run()
 			return x.Derived(s.Work)
 		}},
+		{"renewed", func(x *Exchange, _ *Step) Step { return x.Renewed() }},
 		{"abort", func(x *Exchange, _ *Step) Step { return x.Abort() }},
 	}
 	var walk func(path []int)
@@ -173,7 +174,15 @@ func TestAttackS07(t *testing.T) {
 		"n,,r=x,n=a":                  MalformedRequest,
 		"n,,n=a,r=x,m=1":              MalformedRequest,
 		"n,,m=1,n=a,r=x":              MalformedRequest,
-		"n,,n=a,r=x,y=1":              MalformedRequest,
+		"n,,n=a,r=x,y":                MalformedRequest,
+		"n,,n=a,r=x,y=":               MalformedRequest,
+		"n,,n=a,r=x,1=y":              MalformedRequest,
+		"n,,n=a,r=x,yy=1":             MalformedRequest,
+		"n,,n=a,r=x,y=1,m=1":          MalformedRequest,
+		"n,,n=a,r=x,y=1,":             MalformedRequest,
+		"n,,n=a,r=x,y=1\x00":          MalformedRequest,
+		"n,,n=a,r=x,r=y":              MalformedRequest,
+		"n,,y=1,n=a,r=x":              MalformedRequest,
 		"n,,n=a,r=x,":                 MalformedRequest,
 		",,n=a,r=x":                   MalformedRequest,
 		"n,n=a,r=x":                   MalformedRequest,
@@ -232,14 +241,19 @@ func TestAttackS07(t *testing.T) {
 		"proof not base64":  {func(c, r, p string) string { return c + "," + r + "," + p + "\n" }, IncorrectEncoding},
 		"proof with spaces": {func(c, r, p string) string { return c + "," + r + ",p= " + p[2:] }, IncorrectEncoding},
 		"loose bits":        {func(c, r, p string) string { return c + "," + r + "," + p[:len(p)-2] + "B=" }, IncorrectEncoding},
-		"extension":         {func(c, r, p string) string { return c + "," + r + ",x=1," + p }, MalformedRequest},
-		"mandatory":         {func(c, r, p string) string { return "m=1," + c + "," + r + "," + p }, MalformedRequest},
-		"iterations":        {func(c, r, p string) string { return c + "," + r + ",i=1," + p }, MalformedRequest},
-		"after the proof":   {func(c, r, p string) string { return c + "," + r + "," + p + ",x=1" }, MalformedRequest},
-		"order":             {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
-		"twice":             {func(c, r, p string) string { return c + "," + r + "," + p + "," + p }, MalformedRequest},
-		"1 MiB":             {func(c, r, p string) string { return c + "," + r + "," + p + big }, MalformedRequest},
-		"nothing":           {func(c, r, p string) string { return "" }, MalformedRequest},
+		// An extension is signed with the rest: added to a finished proof it is a wrong one.
+		"extension, not signed": {func(c, r, p string) string { return c + "," + r + ",x=1," + p }, NotAuthorized},
+		"extension, no value":   {func(c, r, p string) string { return c + "," + r + ",x=," + p }, MalformedRequest},
+		"extension, not UTF-8":  {func(c, r, p string) string { return c + "," + r + ",x=\xff," + p }, MalformedRequest},
+		"extension, mandatory":  {func(c, r, p string) string { return c + "," + r + ",m=1," + p }, MalformedRequest},
+		"extension, no letter":  {func(c, r, p string) string { return c + "," + r + ",,1=1," + p }, MalformedRequest},
+		"mandatory":             {func(c, r, p string) string { return "m=1," + c + "," + r + "," + p }, MalformedRequest},
+		"iterations":            {func(c, r, p string) string { return c + "," + r + ",i=1," + p }, MalformedRequest},
+		"after the proof":       {func(c, r, p string) string { return c + "," + r + "," + p + ",x=1" }, MalformedRequest},
+		"order":                 {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
+		"twice":                 {func(c, r, p string) string { return c + "," + r + "," + p + "," + p }, MalformedRequest},
+		"1 MiB":                 {func(c, r, p string) string { return c + "," + r + "," + p + big }, MalformedRequest},
+		"nothing":               {func(c, r, p string) string { return "" }, MalformedRequest},
 	} {
 		x := NewExchange(config(t, Binding{}))
 		client := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
@@ -324,9 +338,9 @@ func TestAttackK66(t *testing.T) {
 			iterations int
 			lens       string
 		}
-		run := func(name string) (tr trace) {
+		run := func(name, password string) (tr trace) {
 			x := NewExchange(config(t, binding))
-			c := &Client{Mechanism: m, Username: name, Password: SecretString("wrong"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
 			text, err := c.Start()
 			if err != nil {
 				t.Fatal(err)
@@ -353,13 +367,15 @@ func TestAttackK66(t *testing.T) {
 				}
 			}
 		}
-		want := run("known")
-		if want.hmacs == 0 || m == Plain && want.iterations != MinIterations {
-			t.Errorf("%v: nothing was counted: %+v", m, want)
-		}
-		for _, name := range []string{"unknown", "other", "banned"} {
-			if got := run(name); got != want {
-				t.Errorf("%v: %s gives %+v, a known user %+v", m, name, got, want)
+		for password, forms := range map[string]int{"wrong": 1, "wrong \u2168": 2} {
+			want := run("known", password)
+			if want.hmacs == 0 || m == Plain && want.iterations != forms*MinIterations {
+				t.Errorf("%v: nothing was counted: %+v", m, want)
+			}
+			for _, name := range []string{"unknown", "other", "banned"} {
+				if got := run(name, password); got != want {
+					t.Errorf("%v: %s gives %+v, a known user %+v", m, name, got, want)
+				}
 			}
 		}
 	}
@@ -517,16 +533,17 @@ func TestAttackH12(t *testing.T) {
 // A server that does not know the password, or makes the client work, is found out.
 func TestClientChecksServer(t *testing.T) {
 	for name, edit := range map[string]func(first string) string{
-		"other nonce":  func(f string) string { return "r=other" + f[2:] },
-		"no own nonce": func(f string) string { return "r=nonce," + strings.SplitN(f, ",", 2)[1] },
-		"iterations 0": func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=0" },
-		"iterations -": func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=-1" },
-		"many":         func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=100000000" },
-		"plus sign":    func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=+4096" },
-		"few":          func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=1" },
-		"no salt":      func(f string) string { return strings.SplitN(f, ",", 2)[0] + ",s=,i=4096" },
-		"mandatory":    func(f string) string { return "m=x," + f },
-		"empty":        func(f string) string { return "" },
+		"other nonce":           func(f string) string { return "r=other" + f[2:] },
+		"no own nonce":          func(f string) string { return "r=nonce," + strings.SplitN(f, ",", 2)[1] },
+		"iterations 0":          func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=0" },
+		"iterations -":          func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=-1" },
+		"many":                  func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=100000000" },
+		"plus sign":             func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=+4096" },
+		"few":                   func(f string) string { return f[:strings.Index(f, ",i=")] + ",i=1" },
+		"no salt":               func(f string) string { return strings.SplitN(f, ",", 2)[0] + ",s=,i=4096" },
+		"mandatory":             func(f string) string { return "m=x," + f },
+		"mandatory, at the end": func(f string) string { return f + ",x=1,m=x" },
+		"empty":                 func(f string) string { return "" },
 	} {
 		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce", MinIterations: 4096}
 		c.Start()

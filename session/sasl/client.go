@@ -98,8 +98,13 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	}
 	first := string(msg)
 	attrs := strings.Split(first, ",")
-	if len(attrs) < 3 { // what follows is an extension, and ignored (RFC 5802 §5.1), unless mandatory
+	if len(attrs) < 3 { // what follows is an extension, and ignored unless mandatory (RFC 5802 §5.1)
 		return nil, fmt.Errorf("%w: challenge is incomplete", ErrProtocol)
+	}
+	for _, a := range attrs {
+		if strings.HasPrefix(a, "m=") {
+			return nil, fmt.Errorf("%w: the challenge has an extension that must be understood", ErrProtocol)
+		}
 	}
 	nonce, ok := strings.CutPrefix(attrs[0], "r=")
 	s, ok2 := strings.CutPrefix(attrs[1], "s=")

@@ -39,31 +39,48 @@ type Key struct {
 // Keys are an account's credentials: at most one Key for each hash.
 type Keys []Key
 
-// ErrPassword is returned for a password that can't be one: empty, longer than 1,023 bytes, not UTF-8, or with
-// characters that OpaqueString (RFC 8265 §4.2) refuses.
+// ErrPassword is returned for a password that can't be one: empty, longer than 1,023 bytes, not UTF-8, with ASCII
+// control characters, or with what neither SASLprep (RFC 4013) nor OpaqueString (RFC 8265 §4.2) allows.
 var ErrPassword = errors.New("sasl: not allowed as a password")
 
-// PreparePassword returns the prepared form of a password (OpaqueString; for ASCII that is what SASLprep gives).
+// PreparePassword returns the form of a password that keys are derived from: what SASLprep makes of it, as SCRAM
+// asks of clients (RFC 5802 §2.2), or where that refuses it, what OpaqueString does. For ASCII it is the password.
 // The error is [ErrPassword].
 func PreparePassword(password []byte) (Secret, error) {
+	now, _, err := passwordForms(password)
+	return now, err
+}
+
+// passwordForms returns the form of [PreparePassword], and the one that older keys may be derived from,
+// OpaqueString's, where it is another one; else before is empty.
+func passwordForms(password []byte) (now, before Secret, err error) {
 	if len(password) == 0 || len(password) > maxPassword || !utf8.Valid(password) {
-		return Secret{}, ErrPassword
+		return Secret{}, Secret{}, ErrPassword
 	}
 	ascii := true
 	for _, c := range password {
 		if c < 0x20 || c == 0x7f {
-			return Secret{}, ErrPassword
+			return Secret{}, Secret{}, ErrPassword
 		}
 		ascii = ascii && c < utf8.RuneSelf
 	}
 	if ascii {
-		return NewSecret(append([]byte(nil), password...)), nil
+		return NewSecret(append([]byte(nil), password...)), Secret{}, nil
 	}
-	b, err := precis.OpaqueString.Bytes(append([]byte(nil), password...))
-	if err != nil || len(b) == 0 || len(b) > maxPassword {
-		return Secret{}, ErrPassword
+	opaque, err := precis.OpaqueString.Bytes(append([]byte(nil), password...))
+	if err != nil || len(opaque) > maxPassword {
+		opaque = nil
 	}
-	return NewSecret(b), nil
+	prep, ok := saslPrep(password)
+	switch {
+	case !ok && len(opaque) == 0:
+		return Secret{}, Secret{}, ErrPassword
+	case !ok:
+		return NewSecret(opaque), Secret{}, nil
+	case len(opaque) == 0 || string(opaque) == string(prep):
+		return NewSecret(prep), Secret{}, nil
+	}
+	return NewSecret(prep), NewSecret(opaque), nil
 }
 
 // DeriveKeys derives the keys of a password for the given hashes, or for all [Hashes], with salts from rand.
@@ -85,18 +102,57 @@ func DeriveKeys(password []byte, iterations int, rand io.Reader, hashes ...Hash)
 	defer prepared.Wipe()
 	var keys Keys
 	for _, h := range hashes {
-		if h.Size() == 0 {
-			return nil, fmt.Errorf("sasl: unknown hash %d", h)
-		}
-		salt := make([]byte, SaltLen)
-		if _, err := io.ReadFull(rand, salt); err != nil {
-			return nil, fmt.Errorf("sasl: no random salt: %w", err)
-		}
-		salted, err := saltPassword(h, prepared, salt, iterations)
+		k, err := newKey(prepared, h, iterations, rand)
 		if err != nil {
 			return nil, err
 		}
-		keys = append(keys, salted.key(nil))
+		keys = append(keys, k)
+	}
+	return keys, nil
+}
+
+// newKey derives a key of a prepared password, with a salt of its own.
+func newKey(prepared Secret, h Hash, iterations int, rand io.Reader) (Key, error) {
+	if h.Size() == 0 {
+		return Key{}, fmt.Errorf("sasl: unknown hash %d", h)
+	}
+	salt := make([]byte, SaltLen)
+	if _, err := io.ReadFull(rand, salt); err != nil {
+		return Key{}, fmt.Errorf("sasl: no random salt: %w", err)
+	}
+	salted, err := saltPassword(h, prepared, salt, iterations)
+	if err != nil {
+		return Key{}, err
+	}
+	return salted.key(nil), nil
+}
+
+// A Renewal is the work of deriving an account's keys anew, for a worker: from the form of the password that keys
+// are derived from now, for the hashes and iterations that the account has, with salts of its own.
+type Renewal struct {
+	password Secret
+	old      Keys
+	rand     io.Reader
+}
+
+// Iterations returns the work to do, in iterations.
+func (r *Renewal) Iterations() (n int) {
+	for _, k := range r.old {
+		n += max(k.Iterations, MinIterations)
+	}
+	return n
+}
+
+// Run derives the keys, once, on any goroutine. An error is one of the source of randomness.
+func (r *Renewal) Run() (Keys, error) {
+	defer r.password.Wipe()
+	var keys Keys
+	for _, old := range r.old {
+		k, err := newKey(r.password, old.Hash, max(old.Iterations, MinIterations), r.rand)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, k)
 	}
 	return keys, nil
 }

@@ -97,8 +97,9 @@ func (m Mechanism) Hash() Hash {
 // accepts what is in its Offer and nothing else.
 type Offer uint16
 
-// NewOffer returns the offer of a list of names as in a configuration: base mechanisms, each SCRAM one bringing
-// its -PLUS form (which [Offer.For] takes away where nothing can be bound).
+// NewOffer returns the offer of a list of names as in a configuration. If the list names no -PLUS form, each SCRAM
+// mechanism brings its own; if it names one, the list is all there is. [Offer.For] takes -PLUS forms away where
+// nothing can be bound.
 func NewOffer(names ...string) (Offer, error) {
 	var o Offer
 	for _, name := range names {
@@ -107,15 +108,22 @@ func NewOffer(names ...string) (Offer, error) {
 			return 0, fmt.Errorf("sasl: unknown mechanism %q", name)
 		}
 		o = o.With(m)
-		if h := m.Hash(); h != 0 && !m.Plus() {
-			o = o.With(ScramSHA1Plus + Mechanism(h-SHA1))
-		}
 	}
 	if o == 0 {
 		return 0, errors.New("sasl: no mechanism")
 	}
+	if !o.Plus() {
+		for i := range Hashes {
+			if o.Has(ScramSHA1 + Mechanism(i)) {
+				o = o.With(ScramSHA1Plus + Mechanism(i))
+			}
+		}
+	}
 	return o, nil
 }
+
+// MechanismNames returns the names of all mechanisms, the weakest first, -PLUS forms last.
+func MechanismNames() []string { return append([]string(nil), mechanismNames[Plain:]...) }
 
 // Has reports whether m is in o.
 func (o Offer) Has(m Mechanism) bool { return m != NoMechanism && o&(1<<m) != 0 }

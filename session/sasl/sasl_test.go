@@ -318,3 +318,87 @@ func BenchmarkExchange(b *testing.B) {
 		}
 	}
 }
+
+// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is all there is.
+func TestNewOffer(t *testing.T) {
+	for list, want := range map[string]string{
+		"PLAIN":                            "PLAIN",
+		"PLAIN SCRAM-SHA-1":                "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN",
+		"SCRAM-SHA-512 SCRAM-SHA-256":      "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-512 SCRAM-SHA-256",
+		"SCRAM-SHA-256-PLUS SCRAM-SHA-256": "SCRAM-SHA-256-PLUS SCRAM-SHA-256",
+		"SCRAM-SHA-256 SCRAM-SHA-1-PLUS":   "SCRAM-SHA-1-PLUS SCRAM-SHA-256",
+		"SCRAM-SHA-512-PLUS":               "SCRAM-SHA-512-PLUS",
+		"PLAIN PLAIN SCRAM-SHA-1-PLUS":     "SCRAM-SHA-1-PLUS PLAIN",
+	} {
+		o, err := NewOffer(strings.Fields(list)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		o.Each(func(m Mechanism) { got = append(got, m.String()) })
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: %v, want %s", list, got, want)
+		}
+	}
+}
+
+// RFC 4013 §3 gives the first seven; the others are one for each step, and what is left to OpaqueString.
+func TestSASLprep(t *testing.T) {
+	for _, c := range []struct {
+		in, want string
+		ok       bool
+	}{
+		{"I\u00adX", "IX", true},
+		{"user", "user", true},
+		{"USER", "USER", true},
+		{"\u00aa", "a", true},
+		{"\u2168", "IX", true},
+		{"\u0007", "", false},
+		{"\u0627\u0031", "", false},
+		{"a\u00a0b\u3000c\u2003d", "a b c d", true},
+		{"\u200b\ufe0f\u2060", "", false},
+		{"\ufb01 \uff21 x\u00b2 \u212b", "fi A x2 \u00c5", true},
+		{"\u2764\ufe0f", "\u2764", true},
+		{"\U0001f468\u200d\U0001f469", "\U0001f468\U0001f469", true},
+		{"\u0627a\u0628", "", false},
+		{"\u0627 1\u0628", "\u0627 1\u0628", true},
+		{"x\u200ey", "", false},
+		{"x\ue000y", "", false},
+		{"x\U0002ffffy", "", false},
+		{"x\u0085y", "", false},
+		{"x\u0378y", "", false},
+	} {
+		got, ok := saslPrep([]byte(c.in))
+		if ok != c.ok || ok && string(got) != c.want {
+			t.Errorf("%+q: %+q, %v, want %+q", c.in, got, ok, c.want)
+		}
+		if ok {
+			if again, ok := saslPrep(got); !ok || string(again) != string(got) {
+				t.Errorf("%+q: prepared again it is %+q", got, again)
+			}
+		}
+	}
+	// What SASLprep refuses and OpaqueString allows is a password all the same; what both refuse is none.
+	if p, err := PreparePassword([]byte("\u0627a\u0628")); err != nil || string(p.Reveal()) != "\u0627a\u0628" {
+		t.Errorf("%+q %v", p.Reveal(), err)
+	}
+	if _, err := PreparePassword([]byte("x\U000e0041y")); !errors.Is(err, ErrPassword) {
+		t.Error(err)
+	}
+}
+
+func FuzzSASLprep(f *testing.F) {
+	f.Add([]byte("\u2168\u00ad\u0627"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		now, before, err := passwordForms(b)
+		if err != nil {
+			return
+		}
+		if now.Len() == 0 || before.Equal(now) {
+			t.Fatalf("%+q: forms %+q and %+q", b, now.Reveal(), before.Reveal())
+		}
+		if p, ok := saslPrep(b); ok && string(p) != string(now.Reveal()) {
+			t.Fatalf("%+q: %+q, SASLprep gives %+q", b, now.Reveal(), p)
+		}
+	})
+}

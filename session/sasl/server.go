@@ -52,6 +52,10 @@ const (
 	NeedUser
 	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
 	NeedDerive
+	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they are no
+	// longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones that were given
+	// to Found, if these are still there; then, whether that was done or not, call Renewed.
+	NeedKeys
 	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
 	Done
 )
@@ -62,8 +66,12 @@ type Step struct {
 	Data      []byte      // base64, as it goes into the element; the caller's to keep
 	User      string      // prepared localpart
 	Work      *Derivation // for NeedDerive
+	Renewal   *Renewal    // for NeedKeys
 	Condition Condition   // for Fail
-	Reason    string      // for Fail: for the log, never for the peer; nothing secret
+	// Unbound, for Fail: the try was refused for its channel binding, whatever the password. The answer says
+	// nothing about a password, so that the caller need not count it as a guess.
+	Unbound bool
+	Reason  string // for Fail: for the log, never for the peer; nothing secret
 }
 
 // A Derivation is one PBKDF2 for a worker.
@@ -93,6 +101,7 @@ const (
 	wantFirst               // SCRAM without initial response
 	wantUser                // the caller looks up
 	wantDerive              // the caller derives
+	wantKeys                // the caller derives and stores new keys
 	wantFinal               // SCRAM's challenge is out
 	over
 )
@@ -110,6 +119,9 @@ type Exchange struct {
 	denied Condition
 
 	password Secret // PLAIN, until it is derived
+	before   Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
+	keys     Keys   // PLAIN with two forms: the account's
+	renew    Secret // PLAIN with two forms: what new keys are derived from
 	gs2      string // SCRAM's gs2-header with binding data, as "c=" must have it
 	bare     string // client-first-message-bare
 	first    string // server-first-message
@@ -125,10 +137,25 @@ func NewExchange(cfg *Config) *Exchange { return &Exchange{cfg: cfg} }
 func (x *Exchange) Mechanism() Mechanism { return x.mech }
 
 func (x *Exchange) fail(c Condition, reason string) Step {
-	x.password.Wipe()
-	x.password = Secret{}
+	x.forget()
 	x.state = over
 	return Step{Kind: Fail, Condition: c, Reason: reason}
+}
+
+// forget wipes what is left of the password.
+func (x *Exchange) forget() {
+	for _, s := range []*Secret{&x.password, &x.before, &x.renew} {
+		s.Wipe()
+		*s = Secret{}
+	}
+	x.keys = nil
+}
+
+// failUnbound ends a try that no password could have saved.
+func (x *Exchange) failUnbound(reason string) Step {
+	s := x.fail(NotAuthorized, reason)
+	s.Unbound = true
+	return s
 }
 
 // wrongTurn is the answer to what comes out of turn.
@@ -211,10 +238,10 @@ func (x *Exchange) Found(a Account) Step {
 	}
 	x.denied = a.Denied
 	if x.mech == Plain {
-		x.state = wantDerive
-		w := &Derivation{hash: h, password: x.password, salt: x.key.Salt, iterations: x.key.Iterations}
-		x.password = Secret{}
-		return Step{Kind: NeedDerive, User: x.user, Work: w}
+		if x.before.Len() > 0 {
+			x.keys, x.renew = a.Keys, NewSecret(append([]byte(nil), x.password.Reveal()...))
+		}
+		return x.derive(&x.password)
 	}
 	nonce, err := newNonce(x.cfg.Rand)
 	if err != nil {
@@ -226,7 +253,16 @@ func (x *Exchange) Found(a Account) Step {
 	return Step{Kind: Challenge, Data: encode(x.first)}
 }
 
-// Derived answers NeedDerive, after its Work has run.
+// derive asks for the key of one form of the password, which is the caller's from here on.
+func (x *Exchange) derive(form *Secret) Step {
+	x.state = wantDerive
+	w := &Derivation{hash: x.key.Hash, password: *form, salt: x.key.Salt, iterations: x.key.Iterations}
+	*form = Secret{}
+	return Step{Kind: NeedDerive, User: x.user, Work: w}
+}
+
+// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are not those
+// of the first, it asks for the second: of an unknown user, too.
 func (x *Exchange) Derived(d *Derivation) Step {
 	if x.state != wantDerive {
 		return x.wrongTurn()
@@ -235,13 +271,32 @@ func (x *Exchange) Derived(d *Derivation) Step {
 		return x.fail(TemporaryAuthFailure, "no key was derived")
 	}
 	got := d.out.key(&x.hmacs)
-	if !got.StoredKey.Equal(x.key.StoredKey) || !x.known {
+	right := got.StoredKey.Equal(x.key.StoredKey) && x.known
+	second := x.renew.Len() > 0 && x.before.Len() == 0
+	switch {
+	case !right && x.before.Len() > 0:
+		return x.derive(&x.before)
+	case !right:
 		return x.fail(NotAuthorized, "wrong user or password")
+	case second && x.denied == NoCondition:
+		x.state = wantKeys
+		r := &Renewal{password: x.renew, old: x.keys, rand: x.cfg.Rand}
+		x.renew = Secret{}
+		return Step{Kind: NeedKeys, User: x.user, Renewal: r}
+	}
+	return x.done(nil)
+}
+
+// Renewed answers NeedKeys: the login goes on, with the new keys or without.
+func (x *Exchange) Renewed() Step {
+	if x.state != wantKeys {
+		return x.wrongTurn()
 	}
 	return x.done(nil)
 }
 
 func (x *Exchange) done(data []byte) Step {
+	x.forget()
 	x.state = over
 	if x.denied != NoCondition {
 		return x.fail(x.denied, "account is not allowed to log in")
@@ -282,11 +337,10 @@ func (x *Exchange) plain(msg []byte) Step {
 		return x.fail(MalformedRequest, "not a PLAIN message")
 	}
 	clear(msg)
-	prepared, err := PreparePassword([]byte(password))
-	if err != nil {
+	var err error
+	if x.password, x.before, err = passwordForms([]byte(password)); err != nil {
 		return x.fail(NotAuthorized, "password can't be prepared")
 	}
-	x.password = prepared
 	return x.lookUp(user, authzid)
 }
 
@@ -315,7 +369,7 @@ func (x *Exchange) fakeKey(h Hash) Key {
 	return k
 }
 
-// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7), with no extensions.
+// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored (§5.1).
 func (x *Exchange) clientFirst(msg string) Step {
 	if !utf8.ValidString(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")
@@ -335,7 +389,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 			return x.fail(MalformedRequest, "bad name of a channel binding")
 		}
 		if binding = x.cfg.Binding.Data(kind); len(binding) == 0 {
-			return x.fail(NotAuthorized, "channel binding type not available")
+			return x.failUnbound("channel binding type not available")
 		}
 	case flag == "n" || flag == "y":
 		if x.mech.Plus() {
@@ -344,7 +398,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 		// The client could bind and believes that we can't: somebody took -PLUS out of what we offered
 		// (RFC 5802 §6).
 		if flag == "y" && x.cfg.Offer.Plus() {
-			return x.fail(NotAuthorized, "channel binding was stripped from the offer")
+			return x.failUnbound("channel binding was stripped from the offer")
 		}
 	default:
 		return x.fail(MalformedRequest, "bad gs2 flag")
@@ -359,13 +413,16 @@ func (x *Exchange) clientFirst(msg string) Step {
 		}
 	}
 	attrs := strings.Split(bare, ",")
-	if len(attrs) != 2 { // m= would be first; extensions follow the nonce
+	if len(attrs) < 2 { // m= would be first
 		return x.fail(MalformedRequest, "not name and nonce")
 	}
 	name, ok := strings.CutPrefix(attrs[0], "n=")
 	nonce, ok2 := strings.CutPrefix(attrs[1], "r=")
 	if !ok || !ok2 || !validNonce(nonce) {
 		return x.fail(MalformedRequest, "not name and nonce")
+	}
+	if !optional(attrs[2:]) {
+		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	if name, ok = saslName(name); !ok {
 		return x.fail(MalformedRequest, "bad name")
@@ -375,17 +432,21 @@ func (x *Exchange) clientFirst(msg string) Step {
 	return x.lookUp(name, authzid)
 }
 
-// clientFinal takes c=, r=, p= and nothing else.
+// clientFinal takes c=, r=, optional extensions, which are ignored (RFC 5802 §5.1), and p=.
 func (x *Exchange) clientFinal(msg string) Step {
 	attrs := strings.Split(msg, ",")
-	if len(attrs) != 3 {
+	last := len(attrs) - 1
+	if last < 2 {
 		return x.fail(MalformedRequest, "not binding, nonce and proof")
 	}
 	c, ok := strings.CutPrefix(attrs[0], "c=")
 	r, ok2 := strings.CutPrefix(attrs[1], "r=")
-	p, ok3 := strings.CutPrefix(attrs[2], "p=")
+	p, ok3 := strings.CutPrefix(attrs[last], "p=")
 	if !ok || !ok2 || !ok3 {
 		return x.fail(MalformedRequest, "not binding, nonce and proof")
+	}
+	if !utf8.ValidString(msg) || !optional(attrs[2:last]) {
+		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	proof, ok := strictBase64([]byte(p))
 	if !ok {
@@ -395,7 +456,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 		return x.fail(IncorrectEncoding, "binding is not base64")
 	}
 	h := x.mech.Hash()
-	auth := []byte(x.bare + "," + x.first + "," + attrs[0] + "," + attrs[1])
+	auth := []byte(x.bare + "," + x.first + "," + msg[:len(msg)-len(",")-len(attrs[last])])
 	// All the work is done before anything is refused.
 	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
 	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)
@@ -413,7 +474,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 	case !same:
 		return x.fail(NotAuthorized, "wrong nonce")
 	case !bound:
-		return x.fail(NotAuthorized, "wrong channel binding or gs2 header")
+		return x.failUnbound("wrong channel binding or gs2 header")
 	case !sized || !right || !x.known:
 		return x.fail(NotAuthorized, "wrong user or password")
 	}

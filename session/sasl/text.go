@@ -71,6 +71,22 @@ func saslName(s string) (string, bool) {
 	}
 }
 
+// optional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val, ALPHA "="
+// 1*value-char, and none of them with the name of an attribute that has its own place (§5.1). To these belongs m,
+// the mark of a mandatory extension, of which there are none. attrs are UTF-8.
+func optional(attrs []string) bool {
+	for _, a := range attrs {
+		if len(a) < 3 || a[1] != '=' || strings.Contains(a, "\x00") {
+			return false
+		}
+		letter := a[0] >= 'a' && a[0] <= 'z' || a[0] >= 'A' && a[0] <= 'Z'
+		if !letter || strings.IndexByte("anmrcsipve", a[0]) >= 0 {
+			return false
+		}
+	}
+	return true
+}
+
 var escapeName = strings.NewReplacer("=", "=3D", ",", "=2C")
 
 // decode undoes the base64 of an element's text: nothing and "=" are the empty message (RFC 6120 §6.4.2).

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -295,6 +296,18 @@ func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credential
 		a.Credentials = credentials
 		return true
 	})
+}
+
+// ReplaceKeys replaces an account's credentials if it is still the account id and has still the credentials old, and
+// reports whether it did: keys that were derived from what was read before must not undo a change of the password.
+func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old, credentials []byte) (done bool, err error) {
+	err = s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+		if done = a.ID == id && bytes.Equal(a.Credentials, old); done {
+			a.Credentials = credentials
+		}
+		return true
+	})
+	return done && err == nil, err
 }
 
 // Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time stays.

@@ -180,6 +180,22 @@ func TestAccounts(t *testing.T) {
 	if a = must(acc.Get(db, "example.org", "juliet"))(t); !a.Banned.IsZero() || a.BanReason != "" {
 		t.Errorf("%+v", a)
 	}
+	// Keys are replaced only where those are still there that were read, and the account is the same one.
+	for _, c := range []struct {
+		id        uint64
+		old, keys string
+		done      bool
+	}{{id, "keys", "older", false}, {id + 1, "new", "another's", false}, {id, "new", "renewed", true}, {id, "new", "again", false}} {
+		if done, err := acc.ReplaceKeys(ctx, "example.org", "juliet", c.id, []byte(c.old), []byte(c.keys)); err != nil || done != c.done {
+			t.Errorf("%+v: %v %v", c, done, err)
+		}
+	}
+	if a = must(acc.Get(db, "example.org", "juliet"))(t); string(a.Credentials) != "renewed" || a.Flags != 5 {
+		t.Errorf("%+v", a)
+	}
+	if done, err := acc.ReplaceKeys(ctx, "example.org", "nobody", id, nil, nil); done || !errors.Is(err, ErrNotFound) {
+		t.Errorf("%v %v", done, err)
+	}
 	for _, n := range []string{"b", "a", "d", "c"} {
 		must(acc.Create(ctx, "example.net", n, nil))(t)
 	}

@@ -5,11 +5,16 @@ package interop
 import (
 	"bytes"
 	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -20,44 +25,93 @@ import (
 // python is Debian's own, whose packages the clients are.
 const python = "/usr/bin/python3"
 
-func TestMain(m *testing.M) { running.Main(m) }
+// beside is how many clients run at a time: they wait more than they compute.
+const beside = 12
 
-// A canto is a server with two accounts.
-type canto struct {
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", fmt.Sprint(beside)); err != nil {
+		panic(err)
+	}
+	running.Main(m)
+}
+
+// A user is an account for one test.
+type user struct{ address, password string }
+
+// A pair is a server and two accounts on it that one client has for itself.
+type pair struct {
 	*running.Server
 	t             *testing.T
-	plain, direct string // ports
-	romeo, juliet string // passwords
+	how           string // starttls or direct
+	romeo, juliet user
 }
 
-func start(t *testing.T) *canto {
-	c := &canto{Server: running.Start(t, "../../..", ""), t: t, romeo: "r0m30-secret", juliet: "jul13t-secret"}
-	c.plain, c.direct = port(c.Plain), port(c.Direct)
-	c.Run("", "user", "passwd", "romeo@localhost", "--password", c.romeo)
-	c.Run("", "user", "passwd", "juliet@localhost", "--password", c.juliet)
-	return c
+// start runs a server that speaks this version of TLS, or both if it is empty.
+func start(t *testing.T, version string) *running.Server {
+	more := ""
+	if version != "" {
+		more = "[c2s]\ntls_versions = ['" + version + "']\n"
+	}
+	return running.Start(t, "../../..", more)
 }
 
-func port(addr string) string {
-	_, p, _ := net.SplitHostPort(addr)
-	return p
+// pairs makes two accounts for each name.
+func pairs(s *running.Server, names ...string) {
+	var lines strings.Builder
+	for _, n := range names {
+		for _, u := range users(n) {
+			fmt.Fprintf(&lines, "%s\t%s\n", u.address, u.password)
+		}
+	}
+	s.Run(lines.String(), "user", "import", "--shared-salt", "-")
 }
 
-// run runs a client's script; its last line is "ok".
-func run(t *testing.T, dir, name string, args ...string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+// users are the accounts of a name.
+func users(name string) [2]user {
+	return [2]user{{"romeo." + name + "@localhost", "r0m30 secret"}, {"juliet." + name + "@localhost", "jul13t-s€crét"}}
+}
+
+// pairOf is the pair of a name, for a test that uses it.
+func pairOf(t *testing.T, s *running.Server, name, how string) *pair {
+	u := users(name)
+	return &pair{Server: s, t: t, how: how, romeo: u[0], juliet: u[1]}
+}
+
+// port is where the server listens for the pair's way into TLS.
+func (p *pair) port() string {
+	addr := p.Plain
+	if p.how == "direct" {
+		addr = p.Direct
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	return port
+}
+
+// environment is what clients get that read the CA from it, with a home folder of their own.
+func (p *pair) environment(home string) []string {
+	return append(os.Environ(), "SSL_CERT_FILE="+p.Certificate(), "NODE_EXTRA_CA_CERTS="+p.Certificate(), "HOME="+home,
+		"XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/share", "TERM=xterm", "LANG=C.UTF-8", "LC_ALL=C.UTF-8")
+}
+
+// patience is how long a client may take.
+const patience = time.Minute
+
+// run runs a client; its last line is "ok".
+func (p *pair) run(name string, args ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
+	cmd.Env = p.environment(p.t.TempDir())
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if err != nil || lines[len(lines)-1] != "ok" {
-		t.Fatalf("%s %v: %v\n%s\n%s", name, args, err, out.String(), tail(errOut.String()))
+		p.t.Fatalf("%s %v: %v\n%s\n%s", name, args, err, out.String(), tail(errOut.String()))
 	}
-	t.Log(out.String())
+	p.t.Log(out.String())
 }
 
 func tail(s string) string {
@@ -67,100 +121,274 @@ func tail(s string) string {
 	return s
 }
 
-func (c *canto) slixmpp(port, mech, how, stage string) {
-	c.t.Helper()
-	script, _ := filepath.Abs("testdata/slix.py")
-	run(c.t, c.Dir, python, script, port, c.Certificate(), mech, how, c.romeo, c.juliet, stage)
+// clients are those that log in, each with STARTTLS and with TLS first.
+var clients = map[string]func(p *pair){
+	"slixmpp":     func(p *pair) { p.slixmpp("login") },
+	"aioxmpp":     aioxmpp,
+	"xmppjs":      xmppjs,
+	"profanity":   profanity,
+	"mcabber":     mcabber,
+	"go-sendxmpp": goSendxmpp,
+	"go-xmpp": func(p *pair) {
+		p.run(filepath.Join(goClients(p.t), "goxmpp"), p.port(), p.how, p.romeo.address, p.romeo.password)
+	},
+	"mellium": func(p *pair) {
+		p.run(filepath.Join(goClients(p.t), "mellium"), p.port(), p.how, p.romeo.address, p.romeo.password)
+	},
 }
 
-// Every mechanism over STARTTLS and direct TLS (XEP-0368), and a wrong password.
-func TestSlixmppLogin(t *testing.T) {
-	c := start(t)
-	for _, mech := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"} {
-		c.slixmpp(c.plain, mech, "starttls", "login")
-		c.slixmpp(c.direct, mech, "direct", "login")
+// Every client gets in with its defaults (RFC 6120 §5, §6; XEP-0368; RFC 5802; RFC 9266), sends, and receives.
+func TestClients(t *testing.T) {
+	type job struct{ version, how, name string }
+	var jobs []job
+	servers := make(map[string]*running.Server)
+	for _, version := range []string{"1.3", "1.2"} {
+		servers[version] = start(t, version)
+		var names []string
+		for name := range clients {
+			for _, how := range []string{"starttls", "direct"} {
+				jobs = append(jobs, job{version, how, name})
+				names = append(names, name+"."+how)
+			}
+		}
+		pairs(servers[version], names...)
 	}
-	c.slixmpp(c.plain, "SCRAM-SHA-256", "starttls", "wrong")
+	t.Cleanup(func() { os.RemoveAll(built.dir) })
+	for _, j := range jobs {
+		t.Run("TLS "+j.version+"/"+j.how+"/"+j.name, func(t *testing.T) {
+			t.Parallel()
+			clients[j.name](pairOf(t, servers[j.version], j.name+"."+j.how, j.how))
+		})
+	}
+}
+
+// A wrong password is refused, and that it is wrong is what the client hears.
+func TestWrongPassword(t *testing.T) {
+	t.Parallel()
+	s := start(t, "")
+	pairs(s, "wrong")
+	pairOf(t, s, "wrong", "starttls").slixmpp("wrong")
 }
 
 // Two users subscribe, see one another, chat, block, keep vCards; after kill -9 and a restart what was
 // kept for one of them is there.
-func TestSlixmppChat(t *testing.T) {
-	c := start(t)
-	c.slixmpp(c.plain, "SCRAM-SHA-256", "starttls", "chat")
-	c.Stop(syscall.SIGKILL)
-	c.Serve()
-	c.slixmpp(c.plain, "SCRAM-SHA-256", "starttls", "later")
+func TestChat(t *testing.T) {
+	t.Parallel()
+	s := start(t, "")
+	pairs(s, "chat")
+	p := pairOf(t, s, "chat", "starttls")
+	p.slixmpp("chat")
+	s.Stop(syscall.SIGKILL)
+	s.Serve()
+	p.slixmpp("later")
 }
 
-func TestAioxmpp(t *testing.T) {
-	c := start(t)
+func (p *pair) slixmpp(stage string) {
+	p.t.Helper()
+	script, _ := filepath.Abs("testdata/slix.py")
+	p.run(python, script, p.port(), p.how, p.Certificate(), p.romeo.address, p.romeo.password,
+		p.juliet.address, p.juliet.password, stage)
+}
+
+func aioxmpp(p *pair) {
 	script, _ := filepath.Abs("testdata/aio.py")
-	run(t, c.Dir, python, script, c.plain, c.romeo, c.juliet)
-	run(t, c.Dir, python, script, c.direct, c.romeo, c.juliet, "direct")
+	p.run(python, script, p.port(), p.how, p.romeo.address, p.romeo.password, p.juliet.address, p.juliet.password)
 }
 
-// npm's @xmpp/client, installed where CANTO_NODE_MODULES says.
-func TestXMPPJS(t *testing.T) {
-	c := start(t)
+// script is testdata/client.js beside the modules that it imports.
+var script = sync.OnceValues(func() (string, error) {
 	dir := os.Getenv("CANTO_NODE_DIR")
 	if dir == "" {
-		t.Fatal("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
+		return "", errors.New("CANTO_NODE_DIR names no folder with @xmpp/client in its node_modules")
 	}
 	text, err := os.ReadFile("testdata/client.js")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	script := filepath.Join(dir, "canto-client.mjs")
-	if err := os.WriteFile(script, text, 0o600); err != nil {
-		t.Fatal(err)
+	name := filepath.Join(dir, "canto-client.mjs")
+	return name, os.WriteFile(name, text, 0o600)
+})
+
+// npm's @xmpp/client, installed where CANTO_NODE_DIR says.
+func xmppjs(p *pair) {
+	name, err := script()
+	if err != nil {
+		p.t.Fatal(err)
 	}
-	run(t, dir, "node", script, "xmpp://127.0.0.1:"+c.plain, c.romeo, c.juliet)
-	run(t, dir, "node", script, "xmpps://127.0.0.1:"+c.direct, c.romeo, c.juliet)
+	scheme := "xmpp"
+	if p.how == "direct" {
+		scheme = "xmpps"
+	}
+	p.run("node", name, scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address, p.juliet.password)
 }
 
-// A person at a terminal: profanity in tmux, with the text of its screen checked.
-func TestProfanity(t *testing.T) {
-	c := start(t)
-	home := t.TempDir()
-	sock := filepath.Join(home, "tmux")
-	tmux := func(args ...string) string {
-		cmd := exec.Command("tmux", append([]string{"-S", sock, "-f", "/dev/null"}, args...)...)
-		cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/share", "TERM=xterm", "LANG=C.UTF-8", "LC_ALL=C.UTF-8")
-		out, err := cmd.CombinedOutput()
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// goClients is the folder with the programs of testdata/goclients, a module of its own: the server needs none of
+// what they import.
+func goClients(t *testing.T) string {
+	t.Helper()
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "goclients"); built.err != nil {
+			return
+		}
+		build := exec.Command("go", "build", "-o", built.dir, "./...")
+		build.Dir = filepath.Join("testdata", "goclients")
+		if out, err := build.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("%w: %s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatalf("testdata/goclients can't be built: %v", built.err)
+	}
+	return built.dir
+}
+
+func (p *pair) goClient(name string) {
+	p.t.Helper()
+	p.run(filepath.Join(goClients(p.t), name), p.port(), p.how, p.romeo.address, p.romeo.password)
+}
+
+// One process listens, the other one sends.
+func goSendxmpp(p *pair) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	command := func(u user, args ...string) *exec.Cmd {
+		args = append([]string{"-j", "localhost:" + p.port(), "-u", u.address, "-p", u.password}, args...)
+		if p.how == "direct" {
+			args = append([]string{"-t"}, args...)
+		}
+		cmd := exec.CommandContext(ctx, "go-sendxmpp", args...)
+		cmd.Env = p.environment(p.t.TempDir())
+		return cmd
+	}
+	listener := command(p.juliet, "-l")
+	heard, err := listener.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var complaint bytes.Buffer
+	listener.Stderr = &complaint
+	if err := listener.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	const text = "hello from a command line"
+	send := command(p.romeo, p.juliet.address)
+	send.Stdin = strings.NewReader(text + "\n") // kept for the listener if it is not there yet
+	if out, err := send.CombinedOutput(); err != nil {
+		p.t.Fatalf("%v: %v: %s", send.Args, err, out)
+	}
+	var got strings.Builder
+	b := make([]byte, 4096)
+	for !strings.Contains(got.String(), text) {
+		n, err := heard.Read(b)
+		got.Write(b[:n])
 		if err != nil {
-			t.Fatalf("tmux %v: %s", args, out)
-		}
-		return string(out)
-	}
-	tmux("new-session", "-d", "-s", "p", "-x", "140", "-y", "40", "profanity")
-	defer tmux("kill-server")
-	screen := func() string { return tmux("capture-pane", "-p", "-t", "p") }
-	wait := func(text string) {
-		t.Helper()
-		for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-			s := screen()
-			if strings.Contains(s, text) {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("%q does not show on the screen:\n%s", text, s)
-			}
+			listener.Wait()
+			p.t.Fatalf("the listener heard %q, and ended with %v: %s", got.String(), err, &complaint)
 		}
 	}
-	say := func(text string) { tmux("send-keys", "-t", "p", "-l", text); tmux("send-keys", "-t", "p", "Enter") }
-	wait("Profanity")
-	say("/connect romeo@localhost server 127.0.0.1 port " + c.plain + " tls trust")
-	wait("password")
-	say(c.romeo)
-	wait("romeo@localhost")
-	wait("logged in successfully")
-	say("/msg romeo@localhost hello from a terminal")
-	wait("hello from a terminal")
-	say("/win 1")
-	say("/roster add juliet@localhost")
-	say("/roster")
-	wait("juliet@localhost")
-	say("/disconnect")
-	wait("logged out successfully")
+	listener.Process.Signal(syscall.SIGTERM)
+	io.Copy(io.Discard, heard)
+	listener.Wait()
+}
+
+// A terminal is a program in tmux, with keys to press and a screen to read.
+type terminal struct {
+	p          *pair
+	sock, home string
+}
+
+// inTerminal starts a program, until the test ends; files are made in its home folder first.
+func (p *pair) inTerminal(files map[string]string, program string) *terminal {
+	dir, err := os.MkdirTemp("", "tmux") // short: a socket's path is
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	x := &terminal{p, filepath.Join(dir, "s"), dir}
+	p.t.Cleanup(func() { os.RemoveAll(dir) })
+	for name, text := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
+			p.t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	x.tmux("new-session", "-d", "-s", "p", "-x", "140", "-y", "40", program)
+	p.t.Cleanup(func() { exec.Command("tmux", "-S", x.sock, "kill-server").Run() })
+	return x
+}
+
+func (x *terminal) tmux(args ...string) string {
+	x.p.t.Helper()
+	cmd := exec.Command("tmux", append([]string{"-S", x.sock, "-f", "/dev/null"}, args...)...)
+	cmd.Env = x.p.environment(x.home)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		x.p.t.Fatalf("tmux %v: %s", args, out)
+	}
+	return string(out)
+}
+
+// wait waits for a text on the screen.
+func (x *terminal) wait(text string) {
+	x.p.t.Helper()
+	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		s := x.tmux("capture-pane", "-p", "-t", "p")
+		if strings.Contains(s, text) {
+			return
+		}
+		if time.Now().After(end) {
+			x.p.t.Fatalf("%q does not show on the screen:\n%s", text, s)
+		}
+	}
+}
+
+// say types a line.
+func (x *terminal) say(text string) {
+	x.p.t.Helper()
+	x.tmux("send-keys", "-t", "p", "-l", text)
+	x.tmux("send-keys", "-t", "p", "Enter")
+}
+
+// At a terminal: profanity.
+func profanity(p *pair) {
+	x := p.inTerminal(nil, "profanity")
+	x.wait("Profanity")
+	legacy := ""
+	if p.how == "direct" {
+		legacy = " tls legacy"
+	}
+	x.say("/connect " + p.romeo.address + " server localhost port " + p.port() + legacy)
+	x.wait("password")
+	x.say(p.romeo.password)
+	x.wait("logged in successfully")
+	x.say("/msg " + p.romeo.address + " hello from a terminal")
+	x.wait("hello from a terminal")
+	x.say("/win 1")
+	x.say("/roster add " + p.juliet.address)
+	x.say("/roster")
+	x.wait(p.juliet.address)
+	x.say("/disconnect")
+	x.wait("logged out successfully")
+}
+
+// At a terminal: mcabber, which marks a contact that has written with #.
+func mcabber(p *pair) {
+	kind := "set tls = 1"
+	if p.how == "direct" {
+		kind = "set ssl = 1"
+	}
+	rc := "set jid = " + p.romeo.address + "\nset password = " + p.romeo.password + "\nset server = localhost\nset port = " +
+		p.port() + "\n" + kind + "\nset ssl_ca = " + p.Certificate() + "\n"
+	x := p.inTerminal(map[string]string{".mcabber/mcabberrc": rc}, "mcabber")
+	x.wait("Your status has been set")
+	x.say("/say_to -q " + p.romeo.address + " hello from a terminal")
+	x.wait("#{o} romeo")
+	x.say("/quit")
 }

@@ -5,10 +5,13 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"canto/session/sasl"
@@ -103,6 +106,147 @@ func TestAttackS08(t *testing.T) {
 	cert, err := x509.ParseCertificate(block.Bytes)
 	if err != nil || !bytes.Equal(cert.Raw, c.cs.PeerCertificates[0].Raw) {
 		t.Fatal("the certificate is another", err)
+	}
+}
+
+// RFC 5802 §6, RFC 9266 §3: a client whose library knows tls-unique alone can't bind in TLS 1.3, and is refused
+// with each -PLUS form and with each flag 'y'. Such a try has tested no password: on its stream each mechanism
+// may fail so once, without counting against the stream (RFC 6120 §6.4.4), its address or the account.
+func TestBindingFailures(t *testing.T) {
+	s := start(t, "[limits]\nexempt = []\nfailures_per_address = '2/h'\nfailures_per_account = '2/h'\n", "bob@localhost")
+	unique := sasl.Binding{Unique: make([]byte, 12)}
+	try := func(c *client, name string, b sasl.Binding, kind, pw string) string {
+		t.Helper()
+		mech, ok := sasl.ParseMechanism(name)
+		if !ok {
+			t.Fatal(name)
+		}
+		return c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(pw), Binding: b, BindingKind: kind})
+	}
+	all := []string{"SCRAM-SHA-512-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1"}
+	for range 3 {
+		c, _ := s.connect(true, tls.VersionTLS13)
+		for _, m := range all {
+			if why := try(c, m, unique, "tls-unique", password); why != "not-authorized" {
+				t.Fatalf("%s: %q", m, why)
+			}
+		}
+		if why := try(c, "PLAIN", unique, "", password); why != "" {
+			t.Fatalf("PLAIN after binding failures: %s", why)
+		}
+		c.open()
+		c.leave()
+	}
+	// A binding of the right type and with the wrong data is found out with the proof, whatever the password.
+	other, _ := s.connect(true, tls.VersionTLS13)
+	foreign := other.bindings(t, s)
+	for _, pw := range []string{password, "wrong"} {
+		c, _ := s.connect(true, tls.VersionTLS13)
+		if why := try(c, "SCRAM-SHA-256-PLUS", foreign, "tls-exporter", pw); why != "not-authorized" {
+			t.Fatalf("the binding of another connection: %q", why)
+		}
+	}
+	failures := func() (n float64) {
+		for k, v := range s.metrics("canto_") {
+			if strings.Contains(k, "failures_per_") {
+				n += v
+			}
+		}
+		return n
+	}
+	if n := failures(); n != 0 {
+		t.Errorf("%v binding failures were over a limit of failed logins", n)
+	}
+	// The second failure of a mechanism counts: the stream ends with the fifth that does.
+	c, _ := s.connect(true, tls.VersionTLS13)
+	for i := range 5 {
+		if why := try(c, "SCRAM-SHA-1", unique, "", password); why != "not-authorized" {
+			t.Fatalf("try %d: %q", i, why)
+		}
+	}
+	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>" +
+		base64.StdEncoding.EncodeToString([]byte("y,,n=bob,r=nonce")) + "</auth>")
+	if got := c.rest(); !strings.Contains(got, "<not-authorized") || !strings.Contains(got, "<policy-violation") {
+		t.Errorf("after five counted failures: %s", got)
+	}
+	if failures() == 0 {
+		t.Error("failures that count were not counted")
+	}
+}
+
+// `[host] sasl` names -PLUS forms one by one: a list with one of them is all there is (docs/configuration.md).
+func TestPlusByName(t *testing.T) {
+	for list, want := range map[string]string{
+		"'SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256'": "SCRAM-SHA-256-PLUS SCRAM-SHA-256",
+		"'SCRAM-SHA-1', 'PLAIN'":                "SCRAM-SHA-1-PLUS SCRAM-SHA-1 PLAIN",
+		"'PLAIN'":                               "PLAIN",
+	} {
+		s := start(t, "[host.localhost]\nsasl = ["+list+"]\n", "bob@localhost")
+		c, features := s.connect(true, tls.VersionTLS13)
+		var offered []string
+		for _, part := range strings.Split(features, "<mechanism>")[1:] {
+			m, _, _ := strings.Cut(part, "</mechanism>")
+			offered = append(offered, m)
+		}
+		if got := strings.Join(offered, " "); got != want {
+			t.Errorf("%s: offered %q, want %q", list, got, want)
+			continue
+		}
+		if got := strings.Contains(features, "<sasl-channel-binding "); got != strings.Contains(want, "-PLUS") {
+			t.Errorf("%s: channel bindings (XEP-0440) are offered: %v", list, got)
+		}
+		for m := sasl.Plain; m <= sasl.ScramSHA512Plus; m++ {
+			in := slices.Contains(offered, m.String())
+			x := &sasl.Client{Mechanism: m, Username: "bob", Password: sasl.SecretString(password), Binding: c.bindings(t, s), ServerPlus: true}
+			why := c.authenticate(x)
+			if in && why != "" || !in && why != "invalid-mechanism" {
+				t.Errorf("%s: %v: %q", list, m, why)
+			}
+			c.leave()
+			c, _ = s.connect(true, tls.VersionTLS13)
+		}
+		s.Stop(syscall.SIGTERM)
+	}
+}
+
+// RFC 6120 §5.3.3 forbids white space behind <starttls/> for the sake of byte precision, which dropping it
+// keeps: a client that ends each line with a newline gets its handshake, whether the newline comes with
+// <starttls/>, after it, or after <proceed/>.
+func TestBlanksBehindStarttls(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	const starttls, proceed = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
+		for _, blanks := range [][2]string{{"\n", ""}, {" \t\r\n", ""}, {"", "\n"}, {"", " \r\n\t"}, {"\r\n", "\n"}} {
+			c := s.dial(s.Plain)
+			c.open()
+			c.say(starttls + blanks[0])
+			c.until(proceed)
+			if blanks[1] != "" {
+				c.say(blanks[1])
+			}
+			c.secure(s.tls(version))
+			c.open()
+			c.bind("bob", "r")
+			c.leave()
+		}
+	}
+	// Text is no white space, nor is a blank of Unicode, and what stands behind a blank is looked at, too (T09).
+	for _, text := range []string{"x", "\n<", "\u00a0", "\n\x00", "\v", "\n<presence/>"} {
+		c := s.dial(s.Plain)
+		c.open()
+		c.say(starttls + text)
+		if got := c.rest(); !strings.Contains(got, "<policy-violation") || strings.Contains(got, "<proceed") {
+			t.Errorf("%q: %s", text, got)
+		}
+	}
+	// Blanks without end are no handshake.
+	c := s.dial(s.Plain)
+	c.open()
+	c.say(starttls)
+	c.until(proceed)
+	c.say(strings.Repeat("\n", 4096))
+	if got := c.rest(); strings.Contains(got, "<") {
+		t.Errorf("answered by %q", got)
 	}
 }
 

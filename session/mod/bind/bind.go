@@ -21,7 +21,7 @@ var Manifest = session.Manifest{
 	Name:     "bind",
 	Spec:     "RFC 6120 section 7",
 	Summary:  "binds resources",
-	Cases:    "server-generated and client-submitted resources, conflicts by policy, resource limit",
+	Cases:    "server-generated resources, also for what can't be one; client-submitted ones, conflicts by policy, resource limit",
 	Provides: []session.Feature{"bind"},
 	Requires: []session.Feature{"stream-features"},
 	New:      func() session.Module { return new(module) },
@@ -94,13 +94,12 @@ func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
 			want = string(r.Text())
 		}
 	}
-	asked := want != ""
-	if !asked {
-		want = m.fresh()
-	}
 	full, err := st.Peer().WithResource(want)
+	if want == "" || err != nil { // RFC 6120 §7.7.2.1: rather than refuse what can't be prepared
+		full, err = st.Peer().WithResource(m.fresh())
+	}
 	if err != nil {
-		refuse(st, id, session.BadRequest) // RFC 6120 §7.7.2.1
+		refuse(st, id, session.InternalServerError)
 		return
 	}
 	st.Bind(func(a *session.Account, exists bool, err error) {

@@ -14,6 +14,7 @@
 package presence
 
 import (
+	"bytes"
 	"errors"
 	"strconv"
 
@@ -164,9 +165,11 @@ func remember(ev *session.Stanza) session.Verdict {
 func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
 	if p, ok := ev.Element.Child(priority); ok {
-		n, err := strconv.ParseInt(string(p.Text()), 10, 8)
+		// RFC 6121 §4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have white
+		// space around it (XML Schema Part 2, §4.3.6).
+		n, err := strconv.ParseInt(string(bytes.Trim(p.Text(), " \t\r\n")), 10, 8)
 		if err != nil {
-			return ev.Fail(session.BadRequest) // RFC 6121 §4.7.2.3: an integer between -128 and +127
+			return ev.Fail(session.BadRequest)
 		}
 		prio = int8(n)
 	}

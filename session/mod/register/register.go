@@ -13,6 +13,7 @@ package register
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -76,6 +77,13 @@ func (m *module) Load(api *session.API) error {
 	m.opt = Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster", "abuse", "support", "security", "xmpp", "server"}}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
+	}
+	for i, name := range m.opt.Reserved { // compared with names that are prepared
+		j, err := jid.New(name, "localhost", "")
+		if err != nil || name == "" {
+			return fmt.Errorf("reserved: %q is no name of an account: write it like admin", name)
+		}
+		m.opt.Reserved[i] = j.Local()
 	}
 	var ok bool
 	if m.rand, ok = session.Find[Random](api); !ok {

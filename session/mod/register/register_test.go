@@ -1,6 +1,7 @@
 package register_test
 
 import (
+	"strings"
 	"testing"
 
 	"canto/session/mod"
@@ -28,4 +29,28 @@ func TestConversations(t *testing.T) {
 // Without TLS there is neither an offer nor an answer, and nobody's password is changed.
 func TestConversationsInTheClear(t *testing.T) {
 	sessiontest.Run(t, "testdata/clear", options(register.Options{}))
+}
+
+// A reserved name is compared prepared (RFC 7622 §3.3), however the configuration spells it.
+func TestReservedInAnySpelling(t *testing.T) {
+	o := options(register.Options{PlainText: true})
+	o.Module = func(_ string, v any) error {
+		if r, ok := v.(*register.Options); ok {
+			r.PlainText, r.Reserved = true, []string{"Chef", "\uff22oss"}
+		}
+		return nil
+	}
+	s := sessiontest.New(t, o)
+	c := s.Dial("c", 0)
+	c.Open("localhost")
+	s.Settle()
+	c.Received()
+	for name, want := range map[string]string{"chef": "not-allowed", "CHEF": "not-allowed", "boss": "not-allowed", "cook": "type='result'"} {
+		c.Send("<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>" + name +
+			"</username><password>secret</password></query></iq>")
+		s.Settle()
+		if got := c.Received(); !strings.Contains(got, want) {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
 }

@@ -16,6 +16,7 @@
 package saslauth
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -136,15 +137,18 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 
 func (m *module) offerMechanisms(st *session.Stream, a *xmlstream.Appender) {
 	o, _ := m.offer(st)
+	if o == 0 {
+		return // <mechanisms/> has at least one (RFC 6120 §6.3.3, appendix A.4)
+	}
 	a.Open(mechanisms)
 	o.Each(func(x sasl.Mechanism) { a.Open(mechanismName).Text(x.String()).Close() })
 	a.Close()
 }
 
 func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
-	b := m.binding(st)
-	if !b.Any() {
-		return
+	o, b := m.offer(st)
+	if !o.Plus() {
+		return // no mechanism could use one
 	}
 	a.Open(bindings)
 	for _, t := range b.Kinds() {
@@ -153,33 +157,39 @@ func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
 	a.Close()
 }
 
-// exchange is what is kept on the stream between two elements.
+// exchange is what is kept on the stream between two elements, and of an exchange that failed until the next.
 type exchange struct {
-	x   *sasl.Exchange
-	who jid.JID
-	id  uint64
+	x       *sasl.Exchange // nil: none is running
+	who     jid.JID
+	id      uint64
+	creds   []byte     // of PLAIN: the account's credentials as they were read
+	unbound sasl.Offer // mechanisms that were refused once for their channel binding: see fail
 }
 
 func (m *module) handle(st *session.Stream, e xmlstream.Element) {
-	x, running := st.Exchange().(*exchange)
+	x, _ := st.Exchange().(*exchange)
+	if x == nil {
+		x = new(exchange)
+	}
+	running := x.x != nil
 	switch {
 	case e.Is(abort) && running:
 		m.step(st, x, x.x.Abort())
 	case e.Is(abort):
-		m.fail(st, nil, sasl.Aborted)
+		m.fail(st, x, sasl.Step{Condition: sasl.Aborted})
 	case e.Is(auth) == running:
-		m.fail(st, x, sasl.MalformedRequest)
+		m.fail(st, x, sasl.Step{Condition: sasl.MalformedRequest})
 	case e.Is(auth):
-		m.begin(st, e)
+		m.begin(st, x, e)
 	default:
 		m.step(st, x, x.x.Next(e.Text()))
 	}
 }
 
-func (m *module) begin(st *session.Stream, e xmlstream.Element) {
+func (m *module) begin(st *session.Stream, last *exchange, e xmlstream.Element) {
 	name, _ := e.Attr(mechanism)
 	o, b := m.offer(st)
-	x := &exchange{x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
+	x := &exchange{unbound: last.unbound, x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
 		Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}
 	st.SetExchange(x)
 	m.step(st, x, x.x.Start(string(name), e.Text()))
@@ -201,11 +211,35 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 		}) {
 			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 		}
+	case sasl.NeedKeys:
+		m.renew(st, x, s.Renewal)
 	case sasl.Done:
 		m.send(st, success, s.Data)
 		st.Authenticated(x.who, x.id)
 	default:
-		m.fail(st, x, s.Condition)
+		m.fail(st, x, s)
+	}
+}
+
+// renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys that are
+// there let the user in as before.
+func (m *module) renew(st *session.Stream, x *exchange, r *sasl.Renewal) {
+	then := func(err error) {
+		if err != nil {
+			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(), "err", err)
+		}
+		m.step(st, x, x.x.Renewed())
+	}
+	work := func() error {
+		keys, err := r.Run()
+		if err != nil {
+			return err
+		}
+		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.who.Domain(), x.who.Local(), x.id, x.creds, keys.Encode())
+		return err
+	}
+	if !st.AwaitTurn(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
+		then(session.ErrBusy)
 	}
 }
 
@@ -232,6 +266,9 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 		x.id = row.ID
 		if !row.Banned.IsZero() {
 			a.Denied = sasl.AccountDisabled
+		}
+		if only == 0 {
+			x.creds = row.Credentials
 		}
 		if len(row.Credentials) > 0 {
 			a.Keys, err = sasl.DecodeKeys(row.Credentials, only)
@@ -261,27 +298,31 @@ func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
 }
 
 // fail answers with a failure, late where there were many, and ends the stream after the last try.
-func (m *module) fail(st *session.Stream, x *exchange, c sasl.Condition) {
+//
+// A try that is refused for its channel binding has tested no password. Clients that know another type of
+// binding than we do come to the next mechanism that way, so each one may fail so once on a stream without
+// being counted, be it against the stream, its address or the account.
+func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
+	free := false
+	if s.Unbound {
+		mech := x.x.Mechanism()
+		free = !x.unbound.Has(mech)
+		x.unbound = x.unbound.With(mech)
+	}
+	x.x = nil
 	st.SetExchange(nil)
-	st.Local().CountLimit("sasl-" + c.String())
-	tries := st.Fail()
-	late := false
-	if t := m.p.Failures; t != nil && c != sasl.Aborted {
-		lim := m.r.HostLimits(st.Host())
-		now := st.Local().Loop.Tick()
-		addr := st.Wire().Remote().Addr()
-		if !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
-			late = true
-			st.Local().CountLimit("failures_per_address")
-		}
-		if x != nil && !x.who.IsZero() && !t.Take(x.who.String(), lim.FailuresPerAccount, now) {
-			late = true
-			st.Local().CountLimit("failures_per_account")
-		}
+	if x.unbound != 0 {
+		st.SetExchange(&exchange{unbound: x.unbound})
+	}
+	st.Local().CountLimit("sasl-" + s.Condition.String())
+	tries, late := 0, false
+	if !free {
+		tries = st.Fail()
+		late = s.Condition != sasl.Aborted && m.limited(st, x)
 	}
 	answer := func() {
 		a := st.Local().Appender()
-		a.Open(failure).Open(xmlstream.N(ns, c.String())).Close().Close()
+		a.Open(failure).Open(xmlstream.N(ns, s.Condition.String())).Close().Close()
 		st.Send(a.B)
 		if tries >= maxTries {
 			st.Close(session.ErrPolicyViolation)
@@ -292,4 +333,24 @@ func (m *module) fail(st *session.Stream, x *exchange, c sasl.Condition) {
 		return
 	}
 	answer()
+}
+
+// limited counts a failure against its address and account, and reports whether either has had too many.
+func (m *module) limited(st *session.Stream, x *exchange) (late bool) {
+	t := m.p.Failures
+	if t == nil {
+		return false
+	}
+	lim := m.r.HostLimits(st.Host())
+	now := st.Local().Loop.Tick()
+	addr := st.Wire().Remote().Addr()
+	if !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
+		late = true
+		st.Local().CountLimit("failures_per_address")
+	}
+	if !x.who.IsZero() && !t.Take(x.who.String(), lim.FailuresPerAccount, now) {
+		late = true
+		st.Local().CountLimit("failures_per_account")
+	}
+	return late
 }

@@ -1,6 +1,8 @@
 """Login, roster, presence and chat through aioxmpp. The last line is "ok".
 
-usage: aio.py PORT ROMEO_PASSWORD JULIET_PASSWORD [direct]
+Nothing is set but addresses and passwords; the CA is what SSL_CERT_FILE names.
+
+usage: aio.py PORT starttls|direct ROMEO PASSWORD JULIET PASSWORD
 """
 import asyncio
 import sys
@@ -8,19 +10,18 @@ import sys
 import aioxmpp
 import aioxmpp.dispatcher
 
-port, rpw, jpw = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-direct = len(sys.argv) > 4
+port, how, ROMEO, rpw, JULIET, jpw = sys.argv[1:7]
 
 
 def client(jid, password):
-    security = aioxmpp.make_security_layer(password, no_verify=True)
-    kind = aioxmpp.connector.XMPPOverTLSConnector if direct else aioxmpp.connector.STARTTLSConnector
+    security = aioxmpp.make_security_layer(password)
+    kind = aioxmpp.connector.XMPPOverTLSConnector if how == "direct" else aioxmpp.connector.STARTTLSConnector
     return aioxmpp.PresenceManagedClient(aioxmpp.JID.fromstr(jid), security,
-                                         override_peer=[("127.0.0.1", port, kind())])
+                                         override_peer=[("localhost", int(port), kind())])
 
 
 async def main():
-    romeo, juliet = client("romeo@localhost/aio", rpw), client("juliet@localhost/aio", jpw)
+    romeo, juliet = client(ROMEO, rpw), client(JULIET, jpw)
     got = asyncio.Queue()
     for c in (romeo, juliet):
         c.summon(aioxmpp.RosterClient)

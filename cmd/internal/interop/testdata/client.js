@@ -1,11 +1,12 @@
 // Login and chat through @xmpp/client. The last line is "ok".
-// usage: client.js SERVICE ROMEO_PASSWORD JULIET_PASSWORD
-process.env.NODE_TLS_REJECT_UNAUTHORIZED = "0";
+// Nothing is set but addresses and passwords; the CA is what NODE_EXTRA_CA_CERTS names.
+// usage: client.js SERVICE ROMEO PASSWORD JULIET PASSWORD
 const { client, xml } = await import("@xmpp/client");
-const [service, rpw, jpw] = process.argv.slice(2);
+const [service, rjid, rpw, jjid, jpw] = process.argv.slice(2);
 
-function connect(username, password) {
-  const c = client({ service, domain: "localhost", username, password, resource: "js" });
+function connect(address, password) {
+  const [username, domain] = address.split("@");
+  const c = client({ service, domain, username, password });
   c.inbox = [];
   c.on("stanza", (s) => { c.inbox.push(s); c.wake?.(); });
   c.on("error", (e) => { console.error(username, e); process.exit(1); });
@@ -23,14 +24,15 @@ async function expect(c, what) {
   process.exit(1);
 }
 
-const romeo = connect("romeo", rpw), juliet = connect("juliet", jpw);
-console.log("bound", String(await romeo.start()), String(await juliet.start()));
+const romeo = connect(rjid, rpw), juliet = connect(jjid, jpw);
+const rfull = String(await romeo.start()), jfull = String(await juliet.start());
+console.log("bound", rfull, jfull);
 await romeo.send(xml("presence"));
 await juliet.send(xml("presence"));
-await expect(juliet, (s) => s.is("presence") && s.attrs.from === "juliet@localhost/js");
-await romeo.send(xml("message", { type: "chat", to: "juliet@localhost" }, xml("body", {}, "from <js> & back")));
+await expect(juliet, (s) => s.is("presence") && s.attrs.from === jfull);
+await romeo.send(xml("message", { type: "chat", to: jjid }, xml("body", {}, "from <js> & back")));
 const m = await expect(juliet, (s) => s.is("message"));
-if (m.getChildText("body") !== "from <js> & back" || m.attrs.from !== "romeo@localhost/js") throw new Error(String(m));
+if (m.getChildText("body") !== "from <js> & back" || m.attrs.from !== rfull) throw new Error(String(m));
 await juliet.send(xml("message", { type: "chat", to: m.attrs.from }, xml("body", {}, "yes")));
 await expect(romeo, (s) => s.is("message") && s.getChildText("body") === "yes");
 const pong = await romeo.iqCaller.request(xml("iq", { type: "get", to: "localhost" }, xml("ping", "urn:xmpp:ping")));
