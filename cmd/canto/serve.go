@@ -711,7 +711,11 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 			}
 			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 			closers = append(closers, srv.Close)
-			go srv.Serve(ln)
+			go func() {
+				if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+					s.log.Error("the debug port is served no more: start canto again", "addr", a, "err", err)
+				}
+			}()
 		}
 		return nil
 	}

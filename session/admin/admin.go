@@ -102,14 +102,23 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	return s, nil
 }
 
-// checked gives only connections of the owner and of root.
+// checked gives only connections of the owner and of root. No error but that of a closed socket ends it: descriptors
+// and memory that ran out come back.
 type checked struct{ net.Listener }
 
+// longestAcceptPause is how long it waits at most after an error, having begun with 5 ms.
+const longestAcceptPause = time.Second
+
 func (l *checked) Accept() (net.Conn, error) {
-	for {
+	for pause := 5 * time.Millisecond; ; {
 		c, err := l.Listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return nil, err
+		}
+		if err != nil {
+			time.Sleep(pause)
+			pause = min(2*pause, longestAcceptPause)
+			continue
 		}
 		if uid, err := peer(c); err == nil && trusted(uid) {
 			return c, nil
