@@ -480,6 +480,10 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	if errors.As(err, &ce) {
 		return nil, ce
 	}
+	var oe *session.OptionError
+	if errors.As(err, &oe) {
+		return nil, c.optionAt(host, oe)
+	}
 	if err != nil {
 		return nil, c.at(fmt.Sprintf("host %s: %v", host, err), "host", host, "modules")
 	}
@@ -490,6 +494,17 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	}
 	fresh[key] = p
 	return p, nil
+}
+
+// optionAt is err at the line of the option: the host's own section, if it has the key, else all hosts'.
+func (c *config) optionAt(host string, err *session.OptionError) error {
+	path := []string{"module", err.Module, err.Key}
+	if own, ok := c.Host[host].Module[err.Module].(map[string]any); ok {
+		if _, ok := own[err.Key]; ok {
+			path = append([]string{"host", host}, path...)
+		}
+	}
+	return c.at(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
 }
 
 func describe(l *limitsConfig) session.Limits {
@@ -663,6 +678,8 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		{"node", c.Node == running.started.Node},
 		{"log", c.Log == running.started.Log},
 		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
+		{"limits.connections", c.limits().Connections == running.started.limits().Connections},
+		{"limits.outbox", c.limits().Outbox == running.started.limits().Outbox},
 		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
 	} {
 		if !k.same {

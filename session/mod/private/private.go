@@ -39,6 +39,13 @@ type Options struct {
 	MaxRows  int `toml:"max_elements"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Least: 1, Most: 100_000, Note: `; to keep nothing, modules = ["-private"]`})
+}
+
 type module struct {
 	opt  Options
 	db   *store.DB

@@ -13,6 +13,7 @@ package register
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -59,6 +60,16 @@ type Options struct {
 	PerAddress int      `toml:"per_address"` // new accounts in an hour
 	Reserved   []string `toml:"reserved"`
 	PlainText  bool     `toml:"plain_text"` // without TLS too
+}
+
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	for _, name := range o.Reserved {
+		if j, err := jid.New(name, "localhost", ""); err != nil || j.Local() != name {
+			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it in lower case, without a domain", name)
+		}
+	}
+	return session.InRange(session.OptionRange{Key: "per_address", Value: o.PerAddress, Least: 0, Most: session.MostEvents, Note: " in an hour; 0 is no limit"})
 }
 
 // deriveCost of an account's keys, in microseconds of a core.

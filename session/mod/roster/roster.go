@@ -81,6 +81,11 @@ type Options struct {
 	MaxItems int `toml:"max_items"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(session.OptionRange{Key: "max_items", Value: o.MaxItems, Least: 1, Most: 100_000})
+}
+
 // A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
 type Service struct {
 	opt   Options

@@ -40,6 +40,11 @@ type Options struct {
 	MaxBytes int `toml:"max_bytes"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep none, modules = ["-vcard"]`})
+}
+
 type module struct {
 	opt  Options
 	db   *store.DB
