@@ -116,7 +116,7 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 				break
 			}
 			at := start + int64(t*1e9)
-			sleepUntil(at)
+			sleepUntil(ctx, at)
 			if ctx.Err() != nil || f.hopeless(len(out)) {
 				break
 			}

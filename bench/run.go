@@ -502,7 +502,7 @@ func (c *collector) finish() {
 			continue
 		}
 		s := result.Step{Phase: c.sc.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed
 		}

@@ -124,6 +124,49 @@ func TestStallIsSeenInFull(t *testing.T) {
 	}
 }
 
+// A phase ends when it is over, also at a rate that the client can't send: what was due and not sent is counted, the
+// result adds up, and says it.
+func TestPhaseEndsAtRateBeyondTheClient(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	sc := talking(t, "100ms", "100ms", "1000000000/s")
+	began := time.Now()
+	r := run(t, sc, target)
+	if d := time.Since(began); d > 20*time.Second { // it is some three seconds; all of it would take minutes
+		t.Errorf("a phase of 100 ms took %v", d)
+	}
+	st := stepOf(t, r, "talk", "chat")
+	if st.Intended != 100_000_000 || st.Unsent == 0 || st.Unsent+st.Sent+st.Failed != st.Intended {
+		t.Errorf("%d intended, %d sent, %d failed, %d unsent", st.Intended, st.Sent, st.Failed, st.Unsent)
+	}
+	if f, ok := r.Figure("talk.chat.unsent"); !ok || f.Value != float64(st.Unsent) {
+		t.Errorf("the figure is %+v", f)
+	}
+	if !slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, "the rate of talk.chat was beyond the client") }) {
+		t.Errorf("the warnings are %q", r.Warnings)
+	}
+}
+
+// An interrupt does not wait for the next operation of a slow pace.
+func TestInterruptOfSlowPace(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	sc := talking(t, "1h", "1s", "2/h") // the first at once, the second in half an hour
+	whenTalking(s, cancel)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Run(ctx, sc, target, Options{})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the run goes on")
+	}
+}
+
 // What the stub loses, doubles and puts out of order is what the result counts.
 func TestFaultsAreCounted(t *testing.T) {
 	for _, c := range []struct {
