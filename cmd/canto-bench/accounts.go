@@ -25,6 +25,14 @@ func (c *accountsCmd) Run(w *world) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
 	}
+	if err := refuse(
+		atLeast("--in-flight", c.InFlight, 1, "1 or more"),
+		among("--tls", c.TLS, "none", "starttls", "direct"),
+		among("--format", c.Format, "canto", "ejabberd", "prosody"),
+		c.serverFlags.check(),
+	); err != nil {
+		return err
+	}
 	if c.Register {
 		return c.register(w)
 	}

@@ -65,6 +65,12 @@ var errInterrupted = errors.New("interrupted: the report shows what was seen unt
 // errLimit is what a run returns that its own limit has ended.
 var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
 
+// errMissing is what a comparison returns that has printed which server has no figures.
+var errMissing = errors.New("a server could not be measured: look at its lines above")
+
+// errLimitEarly is what a run returns whose limit was over before there was anything to report.
+var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
+
 // errUnmet is what a gate returns that has printed what is wrong.
 var errUnmet = errors.New("the requirements are not met")
 
