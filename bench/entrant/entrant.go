@@ -34,7 +34,7 @@ type Entrant struct {
 	Direct   string   `toml:"direct"` // host:port, TLS first
 	Domain   string   `toml:"domain"`
 	Rooms    string   `toml:"rooms"`
-	User     string   `toml:"user"`  // with %d in it
+	User     string   `toml:"user"`            // with %d in it
 	First    int      `toml:"first" least:"0"` // number of the first account
 	Password string   `toml:"password"`
 	CA       string   `toml:"ca"`       // file

@@ -55,7 +55,7 @@ func (c *accountsCmd) Run(w *world) error {
 	}
 	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("the accounts can't be written: %w: name another file with --out", err)
 	}
 	if err := peer.Export(f, c.Format, domain, a); err != nil {
 		f.Close()

@@ -82,7 +82,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if err != nil {
 		panic(err)
 	}
-	cmd, err := k.Parse(args)
+	cmd, err := k.Parse(plainWords(args))
 	switch {
 	case code >= 0:
 		return code // --help
@@ -107,6 +107,19 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// plainWords are args with what most programs understand written as the commands above are: "help" is --help, "help
+// COMMAND" is COMMAND --help, and --version is version.
+func plainWords(args []string) []string {
+	switch {
+	case len(args) == 0:
+	case args[0] == "help":
+		return append(args[1:len(args):len(args)], "--help")
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	}
+	return args
 }
 
 // A usageError is one of what was asked for.

@@ -425,3 +425,12 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("status %d: %s", got.code, got.err)
 	}
 }
+
+// What most programs understand: help, help of a command, and the version as a flag.
+func TestHelpWords(t *testing.T) {
+	for args, want := range map[string]string{"help": "Run a scenario against a server", "help compare": "--rounds", "--version": "canto-bench devel", "version": "canto-bench devel"} {
+		if got := do(t.Context(), strings.Fields(args)...); got.code != 0 || !strings.Contains(got.out, want) || got.err != "" {
+			t.Errorf("canto-bench %s: status %d: %s%s", args, got.code, got.out, got.err)
+		}
+	}
+}

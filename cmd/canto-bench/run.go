@@ -203,7 +203,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 		}
 		defer os.RemoveAll(dir)
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the server's folder can't be made: %w: name another with --dir", err)
 	}
 	live := newLive(w, quiet)
 	defer live.Close()
@@ -212,7 +212,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 	}
 	log, err := os.Create(filepath.Join(dir, "server.log"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
 	s, err := e.Start(w.ctx, entrant.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})

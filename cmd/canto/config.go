@@ -380,6 +380,9 @@ func (c *config) explain(err error, v any, path ...string) error {
 			return c.at(cause, full...)
 		}
 		row, _ := de.Position()
+		if len(de.Key()) == 0 {
+			cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
+		}
 		return &configError{c.file, row, cause}
 	}
 	return c.at(strings.TrimPrefix(err.Error(), "toml: "), path...)
@@ -580,13 +583,21 @@ func (c *config) check() error {
 	return c.checkListen()
 }
 
+// A port is what a key of [listen] names.
+type port struct {
+	key   string
+	addrs []string
+}
+
+// ports are those that the server opens.
+func (c *config) ports() []port {
+	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
+}
+
 // checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
 func (c *config) checkListen() error {
 	taken := make(map[netip.AddrPort]string) // the key that names it
-	for _, l := range []struct {
-		key   string
-		addrs []string
-	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
+	for _, l := range append(c.ports(), port{"s2s", c.Listen.S2S}) {
 		for _, a := range l.addrs {
 			ap, err := address(a)
 			if err != nil {

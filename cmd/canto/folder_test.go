@@ -3,21 +3,19 @@ package main
 import (
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 )
 
-// unprivileged makes commands of the site processes of a user without rights: the owner of the data folder, with
-// every folder above it open to it. A test that is not run by root stays the user it is.
-func (s *site) unprivileged() (run func(args ...string) said) {
+// unprivileged has the site's processes run as a user without rights, who owns its files. A test that is not run by
+// root stays the user it is.
+func (s *site) unprivileged() {
 	s.t.Helper()
-	program := s.path("canto-test")
-	attr := &syscall.SysProcAttr{}
+	s.program, s.attr = s.path("canto-test"), &syscall.SysProcAttr{}
 	if os.Geteuid() == 0 {
-		attr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+		s.attr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
 		if err := os.Chmod(s.dir, 0o755); err != nil {
 			s.t.Fatal(err)
 		}
@@ -30,14 +28,8 @@ func (s *site) unprivileged() (run func(args ...string) said) {
 			s.t.Fatal(err)
 		}
 	}
-	if err := os.Link(os.Args[0], program); err != nil { // the folder that go test builds in may be closed
-		copyFile(s.t, os.Args[0], program)
-	}
-	return func(args ...string) said {
-		s.t.Helper()
-		cmd := exec.Command(program, append(args, "--config", "canto.toml", "--data", "data")...)
-		cmd.Dir, cmd.Env, cmd.SysProcAttr = s.dir, append(os.Environ(), asCanto+"=1"), attr
-		return finish(s.t, cmd, "")
+	if err := os.Link(os.Args[0], s.program); err != nil { // the folder that go test builds in may be closed
+		copyFile(s.t, os.Args[0], s.program)
 	}
 }
 
@@ -98,10 +90,10 @@ func TestServeFolderNotWritable(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, "example.org")
 			s.ok("user", "add", "romeo@example.org", "--password", "x")
-			run := s.unprivileged()
+			s.unprivileged()
 			c.spoil(s)
 			for _, command := range []string{"serve", "user add juliet@example.org --password x"} {
-				refused(t, run(strings.Fields(command)...), exitFailed, c.want, command)
+				refused(t, finish(t, s.command(strings.Fields(command)...), ""), exitFailed, c.want, command)
 			}
 		})
 	}

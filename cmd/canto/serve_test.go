@@ -34,7 +34,9 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
 		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
 		{"wrong type of a limit", "[limits]\nconnections = 'many'\n", `canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
-		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: `},
+		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: this is no TOML: .*: text stands in quotes`},
+		{"text without quotes", "data = canto\n", `canto.toml:1: this is no TOML: .*: text stands in quotes`},
+		{"no mechanisms", listen + certified + "sasl = []\n", `canto.toml:11: host example.org: no mechanism: the mechanisms are SCRAM-SHA-1, `},
 		{"a key twice", "data = 'x'\ndata = 'y'\n", `canto.toml:2: .*data`},
 		{"bad level", "log = { level = 'loud' }\n", `canto.toml:1: log level "loud": it is debug, info`},
 		{"bad level in a section", "\n[log]\nlevel = 'loud'\n", `canto.toml:3: log level "loud": it is debug, info`},
@@ -150,6 +152,23 @@ func TestReloadRefusesLimits(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
+}
+
+// A port that can't be opened is one line with the key's line and what to do.
+func TestServeRefusesPort(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	ports := func(c2s string) {
+		s.write("canto.toml", strings.Replace(listen, "127.0.0.1:0", c2s, 1)+hostSection("example.org"))
+	}
+	ports("192.0.2.1:5222")
+	s.fails(exitFailed, `canto.toml:3: listen tcp 192.0.2.1:5222: .*: this machine does not have that address: change \[listen\]`, "serve")
+	first, _ := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if os.Geteuid() == 0 && strings.TrimSpace(string(first)) == "1024" {
+		ports("127.0.0.1:7")
+		s.unprivileged()
+		refused(t, finish(t, s.command("serve"), ""), exitFailed, `canto.toml:3: .*permission denied: a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE`, "serve")
+	}
 }
 
 // nothingMade checks that there is no data folder.

@@ -55,7 +55,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: name a place where this user may make a socket with listen.admin", err)
 	}
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: name a place where this user may make a socket with listen.admin", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		ln.Close()

@@ -178,7 +178,7 @@ func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
 func openError(dir string, err error) error {
 	switch text := err.Error(); {
 	case pebble.IsCorruptionError(err):
-		return corrupt(dir, err)
+		return fmt.Errorf("%w: restore a backup, or give another folder with --data", corrupt(dir, err))
 	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"), errors.Is(err, pebble.ErrDBNotPristine):
 		return fmt.Errorf("%w: %s: %v", ErrFormat, dir, err)
 	}
