@@ -401,14 +401,11 @@ func TestInterrupt(t *testing.T) {
 	s, target := start(t, stub.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	sc := talking(t, "1h", "1s", "500/s")
-	go func() {
-		for s.Stats().Routed < 600 {
-			time.Sleep(time.Millisecond)
+	r, err := Run(ctx, sc, target, Options{Watch: func(p result.Progress) {
+		if p.Sample.Phase == "talk" && s.Stats().Routed >= 600 { // a second of it is sampled
+			cancel()
 		}
-		time.Sleep(1500 * time.Millisecond) // a second is sampled
-		cancel()
-	}()
-	r, err := Run(ctx, sc, target, Options{})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ const (
 	flagStuck   // on the loop's stuck list
 	flagLinger  // waits for the peer's FIN
 	flagFeeding // OnData is running
-	flagHigh    // passed HighWater
+	flagHigh    // something waited for the peer: OnDrain is owed
 	flagQueued  // on the loop's list of closes
 	flagDeaf    // more came than may be kept: nothing is read any more
 	flagWaits   // a guest in a queue: what it sends is kept

@@ -15,7 +15,7 @@ type Handler interface {
 	// the connection, or until Settle.
 	OnSecure(c *Conn, st *tls.ConnectionState)
 	OnTimer(c *Conn)            // the deadline set by c.Arm has passed
-	OnDrain(c *Conn)            // an outbox that had passed HighWater is empty
+	OnDrain(c *Conn)            // the socket has taken all that had to wait for it
 	OnClose(c *Conn, err error) // once, last, at the end of a turn; nil if either side closed cleanly
 }
 
