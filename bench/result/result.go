@@ -237,7 +237,7 @@ func (r *Run) Save(name string) error {
 func Load(name string) (*Run, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the result can't be read: %w: name the JSON that a run left", err)
 	}
 	r := new(Run)
 	if err := json.Unmarshal(b, r); err != nil {
