@@ -54,6 +54,7 @@ type run struct {
 	errOut io.Writer
 	server *server // nil: no server runs in this process
 	alone  bool    // no server answered
+	makes  bool    // the command may make a data folder: one that adds the first account or host
 	begin  func()  // what a server does first with a process of its own; nil: it has none
 
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
@@ -178,7 +179,7 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(c.Data); err != nil && !write {
+	if _, err := os.Stat(c.Data); err != nil && !r.makes {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
 	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})

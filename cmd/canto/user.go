@@ -144,6 +144,7 @@ func (u *userAdd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
+	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
 		if err := create(r, db, j, c); err != nil {
 			return err
@@ -323,6 +324,7 @@ func (u *userImport) Run(r *run) error {
 		defer f.Close()
 		r.stdin = f
 	}
+	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
 		rows, err := u.read(r.stdin, name)
 		if err != nil {
@@ -471,6 +473,7 @@ func (h *hostAdd) Run(r *run) error {
 	if err != nil || j.Domain() != j.String() {
 		return exitStatus{exitUsage, fmt.Errorf("%q is no domain: write it like example.org", h.Domain)}
 	}
+	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
 		c, err := r.config()
 		if err != nil {

@@ -92,6 +92,18 @@ keys     SCRAM-SHA-512, 10000 iterations
 	}
 }
 
+// What changes something that must be there makes no folder for it either.
+func TestChangersMakeNoFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, c := range []string{"user passwd romeo@example.org", "user del romeo@example.org", "user ban romeo@example.org", "user unban romeo@example.org", "host del example.net"} {
+		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`, strings.Fields(c)...)
+		s.nothingMade()
+	}
+	s.ok("host", "add", "example.net")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
+}
+
 // A command that only reads makes nothing.
 func TestReadersMakeNoFolder(t *testing.T) {
 	t.Parallel()
