@@ -90,7 +90,7 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	}
 	order := newOrder(len(list), f.run)
 	pick := func(n int) *client { return list[order.at(n)] }
-	fire := f.firing(a, id, list, to, order)
+	fire := f.firing(a, id, list, to, order, start+int64(length)+overtime)
 	if a.Window > 0 {
 		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick, func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
@@ -100,7 +100,14 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	if p.from > 0 { // processes take turns
 		p.first = float64(share.Worker) / float64(share.Workers) / p.from
 	}
-	f.openLoop(ctx, start, p, pick, fire)
+	if unsent := f.openLoop(ctx, start, start+int64(length)+overtime, p, pick, fire); unsent > 0 {
+		ls := f.loops[0]
+		f.each([]*client{{}}, func(*loopState, *client) {
+			y := ls.tally(id)
+			y.Intended += unsent
+			y.Unsent += unsent
+		})
+	}
 	return nil
 }
 
@@ -146,8 +153,9 @@ func gcd(a, b int) int {
 	return a
 }
 
-// firing is what one operation of an action does, on the sender's loop.
-func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(ls *loopState, op operation) {
+// firing is what one operation of an action does, on the sender's loop. In an open loop, one that comes to its turn
+// after end is not sent.
+func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end int64) func(ls *loopState, op operation) {
 	var zipf sync.Map // loop -> *rand.Zipf
 	partner := func(ls *loopState, op operation) *client {
 		i := o.at(op.n)
@@ -175,6 +183,11 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(l
 		c := op.c
 		y := ls.tally(id)
 		y.Intended++
+		n := now()
+		if open && n > end {
+			y.Unsent++
+			return
+		}
 		receivers := f.receivers(a, c)
 		y.Expected += uint64(receivers)
 		fail := func(r Refusal) {
@@ -189,7 +202,6 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order) func(l
 			return
 		}
 		at := op.at
-		n := now()
 		if open {
 			y.lag(n - at)
 		} else {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"hash/fnv"
 	"os"
 	"strings"
@@ -36,16 +37,22 @@ func machineID() uint16 {
 	return uint16(h.Sum32())
 }
 
-// sleepUntil waits until t on the monotonic clock, to some 60 µs; the runtime's timers may be a
+// sleepUntil waits until t on the monotonic clock, to some 60 µs, or until ctx ends; the runtime's timers may be a
 // millisecond late when a process is idle.
-func sleepUntil(t int64) {
+func sleepUntil(ctx context.Context, t int64) {
 	for {
 		d := t - now()
 		if d <= 0 {
 			return
 		}
-		if d > int64(20*time.Millisecond) { // who waits long can be woken by others meanwhile
-			time.Sleep(time.Duration(d) - 10*time.Millisecond)
+		if d > int64(20*time.Millisecond) {
+			long := time.NewTimer(time.Duration(d) - 10*time.Millisecond)
+			select {
+			case <-long.C:
+			case <-ctx.Done():
+				long.Stop()
+				return
+			}
 			continue
 		}
 		ts := unix.NsecToTimespec(d)

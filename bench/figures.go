@@ -87,6 +87,9 @@ func (c *collector) figures() {
 		add(n+".reordered", float64(s.Reordered), "count", "lower", "came behind what the same sender had sent later")
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
+		if s.Open {
+			add(n+".unsent", float64(s.Unsent), "count", "lower", "due in the phase, and not sent by its end: the rate was beyond the client")
+		}
 		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
@@ -166,6 +169,10 @@ func (c *collector) warn() {
 	warn := func(format string, a ...any) { r.Warnings = append(r.Warnings, fmt.Sprintf(format, a...)) }
 	for i := range r.Steps {
 		s := &r.Steps[i]
+		if s.Unsent > 0 {
+			warn("the rate of %s.%s was beyond the client: %d of %d operations were not sent by the end of the phase: lower the rate, or spread the clients over more processes (--workers) or machines (--agent)", s.Phase, s.Name, s.Unsent, s.Intended)
+			continue
+		}
 		if !s.Open || c.isPart(s) || s.Lag.Count() == 0 {
 			continue
 		}

@@ -43,6 +43,19 @@ func (p *pace) next() (t float64, ok bool) {
 	return t, t < p.length-1e-9
 }
 
+// left is how many operations the pace has not given out yet, that of the last call of next among them, if it was
+// within the length. Of a pace whose distances are drawn it is what is to be expected.
+func (p *pace) left() uint64 {
+	rate := func(t float64) float64 {
+		if p.to > 0 && p.length > 0 {
+			return p.from + (p.to-p.from)*min(t/p.length, 1)
+		}
+		return p.from
+	}
+	t := min(p.t, p.length)
+	return 1 + uint64((p.length-t)*(rate(t)+rate(p.length))/2+.5)
+}
+
 // maxNap bounds how many operations are put together: what is due within it leaves together.
 const maxNap = 200 * time.Microsecond
 
@@ -55,10 +68,14 @@ type operation struct {
 
 // batch hands operations to the loops of their clients.
 type batch struct {
-	f    *Fleet
-	by   [][]operation
-	fire func(ls *loopState, op operation)
+	f       *Fleet
+	by      [][]operation
+	fire    func(ls *loopState, op operation)
+	waiting atomic.Int64 // operations that loops were given and have not begun
 }
+
+// maxWaiting bounds the operations that wait for their loops: a rate that they can't keep up with costs no memory.
+const maxWaiting = 1 << 16
 
 func newBatch(f *Fleet, fire func(ls *loopState, op operation)) *batch {
 	return &batch{f: f, by: make([][]operation, len(f.loops)), fire: fire}
@@ -73,24 +90,40 @@ func (b *batch) send() {
 		}
 		ls := b.f.loops[i]
 		b.by[i] = nil
-		ls.loop.Post(func() {
+		b.waiting.Add(int64(len(list)))
+		if !ls.loop.Post(func() {
 			for _, op := range list {
 				b.fire(ls, op)
 			}
-		})
+			b.waiting.Add(-int64(len(list)))
+		}) {
+			b.waiting.Add(-int64(len(list)))
+		}
 	}
 }
 
-// openLoop fires operations at their times until the pace ends, or ctx is cancelled. Who is late when ctx's time
-// is over still sends what was due before: it was meant, and counts. pick says whose operation the n-th is.
-func (f *Fleet) openLoop(ctx context.Context, start int64, p *pace, pick func(n int) *client, fire func(ls *loopState, op operation)) {
+// overtime is how long after the end of its phase an open loop still sends what was due within the phase: it was
+// meant, and a client that was held up for a moment makes up for it. What is not sent then is counted as unsent.
+const overtime = int64(2 * time.Second)
+
+// openLoop fires operations at their times until the pace ends, ctx is cancelled, or end has passed, which is the end
+// of the phase with [overtime]. It returns how many were due in the phase and were never handed to a loop; those that
+// a loop is given too late are fire's to count. pick says whose operation the n-th is.
+func (f *Fleet) openLoop(ctx context.Context, start, end int64, p *pace, pick func(n int) *client, fire func(ls *loopState, op operation)) (unsent uint64) {
 	b := newBatch(f, fire)
 	n := 0
 	t, ok := p.next()
 	for ok && !errors.Is(ctx.Err(), context.Canceled) {
+		if now() >= end {
+			return p.left()
+		}
 		due := start + int64(t*1e9)
-		sleepUntil(due)
-		for until := now(); ok && due <= until; {
+		sleepUntil(ctx, due)
+		if b.waiting.Load() >= maxWaiting {
+			sleepUntil(ctx, now()+int64(maxNap))
+			continue
+		}
+		for until := now(); ok && due <= until && b.waiting.Load() < maxWaiting; {
 			b.add(operation{n, pick(n), due})
 			n++
 			if n&1023 == 0 {
@@ -102,9 +135,10 @@ func (f *Fleet) openLoop(ctx context.Context, start int64, p *pace, pick func(n 
 		}
 		b.send()
 		if ok && due-now() < int64(maxNap) {
-			sleepUntil(now() + int64(maxNap)/2)
+			sleepUntil(ctx, now()+int64(maxNap)/2)
 		}
 	}
+	return 0
 }
 
 // A window is a closed loop's: how many operations are on their way.

@@ -116,7 +116,7 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 				break
 			}
 			at := start + int64(t*1e9)
-			sleepUntil(at)
+			sleepUntil(ctx, at)
 			if ctx.Err() != nil || f.hopeless(len(out)) {
 				break
 			}
@@ -138,10 +138,11 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 	return f.awaitLogins(ctx, before, goal)
 }
 
-// hopeless reports whether so many logins have failed that going on tells nothing.
+// hopeless reports whether so many logins have failed that going on tells nothing: before all have ended, ten more than
+// the twentieth that may.
 func (f *Fleet) hopeless(of int) bool { return f.failed.Load() > int64(10+of/20) }
 
-// awaitLogins waits until all have ended. A few that failed are counted; many are an error.
+// awaitLogins waits until all have ended. Up to a twentieth that failed are counted; more are an error.
 func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 	for f.bound_.Load()-before+f.failed.Load() < goal {
 		if f.hopeless(int(goal)) {
@@ -154,7 +155,7 @@ func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.bound_.Load()-before, goal)
 		}
 	}
-	if w := f.worst.Load(); w != nil && (f.hopeless(int(goal)) || f.bound_.Load() == before) {
+	if w := f.worst.Load(); w != nil && f.failed.Load()*20 > goal {
 		return fmt.Errorf("%d of %d logins failed: %w", f.failed.Load(), goal, *w)
 	}
 	return nil

@@ -20,8 +20,8 @@ type step struct {
 // A tally is what one loop has counted for one step since it was last collected. Loops have one each, so
 // that counting takes no lock.
 type tally struct {
-	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late uint64
-	Latency, Lag                                                        *result.Histogram `json:",omitempty"`
+	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late, Unsent uint64
+	Latency, Lag                                                                *result.Histogram `json:",omitempty"`
 }
 
 func (t *tally) add(o *tally) {
@@ -33,6 +33,7 @@ func (t *tally) add(o *tally) {
 	t.Reordered += o.Reordered
 	t.Failed += o.Failed
 	t.Late += o.Late
+	t.Unsent += o.Unsent
 	merge(&t.Latency, o.Latency)
 	merge(&t.Lag, o.Lag)
 }
@@ -48,7 +49,7 @@ func merge(to **result.Histogram, h *result.Histogram) {
 }
 
 func (t *tally) empty() bool {
-	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Late == 0
+	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Late|t.Unsent == 0
 }
 
 func (t *tally) clear() {

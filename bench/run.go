@@ -25,8 +25,8 @@ type Options struct {
 	Secret    string   // that agents ask for
 	Watch     func(result.Progress)
 	Every     time.Duration // that the processes and the server's metrics are looked at; 0: a second
-	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins; ctx ends with
-	// it. Its files are in the result.
+	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins, and the phase waits for
+	// it; ctx ends when the run is interrupted. Its files are in the result.
 	Mark func(ctx context.Context, p *Phase) []result.File
 	Tool result.Tool
 }
@@ -350,7 +350,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	var marks chan []result.File
 	if c.o.Mark != nil && (p.Kind == Hold || p.Kind == Storm) {
 		marks = make(chan []result.File, 1)
-		go func() { marks <- c.o.Mark(phctx, p) }()
+		go func() { marks <- c.o.Mark(ctx, p) }()
 	}
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
@@ -502,7 +502,7 @@ func (c *collector) finish() {
 			continue
 		}
 		s := result.Step{Phase: c.sc.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed
 		}

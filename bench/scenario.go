@@ -30,25 +30,25 @@ type Scenario struct {
 
 // Clients are what all clients have in common.
 type Clients struct {
-	Count     int    `toml:"count,omitempty"`     // what groups with a share are shares of
-	TLS       string `toml:"tls,omitempty"`       // "none", "starttls", "direct"
-	Mechanism string `toml:"mechanism,omitempty"` // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
-	SASL2     string `toml:"sasl2,omitempty"`     // "auto" (the default), "off", "require": XEP-0388 with Bind 2
-	FAST      bool   `toml:"fast,omitempty"`      // later logins with tokens (XEP-0484), where offered
-	Tickets   bool   `toml:"tickets,omitempty"`   // later TLS handshakes resume sessions
+	Count     int    `toml:"count,omitempty" least:"1"` // what groups with a share are shares of
+	TLS       string `toml:"tls,omitempty"`             // "none", "starttls", "direct"
+	Mechanism string `toml:"mechanism,omitempty"`       // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
+	SASL2     string `toml:"sasl2,omitempty"`           // "auto" (the default), "off", "require": XEP-0388 with Bind 2
+	FAST      bool   `toml:"fast,omitempty"`            // later logins with tokens (XEP-0484), where offered
+	Tickets   bool   `toml:"tickets,omitempty"`         // later TLS handshakes resume sessions
 	// KeyExchange is what handshakes agree on a key by: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
 	KeyExchange string `toml:"key_exchange,omitempty"`
-	Quiet       bool   `toml:"quiet,omitempty"`   // no roster is asked for and no presence sent
-	SM          bool   `toml:"sm,omitempty"`      // stream management (XEP-0198)
-	Carbons     bool   `toml:"carbons,omitempty"` // XEP-0280
-	Timeout     Span   `toml:"timeout,omitempty"` // of a login: 60 s
+	Quiet       bool   `toml:"quiet,omitempty"`               // no roster is asked for and no presence sent
+	SM          bool   `toml:"sm,omitempty"`                  // stream management (XEP-0198)
+	Carbons     bool   `toml:"carbons,omitempty"`             // XEP-0280
+	Timeout     Span   `toml:"timeout,omitempty" least:"1ms"` // of a login: 60 s
 }
 
 // A Group is clients that do the same. Without any, all clients are one group, "all".
 type Group struct {
 	Name  string  `toml:"name,omitempty"`
-	Count int     `toml:"count,omitempty"` // or
-	Share float64 `toml:"share,omitempty"` // of Clients.Count
+	Count int     `toml:"count,omitempty" least:"1"`                 // or
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"` // of Clients.Count
 	// Apart has the group live in a process of its own, which runs when nobody else wants the processor: who is measured
 	// does not wait for it, and its lag is not the run's. What it does, it does within the group. Agents don't part.
 	Apart bool `toml:"apart,omitempty"`
@@ -71,27 +71,27 @@ type Phase struct {
 	Kind  string   `toml:"kind,omitempty"`
 	Group []string `toml:"group,omitempty"` // default: all
 	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
-	Length Span `toml:"length,omitempty"`
+	Length Span `toml:"length,omitempty" least:"1ms"`
 	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
 	// as nothing is missing.
-	Grace Span `toml:"grace,omitempty"`
+	Grace Span `toml:"grace,omitempty" least:"1ms"`
 	// Rate of logins or joins, open loop; without one, InFlight at a time (default 200; of joins 1).
-	Rate     Rate `toml:"rate,omitempty"`
-	InFlight int  `toml:"in_flight,omitempty"`
+	Rate     Rate `toml:"rate,omitempty" least:"1/h"`
+	InFlight int  `toml:"in_flight,omitempty" least:"1"`
 	// GoOn: a ramp that does not get everybody in, for want of time or by failures, does not end the run.
 	GoOn bool `toml:"go_on,omitempty"`
 	// Share of the group that a storm drops; 1.
-	Share float64 `toml:"share,omitempty"`
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"`
 	// Gentle storms end their streams; others only close the connection.
 	Gentle bool `toml:"gentle,omitempty"`
 	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
 	// others. Stars = 0: each client by the Friends behind it, in a ring.
-	Stars   int `toml:"stars,omitempty"`
-	Friends int `toml:"friends,omitempty"`
+	Stars   int `toml:"stars,omitempty" least:"0"`
+	Friends int `toml:"friends,omitempty" least:"1"`
 	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
 	// are left over enter none.
-	Rooms     int      `toml:"rooms,omitempty"`
-	Occupants int      `toml:"occupants,omitempty"`
+	Rooms     int      `toml:"rooms,omitempty" least:"1"`
+	Occupants int      `toml:"occupants,omitempty" least:"1"`
 	Do        []Action `toml:"do,omitempty"`
 }
 
@@ -122,19 +122,19 @@ type Action struct {
 	Kind     string  `toml:"kind,omitempty"`
 	Step     string  `toml:"step,omitempty"`  // its name in results; default Kind
 	Group    string  `toml:"group,omitempty"` // default: the phase's
-	Rate     Rate    `toml:"rate,omitempty"`
-	RateTo   Rate    `toml:"rate_to,omitempty"`  // the rate rises evenly to this one
-	Arrivals string  `toml:"arrivals,omitempty"` // "even" (the default) or "poisson"
-	Window   int     `toml:"window,omitempty"`
-	Body     int     `toml:"body,omitempty"`     // bytes of text; 100
-	Partners string  `toml:"partners,omitempty"` // of chat: "pairs" (the default), "zipf" (few get most), "ring"
-	Zipf     float64 `toml:"zipf,omitempty"`     // exponent, over 1; 1.1
-	Late     Span    `toml:"late,omitempty"`     // operations that take longer are counted: 10 ms
-	Page     int     `toml:"page,omitempty"`     // of archive: messages; 50
-	Contacts int     `toml:"contacts,omitempty"` // of roster: so many are added, one after the other, and kept
-	Count    int     `toml:"count,omitempty"`    // of hostile connections; 100
-	To       string  `toml:"to,omitempty"`       // of chat and flood: the group that gets the messages; default: partners in the own group
-	Stars    int     `toml:"stars,omitempty"`    // of presence: only the first so many of the group send; 0: those with friends
+	Rate     Rate    `toml:"rate,omitempty" least:"1/h"`
+	RateTo   Rate    `toml:"rate_to,omitempty" least:"1/h"` // the rate rises evenly to this one
+	Arrivals string  `toml:"arrivals,omitempty"`            // "even" (the default) or "poisson"
+	Window   int     `toml:"window,omitempty" least:"1"`
+	Body     int     `toml:"body,omitempty" least:"1" most:"60000"`  // bytes of text; 100
+	Partners string  `toml:"partners,omitempty"`                     // of chat: "pairs" (the default), "zipf" (few get most), "ring"
+	Zipf     float64 `toml:"zipf,omitempty" least:"1.01"`            // exponent, over 1; 1.1
+	Late     Span    `toml:"late,omitempty" least:"1us"`             // operations that take longer are counted: 10 ms
+	Page     int     `toml:"page,omitempty" least:"1"`               // of archive: messages; 50
+	Contacts int     `toml:"contacts,omitempty" least:"0"`           // of roster: so many are added, one after the other, and kept
+	Count    int     `toml:"count,omitempty" least:"1" most:"20000"` // of hostile connections; 100
+	To       string  `toml:"to,omitempty"`                           // of chat and flood: the group that gets the messages; default: partners in the own group
+	Stars    int     `toml:"stars,omitempty" least:"0"`              // of presence: only the first so many of the group send; 0: those with friends
 }
 
 // A Span is a time.Duration that is written "1m30s".
@@ -178,7 +178,7 @@ func Parse(name string, text []byte) (*Scenario, error) {
 		return nil, strict.Named(name, err)
 	}
 	if err := s.Check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, strict.Named(name, strict.Placed(text, err))
 	}
 	return s, nil
 }
@@ -195,55 +195,73 @@ func (s *Scenario) Check() error {
 	def(&s.Clients.SASL2, "auto")
 	def(&s.Clients.Timeout, Span(time.Minute))
 	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
-		return fmt.Errorf("clients.tls is %q: none, starttls or direct", s.Clients.TLS)
+		return strict.At(strict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
 	}
 	if !slices.Contains([]string{"auto", "off", "require"}, s.Clients.SASL2) {
-		return fmt.Errorf("clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
+		return strict.At(strict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
 	}
 	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
-		return fmt.Errorf("clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
+		return strict.At(strict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
 	}
 	if _, ok := keyExchanges[s.Clients.KeyExchange]; !ok {
-		return fmt.Errorf("clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
+		return strict.At(strict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
 	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
-			return fmt.Errorf("requires has %q: one of %s", f, strings.Join(features, ", "))
+			return strict.At(strict.Path{"requires"}, "requires has %q: one of %s", f, strings.Join(features, ", "))
 		}
 	}
 	if len(s.Groups) == 0 {
 		s.Groups = []Group{{Name: "all", Share: 1}}
 	}
-	total := 0
+	total, shares, counted := 0, 0.0, 0
 	names := map[string]bool{}
 	for i := range s.Groups {
 		g := &s.Groups[i]
+		here := strict.Path{"group", i}
 		if g.Name == "" || names[g.Name] {
-			return fmt.Errorf("group %d needs a name of its own", i+1)
+			return strict.At(append(here, "name"), "group %d needs a name of its own", i+1)
 		}
 		names[g.Name] = true
+		if g.Count != 0 && g.Share != 0 {
+			return strict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
+		}
+		if g.Share != 0 && !(g.Share > 0 && g.Share <= 1) {
+			return strict.At(append(here, "share"), "group %q has the share %g: from 0 to 1", g.Name, g.Share)
+		}
+		if g.Count != 0 {
+			counted++
+		}
+		shares += g.Share
 		if g.Count == 0 {
-			g.Count = int(g.Share*float64(s.Clients.Count) + .5)
+			g.Count, g.Share = int(g.Share*float64(s.Clients.Count)+.5), 0 // from here on it is so many
 		}
 		if g.Count <= 0 {
-			return fmt.Errorf("group %q has no clients: set its count, or its share and clients.count", g.Name)
+			return strict.At(here, "group %q has no clients: set its count, or its share and clients.count", g.Name)
 		}
 		total += g.Count
 	}
+	switch {
+	case shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999:
+		return strict.At(strict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
+	case counted == len(s.Groups) && s.Clients.Count != 0 && s.Clients.Count != total:
+		return strict.At(strict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
+	}
 	s.Clients.Count = total
 	if len(s.Phases) == 0 {
-		return errors.New("there is no [[phase]]")
+		return strict.At(nil, "there is no [[phase]]")
 	}
 	phases := map[string]bool{}
 	for i := range s.Phases {
 		p := &s.Phases[i]
+		here := func(key string) strict.Path { return strict.Path{"phase", i, key} }
 		def(&p.Name, p.Kind)
 		if phases[p.Name] || p.Name == "" || strings.ContainsAny(p.Name, ". ") {
-			return fmt.Errorf("phase %d needs a name of its own, without dots and blanks", i+1)
+			return strict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
 		}
 		phases[p.Name] = true
 		if !slices.Contains(phaseKinds, p.Kind) {
-			return fmt.Errorf("phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
+			return strict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
 		}
 		if len(p.Group) == 0 {
 			for _, g := range s.Groups {
@@ -252,15 +270,15 @@ func (s *Scenario) Check() error {
 		}
 		for _, g := range p.Group {
 			if !names[g] {
-				return fmt.Errorf("phase %q: there is no group %q", p.Name, g)
+				return strict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
 			}
 			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
-				return fmt.Errorf("phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
+				return strict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
 			}
 		}
 		if p.Length == 0 {
 			if p.Kind == Hold || p.Kind == Settle {
-				return fmt.Errorf("phase %q: a %s needs a length", p.Name, p.Kind)
+				return strict.At(here("length"), "phase %q: a %s needs a length", p.Name, p.Kind)
 			}
 			p.Length = Span(10 * time.Minute)
 		}
@@ -272,67 +290,72 @@ func (s *Scenario) Check() error {
 			}
 		}
 		if p.GoOn && p.Kind != Ramp {
-			return fmt.Errorf("phase %q: go_on is for a ramp", p.Name)
+			return strict.At(here("go_on"), "phase %q: go_on is for a ramp", p.Name)
 		}
 		if p.Share == 0 {
 			p.Share = 1
 		}
 		if p.Share < 0 || p.Share > 1 {
-			return fmt.Errorf("phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+			return strict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {
-			return fmt.Errorf("phase %q: how many friends?", p.Name)
+			return strict.At(here("friends"), "phase %q: how many friends?", p.Name)
 		}
 		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
-			return fmt.Errorf("phase %q: how many rooms and occupants?", p.Name)
+			return strict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
 		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
-			return fmt.Errorf("phase %q: only a hold or a storm has things to do", p.Name)
+			return strict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
 		}
 		steps := map[string]bool{}
 		for j := range p.Do {
 			a := &p.Do[j]
 			if err := a.check(s, p, names, steps); err != nil {
-				return fmt.Errorf("phase %q: %w", p.Name, err)
+				var m *strict.Misplaced
+				if errors.As(err, &m) {
+					return strict.At(append(strict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s", p.Name, m.Why)
+				}
+				return strict.At(strict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
 			}
 		}
 	}
 	return nil
 }
 
+// check is Check of one action. The path of its errors begins at the action.
 func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) error {
 	def(&a.Step, a.Kind)
 	attack := strings.HasPrefix(a.Kind, Hostile)
 	if !attack && !slices.Contains(actionKinds, a.Kind) {
-		return fmt.Errorf("kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
+		return strict.At(strict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
 	}
 	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
-		return fmt.Errorf("%q needs a step of its own, without dots and blanks", a.Step)
+		return strict.At(strict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
 	if a.Group == "" {
 		a.Group = p.Group[0]
 	}
 	if !groups[a.Group] {
-		return fmt.Errorf("%q: there is no group %q", a.Step, a.Group)
+		return strict.At(strict.Path{"group"}, "%q: there is no group %q", a.Step, a.Group)
 	}
 	if a.To != "" && !groups[a.To] {
-		return fmt.Errorf("%q: there is no group %q to send to", a.Step, a.To)
+		return strict.At(strict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
 	}
 	if a.To != "" && s.apart(a.To) != s.apart(a.Group) {
-		return fmt.Errorf("%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
+		return strict.At(strict.Path{"to"}, "%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
 	}
 	if attack {
 		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
 			return fmt.Errorf("%q: %w", a.Step, err)
 		}
 		if a.Count < 0 || a.Count > maxHostile {
-			return fmt.Errorf("%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
+			return strict.At(strict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
 		}
 	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
 	if paced && (a.Rate > 0) == (a.Window > 0) {
-		return fmt.Errorf("%q needs a rate (open loop), or a window (closed loop)", a.Step)
+		return strict.At(strict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
 	def(&a.Arrivals, "even")
 	def(&a.Partners, "pairs")
@@ -342,16 +365,16 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	def(&a.Page, 50)
 	def(&a.Count, 100)
 	if a.Arrivals != "even" && a.Arrivals != "poisson" {
-		return fmt.Errorf("%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
+		return strict.At(strict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
 	}
 	if !slices.Contains([]string{"pairs", "zipf", "ring"}, a.Partners) {
-		return fmt.Errorf("%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
+		return strict.At(strict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
 	}
 	if a.Zipf <= 1 {
-		return fmt.Errorf("%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
+		return strict.At(strict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
 	}
 	if a.Body < 0 || a.Body > 60000 {
-		return fmt.Errorf("%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
+		return strict.At(strict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
 	}
 	return nil
 }
@@ -364,23 +387,24 @@ func (s *Scenario) apart(group string) bool {
 // Changes are what a command line, or a case of a suite, makes different of a scenario. The zero value of a
 // field leaves it as it is.
 type Changes struct {
-	Clients   int     `toml:"clients"` // in all; groups keep their shares
-	Rates     float64 `toml:"rates"`   // all are multiplied by it
-	Length    Span    `toml:"length"`  // of each hold
+	Clients   int     `toml:"clients" least:"1"`      // in all; groups keep their shares
+	Rates     float64 `toml:"rates" least:"0.000001"` // all are multiplied by it
+	Length    Span    `toml:"length" least:"1ms"`     // of each hold
 	TLS       string  `toml:"tls"`
 	Mechanism string  `toml:"mechanism"`
 	SASL2     string  `toml:"sasl2"`
 	FAST      bool    `toml:"fast"`
 	SM        bool    `toml:"sm"`
 	Carbons   bool    `toml:"carbons"`
-	Friends   int     `toml:"friends"`   // of each befriend phase
-	Occupants int     `toml:"occupants"` // of each join phase
+	Friends   int     `toml:"friends" least:"1"`   // of each befriend phase
+	Occupants int     `toml:"occupants" least:"1"` // of each join phase
 }
 
 // Change makes them, and checks the outcome.
 func (s *Scenario) Change(c Changes) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		f := float64(c.Clients) / float64(s.Clients.Count)
+		s.Clients.Count = 0 // Check adds the groups up
 		for i := range s.Groups {
 			s.Groups[i].Count = max(1, int(float64(s.Groups[i].Count)*f+.5))
 		}

@@ -24,7 +24,7 @@ func TestScenarioMistakes(t *testing.T) {
 		"requires=['omemo']\n[clients]\ncount=1\n[[phase]]\nkind='ramp'":                         `requires has "omemo"`,
 		"[clients]\ncount=1\n[[phase]]\nkind='join'":                                             "how many rooms and occupants",
 		"[clients]\ncount=1\n[[phase]]\nkind='befriend'":                                         "how many friends",
-		"[clients]\ncount=1\n[[phase]]\nkind='storm'\nshare=2.0":                                 "share is 2",
+		"[clients]\ncount=1\n[[phase]]\nkind='storm'\nshare=2.0":                                 "x.toml:5: share = 2.0: it is from 0.000001 to 1",
 		phase + "[[phase.do]]\nkind='chat'":                                                      "needs a rate (open loop), or a window",
 		phase + "[[phase.do]]\nkind='chat'\nrate='1/s'\nwindow=2":                                "needs a rate (open loop), or a window",
 		phase + "[[phase.do]]\nkind='dance'\nrate='1/s'":                                         `is "dance": one of chat`,
@@ -32,11 +32,51 @@ func TestScenarioMistakes(t *testing.T) {
 		"[[group]]\nname='a'\ncount=2\napart=true\n[[phase]]\nkind='join'\nrooms=1\noccupants=2": "group \"a\" is apart: it can't join others",
 		"[[group]]\nname='a'\ncount=2\napart=true\n[[group]]\nname='b'\ncount=2\n[[phase]]\nkind='hold'\nlength='1s'\n[[phase.do]]\nkind='chat'\nrate='1/s'\nto='b'": "one is apart",
 		phase + "[[phase.do]]\nkind='chat'\nrate='1/s'\nto='x'":                                `there is no group "x" to send to`,
-		phase + "[[phase.do]]\nkind='chat'\nrate='1/s'\nbody=70000":                            "from 0 to 60,000",
+		phase + "[[phase.do]]\nkind='chat'\nrate='1/s'\nbody=70000":                            "x.toml:9: body = 70000: it is from 1 to 60000",
 		phase + "[[phase.do]]\nkind='chat'\nrate='1/s'\n[[phase.do]]\nkind='chat'\nrate='1/s'": `"chat" needs a step of its own`,
 	} {
 		_, err := Parse("x.toml", []byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") || !strings.HasPrefix(err.Error(), "x.toml") {
+			t.Errorf("%q: %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+// What a file says is used or refused, at its line: a 0 is not taken for nothing written, and shares are of a whole.
+func TestScenarioRefusesAbsurdValues(t *testing.T) {
+	phase := "[clients]\ncount = 10\n[[phase]]\nkind = 'hold'\nlength = '1s'\n"
+	do := phase + "[[phase.do]]\nkind = 'chat'\nrate = '1/s'\n"
+	for text, want := range map[string]string{
+		"[clients]\ncount = 0\n[[phase]]\nkind='ramp'":                 "x.toml:2: count = 0: it is 1 or more",
+		"[clients]\ncount = -5\n[[phase]]\nkind='ramp'":                "x.toml:2: count = -5: it is 1 or more",
+		"[clients]\ncount = 1\ntimeout = '0s'\n[[phase]]\nkind='ramp'": "x.toml:3: timeout = 0s: it is 1ms or more",
+		"[clients]\ncount = 1\n[[phase]]\nkind='ramp'\nlength='0s'":    "x.toml:5: length = 0s: it is 1ms or more",
+		"[clients]\ncount = 1\n[[phase]]\nkind='ramp'\nin_flight=0":    "x.toml:5: in_flight = 0: it is 1 or more",
+		"[clients]\ncount = 1\n[[phase]]\nkind='ramp'\nin_flight=-3":   "x.toml:5: in_flight = -3: it is 1 or more",
+		"[clients]\ncount = 1\n[[phase]]\nkind='ramp'\nrate='0/s'":     "x.toml:5: rate = 0/s: it is 1/h or more",
+		"[clients]\ncount = 1\n[[phase]]\nkind='storm'\nshare=0":       "x.toml:5: share = 0: it is from",
+		"[clients]\ncount = 1\n[[phase]]\nkind='storm'\nshare=nan":     "x.toml:5: share = nan: it is from",
+		phase + "grace = '0s'":  "x.toml:6: grace = 0s: it is 1ms or more",
+		do + "body = 0":         "x.toml:9: body = 0: it is from 1",
+		do + "late = '0s'":      "x.toml:9: late = 0s: it is 1us or more",
+		do + "page = 0":         "x.toml:9: page = 0: it is 1 or more",
+		do + "window = -1":      "x.toml:9: window = -1: it is 1 or more",
+		do + "rate_to = '0/s'":  "x.toml:9: rate_to = 0/s: it is 1/h or more",
+		do + "zipf = 0":         "x.toml:9: zipf = 0: it is 1.01 or more",
+		do + "stars = -1":       "x.toml:9: stars = -1: it is 0 or more",
+		do + "arrivals = 'odd'": "x.toml:9: phase \"hold\": \"chat\": arrivals is",
+		do + "[[phase]]\nkind = 'jump'\nname = 'leap'":                                                                                      "x.toml:10: phase \"leap\": kind is \"jump\"",
+		phase + "do = [{kind = 'chat', rate = '1/s', body = 0}]":                                                                            "x.toml:6: body = 0: it is from 1",
+		"[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 0.9\n[[group]]\nname = 'b'\nshare = 0.9\n[[phase]]\nkind='ramp'":             "x.toml:3: the shares of the groups are 1.8 together",
+		"[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 0.4\n[[group]]\nname = 'b'\nshare = 0.4\n[[phase]]\nkind='ramp'":             "x.toml:3: the shares of the groups are 0.8 together",
+		"[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 1.0\ncount = 3\n[[phase]]\nkind='ramp'":                                      "x.toml:5: group \"a\" has a share and a count",
+		"[clients]\ncount = 10\n[[group]]\nname = 'a'\ncount = 3\n[[phase]]\nkind='ramp'":                                                   "x.toml:2: clients.count is 10, and the groups have 3",
+		"[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = -0.5\n[[phase]]\nkind='ramp'":                                                "x.toml:5: share = -0.5: it is from",
+		"[clients]\ncount = 1\n[[group]]\nname = 'a'\nshare = 0.999\n[[group]]\nname = 'b'\nshare = 0.001\n[[phase]]\nkind='ramp'":          "x.toml:6: group \"b\" has no clients",
+		"[clients]\ncount = 10\n[[phase]]\nkind='ramp'\n[[phase]]\nkind='hold'\nlength='1s'\n[[phase.do]]\nkind='chat'\nrate='1/s'\nto='x'": "x.toml:11: phase \"hold\": \"chat\": there is no group \"x\"",
+	} {
+		_, err := Parse("x.toml", []byte(text))
+		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v\nwant %s", text, err, want)
 		}
 	}

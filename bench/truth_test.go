@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"slices"
@@ -121,6 +123,49 @@ func TestStallIsSeenInFull(t *testing.T) {
 	}
 	if worst < 950 {
 		t.Errorf("the worst second of the time axis has %v ms", worst)
+	}
+}
+
+// A phase ends when it is over, also at a rate that the client can't send: what was due and not sent is counted, the
+// result adds up, and says it.
+func TestPhaseEndsAtRateBeyondTheClient(t *testing.T) {
+	_, target := start(t, stub.Config{})
+	sc := talking(t, "100ms", "100ms", "1000000000/s")
+	began := time.Now()
+	r := run(t, sc, target)
+	if d := time.Since(began); d > 20*time.Second { // it is some three seconds; all of it would take minutes
+		t.Errorf("a phase of 100 ms took %v", d)
+	}
+	st := stepOf(t, r, "talk", "chat")
+	if st.Intended != 100_000_000 || st.Unsent == 0 || st.Unsent+st.Sent+st.Failed != st.Intended {
+		t.Errorf("%d intended, %d sent, %d failed, %d unsent", st.Intended, st.Sent, st.Failed, st.Unsent)
+	}
+	if f, ok := r.Figure("talk.chat.unsent"); !ok || f.Value != float64(st.Unsent) {
+		t.Errorf("the figure is %+v", f)
+	}
+	if !slices.ContainsFunc(r.Warnings, func(w string) bool { return strings.Contains(w, "the rate of talk.chat was beyond the client") }) {
+		t.Errorf("the warnings are %q", r.Warnings)
+	}
+}
+
+// An interrupt does not wait for the next operation of a slow pace.
+func TestInterruptOfSlowPace(t *testing.T) {
+	s, target := start(t, stub.Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	sc := talking(t, "1h", "1s", "2/h") // the first at once, the second in half an hour
+	whenTalking(s, cancel)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Run(ctx, sc, target, Options{})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the run goes on")
 	}
 }
 
@@ -356,14 +401,11 @@ func TestInterrupt(t *testing.T) {
 	s, target := start(t, stub.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	sc := talking(t, "1h", "1s", "500/s")
-	go func() {
-		for s.Stats().Routed < 600 {
-			time.Sleep(time.Millisecond)
+	r, err := Run(ctx, sc, target, Options{Watch: func(p result.Progress) {
+		if p.Sample.Phase == "talk" && s.Stats().Routed >= 600 { // a second of it is sampled
+			cancel()
 		}
-		time.Sleep(1500 * time.Millisecond) // a second is sampled
-		cancel()
-	}()
-	r, err := Run(ctx, sc, target, Options{})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -466,6 +508,84 @@ func TestAttackT11(t *testing.T) {
 	}
 	if said := p.said(); strings.Contains(said, "<auth") {
 		t.Errorf("the client went on in clear: %s", said)
+	}
+}
+
+// A server, or what stands between, that answers STARTTLS in any way but its own gets no byte in clear behind it; the
+// connection ends, with a reason (attack T11).
+func TestAttackT11Answers(t *testing.T) {
+	const (
+		header   = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' id='1' from='localhost' version='1.0'>"
+		features = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>"
+		proceed  = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	)
+	for _, c := range []struct{ name, first, then, why string }{
+		{"failure", header + features, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>", "the server refused STARTTLS"},
+		{"proceed twice", header + features, proceed + proceed, ""},
+		{"success of SASL in place of proceed", header + features, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>", "the server refused STARTTLS"},
+		{"a second header in place of proceed", header + features, header + features, ""},
+		{"features before the header", features, "", ""},
+		{"mechanisms alone", header + "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>", "", "does not offer STARTTLS"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			type heard struct {
+				text  string
+				ended error
+			}
+			all := make(chan heard, 100)
+			go func() {
+				for {
+					nc, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					go func() {
+						defer nc.Close()
+						nc.SetDeadline(time.Now().Add(20 * time.Second))
+						var h heard
+						b := make([]byte, 4096)
+						said := false
+						for h.ended == nil {
+							n, err := nc.Read(b)
+							if h.text == "" && n > 0 {
+								io.WriteString(nc, c.first)
+							}
+							h.text += string(b[:n])
+							if !said && strings.Contains(h.text, "<starttls") {
+								io.WriteString(nc, c.then)
+								said = true
+							}
+							h.ended = err
+							if strings.Contains(h.text, "\x16\x03") { // a ClientHello: nothing in clear can follow
+								h.ended = io.EOF
+							}
+						}
+						all <- h
+					}()
+				}
+			}()
+			sc := talking(t, "1s", "1s", "10/s")
+			sc.Clients.TLS = "starttls"
+			target := Target{Name: "liar", Addr: ln.Addr().(*net.TCPAddr).AddrPort(), Domain: "localhost", Password: "s3cret", Insecure: true}
+			_, err = Run(t.Context(), sc, target, Options{})
+			if err == nil || !strings.Contains(err.Error(), c.why) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("the error is %v, want %q", err, c.why)
+			}
+			h := <-all
+			if h.ended != io.EOF && !errors.Is(h.ended, unix.ECONNRESET) {
+				t.Errorf("the connection did not end: %v", h.ended)
+			}
+			for _, bad := range []string{"<auth", "s3cret", "<iq", "<bind"} {
+				if strings.Contains(h.text, bad) {
+					t.Errorf("the client went on in clear: %q", h.text)
+				}
+			}
+		})
 	}
 }
 

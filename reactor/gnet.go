@@ -492,11 +492,11 @@ type gnetLog struct{ r *Reactor }
 func (g gnetLog) Debugf(string, ...any) {}
 func (g gnetLog) Infof(string, ...any)  {}
 func (g gnetLog) Warnf(format string, a ...any) {
-	g.r.log.Debug("engine: " + fmt.Sprintf(format, a...))
+	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }
 func (g gnetLog) Errorf(format string, a ...any) {
-	g.r.log.Debug("engine: " + fmt.Sprintf(format, a...))
+	g.r.log.Debug("the event engine reports", "err", fmt.Sprintf(format, a...))
 }
 func (g gnetLog) Fatalf(format string, a ...any) {
-	g.r.log.Error("engine: " + fmt.Sprintf(format, a...))
+	g.r.log.Error("the event engine reports", "err", fmt.Sprintf(format, a...))
 }

@@ -17,7 +17,6 @@ import (
 // Config sets up a Reactor. The zero value of a field means its default.
 type Config struct {
 	Loops                         int // GOMAXPROCS
-	HighWater                     int // of one outbox: 256 KiB
 	OutboxBytes                   int // 1 MiB
 	Connections                   int // in all; 0: no cap
 	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
@@ -129,7 +128,6 @@ func prepare(cfg Config) *Reactor {
 		}
 	}
 	def(&cfg.Loops, runtime.GOMAXPROCS(0))
-	def(&cfg.HighWater, 256<<10)
 	def(&cfg.OutboxBytes, 1<<20)
 	def(&cfg.Handshakes, 4096)
 	def(&cfg.HandshakesPerAddr, 64)

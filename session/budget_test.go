@@ -4,6 +4,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -55,5 +56,27 @@ func TestSessionPage(t *testing.T) {
 		for f := range want {
 			t.Errorf("session.txt does not say what %s.%s is", typ.Name(), f)
 		}
+	}
+	// What the page calls by name there is.
+	owners := map[string]reflect.Type{"Stream": reflect.TypeFor[*Stream](), "Session": reflect.TypeFor[*Session](), "Account": reflect.TypeFor[*Account](), "Local": reflect.TypeFor[*Local](), "Router": reflect.TypeFor[*Router]()}
+	names := regexp.MustCompile(`\b(Stream|Session|Account|Local|Router)\.([A-Za-z]+)`).FindAllStringSubmatch(string(text), -1)
+	if len(names) < 8 {
+		t.Errorf("session.txt names %d methods and fields: this tests nothing", len(names))
+	}
+	for _, n := range names {
+		typ := owners[n[1]]
+		_, method := typ.MethodByName(n[2])
+		if _, field := typ.Elem().FieldByName(n[2]); !method && !field {
+			t.Errorf("session.txt speaks of %s, which there is not", n[0])
+		}
+	}
+	// The states of a stream, in their order.
+	states := regexp.MustCompile(`(?m)^(?:state|     ) +([A-Z][a-z]+)  `).FindAllStringSubmatch(streams, -1)
+	var said []string
+	for _, s := range states {
+		said = append(said, s[1])
+	}
+	if want := []string{"Opening", "Unauthed", "Authed", "Closing"}; !slices.Equal(said, want) || Opening >= Unauthed || Unauthed >= Authed || Authed >= Closing {
+		t.Errorf("session.txt has the states %v, not %v", said, want)
 	}
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"fmt"
 	"math"
 	"net/netip"
 	"time"
@@ -48,6 +49,87 @@ func DefaultLimits() Limits {
 		Outbox:              1 << 20,
 		LoginTimeout:        30 * time.Second,
 	}
+}
+
+// The least and the most that makes sense of each limit. Less would keep out clients that do nothing wrong; more would
+// be no limit, or not fit where it is counted.
+const (
+	LeastStanza    = 10_000           // bytes: RFC 6120 §13.12 forbids less
+	MostStanza     = 16 << 20         // bytes
+	LeastRate      = 4 << 10          // bytes a second: about what a login takes
+	MostRate       = 1 << 30          // bytes a second, and of a burst: tokens are counted in 32 bits
+	LeastOutbox    = 256 << 10        // bytes; and a stanza with OutboxSpare
+	OutboxSpare    = 16 << 10         // bytes: what the server adds to the largest stanza
+	MostOutbox     = 1 << 30          // bytes
+	LeastLogin     = 5 * time.Second  // a handshake, two streams and PBKDF2 on a phone
+	MostLogin      = 10 * time.Minute // half-open connections are held so long
+	LeastLogins    = time.Minute      // one connection of an address in that
+	MostEvents     = 1_000_000        // of a Rate
+	MostRateWindow = time.Hour
+)
+
+// A LimitError is a limit that locks peers out, or is none. Key is its name in the configuration.
+type LimitError struct {
+	Key string
+	Why string
+}
+
+func (e *LimitError) Error() string { return e.Key + ": " + e.Why }
+
+// Check returns the first limit that can't be meant, as a [*LimitError]: each is used as it stands, or refused.
+// Zero is none for connections, per_address, resources_per_account and the rates.
+func (lim *Limits) Check() error {
+	bad := func(key, format string, a ...any) error { return &LimitError{key, fmt.Sprintf(format, a...)} }
+	for _, n := range []struct {
+		key string
+		v   int
+	}{{"connections", lim.Connections}, {"per_address", lim.PerAddress}, {"resources_per_account", lim.ResourcesPerAccount}} {
+		if n.v < 0 {
+			return bad(n.key, "%d is less than none: write 1 or more, or 0 for no limit", n.v)
+		}
+	}
+	for _, r := range []struct {
+		key  string
+		rate Rate
+	}{{"logins_per_address", lim.LoginsPerAddress}, {"failures_per_address", lim.FailuresPerAddress}, {"failures_per_account", lim.FailuresPerAccount}} {
+		if r.rate.N < 0 || r.rate.N > MostEvents || r.rate.Per < 0 || r.rate.Per > MostRateWindow {
+			return bad(r.key, "%d in %v is out of range: write 1 to %d in a second, minute or hour, or 0 for no limit", r.rate.N, r.rate.Per, MostEvents)
+		}
+	}
+	if l := lim.LoginsPerAddress; l.N > 0 && l.Per/time.Duration(l.N) > LeastLogins {
+		return bad("logins_per_address", "%d in %v keeps clients out that were cut off: write 1/m or more, or 0 for no limit", l.N, l.Per)
+	}
+	if lim.Stanza < LeastStanza || lim.Stanza > MostStanza {
+		return bad("stanza", "%d bytes: write %d bytes (RFC 6120 §13.12 forbids less) to %s", lim.Stanza, LeastStanza, sizeText(MostStanza))
+	}
+	if lim.Rate != 0 {
+		switch {
+		case lim.Rate < LeastRate || lim.Rate > MostRate:
+			return bad("rate", "%d bytes a second: write %s/s (a login takes about that) to %s/s, or 0 for no limit", lim.Rate, sizeText(LeastRate), sizeText(MostRate))
+		case lim.RateBurst < lim.Rate || lim.RateBurst > MostRate:
+			return bad("rate", "a burst of %d bytes: write one that is what a second has, %s, to %s", lim.RateBurst, sizeText(lim.Rate), sizeText(MostRate))
+		}
+	}
+	if least := max(LeastOutbox, lim.Stanza+OutboxSpare); lim.Outbox < least || lim.Outbox > MostOutbox {
+		return bad("outbox", "%d bytes: write %s (the largest stanza, and what the server adds to it) to %s", lim.Outbox, sizeText(least), sizeText(MostOutbox))
+	}
+	if lim.LoginTimeout < LeastLogin || lim.LoginTimeout > MostLogin {
+		return bad("login_timeout", "%v: write %v (a handshake and a password on a phone) to %v", lim.LoginTimeout, LeastLogin, MostLogin)
+	}
+	return nil
+}
+
+// sizeText writes bytes as the configuration does.
+func sizeText(n int) string {
+	for _, u := range []struct {
+		name string
+		n    int
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.n && n%u.n == 0 {
+			return fmt.Sprintf("%d%s", n/u.n, u.name)
+		}
+	}
+	return fmt.Sprintf("%dB", n)
 }
 
 // Exempted reports whether the per-address limits don't hold for a.

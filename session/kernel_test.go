@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,30 +18,103 @@ import (
 	"canto/session/sessiontest"
 )
 
-// Every row of stanza_routing.txt is named in some conversation.
+// A routingCase is one step of a conversation: what is sent, and what comes of it.
+type routingCase struct{ file, sent, came string }
+
+// routingCases are the steps of conversations, by the row of stanza_routing.txt that the comment above them begins with.
+func routingCases(t *testing.T) map[string][]routingCase {
+	t.Helper()
+	files, _ := filepath.Glob("mod/*/testdata/routing*.txt")
+	files = append(files, "mod/roster/testdata/roster.txt")
+	row := regexp.MustCompile(`^# (\d\.\d)\b`)
+	cases := make(map[string][]routingCase)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at, c, answer := "", routingCase{file: f}, false
+		end := func() { // of a step
+			if at != "" && c.sent != "" {
+				cases[at] = append(cases[at], c)
+			}
+			c, answer = routingCase{file: f}, false
+		}
+		comment := false // of several lines: the row is in the first
+		for _, line := range strings.Split(string(b), "\n") {
+			switch {
+			case strings.HasPrefix(line, "#"):
+				end()
+				switch {
+				case row.MatchString(line):
+					at = row.FindStringSubmatch(line)[1]
+				case !comment:
+					at = ""
+				}
+			case line == "----":
+				answer = true
+			case line == "":
+				end()
+			case answer:
+				c.came += line + "\n"
+			default:
+				c.sent += line + "\n"
+			}
+			comment = strings.HasPrefix(line, "#")
+		}
+		end()
+	}
+	return cases
+}
+
+// Each row of stanza_routing.txt has a step in a conversation in which a stanza of the row's kind is sent, and of which
+// there comes what the row says: the error that it names, or nothing where it says dropped. (That the server answers
+// as the conversation says is for the module's own test.)
 func TestRoutingTable(t *testing.T) {
 	page, err := os.ReadFile("stanza_routing.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var said strings.Builder
-	files, _ := filepath.Glob("mod/*/testdata/*.txt")
-	more, _ := filepath.Glob("c2s/testdata/*.txt")
-	for _, f := range append(files, more...) {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		said.Write(b)
-	}
-	rows := regexp.MustCompile(`(?m)^ (\d\.\d)  `).FindAllStringSubmatch(string(page), -1)
+	rows := regexp.MustCompile(`(?m)^ (\d\.\d)  (.*(?:\n {10,}\S.*)*)`).FindAllStringSubmatch(string(page), -1)
 	if len(rows) < 30 {
 		t.Fatalf("only %d rows in the table", len(rows))
 	}
+	kinds := regexp.MustCompile(`\b(message|presence|iq)\b`)
+	errors := regexp.MustCompile(`\b(jid-malformed|service-unavailable|remote-server-not-found|invalid-from)\b`)
+	cases := routingCases(t)
 	for _, r := range rows {
-		if !regexp.MustCompile(`(?m)^# (?:.* )?` + regexp.QuoteMeta(r[1]) + `\b`).MatchString(said.String()) {
-			t.Errorf("row %s of stanza_routing.txt is in no conversation", r[1])
+		columns := regexp.MustCompile(`\s{2,}`).Split(strings.TrimSpace(r[2]), -1)
+		kind, condition := kinds.FindString(columns[0]), errors.FindString(columns[len(columns)-1])
+		if strings.Contains(r[2], "without it") {
+			condition = "" // another configuration's
 		}
+		dropped := regexp.MustCompile(`\bdropped$`).MatchString(r[2])
+		met := ""
+		for _, c := range cases[r[1]] {
+			switch {
+			case !strings.Contains(c.sent, "<"+kind):
+				met = "no " + kind + " is sent"
+			case condition != "" && !strings.Contains(c.came, "<"+condition):
+				met = "no " + condition + " comes"
+			case dropped && strings.Trim(c.came, "\n") != "(nothing)":
+				met = "something comes"
+			case c.came == "":
+				met = "nothing is expected"
+			default:
+				met = "ok"
+			}
+			if met == "ok" {
+				break
+			}
+			met += " in " + c.file
+		}
+		if met != "ok" {
+			t.Errorf("row %s of stanza_routing.txt (%s): %s", r[1], r[2], cmp.Or(met, "it is in no conversation"))
+		}
+		delete(cases, r[1])
+	}
+	for row, c := range cases {
+		t.Errorf("%s has a case of row %s, which stanza_routing.txt has not", c[0].file, row)
 	}
 }
 

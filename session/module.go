@@ -42,12 +42,47 @@ type API struct {
 	decode  func(module string, v any) error
 }
 
-// Decode reads the module's own options, strictly, over the defaults in v.
+// Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see
+// [OptionChecker].
 func (a *API) Decode(v any) error {
-	if a.decode == nil {
-		return nil
+	if a.decode != nil {
+		if err := a.decode(a.Module, v); err != nil {
+			return err
+		}
 	}
-	return a.decode(a.Module, v)
+	if c, ok := v.(OptionChecker); ok {
+		if key, why := c.Check(); why != "" {
+			return &OptionError{a.Module, key, why}
+		}
+	}
+	return nil
+}
+
+// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of the first that is,
+// and why, with what may stand there; two empty strings if all is well.
+type OptionChecker interface{ Check() (key, why string) }
+
+// An OptionError is an option of a module that can't be meant.
+type OptionError struct{ Module, Key, Why string }
+
+func (e *OptionError) Error() string { return e.Key + ": " + e.Why }
+
+// InRange is what Check of a module's options returns for numbers that have a least and a most: the key of the first
+// that is out of its range, and why.
+func InRange(ranges ...OptionRange) (key, why string) {
+	for _, r := range ranges {
+		if r.Value < r.Least || r.Value > r.Most {
+			return r.Key, fmt.Sprintf("%d: write %d to %d%s", r.Value, r.Least, r.Most, r.Note)
+		}
+	}
+	return "", ""
+}
+
+// An OptionRange is one number of a module's options. Note, if there is one, is a remedy that follows the range.
+type OptionRange struct {
+	Key                string
+	Value, Least, Most int
+	Note               string
 }
 
 // Advertise adds entries to the service discovery (XEP-0030) of the profile's hosts.

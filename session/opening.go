@@ -284,21 +284,33 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	l.unbind(s, st.id, clean)
+	l.unbind(s, st.id, clean, 0)
 }
 
-// unbindAgain is after how many ticks a session is ended whose account could not be read.
-const unbindAgain = 10
+// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
+// longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
+// an account that can't be read for good must not hold its sessions, and the store's work, for ever.
+const (
+	firstUnbind   = 10
+	longestUnbind = 640
+	unbindTries   = 10
+)
 
 // unbind ends s, whose stream had that id. It needs the resident set, for those who are to be told, and
-// asks again until the store has it.
-func (l *Local) unbind(s *Session, id uint64, clean bool) {
+// asks again until the store has it: tries is how often it has asked already.
+func (l *Local) unbind(s *Session, id uint64, clean bool, tries int) {
 	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream.ID != id || a.index(s) < 0 {
 			return
 		}
-		if err != nil {
-			l.After(unbindAgain, func() { l.unbind(s, id, clean) })
+		switch {
+		case err != nil && tries < unbindTries:
+			wait := min(firstUnbind<<tries, longestUnbind)
+			l.After(reactor.Tick(wait), func() { l.unbind(s, id, clean, tries+1) })
+			return
+		case err != nil:
+			l.Log.Error("a session is ended without its contacts being told: its account can't be read", "jid", s.jid.String(), "tries", tries+1, "err", err)
+			a.Unbind(l, s)
 			return
 		}
 		if !clean {

@@ -69,6 +69,9 @@ func (c Config) defaults() Config {
 	return c
 }
 
+// LeastSessions is the least that Config.Sessions may be, but for 0.
+const LeastSessions = 30
+
 // Accounts is how many accounts the server must have.
 func Accounts(c Config) int {
 	c = c.defaults()

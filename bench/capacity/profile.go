@@ -1,7 +1,6 @@
 package capacity
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -41,7 +40,7 @@ func ParseProfile(name string, text []byte) (Profile, error) {
 		return p, strict.Named(name, err)
 	}
 	if err := p.Check(); err != nil {
-		return p, fmt.Errorf("%s: %w", name, err)
+		return p, strict.Named(name, strict.Placed(text, err))
 	}
 	return p, nil
 }
@@ -52,21 +51,21 @@ func (p *Profile) Check() error {
 		p.TLS = "none"
 	}
 	if !slices.Contains([]string{"none", "starttls", "direct"}, p.TLS) {
-		return fmt.Errorf("tls is %q: none, starttls or direct", p.TLS)
+		return strict.At(strict.Path{"tls"}, "tls is %q: none, starttls or direct", p.TLS)
 	}
 	for _, v := range []struct {
 		name string
 		v    float64
 	}{{"messages", p.Messages}, {"presence", p.Presence}, {"reconnects", p.Reconnects}} {
 		if !(v.v >= 0 && v.v <= 1e6) {
-			return fmt.Errorf("%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
+			return strict.At(strict.Path{v.name}, "%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
 		}
 	}
 	if p.Body < 0 || p.Body > 60000 {
-		return fmt.Errorf("body is %d: from 0 to 60,000 bytes", p.Body)
+		return strict.At(strict.Path{"body"}, "body is %d: from 0 to 60,000 bytes", p.Body)
 	}
 	if p.Contacts < 0 || p.Contacts > 500 {
-		return fmt.Errorf("contacts is %d: from 0 to 500", p.Contacts)
+		return strict.At(strict.Path{"contacts"}, "contacts is %d: from 0 to 500", p.Contacts)
 	}
 	return nil
 }

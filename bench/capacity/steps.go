@@ -17,7 +17,7 @@ const (
 	// most sessions of the fit by default: enough to see memory, and few enough for a process with 20,000
 	// descriptors to check.
 	mostSessions = 7000
-	fewSessions  = 30
+	fewSessions  = LeastSessions
 	soundings    = 300
 	// longer is by how much the first and the last rest are longer: what a session takes that does nothing is
 	// the least of all that is measured, and there is most of it.

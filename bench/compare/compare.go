@@ -357,7 +357,7 @@ func (t *Table) JSON(w io.Writer) error {
 func Load(name string) (*Table, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the comparison can't be read: %w", err)
 	}
 	t := new(Table)
 	if err := json.Unmarshal(b, t); err != nil {

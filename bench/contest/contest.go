@@ -74,7 +74,10 @@ func Find(name string) (*Suite, error) {
 	if err := strict.Decode(b, s); err != nil {
 		return nil, strict.Named(name, err)
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return nil, strict.Named(name, strict.Placed(b, err))
+	}
+	return s, nil
 }
 
 // One is a suite of one scenario, without rows: all figures are compared.
@@ -85,7 +88,7 @@ func One(scenario string, c bench.Changes) *Suite {
 
 func (s *Suite) check() error {
 	if len(s.Cases) == 0 {
-		return fmt.Errorf("suite %s has no [[case]]", s.Name)
+		return strict.At(nil, "suite %s has no [[case]]", s.Name)
 	}
 	for i := range s.Cases {
 		c := &s.Cases[i]
@@ -93,13 +96,13 @@ func (s *Suite) check() error {
 			c.Name = c.Scenario
 		}
 		if _, err := c.scenario(); err != nil {
-			return fmt.Errorf("suite %s, case %s: %w", s.Name, c.Name, err)
+			return strict.At(strict.Path{"case", i, "scenario"}, "suite %s, case %s: %v", s.Name, c.Name, err)
 		}
 		if c.Name != clean(c.Name) {
-			return fmt.Errorf("suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name", s.Name, c.Name)
+			return strict.At(strict.Path{"case", i, "name"}, "suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name", s.Name, c.Name)
 		}
 		if slices.ContainsFunc(s.Cases[:i], func(d Case) bool { return d.Name == c.Name }) {
-			return fmt.Errorf("suite %s has two cases %s: give each a name", s.Name, c.Name)
+			return strict.At(strict.Path{"case", i, "name"}, "suite %s has two cases %s: give each a name", s.Name, c.Name)
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@ package entrant
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,8 +35,8 @@ type Entrant struct {
 	Direct   string   `toml:"direct"` // host:port, TLS first
 	Domain   string   `toml:"domain"`
 	Rooms    string   `toml:"rooms"`
-	User     string   `toml:"user"`  // with %d in it
-	First    int      `toml:"first"` // number of the first account
+	User     string   `toml:"user"`            // with %d in it
+	First    int      `toml:"first" least:"0"` // number of the first account
 	Password string   `toml:"password"`
 	CA       string   `toml:"ca"`       // file
 	Insecure bool     `toml:"insecure"` // take any certificate
@@ -61,7 +60,7 @@ func Read(name string) (*Entrant, error) {
 		e.Name = strings.TrimSuffix(filepath.Base(name), ".toml")
 	}
 	if err := e.Check(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, strict.Named(name, strict.Placed(b, err))
 	}
 	return e, nil
 }
@@ -72,11 +71,11 @@ func (e *Entrant) Check() error {
 	case e.Peer == "" && e.Server == "" && e.Direct == "":
 		return fmt.Errorf("which server? set peer (one of %s), or server (host:port)", strings.Join(peer.Kinds(), ", "))
 	case e.Peer != "" && (e.Server != "" || e.Direct != ""):
-		return errors.New("peer is a server that the suite starts, server one that runs: set one of them")
+		return strict.At(strict.Path{"peer"}, "peer is a server that the suite starts, server one that runs: set one of them")
 	case e.Peer != "" && !slices.Contains(peer.Kinds(), e.Peer):
-		return fmt.Errorf("peer is %q: one of %s", e.Peer, strings.Join(peer.Kinds(), ", "))
+		return strict.At(strict.Path{"peer"}, "peer is %q: one of %s", e.Peer, strings.Join(peer.Kinds(), ", "))
 	case e.Commit != "" && (e.Peer != "canto" || e.Program != ""):
-		return errors.New("commit goes with peer = \"canto\", without a program")
+		return strict.At(strict.Path{"commit"}, "commit goes with peer = \"canto\", without a program")
 	}
 	return nil
 }

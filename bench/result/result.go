@@ -115,6 +115,7 @@ type Step struct {
 	Reordered  uint64     `json:"reordered"` // that came behind one which the same sender had sent later
 	Failed     uint64     `json:"failed"`    // that were answered by an error
 	Late       uint64     `json:"late"`      // over LateAfter
+	Unsent     uint64     `json:"unsent"`    // that were due in the phase and that the client did not get to
 	LateAfter  float64    `json:"late_after_ms"`
 	Latency    *Histogram `json:"latency"`
 	Lag        *Histogram `json:"lag"` // how much later than intended the client sent
@@ -236,7 +237,7 @@ func (r *Run) Save(name string) error {
 func Load(name string) (*Run, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the result can't be read: %w: name the JSON that a run left", err)
 	}
 	r := new(Run)
 	if err := json.Unmarshal(b, r); err != nil {

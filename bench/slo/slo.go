@@ -61,7 +61,7 @@ type Requirement struct {
 func Read(name string) (*File, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: the requirements can't be read: %w", name, errors.Unwrap(err))
 	}
 	f, err := parse(b)
 	if err != nil {

@@ -2,6 +2,7 @@ package slo
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -236,7 +237,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if _, err := Read(filepath.Join(t.TempDir(), "none.toml")); !os.IsNotExist(err) {
+	if _, err := Read(filepath.Join(t.TempDir(), "none.toml")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 }

@@ -36,7 +36,8 @@ func Named(file string, err error) error {
 // The decoder speaks of our Go types there.
 var field = regexp.MustCompile(`cannot decode TOML (\S+) into struct field .* of type (\S+)`)
 
-// Decode reads text into v, a pointer to a struct. An error is a [Mistake], wherever the decoder knows where.
+// Decode reads text into v, a pointer to a struct. An error is a [Mistake], wherever the decoder knows where. Fields of
+// numbers may have the tags "least" and "most": what the text names must keep to them.
 func Decode(text []byte, v any) error {
 	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(v)
 	var unknown *toml.StrictMissingError
@@ -63,7 +64,10 @@ func Decode(text []byte, v any) error {
 		}
 		return &Mistake{line, why}
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return checkLeast(text, v)
 }
 
 // keys are those that the table at path may have, in a value of type t.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/hex"
+	"strconv"
 	"strings"
 	"time"
 
@@ -245,7 +246,11 @@ func (s *Server) account(name string) sasl.Keys {
 // common reports whether name is one of those that all servers have from the start.
 func (s *Server) common(name string) bool {
 	digits, ok := strings.CutPrefix(name, s.cfg.Prefix)
-	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+	if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return false
+	}
+	n, err := strconv.Atoi(digits)
+	return s.cfg.Users == 0 || err == nil && n < s.cfg.Users
 }
 
 // derive has one salt for all, so that nothing is derived twice here, and nothing by clients that keep what

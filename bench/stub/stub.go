@@ -42,6 +42,7 @@ type Config struct {
 	// come into being by registration (XEP-0077).
 	Prefix   string // bench
 	Password string // bench
+	Users    int    // how many of those accounts there are, numbered from 0; 0: of any number
 
 	Mechanisms []string // SCRAM-SHA-256, SCRAM-SHA-1, PLAIN; PLAIN is offered without TLS too
 	Binding    bool     // offer the -PLUS forms under TLS, with tls-exporter

@@ -25,6 +25,14 @@ func (c *accountsCmd) Run(w *world) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
 	}
+	if err := refuse(
+		atLeast("--in-flight", c.InFlight, 1, "1 or more"),
+		among("--tls", c.TLS, "none", "starttls", "direct"),
+		among("--format", c.Format, "canto", "ejabberd", "prosody"),
+		c.serverFlags.check(),
+	); err != nil {
+		return err
+	}
 	if c.Register {
 		return c.register(w)
 	}
@@ -47,7 +55,7 @@ func (c *accountsCmd) Run(w *world) error {
 	}
 	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("the accounts can't be written: %w: name another file with --out", err)
 	}
 	if err := peer.Export(f, c.Format, domain, a); err != nil {
 		f.Close()

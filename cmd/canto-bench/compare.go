@@ -32,15 +32,20 @@ type compareCmd struct {
 func (c *compareCmd) Run(w *world) error {
 	var suite *contest.Suite
 	var err error
+	if err := refuse(
+		c.scenarioFlags.check(),
+		c.loadFlags.check(),
+		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals want three"),
+		atLeast("--floor", c.Floor, 1, "1 or more, such as 1.05"),
+	); err != nil {
+		return err
+	}
 	if c.Scenario != "" {
 		suite = contest.One(c.Scenario, c.changes())
 	} else if suite, err = contest.Find(c.Suite); err != nil {
 		return usageError{err}
 	} else if c.changes() != (bench.Changes{}) {
 		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
-	}
-	if c.Rounds < 1 {
-		return usageError{errors.New("--rounds must be 1 or more")}
 	}
 	if len(c.Servers) == 0 {
 		c.Servers = peer.Kinds()
@@ -74,6 +79,12 @@ func (c *compareCmd) Run(w *world) error {
 	}
 	if err != nil {
 		return err
+	}
+	for _, m := range out.Missing {
+		if m.Offered {
+			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Entrant, strings.ReplaceAll(m.Why, "\n", " "))
+			err = errMissing
+		}
 	}
 	for _, u := range out.Unmet() {
 		fmt.Fprintln(w.out, "FAIL", u)

@@ -65,6 +65,12 @@ var errInterrupted = errors.New("interrupted: the report shows what was seen unt
 // errLimit is what a run returns that its own limit has ended.
 var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
 
+// errMissing is what a comparison returns that has printed which server has no figures.
+var errMissing = errors.New("a server could not be measured: look at its lines above")
+
+// errLimitEarly is what a run returns whose limit was over before there was anything to report.
+var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
+
 // errUnmet is what a gate returns that has printed what is wrong.
 var errUnmet = errors.New("the requirements are not met")
 
@@ -76,7 +82,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if err != nil {
 		panic(err)
 	}
-	cmd, err := k.Parse(args)
+	cmd, err := k.Parse(plainWords(args))
 	switch {
 	case code >= 0:
 		return code // --help
@@ -101,6 +107,19 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// plainWords are args with what most programs understand written as the commands above are: "help" is --help, "help
+// COMMAND" is COMMAND --help, and --version is version.
+func plainWords(args []string) []string {
+	switch {
+	case len(args) == 0:
+	case args[0] == "help":
+		return append(args[1:len(args):len(args)], "--help")
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	}
+	return args
 }
 
 // A usageError is one of what was asked for.

@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,9 +19,15 @@ import (
 	"canto/bench/stub"
 )
 
+// The test binary is canto-bench, too: with this variable set it carries a command line out.
+const asBench = "CANTO_BENCH_TEST_COMMAND"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "agent" { // a worker of a run under test
 		os.Exit(execute(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
+	if os.Getenv(asBench) != "" {
+		main()
 	}
 	os.Exit(m.Run())
 }
@@ -133,6 +142,29 @@ func TestRefusals(t *testing.T) {
 		{"not a result", []string{"report", sc}, 2, `not a result of canto-bench`},
 		{"no profiles", with(at, "profile", sc, "--out", t.TempDir()), 1, `has no profiles`},
 		{"unknown command line", []string{"run", "--frob"}, 2, `unknown flag --frob`},
+		{"no clients", []string{"run", sc, "--clients", "0"}, 2, `--clients is 0: 1 or more`},
+		{"fewer clients than none", []string{"run", sc, "--clients=-3"}, 2, `--clients is -3: 1 or more`},
+		{"no rates", []string{"run", sc, "--rates", "0"}, 2, `--rates is 0: a factor above 0`},
+		{"rates that are no number", []string{"run", sc, "--rates", "nan"}, 2, `--rates is NaN: a factor above 0`},
+		{"no length", []string{"run", sc, "--length", "0s"}, 2, `--length is 0s: 1ms or more`},
+		{"a negative length", []string{"run", sc, "--length=-1s"}, 2, `--length is -1s: 1ms or more`},
+		{"no limit", []string{"run", sc, "--limit", "0s"}, 2, `--limit is 0s: 1s or more; left out, there is none`},
+		{"looks without a pause", []string{"run", sc, "--every", "0s"}, 2, `--every is 0s: 100ms or more`},
+		{"fewer workers than none", []string{"run", sc, "--workers=-1"}, 2, `--workers is -1: 1 or more`},
+		{"an account before the first", []string{"run", sc, "--first=-1"}, 2, `--first is -1: 0 or more`},
+		{"no process", []string{"run", sc, "--pid", "0"}, 2, `--pid is 0: the number of a process`},
+		{"another TLS", []string{"run", sc, "--tls", "ssl"}, 2, `--tls is "ssl": one of none, starttls, direct`},
+		{"shares of more than all", []string{"run", file(t, "x.toml", "[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 0.9\n[[group]]\nname = 'b'\nshare = 0.9\n[[phase]]\nkind = 'ramp'\n")}, 2, `x.toml:3: the shares of the groups are 1.8 together`},
+		{"no clients to compare", []string{"compare", "--scenario", sc, "--clients", "0"}, 2, `--clients is 0`},
+		{"no rounds", []string{"compare", "--rounds", "0"}, 2, `--rounds is 0: 1 or more`},
+		{"a floor below 1", []string{"compare", "--floor", "0.5"}, 2, `--floor is 0.5: 1 or more`},
+		{"a plan of nothing", []string{"plan", "--sessions", "5"}, 2, `--sessions is 5: 30 or more`},
+		{"a plan of more than all", []string{"plan", "--utilisation", "1.5"}, 2, `--utilisation is 1.5: from 0.01 to 1`},
+		{"a plan without time", []string{"plan", "--budget", "0s"}, 2, `--budget is 0s: 10s or more`},
+		{"a guest of no clients", []string{"vm", "--clients", "0"}, 2, `--clients is 0: 1 or more`},
+		{"a guest without cores", []string{"vm", "--cores", "0"}, 2, `--cores is 0: 1 or more`},
+		{"accounts of another kind", []string{"accounts", "5", "--format", "xml"}, 2, `--format is "xml": one of canto, ejabberd, prosody`},
+		{"no registrations at a time", []string{"accounts", "5", "--register", "--in-flight", "0"}, 2, `--in-flight is 0: 1 or more`},
 		{"unknown server", []string{"compare", "openfire"}, 2, `"openfire" is no server: one of canto`},
 		{"unknown suite", []string{"compare", "--suite", "none"}, 2, `there is no suite "none"`},
 	} {
@@ -206,6 +238,84 @@ func TestLimited(t *testing.T) {
 	r, err := result.Load(filepath.Join(dir, "result.json"))
 	if err != nil || r.Partial != "interrupted in phase talk: the limit of 2s was over" {
 		t.Errorf("%v, %+v", err, r)
+	}
+}
+
+// A limit that is over before the server answers says so, and leaves no report.
+func TestLimitedBeforeItBegan(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes connections; nothing reads them
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	dir := filepath.Join(t.TempDir(), "out")
+	got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--server", ln.Addr().String(), "--out", dir, "--limit", "1s")
+	if got.code != exitFailed || !strings.Contains(got.err, "limit was over before the server was ready") || strings.Count(got.err, "\n") != 1 {
+		t.Errorf("status %d: %s", got.code, got.err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("there is a report")
+	}
+}
+
+// SIGTERM ends a run with a report of what was seen, and the status of an interrupt; the processes that it started end
+// with it.
+func TestSIGTERM(t *testing.T) {
+	s, at := server(t)
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--workers", "2")...)
+	cmd.Env = append(os.Environ(), asBench+"=1")
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut // Wait returns when the workers have closed them, too
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	defer late.Stop()
+	for s.Stats().Routed < 100 && cmd.ProcessState == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(errOut.String(), "interrupted: the report shows") {
+		t.Errorf("status %d: %s", code, &errOut)
+	}
+	if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil {
+		t.Error(err)
+	} else if !strings.HasPrefix(r.Partial, "interrupted in phase talk") {
+		t.Errorf("the result says %q", r.Partial)
+	}
+}
+
+// Of 40 clients two may fail to log in, a twentieth; a third ends the run with its reason. The status is of a failure.
+func TestFailedLogins(t *testing.T) {
+	for missing, code := range map[int]int{2: 0, 3: exitFailed} {
+		s, err := stub.Start(stub.Config{Users: 40 - missing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(s.Close)
+		got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--clients", "40", "--server", s.Addr().String(), "--out", t.TempDir())
+		if got.code != code || (code != 0) != strings.Contains(got.err, "of 40 logins failed") {
+			t.Errorf("%d of 40 can't log in: status %d: %s", missing, got.code, got.err)
+		}
+	}
+}
+
+// A comparison in which a server could not be measured has failed.
+func TestCompareWithoutServer(t *testing.T) {
+	s, _ := server(t)
+	addr := s.Addr().String()
+	s.Close()
+	there, _ := server(t)
+	describe := func(name, addr string) string {
+		return file(t, name+".toml", fmt.Sprintf("server = %q\ninsecure = true\npassword = 'bench'\n", addr))
+	}
+	got := do(t.Context(), "compare", describe("there", there.Addr().String()), describe("gone", addr), "--scenario", file(t, "short.toml", short), "--rounds", "1", "--out", t.TempDir())
+	if got.code != exitFailed || !strings.Contains(got.out, "FAIL short: gone has no figures: ") || !strings.Contains(got.err, "could not be measured") {
+		t.Errorf("status %d: %s%s", got.code, got.out, got.err)
 	}
 }
 
@@ -313,5 +423,14 @@ func TestAccounts(t *testing.T) {
 	}
 	if got := do(t.Context(), "accounts", "20"); got.code != exitUsage || !strings.Contains(got.err, "--register") {
 		t.Errorf("status %d: %s", got.code, got.err)
+	}
+}
+
+// What most programs understand: help, help of a command, and the version as a flag.
+func TestHelpWords(t *testing.T) {
+	for args, want := range map[string]string{"help": "Run a scenario against a server", "help compare": "--rounds", "--version": "canto-bench devel", "version": "canto-bench devel"} {
+		if got := do(t.Context(), strings.Fields(args)...); got.code != 0 || !strings.Contains(got.out, want) || got.err != "" {
+			t.Errorf("canto-bench %s: status %d: %s%s", args, got.code, got.out, got.err)
+		}
 	}
 }

@@ -26,6 +26,15 @@ type planCmd struct {
 
 // Run plans.
 func (c *planCmd) Run(w *world) error {
+	if err := refuse(
+		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),
+		atLeast("--memory", c.Memory, 0, "bytes, or 0 for 80 % of this machine's"),
+		within("--utilisation", c.Utilisation, 0.01, 1, "from 0.01 to 1"),
+		atLeast("--budget", c.Budget, 10*time.Second, "10s or more; margins are wide below some minutes"),
+		atLeast("--sessions", c.Sessions, capacity.LeastSessions, fmt.Sprintf("%d or more: fewer show nothing", capacity.LeastSessions)),
+	); err != nil {
+		return err
+	}
 	e, err := c.entrant()
 	if err != nil {
 		return err

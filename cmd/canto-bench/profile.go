@@ -29,6 +29,9 @@ type profileCmd struct {
 
 // Run runs a scenario with profiles.
 func (c *profileCmd) Run(w *world) error {
+	if err := refuse(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
+		return err
+	}
 	e, err := c.entrant()
 	if err != nil {
 		return err
@@ -88,15 +91,18 @@ func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.Fi
 		length = 10 * time.Second // nobody knows how long one takes
 	}
 	length = max(length, time.Second)
-	// A profile that has begun is waited for: the phase waits with us.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), length+time.Minute)
+	// A profile that has begun is waited for, and the phase with it, unless the run is interrupted.
+	ctx, cancel := context.WithTimeout(ctx, length+time.Minute)
 	defer cancel()
 	var wg sync.WaitGroup
 	fetch := func(kind string, after, d time.Duration) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			time.Sleep(after)
+			select {
+			case <-time.After(after):
+			case <-ctx.Done():
+			}
 			b, err := probe.FetchProfile(ctx, p.base, kind, d)
 			p.mu.Lock()
 			defer p.mu.Unlock()

@@ -40,6 +40,9 @@ type serverFlags struct {
 }
 
 func (f *serverFlags) entrant() (*entrant.Entrant, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
 	if f.Target != "" {
 		e, err := entrant.Read(f.Target)
 		if err != nil {
@@ -64,23 +67,26 @@ func (f *serverFlags) entrant() (*entrant.Entrant, error) {
 
 // scenarioFlags change a scenario.
 type scenarioFlags struct {
-	Clients   int           `help:"How many clients, in place of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
-	Rates     float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
-	Length    time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
-	TLS       string        `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
-	Mechanism string        `help:"SASL mechanism." placeholder:"NAME" group:"Scenario"`
-	SASL2     string        `name:"sasl2" help:"auto, off or require." placeholder:"WHEN" group:"Scenario"`
-	FAST      bool          `name:"fast" help:"Log in again with tokens (XEP-0484)." group:"Scenario"`
-	SM        bool          `name:"sm" help:"Stream management on." group:"Scenario"`
-	Carbons   bool          `help:"Carbons on." group:"Scenario"`
+	Clients   *int           `help:"How many clients, in place of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
+	Rates     *float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
+	Length    *time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
+	TLS       string         `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
+	Mechanism string         `help:"SASL mechanism." placeholder:"NAME" group:"Scenario"`
+	SASL2     string         `name:"sasl2" help:"auto, off or require." placeholder:"WHEN" group:"Scenario"`
+	FAST      bool           `name:"fast" help:"Log in again with tokens (XEP-0484)." group:"Scenario"`
+	SM        bool           `name:"sm" help:"Stream management on." group:"Scenario"`
+	Carbons   bool           `help:"Carbons on." group:"Scenario"`
 }
 
 func (f *scenarioFlags) changes() bench.Changes {
-	return bench.Changes{Clients: f.Clients, Rates: f.Rates, Length: bench.Span(f.Length), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+	return bench.Changes{Clients: value(f.Clients), Rates: value(f.Rates), Length: bench.Span(value(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
 }
 
 // scenario finds one and changes it.
 func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
 	s, err := bench.Find(name)
 	if err != nil {
 		return nil, usageError{err}
@@ -99,6 +105,9 @@ type loadFlags struct {
 }
 
 func (f *loadFlags) options(w *world) (bench.Options, error) {
+	if err := f.check(); err != nil {
+		return bench.Options{}, err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return bench.Options{}, err
@@ -111,16 +120,22 @@ type runCmd struct {
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Every time.Duration `help:"How often processes and metrics are looked at." default:"1s" placeholder:"TIME"`
-	Limit time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
-	Dir   string        `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
-	Out   string        `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
-	SLO   string        `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
-	Quiet bool          `short:"q" help:"No live view."`
+	Every time.Duration  `help:"How often processes and metrics are looked at." default:"1s" placeholder:"TIME"`
+	Limit *time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
+	Dir   string         `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
+	Out   string         `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
+	SLO   string         `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
+	Quiet bool           `short:"q" help:"No live view."`
 }
 
 // Run runs a scenario.
 func (c *runCmd) Run(w *world) error {
+	if err := refuse(
+		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
+		given("--limit", c.Limit, time.Second, "1s or more; left out, there is none"),
+	); err != nil {
+		return err
+	}
 	e, err := c.entrant()
 	if err != nil {
 		return err
@@ -144,8 +159,8 @@ func (c *runCmd) Run(w *world) error {
 		return err
 	}
 	o.Every = c.Every
-	if c.Limit > 0 {
-		ctx, cancel := context.WithTimeoutCause(w.ctx, c.Limit, fmt.Errorf("the limit of %v was over", c.Limit))
+	if c.Limit != nil {
+		ctx, cancel := context.WithTimeoutCause(w.ctx, *c.Limit, fmt.Errorf("the limit of %v was over", *c.Limit))
 		defer cancel()
 		w.ctx = ctx
 	}
@@ -155,10 +170,13 @@ func (c *runCmd) Run(w *world) error {
 			return err
 		}
 	}
+	over := errors.Is(w.ctx.Err(), context.DeadlineExceeded)
 	switch {
+	case over && r == nil:
+		return errLimitEarly
 	case err != nil:
 		return err
-	case errors.Is(w.ctx.Err(), context.DeadlineExceeded):
+	case over && r.Partial != "":
 		return errLimit
 	case r.Partial != "":
 		return errInterrupted
@@ -185,7 +203,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 		}
 		defer os.RemoveAll(dir)
 	} else if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the server's folder can't be made: %w: name another with --dir", err)
 	}
 	live := newLive(w, quiet)
 	defer live.Close()
@@ -194,7 +212,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 	}
 	log, err := os.Create(filepath.Join(dir, "server.log"))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
 	s, err := e.Start(w.ctx, entrant.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})

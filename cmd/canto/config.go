@@ -97,17 +97,17 @@ func (c c2sConfig) tlsRange() (lowest, highest uint16) {
 
 // limitsConfig has pointers, so that a host's section overrides only what it names.
 type limitsConfig struct {
-	Exempt              *[]netip.Prefix `toml:"exempt"`
-	Connections         *int            `toml:"connections"`
-	PerAddress          *int            `toml:"per_address"`
-	LoginsPerAddress    *rate           `toml:"logins_per_address"`
-	FailuresPerAddress  *rate           `toml:"failures_per_address"`
-	FailuresPerAccount  *rate           `toml:"failures_per_account"`
-	ResourcesPerAccount *int            `toml:"resources_per_account"`
-	Stanza              *size           `toml:"stanza"`
-	Rate                *flow           `toml:"rate"`
-	Outbox              *size           `toml:"outbox"`
-	LoginTimeout        *duration       `toml:"login_timeout"`
+	Exempt              *[]prefix `toml:"exempt"`
+	Connections         *int      `toml:"connections"`
+	PerAddress          *int      `toml:"per_address"`
+	LoginsPerAddress    *rate     `toml:"logins_per_address"`
+	FailuresPerAddress  *rate     `toml:"failures_per_address"`
+	FailuresPerAccount  *rate     `toml:"failures_per_account"`
+	ResourcesPerAccount *int      `toml:"resources_per_account"`
+	Stanza              *size     `toml:"stanza"`
+	Rate                *flow     `toml:"rate"`
+	Outbox              *size     `toml:"outbox"`
+	LoginTimeout        *duration `toml:"login_timeout"`
 }
 
 type hostConfig struct {
@@ -148,6 +148,29 @@ func parseSize(text string) (int64, error) {
 	return n * unit, nil
 }
 
+// A prefix is addresses: "10.0.0.0/8", or one alone.
+type prefix netip.Prefix
+
+// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is mapped into
+// IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
+func (p *prefix) UnmarshalText(b []byte) error {
+	v, err := netip.ParsePrefix(string(b))
+	if err != nil {
+		var a netip.Addr
+		if a, err = netip.ParseAddr(string(b)); err == nil && a.Zone() == "" {
+			v = netip.PrefixFrom(a, a.BitLen())
+		}
+	}
+	if mapped := v.Addr(); mapped.Is4In6() && v.Bits() >= 96 {
+		v = netip.PrefixFrom(mapped.Unmap(), v.Bits()-96)
+	}
+	if err != nil || !v.IsValid() {
+		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32", b)
+	}
+	*p = prefix(v.Masked())
+	return nil
+}
+
 // A rate is events in a time: "20/s", "5/m", "0" for none.
 type rate session.Rate
 
@@ -161,8 +184,8 @@ func (r *rate) UnmarshalText(b []byte) error {
 	n, per, ok := strings.Cut(t, "/")
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	k, err := strconv.Atoi(n)
-	if !ok || err != nil || units[per] == 0 || k < 0 {
-		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h; 0 is no limit", t)
+	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MostEvents {
+		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit", t, session.MostEvents)
 	}
 	*r = rate{N: k, Per: units[per]}
 	return nil
@@ -184,11 +207,11 @@ func (f *flow) UnmarshalText(b []byte) error {
 	if !ok || err != nil {
 		return fmt.Errorf("%q is no rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
 	}
-	f.rate, f.burst = n, 4*n
+	f.rate, f.burst = n, max(n, min(4*n, session.MostRate))
 	if has {
 		text, ok := strings.CutPrefix(strings.TrimSpace(burst), "burst ")
-		if f.burst, err = parseSize(text); err != nil || !ok || f.burst < n/10 {
-			return fmt.Errorf("%q: the burst is written like burst 1MiB, and is at least a tenth of the rate", t)
+		if f.burst, err = parseSize(text); err != nil || !ok {
+			return fmt.Errorf("%q: the burst is written like burst 1MiB", t)
 		}
 	}
 	return nil
@@ -214,7 +237,7 @@ func (c *limitsConfig) apply(lim *session.Limits) {
 		}
 	}
 	bytes := func(dst *int, src *size) {
-		if src != nil && *src > 0 {
+		if src != nil {
 			*dst = int(*src)
 		}
 	}
@@ -224,7 +247,10 @@ func (c *limitsConfig) apply(lim *session.Limits) {
 		}
 	}
 	if c.Exempt != nil {
-		lim.Exempt = *c.Exempt
+		lim.Exempt = nil
+		for _, p := range *c.Exempt {
+			lim.Exempt = append(lim.Exempt, netip.Prefix(p))
+		}
 	}
 	set(&lim.Connections, c.Connections)
 	set(&lim.PerAddress, c.PerAddress)
@@ -379,10 +405,16 @@ func (c *config) explain(err error, v any, path ...string) error {
 		if m := wrongType.FindStringSubmatch(cause); m != nil {
 			cause = fmt.Sprintf("%s is a TOML %s, and %s is wanted", strings.Join(full, "."), m[1], wanted(m[2]))
 		}
+		if name := strings.Join(full, "."); name != "" && !strings.Contains(cause, name) {
+			cause = name + ": " + cause
+		}
 		if len(path) > 0 {
 			return c.at(cause, full...)
 		}
 		row, _ := de.Position()
+		if len(de.Key()) == 0 {
+			cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
+		}
 		return &configError{c.file, row, cause}
 	}
 	return c.at(strings.TrimPrefix(err.Error(), "toml: "), path...)
@@ -481,8 +513,65 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
+// hostLimits are the limits that a host's section may change: the others hold before the server knows which host is
+// meant, or for all together.
+var hostLimits = []string{"exempt", "failures_per_account", "failures_per_address", "resources_per_account"}
+
+// checkLimits looks for limits that can't be meant: the server's, and each host's.
+func (c *config) checkLimits() error {
+	lim := c.limits()
+	if err := c.limitAt(lim.Check(), "limits"); err != nil {
+		return err
+	}
+	for _, name := range c.hostNames() {
+		own := c.Host[name].Limits
+		if own == nil {
+			continue
+		}
+		v := reflect.ValueOf(*own)
+		for i := range v.NumField() {
+			key := v.Type().Field(i).Tag.Get("toml")
+			if !v.Field(i).IsNil() && !slices.Contains(hostLimits, key) {
+				return c.at(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own are %s", key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
+			}
+		}
+		lim := c.limits()
+		own.apply(&lim)
+		if err := c.limitAt(lim.Check(), "host", name, "limits"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an outbox, it is the
+// stanza that does not fit the default.
+func (c *config) limitAt(err error, path ...string) error {
+	var le *session.LimitError
+	if !errors.As(err, &le) {
+		return err
+	}
+	key := le.Key
+	if key == "outbox" && c.Limits.Outbox == nil {
+		key = "stanza"
+	}
+	return c.at(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
+}
+
+// leastMemory is the least that memory may be: the store's share, and what the collector leaves above it.
+const leastMemory = 512 << 20
+
 // check holds what the decoder can't see.
 func (c *config) check() error {
+	if c.Data == "" {
+		return c.at("data is empty: name the folder of the store, like canto-data", "data")
+	}
+	if c.Memory != 0 && c.Memory < leastMemory {
+		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) or more, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
+	}
+	if err := c.checkLimits(); err != nil {
+		return err
+	}
 	if err := c.checkModules(c.Module, "module"); err != nil {
 		return err
 	}
@@ -525,19 +614,42 @@ func (c *config) check() error {
 	if c.Node < 0 || c.Node > 1023 {
 		return c.at("node is from 0 to 1023", "node")
 	}
-	for _, l := range []struct {
-		key   string
-		addrs []string
-	}{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"s2s", c.Listen.S2S}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}} {
+	return c.checkListen()
+}
+
+// A port is what a key of [listen] names.
+type port struct {
+	key   string
+	addrs []string
+}
+
+// ports are those that the server opens.
+func (c *config) ports() []port {
+	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
+}
+
+// checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
+func (c *config) checkListen() error {
+	taken := make(map[netip.AddrPort]string) // the key that names it
+	for _, l := range append(c.ports(), port{"s2s", c.Listen.S2S}) {
 		for i, a := range l.addrs {
 			ap, err := address(a)
 			if err != nil {
 				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
 			}
+			if l.key == "s2s" {
+				continue // nothing listens there yet
+			}
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
 				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
 			l.addrs[i] = ap.String() // one spelling, by which lists are compared
+			first := taken[ap]
+			together := first == "c2s" && l.key == "c2s_tls" || first == "c2s_tls" && l.key == "https"
+			if first != "" && ap.Port() != 0 && !together {
+				return c.at(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by c2s_tls and https, but by no others", a, first), "listen", l.key)
+			}
+			taken[ap] = l.key
 		}
 	}
 	return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -41,8 +42,10 @@ const patience = 30 * time.Second
 
 // A site is a folder with a configuration, as an operator has one.
 type site struct {
-	t   *testing.T
-	dir string
+	t       *testing.T
+	dir     string
+	program string               // what its commands run; empty: the test binary
+	attr    *syscall.SysProcAttr // of its commands
 }
 
 // listen takes ports that are free; where STARTTLS and TLS are spoken is told apart by the address.
@@ -67,7 +70,7 @@ func newSite(t *testing.T, hosts ...string) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &site{t, dir}
+	s := &site{t: t, dir: dir}
 	text := listen
 	for _, h := range hosts {
 		s.certificate(h)
@@ -102,8 +105,8 @@ type said struct {
 
 // command is a process in the site's folder.
 func (s *site) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(os.Args[0], append(args, "--config", "canto.toml", "--data", "data")...)
-	cmd.Dir = s.dir
+	cmd := exec.Command(cmp.Or(s.program, os.Args[0]), append(args, "--config", "canto.toml", "--data", "data")...)
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
 	cmd.Env = append(os.Environ(), asCanto+"=1")
 	return cmd
 }
@@ -607,4 +610,29 @@ func (p *process) half(host, name, password string) *client {
 		p.t.Fatalf("%s@%s: %v", name, host, err)
 	}
 	return c
+}
+
+// What most programs understand: help, help of a command, and the version as a flag. A command line that can't be
+// meant is one line that says where help is.
+func TestHelp(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"help", "Run the server."},
+		{"--help", "Run the server."},
+		{"", "Run the server."},
+		{"help user add", "--password-stdin"},
+		{"help check", "config, dns, tls, limits"},
+		{"--version", "canto " + Version},
+		{"version", "canto " + Version},
+	} {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: strings.Fields(c.args), stdin: strings.NewReader(""), out: &out, errOut: &errOut})
+		if status != 0 || !strings.Contains(out.String(), c.want) || errOut.Len() > 0 {
+			t.Errorf("canto %s: status %d: %s%s", c.args, status, &out, &errOut)
+		}
+	}
+	for _, args := range []string{"hepl", "user", "user add", "--frob", "serve extra", "help nothing"} {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: strings.Fields(args), stdin: strings.NewReader(""), out: &out, errOut: &errOut})
+		refused(t, said{status, out.String(), errOut.String()}, exitUsage, `: see canto help\n$`, args)
+	}
 }

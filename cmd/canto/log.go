@@ -53,9 +53,9 @@ func newLog(c *config, w io.Writer) *slog.Logger {
 		return slog.String(a.Key, text)
 	}}
 	if json {
-		return slog.New(slog.NewJSONHandler(w, opt))
+		return slog.New(limitLines(slog.NewJSONHandler(w, opt)))
 	}
-	return slog.New(slog.NewTextHandler(w, opt))
+	return slog.New(limitLines(slog.NewTextHandler(w, opt)))
 }
 
 // cut is text without what is behind its first so many bytes, at the end of a character.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -55,6 +54,7 @@ type run struct {
 	errOut io.Writer
 	server *server // nil: no server runs in this process
 	alone  bool    // no server answered
+	makes  bool    // the command may make a data folder: one that adds the first account or host
 	begin  func()  // what a server does first with a process of its own; nil: it has none
 
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
@@ -93,12 +93,10 @@ func execute(r *run) (status int) {
 			status = stop
 		}
 	}()
-	if len(r.args) == 0 {
-		r.args = []string{"--help"}
-	}
+	r.args = plainWords(r.args)
 	ctx, err := k.Parse(r.args)
 	if err != nil {
-		fmt.Fprintf(r.errOut, "canto: %v\n", err)
+		fmt.Fprintf(r.errOut, "canto: %v: see canto help\n", err)
 		return exitUsage
 	}
 	if err := ctx.Run(r); err != nil {
@@ -121,6 +119,20 @@ func execute(r *run) (status int) {
 }
 
 type exited struct{}
+
+// plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
+// --help, "help COMMAND" is COMMAND --help, and --version is version.
+func plainWords(args []string) []string {
+	switch {
+	case len(args) == 0:
+		return []string{"--help"}
+	case args[0] == "help":
+		return append(args[1:len(args):len(args)], "--help")
+	case args[0] == "--version":
+		return append([]string{"version"}, args[1:]...)
+	}
+	return args
+}
 
 // config is the file that --config names, canto.toml in this folder, or the defaults.
 func (r *run) config() (*config, error) {
@@ -168,7 +180,7 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(c.Data); err != nil && !write {
+	if _, err := os.Stat(c.Data); err != nil && !r.makes {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
 	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
@@ -202,18 +214,20 @@ func (r *run) remote(c *config) (done bool, err error) {
 	if c.Listen.Admin == "" {
 		return false, nil
 	}
+	if _, err := os.Stat(c.socket()); err != nil {
+		return false, nil
+	}
 	var in []byte
 	if r.cli.wantsInput() {
-		if in, err = io.ReadAll(r.stdin); err != nil {
-			return true, err
+		if in, err = io.ReadAll(io.LimitReader(r.stdin, maxInput+1)); err != nil {
+			return true, fmt.Errorf("reading the input: %w", err)
+		}
+		if len(in) > maxInput {
+			return true, fmt.Errorf("the input is longer than the %d MiB that a running server takes at a time: split it, or stop the server first", maxInput>>20)
 		}
 		r.stdin = bytes.NewReader(in)
 	}
-	args, err := r.absolute()
-	if err != nil {
-		return true, err
-	}
-	res, err := admin.Call(c.socket(), admin.Command{Args: args, Stdin: in})
+	res, err := admin.Call(c.socket(), admin.Command{Args: r.args, Stdin: in})
 	if errors.Is(err, admin.ErrNoServer) {
 		return false, nil
 	}
@@ -228,33 +242,18 @@ func (r *run) remote(c *config) (done bool, err error) {
 	return true, nil
 }
 
+// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the rest of the
+// command, it fits the request that the admin socket takes.
+const maxInput = 180 << 20
+
 // trimmed is an error line without the name that comes in front again.
 func trimmed(b []byte) string {
 	return string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("canto: ")))
 }
 
-// wantsInput reports whether the command reads standard input.
+// wantsInput reports whether the command reads standard input, which for an import is the file that it names.
 func (c *cli) wantsInput() bool {
-	return c.User.Import.File == "-" || c.User.Add.PasswordStdin || c.User.Passwd.PasswordStdin
-}
-
-// absolute makes the file of `user import FILE` mean the same in another process's folder.
-func (r *run) absolute() ([]string, error) {
-	args, file := slices.Clone(r.args), r.cli.User.Import.File
-	if file == "" || file == "-" {
-		return args, nil
-	}
-	p, err := filepath.Abs(file)
-	if err != nil {
-		return nil, err
-	}
-	for i, a := range args {
-		if a == file && slices.Contains(args[:i], "import") {
-			args[i] = p
-			break
-		}
-	}
-	return args, nil
+	return c.User.Import.File != "" || c.User.Add.PasswordStdin || c.User.Passwd.PasswordStdin
 }
 
 type versionCmd struct{}

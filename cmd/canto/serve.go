@@ -208,11 +208,11 @@ func (s *server) look(c *config) error {
 
 // probe opens each port and closes it again: one that is taken is known before a data folder is made.
 func (c *config) probe() error {
-	for _, addrs := range [][]string{c.Listen.C2S, c.Listen.C2STLS, c.Listen.HTTP, c.Listen.HTTPS, c.Listen.Debug} {
-		for _, a := range addrs {
+	for _, l := range c.ports() {
+		for _, a := range l.addrs {
 			ln, err := net.Listen("tcp", a)
 			if err != nil {
-				return portError(err)
+				return portError(c.at(portText(err), "listen", l.key), err)
 			}
 			ln.Close()
 		}
@@ -220,12 +220,26 @@ func (c *config) probe() error {
 	return nil
 }
 
-// portError says what an operator does about a port that can't be opened.
-func portError(err error) error {
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return exitStatus{exitTaken, fmt.Errorf("%w: stop who uses it, or change [listen]", err)}
+// portError is said with the exit status of why, which is the system's about a port that can't be opened.
+func portError(said, why error) error {
+	if errors.Is(why, syscall.EADDRINUSE) {
+		return exitStatus{exitTaken, said}
 	}
-	return err
+	return exitStatus{exitFailed, said}
+}
+
+// portText says what an operator does about a port that can't be opened.
+func portText(err error) string {
+	remedy := "change [listen]"
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		remedy = "stop who uses it, or change [listen]"
+	case errors.Is(err, syscall.EACCES):
+		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit file, or change [listen]"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		remedy = "this machine does not have that address: change [listen]"
+	}
+	return fmt.Sprintf("%v: %s", err, remedy)
 }
 
 // rehearse loads the modules of every host on an empty store in memory: only they know their options.
@@ -321,7 +335,7 @@ func (s *server) open(c *config, r *run) error {
 		StdTLS:      !c.C2S.CompactTLS,
 	})
 	if err != nil {
-		return fail(portError(err))
+		return fail(portError(errors.New(portText(err)), err))
 	}
 	s.router.Workers = s.reactor.Workers()
 	s.router.Start(s.reactor.Loops())
@@ -481,12 +495,16 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	}
 	offer, err := sasl.NewOffer(mechs...)
 	if err != nil {
-		return nil, err
+		return nil, c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(err.Error(), "sasl: "), strings.Join(mechanisms, ", ")), "host", host, "sasl")
 	}
 	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, offer)...)
 	var ce *configError
 	if errors.As(err, &ce) {
 		return nil, ce
+	}
+	var oe *session.OptionError
+	if errors.As(err, &oe) {
+		return nil, c.optionAt(host, oe)
 	}
 	if err != nil {
 		return nil, c.at(fmt.Sprintf("host %s: %v", host, err), "host", host, "modules")
@@ -498,6 +516,17 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	}
 	fresh[key] = p
 	return p, nil
+}
+
+// optionAt is err at the line of the option: the host's own section, if it has the key, else all hosts'.
+func (c *config) optionAt(host string, err *session.OptionError) error {
+	path := []string{"module", err.Module, err.Key}
+	if own, ok := c.Host[host].Module[err.Module].(map[string]any); ok {
+		if _, ok := own[err.Key]; ok {
+			path = append([]string{"host", host}, path...)
+		}
+	}
+	return c.at(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
 }
 
 func (s *server) given(c *config, offer sasl.Offer) []session.Given {
@@ -697,6 +726,8 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		{"node", c.Node == running.started.Node},
 		{"log", c.Log == running.started.Log},
 		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
+		{"limits.connections", c.limits().Connections == running.started.limits().Connections},
+		{"limits.outbox", c.limits().Outbox == running.started.limits().Outbox},
 		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
 		{"c2s.tls_versions", reflect.DeepEqual(c.C2S.TLSVersions, running.started.C2S.TLSVersions)},
 	} {
@@ -742,11 +773,15 @@ func (s *server) planes(c *config) (closeAll func(), err error) {
 		for _, a := range addrs {
 			ln, err := net.Listen("tcp", a)
 			if err != nil {
-				return portError(err)
+				return portError(errors.New(portText(err)), err)
 			}
 			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 			closers = append(closers, srv.Close)
-			go srv.Serve(ln)
+			go func() {
+				if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+					s.log.Error("the debug port is served no more: start canto again", "addr", a, "err", err)
+				}
+			}()
 		}
 		return nil
 	}

@@ -36,7 +36,9 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
 		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
 		{"wrong type of a limit", "[limits]\nconnections = 'many'\n", `canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
-		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: `},
+		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: this is no TOML: .*: text stands in quotes`},
+		{"text without quotes", "data = canto\n", `canto.toml:1: this is no TOML: .*: text stands in quotes`},
+		{"no mechanisms", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms`},
 		{"a key twice", "data = 'x'\ndata = 'y'\n", `canto.toml:2: .*data`},
 		{"bad level", "log = { level = 'loud' }\n", `canto.toml:1: log level "loud": it is debug, info`},
 		{"bad level in a section", "\n[log]\nlevel = 'loud'\n", `canto.toml:3: log level "loud": it is debug, info`},
@@ -60,11 +62,53 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
-		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n", `canto.toml:8: host example.org: module roster: max_items = 0: it is 1 or more`},
-		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n", `module roster: max_bytes = 1000: it is from 65536 to 1073741824`},
-		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n", `module private: max_bytes, max_elements and max_total_bytes are 1 or more`},
-		{"a vCard without bytes", listen + certified + "[module.vcard]\nmax_bytes = 0\n", `module vcard: max_bytes = 0: it is 1 or more`},
+		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n", `canto.toml:12: module.roster.max_items: 0: write 1 to`},
+		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n", `canto.toml:12: module.roster.max_bytes: 1000: write 65536 to`},
+		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n", `canto.toml:12: module.private.max_total_bytes: -1: write 1024 to`},
 		{"bad value of a module", listen + certified + "[module.offline]\nmax_messages = 'many'\n", `canto.toml:12: module.offline.max_messages is a TOML string, and a number is wanted`},
+		// A value is used or refused: each of these would lock peers out, or is none. RFC 6120 §13.12 has the least
+		// stanza.
+		{"stanza below the RFC's", "[limits]\nstanza = '9999B'\n", `canto.toml:2: limits.stanza: 9999 bytes: write 10000 bytes \(RFC 6120 §13.12`},
+		{"stanza of nothing", "[limits]\nstanza = '0'\n", `canto.toml:2: limits.stanza: 0 bytes: write 10000`},
+		{"stanza beyond the outbox", "[limits]\nstanza = '2MiB'\n", `canto.toml:2: limits.outbox: 1048576 bytes: write 2064KiB`},
+		{"stanza without a bound", "[limits]\nstanza = '1GiB'\n", `canto.toml:2: limits.stanza: .* to 16MiB`},
+		{"outbox below a stanza", "[limits]\noutbox = '200KiB'\n", `canto.toml:2: limits.outbox: 204800 bytes: write 272KiB`},
+		{"outbox of nothing", "[limits]\noutbox = '0'\n", `canto.toml:2: limits.outbox: 0 bytes: write 272KiB`},
+		{"outbox without a bound", "[limits]\noutbox = '2GiB'\n", `canto.toml:2: limits.outbox: .* to 1GiB`},
+		{"rate of a byte", "[limits]\nrate = '1B/s'\n", `canto.toml:2: limits.rate: 1 bytes a second: write 4KiB/s`},
+		{"rate beyond the counter", "[limits]\nrate = '2GiB/s'\n", `canto.toml:2: limits.rate: .* to 1GiB/s`},
+		{"burst below the rate", "[limits]\nrate = '256KiB/s, burst 64KiB'\n", `canto.toml:2: limits.rate: a burst of 65536 bytes: write one that is what a second has, 256KiB`},
+		{"burst beyond the counter", "[limits]\nrate = '256KiB/s, burst 4GiB'\n", `canto.toml:2: limits.rate: a burst of .* to 1GiB`},
+		{"negative rate", "[limits]\nrate = '-1KiB/s'\n", `canto.toml:2: limits.rate: "-1KiB/s" is no rate of bytes`},
+		{"login timeout of a millisecond", "[limits]\nlogin_timeout = '1ms'\n", `canto.toml:2: limits.login_timeout: 1ms: write 5s`},
+		{"no login timeout", "[limits]\nlogin_timeout = '0s'\n", `canto.toml:2: limits.login_timeout: 0s: write 5s`},
+		{"login timeout of a day", "[limits]\nlogin_timeout = '24h'\n", `canto.toml:2: limits.login_timeout: .* to 10m`},
+		{"negative duration", "[limits]\nlogin_timeout = '-5s'\n", `canto.toml:2: limits.login_timeout: "-5s" is no duration`},
+		{"negative connections", "[limits]\nconnections = -1\n", `canto.toml:2: limits.connections: -1 is less than none: write 1 or more, or 0`},
+		{"negative connections of an address", "[limits]\nper_address = -1\n", `canto.toml:2: limits.per_address: -1 is less than none`},
+		{"negative resources", "[limits]\nresources_per_account = -1\n", `canto.toml:2: limits.resources_per_account: -1 is less than none`},
+		{"negative resources of a host", listen + certified + "limits = { resources_per_account = -1 }\n", `canto.toml:11: host.example.org.limits.resources_per_account: -1 is less than none`},
+		{"no logins", "[limits]\nlogins_per_address = '0/s'\n", `canto.toml:2: limits.logins_per_address: "0/s" is no rate: .*0 alone is no limit`},
+		{"one login an hour", "[limits]\nlogins_per_address = '1/h'\n", `canto.toml:2: limits.logins_per_address: 1 in 1h0m0s keeps clients out .*: write 1/m`},
+		{"negative failures", "[limits]\nfailures_per_account = '-5/m'\n", `canto.toml:2: limits.failures_per_account: "-5/m" is no rate`},
+		{"failures beyond the counter", "[limits]\nfailures_per_address = '5000000000/s'\n", `canto.toml:2: limits.failures_per_address: .* is no rate: .*1 to 1000000`},
+		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n", `canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
+		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n", `canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
+		{"memory below the store's", "memory = '64MiB'\n", `canto.toml:1: memory: 67108864 bytes: write 512MiB`},
+		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is no size`},
+		{"negative node", "node = -1\n", `canto.toml:1: node is from 0 to 1023`},
+		{"data of no name", "data = ''\n", `canto.toml:1: data is empty: name the folder`},
+		{"one port twice", "[listen]\nhttp = ['127.0.0.1:5222']\n", `canto.toml:2: "127.0.0.1:5222" stands under c2s, too: one address is shared by`},
+		{"no messages kept", listen + certified + "[module.offline]\nmax_messages = -1\n", `canto.toml:12: module.offline.max_messages: -1: write 1 to 1000000; to keep none, modules = \["-offline"\]`},
+		{"no bytes kept", listen + certified + "module.offline.max_bytes = 0\n", `canto.toml:11: host.example.org.module.offline.max_bytes: 0: write 1024`},
+		{"a roster of less than none", listen + certified + "[module.roster]\nmax_items = -5\n", `canto.toml:12: module.roster.max_items: -5: write 1 to`},
+		{"private of nothing", listen + certified + "[module.private]\nmax_bytes = 0\n", `canto.toml:12: module.private.max_bytes: 0: write 1024`},
+		{"private elements of less than none", listen + certified + "[module.private]\nmax_elements = -1\n", `canto.toml:12: module.private.max_elements: -1: write 1`},
+		{"a vCard of nothing", listen + certified + "[module.vcard]\nmax_bytes = 0\n", `canto.toml:12: module.vcard.max_bytes: 0: write 1024`},
+		{"registrations of less than none", listen + certified + "modules = ['+register']\n[module.register]\nper_address = -1\n", `canto.toml:13: module.register.per_address: -1: write 0 to 1000000 in an hour; 0 is no limit`},
+		{"a reserved name that is none", listen + certified + "modules = ['+register']\n[module.register]\nreserved = ['ad min']\n", `canto.toml:13: module.register.reserved: "ad min" is no name that an account could have: write it like admin`},
+		{"a conflict of another kind", listen + certified + "[module.bind]\nconflict = 'fight'\n", `canto.toml:12: module.bind.conflict: "fight": it is kick, refuse or rename`},
+		{"a contact that is no URI", listen + certified + "modules = ['+contact']\n[module.contact]\nabuse = ['abuse@example.org']\n", `canto.toml:13: module.contact.abuse: "abuse@example.org" is no URI: write it like mailto:`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -86,6 +130,65 @@ func TestServeRefusesPlusWithoutTLS(t *testing.T) {
 	s.write("canto.toml", listen+open+"sasl = ['SCRAM-SHA-1-PLUS']\n")
 	s.fails(exitUsage, `canto.toml:11: sasl names -PLUS forms only, .*: name certificate and key, or another mechanism`, "serve")
 	s.nothingMade()
+}
+
+// The least and the most of each limit, and an address alone among the exempt, are taken.
+func TestServeTakesLeastAndMost(t *testing.T) {
+	t.Parallel()
+	for _, limits := range []string{
+		"stanza = '10000B'\nrate = '4KiB/s, burst 4KiB'\noutbox = '256KiB'\nlogin_timeout = '5s'\nconnections = 16\nper_address = 1\nlogins_per_address = '1/m'\nresources_per_account = 1\nexempt = ['127.0.0.1', '::1', '::ffff:10.0.0.0/104']\n",
+		"stanza = '16MiB'\nrate = '1GiB/s'\noutbox = '1GiB'\nlogin_timeout = '10m'\nlogins_per_address = '1000000/s'\nexempt = []\n",
+		"rate = '0'\nconnections = 0\nper_address = 0\nresources_per_account = 0\nlogins_per_address = '0'\nfailures_per_address = '0'\nfailures_per_account = '0'\n",
+	} {
+		s := newSite(t, "example.org")
+		s.write("canto.toml", listen+hostSection("example.org")+"[limits]\n"+limits)
+		s.ok("user", "add", "romeo@example.org", "--password", "x")
+		p := s.serve()
+		p.login("example.org", "romeo", "x")
+		p.signal(syscall.SIGTERM)
+		p.wait()
+	}
+}
+
+// What serve refuses, reload refuses, and the limits in force stay. What can't change while the server runs is named.
+func TestReloadRefusesLimits(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serve()
+	before, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ text, words string }{
+		{"[limits]\nstanza = '100B'\n", `canto.toml:12: limits.stanza: 100 bytes: write 10000`},
+		{"[module.offline]\nmax_messages = -1\n", `canto.toml:12: module.offline.max_messages: -1: write 1`},
+	} {
+		s.write("canto.toml", string(before)+c.text)
+		s.fails(exitUsage, c.words, "reload")
+	}
+	s.write("canto.toml", string(before)+"[limits]\noutbox = '2MiB'\nconnections = 100\n")
+	if out := s.ok("reload"); !strings.Contains(out, "limits.connections: changed, and used from the next start on") || !strings.Contains(out, "limits.outbox: changed") {
+		t.Errorf("reload says %q", out)
+	}
+	p.signal(syscall.SIGTERM)
+	p.wait()
+}
+
+// A port that can't be opened is one line with the key's line and what to do.
+func TestServeRefusesPort(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	ports := func(c2s string) {
+		s.write("canto.toml", strings.Replace(listen, "127.0.0.1:0", c2s, 1)+hostSection("example.org"))
+	}
+	ports("192.0.2.1:5222")
+	s.fails(exitFailed, `canto.toml:3: listen tcp 192.0.2.1:5222: .*: this machine does not have that address: change \[listen\]`, "serve")
+	first, _ := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if os.Geteuid() == 0 && strings.TrimSpace(string(first)) == "1024" {
+		ports("127.0.0.1:7")
+		s.unprivileged()
+		refused(t, finish(t, s.command("serve"), ""), exitFailed, `canto.toml:3: .*permission denied: a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE`, "serve")
+	}
 }
 
 // nothingMade checks that there is no data folder.
@@ -617,9 +720,9 @@ func TestReloadOfTheSame(t *testing.T) {
 	}
 
 	// A limit of all hosts holds for a host that has limits of its own.
-	s.write("canto.toml", listen+"[limits]\nresources_per_account = 3\n"+hostSection("example.org")+"limits = { login_timeout = '20s' }\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 3\n"+hostSection("example.org")+"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
 	s.ok("reload")
-	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+"limits = { login_timeout = '20s' }\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
 	s.ok("reload")
 	if n := p.server.router.HostLimits(host("example.org")).ResourcesPerAccount; n != 4 {
 		t.Errorf("resources_per_account is %d, as before the reload", n)

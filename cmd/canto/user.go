@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"canto/session"
 	"canto/session/jid"
@@ -56,7 +57,15 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 func account(text string) (jid.JID, error) {
 	j, err := jid.Parse(text)
 	if err != nil {
-		return j, exitStatus{exitUsage, fmt.Errorf("%q: %w", text, err)}
+		why := strings.TrimPrefix(err.Error(), "jid: ")
+		if local, _, ok := strings.Cut(text, "@"); ok {
+			at := oddRune(local, func(s string) bool { _, err := jid.New(s, "localhost", ""); return err == nil })
+			if at >= 0 {
+				r, _ := utf8.DecodeRuneInString(local[at:])
+				why += fmt.Sprintf(" (%q)", r)
+			}
+		}
+		return j, exitStatus{exitUsage, fmt.Errorf("%q: %s: write it like name@domain", text, why)}
 	}
 	if l, _, res := j.Parts(); l == "" || res != "" {
 		return j, exitStatus{exitUsage, fmt.Errorf("%q is no account: write it like name@domain", text)}
@@ -76,14 +85,38 @@ func domain(text string) (string, error) {
 // derive makes the keys of a password for every hash, as they are stored.
 func derive(pw string, iterations int) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
-	return k.Encode(), passwordError(err)
+	return k.Encode(), passwordError(pw, err)
 }
 
-func passwordError(err error) error {
-	if errors.Is(err, sasl.ErrPassword) {
-		return exitStatus{exitUsage, errors.New("not a password: it is 1 to 1,023 bytes of UTF-8 without control characters")}
+// passwordError says what of pw no password may have (RFC 8265 §4.2), if that is what err is about.
+func passwordError(pw string, err error) error {
+	if !errors.Is(err, sasl.ErrPassword) {
+		return err
 	}
-	return err
+	const allowed = "letters, digits, symbols and blanks of any script are allowed, up to 1,023 bytes"
+	switch at := oddRune(pw, func(s string) bool { _, err := sasl.PreparePassword([]byte(s)); return err == nil }); {
+	case pw == "":
+		err = errors.New("the password is empty: " + allowed)
+	case !utf8.ValidString(pw):
+		err = errors.New("the password is no UTF-8: " + allowed)
+	case at >= 0:
+		r, _ := utf8.DecodeRuneInString(pw[at:])
+		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, or not assigned: %s", r, utf8.RuneCountInString(pw[:at])+1, allowed)
+	default:
+		err = fmt.Errorf("the password has %d bytes: %s", len(pw), allowed)
+	}
+	return exitStatus{exitUsage, err}
+}
+
+// oddRune is where the first character of text begins that is not ok by itself, nor with those before it; -1: there is
+// none.
+func oddRune(text string, ok func(string) bool) int {
+	for i, r := range text {
+		if !ok(string(r)) && !ok(text[:i]+string(r)) {
+			return i
+		}
+	}
+	return -1
 }
 
 // born tells a running server that there is an account.
@@ -121,6 +154,7 @@ func (u *userAdd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
+	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
 		if err := create(r, db, j, c); err != nil {
 			return err
@@ -284,6 +318,9 @@ type userImport struct {
 	File       string `arg:"" help:"The file; - is standard input."`
 }
 
+// maxImportLine bounds a line of an import: the longest address and the longest password are 4 KiB.
+const maxImportLine = 64 << 10
+
 // importBlock is how many accounts are one commit.
 const importBlock = 2000
 
@@ -291,17 +328,22 @@ func (u *userImport) Run(r *run) error {
 	if u.Iterations < sasl.MinIterations || u.Iterations > sasl.MaxIterations {
 		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations, sasl.MaxIterations)}
 	}
-	return r.withStore(true, func(db *store.DB) error {
-		in, name := r.stdin, "standard input"
-		if u.File != "-" {
-			f, err := os.Open(u.File)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			in, name = f, u.File
+	name := "standard input"
+	if u.File != "-" {
+		name = u.File
+	}
+	// The file is read here, as the user who typed the command: a running server gets what is in it, and opens nothing.
+	if name == u.File && r.server == nil {
+		f, err := os.Open(u.File)
+		if err != nil {
+			return fmt.Errorf("%w: name a file that you may read, or - for standard input", err)
 		}
-		rows, err := u.read(in, name)
+		defer f.Close()
+		r.stdin = f
+	}
+	r.makes = true
+	return r.withStore(true, func(db *store.DB) error {
+		rows, err := u.read(r.stdin, name)
 		if err != nil {
 			return err
 		}
@@ -327,7 +369,7 @@ type importLine struct {
 // read reads and checks all lines, so that of a file with a broken one nothing is imported.
 func (u *userImport) read(in io.Reader, name string) (rows []importLine, err error) {
 	sc := bufio.NewScanner(in)
-	sc.Buffer(nil, 64<<10)
+	sc.Buffer(nil, maxImportLine)
 	line := 0
 	broken := func(err error) error {
 		return fmt.Errorf("%s:%d: %v; nothing was imported", name, line, err)
@@ -346,12 +388,15 @@ func (u *userImport) read(in io.Reader, name string) (rows []importLine, err err
 			return nil, broken(err)
 		}
 		if _, err := sasl.PreparePassword([]byte(pw)); err != nil {
-			return nil, broken(passwordError(err))
+			return nil, broken(passwordError(pw, err))
 		}
 		rows = append(rows, importLine{line: line, jid: j, password: pw})
 	}
 	if err := sc.Err(); err != nil {
 		line++
+		if errors.Is(err, bufio.ErrTooLong) {
+			err = fmt.Errorf("longer than %d bytes: a line is jid<TAB>password, and ends with a newline", maxImportLine)
+		}
 		return nil, broken(err)
 	}
 	return rows, nil
@@ -445,6 +490,7 @@ func (h *hostAdd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
+	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
 		c, err := r.config()
 		if err != nil {

@@ -61,7 +61,7 @@ keys     SCRAM-SHA-512, 10000 iterations
 				s.fails(exitUsage, `"a@b/c" is no account: write it like name@domain`, "user", c, "a@b/c")
 			}
 			s.fails(exitUsage, `"a b@example.org": `, "user", "add", "a b@example.org")
-			s.fails(exitUsage, `not a password: it is 1 to`, "user", "add", "tybalt@example.org", "--password", "a\nb")
+			s.fails(exitUsage, `the password has U\+000A as its character 2`, "user", "add", "tybalt@example.org", "--password", "a\nb")
 			refused(t, s.canto("\n", "user", "add", "tybalt@example.org", "--password-stdin"), exitUsage, `the password is empty`)
 			is("juliet@example.org\nromeo@example.org\n", "user", "list")
 
@@ -90,6 +90,18 @@ keys     SCRAM-SHA-512, 10000 iterations
 			}
 		})
 	}
+}
+
+// What changes something that must be there makes no folder for it either.
+func TestChangersMakeNoFolder(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, c := range []string{"user passwd romeo@example.org", "user del romeo@example.org", "user ban romeo@example.org", "user unban romeo@example.org", "host del example.net"} {
+		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`, strings.Fields(c)...)
+		s.nothingMade()
+	}
+	s.ok("host", "add", "example.net")
+	s.ok("user", "add", "romeo@example.org", "--password", "x")
 }
 
 // A command that only reads makes nothing.
@@ -231,8 +243,12 @@ func TestImport(t *testing.T) {
 		{"no account", "a@example.org\tx\nexample.org\tx\n", `users.tsv:2: "example.org" is no account: .*; nothing was imported`},
 		{"no address", "a@example.org\tx\na b@example.org\tx\n", `users.tsv:2: "a b@example.org": .*; nothing was imported`},
 		{"no password", "a@example.org\tx\nb@example.org\t\n", `users.tsv:2: .*password.*; nothing was imported`},
-		{"a password that can't be one", "a@example.org\tx\nb@example.org\tx\ty\n", `users.tsv:2: .*password.*; nothing was imported`},
-		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n", `users.tsv:2: .*too long; nothing was imported`},
+		{"a password that can't be one", "a@example.org\tx\nb@example.org\tx\ty\n", `users.tsv:2: the password has U\+0009 as its character 2, which is a control character.*; nothing was imported`},
+		{"an unassigned character", "a@example.org\tx\nb@example.org\tlove \u0378\n", `users.tsv:2: the password has U\+0378 as its character 6, .*: letters, digits, symbols and blanks of any script are allowed.*; nothing was imported`},
+		{"a long password", "b@example.org\t" + strings.Repeat("x", 1024) + "\n", `users.tsv:1: the password has 1024 bytes: .*up to 1,023 bytes; nothing was imported`},
+		{"another encoding", "b@example.org\tcaf\xe9\n", `users.tsv:1: the password is no UTF-8: `},
+		{"a name with a blank", "ro meo@example.org\tx\n", `users.tsv:1: "ro meo@example.org": localpart has a character that is not allowed there \(' '\): write it like name@domain; nothing was imported`},
+		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n", `users.tsv:2: longer than 65536 bytes: a line is jid<TAB>password, and ends with a newline; nothing was imported`},
 		{"late", strings.Repeat("\n", 3) + manyLines(3000) + "broken\n", `users.tsv:3004: no tab: .*; nothing was imported`},
 	} {
 		s.write("users.tsv", c.text)
@@ -271,6 +287,26 @@ func TestImport(t *testing.T) {
 	if _, err := p.try("example.org", "PLAIN", "romeo", "other"); err != saslFailure("not-authorized") {
 		t.Errorf("the import changed a password: %v", err)
 	}
+}
+
+// The file of an import is read by the process of the user who typed the command, with that user's rights and that
+// process's /dev/stdin; the server opens nothing.
+func TestImportReadsAsTheCaller(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	if err := os.Mkdir(s.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.unprivileged()
+	p := s.serve()
+	s.attr = nil
+	if r := finish(t, s.command("user", "import", "/dev/stdin"), "romeo@example.org\tx\n"); r != (said{out: "1 accounts added\n"}) {
+		t.Errorf("/dev/stdin: %+v", r)
+	}
+	s.write("users.tsv", "juliet@example.org\ty\n") // 0600: where root runs the test, the server may not read it
+	s.ok("user", "import", s.path("users.tsv"))
+	p.login("example.org", "juliet", "y")
+	s.fails(exitFailed, `missing.tsv: no such file or directory: name a file that you may read`, "user", "import", s.path("missing.tsv"))
 }
 
 func manyLines(n int) string {

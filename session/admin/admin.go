@@ -55,7 +55,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: name a place where this user may make a socket with listen.admin", err)
 	}
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: name a place where this user may make a socket with listen.admin", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		ln.Close()
@@ -102,14 +102,23 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	return s, nil
 }
 
-// checked gives only connections of the owner and of root.
+// checked gives only connections of the owner and of root. No error but that of a closed socket ends it: descriptors
+// and memory that ran out come back.
 type checked struct{ net.Listener }
 
+// longestAcceptPause is how long it waits at most after an error, having begun with 5 ms.
+const longestAcceptPause = time.Second
+
 func (l *checked) Accept() (net.Conn, error) {
-	for {
+	for pause := 5 * time.Millisecond; ; {
 		c, err := l.Listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return nil, err
+		}
+		if err != nil {
+			time.Sleep(pause)
+			pause = min(2*pause, longestAcceptPause)
+			continue
 		}
 		if uid, err := peer(c); err == nil && trusted(uid) {
 			return c, nil

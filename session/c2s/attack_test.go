@@ -232,6 +232,41 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 }
 
+// K23: a client that asks for much more than it asks with, and does not read, is not read from while 256 KiB wait for it.
+// It keeps its session, and gets every answer once it reads.
+func TestAttackK23SlowAsker(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops = 1 }})
+	c := s.Login("asker", "asker@localhost/x")
+	c.Send("<iq type='set' id='v'><vCard xmlns='vcard-temp'><NOTE>" + strings.Repeat("n", 8000) + "</NOTE></vCard></iq>")
+	s.Settle()
+	if got := c.Received(); !strings.Contains(got, "type='result'") {
+		t.Fatal(got)
+	}
+	c.Conn().Room(0)
+	const n = 400 // answers of 3 MB, and an outbox of 1 MiB
+	c.Send(strings.Repeat("<iq type='get' id='q'><vCard xmlns='vcard-temp'/></iq>", n))
+	most := 0
+	for range 20 {
+		s.Advance(time.Second)
+		most = max(most, s.Net.Loops()[0].Meter().OutboxBytes)
+	}
+	if c.Conn().Ended() {
+		t.Fatal("the session has ended")
+	}
+	if most < 256<<10 || most > 256<<10+64<<10 {
+		t.Errorf("%d bytes wait, and it is read from while 262144 do", most)
+	}
+	c.Conn().Room(-1)
+	got := 0
+	for range 20 {
+		s.Advance(time.Second)
+		got += strings.Count(c.Received(), "<NOTE>")
+	}
+	if got != n {
+		t.Errorf("%d of %d answers came", got, n)
+	}
+}
+
 // K56: an account has so many resources and no more.
 func TestAttackK56Resources(t *testing.T) {
 	lim := session.DefaultLimits()

@@ -1,6 +1,7 @@
 package sessiontest
 
 import (
+	"bytes"
 	"fmt"
 	"regexp"
 	"slices"
@@ -277,6 +278,43 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 				t.Error("no second session")
 			}
 		})
+	}
+}
+
+// A session whose account can never be read again is tried with growing pauses, and then ended: the store is not asked
+// for ever, and the log holds a line a try.
+func TestTeardownWithoutStore(t *testing.T) {
+	var flaky storetest.Flaky
+	var log bytes.Buffer
+	s := New(t, Options{Fault: flaky.Fault, Log: &log})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	befriend(s, romeo, juliet)
+	bound := func() (n int) {
+		for i := range 256 {
+			for _, a := range s.Router.Table.Accounts(i, nil) {
+				n += len(a.Resources())
+			}
+		}
+		return n
+	}
+	flaky.Writes.Store(true)
+	romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
+	s.Settle()
+	flaky.Reads.Store(true)
+	romeo.Cut()
+	s.Settle()
+	for range 600 {
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	if n := strings.Count(log.String(), "an account could not be read"); n < 5 || n > 12 {
+		t.Errorf("%d tries in ten minutes", n)
+	}
+	if n := bound(); n != 1 {
+		t.Errorf("%d sessions, want juliet's alone", n)
+	}
+	if n := strings.Count(log.String(), "a session is ended without its contacts being told"); n != 1 {
+		t.Errorf("%d lines about the end", n)
 	}
 }
 

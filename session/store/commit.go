@@ -268,18 +268,28 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 		case <-changed:
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-c.db.down:
+			if Ticket(c.durable.Load()) >= t {
+				return db.Failed(t)
+			}
+			return db.Err()
 		}
 	}
 }
 
-// waitApplied blocks until every batch given before is visible, or has failed.
+// waitApplied blocks until every batch given before is visible, or has failed, or the store has: Pebble may then
+// never return from a write.
 func (c *commit) waitApplied() {
 	c.mu.Lock()
 	t := c.queued
 	for c.applied < t {
 		changed := c.changed
 		c.mu.Unlock()
-		<-changed
+		select {
+		case <-changed:
+		case <-c.db.down:
+			return
+		}
 		c.mu.Lock()
 	}
 	c.mu.Unlock()

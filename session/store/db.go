@@ -48,6 +48,8 @@ type DB struct {
 
 	incarnation uint32
 	failed      atomic.Pointer[failure] // not nil: nothing is written any more
+	down        chan struct{}           // closed when failed is set by fail
+	retries     retries
 	closeOnce   sync.Once
 	closeErr    error
 	stop        chan struct{}
@@ -60,7 +62,7 @@ type failure struct{ err error }
 // [ErrFormat], [ErrMissing], or the file system's.
 func Open(o Options) (*DB, error) {
 	o = o.withDefaults()
-	db := &DB{opts: o, stop: make(chan struct{})}
+	db := &DB{opts: o, stop: make(chan struct{}), down: make(chan struct{})}
 	if err := db.open(); err != nil {
 		return nil, err
 	}
@@ -75,7 +77,7 @@ func (db *DB) open() (err error) {
 			return fmt.Errorf("%w: %s: %v", ErrMissing, o.Dir, err)
 		}
 	} else if err := fs.MkdirAll(o.Dir, 0o700); err != nil {
-		return fmt.Errorf("store: making the folder: %w", err)
+		return fmt.Errorf("store: making the folder: %w", withRemedy(o.Dir, err))
 	}
 	desc, err := pebble.Peek(o.Dir, fs)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -85,10 +87,16 @@ func (db *DB) open() (err error) {
 		return fmt.Errorf("%w: %s", ErrMissing, o.Dir)
 	}
 	if db.lock, err = pebble.LockDirectory(o.Dir, fs); err != nil {
-		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EWOULDBLOCK) || err.Error() == "lock held by current process" {
+		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EWOULDBLOCK) || err.Error() == "lock held by current process" {
 			return locked(o.Dir, err)
 		}
-		return fmt.Errorf("store: locking %s: %w", o.Dir, err)
+		return fmt.Errorf("store: locking %s: %w", o.Dir, withRemedy(o.Dir, err))
+	}
+	if !o.ReadOnly {
+		if err = checkWritable(fs, o.Dir); err != nil {
+			db.lock.Close()
+			return err
+		}
 	}
 	db.cache = pebble.NewCache(o.CacheBytes)
 	defer func() {
@@ -111,12 +119,12 @@ func (db *DB) open() (err error) {
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		FlushDelayDeleteRange:      10 * time.Second,
 		DisableWAL:                 false,
-		EventListener:              &pebble.EventListener{BackgroundError: db.background, DataCorruption: db.corruption, DiskSlow: db.slow},
+		EventListener:              &pebble.EventListener{BackgroundError: db.background, DataCorruption: db.corruption, DiskSlow: db.slow, FlushEnd: db.flushed, CompactionEnd: db.compacted},
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
-	if db.peb, err = openPebble(o.Dir, po); err != nil {
+	if db.peb, err = db.openPebble(po); err != nil {
 		return openError(o.Dir, err)
 	}
 	db.commit.init(db)
@@ -133,7 +141,7 @@ func (db *DB) open() (err error) {
 		go db.commit.run()
 		if err = db.begin(); err != nil {
 			close(db.stop)
-			db.running.Wait()
+			db.settle()
 			return err
 		}
 		db.disk.start()
@@ -141,24 +149,40 @@ func (db *DB) open() (err error) {
 	return nil
 }
 
-// openPebble opens, and makes an error of a panic: of a damaged file, say.
-func openPebble(dir string, o *pebble.Options) (p *pebble.DB, err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			p, err = nil, corrupt(dir, fmt.Errorf("%v", r))
-		}
+// openPebble opens, and makes an error of a panic: of a damaged file, say. Pebble's Open waits for flushes and does
+// not end while they fail: once the store is given up, it is left behind.
+func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
+	type opened struct {
+		p   *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		var r opened
+		defer func() {
+			if v := recover(); v != nil {
+				r = opened{nil, corrupt(db.opts.Dir, fmt.Errorf("%v", v))}
+			}
+			done <- r
+		}()
+		r.p, r.err = pebble.Open(db.opts.Dir, o)
 	}()
-	return pebble.Open(dir, o)
+	select {
+	case r := <-done:
+		return r.p, r.err
+	case <-db.down:
+		return nil, db.Err()
+	}
 }
 
 func openError(dir string, err error) error {
 	switch text := err.Error(); {
 	case pebble.IsCorruptionError(err):
-		return corrupt(dir, err)
+		return fmt.Errorf("%w: restore a backup, or give another folder with --data", corrupt(dir, err))
 	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"), errors.Is(err, pebble.ErrDBNotPristine):
 		return fmt.Errorf("%w: %s: %v", ErrFormat, dir, err)
 	}
-	return fmt.Errorf("store: opening %s: %w", dir, err)
+	return fmt.Errorf("store: opening %s: %w", dir, withRemedy(dir, err))
 }
 
 // Rows of the system's own table, whose prefix is 0.
@@ -278,6 +302,7 @@ func (db *DB) fail(cause error) {
 	f := &failure{fmt.Errorf("%w: %w", ErrUnavailable, cause)}
 	if db.failed.CompareAndSwap(nil, f) {
 		db.opts.Logger.Error("the store can't go on", "err", cause)
+		close(db.down)
 		go db.opts.Fatal(f.err)
 	}
 }
@@ -289,7 +314,7 @@ func (db *DB) Close() error {
 		if !db.opts.ReadOnly {
 			db.commit.close()
 			close(db.stop)
-			db.running.Wait()
+			db.settle()
 		}
 		if db.closeErr = db.Err(); db.closeErr != nil {
 			return
@@ -304,21 +329,29 @@ func (db *DB) Close() error {
 	return db.closeErr
 }
 
+// settle waits for the goroutines of the store, unless it has failed: one of them may be in a write that Pebble
+// never returns from.
+func (db *DB) settle() {
+	done := make(chan struct{})
+	go func() {
+		db.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-db.down:
+	}
+}
+
 // logger takes Pebble's log. What it calls fatal would end the process in Pebble's own logger; here it takes the
 // store out of service, and the process ends in order.
 type logger struct{ db *DB }
 
 func (l logger) Infof(string, ...any) {}
 func (l logger) Errorf(f string, args ...any) {
-	l.db.opts.Logger.Warn("store: " + fmt.Sprintf(f, args...))
+	l.db.opts.Logger.Warn("store: Pebble", "err", fmt.Sprintf(f, args...))
 }
 func (l logger) Fatalf(f string, args ...any) { l.db.fail(fmt.Errorf(f, args...)) }
-
-// background is told of failed flushes and compactions, which Pebble tries again.
-func (db *DB) background(err error) {
-	db.metrics.BackgroundErrors.Add(1)
-	db.opts.Logger.Warn("store: in the background", "err", err)
-}
 
 // corruption is told of a block that can't be read. Whoever asked for it gets the error; the rest goes on.
 func (db *DB) corruption(info pebble.DataCorruptionInfo) {

@@ -20,8 +20,14 @@ type disk struct {
 	path  string // of the ballast
 
 	mu      sync.Mutex
-	ballast bool // it is there
+	ballast bool      // it is there
+	told    string    // the trouble that was logged last, so that it is logged once; "" while there is none
+	tries   int       // of making the ballast, failed in a row
+	again   time.Time // when it is tried again
 }
+
+// longestBallastPause is how long a ballast file that can't be made is left alone at most: a try writes all of it.
+const longestBallastPause = 5 * time.Minute
 
 const ballastName = "BALLAST"
 
@@ -95,7 +101,7 @@ func (db *DB) CheckSpace() {
 	usage, err := d.inner.GetDiskUsage(db.opts.Dir)
 	switch {
 	case err != nil && !errors.Is(err, vfs.ErrUnsupported):
-		db.opts.Logger.Warn("store: free space is not known", "err", err)
+		d.tell("store: free space is not known", err)
 		return
 	case err == nil && usage.AvailBytes < need:
 		d.setFull(fmt.Errorf("%w: %d MiB left in %s, less than %d MiB", ErrFull, usage.AvailBytes>>20, db.opts.Dir, need>>20))
@@ -106,8 +112,17 @@ func (db *DB) CheckSpace() {
 	if !d.makeBallast() {
 		return
 	}
+	d.told = ""
 	if full && db.commit.full.Swap(nil) != nil {
 		db.opts.Logger.Info("store: there is space again, writes are taken")
+	}
+}
+
+// tell logs a trouble of the disk, but not again while it is the same one. The caller holds mu.
+func (d *disk) tell(message string, err error) {
+	if text := message + err.Error(); text != d.told {
+		d.told = text
+		d.db.opts.Logger.Warn(message, "err", err)
 	}
 }
 
@@ -120,15 +135,19 @@ func (d *disk) makeBallast() bool {
 		d.ballast = true
 		return true
 	}
-	err := d.writeBallast()
-	if err != nil {
-		if e := d.inner.Remove(d.path); e != nil && !errors.Is(e, os.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
-		d.db.opts.Logger.Warn("store: making the ballast", "err", err)
+	if monotonic().Before(d.again) {
 		return false
 	}
-	d.ballast = true
+	if err := d.writeBallast(); err != nil {
+		if e := d.inner.Remove(d.path); e != nil && !errors.Is(e, os.ErrNotExist) && e.Error() != err.Error() {
+			err = fmt.Errorf("%w; and removing what there is of it: %w", err, e)
+		}
+		d.again = monotonic().Add(min(d.db.opts.CheckEvery<<min(d.tries, 10), longestBallastPause))
+		d.tries++
+		d.tell("store: the ballast can't be made", withRemedy(d.path, err))
+		return false
+	}
+	d.ballast, d.tries = true, 0
 	return true
 }
 

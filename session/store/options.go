@@ -31,6 +31,10 @@ type Options struct {
 	// CheckEvery is how often free space is looked at; 5 s, negative is never.
 	CheckEvery time.Duration
 
+	// FailAfter is how long flushes and compactions may fail, tried again and again, before the store is taken
+	// out of service; 1 minute. While Open waits for one, it is what Open may take.
+	FailAfter time.Duration
+
 	// BatchDelay is the longest that a busy committer lets writes gather for one sync; 2 ms. An idle one commits
 	// at once. BatchOps and BatchBytes end the gathering: 4,096 and 4 MiB.
 	BatchDelay time.Duration
@@ -81,6 +85,9 @@ func (o Options) withDefaults() Options {
 	def(&o.QueueBytes, 64<<20)
 	if o.CheckEvery == 0 {
 		o.CheckEvery = 5 * time.Second
+	}
+	if o.FailAfter == 0 {
+		o.FailAfter = time.Minute
 	}
 	if o.BatchDelay == 0 {
 		o.BatchDelay = 2 * time.Millisecond

@@ -74,6 +74,17 @@ func (s *server) chat() *pair {
 	return p
 }
 
+// chats waits until so many more messages have arrived.
+func (p *pair) chats(t *testing.T, more int64, during string) {
+	t.Helper()
+	want := p.seen.Load() + more
+	for end := time.Now().Add(patience); p.seen.Load() < want; time.Sleep(5 * time.Millisecond) {
+		if err := p.err.Load(); err != nil || time.Now().After(end) {
+			t.Fatalf("%s: %d of %d messages arrived in order: %v", during, p.seen.Load(), want, err)
+		}
+	}
+}
+
 // settled waits until everything sent so far has arrived.
 func (p *pair) settled(t *testing.T, during string) {
 	t.Helper()
@@ -388,7 +399,7 @@ func TestBeside(t *testing.T) {
 	s := start(t, "[limits]\nlogin_timeout = '10s'\n", "alice@localhost", "bob@localhost", "carol@localhost", "dave@localhost", "mallory@localhost")
 	k := s.keep()
 	p := s.chat()
-	time.Sleep(500 * time.Millisecond)
+	p.chats(t, 25, "alone")
 	base := s.rss()
 	for _, a := range attacks {
 		p.slowest.Store(0)
@@ -417,7 +428,7 @@ func TestBeside(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(400 * time.Millisecond)
+		p.chats(t, 20, a.name) // it goes on while they do
 		close(stop)
 		stuck := make(chan string, 1)
 		look := time.AfterFunc(5*time.Second, func() { stuck <- s.state() })

@@ -47,6 +47,15 @@ type Options struct {
 	Conflict string `toml:"conflict"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	switch o.Conflict {
+	case "kick", "refuse", "rename":
+		return "", ""
+	}
+	return "conflict", fmt.Sprintf("%q: it is kick, refuse or rename", o.Conflict)
+}
+
 type module struct {
 	opt   Options
 	fresh Resources
@@ -56,11 +65,6 @@ func (m *module) Load(api *session.API) error {
 	m.opt.Conflict = "kick"
 	if err := api.Decode(&m.opt); err != nil {
 		return err
-	}
-	switch m.opt.Conflict {
-	case "kick", "refuse", "rename":
-	default:
-		return fmt.Errorf("conflict = %q: it is kick, refuse or rename", m.opt.Conflict)
 	}
 	var ok bool
 	if m.fresh, ok = session.Find[Resources](api); !ok {

@@ -36,6 +36,29 @@ type Options struct {
 	Support  []string `toml:"support"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	for _, f := range o.fields() {
+		for _, u := range f.list {
+			if p, err := url.Parse(u); err != nil || p.Scheme == "" {
+				return f.name, fmt.Sprintf("%q is no URI: write it like mailto:abuse@example.org or xmpp:admin@example.org", u)
+			}
+		}
+	}
+	return "", ""
+}
+
+// A field is one of the form of XEP-0157, less "-addresses".
+type field struct {
+	name string
+	list []string
+}
+
+func (o *Options) fields() []field {
+	return []field{{"abuse", o.Abuse}, {"admin", o.Admin}, {"feedback", o.Feedback}, {"sales", o.Sales},
+		{"security", o.Security}, {"status", o.Status}, {"support", o.Support}}
+}
+
 type module struct{ opt Options }
 
 func (m *module) Load(api *session.API) error {
@@ -47,16 +70,7 @@ func (m *module) Load(api *session.API) error {
 		return errors.New("there is no service discovery")
 	}
 	form := disco.Form{Type: "http://jabber.org/network/serverinfo"}
-	for _, f := range []struct {
-		name string
-		list []string
-	}{{"abuse", m.opt.Abuse}, {"admin", m.opt.Admin}, {"feedback", m.opt.Feedback}, {"sales", m.opt.Sales},
-		{"security", m.opt.Security}, {"status", m.opt.Status}, {"support", m.opt.Support}} {
-		for _, u := range f.list {
-			if p, err := url.Parse(u); err != nil || p.Scheme == "" {
-				return fmt.Errorf("%s: %q is no URI: write it like mailto:abuse@example.org or xmpp:admin@example.org", f.name, u)
-			}
-		}
+	for _, f := range m.opt.fields() {
 		if len(f.list) > 0 {
 			form.Fields = append(form.Fields, disco.Field{Var: f.name + "-addresses", Values: f.list})
 		}

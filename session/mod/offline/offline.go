@@ -72,6 +72,13 @@ type Options struct {
 	MaxBytes    int `toml:"max_bytes"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(
+		session.OptionRange{Key: "max_messages", Value: o.MaxMessages, Least: 1, Most: 1_000_000, Note: `; to keep none, modules = ["-offline"]`},
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: 1 << 30, Note: `; to keep none, modules = ["-offline"]`})
+}
+
 type module struct {
 	opt  Options
 	db   *store.DB

@@ -61,6 +61,14 @@ type row struct {
 	xml []byte
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Least: 1, Most: 100_000, Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_total_bytes", Value: o.MaxTotal, Least: 1024, Most: 1 << 30})
+}
+
 type module struct {
 	opt  Options
 	db   *store.DB
@@ -71,9 +79,6 @@ func (m *module) Load(api *session.API) error {
 	m.opt = Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
-	}
-	if m.opt.MaxBytes < 1 || m.opt.MaxRows < 1 || m.opt.MaxTotal < 1 {
-		return errors.New("max_bytes, max_elements and max_total_bytes are 1 or more")
 	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")

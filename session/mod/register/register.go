@@ -62,6 +62,16 @@ type Options struct {
 	PlainText  bool     `toml:"plain_text"` // without TLS too
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	for _, name := range o.Reserved {
+		if _, err := jid.New(name, "localhost", ""); err != nil || name == "" {
+			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it like admin, without a domain", name)
+		}
+	}
+	return session.InRange(session.OptionRange{Key: "per_address", Value: o.PerAddress, Least: 0, Most: session.MostEvents, Note: " in an hour; 0 is no limit"})
+}
+
 // deriveCost of an account's keys, in microseconds of a core.
 const deriveCost = 6000
 
@@ -80,8 +90,8 @@ func (m *module) Load(api *session.API) error {
 	}
 	for i, name := range m.opt.Reserved { // compared with names that are prepared
 		j, err := jid.New(name, "localhost", "")
-		if err != nil || name == "" {
-			return fmt.Errorf("reserved: %q is no name of an account: write it like admin", name)
+		if err != nil {
+			return err
 		}
 		m.opt.Reserved[i] = j.Local()
 	}

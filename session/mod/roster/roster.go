@@ -11,7 +11,6 @@
 package roster
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -96,6 +95,13 @@ type Options struct {
 	MaxBytes int `toml:"max_bytes"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(
+		session.OptionRange{Key: "max_items", Value: o.MaxItems, Least: 1, Most: 100_000},
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: minBytes, Most: maxBytes})
+}
+
 // A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
 type Service struct {
 	opt   Options
@@ -109,12 +115,6 @@ func (m *Service) Load(api *session.API) error {
 	m.opt = Options{MaxItems: 5000, MaxBytes: 1 << 20}
 	if err := api.Decode(&m.opt); err != nil {
 		return err
-	}
-	if m.opt.MaxItems < 1 {
-		return fmt.Errorf("max_items = %d: it is 1 or more", m.opt.MaxItems)
-	}
-	if m.opt.MaxBytes < minBytes || m.opt.MaxBytes > maxBytes {
-		return fmt.Errorf("max_bytes = %d: it is from %d to %d", m.opt.MaxBytes, minBytes, maxBytes)
 	}
 	var err error
 	if m.db, err = openTable(api); err != nil {

@@ -9,7 +9,6 @@ package vcard
 
 import (
 	"errors"
-	"fmt"
 
 	"canto/reactor"
 	"canto/session"
@@ -41,6 +40,11 @@ type Options struct {
 	MaxBytes int `toml:"max_bytes"`
 }
 
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep none, modules = ["-vcard"]`})
+}
+
 type module struct {
 	opt  Options
 	db   *store.DB
@@ -51,9 +55,6 @@ func (m *module) Load(api *session.API) error {
 	m.opt.MaxBytes = 128 << 10
 	if err := api.Decode(&m.opt); err != nil {
 		return err
-	}
-	if m.opt.MaxBytes < 1 {
-		return fmt.Errorf("max_bytes = %d: it is 1 or more", m.opt.MaxBytes)
 	}
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// unprivileged has the site's processes run as a user without rights, who owns its files. A test that is not run by
+// root stays the user it is.
+func (s *site) unprivileged() {
+	s.t.Helper()
+	s.program, s.attr = s.path("canto-test"), &syscall.SysProcAttr{}
+	if os.Geteuid() == 0 {
+		s.attr.Credential = &syscall.Credential{Uid: 65534, Gid: 65534}
+		if err := os.Chmod(s.dir, 0o755); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := filepath.Walk(s.dir, func(p string, _ os.FileInfo, err error) error {
+			if err != nil || p == s.dir {
+				return err
+			}
+			return os.Lchown(p, 65534, 65534)
+		}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	if err := os.Link(os.Args[0], s.program); err != nil { // the folder that go test builds in may be closed
+		copyFile(s.t, os.Args[0], s.program)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		t.Fatal(err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A data folder that the server's user may not write to, in all the ways that happen: one line with path, cause and
+// remedy, exit status 1, and at once. It is not called locked.
+func TestServeFolderNotWritable(t *testing.T) {
+	t.Parallel()
+	chmod := func(mode os.FileMode, glob string) func(s *site) {
+		return func(s *site) {
+			list, err := filepath.Glob(s.path(glob))
+			if err != nil || len(list) == 0 {
+				s.t.Fatal(glob, err)
+			}
+			for _, p := range list {
+				if err := os.Chmod(p, mode); err != nil {
+					s.t.Fatal(err)
+				}
+			}
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		spoil func(s *site)
+		want  string
+	}{
+		{"folder", chmod(0o500, "data"), `data/.*permission denied.*chown`},
+		{"folder that can't be searched", chmod(0o600, "data"), `data.*permission denied.*chown`},
+		{"lock", chmod(0o400, "data/LOCK"), `data/LOCK.*permission denied.*chown`},
+		{"manifest", chmod(0, "data/MANIFEST-*"), `data/MANIFEST.*permission denied.*chown`},
+		{"log", chmod(0, "data/*.log"), `data/.*permission denied.*chown`},
+		{"a file", func(s *site) {
+			if err := os.RemoveAll(s.data()); err != nil {
+				s.t.Fatal(err)
+			}
+			s.write("data", "text")
+		}, `data.*not a directory.*a file stands where a folder must be`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "example.org")
+			s.ok("user", "add", "romeo@example.org", "--password", "x")
+			s.unprivileged()
+			c.spoil(s)
+			for _, command := range []string{"serve", "user add juliet@example.org --password x"} {
+				refused(t, finish(t, s.command(strings.Fields(command)...), ""), exitFailed, c.want, command)
+			}
+		})
+	}
+}
