@@ -215,6 +215,11 @@ func TestAttackK106(t *testing.T) {
 	if n, err := romeo.stanza(func(n node) bool { return n.attr("id") == "lost" }); err != nil || errorOf(n) != full {
 		t.Errorf("a message that can't be kept: %v %v", n, err)
 	}
+	// A subscription whose state can't be kept is refused, too (RFC 6121 §3.1.2): nothing of it would be left.
+	romeo.send("<presence to='tybalt@example.org' type='subscribe' id='asks'/>")
+	if n, err := romeo.stanza(func(n node) bool { return n.attr("id") == "asks" }); err != nil || errorOf(n) != full {
+		t.Errorf("a subscription that can't be kept: %v %v", n, err)
+	}
 	romeo.send("<message to='juliet@example.org' type='chat'><body>live</body></message>")
 	if _, err := juliet.stanza(body("live")); err != nil {
 		t.Errorf("live chat on a full disk: %v", err)

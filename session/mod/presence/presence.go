@@ -322,7 +322,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.Out || it.To || it.From || it.Approved {
 			it.Listed = true
 		}
-		if !m.rosters.Fits(a, &it) {
+		if m.rosters.Full() || !m.rosters.Fits(a, &it) {
 			return ev.Fail(session.ResourceConstraint)
 		}
 		m.rosters.Put(l, a, it)
@@ -419,6 +419,9 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
 	mv := roster.Inbound(it.State, kind)
+	if mv.State != it.State && m.rosters.Full() {
+		return ev.Fail(session.ResourceConstraint)
+	}
 	if kind == roster.Subscribe && mv.Pass {
 		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
 		kept := it

@@ -329,6 +329,9 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 	}
 }
 
+// Full reports whether the store refuses writes: a change that is made all the same would be taken back. Any goroutine.
+func (m *Service) Full() bool { return m.db.db.Full() != nil }
+
 // Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes no more
 // than before always fits, as a roster may be older than its limits. Under a's lock.
 func (m *Service) Fits(a *session.Account, it *Item) bool {
