@@ -223,8 +223,7 @@ type row struct {
 	el []byte
 }
 
-// continued runs f under the account's lock if s is still there and k what is in memory of its account. Otherwise
-// the next resource is given what is stored.
+// continued runs f under the account's lock if s is still there and k what is in memory of its account.
 func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func(l *session.Local, err error)) {
 	l.Account(s.Host(), s.JID().Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
 		switch {
@@ -232,9 +231,10 @@ func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func
 		case err != nil:
 			f(l, err)
 		case !exists:
-		case part.Of(a) != k: // it was read again
+		case part.Of(a) != k:
+			// The account was read again, as a write failed: what could not be erased would be handed over again,
+			// and so on. It waits for the next presence.
 			m.stop(l, s, k)
-			m.begin(l, a)
 		default:
 			f(l, nil)
 		}
@@ -244,7 +244,11 @@ func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func
 // still reports whether s may have more, and gives it to the next resource otherwise.
 func (m *module) still(l *session.Local, s *session.Session, k *kept) bool {
 	_, prio := s.Presence()
-	if part.Of(s.Account()) == k && s.Available() && prio >= 0 {
+	if part.Of(s.Account()) != k {
+		m.stop(l, s, k)
+		return false
+	}
+	if s.Available() && prio >= 0 {
 		return true
 	}
 	m.stop(l, s, k)

@@ -417,3 +417,33 @@ func TestLanguageOfWhatIsKept(t *testing.T) {
 		has("unavailable presence", juliet.Received(), "type='unavailable'")
 	}
 }
+
+// Where the store takes no writes, what was handed over can't be erased: the client gets it once, and again with
+// its next presence, but not without end; then it is erased.
+func TestNothingIsErased(t *testing.T) {
+	var flaky storetest.Flaky
+	s := free(t, sessiontest.Options{Fault: flaky.Fault})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 5 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 60_000) + "</body></message>")
+		s.Settle()
+	}
+	one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
+	flaky.Writes.Store(true)
+	one.Send("<presence/>")
+	two.Send("<presence/>")
+	s.Settle()
+	for name, c := range map[string]*sessiontest.Client{"one": one, "two": two} {
+		if n := len(texts(c.Received())); n > 5 || n == 0 && c == one {
+			t.Errorf("while nothing can be erased, %s got %d of 5 messages", name, n)
+		}
+	}
+	flaky.Writes.Store(false)
+	one.Send("<presence type='unavailable'/><presence/>")
+	s.Settle()
+	equal(t, "afterwards", texts(one.Received()), numbers(0, 5))
+	one.Send("<presence type='unavailable'/><presence/>")
+	s.Settle()
+	equal(t, "once more", texts(one.Received()), nil)
+}
