@@ -96,6 +96,22 @@ func (l *Local) settled(w wait) {
 // gone: with nil, and it replies; with an error, and the entity is read again and the answer is an
 // error, which [Stanza.FailCommit] gives.
 func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
+	return ev.commit(t, ev.stream, then)
+}
+
+// Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails: then its
+// sender is told, and the entity is read again. Nothing waits for it.
+func (ev *Stanza) Kept(t Ticket) Verdict { return ev.commit(t, nil, failKept) }
+
+func failKept(ev *Stanza, err error) Verdict {
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	return Done
+}
+
+// commit is Commit; st, if there is one, takes no element until t is settled.
+func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
 	l := ev.on
 	if ev.acct != nil {
 		ev.acct.ticket = max(ev.acct.ticket, t)
@@ -107,7 +123,7 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 		}
 		return then(ev, err)
 	}
-	w := wait{ticket: t, ev: ev.Keep(), acct: ev.acct, st: ev.stream, then: then}
+	w := wait{ticket: t, ev: ev.Keep(), acct: ev.acct, st: st, then: then}
 	if w.acct != nil {
 		w.acct.Pin()
 	}
@@ -118,15 +134,8 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 	return Done
 }
 
-// Wrote remembers that the entity's memory is newer than the store until t is settled, for changes
-// that nobody waits for. If t fails the entity is read again.
-func (ev *Stanza) Wrote(t Ticket) {
-	if ev.acct != nil {
-		ev.acct.Wrote(ev.on, t)
-	}
-}
-
-// Wrote is [Stanza.Wrote] where there is no stanza. Under the lock, on the loop of l.
+// Wrote remembers that a's memory is newer than the store until t is settled, for a change that no stanza asked
+// for. If t fails a is read again. Under the lock, on the loop of l.
 func (a *Account) Wrote(l *Local, t Ticket) {
 	a.ticket = max(a.ticket, t)
 	settled := t <= l.router.Durable.Durable()

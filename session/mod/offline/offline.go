@@ -149,8 +149,7 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	k.count++
 	k.bytes += len(el)
 	k.ticket = session.Ticket(m.db.Commit(b))
-	ev.Wrote(k.ticket)
-	return session.Done
+	return ev.Kept(k.ticket) // a message that could not be written is answered, not lost
 }
 
 // worthKeeping reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §3).

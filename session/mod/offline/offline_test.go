@@ -447,3 +447,29 @@ func TestNothingIsErased(t *testing.T) {
 	s.Settle()
 	equal(t, "once more", texts(one.Received()), nil)
 }
+
+// A message or a subscription that could not be written is answered: its sender does not believe that it is kept.
+func TestNotWritten(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
+	s.AddAccount("juliet@localhost")
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	romeo.Send("<presence/>")
+	s.Settle()
+	romeo.Received()
+	flaky.Writes.Store(true)
+	romeo.Send("<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message><presence to='juliet@localhost' type='subscribe' id='s'/>")
+	s.Settle()
+	got := romeo.Received()
+	for _, want := range []string{"<message type='error' id='m'", "<presence type='error' id='s'"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in %q", want, got)
+		}
+	}
+	flaky.Writes.Store(false)
+	romeo.Send("<message to='juliet@localhost' type='chat' id='again'><body>Hi again</body></message>")
+	s.Settle()
+	if got := romeo.Received(); got != "" {
+		t.Errorf("romeo got %q", got)
+	}
+}

@@ -314,6 +314,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
 	mv := roster.Outbound(it.State, kind)
+	var t session.Ticket
 	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
 		it.State = mv.State
 		if !it.In {
@@ -325,7 +326,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		if m.rosters.Full() || !m.rosters.Fits(a, &it) {
 			return ev.Fail(session.ResourceConstraint)
 		}
-		m.rosters.Put(l, a, it)
+		t = m.rosters.Put(l, a, it)
 	}
 	if mv.Pass {
 		ap := ev.Appender()
@@ -335,7 +336,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	if mv.Show || mv.Hide {
 		m.Show(l, a, mv.Show, who)
 	}
-	return session.Done
+	return ev.Kept(t)
 }
 
 // Show sends each of who the presence of every available resource, or that it is unavailable: one copy of each
@@ -419,6 +420,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
 	mv := roster.Inbound(it.State, kind)
+	var t session.Ticket
 	if mv.State != it.State && m.rosters.Full() {
 		return ev.Fail(session.ResourceConstraint)
 	}
@@ -446,7 +448,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		if it.From {
 			it.Listed = true
 		}
-		m.rosters.Put(l, a, it)
+		t = m.rosters.Put(l, a, it)
 	}
 	if mv.Subscribe {
 		ap := ev.Appender()
@@ -456,5 +458,5 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	if mv.Show || mv.Hide {
 		m.Show(l, a, mv.Show, who)
 	}
-	return session.Done
+	return ev.Kept(t)
 }
