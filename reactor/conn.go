@@ -33,7 +33,7 @@ const (
 	flagDone    // OnClose was called
 	flagStuck   // on the loop's stuck list
 	flagLinger  // waits for the peer's FIN
-	flagFeeding // OnData is running
+	flagTried   // what it has to write was tried before: it need not be tried again soon
 	flagHigh    // OnDrain is owed when the outbox is empty
 	flagQueued  // on the loop's list of closes
 	flagDeaf    // more came than may be kept: nothing is read any more
@@ -756,7 +756,7 @@ func (c *Conn) flush() {
 		c.flushLater(flushed)
 		flushed = nil
 		if !closing { // then finish answers; else the engine writes, and does not say when it has
-			c.stick()
+			c.lookAgain()
 		}
 	}
 	if c.flags&flagPaused != 0 && !closing && c.io.Buffered() > 0 {
@@ -766,6 +766,9 @@ func (c *Conn) flush() {
 	if c.flags&flagHigh != 0 && !closing && c.Buffered() == 0 {
 		c.flags &^= flagHigh
 		c.loop.protect(c, func() { c.port.h.OnDrain(c) })
+	}
+	if c.flags&flagStuck == 0 {
+		c.flags &^= flagTried
 	}
 	c.tell(flushed, true)
 	if closing {
@@ -812,12 +815,21 @@ func (t closer) OnTimer(*Loop) {
 	t.c.loop.Post(func() {})
 }
 
+// stick has the outbox tried again later, and OnDrain called when it is empty.
 func (c *Conn) stick() {
-	if c.flags&flagHigh == 0 { // a new one: it need not wait as long as those that never read
+	c.flags |= flagHigh
+	c.lookAgain()
+}
+
+// lookAgain has c flushed again later: soon where it is new among those that wait for the socket, else when the
+// loop's patience has run out.
+func (c *Conn) lookAgain() {
+	if c.flags&flagTried == 0 {
+		c.flags |= flagTried
 		c.loop.patience, c.loop.waking = 0, false
 	}
 	if c.flags&flagStuck == 0 {
-		c.flags |= flagStuck | flagHigh
+		c.flags |= flagStuck
 		c.loop.stuck = append(c.loop.stuck, c)
 	}
 }

@@ -118,3 +118,34 @@ func TestNotifyDrain(t *testing.T) {
 		}
 	}
 }
+
+// A peer that does not read while something waits for it to have everything costs its loop a look in a tick, and the
+// handler nothing.
+func TestFlushedOfAPeerThatDoesNotRead(t *testing.T) {
+	n := reactortest.New(1, reactor.Config{Loops: 1})
+	drained, answered := 0, 0
+	p := n.Connect(0, &script{drain: func(*reactor.Conn) { drained++ }})
+	p.Room(0)
+	p.Conn().Append(make([]byte, 10_000)) // less than the engine keeps
+	p.Conn().Flushed(func(bool) { answered++ })
+	turns := func() (sum uint64) {
+		for _, c := range n.Loops()[0].Meter().Turns {
+			sum += c
+		}
+		return sum
+	}
+	n.Advance(2 * reactor.TickLength * 10)
+	before := turns()
+	n.Advance(reactor.TickLength * 100)
+	if got := turns() - before; got > 400 {
+		t.Errorf("%d turns in 10 s", got)
+	}
+	if drained != 0 || answered != 0 {
+		t.Errorf("OnDrain was called %d times, and the flush answered %d times", drained, answered)
+	}
+	p.Room(-1)
+	n.Advance(reactor.TickLength * 5)
+	if answered != 1 {
+		t.Errorf("with room again the flush was answered %d times", answered)
+	}
+}
