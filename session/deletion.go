@@ -8,10 +8,11 @@ import (
 )
 
 // Bury ends what is left of an account that the directory has no more: its sessions, and what others know of
-// it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, erase
-// is called, which gives the end of its rows to the store: what they have changed is durable before. done, which
-// may be nil, is called in the end. If the server stops or the store fails before, Bury is to be called again
-// with the next start; it may be called any number of times. Any goroutine.
+// it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, and what
+// that has changed is durable, erase is called, which gives the end of its rows to the store. A failure begins it
+// anew after a pause, a few times. done, which may be nil, is called once: when rows are erased, when it begins
+// anew, or when it has to wait for the next start, as the domain is not served. If the server stops before the end,
+// Bury is to be called again with the next start; it may be called any number of times. Any goroutine.
 func (r *Router) Bury(who Who, erase, done func()) {
 	r.Table.kicked(who.JID)
 	l := r.home(who.JID)
@@ -25,6 +26,7 @@ type burial struct {
 	erase, done func()
 	host        *Host
 	tell        []notice
+	written     []Ticket // of contacts that were told
 	failed      bool
 	tries       int
 }
@@ -57,8 +59,12 @@ func (b *burial) begin(l *Local) {
 		return
 	}
 	l.Account(host, b.who.JID, func(l *Local, a *Account, exists bool, err error) {
-		if a != nil && err == nil && a.id == b.who.ID { // else the name is another's by now
-			a.endAll(l, ErrNotAuthorized, true)
+		if err != nil {
+			b.again(l, err)
+			return
+		}
+		if a != nil && a.id == b.who.ID { // else the name is another's by now
+			a.forget(l)
 			l.router.Table.drop(a, false, 0)
 		}
 		l.Loop.Post(func() { l.Enter(func() { b.read(l) }) })
@@ -90,8 +96,14 @@ func (b *burial) read(l *Local) {
 }
 
 func (b *burial) ask(l *Local, got *resident) {
+	defer func() {
+		if r := recover(); r != nil {
+			l.panicked(r, b.who.JID)
+			b.again(l, errors.New("session: a hook has panicked"))
+		}
+	}()
 	a := &Account{bare: b.who.JID, id: b.who.ID, Entity: Entity{host: b.host, resident: got}}
-	b.tell, b.failed = nil, false
+	b.tell, b.written, b.failed = nil, nil, false
 	l.lock(&a.Entity)
 	c := &b.host.Profile().Hooks.Deleted
 	for i := range c.links {
@@ -112,8 +124,7 @@ func (b *burial) next(l *Local) {
 			b.again(l, errors.New("session: a contact could not be told"))
 			return
 		}
-		b.erase()
-		b.end()
+		b.finish(l)
 		return
 	}
 	left := len(share)
@@ -142,9 +153,51 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 		case err != nil:
 			b.failed = true
 		case exists:
-			l.arriveLetter(a, letter{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}, nil)
+			if !l.notice(a, letter{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
+				b.failed = true
+			}
+			b.written = append(b.written, a.ticket)
 		}
 	})
+}
+
+// notice takes a piece of news about a deleted account through a's chain for presence, from where it is handed
+// over: what a blocks is not asked. It reports whether it was taken.
+func (l *Local) notice(a *Account, lt letter) bool {
+	e, err := l.Parser.Element(lt.bytes)
+	if err != nil {
+		return false
+	}
+	defer l.Parser.Release(e)
+	ev := l.push()
+	defer l.pop()
+	lt.fill(l, ev, e)
+	ev.Host, ev.at, ev.acct = a.host, &a.Entity, a
+	ev.silent = true // the one who would be answered is not there
+	runPhases(&a.host.Profile().Hooks.Presence[ToBare], ev, Deliver, Fallback+1)
+	return !ev.failed
+}
+
+// finish waits on a worker until all that was changed is durable, and has the rows erased.
+func (b *burial) finish(l *Local) {
+	written := b.written
+	if !l.do(b.host.Profile(), reactor.Disk, func() (err error) {
+		for _, t := range written {
+			err = errors.Join(err, l.router.Durable.Await(t))
+		}
+		return err
+	}, func(err error) {
+		l.Enter(func() {
+			if err != nil {
+				b.again(l, err)
+				return
+			}
+			b.erase()
+			b.end()
+		})
+	}) {
+		b.again(l, ErrBusy)
+	}
 }
 
 // again begins anew after a while.
@@ -157,10 +210,13 @@ func (b *burial) again(l *Local, err error) {
 	wait := reactor.Tick(buryAgain << (b.tries - 1))
 	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(), "seconds", wait/10, "err", err)
 	l.After(wait, func() { b.begin(l) })
+	b.end() // others need not wait for it
 }
 
+// end calls done, once.
 func (b *burial) end() {
-	if b.done != nil {
-		b.done()
+	if done := b.done; done != nil {
+		b.done = nil
+		done()
 	}
 }

@@ -239,6 +239,7 @@ func (l *Local) load(a *Account) {
 	births := r.Table.births(a.bare)
 	got := &p.nobody
 	var id uint64
+	before := a.id
 	work := func() (err error) {
 		if err = r.Durable.Await(after); err != nil {
 			r.Log.Warn("a commit failed; the account is read again", "jid", a.bare.String(), "err", err)
@@ -251,6 +252,9 @@ func (l *Local) load(a *Account) {
 		id, exists, err = r.Directory.Account(snap, a.bare)
 		if err != nil || !exists {
 			return err
+		}
+		if id != before {
+			old = nil // they are of an account that was deleted
 		}
 		got, err = p.read(snap, Who{a.bare, id}, old)
 		return err
@@ -269,8 +273,11 @@ func (l *Local) loaded(a *Account, got *resident, id uint64, births uint32, err 
 	l.lock(&a.Entity)
 	if err == nil && a.resident != goneMark {
 		a.used = l.Loop.Tick()
-		if got.exists && a.id != id {
-			a.endAll(l, ErrNotAuthorized, true) // of an account that was deleted, and whose name is another's by now
+		if a.id != 0 && (!got.exists || a.id != id) { // it was deleted, and the name may be another's by now
+			a.resident = nil // hooks have nothing to look at
+			a.forget(l)
+		}
+		if got.exists {
 			a.id = id
 		}
 		a.resident = got
@@ -469,6 +476,16 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 			})
 		})
 	})
+}
+
+// forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
+func (a *Account) forget(l *Local) {
+	for _, s := range a.sessions {
+		s.lockOut()
+		s.out = nil
+		s.unlockOut()
+	}
+	a.endAll(l, ErrNotAuthorized, true)
 }
 
 // endAll ends a's sessions; unbind: at once, else each is unbound when its connection is closed.

@@ -23,6 +23,9 @@ type letter struct {
 
 // answer mails an answer to ev to ev.From.
 func (l *Local) answer(ev *Stanza, el []byte) {
+	if ev.silent {
+		return
+	}
 	lt := letter{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1, answer: true}
 	l.append(lt, el)
 }

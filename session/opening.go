@@ -411,6 +411,10 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 			st.Close(ErrReset) // banned, deleted, or with another password since SASL: it may try again
 			return
 		}
+		if exists && a.id != st.deal.account {
+			st.Close(ErrReset) // the account that has logged in was deleted, and the name is another's
+			return
+		}
 		with(a, exists, err)
 		done = true
 	})

@@ -27,6 +27,8 @@ type Stanza struct {
 	bare   bool    // a fresh stanza without 'to'
 	extra  []byte  // elements that delivery puts behind the children
 	other  bool    // Element is a rewritten one, to be released
+	silent bool    // its sender has an answer: there is no other
+	failed bool    // FailWith was called
 }
 
 // maxHops ends what mail keeps causing: a stanza is sent on this often.
@@ -129,6 +131,7 @@ func (ev *Stanza) FailWith(e StanzaError) Verdict {
 	if ev.Type == TypeError || ev.Type == TypeResult && ev.Kind == IQ {
 		return Done
 	}
+	ev.failed = true
 	ev.on.stats.Bounced[e.Condition]++
 	a := ev.Appender()
 	ev.header(a, "error")
@@ -176,7 +179,7 @@ func (a *Account) TopPriority() int8 {
 // Await is for the last handler only, that of a client's own iq: it keeps the client's input back,
 // runs work on a worker and then then on the loop under the account's lock, also if the stream is gone by
 // then, but not if the account is. Anywhere else it panics. After 30 s the answer is remote-server-timeout
-// and the stream goes on. Cold path.
+// and the stream goes on; then still runs when work ends, and what it answers goes nowhere. Cold path.
 func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
 	if ev.acct == nil || ev.Kind != IQ {
 		panic("session: Await outside of an iq handler of an account")
@@ -223,8 +226,8 @@ func (l *Local) awaited(ev *Stanza, a *Account, st *Stream, late *overdue, then 
 	l.Loop.Arm(&late.timer, 0, late)
 	l.lock(&a.Entity)
 	a.Unpin()
-	if !late.fired && a.resident != goneMark {
-		ev.on, ev.at, ev.acct = l, &a.Entity, a
+	if a.resident != goneMark {
+		ev.on, ev.at, ev.acct, ev.silent = l, &a.Entity, a, late.fired
 		then(ev, err)
 	}
 	l.unlock()

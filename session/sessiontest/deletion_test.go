@@ -2,12 +2,15 @@ package sessiontest_test
 
 import (
 	"context"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"canto/reactor"
 	"canto/session/mod"
 	"canto/session/mod/storage"
 	"canto/session/sessiontest"
@@ -144,4 +147,202 @@ func TestDeletedAccountIsHeardOf(t *testing.T) {
 	if got := s.Client("juliet").Received(); !strings.Contains(got, "<stream:error><not-authorized") {
 		t.Errorf("juliet gets %s", got)
 	}
+}
+
+// faults makes the next reads or writes of a store fail, as many as are asked for.
+type faults struct{ reads, writes atomic.Int32 }
+
+func (f *faults) fault(write bool) error {
+	n := &f.reads
+	if write {
+		n = &f.writes
+	}
+	if n.Load() > 0 {
+		n.Add(-1)
+		return errors.New("for the test")
+	}
+	return nil
+}
+
+// bury begins to work off juliet's account and returns when nothing moves; time passes for it to begin anew.
+func bury(t *testing.T, s *sessiontest.Server) {
+	t.Helper()
+	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	buryAgain(t, s, gone)
+}
+
+func buryAgain(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
+	t.Helper()
+	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Settle()
+	for range 30 {
+		s.Advance(time.Second)
+		s.Settle()
+	}
+}
+
+// left is how many deleted accounts are not erased.
+func left(t *testing.T, s *sessiontest.Server) (n int) {
+	t.Helper()
+	if err := s.DB.Accounts().Deleted(s.DB, func(store.DeletedAccount) bool { n++; return true }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// noFriend checks that romeo has no subscription with juliet left, and that the next owner of her name does not hear him.
+func noFriend(t *testing.T, s *sessiontest.Server) {
+	t.Helper()
+	romeo := s.Login("romeo again", "romeo@localhost/again")
+	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "<item jid='juliet@localhost' subscription='none'/>") {
+		t.Errorf("romeo's roster: %s", got)
+	}
+	next := s.Login("next", "juliet@localhost/other")
+	next.Send("<presence/>")
+	romeo.Send("<presence><status>secret</status></presence>")
+	s.Settle()
+	if got := next.Received(); strings.Contains(got, "secret") {
+		t.Errorf("the next owner of the name gets %s", got)
+	}
+}
+
+// A read or a write that fails while contacts are told only puts it off: nothing is erased before all of them know.
+func TestDeletedAccountOnFlakyStore(t *testing.T) {
+	for name, break1 := range map[string]func(f *faults, s *sessiontest.Server){
+		"a contact's write": func(f *faults, s *sessiontest.Server) { f.writes.Store(1) },
+		"the account's read": func(f *faults, s *sessiontest.Server) {
+			f.reads.Store(1)
+		},
+		"the read of an account that was dropped": func(f *faults, s *sessiontest.Server) {
+			f.writes.Store(1)
+			s.Client("juliet").Send("<presence to='nurse@localhost' type='subscribe'/>")
+			s.Settle()
+			f.reads.Store(1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var f faults
+			s := sessiontest.New(t, sessiontest.Options{Fault: f.fault})
+			_, juliet := friends(t, s)
+			s.AddAccount("nurse@localhost")
+			s.Settle()
+			gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
+			if err != nil {
+				t.Fatal(err)
+			}
+			break1(&f, s)
+			buryAgain(t, s, gone)
+			if n := left(t, s); n != 0 {
+				t.Errorf("%d deleted accounts are not worked off", n)
+			}
+			if !juliet.Conn().Ended() {
+				t.Error("the session of a deleted account lives on")
+			}
+			noFriend(t, s)
+		})
+	}
+}
+
+// A contact that has blocked the account is told, too: when it unblocks the address, that is another's.
+func TestDeletedAccountOfABlockedContact(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo, _ := friends(t, s)
+	romeo.Send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='juliet@localhost'/></block></iq>")
+	s.Settle()
+	bury(t, s)
+	romeo.Send("<iq type='set' id='u'><unblock xmlns='urn:xmpp:blocking'/></iq>")
+	s.Settle()
+	noFriend(t, s)
+}
+
+// A removal that takes longer than its answer may wait still ends the account, and the next owner of the name gets
+// nothing of it.
+func TestRemovalThatIsLate(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.Default(), "register")})
+	_, juliet := friends(t, s)
+	below := s.Router.Workers
+	var jobs []func()
+	s.Router.Workers = &heldWork{below: below, jobs: &jobs}
+	juliet.Send("<iq type='set' id='1'><query xmlns='jabber:iq:register'><remove/></query></iq>")
+	s.Advance(31 * time.Second)
+	if got := juliet.Received(); !strings.Contains(got, "remote-server-timeout") {
+		t.Fatalf("after 31 s: %s", got)
+	}
+	s.Router.Workers = below
+	for _, j := range jobs {
+		j()
+		s.Settle()
+	}
+	if got := juliet.Received(); !strings.Contains(got, "<stream:error><not-authorized") || strings.Contains(got, "id='1'") {
+		t.Errorf("in the end: %s", got)
+	}
+	noFriend(t, s)
+}
+
+// A login that is under way when its account is deleted and the name given to another does not bind to the new account.
+func TestLoginOfADeletedAccount(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	s.AddAccount("juliet@localhost")
+	c := s.Dial("c", 0)
+	c.Open("localhost")
+	s.Settle()
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+	s.Settle()
+	if _, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet"); err != nil { // by a process that can't tell the server
+		t.Fatal(err)
+	}
+	s.AddAccount("juliet@localhost")
+	c.Open("localhost")
+	c.Send("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>y</resource></bind></iq>")
+	s.Settle()
+	if got := c.Received(); strings.Contains(got, "<jid>") {
+		t.Errorf("bound: %s", got)
+	}
+}
+
+// What a deleted account's session holds back is not for the next owner of its name.
+func TestHeldOfADeletedAccount(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for range 2 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + strings.Repeat("x", 200_000) + "</body></message>")
+	}
+	s.Settle()
+	first := s.Login("first", "juliet@localhost/x")
+	first.Conn().Room(0)
+	first.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>for the first</body></message>")
+	s.Settle()
+	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.AddAccount("juliet@localhost")
+	buryAgain(t, s, gone)
+	next := s.Login("next", "juliet@localhost/y")
+	next.Send("<presence/>")
+	s.Settle()
+	if got := next.Received(); strings.Contains(got, "for the first") || strings.Contains(got, "xxx") {
+		t.Errorf("the next owner gets %.300s", got)
+	}
+}
+
+// heldWork are workers whose jobs begin when the test says so.
+type heldWork struct {
+	below reactor.Workers
+	jobs  *[]func()
+}
+
+func (h *heldWork) Do(c reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
+	*h.jobs = append(*h.jobs, func() { h.below.Do(c, l, work, then) })
+	return true
 }

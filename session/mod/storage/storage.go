@@ -47,8 +47,8 @@ func Log[V any](api *session.API, def *store.LogDef[V]) (*store.Log[V], error) {
 	return store.LogOf(Of(api).Space(), def)
 }
 
-// Bury has r tell those who knew a deleted account, and then erases its rows; done, which may be nil, is called
-// after that, on a loop. Any goroutine.
+// Bury has r tell those who knew a deleted account, and then erases its rows: see [session.Router.Bury]. done may be
+// nil, and is called on a loop. Any goroutine.
 func Bury(r *session.Router, db *store.DB, d store.DeletedAccount, done func()) error {
 	who, err := d.JID()
 	if err != nil {
