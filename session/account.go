@@ -137,7 +137,7 @@ func (a *Account) Ready(st *Stream, s *Session) {
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Unbind ends s: the Unbound hooks run while it is still in the list, then it is nobody's. Messages that it
+// Unbind ends s: the Unbound hooks run while it is still in the list, then it is taken out. Messages and iqs that it
 // held back are routed again, as to a resource that is not there. It may be called twice. A panic in a hook
 // does not keep s in the list.
 func (a *Account) Unbind(l *Local, s *Session) {
@@ -161,9 +161,7 @@ func (a *Account) Unbind(l *Local, s *Session) {
 		return
 	}
 	for _, h := range o.held {
-		if h.kind == Message && !h.to.IsZero() {
-			l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
-		}
+		l.again(h)
 	}
 }
 

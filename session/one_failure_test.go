@@ -361,7 +361,9 @@ func TestCrowdPriceHasAnEnd(t *testing.T) {
 
 // Each limit that is hit is counted by its name.
 func TestLimitsAreCounted(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }})
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }})
 	count := func(limit string) (n uint64) {
 		for _, l := range s.Router.Locals() {
 			n += l.Stats().Limits[limit]
@@ -370,8 +372,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 	slow, romeo := s.Login("slow", "slow@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	slow.Conn().Room(0)
-	for range 20 {
-		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 1000) + "</body></message>")
+	for range 200 {
+		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
 	}
 	s.Advance(5 * time.Second)
 	if n := count("outbox"); n != 1 {
@@ -387,4 +389,39 @@ func TestLimitsAreCounted(t *testing.T) {
 	if n := count("outbox"); n != 1 {
 		t.Errorf("outbox, after a clean end: %d", n)
 	}
+	// One that catches up and has no room for more.
+	s.AddAccount("late@localhost")
+	for range 20 {
+		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+	}
+	s.Settle()
+	late := s.Login("late", "late@localhost/x")
+	late.Conn().Room(0)
+	late.Send("<presence/>")
+	s.Settle()
+	for range 200 {
+		romeo.Send("<message to='late@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+	}
+	s.Settle()
+	if n := count("held"); n == 0 || late.Conn().Ended() {
+		t.Errorf("held: %d, ended %v", n, late.Conn().Ended())
+	}
+}
+
+// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is given back.
+func TestPanicInOutgoing(t *testing.T) {
+	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ *session.Session, p *session.Parcel) session.Verdict {
+			panicIf(strings.Contains(string(p.Bytes), "poison"))
+			return session.Pass
+		})
+		return nil
+	})
+	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>poison</body></message>")
+	nurse.Send("<message to='juliet@localhost/x' type='chat'><body>Hi</body></message>")
+	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body>") {
+		t.Errorf("juliet got %q", got)
+	}
+	works(t, s)
 }

@@ -136,7 +136,13 @@ func (r *Router) Retire(p *Profile, done func(error)) {
 	left := new(atomic.Int32)
 	left.Store(int32(len(r.locals)))
 	for _, l := range r.locals {
-		ok := l.Loop.Post(func() { l.retire(p, left, done) })
+		ok := l.Loop.Post(func() {
+			until := Ticket(0) // commits that are out now, whose handlers may be p's
+			for _, w := range l.waits {
+				until = max(until, w.ticket)
+			}
+			l.retire(p, until, left, done)
+		})
 		if !ok && left.Add(-1) == 0 {
 			done(p.unload())
 		}
@@ -164,10 +170,11 @@ func (l *Local) Work(h *Host, c reactor.Class, work func() error, then func(l *L
 	return l.do(h.Profile(), c, work, func(err error) { l.Enter(func() { then(l, err) }) })
 }
 
-// retire asks again while a commit of this loop or a work of p is out.
-func (l *Local) retire(p *Profile, left *atomic.Int32, done func(error)) {
-	if len(l.waits) > 0 || p.works.Load() > 0 {
-		t := &later{f: func() { l.retire(p, left, done) }}
+// retire asks again while a commit up to until, or a work of p, is out.
+func (l *Local) retire(p *Profile, until Ticket, left *atomic.Int32, done func(error)) {
+	out := slices.ContainsFunc(l.waits, func(w wait) bool { return w.ticket <= until })
+	if out || p.works.Load() > 0 {
+		t := &later{f: func() { l.retire(p, until, left, done) }}
 		l.Loop.Arm(&t.timer, l.Loop.Tick()+1, t)
 		return
 	}

@@ -356,7 +356,7 @@ func (l *Local) forward(ev *Stanza) {
 	}
 	a, ok := l.lockAccount(host, ev.To.Bare())
 	if !ok {
-		l.nobody(ev)
+		ev.Absent()
 		return
 	}
 	if a.waits() {
@@ -371,7 +371,7 @@ func (l *Local) forward(ev *Stanza) {
 func (l *Local) arriveAt(a *Account, ev *Stanza) {
 	a.used = l.Loop.Tick()
 	if !a.resident.exists {
-		l.nobody(ev)
+		ev.Absent()
 		return
 	}
 	ev.at, ev.acct = &a.Entity, a
@@ -404,10 +404,6 @@ func (l *Local) arrive(h *Hooks, ev *Stanza) {
 		}
 	}
 }
-
-// nobody answers for an address of ours without an account (RFC 6121 §8.5.1): as for a user who
-// gives nothing away, so that the sender does not learn who has an account.
-func (l *Local) nobody(ev *Stanza) { ev.Absent() }
 
 // Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
 // account hides from the sender answers so.
@@ -488,6 +484,12 @@ func (ev *Stanza) AppendKept(dst []byte) []byte {
 	return ev.Element.Append(dst, xmlstream.Streamed)
 }
 
+// AppendChildren appends el, one complete element, with extra after its own children.
+func AppendChildren(dst, el, extra []byte) []byte {
+	start := len(dst)
+	return addChildren(append(dst, el...), start, extra)
+}
+
 // addChildren puts extra behind the children of the element that dst[start:] is.
 func addChildren(dst []byte, start int, extra []byte) []byte {
 	if bytes.HasSuffix(dst, []byte("/>")) {
@@ -512,9 +514,9 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 
 // HandOver sends s an element that was stored or remembered, as a live one of the same sender would be
 // delivered: el has its xml:lang already, see [Stanza.AppendKept], and an address that the account blocks by
-// now is heard no more (XEP-0191 §3.4). from and to, where they are not zero, replace what el has. It goes
-// ahead of what s holds back. It reports whether s has it or must not have it; false: s takes nothing. What
-// may be large is handed over [SliceBytes] at a time. Under the account's lock.
+// now is heard no more (XEP-0191 §3.4). from and to, where they are not zero, replace what el has. A message
+// goes ahead of what s holds back. It reports whether s has it or must not have it; false: there is no room, or s
+// has [Session.Ended]. What may be large is handed over [SliceBytes] at a time. Under the account's lock.
 func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) bool {
 	e, err := l.Parser.Element(el)
 	if err != nil {
@@ -535,7 +537,7 @@ func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) boo
 			xmlstream.Attr{Name: attrTo, Value: to.String()})
 		el = l.scratch
 	}
-	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: true, From: sender, To: to})
+	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: kind == Message, From: sender, To: to})
 	if ok {
 		l.stats.Out[kind]++
 	}

@@ -27,12 +27,15 @@ type Session struct {
 	ended    bool // outbox lock: takes nothing any more
 }
 
-// out is what an outbox needs besides the wire's bytes: what waits while the session rests or
-// catches up. Nil while nothing waits.
+// out is what an outbox needs besides the wire's bytes: what waits while the session rests or catches up, or while
+// its wire has no room. Nil while nothing waits.
 type out struct {
 	held  []heldElement
 	bytes int
-	full  bool // a message was refused for want of room: so are those after it, which keeps their order
+	// full: a message was refused for want of room. So are those after it, which keeps their order.
+	full bool
+	// clogged: the wire had no room. Everything waits until it has taken what it has.
+	clogged bool
 }
 
 // A heldElement waits in an outbox.
@@ -42,7 +45,7 @@ type heldElement struct {
 	kind     Kind
 }
 
-// What a resting or catching session may hold back. What comes beyond is refused, and the session goes on.
+// What a session may hold back.
 const (
 	heldBytes = 1 << 20
 	heldCount = 1000
@@ -91,16 +94,17 @@ type Parcel struct {
 	Bytes []byte
 	Form  xmlstream.Form
 	Kind  Kind
-	// First marks what a catching session gets before everything that is held back for it.
+	// First marks a stored message, which a catching session gets before everything that it holds back.
 	First bool
-	// From and To are the addresses of a message, by which it is routed again if s ends before it has it.
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
+	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
 	From, To jid.JID
 }
 
 // Send puts p in the outbox of s: it runs the Outgoing hooks, appends p, and marks the connection dirty.
-// A session that rests or catches up keeps p for later. It reports whether s took p. A session that is
-// closing takes nothing; one whose client does not read is closed; one that holds back as much as it may
-// refuses messages, and lives. Any goroutine, any lock held.
+// A session that rests, catches up, or has a full outbox keeps p for later. It reports whether s took p. A
+// session that is closing takes nothing; one that catches up and has no room for another message refuses it, and
+// lives; one whose client does not read is closed when it can keep no more. Any goroutine, any lock held.
 func (s *Session) Send(p Parcel) (ok bool) {
 	s.lockOut()
 	defer s.unlockOut()
@@ -117,32 +121,78 @@ func (s *Session) send(p Parcel) (ok bool) {
 			return true
 		}
 	}
-	if s.waits(p) {
-		if s.hold(p) {
-			return true
-		}
+	if !s.waits(p) {
 		switch {
-		case p.Kind == Message:
+		case s.wire.Send(p.Bytes, p.Form):
+			return true
+		case s.wire.Closing():
+			s.ended = true
 			return false
-		case s.wire == nil:
-			s.ended = true // it could not be resumed without a hole
-			return false
+		case p.First:
+			return false // it stays where it is stored until there is room
 		}
-		// An answer or presence overtakes more than a megabyte of messages rather than being lost.
+		s.clog()
 	}
-	if ok = s.wire.Send(p.Bytes, p.Form); !ok {
-		s.ended = true
-		s.wire.Close(errSlowReader)
+	if s.hold(p) {
+		return true
 	}
-	return ok
+	switch {
+	case s.catching && p.Kind == Message:
+		return false // it is stored behind what s is given
+	case s.wire == nil || s.out.clogged:
+		s.ended = true // it does not read; or it could not be resumed without a hole
+		if s.wire != nil {
+			s.wire.Close(errSlowReader)
+		}
+		return false
+	}
+	return s.wire.Send(p.Bytes, p.Form) // presence overtakes two megabytes rather than being lost
 }
 
 // waits reports whether p is held back. Under the outbox lock.
 func (s *Session) waits(p Parcel) bool {
-	if s.wire == nil {
+	switch {
+	case s.wire == nil:
 		return true
+	case p.First:
+		return false
+	case s.out != nil && s.out.clogged:
+		return true
+	case p.From.IsZero():
+		return false
 	}
-	return !p.First && (s.catching && p.Kind == Message || s.out != nil && len(s.out.held) > 0)
+	return s.catching && p.Kind == Message || s.out != nil && len(s.out.held) > 0
+}
+
+// clog has everything wait until the wire has taken what it has. Under the outbox lock.
+func (s *Session) clog() {
+	if s.out == nil {
+		s.out = new(out)
+	}
+	s.out.clogged = true
+	a := s.account
+	s.wire.Flushed(func(l *Local, taken bool) {
+		if taken {
+			l.Account(a.host, a.bare, func(l *Local, now *Account, _ bool, _ error) {
+				if now == a && a.index(s) >= 0 {
+					s.unclog(l)
+				}
+			})
+		}
+	})
+}
+
+// unclog goes on after the wire has taken what it had: with what is held back, unless Caught will.
+func (s *Session) unclog(l *Local) {
+	if !s.catching {
+		s.Release(l, nil)
+		return
+	}
+	s.lockOut()
+	if s.out != nil {
+		s.out.clogged = false
+	}
+	s.unlockOut()
 }
 
 // outgoing asks the modules about p. It is a function of its own because what they are handed
@@ -156,13 +206,17 @@ func (h *Hooks) outgoing(s *Session, p Parcel) (changed Parcel, taken bool) {
 	return p, false
 }
 
-// hold keeps p for later; false: there is no room. Under the outbox lock.
+// hold keeps p for later; false: there is no room. Presence and iqs have twice the room of messages, which can be
+// stored. Under the outbox lock.
 func (s *Session) hold(p Parcel) bool {
 	if s.out == nil {
 		s.out = new(out)
 	}
-	o := s.out
-	if o.full && p.Kind == Message || len(o.held) >= heldCount || o.bytes+len(p.Bytes) > heldBytes {
+	o, room := s.out, 2
+	if p.Kind == Message {
+		room = 1
+	}
+	if o.full && p.Kind == Message || len(o.held) >= room*heldCount || o.bytes+len(p.Bytes) > room*heldBytes {
 		o.full = o.full || p.Kind == Message
 		return false
 	}
@@ -178,6 +232,13 @@ func (s *Session) full() bool {
 	return !s.ended && s.out != nil && s.out.full
 }
 
+// Ended reports whether s takes nothing any more, as its stream closes. Under the account's lock.
+func (s *Session) Ended() bool {
+	s.lockOut()
+	defer s.unlockOut()
+	return s.ended
+}
+
 // Catch has live messages wait while stored ones are handed over, until Caught. Under the account's lock.
 func (s *Session) Catch() {
 	s.lockOut()
@@ -185,11 +246,11 @@ func (s *Session) Catch() {
 	s.unlockOut()
 }
 
-// Catching reports whether Catch was called, and Caught was not. Under the account's lock.
+// Catching reports whether Catch was called, and Caught has not ended it. Under the account's lock.
 func (s *Session) Catching() bool { return s.catching }
 
-// Reopen lets s hold back messages again after it had no room. The caller has handed over, or will hand over
-// before anything that is held back from now on, what was stored instead. Under the account's lock.
+// Reopen lets s hold back messages again after it had no room. The caller will hand over what was stored instead
+// before anything that is held back from now on. Under the account's lock.
 func (s *Session) Reopen() {
 	s.lockOut()
 	if s.out != nil {
@@ -198,17 +259,23 @@ func (s *Session) Reopen() {
 	s.unlockOut()
 }
 
-// Caught ends Catch: what is still held back leaves as the client takes it. Under the account's lock.
-func (s *Session) Caught(l *Local) {
-	s.lockOut()
-	s.catching = false
-	s.unlockOut()
-	s.Release(l, nil)
+// Caught ends Catch when what is still held back has left, as the client takes it; then runs done, if there is one,
+// with whether messages were refused meanwhile. Under the account's lock.
+func (s *Session) Caught(l *Local, done func(l *Local, refused bool)) {
+	s.Release(l, func(l *Local) {
+		s.lockOut()
+		refused := s.out != nil && s.out.full
+		s.catching, s.out = false, nil
+		s.unlockOut()
+		if done != nil {
+			done(l, refused)
+		}
+	})
 }
 
 // Release hands what is held back to the client of s, in order, [SliceBytes] at a time as the socket takes
 // it, and then runs done, if there is one, under the account's lock on the loop of the stream. If s ends
-// before, done is not run, and messages that are still held back are routed again. Under the account's lock.
+// before, done is not run, and what is still held back is routed again. Under the account's lock.
 func (s *Session) Release(l *Local, done func(l *Local)) {
 	sent := 0
 	for sent < SliceBytes {
@@ -216,18 +283,16 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 		if !ok {
 			break
 		}
-		sent += len(h.bytes)
-		if !l.mayHave(s, h.from) {
+		if !h.from.IsZero() && !l.mayHave(s, h.from) {
+			if h.kind == IQ {
+				l.again(h) // it has an answer, as to an address that takes nothing
+			}
 			continue
 		}
-		if !s.Send(Parcel{Bytes: h.bytes, Kind: h.kind, First: true, From: h.from, To: h.to}) {
-			s.lockOut()
-			if s.out == nil {
-				s.out = new(out)
-			}
-			s.out.held = append([]heldElement{h}, s.out.held...)
-			s.unlockOut()
-			return // Unbind sees to the rest
+		sent += len(h.bytes)
+		if !s.write(h) {
+			sent = max(sent, 1)
+			break // its stream is closing, and Unbind sees to the rest; or its wire is full, and it waits
 		}
 	}
 	if sent == 0 {
@@ -257,7 +322,7 @@ func (s *Session) next() (h heldElement, ok bool) {
 		return h, false
 	}
 	if len(o.held) == 0 {
-		if !o.full || !s.catching {
+		if o.clogged = false; !o.full || !s.catching {
 			s.out = nil
 		}
 		return h, false
@@ -267,6 +332,50 @@ func (s *Session) next() (h heldElement, ok bool) {
 	o.held = o.held[1:]
 	o.bytes -= len(h.bytes)
 	return h, true
+}
+
+// write gives h to the wire, or puts it back in the first place.
+func (s *Session) write(h heldElement) bool {
+	s.lockOut()
+	defer s.unlockOut()
+	if s.wire != nil && s.wire.Send(h.bytes, xmlstream.Streamed) {
+		return true
+	}
+	if s.out == nil {
+		s.out = new(out)
+	}
+	s.out.held = append([]heldElement{h}, s.out.held...)
+	s.out.bytes += len(h.bytes)
+	return false
+}
+
+// TakeHeld calls keep with each message that s holds back, and forgets those for which it returns true: they are
+// stored instead. The others are routed again when s is unbound. Under the account's lock.
+func (s *Session) TakeHeld(keep func(el []byte) bool) {
+	s.lockOut()
+	o := s.out
+	s.out = nil
+	s.unlockOut()
+	if o == nil {
+		return
+	}
+	rest := o.held[:0]
+	for _, h := range o.held {
+		if h.kind != Message || h.to.IsZero() || !keep(h.bytes) {
+			rest = append(rest, h)
+		}
+	}
+	o.held = rest
+	s.lockOut()
+	s.out = o
+	s.unlockOut()
+}
+
+// again routes an element once more that a session held back.
+func (l *Local) again(h heldElement) {
+	if !h.to.IsZero() && h.kind != Presence {
+		l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
+	}
 }
 
 // AfterFlush runs f on the loop of the stream of s, under no lock: with taken once the socket has everything

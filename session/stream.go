@@ -36,6 +36,8 @@ type Wire interface {
 	// Flushed runs f on the stream's loop, under no lock: with taken once the socket has everything that was
 	// sent before, with taken false if the connection closes first. Any goroutine.
 	Flushed(f func(l *Local, taken bool))
+	// Closing reports whether the wire takes nothing any more, and not for want of room. Any goroutine.
+	Closing() bool
 	// NotifyDrain has [Stream.Unhold] called once nothing waits for the peer, also if that is so already.
 	NotifyDrain()
 	Pause()

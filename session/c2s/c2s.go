@@ -247,6 +247,7 @@ func appendAttr(b []byte, name, v string) []byte {
 func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(el) }
 func (w *wire) Form() xmlstream.Form                  { return xmlstream.Streamed }
 func (w *wire) Crowded() bool                         { return w.conn().Buffered() > highWater }
+func (w *wire) Closing() bool                         { return w.conn().Closing() }
 func (w *wire) NotifyDrain()                          { w.conn().NotifyDrain() }
 func (w *wire) Pause()                                { w.conn().Pause() }
 func (w *wire) PauseToAnswer()                        { w.conn().PauseToAnswer() }

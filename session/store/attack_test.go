@@ -1112,7 +1112,7 @@ func TestStalledDisk(t *testing.T) {
 	db.commit.mu.Lock()
 	queued, bytes := len(db.commit.queue), db.commit.bytes
 	db.commit.mu.Unlock()
-	if bytes > o.QueueBytes+1000 || queued > o.QueueBytes/overhead+2 {
+	if bytes > o.QueueBytes+overhead+1000 || queued > o.QueueBytes/overhead+2 {
 		t.Errorf("%d batches and %d bytes wait", queued, bytes)
 	}
 	if _, _, err := m.Last(db, 1); err != nil {

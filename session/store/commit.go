@@ -149,8 +149,8 @@ type commit struct {
 	slow      atomic.Pointer[failure] // not nil: they are refused because too many wait
 }
 
-// overhead is what a queued batch takes besides its writes, in bytes: many small ones count too.
-const overhead = 256
+// overhead is what a queued batch takes besides its writes, in bytes: Pebble begins each with a kilobyte.
+const overhead = 1536
 
 func (c *commit) init(db *DB) {
 	c.db = db

@@ -119,6 +119,9 @@ func (m *module) left(l *session.Local, a *session.Account, s *session.Session, 
 			return
 		}
 	}
+	if m.db.Full() != nil {
+		return // it would be taken back, and the account read again
+	}
 	p := part.Own(a)
 	p.at, p.status = m.now().Unix(), text
 	b := m.db.NewBatch(a.ID())

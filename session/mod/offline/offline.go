@@ -7,9 +7,10 @@
 //	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
 //
 // State in a session: the kernel's Catch holds live messages back while stored ones are handed over, a slice
-// at a time as the client takes it. What was held back follows, and then messages that came when there was no
-// room to hold more, which are stored behind the others. Rows are erased once the socket has taken them, on a
-// connection that was not closing by then. If the client leaves before, another available resource goes on.
+// at a time as the client takes it; and how far that is. What was held back follows, and then messages that came when
+// there was no room to hold more, which are stored behind the others. Rows are erased once the socket has taken them,
+// on a connection that was not closing by then. If the session ends before, what it held back is stored in its place,
+// and another available resource goes on. If the store or a worker fails, it is tried again with growing pauses.
 // Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback: only what
 // no resource took is kept. Kept are messages of type normal and chat, unless a chat state is all there is
 // (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §3.4) a chat state is kept too. What is not
@@ -56,6 +57,7 @@ var (
 	delay    = xmlstream.N("urn:xmpp:delay", "delay")
 	fromAttr = xmlstream.N("", "from")
 	stamp    = xmlstream.N("", "stamp")
+	typeAttr = xmlstream.N("", "type")
 )
 
 // kept is what is resident.
@@ -64,6 +66,29 @@ type kept struct {
 	next         uint64 // number of the next row
 	ticket       session.Ticket
 	to           jid.JID // the resource that the rows are being handed to; zero: there is none
+	// Numbers for what the resource holds back, before those of messages for which it had no room.
+	gap, gapEnd uint64
+}
+
+// gapRows are as many as a session holds back at most.
+const gapRows = 1000
+
+// progress is how far a session has come with what is stored.
+type progress struct {
+	run   int    // of which handing over; an older one ends
+	next  uint64 // the number of the first row that its socket has not taken
+	tries int    // that failed in a row
+}
+
+var progressOf = session.NewSlot[progress]("offline", nil, nil)
+
+// A run hands what is stored to one session.
+type run struct {
+	h   *session.Host
+	who jid.JID
+	k   *kept
+	n   int    // as in progress
+	end uint64 // the number after the last row of this pass: what the session holds back comes after it
 }
 
 // Options are the module's section of the configuration.
@@ -132,24 +157,40 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	}
 	a := ev.Account()
 	k := part.Own(a)
-	ap := ev.Appender()
-	ap.Open(delay).Attr(fromAttr, ev.Host.Name).Attr(stamp, clock.Stamp(m.now())).Close()
-	ev.Add(ap.B)
+	ev.Add(m.delay(ev.Local(), ev.Host))
 	el := ev.Append(nil)
-	if k.count >= m.opt.MaxMessages || k.bytes+len(el) > m.opt.MaxBytes {
+	if !m.room(k, el) {
 		ev.Local().CountLimit("offline")
 		return ev.Fail(session.ResourceConstraint)
 	}
 	if m.db.Full() != nil { // what is not kept is said to the sender, not lost
 		return ev.Fail(session.ResourceConstraint)
 	}
+	if k.gapEnd == 0 && a.Resource(k.to) != nil { // it had no room for ev, and what it holds back is older
+		k.gap, k.gapEnd = k.next, k.next+gapRows
+		k.next = k.gapEnd
+	}
 	b := m.db.NewBatch(a.ID())
-	m.rows.Append(b, a.ID(), k.next, el)
+	m.add(b, a, k, k.next, el)
 	k.next++
-	k.count++
-	k.bytes += len(el)
 	k.ticket = session.Ticket(m.db.Commit(b))
 	return ev.Kept(k.ticket) // a message that could not be written is answered, not lost
+}
+
+// delay is when a message came (XEP-0203). It is the loop's Appender's.
+func (m *module) delay(l *session.Local, h *session.Host) []byte {
+	return l.Appender().Open(delay).Attr(fromAttr, h.Name).Attr(stamp, clock.Stamp(m.now())).Close().B
+}
+
+// room reports whether el may be stored beside what is.
+func (m *module) room(k *kept, el []byte) bool {
+	return k.count < m.opt.MaxMessages && k.bytes+len(el) <= m.opt.MaxBytes
+}
+
+func (m *module) add(b *store.Batch, a *session.Account, k *kept, id uint64, el []byte) {
+	m.rows.Append(b, a.ID(), id, el)
+	k.count++
+	k.bytes += len(el)
 }
 
 // worthKeeping reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §3).
@@ -180,16 +221,28 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 	if other := s.Account().Resource(k.to); other != nil && other.Catching() {
 		return
 	}
+	p := progressOf.Get(s)
+	if p == nil {
+		p = new(progress)
+		progressOf.Set(s, p)
+	}
+	p.run++
 	k.to = s.JID()
 	s.Catch()
-	m.read(l, s, k, 0, k.next)
+	m.read(l, s, &run{s.Host(), s.JID(), k, p.run, k.next}, p.next)
 }
 
-// read reads the next slice of the rows from from up to end, end itself left out, on a worker.
-func (m *module) read(l *session.Local, s *session.Session, k *kept, from, end uint64) {
+// A row is one stored message.
+type row struct {
+	id uint64
+	el []byte
+}
+
+// read reads the next slice of the rows from from on, on a worker.
+func (m *module) read(l *session.Local, s *session.Session, r *run, from uint64) {
 	a := s.Account()
 	var list []row
-	id, after := a.ID(), k.ticket
+	id, after, end := a.ID(), r.k.ticket, r.end
 	if !l.Work(a.Host(), reactor.Disk, func() error {
 		m.db.Wait(context.Background(), store.Ticket(after))
 		snap := m.db.Snapshot()
@@ -201,144 +254,254 @@ func (m *module) read(l *session.Local, s *session.Session, k *kept, from, end u
 			return size < session.SliceBytes
 		})
 	}, func(l *session.Local, err error) {
-		m.continued(l, s, k, func(l *session.Local, bad error) {
-			if err = errors.Join(err, bad); err != nil {
-				l.Log.Error("stored messages could not be read", "jid", s.JID().String(), "err", err)
-				m.stop(l, s, k) // they stay stored
+		m.goOn(l, r, func(l *session.Local, s *session.Session) {
+			if err != nil {
+				m.fail(l, s, r, err)
 				return
 			}
-			if m.still(l, s, k) {
-				m.deliver(l, s, k, list, end)
+			if m.still(l, s) {
+				m.deliver(l, s, r, from, list)
 			}
 		})
 	}) {
-		m.stop(l, s, k)
+		m.fail(l, s, r, session.ErrBusy)
 	}
 }
 
-// A row is one stored message.
-type row struct {
-	id uint64
-	el []byte
-}
-
-// continued runs f under the account's lock if s is still there and k what is in memory of its account.
-func (m *module) continued(l *session.Local, s *session.Session, k *kept, f func(l *session.Local, err error)) {
-	l.Account(s.Host(), s.JID().Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
+// goOn runs f under the account's lock if r is under way.
+func (m *module) goOn(l *session.Local, r *run, f func(l *session.Local, s *session.Session)) {
+	l.Account(r.h, r.who.Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
+		s := current(a, r.who, r.n)
 		switch {
-		case a == nil || a != s.Account() || a.Resource(s.JID()) != s:
+		case s == nil: // it has ended, or begun anew
 		case err != nil:
-			f(l, err)
+			m.fail(l, s, r, err)
 		case !exists:
-		case part.Of(a) != k:
-			// The account was read again, as a write failed: what could not be erased would be handed over again,
-			// and so on. It waits for the next presence.
-			m.stop(l, s, k)
+		case part.Of(a) != r.k:
+			m.fail(l, s, r, errors.New("the account was read again")) // as a write failed
 		default:
-			f(l, nil)
+			f(l, s)
 		}
 	})
 }
 
-// still reports whether s may have more, and gives it to the next resource otherwise.
-func (m *module) still(l *session.Local, s *session.Session, k *kept) bool {
-	_, prio := s.Presence()
-	if part.Of(s.Account()) != k {
-		m.stop(l, s, k)
-		return false
+// current is the resource who of a, if its last run is n; else nil.
+func current(a *session.Account, who jid.JID, n int) *session.Session {
+	if a == nil {
+		return nil
 	}
+	s := a.Resource(who)
+	if s == nil {
+		return nil
+	}
+	if p := progressOf.Get(s); p == nil || p.run != n {
+		return nil
+	}
+	return s
+}
+
+// fail ends r: what is stored stays, what s holds back leaves, and after a pause it is tried again from where s is,
+// eight times at most.
+func (m *module) fail(l *session.Local, s *session.Session, r *run, err error) {
+	p := progressOf.Get(s)
+	p.tries++
+	l.Log.Warn("stored messages could not be handed over", "jid", s.JID().String(), "try", p.tries, "err", err)
+	m.stop(l, s)
+	m.later(l, s.Host(), s.JID(), r.n, p.tries)
+}
+
+// later begins again after a pause with what is stored for a resource whose run n has failed that often.
+func (m *module) later(l *session.Local, h *session.Host, who jid.JID, n, tries int) {
+	if tries > 8 {
+		return
+	}
+	l.After(reactor.Tick(10<<tries), func() {
+		l.Account(h, who.Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
+			s := current(a, who, n)
+			switch {
+			case s == nil: // it has ended, or begun by itself
+			case err != nil:
+				p := progressOf.Get(s)
+				p.tries++
+				m.later(l, h, who, n, p.tries)
+			case exists:
+				m.begin(l, a)
+			}
+		})
+	})
+}
+
+// still reports whether s may have more, and gives it to the next resource otherwise.
+func (m *module) still(l *session.Local, s *session.Session) bool {
+	_, prio := s.Presence()
 	if s.Available() && prio >= 0 {
 		return true
 	}
-	m.stop(l, s, k)
-	m.begin(l, s.Account())
+	m.stop(l, s)
 	return false
 }
 
-// unbound gives what s has not taken to the next resource, whose messages are in order as those that s held back
-// are routed after this.
-func (m *module) unbound(l *session.Local, s *session.Session) {
-	k := part.Of(s.Account())
-	if k == nil || k.to != s.JID() {
-		return
+// stop ends the run of s. What s holds back leaves; then what is stored is for the first resource that may have it.
+func (m *module) stop(l *session.Local, s *session.Session) {
+	if k := part.Of(s.Account()); k != nil && k.to == s.JID() {
+		k.to = jid.JID{}
 	}
-	k.to = jid.JID{}
-	for _, o := range s.Account().Resources() {
-		if _, prio := o.Presence(); o != s && o.Available() && prio >= 0 {
-			m.handOver(l, o)
+	_, prio := s.Presence()
+	away := !s.Available() || prio < 0
+	s.Caught(l, func(l *session.Local, refused bool) {
+		if refused || away {
+			m.begin(l, s.Account())
 		}
-	}
+	})
 }
 
 // begin gives what is stored to the first resource that may have it.
 func (m *module) begin(l *session.Local, a *session.Account) {
 	for _, s := range a.Resources() {
-		if _, prio := s.Presence(); s.Available() && prio >= 0 {
+		if _, prio := s.Presence(); s.Available() && prio >= 0 && !s.Ended() {
 			m.handOver(l, s)
+			return
 		}
 	}
 }
 
-// stop ends the handing over to s: what is stored stays, and what s holds back leaves.
-func (m *module) stop(l *session.Local, s *session.Session, k *kept) {
-	k.to = jid.JID{}
-	if s.Catching() {
-		s.Caught(l)
-	}
-}
-
-// deliver sends a slice to s, and erases it once the socket has it.
-func (m *module) deliver(l *session.Local, s *session.Session, k *kept, list []row, end uint64) {
-	if len(list) == 0 {
-		m.after(l, s, k)
+// unbound stores what s holds back, in its place, and gives what s has not taken to the next resource.
+func (m *module) unbound(l *session.Local, s *session.Session) {
+	m.keepHeld(l, s)
+	a := s.Account()
+	k := part.Of(a)
+	if k == nil || k.to != s.JID() {
 		return
 	}
-	size := 0
-	for _, r := range list {
-		if !l.HandOver(s, session.Message, jid.JID{}, jid.JID{}, r.el) {
-			return // its stream is closing: unbound goes on
+	k.to = jid.JID{}
+	for _, o := range a.Resources() {
+		if _, prio := o.Presence(); o != s && o.Available() && prio >= 0 && !o.Ended() {
+			m.handOver(l, o)
+			return
 		}
-		size += len(r.el)
 	}
-	last := list[len(list)-1].id
+}
+
+// keepHeld stores the messages that s holds back and that are worth it: they are older than any that was stored
+// because s had no room, and newer than the rest.
+func (m *module) keepHeld(l *session.Local, s *session.Session) {
+	a := s.Account()
+	var b *store.Batch
+	var k *kept
+	s.TakeHeld(func(el []byte) bool {
+		e, err := l.Parser.Element(el)
+		if err != nil {
+			return true
+		}
+		typ, _ := e.Attr(typeAttr)
+		worth := (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && worthKeeping(e)
+		l.Parser.Release(e)
+		if k == nil {
+			k = part.Own(a)
+		}
+		el = session.AppendChildren(nil, el, m.delay(l, s.Host()))
+		if !worth || !m.room(k, el) || m.db.Full() != nil {
+			return false
+		}
+		if b == nil {
+			b = m.db.NewBatch(a.ID())
+		}
+		id := k.gap
+		if k.gap++; k.gap > k.gapEnd {
+			id = k.next
+			k.next++
+		}
+		m.add(b, a, k, id, el)
+		return true
+	})
+	if b != nil {
+		k.ticket = session.Ticket(m.db.Commit(b))
+		a.Wrote(l, k.ticket)
+	}
+}
+
+// deliver sends a slice that was read from from on, as far as s has room, and erases it once the socket has it.
+func (m *module) deliver(l *session.Local, s *session.Session, r *run, from uint64, list []row) {
+	n, size := 0, 0
+	for n < len(list) && l.HandOver(s, session.Message, jid.JID{}, jid.JID{}, list[n].el) {
+		size += len(list[n].el)
+		n++
+	}
+	if s.Ended() {
+		return // unbound goes on
+	}
+	all := n == len(list)
+	next := from // what is read next
+	if n > 0 {
+		next = list[n-1].id + 1
+	}
+	if all && size < session.SliceBytes {
+		next = r.end // there was no more
+	}
+	if len(list) == 0 {
+		m.erase(l, s, r, 0, 0)
+		m.after(l, s, r)
+		return
+	}
+	last := uint64(0)
+	if n > 0 {
+		last = list[n-1].id
+	}
 	s.AfterFlush(l, func(l *session.Local, taken bool) {
-		m.continued(l, s, k, func(l *session.Local, err error) {
-			if !taken { // s is about to be unbound
-				return
+		if !taken {
+			return // s is about to be unbound
+		}
+		m.goOn(l, r, func(l *session.Local, s *session.Session) {
+			if n > 0 {
+				p := progressOf.Get(s)
+				p.next, p.tries = last+1, 0
+				m.erase(l, s, r, n, size)
 			}
-			if err != nil {
-				m.stop(l, s, k)
-				return
-			}
-			a := s.Account()
-			b := m.db.NewBatch(a.ID())
-			m.rows.Trim(b, a.ID(), last+1)
-			k.ticket = session.Ticket(m.db.Commit(b))
-			a.Wrote(l, k.ticket)
-			k.count, k.bytes = k.count-len(list), k.bytes-size
 			switch {
-			case !m.still(l, s, k):
-			case last+1 < end:
-				m.read(l, s, k, last+1, end)
+			case !m.still(l, s):
+			case next < r.end:
+				m.read(l, s, r, next)
 			default:
-				m.after(l, s, k)
+				m.after(l, s, r)
 			}
 		})
 	})
 }
 
+// erase erases what the socket of s has taken, n rows of so many bytes.
+func (m *module) erase(l *session.Local, s *session.Session, r *run, n, size int) {
+	a, k := s.Account(), r.k
+	next := progressOf.Get(s).next
+	if next == 0 {
+		return
+	}
+	b := m.db.NewBatch(a.ID())
+	m.rows.Trim(b, a.ID(), next)
+	k.ticket = session.Ticket(m.db.Commit(b))
+	a.Wrote(l, k.ticket)
+	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
+	if n == 0 && k.next == r.end { // all that is stored had been taken, and was not erased
+		k.count, k.bytes = 0, 0
+	}
+}
+
 // after follows the stored messages with those that s holds back, and those with what was stored when s had no
 // room to hold more.
-func (m *module) after(l *session.Local, s *session.Session, k *kept) {
+func (m *module) after(l *session.Local, s *session.Session, r *run) {
 	s.Release(l, func(l *session.Local) {
-		if !m.still(l, s, k) {
-			return
-		}
-		if k.count > 0 {
+		p, k := progressOf.Get(s), r.k
+		switch {
+		case p.run != r.n:
+		case part.Of(s.Account()) != k:
+			m.fail(l, s, r, errors.New("the account was read again"))
+		case !m.still(l, s):
+		case k.next > r.end:
 			s.Reopen()
-			m.read(l, s, k, 0, k.next)
-			return
+			from := r.end
+			r.end, k.gap, k.gapEnd = k.next, 0, 0
+			m.read(l, s, r, from)
+		default:
+			m.stop(l, s)
 		}
-		m.stop(l, s, k)
 	})
 }

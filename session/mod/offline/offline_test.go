@@ -3,10 +3,12 @@ package offline_test
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"canto/reactor"
 	"canto/session"
 	"canto/session/mod/offline"
 	"canto/session/sessiontest"
@@ -434,18 +436,23 @@ func TestNothingIsErased(t *testing.T) {
 	one.Send("<presence/>")
 	two.Send("<presence/>")
 	s.Settle()
-	for name, c := range map[string]*sessiontest.Client{"one": one, "two": two} {
-		if n := len(texts(c.Received())); n > 5 || n == 0 && c == one {
-			t.Errorf("while nothing can be erased, %s got %d of 5 messages", name, n)
-		}
+	got := texts(one.Received())
+	if n := len(texts(two.Received())); n > 5 { // it may have what the first has, but not without end
+		t.Errorf("while nothing can be erased, the other device got %d of 5 messages", n)
 	}
 	flaky.Writes.Store(false)
-	one.Send("<presence type='unavailable'/><presence/>")
-	s.Settle()
-	equal(t, "afterwards", texts(one.Received()), numbers(0, 5))
+	for range 60 { // it is tried again by itself
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	equal(t, "in all", append(got, texts(one.Received())...), numbers(0, 5))
 	one.Send("<presence type='unavailable'/><presence/>")
 	s.Settle()
 	equal(t, "once more", texts(one.Received()), nil)
+	three := s.Login("three", "juliet@localhost/three")
+	three.Send("<presence/>")
+	s.Settle()
+	equal(t, "another device, later", texts(three.Received()), nil)
 }
 
 // A message or a subscription that could not be written is answered: its sender does not believe that it is kept.
@@ -472,4 +479,150 @@ func TestNotWritten(t *testing.T) {
 	if got := romeo.Received(); got != "" {
 		t.Errorf("romeo got %q", got)
 	}
+}
+
+// Messages that wait, and those that came when there was no room to wait, are in order also where the session ends.
+func TestOrderWhenTheSessionEnds(t *testing.T) {
+	s := free(t, sessiontest.Options{Module: func(_ string, v any) error {
+		if o, ok := v.(*offline.Options); ok {
+			*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
+		}
+		return nil
+	}})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	const all = 1103
+	for i := range all {
+		size := 50
+		if i < 3 {
+			size = 200_000
+		}
+		if i == 3 {
+			juliet := s.Login("juliet", "juliet@localhost/balcony")
+			juliet.Conn().Room(0)
+			juliet.Send("<presence/>")
+			s.Settle()
+		}
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, size) + "</body></message>")
+	}
+	s.Settle()
+	if got := romeo.Received(); got != "" {
+		t.Fatalf("refused: %.300s", got)
+	}
+	two := s.Login("two", "juliet@localhost/two")
+	two.Send("<presence/>")
+	s.Client("juliet").Cut()
+	got := ""
+	for range 50 {
+		s.Advance(100 * time.Millisecond)
+		s.Settle()
+		got += two.Received()
+	}
+	equal(t, "the other device", texts(got), numbers(0, all))
+}
+
+// A request that waits behind messages has its answer when the session ends (RFC 6120 §8.2.3).
+func TestRequestBehindMessages(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 2 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+	}
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
+	romeo.Send("<iq type='get' id='q' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>")
+	juliet.Cut()
+	s.Settle()
+	if got := romeo.Received(); strings.Count(got, "type='error' id='q'") != 1 {
+		t.Errorf("romeo got %q", got)
+	}
+}
+
+// Presence that came first leaves first, also where it waits behind messages: no resource seems to be there that
+// has gone.
+func TestPresenceBehindMessages(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 2 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+	}
+	one := s.Login("one", "juliet@localhost/one")
+	one.Conn().Room(0)
+	one.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/one' type='chat'><body>live</body></message>")
+	two := s.Login("two", "juliet@localhost/two")
+	two.Send("<presence><priority>-1</priority></presence>")
+	two.Send("</stream:stream>")
+	one.Conn().Room(-1)
+	s.Advance(time.Second)
+	s.Settle()
+	got := one.Received()
+	if a, u := strings.Index(got, "<priority>-1"), strings.Index(got, "type='unavailable'"); a < 0 || u < a {
+		t.Errorf("available presence is at %d, unavailable presence at %d", a, u)
+	}
+}
+
+// An answer of the server does not wait for stored messages.
+func TestAnswerWhileHandedOver(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range 16 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+	}
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(99, 0) + "</body></message>")
+	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
+	got := ""
+	for len(got) < 600_000 && !juliet.Conn().Ended() { // two slices and what they are in
+		juliet.Conn().Room(20_000)
+		s.Advance(100 * time.Millisecond)
+		if got += juliet.Received(); strings.Contains(got, "id='r'") {
+			return
+		}
+	}
+	t.Errorf("no answer in %d bytes", len(got))
+}
+
+// A worker queue without room, once, does not keep stored messages back until the next login.
+func TestHandedOverLater(t *testing.T) {
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(0, 50) + "</body></message>")
+	s.Settle()
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	s.Router.Workers = &busy{s.Router.Workers, 2}
+	juliet.Send("<presence/>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(1, 50) + "</body></message>")
+	for range 60 {
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	got := texts(juliet.Received())
+	slices.Sort(got)
+	equal(t, "in all", got, numbers(0, 2))
+}
+
+// busy are workers that refuse the next n jobs.
+type busy struct {
+	below reactor.Workers
+	n     int
+}
+
+func (b *busy) Do(c reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
+	if b.n > 0 {
+		b.n--
+		return false
+	}
+	return b.below.Do(c, l, work, then)
 }
