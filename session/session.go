@@ -206,8 +206,8 @@ func (h *Hooks) outgoing(s *Session, p Parcel) (changed Parcel, taken bool) {
 	return p, false
 }
 
-// hold keeps p for later; false: there is no room. Presence and iqs have twice the room of messages, which can be
-// stored. Under the outbox lock.
+// hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
+// twice the room of messages, which can be stored. Under the outbox lock.
 func (s *Session) hold(p Parcel) bool {
 	if s.out == nil {
 		s.out = new(out)
@@ -216,7 +216,7 @@ func (s *Session) hold(p Parcel) bool {
 	if p.Kind == Message {
 		room = 1
 	}
-	if o.full && p.Kind == Message || len(o.held) >= room*heldCount || o.bytes+len(p.Bytes) > room*heldBytes {
+	if o.full && p.Kind == Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
 		o.full = o.full || p.Kind == Message
 		return false
 	}
