@@ -35,7 +35,7 @@ var Manifest = session.Manifest{
 	Name:     "saslauth",
 	Spec:     "RFC 6120 section 6, XEP-0440 0.4.2",
 	Summary:  "authenticates clients",
-	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
+	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
 	Provides: []session.Feature{"sasl"},
 	Requires: []session.Feature{"stream-features", "store"},
 	New:      func() session.Module { return new(module) },
@@ -125,9 +125,10 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 	b.TLS13 = cs.Version >= tls.VersionTLS13
 	if k, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
 		b.Exporter = k // RFC 9266 §4.2: TLS 1.3, or earlier with extended master secret
-	}
-	if !b.TLS13 {
-		b.Unique = cs.TLSUnique
+		if !b.TLS13 {
+			// RFC 7627 §1: without that secret, what one connection is bound by can be made to bind another.
+			b.Unique = cs.TLSUnique
+		}
 	}
 	if c := st.Wire().Presented(); c != nil && m.p.EndPoint != nil {
 		b.EndPoint = m.p.EndPoint(c)
