@@ -272,13 +272,19 @@ func TestSIGTERM(t *testing.T) {
 	}
 	late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer late.Stop()
-	for s.Stats().Routed < 100 && cmd.ProcessState == nil {
-		time.Sleep(time.Millisecond)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for s.Stats().Routed < 100 {
+		select {
+		case err := <-ended:
+			t.Fatalf("the run ended before it was told to: %v: %s", err, &errOut)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait()
+	<-ended
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(errOut.String(), "interrupted: the report shows") {
 		t.Errorf("status %d: %s", code, &errOut)
 	}
