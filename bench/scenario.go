@@ -31,12 +31,12 @@ type Scenario struct {
 
 // Clients are what all clients have in common.
 type Clients struct {
-	Count     int    `toml:"count,omitempty" least:"1"` // what groups with a share are shares of
-	TLS       string `toml:"tls,omitempty"`             // "none", "starttls", "direct"
-	Mechanism string `toml:"mechanism,omitempty"`       // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
-	SASL2     string `toml:"sasl2,omitempty"`           // "auto" (the default), "off", "require": XEP-0388 with Bind 2
-	FAST      bool   `toml:"fast,omitempty"`            // later logins with tokens (XEP-0484), where offered
-	Tickets   bool   `toml:"tickets,omitempty"`         // later TLS handshakes resume sessions
+	Count     int    `toml:"count,omitempty" least:"1" usual:"none"` // what groups with a share are shares of
+	TLS       string `toml:"tls,omitempty"`                          // "none", "starttls", "direct"
+	Mechanism string `toml:"mechanism,omitempty"`                    // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
+	SASL2     string `toml:"sasl2,omitempty"`                        // "auto" (the default), "off", "require": XEP-0388 with Bind 2
+	FAST      bool   `toml:"fast,omitempty"`                         // later logins with tokens (XEP-0484), where offered
+	Tickets   bool   `toml:"tickets,omitempty"`                      // later TLS handshakes resume sessions
 	// KeyExchange is what handshakes agree on a key by: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
 	KeyExchange string `toml:"key_exchange,omitempty"`
 	Quiet       bool   `toml:"quiet,omitempty"`               // no roster is asked for and no presence sent
@@ -48,8 +48,8 @@ type Clients struct {
 // A Group is clients that do the same. Without any, all clients are one group, "all".
 type Group struct {
 	Name  string  `toml:"name,omitempty"`
-	Count int     `toml:"count,omitempty" least:"1"`                 // or
-	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"` // of Clients.Count
+	Count int     `toml:"count,omitempty" least:"1" usual:"none"`                 // or
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"` // of Clients.Count
 	// Apart has the group live in a process of its own, which runs when nobody else wants the processor: who is measured
 	// does not wait for it, and its lag is not the run's. What it does, it does within the group. Agents don't part.
 	Apart bool `toml:"apart,omitempty"`
@@ -72,7 +72,7 @@ type Phase struct {
 	Kind  string   `toml:"kind,omitempty"`
 	Group []string `toml:"group,omitempty"` // default: all
 	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
-	Length Span `toml:"length,omitempty" least:"1ms"`
+	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
 	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
 	// as nothing is missing.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
@@ -82,17 +82,17 @@ type Phase struct {
 	// GoOn: a ramp that does not get everybody in, for want of time or by failures, does not end the run.
 	GoOn bool `toml:"go_on,omitempty"`
 	// Share of the group that a storm drops; 1.
-	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"`
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
 	// Gentle storms end their streams; others only close the connection.
 	Gentle bool `toml:"gentle,omitempty"`
 	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
 	// others. Stars = 0: each client by the Friends behind it, in a ring.
 	Stars   int `toml:"stars,omitempty" least:"0"`
-	Friends int `toml:"friends,omitempty" least:"1"`
+	Friends int `toml:"friends,omitempty" least:"1" usual:"none"`
 	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
 	// are left over enter none.
-	Rooms     int      `toml:"rooms,omitempty" least:"1"`
-	Occupants int      `toml:"occupants,omitempty" least:"1"`
+	Rooms     int      `toml:"rooms,omitempty" least:"1" usual:"none"`
+	Occupants int      `toml:"occupants,omitempty" least:"1" usual:"none"`
 	Do        []Action `toml:"do,omitempty"`
 }
 
@@ -123,10 +123,10 @@ type Action struct {
 	Kind     string  `toml:"kind,omitempty"`
 	Step     string  `toml:"step,omitempty"`  // its name in results; default Kind
 	Group    string  `toml:"group,omitempty"` // default: the phase's
-	Rate     Rate    `toml:"rate,omitempty" least:"1/h"`
+	Rate     Rate    `toml:"rate,omitempty" least:"1/h" usual:"none"`
 	RateTo   Rate    `toml:"rate_to,omitempty" least:"1/h"` // the rate rises evenly to this one
 	Arrivals string  `toml:"arrivals,omitempty"`            // "even" (the default) or "poisson"
-	Window   int     `toml:"window,omitempty" least:"1"`
+	Window   int     `toml:"window,omitempty" least:"1" usual:"none"`
 	Body     int     `toml:"body,omitempty" least:"1" most:"60000"`  // bytes of text; 100
 	Partners string  `toml:"partners,omitempty"`                     // of chat: "pairs" (the default), "zipf" (few get most), "ring"
 	Zipf     float64 `toml:"zipf,omitempty" least:"1.01"`            // exponent, over 1; 1.1

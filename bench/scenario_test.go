@@ -148,6 +148,16 @@ func TestClientsAreAsMany(t *testing.T) {
 	}
 }
 
+// What must be written is not said to have a usual value.
+func TestScenarioWithoutUsualValue(t *testing.T) {
+	for _, text := range []string{"[[phase.do]]\nkind='chat'\nrate='0/s'", "[[phase.do]]\nkind='chat'\nwindow=0", "length='0s'"} {
+		_, err := Parse("x.toml", []byte("[clients]\ncount=1\n[[phase]]\nkind='hold'\n"+text))
+		if err == nil || !strings.Contains(err.Error(), " or more") || strings.Contains(err.Error(), "left out") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // Changes keep shares and proportions, and a changed scenario's source is the one that was run.
 func TestChange(t *testing.T) {
 	s, err := Parse("x.toml", []byte(`
