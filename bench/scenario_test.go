@@ -226,3 +226,21 @@ func FuzzScenario(f *testing.F) {
 		}
 	})
 }
+
+// What comes along can be changed, and the text of what was changed is a scenario that can be read again.
+func TestScenariosReadTheirOwnSource(t *testing.T) {
+	for _, name := range Scenarios() {
+		s, err := Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []Changes{{}, {Rates: 2, SM: true}, {Clients: s.Clients.Count + 1}} {
+			if err := s.Change(c); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if again, err := Parse(name+".toml", []byte(s.Source())); err != nil || again.Clients.Count != s.Clients.Count {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
