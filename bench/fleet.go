@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -228,10 +229,10 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 		case Befriend:
 			add("subscribe", false, false, time.Second)
 		case Join:
-			add("join", p.Rate > 0, false, time.Second)
+			add("join", false, false, time.Second)
 		}
 		for _, a := range p.Do {
-			add(a.Step, a.Rate > 0, false, time.Duration(a.Late))
+			add(a.Step, a.Rate > 0, false, time.Duration(cmp.Or(a.Late, Span(time.Second))))
 			steps[len(steps)-1].flood = a.Kind == Flood
 		}
 	}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -30,12 +31,12 @@ type Scenario struct {
 
 // Clients are what all clients have in common.
 type Clients struct {
-	Count     int    `toml:"count,omitempty" least:"1"` // what groups with a share are shares of
-	TLS       string `toml:"tls,omitempty"`             // "none", "starttls", "direct"
-	Mechanism string `toml:"mechanism,omitempty"`       // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
-	SASL2     string `toml:"sasl2,omitempty"`           // "auto" (the default), "off", "require": XEP-0388 with Bind 2
-	FAST      bool   `toml:"fast,omitempty"`            // later logins with tokens (XEP-0484), where offered
-	Tickets   bool   `toml:"tickets,omitempty"`         // later TLS handshakes resume sessions
+	Count     int    `toml:"count,omitempty" least:"1" usual:"none"` // what groups with a share are shares of
+	TLS       string `toml:"tls,omitempty"`                          // "none", "starttls", "direct"
+	Mechanism string `toml:"mechanism,omitempty"`                    // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
+	SASL2     string `toml:"sasl2,omitempty"`                        // "auto" (the default), "off", "require": XEP-0388 with Bind 2
+	FAST      bool   `toml:"fast,omitempty"`                         // later logins with tokens (XEP-0484), where offered
+	Tickets   bool   `toml:"tickets,omitempty"`                      // later TLS handshakes resume sessions
 	// KeyExchange is what handshakes agree on a key by: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
 	KeyExchange string `toml:"key_exchange,omitempty"`
 	Quiet       bool   `toml:"quiet,omitempty"`               // no roster is asked for and no presence sent
@@ -47,8 +48,8 @@ type Clients struct {
 // A Group is clients that do the same. Without any, all clients are one group, "all".
 type Group struct {
 	Name  string  `toml:"name,omitempty"`
-	Count int     `toml:"count,omitempty" least:"1"`                 // or
-	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"` // of Clients.Count
+	Count int     `toml:"count,omitempty" least:"1" usual:"none"`                 // or
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"` // of Clients.Count
 	// Apart has the group live in a process of its own, which runs when nobody else wants the processor: who is measured
 	// does not wait for it, and its lag is not the run's. What it does, it does within the group. Agents don't part.
 	Apart bool `toml:"apart,omitempty"`
@@ -71,27 +72,27 @@ type Phase struct {
 	Kind  string   `toml:"kind,omitempty"`
 	Group []string `toml:"group,omitempty"` // default: all
 	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
-	Length Span `toml:"length,omitempty" least:"1ms"`
+	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
 	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
 	// as nothing is missing.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
-	// Rate of logins or joins, open loop; without one, InFlight at a time (default 200; of joins 1).
+	// Rate of logins, open loop; without one, or of joins, InFlight at a time (default 200; of joins 1).
 	Rate     Rate `toml:"rate,omitempty" least:"1/h"`
 	InFlight int  `toml:"in_flight,omitempty" least:"1"`
 	// GoOn: a ramp that does not get everybody in, for want of time or by failures, does not end the run.
 	GoOn bool `toml:"go_on,omitempty"`
 	// Share of the group that a storm drops; 1.
-	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1"`
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
 	// Gentle storms end their streams; others only close the connection.
 	Gentle bool `toml:"gentle,omitempty"`
 	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
 	// others. Stars = 0: each client by the Friends behind it, in a ring.
 	Stars   int `toml:"stars,omitempty" least:"0"`
-	Friends int `toml:"friends,omitempty" least:"1"`
+	Friends int `toml:"friends,omitempty" least:"1" usual:"none"`
 	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
 	// are left over enter none.
-	Rooms     int      `toml:"rooms,omitempty" least:"1"`
-	Occupants int      `toml:"occupants,omitempty" least:"1"`
+	Rooms     int      `toml:"rooms,omitempty" least:"1" usual:"none"`
+	Occupants int      `toml:"occupants,omitempty" least:"1" usual:"none"`
 	Do        []Action `toml:"do,omitempty"`
 }
 
@@ -122,10 +123,10 @@ type Action struct {
 	Kind     string  `toml:"kind,omitempty"`
 	Step     string  `toml:"step,omitempty"`  // its name in results; default Kind
 	Group    string  `toml:"group,omitempty"` // default: the phase's
-	Rate     Rate    `toml:"rate,omitempty" least:"1/h"`
+	Rate     Rate    `toml:"rate,omitempty" least:"1/h" usual:"none"`
 	RateTo   Rate    `toml:"rate_to,omitempty" least:"1/h"` // the rate rises evenly to this one
 	Arrivals string  `toml:"arrivals,omitempty"`            // "even" (the default) or "poisson"
-	Window   int     `toml:"window,omitempty" least:"1"`
+	Window   int     `toml:"window,omitempty" least:"1" usual:"none"`
 	Body     int     `toml:"body,omitempty" least:"1" most:"60000"`  // bytes of text; 100
 	Partners string  `toml:"partners,omitempty"`                     // of chat: "pairs" (the default), "zipf" (few get most), "ring"
 	Zipf     float64 `toml:"zipf,omitempty" least:"1.01"`            // exponent, over 1; 1.1
@@ -156,13 +157,21 @@ func (s Span) MarshalText() ([]byte, error) { return []byte(time.Duration(s).Str
 // A Rate is operations a second. It is written "500/s", "30/m" or "100/h".
 type Rate float64
 
+// MaxRate is the highest that is taken: an operation in each nanosecond, which is how finely times are laid down.
+const MaxRate Rate = 1e9
+
+const maxRateText = "1000000000/s"
+
 // UnmarshalText reads it.
 func (r *Rate) UnmarshalText(b []byte) error {
 	num, per, ok := strings.Cut(strings.TrimSpace(string(b)), "/")
 	unit := map[string]float64{"s": 1, "m": 60, "min": 60, "h": 3600}[strings.TrimSpace(per)]
 	v, err := strconv.ParseFloat(strings.TrimSpace(num), 64)
-	if !ok || unit == 0 || err != nil || v < 0 {
+	if !ok || unit == 0 || err != nil || !(v >= 0) {
 		return fmt.Errorf("%q is not a rate: write \"500/s\", \"30/m\" or \"100/h\"", b)
+	}
+	if Rate(v/unit) > MaxRate {
+		return fmt.Errorf("%q is more than the most that can be asked for, %s", b, maxRateText)
 	}
 	*r = Rate(v / unit)
 	return nil
@@ -214,7 +223,8 @@ func (s *Scenario) Check() error {
 	if len(s.Groups) == 0 {
 		s.Groups = []Group{{Name: "all", Share: 1}}
 	}
-	total, shares, counted := 0, 0.0, 0
+	shares, counted, wanted := 0.0, 0, s.Clients.Count
+	weights := make([]float64, len(s.Groups))
 	names := map[string]bool{}
 	for i := range s.Groups {
 		g := &s.Groups[i]
@@ -231,20 +241,26 @@ func (s *Scenario) Check() error {
 		}
 		if g.Count != 0 {
 			counted++
+			wanted -= g.Count
 		}
 		shares += g.Share
+		weights[i] = g.Share * float64(s.Clients.Count)
+	}
+	if shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999 {
+		return strict.At(strict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
+	}
+	total := 0
+	for i, n := range apportion(weights, wanted) {
+		g := &s.Groups[i]
 		if g.Count == 0 {
-			g.Count, g.Share = int(g.Share*float64(s.Clients.Count)+.5), 0 // from here on it is so many
+			g.Count, g.Share = n, 0 // from here on it is so many
 		}
 		if g.Count <= 0 {
-			return strict.At(here, "group %q has no clients: set its count, or its share and clients.count", g.Name)
+			return strict.At(strict.Path{"group", i}, "group %q has no clients: set its count, or its share and clients.count", g.Name)
 		}
 		total += g.Count
 	}
-	switch {
-	case shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999:
-		return strict.At(strict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
-	case counted == len(s.Groups) && s.Clients.Count != 0 && s.Clients.Count != total:
+	if s.Clients.Count != 0 && s.Clients.Count != total {
 		return strict.At(strict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
 	}
 	s.Clients.Count = total
@@ -282,27 +298,27 @@ func (s *Scenario) Check() error {
 			}
 			p.Length = Span(10 * time.Minute)
 		}
-		def(&p.Grace, Span(10*time.Second))
-		if p.InFlight == 0 {
-			p.InFlight = 200
-			if p.Kind == Join {
-				p.InFlight = 1
-			}
+		if err := p.meant(here); err != nil {
+			return err
 		}
-		if p.GoOn && p.Kind != Ramp {
-			return strict.At(here("go_on"), "phase %q: go_on is for a ramp", p.Name)
+		if p.Rate > MaxRate {
+			return strict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate), maxRateText)
 		}
-		if p.Share == 0 {
-			p.Share = 1
+		clients := s.members(p.Group)
+		if p.Kind == Storm && int(float64(clients)*p.Share+.5) == 0 {
+			return strict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, or more clients", p.Name, p.Share, clients)
 		}
-		if p.Share < 0 || p.Share > 1 {
-			return strict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+		if p.Kind == Befriend && p.Stars > 0 && clients-min(p.Stars, clients) < p.Friends {
+			return strict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {
 			return strict.At(here("friends"), "phase %q: how many friends?", p.Name)
 		}
 		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
 			return strict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
+		}
+		if need := float64(p.Rooms) * float64(p.Occupants); p.Kind == Join && need > float64(clients) {
+			return strict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
 			return strict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
@@ -320,6 +336,85 @@ func (s *Scenario) Check() error {
 		}
 	}
 	return nil
+}
+
+// meant says which field means nothing to a phase of p's kind, and fills in the defaults of those that do. here is the
+// path of a field.
+func (p *Phase) meant(here func(key string) strict.Path) error {
+	for _, f := range []struct {
+		key   string
+		set   bool
+		kinds []string
+	}{
+		{"rate", p.Rate != 0, []string{Ramp, Storm}},
+		{"in_flight", p.InFlight != 0, []string{Ramp, Storm, Befriend, Join}},
+		{"grace", p.Grace != 0, []string{Hold}},
+		{"go_on", p.GoOn, []string{Ramp}},
+		{"share", p.Share != 0, []string{Storm}},
+		{"gentle", p.Gentle, []string{Storm}},
+		{"stars", p.Stars != 0, []string{Befriend}},
+		{"friends", p.Friends != 0, []string{Befriend}},
+		{"rooms", p.Rooms != 0, []string{Join}},
+		{"occupants", p.Occupants != 0, []string{Join}},
+	} {
+		if f.set && !slices.Contains(f.kinds, p.Kind) {
+			return strict.At(here(f.key), "phase %q: %s is for a %s: a %s does not look at it", p.Name, f.key, strings.Join(f.kinds, " or a "), p.Kind)
+		}
+	}
+	if p.Rate != 0 && p.InFlight != 0 {
+		return strict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed loop): write one of them", p.Name)
+	}
+	switch {
+	case p.Kind == Hold:
+		def(&p.Grace, Span(10*time.Second))
+	case p.Kind == Join:
+		def(&p.InFlight, 1)
+	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend:
+		def(&p.InFlight, 200)
+	}
+	if p.Kind == Storm {
+		def(&p.Share, 1)
+		if !(p.Share > 0 && p.Share <= 1) {
+			return strict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+		}
+	}
+	return nil
+}
+
+// members is how many clients groups have together.
+func (s *Scenario) members(groups []string) (n int) {
+	for _, g := range s.Groups {
+		if slices.Contains(groups, g.Name) {
+			n += g.Count
+		}
+	}
+	return n
+}
+
+// apportion is n in whole numbers that are as weights are to each other, by largest remainders (Hamilton's method).
+// Weights that don't make n, within 1, are rounded each for itself.
+func apportion(weights []float64, n int) []int {
+	sum := 0.0
+	parts, order := make([]int, len(weights)), make([]int, len(weights))
+	for i, w := range weights {
+		sum += w
+		parts[i] = int(w + 1e-9)
+		n -= parts[i]
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		return cmp.Compare(weights[b]-float64(parts[b]), weights[a]-float64(parts[a]))
+	})
+	for _, i := range order {
+		switch rest := weights[i] - float64(parts[i]); {
+		case n > 0 && n < len(weights) && rest > 1e-9:
+			parts[i]++
+			n--
+		case n < 0 || n >= len(weights):
+			parts[i] = int(weights[i] + .5)
+		}
+	}
+	return parts
 }
 
 // check is Check of one action. The path of its errors begins at the action.
@@ -354,23 +449,66 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		}
 	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
+	for _, f := range []struct {
+		key   string
+		set   bool
+		means bool
+		what  string // it is for
+	}{
+		{"rate", a.Rate != 0, paced || attack, "what has single operations: not for slow and flood"},
+		{"window", a.Window != 0, paced, "what has single operations: not for slow, flood and attacks"},
+		{"rate_to", a.RateTo != 0, paced && a.Rate != 0, "a rate (open loop) that rises"},
+		{"arrivals", a.Arrivals != "", paced && a.Rate != 0, "a rate (open loop)"},
+		{"body", a.Body != 0, a.Kind == Chat || a.Kind == GroupChat || a.Kind == Flood, "chat, groupchat and flood"},
+		{"partners", a.Partners != "", a.Kind == Chat, "chat"},
+		{"zipf", a.Zipf != 0, a.Kind == Chat && a.Partners == "zipf", `chat with partners = "zipf"`},
+		{"late", a.Late != 0, paced || a.Kind == Flood, "what has single operations: not for slow and attacks"},
+		{"page", a.Page != 0, a.Kind == Archive, "archive"},
+		{"contacts", a.Contacts != 0, a.Kind == Roster, "roster"},
+		{"count", a.Count != 0, attack, "attacks (" + Hostile + "…)"},
+		{"to", a.To != "", a.Kind == Chat || a.Kind == Flood, "chat and flood"},
+		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
+	} {
+		if f.set && !f.means {
+			return strict.At(strict.Path{f.key}, "%q does not look at %s: it is for %s", a.Step, f.key, f.what)
+		}
+	}
 	if paced && (a.Rate > 0) == (a.Window > 0) {
 		return strict.At(strict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
-	def(&a.Arrivals, "even")
-	def(&a.Partners, "pairs")
-	def(&a.Body, 100)
-	def(&a.Zipf, 1.1)
-	def(&a.Late, Span(10*time.Millisecond))
-	def(&a.Page, 50)
-	def(&a.Count, 100)
-	if a.Arrivals != "even" && a.Arrivals != "poisson" {
+	for key, r := range map[string]Rate{"rate": a.Rate, "rate_to": a.RateTo} {
+		if r > MaxRate {
+			return strict.At(strict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r), maxRateText)
+		}
+	}
+	if paced && a.Rate > 0 {
+		def(&a.Arrivals, "even")
+	}
+	switch a.Kind {
+	case Chat:
+		def(&a.Partners, "pairs")
+		if a.Partners == "zipf" {
+			def(&a.Zipf, 1.1)
+		}
+		def(&a.Body, 100)
+	case GroupChat, Flood:
+		def(&a.Body, 100)
+	case Archive:
+		def(&a.Page, 50)
+	}
+	if attack {
+		def(&a.Count, 100)
+	}
+	if paced || a.Kind == Flood {
+		def(&a.Late, Span(10*time.Millisecond))
+	}
+	if !slices.Contains([]string{"", "even", "poisson"}, a.Arrivals) {
 		return strict.At(strict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
 	}
-	if !slices.Contains([]string{"pairs", "zipf", "ring"}, a.Partners) {
+	if !slices.Contains([]string{"", "pairs", "zipf", "ring"}, a.Partners) {
 		return strict.At(strict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
 	}
-	if a.Zipf <= 1 {
+	if a.Partners == "zipf" && !(a.Zipf > 1) {
 		return strict.At(strict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
 	}
 	if a.Body < 0 || a.Body > 60000 {
@@ -403,11 +541,24 @@ type Changes struct {
 // Change makes them, and checks the outcome.
 func (s *Scenario) Change(c Changes) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
-		f := float64(c.Clients) / float64(s.Clients.Count)
-		s.Clients.Count = 0 // Check adds the groups up
-		for i := range s.Groups {
-			s.Groups[i].Count = max(1, int(float64(s.Groups[i].Count)*f+.5))
+		if c.Clients < len(s.Groups) {
+			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients, len(s.Groups))
 		}
+		weights := make([]float64, len(s.Groups))
+		for i, g := range s.Groups {
+			weights[i] = float64(g.Count) / float64(s.Clients.Count) * float64(c.Clients)
+		}
+		parts := apportion(weights, c.Clients)
+		for i := range parts {
+			if parts[i] == 0 { // the largest lends a client to a group that would have none
+				parts[slices.Index(parts, slices.Max(parts))]--
+				parts[i]++
+			}
+		}
+		for i := range parts {
+			s.Groups[i].Count = parts[i]
+		}
+		s.Clients.Count = c.Clients
 	}
 	set := func(v *string, to string) {
 		if to != "" {

@@ -82,6 +82,82 @@ func TestScenarioRefusesAbsurdValues(t *testing.T) {
 	}
 }
 
+// What means nothing to a kind of phase or action is refused at its line, and so are groups that don't add up.
+func TestScenarioRefusesWhatMeansNothing(t *testing.T) {
+	clients := "[clients]\ncount = 10\n"
+	phase := clients + "[[phase]]\nkind = 'hold'\nlength = '1s'\n[[phase.do]]\n"
+	for text, want := range map[string]string{
+		clients + "[[phase]]\nkind='settle'\nlength='1s'\nrate='5/s'":                                      "x.toml:6: phase \"settle\": rate is for a ramp or a storm",
+		clients + "[[phase]]\nkind='settle'\nlength='1s'\nrooms=3":                                         "x.toml:6: phase \"settle\": rooms is for a join",
+		clients + "[[phase]]\nkind='ramp'\ngrace='1s'":                                                     "x.toml:5: phase \"ramp\": grace is for a hold",
+		clients + "[[phase]]\nkind='ramp'\nshare=0.5":                                                      "x.toml:5: phase \"ramp\": share is for a storm",
+		clients + "[[phase]]\nkind='ramp'\ngentle=true":                                                    "x.toml:5: phase \"ramp\": gentle is for a storm",
+		clients + "[[phase]]\nkind='join'\nrooms=1\noccupants=2\nrate='1/s'":                               "x.toml:7: phase \"join\": rate is for a ramp or a storm",
+		clients + "[[phase]]\nkind='ramp'\nrate='1/s'\nin_flight=5":                                        "x.toml:6: phase \"ramp\" has a rate (open loop), and in_flight",
+		clients + "[[phase]]\nkind='storm'\nshare=0.01":                                                    "x.toml:5: phase \"storm\": a share of 0.01 is none of 10 clients",
+		clients + "[[phase]]\nkind='befriend'\nstars=1\nfriends=10":                                        "x.toml:6: phase \"befriend\": a star can't have 10 friends of 9 clients",
+		clients + "[[phase]]\nkind='join'\nrooms=4\noccupants=3":                                           "x.toml:5: phase \"join\": 4 rooms of 3 are more than 10 clients",
+		clients + "[[phase]]\nkind='ramp'\nrate='inf/s'":                                                   "x.toml:5: ",
+		clients + "[[phase]]\nkind='ramp'\nrate='1e300/s'":                                                 "x.toml:5: ",
+		phase + "kind='slow'\nrate='1/s'":                                                                  "x.toml:8: phase \"hold\": \"slow\" does not look at rate",
+		phase + "kind='flood'\nwindow=3":                                                                   "x.toml:8: phase \"hold\": \"flood\" does not look at window",
+		phase + "kind='chat'\nwindow=3\nrate_to='9/s'":                                                     "x.toml:9: phase \"hold\": \"chat\" does not look at rate_to",
+		phase + "kind='chat'\nwindow=3\narrivals='poisson'":                                                "x.toml:9: phase \"hold\": \"chat\" does not look at arrivals",
+		phase + "kind='chat'\nrate='1/s'\nzipf=1.5":                                                        "x.toml:9: phase \"hold\": \"chat\" does not look at zipf",
+		phase + "kind='ping'\nrate='1/s'\nbody=9":                                                          "x.toml:9: phase \"hold\": \"ping\" does not look at body",
+		phase + "kind='ping'\nrate='1/s'\npage=9":                                                          "x.toml:9: phase \"hold\": \"ping\" does not look at page",
+		phase + "kind='chat'\nrate='1/s'\ncount=9":                                                         "x.toml:9: phase \"hold\": \"chat\" does not look at count",
+		phase + "kind='hostile-login'\nwindow=9":                                                           "x.toml:8: phase \"hold\": \"hostile-login\" does not look at window",
+		clients + "[[group]]\nname='a'\nshare=0.5\n[[group]]\nname='b'\ncount=200\n[[phase]]\nkind='ramp'": "x.toml:2: clients.count is 10, and the groups have 205 together",
+	} {
+		_, err := Parse("x.toml", []byte(text))
+		if err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: %v\nwant %s", text, err, want)
+		}
+	}
+}
+
+// --clients is how many there are, to the last one, however many groups they are spread over; groups keep their shares.
+func TestClientsAreAsMany(t *testing.T) {
+	for n := 2; n < 60; n++ {
+		s, err := Find("flood")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Change(Changes{Clients: n}); err != nil {
+			t.Fatal(err)
+		}
+		if a, b := s.Groups[0].Count, s.Groups[1].Count; a+b != n || s.Clients.Count != n || a < 1 || b < 1 || b > 1 && b != int(float64(n)*50/1050+.5) {
+			t.Errorf("%d clients are %d and %d", n, a, b)
+		}
+	}
+	s, err := Find("flood")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Change(Changes{Clients: 1}); err == nil || !strings.Contains(err.Error(), "1 clients can't be 2 groups") {
+		t.Errorf("one client for two groups: %v", err)
+	}
+	thirds := "[[group]]\nname='%s'\nshare=0.333333333\n"
+	text := "[clients]\ncount = 10\n"
+	for _, g := range []string{"a", "b", "c"} {
+		text += strings.Replace(thirds, "%s", g, 1)
+	}
+	if s, err = Parse("x.toml", []byte(text+"[[phase]]\nkind='ramp'")); err != nil || s.Clients.Count != 10 {
+		t.Errorf("thirds of 10: %v, %+v", err, s)
+	}
+}
+
+// What must be written is not said to have a usual value.
+func TestScenarioWithoutUsualValue(t *testing.T) {
+	for _, text := range []string{"[[phase.do]]\nkind='chat'\nrate='0/s'", "[[phase.do]]\nkind='chat'\nwindow=0", "length='0s'"} {
+		_, err := Parse("x.toml", []byte("[clients]\ncount=1\n[[phase]]\nkind='hold'\n"+text))
+		if err == nil || !strings.Contains(err.Error(), " or more") || strings.Contains(err.Error(), "left out") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 // Changes keep shares and proportions, and a changed scenario's source is the one that was run.
 func TestChange(t *testing.T) {
 	s, err := Parse("x.toml", []byte(`
@@ -149,4 +225,22 @@ func FuzzScenario(f *testing.F) {
 			t.Errorf("%d steps, %d phases: %v", len(steps), len(s.Phases), first)
 		}
 	})
+}
+
+// What comes along can be changed, and the text of what was changed is a scenario that can be read again.
+func TestScenariosReadTheirOwnSource(t *testing.T) {
+	for _, name := range Scenarios() {
+		s, err := Find(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []Changes{{}, {Rates: 2, SM: true}, {Clients: s.Clients.Count + 1}} {
+			if err := s.Change(c); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if again, err := Parse(name+".toml", []byte(s.Source())); err != nil || again.Clients.Count != s.Clients.Count {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"canto/bench/hostile"
 	"canto/session/jid"
 )
 
@@ -66,14 +67,8 @@ func (t *Target) Check(kind string) error {
 	return nil
 }
 
-// ServerName is what TLS calls the server: the domain as it is in certificates. A domain that has no such name is
-// left as it is, and no certificate is one for it.
-func (t *Target) ServerName() string {
-	if name, err := jid.NetworkName(t.Domain); err == nil {
-		return name
-	}
-	return t.Domain
-}
+// ServerName is what TLS calls the server: see [hostile.ServerName].
+func (t *Target) ServerName() string { return hostile.ServerName(t.Domain) }
 
 func (t *Target) addr(kind string) netip.AddrPort {
 	if kind == "direct" {

@@ -259,7 +259,8 @@ func TestDelayIsLatency(t *testing.T) {
 func TestClosedLoopHidesAStall(t *testing.T) {
 	s, target := start(t, stub.Config{})
 	sc := talking(t, "3s", "10s", "1000/s")
-	sc.Phases[1].Do[0].Rate, sc.Phases[1].Do[0].Window = 0, 10
+	a := &sc.Phases[1].Do[0]
+	a.Rate, a.Arrivals, a.Window = 0, "", 10
 	whenTalking(s, func() { s.Faults.Stall(time.Second) })
 	r := run(t, sc, target)
 	st := stepOf(t, r, "talk", "chat")
@@ -521,10 +522,10 @@ func TestAttackT11Answers(t *testing.T) {
 	)
 	for _, c := range []struct{ name, first, then, why string }{
 		{"failure", header + features, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-tls'/></stream:stream>", "the server refused STARTTLS"},
-		{"proceed twice", header + features, proceed + proceed, ""},
+		{"proceed twice", header + features, proceed + proceed, "the server closed the connection"},
 		{"success of SASL in place of proceed", header + features, "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>", "the server refused STARTTLS"},
-		{"a second header in place of proceed", header + features, header + features, ""},
-		{"features before the header", features, "", ""},
+		{"a second header in place of proceed", header + features, header + features, "the server closed the connection (asking for TLS)"},
+		{"features before the header", features, "", "the server closed the connection (waiting for features)"},
 		{"mechanisms alone", header + "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms></stream:features>", "", "does not offer STARTTLS"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -576,7 +577,12 @@ func TestAttackT11Answers(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.why) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("the error is %v, want %q", err, c.why)
 			}
-			h := <-all
+			var h heard
+			select {
+			case h = <-all:
+			case <-time.After(30 * time.Second): // the deadline of a connection is over by then
+				t.Fatal("no connection has ended")
+			}
 			if h.ended != io.EOF && !errors.Is(h.ended, unix.ECONNRESET) {
 				t.Errorf("the connection did not end: %v", h.ended)
 			}

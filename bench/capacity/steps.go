@@ -78,8 +78,12 @@ func clients(p Profile) bench.Clients { return bench.Clients{TLS: p.TLS} }
 // hold is a phase in which members of group do one thing. Arrivals are random, as those of people: what a
 // server saves when much comes at once is in the costs.
 func hold(name, kind, group string, rate float64, p Profile, length time.Duration) bench.Phase {
+	body := 0 // presence has none
+	if kind == bench.Chat {
+		body = max(p.Body, 1)
+	}
 	return bench.Phase{Name: name, Kind: bench.Hold, Group: []string{group}, Length: bench.Span(length), Grace: bench.Span(2 * time.Second),
-		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: max(p.Body, 1), Late: bench.Span(time.Second)}}}
+		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: body, Late: bench.Span(time.Second)}}}
 }
 
 func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {

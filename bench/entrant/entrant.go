@@ -4,10 +4,13 @@ package entrant
 
 import (
 	"context"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -65,7 +68,7 @@ func Read(name string) (*Entrant, error) {
 	return e, nil
 }
 
-// Check says what is contradictory.
+// Check says what is contradictory, or can't be meant. It asks no other machine; of files, it reads that of CA.
 func (e *Entrant) Check() error {
 	switch {
 	case e.Peer == "" && e.Server == "" && e.Direct == "":
@@ -76,6 +79,115 @@ func (e *Entrant) Check() error {
 		return strict.At(strict.Path{"peer"}, "peer is %q: one of %s", e.Peer, strings.Join(peer.Kinds(), ", "))
 	case e.Commit != "" && (e.Peer != "canto" || e.Program != ""):
 		return strict.At(strict.Path{"commit"}, "commit goes with peer = \"canto\", without a program")
+	}
+	if e.Peer != "" {
+		return e.checkStarted()
+	}
+	return e.checkRunning()
+}
+
+// checkStarted is Check of a server that is started: it has its own accounts, addresses and certificate.
+func (e *Entrant) checkStarted() error {
+	for _, f := range []struct {
+		key string
+		set bool
+	}{
+		{"domain", e.Domain != ""}, {"rooms", e.Rooms != ""}, {"user", e.User != ""}, {"first", e.First != 0},
+		{"password", e.Password != ""}, {"ca", e.CA != ""}, {"insecure", e.Insecure}, {"pids", len(e.PIDs) > 0},
+		{"metrics", e.Metrics != ""}, {"profiles", e.Profiles != ""}, {"sources", len(e.Sources) > 0},
+	} {
+		if f.set {
+			return strict.At(strict.Path{f.key}, "%s is of a server that runs: %s is started here, and its own is known; leave it out, or name the server", f.key, e.Peer)
+		}
+	}
+	if err := peer.CheckOptions(e.Peer, e.Options); err != nil {
+		return strict.At(strict.Path{"options"}, "%v", err)
+	}
+	return nil
+}
+
+// checkRunning is Check of a server that runs.
+func (e *Entrant) checkRunning() error {
+	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
+		if set {
+			return strict.At(strict.Path{key}, "%s is of a server that is started here: it goes with peer", key)
+		}
+	}
+	for _, a := range []struct{ key, v string }{{"server", e.Server}, {"direct", e.Direct}} {
+		if a.v == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(a.v)
+		if err == nil && host != "" {
+			_, err = net.LookupPort("tcp", port)
+		}
+		if err != nil || host == "" || port == "0" {
+			return strict.At(strict.Path{a.key}, "%s: %q is no address of a server: write host:port", a.key, strict.Short(a.v))
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && e.Domain == "" && !ip.IsLoopback() && (a.key == "server" || e.Server == "") {
+			return strict.At(strict.Path{a.key}, "the server has the address %s, and what is its XMPP domain? --domain NAME, or domain in its file", ip)
+		}
+	}
+	for _, d := range []struct{ key, v string }{{"domain", e.Domain}, {"rooms", e.Rooms}} {
+		if d.v == "" {
+			continue
+		}
+		if _, err := jid.Domain(d.v); err != nil {
+			return strict.At(strict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key, strict.Short(d.v))
+		}
+	}
+	if e.User != "" && (strings.Count(e.User, "%d") != 1 || strings.Count(e.User, "%") != 1) {
+		return strict.At(strict.Path{"user"}, "user: the accounts' name is %q: it needs one %%d, where their number goes", strict.Short(e.User))
+	}
+	if e.First < 0 {
+		return strict.At(strict.Path{"first"}, "first is %d: 0 or more", e.First)
+	}
+	for _, s := range e.Sources {
+		if _, err := netip.ParseAddr(s); err != nil {
+			return strict.At(strict.Path{"sources"}, "%q is no address to connect from: write 192.0.2.1", strict.Short(s))
+		}
+	}
+	for _, pid := range e.PIDs {
+		if pid < 1 {
+			return strict.At(strict.Path{"pids"}, "pids has %d: the number of a process is 1 or more", pid)
+		}
+	}
+	for _, a := range []struct{ key, v string }{{"metrics", e.Metrics}, {"profiles", e.Profiles}} {
+		if a.v == "" {
+			continue
+		}
+		if u, err := url.Parse(a.v); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return strict.At(strict.Path{a.key}, "%s: %q is no URL: write http://127.0.0.1:5290", a.key, strict.Short(a.v))
+		}
+	}
+	_, err := e.ca()
+	return err
+}
+
+// ca is what the file of CA holds, nil if none is named.
+func (e *Entrant) ca() ([]byte, error) {
+	if e.CA == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(e.CA)
+	if err != nil {
+		return nil, strict.At(strict.Path{"ca"}, "the CA's certificate can't be read: %v: name a file that this user may read", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(b) {
+		return nil, strict.At(strict.Path{"ca"}, "there is no certificate in %s: the CA's must be PEM", e.CA)
+	}
+	return b, nil
+}
+
+// Serves says whether e, which has been checked, can be reached by clients with this kind of TLS: "none", "starttls"
+// or "direct".
+func (e *Entrant) Serves(tls string) error {
+	switch {
+	case e.Peer != "":
+	case tls == "direct" && e.Direct == "":
+		return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
+	case tls != "direct" && e.Server == "":
+		return errors.New("the scenario wants no TLS, or STARTTLS, and no address for that is known: --server HOST:PORT, or --tls direct")
 	}
 	return nil
 }
@@ -165,17 +277,12 @@ func (e *Entrant) external(ctx context.Context) (*Started, error) {
 		if t.Domain, _, err = net.SplitHostPort(host); err != nil {
 			return nil, err
 		}
-		if ip, err := netip.ParseAddr(t.Domain); err == nil {
-			if !ip.IsLoopback() {
-				return nil, fmt.Errorf("the server has the address %s, and what is its XMPP domain? --domain NAME", ip)
-			}
+		if _, err := netip.ParseAddr(t.Domain); err == nil { // Check has let loopback alone past
 			t.Domain = "localhost"
 		}
 	}
-	if e.CA != "" {
-		if t.CA, err = os.ReadFile(e.CA); err != nil {
-			return nil, fmt.Errorf("the CA's certificate can't be read: %w", err)
-		}
+	if t.CA, err = e.ca(); err != nil {
+		return nil, err
 	}
 	for _, s := range e.Sources {
 		a, err := netip.ParseAddr(s)
@@ -205,7 +312,7 @@ func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("the server's name is unknown: %w", err)
+		return netip.AddrPort{}, fmt.Errorf("the server's name is unknown: %w: write it as the resolver knows it, or its address and --domain", err)
 	}
 	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
 }
@@ -224,7 +331,7 @@ func Build(ctx context.Context, dir, commit string) (program, at string, err err
 		}, commit)
 		from = program + "-source"
 		if out, err := exec.CommandContext(ctx, "git", "worktree", "add", "--detach", from, commit).CombinedOutput(); err != nil {
-			return "", "", fmt.Errorf("commit %s can't be checked out: %s", commit, oneLine(out))
+			return "", "", fmt.Errorf("commit %s can't be checked out: %s: name one that git log shows, and run this in its repository", commit, oneLine(out))
 		}
 		defer exec.Command("git", "worktree", "remove", "--force", from).Run()
 	}

@@ -2,10 +2,17 @@ package entrant
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func write(t *testing.T, text string) string {
@@ -17,10 +24,25 @@ func write(t *testing.T, text string) string {
 	return name
 }
 
+// certificate is one, in PEM.
+func certificate(t *testing.T) []byte {
+	t.Helper()
+	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	b, err := x509.CreateCertificate(rand.Reader, c, c, k.Public(), k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b})
+}
+
 // A server that runs is described, not started.
 func TestExternal(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, []byte("pem"), 0o600); err != nil {
+	if err := os.WriteFile(ca, certificate(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	e, err := Read(write(t, `
@@ -42,7 +64,7 @@ ca       = "`+ca+`"
 		t.Fatal(err)
 	}
 	if s.Name != "server" || s.Addr.String() != "127.0.0.1:5222" || s.Direct.String() != "[::1]:5223" || s.Domain != "localhost" || s.First != 7 ||
-		len(s.PIDs) != 2 || s.Sources[0].String() != "127.0.0.9" || string(s.CA) != "pem" || s.User != "load%d" {
+		len(s.PIDs) != 2 || s.Sources[0].String() != "127.0.0.9" || len(s.CA) == 0 || s.User != "load%d" {
 		t.Errorf("%+v", s.Target)
 	}
 	if err := s.Stop(); err != nil || s.Alive() != nil {

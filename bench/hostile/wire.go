@@ -149,15 +149,16 @@ func (w *wire) secure() error {
 
 // tls is what attackers connect with: whose certificate it is does not matter to them.
 func (a *Attack) tls() *tls.Config {
-	c := &tls.Config{ServerName: serverName(a.cfg.Domain), InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: ServerName(a.cfg.Domain), InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 	if a.cfg.Direct.IsValid() {
 		c.NextProtos = []string{"xmpp-client"}
 	}
 	return c
 }
 
-// serverName is what TLS calls a domain.
-func serverName(domain string) string {
+// ServerName is what TLS calls a domain: its name in certificates. A domain that has no such name is left as it is,
+// and no certificate is one for it.
+func ServerName(domain string) string {
 	if name, err := jid.NetworkName(domain); err == nil {
 		return name
 	}
@@ -167,7 +168,7 @@ func serverName(domain string) string {
 // clientHello is the record that a handshake begins with.
 func clientHello(domain string) ([]byte, error) {
 	var s sink
-	err := tls.Client(&s, &tls.Config{ServerName: serverName(domain), InsecureSkipVerify: true}).Handshake()
+	err := tls.Client(&s, &tls.Config{ServerName: ServerName(domain), InsecureSkipVerify: true}).Handshake()
 	if len(s.b) == 0 {
 		return nil, err
 	}

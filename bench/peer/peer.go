@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -122,6 +123,21 @@ func Options(name string) map[string][]string {
 	return k.options()
 }
 
+// CheckOptions says which of the options a kind of server does not have, or can't have with that value.
+func CheckOptions(kind string, options map[string]string) error {
+	known := Options(kind)
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		values, ok := known[name]
+		if !ok {
+			return fmt.Errorf("%s has no option %q: there are %s", kind, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+		}
+		if value := options[name]; len(values) > 0 && !slices.Contains(values, value) {
+			return fmt.Errorf("option %s can't be %q: it is one of %s", name, value, strings.Join(values, ", "))
+		}
+	}
+	return nil
+}
+
 // startTime is how long a start may take if ctx does not say.
 const startTime = 2 * time.Minute
 
@@ -189,21 +205,10 @@ func newPlan(k kind, cfg Config) (*plan, error) {
 	if err := cfg.Accounts.check(); err != nil {
 		return nil, err
 	}
-	known := k.options()
-	for name, value := range cfg.Options {
-		values, ok := known[name]
-		if !ok {
-			var names []string
-			for n := range known {
-				names = append(names, n)
-			}
-			slices.Sort(names)
-			return nil, fmt.Errorf("it has no option %q: there are %s", name, strings.Join(names, ", "))
-		}
-		if len(values) > 0 && !slices.Contains(values, value) {
-			return nil, fmt.Errorf("option %s can't be %q: it is one of %s", name, value, strings.Join(values, ", "))
-		}
+	if err := CheckOptions(cfg.Kind, cfg.Options); err != nil {
+		return nil, err
 	}
+	known := k.options()
 	p := &plan{Config: cfg, log: &tail{out: cfg.Log}, more: map[string]string{}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
 	p.option = func(name string) string {
 		if v, ok := cfg.Options[name]; ok {

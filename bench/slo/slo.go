@@ -25,7 +25,6 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -95,7 +94,7 @@ func parse(b []byte) (*File, error) {
 	}
 	for i, q := range f.Require {
 		if key, err := q.check(); err != nil {
-			return nil, &strict.Mistake{Line: lineOf(string(b), i, key), Why: err.Error()}
+			return nil, strict.Placed(b, strict.At(strict.Path{"require", i, key}, "%v", err))
 		}
 	}
 	return f, nil
@@ -132,30 +131,6 @@ func (q Requirement) check() (key string, err error) {
 		}
 	}
 	return "", nil
-}
-
-// lineOf is the line of a key of the requirement of that number, or of its heading; 0 if it has none.
-func lineOf(text string, number int, key string) int {
-	head := regexp.MustCompile(`^\s*\[\[\s*require\s*\]\]`)
-	at, found := -1, 0
-	for i, l := range strings.Split(text, "\n") {
-		if strings.HasPrefix(strings.TrimSpace(l), "[") {
-			if at == number {
-				break
-			}
-			if head.MatchString(l) {
-				if at++; at == number {
-					found = i + 1
-				}
-			}
-			continue
-		}
-		name, _, ok := strings.Cut(l, "=")
-		if ok && at == number && key != "" && strings.Trim(name, " \t\"'") == key {
-			return i + 1
-		}
-	}
-	return found
 }
 
 // A limit is a number in the unit that it was written in; without a name that is the figure's own.

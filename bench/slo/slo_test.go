@@ -229,7 +229,7 @@ func TestMistakes(t *testing.T) {
 		require + "'a'\nat_most = nan\n":                   ":3: at_most of a: NaN is no amount",
 		require + "'a'\nat_most = 1\nmissing = 'maybe'\n":  `:4: missing = "maybe"`,
 		require + "'a'\nratio_to_baseline_at_most = -1\n":  ":3: ratio_to_baseline_at_most of a is -1",
-		"require = [{figure = 'a'}]\n":                     ": a has no limit",
+		"\nrequire = [{figure = 'a'}]\n":                   ":2: a has no limit",
 	} {
 		name := write(t, text)
 		_, err := Read(name)

@@ -136,7 +136,10 @@ func checkLeast(text []byte, v any) error {
 			if most != "" {
 				why = fmt.Sprintf("%s = %s: it is from %s to %s", path[len(path)-1], value.Data, least, most)
 			}
-			found = &Mistake{line, why + ", or left out for what is usual"}
+			if field.Tag.Get("usual") != "none" {
+				why += ", or left out for what is usual"
+			}
+			found = &Mistake{line, why}
 		}
 	})
 	return found

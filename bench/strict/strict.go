@@ -5,12 +5,9 @@ package strict
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
-	"regexp"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -33,36 +30,23 @@ func Named(file string, err error) error {
 	return fmt.Errorf("%s: %w", file, err)
 }
 
-// The decoder speaks of our Go types there.
-var field = regexp.MustCompile(`cannot decode TOML (\S+) into struct field .* of type (\S+)`)
-
-// Decode reads text into v, a pointer to a struct. An error is a [Mistake], wherever the decoder knows where. Fields of
-// numbers may have the tags "least" and "most": what the text names must keep to them.
+// Decode reads text into v, a pointer to a struct. An error is a [Mistake] with its line and key. A type that reads
+// itself from text (encoding.TextUnmarshaler) must be written in quotes: a bare number has no unit. Fields of numbers
+// may have the tags "least" and "most": what the text names must keep to them; with usual:"none" the field is one that
+// can't simply be left out.
 func Decode(text []byte, v any) error {
 	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(v)
-	var unknown *toml.StrictMissingError
 	var wrong *toml.DecodeError
-	switch {
-	case errors.As(err, &unknown) && len(unknown.Errors) > 0:
-		e := unknown.Errors[0]
-		line, _ := e.Position()
-		key := e.Key()
-		last := key[len(key)-1]
-		why := fmt.Sprintf("there is no key %q", last)
-		if known := keys(reflect.TypeOf(v), key[:len(key)-1]); len(known) > 0 {
-			why += fmt.Sprintf(": did you mean %q?", Nearest(last, known))
-		}
-		return &Mistake{line, why}
-	case errors.As(err, &wrong):
+	if errors.As(err, &wrong) && len(wrong.Key()) == 0 {
 		line, _ := wrong.Position()
-		why := strings.ReplaceAll(strings.TrimPrefix(wrong.Error(), "toml: "), "\n", " ")
-		if m := field.FindStringSubmatch(why); m != nil && len(wrong.Key()) > 0 {
-			wanted := map[string]string{"string": "text in quotes", "bool": "true or false"}[m[2]]
-			why = fmt.Sprintf("%s is a TOML %s, and must be %s", wrong.Key()[len(wrong.Key())-1], m[1], cmp.Or(wanted, "a number"))
-		} else if len(wrong.Key()) == 0 {
-			why = "this is no TOML: " + why + ": text stands in quotes, numbers begin with a digit"
-		}
-		return &Mistake{line, why}
+		return &Mistake{line, "this is no TOML: " + decoders(wrong) + ": text stands in quotes, numbers begin with a digit"}
+	}
+	if m := checkTypes(text, reflect.TypeOf(v)); m != nil {
+		return m
+	}
+	if wrong != nil {
+		line, _ := wrong.Position()
+		return &Mistake{line, Short(wrong.Key()[len(wrong.Key())-1]) + ": " + decoders(wrong)}
 	}
 	if err != nil {
 		return err
@@ -70,33 +54,42 @@ func Decode(text []byte, v any) error {
 	return checkLeast(text, v)
 }
 
-// keys are those that the table at path may have, in a value of type t.
-func keys(t reflect.Type, path []string) (all []string) {
-	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-		t = t.Elem()
+// decoders is what the decoder says of a mistake, in one line.
+func decoders(e *toml.DecodeError) string {
+	return strings.ReplaceAll(strings.TrimPrefix(e.Error(), "toml: "), "\n", " ")
+}
+
+// Short is text of a file as an error repeats it: what is long is cut.
+func Short(s string) string {
+	const most = 40
+	if r := []rune(s); len(r) > most {
+		return string(r[:most]) + "…"
 	}
-	if t.Kind() != reflect.Struct {
-		return nil
-	}
+	return s
+}
+
+// keys are those that a table of type t may have.
+func keys(t reflect.Type) (all []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		name, _, _ := strings.Cut(f.Tag.Get("toml"), ",")
 		switch {
-		case f.Anonymous && name == "":
-			all = append(all, keys(f.Type, path)...)
-		case name == "" || name == "-":
-		case len(path) == 0:
+		case f.Anonymous && name == "" && f.Type.Kind() == reflect.Struct:
+			all = append(all, keys(f.Type)...)
+		case name != "" && name != "-":
 			all = append(all, name)
-		case name == path[0]:
-			return keys(f.Type, path[1:])
 		}
 	}
 	return all
 }
 
-// Nearest is the one of names with the fewest letters to change.
+// Nearest is the one of names with the fewest letters to change, "" if none is near: two letters that have changed
+// places are one change, and one letter in three may be wrong.
 func Nearest(s string, names []string) (best string) {
-	least := math.MaxInt
+	if len(s) > 100 {
+		return "" // no key is as long
+	}
+	least := max(1, len(s)/3) + 1
 	for _, n := range names {
 		if d := distance(s, n); d < least {
 			best, least = n, d
@@ -105,23 +98,28 @@ func Nearest(s string, names []string) (best string) {
 	return best
 }
 
-// distance is Levenshtein's.
+// distance is how many letters are to be added, taken away, replaced or swapped with their neighbour to make b of a:
+// the optimal string alignment distance.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
 	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			change := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
 				change++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+			rows[i][j] = min(change, rows[i-1][j]+1, rows[i][j-1]+1)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
 		}
 	}
-	return row[len(b)]
+	return rows[len(a)][len(b)]
 }

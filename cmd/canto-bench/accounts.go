@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -66,11 +67,11 @@ func (c *accountsCmd) Run(w *world) error {
 
 // exported are the accounts as the exporters number them: a prefix, from 0.
 func (c *accountsCmd) exported() (peer.Accounts, error) {
-	prefix, ok := prefixOf(c.User)
+	prefix, ok := prefixOf(cmp.Or(c.User, "bench%d"))
 	if !ok || c.First != 0 {
 		return peer.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
 	}
-	return peer.Accounts{N: c.N, Prefix: prefix, Password: c.Password}, nil
+	return peer.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
 }
 
 func prefixOf(user string) (string, bool) {
@@ -88,6 +89,9 @@ func (c *accountsCmd) register(w *world) error {
 	}
 	if e.Peer != "" {
 		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here have their accounts)")}
+	}
+	if err := e.Serves(c.TLS); err != nil {
+		return usageError{err}
 	}
 	s, err := e.Start(w.ctx, entrant.Need{})
 	if err != nil {

@@ -73,6 +73,7 @@ func (f *scenarioFlags) check() error {
 	return refuse(
 		given("--clients", f.Clients, 1, "1 or more; left out, they are the scenario's"),
 		given("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without things to do, such as idle"),
+		within("--rates", value(f.Rates), 0, 1e6, "a factor up to 1000000"),
 		given("--length", f.Length, time.Millisecond, "1ms or more; left out, it is the scenario's"),
 		among("--tls", f.TLS, "none", "starttls", "direct"),
 		among("--sasl2", f.SASL2, "auto", "off", "require"),

@@ -10,15 +10,20 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"reflect"
+	"regexp"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
 	"canto/bench"
 	"canto/bench/result"
+	"canto/bench/strict"
 )
 
 // Exit statuses.
@@ -68,8 +73,11 @@ var errLimit = errors.New("the run's limit was over: the report shows what was s
 // errMissing is what a comparison returns that has printed which server has no figures.
 var errMissing = errors.New("a server could not be measured: look at its lines above")
 
-// errLimitEarly is what a run returns whose limit was over before there was anything to report.
-var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
+// errLimitEarly is what a run returns whose limit was over before a server that runs had answered.
+var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; look whether it answers at this address, or give it more")
+
+// errLimitStarting is the same of a server that had to be started.
+var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
 
 // errUnmet is what a gate returns that has printed what is wrong.
 var errUnmet = errors.New("the requirements are not met")
@@ -78,11 +86,21 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1
 	k, err := kong.New(&c, kong.Name("canto-bench"), kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, two minutes, report in ./canto-bench-report."),
-		kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)), kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		panic(err)
 	}
-	cmd, err := k.Parse(plainWords(args))
+	if len(args) > 1 && args[0] == "help" {
+		var commands []string
+		for _, n := range k.Model.Children {
+			commands = append(commands, n.Name)
+		}
+		if !slices.Contains(commands, args[1]) {
+			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", strict.Short(args[1]), strings.Join(commands, ", "))
+			return exitUsage
+		}
+	}
+	cmd, err := k.Parse(negatives(plainWords(args)))
 	switch {
 	case code >= 0:
 		return code // --help
@@ -107,6 +125,42 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// duration reads the value of a flag that is a length of time.
+func duration(ctx *kong.DecodeContext, target reflect.Value) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("time", &text); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", strict.Short(text))
+	}
+	target.SetInt(int64(d))
+	return nil
+}
+
+var (
+	longFlag = regexp.MustCompile(`^--[a-z][a-z0-9-]*$`)
+	negative = regexp.MustCompile(`^-[0-9.]`)
+)
+
+// negatives are args with each negative value written as its flag's: "--clients", "-5" is --clients=-5, so that it is
+// the value that is refused, and not taken for a flag.
+func negatives(args []string) (all []string) {
+	for i := 0; i < len(args); i++ {
+		if args[i] == "--" {
+			return append(all, args[i:]...)
+		}
+		if i+1 < len(args) && longFlag.MatchString(args[i]) && negative.MatchString(args[i+1]) {
+			all = append(all, args[i]+"="+args[i+1])
+			i++
+			continue
+		}
+		all = append(all, args[i])
+	}
+	return all
 }
 
 // plainWords are args with what most programs understand written as the commands above are: "help" is --help, "help

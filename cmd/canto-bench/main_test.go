@@ -134,7 +134,7 @@ func TestRefusals(t *testing.T) {
 		{"no such file", []string{"run", "./none.toml"}, 2, `can't be read`},
 		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: there is no key "cuont": did you mean "count"?`},
 		{"a bad value", []string{"run", file(t, "x.toml", "[[phase]]\nkind = 'hold'\nlength = 'long'\n")}, 2, `x.toml:3: `},
-		{"no domain", []string{"run", sc, "--server", "192.0.2.1:5222"}, 1, `--domain`},
+		{"no domain", []string{"run", sc, "--server", "192.0.2.1:5222"}, 2, `--domain`},
 		{"peer and server", []string{"run", sc, "--peer", "canto", "--server", addr}, 2, `set one of them`},
 		{"unknown peer", []string{"run", sc, "--peer", "jackal"}, 2, `one of canto, prosody, ejabberd`},
 		{"an open agent", []string{"agent", "--listen", "0.0.0.0:0"}, 2, `--secret`},
@@ -165,6 +165,37 @@ func TestRefusals(t *testing.T) {
 		{"a guest without cores", []string{"vm", "--cores", "0"}, 2, `--cores is 0: 1 or more`},
 		{"accounts of another kind", []string{"accounts", "5", "--format", "xml"}, 2, `--format is "xml": one of canto, ejabberd, prosody`},
 		{"no registrations at a time", []string{"accounts", "5", "--register", "--in-flight", "0"}, 2, `--in-flight is 0: 1 or more`},
+		{"rates without end", []string{"run", sc, "--rates", "inf"}, 2, `--rates is +Inf: a factor up to 1000000`},
+		{"rates beyond all", []string{"run", sc, "--rates", "1e300"}, 2, `--rates is 1e+300: a factor up to 1000000`},
+		{"a length without unit", []string{"run", sc, "--length", "5"}, 2, `"5" is no length of time: write 30s, 5m or 1h`},
+		{"a negative number", []string{"run", sc, "--clients", "-5"}, 2, `--clients is -5: 1 or more`},
+		{"a negative time", []string{"run", sc, "--length", "-5s"}, 2, `--length is -5s: 1ms or more`},
+		{"fewer clients than groups", []string{"run", "flood", "--clients", "1"}, 2, `1 clients can't be 2 groups`},
+		{"more friends than clients", []string{"run", "presence", "--clients", "200"}, 2, `a star can't have 500 friends of 199 clients`},
+		{"an address without port", []string{"run", sc, "--server", "127.0.0.1"}, 2, `"127.0.0.1" is no address of a server: write host:port`},
+		{"a port that is none", []string{"run", sc, "--server", "127.0.0.1:99999"}, 2, `no address of a server`},
+		{"port 0", []string{"run", sc, "--direct", "127.0.0.1:0"}, 2, `no address of a server`},
+		{"accounts of one name", []string{"run", sc, "--server", addr, "--user", "x"}, 2, `it needs one %d`},
+		{"a source that is none", []string{"run", sc, "--server", addr, "--source", "x"}, 2, `"x" is no address to connect from`},
+		{"no CA", []string{"run", sc, "--server", addr, "--ca", "nofile"}, 2, `the CA's certificate can't be read`},
+		{"a CA that is none", []string{"run", sc, "--server", addr, "--ca", sc}, 2, `no certificate in`},
+		{"no URL", []string{"run", sc, "--server", addr, "--metrics", "here"}, 2, `"here" is no URL`},
+		{"an unknown option", []string{"run", sc, "--option", "a=b"}, 2, `canto has no option "a": there are `},
+		{"an option without peer", []string{"run", sc, "--server", addr, "--option", "a=b"}, 2, `options is of a server that is started`},
+		{"a password of a server that is started", []string{"run", sc, "--password", "x"}, 2, `password is of a server that runs: canto is started here`},
+		{"a domain of one", []string{"run", sc, "--peer", "prosody", "--domain", "x"}, 2, `domain is of a server that runs: prosody is started here`},
+		{"a user of one", []string{"run", sc, "--user", "x%d"}, 2, `user is of a server that runs`},
+		{"a process of one", []string{"run", sc, "--pid", "7"}, 2, `pids is of a server that runs`},
+		{"a source for one", []string{"run", sc, "--source", "127.0.0.1"}, 2, `sources is of a server that runs`},
+		{"a flag beside a target", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\n"), "--domain", "x"}, 2, `--domain stands beside --target`},
+		{"a target's address", []string{"run", sc, "--target", file(t, "t.toml", "name = 'x'\nserver = '127.0.0.1:99999'\n")}, 2, `t.toml:2: server: "127.0.0.1:99999" is no address`},
+		{"a target's process", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\npids = [0]\n")}, 2, `t.toml:2: pids has 0`},
+		{"a target's option", []string{"run", sc, "--target", file(t, "t.toml", "peer = 'canto'\noptions = {a = 'b'}\n")}, 2, `t.toml:2: canto has no option "a"`},
+		{"a target's password", []string{"run", sc, "--target", file(t, "t.toml", "peer = 'canto'\npassword = 'x'\n")}, 2, `t.toml:2: password is of a server that runs`},
+		{"a target's user", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\nuser = 'x'\n")}, 2, `t.toml:2: user: `},
+		{"a target's CA", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\nca = 'nofile'\n")}, 2, `t.toml:2: the CA's certificate`},
+		{"no address for its TLS", []string{"run", sc, "--server", addr, "--tls", "direct"}, 2, `no address for that is known: --direct`},
+		{"help of no command", []string{"help", "nosuch"}, 2, `there is no command "nosuch": one of run, compare, `},
 		{"unknown server", []string{"compare", "openfire"}, 2, `"openfire" is no server: one of canto`},
 		{"unknown suite", []string{"compare", "--suite", "none"}, 2, `there is no suite "none"`},
 	} {
@@ -272,13 +303,19 @@ func TestSIGTERM(t *testing.T) {
 	}
 	late := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
 	defer late.Stop()
-	for s.Stats().Routed < 100 && cmd.ProcessState == nil {
-		time.Sleep(time.Millisecond)
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for s.Stats().Routed < 100 {
+		select {
+		case err := <-ended:
+			t.Fatalf("the run ended before it was told to: %v: %s", err, &errOut)
+		case <-time.After(time.Millisecond):
+		}
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	cmd.Wait()
+	<-ended
 	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(errOut.String(), "interrupted: the report shows") {
 		t.Errorf("status %d: %s", code, &errOut)
 	}

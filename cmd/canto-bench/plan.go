@@ -49,6 +49,13 @@ func (c *planCmd) Run(w *world) error {
 			return usageError{err}
 		}
 	}
+	kind := capacity.Mobile().TLS
+	if c.Profile != "" {
+		kind = cfg.Profile.TLS
+	}
+	if err := e.Serves(kind); err != nil {
+		return usageError{err}
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err

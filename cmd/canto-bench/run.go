@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,9 +29,9 @@ type serverFlags struct {
 	Direct   string            `help:"Its address for direct TLS." placeholder:"HOST:PORT" group:"Server"`
 	Domain   string            `help:"Its XMPP domain; the host of its address if it is not named." group:"Server"`
 	Rooms    string            `help:"Domain of its rooms; asked for if it is not named." group:"Server"`
-	User     string            `help:"Name of the accounts, with %d where their number goes." default:"bench%d" group:"Server"`
+	User     string            `help:"Name of the accounts, with %d where their number goes; bench%d if it is not named." placeholder:"NAME" group:"Server"`
 	First    int               `help:"Number of the first account." group:"Server"`
-	Password string            `help:"Of all accounts." default:"bench" group:"Server"`
+	Password string            `help:"Of all accounts; bench if it is not named." group:"Server"`
 	CA       string            `name:"ca" help:"Certificate that the server's is checked by (PEM)." placeholder:"FILE" group:"Server"`
 	Insecure bool              `help:"Take any certificate." group:"Server"`
 	Source   []string          `help:"Addresses to connect from." placeholder:"ADDR" group:"Server"`
@@ -44,6 +45,9 @@ func (f *serverFlags) entrant() (*entrant.Entrant, error) {
 		return nil, err
 	}
 	if f.Target != "" {
+		if flag := f.beside(); flag != "" {
+			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, so write it there", flag)}
+		}
 		e, err := entrant.Read(f.Target)
 		if err != nil {
 			return nil, usageError{err}
@@ -59,10 +63,34 @@ func (f *serverFlags) entrant() (*entrant.Entrant, error) {
 	if e.Name == "" {
 		e.Name = e.Server + e.Direct
 	}
+	if e.Peer == "" {
+		e.Password = f.password()
+	}
 	if err := e.Check(); err != nil {
 		return nil, usageError{err}
 	}
 	return e, nil
+}
+
+// password is that of all accounts.
+func (f *serverFlags) password() string { return cmp.Or(f.Password, "bench") }
+
+// beside is the first flag that is given beside --target, "" if there is none.
+func (f *serverFlags) beside() string {
+	for _, x := range []struct {
+		flag string
+		set  bool
+	}{
+		{"--peer", f.Peer != ""}, {"--program", f.Program != ""}, {"--option", len(f.Option) > 0}, {"--server", f.Server != ""},
+		{"--direct", f.Direct != ""}, {"--domain", f.Domain != ""}, {"--rooms", f.Rooms != ""}, {"--user", f.User != ""},
+		{"--first", f.First != 0}, {"--password", f.Password != ""}, {"--ca", f.CA != ""}, {"--insecure", f.Insecure},
+		{"--source", len(f.Source) > 0}, {"--pid", len(f.PID) > 0}, {"--metrics", f.Metrics != ""}, {"--pprof", f.Pprof != ""},
+	} {
+		if x.set {
+			return x.flag
+		}
+	}
+	return ""
 }
 
 // scenarioFlags change a scenario.
@@ -172,8 +200,10 @@ func (c *runCmd) Run(w *world) error {
 	}
 	over := errors.Is(w.ctx.Err(), context.DeadlineExceeded)
 	switch {
-	case over && r == nil:
+	case over && r == nil && e.Peer == "":
 		return errLimitEarly
+	case over && r == nil:
+		return errLimitStarting
 	case err != nil:
 		return err
 	case over && r.Partial != "":
@@ -196,6 +226,9 @@ func (c *runCmd) Run(w *world) error {
 // measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
 // it. prepare, if there is one, sees the target and may change the options.
 func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+	if err := e.Serves(sc.Clients.TLS); err != nil {
+		return nil, usageError{err}
+	}
 	if dir == "" {
 		var err error
 		if dir, err = os.MkdirTemp("", "canto-bench"); err != nil {

@@ -612,3 +612,58 @@ func FuzzClient(f *testing.F) {
 		}
 	})
 }
+
+// A password with two forms is compared twice. A server that has no time for the second derivation has compared the
+// first, and the client that hears temporary-auth-failure knows that it was wrong: that is a guess, where the same
+// condition before any comparison is none (RFC 6120 §6.5.11).
+func TestAttackGuessBehindBusyServer(t *testing.T) {
+	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	for _, c := range []struct {
+		name, password string
+		derivations    int
+		guessed        bool
+	}{
+		{"before any derivation", "\ufb01sh", 0, false},
+		{"before the second", "\ufb01sh", 1, true},
+		{"right form, before its derivation", "pw", 0, false},
+	} {
+		x := NewExchange(config(t, binding))
+		s := x.Start("PLAIN", b64("\x00a\x00"+c.password))
+		if s.Kind != NeedUser {
+			t.Fatalf("%s: %+v", c.name, s)
+		}
+		s = x.Found(users[s.User])
+		for range c.derivations {
+			s.Work.Run()
+			s = x.Derived(s.Work)
+		}
+		if s.Kind != NeedDerive {
+			t.Fatalf("%s: %+v", c.name, s)
+		}
+		if s = x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.Guessed != c.guessed {
+			t.Errorf("%s: %+v", c.name, s)
+		}
+	}
+	// Wrong passwords are guesses by either mechanism; right ones of an account that may not log in are none.
+	for _, m := range []Mechanism{Plain, ScramSHA256} {
+		for pw, guessed := range map[string]bool{"pw": false, "wrong": true} {
+			x := NewExchange(config(t, binding))
+			cl := &Client{Mechanism: m, Username: "a", Password: SecretString(pw), Rand: rand.Reader}
+			text, err := cl.Start()
+			if err != nil {
+				t.Fatal(err)
+			}
+			denied := map[string]Account{"a": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
+			s := answer(x, x.Start(m.String(), text), denied)
+			if s.Kind == Challenge {
+				if text, err = cl.Next(s.Data); err != nil {
+					t.Fatal(err)
+				}
+				s = answer(x, x.Next(text), denied)
+			}
+			if s.Kind != Fail || s.Guessed != guessed || guessed == (s.Condition == AccountDisabled) {
+				t.Errorf("%v with %q: %+v", m, pw, s)
+			}
+		}
+	}
+}

@@ -162,8 +162,10 @@ func (o Offer) Each(f func(m Mechanism)) {
 type Binding struct {
 	Exporter []byte // tls-exporter (RFC 9266): 32 bytes of keying material with label "EXPORTER-Channel-Binding"
 	EndPoint []byte // tls-server-end-point (RFC 5929 §4): the hash of the server's certificate
-	Unique   []byte // tls-unique (RFC 5929 §3): the first Finished of TLS 1.2
-	TLS13    bool   // TLS 1.3 or later: there Unique is undefined and not used
+	// Unique is tls-unique (RFC 5929 §3): the first Finished of TLS 1.2, of a connection with extended master
+	// secret (RFC 7627) alone. SCRAM's clients of that time know this type at least (RFC 5802 §6.1).
+	Unique []byte
+	TLS13  bool // TLS 1.3 or later: there Unique is undefined and not used
 }
 
 // Any reports whether there is anything to bind by.

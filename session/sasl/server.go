@@ -71,6 +71,10 @@ type Step struct {
 	// Unbound, for Fail: the try was refused for its channel binding, whatever the password. The answer says
 	// nothing about a password, so that the caller need not count it as a guess.
 	Unbound bool
+	// Guessed, for Fail: a password or a proof was compared with the account's keys, and was not theirs. The
+	// caller counts the failure as a guess, whatever its Condition: a server that has no time for the second form
+	// of a password has answered for the first.
+	Guessed bool
 	Reason  string // for Fail: for the log, never for the peer; nothing secret
 }
 
@@ -118,6 +122,8 @@ type Exchange struct {
 	known  bool
 	denied Condition
 
+	guessed bool // what the client gave was compared with key, and is not its password
+
 	password Secret // PLAIN, until it is derived
 	before   Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
 	keys     Keys   // PLAIN with two forms: the account's
@@ -139,7 +145,7 @@ func (x *Exchange) Mechanism() Mechanism { return x.mech }
 func (x *Exchange) fail(c Condition, reason string) Step {
 	x.forget()
 	x.state = over
-	return Step{Kind: Fail, Condition: c, Reason: reason}
+	return Step{Kind: Fail, Condition: c, Guessed: x.guessed, Reason: reason}
 }
 
 // forget wipes what is left of the password.
@@ -273,6 +279,7 @@ func (x *Exchange) Derived(d *Derivation) Step {
 	got := d.out.key(&x.hmacs)
 	right := got.StoredKey.Equal(x.key.StoredKey) && x.known
 	second := x.renew.Len() > 0 && x.before.Len() == 0
+	x.guessed = !right
 	switch {
 	case !right && x.before.Len() > 0:
 		return x.derive(&x.before)
@@ -476,6 +483,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 	case !bound:
 		return x.failUnbound("wrong channel binding or gs2 header")
 	case !sized || !right || !x.known:
+		x.guessed = true
 		return x.fail(NotAuthorized, "wrong user or password")
 	}
 	return x.done(encode("v=" + base64.StdEncoding.EncodeToString(server)))

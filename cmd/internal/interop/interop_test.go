@@ -248,11 +248,6 @@ func goClients(t *testing.T) string {
 	return built.dir
 }
 
-func (p *pair) goClient(name string) {
-	p.t.Helper()
-	p.run(filepath.Join(goClients(p.t), name), p.port(), p.how, p.romeo.address, p.romeo.password)
-}
-
 // One process listens, the other one sends.
 func goSendxmpp(p *pair) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

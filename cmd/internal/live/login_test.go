@@ -26,11 +26,21 @@ func (c *client) bindings(t *testing.T, s *server) sasl.Binding {
 	}
 	sum := sha256.Sum256(c.cs.PeerCertificates[0].Raw)
 	b.EndPoint = sum[:]
+	b.Unique = c.cs.TLSUnique
 	return b
 }
 
+// offeredBindings are the types that features list, in their order (XEP-0440 §3).
+func offeredBindings(features string) (kinds []string) {
+	for _, part := range strings.Split(features, "<channel-binding type='")[1:] {
+		kind, _, _ := strings.Cut(part, "'")
+		kinds = append(kinds, kind)
+	}
+	return kinds
+}
+
 // Each mechanism, with each channel binding, over STARTTLS and direct TLS, in TLS 1.3 and 1.2
-// (RFC 5802 §6, RFC 9266, RFC 5929 §4, XEP-0440).
+// (RFC 5802 §6, RFC 9266, RFC 5929 §3 and §4, XEP-0440).
 func TestMechanisms(t *testing.T) {
 	s := start(t, "", "bob@localhost")
 	for _, direct := range []bool{false, true} {
@@ -40,6 +50,9 @@ func TestMechanisms(t *testing.T) {
 				kinds := []string{""}
 				if mech.Plus() {
 					kinds = []string{"tls-exporter", "tls-server-end-point"}
+					if version == tls.VersionTLS12 {
+						kinds = []string{"tls-exporter", "tls-unique", "tls-server-end-point"}
+					}
 				}
 				for _, kind := range kinds {
 					t.Run(fmt.Sprintf("direct=%v/%s/%s/%s", direct, tls.VersionName(version), m, kind), func(t *testing.T) {
@@ -50,8 +63,8 @@ func TestMechanisms(t *testing.T) {
 						}
 						x := &sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true}
 						if mech.Plus() {
-							if !strings.Contains(features, "<channel-binding type='"+kind+"'/>") {
-								t.Fatalf("%s is not offered: %s", kind, features)
+							if got := offeredBindings(features); !slices.Equal(got, kinds) {
+								t.Fatalf("offered are the bindings %q, not %q", got, kinds)
 							}
 							x.Binding, x.BindingKind = c.bindings(t, s), kind
 						}
@@ -67,6 +80,64 @@ func TestMechanisms(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// RFC 7627 §1, RFC 9266 §4.2: without the extended master secret two connections can have one master secret, and
+// what is made of it binds to neither. Such a connection of TLS 1.2 is offered the end point alone.
+func TestAttackUnextendedMasterSecret(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	for _, m := range []string{"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"} {
+		mech, _ := sasl.ParseMechanism(m)
+		for kind, want := range map[string]string{"tls-unique": "not-authorized", "tls-server-end-point": ""} {
+			c := s.dial(s.Direct)
+			u, err := unextendedTLS(c.nc)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.nc = u
+			features := c.open()
+			if got := offeredBindings(features); !slices.Equal(got, []string{"tls-server-end-point"}) {
+				t.Errorf("offered are the bindings %q", got)
+			}
+			sum := sha256.Sum256(u.cert)
+			why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true,
+				Binding: sasl.Binding{Unique: u.unique, EndPoint: sum[:]}, BindingKind: kind})
+			if why != want {
+				t.Errorf("%s with %s: %q, want %q", m, kind, why, want)
+			}
+		}
+	}
+}
+
+// RFC 9266 §4.2, RFC 5929 §3: a resumed session of TLS 1.2 with extended master secret has bindings of its own.
+func TestBindingsOfResumedTLS12(t *testing.T) {
+	s := start(t, "", "bob@localhost")
+	cfg := s.tls(tls.VersionTLS12)
+	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	mech, _ := sasl.ParseMechanism("SCRAM-SHA-256-PLUS")
+	var before sasl.Binding
+	for i, kind := range []string{"tls-unique", "tls-unique", "tls-exporter"} {
+		c := s.dial(s.Direct)
+		c.secure(cfg)
+		if c.cs.DidResume != (i > 0) {
+			t.Fatalf("connection %d has resumed: %v", i, c.cs.DidResume)
+		}
+		features := c.open()
+		if !slices.Contains(offeredBindings(features), kind) {
+			t.Fatalf("connection %d is offered %s", i, features)
+		}
+		b := c.bindings(t, s)
+		if bytes.Equal(b.Unique, before.Unique) || bytes.Equal(b.Exporter, before.Exporter) {
+			t.Error("two connections have one binding")
+		}
+		before = b
+		if why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true,
+			Binding: b, BindingKind: kind}); why != "" {
+			t.Errorf("connection %d with %s: %s", i, kind, why)
+		}
+		c.open()
+		c.leave()
 	}
 }
 

@@ -2,8 +2,10 @@ package saslauth_test
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -68,5 +70,99 @@ func TestAttackK67Guessing(t *testing.T) {
 	owner.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
 	if got := owner.Received(); !strings.Contains(got, "id='1'") {
 		t.Errorf("the owner's session gets %q", got)
+	}
+}
+
+// RFC 6120 §6.5: only a guess at a password counts against the account; what the server itself could not do
+// (temporary-auth-failure, §6.5.11) counts against the address neither. On its stream each failure is a try
+// (§6.4.4).
+func TestFailuresThatAreNoGuess(t *testing.T) {
+	offer, err := sasl.NewOffer("PLAIN", "SCRAM-SHA-256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
+	const ns = " xmlns='urn:ietf:params:xml:ns:xmpp-sasl'"
+	auth := func(mechanism, text string) string {
+		return "<auth" + ns + " mechanism='" + mechanism + "'>" + text + "</auth>"
+	}
+	scram := auth("SCRAM-SHA-256", code("n,,n=juliet,r=nonce"))
+	right := auth("PLAIN", code("\x00juliet\x00"+sessiontest.Password))
+	for _, c := range []struct {
+		condition        string
+		say              []string
+		broken, banned   bool
+		account, address bool // it counts against
+	}{
+		{"temporary-auth-failure", []string{right}, true, false, false, false},
+		{"temporary-auth-failure", []string{scram}, true, false, false, false},
+		{"invalid-mechanism", []string{auth("DIGEST-MD5", "=")}, false, false, false, true},
+		{"encryption-required", []string{auth("SCRAM-SHA-256-PLUS", "=")}, false, false, false, true},
+		{"incorrect-encoding", []string{scram, "<response" + ns + ">!</response>"}, false, false, false, true},
+		{"malformed-request", []string{scram, "<response" + ns + ">" + code("x") + "</response>"}, false, false, false, true},
+		{"malformed-request", []string{scram, scram}, false, false, false, true},
+		{"account-disabled", []string{right}, false, true, false, true},
+		{"aborted", []string{scram, "<abort" + ns + "/>"}, false, false, false, false},
+		{"not-authorized", []string{auth("PLAIN", code("\x00juliet\x00guess"))}, false, false, true, true},
+	} {
+		lim := session.DefaultLimits()
+		lim.FailuresPerAddress = session.Rate{N: 6, Per: time.Hour}
+		lim.FailuresPerAccount = session.Rate{N: 6, Per: time.Hour}
+		var broken atomic.Bool
+		s := sessiontest.New(t, sessiontest.Options{
+			Limits: &lim,
+			Fault: func(write bool) error {
+				if !write && broken.Load() {
+					return errors.New("the disk has failed")
+				}
+				return nil
+			},
+			Given: []session.Given{session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: zeros{},
+				FakeKey: sasl.SecretString("a key of the test's own"), Failures: session.NewThrottle()})}})
+		s.AddAccount("juliet@localhost")
+		if c.banned {
+			if err := s.DB.Accounts().Ban(t.Context(), "localhost", "juliet", "test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		from := func(last byte) *sessiontest.Client {
+			d := s.DialFrom(netip.AddrFrom4([4]byte{192, 0, 2, last}), "c", 0)
+			d.Open("localhost")
+			s.Settle()
+			d.Received()
+			return d
+		}
+		say := func(d *sessiontest.Client, el string) string {
+			d.Send(el)
+			s.Settle()
+			return d.Received()
+		}
+		// Five on one stream, which ends it, and one on another: the limits are reached, if they count.
+		broken.Store(c.broken)
+		for stream, n := range []int{5, 1} {
+			d := from(1)
+			for i := range n {
+				var got string
+				for _, el := range c.say {
+					got = say(d, el)
+				}
+				if !strings.Contains(got, "<"+c.condition+"/>") {
+					t.Fatalf("%s, stream %d, try %d: %s", c.condition, stream, i, got)
+				}
+				if ended := strings.Contains(got, "<policy-violation"); ended != (i == 4) {
+					t.Errorf("%s, try %d: the stream has ended: %v", c.condition, i, ended)
+				}
+			}
+		}
+		broken.Store(false)
+		guess := func(last byte, user string) (late bool) {
+			return !strings.Contains(say(from(last), auth("PLAIN", code("\x00"+user+"\x00guess"))), "<not-authorized")
+		}
+		if late := guess(1, "romeo"); late != c.address {
+			t.Errorf("%s counts against the address: %v", c.condition, late)
+		}
+		if late := guess(2, "juliet"); late != c.account {
+			t.Errorf("%s counts against the account: %v", c.condition, late)
+		}
 	}
 }

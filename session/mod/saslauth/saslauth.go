@@ -11,8 +11,8 @@
 //
 // Who is authenticated is whoever the verifier says, never what the client claims; an unknown user
 // takes the same steps as a known one, with keys made of a secret of the server. Failures are limited
-// by address and by account: beyond the limit each answer is delayed by a second, and nobody is
-// locked out.
+// by address, and wrong passwords by account, too: beyond the limit each answer is delayed by a second, and
+// nobody is locked out.
 package saslauth
 
 import (
@@ -35,7 +35,7 @@ var Manifest = session.Manifest{
 	Name:     "saslauth",
 	Spec:     "RFC 6120 section 6, XEP-0440 0.4.2",
 	Summary:  "authenticates clients",
-	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
+	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
 	Provides: []session.Feature{"sasl"},
 	Requires: []session.Feature{"stream-features", "store"},
 	New:      func() session.Module { return new(module) },
@@ -125,9 +125,10 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 	b.TLS13 = cs.Version >= tls.VersionTLS13
 	if k, err := cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err == nil {
 		b.Exporter = k // RFC 9266 §4.2: TLS 1.3, or earlier with extended master secret
-	}
-	if !b.TLS13 {
-		b.Unique = cs.TLSUnique
+		if !b.TLS13 {
+			// RFC 7627 §1: without that secret, what one connection is bound by can be made to bind another.
+			b.Unique = cs.TLSUnique
+		}
 	}
 	if c := st.Wire().Presented(); c != nil && m.p.EndPoint != nil {
 		b.EndPoint = m.p.EndPoint(c)
@@ -301,7 +302,8 @@ func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
 //
 // A try that is refused for its channel binding has tested no password. Clients that know another type of
 // binding than we do come to the next mechanism that way, so each one may fail so once on a stream without
-// being counted, be it against the stream, its address or the account.
+// being counted, be it against the stream, its address or the account. Every other failure is one of the
+// stream's tries (RFC 6120 §6.4.4); which of them count beyond the stream, limited says.
 func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
 	free := false
 	if s.Unbound {
@@ -318,7 +320,7 @@ func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
 	tries, late := 0, false
 	if !free {
 		tries = st.Fail()
-		late = s.Condition != sasl.Aborted && m.limited(st, x)
+		late = m.limited(st, x, s)
 	}
 	answer := func() {
 		a := st.Local().Appender()
@@ -336,19 +338,27 @@ func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
 }
 
 // limited counts a failure against its address and account, and reports whether either has had too many.
-func (m *module) limited(st *session.Stream, x *exchange) (late bool) {
+//
+// Against the account count guesses at its password alone: not-authorized, and whatever else ends an exchange in
+// which a password was compared and was wrong. A request that can't be read or a mechanism that is not offered has
+// tested no password, and who is told account-disabled has given the right one (RFC 6120 §6.5.2): none of them
+// may make the owner wait. Against the address these count, but not what the client gave up, nor
+// temporary-auth-failure (§6.5.11), which is the server's own.
+func (m *module) limited(st *session.Stream, x *exchange, s sasl.Step) (late bool) {
 	t := m.p.Failures
 	if t == nil {
 		return false
 	}
+	clients := s.Guessed || s.Condition != sasl.Aborted && s.Condition != sasl.TemporaryAuthFailure
+	guess := s.Guessed || s.Condition == sasl.NotAuthorized
 	lim := m.r.HostLimits(st.Host())
 	now := st.Local().Loop.Tick()
 	addr := st.Wire().Remote().Addr()
-	if !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
+	if clients && !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
 		late = true
 		st.Local().CountLimit("failures_per_address")
 	}
-	if !x.who.IsZero() && !t.Take(x.who.String(), lim.FailuresPerAccount, now) {
+	if guess && !x.who.IsZero() && !t.Take(x.who.String(), lim.FailuresPerAccount, now) {
 		late = true
 		st.Local().CountLimit("failures_per_account")
 	}
