@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,5 +97,36 @@ func TestServeFolderNotWritable(t *testing.T) {
 				refused(t, finish(t, s.command(strings.Fields(command)...), ""), exitFailed, c.want, command)
 			}
 		})
+	}
+}
+
+// A folder that loses its right to be written to while the server runs: the server ends in order, with one line of
+// cause and remedy and exit status 1, as soon as Pebble wants another file.
+func TestServeFolderLosesPermission(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	if err := os.Mkdir(s.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.unprivileged()
+	p := s.serve()
+	if err := os.Chmod(s.data(), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ { // until the first log file is full
+		text := strings.ReplaceAll(manyLines(20_000), "user", "user"+strconv.Itoa(i)+"-")
+		if r := s.canto(text, "user", "import", "--shared-salt", "-"); r.status != 0 {
+			// The server may have ended before it could answer.
+			if r.status != exitFailed || strings.Count(r.err, "\n") != 1 {
+				t.Errorf("the import: %+v", r)
+			}
+			break
+		}
+	}
+	if status := p.wait(); status != exitFailed {
+		t.Errorf("status %d, want %d", status, exitFailed)
+	}
+	if log := p.log.String(); !strings.Contains(log, "chown") || strings.Contains(log, "goroutine ") {
+		t.Errorf("standard error: %.3000s", log)
 	}
 }

@@ -102,6 +102,7 @@ func (db *DB) open() (err error) {
 	defer func() {
 		if err != nil {
 			if db.peb != nil && db.failed.Load() == nil {
+				db.disk.holds.Store(false)
 				db.peb.Close()
 			}
 			db.cache.Unref()
@@ -127,6 +128,7 @@ func (db *DB) open() (err error) {
 	if db.peb, err = db.openPebble(po); err != nil {
 		return openError(o.Dir, err)
 	}
+	db.disk.holds.Store(!o.ReadOnly)
 	db.commit.init(db)
 	db.space = newSpace(db)
 	if err = db.checkFormat(); err != nil {
@@ -137,8 +139,9 @@ func (db *DB) open() (err error) {
 	}
 	db.accounts, db.hosts, db.secrets = newAccounts(db), newHosts(db), newSecrets(db)
 	if !o.ReadOnly {
-		db.running.Add(1)
+		db.running.Add(2)
 		go db.commit.run()
+		go db.commit.applyAll()
 		if err = db.begin(); err != nil {
 			close(db.stop)
 			db.settle()
@@ -320,6 +323,7 @@ func (db *DB) Close() error {
 			return
 		}
 		db.failed.Store(&failure{fmt.Errorf("%w: closed", ErrUnavailable)})
+		db.disk.holds.Store(false)
 		db.closeErr = db.peb.Close()
 		db.cache.Unref()
 		if err := db.lock.Close(); db.closeErr == nil {
