@@ -561,13 +561,16 @@ func (c *config) limitAt(err error, path ...string) error {
 // leastMemory is the least that memory may be: the store's share, and what the collector leaves above it.
 const leastMemory = 512 << 20
 
+// mostMemory is the most that memory may be, which is the most that a size may be.
+const mostMemory = 1 << 40
+
 // check holds what the decoder can't see.
 func (c *config) check() error {
 	if c.Data == "" {
 		return c.at("data is empty: name the folder of the store, like canto-data", "data")
 	}
-	if c.Memory != 0 && c.Memory < leastMemory {
-		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) or more, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
+	if c.Memory != 0 && (c.Memory < leastMemory || c.Memory > mostMemory) {
+		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
 	}
 	if err := c.checkLimits(); err != nil {
 		return err

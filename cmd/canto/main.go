@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
@@ -93,8 +94,17 @@ func execute(r *run) (status int) {
 			status = stop
 		}
 	}()
+	for i, a := range r.args {
+		if !utf8.ValidString(a) { // it may be a password: it is not shown
+			fmt.Fprintf(r.errOut, "canto: argument %d is no UTF-8: write it in UTF-8\n", i+1)
+			return exitUsage
+		}
+	}
 	r.args = plainWords(r.args)
 	ctx, err := k.Parse(r.args)
+	if err == nil {
+		err = emptyFlag(ctx)
+	}
 	if err != nil {
 		fmt.Fprintf(r.errOut, "canto: %v: see canto help\n", err)
 		return exitUsage
@@ -119,6 +129,19 @@ func execute(r *run) (status int) {
 }
 
 type exited struct{}
+
+// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same as no flag.
+func emptyFlag(ctx *kong.Context) error {
+	for _, p := range ctx.Path {
+		if p.Flag == nil {
+			continue
+		}
+		if text, ok := ctx.FlagValue(p.Flag).(string); ok && text == "" {
+			return fmt.Errorf("--%s is empty: give it a value, or leave it out", p.Flag.Name)
+		}
+	}
+	return nil
+}
 
 // plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
 // --help, "help COMMAND" is COMMAND --help, and --version is version.

@@ -326,6 +326,10 @@ func (s *server) open(c *config, r *run) error {
 	s.web = &reactor.Web{Lost: s.door.Lost, Refused: func(status int) { s.router.CountRefused(fmt.Sprint("http_", status)) }}
 	listeners := s.listeners(c)
 	lim := c.limits()
+	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
+		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto check limits)",
+			"configured", lim.Connections, "connections", n)
+	}
 	s.reactor, err = reactor.New(reactor.Config{
 		Listeners:   listeners,
 		Log:         s.log,
@@ -684,6 +688,9 @@ func (s *server) reload() (late []string, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if s.cli.Data != "" {
+			fresh.Data = old.Data
+		}
 		late = fresh.wantRestart(old)
 		fresh.Data, fresh.dev = old.Data, old.dev
 		if s.dev {
@@ -698,6 +705,9 @@ func (s *server) reload() (late []string, err error) {
 		return nil, err
 	}
 	if err := c.needTLS(); err != nil {
+		return nil, err
+	}
+	if err := c.fitsOutbox(); err != nil {
 		return nil, err
 	}
 	if err := s.router.SetLimits(c.limits()); err != nil {
@@ -715,6 +725,17 @@ func (s *server) reload() (late []string, err error) {
 	return late, nil
 }
 
+// fitsOutbox is an error about a stanza that the outbox does not hold which the process started with: another one is
+// used from the next start on.
+func (c *config) fitsOutbox() error {
+	lim, outbox := c.limits(), c.started.limits().Outbox
+	if most := outbox - session.OutboxSpare; lim.Stanza > most {
+		return c.at(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d bytes, and a "+
+			"stanza at most %d: write less, or start canto again", lim.Stanza, outbox, most), "limits", "stanza")
+	}
+	return nil
+}
+
 // wantRestart are the keys of c that differ from those that the process runs with and that it reads
 // only when it starts.
 func (c *config) wantRestart(running *config) (keys []string) {
@@ -722,6 +743,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		name string
 		same bool
 	}{
+		{"data", c.Data == running.started.Data},
 		{"memory", c.Memory == running.started.Memory},
 		{"node", c.Node == running.started.Node},
 		{"log", c.Log == running.started.Log},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
@@ -95,6 +96,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n", `canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
 		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n", `canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
 		{"memory below the store's", "memory = '64MiB'\n", `canto.toml:1: memory: 67108864 bytes: write 512MiB`},
+		{"memory beyond the counter", "memory = 9223372036854775807\n", `canto.toml:1: memory: 9223372036854775807 bytes: write 512MiB .* to 1024GiB`},
 		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is no size`},
 		{"negative node", "node = -1\n", `canto.toml:1: node is from 0 to 1023`},
 		{"data of no name", "data = ''\n", `canto.toml:1: data is empty: name the folder`},
@@ -172,6 +174,72 @@ func TestReloadRefusesLimits(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
+}
+
+// A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used from the next
+// start on.
+func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serveHereOnly()
+	before, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '8MiB'\n")
+	s.fails(exitUsage, `canto.toml:13: limits.stanza: 8388608 bytes: .*limits.outbox is 1048576 bytes.*start canto again`, "reload")
+	if lim := p.server.router.Limits(); lim.Stanza != session.DefaultLimits().Stanza {
+		t.Errorf("stanzas may have %d bytes", lim.Stanza)
+	}
+	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '512KiB'\n")
+	if out := s.ok("reload"); !strings.Contains(out, "limits.outbox: changed") {
+		t.Errorf("reload says %q", out)
+	}
+}
+
+// serveHereOnly is a server in this process that the test's end ends.
+func (s *site) serveHereOnly() *process {
+	p, _ := s.serveHere(nil)
+	return p
+}
+
+// Another data folder in the file is used from the next start on, unless the command line names it.
+func TestReloadSaysData(t *testing.T) {
+	t.Parallel()
+	for _, given := range []bool{false, true} {
+		s := newSite(t, "example.org")
+		before, err := os.ReadFile(s.path("canto.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write("canto.toml", "data = \"data\"\n"+string(before))
+		cmd := exec.Command(os.Args[0], "serve", "--config", "canto.toml")
+		if given {
+			cmd.Args = append(cmd.Args, "--data", "data")
+		}
+		cmd.Dir, cmd.Env = s.dir, append(os.Environ(), asCanto+"=1")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		until(t, "it answers", func() bool { return s.canto("", "bytes").status == 0 })
+		s.write("canto.toml", "data = \"other\"\n"+string(before))
+		if out := s.ok("reload"); strings.Contains(out, "data: changed, and used from the next start on") == given {
+			t.Errorf("--data given %v: reload says %q", given, out)
+		}
+	}
+}
+
+// More connections than there are descriptors for are said when the server starts.
+func TestServeSaysConnections(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	text, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(text)+"[limits]\nconnections = 2000000000\n")
+	s.serveHereOnly().says("limits.connections is more than there are descriptors for.*configured=2000000000 connections=")
 }
 
 // A port that can't be opened is one line with the key's line and what to do.

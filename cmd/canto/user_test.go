@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +91,26 @@ keys     SCRAM-SHA-512, 10000 iterations
 			}
 		})
 	}
+}
+
+// An argument that is no UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode), and one that is
+// empty is not taken for none.
+func TestArgumentsThatAreNone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, command := range []string{"add", "passwd"} {
+		s.fails(exitUsage, `argument 5 is no UTF-8`, "user", command, "romeo@example.org", "--password", "caf\xe9")
+		s.fails(exitUsage, `argument 4 is no UTF-8`, "user", command, "romeo@example.org", "--password=caf\xe9")
+		s.fails(exitUsage, `--password is empty`, "user", command, "romeo@example.org", "--password", "")
+	}
+	s.fails(exitUsage, `argument 3 is no UTF-8`, "user", "show", "rom\xe9o@example.org")
+	s.fails(exitUsage, `--host is empty`, "modules", "--host", "")
+	for _, flag := range []string{"--config", "--data"} {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: []string{"user", "list", flag, ""}, out: &out, errOut: &errOut})
+		refused(t, said{status, out.String(), errOut.String()}, exitUsage, flag+" is empty", "user list", flag)
+	}
+	s.nothingMade()
 }
 
 // What changes something that must be there makes no folder for it either.
