@@ -693,7 +693,29 @@ func address(a string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// checkModules looks for sections of modules that there are none of.
+// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for a section of
+// all hosts.
+func (c *config) checkOptions(host, module string, section map[string]any, path []string) error {
+	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
+	if i < 0 {
+		for _, key := range slices.Sorted(maps.Keys(section)) {
+			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)), module), append(path, key)...)
+		}
+		return nil
+	}
+	v := mod.All[i].Options()
+	if err := c.options(host)(module, v); err != nil {
+		return err
+	}
+	if oc, ok := v.(session.OptionChecker); ok {
+		if key, why := oc.Check(); why != "" {
+			return c.optionAt(host, &session.OptionError{Module: module, Key: key, Why: why})
+		}
+	}
+	return nil
+}
+
+// checkModules looks for sections of modules that there are none of, and reads the others.
 func (c *config) checkModules(sections map[string]any, path ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		if all := moduleNames(); !slices.Contains(all, name) {
@@ -701,6 +723,13 @@ func (c *config) checkModules(sections map[string]any, path ...string) error {
 		}
 		if _, ok := sections[name].(map[string]any); !ok {
 			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name, strings.Join(append(path, name), ".")), append(path, name)...)
+		}
+		host := ""
+		if path[0] == "host" {
+			host = path[1]
+		}
+		if err := c.checkOptions(host, name, sections[name].(map[string]any), append(path, name)); err != nil {
+			return err
 		}
 	}
 	return nil
