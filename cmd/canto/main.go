@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -206,6 +207,9 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if _, err := os.Stat(c.Data); err != nil && !r.makes {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
+	if write {
+		defer giveToOwner(c.Data)
+	}
 	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if errors.Is(err, store.ErrMissing) {
 		return fmt.Errorf("%w: give another with --data, or make one with canto serve", err)
@@ -215,6 +219,27 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	}
 	defer db.Close()
 	return f(db)
+}
+
+// giveToOwner gives what root has made in the data folder of another user to that user, whose server could not read it.
+func giveToOwner(dir string) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return
+	}
+	owner, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return
+	}
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && info.Sys().(*syscall.Stat_t).Uid == 0 {
+			os.Lchown(filepath.Join(dir, f.Name()), int(owner.Uid), int(owner.Gid))
+		}
+	}
 }
 
 // handOver has the running server carry the command out; done is false if there is none, or if this
@@ -237,7 +262,10 @@ func (r *run) remote(c *config) (done bool, err error) {
 	if c.Listen.Admin == "" {
 		return false, nil
 	}
-	if _, err := os.Stat(c.socket()); err != nil {
+	switch _, err := os.Stat(c.socket()); {
+	case errors.Is(err, os.ErrPermission): // a server may run all the same
+		return true, c.closedFolder(err)
+	case err != nil:
 		return false, nil
 	}
 	var in []byte
@@ -254,6 +282,9 @@ func (r *run) remote(c *config) (done bool, err error) {
 	if errors.Is(err, admin.ErrNoServer) {
 		return false, nil
 	}
+	if errors.Is(err, os.ErrPermission) {
+		return true, c.closedFolder(err)
+	}
 	if err != nil {
 		return true, err
 	}
@@ -263,6 +294,17 @@ func (r *run) remote(c *config) (done bool, err error) {
 	}
 	r.errOut.Write(res.Err)
 	return true, nil
+}
+
+// closedFolder is err, which is that this user may not look into the data folder or use its socket, with what to do.
+func (c *config) closedFolder(err error) error {
+	if fi, e := os.Stat(filepath.Dir(c.socket())); e == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+			return fmt.Errorf("%w: the folder is user %d's: run this as that user or as root", err, st.Uid)
+		}
+	}
+	return fmt.Errorf("%w: run this as the user who runs the server, or as root; if the folder is this user's, "+
+		"%s must be user %d's with all rights (chown, chmod u+rwX)", err, c.Data, os.Geteuid())
 }
 
 // maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the rest of the

@@ -154,6 +154,9 @@ func Call(path string, c Command) (Result, error) {
 	}
 	resp, err := client.Post("http://admin/run", "application/json", bytes.NewReader(body))
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
+		if errors.Is(err, os.ErrPermission) { // a server may listen there
+			return Result{}, fmt.Errorf("%s: %w", path, os.ErrPermission)
+		}
 		return Result{}, ErrNoServer
 	}
 	if err != nil {
