@@ -293,7 +293,7 @@ func defaults() *config {
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, &configError{file: path, cause: fmt.Sprintf("%v: give the file with --config, or start with --dev", errors.Unwrap(err))}
+		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config", errors.Unwrap(err))}
 	}
 	c := defaults()
 	c.file, c.text = path, text

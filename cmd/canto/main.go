@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -147,13 +149,25 @@ func emptyFlag(ctx *kong.Context) error {
 // plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
 // --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
-	switch {
-	case len(args) == 0:
+	if len(args) == 0 {
 		return []string{"--help"}
-	case args[0] == "help":
-		return append(args[1:len(args):len(args)], "--help")
-	case args[0] == "--version":
-		return append([]string{"version"}, args[1:]...)
+	}
+	at := 0 // of the first word that is neither --config nor --data nor its value
+	for at < len(args)-1 && (args[at] == "--config" || args[at] == "--data") {
+		at += 2
+	}
+	for at < len(args) && (strings.HasPrefix(args[at], "--config=") || strings.HasPrefix(args[at], "--data=")) {
+		at++
+	}
+	switch {
+	case at >= len(args):
+		return args
+	case args[at] == "help":
+		return append(slices.Concat(args[:at], args[at+1:]), "--help")
+	case args[at] == "--version":
+		return slices.Concat(args[:at], []string{"version"}, args[at+1:])
+	case at+2 == len(args) && args[at+1] == "help" && (args[at] == "user" || args[at] == "host"):
+		return slices.Concat(args[:at+1], []string{"--help"})
 	}
 	return args
 }

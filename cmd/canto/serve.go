@@ -233,7 +233,7 @@ func portText(err error) string {
 	remedy := "change [listen]"
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		remedy = "stop who uses it, or change [listen]"
+		remedy = "stop the program that uses it, or change [listen]"
 	case errors.Is(err, syscall.EACCES):
 		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit file, or change [listen]"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -577,7 +577,7 @@ func (s *server) hosts(c *config) error {
 	}
 	for _, n := range stored {
 		if want[n] {
-			return fmt.Errorf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n)
+			return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n), "host", n)
 		}
 		want[n] = true
 	}
@@ -678,36 +678,8 @@ func (s *server) reload() (late []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.config()
-	c := old
-	if s.cli.Config != "" || !s.dev {
-		path := s.cli.Config
-		if path == "" {
-			path = "canto.toml"
-		}
-		fresh, err := readConfig(path)
-		if err != nil {
-			return nil, err
-		}
-		if s.cli.Data != "" {
-			fresh.Data = old.Data
-		}
-		late = fresh.wantRestart(old)
-		fresh.Data, fresh.dev = old.Data, old.dev
-		if s.dev {
-			fresh.devHosts()
-			if err := fresh.devCertificates(); err != nil {
-				return nil, err
-			}
-		}
-		c = fresh
-	}
-	if err := c.checkCertificates(); err != nil {
-		return nil, err
-	}
-	if err := c.needTLS(); err != nil {
-		return nil, err
-	}
-	if err := c.fitsOutbox(); err != nil {
+	c, late, err := s.read()
+	if err != nil {
 		return nil, err
 	}
 	if err := s.router.SetLimits(c.limits()); err != nil {
@@ -723,6 +695,44 @@ func (s *server) reload() (late []string, err error) {
 		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))
 	}
 	return late, nil
+}
+
+// read reads the configuration again, and checks that the running server can take it. late is as for reload.
+func (s *server) read() (c *config, late []string, err error) {
+	old := s.config()
+	c = old
+	if s.cli.Config != "" || !s.dev {
+		path := s.cli.Config
+		if path == "" {
+			path = "canto.toml"
+		}
+		fresh, err := readConfig(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.cli.Data != "" {
+			fresh.Data = old.Data
+		}
+		late = fresh.wantRestart(old)
+		fresh.Data, fresh.dev = old.Data, old.dev
+		if s.dev {
+			fresh.devHosts()
+			if err := fresh.devCertificates(); err != nil {
+				return nil, nil, err
+			}
+		}
+		c = fresh
+	}
+	if err := c.checkCertificates(); err != nil {
+		return nil, nil, err
+	}
+	if err := c.needTLS(); err != nil {
+		return nil, nil, err
+	}
+	if err := c.fitsOutbox(); err != nil {
+		return nil, nil, err
+	}
+	return c, late, nil
 }
 
 // fitsOutbox is an error about a stanza that the outbox does not hold which the process started with: another one is

@@ -145,7 +145,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			s.write("canto.toml", c.text)
 			s.fails(exitUsage, c.words, "serve")
 			s.nothingMade()
-			if r := s.canto("", "check", "config"); r.status == 0 || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
+			if r := s.canto("", "check", "config"); r.status != exitUsage || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
 				t.Errorf("canto check config: %+v", r)
 			}
 		})
@@ -328,7 +328,7 @@ func TestServeWithoutFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	os.Remove(s.path("canto.toml"))
-	s.fails(exitUsage, `^canto: canto.toml: no such file or directory: give the file with --config, or start with --dev`, "serve")
+	s.fails(exitUsage, `^canto: canto.toml: no such file or directory: name a file that you may read with --config`, "serve")
 	cmd := s.command("serve")
 	cmd.Args = []string{cmd.Args[0], "serve"}
 	refused(t, finish(t, cmd, ""), exitUsage, `no configuration: name a file with --config, or start with --dev`)
@@ -354,7 +354,7 @@ func TestServeTakenPort(t *testing.T) {
 				}
 			}
 			s.write("canto.toml", strings.Join(bad, "\n"))
-			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop who uses it, or change \\[listen\\]", "serve")
+			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop the program that uses it, or change \\[listen\\]", "serve")
 			s.nothingMade()
 			s.write("canto.toml", string(good))
 			s.serve()
@@ -462,7 +462,7 @@ func TestServeHostTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	s.fails(exitFailed, `host example.org is in the configuration and in the store: take it out of one of them \(canto host del example.org\)`, "serve")
+	s.fails(exitUsage, `canto.toml:8: host example.org is in the configuration and in the store: take it out of one of them \(canto host del example.org\)`, "serve")
 	s.ok("host", "del", "example.org")
 	s.serve()
 }

@@ -492,7 +492,7 @@ func (h *hostAdd) Run(r *run) error {
 	}
 	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
-		c, err := r.config()
+		c, err := r.freshConfig()
 		if err != nil {
 			return err
 		}
@@ -520,7 +520,7 @@ func (h *hostDel) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		c, err := r.config()
+		c, err := r.freshConfig()
 		if err != nil {
 			return err
 		}
@@ -538,6 +538,22 @@ func (h *hostDel) Run(r *run) error {
 		}
 		return nil
 	})
+}
+
+// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted, so it must be
+// one that it can take before anything is changed.
+func (r *run) freshConfig() (*config, error) {
+	if r.server == nil {
+		return r.config()
+	}
+	c, _, err := r.server.read()
+	if err == nil {
+		err = c.rehearse()
+	}
+	if ce := new(configError); errors.As(err, &ce) {
+		ce.cause += "; nothing was changed"
+	}
+	return c, err
 }
 
 func addHost(r *run, db *store.DB, domain string) error {

@@ -357,3 +357,50 @@ func TestImportMany(t *testing.T) {
 		t.Errorf("one that was not imported: %v", err)
 	}
 }
+
+// A host is added and deleted only if the running server can take its file as it is: a command that fails has changed
+// nothing.
+func TestHostCommandsWithBrokenFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.ok("host", "add", "example.net")
+	s.serve()
+	good, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(good)+"[limits]\nstanza = 'x'\n")
+	before := []string{"--config", s.path("good.toml")}
+	s.write("good.toml", string(good))
+	call := func(args ...string) said {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: append(append(args, before...), "--data", s.data()), out: &out, errOut: &errOut})
+		return said{status, out.String(), errOut.String()}
+	}
+	for _, command := range [][]string{{"host", "add", "example.com"}, {"host", "del", "example.net"}} {
+		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is no size.*; nothing was changed`, command...)
+	}
+	if got := call("host", "list").out; got != "example.net\tstore\nexample.org\tfile\n" {
+		t.Errorf("the hosts are now %q", got)
+	}
+}
+
+// Help and the version are asked for behind --config and --data, too, and behind user and host.
+func TestPlainWords(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"", "--help"},
+		{"help user", "user --help"},
+		{"--config c --version", "--config c version"},
+		{"--config=c --version", "--config=c version"},
+		{"--data d help", "--data d --help"},
+		{"user help", "user --help"},
+		{"--data d host help", "--data d host --help"},
+		{"user show help", "user show help"},
+		{"user add a@b --password help", "user add a@b --password help"},
+		{"--config c", "--config c"},
+	} {
+		if got := strings.Join(plainWords(strings.Fields(c.args)), " "); got != c.want {
+			t.Errorf("canto %s: %s, not %s", c.args, got, c.want)
+		}
+	}
+}

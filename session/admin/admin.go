@@ -59,6 +59,8 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
+	} else if fi.Mode().Perm()&0o022 != 0 && (fi.Mode()&os.ModeSticky != 0 || owner(fi) != os.Geteuid()) {
+		return nil, fmt.Errorf("%s: others may write there: name another place with listen.admin", dir) // it is shared on purpose
 	} else if fi.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with listen.admin", dir, dir)
 	} else if uid := owner(fi); !trusted(uid) {
