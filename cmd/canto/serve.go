@@ -483,7 +483,7 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	if mechs == nil {
 		mechs = mechanisms
 	}
-	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S, c.certified())
+	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S.RequireTLS, c.certified())
 	if h.Limits != nil {
 		lim := c.limits() // the host's own change some of them
 		h.Limits.apply(&lim)

@@ -224,6 +224,24 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	}
 }
 
+// What is used from the next start on leaves the profiles as they are, with the accounts that they hold in memory.
+func TestReloadKeepsProfiles(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serveHereOnly()
+	host, _ := p.server.router.Table.Host("example.org")
+	before := host.Profile()
+	text, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(text)+"[c2s]\ncompact_tls = false\ntls_versions = ['1.3']\n")
+	s.ok("reload")
+	if host.Profile() != before {
+		t.Error("the host has another profile")
+	}
+}
+
 // serveHereOnly is a server in this process that the test's end ends.
 func (s *site) serveHereOnly() *process {
 	p, _ := s.serveHere(nil)

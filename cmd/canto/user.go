@@ -339,14 +339,20 @@ func (u *userImport) Run(r *run) error {
 			return fmt.Errorf("%w: name a file that you may read, or - for standard input", err)
 		}
 		defer f.Close()
+		if fi, err := f.Stat(); err == nil && fi.IsDir() {
+			return fmt.Errorf("%s is a folder: name a file, or - for standard input", u.File)
+		}
 		r.stdin = f
+	}
+	if done, err := r.handOver(); done || err != nil { // before the input is read here
+		return err
+	}
+	rows, err := u.read(r.stdin, name) // before a data folder is made
+	if err != nil {
+		return err
 	}
 	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
-		rows, err := u.read(r.stdin, name)
-		if err != nil {
-			return err
-		}
 		n, err := u.load(r, db, rows, name)
 		if err == nil && n < len(rows) {
 			err = fmt.Errorf("%s: %d of %d accounts were not added, see above", name, len(rows)-n, len(rows))

@@ -259,6 +259,11 @@ func TestSessionsEnd(t *testing.T) {
 func TestImport(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
+	s.write("users.tsv", "broken\n")
+	s.fails(exitFailed, `users.tsv:1: no tab: `, "user", "import", s.path("users.tsv"))
+	s.fails(exitFailed, `is a folder: name a file, or - for standard input`, "user", "import", s.dir)
+	s.nothingMade()
+	s.ok("host", "add", "example.net") // from here on there is a store, and an import adds nothing to it
 	for _, c := range []struct{ name, text, words string }{
 		{"no tab", "a@example.org\tx\n\nb@example.org x\n", `users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
 		{"no account", "a@example.org\tx\nexample.org\tx\n", `users.tsv:2: "example.org" is no account: .*; nothing was imported`},
