@@ -15,7 +15,7 @@ type Host struct {
 	JID  jid.JID // of the domain
 
 	profile  atomic.Pointer[Profile]
-	cert     atomic.Pointer[tls.Certificate]
+	cert     atomic.Pointer[hostCertificate]                  // nil, or without a certificate: it is to be read
 	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
 	slots    atomic.Pointer[[]any]
 	conns    atomic.Int32
@@ -43,7 +43,7 @@ func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*H
 // renew gives h, which was removed, what a new Host of the same domain has.
 func (h *Host) renew(n *Host) {
 	h.loadCert.Store(n.loadCert.Load())
-	h.cert.Store(nil)
+	h.DropCertificate()
 	h.profile.Store(n.profile.Load())
 }
 
@@ -57,8 +57,9 @@ func (h *Host) Swap(p *Profile) (old *Profile) { return h.profile.Swap(p) }
 // Certificate is the host's, parsed on first use; nil without an error if it has none of its own.
 // It may read a file: never on a loop. Any goroutine.
 func (h *Host) Certificate() (*tls.Certificate, error) {
-	if c := h.cert.Load(); c != nil {
-		return c, nil
+	before := h.cert.Load()
+	if before != nil && before.cert != nil {
+		return before.cert, nil
 	}
 	load := h.loadCert.Load()
 	if load == nil {
@@ -68,12 +69,16 @@ func (h *Host) Certificate() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.cert.Store(c)
+	// If it was dropped meanwhile, what was read may be the one before: the next handshake reads again.
+	h.cert.CompareAndSwap(before, &hostCertificate{c})
 	return c, nil
 }
 
 // DropCertificate has the next handshake read the certificate again. Any goroutine.
-func (h *Host) DropCertificate() { h.cert.Store(nil) }
+func (h *Host) DropCertificate() { h.cert.Store(new(hostCertificate)) }
+
+// A hostCertificate is a state of a host's certificate: each drop makes another one.
+type hostCertificate struct{ cert *tls.Certificate }
 
 // Connections counts the streams that named h in their header. Any goroutine.
 func (h *Host) Connections() int { return int(h.conns.Load()) }

@@ -17,6 +17,8 @@ type Manifest struct {
 
 	Provides, Requires, Conflicts []Feature
 
+	// Options returns a new pointer to the defaults of the options that Load decodes; nil: the module has none.
+	Options func() any
 	// Off keeps it out of the default list: it runs where the configuration names it.
 	Off bool
 	New func() Module

@@ -11,9 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
 	"time"
@@ -295,10 +293,16 @@ func defaults() *config {
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, &configError{file: path, cause: fmt.Sprintf("%v: give the file with --config, or start with --dev", errors.Unwrap(err))}
+		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config", errors.Unwrap(err))}
 	}
 	c := defaults()
 	c.file, c.text = path, text
+	if err := toml.Unmarshal(text, new(map[string]any)); err != nil { // is it TOML at all?
+		return nil, c.explain(err, c)
+	}
+	if err := c.shape(c); err != nil {
+		return nil, err
+	}
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
@@ -324,6 +328,7 @@ type configError struct {
 	file  string
 	line  int // 0: of no line
 	cause string
+	path  []string // what it is about
 }
 
 func (e *configError) Error() string {
@@ -335,7 +340,7 @@ func (e *configError) Error() string {
 
 // at is an error about what stands at path, or about the nearest table around it that the text names.
 func (c *config) at(cause string, path ...string) error {
-	e := &configError{file: c.file, cause: cause}
+	e := &configError{file: c.file, cause: cause, path: path}
 	if e.file == "" {
 		e.file = "configuration"
 	}
@@ -354,20 +359,35 @@ func (c *config) at(cause string, path ...string) error {
 
 // each calls f with the path and the line of every table and every key of the text.
 func (c *config) each(f func(path []string, line int)) {
+	c.places(func(path []string, line, _ int, _ *unstable.Node) { f(path, line) })
+}
+
+// keys is each, with the value of a key; nil for a table.
+func (c *config) keys(f func(path []string, line int, value *unstable.Node)) {
+	c.places(func(path []string, line, _ int, value *unstable.Node) { f(path, line, value) })
+}
+
+// places is keys, with the column where the name of the key ends.
+func (c *config) places(f func(path []string, line, column int, value *unstable.Node)) {
 	var p unstable.Parser
 	p.Reset(c.text)
 	var section []string
 	var visit func(above []string, n *unstable.Node)
 	visit = func(above []string, n *unstable.Node) {
-		path, line := slices.Clone(above), 0
+		path, line, column := slices.Clone(above), 0, 0
 		for it := n.Key(); it.Next(); {
 			k := it.Node()
-			path, line = append(path, string(k.Data)), p.Shape(k.Raw).Start.Line
+			end := p.Shape(k.Raw).End
+			path, line, column = append(path, string(k.Data)), end.Line, end.Column
 		}
-		f(path, line)
 		if n.Kind != unstable.KeyValue {
 			section = path
-		} else if v := n.Value(); v.Kind == unstable.InlineTable {
+			f(path, line, column, nil)
+			return
+		}
+		v := n.Value()
+		f(path, line, column, v)
+		if v.Kind == unstable.InlineTable {
 			for it := v.Children(); it.Next(); {
 				if it.Node().Kind == unstable.KeyValue {
 					visit(path, it.Node())
@@ -386,55 +406,31 @@ func (c *config) each(f func(path []string, line int)) {
 	}
 }
 
-// explain turns a decoder's error about what stands below path into one line.
-func (c *config) explain(err error, v any, path ...string) error {
-	var missing *toml.StrictMissingError
-	if errors.As(err, &missing) && len(missing.Errors) > 0 {
-		key := missing.Errors[0].Key()
-		for i, k := range key { // the first that is not known, which may be a table's
-			if known := knownKeys(reflect.TypeOf(v), key[:i]); len(known) > 0 && !slices.Contains(known, k) {
-				return c.at(fmt.Sprintf("unknown key %q%s", strings.Join(append(path, key...), "."), nearest(k, known)), append(path, key...)...)
-			}
-		}
-		return c.at(fmt.Sprintf("unknown key %q", strings.Join(append(path, key...), ".")), append(path, key...)...)
-	}
+// explain turns a decoder's error about c's text into one line; path is where the text stands in whole, which is c but
+// for a module's own section.
+func (c *config) explain(err error, whole *config, path ...string) error {
+	cause := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "toml: "), "\n", " ")
 	var de *toml.DecodeError
-	if errors.As(err, &de) {
-		cause := strings.TrimPrefix(de.Error(), "toml: ")
-		full := append(path, de.Key()...)
-		if m := wrongType.FindStringSubmatch(cause); m != nil {
-			cause = fmt.Sprintf("%s is a TOML %s, and %s is wanted", strings.Join(full, "."), m[1], wanted(m[2]))
-		}
-		if name := strings.Join(full, "."); name != "" && !strings.Contains(cause, name) {
-			cause = name + ": " + cause
-		}
-		if len(path) > 0 {
-			return c.at(cause, full...)
-		}
-		row, _ := de.Position()
-		if len(de.Key()) == 0 {
-			cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
-		}
-		return &configError{c.file, row, cause}
+	if !errors.As(err, &de) {
+		return whole.at(cause, path...)
 	}
-	return c.at(strings.TrimPrefix(err.Error(), "toml: "), path...)
-}
-
-var wrongType = regexp.MustCompile(`^cannot decode TOML (.+) into .*\bof type (\S+)$`)
-
-// wanted says of a Go type what is written for it.
-func wanted(t string) string {
-	switch {
-	case strings.Contains(t, "[]"):
-		return "a list"
-	case strings.HasSuffix(t, "int"), strings.HasSuffix(t, "int64"):
-		return "a number"
-	case strings.HasSuffix(t, "bool"):
-		return "true or false"
-	case strings.HasSuffix(t, "string"), strings.HasSuffix(t, "size"), strings.HasSuffix(t, "rate"), strings.HasSuffix(t, "flow"), strings.HasSuffix(t, "duration"):
-		return "a string"
+	row, column := de.Position()
+	var p unstable.Parser
+	p.Reset(c.text)
+	for p.NextExpression() {
 	}
-	return "a table"
+	if p.Error() != nil {
+		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
+		return &configError{file: c.file, line: row, cause: cause}
+	}
+	full := slices.Concat(path, c.keyAt(row, column))
+	if name := shown(full); name != "" && !strings.Contains(cause, name) {
+		cause = name + ": " + cause
+	}
+	if len(path) > 0 {
+		return whole.at(cause, full...)
+	}
+	return &configError{file: c.file, line: row, cause: cause}
 }
 
 // knownKeys are the keys of the table at path.
@@ -480,8 +476,11 @@ func nearest(want string, keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
-	sort.Strings(keys)
-	best, dist := "", len(want)/2+2
+	keys = slices.Sorted(slices.Values(keys))
+	best, dist := "", len(want)/3+2 // at most every third letter, and one more, is another
+	if len(want) <= 4 {
+		dist = 2
+	}
 	for _, k := range keys {
 		if d := distance(want, k); d < dist {
 			best, dist = k, d
@@ -493,22 +492,28 @@ func nearest(want string, keys []string) string {
 	return "; known here: " + strings.Join(keys, ", ")
 }
 
-// distance is Levenshtein's.
+// distance is Levenshtein's, where two letters that have changed places count as one change.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
+	if len(a) > 2*len(b)+2 {
+		return len(a)
+	}
+	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := 1; i <= len(a); i++ {
-		diag := row[0]
-		row[0] = i
+		next[0] = i
 		for j := 1; j <= len(b); j++ {
 			cost := 1
 			if a[i-1] == b[j-1] {
 				cost = 0
 			}
-			diag, row[j] = row[j], min(row[j]+1, row[j-1]+1, diag+cost)
+			next[j] = min(next[j-1]+1, row[j]+1, row[j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				next[j] = min(next[j], before[j-2]+1)
+			}
 		}
+		before, row, next = row, next, before
 	}
 	return row[len(b)]
 }
@@ -561,13 +566,16 @@ func (c *config) limitAt(err error, path ...string) error {
 // leastMemory is the least that memory may be: the store's share, and what the collector leaves above it.
 const leastMemory = 512 << 20
 
+// mostMemory is the most that memory may be, which is the most that a size may be.
+const mostMemory = 1 << 40
+
 // check holds what the decoder can't see.
 func (c *config) check() error {
 	if c.Data == "" {
 		return c.at("data is empty: name the folder of the store, like canto-data", "data")
 	}
-	if c.Memory != 0 && c.Memory < leastMemory {
-		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) or more, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
+	if c.Memory != 0 && (c.Memory < leastMemory || c.Memory > mostMemory) {
+		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
 	}
 	if err := c.checkLimits(); err != nil {
 		return err
@@ -685,7 +693,29 @@ func address(a string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// checkModules looks for sections of modules that there are none of.
+// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for a section of
+// all hosts.
+func (c *config) checkOptions(host, module string, section map[string]any, path []string) error {
+	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
+	if i < 0 {
+		for _, key := range slices.Sorted(maps.Keys(section)) {
+			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)), module), append(path, key)...)
+		}
+		return nil
+	}
+	v := mod.All[i].Options()
+	if err := c.options(host)(module, v); err != nil {
+		return err
+	}
+	if oc, ok := v.(session.OptionChecker); ok {
+		if key, why := oc.Check(); why != "" {
+			return c.optionAt(host, &session.OptionError{Module: module, Key: key, Why: why})
+		}
+	}
+	return nil
+}
+
+// checkModules looks for sections of modules that there are none of, and reads the others.
 func (c *config) checkModules(sections map[string]any, path ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		if all := moduleNames(); !slices.Contains(all, name) {
@@ -693,6 +723,13 @@ func (c *config) checkModules(sections map[string]any, path ...string) error {
 		}
 		if _, ok := sections[name].(map[string]any); !ok {
 			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name, strings.Join(append(path, name), ".")), append(path, name)...)
+		}
+		host := ""
+		if path[0] == "host" {
+			host = path[1]
+		}
+		if err := c.checkOptions(host, name, sections[name].(map[string]any), append(path, name)); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -747,10 +784,15 @@ func (c *config) options(host string) func(module string, v any) error {
 			if err != nil {
 				return c.at(err.Error(), s.path...)
 			}
+			own := &config{text: text}
+			var ce *configError
+			if err := own.shape(v, s.path...); errors.As(err, &ce) {
+				return c.at(ce.cause, ce.path...)
+			}
 			d := toml.NewDecoder(bytes.NewReader(text))
 			d.DisallowUnknownFields()
 			if err := d.Decode(v); err != nil {
-				return c.explain(err, v, s.path...)
+				return own.explain(err, c, s.path...)
 			}
 		}
 		return nil

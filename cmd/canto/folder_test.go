@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -97,4 +98,84 @@ func TestServeFolderNotWritable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A folder that loses its right to be written to while the server runs: the server ends in order, with one line of
+// cause and remedy and exit status 1, as soon as Pebble wants another file.
+func TestServeFolderLosesPermission(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	if err := os.Mkdir(s.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.unprivileged()
+	p := s.serve()
+	if err := os.Chmod(s.data(), 0o500); err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; ; i++ { // until the first log file is full
+		text := strings.ReplaceAll(manyLines(20_000), "user", "user"+strconv.Itoa(i)+"-")
+		if r := s.canto(text, "user", "import", "--shared-salt", "-"); r.status != 0 {
+			// The server may have ended before it could answer.
+			if r.status != exitFailed || strings.Count(r.err, "\n") != 1 {
+				t.Errorf("the import: %+v", r)
+			}
+			break
+		}
+	}
+	if status := p.wait(); status != exitFailed {
+		t.Errorf("status %d, want %d", status, exitFailed)
+	}
+	if log := p.log.String(); !strings.Contains(log, "chown") || strings.Contains(log, "goroutine ") {
+		t.Errorf("standard error: %.3000s", log)
+	}
+}
+
+// Of a folder that is another user's a command says so: not that no server runs, nor that the folder of the live server
+// be taken from it. What root makes there is that user's, whose tables stay readable.
+func TestFolderOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Log("only root can make a folder another's: nothing is tested")
+		return
+	}
+	s := newSite(t, "example.org")
+	if err := os.Mkdir(s.data(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.unprivileged()
+	p := s.serve()
+	s.attr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65533, Gid: 65533}}
+	s.write("canto.toml", listen)
+	if err := os.Chmod(s.path("canto.toml"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []os.FileMode{0o700, 0o711} {
+		if err := os.Chmod(s.data(), mode); err != nil {
+			t.Fatal(err)
+		}
+		for _, command := range []string{"reload", "bytes", "user list", "user add romeo@example.org --password x", "host list"} {
+			refused(t, finish(t, s.command(strings.Fields(command)...), ""), exitFailed,
+				`permission denied: the folder is user 65534's: run this as that user or as root`, command)
+		}
+	}
+	p.signal(syscall.SIGTERM)
+	p.wait()
+	s.ok("user", "add", "juliet@example.org", "--password", "x") // as root
+	list, err := os.ReadDir(s.data())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range list {
+		if fi, err := f.Info(); err != nil || fi.Sys().(*syscall.Stat_t).Uid != 65534 {
+			t.Errorf("%s is not the owner's any more", f.Name())
+		}
+	}
+	// A folder that can't be made: it is the parent that must be writable.
+	cmd := s.command("host", "add", "example.net")
+	cmd.Args[len(cmd.Args)-1] = "closed/data"
+	if err := os.Mkdir(s.path("closed"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, finish(t, cmd, ""), exitFailed, `closed/data: permission denied: user 65533 must have the right to write where`, "host add")
 }

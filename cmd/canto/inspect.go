@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -85,7 +86,7 @@ func (k *checkCmd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
-	bad := 0
+	bad, refused := 0, false
 	say := func(ok bool, format string, a ...any) {
 		mark := "ok   "
 		if !ok {
@@ -108,6 +109,7 @@ func (k *checkCmd) Run(r *run) error {
 		}
 		if err := c.rehearse(); err != nil {
 			say(false, "config: %v", err)
+			refused = errors.As(err, new(*configError))
 		}
 		if len(c.Host) == 0 && c.file == "" {
 			say(true, "config: no file; canto serve --dev needs none")
@@ -126,6 +128,9 @@ func (k *checkCmd) Run(r *run) error {
 	if on("limits") {
 		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(), granted: int(c.Memory)}
 		limits.check(r.out, c.limits().Connections, int(k.For), say)
+	}
+	if refused { // serve and reload give the same status
+		return exitStatus{exitUsage, fmt.Errorf("%d of these need a hand", bad)}
 	}
 	if bad > 0 {
 		return fmt.Errorf("%d of these need a hand", bad)
@@ -179,7 +184,7 @@ func orOK(err error) string {
 func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	h := c.Host[host]
 	if h.Certificate == "" {
-		say(!c.C2S.RequireTLS, "tls: %s has no certificate", host)
+		say(!c.C2S.RequireTLS, "tls: %s has no certificate: name certificate and key in its section", host)
 		return
 	}
 	cert, err := readCertificate(h.Certificate, h.Key)

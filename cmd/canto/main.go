@@ -12,7 +12,11 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 
@@ -93,8 +97,17 @@ func execute(r *run) (status int) {
 			status = stop
 		}
 	}()
+	for i, a := range r.args {
+		if !utf8.ValidString(a) { // it may be a password: it is not shown
+			fmt.Fprintf(r.errOut, "canto: argument %d is no UTF-8: write it in UTF-8\n", i+1)
+			return exitUsage
+		}
+	}
 	r.args = plainWords(r.args)
 	ctx, err := k.Parse(r.args)
+	if err == nil {
+		err = emptyFlag(ctx)
+	}
 	if err != nil {
 		fmt.Fprintf(r.errOut, "canto: %v: see canto help\n", err)
 		return exitUsage
@@ -120,16 +133,41 @@ func execute(r *run) (status int) {
 
 type exited struct{}
 
+// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same as no flag.
+func emptyFlag(ctx *kong.Context) error {
+	for _, p := range ctx.Path {
+		if p.Flag == nil {
+			continue
+		}
+		if text, ok := ctx.FlagValue(p.Flag).(string); ok && text == "" {
+			return fmt.Errorf("--%s is empty: give it a value, or leave it out", p.Flag.Name)
+		}
+	}
+	return nil
+}
+
 // plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
 // --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
-	switch {
-	case len(args) == 0:
+	if len(args) == 0 {
 		return []string{"--help"}
-	case args[0] == "help":
-		return append(args[1:len(args):len(args)], "--help")
-	case args[0] == "--version":
-		return append([]string{"version"}, args[1:]...)
+	}
+	at := 0 // of the first word that is neither --config nor --data nor its value
+	for at < len(args)-1 && (args[at] == "--config" || args[at] == "--data") {
+		at += 2
+	}
+	for at < len(args) && (strings.HasPrefix(args[at], "--config=") || strings.HasPrefix(args[at], "--data=")) {
+		at++
+	}
+	switch {
+	case at >= len(args):
+		return args
+	case args[at] == "help":
+		return append(slices.Concat(args[:at], args[at+1:]), "--help")
+	case args[at] == "--version":
+		return slices.Concat(args[:at], []string{"version"}, args[at+1:])
+	case at+2 == len(args) && args[at+1] == "help" && (args[at] == "user" || args[at] == "host"):
+		return slices.Concat(args[:at+1], []string{"--help"})
 	}
 	return args
 }
@@ -183,6 +221,9 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if _, err := os.Stat(c.Data); err != nil && !r.makes {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
+	if write {
+		defer giveToOwner(c.Data)
+	}
 	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if errors.Is(err, store.ErrMissing) {
 		return fmt.Errorf("%w: give another with --data, or make one with canto serve", err)
@@ -192,6 +233,27 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	}
 	defer db.Close()
 	return f(db)
+}
+
+// giveToOwner gives what root has made in the data folder of another user to that user, whose server could not read it.
+func giveToOwner(dir string) {
+	if os.Geteuid() != 0 {
+		return
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return
+	}
+	owner, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || owner.Uid == 0 {
+		return
+	}
+	files, _ := os.ReadDir(dir)
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && info.Sys().(*syscall.Stat_t).Uid == 0 {
+			os.Lchown(filepath.Join(dir, f.Name()), int(owner.Uid), int(owner.Gid))
+		}
+	}
 }
 
 // handOver has the running server carry the command out; done is false if there is none, or if this
@@ -214,7 +276,10 @@ func (r *run) remote(c *config) (done bool, err error) {
 	if c.Listen.Admin == "" {
 		return false, nil
 	}
-	if _, err := os.Stat(c.socket()); err != nil {
+	switch _, err := os.Stat(c.socket()); {
+	case errors.Is(err, os.ErrPermission): // a server may run all the same
+		return true, c.closedFolder(err)
+	case err != nil:
 		return false, nil
 	}
 	var in []byte
@@ -231,6 +296,9 @@ func (r *run) remote(c *config) (done bool, err error) {
 	if errors.Is(err, admin.ErrNoServer) {
 		return false, nil
 	}
+	if errors.Is(err, os.ErrPermission) {
+		return true, c.closedFolder(err)
+	}
 	if err != nil {
 		return true, err
 	}
@@ -240,6 +308,17 @@ func (r *run) remote(c *config) (done bool, err error) {
 	}
 	r.errOut.Write(res.Err)
 	return true, nil
+}
+
+// closedFolder is err, which is that this user may not look into the data folder or use its socket, with what to do.
+func (c *config) closedFolder(err error) error {
+	if fi, e := os.Stat(filepath.Dir(c.socket())); e == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+			return fmt.Errorf("%w: the folder is user %d's: run this as that user or as root", err, st.Uid)
+		}
+	}
+	return fmt.Errorf("%w: run this as the user who runs the server, or as root; if the folder is this user's, "+
+		"%s must be user %d's with all rights (chown, chmod u+rwX)", err, c.Data, os.Geteuid())
 }
 
 // maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the rest of the

@@ -233,7 +233,7 @@ func portText(err error) string {
 	remedy := "change [listen]"
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		remedy = "stop who uses it, or change [listen]"
+		remedy = "stop the program that uses it, or change [listen]"
 	case errors.Is(err, syscall.EACCES):
 		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit file, or change [listen]"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
@@ -326,6 +326,10 @@ func (s *server) open(c *config, r *run) error {
 	s.web = &reactor.Web{Lost: s.door.Lost, Refused: func(status int) { s.router.CountRefused(fmt.Sprint("http_", status)) }}
 	listeners := s.listeners(c)
 	lim := c.limits()
+	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
+		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto check limits)",
+			"configured", lim.Connections, "connections", n)
+	}
 	s.reactor, err = reactor.New(reactor.Config{
 		Listeners:   listeners,
 		Log:         s.log,
@@ -479,7 +483,7 @@ func (s *server) profile(c *config, host string, fresh map[string]*session.Profi
 	if mechs == nil {
 		mechs = mechanisms
 	}
-	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S, c.certified())
+	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S.RequireTLS, c.certified())
 	if h.Limits != nil {
 		lim := c.limits() // the host's own change some of them
 		h.Limits.apply(&lim)
@@ -573,7 +577,7 @@ func (s *server) hosts(c *config) error {
 	}
 	for _, n := range stored {
 		if want[n] {
-			return fmt.Errorf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n)
+			return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n), "host", n)
 		}
 		want[n] = true
 	}
@@ -674,30 +678,8 @@ func (s *server) reload() (late []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.config()
-	c := old
-	if s.cli.Config != "" || !s.dev {
-		path := s.cli.Config
-		if path == "" {
-			path = "canto.toml"
-		}
-		fresh, err := readConfig(path)
-		if err != nil {
-			return nil, err
-		}
-		late = fresh.wantRestart(old)
-		fresh.Data, fresh.dev = old.Data, old.dev
-		if s.dev {
-			fresh.devHosts()
-			if err := fresh.devCertificates(); err != nil {
-				return nil, err
-			}
-		}
-		c = fresh
-	}
-	if err := c.checkCertificates(); err != nil {
-		return nil, err
-	}
-	if err := c.needTLS(); err != nil {
+	c, late, err := s.read()
+	if err != nil {
 		return nil, err
 	}
 	if err := s.router.SetLimits(c.limits()); err != nil {
@@ -715,6 +697,55 @@ func (s *server) reload() (late []string, err error) {
 	return late, nil
 }
 
+// read reads the configuration again, and checks that the running server can take it. late is as for reload.
+func (s *server) read() (c *config, late []string, err error) {
+	old := s.config()
+	c = old
+	if s.cli.Config != "" || !s.dev {
+		path := s.cli.Config
+		if path == "" {
+			path = "canto.toml"
+		}
+		fresh, err := readConfig(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.cli.Data != "" {
+			fresh.Data = old.Data
+		}
+		late = fresh.wantRestart(old)
+		fresh.Data, fresh.dev = old.Data, old.dev
+		if s.dev {
+			fresh.devHosts()
+			if err := fresh.devCertificates(); err != nil {
+				return nil, nil, err
+			}
+		}
+		c = fresh
+	}
+	if err := c.checkCertificates(); err != nil {
+		return nil, nil, err
+	}
+	if err := c.needTLS(); err != nil {
+		return nil, nil, err
+	}
+	if err := c.fitsOutbox(); err != nil {
+		return nil, nil, err
+	}
+	return c, late, nil
+}
+
+// fitsOutbox is an error about a stanza that the outbox does not hold which the process started with: another one is
+// used from the next start on.
+func (c *config) fitsOutbox() error {
+	lim, outbox := c.limits(), c.started.limits().Outbox
+	if most := outbox - session.OutboxSpare; lim.Stanza > most {
+		return c.at(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d bytes, and a "+
+			"stanza at most %d: write less, or start canto again", lim.Stanza, outbox, most), "limits", "stanza")
+	}
+	return nil
+}
+
 // wantRestart are the keys of c that differ from those that the process runs with and that it reads
 // only when it starts.
 func (c *config) wantRestart(running *config) (keys []string) {
@@ -722,6 +753,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 		name string
 		same bool
 	}{
+		{"data", c.Data == running.started.Data},
 		{"memory", c.Memory == running.started.Memory},
 		{"node", c.Node == running.started.Node},
 		{"log", c.Log == running.started.Log},

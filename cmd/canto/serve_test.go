@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
@@ -27,7 +28,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 	for _, c := range []struct{ name, text, words string }{
 		{"unknown key", "dta = 'x'\n", `^canto: canto.toml:1: unknown key "dta"; did you mean "data"\?`},
 		{"unknown key in a section", listen + "\n[limits]\nstanzas = '1MiB'\n", `canto.toml:10: unknown key "limits.stanzas"; did you mean "stanza"\?`},
-		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n", `canto.toml:8: unknown key "hots.*"; did you mean "host"\?`},
+		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n", `canto.toml:8: unknown key "hots"; did you mean "host"\?`},
 		{"unknown key of a host", listen + certified + "certifcate = 'x'\n", `canto.toml:11: unknown key "host.example.org.certifcate"; did you mean "certificate"\?`},
 		{"bad size", "memory = 'much'\n", `canto.toml:1: .*"much" is no size: write it like`},
 		{"bad rate", "[limits]\nlogins_per_address = '5/y'\n", `canto.toml:2: .*"5/y" is no rate: write it like`},
@@ -36,6 +37,28 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
 		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
 		{"wrong type of a limit", "[limits]\nconnections = 'many'\n", `canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
+		// Each has the line and the full name of its key, in a section of its own or in braces.
+		{"unknown key in braces", "\nlog = { levl = 'x' }\n", `canto.toml:2: unknown key "log.levl"; did you mean "level"\?`},
+		{"unknown key of c2s in braces", "c2s = { foo = 1 }\n", `canto.toml:1: unknown key "c2s.foo"; known here: compact_tls, require_tls, tls_versions`},
+		{"unknown key of a host's limits", listen + certified + "limits = { foo = 1 }\n", `canto.toml:11: unknown key "host.example.org.limits.foo"; known here: .*failures_per_account`},
+		{"a table for a rate", "[limits]\n\nrate = { a = 1 }\n", `canto.toml:3: limits.rate is a TOML table, and a string is wanted`},
+		{"a section for a rate", "[limits.rate]\na = 1\n", `canto.toml:1: limits.rate is a TOML table, and a string is wanted`},
+		{"a number for logins", "[limits]\nlogins_per_address = 5\n", `canto.toml:2: limits.logins_per_address is a TOML integer, and a string is wanted`},
+		{"a number for a rate", "[limits]\nrate = 5\n", `canto.toml:2: limits.rate is a TOML integer, and a string is wanted`},
+		{"a number for an address", "[limits]\nexempt = [1]\n", `canto.toml:2: limits.exempt has a TOML integer, and each of the list must be a string`},
+		{"a list for an address", "[limits]\nexempt = [['a']]\n", `canto.toml:2: limits.exempt has a TOML array, and each of the list must be a string`},
+		{"a truth for a size", "[limits]\nstanza = true\n", `canto.toml:2: limits.stanza is a TOML boolean, and a string is wanted`},
+		{"a fraction for a number", "[limits]\nconnections = 1.5\n", `canto.toml:2: limits.connections is a TOML float, and a number is wanted`},
+		{"a number for a duration", "[limits]\nlogin_timeout = 30\n", `canto.toml:2: limits.login_timeout is a TOML integer, and a string is wanted`},
+		{"bad rate of a host", listen + certified + "limits = { failures_per_account = '0/m' }\n", `canto.toml:11: host.example.org.limits.failures_per_account: "0/m" is no rate`},
+		{"a number for a host", "[host]\n\"a.com\" = 1\n", `canto.toml:2: host.a.com is a TOML integer, and a table is wanted`},
+		{"a table for a number", "node = { x = 1 }\n", `canto.toml:1: node is a TOML table, and a number is wanted`},
+		{"a list of tables for a section", "[[log]]\nlevel = 'info'\n", `canto.toml:1: `},
+		{"a number beyond the counter", "node = 99999999999999999999\n", `canto.toml:1: .*node`},
+		{"a name that is like no other", "nope = 1\n", `canto.toml:1: unknown key "nope"; did you mean "node"`},
+		{"a word that is like no other", "[limits]\nnope = 1\n", `canto.toml:2: unknown key "limits.nope"; known here: `},
+		{"a name without an end", strings.Repeat("x", 2000) + " = 1\n", `^canto: canto.toml:1: unknown key "x{200}\.\.\."; known here: [^x]*$`},
+		{"a list for a module's number", listen + certified + "[module]\noffline = { max_messages = [1] }\n", `canto.toml:12: module.offline.max_messages is a TOML array, and a number is wanted`},
 		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: this is no TOML: .*: text stands in quotes`},
 		{"text without quotes", "data = canto\n", `canto.toml:1: this is no TOML: .*: text stands in quotes`},
 		{"no mechanisms", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms`},
@@ -62,6 +85,11 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
 		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
+		{"an option of a module without options", listen + certified + "[module.ping]\nx = 1\n", `canto.toml:12: unknown key "module.ping.x": the module ping has no options`},
+		{"an option of a host's module without options", listen + certified + "module.ping.x = 1\n", `canto.toml:11: unknown key "host.example.org.module.ping.x": the module ping has no options`},
+		{"registrations of less than none, which no host takes", listen + certified + "[module.register]\nper_address = -1\n", `canto.toml:12: module.register.per_address: -1: write 0`},
+		{"unknown key of a module that no host runs", listen + certified + "[module.register]\nper_adress = 1\n", `canto.toml:12: unknown key "module.register.per_adress"; did you mean "per_address"`},
+		{"an option of a module that the host leaves out", listen + certified + "modules = ['-vcard']\nmodule.vcard.max_bytes = 'x'\n", `canto.toml:12: host.example.org.module.vcard.max_bytes is a TOML string`},
 		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n", `canto.toml:12: module.roster.max_items: 0: write 1 to`},
 		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n", `canto.toml:12: module.roster.max_bytes: 1000: write 65536 to`},
 		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n", `canto.toml:12: module.private.max_total_bytes: -1: write 1024 to`},
@@ -95,6 +123,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n", `canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
 		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n", `canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
 		{"memory below the store's", "memory = '64MiB'\n", `canto.toml:1: memory: 67108864 bytes: write 512MiB`},
+		{"memory beyond the counter", "memory = 9223372036854775807\n", `canto.toml:1: memory: 9223372036854775807 bytes: write 512MiB .* to 1024GiB`},
 		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is no size`},
 		{"negative node", "node = -1\n", `canto.toml:1: node is from 0 to 1023`},
 		{"data of no name", "data = ''\n", `canto.toml:1: data is empty: name the folder`},
@@ -116,7 +145,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			s.write("canto.toml", c.text)
 			s.fails(exitUsage, c.words, "serve")
 			s.nothingMade()
-			if r := s.canto("", "check", "config"); r.status == 0 || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
+			if r := s.canto("", "check", "config"); r.status != exitUsage || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
 				t.Errorf("canto check config: %+v", r)
 			}
 		})
@@ -172,6 +201,90 @@ func TestReloadRefusesLimits(t *testing.T) {
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
+}
+
+// A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used from the next
+// start on.
+func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serveHereOnly()
+	before, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '8MiB'\n")
+	s.fails(exitUsage, `canto.toml:13: limits.stanza: 8388608 bytes: .*limits.outbox is 1048576 bytes.*start canto again`, "reload")
+	if lim := p.server.router.Limits(); lim.Stanza != session.DefaultLimits().Stanza {
+		t.Errorf("stanzas may have %d bytes", lim.Stanza)
+	}
+	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '512KiB'\n")
+	if out := s.ok("reload"); !strings.Contains(out, "limits.outbox: changed") {
+		t.Errorf("reload says %q", out)
+	}
+}
+
+// What is used from the next start on leaves the profiles as they are, with the accounts that they hold in memory.
+func TestReloadKeepsProfiles(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	p := s.serveHereOnly()
+	host, _ := p.server.router.Table.Host("example.org")
+	before := host.Profile()
+	text, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(text)+"[c2s]\ncompact_tls = false\ntls_versions = ['1.3']\n")
+	s.ok("reload")
+	if host.Profile() != before {
+		t.Error("the host has another profile")
+	}
+}
+
+// serveHereOnly is a server in this process that the test's end ends.
+func (s *site) serveHereOnly() *process {
+	p, _ := s.serveHere(nil)
+	return p
+}
+
+// Another data folder in the file is used from the next start on, unless the command line names it.
+func TestReloadSaysData(t *testing.T) {
+	t.Parallel()
+	for _, given := range []bool{false, true} {
+		s := newSite(t, "example.org")
+		before, err := os.ReadFile(s.path("canto.toml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.write("canto.toml", "data = \"data\"\n"+string(before))
+		cmd := exec.Command(os.Args[0], "serve", "--config", "canto.toml")
+		if given {
+			cmd.Args = append(cmd.Args, "--data", "data")
+		}
+		cmd.Dir, cmd.Env = s.dir, append(os.Environ(), asCanto+"=1")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+		until(t, "it answers", func() bool { return s.canto("", "bytes").status == 0 })
+		s.write("canto.toml", "data = \"other\"\n"+string(before))
+		if out := s.ok("reload"); strings.Contains(out, "data: changed, and used from the next start on") == given {
+			t.Errorf("--data given %v: reload says %q", given, out)
+		}
+	}
+}
+
+// More connections than there are descriptors for are said when the server starts.
+func TestServeSaysConnections(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	text, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(text)+"[limits]\nconnections = 2000000000\n")
+	s.serveHereOnly().says("limits.connections is more than there are descriptors for.*configured=2000000000 connections=")
 }
 
 // A port that can't be opened is one line with the key's line and what to do.
@@ -233,7 +346,7 @@ func TestServeWithoutFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	os.Remove(s.path("canto.toml"))
-	s.fails(exitUsage, `^canto: canto.toml: no such file or directory: give the file with --config, or start with --dev`, "serve")
+	s.fails(exitUsage, `^canto: canto.toml: no such file or directory: name a file that you may read with --config`, "serve")
 	cmd := s.command("serve")
 	cmd.Args = []string{cmd.Args[0], "serve"}
 	refused(t, finish(t, cmd, ""), exitUsage, `no configuration: name a file with --config, or start with --dev`)
@@ -259,7 +372,7 @@ func TestServeTakenPort(t *testing.T) {
 				}
 			}
 			s.write("canto.toml", strings.Join(bad, "\n"))
-			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop who uses it, or change \\[listen\\]", "serve")
+			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop the program that uses it, or change \\[listen\\]", "serve")
 			s.nothingMade()
 			s.write("canto.toml", string(good))
 			s.serve()
@@ -367,7 +480,7 @@ func TestServeHostTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	s.fails(exitFailed, `host example.org is in the configuration and in the store: take it out of one of them \(canto host del example.org\)`, "serve")
+	s.fails(exitUsage, `canto.toml:8: host example.org is in the configuration and in the store: take it out of one of them \(canto host del example.org\)`, "serve")
 	s.ok("host", "del", "example.org")
 	s.serve()
 }

@@ -339,14 +339,20 @@ func (u *userImport) Run(r *run) error {
 			return fmt.Errorf("%w: name a file that you may read, or - for standard input", err)
 		}
 		defer f.Close()
+		if fi, err := f.Stat(); err == nil && fi.IsDir() {
+			return fmt.Errorf("%s is a folder: name a file, or - for standard input", u.File)
+		}
 		r.stdin = f
+	}
+	if done, err := r.handOver(); done || err != nil { // before the input is read here
+		return err
+	}
+	rows, err := u.read(r.stdin, name) // before a data folder is made
+	if err != nil {
+		return err
 	}
 	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
-		rows, err := u.read(r.stdin, name)
-		if err != nil {
-			return err
-		}
 		n, err := u.load(r, db, rows, name)
 		if err == nil && n < len(rows) {
 			err = fmt.Errorf("%s: %d of %d accounts were not added, see above", name, len(rows)-n, len(rows))
@@ -492,7 +498,7 @@ func (h *hostAdd) Run(r *run) error {
 	}
 	r.makes = true
 	return r.withStore(true, func(db *store.DB) error {
-		c, err := r.config()
+		c, err := r.freshConfig()
 		if err != nil {
 			return err
 		}
@@ -520,7 +526,7 @@ func (h *hostDel) Run(r *run) error {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		c, err := r.config()
+		c, err := r.freshConfig()
 		if err != nil {
 			return err
 		}
@@ -538,6 +544,22 @@ func (h *hostDel) Run(r *run) error {
 		}
 		return nil
 	})
+}
+
+// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted, so it must be
+// one that it can take before anything is changed.
+func (r *run) freshConfig() (*config, error) {
+	if r.server == nil {
+		return r.config()
+	}
+	c, _, err := r.server.read()
+	if err == nil {
+		err = c.rehearse()
+	}
+	if ce := new(configError); errors.As(err, &ce) {
+		ce.cause += "; nothing was changed"
+	}
+	return c, err
 }
 
 func addHost(r *run, db *store.DB, domain string) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -90,6 +91,26 @@ keys     SCRAM-SHA-512, 10000 iterations
 			}
 		})
 	}
+}
+
+// An argument that is no UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode), and one that is
+// empty is not taken for none.
+func TestArgumentsThatAreNone(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	for _, command := range []string{"add", "passwd"} {
+		s.fails(exitUsage, `argument 5 is no UTF-8`, "user", command, "romeo@example.org", "--password", "caf\xe9")
+		s.fails(exitUsage, `argument 4 is no UTF-8`, "user", command, "romeo@example.org", "--password=caf\xe9")
+		s.fails(exitUsage, `--password is empty`, "user", command, "romeo@example.org", "--password", "")
+	}
+	s.fails(exitUsage, `argument 3 is no UTF-8`, "user", "show", "rom\xe9o@example.org")
+	s.fails(exitUsage, `--host is empty`, "modules", "--host", "")
+	for _, flag := range []string{"--config", "--data"} {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: []string{"user", "list", flag, ""}, out: &out, errOut: &errOut})
+		refused(t, said{status, out.String(), errOut.String()}, exitUsage, flag+" is empty", "user list", flag)
+	}
+	s.nothingMade()
 }
 
 // What changes something that must be there makes no folder for it either.
@@ -238,6 +259,11 @@ func TestSessionsEnd(t *testing.T) {
 func TestImport(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
+	s.write("users.tsv", "broken\n")
+	s.fails(exitFailed, `users.tsv:1: no tab: `, "user", "import", s.path("users.tsv"))
+	s.fails(exitFailed, `is a folder: name a file, or - for standard input`, "user", "import", s.dir)
+	s.nothingMade()
+	s.ok("host", "add", "example.net") // from here on there is a store, and an import adds nothing to it
 	for _, c := range []struct{ name, text, words string }{
 		{"no tab", "a@example.org\tx\n\nb@example.org x\n", `users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
 		{"no account", "a@example.org\tx\nexample.org\tx\n", `users.tsv:2: "example.org" is no account: .*; nothing was imported`},
@@ -334,5 +360,52 @@ func TestImportMany(t *testing.T) {
 	}
 	if _, err := p.try("example.org", "PLAIN", "user20000", "secret"); !errors.Is(err, saslFailure(sasl.NotAuthorized.String())) {
 		t.Errorf("one that was not imported: %v", err)
+	}
+}
+
+// A host is added and deleted only if the running server can take its file as it is: a command that fails has changed
+// nothing.
+func TestHostCommandsWithBrokenFile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "example.org")
+	s.ok("host", "add", "example.net")
+	s.serve()
+	good, err := os.ReadFile(s.path("canto.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("canto.toml", string(good)+"[limits]\nstanza = 'x'\n")
+	before := []string{"--config", s.path("good.toml")}
+	s.write("good.toml", string(good))
+	call := func(args ...string) said {
+		var out, errOut bytes.Buffer
+		status := execute(&run{ctx: t.Context(), args: append(append(args, before...), "--data", s.data()), out: &out, errOut: &errOut})
+		return said{status, out.String(), errOut.String()}
+	}
+	for _, command := range [][]string{{"host", "add", "example.com"}, {"host", "del", "example.net"}} {
+		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is no size.*; nothing was changed`, command...)
+	}
+	if got := call("host", "list").out; got != "example.net\tstore\nexample.org\tfile\n" {
+		t.Errorf("the hosts are now %q", got)
+	}
+}
+
+// Help and the version are asked for behind --config and --data, too, and behind user and host.
+func TestPlainWords(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"", "--help"},
+		{"help user", "user --help"},
+		{"--config c --version", "--config c version"},
+		{"--config=c --version", "--config=c version"},
+		{"--data d help", "--data d --help"},
+		{"user help", "user --help"},
+		{"--data d host help", "--data d host --help"},
+		{"user show help", "user show help"},
+		{"user add a@b --password help", "user add a@b --password help"},
+		{"--config c", "--config c"},
+	} {
+		if got := strings.Join(plainWords(strings.Fields(c.args)), " "); got != c.want {
+			t.Errorf("canto %s: %s, not %s", c.args, got, c.want)
+		}
 	}
 }

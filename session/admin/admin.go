@@ -59,6 +59,8 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
+	} else if fi.Mode().Perm()&0o022 != 0 && (fi.Mode()&os.ModeSticky != 0 || owner(fi) != os.Geteuid()) {
+		return nil, fmt.Errorf("%s: others may write there: name another place with listen.admin", dir) // it is shared on purpose
 	} else if fi.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with listen.admin", dir, dir)
 	} else if uid := owner(fi); !trusted(uid) {
@@ -154,6 +156,9 @@ func Call(path string, c Command) (Result, error) {
 	}
 	resp, err := client.Post("http://admin/run", "application/json", bytes.NewReader(body))
 	if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
+		if errors.Is(err, os.ErrPermission) { // a server may listen there
+			return Result{}, fmt.Errorf("%s: %w", path, os.ErrPermission)
+		}
 		return Result{}, ErrNoServer
 	}
 	if err != nil {

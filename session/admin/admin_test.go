@@ -59,7 +59,7 @@ func TestAttackK107(t *testing.T) {
 		{"an empty folder", func(d string) { os.Mkdir(d+"/a", 0o700) }, ""},
 		{"a folder that others may read", func(d string) { os.Mkdir(d+"/a", 0o755) }, ""},
 		{"a folder that others may write", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", 0o777) }, "/a: others may write there: chmod 700"},
-		{"a sticky folder", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", os.ModeSticky|0o777) }, "/a: others may write there: chmod 700"},
+		{"a sticky folder", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", os.ModeSticky|0o777) }, "/a: others may write there: name another place with listen.admin"},
 		{"a folder that a group may write", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", 0o770) }, "/a: others may write there: chmod 700"},
 		{"a link to a folder that others may write", func(d string) {
 			os.Mkdir(d+"/b", 0)

@@ -145,6 +145,8 @@ type commit struct {
 	listeners []func(last Ticket, err error) // copied on write, under mu
 	wake      chan struct{}
 	all       *pebble.Batch           // the committer's own: what one group writes
+	toApply   chan *pebble.Batch      // to applyAll, one at a time
+	outcome   chan error              // from applyAll: Pebble's error, or its panic
 	full      atomic.Pointer[failure] // not nil: writes are refused
 	slow      atomic.Pointer[failure] // not nil: they are refused because too many wait
 }
@@ -157,6 +159,8 @@ func (c *commit) init(db *DB) {
 	c.changed = make(chan struct{})
 	c.wake = make(chan struct{}, 1)
 	c.all = new(pebble.Batch)
+	c.toApply = make(chan *pebble.Batch)
+	c.outcome = make(chan error, 1)
 }
 
 // Commit queues b and returns its ticket, without waiting. Once the ticket is durable or has failed, the
@@ -472,17 +476,20 @@ func (c *commit) write(group []pending) {
 // errQueue is why a batch failed that came while too much waited for the disk.
 var errQueue = fmt.Errorf("%w: too much waited for the disk", ErrFull)
 
-// apply writes and syncs, and leaves all empty. Pebble panics, or calls its logger's Fatalf, where it can't; either way the store has
-// failed, and this group with it.
-func (c *commit) apply(all *pebble.Batch) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			c.db.fail(fmt.Errorf("writing: %v", r))
-			err = c.db.Err()
+// apply writes and syncs, and leaves all empty. Where Pebble can't write it panics, calls its logger's Fatalf, or waits
+// for ever in a file of the write-ahead log (see [heldFS]); in each case the store has failed, and this group with it.
+func (c *commit) apply(all *pebble.Batch) error {
+	select {
+	case c.toApply <- all:
+	case <-c.db.down:
+		return c.db.Err()
+	}
+	select {
+	case err := <-c.outcome:
+		if err != nil {
+			c.db.fail(err)
 		}
-	}()
-	if err := c.db.peb.Apply(all, pebble.Sync); err != nil {
-		c.db.fail(err)
+	case <-c.db.down:
 	}
 	if err := c.db.Err(); err != nil {
 		return err // all may still be in Pebble's hands
@@ -493,6 +500,29 @@ func (c *commit) apply(all *pebble.Batch) (err error) {
 		all.Reset()
 	}
 	return nil
+}
+
+// applyAll gives Pebble each group that apply sends. It is a goroutine of its own so that the committer can tell its
+// listeners of a failure while Pebble does not return.
+func (c *commit) applyAll() {
+	defer c.db.running.Done()
+	for {
+		select {
+		case all := <-c.toApply:
+			c.outcome <- c.applyOne(all)
+		case <-c.db.stop:
+			return
+		}
+	}
+}
+
+func (c *commit) applyOne(all *pebble.Batch) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("writing: %v", r)
+		}
+	}()
+	return c.db.peb.Apply(all, pebble.Sync)
 }
 
 // monotonic is for durations only.

@@ -76,7 +76,10 @@ func (db *DB) open() (err error) {
 		if _, err := fs.Stat(o.Dir); err != nil {
 			return fmt.Errorf("%w: %s: %v", ErrMissing, o.Dir, err)
 		}
-	} else if err := fs.MkdirAll(o.Dir, 0o700); err != nil {
+	} else if err := fs.MkdirAll(o.Dir, 0o700); errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("store: making the folder: %w: user %d must have the right to write where it is to be made; or give another "+
+			"folder with --data", err, os.Geteuid())
+	} else if err != nil {
 		return fmt.Errorf("store: making the folder: %w", withRemedy(o.Dir, err))
 	}
 	desc, err := pebble.Peek(o.Dir, fs)
@@ -102,6 +105,7 @@ func (db *DB) open() (err error) {
 	defer func() {
 		if err != nil {
 			if db.peb != nil && db.failed.Load() == nil {
+				db.disk.holds.Store(false)
 				db.peb.Close()
 			}
 			db.cache.Unref()
@@ -127,6 +131,7 @@ func (db *DB) open() (err error) {
 	if db.peb, err = db.openPebble(po); err != nil {
 		return openError(o.Dir, err)
 	}
+	db.disk.holds.Store(!o.ReadOnly)
 	db.commit.init(db)
 	db.space = newSpace(db)
 	if err = db.checkFormat(); err != nil {
@@ -137,8 +142,9 @@ func (db *DB) open() (err error) {
 	}
 	db.accounts, db.hosts, db.secrets = newAccounts(db), newHosts(db), newSecrets(db)
 	if !o.ReadOnly {
-		db.running.Add(1)
+		db.running.Add(2)
 		go db.commit.run()
+		go db.commit.applyAll()
 		if err = db.begin(); err != nil {
 			close(db.stop)
 			db.settle()
@@ -177,6 +183,7 @@ func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
 
 func openError(dir string, err error) error {
 	switch text := err.Error(); {
+	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
 	case pebble.IsCorruptionError(err):
 		return fmt.Errorf("%w: restore a backup, or give another folder with --data", corrupt(dir, err))
 	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"), errors.Is(err, pebble.ErrDBNotPristine):
@@ -250,6 +257,9 @@ func (db *DB) number(key []byte) (n uint64, ok bool, err error) {
 		return 0, false, nil
 	}
 	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return 0, false, fmt.Errorf("store: reading: %w", withRemedy(db.opts.Dir, err))
+		}
 		return 0, false, corrupt("a row of the system", err)
 	}
 	defer closer.Close()
@@ -320,6 +330,7 @@ func (db *DB) Close() error {
 			return
 		}
 		db.failed.Store(&failure{fmt.Errorf("%w: closed", ErrUnavailable)})
+		db.disk.holds.Store(false)
 		db.closeErr = db.peb.Close()
 		db.cache.Unref()
 		if err := db.lock.Close(); db.closeErr == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -16,8 +17,10 @@ import (
 type disk struct {
 	db    *DB
 	inner vfs.FS
-	fs    vfs.FS // inner, with an eye on ENOSPC
+	fs    vfs.FS // inner, with an eye on ENOSPC and on the write-ahead log
 	path  string // of the ballast
+
+	holds atomic.Bool // an error of the write-ahead log is held back from Pebble: see heldFS
 
 	mu      sync.Mutex
 	ballast bool      // it is there
@@ -34,7 +37,7 @@ const ballastName = "BALLAST"
 func (d *disk) init(db *DB) {
 	d.db, d.inner = db, db.opts.FS
 	d.path = d.inner.PathJoin(db.opts.Dir, ballastName)
-	d.fs = vfs.OnDiskFull(d.inner, d.onDiskFull)
+	d.fs = heldFS{vfs.OnDiskFull(d.inner, d.onDiskFull), d}
 }
 
 func (d *disk) start() {

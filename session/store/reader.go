@@ -3,6 +3,7 @@ package store
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -79,6 +80,8 @@ func walk(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, e
 
 func readError(err error) error {
 	switch {
+	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
+		return fmt.Errorf("store: reading: %w: the data folder and its files must be user %d's (chown -R)", err, os.Geteuid())
 	case pebble.IsCorruptionError(err):
 		return corrupt("reading", err)
 	case errors.Is(err, pebble.ErrClosed):

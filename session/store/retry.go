@@ -102,10 +102,23 @@ func checkWritable(fs vfs.FS, dir string) error {
 	return fmt.Errorf("store: the folder can't be written to: %w", withRemedy(dir, err))
 }
 
+// ownerOf is the user whose dir is, -1 if that can't be said.
+func ownerOf(dir string) int {
+	if fi, err := os.Stat(dir); err == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			return int(st.Uid)
+		}
+	}
+	return -1
+}
+
 // withRemedy is a file system's error about the store in dir, and what an operator does about it.
 func withRemedy(dir string, err error) error {
 	remedy := "give another folder with --data, or see to the disk"
 	switch {
+	case errors.Is(err, fs.ErrPermission) && ownerOf(dir) >= 0 && ownerOf(dir) != os.Geteuid():
+		remedy = fmt.Sprintf("%s is user %d's: run this as that user or as root; only if no server of that user is to use it, "+
+			"chown -R it to user %d", dir, ownerOf(dir), os.Geteuid())
 	case errors.Is(err, fs.ErrPermission):
 		remedy = fmt.Sprintf("%s and its files must be user %d's (chown -R), or give another folder with --data", dir, os.Geteuid())
 	case errors.Is(err, syscall.EROFS):

@@ -161,3 +161,32 @@ func TestBallastLines(t *testing.T) {
 		t.Errorf("%d lines:\n%s", n, &log)
 	}
 }
+
+// A table that may not be read is not called damaged: the remedy is another than a backup.
+func TestTableOfAnotherUser(t *testing.T) {
+	var on atomic.Bool
+	mem := NewMemFS()
+	o := quiet(errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if on.Load() && op.Kind == errorfs.OpOpen && strings.HasSuffix(op.Path, ".sst") {
+			return syscall.EACCES
+		}
+		return nil
+	})))
+	db := open(t, o)
+	if err := db.peb.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	on.Store(true)
+	if _, err := Open(o); err == nil || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "chown") {
+		t.Errorf("Open: %v", err)
+	}
+	on.Store(false)
+	db = open(t, o)
+	on.Store(true)
+	if _, _, err := db.get([]byte("z")); err != nil && (errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "chown")) {
+		t.Errorf("reading: %v", err)
+	}
+}

@@ -24,6 +24,7 @@ var Manifest = session.Manifest{
 	Cases:    "server-generated resources, also for what can't be one; client-submitted ones, conflicts by policy, resource limit",
 	Provides: []session.Feature{"bind"},
 	Requires: []session.Feature{"stream-features"},
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
@@ -61,8 +62,10 @@ type module struct {
 	fresh Resources
 }
 
+func defaultOptions() Options { return Options{Conflict: "kick"} }
+
 func (m *module) Load(api *session.API) error {
-	m.opt.Conflict = "kick"
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}

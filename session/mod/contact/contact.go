@@ -22,6 +22,7 @@ var Manifest = session.Manifest{
 	Summary:  "says whom to ask about the server",
 	Cases:    "abuse, admin, feedback, sales, security, status, support",
 	Requires: []session.Feature{"disco"},
+	Options:  func() any { return new(Options) },
 	New:      func() session.Module { return new(module) },
 }
 

@@ -25,6 +25,7 @@ var Manifest = session.Manifest{
 	Summary:  "keeps private XML",
 	Cases:    "store, retrieve, several elements, another's data, missing namespace, limits",
 	Requires: []session.Feature{"iq", "commit", "store"},
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
@@ -75,8 +76,10 @@ type module struct {
 	rows *store.Map[string, []byte]
 }
 
+func defaultOptions() Options { return Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20} }
+
 func (m *module) Load(api *session.API) error {
-	m.opt = Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20}
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ var Manifest = session.Manifest{
 	Cases:    "registration, password change, cancellation, conflict, missing fields, limits; no forms, no redirection",
 	Requires: []session.Feature{"stream-features", "iq", "store"},
 	Off:      true,
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
@@ -83,8 +84,13 @@ type module struct {
 	rates *session.Throttle
 }
 
+func defaultOptions() Options {
+	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster",
+		"abuse", "support", "security", "xmpp", "server"}}
+}
+
 func (m *module) Load(api *session.API) error {
-	m.opt = Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster", "abuse", "support", "security", "xmpp", "server"}}
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}

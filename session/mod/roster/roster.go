@@ -27,6 +27,7 @@ var Manifest = session.Manifest{
 	Cases:    "get, set, remove, push, versioning; group and name limits",
 	Provides: []session.Feature{"roster"},
 	Requires: []session.Feature{"iq", "resident", "commit", "stream-features", "store"},
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(Service) },
 }
 
@@ -109,10 +110,12 @@ type Service struct {
 	first uint64 // the lowest version given since the start
 }
 
+// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which are 600 kB.
+func defaultOptions() Options { return Options{MaxItems: 5000, MaxBytes: 1 << 20} }
+
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
-	// 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, are 600 kB.
-	m.opt = Options{MaxItems: 5000, MaxBytes: 1 << 20}
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}

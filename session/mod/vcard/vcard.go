@@ -25,6 +25,7 @@ var Manifest = session.Manifest{
 	Cases:    "one's own, another's, update, none, another's update, size limit",
 	Provides: []session.Feature{"vcard"},
 	Requires: []session.Feature{"iq", "commit", "store"},
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
@@ -51,8 +52,10 @@ type module struct {
 	rows *store.Map[string, []byte]
 }
 
+func defaultOptions() Options { return Options{MaxBytes: 128 << 10} }
+
 func (m *module) Load(api *session.API) error {
-	m.opt.MaxBytes = 128 << 10
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}

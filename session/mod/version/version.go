@@ -18,6 +18,7 @@ var Manifest = session.Manifest{
 	Summary:  "says which software the server is",
 	Cases:    "name and version; the operating system by configuration only",
 	Requires: []session.Feature{"iq"},
+	Options:  func() any { return new(Options) },
 	New:      func() session.Module { return new(module) },
 }
 
