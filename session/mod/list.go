@@ -39,7 +39,7 @@ var All = []session.Manifest{
 	presence.Manifest,
 	message.Manifest,
 	iq.Manifest,
-	withOptions(offline.Manifest, func() any { return &offline.Options{MaxMessages: 1, MaxBytes: 1 << 20} }),
+	offline.Manifest,
 	stanzaids.Manifest,
 	blocklist.Manifest,
 	disco.Manifest,
@@ -62,12 +62,4 @@ func Default() (names []string) {
 		}
 	}
 	return names
-}
-
-// withOptions is m with options that are valid, for a manifest that does not give them itself.
-func withOptions(m session.Manifest, options func() any) session.Manifest {
-	if m.Options == nil {
-		m.Options = options
-	}
-	return m
 }

@@ -39,6 +39,7 @@ var Manifest = session.Manifest{
 	Cases:    "storage by type, delivery at presence, order, limits, no-store",
 	Provides: []session.Feature{"offline"},
 	Requires: []session.Feature{"message", "resident", "store", "message-delivery"},
+	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }
 
@@ -104,6 +105,8 @@ func (o *Options) Check() (key, why string) {
 		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: 1 << 30, Note: `; to keep none, modules = ["-offline"]`})
 }
 
+func defaultOptions() Options { return Options{MaxMessages: 1000, MaxBytes: 4 << 20} }
+
 type module struct {
 	opt  Options
 	db   *store.DB
@@ -112,7 +115,7 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) error {
-	m.opt = Options{MaxMessages: 1000, MaxBytes: 4 << 20}
+	m.opt = defaultOptions()
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
