@@ -25,9 +25,10 @@ type burial struct {
 	who         Who
 	erase, done func()
 	host        *Host
-	tell        []notice
-	written     []Ticket // of contacts that were told
-	failed      bool
+	asked       bool
+	tell        []notice // still to be told
+	told        []notice // and what they have written
+	failed      []notice // to be told again
 	tries       int
 }
 
@@ -35,6 +36,7 @@ type burial struct {
 type notice struct {
 	to jid.JID
 	el []byte
+	t  Ticket // of what it has changed
 }
 
 // After a failure of the store a burial waits for buryAgain ticks, each time twice as long, and gives up until the
@@ -50,7 +52,7 @@ const buryShare = 64
 func (b *burial) begin(l *Local) {
 	host, ok := l.router.Table.Host(domainOf(b.who.JID))
 	if !ok {
-		b.end() // its rows wait until the domain is served again
+		b.end() // its rows wait for a start with which the domain is served
 		return
 	}
 	b.host = host
@@ -102,16 +104,22 @@ func (b *burial) ask(l *Local, got *resident) {
 			b.again(l, errors.New("session: a hook has panicked"))
 		}
 	}()
+	if b.asked { // who was told is not told again: the name may be another's by now
+		b.tell, b.failed = b.failed, nil
+		b.next(l)
+		return
+	}
 	a := &Account{bare: b.who.JID, id: b.who.ID, Entity: Entity{host: b.host, resident: got}}
-	b.tell, b.written, b.failed = nil, nil, false
+	b.tell, b.told, b.failed = nil, nil, nil
 	l.lock(&a.Entity)
 	c := &b.host.Profile().Hooks.Deleted
 	for i := range c.links {
 		c.links[i].f(l, a, func(to jid.JID, el []byte) {
-			b.tell = append(b.tell, notice{to, append([]byte(nil), el...)})
+			b.tell = append(b.tell, notice{to: to, el: append([]byte(nil), el...)})
 		})
 	}
 	l.unlock()
+	b.asked = true
 	b.next(l)
 }
 
@@ -120,10 +128,6 @@ func (b *burial) next(l *Local) {
 	share := b.tell[:min(buryShare, len(b.tell))]
 	b.tell = b.tell[len(share):]
 	if len(share) == 0 {
-		if b.failed {
-			b.again(l, errors.New("session: a contact could not be told"))
-			return
-		}
 		b.finish(l)
 		return
 	}
@@ -148,16 +152,24 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 		return
 	}
 	l.Account(host, n.to, func(l *Local, a *Account, exists bool, err error) {
-		defer told()
+		ok := false
+		defer func() {
+			if !ok {
+				b.failed = append(b.failed, n)
+			}
+			told()
+		}()
 		switch {
 		case err != nil:
-			b.failed = true
+			return
 		case exists:
 			if !l.notice(a, letter{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
-				b.failed = true
+				return
 			}
-			b.written = append(b.written, a.ticket)
+			n.t = a.ticket
+			b.told = append(b.told, n)
 		}
+		ok = true
 	})
 }
 
@@ -180,22 +192,27 @@ func (l *Local) notice(a *Account, lt letter) bool {
 
 // finish waits on a worker until all that was changed is durable, and has the rows erased.
 func (b *burial) finish(l *Local) {
-	written := b.written
-	if !l.do(b.host.Profile(), reactor.Disk, func() (err error) {
-		for _, t := range written {
-			err = errors.Join(err, l.router.Durable.Await(t))
+	told := b.told
+	b.told = nil
+	var lost []notice // whose change was not written
+	if !l.do(b.host.Profile(), reactor.Disk, func() error {
+		for _, n := range told {
+			if l.router.Durable.Await(n.t) != nil {
+				lost = append(lost, n)
+			}
 		}
-		return err
-	}, func(err error) {
+		return nil
+	}, func(error) {
 		l.Enter(func() {
-			if err != nil {
-				b.again(l, err)
+			if b.failed = append(b.failed, lost...); len(b.failed) > 0 {
+				b.again(l, errors.New("session: a contact could not be told"))
 				return
 			}
 			b.erase()
 			b.end()
 		})
 	}) {
+		b.failed = append(b.failed, told...)
 		b.again(l, ErrBusy)
 	}
 }

@@ -482,8 +482,17 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 func (a *Account) forget(l *Local) {
 	for _, s := range a.sessions {
 		s.lockOut()
+		o := s.out
 		s.out = nil
 		s.unlockOut()
+		if o == nil {
+			continue
+		}
+		for _, h := range o.held {
+			if h.kind == IQ {
+				l.again(h) // a request has an answer all the same
+			}
+		}
 	}
 	a.endAll(l, ErrNotAuthorized, true)
 }

@@ -11,6 +11,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
+	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/xmlstream"
 )
@@ -424,4 +425,41 @@ func TestPanicInOutgoing(t *testing.T) {
 		t.Errorf("juliet got %q", got)
 	}
 	works(t, s)
+}
+
+// A contact at which a hook panics when an account is deleted is told again: rows are erased when all know.
+func TestPanicAtAContact(t *testing.T) {
+	panics := 0
+	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+			if panics > 0 && ev.Type == session.TypeUnsubscribed {
+				panics--
+				panic("for the test")
+			}
+			return session.Pass
+		})
+		return nil
+	})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/x"), s.Login("juliet", "juliet@localhost/x")
+	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence to='juliet@localhost' type='subscribe'/>")
+	s.Settle()
+	juliet.Send("<presence to='romeo@localhost' type='subscribed'/>")
+	s.Settle()
+	romeo.Received()
+	panics = 1
+	gone, err := s.DB.Accounts().Delete(t.Context(), "localhost", "juliet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Settle()
+	for range 30 {
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	if got := romeo.Received(); panics != 0 || !strings.Contains(got, "subscription='none'") {
+		t.Errorf("%d panics are left; romeo got %q", panics, got)
+	}
 }

@@ -104,7 +104,8 @@ type Parcel struct {
 // Send puts p in the outbox of s: it runs the Outgoing hooks, appends p, and marks the connection dirty.
 // A session that rests, catches up, or has a full outbox keeps p for later. It reports whether s took p. A
 // session that is closing takes nothing; one that catches up and has no room for another message refuses it, and
-// lives; one whose client does not read is closed when it can keep no more. Any goroutine, any lock held.
+// lives; one whose client does not read is closed when it can keep no more. Any goroutine, any lock held; the order
+// is that of callers that hold the account's lock.
 func (s *Session) Send(p Parcel) (ok bool) {
 	s.lockOut()
 	defer s.unlockOut()
@@ -296,7 +297,7 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 		}
 	}
 	if sent == 0 {
-		if done != nil {
+		if done != nil && s.wire != nil {
 			done(l)
 		}
 		return
@@ -365,10 +366,13 @@ func (s *Session) TakeHeld(keep func(el []byte) bool) {
 			rest = append(rest, h)
 		}
 	}
-	o.held = rest
 	s.lockOut()
+	defer s.unlockOut()
+	if s.out != nil {
+		rest = append(rest, s.out.held...)
+	}
+	o.held = rest
 	s.out = o
-	s.unlockOut()
 }
 
 // again routes an element once more that a session held back.

@@ -73,9 +73,6 @@ func (f heldFile) Write(b []byte) (int, error) {
 	return n, f.disk.hold(err)
 }
 
-// Preallocate takes space.
-func (f heldFile) Preallocate(at, n int64) error { return f.disk.hold(f.File.Preallocate(at, n)) }
-
 // Stat describes the file.
 func (f heldFile) Stat() (vfs.FileInfo, error) {
 	fi, err := f.File.Stat()

@@ -159,7 +159,7 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 		return session.Pass
 	}
 	a := ev.Account()
-	k := part.Own(a)
+	k := own(a)
 	ev.Add(m.delay(ev.Local(), ev.Host))
 	el := ev.Append(nil)
 	if !m.room(k, el) {
@@ -178,6 +178,17 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	k.next++
 	k.ticket = session.Ticket(m.db.Commit(b))
 	return ev.Kept(k.ticket) // a message that could not be written is answered, not lost
+}
+
+// own is what is kept of a, to be changed. Where it is new, numbers go on after those that sessions have taken.
+func own(a *session.Account) *kept {
+	k := part.Own(a)
+	for _, s := range a.Resources() {
+		if p := progressOf.Get(s); p != nil {
+			k.next = max(k.next, p.next)
+		}
+	}
+	return k
 }
 
 // delay is when a message came (XEP-0203). It is the loop's Appender's.
@@ -218,7 +229,7 @@ func worthKeeping(e xmlstream.Element) bool {
 // handOver begins to give s what is stored, unless another resource is being given it.
 func (m *module) handOver(l *session.Local, s *session.Session) {
 	k := part.Of(s.Account())
-	if k == nil || k.count == 0 {
+	if k == nil || k.count == 0 || s.Catching() {
 		return
 	}
 	if other := s.Account().Resource(k.to); other != nil && other.Catching() {
@@ -230,7 +241,7 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 		progressOf.Set(s, p)
 	}
 	p.run++
-	k.to = s.JID()
+	k.to, k.gap, k.gapEnd = s.JID(), 0, 0
 	s.Catch()
 	m.read(l, s, &run{s.Host(), s.JID(), k, p.run, k.next}, p.next)
 }
@@ -309,7 +320,7 @@ func (m *module) fail(l *session.Local, s *session.Session, r *run, err error) {
 	p := progressOf.Get(s)
 	p.tries++
 	l.Log.Warn("stored messages could not be handed over", "jid", s.JID().String(), "try", p.tries, "err", err)
-	m.stop(l, s)
+	m.stop(l, s, false)
 	m.later(l, s.Host(), s.JID(), r.n, p.tries)
 }
 
@@ -327,6 +338,8 @@ func (m *module) later(l *session.Local, h *session.Host, who jid.JID, n, tries 
 				p := progressOf.Get(s)
 				p.tries++
 				m.later(l, h, who, n, p.tries)
+			case s.Catching(): // what it holds back is still leaving
+				m.later(l, h, who, n, tries)
 			case exists:
 				m.begin(l, a)
 			}
@@ -340,20 +353,20 @@ func (m *module) still(l *session.Local, s *session.Session) bool {
 	if s.Available() && prio >= 0 {
 		return true
 	}
-	m.stop(l, s)
+	m.stop(l, s, true)
 	return false
 }
 
-// stop ends the run of s. What s holds back leaves; then what is stored is for the first resource that may have it.
-func (m *module) stop(l *session.Local, s *session.Session) {
-	if k := part.Of(s.Account()); k != nil && k.to == s.JID() {
-		k.to = jid.JID{}
-	}
-	_, prio := s.Presence()
-	away := !s.Available() || prio < 0
+// stop ends the run of s. What s holds back leaves; then what is stored by that time is for the first resource that
+// may have it, unless it is tried again later.
+func (m *module) stop(l *session.Local, s *session.Session, begin bool) {
 	s.Caught(l, func(l *session.Local, refused bool) {
-		if refused || away {
-			m.begin(l, s.Account())
+		a := s.Account()
+		if k := part.Of(a); k != nil && k.to == s.JID() {
+			k.to = jid.JID{}
+		}
+		if begin || refused {
+			m.begin(l, a)
 		}
 	})
 }
@@ -370,13 +383,15 @@ func (m *module) begin(l *session.Local, a *session.Account) {
 
 // unbound stores what s holds back, in its place, and gives what s has not taken to the next resource.
 func (m *module) unbound(l *session.Local, s *session.Session) {
-	m.keepHeld(l, s)
+	stored := m.keepHeld(l, s)
 	a := s.Account()
 	k := part.Of(a)
-	if k == nil || k.to != s.JID() {
+	if k == nil || k.to != s.JID() && !stored {
 		return
 	}
-	k.to = jid.JID{}
+	if k.to == s.JID() {
+		k.to = jid.JID{}
+	}
 	for _, o := range a.Resources() {
 		if _, prio := o.Presence(); o != s && o.Available() && prio >= 0 && !o.Ended() {
 			m.handOver(l, o)
@@ -386,8 +401,8 @@ func (m *module) unbound(l *session.Local, s *session.Session) {
 }
 
 // keepHeld stores the messages that s holds back and that are worth it: they are older than any that was stored
-// because s had no room, and newer than the rest.
-func (m *module) keepHeld(l *session.Local, s *session.Session) {
+// because s had no room, and newer than the rest. It reports whether there were any.
+func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 	a := s.Account()
 	var b *store.Batch
 	var k *kept
@@ -400,7 +415,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) {
 		worth := (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && worthKeeping(e)
 		l.Parser.Release(e)
 		if k == nil {
-			k = part.Own(a)
+			k = own(a)
 		}
 		el = session.AppendChildren(nil, el, m.delay(l, s.Host()))
 		if !worth || !m.room(k, el) || m.db.Full() != nil {
@@ -409,9 +424,11 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) {
 		if b == nil {
 			b = m.db.NewBatch(a.ID())
 		}
-		id := k.gap
-		if k.gap++; k.gap > k.gapEnd {
-			id = k.next
+		id := k.next
+		if k.to == s.JID() && k.gap < k.gapEnd {
+			id = k.gap
+			k.gap++
+		} else {
 			k.next++
 		}
 		m.add(b, a, k, id, el)
@@ -421,6 +438,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) {
 		k.ticket = session.Ticket(m.db.Commit(b))
 		a.Wrote(l, k.ticket)
 	}
+	return b != nil
 }
 
 // deliver sends a slice that was read from from on, as far as s has room, and erases it once the socket has it.
@@ -504,7 +522,7 @@ func (m *module) after(l *session.Local, s *session.Session, r *run) {
 			r.end, k.gap, k.gapEnd = k.next, 0, 0
 			m.read(l, s, r, from)
 		default:
-			m.stop(l, s)
+			m.stop(l, s, true)
 		}
 	})
 }

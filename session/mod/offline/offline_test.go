@@ -626,3 +626,85 @@ func (b *busy) Do(c reactor.Class, l *reactor.Loop, work func() error, then func
 	}
 	return b.below.Do(c, l, work, then)
 }
+
+// What waits for a client that has stopped to read is for another resource when its connection is lost.
+func TestHeldForAnotherResource(t *testing.T) {
+	s := free(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
+	one.Send("<presence><priority>5</priority></presence>")
+	two.Send("<presence/>")
+	two.Received()
+	one.Conn().Room(0)
+	for i := range 8 {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
+	}
+	one.Cut()
+	s.Settle()
+	s.Advance(time.Second)
+	s.Settle()
+	got := texts(two.Received())
+	if len(got) < 3 || got[len(got)-1] != "number 0007" {
+		t.Errorf("the other resource got %v", got)
+	}
+}
+
+// Messages that are stored after all before were taken, and the account was read again, come to a session that has
+// taken those.
+func TestStoredAfterAReload(t *testing.T) {
+	var flaky storetest.Flaky
+	s := free(t, sessiontest.Options{Fault: flaky.Fault})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	send := func(from, to int) {
+		for i := from; i < to; i++ {
+			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 50) + "</body></message>")
+		}
+		s.Settle()
+	}
+	send(0, 5)
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	s.Settle()
+	equal(t, "the first", texts(juliet.Received()), numbers(0, 5))
+	flaky.Writes.Store(true)
+	juliet.Send("<presence to='nurse@localhost' type='subscribe'/>") // it fails, and the account is read again
+	s.Settle()
+	flaky.Writes.Store(false)
+	juliet.Send("<presence type='unavailable'/>")
+	s.Settle()
+	juliet.Received()
+	send(5, 8)
+	juliet.Send("<presence/>")
+	s.Settle()
+	equal(t, "the next", texts(juliet.Received()), numbers(5, 8))
+}
+
+// A client that takes its presence back and sends it again while it is given messages gets each once.
+func TestPresenceToggled(t *testing.T) {
+	const n = 12
+	s := free(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	for i := range n {
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 60_000) + "</body></message>")
+	}
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence/>")
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(n, 50) + "</body></message>")
+	got := ""
+	for i := range 200 {
+		juliet.Conn().Room(30_000)
+		if i < 40 {
+			juliet.Send("<presence type='unavailable'/><presence/>")
+		}
+		s.Advance(100 * time.Millisecond)
+		s.Settle()
+		got += juliet.Received()
+	}
+	list := texts(got)
+	slices.Sort(list)
+	equal(t, "in all", list, numbers(0, n+1))
+}
