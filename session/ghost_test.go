@@ -24,9 +24,7 @@ func TestDeletedWhileStanzasWait(t *testing.T) {
 		romeo.Send("<presence/>")
 		s.Settle()
 		romeo.Received()
-		var jobs []func()
-		below := s.Router.Workers
-		s.Router.Workers = &holding{below: below, jobs: &jobs}
+		held := s.HoldWork()
 		romeo.Send("<iq type='get' id='1' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
 		gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
 		if err != nil {
@@ -39,11 +37,9 @@ func TestDeletedWhileStanzasWait(t *testing.T) {
 			s.AddAccount("juliet@localhost")
 		}
 		romeo.Send("<iq type='get' id='2' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
-		s.Router.Workers = below
-		for len(jobs) > 0 {
-			job := jobs[0]
-			jobs = jobs[1:]
-			job()
+		held.Release()
+		for len(held.Jobs) > 0 {
+			held.Next()
 			s.Settle()
 		}
 		got := romeo.Received()

@@ -157,7 +157,7 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 			set := "<iq type='set' id='%s'><q xmlns='urn:of-the-test'/></iq>"
 			one.Send(fmt.Sprintf(set, "bad") + "<iq type='get' id='next'><ping xmlns='urn:xmpp:ping'/></iq>")
 			two.Send(fmt.Sprintf(set, "good"))
-			s.AddAccount("somebody@localhost") // a commit, so that the tickets are settled
+			s.AddAccount("another@localhost") // a commit, so that the tickets are settled
 			s.Settle()
 			got := one.Received()
 			if !strings.Contains(got, "<iq type='error' id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
@@ -219,17 +219,14 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 // requests are answered in their order.
 func TestLateWorkUnparksNothing(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
-	var jobs []func()
 	s := withModule(t, sessiontest.Options{Slow: func() time.Duration { return 0 }}, func(api *session.API) error {
 		api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
 			return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
 		}, session.ToSelf)
 		return nil
 	})
-	below := s.Router.Workers
-	held := &holding{below: below, jobs: &jobs}
 	c := s.Login("c", "c@localhost/x")
-	s.Router.Workers = held
+	held := s.HoldWork()
 	set := "<iq type='set' id='%d'><q xmlns='urn:of-the-test'/></iq>"
 	c.Send(fmt.Sprintf(set, 1))
 	s.Advance(31 * time.Second)
@@ -237,31 +234,20 @@ func TestLateWorkUnparksNothing(t *testing.T) {
 		t.Fatalf("after 31 s: %q", got)
 	}
 	c.Send(fmt.Sprintf(set, 2) + "<iq type='get' id='3'><ping xmlns='urn:xmpp:ping'/></iq>")
-	if len(jobs) != 2 {
-		t.Fatalf("%d works are under way", len(jobs))
+	if len(held.Jobs) != 2 {
+		t.Fatalf("%d works are under way", len(held.Jobs))
 	}
-	jobs[0]() // the first one ends at last
+	held.Next() // the first one ends at last
 	s.Settle()
 	if got := c.Received(); got != "" {
 		t.Errorf("the third request overtook the second: %q", got)
 	}
-	jobs[1]()
+	held.Next()
 	s.Settle()
 	got := c.Received()
 	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two || strings.Contains(got, "id='1'") {
 		t.Errorf("in the end: %q", got)
 	}
-}
-
-// holding are workers whose jobs begin when the test says so.
-type holding struct {
-	below reactor.Workers
-	jobs  *[]func()
-}
-
-func (h *holding) Do(c reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
-	*h.jobs = append(*h.jobs, func() { h.below.Do(c, l, work, then) })
-	return true
 }
 
 // Contacts see a session end at once when an operator ends it.
@@ -315,18 +301,17 @@ func TestRetireWaits(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
 	c := s.Login("c", "c@localhost/x")
 	s.AddAccount("cold@localhost")
-	var jobs []func()
-	s.Router.Workers = &holding{below: s.Router.Workers, jobs: &jobs}
+	held := s.HoldWork()
 	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' id='1'><q xmlns='urn:of-the-test'/></iq>")
 	host, _ := s.Router.Table.Host("localhost")
 	done := false
 	s.Router.Retire(host.Profile(), func(error) { done = true })
-	for i, job := range jobs {
+	for len(held.Jobs) > 0 {
 		s.Advance(2 * time.Second)
 		if unloaded {
-			t.Fatalf("it was unloaded with %d works under way", len(jobs)-i)
+			t.Fatalf("it was unloaded with %d works under way", len(held.Jobs))
 		}
-		job()
+		held.Next()
 		s.Settle()
 	}
 	s.Advance(2 * time.Second)

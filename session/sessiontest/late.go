@@ -96,3 +96,33 @@ func (w *late) next() bool {
 	w.due(first)
 	return true
 }
+
+// HeldWork are workers whose jobs begin when a test says so. On the test's goroutine.
+type HeldWork struct {
+	Jobs   []func() // that wait to begin, in the order in which they were given
+	server *Server
+	below  reactor.Workers
+}
+
+// HoldWork holds the jobs that are given to the server's workers from now on.
+func (s *Server) HoldWork() *HeldWork {
+	h := &HeldWork{server: s, below: s.Router.Workers}
+	s.Router.Workers = h
+	return h
+}
+
+// Do is reactor.Workers.
+func (h *HeldWork) Do(c reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
+	h.Jobs = append(h.Jobs, func() { h.below.Do(c, l, work, then) })
+	return true
+}
+
+// Next begins the first job that waits.
+func (h *HeldWork) Next() {
+	job := h.Jobs[0]
+	h.Jobs = h.Jobs[1:]
+	job()
+}
+
+// Release lets jobs that are given from now on begin at once; those that wait still do.
+func (h *HeldWork) Release() { h.server.Router.Workers = h.below }

@@ -193,7 +193,7 @@ func TestAccounts(t *testing.T) {
 	if a = must(acc.Get(db, "example.org", "juliet"))(t); string(a.Credentials) != "renewed" || a.Flags != 5 {
 		t.Errorf("%+v", a)
 	}
-	if done, err := acc.ReplaceKeys(ctx, "example.org", "nobody", id, nil, nil); done || !errors.Is(err, ErrNotFound) {
+	if done, err := acc.ReplaceKeys(ctx, "example.org", "absent", id, nil, nil); done || !errors.Is(err, ErrNotFound) {
 		t.Errorf("%v %v", done, err)
 	}
 	for _, n := range []string{"b", "a", "d", "c"} {

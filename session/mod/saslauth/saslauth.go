@@ -12,7 +12,7 @@
 // Who is authenticated is whoever the verifier says, never what the client claims; an unknown user
 // takes the same steps as a known one, with keys made of a secret of the server. Failures are limited
 // by address, and wrong passwords by account, too: beyond the limit each answer is delayed by a second, and
-// nobody is locked out.
+// no account is locked out.
 package saslauth
 
 import (
