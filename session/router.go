@@ -514,7 +514,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 
 // HandOver sends s an element that was stored or remembered, as a live one of the same sender would be
 // delivered: el has its xml:lang already, see [Stanza.AppendKept], and an address that the account blocks by
-// now is heard no more (XEP-0191 §3.4). from and to, where they are not zero, replace what el has. A message
+// now is heard no more (XEP-0191 §3.3). from and to, where they are not zero, replace what el has. A message
 // goes ahead of what s holds back. It reports whether s has it or must not have it; false: there is no room, or s
 // has [Session.Ended]. What may be large is handed over [SliceBytes] at a time. Under the account's lock.
 func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) bool {

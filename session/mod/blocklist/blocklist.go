@@ -172,7 +172,7 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err er
 	return b, errors.Join(err, bad)
 }
 
-// outgoing refuses what the user sends to somebody blocked (XEP-0191 §3.5). The account's own host stays in reach of one
+// outgoing refuses what the user sends to a blocked address (XEP-0191 §3.3). The account's own host stays in reach of one
 // who has blocked everybody there.
 func outgoing(ev *session.Stanza) session.Verdict {
 	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name || !part.Of(ev.Account()).matches(ev.To) {
@@ -181,7 +181,7 @@ func outgoing(ev *session.Stanza) session.Verdict {
 	return ev.FailWith(session.StanzaError{Condition: session.NotAcceptable, Type: "cancel", App: isBlock})
 }
 
-// incoming keeps out what somebody blocked sends, and answers as if nobody were here (XEP-0191 §3.4).
+// incoming keeps out what a blocked address sends, and answers as if there were no account (XEP-0191 §3.3).
 func incoming(ev *session.Stanza) session.Verdict {
 	if ev.From.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.From) {
 		return session.Pass

@@ -13,7 +13,7 @@
 // and another available resource goes on. If the store or a worker fails, it is tried again with growing pauses.
 // Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback: only what
 // no resource took is kept. Kept are messages of type normal and chat, unless a chat state is all there is
-// (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §3.4) a chat state is kept too. What is not
+// (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §4.4) a chat state is kept too. What is not
 // kept is answered with service-unavailable (RFC 6121 §8.5.2.2.1).
 package offline
 
@@ -207,7 +207,7 @@ func (m *module) add(b *store.Batch, a *session.Account, k *kept, id uint64, el 
 	k.bytes += len(el)
 }
 
-// worthKeeping reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §3).
+// worthKeeping reports whether a message of type normal or chat is stored (XEP-0160 §3, XEP-0334 §4).
 func worthKeeping(e xmlstream.Element) bool {
 	state, hint, other := false, false, false
 	for c, ok := e.First(); ok; c, ok = c.Next() {

@@ -144,6 +144,14 @@ func free(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 	return sessiontest.New(t, opt)
 }
 
+// roomy gives accounts room for what a session can't hold back.
+func roomy(_ string, v any) error {
+	if o, ok := v.(*offline.Options); ok {
+		*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
+	}
+	return nil
+}
+
 // No amount of what others have sent ends a session: more than an outbox holds is handed over as the client takes
 // it, erased after that, and there is a login after it.
 func TestManyStoredBytes(t *testing.T) {
@@ -224,12 +232,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 // behind them: the client gets all in order, however slowly it reads, and its sender is refused nothing.
 func TestLiveWhileHandedOver(t *testing.T) {
 	const stored, live = 3, 1500
-	s := free(t, sessiontest.Options{Module: func(_ string, v any) error {
-		if o, ok := v.(*offline.Options); ok {
-			*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
-		}
-		return nil
-	}})
+	s := free(t, sessiontest.Options{Module: roomy})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
 	for i := range stored {
@@ -319,7 +322,7 @@ func TestUnavailableWhileHandedOver(t *testing.T) {
 	equal(t, "both together", append(first, texts(two.Received())...), numbers(0, 8))
 }
 
-// XEP-0160 §3, XEP-0334 §3: what is kept, and that the rest is answered (RFC 6121 §8.5.2.2.1).
+// XEP-0160 §3, XEP-0334 §4: what is kept, and that the rest is answered (RFC 6121 §8.5.2.2.1).
 func TestWhatIsKept(t *testing.T) {
 	const hints = " xmlns='urn:xmpp:hints'/>"
 	for payload, kept := range map[string]bool{
@@ -354,7 +357,7 @@ func TestWhatIsKept(t *testing.T) {
 	}
 }
 
-// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191 §3.4) nor in what
+// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191 §3.3) nor in what
 // waits behind it.
 func TestBlockedSinceStored(t *testing.T) {
 	s := free(t, sessiontest.Options{})
@@ -483,12 +486,7 @@ func TestNotWritten(t *testing.T) {
 
 // Messages that wait, and those that came when there was no room to wait, are in order also where the session ends.
 func TestOrderWhenTheSessionEnds(t *testing.T) {
-	s := free(t, sessiontest.Options{Module: func(_ string, v any) error {
-		if o, ok := v.(*offline.Options); ok {
-			*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
-		}
-		return nil
-	}})
+	s := free(t, sessiontest.Options{Module: roomy})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
 	const all = 1103
