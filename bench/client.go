@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"canto/reactor"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -220,20 +221,12 @@ const (
 var (
 	nameFeatures  = xmlstream.N(nsStream, "features")
 	nameError     = xmlstream.N(nsStream, "error")
-	nameIQ        = xmlstream.N(nsClient, "iq")
-	nameMessage   = xmlstream.N(nsClient, "message")
-	namePresence  = xmlstream.N(nsClient, "presence")
-	nameStanzaErr = xmlstream.N(nsClient, "error")
-	attrType      = xmlstream.N("", "type")
-	attrID        = xmlstream.N("", "id")
-	attrFrom      = xmlstream.N("", "from")
 	nameR         = xmlstream.N(nsSM, "r")
 	nameText      = xmlstream.N(nsStanzas, "text")
 	namePing      = xmlstream.N(nsPing, "ping")
 	nameRoster    = xmlstream.N(nsRoster, "query")
 	nameMUCUser   = xmlstream.N(nsUser, "x")
 	nameStatus    = xmlstream.N(nsUser, "status")
-	attrCode      = xmlstream.N("", "code")
 	nameFin       = xmlstream.N(nsMAM, "fin")
 	nameSet       = xmlstream.N(nsRSM, "set")
 	nameFirst     = xmlstream.N(nsRSM, "first")
@@ -244,7 +237,7 @@ var (
 
 // stanza takes what comes to a client that is online.
 func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
-	isMessage, isPresence, isIQ := e.Is(nameMessage), e.Is(namePresence), e.Is(nameIQ)
+	isMessage, isPresence, isIQ := e.Is(stanza.MessageName), e.Is(stanza.PresenceName), e.Is(stanza.IQName)
 	if !isMessage && !isPresence && !isIQ {
 		f.nonza(ls, c, e)
 		return
@@ -252,8 +245,8 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	if c.flags&flagSM != 0 {
 		c.sm.h++
 	}
-	kind, _ := e.Attr(attrType)
-	if id, ok := e.Attr(attrID); ok {
+	kind, _ := e.Attr(stanza.AttrType)
+	if id, ok := e.Attr(stanza.AttrID); ok {
 		if t, ok := parseToken(id); ok {
 			if t.run == f.run && int(t.step) < len(f.steps) {
 				f.measured(ls, c, e, t, kind, isIQ)
@@ -281,7 +274,7 @@ func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token,
 		f.ended(s, t)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(namePresence) || f.own(e)) {
+	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.own(e)) {
 		return // one's own presence comes back (RFC 6121 §4.2.2), and stands for nothing
 	}
 	if isIQ {
@@ -323,7 +316,7 @@ func (f *Fleet) own(e xmlstream.Element) bool {
 
 func stanzaRefusal(what string, e xmlstream.Element) Refusal {
 	cond := "error"
-	if x, ok := e.Child(nameStanzaErr); ok {
+	if x, ok := e.Child(stanza.ErrorName); ok {
 		for k, ok := x.First(); ok; k, ok = k.Next() {
 			if string(k.Space()) == nsStanzas && !k.Is(nameText) {
 				cond = string(k.Local())
@@ -380,7 +373,7 @@ func streamRefusal(e xmlstream.Element) Refusal {
 
 // answer takes an iq that is no answer to what is measured.
 func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
-	id, _ := e.Attr(attrID)
+	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {
 	case "result", "error":
 		f.asked(string(id), e)
@@ -395,7 +388,7 @@ func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byt
 		b = append(b, "error' id='"...)
 	}
 	b = xmlstream.AppendValue(b, id)
-	if from, ok := e.Attr(attrFrom); ok {
+	if from, ok := e.Attr(stanza.AttrFrom); ok {
 		b = append(b, "' to='"...)
 		b = xmlstream.AppendValue(b, from)
 	}

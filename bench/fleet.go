@@ -15,6 +15,7 @@ import (
 	"canto/bench/result"
 	"canto/reactor"
 	"canto/reactor/buf"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -542,7 +543,7 @@ func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (x
 	defer cancel()
 	select {
 	case e := <-ch:
-		if t, _ := e.Attr(attrType); string(t) == "error" {
+		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
 			return e, stanzaRefusal("a question", e)
 		}
 		return e, nil

@@ -12,6 +12,7 @@ import (
 
 	"canto/reactor"
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -151,23 +152,23 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		c.conn.Append([]byte("<iq type='set' id='bind'><bind xmlns='" + nsBind + "'><resource>" + resource + "</resource></bind></iq>"))
 		return nil
 	case atBind:
-		if !e.Is(nameIQ) {
+		if !e.Is(stanza.IQName) {
 			return nil // a server may say something else first
 		}
 		b, ok := e.Child(nameBind)
-		if t, _ := e.Attr(attrType); string(t) != "result" || !ok {
+		if t, _ := e.Attr(stanza.AttrType); string(t) != "result" || !ok {
 			return stanzaRefusal("binding", e)
 		}
 		j, _ := b.Child(nameJID)
 		f.bound(ls, c, string(j.Text()))
 		return f.afterBind(ls, c)
 	case atRoster:
-		id, _ := e.Attr(attrID)
-		if !e.Is(nameIQ) || string(id) != "roster" {
+		id, _ := e.Attr(stanza.AttrID)
+		if !e.Is(stanza.IQName) || string(id) != "roster" {
 			f.stanza(ls, c, e)
 			return nil
 		}
-		if t, _ := e.Attr(attrType); string(t) == "error" {
+		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
 			return stanzaRefusal("asking for the roster", e)
 		}
 		if c.flags&flagSM != 0 {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -323,7 +324,7 @@ func (f *Fleet) emptySlots(ctx context.Context, what string) error {
 
 // presence takes one without a token: requests of subscriptions, their answers, and what rooms say.
 func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
-	from, _ := e.Attr(attrFrom)
+	from, _ := e.Attr(stanza.AttrFrom)
 	switch string(kind) {
 	case "subscribe":
 		b := append(f.scratch(c), "<presence type='subscribed' to='"...)
@@ -353,7 +354,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	var self, created bool
 	for k, ok := x.First(); ok; k, ok = k.Next() {
 		if k.Is(nameStatus) {
-			code, _ := k.Attr(attrCode)
+			code, _ := k.Attr(stanza.AttrCode)
 			self = self || string(code) == "110"
 			created = created || string(code) == "201"
 		}

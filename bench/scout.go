@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -74,7 +75,7 @@ func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
 	return o, f.drain(ctx, f.groups[0].clients)
 }
 
-var attrJID, attrVar, attrCategory, attrKind = xmlstream.N("", "jid"), xmlstream.N("", "var"), xmlstream.N("", "category"), xmlstream.N("", "type")
+var attrJID, attrVar, attrCategory, attrKind = stanza.AttrJID, stanza.AttrVar, xmlstream.N("", "category"), stanza.AttrType
 
 func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Element) string {
 	q, ok := items.First()
@@ -83,7 +84,7 @@ func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Elemen
 	}
 	n := 0
 	for k, ok := q.First(); ok && n < 20; k, ok = k.Next() {
-		jid, ok := k.Attr(attrJID)
+		jid, ok := k.Attr(stanza.AttrJID)
 		if !ok {
 			continue
 		}
@@ -109,10 +110,10 @@ func info(e xmlstream.Element) (conference bool, vars []string) {
 		switch string(k.Local()) {
 		case "identity":
 			category, _ := k.Attr(attrCategory)
-			kind, _ := k.Attr(attrKind)
+			kind, _ := k.Attr(stanza.AttrType)
 			conference = conference || string(category) == "conference" && string(kind) == "text"
 		case "feature":
-			v, _ := k.Attr(attrVar)
+			v, _ := k.Attr(stanza.AttrVar)
 			vars = append(vars, string(v))
 		}
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"canto/session/jid"
+	"canto/session/stanza"
 )
 
 // A Ticket numbers what was given to the store; tickets grow and become durable in order. Zero is
@@ -170,7 +171,7 @@ func (e *Entity) unlike() {
 // else internal-server-error.
 func (ev *Stanza) FailCommit(err error) Verdict {
 	if full, ok := err.(interface{ Full() bool }); ok && full.Full() {
-		return ev.Fail(ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
-	return ev.Fail(InternalServerError)
+	return ev.Fail(stanza.InternalServerError)
 }

@@ -1,123 +1,9 @@
 package session
 
 import (
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
-
-// Namespaces of RFC 6120.
-const (
-	NSClient  = "jabber:client"
-	NSServer  = "jabber:server"
-	NSStream  = "http://etherx.jabber.org/streams"
-	nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	nsStreams = "urn:ietf:params:xml:ns:xmpp-streams"
-)
-
-// A Condition is a defined condition of a stanza error (RFC 6120 §8.3.3).
-type Condition uint8
-
-// The conditions, in the RFC's order.
-const (
-	BadRequest Condition = iota
-	Conflict
-	FeatureNotImplemented
-	Forbidden
-	Gone
-	InternalServerError
-	ItemNotFound
-	JIDMalformed
-	NotAcceptable
-	NotAllowed
-	NotAuthorized
-	PolicyViolation
-	RecipientUnavailable
-	Redirect
-	RegistrationRequired
-	RemoteServerNotFound
-	RemoteServerTimeout
-	ResourceConstraint
-	ServiceUnavailable
-	SubscriptionRequired
-	UndefinedCondition
-	UnexpectedRequest
-	numConditions
-)
-
-var conditions = [numConditions]struct{ name, typ string }{
-	BadRequest:            {"bad-request", "modify"},
-	Conflict:              {"conflict", "cancel"},
-	FeatureNotImplemented: {"feature-not-implemented", "cancel"},
-	Forbidden:             {"forbidden", "auth"},
-	Gone:                  {"gone", "cancel"},
-	InternalServerError:   {"internal-server-error", "cancel"},
-	ItemNotFound:          {"item-not-found", "cancel"},
-	JIDMalformed:          {"jid-malformed", "modify"},
-	NotAcceptable:         {"not-acceptable", "modify"},
-	NotAllowed:            {"not-allowed", "cancel"},
-	NotAuthorized:         {"not-authorized", "auth"},
-	PolicyViolation:       {"policy-violation", "modify"},
-	RecipientUnavailable:  {"recipient-unavailable", "wait"},
-	Redirect:              {"redirect", "modify"},
-	RegistrationRequired:  {"registration-required", "auth"},
-	RemoteServerNotFound:  {"remote-server-not-found", "cancel"},
-	RemoteServerTimeout:   {"remote-server-timeout", "wait"},
-	ResourceConstraint:    {"resource-constraint", "wait"},
-	ServiceUnavailable:    {"service-unavailable", "cancel"},
-	SubscriptionRequired:  {"subscription-required", "auth"},
-	UndefinedCondition:    {"undefined-condition", "cancel"},
-	UnexpectedRequest:     {"unexpected-request", "wait"},
-}
-
-var conditionNames [numConditions]xmlstream.Name
-
-func init() {
-	for i := range conditions {
-		conditionNames[i] = xmlstream.N(nsStanzas, conditions[i].name)
-	}
-}
-
-// String is the condition's element name.
-func (c Condition) String() string { return conditions[c].name }
-
-// Type is the error type that the condition usually has (RFC 6120 §8.3.2).
-func (c Condition) Type() string { return conditions[c].typ }
-
-// A StanzaError is a condition with what may go with it. The zero Type is the condition's usual one,
-// the zero App no application-specific condition.
-type StanzaError struct {
-	Condition Condition
-	Type      string
-	Text      string
-	App       xmlstream.Name
-}
-
-var (
-	nameError = xmlstream.N(NSClient, "error")
-	nameText  = xmlstream.N(nsStanzas, "text")
-	attrType  = xmlstream.N("", "type")
-	attrTo    = xmlstream.N("", "to")
-	attrFrom  = xmlstream.N("", "from")
-	attrID    = xmlstream.N("", "id")
-	attrVer   = xmlstream.N("", "version")
-	attrLang  = xmlstream.N("http://www.w3.org/XML/1998/namespace", "lang")
-)
-
-// append writes e as the <error/> child of a stanza.
-func (e StanzaError) append(a *xmlstream.Appender) {
-	typ := e.Type
-	if typ == "" {
-		typ = e.Condition.Type()
-	}
-	a.Open(nameError).Attr(attrType, typ)
-	a.Open(conditionNames[e.Condition]).Close()
-	if e.Text != "" {
-		a.Open(nameText).Text(e.Text).Close()
-	}
-	if e.App != (xmlstream.Name{}) {
-		a.Open(e.App).Close()
-	}
-	a.Close()
-}
 
 // A StreamError ends a stream (RFC 6120 §4.9). Condition is one of the defined conditions of
 // §4.9.3; App is an application-specific condition beside it, and may be zero.
@@ -154,8 +40,8 @@ var (
 	ErrUnsupportedVersion  = &StreamError{Condition: "unsupported-version"}
 	errStanzaTooBig        = &StreamError{Condition: "policy-violation", App: xmlstream.N("urn:xmpp:errors", "stanza-too-big")}
 	errSlowReader          = &StreamError{Condition: "policy-violation", Text: "outbox limit reached: the client does not read"}
-	nameStreamErr          = xmlstream.N(NSStream, "error")
-	nameStreamErrText      = xmlstream.N(nsStreams, "text")
+	nameStreamErr          = xmlstream.N(stanza.NSStream, "error")
+	nameStreamErrText      = xmlstream.N(stanza.NSStreams, "text")
 	streamErrorConditions  = map[string]xmlstream.Name{}
 	definedStreamCondition = []string{
 		"bad-format", "bad-namespace-prefix", "conflict", "connection-timeout", "host-gone", "host-unknown",
@@ -168,7 +54,7 @@ var (
 
 func init() {
 	for _, c := range definedStreamCondition {
-		streamErrorConditions[c] = xmlstream.N(nsStreams, c)
+		streamErrorConditions[c] = xmlstream.N(stanza.NSStreams, c)
 	}
 }
 
@@ -182,7 +68,7 @@ func (e *StreamError) AppendTo(dst []byte) []byte {
 	}
 	a.Open(name).Close()
 	if e.Text != "" {
-		a.Open(nameStreamErrText).Attr(attrLang, "en").Text(e.Text).Close()
+		a.Open(nameStreamErrText).Attr(stanza.AttrLang, "en").Text(e.Text).Close()
 	}
 	if e.App != (xmlstream.Name{}) {
 		a.Open(e.App).Close()

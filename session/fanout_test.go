@@ -8,6 +8,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/sessiontest"
+	"canto/session/stanza"
 )
 
 // Broadcasts to ten thousand on two loops never have a turn deliver more than a share, whether it is one or
@@ -54,7 +55,7 @@ func TestFanoutShares(t *testing.T) {
 		delivered := func() (n int) {
 			for _, l := range s.Router.Locals() {
 				st := l.Stats()
-				n += int(st.Out[session.Message])
+				n += int(st.Out[stanza.Message])
 			}
 			return n
 		}

@@ -10,6 +10,7 @@ import (
 	"canto/reactor"
 	"canto/reactor/buf"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -51,10 +52,10 @@ type Local struct {
 
 // Stats are a loop's counters: plain numbers that only the loop writes.
 type Stats struct {
-	In, Out             [numKinds]uint64 // stanzas from clients; delivered to sessions
-	Bound, Unbound      uint64           // sessions
+	In, Out             [stanza.NumKinds]uint64 // stanzas from clients; delivered to sessions
+	Bound, Unbound      uint64                  // sessions
 	Streams, StreamsEnd uint64
-	Bounced             [numConditions]uint64
+	Bounced             [stanza.NumConditions]uint64
 	StreamErrors        map[string]uint64 // by condition; a fixed set
 	Mailed, Inboxed     uint64
 	InboxFull           uint64
@@ -157,9 +158,9 @@ func (l *Local) panicked(r any, who jid.JID) {
 
 // failed answers an iq request whose handler has panicked (RFC 6120 §8.2.3: each request has one answer).
 func (l *Local) failed(ev *Stanza) {
-	if ev.Kind == IQ && (ev.Type == TypeGet || ev.Type == TypeSet) {
+	if ev.Kind == stanza.IQ && (ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet) {
 		ev.on = l
-		ev.Fail(InternalServerError)
+		ev.Fail(stanza.InternalServerError)
 	}
 }
 
@@ -489,7 +490,7 @@ func (a *Account) forget(l *Local) {
 			continue
 		}
 		for _, h := range o.held {
-			if h.kind == IQ {
+			if h.kind == stanza.IQ {
 				l.again(h) // a request has an answer all the same
 			}
 		}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -11,7 +12,7 @@ type letter struct {
 	from, to jid.JID
 	bytes    []byte // in the loop's mail buffer, or the inbox's own copy
 	lang     string
-	kind     Kind
+	kind     stanza.Kind
 	target   Target
 	hops     uint8
 	answer   bool // made by this server for one session: no chain looks at it
@@ -140,11 +141,11 @@ func (l *Local) deliverAnswer(lt letter) bool {
 func (lt *letter) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, lt.from, lt.to, lt.hops
 	ev.lang, ev.bare, ev.Target = lt.lang, lt.bare, lt.target
-	if ev.Kind = lt.kind; ev.Kind == Nonza {
-		ev.Kind = kindOf(e)
+	if ev.Kind = lt.kind; ev.Kind == stanza.Nonza {
+		ev.Kind = stanza.KindOf(e)
 	}
-	t, _ := e.Attr(attrType)
-	ev.Type = parseType(ev.Kind, t)
+	t, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(ev.Kind, t)
 	if ev.Host == nil {
 		ev.Host, _ = l.router.Table.Host(domainOf(lt.to))
 	}
@@ -164,7 +165,7 @@ func (l *Local) enqueue(a *Account, ev *Stanza) {
 	if !a.put(item{letter: lt}) {
 		l.stats.InboxFull++
 		l.stats.Limits["inbox"]++
-		ev.Fail(ResourceConstraint)
+		ev.Fail(stanza.ResourceConstraint)
 		return
 	}
 	l.load(a)
@@ -183,9 +184,9 @@ func (l *Local) arriveLetter(a *Account, lt letter, err error) {
 	ev.Host = a.host
 	if err != nil {
 		if err == ErrBusy {
-			ev.Fail(ResourceConstraint)
+			ev.Fail(stanza.ResourceConstraint)
 		} else {
-			ev.Fail(InternalServerError)
+			ev.Fail(stanza.InternalServerError)
 		}
 		return
 	}

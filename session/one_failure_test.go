@@ -13,6 +13,7 @@ import (
 	"canto/session/mod"
 	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -417,7 +418,7 @@ func TestPanicAtAContact(t *testing.T) {
 	panics := 0
 	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
 		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-			if panics > 0 && ev.Type == session.TypeUnsubscribed {
+			if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
 				panics--
 				panic("for the test")
 			}

@@ -6,6 +6,7 @@ import (
 
 	"canto/reactor"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -35,7 +36,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 		st.Close(ErrInvalidXML) // a second header without a restart
 		return
 	}
-	if string(e.Local()) != "stream" || string(e.Space()) != NSStream {
+	if string(e.Local()) != "stream" || string(e.Space()) != stanza.NSStream {
 		if string(e.Local()) == "stream" {
 			st.Close(ErrInvalidNamespace)
 		} else {
@@ -68,7 +69,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 // itself, as in prefix-free canonicalization, or nothing at all.
 func contentNamespace(def xmlstream.Atom) bool {
 	switch def.String() {
-	case NSClient, NSStream:
+	case stanza.NSClient, stanza.NSStream:
 		return true
 	}
 	return def == xmlstream.None
@@ -77,7 +78,7 @@ func contentNamespace(def xmlstream.Atom) bool {
 // readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
 // succeeded (attack S01).
 func (st *Stream) readHeader(e xmlstream.Element) error {
-	to, ok := e.Attr(attrTo)
+	to, ok := e.Attr(stanza.AttrTo)
 	if !ok {
 		return ErrHostUnknown
 	}
@@ -101,11 +102,11 @@ func (st *Stream) readHeader(e xmlstream.Element) error {
 		h.conns.Add(1)
 		st.bits |= bitCounted
 	}
-	v, ok := e.Attr(attrVer)
+	v, ok := e.Attr(stanza.AttrVersion)
 	if !ok || len(v) == 0 || v[0] == '0' { // RFC 6120 §4.7.5: we speak 1.0 and no less
 		return ErrUnsupportedVersion
 	}
-	if from, ok := e.Attr(attrFrom); ok {
+	if from, ok := e.Attr(stanza.AttrFrom); ok {
 		if f, err := st.loop.JID(from); err == nil {
 			st.deal.from = f
 		}
@@ -177,8 +178,8 @@ func (st *Stream) feature(e, payload xmlstream.Element, iq bool) *StreamFeature 
 
 // negotiate takes an element of a stream without a session (RFC 6120 §4.3).
 func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
-	kind := kindOf(e)
-	if kind == Nonza {
+	kind := stanza.KindOf(e)
+	if kind == stanza.Nonza {
 		if f := st.feature(e, e, false); f != nil {
 			f.Handle(st, e)
 			return
@@ -194,17 +195,17 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 		st.Close(ErrUnsupportedStanza)
 		return
 	}
-	if kind == IQ {
-		if typ, _ := e.Attr(attrType); string(typ) == "set" || string(typ) == "get" {
+	if kind == stanza.IQ {
+		if typ, _ := e.Attr(stanza.AttrType); string(typ) == "set" || string(typ) == "get" {
 			if p, ok := e.First(); ok {
 				if f := st.feature(e, p, true); f != nil {
 					f.Handle(st, e)
 					return
 				}
 			}
-			if id, ok := e.Attr(attrID); ok && st.traits&HasUser != 0 && st.forUs(e) {
+			if id, ok := e.Attr(stanza.AttrID); ok && st.traits&HasUser != 0 && st.forUs(e) {
 				// RFC 6120 §7.1 ends the stream for a stanza to others only.
-				st.FailIQ(string(id), ServiceUnavailable)
+				st.FailIQ(string(id), stanza.ServiceUnavailable)
 				return
 			}
 		}
@@ -215,7 +216,7 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 
 // forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
 func (st *Stream) forUs(e xmlstream.Element) bool {
-	to, directed := e.Attr(attrTo)
+	to, directed := e.Attr(stanza.AttrTo)
 	if !directed {
 		return true
 	}
@@ -442,10 +443,10 @@ func (st *Stream) Hold() {
 func (st *Stream) Unhold() { st.unpark(parkedOutbox) }
 
 // FailIQ answers an iq of a stream without a session with a stanza error.
-func (st *Stream) FailIQ(id string, c Condition) {
+func (st *Stream) FailIQ(id string, c stanza.Condition) {
 	a := st.loop.Appender()
-	a.Open(IQName).Attr(attrType, "error").Attr(attrID, id)
-	StanzaError{Condition: c}.append(a)
+	a.Open(stanza.IQName).Attr(stanza.AttrType, "error").Attr(stanza.AttrID, id)
+	stanza.Error{Condition: c}.Append(a)
 	a.Close()
 	st.loop.stats.Bounced[c]++
 	st.Send(a.B)

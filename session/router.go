@@ -8,6 +8,7 @@ import (
 
 	"canto/reactor"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -108,25 +109,13 @@ func (l *Local) receive(st *Stream, e xmlstream.Element) {
 		l.negotiate(st, e)
 		return
 	}
-	kind := kindOf(e)
-	if kind == Nonza {
+	kind := stanza.KindOf(e)
+	if kind == stanza.Nonza {
 		l.nonza(st, e)
 		return
 	}
 	l.stats.In[kind]++
 	l.stanza(st, kind, e)
-}
-
-func kindOf(e xmlstream.Element) Kind {
-	switch e.Name() {
-	case kindElements[Message]:
-		return Message
-	case kindElements[Presence]:
-		return Presence
-	case kindElements[IQ]:
-		return IQ
-	}
-	return Nonza
 }
 
 // nonza finds the feature that a bound stream's element belongs to.
@@ -149,16 +138,16 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 }
 
 // stanza checks what every stanza from a client owes (RFC 6120 §8.1), and routes it.
-func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
+func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	s := st.sess
 	ev := l.push()
 	defer l.pop()
 	ev.on, ev.stream, ev.Session, ev.Host = l, st, s, s.account.host
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
 	ev.lang = st.Lang()
-	typ, _ := e.Attr(attrType)
-	ev.Type = parseType(kind, typ)
-	if from, ok := e.Attr(attrFrom); ok {
+	typ, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(kind, typ)
+	if from, ok := e.Attr(stanza.AttrFrom); ok {
 		// RFC 6120 §8.1.2.1: the server stamps it; what the client wrote must be its own.
 		j, err := l.JID(from)
 		if err != nil || j != s.jid && j != s.account.bare {
@@ -166,7 +155,7 @@ func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
 			return
 		}
 	}
-	to, directed := e.Attr(attrTo)
+	to, directed := e.Attr(stanza.AttrTo)
 	switch {
 	case !directed:
 		ev.bare, ev.To, ev.Target = true, s.account.bare, ToSelf
@@ -174,18 +163,18 @@ func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
 		j, err := l.JID(to)
 		if err != nil {
 			ev.bare, ev.To = true, s.account.bare
-			ev.Fail(JIDMalformed)
+			ev.Fail(stanza.JIDMalformed)
 			return
 		}
 		ev.To = j
 		ev.Target = l.target(ev)
 	}
-	if ev.Type == TypeUnknown {
-		ev.Fail(BadRequest)
+	if ev.Type == stanza.TypeUnknown {
+		ev.Fail(stanza.BadRequest)
 		return
 	}
-	if kind == IQ && !wellFormedIQ(ev) {
-		ev.Fail(BadRequest)
+	if kind == stanza.IQ && !wellFormedIQ(ev) {
+		ev.Fail(stanza.BadRequest)
 		return
 	}
 	l.route(ev)
@@ -194,7 +183,7 @@ func (l *Local) stanza(st *Stream, kind Kind, e xmlstream.Element) {
 // wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
 // result.
 func wellFormedIQ(ev *Stanza) bool {
-	if _, ok := ev.Element.Attr(attrID); !ok || ev.Type == TypeNone {
+	if _, ok := ev.Element.Attr(stanza.AttrID); !ok || ev.Type == stanza.TypeNone {
 		return false
 	}
 	n := 0
@@ -202,9 +191,9 @@ func wellFormedIQ(ev *Stanza) bool {
 		n++
 	}
 	switch ev.Type {
-	case TypeGet, TypeSet:
+	case stanza.TypeGet, stanza.TypeSet:
 		return n == 1
-	case TypeResult:
+	case stanza.TypeResult:
 		return n <= 1
 	}
 	return true
@@ -272,9 +261,9 @@ func (l *Local) depart(a *Account, ev *Stanza) Verdict {
 	h := a.host.Profile().Hooks
 	var c *Chain[StanzaFunc]
 	switch ev.Kind {
-	case Message:
+	case stanza.Message:
 		c = &h.PreMessage[ev.Target]
-	case Presence:
+	case stanza.Presence:
 		c = &h.PrePresence[ev.Target]
 	default:
 		c = &h.PreIQ[ev.Target]
@@ -310,7 +299,7 @@ func (l *Local) resume(a *Account, lt letter, err error) {
 		ev.stream = lt.stream
 	}
 	if err != nil || !a.resident.exists {
-		ev.Fail(InternalServerError)
+		ev.Fail(stanza.InternalServerError)
 		return
 	}
 	if l.depart(a, ev) == Pass {
@@ -330,7 +319,7 @@ func (l *Local) forward(ev *Stanza) {
 	if !ours {
 		p := ev.Host.Profile()
 		if Run(&p.Hooks.Remote, ev) == Pass {
-			ev.Fail(RemoteServerNotFound)
+			ev.Fail(stanza.RemoteServerNotFound)
 		}
 		return
 	}
@@ -345,7 +334,7 @@ func (l *Local) forward(ev *Stanza) {
 			l.lock(e)
 			ev.at = e
 			if e.resident.kind.Stanza(ev) == Pass {
-				ev.Fail(ServiceUnavailable)
+				ev.Fail(stanza.ServiceUnavailable)
 			}
 			l.unlock()
 			return
@@ -381,26 +370,26 @@ func (l *Local) arriveAt(a *Account, ev *Stanza) {
 // arrive runs the chain of a stanza at its recipient, whose lock is held, or at a host.
 func (l *Local) arrive(h *Hooks, ev *Stanza) {
 	switch ev.Kind {
-	case Message:
+	case stanza.Message:
 		if Run(&h.Message[ev.Target], ev) == Pass {
-			ev.Fail(ServiceUnavailable)
+			ev.Fail(stanza.ServiceUnavailable)
 		}
-	case Presence:
+	case stanza.Presence:
 		Run(&h.Presence[ev.Target], ev)
-	case IQ:
+	case stanza.IQ:
 		c := &h.IQ[ev.Target]
 		if runPhases(c, ev, Guard, Deliver) == Done {
 			return
 		}
-		if ev.Type == TypeGet || ev.Type == TypeSet {
-			if f, ok := h.iq[iqKey{ev.Target, ev.Type == TypeSet, ev.Payload().Name()}]; ok {
+		if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
+			if f, ok := h.iq[iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}]; ok {
 				if f.f(ev) == Done {
 					return
 				}
 			}
 		}
 		if runPhases(c, ev, Deliver, Fallback+1) == Pass {
-			ev.Fail(ServiceUnavailable)
+			ev.Fail(stanza.ServiceUnavailable)
 		}
 	}
 }
@@ -409,18 +398,18 @@ func (l *Local) arrive(h *Hooks, ev *Stanza) {
 // account hides from the sender answers so.
 func (ev *Stanza) Absent() Verdict {
 	switch ev.Kind {
-	case Presence:
+	case stanza.Presence:
 		return Done
-	case Message:
-		if ev.Type == TypeHeadline && ev.Target != ToFull {
+	case stanza.Message:
+		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
 			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
 		}
-	case IQ:
+	case stanza.IQ:
 		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
 			return Done
 		}
 	}
-	return ev.Fail(ServiceUnavailable)
+	return ev.Fail(stanza.ServiceUnavailable)
 }
 
 func domainOf(j jid.JID) string {
@@ -461,11 +450,11 @@ func (s *Session) deliver(p Parcel) (ok, crowded bool) {
 // to, xml:lang the sender's if the stanza has none (RFC 6120 §8.1), and what was added behind the
 // children.
 func (ev *Stanza) Append(dst []byte) []byte {
-	from := xmlstream.Attr{Name: attrFrom, Value: ev.From.String()}
-	to := xmlstream.Attr{Name: attrTo, Value: ev.To.String()}
+	from := xmlstream.Attr{Name: stanza.AttrFrom, Value: ev.From.String()}
+	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
 	start := len(dst)
-	if _, has := ev.Element.Attr(attrLang); ev.lang != "" && !has {
-		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: attrLang, Value: ev.lang})
+	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
+		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
 	} else {
 		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to)
 	}
@@ -478,8 +467,8 @@ func (ev *Stanza) Append(dst []byte) []byte {
 // AppendKept appends ev as it is to be kept for later: with the sender's xml:lang if it has none of its own
 // (RFC 6120 §8.1.5), and otherwise as it was sent.
 func (ev *Stanza) AppendKept(dst []byte) []byte {
-	if _, has := ev.Element.Attr(attrLang); ev.lang != "" && !has {
-		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: attrLang, Value: ev.lang})
+	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
+		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
 	}
 	return ev.Element.Append(dst, xmlstream.Streamed)
 }
@@ -517,7 +506,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 // now is heard no more (XEP-0191 §3.3). from and to, where they are not zero, replace what el has. A message
 // goes ahead of what s holds back. It reports whether s has it or must not have it; false: there is no room, or s
 // has [Session.Ended]. What may be large is handed over [SliceBytes] at a time. Under the account's lock.
-func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) bool {
+func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
 	e, err := l.Parser.Element(el)
 	if err != nil {
 		l.Log.Error("a stored stanza does not parse", "jid", s.jid.String(), "err", err)
@@ -526,18 +515,18 @@ func (l *Local) HandOver(s *Session, kind Kind, from, to jid.JID, el []byte) boo
 	defer l.Parser.Release(e)
 	sender := from
 	if sender.IsZero() {
-		v, _ := e.Attr(attrFrom)
+		v, _ := e.Attr(stanza.AttrFrom)
 		sender, _ = l.JID(v)
 	}
 	if !l.mayHave(s, sender) {
 		return true
 	}
 	if !from.IsZero() {
-		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: attrFrom, Value: from.String()},
-			xmlstream.Attr{Name: attrTo, Value: to.String()})
+		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()},
+			xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()})
 		el = l.scratch
 	}
-	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: kind == Message, From: sender, To: to})
+	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: kind == stanza.Message, From: sender, To: to})
 	if ok {
 		l.stats.Out[kind]++
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -42,7 +43,7 @@ type out struct {
 type heldElement struct {
 	bytes    []byte // Streamed
 	from, to jid.JID
-	kind     Kind
+	kind     stanza.Kind
 }
 
 // What a session may hold back.
@@ -93,7 +94,7 @@ var interested = NewFlag("interested")
 type Parcel struct {
 	Bytes []byte
 	Form  xmlstream.Form
-	Kind  Kind
+	Kind  stanza.Kind
 	// First marks a stored message, which a catching session gets before everything that it holds back.
 	First bool
 	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
@@ -138,7 +139,7 @@ func (s *Session) send(p Parcel) (ok bool) {
 		return true
 	}
 	switch {
-	case s.catching && p.Kind == Message:
+	case s.catching && p.Kind == stanza.Message:
 		return false // it is stored behind what s is given
 	case s.wire == nil || s.out.clogged:
 		s.ended = true // it does not read; or it could not be resumed without a hole
@@ -162,7 +163,7 @@ func (s *Session) waits(p Parcel) bool {
 	case p.From.IsZero():
 		return false
 	}
-	return s.catching && p.Kind == Message || s.out != nil && len(s.out.held) > 0
+	return s.catching && p.Kind == stanza.Message || s.out != nil && len(s.out.held) > 0
 }
 
 // clog has everything wait until the wire has taken what it has. Under the outbox lock.
@@ -214,11 +215,11 @@ func (s *Session) hold(p Parcel) bool {
 		s.out = new(out)
 	}
 	o, room := s.out, 2
-	if p.Kind == Message {
+	if p.Kind == stanza.Message {
 		room = 1
 	}
-	if o.full && p.Kind == Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
-		o.full = o.full || p.Kind == Message
+	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
+		o.full = o.full || p.Kind == stanza.Message
 		return false
 	}
 	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
@@ -285,7 +286,7 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 			break
 		}
 		if !h.from.IsZero() && !l.mayHave(s, h.from) {
-			if h.kind == IQ {
+			if h.kind == stanza.IQ {
 				l.again(h) // it has an answer, as to an address that takes nothing
 			}
 			continue
@@ -362,7 +363,7 @@ func (s *Session) TakeHeld(keep func(el []byte) bool) {
 	}
 	rest := o.held[:0]
 	for _, h := range o.held {
-		if h.kind != Message || h.to.IsZero() || !keep(h.bytes) {
+		if h.kind != stanza.Message || h.to.IsZero() || !keep(h.bytes) {
 			rest = append(rest, h)
 		}
 	}
@@ -377,7 +378,7 @@ func (s *Session) TakeHeld(keep func(el []byte) bool) {
 
 // again routes an element once more that a session held back.
 func (l *Local) again(h heldElement) {
-	if !h.to.IsZero() && h.kind != Presence {
+	if !h.to.IsZero() && h.kind != stanza.Presence {
 		l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
 	}
 }

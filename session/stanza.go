@@ -3,6 +3,7 @@ package session
 import (
 	"canto/reactor"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -13,8 +14,8 @@ type Stanza struct {
 	Host     *Host    // where it is looked at now
 	Element  xmlstream.Element
 	From, To jid.JID
-	Kind     Kind
-	Type     Type
+	Kind     stanza.Kind
+	Type     stanza.Type
 	Target   Target
 	Fresh    bool // straight from a local client: the Pre chain is yet to run
 	Hops     uint8
@@ -74,7 +75,7 @@ func (ev *Stanza) Directed() bool { return !ev.bare }
 
 // ID is the 'id' attribute.
 func (ev *Stanza) ID() []byte {
-	v, _ := ev.Element.Attr(attrID)
+	v, _ := ev.Element.Attr(stanza.AttrID)
 	return v
 }
 
@@ -98,15 +99,15 @@ func (l *Local) Appender() *xmlstream.Appender {
 
 // header writes the start of an answer to ev: its addresses and id.
 func (ev *Stanza) header(a *xmlstream.Appender, typ string) {
-	a.Open(kindElements[ev.Kind])
-	a.Attr(attrType, typ)
-	if id, ok := ev.Element.Attr(attrID); ok {
-		a.AttrBytes(attrID, id)
+	a.Open(ev.Kind.Name())
+	a.Attr(stanza.AttrType, typ)
+	if id, ok := ev.Element.Attr(stanza.AttrID); ok {
+		a.AttrBytes(stanza.AttrID, id)
 	}
 	if !ev.bare && !ev.To.IsZero() {
-		a.Attr(attrFrom, ev.To.String())
+		a.Attr(stanza.AttrFrom, ev.To.String())
 	}
-	a.Attr(attrTo, ev.From.String())
+	a.Attr(stanza.AttrTo, ev.From.String())
 }
 
 // Reply answers an iq by mail to ev.From: the result's addresses are in place, and build, which may
@@ -124,18 +125,18 @@ func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
 
 // Fail answers by mail with a stanza error of this condition and its usual type, unless ev is an
 // error or an iq result itself (RFC 6120 §8.3.1).
-func (ev *Stanza) Fail(c Condition) Verdict { return ev.FailWith(StanzaError{Condition: c}) }
+func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.Error{Condition: c}) }
 
 // FailWith is Fail with more to say.
-func (ev *Stanza) FailWith(e StanzaError) Verdict {
-	if ev.Type == TypeError || ev.Type == TypeResult && ev.Kind == IQ {
+func (ev *Stanza) FailWith(e stanza.Error) Verdict {
+	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ {
 		return Done
 	}
 	ev.failed = true
 	ev.on.stats.Bounced[e.Condition]++
 	a := ev.Appender()
 	ev.header(a, "error")
-	e.append(a)
+	e.Append(a)
 	a.Close()
 	ev.on.answer(ev, a.B)
 	return Done
@@ -152,14 +153,14 @@ func (ev *Stanza) Picked(s *Session) bool {
 		return false
 	}
 	if ev.Target == ToFull {
-		if r := ev.acct.Resource(ev.To); r != nil || ev.Type != TypeChat {
+		if r := ev.acct.Resource(ev.To); r != nil || ev.Type != stanza.TypeChat {
 			return r == s // RFC 6121 §8.5.3.2.1: only a chat goes on to the bare JID
 		}
 	}
 	switch ev.Type {
-	case TypeGroupchat, TypeError:
+	case stanza.TypeGroupchat, stanza.TypeError:
 		return false
-	case TypeHeadline:
+	case stanza.TypeHeadline:
 		return s.Available() && s.priority >= 0
 	}
 	return s.Available() && s.priority >= 0 && s.priority == ev.acct.TopPriority()
@@ -181,7 +182,7 @@ func (a *Account) TopPriority() int8 {
 // then, but not if the account is. Anywhere else it panics. After 30 s the answer is remote-server-timeout
 // and the stream goes on; then still runs when work ends, and what it answers goes nowhere. Cold path.
 func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
-	if ev.acct == nil || ev.Kind != IQ {
+	if ev.acct == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an account")
 	}
 	l, kept, a, st := ev.on, ev.Keep(), ev.acct, ev.stream
@@ -189,7 +190,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	late := &overdue{then: func() {
 		l.lock(&a.Entity)
 		kept.on, kept.at, kept.acct = l, &a.Entity, a
-		kept.Fail(RemoteServerTimeout)
+		kept.Fail(stanza.RemoteServerTimeout)
 		l.unlock()
 		if st != nil {
 			st.unpark(parkedWork)
@@ -204,7 +205,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 		if st != nil {
 			st.unpark(parkedWork)
 		}
-		return ev.Fail(ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	l.Loop.Arm(&late.timer, l.Loop.Tick()+awaitTicks, late)
 	return Done
@@ -248,16 +249,3 @@ func (o *overdue) OnTimer(*reactor.Loop) {
 	o.fired = true
 	o.then()
 }
-
-var kindElements = [numKinds]xmlstream.Name{
-	Message:  xmlstream.N(NSClient, "message"),
-	Presence: xmlstream.N(NSClient, "presence"),
-	IQ:       xmlstream.N(NSClient, "iq"),
-}
-
-// Element names of the three kinds, for modules that write stanzas.
-var (
-	MessageName  = kindElements[Message]
-	PresenceName = kindElements[Presence]
-	IQName       = kindElements[IQ]
-)

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"canto/bench"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -55,7 +56,6 @@ func (s *stream) askForm() (*form, error) {
 }
 
 var (
-	attrVar      = xmlstream.N("", "var")
 	nameRequired = xmlstream.N(nsForm, "required")
 	nameValue    = xmlstream.N(nsForm, "value")
 )
@@ -66,8 +66,8 @@ func dataForm(x xmlstream.Element) (*form, error) {
 		if string(k.Local()) != "field" || string(k.Space()) != nsForm {
 			continue
 		}
-		name, _ := k.Attr(attrVar)
-		kind, _ := k.Attr(attrType)
+		name, _ := k.Attr(stanza.AttrVar)
+		kind, _ := k.Attr(stanza.AttrType)
 		if len(name) == 0 || string(kind) == "fixed" {
 			continue
 		}

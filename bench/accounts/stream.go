@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"canto/bench"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -29,12 +30,8 @@ var (
 	nameError    = xmlstream.N(nsStream, "error")
 	nameStartTLS = xmlstream.N(nsTLS, "starttls")
 	nameProceed  = xmlstream.N(nsTLS, "proceed")
-	nameIQ       = xmlstream.N("jabber:client", "iq")
-	nameStanza   = xmlstream.N("jabber:client", "error")
 	nameText     = xmlstream.N(nsStanzas, "text")
 	nameQuery    = xmlstream.N(nsRegister, "query")
-	attrType     = xmlstream.N("", "type")
-	attrID       = xmlstream.N("", "id")
 )
 
 // A stream is one connection of somebody who is not known yet. For one goroutine.
@@ -223,7 +220,7 @@ func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error)
 		if err != nil {
 			return e, err
 		}
-		if got, _ := e.Attr(attrID); e.Is(nameIQ) && string(got) == id {
+		if got, _ := e.Attr(stanza.AttrID); e.Is(stanza.IQName) && string(got) == id {
 			return e, nil
 		}
 	}
@@ -245,15 +242,15 @@ func (f failure) Error() string {
 
 // failed is the error that an IQ is, or nil.
 func failed(e xmlstream.Element) error {
-	if t, _ := e.Attr(attrType); string(t) != "error" {
+	if t, _ := e.Attr(stanza.AttrType); string(t) != "error" {
 		return nil
 	}
 	f := failure{condition: "error"}
-	x, ok := e.Child(nameStanza)
+	x, ok := e.Child(stanza.ErrorName)
 	if !ok {
 		return f
 	}
-	t, _ := x.Attr(attrType)
+	t, _ := x.Attr(stanza.AttrType)
 	f.wait = string(t) == "wait"
 	for k, ok := x.First(); ok; k, ok = k.Next() {
 		switch {

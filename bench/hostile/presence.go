@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -91,11 +92,11 @@ func (s *session) hear(asked chan<- string) error {
 			s.Conn.Close() // the writer may wait
 			return err
 		}
-		if !e.Is(namePresence) {
+		if !e.Is(stanza.PresenceName) {
 			continue
 		}
-		if t, _ := e.Attr(attrType); string(t) == "subscribe" {
-			from, _ := e.Attr(attrFrom)
+		if t, _ := e.Attr(stanza.AttrType); string(t) == "subscribe" {
+			from, _ := e.Attr(stanza.AttrFrom)
 			select {
 			case asked <- string(xmlstream.AppendValue(nil, from)):
 			default:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -35,10 +36,6 @@ var (
 	nameJID        = xmlstream.N(nsBind, "jid")
 	nameLimits     = xmlstream.N(nsLimits, "limits")
 	nameMaxBytes   = xmlstream.N(nsLimits, "max-bytes")
-	nameIQ         = xmlstream.N(xmlstream.NSClient, "iq")
-	namePresence   = xmlstream.N(xmlstream.NSClient, "presence")
-	attrType       = xmlstream.N("", "type")
-	attrFrom       = xmlstream.N("", "from")
 )
 
 // A session is a connection with a stream on it that is read. It blocks.
@@ -291,11 +288,11 @@ func (s *session) bind() error {
 		if err != nil {
 			return err
 		}
-		if !e.Is(nameIQ) {
+		if !e.Is(stanza.IQName) {
 			continue
 		}
 		b, _ := e.Child(nameBind)
-		if t, _ := e.Attr(attrType); string(t) != "result" || b.IsZero() {
+		if t, _ := e.Attr(stanza.AttrType); string(t) != "result" || b.IsZero() {
 			return errors.New("the server refused to bind a resource")
 		}
 		j, ok := b.Child(nameJID)

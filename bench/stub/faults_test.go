@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"canto/session/sasl"
+	"canto/session/stanza"
 )
 
 // talk has bench1 send n messages to bench2, and returns the ids that arrived, in order.
@@ -24,7 +25,7 @@ func talk(t *testing.T, s *Server, a, b *peer, n int) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		id := attr(e, idAttr)
+		id := attr(e, stanza.AttrID)
 		if id == "end" {
 			return strings.Join(got, " ")
 		}
@@ -281,7 +282,7 @@ func TestMany(t *testing.T) {
 			n := 0
 			for {
 				e, err := b.next()
-				if err != nil || attr(e, idAttr) == "end" {
+				if err != nil || attr(e, stanza.AttrID) == "end" {
 					got <- n
 					return
 				}

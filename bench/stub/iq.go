@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -20,14 +21,11 @@ const (
 
 var (
 	rosterItem = xmlstream.N(nsRoster, "item")
-	jidAttr    = xmlstream.N("", "jid")
-	nameAttr   = xmlstream.N("", "name")
-	subAttr    = xmlstream.N("", "subscription")
 )
 
 // iq answers a request, or passes an IQ on to the session it is for.
 func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
-	kind := attr(e, typeAttr)
+	kind := attr(e, stanza.AttrType)
 	request := kind == "get" || kind == "set"
 	if request {
 		s.stats.IQs++
@@ -39,7 +37,7 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 	}
 	if to.Domain() == s.cfg.Domain && !to.IsBare() && to.Local() != "" {
 		if r := s.users[to.Bare().String()][to.Resource()]; r != nil {
-			r.send(e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+			r.send(e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 		} else {
 			s.bounce(c, e, "service-unavailable")
 		}
@@ -58,10 +56,10 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 		return
 	}
 	from := ""
-	if v := attr(e, toAttr); v != "" {
+	if v := attr(e, stanza.AttrTo); v != "" {
 		from = " from='" + q(v) + "'"
 	}
-	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", q(attr(e, idAttr)), from, q(c.full), body)
+	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", q(attr(e, stanza.AttrID)), from, q(c.full), body)
 }
 
 // answer is the payload of the result, or why there is none.
@@ -146,12 +144,12 @@ func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 	if !ok {
 		return "bad-request"
 	}
-	j, err := jid.Parse(attr(i, jidAttr))
+	j, err := jid.Parse(attr(i, stanza.AttrJID))
 	if err != nil {
 		return "jid-malformed"
 	}
 	other := j.Bare().String()
-	if attr(i, subAttr) == "remove" {
+	if attr(i, stanza.AttrSubscription) == "remove" {
 		if k := s.roster[c.bare][other]; k == nil || !k.listed {
 			return "item-not-found"
 		}
@@ -163,7 +161,7 @@ func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 		return ""
 	}
 	k := s.contact(c.bare, other)
-	k.listed, k.name = true, attr(i, nameAttr)
+	k.listed, k.name = true, attr(i, stanza.AttrName)
 	s.pushItem(c.bare, other)
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 
 	"canto/session/jid"
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -23,15 +24,6 @@ const (
 )
 
 var (
-	iqName       = xmlstream.N("jabber:client", "iq")
-	messageName  = xmlstream.N("jabber:client", "message")
-	presenceName = xmlstream.N("jabber:client", "presence")
-	fromAttr     = xmlstream.N("", "from")
-	toAttr       = xmlstream.N("", "to")
-	idAttr       = xmlstream.N("", "id")
-	typeAttr     = xmlstream.N("", "type")
-	mechAttr     = xmlstream.N("", "mechanism")
-
 	starttls     = xmlstream.N(nsTLS, "starttls")
 	auth         = xmlstream.N(nsSASL, "auth")
 	response     = xmlstream.N(nsSASL, "response")
@@ -141,14 +133,14 @@ func (c *client) negotiate(e xmlstream.Element) error {
 	case e.Is(auth) && c.user == "":
 		c.modern = nil
 		c.sasl = c.exchange()
-		return c.step(c.sasl.Start(attr(e, mechAttr), e.Text()))
+		return c.step(c.sasl.Start(attr(e, stanza.AttrMechanism), e.Text()))
 	case e.Is(authenticate) && c.user == "" && c.s.cfg.SASL2:
 		return c.authenticate(e)
 	case (e.Is(response) || e.Is(response2)) && c.sasl != nil:
 		return c.step(c.sasl.Next(e.Text()))
 	case (e.Is(abort) || e.Is(abort2)) && c.sasl != nil:
 		return c.step(c.sasl.Abort())
-	case e.Is(iqName):
+	case e.Is(stanza.IQName):
 		return c.early(e)
 	}
 	return errEnd
@@ -270,7 +262,7 @@ func (s *Server) derive(password string) sasl.Keys {
 
 // early takes IQs before binding: the binding itself, and registration.
 func (c *client) early(e xmlstream.Element) error {
-	id := q(attr(e, idAttr))
+	id := q(attr(e, stanza.AttrID))
 	if b, ok := e.Child(bind); ok && c.user != "" {
 		resource := ""
 		if r, ok := b.Child(resourceName); ok {
@@ -284,7 +276,7 @@ func (c *client) early(e xmlstream.Element) error {
 	if !ok || c.user != "" {
 		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, nsStanzas)
 	}
-	if attr(e, typeAttr) == "get" {
+	if attr(e, stanza.AttrType) == "get" {
 		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, nsRegister)
 	}
 	if cond := c.s.register(query); cond != "" {

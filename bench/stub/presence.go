@@ -2,6 +2,7 @@ package stub
 
 import (
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -38,7 +39,7 @@ func (s *Server) contact(account, other string) *contact {
 }
 
 func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
-	kind := attr(e, typeAttr)
+	kind := attr(e, stanza.AttrType)
 	switch {
 	case s.isRoom(to):
 		s.roomPresence(c, to, kind, e)
@@ -53,7 +54,7 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 		} else {
 			c.directed[to.String()] = true
 		}
-		s.tell(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+		s.tell(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	case kind == "unavailable":
 		s.leave(c)
 	default:
@@ -66,13 +67,13 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	first := c.available.IsZero()
 	c.available = e.Clone()
-	s.tell(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full}))
+	s.tell(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	if !first {
 		return
 	}
 	for _, o := range s.audience(c, toward) {
 		if o != c {
-			s.tell([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: o.full}))
+			s.tell([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 		}
 	}
 }
@@ -152,7 +153,7 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 		mine.asked, theirs.ask = false, false
 		mine.sub, theirs.sub = mine.sub&^back, theirs.sub&^toward
 	}
-	s.tell(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.bare}, xmlstream.Attr{Name: toAttr, Value: other}))
+	s.tell(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
 	if *mine != before {
 		s.pushItem(c.bare, other)
 	}
@@ -162,7 +163,7 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 	if kind == "subscribed" {
 		for _, o := range s.users[c.bare] {
 			if !o.available.IsZero() {
-				s.tell(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: o.full}))
+				s.tell(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 			}
 		}
 	}

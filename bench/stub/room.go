@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -106,7 +107,7 @@ func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 		s.bounce(c, e, "not-acceptable")
 		return
 	}
-	from := xmlstream.Attr{Name: fromAttr, Value: r.name + "/" + nick}
+	from := xmlstream.Attr{Name: stanza.AttrFrom, Value: r.name + "/" + nick}
 	if !to.IsBare() {
 		o := r.find(to.Resource())
 		if o == nil {
@@ -114,10 +115,10 @@ func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 			s.bounce(c, e, "item-not-found")
 			return
 		}
-		s.route(c, o, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: toAttr, Value: o.full}))
+		s.route(c, o, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: stanza.AttrTo, Value: o.full}))
 		return
 	}
 	for _, o := range r.occupants {
-		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: toAttr, Value: o.c.full}))
+		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: stanza.AttrTo, Value: o.c.full}))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -26,7 +27,7 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 		return // somebody else has the address now
 	}
 	var to jid.JID
-	if v, ok := e.Attr(toAttr); ok && len(v) > 0 {
+	if v, ok := e.Attr(stanza.AttrTo); ok && len(v) > 0 {
 		var err error
 		if to, err = jid.ParseBytes(v); err != nil {
 			s.bounce(c, e, "jid-malformed")
@@ -34,17 +35,17 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 		}
 	}
 	switch {
-	case e.Is(messageName):
+	case e.Is(stanza.MessageName):
 		s.message(c, to, e)
-	case e.Is(presenceName):
+	case e.Is(stanza.PresenceName):
 		s.presence(c, to, e)
-	case e.Is(iqName):
+	case e.Is(stanza.IQName):
 		s.iq(c, to, e)
 	}
 }
 
 func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
-	if attr(e, typeAttr) != "error" && s.faults.messageErrors.hit() {
+	if attr(e, stanza.AttrType) != "error" && s.faults.messageErrors.hit() {
 		s.stats.Bounced++
 		s.bounce(c, e, s.faults.condition)
 		return
@@ -53,7 +54,7 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 		s.groupchat(c, to, e)
 		return
 	}
-	b := e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: fromAttr, Value: c.full})
+	b := e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full})
 	there := false
 	for _, r := range s.receivers(c, to) {
 		there = true
@@ -134,14 +135,14 @@ func (s *Server) release(k pair) {
 
 // bounce answers a stanza by an error, unless it is one.
 func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
-	switch t := attr(e, typeAttr); {
+	switch t := attr(e, stanza.AttrType); {
 	case t == "error" || t == "result":
 		return
-	case e.Is(iqName):
-		c.sendf("%s", iqError(attr(e, idAttr), attr(e, toAttr), condition))
+	case e.Is(stanza.IQName):
+		c.sendf("%s", iqError(attr(e, stanza.AttrID), attr(e, stanza.AttrTo), condition))
 		return
 	}
-	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), q(attr(e, idAttr)), q(attr(e, toAttr)), q(c.full), stanzaError(condition))
+	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), q(attr(e, stanza.AttrID)), q(attr(e, stanza.AttrTo)), q(c.full), stanzaError(condition))
 }
 
 func iqError(id, from, condition string) string {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -41,7 +42,7 @@ type modern struct {
 func (c *client) authenticate(e xmlstream.Element) error {
 	m := new(modern)
 	if a, ok := e.Child(agentName); ok {
-		m.agent = attr(a, idAttr)
+		m.agent = attr(a, stanza.AttrID)
 	}
 	if b, ok := e.Child(bind2); ok {
 		m.bind = true
@@ -60,7 +61,7 @@ func (c *client) authenticate(e xmlstream.Element) error {
 			first = []byte("=") // there is one, and it is empty
 		}
 	}
-	name := attr(e, mechAttr)
+	name := attr(e, stanza.AttrMechanism)
 	if _, ok := e.Child(fastName); ok && c.s.cfg.FAST && strings.HasPrefix(name, "HT-SHA-256-") {
 		return c.fast(name, first)
 	}

@@ -14,6 +14,7 @@ import (
 	"canto/session"
 	"canto/session/c2s"
 	"canto/session/sessiontest"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -477,7 +478,7 @@ func TestAttackT02Refusal(t *testing.T) {
 			t.Fatal(err)
 		}
 		e, err := p.Stanza(&in)
-		if err != nil || !e.Is(xmlstream.N(session.NSStream, "error")) {
+		if err != nil || !e.Is(xmlstream.N(stanza.NSStream, "error")) {
 			t.Fatalf("%v, %s", err, e.Raw())
 		}
 		if c, ok := e.First(); !ok || !c.Is(xmlstream.N("urn:ietf:params:xml:ns:xmpp-streams", want)) {

@@ -13,6 +13,7 @@ import (
 	"canto/reactor"
 	"canto/reactor/buf"
 	"canto/session"
+	"canto/session/stanza"
 	"canto/session/store"
 )
 
@@ -108,13 +109,13 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter(unbound, s.Unbound)
 	gauge(online, float64(s.Bound-s.Unbound))
 	gauge(accounts, float64(c.Router.Table.Len()))
-	for k := session.Message; k <= session.IQ; k++ {
+	for k := stanza.Message; k <= stanza.IQ; k++ {
 		counter(stanzas, s.In[k], k.String(), "in")
 		counter(stanzas, s.Out[k], k.String(), "out")
 	}
 	for i, n := range s.Bounced {
 		if n > 0 {
-			counter(bounced, n, session.Condition(i).String())
+			counter(bounced, n, stanza.Condition(i).String())
 		}
 	}
 	for k, n := range s.StreamErrors {

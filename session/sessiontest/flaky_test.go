@@ -14,6 +14,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/session/store/storetest"
 	"canto/xmlstream"
 )
@@ -59,13 +60,6 @@ func elements(text string) (list []xmlstream.Element) {
 	}
 }
 
-var (
-	aID   = xmlstream.N("", "id")
-	aType = xmlstream.N("", "type")
-	aFrom = xmlstream.N("", "from")
-	aTo   = xmlstream.N("", "to")
-)
-
 func attr(e xmlstream.Element, n xmlstream.Name) string {
 	v, _ := e.Attr(n)
 	return string(v)
@@ -73,7 +67,7 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 
 // request reports whether e is an iq that somebody must answer.
 func request(e xmlstream.Element) bool {
-	t := attr(e, aType)
+	t := attr(e, stanza.AttrType)
 	return string(e.Local()) == "iq" && (t == "get" || t == "set")
 }
 
@@ -94,15 +88,15 @@ func answered(t testing.TB, client, from string, sent []xmlstream.Element, got m
 		if !request(e) {
 			continue
 		}
-		id, n := attr(e, aID), 0
+		id, n := attr(e, stanza.AttrID), 0
 		for name, list := range got {
 			for _, raw := range list {
 				for _, r := range elements(raw) {
-					if string(r.Local()) != "iq" || attr(r, aID) != id {
+					if string(r.Local()) != "iq" || attr(r, stanza.AttrID) != id {
 						continue
 					}
 					answer := !request(r)
-					if answer && name == client || !answer && attr(r, aFrom) == from {
+					if answer && name == client || !answer && attr(r, stanza.AttrFrom) == from {
 						n++
 					}
 				}
@@ -132,10 +126,10 @@ func kept(s *Server, bare string) string {
 	var list []string
 	for _, raw := range c.Stanzas() {
 		e := elements(raw)
-		if len(e) != 1 || string(e[0].Local()) == "presence" && attr(e[0], aType) != "subscribe" {
+		if len(e) != 1 || string(e[0].Local()) == "presence" && attr(e[0], stanza.AttrType) != "subscribe" {
 			continue
 		}
-		if string(e[0].Local()) == "iq" && attr(e[0], aType) != "result" {
+		if string(e[0].Local()) == "iq" && attr(e[0], stanza.AttrType) != "result" {
 			s.TB.Errorf("%s: on a store that is well again: %s", bare, raw)
 		}
 		list = append(list, raw)

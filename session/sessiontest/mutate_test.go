@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"canto/session"
 	"canto/session/mod"
 	"canto/session/mod/register"
+	"canto/session/stanza"
 )
 
 // everything is a server with all modules there are, those that are off by default too.
@@ -277,7 +277,7 @@ func held(t testing.TB, s *Server, client, text string) {
 			e := elements(raw)
 			if len(e) != 1 {
 				t.Errorf("%s\nmakes for %s what is not one element: %s", text, name, raw)
-			} else if attr(e[0], aType) == "error" && name == client && attr(e[0], aFrom) != s.clients[client].JID {
+			} else if attr(e[0], stanza.AttrType) == "error" && name == client && attr(e[0], stanza.AttrFrom) != s.clients[client].JID {
 				proper(t, text, raw)
 			}
 		}
@@ -286,15 +286,15 @@ func held(t testing.TB, s *Server, client, text string) {
 	if len(sent) != 1 {
 		t.Fatalf("the test sends what is not one element: %s", text)
 	}
-	if _, ok := sent[0].Attr(aID); ok {
+	if _, ok := sent[0].Attr(stanza.AttrID); ok {
 		answered(t, client, s.clients[client].JID, sent, got)
 	}
-	if _, directed := sent[0].Attr(aTo); !directed && string(sent[0].Local()) == "presence" {
+	if _, directed := sent[0].Attr(stanza.AttrTo); !directed && string(sent[0].Local()) == "presence" {
 		return // it goes to many, each of whom may bounce it
 	}
 	errs := 0
 	for _, raw := range got[client] {
-		if e := elements(raw); len(e) == 1 && attr(e[0], aType) == "error" && attr(e[0], aID) == attr(sent[0], aID) {
+		if e := elements(raw); len(e) == 1 && attr(e[0], stanza.AttrType) == "error" && attr(e[0], stanza.AttrID) == attr(sent[0], stanza.AttrID) {
 			errs++
 		}
 	}
@@ -310,7 +310,7 @@ func proper(t testing.TB, text, raw string) {
 	t.Helper()
 	n := parse(t, raw)
 	for _, k := range n.kids {
-		if k.local != "error" || k.space != session.NSClient {
+		if k.local != "error" || k.space != stanza.NSClient {
 			continue
 		}
 		typ, _ := k.attr("type")

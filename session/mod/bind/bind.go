@@ -13,6 +13,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -34,8 +35,6 @@ var (
 	bindName     = xmlstream.N(ns, "bind")
 	resourceName = xmlstream.N(ns, "resource")
 	jidName      = xmlstream.N(ns, "jid")
-	typeName     = xmlstream.N("", "type")
-	idName       = xmlstream.N("", "id")
 )
 
 // Resources makes the name of a resource for a client that asks for none: 64 random bits.
@@ -83,16 +82,16 @@ func (m *module) Load(api *session.API) error {
 	})
 	// A second bind on a bound stream is refused (RFC 6120 §7.1).
 	api.Hooks.OnIQ(api.Module, true, bindName, func(ev *session.Stanza) session.Verdict {
-		return ev.Fail(session.NotAllowed)
+		return ev.Fail(stanza.NotAllowed)
 	}, session.ToSelf, session.ToHost)
 	return nil
 }
 
 func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
-	idBytes, _ := iq.Attr(idName)
+	idBytes, _ := iq.Attr(stanza.AttrID)
 	id := string(idBytes)
-	if t, _ := iq.Attr(typeName); string(t) != "set" {
-		refuse(st, id, session.BadRequest)
+	if t, _ := iq.Attr(stanza.AttrType); string(t) != "set" {
+		refuse(st, id, stanza.BadRequest)
 		return
 	}
 	want := ""
@@ -106,16 +105,16 @@ func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
 		full, err = st.Peer().WithResource(m.fresh())
 	}
 	if err != nil {
-		refuse(st, id, session.InternalServerError)
+		refuse(st, id, stanza.InternalServerError)
 		return
 	}
 	st.Bind(func(a *session.Account, exists bool, err error) {
 		switch {
 		case err == session.ErrBusy:
-			refuse(st, id, session.ResourceConstraint)
+			refuse(st, id, stanza.ResourceConstraint)
 			return
 		case err != nil:
-			refuse(st, id, session.InternalServerError)
+			refuse(st, id, stanza.InternalServerError)
 			return
 		}
 		if !exists {
@@ -135,21 +134,21 @@ func (m *module) finish(st *session.Stream, a *session.Account, id string, full 
 	}
 	switch {
 	case errors.Is(err, session.ErrResourceConflict):
-		refuse(st, id, session.Conflict)
+		refuse(st, id, stanza.Conflict)
 		return
 	case errors.Is(err, session.ErrResourceLimit):
 		st.Local().CountLimit("resources_per_account")
-		refuse(st, id, session.ResourceConstraint)
+		refuse(st, id, stanza.ResourceConstraint)
 		return
 	case err != nil:
-		refuse(st, id, session.InternalServerError)
+		refuse(st, id, stanza.InternalServerError)
 		return
 	}
 	ap := st.Local().Appender()
-	ap.Open(session.IQName).Attr(typeName, "result").Attr(idName, id)
+	ap.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id)
 	ap.Open(bindName).Open(jidName).Text(full.String()).Close().Close().Close()
 	st.Send(ap.B)
 	a.Ready(st, s)
 }
 
-func refuse(st *session.Stream, id string, c session.Condition) { st.FailIQ(id, c) }
+func refuse(st *session.Stream, id string, c stanza.Condition) { st.FailIQ(id, c) }

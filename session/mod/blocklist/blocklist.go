@@ -21,6 +21,7 @@ import (
 	"canto/session/mod/presence"
 	"canto/session/mod/roster"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -45,18 +46,14 @@ const (
 )
 
 var (
-	rows     = store.NewMap[string, []byte]("blocklist", 'b', 1)
-	part     = session.NewPart[blocked]("blocklist")
-	told     = session.NewFlag("blocklist")
-	list     = xmlstream.N(ns, "blocklist")
-	block    = xmlstream.N(ns, "block")
-	unblock  = xmlstream.N(ns, "unblock")
-	item     = xmlstream.N(ns, "item")
-	jidAttr  = xmlstream.N("", "jid")
-	typeAttr = xmlstream.N("", "type")
-	idAttr   = xmlstream.N("", "id")
-	toAttr   = xmlstream.N("", "to")
-	isBlock  = xmlstream.N("urn:xmpp:blocking:errors", "blocked")
+	rows    = store.NewMap[string, []byte]("blocklist", 'b', 1)
+	part    = session.NewPart[blocked]("blocklist")
+	told    = session.NewFlag("blocklist")
+	list    = xmlstream.N(ns, "blocklist")
+	block   = xmlstream.N(ns, "block")
+	unblock = xmlstream.N(ns, "unblock")
+	item    = xmlstream.N(ns, "item")
+	isBlock = xmlstream.N("urn:xmpp:blocking:errors", "blocked")
 )
 
 type blocked struct {
@@ -178,7 +175,7 @@ func outgoing(ev *session.Stanza) session.Verdict {
 	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name || !part.Of(ev.Account()).matches(ev.To) {
 		return session.Pass
 	}
-	return ev.FailWith(session.StanzaError{Condition: session.NotAcceptable, Type: "cancel", App: isBlock})
+	return ev.FailWith(stanza.Error{Condition: stanza.NotAcceptable, Type: "cancel", App: isBlock})
 }
 
 // incoming keeps out what a blocked address sends, and answers as if there were no account (XEP-0191 §3.3).
@@ -195,7 +192,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 		a.Open(list)
 		if p := part.Of(ev.Account()); p != nil {
 			for _, j := range p.jids {
-				a.Open(item).Attr(jidAttr, j.String()).Close()
+				a.Open(item).Attr(stanza.AttrJID, j.String()).Close()
 			}
 		}
 		a.Close()
@@ -203,15 +200,15 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 }
 
 // read takes the addresses of a request.
-func read(ev *session.Stanza) (jids []jid.JID, bad session.Condition, ok bool) {
+func read(ev *session.Stanza) (jids []jid.JID, bad stanza.Condition, ok bool) {
 	for e, more := ev.Payload().First(); more; e, more = e.Next() {
-		raw, _ := e.Attr(jidAttr)
+		raw, _ := e.Attr(stanza.AttrJID)
 		j, err := ev.Local().JID(raw)
 		if !e.Is(item) {
-			return nil, session.BadRequest, false
+			return nil, stanza.BadRequest, false
 		}
 		if err != nil {
-			return nil, session.JIDMalformed, false
+			return nil, stanza.JIDMalformed, false
 		}
 		jids = append(jids, j)
 	}
@@ -224,19 +221,19 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 		return ev.Fail(bad)
 	}
 	if len(jids) == 0 {
-		return ev.Fail(session.BadRequest) // §3.3
+		return ev.Fail(stanza.BadRequest) // §3.3
 	}
 	a := ev.Account()
 	for _, j := range jids {
 		if j.Bare() == a.JID() {
-			return ev.Fail(session.NotAllowed) // nobody blocks himself out
+			return ev.Fail(stanza.NotAllowed) // nobody blocks himself out
 		}
 	}
 	p := part.Own(a)
 	grown := blocked{jids: slices.Clone(p.jids), bytes: p.bytes, pushes: p.pushes}
 	fresh := grown.add(jids)
 	if len(fresh) > 0 && (len(grown.jids) > maxItems || grown.bytes > maxBytes) {
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	// Those who see the user go see it before they see nothing (§3.3).
 	m.presences.Show(ev.Local(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
@@ -298,13 +295,13 @@ func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
 			continue
 		}
 		a := ev.Appender()
-		a.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "block-"+strconv.Itoa(int(p.pushes))).Attr(toAttr, s.JID().String())
+		a.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "block-"+strconv.Itoa(int(p.pushes))).Attr(stanza.AttrTo, s.JID().String())
 		a.Open(what)
 		for _, j := range jids {
-			a.Open(item).Attr(jidAttr, j.String()).Close()
+			a.Open(item).Attr(stanza.AttrJID, j.String()).Close()
 		}
 		a.Close().Close()
-		s.Send(session.Parcel{Bytes: a.B, Kind: session.IQ})
+		s.Send(session.Parcel{Bytes: a.B, Kind: stanza.IQ})
 	}
 }
 

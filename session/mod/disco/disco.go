@@ -18,6 +18,7 @@ import (
 
 	"canto/session"
 	"canto/session/mod/roster"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -50,14 +51,8 @@ var (
 	formX    = xmlstream.N(nsForm, "x")
 	field    = xmlstream.N(nsForm, "field")
 	value    = xmlstream.N(nsForm, "value")
-	nodeAttr = xmlstream.N("", "node")
 	category = xmlstream.N("", "category")
-	typeAttr = xmlstream.N("", "type")
-	name     = xmlstream.N("", "name")
-	varAttr  = xmlstream.N("", "var")
-	jidAttr  = xmlstream.N("", "jid")
 	hashAttr = xmlstream.N("", "hash")
-	verAttr  = xmlstream.N("", "ver")
 )
 
 // A Form is extended information (XEP-0128): what Type defines, with its values.
@@ -95,7 +90,7 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.OnIQ(api.Module, false, info, m.accountInfo, session.ToSelf, session.ToBare)
 	api.Hooks.OnIQ(api.Module, false, items, m.accountItems, session.ToSelf, session.ToBare)
 	api.Hooks.Absent.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-		if ev.Type != session.TypeGet || ev.Target != session.ToBare || !ev.Payload().Is(items) {
+		if ev.Type != stanza.TypeGet || ev.Target != session.ToBare || !ev.Payload().Is(items) {
 			return session.Pass
 		}
 		return noItems(ev)
@@ -103,7 +98,7 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: caps,
 		Offer: func(st *session.Stream, a *xmlstream.Appender) {
-			a.Open(caps).Attr(hashAttr, "sha-1").Attr(nodeAttr, node).Attr(verAttr, m.ver(st.Host().Profile())).Close()
+			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, node).Attr(stanza.AttrVer, m.ver(st.Host().Profile())).Close()
 		},
 	})
 	session.Offer(api, m)
@@ -143,24 +138,24 @@ func (m *Service) ver(p *session.Profile) string {
 
 func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	p := ev.Host.Profile()
-	n, asks := ev.Payload().Attr(nodeAttr)
+	n, asks := ev.Payload().Attr(stanza.AttrNode)
 	if asks && len(n) > 0 && string(n) != node+"#"+m.ver(p) {
-		return ev.Fail(session.ItemNotFound)
+		return ev.Fail(stanza.ItemNotFound)
 	}
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(info)
 		if len(n) > 0 {
-			a.AttrBytes(nodeAttr, n)
+			a.AttrBytes(stanza.AttrNode, n)
 		}
-		a.Open(identity).Attr(category, "server").Attr(typeAttr, "im").Attr(name, m.about.Name).Close()
+		a.Open(identity).Attr(category, "server").Attr(stanza.AttrType, "im").Attr(stanza.AttrName, m.about.Name).Close()
 		for _, f := range p.HostFeatures {
-			a.Open(feature).Attr(varAttr, f).Close()
+			a.Open(feature).Attr(stanza.AttrVar, f).Close()
 		}
 		for _, f := range m.Forms {
-			a.Open(formX).Attr(typeAttr, "result")
-			a.Open(field).Attr(varAttr, "FORM_TYPE").Attr(typeAttr, "hidden").Open(value).Text(f.Type).Close().Close()
+			a.Open(formX).Attr(stanza.AttrType, "result")
+			a.Open(field).Attr(stanza.AttrVar, "FORM_TYPE").Attr(stanza.AttrType, "hidden").Open(value).Text(f.Type).Close().Close()
 			for _, x := range f.Fields {
-				a.Open(field).Attr(varAttr, x.Var)
+				a.Open(field).Attr(stanza.AttrVar, x.Var)
 				for _, v := range x.Values {
 					a.Open(value).Text(v).Close()
 				}
@@ -173,8 +168,8 @@ func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 }
 
 func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
-	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
-		return ev.Fail(session.ItemNotFound)
+	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
+		return ev.Fail(stanza.ItemNotFound)
 	}
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(items).Close() })
 }
@@ -186,16 +181,16 @@ func told(ev *session.Stanza) bool {
 
 func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 	if !told(ev) {
-		return ev.Fail(session.ServiceUnavailable)
+		return ev.Fail(stanza.ServiceUnavailable)
 	}
-	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
-		return ev.Fail(session.ItemNotFound)
+	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
+		return ev.Fail(stanza.ItemNotFound)
 	}
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(info)
-		a.Open(identity).Attr(category, "account").Attr(typeAttr, "registered").Close()
+		a.Open(identity).Attr(category, "account").Attr(stanza.AttrType, "registered").Close()
 		for _, f := range ev.Host.Profile().AccountFeatures {
-			a.Open(feature).Attr(varAttr, f).Close()
+			a.Open(feature).Attr(stanza.AttrVar, f).Close()
 		}
 		a.Close()
 	})
@@ -206,8 +201,8 @@ func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 func noItems(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
-		if n, ok := ev.Payload().Attr(nodeAttr); ok {
-			a.AttrBytes(nodeAttr, n)
+		if n, ok := ev.Payload().Attr(stanza.AttrNode); ok {
+			a.AttrBytes(stanza.AttrNode, n)
 		}
 		a.Close()
 	})
@@ -217,14 +212,14 @@ func (m *Service) accountItems(ev *session.Stanza) session.Verdict {
 	if !told(ev) {
 		return noItems(ev)
 	}
-	if n, _ := ev.Payload().Attr(nodeAttr); len(n) > 0 {
-		return ev.Fail(session.ItemNotFound)
+	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
+		return ev.Fail(stanza.ItemNotFound)
 	}
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
 		for _, s := range ev.Account().Resources() {
 			if s.Available() {
-				a.Open(item).Attr(jidAttr, s.JID().String()).Close()
+				a.Open(item).Attr(stanza.AttrJID, s.JID().String()).Close()
 			}
 		}
 		a.Close()

@@ -14,6 +14,7 @@ package iq
 import (
 	"canto/session"
 	"canto/session/mod/presence"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -43,7 +44,7 @@ func (m module) Load(api *session.API) error {
 func (m module) deliver(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	s := a.Resource(ev.To)
-	if ev.Type == session.TypeResult || ev.Type == session.TypeError {
+	if ev.Type == stanza.TypeResult || ev.Type == stanza.TypeError {
 		if s != nil {
 			ev.Local().Deliver(s, ev)
 		}
@@ -53,7 +54,7 @@ func (m module) deliver(ev *session.Stanza) session.Verdict {
 	if s == nil || !own && !s.Available() && !presence.WasDirected(s, ev.From) {
 		return session.Pass
 	}
-	if !own && ev.Type == session.TypeSet && ev.Payload().Is(rosterQuery) {
+	if !own && ev.Type == stanza.TypeSet && ev.Payload().Is(rosterQuery) {
 		return session.Pass
 	}
 	if !ev.Local().Deliver(s, ev) {
@@ -64,7 +65,7 @@ func (m module) deliver(ev *session.Stanza) session.Verdict {
 
 // answers ends results and errors that nobody waits for.
 func answers(ev *session.Stanza) session.Verdict {
-	if ev.Type == session.TypeResult || ev.Type == session.TypeError {
+	if ev.Type == stanza.TypeResult || ev.Type == stanza.TypeError {
 		return session.Done
 	}
 	return session.Pass

@@ -22,6 +22,7 @@ import (
 	"canto/session/mod/presence"
 	"canto/session/mod/roster"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -46,7 +47,6 @@ var (
 	part    = session.NewPart[last]("last")
 	query   = xmlstream.N(ns, "query")
 	seconds = xmlstream.N("", "seconds")
-	status  = xmlstream.N(session.NSClient, "status")
 )
 
 type last struct {
@@ -83,7 +83,7 @@ func (m *module) Load(api *session.API) error {
 	api.Hooks.OnIQ(api.Module, false, query, m.account, session.ToSelf, session.ToBare)
 	// A resource is not asked by who may not see its presence (§4).
 	api.Hooks.IQ[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
-		if ev.Type != session.TypeGet || !ev.Payload().Is(query) {
+		if ev.Type != stanza.TypeGet || !ev.Payload().Is(query) {
 			return session.Pass
 		}
 		a := ev.Account()
@@ -91,12 +91,12 @@ func (m *module) Load(api *session.API) error {
 		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil && presence.WasDirected(s, ev.From) {
 			return session.Pass
 		}
-		return ev.Fail(session.ServiceUnavailable)
+		return ev.Fail(stanza.ServiceUnavailable)
 	})
 	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite, func(ev *session.Stanza) session.Verdict {
-		if ev.Type == session.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
+		if ev.Type == stanza.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
 			text := ""
-			if e, ok := ev.Element.Child(status); ok {
+			if e, ok := ev.Element.Child(stanza.StatusName); ok {
 				text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
 			}
 			m.left(ev.Local(), ev.Account(), ev.Session, text)
@@ -146,7 +146,7 @@ func (m *module) host(ev *session.Stanza) session.Verdict {
 func (m *module) account(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	if ev.Target != session.ToSelf && !roster.Of(a).State(ev.From.Bare()).From {
-		return ev.Fail(session.ServiceUnavailable)
+		return ev.Fail(stanza.ServiceUnavailable)
 	}
 	for _, s := range a.Resources() {
 		if s.Available() {
@@ -155,7 +155,7 @@ func (m *module) account(ev *session.Stanza) session.Verdict {
 	}
 	p := part.Of(a)
 	if p == nil || p.at == 0 {
-		return ev.Fail(session.ServiceUnavailable)
+		return ev.Fail(stanza.ServiceUnavailable)
 	}
 	return reply(ev, m.now().Unix()-p.at, p.status)
 }

@@ -10,7 +10,10 @@
 // the bare JID; other types are refused (RFC 6121 §8.5.3.2.1).
 package message
 
-import "canto/session"
+import (
+	"canto/session"
+	"canto/session/stanza"
+)
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
@@ -44,24 +47,24 @@ func deliver(ev *session.Stanza) session.Verdict {
 		switch {
 		case s != nil && l.Deliver(s, ev):
 			return session.Done
-		case ev.Type == session.TypeChat: // row 6.1: as to the bare JID
-		case ev.Type == session.TypeNone && s != nil && s.Catching():
+		case ev.Type == stanza.TypeChat: // row 6.1: as to the bare JID
+		case ev.Type == stanza.TypeNone && s != nil && s.Catching():
 			return session.Pass // it lacks room only: stored behind what it gets
 		default:
-			return ev.Fail(session.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
+			return ev.Fail(stanza.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
 		}
 	}
 	switch ev.Type {
-	case session.TypeGroupchat:
+	case stanza.TypeGroupchat:
 		return session.Pass // refused: rows 3.2, 4.2
-	case session.TypeHeadline:
+	case stanza.TypeHeadline:
 		for _, s := range a.Resources() {
 			if _, prio := s.Presence(); s.Available() && prio >= 0 {
 				l.Deliver(s, ev)
 			}
 		}
 		return session.Done
-	case session.TypeError:
+	case stanza.TypeError:
 		return session.Done
 	}
 	return best(ev)
@@ -103,7 +106,7 @@ func best(ev *session.Stanza) session.Verdict {
 
 // drop ends what must not be answered, with nobody to take it.
 func drop(ev *session.Stanza) session.Verdict {
-	if ev.Type == session.TypeError || ev.Type == session.TypeHeadline {
+	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeHeadline {
 		return session.Done
 	}
 	return session.Pass

@@ -27,6 +27,7 @@ import (
 	"canto/session/jid"
 	"canto/session/mod/clock"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -50,15 +51,11 @@ const (
 )
 
 var (
-	rows     = store.NewLog[[]byte]("offline", 'o', 1)
-	part     = session.NewPart[kept]("offline")
-	thread   = xmlstream.N(session.NSClient, "thread")
-	noStore  = xmlstream.N(nsHints, "no-store")
-	storeIt  = xmlstream.N(nsHints, "store")
-	delay    = xmlstream.N("urn:xmpp:delay", "delay")
-	fromAttr = xmlstream.N("", "from")
-	stamp    = xmlstream.N("", "stamp")
-	typeAttr = xmlstream.N("", "type")
+	rows    = store.NewLog[[]byte]("offline", 'o', 1)
+	part    = session.NewPart[kept]("offline")
+	noStore = xmlstream.N(nsHints, "no-store")
+	storeIt = xmlstream.N(nsHints, "store")
+	delay   = xmlstream.N("urn:xmpp:delay", "delay")
 )
 
 // kept is what is resident.
@@ -152,7 +149,7 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (k *kept, err error
 
 // keep stores what no resource took.
 func (m *module) keep(ev *session.Stanza) session.Verdict {
-	if ev.Type != session.TypeNone && ev.Type != session.TypeChat {
+	if ev.Type != stanza.TypeNone && ev.Type != stanza.TypeChat {
 		return session.Pass
 	}
 	if !worthKeeping(ev.Element) {
@@ -164,10 +161,10 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	el := ev.Append(nil)
 	if !m.room(k, el) {
 		ev.Local().CountLimit("offline")
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	if m.db.Full() != nil { // what is not kept is said to the sender, not lost
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	if k.gapEnd == 0 && a.Resource(k.to) != nil { // it had no room for ev, and what it holds back is older
 		k.gap, k.gapEnd = k.next, k.next+gapRows
@@ -193,7 +190,7 @@ func own(a *session.Account) *kept {
 
 // delay is when a message came (XEP-0203). It is the loop's Appender's.
 func (m *module) delay(l *session.Local, h *session.Host) []byte {
-	return l.Appender().Open(delay).Attr(fromAttr, h.Name).Attr(stamp, clock.Stamp(m.now())).Close().B
+	return l.Appender().Open(delay).Attr(stanza.AttrFrom, h.Name).Attr(stanza.AttrStamp, clock.Stamp(m.now())).Close().B
 }
 
 // room reports whether el may be stored beside what is.
@@ -218,7 +215,7 @@ func worthKeeping(e xmlstream.Element) bool {
 			hint = true
 		case space == nsChatStates:
 			state = true
-		case space == nsHints, space == nsStanzaID, c.Is(thread):
+		case space == nsHints, space == nsStanzaID, c.Is(stanza.ThreadName):
 		default:
 			other = true
 		}
@@ -411,7 +408,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 		if err != nil {
 			return true
 		}
-		typ, _ := e.Attr(typeAttr)
+		typ, _ := e.Attr(stanza.AttrType)
 		worth := (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && worthKeeping(e)
 		l.Parser.Release(e)
 		if k == nil {
@@ -444,7 +441,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 // deliver sends a slice that was read from from on, as far as s has room, and erases it once the socket has it.
 func (m *module) deliver(l *session.Local, s *session.Session, r *run, from uint64, list []row) {
 	n, size := 0, 0
-	for n < len(list) && l.HandOver(s, session.Message, jid.JID{}, jid.JID{}, list[n].el) {
+	for n < len(list) && l.HandOver(s, stanza.Message, jid.JID{}, jid.JID{}, list[n].el) {
 		size += len(list[n].el)
 		n++
 	}

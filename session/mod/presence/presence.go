@@ -21,7 +21,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod/roster"
-	"canto/xmlstream"
+	"canto/session/stanza"
 )
 
 // Manifest is how the loader knows this module.
@@ -36,8 +36,6 @@ var Manifest = session.Manifest{
 }
 
 var (
-	typeAttr = xmlstream.N("", "type")
-	priority = xmlstream.N(session.NSClient, "priority")
 	directed = session.NewSlot[sent]("directed-presence", nil, nil)
 )
 
@@ -106,29 +104,29 @@ func WasDirected(s *session.Session, who jid.JID) bool {
 // depart handles what the user's own client sends.
 func (m *Service) depart(ev *session.Stanza) session.Verdict {
 	if len(ev.Element.Raw()) > maxPresence {
-		return ev.Fail(session.PolicyViolation)
+		return ev.Fail(stanza.PolicyViolation)
 	}
 	if !ev.Directed() {
 		switch ev.Type {
-		case session.TypeNone:
+		case stanza.TypeNone:
 			return m.available(ev)
-		case session.TypeUnavailable:
+		case stanza.TypeUnavailable:
 			return m.unavailable(ev)
 		}
-		return ev.Fail(session.BadRequest) // a subscription to nobody
+		return ev.Fail(stanza.BadRequest) // a subscription to nobody
 	}
 	switch ev.Type {
-	case session.TypeSubscribe:
+	case stanza.TypeSubscribe:
 		return m.outbound(ev, roster.Subscribe)
-	case session.TypeSubscribed:
+	case stanza.TypeSubscribed:
 		return m.outbound(ev, roster.Subscribed)
-	case session.TypeUnsubscribe:
+	case stanza.TypeUnsubscribe:
 		return m.outbound(ev, roster.Unsubscribe)
-	case session.TypeUnsubscribed:
+	case stanza.TypeUnsubscribed:
 		return m.outbound(ev, roster.Unsubscribed)
-	case session.TypeNone:
+	case stanza.TypeNone:
 		return remember(ev)
-	case session.TypeUnavailable:
+	case stanza.TypeUnavailable:
 		if d := directed.Get(ev.Session); d != nil {
 			for i := range d.to {
 				if d.to[i] == ev.To {
@@ -153,7 +151,7 @@ func remember(ev *session.Stanza) session.Verdict {
 		directed.Set(ev.Session, d)
 	}
 	if len(d.to) >= maxDirected || d.bytes+len(ev.To.String()) > maxDirectedBytes {
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	d.to = append(d.to, ev.To)
 	d.bytes += len(ev.To.String())
@@ -164,12 +162,12 @@ func remember(ev *session.Stanza) session.Verdict {
 // §4.4).
 func (m *Service) available(ev *session.Stanza) session.Verdict {
 	prio := int8(0)
-	if p, ok := ev.Element.Child(priority); ok {
+	if p, ok := ev.Element.Child(stanza.PriorityName); ok {
 		// RFC 6121 §4.7.2.3: an integer between -128 and +127, in the schema an xs:byte, which may have white
 		// space around it (XML Schema Part 2, §4.3.6).
 		n, err := strconv.ParseInt(string(bytes.Trim(p.Text(), " \t\r\n")), 10, 8)
 		if err != nil {
-			return ev.Fail(session.BadRequest)
+			return ev.Fail(stanza.BadRequest)
 		}
 		prio = int8(n)
 	}
@@ -199,7 +197,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Account) {
 	l := ev.Local()
 	ap := l.Appender()
-	ap.Open(session.PresenceName).Attr(typeAttr, "probe").Close()
+	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "probe").Close()
 	seats := l.Seats()
 	r := roster.Of(a)
 	for it := range r.All() {
@@ -211,7 +209,7 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			p, _ := o.Presence()
-			l.HandOver(s, session.Presence, o.JID(), s.JID(), p)
+			l.HandOver(s, stanza.Presence, o.JID(), s.JID(), p)
 		}
 	}
 	requests(l, s, "")
@@ -235,7 +233,7 @@ func requests(l *session.Local, s *session.Session, after string) {
 			})
 			return
 		}
-		if !l.HandOver(s, session.Presence, it.JID, a.JID(), []byte(it.Request)) {
+		if !l.HandOver(s, stanza.Presence, it.JID, a.JID(), []byte(it.Request)) {
 			return
 		}
 		sent, after = sent+len(it.Request), it.JID.String()
@@ -262,7 +260,7 @@ func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
 // unbound is unavailable for a session that ends without having said so (§4.5.3).
 func (m *Service) unbound(l *session.Local, s *session.Session) {
 	ap := l.Appender()
-	ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close()
+	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close()
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
@@ -273,7 +271,7 @@ func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []by
 		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
 			if on {
 				ap := l.Appender()
-				ap.Open(session.PresenceName).Attr(typeAttr, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+				ap.Open(stanza.PresenceName).Attr(stanza.AttrType, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
 				tell(it.JID, ap.B)
 			}
 		}
@@ -297,7 +295,7 @@ func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session
 	m.broadcast(l, a, s.JID(), el)
 	for _, o := range a.Resources() {
 		if o.Available() {
-			l.HandOver(o, session.Presence, s.JID(), a.JID(), el)
+			l.HandOver(o, stanza.Presence, s.JID(), a.JID(), el)
 		}
 	}
 	s.SetPresence(nil, 0)
@@ -324,7 +322,7 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 			it.Listed = true
 		}
 		if m.rosters.Full() || !m.rosters.Fits(a, &it) {
-			return ev.Fail(session.ResourceConstraint)
+			return ev.Fail(stanza.ResourceConstraint)
 		}
 		t = m.rosters.Put(l, a, it)
 	}
@@ -352,7 +350,7 @@ func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid
 		p, _ := s.Presence()
 		if !on {
 			ap := l.Appender()
-			p = ap.Open(session.PresenceName).Attr(typeAttr, "unavailable").Close().B
+			p = ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close().B
 		}
 		seats := l.Seats()
 		for _, w := range who {
@@ -365,17 +363,17 @@ func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid
 // arrive handles presence from others.
 func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 	switch ev.Type {
-	case session.TypeSubscribe:
+	case stanza.TypeSubscribe:
 		return m.inbound(ev, roster.Subscribe)
-	case session.TypeSubscribed:
+	case stanza.TypeSubscribed:
 		return m.inbound(ev, roster.Subscribed)
-	case session.TypeUnsubscribe:
+	case stanza.TypeUnsubscribe:
 		return m.inbound(ev, roster.Unsubscribe)
-	case session.TypeUnsubscribed:
+	case stanza.TypeUnsubscribed:
 		return m.inbound(ev, roster.Unsubscribed)
-	case session.TypeProbe:
+	case stanza.TypeProbe:
 		return m.probed(ev)
-	case session.TypeUnknown:
+	case stanza.TypeUnknown:
 		return session.Done
 	}
 	a, l := ev.Account(), ev.Local()
@@ -386,7 +384,7 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 		return session.Done
 	}
 	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error is waited for.
-	if ev.Type == session.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
+	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
 		return session.Done
 	}
 	for _, s := range a.Resources() {
@@ -422,14 +420,14 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	mv := roster.Inbound(it.State, kind)
 	var t session.Ticket
 	if mv.State != it.State && m.rosters.Full() {
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	if kind == roster.Subscribe && mv.Pass {
 		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
 		kept := it
 		kept.State, kept.Request = mv.State, string(ev.AppendKept(nil))
 		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
-			return ev.Fail(session.ResourceConstraint)
+			return ev.Fail(stanza.ResourceConstraint)
 		}
 		it.Request = kept.Request
 	}
@@ -452,7 +450,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	}
 	if mv.Subscribe {
 		ap := ev.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, "subscribed").Close()
+		ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "subscribed").Close()
 		ev.Send(a.JID(), who, ap.B)
 	}
 	if mv.Show || mv.Hide {

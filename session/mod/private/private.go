@@ -14,6 +14,7 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -93,7 +94,7 @@ func (m *module) Load(api *session.API) error {
 	api.Advertise(ns)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
-	refuse := func(ev *session.Stanza) session.Verdict { return ev.Fail(session.ServiceUnavailable) }
+	refuse := func(ev *session.Stanza) session.Verdict { return ev.Fail(stanza.ServiceUnavailable) }
 	api.Hooks.OnIQ(api.Module, false, query, refuse, session.ToBare)
 	api.Hooks.OnIQ(api.Module, true, query, refuse, session.ToBare)
 	return nil
@@ -102,20 +103,20 @@ func (m *module) Load(api *session.API) error {
 // key is a row's: namespace and name can't run into each other, as a local name has no space.
 func key(e xmlstream.Element) (string, bool) {
 	space := e.Space()
-	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != session.NSClient
+	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != stanza.NSClient
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
 	e, ok := ev.Payload().First()
 	if !ok {
-		return ev.Fail(session.NotAcceptable) // XEP-0049 §2: at least one child with a namespace of its own
+		return ev.Fail(stanza.NotAcceptable) // XEP-0049 §2: at least one child with a namespace of its own
 	}
 	if _, more := e.Next(); more {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(stanza.BadRequest)
 	}
 	k, ok := key(e)
 	if !ok {
-		return ev.Fail(session.NotAcceptable)
+		return ev.Fail(stanza.NotAcceptable)
 	}
 	id := ev.Account().ID()
 	asked := e.Clone()
@@ -127,7 +128,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 		return err
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
-			return ev.Fail(session.InternalServerError)
+			return ev.Fail(stanza.InternalServerError)
 		}
 		if v != nil {
 			if kept, err := xmlstream.Parse(v); err == nil {
@@ -143,12 +144,12 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	for e, ok := ev.Payload().First(); ok; e, ok = e.Next() {
 		k, ok := key(e)
 		if !ok {
-			return ev.Fail(session.NotAcceptable)
+			return ev.Fail(stanza.NotAcceptable)
 		}
 		var a xmlstream.Appender
 		a.Raw(e)
 		if len(set) == m.opt.MaxRows || len(a.B) > m.opt.MaxBytes || len(k) > maxKey {
-			return ev.Fail(session.PolicyViolation)
+			return ev.Fail(stanza.PolicyViolation)
 		}
 		if _, some := e.First(); !some && e.NumAttr() == 0 && len(e.Text()) == 0 {
 			a.B = nil
@@ -156,7 +157,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		set = append(set, row{k, a.B})
 	}
 	if len(set) == 0 {
-		return ev.Fail(session.NotAcceptable)
+		return ev.Fail(stanza.NotAcceptable)
 	}
 	a := ev.Account()
 	u := part.Own(a)
@@ -173,10 +174,10 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		})
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
-			return ev.Fail(session.InternalServerError)
+			return ev.Fail(stanza.InternalServerError)
 		}
 		if part.Of(a) != u {
-			return ev.Fail(session.ResourceConstraint) // the account left memory meanwhile; a second try reads again
+			return ev.Fail(stanza.ResourceConstraint) // the account left memory meanwhile; a second try reads again
 		}
 		if !u.known { // no other resource was faster
 			u.known, u.rows = true, rows
@@ -209,7 +210,7 @@ func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
 		}
 	}
 	if rows > max(m.opt.MaxRows, len(u.rows)) || bytes > max(m.opt.MaxTotal, u.bytes) {
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	id := ev.Account().ID()
 	b := m.db.NewBatch(id)

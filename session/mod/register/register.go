@@ -23,6 +23,7 @@ import (
 	"canto/session/jid"
 	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -49,8 +50,6 @@ var (
 	username     = xmlstream.N(ns, "username")
 	password     = xmlstream.N(ns, "password")
 	remove       = xmlstream.N(ns, "remove")
-	typeAttr     = xmlstream.N("", "type")
-	idAttr       = xmlstream.N("", "id")
 )
 
 // Random is where salts come from; the process gives it.
@@ -121,7 +120,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	// Clients address the host: the account is the sender's, whose lock is held in a Pre chain.
 	api.Hooks.PreIQ[session.ToHost].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-		if (ev.Type != session.TypeGet && ev.Type != session.TypeSet) || !ev.Payload().Is(query) {
+		if (ev.Type != stanza.TypeGet && ev.Type != stanza.TypeSet) || !ev.Payload().Is(query) {
 			return session.Pass
 		}
 		if ev.To.String() != ev.Host.Name {
@@ -140,41 +139,41 @@ func (m *module) creds(pw string) ([]byte, error) {
 
 // stranger is somebody without an account.
 func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
-	raw, _ := iq.Attr(idAttr)
+	raw, _ := iq.Attr(stanza.AttrID)
 	id := string(raw)
 	q, _ := iq.Child(query)
-	if t, _ := iq.Attr(typeAttr); string(t) == "get" {
+	if t, _ := iq.Attr(stanza.AttrType); string(t) == "get" {
 		a := st.Local().Appender()
-		a.Open(session.IQName).Attr(typeAttr, "result").Attr(idAttr, id).Open(query)
+		a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Open(query)
 		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(password).Close()
 		a.Close().Close()
 		st.Send(a.B)
 		return
 	}
 	if _, leaves := q.Child(remove); leaves {
-		st.FailIQ(id, session.UnexpectedRequest) // §3.2: nobody is registered on this stream
+		st.FailIQ(id, stanza.UnexpectedRequest) // §3.2: nobody is registered on this stream
 		return
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
 	if !ok || !ok2 || len(name.Text()) == 0 || len(pw.Text()) == 0 {
-		st.FailIQ(id, session.NotAcceptable) // XEP-0077 §3.1
+		st.FailIQ(id, stanza.NotAcceptable) // XEP-0077 §3.1
 		return
 	}
 	who, err := jid.New(string(name.Text()), st.Host().Name, "")
 	if err != nil {
-		st.FailIQ(id, session.JIDMalformed)
+		st.FailIQ(id, stanza.JIDMalformed)
 		return
 	}
 	if slices.Contains(m.opt.Reserved, who.Local()) || mixed(who.Local()) {
-		st.FailIQ(id, session.NotAllowed)
+		st.FailIQ(id, stanza.NotAllowed)
 		return
 	}
 	lim := m.r.HostLimits(st.Host())
 	addr := st.Wire().Remote().Addr()
 	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour}, st.Local().Loop.Tick()) {
 		st.Local().CountLimit("registrations")
-		st.FailIQ(id, session.ResourceConstraint)
+		st.FailIQ(id, stanza.ResourceConstraint)
 		return
 	}
 	secret := string(pw.Text())
@@ -188,19 +187,19 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 	}, func(err error) {
 		switch {
 		case errors.Is(err, store.ErrExists):
-			st.FailIQ(id, session.Conflict)
+			st.FailIQ(id, stanza.Conflict)
 		case errors.Is(err, sasl.ErrPassword):
-			st.FailIQ(id, session.NotAcceptable)
+			st.FailIQ(id, stanza.NotAcceptable)
 		case err != nil:
-			st.FailIQ(id, session.InternalServerError)
+			st.FailIQ(id, stanza.InternalServerError)
 		default:
 			m.r.Table.Born(who)
 			a := st.Local().Appender()
-			a.Open(session.IQName).Attr(typeAttr, "result").Attr(idAttr, id).Close()
+			a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Close()
 			st.Send(a.B)
 		}
 	}) {
-		st.FailIQ(id, session.ResourceConstraint)
+		st.FailIQ(id, stanza.ResourceConstraint)
 	}
 }
 
@@ -221,7 +220,7 @@ func mixed(name string) bool {
 // user is somebody with an account, changing its password or leaving.
 func (m *module) user(ev *session.Stanza) session.Verdict {
 	a, q := ev.Account(), ev.Payload()
-	if ev.Type == session.TypeGet {
+	if ev.Type == stanza.TypeGet {
 		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) {
 			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(password).Close().Close()
 		})
@@ -230,7 +229,7 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	if _, ok := q.Child(remove); ok {
 		first, _ := q.First()
 		if _, more := first.Next(); more {
-			return ev.Fail(session.BadRequest) // §3.2: it is alone
+			return ev.Fail(stanza.BadRequest) // §3.2: it is alone
 		}
 		var gone store.DeletedAccount
 		return ev.Await(reactor.Disk, func() (err error) {
@@ -248,15 +247,15 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 		})
 	}
 	if !m.opt.PlainText && ev.Session.Traits()&session.Secure == 0 {
-		return ev.Fail(session.NotAuthorized) // §3.3: the channel is not safe enough
+		return ev.Fail(stanza.NotAuthorized) // §3.3: the channel is not safe enough
 	}
 	name, ok := q.Child(username)
 	pw, ok2 := q.Child(password)
 	if !ok || !ok2 || len(pw.Text()) == 0 {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(stanza.BadRequest)
 	}
 	if who, err := jid.New(string(name.Text()), me.Domain(), ""); err != nil || who != me {
-		return ev.Fail(session.Forbidden) // attack S10: one's own password only
+		return ev.Fail(stanza.Forbidden) // attack S10: one's own password only
 	}
 	secret := string(pw.Text())
 	return ev.Await(reactor.Crypto, func() error {
@@ -268,7 +267,7 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		switch {
 		case errors.Is(err, sasl.ErrPassword):
-			return ev.Fail(session.NotAcceptable)
+			return ev.Fail(stanza.NotAcceptable)
 		case err != nil:
 			return ev.FailCommit(err)
 		}

@@ -16,6 +16,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -39,15 +40,8 @@ var (
 	group    = xmlstream.N(ns, "group")
 	verName  = xmlstream.N("urn:xmpp:features:rosterver", "ver")
 	preName  = xmlstream.N("urn:xmpp:features:pre-approval", "sub")
-	ver      = xmlstream.N("", "ver")
-	jidAttr  = xmlstream.N("", "jid")
-	nameAttr = xmlstream.N("", "name")
-	subAttr  = xmlstream.N("", "subscription")
 	askAttr  = xmlstream.N("", "ask")
 	approved = xmlstream.N("", "approved")
-	typeAttr = xmlstream.N("", "type")
-	idAttr   = xmlstream.N("", "id")
-	toAttr   = xmlstream.N("", "to")
 )
 
 // Limits of one contact, in bytes and in groups; more is not-acceptable (RFC 6121 §2.3.3).
@@ -147,19 +141,19 @@ func (m *Service) Load(api *session.API) error {
 // foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before anything is
 // looked up, so that the answer says nothing of the address.
 func foreign(ev *session.Stanza) session.Verdict {
-	if ev.Type != session.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
+	if ev.Type != stanza.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
 		return session.Pass
 	}
 	if _, ours := ev.Local().Router().Table.Host(ev.To.Domain()); !ours {
 		return session.Pass // another server's to say
 	}
-	return ev.Fail(session.Forbidden)
+	return ev.Fail(stanza.Forbidden)
 }
 
 func (m *Service) get(ev *session.Stanza) session.Verdict {
 	r := Of(ev.Account())
 	ev.Session.SetInterested()
-	have, asks := ev.Payload().Attr(ver)
+	have, asks := ev.Payload().Attr(stanza.AttrVer)
 	version := strconv.FormatUint(r.Version(), 10)
 	if asks && string(have) == version {
 		return ev.Reply(nil) // RFC 6121 §2.6.3: the client has it
@@ -167,7 +161,7 @@ func (m *Service) get(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 		a.Open(query)
 		if asks {
-			a.Attr(ver, version)
+			a.Attr(stanza.AttrVer, version)
 		}
 		for it := range r.All() {
 			if it.Listed {
@@ -179,15 +173,15 @@ func (m *Service) get(ev *session.Stanza) session.Verdict {
 }
 
 func (it *Item) append(a *xmlstream.Appender) {
-	a.Open(itemName).Attr(jidAttr, it.JID.String())
+	a.Open(itemName).Attr(stanza.AttrJID, it.JID.String())
 	if it.Name != "" {
-		a.Attr(nameAttr, it.Name)
+		a.Attr(stanza.AttrName, it.Name)
 	}
 	if !it.Listed {
-		a.Attr(subAttr, "remove").Close()
+		a.Attr(stanza.AttrSubscription, "remove").Close()
 		return
 	}
-	a.Attr(subAttr, it.Subscription())
+	a.Attr(stanza.AttrSubscription, it.Subscription())
 	if it.Out {
 		a.Attr(askAttr, "subscribe")
 	}
@@ -204,33 +198,33 @@ func (it *Item) append(a *xmlstream.Appender) {
 func (m *Service) set(ev *session.Stanza) session.Verdict {
 	e, ok := ev.Payload().First()
 	if !ok || !e.Is(itemName) {
-		return ev.Fail(session.BadRequest)
+		return ev.Fail(stanza.BadRequest)
 	}
 	if _, more := e.Next(); more {
-		return ev.Fail(session.BadRequest) // §2.1.5: exactly one
+		return ev.Fail(stanza.BadRequest) // §2.1.5: exactly one
 	}
-	raw, _ := e.Attr(jidAttr)
+	raw, _ := e.Attr(stanza.AttrJID)
 	who, err := ev.Local().JID(raw)
 	if err != nil || who.IsZero() {
-		return ev.Fail(session.JIDMalformed)
+		return ev.Fail(stanza.JIDMalformed)
 	}
 	who = who.Bare()
 	a := ev.Account()
 	if who == a.JID() {
-		return ev.Fail(session.NotAllowed) // oneself is no contact
+		return ev.Fail(stanza.NotAllowed) // oneself is no contact
 	}
 	r := Of(a)
 	it, _ := r.Get(who)
-	if sub, _ := e.Attr(subAttr); string(sub) == "remove" {
+	if sub, _ := e.Attr(stanza.AttrSubscription); string(sub) == "remove" {
 		if !it.Listed {
-			return ev.Fail(session.ItemNotFound) // §2.5.3
+			return ev.Fail(stanza.ItemNotFound) // §2.5.3
 		}
 		return m.remove(ev, a, it)
 	}
 	it.JID = who
-	name, _ := e.Attr(nameAttr)
+	name, _ := e.Attr(stanza.AttrName)
 	if len(name) > maxName {
-		return ev.Fail(session.NotAcceptable)
+		return ev.Fail(stanza.NotAcceptable)
 	}
 	it.Name = string(name)
 	var groups []string
@@ -240,17 +234,17 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		}
 		g := string(c.Text())
 		if g == "" || len(g) > maxName || len(groups) == maxGroups {
-			return ev.Fail(session.NotAcceptable) // §2.3.3
+			return ev.Fail(stanza.NotAcceptable) // §2.3.3
 		}
 		if slices.Contains(groups, g) {
-			return ev.Fail(session.BadRequest)
+			return ev.Fail(stanza.BadRequest)
 		}
 		groups = append(groups, g)
 	}
 	it.Groups = packGroups(groups)
 	it.Listed = true
 	if !m.Fits(a, &it) {
-		return ev.Fail(session.ResourceConstraint)
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	return ev.Commit(m.put(ev.Local(), a, it, true), result)
 }
@@ -260,7 +254,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) session.Verdict {
 	send := func(from jid.JID, typ string) {
 		ap := ev.Appender()
-		ap.Open(session.PresenceName).Attr(typeAttr, typ).Close()
+		ap.Open(stanza.PresenceName).Attr(stanza.AttrType, typ).Close()
 		ev.Send(from, it.JID, ap.B)
 	}
 	if it.From {
@@ -324,11 +318,11 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 			continue
 		}
 		ap := l.Appender()
-		ap.Open(session.IQName).Attr(typeAttr, "set").Attr(idAttr, "push-"+v).Attr(toAttr, s.JID().String())
-		ap.Open(query).Attr(ver, v)
+		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo, s.JID().String())
+		ap.Open(query).Attr(stanza.AttrVer, v)
 		it.append(ap)
 		ap.Close().Close()
-		s.Send(session.Parcel{Bytes: ap.B, Kind: session.IQ})
+		s.Send(session.Parcel{Bytes: ap.B, Kind: stanza.IQ})
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"canto/session/jid"
 	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -52,10 +53,8 @@ var (
 	failure       = xmlstream.N(ns, "failure")
 	challenge     = xmlstream.N(ns, "challenge")
 	success       = xmlstream.N(ns, "success")
-	mechanism     = xmlstream.N("", "mechanism")
 	bindings      = xmlstream.N("urn:xmpp:sasl-cb:0", "sasl-channel-binding")
 	binding       = xmlstream.N("urn:xmpp:sasl-cb:0", "channel-binding")
-	typeAttr      = xmlstream.N("", "type")
 )
 
 // A Policy is what the process says about authentication; see [session.Give].
@@ -153,7 +152,7 @@ func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
 	}
 	a.Open(bindings)
 	for _, t := range b.Kinds() {
-		a.Open(binding).Attr(typeAttr, t).Close()
+		a.Open(binding).Attr(stanza.AttrType, t).Close()
 	}
 	a.Close()
 }
@@ -188,7 +187,7 @@ func (m *module) handle(st *session.Stream, e xmlstream.Element) {
 }
 
 func (m *module) begin(st *session.Stream, last *exchange, e xmlstream.Element) {
-	name, _ := e.Attr(mechanism)
+	name, _ := e.Attr(stanza.AttrMechanism)
 	o, b := m.offer(st)
 	x := &exchange{unbound: last.unbound, x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
 		Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}

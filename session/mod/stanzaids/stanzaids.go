@@ -21,6 +21,7 @@ import (
 	"canto/session"
 	"canto/session/mod/clock"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/stanzaid"
 	"canto/session/store"
 	"canto/xmlstream"
@@ -41,10 +42,9 @@ const ns = "urn:xmpp:sid:0"
 
 var (
 	sid    = xmlstream.N(ns, "stanza-id")
-	idAttr = xmlstream.N("", "id")
 	byAttr = xmlstream.N("", "by")
-	attrs  = []xmlstream.Name{xmlstream.N("", "type"), idAttr, xmlstream.N("", "from"), xmlstream.N("", "to"),
-		xmlstream.N("http://www.w3.org/XML/1998/namespace", "lang")}
+	attrs  = []xmlstream.Name{stanza.AttrType, stanza.AttrID, stanza.AttrFrom, stanza.AttrTo,
+		stanza.AttrLang}
 )
 
 // The lease is kept between low and long ahead of the clock: a store may fail that long, and after a
@@ -128,14 +128,14 @@ func (m *module) draw() (stanzaid.ID, error) {
 }
 
 func (m *module) number(ev *session.Stanza) session.Verdict {
-	if ev.Type == session.TypeError {
+	if ev.Type == stanza.TypeError {
 		return session.Pass
 	}
 	a := ev.Account()
 	for c, ok := ev.Element.First(); ok; c, ok = c.Next() {
 		if c.Is(sid) && m.forged(ev, c) {
 			if err := m.strip(ev); err != nil {
-				return ev.Fail(session.BadRequest)
+				return ev.Fail(stanza.BadRequest)
 			}
 			break
 		}
@@ -147,7 +147,7 @@ func (m *module) number(ev *session.Stanza) session.Verdict {
 	}
 	var text [stanzaid.TextLen]byte
 	ap := ev.Appender()
-	ap.Open(sid).AttrBytes(idAttr, id.Append(text[:0])).Attr(byAttr, a.JID().String()).Close()
+	ap.Open(sid).AttrBytes(stanza.AttrID, id.Append(text[:0])).Attr(byAttr, a.JID().String()).Close()
 	ev.Add(ap.B)
 	return session.Pass
 }
@@ -162,7 +162,7 @@ func (m *module) forged(ev *session.Stanza, c xmlstream.Element) bool {
 // strip writes the message again without them.
 func (m *module) strip(ev *session.Stanza) error {
 	a := ev.Appender()
-	a.Open(session.MessageName)
+	a.Open(stanza.MessageName)
 	e := ev.Element
 	for _, n := range attrs { // those that RFC 6120 §8.1 gives a stanza
 		if v, ok := e.Attr(n); ok {

@@ -13,6 +13,7 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/mod/storage"
+	"canto/session/stanza"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -71,7 +72,7 @@ func (m *module) Load(api *session.API) error {
 	api.Hooks.OnIQ(api.Module, false, card, m.get, session.ToSelf, session.ToBare)
 	api.Hooks.OnIQ(api.Module, true, card, m.set, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, card, func(ev *session.Stanza) session.Verdict {
-		return ev.Fail(session.ServiceUnavailable)
+		return ev.Fail(stanza.ServiceUnavailable)
 	}, session.ToBare)
 	return nil
 }
@@ -86,10 +87,10 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 		return err
 	}, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
-			return ev.Fail(session.InternalServerError)
+			return ev.Fail(stanza.InternalServerError)
 		}
 		if v == nil && ev.Target != session.ToSelf {
-			return ev.Fail(session.ServiceUnavailable)
+			return ev.Fail(stanza.ServiceUnavailable)
 		}
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 			if kept, err := xmlstream.Parse(v); v != nil && err == nil {
@@ -105,7 +106,7 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	var a xmlstream.Appender
 	a.Raw(ev.Payload())
 	if len(a.B) > m.opt.MaxBytes {
-		return ev.Fail(session.PolicyViolation)
+		return ev.Fail(stanza.PolicyViolation)
 	}
 	b := m.db.NewBatch(ev.Account().ID())
 	if _, any := ev.Payload().First(); any {
