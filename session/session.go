@@ -175,7 +175,7 @@ func (s *Session) clog() {
 	a := s.account
 	s.wire.Flushed(func(l *Local, taken bool) {
 		if taken {
-			l.Account(a.host, a.bare, func(l *Local, now *Account, _ bool, _ error) {
+			l.Account(a.host, a.addr, func(l *Local, now *Account, _ bool, _ error) {
 				if now == a && a.index(s) >= 0 {
 					s.unclog(l)
 				}
@@ -307,7 +307,7 @@ func (s *Session) Release(l *Local, done func(l *Local)) {
 		if !taken {
 			return
 		}
-		l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, _ bool, err error) {
+		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
 			if a == s.account && a.index(s) >= 0 {
 				s.Release(l, done)
 			}
@@ -374,13 +374,6 @@ func (s *Session) TakeHeld(keep func(el []byte) bool) {
 	}
 	o.held = rest
 	s.out = o
-}
-
-// again routes an element once more that a session held back.
-func (l *Local) again(h heldElement) {
-	if !h.to.IsZero() && h.kind != stanza.Presence {
-		l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
-	}
 }
 
 // AfterFlush runs f on the loop of the stream of s, under no lock: with taken once the socket has everything

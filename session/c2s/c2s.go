@@ -257,6 +257,12 @@ func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }
 func (w *wire) Presented() *tls.Certificate           { return w.conn().Presented() }
 func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
 
+// Stream is the stream of w. Any goroutine.
+func (w *wire) Stream() *session.Stream {
+	st, _ := w.conn().Owner.(*session.Stream)
+	return st
+}
+
 func (w *wire) Flushed(f func(l *session.Local, taken bool)) {
 	c := w.conn()
 	l := c.Handler().(*Door).Router.Local(c.Loop())

@@ -301,7 +301,7 @@ func TestTeardownWithoutStore(t *testing.T) {
 		s.Advance(time.Second)
 		s.Settle()
 	}
-	if n := strings.Count(log.String(), "an account could not be read"); n < 5 || n > 12 {
+	if n := strings.Count(log.String(), "an entity could not be read"); n < 5 || n > 12 {
 		t.Errorf("%d tries in ten minutes", n)
 	}
 	if n := bound(); n != 1 {
