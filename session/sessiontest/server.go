@@ -22,16 +22,9 @@ import (
 	"canto/reactor"
 	"canto/reactor/reactortest"
 	"canto/session"
-	"canto/session/c2s"
 	"canto/session/jid"
-	"canto/session/mod"
-	"canto/session/mod/bind"
-	"canto/session/mod/clock"
-	"canto/session/mod/register"
-	"canto/session/mod/saslauth"
-	"canto/session/mod/starttls"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/server"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -49,8 +42,8 @@ type Options struct {
 	Module  func(module string, v any) error
 	Given   []session.Given
 	Log     io.Writer
-	FS      vfs.FS
-	NoPause bool // the engine can't stop reading
+	FS      vfs.FS // vfs.NewCrashableMem()
+	NoPause bool   // the engine can't stop reading
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
@@ -61,31 +54,38 @@ type Options struct {
 	Fault store.Fault
 }
 
-// A Server is one in memory. All on the test's goroutine.
+// A Server is one in memory, with kernels that come one after the other on the same store: [Server.Restart],
+// [Server.Crash]. All on the test's goroutine.
 type Server struct {
-	TB     testing.TB
-	Net    *reactortest.Net
-	Router *session.Router
-	DB     *store.DB
-	Door   *c2s.Door
+	*server.Server // of the kernel that runs now
+	TB             testing.TB
+	Net            *reactortest.Net
 	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.Swap].
 	NewProfile func() (*session.Profile, error)
 
+	opt     Options
+	log     *slog.Logger
 	clients map[string]*Client
 	logins  int
-	ids     int
 	told    atomic.Uint64
 	late    *late // nil on a fast store
+	// What goes on from one kernel to the next, so that a conversation reads the same every time.
+	random    counting
+	streams   int
+	resources int
 }
 
 // New starts a server with all modules and the host localhost.
 func New(tb testing.TB, opt Options) *Server {
 	tb.Helper()
 	if opt.FS == nil {
-		opt.FS = vfs.NewMem()
+		opt.FS = vfs.NewCrashableMem()
 	}
 	if opt.Log == nil {
 		opt.Log = io.Discard
+	}
+	if opt.Hosts == nil {
+		opt.Hosts = []string{"localhost"}
 	}
 	watch := &panics{to: opt.Log}
 	tb.Cleanup(func() {
@@ -94,88 +94,111 @@ func New(tb testing.TB, opt Options) *Server {
 		}
 	})
 	log := slog.New(slog.NewTextHandler(watch, nil))
-	s := &Server{TB: tb, clients: make(map[string]*Client)}
-	conf := reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause}
+	s := &Server{TB: tb, opt: opt, log: log, clients: make(map[string]*Client)}
+	s.start(reactortest.Start)
+	tb.Cleanup(func() { s.DB.Close() })
+	return s
+}
+
+// start makes a kernel on the store, whose clock begins at a time.
+func (s *Server) start(at time.Time) {
+	s.TB.Helper()
+	opt := s.opt
+	conf := reactor.Config{Loops: 2, Log: s.log, NoPause: opt.NoPause,
+		Drain: func(c *reactor.Conn) { s.Door.Drain(c) }}
 	if opt.Reactor != nil {
 		opt.Reactor(&conf)
 	}
-	s.Net = reactortest.New(opt.Seed, conf)
+	s.Net = reactortest.NewAt(at, opt.Seed, conf)
 	now := s.Net.Now
 	if opt.Slow != nil {
-		s.late = &late{s: s, delay: opt.Slow}
-		now = s.late.now
+		next := &late{s: s, delay: opt.Slow}
+		if s.late != nil {
+			next.spent = s.late.spent
+		}
+		s.late = next
+		now = next.now
 	}
-	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fault: opt.Fault, Fatal: func(err error) { tb.Error(err) }})
+	key := sasl.SecretString("a key of the test's own")
+	var err error
+	s.Server, err = server.New(server.Options{
+		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
+			Fault: opt.Fault, Fatal: func(err error) { s.TB.Error(err) }},
+		Log:         s.log,
+		About:       session.About{Name: "Canto", Version: "test"},
+		Shelf:       opt.Shelf,
+		Given:       opt.Given,
+		Now:         now,
+		Random:      &s.random,
+		StreamID:    func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
+		Resource:    func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
+		FakeKey:     &key,
+		Unthrottled: true,
+	})
 	if err != nil {
-		tb.Fatal(err)
-	}
-	s.DB = db
-	s.Router = &session.Router{
-		Table:       session.NewTable(),
-		Durable:     storage.Durable(db),
-		Directory:   storage.Directory(db),
-		Workers:     s.Net,
-		Log:         log,
-		Incarnation: db.Incarnation(),
-		Clock:       s.Net.Reactor.Tick,
-		StreamID:    func() string { s.ids++; return fmt.Sprint("stream-", s.ids) },
+		s.TB.Fatal(err)
 	}
 	if s.late != nil {
 		s.late.below = s.Router.Durable
 		s.Router.Durable, s.Router.Workers = s.late, s.late
 	}
+	host := server.Host{Modules: opt.Modules, Module: opt.Module}
+	s.NewProfile = func() (*session.Profile, error) { return s.Load("localhost", host) }
+	limits := session.DefaultLimits()
 	if opt.Limits != nil {
-		if err := s.Router.SetLimits(*opt.Limits); err != nil {
-			tb.Fatal(err)
-		}
+		limits = *opt.Limits
 	}
-	if opt.Shelf == nil {
-		opt.Shelf = mod.All
+	conform := func(string) (server.Host, error) { return host, nil }
+	if err := s.Apply(server.Config{Limits: limits, Hosts: opt.Hosts, Host: conform}); err != nil {
+		s.TB.Fatal(err)
 	}
-	if opt.Modules == nil {
-		opt.Modules = mod.Default()
+	if err := s.Start(s.Net.Reactor); err != nil {
+		s.TB.Fatal(err)
 	}
-	offer, err := sasl.NewOffer("SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	resources := 0
-	given := append([]session.Given{
-		session.Give(db),
-		session.Give(starttls.Policy{}),
-		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.SecretString("a key of the test's own")}),
-		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
-		session.Give(clock.Clock(now)),
-		session.Give(register.Random{Reader: &counting{}}),
-		session.Give(session.About{Name: "Canto", Version: "test"}),
-	}, opt.Given...)
-	s.NewProfile = func() (*session.Profile, error) {
-		return session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
-	}
-	p, err := s.NewProfile()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if opt.Hosts == nil {
-		opt.Hosts = []string{"localhost"}
-	}
-	for _, name := range opt.Hosts {
-		h, err := session.NewHost(name, p, nil)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		s.Router.Table.AddHost(h)
-	}
-	s.Router.Start(s.Net.Loops())
-	db.Notify(func(store.Ticket, error) { s.told.Store(uint64(db.Durable())) }) // behind the kernel's
-	db.Wait(context.Background(), db.Last())
-	s.told.Store(uint64(db.Durable()))
+	s.DB.Notify(func(store.Ticket, error) { s.told.Store(uint64(s.DB.Durable())) }) // behind the kernel's
+	s.DB.Wait(context.Background(), s.DB.Last())
+	s.told.Store(uint64(s.DB.Durable()))
 	if s.late != nil {
-		s.late.visible = session.Ticket(db.Durable())
+		s.late.visible = session.Ticket(s.DB.Durable())
 	}
-	s.Door = &c2s.Door{Router: s.Router}
-	tb.Cleanup(func() { db.Close() })
-	return s
+}
+
+// Restart ends the server as SIGTERM does, its clients told and their sessions ended, and starts another
+// kernel on the same store. The clock goes on.
+func (s *Server) Restart() {
+	s.TB.Helper()
+	s.Settle()
+	s.Net.Drain()
+	s.Settle()
+	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // no longer than [reactor.Config.DrainTimeout]
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	s.halt()
+}
+
+// Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives, and
+// nothing that is under way goes on. Another kernel starts on what is left; the clock goes on. The store's FS
+// is a crashable one.
+func (s *Server) Crash() {
+	s.TB.Helper()
+	fs, ok := s.opt.FS.(*vfs.MemFS)
+	if !ok {
+		s.TB.Fatal("the store is not in memory")
+	}
+	s.opt.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	s.halt()
+}
+
+// halt puts another kernel in the place of the one that runs.
+func (s *Server) halt() {
+	s.TB.Helper()
+	s.Net.Halt()
+	for _, c := range s.clients {
+		c.lost = true
+	}
+	s.DB.Close() // it may say that snapshots are open: nothing of a process that is gone is given back
+	s.start(s.Net.Now())
 }
 
 // panics looks for them in a log: the server survives one, a test does not.
@@ -230,6 +253,7 @@ type Client struct {
 	JID    string
 	server *Server
 	conn   *reactortest.Client
+	lost   bool // its server is gone
 	parser *xmlstream.Parser
 	in     xmlstream.Stream
 	ended  bool
@@ -311,6 +335,9 @@ func (c *Client) Send(text string) { c.conn.Send([]byte(text)) }
 
 // Received is what has come since it was last asked for, as it came.
 func (c *Client) Received() string { return string(c.conn.Received()) }
+
+// Ended reports whether the server has ended the connection, or is gone.
+func (c *Client) Ended() bool { return c.lost || c.conn.Ended() }
 
 // Conn is the connection below.
 func (c *Client) Conn() *reactortest.Client { return c.conn }
