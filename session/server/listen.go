@@ -28,7 +28,9 @@ const (
 // Listeners are what a reactor has to listen on. An address that stands in C2S and in C2STLS, or in C2STLS
 // and in HTTPS, is one port that speaks both.
 func (s *Server) Listeners(p Ports) (list []reactor.Listener) {
-	shared := func(addrs []string, a string) bool { return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) }
+	shared := func(addrs []string, a string) bool {
+		return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) // of port 0 each has its own
+	}
 	d := s.Door
 	for _, a := range p.C2S {
 		if p.TLS == nil || !shared(p.C2STLS, a) {

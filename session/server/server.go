@@ -38,7 +38,7 @@ type Options struct {
 	Given []session.Given
 
 	Now      func() time.Time // the clock that modules see; must be given
-	Random   io.Reader        // of salts, nonces and ids; must be given, and be good for several goroutines at once
+	Random   io.Reader        // of salts, nonces and ids; must be given; used by several goroutines at once
 	StreamID func() string    // see [session.Router.StreamID]: 128 random bits
 	Resource func() string    // of a client that asks for none (RFC 6120 §7.6): 64 random bits
 	// FakeKey makes the salts that an address without an account is shown: the store's secret "scram".
