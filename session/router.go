@@ -293,7 +293,7 @@ func (l *Local) resume(a *Account, lt letter, err error) {
 	if a.index(lt.fresh) < 0 {
 		return
 	}
-	ev.Session, ev.Fresh = lt.fresh, true
+	ev.Session, ev.Fresh, ev.Host = lt.fresh, true, a.host // as on its way in: the sender's host
 	ev.at, ev.acct = &a.Entity, a
 	if lt.stream != nil && lt.stream.loop == l && lt.stream.bits&bitGone == 0 {
 		ev.stream = lt.stream

@@ -183,7 +183,7 @@ func flaky(t *testing.T, text string, opt Options, k uint64) {
 		if c := s.clients[f[len(f)-1]]; f[0] == "cut" && c.Ended() {
 			continue
 		}
-		kernel := f[0] == "restart" || f[0] == "crash"
+		kernel := f[0] == "restart" || f[0] == "crash" || f[0] == "reload"
 		setUp := f[0] == "connect" || f[0] == "account"
 		if setUp {
 			j, err := jid.Parse(f[1])

@@ -35,11 +35,12 @@ var rewrite = flag.Bool("rewrite", false, "write what came into the conversation
 //	account juliet@localhost                    an account without a connection
 //	restart                                     the server is stopped as by SIGTERM, and started on its store
 //	crash                                       the server is killed, and started on what its disk has synced
+//	reload                                      the modules are loaded anew, and accounts are read again
 //	memory                                      shows which accounts are in memory
 //
 // What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On a store
-// that fails, what replaces the kernel (restart, crash) runs while nothing fails, as connect does: a start on a store
-// that can't be read is refused, and there would be no conversation. Where single stanzas are changed, nothing but
+// that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing fails, as connect
+// does: a start on a store that can't be read is refused, and there would be no conversation. Where single stanzas are changed, nothing but
 // what a client sends is taken from a conversation.
 func Run(t *testing.T, dir string, opt Options) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
@@ -157,6 +158,8 @@ func (s *Server) step(line string, body []string) (shown string) {
 		s.Restart()
 	case line == "crash":
 		s.Crash()
+	case line == "reload":
+		s.Reload()
 	case line == "memory":
 		shown = "(in memory: " + strings.Join(s.inMemory(), ", ") + ")\n"
 	case len(f) == 2 && f[0] == "cut" && s.clients[f[1]] != nil:

@@ -73,6 +73,7 @@ type Server struct {
 	random    counting
 	streams   int
 	resources int
+	reloads   int
 }
 
 // New starts a server with all modules and the host localhost.
@@ -119,7 +120,7 @@ func (s *Server) start(at time.Time) {
 		s.late = next
 		now = next.now
 	}
-	key := sasl.SecretString("a key of the test's own")
+	key := testKey
 	var err error
 	s.Server, err = server.New(server.Options{
 		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
@@ -142,16 +143,10 @@ func (s *Server) start(at time.Time) {
 		s.late.below = s.Router.Durable
 		s.Router.Durable, s.Router.Workers = s.late, s.late
 	}
-	host := server.Host{Modules: opt.Modules, Module: opt.Module}
-	s.NewProfile = func() (*session.Profile, error) { return s.Load("localhost", host) }
-	limits := session.DefaultLimits()
-	if opt.Limits != nil {
-		limits = *opt.Limits
+	s.NewProfile = func() (*session.Profile, error) {
+		return s.Load("localhost", server.Host{Modules: opt.Modules, Module: opt.Module})
 	}
-	conform := func(string) (server.Host, error) { return host, nil }
-	if err := s.Apply(server.Config{Limits: limits, Hosts: opt.Hosts, Host: conform}); err != nil {
-		s.TB.Fatal(err)
-	}
+	s.apply()
 	if err := s.Start(s.Net.Reactor); err != nil {
 		s.TB.Fatal(err)
 	}
@@ -161,6 +156,28 @@ func (s *Server) start(at time.Time) {
 	if s.late != nil {
 		s.late.visible = session.Ticket(s.DB.Durable())
 	}
+}
+
+func (s *Server) apply() {
+	s.TB.Helper()
+	opt := s.opt
+	limits := session.DefaultLimits()
+	if opt.Limits != nil {
+		limits = *opt.Limits
+	}
+	host := server.Host{Modules: opt.Modules, Module: opt.Module, Key: fmt.Sprint(s.reloads)}
+	conform := func(string) (server.Host, error) { return host, nil }
+	if err := s.Apply(server.Config{Limits: limits, Hosts: opt.Hosts, Host: conform}); err != nil {
+		s.TB.Fatal(err)
+	}
+}
+
+// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each account is read
+// again before its next stanza.
+func (s *Server) Reload() {
+	s.TB.Helper()
+	s.reloads++
+	s.apply()
 }
 
 // Restart ends the server as SIGTERM does, its clients told and their sessions ended, and starts another
@@ -226,6 +243,9 @@ func (s *Server) AddAccount(bare string) {
 	}
 	s.Router.Table.Born(j)
 }
+
+// testKey makes the salts of addresses without an account.
+var testKey = sasl.SecretString("a key of the test's own")
 
 // testKeys are those of Password, derived once.
 var testKeys = sync.OnceValue(func() sasl.Keys {
