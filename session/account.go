@@ -88,9 +88,7 @@ func (a *Account) Unbind(l *Local, s *Session) {
 	if o == nil {
 		return
 	}
-	for _, h := range o.held {
-		l.again(h)
-	}
+	a.first(l, o.held)
 }
 
 // unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.
