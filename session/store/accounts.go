@@ -26,8 +26,9 @@ type Account struct {
 // JID returns the account's address.
 func (a Account) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// Accounts are the accounts of all hosts: the entities of the kind [KindAccount], whose rows hold more. Methods that
-// write wait until it is durable, many of them for one sync: for workers and commands. Any goroutine.
+// Accounts are the accounts of all hosts: the entities of the kind [KindAccount], whose rows hold more.
+// Methods that write wait until it is durable, many of them for one sync: for workers and commands. Any
+// goroutine.
 type Accounts struct{ db *DB }
 
 // A NewAccount is one account to be made. Domain and Local are prepared by Create.
@@ -78,9 +79,9 @@ func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 
 func badAccount() error { return corrupt("the row of an account", errors.New("wrong length")) }
 
-// Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever spelling
-// of it was given: of two that make it at once one gets the error, and if the commit of the first fails, the second
-// makes it.
+// Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever
+// spelling of it was given: of two that make it at once one gets the error, and if the commit of the first
+// fails, the second makes it.
 func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64, err error) {
 	n := NewAccount{domain, local, credentials}
 	b, j, err := s.batch(ctx, n)
@@ -142,8 +143,8 @@ func taken(j jid.JID, err error) error {
 	return err
 }
 
-// batch returns a batch that makes an account. A name that is not free is found here, without a batch; the committer
-// looks again.
+// batch returns a batch that makes an account. A name that is not free is found here, without a batch; the
+// committer looks again.
 func (s *Accounts) batch(ctx context.Context, n NewAccount) (*Batch, jid.JID, error) {
 	if n.Local == "" {
 		return nil, jid.JID{}, fmt.Errorf("%w: an account without a name", ErrKey)
@@ -169,8 +170,8 @@ func (s *Accounts) batch(ctx context.Context, n NewAccount) (*Batch, jid.JID, er
 	return b, j, err
 }
 
-// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none: also if the name is that of an
-// entity of another kind.
+// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none: also if the name
+// is that of an entity of another kind.
 func (s *Accounts) Get(r Reader, domain, local string) (Account, error) {
 	a, _, err := s.read(r, domain, local)
 	return a, err
@@ -234,9 +235,10 @@ type DeletedAccount struct {
 // JID returns the address that it had.
 func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// Delete removes an account from the directory: there can be no login to it, and its name may be given to another. Its
-// rows stay under its id, which is never given again, so that its contacts can be told by what is in its roster, and
-// are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server too.
+// Delete removes an account from the directory: there can be no login to it, and its name may be given to
+// another. Its rows stay under its id, which is never given again, so that its contacts can be told by what
+// is in its roster, and are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server
+// too.
 func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
 	j, err := accountName(domain, local)
 	if err != nil {
@@ -258,8 +260,8 @@ func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedA
 	return DeletedAccount{a.ID, a.Domain, a.Local}, nil
 }
 
-// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it returns
-// false. [Entities.Deleted] has those of other kinds too.
+// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it
+// returns false. [Entities.Deleted] has those of other kinds too.
 func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
 	return s.db.entities.Deleted(r, func(e Entry) bool {
 		return e.Kind != KindAccount || fn(DeletedAccount{e.ID, e.Domain, e.Local})
@@ -317,8 +319,8 @@ func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uin
 	})
 }
 
-// change reads an account, has f change it, writes it back and waits, unless f returns false. If the row has changed
-// meanwhile, all of that is done again; one of those who change an account at once always gets on.
+// change reads an account, has f change it, writes it back and waits, unless f returns false. If the row has
+// changed meanwhile, all of that is done again; one of those who change an account at once always gets on.
 func (s *Accounts) change(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
 	j, err := accountName(domain, local)
 	if err != nil {

@@ -125,8 +125,8 @@ type failedRange struct {
 	err      error
 }
 
-// maxFailed is how many ranges of failed tickets are remembered, 2 MiB of them. Neighbours with one cause are one
-// range. A ticket that is asked for only after so many later failures counts as failed: see [DB.Failed].
+// maxFailed is how many ranges of failed tickets are remembered, 2 MiB of them. Neighbours with one cause are
+// one range. A ticket that is asked for only after so many later failures counts as failed: see [DB.Failed].
 const maxFailed = 1 << 16
 
 // commit is the committer: a queue, and the one goroutine that empties it.
@@ -175,9 +175,9 @@ func (c *commit) init(db *DB) {
 // listeners of Notify are told.
 func (db *DB) Commit(b *Batch) Ticket { return db.commitAll(b) }
 
-// commitAll queues batches one after the other, as [DB.Commit] does, with no other between them, and returns the
-// ticket of the first; each of the others has the next one. None of them is written before all are queued, so that
-// they share as few syncs as may be.
+// commitAll queues batches one after the other, as [DB.Commit] does, with no other between them, and returns
+// the ticket of the first; each of the others has the next one. None of them is written before all are
+// queued, so that they share as few syncs as may be.
 func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	c := &db.commit
 	c.mu.Lock()
@@ -247,10 +247,10 @@ func (db *DB) Last() Ticket {
 	return db.commit.last
 }
 
-// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while nothing
-// has ever failed, so that a ticket can be asked for long after its group was written. Of the failures the last
-// maxFailed are remembered: before those, whatever is not known to be durable is said to have failed, as the opposite
-// would be a false acknowledgement.
+// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while
+// nothing has ever failed, so that a ticket can be asked for long after its group was written. Of the
+// failures the last maxFailed are remembered: before those, whatever is not known to be durable is said to
+// have failed, as the opposite would be a false acknowledgement.
 func (db *DB) Failed(t Ticket) error {
 	c := &db.commit
 	if t == 0 || !c.anyFailed.Load() {
@@ -330,8 +330,8 @@ func (c *commit) waitApplied() {
 	c.mu.Unlock()
 }
 
-// failLocked remembers that the tickets from from to to failed. While the store closes they may be older than the
-// newest failure.
+// failLocked remembers that the tickets from from to to failed. While the store closes they may be older than
+// the newest failure.
 func (c *commit) failLocked(from, to Ticket, err error) {
 	i := c.failedAfter(from)
 	if i > 0 && c.failures[i-1].to+1 == from && c.failures[i-1].err.Error() == err.Error() {

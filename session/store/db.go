@@ -141,7 +141,8 @@ func (db *DB) open() (err error) {
 	if err = db.space.load(); err != nil {
 		return err
 	}
-	db.entities, db.accounts, db.hosts, db.secrets = &Entities{db: db}, &Accounts{db: db}, newHosts(db), newSecrets(db)
+	db.entities, db.accounts = &Entities{db: db}, &Accounts{db: db}
+	db.hosts, db.secrets = newHosts(db), newSecrets(db)
 	if !o.ReadOnly {
 		db.running.Add(2)
 		go db.commit.run()
@@ -233,7 +234,8 @@ func (db *DB) checkFormat() error {
 	return nil
 }
 
-// begin counts this start, reserves numbers of ids, and writes the version into a new store. It waits for the disk.
+// begin counts this start, reserves numbers of ids, and writes the version into a new store. It waits for the
+// disk.
 func (db *DB) begin() error {
 	n, _, err := db.number(keyIncarnation)
 	if err != nil {

@@ -13,9 +13,9 @@ import (
 	"canto/session/jid"
 )
 
-// Entities is the directory of a store: every entity has one row in it, under its address, which names its id and its
-// kind. An address is a bare JID or, for the entity that is a service itself, a bare domain; it belongs to one entity,
-// whatever its kind. Nothing of the directory is kept in memory. Any goroutine.
+// Entities is the directory of a store: every entity has one row in it, under its address, which names its id
+// and its kind. An address is a bare JID or, for the entity that is a service itself, a bare domain; it
+// belongs to one entity, whatever its kind. Nothing of the directory is kept in memory. Any goroutine.
 type Entities struct {
 	db      *DB
 	numbers numbers
@@ -58,10 +58,11 @@ func IDSlot(id uint64) uint16 { return uint16(id >> numberBits) }
 // numberBits of an id are a number that is counted up for the whole store; the slot is above.
 const numberBits = 52
 
-// entityKey is the key of a row: u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that no two
-// entities share a key, and no domain's range has another's rows.
+// entityKey is the key of a row: u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that
+// no two entities share a key, and no domain's range has another's rows.
 func entityKey(domain, local string) ([]byte, error) {
-	if domain == "" || strings.IndexByte(domain, 0) >= 0 || strings.IndexByte(local, 0) >= 0 || len(domain)+len(local) > maxKey-2 {
+	if domain == "" || len(domain)+len(local) > maxKey-2 ||
+		strings.IndexByte(domain, 0) >= 0 || strings.IndexByte(local, 0) >= 0 {
 		return nil, fmt.Errorf("%w: the name of an entity", ErrKey)
 	}
 	k := append(make([]byte, 0, 2+len(domain)+len(local)), prefixEntities)
@@ -78,8 +79,9 @@ func nameOf(key []byte) (domain, local string, err error) {
 	return domain, local, nil
 }
 
-// Versions of a row, its first byte. An account's row is of version 1, which names no kind: see [Account]. A row of any
-// other kind is of version 2: the id and the time of creation in 8 bytes each, then the kind, which ends the row.
+// Versions of a row, its first byte. An account's row is of version 1, which names no kind: see [Account]. A
+// row of any other kind is of version 2: the id and the time of creation in 8 bytes each, then the kind,
+// which ends the row.
 const (
 	rowAccount = 1
 	rowEntity  = 2
@@ -142,9 +144,10 @@ func (s *Entities) Lookup(r Reader, domain, local string) (Entry, bool, error) {
 	return e, err == nil, err
 }
 
-// List calls fn for the entities of a domain (empty: of all domains) in the order of their names, until it returns
-// false. The first is the one whose local part is from or the next behind it: with an empty from that is the
-// domain's own entity, if there is one. A page that ended with the local part l is followed by that of l + "\x00".
+// List calls fn for the entities of a domain (empty: of all domains) in the order of their names, until it
+// returns false. The first is the one whose local part is from or the next behind it: with an empty from that
+// is the domain's own entity, if there is one. A page that ended with the local part l is followed by that of
+// l + "\x00".
 func (s *Entities) List(r Reader, domain, from string, fn func(e Entry) bool) error {
 	return s.list(r, domain, from, func(domain, local string, row []byte) (bool, error) {
 		e, err := decodeEntry(domain, local, row)
@@ -156,7 +159,8 @@ func (s *Entities) List(r Reader, domain, from string, fn func(e Entry) bool) er
 }
 
 // list is List with rows as they are stored, which are good until fn returns.
-func (s *Entities) list(r Reader, domain, from string, fn func(domain, local string, row []byte) (bool, error)) error {
+func (s *Entities) list(r Reader, domain, from string,
+	fn func(domain, local string, row []byte) (bool, error)) error {
 	lo, hi := []byte{prefixEntities}, []byte{prefixEntities + 1}
 	if domain != "" {
 		lo, hi = prefixRange(append(append(lo, domain...), 0))
@@ -171,16 +175,16 @@ func (s *Entities) list(r Reader, domain, from string, fn func(domain, local str
 	})
 }
 
-// New returns a batch that makes an entity of a kind: it is owned by the new id ([Batch.Owner]) and holds the row of the
-// directory, so that whatever else the entity begins with is put into it, and is durable with it or not at all. The
-// names are prepared by New; an empty local is the domain itself. New neither waits nor reads; the id is never given
-// again, whether the batch is committed or not.
+// New returns a batch that makes an entity of a kind: it is owned by the new id ([Batch.Owner]) and holds the
+// row of the directory, so that whatever else the entity begins with is put into it, and is durable with it
+// or not at all. The names are prepared by New; an empty local is the domain itself. New neither waits nor
+// reads; the id is never given again, whether the batch is committed or not.
 //
-// Whether the name is free is decided when the batch is written: its ticket fails with [ErrExists] if an entity has it
-// by then, also one that was made by a batch shortly before it and in the same group. If that one fails, this one does
-// not. New's own errors: [ErrFull], if so many entities are being made that the numbers reserved for ids are used up,
-// and more are not durable yet; [ErrKey] or jid's for names that can't be; [ErrUnavailable] for a store that is read
-// only, or has no numbers left.
+// Whether the name is free is decided when the batch is written: its ticket fails with [ErrExists] if an
+// entity has it by then, also one that was made by a batch shortly before it and in the same group. If that
+// one fails, this one does not. New's own errors: [ErrFull], if so many entities are being made that the
+// numbers reserved for ids are used up, and more are not durable yet; [ErrKey] or jid's for names that can't
+// be; [ErrUnavailable] for a store that is read only, or has no numbers left.
 func (s *Entities) New(domain, local, kind string) (*Batch, error) {
 	if err := checkKind(kind); err != nil {
 		return nil, err
@@ -231,11 +235,11 @@ func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64
 	}
 }
 
-// Remove adds to b, which must be the entity's: e has no address any more, which may be given to another, and its id is
-// listed by [Entities.Deleted] until [Entities.Erase], after a crash or a stop of the server too. Its rows in the tables
-// of modules stay until then: what is in them says who is to be told. Nothing is read and nothing waits; the ticket of b
-// fails with [ErrNotFound] if the address does not belong to this id and kind when b is written. Of e all but Created
-// counts.
+// Remove adds to b, which must be the entity's: e has no address any more, which may be given to another, and
+// its id is listed by [Entities.Deleted] until [Entities.Erase], after a crash or a stop of the server too.
+// Its rows in the tables of modules stay until then: what is in them says who is to be told. Nothing is read
+// and nothing waits; the ticket of b fails with [ErrNotFound] if the address does not belong to this id and
+// kind when b is written. Of e all but Created counts.
 func (s *Entities) Remove(b *Batch, e Entry) {
 	key, err := entityKey(e.Domain, e.Local)
 	if err != nil {
@@ -281,8 +285,8 @@ func decodeMark(key, value []byte) (e Entry, err error) {
 
 func deletedKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte(prefixDeleted), id) }
 
-// Deleted calls fn for the entities of any kind that were removed and not erased, in the order of their ids, until it
-// returns false: what a start of the server has to finish.
+// Deleted calls fn for the entities of any kind that were removed and not erased, in the order of their ids,
+// until it returns false: what a start of the server has to finish.
 func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 	lo, hi := prefixRange([]byte(prefixDeleted))
 	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
@@ -294,8 +298,9 @@ func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 	})
 }
 
-// Erase removes all rows of an entity that was removed: in all tables that this store ever had, of modules that are not
-// loaded too, and its mark of deletion. It does not wait. What is written for its id later belongs to no entity.
+// Erase removes all rows of an entity that was removed: in all tables that this store ever had, of modules
+// that are not loaded too, and its mark of deletion. It does not wait. What is written for its id later
+// belongs to no entity.
 func (s *Entities) Erase(id uint64) Ticket {
 	b := s.db.systemBatch()
 	for _, p := range s.db.space.ownedPrefixes() {
@@ -306,9 +311,9 @@ func (s *Entities) Erase(id uint64) Ticket {
 	return s.db.Commit(b)
 }
 
-// A nameChange is a change of one row of the directory, and what must be true of the row for it. Whoever makes a batch
-// can't know what becomes of those queued before it, and may not wait for the disk to read; so the committer looks, when
-// it writes the batch, and refuses the batch as a whole if the rule does not hold.
+// A nameChange is a change of one row of the directory, and what must be true of the row for it. Whoever
+// makes a batch can't know what becomes of those queued before it, and may not wait for the disk to read; so
+// the committer looks, when it writes the batch, and refuses the batch as a whole if the rule does not hold.
 type nameChange struct {
 	key     []byte
 	becomes []byte // nil: there is no row any more
@@ -328,9 +333,10 @@ const (
 
 // Why the committer refuses a batch by its rules. Each is one value, so that failures in a row are one range.
 var (
-	errTaken   = fmt.Errorf("the name of an entity %w", ErrExists)
-	errGone    = fmt.Errorf("the entity with that name %w", ErrNotFound)
-	errChanged = errors.New("store: the row has changed meanwhile") // to be tried again: never left to a caller
+	errTaken = fmt.Errorf("the name of an entity %w", ErrExists)
+	errGone  = fmt.Errorf("the entity with that name %w", ErrNotFound)
+	// errChanged: the change is to be tried again; no caller sees it.
+	errChanged = errors.New("store: the row has changed meanwhile")
 )
 
 // changeName adds a change to b, and what it writes.
@@ -365,7 +371,8 @@ func (c *nameChange) refusal(row []byte, there bool) error {
 	return err
 }
 
-// groupNames is what the batches of one group, which is not visible yet, have changed in the directory. The committer's.
+// groupNames is what the batches of one group, which is not visible yet, have changed in the directory. The
+// committer's.
 type groupNames struct {
 	rows  map[string][]byte // by key; nil: there is none
 	asked bool              // Options.Fault was asked for the reads of this group
@@ -419,21 +426,23 @@ func (g *groupNames) reset() {
 	g.rows, g.asked, g.err = nil, false, nil
 }
 
-// numbers gives the numbers of ids, from a block that is reserved durably before the first of it is given: after a crash
-// they go on behind the block. The next block is reserved when half of the present one is left.
+// numbers gives the numbers of ids, from a block that is reserved durably before the first of it is given:
+// after a crash they go on behind the block. The next block is reserved when half of the present one is left.
 type numbers struct {
 	lease *Lease        // numbers up to its end may be given
 	last  atomic.Uint64 // the last that was given
 }
 
 const (
-	// numberBlock is how many numbers are reserved at a time. A start wastes as many at most: of 2^52 that is nothing.
+	// numberBlock is how many numbers are reserved at a time. A start wastes as many at most: of 2^52 that is
+	// nothing.
 	numberBlock = 1 << 16
 	maxNumber   = 1<<numberBits - 1
 )
 
 // errNumbers is why there is no number: it will be reserved soon.
-var errNumbers = fmt.Errorf("%w: all numbers that are reserved for new entities are used up, and the next are not durable yet", ErrFull)
+var errNumbers = fmt.Errorf(
+	"%w: the numbers reserved for new entities are used up, and the next are not durable yet", ErrFull)
 
 // reserveNumbers adds to b the first block of this start. When b is durable, done is to be called.
 func (db *DB) reserveNumbers(b *Batch) (done func(), err error) {

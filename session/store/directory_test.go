@@ -48,7 +48,8 @@ func lookup(t *testing.T, db *DB, domain, local string) Entry {
 	return e
 }
 
-// A room and a service are made with their first rows in one batch, found with their kind, removed and erased.
+// A room and a service are made with their first rows in one batch, found with their kind, removed and
+// erased.
 func TestEntities(t *testing.T) {
 	fs := NewMemFS()
 	o := quiet(fs)
@@ -111,7 +112,9 @@ func TestEntities(t *testing.T) {
 	if _, err := db.Accounts().Create(ctx, "rooms.example.org", "ORCHARD", nil); !errors.Is(err, ErrExists) {
 		t.Error(err)
 	}
-	for _, n := range [][2]string{{"rooms.example.org", "orchard"}, {"rooms.example.org", ""}, {"example.org", "juliet"}} {
+	for _, n := range [][2]string{
+		{"rooms.example.org", "orchard"}, {"rooms.example.org", ""}, {"example.org", "juliet"},
+	} {
 		id, tk := makeEntity(t, db, n[0], n[1], "node")
 		if err := db.Wait(ctx, tk); !errors.Is(err, ErrExists) {
 			t.Error(n, err)
@@ -157,10 +160,14 @@ func TestEntities(t *testing.T) {
 		}
 		return list
 	}
-	if got := left(); len(got) != 1 || got[0] != (Entry{room, "rooms.example.org", "orchard", "room", time.Time{}}) {
+	want := Entry{room, "rooms.example.org", "orchard", "room", time.Time{}}
+	if got := left(); len(got) != 1 || got[0] != want {
 		t.Fatal(got)
 	}
-	if err := db.Accounts().Deleted(db, func(d DeletedAccount) bool { t.Errorf("%+v is no account", d); return true }); err != nil {
+	if err := db.Accounts().Deleted(db, func(d DeletedAccount) bool {
+		t.Errorf("%+v is no account", d)
+		return true
+	}); err != nil {
 		t.Error(err)
 	}
 	if n := len(rowsOf(t, db)[room]); n != 3 {
@@ -237,8 +244,8 @@ func TestEntitiesByPage(t *testing.T) {
 	}
 }
 
-// holdWrites is a fault that holds the groups of writes while it is armed: take waits for one that has come, and give
-// lets it go, with an error or without.
+// holdWrites is a fault that holds the groups of writes while it is armed: take waits for one that has come,
+// and give lets it go, with an error or without.
 type holdWrites struct {
 	armed chan struct{} // one token: the next group is held
 	in    chan struct{}
@@ -269,8 +276,9 @@ func (h *holdWrites) hold(db *DB) {
 	<-h.in
 }
 
-// Two that make one name while nothing is durable yet: the first has it, whatever the two kinds are. If the batch of
-// the first is refused, the second has it; if the store can't write, both are told, and the next one has it.
+// Two that make one name while nothing is durable yet: the first has it, whatever the two kinds are. If the
+// batch of the first is refused, the second has it; if the store can't write, both are told, and the next one
+// has it.
 func TestTwoMakeOneEntity(t *testing.T) {
 	h := newHoldWrites()
 	o := quiet(NewMemFS())
@@ -288,7 +296,8 @@ func TestTwoMakeOneEntity(t *testing.T) {
 	if err := db.Wait(ctx, t2); !errors.Is(err, ErrExists) {
 		t.Error(err)
 	}
-	if e := lookup(t, db, "example.org", "a"); e.ID != first || e.Kind != "room" || len(rowsOf(t, db)[second]) != 0 {
+	e := lookup(t, db, "example.org", "a")
+	if e.ID != first || e.Kind != "room" || len(rowsOf(t, db)[second]) != 0 {
 		t.Errorf("%+v, %v", e, rowsOf(t, db))
 	}
 
@@ -325,13 +334,14 @@ func TestTwoMakeOneEntity(t *testing.T) {
 	if err := <-made; !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
-	if id := must(db.Accounts().Create(ctx, "example.org", "c", nil))(t); lookup(t, db, "example.org", "c").ID != id {
-		t.Error("not made")
+	id := must(db.Accounts().Create(ctx, "example.org", "c", nil))(t)
+	if e := lookup(t, db, "example.org", "c"); e.ID != id {
+		t.Errorf("%+v", e)
 	}
 }
 
-// Making entities waits for nothing until the block of reserved numbers is used up, while the next block is not
-// durable; then it is refused as a store that is full is, and Create waits.
+// Making entities waits for nothing until the block of reserved numbers is used up, while the next block is
+// not durable; then it is refused as a store that is full is, and Create waits.
 func TestNumbersUsedUp(t *testing.T) {
 	h := newHoldWrites()
 	o := quiet(NewMemFS())
@@ -394,8 +404,8 @@ func TestNumbersUsedUp(t *testing.T) {
 	must(db.Accounts().Create(ctx, "example.org", "d", nil))(t)
 }
 
-// A number that may have been given before a crash is not given after it, also where nothing but the block was durable;
-// and a store of the format before blocks goes on behind the last number that it gave.
+// A number that may have been given before a crash is not given after it, also where nothing but the block
+// was durable; and a store of the format before blocks goes on behind the last number that it gave.
 func TestNumbersAfterCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	seen := map[uint64]bool{}
@@ -447,7 +457,8 @@ func TestEntitiesOfVersion1(t *testing.T) {
 	db := open(t, quiet(fs))
 	raw := func(s string) []byte { return must(hex.DecodeString(s))(t) }
 	b := db.systemBatch()
-	b.set([]byte("uexample.org\x00juliet"), raw("01"+"abc0000000000007"+"0000000065000000"+"0000000000000000"+"00000005"+"00"+"6b657973"))
+	b.set([]byte("uexample.org\x00juliet"),
+		raw("01"+"abc0000000000007"+"0000000065000000"+"0000000000000000"+"00000005"+"00"+"6b657973"))
 	b.set(append([]byte("\x00gone\x00"), raw("abc0000000000006")...), []byte("example.org\x00romeo"))
 	if err := db.Wait(ctx, db.Commit(b)); err != nil {
 		t.Fatal(err)
@@ -456,7 +467,8 @@ func TestEntitiesOfVersion1(t *testing.T) {
 	if e := lookup(t, db, "example.org", "juliet"); e != want {
 		t.Errorf("%+v", e)
 	}
-	if a := must(db.Accounts().Get(db, "example.org", "juliet"))(t); a.Flags != 5 || string(a.Credentials) != "keys" || a.ID != want.ID {
+	a := must(db.Accounts().Get(db, "example.org", "juliet"))(t)
+	if a.Flags != 5 || string(a.Credentials) != "keys" || a.ID != want.ID {
 		t.Errorf("%+v", a)
 	}
 	if err := db.Entities().Deleted(db, func(e Entry) bool {
@@ -504,7 +516,8 @@ func TestEntityNames(t *testing.T) {
 	}
 }
 
-// Opening a store reads as much with 100,000 entities as with ten, and so do a look-up and the making of one more.
+// Opening a store reads as much with 100,000 entities as with ten, and so do a look-up and the making of one
+// more.
 func TestEntitiesCostNoStart(t *testing.T) {
 	blocks := func(n int) int64 {
 		fs := NewMemFS()
@@ -518,7 +531,7 @@ func TestEntitiesCostNoStart(t *testing.T) {
 		if err := db.Wait(ctx, last); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.peb.Flush(); err != nil { // what is still in the log is read at each start, whatever it is
+		if err := db.peb.Flush(); err != nil { // a start reads the log, whatever is in it
 			t.Fatal(err)
 		}
 		db.Close()
@@ -540,9 +553,13 @@ func TestEntitiesCostNoStart(t *testing.T) {
 	}
 }
 
-// A row of the directory and a mark of deletion, whatever is in them: an error, or what is written back as it was.
+// A row of the directory and a mark of deletion, whatever is in them: an error, or what is written back as it
+// was.
 func FuzzEntityRow(f *testing.F) {
-	for _, e := range []Entry{{ID: 1, Kind: "room"}, {ID: 1 << 63, Kind: KindAccount, Created: time.Unix(1, 0)}, {ID: 7, Kind: "a-1"}} {
+	for _, e := range []Entry{
+		{ID: 1, Kind: "room"}, {ID: 7, Kind: "a-1"},
+		{ID: 1 << 63, Kind: KindAccount, Created: time.Unix(1, 0)},
+	} {
 		f.Add(e.encode())
 		f.Add(e.mark())
 	}
@@ -630,9 +647,9 @@ func holding(t *rapid.T, db *DB, r Reader) string {
 	return m.String()
 }
 
-// Any sequence of entities of several kinds that are made, written to, removed and erased, of restarts and of crashes
-// gives what maps would. After a crash there is what some of the batches in the order of their tickets made, and all
-// that was durable; no id is given twice.
+// Any sequence of entities of several kinds that are made, written to, removed and erased, of restarts and of
+// crashes gives what maps would. After a crash there is what some of the batches in the order of their
+// tickets made, and all that was durable; no id is given twice.
 func TestDirectoryModel(t *testing.T) {
 	domains, locals := []string{"example.org", "rooms.example.org"}, []string{"", "a", "b", "c"}
 	kinds := []string{KindAccount, "room", "node"}
@@ -697,8 +714,9 @@ func TestDirectoryModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"make": func(t *rapid.T) {
 				e := Entry{
-					Domain: rapid.SampledFrom(domains).Draw(t, "domain"), Local: rapid.SampledFrom(locals).Draw(t, "local"),
-					Kind: rapid.SampledFrom(kinds).Draw(t, "kind"),
+					Domain: rapid.SampledFrom(domains).Draw(t, "domain"),
+					Local:  rapid.SampledFrom(locals).Draw(t, "local"),
+					Kind:   rapid.SampledFrom(kinds).Draw(t, "kind"),
 				}
 				b, err := db.Entities().New(e.Domain, e.Local, e.Kind)
 				if e.Local == "" && e.Kind == KindAccount {
@@ -774,8 +792,8 @@ func TestDirectoryModel(t *testing.T) {
 			},
 			"crash": func(t *rapid.T) {
 				kept := rapid.IntRange(0, 100).Draw(t, "unsynced data kept")
-				seed := rapid.Uint64().Draw(t, "seed")
-				clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: kept, RNG: randv2.New(randv2.NewPCG(1, seed))})
+				rng := randv2.New(randv2.NewPCG(1, rapid.Uint64().Draw(t, "seed")))
+				clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: kept, RNG: rng})
 				db.Close()
 				fs = clone
 				possible := after
@@ -784,7 +802,8 @@ func TestDirectoryModel(t *testing.T) {
 				got := holding(t, db, db)
 				i := slices.IndexFunc(possible, func(m directoryModel) bool { return m.String() == got })
 				if i < 0 {
-					t.Fatalf("after a crash there is\n%s\nnot one of %d, the last of which is\n%s", got, len(possible), now)
+					t.Fatalf("after a crash there is\n%s\nnot one of %d, the last of which is\n%s",
+						got, len(possible), now)
 				}
 				now = possible[i]
 				after = []directoryModel{now.clone()}

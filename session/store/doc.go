@@ -1,5 +1,5 @@
-// Package store keeps what must last: accounts, rooms and other entities, hosts, and what modules know of them. It hides
-// Pebble, and nothing else imports it.
+// Package store keeps what must last: accounts, rooms and other entities, hosts, and what modules know of
+// them. It hides Pebble, and nothing else imports it.
 //
 // # Writing
 //
@@ -30,8 +30,9 @@
 //
 // # Entities
 //
-// [Entities] is the directory: one row for each address that is something here, an account, a room, a service under its
-// bare domain. The row names the kind and the id; the rest of what an entity is are rows of modules' tables under the id.
+// [Entities] is the directory: one row for each address that is something here, an account, a room, a service
+// under its bare domain. The row names the kind and the id; the rest of what an entity is are rows of
+// modules' tables under the id.
 //
 //	b, err := db.Entities().New("rooms.example.org", "orchard", "room")
 //	t.Put(b, b.Owner(), "owner", "juliet@example.org")
@@ -42,13 +43,14 @@
 //	u|domain|NUL|local    the directory: version 1 is an account with its credentials, 2 is id, time and kind
 //	NUL gone NUL|id       what was removed and still has rows: domain|NUL|local, and |NUL|kind but for accounts
 //	NUL number            the end of the block of numbers that is reserved for ids
+//	NUL format, NUL incarnation, NUL unicode    versions, and the starts that were counted
 //	NUL table NUL|name    each table that there ever was: prefix, version, oldest version
 //	NUL lease NUL|name    the end of a [Lease]
 //	h|domain, s|name…     hosts, secrets
 //
-// An id is the slot of the address in its upper 12 bits and a number that no other id ever has. A name belongs to one
-// entity: the committer looks when it writes, so that making, removing and changing need neither a lock nor a read, and
-// any number of them share a sync.
+// An id is the slot of the address in its upper 12 bits and a number that no other id ever has. A name
+// belongs to one entity: the committer looks when it writes, so that making, removing and changing need
+// neither a lock nor a read, and any number of them share a sync.
 //
 // # What goes wrong
 //

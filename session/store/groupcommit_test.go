@@ -52,8 +52,8 @@ type syncFile struct {
 func (f syncFile) Sync() error     { f.fs.synced(); return f.File.Sync() }
 func (f syncFile) SyncData() error { f.fs.synced(); return f.File.SyncData() }
 
-// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as queued, or a
-// second has passed. It returns how many syncs there were.
+// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as
+// queued, or a second has passed. It returns how many syncs there were.
 func atOnce(db *DB, fs *syncFS, n, queued int, f func(i int)) int64 {
 	want := db.Last() + Ticket(queued)
 	deadline := time.Now().Add(time.Second)
@@ -81,7 +81,8 @@ func TestCreateSharesSyncs(t *testing.T) {
 	ids := make([]uint64, n)
 	syncs := atOnce(db, fs, n, n, func(i int) {
 		var err error
-		if ids[i], err = db.Accounts().Create(ctx, "example.org", fmt.Sprint("u", i), []byte("keys")); err != nil {
+		ids[i], err = db.Accounts().Create(ctx, "example.org", fmt.Sprint("u", i), []byte("keys"))
+		if err != nil {
 			t.Error(err)
 		}
 	})
@@ -128,7 +129,8 @@ func TestCreateOneName(t *testing.T) {
 	}
 }
 
-// What several goroutines change in one account at once is all there in the end, and what was deleted stays so.
+// What several goroutines change in one account at once is all there in the end, and what was deleted stays
+// so.
 func TestChangesAtOnce(t *testing.T) {
 	fs := &syncFS{FS: NewMemFS()}
 	db := open(t, quiet(fs))
@@ -162,7 +164,8 @@ func TestChangesAtOnce(t *testing.T) {
 		switch {
 		case round%2 == 1 && (!deleted.Load() || !errors.Is(err, ErrNotFound)):
 			t.Errorf("a deleted account is there: %v, %v", a, err)
-		case round%2 == 0 && (err != nil || a.ID != id || a.BanReason != "spam" || a.Flags != 5 || string(a.Credentials) != "new"):
+		case round%2 == 0 && (err != nil || a.ID != id || a.BanReason != "spam" || a.Flags != 5 ||
+			string(a.Credentials) != "new"):
 			t.Errorf("%+v, %v", a, err)
 		}
 	}
@@ -208,7 +211,8 @@ func TestFailuresAreForgotten(t *testing.T) {
 		t    Ticket
 		want error
 	}{
-		{0, nil}, {1, ErrUnavailable}, {2, ErrUnavailable}, {20, ErrUnavailable}, {21, nil}, {22, ErrFull}, {23, nil},
+		{0, nil}, {1, ErrUnavailable}, {2, ErrUnavailable}, {20, ErrUnavailable},
+		{21, nil}, {22, ErrFull}, {23, nil},
 		{2*maxFailed + 20, ErrFull}, {2*maxFailed + 21, nil},
 	} {
 		if err := db.Failed(x.t); !errors.Is(err, x.want) {
@@ -217,7 +221,8 @@ func TestFailuresAreForgotten(t *testing.T) {
 	}
 }
 
-// Accounts that are made by many goroutines at once, as by registration: accounts per second, and syncs for each.
+// Accounts that are made by many goroutines at once, as by registration: accounts per second, and syncs for
+// each.
 func BenchmarkCreate(b *testing.B) {
 	o := quiet(nil)
 	o.Dir = b.TempDir()
@@ -229,7 +234,8 @@ func BenchmarkCreate(b *testing.B) {
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
-			if _, err := db.Accounts().Create(ctx, "example.org", fmt.Sprint("u", n.Add(1)), keys); err != nil {
+			name := fmt.Sprint("u", n.Add(1))
+			if _, err := db.Accounts().Create(ctx, "example.org", name, keys); err != nil {
 				b.Error(err)
 			}
 		}

@@ -1,0 +1,82 @@
+package storage_test
+
+import (
+	"log/slog"
+	"testing"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/storage"
+	"canto/session/store"
+)
+
+func address(t *testing.T, s string) jid.JID {
+	t.Helper()
+	j, err := jid.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}
+
+// The kernel finds entities of any kind by their address, in a snapshot, and accounts among them; of two that are made
+// under one address it is told which was not.
+func TestDirectory(t *testing.T) {
+	db, err := store.Open(store.Options{
+		Dir: "db", FS: store.NewMemFS(), CheckEvery: -1, Ballast: -1, MinFree: -1, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	juliet, err := db.Accounts().Create(t.Context(), "example.org", "juliet", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := storage.Durable(db)
+	ids := map[string]uint64{"juliet@example.org": juliet}
+	for addr, kind := range map[string]string{"orchard@rooms.example.org": "room", "rooms.example.org": "service"} {
+		b, err := storage.NewEntity(db, address(t, addr), kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[addr] = b.Owner()
+		if err := d.Await(session.Ticket(db.Commit(b))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	snap := d.Snapshot()
+	defer snap.(*store.Snapshot).Close()
+	dir, ok := storage.Directory(db).(interface {
+		session.Directory
+		Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
+	})
+	if !ok {
+		t.Fatal("the directory does not know kinds")
+	}
+	for addr, want := range map[string]string{
+		"juliet@example.org": "account", "orchard@rooms.example.org": "room", "rooms.example.org": "service",
+		"romeo@example.org": "", "example.org": "", "rooms@example.org": "",
+	} {
+		id, kind, ok, err := dir.Entity(snap, address(t, addr))
+		if err != nil || kind != want || ok != (want != "") || id != ids[addr] {
+			t.Errorf("%s: %#x %q %v %v", addr, id, kind, ok, err)
+		}
+		id, ok, err = dir.Account(snap, address(t, addr))
+		if err != nil || ok != (want == "account") || ok && id != juliet || !ok && id != 0 {
+			t.Errorf("account %s: %#x %v %v", addr, id, ok, err)
+		}
+	}
+	b, err := storage.NewEntity(db, address(t, "juliet@example.org"), "room")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tk := session.Ticket(db.Commit(b))
+	err = d.Await(tk)
+	if taken, ok := err.(interface{ Exists() bool }); !ok || !taken.Exists() {
+		t.Errorf("a room under the name of an account: %v", err)
+	}
+	if taken, ok := d.Err(tk).(interface{ Exists() bool }); !ok || !taken.Exists() {
+		t.Errorf("a room under the name of an account: %v", d.Err(tk))
+	}
+}
