@@ -129,6 +129,43 @@ func TestCreateOneName(t *testing.T) {
 	}
 }
 
+// An import is told which of its names an entity took between its look and its write, and the rest is made.
+func TestCreateManyAmongOthers(t *testing.T) {
+	h := newHoldWrites()
+	o := quiet(NewMemFS())
+	o.Fault = h.fault
+	db := open(t, o)
+	must(MapOf(db.Space(), rosters))(t)
+	must(LogOf(db.Space(), archives))(t)
+	h.hold(db)
+	room, tk := makeEntity(t, db, "example.org", "b", "room") // no reader sees it yet
+	list := []NewAccount{{"example.org", "a", nil}, {"example.org", "b", nil}, {"example.org", "c", nil}}
+	var ids []uint64
+	var err error
+	failed := map[int]error{}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ids, err = db.Accounts().CreateMany(ctx, list, func(i int, err error) { failed[i] = err })
+	}()
+	for db.Last() < tk+3 {
+		time.Sleep(time.Millisecond)
+	}
+	h.out <- nil
+	<-done
+	if err != nil || len(failed) != 1 || !errors.Is(failed[1], ErrExists) {
+		t.Fatal(err, failed)
+	}
+	for i, want := range []string{"a", "", "c"} {
+		if (ids[i] != 0) != (want != "") || want != "" && lookup(t, db, "example.org", want).ID != ids[i] {
+			t.Errorf("%d has the id %#x", i, ids[i])
+		}
+	}
+	if e := lookup(t, db, "example.org", "b"); e.ID != room || e.Kind != "room" {
+		t.Errorf("%+v", e)
+	}
+}
+
 // What several goroutines change in one account at once is all there in the end, and what was deleted stays
 // so.
 func TestChangesAtOnce(t *testing.T) {

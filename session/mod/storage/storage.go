@@ -81,8 +81,8 @@ type full struct{ error }
 func (full) Full() bool      { return true }
 func (f full) Unwrap() error { return f.error }
 
-// exists is the failure of a batch that makes an entity under a name that another has by then, as the kernel asks
-// for it: what is in memory under that name is to be read again.
+// exists is the failure of a batch that makes an entity under a name that another has by then, as the kernel
+// asks for it: what is in memory under that name is to be read again.
 type exists struct{ error }
 
 func (exists) Exists() bool    { return true }
@@ -101,15 +101,16 @@ func asAsked(err error) error {
 
 // NewEntity returns a batch that makes an entity of a kind under addr, a bare JID or a bare domain: see
 // [store.Entities.New]. What the entity begins with is put into it under [store.Batch.Owner], the new id, and
-// committed with it. It does not wait. An error is one for [session.Stanza.FailCommit]; that the name is taken is
-// known when the batch is written, and [session.Durable] says so with an error whose method Exists returns true.
+// committed with it. It does not wait. An error is one for [session.Stanza.FailCommit]; that the name is
+// taken is known when the batch is written, and [session.Durable] says so with an error whose method Exists
+// returns true.
 func NewEntity(db *store.DB, addr jid.JID, kind string) (*store.Batch, error) {
 	b, err := db.Entities().New(addr.Domain(), addr.Local(), kind)
 	return b, asAsked(err)
 }
 
-// Directory says which accounts, and which entities of any kind, db has. A banned account is there: its messages are
-// kept.
+// Directory says which accounts, and which entities of any kind, db has. A banned account is there: its
+// messages are kept.
 func Directory(db *store.DB) session.Directory { return directory{db} }
 
 type directory struct{ db *store.DB }
@@ -123,8 +124,9 @@ func (d directory) Account(snap any, bare jid.JID) (uint64, bool, error) {
 	return id, ok, err
 }
 
-// Entity looks up an entity of any kind by its address, a bare JID or a bare domain: its id, which holds for as long
-// as it has that address, and its kind. snap is what [session.Durable] gave as a snapshot. On a worker.
+// Entity looks up an entity of any kind by its address, a bare JID or a bare domain: its id, which holds for
+// as long as it has that address, and its kind. snap is what [session.Durable] gave as a snapshot. On a
+// worker.
 func (d directory) Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error) {
 	e, ok, err := d.db.Entities().Lookup(snap.(store.Reader), addr.Domain(), addr.Local())
 	return e.ID, e.Kind, ok, err

@@ -19,11 +19,12 @@ func address(t *testing.T, s string) jid.JID {
 	return j
 }
 
-// The kernel finds entities of any kind by their address, in a snapshot, and accounts among them; of two that are made
-// under one address it is told which was not.
+// The kernel finds entities of any kind by their address, in a snapshot, and accounts among them; of two that
+// are made under one address it is told which was not.
 func TestDirectory(t *testing.T) {
 	db, err := store.Open(store.Options{
-		Dir: "db", FS: store.NewMemFS(), CheckEvery: -1, Ballast: -1, MinFree: -1, Logger: slog.New(slog.DiscardHandler),
+		Dir: "db", FS: store.NewMemFS(), CheckEvery: -1, Ballast: -1, MinFree: -1,
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -35,7 +36,9 @@ func TestDirectory(t *testing.T) {
 	}
 	d := storage.Durable(db)
 	ids := map[string]uint64{"juliet@example.org": juliet}
-	for addr, kind := range map[string]string{"orchard@rooms.example.org": "room", "rooms.example.org": "service"} {
+	for addr, kind := range map[string]string{
+		"orchard@rooms.example.org": "room", "rooms.example.org": "service",
+	} {
 		b, err := storage.NewEntity(db, address(t, addr), kind)
 		if err != nil {
 			t.Fatal(err)
