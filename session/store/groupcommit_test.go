@@ -52,11 +52,11 @@ type syncFile struct {
 func (f syncFile) Sync() error     { f.fs.synced(); return f.File.Sync() }
 func (f syncFile) SyncData() error { f.fs.synced(); return f.File.SyncData() }
 
-// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as
-// queued, or a second has passed. It returns how many syncs there were.
-func atOnce(db *DB, fs *syncFS, n, queued int, f func(i int)) int64 {
+// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as queued, for
+// at most so long. It returns how many syncs there were.
+func atOnce(db *DB, fs *syncFS, n, queued int, most time.Duration, f func(i int)) int64 {
 	want := db.Last() + Ticket(queued)
-	deadline := time.Now().Add(time.Second)
+	deadline := time.Now().Add(most)
 	hold := func() {
 		for db.Last() < want && time.Now().Before(deadline) {
 			time.Sleep(time.Millisecond)
@@ -79,7 +79,7 @@ func TestCreateSharesSyncs(t *testing.T) {
 	fs := &syncFS{FS: NewMemFS()}
 	db := open(t, quiet(fs))
 	ids := make([]uint64, n)
-	syncs := atOnce(db, fs, n, n, func(i int) {
+	syncs := atOnce(db, fs, n, n, 10*time.Second, func(i int) {
 		var err error
 		ids[i], err = db.Accounts().Create(ctx, "example.org", fmt.Sprint("u", i), []byte("keys"))
 		if err != nil {
@@ -106,7 +106,7 @@ func TestCreateOneName(t *testing.T) {
 	db := open(t, quiet(fs))
 	var made, taken atomic.Int64
 	var id atomic.Uint64
-	atOnce(db, fs, n, 2, func(i int) {
+	atOnce(db, fs, n, 2, 100*time.Millisecond, func(i int) {
 		got, err := db.Accounts().Create(ctx, "example.org", "juliet", fmt.Append(nil, i))
 		switch {
 		case err == nil:
@@ -148,9 +148,7 @@ func TestCreateManyAmongOthers(t *testing.T) {
 		defer close(done)
 		ids, err = db.Accounts().CreateMany(ctx, list, func(i int, err error) { failed[i] = err })
 	}()
-	for db.Last() < tk+3 {
-		time.Sleep(time.Millisecond)
-	}
+	waitFor(t, func() bool { return db.Last() >= tk+3 })
 	h.out <- nil
 	<-done
 	if err != nil || len(failed) != 1 || !errors.Is(failed[1], ErrExists) {
@@ -176,7 +174,7 @@ func TestChangesAtOnce(t *testing.T) {
 		name := fmt.Sprint("u", round)
 		id := must(acc.Create(ctx, "example.org", name, nil))(t)
 		var deleted atomic.Bool
-		atOnce(db, fs, 4, 3, func(i int) {
+		atOnce(db, fs, 4, 3, 100*time.Millisecond, func(i int) {
 			var err error
 			switch i {
 			case 0:

@@ -2,6 +2,7 @@ package storage_test
 
 import (
 	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"canto/session"
@@ -17,6 +18,40 @@ func address(t *testing.T, s string) jid.JID {
 		t.Fatal(err)
 	}
 	return j
+}
+
+// A store that makes more entities than its disk keeps up with refuses, without waiting, as one that is full does: so
+// that the kernel answers resource-constraint (RFC 6120 §8.3.3.18).
+func TestNewEntityRefused(t *testing.T) {
+	held := make(chan struct{})
+	var hold atomic.Bool
+	db, err := store.Open(store.Options{
+		Dir: "db", FS: store.NewMemFS(), CheckEvery: -1, Ballast: -1, MinFree: -1,
+		Logger: slog.New(slog.DiscardHandler),
+		Fault: func(write bool) error {
+			if write && hold.Load() {
+				<-held
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	defer close(held)
+	hold.Store(true)
+	addr := address(t, "orchard@rooms.example.org")
+	for n := 0; ; n++ {
+		_, err := storage.NewEntity(db, addr, "room")
+		if err == nil && n < 1<<20 {
+			continue
+		}
+		if full, ok := err.(interface{ Full() bool }); !ok || !full.Full() || n < 1<<15 {
+			t.Errorf("after %d: %v", n, err)
+		}
+		return
+	}
 }
 
 // The kernel finds entities of any kind by their address, in a snapshot, and accounts among them; of two that
