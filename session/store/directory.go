@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"canto/session/jid"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // Entities is the directory of a store: every entity has one row in it, under its address, which names its id
@@ -374,9 +376,9 @@ func (c *nameChange) refusal(row []byte, there bool) error {
 // groupNames is what the batches of one group, which is not visible yet, have changed in the directory. The
 // committer's.
 type groupNames struct {
-	rows  map[string][]byte // by key; nil: there is none
-	asked bool              // Options.Fault was asked for the reads of this group
-	err   error             // what it answered
+	rows map[string][]byte // by key; nil: there is none
+	it   *pebble.Iterator  // of the directory as it was before the group; nil until it is needed
+	err  error             // why there is none
 }
 
 // allow returns why b may not be written behind those that were given to changed, nil if it may.
@@ -384,15 +386,10 @@ func (g *groupNames) allow(db *DB, b *Batch) (err error) {
 	if len(b.names) == 0 {
 		return nil
 	}
-	if !g.asked {
-		g.asked, g.err = true, db.fault(false)
-	}
-	if g.err != nil {
-		return g.err
-	}
 	defer func() {
 		if r := recover(); r != nil { // Pebble's, of a damaged file
 			err = corrupt("reading", fmt.Errorf("%v", r))
+			g.it, g.err = nil, err // it is not to be trusted with anything, its Close included
 		}
 	}()
 	for i := range b.names {
@@ -400,7 +397,7 @@ func (g *groupNames) allow(db *DB, b *Batch) (err error) {
 		row, known := g.rows[string(c.key)]
 		there := row != nil
 		if !known {
-			if row, there, err = get(db.peb, c.key); err != nil {
+			if row, there, err = g.read(db, c.key); err != nil {
 				return err
 			}
 		}
@@ -409,6 +406,28 @@ func (g *groupNames) allow(db *DB, b *Batch) (err error) {
 		}
 	}
 	return nil
+}
+
+// read returns a row as it was before the group, good until the next read. It asks the filters of all tables
+// first, those of the last level too, which Pebble's Get does not: most names that are asked for are free,
+// and then no block of rows is read.
+func (g *groupNames) read(db *DB, key []byte) (row []byte, there bool, err error) {
+	if g.it == nil && g.err == nil {
+		g.it, g.err = directoryIter(db)
+	}
+	if g.err != nil {
+		return nil, false, g.err
+	}
+	if !g.it.SeekPrefixGE(key) || !bytes.Equal(g.it.Key(), key) {
+		if err := g.it.Error(); err != nil {
+			return nil, false, readError(err)
+		}
+		return nil, false, nil
+	}
+	if row, err = g.it.ValueAndErr(); err != nil {
+		return nil, false, readError(err)
+	}
+	return row, true, nil
 }
 
 // changed takes in what b changes, which is to be written.
@@ -421,9 +440,25 @@ func (g *groupNames) changed(b *Batch) {
 	}
 }
 
-// reset is called behind a group: what it wrote is visible, or the store has failed.
+func directoryIter(db *DB) (*pebble.Iterator, error) {
+	if err := db.fault(false); err != nil {
+		return nil, err
+	}
+	it, err := db.peb.NewIter(&pebble.IterOptions{
+		LowerBound: []byte{prefixEntities}, UpperBound: []byte{prefixEntities + 1}, UseL6Filters: true,
+	})
+	if err != nil {
+		return nil, readError(err)
+	}
+	return it, nil
+}
+
+// reset ends a group: all of its batches were looked at.
 func (g *groupNames) reset() {
-	g.rows, g.asked, g.err = nil, false, nil
+	if g.it != nil {
+		g.it.Close() // its errors are those that the reads returned
+	}
+	*g = groupNames{}
 }
 
 // numbers gives the numbers of ids, from a block that is reserved durably before the first of it is given:

@@ -547,6 +547,32 @@ func TestEntitiesCostNoStart(t *testing.T) {
 	}
 }
 
+// To see that a name is free, the committer reads no rows: it asks the filters of the tables, of the last
+// level too.
+func TestFreeNamesReadNoRows(t *testing.T) {
+	db := open(t, quiet(NewMemFS()))
+	add := func(n int, name string) {
+		t.Helper()
+		var last Ticket
+		for i := range n {
+			b := must(db.Entities().New("rooms.example.org", fmt.Sprintf(name, i), "room"))(t)
+			last = db.Commit(b)
+		}
+		if err := db.Wait(ctx, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	add(10_000, "room%06d")
+	if err := db.peb.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
+		t.Fatal(err)
+	}
+	before := db.peb.Metrics().Filter
+	add(1000, "room%06da")
+	if spared := db.peb.Metrics().Filter.Hits - before.Hits; spared < 900 {
+		t.Errorf("of 1,000 names that were free the filters spared %d reads", spared)
+	}
+}
+
 // A row of the directory and a mark of deletion, whatever is in them: an error, or what is written back as it
 // was.
 func FuzzEntityRow(f *testing.F) {

@@ -52,8 +52,8 @@ type syncFile struct {
 func (f syncFile) Sync() error     { f.fs.synced(); return f.File.Sync() }
 func (f syncFile) SyncData() error { f.fs.synced(); return f.File.SyncData() }
 
-// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as queued, for
-// at most so long. It returns how many syncs there were.
+// atOnce runs f on n goroutines, and holds the syncs of fs until they have given db as many batches as
+// queued, for at most so long. It returns how many syncs there were.
 func atOnce(db *DB, fs *syncFS, n, queued int, most time.Duration, f func(i int)) int64 {
 	want := db.Last() + Ticket(queued)
 	deadline := time.Now().Add(most)

@@ -20,8 +20,8 @@ func address(t *testing.T, s string) jid.JID {
 	return j
 }
 
-// A store that makes more entities than its disk keeps up with refuses, without waiting, as one that is full does: so
-// that the kernel answers resource-constraint (RFC 6120 §8.3.3.18).
+// A store that makes more entities than its disk keeps up with refuses, without waiting, as one that is full
+// does: so that the kernel answers resource-constraint (RFC 6120 §8.3.3.18).
 func TestNewEntityRefused(t *testing.T) {
 	held := make(chan struct{})
 	var hold atomic.Bool
