@@ -20,6 +20,11 @@ type Durable interface {
 	Notify(f func())
 	// Await blocks until t is settled, and returns its Err. For workers.
 	Await(t Ticket) error
+	// Full reports whether the store is known to refuse writes for want of room.
+	Full() bool
+	// NewBatch is a batch of the entity with that id, and Commit gives it to the store: see [Stanza.Batch].
+	NewBatch(id uint64) any
+	Commit(batch any) Ticket
 	// Snapshot is what the loaders of one resident set read from. One that has a Close is closed.
 	Snapshot() any
 }
@@ -77,6 +82,10 @@ func (l *Local) settled(w wait, err error) {
 	if w.then == nil && err == nil {
 		return
 	}
+	if w.ev != nil {
+		l.origin, l.originLoop = w.ev.origin, w.ev.loop
+		defer w.ev.land(l)
+	}
 	e := w.at
 	if e == nil {
 		w.ev.on = l
@@ -112,7 +121,10 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 
 // Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails: then its
 // sender is told, and the entity is read again. Nothing waits for it.
-func (ev *Stanza) Kept(t Ticket) Verdict { return ev.commit(t, nil, failKept) }
+func (ev *Stanza) Kept(t Ticket) Verdict {
+	ev.kept = true
+	return ev.commit(t, nil, failKept)
+}
 
 func failKept(ev *Stanza, err error) Verdict {
 	if err != nil {
@@ -124,6 +136,7 @@ func failKept(ev *Stanza, err error) Verdict {
 // commit is Commit; st, if there is one, takes no element until t is settled.
 func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
 	l, e := ev.on, ev.at
+	ev.pledge(t)
 	if e != nil {
 		e.ticket = max(e.ticket, t)
 	}

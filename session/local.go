@@ -32,13 +32,17 @@ type Local struct {
 	stack [8]Stanza
 	depth int
 
-	shared  [sharedElements][]byte
-	seats   Seats
-	app     xmlstream.Appender
-	scratch []byte
-	waits   []wait    // commits that are not durable
-	senders []*sender // entities that have something spread to this loop, in turn
-	sending bool      // serve is posted
+	shared     [sharedElements][]byte
+	seats      Seats
+	app        xmlstream.Appender
+	scratch    []byte
+	origin     Origin // of the stanza whose hooks run
+	originLoop uint8
+
+	ledgers map[uint64]*ledger // of tracked streams, by stream id
+	waits   []wait             // commits that are not durable
+	senders []*sender          // entities that have something spread to this loop, in turn
+	sending bool               // serve is posted
 	stats   Stats
 	sweepAt int
 	swept   []*Entity

@@ -276,6 +276,9 @@ func (l *Local) Gone(st *Stream, err error) {
 		}
 	}
 	st.bits |= bitGone
+	if st.bits&bitTracked != 0 {
+		delete(l.ledgers, st.id)
+	}
 	st.state = Closing
 	l.stats.StreamsEnd++
 	st.leaveHost()

@@ -148,6 +148,10 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
 	ev.lang, ev.loop = st.Lang(), uint8(l.Loop.Index())+1
 	ev.origin.Stream = st.ref()
+	if st.bits&bitTracked != 0 {
+		l.ledgers[st.id].take(ev)
+		defer ev.land(l)
+	}
 	typ, _ := e.Attr(stanza.AttrType)
 	ev.Type = stanza.ParseType(kind, typ)
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
@@ -211,6 +215,9 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
+		if ev.recorded {
+			ev.takers = append(ev.takers, to)
+		}
 	case to.full():
 		l.stats.Limits["held"]++
 	}

@@ -273,7 +273,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 	if seats.n <= sayInline && !e.elsewhere(l) {
 		e.straight(l)
 		b := l.mail.bytes(el)
-		env := envelope{from: from, hops: 1, bytes: b}
+		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, loop: l.originLoop}
 		l.stats.Mailed += uint64(seats.n)
 		seats.each(func(to jid.JID) {
 			env.to = to
@@ -281,7 +281,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		})
 		return
 	}
-	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...)}, to: seats.share()}
+	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
 	if seats.of != nil {
 		j.seats = seats
 	}

@@ -73,6 +73,15 @@ func (d durable) Await(t session.Ticket) error {
 	return asAsked(d.db.Wait(context.Background(), store.Ticket(t)))
 }
 
+func (d durable) Full() bool { return d.db.Full() != nil }
+
+func (d durable) NewBatch(id uint64) any { return d.db.NewBatch(id) }
+
+func (d durable) Commit(b any) session.Ticket { return session.Ticket(d.db.Commit(b.(*store.Batch))) }
+
+// Batch is the batch of what all modules store of ev: see [session.Stanza.Batch].
+func Batch(ev *session.Stanza) *store.Batch { return ev.Batch().(*store.Batch) }
+
 func (d durable) Snapshot() any { return d.db.Snapshot() }
 
 // full is a refusal for want of space, as the kernel asks for it.
