@@ -85,6 +85,8 @@ func (l *Local) settled(w wait) {
 	}
 	if w.acct == nil || w.acct.resident != goneMark { // else the account was deleted, and its sessions ended
 		w.then(w.ev, err)
+	} else {
+		l.orphaned(w.ev, w.acct)
 	}
 	if w.acct != nil {
 		l.unlock()

@@ -230,8 +230,20 @@ func (l *Local) awaited(ev *Stanza, a *Account, st *Stream, late *overdue, then 
 	if a.resident != goneMark {
 		ev.on, ev.at, ev.acct, ev.silent = l, &a.Entity, a, late.fired
 		then(ev, err)
+	} else {
+		ev.silent = late.fired
+		l.orphaned(ev, a)
 	}
 	l.unlock()
+}
+
+// orphaned answers ev, whose account a was deleted while it was worked on, as if there had been none (RFC 6121
+// §8.5.1). What a's own sessions asked has ended with their streams.
+func (l *Local) orphaned(ev *Stanza, a *Account) {
+	if ev.From.Bare() != a.bare {
+		ev.on, ev.at, ev.acct = l, nil, nil
+		ev.Absent()
+	}
 }
 
 const awaitTicks = 300
