@@ -216,8 +216,10 @@ func (l *Local) fanOne(from, to jid.JID, e xmlstream.Element) {
 	lt := letter{from: from, to: to, hops: 1}
 	lt.fill(l, ev, e)
 	h, ok := l.router.Table.Host(domainOf(from))
-	if !ok {
-		return
+	if !ok { // it is served no more, and its sessions end
+		if h, ok = l.router.Table.Host(domainOf(to)); !ok {
+			return
+		}
 	}
 	ev.Host = h
 	ev.Target = l.target(ev)
