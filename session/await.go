@@ -128,7 +128,7 @@ func (w *await) done(err error) {
 	if e.resident != goneMark {
 		w.then(w.ev, err)
 	} else {
-		w.ev.Fail(stanza.ServiceUnavailable) // it was deleted meanwhile
+		w.ev.orphaned()
 	}
 	e.unlock(l)
 }
@@ -150,5 +150,13 @@ func (w *await) OnTimer(*reactor.Loop) {
 	w.e.unlock(l)
 	if w.st != nil {
 		w.st.unpark(parkedWork)
+	}
+}
+
+// orphaned answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC 6121
+// §8.5.1). What an account's own sessions asked has ended with their streams.
+func (ev *Stanza) orphaned() {
+	if ev.From.Bare() != ev.at.addr {
+		ev.Absent()
 	}
 }

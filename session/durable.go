@@ -103,7 +103,7 @@ func (l *Local) settled(w wait, err error) {
 	case w.then == nil:
 	case e.resident == goneMark: // it was deleted meanwhile
 		w.ev.on, w.ev.at = l, e
-		w.ev.Fail(stanza.ServiceUnavailable)
+		w.ev.orphaned()
 	default:
 		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
