@@ -285,7 +285,7 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	l.unbind(s, st.id, clean, 0)
+	l.unbind(s, st.ref(), clean, 0)
 }
 
 // A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
@@ -297,17 +297,17 @@ const (
 	unbindTries   = 10
 )
 
-// unbind ends s, whose stream had that id. It needs the resident set, for those who are to be told, and
+// unbind ends s, whose stream was ref. It needs the resident set, for those who are to be told, and
 // asks again until the store has it: tries is how often it has asked already.
-func (l *Local) unbind(s *Session, id uint64, clean bool, tries int) {
+func (l *Local) unbind(s *Session, ref StreamRef, clean bool, tries int) {
 	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, err error) {
-		if a == nil || a != s.account || s.stream.ID != id || a.index(s) < 0 {
+		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
 			return
 		}
 		switch {
 		case err != nil && tries < unbindTries:
 			wait := min(firstUnbind<<tries, longestUnbind)
-			l.After(reactor.Tick(wait), func() { l.unbind(s, id, clean, tries+1) })
+			l.After(reactor.Tick(wait), func() { l.unbind(s, ref, clean, tries+1) })
 			return
 		case err != nil:
 			l.Log.Error("a session is ended without its contacts being told: its account can't be read", "jid", s.jid.String(), "tries", tries+1, "err", err)

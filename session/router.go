@@ -239,7 +239,7 @@ func (l *Local) pop() {
 func (l *Local) route(ev *Stanza) {
 	a := ev.Session.account
 	l.lock(&a.Entity)
-	if ev.stream != nil && (ev.Session.stream.ID != ev.stream.id || a.index(ev.Session) < 0) {
+	if ev.stream != nil && (ev.Session.stream != ev.stream.ref() || a.index(ev.Session) < 0) {
 		l.unlock() // a superseded stream, or a session that was ended: RFC 6121 has nobody to answer
 		return
 	}

@@ -76,7 +76,7 @@ func (s *Session) Presence() (p []byte, priority int8) { return s.presence, s.pr
 func (s *Session) SetPresence(p []byte, priority int8) { s.presence, s.priority = p, priority }
 
 // Connected reports whether s is a connected resource (RFC 6120 §7): bound, with a stream.
-func (s *Session) Connected() bool { return s.stream.ID != 0 }
+func (s *Session) Connected() bool { return s.stream != (StreamRef{}) }
 
 // Available reports whether s is an available resource (RFC 6121 §4.2.1). Every one is connected, or
 // rests.
