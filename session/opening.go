@@ -10,9 +10,9 @@ import (
 	"canto/xmlstream"
 )
 
-// NewStream is the kernel's half of a connection that w carries, on its loop. The front door sets it
-// up; the peer has until the login deadline to become a session.
-func (l *Local) NewStream(w Wire, traits Traits) *Stream {
+// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds it: see
+// [Stream.Feed]. The peer has until the login deadline to become a session.
+func (l *Local) NewStream(w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
 	st.in.Reset(lim.before)
@@ -245,8 +245,8 @@ func (st *Stream) known(n xmlstream.Name) bool {
 	return false
 }
 
-// Syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
-func (l *Local) Syntax(st *Stream, err error) {
+// syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
+func (l *Local) syntax(st *Stream, err error) {
 	l.enter()
 	defer l.leave()
 	if errors.Is(err, io.EOF) {
@@ -271,9 +271,6 @@ func (l *Local) Gone(st *Stream, err error) {
 	clean := st.state == Closing
 	if !clean {
 		l.countClose(err) // of a Session.Close: st itself has not heard of it
-		if err == errSlowReader {
-			l.stats.Limits["outbox"]++
-		}
 	}
 	st.bits |= bitGone
 	st.state = Closing
@@ -348,39 +345,6 @@ func (l *Local) Due(st *Stream) {
 	st.arm(dueRate, st.due[dueRate])
 }
 
-// Spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
-// some, and TCP slows the peer: over says so.
-func (l *Local) Spend(st *Stream, n int) (over bool) {
-	lim := l.router.limits()
-	if lim.Rate <= 0 || st.state == Closing {
-		return false
-	}
-	// The debt is one burst at most, so that no stanza, to however many clogged clients, stops its sender
-	// for longer than it takes to earn a burst.
-	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
-	if st.tokens >= 0 {
-		return false
-	}
-	st.refill()
-	if st.tokens >= 0 {
-		return false
-	}
-	l.stats.Limits["rate"]++
-	st.park(parkedRate)
-	wait := int64(-st.tokens)*10/int64(lim.Rate) + 1
-	st.arm(dueRate, l.Loop.Tick()+reactor.Tick(wait))
-	return true
-}
-
-// refill adds what st has earned since it was last asked, at most one burst.
-func (st *Stream) refill() {
-	lim := st.loop.router.limits()
-	now := st.loop.Loop.Tick()
-	earned := int64(now-st.refilled) * int64(lim.Rate) / 10
-	st.refilled = now
-	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
-}
-
 // Bind makes the session of st once the account's resident set is in memory: with runs under the
 // account's lock, where [Account.Bind] and [Account.Ready] are called. exists is false if the
 // account was deleted meanwhile.
@@ -429,18 +393,11 @@ func (l *Local) countClose(err error) {
 			c = "undefined-condition"
 		}
 		l.stats.StreamErrors[c]++
+		if se == errSlowReader {
+			l.stats.Limits["outbox"]++
+		}
 	}
 }
-
-// Hold stops reading until nothing waits for the peer any more: Unhold is called then, also where the
-// socket takes everything at once (attack K23).
-func (st *Stream) Hold() {
-	st.park(parkedOutbox)
-	st.wire.NotifyDrain()
-}
-
-// Unhold ends Hold. The front door calls it when the outbox is empty.
-func (st *Stream) Unhold() { st.unpark(parkedOutbox) }
 
 // FailIQ answers an iq of a stream without a session with a stanza error.
 func (st *Stream) FailIQ(id string, c stanza.Condition) {

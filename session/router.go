@@ -84,13 +84,13 @@ func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 	l.crowded, l.copied = 0, 0
 	l.receive(st, e)
 	if l.copied > 0 {
-		l.Spend(st, l.copied/copyShare)
+		l.spend(st, l.copied/copyShare)
 	}
 	if l.crowded > 0 {
 		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
 		l.stats.Limits["crowded"]++
-		l.Spend(st, l.crowded*crowdPrice)
+		l.spend(st, l.crowded*crowdPrice)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"canto/session/jid"
 	"canto/session/stanza"
-	"canto/xmlstream"
 )
 
 // A Session is a resource, and outlives connections. It lives in its Account's list; everything is
@@ -37,6 +36,7 @@ type out struct {
 	full bool
 	// clogged: the wire had no room. Everything waits until it has taken what it has.
 	clogged bool
+	taken   []func(l *Local, taken bool) // see AfterFlush
 }
 
 // A heldElement waits in an outbox.
@@ -93,7 +93,6 @@ var interested = NewFlag("interested")
 // A Parcel is one element on its way out; its bytes are copied.
 type Parcel struct {
 	Bytes []byte
-	Form  xmlstream.Form
 	Kind  stanza.Kind
 	// First marks a stored message, which a catching session gets before everything that it holds back.
 	First bool
@@ -125,11 +124,8 @@ func (s *Session) send(p Parcel) (ok bool) {
 	}
 	if !s.waits(p) {
 		switch {
-		case s.wire.Send(p.Bytes, p.Form):
+		case s.wire.Send(p.Bytes):
 			return true
-		case s.wire.Closing():
-			s.ended = true
-			return false
 		case p.First:
 			return false // it stays where it is stored until there is room
 		}
@@ -148,7 +144,7 @@ func (s *Session) send(p Parcel) (ok bool) {
 		}
 		return false
 	}
-	return s.wire.Send(p.Bytes, p.Form) // presence overtakes two megabytes rather than being lost
+	return s.wire.Send(p.Bytes) // presence overtakes two megabytes rather than being lost
 }
 
 // waits reports whether p is held back. Under the outbox lock.
@@ -172,16 +168,46 @@ func (s *Session) clog() {
 		s.out = new(out)
 	}
 	s.out.clogged = true
-	a := s.account
-	s.wire.Flushed(func(l *Local, taken bool) {
-		if taken {
-			l.Account(a.host, a.bare, func(l *Local, now *Account, _ bool, _ error) {
-				if now == a && a.index(s) >= 0 {
-					s.unclog(l)
-				}
-			})
-		}
-	})
+	s.notifyDrain()
+}
+
+// notifyDrain has l.drained called once the client has what was sent. Under the outbox lock.
+func (s *Session) notifyDrain() {
+	if d, ok := s.wire.(Drainer); ok {
+		d.NotifyDrain()
+	}
+}
+
+// drained goes on with what waits in the outbox of s, as the client has what was sent before: the stream ref says so.
+func (l *Local) drained(s *Session, ref StreamRef) {
+	s.lockOut()
+	o := s.out
+	if o == nil || s.stream != ref {
+		s.unlockOut()
+		return
+	}
+	clogged, taken := o.clogged, o.taken
+	o.taken = nil
+	s.unlockOut()
+	for _, f := range taken {
+		f(l, true)
+	}
+	if clogged {
+		l.Account(s.account.host, s.account.bare, func(l *Local, now *Account, _ bool, _ error) {
+			if now == s.account && now.index(s) >= 0 {
+				s.unclog(l)
+			}
+		})
+	}
+}
+
+// closing says that the stream ref of s takes nothing any more.
+func (s *Session) closing(ref StreamRef) {
+	s.lockOut()
+	defer s.unlockOut()
+	if s.stream == ref {
+		s.ended = true
+	}
 }
 
 // unclog goes on after the wire has taken what it had: with what is held back, unless Caught will.
@@ -324,7 +350,7 @@ func (s *Session) next() (h heldElement, ok bool) {
 		return h, false
 	}
 	if len(o.held) == 0 {
-		if o.clogged = false; !o.full || !s.catching {
+		if o.clogged = false; len(o.taken) == 0 && (!o.full || !s.catching) {
 			s.out = nil
 		}
 		return h, false
@@ -340,7 +366,7 @@ func (s *Session) next() (h heldElement, ok bool) {
 func (s *Session) write(h heldElement) bool {
 	s.lockOut()
 	defer s.unlockOut()
-	if s.wire != nil && s.wire.Send(h.bytes, xmlstream.Streamed) {
+	if s.wire != nil && s.wire.Send(h.bytes) {
 		return true
 	}
 	if s.out == nil {
@@ -387,11 +413,17 @@ func (l *Local) again(h heldElement) {
 // that was sent to s before, so that it may be erased where it was stored; with taken false if the
 // connection closes first, or s has none. Under the account's lock.
 func (s *Session) AfterFlush(l *Local, f func(l *Local, taken bool)) {
+	s.lockOut()
+	defer s.unlockOut()
 	if s.wire == nil {
 		l.Loop.Post(func() { l.Enter(func() { f(l, false) }) })
 		return
 	}
-	s.wire.Flushed(f)
+	if s.out == nil {
+		s.out = new(out)
+	}
+	s.out.taken = append(s.out.taken, f)
+	s.notifyDrain()
 }
 
 // Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it; a resting
