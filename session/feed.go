@@ -122,4 +122,3 @@ func (st *Stream) refill() {
 	st.refilled = now
 	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
 }
-

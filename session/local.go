@@ -38,6 +38,7 @@ type Local struct {
 
 	shared  [sharedElements][]byte
 	seats   Seats
+	pulls   []*Session // whose sources are to be asked before the next mail
 	app     xmlstream.Appender
 	scratch []byte
 	waits   []wait // commits that are not durable
@@ -113,7 +114,7 @@ func (l *Local) leave() {
 	if l.held != nil && l.nest == 1 {
 		l.letGo() // only a panic leaves with a lock
 	}
-	if l.nest == 1 && !l.moving && l.next < len(l.mail) {
+	if l.nest == 1 && !l.moving && (l.next < len(l.mail) || len(l.pulls) > 0) {
 		l.deliverMail()
 	}
 	l.nest--
@@ -482,14 +483,7 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 // forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
 func (a *Account) forget(l *Local) {
 	for _, s := range a.sessions {
-		s.lockOut()
-		o := s.out
-		s.out = nil
-		s.unlockOut()
-		if o == nil {
-			continue
-		}
-		for _, h := range o.held {
+		for _, h := range s.emptied(l, SessionEnded) {
 			if h.kind == stanza.IQ {
 				l.again(h) // a request has an answer all the same
 			}

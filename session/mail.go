@@ -64,7 +64,13 @@ func (l *Local) deliverMail() {
 		return
 	}
 	l.moving = true
-	for l.next < len(l.mail) {
+	for l.next < len(l.mail) || len(l.pulls) > 0 {
+		if n := len(l.pulls); n > 0 {
+			s := l.pulls[n-1]
+			l.pulls = l.pulls[:n-1]
+			l.pull(s)
+			continue
+		}
 		lt := l.mail[l.next]
 		l.mail[l.next] = letter{}
 		l.next++
