@@ -232,16 +232,7 @@ func (r *Reactor) Run(ctx context.Context) error {
 // drain closes every connection and waits until they are gone, for DrainTimeout at most.
 func (r *Reactor) drain(ticks *time.Ticker) {
 	r.closePorts()
-	for _, l := range r.loops {
-		l.Post(func() {
-			for _, c := range l.live {
-				if r.cfg.Drain != nil {
-					l.protect(nil, func() { r.cfg.Drain(c) })
-				}
-				c.Close(ErrStopped)
-			}
-		})
-	}
+	r.dismiss()
 	late := time.NewTimer(r.cfg.DrainTimeout)
 	defer late.Stop()
 	for r.conns.Load() > 0 {
@@ -253,6 +244,20 @@ func (r *Reactor) drain(ticks *time.Ticker) {
 				l.Post(l.tick)
 			}
 		}
+	}
+}
+
+// dismiss calls Drain for every connection, and closes it.
+func (r *Reactor) dismiss() {
+	for _, l := range r.loops {
+		l.Post(func() {
+			for _, c := range l.live {
+				if r.cfg.Drain != nil {
+					l.protect(nil, func() { r.cfg.Drain(c) })
+				}
+				c.Close(ErrStopped)
+			}
+		})
 	}
 }
 

@@ -2,88 +2,16 @@ package session
 
 import (
 	"errors"
-	"sync"
 
-	"canto/reactor"
 	"canto/session/jid"
 )
-
-// An Entity is a monitor: one lock and everything behind it. An account is one; a remote domain's
-// queue, a room, a pubsub service are others. Its hook chains run under its lock, and only while its
-// resident set is in memory. A stanza for a cold entity goes into its inbox; one worker job reads
-// the set, and the inbox is worked off in order; while it is not empty, whatever follows goes there
-// too.
-type Entity struct {
-	mu       sync.Mutex
-	host     *Host
-	inbox    *inbox       // nil: nothing waits
-	resident *resident    // nil: cold
-	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
-	used     reactor.Tick // when it was last asked for: dropped by clock
-	pins     int32        // waits, fan-outs: not to be dropped
-	sending  int32        // fan-outs of this entity that are not done: its next stanza waits
-}
-
-// A Behaviour is what makes an Entity other than an account: a room, a pubsub service. Stanza is
-// called under the lock with a stanza that has arrived, and may do what a hook may.
-type Behaviour interface {
-	Stanza(ev *Stanza) Verdict
-}
-
-// NewEntity makes an Entity that is always resident, for [Hooks.Home].
-func NewEntity(h *Host, b Behaviour) *Entity {
-	return &Entity{host: h, resident: &resident{exists: true, kind: b}}
-}
-
-// resident is what is in memory of an entity that is warm. It never changes, only what its parts point to:
-// accounts of which nothing is stored share one.
-type resident struct {
-	profile *Profile // whose loaders read parts
-	kind    Behaviour
-	parts   []any // by part id; what [Part.Of] gives
-	exists  bool
-}
-
-// Limits of an inbox (design: 64 stanzas or 256 KiB, then resource-constraint of type wait).
-const (
-	inboxCount = 64
-	inboxBytes = 256 << 10
-)
-
-type inbox struct {
-	items []item
-	bytes int
-	taken bool // a load is under way that will work it off, or somebody does; else a fan-out's end will
-}
-
-// An item is a stanza that waits for its entity, or something else that does.
-type item struct {
-	letter letter
-	fn     func(l *Local, a *Account, exists bool, err error)
-	home   *Local // fn's, and nobody else's
-}
 
 // An Account is the entity behind a bare JID of ours. It is in the Table while it has a session, an
 // inbox or a warm resident set. All methods: under the lock.
 type Account struct {
 	Entity
-	bare     jid.JID    // never changes
-	id       uint64     // in the store, from the first load on
 	sessions []*Session // connected and resting
 }
-
-// goneMark is the resident set of an account that left the Table: whoever still has a pointer to it
-// looks it up again.
-var goneMark = new(resident)
-
-// JID is the bare JID. Any goroutine.
-func (a *Account) JID() jid.JID { return a.bare }
-
-// ID is the account's id in the store, never given to another. Zero for nobody.
-func (a *Account) ID() uint64 { return a.id }
-
-// Host is the account's domain. Any goroutine.
-func (e *Entity) Host() *Host { return e.host }
 
 // Resources are the account's sessions, in the order they were bound. Good while the lock is held;
 // not to be changed.
@@ -162,15 +90,9 @@ func (a *Account) Unbind(l *Local, s *Session) {
 
 // unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.
 func (l *Local) unbound(a *Account, s *Session) {
-	defer func() {
-		if r := recover(); r != nil {
-			held := l.held
-			l.held = nil // the caller gives it back
-			l.panicked(r, s.jid)
-			l.held = held
-			a.unlike()
-		}
-	}()
+	f := l.frame(s.jid, nil)
+	f.held = l.held
+	defer l.boundary(f)
 	runSessions(&a.host.Profile().Hooks.Unbound, l, s)
 }
 
@@ -238,36 +160,14 @@ func (st *Stream) ref() StreamRef {
 	return StreamRef{Node: st.loop.router.Node, Inc: st.loop.router.Incarnation, ID: st.id}
 }
 
-// A Who names an account to the loaders of its resident set.
-type Who struct {
-	JID jid.JID // bare
-	ID  uint64  // in the store
-}
-
-// warm reports whether the chains of e may run now.
-func (e *Entity) warm() bool {
-	return e.resident != nil && (e.resident.kind != nil || e.resident.profile == e.host.Profile())
-}
-
-// waits reports whether what comes for e goes into its inbox.
-func (e *Entity) waits() bool { return e.inbox != nil || !e.warm() }
-
-// put keeps it for later; false: the inbox is full.
-func (e *Entity) put(it item) bool {
-	if e.inbox == nil {
-		e.inbox = new(inbox)
+// streamOn is the stream of s, if it is of l's loop and its connection is open. Under the account's lock.
+func (s *Session) streamOn(l *Local) *Stream {
+	w, ok := s.wire.(interface{ Stream() *Stream })
+	if !ok {
+		return nil
 	}
-	b := e.inbox
-	if it.fn == nil && (len(b.items) >= inboxCount || b.bytes+len(it.letter.bytes) > inboxBytes) {
-		return false
+	if st := w.Stream(); st != nil && st.loop == l && st.bits&bitGone == 0 {
+		return st
 	}
-	b.bytes += len(it.letter.bytes)
-	b.items = append(b.items, it)
-	return true
+	return nil
 }
-
-// Pin keeps e in memory until Unpin. Under the lock.
-func (e *Entity) Pin() { e.pins++ }
-
-// Unpin takes a Pin back. Under the lock.
-func (e *Entity) Unpin() { e.pins-- }

@@ -189,13 +189,13 @@ func weigh(v any) int {
 // about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any goroutine but a loop's.
 func (t *Table) Weigh() Holdings {
 	h, once := Holdings{}, shared{}
-	var list []*Account
+	var list []*Entity
 	for i := range t.shards {
-		list = t.Accounts(i, list[:0])
+		list = t.list(i, list[:0])
 		s := &t.shards[i]
 		s.mu.RLock()
 		nobody := len(s.nobody)
-		found := Allocated(cap(s.accounts.slots)*int(unsafe.Sizeof(&Account{}))) + Allocated(cap(s.accounts.tags)*2)
+		found := Allocated(cap(s.entities.slots)*int(unsafe.Sizeof(&Entity{}))) + Allocated(cap(s.entities.tags)*2)
 		for j := range s.nobody {
 			h.add("tables", 0, Allocated(len(j.String())))
 		}
@@ -225,21 +225,28 @@ func (m shared) first(p unsafe.Pointer) bool {
 	return true
 }
 
-func (a *Account) weigh(h Holdings, once shared) {
-	lockCheck(&a.Entity)
-	a.mu.Lock()
-	defer unlockCheck(&a.Entity)
-	defer a.mu.Unlock()
-	if a.resident == goneMark {
+// weigh takes the entity's lock.
+func (e *Entity) weigh(h Holdings, once shared) {
+	lockCheck(e)
+	e.mu.Lock()
+	defer unlockCheck(e)
+	defer e.mu.Unlock()
+	if e.resident == goneMark {
 		return
 	}
-	n := weigh(a)
-	if a.inbox != nil {
-		waits := weigh(a.inbox)
-		h.add("inboxes", len(a.inbox.items), waits)
+	n, part := weigh(e), "accounts"
+	a := e.account()
+	if a != nil {
+		n = weigh(a)
+	} else if part = e.kind.String() + "s"; e.behaviour() != nil && e.behaviour().Weigh != nil && e.live != nil {
+		n += e.behaviour().Weigh(e)
+	}
+	if e.waits != nil {
+		waits := weigh(e.waits)
+		h.add("inboxes", len(e.waits.inbox.items), waits)
 		n -= waits
 	}
-	if r := a.resident; r != nil && once.first(unsafe.Pointer(r)) {
+	if r := e.resident; r != nil && once.first(unsafe.Pointer(r)) {
 		for id, v := range r.parts {
 			if n := weigh(v); n > 0 {
 				h.add(partName(id), 1, n)
@@ -248,7 +255,10 @@ func (a *Account) weigh(h Holdings, once shared) {
 	} else if r != nil {
 		n -= weigh(r)
 	}
-	h.add("accounts", 1, n)
+	h.add(part, 1, n)
+	if a == nil {
+		return
+	}
 	for _, s := range a.sessions {
 		s.weigh(h, once)
 	}
@@ -286,7 +296,7 @@ func partName(id int) string {
 // Weigh is what l holds: its mail, what it writes with, its cache of addresses. On the loop.
 func (l *Local) Weigh() int {
 	return Allocated(int(unsafe.Sizeof(*l))) + Allocated(int(unsafe.Sizeof(*l.Parser))) + l.jids.Bytes() +
-		Allocated(cap(l.mail)*int(unsafe.Sizeof(letter{}))) + Allocated(cap(l.mailBuf)) + Allocated(cap(l.scratch)) + Allocated(cap(l.app.B))
+		Allocated(cap(l.mail.list)*int(unsafe.Sizeof(envelope{}))) + Allocated(cap(l.mail.buf)) + Allocated(cap(l.scratch)) + Allocated(cap(l.app.B))
 }
 
 // StreamBytes is what a connection's stream holds once it is bound.

@@ -67,7 +67,7 @@ func (b *burial) begin(l *Local) {
 		}
 		if a != nil && a.id == b.who.ID { // else the name is another's by now
 			a.forget(l)
-			l.router.Table.drop(a, false, 0)
+			l.router.Table.drop(&a.Entity, false, 0)
 		}
 		l.Loop.Post(func() { l.Enter(func() { b.read(l) }) })
 	})
@@ -82,7 +82,7 @@ func (b *burial) read(l *Local) {
 		if c, ok := snap.(interface{ Close() error }); ok {
 			defer c.Close()
 		}
-		got, err = p.read(snap, b.who, nil)
+		got, err = p.read(snap, Accounts, b.who, nil)
 		return err
 	}, func(err error) {
 		l.Enter(func() {
@@ -100,7 +100,7 @@ func (b *burial) read(l *Local) {
 func (b *burial) ask(l *Local, got *resident) {
 	defer func() {
 		if r := recover(); r != nil {
-			l.panicked(r, b.who.JID)
+			l.panicked(r, l.frame(b.who.JID, nil))
 			b.again(l, errors.New("session: a hook has panicked"))
 		}
 	}()
@@ -109,16 +109,17 @@ func (b *burial) ask(l *Local, got *resident) {
 		b.next(l)
 		return
 	}
-	a := &Account{bare: b.who.JID, id: b.who.ID, Entity: Entity{host: b.host, resident: got}}
+	a := &Account{Entity: Entity{addr: b.who.JID, id: b.who.ID, host: b.host, resident: got, kind: Accounts}}
+	a.live = a
 	b.tell, b.told, b.failed = nil, nil, nil
-	l.lock(&a.Entity)
+	a.lock(l)
 	c := &b.host.Profile().Hooks.Deleted
 	for i := range c.links {
 		c.links[i].f(l, a, func(to jid.JID, el []byte) {
 			b.tell = append(b.tell, notice{to: to, el: append([]byte(nil), el...)})
 		})
 	}
-	l.unlock()
+	a.unlock(l)
 	b.asked = true
 	b.next(l)
 }
@@ -144,7 +145,7 @@ func (b *burial) next(l *Local) {
 
 // notify tells one contact, under its lock, and calls told then, whatever a hook does.
 func (b *burial) notify(l *Local, n notice, told func()) {
-	defer l.contain(n.to)
+	defer l.boundary(l.frame(n.to, nil))
 	host, ours := l.router.Table.Host(domainOf(n.to))
 	if !ours {
 		l.Post(b.who.JID, n.to, n.el)
@@ -163,7 +164,7 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 		case err != nil:
 			return
 		case exists:
-			if !l.notice(a, letter{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
+			if !l.notice(a, envelope{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
 				return
 			}
 			n.t = a.ticket
@@ -175,16 +176,16 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 
 // notice takes a piece of news about a deleted account through a's chain for presence, from where it is handed
 // over: what a blocks is not asked. It reports whether it was taken.
-func (l *Local) notice(a *Account, lt letter) bool {
-	e, err := l.Parser.Element(lt.bytes)
+func (l *Local) notice(a *Account, env envelope) bool {
+	e, err := l.Parser.Element(env.bytes)
 	if err != nil {
 		return false
 	}
 	defer l.Parser.Release(e)
 	ev := l.push()
 	defer l.pop()
-	lt.fill(l, ev, e)
-	ev.Host, ev.at, ev.acct = a.host, &a.Entity, a
+	env.fill(l, ev, e)
+	ev.Host, ev.at = a.host, &a.Entity
 	ev.silent = true // the one who would be answered is not there
 	runPhases(&a.host.Profile().Hooks.Presence[ToBare], ev, Deliver, Fallback+1)
 	return !ev.failed

@@ -4,10 +4,11 @@
 // Three kinds of state, three rules:
 //
 //   - A [Stream] belongs to its loop and is touched only there.
-//   - An [Entity] (an [Account], later a room, a pubsub service, the queue to a remote domain) is a
+//   - An [Entity] (an [Account], or of a kind that a module brings: a room, a service at a domain) is a
 //     monitor: one mutex and everything behind it. Its hook chains run under that lock, on whatever
 //     loop the stanza arrived on. Never two entity locks at once: what a hook sends to another
-//     entity is mail, a plain list on the same loop, routed after the lock is released.
+//     entity is mail, a plain list on the same loop, routed after the lock is released, or while
+//     something of the entity is under way elsewhere, queued behind that: see departure.go.
 //   - An outbox is a leaf lock: [Session.Send] takes only that, from any goroutine, under any lock.
 //
 // The lock order is entity, session's outbox, connection's outbox, loop's dirty list. Nothing under

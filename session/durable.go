@@ -24,18 +24,28 @@ type Durable interface {
 	Snapshot() any
 }
 
-// A Directory knows which accounts there are. On a worker.
+// A Directory knows what there is at an address: a bare JID, or a domain. On a worker.
 type Directory interface {
-	Account(snap any, bare jid.JID) (id uint64, ok bool, err error)
+	// Entity is the id and the kind of what is at addr; false: nothing.
+	Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
 }
 
-// A wait is a stanza whose answer depends on a commit.
+// A wait is what depends on a commit: a stanza's answer, or with f something else.
 type wait struct {
 	ticket Ticket
 	ev     *Stanza
-	acct   *Account
+	at     *Entity
 	st     *Stream
 	then   func(ev *Stanza, err error) Verdict
+	f      func(err error)
+}
+
+// await runs f on the loop, under no lock, when t is settled.
+func (l *Local) await(t Ticket, f func(err error)) {
+	l.waits = append(l.waits, wait{ticket: t, f: f})
+	if t <= l.router.Durable.Durable() {
+		l.Loop.Post(l.settle)
+	}
 }
 
 // settleWaits runs, in order, what waited for tickets that are settled by now.
@@ -48,48 +58,43 @@ func (l *Local) settleWaits() {
 		w := l.waits[n]
 		l.waits[n] = wait{}
 		n++
-		if w.then == nil {
-			l.missed(w)
-			continue
-		}
-		l.settled(w)
+		l.settled(w, l.router.Durable.Err(w.ticket))
+		l.mail.deliver(l)
 	}
 	l.waits = append(l.waits[:0], l.waits[n:]...)
 }
 
-// settled goes on with w. A panic in what was waiting ends that stanza alone, which is answered.
-func (l *Local) settled(w wait) {
-	defer func() {
-		if r := recover(); r != nil {
-			l.panicked(r, w.ev.From)
-			l.failed(w.ev)
-			l.deliverMail()
-		}
-	}()
+// settled goes on with w, whose commit has ended with err. A panic in what was waiting ends that alone.
+func (l *Local) settled(w wait, err error) {
 	if w.st != nil {
 		defer w.st.unpark(parkedWork)
 	}
-	err := l.router.Durable.Err(w.ticket)
-	if w.acct != nil {
-		l.lock(&w.acct.Entity)
-		w.acct.Unpin()
-		if err != nil {
-			w.acct.unlike()
-		}
+	defer l.boundary(l.frame(jid.JID{}, w.ev))
+	if w.f != nil {
+		w.f(err)
+		return
 	}
-	w.ev.on = l
-	w.ev.at = nil
-	w.ev.acct = w.acct
-	if w.acct != nil {
-		w.ev.at = &w.acct.Entity
+	if w.then == nil && err == nil {
+		return
 	}
-	if w.acct == nil || w.acct.resident != goneMark { // else the account was deleted, and its sessions ended
+	e := w.at
+	if e == nil {
+		w.ev.on = l
+		w.then(w.ev, err)
+		return
+	}
+	e.lock(l)
+	if w.then != nil {
+		e.Unpin()
+	}
+	if err != nil {
+		e.unlike()
+	}
+	if w.then != nil && e.resident != goneMark { // else the account was deleted, and its sessions ended
+		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
 	}
-	if w.acct != nil {
-		l.unlock()
-	}
-	l.deliverMail()
+	e.unlock(l)
 }
 
 // Commit ends an iq handler that changed memory and gave the change to the store. The client's input
@@ -113,58 +118,26 @@ func failKept(ev *Stanza, err error) Verdict {
 
 // commit is Commit; st, if there is one, takes no element until t is settled.
 func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
-	l := ev.on
-	if ev.acct != nil {
-		ev.acct.ticket = max(ev.acct.ticket, t)
+	l, e := ev.on, ev.at
+	if e != nil {
+		e.ticket = max(e.ticket, t)
 	}
 	if t <= l.router.Durable.Durable() {
 		err := l.router.Durable.Err(t)
-		if err != nil && ev.acct != nil {
-			ev.acct.unlike()
+		if err != nil && e != nil {
+			e.unlike()
 		}
 		return then(ev, err)
 	}
-	w := wait{ticket: t, ev: ev.Keep(), acct: ev.acct, st: st, then: then}
-	if w.acct != nil {
-		w.acct.Pin()
+	w := wait{ticket: t, ev: ev.Keep(), at: e, st: st, then: then}
+	if e != nil {
+		e.Pin()
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
 	l.waits = append(l.waits, w)
 	return Done
-}
-
-// Wrote remembers that a's memory is newer than the store until t is settled, for a change that no stanza asked
-// for. If t fails a is read again. Under the lock, on the loop of l.
-func (a *Account) Wrote(l *Local, t Ticket) {
-	a.ticket = max(a.ticket, t)
-	settled := t <= l.router.Durable.Durable()
-	if settled && l.router.Durable.Err(t) == nil {
-		return
-	}
-	l.waits = append(l.waits, wait{ticket: t, acct: a})
-	if settled {
-		l.Loop.Post(l.settle) // not at once: the hooks of this stanza go on with what they have
-	}
-}
-
-// missed ends the wait for a change that nobody waits for.
-func (l *Local) missed(w wait) {
-	defer l.contain(w.acct.bare)
-	if l.router.Durable.Err(w.ticket) == nil {
-		return
-	}
-	l.lock(&w.acct.Entity)
-	w.acct.unlike()
-	l.unlock()
-}
-
-// unlike makes e cold, as what is in memory is not what is stored.
-func (e *Entity) unlike() {
-	if e.resident != nil && e.resident != goneMark && e.resident.kind == nil {
-		e.resident = &resident{exists: e.resident.exists}
-	}
 }
 
 // FailCommit answers ev for a commit that failed: resource-constraint for a store without room,

@@ -12,9 +12,9 @@ var Core = []Feature{
 	"presence",        // routing of presence, Hooks.Presence
 	"stream-features", // Hooks.Features
 	"outgoing",        // Hooks.Outgoing
-	"resident",        // Resident: parts of an account kept in memory
+	"resident",        // Resident, ResidentOf: parts of an entity kept in memory
 	"commit",          // Stanza.Commit
 	"resting",         // sessions that outlive their stream: Hooks.Rest, Account.Attach
 	"fanout",          // Local.Fanout
-	"home",            // Hooks.Home: entities other than accounts
+	"kinds",           // Hooks.Serve, Hooks.Make: entities other than accounts
 }

@@ -126,12 +126,6 @@ type StreamFeature struct {
 	Handle         func(st *Stream, e xmlstream.Element)
 }
 
-type iqKey struct {
-	target Target
-	set    bool
-	name   xmlstream.Name
-}
-
 // Hooks are all the places where a module can take part: one field, one place. One Hooks serves all
 // hosts of a Profile.
 type Hooks struct {
@@ -140,9 +134,8 @@ type Hooks struct {
 	// Pre chains run for a stanza that a local client sent, before it is routed, under the sender's
 	// lock, by the target it has. Done drops it.
 	PreMessage, PrePresence, PreIQ [numTargets]Chain[StanzaFunc]
-	// These run for a stanza that has arrived here, under the recipient's lock; for ToHost under
-	// none. Done means delivered.
-	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+	// Chains are those of accounts, and for ToHost those of the host itself, which run under no lock.
+	Chains
 	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides from the
 	// sender: what is answered there with something else than service-unavailable. There is no account to look at.
 	Absent Chain[StanzaFunc]
@@ -161,44 +154,20 @@ type Hooks struct {
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// somebody takes it there.
 	Remote Chain[StanzaFunc]
-	// Home names the entity of an address that is no account: a room, a pubsub service. Under no
-	// lock; must not wait.
-	Home Chain[func(h *Host, to jid.JID) *Entity]
+	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may come to be
+	// there: a hook may call [Stanza.Create].
+	Make Chain[StanzaFunc]
 	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID and a
 	// stanza from the account's. It runs under the lock of an account that is in no table and has what is stored:
 	// whether or not the account was in memory, and again after a crash.
 	Deleted Chain[func(l *Local, a *Account, tell func(to jid.JID, el []byte))]
 
-	iq map[iqKey]iqHandler
+	kinds []*Behaviour // by KindID
+	every Chains       // of iqs that every kind answers
 }
 
-type iqHandler struct {
-	f      StanzaFunc
-	module string
-}
-
-// OnIQ gives one payload to one handler. It panics on a name that is not Known and on a second
-// handler for the same payload: two modules that both want it conflict, and must say so in their
-// manifests. With ToSelf, ev.Session is set.
-func (h *Hooks) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
-	if !name.Known() {
-		panic("session: OnIQ with a name that is not interned, by module " + module)
-	}
-	if h.iq == nil {
-		h.iq = make(map[iqKey]iqHandler)
-	}
-	for _, t := range targets {
-		k := iqKey{t, set, name}
-		if other, taken := h.iq[k]; taken {
-			panic("session: modules " + other.module + " and " + module + " both answer iq payload " +
-				name.Local.String() + " " + name.Space.String())
-		}
-		h.iq[k] = iqHandler{f, module}
-	}
-}
-
-// Answers reports whether some module handles the payload for t.
-func (h *Hooks) Answers(t Target, set bool, name xmlstream.Name) bool {
-	_, ok := h.iq[iqKey{t, set, name}]
-	return ok
+// OnEveryIQ gives one payload to one handler for entities of every kind but accounts, where the kind itself has none.
+// Under the entity's lock.
+func (h *Hooks) OnEveryIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
+	h.every.OnIQ(module, set, name, f, targets...)
 }

@@ -14,6 +14,7 @@ type Host struct {
 	ID   uint32  // order of appearance in this process
 	JID  jid.JID // of the domain
 
+	service  bool // users do not log in: its bare domain is an entity, and what is at it is made by stanzas
 	profile  atomic.Pointer[Profile]
 	cert     atomic.Pointer[hostCertificate]                  // nil, or without a certificate: it is to be read
 	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
@@ -39,6 +40,19 @@ func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*H
 	h.profile.Store(p)
 	return h, nil
 }
+
+// NewService makes a host without logins, with the profile p: its bare domain is an entity, like every address
+// at it, of the kinds that p serves. Any goroutine.
+func NewService(name string, p *Profile) (*Host, error) {
+	h, err := NewHost(name, p, nil)
+	if err == nil {
+		h.service = true
+	}
+	return h, err
+}
+
+// Service reports whether h was made by NewService. Any goroutine.
+func (h *Host) Service() bool { return h.service }
 
 // renew gives h, which was removed, what a new Host of the same domain has.
 func (h *Host) renew(n *Host) {

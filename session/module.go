@@ -117,32 +117,34 @@ type Given struct {
 // Give makes a Given of v, to be found as a T.
 func Give[T any](v T) Given { return Given{reflect.TypeFor[T](), v} }
 
-// A Part gets one module's part of the resident set of an account.
+// A Part gets one module's part of the resident set of an account, or of an entity of another kind.
 type Part[T any] struct{ id uint16 }
 
 // NewPart makes a Part, for a package variable.
 func NewPart[T any](name string) Part[T] { return Part[T]{register(&names.parts, name)} }
 
-// Of is the part of a, to be read: under the account's lock. It is nil where load found nothing, and
-// where the module is not loaded on the account's host.
-func (p Part[T]) Of(a *Account) *T {
-	if a.resident == nil || int(p.id) >= len(a.resident.parts) || a.resident.parts[p.id] == nil {
+// Of is the part of m, to be read: under the entity's lock. It is nil where load found nothing, and
+// where the module is not loaded on the entity's host.
+func (p Part[T]) Of(m Member) *T {
+	r := m.entity().resident
+	if r == nil || int(p.id) >= len(r.parts) || r.parts[p.id] == nil {
 		return nil
 	}
-	return a.resident.parts[p.id].(*T)
+	return r.parts[p.id].(*T)
 }
 
 // Own is Of for who changes what it points to, in place: a new T where there was none. Under the
-// account's lock, while the resident set is in memory.
-func (p Part[T]) Own(a *Account) *T {
-	v := p.Of(a)
+// entity's lock, while the resident set is in memory.
+func (p Part[T]) Own(m Member) *T {
+	v := p.Of(m)
 	if v == nil {
 		v = new(T)
-		r := *a.resident
+		e := m.entity()
+		r := *e.resident
 		r.parts = make([]any, max(len(r.parts), int(p.id)+1))
-		copy(r.parts, a.resident.parts)
+		copy(r.parts, e.resident.parts)
 		r.parts[p.id] = v
-		a.resident = &r
+		e.resident = &r
 	}
 	return v
 }
@@ -158,7 +160,16 @@ type loader struct {
 // fails at run time with a snapshot of another type. The set is dropped by clock when the account
 // has no session.
 func Resident[T, S any](a *API, p Part[T], load func(from S, who Who) (*T, error)) {
-	a.profile.loaders = append(a.profile.loaders, loader{p.id, a.Module, func(from any, who Who) (any, bool, error) {
+	ResidentOf(a, Accounts, p, load)
+}
+
+// ResidentOf is Resident for entities of kind k.
+func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, who Who) (*T, error)) {
+	list := &a.profile.loaders
+	if k != Accounts {
+		list = &a.Hooks.Serve(k).loaders
+	}
+	*list = append(*list, loader{p.id, a.Module, func(from any, who Who) (any, bool, error) {
 		s, ok := from.(S)
 		if !ok {
 			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T", a.Module, reflect.TypeFor[S](), from)

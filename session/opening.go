@@ -297,7 +297,7 @@ const (
 // unbind ends s, whose stream was ref. It needs the resident set, for those who are to be told, and
 // asks again until the store has it: tries is how often it has asked already.
 func (l *Local) unbind(s *Session, ref StreamRef, clean bool, tries int) {
-	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, exists bool, err error) {
+	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
 			return
 		}

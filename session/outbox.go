@@ -287,13 +287,6 @@ func (s *Session) giveHeld(h heldElement) bool {
 	return false
 }
 
-// again routes an element once more that a session held back.
-func (l *Local) again(h heldElement) {
-	if !h.to.IsZero() && h.kind != stanza.Presence {
-		l.append(letter{from: h.from, to: h.to, hops: 1}, h.bytes)
-	}
-}
-
 // emptied takes everything out of the outbox of s, which ends, and has its sources told why. What is returned is
 // to be routed again, in order. Under the account's lock.
 func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
@@ -323,7 +316,7 @@ func (r *resting) Close(reason error) {
 	r.l.Loop.Post(func() {
 		r.l.Enter(func() {
 			a := r.s.account
-			r.l.Account(a.host, a.bare, func(l *Local, now *Account, _ bool, _ error) {
+			r.l.Account(a.host, a.addr, func(l *Local, now *Account, _ bool, _ error) {
 				if now == a && r.s.wire == Wire(r) {
 					if reason == errSlowReader {
 						l.stats.Limits["outbox"]++

@@ -79,16 +79,22 @@ func Load(r *Router, core []Feature, shelf []Manifest, want []string, options fu
 	return p, nil
 }
 
-// read loads the parts of an account that are not in old. A worker.
-func (p *Profile) read(snap any, who Who, old []any) (*resident, error) {
-	nothing := p.nothing.Load()
+// read loads the parts of an entity of kind k that are not in old. A worker.
+func (p *Profile) read(snap any, k KindID, who Who, old []any) (*resident, error) {
+	nothing, loaders := p.nothing.Load(), p.loaders
+	if k != Accounts {
+		nothing, loaders = nil, nil
+		if b := p.Hooks.behaviour(k); b != nil {
+			loaders = b.loaders
+		}
+	}
 	r := nothing
 	if r == nil || len(old) > 0 {
 		r = &resident{profile: p, exists: true, parts: slices.Clone(old)}
 	}
-	empty := len(old) == 0
-	for i := range p.loaders {
-		ld := &p.loaders[i]
+	empty := len(old) == 0 && k == Accounts
+	for i := range loaders {
+		ld := &loaders[i]
 		if int(ld.part) < len(old) && old[ld.part] != nil {
 			continue
 		}

@@ -26,7 +26,7 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 	p := &Profile{loaders: []loader{{first.id, "a", load(0)}, {second.id, "b", load(1)}}}
 	read := func(id uint64, old []any) *resident {
 		t.Helper()
-		r, err := p.read(nil, Who{ID: id}, old)
+		r, err := p.read(nil, Accounts, Who{ID: id}, old)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +42,7 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 		}
 	}
 	// One that could not be read, or that had parts, is not the one to share.
-	if _, err := p.read(nil, Who{ID: 9}, nil); err != broken || p.nothing.Load() != nil {
+	if _, err := p.read(nil, Accounts, Who{ID: 9}, nil); err != broken || p.nothing.Load() != nil {
 		t.Fatalf("%v; shared: %v", err, p.nothing.Load())
 	}
 	old := make([]any, max(first.id, second.id)+1)

@@ -82,6 +82,7 @@ func (r *Router) Locals() []*Local { return r.locals }
 // it returns.
 func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 	l.crowded, l.copied = 0, 0
+	size := len(e.Raw())
 	l.receive(st, e)
 	if l.copied > 0 {
 		l.spend(st, l.copied/copyShare)
@@ -90,7 +91,7 @@ func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
 		l.stats.Limits["crowded"]++
-		l.spend(st, l.crowded*crowdPrice)
+		l.spend(st, min(l.crowded, size)*crowdPrice)
 	}
 }
 
@@ -98,19 +99,20 @@ func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 // user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
 const copyShare = 64
 
-// crowdPrice is what a byte to a crowded wire costs the sender's rate besides itself.
+// crowdPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides itself.
 const crowdPrice = 15
 
 func (l *Local) receive(st *Stream, e xmlstream.Element) {
 	l.enter()
 	defer l.leave()
-	defer l.caught(st)
 	if st.sess == nil {
+		defer l.caught(st)
 		l.negotiate(st, e)
 		return
 	}
 	kind := stanza.KindOf(e)
 	if kind == stanza.Nonza {
+		defer l.caught(st)
 		l.nonza(st, e)
 		return
 	}
@@ -144,13 +146,14 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	defer l.pop()
 	ev.on, ev.stream, ev.Session, ev.Host = l, st, s, s.account.host
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
-	ev.lang = st.Lang()
+	ev.lang, ev.loop = st.Lang(), uint8(l.Loop.Index())+1
+	ev.origin.Stream = st.ref()
 	typ, _ := e.Attr(stanza.AttrType)
 	ev.Type = stanza.ParseType(kind, typ)
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
 		// RFC 6120 §8.1.2.1: the server stamps it; what the client wrote must be its own.
 		j, err := l.JID(from)
-		if err != nil || j != s.jid && j != s.account.bare {
+		if err != nil || j != s.jid && j != s.account.addr {
 			st.Close(ErrInvalidFrom)
 			return
 		}
@@ -158,11 +161,11 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	to, directed := e.Attr(stanza.AttrTo)
 	switch {
 	case !directed:
-		ev.bare, ev.To, ev.Target = true, s.account.bare, ToSelf
+		ev.bare, ev.To, ev.Target = true, s.account.addr, ToSelf
 	default:
 		j, err := l.JID(to)
 		if err != nil {
-			ev.bare, ev.To = true, s.account.bare
+			ev.bare, ev.To = true, s.account.addr
 			ev.Fail(stanza.JIDMalformed)
 			return
 		}
@@ -177,7 +180,7 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 		ev.Fail(stanza.BadRequest)
 		return
 	}
-	l.route(ev)
+	l.walk(ev)
 }
 
 // wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
@@ -197,224 +200,6 @@ func wellFormedIQ(ev *Stanza) bool {
 		return n <= 1
 	}
 	return true
-}
-
-func (l *Local) target(ev *Stanza) Target {
-	local, _, resource := ev.To.Parts()
-	switch {
-	case local == "":
-		return ToHost
-	case resource != "":
-		return ToFull
-	case ev.To == ev.From.Bare():
-		return ToSelf
-	}
-	return ToBare
-}
-
-func (l *Local) push() *Stanza {
-	if l.depth == len(l.stack) {
-		panic("session: stanzas nested too deep")
-	}
-	l.depth++
-	return &l.stack[l.depth-1]
-}
-
-func (l *Local) pop() {
-	if l.depth > 0 { // a panic has emptied it
-		l.depth--
-		ev := &l.stack[l.depth]
-		if ev.other {
-			l.Parser.Release(ev.Element)
-		}
-		extra := ev.extra[:0]
-		*ev = Stanza{}
-		if cap(extra) <= 4096 {
-			ev.extra = extra
-		}
-	}
-}
-
-// route takes a fresh stanza through its sender's chain and on to its recipient.
-func (l *Local) route(ev *Stanza) {
-	a := ev.Session.account
-	l.lock(&a.Entity)
-	if ev.stream != nil && (ev.Session.stream != ev.stream.ref() || a.index(ev.Session) < 0) {
-		l.unlock() // a superseded stream, or a session that was ended: RFC 6121 has nobody to answer
-		return
-	}
-	if a.waits() || a.sending > 0 {
-		l.enqueue(a, ev)
-		l.unlock()
-		return
-	}
-	v := l.depart(a, ev)
-	l.unlock()
-	if v == Pass {
-		l.forward(ev)
-	}
-}
-
-// depart runs the Pre chain under the sender's lock, and for ToSelf all there is. Pass: it goes on.
-func (l *Local) depart(a *Account, ev *Stanza) Verdict {
-	ev.at, ev.acct = &a.Entity, a
-	h := a.host.Profile().Hooks
-	var c *Chain[StanzaFunc]
-	switch ev.Kind {
-	case stanza.Message:
-		c = &h.PreMessage[ev.Target]
-	case stanza.Presence:
-		c = &h.PrePresence[ev.Target]
-	default:
-		c = &h.PreIQ[ev.Target]
-	}
-	if Run(c, ev) == Done {
-		return Done
-	}
-	if ev.Target != ToSelf {
-		return Pass
-	}
-	ev.Fresh = false
-	l.arrive(h, ev)
-	return Done
-}
-
-// resume goes on with a fresh stanza that waited in its sender's inbox, whose lock is held. It gives
-// the lock back if the stanza goes on to somebody else.
-func (l *Local) resume(a *Account, lt letter, err error) {
-	ev := l.push()
-	defer l.pop()
-	e, perr := l.Parser.Element(lt.bytes)
-	if perr != nil {
-		return
-	}
-	defer l.Parser.Release(e)
-	lt.fill(l, ev, e)
-	if a.index(lt.fresh) < 0 {
-		return
-	}
-	ev.Session, ev.Fresh = lt.fresh, true
-	ev.at, ev.acct = &a.Entity, a
-	if lt.stream != nil && lt.stream.loop == l && lt.stream.bits&bitGone == 0 {
-		ev.stream = lt.stream
-	}
-	if err != nil || !a.resident.exists {
-		ev.Fail(stanza.InternalServerError)
-		return
-	}
-	if l.depart(a, ev) == Pass {
-		l.unlock()
-		l.forward(ev)
-	}
-}
-
-// forward takes a stanza to where it is addressed, with no lock held.
-func (l *Local) forward(ev *Stanza) {
-	ev.Fresh, ev.Session, ev.stream, ev.at, ev.acct = false, nil, nil, nil, nil
-	if ev.Hops >= maxHops {
-		l.stats.Limits["hops"]++
-		return
-	}
-	host, ours := l.router.Table.Host(domainOf(ev.To))
-	if !ours {
-		p := ev.Host.Profile()
-		if Run(&p.Hooks.Remote, ev) == Pass {
-			ev.Fail(stanza.RemoteServerNotFound)
-		}
-		return
-	}
-	ev.Host = host
-	h := host.Profile().Hooks
-	if ev.Target == ToHost {
-		l.arrive(h, ev)
-		return
-	}
-	for i := range h.Home.links {
-		if e := h.Home.links[i].f(host, ev.To); e != nil {
-			l.lock(e)
-			ev.at = e
-			if e.resident.kind.Stanza(ev) == Pass {
-				ev.Fail(stanza.ServiceUnavailable)
-			}
-			l.unlock()
-			return
-		}
-	}
-	if ev.Target == ToSelf {
-		ev.Target = ToBare
-	}
-	a, ok := l.lockAccount(host, ev.To.Bare())
-	if !ok {
-		ev.Absent()
-		return
-	}
-	if a.waits() {
-		l.enqueue(a, ev)
-		l.unlock()
-		return
-	}
-	l.arriveAt(a, ev)
-	l.unlock()
-}
-
-func (l *Local) arriveAt(a *Account, ev *Stanza) {
-	a.used = l.Loop.Tick()
-	if !a.resident.exists {
-		ev.Absent()
-		return
-	}
-	ev.at, ev.acct = &a.Entity, a
-	l.arrive(a.host.Profile().Hooks, ev)
-}
-
-// arrive runs the chain of a stanza at its recipient, whose lock is held, or at a host.
-func (l *Local) arrive(h *Hooks, ev *Stanza) {
-	switch ev.Kind {
-	case stanza.Message:
-		if Run(&h.Message[ev.Target], ev) == Pass {
-			ev.Fail(stanza.ServiceUnavailable)
-		}
-	case stanza.Presence:
-		Run(&h.Presence[ev.Target], ev)
-	case stanza.IQ:
-		c := &h.IQ[ev.Target]
-		if runPhases(c, ev, Guard, Deliver) == Done {
-			return
-		}
-		if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
-			if f, ok := h.iq[iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}]; ok {
-				if f.f(ev) == Done {
-					return
-				}
-			}
-		}
-		if runPhases(c, ev, Deliver, Fallback+1) == Pass {
-			ev.Fail(stanza.ServiceUnavailable)
-		}
-	}
-}
-
-// Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
-// account hides from the sender answers so.
-func (ev *Stanza) Absent() Verdict {
-	switch ev.Kind {
-	case stanza.Presence:
-		return Done
-	case stanza.Message:
-		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
-			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
-		}
-	case stanza.IQ:
-		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
-			return Done
-		}
-	}
-	return ev.Fail(stanza.ServiceUnavailable)
-}
-
-func domainOf(j jid.JID) string {
-	_, d, _ := j.Parts()
-	return d
 }
 
 // Deliver sends ev to one session of the account whose lock is held: its bytes, with the sender's true
@@ -504,7 +289,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 // mayHave reports whether the account of s takes what from sent, by the rules that hold now.
 func (l *Local) mayHave(s *Session, from jid.JID) bool {
 	a := s.account
-	if from.Bare() == a.bare {
+	if from.Bare() == a.addr {
 		return true
 	}
 	for _, refuses := range a.host.Profile().Hooks.Refuses {
@@ -519,10 +304,4 @@ func (l *Local) mayHave(s *Session, from jid.JID) bool {
 // Under the lock.
 func (l *Local) BecameAvailable(s *Session) {
 	runSessions(&s.account.host.Profile().Hooks.Available, l, s)
-}
-
-// Seats lends an empty set of receivers, until the hook returns.
-func (l *Local) Seats() *Seats {
-	l.seats.Reset(len(l.router.locals))
-	return &l.seats
 }

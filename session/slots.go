@@ -14,7 +14,7 @@ type Flag uint8
 
 var names struct {
 	sync.Mutex
-	flags, slots, outSlots, hostSlots, parts []string
+	flags, slots, outSlots, hostSlots, parts, kinds []string
 }
 
 // NewFlag takes a bit. It is for package variables, and panics beyond 64 with the list of owners.

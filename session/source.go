@@ -141,7 +141,7 @@ func (l *Local) pullSoon(s *Session) {
 		at.Loop.Post(func() { at.Enter(func() { at.pull(s) }) })
 		return
 	}
-	l.pulls = append(l.pulls, s)
+	l.mail.pulls = append(l.mail.pulls, s)
 }
 
 // pull asks the source of s for elements, and gives them to the client, until enough is on its way. On the loop of the
@@ -160,7 +160,7 @@ func (l *Local) pull(s *Session) {
 			continue
 		}
 		inline, again := true, false
-		l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, _ bool, err error) {
+		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
 			again = a == s.account && a.index(s) >= 0 && l.give(s, f, p, is, failed || err != nil)
 			if again && !inline {
 				l.pullSoon(s)
@@ -222,12 +222,8 @@ func (l *Local) ask(s *Session, f *pulled) (p Parcel, is Supply, failed bool) {
 		f.hasRefused = false
 		return f.refused, Ready, false
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			l.panicked(r, s.jid)
-			is, failed = Exhausted, true
-		}
-	}()
+	is, failed = Exhausted, true // unless it returns
+	defer l.boundary(l.frame(s.jid, nil))
 	p, is = f.src.Next(l, s)
 	return p, is, false
 }
@@ -320,15 +316,9 @@ func (s *Session) reopen() {
 // guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory of the
 // account is read again. ok: there was none.
 func (l *Local) guarded(s *Session, f func()) (ok bool) {
-	defer func() {
-		if r := recover(); r != nil {
-			held := l.held
-			l.held = nil // the caller gives it back
-			l.panicked(r, s.jid)
-			l.held = held
-			s.account.unlike()
-		}
-	}()
+	at := l.frame(s.jid, nil)
+	at.held = l.held // the caller gives it back
+	defer l.boundary(at)
 	f()
 	return true
 }
@@ -370,7 +360,7 @@ func (l *Local) drained(s *Session, ref StreamRef) {
 		return
 	}
 	inline, again := true, false
-	l.Account(s.account.host, s.account.bare, func(l *Local, a *Account, _ bool, err error) {
+	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
 		if a != s.account || a.index(s) < 0 || s.stream != ref {
 			return
 		}

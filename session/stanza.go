@@ -1,7 +1,6 @@
 package session
 
 import (
-	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -20,16 +19,27 @@ type Stanza struct {
 	Fresh    bool // straight from a local client: the Pre chain is yet to run
 	Hops     uint8
 
-	lang   string // of the sender's stream, for a stanza without xml:lang
-	on     *Local
-	at     *Entity
-	acct   *Account
-	stream *Stream // the sender's, while it is on this loop and was not left
-	bare   bool    // a fresh stanza without 'to'
-	extra  []byte  // elements that delivery puts behind the children
-	other  bool    // Element is a rewritten one, to be released
-	silent bool    // its sender has an answer: there is no other
-	failed bool    // FailWith was called
+	lang    string // of the sender's stream, for a stanza without xml:lang
+	on      *Local
+	at      *Entity
+	stream  *Stream // the sender's, while it is on this loop and was not left
+	origin  Origin  // of a fresh stanza, and of what it sets off
+	extra   []byte  // elements that delivery puts behind the children
+	raw     []byte  // of an answer, which is not parsed
+	loop    uint8   // of the connection that it came from, and one; 0: not known
+	bare    bool    // a fresh stanza without 'to'
+	answer  bool    // made by this server for one session
+	other   bool    // Element is a rewritten one, to be released
+	silent  bool    // its sender has an answer: there is no other
+	failed  bool    // FailWith was called
+	replied bool    // an answer was mailed
+}
+
+// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
+// is, from 1. It is zero for what this server said itself.
+type Origin struct {
+	Stream StreamRef
+	Number uint32
 }
 
 // maxHops ends what mail keeps causing: a stanza is sent on this often.
@@ -50,7 +60,7 @@ func (ev *Stanza) Add(el []byte) { ev.extra = append(ev.extra, el...) }
 // Replace makes el, one complete element, what is delivered and what later hooks see; el is copied.
 // In phase Rewrite.
 func (ev *Stanza) Replace(el []byte) error {
-	b := ev.on.mailBytes(el)
+	b := ev.on.mail.bytes(el)
 	e, err := ev.on.Parser.Element(b)
 	if err != nil {
 		return err
@@ -62,10 +72,17 @@ func (ev *Stanza) Replace(el []byte) error {
 	return nil
 }
 
-// Entity is the one whose lock is held: the sender's in a Pre chain, the recipient's later; nil for
-// ToHost. Account is the same, if it is an account.
-func (ev *Stanza) Entity() *Entity   { return ev.at }
-func (ev *Stanza) Account() *Account { return ev.acct }
+// Entity is the one whose lock is held: the sender's in a Pre chain, the recipient's later; nil at
+// a login host itself. Account is the same, if it is an account.
+func (ev *Stanza) Entity() *Entity { return ev.at }
+
+// Account is the Entity, if it is an account; else nil.
+func (ev *Stanza) Account() *Account {
+	if ev.at == nil {
+		return nil
+	}
+	return ev.at.account()
+}
 
 // Local is the loop's kernel.
 func (ev *Stanza) Local() *Local { return ev.on }
@@ -144,16 +161,18 @@ func (ev *Stanza) FailWith(e stanza.Error) Verdict {
 
 // Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
 // whose from and to these are.
-func (ev *Stanza) Send(from, to jid.JID, el []byte) { ev.on.post(from, to, el, ev.Hops+1) }
+func (ev *Stanza) Send(from, to jid.JID, el []byte) {
+	ev.on.say(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
+}
 
 // Picked reports whether delivery will put ev, a message as addressed, in front of s (RFC 6121
 // §8.5). Under the recipient's lock.
 func (ev *Stanza) Picked(s *Session) bool {
-	if ev.acct == nil || s.account != ev.acct {
+	if ev.at == nil || &s.account.Entity != ev.at {
 		return false
 	}
 	if ev.Target == ToFull {
-		if r := ev.acct.Resource(ev.To); r != nil || ev.Type != stanza.TypeChat {
+		if r := s.account.Resource(ev.To); r != nil || ev.Type != stanza.TypeChat {
 			return r == s // RFC 6121 §8.5.3.2.1: only a chat goes on to the bare JID
 		}
 	}
@@ -163,7 +182,7 @@ func (ev *Stanza) Picked(s *Session) bool {
 	case stanza.TypeHeadline:
 		return s.Available() && s.priority >= 0
 	}
-	return s.Available() && s.priority >= 0 && s.priority == ev.acct.TopPriority()
+	return s.Available() && s.priority >= 0 && s.priority == s.account.TopPriority()
 }
 
 // TopPriority is the highest non-negative priority of the available resources, -1 if there is none.
@@ -177,75 +196,17 @@ func (a *Account) TopPriority() int8 {
 	return top
 }
 
-// Await is for the last handler only, that of a client's own iq: it keeps the client's input back,
-// runs work on a worker and then then on the loop under the account's lock, also if the stream is gone by
-// then, but not if the account is. Anywhere else it panics. After 30 s the answer is remote-server-timeout
-// and the stream goes on; then still runs when work ends, and what it answers goes nowhere. Cold path.
-func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
-	if ev.acct == nil || ev.Kind != stanza.IQ {
-		panic("session: Await outside of an iq handler of an account")
+// find makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
+// again; false: the session has ended.
+func (ev *Stanza) find(e *Entity) bool {
+	a := e.account()
+	if a == nil {
+		return false
 	}
-	l, kept, a, st := ev.on, ev.Keep(), ev.acct, ev.stream
-	a.Pin()
-	late := &overdue{then: func() {
-		l.lock(&a.Entity)
-		kept.on, kept.at, kept.acct = l, &a.Entity, a
-		kept.Fail(stanza.RemoteServerTimeout)
-		l.unlock()
-		if st != nil {
-			st.unpark(parkedWork)
-		}
-	}, l: l}
-	if st != nil {
-		st.park(parkedWork)
+	s := a.Resource(ev.From)
+	if s == nil || s.stream != ev.origin.Stream {
+		return false
 	}
-	ok := l.do(a.host.Profile(), c, work, func(err error) { l.awaited(kept, a, st, late, then, err) })
-	if !ok {
-		a.Unpin()
-		if st != nil {
-			st.unpark(parkedWork)
-		}
-		return ev.Fail(stanza.ResourceConstraint)
-	}
-	l.Loop.Arm(&late.timer, l.Loop.Tick()+awaitTicks, late)
-	return Done
-}
-
-// awaited ends an Await. A panic in then ends that stanza alone, which is answered.
-func (l *Local) awaited(ev *Stanza, a *Account, st *Stream, late *overdue, then func(*Stanza, error) Verdict, err error) {
-	l.enter()
-	defer l.leave()
-	defer func() {
-		if r := recover(); r != nil {
-			l.panicked(r, ev.From)
-			l.failed(ev)
-		}
-	}()
-	if st != nil && !late.fired { // else the stream has gone on
-		defer st.unpark(parkedWork)
-	}
-	l.Loop.Arm(&late.timer, 0, late)
-	l.lock(&a.Entity)
-	a.Unpin()
-	if a.resident != goneMark {
-		ev.on, ev.at, ev.acct, ev.silent = l, &a.Entity, a, late.fired
-		then(ev, err)
-	}
-	l.unlock()
-}
-
-const awaitTicks = 300
-
-type overdue struct {
-	timer reactor.Timer
-	l     *Local
-	then  func()
-	fired bool
-}
-
-func (o *overdue) OnTimer(*reactor.Loop) {
-	o.l.enter()
-	defer o.l.leave()
-	o.fired = true
-	o.then()
+	ev.Session, ev.stream = s, s.streamOn(ev.on)
+	return true
 }

@@ -9,9 +9,8 @@ import (
 
 const shards = 256
 
-// A Table is the one of the process: bare JID -> *Account, in 256 shards by slot, and domain ->
-// *Host. It knows the accounts that live here; that a recipient has an account or a session here,
-// nothing outside this package may assume.
+// A Table is the one of the process: address -> *Entity, in 256 shards by slot, and domain -> *Host. It knows the
+// entities that live here; that a recipient lives here, nothing outside this package may assume.
 type Table struct {
 	shards [shards]shard
 	hosts  atomic.Pointer[map[string]*Host]
@@ -23,13 +22,13 @@ type Table struct {
 
 type shard struct {
 	mu       sync.RWMutex
-	accounts accounts
-	nobody   map[jid.JID]struct{} // bounded: addresses known to have no account
-	births   uint32               // accounts made: what was read before one is not remembered as nobody
+	entities entities
+	nobody   map[jid.JID]struct{} // bounded: addresses known to have nothing
+	births   uint32               // entities made: what was read before one is not remembered as nobody
 	kicks    uint32               // accounts kicked: who was let in before one does not bind behind it
 }
 
-// nobodyPerShard bounds what is remembered of addresses without an account: 65,536 in all.
+// nobodyPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
 const nobodyPerShard = 256
 
 // NewTable makes an empty one.
@@ -104,51 +103,66 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 
 func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
 
-// Account is the account of a bare JID, made cold for an address not known to be nobody's; false for
-// one that is. It may have left the table when its lock is taken: see Local.lockAccount. Any
-// goroutine.
-func (t *Table) Account(h *Host, bare jid.JID) (*Account, bool) {
-	s := t.shard(bare)
+// Entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
+// a host where users log in. On a service host, where a stanza may make an entity, there is one always. It may have left
+// the table when its lock is taken: see Local.lockEntity. Any goroutine.
+func (t *Table) Entity(h *Host, addr jid.JID) (*Entity, bool) {
+	s := t.shard(addr)
 	s.mu.RLock()
-	a := s.accounts.get(bare)
-	if a != nil {
+	e := s.entities.get(addr)
+	if e != nil {
 		s.mu.RUnlock()
-		return a, true
+		return e, true
 	}
-	_, nobody := s.nobody[bare]
+	_, nobody := s.nobody[addr]
 	s.mu.RUnlock()
-	if nobody {
+	if nobody && !h.service {
 		return nil, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if a = s.accounts.get(bare); a == nil {
-		a = &Account{bare: bare, Entity: Entity{host: h}}
-		s.accounts.add(a)
+	if e = s.entities.get(addr); e == nil {
+		if h.service {
+			e = &Entity{host: h, addr: addr}
+			if nobody {
+				e.resident = &h.Profile().nobody
+			}
+		} else {
+			a := &Account{Entity: Entity{host: h, addr: addr, kind: Accounts}}
+			a.live, e = a, &a.Entity
+		}
+		s.entities.add(e)
 		t.size.Add(1)
 	}
-	return a, true
+	return e, true
 }
 
 // Loaded is the account of a bare JID if it is in the table. Any goroutine.
 func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	s := t.shard(bare)
-	s.mu.RLock()
-	a := s.accounts.get(bare)
-	s.mu.RUnlock()
-	return a, a != nil
+	if e := t.Found(bare); e != nil && e.kind == Accounts {
+		return e.live.(*Account), true
+	}
+	return nil, false
 }
 
-// Born forgets that bare was nobody's: an account was made. Any goroutine.
-func (t *Table) Born(bare jid.JID) {
-	s := t.shard(bare)
+// Found is what is at addr if it is in the table; nil if it is not. Any goroutine.
+func (t *Table) Found(addr jid.JID) *Entity {
+	s := t.shard(addr)
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.entities.get(addr)
+}
+
+// Born forgets that there was nothing at addr: an entity was made. Any goroutine.
+func (t *Table) Born(addr jid.JID) {
+	s := t.shard(addr)
 	s.mu.Lock()
-	delete(s.nobody, bare)
+	delete(s.nobody, addr)
 	s.births++
 	s.mu.Unlock()
 }
 
-// births counts the accounts made in the shard of bare.
+// births counts the entities made in the shard of bare.
 func (t *Table) births(bare jid.JID) uint32 {
 	s := t.shard(bare)
 	s.mu.RLock()
@@ -172,36 +186,46 @@ func (t *Table) kicks(bare jid.JID) uint32 {
 	return s.kicks
 }
 
-// drop takes a out of the table, under its lock; nobody: it is remembered as having no account,
-// unless one was made since births was read.
-func (t *Table) drop(a *Account, nobody bool, births uint32) {
-	s := t.shard(a.bare)
+// drop takes e out of the table, under its lock; nobody: it is remembered as an address with nothing, unless
+// something was made since births was read.
+func (t *Table) drop(e *Entity, nobody bool, births uint32) {
+	s := t.shard(e.addr)
 	s.mu.Lock()
-	if s.accounts.remove(a) {
+	if s.entities.remove(e) {
 		t.size.Add(-1)
 	}
 	if nobody && births == s.births {
 		if len(s.nobody) >= nobodyPerShard || s.nobody == nil {
 			s.nobody = make(map[jid.JID]struct{})
 		}
-		s.nobody[a.bare] = struct{}{}
+		s.nobody[e.addr] = struct{}{}
 	}
 	s.mu.Unlock()
-	a.resident = goneMark
+	e.resident = goneMark
 }
 
-// Len is the number of accounts in memory. Any goroutine.
+// Len is the number of entities in memory. Any goroutine.
 func (t *Table) Len() int { return int(t.size.Load()) }
 
-// Accounts are those of one shard at this moment, for counting and sweeping. Any goroutine.
+// Accounts are those of one shard at this moment, for counting. Any goroutine.
 func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
-	s := &t.shards[shardIndex%shards]
-	s.mu.RLock()
-	for _, a := range s.accounts.slots {
-		if a != nil {
-			dst = append(dst, a)
+	for _, e := range t.list(shardIndex, nil) {
+		if e.kind == Accounts {
+			dst = append(dst, e.live.(*Account))
 		}
 	}
-	s.mu.RUnlock()
+	return dst
+}
+
+// list is the entities of one shard at this moment. Any goroutine.
+func (t *Table) list(shardIndex int, dst []*Entity) []*Entity {
+	s := &t.shards[shardIndex%shards]
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, e := range s.entities.slots {
+		if e != nil {
+			dst = append(dst, e)
+		}
+	}
 	return dst
 }

@@ -375,10 +375,10 @@ func TestAttackK64(t *testing.T) {
 }
 
 // series are the names and labels of all that a scrape shows.
-func series(t *testing.T, s *server) (list []string) {
+func series(t *testing.T, s *program) (list []string) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db})
+	reg.MustRegister(&metrics.Collector{Reactor: s.Reactor, Router: s.Router, DB: s.DB})
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)

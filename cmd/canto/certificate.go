@@ -5,8 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -25,10 +23,10 @@ import (
 
 // certificates gives each host's certificate to handshakes. Any goroutine.
 type certificates struct {
-	server *server
-	mu     sync.Mutex
-	byHost map[string]*tls.Config
-	files  map[string]pair // of the certificate that each host was last read from
+	program *program
+	mu      sync.Mutex
+	byHost  map[string]*tls.Config
+	files   map[string]pair // of the certificate that each host was last read from
 }
 
 // A pair is the files of a certificate and its key, as they were when they were looked at.
@@ -37,7 +35,7 @@ type pair struct{ cert, key fileStamp }
 // loader reads the certificate of a host when it is first needed.
 func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) {
-		h, ok := cs.server.config().Host[name]
+		h, ok := cs.program.config().Host[name]
 		if !ok || h.Certificate == "" {
 			return nil, nil
 		}
@@ -58,7 +56,7 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 // changed reports whether a host's certificate has other files by now than those that it was read from.
 func (cs *certificates) changed(name string) bool {
 	now := pair{}
-	if h, ok := cs.server.config().Host[name]; ok && h.Certificate != "" {
+	if h, ok := cs.program.config().Host[name]; ok && h.Certificate != "" {
 		now = pair{stampOf(h.Certificate), stampOf(h.Key)}
 	}
 	cs.mu.Lock()
@@ -105,7 +103,7 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 	type state struct{ used, seen pair }
 	known := make(map[string]state)
 	look := func() {
-		c := cs.server.config()
+		c := cs.program.config()
 		for _, name := range c.hostNames() {
 			h := c.Host[name]
 			if h.Certificate == "" {
@@ -119,10 +117,10 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 			case st.seen == now:
 				st.used = now
 				if _, err := readCertificate(h.Certificate, h.Key); err != nil {
-					cs.server.log.Error("a certificate has changed and can't be used; the one before stays", "host", name, "err", err)
-				} else if host, ok := cs.server.router.Table.Host(name); ok {
+					cs.program.log.Error("a certificate has changed and can't be used; the one before stays", "host", name, "err", err)
+				} else if host, ok := cs.program.Router.Table.Host(name); ok {
 					host.DropCertificate()
-					cs.server.log.Info("a certificate has changed", "host", name)
+					cs.program.log.Info("a certificate has changed", "host", name)
 				}
 			}
 			st.seen = now
@@ -161,14 +159,14 @@ var errNoCertificate = errors.New("no certificate")
 // (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
 	if domain, err := jid.Domain(name); err == nil {
-		if h, ok := cs.server.router.Table.Host(domain); ok {
+		if h, ok := cs.program.Router.Table.Host(domain); ok {
 			if c, err := h.Certificate(); err != nil || c != nil {
 				return c, err
 			}
 		}
 	}
-	for _, n := range cs.server.config().hostNames() {
-		if h, ok := cs.server.router.Table.Host(n); ok {
+	for _, n := range cs.program.config().hostNames() {
+		if h, ok := cs.program.Router.Table.Host(n); ok {
 			if c, err := h.Certificate(); c != nil {
 				return c, err
 			}
@@ -187,8 +185,9 @@ func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.C
 	return c, err
 }
 
+// base is for ports where TLS comes first (XEP-0368), and https: the name that the client asks for chooses.
 func (cs *certificates) base(alpn ...string) *tls.Config {
-	lowest, highest := cs.server.config().started.C2S.tlsRange()
+	lowest, highest := cs.program.config().started.C2S.tlsRange()
 	return &tls.Config{
 		MinVersion: lowest,
 		MaxVersion: highest,
@@ -196,18 +195,12 @@ func (cs *certificates) base(alpn ...string) *tls.Config {
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			c, err := cs.present(hello, hello.ServerName)
 			if err != nil {
-				cs.server.log.Error("no certificate for a handshake", "host", hello.ServerName, "err", err)
+				cs.program.log.Error("no certificate for a handshake", "host", hello.ServerName, "err", err)
 			}
 			return c, err
 		},
 	}
 }
-
-// direct is for ports where TLS comes first (XEP-0368): the name that the client asks for chooses.
-func (cs *certificates) direct() *tls.Config { return cs.base("xmpp-client") }
-
-// web is for https.
-func (cs *certificates) web() *tls.Config { return cs.base("http/1.1") }
 
 // forHost is for STARTTLS: the stream header has said which host is meant.
 func (cs *certificates) forHost(h *session.Host) *tls.Config {
@@ -223,26 +216,6 @@ func (cs *certificates) forHost(h *session.Host) *tls.Config {
 	}
 	cs.byHost[h.Name] = c
 	return c
-}
-
-// endPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash of its
-// signature.
-func endPoint(c *tls.Certificate) []byte {
-	if c.Leaf == nil {
-		return nil
-	}
-	switch c.Leaf.SignatureAlgorithm {
-	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:
-		sum := sha512.Sum384(c.Certificate[0])
-		return sum[:]
-	case x509.SHA512WithRSA, x509.ECDSAWithSHA512, x509.SHA512WithRSAPSS:
-		sum := sha512.Sum512(c.Certificate[0])
-		return sum[:]
-	case x509.PureEd25519:
-		return nil // the signature names no hash: RFC 5929 leaves it undefined
-	}
-	sum := sha256.Sum256(c.Certificate[0])
-	return sum[:]
 }
 
 // selfSigned makes a certificate for tests, of a domain.

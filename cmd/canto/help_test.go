@@ -177,9 +177,9 @@ func refused(t *testing.T, r said, status int, words string, args ...string) {
 type process struct {
 	t             *testing.T
 	cmd           *exec.Cmd
-	plain, direct string  // addresses: STARTTLS, TLS first
-	ready         string  // its ready line
-	server        *server // nil for another process
+	plain, direct string   // addresses: STARTTLS, TLS first
+	ready         string   // its ready line
+	server        *program // nil for another process
 	status        int
 	log           *syncBuffer
 	done          chan struct{} // closed when it has ended
@@ -247,10 +247,10 @@ func (s *site) serveHere(options func(*store.Options)) (p *process, stop func())
 	ctx, cancel := context.WithCancel(context.Background())
 	p = &process{t: s.t, log: new(syncBuffer), done: make(chan struct{})}
 	out := new(syncBuffer)
-	up := make(chan *server, 1)
+	up := make(chan *program, 1)
 	go func() {
 		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data", s.data()},
-			out: out, errOut: p.log, options: options, up: func(s *server) { up <- s }, look: 20 * time.Millisecond})
+			out: out, errOut: p.log, options: options, up: func(s *program) { up <- s }, look: 20 * time.Millisecond})
 		close(p.done)
 	}()
 	s.t.Cleanup(func() { cancel(); p.wait() })

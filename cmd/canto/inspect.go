@@ -263,7 +263,7 @@ func (b *bytesCmd) Run(r *run) error {
 	if rss, ok := residentBytes(); ok {
 		line("resident (RSS)", "-", rss)
 	}
-	line("store on disk", "-", int(r.server.db.Sizes().Disk))
+	line("store on disk", "-", int(r.server.DB.Sizes().Disk))
 	return nil
 }
 

@@ -56,14 +56,14 @@ type run struct {
 	stdin  io.Reader
 	out    io.Writer
 	errOut io.Writer
-	server *server // nil: no server runs in this process
-	alone  bool    // no server answered
-	makes  bool    // the command may make a data folder: one that adds the first account or host
-	begin  func()  // what a server does first with a process of its own; nil: it has none
+	server *program // nil: no server runs in this process
+	alone  bool     // no server answered
+	makes  bool     // the command may make a data folder: one that adds the first account or host
+	begin  func()   // what a server does first with a process of its own; nil: it has none
 
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
 	options func(*store.Options)
-	up      func(*server)
+	up      func(*program)
 	dns     resolver      // what canto check dns asks; nil: the system's
 	look    time.Duration // how often certificates are looked at; 0: as ever
 }
@@ -209,7 +209,7 @@ func (c *config) socket() string {
 // was asked to carry the command out and did not answer, the data folder's own.
 func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if r.server != nil {
-		return f(r.server.db)
+		return f(r.server.DB)
 	}
 	if done, err := r.handOver(); done || err != nil {
 		return err

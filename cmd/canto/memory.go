@@ -38,7 +38,7 @@ func (r *ramp) step(at time.Time, bound, online uint64) bool {
 }
 
 // giveBack collects and returns memory to the system after each ramp of logins, until ctx ends.
-func (s *server) giveBack(ctx context.Context) {
+func (s *program) giveBack(ctx context.Context) {
 	var r ramp
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -48,7 +48,7 @@ func (s *server) giveBack(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if st := metrics.Stats(s.router); r.step(time.Now(), st.Bound, st.Bound-st.Unbound) {
+		if st := metrics.Stats(s.Router); r.step(time.Now(), st.Bound, st.Bound-st.Unbound) {
 			debug.FreeOSMemory()
 		}
 	}

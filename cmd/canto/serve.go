@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -35,17 +34,12 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/admin"
-	"canto/session/c2s"
 	"canto/session/jid"
 	"canto/session/metrics"
 	"canto/session/mod"
-	"canto/session/mod/bind"
-	"canto/session/mod/clock"
-	"canto/session/mod/register"
-	"canto/session/mod/saslauth"
 	"canto/session/mod/starttls"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/server"
 	"canto/session/store"
 )
 
@@ -53,32 +47,22 @@ type serveCmd struct {
 	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
 }
 
-// mechanisms are what a host offers whose section has no sasl; -PLUS forms come with them.
-var mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
-
-// A server is all that runs.
-type server struct {
-	cfg      atomic.Pointer[config]
-	cli      *cli
-	dev      bool
-	log      *slog.Logger
-	db       *store.DB
-	router   *session.Router
-	reactor  *reactor.Reactor
-	metrics  *metrics.Collector
-	door     *c2s.Door
-	web      *reactor.Web
-	httpd    *http.Server // what answers on web's connections
-	failures *session.Throttle
-	secret   sasl.Secret
-	certs    *certificates
-	ready    atomic.Bool
-	mu       sync.Mutex // one reload at a time
-	profiles map[string]*session.Profile
-	fatal    chan error
+// A program is a server in this process, with what is the command line's: its configuration, log and control plane.
+type program struct {
+	*server.Server
+	cfg     atomic.Pointer[config]
+	cli     *cli
+	dev     bool
+	log     *slog.Logger
+	metrics *metrics.Collector
+	httpd   *http.Server // what answers on Web's connections
+	certs   *certificates
+	ready   atomic.Bool
+	mu      sync.Mutex // one reload at a time
+	fatal   chan error
 }
 
-func (s *server) config() *config { return s.cfg.Load() }
+func (s *program) config() *config { return s.cfg.Load() }
 
 // Run serves until SIGTERM or SIGINT.
 func (cmd *serveCmd) Run(r *run) error {
@@ -92,7 +76,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	if r.begin != nil {
 		r.begin()
 	}
-	s := &server{cli: r.cli, dev: cmd.Dev, profiles: make(map[string]*session.Profile), fatal: make(chan error, 1)}
+	s := &program{cli: r.cli, dev: cmd.Dev, fatal: make(chan error, 1)}
 	c.started = c
 	s.cfg.Store(c)
 	s.log = newLog(c, r.errOut)
@@ -103,7 +87,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	if err := s.open(c, r); err != nil {
 		return err
 	}
-	defer s.db.Close()
+	defer s.Close()
 	stop, cancel := signal.NotifyContext(r.ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
 	hup := make(chan os.Signal, 1)
@@ -120,7 +104,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	if err != nil {
 		over, end := context.WithCancel(context.Background())
 		end()
-		s.reactor.Run(over) // gives the ports back
+		s.Reactor.Run(over) // gives the ports back
 		return err
 	}
 	defer close()
@@ -129,7 +113,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	defer end()
 	go s.giveBack(ctx)
 	go s.certs.watch(ctx, cmp.Or(r.look, lookAtCertificates))
-	go func() { running <- s.reactor.Run(ctx) }()
+	go func() { running <- s.Reactor.Run(ctx) }()
 	s.ready.Store(true)
 	if r.up != nil {
 		r.up(s)
@@ -191,7 +175,7 @@ func limitMemory(c *config) {
 }
 
 // look finds what is wrong in c before anything is made.
-func (s *server) look(c *config) error {
+func (s *program) look(c *config) error {
 	if err := c.checkCertificates(); err != nil {
 		return err
 	}
@@ -245,35 +229,26 @@ func portText(err error) string {
 // rehearse loads the modules of every host on an empty store in memory: only they know their options.
 func (c *config) rehearse() error {
 	log := slog.New(slog.DiscardHandler)
-	db, err := store.Open(store.Options{Dir: "rehearsal", FS: store.NewMemFS(), Logger: log,
-		CacheBytes: 1 << 20, MemTableBytes: 1 << 20, MinFree: -1, Ballast: -1, CheckEvery: -1})
-	if err != nil {
+	s := &program{log: log, dev: c.dev}
+	s.cfg.Store(c)
+	s.certs = &certificates{program: s}
+	var err error
+	if s.Server, err = server.New(server.Options{Log: log, Now: time.Now, Random: rand.Reader,
+		Store: store.Options{Dir: "rehearsal", FS: store.NewMemFS(), CacheBytes: 1 << 20, MemTableBytes: 1 << 20,
+			MinFree: -1, Ballast: -1, CheckEvery: -1}}); err != nil {
 		return err
 	}
-	defer db.Close()
-	s := &server{log: log, db: db, dev: c.dev}
-	s.cfg.Store(c)
-	s.certs = &certificates{server: s}
-	s.router = &session.Router{Table: session.NewTable(), Durable: storage.Durable(db), Directory: storage.Directory(db), Log: log}
-	if err := s.router.SetLimits(c.limits()); err != nil {
-		return c.at(err.Error(), "limits")
-	}
+	defer s.Close()
 	hosts := c.hostNames()
 	if len(hosts) == 0 {
 		hosts = []string{"localhost"}
 	}
-	fresh := make(map[string]*session.Profile)
-	for _, h := range hosts {
-		if _, err := s.profile(c, h, fresh); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.apply(c, hosts)
 }
 
 // open brings everything up but the loops' turning.
-func (s *server) open(c *config, r *run) error {
-	o := store.Options{Dir: c.Data, Logger: s.log, Fatal: func(err error) {
+func (s *program) open(c *config, r *run) error {
+	o := store.Options{Dir: c.Data, Fatal: func(err error) {
 		select {
 		case s.fatal <- err:
 		default:
@@ -282,71 +257,54 @@ func (s *server) open(c *config, r *run) error {
 	if r.options != nil {
 		r.options(&o)
 	}
-	db, err := store.Open(o)
-	if err != nil {
+	s.certs = &certificates{program: s}
+	var err error
+	if s.Server, err = server.New(server.Options{
+		Store:  o,
+		Log:    s.log,
+		Node:   uint16(c.Node),
+		About:  session.About{Name: "Canto", Version: Version},
+		Now:    time.Now,
+		Random: rand.Reader,
+		TLS:    s.certs.forHost,
+	}); err != nil {
 		return err
 	}
-	s.db = db
 	fail := func(err error) error {
-		db.Close()
+		s.Close()
 		return err
 	}
-	_, key, err := db.Secrets().Current("scram")
-	if err != nil {
-		return fail(err)
-	}
-	s.secret = sasl.NewSecret(key)
-	s.certs = &certificates{server: s}
 	if s.dev {
 		if err := s.devSetup(c, r.out); err != nil {
 			return fail(err)
 		}
 	}
-	s.failures = session.NewThrottle()
-	s.router = &session.Router{
-		Table:       session.NewTable(),
-		Durable:     storage.Durable(db),
-		Directory:   storage.Directory(db),
-		Log:         s.log,
-		Node:        uint16(c.Node),
-		Incarnation: db.Incarnation(),
-		Clock:       func() reactor.Tick { return s.reactor.Tick() },
-		StreamID:    func() string { return token(16) },
-	}
-	if err := s.router.SetLimits(c.limits()); err != nil {
+	if err := s.apply(c, c.hostNames()); err != nil {
 		return fail(err)
 	}
-	if err := s.hosts(c); err != nil {
-		return fail(err)
-	}
-	if len(s.router.Table.Hosts()) == 0 {
+	if len(s.Router.Table.Hosts()) == 0 {
 		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
 	}
-	s.door = &c2s.Door{Router: s.router, TLS: s.certs.forHost, Throttle: session.NewThrottle()}
-	s.web = &reactor.Web{Lost: s.door.Lost, Refused: func(status int) { s.router.CountRefused(fmt.Sprint("http_", status)) }}
-	listeners := s.listeners(c)
 	lim := c.limits()
 	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
 		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto check limits)",
 			"configured", lim.Connections, "connections", n)
 	}
-	s.reactor, err = reactor.New(reactor.Config{
-		Listeners:   listeners,
+	turning, err := reactor.New(reactor.Config{
+		Listeners:   s.Listeners(c.reached(s.certs)),
 		Log:         s.log,
 		OutboxBytes: lim.Outbox,
 		Connections: connectionCap(descriptorLimit(), lim.Connections),
-		Drain:       s.door.Drain,
+		Drain:       s.Door.Drain,
 		StdTLS:      !c.C2S.CompactTLS,
 	})
 	if err != nil {
 		return fail(portError(errors.New(portText(err)), err))
 	}
-	s.router.Workers = s.reactor.Workers()
-	s.router.Start(s.reactor.Loops())
-	if err := s.buryAll(); err != nil {
+	if err := s.Start(turning); err != nil {
 		return fail(err)
 	}
-	s.metrics = &metrics.Collector{Reactor: s.reactor, Router: s.router, DB: s.db}
+	s.metrics = &metrics.Collector{Reactor: s.Reactor, Router: s.Router, DB: s.DB}
 	return nil
 }
 
@@ -379,61 +337,38 @@ func descriptorLimit() uint64 {
 	return rl.Cur
 }
 
-// listeners are the ports that clients reach. An address that stands in c2s and in c2s_tls, or in
-// c2s_tls and in https, is one port that speaks both.
-func (s *server) listeners(c *config) (list []reactor.Listener) {
-	secure := c.certified()
-	shared := func(addrs []string, a string) bool { return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) }
-	for _, a := range c.Listen.C2S {
-		if !secure || !shared(c.Listen.C2STLS, a) {
-			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Refusal: s.door.Refusal, Lost: s.door.Lost})
-		}
+// reached are the ports that clients reach.
+func (c *config) reached(certs *certificates) server.Ports {
+	p := server.Ports{C2S: c.Listen.C2S, C2STLS: c.Listen.C2STLS, HTTP: c.Listen.HTTP, HTTPS: c.Listen.HTTPS}
+	if c.certified() {
+		p.TLS = certs.base
 	}
-	for _, a := range c.Listen.HTTP {
-		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost})
-	}
-	if !secure {
-		return list
-	}
-	for _, a := range c.Listen.C2STLS {
-		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: s.door, Accept: s.door.Accept, Refusal: s.door.Refusal, Lost: s.door.Lost, Direct: s.certs.direct(), Plain: shared(c.Listen.C2S, a)}
-		if shared(c.Listen.HTTPS, a) {
-			ln.Direct = s.certs.base("xmpp-client", "http/1.1")
-			ln.Speaks = []reactor.Protocol{{ALPN: "http/1.1", Handler: s.web}}
-		}
-		list = append(list, ln)
-	}
-	for _, a := range c.Listen.HTTPS {
-		if !shared(c.Listen.C2STLS, a) {
-			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.web, Accept: s.door.AcceptOther, Lost: s.door.Lost, Direct: s.certs.web()})
-		}
-	}
-	return list
+	return p
 }
 
 // serveWeb has net/http answer on the connections that the http and https ports hand over.
-func (s *server) serveWeb() {
+func (s *program) serveWeb() {
 	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	go s.httpd.Serve(s.web)
+	go s.httpd.Serve(s.Web)
 }
 
 // endWeb lets requests that are being answered come to an end, for a while.
-func (s *server) endWeb() {
+func (s *program) endWeb() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	s.httpd.Shutdown(ctx)
 }
 
 // where says what listens on what, for people and for tests that ask for port 0.
-func (s *server) where(c *config) string {
+func (s *program) where(c *config) string {
 	var parts []string
 	for _, name := range []string{"c2s", "http", "https"} {
-		if addrs := s.reactor.Addrs(name); len(addrs) > 0 || name == "c2s" {
+		if addrs := s.Reactor.Addrs(name); len(addrs) > 0 || name == "c2s" {
 			parts = append(parts, name+"="+strings.Join(addrs, ","))
 		}
 	}
-	if n := len(s.router.Table.Hosts()); n == 1 {
-		for name := range s.router.Table.Hosts() {
+	if n := len(s.Router.Table.Hosts()); n == 1 {
+		for name := range s.Router.Table.Hosts() {
 			parts = append(parts, "host="+name)
 		}
 	} else {
@@ -472,54 +407,64 @@ func (c *config) modulesOf(host string) ([]string, error) {
 	return want, nil
 }
 
-// profile makes the profile of a host, or gives the one that an equal host has.
-func (s *server) profile(c *config, host string, fresh map[string]*session.Profile) (*session.Profile, error) {
-	want, err := c.modulesOf(host)
+// host describes a host of the file or of the store.
+func (s *program) host(c *config, name string) (server.Host, error) {
+	modules, err := c.modulesOf(name)
 	if err != nil {
-		return nil, err
+		return server.Host{}, err
 	}
-	h := c.Host[host]
-	mechs := h.SASL
-	if mechs == nil {
-		mechs = mechanisms
+	own := c.Host[name]
+	h := server.Host{
+		Modules:     modules,
+		Mechanisms:  own.SASL,
+		Module:      c.options(name),
+		Key:         fmt.Sprintf("%#v %#v", c.Module, own.Module),
+		TLS:         starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS},
+		Certificate: s.certs.loader(name),
+		Renewed:     s.certs.changed(name),
 	}
-	key := fmt.Sprintf("%q %q %#v %#v %#v %v", want, mechs, c.Module, h.Module, c.C2S.RequireTLS, c.certified())
-	if h.Limits != nil {
+	if own.Limits != nil {
 		lim := c.limits() // the host's own change some of them
-		h.Limits.apply(&lim)
-		key += fmt.Sprintf("%+v", lim)
+		own.Limits.apply(&lim)
+		h.Limits = &lim
 	}
-	if p := fresh[key]; p != nil {
-		return p, nil
+	return h, nil
+}
+
+// apply has the server run with c and with these hosts of the file.
+func (s *program) apply(c *config, hosts []string) error {
+	return c.locate(s.Apply(server.Config{Limits: c.limits(), Hosts: hosts,
+		Host: func(name string) (server.Host, error) { return s.host(c, name) }}))
+}
+
+// locate is err, which is [server.Server.Apply]'s, at its line.
+func (c *config) locate(err error) error {
+	var le *server.LimitsError
+	if errors.As(err, &le) {
+		return c.at(err.Error(), "limits")
 	}
-	if p := s.profiles[key]; p != nil {
-		// What has not changed goes on as it is: accounts stay in memory, modules keep their counts.
-		fresh[key] = p
-		return p, nil
+	var he *server.HostError
+	if !errors.As(err, &he) {
+		return err
 	}
-	offer, err := sasl.NewOffer(mechs...)
-	if err != nil {
-		return nil, c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(err.Error(), "sasl: "), strings.Join(mechanisms, ", ")), "host", host, "sasl")
+	host := he.Host
+	switch he.Part {
+	case server.PartStored:
+		return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", host, host), "host", host)
+	case server.PartMechanisms:
+		return c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
+	case server.PartModules:
+		var ce *configError
+		if errors.As(err, &ce) {
+			return ce
+		}
+		var oe *session.OptionError
+		if errors.As(err, &oe) {
+			return c.optionAt(host, oe)
+		}
+		return c.at(fmt.Sprintf("host %s: %v", host, he.Err), "host", host, "modules")
 	}
-	p, err := session.Load(s.router, session.Core, mod.All, want, c.options(host), s.given(c, offer)...)
-	var ce *configError
-	if errors.As(err, &ce) {
-		return nil, ce
-	}
-	var oe *session.OptionError
-	if errors.As(err, &oe) {
-		return nil, c.optionAt(host, oe)
-	}
-	if err != nil {
-		return nil, c.at(fmt.Sprintf("host %s: %v", host, err), "host", host, "modules")
-	}
-	if h.Limits != nil {
-		lim := c.limits()
-		h.Limits.apply(&lim)
-		p.Limits = &lim
-	}
-	fresh[key] = p
-	return p, nil
+	return fmt.Errorf("host %q: %w", host, he.Err)
 }
 
 // optionAt is err at the line of the option: the host's own section, if it has the key, else all hosts'.
@@ -533,148 +478,9 @@ func (c *config) optionAt(host string, err *session.OptionError) error {
 	return c.at(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
 }
 
-func (s *server) given(c *config, offer sasl.Offer) []session.Given {
-	return []session.Given{
-		session.Give(s.db),
-		session.Give(starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS}),
-		session.Give(saslauth.Policy{
-			Offer:     offer,
-			PlainText: !c.C2S.RequireTLS,
-			Rand:      rand.Reader,
-			FakeKey:   s.secret,
-			Failures:  s.failures,
-			EndPoint:  endPoint,
-		}),
-		session.Give(bind.Resources(func() string { return token(8) })),
-		session.Give(clock.Clock(time.Now)),
-		session.Give(register.Random{Reader: rand.Reader}),
-		session.Give(session.About{Name: "Canto", Version: Version}),
-	}
-}
-
-// token is n random bytes in hexadecimal.
-func token(n int) string {
-	b := make([]byte, n)
-	rand.Read(b)
-	return hex.EncodeToString(b)
-}
-
-// hosts brings the table to what file and store say.
-func (s *server) hosts(c *config) error {
-	snap := s.db.Snapshot()
-	var stored []string
-	err := s.db.Hosts().List(snap, func(h store.HostRecord) bool {
-		stored = append(stored, h.Domain)
-		return true
-	})
-	snap.Close()
-	if err != nil {
-		return err
-	}
-	want := make(map[string]bool)
-	for _, n := range c.hostNames() {
-		want[n] = true
-	}
-	for _, n := range stored {
-		if want[n] {
-			return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", n, n), "host", n)
-		}
-		want[n] = true
-	}
-	fresh := make(map[string]*session.Profile) // those that are used from now on
-	var add []*session.Host
-	swap := make(map[*session.Host]*session.Profile)
-	var names []string
-	for n := range want {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	for _, n := range names {
-		p, err := s.profile(c, n, fresh)
-		if err != nil {
-			return err
-		}
-		if h, ok := s.router.Table.Host(n); ok {
-			swap[h] = p
-			continue
-		}
-		h, err := session.NewHost(n, p, s.certs.loader(n))
-		if err != nil {
-			return fmt.Errorf("host %q: %w", n, err)
-		}
-		add = append(add, h)
-	}
-	// From here on nothing fails.
-	old := s.profiles
-	s.profiles = fresh
-	for h, p := range swap {
-		h.Swap(p)
-		if s.certs.changed(h.Name) {
-			h.DropCertificate()
-		}
-	}
-	s.router.Table.AddHost(add...)
-	for n := range s.router.Table.Hosts() {
-		if !want[n] {
-			s.router.Table.RemoveHost(n)
-			s.closeHost(n)
-		}
-	}
-	for key, p := range old {
-		if fresh[key] == p {
-			continue
-		}
-		s.router.Retire(p, func(err error) {
-			if err != nil {
-				s.log.Warn("unloading modules", "err", err)
-			}
-		})
-	}
-	return nil
-}
-
-// buryAll works off, one after the other, the accounts that were deleted while no server ran, or shortly before
-// it stopped.
-func (s *server) buryAll() error {
-	var gone []store.DeletedAccount
-	snap := s.db.Snapshot()
-	defer snap.Close()
-	if err := s.db.Accounts().Deleted(snap, func(d store.DeletedAccount) bool {
-		gone = append(gone, d)
-		return true
-	}); err != nil {
-		return err
-	}
-	var next func()
-	next = func() {
-		for len(gone) > 0 {
-			d := gone[0]
-			gone = gone[1:]
-			err := storage.Bury(s.router, s.db, d, next)
-			if err == nil {
-				return
-			}
-			s.log.Error("a deleted account can't be worked off", "account", d.Local+"@"+d.Domain, "err", err)
-		}
-	}
-	next()
-	return nil
-}
-
-// closeHost ends the sessions of a domain that is served no more.
-func (s *server) closeHost(name string) {
-	for i := range 256 {
-		for _, a := range s.router.Table.Accounts(i, nil) {
-			if a.JID().Domain() == name {
-				s.router.Kick(a.JID(), session.ErrHostGone)
-			}
-		}
-	}
-}
-
 // reload reads the configuration again; on an error nothing is changed. late are the keys whose new
 // values want a restart.
-func (s *server) reload() (late []string, err error) {
+func (s *program) reload() (late []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.config()
@@ -682,15 +488,12 @@ func (s *server) reload() (late []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.router.SetLimits(c.limits()); err != nil {
-		return nil, c.at(err.Error(), "limits")
-	}
 	s.cfg.Store(c)
-	if err := s.hosts(c); err != nil {
+	if err := s.apply(c, c.hostNames()); err != nil {
 		s.cfg.Store(old)
-		return nil, errors.Join(err, s.router.SetLimits(old.limits()))
+		return nil, err
 	}
-	s.log.Info("reloaded", "hosts", len(s.router.Table.Hosts()))
+	s.log.Info("reloaded", "hosts", len(s.Router.Table.Hosts()))
 	if len(late) > 0 {
 		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))
 	}
@@ -698,7 +501,7 @@ func (s *server) reload() (late []string, err error) {
 }
 
 // read reads the configuration again, and checks that the running server can take it. late is as for reload.
-func (s *server) read() (c *config, late []string, err error) {
+func (s *program) read() (c *config, late []string, err error) {
 	old := s.config()
 	c = old
 	if s.cli.Config != "" || !s.dev {
@@ -772,7 +575,7 @@ func (c *config) wantRestart(running *config) (keys []string) {
 }
 
 // planes opens the debug listeners and the admin socket, and serves what the reactor reads of http.
-func (s *server) planes(c *config) (closeAll func(), err error) {
+func (s *program) planes(c *config) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
 		for _, f := range closers {
@@ -840,7 +643,7 @@ func goMetrics() prometheus.Collector {
 }
 
 // command carries out what came over the admin socket.
-func (s *server) command(ctx context.Context, c admin.Command) admin.Result {
+func (s *program) command(ctx context.Context, c admin.Command) admin.Result {
 	var out, errOut bytes.Buffer
 	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut, server: s})
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
@@ -872,7 +675,7 @@ func (c *config) devCertificates() error {
 }
 
 // devSetup makes what --dev promises: a certificate and two accounts.
-func (s *server) devSetup(c *config, out io.Writer) error {
+func (s *program) devSetup(c *config, out io.Writer) error {
 	if err := c.devCertificates(); err != nil {
 		return err
 	}
@@ -888,15 +691,15 @@ func (s *server) devSetup(c *config, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		pw := token(8)
+		pw := server.Token(rand.Reader, 8)
 		creds, err := derive(pw, sasl.DefaultIterations)
 		if err != nil {
 			return err
 		}
 		ctx := context.Background()
-		_, err = s.db.Accounts().Create(ctx, host, name, creds)
+		_, err = s.DB.Accounts().Create(ctx, host, name, creds)
 		if errors.Is(err, store.ErrExists) {
-			err = s.db.Accounts().SetKeys(ctx, host, name, creds)
+			err = s.DB.Accounts().SetKeys(ctx, host, name, creds)
 		}
 		if err != nil {
 			return err

@@ -215,7 +215,7 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	}
 	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '8MiB'\n")
 	s.fails(exitUsage, `canto.toml:13: limits.stanza: 8388608 bytes: .*limits.outbox is 1048576 bytes.*start canto again`, "reload")
-	if lim := p.server.router.Limits(); lim.Stanza != session.DefaultLimits().Stanza {
+	if lim := p.server.Router.Limits(); lim.Stanza != session.DefaultLimits().Stanza {
 		t.Errorf("stanzas may have %d bytes", lim.Stanza)
 	}
 	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '512KiB'\n")
@@ -229,7 +229,7 @@ func TestReloadKeepsProfiles(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	p := s.serveHereOnly()
-	host, _ := p.server.router.Table.Host("example.org")
+	host, _ := p.server.Router.Table.Host("example.org")
 	before := host.Profile()
 	text, err := os.ReadFile(s.path("canto.toml"))
 	if err != nil {
@@ -784,7 +784,7 @@ func TestReloadOfTheSame(t *testing.T) {
 	p, _ := s.serveHere(nil)
 	romeo, paris := p.login("example.org", "romeo", "x"), p.login("example.net", "paris", "x")
 	host := func(name string) *session.Host {
-		h, ok := p.server.router.Table.Host(name)
+		h, ok := p.server.Router.Table.Host(name)
 		if !ok {
 			t.Fatalf("%s is not served", name)
 		}
@@ -803,7 +803,7 @@ func TestReloadOfTheSame(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		return metrics.Stats(p.server.router).Loads
+		return metrics.Stats(p.server.Router).Loads
 	}
 	before, profile, other, first := loads(), host("example.org").Profile(), host("example.net").Profile(), cert("example.org")
 	config := p.server.certs.forHost(host("example.org"))
@@ -837,7 +837,7 @@ func TestReloadOfTheSame(t *testing.T) {
 	s.ok("reload")
 	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
 	s.ok("reload")
-	if n := p.server.router.HostLimits(host("example.org")).ResourcesPerAccount; n != 4 {
+	if n := p.server.Router.HostLimits(host("example.org")).ResourcesPerAccount; n != 4 {
 		t.Errorf("resources_per_account is %d, as before the reload", n)
 	}
 }

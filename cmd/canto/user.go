@@ -122,14 +122,14 @@ func oddRune(text string, ok func(string) bool) int {
 // born tells a running server that there is an account.
 func (r *run) born(j jid.JID) {
 	if r.server != nil {
-		r.server.router.Table.Born(j)
+		r.server.Router.Table.Born(j)
 	}
 }
 
 // kick ends the account's sessions on a running server.
 func (r *run) kick(j jid.JID, reason error) {
 	if r.server != nil {
-		r.server.router.Kick(j, reason)
+		r.server.Router.Kick(j, reason)
 	}
 }
 
@@ -214,7 +214,7 @@ func (u *userDel) Run(r *run) error {
 		if err != nil || r.server == nil { // then the next start tells its contacts
 			return named(j, err)
 		}
-		return storage.Bury(r.server.router, db, gone, nil)
+		return storage.Bury(r.server.Router, db, gone, nil)
 	})
 }
 

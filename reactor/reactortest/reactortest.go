@@ -18,6 +18,7 @@ type Net struct {
 	*reactor.Memory
 	Step time.Duration // by which each look of the loops at the clock moves it; 0: work takes no time
 	now  time.Time
+	off  bool // by Halt
 	rnd  *rand.Rand
 	jobs []func()
 	port uint16
@@ -27,8 +28,11 @@ type Net struct {
 var Start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // New makes a Net. Its workers run what they are given in Run, in an order that the seed says.
-func New(seed uint64, cfg reactor.Config) *Net {
-	n := &Net{now: Start, rnd: rand.New(rand.NewPCG(seed, 1)), port: 1024}
+func New(seed uint64, cfg reactor.Config) *Net { return NewAt(Start, seed, cfg) }
+
+// NewAt is New with a clock that begins at a time: that of a process that starts after another one.
+func NewAt(begin time.Time, seed uint64, cfg reactor.Config) *Net {
+	n := &Net{now: begin, rnd: rand.New(rand.NewPCG(seed, 1)), port: 1024}
 	cfg.Clock = func() time.Time {
 		if n.Step > 0 {
 			n.now = n.now.Add(n.Step)
@@ -65,9 +69,16 @@ func (n *Net) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(
 // Now is the Net's time.
 func (n *Net) Now() time.Time { return n.now }
 
+// Halt stops the Net in the midst of what it does, as the end of a process would: nothing moves any more, and its
+// clients get what was written to them before.
+func (n *Net) Halt() { n.off = true }
+
 // Run goes on until nothing moves any more. It panics if that takes for ever.
 func (n *Net) Run() {
 	for range 1_000_000 {
+		if n.off {
+			return
+		}
 		if n.Turn() {
 			continue
 		}

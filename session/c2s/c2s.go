@@ -195,6 +195,12 @@ func (w *wire) TLS() *tls.ConnectionState   { return w.conn().TLS() }
 func (w *wire) Presented() *tls.Certificate { return w.conn().Presented() }
 func (w *wire) Remote() netip.AddrPort      { return w.conn().Remote() }
 
+// Stream is the stream of w. Any goroutine.
+func (w *wire) Stream() *session.Stream {
+	st, _ := w.conn().Owner.(*session.Stream)
+	return st
+}
+
 // Loop is the kernel's part of the connection's loop. Any goroutine.
 func (w *wire) Loop() *session.Local {
 	c := w.conn()
@@ -205,7 +211,7 @@ func (w *wire) Loop() *session.Local {
 func (w *wire) NotifyDrain() { w.conn().Flushed(w.flushed) }
 
 func (w *wire) flushed(taken bool) {
-	if st, ok := w.conn().Owner.(*session.Stream); ok && taken {
+	if st := w.Stream(); st != nil && taken {
 		st.Drained()
 	}
 }

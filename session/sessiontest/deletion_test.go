@@ -57,13 +57,7 @@ func work(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 func start(t *testing.T, fs *vfs.MemFS) *sessiontest.Server {
 	t.Helper()
 	s := sessiontest.New(t, sessiontest.Options{FS: fs})
-	var gone []store.DeletedAccount
-	if err := s.DB.Accounts().Deleted(s.DB, func(d store.DeletedAccount) bool { gone = append(gone, d); return true }); err != nil {
-		t.Fatal(err)
-	}
-	for _, d := range gone {
-		work(t, s, d)
-	}
+	s.Settle()
 	return s
 }
 

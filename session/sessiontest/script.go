@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,8 +27,21 @@ var rewrite = flag.Bool("rewrite", false, "write what came into the conversation
 //	NAME sends                                  the following lines go out, joined
 //	NAME sends in N                             in pieces of N bytes
 //	NAME leaves                                 the connection is lost
+//	cut NAME                                    the following lines go out, if there are any, and the connection
+//	                                            is lost right behind them, without an end tag
 //	advance 10m                                 the clock moves
+//	later 10m                                   the clock moves, and whatever comes due, in the store too, is done
+//	                                            before it moves on
 //	account juliet@localhost                    an account without a connection
+//	restart                                     the server is stopped as by SIGTERM, and started on its store
+//	crash                                       the server is killed, and started on what its disk has synced
+//	reload                                      the modules are loaded anew, and accounts are read again
+//	memory                                      shows which accounts are in memory
+//
+// What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On a store
+// that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing fails, as connect
+// does: a start on a store that can't be read is refused, and there would be no conversation. Where single stanzas are changed, nothing but
+// what a client sends is taken from a conversation.
 func Run(t *testing.T, dir string, opt Options) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
 	if err != nil || len(files) == 0 {
@@ -95,13 +109,21 @@ func Converse(t testing.TB, text string, opt Options) string {
 		for i < len(lines) && strings.TrimSpace(lines[i]) != "" {
 			i++ // what was expected is written anew
 		}
-		s.step(line, body)
-		out.WriteString("----\n" + s.collect() + "")
+		shown := s.step(line, body)
+		got := s.collect()
+		if shown != "" && got == nothing {
+			got = ""
+		}
+		out.WriteString("----\n" + shown + got)
 	}
 	return out.String()
 }
 
-func (s *Server) step(line string, body []string) {
+// nothing is what collect says when no client got anything.
+const nothing = "(nothing)\n"
+
+// step does one step, and returns what it shows besides what the clients get.
+func (s *Server) step(line string, body []string) (shown string) {
 	f := strings.Fields(line)
 	text := strings.Join(body, "\n")
 	switch {
@@ -126,6 +148,24 @@ func (s *Server) step(line string, body []string) {
 			s.TB.Fatal(err)
 		}
 		s.Advance(d)
+	case f[0] == "later":
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			s.TB.Fatal(err)
+		}
+		s.Later(d)
+	case line == "restart":
+		s.Restart()
+	case line == "crash":
+		s.Crash()
+	case line == "reload":
+		s.Reload()
+	case line == "memory":
+		shown = "(in memory: " + strings.Join(s.inMemory(), ", ") + ")\n"
+	case len(f) == 2 && f[0] == "cut" && s.clients[f[1]] != nil:
+		c := s.clients[f[1]]
+		c.conn.Write([]byte(text))
+		c.Cut()
 	case len(f) >= 2 && s.clients[f[0]] != nil && f[1] == "sends":
 		c := s.clients[f[0]]
 		if len(f) == 4 {
@@ -142,6 +182,27 @@ func (s *Server) step(line string, body []string) {
 		s.TB.Fatalf("no directive: %q", line)
 	}
 	s.Settle()
+	return shown
+}
+
+// Later moves the clock as Advance does, and comes to rest after each second, commits on the store's goroutine
+// included: what a timer sets off is done before the next one.
+func (s *Server) Later(d time.Duration) {
+	for ; d > 0; d -= time.Second {
+		s.Advance(min(d, time.Second))
+		s.Settle()
+	}
+}
+
+// inMemory are the addresses of the accounts that the kernel has in its table, sorted.
+func (s *Server) inMemory() (list []string) {
+	for i := range 256 {
+		for _, a := range s.Router.Table.Accounts(i, nil) {
+			list = append(list, a.JID().String())
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // Settle lets everything happen, commits on the store's goroutine included, and on a slow store moves
@@ -172,13 +233,13 @@ func (s *Server) collect() string {
 		for _, el := range c.Stanzas() {
 			b.WriteString(n + ": " + el + "\n")
 		}
-		if c.conn.Ended() && !c.ended {
+		if c.Ended() && !c.ended {
 			c.ended = true
 			b.WriteString(n + ": (closed)\n")
 		}
 	}
 	if b.Len() == 0 {
-		return "(nothing)\n"
+		return nothing
 	}
 	return b.String()
 }

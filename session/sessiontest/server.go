@@ -22,16 +22,9 @@ import (
 	"canto/reactor"
 	"canto/reactor/reactortest"
 	"canto/session"
-	"canto/session/c2s"
 	"canto/session/jid"
-	"canto/session/mod"
-	"canto/session/mod/bind"
-	"canto/session/mod/clock"
-	"canto/session/mod/register"
-	"canto/session/mod/saslauth"
-	"canto/session/mod/starttls"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/server"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -49,8 +42,8 @@ type Options struct {
 	Module  func(module string, v any) error
 	Given   []session.Given
 	Log     io.Writer
-	FS      vfs.FS
-	NoPause bool // the engine can't stop reading
+	FS      vfs.FS // vfs.NewCrashableMem()
+	NoPause bool   // the engine can't stop reading
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
@@ -61,31 +54,39 @@ type Options struct {
 	Fault store.Fault
 }
 
-// A Server is one in memory. All on the test's goroutine.
+// A Server is one in memory, with kernels that come one after the other on the same store: [Server.Restart],
+// [Server.Crash]. All on the test's goroutine.
 type Server struct {
-	TB     testing.TB
-	Net    *reactortest.Net
-	Router *session.Router
-	DB     *store.DB
-	Door   *c2s.Door
+	*server.Server // of the kernel that runs now
+	TB             testing.TB
+	Net            *reactortest.Net
 	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.Swap].
 	NewProfile func() (*session.Profile, error)
 
+	opt     Options
+	log     *slog.Logger
 	clients map[string]*Client
 	logins  int
-	ids     int
 	told    atomic.Uint64
 	late    *late // nil on a fast store
+	// What goes on from one kernel to the next, so that a conversation reads the same every time.
+	random    counting
+	streams   int
+	resources int
+	reloads   int
 }
 
 // New starts a server with all modules and the host localhost.
 func New(tb testing.TB, opt Options) *Server {
 	tb.Helper()
 	if opt.FS == nil {
-		opt.FS = vfs.NewMem()
+		opt.FS = vfs.NewCrashableMem()
 	}
 	if opt.Log == nil {
 		opt.Log = io.Discard
+	}
+	if opt.Hosts == nil {
+		opt.Hosts = []string{"localhost"}
 	}
 	watch := &panics{to: opt.Log}
 	tb.Cleanup(func() {
@@ -94,88 +95,127 @@ func New(tb testing.TB, opt Options) *Server {
 		}
 	})
 	log := slog.New(slog.NewTextHandler(watch, nil))
-	s := &Server{TB: tb, clients: make(map[string]*Client)}
-	conf := reactor.Config{Loops: 2, Log: log, NoPause: opt.NoPause}
+	s := &Server{TB: tb, opt: opt, log: log, clients: make(map[string]*Client)}
+	s.start(reactortest.Start)
+	tb.Cleanup(func() { s.DB.Close() })
+	return s
+}
+
+// start makes a kernel on the store, whose clock begins at a time.
+func (s *Server) start(at time.Time) {
+	s.TB.Helper()
+	opt := s.opt
+	conf := reactor.Config{Loops: 2, Log: s.log, NoPause: opt.NoPause,
+		Drain: func(c *reactor.Conn) { s.Door.Drain(c) }}
 	if opt.Reactor != nil {
 		opt.Reactor(&conf)
 	}
-	s.Net = reactortest.New(opt.Seed, conf)
+	s.Net = reactortest.NewAt(at, opt.Seed, conf)
 	now := s.Net.Now
 	if opt.Slow != nil {
-		s.late = &late{s: s, delay: opt.Slow}
-		now = s.late.now
+		next := &late{s: s, delay: opt.Slow}
+		if s.late != nil {
+			next.spent = s.late.spent
+		}
+		s.late = next
+		now = next.now
 	}
-	db, err := store.Open(store.Options{FS: opt.FS, Dir: "data", Logger: log, MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now, Fault: opt.Fault, Fatal: func(err error) { tb.Error(err) }})
+	key := testKey
+	var err error
+	s.Server, err = server.New(server.Options{
+		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
+			Fault: opt.Fault, Fatal: func(err error) { s.TB.Error(err) }},
+		Log:         s.log,
+		About:       session.About{Name: "Canto", Version: "test"},
+		Shelf:       opt.Shelf,
+		Given:       opt.Given,
+		Now:         now,
+		Random:      &s.random,
+		StreamID:    func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
+		Resource:    func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
+		FakeKey:     &key,
+		Unthrottled: true,
+	})
 	if err != nil {
-		tb.Fatal(err)
-	}
-	s.DB = db
-	s.Router = &session.Router{
-		Table:       session.NewTable(),
-		Durable:     storage.Durable(db),
-		Directory:   storage.Directory(db),
-		Workers:     s.Net,
-		Log:         log,
-		Incarnation: db.Incarnation(),
-		Clock:       s.Net.Reactor.Tick,
-		StreamID:    func() string { s.ids++; return fmt.Sprint("stream-", s.ids) },
+		s.TB.Fatal(err)
 	}
 	if s.late != nil {
 		s.late.below = s.Router.Durable
 		s.Router.Durable, s.Router.Workers = s.late, s.late
 	}
-	if opt.Limits != nil {
-		if err := s.Router.SetLimits(*opt.Limits); err != nil {
-			tb.Fatal(err)
-		}
-	}
-	if opt.Shelf == nil {
-		opt.Shelf = mod.All
-	}
-	if opt.Modules == nil {
-		opt.Modules = mod.Default()
-	}
-	offer, err := sasl.NewOffer("SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	resources := 0
-	given := append([]session.Given{
-		session.Give(db),
-		session.Give(starttls.Policy{}),
-		session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: &counting{}, FakeKey: sasl.SecretString("a key of the test's own")}),
-		session.Give(bind.Resources(func() string { resources++; return fmt.Sprint("resource-", resources) })),
-		session.Give(clock.Clock(now)),
-		session.Give(register.Random{Reader: &counting{}}),
-		session.Give(session.About{Name: "Canto", Version: "test"}),
-	}, opt.Given...)
 	s.NewProfile = func() (*session.Profile, error) {
-		return session.Load(s.Router, session.Core, opt.Shelf, opt.Modules, opt.Module, given...)
+		return s.Load("localhost", server.Host{Modules: opt.Modules, Module: opt.Module})
 	}
-	p, err := s.NewProfile()
-	if err != nil {
-		tb.Fatal(err)
+	s.apply()
+	if err := s.Start(s.Net.Reactor); err != nil {
+		s.TB.Fatal(err)
 	}
-	if opt.Hosts == nil {
-		opt.Hosts = []string{"localhost"}
-	}
-	for _, name := range opt.Hosts {
-		h, err := session.NewHost(name, p, nil)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		s.Router.Table.AddHost(h)
-	}
-	s.Router.Start(s.Net.Loops())
-	db.Notify(func(store.Ticket, error) { s.told.Store(uint64(db.Durable())) }) // behind the kernel's
-	db.Wait(context.Background(), db.Last())
-	s.told.Store(uint64(db.Durable()))
+	s.DB.Notify(func(store.Ticket, error) { s.told.Store(uint64(s.DB.Durable())) }) // behind the kernel's
+	s.DB.Wait(context.Background(), s.DB.Last())
+	s.told.Store(uint64(s.DB.Durable()))
 	if s.late != nil {
-		s.late.visible = session.Ticket(db.Durable())
+		s.late.visible = session.Ticket(s.DB.Durable())
 	}
-	s.Door = &c2s.Door{Router: s.Router}
-	tb.Cleanup(func() { db.Close() })
-	return s
+}
+
+func (s *Server) apply() {
+	s.TB.Helper()
+	opt := s.opt
+	limits := session.DefaultLimits()
+	if opt.Limits != nil {
+		limits = *opt.Limits
+	}
+	host := server.Host{Modules: opt.Modules, Module: opt.Module, Key: fmt.Sprint(s.reloads)}
+	conform := func(string) (server.Host, error) { return host, nil }
+	if err := s.Apply(server.Config{Limits: limits, Hosts: opt.Hosts, Host: conform}); err != nil {
+		s.TB.Fatal(err)
+	}
+}
+
+// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each account is read
+// again before its next stanza.
+func (s *Server) Reload() {
+	s.TB.Helper()
+	s.reloads++
+	s.apply()
+}
+
+// Restart ends the server as SIGTERM does, its clients told and their sessions ended, and starts another
+// kernel on the same store. The clock goes on.
+func (s *Server) Restart() {
+	s.TB.Helper()
+	s.Settle()
+	s.Net.Drain()
+	s.Settle()
+	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // no longer than [reactor.Config.DrainTimeout]
+		s.Advance(time.Second)
+		s.Settle()
+	}
+	s.halt()
+}
+
+// Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives, and
+// nothing that is under way goes on. Another kernel starts on what is left; the clock goes on. The store's FS
+// is a crashable one.
+func (s *Server) Crash() {
+	s.TB.Helper()
+	fs, ok := s.opt.FS.(*vfs.MemFS)
+	if !ok {
+		s.TB.Fatal("the store is not in memory")
+	}
+	s.opt.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	s.halt()
+}
+
+// halt puts another kernel in the place of the one that runs.
+func (s *Server) halt() {
+	s.TB.Helper()
+	s.Net.Halt()
+	for _, c := range s.clients {
+		c.lost = true
+	}
+	s.DB.Close() // it may say that snapshots are open: nothing of a process that is gone is given back
+	s.start(s.Net.Now())
 }
 
 // panics looks for them in a log: the server survives one, a test does not.
@@ -204,6 +244,9 @@ func (s *Server) AddAccount(bare string) {
 	s.Router.Table.Born(j)
 }
 
+// testKey makes the salts of addresses without an account.
+var testKey = sasl.SecretString("a key of the test's own")
+
 // testKeys are those of Password, derived once.
 var testKeys = sync.OnceValue(func() sasl.Keys {
 	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counting{}, sasl.SHA1, sasl.SHA256, sasl.SHA512)
@@ -230,6 +273,7 @@ type Client struct {
 	JID    string
 	server *Server
 	conn   *reactortest.Client
+	lost   bool // its server is gone
 	parser *xmlstream.Parser
 	in     xmlstream.Stream
 	ended  bool
@@ -311,6 +355,9 @@ func (c *Client) Send(text string) { c.conn.Send([]byte(text)) }
 
 // Received is what has come since it was last asked for, as it came.
 func (c *Client) Received() string { return string(c.conn.Received()) }
+
+// Ended reports whether the server has ended the connection, or is gone.
+func (c *Client) Ended() bool { return c.lost || c.conn.Ended() }
 
 // Conn is the connection below.
 func (c *Client) Conn() *reactortest.Client { return c.conn }

@@ -19,13 +19,18 @@ func conversations(t testing.TB) map[string]string {
 	if err != nil || len(files) < 20 {
 		t.Fatalf("%d conversations: %v", len(files), err)
 	}
+	own, _ := filepath.Glob("testdata/*.txt")
 	all := make(map[string]string)
-	for _, f := range files {
+	for _, f := range append(files, own...) {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		all[filepath.Base(filepath.Dir(filepath.Dir(f)))+"/"+strings.TrimSuffix(filepath.Base(f), ".txt")] = string(text)
+		module := filepath.Base(filepath.Dir(filepath.Dir(f)))
+		if module == "." {
+			module = "sessiontest"
+		}
+		all[module+"/"+strings.TrimSuffix(filepath.Base(f), ".txt")] = string(text)
 	}
 	return all
 }

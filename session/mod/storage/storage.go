@@ -93,10 +93,10 @@ func Directory(db *store.DB) session.Directory { return directory{db} }
 
 type directory struct{ db *store.DB }
 
-func (d directory) Account(snap any, bare jid.JID) (uint64, bool, error) {
-	a, err := d.db.Accounts().Get(snap.(*store.Snapshot), bare.Domain(), bare.Local())
+func (d directory) Entity(snap any, addr jid.JID) (uint64, string, bool, error) {
+	a, err := d.db.Accounts().Get(snap.(*store.Snapshot), addr.Domain(), addr.Local())
 	if errors.Is(err, store.ErrNotFound) {
-		return 0, false, nil
+		return 0, "", false, nil
 	}
-	return a.ID, err == nil, err
+	return a.ID, "account", err == nil, err
 }

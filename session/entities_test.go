@@ -9,20 +9,20 @@ import (
 	"canto/session/jid"
 )
 
-// A set of accounts is a map from bare JID to account, whatever comes and goes, and it shrinks again.
-func TestAccounts(t *testing.T) {
+// A set of entities is a map from address to entity, whatever comes and goes, and it shrinks again.
+func TestEntities(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var s accounts
-		want := map[jid.JID]*Account{}
+		var s entities
+		want := map[jid.JID]*Entity{}
 		for range rapid.IntRange(0, 2000).Draw(t, "steps") {
 			who := jid.Prepared(fmt.Sprintf("a%d@example.org", rapid.IntRange(0, 300).Draw(t, "who")))
 			switch old := want[who]; {
 			case old == nil:
-				a := &Account{bare: who}
+				a := &Entity{addr: who}
 				want[who] = a
 				s.add(a)
 			case rapid.Bool().Draw(t, "removed"):
-				if s.remove(&Account{bare: who}) {
+				if s.remove(&Entity{addr: who}) {
 					t.Fatal("another account of that name was taken out")
 				}
 				if !s.remove(old) || s.remove(old) {
@@ -31,7 +31,7 @@ func TestAccounts(t *testing.T) {
 				delete(want, who)
 			}
 		}
-		if s.n != len(want) || 4*s.n > 3*len(s.slots) || len(s.slots) > max(16*s.n, 2*minAccounts) {
+		if s.n != len(want) || 4*s.n > 3*len(s.slots) || len(s.slots) > max(16*s.n, 2*minEntities) {
 			t.Fatalf("%d of %d accounts in %d slots", s.n, len(want), len(s.slots))
 		}
 		for i := range 301 {

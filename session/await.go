@@ -1,0 +1,146 @@
+package session
+
+import (
+	"slices"
+
+	"canto/reactor"
+	"canto/session/stanza"
+)
+
+// An await is one [Stanza.Await].
+type await struct {
+	timer reactor.Timer
+	l     *Local
+	e     *Entity
+	ev    *Stanza // kept
+	st    *Stream // that takes nothing meanwhile; nil: the request is from elsewhere
+	class reactor.Class
+	work  func() error
+	then  func(ev *Stanza, err error) Verdict
+	begun bool
+	late  bool // its time is over
+}
+
+// awaitTicks is how long a request waits for its work.
+const awaitTicks = 300
+
+// maxAsked is how many requests from elsewhere may wait for one entity's work.
+const maxAsked = 64
+
+// Await is for the handler of an iq, of any kind of entity: it runs work on a worker and then then on the loop under
+// the entity's lock, also if the asker is gone by then, but not if the entity is. A client's own stream takes no
+// element meanwhile. A request from elsewhere can't be held back there: one of each asker is under way, the next
+// begins when it has ended. After 30 s the answer is remote-server-timeout and the stream goes on; then still runs
+// when work ends, and what it answers goes nowhere. Cold path.
+func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
+	if ev.at == nil || ev.Kind != stanza.IQ {
+		panic("session: Await outside of an iq handler of an entity")
+	}
+	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then}
+	w.ev.stream = nil
+	if w.st == nil && !w.queue() {
+		return ev.Fail(stanza.ResourceConstraint)
+	}
+	w.e.Pin()
+	if w.st != nil {
+		w.st.park(parkedWork)
+	}
+	if (w.st != nil || w.first()) && !w.begin() {
+		w.drop()
+		return ev.Fail(stanza.ResourceConstraint)
+	}
+	w.l.Loop.Arm(&w.timer, w.l.Loop.Tick()+awaitTicks, w)
+	return Done
+}
+
+// queue puts w behind the requests from elsewhere that e has; false: there are too many.
+func (w *await) queue() bool {
+	b := w.e.busy()
+	if len(b.asked) >= maxAsked {
+		return false
+	}
+	b.asked = append(b.asked, w)
+	return true
+}
+
+// first reports whether w is the first of its asker. Under the lock.
+func (w *await) first() bool {
+	i := slices.IndexFunc(w.e.waits.asked, func(x *await) bool { return x.ev.From == w.ev.From })
+	return w.e.waits.asked[i] == w
+}
+
+// begin gives w's work to a worker; false: there is no room.
+func (w *await) begin() bool {
+	w.begun = true
+	return w.l.do(w.e.host.Profile(), w.class, w.work, func(err error) { w.done(err) })
+}
+
+// drop ends w, which is in no worker's hands. Under the lock.
+func (w *await) drop() {
+	w.e.Unpin()
+	if w.st != nil {
+		w.st.unpark(parkedWork)
+		return
+	}
+	b := w.e.waits
+	b.asked = slices.DeleteFunc(b.asked, func(x *await) bool { return x == w })
+	w.e.calm()
+	if next := slices.IndexFunc(b.asked, func(x *await) bool { return x.ev.From == w.ev.From }); next >= 0 && !b.asked[next].begun {
+		n := b.asked[next]
+		n.l.Loop.Post(func() { n.l.Enter(n.start) })
+	}
+}
+
+// start begins w, which has waited for another of its asker.
+func (w *await) start() {
+	w.e.lock(w.l)
+	defer w.e.unlock(w.l)
+	if w.begun || w.late || w.begin() {
+		return
+	}
+	w.l.Loop.Arm(&w.timer, 0, w)
+	w.ev.on, w.ev.at = w.l, w.e
+	w.ev.Fail(stanza.ResourceConstraint)
+	w.drop()
+}
+
+// done goes on with w, whose work has ended. A panic in then ends that request alone, which is answered.
+func (w *await) done(err error) {
+	l, e := w.l, w.e
+	l.enter()
+	defer l.leave()
+	l.Loop.Arm(&w.timer, 0, w)
+	defer l.boundary(l.frame(w.ev.From, w.ev))
+	w.ev.silent = w.late
+	e.lock(l)
+	if w.late && w.st != nil { // the stream has gone on
+		w.st = nil
+		e.Unpin()
+	} else {
+		w.drop()
+	}
+	if e.resident != goneMark {
+		w.ev.on, w.ev.at = l, e
+		w.then(w.ev, err)
+	}
+	e.unlock(l)
+}
+
+// OnTimer answers a request whose work takes too long.
+func (w *await) OnTimer(*reactor.Loop) {
+	l := w.l
+	l.enter()
+	defer l.leave()
+	defer l.boundary(l.frame(w.ev.From, nil))
+	w.e.lock(l)
+	w.late = true
+	w.ev.on, w.ev.at = l, w.e
+	w.ev.Fail(stanza.RemoteServerTimeout)
+	if !w.begun {
+		w.drop()
+	}
+	w.e.unlock(l)
+	if w.st != nil {
+		w.st.unpark(parkedWork)
+	}
+}

@@ -1,0 +1,100 @@
+package session
+
+import (
+	"runtime/debug"
+
+	"canto/session/jid"
+	"canto/session/stanza"
+)
+
+// enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred, routes the
+// mail that it has caused.
+func (l *Local) enter() {
+	l.Loop.Owned()
+	l.nest++
+}
+
+func (l *Local) leave() {
+	if l.nest == 1 {
+		l.mail.deliver(l)
+	}
+	l.nest--
+}
+
+// Enter runs f as something that came from outside, for timers and posts of modules: mail that f causes is routed
+// when it returns. A panic ends f alone.
+func (l *Local) Enter(f func()) {
+	l.enter()
+	defer l.leave()
+	defer l.boundary(l.frame(jid.JID{}, nil))
+	f()
+}
+
+// A frame is what a boundary goes back to.
+type frame struct {
+	who   jid.JID // for the log
+	ev    *Stanza // answered, if there is one
+	depth int     // of the loop's stack of Stanzas
+	held  *Entity // whose lock stays the caller's
+}
+
+func (l *Local) frame(who jid.JID, ev *Stanza) frame {
+	return frame{who: who, ev: ev, depth: l.depth}
+}
+
+// boundary is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza on its
+// way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer. It counts and logs the
+// panic and gives back the entity lock that it left behind; what is stored of that entity is read again, and the rest
+// is for its kind to say. A stanza is answered with an error, as far as its type has one (RFC 6120 §8.2.3, §8.3.1).
+func (l *Local) boundary(f frame) {
+	if r := recover(); r != nil {
+		l.panicked(r, f)
+	}
+}
+
+// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
+func (l *Local) caught(st *Stream) {
+	if r := recover(); r != nil {
+		l.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.Close(ErrInternal)
+	}
+}
+
+func (l *Local) panicked(r any, f frame) {
+	l.stats.Panics++
+	who := f.who
+	if who.IsZero() && f.ev != nil {
+		who = f.ev.From
+	}
+	l.Log.Error("panic in a handler", "jid", who.String(), "panic", r, "stack", string(debug.Stack()))
+	if e := l.held; e != nil {
+		e.spoilt(l)
+		if e != f.held {
+			e.unlock(l)
+		}
+	}
+	l.depth = f.depth
+	if f.ev != nil && f.ev.on != nil && !f.ev.replied {
+		f.ev.at = nil
+		f.ev.Fail(stanza.InternalServerError)
+	}
+}
+
+// spoilt has e read again after a panic under its lock: what was changed halfway is dropped.
+func (e *Entity) spoilt(l *Local) {
+	if e.resident == goneMark {
+		return
+	}
+	if b := e.behaviour(); b != nil && b.Failed != nil && e.kind != 0 {
+		func() {
+			defer func() {
+				if recover() != nil { // it can't be trusted with what it has
+					l.stats.Panics++
+					e.live = nil
+				}
+			}()
+			b.Failed(l, e)
+		}()
+	}
+	e.unlike()
+}

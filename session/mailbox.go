@@ -1,0 +1,416 @@
+package session
+
+import (
+	"canto/reactor"
+	"canto/session/jid"
+	"canto/session/stanza"
+	"canto/xmlstream"
+)
+
+// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function or an
+// interface. It means the same on another loop and later.
+type envelope struct {
+	from, to jid.JID
+	bytes    []byte // in the loop's mail buffer, or an inbox's or a job's own copy
+	lang     string // of the sender's stream
+	origin   Origin // of a fresh stanza, and of what it sets off
+	kind     stanza.Kind
+	target   Target
+	hops     uint8
+	loop     uint8 // of the connection that the stanza came from, and one; 0: not known
+	fresh    bool  // the sender's Pre chain is yet to run
+	bare     bool  // it had no 'to'
+	answer   bool  // made by this server for one session: no chain looks at it
+}
+
+// fill makes ev the stanza of env, whose element is e.
+func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
+	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
+	ev.lang, ev.bare, ev.Target, ev.answer = env.lang, env.bare, env.target, env.answer
+	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
+	if ev.Kind = env.kind; env.answer {
+		return // nothing of it is looked at
+	}
+	if ev.Kind == stanza.Nonza {
+		ev.Kind = stanza.KindOf(e)
+	}
+	t, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(ev.Kind, t)
+}
+
+// seal makes an envelope of ev, with bytes of its own.
+func (ev *Stanza) seal() envelope {
+	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
+		origin: ev.origin, loop: ev.loop, fresh: ev.Fresh, answer: ev.answer}
+	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
+	if len(ev.extra) > 0 {
+		env.bytes = addChildren(env.bytes, 0, ev.extra)
+	}
+	return env
+}
+
+// The bounds of an inbox whose kind says nothing else. What does not fit is answered with resource-constraint of
+// type wait.
+const (
+	inboxCount = 64
+	inboxBytes = 256 << 10
+)
+
+// An inbox is what waits for one entity, in order: stanzas, and calls of this process.
+type inbox struct {
+	items []item
+	calls []call // one for each item that is a call
+	bytes int
+}
+
+// An item is a stanza, or the next of the calls.
+type item struct {
+	envelope
+	call bool
+}
+
+// A call wants the entity warm and its lock.
+type call struct {
+	f    func(l *Local, e *Entity, err error)
+	home *Local // where f runs
+}
+
+func (b *inbox) empty() bool { return len(b.items) == 0 }
+
+// put keeps env for later; false: the inbox is full.
+func (e *Entity) put(env envelope) bool {
+	lim := Bounds{inboxCount, inboxBytes}
+	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
+		lim = h.Inbox
+	}
+	b := &e.busy().inbox
+	if len(b.items)-len(b.calls) >= lim.Count || b.bytes+len(env.bytes) > lim.Bytes {
+		return false
+	}
+	b.bytes += len(env.bytes)
+	b.items = append(b.items, item{envelope: env})
+	return true
+}
+
+// putCall keeps c for later.
+func (e *Entity) putCall(c call) {
+	b := &e.busy().inbox
+	b.items = append(b.items, item{call: true})
+	b.calls = append(b.calls, c)
+}
+
+// next takes the first item; c is what a call calls.
+func (b *inbox) next() (it item, c call) {
+	it = b.items[0]
+	b.items[0] = item{}
+	b.items = b.items[1:]
+	b.bytes -= len(it.bytes)
+	if it.call {
+		c = b.calls[0]
+		b.calls[0] = call{}
+		b.calls = b.calls[1:]
+	}
+	if len(b.items) == 0 {
+		b.items, b.calls = nil, nil
+	}
+	return it, c
+}
+
+// blocked reports whether what comes for e waits in its inbox: something waits there already, e is cold, or more of
+// it is under way than it may have.
+func (e *Entity) blocked() bool {
+	w := e.waits
+	return w != nil && (w.running || !w.inbox.empty() || w.out.full()) || !e.warm()
+}
+
+// enqueue keeps ev in e's inbox and sees to it that the inbox is worked off. Under the lock.
+func (e *Entity) enqueue(l *Local, ev *Stanza) {
+	l.stats.Inboxed++
+	if !e.put(ev.seal()) {
+		l.stats.InboxFull++
+		l.stats.Limits["inbox"]++
+		ev.Fail(stanza.ResourceConstraint)
+		e.calm()
+		return
+	}
+	e.load(l)
+}
+
+// call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever loop has
+// read it. err says why e could not be read. The lock is held at the call and at the return.
+func (e *Entity) call(l *Local, f func(l *Local, e *Entity, err error)) {
+	if w := e.waits; (w == nil || !w.running && w.inbox.empty()) && e.warm() {
+		e.used = l.Loop.Tick()
+		f(l, e, nil)
+		return
+	}
+	e.putCall(call{f, l})
+	e.load(l)
+}
+
+// load has a worker read what is stored of e, whose lock is held, and then works off the inbox.
+func (e *Entity) load(l *Local) {
+	w := e.waits
+	if w.running || e.warm() && w.out.full() {
+		return // what is under way ends, and goes on with the inbox
+	}
+	w.running = true
+	l.stats.Loads++
+	j := &loading{e: e, before: e.id, after: e.ticket, births: l.router.Table.births(e.addr)}
+	p := e.host.Profile()
+	if e.resident != nil {
+		j.old = e.resident.parts
+	}
+	if !l.do(p, reactor.Disk, func() error { return j.read(l.router, p) }, func(err error) { e.loaded(l, j, err) }) {
+		// The disk's queue is full: what waits is told so, in its order.
+		l.Loop.Post(func() { e.loaded(l, j, ErrBusy) })
+	}
+}
+
+// A loading is one read of an entity.
+type loading struct {
+	e      *Entity
+	before uint64 // its id then
+	after  Ticket // what the read must see
+	births uint32
+	old    []any // parts that are in memory
+
+	id   uint64
+	kind KindID
+	got  *resident
+}
+
+// read reads e. A worker.
+func (j *loading) read(r *Router, p *Profile) (err error) {
+	addr := j.e.addr
+	if err = r.Durable.Await(j.after); err != nil {
+		r.Log.Warn("a commit failed; the entity is read again", "jid", addr.String(), "err", err)
+	}
+	snap := r.Durable.Snapshot()
+	if c, ok := snap.(interface{ Close() error }); ok {
+		defer c.Close()
+	}
+	j.got = &p.nobody
+	id, kind, ok, err := r.Directory.Entity(snap, addr)
+	if err != nil || !ok {
+		return err
+	}
+	if j.kind = kindNamed(kind); !j.e.host.service && j.kind != Accounts {
+		j.kind = 0
+		return nil // only accounts are addressed on a host where users log in
+	}
+	old := j.old
+	if j.id = id; id != j.before {
+		old = nil // they are of an entity that was deleted
+	}
+	j.got, err = p.read(snap, j.kind, Who{addr, id}, old)
+	return err
+}
+
+// loaded takes over what a loading has read, and works off the inbox.
+func (e *Entity) loaded(l *Local, j *loading, err error) {
+	l.enter()
+	defer l.leave()
+	e.lock(l)
+	switch {
+	case err != nil:
+		l.Log.Error("an entity could not be read", "jid", e.addr.String(), "err", err)
+	case e.resident != goneMark:
+		e.take(l, j)
+	}
+	e.workOff(l, j.births, err)
+	e.unlock(l)
+}
+
+// take makes what j has read the resident set of e.
+func (e *Entity) take(l *Local, j *loading) {
+	e.used = l.Loop.Tick()
+	switch {
+	case e.id == 0 && e.kind != 0 && e.kind != Accounts && !j.got.exists:
+		e.resident = &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		return
+	case e.id != 0 && (!j.got.exists || e.id != j.id): // it was deleted, and the name may be another's by now
+		e.resident = nil // hooks have nothing to look at
+		if a := e.account(); a != nil {
+			a.forget(l)
+		} else if b := e.behaviour(); b != nil && b.Ended != nil && e.live != nil {
+			b.Ended(l, e)
+		}
+		if e.kind != Accounts {
+			e.live = nil
+		}
+		e.id = 0
+	}
+	e.resident = j.got
+	if !j.got.exists {
+		if e.kind != Accounts {
+			e.kind = 0
+		}
+		return
+	}
+	if j.id != 0 {
+		e.id = j.id
+	}
+	e.kind = j.kind
+	e.renew()
+}
+
+// workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before
+// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table: births is of
+// the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at the call and at
+// the return, not in between.
+func (e *Entity) workOff(l *Local, births uint32, err error) {
+	for e.waits != nil {
+		w := e.waits
+		switch {
+		case e.resident == goneMark:
+			e.rehome(l)
+			return
+		case w.inbox.empty():
+			w.running = false
+			e.calm()
+			e.leaveIfNothing(l, births, err)
+			return
+		case err == nil && !e.warm():
+			// A panic or a failed commit dropped what was read: the rest waits for the next load.
+			w.running = false
+			e.load(l)
+			return
+		case err == nil && w.out.full():
+			w.running = false
+			return
+		}
+		w.running = true
+		if w.inbox.items[0].call {
+			if h := w.inbox.calls[0].home; h != l {
+				if h.Loop.Post(func() { e.takeOver(h, births, err) }) {
+					return
+				}
+				w.inbox.next() // its loop has ended, and what it is for
+				continue
+			}
+		}
+		it, c := w.inbox.next()
+		if it.call {
+			e.calls(l, c, err)
+		} else {
+			l.open(e, &it.envelope, err)
+		}
+		l.mail.deliver(l)
+		e.lock(l)
+	}
+	e.leaveIfNothing(l, births, err)
+}
+
+// leaveIfNothing takes e out of the table if there is nothing at its address, or it could not be read.
+func (e *Entity) leaveIfNothing(l *Local, births uint32, err error) {
+	if e.resident != goneMark && (err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold() && e.pins == 0 {
+		l.router.Table.drop(e, err == nil, births)
+	}
+}
+
+// calls runs c under e's lock, which is held at the call and not at the return. A panic ends it alone.
+func (e *Entity) calls(l *Local, c call, err error) {
+	defer l.boundary(l.frame(e.addr, nil))
+	c.f(l, e, err)
+	e.unlock(l)
+}
+
+// open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
+// panic ends it alone.
+func (l *Local) open(e *Entity, env *envelope, err error) {
+	el, perr := l.Parser.Element(env.bytes)
+	if perr != nil {
+		e.unlock(l)
+		return
+	}
+	defer l.Parser.Release(el)
+	ev := l.push()
+	defer l.pop()
+	env.fill(l, ev, el)
+	ev.Host = e.host
+	defer l.boundary(l.frame(e.addr, ev))
+	if env.fresh && !ev.find(e) {
+		e.unlock(l)
+		return
+	}
+	if err != nil {
+		if err == ErrBusy {
+			ev.Fail(stanza.ResourceConstraint)
+		} else {
+			ev.Fail(stanza.InternalServerError)
+		}
+		e.unlock(l)
+		return
+	}
+	if l.step(e, ev) {
+		l.forward(ev)
+	}
+}
+
+// rehome hands what waits for e, which has left the table, to what has its address now: a deleted account is not
+// brought back. The lock is held at the call and at the return, not in between.
+func (e *Entity) rehome(l *Local) {
+	b := e.waits.inbox
+	e.waits.inbox = inbox{}
+	e.waits.running = false
+	e.calm()
+	e.unlock(l)
+	for len(b.items) > 0 {
+		it, c := b.next()
+		switch {
+		case it.call:
+			h := c.home
+			h.Loop.Post(func() { h.Enter(func() { h.Entity(e.host, e.addr, c.f) }) })
+		case it.fresh: // its session has ended
+		default:
+			l.mail.add(l, it.envelope, it.bytes)
+		}
+	}
+	l.mail.deliver(l)
+	e.lock(l)
+}
+
+// takeOver goes on with an inbox that another loop was working off.
+func (e *Entity) takeOver(l *Local, births uint32, err error) {
+	l.enter()
+	defer l.leave()
+	e.lock(l)
+	e.workOff(l, births, err)
+	e.unlock(l)
+}
+
+// Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once, or when it
+// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing; err says
+// why it could not be read. With an entity lock held it panics.
+func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
+	e, ok := l.lockEntity(h, addr)
+	if !ok {
+		f(l, nil, nil)
+		return
+	}
+	defer e.unlock(l)
+	e.call(l, f)
+}
+
+// lockEntity takes the lock of what is at addr, in the table from then on; false: there is nothing.
+func (l *Local) lockEntity(h *Host, addr jid.JID) (*Entity, bool) {
+	for {
+		e, ok := l.router.Table.Entity(h, addr)
+		if !ok {
+			return nil, false
+		}
+		e.lock(l)
+		if e.resident != goneMark {
+			return e, true
+		}
+		e.unlock(l)
+	}
+}
+
+// ErrBusy: a worker queue is full.
+var ErrBusy = errBusy{}
+
+type errBusy struct{}
+
+func (errBusy) Error() string { return "session: the workers have no room" }

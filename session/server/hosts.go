@@ -1,0 +1,265 @@
+package server
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"slices"
+
+	"canto/session"
+	"canto/session/mod"
+	"canto/session/mod/bind"
+	"canto/session/mod/clock"
+	"canto/session/mod/register"
+	"canto/session/mod/saslauth"
+	"canto/session/mod/starttls"
+	"canto/session/sasl"
+	"canto/session/store"
+)
+
+// Mechanisms are what a host offers that names none; -PLUS forms come with them.
+var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
+
+// A Host says how a domain is served.
+type Host struct {
+	Modules    []string // mod.Default()
+	Mechanisms []string // Mechanisms
+	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that
+	// Module says: hosts whose Key and other fields are the same share a profile.
+	Module func(module string, v any) error
+	Key    string
+	Limits *session.Limits // nil: those of the whole server
+	TLS    starttls.Policy
+	// Certificate reads the host's own certificate when it is first needed; nil: it has none. Renewed: one
+	// that was read before is to be read again.
+	Certificate func() (*tls.Certificate, error)
+	Renewed     bool
+}
+
+func (h Host) withDefaults() Host {
+	if h.Modules == nil {
+		h.Modules = mod.Default()
+	}
+	if h.Mechanisms == nil {
+		h.Mechanisms = Mechanisms
+	}
+	return h
+}
+
+// A Config is what a reload may change.
+type Config struct {
+	Limits session.Limits
+	Hosts  []string // besides those that the store names
+	// Host describes one of Hosts or of the store's. Its errors are returned as they are.
+	Host func(name string) (Host, error)
+}
+
+// A LimitsError says which limits can't be meant.
+type LimitsError struct{ Err error }
+
+func (e *LimitsError) Error() string { return e.Err.Error() }
+func (e *LimitsError) Unwrap() error { return e.Err }
+
+// A HostError is why a host can't be served.
+type HostError struct {
+	Host string
+	Part Part
+	Err  error
+}
+
+func (e *HostError) Error() string { return fmt.Sprintf("host %s: %v", e.Host, e.Err) }
+func (e *HostError) Unwrap() error { return e.Err }
+
+// A Part is what of a host is wrong.
+type Part string
+
+// The parts.
+const (
+	PartName       Part = "name"
+	PartMechanisms Part = "mechanisms"
+	PartModules    Part = "modules" // or an option of one: see [session.OptionError]
+	PartStored     Part = "stored"  // the store names it, too
+)
+
+var errTwice = errors.New("it is in the configuration and in the store")
+
+// Apply has the server run with c from now on: the limits, the hosts of c and of the store, their modules.
+// Hosts of which nothing has changed keep their profile, so that accounts stay in memory; sessions at hosts
+// that are served no more are ended. On an error nothing is changed; it is a *LimitsError, a *HostError,
+// one of c.Host, or the store's. Any goroutine but a loop's: modules are loaded, the store is read.
+func (s *Server) Apply(c Config) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.Router.Limits()
+	if err := s.Router.SetLimits(c.Limits); err != nil {
+		return &LimitsError{err}
+	}
+	err := s.apply(c)
+	if err != nil {
+		if undo := s.Router.SetLimits(before); undo != nil {
+			return errors.Join(err, undo)
+		}
+	}
+	return err
+}
+
+// names are the hosts of c and of the store, sorted.
+func (s *Server) names(c Config) ([]string, error) {
+	own := slices.Sorted(slices.Values(c.Hosts))
+	names := slices.Clone(own)
+	snap := s.DB.Snapshot()
+	defer snap.Close()
+	var twice error
+	if err := s.DB.Hosts().List(snap, func(h store.HostRecord) bool {
+		if _, ok := slices.BinarySearch(own, h.Domain); ok {
+			twice = &HostError{h.Domain, PartStored, errTwice}
+			return false
+		}
+		names = append(names, h.Domain)
+		return true
+	}); err != nil {
+		return nil, err
+	}
+	slices.Sort(names)
+	return names, twice
+}
+
+func (s *Server) apply(c Config) error {
+	names, err := s.names(c)
+	if err != nil {
+		return err
+	}
+	fresh := make(map[string]*session.Profile) // those that are used from now on
+	var add []*session.Host
+	type change struct {
+		host    *session.Host
+		profile *session.Profile
+		renewed bool
+	}
+	var changes []change
+	for _, n := range names {
+		as, err := c.Host(n)
+		if err != nil {
+			return err
+		}
+		p, err := s.profile(n, as, fresh)
+		if err != nil {
+			return err
+		}
+		if h, ok := s.Router.Table.Host(n); ok {
+			changes = append(changes, change{h, p, as.Renewed})
+			continue
+		}
+		h, err := session.NewHost(n, p, as.Certificate)
+		if err != nil {
+			return &HostError{n, PartName, err}
+		}
+		add = append(add, h)
+	}
+	// From here on nothing fails.
+	old := s.profiles
+	s.profiles = fresh
+	for _, ch := range changes {
+		ch.host.Swap(ch.profile)
+		if ch.renewed {
+			ch.host.DropCertificate()
+		}
+	}
+	s.Router.Table.AddHost(add...)
+	for n := range s.Router.Table.Hosts() {
+		if _, ok := slices.BinarySearch(names, n); !ok {
+			s.Router.Table.RemoveHost(n)
+			s.closeHost(n)
+		}
+	}
+	for key, p := range old {
+		if fresh[key] != p {
+			s.Retire(p)
+		}
+	}
+	return nil
+}
+
+// Retire unloads the modules of p, which no host runs any more, when nothing is under way in them. Any
+// goroutine.
+func (s *Server) Retire(p *session.Profile) {
+	s.Router.Retire(p, func(err error) {
+		if err != nil {
+			s.opt.Log.Warn("unloading modules", "err", err)
+		}
+	})
+}
+
+// closeHost ends the sessions of a domain that is served no more.
+func (s *Server) closeHost(name string) {
+	for i := range 256 {
+		for _, a := range s.Router.Table.Accounts(i, nil) {
+			if a.JID().Domain() == name {
+				s.Router.Kick(a.JID(), session.ErrHostGone)
+			}
+		}
+	}
+}
+
+// profile loads the profile of a host, or gives the one that an equal host has.
+func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile) (*session.Profile, error) {
+	h = h.withDefaults()
+	key := fmt.Sprintf("%q %q %q %v", h.Modules, h.Mechanisms, h.Key, h.TLS)
+	if h.Limits != nil {
+		key += fmt.Sprintf("%+v", *h.Limits)
+	}
+	if p := fresh[key]; p != nil {
+		return p, nil
+	}
+	if p := s.profiles[key]; p != nil {
+		// What has not changed goes on as it is: accounts stay in memory, modules keep their counts.
+		fresh[key] = p
+		return p, nil
+	}
+	p, err := s.Load(name, h)
+	if err == nil {
+		fresh[key] = p
+	}
+	return p, err
+}
+
+// Load loads the modules of a host anew, as a reload with other options does; the error is a *HostError.
+// What it makes is for [session.Host.Swap], and for Retire when another has taken its place. Any goroutine
+// but a loop's.
+func (s *Server) Load(name string, h Host) (*session.Profile, error) {
+	h = h.withDefaults()
+	offer, err := sasl.NewOffer(h.Mechanisms...)
+	if err != nil {
+		return nil, &HostError{name, PartMechanisms, err}
+	}
+	shelf := s.opt.Shelf
+	if shelf == nil {
+		shelf = mod.All
+	}
+	p, err := session.Load(s.Router, session.Core, shelf, h.Modules, h.Module, s.given(h, offer)...)
+	if err != nil {
+		return nil, &HostError{name, PartModules, err}
+	}
+	p.Limits = h.Limits
+	return p, nil
+}
+
+// given is what the modules of a host find.
+func (s *Server) given(h Host, offer sasl.Offer) []session.Given {
+	return append([]session.Given{
+		session.Give(s.DB),
+		session.Give(h.TLS),
+		session.Give(saslauth.Policy{
+			Offer:     offer,
+			PlainText: !h.TLS.Required,
+			Rand:      s.opt.Random,
+			FakeKey:   s.fakeKey,
+			Failures:  s.failures,
+			EndPoint:  endPoint,
+		}),
+		session.Give(bind.Resources(s.opt.Resource)),
+		session.Give(clock.Clock(s.opt.Now)),
+		session.Give(register.Random{Reader: s.opt.Random}),
+		session.Give(s.opt.About),
+	}, s.opt.Given...)
+}

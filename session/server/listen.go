@@ -1,0 +1,86 @@
+package server
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/tls"
+	"crypto/x509"
+	"slices"
+	"strings"
+
+	"canto/reactor"
+)
+
+// Ports are the addresses that clients reach: STARTTLS, TLS first (XEP-0368), http and https.
+type Ports struct {
+	C2S, C2STLS, HTTP, HTTPS []string
+	// TLS makes the configuration of a port where TLS comes first and that speaks the protocols with these
+	// ALPN names. Nil: there is no certificate, and C2STLS and HTTPS are not opened.
+	TLS func(alpn ...string) *tls.Config
+}
+
+// The ALPN names (XEP-0368 §3; RFC 7301 §6).
+const (
+	alpnXMPP = "xmpp-client"
+	alpnHTTP = "http/1.1"
+)
+
+// Listeners are what a reactor has to listen on. An address that stands in C2S and in C2STLS, or in C2STLS
+// and in HTTPS, is one port that speaks both.
+func (s *Server) Listeners(p Ports) (list []reactor.Listener) {
+	shared := func(addrs []string, a string) bool {
+		return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) // of port 0 each has its own
+	}
+	d := s.Door
+	for _, a := range p.C2S {
+		if p.TLS == nil || !shared(p.C2STLS, a) {
+			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: d, Accept: d.Accept,
+				Refusal: d.Refusal, Lost: d.Lost})
+		}
+	}
+	for _, a := range p.HTTP {
+		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.Web, Accept: d.AcceptOther,
+			Lost: d.Lost})
+	}
+	if p.TLS == nil {
+		return list
+	}
+	for _, a := range p.C2STLS {
+		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: d, Accept: d.Accept, Refusal: d.Refusal,
+			Lost: d.Lost, Plain: shared(p.C2S, a)}
+		if shared(p.HTTPS, a) {
+			ln.Direct = p.TLS(alpnXMPP, alpnHTTP)
+			ln.Speaks = []reactor.Protocol{{ALPN: alpnHTTP, Handler: s.Web}}
+		} else {
+			ln.Direct = p.TLS(alpnXMPP)
+		}
+		list = append(list, ln)
+	}
+	for _, a := range p.HTTPS {
+		if !shared(p.C2STLS, a) {
+			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.Web, Accept: d.AcceptOther,
+				Lost: d.Lost, Direct: p.TLS(alpnHTTP)})
+		}
+	}
+	return list
+}
+
+// endPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash of its
+// signature.
+func endPoint(c *tls.Certificate) []byte {
+	if c.Leaf == nil {
+		return nil
+	}
+	switch c.Leaf.SignatureAlgorithm {
+	case x509.SHA384WithRSA, x509.ECDSAWithSHA384, x509.SHA384WithRSAPSS:
+		sum := sha512.Sum384(c.Certificate[0])
+		return sum[:]
+	case x509.SHA512WithRSA, x509.ECDSAWithSHA512, x509.SHA512WithRSAPSS:
+		sum := sha512.Sum512(c.Certificate[0])
+		return sum[:]
+	case x509.PureEd25519:
+		return nil // the signature names no hash: RFC 5929 leaves it undefined
+	}
+	sum := sha256.Sum256(c.Certificate[0])
+	return sum[:]
+}

@@ -1,0 +1,235 @@
+package session
+
+import (
+	"canto/session/jid"
+	"canto/session/stanza"
+)
+
+// walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any other straight
+// to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
+func (l *Local) walk(ev *Stanza) {
+	defer l.boundary(l.frame(ev.From, ev))
+	if !ev.Fresh {
+		l.forward(ev)
+		return
+	}
+	e := &ev.Session.account.Entity
+	e.lock(l)
+	switch {
+	case ev.Session.stream != ev.origin.Stream || ev.Session.account.index(ev.Session) < 0:
+		e.unlock(l) // a superseded stream, or a session that was ended: there is nothing to answer
+	case e.blocked():
+		e.enqueue(l, ev)
+		e.unlock(l)
+	default:
+		if l.step(e, ev) {
+			l.forward(ev)
+		}
+	}
+}
+
+// step takes ev through what e has for it: the Pre chain of a fresh stanza, else the chain of one that has
+// arrived. The lock of e is held at the call and given back. It reports whether ev goes on to its recipient.
+func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
+	e.used = l.Loop.Tick()
+	ev.at = e
+	switch {
+	case ev.answer:
+		e.toSession(l, ev)
+	case ev.Fresh && !e.resident.exists:
+		ev.Fail(stanza.InternalServerError) // the account was deleted
+	case ev.Fresh:
+		onward = l.depart(e.host.Profile().Hooks, ev)
+		if onward && e.elsewhere(l) { // what e has said before is still under way: it comes first
+			ev.Fresh = false
+			e.queue(l, ev.seal())
+			onward = false
+		}
+	case !e.resident.exists:
+		e.absent(ev)
+	default:
+		l.arrive(e.host.Profile().Hooks, e.kind, ev)
+	}
+	e.unlock(l)
+	return onward
+}
+
+// depart runs the Pre chain of a fresh stanza, and for ToSelf all there is. true: it goes on.
+func (l *Local) depart(h *Hooks, ev *Stanza) (onward bool) {
+	var c *Chain[StanzaFunc]
+	switch ev.Kind {
+	case stanza.Message:
+		c = &h.PreMessage[ev.Target]
+	case stanza.Presence:
+		c = &h.PrePresence[ev.Target]
+	default:
+		c = &h.PreIQ[ev.Target]
+	}
+	if Run(c, ev) == Done {
+		return false
+	}
+	if ev.Target != ToSelf {
+		return true
+	}
+	ev.Fresh = false
+	l.arrive(h, Accounts, ev)
+	return false
+}
+
+// forward takes ev to what it is addressed to, with no lock held.
+func (l *Local) forward(ev *Stanza) {
+	ev.Fresh, ev.Session, ev.stream, ev.at = false, nil, nil, nil
+	if ev.Hops >= maxHops {
+		l.stats.Limits["hops"]++
+		return
+	}
+	host, ours := l.router.Table.Host(domainOf(ev.To))
+	switch {
+	case ev.answer:
+		if a, ok := l.router.Table.Loaded(ev.To.Bare()); ok && a.host == host { // else the one that asked is gone
+			a.lock(l)
+			l.step(&a.Entity, ev)
+		}
+		return
+	case !ours:
+		l.remote(ev)
+		return
+	}
+	ev.Host = host
+	if ev.Target = l.target(ev); ev.Target == ToSelf {
+		ev.Target = ToBare
+	}
+	if ev.Target == ToHost && !host.service {
+		l.arrive(host.Profile().Hooks, 0, ev)
+		return
+	}
+	e, ok := l.lockEntity(host, ev.To.Bare())
+	switch {
+	case !ok:
+		ev.Absent()
+	case e.blocked():
+		e.enqueue(l, ev)
+		e.unlock(l)
+	default:
+		l.step(e, ev)
+	}
+}
+
+// remote takes ev, which is for a domain that is not ours, through the hooks of the host that it comes from.
+func (l *Local) remote(ev *Stanza) {
+	if ev.Host == nil {
+		h, ok := l.router.Table.Host(domainOf(ev.From))
+		if !ok {
+			return // neither from nor to ours: nothing here relays
+		}
+		ev.Host = h
+	}
+	if Run(&ev.Host.Profile().Hooks.Remote, ev) == Pass {
+		ev.Fail(stanza.RemoteServerNotFound)
+	}
+}
+
+// arrive runs the chain of a stanza at an entity of kind k, whose lock is held; 0: at a host, under no lock.
+func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
+	c := &h.Chains
+	if k != 0 && k != Accounts {
+		if c = h.chains(k); c == nil {
+			ev.Fail(stanza.ServiceUnavailable) // stored by a module that is not loaded here
+			return
+		}
+	}
+	switch ev.Kind {
+	case stanza.Message:
+		if Run(&c.Message[ev.Target], ev) == Pass {
+			ev.Fail(stanza.ServiceUnavailable)
+		}
+	case stanza.Presence:
+		Run(&c.Presence[ev.Target], ev)
+	case stanza.IQ:
+		at := &c.IQ[ev.Target]
+		if runPhases(at, ev, Guard, Deliver) == Done {
+			return
+		}
+		if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
+			key := iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}
+			f, ok := c.iq[key]
+			if !ok && c != &h.Chains {
+				f, ok = h.every.iq[key]
+			}
+			if ok && f.f(ev) == Done {
+				return
+			}
+		}
+		if runPhases(at, ev, Deliver, Fallback+1) == Pass {
+			ev.Fail(stanza.ServiceUnavailable)
+		}
+	}
+}
+
+// toSession hands an answer that this server made to the session that asked, if it is here. Under the lock of e.
+func (e *Entity) toSession(l *Local, ev *Stanza) {
+	if a := e.account(); a != nil {
+		if s := a.Resource(ev.To); s != nil {
+			l.stats.Out[ev.Kind]++
+			s.Send(Parcel{Bytes: ev.raw, Kind: ev.Kind})
+		}
+	}
+}
+
+// Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
+// account hides from the sender answers so.
+func (ev *Stanza) Absent() Verdict {
+	switch ev.Kind {
+	case stanza.Presence:
+		return Done
+	case stanza.Message:
+		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
+			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
+		}
+	case stanza.IQ:
+		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
+			return Done
+		}
+	}
+	return ev.Fail(stanza.ServiceUnavailable)
+}
+
+// target is what ev.To is, seen from its sender.
+func (l *Local) target(ev *Stanza) Target {
+	local, _, resource := ev.To.Parts()
+	switch {
+	case local == "":
+		return ToHost
+	case resource != "":
+		return ToFull
+	case ev.To == ev.From.Bare():
+		return ToSelf
+	}
+	return ToBare
+}
+
+func (l *Local) push() *Stanza {
+	if l.depth == len(l.stack) {
+		panic("session: stanzas nested too deep")
+	}
+	l.depth++
+	return &l.stack[l.depth-1]
+}
+
+func (l *Local) pop() {
+	l.depth--
+	ev := &l.stack[l.depth]
+	if ev.other {
+		l.Parser.Release(ev.Element)
+	}
+	extra := ev.extra[:0]
+	*ev = Stanza{}
+	if cap(extra) <= 4096 {
+		ev.extra = extra
+	}
+}
+
+func domainOf(j jid.JID) string {
+	_, d, _ := j.Parts()
+	return d
+}
