@@ -64,7 +64,7 @@ func (s *Session) Send(p Parcel) (ok bool) {
 }
 
 func (s *Session) send(p Parcel) (ok bool) {
-	if s.ended {
+	if s.ended && (!s.rests() || s.wire == nil) {
 		return false
 	}
 	if !p.asked {
@@ -95,10 +95,12 @@ func (s *Session) put(p Parcel) (ok bool) {
 		return false // it is stored behind what s is given
 	case !s.rests() && !s.out.clogged && s.wire.Send(p.Bytes):
 		return true // presence overtakes two megabytes rather than being lost
+	case s.ended: // and it is about to be unbound
+		return false
 	}
 	s.ended = true // it does not read; or it could not be resumed without a hole
 	s.wire.Close(errSlowReader)
-	return false
+	return s.rests() && s.hold(p) // behind what it has, and routed again with that
 }
 
 // waits reports whether p is held back. Under the outbox lock.
@@ -151,14 +153,18 @@ func (s *Session) unbox() {
 }
 
 // hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
-// twice the room of messages, which can be stored. Under the outbox lock.
+// twice the room of messages, which can be stored. A resting session that has ended keeps what comes until it is
+// unbound, so that nothing overtakes what it has: as much again. Under the outbox lock.
 func (s *Session) hold(p Parcel) bool {
 	o, room := s.box(), 2
 	if p.Kind == stanza.Message {
 		room = 1
 	}
+	if s.ended {
+		room += 2
+	}
 	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
-		o.full = o.full || p.Kind == stanza.Message
+		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
 		return false
 	}
 	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
