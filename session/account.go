@@ -83,9 +83,7 @@ func (a *Account) Unbind(l *Local, s *Session) {
 	s.unlockOut()
 	l.stats.Unbound++
 	a.used = l.Loop.Tick()
-	for _, h := range s.emptied(l, SessionEnded) {
-		l.again(h)
-	}
+	a.first(l, s.emptied(l, SessionEnded))
 }
 
 // unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.

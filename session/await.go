@@ -119,9 +119,11 @@ func (w *await) done(err error) {
 	} else {
 		w.drop()
 	}
+	w.ev.on, w.ev.at = l, e
 	if e.resident != goneMark {
-		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
+	} else {
+		w.ev.Fail(stanza.ServiceUnavailable) // it was deleted meanwhile
 	}
 	e.unlock(l)
 }

@@ -187,13 +187,7 @@ func (e *Entity) delivered(l *Local) {
 	if !w.out.spread() {
 		e.resettle()
 	}
-	if !w.running && !w.inbox.empty() && !w.out.full() {
-		w.running = true
-		if !l.Loop.Post(func() { e.takeOver(l, 0, nil) }) {
-			w.running = false
-		}
-		return
-	}
+	e.resume(l)
 	e.calm()
 }
 

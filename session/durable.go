@@ -90,7 +90,12 @@ func (l *Local) settled(w wait, err error) {
 	if err != nil {
 		e.unlike()
 	}
-	if w.then != nil && e.resident != goneMark { // else the account was deleted, and its sessions ended
+	switch {
+	case w.then == nil:
+	case e.resident == goneMark: // it was deleted meanwhile
+		w.ev.on, w.ev.at = l, e
+		w.ev.Fail(stanza.ServiceUnavailable)
+	default:
 		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
 	}

@@ -20,7 +20,7 @@ type Entity struct {
 	host     *Host
 	addr     jid.JID      // a bare JID, or a domain; never changes
 	id       uint64       // in the store, from the first load on; 0: nothing is stored
-	live     any          // of its kind; an account's is the *Account
+	live     any          // of its kind: a *lived; an account's is the *Account, from the start
 	resident *resident    // nil: cold
 	waits    *waits       // nil: nothing waits for it, and nothing of it is under way
 	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
@@ -73,10 +73,12 @@ func (e *Entity) entity() *Entity { return e }
 // A Member is an *Entity or an *Account.
 type Member interface{ entity() *Entity }
 
-// account is e as an account; nil if it is of another kind.
+// account is e as an account; nil if it is of another kind. Any goroutine.
 func (e *Entity) account() *Account {
-	a, _ := e.live.(*Account)
-	return a
+	if e.host.service {
+		return nil
+	}
+	return e.live.(*Account) // from the start, and for good
 }
 
 // lock takes the lock of e for l. Never two on one loop: what an entity tells another is mail.

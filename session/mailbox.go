@@ -329,6 +329,11 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 	defer l.pop()
 	env.fill(l, ev, el)
 	ev.Host = e.host
+	if !env.fresh {
+		if ev.Target = l.target(ev); ev.Target == ToSelf {
+			ev.Target = ToBare
+		}
+	}
 	defer l.boundary(l.frame(e.addr, ev))
 	if env.fresh && !ev.find(e) {
 		e.unlock(l)
@@ -369,6 +374,35 @@ func (e *Entity) rehome(l *Local) {
 	}
 	l.mail.deliver(l)
 	e.lock(l)
+}
+
+// first puts stanzas in front of e's inbox that it had taken before: they were held back for a session that has
+// ended. They have room, as they had it there. Under the lock.
+func (e *Entity) first(l *Local, held []heldElement) {
+	var items []item
+	for _, h := range held {
+		if !h.to.IsZero() && h.kind != stanza.Presence {
+			items = append(items, item{envelope: envelope{from: h.from, to: h.to, hops: 1, bytes: h.bytes}})
+		}
+	}
+	if len(items) == 0 {
+		return
+	}
+	w := e.busy()
+	for i := range items {
+		w.inbox.bytes += len(items[i].bytes)
+	}
+	w.inbox.items = append(items, w.inbox.items...)
+	e.resume(l)
+}
+
+// resume has the inbox worked off, if nothing does. Under the lock.
+func (e *Entity) resume(l *Local) {
+	w := e.waits
+	if w.running || w.inbox.empty() || w.out.full() {
+		return
+	}
+	w.running = l.Loop.Post(func() { e.takeOver(l, 0, nil) })
 }
 
 // takeOver goes on with an inbox that another loop was working off.

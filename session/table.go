@@ -139,8 +139,9 @@ func (t *Table) Entity(h *Host, addr jid.JID) (*Entity, bool) {
 
 // Loaded is the account of a bare JID if it is in the table. Any goroutine.
 func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	if e := t.Found(bare); e != nil && e.kind == Accounts {
-		return e.live.(*Account), true
+	if e := t.Found(bare); e != nil {
+		a := e.account()
+		return a, a != nil
 	}
 	return nil, false
 }
@@ -210,8 +211,8 @@ func (t *Table) Len() int { return int(t.size.Load()) }
 // Accounts are those of one shard at this moment, for counting. Any goroutine.
 func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
 	for _, e := range t.list(shardIndex, nil) {
-		if e.kind == Accounts {
-			dst = append(dst, e.live.(*Account))
+		if a := e.account(); a != nil {
+			dst = append(dst, a)
 		}
 	}
 	return dst

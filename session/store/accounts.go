@@ -6,9 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
-	"strings"
-	"sync"
 	"time"
 
 	"canto/session/jid"
@@ -29,22 +26,10 @@ type Account struct {
 // JID returns the account's address.
 func (a Account) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// IDSlot returns the slot that an account id is in.
-func IDSlot(id uint64) uint16 { return uint16(id >> numberBits) }
-
-// numberBits of an id are a number that is counted up for the whole store; the slot is above.
-const numberBits = 52
-
-// Accounts are the accounts of all hosts. Methods that write wait until it is durable: for workers and commands.
-// Any goroutine.
-type Accounts struct {
-	db *DB
-	mu sync.Mutex // one writer at a time
-	n  uint64     // the last number given
-	ok bool       // n has been read
-}
-
-func newAccounts(db *DB) *Accounts { return &Accounts{db: db} }
+// Accounts are the accounts of all hosts: the entities of the kind [KindAccount], whose rows hold more.
+// Methods that write wait until it is durable, many of them for one sync: for workers and commands. Any
+// goroutine.
+type Accounts struct{ db *DB }
 
 // A NewAccount is one account to be made. Domain and Local are prepared by Create.
 type NewAccount struct {
@@ -52,22 +37,8 @@ type NewAccount struct {
 	Credentials   []byte
 }
 
-// accountVersion is the first byte of an account's row.
-const accountVersion = 1
-
-// accountKey is u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that no two accounts share a
-// key, and no host's range has another's rows.
-func accountKey(domain, local string) ([]byte, error) {
-	if domain == "" || local == "" || strings.IndexByte(domain, 0) >= 0 || strings.IndexByte(local, 0) >= 0 || len(domain)+len(local) > maxKey-2 {
-		return nil, fmt.Errorf("%w: the name of an account", ErrKey)
-	}
-	k := append(make([]byte, 0, 2+len(domain)+len(local)), prefixAccounts)
-	k = append(append(k, domain...), 0)
-	return append(k, local...), nil
-}
-
 func (a *Account) encode() []byte {
-	b := []byte{accountVersion}
+	b := []byte{rowAccount}
 	b = binary.BigEndian.AppendUint64(b, a.ID)
 	b = binary.BigEndian.AppendUint64(b, uint64(a.Created.Unix()))
 	banned := int64(0)
@@ -86,8 +57,8 @@ func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 	if len(b) == 0 {
 		return a, badAccount()
 	}
-	if b[0] != accountVersion {
-		return a, format("the row of an account", uint64(b[0]), accountVersion)
+	if b[0] != rowAccount {
+		return a, format("the row of an account", uint64(b[0]), rowAccount)
 	}
 	if b = b[1:]; len(b) < 28 {
 		return a, badAccount()
@@ -108,123 +79,135 @@ func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 
 func badAccount() error { return corrupt("the row of an account", errors.New("wrong length")) }
 
-// Create makes an account with an id of its own. The error is [ErrExists] if there is one, whatever spelling of the
-// name was given.
+// Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever
+// spelling of it was given: of two that make it at once one gets the error, and if the commit of the first
+// fails, the second makes it.
 func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64, err error) {
-	made, err := s.CreateMany(ctx, []NewAccount{{domain, local, credentials}}, nil)
+	n := NewAccount{domain, local, credentials}
+	b, j, err := s.batch(ctx, n)
 	if err != nil {
 		return 0, err
 	}
-	return made[0], nil
+	id = b.Owner()
+	if err := s.db.Wait(ctx, s.db.Commit(b)); err != nil {
+		return 0, taken(j, err)
+	}
+	return id, nil
 }
 
 // CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not nil, and the
 // rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
 func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (ids []uint64, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.readNumber(); err != nil {
-		return nil, err
-	}
 	ids = make([]uint64, len(accounts))
-	now := s.db.opts.Now()
 	const chunk = 1000
+	type making struct {
+		i  int
+		id uint64
+		j  jid.JID
+	}
 	for from := 0; from < len(accounts); from += chunk {
-		b := s.db.systemBatch()
-		seen := map[string]bool{}
+		var batches []*Batch
+		var list []making
 		for i := from; i < min(from+chunk, len(accounts)); i++ {
-			id, err := s.create(b, accounts[i], now, seen)
-			if err != nil {
-				if failed == nil {
-					return ids, err
-				}
+			b, j, err := s.batch(ctx, accounts[i])
+			switch {
+			case err == nil:
+				batches, list = append(batches, b), append(list, making{i, b.Owner(), j})
+			case failed == nil || ctx.Err() != nil:
+				return ids, err
+			default:
 				failed(i, err)
 			}
-			ids[i] = id
 		}
-		b.setNumber(keyNumber, s.n)
-		if err := s.db.Wait(ctx, s.db.Commit(b)); err != nil {
-			return ids, err
+		first := s.db.commitAll(batches...)
+		for k, m := range list {
+			err := s.db.Wait(ctx, first+Ticket(k))
+			switch {
+			case err == nil:
+				ids[m.i] = m.id
+			case failed == nil || !errors.Is(err, ErrExists):
+				return ids, taken(m.j, err)
+			default:
+				failed(m.i, taken(m.j, err))
+			}
 		}
 	}
 	return ids, nil
 }
 
-func (s *Accounts) create(b *Batch, n NewAccount, now time.Time, seen map[string]bool) (uint64, error) {
+// taken is err with the name that it is about, if it says that there is one.
+func taken(j jid.JID, err error) error {
+	if errors.Is(err, ErrExists) {
+		return fmt.Errorf("account %s %w", j, ErrExists)
+	}
+	return err
+}
+
+// batch returns a batch that makes an account. A name that is not free is found here, without a batch; the
+// committer looks again.
+func (s *Accounts) batch(ctx context.Context, n NewAccount) (*Batch, jid.JID, error) {
 	if n.Local == "" {
-		return 0, fmt.Errorf("%w: an account without a name", ErrKey)
+		return nil, jid.JID{}, fmt.Errorf("%w: an account without a name", ErrKey)
 	}
 	j, err := jid.New(n.Local, n.Domain, "")
 	if err != nil {
-		return 0, err
+		return nil, jid.JID{}, err
 	}
-	key, err := accountKey(j.Domain(), j.Local())
+	key, err := entityKey(j.Domain(), j.Local())
 	if err != nil {
-		return 0, err
+		return nil, jid.JID{}, err
 	}
-	_, there, err := s.db.get(key)
-	if err != nil {
-		return 0, err
+	if _, there, err := s.db.get(key); err != nil {
+		return nil, jid.JID{}, err
+	} else if there {
+		return nil, jid.JID{}, taken(j, ErrExists)
 	}
-	if there || seen[string(key)] {
-		return 0, fmt.Errorf("account %s %w", j, ErrExists)
-	}
-	seen[string(key)] = true
-	s.n++
-	a := Account{ID: uint64(j.Slot())<<numberBits | s.n, Created: now, Credentials: n.Credentials}
-	b.set(key, a.encode())
-	return a.ID, b.err
+	a := Account{Created: s.db.opts.Now(), Credentials: n.Credentials}
+	b, err := s.db.entities.addWaiting(ctx, j, func(id uint64) []byte {
+		a.ID = id
+		return a.encode()
+	})
+	return b, j, err
 }
 
-// readNumber reads the last number given. The counter is written with each account, so numbers grow with the
-// accounts that are durable.
-func (s *Accounts) readNumber() error {
-	if s.ok {
-		return nil
-	}
-	n, _, err := s.db.number(keyNumber)
-	if err != nil {
-		return err
-	}
-	if n >= 1<<numberBits-math.MaxUint32 {
-		return fmt.Errorf("%w: no account numbers left", ErrUnavailable)
-	}
-	s.n, s.ok = n, true
-	return nil
-}
-
-// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none.
+// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none: also if the name
+// is that of an entity of another kind.
 func (s *Accounts) Get(r Reader, domain, local string) (Account, error) {
-	key, err := accountKey(domain, local)
-	if err != nil {
-		return Account{}, fmt.Errorf("account %w", ErrNotFound)
-	}
-	v, ok, err := r.get(key)
-	if err != nil {
-		return Account{}, err
-	}
-	if !ok {
-		return Account{}, fmt.Errorf("account %w", ErrNotFound)
-	}
-	return decodeAccount(domain, local, v)
+	a, _, err := s.read(r, domain, local)
+	return a, err
 }
+
+// read is Get, and the row as it is stored.
+func (s *Accounts) read(r Reader, domain, local string) (a Account, row []byte, err error) {
+	key, err := entityKey(domain, local)
+	if err != nil {
+		return Account{}, nil, fmt.Errorf("account %w", ErrNotFound)
+	}
+	row, ok, err := r.get(key)
+	if err != nil {
+		return Account{}, nil, err
+	}
+	if !ok || isOther(row) {
+		return Account{}, nil, fmt.Errorf("account %w", ErrNotFound)
+	}
+	a, err = decodeAccount(domain, local, row)
+	return a, row, err
+}
+
+// isOther reports whether a row is that of an entity of another kind than accounts.
+func isOther(row []byte) bool { return len(row) > 0 && row[0] == rowEntity }
 
 // List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it returns
-// false.
+// false. Entities of other kinds are left out.
 func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool) error {
-	lo, hi := []byte{prefixAccounts}, []byte{prefixAccounts + 1}
-	if domain != "" {
-		lo, hi = prefixRange(append(append(lo, domain...), 0))
-		if after != "" {
-			lo = append(append(lo[:len(lo):len(lo)], after...), 0)
-		}
+	if after != "" {
+		after += "\x00"
 	}
-	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
-		domain, local, ok := strings.Cut(string(key[1:]), "\x00")
-		if !ok {
-			return false, badAccount()
+	return s.db.entities.list(r, domain, after, func(domain, local string, row []byte) (bool, error) {
+		if isOther(row) {
+			return true, nil
 		}
-		a, err := decodeAccount(domain, local, append([]byte(nil), value...))
+		a, err := decodeAccount(domain, local, append([]byte(nil), row...))
 		if err != nil {
 			return false, err
 		}
@@ -252,47 +235,45 @@ type DeletedAccount struct {
 // JID returns the address that it had.
 func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// Delete removes an account from the directory: there can be no login to it, and its name may be given to another. Its rows
-// stay under its id, which is never given again, so that its contacts can be told by what is in its roster, and
-// are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server too.
+// Delete removes an account from the directory: there can be no login to it, and its name may be given to
+// another. Its rows stay under its id, which is never given again, so that its contacts can be told by what
+// is in its roster, and are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server
+// too.
 func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
-	err = s.change(ctx, domain, local, func(b *Batch, a *Account, key []byte) (keep bool) {
-		d = DeletedAccount{a.ID, a.Domain, a.Local}
-		b.set(deletedKey(a.ID), append(append([]byte(a.Domain), 0), a.Local...))
-		return false
-	})
-	return d, err
-}
-
-func deletedKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte(prefixDeleted), id) }
-
-// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it returns false.
-func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
-	lo, hi := prefixRange([]byte(prefixDeleted))
-	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
-		domain, local, ok := strings.Cut(string(value), "\x00")
-		if !ok || len(key) != len(prefixDeleted)+8 {
-			return false, corrupt("the row of a deleted account", errors.New("wrong length"))
-		}
-		return fn(DeletedAccount{binary.BigEndian.Uint64(key[len(prefixDeleted):]), domain, local}), nil
-	})
-}
-
-// Erase removes all rows of a deleted account, in all tables, of modules that are not loaded too, without waiting.
-// What is written for its id later belongs to no account.
-func (s *Accounts) Erase(id uint64) Ticket {
-	b := s.db.systemBatch()
-	for _, p := range s.db.space.ownedPrefixes() {
-		t := table{prefix: p}
-		b.delRange(t.ownerKey(nil, id), t.ownerEnd(nil, id))
+	j, err := accountName(domain, local)
+	if err != nil {
+		return d, err
 	}
-	b.del(deletedKey(id))
-	return s.db.Commit(b)
+	a, err := s.Get(s.db, j.Domain(), j.Local())
+	if err != nil {
+		return d, err
+	}
+	b := s.db.systemBatch() // not refused while much waits for the disk
+	b.owner = a.ID
+	s.db.entities.Remove(b, Entry{ID: a.ID, Domain: a.Domain, Local: a.Local, Kind: KindAccount})
+	// Not to be given up half way: the caller could not tell what it did.
+	if err := s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b)); errors.Is(err, ErrNotFound) {
+		return d, fmt.Errorf("account %w", ErrNotFound)
+	} else if err != nil {
+		return d, err
+	}
+	return DeletedAccount{a.ID, a.Domain, a.Local}, nil
 }
+
+// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it
+// returns false. [Entities.Deleted] has those of other kinds too.
+func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
+	return s.db.entities.Deleted(r, func(e Entry) bool {
+		return e.Kind != KindAccount || fn(DeletedAccount{e.ID, e.Domain, e.Local})
+	})
+}
+
+// Erase is [Entities.Erase] for a deleted account.
+func (s *Accounts) Erase(id uint64) Ticket { return s.db.entities.Erase(id) }
 
 // SetKeys replaces an account's credentials.
 func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credentials []byte) error {
-	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+	return s.change(ctx, domain, local, func(a *Account) bool {
 		a.Credentials = credentials
 		return true
 	})
@@ -301,11 +282,11 @@ func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credential
 // ReplaceKeys replaces an account's credentials if it is still the account id and has still the credentials old, and
 // reports whether it did: keys that were derived from what was read before must not undo a change of the password.
 func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old, credentials []byte) (done bool, err error) {
-	err = s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+	err = s.change(ctx, domain, local, func(a *Account) bool {
 		if done = a.ID == id && bytes.Equal(a.Credentials, old); done {
 			a.Credentials = credentials
 		}
-		return true
+		return done
 	})
 	return done && err == nil, err
 }
@@ -313,7 +294,7 @@ func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uin
 // Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time stays.
 func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error {
 	now := s.db.opts.Now()
-	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+	return s.change(ctx, domain, local, func(a *Account) bool {
 		if a.Banned.IsZero() {
 			a.Banned = now
 		}
@@ -324,7 +305,7 @@ func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error 
 
 // Unban ends a ban, if there is one.
 func (s *Accounts) Unban(ctx context.Context, domain, local string) error {
-	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+	return s.change(ctx, domain, local, func(a *Account) bool {
 		a.Banned, a.BanReason = time.Time{}, ""
 		return true
 	})
@@ -332,35 +313,48 @@ func (s *Accounts) Unban(ctx context.Context, domain, local string) error {
 
 // SetFlags replaces an account's flags.
 func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uint32) error {
-	return s.change(ctx, domain, local, func(_ *Batch, a *Account, _ []byte) bool {
+	return s.change(ctx, domain, local, func(a *Account) bool {
 		a.Flags = flags
 		return true
 	})
 }
 
-// change reads an account, has f change it, writes it back or deletes it, and waits. Writers come one after the
-// other, and each is durable before the next reads.
-func (s *Accounts) change(ctx context.Context, domain, local string, f func(b *Batch, a *Account, key []byte) (keep bool)) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// change reads an account, has f change it, writes it back and waits, unless f returns false. If the row has
+// changed meanwhile, all of that is done again; one of those who change an account at once always gets on.
+func (s *Accounts) change(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
+	j, err := accountName(domain, local)
+	if err != nil {
+		return err
+	}
+	key, err := entityKey(j.Domain(), j.Local())
+	if err != nil {
+		return err
+	}
+	for {
+		a, row, err := s.read(s.db, j.Domain(), j.Local())
+		if err != nil {
+			return err
+		}
+		if !f(&a) {
+			return nil
+		}
+		b := s.db.systemBatch()
+		b.changeName(nameChange{key: key, becomes: a.encode(), rule: ruleSame, was: row})
+		// Not to be given up half way: the caller could not tell what it did.
+		switch err := s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b)); {
+		case errors.Is(err, ErrNotFound):
+			return fmt.Errorf("account %w", ErrNotFound)
+		case !errors.Is(err, errChanged):
+			return err
+		}
+	}
+}
+
+// accountName prepares the name of an account that is to be there.
+func accountName(domain, local string) (jid.JID, error) {
 	j, err := jid.New(local, domain, "")
 	if err != nil || local == "" {
-		return fmt.Errorf("account %w", ErrNotFound)
+		return jid.JID{}, fmt.Errorf("account %w", ErrNotFound)
 	}
-	a, err := s.Get(s.db, j.Domain(), j.Local())
-	if err != nil {
-		return err
-	}
-	key, err := accountKey(j.Domain(), j.Local())
-	if err != nil {
-		return err
-	}
-	b := s.db.systemBatch()
-	if f(b, &a, key) {
-		b.set(key, a.encode())
-	} else {
-		b.del(key)
-	}
-	// Not to be given up half way: the next writer reads what is visible.
-	return s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b))
+	return j, nil
 }

@@ -60,13 +60,13 @@ func FuzzAttackH15(f *testing.F) {
 		}
 		for _, d := range []string{d1, d2} {
 			for _, l := range []string{l1, l2} {
-				k, err := accountKey(d, l)
+				k, err := entityKey(d, l)
 				if err != nil {
 					continue
 				}
 				add(string(k), fmt.Sprintf("account %q %q", d, l))
 				for _, other := range []string{d1, d2} {
-					lo, hi := prefixRange(append(append([]byte{prefixAccounts}, other...), 0))
+					lo, hi := prefixRange(append(append([]byte{prefixEntities}, other...), 0))
 					if strings.IndexByte(other, 0) < 0 && (string(k) >= string(lo) && string(k) < string(hi)) != (d == other) {
 						t.Fatalf("account %q of %q in the range of %q", l, d, other)
 					}
@@ -213,7 +213,7 @@ func TestAttackK53(t *testing.T) {
 	b := db.systemBatch()
 	b.set(keyUnicode, []byte("3.2"))
 	old := Account{ID: 99, Domain: "example.org", Local: "\uff21lt", Created: time.Unix(1, 0)}
-	key := must(accountKey(old.Domain, old.Local))(t)
+	key := must(entityKey(old.Domain, old.Local))(t)
 	b.set(key, old.encode())
 	if err := db.Wait(ctx, db.Commit(b)); err != nil {
 		t.Fatal(err)
@@ -766,7 +766,7 @@ func TestAttackK110(t *testing.T) {
 		if _, err := MapOf(db.Space(), NewMap[string, string]("things", 'T', 4)); !errors.Is(err, ErrFormat) {
 			t.Error("a table with another prefix:", err)
 		}
-		for _, p := range []byte{prefixAccounts, prefixHosts, prefixSecrets} {
+		for _, p := range []byte{prefixEntities, prefixHosts, prefixSecrets} {
 			if _, err := MapOf(db.Space(), NewMap[string, string]("mine", p, 1)); err == nil {
 				t.Errorf("prefix %q is the system's", p)
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,8 +26,9 @@ type Batch struct {
 	owner  uint64
 	system bool // may write anything: this package's own
 	err    error
-	key    []byte // scratch
-	val    []byte // scratch
+	names  []nameChange // the rows of the directory that it changes
+	key    []byte       // scratch
+	val    []byte       // scratch
 }
 
 // batches are used again once they are written, but for large ones.
@@ -39,6 +42,8 @@ func (b *Batch) release() {
 	}
 	b.b.Reset()
 	b.owner, b.system, b.err = 0, false, nil
+	clear(b.names)
+	b.names = b.names[:0]
 	batches.Put(b)
 }
 
@@ -120,9 +125,9 @@ type failedRange struct {
 	err      error
 }
 
-// maxFailed is how many ranges of failed tickets are remembered. Neighbours with one cause are one range, so
-// that only a store that changes between full and not full would fill it.
-const maxFailed = 1024
+// maxFailed is how many ranges of failed tickets are remembered, 2 MiB of them. Neighbours with one cause are
+// one range. A ticket that is asked for only after so many later failures counts as failed: see [DB.Failed].
+const maxFailed = 1 << 16
 
 // commit is the committer: a queue, and the one goroutine that empties it.
 type commit struct {
@@ -138,13 +143,16 @@ type commit struct {
 	applied  Ticket // visible to new snapshots
 	changed  chan struct{}
 	closing  bool
-	failures []failedRange
+	failures []failedRange // in the order of tickets; no two of them overlap
+	// forgotten is the last ticket of the ranges that were dropped because there were more than maxFailed.
+	forgotten Ticket
 
 	durable   atomic.Uint64
 	anyFailed atomic.Bool
 	listeners []func(last Ticket, err error) // copied on write, under mu
 	wake      chan struct{}
 	all       *pebble.Batch           // the committer's own: what one group writes
+	names     groupNames              // the committer's own: what one group changes in the directory
 	toApply   chan *pebble.Batch      // to applyAll, one at a time
 	outcome   chan error              // from applyAll: Pebble's error, or its panic
 	full      atomic.Pointer[failure] // not nil: writes are refused
@@ -165,27 +173,21 @@ func (c *commit) init(db *DB) {
 
 // Commit queues b and returns its ticket, without waiting. Once the ticket is durable or has failed, the
 // listeners of Notify are told.
-func (db *DB) Commit(b *Batch) Ticket {
+func (db *DB) Commit(b *Batch) Ticket { return db.commitAll(b) }
+
+// commitAll queues batches one after the other, as [DB.Commit] does, with no other between them, and returns
+// the ticket of the first; each of the others has the next one. None of them is written before all are
+// queued, so that they share as few syncs as may be.
+func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	c := &db.commit
 	c.mu.Lock()
-	c.last++
-	t := c.last
-	if c.closing || db.opts.ReadOnly {
-		c.failLocked(t, t, fmt.Errorf("%w: closed, or read only", ErrUnavailable))
-		c.mu.Unlock()
-		return t
+	first = c.last + 1
+	idle := len(c.queue) == 0
+	for _, b := range list {
+		c.queueLocked(b)
 	}
-	c.queued = t
-	if !b.system && c.tooSlow() {
-		c.refuseLocked(b, t)
-		c.mu.Unlock()
-		return t
-	}
-	c.queue = append(c.queue, pending{b, t, t, monotonic()})
-	c.ops += b.Len()
-	c.bytes += b.b.Len() + overhead
 	// The committer looks for itself while it gathers; it is woken for the first, and when it has enough.
-	wake := len(c.queue) == 1 || c.ops >= db.opts.BatchOps || c.bytes >= db.opts.BatchBytes
+	wake := len(c.queue) > 0 && (idle || c.ops >= db.opts.BatchOps || c.bytes >= db.opts.BatchBytes)
 	c.mu.Unlock()
 	if wake {
 		select {
@@ -193,7 +195,25 @@ func (db *DB) Commit(b *Batch) Ticket {
 		default:
 		}
 	}
-	return t
+	return first
+}
+
+// queueLocked gives b the next ticket, and a place in the queue.
+func (c *commit) queueLocked(b *Batch) {
+	c.last++
+	t := c.last
+	if c.closing || c.db.opts.ReadOnly {
+		c.failLocked(t, t, fmt.Errorf("%w: closed, or read only", ErrUnavailable))
+		return
+	}
+	c.queued = t
+	if !b.system && c.tooSlow() {
+		c.refuseLocked(b, t)
+		return
+	}
+	c.queue = append(c.queue, pending{b, t, t, monotonic()})
+	c.ops += b.Len()
+	c.bytes += b.b.Len() + overhead
 }
 
 // tooSlow reports whether more waits for the disk than may. Under mu.
@@ -227,21 +247,32 @@ func (db *DB) Last() Ticket {
 	return db.commit.last
 }
 
-// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while nothing
-// has ever failed, so that whoever comes to wait for a ticket after its group has gone can ask.
+// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while
+// nothing has ever failed, so that a ticket can be asked for long after its group was written. Of the
+// failures the last maxFailed are remembered: before those, whatever is not known to be durable is said to
+// have failed, as the opposite would be a false acknowledgement.
 func (db *DB) Failed(t Ticket) error {
 	c := &db.commit
-	if !c.anyFailed.Load() {
+	if t == 0 || !c.anyFailed.Load() {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := len(c.failures) - 1; i >= 0; i-- {
-		if f := c.failures[i]; f.from <= t && t <= f.to {
-			return f.err
-		}
+	if i := c.failedAfter(t); i < len(c.failures) && c.failures[i].from <= t {
+		return c.failures[i].err
+	}
+	if t <= c.forgotten {
+		return errForgotten
 	}
 	return nil
+}
+
+// errForgotten is the answer for a ticket from before all failures that are remembered.
+var errForgotten = fmt.Errorf("%w: it is not known any more whether the batch was written", ErrUnavailable)
+
+// failedAfter returns the index of the first failed range that does not end before t. Under mu.
+func (c *commit) failedAfter(t Ticket) int {
+	return sort.Search(len(c.failures), func(i int) bool { return c.failures[i].to >= t })
 }
 
 // Notify has f called once for each group of batches, on the committer's goroutine, so f must not wait: all
@@ -299,14 +330,19 @@ func (c *commit) waitApplied() {
 	c.mu.Unlock()
 }
 
+// failLocked remembers that the tickets from from to to failed. While the store closes they may be older than
+// the newest failure.
 func (c *commit) failLocked(from, to Ticket, err error) {
-	if n := len(c.failures); n > 0 && c.failures[n-1].to+1 == from && c.failures[n-1].err.Error() == err.Error() {
-		c.failures[n-1].to = to
+	i := c.failedAfter(from)
+	if i > 0 && c.failures[i-1].to+1 == from && c.failures[i-1].err.Error() == err.Error() {
+		c.failures[i-1].to = to
 	} else {
-		if n == maxFailed {
-			c.failures = append(c.failures[:0], c.failures[1:]...)
-		}
-		c.failures = append(c.failures, failedRange{from, to, err})
+		c.failures = slices.Insert(c.failures, i, failedRange{from, to, err})
+	}
+	if len(c.failures) > maxFailed {
+		c.forgotten = c.failures[0].to
+		c.failures[0] = failedRange{}
+		c.failures = c.failures[1:]
 	}
 	c.anyFailed.Store(true)
 }
@@ -410,18 +446,29 @@ func (c *commit) write(group []pending) {
 		err = c.db.fault(true)
 	}
 	var refused []failedRange
+	conflicts := 0
 	if err == nil {
 		for _, p := range group {
 			e := errQueue
 			if p.b != nil {
 				if e = p.b.err; e == nil {
+					e = c.names.allow(c.db, p.b)
+				}
+				if e == nil {
 					e = c.all.Apply(&p.b.b, nil)
+				}
+				if e == nil {
+					c.names.changed(p.b)
 				}
 			}
 			if e != nil {
 				refused = append(refused, failedRange{p.first, p.ticket, e})
 			}
+			if e == errTaken || e == errGone || e == errChanged {
+				conflicts++
+			}
 		}
+		c.names.reset()
 		ops := int(c.all.Count())
 		if ops > 0 {
 			err = c.apply(c.all)
@@ -447,7 +494,8 @@ func (c *commit) write(group []pending) {
 		for _, p := range refused {
 			c.failLocked(p.from, p.to, p.err)
 		}
-		c.metrics.Failed.Add(uint64(len(refused)))
+		c.metrics.Failed.Add(uint64(len(refused) - conflicts))
+		c.metrics.Conflicts.Add(uint64(conflicts))
 	}
 	c.applied = max(c.applied, last)
 	c.durable.Store(uint64(max(last, before)))

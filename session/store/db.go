@@ -39,6 +39,7 @@ type DB struct {
 	space *Space
 	commit
 	disk
+	entities *Entities
 	accounts *Accounts
 	hosts    *Hosts
 	secrets  *Secrets
@@ -140,7 +141,8 @@ func (db *DB) open() (err error) {
 	if err = db.space.load(); err != nil {
 		return err
 	}
-	db.accounts, db.hosts, db.secrets = newAccounts(db), newHosts(db), newSecrets(db)
+	db.entities, db.accounts = &Entities{db: db}, &Accounts{db: db}
+	db.hosts, db.secrets = newHosts(db), newSecrets(db)
 	if !o.ReadOnly {
 		db.running.Add(2)
 		go db.commit.run()
@@ -196,11 +198,11 @@ func openError(dir string, err error) error {
 var (
 	keyFormat      = []byte("\x00format")
 	keyIncarnation = []byte("\x00incarnation")
-	keyNumber      = []byte("\x00number") // the last account number given
+	keyNumber      = []byte("\x00number") // the end of the block of numbers of ids that is reserved
 	keyUnicode     = []byte("\x00unicode")
 	prefixTable    = "\x00table\x00" // then the table's name
 	prefixLease    = "\x00lease\x00" // then the lease's name
-	prefixDeleted  = "\x00gone\x00"  // then the id of an account that was deleted, and whose rows are not
+	prefixDeleted  = "\x00gone\x00"  // then the id of an entity that was deleted, and whose rows are not
 )
 
 // checkFormat reads the version of the layout. A store without one is new: but not if it has rows.
@@ -232,7 +234,8 @@ func (db *DB) checkFormat() error {
 	return nil
 }
 
-// begin counts this start, and writes the version into a new store. It waits for the disk.
+// begin counts this start, reserves numbers of ids, and writes the version into a new store. It waits for the
+// disk.
 func (db *DB) begin() error {
 	n, _, err := db.number(keyIncarnation)
 	if err != nil {
@@ -247,7 +250,15 @@ func (db *DB) begin() error {
 	} else if !ok {
 		b.set(keyUnicode, []byte(jid.UnicodeVersion))
 	}
-	return db.Wait(context.Background(), db.Commit(b))
+	reserved, err := db.reserveNumbers(b)
+	if err != nil {
+		return err
+	}
+	if err := db.Wait(context.Background(), db.Commit(b)); err != nil {
+		return err
+	}
+	reserved()
+	return nil
 }
 
 // number reads a row of the system that is one number.
@@ -286,6 +297,9 @@ func (db *DB) SetUnicodeVersion(ctx context.Context) error {
 
 // Space returns what modules get their tables from.
 func (db *DB) Space() *Space { return db.space }
+
+// Entities returns the directory of all that has an address: accounts, and entities of any other kind.
+func (db *DB) Entities() *Entities { return db.entities }
 
 // Accounts returns the accounts of all hosts.
 func (db *DB) Accounts() *Accounts { return db.accounts }

@@ -11,7 +11,8 @@ var (
 	ErrLocked = errors.New("store is locked")
 	// ErrFormat: the store, or a table in it, was written by a newer or too old version (exit status 3).
 	ErrFormat = errors.New("store format is not supported")
-	// ErrFull: too little space is left, or too much waits for the disk; in XMPP resource-constraint. Reads go on.
+	// ErrFull: too little space is left, too much waits for the disk, or too many entities are being made; in
+	// XMPP resource-constraint. Reads go on.
 	ErrFull = errors.New("store is full")
 	// ErrUnavailable: the store can't write, or is closed.
 	ErrUnavailable = errors.New("store is unavailable")
@@ -19,9 +20,9 @@ var (
 	ErrMissing = errors.New("no store there")
 	// ErrCorrupt: a row can't be read.
 	ErrCorrupt = errors.New("stored data is damaged")
-	// ErrExists: there is such an account or host already.
+	// ErrExists: an entity of that name, or such a host, is there already.
 	ErrExists = errors.New("exists already")
-	// ErrNotFound: there is no such account or host.
+	// ErrNotFound: there is no such account, entity or host.
 	ErrNotFound = errors.New("not found")
 	// ErrOwner: a batch was given a row of another owner than its own, or a table of the system.
 	ErrOwner = errors.New("row does not belong to the batch's owner")

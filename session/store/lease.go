@@ -32,19 +32,25 @@ func (db *DB) Lease(name string) (*Lease, error) {
 	if l := db.leases[name]; l != nil {
 		return l, nil
 	}
-	l := &Lease{db: db, key: []byte(prefixLease + name)}
-	n, _, err := db.number(l.key)
+	key := []byte(prefixLease + name)
+	n, _, err := db.number(key)
 	if err != nil {
 		return nil, fmt.Errorf("store: lease %q: %w", name, err)
 	}
-	l.floor, l.asked = n, n
-	l.until.Store(n)
-	db.Notify(l.notify)
+	l := db.newLease(key, n, n)
 	if db.leases == nil {
 		db.leases = make(map[string]*Lease)
 	}
 	db.leases[name] = l
 	return l, nil
+}
+
+// newLease returns the lease that is stored under key: from floor to until, which is durable.
+func (db *DB) newLease(key []byte, floor, until uint64) *Lease {
+	l := &Lease{db: db, key: key, floor: floor, asked: until}
+	l.until.Store(until)
+	db.Notify(l.notify)
+	return l
 }
 
 // Value returns what make returned the first time: state that must live as long as the lease, such as the last
@@ -76,6 +82,17 @@ func (l *Lease) Extend(until uint64) Ticket {
 	return t
 }
 
+// pending returns the ticket of the last extension that is not settled yet; 0: there is none.
+func (l *Lease) pending() Ticket {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.wait); n > 0 {
+		return l.wait[n-1].t
+	}
+	return 0
+}
+
+// notify is called when tickets were settled, and looks whether extensions are among them.
 func (l *Lease) notify(Ticket, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

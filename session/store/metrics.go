@@ -9,7 +9,10 @@ import (
 // Metrics are the counters of a store since it was opened. Any goroutine reads them with Load.
 type Metrics struct {
 	Groups, Batches, Ops, Failed atomic.Uint64 // synced groups; batches and operations in them; batches that failed
-	Latency                      Histogram     // from Commit to durable, of the oldest batch of each group
+	// Conflicts are batches that were not written because the directory was not as they took it to be: of two
+	// that give one name to an entity, the second. They are not among Failed.
+	Conflicts atomic.Uint64
+	Latency   Histogram // from Commit to durable, of the oldest batch of each group
 
 	BackgroundErrors, Corruptions, SlowWrites atomic.Uint64
 	FullEvents                                atomic.Uint64 // times that writes began to be refused

@@ -34,7 +34,7 @@ func newTable(name string, prefix byte, version uint8) table {
 
 // Prefixes of the system's tables, besides 0.
 const (
-	prefixAccounts = 'u'
+	prefixEntities = 'u'
 	prefixHosts    = 'h'
 	prefixSecrets  = 's'
 )
@@ -77,7 +77,7 @@ func (s *Space) load() error {
 func (s *Space) register(t *table) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.prefix == prefixAccounts || t.prefix == prefixHosts || t.prefix == prefixSecrets {
+	if t.prefix == prefixEntities || t.prefix == prefixHosts || t.prefix == prefixSecrets {
 		return fmt.Errorf("store: table %q has prefix %q, which is the system's", t.name, t.prefix)
 	}
 	for name, r := range s.known {

@@ -65,12 +65,12 @@ type durable struct{ db *store.DB }
 
 func (d durable) Durable() session.Ticket { return session.Ticket(d.db.Durable()) }
 
-func (d durable) Err(t session.Ticket) error { return asFull(d.db.Failed(store.Ticket(t))) }
+func (d durable) Err(t session.Ticket) error { return asAsked(d.db.Failed(store.Ticket(t))) }
 
 func (d durable) Notify(f func()) { d.db.Notify(func(store.Ticket, error) { f() }) }
 
 func (d durable) Await(t session.Ticket) error {
-	return asFull(d.db.Wait(context.Background(), store.Ticket(t)))
+	return asAsked(d.db.Wait(context.Background(), store.Ticket(t)))
 }
 
 func (d durable) Snapshot() any { return d.db.Snapshot() }
@@ -81,22 +81,44 @@ type full struct{ error }
 func (full) Full() bool      { return true }
 func (f full) Unwrap() error { return f.error }
 
-func asFull(err error) error {
-	if errors.Is(err, store.ErrFull) {
+// exists is the failure of a batch that makes an entity under a name that another has by then, as the kernel
+// asks for it: what is in memory under that name is to be read again.
+type exists struct{ error }
+
+func (exists) Exists() bool    { return true }
+func (e exists) Unwrap() error { return e.error }
+
+// asAsked is err as the kernel asks for it: it does not know the store's errors.
+func asAsked(err error) error {
+	switch {
+	case errors.Is(err, store.ErrFull):
 		return full{err}
+	case errors.Is(err, store.ErrExists):
+		return exists{err}
 	}
 	return err
 }
 
-// Directory says which accounts db has. A banned one is there: its messages are kept.
+// NewEntity returns a batch that makes an entity of a kind under addr, a bare JID or a bare domain: see
+// [store.Entities.New]. What the entity begins with is put into it under [store.Batch.Owner], the new id, and
+// committed with it. It does not wait. An error is one for [session.Stanza.FailCommit]; that the name is
+// taken is known when the batch is written, and [session.Durable] says so with an error whose method Exists
+// returns true.
+func NewEntity(db *store.DB, addr jid.JID, kind string) (*store.Batch, error) {
+	b, err := db.Entities().New(addr.Domain(), addr.Local(), kind)
+	return b, asAsked(err)
+}
+
+// Directory says which accounts, and which entities of any kind, db has. A banned account is there: its
+// messages are kept.
 func Directory(db *store.DB) session.Directory { return directory{db} }
 
 type directory struct{ db *store.DB }
 
-func (d directory) Entity(snap any, addr jid.JID) (uint64, string, bool, error) {
-	a, err := d.db.Accounts().Get(snap.(*store.Snapshot), addr.Domain(), addr.Local())
-	if errors.Is(err, store.ErrNotFound) {
-		return 0, "", false, nil
-	}
-	return a.ID, "account", err == nil, err
+// Entity looks up an entity of any kind by its address, a bare JID or a bare domain: its id, which holds for
+// as long as it has that address, and its kind. snap is what [session.Durable] gave as a snapshot. On a
+// worker.
+func (d directory) Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error) {
+	e, ok, err := d.db.Entities().Lookup(snap.(store.Reader), addr.Domain(), addr.Local())
+	return e.ID, e.Kind, ok, err
 }

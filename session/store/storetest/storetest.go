@@ -79,9 +79,11 @@ func Run(t *testing.T, open Open) {
 			t.Run("Notify", func(t *testing.T) { notify(t, o) })
 			t.Run("Delete", func(t *testing.T) { deletes(t, o) })
 			t.Run("Model", func(t *testing.T) { model(t, o) })
+			t.Run("Entities", func(t *testing.T) { entities(t, o) })
 		})
 	}
 	t.Run("Failing", func(t *testing.T) { failing(t, open) })
+	t.Run("FailingEntities", func(t *testing.T) { failingEntities(t, open) })
 	t.Run("Behind", func(t *testing.T) { behind(t, open) })
 	t.Run("Closed", func(t *testing.T) { closed(t, open) })
 }
@@ -519,5 +521,151 @@ func closed(t *testing.T, open Open) {
 	cancel()
 	if err := db.Wait(ctx, db.Last()+10); !errors.Is(err, context.Canceled) {
 		t.Errorf("waiting for what was never given: %v", err)
+	}
+}
+
+// Of all that make an entity of one name at once, whatever its kind, one does; its first rows are there with
+// it, and none of the others'. Removed, its name is free and its rows are left until they are erased, also
+// behind a restart.
+func entities(t *testing.T, open opener) {
+	ctx := context.Background()
+	fs := store.NewMemFS()
+	db := open(t, fs)
+	tab := tablesOf(t, db)
+	const names, makers = 8, 6
+	var mu sync.Mutex
+	ids := map[uint64]bool{}
+	made := map[string]store.Entry{}
+	var wg sync.WaitGroup
+	for i := range names * makers {
+		wg.Go(func() {
+			e := store.Entry{Domain: "example.org", Local: fmt.Sprint("n", i%names)}
+			e.Kind = fmt.Sprint("kind-", i/names)
+			var err error
+			if i/names == 0 {
+				e.Kind = store.KindAccount
+				e.ID, err = db.Accounts().Create(ctx, e.Domain, e.Local, nil)
+			} else {
+				var b *store.Batch
+				if b, err = db.Entities().New(e.Domain, e.Local, e.Kind); err == nil {
+					e.ID = b.Owner()
+					tab.notes.Put(b, e.ID, "kind", e.Kind)
+					err = db.Wait(ctx, db.Commit(b))
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if e.ID != 0 && ids[e.ID] {
+				t.Errorf("id %#x was given twice", e.ID)
+			}
+			ids[e.ID] = true
+			if err == nil {
+				if was, twice := made[e.Local]; twice {
+					t.Errorf("both %v and %v were made", was, e)
+				}
+				made[e.Local] = e
+			} else if !errors.Is(err, store.ErrExists) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, fs)
+	defer db.Close()
+	tab = tablesOf(t, db)
+	var list []store.Entry
+	if err := db.Entities().List(db, "example.org", "", func(e store.Entry) bool {
+		list = append(list, e)
+		return true
+	}); err != nil || len(list) != names || len(made) != names {
+		t.Fatal(list, err)
+	}
+	for _, e := range list {
+		if m := made[e.Local]; e.ID != m.ID || e.Kind != m.Kind {
+			t.Errorf("%+v was made, and there is %+v", m, e)
+		}
+		kind, ok, err := tab.notes.Get(db, e.ID, "kind")
+		if err != nil || ok != (e.Kind != store.KindAccount) || ok && kind != e.Kind {
+			t.Errorf("%+v has the row %q, %v", e, kind, err)
+		}
+		b := db.NewBatch(e.ID)
+		tab.notes.Put(b, e.ID, "kind", "gone")
+		db.Entities().Remove(b, e)
+		if err := db.Wait(ctx, db.Commit(b)); err != nil {
+			t.Error(err)
+		}
+		again := db.NewBatch(e.ID)
+		db.Entities().Remove(again, e)
+		if err := db.Wait(ctx, db.Commit(again)); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("removed twice: %v", err)
+		}
+		if _, there, err := db.Entities().Lookup(db, e.Domain, e.Local); there || err != nil {
+			t.Error("it is still there", err)
+		}
+	}
+	var gone []store.Entry
+	if err := db.Entities().Deleted(db, func(e store.Entry) bool {
+		gone = append(gone, e)
+		return true
+	}); err != nil || len(gone) != names {
+		t.Fatal(gone, err)
+	}
+	for _, e := range gone {
+		if m := made[e.Local]; e.ID != m.ID || e.Kind != m.Kind {
+			t.Errorf("%+v was made, and %+v removed", m, e)
+		}
+		if v, _, err := tab.notes.Get(db, e.ID, "kind"); v != "gone" || err != nil {
+			t.Errorf("%+v has %q left, %v", e, v, err)
+		}
+		if err := db.Wait(ctx, db.Entities().Erase(e.ID)); err != nil {
+			t.Error(err)
+		}
+		if _, left, err := tab.notes.Get(db, e.ID, "kind"); left || err != nil {
+			t.Error("it is erased and has rows", err)
+		}
+	}
+	if err := db.Entities().Deleted(db, func(e store.Entry) bool {
+		t.Errorf("%+v is left", e)
+		return true
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
+// A store that can't read can't say that a name is free: what would take it is refused. One that can't write
+// leaves the name free.
+func failingEntities(t *testing.T, open Open) {
+	ctx := context.Background()
+	var flaky Flaky
+	db := open(t, store.NewMemFS(), flaky.Fault)
+	defer db.Close()
+	var ids []uint64
+	add := func() error {
+		b, err := db.Entities().New("example.org", "a", "room")
+		if err != nil {
+			t.Fatal(err) // it neither reads nor writes
+		}
+		ids = append(ids, b.Owner())
+		return db.Wait(ctx, db.Commit(b))
+	}
+	for _, fails := range []*atomic.Bool{&flaky.Reads, &flaky.Writes} {
+		fails.Store(true)
+		if err := add(); !errors.Is(err, ErrFault) || !errors.Is(err, store.ErrUnavailable) {
+			t.Error(err)
+		}
+		if _, err := db.Accounts().Create(ctx, "example.org", "a", nil); !errors.Is(err, ErrFault) {
+			t.Error(err)
+		}
+		fails.Store(false)
+	}
+	if err := add(); err != nil {
+		t.Error(err)
+	}
+	e, ok, err := db.Entities().Lookup(db, "example.org", "a")
+	if !ok || err != nil || e.ID != ids[len(ids)-1] {
+		t.Errorf("%+v, %v", e, err)
 	}
 }
