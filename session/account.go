@@ -79,16 +79,11 @@ func (a *Account) Unbind(l *Local, s *Session) {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
 	s.lockOut()
-	o := s.out
-	s.ended, s.wire, s.out = true, nil, nil
+	s.ended, s.wire, s.stream = true, nil, StreamRef{}
 	s.unlockOut()
-	s.stream = StreamRef{}
 	l.stats.Unbound++
 	a.used = l.Loop.Tick()
-	if o == nil {
-		return
-	}
-	a.first(l, o.held)
+	a.first(l, s.emptied(l, SessionEnded))
 }
 
 // unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.
@@ -109,33 +104,54 @@ func (a *Account) index(s *Session) int {
 }
 
 // Attach hangs the stream of w under s, a session that rests or whose stream is superseded, and
-// sends what was held back (resumption, XEP-0198 §5). The Resumed hooks run first.
-func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) {
-	if old := s.wire; old != nil && old != w {
+// sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and pull. false: s has ended as it rested
+// for longer than it could keep what it was sent, and is about to be unbound.
+func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) bool {
+	if s.rests() && s.Ended() {
+		return false
+	}
+	if old := s.wire; !s.rests() && old != w {
 		old.Close(ErrConflict)
 	}
+	l.endSources(s, StreamEnded)
+	s.hang(w, ref)
 	runSessions(&a.host.Profile().Hooks.Resumed, l, s)
 	s.lockOut()
-	s.wire, s.stream, s.ended = w, ref, false
+	if s.out != nil {
+		s.askDrain() // and then it gets what was held back
+	}
 	s.unlockOut()
-	s.Release(l, nil)
+	return true
+}
+
+// hang gives s another wire. Under the account's lock.
+func (s *Session) hang(w Wire, ref StreamRef) {
+	s.lockOut()
+	defer s.unlockOut()
+	s.wire, s.stream, s.ended = w, ref, false
+	if s.out != nil {
+		s.out.clogged, s.out.asked, s.out.given = false, false, 0
+		s.unbox()
+	}
 }
 
 // Detach leaves s resting: what is sent to it is held back, within limits. The Rested hooks run
 // after it.
 func (a *Account) Detach(l *Local, s *Session) {
-	s.lockOut()
-	s.wire, s.stream, s.ended = nil, StreamRef{}, false
-	s.unlockOut()
+	l.endSources(s, StreamEnded)
+	s.hang(&resting{s.wire.Loop(), s}, StreamRef{})
 	runSessions(&a.host.Profile().Hooks.Rested, l, s)
 }
 
-// Adopt hangs st under s, as Attach does, and makes st a bound stream.
-func (a *Account) Adopt(st *Stream, s *Session) {
-	a.Attach(st.loop, s, st.wire, st.ref())
+// Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
+func (a *Account) Adopt(st *Stream, s *Session) bool {
+	if !a.Attach(st.loop, s, st.wire, st.ref()) {
+		return false
+	}
 	st.sess, st.deal = s, nil
 	st.traits |= HasResource
 	st.arm(dueLogin, 0)
+	return true
 }
 
 func (st *Stream) ref() StreamRef {

@@ -271,7 +271,7 @@ func (s *Session) weigh(h Holdings, once shared) {
 	n := weigh(s)
 	if s.out != nil {
 		held := weigh(s.out)
-		h.add("held", len(s.out.held), held)
+		h.add("held", len(s.out.held)+len(s.out.kept), held)
 		n -= held
 	}
 	if p := Allocated(cap(s.presence)); p > 0 {

@@ -75,10 +75,6 @@ func (c *Chain[F]) Len() int { return len(c.links) }
 // StanzaFunc is the type of most hooks.
 type StanzaFunc func(ev *Stanza) Verdict
 
-// OutFunc runs under the outbox lock: it may drop p (Done), hold or change it, append before it; it
-// may not route, send or lock.
-type OutFunc func(s *Session, p *Parcel) Verdict
-
 // SessionFunc runs under the account's lock.
 type SessionFunc func(l *Local, s *Session)
 
@@ -153,7 +149,7 @@ type Hooks struct {
 	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
 	// Guard phase of its chain.
 	Refuses []func(a *Account, from jid.JID) bool
-	// Outgoing runs for each element about to leave for a session's peer, under the outbox lock.
+	// Outgoing is asked about each element that is sent to a session, under the outbox lock.
 	Outgoing Chain[OutFunc]
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a
 	// non-negative priority. Rested and Resumed: it lost its wire, or has another.

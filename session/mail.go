@@ -13,7 +13,8 @@ type mail struct {
 	next     int
 	buf      []byte
 	moving   bool
-	speakers []*Entity // that have letters in list, and are to be told when those are routed
+	pulls    []*Session // whose sources are to be asked before the next letter
+	speakers []*Entity  // that have letters in list, and are to be told when those are routed
 }
 
 // add puts el, under env's addresses, behind what is there. el is copied.
@@ -37,12 +38,18 @@ func (m *mail) bytes(el []byte) []byte {
 
 // deliver routes the mail in order, with no lock held; what is mailed meanwhile goes behind.
 func (m *mail) deliver(l *Local) {
-	if m.moving || m.next == len(m.list) && len(m.speakers) == 0 {
+	if m.moving || m.next == len(m.list) && len(m.speakers) == 0 && len(m.pulls) == 0 {
 		return
 	}
 	m.moving = true
 	for {
-		for m.next < len(m.list) {
+		for m.next < len(m.list) || len(m.pulls) > 0 {
+			if n := len(m.pulls); n > 0 {
+				s := m.pulls[n-1]
+				m.pulls = m.pulls[:n-1]
+				l.pull(s)
+				continue
+			}
 			env := &m.list[m.next]
 			m.next++
 			l.route(env)

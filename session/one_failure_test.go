@@ -398,7 +398,7 @@ func TestLimitsAreCounted(t *testing.T) {
 // A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is given back.
 func TestPanicInOutgoing(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ *session.Session, p *session.Parcel) session.Verdict {
+		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ session.Outbox, p session.Parcel) session.Verdict {
 			panicIf(strings.Contains(string(p.Bytes), "poison"))
 			return session.Pass
 		})

@@ -10,9 +10,9 @@ import (
 	"canto/xmlstream"
 )
 
-// NewStream is the kernel's half of a connection that w carries, on its loop. The front door sets it
-// up; the peer has until the login deadline to become a session.
-func (l *Local) NewStream(w Wire, traits Traits) *Stream {
+// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds it: see
+// [Stream.Feed]. The peer has until the login deadline to become a session.
+func (l *Local) NewStream(w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
 	st.in.Reset(lim.before)
@@ -245,8 +245,8 @@ func (st *Stream) known(n xmlstream.Name) bool {
 	return false
 }
 
-// Syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
-func (l *Local) Syntax(st *Stream, err error) {
+// syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
+func (l *Local) syntax(st *Stream, err error) {
 	l.enter()
 	defer l.leave()
 	if errors.Is(err, io.EOF) {
@@ -271,9 +271,6 @@ func (l *Local) Gone(st *Stream, err error) {
 	clean := st.state == Closing
 	if !clean {
 		l.countClose(err) // of a Session.Close: st itself has not heard of it
-		if err == errSlowReader {
-			l.stats.Limits["outbox"]++
-		}
 	}
 	st.bits |= bitGone
 	if st.bits&bitTracked != 0 {
@@ -288,7 +285,7 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	l.unbind(s, st.id, clean, 0)
+	l.unbind(s, st.ref(), clean, 0)
 }
 
 // A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
@@ -300,17 +297,17 @@ const (
 	unbindTries   = 10
 )
 
-// unbind ends s, whose stream had that id. It needs the resident set, for those who are to be told, and
+// unbind ends s, whose stream was ref. It needs the resident set, for those who are to be told, and
 // asks again until the store has it: tries is how often it has asked already.
-func (l *Local) unbind(s *Session, id uint64, clean bool, tries int) {
+func (l *Local) unbind(s *Session, ref StreamRef, clean bool, tries int) {
 	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
-		if a == nil || a != s.account || s.stream.ID != id || a.index(s) < 0 {
+		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
 			return
 		}
 		switch {
 		case err != nil && tries < unbindTries:
 			wait := min(firstUnbind<<tries, longestUnbind)
-			l.After(reactor.Tick(wait), func() { l.unbind(s, id, clean, tries+1) })
+			l.After(reactor.Tick(wait), func() { l.unbind(s, ref, clean, tries+1) })
 			return
 		case err != nil:
 			l.Log.Error("a session is ended without its contacts being told: its account can't be read", "jid", s.jid.String(), "tries", tries+1, "err", err)
@@ -349,39 +346,6 @@ func (l *Local) Due(st *Stream) {
 		}
 	}
 	st.arm(dueRate, st.due[dueRate])
-}
-
-// Spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
-// some, and TCP slows the peer: over says so.
-func (l *Local) Spend(st *Stream, n int) (over bool) {
-	lim := l.router.limits()
-	if lim.Rate <= 0 || st.state == Closing {
-		return false
-	}
-	// The debt is one burst at most, so that no stanza, to however many clogged clients, stops its sender
-	// for longer than it takes to earn a burst.
-	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
-	if st.tokens >= 0 {
-		return false
-	}
-	st.refill()
-	if st.tokens >= 0 {
-		return false
-	}
-	l.stats.Limits["rate"]++
-	st.park(parkedRate)
-	wait := int64(-st.tokens)*10/int64(lim.Rate) + 1
-	st.arm(dueRate, l.Loop.Tick()+reactor.Tick(wait))
-	return true
-}
-
-// refill adds what st has earned since it was last asked, at most one burst.
-func (st *Stream) refill() {
-	lim := st.loop.router.limits()
-	now := st.loop.Loop.Tick()
-	earned := int64(now-st.refilled) * int64(lim.Rate) / 10
-	st.refilled = now
-	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
 }
 
 // Bind makes the session of st once the account's resident set is in memory: with runs under the
@@ -432,18 +396,11 @@ func (l *Local) countClose(err error) {
 			c = "undefined-condition"
 		}
 		l.stats.StreamErrors[c]++
+		if se == errSlowReader {
+			l.stats.Limits["outbox"]++
+		}
 	}
 }
-
-// Hold stops reading until nothing waits for the peer any more: Unhold is called then, also where the
-// socket takes everything at once (attack K23).
-func (st *Stream) Hold() {
-	st.park(parkedOutbox)
-	st.wire.NotifyDrain()
-}
-
-// Unhold ends Hold. The front door calls it when the outbox is empty.
-func (st *Stream) Unhold() { st.unpark(parkedOutbox) }
 
 // FailIQ answers an iq of a stream without a session with a stanza error.
 func (st *Stream) FailIQ(id string, c stanza.Condition) {

@@ -85,13 +85,13 @@ func (l *Local) Receive(st *Stream, e xmlstream.Element) {
 	size := len(e.Raw())
 	l.receive(st, e)
 	if l.copied > 0 {
-		l.Spend(st, l.copied/copyShare)
+		l.spend(st, l.copied/copyShare)
 	}
 	if l.crowded > 0 {
 		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
 		l.stats.Limits["crowded"]++
-		l.Spend(st, min(l.crowded, size)*crowdPrice)
+		l.spend(st, min(l.crowded, size)*crowdPrice)
 	}
 }
 
@@ -218,7 +218,7 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 		if ev.recorded {
 			ev.takers = append(ev.takers, to)
 		}
-	case to.full():
+	case to.refuses():
 		l.stats.Limits["held"]++
 	}
 	if crowded {
@@ -291,38 +291,6 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	}
 	n := copy(tag[:], dst[i:])
 	return append(append(dst[:i], extra...), tag[:n]...)
-}
-
-// HandOver sends s an element that was stored or remembered, as a live one of the same sender would be
-// delivered: el has its xml:lang already, see [Stanza.AppendKept], and an address that the account blocks by
-// now is heard no more (XEP-0191 §3.3). from and to, where they are not zero, replace what el has. A message
-// goes ahead of what s holds back. It reports whether s has it or must not have it; false: there is no room, or s
-// has [Session.Ended]. What may be large is handed over [SliceBytes] at a time. Under the account's lock.
-func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
-	e, err := l.Parser.Element(el)
-	if err != nil {
-		l.Log.Error("a stored stanza does not parse", "jid", s.jid.String(), "err", err)
-		return true
-	}
-	defer l.Parser.Release(e)
-	sender := from
-	if sender.IsZero() {
-		v, _ := e.Attr(stanza.AttrFrom)
-		sender, _ = l.JID(v)
-	}
-	if !l.mayHave(s, sender) {
-		return true
-	}
-	if !from.IsZero() {
-		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()},
-			xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()})
-		el = l.scratch
-	}
-	ok := s.Send(Parcel{Bytes: el, Kind: kind, First: kind == stanza.Message, From: sender, To: to})
-	if ok {
-		l.stats.Out[kind]++
-	}
-	return ok
 }
 
 // mayHave reports whether the account of s takes what from sent, by the rules that hold now.

@@ -14,7 +14,7 @@ type Flag uint8
 
 var names struct {
 	sync.Mutex
-	flags, slots, hostSlots, parts, kinds []string
+	flags, slots, outSlots, hostSlots, parts, kinds []string
 }
 
 // NewFlag takes a bit. It is for package variables, and panics beyond 64 with the list of owners.
@@ -77,19 +77,24 @@ func register(list *[]string, name string) uint16 {
 }
 
 // Get is the state in s, nil if there is none. Under the lock.
-func (k Slot[T]) Get(s *Session) *T {
-	for n := s.slots; n != nil; n = n.next {
-		if n.id == k.id {
+func (k Slot[T]) Get(s *Session) *T { return slotOf[T](s.slots, k.id) }
+
+// Set puts v into s; nil takes it out. Under the lock.
+func (k Slot[T]) Set(s *Session, v *T) { setSlot(&s.slots, k.id, v) }
+
+// slotOf is the T of that id in a list, nil if there is none.
+func slotOf[T any](list *slot, id uint16) *T {
+	for n := list; n != nil; n = n.next {
+		if n.id == id {
 			return n.v.(*T)
 		}
 	}
 	return nil
 }
 
-// Set puts v into s; nil takes it out. Under the lock.
-func (k Slot[T]) Set(s *Session, v *T) {
-	at := &s.slots
-	for *at != nil && (*at).id != k.id {
+// setSlot puts v into a list; nil takes it out.
+func setSlot[T any](at **slot, id uint16, v *T) {
+	for *at != nil && (*at).id != id {
 		at = &(*at).next
 	}
 	switch {
@@ -98,7 +103,7 @@ func (k Slot[T]) Set(s *Session, v *T) {
 	case v != nil && *at != nil:
 		(*at).v = v
 	case v != nil:
-		*at = &slot{id: k.id, v: v}
+		*at = &slot{id: id, v: v}
 	}
 }
 

@@ -23,32 +23,43 @@ const (
 	Closing
 )
 
-// A Wire is where one stream's elements leave: a TCP connection or a WebSocket. ok is that of
-// [reactor.Conn.Append]: false after Close, and while the peer does not read. Send: any goroutine. The
-// others: the stream's loop, unless a line says otherwise; Close takes effect at the end of a turn.
+// A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
 type Wire interface {
-	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
-	Send(el []byte, form xmlstream.Form) (ok bool)    // one complete top-level element, or several
-	Form() xmlstream.Form                             // what the wire takes as it is; any goroutine
-	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed
-	// down. Any goroutine.
+	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
+	// no room is a [Drainer].
+	Send(el []byte) (ok bool)
+	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed down.
 	Crowded() bool
-	// Flushed runs f on the stream's loop, under no lock: with taken once the socket has everything that was
-	// sent before, with taken false if the connection closes first. Any goroutine.
-	Flushed(f func(l *Local, taken bool))
-	// Closing reports whether the wire takes nothing any more, and not for want of room. Any goroutine.
-	Closing() bool
-	// NotifyDrain has [Stream.Unhold] called once nothing waits for the peer, also if that is so already.
+	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
+	Close(reason error)
+	// Loop is where the connection is looked after: a hint, as it may have moved since.
+	Loop() *Local
+}
+
+// A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
+type Drainer interface {
+	// NotifyDrain has [Stream.Drained] called on the stream's loop, under no lock, once the socket has taken
+	// everything that was sent before, also where it has that already; never if the connection closes before.
+	// Any goroutine, any lock held.
 	NotifyDrain()
+}
+
+// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that
+// is not a session's business. The stream's loop, unless a line says otherwise.
+type Transport interface {
+	Wire
+	Drainer
+	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
+	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
+	Closing() bool
 	Pause()
 	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
 	Resume()
 	Arm(at reactor.Tick)
-	Close(reason error) // any goroutine. A *StreamError is sent; every reason ends the stream and the connection
 	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
 	StartTLS(h *Host) error
 	Remote() netip.AddrPort // any goroutine
-	// TLS is nil while plain, and on wires that have none of their own.
+	// TLS is nil while plain, and on transports that have none of their own.
 	TLS() *tls.ConnectionState
 	// Presented is the certificate that was shown to the peer, as far as it is known.
 	Presented() *tls.Certificate
@@ -64,7 +75,7 @@ const (
 // A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
 // Session. session.txt, beside this file, says of each field when it is set and who sets it.
 type Stream struct {
-	wire     Wire
+	wire     Transport
 	loop     *Local
 	host     *Host
 	sess     *Session // set by bind or resumption; whether still ours, only its lock tells
@@ -96,7 +107,7 @@ const (
 	bitFeatures                   // features were sent for the present header
 	bitCounted                    // counted in its host
 	bitGone                       // the connection is closed
-	bitUpgrade                    // <starttls/> was taken: the front door goes on
+	bitUpgrade                    // <starttls/> was taken: the handshake follows
 	bitLang                       // the xml:lang of the peer's header is well-formed
 	bitTracked                    // its stanzas are numbered: see Track
 )
@@ -124,14 +135,11 @@ func (st *Stream) Host() *Host { return st.host }
 // Local is the kernel's part of the loop that owns st. Any goroutine.
 func (st *Stream) Local() *Local { return st.loop }
 
-// Wire is st's connection.
-func (st *Stream) Wire() Wire { return st.wire }
+// Transport is st's connection.
+func (st *Stream) Transport() Transport { return st.wire }
 
 // Session is what st was bound to; nil before.
 func (st *Stream) Session() *Session { return st.sess }
-
-// In is the parse state of st, for the front door that feeds it.
-func (st *Stream) In() *xmlstream.Stream { return &st.in }
 
 // ID numbers the streams of this process; it is never used again. Any goroutine.
 func (st *Stream) ID() uint64 { return st.id }
@@ -179,10 +187,11 @@ func (st *Stream) Fail() int {
 	return st.deal.tries
 }
 
-// Send sends a nonza or features, past no hook.
+// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself says
+// does not read: its stream ends, as it could not go on without a hole.
 func (st *Stream) Send(el []byte) {
-	if st.state != Closing {
-		st.wire.Send(el, xmlstream.Streamed)
+	if st.state != Closing && !st.wire.Send(el) && !st.wire.Closing() {
+		st.Close(errSlowReader)
 	}
 }
 
@@ -218,17 +227,14 @@ func (st *Stream) Secured() {
 	st.restart()
 }
 
-// Upgrade is what the starttls feature calls: as soon as the front door sees that nothing was sent
-// behind <starttls/>, <proceed/> leaves and the handshake begins.
+// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves and the
+// handshake begins.
 func (st *Stream) Upgrade() { st.bits |= bitUpgrade }
 
-// Upgrading reports whether Upgrade was called and StartTLS not yet.
-func (st *Stream) Upgrading() bool { return st.bits&bitUpgrade != 0 }
-
-// StartTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
+// startTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
 // space there, but some clients end their lines with it, and it carries nothing: it is dropped. All else was
 // sent in the clear and would be taken for something that TLS protects: it ends the stream (attack T09).
-func (st *Stream) StartTLS(rest []byte) {
+func (st *Stream) startTLS(rest []byte) {
 	st.bits &^= bitUpgrade
 	if len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
 		st.Close(&StreamError{Condition: "policy-violation", Text: "data behind <starttls/>"})
@@ -272,6 +278,9 @@ func (st *Stream) Close(err error) {
 		st.openHeader()
 	}
 	st.state = Closing
+	if st.sess != nil {
+		st.sess.closing(st.ref())
+	}
 	st.wire.Close(err)
 }
 
@@ -316,8 +325,8 @@ func (st *Stream) unpark(why uint8) {
 	}
 }
 
-// Yield leaves the rest of st's input to the loop's next turn: others come first.
-func (st *Stream) Yield() {
+// yield leaves the rest of st's input to the loop's next turn: others come first.
+func (st *Stream) yield() {
 	st.park(parkedTurn)
 	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }

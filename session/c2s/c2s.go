@@ -86,78 +86,18 @@ func (d *Door) OnOpen(c *reactor.Conn) {
 	c.Owner = l.NewStream(w, traits)
 }
 
-// OnData takes what was read as far as the stream takes it.
+// OnData gives the stream what was read. Behind a login nothing is bound to the TLS channel any more.
 func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 	st := c.Owner.(*session.Stream)
-	l := st.Local()
-	if st.State() == session.Closing {
-		return len(p)
-	}
-	in := st.In()
-	l.Parser.Feed(in, p)
-	for n := 0; ; n++ {
-		if n == share {
-			st.Yield()
-			used = len(p) - l.Parser.Rest(in)
-			spend(c, st, used)
-			return used
-		}
-		if st.State() == session.Opening {
-			tok, err := l.Parser.Next(in)
-			if err == xmlstream.ErrNeedMore {
-				break
-			}
-			if err != nil {
-				l.Syntax(st, err)
-				return len(p)
-			}
-			if !tok.Blank {
-				l.Header(st, tok.Element)
-			}
-		} else {
-			el, err := l.Parser.Stanza(in)
-			if err == xmlstream.ErrNeedMore {
-				break
-			}
-			if err != nil {
-				l.Syntax(st, err)
-				return len(p)
-			}
-			l.Receive(st, el)
-		}
-		if st.State() == session.Closing {
-			return len(p)
-		}
-		if st.Upgrading() {
-			st.StartTLS(p[len(p)-l.Parser.Rest(in):])
-			return len(p)
-		}
-		if c.Buffered() > highWater {
-			st.Hold()
-		}
-		if !st.Ready() {
-			used = len(p) - l.Parser.Rest(in)
-			spend(c, st, used)
-			return used
-		}
-	}
-	spend(c, st, len(p))
-	return len(p)
-}
-
-// spend charges st for n bytes, and for what TLS brought besides (attacks K33, K34). Behind a login nothing
-// is bound to the channel any more.
-func spend(c *reactor.Conn, st *session.Stream, n int) {
-	if st.Local().Spend(st, n+c.Overhead()) {
+	used, over := st.Feed(p, c.Overhead())
+	if over {
 		c.Flooded()
 	}
 	if st.State() == session.Authed {
 		c.Settle()
 	}
+	return used
 }
-
-// share is how many elements a stream has handled in one turn; some cost 100 µs and more.
-const share = 50
 
 // highWater is how much may wait for a client before nothing more is read from it: what it asks for
 // is charged to its own patience (attack K23), and whoever floods it is slowed down.
@@ -176,8 +116,8 @@ func (d *Door) OnTimer(c *reactor.Conn) {
 	st.Local().Due(st)
 }
 
-// OnDrain goes on reading from a client that has read what was waiting for it.
-func (d *Door) OnDrain(c *reactor.Conn) { c.Owner.(*session.Stream).Unhold() }
+// OnDrain is not used: a wire is told when the socket has everything, see NotifyDrain.
+func (d *Door) OnDrain(*reactor.Conn) {}
 
 // OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
 func (d *Door) OnOverflow(c *reactor.Conn) {
@@ -222,7 +162,7 @@ func (d *Door) Drain(c *reactor.Conn) {
 	}
 }
 
-// wire is a TCP connection as the kernel sees it.
+// wire is a TCP connection as the kernel sees it, a [session.Transport].
 type wire reactor.Conn
 
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
@@ -244,18 +184,16 @@ func appendAttr(b []byte, name, v string) []byte {
 	return append(xmlstream.AppendValue(b, v), '\'')
 }
 
-func (w *wire) Send(el []byte, _ xmlstream.Form) bool { return w.conn().Append(el) }
-func (w *wire) Form() xmlstream.Form                  { return xmlstream.Streamed }
-func (w *wire) Crowded() bool                         { return w.conn().Buffered() > highWater }
-func (w *wire) Closing() bool                         { return w.conn().Closing() }
-func (w *wire) NotifyDrain()                          { w.conn().NotifyDrain() }
-func (w *wire) Pause()                                { w.conn().Pause() }
-func (w *wire) PauseToAnswer()                        { w.conn().PauseToAnswer() }
-func (w *wire) Resume()                               { w.conn().Resume() }
-func (w *wire) Arm(at reactor.Tick)                   { w.conn().Arm(at) }
-func (w *wire) TLS() *tls.ConnectionState             { return w.conn().TLS() }
-func (w *wire) Presented() *tls.Certificate           { return w.conn().Presented() }
-func (w *wire) Remote() netip.AddrPort                { return w.conn().Remote() }
+func (w *wire) Send(el []byte) bool         { return w.conn().Append(el) }
+func (w *wire) Crowded() bool               { return w.conn().Buffered() > highWater }
+func (w *wire) Closing() bool               { return w.conn().Closing() }
+func (w *wire) Pause()                      { w.conn().Pause() }
+func (w *wire) PauseToAnswer()              { w.conn().PauseToAnswer() }
+func (w *wire) Resume()                     { w.conn().Resume() }
+func (w *wire) Arm(at reactor.Tick)         { w.conn().Arm(at) }
+func (w *wire) TLS() *tls.ConnectionState   { return w.conn().TLS() }
+func (w *wire) Presented() *tls.Certificate { return w.conn().Presented() }
+func (w *wire) Remote() netip.AddrPort      { return w.conn().Remote() }
 
 // Stream is the stream of w. Any goroutine.
 func (w *wire) Stream() *session.Stream {
@@ -263,10 +201,19 @@ func (w *wire) Stream() *session.Stream {
 	return st
 }
 
-func (w *wire) Flushed(f func(l *session.Local, taken bool)) {
+// Loop is the kernel's part of the connection's loop. Any goroutine.
+func (w *wire) Loop() *session.Local {
 	c := w.conn()
-	l := c.Handler().(*Door).Router.Local(c.Loop())
-	c.Flushed(func(taken bool) { l.Enter(func() { f(l, taken) }) })
+	return c.Handler().(*Door).Router.Local(c.Loop())
+}
+
+// NotifyDrain is [session.Drainer]. Any goroutine.
+func (w *wire) NotifyDrain() { w.conn().Flushed(w.flushed) }
+
+func (w *wire) flushed(taken bool) {
+	if st := w.Stream(); st != nil && taken {
+		st.Drained()
+	}
 }
 
 func (w *wire) StartTLS(h *session.Host) error {

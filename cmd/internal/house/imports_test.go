@@ -78,6 +78,7 @@ var may = []struct {
 	{"canto/session/c2s", []string{"canto/reactor", "canto/reactor/...", "canto/xmlstream", "canto/session", "canto/session/jid", "canto/session/stanza"}, nil, "a front door knows no module"},
 	{"canto/session/sessiontest", []string{"canto/reactor", "canto/reactor/...", "canto/xmlstream", "canto/session", "canto/session/..."}, []string{"github.com/cockroachdb/pebble/v2/vfs"}, ""},
 	{"canto/session/server", []string{"canto/reactor", "canto/reactor/...", "canto/xmlstream", "canto/session", "canto/session/..."}, nil, "what is parsed, and what is a process's own, belongs in cmd"},
+	{"canto/session/sessiontest/...", []string{"canto/session", "canto/session/jid", "canto/session/stanza", "canto/xmlstream"}, nil, "modules for tests do with what any module has"},
 	{"canto/session/admin", []string{"canto/session", "canto/session/...", "canto/reactor", "canto/reactor/buf", "canto/xmlstream"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/metrics", []string{"canto/session", "canto/session/stanza", "canto/session/store", "canto/reactor", "canto/reactor/buf"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/mod/...", []string{"canto/session", "canto/session/jid", "canto/session/sasl", "canto/session/form", "canto/session/rsm", "canto/session/stanza", "canto/session/stanzaid", "canto/session/store", "canto/session/archive", "canto/session/pubsub", "canto/session/mod/...", "canto/xmlstream", "canto/reactor"}, nil, "a module reaches connections through the kernel and the disk through session/store"},

@@ -48,7 +48,7 @@ func deliver(ev *session.Stanza) session.Verdict {
 		case s != nil && l.Deliver(s, ev):
 			return session.Done
 		case ev.Type == stanza.TypeChat: // row 6.1: as to the bare JID
-		case ev.Type == stanza.TypeNone && s != nil && s.Catching():
+		case ev.Type == stanza.TypeNone && s != nil && s.Backlogged():
 			return session.Pass // it lacks room only: stored behind what it gets
 		default:
 			return ev.Fail(stanza.ServiceUnavailable) // rows 6.2 and 6.3; an error is not answered
@@ -84,20 +84,20 @@ func best(ev *session.Stanza) session.Verdict {
 		if top < 0 {
 			return session.Pass
 		}
-		taken, catching := false, false
+		taken, behind := false, false
 		for _, s := range a.Resources() {
 			if _, prio := s.Presence(); s.Available() && int(prio) == top {
 				if l.Deliver(s, ev) {
 					taken = true
 				} else {
-					catching = catching || s.Catching()
+					behind = behind || s.Backlogged()
 				}
 			}
 		}
 		switch {
 		case taken:
 			return session.Done
-		case catching:
+		case behind:
 			return session.Pass
 		}
 		below = top

@@ -6,11 +6,12 @@
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Later</body>
 //	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
 //
-// State in a session: the kernel's Catch holds live messages back while stored ones are handed over, a slice
-// at a time as the client takes it; and how far that is. What was held back follows, and then messages that came when
-// there was no room to hold more, which are stored behind the others. Rows are erased once the socket has taken them,
-// on a connection that was not closing by then. If the session ends before, what it held back is stored in its place,
-// and another available resource goes on. If the store or a worker fails, it is tried again with growing pauses.
+// State in a session: the numbers of the rows that its client has; and while it is given some, a [session.Source] that
+// reads them a slice at a time. Live messages wait behind it, and leave when it is exhausted; those for which there was
+// no room to wait are stored behind the others, and another Source follows. Rows are erased once the socket has
+// taken them, on a connection that was not closing by then. If the session ends before, what it held back is stored in
+// its place, and another available resource goes on. If the store or a worker fails, it is tried again with growing
+// pauses.
 // Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback: only what
 // no resource took is kept. Kept are messages of type normal and chat, unless a chat state is all there is
 // (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §4.4) a chat state is kept too. What is not
@@ -63,9 +64,6 @@ type kept struct {
 	count, bytes int
 	next         uint64 // number of the next row
 	ticket       session.Ticket
-	to           jid.JID // the resource that the rows are being handed to; zero: there is none
-	// Numbers for what the resource holds back, before those of messages for which it had no room.
-	gap, gapEnd uint64
 }
 
 // gapRows are as many as a session holds back at most.
@@ -73,20 +71,36 @@ const gapRows = 1000
 
 // progress is how far a session has come with what is stored.
 type progress struct {
-	run   int    // of which handing over; an older one ends
 	next  uint64 // the number of the first row that its socket has not taken
 	tries int    // that failed in a row
+	run   *run   // under way; nil: none
+	again bool   // it will be tried again by the clock
 }
 
 var progressOf = session.NewSlot[progress]("offline", nil, nil)
 
-// A run hands what is stored to one session.
+// sliceBytes is how much is read from the store at a time.
+const sliceBytes = 128 << 10
+
+// A run gives what is stored to one session: a [session.Source].
 type run struct {
-	h   *session.Host
-	who jid.JID
-	k   *kept
-	n   int    // as in progress
-	end uint64 // the number after the last row of this pass: what the session holds back comes after it
+	m     *module
+	p     *progress
+	host  *session.Host
+	who   jid.JID
+	id    uint64 // of the account
+	after store.Ticket
+	from  uint64 // the number of the first row that was not read
+	end   uint64 // the number after the last row: what the session holds back comes after it
+	err   error  // why it ends before that
+
+	// On the loop of the session's stream:
+	list []row // read, and not asked for
+	// Under the account's lock:
+	k     *kept // as it was resident when the run began
+	given []row // without their bytes, and not known to be taken
+	// Numbers for what the session holds back, before those of messages for which it had no room.
+	gap, gapEnd uint64
 }
 
 // Options are the module's section of the configuration.
@@ -130,6 +144,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.handOver)
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
+	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.resumed)
 	api.Advertise("msgoffline")
 	return nil
 }
@@ -166,9 +181,9 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	if m.db.Full() != nil { // what is not kept is said to the sender, not lost
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	if k.gapEnd == 0 && a.Resource(k.to) != nil { // it had no room for ev, and what it holds back is older
-		k.gap, k.gapEnd = k.next, k.next+gapRows
-		k.next = k.gapEnd
+	if r := underWay(a); r != nil && r.gapEnd == 0 { // it had no room for ev, and what it holds back is older
+		r.gap, r.gapEnd = k.next, k.next+gapRows
+		k.next = r.gapEnd
 	}
 	b := m.db.NewBatch(a.ID())
 	m.add(b, a, k, k.next, el)
@@ -223,13 +238,21 @@ func worthKeeping(e xmlstream.Element) bool {
 	return hint || other || !state
 }
 
-// handOver begins to give s what is stored, unless another resource is being given it.
-func (m *module) handOver(l *session.Local, s *session.Session) {
-	k := part.Of(s.Account())
-	if k == nil || k.count == 0 || s.Catching() {
-		return
+// underWay is the run that gives what is stored of a to one of its resources; nil: there is none.
+func underWay(a *session.Account) *run {
+	for _, s := range a.Resources() {
+		if p := progressOf.Get(s); p != nil && p.run != nil {
+			return p.run
+		}
 	}
-	if other := s.Account().Resource(k.to); other != nil && other.Catching() {
+	return nil
+}
+
+// handOver begins to give s what is stored, unless a resource is being given it.
+func (m *module) handOver(l *session.Local, s *session.Session) {
+	a := s.Account()
+	k := part.Of(a)
+	if k == nil || k.count == 0 || underWay(a) != nil {
 		return
 	}
 	p := progressOf.Get(s)
@@ -237,141 +260,154 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 		p = new(progress)
 		progressOf.Set(s, p)
 	}
-	p.run++
-	k.to, k.gap, k.gapEnd = s.JID(), 0, 0
-	s.Catch()
-	m.read(l, s, &run{s.Host(), s.JID(), k, p.run, k.next}, p.next)
+	p.run = &run{m: m, p: p, host: s.Host(), who: s.JID(), id: a.ID(), after: store.Ticket(k.ticket), from: p.next, end: k.next, k: k}
+	s.Pull(l, p.run, true)
 }
 
 // A row is one stored message.
 type row struct {
-	id uint64
-	el []byte
+	id   uint64
+	el   []byte
+	size int
 }
 
-// read reads the next slice of the rows from from on, on a worker.
-func (m *module) read(l *session.Local, s *session.Session, r *run, from uint64) {
-	a := s.Account()
-	var list []row
-	id, after, end := a.ID(), r.k.ticket, r.end
-	if !l.Work(a.Host(), reactor.Disk, func() error {
-		m.db.Wait(context.Background(), store.Ticket(after))
-		snap := m.db.Snapshot()
-		defer snap.Close()
-		size := 0
-		return m.rows.Scan(snap, id, from, end-1, 0, false, func(id uint64, v []byte) bool {
-			list = append(list, row{id, append([]byte(nil), v...)})
-			size += len(v)
-			return size < session.SliceBytes
-		})
-	}, func(l *session.Local, err error) {
-		m.goOn(l, r, func(l *session.Local, s *session.Session) {
-			if err != nil {
-				m.fail(l, s, r, err)
-				return
-			}
-			if m.still(l, s) {
-				m.deliver(l, s, r, from, list)
-			}
-		})
+// Next is [session.Source]: a row, of a slice that a worker has read.
+func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, session.Supply) {
+	if len(r.list) > 0 {
+		el := r.list[0].el
+		r.given = append(r.given, row{id: r.list[0].id, size: len(el)})
+		r.list = r.list[1:]
+		return session.Parcel{Bytes: el, Kind: stanza.Message}, session.Ready
+	}
+	if r.err != nil || r.from >= r.end {
+		return session.Parcel{}, session.Exhausted
+	}
+	if !l.Work(r.host, reactor.Disk, r.read, func(l *session.Local, err error) {
+		r.err = err
+		l.Wake(r.host, r.who, r)
 	}) {
-		m.fail(l, s, r, session.ErrBusy)
+		r.err = session.ErrBusy
+		return session.Parcel{}, session.Exhausted
+	}
+	return session.Parcel{}, session.NotYet
+}
+
+// read reads the next slice, on a worker.
+func (r *run) read() error {
+	r.m.db.Wait(context.Background(), r.after)
+	snap := r.m.db.Snapshot()
+	defer snap.Close()
+	size, last := 0, r.end
+	r.list = nil
+	err := r.m.rows.Scan(snap, r.id, r.from, r.end-1, 0, false, func(id uint64, v []byte) bool {
+		r.list = append(r.list, row{id: id, el: append([]byte(nil), v...)})
+		if size += len(v); size >= sliceBytes {
+			last = id + 1
+			return false
+		}
+		return true
+	})
+	r.from = last
+	return err
+}
+
+// Wanted is [session.Source]: an available resource with a negative priority gets nothing that is stored.
+func (r *run) Wanted(s *session.Session) bool {
+	_, prio := s.Presence()
+	return s.Available() && prio >= 0
+}
+
+// Taken is [session.Source]: it erases n rows.
+func (r *run) Taken(l *session.Local, s *session.Session, n int) {
+	size := 0
+	for _, g := range r.given[:n] {
+		size += g.size
+	}
+	r.p.next, r.p.tries = r.given[n-1].id+1, 0
+	r.given = r.given[n:]
+	r.erase(l, s.Account(), n, size)
+}
+
+// erase erases what the client has, which is n rows of so many bytes more than before.
+func (r *run) erase(l *session.Local, a *session.Account, n, size int) {
+	k := part.Of(a)
+	if k != r.k { // the account was read again, as a write has failed
+		r.err = errors.New("the account was read again")
+		return
+	}
+	b := r.m.db.NewBatch(a.ID())
+	r.m.rows.Trim(b, a.ID(), r.p.next)
+	k.ticket = session.Ticket(r.m.db.Commit(b))
+	a.Wrote(l, k.ticket)
+	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
+}
+
+// End is [session.Source]: what is stored by now is for the first resource that may have it.
+func (r *run) End(l *session.Local, s *session.Session, why session.SourceEnd) {
+	a, p := s.Account(), r.p
+	p.run = nil
+	k := part.Of(a)
+	switch {
+	case why == session.SessionEnded: // unbound goes on
+	case why == session.StreamEnded:
+		r.m.begin(l, a, s)
+	case why == session.SourceFailed || r.err != nil || k != r.k:
+		r.m.fail(l, r)
+	case why == session.SourceDone:
+		p.next = r.end
+		if k.count > 0 && k.next == r.end {
+			r.erase(l, a, k.count, k.bytes) // it had been taken by this client, and was not erased
+		}
+		r.m.begin(l, a, nil)
+	default:
+		r.m.begin(l, a, nil)
 	}
 }
 
-// goOn runs f under the account's lock if r is under way.
-func (m *module) goOn(l *session.Local, r *run, f func(l *session.Local, s *session.Session)) {
-	l.Account(r.h, r.who.Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
-		s := current(a, r.who, r.n)
-		switch {
-		case s == nil: // it has ended, or begun anew
-		case err != nil:
-			m.fail(l, s, r, err)
-		case !exists:
-		case part.Of(a) != r.k:
-			m.fail(l, s, r, errors.New("the account was read again")) // as a write failed
-		default:
-			f(l, s)
-		}
+// fail tries again after a pause what has ended before it was done, from where the session is, eight times at most.
+func (m *module) fail(l *session.Local, r *run) {
+	p := r.p
+	p.tries++
+	l.Log.Warn("stored messages could not be handed over", "jid", r.who.String(), "try", p.tries, "err", r.err)
+	m.later(l, r.host, r.who, p)
+}
+
+// later begins again after a pause with what is stored for who, whose progress was p.
+func (m *module) later(l *session.Local, h *session.Host, who jid.JID, p *progress) {
+	if p.again || p.tries > 8 {
+		return
+	}
+	p.again = true
+	l.After(reactor.Tick(10<<p.tries), func() {
+		l.Account(h, who.Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
+			p.again = false
+			switch {
+			case current(a, who) != p: // the session has ended
+			case err != nil:
+				p.tries++
+				m.later(l, h, who, p)
+			case exists:
+				m.begin(l, a, nil)
+			}
+		})
 	})
 }
 
-// current is the resource who of a, if its last run is n; else nil.
-func current(a *session.Account, who jid.JID, n int) *session.Session {
+// current is the progress of the resource who of a, nil if there is none.
+func current(a *session.Account, who jid.JID) *progress {
 	if a == nil {
 		return nil
 	}
-	s := a.Resource(who)
-	if s == nil {
-		return nil
+	if s := a.Resource(who); s != nil {
+		return progressOf.Get(s)
 	}
-	if p := progressOf.Get(s); p == nil || p.run != n {
-		return nil
-	}
-	return s
+	return nil
 }
 
-// fail ends r: what is stored stays, what s holds back leaves, and after a pause it is tried again from where s is,
-// eight times at most.
-func (m *module) fail(l *session.Local, s *session.Session, r *run, err error) {
-	p := progressOf.Get(s)
-	p.tries++
-	l.Log.Warn("stored messages could not be handed over", "jid", s.JID().String(), "try", p.tries, "err", err)
-	m.stop(l, s, false)
-	m.later(l, s.Host(), s.JID(), r.n, p.tries)
-}
-
-// later begins again after a pause with what is stored for a resource whose run n has failed that often.
-func (m *module) later(l *session.Local, h *session.Host, who jid.JID, n, tries int) {
-	if tries > 8 {
-		return
-	}
-	l.After(reactor.Tick(10<<tries), func() {
-		l.Account(h, who.Bare(), func(l *session.Local, a *session.Account, exists bool, err error) {
-			s := current(a, who, n)
-			switch {
-			case s == nil: // it has ended, or begun by itself
-			case err != nil:
-				p := progressOf.Get(s)
-				p.tries++
-				m.later(l, h, who, n, p.tries)
-			case s.Catching(): // what it holds back is still leaving
-				m.later(l, h, who, n, tries)
-			case exists:
-				m.begin(l, a)
-			}
-		})
-	})
-}
-
-// still reports whether s may have more, and gives it to the next resource otherwise.
-func (m *module) still(l *session.Local, s *session.Session) bool {
-	_, prio := s.Presence()
-	if s.Available() && prio >= 0 {
-		return true
-	}
-	m.stop(l, s, true)
-	return false
-}
-
-// stop ends the run of s. What s holds back leaves; then what is stored by that time is for the first resource that
-// may have it, unless it is tried again later.
-func (m *module) stop(l *session.Local, s *session.Session, begin bool) {
-	s.Caught(l, func(l *session.Local, refused bool) {
-		a := s.Account()
-		if k := part.Of(a); k != nil && k.to == s.JID() {
-			k.to = jid.JID{}
-		}
-		if begin || refused {
-			m.begin(l, a)
-		}
-	})
-}
-
-// begin gives what is stored to the first resource that may have it.
-func (m *module) begin(l *session.Local, a *session.Account) {
+// begin gives what is stored to the first resource that may have it, but not to one.
+func (m *module) begin(l *session.Local, a *session.Account, but *session.Session) {
 	for _, s := range a.Resources() {
-		if _, prio := s.Presence(); s.Available() && prio >= 0 && !s.Ended() {
+		if _, prio := s.Presence(); s != but && s.Available() && prio >= 0 && !s.Ended() && s.Connected() {
 			m.handOver(l, s)
 			return
 		}
@@ -381,19 +417,20 @@ func (m *module) begin(l *session.Local, a *session.Account) {
 // unbound stores what s holds back, in its place, and gives what s has not taken to the next resource.
 func (m *module) unbound(l *session.Local, s *session.Session) {
 	stored := m.keepHeld(l, s)
-	a := s.Account()
-	k := part.Of(a)
-	if k == nil || k.to != s.JID() && !stored {
-		return
+	p := progressOf.Get(s)
+	if p != nil && p.run != nil {
+		p.run = nil // another may begin
+		stored = true
 	}
-	if k.to == s.JID() {
-		k.to = jid.JID{}
+	if stored {
+		m.begin(l, s.Account(), s)
 	}
-	for _, o := range a.Resources() {
-		if _, prio := o.Presence(); o != s && o.Available() && prio >= 0 && !o.Ended() {
-			m.handOver(l, o)
-			return
-		}
+}
+
+// resumed goes on with s, which has another stream.
+func (m *module) resumed(l *session.Local, s *session.Session) {
+	if _, prio := s.Presence(); s.Available() && prio >= 0 {
+		m.handOver(l, s)
 	}
 }
 
@@ -403,8 +440,9 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 	a := s.Account()
 	var b *store.Batch
 	var k *kept
-	s.TakeHeld(func(el []byte) bool {
-		e, err := l.Parser.Element(el)
+	p := progressOf.Get(s)
+	s.TakeHeld(func(held session.Parcel) bool {
+		e, err := l.Parser.Element(held.Bytes)
 		if err != nil {
 			return true
 		}
@@ -414,7 +452,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 		if k == nil {
 			k = own(a)
 		}
-		el = session.AppendChildren(nil, el, m.delay(l, s.Host()))
+		el := session.AppendChildren(nil, held.Bytes, m.delay(l, s.Host()))
 		if !worth || !m.room(k, el) || m.db.Full() != nil {
 			return false
 		}
@@ -422,9 +460,9 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 			b = m.db.NewBatch(a.ID())
 		}
 		id := k.next
-		if k.to == s.JID() && k.gap < k.gapEnd {
-			id = k.gap
-			k.gap++
+		if p != nil && p.run != nil && p.run.gap < p.run.gapEnd {
+			id = p.run.gap
+			p.run.gap++
 		} else {
 			k.next++
 		}
@@ -436,90 +474,4 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 		a.Wrote(l, k.ticket)
 	}
 	return b != nil
-}
-
-// deliver sends a slice that was read from from on, as far as s has room, and erases it once the socket has it.
-func (m *module) deliver(l *session.Local, s *session.Session, r *run, from uint64, list []row) {
-	n, size := 0, 0
-	for n < len(list) && l.HandOver(s, stanza.Message, jid.JID{}, jid.JID{}, list[n].el) {
-		size += len(list[n].el)
-		n++
-	}
-	if s.Ended() {
-		return // unbound goes on
-	}
-	all := n == len(list)
-	next := from // what is read next
-	if n > 0 {
-		next = list[n-1].id + 1
-	}
-	if all && size < session.SliceBytes {
-		next = r.end // there was no more
-	}
-	if len(list) == 0 {
-		m.erase(l, s, r, 0, 0)
-		m.after(l, s, r)
-		return
-	}
-	last := uint64(0)
-	if n > 0 {
-		last = list[n-1].id
-	}
-	s.AfterFlush(l, func(l *session.Local, taken bool) {
-		if !taken {
-			return // s is about to be unbound
-		}
-		m.goOn(l, r, func(l *session.Local, s *session.Session) {
-			if n > 0 {
-				p := progressOf.Get(s)
-				p.next, p.tries = last+1, 0
-				m.erase(l, s, r, n, size)
-			}
-			switch {
-			case !m.still(l, s):
-			case next < r.end:
-				m.read(l, s, r, next)
-			default:
-				m.after(l, s, r)
-			}
-		})
-	})
-}
-
-// erase erases what the socket of s has taken, n rows of so many bytes.
-func (m *module) erase(l *session.Local, s *session.Session, r *run, n, size int) {
-	a, k := s.Account(), r.k
-	next := progressOf.Get(s).next
-	if next == 0 {
-		return
-	}
-	b := m.db.NewBatch(a.ID())
-	m.rows.Trim(b, a.ID(), next)
-	k.ticket = session.Ticket(m.db.Commit(b))
-	a.Wrote(l, k.ticket)
-	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
-	if n == 0 && k.next == r.end { // all that is stored had been taken, and was not erased
-		k.count, k.bytes = 0, 0
-	}
-}
-
-// after follows the stored messages with those that s holds back, and those with what was stored when s had no
-// room to hold more.
-func (m *module) after(l *session.Local, s *session.Session, r *run) {
-	s.Release(l, func(l *session.Local) {
-		p, k := progressOf.Get(s), r.k
-		switch {
-		case p.run != r.n:
-		case part.Of(s.Account()) != k:
-			m.fail(l, s, r, errors.New("the account was read again"))
-		case !m.still(l, s):
-		case k.next > r.end:
-			s.Reopen()
-			from := r.end
-			r.end, k.gap, k.gapEnd = k.next, 0, 0
-			m.read(l, s, r, from)
-		default:
-			m.stop(l, s, true)
-		}
-	})
 }

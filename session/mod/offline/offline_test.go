@@ -186,7 +186,7 @@ func TestManyStoredBytes(t *testing.T) {
 			if juliet.Conn().Ended() {
 				t.Error("the session was ended")
 			}
-			if most > session.SliceBytes+300_000 {
+			if most > session.LowMark+300_000 {
 				t.Errorf("%d bytes waited for the client", most)
 			}
 			equal(t, "in parts", texts(got), numbers(0, n))

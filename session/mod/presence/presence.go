@@ -212,32 +212,7 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 			l.HandOver(s, stanza.Presence, o.JID(), s.JID(), p)
 		}
 	}
-	requests(l, s, "")
-}
-
-// requests hands over the requests that wait for an answer (RFC 6121 §3.1.3), those of addresses above after,
-// a slice at a time as the client takes it: strangers have sent them, and nothing that they send ends a session.
-func requests(l *session.Local, s *session.Session, after string) {
-	a, sent := s.Account(), 0
-	for it := range roster.Of(a).All() {
-		if !it.In || it.Request == "" || it.JID.String() <= after {
-			continue
-		}
-		if sent >= session.SliceBytes {
-			s.AfterFlush(l, func(l *session.Local, taken bool) {
-				l.Account(a.Host(), a.JID(), func(l *session.Local, a *session.Account, exists bool, err error) {
-					if taken && exists && err == nil && a.Resource(s.JID()) == s && s.Available() {
-						requests(l, s, after)
-					}
-				})
-			})
-			return
-		}
-		if !l.HandOver(s, stanza.Presence, it.JID, a.JID(), []byte(it.Request)) {
-			return
-		}
-		sent, after = sent+len(it.Request), it.JID.String()
-	}
+	pullRequests(l, s)
 }
 
 // broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).

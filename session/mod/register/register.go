@@ -170,7 +170,7 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		return
 	}
 	lim := m.r.HostLimits(st.Host())
-	addr := st.Wire().Remote().Addr()
+	addr := st.Transport().Remote().Addr()
 	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour}, st.Local().Loop.Tick()) {
 		st.Local().CountLimit("registrations")
 		st.FailIQ(id, stanza.ResourceConstraint)

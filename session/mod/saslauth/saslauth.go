@@ -117,7 +117,7 @@ func (m *module) offer(st *session.Stream) (sasl.Offer, sasl.Binding) {
 
 // binding is what st can be bound by.
 func (m *module) binding(st *session.Stream) (b sasl.Binding) {
-	cs := st.Wire().TLS()
+	cs := st.Transport().TLS()
 	if cs == nil {
 		return b
 	}
@@ -129,7 +129,7 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 			b.Unique = cs.TLSUnique
 		}
 	}
-	if c := st.Wire().Presented(); c != nil && m.p.EndPoint != nil {
+	if c := st.Transport().Presented(); c != nil && m.p.EndPoint != nil {
 		b.EndPoint = m.p.EndPoint(c)
 	}
 	return b
@@ -352,7 +352,7 @@ func (m *module) limited(st *session.Stream, x *exchange, s sasl.Step) (late boo
 	guess := s.Guessed || s.Condition == sasl.NotAuthorized
 	lim := m.r.HostLimits(st.Host())
 	now := st.Local().Loop.Tick()
-	addr := st.Wire().Remote().Addr()
+	addr := st.Transport().Remote().Addr()
 	if clients && !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
 		late = true
 		st.Local().CountLimit("failures_per_address")

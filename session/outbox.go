@@ -1,0 +1,335 @@
+package session
+
+import (
+	"bytes"
+
+	"canto/session/jid"
+	"canto/session/stanza"
+)
+
+// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there is no room
+// yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under the outbox lock.
+type outbox struct {
+	held    []heldElement // live stanzas that wait, in order
+	bytes   int           // of held
+	given   int           // bytes given to the wire by release since the client was last known to have everything
+	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
+	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
+	asked   bool          // the wire was asked to tell when it has drained
+	sources []*pulled     // the first one is asked; the others wait their turn
+	kept    []heldElement // what hooks hold back: see Outbox.Hold
+	weight  int           // bytes of kept
+	values  *slot         // of hooks: see OutSlot
+}
+
+// A heldElement waits in an outbox.
+type heldElement struct {
+	bytes    []byte
+	from, to jid.JID
+	kind     stanza.Kind
+}
+
+// What a session may hold back: bytes, and elements.
+const (
+	heldBytes = 1 << 20
+	heldCount = 1000
+)
+
+// LowMark is how much of a [Source], in bytes, may be on its way to the client before the source is asked for more:
+// no amount of what the server itself has to say fills the outbox, whose limit is for what others send.
+const LowMark = 128 << 10
+
+// A Parcel is one element on its way out; its bytes are copied.
+type Parcel struct {
+	Bytes []byte
+	Kind  stanza.Kind
+
+	pulled bool // it is of a Source
+	asked  bool // the hooks were asked about it
+
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
+	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
+	From, To jid.JID
+}
+
+// Send puts p in the outbox of s: it runs the Outgoing hooks and gives p to the wire. A session that rests, is given
+// stored messages, or whose wire has no room keeps p for later. It reports whether s took p: a session that is
+// closing takes nothing; one that is [Session.Backlogged] and has no room for another message refuses it, and lives;
+// one whose client does not read ends when it can keep no more, as does one that rests. Any goroutine, any lock held;
+// the order is that of callers that hold the account's lock.
+func (s *Session) Send(p Parcel) (ok bool) {
+	s.lockOut()
+	defer s.unlockOut()
+	return s.send(p)
+}
+
+func (s *Session) send(p Parcel) (ok bool) {
+	if s.ended && (!s.rests() || s.wire == nil) {
+		return false
+	}
+	if !p.asked {
+		links := s.account.host.Profile().Hooks.Outgoing.links
+		for i := range links {
+			if links[i].f(Outbox{s}, p) == Done {
+				return true
+			}
+		}
+	}
+	return s.put(p)
+}
+
+// put is send behind the hooks.
+func (s *Session) put(p Parcel) (ok bool) {
+	if !s.waits(p) {
+		if s.wire.Send(p.Bytes) {
+			return true
+		}
+		if s.clog(); p.pulled {
+			return false // it is kept where it is
+		}
+	}
+	switch {
+	case s.hold(p):
+		return true
+	case s.backlogged() && p.Kind == stanza.Message:
+		return false // it is stored behind what s is given
+	case !s.rests() && !s.out.clogged && s.wire.Send(p.Bytes):
+		return true // presence overtakes two megabytes rather than being lost
+	case s.ended: // and it is about to be unbound
+		return false
+	}
+	s.ended = true // it does not read; or it could not be resumed without a hole
+	s.wire.Close(errSlowReader)
+	return s.rests() && s.hold(p) // behind what it has, and routed again with that
+}
+
+// waits reports whether p is held back. Under the outbox lock.
+func (s *Session) waits(p Parcel) bool {
+	switch {
+	case s.rests() || s.out != nil && s.out.clogged:
+		return true
+	case p.pulled || p.From.IsZero():
+		return false
+	}
+	return s.backlogged() && p.Kind == stanza.Message || s.out != nil && len(s.out.held) > 0
+}
+
+// rests reports whether s has no stream. Under the account's lock, or the outbox lock.
+func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
+
+// clog has everything wait until the client has what the wire took. Under the outbox lock.
+func (s *Session) clog() {
+	s.box().clogged = true
+	s.askDrain()
+}
+
+// askDrain has [Local.drained] called once the client has what was sent. Under the outbox lock.
+func (s *Session) askDrain() {
+	if o := s.box(); o.asked || s.rests() {
+		return
+	}
+	s.out.asked = true
+	if d, ok := s.wire.(Drainer); ok {
+		d.NotifyDrain()
+		return
+	}
+	l, ref := s.wire.Loop(), s.stream // a wire that never refuses an element has sent it
+	l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
+}
+
+// box is the outbox of s, made where there is none. Under the outbox lock.
+func (s *Session) box() *outbox {
+	if s.out == nil {
+		s.out = new(outbox)
+	}
+	return s.out
+}
+
+// unbox forgets an outbox in which nothing is. Under the outbox lock.
+func (s *Session) unbox() {
+	if o := s.out; o != nil && !o.clogged && !o.asked && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
+		s.out = nil
+	}
+}
+
+// hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
+// twice the room of messages, which can be stored. A resting session that has ended keeps what comes until it is
+// unbound, so that nothing overtakes what it has: as much again. Under the outbox lock.
+func (s *Session) hold(p Parcel) bool {
+	o, room := s.box(), 2
+	if p.Kind == stanza.Message {
+		room = 1
+	}
+	if s.ended {
+		room += 2
+	}
+	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
+		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
+		return false
+	}
+	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	o.bytes += len(p.Bytes)
+	return true
+}
+
+// refuses reports whether s takes no message as it holds back as many as it may.
+func (s *Session) refuses() bool {
+	s.lockOut()
+	defer s.unlockOut()
+	return !s.ended && s.out != nil && s.out.full
+}
+
+// Ended reports whether s takes nothing any more, as its stream closes. Under the account's lock.
+func (s *Session) Ended() bool {
+	s.lockOut()
+	defer s.unlockOut()
+	return s.ended
+}
+
+// closing says that the stream ref of s takes nothing any more.
+func (s *Session) closing(ref StreamRef) {
+	s.lockOut()
+	defer s.unlockOut()
+	if s.stream == ref {
+		s.ended = true
+	}
+}
+
+// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it; one that rests is unbound.
+// Any goroutine, any lock held.
+func (s *Session) Close(err error) {
+	s.lockOut()
+	w := s.wire
+	s.ended = true
+	s.unlockOut()
+	if w != nil {
+		w.Close(err)
+	}
+}
+
+// TakeHeld calls keep with each message that s holds back, and forgets those for which it returns true: they are
+// stored instead. The others are routed again when s is unbound. Under the account's lock.
+func (s *Session) TakeHeld(keep func(p Parcel) bool) {
+	s.lockOut()
+	var held []heldElement
+	if s.out != nil {
+		held, s.out.held, s.out.bytes = s.out.held, nil, 0
+	}
+	s.unlockOut()
+	rest := held[:0]
+	for _, h := range held {
+		if h.kind != stanza.Message || h.to.IsZero() || !keep(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
+			rest = append(rest, h)
+		}
+	}
+	clear(held[len(rest):])
+	if len(rest) == 0 {
+		return
+	}
+	s.lockOut()
+	defer s.unlockOut()
+	o := s.box()
+	o.held = append(rest, o.held...)
+	o.bytes = 0
+	for _, h := range o.held {
+		o.bytes += len(h.bytes)
+	}
+}
+
+// release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
+// nothing is left. Under the account's lock, on the loop of the stream.
+func (l *Local) release(s *Session) (all bool) {
+	for {
+		h, ok, left := s.nextHeld()
+		if !ok {
+			return !left
+		}
+		if !h.from.IsZero() && !l.mayHave(s, h.from) {
+			if h.kind == stanza.IQ {
+				l.again(h) // it has an answer, as to an address that takes nothing
+			}
+			continue
+		}
+		if !s.giveHeld(h) {
+			return false
+		}
+	}
+}
+
+// nextHeld takes the first element that is held back, if the wire should have it now; left: there is one, and it
+// waits until the client has what the wire took.
+func (s *Session) nextHeld() (h heldElement, ok, left bool) {
+	s.lockOut()
+	defer s.unlockOut()
+	o := s.out
+	switch {
+	case o == nil || len(o.held) == 0:
+		return h, false, false
+	case s.rests() || s.ended || o.clogged:
+		return h, false, true
+	case o.given >= LowMark:
+		s.askDrain()
+		return h, false, true
+	}
+	h = o.held[0]
+	o.held[0] = heldElement{}
+	o.held = o.held[1:]
+	o.bytes -= len(h.bytes)
+	return h, true, true
+}
+
+// giveHeld gives h to the wire, or puts it back in the first place.
+func (s *Session) giveHeld(h heldElement) bool {
+	s.lockOut()
+	defer s.unlockOut()
+	o := s.box()
+	if !s.rests() && s.wire.Send(h.bytes) {
+		o.given += len(h.bytes)
+		return true
+	}
+	o.held = append([]heldElement{h}, o.held...)
+	o.bytes += len(h.bytes)
+	s.clog()
+	return false
+}
+
+// emptied takes everything out of the outbox of s, which ends, and has its sources told why. What is returned is
+// to be routed again, in order. Under the account's lock.
+func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
+	l.endSources(s, why)
+	s.lockOut()
+	defer s.unlockOut()
+	o := s.out
+	s.out = nil
+	if o == nil {
+		return nil
+	}
+	return append(o.held, o.kept...)
+}
+
+// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.
+type resting struct {
+	l *Local // where the session's last stream was
+	s *Session
+}
+
+func (r *resting) Send([]byte) bool { return false }
+func (r *resting) Crowded() bool    { return false }
+func (r *resting) Loop() *Local     { return r.l }
+
+// Close unbinds the session, unless it has a stream again by then: nothing else would.
+func (r *resting) Close(reason error) {
+	r.l.Loop.Post(func() {
+		r.l.Enter(func() {
+			a := r.s.account
+			r.l.Account(a.host, a.addr, func(l *Local, now *Account, _ bool, _ error) {
+				if now == a && r.s.wire == Wire(r) {
+					if reason == errSlowReader {
+						l.stats.Limits["outbox"]++
+					}
+					a.Unbind(l, r.s)
+				}
+			})
+		})
+	})
+}

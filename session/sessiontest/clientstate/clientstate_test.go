@@ -1,0 +1,124 @@
+package clientstate_test
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session"
+	"canto/session/mod"
+	"canto/session/sessiontest"
+	"canto/session/sessiontest/clientstate"
+)
+
+// friends are a server with the module, juliet, and n contacts whose presence she gets.
+func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Client, others []*sessiontest.Client) {
+	t.Helper()
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s = sessiontest.New(t, sessiontest.Options{Limits: &lim,
+		Shelf: append([]session.Manifest{clientstate.Manifest}, mod.All...), Modules: append(mod.Default(), "test-client-state")})
+	juliet = s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	for i := range n {
+		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i))
+		c.Send("<presence to='juliet@localhost/balcony'/>")
+		others = append(others, c)
+	}
+	s.Settle()
+	juliet.Received()
+	return s, juliet, others
+}
+
+// marks are the texts of presence and messages in the order in which they came.
+func marks(got string) []string { return regexp.MustCompile(`mark\d+`).FindAllString(got, -1) }
+
+func away(c *sessiontest.Client, n int) {
+	c.Send(fmt.Sprintf("<presence to='juliet@localhost/balcony'><status>mark%d</status></presence>", n))
+}
+
+// XEP-0352 §4.2, §5.1: an inactive client gets no presence; when it is active again it gets the last of each resource,
+// before the answer to what it asks next.
+func TestPresenceWaits(t *testing.T) {
+	s, juliet, c := friends(t, 2)
+	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
+	for i, from := range []int{0, 1, 0, 0} {
+		away(c[from], i)
+	}
+	s.Settle()
+	if got := juliet.Received(); got != "" {
+		t.Fatalf("an inactive client got %q", got)
+	}
+	juliet.Send("<active xmlns='urn:xmpp:csi:0'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+	got := juliet.Received()
+	if fmt.Sprint(marks(got)) != "[mark1 mark3]" || strings.Index(got, "id='p'") < strings.Index(got, "mark3") {
+		t.Errorf("an active client got %q", got)
+	}
+	away(c[1], 4)
+	if got := juliet.Received(); !strings.Contains(got, "mark4") {
+		t.Errorf("after it: %q", got)
+	}
+}
+
+// What is important comes at once, and behind what came before it: a message, a request for a subscription, an answer.
+func TestOrderIsKept(t *testing.T) {
+	for name, send := range map[string]func(juliet, c *sessiontest.Client){
+		"message": func(_, c *sessiontest.Client) {
+			c.Send("<message to='juliet@localhost/balcony' type='chat'><body>mark9</body></message>")
+		},
+		"subscription": func(_, c *sessiontest.Client) {
+			c.Send("<presence to='juliet@localhost' type='subscribe'><status>mark9</status></presence>")
+		},
+		"answer": func(juliet, _ *sessiontest.Client) {
+			juliet.Send("<iq type='set' id='mark9'><query xmlns='jabber:iq:private'><x xmlns='y'/></query></iq>")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, juliet, c := friends(t, 1)
+			juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
+			away(c[0], 1)
+			send(juliet, c[0])
+			s.Settle()
+			if got := juliet.Received(); fmt.Sprint(marks(got)) != "[mark1 mark9]" {
+				t.Errorf("juliet got %q", got)
+			}
+		})
+	}
+}
+
+// Stored messages are taken from the store, and not held back in the outbox, however inactive the client.
+func TestStoredMessages(t *testing.T) {
+	s, juliet, c := friends(t, 1)
+	juliet.Send("<presence type='unavailable'/>")
+	for i := range 3 {
+		c[0].Send(fmt.Sprintf("<message to='juliet@localhost' type='chat'><body>mark%d</body></message>", i))
+	}
+	s.Settle()
+	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/><presence/>")
+	s.Settle()
+	if got := juliet.Received(); fmt.Sprint(marks(got)) != "[mark0 mark1 mark2]" {
+		t.Errorf("juliet got %q", got)
+	}
+}
+
+// What others send to an inactive client has a limit: it gets what it can't keep back, and its session goes on.
+func TestHeldPresenceHasALimit(t *testing.T) {
+	s, juliet, c := friends(t, 80)
+	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
+	got := ""
+	for i := range c {
+		c[i].Send("<presence to='juliet@localhost/balcony'><status>mark" + fmt.Sprint(i) + strings.Repeat("x", 15<<10) + "</status></presence>")
+		s.Settle()
+		got += juliet.Received()
+	}
+	if n := len(marks(got)); n == 0 || n == len(c) {
+		t.Errorf("of %d presences %d came", len(c), n)
+	}
+	juliet.Send("<active xmlns='urn:xmpp:csi:0'/>")
+	s.Advance(time.Second)
+	if got += juliet.Received(); len(marks(got)) != len(c) || juliet.Conn().Ended() {
+		t.Errorf("in all %d of %d came; ended: %v", len(marks(got)), len(c), juliet.Conn().Ended())
+	}
+}
