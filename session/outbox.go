@@ -27,6 +27,23 @@ type heldElement struct {
 	bytes    []byte
 	from, to jid.JID
 	kind     stanza.Kind
+	copies   *copies // nil: it is for this session alone
+}
+
+// copies counts the sessions of an account that took one message: those that sent it to their client, and those
+// that hold it back. Under the account's lock.
+type copies struct{ n int }
+
+// last reports whether h, whose session ends, is the only copy that is left.
+func (h *heldElement) last() bool {
+	if h.copies == nil {
+		return true
+	}
+	if h.copies.n--; h.copies.n > 0 {
+		return false
+	}
+	h.copies = nil
+	return true
 }
 
 // What a session may hold back: bytes, and elements.
@@ -46,6 +63,8 @@ type Parcel struct {
 
 	pulled bool // it is of a Source
 	asked  bool // the hooks were asked about it
+
+	copies **copies // of a stanza that several sessions may get; made when one holds it back
 
 	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
 	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
@@ -167,9 +186,21 @@ func (s *Session) hold(p Parcel) bool {
 		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
 		return false
 	}
-	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	o.held = append(o.held, p.keep())
 	o.bytes += len(p.Bytes)
 	return true
+}
+
+// keep is p with bytes of its own.
+func (p *Parcel) keep() heldElement {
+	h := heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind}
+	if p.copies != nil {
+		if *p.copies == nil {
+			*p.copies = new(copies)
+		}
+		h.copies = *p.copies
+	}
+	return h
 }
 
 // refuses reports whether s takes no message as it holds back as many as it may.
@@ -217,7 +248,11 @@ func (s *Session) TakeHeld(keep func(p Parcel) bool) {
 	}
 	s.unlockOut()
 	rest := held[:0]
-	for _, h := range held {
+	for i := range held {
+		h := held[i]
+		if h.kind == stanza.Message && !h.last() {
+			continue // another session of the account has it
+		}
 		if h.kind != stanza.Message || h.to.IsZero() || !keep(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
 			rest = append(rest, h)
 		}
@@ -304,7 +339,13 @@ func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
 	if o == nil {
 		return nil
 	}
-	return append(o.held, o.kept...)
+	var rest []heldElement
+	for _, h := range append(o.held, o.kept...) {
+		if h.last() { // else another session of the account has it
+			rest = append(rest, h)
+		}
+	}
+	return rest
 }
 
 // A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.

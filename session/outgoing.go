@@ -1,8 +1,6 @@
 package session
 
 import (
-	"bytes"
-
 	"canto/session/jid"
 	"canto/session/stanza"
 )
@@ -40,7 +38,7 @@ func (o Outbox) Hold(p Parcel) (ok bool) {
 	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
 		return false
 	}
-	b.kept = append(b.kept, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	b.kept = append(b.kept, p.keep())
 	b.weight += len(p.Bytes)
 	return true
 }

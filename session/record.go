@@ -11,7 +11,7 @@ type Outcome struct {
 
 // Outcome is what became of ev so far; it is complete in phase [Record].
 func (ev *Stanza) Outcome() Outcome {
-	return Outcome{Taken: len(ev.takers), Kept: ev.kept, Refused: ev.failed}
+	return Outcome{Taken: int(ev.taken), Kept: ev.kept, Refused: ev.failed}
 }
 
 // TakenBy reports whether s has ev. In phase [Record], under the account's lock.

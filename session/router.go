@@ -211,10 +211,13 @@ func wellFormedIQ(ev *Stanza) bool {
 // (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To})
+	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
+		if ev.taken++; ev.copies != nil {
+			ev.copies.n = int(ev.taken)
+		}
 		if ev.recorded {
 			ev.takers = append(ev.takers, to)
 		}

@@ -41,6 +41,8 @@ type Stanza struct {
 	pledged  Ticket     // the last one
 	batch    any        // of the store
 	takers   []*Session // that have it, where its chain has a phase Record
+	copies   *copies    // of what sessions hold back of it
+	taken    uint16     // how many sessions took it
 }
 
 // maxHops ends what mail keeps causing: a stanza is sent on this often.
@@ -49,7 +51,7 @@ const maxHops = 8
 // Keep is a copy that stays. Cold path.
 func (ev *Stanza) Keep() *Stanza {
 	k := *ev
-	k.Element, k.other, k.carrier, k.batch, k.takers = ev.Element.Clone(), false, false, nil, nil
+	k.Element, k.other, k.carrier, k.batch, k.takers, k.copies = ev.Element.Clone(), false, false, nil, nil, nil
 	k.extra = append([]byte(nil), ev.extra...)
 	return &k
 }
