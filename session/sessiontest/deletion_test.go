@@ -71,6 +71,7 @@ func TestDeletedAccount(t *testing.T) {
 		},
 		"cold": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
 			s.Client("juliet").Cut()
+			s.Settle() // what she leaves behind is durable
 			s.Advance(5 * time.Minute)
 			if _, ok := s.Router.Table.Loaded(s.Client("juliet").Bare()); ok {
 				t.Fatal("juliet is in memory")
