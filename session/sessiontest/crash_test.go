@@ -9,9 +9,9 @@ import (
 	"testing"
 )
 
-// What a client has been told survives a loss of power at any moment (ARCHITECTURE.md, "Promises", 1; RFC 6121 §2.1.6
-// for a roster): a server that is killed while changes are on their way has each of those that it has answered with a
-// result.
+// What a client has been told survives a loss of power at any moment (ARCHITECTURE.md, "Promises", 1; RFC
+// 6121 §2.1.6 for a roster): a server that is killed while changes are on their way has each of those that
+// it has answered with a result.
 func TestCrashWhileChangesAreOnTheirWay(t *testing.T) {
 	const changes = 30
 	resultID := regexp.MustCompile(`type='result' id='(\d+)'`)
