@@ -92,8 +92,9 @@ func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc
 // nothing.
 type Behaviour struct {
 	Chains
-	// New makes the live state of an entity that has become warm, or was created: see [Live].
-	New func(e *Entity) any
+	// New makes the live state of an entity that has become warm, or was created: see [Live]. It may call
+	// [Entity.Arm] for what is stored and due later.
+	New func(l *Local, e *Entity) any
 	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last stanza,
 	// with its live state, if nothing waits for it.
 	Cold func(e *Entity) bool
@@ -172,15 +173,15 @@ func (ev *Stanza) Create(k KindID) *Entity {
 func (e *Entity) become(l *Local, k KindID) {
 	e.resident = &resident{profile: e.host.Profile(), exists: true}
 	e.kind, e.id = k, 0
-	e.renew()
+	e.renew(l)
 	l.router.Table.Born(e.addr)
 }
 
 // renew makes the live state of e, if it has none.
-func (e *Entity) renew() {
+func (e *Entity) renew(l *Local) {
 	if b := e.behaviour(); e.live == nil && e.kind != Accounts && b != nil && b.New != nil {
 		v := e.lived()
-		v.v = b.New(e)
+		v.v = b.New(l, e)
 	}
 }
 

@@ -252,7 +252,7 @@ func (e *Entity) take(l *Local, j *loading) {
 		e.id = j.id
 	}
 	e.kind = j.kind
-	e.renew()
+	e.renew(l)
 }
 
 // workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before

@@ -64,6 +64,7 @@ type Server struct {
 	failures *session.Throttle
 	mu       sync.Mutex // one Apply at a time
 	profiles map[string]*session.Profile
+	services map[string]bool // of each host that was ever served: whether it is a service host
 }
 
 // New opens the store and makes a server that has no hosts yet. The caller closes it.
@@ -84,7 +85,8 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{DB: db, opt: opt, profiles: make(map[string]*session.Profile)}
+	s := &Server{DB: db, opt: opt, profiles: make(map[string]*session.Profile),
+		services: make(map[string]bool)}
 	if opt.FakeKey != nil {
 		s.fakeKey = *opt.FakeKey
 	} else {
