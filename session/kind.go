@@ -186,11 +186,29 @@ func (e *Entity) renew(l *Local) {
 }
 
 // Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the ticket of the
-// batch that has its row in the directory. If t fails, e stays as if it had not been created: it is read again.
-// Under the lock, on the loop of l.
-func (e *Entity) Stored(l *Local, id uint64, t Ticket) {
+// batch that has its row in the directory. If t fails, what was committed for e behind t has failed too, e is read
+// again, and there is nothing; undo, which may be nil, is then called on the loop of l under no lock, to erase what was
+// written under id behind t. Under the lock, on the loop of l.
+func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	e.id = id
+	e.lived().born = t
 	e.Wrote(l, t)
+	if undo == nil {
+		return
+	}
+	l.await(t, func(err error) {
+		if err != nil {
+			undo()
+		}
+	})
+}
+
+// born is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
+func (e *Entity) born() Ticket {
+	if v, ok := e.live.(*lived); ok {
+		return v.born
+	}
+	return 0
 }
 
 // Delete ends e: what comes from now on finds nothing at its address. The caller has taken its row out of the

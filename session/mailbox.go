@@ -227,7 +227,11 @@ func (e *Entity) take(l *Local, j *loading) {
 	e.used = l.Loop.Tick()
 	switch {
 	case e.id == 0 && e.kind != 0 && e.kind != Accounts && !j.got.exists:
-		e.resident = &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		r := &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		if e.resident != nil {
+			r.parts = e.resident.parts
+		}
+		e.resident = r
 		return
 	case e.id != 0 && (!j.got.exists || e.id != j.id): // it was deleted, and the name may be another's by now
 		e.resident = nil // hooks have nothing to look at
