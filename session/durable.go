@@ -38,6 +38,7 @@ type Directory interface {
 // A wait is what depends on a commit: a stanza's answer, or with f something else.
 type wait struct {
 	ticket Ticket
+	born   Ticket // of the batch that made at: what was committed behind it fails with it
 	ev     *Stanza
 	at     *Entity
 	st     *Stream
@@ -63,10 +64,19 @@ func (l *Local) settleWaits() {
 		w := l.waits[n]
 		l.waits[n] = wait{}
 		n++
-		l.settled(w, l.router.Durable.Err(w.ticket))
+		l.settled(w, l.failure(w.ticket, w.born))
 		l.mail.deliver(l)
 	}
 	l.waits = append(l.waits[:0], l.waits[n:]...)
+}
+
+// failure is why t has failed, or the batch that made its entity; both are settled.
+func (l *Local) failure(t, born Ticket) error {
+	err := l.router.Durable.Err(t)
+	if err == nil && born != 0 {
+		err = l.router.Durable.Err(born)
+	}
+	return err
 }
 
 // settled goes on with w, whose commit has ended with err. A panic in what was waiting ends that alone.
@@ -137,17 +147,19 @@ func failKept(ev *Stanza, err error) Verdict {
 func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
 	l, e := ev.on, ev.at
 	ev.pledge(t)
+	var born Ticket
 	if e != nil {
 		e.ticket = max(e.ticket, t)
+		born = e.born()
 	}
 	if t <= l.router.Durable.Durable() {
-		err := l.router.Durable.Err(t)
+		err := l.failure(t, born)
 		if err != nil && e != nil {
 			e.unlike()
 		}
 		return then(ev, err)
 	}
-	w := wait{ticket: t, ev: ev.Keep(), at: e, st: st, then: then}
+	w := wait{ticket: t, born: born, ev: ev.Keep(), at: e, st: st, then: then}
 	if e != nil {
 		e.Pin()
 	}

@@ -133,7 +133,7 @@ func (l *Local) OnTimer(*reactor.Loop) {
 
 func (l *Local) sweep(i int) {
 	now := l.Loop.Tick()
-	l.swept = l.router.Table.list(i, l.swept[:0])
+	l.swept = l.router.Table.Entities(i, l.swept[:0])
 	for _, e := range l.swept {
 		e.lock(l)
 		if e.idle(l.router) && (e.resident == nil || now-e.used > coldAfter) && e.cold() {

@@ -231,7 +231,11 @@ func (e *Entity) take(l *Local, j *loading) {
 	e.used = l.Loop.Tick()
 	switch {
 	case e.id == 0 && e.kind != 0 && e.kind != Accounts && !j.got.exists:
-		e.resident = &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		r := &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		if e.resident != nil {
+			r.parts = e.resident.parts
+		}
+		e.resident = r
 		return
 	case e.id != 0 && (!j.got.exists || e.id != j.id): // it was deleted, and the name may be another's by now
 		e.resident = nil // hooks have nothing to look at
@@ -256,7 +260,7 @@ func (e *Entity) take(l *Local, j *loading) {
 		e.id = j.id
 	}
 	e.kind = j.kind
-	e.renew()
+	e.renew(l)
 }
 
 // workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before

@@ -53,7 +53,7 @@ func (recorder) Load(api *session.API) error {
 	for _, to := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		api.Hooks.Message[to].Add(api.Module, session.Record, func(ev *session.Stanza) session.Verdict {
 			o := ev.Outcome()
-			rows.Append(storage.Batch(ev), ev.Account().ID(), next.Add(1), fmt.Sprintf("%d %v %v", o.Taken, o.Kept, o.Refused))
+			rows.Append(storage.Rows(ev), ev.Account().ID(), next.Add(1), fmt.Sprintf("%d %v %v", o.Taken, o.Kept, o.Refused))
 			return session.Pass
 		})
 	}

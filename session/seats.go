@@ -37,6 +37,7 @@ const chunkSize = 64
 // lived is the live state of an entity that is no account.
 type lived struct {
 	v      any
+	born   Ticket // of the batch that made the entity, if that was in this life
 	places map[jid.JID]place
 	seats  []*Seats
 	moves  []jid.JID // whose place is to change once nothing of the entity is spread

@@ -36,7 +36,7 @@ var rewrite = flag.Bool("rewrite", false, "write what came into the conversation
 //	restart                                     the server is stopped as by SIGTERM, and started on its store
 //	crash                                       the server is killed, and started on what its disk has synced
 //	reload                                      the modules are loaded anew, and accounts are read again
-//	memory                                      shows which accounts are in memory
+//	memory                                      shows which accounts, and what else, are in memory
 //
 // What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On
 // a store that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing
@@ -195,11 +195,11 @@ func (s *Server) Later(d time.Duration) {
 	}
 }
 
-// inMemory are the addresses of the accounts that the kernel has in its table, sorted.
+// inMemory are the addresses of the entities that the kernel has in its table, sorted.
 func (s *Server) inMemory() (list []string) {
 	for i := range 256 {
-		for _, a := range s.Router.Table.Accounts(i, nil) {
-			list = append(list, a.JID().String())
+		for _, e := range s.Router.Table.Entities(i, nil) {
+			list = append(list, e.JID().String())
 		}
 	}
 	slices.Sort(list)
