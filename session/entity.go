@@ -55,6 +55,9 @@ func (e *Entity) JID() jid.JID { return e.addr }
 // ID is the id in the store, never given to another; zero where nothing is stored. Under the lock.
 func (e *Entity) ID() uint64 { return e.id }
 
+// Ticket is the last one that was taken for e: what is in memory is stored when it is settled. Under the lock.
+func (e *Entity) Ticket() Ticket { return e.ticket }
+
 // Host is the domain that e belongs to. Any goroutine.
 func (e *Entity) Host() *Host { return e.host }
 

@@ -440,7 +440,7 @@ func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err er
 // lockEntity takes the lock of what is at addr, in the table from then on; false: there is nothing.
 func (l *Local) lockEntity(h *Host, addr jid.JID) (*Entity, bool) {
 	for {
-		e, ok := l.router.Table.Entity(h, addr)
+		e, ok := l.router.Table.entity(h, addr)
 		if !ok {
 			return nil, false
 		}

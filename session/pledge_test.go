@@ -1,8 +1,9 @@
 package session_test
 
 import (
-	"fmt"
+	"math"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,67 +12,26 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/sessiontest/acks"
 	"canto/session/store"
 	"canto/session/store/storetest"
-	"canto/xmlstream"
 )
 
 const nsAcks = "urn:canto:test:acks"
 
-var (
-	ackOn     = xmlstream.N(nsAcks, "on")
-	ackAsk    = xmlstream.N(nsAcks, "r")
-	outcomes  = store.NewLog[string]("outcomes", 'w', 1)
-	recording = session.Manifest{Name: "recording", Spec: "a test", Requires: []session.Feature{"store"}, New: func() session.Module { return recorder{} }}
-	acking    = session.Manifest{Name: "acking", Spec: "a test", New: func() session.Module { return acker{} }}
-)
-
-// An acker is a module that acknowledges, as XEP-0198 does: <on/> tracks the stream, <r/> asks how many stanzas are
-// settled, and <a h='N'/> comes in answer to it and whenever there are more.
-type acker struct{}
-
-func (acker) Load(api *session.API) error {
-	send := func(st *session.Stream, n uint32) { st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", nsAcks, n)) }
-	api.Hooks.Features = append(api.Hooks.Features,
-		session.StreamFeature{Name: ackOn, Needs: session.HasResource, Handle: func(st *session.Stream, _ xmlstream.Element) { st.Track() }},
-		session.StreamFeature{Name: ackAsk, Needs: session.HasResource, Handle: func(st *session.Stream, _ xmlstream.Element) { send(st, st.Settled()) }})
-	api.Hooks.Settled.Add(api.Module, session.Deliver, send)
-	return nil
-}
-
-// A recorder is a module that writes down what became of each message at an account.
-type recorder struct{}
-
-func (recorder) Load(api *session.API) error {
-	rows, err := storage.Log(api, outcomes)
-	if err != nil {
-		return err
-	}
-	next := new(atomic.Uint64)
-	for _, to := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
-		api.Hooks.Message[to].Add(api.Module, session.Record, func(ev *session.Stanza) session.Verdict {
-			o := ev.Outcome()
-			rows.Append(storage.Rows(ev), ev.Account().ID(), next.Add(1), fmt.Sprintf("%d %v %v", o.Taken, o.Kept, o.Refused))
-			return session.Pass
-		})
-	}
-	return nil
-}
-
 func tracked(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 	t.Helper()
-	opt.Shelf = append([]session.Manifest{acking, recording}, mod.All...)
-	opt.Modules = append(mod.Default(), "acking", "recording")
+	opt.Shelf = append([]session.Manifest{acks.Manifest}, mod.All...)
+	opt.Modules = append(mod.Default(), acks.Manifest.Name)
 	return sessiontest.New(t, opt)
 }
 
-var acks = regexp.MustCompile(`<a xmlns='[^']*' h='(\d+)'/>`)
+var ackPattern = regexp.MustCompile(`<a xmlns='[^']*' h='(\d+)'/>`)
 
 // lastAck is the last number that text acknowledges; empty: none.
 func lastAck(text string) string {
-	all := acks.FindAllStringSubmatch(text, -1)
+	all := ackPattern.FindAllStringSubmatch(text, -1)
 	if len(all) == 0 {
 		return ""
 	}
@@ -127,34 +87,131 @@ func TestPledgesThatFail(t *testing.T) {
 	}
 }
 
-// What becomes of a message is written down once, in one batch with the message if that is kept.
-func TestRecord(t *testing.T) {
-	s := tracked(t, sessiontest.Options{})
-	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Send("<presence/>")
-	s.Settle()
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>taken</body></message>")
-	s.Settle()
-	juliet.Cut()
-	s.Settle()
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><message to='juliet@localhost/none' type='groupchat'><body>refused</body></message>")
-	s.Settle()
-	var got []string
-	rows, err := store.LogOf(s.DB.Space(), outcomes)
+// recorded are the rows that acks has written of an account.
+func recorded(t *testing.T, s *sessiontest.Server, bare string) (got []string) {
+	t.Helper()
+	rows, err := store.LogOf(s.DB.Space(), acks.Rows)
 	if err != nil {
 		t.Fatal(err)
 	}
 	snap := s.DB.Snapshot()
 	defer snap.Close()
-	who, _ := jid.Parse("juliet@localhost")
-	acct, err := s.DB.Accounts().Get(snap, who.Domain(), who.Local())
+	who, _ := jid.Parse(bare)
+	a, err := s.DB.Accounts().Get(snap, who.Domain(), who.Local())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := rows.Scan(snap, acct.ID, 0, 1<<60, 100, false, func(_ uint64, v string) bool { got = append(got, v); return true }); err != nil {
+	err = rows.Scan(snap, a.ID, 0, math.MaxUint64, 0, false, func(_ uint64, v string) bool { got = append(got, v); return true })
+	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "[1 false false 0 true false 0 false true]"; fmt.Sprint(got) != want {
-		t.Errorf("%v, want %s", got, want)
+	return got
+}
+
+// What becomes of a message is written down once, with the message itself if that is kept: one batch.
+func TestRecord(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>one</body></message>")
+	s.Settle()
+	juliet.Cut()
+	s.Settle()
+	before := s.DB.Last()
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>two</body></message>")
+	s.Settle()
+	if n := s.DB.Last() - before; n != 1 {
+		t.Errorf("%d batches for one message", n)
+	}
+	romeo.Send("<message to='juliet@localhost/none' type='groupchat'><body>three</body></message>")
+	s.Settle()
+	want := []string{"one: taken by [balcony], kept false, refused false", "two: taken by [], kept true, refused false",
+		"three: taken by [], kept false, refused true"}
+	if got := recorded(t, s, "juliet@localhost"); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// A store that is known to be full refuses a message before anything of it is delivered.
+func TestRecordWithoutRoom(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	s.Settle()
+	juliet.Received()
+	s.Router.Durable = fullStore{s.Router.Durable}
+	romeo.Send("<message to='juliet@localhost' id='m' type='chat'><body>one</body></message>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "id='m'") || !strings.Contains(got, "resource-constraint") {
+		t.Errorf("romeo got %q", got)
+	}
+	if got := juliet.Received(); got != "" {
+		t.Errorf("juliet got %q", got)
+	}
+}
+
+// committer is a [session.Durable] to be embedded.
+type committer = session.Durable
+
+// A fullStore is one that is known to be full.
+type fullStore struct{ committer }
+
+func (fullStore) Full() bool { return true }
+
+// A stream has so many stanzas open and no more: nothing is read from its client until some are settled.
+func TestPledgesAreBounded(t *testing.T) {
+	var slow atomic.Bool
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	s := tracked(t, sessiontest.Options{Limits: &lim, Slow: func() time.Duration {
+		if slow.Load() {
+			return time.Second
+		}
+		return 0
+	}})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	romeo.Send("<on xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	slow.Store(true)
+	romeo.Send(strings.Repeat("<message to='juliet@localhost' type='chat'><body>x</body></message>", 1500))
+	if n := strings.Count(juliet.Received(), "<body>x"); n != 1024 {
+		t.Errorf("%d messages were taken while none was settled, want 1024", n)
+	}
+	s.Settle()
+	if got := lastAck(romeo.Received()); got != "1500" {
+		t.Errorf("%s are acknowledged, want 1500", got)
+	}
+}
+
+// A session that has lost its connection is taken over with all that was sent to it, on another loop; one that nothing
+// takes over ends.
+func TestResumption(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/><on xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	juliet.Cut()
+	s.Settle()
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>meanwhile</body></message>")
+	s.Settle()
+	next := s.Dial("next", 2)
+	next.Open("localhost")
+	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+	next.Open("localhost")
+	next.Received()
+	next.Send("<resume xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	if got := next.Received(); !strings.Contains(got, "<resumed") || !strings.Contains(got, "meanwhile") {
+		t.Fatalf("%q", got)
+	}
+	next.Cut()
+	s.Advance(6 * time.Minute)
+	romeo.Received()
+	romeo.Send("<message to='juliet@localhost/balcony' type='groupchat' id='m'><body>late</body></message>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "service-unavailable") {
+		t.Errorf("the session is there after six minutes: %q", got)
 	}
 }

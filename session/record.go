@@ -25,8 +25,8 @@ func (ev *Stanza) TakenBy(s *Session) bool {
 }
 
 // Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to the store
-// after phase [Record]. If it fails, the sender is told and the entity is read again. What it is, the store says:
-// package mod/storage has it by its type. In a hook of a chain with a phase Record, or in that phase.
+// after the chain of ev. If it fails, the sender is told and the entity is read again. What it is, the store says:
+// package mod/storage has it by its type. In a hook of a chain of an entity.
 func (ev *Stanza) Batch() any {
 	if ev.batch == nil {
 		ev.batch = ev.on.router.Durable.NewBatch(ev.at.id)
@@ -34,21 +34,29 @@ func (ev *Stanza) Batch() any {
 	return ev.batch
 }
 
-// records runs f, the chain of ev at its recipient, and then phase Record of c, whatever f said; what was put into
-// the batch of ev is committed then. A store that is known to be full refuses ev before anything of it is
-// delivered.
-func (l *Local) records(c *Chain[StanzaFunc], ev *Stanza, f func(l *Local, c *Chain[StanzaFunc], ev *Stanza)) {
+// KeptInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see [Stanza.Kept].
+func (ev *Stanza) KeptInBatch() Verdict {
+	ev.kept = true
+	return Done
+}
+
+// records runs run, the chain c of ev at its recipient, and then phase Record of c, whatever run said. A store that is
+// known to be full refuses a message before anything of it is delivered.
+func (l *Local) records(c *Chain[StanzaFunc], ev *Stanza, run func(l *Local, c *Chain[StanzaFunc], ev *Stanza)) {
 	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Durable.Full() {
 		ev.Fail(stanza.ResourceConstraint)
 		return
 	}
 	ev.recorded = true
-	f(l, c, ev)
+	run(l, c, ev)
 	for i := range c.records {
 		c.records[i].f(ev)
 	}
-	if b := ev.batch; b != nil {
-		ev.batch = nil
-		ev.commit(l.router.Durable.Commit(b), nil, failKept)
-	}
+}
+
+// write gives the batch of ev to the store.
+func (ev *Stanza) write() {
+	b := ev.batch
+	ev.batch = nil
+	ev.commit(ev.on.router.Durable.Commit(b), nil, failKept)
 }

@@ -103,10 +103,10 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 
 func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
 
-// Entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
+// entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
 // a host where users log in. On a service host, where a stanza may make an entity, there is one always. It may have left
 // the table when its lock is taken: see Local.lockEntity. Any goroutine.
-func (t *Table) Entity(h *Host, addr jid.JID) (*Entity, bool) {
+func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	s := t.shard(addr)
 	s.mu.RLock()
 	e := s.entities.get(addr)
@@ -139,15 +139,15 @@ func (t *Table) Entity(h *Host, addr jid.JID) (*Entity, bool) {
 
 // Loaded is the account of a bare JID if it is in the table. Any goroutine.
 func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	if e := t.Found(bare); e != nil {
+	if e := t.found(bare); e != nil {
 		a := e.account()
 		return a, a != nil
 	}
 	return nil, false
 }
 
-// Found is what is at addr if it is in the table; nil if it is not. Any goroutine.
-func (t *Table) Found(addr jid.JID) *Entity {
+// found is what is at addr if it is in the table; nil if it is not. Any goroutine.
+func (t *Table) found(addr jid.JID) *Entity {
 	s := t.shard(addr)
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -150,9 +150,12 @@ func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
 	}
 	if len(at.records) > 0 && k != 0 {
 		l.records(at, ev, run)
-		return
+	} else {
+		run(l, at, ev)
 	}
-	run(l, at, ev)
+	if ev.batch != nil {
+		ev.write()
+	}
 }
 
 func runMessage(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {

@@ -361,11 +361,6 @@ func (c *stressClient) take(e xmlstream.Element) {
 		if stream == "" {
 			return
 		}
-		if _, late := e.Child(delayed); late && !c.steady {
-			// What one resource took at once, and another of the same account held back until it ended, is
-			// stored with what that one held, and comes again, later than it was sent.
-			return
-		}
 		// In order to one address: what was sent to a resource that has ended meanwhile goes to another one
 		// (RFC 6121 §8.5.3.2.1), behind what was sent to that.
 		way := "message " + stream + " to " + attr(e, stanza.AttrTo)
@@ -388,10 +383,8 @@ func (c *stressClient) take(e xmlstream.Element) {
 		if stream == "" {
 			return
 		}
-		// The same may come by a broadcast and in answer to a probe. Who comes and goes may get the answer
-		// to its probe behind a later presence: the answer is mail of the loop that asked, the other of the
-		// loop that sent it, and neither waits for the other.
-		if c.steady && n < c.last["presence "+stream] {
+		// The same may come by a broadcast and in answer to a probe.
+		if n < c.last["presence "+stream] {
 			c.x.fault("%s (stream %d) gets presence %d of stream %s after its presence %d (RFC 6120 §10.1): %s",
 				c.full, c.number, n, stream, c.last["presence "+stream], e.Raw())
 		}

@@ -13,15 +13,14 @@ const kernelPath = "canto/session"
 // unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets shorter: a
 // seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Adopt Account.Attach Account.Detach Account.TopPriority Account.Unbind Archive Behaviour
-	Chain.Len Checked Copy Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout
-	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
-	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Answers Hooks.Home Hooks.Outgoing
-	Hooks.Remote Hooks.Rest Hooks.Rested Hooks.Resumed Host.Connections HostSlot HostSlot.Get LeastLogin
-	LeastLogins LeastOutbox LeastRate LeastStanza MostLogin MostOutbox MostRateWindow NewEntity
-	NewHostSlot Outbound Profile.Has Run Seats.Len Seats.Remove Seats.Reset Session.Connected
-	Stanza.Entity Stanza.ID Stanza.Keep Stanza.Picked Stream.Charge Stream.Claimed Stream.ID Stream.Lang
-	StreamRef Table.Account Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader
+	Account.Attach Account.Detach Account.TopPriority Accounts Archive Chain.Len Checked Closing Copy
+	Drainer Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal
+	ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset ErrUnsupportedStanza ErrUnsupportedVersion
+	Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin LeastLogins LeastOutbox LeastRate
+	LeastStanza Local.Enter Local.Entity Local.Header Local.Receive LowMark MostLogin MostOutbox
+	MostRateWindow Opening Origin Outbound Outbox.Append Outbox.JID Profile.Has Run Seats.Has Seats.Reset
+	SourceUnwanted Stanza.ID Stanza.Keep Stanza.Origin Stanza.Picked Stream.Charge Stream.Claimed Stream.ID
+	Stream.Lang Stream.Ready StreamRef Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader Wire
 `)
 
 // called are methods that others call by an interface of theirs: error, fmt.Stringer, reactor's.

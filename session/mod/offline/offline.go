@@ -63,7 +63,6 @@ var (
 type kept struct {
 	count, bytes int
 	next         uint64 // number of the next row
-	ticket       session.Ticket
 }
 
 // gapRows are as many as a session holds back at most.
@@ -185,11 +184,9 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 		r.gap, r.gapEnd = k.next, k.next+gapRows
 		k.next = r.gapEnd
 	}
-	b := m.db.NewBatch(a.ID())
-	m.add(b, a, k, k.next, el)
+	m.add(storage.Rows(ev), a, k, k.next, el)
 	k.next++
-	k.ticket = session.Ticket(m.db.Commit(b))
-	return ev.Kept(k.ticket) // a message that could not be written is answered, not lost
+	return ev.KeptInBatch() // a message that could not be written is answered, not lost
 }
 
 // own is what is kept of a, to be changed. Where it is new, numbers go on after those that sessions have taken.
@@ -260,7 +257,7 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 		p = new(progress)
 		progressOf.Set(s, p)
 	}
-	p.run = &run{m: m, p: p, host: s.Host(), who: s.JID(), id: a.ID(), after: store.Ticket(k.ticket), from: p.next, end: k.next, k: k}
+	p.run = &run{m: m, p: p, host: s.Host(), who: s.JID(), id: a.ID(), after: store.Ticket(a.Ticket()), from: p.next, end: k.next, k: k}
 	s.Pull(l, p.run, true)
 }
 
@@ -337,8 +334,7 @@ func (r *run) erase(l *session.Local, a *session.Account, n, size int) {
 	}
 	b := r.m.db.NewBatch(a.ID())
 	r.m.rows.Trim(b, a.ID(), r.p.next)
-	k.ticket = session.Ticket(r.m.db.Commit(b))
-	a.Wrote(l, k.ticket)
+	a.Wrote(l, session.Ticket(r.m.db.Commit(b)))
 	k.count, k.bytes = max(k.count-n, 0), max(k.bytes-size, 0)
 }
 
@@ -470,8 +466,7 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 		return true
 	})
 	if b != nil {
-		k.ticket = session.Ticket(m.db.Commit(b))
-		a.Wrote(l, k.ticket)
+		a.Wrote(l, session.Ticket(m.db.Commit(b)))
 	}
 	return b != nil
 }
