@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"slices"
 
 	"canto/session/jid"
 	"canto/session/stanza"
@@ -15,7 +16,7 @@ type outbox struct {
 	given   int           // bytes given to the wire by release since the client was last known to have everything
 	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
 	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
-	asked   bool          // the wire was asked to tell when it has drained
+	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
 	sources []*pulled     // the first one is asked; the others wait their turn
 	kept    []heldElement // what hooks hold back: see Outbox.Hold
 	weight  int           // bytes of kept
@@ -27,6 +28,26 @@ type heldElement struct {
 	bytes    []byte
 	from, to jid.JID
 	kind     stanza.Kind
+	copies   *copies // of a stanza that several sessions may have
+}
+
+// copies says what became of a stanza that was delivered to several sessions and that some of them hold back: one client
+// is enough (RFC 6121 §8.5.2.1.1), and what ends with a session is not for another that has it. Under the account's
+// lock.
+type copies struct {
+	left int  // that are held back
+	sent bool // a client was given it
+}
+
+// spare takes h out of the copies, if it is one, and reports whether another session has it.
+func (h *heldElement) spare() bool {
+	c := h.copies
+	if c == nil {
+		return false
+	}
+	h.copies = nil
+	c.left--
+	return c.sent || c.left > 0
 }
 
 // What a session may hold back: bytes, and elements.
@@ -84,8 +105,8 @@ func (s *Session) put(p Parcel) (ok bool) {
 		if s.wire.Send(p.Bytes) {
 			return true
 		}
-		if s.clog(); p.pulled {
-			return false // it is kept where it is
+		if !s.clog() || p.pulled {
+			return false // what is pulled is kept where it is
 		}
 	}
 	switch {
@@ -117,24 +138,31 @@ func (s *Session) waits(p Parcel) bool {
 // rests reports whether s has no stream. Under the account's lock, or the outbox lock.
 func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
 
-// clog has everything wait until the client has what the wire took. Under the outbox lock.
-func (s *Session) clog() {
-	s.box().clogged = true
-	s.askDrain()
+// clog has everything wait until the client has what the wire took, which has refused an element; false: it closes,
+// and s ends. Under the outbox lock.
+func (s *Session) clog() (ok bool) {
+	o := s.box()
+	o.clogged = s.askDrain() // also where it was asked before: it may close by now
+	s.ended = s.ended || !o.clogged
+	return o.clogged
 }
 
-// askDrain has [Local.drained] called once the client has what was sent. Under the outbox lock.
-func (s *Session) askDrain() {
-	if o := s.box(); o.asked || s.rests() {
-		return
+// askDrain has [Local.drained] called once the client has what was sent; false: the wire closes. Under the outbox
+// lock.
+func (s *Session) askDrain() (ok bool) {
+	if s.rests() {
+		return false
 	}
-	s.out.asked = true
-	if d, ok := s.wire.(Drainer); ok {
-		d.NotifyDrain()
-		return
+	if d, is := s.wire.(Drainer); is {
+		ok = d.NotifyDrain()
+	} else { // it never refuses an element, and so has sent it
+		l, ref := s.wire.Loop(), s.stream
+		ok = l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
 	}
-	l, ref := s.wire.Loop(), s.stream // a wire that never refuses an element has sent it
-	l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
+	if ok {
+		s.box().asks++
+	}
+	return ok
 }
 
 // box is the outbox of s, made where there is none. Under the outbox lock.
@@ -147,7 +175,7 @@ func (s *Session) box() *outbox {
 
 // unbox forgets an outbox in which nothing is. Under the outbox lock.
 func (s *Session) unbox() {
-	if o := s.out; o != nil && !o.clogged && !o.asked && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
+	if o := s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
 		s.out = nil
 	}
 }
@@ -167,9 +195,17 @@ func (s *Session) hold(p Parcel) bool {
 		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
 		return false
 	}
-	o.held = append(o.held, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	o.held = append(o.held, heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind})
 	o.bytes += len(p.Bytes)
 	return true
+}
+
+// holds is how many live stanzas wait. Under the outbox lock.
+func (s *Session) holds() int {
+	if s.out == nil {
+		return 0
+	}
+	return len(s.out.held)
 }
 
 // refuses reports whether s takes no message as it holds back as many as it may.
@@ -207,7 +243,7 @@ func (s *Session) Close(err error) {
 	}
 }
 
-// TakeHeld calls keep with each message that s holds back, and forgets those for which it returns true: they are
+// TakeHeld calls keep with each message that s holds back and that no other session has, and forgets those for which it returns true: they are
 // stored instead. The others are routed again when s is unbound. Under the account's lock.
 func (s *Session) TakeHeld(keep func(p Parcel) bool) {
 	s.lockOut()
@@ -218,6 +254,9 @@ func (s *Session) TakeHeld(keep func(p Parcel) bool) {
 	s.unlockOut()
 	rest := held[:0]
 	for _, h := range held {
+		if h.spare() {
+			continue
+		}
 		if h.kind != stanza.Message || h.to.IsZero() || !keep(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
 			rest = append(rest, h)
 		}
@@ -245,6 +284,7 @@ func (l *Local) release(s *Session) (all bool) {
 			return !left
 		}
 		if !h.from.IsZero() && !l.mayHave(s, h.from) {
+			h.spare()
 			if h.kind == stanza.IQ {
 				l.again(h) // it has an answer, as to an address that takes nothing
 			}
@@ -252,6 +292,10 @@ func (l *Local) release(s *Session) (all bool) {
 		}
 		if !s.giveHeld(h) {
 			return false
+		}
+		if c := h.copies; c != nil {
+			h.spare()
+			c.sent = true
 		}
 	}
 }
@@ -268,7 +312,9 @@ func (s *Session) nextHeld() (h heldElement, ok, left bool) {
 	case s.rests() || s.ended || o.clogged:
 		return h, false, true
 	case o.given >= LowMark:
-		s.askDrain()
+		if o.asks == 0 {
+			s.askDrain()
+		}
 		return h, false, true
 	}
 	h = o.held[0]
@@ -304,7 +350,7 @@ func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
 	if o == nil {
 		return nil
 	}
-	return append(o.held, o.kept...)
+	return slices.DeleteFunc(append(o.held, o.kept...), func(h heldElement) bool { return h.spare() })
 }
 
 // A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.

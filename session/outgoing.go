@@ -40,7 +40,7 @@ func (o Outbox) Hold(p Parcel) (ok bool) {
 	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
 		return false
 	}
-	b.kept = append(b.kept, heldElement{bytes.Clone(p.Bytes), p.From, p.To, p.Kind})
+	b.kept = append(b.kept, heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind})
 	b.weight += len(p.Bytes)
 	return true
 }

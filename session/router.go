@@ -207,7 +207,7 @@ func wellFormedIQ(ev *Stanza) bool {
 // (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To})
+	ok, crowded := to.deliver(ev, Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
@@ -223,11 +223,25 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	return ok
 }
 
-// deliver is Send, and reports besides whether more waits for the client than it takes at a time.
-func (s *Session) deliver(p Parcel) (ok, crowded bool) {
+// deliver is Send of ev, and reports besides whether more waits for the client than it takes at a time.
+func (s *Session) deliver(ev *Stanza, p Parcel) (ok, crowded bool) {
 	s.lockOut()
 	defer s.unlockOut()
+	before := s.holds()
 	ok = s.send(p)
+	switch {
+	case !ok:
+	case s.holds() > before: // it is the last one
+		if ev.copies == nil {
+			ev.copies = &copies{sent: ev.sent}
+		}
+		ev.copies.left++
+		s.out.held[before].copies = ev.copies
+	default:
+		if ev.sent = true; ev.copies != nil {
+			ev.copies.sent = true
+		}
+	}
 	return ok, s.wire != nil && s.wire.Crowded()
 }
 

@@ -26,6 +26,7 @@ type Stanza struct {
 	origin  Origin  // of a fresh stanza, and of what it sets off
 	extra   []byte  // elements that delivery puts behind the children
 	raw     []byte  // of an answer, which is not parsed
+	copies  *copies // that sessions hold back; nil: none does
 	loop    uint8   // of the connection that it came from, and one; 0: not known
 	bare    bool    // a fresh stanza without 'to'
 	answer  bool    // made by this server for one session
@@ -33,6 +34,7 @@ type Stanza struct {
 	silent  bool    // its sender has an answer: there is no other
 	failed  bool    // FailWith was called
 	replied bool    // an answer was mailed
+	sent    bool    // a client was given it
 }
 
 // An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it

@@ -208,7 +208,14 @@ func (w *wire) Loop() *session.Local {
 }
 
 // NotifyDrain is [session.Drainer]. Any goroutine.
-func (w *wire) NotifyDrain() { w.conn().Flushed(w.flushed) }
+func (w *wire) NotifyDrain() bool {
+	c := w.conn()
+	if c.Closing() {
+		return false
+	}
+	c.Flushed(w.flushed)
+	return true
+}
 
 func (w *wire) flushed(taken bool) {
 	if st := w.Stream(); st != nil && taken {

@@ -95,7 +95,8 @@ type run struct {
 	err   error  // why it ends before that
 
 	// On the loop of the session's stream:
-	list []row // read, and not asked for
+	list    []row // read, and not asked for
+	reading bool  // a worker reads
 	// Under the account's lock:
 	k     *kept // as it was resident when the run began
 	given []row // without their bytes, and not known to be taken
@@ -282,11 +283,15 @@ func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, sessio
 	if r.err != nil || r.from >= r.end {
 		return session.Parcel{}, session.Exhausted
 	}
+	if r.reading {
+		return session.Parcel{}, session.NotYet
+	}
+	r.reading = true
 	if !l.Work(r.host, reactor.Disk, r.read, func(l *session.Local, err error) {
-		r.err = err
+		r.reading, r.err = false, err
 		l.Wake(r.host, r.who, r)
 	}) {
-		r.err = session.ErrBusy
+		r.reading, r.err = false, session.ErrBusy
 		return session.Parcel{}, session.Exhausted
 	}
 	return session.Parcel{}, session.NotYet
