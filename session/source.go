@@ -31,7 +31,7 @@ type Source interface {
 // A Supply is what a [Source] says of its next element.
 type Supply uint8
 
-// Ready: here it is. NotYet: it will say [Session.Wake] when it has one, or knows that there is none.
+// Ready: here it is. NotYet: it will call [Waker.Wake] when it has one, or knows that there is none.
 // Exhausted: there is none any more.
 const (
 	Ready Supply = iota
@@ -107,9 +107,8 @@ func (s *Session) backlogged() bool {
 	return false
 }
 
-// Wake has src, a source of s that said NotYet, asked again; if it has ended meanwhile, nothing happens. Any goroutine,
-// any lock held.
-func (s *Session) Wake(src Source) {
+// wake is [Waker.Wake].
+func (s *Session) wake(src Source) {
 	s.lockOut()
 	defer s.unlockOut()
 	if s.out == nil || s.rests() {
@@ -129,16 +128,18 @@ func (s *Session) Wake(src Source) {
 	}
 }
 
-// Wake is [Session.Wake] for the resource to of the host h, if there is one. Under no lock.
-func (l *Local) Wake(h *Host, to jid.JID, src Source) {
-	l.Account(h, to.Bare(), func(_ *Local, a *Account, _ bool, _ error) {
-		if a != nil {
-			if s := a.Resource(to); s != nil {
-				s.Wake(src)
-			}
-		}
-	})
+// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held; when the
+// source has ended nothing happens.
+type Waker struct {
+	s   *Session
+	src Source
 }
+
+// Waker is what src keeps before it says NotYet.
+func (s *Session) Waker(src Source) Waker { return Waker{s, src} }
+
+// Wake has the source, which said NotYet, asked again.
+func (w Waker) Wake() { w.s.wake(w.src) }
 
 // pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the account's
 // lock.

@@ -273,7 +273,7 @@ type row struct {
 }
 
 // Next is [session.Source]: a row, of a slice that a worker has read.
-func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, session.Supply) {
+func (r *run) Next(l *session.Local, s *session.Session) (session.Parcel, session.Supply) {
 	if len(r.list) > 0 {
 		el := r.list[0].el
 		r.given = append(r.given, row{id: r.list[0].id, size: len(el)})
@@ -287,9 +287,10 @@ func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, sessio
 		return session.Parcel{}, session.NotYet
 	}
 	r.reading = true
-	if !l.Work(r.host, reactor.Disk, r.read, func(l *session.Local, err error) {
+	waker := s.Waker(r)
+	if !l.Work(r.host, reactor.Disk, r.read, func(_ *session.Local, err error) {
 		r.reading, r.err = false, err
-		l.Wake(r.host, r.who, r)
+		waker.Wake()
 	}) {
 		r.reading, r.err = false, session.ErrBusy
 		return session.Parcel{}, session.Exhausted
