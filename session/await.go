@@ -41,12 +41,14 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
+	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
 	w.e.Pin()
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
 	if (w.st != nil || w.first()) && !w.begin() {
 		w.drop()
+		ev.carrier, w.ev.carrier = w.ev.carrier, false
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	w.l.Loop.Arm(&w.timer, w.l.Loop.Tick()+awaitTicks, w)
@@ -102,6 +104,7 @@ func (w *await) start() {
 	w.ev.on, w.ev.at = w.l, w.e
 	w.ev.Fail(stanza.ResourceConstraint)
 	w.drop()
+	w.ev.land(w.l)
 }
 
 // done goes on with w, whose work has ended. A panic in then ends that request alone, which is answered.
@@ -110,6 +113,8 @@ func (w *await) done(err error) {
 	l.enter()
 	defer l.leave()
 	l.Loop.Arm(&w.timer, 0, w)
+	l.origin, l.originLoop = w.ev.origin, w.ev.loop
+	defer w.ev.land(l)
 	defer l.boundary(l.frame(w.ev.From, w.ev))
 	w.ev.silent = w.late
 	e.lock(l)
@@ -123,7 +128,7 @@ func (w *await) done(err error) {
 	if e.resident != goneMark {
 		w.then(w.ev, err)
 	} else {
-		w.ev.Fail(stanza.ServiceUnavailable) // it was deleted meanwhile
+		w.ev.orphaned()
 	}
 	e.unlock(l)
 }
@@ -141,8 +146,17 @@ func (w *await) OnTimer(*reactor.Loop) {
 	if !w.begun {
 		w.drop()
 	}
+	w.ev.land(l) // it is answered; what then stores all the same is not its sender's any more
 	w.e.unlock(l)
 	if w.st != nil {
 		w.st.unpark(parkedWork)
+	}
+}
+
+// orphaned answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC 6121
+// §8.5.1). What an account's own sessions asked has ended with their streams.
+func (ev *Stanza) orphaned() {
+	if ev.From.Bare() != ev.at.addr {
+		ev.Absent()
 	}
 }

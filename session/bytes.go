@@ -191,7 +191,7 @@ func (t *Table) Weigh() Holdings {
 	h, once := Holdings{}, shared{}
 	var list []*Entity
 	for i := range t.shards {
-		list = t.list(i, list[:0])
+		list = t.Entities(i, list[:0])
 		s := &t.shards[i]
 		s.mu.RLock()
 		nobody := len(s.nobody)

@@ -120,6 +120,45 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	}
 }
 
+// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or all, hold it
+// back and end.
+func TestMessageForTiedResources(t *testing.T) {
+	for _, both := range []bool{false, true} {
+		s := sessiontest.New(t, sessiontest.Options{})
+		romeo := s.Login("romeo", "romeo@localhost/orchard")
+		one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
+		one.Send("<presence/>")
+		two.Send("<presence/>")
+		clients := []*sessiontest.Client{one}
+		if both {
+			clients = append(clients, two)
+		}
+		for _, c := range clients { // its socket is full, and its outbox too
+			c.Conn().Room(0)
+			for range 5 {
+				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) + "</body></message>")
+				s.Advance(10 * time.Second)
+			}
+		}
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>once</body></message>")
+		s.Settle()
+		for _, c := range clients {
+			c.Cut()
+		}
+		s.Settle()
+		got := two.Received()
+		if both {
+			again := s.Login("again", "juliet@localhost/three")
+			again.Send("<presence/>")
+			s.Settle()
+			got = again.Received()
+		}
+		if n := strings.Count(got, "<body>once</body>"); n != 1 {
+			t.Errorf("both end: %v: juliet gets it %d times", both, n)
+		}
+	}
+}
+
 // Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3), unless its
 // client has read it.
 func TestRequestToAClosingStream(t *testing.T) {

@@ -78,6 +78,7 @@ func (e *Entity) elsewhere(l *Local) bool {
 // say mails el under env's addresses, for the entity whose lock l holds, if it holds one. el is copied.
 func (l *Local) say(env envelope, el []byte) {
 	e := l.held
+	env.origin, env.loop = l.origin, l.originLoop
 	if e == nil || env.answer && env.to.Bare() == e.addr { // the own session waits for nothing that others get
 		l.mail.add(l, env, el)
 		return

@@ -20,6 +20,11 @@ type Durable interface {
 	Notify(f func())
 	// Await blocks until t is settled, and returns its Err. For workers.
 	Await(t Ticket) error
+	// Full reports whether the store is known to refuse writes for want of room.
+	Full() bool
+	// NewBatch is a batch of the entity with that id, and Commit gives it to the store: see [Stanza.Batch].
+	NewBatch(id uint64) any
+	Commit(batch any) Ticket
 	// Snapshot is what the loaders of one resident set read from. One that has a Close is closed.
 	Snapshot() any
 }
@@ -33,6 +38,7 @@ type Directory interface {
 // A wait is what depends on a commit: a stanza's answer, or with f something else.
 type wait struct {
 	ticket Ticket
+	born   Ticket // of the batch that made at: what was committed behind it fails with it
 	ev     *Stanza
 	at     *Entity
 	st     *Stream
@@ -58,10 +64,19 @@ func (l *Local) settleWaits() {
 		w := l.waits[n]
 		l.waits[n] = wait{}
 		n++
-		l.settled(w, l.router.Durable.Err(w.ticket))
+		l.settled(w, l.failure(w.ticket, w.born))
 		l.mail.deliver(l)
 	}
 	l.waits = append(l.waits[:0], l.waits[n:]...)
+}
+
+// failure is why t has failed, or the batch that made its entity; both are settled.
+func (l *Local) failure(t, born Ticket) error {
+	err := l.router.Durable.Err(t)
+	if err == nil && born != 0 {
+		err = l.router.Durable.Err(born)
+	}
+	return err
 }
 
 // settled goes on with w, whose commit has ended with err. A panic in what was waiting ends that alone.
@@ -76,6 +91,10 @@ func (l *Local) settled(w wait, err error) {
 	}
 	if w.then == nil && err == nil {
 		return
+	}
+	if w.ev != nil {
+		l.origin, l.originLoop = w.ev.origin, w.ev.loop
+		defer w.ev.land(l)
 	}
 	e := w.at
 	if e == nil {
@@ -94,7 +113,7 @@ func (l *Local) settled(w wait, err error) {
 	case w.then == nil:
 	case e.resident == goneMark: // it was deleted meanwhile
 		w.ev.on, w.ev.at = l, e
-		w.ev.Fail(stanza.ServiceUnavailable)
+		w.ev.orphaned()
 	default:
 		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
@@ -112,7 +131,10 @@ func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Ver
 
 // Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails: then its
 // sender is told, and the entity is read again. Nothing waits for it.
-func (ev *Stanza) Kept(t Ticket) Verdict { return ev.commit(t, nil, failKept) }
+func (ev *Stanza) Kept(t Ticket) Verdict {
+	ev.kept = true
+	return ev.commit(t, nil, failKept)
+}
 
 func failKept(ev *Stanza, err error) Verdict {
 	if err != nil {
@@ -124,17 +146,20 @@ func failKept(ev *Stanza, err error) Verdict {
 // commit is Commit; st, if there is one, takes no element until t is settled.
 func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
 	l, e := ev.on, ev.at
+	ev.pledge(t)
+	var born Ticket
 	if e != nil {
 		e.ticket = max(e.ticket, t)
+		born = e.born()
 	}
 	if t <= l.router.Durable.Durable() {
-		err := l.router.Durable.Err(t)
+		err := l.failure(t, born)
 		if err != nil && e != nil {
 			e.unlike()
 		}
 		return then(ev, err)
 	}
-	w := wait{ticket: t, ev: ev.Keep(), at: e, st: st, then: then}
+	w := wait{ticket: t, born: born, ev: ev.Keep(), at: e, st: st, then: then}
 	if e != nil {
 		e.Pin()
 	}

@@ -44,7 +44,8 @@ const (
 	Archive               // keep it: MAM. Its id is drawn under the lock that delivery holds
 	Copy                  // who else gets it? carbons, push
 	Deliver               // hand it over
-	Fallback              // nobody took it: offline storage, errors
+	Fallback              // it was not taken: offline storage, errors
+	Record                // what became of it is known, and is written down: see [Stanza.Outcome] and [Stanza.Batch]
 )
 
 type link[F any] struct {
@@ -55,10 +56,15 @@ type link[F any] struct {
 
 // A Chain is an ordered list of hooks of one type. Modules add to it in Load; it is fixed from then
 // on, so running it takes no lock of its own. Hooks never wait.
-type Chain[F any] struct{ links []link[F] }
+type Chain[F any] struct{ links, records []link[F] }
 
-// Add puts f among the hooks of its phase, in load order.
+// Add puts f among the hooks of its phase, in load order. Those of phase Record are asked whatever the others said, and
+// what they say makes no difference.
 func (c *Chain[F]) Add(module string, ph Phase, f F) {
+	if ph == Record {
+		c.records = append(c.records, link[F]{f, ph, module})
+		return
+	}
 	c.links = append(c.links, link[F]{f, ph, module})
 	sort.SliceStable(c.links, func(i, j int) bool { return c.links[i].phase < c.links[j].phase })
 }
@@ -154,6 +160,9 @@ type Hooks struct {
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// somebody takes it there.
 	Remote Chain[StanzaFunc]
+	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that number.
+	// Under no lock.
+	Settled Chain[func(st *Stream, number uint32)]
 	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may come to be
 	// there: a hook may call [Stanza.Create].
 	Make Chain[StanzaFunc]

@@ -92,8 +92,9 @@ func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc
 // nothing.
 type Behaviour struct {
 	Chains
-	// New makes the live state of an entity that has become warm, or was created: see [Live].
-	New func(e *Entity) any
+	// New makes the live state of an entity that has become warm, or was created: see [Live]. It may call
+	// [Entity.Arm] for what is stored and due later.
+	New func(l *Local, e *Entity) any
 	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last stanza,
 	// with its live state, if nothing waits for it.
 	Cold func(e *Entity) bool
@@ -172,24 +173,42 @@ func (ev *Stanza) Create(k KindID) *Entity {
 func (e *Entity) become(l *Local, k KindID) {
 	e.resident = &resident{profile: e.host.Profile(), exists: true}
 	e.kind, e.id = k, 0
-	e.renew()
+	e.renew(l)
 	l.router.Table.Born(e.addr)
 }
 
 // renew makes the live state of e, if it has none.
-func (e *Entity) renew() {
+func (e *Entity) renew(l *Local) {
 	if b := e.behaviour(); e.live == nil && e.kind != Accounts && b != nil && b.New != nil {
 		v := e.lived()
-		v.v = b.New(e)
+		v.v = b.New(l, e)
 	}
 }
 
 // Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the ticket of the
-// batch that has its row in the directory. If t fails, e stays as if it had not been created: it is read again.
-// Under the lock, on the loop of l.
-func (e *Entity) Stored(l *Local, id uint64, t Ticket) {
+// batch that has its row in the directory. If t fails, what was committed for e behind t has failed too, e is read
+// again, and there is nothing; undo, which may be nil, is then called on the loop of l under no lock, to erase what was
+// written under id behind t. Under the lock, on the loop of l.
+func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	e.id = id
+	e.lived().born = t
 	e.Wrote(l, t)
+	if undo == nil {
+		return
+	}
+	l.await(t, func(err error) {
+		if err != nil {
+			undo()
+		}
+	})
+}
+
+// born is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
+func (e *Entity) born() Ticket {
+	if v, ok := e.live.(*lived); ok {
+		return v.born
+	}
+	return 0
 }
 
 // Delete ends e: what comes from now on finds nothing at its address. The caller has taken its row out of the

@@ -32,13 +32,17 @@ type Local struct {
 	stack [8]Stanza
 	depth int
 
-	shared  [sharedElements][]byte
-	seats   Seats
-	app     xmlstream.Appender
-	scratch []byte
-	waits   []wait    // commits that are not durable
-	senders []*sender // entities that have something spread to this loop, in turn
-	sending bool      // serve is posted
+	shared     [sharedElements][]byte
+	seats      Seats
+	app        xmlstream.Appender
+	scratch    []byte
+	origin     Origin // of the stanza whose hooks run
+	originLoop uint8
+
+	ledgers map[uint64]*ledger // of tracked streams, by stream id
+	waits   []wait             // commits that are not durable
+	senders []*sender          // entities that have something spread to this loop, in turn
+	sending bool               // serve is posted
 	stats   Stats
 	sweepAt int
 	swept   []*Entity
@@ -129,7 +133,7 @@ func (l *Local) OnTimer(*reactor.Loop) {
 
 func (l *Local) sweep(i int) {
 	now := l.Loop.Tick()
-	l.swept = l.router.Table.list(i, l.swept[:0])
+	l.swept = l.router.Table.Entities(i, l.swept[:0])
 	for _, e := range l.swept {
 		e.lock(l)
 		if e.idle(l.router) && (e.resident == nil || now-e.used > coldAfter) && e.cold() {

@@ -13,11 +13,13 @@ type envelope struct {
 	from, to jid.JID
 	bytes    []byte // in the loop's mail buffer, or an inbox's or a job's own copy
 	lang     string // of the sender's stream
-	origin   Origin // of a fresh stanza, and of what it sets off
+	origin   Origin // of a stanza that a client sent, and of what it sets off
+	pledged  Ticket // what a carrier has made entities store so far
 	kind     stanza.Kind
 	target   Target
 	hops     uint8
 	loop     uint8 // of the connection that the stanza came from, and one; 0: not known
+	carrier  bool  // origin is settled where the stanza ends
 	fresh    bool  // the sender's Pre chain is yet to run
 	bare     bool  // it had no 'to'
 	answer   bool  // made by this server for one session: no chain looks at it
@@ -28,6 +30,7 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.bare, ev.Target, ev.answer = env.lang, env.bare, env.target, env.answer
 	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
+	ev.carrier, ev.pledged = env.carrier, env.pledged
 	if ev.Kind = env.kind; env.answer {
 		return // nothing of it is looked at
 	}
@@ -41,7 +44,7 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 // seal makes an envelope of ev, with bytes of its own.
 func (ev *Stanza) seal() envelope {
 	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
-		origin: ev.origin, loop: ev.loop, fresh: ev.Fresh, answer: ev.answer}
+		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, answer: ev.answer}
 	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
 	if len(ev.extra) > 0 {
 		env.bytes = addChildren(env.bytes, 0, ev.extra)
@@ -133,6 +136,7 @@ func (e *Entity) enqueue(l *Local, ev *Stanza) {
 		e.calm()
 		return
 	}
+	ev.carrier = false // it goes on in the inbox
 	e.load(l)
 }
 
@@ -227,7 +231,11 @@ func (e *Entity) take(l *Local, j *loading) {
 	e.used = l.Loop.Tick()
 	switch {
 	case e.id == 0 && e.kind != 0 && e.kind != Accounts && !j.got.exists:
-		e.resident = &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		r := &resident{profile: e.host.Profile(), exists: true} // it lives in memory only
+		if e.resident != nil {
+			r.parts = e.resident.parts
+		}
+		e.resident = r
 		return
 	case e.id != 0 && (!j.got.exists || e.id != j.id): // it was deleted, and the name may be another's by now
 		e.resident = nil // hooks have nothing to look at
@@ -252,7 +260,7 @@ func (e *Entity) take(l *Local, j *loading) {
 		e.id = j.id
 	}
 	e.kind = j.kind
-	e.renew()
+	e.renew(l)
 }
 
 // workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before
@@ -328,6 +336,8 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 	ev := l.push()
 	defer l.pop()
 	env.fill(l, ev, el)
+	l.origin, l.originLoop = ev.origin, ev.loop
+	defer ev.land(l)
 	ev.Host = e.host
 	if !env.fresh {
 		if ev.Target = l.target(ev); ev.Target == ToSelf {

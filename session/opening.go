@@ -273,6 +273,9 @@ func (l *Local) Gone(st *Stream, err error) {
 		l.countClose(err) // of a Session.Close: st itself has not heard of it
 	}
 	st.bits |= bitGone
+	if st.bits&bitTracked != 0 {
+		delete(l.ledgers, st.id)
+	}
 	st.state = Closing
 	l.stats.StreamsEnd++
 	st.leaveHost()

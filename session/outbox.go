@@ -2,7 +2,6 @@ package session
 
 import (
 	"bytes"
-	"slices"
 
 	"canto/session/jid"
 	"canto/session/stanza"
@@ -28,26 +27,23 @@ type heldElement struct {
 	bytes    []byte
 	from, to jid.JID
 	kind     stanza.Kind
-	copies   *copies // of a stanza that several sessions may have
+	copies   *copies // nil: it is for this session alone
 }
 
-// copies says what became of a stanza that was delivered to several sessions and that some of them hold back: one client
-// is enough (RFC 6121 §8.5.2.1.1), and what ends with a session is not for another that has it. Under the account's
-// lock.
-type copies struct {
-	left int  // that are held back
-	sent bool // a client was given it
-}
+// copies counts the sessions of an account that took one message: those that sent it to their client, and those
+// that hold it back. Under the account's lock.
+type copies struct{ n int }
 
-// spare takes h out of the copies, if it is one, and reports whether another session has it.
-func (h *heldElement) spare() bool {
-	c := h.copies
-	if c == nil {
+// last reports whether h, whose session ends, is the only copy that is left.
+func (h *heldElement) last() bool {
+	if h.copies == nil {
+		return true
+	}
+	if h.copies.n--; h.copies.n > 0 {
 		return false
 	}
 	h.copies = nil
-	c.left--
-	return c.sent || c.left > 0
+	return true
 }
 
 // What a session may hold back: bytes, and elements.
@@ -67,6 +63,8 @@ type Parcel struct {
 
 	pulled bool // it is of a Source
 	asked  bool // the hooks were asked about it
+
+	copies **copies // of a stanza that several sessions may get; made when one holds it back
 
 	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
 	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
@@ -195,17 +193,21 @@ func (s *Session) hold(p Parcel) bool {
 		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
 		return false
 	}
-	o.held = append(o.held, heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind})
+	o.held = append(o.held, p.keep())
 	o.bytes += len(p.Bytes)
 	return true
 }
 
-// holds is how many live stanzas wait. Under the outbox lock.
-func (s *Session) holds() int {
-	if s.out == nil {
-		return 0
+// keep is p with bytes of its own.
+func (p *Parcel) keep() heldElement {
+	h := heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind}
+	if p.copies != nil {
+		if *p.copies == nil {
+			*p.copies = new(copies)
+		}
+		h.copies = *p.copies
 	}
-	return len(s.out.held)
+	return h
 }
 
 // refuses reports whether s takes no message as it holds back as many as it may.
@@ -253,9 +255,10 @@ func (s *Session) TakeHeld(keep func(p Parcel) bool) {
 	}
 	s.unlockOut()
 	rest := held[:0]
-	for _, h := range held {
-		if h.spare() {
-			continue
+	for i := range held {
+		h := held[i]
+		if h.kind == stanza.Message && !h.last() {
+			continue // another session of the account has it
 		}
 		if h.kind != stanza.Message || h.to.IsZero() || !keep(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
 			rest = append(rest, h)
@@ -284,7 +287,6 @@ func (l *Local) release(s *Session) (all bool) {
 			return !left
 		}
 		if !h.from.IsZero() && !l.mayHave(s, h.from) {
-			h.spare()
 			if h.kind == stanza.IQ {
 				l.again(h) // it has an answer, as to an address that takes nothing
 			}
@@ -292,10 +294,6 @@ func (l *Local) release(s *Session) (all bool) {
 		}
 		if !s.giveHeld(h) {
 			return false
-		}
-		if c := h.copies; c != nil {
-			h.spare()
-			c.sent = true
 		}
 	}
 }
@@ -350,7 +348,13 @@ func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
 	if o == nil {
 		return nil
 	}
-	return slices.DeleteFunc(append(o.held, o.kept...), func(h heldElement) bool { return h.spare() })
+	var rest []heldElement
+	for _, h := range append(o.held, o.kept...) {
+		if h.last() { // else another session of the account has it
+			rest = append(rest, h)
+		}
+	}
+	return rest
 }
 
 // A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.

@@ -1,8 +1,6 @@
 package session
 
 import (
-	"bytes"
-
 	"canto/session/jid"
 	"canto/session/stanza"
 )
@@ -25,9 +23,6 @@ func (s *Session) Outbox(f func(o Outbox)) {
 	s.unbox()
 }
 
-// JID is the session's full JID.
-func (o Outbox) JID() jid.JID { return o.s.jid }
-
 // Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
 // [Session.Send].
 func (o Outbox) Append(p Parcel) (ok bool) { return !o.s.ended && o.s.put(p) }
@@ -40,7 +35,7 @@ func (o Outbox) Hold(p Parcel) (ok bool) {
 	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
 		return false
 	}
-	b.kept = append(b.kept, heldElement{bytes: bytes.Clone(p.Bytes), from: p.From, to: p.To, kind: p.Kind})
+	b.kept = append(b.kept, p.keep())
 	b.weight += len(p.Bytes)
 	return true
 }

@@ -148,6 +148,10 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
 	ev.lang, ev.loop = st.Lang(), uint8(l.Loop.Index())+1
 	ev.origin.Stream = st.ref()
+	if st.bits&bitTracked != 0 {
+		l.ledgers[st.id].take(ev)
+		defer ev.land(l)
+	}
 	typ, _ := e.Attr(stanza.AttrType)
 	ev.Type = stanza.ParseType(kind, typ)
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
@@ -207,10 +211,16 @@ func wellFormedIQ(ev *Stanza) bool {
 // (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded := to.deliver(ev, Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To})
+	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
+		if ev.taken++; ev.copies != nil {
+			ev.copies.n = int(ev.taken)
+		}
+		if ev.recorded {
+			ev.takers = append(ev.takers, to)
+		}
 	case to.refuses():
 		l.stats.Limits["held"]++
 	}
@@ -223,25 +233,11 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	return ok
 }
 
-// deliver is Send of ev, and reports besides whether more waits for the client than it takes at a time.
-func (s *Session) deliver(ev *Stanza, p Parcel) (ok, crowded bool) {
+// deliver is Send, and reports besides whether more waits for the client than it takes at a time.
+func (s *Session) deliver(p Parcel) (ok, crowded bool) {
 	s.lockOut()
 	defer s.unlockOut()
-	before := s.holds()
 	ok = s.send(p)
-	switch {
-	case !ok:
-	case s.holds() > before: // it is the last one
-		if ev.copies == nil {
-			ev.copies = &copies{sent: ev.sent}
-		}
-		ev.copies.left++
-		s.out.held[before].copies = ev.copies
-	default:
-		if ev.sent = true; ev.copies != nil {
-			ev.copies.sent = true
-		}
-	}
 	return ok, s.wire != nil && s.wire.Crowded()
 }
 

@@ -37,6 +37,7 @@ const chunkSize = 64
 // lived is the live state of an entity that is no account.
 type lived struct {
 	v      any
+	born   Ticket // of the batch that made the entity, if that was in this life
 	places map[jid.JID]place
 	seats  []*Seats
 	moves  []jid.JID // whose place is to change once nothing of the entity is spread
@@ -273,7 +274,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 	if seats.n <= sayInline && !e.elsewhere(l) {
 		e.straight(l)
 		b := l.mail.bytes(el)
-		env := envelope{from: from, hops: 1, bytes: b}
+		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, loop: l.originLoop}
 		l.stats.Mailed += uint64(seats.n)
 		seats.each(func(to jid.JID) {
 			env.to = to
@@ -281,7 +282,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		})
 		return
 	}
-	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...)}, to: seats.share()}
+	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
 	if seats.of != nil {
 		j.seats = seats
 	}

@@ -23,10 +23,10 @@ type Stanza struct {
 	on      *Local
 	at      *Entity
 	stream  *Stream // the sender's, while it is on this loop and was not left
-	origin  Origin  // of a fresh stanza, and of what it sets off
+	origin  Origin  // of a stanza that a client sent, and of what it sets off
 	extra   []byte  // elements that delivery puts behind the children
 	raw     []byte  // of an answer, which is not parsed
-	copies  *copies // that sessions hold back; nil: none does
+	iqs     *Chains // that have the handler of an iq
 	loop    uint8   // of the connection that it came from, and one; 0: not known
 	bare    bool    // a fresh stanza without 'to'
 	answer  bool    // made by this server for one session
@@ -34,14 +34,15 @@ type Stanza struct {
 	silent  bool    // its sender has an answer: there is no other
 	failed  bool    // FailWith was called
 	replied bool    // an answer was mailed
-	sent    bool    // a client was given it
-}
 
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
-// is, from 1. It is zero for what this server said itself.
-type Origin struct {
-	Stream StreamRef
-	Number uint32
+	carrier  bool       // origin is settled where ev ends
+	kept     bool       // it is stored for later
+	recorded bool       // its chain has a phase Record
+	pledged  Ticket     // the last one
+	batch    any        // of the store
+	takers   []*Session // that have it, where its chain has a phase Record
+	copies   *copies    // of what sessions hold back of it
+	taken    uint16     // how many sessions took it
 }
 
 // maxHops ends what mail keeps causing: a stanza is sent on this often.
@@ -50,7 +51,7 @@ const maxHops = 8
 // Keep is a copy that stays. Cold path.
 func (ev *Stanza) Keep() *Stanza {
 	k := *ev
-	k.Element, k.other = ev.Element.Clone(), false
+	k.Element, k.other, k.carrier, k.batch, k.takers, k.copies = ev.Element.Clone(), false, false, nil, nil, nil
 	k.extra = append([]byte(nil), ev.extra...)
 	return &k
 }
@@ -166,6 +167,9 @@ func (ev *Stanza) FailWith(e stanza.Error) Verdict {
 func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 	ev.on.say(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
 }
+
+// Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
+func (ev *Stanza) Origin() Origin { return ev.origin }
 
 // Picked reports whether delivery will put ev, a message as addressed, in front of s (RFC 6121
 // §8.5). Under the recipient's lock.

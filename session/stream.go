@@ -97,7 +97,8 @@ const (
 	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
 	parkedRate
 	parkedOutbox
-	parkedTurn // it had its share of this turn
+	parkedTurn    // it had its share of this turn
+	parkedPledges // it has as many stanzas open as it may
 )
 
 // Bits of a Stream.
@@ -108,6 +109,7 @@ const (
 	bitGone                       // the connection is closed
 	bitUpgrade                    // <starttls/> was taken: the handshake follows
 	bitLang                       // the xml:lang of the peer's header is well-formed
+	bitTracked                    // its stanzas are numbered: see Track
 )
 
 // A deal is what is known of a stream before it is bound.

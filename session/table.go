@@ -210,7 +210,7 @@ func (t *Table) Len() int { return int(t.size.Load()) }
 
 // Accounts are those of one shard at this moment, for counting. Any goroutine.
 func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
-	for _, e := range t.list(shardIndex, nil) {
+	for _, e := range t.Entities(shardIndex, nil) {
 		if a := e.account(); a != nil {
 			dst = append(dst, a)
 		}
@@ -218,8 +218,8 @@ func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
 	return dst
 }
 
-// list is the entities of one shard at this moment. Any goroutine.
-func (t *Table) list(shardIndex int, dst []*Entity) []*Entity {
+// Entities are those of one shard at this moment, of any kind. Any goroutine.
+func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 	s := &t.shards[shardIndex%shards]
 	s.mu.RLock()
 	defer s.mu.RUnlock()

@@ -8,6 +8,8 @@ import (
 // walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any other straight
 // to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
 func (l *Local) walk(ev *Stanza) {
+	l.origin, l.originLoop = ev.origin, ev.loop
+	defer ev.land(l)
 	defer l.boundary(l.frame(ev.From, ev))
 	if !ev.Fresh {
 		l.forward(ev)
@@ -43,7 +45,7 @@ func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
 		if onward && e.elsewhere(l) { // what e has said before is still under way: it comes first
 			ev.Fresh = false
 			e.queue(l, ev.seal())
-			onward = false
+			onward, ev.carrier = false, false
 		}
 	case !e.resident.exists:
 		e.absent(ev)
@@ -138,32 +140,51 @@ func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
 			return
 		}
 	}
+	at, run := &c.Presence[ev.Target], runPresence
 	switch ev.Kind {
 	case stanza.Message:
-		if Run(&c.Message[ev.Target], ev) == Pass {
-			ev.Fail(stanza.ServiceUnavailable)
-		}
-	case stanza.Presence:
-		Run(&c.Presence[ev.Target], ev)
+		at, run = &c.Message[ev.Target], runMessage
 	case stanza.IQ:
-		at := &c.IQ[ev.Target]
-		if runPhases(at, ev, Guard, Deliver) == Done {
+		at = &c.IQ[ev.Target]
+		ev.iqs, run = c, runIQ
+	}
+	if len(at.records) > 0 && k != 0 {
+		l.records(at, ev, run)
+		return
+	}
+	run(l, at, ev)
+}
+
+func runMessage(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {
+	if Run(c, ev) == Pass {
+		ev.Fail(stanza.ServiceUnavailable)
+	}
+}
+
+func runPresence(_ *Local, c *Chain[StanzaFunc], ev *Stanza) { Run(c, ev) }
+
+func runIQ(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {
+	if runPhases(c, ev, Guard, Deliver) == Done {
+		return
+	}
+	if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
+		if f := ev.iqs.handler(ev); f != nil && f(ev) == Done {
 			return
 		}
-		if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
-			key := iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}
-			f, ok := c.iq[key]
-			if !ok && c != &h.Chains {
-				f, ok = h.every.iq[key]
-			}
-			if ok && f.f(ev) == Done {
-				return
-			}
-		}
-		if runPhases(at, ev, Deliver, Fallback+1) == Pass {
-			ev.Fail(stanza.ServiceUnavailable)
-		}
 	}
+	if runPhases(c, ev, Deliver, Fallback+1) == Pass {
+		ev.Fail(stanza.ServiceUnavailable)
+	}
+}
+
+// handler is the one of ev's payload, of c or of every kind; nil: there is none.
+func (c *Chains) handler(ev *Stanza) StanzaFunc {
+	key := iqKey{ev.Target, ev.Type == stanza.TypeSet, ev.Payload().Name()}
+	f, ok := c.iq[key]
+	if h := ev.Host.Profile().Hooks; !ok && c != &h.Chains {
+		f = h.every.iq[key]
+	}
+	return f.f
 }
 
 // toSession hands an answer that this server made to the session that asked, if it is here. Under the lock of e.
@@ -222,11 +243,13 @@ func (l *Local) pop() {
 	if ev.other {
 		l.Parser.Release(ev.Element)
 	}
-	extra := ev.extra[:0]
+	extra, takers := ev.extra[:0], ev.takers[:0]
 	*ev = Stanza{}
 	if cap(extra) <= 4096 {
 		ev.extra = extra
 	}
+	clear(takers[:cap(takers)])
+	ev.takers = takers
 }
 
 func domainOf(j jid.JID) string {

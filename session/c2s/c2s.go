@@ -165,6 +165,12 @@ func (d *Door) Drain(c *reactor.Conn) {
 // wire is a TCP connection as the kernel sees it, a [session.Transport].
 type wire reactor.Conn
 
+var (
+	_ session.Wire      = (*wire)(nil)
+	_ session.Drainer   = (*wire)(nil)
+	_ session.Transport = (*wire)(nil)
+)
+
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {

@@ -22,6 +22,7 @@ var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAI
 
 // A Host says how a domain is served.
 type Host struct {
+	Service    bool     // nobody logs in: see [session.NewService]. It does not change while the process runs.
 	Modules    []string // mod.Default()
 	Mechanisms []string // Mechanisms
 	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that
@@ -79,9 +80,13 @@ const (
 	PartMechanisms Part = "mechanisms"
 	PartModules    Part = "modules" // or an option of one: see [session.OptionError]
 	PartStored     Part = "stored"  // the store names it, too
+	PartRole       Part = "role"    // it was a service host, and is to have users, or the other way round
 )
 
-var errTwice = errors.New("it is in the configuration and in the store")
+var (
+	errTwice = errors.New("it is in the configuration and in the store")
+	errRole  = errors.New("whether users log in at a host changes with a restart only")
+)
 
 // Apply has the server run with c from now on: the limits, the hosts of c and of the store, their modules.
 // Hosts of which nothing has changed keep their profile, so that accounts stay in memory; sessions at hosts
@@ -142,6 +147,9 @@ func (s *Server) apply(c Config) error {
 		if err != nil {
 			return err
 		}
+		if was, known := s.services[n]; known && was != as.Service {
+			return &HostError{n, PartRole, errRole}
+		}
 		p, err := s.profile(n, as, fresh)
 		if err != nil {
 			return err
@@ -150,7 +158,7 @@ func (s *Server) apply(c Config) error {
 			changes = append(changes, change{h, p, as.Renewed})
 			continue
 		}
-		h, err := session.NewHost(n, p, as.Certificate)
+		h, err := newHost(n, p, as)
 		if err != nil {
 			return &HostError{n, PartName, err}
 		}
@@ -165,6 +173,9 @@ func (s *Server) apply(c Config) error {
 			ch.host.DropCertificate()
 		}
 	}
+	for _, h := range add {
+		s.services[h.Name] = h.Service()
+	}
 	s.Router.Table.AddHost(add...)
 	for n := range s.Router.Table.Hosts() {
 		if _, ok := slices.BinarySearch(names, n); !ok {
@@ -178,6 +189,13 @@ func (s *Server) apply(c Config) error {
 		}
 	}
 	return nil
+}
+
+func newHost(name string, p *session.Profile, as Host) (*session.Host, error) {
+	if as.Service {
+		return session.NewService(name, p)
+	}
+	return session.NewHost(name, p, as.Certificate)
 }
 
 // Retire unloads the modules of p, which no host runs any more, when nothing is under way in them. Any
@@ -204,7 +222,7 @@ func (s *Server) closeHost(name string) {
 // profile loads the profile of a host, or gives the one that an equal host has.
 func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile) (*session.Profile, error) {
 	h = h.withDefaults()
-	key := fmt.Sprintf("%q %q %q %v", h.Modules, h.Mechanisms, h.Key, h.TLS)
+	key := fmt.Sprintf("%q %q %q %v %v", h.Modules, h.Mechanisms, h.Key, h.TLS, h.Service)
 	if h.Limits != nil {
 		key += fmt.Sprintf("%+v", *h.Limits)
 	}

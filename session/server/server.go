@@ -64,6 +64,7 @@ type Server struct {
 	failures *session.Throttle
 	mu       sync.Mutex // one Apply at a time
 	profiles map[string]*session.Profile
+	services map[string]bool // of each host that was ever served: whether it is a service host
 }
 
 // New opens the store and makes a server that has no hosts yet. The caller closes it.
@@ -84,7 +85,8 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{DB: db, opt: opt, profiles: make(map[string]*session.Profile)}
+	s := &Server{DB: db, opt: opt, profiles: make(map[string]*session.Profile),
+		services: make(map[string]bool)}
 	if opt.FakeKey != nil {
 		s.fakeKey = *opt.FakeKey
 	} else {
@@ -134,12 +136,20 @@ func (s *Server) Start(r *reactor.Reactor) error {
 	return s.bury()
 }
 
-// bury works off, one after the other, the accounts that were deleted while no server ran, or shortly before
-// it stopped.
+// bury erases what was deleted shortly before the server stopped. Accounts that were deleted then, or while no server
+// ran, are worked off one after the other.
 func (s *Server) bury() error {
 	var gone []store.DeletedAccount
 	snap := s.DB.Snapshot()
 	defer snap.Close()
+	if err := s.DB.Entities().Deleted(snap, func(e store.Entry) bool {
+		if e.Kind != store.KindAccount { // accounts alone have contacts to be told
+			s.DB.Entities().Erase(e.ID)
+		}
+		return true
+	}); err != nil {
+		return err
+	}
 	if err := s.DB.Accounts().Deleted(snap, func(d store.DeletedAccount) bool {
 		gone = append(gone, d)
 		return true

@@ -14,7 +14,7 @@ const xmlNS = "http://www.w3.org/XML/1998/namespace"
 func TestAttackX19(t *testing.T) {
 	for _, evil := range []string{"'/><message to='x'/>", "'><a b='", "&apos;><a b=&apos;", `"><a b="`, "]]>&#60;"} {
 		t.Run(evil, func(t *testing.T) {
-			s := New(t, everything(Options{}))
+			s := New(t, withKinds(everything(Options{})))
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
 			s.AddAccount("nurse@localhost")
 			romeo := s.Login("romeo", "romeo@localhost/"+evil)

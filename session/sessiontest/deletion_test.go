@@ -71,6 +71,7 @@ func TestDeletedAccount(t *testing.T) {
 		},
 		"cold": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
 			s.Client("juliet").Cut()
+			s.Settle() // what she leaves behind is durable
 			s.Advance(5 * time.Minute)
 			if _, ok := s.Router.Table.Loaded(s.Client("juliet").Bare()); ok {
 				t.Fatal("juliet is in memory")
@@ -275,6 +276,35 @@ func TestRemovalThatIsLate(t *testing.T) {
 		t.Errorf("in the end: %s", got)
 	}
 	noFriend(t, s)
+}
+
+// A request to an account that is deleted while it is worked on is answered as to an address without an account: each
+// has one answer (RFC 6120 §8.2.3; RFC 6121 §8.5.1), at once, and not by a timeout.
+func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	s.AddAccount("juliet@localhost")
+	romeo.Send("<iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>") // it is in memory now
+	s.Settle()
+	romeo.Received()
+	held := s.HoldWork()
+	romeo.Send("<iq type='get' id='2' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
+	if len(held.Jobs) != 1 {
+		t.Fatalf("%d jobs", len(held.Jobs))
+	}
+	held.Release()
+	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	work(t, s, gone)
+	held.Next()
+	s.Settle()
+	want := "<iq type='error' id='2' from='juliet@localhost' to='romeo@localhost/orchard'>" +
+		"<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+	if got := romeo.Received(); got != want {
+		t.Errorf("the answer is %q, not %q", got, want)
+	}
 }
 
 // A login that is under way when its account is deleted and the name given to another does not bind to the new account.

@@ -45,6 +45,9 @@ func (w *late) Notify(f func())              { w.tell = f }
 func (w *late) Err(t session.Ticket) error   { return w.below.Err(t) }
 func (w *late) Await(t session.Ticket) error { return w.below.Await(t) }
 func (w *late) Snapshot() any                { return w.below.Snapshot() }
+func (w *late) Full() bool                   { return w.below.Full() }
+func (w *late) NewBatch(id uint64) any       { return w.below.NewBatch(id) }
+func (w *late) Commit(b any) session.Ticket  { return w.below.Commit(b) }
 
 // listen puts what the store has settled on its way.
 func (w *late) listen() {

@@ -234,7 +234,7 @@ func mutate(rnd *rand.Rand, n *node) {
 func TestAttackX21(t *testing.T) {
 	templates := stanzas(t)
 	rnd := rand.New(rand.NewPCG(21, 21))
-	opt := everything(Options{})
+	opt := withKinds(everything(Options{}))
 	const servers, each = 40, 250
 	for range servers {
 		s := New(t, opt)

@@ -27,21 +27,22 @@ var rewrite = flag.Bool("rewrite", false, "write what came into the conversation
 //	NAME sends                                  the following lines go out, joined
 //	NAME sends in N                             in pieces of N bytes
 //	NAME leaves                                 the connection is lost
-//	cut NAME                                    the following lines go out, if there are any, and the connection
-//	                                            is lost right behind them, without an end tag
+//	cut NAME                                    the following lines, if there are any, go out, and the
+//	                                            connection is lost right behind them, without an end tag
 //	advance 10m                                 the clock moves
-//	later 10m                                   the clock moves, and whatever comes due, in the store too, is done
-//	                                            before it moves on
+//	later 10m                                   the clock moves, and whatever comes due, in the store too, is
+//	                                            done before it moves on
 //	account juliet@localhost                    an account without a connection
 //	restart                                     the server is stopped as by SIGTERM, and started on its store
 //	crash                                       the server is killed, and started on what its disk has synced
 //	reload                                      the modules are loaded anew, and accounts are read again
-//	memory                                      shows which accounts are in memory
+//	memory                                      shows which accounts, and what else, are in memory
 //
-// What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On a store
-// that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing fails, as connect
-// does: a start on a store that can't be read is refused, and there would be no conversation. Where single stanzas are changed, nothing but
-// what a client sends is taken from a conversation.
+// What a conversation is held with again, and how it takes these steps: on a slow store all of them run. On
+// a store that fails, what replaces the kernel or its modules (restart, crash, reload) runs while nothing
+// fails, as connect does: a start on a store that can't be read is refused, and there would be no
+// conversation. Where single stanzas are changed, nothing but what a client sends is taken from a
+// conversation.
 func Run(t *testing.T, dir string, opt Options) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
 	if err != nil || len(files) == 0 {
@@ -185,8 +186,8 @@ func (s *Server) step(line string, body []string) (shown string) {
 	return shown
 }
 
-// Later moves the clock as Advance does, and comes to rest after each second, commits on the store's goroutine
-// included: what a timer sets off is done before the next one.
+// Later moves the clock as Advance does, and comes to rest after each second, commits on the store's
+// goroutine included: what a timer sets off is done before the next one.
 func (s *Server) Later(d time.Duration) {
 	for ; d > 0; d -= time.Second {
 		s.Advance(min(d, time.Second))
@@ -194,11 +195,11 @@ func (s *Server) Later(d time.Duration) {
 	}
 }
 
-// inMemory are the addresses of the accounts that the kernel has in its table, sorted.
+// inMemory are the addresses of the entities that the kernel has in its table, sorted.
 func (s *Server) inMemory() (list []string) {
 	for i := range 256 {
-		for _, a := range s.Router.Table.Accounts(i, nil) {
-			list = append(list, a.JID().String())
+		for _, e := range s.Router.Table.Entities(i, nil) {
+			list = append(list, e.JID().String())
 		}
 	}
 	slices.Sort(list)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -38,12 +39,15 @@ type Options struct {
 	Hosts   []string // localhost
 	Shelf   []session.Manifest
 	Modules []string
-	Limits  *session.Limits
-	Module  func(module string, v any) error
-	Given   []session.Given
-	Log     io.Writer
-	FS      vfs.FS // vfs.NewCrashableMem()
-	NoPause bool   // the engine can't stop reading
+	// Services are hosts where nobody logs in, and ServiceModules what they run.
+	Services       []string
+	ServiceModules []string
+	Limits         *session.Limits
+	Module         func(module string, v any) error
+	Given          []session.Given
+	Log            io.Writer
+	FS             vfs.FS // vfs.NewCrashableMem()
+	NoPause        bool   // the engine can't stop reading
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
@@ -166,8 +170,15 @@ func (s *Server) apply() {
 		limits = *opt.Limits
 	}
 	host := server.Host{Modules: opt.Modules, Module: opt.Module, Key: fmt.Sprint(s.reloads)}
-	conform := func(string) (server.Host, error) { return host, nil }
-	if err := s.Apply(server.Config{Limits: limits, Hosts: opt.Hosts, Host: conform}); err != nil {
+	service := server.Host{Service: true, Modules: opt.ServiceModules, Module: opt.Module, Key: host.Key}
+	conform := func(name string) (server.Host, error) {
+		if slices.Contains(opt.Services, name) {
+			return service, nil
+		}
+		return host, nil
+	}
+	hosts := slices.Concat(opt.Hosts, opt.Services)
+	if err := s.Apply(server.Config{Limits: limits, Hosts: hosts, Host: conform}); err != nil {
 		s.TB.Fatal(err)
 	}
 }

@@ -10,6 +10,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"canto/session"
+	"canto/session/mod"
+	"canto/session/sessiontest/room"
+	"canto/session/sessiontest/service"
 )
 
 // conversations are those of all modules, by module and file.
@@ -20,8 +25,9 @@ func conversations(t testing.TB) map[string]string {
 		t.Fatalf("%d conversations: %v", len(files), err)
 	}
 	own, _ := filepath.Glob("testdata/*.txt")
+	kinds, _ := filepath.Glob("*/testdata/*.txt")
 	all := make(map[string]string)
-	for _, f := range append(files, own...) {
+	for _, f := range slices.Concat(files, own, kinds) {
 		text, err := os.ReadFile(f)
 		if err != nil {
 			t.Fatal(err)
@@ -76,7 +82,22 @@ func optionsOf(name string) Options {
 	if strings.HasPrefix(name, "register/") {
 		return everything(Options{Hosts: []string{"localhost", "example.net"}})
 	}
+	switch opt := withKinds(Options{}); {
+	case strings.HasPrefix(name, "room/"):
+		return opt
+	case strings.HasPrefix(name, "service/"):
+		opt.ServiceModules = slices.DeleteFunc(opt.ServiceModules, func(m string) bool { return m == room.Manifest.Name })
+		return opt
+	}
 	return Options{}
+}
+
+// withKinds adds the host rooms.localhost to opt, with the two kinds that are not accounts.
+func withKinds(opt Options) Options {
+	opt.Services = []string{"rooms.localhost"}
+	opt.ServiceModules = []string{"store", "disco", "test-room", "test-service"}
+	opt.Shelf = slices.Concat(mod.All, []session.Manifest{room.Manifest, service.Manifest})
+	return opt
 }
 
 // Every conversation reads the same on a store that answers each read and each commit 5 to 50 ms late

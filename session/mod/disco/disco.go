@@ -6,7 +6,8 @@
 //	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
 //
 // State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
-// owner and those who get its presence; to everybody else it does not exist.
+// owner and those who get its presence; to everybody else it does not exist. What entities of other kinds tell,
+// their modules say: see [Kind].
 package disco
 
 import (
@@ -24,12 +25,13 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "disco",
-	Spec:     "XEP-0030 2.5.0, XEP-0115 1.6.0",
-	Summary:  "says what the server can do",
-	Cases:    "info and items of host and account, unknown nodes, extended information; the server's caps",
+	Name:    "disco",
+	Spec:    "XEP-0030 2.5.0, XEP-0115 1.6.0",
+	Summary: "says what the server can do",
+	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, pages of " +
+		"items (XEP-0059, forwards); the server's caps",
 	Provides: []session.Feature{"disco"},
-	Requires: []session.Feature{"iq", "stream-features", "roster"},
+	Requires: []session.Feature{"iq", "stream-features"},
 	New:      func() session.Module { return new(Service) },
 }
 
@@ -38,6 +40,7 @@ const (
 	nsItems = "http://jabber.org/protocol/disco#items"
 	nsCaps  = "http://jabber.org/protocol/caps"
 	nsForm  = "jabber:x:data"
+	nsRSM   = "http://jabber.org/protocol/rsm"
 	node    = "urn:canto:server"
 )
 
@@ -52,6 +55,11 @@ var (
 	field    = xmlstream.N(nsForm, "field")
 	value    = xmlstream.N(nsForm, "value")
 	category = xmlstream.N("", "category")
+	rsmSet   = xmlstream.N(nsRSM, "set")
+	rsmMax   = xmlstream.N(nsRSM, "max")
+	rsmAfter = xmlstream.N(nsRSM, "after")
+	rsmFirst = xmlstream.N(nsRSM, "first")
+	rsmLast  = xmlstream.N(nsRSM, "last")
 	hashAttr = xmlstream.N("", "hash")
 )
 
@@ -72,6 +80,7 @@ type Service struct {
 	about session.About
 	Forms []Form
 	known atomic.Pointer[version]
+	kinds map[session.KindID]*Kind // not changed after Load
 }
 
 // A version is what ver made of a profile, which does not change once it is loaded.
@@ -89,6 +98,8 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.OnIQ(api.Module, false, items, m.hostItems, session.ToHost)
 	api.Hooks.OnIQ(api.Module, false, info, m.accountInfo, session.ToSelf, session.ToBare)
 	api.Hooks.OnIQ(api.Module, false, items, m.accountItems, session.ToSelf, session.ToBare)
+	api.Hooks.OnEveryIQ(api.Module, false, info, m.kindInfo, session.ToBare, session.ToHost)
+	api.Hooks.OnEveryIQ(api.Module, false, items, m.kindItems, session.ToBare, session.ToHost)
 	api.Hooks.Absent.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
 		if ev.Type != stanza.TypeGet || ev.Target != session.ToBare || !ev.Payload().Is(items) {
 			return session.Pass
@@ -142,29 +153,9 @@ func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	if asks && len(n) > 0 && string(n) != node+"#"+m.ver(p) {
 		return ev.Fail(stanza.ItemNotFound)
 	}
-	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
-		a.Open(info)
-		if len(n) > 0 {
-			a.AttrBytes(stanza.AttrNode, n)
-		}
-		a.Open(identity).Attr(category, "server").Attr(stanza.AttrType, "im").Attr(stanza.AttrName, m.about.Name).Close()
-		for _, f := range p.HostFeatures {
-			a.Open(feature).Attr(stanza.AttrVar, f).Close()
-		}
-		for _, f := range m.Forms {
-			a.Open(formX).Attr(stanza.AttrType, "result")
-			a.Open(field).Attr(stanza.AttrVar, "FORM_TYPE").Attr(stanza.AttrType, "hidden").Open(value).Text(f.Type).Close().Close()
-			for _, x := range f.Fields {
-				a.Open(field).Attr(stanza.AttrVar, x.Var)
-				for _, v := range x.Values {
-					a.Open(value).Text(v).Close()
-				}
-				a.Close()
-			}
-			a.Close()
-		}
-		a.Close()
-	})
+	d := &Description{Features: p.HostFeatures, Forms: m.Forms,
+		Identities: []Identity{{Category: "server", Type: "im", Name: m.about.Name}}}
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, n) })
 }
 
 func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
@@ -174,7 +165,8 @@ func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(items).Close() })
 }
 
-// told reports whether the account answers ev: to its owner and to those who get its presence.
+// told reports whether the account answers ev: to its owner and to those who get its presence, where there are
+// rosters.
 func told(ev *session.Stanza) bool {
 	return ev.Target == session.ToSelf || roster.Of(ev.Account()).State(ev.From.Bare()).From
 }
@@ -186,14 +178,9 @@ func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
 	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
 		return ev.Fail(stanza.ItemNotFound)
 	}
-	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
-		a.Open(info)
-		a.Open(identity).Attr(category, "account").Attr(stanza.AttrType, "registered").Close()
-		for _, f := range ev.Host.Profile().AccountFeatures {
-			a.Open(feature).Attr(stanza.AttrVar, f).Close()
-		}
-		a.Close()
-	})
+	d := &Description{Features: ev.Host.Profile().AccountFeatures,
+		Identities: []Identity{{Category: "account", Type: "registered"}}}
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, nil) })
 }
 
 // noItems is the answer to who asks for the items of an account that is not there or hides, whatever the node

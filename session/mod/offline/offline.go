@@ -79,8 +79,8 @@ type progress struct {
 
 var progressOf = session.NewSlot[progress]("offline", nil, nil)
 
-// sliceBytes is how much is read from the store at a time.
-const sliceBytes = 128 << 10
+// sliceBytes is how much is read from the store at a time: what may be on its way to a client.
+const sliceBytes = session.LowMark
 
 // A run gives what is stored to one session: a [session.Source].
 type run struct {
@@ -365,7 +365,7 @@ func (r *run) End(l *session.Local, s *session.Session, why session.SourceEnd) {
 			r.erase(l, a, k.count, k.bytes) // it had been taken by this client, and was not erased
 		}
 		r.m.begin(l, a, nil)
-	default:
+	case why == session.SourceUnwanted:
 		r.m.begin(l, a, nil)
 	}
 }

@@ -83,6 +83,7 @@ func TestClockBack(t *testing.T) {
 			last = x
 		}
 		juliet.Cut()
+		s.Settle()
 		if i%2 == 0 {
 			s.Advance(3 * time.Minute) // cold
 		}
@@ -134,6 +135,7 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 				seen[x], last = true, x
 			}
 			juliet.Cut()
+			s.Settle()
 			s.Advance(5 * time.Minute)
 			if _, ok := s.Router.Table.Loaded(juliet.Bare()); ok {
 				t.Fatal("the account is in memory")

@@ -73,6 +73,15 @@ func (d durable) Await(t session.Ticket) error {
 	return asAsked(d.db.Wait(context.Background(), store.Ticket(t)))
 }
 
+func (d durable) Full() bool { return d.db.Full() != nil }
+
+func (d durable) NewBatch(id uint64) any { return d.db.NewBatch(id) }
+
+func (d durable) Commit(b any) session.Ticket { return session.Ticket(d.db.Commit(b.(*store.Batch))) }
+
+// Rows is the batch of what all modules store of ev: see [session.Stanza.Batch].
+func Rows(ev *session.Stanza) *store.Batch { return ev.Batch().(*store.Batch) }
+
 func (d durable) Snapshot() any { return d.db.Snapshot() }
 
 // full is a refusal for want of space, as the kernel asks for it.
@@ -107,6 +116,42 @@ func asAsked(err error) error {
 func NewEntity(db *store.DB, addr jid.JID, kind string) (*store.Batch, error) {
 	b, err := db.Entities().New(addr.Domain(), addr.Local(), kind)
 	return b, asAsked(err)
+}
+
+// Batch returns a batch for what e is to have stored: the first one makes e, see [NewEntity]. It does not wait.
+// Under e's lock.
+func Batch(db *store.DB, e *session.Entity) (*store.Batch, error) {
+	if e.ID() == 0 {
+		return NewEntity(db, e.JID(), e.Kind().String())
+	}
+	return db.NewBatch(e.ID()), nil
+}
+
+// Commit gives b, which [Batch] made for e, to the store, and says so to the kernel if it makes e: if that fails, what
+// was written behind it is erased. Under e's lock, on the loop of l.
+func Commit(l *session.Local, db *store.DB, e *session.Entity, b *store.Batch) session.Ticket {
+	id := b.Owner()
+	t := session.Ticket(db.Commit(b))
+	if e.ID() == 0 {
+		e.Stored(l, id, t, func() { db.Entities().Erase(id) })
+	}
+	return t
+}
+
+// Delete ends e, and erases its rows once it is durable that it has no address any more; if the server stops in
+// between, the next start erases them. The ticket is of the former; it is zero for an e of which nothing is stored.
+// Under e's lock, on the loop of l.
+func Delete(l *session.Local, db *store.DB, e *session.Entity) session.Ticket {
+	id, addr := e.ID(), e.JID()
+	if id == 0 {
+		e.Delete(l, 0, nil)
+		return 0
+	}
+	b := db.NewBatch(id)
+	db.Entities().Remove(b, store.Entry{ID: id, Domain: addr.Domain(), Local: addr.Local(), Kind: e.Kind().String()})
+	t := session.Ticket(db.Commit(b))
+	e.Delete(l, t, func() { db.Entities().Erase(id) })
+	return t
 }
 
 // Directory says which accounts, and which entities of any kind, db has. A banned account is there: its

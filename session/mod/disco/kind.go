@@ -1,0 +1,192 @@
+package disco
+
+import (
+	"slices"
+	"strconv"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/stanza"
+	"canto/xmlstream"
+)
+
+// An Identity says what sort of entity answers (XEP-0030 §3.1). Category and Type are registered values.
+type Identity struct{ Category, Type, Name string }
+
+// A Description is what disco#info says of an entity or of one of its nodes.
+type Description struct {
+	Identities []Identity
+	Features   []string
+	Forms      []Form
+}
+
+// An Item is one of the items of an entity or of one of its nodes (XEP-0030 §4). A zero Node is none.
+type Item struct {
+	JID  jid.JID
+	Node string
+	Name string
+}
+
+// A Page is which of the items are asked for (XEP-0059 §2.1, §2.2): at most Max, behind the one whose key is After.
+// What the key of an item is, the module decides; an empty After is the beginning.
+type Page struct {
+	After string
+	Max   int
+}
+
+// MaxItems is the most items that one answer holds, and as many as it holds where the request does not say.
+const MaxItems = 50
+
+// A Kind is what the entities of one kind answer to service discovery. Modules add to it in Load. Its functions run
+// under the entity's lock, on any loop.
+type Kind struct {
+	// Identities and Features are those of every entity of the kind. Without an identity the entities do not
+	// answer at all, as XEP-0030 §3.1 asks for one.
+	Identities []Identity
+	Features   []string
+	// Info adds to the description of the entity of ev, with an empty node, or of one of its nodes. true: the node
+	// is there. A node that no function knows is answered with item-not-found.
+	Info []func(ev *session.Stanza, node string, d *Description) bool
+	// Items are asked in turn until one is Done: it has answered, or will, with [ReplyItems]. If none is, the
+	// entity has no items, and a node is answered with item-not-found.
+	Items []func(ev *session.Stanza, node string, p Page) session.Verdict
+}
+
+// Of is what entities of kind k answer, to be added to by any module of the profile. In Load.
+func (m *Service) Of(k session.KindID) *Kind {
+	if m.kinds == nil {
+		m.kinds = make(map[session.KindID]*Kind)
+	}
+	if m.kinds[k] == nil {
+		m.kinds[k] = &Kind{Features: []string{nsInfo, nsItems}}
+	}
+	return m.kinds[k]
+}
+
+// kindInfo answers disco#info for an entity that is no account.
+func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
+	k := m.kinds[ev.Entity().Kind()]
+	if k == nil || len(k.Identities) == 0 {
+		return session.Pass
+	}
+	node, _ := ev.Payload().Attr(stanza.AttrNode)
+	d := new(Description)
+	known := len(node) == 0
+	if known {
+		d.Identities, d.Features = slices.Clone(k.Identities), slices.Clone(k.Features)
+	}
+	for _, f := range k.Info {
+		if f(ev, string(node), d) {
+			known = true
+		}
+	}
+	if !known {
+		return ev.Fail(stanza.ItemNotFound)
+	}
+	slices.Sort(d.Features)
+	d.Features = slices.Compact(d.Features)
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, node) })
+}
+
+// kindItems answers disco#items for an entity that is no account.
+func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
+	k := m.kinds[ev.Entity().Kind()]
+	if k == nil || len(k.Identities) == 0 {
+		return session.Pass
+	}
+	node, _ := ev.Payload().Attr(stanza.AttrNode)
+	p, ok := page(ev.Payload())
+	if !ok {
+		return ev.Fail(stanza.BadRequest)
+	}
+	for _, f := range k.Items {
+		if f(ev, string(node), p) == session.Done {
+			return session.Done
+		}
+	}
+	if len(node) > 0 {
+		return ev.Fail(stanza.ItemNotFound)
+	}
+	return ReplyItems(ev, nil, "", "")
+}
+
+// page reads the <set/> of a request (XEP-0059 §2); false: it can't be meant. <before/> is not served, and a request
+// that has it is answered with a page from the beginning.
+func page(query xmlstream.Element) (p Page, ok bool) {
+	p.Max = MaxItems
+	set, ok := query.Child(rsmSet)
+	if !ok {
+		return p, true
+	}
+	if e, ok := set.Child(rsmMax); ok {
+		n, err := strconv.Atoi(string(e.Text()))
+		if err != nil || n < 0 {
+			return p, false
+		}
+		p.Max = min(n, MaxItems)
+	}
+	if e, ok := set.Child(rsmAfter); ok {
+		p.After = string(e.Text())
+	}
+	return p, true
+}
+
+// ReplyItems answers a request for items. first and last are the keys of the first and the last of them where there
+// are more behind; both are empty for a list that is complete and was asked for from its beginning (XEP-0059 §2.1).
+func ReplyItems(ev *session.Stanza, list []Item, first, last string) session.Verdict {
+	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
+		a.Open(items)
+		if n, ok := ev.Payload().Attr(stanza.AttrNode); ok && len(n) > 0 {
+			a.AttrBytes(stanza.AttrNode, n)
+		}
+		for _, it := range list {
+			a.Open(item).Attr(stanza.AttrJID, it.JID.String())
+			if it.Node != "" {
+				a.Attr(stanza.AttrNode, it.Node)
+			}
+			if it.Name != "" {
+				a.Attr(stanza.AttrName, it.Name)
+			}
+			a.Close()
+		}
+		if last != "" {
+			a.Open(rsmSet)
+			a.Open(rsmFirst).Text(first).Close()
+			a.Open(rsmLast).Text(last).Close()
+			a.Close()
+		}
+		a.Close()
+	})
+}
+
+// append writes d as the answer to a disco#info request for a node, which may be empty.
+func (d *Description) append(a *xmlstream.Appender, node []byte) {
+	a.Open(info)
+	if len(node) > 0 {
+		a.AttrBytes(stanza.AttrNode, node)
+	}
+	for _, id := range d.Identities {
+		a.Open(identity).Attr(category, id.Category).Attr(stanza.AttrType, id.Type)
+		if id.Name != "" {
+			a.Attr(stanza.AttrName, id.Name)
+		}
+		a.Close()
+	}
+	for _, f := range d.Features {
+		a.Open(feature).Attr(stanza.AttrVar, f).Close()
+	}
+	for _, f := range d.Forms {
+		a.Open(formX).Attr(stanza.AttrType, "result")
+		a.Open(field).Attr(stanza.AttrVar, "FORM_TYPE").Attr(stanza.AttrType, "hidden").
+			Open(value).Text(f.Type).Close().Close()
+		for _, x := range f.Fields {
+			a.Open(field).Attr(stanza.AttrVar, x.Var)
+			for _, v := range x.Values {
+				a.Open(value).Text(v).Close()
+			}
+			a.Close()
+		}
+		a.Close()
+	}
+	a.Close()
+}

@@ -1,0 +1,416 @@
+// Package room is a small chat room at a service host: a kind of entity that a module outside of the kernel brings,
+// for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room asks of the kernel, and no
+// more.
+//
+// A presence to room@host/nick joins, and makes the room where there is none. Whoever makes a room is its owner. The
+// number is that of the last message in the room's log:
+//
+//	C: <presence to='orchard@rooms.localhost/Romeo'/>
+//	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
+//
+// A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
+//
+//	C: <message to='orchard@rooms.localhost' type='groupchat'><body>Hi</body></message>
+//	S: <message from='orchard@rooms.localhost/Romeo' to='juliet@localhost/b' type='groupchat'><body>Hi</body>
+//	   <log xmlns='urn:canto:test:room' n='1'/></message>
+//
+// Requests to the room's bare JID, all in the namespace urn:canto:test:room:
+//
+//	set <affiliation jid='juliet@localhost' is='member'/>   owner, member or none; answered when it is durable
+//	get <affiliations/>                                     <affiliation/> for each
+//	set <invite jid='nurse@localhost'/>                     the invited becomes a member by joining within 5 minutes;
+//	                                                        else the inviter gets <message><expired jid=''/></message>
+//	get <page after='17' max='20'/>                         messages of the log, and complete='true' with the last
+//	get <last/>                                             <last n='42'/>, answered from memory
+//	set <destroy/>                                          all occupants get an unavailable presence from the room
+//
+// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored: those, one row
+// each, and the log. A room of which nothing is stored, as nothing was written in it, ends with its last occupant;
+// another leaves memory a minute after the last stanza, when it has no occupants. In a room of more than
+// [Options.Announce] occupants, nobody but the one who comes is told who comes and goes. After a panic the occupants
+// stay. Numbers are not used again while a room is in memory, also where a message could not be stored.
+package room
+
+import (
+	"errors"
+	"sync/atomic"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/clock"
+	"canto/session/mod/disco"
+	"canto/session/mod/storage"
+	"canto/session/stanza"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Manifest is how the loader knows this module.
+var Manifest = session.Manifest{
+	Name:     "test-room",
+	Spec:     "docs/modules.md",
+	Summary:  "a small chat room, for tests",
+	Cases:    "occupants, log, broadcast, private messages, affiliations, invitations, pages, deletion",
+	Requires: []session.Feature{"kinds", "store", "disco", "fanout", "commit"},
+	Options:  func() any { o := defaultOptions(); return &o },
+	Off:      true,
+	New:      func() session.Module { return new(module) },
+}
+
+// Options are the module's section of the configuration.
+type Options struct {
+	// MaxOccupants is how many a room may have.
+	MaxOccupants int `toml:"max_occupants"`
+	// MaxTemporary is how many rooms of a host may exist of which nothing is stored.
+	MaxTemporary int `toml:"max_temporary"`
+	// MaxMessage is the longest message in bytes.
+	MaxMessage int `toml:"max_message"`
+	// Announce is how many occupants a room may have for them to be told who comes and goes.
+	Announce int `toml:"announce"`
+}
+
+func defaultOptions() Options {
+	return Options{MaxOccupants: 5000, MaxTemporary: 1000, MaxMessage: 16 << 10, Announce: 64}
+}
+
+// Check is [session.OptionChecker].
+func (o *Options) Check() (key, why string) {
+	return session.InRange(
+		session.OptionRange{Key: "max_occupants", Value: o.MaxOccupants, Least: 1, Most: 100_000},
+		session.OptionRange{Key: "max_temporary", Value: o.MaxTemporary, Least: 1, Most: 1_000_000},
+		session.OptionRange{Key: "max_message", Value: o.MaxMessage, Least: 1, Most: 1 << 20},
+		session.OptionRange{Key: "announce", Value: o.Announce, Least: 0, Most: 100_000},
+	)
+}
+
+const ns = "urn:canto:test:room"
+
+// Bounds of what is stored of one room. A nick is at most 1023 bytes (RFC 7622 §3.4).
+const (
+	maxAffiliations = 200
+	maxInvitations  = 50
+	maxPage         = 50       // messages
+	maxPageBytes    = 64 << 10 // of the messages in a page, but for the first
+)
+
+// Kind is that of rooms.
+var Kind = session.NewKind("room")
+
+var (
+	log       = xmlstream.N(ns, "log")
+	last      = xmlstream.N(ns, "last")
+	affil     = xmlstream.N(ns, "affiliation")
+	affils    = xmlstream.N(ns, "affiliations")
+	invite    = xmlstream.N(ns, "invite")
+	expired   = xmlstream.N(ns, "expired")
+	pageName  = xmlstream.N(ns, "page")
+	destroy   = xmlstream.N(ns, "destroy")
+	attrN     = xmlstream.N("", "n")
+	attrIs    = xmlstream.N("", "is")
+	attrAfter = xmlstream.N("", "after")
+	attrMax   = xmlstream.N("", "max")
+	attrDone  = xmlstream.N("", "complete")
+
+	part      = session.NewPart[stored]("test-room")
+	temporary = session.NewHostSlot("test-room-temporary", func(*session.Host) *atomic.Int64 { return new(atomic.Int64) })
+)
+
+// A room is the live state of one.
+type room struct {
+	seats     *session.Seats     // the occupants, by full JID
+	nicks     map[string]jid.JID // of the occupants
+	names     map[jid.JID]string // nicks by occupant
+	last      uint64             // number of the last message
+	written   session.Ticket     // of the last batch
+	temporary bool               // counted as one of which nothing is stored
+	host      *session.Host
+}
+
+type module struct {
+	opt    Options
+	db     *store.DB
+	rows   *store.Map[string, []byte]
+	log    *store.Log[[]byte]
+	now    clock.Clock
+	router *session.Router
+}
+
+func (m *module) Load(api *session.API) (err error) {
+	m.opt = defaultOptions()
+	if err := api.Decode(&m.opt); err != nil {
+		return err
+	}
+	if m.db = storage.Of(api); m.db == nil {
+		return errors.New("there is no store")
+	}
+	if m.rows, err = storage.Map(api, rows); err != nil {
+		return err
+	}
+	if m.log, err = storage.Log(api, messages); err != nil {
+		return err
+	}
+	m.now, m.router = clock.Of(api), api.Router
+	session.ResidentOf(api, Kind, part, m.read)
+
+	b := api.Hooks.Serve(Kind)
+	b.New, b.Ended, b.Timer = m.fresh, m.ended, m.expire
+	b.Cold = func(e *session.Entity) bool { return session.Live[room](e).seats.Len() == 0 }
+	b.Weigh = func(e *session.Entity) int { return 512 + 256*session.Live[room](e).seats.Len() }
+	b.Presence[session.ToFull].Add(api.Module, session.Deliver, m.presence)
+	b.Message[session.ToBare].Add(api.Module, session.Deliver, m.groupchat)
+	b.Message[session.ToFull].Add(api.Module, session.Deliver, m.private)
+	b.OnIQ(api.Module, true, affil, m.setAffiliation, session.ToBare)
+	b.OnIQ(api.Module, false, affils, m.affiliations, session.ToBare)
+	b.OnIQ(api.Module, true, invite, m.invite, session.ToBare)
+	b.OnIQ(api.Module, false, pageName, m.page, session.ToBare)
+	b.OnIQ(api.Module, false, last, m.number, session.ToBare)
+	b.OnIQ(api.Module, true, destroy, m.destroy, session.ToBare)
+	api.Hooks.Make.Add(api.Module, session.Deliver, m.make)
+
+	d, ok := session.Find[*disco.Service](api)
+	if !ok {
+		return errors.New("there is no service discovery")
+	}
+	k := d.Of(Kind)
+	k.Identities = append(k.Identities, disco.Identity{Category: "conference", Type: "text"})
+	k.Features = append(k.Features, ns)
+	k.Items = append(k.Items, occupants)
+	return nil
+}
+
+// make makes a room for the first stanza to its address, if that is one that may: a presence that joins, or a request
+// that sets an affiliation.
+func (m *module) make(ev *session.Stanza) session.Verdict {
+	joins := ev.Kind == stanza.Presence && ev.Type == stanza.TypeNone && ev.Target == session.ToFull
+	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare && ev.Payload().Is(affil)
+	switch {
+	case ev.Target == session.ToHost:
+		return session.Pass // it is not an address of a room
+	case ev.Kind == stanza.Presence && !joins:
+		return session.Done
+	case !joins && !sets:
+		return ev.Fail(stanza.ItemNotFound)
+	}
+	count := temporary.Get(ev.Host)
+	if count.Load() >= int64(m.opt.MaxTemporary) {
+		return ev.Fail(stanza.ResourceConstraint)
+	}
+	e := ev.Create(Kind)
+	count.Add(1)
+	session.Live[room](e).temporary = true
+	part.Own(e).set(ev.From.Bare(), owner)
+	return session.Pass
+}
+
+// fresh makes the live state of a room that was read or made.
+func (m *module) fresh(l *session.Local, e *session.Entity) any {
+	r := &room{seats: session.NewSeats(e, l), nicks: make(map[string]jid.JID), names: make(map[jid.JID]string), host: e.Host()}
+	if p := part.Of(e); p != nil {
+		r.last = p.last
+		m.arm(l, e, p)
+	}
+	return r
+}
+
+// kept notes that a room is stored.
+func (r *room) kept() {
+	if r.temporary {
+		r.temporary = false
+		temporary.Get(r.host).Add(-1)
+	}
+}
+
+// write gives b to the store.
+func (m *module) write(l *session.Local, e *session.Entity, r *room, b *store.Batch) session.Ticket {
+	r.written = storage.Commit(l, m.db, e, b)
+	r.kept()
+	return r.written
+}
+
+// batch is for what a room is to have stored. The first one has all that the room has in memory.
+func (m *module) batch(e *session.Entity) (*store.Batch, error) {
+	b, err := storage.Batch(m.db, e)
+	if err == nil && e.ID() == 0 {
+		for _, who := range part.Own(e).affiliated {
+			m.rows.Put(b, b.Owner(), keyAffiliation+who.jid.String(), []byte(who.is))
+		}
+	}
+	return b, err
+}
+
+// tidy ends a room of which nothing is stored and that has no occupants.
+func (m *module) tidy(ev *session.Stanza) {
+	if e := ev.Entity(); e.ID() == 0 && session.Live[room](e).seats.Len() == 0 {
+		storage.Delete(ev.Local(), m.db, e)
+	}
+}
+
+// presence joins and leaves.
+func (m *module) presence(ev *session.Stanza) session.Verdict {
+	r := session.Live[room](ev.Entity())
+	switch ev.Type {
+	case stanza.TypeNone:
+		if c, ok := m.mayJoin(ev, r); !ok {
+			ev.Fail(c)
+			m.tidy(ev)
+			return session.Done
+		}
+		m.join(ev, r)
+	case stanza.TypeUnavailable, stanza.TypeError:
+		m.leave(ev, r)
+	}
+	return session.Done
+}
+
+// mayJoin reports whether the sender may have the nick; if not, c is why.
+func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bool) {
+	nick := ev.To.Resource()
+	had, in := r.names[ev.From]
+	other, taken := r.nicks[nick]
+	switch {
+	case taken && other != ev.From:
+		return stanza.Conflict, false
+	case in && had != nick:
+		return stanza.NotAcceptable, false
+	case !in && r.seats.Len() >= m.opt.MaxOccupants:
+		return stanza.ServiceUnavailable, false
+	}
+	return 0, true
+}
+
+// join seats the sender, or seats it anew: it may have come back by a connection of another loop.
+func (m *module) join(ev *session.Stanza, r *room) {
+	nick := ev.To.Resource()
+	r.seats.AddSender(ev)
+	r.nicks[nick], r.names[ev.From] = ev.From, nick
+	m.accept(ev, r)
+	a := ev.Appender()
+	a.Open(stanza.PresenceName).Attr(stanza.AttrFrom, ev.To.String())
+	if r.seats.Len() > m.opt.Announce {
+		a.Attr(stanza.AttrTo, ev.From.String())
+	}
+	r.appendLog(a)
+	a.Close()
+	if r.seats.Len() > m.opt.Announce {
+		ev.Send(ev.To, ev.From, a.B)
+		return
+	}
+	ev.Local().Fanout(ev.Entity(), ev.To, a.B, r.seats)
+}
+
+func (r *room) appendLog(a *xmlstream.Appender) {
+	a.Open(log).Attr(attrN, number(r.last)).Close()
+}
+
+// leave takes the sender out, if it is an occupant, and tells the others.
+func (m *module) leave(ev *session.Stanza, r *room) {
+	nick, in := r.names[ev.From]
+	if !in {
+		return
+	}
+	r.seats.Remove(ev.From)
+	delete(r.names, ev.From)
+	delete(r.nicks, nick)
+	if n := r.seats.Len(); n > 0 && n <= m.opt.Announce {
+		from, err := ev.Entity().JID().WithResource(nick)
+		if err == nil {
+			a := ev.Appender()
+			a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, from.String()).Close()
+			ev.Local().Fanout(ev.Entity(), from, a.B, r.seats)
+		}
+	}
+	m.tidy(ev)
+}
+
+// ended tells the occupants that the room is no more.
+func (m *module) ended(l *session.Local, e *session.Entity) {
+	r := session.Live[room](e)
+	r.kept()
+	a := l.Appender()
+	a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, e.JID().String()).Close()
+	l.Fanout(e, e.JID(), a.B, r.seats)
+}
+
+// groupchat numbers a message, keeps it, and sends it to all. That it could not be kept is told to its sender.
+func (m *module) groupchat(ev *session.Stanza) session.Verdict {
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	nick, in := r.names[ev.From]
+	switch {
+	case ev.Type == stanza.TypeError:
+		m.leave(ev, r) // the occupant is not there any more
+		return session.Done
+	case ev.Type != stanza.TypeGroupchat:
+		return session.Pass
+	case !in:
+		return ev.Fail(stanza.NotAcceptable)
+	case len(ev.Element.Raw()) > m.opt.MaxMessage:
+		return ev.Fail(stanza.PolicyViolation)
+	}
+	from, err := e.JID().WithResource(nick)
+	if err != nil {
+		return ev.Fail(stanza.InternalServerError)
+	}
+	b, err := m.batch(e)
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	n := r.last + 1
+	r.last = n
+	el := ev.Element.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrTo},
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()})
+	a := ev.Appender()
+	r.appendLog(a)
+	el = session.AppendChildren(nil, el, a.B)
+	m.log.Append(b, b.Owner(), n, el)
+	t := m.write(ev.Local(), e, r, b)
+	ev.Local().Fanout(e, from, el, r.seats)
+	return ev.Kept(t)
+}
+
+// private passes a message on to one occupant, from the nick of another.
+func (m *module) private(ev *session.Stanza) session.Verdict {
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	nick, in := r.names[ev.From]
+	to, there := r.nicks[ev.To.Resource()]
+	switch {
+	case ev.Type == stanza.TypeError:
+		m.leave(ev, r)
+		return session.Done
+	case !in:
+		return ev.Fail(stanza.NotAcceptable)
+	case !there:
+		return ev.Fail(stanza.ItemNotFound)
+	case ev.Type == stanza.TypeGroupchat:
+		return ev.Fail(stanza.BadRequest)
+	}
+	from, err := e.JID().WithResource(nick)
+	if err != nil {
+		return ev.Fail(stanza.InternalServerError)
+	}
+	ev.Send(from, to, ev.Element.Append(nil, xmlstream.Streamed,
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()}, xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()}))
+	return session.Done
+}
+
+// number answers with the number of the last message.
+func (m *module) number(ev *session.Stanza) session.Verdict {
+	n := session.Live[room](ev.Entity()).last
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(last).Attr(attrN, number(n)).Close() })
+}
+
+// destroy ends the room, for an owner.
+func (m *module) destroy(ev *session.Stanza) session.Verdict {
+	e := ev.Entity()
+	if part.Own(e).of(ev.From.Bare()) != owner {
+		return ev.Fail(stanza.Forbidden)
+	}
+	return ev.Commit(storage.Delete(ev.Local(), m.db, e), answer)
+}
+
+// answer is what follows a commit that has no more to say.
+func answer(ev *session.Stanza, err error) session.Verdict {
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	return ev.Reply(nil)
+}

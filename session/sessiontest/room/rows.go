@@ -1,0 +1,366 @@
+package room
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"canto/reactor"
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod/disco"
+	"canto/session/stanza"
+	"canto/session/store"
+	"canto/xmlstream"
+)
+
+// Rows of a room: an affiliation or an invitation under the bare JID that it is for, and the log.
+var (
+	rows     = store.NewMap[string, []byte]("test-room", '{', 1)
+	messages = store.NewLog[[]byte]("test-room-log", '|', 1)
+)
+
+const (
+	keyAffiliation = "a/" // the value is the affiliation
+	keyInvitation  = "i/" // the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
+)
+
+// inviteFor is how long an invitation holds.
+const inviteFor = 5 * time.Minute
+
+// Affiliations.
+const (
+	owner  = "owner"
+	member = "member"
+	none   = "none"
+)
+
+// stored is what is resident of a room: all that is stored but for the log.
+type stored struct {
+	affiliated []affiliation
+	invited    []invitation
+	last       uint64 // the number of the last message, when it was read
+}
+
+type affiliation struct {
+	jid jid.JID
+	is  string
+}
+
+type invitation struct {
+	jid, by jid.JID
+	until   int64 // seconds since 1970
+}
+
+// of is the affiliation of who.
+func (p *stored) of(who jid.JID) string {
+	for i := range p.affiliated {
+		if p.affiliated[i].jid == who {
+			return p.affiliated[i].is
+		}
+	}
+	return none
+}
+
+// set changes the affiliation of who.
+func (p *stored) set(who jid.JID, is string) {
+	p.affiliated = slices.DeleteFunc(p.affiliated, func(a affiliation) bool { return a.jid == who })
+	if is != none {
+		p.affiliated = append(p.affiliated, affiliation{who, is})
+	}
+}
+
+// read reads a room. A worker.
+func (m *module) read(snap *store.Snapshot, who session.Who) (*stored, error) {
+	p := new(stored)
+	var bad error
+	err := m.rows.Scan(snap, who.ID, "", func(k string, v []byte) bool {
+		var j jid.JID
+		switch {
+		case strings.HasPrefix(k, keyAffiliation):
+			if j, bad = jid.Parse(k[len(keyAffiliation):]); bad == nil {
+				p.set(j, string(v))
+			}
+		case strings.HasPrefix(k, keyInvitation) && len(v) > 8:
+			var by jid.JID
+			if j, bad = jid.Parse(k[len(keyInvitation):]); bad == nil {
+				if by, bad = jid.ParseBytes(v[8:]); bad == nil {
+					p.invited = append(p.invited, invitation{j, by, int64(binary.BigEndian.Uint64(v))})
+				}
+			}
+		default:
+			bad = errors.New("room: a row that is none of a room's")
+		}
+		return bad == nil
+	})
+	if err == nil && bad == nil {
+		p.last, _, err = m.log.Last(snap, who.ID)
+	}
+	return p, errors.Join(err, bad)
+}
+
+// setAffiliation is for owners. It is answered when it is durable.
+func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	p := part.Own(e)
+	who, is, c, ok := m.mayAffiliate(ev, p)
+	if !ok {
+		ev.Fail(c)
+		m.tidy(ev)
+		return session.Done
+	}
+	p.set(who, is)
+	b, err := m.batch(e)
+	if err != nil {
+		ev.FailCommit(err)
+		m.tidy(ev)
+		return session.Done
+	}
+	if is == none {
+		m.rows.Delete(b, b.Owner(), keyAffiliation+who.String())
+	} else {
+		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(is))
+	}
+	return ev.Commit(m.write(ev.Local(), e, r, b), answer)
+}
+
+func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition, ok bool) {
+	who, err := jidAttr(ev)
+	v, _ := ev.Payload().Attr(attrIs)
+	is = string(v)
+	me := ev.From.Bare()
+	switch {
+	case err != nil:
+		return who, is, stanza.JIDMalformed, false
+	case is != owner && is != member && is != none:
+		return who, is, stanza.BadRequest, false
+	case p.of(me) != owner:
+		return who, is, stanza.Forbidden, false
+	case who == me && is != owner:
+		return who, is, stanza.NotAllowed, false // a room without an owner could not be destroyed
+	case p.of(who) == none && is != none && len(p.affiliated) >= maxAffiliations:
+		return who, is, stanza.ResourceConstraint, false
+	}
+	return who, is, 0, true
+}
+
+// jidAttr is the bare JID that the payload names.
+func jidAttr(ev *session.Stanza) (jid.JID, error) {
+	v, _ := ev.Payload().Attr(stanza.AttrJID)
+	j, err := jid.ParseBytes(v)
+	return j.Bare(), err
+}
+
+func (m *module) affiliations(ev *session.Stanza) session.Verdict {
+	list := part.Own(ev.Entity()).affiliated
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(affils)
+		for _, x := range list {
+			a.Open(affil).Attr(stanza.AttrJID, x.jid.String()).Attr(attrIs, x.is).Close()
+		}
+		a.Close()
+	})
+}
+
+// invite keeps an invitation and, when that is durable, sends it.
+func (m *module) invite(ev *session.Stanza) session.Verdict {
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	p := part.Own(e)
+	who, err := jidAttr(ev)
+	switch {
+	case err != nil:
+		return ev.Fail(stanza.JIDMalformed)
+	case p.of(ev.From.Bare()) == none:
+		return ev.Fail(stanza.Forbidden)
+	case len(p.invited) >= maxInvitations:
+		return ev.Fail(stanza.ResourceConstraint)
+	}
+	b, err := m.batch(e)
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	i := invitation{who, ev.From.Bare(), m.now().Add(inviteFor).Unix()}
+	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == who }), i)
+	m.rows.Put(b, b.Owner(), keyInvitation+who.String(), append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.by.String()...))
+	m.arm(ev.Local(), e, p)
+	return ev.Commit(m.write(ev.Local(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
+		if err != nil {
+			return ev.FailCommit(err)
+		}
+		m.tell(ev.Local(), e, invite, who, i.by)
+		return ev.Reply(nil)
+	})
+}
+
+// tell sends a message from the room about an invitation.
+func (m *module) tell(l *session.Local, e *session.Entity, what xmlstream.Name, to, about jid.JID) {
+	a := l.Appender()
+	a.Open(stanza.MessageName).Attr(stanza.AttrFrom, e.JID().String()).Attr(stanza.AttrTo, to.String())
+	a.Open(what).Attr(stanza.AttrJID, about.String()).Close()
+	a.Close()
+	l.Post(e.JID(), to, a.B)
+}
+
+// accept makes a member of the sender, who joins, if it is invited.
+func (m *module) accept(ev *session.Stanza, r *room) {
+	e := ev.Entity()
+	p := part.Own(e)
+	who := ev.From.Bare()
+	i := slices.IndexFunc(p.invited, func(x invitation) bool { return x.jid == who && x.until > m.now().Unix() })
+	if i < 0 {
+		return
+	}
+	b, err := m.batch(e)
+	if err != nil {
+		return // it may join, and is invited still
+	}
+	p.invited = slices.Delete(p.invited, i, i+1)
+	m.rows.Delete(b, b.Owner(), keyInvitation+who.String())
+	if p.of(who) == none {
+		p.set(who, member)
+		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(member))
+	}
+	e.Wrote(ev.Local(), m.write(ev.Local(), e, r, b))
+	m.arm(ev.Local(), e, p)
+}
+
+// arm has expire called when the next invitation is due.
+func (m *module) arm(l *session.Local, e *session.Entity, p *stored) {
+	next := int64(math.MaxInt64)
+	for i := range p.invited {
+		next = min(next, p.invited[i].until)
+	}
+	if len(p.invited) == 0 {
+		e.Arm(l, 0)
+		return
+	}
+	ticks := max(time.Unix(next, 0).Sub(m.now()), 0)/reactor.TickLength + 1
+	e.Arm(l, l.Loop.Tick()+reactor.Tick(ticks))
+}
+
+// expire ends the invitations that are due, and tells those who had invited.
+func (m *module) expire(l *session.Local, e *session.Entity) {
+	p, r := part.Own(e), session.Live[room](e)
+	now := m.now().Unix()
+	var due, open []invitation
+	for _, i := range p.invited {
+		if i.until <= now {
+			due = append(due, i)
+		} else {
+			open = append(open, i)
+		}
+	}
+	b, err := m.batch(e)
+	if len(due) > 0 && err == nil {
+		p.invited = open
+		for _, i := range due {
+			m.rows.Delete(b, b.Owner(), keyInvitation+i.jid.String())
+			m.tell(l, e, expired, i.by, i.jid)
+		}
+		e.Wrote(l, m.write(l, e, r, b))
+	}
+	m.arm(l, e, p)
+}
+
+// page answers with messages of the log, which a worker reads.
+func (m *module) page(ev *session.Stanza) session.Verdict {
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	if _, in := r.names[ev.From]; !in && part.Own(e).of(ev.From.Bare()) == none {
+		return ev.Fail(stanza.Forbidden)
+	}
+	after, max, ok := pageAttrs(ev.Payload())
+	if !ok {
+		return ev.Fail(stanza.BadRequest)
+	}
+	id, written := e.ID(), r.written
+	var list []xmlstream.Element
+	size, more := 0, false
+	return ev.Await(reactor.Disk, func() (err error) {
+		if id == 0 || max == 0 || after == math.MaxUint64 {
+			return nil
+		}
+		m.router.Durable.Await(written) // what failed is not in the log
+		snap := m.db.Snapshot()
+		defer snap.Close()
+		var bad error
+		err = m.log.Scan(snap, id, after+1, math.MaxUint64, 0, false, func(_ uint64, v []byte) bool {
+			if more = len(list) == max || size > 0 && size+len(v) > maxPageBytes; more {
+				return false
+			}
+			el, err := xmlstream.Parse(v)
+			bad = err
+			list = append(list, el)
+			size += len(v)
+			return err == nil
+		})
+		return errors.Join(err, bad)
+	}, func(ev *session.Stanza, err error) session.Verdict {
+		if err != nil {
+			return ev.Fail(stanza.InternalServerError)
+		}
+		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+			a.Open(pageName)
+			if !more {
+				a.Attr(attrDone, "true")
+			}
+			for _, el := range list {
+				a.Raw(el)
+			}
+			a.Close()
+		})
+	})
+}
+
+// pageAttrs are the attributes of a request for a page; false: they can't be meant.
+func pageAttrs(q xmlstream.Element) (after uint64, max int, ok bool) {
+	max = maxPage
+	if v, has := q.Attr(attrAfter); has {
+		n, err := strconv.ParseUint(string(v), 10, 64)
+		if err != nil {
+			return 0, 0, false
+		}
+		after = n
+	}
+	if v, has := q.Attr(attrMax); has {
+		n, err := strconv.Atoi(string(v))
+		if err != nil || n < 0 {
+			return 0, 0, false
+		}
+		max = min(n, maxPage)
+	}
+	return after, max, true
+}
+
+// occupants answers disco#items: nicks, in order, a page at a time.
+func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
+	if node != "" {
+		return session.Pass
+	}
+	e := ev.Entity()
+	var nicks []string
+	for nick := range session.Live[room](e).nicks {
+		if nick > p.After || p.After == "" {
+			nicks = append(nicks, nick)
+		}
+	}
+	slices.Sort(nicks)
+	more := len(nicks) > p.Max
+	nicks = nicks[:min(len(nicks), p.Max)]
+	var list []disco.Item
+	for _, nick := range nicks {
+		if j, err := e.JID().WithResource(nick); err == nil {
+			list = append(list, disco.Item{JID: j})
+		}
+	}
+	if len(list) == 0 || !more && p.After == "" {
+		return disco.ReplyItems(ev, list, "", "")
+	}
+	return disco.ReplyItems(ev, list, nicks[0], nicks[len(nicks)-1])
+}
+
+// number is n as it is written.
+func number(n uint64) string { return strconv.FormatUint(n, 10) }
