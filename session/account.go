@@ -130,7 +130,7 @@ func (s *Session) hang(w Wire, ref StreamRef) {
 	defer s.unlockOut()
 	s.wire, s.stream, s.ended = w, ref, false
 	if s.out != nil {
-		s.out.clogged, s.out.asked, s.out.given = false, false, 0
+		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
 		s.unbox()
 	}
 }

@@ -15,7 +15,7 @@ type outbox struct {
 	given   int           // bytes given to the wire by release since the client was last known to have everything
 	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
 	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
-	asked   bool          // the wire was asked to tell when it has drained
+	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
 	sources []*pulled     // the first one is asked; the others wait their turn
 	kept    []heldElement // what hooks hold back: see Outbox.Hold
 	weight  int           // bytes of kept
@@ -103,8 +103,8 @@ func (s *Session) put(p Parcel) (ok bool) {
 		if s.wire.Send(p.Bytes) {
 			return true
 		}
-		if s.clog(); p.pulled {
-			return false // it is kept where it is
+		if !s.clog() || p.pulled {
+			return false // what is pulled is kept where it is
 		}
 	}
 	switch {
@@ -136,24 +136,31 @@ func (s *Session) waits(p Parcel) bool {
 // rests reports whether s has no stream. Under the account's lock, or the outbox lock.
 func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
 
-// clog has everything wait until the client has what the wire took. Under the outbox lock.
-func (s *Session) clog() {
-	s.box().clogged = true
-	s.askDrain()
+// clog has everything wait until the client has what the wire took, which has refused an element; false: it closes,
+// and s ends. Under the outbox lock.
+func (s *Session) clog() (ok bool) {
+	o := s.box()
+	o.clogged = s.askDrain() // also where it was asked before: it may close by now
+	s.ended = s.ended || !o.clogged
+	return o.clogged
 }
 
-// askDrain has [Local.drained] called once the client has what was sent. Under the outbox lock.
-func (s *Session) askDrain() {
-	if o := s.box(); o.asked || s.rests() {
-		return
+// askDrain has [Local.drained] called once the client has what was sent; false: the wire closes. Under the outbox
+// lock.
+func (s *Session) askDrain() (ok bool) {
+	if s.rests() {
+		return false
 	}
-	s.out.asked = true
-	if d, ok := s.wire.(Drainer); ok {
-		d.NotifyDrain()
-		return
+	if d, is := s.wire.(Drainer); is {
+		ok = d.NotifyDrain()
+	} else { // it never refuses an element, and so has sent it
+		l, ref := s.wire.Loop(), s.stream
+		ok = l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
 	}
-	l, ref := s.wire.Loop(), s.stream // a wire that never refuses an element has sent it
-	l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
+	if ok {
+		s.box().asks++
+	}
+	return ok
 }
 
 // box is the outbox of s, made where there is none. Under the outbox lock.
@@ -166,7 +173,7 @@ func (s *Session) box() *outbox {
 
 // unbox forgets an outbox in which nothing is. Under the outbox lock.
 func (s *Session) unbox() {
-	if o := s.out; o != nil && !o.clogged && !o.asked && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
+	if o := s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
 		s.out = nil
 	}
 }
@@ -238,7 +245,7 @@ func (s *Session) Close(err error) {
 	}
 }
 
-// TakeHeld calls keep with each message that s holds back, and forgets those for which it returns true: they are
+// TakeHeld calls keep with each message that s holds back and that no other session has, and forgets those for which it returns true: they are
 // stored instead. The others are routed again when s is unbound. Under the account's lock.
 func (s *Session) TakeHeld(keep func(p Parcel) bool) {
 	s.lockOut()
@@ -303,7 +310,9 @@ func (s *Session) nextHeld() (h heldElement, ok, left bool) {
 	case s.rests() || s.ended || o.clogged:
 		return h, false, true
 	case o.given >= LowMark:
-		s.askDrain()
+		if o.asks == 0 {
+			s.askDrain()
+		}
 		return h, false, true
 	}
 	h = o.held[0]

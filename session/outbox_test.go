@@ -238,10 +238,8 @@ func TestSourcesTakeTurns(t *testing.T) {
 		t.Errorf("before the first has something: %q", got)
 	}
 	one.hush = false
-	h, _ := s.Router.Table.Host("localhost")
-	st := s.Stream(juliet)
 	for _, src := range []session.Source{one, one, two, &pages{}} { // as often as it likes, and for nothing
-		st.Local().Enter(func() { st.Local().Wake(h, st.Session().JID(), src) })
+		s.Stream(juliet).Session().Waker(src).Wake()
 	}
 	s.Settle()
 	got := regexp.MustCompile(`<body>(\w+ \d+)`).FindAllString(juliet.Received(), -1)

@@ -23,9 +23,6 @@ func (s *Session) Outbox(f func(o Outbox)) {
 	s.unbox()
 }
 
-// JID is the session's full JID.
-func (o Outbox) JID() jid.JID { return o.s.jid }
-
 // Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
 // [Session.Send].
 func (o Outbox) Append(p Parcel) (ok bool) { return !o.s.ended && o.s.put(p) }

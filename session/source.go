@@ -7,12 +7,12 @@ import (
 )
 
 // A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
-// asked for one at a time, while less than [LowMark] waits for the client, so that no amount of it fills the outbox. It
+// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the outbox. It
 // is given to a session by [Session.Pull], and ends with the session's stream. All methods are called with that session,
 // on the loop of the stream, but for End, which may be called on any.
 type Source interface {
-	// Next is the next element, whose bytes are good until Next is called again. Under no lock: it may take the
-	// account's by [Local.Account], or have a worker read by [Local.Work], or ask another entity by mail, and say
+	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no lock:
+	// it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another entity by mail, and say
 	// NotYet. s is there for what never changes.
 	Next(l *Local, s *Session) (p Parcel, is Supply)
 	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
@@ -31,7 +31,7 @@ type Source interface {
 // A Supply is what a [Source] says of its next element.
 type Supply uint8
 
-// Ready: here it is. NotYet: it will say [Session.Wake] when it has one, or knows that there is none.
+// Ready: here it is. NotYet: it will call [Waker.Wake] when it has one, or knows that there is none.
 // Exhausted: there is none any more.
 const (
 	Ready Supply = iota
@@ -63,8 +63,14 @@ type pulled struct {
 	sleeping, woken bool // it said NotYet; it was woken before it had said so
 	ended           bool // it is asked for nothing any more, and waits until all was taken
 	why             SourceEnd
-	refused         Parcel // for which the wire had no room: it comes first
-	hasRefused      bool
+	rest            []Parcel // for which the wire had no room: they come first
+	then            answer   // behind rest
+}
+
+// An answer is what a Source has said behind the elements that it had.
+type answer struct {
+	is     Supply
+	failed bool // it has panicked instead
 }
 
 // Pull has s given what src has, behind what other sources had to say by then, and among live stanzas; ahead: live
@@ -101,9 +107,8 @@ func (s *Session) backlogged() bool {
 	return false
 }
 
-// Wake has src, a source of s that said NotYet, asked again; if it has ended meanwhile, nothing happens. Any goroutine,
-// any lock held.
-func (s *Session) Wake(src Source) {
+// wake is [Waker.Wake].
+func (s *Session) wake(src Source) {
 	s.lockOut()
 	defer s.unlockOut()
 	if s.out == nil || s.rests() {
@@ -123,16 +128,18 @@ func (s *Session) Wake(src Source) {
 	}
 }
 
-// Wake is [Session.Wake] for the resource to of the host h, if there is one. Under no lock.
-func (l *Local) Wake(h *Host, to jid.JID, src Source) {
-	l.Account(h, to.Bare(), func(_ *Local, a *Account, _ bool, _ error) {
-		if a != nil {
-			if s := a.Resource(to); s != nil {
-				s.Wake(src)
-			}
-		}
-	})
+// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held; when the
+// source has ended nothing happens.
+type Waker struct {
+	s   *Session
+	src Source
 }
+
+// Waker is what src keeps before it says NotYet.
+func (s *Session) Waker(src Source) Waker { return Waker{s, src} }
+
+// Wake has the source, which said NotYet, asked again.
+func (w Waker) Wake() { w.s.wake(w.src) }
 
 // pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the account's
 // lock.
@@ -152,16 +159,11 @@ func (l *Local) pull(s *Session) {
 		if f == nil {
 			return
 		}
-		p, is, failed := l.ask(s, f)
-		if is == NotYet {
-			if s.sleeps(f) {
-				return
-			}
-			continue
-		}
+		list, then := l.ask(s, f)
 		inline, again := true, false
 		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
-			again = a == s.account && a.index(s) >= 0 && l.give(s, f, p, is, failed || err != nil)
+			then.failed = then.failed || err != nil
+			again = a == s.account && a.index(s) >= 0 && l.give(s, f, list, then)
 			if again && !inline {
 				l.pullSoon(s)
 			}
@@ -186,7 +188,7 @@ func (s *Session) asks() *pulled {
 	case f.sent >= LowMark || s.wire.Crowded():
 		s.askTaken(f)
 	default:
-		f.asking = true
+		f.asking, f.woken = true, false
 		return f
 	}
 	return nil
@@ -194,68 +196,72 @@ func (s *Session) asks() *pulled {
 
 // askTaken has the wire tell when the client has what f has given. Under the outbox lock.
 func (s *Session) askTaken(f *pulled) {
-	if !s.out.asked {
+	if s.out.asks == 0 {
 		f.due, f.dueSent = f.given, f.sent
 		s.askDrain()
 	}
 }
 
-// sleeps notes that f has nothing yet; false: it was woken meanwhile.
-func (s *Session) sleeps(f *pulled) bool {
-	s.lockOut()
-	defer s.unlockOut()
-	f.asking = false
-	if f.woken {
-		f.woken = false
-		return false
+// ask asks f for as much as may be on its way to the client. A panic ends f alone.
+func (l *Local) ask(s *Session, f *pulled) (list []Parcel, then answer) {
+	if len(f.rest) > 0 {
+		list, f.rest = f.rest, nil
+		return list, f.then
 	}
-	f.sleeping = true
-	if s.out != nil && f.given > 0 {
-		s.askTaken(f)
-	}
-	return true
-}
-
-// ask asks f for its next element. A panic ends f alone.
-func (l *Local) ask(s *Session, f *pulled) (p Parcel, is Supply, failed bool) {
-	if f.hasRefused {
-		f.hasRefused = false
-		return f.refused, Ready, false
-	}
-	is, failed = Exhausted, true // unless it returns
+	then.failed = true // unless it returns
 	defer l.boundary(l.frame(s.jid, nil))
-	p, is = f.src.Next(l, s)
-	return p, is, false
+	is := Ready
+	for size := f.sent; size < LowMark; {
+		var p Parcel
+		if p, is = f.src.Next(l, s); is != Ready {
+			break
+		}
+		list = append(list, p)
+		size += len(p.Bytes)
+	}
+	return list, answer{is: is}
 }
 
-// give gives the client of s what f has said, and reports whether f is to be asked again. Under the account's lock.
-func (l *Local) give(s *Session, f *pulled, next Parcel, is Supply, failed bool) (again bool) {
+// give gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be asked again.
+// Under the account's lock.
+func (l *Local) give(s *Session, f *pulled, list []Parcel, then answer) (again bool) {
 	if !s.answered(f) {
 		return false // it has ended meanwhile
 	}
-	wanted := false
-	switch {
-	case failed || is == Ready && !l.guarded(s, func() { wanted = f.src.Wanted(s) }):
-		return l.ends(s, f, SourceFailed)
-	case is == Exhausted:
-		return l.ends(s, f, SourceDone)
-	case !wanted:
-		return l.ends(s, f, SourceUnwanted)
+	for i, p := range list {
+		wanted := false
+		switch {
+		case !l.guarded(s, func() { wanted = f.src.Wanted(s) }):
+			return l.ends(s, f, SourceFailed)
+		case !wanted:
+			return l.ends(s, f, SourceUnwanted)
+		case !l.giveOne(s, f, p):
+			list[i].asked = true
+			f.rest, f.then = list[i:], then
+			return false
+		}
 	}
-	p, may := l.asOfToday(s, next)
+	switch {
+	case then.failed:
+		return l.ends(s, f, SourceFailed)
+	case then.is == Exhausted:
+		return l.ends(s, f, SourceDone)
+	}
+	return then.is == Ready || s.sleeps(f)
+}
+
+// giveOne gives the client of s one element of f, if it may have it; false: there is no room.
+func (l *Local) giveOne(s *Session, f *pulled, p Parcel) (ok bool) {
+	p, may := l.asOfToday(s, p)
 	p.pulled = true
 	s.lockOut()
 	defer s.unlockOut()
 	switch {
 	case !may: // it must not have it, and that is that
 		p.Bytes = nil
-	case s.ended:
-		return false
 	case s.send(p):
 		l.stats.Out[p.Kind]++
 	default:
-		next.asked = true
-		f.refused, f.hasRefused = next, true
 		return false
 	}
 	f.given++
@@ -263,18 +269,31 @@ func (l *Local) give(s *Session, f *pulled, next Parcel, is Supply, failed bool)
 	return true
 }
 
+// sleeps notes that f has nothing yet; true: it was woken meanwhile.
+func (s *Session) sleeps(f *pulled) (woken bool) {
+	s.lockOut()
+	defer s.unlockOut()
+	if woken, f.woken = f.woken, false; !woken {
+		f.sleeping = true
+		if f.given > 0 {
+			s.askTaken(f)
+		}
+	}
+	return woken
+}
+
 // answered notes that f has answered; false: it has ended.
 func (s *Session) answered(f *pulled) bool {
 	s.lockOut()
 	defer s.unlockOut()
-	f.asking, f.woken = false, false
+	f.asking = false
 	return s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
 }
 
 // ends has f asked for nothing any more; again: there is another source.
 func (l *Local) ends(s *Session, f *pulled, why SourceEnd) (again bool) {
 	s.lockOut()
-	f.ended, f.why, f.hasRefused = true, why, false
+	f.ended, f.why, f.rest = true, why, nil
 	if f.given > 0 {
 		s.askTaken(f)
 		s.unlockOut()
@@ -345,7 +364,11 @@ func (l *Local) drained(s *Session, ref StreamRef) {
 		s.unlockOut()
 		return
 	}
-	o.clogged, o.asked, o.given = false, false, 0
+	if o.asks--; o.asks > 0 {
+		s.unlockOut()
+		return // what was sent since is behind this: the last answer counts
+	}
+	o.clogged, o.given = false, 0
 	var f *pulled
 	taken := 0
 	if len(o.sources) > 0 {

@@ -39,9 +39,9 @@ type Wire interface {
 // A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
 type Drainer interface {
 	// NotifyDrain has [Stream.Drained] called on the stream's loop, under no lock, once the socket has taken
-	// everything that was sent before, also where it has that already; never if the connection closes before.
-	// Any goroutine, any lock held.
-	NotifyDrain()
+	// everything that was sent before, also where it has that already. false: the connection closes, and this is
+	// never told, as it is not if it closes later. Any goroutine, any lock held.
+	NotifyDrain() (ok bool)
 }
 
 // A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that

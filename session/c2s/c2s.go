@@ -165,6 +165,12 @@ func (d *Door) Drain(c *reactor.Conn) {
 // wire is a TCP connection as the kernel sees it, a [session.Transport].
 type wire reactor.Conn
 
+var (
+	_ session.Wire      = (*wire)(nil)
+	_ session.Drainer   = (*wire)(nil)
+	_ session.Transport = (*wire)(nil)
+)
+
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {
@@ -208,7 +214,14 @@ func (w *wire) Loop() *session.Local {
 }
 
 // NotifyDrain is [session.Drainer]. Any goroutine.
-func (w *wire) NotifyDrain() { w.conn().Flushed(w.flushed) }
+func (w *wire) NotifyDrain() bool {
+	c := w.conn()
+	if c.Closing() {
+		return false
+	}
+	c.Flushed(w.flushed)
+	return true
+}
 
 func (w *wire) flushed(taken bool) {
 	if st := w.Stream(); st != nil && taken {

@@ -78,8 +78,8 @@ type progress struct {
 
 var progressOf = session.NewSlot[progress]("offline", nil, nil)
 
-// sliceBytes is how much is read from the store at a time.
-const sliceBytes = 128 << 10
+// sliceBytes is how much is read from the store at a time: what may be on its way to a client.
+const sliceBytes = session.LowMark
 
 // A run gives what is stored to one session: a [session.Source].
 type run struct {
@@ -94,7 +94,8 @@ type run struct {
 	err   error  // why it ends before that
 
 	// On the loop of the session's stream:
-	list []row // read, and not asked for
+	list    []row // read, and not asked for
+	reading bool  // a worker reads
 	// Under the account's lock:
 	k     *kept // as it was resident when the run began
 	given []row // without their bytes, and not known to be taken
@@ -269,7 +270,7 @@ type row struct {
 }
 
 // Next is [session.Source]: a row, of a slice that a worker has read.
-func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, session.Supply) {
+func (r *run) Next(l *session.Local, s *session.Session) (session.Parcel, session.Supply) {
 	if len(r.list) > 0 {
 		el := r.list[0].el
 		r.given = append(r.given, row{id: r.list[0].id, size: len(el)})
@@ -279,11 +280,16 @@ func (r *run) Next(l *session.Local, _ *session.Session) (session.Parcel, sessio
 	if r.err != nil || r.from >= r.end {
 		return session.Parcel{}, session.Exhausted
 	}
-	if !l.Work(r.host, reactor.Disk, r.read, func(l *session.Local, err error) {
-		r.err = err
-		l.Wake(r.host, r.who, r)
+	if r.reading {
+		return session.Parcel{}, session.NotYet
+	}
+	r.reading = true
+	waker := s.Waker(r)
+	if !l.Work(r.host, reactor.Disk, r.read, func(_ *session.Local, err error) {
+		r.reading, r.err = false, err
+		waker.Wake()
 	}) {
-		r.err = session.ErrBusy
+		r.reading, r.err = false, session.ErrBusy
 		return session.Parcel{}, session.Exhausted
 	}
 	return session.Parcel{}, session.NotYet
@@ -355,7 +361,7 @@ func (r *run) End(l *session.Local, s *session.Session, why session.SourceEnd) {
 			r.erase(l, a, k.count, k.bytes) // it had been taken by this client, and was not erased
 		}
 		r.m.begin(l, a, nil)
-	default:
+	case why == session.SourceUnwanted:
 		r.m.begin(l, a, nil)
 	}
 }

@@ -706,3 +706,49 @@ func TestPresenceToggled(t *testing.T) {
 	slices.Sort(list)
 	equal(t, "in all", list, numbers(0, n+1))
 }
+
+// A message that one resource has is not given to it once more when another, for which it waited too, ends: one client is
+// enough (RFC 6121 §8.5.2.1.1). Where all that it waited for end, it is stored once.
+func TestOneClientIsEnough(t *testing.T) {
+	for name, cut := range map[string][]string{"one": {"one"}, "both": {"one", "two"}} {
+		t.Run(name, func(t *testing.T) {
+			s := free(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 300_000 }})
+			romeo := s.Login("romeo", "romeo@localhost/orchard")
+			s.AddAccount("juliet@localhost")
+			for i := range 3 {
+				romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
+			}
+			one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
+			one.Conn().Room(0)
+			one.Send("<presence/>")
+			s.Settle()
+			two.Send("<presence/>")
+			two.Received()
+			if name == "both" { // it has what fills its outbox, and no room
+				two.Conn().Room(0)
+				for range 3 {
+					romeo.Send("<message to='juliet@localhost/two' type='headline'><body>news" + strings.Repeat("x", 200_000) + "</body></message>")
+				}
+			}
+			s.Settle()
+			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(3, 50) + "</body></message>")
+			s.Settle()
+			got := ""
+			for _, c := range cut {
+				s.Client(c).Cut()
+				s.Settle()
+			}
+			if name == "one" {
+				got = two.Received()
+			} else {
+				three := s.Login("three", "juliet@localhost/three")
+				three.Send("<presence/>")
+				s.Advance(time.Second)
+				got = three.Received()
+			}
+			list := texts(got)
+			slices.Sort(list)
+			equal(t, "in all", list, numbers(0, 4))
+		})
+	}
+}

@@ -58,7 +58,7 @@ func (r *requests) Next(l *session.Local, s *session.Session) (session.Parcel, s
 
 // more looks up the next requests; false: the account is being read, and the source is woken.
 func (r *requests) more(l *session.Local, s *session.Session) (now bool) {
-	late := false
+	late, waker := false, s.Waker(r)
 	l.Account(s.Host(), r.to.Bare(), func(_ *session.Local, a *session.Account, exists bool, err error) {
 		now = true
 		if a == nil {
@@ -67,8 +67,8 @@ func (r *requests) more(l *session.Local, s *session.Session) (now bool) {
 		if r.done = true; exists && err == nil {
 			r.look(a)
 		}
-		if s := a.Resource(r.to); s != nil && late {
-			s.Wake(r)
+		if late {
+			waker.Wake()
 		}
 	})
 	late = true
