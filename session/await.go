@@ -17,6 +17,7 @@ type await struct {
 	class reactor.Class
 	work  func() error
 	then  func(ev *Stanza, err error) Verdict
+	life  any // what e has live: another one is another entity's, which was made after e was deleted
 	begun bool
 	late  bool // its time is over
 }
@@ -36,7 +37,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if ev.at == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an entity")
 	}
-	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then}
+	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, life: ev.at.live}
 	w.ev.stream = nil
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
@@ -96,7 +97,7 @@ func (w *await) drop() {
 // start begins w, which has waited for another of its asker.
 func (w *await) start() {
 	w.e.lock(w.l)
-	defer w.e.unlock(w.l)
+	defer w.e.release(w.l)
 	if w.begun || w.late || w.begin() {
 		return
 	}
@@ -125,7 +126,7 @@ func (w *await) done(err error) {
 		w.drop()
 	}
 	w.ev.on, w.ev.at = l, e
-	if e.resident != goneMark {
+	if e.resident != goneMark && e.live == w.life && (e.account() != nil || e.kind != 0) {
 		w.then(w.ev, err)
 	} else {
 		w.ev.orphaned()

@@ -94,6 +94,19 @@ func (e *Entity) lock(l *Local) {
 	l.held = e
 }
 
+// release, deferred, gives the lock of e back, also after a panic, which goes on to the boundary around it: what is
+// stored of e is read again then.
+func (e *Entity) release(l *Local) {
+	r := recover()
+	if r != nil {
+		e.spoilt(l)
+	}
+	e.unlock(l)
+	if r != nil {
+		panic(r)
+	}
+}
+
 func (e *Entity) unlock(l *Local) {
 	l.held = nil
 	e.mu.Unlock()
@@ -131,12 +144,16 @@ func (e *Entity) idle(r *Router) bool {
 }
 
 // cold reports whether the live state of e may be dropped.
-func (e *Entity) cold() bool {
+func (e *Entity) cold(l *Local) (cold bool) {
 	if a := e.account(); a != nil {
 		return len(a.sessions) == 0
 	}
 	b := e.behaviour()
-	return b == nil || b.Cold == nil || e.live == nil || b.Cold(e)
+	if b == nil || b.Cold == nil || e.live == nil {
+		return true
+	}
+	defer l.within(e)
+	return b.Cold(e)
 }
 
 // unlike makes e cold, as what is in memory is not what is stored.
@@ -173,7 +190,7 @@ func (e *Entity) Arm(l *Local, at reactor.Tick) {
 	e.busy().timer = at
 	l.After(at-l.Loop.Tick(), func() {
 		e.lock(l)
-		defer e.unlock(l)
+		defer e.release(l)
 		if w := e.waits; w == nil || w.timer == 0 || w.timer > l.Loop.Tick() || e.resident == goneMark {
 			return // it was armed again, or is gone
 		}

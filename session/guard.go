@@ -52,6 +52,13 @@ func (l *Local) boundary(f frame) {
 	}
 }
 
+// within, deferred around a function of e's kind, is boundary where the lock of e stays the caller's.
+func (l *Local) within(e *Entity) {
+	if r := recover(); r != nil {
+		l.panicked(r, frame{who: e.addr, depth: l.depth, held: e})
+	}
+}
+
 // caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
 func (l *Local) caught(st *Stream) {
 	if r := recover(); r != nil {
@@ -90,7 +97,9 @@ func (e *Entity) spoilt(l *Local) {
 			defer func() {
 				if recover() != nil { // it can't be trusted with what it has
 					l.stats.Panics++
-					e.live = nil
+					if e.live = nil; e.id == 0 { // and nothing of it is stored
+						e.vanish()
+					}
 				}
 			}()
 			b.Failed(l, e)

@@ -173,7 +173,14 @@ func (ev *Stanza) Create(k KindID) *Entity {
 func (e *Entity) become(l *Local, k KindID) {
 	e.resident = &resident{profile: e.host.Profile(), exists: true}
 	e.kind, e.id = k, 0
+	made := false
+	defer func() {
+		if !made { // a panic in Behaviour.New
+			e.vanish()
+		}
+	}()
 	e.renew(l)
+	made = true
 	l.router.Table.Born(e.addr)
 }
 
@@ -215,9 +222,7 @@ func (e *Entity) born() Ticket {
 // directory with t; erased, which may be nil, is called on the loop of l once t is durable, to erase its rows; if t
 // fails e is read again. Under the lock, on the loop of l.
 func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
-	if b := e.behaviour(); b != nil && b.Ended != nil {
-		b.Ended(l, e)
-	}
+	e.ended(l)
 	e.vanish()
 	e.ticket = max(e.ticket, t)
 	e.Pin()
@@ -234,10 +239,22 @@ func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
 	})
 }
 
+// ended calls Behaviour.Ended. A panic there keeps nothing from ending.
+func (e *Entity) ended(l *Local) {
+	if b := e.behaviour(); b != nil && b.Ended != nil {
+		defer l.within(e)
+		b.Ended(l, e)
+	}
+}
+
 // vanish makes e an address where there is nothing.
 func (e *Entity) vanish() {
 	e.resident = &e.host.Profile().nobody
 	e.live, e.kind, e.id = nil, 0, 0
+	if e.waits != nil {
+		e.waits.timer = 0 // another entity at the address has its own
+		e.calm()
+	}
 }
 
 // absent answers a stanza to an address where there is nothing: an account that gives nothing away, or on a service

@@ -136,7 +136,7 @@ func (l *Local) sweep(i int) {
 	l.swept = l.router.Table.Entities(i, l.swept[:0])
 	for _, e := range l.swept {
 		e.lock(l)
-		if e.idle(l.router) && (e.resident == nil || now-e.used > coldAfter) && e.cold() {
+		if e.idle(l.router) && (e.resident == nil || !e.exists() || now-e.used > coldAfter) && e.cold(l) {
 			l.router.Table.drop(e, false, 0)
 		}
 		e.unlock(l)

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"errors"
+
 	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
@@ -220,11 +222,26 @@ func (e *Entity) loaded(l *Local, j *loading, err error) {
 	case err != nil:
 		l.Log.Error("an entity could not be read", "jid", e.addr.String(), "err", err)
 	case e.resident != goneMark:
-		e.take(l, j)
+		err = e.took(l, j)
 	}
 	e.workOff(l, j.births, err)
 	e.unlock(l)
 }
+
+// took is take, with a panic in a function of e's kind as its error: e could not be read.
+func (e *Entity) took(l *Local, j *loading) (err error) {
+	err = errTake
+	defer func() {
+		if err != nil {
+			e.resident = nil
+		}
+	}()
+	defer l.within(e)
+	e.take(l, j)
+	return nil
+}
+
+var errTake = errors.New("session: a panic in Behaviour.New")
 
 // take makes what j has read the resident set of e.
 func (e *Entity) take(l *Local, j *loading) {
@@ -241,8 +258,8 @@ func (e *Entity) take(l *Local, j *loading) {
 		e.resident = nil // hooks have nothing to look at
 		if a := e.account(); a != nil {
 			a.forget(l)
-		} else if b := e.behaviour(); b != nil && b.Ended != nil && e.live != nil {
-			b.Ended(l, e)
+		} else if e.live != nil {
+			e.ended(l)
 		}
 		if e.kind != Accounts {
 			e.live = nil
@@ -312,7 +329,7 @@ func (e *Entity) workOff(l *Local, births uint32, err error) {
 
 // leaveIfNothing takes e out of the table if there is nothing at its address, or it could not be read.
 func (e *Entity) leaveIfNothing(l *Local, births uint32, err error) {
-	if e.resident != goneMark && (err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold() && e.pins == 0 {
+	if e.resident != goneMark && (err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold(l) && e.pins == 0 {
 		l.router.Table.drop(e, err == nil, births)
 	}
 }
@@ -433,7 +450,7 @@ func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err er
 		f(l, nil, nil)
 		return
 	}
-	defer e.unlock(l)
+	defer e.release(l)
 	e.call(l, f)
 }
 

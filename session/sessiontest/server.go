@@ -191,6 +191,9 @@ func (s *Server) Reload() {
 	s.apply()
 }
 
+// FS is what the store is on: after a crash what that has left.
+func (s *Server) FS() vfs.FS { return s.opt.FS }
+
 // Restart ends the server as SIGTERM does, its clients told and their sessions ended, and starts another
 // kernel on the same store. The clock goes on.
 func (s *Server) Restart() {

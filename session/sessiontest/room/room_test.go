@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"canto/session"
+	"canto/session/jid"
 	"canto/session/mod"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/room"
@@ -23,3 +24,12 @@ func with(opt sessiontest.Options, more ...session.Manifest) sessiontest.Options
 }
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", with(sessiontest.Options{})) }
+
+func parse(t *testing.T, s string) jid.JID {
+	t.Helper()
+	j, err := jid.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j
+}

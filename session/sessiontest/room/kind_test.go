@@ -1,0 +1,414 @@
+package room_test
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"canto/session"
+	"canto/session/sessiontest"
+	"canto/session/sessiontest/room"
+	"canto/session/store"
+	"canto/session/store/storetest"
+)
+
+const orchard = "orchard@rooms.localhost"
+
+func iq(typ, id, payload string) string {
+	return fmt.Sprintf("<iq type='%s' id='%s' to='%s'>%s</iq>", typ, id, orchard, ns(payload))
+}
+
+// ns gives the first element of a payload the module's namespace.
+func ns(payload string) string {
+	i := strings.IndexAny(payload, " />")
+	return payload[:i] + " xmlns='urn:canto:test:room'" + payload[i:]
+}
+
+func join(nick string) string { return "<presence to='" + orchard + "/" + nick + "'/>" }
+
+func say(id string) string {
+	return "<message to='" + orchard + "' type='groupchat' id='" + id + "'><body>" + id + "</body></message>"
+}
+
+var logNumber = regexp.MustCompile(`<log xmlns='urn:canto:test:room' n='(\d+)'/><stanza-id`)
+
+// numbers are those of the messages in got, in order.
+func numbers(got string) (list []string) {
+	for _, m := range logNumber.FindAllStringSubmatch(got, -1) {
+		list = append(list, m[1])
+	}
+	return list
+}
+
+// mustHave checks that each of wants is in got.
+func mustHave(t *testing.T, what, got string, wants ...string) {
+	t.Helper()
+	for _, w := range wants {
+		if !strings.Contains(got, w) {
+			t.Errorf("%s: %q is missing in %s", what, w, got)
+		}
+	}
+}
+
+// rooms are the entities of the kind in the directory.
+func rooms(t *testing.T, db *store.DB) (list []store.Entry) {
+	t.Helper()
+	if err := db.Entities().List(db, "rooms.localhost", "", func(e store.Entry) bool {
+		list = append(list, e)
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+func unlimited() *session.Limits {
+	lim := session.DefaultLimits()
+	lim.Rate, lim.ResourcesPerAccount = 0, 0
+	return &lim
+}
+
+// Two first stanzas at once, by two loops, make one room: one of the senders is its owner, both have an answer, and
+// the directory has one row.
+func TestTwoAtOnceMakeOne(t *testing.T) {
+	s := sessiontest.New(t, with(sessiontest.Options{}))
+	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+	set := iq("set", "1", "<affiliation jid='nurse@localhost' is='member'/>")
+	romeo.Conn().Write([]byte(set + join("Romeo")))
+	juliet.Conn().Write([]byte(set + join("Juliet")))
+	s.Settle()
+	both := romeo.Received() + juliet.Received()
+	if n := strings.Count(both, "<iq type='result' id='1'"); n != 1 {
+		t.Errorf("%d have made the room: %s", n, both)
+	}
+	if n := strings.Count(both, "<forbidden"); n != 1 {
+		t.Errorf("%d found it made: %s", n, both)
+	}
+	if all := rooms(t, s.DB); len(all) != 1 || all[0].Kind != room.Kind.String() {
+		t.Errorf("the directory has %v", all)
+	}
+	romeo.Send(say("m"))
+	mustHave(t, "romeo", romeo.Received(), "n='1'")
+	mustHave(t, "juliet", juliet.Received(), "n='1'")
+}
+
+// silent is Pebble's logger.
+type silent struct{}
+
+func (silent) Infof(string, ...any)      {}
+func (silent) Errorf(string, ...any)     {}
+func (silent) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
+
+// dump is every key of the store that has the bytes of id in key or value.
+func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
+	t.Helper()
+	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true, Logger: silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	it, err := db.NewIter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Close()
+	want := fmt.Sprintf("%016x", id)
+	for ok := it.First(); ok; ok = it.Next() {
+		if strings.Contains(fmt.Sprintf("%x %x", it.Key(), it.Value()), want) {
+			keys = append(keys, fmt.Sprintf("%q", it.Key()))
+		}
+	}
+	return keys
+}
+
+// A room that is destroyed leaves nothing under its id: no row of the directory, of a table or of the log, whether the
+// server goes on or stops right behind the answer.
+func TestDeletedWithProof(t *testing.T) {
+	for _, how := range []string{"runs on", "crashes"} {
+		t.Run(how, func(t *testing.T) {
+			fs := vfs.NewCrashableMem()
+			var flaky storetest.Flaky
+			s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Fault: flaky.Fault}))
+			romeo := s.Login("romeo", "romeo@localhost/a")
+			romeo.Send(join("Romeo") + say("one") + say("two") + iq("set", "1", "<invite jid='nurse@localhost'/>"))
+			s.Settle()
+			id := rooms(t, s.DB)[0].ID
+			if n := len(dump(t, fs, id)); n < 5 {
+				t.Fatalf("only %d rows are found before", n)
+			}
+			romeo.Received()
+			if how == "crashes" {
+				// The batch that erases the rows fails as if the server had stopped before it.
+				e := rooms(t, s.DB)[0]
+				b := s.DB.NewBatch(id)
+				s.DB.Entities().Remove(b, e)
+				s.DB.Commit(b)
+				s.Settle()
+				if len(dump(t, fs, id)) == 0 {
+					t.Fatal("the rows are gone already")
+				}
+				s.Crash()
+				s.Settle()
+				romeo = s.Login("romeo", "romeo@localhost/b")
+			} else {
+				romeo.Send(iq("set", "2", "<destroy/>"))
+				s.Settle()
+				mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'")
+			}
+			if keys := dump(t, s.FS().(*vfs.MemFS), id); len(keys) > 0 {
+				t.Errorf("rows are left: %v", keys)
+			}
+			romeo.Send(iq("get", "3", "<affiliations/>"))
+			mustHave(t, "romeo", romeo.Received(), "<item-not-found")
+		})
+	}
+}
+
+// clumsy panics in a room's chain where a message says so.
+type clumsy struct{}
+
+func (clumsy) Load(api *session.API) error {
+	b := api.Hooks.Serve(room.Kind)
+	b.Message[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		if strings.HasPrefix(string(ev.ID()), "panic") {
+			panic("for the test")
+		}
+		return session.Pass
+	})
+	return nil
+}
+
+var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}
+
+// A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants stay, the
+// next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could not be processed has an
+// error.
+func TestPanicCostsOneStanza(t *testing.T) {
+	s := sessiontest.New(t, with(sessiontest.Options{Panics: true}, clumsyManifest))
+	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+	tomb := "<presence to='tomb@rooms.localhost/R'/>"
+	romeo.Send(join("Romeo") + tomb)
+	juliet.Send(join("Juliet"))
+	romeo.Send(say("one") + say("panic1") + say("two"))
+	s.Settle()
+	got := romeo.Received()
+	mustHave(t, "romeo", got, "<message type='error' id='panic1'", "<internal-server-error", "id='one'", "id='two'")
+	if n := numbers(got); fmt.Sprint(n) != "[1 2]" {
+		t.Errorf("romeo gets %v", n)
+	}
+	if n := numbers(juliet.Received()); fmt.Sprint(n) != "[1 2]" {
+		t.Errorf("juliet gets %v", n)
+	}
+	romeo.Send(strings.ReplaceAll(say("three"), "orchard@", "tomb@"))
+	mustHave(t, "the other room", romeo.Received(), "id='three'", "n='1'")
+}
+
+// The same while a broadcast to many is under way and the inbox is full: of all messages that were sent each is
+// numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
+func TestPanicBehindBroadcasts(t *testing.T) {
+	const occupants, messages = 150, 400
+	s := sessiontest.New(t, with(sessiontest.Options{Panics: true, Limits: unlimited()}, clumsyManifest))
+	var clients []*sessiontest.Client
+	for i := range occupants {
+		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i%20)+fmt.Sprint(i))
+		c.Send(join(fmt.Sprint("nick", i)))
+		clients = append(clients, c)
+	}
+	for _, c := range clients {
+		c.Received()
+	}
+	for i := range messages {
+		id := fmt.Sprint("m", i)
+		if i%10 == 5 {
+			id = fmt.Sprint("panic", i)
+		}
+		clients[i%7].Conn().Write([]byte(say(id)))
+	}
+	s.Settle()
+	var first []string
+	errs, panics := 0, 0
+	for i, c := range clients {
+		got := c.Received()
+		n := numbers(got)
+		if i == 0 {
+			first = n
+		}
+		if !slices.Equal(n, first) {
+			t.Fatalf("%s gets %v, another %v", c.Name, n, first)
+		}
+		errs += strings.Count(got, "<resource-constraint")
+		panics += strings.Count(got, "<internal-server-error")
+	}
+	for i, n := range first {
+		if n != fmt.Sprint(i+1) {
+			t.Fatalf("the %dth message has the number %s", i+1, n)
+		}
+	}
+	t.Logf("%d are delivered, %d found the inbox full, %d were panics", len(first), errs, panics)
+	if len(first)+errs+panics != messages || errs == 0 || panics == 0 {
+		t.Errorf("%d, %d and %d of %d", len(first), errs, panics, messages)
+	}
+	clients[0].Send(say("afterwards"))
+	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
+}
+
+// A commit that fails is told to the sender of the message, once; the room is read again, its occupants stay, and the
+// next message works, under a number of its own.
+func TestFailedCommit(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, with(sessiontest.Options{Fault: flaky.Fault}))
+	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+	romeo.Send(join("Romeo") + say("one"))
+	juliet.Send(join("Juliet"))
+	s.Settle()
+	romeo.Received()
+	juliet.Received()
+	flaky.Writes.Store(true)
+	romeo.Send(say("two") + iq("set", "a", "<affiliation jid='juliet@localhost' is='member'/>"))
+	s.Settle()
+	got := romeo.Received()
+	mustHave(t, "romeo", got, "<message type='error' id='two'", "<iq type='error' id='a'")
+	if n := strings.Count(got, "<internal-server-error"); n != 2 {
+		t.Errorf("%d errors: %s", n, got)
+	}
+	flaky.Writes.Store(false)
+	romeo.Send(say("three") + iq("get", "b", "<affiliations/>"))
+	s.Settle()
+	got = romeo.Received()
+	mustHave(t, "romeo", got, "id='three'", "is='owner'")
+	if strings.Contains(got, "juliet@localhost' is=") {
+		t.Errorf("an affiliation that was not stored is there: %s", got)
+	}
+	if n := numbers(juliet.Received()); fmt.Sprint(n) != "[2 3]" {
+		t.Errorf("juliet gets %v", n)
+	}
+	romeo.Send(iq("get", "c", "<page/>"))
+	s.Settle()
+	got = romeo.Received()
+	mustHave(t, "the log", got, "<body>one</body>", "<body>three</body>")
+	if strings.Contains(got, "two") {
+		t.Errorf("the log has what was refused: %s", got)
+	}
+}
+
+// Where the batch that makes a room fails, what was written behind it fails with it: each sender is told, the
+// occupants are told that there is no room, and no row is left under an id that the directory does not have.
+func TestFailedCreation(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	var fail atomic.Int32
+	var late time.Duration // after which the kernel hears of a commit
+	slow := func() time.Duration { return late }
+	s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Slow: slow, Fault: func(write bool) error {
+		if write && fail.Add(-1) >= 0 {
+			return storetest.ErrFault
+		}
+		return nil
+	}}))
+	romeo := s.Login("romeo", "romeo@localhost/a")
+	romeo.Send(join("Romeo"))
+	s.Settle()
+	romeo.Received()
+	fail.Store(1)
+	late = time.Second
+	romeo.Send(say("one"))
+	if err := s.DB.Wait(t.Context(), s.DB.Last()); err == nil {
+		t.Fatal("the room is made")
+	}
+	romeo.Send(say("two"))
+	if err := s.DB.Wait(t.Context(), s.DB.Last()); err != nil {
+		t.Fatal(err)
+	}
+	id := s.Router.Table.Found(parse(t, orchard)).ID() // nothing runs meanwhile
+	if len(dump(t, fs, id)) == 0 {
+		t.Fatal("nothing is written behind")
+	}
+	s.Settle()
+	got := romeo.Received()
+	mustHave(t, "romeo", got, "<message type='error' id='one'", "<message type='error' id='two'")
+	romeo.Send(iq("get", "1", "<affiliations/>"))
+	s.Settle()
+	mustHave(t, "romeo", romeo.Received(), "<presence type='unavailable' from='"+orchard+"'", "<item-not-found")
+	if all := rooms(t, s.DB); len(all) > 0 {
+		t.Errorf("the directory has %v", all)
+	}
+	if keys := dump(t, fs, id); len(keys) > 0 {
+		t.Errorf("rows are left: %v", keys)
+	}
+}
+
+// Pages for two askers are read at once; of two for one asker, one at a time, in order.
+func TestPagesAtOnce(t *testing.T) {
+	s := sessiontest.New(t, with(sessiontest.Options{}))
+	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+	romeo.Send(join("Romeo") + say("one"))
+	juliet.Send(join("Juliet"))
+	s.Settle()
+	romeo.Received()
+	juliet.Received()
+	work := s.HoldWork()
+	romeo.Send(iq("get", "1", "<page/>") + iq("get", "2", "<page after='1'/>") + say("meanwhile"))
+	juliet.Send(iq("get", "3", "<page/>"))
+	s.Net.Run()
+	if len(work.Jobs) != 2 {
+		t.Fatalf("%d pages are read, want one for each asker", len(work.Jobs))
+	}
+	mustHave(t, "while they are read, juliet", juliet.Received(), "id='meanwhile'")
+	romeo.Received()
+	work.Next()
+	s.Net.Run()
+	got := romeo.Received()
+	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "id='2'") {
+		t.Fatalf("after the first page, %d are read, and romeo has %s", len(work.Jobs), got)
+	}
+	work.Next()
+	s.Net.Run()
+	mustHave(t, "juliet", juliet.Received(), "<iq type='result' id='3'")
+	work.Next()
+	work.Release()
+	s.Settle()
+	mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'", "<body>meanwhile</body>")
+}
+
+// A page that is read while the room is destroyed is answered with an error; also where there is another room of that
+// name by then, which has nothing of the first.
+func TestPageOfDestroyedRoom(t *testing.T) {
+	for _, again := range []bool{false, true} {
+		s := sessiontest.New(t, with(sessiontest.Options{}))
+		romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+		romeo.Send(join("Romeo") + say("secret"))
+		s.Settle()
+		work := s.HoldWork()
+		romeo.Send(iq("get", "1", "<page/>"))
+		s.Net.Run()
+		romeo.Send(iq("set", "2", "<destroy/>"))
+		s.Settle()
+		if again {
+			juliet.Send(join("Juliet") + say("mine"))
+			s.Settle()
+		}
+		romeo.Received()
+		for len(work.Jobs) > 0 {
+			work.Next()
+			s.Net.Run()
+		}
+		work.Release()
+		s.Settle()
+		got := romeo.Received()
+		mustHave(t, fmt.Sprint("again ", again), got, "<iq type='error' id='1'", "<service-unavailable")
+		if strings.Contains(got, "secret") {
+			t.Errorf("again %t: %s", again, got)
+		}
+		s.Advance(3 * time.Minute) // whatever is left of the request holds nothing in memory
+		s.Settle()
+		if e := s.Router.Table.Found(parse(t, orchard)); e != nil && !again {
+			t.Error("the address is in memory still")
+		}
+	}
+}
