@@ -139,15 +139,15 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 
 // Loaded is the account of a bare JID if it is in the table. Any goroutine.
 func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	if e := t.found(bare); e != nil {
+	if e := t.Found(bare); e != nil {
 		a := e.account()
 		return a, a != nil
 	}
 	return nil, false
 }
 
-// found is what is at addr if it is in the table; nil if it is not. Any goroutine.
-func (t *Table) found(addr jid.JID) *Entity {
+// Found is what is at addr if it is in the table; nil if it is not. Any goroutine.
+func (t *Table) Found(addr jid.JID) *Entity {
 	s := t.shard(addr)
 	s.mu.RLock()
 	defer s.mu.RUnlock()

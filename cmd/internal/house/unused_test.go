@@ -14,13 +14,13 @@ const kernelPath = "canto/session"
 // seam has a user, or it is taken away.
 var unused = strings.Fields(`
 	Account.Attach Account.Detach Account.TopPriority Accounts Archive Chain.Len Checked Closing Copy
-	Drainer Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal
+	Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal
 	ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset ErrUnsupportedStanza ErrUnsupportedVersion
 	Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin LeastLogins LeastOutbox LeastRate
-	LeastStanza Local.Enter Local.Entity Local.Header Local.Receive LowMark MostLogin MostOutbox
-	MostRateWindow Opening Origin Outbound Outbox.Append Outbox.JID Profile.Has Run Seats.Has Seats.Reset
-	SourceUnwanted Stanza.ID Stanza.Keep Stanza.Origin Stanza.Picked Stream.Charge Stream.Claimed Stream.ID
-	Stream.Lang Stream.Ready StreamRef Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader Wire
+	LeastStanza Local.Enter Local.Entity Local.Header Local.Receive MostLogin MostOutbox MostRateWindow
+	Opening Origin Outbound Outbox.Append Profile.Has Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep
+	Stanza.Origin Stanza.Picked Stream.Charge Stream.Claimed Stream.ID Stream.Lang Stream.Ready StreamRef
+	Table.Found Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader
 `)
 
 // called are methods that others call by an interface of theirs: error, fmt.Stringer, reactor's.
