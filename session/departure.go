@@ -79,7 +79,7 @@ func (e *Entity) elsewhere(l *Local) bool {
 func (l *Local) say(env envelope, el []byte) {
 	e := l.held
 	env.origin, env.loop = l.origin, l.originLoop
-	if e == nil || env.answer && env.to.Bare() == e.addr { // the own session waits for nothing that others get
+	if e == nil || env.form == anAnswer && env.to.Bare() == e.addr { // the own session waits for nothing that others get
 		l.mail.add(l, env, el)
 		return
 	}

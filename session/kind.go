@@ -1,6 +1,7 @@
 package session
 
 import (
+	"canto/session/jid"
 	"canto/xmlstream"
 )
 
@@ -103,6 +104,8 @@ type Behaviour struct {
 	Failed func(l *Local, e *Entity)
 	// Ended is called when e was deleted: see [Entity.Delete].
 	Ended func(l *Local, e *Entity)
+	// More says the next of what was offered to a session: see [Local.Offer].
+	More func(l *Local, e *Entity, to jid.JID, what []byte)
 	// Timer is what [Entity.Arm] calls.
 	Timer func(l *Local, e *Entity)
 	// Weigh is about how many bytes the live state takes, for the metrics.

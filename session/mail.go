@@ -74,7 +74,7 @@ func (m *mail) deliver(l *Local) {
 
 // route takes one letter on its way. A panic ends it alone.
 func (l *Local) route(env *envelope) {
-	if env.answer {
+	if env.form != aStanza {
 		ev := l.push()
 		defer l.pop()
 		env.fill(l, ev, xmlstream.Element{})
@@ -105,10 +105,17 @@ func (l *Local) answer(ev *Stanza, el []byte) {
 	if ev.silent {
 		return
 	}
-	// An answer to a session of ours needs no chain.
-	to := ev.From
-	h, ours := l.router.Table.Host(domainOf(to))
-	l.say(envelope{from: ev.To, to: to, kind: ev.Kind, hops: ev.Hops + 1, answer: ours && !h.service && to.Resource() != ""}, el)
+	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
+	if l.resource(ev.From) {
+		env.form = anAnswer // it needs no chain
+	}
+	l.say(env, el)
+}
+
+// resource reports whether j may be a session of ours.
+func (l *Local) resource(j jid.JID) bool {
+	h, ours := l.router.Table.Host(domainOf(j))
+	return ours && !h.service && j.Resource() != ""
 }
 
 // Post mails el, a stanza of the entity from, under its lock or under none; el is copied.

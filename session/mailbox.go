@@ -21,19 +21,29 @@ type envelope struct {
 	target   Target
 	hops     uint8
 	loop     uint8 // of the connection that the stanza came from, and one; 0: not known
-	carrier  bool  // origin is settled where the stanza ends
-	fresh    bool  // the sender's Pre chain is yet to run
-	bare     bool  // it had no 'to'
-	answer   bool  // made by this server for one session: no chain looks at it
+	form     form
+	carrier  bool // origin is settled where the stanza ends
+	fresh    bool // the sender's Pre chain is yet to run
+	bare     bool // it had no 'to'
 }
+
+// A form says what the bytes of an envelope are.
+type form uint8
+
+const (
+	aStanza  form = iota // one element, that chains look at
+	anAnswer             // one, made by this server for one session: no chain looks at it
+	anOffer              // of an entity to a session: it has more for it; the bytes say what. See [Local.Offer]
+	aPull                // of a session to an entity: it has room for that
+)
 
 // fill makes ev the stanza of env, whose element is e.
 func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
-	ev.lang, ev.bare, ev.Target, ev.answer = env.lang, env.bare, env.target, env.answer
+	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
 	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
 	ev.carrier, ev.pledged = env.carrier, env.pledged
-	if ev.Kind = env.kind; env.answer {
+	if ev.Kind = env.kind; env.form != aStanza {
 		return // nothing of it is looked at
 	}
 	if ev.Kind == stanza.Nonza {
@@ -46,7 +56,11 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 // seal makes an envelope of ev, with bytes of its own.
 func (ev *Stanza) seal() envelope {
 	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
-		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, answer: ev.answer}
+		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, form: ev.form}
+	if ev.form != aStanza {
+		env.bytes = append([]byte(nil), ev.raw...)
+		return env
+	}
 	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
 	if len(ev.extra) > 0 {
 		env.bytes = addChildren(env.bytes, 0, ev.extra)
@@ -82,14 +96,14 @@ type call struct {
 
 func (b *inbox) empty() bool { return len(b.items) == 0 }
 
-// put keeps env for later; false: the inbox is full.
+// put keeps env for later; false: the inbox is full. Of what sessions have room for there are no more than sessions.
 func (e *Entity) put(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
 		lim = h.Inbox
 	}
 	b := &e.busy().inbox
-	if len(b.items)-len(b.calls) >= lim.Count || b.bytes+len(env.bytes) > lim.Bytes {
+	if env.form != aPull && (len(b.items)-len(b.calls) >= lim.Count || b.bytes+len(env.bytes) > lim.Bytes) {
 		return false
 	}
 	b.bytes += len(env.bytes)
@@ -344,19 +358,23 @@ func (e *Entity) calls(l *Local, c call, err error) {
 // open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
 // panic ends it alone.
 func (l *Local) open(e *Entity, env *envelope, err error) {
-	el, perr := l.Parser.Element(env.bytes)
-	if perr != nil {
-		e.unlock(l)
-		return
+	var el xmlstream.Element
+	if env.form == aStanza {
+		var perr error
+		if el, perr = l.Parser.Element(env.bytes); perr != nil {
+			e.unlock(l)
+			return
+		}
+		defer l.Parser.Release(el)
 	}
-	defer l.Parser.Release(el)
 	ev := l.push()
 	defer l.pop()
 	env.fill(l, ev, el)
+	ev.raw = env.bytes
 	l.origin, l.originLoop = ev.origin, ev.loop
 	defer ev.land(l)
 	ev.Host = e.host
-	if !env.fresh {
+	if !env.fresh && env.form == aStanza {
 		if ev.Target = l.target(ev); ev.Target == ToSelf {
 			ev.Target = ToBare
 		}

@@ -25,15 +25,15 @@ type Stanza struct {
 	stream  *Stream // the sender's, while it is on this loop and was not left
 	origin  Origin  // of a stanza that a client sent, and of what it sets off
 	extra   []byte  // elements that delivery puts behind the children
-	raw     []byte  // of an answer, which is not parsed
+	raw     []byte  // of what is no stanza for chains, and not parsed
 	iqs     *Chains // that have the handler of an iq
 	loop    uint8   // of the connection that it came from, and one; 0: not known
 	bare    bool    // a fresh stanza without 'to'
-	answer  bool    // made by this server for one session
-	other   bool    // Element is a rewritten one, to be released
-	silent  bool    // its sender has an answer: there is no other
-	failed  bool    // FailWith was called
-	replied bool    // an answer was mailed
+	form    form
+	other   bool // Element is a rewritten one, to be released
+	silent  bool // its sender has an answer: there is no other
+	failed  bool // FailWith was called
+	replied bool // an answer was mailed
 
 	carrier  bool       // origin is settled where ev ends
 	kept     bool       // it is stored for later
@@ -149,7 +149,7 @@ func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.E
 
 // FailWith is Fail with more to say.
 func (ev *Stanza) FailWith(e stanza.Error) Verdict {
-	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ {
+	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ || ev.form != aStanza {
 		return Done
 	}
 	ev.failed = true

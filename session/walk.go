@@ -36,7 +36,9 @@ func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
 	e.used = l.Loop.Tick()
 	ev.at = e
 	switch {
-	case ev.answer:
+	case ev.form == aPull:
+		e.pulled(l, ev)
+	case ev.form != aStanza:
 		e.toSession(l, ev)
 	case ev.Fresh && !e.resident.exists:
 		ev.Fail(stanza.InternalServerError) // the account was deleted
@@ -87,18 +89,22 @@ func (l *Local) forward(ev *Stanza) {
 	}
 	host, ours := l.router.Table.Host(domainOf(ev.To))
 	switch {
-	case ev.answer:
+	case ev.form == anAnswer || ev.form == anOffer:
 		if a, ok := l.router.Table.Loaded(ev.To.Bare()); ok && a.host == host { // else the one that asked is gone
 			a.lock(l)
 			l.step(&a.Entity, ev)
 		}
+		return
+	case !ours && ev.form != aStanza:
 		return
 	case !ours:
 		l.remote(ev)
 		return
 	}
 	ev.Host = host
-	if ev.Target = l.target(ev); ev.Target == ToSelf {
+	if ev.form == aPull {
+		ev.Target = ToBare
+	} else if ev.Target = l.target(ev); ev.Target == ToSelf {
 		ev.Target = ToBare
 	}
 	if ev.Target == ToHost && !host.service {
@@ -107,6 +113,7 @@ func (l *Local) forward(ev *Stanza) {
 	}
 	e, ok := l.lockEntity(host, ev.To.Bare())
 	switch {
+	case !ok && ev.form != aStanza:
 	case !ok:
 		ev.Absent()
 	case e.blocked():
@@ -193,7 +200,9 @@ func (c *Chains) handler(ev *Stanza) StanzaFunc {
 // toSession hands an answer that this server made to the session that asked, if it is here. Under the lock of e.
 func (e *Entity) toSession(l *Local, ev *Stanza) {
 	if a := e.account(); a != nil {
-		if s := a.Resource(ev.To); s != nil {
+		if s := a.Resource(ev.To); s != nil && ev.form == anOffer {
+			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)
+		} else if s != nil {
 			l.stats.Out[ev.Kind]++
 			s.Send(Parcel{Bytes: ev.raw, Kind: ev.Kind})
 		}

@@ -1,0 +1,38 @@
+package session
+
+import "canto/session/jid"
+
+// Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken most of what e, and
+// others, have said to it: for more than may be on its way at a time, like the occupants of a room that is joined. what
+// says where to go on; it is copied. If the session ends before, More is not called. What e has said before comes
+// first. Under the lock of e.
+func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
+	if l.resource(to) {
+		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
+		return
+	}
+	// What another server has room for is for the queue to that server to say.
+	l.say(envelope{from: to, to: e.addr, form: aPull}, what)
+}
+
+// offered is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
+type offered struct {
+	by   jid.JID
+	what []byte
+}
+
+func (o *offered) Next(l *Local, s *Session) (Parcel, Supply) {
+	l.mail.add(l, envelope{from: s.jid, to: o.by, form: aPull}, o.what)
+	return Parcel{}, Exhausted
+}
+
+func (*offered) Wanted(*Session) bool            { return true }
+func (*offered) Taken(*Local, *Session, int)     {}
+func (*offered) End(*Local, *Session, SourceEnd) {}
+
+// pulled goes on with what e has offered to the session that ev is from. Under the lock.
+func (e *Entity) pulled(l *Local, ev *Stanza) {
+	if b := e.behaviour(); e.exists() && b != nil && b.More != nil {
+		b.More(l, e, ev.From, ev.raw)
+	}
+}

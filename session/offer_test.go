@@ -1,0 +1,121 @@
+package session_test
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod"
+	"canto/session/sessiontest"
+)
+
+var halls = session.NewKind("test-hall")
+
+// hall is a kind of entity with very many occupants, which it tells who joins in shares; a groupchat message is
+// broadcast to those that have joined.
+type hall struct {
+	seats *session.Seats
+	said  int
+}
+
+const (
+	hallSize  = 3000
+	hallShare = 40
+)
+
+func loadHall(api *session.API) error {
+	b := api.Hooks.Serve(halls)
+	b.New = func(l *session.Local, e *session.Entity) any { return &hall{seats: session.NewSeats(e, l)} }
+	b.More = func(l *session.Local, e *session.Entity, to jid.JID, what []byte) {
+		at, _ := strconv.Atoi(string(what))
+		for i := at; i < min(at+hallShare, hallSize); i++ {
+			from, _ := jid.New(e.JID().Local(), e.JID().Domain(), fmt.Sprint("nick", i))
+			l.Post(from, to, fmt.Appendf(nil, "<presence><status>%d %s</status></presence>", i, strings.Repeat("x", 1000)))
+		}
+		if at+hallShare < hallSize {
+			l.Offer(e, to, fmt.Append(nil, at+hallShare))
+		}
+	}
+	b.Presence[session.ToFull].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		session.Live[hall](ev.Entity()).seats.AddSender(ev)
+		b.More(ev.Local(), ev.Entity(), ev.From, []byte("0"))
+		return session.Done
+	})
+	b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		h := session.Live[hall](ev.Entity())
+		h.said++
+		ev.Local().Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='groupchat'><body>said %d</body></message>", h.said), h.seats)
+		return session.Done
+	})
+	api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		ev.Create(halls)
+		return session.Pass
+	})
+	return nil
+}
+
+// A client that joins thousands gets as many presences as it takes, within its outbox's limit, in order, and what is
+// said meanwhile between them.
+func TestOffer(t *testing.T) {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	opt := sessiontest.Options{Limits: &lim, Hosts: []string{"localhost"}}
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(loadHall) }}}, mod.All...)
+	opt.Modules = append(mod.Default(), "of-the-test")
+	s := sessiontest.New(t, opt)
+	p, err := s.NewProfile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := session.NewService("halls.localhost", p)
+	if err != nil || !s.Router.Table.AddHost(service) {
+		t.Fatal("no service", err)
+	}
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Conn().Room(0)
+	juliet.Send("<presence to='hall@halls.localhost/juliet'/>")
+	s.Settle()
+	most := 0
+	for range 20 {
+		romeo.Send("<message to='hall@halls.localhost' type='groupchat'><body>x</body></message>")
+		s.Advance(time.Second)
+		n := 0
+		for _, l := range s.Net.Loops() {
+			n += l.Meter().OutboxBytes
+		}
+		most = max(most, n)
+	}
+	if juliet.Conn().Ended() || most == 0 || most > 512<<10 {
+		t.Fatalf("ended: %v; %d bytes waited for a client that does not read", juliet.Conn().Ended(), most)
+	}
+	juliet.Conn().Room(-1)
+	var got []string
+	for range 50 {
+		s.Advance(time.Second)
+		s.Settle()
+		got = append(got, juliet.Stanzas()...)
+	}
+	next, said := 0, 0
+	for _, el := range got {
+		if m := regexp.MustCompile(`<status>(\d+) `).FindStringSubmatch(el); m != nil {
+			if m[1] != fmt.Sprint(next) {
+				t.Fatalf("presence %s comes where %d is next", m[1], next)
+			}
+			next++
+		}
+		if strings.Contains(el, "said ") {
+			said++
+			if !strings.Contains(el, fmt.Sprintf("said %d<", said)) {
+				t.Fatalf("%s is not message %d", el, said)
+			}
+		}
+	}
+	if next != hallSize || said != 20 {
+		t.Errorf("%d of %d presences, and %d of 20 messages", next, hallSize, said)
+	}
+}
