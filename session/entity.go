@@ -132,7 +132,7 @@ func (e *Entity) busy() *waits {
 
 // calm gives e.waits back if nothing is in it.
 func (e *Entity) calm() {
-	if w := e.waits; w != nil && w.inbox.empty() && w.out.idle() && len(w.asked) == 0 && w.timer == 0 && !w.running {
+	if w := e.waits; w != nil && w.timer == 0 && e.quiet() {
 		e.waits = nil
 	}
 }

@@ -106,6 +106,10 @@ type Behaviour struct {
 	Ended func(l *Local, e *Entity)
 	// More says the next of what was offered to a session: see [Local.Offer].
 	More func(l *Local, e *Entity, to jid.JID, what []byte)
+	// Carry appends the live state of e, and Adopt reads it back in another kernel, with a version of its own: see
+	// [Local.Carry]. Without them it is lost then.
+	Carry func(e *Entity, dst []byte) []byte
+	Adopt func(l *Local, e *Entity, b []byte) error
 	// Timer is what [Entity.Arm] calls.
 	Timer func(l *Local, e *Entity)
 	// Weigh is about how many bytes the live state takes, for the metrics.

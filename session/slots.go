@@ -15,6 +15,7 @@ type Flag uint8
 var names struct {
 	sync.Mutex
 	flags, slots, outSlots, hostSlots, parts, kinds []string
+	codecs                                          []slotCodec // by slot
 }
 
 // NewFlag takes a bit. It is for package variables, and panics beyond 64 with the list of owners.
@@ -54,16 +55,24 @@ type slot struct {
 
 // A Slot is one module's state in a session: mostly absent, typed where it is present. It is for
 // what few sessions have.
-type Slot[T any] struct {
-	id    uint16
-	carry func(dst []byte, v *T) []byte
-	adopt func(b []byte) (*T, error)
-}
+type Slot[T any] struct{ id uint16 }
 
-// NewSlot makes a Slot, for a package variable. carry and adopt write the state down and read it
-// back; nil: it is lost when the account moves or the server restarts.
-func NewSlot[T any](name string, carry func(dst []byte, v *T) []byte, adopt func(b []byte) (*T, error)) Slot[T] {
-	return Slot[T]{id: register(&names.slots, name), carry: carry, adopt: adopt}
+// NewSlot makes a Slot, for a package variable. c writes the state down and reads it back when the session moves to
+// another kernel; nil: it is lost then.
+func NewSlot[T any](name string, c *Codec[T]) Slot[T] {
+	k := Slot[T]{id: register(&names.slots, name)}
+	var e slotCodec
+	if c != nil {
+		e = slotCodec{c.Version, func(dst []byte, v any) []byte { return c.Append(dst, v.(*T)) },
+			func(version uint8, b []byte) (any, error) { return c.Read(version, b) }}
+	}
+	names.Lock()
+	defer names.Unlock()
+	for len(names.codecs) <= int(k.id) {
+		names.codecs = append(names.codecs, slotCodec{})
+	}
+	names.codecs[k.id] = e
+	return k
 }
 
 func register(list *[]string, name string) uint16 {

@@ -110,6 +110,9 @@ func Converse(t testing.TB, text string, opt Options) string {
 		for i < len(lines) && strings.TrimSpace(lines[i]) != "" {
 			i++ // what was expected is written anew
 		}
+		if opt.Carried {
+			s.Carry()
+		}
 		shown := s.step(line, body)
 		got := s.collect()
 		if shown != "" && got == nothing {

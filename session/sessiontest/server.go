@@ -48,6 +48,9 @@ type Options struct {
 	Log            io.Writer
 	FS             vfs.FS // vfs.NewCrashableMem()
 	NoPause        bool   // the engine can't stop reading
+	// Carried has another kernel take over before each step of a conversation before which that can be: see
+	// [Server.Carry].
+	Carried bool
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
@@ -78,6 +81,7 @@ type Server struct {
 	streams   int
 	resources int
 	reloads   int
+	dials     int
 }
 
 // New starts a server with all modules and the host localhost.
@@ -292,6 +296,9 @@ type Client struct {
 	in     xmlstream.Stream
 	ended  bool
 	lang   string // of its stream headers
+	nth    int    // of all that were dialed
+	from   netip.Addr
+	loop   int
 }
 
 // Dial opens a connection on a loop and says nothing.
@@ -301,9 +308,16 @@ func (s *Server) Dial(name string, loop int) *Client {
 
 // DialFrom is Dial from an address.
 func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
-	c := &Client{Name: name, server: s, conn: s.Net.ConnectFrom(from, loop, reactor.Listener{Handler: s.Door}), parser: xmlstream.NewParser(nil)}
+	s.dials++
+	c := &Client{Name: name, server: s, nth: s.dials, from: from, loop: loop, parser: xmlstream.NewParser(nil)}
+	c.connect()
 	s.clients[name] = c
 	return c
+}
+
+// connect opens the connection of c.
+func (c *Client) connect() {
+	c.conn = c.server.Net.ConnectFrom(c.from, c.loop, reactor.Listener{Handler: c.server.Door})
 }
 
 // Open sends a stream header.
@@ -352,11 +366,15 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 	if !contains(got, want) {
 		s.TB.Fatalf("%s can't log in: %s", full, got)
 	}
-	// What comes from here on is parsed as of a stream whose header is known.
+	c.bound()
+	return c
+}
+
+// bound has what comes from here on parsed as of a stream whose header is known.
+func (c *Client) bound() {
 	c.in.Reset(0)
 	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
-	return c
 }
 
 // escape writes text as the server does.

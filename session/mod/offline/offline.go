@@ -76,7 +76,7 @@ type progress struct {
 	again bool   // it will be tried again by the clock
 }
 
-var progressOf = session.NewSlot[progress]("offline", nil, nil)
+var progressOf = session.NewSlot[progress]("offline", nil)
 
 // sliceBytes is how much is read from the store at a time: what may be on its way to a client.
 const sliceBytes = session.LowMark

@@ -36,7 +36,7 @@ var Manifest = session.Manifest{
 }
 
 var (
-	directed = session.NewSlot[sent]("directed-presence", nil, nil)
+	directed = session.NewSlot("directed-presence", &session.Codec[sent]{Version: 1, Append: appendSent, Read: readSent})
 )
 
 // What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
@@ -53,6 +53,27 @@ const maxPresence = 16 << 10
 type sent struct {
 	to    []jid.JID
 	bytes int // of to
+}
+
+// appendSent writes d down: the addresses, a NUL after each, which no address has.
+func appendSent(dst []byte, d *sent) []byte {
+	for _, to := range d.to {
+		dst = append(append(dst, to.String()...), 0)
+	}
+	return dst
+}
+
+func readSent(_ uint8, b []byte) (*sent, error) {
+	d := new(sent)
+	for len(b) > 0 {
+		s, rest, _ := bytes.Cut(b, []byte{0})
+		to, err := jid.Parse(string(s))
+		if err != nil {
+			return nil, err
+		}
+		d.to, d.bytes, b = append(d.to, to), d.bytes+len(s), rest
+	}
+	return d, nil
 }
 
 func (d *sent) has(j jid.JID) bool {

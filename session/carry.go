@@ -1,0 +1,286 @@
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"canto/session/jid"
+	"canto/session/stanza"
+)
+
+// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
+// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
+// and slots stand there by name and version, never by the numbers that they have in this process.
+
+// A Codec writes the state of a [Slot] down and reads it back.
+type Codec[T any] struct {
+	Version uint8 // of what Append writes; grows when that changes
+	Append  func(dst []byte, v *T) []byte
+	Read    func(version uint8, b []byte) (*T, error)
+}
+
+// slotCodec is a Codec of a slot of any type.
+type slotCodec struct {
+	version uint8
+	append  func(dst []byte, v any) []byte
+	read    func(version uint8, b []byte) (any, error)
+}
+
+// carriedVersion is the first byte of an entity that was written down.
+const carriedVersion = 1
+
+// Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b is
+// put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something waits for them or is under
+// way from them: they are written down by a later call. On l's loop, under no lock; it takes the lock of each entity
+// in turn.
+func (l *Local) Carry(put func(b []byte)) (left int) {
+	for i := range shards {
+		for _, e := range l.router.Table.Entities(i, nil) {
+			e.lock(l)
+			b, ok := e.carry(l)
+			e.unlock(l)
+			if !ok {
+				left++
+			} else if b != nil {
+				put(b)
+			}
+		}
+	}
+	return left
+}
+
+// carry is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
+func (e *Entity) carry(l *Local) (b []byte, ok bool) {
+	a := e.account()
+	switch {
+	case e.resident == goneMark, a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
+		return nil, true
+	case !e.quiet():
+		return nil, false
+	}
+	b = append(b, carriedVersion)
+	b = putString(b, e.kind.String())
+	b = putString(b, e.addr.String())
+	b = binary.AppendUvarint(b, e.id)
+	if a == nil {
+		if h := e.behaviour(); h != nil && h.Carry != nil {
+			b = h.Carry(e, b)
+		}
+		return b, true
+	}
+	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
+	for _, s := range a.sessions {
+		if s.Connected() {
+			a.Detach(l, s)
+		}
+		b = s.carry(b)
+	}
+	return b, true
+}
+
+// quiet reports whether nothing waits for e and nothing is under way from it. Under the lock.
+func (e *Entity) quiet() bool {
+	w := e.waits
+	return w == nil || w.inbox.empty() && w.out.idle() && len(w.asked) == 0 && !w.running
+}
+
+// carry appends s. Under the account's lock.
+func (s *Session) carry(b []byte) []byte {
+	b = putString(b, s.jid.Resource())
+	b = append(b, byte(s.priority), byte(s.traits))
+	if s.presence == nil {
+		b = append(b, 0)
+	} else {
+		b = putString(append(b, 1), string(s.presence))
+	}
+	names.Lock()
+	flags, slots, codecs := slices.Clone(names.flags), slices.Clone(names.slots), slices.Clone(names.codecs)
+	names.Unlock()
+	n := 0
+	var list []byte
+	for i, name := range flags {
+		if Flag(i).Is(s) {
+			list = putString(list, name)
+			n++
+		}
+	}
+	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	n, list = 0, nil
+	for at := s.slots; at != nil; at = at.next {
+		if c := codecs[at.id]; c.append != nil {
+			list = append(putString(list, slots[at.id]), c.version)
+			list = putString(list, string(c.append(nil, at.v)))
+			n++
+		}
+	}
+	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	s.lockOut()
+	defer s.unlockOut()
+	var held []heldElement
+	if s.out != nil {
+		held = append(append(held, s.out.held...), s.out.kept...)
+	}
+	b = binary.AppendUvarint(b, uint64(len(held)))
+	for _, h := range held {
+		b = append(b, byte(h.kind))
+		b = putString(putString(putString(b, h.from.String()), h.to.String()), string(h.bytes))
+	}
+	return b
+}
+
+// TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with it, or nil: an entity
+// of a domain that is not served, or that is gone from the store. Sessions rest until [Account.Adopt]. On l's loop, under no lock; done may be
+// called later, under the entity's.
+func (l *Local) TakeUp(b []byte, done func(err error)) {
+	r := &carried{b: b}
+	if v := r.byte(); v != carriedVersion && r.err == nil {
+		r.err = fmt.Errorf("%w: version %d, and %d is the latest known here", errCarried, v, carriedVersion)
+	}
+	kind, addr, id := kindNamed(r.string()), r.jid(r.string()), r.uvarint()
+	h, ok := l.router.Table.Host(domainOf(addr))
+	if r.err == nil && (!ok || kind == 0) {
+		r.err = fmt.Errorf("%w: neither the domain nor the kind of %s is served", errCarried, addr)
+	}
+	if r.err != nil {
+		done(r.err)
+		return
+	}
+	l.Entity(h, addr, func(l *Local, e *Entity, err error) {
+		switch {
+		case err != nil:
+		case e == nil || e.exists() && e.id != id || !e.exists() && (id != 0 || kind == Accounts):
+			err = fmt.Errorf("%w: %s is gone", errCarried, addr)
+		case kind == Accounts:
+			err = e.account().takeUp(l, r)
+		default:
+			if !e.exists() {
+				e.become(l, kind)
+			}
+			if b := e.behaviour(); b != nil && b.Adopt != nil {
+				err = b.Adopt(l, e, r.b)
+			}
+		}
+		done(err)
+	})
+}
+
+// takeUp makes the sessions that r has, which rest. Under the lock.
+func (a *Account) takeUp(l *Local, r *carried) error {
+	var list []*Session
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		s := &Session{account: a}
+		if err := s.takeUp(l, r); err != nil {
+			return err
+		}
+		if a.Resource(s.jid) == nil {
+			list = append(list, s)
+		}
+	}
+	if r.err != nil {
+		return r.err
+	}
+	for _, s := range list {
+		a.sessions = append(a.sessions, s)
+		l.stats.Bound++
+		runSessions(&a.host.Profile().Hooks.Rested, l, s)
+	}
+	return nil
+}
+
+func (s *Session) takeUp(l *Local, r *carried) (err error) {
+	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
+		return err
+	}
+	s.priority, s.traits = int8(r.byte()), Traits(r.byte())
+	if r.byte() == 1 {
+		s.presence = []byte(r.string())
+	}
+	names.Lock()
+	flags, slots, codecs := slices.Clone(names.flags), slices.Clone(names.slots), slices.Clone(names.codecs)
+	names.Unlock()
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		if i := slices.Index(flags, r.string()); i >= 0 { // else its module is not there any more
+			Flag(i).Set(s, true)
+		}
+	}
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		name, version, b := r.string(), r.byte(), r.string()
+		i := slices.Index(slots, name)
+		if i < 0 || codecs[i].read == nil {
+			continue
+		}
+		v, err := codecs[i].read(version, []byte(b))
+		if err != nil {
+			l.Log.Error("the state of a module in a session can't be read", "jid", s.jid.String(), "state", name, "err", err)
+			continue
+		}
+		s.slots = &slot{id: uint16(i), v: v, next: s.slots}
+	}
+	s.wire = &resting{l, s}
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		h := heldElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()), bytes: []byte(r.string())}
+		o := s.box()
+		o.held = append(o.held, h)
+		o.bytes += len(h.bytes)
+	}
+	return r.err
+}
+
+var errCarried = errors.New("session: what was written down can't be taken up")
+
+func putString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// A carried reads what was written down; after the first error it reads nothing.
+type carried struct {
+	b   []byte
+	err error
+}
+
+func (r *carried) fail() { r.err, r.b = fmt.Errorf("%w: cut short", errCarried), nil }
+
+func (r *carried) byte() byte {
+	if len(r.b) == 0 {
+		r.fail()
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+func (r *carried) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *carried) string() string {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.fail()
+		return ""
+	}
+	v := string(r.b[:n])
+	r.b = r.b[n:]
+	return v
+}
+
+// jid reads an address; an empty one is none.
+func (r *carried) jid(s string) jid.JID {
+	if s == "" {
+		return jid.JID{}
+	}
+	j, err := jid.Parse(s)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("%w: %w", errCarried, err)
+	}
+	return j
+}
