@@ -17,10 +17,10 @@ var unused = strings.Fields(`
 	Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal
 	ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset ErrUnsupportedStanza ErrUnsupportedVersion
 	Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin LeastLogins LeastOutbox LeastRate
-	LeastStanza Local.Enter Local.Entity Local.Header Local.Offer Local.Receive MostLogin MostOutbox
-	MostRateWindow Opening Origin Outbound Outbox.Append Profile.Has Run Seats.Has Seats.Reset Stanza.ID
-	Stanza.Keep Stanza.Origin Stanza.Picked Stream.Charge Stream.Claimed Stream.ID Stream.Lang Stream.Ready
-	StreamRef Table.Found Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader
+	LeastStanza Local.Entity Local.Header Local.Receive MostLogin MostOutbox MostRateWindow Opening Origin
+	Outbound Outbox.Append Profile.Has Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep Stanza.Origin
+	Stanza.Picked Stream.Charge Stream.Claimed Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found
+	Table.Loaded Throttle.Look Throttle.LookAddr Unauthed Unloader
 `)
 
 // called are methods that others call by an interface of theirs: error, fmt.Stringer, reactor's.

@@ -8,6 +8,9 @@
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
 //	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
 //
+// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant before its own,
+// a share at a time as its client takes them.
+//
 // A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
 //
 //	C: <message to='orchard@rooms.localhost' type='groupchat'><body>Hi</body></message>
@@ -153,7 +156,8 @@ func (m *module) Load(api *session.API) (err error) {
 	session.ResidentOf(api, Kind, part, m.read)
 
 	b := api.Hooks.Serve(Kind)
-	b.New, b.Ended, b.Timer = m.fresh, m.ended, m.expire
+	b.New, b.Ended, b.Timer, b.More = m.fresh, m.ended, m.expire, m.more
+	b.Carry, b.Adopt = carry, adopt
 	b.Cold = func(e *session.Entity) bool { return session.Live[room](e).seats.Len() == 0 }
 	b.Weigh = func(e *session.Entity) int { return 512 + 256*session.Live[room](e).seats.Len() }
 	b.Presence[session.ToFull].Add(api.Module, session.Deliver, m.presence)
@@ -284,6 +288,9 @@ func (m *module) join(ev *session.Stanza, r *room) {
 	r.seats.AddSender(ev)
 	r.nicks[nick], r.names[ev.From] = ev.From, nick
 	m.accept(ev, r)
+	if _, asks := ev.Element.Child(listName); asks {
+		m.more(ev.Local(), ev.Entity(), ev.From, nil)
+	}
 	a := ev.Appender()
 	a.Open(stanza.PresenceName).Attr(stanza.AttrFrom, ev.To.String())
 	if r.seats.Len() > m.opt.Announce {

@@ -68,9 +68,14 @@ func (p *stored) of(who jid.JID) string {
 
 // set changes the affiliation of who.
 func (p *stored) set(who jid.JID, is string) {
-	p.affiliated = slices.DeleteFunc(p.affiliated, func(a affiliation) bool { return a.jid == who })
+	i, found := slices.BinarySearchFunc(p.affiliated, who, func(a affiliation, who jid.JID) int {
+		return strings.Compare(a.jid.String(), who.String()) // in the order in which rows are read
+	})
+	if found {
+		p.affiliated = slices.Delete(p.affiliated, i, i+1)
+	}
 	if is != none {
-		p.affiliated = append(p.affiliated, affiliation{who, is})
+		p.affiliated = slices.Insert(p.affiliated, i, affiliation{who, is})
 	}
 }
 
