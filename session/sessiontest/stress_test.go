@@ -70,6 +70,7 @@ type stress struct {
 	pace    chan struct{}
 	said    atomic.Int64
 	log     stressLog
+	rooms   bool // rooms.localhost is served
 }
 
 // fault is an invariant that does not hold. Any goroutine.
@@ -104,16 +105,21 @@ func until(happened func() bool) bool {
 	return false
 }
 
-// newStress starts the server.
-func newStress(t *testing.T) *stress {
+// newStress starts the server; with f, it has rooms, and f's occupants of them.
+func newStress(t *testing.T, f *far) *stress {
 	x := &stress{t: t, pace: make(chan struct{}, 1024)}
+	shelf := mod.All
+	if f != nil {
+		f.x, x.rooms = x, true
+		shelf = append(withKinds(Options{}).Shelf, f.manifest())
+	}
 	now := func() time.Time { return time.Now().Add(time.Duration(x.ahead.Load())) }
 	log := slog.New(slog.NewTextHandler(&x.log, nil))
 	key := testKey
 	srv, err := server.New(server.Options{
 		Store: store.Options{FS: vfs.NewMem(), Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
 			Fatal: func(err error) { x.fault("the store: %v", err) }},
-		Log: log, Now: now, Random: crand.Reader, FakeKey: &key, Unthrottled: true,
+		Shelf: shelf, Log: log, Now: now, Random: crand.Reader, FakeKey: &key, Unthrottled: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +157,13 @@ func (x *stress) apply(version int, other bool) {
 	if other {
 		hosts = append(hosts, stressOther)
 	}
-	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(string) (server.Host, error) {
+	if x.rooms {
+		hosts = append(hosts, "rooms.localhost")
+	}
+	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(name string) (server.Host, error) {
+		if kinds := withKinds(Options{}); name == kinds.Services[0] {
+			return server.Host{Service: true, Modules: append(kinds.ServiceModules, "far")}, nil
+		}
 		return server.Host{
 			Modules: append(mod.Default(), "register"),
 			Key:     fmt.Sprint(version % 3),
@@ -200,6 +212,7 @@ type stressClient struct {
 	bounced int               // messages that came back
 	left    bool              // the client has ended the connection
 	cause   string            // the server's
+	hear    func(e xmlstream.Element)
 
 	asks, seq, shown int // the writer's own
 }
@@ -330,6 +343,9 @@ func (c *stressClient) take(e xmlstream.Element) {
 	typ, id, from := attr(e, stanza.AttrType), attr(e, stanza.AttrID), attr(e, stanza.AttrFrom)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.hear != nil {
+		c.hear(e)
+	}
 	switch string(e.Local()) {
 	case "iq":
 		if typ == "get" { // another client's ping
@@ -651,7 +667,7 @@ func (x *stress) upset(rnd *rand.Rand) {
 // when all have left nothing is left.
 func TestStress(t *testing.T) {
 	seed, size := stressNumber(t, "CANTO_STRESS_SEED", 1), int(stressNumber(t, "CANTO_STRESS_SIZE", 1))
-	x := newStress(t)
+	x := newStress(t, nil)
 	for i := range stressUsers {
 		x.create(fmt.Sprint("user", i), stressHost)
 		x.create(fmt.Sprint("user", i), stressOther)

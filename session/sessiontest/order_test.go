@@ -1,0 +1,364 @@
+package sessiontest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/stanza"
+	"canto/xmlstream"
+)
+
+// One order (RFC 6120 §10.1, and what a log is for): whatever a room says to an occupant, on whichever of four real
+// loops it was said and delivered, arrives in the order in which the room has said it.
+
+const (
+	orderRoom = "orchard@rooms.localhost"
+	farDomain = "far.example" // whose occupants are no sockets: see far
+)
+
+var (
+	logName  = xmlstream.N("urn:canto:test:room", "log")
+	lastName = xmlstream.N("urn:canto:test:room", "last")
+	numName  = xmlstream.N("", "n")
+)
+
+// A view is what one occupant has seen of a room. Messages have the number that the log gave them, presence and
+// answers that of the last message before them.
+type view struct {
+	mu   sync.Mutex
+	in   bool   // it was told that it is an occupant
+	last uint64 // number of the last message
+	seen int
+	sent map[string]int // the number of the last message of each sender
+
+	refused bool // it may not come, as the room's inbox was full (resource-constraint)
+}
+
+// see checks one stanza from the room; mine: it tells of the occupant's own coming.
+func (v *view) see(e xmlstream.Element, mine bool) (fault string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	kind, typ := stanza.KindOf(e), attr(e, stanza.AttrType)
+	child, ok := e.Child(logName)
+	if kind == stanza.Presence && typ == "error" {
+		v.refused = true
+		return ""
+	}
+	if kind == stanza.IQ && typ == "result" {
+		child, ok = e.Child(lastName)
+	}
+	if stream, n := counted(e, "body"); stream != "" && kind == stanza.Message && typ != "error" {
+		if v.sent == nil {
+			v.sent = make(map[string]int)
+		}
+		if n <= v.sent[stream] {
+			return fmt.Sprintf("message %d of %s after its message %d", n, stream, v.sent[stream])
+		}
+		v.sent[stream] = n
+	}
+	if !ok {
+		return ""
+	}
+	n, err := strconv.ParseUint(attr(child, numName), 10, 64)
+	switch {
+	case err != nil:
+		return "no number"
+	case kind == stanza.Presence && mine && typ == "":
+		if v.in && n != v.last {
+			return fmt.Sprintf("it comes at %d, and has seen %d", n, v.last)
+		}
+		v.in, v.last = true, n
+	case !v.in:
+	case kind == stanza.Message && n != v.last+1:
+		return fmt.Sprintf("message %d after message %d", n, v.last)
+	case kind == stanza.Message:
+		v.last = n
+		v.seen++
+	case n != v.last:
+		return fmt.Sprintf("an answer of when %d was the last message, after message %d", n, v.last)
+	}
+	return ""
+}
+
+// out has v be no occupant until it is told so again.
+func (v *view) out() {
+	v.mu.Lock()
+	v.in = false
+	v.mu.Unlock()
+}
+
+// entered reports whether it is in; if it was refused it calls join.
+func (v *view) entered(join func()) bool {
+	if v.again() {
+		join()
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.in
+}
+
+// again reports, once, whether it was refused.
+func (v *view) again() (refused bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	refused, v.refused = v.refused, false
+	return refused
+}
+
+func (v *view) number() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.last
+}
+
+// far are occupants at a domain that is not ours: what goes there is looked at where a server-to-server module would
+// take it. Two thousand sockets cost a run under -race half a minute of logins, and no more order.
+type far struct {
+	x     *stress
+	views map[string]*view // by full JID; not changed while the server runs
+}
+
+func (f *far) manifest() session.Manifest {
+	return session.Manifest{Name: "far", Spec: "a test", New: func() session.Module { return f }}
+}
+
+func (f *far) Load(api *session.API) error {
+	api.Hooks.Remote.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		v := f.views[ev.To.String()]
+		if v == nil {
+			return session.Pass
+		}
+		if fault := v.see(ev.Element, ev.From.Resource() == ev.To.Local()); fault != "" {
+			f.x.fault("%s: %s: %s", ev.To, fault, ev.Element.Raw())
+		}
+		return session.Done
+	})
+	return nil
+}
+
+// say has a loop say something to the room as if it came from that occupant's server.
+func (f *far) say(rnd *rand.Rand, from, resource, el string) {
+	j, err := jid.Parse(from)
+	if err != nil {
+		f.x.fault("%v", err)
+		return
+	}
+	to := orderRoom
+	if resource != "" {
+		to += "/" + resource
+	}
+	room, err := jid.Parse(to)
+	if err != nil {
+		f.x.fault("%v", err)
+		return
+	}
+	locals := f.x.srv.Router.Locals()
+	l := locals[rnd.IntN(len(locals))]
+	l.Loop.Post(func() { l.Enter(func() { l.Post(j, room, []byte(el)) }) })
+}
+
+// An occupant is one with a connection. Each time that it comes it has another nick, so that it knows which of its
+// comings it is told of.
+type occupant struct {
+	*stressClient
+	v     *view
+	local string
+	comes int
+	nick  string    // under mu
+	nicks *sync.Map // the last nick of each
+}
+
+// enter logs in, on whichever loop takes the connection, and joins.
+func (x *stress) enter(local string, nicks *sync.Map) *occupant {
+	c, err := x.login(local, stressHost, "home", false)
+	if err != nil {
+		return nil
+	}
+	o := &occupant{stressClient: c, v: new(view), local: local, nicks: nicks}
+	c.mu.Lock()
+	c.hear = func(e xmlstream.Element) {
+		if !strings.HasPrefix(attr(e, stanza.AttrFrom), orderRoom) {
+			return
+		}
+		if fault := o.v.see(e, attr(e, stanza.AttrFrom) == orderRoom+"/"+o.nick); fault != "" {
+			x.fault("%s (stream %d): %s: %s", c.full, c.number, fault, e.Raw())
+		}
+	}
+	c.mu.Unlock()
+	o.come()
+	return o
+}
+
+// come joins under a new nick.
+func (o *occupant) come() {
+	o.comes++
+	o.mu.Lock()
+	o.nick = fmt.Sprintf("%s-%d-%d", o.local, o.number, o.comes)
+	o.mu.Unlock()
+	o.nicks.Store(o.local, o.nick)
+	o.join()
+}
+
+func (o *occupant) join() { o.send("<presence to='" + orderRoom + "/" + o.nick + "'/>") }
+
+// speak sends the room something for all.
+func (o *occupant) speak() {
+	o.seq++
+	o.send(fmt.Sprintf("<message to='%s' type='groupchat'><body>%d %d</body></message>", orderRoom, o.number, o.seq))
+}
+
+// whisper sends one occupant something.
+func (o *occupant) whisper(local string) {
+	nick, ok := o.nicks.Load(local)
+	if !ok {
+		return
+	}
+	o.seq++
+	o.send(fmt.Sprintf("<message to='%s/%s' type='chat'><body>%d %d</body></message>", orderRoom, nick, o.number, o.seq))
+}
+
+// TestOneOrder has clients of four loops speak in one room, to all and to one, ask it what its last message was, leave
+// it and come back, and bind again on other connections. CANTO_STRESS_SEED and CANTO_STRESS_SIZE are as in TestStress.
+func TestOneOrder(t *testing.T) {
+	seed, size := stressNumber(t, "CANTO_STRESS_SEED", 1), int(stressNumber(t, "CANTO_STRESS_SIZE", 1))
+	for _, c := range []struct{ clients, far, steps int }{{5, 0, 120}, {64, 0, 12}, {40, 1960, 8}} {
+		t.Run(fmt.Sprint(c.clients+c.far), func(t *testing.T) { oneOrder(t, seed, c.clients, c.far, c.steps*size) })
+	}
+}
+
+func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
+	f := &far{views: make(map[string]*view)}
+	x := newStress(t, f)
+	names := make([]string, others)
+	for i := range names {
+		names[i] = fmt.Sprintf("far%d@%s/x", i, farDomain)
+		f.views[names[i]] = new(view)
+	}
+	var nicks sync.Map
+	nick := func(i int) string { return fmt.Sprint("user", i) }
+	for i := range clients {
+		x.create(nick(i), stressHost)
+	}
+	first := x.enter(nick(0), &nicks) // which stays
+	if first == nil {
+		t.Fatal("no login")
+	}
+	rnd := rand.New(rand.NewPCG(seed, 2000))
+	if !until(func() bool { return first.v.entered(first.join) }) {
+		t.Fatal("the first does not come in")
+	}
+	const share = 32 // at a time: the room's inbox takes 64 stanzas
+	for at := 0; at < len(names); at += share {
+		some := names[at:min(at+share, len(names))]
+		for i, name := range some {
+			f.say(rnd, name, fmt.Sprint("far", at+i), "<presence/>")
+		}
+		for i, name := range some {
+			if !until(func() bool {
+				return f.views[name].entered(func() { f.say(rnd, name, fmt.Sprint("far", at+i), "<presence/>") })
+			}) {
+				t.Fatalf("%s does not come in", name)
+			}
+		}
+	}
+	var all sync.WaitGroup
+	last := make([]*occupant, clients)
+	last[0] = first
+	for i := range clients {
+		all.Go(func() {
+			rnd := rand.New(rand.NewPCG(seed, uint64(i)))
+			o := first
+			if i > 0 {
+				o = x.enter(nick(i), &nicks)
+			}
+			for range steps {
+				if o == nil || o.gone() {
+					o = x.enter(nick(i), &nicks)
+					continue
+				}
+				switch n := rnd.IntN(16); {
+				case n < 6:
+					o.speak()
+				case n < 8:
+					o.whisper(nick(rnd.IntN(clients)))
+				case n < 11:
+					o.ask("get", orderRoom, "<last xmlns='urn:canto:test:room'/>", false)
+				case n < 12:
+					o.settle()
+				case n < 13 && i > 0:
+					o.v.out()
+					o.send("<presence type='unavailable' to='" + orderRoom + "/" + o.nick + "'/>")
+					o.come()
+				case n < 14 && i > 0: // the same session's address, by another connection
+					o.v.out()
+					o.mu.Lock()
+					o.left = true
+					o.mu.Unlock()
+					o = x.enter(nick(i), &nicks)
+				default:
+					if others == 0 {
+						o.speak()
+						continue
+					}
+					k := rnd.IntN(others)
+					switch rnd.IntN(4) {
+					case 0:
+						f.views[names[k]].out()
+						f.say(rnd, names[k], fmt.Sprint("far", k), "<presence type='unavailable'/>")
+					default:
+						f.say(rnd, names[k], "", "<iq type='get' id='1'><last xmlns='urn:canto:test:room'/></iq>")
+					}
+				}
+			}
+			last[i] = o
+		})
+	}
+	all.Wait()
+	// Each who is there gets the last message; of what was sent, nothing is under way any more.
+	for _, o := range last {
+		if o != nil && !o.gone() {
+			o.settle()
+		}
+	}
+	if first.gone() {
+		t.Fatalf("the stream that stays has ended: %s", first.cause)
+	}
+	first.ask("get", orderRoom, "<last xmlns='urn:canto:test:room'/>", false)
+	first.settle()
+	end := first.v.number()
+	for _, o := range last {
+		if o != nil && !o.gone() && !until(func() bool {
+			if o.v.again() { // also its going may have found the inbox full
+				o.send("<presence type='unavailable' to='" + orderRoom + "/" + o.nick + "'/>")
+				o.join()
+			}
+			return o.v.number() == first.v.number()
+		}) {
+			t.Errorf("%s has seen %d of %d", o.full, o.v.number(), first.v.number())
+		}
+	}
+	seen := 0
+	for _, v := range f.views {
+		v.mu.Lock()
+		seen += v.seen
+		v.mu.Unlock()
+	}
+	t.Logf("%d messages, %d deliveries to occupants without a socket", end, seen)
+	if end < uint64(clients) || others > 0 && seen < others {
+		t.Errorf("only %d messages, %d deliveries", end, seen)
+	}
+	for _, o := range last {
+		if o != nil {
+			o.leave(2)
+		}
+	}
+	if n := len(x.log.panics); n > 0 {
+		t.Errorf("%d panics: %s", n, x.log.panics[0])
+	}
+}

@@ -1,0 +1,197 @@
+package room_test
+
+import (
+	"fmt"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"canto/session"
+	"canto/session/sessiontest"
+	"canto/session/sessiontest/room"
+	"canto/session/stanza"
+	"canto/session/store"
+)
+
+// A hundred thousand rooms on disk cost a start no read of one and no memory; each is found by its first stanza.
+func TestManyRoomsOnDisk(t *testing.T) {
+	const count = 100_000
+	fs := vfs.NewCrashableMem()
+	var reads atomic.Int64
+	fault := func(write bool) error {
+		if !write {
+			reads.Add(1)
+		}
+		return nil
+	}
+	start := func() (s *sessiontest.Server, read int64) {
+		reads.Store(0)
+		s = sessiontest.New(t, with(sessiontest.Options{FS: fs, Fault: fault}))
+		s.Settle()
+		return s, reads.Load()
+	}
+	s, empty := start()
+	var last store.Ticket
+	for i := 0; i < count; {
+		b, err := s.DB.Entities().New("rooms.localhost", fmt.Sprintf("room%d", i), room.Kind.String())
+		if err != nil {
+			s.DB.Wait(t.Context(), last) // numbers for the next are reserved by then
+			continue
+		}
+		last = s.DB.Commit(b)
+		i++
+	}
+	if err := s.DB.Wait(t.Context(), last); err != nil {
+		t.Fatal(err)
+	}
+	s.DB.Close()
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	s, read := start()
+	// A store that holds something reads a few more of its own rows than an empty one, not one for each.
+	if read > empty+32 || s.Router.Table.Len() != 0 {
+		t.Errorf("a start reads %d times (an empty store: %d), and has %d entities in memory", read, empty, s.Router.Table.Len())
+	}
+	if used := heap() - before; used > 32<<20 { // the store's own, which is as large for any number of rows
+		t.Errorf("a start takes %d bytes", used)
+	}
+	romeo := s.Login("romeo", "romeo@localhost/a")
+	romeo.Send("<presence to='room77777@rooms.localhost/Romeo'/>" +
+		"<iq type='get' id='1' to='room77777@rooms.localhost'><affiliations xmlns='urn:canto:test:room'/></iq>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "owner") {
+		t.Errorf("a room that is there: %s", got)
+	}
+	if n := s.Router.Table.Len(); n != 2 {
+		t.Errorf("%d entities are in memory, want the room and its occupant", n)
+	}
+}
+
+// A flood to random addresses of rooms makes nothing that stays: what is asked for at an address where there is nothing
+// leaves memory, rooms that nobody writes in are bounded in number, and those that one account left behind end with its
+// session (attacks K58, T20).
+func TestFloodOfAddresses(t *testing.T) {
+	opt := with(sessiontest.Options{Limits: unlimited()})
+	opt.Module = func(_ string, v any) error {
+		if o, ok := v.(*room.Options); ok {
+			o.MaxTemporary = 100
+		}
+		return nil
+	}
+	s := sessiontest.New(t, opt)
+	romeo := s.Login("romeo", "romeo@localhost/a")
+	send := func(n int, el string) (got string) {
+		for i := range n {
+			romeo.Conn().Write([]byte(strings.ReplaceAll(el, "N", fmt.Sprint(i))))
+			if i%50 == 49 {
+				s.Settle()
+				got += romeo.Received()
+			}
+		}
+		s.Settle()
+		return got + romeo.Received()
+	}
+	got := send(5000, "<message to='nN@rooms.localhost' type='groupchat'/><iq type='get' id='N' to='qN@rooms.localhost'><page xmlns='urn:canto:test:room'/></iq>")
+	if n := strings.Count(got, "<item-not-found"); n < 9900 {
+		t.Errorf("%d of 10,000 have an answer that says so", n)
+	}
+	if n := strings.Count(got, "type='error'"); n != 10_000 {
+		t.Errorf("%d of 10,000 have an error", n)
+	}
+	s.Advance(2 * time.Minute)
+	s.Settle()
+	if n := s.Router.Table.Len(); n != 1 {
+		t.Errorf("%d entities are in memory afterwards", n)
+	}
+	got = send(900, "<presence to='rN@rooms.localhost/x'/>")
+	if n := strings.Count(got, "<resource-constraint"); n != 800 {
+		t.Errorf("%d of 900 rooms are refused, want all but 100", n)
+	}
+	romeo.Cut()
+	s.Settle()
+	s.Advance(2 * time.Minute)
+	s.Settle()
+	if n := s.Router.Table.Len(); n != 0 {
+		t.Errorf("%d entities are in memory when the flood is over", n)
+	}
+	juliet := s.Login("juliet", "juliet@localhost/a")
+	juliet.Send(join("Juliet"))
+	s.Settle()
+	mustHave(t, "who comes later", juliet.Received(), "from='"+orchard+"/Juliet'")
+}
+
+// What is too large for a room is refused, and goes to no one; a room that is cold takes 64 stanzas and 256 KiB into
+// its inbox, and the rest has an error.
+func TestBoundsOfARoom(t *testing.T) {
+	s := sessiontest.New(t, with(sessiontest.Options{Limits: unlimited()}))
+	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
+	romeo.Send(join("Romeo") + say("one"))
+	juliet.Send(join("Juliet"))
+	s.Settle()
+	romeo.Received()
+	juliet.Received()
+	romeo.Send("<message to='" + orchard + "' type='groupchat' id='big'><body>" + strings.Repeat("x", 17<<10) + "</body></message>")
+	s.Settle()
+	mustHave(t, "romeo", romeo.Received(), "<policy-violation")
+	if got := juliet.Received(); got != "" {
+		t.Errorf("juliet gets %.100s", got)
+	}
+	s.Restart()
+	romeo = s.Login("romeo", "romeo@localhost/a")
+	var b strings.Builder
+	for i := range 70 {
+		b.WriteString(iq("get", fmt.Sprint(i), "<affiliations/>"))
+	}
+	romeo.Send(b.String())
+	s.Settle()
+	got := romeo.Received()
+	if full, done := strings.Count(got, "<resource-constraint"), strings.Count(got, "is='owner'"); full != 6 || done != 64 {
+		t.Errorf("%d are refused and %d are answered, want 6 and 64", full, done)
+	}
+}
+
+// echo is a module whose rooms send to each other whatever they get.
+type echo struct{}
+
+func (echo) Load(api *session.API) error {
+	b := api.Hooks.Serve(room.Kind)
+	b.Message[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		to := "ping@rooms.localhost"
+		if ev.To.Local() == "ping" {
+			to = "pong@rooms.localhost"
+		}
+		j, err := ev.Local().JID([]byte(to))
+		if err != nil || ev.Type != stanza.TypeHeadline {
+			return session.Pass
+		}
+		ev.Send(ev.To, j, []byte("<message type='headline' from='"+ev.To.String()+"' to='"+to+"'/>"))
+		return session.Done
+	})
+	return nil
+}
+
+// Two rooms that answer each other end after a few hops.
+func TestRoomsThatAnswerEachOther(t *testing.T) {
+	s := sessiontest.New(t, with(sessiontest.Options{},
+		session.Manifest{Name: "echo", Spec: "a test", New: func() session.Module { return echo{} }}))
+	romeo := s.Login("romeo", "romeo@localhost/a")
+	romeo.Send("<presence to='ping@rooms.localhost/x'/><presence to='pong@rooms.localhost/x'/>" +
+		"<message to='ping@rooms.localhost' type='headline'/>")
+	s.Settle()
+	var hops uint64
+	for _, l := range s.Router.Locals() {
+		hops += l.Stats().Limits["hops"]
+	}
+	if hops != 1 {
+		t.Errorf("%d stanzas were ended by their hops, want the one", hops)
+	}
+}
