@@ -17,7 +17,8 @@ import (
 	"canto/session/store"
 )
 
-// A hundred thousand rooms on disk cost a start no read of one and no memory; each is found by its first stanza.
+// A hundred thousand rooms on disk cost a start no read of one and no memory; each is found by its first
+// stanza.
 func TestManyRoomsOnDisk(t *testing.T) {
 	const count = 100_000
 	fs := vfs.NewCrashableMem()
@@ -79,9 +80,9 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	}
 }
 
-// A flood to random addresses of rooms makes nothing that stays: what is asked for at an address where there is nothing
-// leaves memory, rooms that nobody writes in are bounded in number, and those that one account left behind end with its
-// session (attacks K58, T20).
+// A flood to random addresses of rooms makes nothing that stays: what is asked for at an address where
+// there is nothing leaves memory, rooms that nobody writes in are bounded in number, and those that one
+// account left behind end with its session (attacks K58, T20).
 func TestFloodOfAddresses(t *testing.T) {
 	opt := with(sessiontest.Options{Limits: unlimited()})
 	opt.Module = func(_ string, v any) error {
@@ -132,8 +133,8 @@ func TestFloodOfAddresses(t *testing.T) {
 	mustHave(t, "who comes later", juliet.Received(), "from='"+orchard+"/Juliet'")
 }
 
-// What is too large for a room is refused, and goes to no one; a room that is cold takes 64 stanzas and 256 KiB into
-// its inbox, and the rest has an error.
+// What is too large for a room is refused, and goes to no one; a room that is cold takes 64 stanzas and
+// 256 KiB into its inbox, and the rest has an error.
 func TestBoundsOfARoom(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{Limits: unlimited()}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -218,8 +219,8 @@ func (c *crowd) Load(api *session.API) error {
 	return nil
 }
 
-// A broadcast to 2,000 occupants holds neither the room's next ten messages up, nor a client of the same loop for
-// longer than a share of 64 deliveries; all of it arrives.
+// A broadcast to 2,000 occupants holds neither the room's next ten messages up, nor a client of the same
+// loop for longer than a share of 64 deliveries; all of it arrives.
 func TestNextOfALargeRoom(t *testing.T) {
 	const occupants, share = 2000, 64
 	c := new(crowd)
