@@ -16,8 +16,9 @@ import (
 	"canto/session/store"
 )
 
-// brittle is a module of a kind whose functions panic at the addresses that are called so. A presence makes one and
-// stores it; a message is answered; one with the id "arm", "fail", "delete" or "outside" does what that says.
+// brittle is a module of a kind whose functions panic at the addresses that are called so. A presence
+// makes one and stores it; a message is answered; one with the id "arm", "fail", "delete" or "outside"
+// does what that says.
 type brittle struct{ db *store.DB }
 
 var (
@@ -101,8 +102,9 @@ func brittleServer(t *testing.T) (*sessiontest.Server, *sessiontest.Client) {
 	return s, s.Login("romeo", "romeo@localhost/a")
 }
 
-// A panic in any function of a kind ends the smallest thing, gives the locks back, and leaves the loops and all others
-// as they are: the sender of what it ends has an error, and the entity works afterwards, where its functions do.
+// A panic in any function of a kind ends the smallest thing, gives the locks back, and leaves the loops
+// and all others as they are: the sender of what it ends has an error, and the entity works afterwards,
+// where its functions do.
 func TestPanicInKind(t *testing.T) {
 	for _, c := range []struct {
 		at, does  string // a message with this id, first
@@ -162,8 +164,8 @@ func TestPanicInKind(t *testing.T) {
 	}
 }
 
-// An entity whose loader or whose New panics when it is read is answered for with an error, each time, and others are
-// read.
+// An entity whose loader or whose New panics when it is read is answered for with an error, each time, and
+// others are read.
 func TestPanicWhileRead(t *testing.T) {
 	for _, at := range []string{"load", "again"} {
 		s, romeo := brittleServer(t)
@@ -192,8 +194,8 @@ func TestPanicWhileRead(t *testing.T) {
 	}
 }
 
-// A panic in a function that a module runs under an entity's lock ([session.Local.Entity]) has what is stored of the
-// entity read again, as one in a chain has.
+// A panic in a function that a module runs under an entity's lock ([session.Local.Entity]) has what is
+// stored of the entity read again, as one in a chain has.
 func TestPanicInCall(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='x@b.localhost'/>")

@@ -14,8 +14,8 @@ import (
 	"canto/xmlstream"
 )
 
-// One order (RFC 6120 §10.1, and what a log is for): whatever a room says to an occupant, on whichever of four real
-// loops it was said and delivered, arrives in the order in which the room has said it.
+// One order (RFC 6120 §10.1, and what a log is for): whatever a room says to an occupant, on whichever of
+// four real loops it was said and delivered, arrives in the order in which the room has said it.
 
 const (
 	orderRoom = "orchard@rooms.localhost"
@@ -28,8 +28,8 @@ var (
 	numName  = xmlstream.N("", "n")
 )
 
-// A view is what one occupant has seen of a room. Messages have the number that the log gave them, presence and
-// answers that of the last message before them.
+// A view is what one occupant has seen of a room. Messages have the number that the log gave them,
+// presence and answers that of the last message before them.
 type view struct {
 	mu   sync.Mutex
 	in   bool   // it was told that it is an occupant
@@ -117,8 +117,9 @@ func (v *view) number() uint64 {
 	return v.last
 }
 
-// far are occupants at a domain that is not ours: what goes there is looked at where a server-to-server module would
-// take it. Two thousand sockets cost a run under -race half a minute of logins, and no more order.
+// far are occupants at a domain that is not ours: what goes there is looked at where a server-to-server
+// module would take it. Two thousand sockets cost a run under -race half a minute of logins, and no more
+// order.
 type far struct {
 	x     *stress
 	views map[string]*view // by full JID; not changed while the server runs
@@ -163,8 +164,8 @@ func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 	l.Loop.Post(func() { l.Enter(func() { l.Post(j, room, []byte(el)) }) })
 }
 
-// An occupant is one with a connection. Each time that it comes it has another nick, so that it knows which of its
-// comings it is told of.
+// An occupant is one with a connection. Each time that it comes it has another nick, so that it knows
+// which of its comings it is told of.
 type occupant struct {
 	*stressClient
 	v     *view
@@ -223,8 +224,9 @@ func (o *occupant) whisper(local string) {
 	o.send(fmt.Sprintf("<message to='%s/%s' type='chat'><body>%d %d</body></message>", orderRoom, nick, o.number, o.seq))
 }
 
-// TestOneOrder has clients of four loops speak in one room, to all and to one, ask it what its last message was, leave
-// it and come back, and bind again on other connections. CANTO_STRESS_SEED and CANTO_STRESS_SIZE are as in TestStress.
+// TestOneOrder has clients of four loops speak in one room, to all and to one, ask it what its last
+// message was, leave it and come back, and bind again on other connections. CANTO_STRESS_SEED and
+// CANTO_STRESS_SIZE are as in TestStress.
 func TestOneOrder(t *testing.T) {
 	seed, size := stressNumber(t, "CANTO_STRESS_SEED", 1), int(stressNumber(t, "CANTO_STRESS_SIZE", 1))
 	for _, c := range []struct{ clients, far, steps int }{{5, 0, 120}, {64, 0, 12}, {40, 1960, 8}} {

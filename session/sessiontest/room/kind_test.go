@@ -75,8 +75,8 @@ func unlimited() *session.Limits {
 	return &lim
 }
 
-// Two first stanzas at once, by two loops, make one room: one of the senders is its owner, both have an answer, and
-// the directory has one row.
+// Two first stanzas at once, by two loops, make one room: one of the senders is its owner, both have an
+// answer, and the directory has one row.
 func TestTwoAtOnceMakeOne(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -128,8 +128,8 @@ func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	return keys
 }
 
-// A room that is destroyed leaves nothing under its id: no row of the directory, of a table or of the log, whether the
-// server goes on or stops right behind the answer.
+// A room that is destroyed leaves nothing under its id: no row of the directory, of a table or of the log,
+// whether the server goes on or stops right behind the answer.
 func TestDeletedWithProof(t *testing.T) {
 	for _, how := range []string{"runs on", "crashes"} {
 		t.Run(how, func(t *testing.T) {
@@ -187,9 +187,9 @@ func (clumsy) Load(api *session.API) error {
 
 var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}
 
-// A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants stay, the
-// next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could not be processed has an
-// error.
+// A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants
+// stay, the next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could
+// not be processed has an error.
 func TestPanicCostsOneStanza(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{Panics: true}, clumsyManifest))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
@@ -210,8 +210,8 @@ func TestPanicCostsOneStanza(t *testing.T) {
 	mustHave(t, "the other room", romeo.Received(), "id='three'", "n='1'")
 }
 
-// The same while a broadcast to many is under way and the inbox is full: of all messages that were sent each is
-// numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
+// The same while a broadcast to many is under way and the inbox is full: of all messages that were sent
+// each is numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
 func TestPanicBehindBroadcasts(t *testing.T) {
 	const occupants, messages = 150, 400
 	s := sessiontest.New(t, with(sessiontest.Options{Panics: true, Limits: unlimited()}, clumsyManifest))
@@ -259,8 +259,8 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
 }
 
-// A commit that fails is told to the sender of the message, once; the room is read again, its occupants stay, and the
-// next message works, under a number of its own.
+// A commit that fails is told to the sender of the message, once; the room is read again, its occupants
+// stay, and the next message works, under a number of its own.
 func TestFailedCommit(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, with(sessiontest.Options{Fault: flaky.Fault}))
@@ -376,8 +376,8 @@ func TestPagesAtOnce(t *testing.T) {
 	mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'", "<body>meanwhile</body>")
 }
 
-// A page that is read while the room is destroyed is answered with an error; also where there is another room of that
-// name by then, which has nothing of the first.
+// A page that is read while the room is destroyed is answered with an error; also where there is another
+// room of that name by then, which has nothing of the first.
 func TestPageOfDestroyedRoom(t *testing.T) {
 	for _, again := range []bool{false, true} {
 		s := sessiontest.New(t, with(sessiontest.Options{}))
