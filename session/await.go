@@ -20,6 +20,8 @@ type await struct {
 	life  any // what e has live: another one is another entity's, which was made after e was deleted
 	begun bool
 	late  bool // its time is over
+
+	refused bool // there was no room for its work
 }
 
 // awaitTicks is how long a request waits for its work.
@@ -43,6 +45,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
+	ev.replied = true                            // then sees to it
 	w.e.Pin()
 	if w.st != nil {
 		w.st.park(parkedWork)
@@ -96,6 +99,11 @@ func (w *await) drop() {
 
 // start begins w, which has waited for another of its asker.
 func (w *await) start() {
+	defer func() {
+		if w.refused {
+			w.ev.land(w.l)
+		}
+	}()
 	w.e.lock(w.l)
 	defer w.e.release(w.l)
 	if w.begun || w.late || w.begin() {
@@ -105,7 +113,7 @@ func (w *await) start() {
 	w.ev.on, w.ev.at = w.l, w.e
 	w.ev.Fail(stanza.ResourceConstraint)
 	w.drop()
-	w.ev.land(w.l)
+	w.refused = true
 }
 
 // done goes on with w, whose work has ended. A panic in then ends that request alone, which is answered.
@@ -128,6 +136,7 @@ func (w *await) done(err error) {
 	w.ev.on, w.ev.at = l, e
 	if e.resident != goneMark && e.live == w.life && (e.account() != nil || e.kind != 0) {
 		w.then(w.ev, err)
+		w.ev.write()
 	} else {
 		w.ev.orphaned()
 	}
@@ -139,6 +148,7 @@ func (w *await) OnTimer(*reactor.Loop) {
 	l := w.l
 	l.enter()
 	defer l.leave()
+	defer w.ev.land(l) // it is answered; what then stores all the same is not its sender's any more
 	defer l.boundary(l.frame(w.ev.From, nil))
 	w.e.lock(l)
 	w.late = true
@@ -147,7 +157,6 @@ func (w *await) OnTimer(*reactor.Loop) {
 	if !w.begun {
 		w.drop()
 	}
-	w.ev.land(l) // it is answered; what then stores all the same is not its sender's any more
 	w.e.unlock(l)
 	if w.st != nil {
 		w.st.unpark(parkedWork)

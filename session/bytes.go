@@ -78,7 +78,7 @@ var weighers struct {
 // others are what values point to and do not own.
 var others = map[reflect.Type]bool{
 	reflect.TypeFor[Account](): true, reflect.TypeFor[Entity](): true, reflect.TypeFor[Session](): true, reflect.TypeFor[Stream](): true,
-	reflect.TypeFor[Host](): true, reflect.TypeFor[Profile](): true, reflect.TypeFor[Router](): true, reflect.TypeFor[Local](): true,
+	reflect.TypeFor[await](): true, reflect.TypeFor[Host](): true, reflect.TypeFor[Profile](): true, reflect.TypeFor[Router](): true, reflect.TypeFor[Local](): true,
 }
 
 // weigherOf makes the weigher of a type: of strings, slices and what pointers lead to. Functions, channels and

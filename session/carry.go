@@ -82,8 +82,12 @@ func (e *Entity) carry(l *Local) (b []byte, ok bool) {
 
 // quiet reports whether nothing waits for e and nothing is under way from it. Under the lock.
 func (e *Entity) quiet() bool {
-	w := e.waits
-	return w == nil || w.inbox.empty() && w.out.idle() && len(w.asked) == 0 && !w.running
+	return e.straight == 0 && e.pins == 0 && (e.waits == nil || e.waits.quiet())
+}
+
+// quiet reports whether nothing waits, and nothing is spread.
+func (w *waits) quiet() bool {
+	return w.inbox.empty() && !w.out.spread() && len(w.asked) == 0 && !w.running
 }
 
 // carry appends s. Under the account's lock.

@@ -28,11 +28,10 @@ const (
 
 // departures is what is under way from one entity. Under its lock.
 type departures struct {
-	straight *Local // whose mail has letters of it
-	queue    []job  // that wait for straight to be done
-	left     int    // parts that loops have not delivered
-	jobs     int    // in queue, or with parts left
-	bytes    int    // of those
+	queue []job // that wait until what was said straight is delivered
+	left  int   // parts that loops have not delivered
+	jobs  int   // in queue, or with parts left
+	bytes int   // of those
 }
 
 // A job is something that an entity said: one letter, or a broadcast.
@@ -64,15 +63,12 @@ type sender struct {
 	parts []part
 }
 
-func (d *departures) idle() bool { return d.straight == nil && d.left == 0 && len(d.queue) == 0 }
-
 // full reports whether e's next stanza waits.
 func (d *departures) full() bool { return d.jobs >= maxJobs || d.bytes >= maxJobBytes }
 
 // elsewhere reports whether something of e is under way that is not in the mail of l.
 func (e *Entity) elsewhere(l *Local) bool {
-	w := e.waits
-	return w != nil && (w.out.straight != nil && w.out.straight != l || w.out.spread())
+	return e.straight != 0 && e.straight != l.mark || e.waits != nil && e.waits.out.spread()
 }
 
 // say mails el under env's addresses, for the entity whose lock l holds, if it holds one. el is copied.
@@ -88,14 +84,14 @@ func (l *Local) say(env envelope, el []byte) {
 		e.queue(l, env)
 		return
 	}
-	e.straight(l)
+	e.speaks(l)
 	l.mail.add(l, env, el)
 }
 
-// straight notes that l's mail has letters of e.
-func (e *Entity) straight(l *Local) {
-	if d := &e.busy().out; d.straight == nil {
-		d.straight = l
+// speaks notes that l's mail has letters of e. Under the lock.
+func (e *Entity) speaks(l *Local) {
+	if e.straight == 0 {
+		e.straight = l.mark
 		l.mail.speakers = append(l.mail.speakers, e)
 	}
 }
@@ -111,7 +107,7 @@ func (e *Entity) job(l *Local, j job) {
 	d := &e.busy().out
 	d.jobs++
 	d.bytes += len(j.letter.bytes)
-	if d.straight != nil {
+	if e.straight != 0 {
 		d.queue = append(d.queue, j)
 		return
 	}
@@ -162,13 +158,14 @@ func slotLoop(to jid.JID, loops int) int { return int(to.Slot()) % loops }
 // spoken is called when l has routed its mail, with what e said straight. What waited for that is spread.
 func (e *Entity) spoken(l *Local) {
 	e.lock(l)
-	d := &e.waits.out
-	d.straight = nil
-	for _, j := range d.queue {
-		e.spread(l, j)
+	e.straight = 0
+	if w := e.waits; w != nil {
+		for _, j := range w.out.queue {
+			e.spread(l, j)
+		}
+		w.out.queue = nil
+		e.delivered(l)
 	}
-	d.queue = nil
-	e.delivered(l)
 	e.unlock(l)
 }
 

@@ -117,6 +117,7 @@ func (l *Local) settled(w wait, err error) {
 	default:
 		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
+		w.ev.write()
 	}
 	e.unlock(l)
 }
@@ -167,6 +168,7 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 		w.st.park(parkedWork)
 	}
 	l.waits = append(l.waits, w)
+	ev.replied = true // then sees to it
 	return Done
 }
 

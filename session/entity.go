@@ -26,6 +26,7 @@ type Entity struct {
 	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
 	used     reactor.Tick // when it was last asked for: dropped by clock
 	pins     int32        // commits, work on workers: not to be dropped
+	straight uint16       // the loop, and one, whose mail has letters of it: see departure.go; 0: none
 	kind     KindID       // of what is at addr; 0: not known, or nothing
 }
 
@@ -35,6 +36,7 @@ type waits struct {
 	out     departures
 	asked   []*await     // requests of entities elsewhere, one of each under way at a time
 	timer   reactor.Tick // when Behaviour.Timer is due; 0: never
+	wakes   reactor.Tick // the first tick at which a loop looks; 0: none
 	running bool         // the inbox is being worked off, or will be: a load is under way
 }
 
@@ -132,7 +134,7 @@ func (e *Entity) busy() *waits {
 
 // calm gives e.waits back if nothing is in it.
 func (e *Entity) calm() {
-	if w := e.waits; w != nil && w.timer == 0 && e.quiet() {
+	if w := e.waits; w != nil && w.timer == 0 && w.quiet() {
 		e.waits = nil
 	}
 }
@@ -140,7 +142,7 @@ func (e *Entity) calm() {
 // idle reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under way, and
 // what is in memory is stored.
 func (e *Entity) idle(r *Router) bool {
-	return e.waits == nil && e.pins == 0 && e.ticket <= r.Durable.Durable() && e.resident != goneMark
+	return e.waits == nil && e.straight == 0 && e.pins == 0 && e.ticket <= r.Durable.Durable() && e.resident != goneMark
 }
 
 // cold reports whether the live state of e may be dropped.
@@ -187,20 +189,54 @@ func (e *Entity) Arm(l *Local, at reactor.Tick) {
 		}
 		return
 	}
-	e.busy().timer = at
+	w := e.busy()
+	w.timer = at
+	if w.wakes != 0 && w.wakes <= at {
+		return // it will look again then
+	}
+	w.wakes = at
 	l.After(at-l.Loop.Tick(), func() {
 		e.lock(l)
 		defer e.release(l)
-		if w := e.waits; w == nil || w.timer == 0 || w.timer > l.Loop.Tick() || e.resident == goneMark {
-			return // it was armed again, or is gone
-		}
-		e.waits.timer = 0
-		e.calm()
-		if b := e.behaviour(); b != nil && b.Timer != nil {
-			b.Timer(l, e)
-		}
+		e.due(l, at)
 	})
 }
+
+// due is called at the tick at, for which e was armed once. Under the lock.
+func (e *Entity) due(l *Local, at reactor.Tick) {
+	w := e.waits
+	if w == nil || w.wakes != at || e.resident == goneMark {
+		return // it was armed for an earlier one, or is gone
+	}
+	w.wakes = 0
+	switch {
+	case w.timer == 0:
+		e.calm()
+		return
+	case w.timer > l.Loop.Tick():
+		e.Arm(l, w.timer) // it was armed again
+		return
+	}
+	w.timer = 0
+	run := func(l *Local, e *Entity, err error) {
+		b := e.behaviour()
+		switch {
+		case err != nil:
+			e.Arm(l, l.Loop.Tick()+timerAgain)
+		case e.exists() && b != nil && b.Timer != nil:
+			b.Timer(l, e)
+		}
+	}
+	if e.warm() && !w.running && w.inbox.empty() {
+		run(l, e, nil) // which keeps it in memory no longer
+		e.calm()
+		return
+	}
+	e.call(l, run)
+}
+
+// timerAgain is how much later the timer of an entity is due that could not be read, in ticks.
+const timerAgain = 100
 
 // A Who names an entity to the loaders of its resident set.
 type Who struct {

@@ -15,10 +15,10 @@ func (l *Local) enter() {
 }
 
 func (l *Local) leave() {
+	defer func() { l.nest-- }()
 	if l.nest == 1 {
 		l.mail.deliver(l)
 	}
-	l.nest--
 }
 
 // Enter runs f as something that came from outside, for timers and posts of modules: mail that f causes is routed

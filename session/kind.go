@@ -127,6 +127,9 @@ type Bounds struct{ Count, Bytes int }
 // Serve says what entities of kind k do on the hosts of the profile, and returns the Behaviour to be filled in,
 // the same for all modules of the profile. In Load.
 func (h *Hooks) Serve(k KindID) *Behaviour {
+	if k == Accounts {
+		panic("session: accounts are served by the kernel: their chains are Hooks.Chains")
+	}
 	for len(h.kinds) <= int(k) {
 		h.kinds = append(h.kinds, nil)
 	}

@@ -25,6 +25,7 @@ type Local struct {
 	seed    maphash.Seed
 	held    *Entity // whose lock this loop holds
 	nest    int     // depth of enter
+	mark    uint16  // the loop's number, and one
 	crowded int     // bytes delivered to wires that are crowded, since Receive began
 	copied  int     // bytes of broadcasts, a copy for each receiver, since Receive began
 
@@ -37,7 +38,7 @@ type Local struct {
 	app        xmlstream.Appender
 	scratch    []byte
 	origin     Origin // of the stanza whose hooks run
-	originLoop uint8
+	originLoop uint16
 
 	ledgers map[uint64]*ledger // of tracked streams, by stream id
 	waits   []wait             // commits that are not durable
@@ -69,7 +70,7 @@ func newLocal(r *Router, loop *reactor.Loop) *Local {
 	l := &Local{Loop: loop, router: r, Parser: xmlstream.NewParser(&buf.Tail), Log: r.Log, jids: jid.NewCache()}
 	l.stats.StreamErrors = make(map[string]uint64)
 	l.stats.Limits = make(map[string]uint64)
-	l.seed = maphash.MakeSeed()
+	l.seed, l.mark = maphash.MakeSeed(), uint16(loop.Index())+1
 	l.settle = l.settleWaits
 	l.serve = l.serveTurn
 	return l

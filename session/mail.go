@@ -42,6 +42,7 @@ func (m *mail) deliver(l *Local) {
 		return
 	}
 	m.moving = true
+	defer func() { m.moving = false }() // whatever a letter meets
 	for {
 		for m.next < len(m.list) || len(m.pulls) > 0 {
 			if n := len(m.pulls); n > 0 {
@@ -69,11 +70,16 @@ func (m *mail) deliver(l *Local) {
 	if cap(m.list) > 1024 {
 		m.list = nil
 	}
-	m.moving = false
 }
 
 // route takes one letter on its way. A panic ends it alone.
 func (l *Local) route(env *envelope) {
+	if env.form == anAnswer {
+		if l.toSession(env) {
+			return
+		}
+		env.form = aStanza // to another domain, or an entity that has asked: as any stanza
+	}
 	if env.form != aStanza {
 		ev := l.push()
 		defer l.pop()
@@ -91,6 +97,34 @@ func (l *Local) route(env *envelope) {
 	l.routeElement(env, e)
 }
 
+// toSession hands an answer that this server made to the session that asked: behind what waits for its account, if
+// something does. false: the address is none of a session here.
+func (l *Local) toSession(env *envelope) bool {
+	a, ok := l.router.Table.Loaded(env.to.Bare())
+	if !ok {
+		return l.resource(env.to) // the one that asked is gone
+	}
+	defer l.boundary(l.frame(env.to, nil))
+	a.lock(l)
+	if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
+		kept := *env
+		kept.bytes = append([]byte(nil), env.bytes...)
+		a.put(kept)
+	} else {
+		a.answer(l, env)
+	}
+	a.unlock(l)
+	return true
+}
+
+// answer gives an answer to the session that asked, if it is here. Under the lock.
+func (a *Account) answer(l *Local, env *envelope) {
+	if s := a.Resource(env.to); s != nil {
+		l.stats.Out[env.kind]++
+		s.Send(Parcel{Bytes: env.bytes, Kind: env.kind})
+	}
+}
+
 // routeElement takes a letter on its way whose element is e.
 func (l *Local) routeElement(env *envelope, e xmlstream.Element) {
 	ev := l.push()
@@ -106,8 +140,8 @@ func (l *Local) answer(ev *Stanza, el []byte) {
 		return
 	}
 	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
-	if l.resource(ev.From) {
-		env.form = anAnswer // it needs no chain
+	if !ev.From.IsBare() {
+		env.form = anAnswer // to a session of ours it needs no chain
 	}
 	l.say(env, el)
 }

@@ -20,7 +20,7 @@ type envelope struct {
 	kind     stanza.Kind
 	target   Target
 	hops     uint8
-	loop     uint8 // of the connection that the stanza came from, and one; 0: not known
+	loop     uint16 // of the connection that the stanza came from, and one; 0: not known
 	form     form
 	carrier  bool // origin is settled where the stanza ends
 	fresh    bool // the sender's Pre chain is yet to run
@@ -43,7 +43,7 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
 	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
 	ev.carrier, ev.pledged = env.carrier, env.pledged
-	if ev.Kind = env.kind; env.form != aStanza {
+	if ev.Kind = env.kind; env.form == anOffer || env.form == aPull {
 		return // nothing of it is looked at
 	}
 	if ev.Kind == stanza.Nonza {
@@ -96,14 +96,15 @@ type call struct {
 
 func (b *inbox) empty() bool { return len(b.items) == 0 }
 
-// put keeps env for later; false: the inbox is full. Of what sessions have room for there are no more than sessions.
+// put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no
+// more of it than requests, and sessions, that are there.
 func (e *Entity) put(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
 		lim = h.Inbox
 	}
 	b := &e.busy().inbox
-	if env.form != aPull && (len(b.items)-len(b.calls) >= lim.Count || b.bytes+len(env.bytes) > lim.Bytes) {
+	if env.form == aStanza && (len(b.items)-len(b.calls) >= lim.Count || b.bytes+len(env.bytes) > lim.Bytes) {
 		return false
 	}
 	b.bytes += len(env.bytes)
@@ -178,7 +179,7 @@ func (e *Entity) load(l *Local) {
 	l.stats.Loads++
 	j := &loading{e: e, before: e.id, after: e.ticket, births: l.router.Table.births(e.addr)}
 	p := e.host.Profile()
-	if e.resident != nil {
+	if e.resident != nil && e.resident.profile != nil { // else a part is what a hook made, not what is stored
 		j.old = e.resident.parts
 	}
 	if !l.do(p, reactor.Disk, func() error { return j.read(l.router, p) }, func(err error) { e.loaded(l, j, err) }) {
@@ -299,7 +300,7 @@ func (e *Entity) take(l *Local, j *loading) {
 // the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at the call and at
 // the return, not in between.
 func (e *Entity) workOff(l *Local, births uint32, err error) {
-	for e.waits != nil {
+	for n := 0; e.waits != nil; n++ {
 		w := e.waits
 		switch {
 		case e.resident == goneMark:
@@ -318,6 +319,8 @@ func (e *Entity) workOff(l *Local, births uint32, err error) {
 		case err == nil && w.out.full():
 			w.running = false
 			return
+		case n == inboxShare && l.Loop.Post(func() { e.takeOver(l, births, err) }):
+			return // the loop's sockets come first
 		}
 		w.running = true
 		if w.inbox.items[0].call {
@@ -348,6 +351,9 @@ func (e *Entity) leaveIfNothing(l *Local, births uint32, err error) {
 	}
 }
 
+// inboxShare is how much of one inbox a loop works off before it looks at its sockets.
+const inboxShare = 32
+
 // calls runs c under e's lock, which is held at the call and not at the return. A panic ends it alone.
 func (e *Entity) calls(l *Local, c call, err error) {
 	defer l.boundary(l.frame(e.addr, nil))
@@ -358,6 +364,12 @@ func (e *Entity) calls(l *Local, c call, err error) {
 // open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
 // panic ends it alone.
 func (l *Local) open(e *Entity, env *envelope, err error) {
+	if a := e.account(); env.form == anAnswer {
+		defer l.boundary(l.frame(e.addr, nil))
+		a.answer(l, env)
+		e.unlock(l)
+		return
+	}
 	var el xmlstream.Element
 	if env.form == aStanza {
 		var perr error
@@ -384,7 +396,7 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 		e.unlock(l)
 		return
 	}
-	if err != nil {
+	if err != nil && ev.form == aStanza {
 		if err == ErrBusy {
 			ev.Fail(stanza.ResourceConstraint)
 		} else {

@@ -36,3 +36,12 @@ func (e *Entity) pulled(l *Local, ev *Stanza) {
 		b.More(l, e, ev.From, ev.raw)
 	}
 }
+
+// offered has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
+func (e *Entity) offered(l *Local, ev *Stanza) {
+	if a := e.account(); a != nil {
+		if s := a.Resource(ev.To); s != nil {
+			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)
+		}
+	}
+}

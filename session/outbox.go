@@ -286,7 +286,11 @@ func (l *Local) release(s *Session) (all bool) {
 		if !ok {
 			return !left
 		}
-		if !h.from.IsZero() && !l.mayHave(s, h.from) {
+		may := h.from.IsZero()
+		if !may && !l.guarded(s, func() { may = l.mayHave(s, h.from) }) {
+			continue // a hook has panicked over this one
+		}
+		if !may {
 			if h.kind == stanza.IQ {
 				l.again(h) // it has an answer, as to an address that takes nothing
 			}

@@ -89,7 +89,10 @@ func (d *ledger) settle(number uint32, err error) {
 	if st := d.st; st.sess != nil && st.state != Closing {
 		c := &st.host.Profile().Hooks.Settled
 		for i := range c.links {
-			c.links[i].f(st, d.settled)
+			func() {
+				defer st.loop.caught(st)
+				c.links[i].f(st, d.settled)
+			}()
 		}
 	}
 }
@@ -117,7 +120,7 @@ func (ev *Stanza) land(l *Local) {
 }
 
 // tell has the ledger of o, which is on the loop home, settle o.
-func (o Origin) tell(l *Local, home uint8, err error) {
+func (o Origin) tell(l *Local, home uint16, err error) {
 	r := l.router
 	if home == 0 || int(home) > len(r.locals) || o.Stream.Node != r.Node || o.Stream.Inc != r.Incarnation {
 		return

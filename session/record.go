@@ -25,9 +25,12 @@ func (ev *Stanza) TakenBy(s *Session) bool {
 }
 
 // Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to the store
-// after the chain of ev. If it fails, the sender is told and the entity is read again. What it is, the store says:
+// after the hooks that run under this lock. If it fails, the sender is told and the entity is read again. What it is, the store says:
 // package mod/storage has it by its type. In a hook of a chain of an entity.
 func (ev *Stanza) Batch() any {
+	if ev.at == nil || ev.at.id == 0 {
+		panic("session: Batch of what is not stored")
+	}
 	if ev.batch == nil {
 		ev.batch = ev.on.router.Durable.NewBatch(ev.at.id)
 	}
@@ -54,9 +57,12 @@ func (l *Local) records(c *Chain[StanzaFunc], ev *Stanza, run func(l *Local, c *
 	}
 }
 
-// write gives the batch of ev to the store.
+// write gives the batch of ev, if there is one, to the store, for the entity whose lock is held.
 func (ev *Stanza) write() {
 	b := ev.batch
+	if b == nil {
+		return
+	}
 	ev.batch = nil
 	ev.commit(ev.on.router.Durable.Commit(b), nil, failKept)
 }

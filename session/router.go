@@ -146,7 +146,7 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 	defer l.pop()
 	ev.on, ev.stream, ev.Session, ev.Host = l, st, s, s.account.host
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
-	ev.lang, ev.loop = st.Lang(), uint8(l.Loop.Index())+1
+	ev.lang, ev.loop = st.Lang(), l.mark
 	ev.origin.Stream = st.ref()
 	if st.bits&bitTracked != 0 {
 		l.ledgers[st.id].take(ev)

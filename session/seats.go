@@ -12,7 +12,8 @@ import (
 type Seats struct {
 	of      *Entity           // nil: gathered for once
 	groups  [][]*chunk        // by loop
-	index   map[jid.JID]int32 // of kept ones: the position in the group; nil if of is
+	index   map[jid.JID]int32 // the position in the group
+	once    [][]jid.JID       // by loop, of receivers that are gathered for once: nothing else is used of those
 	n       int
 	epoch   uint32 // counts broadcasts
 	own     uint32 // the epoch in which groups was copied
@@ -45,14 +46,15 @@ type lived struct {
 
 // A place says which loop serves a receiver of an entity, whatever the entity says to it.
 type place struct {
-	loop, want uint8
+	loop, want uint16
 	seats      uint16 // how many Seats it is in
+	moves      bool   // it is in lived.moves
 }
 
 // NewSeats makes Seats of e that are kept. Under e's lock.
 func NewSeats(e *Entity, l *Local) *Seats {
-	s := &Seats{of: e, index: make(map[jid.JID]int32)}
-	s.Reset(len(l.router.locals))
+	n := len(l.router.locals)
+	s := &Seats{of: e, index: make(map[jid.JID]int32), groups: make([][]*chunk, n), ends: make([]end, n)}
 	v := e.lived()
 	v.seats = append(v.seats, s)
 	return s
@@ -70,22 +72,27 @@ func (e *Entity) lived() *lived {
 
 // Reset empties s, which was lent, for n loops, and keeps its memory.
 func (s *Seats) Reset(n int) {
-	if s.own != s.epoch || len(s.groups) != n {
-		s.groups, s.ends, s.own = make([][]*chunk, n), make([]end, n), s.epoch
+	for len(s.once) < n {
+		s.once = append(s.once, nil)
 	}
-	for i := range s.ends {
-		if s.ends[i].own != s.epoch {
-			s.groups[i], s.ends[i].own = nil, s.epoch
-		}
-		s.ends[i].n = 0
+	for i := range s.once {
+		s.once[i] = s.once[i][:0]
 	}
 	s.n, s.crowded = 0, false
 }
 
 // Add puts to in; it is served by the loop that its address has.
-func (s *Seats) Add(to jid.JID) { s.seat(to, slotLoop(to, len(s.groups))) }
+func (s *Seats) Add(to jid.JID) {
+	if s.of == nil {
+		i := slotLoop(to, len(s.once))
+		s.once[i] = append(s.once[i], to)
+		s.n++
+		return
+	}
+	s.seat(to, slotLoop(to, len(s.groups)))
+}
 
-// AddSender puts the sender of ev in, which is served by the loop of its connection, as far as that is known.
+// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as that is known.
 func (s *Seats) AddSender(ev *Stanza) {
 	loop := slotLoop(ev.From, len(s.groups))
 	if ev.loop > 0 {
@@ -112,10 +119,8 @@ func (s *Seats) Remove(to jid.JID) {
 		delete(v.places, to)
 		return
 	}
+	v.move(to, &p, p.seats == 0)
 	v.places[to] = p
-	if p.seats == 0 {
-		v.moves = append(v.moves, to)
-	}
 }
 
 // Len is how many there are.
@@ -124,32 +129,34 @@ func (s *Seats) Len() int { return s.n }
 func (s *Seats) spread() bool { w := s.of.waits; return w != nil && w.out.spread() }
 
 func (s *Seats) seat(to jid.JID, loop int) {
-	if s.of == nil {
-		s.put(loop, to)
-		return
-	}
 	v := s.of.lived()
 	if v.places == nil {
 		v.places = make(map[jid.JID]place)
 	}
 	p, known := v.places[to]
 	if !known {
-		p = place{loop: uint8(loop), want: uint8(loop)}
+		p = place{loop: uint16(loop), want: uint16(loop)}
 		if s.spread() { // what was said to it so far went by its address
-			p.loop = uint8(slotLoop(to, len(s.groups)))
+			p.loop = uint16(slotLoop(to, len(s.groups)))
 		}
 	}
-	p.want = uint8(loop)
+	p.want = uint16(loop)
 	if _, in := s.index[to]; !in {
 		p.seats++
 		s.put(int(p.loop), to)
 	}
+	v.move(to, &p, p.loop != p.want)
 	v.places[to] = p
-	if p.loop != p.want {
+	if p.moves && !s.spread() {
+		s.of.resettle()
+	}
+}
+
+// move notes that the place p of a receiver is to change, once nothing is spread.
+func (v *lived) move(to jid.JID, p *place, changes bool) {
+	if changes && !p.moves {
 		v.moves = append(v.moves, to)
-		if !s.spread() {
-			s.of.resettle()
-		}
+		p.moves = true
 	}
 }
 
@@ -174,7 +181,7 @@ func (e *Entity) resettle() {
 				s.put(int(p.want), to)
 			}
 		}
-		p.loop = p.want
+		p.loop, p.moves = p.want, false
 		v.places[to] = p
 	}
 	v.moves = nil
@@ -211,10 +218,8 @@ func (s *Seats) put(i int, to jid.JID) {
 		s.groups[i] = g
 	}
 	c := s.change(i, at/chunkSize)
-	c.to = append(c.to[:at%chunkSize], to)
-	if s.index != nil {
-		s.index[to] = int32(at)
-	}
+	c.to = append(c.to, to)
+	s.index[to] = int32(at)
 	s.ends[i].n++
 	s.n++
 }
@@ -237,24 +242,36 @@ func (s *Seats) cut(i int, to jid.JID) {
 	s.n--
 }
 
-// share is the receivers as they are now, for a broadcast: they are not changed after it.
+// share is the receivers as they are now, by loop, for a broadcast: they are not changed after it.
 func (s *Seats) share() [][]*chunk {
-	for i := range s.groups {
-		s.groups[i] = s.groups[i][:(s.ends[i].n+chunkSize-1)/chunkSize] // what is behind is of an earlier use
+	if s.of != nil {
+		s.epoch++
+		return s.groups
 	}
-	s.epoch++
-	return s.groups
+	groups, all := make([][]*chunk, len(s.once)), make([]chunk, len(s.once))
+	list := make([]*chunk, len(s.once))
+	for i, g := range s.once {
+		if len(g) > 0 {
+			all[i].to = slices.Clone(g)
+			list[i] = &all[i]
+			groups[i] = list[i : i+1 : i+1]
+		}
+	}
+	return groups
 }
 
 // each calls f with every receiver.
 func (s *Seats) each(f func(to jid.JID)) {
-	for i, g := range s.groups {
-		left := s.ends[i].n
+	for _, g := range s.once {
+		for _, to := range g {
+			f(to)
+		}
+	}
+	for _, g := range s.groups {
 		for _, c := range g {
-			for _, to := range c.to[:min(left, len(c.to))] {
+			for _, to := range c.to {
 				f(to)
 			}
-			left -= min(left, len(c.to))
 		}
 	}
 }
@@ -272,7 +289,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		l.crowded += len(el) // as if its clients were looked at now
 	}
 	if seats.n <= sayInline && !e.elsewhere(l) {
-		e.straight(l)
+		e.speaks(l)
 		b := l.mail.bytes(el)
 		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, loop: l.originLoop}
 		l.stats.Mailed += uint64(seats.n)

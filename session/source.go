@@ -204,8 +204,10 @@ func (s *Session) askTaken(f *pulled) {
 
 // ask asks f for as much as may be on its way to the client. A panic ends f alone.
 func (l *Local) ask(s *Session, f *pulled) (list []Parcel, then answer) {
-	if len(f.rest) > 0 {
-		list, f.rest = f.rest, nil
+	s.lockOut()
+	list, f.rest = f.rest, nil
+	s.unlockOut()
+	if len(list) > 0 {
 		return list, f.then
 	}
 	then.failed = true // unless it returns
@@ -235,9 +237,16 @@ func (l *Local) give(s *Session, f *pulled, list []Parcel, then answer) (again b
 			return l.ends(s, f, SourceFailed)
 		case !wanted:
 			return l.ends(s, f, SourceUnwanted)
-		case !l.giveOne(s, f, p):
+		}
+		given := false
+		switch {
+		case !l.guarded(s, func() { given = l.giveOne(s, f, p) }):
+			return l.ends(s, f, SourceFailed)
+		case !given:
 			list[i].asked = true
+			s.lockOut()
 			f.rest, f.then = list[i:], then
+			s.unlockOut()
 			return false
 		}
 	}

@@ -27,7 +27,7 @@ type Stanza struct {
 	extra   []byte  // elements that delivery puts behind the children
 	raw     []byte  // of what is no stanza for chains, and not parsed
 	iqs     *Chains // that have the handler of an iq
-	loop    uint8   // of the connection that it came from, and one; 0: not known
+	loop    uint16  // of the connection that it came from, and one; 0: not known
 	bare    bool    // a fresh stanza without 'to'
 	form    form
 	other   bool // Element is a rewritten one, to be released

@@ -39,11 +39,12 @@ func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
 	case ev.form == aPull:
 		e.pulled(l, ev)
 	case ev.form != aStanza:
-		e.toSession(l, ev)
+		e.offered(l, ev)
 	case ev.Fresh && !e.resident.exists:
 		ev.Fail(stanza.InternalServerError) // the account was deleted
 	case ev.Fresh:
 		onward = l.depart(e.host.Profile().Hooks, ev)
+		ev.write()
 		if onward && e.elsewhere(l) { // what e has said before is still under way: it comes first
 			ev.Fresh = false
 			e.queue(l, ev.seal())
@@ -54,6 +55,7 @@ func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
 	default:
 		l.arrive(e.host.Profile().Hooks, e.kind, ev)
 	}
+	ev.write()
 	e.unlock(l)
 	return onward
 }
@@ -89,9 +91,14 @@ func (l *Local) forward(ev *Stanza) {
 	}
 	host, ours := l.router.Table.Host(domainOf(ev.To))
 	switch {
-	case ev.form == anAnswer || ev.form == anOffer:
+	case ev.form == anOffer:
 		if a, ok := l.router.Table.Loaded(ev.To.Bare()); ok && a.host == host { // else the one that asked is gone
 			a.lock(l)
+			if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
+				a.put(ev.seal()) // behind what was said before
+				a.unlock(l)
+				return
+			}
 			l.step(&a.Entity, ev)
 		}
 		return
@@ -160,9 +167,6 @@ func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
 	} else {
 		run(l, at, ev)
 	}
-	if ev.batch != nil {
-		ev.write()
-	}
 }
 
 func runMessage(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {
@@ -195,18 +199,6 @@ func (c *Chains) handler(ev *Stanza) StanzaFunc {
 		f = h.every.iq[key]
 	}
 	return f.f
-}
-
-// toSession hands an answer that this server made to the session that asked, if it is here. Under the lock of e.
-func (e *Entity) toSession(l *Local, ev *Stanza) {
-	if a := e.account(); a != nil {
-		if s := a.Resource(ev.To); s != nil && ev.form == anOffer {
-			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)
-		} else if s != nil {
-			l.stats.Out[ev.Kind]++
-			s.Send(Parcel{Bytes: ev.raw, Kind: ev.Kind})
-		}
-	}
 }
 
 // Absent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A module whose
