@@ -73,7 +73,7 @@ func (e *Entity) carry(l *Local) (b []byte, ok bool) {
 	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
 	for _, s := range a.sessions {
 		if s.Connected() {
-			a.Detach(l, s)
+			a.rest(l, s)
 		}
 		b = s.carry(b)
 	}
