@@ -303,11 +303,22 @@ func (c *Conn) Buffered() int {
 
 // Close flushes the outbox and closes at the end of a turn, never inside a callback; the first reason
 // counts. Any goroutine.
-func (c *Conn) Close(reason error) {
+func (c *Conn) Close(reason error) { c.Finish(nil, reason) }
+
+// Finish is Close after last, which is copied and taken whatever waits: it is the last that the peer is sent. Where c
+// closes already nothing is sent. Any goroutine.
+func (c *Conn) Finish(last []byte, reason error) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
 		return
+	}
+	if len(last) > 0 {
+		o := c.box()
+		if o.b == nil {
+			o.b = buf.Outbox.Get(len(last))
+		}
+		o.b = append(o.b, last...)
 	}
 	c.end(reason)
 	wake := !c.dirty

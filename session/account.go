@@ -35,17 +35,18 @@ var (
 
 // Bind makes the Session of st. Of two with one resource the older is ended with the stream error
 // conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
-// which makes it ErrResourceConflict. Hooks run when Ready is called.
+// which makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives way.
+// Hooks run when Ready is called.
 func (a *Account) Bind(st *Stream, full jid.JID, keepOlder bool) (*Session, error) {
 	l := st.loop
 	if old := a.Resource(full); old != nil {
 		if keepOlder {
 			return nil, ErrResourceConflict
 		}
-		old.Close(ErrConflict)
-		a.Unbind(l, old)
+		old.close(ErrConflict, superseded)
+		a.end(l, old, superseded)
 	}
-	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim {
+	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim && !a.displace(l) {
 		return nil, ErrResourceLimit
 	}
 	s := &Session{account: a, jid: full, traits: st.traits | HasResource}
@@ -65,35 +66,6 @@ func (a *Account) Ready(st *Stream, s *Session) {
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Unbind ends s: the Unbound hooks run while it is still in the list, then it is taken out. Messages and iqs that it
-// held back are routed again, as to a resource that is not there. It may be called twice. A panic in a hook
-// does not keep s in the list.
-func (a *Account) Unbind(l *Local, s *Session) {
-	if a.index(s) < 0 {
-		return
-	}
-	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
-		l.unbound(a, s)
-	}
-	if i := a.index(s); i >= 0 {
-		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
-	}
-	s.lockOut()
-	s.ended, s.wire, s.stream = true, nil, StreamRef{}
-	s.unlockOut()
-	l.stats.Unbound++
-	a.used = l.Loop.Tick()
-	a.first(l, s.emptied(l, SessionEnded))
-}
-
-// unbound runs the Unbound hooks of s. After a panic what is in memory of a is read again.
-func (l *Local) unbound(a *Account, s *Session) {
-	f := l.frame(s.jid, nil)
-	f.held = l.held
-	defer l.boundary(f)
-	runSessions(&a.host.Profile().Hooks.Unbound, l, s)
-}
-
 func (a *Account) index(s *Session) int {
 	for i := range a.sessions {
 		if a.sessions[i] == s {
@@ -103,19 +75,23 @@ func (a *Account) index(s *Session) int {
 	return -1
 }
 
-// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, and
-// sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and pull. false: s has ended as it rested
-// for longer than it could keep what it was sent, and is about to be unbound.
-func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) bool {
-	if s.rests() && s.Ended() {
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits from
+// then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and pull. false: s
+// has ended, or is about to: its client has logged out, or it is to end whoever takes it over.
+func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Traits) bool {
+	if _, over := s.endedBy(); over || a.index(s) < 0 {
 		return false
 	}
 	if old := s.wire; !s.rests() && old != w {
 		old.Close(ErrConflict)
 	}
 	l.endSources(s, StreamEnded)
+	s.traits = traits | HasResource
 	s.hang(w, ref)
-	runSessions(&a.host.Profile().Hooks.Resumed, l, s)
+	if !l.guarded(s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
+		s.close(ErrInternal, failed) // it has not all that it needs
+		return true
+	}
 	s.lockOut()
 	if s.out != nil {
 		s.askDrain() // and then it gets what was held back
@@ -128,24 +104,16 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef) bool {
 func (s *Session) hang(w Wire, ref StreamRef) {
 	s.lockOut()
 	defer s.unlockOut()
-	s.wire, s.stream, s.ended = w, ref, false
+	s.wire, s.stream, s.ending = w, ref, goesOn
 	if s.out != nil {
 		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
 		s.unbox()
 	}
 }
 
-// Detach leaves s resting: what is sent to it is held back, within limits. The Rested hooks run
-// after it.
-func (a *Account) Detach(l *Local, s *Session) {
-	l.endSources(s, StreamEnded)
-	s.hang(&resting{s.wire.Loop(), s}, StreamRef{})
-	runSessions(&a.host.Profile().Hooks.Rested, l, s)
-}
-
 // Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
 func (a *Account) Adopt(st *Stream, s *Session) bool {
-	if !a.Attach(st.loop, s, st.wire, st.ref()) {
+	if !a.Attach(st.loop, s, st.wire, st.ref(), st.traits) {
 		return false
 	}
 	st.sess, st.deal = s, nil

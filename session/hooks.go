@@ -154,8 +154,10 @@ type Hooks struct {
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a
 	// non-negative priority. Rested and Resumed: it lost its wire, or has another.
 	Bound, Unbound, Available, Rested, Resumed Chain[SessionFunc]
-	// Rest is asked when a session loses its wire without having ended its stream: Done keeps it,
-	// resting, until the module ends it.
+	// Unsent is given what a session that ends had not sent.
+	Unsent Chain[UnsentFunc]
+	// Rest is asked when a session loses its wire and its client has not logged out: Done keeps it, resting, until
+	// the module ends it. session.txt says after which endings it is asked.
 	Rest Chain[func(l *Local, s *Session) Verdict]
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// somebody takes it there.

@@ -55,6 +55,8 @@ type Local struct {
 type Stats struct {
 	In, Out             [stanza.NumKinds]uint64 // stanzas from clients; delivered to sessions
 	Bound, Unbound      uint64                  // sessions
+	Ended               [numEndings]uint64      // sessions, by what has ended them
+	Superseded          uint64                  // stanzas dropped, as their streams had lost their sessions
 	Streams, StreamsEnd uint64
 	Bounced             [stanza.NumConditions]uint64
 	StreamErrors        map[string]uint64 // by condition; a fixed set
@@ -164,6 +166,10 @@ func (s *Stats) Add(o *Stats) {
 		s.Bounced[c] += o.Bounced[c]
 	}
 	s.Bound, s.Unbound = s.Bound+o.Bound, s.Unbound+o.Unbound
+	for e := range s.Ended {
+		s.Ended[e] += o.Ended[e]
+	}
+	s.Superseded += o.Superseded
 	s.Streams, s.StreamsEnd = s.Streams+o.Streams, s.StreamsEnd+o.StreamsEnd
 	s.Mailed, s.Inboxed, s.InboxFull = s.Mailed+o.Mailed, s.Inboxed+o.Inboxed, s.InboxFull+o.InboxFull
 	s.Loads, s.Panics = s.Loads+o.Loads, s.Panics+o.Panics
@@ -188,40 +194,11 @@ func (r *Router) Kick(bare jid.JID, reason error) {
 		l.Enter(func() {
 			l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
 				if a != nil {
-					a.endAll(l, reason, err == nil)
+					a.endAll(l, reason, kicked, err == nil)
 				}
 			})
 		})
 	})
-}
-
-// forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
-func (a *Account) forget(l *Local) {
-	for _, s := range a.sessions {
-		s.lockOut()
-		o := s.out
-		s.out = nil
-		s.unlockOut()
-		if o == nil {
-			continue
-		}
-		for _, h := range o.held {
-			if h.kind == stanza.IQ {
-				l.again(h) // a request has an answer all the same
-			}
-		}
-	}
-	a.endAll(l, ErrNotAuthorized, true)
-}
-
-// endAll ends a's sessions; unbind: at once, else each is unbound when its connection is closed.
-func (a *Account) endAll(l *Local, reason error, unbind bool) {
-	for _, s := range append([]*Session(nil), a.sessions...) {
-		s.Close(reason)
-		if unbind {
-			a.Unbind(l, s)
-		}
-	}
 }
 
 // home is the loop that does what is to be done for an address, where no other has begun.

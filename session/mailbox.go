@@ -363,6 +363,7 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 	}
 	defer l.boundary(l.frame(e.addr, ev))
 	if env.fresh && !ev.find(e) {
+		l.stats.Superseded++
 		e.unlock(l)
 		return
 	}

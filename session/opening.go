@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 
-	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -185,7 +184,7 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 			return
 		}
 		if e.Is(nameStreamErr) {
-			st.Close(nil)
+			st.end(nil, peerError)
 			return
 		}
 		if st.known(e.Name()) {
@@ -250,7 +249,7 @@ func (l *Local) syntax(st *Stream, err error) {
 	l.enter()
 	defer l.leave()
 	if errors.Is(err, io.EOF) {
-		st.Close(nil)
+		st.end(nil, loggedOut)
 		return
 	}
 	se := syntaxStreamError(err)
@@ -260,17 +259,18 @@ func (l *Local) syntax(st *Stream, err error) {
 	st.Close(se)
 }
 
-// Gone takes a stream apart whose connection is closed: the one teardown path. err is nil if the
-// peer closed cleanly. A second call does nothing.
+// Gone takes a stream apart whose connection is closed, the one teardown path: what becomes of its session is
+// decided by what has ended the stream. err is why the connection was closed. A second call does nothing.
 func (l *Local) Gone(st *Stream, err error) {
 	if st.bits&bitGone != 0 {
 		return
 	}
 	l.enter()
 	defer l.leave()
-	clean := st.state == Closing
-	if !clean {
-		l.countClose(err) // of a Session.Close: st itself has not heard of it
+	why := st.ending
+	if why == goesOn {
+		why = lineLost
+		l.countClose(err) // of the session: st itself has not heard of it
 	}
 	st.bits |= bitGone
 	if st.bits&bitTracked != 0 {
@@ -285,46 +285,7 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	l.unbind(s, st.ref(), clean, 0)
-}
-
-// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
-// longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
-// an account that can't be read for good must not hold its sessions, and the store's work, for ever.
-const (
-	firstUnbind   = 10
-	longestUnbind = 640
-	unbindTries   = 10
-)
-
-// unbind ends s, whose stream was ref. It needs the resident set, for those who are to be told, and
-// asks again until the store has it: tries is how often it has asked already.
-func (l *Local) unbind(s *Session, ref StreamRef, clean bool, tries int) {
-	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
-		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
-			return
-		}
-		switch {
-		case err != nil && tries < unbindTries:
-			wait := min(firstUnbind<<tries, longestUnbind)
-			l.After(reactor.Tick(wait), func() { l.unbind(s, ref, clean, tries+1) })
-			return
-		case err != nil:
-			l.Log.Error("a session is ended without its contacts being told: its account can't be read", "jid", s.jid.String(), "tries", tries+1, "err", err)
-			a.Unbind(l, s)
-			return
-		}
-		if !clean {
-			h := a.host.Profile().Hooks
-			for i := range h.Rest.links {
-				if h.Rest.links[i].f(l, s) == Done {
-					a.Detach(l, s)
-					return
-				}
-			}
-		}
-		a.Unbind(l, s)
-	})
+	l.streamEnded(s, st.ref(), why, 0)
 }
 
 // Due is what the front door's timer calls: deadlines that have passed take effect.

@@ -83,7 +83,7 @@ func (s *Session) Send(p Parcel) (ok bool) {
 }
 
 func (s *Session) send(p Parcel) (ok bool) {
-	if s.ended && (!s.rests() || s.wire == nil) {
+	if !s.takes() || p.pulled && s.ending != goesOn {
 		return false
 	}
 	if !p.asked {
@@ -103,7 +103,7 @@ func (s *Session) put(p Parcel) (ok bool) {
 		if s.wire.Send(p.Bytes) {
 			return true
 		}
-		if !s.clog() || p.pulled {
+		if !s.clog() && !s.takes() || p.pulled {
 			return false // what is pulled is kept where it is
 		}
 	}
@@ -112,20 +112,24 @@ func (s *Session) put(p Parcel) (ok bool) {
 		return true
 	case s.backlogged() && p.Kind == stanza.Message:
 		return false // it is stored behind what s is given
-	case !s.rests() && !s.out.clogged && s.wire.Send(p.Bytes):
+	case s.ending == goesOn && !s.rests() && !s.out.clogged && s.wire.Send(p.Bytes):
 		return true // presence overtakes two megabytes rather than being lost
-	case s.ended: // and it is about to be unbound
+	case s.ending != goesOn: // and it is about to be unbound, or to rest
 		return false
 	}
-	s.ended = true // it does not read; or it could not be resumed without a hole
+	why := slowReader
+	if s.rests() {
+		why = overflow // it could not be resumed without a hole
+	}
+	s.stop(why)
 	s.wire.Close(errSlowReader)
-	return s.rests() && s.hold(p) // behind what it has, and routed again with that
+	return s.takes() && s.hold(p) // behind what it has, and routed again with that if it ends
 }
 
 // waits reports whether p is held back. Under the outbox lock.
 func (s *Session) waits(p Parcel) bool {
 	switch {
-	case s.rests() || s.out != nil && s.out.clogged:
+	case s.rests() || s.ending != goesOn || s.out != nil && s.out.clogged:
 		return true
 	case p.pulled || p.From.IsZero():
 		return false
@@ -141,7 +145,9 @@ func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
 func (s *Session) clog() (ok bool) {
 	o := s.box()
 	o.clogged = s.askDrain() // also where it was asked before: it may close by now
-	s.ended = s.ended || !o.clogged
+	if !o.clogged {
+		s.stop(lineLost)
+	}
 	return o.clogged
 }
 
@@ -179,14 +185,14 @@ func (s *Session) unbox() {
 }
 
 // hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
-// twice the room of messages, which can be stored. A resting session that has ended keeps what comes until it is
-// unbound, so that nothing overtakes what it has: as much again. Under the outbox lock.
+// twice the room of messages, which can be stored. A session that has ended, or whose stream has, keeps what comes
+// until it is unbound or rests, so that nothing overtakes what it has: as much again. Under the outbox lock.
 func (s *Session) hold(p Parcel) bool {
 	o, room := s.box(), 2
 	if p.Kind == stanza.Message {
 		room = 1
 	}
-	if s.ended {
+	if s.ending != goesOn {
 		room += 2
 	}
 	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
@@ -214,67 +220,21 @@ func (p *Parcel) keep() heldElement {
 func (s *Session) refuses() bool {
 	s.lockOut()
 	defer s.unlockOut()
-	return !s.ended && s.out != nil && s.out.full
+	return s.ending == goesOn && s.out != nil && s.out.full
 }
 
-// Ended reports whether s takes nothing any more, as its stream closes. Under the account's lock.
+// Ended reports whether nothing more leaves for the client of s, as its stream closes. Under the account's lock.
 func (s *Session) Ended() bool {
-	s.lockOut()
-	defer s.unlockOut()
-	return s.ended
+	why, _ := s.endedBy()
+	return why != goesOn
 }
 
-// closing says that the stream ref of s takes nothing any more.
-func (s *Session) closing(ref StreamRef) {
+// closing says that the stream ref of s ends by why.
+func (s *Session) closing(ref StreamRef, why Ending) {
 	s.lockOut()
 	defer s.unlockOut()
 	if s.stream == ref {
-		s.ended = true
-	}
-}
-
-// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it; one that rests is unbound.
-// Any goroutine, any lock held.
-func (s *Session) Close(err error) {
-	s.lockOut()
-	w := s.wire
-	s.ended = true
-	s.unlockOut()
-	if w != nil {
-		w.Close(err)
-	}
-}
-
-// TakeHeld calls keep with each message that s holds back and that no other session has, and forgets those for which it returns true: they are
-// stored instead. The others are routed again when s is unbound. Under the account's lock.
-func (s *Session) TakeHeld(keep func(p Parcel) bool) {
-	s.lockOut()
-	var held []heldElement
-	if s.out != nil {
-		held, s.out.held, s.out.bytes = s.out.held, nil, 0
-	}
-	s.unlockOut()
-	rest := held[:0]
-	for i := range held {
-		h := held[i]
-		if h.kind == stanza.Message && !h.last() {
-			continue // another session of the account has it
-		}
-		if h.kind != stanza.Message || h.to.IsZero() || !keep(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
-			rest = append(rest, h)
-		}
-	}
-	clear(held[len(rest):])
-	if len(rest) == 0 {
-		return
-	}
-	s.lockOut()
-	defer s.unlockOut()
-	o := s.box()
-	o.held = append(rest, o.held...)
-	o.bytes = 0
-	for _, h := range o.held {
-		o.bytes += len(h.bytes)
+		s.stop(why)
 	}
 }
 
@@ -307,7 +267,7 @@ func (s *Session) nextHeld() (h heldElement, ok, left bool) {
 	switch {
 	case o == nil || len(o.held) == 0:
 		return h, false, false
-	case s.rests() || s.ended || o.clogged:
+	case s.rests() || s.ending != goesOn || o.clogged:
 		return h, false, true
 	case o.given >= LowMark:
 		if o.asks == 0 {
@@ -335,51 +295,4 @@ func (s *Session) giveHeld(h heldElement) bool {
 	o.bytes += len(h.bytes)
 	s.clog()
 	return false
-}
-
-// emptied takes everything out of the outbox of s, which ends, and has its sources told why. What is returned is
-// to be routed again, in order. Under the account's lock.
-func (s *Session) emptied(l *Local, why SourceEnd) []heldElement {
-	l.endSources(s, why)
-	s.lockOut()
-	defer s.unlockOut()
-	o := s.out
-	s.out = nil
-	if o == nil {
-		return nil
-	}
-	var rest []heldElement
-	for _, h := range append(o.held, o.kept...) {
-		if h.last() { // else another session of the account has it
-			rest = append(rest, h)
-		}
-	}
-	return rest
-}
-
-// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.
-type resting struct {
-	l *Local // where the session's last stream was
-	s *Session
-}
-
-func (r *resting) Send([]byte) bool { return false }
-func (r *resting) Crowded() bool    { return false }
-func (r *resting) Loop() *Local     { return r.l }
-
-// Close unbinds the session, unless it has a stream again by then: nothing else would.
-func (r *resting) Close(reason error) {
-	r.l.Loop.Post(func() {
-		r.l.Enter(func() {
-			a := r.s.account
-			r.l.Account(a.host, a.addr, func(l *Local, now *Account, _ bool, _ error) {
-				if now == a && r.s.wire == Wire(r) {
-					if reason == errSlowReader {
-						l.stats.Limits["outbox"]++
-					}
-					a.Unbind(l, r.s)
-				}
-			})
-		})
-	})
 }

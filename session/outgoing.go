@@ -25,7 +25,7 @@ func (s *Session) Outbox(f func(o Outbox)) {
 
 // Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
 // [Session.Send].
-func (o Outbox) Append(p Parcel) (ok bool) { return !o.s.ended && o.s.put(p) }
+func (o Outbox) Append(p Parcel) (ok bool) { return o.s.takes() && o.s.put(p) }
 
 // Hold keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source], which would
 // be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session ends before, stanzas of

@@ -128,7 +128,7 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 	}
 	if n := e.Name(); n.Space == nameStreamErr.Space {
 		if n == nameStreamErr { // RFC 6120 §4.9: the peer ends the stream
-			st.Close(nil)
+			st.end(nil, peerError)
 			return
 		}
 	}

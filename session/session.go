@@ -21,7 +21,7 @@ type Session struct {
 	mu       sync.Mutex
 	priority int8
 	traits   Traits
-	ended    bool // outbox lock: takes nothing any more
+	ending   Ending // outbox lock: what ends it, or its stream; goesOn: nothing
 }
 
 // Account is whose resource s is. Any goroutine.
@@ -33,7 +33,7 @@ func (s *Session) JID() jid.JID { return s.jid }
 // Host is the account's. Any goroutine.
 func (s *Session) Host() *Host { return s.account.host }
 
-// Traits are those of the stream it was bound on.
+// Traits are those of the stream that it has, or had last.
 func (s *Session) Traits() Traits { return s.traits }
 
 // Presence is the last broadcast presence as the client sent it, and its priority; nil if

@@ -77,7 +77,7 @@ type answer struct {
 // messages wait until it has ended. If s has no stream, or closes, src ends at once. Under the account's lock.
 func (s *Session) Pull(l *Local, src Source, ahead bool) {
 	s.lockOut()
-	if s.ended || s.rests() {
+	if s.ending != goesOn || s.rests() {
 		s.unlockOut()
 		src.End(l, s, StreamEnded)
 		return
@@ -179,7 +179,7 @@ func (l *Local) pull(s *Session) {
 func (s *Session) asks() *pulled {
 	s.lockOut()
 	defer s.unlockOut()
-	if s.out == nil || len(s.out.sources) == 0 || s.rests() || s.ended {
+	if s.out == nil || len(s.out.sources) == 0 || s.rests() || s.ending != goesOn {
 		return nil
 	}
 	f := s.out.sources[0]

@@ -86,6 +86,7 @@ type Stream struct {
 	tokens   int32        // bytes that may still be read before the stream is paused
 	refilled reactor.Tick // when tokens were last added
 	state    State
+	ending   Ending // what has ended it, as far as it has heard of it
 	traits   Traits
 	parked   uint8 // reasons why no stanza is taken now
 	bits     uint8
@@ -266,8 +267,12 @@ func (st *Stream) leaveHost() {
 	st.host = nil
 }
 
-// Close ends st with a stream error, or cleanly if err is nil. Closing twice is closing once.
-func (st *Stream) Close(err error) {
+// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not logged out: its
+// session may rest. Closing twice is closing once.
+func (st *Stream) Close(err error) { st.end(err, endingOf(err)) }
+
+// end ends st by why.
+func (st *Stream) end(err error, why Ending) {
 	st.loop.Loop.Owned()
 	if st.state == Closing {
 		return
@@ -277,9 +282,9 @@ func (st *Stream) Close(err error) {
 		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
 		st.openHeader()
 	}
-	st.state = Closing
+	st.state, st.ending = Closing, why
 	if st.sess != nil {
-		st.sess.closing(st.ref())
+		st.sess.closing(st.ref(), why)
 	}
 	st.wire.Close(err)
 }

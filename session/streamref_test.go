@@ -35,7 +35,7 @@ func TestStreamsAreComparedWhole(t *testing.T) {
 				l.Enter(func() {
 					l.Account(host, former.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
 						taken = st.Session()
-						a.Attach(l, taken, elsewhere{s.Stream(latter).Transport()}, ref)
+						a.Attach(l, taken, elsewhere{s.Stream(latter).Transport()}, ref, s.Stream(latter).Traits())
 					})
 				})
 				e, err := l.Parser.Element([]byte("<message to='romeo@localhost/orchard' type='chat'><body>from the former</body></message>"))

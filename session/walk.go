@@ -19,6 +19,7 @@ func (l *Local) walk(ev *Stanza) {
 	e.lock(l)
 	switch {
 	case ev.Session.stream != ev.origin.Stream || ev.Session.account.index(ev.Session) < 0:
+		l.stats.Superseded++
 		e.unlock(l) // a superseded stream, or a session that was ended: there is nothing to answer
 	case e.blocked():
 		e.enqueue(l, ev)

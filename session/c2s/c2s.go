@@ -233,14 +233,16 @@ func (w *wire) StartTLS(h *session.Host) error {
 	return w.conn().StartTLS(w.conn().Handler().(*Door).TLS(h), reactor.ServerRole)
 }
 
-// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1).
+// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told the error too,
+// behind all that waits for it.
 func (w *wire) Close(reason error) {
+	var last []byte
 	if se, ok := reason.(*session.StreamError); ok {
-		w.conn().Append(append(se.AppendTo(nil), "</stream:stream>"...))
+		last = append(se.AppendTo(nil), "</stream:stream>"...)
 	} else if reason == nil {
-		w.conn().Append([]byte("</stream:stream>"))
+		last = []byte("</stream:stream>")
 	}
-	w.conn().Close(reason)
+	w.conn().Finish(last, reason)
 }
 
 // addresses counts connections by address. Its size is bounded by the number of connections.

@@ -35,6 +35,8 @@ var (
 	connections   = desc("connections", "Open connections.")
 	sessions      = desc("sessions_bound_total", "Sessions bound since the start.")
 	unbound       = desc("sessions_unbound_total", "Sessions ended since the start.")
+	ended         = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
+	superseded    = desc("stanzas_superseded_total", "Stanzas dropped, as another stream has the session of theirs.")
 	online        = desc("sessions", "Sessions bound now.")
 	accounts      = desc("accounts_in_memory", "Accounts whose state is in memory.")
 	stanzas       = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
@@ -107,6 +109,12 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(connections, float64(c.Reactor.Connections()))
 	counter(sessions, s.Bound)
 	counter(unbound, s.Unbound)
+	for i, n := range s.Ended {
+		if n > 0 {
+			counter(ended, n, session.Ending(i).String())
+		}
+	}
+	counter(superseded, s.Superseded)
 	gauge(online, float64(s.Bound-s.Unbound))
 	gauge(accounts, float64(c.Router.Table.Len()))
 	for k := stanza.Message; k <= stanza.IQ; k++ {

@@ -13,7 +13,7 @@ const kernelPath = "canto/session"
 // unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets shorter: a
 // seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Attach Account.Detach Account.TopPriority Accounts Archive Chain.Len Checked Closing Copy
+	Account.Attach Account.TopPriority Accounts Archive Chain.Len Checked Closing Copy
 	Entity.Pin Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal
 	ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset ErrUnsupportedStanza ErrUnsupportedVersion
 	Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin LeastLogins LeastOutbox LeastRate

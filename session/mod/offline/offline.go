@@ -143,6 +143,7 @@ func (m *module) Load(api *session.API) error {
 		api.Hooks.Message[t].Add(api.Module, session.Fallback, m.keep)
 	}
 	api.Hooks.Available.Add(api.Module, session.Deliver, m.handOver)
+	api.Hooks.Unsent.Add(api.Module, session.Deliver, m.keepUnsent)
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
 	api.Hooks.Resumed.Add(api.Module, session.Deliver, m.resumed)
 	api.Advertise("msgoffline")
@@ -416,15 +417,10 @@ func (m *module) begin(l *session.Local, a *session.Account, but *session.Sessio
 	}
 }
 
-// unbound stores what s holds back, in its place, and gives what s has not taken to the next resource.
+// unbound gives what is stored and s has not taken to the next resource.
 func (m *module) unbound(l *session.Local, s *session.Session) {
-	stored := m.keepHeld(l, s)
-	p := progressOf.Get(s)
-	if p != nil && p.run != nil {
+	if p := progressOf.Get(s); p != nil && p.run != nil {
 		p.run = nil // another may begin
-		stored = true
-	}
-	if stored {
 		m.begin(l, s.Account(), s)
 	}
 }
@@ -436,27 +432,25 @@ func (m *module) resumed(l *session.Local, s *session.Session) {
 	}
 }
 
-// keepHeld stores the messages that s holds back and that are worth it: they are older than any that was stored
-// because s had no room, and newer than the rest. It reports whether there were any.
-func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
+// keepUnsent stores, in their place, the messages that s had not sent and that are worth it: they are older than any that
+// was stored because s had no room, and newer than the rest. It returns the others.
+func (m *module) keepUnsent(l *session.Local, s *session.Session, list []session.Parcel) (left []session.Parcel) {
 	a := s.Account()
 	var b *store.Batch
 	var k *kept
 	p := progressOf.Get(s)
-	s.TakeHeld(func(held session.Parcel) bool {
-		e, err := l.Parser.Element(held.Bytes)
-		if err != nil {
-			return true
+	for _, unsent := range list {
+		if unsent.Kind != stanza.Message || unsent.To.IsZero() || !m.worthStoring(l, unsent.Bytes) {
+			left = append(left, unsent)
+			continue
 		}
-		typ, _ := e.Attr(stanza.AttrType)
-		worth := (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && worthKeeping(e)
-		l.Parser.Release(e)
 		if k == nil {
 			k = own(a)
 		}
-		el := session.AppendChildren(nil, held.Bytes, m.delay(l, s.Host()))
-		if !worth || !m.room(k, el) || m.db.Full() != nil {
-			return false
+		el := session.AppendChildren(nil, unsent.Bytes, m.delay(l, s.Host()))
+		if !m.room(k, el) || m.db.Full() != nil {
+			left = append(left, unsent)
+			continue
 		}
 		if b == nil {
 			b = m.db.NewBatch(a.ID())
@@ -469,10 +463,21 @@ func (m *module) keepHeld(l *session.Local, s *session.Session) bool {
 			k.next++
 		}
 		m.add(b, a, k, id, el)
-		return true
-	})
+	}
 	if b != nil {
 		a.Wrote(l, session.Ticket(m.db.Commit(b)))
+		m.begin(l, a, s)
 	}
-	return b != nil
+	return left
+}
+
+// worthStoring reports whether el is a message that is stored where no resource takes it.
+func (m *module) worthStoring(l *session.Local, el []byte) bool {
+	e, err := l.Parser.Element(el)
+	if err != nil {
+		return false
+	}
+	defer l.Parser.Release(e)
+	typ, _ := e.Attr(stanza.AttrType)
+	return (len(typ) == 0 || string(typ) == "normal" || string(typ) == "chat") && worthKeeping(e)
 }
