@@ -193,7 +193,7 @@ func (a *Account) remove(l *Local, s *Session) {
 	list := s.unsent()
 	if row.bounces {
 		for _, h := range list {
-			l.bounce(a, h)
+			l.bounce(a, h, stanza.ServiceUnavailable)
 		}
 		list = nil
 	}
@@ -220,9 +220,9 @@ func (a *Account) remove(l *Local, s *Session) {
 	a.first(l, list)
 }
 
-// bounce answers h, which was for a session of a that is no more, as a stanza to an address without an account
-// (RFC 6121 §8.5.1): routed again it might be for another account of that name.
-func (l *Local) bounce(a *Account, h heldElement) {
+// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that is what a
+// stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for another of that name.
+func (l *Local) bounce(a *Account, h heldElement, c stanza.Condition) {
 	if h.to.IsZero() || h.kind == stanza.Presence {
 		return
 	}
@@ -237,7 +237,7 @@ func (l *Local) bounce(a *Account, h heldElement) {
 	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
 	env.fill(l, ev, e)
 	ev.Host = a.host
-	ev.Fail(stanza.ServiceUnavailable)
+	ev.Fail(c)
 }
 
 // askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken over nothing.

@@ -84,6 +84,7 @@ func (st *Stream) Drained() {
 	l := st.loop
 	l.enter()
 	defer l.leave()
+	defer l.caught(st)
 	st.unpark(parkedOutbox)
 	if st.sess != nil {
 		l.drained(st.sess, st.ref())

@@ -246,7 +246,14 @@ func (l *Local) release(s *Session) (all bool) {
 		if !ok {
 			return !left
 		}
-		if !h.from.IsZero() && !l.mayHave(s, h.from) {
+		may := h.from.IsZero()
+		switch {
+		case !may && !l.guarded(s, func() { may = l.mayHave(s, h.from) }):
+			if h.last() { // else another session of the account has it
+				l.bounce(s.account, h, stanza.InternalServerError)
+			}
+			continue
+		case !may:
 			if h.kind == stanza.IQ {
 				l.again(h) // it has an answer, as to an address that takes nothing
 			}

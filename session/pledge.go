@@ -87,10 +87,25 @@ func (d *ledger) settle(number uint32, err error) {
 		d.st.unpark(parkedPledges)
 	}
 	if st := d.st; st.sess != nil && st.state != Closing {
-		c := &st.host.Profile().Hooks.Settled
-		for i := range c.links {
-			c.links[i].f(st, d.settled)
+		st.tellSettled(d.settled)
+	}
+}
+
+// tellSettled runs the Settled hooks. A panic ends st alone, whichever stanza has set them off: its client can't be told
+// what was handled any more.
+func (st *Stream) tellSettled(number uint32) {
+	l := st.loop
+	at := l.frame(st.Peer(), nil)
+	at.held = l.held
+	defer func() {
+		if r := recover(); r != nil {
+			l.panicked(r, at)
+			st.Close(ErrInternal)
 		}
+	}()
+	c := &st.host.Profile().Hooks.Settled
+	for i := range c.links {
+		c.links[i].f(st, number)
 	}
 }
 

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -123,13 +124,25 @@ func (p *Profile) read(snap any, k KindID, who Who, old []any) (*resident, error
 func (p *Profile) unload() (err error) {
 	for i := len(p.loaded) - 1; i >= 0; i-- {
 		if u, ok := p.loaded[i].(Unloader); ok {
-			if e := u.Unload(); e != nil && err == nil {
+			if e := unload(u); e != nil && err == nil {
 				err = e
 			}
 		}
 	}
 	p.loaded = nil
 	return err
+}
+
+var errPanic = errors.New("session: a module has panicked")
+
+// unload unloads one module. A panic is its error: the others give back what they have.
+func unload(u Unloader) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%w in Unload: %v", errPanic, r)
+		}
+	}()
+	return u.Unload()
 }
 
 // Retire unloads p, which no host runs any more, once every loop has finished the turn it was in and
@@ -185,7 +198,11 @@ func (l *Local) retire(p *Profile, until Ticket, left *atomic.Int32, done func(e
 		return
 	}
 	if left.Add(-1) == 0 {
-		done(p.unload())
+		err := p.unload()
+		if errors.Is(err, errPanic) {
+			l.stats.Panics++
+		}
+		done(err)
 	}
 }
 

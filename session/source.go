@@ -229,13 +229,15 @@ func (l *Local) give(s *Session, f *pulled, list []Parcel, then answer) (again b
 		return false // it has ended meanwhile
 	}
 	for i, p := range list {
-		wanted := false
+		wanted, gave := false, false
 		switch {
 		case !l.guarded(s, func() { wanted = f.src.Wanted(s) }):
 			return l.ends(s, f, SourceFailed)
 		case !wanted:
 			return l.ends(s, f, SourceUnwanted)
-		case !l.giveOne(s, f, p):
+		case !l.guarded(s, func() { gave = l.giveOne(s, f, p) }):
+			return l.ends(s, f, SourceFailed)
+		case !gave:
 			list[i].asked = true
 			f.rest, f.then = list[i:], then
 			return false

@@ -1,0 +1,222 @@
+package session_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session"
+	"canto/session/jid"
+	"canto/session/mod"
+	"canto/session/mod/storage"
+	"canto/session/sessiontest"
+	"canto/session/sessiontest/acks"
+	"canto/xmlstream"
+)
+
+// panickyUnload is a module whose Unload panics.
+type panickyUnload struct{ hooked }
+
+func (panickyUnload) Unload() error { panic("for the test") }
+
+// A panic in a hook that looks at streams and sessions, once, costs the smallest thing there is: it is counted once, who
+// waits for an answer has one, or a stream error internal-server-error (RFC 6120 §4.9.3.6), and another client on the
+// same loop and of the same account goes on. (Stanza hooks, sources and kinds have tests of their own.)
+func TestPanicInHook(t *testing.T) {
+	trigger := xmlstream.N("urn:of-the-test", "trigger")
+	const internal = "internal-server-error"
+	for name, c := range map[string]struct {
+		add  func(h *session.Hooks, module string, rage func())
+		do   func(s *sessiontest.Server, juliet *sessiontest.Client) // juliet has an acknowledged stream, and is kept at rest
+		told string                                                  // what comes to juliet
+		gone bool                                                    // her session ends
+	}{
+		"Bound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Bound.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+		}},
+		"Available": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
+			h.Available.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("<presence/>") }},
+		"Rest": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Rest.Add(module, session.Guard, func(*session.Local, *session.Session) session.Verdict { rage(); return session.Pass })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+		"Rested": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Rested.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+		"Unbound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Unbound.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("</stream:stream>") }},
+		"Unsent": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Unsent.Add(module, session.Guard, func(_ *session.Local, _ *session.Session, list []session.Parcel) []session.Parcel {
+				rage()
+				return list
+			})
+		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Cut()
+			s.Settle()
+			s.Client("romeo").Send(message(juliet.JID, "unsent"))
+			s.Router.Kick(juliet.Bare(), session.ErrPolicyViolation)
+		}},
+		"Settled": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
+			h.Settled.Add(module, session.Guard, func(*session.Stream, uint32) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Send(message("romeo@localhost/x", "Hi"))
+		}},
+		"StreamFeature.Handle": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource, Handle: func(*session.Stream, xmlstream.Element) { rage() }})
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
+		}},
+		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
+				Open: func(*session.Stream) bool { rage(); return true }, Handle: func(*session.Stream, xmlstream.Element) {}})
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
+		}},
+		"StreamFeature.Offer": {add: func(h *session.Hooks, _ string, rage func()) {
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Offer: func(*session.Stream, *xmlstream.Appender) { rage() }})
+		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
+			late := s.Dial("late", 1)
+			late.Open("localhost")
+			if got := late.Received(); !strings.Contains(got, internal) || !late.Conn().Ended() {
+				s.TB.Errorf("the one that opens got %q", got)
+			}
+		}},
+		"Refuses, of what is stored": {told: ">stored<", add: func(h *session.Hooks, _ string, rage func()) {
+			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
+			s.Client("romeo").Send(message("juliet@localhost", "stored"))
+			s.Settle()
+			juliet.Send("<presence/>")
+		}},
+		"Refuses": {add: func(h *session.Hooks, _ string, rage func()) {
+			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Cut()
+			s.Settle()
+			s.Client("romeo").Send(message(juliet.JID, "waits"))
+			next := s.Dial("next", 1)
+			next.Open("localhost")
+			next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+			next.Open("localhost")
+			next.Send("<resume xmlns='" + nsAcks + "'/>")
+			s.Settle()
+			if got := s.Client("romeo").Received(); !strings.Contains(got, internal) {
+				s.TB.Errorf("the sender of what was held back got %q", got)
+			}
+		}},
+		"Remote": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
+			h.Remote.Add(module, session.Deliver, func(*session.Stanza) session.Verdict { rage(); return session.Pass })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Send(message("romeo@elsewhere.example", "Hi"))
+		}},
+		"Absent": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
+			h.Absent.Add(module, session.Deliver, func(*session.Stanza) session.Verdict { rage(); return session.Pass })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
+			juliet.Send("<iq type='get' id='q' to='none@localhost'><query xmlns='jabber:iq:last'/></iq>")
+		}},
+		"Deleted": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
+			h.Deleted.Add(module, session.Deliver, func(*session.Local, *session.Account, func(jid.JID, []byte)) { rage() })
+		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
+			gone, err := s.DB.Accounts().Delete(s.TB.Context(), "localhost", "juliet")
+			if err = errors.Join(err, storage.Bury(s.Router, s.DB, gone, nil)); err != nil {
+				s.TB.Fatal(err)
+			}
+			for range 30 { // it is begun anew
+				s.Advance(time.Second)
+				s.Settle()
+			}
+			s.AddAccount("juliet@localhost")
+		}},
+		"Unload": {add: func(*session.Hooks, string, func()) {}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
+			host, _ := s.Router.Table.Host("localhost")
+			p, err := s.NewProfile()
+			if err != nil {
+				s.TB.Fatal(err)
+			}
+			old := host.Profile()
+			host.Swap(p)
+			s.Router.Retire(old, func(e error) { err = e })
+			s.Advance(2 * time.Second)
+			if err == nil || !strings.Contains(err.Error(), "for the test") {
+				s.TB.Errorf("Retire said %v", err)
+			}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			armed := false
+			load := hooked(func(api *session.API) error {
+				c.add(api.Hooks, api.Module, func() {
+					if armed {
+						armed = false
+						panic("for the test")
+					}
+				})
+				return nil
+			})
+			opt := sessiontest.Options{Panics: true, Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
+				if name == "Unload" {
+					return panickyUnload{load}
+				}
+				return load
+			}}}, mod.All...)
+			s := sessiontest.New(t, opt)
+			other, romeo := s.Login("other", "juliet@localhost/other"), s.Login("romeo", "romeo@localhost/x")
+			juliet := other
+			if c.do == nil { // it panics as she logs in
+				armed = true
+				juliet = s.Dial("juliet", 1)
+				juliet.Open("localhost")
+				juliet.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
+				juliet.Open("localhost")
+				juliet.Send("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>")
+				s.Settle()
+				if got := juliet.Received(); !strings.Contains(got, internal) || !juliet.Conn().Ended() {
+					t.Errorf("the one that binds got %q", got)
+				}
+				juliet.JID = "juliet@localhost/x"
+			} else {
+				juliet = s.Login("juliet", "juliet@localhost/x")
+				juliet.Send("<on xmlns='" + nsAcks + "'/>")
+				s.Settle()
+				juliet.Received()
+				armed = name != "Unload"
+				c.do(s, juliet)
+			}
+			s.Settle()
+			s.Advance(6 * time.Second)
+			s.Settle()
+			if got := juliet.Received(); !strings.Contains(got, c.told) {
+				t.Errorf("juliet got %q", got)
+			}
+			panics := uint64(0)
+			for _, l := range s.Router.Locals() {
+				panics += l.Stats().Panics
+			}
+			if panics != 1 || armed {
+				t.Errorf("%d panics are counted; it is still to come: %v", panics, armed)
+			}
+			full, _ := jid.Parse(juliet.JID)
+			if a, ok := s.Router.Table.Loaded(full.Bare()); c.gone && ok && a.Resource(full) != nil {
+				t.Error("her session is still there")
+			}
+			if name != "Deleted" {
+				romeo.Received()
+				other.Send(message(romeo.JID, "the other goes on"))
+				s.Settle()
+				romeo.Send(message(other.JID, "romeo goes on"))
+				s.Settle()
+				got := other.Received()
+				if name == "Unsent" {
+					other.Send("<presence/>")
+					s.Settle()
+				} else if !strings.Contains(got, "romeo goes on") {
+					t.Errorf("the other resource of the account got %q", got)
+				}
+			}
+			works(t, s)
+		})
+	}
+}
