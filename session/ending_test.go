@@ -16,6 +16,8 @@ import (
 	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
+	"canto/session/store"
+	"canto/session/store/storetest"
 )
 
 // An ended is one row of the table of endings in session.txt.
@@ -174,10 +176,13 @@ func (c *endingCase) ended(by string) (n uint64) {
 	return n
 }
 
-func newEnding(t *testing.T, by string) *endingCase {
+func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, nil) }
+
+// newEndingOn is newEnding on a store that fails.
+func newEndingOn(t *testing.T, by string, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
-	opt := sessiontest.Options{Limits: &lim, Panics: by == "failed", Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed", Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
 	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
 		return hooked(func(api *session.API) error {
 			api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) { panicIf(by == "failed") })
@@ -437,5 +442,31 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 		if n := c.ended(by); n != 1 || c.session() != nil {
 			t.Errorf("%s: it has ended %d times", by, n)
 		}
+	}
+}
+
+// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts see it leave
+// (RFC 6121 §4.5.2), as they do where it has a connection.
+func TestKickedAtRest(t *testing.T) {
+	var flaky storetest.Flaky
+	c := newEndingOn(t, "", flaky.Fault)
+	c.lose()
+	c.Settle()
+	c.Reload() // each account is read again
+	flaky.Reads.Store(true)
+	c.Router.Kick(c.juliet.Bare(), session.ErrPolicyViolation)
+	c.Settle()
+	c.Advance(2 * time.Second)
+	c.Settle()
+	if c.left() {
+		t.Error("nurse has seen it leave while the account can't be read")
+	}
+	flaky.Reads.Store(false)
+	for range 10 {
+		c.Advance(time.Second)
+		c.Settle()
+	}
+	if !c.left() || c.session() != nil || c.ended("kicked") != 1 {
+		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil, c.ended("kicked"))
 	}
 }
