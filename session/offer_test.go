@@ -76,6 +76,12 @@ func TestOffer(t *testing.T) {
 	if err != nil || !s.Router.Table.AddHost(service) {
 		t.Fatal("no service", err)
 	}
+	// Users do not log in there (RFC 6120 §4.9.3.6).
+	c := s.Dial("stranger", 0)
+	c.Open("halls.localhost")
+	if got := c.Received(); !strings.Contains(got, "<host-unknown") || strings.Contains(got, "<features") {
+		t.Fatalf("a stream to a service host: %s", got)
+	}
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Conn().Room(0)
 	juliet.Send("<presence to='hall@halls.localhost/juliet'/>")

@@ -87,7 +87,7 @@ func (st *Stream) readHeader(e xmlstream.Element) error {
 	}
 	local, domain, _ := j.Parts()
 	h, ours := st.loop.router.Table.Host(domain)
-	if !ours || local != "" {
+	if !ours || local != "" || h.service { // no user logs in at a service
 		return ErrHostUnknown
 	}
 	if st.traits&HasUser != 0 && domainOf(st.deal.peer) != domain {
