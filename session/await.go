@@ -17,7 +17,8 @@ type await struct {
 	class reactor.Class
 	work  func() error
 	then  func(ev *Stanza, err error) Verdict
-	life  any // what e has live: another one is another entity's, which was made after e was deleted
+	id    uint64 // e's; 0: nothing was stored of it
+	life  any    // what e had live
 	begun bool
 	late  bool // its time is over
 
@@ -39,7 +40,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if ev.at == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an entity")
 	}
-	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, life: ev.at.live}
+	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, id: ev.at.id, life: ev.at.live}
 	w.ev.stream = nil
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
@@ -134,13 +135,26 @@ func (w *await) done(err error) {
 		w.drop()
 	}
 	w.ev.on, w.ev.at = l, e
-	if e.resident != goneMark && e.live == w.life && (e.account() != nil || e.kind != 0) {
+	if w.same() {
 		w.then(w.ev, err)
 		w.ev.write()
 	} else {
 		w.ev.orphaned()
 	}
 	e.unlock(l)
+}
+
+// same reports whether the entity is the one that was asked: another may have been made at its address meanwhile.
+// Under the lock.
+func (w *await) same() bool {
+	e := w.e
+	switch {
+	case e.resident == goneMark || e.account() == nil && e.kind == 0:
+		return false
+	case w.id != 0:
+		return e.id == w.id
+	}
+	return w.life == nil || e.live == w.life
 }
 
 // OnTimer answers a request whose work takes too long.

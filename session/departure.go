@@ -20,17 +20,18 @@ const (
 	sayShare  = 64
 )
 
-// More than this under way has an entity's stanzas wait in its inbox.
+// More than this under way has an entity's stanzas wait in its inbox: broadcasts, and bytes of all that it says.
 const (
 	maxJobs     = 64
 	maxJobBytes = 1 << 20
+	jobBytes    = 256 // what one takes besides its element
 )
 
 // departures is what is under way from one entity. Under its lock.
 type departures struct {
 	queue []job // that wait until what was said straight is delivered
 	left  int   // parts that loops have not delivered
-	jobs  int   // in queue, or with parts left
+	jobs  int   // broadcasts in queue, or with parts left
 	bytes int   // of those
 }
 
@@ -105,8 +106,10 @@ func (e *Entity) queue(l *Local, env envelope) {
 // job puts j behind what is under way from e. Under the lock.
 func (e *Entity) job(l *Local, j job) {
 	d := &e.busy().out
-	d.jobs++
-	d.bytes += len(j.letter.bytes)
+	if j.to != nil {
+		d.jobs++
+	}
+	d.bytes += len(j.letter.bytes) + jobBytes
 	if e.straight != 0 {
 		d.queue = append(d.queue, j)
 		return
@@ -172,8 +175,10 @@ func (e *Entity) spoken(l *Local) {
 // departed is called when all parts of p are delivered. Under the lock.
 func (e *Entity) departed(p *dispatch) {
 	d := &e.waits.out
-	d.jobs--
-	d.bytes -= len(p.letter.bytes)
+	if p.to != nil {
+		d.jobs--
+	}
+	d.bytes -= len(p.letter.bytes) + jobBytes
 	if p.seats != nil {
 		p.seats.crowded = p.crowded
 	}

@@ -63,7 +63,7 @@ func (e *Entity) Ticket() Ticket { return e.ticket }
 // Host is the domain that e belongs to. Any goroutine.
 func (e *Entity) Host() *Host { return e.host }
 
-// Kind is what e is; 0 where there is nothing. Under the lock.
+// Kind is what e is; 0 at an address of a service host where there is nothing. Under the lock.
 func (e *Entity) Kind() KindID { return e.kind }
 
 // Pin keeps e in memory until Unpin. Under the lock.

@@ -59,7 +59,7 @@ func TestPanicInHook(t *testing.T) {
 			s.Router.Kick(juliet.Bare(), session.ErrPolicyViolation)
 		}},
 		"Settled": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
-			h.Settled.Add(module, session.Guard, func(*session.Stream, uint32) { rage() })
+			h.Settled.Add(module, session.Guard, func(*session.Stream, uint32, int) { rage() })
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send(message("romeo@localhost/x", "Hi"))
 		}},

@@ -162,9 +162,10 @@ type Hooks struct {
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// somebody takes it there.
 	Remote Chain[StanzaFunc]
-	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that number.
+	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that number; of those that
+	// are new, so many could not be stored, and were answered with an error.
 	// Under no lock.
-	Settled Chain[func(st *Stream, number uint32)]
+	Settled Chain[func(st *Stream, number uint32, failed int)]
 	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may come to be
 	// there: a hook may call [Stanza.Create].
 	Make Chain[StanzaFunc]

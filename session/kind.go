@@ -239,7 +239,7 @@ func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
 	l.await(t, func(err error) {
 		e.lock(l)
 		e.Unpin()
-		if err != nil && e.resident != goneMark && e.id == 0 {
+		if err != nil && e.resident != goneMark && e.kind == 0 {
 			e.resident = nil // it is there still: read it again
 		}
 		e.unlock(l)

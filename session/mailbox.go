@@ -279,7 +279,9 @@ func (e *Entity) take(l *Local, j *loading) {
 		if e.kind != Accounts {
 			e.live = nil
 		}
-		e.id = 0
+		if e.id = 0; e.waits != nil {
+			e.waits.timer = 0
+		}
 	}
 	e.resident = j.got
 	if !j.got.exists {
@@ -393,6 +395,7 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 	}
 	defer l.boundary(l.frame(e.addr, ev))
 	if env.fresh && !ev.find(e) {
+		ev.carrier = false // what is dropped is not handled: its stream has ended, or its session has another
 		l.stats.Superseded++
 		e.unlock(l)
 		return

@@ -29,7 +29,6 @@ type ledger struct {
 
 // An entry is one stanza of a ledger.
 type entry struct {
-	number uint32
 	open   bool
 	failed bool // something of it could not be stored: its sender was told
 }
@@ -59,7 +58,7 @@ func (st *Stream) Settled() uint32 {
 // take gives ev, which st has just read, the next number.
 func (d *ledger) take(ev *Stanza) {
 	d.last++
-	d.ring = append(d.ring, entry{number: d.last, open: true})
+	d.ring = append(d.ring, entry{open: true})
 	ev.origin.Number, ev.carrier = d.last, true
 	if len(d.ring) == maxOpen {
 		d.st.park(parkedPledges)
@@ -73,8 +72,11 @@ func (d *ledger) settle(number uint32, err error) {
 	}
 	e := &d.ring[number-d.settled-1]
 	e.open, e.failed = false, err != nil
-	n := 0
+	n, failed := 0, 0
 	for n < len(d.ring) && !d.ring[n].open {
+		if d.ring[n].failed {
+			failed++
+		}
 		n++
 	}
 	if n == 0 {
@@ -87,13 +89,13 @@ func (d *ledger) settle(number uint32, err error) {
 		d.st.unpark(parkedPledges)
 	}
 	if st := d.st; st.sess != nil && st.state != Closing {
-		st.tellSettled(d.settled)
+		st.tellSettled(d.settled, failed)
 	}
 }
 
 // tellSettled runs the Settled hooks. A panic ends st alone, whichever stanza has set them off: its client can't be told
 // what was handled any more.
-func (st *Stream) tellSettled(number uint32) {
+func (st *Stream) tellSettled(number uint32, failed int) {
 	l := st.loop
 	at := l.frame(st.Peer(), nil)
 	at.held = l.held
@@ -105,7 +107,7 @@ func (st *Stream) tellSettled(number uint32) {
 	}()
 	c := &st.host.Profile().Hooks.Settled
 	for i := range c.links {
-		c.links[i].f(st, number)
+		c.links[i].f(st, number, failed)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"canto/session/sessiontest/acks"
 	"canto/session/store"
 	"canto/session/store/storetest"
+	"canto/xmlstream"
 )
 
 const nsAcks = "urn:canto:test:acks"
@@ -213,5 +214,43 @@ func TestResumption(t *testing.T) {
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "service-unavailable") {
 		t.Errorf("the session is there after six minutes: %q", got)
+	}
+}
+
+// A stanza that is dropped, as another stream has taken its session over, is not acknowledged: its client sends it again.
+func TestDroppedIsNotSettled(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/>")
+	romeo.Send("<on xmlns='" + nsAcks + "'/><message to='juliet@localhost' type='chat'><body>one</body></message>")
+	s.Settle()
+	juliet.Received()
+	old := s.Stream(romeo)
+	if old.Settled() != 1 {
+		t.Fatalf("%d settled", old.Settled())
+	}
+	next := s.Dial("next", int(old.Local().Loop.Index()))
+	next.Open("localhost")
+	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
+	next.Open("localhost")
+	s.Settle()
+	st := s.Stream(next)
+	st.Local().Loop.Post(func() {
+		st.Local().Enter(func() {
+			st.Bind(func(a *session.Account, _ bool, _ error) { a.Adopt(st, a.Resources()[0]) })
+			// What the old connection had sent by then is read before it is closed.
+			el, err := xmlstream.NewParser(nil).Element([]byte("<message to='juliet@localhost' type='chat'><body>two</body></message>"))
+			if err != nil {
+				t.Error(err)
+			}
+			old.Local().Receive(old, el)
+			if n := old.Settled(); n != 1 {
+				t.Errorf("%d are settled, and the second was dropped", n)
+			}
+		})
+	})
+	s.Settle()
+	if got := juliet.Received(); strings.Contains(got, "two") {
+		t.Errorf("juliet got %q", got)
 	}
 }

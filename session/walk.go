@@ -20,7 +20,8 @@ func (l *Local) walk(ev *Stanza) {
 	switch {
 	case ev.Session.stream != ev.origin.Stream || ev.Session.account.index(ev.Session) < 0:
 		l.stats.Superseded++
-		e.unlock(l) // a superseded stream, or a session that was ended: there is nothing to answer
+		ev.carrier = false // what is dropped is not handled
+		e.unlock(l)        // a superseded stream, or a session that was ended: there is nothing to answer
 	case e.blocked():
 		e.enqueue(l, ev)
 		e.unlock(l)

@@ -75,7 +75,7 @@ func (m *module) Load(api *session.API) (err error) {
 	h.Features = append(h.Features,
 		session.StreamFeature{Name: on, More: []xmlstream.Name{ask}, Needs: session.HasResource, Handle: negotiate},
 		session.StreamFeature{Name: resume, Needs: session.HasUser, Forbids: session.HasResource, Handle: takeOver})
-	h.Settled.Add(api.Module, session.Deliver, tell)
+	h.Settled.Add(api.Module, session.Deliver, func(st *session.Stream, n uint32, _ int) { tell(st, n) })
 	h.Rest.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) session.Verdict {
 		if kept.Is(s) {
 			return session.Done
