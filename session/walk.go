@@ -9,8 +9,7 @@ import (
 // to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
 func (l *Local) walk(ev *Stanza) {
 	l.origin, l.originLoop = ev.origin, ev.loop
-	defer ev.land(l)
-	defer l.boundary(l.frame(ev.From, ev))
+	defer l.arrived(ev, l.depth)
 	if !ev.Fresh {
 		l.forward(ev)
 		return
@@ -30,6 +29,14 @@ func (l *Local) walk(ev *Stanza) {
 			l.forward(ev)
 		}
 	}
+}
+
+// arrived is deferred around the way of ev: the boundary of its panics, and its end.
+func (l *Local) arrived(ev *Stanza, depth int) {
+	if r := recover(); r != nil {
+		l.panicked(r, frame{who: ev.From, ev: ev, depth: depth})
+	}
+	ev.land(l)
 }
 
 // step takes ev through what e has for it: the Pre chain of a fresh stanza, else the chain of one that has
