@@ -344,9 +344,14 @@ length = "30s"
 // The run's own limit ends it, and the result says so.
 func TestLimit(t *testing.T) {
 	_, target := start(t, stub.Config{})
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 1500*time.Millisecond, errors.New("the limit was over"))
-	defer cancel()
-	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	over := func(p result.Progress) {
+		if p.Phase == "talk" { // whatever the ramp takes
+			cancel(errors.New("the limit was over"))
+		}
+	}
+	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Watch: over})
 	if err != nil {
 		t.Fatal(err)
 	}
