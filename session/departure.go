@@ -39,7 +39,6 @@ type departures struct {
 type job struct {
 	letter envelope
 	to     [][]*chunk // by loop, never changed; nil: the letter's own address
-	seats  *Seats     // told whether its clients read; nil: the receivers are not kept
 }
 
 // A part is one loop's of a job.
@@ -177,11 +176,9 @@ func (e *Entity) departed(p *dispatch) {
 	d := &e.waits.out
 	if p.to != nil {
 		d.jobs--
+		e.crowds = p.crowded
 	}
 	d.bytes -= len(p.letter.bytes) + jobBytes
-	if p.seats != nil {
-		p.seats.crowded = p.crowded
-	}
 }
 
 // delivered goes on with e when something of it has been: with its inbox, if that waited. Under the lock.

@@ -27,6 +27,7 @@ type Entity struct {
 	used     reactor.Tick // when it was last asked for: dropped by clock
 	pins     int32        // commits, work on workers: not to be dropped
 	straight uint16       // the loop, and one, whose mail has letters of it: see departure.go; 0: none
+	crowds   bool         // its last broadcast to more than sayInline met clients that do not take what they are sent
 	kind     KindID       // of what is at addr; 0: not known, or nothing
 }
 

@@ -11,8 +11,9 @@ func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
 		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
 		return
 	}
-	// What another server has room for is for the queue to that server to say.
-	l.say(envelope{from: to, to: e.addr, form: aPull}, what)
+	// What another server has room for is for the queue to that server to say: a share each turn.
+	next := envelope{from: to, to: e.addr, form: aPull, bytes: append([]byte(nil), what...)}
+	l.Loop.Post(func() { l.Enter(func() { l.mail.add(l, next, next.bytes) }) })
 }
 
 // offered is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.

@@ -24,7 +24,7 @@ type hall struct {
 }
 
 const (
-	hallSize  = 3000
+	hallSize  = 10_000
 	hallShare = 40
 )
 

@@ -10,15 +10,14 @@ import (
 // contacts of a roster), lent by [Local.Seats]. They are grouped by the loop that serves each. A broadcast shares
 // them: what it shares is copied when they change, not when they are used. Under the entity's lock.
 type Seats struct {
-	of      *Entity           // nil: gathered for once
-	groups  [][]*chunk        // by loop
-	index   map[jid.JID]int32 // the position in the group
-	once    [][]jid.JID       // by loop, of receivers that are gathered for once: nothing else is used of those
-	n       int
-	epoch   uint32 // counts broadcasts
-	own     uint32 // the epoch in which groups was copied
-	ends    []end
-	crowded bool // the last broadcast met a client that does not take what it is sent
+	of     *Entity           // nil: gathered for once
+	groups [][]*chunk        // by loop
+	index  map[jid.JID]int32 // the position in the group
+	once   [][]jid.JID       // by loop, of receivers that are gathered for once: nothing else is used of those
+	n      int
+	epoch  uint32 // counts broadcasts
+	own    uint32 // the epoch in which groups was copied
+	ends   []end
 }
 
 // An end is where one group ends.
@@ -78,7 +77,7 @@ func (s *Seats) Reset(n int) {
 	for i := range s.once {
 		s.once[i] = s.once[i][:0]
 	}
-	s.n, s.crowded = 0, false
+	s.n = 0
 }
 
 // Add puts to in; it is served by the loop that its address has.
@@ -285,8 +284,8 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 	}
 	e := m.entity()
 	l.copied += len(el) * seats.n
-	if seats.crowded {
-		l.crowded += len(el) // as if its clients were looked at now
+	if e.crowds && seats.n > sayInline {
+		l.crowded += len(el) // as if their clients were looked at now
 	}
 	if seats.n <= sayInline && !e.elsewhere(l) {
 		e.speaks(l)
@@ -300,9 +299,6 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		return
 	}
 	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
-	if seats.of != nil {
-		j.seats = seats
-	}
 	e.job(l, j)
 }
 

@@ -47,9 +47,10 @@ func (t *Table) Host(domain string) (*Host, bool) {
 // Hosts are all of them. The map is not to be changed. Any goroutine.
 func (t *Table) Hosts() map[string]*Host { return *t.hosts.Load() }
 
-// AddHost has t serve hs; false: a domain is served already, and nothing is added. A domain that was removed before gets its old Host
-// back, with the profile and certificate of the new one, as accounts and sessions that are still in memory point
-// to it: [Table.Host] says which one is served. Any goroutine.
+// AddHost has t serve hs; false: a domain is served already, or was served in the other role, with or without logins,
+// since the process began, and nothing is added. A domain that was removed before gets its old Host back, with the
+// profile and certificate of the new one, as entities and sessions that are still in memory point to it: [Table.Host]
+// says which one is served. Any goroutine.
 func (t *Table) AddHost(hs ...*Host) bool {
 	t.hostMu.Lock()
 	defer t.hostMu.Unlock()
@@ -61,6 +62,9 @@ func (t *Table) AddHost(hs ...*Host) bool {
 	for _, h := range hs {
 		if _, taken := m[h.Name]; taken {
 			return false
+		}
+		if was, ok := t.gone[h.Name]; ok && was.service != h.service {
+			return false // what is in memory of it is of the other role
 		}
 		m[h.Name] = h
 	}

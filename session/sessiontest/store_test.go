@@ -134,8 +134,11 @@ func TestConversationsOnSlowStore(t *testing.T) {
 				}
 				opt := optionsOf(name)
 				opt.Slow, opt.Seed = slow, seed
-				got := byPair(Converse(t, text, opt))
-				if want := byPair(text); got != want {
+				got, want := byPair(Converse(t, text, opt)), byPair(text)
+				if strings.HasPrefix(name, "room/") { // its timer is due by the server's own time, which ids then show
+					got, want = ofAStart.ReplaceAllString(got, "..."), ofAStart.ReplaceAllString(want, "...")
+				}
+				if got != want {
 					t.Errorf("seed %d: %s", seed, difference(want, got))
 				}
 			}
