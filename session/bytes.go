@@ -194,13 +194,13 @@ func (t *Table) Weigh() Holdings {
 		list = t.Entities(i, list[:0])
 		s := &t.shards[i]
 		s.mu.RLock()
-		nobody := len(s.nobody)
+		absent := len(s.absent)
 		found := Allocated(cap(s.entities.slots)*int(unsafe.Sizeof(&Entity{}))) + Allocated(cap(s.entities.tags)*2)
-		for j := range s.nobody {
+		for j := range s.absent {
 			h.add("tables", 0, Allocated(len(j.String())))
 		}
 		s.mu.RUnlock()
-		h.add("tables", len(list)+nobody, found+MapBytes(nobody, int(unsafe.Sizeof(jid.JID{}))))
+		h.add("tables", len(list)+absent, found+MapBytes(absent, int(unsafe.Sizeof(jid.JID{}))))
 		for _, a := range list {
 			a.weigh(h, once)
 		}

@@ -7,7 +7,7 @@ import (
 	"canto/xmlstream"
 )
 
-// A Verdict is what a hook says of a stanza: ask the next one, or handled here and nobody else is
+// A Verdict is what a hook says of a stanza: ask the next hook, or it is handled here and no other is
 // asked.
 type Verdict uint8
 

@@ -118,7 +118,6 @@ type Behaviour struct {
 	Inbox Bounds
 
 	loaders []loader
-	nobody  resident // of an address where there is nothing
 }
 
 // Bounds are how many stanzas may wait, and how many bytes.
@@ -259,7 +258,7 @@ func (e *Entity) ended(l *Local) {
 
 // vanish makes e an address where there is nothing.
 func (e *Entity) vanish() {
-	e.resident = &e.host.Profile().nobody
+	e.resident = &e.host.Profile().absent
 	e.live, e.kind, e.id = nil, 0, 0
 	if e.waits != nil {
 		e.waits.timer = 0 // another entity at the address has its own

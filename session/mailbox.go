@@ -211,7 +211,7 @@ func (j *loading) read(r *Router, p *Profile) (err error) {
 	if c, ok := snap.(interface{ Close() error }); ok {
 		defer c.Close()
 	}
-	j.got = &p.nobody
+	j.got = &p.absent
 	id, kind, ok, err := r.Directory.Entity(snap, addr)
 	if err != nil || !ok {
 		return err

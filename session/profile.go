@@ -24,7 +24,7 @@ type Profile struct {
 
 	loaded  []Module
 	loaders []loader
-	nobody  resident                 // of an address without an account
+	absent  resident                 // of an address where there is nothing
 	nothing atomic.Pointer[resident] // of an account of which nothing is stored
 	offers  map[reflect.Type]any
 	retired atomic.Bool
@@ -55,7 +55,7 @@ func (p *Profile) Has(f Feature) bool {
 // module that fails to load unloads those before it. Any goroutine. Cold path.
 func Load(r *Router, core []Feature, shelf []Manifest, want []string, options func(module string, v any) error, given ...Given) (*Profile, error) {
 	p := &Profile{Hooks: new(Hooks), offers: make(map[reflect.Type]any)}
-	p.nobody.profile = p
+	p.absent.profile = p
 	for _, g := range given {
 		p.offers[g.t] = g.v
 	}

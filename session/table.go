@@ -23,13 +23,13 @@ type Table struct {
 type shard struct {
 	mu       sync.RWMutex
 	entities entities
-	nobody   map[jid.JID]struct{} // bounded: addresses known to have nothing
-	births   uint32               // entities made: what was read before one is not remembered as nobody
+	absent   map[jid.JID]struct{} // bounded: addresses known to have nothing
+	births   uint32               // entities made: what was read before one is not remembered as absence
 	kicks    uint32               // accounts kicked: who was let in before one does not bind behind it
 }
 
-// nobodyPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
-const nobodyPerShard = 256
+// absentPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
+const absentPerShard = 256
 
 // NewTable makes an empty one.
 func NewTable() *Table {
@@ -118,9 +118,9 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 		s.mu.RUnlock()
 		return e, true
 	}
-	_, nobody := s.nobody[addr]
+	_, absent := s.absent[addr]
 	s.mu.RUnlock()
-	if nobody && !h.service {
+	if absent && !h.service {
 		return nil, false
 	}
 	s.mu.Lock()
@@ -128,8 +128,8 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	if e = s.entities.get(addr); e == nil {
 		if h.service {
 			e = &Entity{host: h, addr: addr}
-			if nobody {
-				e.resident = &h.Profile().nobody
+			if absent {
+				e.resident = &h.Profile().absent
 			}
 		} else {
 			a := &Account{Entity: Entity{host: h, addr: addr, kind: Accounts}}
@@ -162,7 +162,7 @@ func (t *Table) Found(addr jid.JID) *Entity {
 func (t *Table) Born(addr jid.JID) {
 	s := t.shard(addr)
 	s.mu.Lock()
-	delete(s.nobody, addr)
+	delete(s.absent, addr)
 	s.births++
 	s.mu.Unlock()
 }
@@ -191,19 +191,19 @@ func (t *Table) kicks(bare jid.JID) uint32 {
 	return s.kicks
 }
 
-// drop takes e out of the table, under its lock; nobody: it is remembered as an address with nothing, unless
+// drop takes e out of the table, under its lock; absent: it is remembered as an address with nothing, unless
 // something was made since births was read.
-func (t *Table) drop(e *Entity, nobody bool, births uint32) {
+func (t *Table) drop(e *Entity, absent bool, births uint32) {
 	s := t.shard(e.addr)
 	s.mu.Lock()
 	if s.entities.remove(e) {
 		t.size.Add(-1)
 	}
-	if nobody && births == s.births {
-		if len(s.nobody) >= nobodyPerShard || s.nobody == nil {
-			s.nobody = make(map[jid.JID]struct{})
+	if absent && births == s.births {
+		if len(s.absent) >= absentPerShard || s.absent == nil {
+			s.absent = make(map[jid.JID]struct{})
 		}
-		s.nobody[e.addr] = struct{}{}
+		s.absent[e.addr] = struct{}{}
 	}
 	s.mu.Unlock()
 	e.resident = goneMark

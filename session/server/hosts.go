@@ -22,7 +22,7 @@ var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAI
 
 // A Host says how a domain is served.
 type Host struct {
-	Service    bool     // nobody logs in: see [session.NewService]. It does not change while the process runs.
+	Service    bool     // without logins: see [session.NewService]. It does not change while the process runs.
 	Modules    []string // mod.Default()
 	Mechanisms []string // Mechanisms
 	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that

@@ -517,7 +517,7 @@ func (c *stressClient) leave(how int) {
 			c.conn.Close()
 		}
 	case 1:
-		c.send("<message to='nobody@" + stressHost + "'><body>half")
+		c.send("<message to='stranger@" + stressHost + "'><body>half")
 		c.conn.Close()
 	default:
 		c.conn.Close()
@@ -537,7 +537,7 @@ func (x *stress) wander(rnd *rand.Rand, me, steps int) {
 	}
 	to := func() string {
 		if rnd.IntN(8) == 0 {
-			return fmt.Sprint("nobody", rnd.IntN(5), "@", stressHost)
+			return fmt.Sprint("stranger", rnd.IntN(5), "@", stressHost)
 		}
 		local, domain := name()
 		return local + "@" + domain

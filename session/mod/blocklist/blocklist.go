@@ -226,7 +226,7 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 	a := ev.Account()
 	for _, j := range jids {
 		if j.Bare() == a.JID() {
-			return ev.Fail(stanza.NotAllowed) // nobody blocks himself out
+			return ev.Fail(stanza.NotAllowed) // a user can't block the own account
 		}
 	}
 	p := part.Own(a)

@@ -6,7 +6,7 @@
 //	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
 //
 // State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
-// owner and those who get its presence; to everybody else it does not exist. What entities of other kinds tell,
+// owner and those who get its presence; to all others it does not exist. What entities of other kinds tell,
 // their modules say: see [Kind].
 package disco
 

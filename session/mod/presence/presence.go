@@ -134,7 +134,7 @@ func (m *Service) depart(ev *session.Stanza) session.Verdict {
 		case stanza.TypeUnavailable:
 			return m.unavailable(ev)
 		}
-		return ev.Fail(stanza.BadRequest) // a subscription to nobody
+		return ev.Fail(stanza.BadRequest) // a subscription without an address
 	}
 	switch ev.Type {
 	case stanza.TypeSubscribe:

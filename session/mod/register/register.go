@@ -151,7 +151,7 @@ func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
 		return
 	}
 	if _, leaves := q.Child(remove); leaves {
-		st.FailIQ(id, stanza.UnexpectedRequest) // §3.2: nobody is registered on this stream
+		st.FailIQ(id, stanza.UnexpectedRequest) // §3.2: this stream has logged in to no account
 		return
 	}
 	name, ok := q.Child(username)

@@ -72,7 +72,7 @@ func TestManyRoomsOnDisk(t *testing.T) {
 }
 
 // A flood to random addresses of rooms makes nothing that stays: what is asked for at an address where
-// there is nothing leaves memory, rooms that nobody writes in are bounded in number, and those that one
+// there is nothing leaves memory, rooms without a message are bounded in number, and those that one
 // account left behind end with its session (attacks K58, T20).
 func TestFloodOfAddresses(t *testing.T) {
 	opt := with(sessiontest.Options{Limits: unlimited()})

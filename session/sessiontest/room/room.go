@@ -2,7 +2,7 @@
 // for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room asks of the kernel, and no
 // more.
 //
-// A presence to room@host/nick joins, and makes the room where there is none. Whoever makes a room is its owner. The
+// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room is its owner. The
 // number is that of the last message in the room's log:
 //
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
@@ -30,7 +30,7 @@
 // Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored: those, one row
 // each, and the log. A room of which nothing is stored, as nothing was written in it, ends with its last occupant;
 // another leaves memory a minute after the last stanza, when it has no occupants. In a room of more than
-// [Options.Announce] occupants, nobody but the one who comes is told who comes and goes. After a panic the occupants
+// [Options.Announce] occupants, only the one that comes is told of it. After a panic the occupants
 // stay. Numbers are not used again while a room is in memory, also where a message could not be stored.
 package room
 
