@@ -21,11 +21,7 @@ func TestCarryHeld(t *testing.T) {
 		t.Fatal("the kernel could not be replaced")
 	}
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>two</body></message>")
-	next := s.Dial("next", 1)
-	next.Open("localhost")
-	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-	next.Open("localhost")
-	next.Received()
+	next := s.Authenticate("next", "juliet@localhost", 1)
 	next.Send("<resume xmlns='" + nsAcks + "'/>")
 	s.Settle()
 	got := next.Received()

@@ -151,12 +151,7 @@ func (c *endingCase) resume(name string) *sessiontest.Client {
 
 // login is another connection of juliet's, without a session.
 func (c *endingCase) login(name string) *sessiontest.Client {
-	next := c.Dial(name, 2)
-	next.Open("localhost")
-	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-	c.Settle()
-	next.Open("localhost")
-	next.Received()
+	next := c.Authenticate(name, "juliet@localhost", 2)
 	return next
 }
 

@@ -96,10 +96,7 @@ func TestPanicInHook(t *testing.T) {
 			juliet.Cut()
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "waits"))
-			next := s.Dial("next", 1)
-			next.Open("localhost")
-			next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-			next.Open("localhost")
+			next := s.Authenticate("next", "juliet@localhost", 1)
 			next.Send("<resume xmlns='" + nsAcks + "'/>")
 			s.Settle()
 			if got := s.Client("romeo").Received(); !strings.Contains(got, internal) {
@@ -167,10 +164,7 @@ func TestPanicInHook(t *testing.T) {
 			juliet := other
 			if c.do == nil { // it panics as she logs in
 				armed = true
-				juliet = s.Dial("juliet", 1)
-				juliet.Open("localhost")
-				juliet.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-				juliet.Open("localhost")
+				juliet = s.Authenticate("juliet", "juliet@localhost", 1)
 				juliet.Send("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>")
 				s.Settle()
 				if got := juliet.Received(); !strings.Contains(got, internal) || !juliet.Conn().Ended() {

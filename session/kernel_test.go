@@ -146,11 +146,7 @@ func TestRestingSession(t *testing.T) {
 		t.Fatalf("romeo got %q", got)
 	}
 	// Another connection, on the other loop, takes the session over before it binds.
-	next := s.Dial("next", 2)
-	next.Open("localhost")
-	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-	next.Open("localhost")
-	next.Received()
+	next := s.Authenticate("next", "juliet@localhost", 2)
 	st := s.Stream(next)
 	l := st.Local()
 	l.Enter(func() {
@@ -259,10 +255,16 @@ func TestRouteAllocations(t *testing.T) {
 	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
 	juliet.Send("<presence/>")
 	msg := []byte("<message to='juliet@localhost/balcony' type='chat' id='m1'><body>" + strings.Repeat("x", 100) + "</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	noAllocations(t, s, romeo, juliet, msg)
+}
+
+// noAllocations holds that msg, from one client to another, allocates nothing once warm.
+func noAllocations(t *testing.T, s *sessiontest.Server, from, to *sessiontest.Client, msg []byte) {
+	t.Helper()
 	once := func() {
-		romeo.Conn().Feed(msg)
+		from.Conn().Feed(msg)
 		s.Net.Run()
-		juliet.Conn().Discard()
+		to.Conn().Discard()
 	}
 	for range 200 {
 		once()
@@ -303,11 +305,7 @@ func TestIdleHosts(t *testing.T) {
 // waiting are n clients, on one loop and the other in turn, who have logged in as juliet and have not bound yet.
 func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	for i := range n {
-		c := s.Dial(fmt.Sprint("c", i), i)
-		c.Open("localhost")
-		c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-		c.Open("localhost")
-		c.Received()
+		c := s.Authenticate(fmt.Sprint("c", i), "juliet@localhost", i)
 		clients = append(clients, c)
 	}
 	return clients

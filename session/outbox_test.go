@@ -325,15 +325,5 @@ func TestOutgoingAllocations(t *testing.T) {
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
 	msg := []byte("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 100) + "</body></message>")
-	once := func() {
-		romeo.Conn().Feed(msg)
-		s.Net.Run()
-		juliet.Conn().Discard()
-	}
-	for range 200 {
-		once()
-	}
-	if a := testing.AllocsPerRun(500, once); a > 0 && !session.Checked && !raced {
-		t.Errorf("%v allocations a message", a)
-	}
+	noAllocations(t, s, romeo, juliet, msg)
 }

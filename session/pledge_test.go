@@ -197,11 +197,7 @@ func TestResumption(t *testing.T) {
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>meanwhile</body></message>")
 	s.Settle()
-	next := s.Dial("next", 2)
-	next.Open("localhost")
-	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
-	next.Open("localhost")
-	next.Received()
+	next := s.Authenticate("next", "juliet@localhost", 2)
 	next.Send("<resume xmlns='" + nsAcks + "'/>")
 	s.Settle()
 	if got := next.Received(); !strings.Contains(got, "<resumed") || !strings.Contains(got, "meanwhile") {
@@ -229,11 +225,7 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	if old.Settled() != 1 {
 		t.Fatalf("%d settled", old.Settled())
 	}
-	next := s.Dial("next", int(old.Local().Loop.Index()))
-	next.Open("localhost")
-	next.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
-	next.Open("localhost")
-	s.Settle()
+	next := s.Authenticate("next", "romeo@localhost", int(old.Local().Loop.Index()))
 	st := s.Stream(next)
 	st.Local().Loop.Post(func() {
 		st.Local().Enter(func() {

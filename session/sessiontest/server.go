@@ -353,11 +353,7 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 	s.logins++
 	c := s.Dial(name, s.logins)
 	c.lang = lang
-	c.Open(j.Domain())
-	s.Settle()
-	c.conn.Send([]byte("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+j.Local()+"\x00"+Password)) + "</auth>"))
-	s.Settle()
-	c.Open(j.Domain())
+	c.authenticate(j)
 	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + escape(j.Resource()) + "</resource></bind></iq>"))
 	s.Settle()
 	got := c.conn.Received()
@@ -375,6 +371,33 @@ func (c *Client) bound() {
 	c.in.Reset(0)
 	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
+}
+
+// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not bound a
+// resource (RFC 6120 §6.4.6).
+func (s *Server) Authenticate(name, bare string, loop int) *Client {
+	s.TB.Helper()
+	j, err := jid.Parse(bare)
+	if err != nil {
+		s.TB.Fatal(err)
+	}
+	c := s.Dial(name, loop)
+	c.authenticate(j)
+	s.Settle()
+	if got := c.conn.Received(); !contains(got, "<success ") {
+		s.TB.Fatalf("%s can't log in: %s", bare, got)
+	}
+	return c
+}
+
+// authenticate sends what logs in as j, up to the header of the next stream.
+func (c *Client) authenticate(j jid.JID) {
+	c.Open(j.Domain())
+	c.server.Settle()
+	plain := base64.StdEncoding.EncodeToString([]byte("\x00" + j.Local() + "\x00" + Password))
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + plain + "</auth>")
+	c.server.Settle()
+	c.Open(j.Domain())
 }
 
 // escape writes text as the server does.
