@@ -75,9 +75,10 @@ func (a *Account) index(s *Session) int {
 	return -1
 }
 
-// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits from
-// then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and pull. false: s
-// has ended, or is about to: its client has logged out, or it is to end although a stream takes it over.
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits
+// from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and
+// pull. false: s has ended, or is about to: its client has logged out, or it is to end although a stream takes it
+// over.
 func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Traits) bool {
 	if _, over := s.endedBy(); over || a.index(s) < 0 {
 		return false

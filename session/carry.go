@@ -31,10 +31,10 @@ type slotCodec struct {
 // carriedVersion is the first byte of an entity that was written down.
 const carriedVersion = 1
 
-// Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b is
-// put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something waits for them or is under
-// way from them: they are written down by a later call. On l's loop, under no lock; it takes the lock of each entity
-// in turn.
+// Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b
+// is put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something
+// waits for them or is under way from them: they are written down by a later call. On l's loop, under no lock; it
+// takes the lock of each entity in turn.
 func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
@@ -134,9 +134,9 @@ func (s *Session) carry(b []byte) []byte {
 	return b
 }
 
-// TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with it, or nil: an entity
-// of a domain that is not served, or that is gone from the store. Sessions rest until [Account.Adopt]. On l's loop, under no lock; done may be
-// called later, under the entity's.
+// TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with it, or
+// nil: an entity of a domain that is not served, or that is gone from the store. Sessions rest until
+// [Account.Adopt]. On l's loop, under no lock; done may be called later, under the entity's.
 func (l *Local) TakeUp(b []byte, done func(err error)) {
 	r := &carried{b: b}
 	if v := r.byte(); v != carriedVersion && r.err == nil {

@@ -6,12 +6,12 @@ import (
 
 // What an entity says leaves it in one order for each receiver, whichever loops it was said on.
 //
-// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its mail as soon
-// as the lock is given back, and tells the entity when it has. What the entity says meanwhile on another loop waits
-// here, in order, and so does a broadcast to many. Then it is spread: each receiver belongs to one loop, that of its connection as far as a
-// [Seats] knows it, else one by its slot, and what is for it is queued there under the entity's lock, first in, first
-// out. A loop takes turns among entities, a share each. While anything is spread, whatever the entity says goes the
-// same way; when all has been delivered it is straight again.
+// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its mail as
+// soon as the lock is given back, and tells the entity when it has. What the entity says meanwhile on another loop
+// waits here, in order, and so does a broadcast to many. Then it is spread: each receiver belongs to one loop, that
+// of its connection as far as a [Seats] knows it, else one by its slot, and what is for it is queued there under
+// the entity's lock, first in, first out. A loop takes turns among entities, a share each. While anything is
+// spread, whatever the entity says goes the same way; when all has been delivered it is straight again.
 
 // Numbers of a broadcast: up to sayInline receivers are served at once; of what is spread a loop serves sayShare
 // receivers in a turn, which with their writes is less than a millisecond.
@@ -32,7 +32,7 @@ type departures struct {
 	queue []job // that wait until what was said straight is delivered
 	left  int   // parts that loops have not delivered
 	jobs  int   // broadcasts in queue, or with parts left
-	bytes int   // of those
+	bytes int   // of all that is in queue, or with parts left
 }
 
 // A job is something that an entity said: one letter, or a broadcast.

@@ -43,9 +43,10 @@ func (l *Local) frame(who jid.JID, ev *Stanza) frame {
 }
 
 // boundary is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza on its
-// way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer. It counts and logs the
-// panic and gives back the entity lock that it left behind; what is stored of that entity is read again, and the rest
-// is for its kind to say. A stanza is answered with an error, as far as its type has one (RFC 6120 §8.2.3, §8.3.1).
+// way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer. It counts and
+// logs the panic and gives back the entity lock that it left behind; what is stored of that entity is read again,
+// and the rest is for its kind to say. A stanza is answered with an error, as far as its type has one (RFC 6120
+// §8.2.3, §8.3.1).
 func (l *Local) boundary(f frame) {
 	if r := recover(); r != nil {
 		l.panicked(r, f)

@@ -162,12 +162,11 @@ type Hooks struct {
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// somebody takes it there.
 	Remote Chain[StanzaFunc]
-	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that number; of those that
-	// are new, so many could not be stored, and were answered with an error.
-	// Under no lock.
+	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that
+	// number; of those that are new, so many could not be stored, and were answered with an error. Under no lock.
 	Settled Chain[func(st *Stream, number uint32, failed int)]
-	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may come to be
-	// there: a hook may call [Stanza.Create].
+	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may
+	// come to be there: a hook may call [Stanza.Create].
 	Make Chain[StanzaFunc]
 	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID and a
 	// stanza from the account's. It runs under the lock of an account that is in no table and has what is stored:

@@ -99,8 +99,8 @@ type Behaviour struct {
 	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last stanza,
 	// with its live state, if nothing waits for it.
 	Cold func(e *Entity) bool
-	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the live state stays
-	// as it is unless Failed changes it.
+	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the live
+	// state stays as it is unless Failed changes it.
 	Failed func(l *Local, e *Entity)
 	// Ended is called when e was deleted: see [Entity.Delete].
 	Ended func(l *Local, e *Entity)

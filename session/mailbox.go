@@ -298,9 +298,9 @@ func (e *Entity) take(l *Local, j *loading) {
 }
 
 // workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before
-// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table: births is of
-// the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at the call and at
-// the return, not in between.
+// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table: births is
+// of the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at
+// the call and at the return, not in between.
 func (e *Entity) workOff(l *Local, births uint32, err error) {
 	for n := 0; e.waits != nil; n++ {
 		w := e.waits

@@ -60,8 +60,8 @@ func (a *API) Decode(v any) error {
 	return nil
 }
 
-// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of the first that is,
-// and why, with what may stand there; two empty strings if all is well.
+// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of the first
+// that is, and why, with what may stand there; two empty strings if all is well.
 type OptionChecker interface{ Check() (key, why string) }
 
 // An OptionError is an option of a module that can't be meant.
@@ -155,10 +155,9 @@ type loader struct {
 	load   func(from any, who Who) (v any, none bool, err error) // none: v is a nil pointer
 }
 
-// Resident adds p to the resident set of each account of the profile. load reads it on a worker,
-// from the snapshot that all parts of one account share, and returns nil if nothing is stored; S is the store's type for it, and Load
-// fails at run time with a snapshot of another type. The set is dropped by clock when the account
-// has no session.
+// Resident adds p to the resident set of each account of the profile. load reads it on a worker, from the snapshot
+// that all parts of one account share, and returns nil if nothing is stored; S is the store's type for it, and Load
+// fails at run time with a snapshot of another type. The set is dropped by clock when the account has no session.
 func Resident[T, S any](a *API, p Part[T], load func(from S, who Who) (*T, error)) {
 	ResidentOf(a, Accounts, p, load)
 }

@@ -73,8 +73,8 @@ func (o Outbox) Forget(old func(kind stanza.Kind, from jid.JID) bool) {
 	b.kept = rest
 }
 
-// An OutSlot is one module's state in an outbox, under the outbox lock: what its OutFunc has to know. It is for what few
-// sessions have, and is lost when the session ends.
+// An OutSlot is one module's state in an outbox, under the outbox lock: what its OutFunc has to know. It is for
+// what few sessions have, and is lost when the session ends.
 type OutSlot[T any] struct{ id uint16 }
 
 // NewOutSlot makes an OutSlot, for a package variable.

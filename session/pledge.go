@@ -1,13 +1,14 @@
 package session
 
-// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done, and what
-// it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may say so for
-// no more than the longest settled prefix: what was not acknowledged is sent again.
+// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done,
+// and what it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may
+// say so for no more than the longest settled prefix: what was not acknowledged is sent again.
 //
-// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that one's
-// inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of the
-// batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
-// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges nothing.
+// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that
+// one's inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of
+// the batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
+// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges
+// nothing.
 
 // An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
 // is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of itself.
@@ -93,8 +94,8 @@ func (d *ledger) settle(number uint32, err error) {
 	}
 }
 
-// tellSettled runs the Settled hooks. A panic ends st alone, whichever stanza has set them off: its client can't be told
-// what was handled any more.
+// tellSettled runs the Settled hooks. A panic ends st alone, whichever stanza has set them off: its client can't be
+// told what was handled any more.
 func (st *Stream) tellSettled(number uint32, failed int) {
 	l := st.loop
 	at := l.frame(st.Peer(), nil)

@@ -91,7 +91,8 @@ func (s *Seats) Add(to jid.JID) {
 	s.seat(to, slotLoop(to, len(s.groups)))
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as that is known.
+// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as
+// that is known.
 func (s *Seats) AddSender(ev *Stanza) {
 	loop := slotLoop(ev.From, len(s.groups))
 	if ev.loop > 0 {

@@ -7,13 +7,13 @@ import (
 )
 
 // A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
-// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the outbox. It
-// is given to a session by [Session.Pull], and ends with the session's stream. All methods are called with that session,
-// on the loop of the stream, but for End, which may be called on any.
+// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the
+// outbox. It is given to a session by [Session.Pull], and ends with the session's stream. All methods are called
+// with that session, on the loop of the stream, but for End, which may be called on any.
 type Source interface {
-	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no lock:
-	// it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another entity by mail, and say
-	// NotYet. s is there for what never changes.
+	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no
+	// lock: it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another
+	// entity by mail, and say NotYet. s is there for what never changes.
 	Next(l *Local, s *Session) (p Parcel, is Supply)
 	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
 	// source ends.
@@ -439,8 +439,8 @@ func (l *Local) goOn(s *Session, f *pulled, taken int, err error) (again bool) {
 }
 
 // HandOver sends s an element that was remembered, as a live one of the same sender would be delivered: see
-// [Stanza.AppendKept] for its xml:lang. An address that the account blocks by now is heard no more (XEP-0191 §3.3). from
-// and to replace what el has, unless they are zero. It reports whether s has it or must not have it. Many
+// [Stanza.AppendKept] for its xml:lang. An address that the account blocks by now is heard no more (XEP-0191 §3.3).
+// from and to replace what el has, unless they are zero. It reports whether s has it or must not have it. Many
 // elements are a [Source]. Under the account's lock.
 func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
 	p, may := l.asOfToday(s, Parcel{Bytes: el, Kind: kind, From: from, To: to})
