@@ -47,7 +47,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	}
 	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
 	ev.replied = true                            // then sees to it
-	w.e.Pin()
+	w.e.pin()
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
@@ -84,7 +84,7 @@ func (w *await) begin() bool {
 
 // drop ends w, which is in no worker's hands. Under the lock.
 func (w *await) drop() {
-	w.e.Unpin()
+	w.e.unpin()
 	if w.st != nil {
 		w.st.unpark(parkedWork)
 		return
@@ -130,7 +130,7 @@ func (w *await) done(err error) {
 	e.lock(l)
 	if w.late && w.st != nil { // the stream has gone on
 		w.st = nil
-		e.Unpin()
+		e.unpin()
 	} else {
 		w.drop()
 	}

@@ -33,8 +33,8 @@ const carriedVersion = 1
 
 // Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b
 // is put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something
-// waits for them or is under way from them: they are written down by a later call. On l's loop, under no lock; it
-// takes the lock of each entity in turn.
+// waits for them or is under way from them: with any left, what was put is of no use, and a later call puts all. On
+// l's loop, under no lock; it takes the lock of each entity in turn.
 func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {

@@ -104,7 +104,7 @@ func (l *Local) settled(w wait, err error) {
 	}
 	e.lock(l)
 	if w.then != nil {
-		e.Unpin()
+		e.unpin()
 	}
 	if err != nil {
 		e.unlike()
@@ -162,7 +162,7 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 	}
 	w := wait{ticket: t, born: born, ev: ev.Keep(), at: e, st: st, then: then}
 	if e != nil {
-		e.Pin()
+		e.pin()
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)

@@ -67,11 +67,11 @@ func (e *Entity) Host() *Host { return e.host }
 // Kind is what e is; 0 at an address of a service host where there is nothing. Under the lock.
 func (e *Entity) Kind() KindID { return e.kind }
 
-// Pin keeps e in memory until Unpin. Under the lock.
-func (e *Entity) Pin() { e.pins++ }
+// pin keeps e in memory until unpin. Under the lock.
+func (e *Entity) pin() { e.pins++ }
 
-// Unpin takes a Pin back. Under the lock.
-func (e *Entity) Unpin() { e.pins-- }
+// unpin takes a pin back. Under the lock.
+func (e *Entity) unpin() { e.pins-- }
 
 // entity makes an Account and an Entity alike for [Part].
 func (e *Entity) entity() *Entity { return e }

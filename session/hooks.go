@@ -69,9 +69,6 @@ func (c *Chain[F]) Add(module string, ph Phase, f F) {
 	sort.SliceStable(c.links, func(i, j int) bool { return c.links[i].phase < c.links[j].phase })
 }
 
-// Len is the number of hooks.
-func (c *Chain[F]) Len() int { return len(c.links) }
-
 // StanzaFunc is the type of most hooks.
 type StanzaFunc func(ev *Stanza) Verdict
 
@@ -110,13 +107,12 @@ func runSessions(c *Chain[SessionFunc], l *Local, s *Session) {
 // Traits say what a stream is by now; a stream feature is offered by them.
 type Traits uint8
 
-// The traits. Outbound: this server opened the stream.
+// The traits.
 const (
 	Secure Traits = 1 << iota
 	HasUser
 	HasResource
 	S2S
-	Outbound
 )
 
 // A StreamFeature is one child of <stream:features/> (RFC 6120 §4.3.2): on which streams it is

@@ -234,10 +234,10 @@ func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
 	e.ended(l)
 	e.vanish()
 	e.ticket = max(e.ticket, t)
-	e.Pin()
+	e.pin()
 	l.await(t, func(err error) {
 		e.lock(l)
-		e.Unpin()
+		e.unpin()
 		if err != nil && e.resident != goneMark && e.kind == 0 {
 			e.resident = nil // it is there still: read it again
 		}

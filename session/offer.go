@@ -4,8 +4,8 @@ import "canto/session/jid"
 
 // Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken most of what
 // e, and others, have said to it: for more than may be on its way at a time, like the occupants of a room that is
-// joined. what says where to go on; it is copied. If the session ends before, More is not called. What e has said
-// before comes first. Under the lock of e.
+// joined. what says where to go on; it is copied. If the session ends, or rests, before, More is not called. What e
+// has said before comes first. Under the lock of e.
 func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
 	if l.resource(to) {
 		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)

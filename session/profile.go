@@ -40,16 +40,6 @@ func (p *Profile) advertise(list *[]string, ns []string) {
 	sort.Strings(*list)
 }
 
-// Has reports whether a module of p provides f, or is called so. Any goroutine.
-func (p *Profile) Has(f Feature) bool {
-	for i := range p.Modules {
-		if Feature(p.Modules[i].Name) == f || slices.Contains(p.Modules[i].Provides, f) {
-			return true
-		}
-	}
-	return false
-}
-
 // Load resolves, makes and loads the modules wanted. options decodes a module's own section over
 // defaults; nil: there is no configuration. given is what the process offers to all modules. A
 // module that fails to load unloads those before it. Any goroutine. Cold path.

@@ -26,7 +26,8 @@ func (ev *Stanza) TakenBy(s *Session) bool {
 
 // Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to the store
 // after the hooks that run under this lock. If it fails, the sender is told and the entity is read again. What it
-// is, the store says: package mod/storage has it by its type. In a hook of a chain of an entity.
+// is, the store says: package mod/storage has it by its type. In a hook of a chain of an entity that is stored;
+// elsewhere it panics.
 func (ev *Stanza) Batch() any {
 	if ev.at == nil || ev.at.id == 0 {
 		panic("session: Batch of what is not stored")

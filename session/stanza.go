@@ -171,37 +171,6 @@ func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 // Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
-// Picked reports whether delivery will put ev, a message as addressed, in front of s (RFC 6121
-// §8.5). Under the recipient's lock.
-func (ev *Stanza) Picked(s *Session) bool {
-	if ev.at == nil || &s.account.Entity != ev.at {
-		return false
-	}
-	if ev.Target == ToFull {
-		if r := s.account.Resource(ev.To); r != nil || ev.Type != stanza.TypeChat {
-			return r == s // RFC 6121 §8.5.3.2.1: only a chat goes on to the bare JID
-		}
-	}
-	switch ev.Type {
-	case stanza.TypeGroupchat, stanza.TypeError:
-		return false
-	case stanza.TypeHeadline:
-		return s.Available() && s.priority >= 0
-	}
-	return s.Available() && s.priority >= 0 && s.priority == s.account.TopPriority()
-}
-
-// TopPriority is the highest non-negative priority of the available resources, -1 if there is none.
-func (a *Account) TopPriority() int8 {
-	top := int8(-1)
-	for _, s := range a.sessions {
-		if s.Available() && s.priority > top {
-			top = s.priority
-		}
-	}
-	return top
-}
-
 // find makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
 // again; false: the session has ended.
 func (ev *Stanza) find(e *Entity) bool {

@@ -156,14 +156,6 @@ func (st *Stream) Peer() jid.JID {
 	return jid.JID{}
 }
 
-// Claimed is the 'from' of the peer's header; a claim, never an identity (RFC 6120 §4.7.1).
-func (st *Stream) Claimed() jid.JID {
-	if st.deal == nil {
-		return jid.JID{}
-	}
-	return st.deal.from
-}
-
 // Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
 func (st *Stream) Exchange() any {
 	if st.deal == nil {

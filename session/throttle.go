@@ -27,29 +27,19 @@ func NewThrottle() *Throttle {
 // Take takes one token of key's bucket, which holds rate.N and fills in rate.Per; false: it is empty.
 // A rate of zero is no limit. Spent tokens come back evenly.
 func (t *Throttle) Take(key string, rate Rate, now reactor.Tick) bool {
-	return t.take(maphash.String(t.seed, key), rate, now, true)
-}
-
-// Look is Take without taking.
-func (t *Throttle) Look(key string, rate Rate, now reactor.Tick) bool {
-	return t.take(maphash.String(t.seed, key), rate, now, false)
+	return t.take(maphash.String(t.seed, key), rate, now)
 }
 
 // TakeAddr is Take for an address: an IPv6 host is its /64.
 func (t *Throttle) TakeAddr(a netip.Addr, rate Rate, now reactor.Tick) bool {
-	return t.take(t.addr(a), rate, now, true)
-}
-
-// LookAddr is Look for an address.
-func (t *Throttle) LookAddr(a netip.Addr, rate Rate, now reactor.Tick) bool {
-	return t.take(t.addr(a), rate, now, false)
+	return t.take(t.addr(a), rate, now)
 }
 
 func (t *Throttle) addr(a netip.Addr) uint64 {
 	return maphash.Comparable(t.seed, reactor.AddrKey(a))
 }
 
-func (t *Throttle) take(h uint64, rate Rate, now reactor.Tick, spend bool) bool {
+func (t *Throttle) take(h uint64, rate Rate, now reactor.Tick) bool {
 	if rate.N <= 0 || rate.Per <= 0 {
 		return true
 	}
@@ -69,7 +59,7 @@ func (t *Throttle) take(h uint64, rate Rate, now reactor.Tick, spend bool) bool 
 		if spent+1000 > full {
 			return false
 		}
-		if !spend || b.CompareAndSwap(old, uint64(now)<<32|(spent+1000)) {
+		if b.CompareAndSwap(old, uint64(now)<<32|(spent+1000)) {
 			return true
 		}
 	}

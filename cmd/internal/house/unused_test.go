@@ -13,14 +13,13 @@ const kernelPath = "canto/session"
 // unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets shorter: a
 // seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Attach Account.TopPriority Accounts Archive Chain.Len Checked Closing Copy Entity.Pin
-	Entity.Unpin ErrBadFormat ErrConflict ErrConnectionTimeout ErrHostUnknown ErrInternal ErrInvalidFrom
-	ErrInvalidNamespace ErrInvalidXML ErrReset ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains
-	Hooks.Remote Host.Connections LeastLogin LeastLogins LeastOutbox LeastRate LeastStanza Local.Entity
-	Local.Header Local.Receive MostLogin MostOutbox MostRateWindow Opening Origin Outbound Outbox.Append
-	Profile.Has Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep Stanza.Origin Stanza.Picked Stream.Charge
-	Stream.Claimed Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found Table.Loaded Throttle.Look
-	Throttle.LookAddr Unauthed Unloader
+	Account.Attach Accounts Archive Checked Closing Copy ErrBadFormat ErrConflict ErrConnectionTimeout
+	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
+	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin
+	LeastLogins LeastOutbox LeastRate LeastStanza Local.Entity Local.Header Local.Receive MostLogin
+	MostOutbox MostRateWindow Opening Origin Outbox.Append Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep
+	Stanza.Origin Stream.Charge Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found Table.Loaded
+	Unauthed Unloader
 `)
 
 // called are methods that others call by an interface of theirs: error, fmt.Stringer, reactor's.
