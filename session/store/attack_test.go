@@ -888,6 +888,18 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// An extension counts as soon as Wait has returned, although the listeners of its ticket may be told later.
+func TestLeaseBeforeListeners(t *testing.T) {
+	db := open(t, quiet(NewMemFS()))
+	told := make(chan struct{})
+	db.Notify(func(Ticket, error) { <-told })
+	l := must(db.Lease("archive"))(t)
+	if err := db.Wait(t.Context(), l.Extend(100)); err != nil || l.Until() != 100 {
+		t.Error(l.Until(), err)
+	}
+	close(told)
+}
+
 func TestLease(t *testing.T) {
 	fs := NewMemFS()
 	var flaky struct {

@@ -506,11 +506,7 @@ func (n *numbers) next() (uint64, error) {
 			n.lease.Extend(end + min(numberBlock, maxNumber-end))
 		}
 		if last == end {
-			n.lease.notify(0, nil) // the extension may be durable, and the lease not told yet
-			if n.lease.Until() == end {
-				return 0, errNumbers
-			}
-			continue
+			return 0, errNumbers
 		}
 		if n.last.CompareAndSwap(last, last+1) {
 			return last + 1, nil

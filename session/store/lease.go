@@ -13,6 +13,7 @@ type Lease struct {
 	key   []byte
 	floor uint64
 	until atomic.Uint64
+	first atomic.Uint64 // the ticket of wait[0]; 0: none waits
 	mu    sync.Mutex
 	asked uint64
 	wait  []extension
@@ -49,7 +50,7 @@ func (db *DB) Lease(name string) (*Lease, error) {
 func (db *DB) newLease(key []byte, floor, until uint64) *Lease {
 	l := &Lease{db: db, key: key, floor: floor, asked: until}
 	l.until.Store(until)
-	db.Notify(l.notify)
+	db.Notify(func(Ticket, error) { l.settle() })
 	return l
 }
 
@@ -63,8 +64,14 @@ func (l *Lease) Value(make func() any) any {
 // Floor returns the end of the last lease of earlier starts: ids below it may have been given.
 func (l *Lease) Floor() uint64 { return l.floor }
 
-// Until returns the end of the lease that is durable: ids below it may be given.
-func (l *Lease) Until() uint64 { return l.until.Load() }
+// Until returns the end of the lease that is durable: ids below it may be given. It looks itself for what has become
+// durable, as [DB.Wait] may return before the listeners of that ticket are told.
+func (l *Lease) Until() uint64 {
+	if t := Ticket(l.first.Load()); t != 0 && t <= l.db.Durable() {
+		l.settle()
+	}
+	return l.until.Load()
+}
 
 // Extend asks for a later end, without waiting. Until follows when it is durable. An earlier end than asked for
 // before changes nothing.
@@ -79,6 +86,7 @@ func (l *Lease) Extend(until uint64) Ticket {
 	t := l.db.Commit(b)
 	l.asked = until
 	l.wait = append(l.wait, extension{t, until})
+	l.first.Store(uint64(l.wait[0].t))
 	return t
 }
 
@@ -92,8 +100,8 @@ func (l *Lease) pending() Ticket {
 	return 0
 }
 
-// notify is called when tickets were settled, and looks whether extensions are among them.
-func (l *Lease) notify(Ticket, error) {
+// settle takes over the extensions that have become durable or have failed.
+func (l *Lease) settle() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	durable := l.db.Durable()
@@ -104,5 +112,9 @@ func (l *Lease) notify(Ticket, error) {
 			l.asked = l.until.Load() // to be asked again
 		}
 		l.wait = l.wait[1:]
+	}
+	l.first.Store(0)
+	if len(l.wait) > 0 {
+		l.first.Store(uint64(l.wait[0].t))
 	}
 }
