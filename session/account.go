@@ -37,7 +37,7 @@ var (
 // conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
 // which makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives way.
 // Hooks run when Ready is called.
-func (a *Account) Bind(st *Stream, full jid.JID, keepOlder bool) (*Session, error) {
+func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, error) {
 	l := st.loop
 	if old := a.Resource(full); old != nil {
 		if keepOlder {
@@ -57,7 +57,7 @@ func (a *Account) Bind(st *Stream, full jid.JID, keepOlder bool) (*Session, erro
 
 // Ready puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
 // must reach the client before any stanza is sent in between.
-func (a *Account) Ready(st *Stream, s *Session) {
+func (a *Account) Ready(st Negotiation, s *Session) {
 	a.sessions = append(a.sessions, s)
 	st.sess, st.deal = s, nil
 	st.traits |= HasResource
@@ -86,34 +86,34 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Tra
 	if old := s.wire; !s.rests() && old != w {
 		old.Close(ErrConflict)
 	}
-	l.endSources(s, StreamEnded)
+	s.endSources(l, StreamEnded)
 	s.traits = traits | HasResource
 	s.hang(w, ref)
-	if !l.guarded(s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
+	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
 		s.close(ErrInternal, failed) // it has not all that it needs
 		return true
 	}
-	s.lockOut()
+	out := s.lockOut()
 	if s.out != nil {
-		s.askDrain() // and then it gets what was held back
+		out.askDrain() // and then it gets what was held back
 	}
-	s.unlockOut()
+	out.unlock()
 	return true
 }
 
 // hang gives s another wire. Under the account's lock.
 func (s *Session) hang(w Wire, ref StreamRef) {
-	s.lockOut()
-	defer s.unlockOut()
+	out := s.lockOut()
+	defer out.unlock()
 	s.wire, s.stream, s.ending = w, ref, goesOn
 	if s.out != nil {
 		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
-		s.unbox()
+		out.unbox()
 	}
 }
 
 // Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
-func (a *Account) Adopt(st *Stream, s *Session) bool {
+func (a *Account) Adopt(st Negotiation, s *Session) bool {
 	if !a.Attach(st.loop, s, st.wire, st.ref(), st.traits) {
 		return false
 	}
@@ -128,7 +128,7 @@ func (st *Stream) ref() StreamRef {
 }
 
 // streamOn is the stream of s, if it is of l's loop and its connection is open. Under the account's lock.
-func (s *Session) streamOn(l *Local) *Stream {
+func streamOn(s *Session, l *Local) *Stream {
 	w, ok := s.wire.(interface{ Stream() *Stream })
 	if !ok {
 		return nil

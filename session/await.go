@@ -47,7 +47,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	}
 	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
 	ev.replied = true                            // then sees to it
-	w.e.pin()
+	w.e.pins++
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
@@ -84,7 +84,7 @@ func (w *await) begin() bool {
 
 // drop ends w, which is in no worker's hands. Under the lock.
 func (w *await) drop() {
-	w.e.unpin()
+	w.e.pins--
 	if w.st != nil {
 		w.st.unpark(parkedWork)
 		return
@@ -125,21 +125,21 @@ func (w *await) done(err error) {
 	l.Loop.Arm(&w.timer, 0, w)
 	l.origin, l.originLoop = w.ev.origin, w.ev.loop
 	defer w.ev.land(l)
-	defer l.boundary(l.frame(w.ev.From, w.ev))
+	defer l.boundary(newFrame(l, w.ev.From, w.ev))
 	w.ev.silent = w.late
 	e.lock(l)
 	if w.late && w.st != nil { // the stream has gone on
 		w.st = nil
-		e.unpin()
+		e.pins--
 	} else {
 		w.drop()
 	}
 	w.ev.on, w.ev.at = l, e
 	if w.same() {
 		w.then(w.ev, err)
-		w.ev.write()
+		writeBatch(w.ev)
 	} else {
-		w.ev.orphaned()
+		orphaned(w.ev)
 	}
 	e.unlock(l)
 }
@@ -163,7 +163,7 @@ func (w *await) OnTimer(*reactor.Loop) {
 	l.enter()
 	defer l.leave()
 	defer w.ev.land(l) // it is answered; what then stores all the same is not its sender's any more
-	defer l.boundary(l.frame(w.ev.From, nil))
+	defer l.boundary(newFrame(l, w.ev.From, nil))
 	w.e.lock(l)
 	w.late = true
 	w.ev.on, w.ev.at = l, w.e
@@ -179,7 +179,7 @@ func (w *await) OnTimer(*reactor.Loop) {
 
 // orphaned answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC 6121
 // §8.5.1). What an account's own sessions asked has ended with their streams.
-func (ev *Stanza) orphaned() {
+func orphaned(ev *Stanza) {
 	if ev.From.Bare() != ev.at.addr {
 		ev.Absent()
 	}

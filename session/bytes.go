@@ -202,7 +202,7 @@ func (t *Table) Weigh() Holdings {
 		s.mu.RUnlock()
 		h.add("tables", len(list)+absent, found+MapBytes(absent, int(unsafe.Sizeof(jid.JID{}))))
 		for _, a := range list {
-			a.weigh(h, once)
+			weighEntity(a, h, once)
 		}
 	}
 	h.add("tables", 0, int(unsafe.Sizeof(*t)))
@@ -226,7 +226,7 @@ func (m shared) first(p unsafe.Pointer) bool {
 }
 
 // weigh takes the entity's lock.
-func (e *Entity) weigh(h Holdings, once shared) {
+func weighEntity(e *Entity, h Holdings, once shared) {
 	lockCheck(e)
 	e.mu.Lock()
 	defer unlockCheck(e)
@@ -260,14 +260,13 @@ func (e *Entity) weigh(h Holdings, once shared) {
 		return
 	}
 	for _, s := range a.sessions {
-		s.weigh(h, once)
+		weighSession(s, h, once)
 	}
 }
 
 // weigh takes the outbox lock.
-func (s *Session) weigh(h Holdings, once shared) {
-	s.lockOut()
-	defer s.unlockOut()
+func weighSession(s *Session, h Holdings, once shared) {
+	defer s.lockOut().unlock()
 	n := weigh(s)
 	if s.out != nil {
 		held := weigh(s.out)

@@ -39,7 +39,7 @@ func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
 			e.lock(l)
-			b, ok := e.carry(l)
+			b, ok := carryEntity(e, l)
 			e.unlock(l)
 			if !ok {
 				left++
@@ -52,12 +52,12 @@ func (l *Local) Carry(put func(b []byte)) (left int) {
 }
 
 // carry is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
-func (e *Entity) carry(l *Local) (b []byte, ok bool) {
+func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	a := e.account()
 	switch {
 	case e.resident == goneMark, a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
 		return nil, true
-	case !e.quiet():
+	case !quiet(e):
 		return nil, false
 	}
 	b = append(b, carriedVersion)
@@ -75,13 +75,13 @@ func (e *Entity) carry(l *Local) (b []byte, ok bool) {
 		if s.Connected() {
 			a.rest(l, s)
 		}
-		b = s.carry(b)
+		b = carrySession(s, b)
 	}
 	return b, true
 }
 
 // quiet reports whether nothing waits for e and nothing is under way from it. Under the lock.
-func (e *Entity) quiet() bool {
+func quiet(e *Entity) bool {
 	return e.straight == 0 && e.pins == 0 && (e.waits == nil || e.waits.quiet())
 }
 
@@ -91,7 +91,7 @@ func (w *waits) quiet() bool {
 }
 
 // carry appends s. Under the account's lock.
-func (s *Session) carry(b []byte) []byte {
+func carrySession(s *Session, b []byte) []byte {
 	b = putString(b, s.jid.Resource())
 	b = append(b, byte(s.priority), byte(s.traits))
 	if s.presence == nil {
@@ -120,8 +120,7 @@ func (s *Session) carry(b []byte) []byte {
 		}
 	}
 	b = append(binary.AppendUvarint(b, uint64(n)), list...)
-	s.lockOut()
-	defer s.unlockOut()
+	defer s.lockOut().unlock()
 	var held []heldElement
 	if s.out != nil {
 		held = append(append(held, s.out.held...), s.out.kept...)
@@ -175,7 +174,7 @@ func (a *Account) takeUp(l *Local, r *carried) error {
 	var list []*Session
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		s := &Session{account: a}
-		if err := s.takeUp(l, r); err != nil {
+		if err := takeUpSession(s, l, r); err != nil {
 			return err
 		}
 		if a.Resource(s.jid) == nil {
@@ -193,7 +192,7 @@ func (a *Account) takeUp(l *Local, r *carried) error {
 	return nil
 }
 
-func (s *Session) takeUp(l *Local, r *carried) (err error) {
+func takeUpSession(s *Session, l *Local, r *carried) (err error) {
 	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
 		return err
 	}
@@ -225,7 +224,7 @@ func (s *Session) takeUp(l *Local, r *carried) (err error) {
 	s.wire = &resting{l, s}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		h := heldElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()), bytes: []byte(r.string())}
-		o := s.box()
+		o := Outbox{s}.box() // no other goroutine knows s yet
 		o.held = append(o.held, h)
 		o.bytes += len(h.bytes)
 	}

@@ -100,7 +100,7 @@ func (b *burial) read(l *Local) {
 func (b *burial) ask(l *Local, got *resident) {
 	defer func() {
 		if r := recover(); r != nil {
-			l.panicked(r, l.frame(b.who.JID, nil))
+			l.panicked(r, newFrame(l, b.who.JID, nil))
 			b.again(l, errors.New("session: a hook has panicked"))
 		}
 	}()
@@ -145,7 +145,7 @@ func (b *burial) next(l *Local) {
 
 // notify tells one contact, under its lock, and calls told then, whatever a hook does.
 func (b *burial) notify(l *Local, n notice, told func()) {
-	defer l.boundary(l.frame(n.to, nil))
+	defer l.boundary(newFrame(l, n.to, nil))
 	host, ours := l.router.Table.Host(domainOf(n.to))
 	if !ours {
 		l.Post(b.who.JID, n.to, n.el)
@@ -164,7 +164,7 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 		case err != nil:
 			return
 		case exists:
-			if !l.notice(a, envelope{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
+			if !b.notice(l, a, envelope{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
 				return
 			}
 			n.t = a.ticket
@@ -176,14 +176,14 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 
 // notice takes a piece of news about a deleted account through a's chain for presence, from where it is handed
 // over: what a blocks is not asked. It reports whether it was taken.
-func (l *Local) notice(a *Account, env envelope) bool {
+func (b *burial) notice(l *Local, a *Account, env envelope) bool {
 	e, err := l.Parser.Element(env.bytes)
 	if err != nil {
 		return false
 	}
 	defer l.Parser.Release(e)
-	ev := l.push()
-	defer l.pop()
+	ev := l.stack.push(l)
+	defer l.stack.pop()
 	env.fill(l, ev, e)
 	ev.Host, ev.at = a.host, &a.Entity
 	ev.silent = true // the one who would be answered is not there

@@ -67,7 +67,7 @@ type sender struct {
 func (d *departures) full() bool { return d.jobs >= maxJobs || d.bytes >= maxJobBytes }
 
 // elsewhere reports whether something of e is under way that is not in the mail of l.
-func (e *Entity) elsewhere(l *Local) bool {
+func (e speaker) elsewhere(l *Local) bool {
 	return e.straight != 0 && e.straight != l.mark || e.waits != nil && e.waits.out.spread()
 }
 
@@ -76,34 +76,34 @@ func (l *Local) say(env envelope, el []byte) {
 	e := l.held
 	env.origin, env.loop = l.origin, l.originLoop
 	if e == nil || env.form == anAnswer && env.to.Bare() == e.addr { // the own session waits for nothing that others get
-		l.mail.add(l, env, el)
+		l.mail.add(env, el)
 		return
 	}
-	if e.elsewhere(l) {
+	if e.speaker().elsewhere(l) {
 		env.bytes = append([]byte(nil), el...)
-		e.queue(l, env)
+		e.speaker().queue(l, env)
 		return
 	}
-	e.speaks(l)
-	l.mail.add(l, env, el)
+	e.speaker().speaks(l)
+	l.mail.add(env, el)
 }
 
 // speaks notes that l's mail has letters of e. Under the lock.
-func (e *Entity) speaks(l *Local) {
+func (e speaker) speaks(l *Local) {
 	if e.straight == 0 {
 		e.straight = l.mark
-		l.mail.speakers = append(l.mail.speakers, e)
+		l.mail.speakers = append(l.mail.speakers, e.Entity)
 	}
 }
 
 // queue puts env behind what is under way from e; its bytes are its own. Under the lock.
-func (e *Entity) queue(l *Local, env envelope) {
+func (e speaker) queue(l *Local, env envelope) {
 	l.stats.Mailed++
 	e.job(l, job{letter: env})
 }
 
 // job puts j behind what is under way from e. Under the lock.
-func (e *Entity) job(l *Local, j job) {
+func (e speaker) job(l *Local, j job) {
 	d := &e.busy().out
 	if j.to != nil {
 		d.jobs++
@@ -117,16 +117,16 @@ func (e *Entity) job(l *Local, j job) {
 }
 
 // spread gives j's receivers to their loops. Under the lock.
-func (e *Entity) spread(l *Local, j job) {
+func (e speaker) spread(l *Local, j job) {
 	d := &e.waits.out
 	locals := l.router.locals
-	p := &dispatch{job: j, of: e}
+	p := &dispatch{job: j, of: e.Entity}
 	give := func(loop int, to []*chunk) {
 		p.left++
 		d.left++
 		target := locals[loop]
 		pt := part{dispatch: p, to: to}
-		if !target.Loop.Post(func() { target.take(pt) }) {
+		if !target.Loop.Post(func() { target.shares.take(pt) }) {
 			p.left-- // the loop has ended, and its receivers with it
 			d.left--
 		}
@@ -145,7 +145,7 @@ func (e *Entity) spread(l *Local, j job) {
 }
 
 // loopOf is the loop that serves to while anything of e is spread.
-func (e *Entity) loopOf(l *Local, to jid.JID) int {
+func (e speaker) loopOf(l *Local, to jid.JID) int {
 	if v, ok := e.live.(*lived); ok {
 		if p, ok := v.places[to]; ok {
 			return int(p.loop)
@@ -158,7 +158,7 @@ func (e *Entity) loopOf(l *Local, to jid.JID) int {
 func slotLoop(to jid.JID, loops int) int { return int(to.Slot()) % loops }
 
 // spoken is called when l has routed its mail, with what e said straight. What waited for that is spread.
-func (e *Entity) spoken(l *Local) {
+func (e speaker) spoken(l *Local) {
 	e.lock(l)
 	e.straight = 0
 	if w := e.waits; w != nil {
@@ -172,7 +172,7 @@ func (e *Entity) spoken(l *Local) {
 }
 
 // departed is called when all parts of p are delivered. Under the lock.
-func (e *Entity) departed(p *dispatch) {
+func (e speaker) departed(p *dispatch) {
 	d := &e.waits.out
 	if p.to != nil {
 		d.jobs--
@@ -182,19 +182,29 @@ func (e *Entity) departed(p *dispatch) {
 }
 
 // delivered goes on with e when something of it has been: with its inbox, if that waited. Under the lock.
-func (e *Entity) delivered(l *Local) {
+func (e speaker) delivered(l *Local) {
 	w := e.waits
 	if !w.out.spread() {
-		e.resettle()
+		if v, ok := e.live.(*lived); ok {
+			v.resettle()
+		}
 	}
-	e.resume(l)
+	e.mailbox().resume(l)
 	e.calm()
 }
 
+// shares are what a loop has to deliver for entities that have something spread, in turn. The loop's.
+type shares struct {
+	l       *Local
+	senders []*sender
+	posted  bool   // serve is
+	serve   func() // turn: made once, posted often
+}
+
 // take puts p behind what this loop has to deliver for its entity.
-func (l *Local) take(p part) {
+func (sh *shares) take(p part) {
 	var s *sender
-	for _, x := range l.senders {
+	for _, x := range sh.senders {
 		if x.of == p.of {
 			s = x
 			break
@@ -202,53 +212,54 @@ func (l *Local) take(p part) {
 	}
 	if s == nil {
 		s = &sender{of: p.of}
-		l.senders = append(l.senders, s)
+		sh.senders = append(sh.senders, s)
 	}
 	s.parts = append(s.parts, p)
-	if !l.sending {
-		l.sending = true
-		l.Loop.Post(l.serve) // its turn is one, whatever else was posted in this
+	if !sh.posted {
+		sh.posted = true
+		sh.l.Loop.Post(sh.serve) // its turn is one, whatever else was posted in this
 	}
 }
 
-// serveTurn delivers a share: of the first entity, of those after it where that leaves room. An entity that has more
-// goes behind the others.
-func (l *Local) serveTurn() {
+// turn delivers a share: of the first entity, of those after it where that leaves room. An entity that has more goes
+// behind the others.
+func (sh *shares) turn() {
+	l := sh.l
 	l.enter()
 	defer l.leave()
 	defer func() { // whatever happens to one broadcast
-		if l.sending = len(l.senders) > 0; l.sending {
-			l.Loop.Post(l.serve)
+		if sh.posted = len(sh.senders) > 0; sh.posted {
+			l.Loop.Post(sh.serve)
 		}
 	}()
-	for left := sayShare; left > 0 && len(l.senders) > 0; {
-		s := l.senders[0]
-		copy(l.senders, l.senders[1:])
-		l.senders[len(l.senders)-1] = nil
-		l.senders = l.senders[:len(l.senders)-1]
+	for left := sayShare; left > 0 && len(sh.senders) > 0; {
+		s := sh.senders[0]
+		copy(sh.senders, sh.senders[1:])
+		sh.senders[len(sh.senders)-1] = nil
+		sh.senders = sh.senders[:len(sh.senders)-1]
 		for left > 0 && len(s.parts) > 0 {
 			p := &s.parts[0]
-			left -= l.deliver(p, left)
+			left -= p.deliver(l, left)
 			if len(p.to) > 0 {
 				continue
 			}
-			l.mail.deliver(l) // what receivers say of it
-			s.of.partDone(l, p)
+			l.mail.deliver() // what receivers say of it
+			s.of.speaker().partDone(l, p)
 			s.parts[0] = part{}
 			s.parts = s.parts[1:]
 		}
 		if len(s.parts) > 0 {
-			l.senders = append(l.senders, s)
+			sh.senders = append(sh.senders, s)
 		}
 	}
 }
 
 // deliver serves at most n receivers of p, and returns how many.
-func (l *Local) deliver(p *part, n int) (served int) {
+func (p *part) deliver(l *Local, n int) (served int) {
 	before := l.crowded
 	defer func() { p.crowded = p.crowded || l.crowded > before }()
 	if p.to == nil {
-		l.route(&p.letter)
+		l.mail.route(&p.letter)
 		return 1
 	}
 	el, err := l.Parser.Element(p.letter.bytes)
@@ -262,7 +273,7 @@ func (l *Local) deliver(p *part, n int) (served int) {
 		c := p.to[0]
 		env := p.letter
 		env.to = c.to[p.at]
-		l.routeElement(&env, el)
+		l.mail.routeElement(&env, el)
 		if p.at++; p.at == len(c.to) {
 			p.to, p.at = p.to[1:], 0
 		}
@@ -271,7 +282,7 @@ func (l *Local) deliver(p *part, n int) (served int) {
 }
 
 // partDone is called when a loop has delivered p.
-func (e *Entity) partDone(l *Local, p *part) {
+func (e speaker) partDone(l *Local, p *part) {
 	e.lock(l)
 	d := &e.waits.out
 	d.left--
@@ -285,3 +296,7 @@ func (e *Entity) partDone(l *Local, p *part) {
 
 // spread reports whether receivers belong to their loops now.
 func (d *departures) spread() bool { return d.left > 0 || len(d.queue) > 0 }
+
+// A speaker is an Entity as what says something: what is under way from it. Under the lock, unless a line says
+// otherwise.
+type speaker struct{ *Entity }

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"slices"
+
 	"canto/session/jid"
 	"canto/session/stanza"
 )
@@ -46,45 +48,70 @@ type wait struct {
 	f      func(err error)
 }
 
-// await runs f on the loop, under no lock, when t is settled.
-func (l *Local) await(t Ticket, f func(err error)) {
-	l.waits = append(l.waits, wait{ticket: t, f: f})
-	if t <= l.router.Durable.Durable() {
-		l.Loop.Post(l.settle)
+// commits are what waits on a loop for commits that are not settled. The loop's.
+type commits struct {
+	l      *Local
+	list   []wait // in the order of their tickets
+	settle func() // settleAll: made once, posted often
+}
+
+// add has w wait. What is settled by now goes on in the loop's next turn: not at once, as the hooks of the present
+// stanza go on with what they have.
+func (c *commits) add(w wait) {
+	c.list = append(c.list, w)
+	if w.ticket <= c.l.router.Durable.Durable() {
+		c.l.Loop.Post(c.settle)
 	}
 }
 
-// settleWaits runs, in order, what waited for tickets that are settled by now.
-func (l *Local) settleWaits() {
+// await runs f on the loop, under no lock, when t is settled.
+func (c *commits) await(t Ticket, f func(err error)) { c.add(wait{ticket: t, f: f}) }
+
+// last is the last ticket that something waits for.
+func (c *commits) last() (t Ticket) {
+	for _, w := range c.list {
+		t = max(t, w.ticket)
+	}
+	return t
+}
+
+// waiting reports whether something waits for t or a ticket before it.
+func (c *commits) waiting(t Ticket) bool {
+	return slices.ContainsFunc(c.list, func(w wait) bool { return w.ticket <= t })
+}
+
+// settleAll runs, in order, what waited for tickets that are settled by now.
+func (c *commits) settleAll() {
+	l := c.l
 	l.enter()
 	defer l.leave()
 	last := l.router.Durable.Durable()
 	n := 0
-	for n < len(l.waits) && l.waits[n].ticket <= last {
-		w := l.waits[n]
-		l.waits[n] = wait{}
+	for n < len(c.list) && c.list[n].ticket <= last {
+		w := c.list[n]
+		c.list[n] = wait{}
 		n++
-		l.settled(w, l.failure(w.ticket, w.born))
-		l.mail.deliver(l)
+		w.settled(l, l.router.failure(w.ticket, w.born))
+		l.mail.deliver()
 	}
-	l.waits = append(l.waits[:0], l.waits[n:]...)
+	c.list = append(c.list[:0], c.list[n:]...)
 }
 
 // failure is why t has failed, or the batch that made its entity; both are settled.
-func (l *Local) failure(t, born Ticket) error {
-	err := l.router.Durable.Err(t)
+func (r *Router) failure(t, born Ticket) error {
+	err := r.Durable.Err(t)
 	if err == nil && born != 0 {
-		err = l.router.Durable.Err(born)
+		err = r.Durable.Err(born)
 	}
 	return err
 }
 
 // settled goes on with w, whose commit has ended with err. A panic in what was waiting ends that alone.
-func (l *Local) settled(w wait, err error) {
+func (w wait) settled(l *Local, err error) {
 	if w.st != nil {
 		defer w.st.unpark(parkedWork)
 	}
-	defer l.boundary(l.frame(jid.JID{}, w.ev))
+	defer l.boundary(newFrame(l, jid.JID{}, w.ev))
 	if w.f != nil {
 		w.f(err)
 		return
@@ -104,7 +131,7 @@ func (l *Local) settled(w wait, err error) {
 	}
 	e.lock(l)
 	if w.then != nil {
-		e.unpin()
+		e.pins--
 	}
 	if err != nil {
 		e.unlike()
@@ -113,11 +140,11 @@ func (l *Local) settled(w wait, err error) {
 	case w.then == nil:
 	case e.resident == goneMark: // it was deleted meanwhile
 		w.ev.on, w.ev.at = l, e
-		w.ev.orphaned()
+		orphaned(w.ev)
 	default:
 		w.ev.on, w.ev.at = l, e
 		w.then(w.ev, err)
-		w.ev.write()
+		writeBatch(w.ev)
 	}
 	e.unlock(l)
 }
@@ -151,10 +178,10 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 	var born Ticket
 	if e != nil {
 		e.ticket = max(e.ticket, t)
-		born = e.born()
+		born = bornOf(e)
 	}
 	if t <= l.router.Durable.Durable() {
-		err := l.failure(t, born)
+		err := l.router.failure(t, born)
 		if err != nil && e != nil {
 			e.unlike()
 		}
@@ -162,12 +189,12 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 	}
 	w := wait{ticket: t, born: born, ev: ev.Keep(), at: e, st: st, then: then}
 	if e != nil {
-		e.pin()
+		e.pins++
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
-	l.waits = append(l.waits, w)
+	l.commits.add(w)
 	ev.replied = true // then sees to it
 	return Done
 }

@@ -73,39 +73,38 @@ type UnsentFunc func(l *Local, s *Session, list []Parcel) (left []Parcel)
 
 // stop notes what ends s: the first thing counts, but what is known of the connection only gives way to any other,
 // and a decision that the session ends comes before all that happens to its stream. Under the outbox lock.
-func (s *Session) stop(why Ending) {
-	if s.ending == goesOn || s.ending == lineLost || why > lineLost && s.ending < lineLost || why == deleted {
-		s.ending = why
+func (out Outbox) stop(why Ending) {
+	if out.s.ending == goesOn || out.s.ending == lineLost || why > lineLost && out.s.ending < lineLost || why == deleted {
+		out.s.ending = why
 	}
 }
 
 // stopped is stop under the outbox lock, and returns what s has ended by.
 func (s *Session) stopped(why Ending) Ending {
-	s.lockOut()
-	defer s.unlockOut()
-	s.stop(why)
+	out := s.lockOut()
+	defer out.unlock()
+	out.stop(why)
 	return s.ending
 }
 
 // endedBy is what ends s, goesOn if nothing does, and whether it ends whatever the hooks of Hooks.Rest say.
 func (s *Session) endedBy() (why Ending, over bool) {
-	s.lockOut()
-	defer s.unlockOut()
+	defer s.lockOut().unlock()
 	return s.ending, s.ending != goesOn && !endings[s.ending].rests
 }
 
 // takes reports whether s takes what it is sent: it goes on, or may rest once its connection is closed, or rests and
 // keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
-func (s *Session) takes() bool {
+func (out Outbox) takes() bool {
 	switch {
-	case s.ending == goesOn:
+	case out.s.ending == goesOn:
 		return true
-	case s.wire == nil:
+	case out.s.wire == nil:
 		return false
-	case s.rests():
+	case out.s.rests():
 		return true
 	}
-	return endings[s.ending].rests && len(s.account.host.Profile().Hooks.Rest.links) > 0
+	return endings[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Rest.links) > 0
 }
 
 // A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
@@ -120,7 +119,7 @@ const (
 // streamEnded is called when ref, the last stream of s, has ended by why, or was none and s has ended at rest. What
 // follows needs the resident set, for those who are to be told: it is asked for again until the store has it. tries is
 // how often it was asked for already.
-func (l *Local) streamEnded(s *Session, ref StreamRef, why Ending, tries int) {
+func streamEnded(l *Local, s *Session, ref StreamRef, why Ending, tries int) {
 	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
 			return // it has ended, or was taken over
@@ -132,7 +131,7 @@ func (l *Local) streamEnded(s *Session, ref StreamRef, why Ending, tries int) {
 		switch {
 		case err != nil && tries < unbindTries:
 			wait := min(firstUnbind<<tries, longestUnbind)
-			l.After(reactor.Tick(wait), func() { l.streamEnded(s, ref, why, tries+1) })
+			l.After(reactor.Tick(wait), func() { streamEnded(l, s, ref, why, tries+1) })
 			return
 		case err != nil:
 			l.Log.Error("a session is ended without its contacts being told: its account can't be read",
@@ -151,11 +150,11 @@ func (a *Account) end(l *Local, s *Session, why Ending) {
 		return
 	}
 	if endings[s.stopped(why)].rests {
-		kept, ok := l.askRest(s)
+		kept, ok := askRest(l, s)
 		if !ok { // its account is read again, and then it ends
 			s.stopped(failed)
 			ref := s.stream
-			l.Loop.Post(func() { l.Enter(func() { l.streamEnded(s, ref, failed, 0) }) })
+			l.Loop.Post(func() { l.Enter(func() { streamEnded(l, s, ref, failed, 0) }) })
 			return
 		}
 		if kept {
@@ -167,8 +166,8 @@ func (a *Account) end(l *Local, s *Session, why Ending) {
 }
 
 // askRest asks whether a module keeps s; ok: none has panicked.
-func (l *Local) askRest(s *Session) (kept, ok bool) {
-	ok = l.guarded(s, func() {
+func askRest(l *Local, s *Session) (kept, ok bool) {
+	ok = guarded(l, s, func() {
 		links := s.account.host.Profile().Hooks.Rest.links
 		kept = slices.ContainsFunc(links, func(h link[func(*Local, *Session) Verdict]) bool { return h.f(l, s) == Done })
 	})
@@ -177,9 +176,9 @@ func (l *Local) askRest(s *Session) (kept, ok bool) {
 
 // rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run after it.
 func (a *Account) rest(l *Local, s *Session) {
-	l.endSources(s, StreamEnded)
+	s.endSources(l, StreamEnded)
 	s.hang(&resting{s.wire.Loop(), s}, StreamRef{})
-	if !l.guarded(s, func() { runSessions(&a.host.Profile().Hooks.Rested, l, s) }) {
+	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Rested, l, s) }) {
 		s.close(ErrInternal, failed) // it might rest for ever
 	}
 }
@@ -193,36 +192,36 @@ func (a *Account) remove(l *Local, s *Session) {
 	list := s.unsent()
 	if row.bounces {
 		for _, h := range list {
-			l.bounce(a, h, stanza.ServiceUnavailable)
+			bounce(l, a, h, stanza.ServiceUnavailable)
 		}
 		list = nil
 	}
 	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
-		list = l.askUnsent(s, list)
-		l.guarded(s, func() { runSessions(&a.host.Profile().Hooks.Unbound, l, s) })
+		list = askUnsent(l, s, list)
+		guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Unbound, l, s) })
 	}
 	if i := a.index(s); i >= 0 {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
-	s.lockOut()
+	out := s.lockOut()
 	s.wire, s.stream = nil, StreamRef{}
-	s.unlockOut()
+	out.unlock()
 	l.stats.Unbound++
 	l.stats.Ended[why]++
 	if row.limit != "" {
 		l.stats.Limits[row.limit]++
 	}
 	a.used = l.Loop.Tick()
-	l.endSources(s, SessionEnded)
+	s.endSources(l, SessionEnded)
 	if late := s.unsent(); !row.bounces { // what its hooks have said to it
 		list = append(list, late...)
 	}
-	a.first(l, list)
+	a.mailbox().first(l, list)
 }
 
 // bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that is what a
 // stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for another of that name.
-func (l *Local) bounce(a *Account, h heldElement, c stanza.Condition) {
+func bounce(l *Local, a *Account, h heldElement, c stanza.Condition) {
 	if h.to.IsZero() || h.kind == stanza.Presence {
 		return
 	}
@@ -232,8 +231,8 @@ func (l *Local) bounce(a *Account, h heldElement, c stanza.Condition) {
 		return
 	}
 	defer l.Parser.Release(e)
-	ev := l.push()
-	defer l.pop()
+	ev := l.stack.push(l)
+	defer l.stack.pop()
 	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
 	env.fill(l, ev, e)
 	ev.Host = a.host
@@ -241,7 +240,7 @@ func (l *Local) bounce(a *Account, h heldElement, c stanza.Condition) {
 }
 
 // askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken over nothing.
-func (l *Local) askUnsent(s *Session, list []heldElement) (left []heldElement) {
+func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
 	hooks := s.account.host.Profile().Hooks.Unsent.links
 	if len(list) == 0 || len(hooks) == 0 {
 		return list
@@ -251,7 +250,7 @@ func (l *Local) askUnsent(s *Session, list []heldElement) (left []heldElement) {
 		unsent[i] = Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
 	}
 	for i := range hooks {
-		l.guarded(s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })
+		guarded(l, s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })
 	}
 	for _, p := range unsent {
 		left = append(left, heldElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind})
@@ -262,8 +261,7 @@ func (l *Local) askUnsent(s *Session, list []heldElement) (left []heldElement) {
 // unsent takes everything that waits out of the outbox of s but its sources. What other sessions of the account have
 // is left out. Under the account's lock.
 func (s *Session) unsent() (list []heldElement) {
-	s.lockOut()
-	defer s.unlockOut()
+	defer s.lockOut().unlock()
 	o := s.out
 	if o == nil {
 		return nil
@@ -286,10 +284,10 @@ func (s *Session) Close(err error) { s.close(err, kicked) }
 
 // close has s end by why, a decision, and tells its client err.
 func (s *Session) close(err error, why Ending) {
-	s.lockOut()
+	out := s.lockOut()
 	w := s.wire
-	s.stop(why)
-	s.unlockOut()
+	out.stop(why)
+	out.unlock()
 	if w != nil {
 		w.Close(err)
 	}
@@ -334,5 +332,5 @@ func (r *resting) Loop() *Local     { return r.l }
 
 // Close has the session removed, of which it is known by now what has ended it: nothing else would.
 func (r *resting) Close(error) {
-	r.l.Loop.Post(func() { r.l.Enter(func() { r.l.streamEnded(r.s, StreamRef{}, expired, 0) }) })
+	r.l.Loop.Post(func() { r.l.Enter(func() { streamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
 }

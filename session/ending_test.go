@@ -378,13 +378,7 @@ func TestTakenOver(t *testing.T) {
 	}
 	l := former.Local()
 	l.Loop.Post(func() { // it was read before, with much else
-		e, err := l.Parser.Element([]byte(message("romeo@localhost/x", "from the former")))
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		l.Receive(former, e)
-		l.Parser.Release(e)
+		former.Feed([]byte(message("romeo@localhost/x", "from the former")), 0)
 	})
 	c.turns()
 	dropped := uint64(0)

@@ -25,7 +25,7 @@ type Entity struct {
 	waits    *waits       // nil: nothing waits for it, and nothing of it is under way
 	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
 	used     reactor.Tick // when it was last asked for: dropped by clock
-	pins     int32        // commits, work on workers: not to be dropped
+	pins     int32        // commits, and work on workers, for which e stays in memory
 	straight uint16       // the loop, and one, whose mail has letters of it: see departure.go; 0: none
 	crowds   bool         // its last broadcast to more than sayInline met clients that do not take what they are sent
 	kind     KindID       // of what is at addr; 0: not known, or nothing
@@ -66,12 +66,6 @@ func (e *Entity) Host() *Host { return e.host }
 
 // Kind is what e is; 0 at an address of a service host where there is nothing. Under the lock.
 func (e *Entity) Kind() KindID { return e.kind }
-
-// pin keeps e in memory until unpin. Under the lock.
-func (e *Entity) pin() { e.pins++ }
-
-// unpin takes a pin back. Under the lock.
-func (e *Entity) unpin() { e.pins-- }
 
 // entity makes an Account and an Entity alike for [Part].
 func (e *Entity) entity() *Entity { return e }
@@ -170,14 +164,10 @@ func (e *Entity) unlike() {
 // for. If t fails e is read again. Under the lock, on the loop of l.
 func (e *Entity) Wrote(l *Local, t Ticket) {
 	e.ticket = max(e.ticket, t)
-	settled := t <= l.router.Durable.Durable()
-	if settled && l.router.Durable.Err(t) == nil {
+	if t <= l.router.Durable.Durable() && l.router.Durable.Err(t) == nil {
 		return
 	}
-	l.waits = append(l.waits, wait{ticket: t, at: e})
-	if settled {
-		l.Loop.Post(l.settle) // not at once: the hooks of this stanza go on with what they have
-	}
+	l.commits.add(wait{ticket: t, at: e})
 }
 
 // Arm has [Behaviour.Timer] called at that tick, under the lock; 0: never. There is one timer: a second call
@@ -199,12 +189,12 @@ func (e *Entity) Arm(l *Local, at reactor.Tick) {
 	l.After(at-l.Loop.Tick(), func() {
 		e.lock(l)
 		defer e.release(l)
-		e.due(l, at)
+		due(e, l, at)
 	})
 }
 
 // due is called at the tick at, for which e was armed once. Under the lock.
-func (e *Entity) due(l *Local, at reactor.Tick) {
+func due(e *Entity, l *Local, at reactor.Tick) {
 	w := e.waits
 	if w == nil || w.wakes != at || e.resident == goneMark {
 		return // it was armed for an earlier one, or is gone
@@ -233,7 +223,7 @@ func (e *Entity) due(l *Local, at reactor.Tick) {
 		e.calm()
 		return
 	}
-	e.call(l, run)
+	e.mailbox().call(l, run)
 }
 
 // timerAgain is how much later the timer of an entity is due that could not be read, in ticks.
@@ -244,3 +234,9 @@ type Who struct {
 	JID jid.JID // bare, or a domain
 	ID  uint64  // in the store
 }
+
+// mailbox is e as what takes stanzas in.
+func (e *Entity) mailbox() mailbox { return mailbox{e} }
+
+// speaker is e as what says something.
+func (e *Entity) speaker() speaker { return speaker{e} }

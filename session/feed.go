@@ -16,15 +16,15 @@ func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	if st.state == Closing {
 		return len(p), false
 	}
-	used = st.feed(p)
+	used = st.reader().feed(p)
 	if st.state == Closing {
 		return len(p), false
 	}
-	return used, st.loop.spend(st, used+overhead)
+	return used, st.reader().spend(used + overhead)
 }
 
 // feed takes the elements of p one by one until st has had its share of the turn, waits for something, or closes.
-func (st *Stream) feed(p []byte) (used int) {
+func (st reader) feed(p []byte) (used int) {
 	l := st.loop
 	l.Parser.Feed(&st.in, p)
 	for range share {
@@ -33,7 +33,7 @@ func (st *Stream) feed(p []byte) (used int) {
 			return len(p)
 		}
 		if err != nil {
-			l.syntax(st, err)
+			st.syntax(err)
 		}
 		if st.state == Closing {
 			return len(p)
@@ -55,25 +55,25 @@ func (st *Stream) feed(p []byte) (used int) {
 
 // next takes one element of what was fed: the stream header, white space in front of it, or a child of the stream
 // (RFC 6120 §4.2, §4.4). It returns the parser's error if it has none.
-func (st *Stream) next() error {
+func (st reader) next() error {
 	l := st.loop
 	if st.state != Opening {
 		el, err := l.Parser.Stanza(&st.in)
 		if err == nil {
-			l.Receive(st, el)
+			st.receive(el)
 		}
 		return err
 	}
 	tok, err := l.Parser.Next(&st.in)
 	if err == nil && !tok.Blank {
-		l.Header(st, tok.Element)
+		st.header(tok.Element)
 	}
 	return err
 }
 
 // hold stops reading until the peer has what waits for it, also where the socket takes everything at once: what a
 // peer asks for is charged to its own patience (attack K23).
-func (st *Stream) hold() {
+func (st reader) hold() {
 	st.park(parkedOutbox)
 	st.wire.NotifyDrain()
 }
@@ -84,16 +84,17 @@ func (st *Stream) Drained() {
 	l := st.loop
 	l.enter()
 	defer l.leave()
-	defer l.caught(st)
+	defer caught(st)
 	st.unpark(parkedOutbox)
 	if st.sess != nil {
-		l.drained(st.sess, st.ref())
+		st.sess.drained(l, st.ref())
 	}
 }
 
 // spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
 // some, and TCP slows the peer: over says so.
-func (l *Local) spend(st *Stream, n int) (over bool) {
+func (st reader) spend(n int) (over bool) {
+	l := st.loop
 	lim := l.router.limits()
 	if lim.Rate <= 0 || st.state == Closing {
 		return false
@@ -104,7 +105,7 @@ func (l *Local) spend(st *Stream, n int) (over bool) {
 	if st.tokens >= 0 {
 		return false
 	}
-	st.refill()
+	st.reader().refill()
 	if st.tokens >= 0 {
 		return false
 	}
@@ -116,7 +117,7 @@ func (l *Local) spend(st *Stream, n int) (over bool) {
 }
 
 // refill adds what st has earned since it was last asked, at most one burst.
-func (st *Stream) refill() {
+func (st reader) refill() {
 	lim := st.loop.router.limits()
 	now := st.loop.Loop.Tick()
 	earned := int64(now-st.refilled) * int64(lim.Rate) / 10

@@ -17,7 +17,7 @@ func (l *Local) enter() {
 func (l *Local) leave() {
 	defer func() { l.nest-- }()
 	if l.nest == 1 {
-		l.mail.deliver(l)
+		l.mail.deliver()
 	}
 }
 
@@ -26,7 +26,7 @@ func (l *Local) leave() {
 func (l *Local) Enter(f func()) {
 	l.enter()
 	defer l.leave()
-	defer l.boundary(l.frame(jid.JID{}, nil))
+	defer l.boundary(newFrame(l, jid.JID{}, nil))
 	f()
 }
 
@@ -38,8 +38,8 @@ type frame struct {
 	held  *Entity // whose lock stays the caller's
 }
 
-func (l *Local) frame(who jid.JID, ev *Stanza) frame {
-	return frame{who: who, ev: ev, depth: l.depth}
+func newFrame(l *Local, who jid.JID, ev *Stanza) frame {
+	return frame{who: who, ev: ev, depth: l.stack.depth}
 }
 
 // boundary is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza on its
@@ -56,14 +56,14 @@ func (l *Local) boundary(f frame) {
 // within, deferred around a function of e's kind, is boundary where the lock of e stays the caller's.
 func (l *Local) within(e *Entity) {
 	if r := recover(); r != nil {
-		l.panicked(r, frame{who: e.addr, depth: l.depth, held: e})
+		l.panicked(r, frame{who: e.addr, depth: l.stack.depth, held: e})
 	}
 }
 
 // caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
-func (l *Local) caught(st *Stream) {
+func caught(st *Stream) {
 	if r := recover(); r != nil {
-		l.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
 		st.Close(ErrInternal)
 	}
 }
@@ -81,7 +81,7 @@ func (l *Local) panicked(r any, f frame) {
 			e.unlock(l)
 		}
 	}
-	l.depth = f.depth
+	l.stack.depth = f.depth
 	if f.ev != nil && f.ev.on != nil && !f.ev.replied {
 		f.ev.at = nil
 		f.ev.Fail(stanza.InternalServerError)

@@ -64,18 +64,18 @@ func TestPanicInHook(t *testing.T) {
 			juliet.Send(message("romeo@localhost/x", "Hi"))
 		}},
 		"StreamFeature.Handle": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
-			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource, Handle: func(*session.Stream, xmlstream.Element) { rage() }})
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource, Handle: func(session.Negotiation, xmlstream.Element) { rage() }})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 		}},
 		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
 			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
-				Open: func(*session.Stream) bool { rage(); return true }, Handle: func(*session.Stream, xmlstream.Element) {}})
+				Open: func(session.Negotiation) bool { rage(); return true }, Handle: func(session.Negotiation, xmlstream.Element) {}})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 		}},
 		"StreamFeature.Offer": {add: func(h *session.Hooks, _ string, rage func()) {
-			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Offer: func(*session.Stream, *xmlstream.Appender) { rage() }})
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Offer: func(session.Negotiation, *xmlstream.Appender) { rage() }})
 		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
 			late := s.Dial("late", 1)
 			late.Open("localhost")

@@ -123,9 +123,9 @@ type StreamFeature struct {
 	More           []xmlstream.Name // of elements that go on with it
 	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
 	Needs, Forbids Traits
-	Open           func(st *Stream) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
-	Offer          func(st *Stream, a *xmlstream.Appender)
-	Handle         func(st *Stream, e xmlstream.Element)
+	Open           func(st Negotiation) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
+	Offer          func(st Negotiation, a *xmlstream.Appender)
+	Handle         func(st Negotiation, e xmlstream.Element)
 }
 
 // Hooks are all the places where a module can take part: one field, one place. One Hooks serves all

@@ -151,7 +151,7 @@ func TestRestingSession(t *testing.T) {
 	l := st.Local()
 	l.Enter(func() {
 		l.Account(a.Host(), a.JID(), func(_ *session.Local, a *session.Account, exists bool, err error) {
-			a.Adopt(st, a.Resources()[0])
+			a.Adopt(st.Negotiation(), a.Resources()[0])
 		})
 	})
 	s.Settle()

@@ -212,7 +212,7 @@ func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	if undo == nil {
 		return
 	}
-	l.await(t, func(err error) {
+	l.commits.await(t, func(err error) {
 		if err != nil {
 			undo()
 		}
@@ -220,7 +220,7 @@ func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 }
 
 // born is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
-func (e *Entity) born() Ticket {
+func bornOf(e *Entity) Ticket {
 	if v, ok := e.live.(*lived); ok {
 		return v.born
 	}
@@ -234,10 +234,10 @@ func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
 	e.ended(l)
 	e.vanish()
 	e.ticket = max(e.ticket, t)
-	e.pin()
-	l.await(t, func(err error) {
+	e.pins++
+	l.commits.await(t, func(err error) {
 		e.lock(l)
-		e.unpin()
+		e.pins--
 		if err != nil && e.resident != goneMark && e.kind == 0 {
 			e.resident = nil // it is there still: read it again
 		}
@@ -268,14 +268,14 @@ func (e *Entity) vanish() {
 
 // absent answers a stanza to an address where there is nothing: an account that gives nothing away, or on a service
 // host whatever the modules say.
-func (e *Entity) absent(ev *Stanza) {
+func nothingAt(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
 		if Run(&h.Make, ev) == Done {
 			return
 		}
 		if e.exists() { // a hook has created it
-			ev.on.arrive(h, e.kind, ev)
+			arrive(ev.on, h, e.kind, ev)
 			return
 		}
 	}

@@ -30,8 +30,7 @@ type Local struct {
 	copied  int     // bytes of broadcasts, a copy for each receiver, since Receive began
 
 	mail  mail
-	stack [8]Stanza
-	depth int
+	stack stack
 
 	shared     [sharedElements][]byte
 	seats      Seats
@@ -41,15 +40,12 @@ type Local struct {
 	originLoop uint16
 
 	ledgers map[uint64]*ledger // of tracked streams, by stream id
-	waits   []wait             // commits that are not durable
-	senders []*sender          // entities that have something spread to this loop, in turn
-	sending bool               // serve is posted
+	commits commits
+	shares  shares
 	stats   Stats
 	sweepAt int
 	swept   []*Entity
 	sweeper reactor.Timer
-	settle  func() // made once, posted often
-	serve   func()
 }
 
 // Stats are a loop's counters: plain numbers that only the loop writes.
@@ -73,8 +69,8 @@ func newLocal(r *Router, loop *reactor.Loop) *Local {
 	l.stats.StreamErrors = make(map[string]uint64)
 	l.stats.Limits = make(map[string]uint64)
 	l.seed, l.mark = maphash.MakeSeed(), uint16(loop.Index())+1
-	l.settle = l.settleWaits
-	l.serve = l.serveTurn
+	l.mail.l, l.commits.l, l.shares.l = l, l, l
+	l.commits.settle, l.shares.serve = l.commits.settleAll, l.shares.turn
 	return l
 }
 

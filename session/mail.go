@@ -9,6 +9,7 @@ import (
 // mail is what a loop has still to route: what entities said under their locks, in order. It is empty whenever
 // nothing runs on the loop.
 type mail struct {
+	l        *Local
 	list     []envelope
 	next     int
 	buf      []byte
@@ -18,8 +19,8 @@ type mail struct {
 }
 
 // add puts el, under env's addresses, behind what is there. el is copied.
-func (m *mail) add(l *Local, env envelope, el []byte) {
-	l.stats.Mailed++
+func (m *mail) add(env envelope, el []byte) {
+	m.l.stats.Mailed++
 	env.bytes = m.bytes(el)
 	m.list = append(m.list, env)
 }
@@ -37,7 +38,7 @@ func (m *mail) bytes(el []byte) []byte {
 }
 
 // deliver routes the mail in order, with no lock held; what is mailed meanwhile goes behind.
-func (m *mail) deliver(l *Local) {
+func (m *mail) deliver() {
 	if m.moving || m.next == len(m.list) && len(m.speakers) == 0 && len(m.pulls) == 0 {
 		return
 	}
@@ -48,12 +49,12 @@ func (m *mail) deliver(l *Local) {
 			if n := len(m.pulls); n > 0 {
 				s := m.pulls[n-1]
 				m.pulls = m.pulls[:n-1]
-				l.pull(s)
+				pull(m.l, s)
 				continue
 			}
 			env := &m.list[m.next]
 			m.next++
-			l.route(env)
+			m.route(env)
 		}
 		clear(m.list)
 		m.list, m.next = m.list[:0], 0
@@ -62,7 +63,7 @@ func (m *mail) deliver(l *Local) {
 		}
 		e := m.speakers[len(m.speakers)-1]
 		m.speakers = m.speakers[:len(m.speakers)-1]
-		e.spoken(l)
+		e.speaker().spoken(m.l)
 	}
 	if m.buf = m.buf[:0]; cap(m.buf) > 64<<10 {
 		m.buf = nil
@@ -73,19 +74,20 @@ func (m *mail) deliver(l *Local) {
 }
 
 // route takes one letter on its way. A panic ends it alone.
-func (l *Local) route(env *envelope) {
+func (m *mail) route(env *envelope) {
+	l := m.l
 	if env.form == anAnswer {
-		if l.toSession(env) {
+		if m.toSession(env) {
 			return
 		}
 		env.form = aStanza // to another domain, or an entity that has asked: as any stanza
 	}
 	if env.form != aStanza {
-		ev := l.push()
-		defer l.pop()
+		ev := l.stack.push(l)
+		defer l.stack.pop()
 		env.fill(l, ev, xmlstream.Element{})
 		ev.raw = env.bytes
-		l.walk(ev)
+		walk(l, ev)
 		return
 	}
 	e, err := l.Parser.Element(env.bytes)
@@ -94,22 +96,23 @@ func (l *Local) route(env *envelope) {
 		return
 	}
 	defer l.Parser.Release(e)
-	l.routeElement(env, e)
+	m.routeElement(env, e)
 }
 
 // toSession hands an answer that this server made to the session that asked: behind what waits for its account, if
 // something does. false: the address is none of a session here.
-func (l *Local) toSession(env *envelope) bool {
+func (m *mail) toSession(env *envelope) bool {
+	l := m.l
 	a, ok := l.router.Table.Loaded(env.to.Bare())
 	if !ok {
-		return l.resource(env.to) // the one that asked is gone
+		return mayBeSession(l, env.to) // the one that asked is gone
 	}
-	defer l.boundary(l.frame(env.to, nil))
+	defer l.boundary(newFrame(l, env.to, nil))
 	a.lock(l)
 	if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
 		kept := *env
 		kept.bytes = append([]byte(nil), env.bytes...)
-		a.put(kept)
+		a.mailbox().put(kept)
 	} else {
 		a.answer(l, env)
 	}
@@ -126,15 +129,16 @@ func (a *Account) answer(l *Local, env *envelope) {
 }
 
 // routeElement takes a letter on its way whose element is e.
-func (l *Local) routeElement(env *envelope, e xmlstream.Element) {
-	ev := l.push()
-	defer l.pop()
+func (m *mail) routeElement(env *envelope, e xmlstream.Element) {
+	l := m.l
+	ev := l.stack.push(l)
+	defer l.stack.pop()
 	env.fill(l, ev, e)
-	l.walk(ev)
+	walk(l, ev)
 }
 
 // answer mails an answer to ev to ev.From.
-func (l *Local) answer(ev *Stanza, el []byte) {
+func answerTo(ev *Stanza, el []byte) {
 	ev.replied = true
 	if ev.silent {
 		return
@@ -143,11 +147,11 @@ func (l *Local) answer(ev *Stanza, el []byte) {
 	if !ev.From.IsBare() {
 		env.form = anAnswer // to a session of ours it needs no chain
 	}
-	l.say(env, el)
+	ev.on.say(env, el)
 }
 
 // resource reports whether j may be a session of ours.
-func (l *Local) resource(j jid.JID) bool {
+func mayBeSession(l *Local, j jid.JID) bool {
 	h, ours := l.router.Table.Host(domainOf(j))
 	return ours && !h.service && j.Resource() != ""
 }
@@ -156,8 +160,9 @@ func (l *Local) resource(j jid.JID) bool {
 func (l *Local) Post(from, to jid.JID, el []byte) { l.say(envelope{from: from, to: to, hops: 1}, el) }
 
 // again mails a stanza once more that was held back for a session: its sender's, not what this entity says.
-func (l *Local) again(h heldElement) {
+func (m *mail) again(h heldElement) {
+	l := m.l
 	if !h.to.IsZero() && h.kind != stanza.Presence {
-		l.mail.add(l, envelope{from: h.from, to: h.to, hops: 1}, h.bytes)
+		l.mail.add(envelope{from: h.from, to: h.to, hops: 1}, h.bytes)
 	}
 }

@@ -54,7 +54,7 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 }
 
 // seal makes an envelope of ev, with bytes of its own.
-func (ev *Stanza) seal() envelope {
+func seal(ev *Stanza) envelope {
 	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
 		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, form: ev.form}
 	if ev.form != aStanza {
@@ -98,7 +98,7 @@ func (b *inbox) empty() bool { return len(b.items) == 0 }
 
 // put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no
 // more of it than requests, and sessions, that are there.
-func (e *Entity) put(env envelope) bool {
+func (e mailbox) put(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
 		lim = h.Inbox
@@ -113,7 +113,7 @@ func (e *Entity) put(env envelope) bool {
 }
 
 // putCall keeps c for later.
-func (e *Entity) putCall(c call) {
+func (e mailbox) putCall(c call) {
 	b := &e.busy().inbox
 	b.items = append(b.items, item{call: true})
 	b.calls = append(b.calls, c)
@@ -138,15 +138,15 @@ func (b *inbox) next() (it item, c call) {
 
 // blocked reports whether what comes for e waits in its inbox: something waits there already, e is cold, or more of
 // it is under way than it may have.
-func (e *Entity) blocked() bool {
+func (e mailbox) blocked() bool {
 	w := e.waits
 	return w != nil && (w.running || !w.inbox.empty() || w.out.full()) || !e.warm()
 }
 
 // enqueue keeps ev in e's inbox and sees to it that the inbox is worked off. Under the lock.
-func (e *Entity) enqueue(l *Local, ev *Stanza) {
+func (e mailbox) enqueue(l *Local, ev *Stanza) {
 	l.stats.Inboxed++
-	if !e.put(ev.seal()) {
+	if !e.put(seal(ev)) {
 		l.stats.InboxFull++
 		l.stats.Limits["inbox"]++
 		ev.Fail(stanza.ResourceConstraint)
@@ -159,10 +159,10 @@ func (e *Entity) enqueue(l *Local, ev *Stanza) {
 
 // call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever loop has
 // read it. err says why e could not be read. The lock is held at the call and at the return.
-func (e *Entity) call(l *Local, f func(l *Local, e *Entity, err error)) {
+func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
 	if w := e.waits; (w == nil || !w.running && w.inbox.empty()) && e.warm() {
 		e.used = l.Loop.Tick()
-		f(l, e, nil)
+		f(l, e.Entity, nil)
 		return
 	}
 	e.putCall(call{f, l})
@@ -170,14 +170,14 @@ func (e *Entity) call(l *Local, f func(l *Local, e *Entity, err error)) {
 }
 
 // load has a worker read what is stored of e, whose lock is held, and then works off the inbox.
-func (e *Entity) load(l *Local) {
+func (e mailbox) load(l *Local) {
 	w := e.waits
 	if w.running || e.warm() && w.out.full() {
 		return // what is under way ends, and goes on with the inbox
 	}
 	w.running = true
 	l.stats.Loads++
-	j := &loading{e: e, before: e.id, after: e.ticket, births: l.router.Table.births(e.addr)}
+	j := &loading{e: e.Entity, before: e.id, after: e.ticket, births: l.router.Table.births(e.addr)}
 	p := e.host.Profile()
 	if e.resident != nil && e.resident.profile != nil { // else a part is what a hook made, not what is stored
 		j.old = e.resident.parts
@@ -229,7 +229,7 @@ func (j *loading) read(r *Router, p *Profile) (err error) {
 }
 
 // loaded takes over what a loading has read, and works off the inbox.
-func (e *Entity) loaded(l *Local, j *loading, err error) {
+func (e mailbox) loaded(l *Local, j *loading, err error) {
 	l.enter()
 	defer l.leave()
 	e.lock(l)
@@ -244,14 +244,14 @@ func (e *Entity) loaded(l *Local, j *loading, err error) {
 }
 
 // took is take, with a panic in a function of e's kind as its error: e could not be read.
-func (e *Entity) took(l *Local, j *loading) (err error) {
+func (e mailbox) took(l *Local, j *loading) (err error) {
 	err = errTake
 	defer func() {
 		if err != nil {
 			e.resident = nil
 		}
 	}()
-	defer l.within(e)
+	defer l.within(e.Entity)
 	e.take(l, j)
 	return nil
 }
@@ -259,7 +259,7 @@ func (e *Entity) took(l *Local, j *loading) (err error) {
 var errTake = errors.New("session: a panic in Behaviour.New")
 
 // take makes what j has read the resident set of e.
-func (e *Entity) take(l *Local, j *loading) {
+func (e mailbox) take(l *Local, j *loading) {
 	e.used = l.Loop.Tick()
 	switch {
 	case e.id == 0 && e.kind != 0 && e.kind != Accounts && !j.got.exists:
@@ -301,7 +301,7 @@ func (e *Entity) take(l *Local, j *loading) {
 // the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table: births is
 // of the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at
 // the call and at the return, not in between.
-func (e *Entity) workOff(l *Local, births uint32, err error) {
+func (e mailbox) workOff(l *Local, births uint32, err error) {
 	for n := 0; e.waits != nil; n++ {
 		w := e.waits
 		switch {
@@ -338,18 +338,18 @@ func (e *Entity) workOff(l *Local, births uint32, err error) {
 		if it.call {
 			e.calls(l, c, err)
 		} else {
-			l.open(e, &it.envelope, err)
+			e.open(l, &it.envelope, err)
 		}
-		l.mail.deliver(l)
+		l.mail.deliver()
 		e.lock(l)
 	}
 	e.leaveIfNothing(l, births, err)
 }
 
 // leaveIfNothing takes e out of the table if there is nothing at its address, or it could not be read.
-func (e *Entity) leaveIfNothing(l *Local, births uint32, err error) {
+func (e mailbox) leaveIfNothing(l *Local, births uint32, err error) {
 	if e.resident != goneMark && (err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold(l) && e.pins == 0 {
-		l.router.Table.drop(e, err == nil, births)
+		l.router.Table.drop(e.Entity, err == nil, births)
 	}
 }
 
@@ -357,17 +357,17 @@ func (e *Entity) leaveIfNothing(l *Local, births uint32, err error) {
 const inboxShare = 32
 
 // calls runs c under e's lock, which is held at the call and not at the return. A panic ends it alone.
-func (e *Entity) calls(l *Local, c call, err error) {
-	defer l.boundary(l.frame(e.addr, nil))
-	c.f(l, e, err)
+func (e mailbox) calls(l *Local, c call, err error) {
+	defer l.boundary(newFrame(l, e.addr, nil))
+	c.f(l, e.Entity, err)
 	e.unlock(l)
 }
 
 // open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
 // panic ends it alone.
-func (l *Local) open(e *Entity, env *envelope, err error) {
+func (e mailbox) open(l *Local, env *envelope, err error) {
 	if a := e.account(); env.form == anAnswer {
-		defer l.boundary(l.frame(e.addr, nil))
+		defer l.boundary(newFrame(l, e.addr, nil))
 		a.answer(l, env)
 		e.unlock(l)
 		return
@@ -381,20 +381,20 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 		}
 		defer l.Parser.Release(el)
 	}
-	ev := l.push()
-	defer l.pop()
+	ev := l.stack.push(l)
+	defer l.stack.pop()
 	env.fill(l, ev, el)
 	ev.raw = env.bytes
 	l.origin, l.originLoop = ev.origin, ev.loop
 	defer ev.land(l)
 	ev.Host = e.host
 	if !env.fresh && env.form == aStanza {
-		if ev.Target = l.target(ev); ev.Target == ToSelf {
+		if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
 			ev.Target = ToBare
 		}
 	}
-	defer l.boundary(l.frame(e.addr, ev))
-	if env.fresh && !ev.find(e) {
+	defer l.boundary(newFrame(l, e.addr, ev))
+	if env.fresh && !find(ev, e.Entity) {
 		ev.carrier = false // what is dropped is not handled: its stream has ended, or its session has another
 		l.stats.Superseded++
 		e.unlock(l)
@@ -409,14 +409,14 @@ func (l *Local) open(e *Entity, env *envelope, err error) {
 		e.unlock(l)
 		return
 	}
-	if l.step(e, ev) {
-		l.forward(ev)
+	if step(l, e.Entity, ev) {
+		forward(l, ev)
 	}
 }
 
 // rehome hands what waits for e, which has left the table, to what has its address now: a deleted account is not
 // brought back. The lock is held at the call and at the return, not in between.
-func (e *Entity) rehome(l *Local) {
+func (e mailbox) rehome(l *Local) {
 	b := e.waits.inbox
 	e.waits.inbox = inbox{}
 	e.waits.running = false
@@ -430,16 +430,16 @@ func (e *Entity) rehome(l *Local) {
 			h.Loop.Post(func() { h.Enter(func() { h.Entity(e.host, e.addr, c.f) }) })
 		case it.fresh: // its session has ended
 		default:
-			l.mail.add(l, it.envelope, it.bytes)
+			l.mail.add(it.envelope, it.bytes)
 		}
 	}
-	l.mail.deliver(l)
+	l.mail.deliver()
 	e.lock(l)
 }
 
 // first puts stanzas in front of e's inbox that it had taken before: they were held back for a session that has
 // ended. They have room, as they had it there. Under the lock.
-func (e *Entity) first(l *Local, held []heldElement) {
+func (e mailbox) first(l *Local, held []heldElement) {
 	var items []item
 	for _, h := range held {
 		if !h.to.IsZero() && h.kind != stanza.Presence {
@@ -458,7 +458,7 @@ func (e *Entity) first(l *Local, held []heldElement) {
 }
 
 // resume has the inbox worked off, if nothing does. Under the lock.
-func (e *Entity) resume(l *Local) {
+func (e mailbox) resume(l *Local) {
 	w := e.waits
 	if w.running || w.inbox.empty() || w.out.full() {
 		return
@@ -467,7 +467,7 @@ func (e *Entity) resume(l *Local) {
 }
 
 // takeOver goes on with an inbox that another loop was working off.
-func (e *Entity) takeOver(l *Local, births uint32, err error) {
+func (e mailbox) takeOver(l *Local, births uint32, err error) {
 	l.enter()
 	defer l.leave()
 	e.lock(l)
@@ -479,19 +479,19 @@ func (e *Entity) takeOver(l *Local, births uint32, err error) {
 // has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing; err says
 // why it could not be read. With an entity lock held it panics.
 func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
-	e, ok := l.lockEntity(h, addr)
+	e, ok := l.router.Table.lock(l, h, addr)
 	if !ok {
 		f(l, nil, nil)
 		return
 	}
 	defer e.release(l)
-	e.call(l, f)
+	e.mailbox().call(l, f)
 }
 
-// lockEntity takes the lock of what is at addr, in the table from then on; false: there is nothing.
-func (l *Local) lockEntity(h *Host, addr jid.JID) (*Entity, bool) {
+// lock takes the lock of what is at addr for l; it is in the table from then on. false: there is nothing.
+func (t *Table) lock(l *Local, h *Host, addr jid.JID) (*Entity, bool) {
 	for {
-		e, ok := l.router.Table.entity(h, addr)
+		e, ok := t.entity(h, addr)
 		if !ok {
 			return nil, false
 		}
@@ -509,3 +509,7 @@ var ErrBusy = errBusy{}
 type errBusy struct{}
 
 func (errBusy) Error() string { return "session: the workers have no room" }
+
+// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox. Under the lock,
+// unless a line says otherwise.
+type mailbox struct{ *Entity }

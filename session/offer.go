@@ -7,13 +7,13 @@ import "canto/session/jid"
 // joined. what says where to go on; it is copied. If the session ends, or rests, before, More is not called. What e
 // has said before comes first. Under the lock of e.
 func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
-	if l.resource(to) {
+	if mayBeSession(l, to) {
 		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
 		return
 	}
 	// What another server has room for is for the queue to that server to say: a share each turn.
 	next := envelope{from: to, to: e.addr, form: aPull, bytes: append([]byte(nil), what...)}
-	l.Loop.Post(func() { l.Enter(func() { l.mail.add(l, next, next.bytes) }) })
+	l.Loop.Post(func() { l.Enter(func() { l.mail.add(next, next.bytes) }) })
 }
 
 // offered is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
@@ -23,7 +23,7 @@ type offered struct {
 }
 
 func (o *offered) Next(l *Local, s *Session) (Parcel, Supply) {
-	l.mail.add(l, envelope{from: s.jid, to: o.by, form: aPull}, o.what)
+	l.mail.add(envelope{from: s.jid, to: o.by, form: aPull}, o.what)
 	return Parcel{}, Exhausted
 }
 
@@ -32,14 +32,14 @@ func (*offered) Taken(*Local, *Session, int)     {}
 func (*offered) End(*Local, *Session, SourceEnd) {}
 
 // pulled goes on with what e has offered to the session that ev is from. Under the lock.
-func (e *Entity) pulled(l *Local, ev *Stanza) {
+func pulledFrom(e *Entity, l *Local, ev *Stanza) {
 	if b := e.behaviour(); e.exists() && b != nil && b.More != nil {
 		b.More(l, e, ev.From, ev.raw)
 	}
 }
 
 // offered has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
-func (e *Entity) offered(l *Local, ev *Stanza) {
+func offerTo(e *Entity, l *Local, ev *Stanza) {
 	if a := e.account(); a != nil {
 		if s := a.Resource(ev.To); s != nil {
 			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)

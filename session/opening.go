@@ -11,7 +11,7 @@ import (
 
 // NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds it: see
 // [Stream.Feed]. The peer has until the login deadline to become a session.
-func (l *Local) NewStream(w Transport, traits Traits) *Stream {
+func NewStream(l *Local, w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
 	st.in.Reset(lim.before)
@@ -23,11 +23,12 @@ func (l *Local) NewStream(w Transport, traits Traits) *Stream {
 	return st
 }
 
-// Header takes the peer's stream header (RFC 6120 §4.7) and answers with ours and the features.
-func (l *Local) Header(st *Stream, e xmlstream.Element) {
+// header takes the peer's stream header (RFC 6120 §4.7) and answers with ours and the features.
+func (st reader) header(e xmlstream.Element) {
+	l := st.loop
 	l.enter()
 	defer l.leave()
-	defer l.caught(st)
+	defer caught(st.Stream)
 	if st.state == Closing {
 		return
 	}
@@ -47,7 +48,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 		st.Close(ErrInvalidNamespace)
 		return
 	}
-	if err := st.readHeader(e); err != nil {
+	if err := st.Negotiation().readHeader(e); err != nil {
 		st.Close(err)
 		return
 	}
@@ -60,7 +61,7 @@ func (l *Local) Header(st *Stream, e xmlstream.Element) {
 		st.state = Authed
 	}
 	st.openHeader()
-	st.sendFeatures()
+	st.Negotiation().sendFeatures()
 }
 
 // contentNamespace reports whether a client's header may have the default namespace def (RFC 6120 §4.8.2): the
@@ -76,7 +77,7 @@ func contentNamespace(def xmlstream.Atom) bool {
 
 // readHeader takes host, language and claimed sender from a header. The host is fixed once SASL has
 // succeeded (attack S01).
-func (st *Stream) readHeader(e xmlstream.Element) error {
+func (st Negotiation) readHeader(e xmlstream.Element) error {
 	to, ok := e.Attr(stanza.AttrTo)
 	if !ok {
 		return ErrHostUnknown
@@ -132,7 +133,7 @@ func (st *Stream) openHeader() {
 }
 
 // sendFeatures offers what st may negotiate now (RFC 6120 §4.3.2).
-func (st *Stream) sendFeatures() {
+func (st Negotiation) sendFeatures() {
 	st.bits |= bitFeatures
 	a := st.loop.Appender()
 	a.B = append(a.B, "<stream:features>"...)
@@ -147,12 +148,12 @@ func (st *Stream) sendFeatures() {
 }
 
 // may reports whether f is offered on st, and so accepted: the two are one value (attack S04).
-func (st *Stream) may(f *StreamFeature) bool {
+func (st Negotiation) may(f *StreamFeature) bool {
 	return st.traits&f.Needs == f.Needs && st.traits&f.Forbids == 0 && (f.Open == nil || f.Open(st))
 }
 
 // feature is the one that an element belongs to; for an iq, by its payload.
-func (st *Stream) feature(e, payload xmlstream.Element, iq bool) *StreamFeature {
+func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeature {
 	if st.host == nil {
 		return nil
 	}
@@ -176,18 +177,18 @@ func (st *Stream) feature(e, payload xmlstream.Element, iq bool) *StreamFeature 
 }
 
 // negotiate takes an element of a stream without a session (RFC 6120 §4.3).
-func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
+func (st reader) negotiate(e xmlstream.Element) {
 	kind := stanza.KindOf(e)
 	if kind == stanza.Nonza {
-		if f := st.feature(e, e, false); f != nil {
-			f.Handle(st, e)
+		if f := st.Negotiation().feature(e, e, false); f != nil {
+			f.Handle(st.Negotiation(), e)
 			return
 		}
 		if e.Is(nameStreamErr) {
 			st.end(nil, peerError)
 			return
 		}
-		if st.known(e.Name()) {
+		if st.Negotiation().known(e.Name()) {
 			st.Close(ErrPolicyViolation) // a negotiation that is not open now: twice, too early, or closed
 			return
 		}
@@ -197,14 +198,14 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 	if kind == stanza.IQ {
 		if typ, _ := e.Attr(stanza.AttrType); string(typ) == "set" || string(typ) == "get" {
 			if p, ok := e.First(); ok {
-				if f := st.feature(e, p, true); f != nil {
-					f.Handle(st, e)
+				if f := st.Negotiation().feature(e, p, true); f != nil {
+					f.Handle(st.Negotiation(), e)
 					return
 				}
 			}
-			if id, ok := e.Attr(stanza.AttrID); ok && st.traits&HasUser != 0 && st.forUs(e) {
+			if id, ok := e.Attr(stanza.AttrID); ok && st.traits&HasUser != 0 && st.Negotiation().forUs(e) {
 				// RFC 6120 §7.1 ends the stream for a stanza to others only.
-				st.FailIQ(string(id), stanza.ServiceUnavailable)
+				st.Negotiation().FailIQ(string(id), stanza.ServiceUnavailable)
 				return
 			}
 		}
@@ -214,7 +215,7 @@ func (l *Local) negotiate(st *Stream, e xmlstream.Element) {
 }
 
 // forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
-func (st *Stream) forUs(e xmlstream.Element) bool {
+func (st Negotiation) forUs(e xmlstream.Element) bool {
 	to, directed := e.Attr(stanza.AttrTo)
 	if !directed {
 		return true
@@ -224,7 +225,7 @@ func (st *Stream) forUs(e xmlstream.Element) bool {
 }
 
 // known reports whether some feature of the host has this element, open or not.
-func (st *Stream) known(n xmlstream.Name) bool {
+func (st Negotiation) known(n xmlstream.Name) bool {
 	if st.host == nil {
 		return false
 	}
@@ -245,7 +246,8 @@ func (st *Stream) known(n xmlstream.Name) bool {
 }
 
 // syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
-func (l *Local) syntax(st *Stream, err error) {
+func (st reader) syntax(err error) {
+	l := st.loop
 	l.enter()
 	defer l.leave()
 	if errors.Is(err, io.EOF) {
@@ -261,7 +263,8 @@ func (l *Local) syntax(st *Stream, err error) {
 
 // Gone takes a stream apart whose connection is closed, the one teardown path: what becomes of its session is
 // decided by what has ended the stream. err is why the connection was closed. A second call does nothing.
-func (l *Local) Gone(st *Stream, err error) {
+func (st *Stream) Gone(err error) {
+	l := st.loop
 	if st.bits&bitGone != 0 {
 		return
 	}
@@ -270,7 +273,7 @@ func (l *Local) Gone(st *Stream, err error) {
 	why := st.ending
 	if why == goesOn {
 		why = lineLost
-		l.countClose(err) // of the session: st itself has not heard of it
+		countClose(l, err) // of the session: st itself has not heard of it
 	}
 	st.bits |= bitGone
 	if st.bits&bitTracked != 0 {
@@ -285,17 +288,18 @@ func (l *Local) Gone(st *Stream, err error) {
 	if s == nil {
 		return
 	}
-	l.streamEnded(s, st.ref(), why, 0)
+	streamEnded(l, s, st.ref(), why, 0)
 }
 
 // Due is what the front door's timer calls: deadlines that have passed take effect.
-func (l *Local) Due(st *Stream) {
+func (st *Stream) Due() {
+	l := st.loop
 	l.enter()
 	defer l.leave()
 	now := l.Loop.Tick()
 	if d := st.due[dueRate]; d != 0 && d <= now {
 		st.due[dueRate] = 0
-		st.refill()
+		st.reader().refill()
 		st.unpark(parkedRate)
 	}
 	if d := st.due[dueLogin]; d != 0 && d <= now {
@@ -312,11 +316,11 @@ func (l *Local) Due(st *Stream) {
 // Bind makes the session of st once the account's resident set is in memory: with runs under the
 // account's lock, where [Account.Bind] and [Account.Ready] are called. exists is false if the
 // account was deleted meanwhile.
-func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
+func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 	l := st.loop
 	st.parkToAnswer()
 	if _, ok := l.router.Table.Loaded(st.deal.peer); !ok {
-		st.Charge(loadCost)
+		st.charge(loadCost)
 	}
 	l.Account(st.host, st.deal.peer, func(l *Local, a *Account, exists bool, err error) {
 		if st.bits&bitGone != 0 {
@@ -350,7 +354,7 @@ func (st *Stream) Bind(with func(a *Account, exists bool, err error)) {
 }
 
 // countClose counts the stream error that ends a stream.
-func (l *Local) countClose(err error) {
+func countClose(l *Local, err error) {
 	if se, ok := err.(*StreamError); ok {
 		c := se.Condition
 		if _, ok := streamErrorConditions[c]; !ok {
@@ -364,7 +368,7 @@ func (l *Local) countClose(err error) {
 }
 
 // FailIQ answers an iq of a stream without a session with a stanza error.
-func (st *Stream) FailIQ(id string, c stanza.Condition) {
+func (st Negotiation) FailIQ(id string, c stanza.Condition) {
 	a := st.loop.Appender()
 	a.Open(stanza.IQName).Attr(stanza.AttrType, "error").Attr(stanza.AttrID, id)
 	stanza.Error{Condition: c}.Append(a)

@@ -77,64 +77,64 @@ type Parcel struct {
 // one whose client does not read ends when it can keep no more, as does one that rests. Any goroutine, any lock held;
 // the order is that of callers that hold the account's lock.
 func (s *Session) Send(p Parcel) (ok bool) {
-	s.lockOut()
-	defer s.unlockOut()
-	return s.send(p)
+	out := s.lockOut()
+	defer out.unlock()
+	return out.send(p)
 }
 
-func (s *Session) send(p Parcel) (ok bool) {
-	if !s.takes() || p.pulled && s.ending != goesOn {
+func (out Outbox) send(p Parcel) (ok bool) {
+	if !out.takes() || p.pulled && out.s.ending != goesOn {
 		return false
 	}
 	if !p.asked {
-		links := s.account.host.Profile().Hooks.Outgoing.links
+		links := out.s.account.host.Profile().Hooks.Outgoing.links
 		for i := range links {
-			if links[i].f(Outbox{s}, p) == Done {
+			if links[i].f(out, p) == Done {
 				return true
 			}
 		}
 	}
-	return s.put(p)
+	return out.put(p)
 }
 
 // put is send behind the hooks.
-func (s *Session) put(p Parcel) (ok bool) {
-	if !s.waits(p) {
-		if s.wire.Send(p.Bytes) {
+func (out Outbox) put(p Parcel) (ok bool) {
+	if !out.waits(p) {
+		if out.s.wire.Send(p.Bytes) {
 			return true
 		}
-		if !s.clog() && !s.takes() || p.pulled {
+		if !out.clog() && !out.takes() || p.pulled {
 			return false // what is pulled is kept where it is
 		}
 	}
 	switch {
-	case s.hold(p):
+	case out.hold(p):
 		return true
-	case s.backlogged() && p.Kind == stanza.Message:
+	case out.backlogged() && p.Kind == stanza.Message:
 		return false // it is stored behind what s is given
-	case s.ending == goesOn && !s.rests() && !s.out.clogged && s.wire.Send(p.Bytes):
+	case out.s.ending == goesOn && !out.s.rests() && !out.s.out.clogged && out.s.wire.Send(p.Bytes):
 		return true // presence overtakes two megabytes rather than being lost
-	case s.ending != goesOn: // and it is about to be unbound, or to rest
+	case out.s.ending != goesOn: // and it is about to be unbound, or to rest
 		return false
 	}
 	why := slowReader
-	if s.rests() {
+	if out.s.rests() {
 		why = overflow // it could not be resumed without a hole
 	}
-	s.stop(why)
-	s.wire.Close(errSlowReader)
-	return s.takes() && s.hold(p) // behind what it has, and routed again with that if it ends
+	out.stop(why)
+	out.s.wire.Close(errSlowReader)
+	return out.takes() && out.hold(p) // behind what it has, and routed again with that if it ends
 }
 
 // waits reports whether p is held back. Under the outbox lock.
-func (s *Session) waits(p Parcel) bool {
+func (out Outbox) waits(p Parcel) bool {
 	switch {
-	case s.rests() || s.ending != goesOn || s.out != nil && s.out.clogged:
+	case out.s.rests() || out.s.ending != goesOn || out.s.out != nil && out.s.out.clogged:
 		return true
 	case p.pulled || p.From.IsZero():
 		return false
 	}
-	return s.backlogged() && p.Kind == stanza.Message || s.out != nil && len(s.out.held) > 0
+	return out.backlogged() && p.Kind == stanza.Message || out.s.out != nil && len(out.s.out.held) > 0
 }
 
 // rests reports whether s has no stream. Under the account's lock, or the outbox lock.
@@ -142,61 +142,61 @@ func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
 
 // clog has everything wait until the client has what the wire took, which has refused an element; false: it closes,
 // and s ends. Under the outbox lock.
-func (s *Session) clog() (ok bool) {
-	o := s.box()
-	o.clogged = s.askDrain() // also where it was asked before: it may close by now
+func (out Outbox) clog() (ok bool) {
+	o := out.box()
+	o.clogged = out.askDrain() // also where it was asked before: it may close by now
 	if !o.clogged {
-		s.stop(lineLost)
+		out.stop(lineLost)
 	}
 	return o.clogged
 }
 
-// askDrain has [Local.drained] called once the client has what was sent; false: the wire closes. Under the outbox
+// askDrain has [Session.drained] called once the client has what was sent; false: the wire closes. Under the outbox
 // lock.
-func (s *Session) askDrain() (ok bool) {
-	if s.rests() {
+func (out Outbox) askDrain() (ok bool) {
+	if out.s.rests() {
 		return false
 	}
-	if d, is := s.wire.(Drainer); is {
+	if d, is := out.s.wire.(Drainer); is {
 		ok = d.NotifyDrain()
 	} else { // it never refuses an element, and so has sent it
-		l, ref := s.wire.Loop(), s.stream
-		ok = l.Loop.Post(func() { l.Enter(func() { l.drained(s, ref) }) })
+		l, ref := out.s.wire.Loop(), out.s.stream
+		ok = l.Loop.Post(func() { l.Enter(func() { out.s.drained(l, ref) }) })
 	}
 	if ok {
-		s.box().asks++
+		out.box().asks++
 	}
 	return ok
 }
 
 // box is the outbox of s, made where there is none. Under the outbox lock.
-func (s *Session) box() *outbox {
-	if s.out == nil {
-		s.out = new(outbox)
+func (out Outbox) box() *outbox {
+	if out.s.out == nil {
+		out.s.out = new(outbox)
 	}
-	return s.out
+	return out.s.out
 }
 
 // unbox forgets an outbox in which nothing is. Under the outbox lock.
-func (s *Session) unbox() {
-	if o := s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
-		s.out = nil
+func (out Outbox) unbox() {
+	if o := out.s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
+		out.s.out = nil
 	}
 }
 
 // hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
 // twice the room of messages, which can be stored. A session that has ended, or whose stream has, keeps what comes
 // until it is unbound or rests, so that nothing overtakes what it has: as much again. Under the outbox lock.
-func (s *Session) hold(p Parcel) bool {
-	o, room := s.box(), 2
+func (out Outbox) hold(p Parcel) bool {
+	o, room := out.box(), 2
 	if p.Kind == stanza.Message {
 		room = 1
 	}
-	if s.ending != goesOn {
+	if out.s.ending != goesOn {
 		room += 2
 	}
 	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
-		o.full = o.full || p.Kind == stanza.Message && s.backlogged()
+		o.full = o.full || p.Kind == stanza.Message && out.backlogged()
 		return false
 	}
 	o.held = append(o.held, p.keep())
@@ -216,10 +216,9 @@ func (p *Parcel) keep() heldElement {
 	return h
 }
 
-// refuses reports whether s takes no message as it holds back as many as it may.
-func (s *Session) refuses() bool {
-	s.lockOut()
-	defer s.unlockOut()
+// refuses reports whether no message is taken, as there are as many held back as may be.
+func (out Outbox) refuses() bool {
+	s := out.s
 	return s.ending == goesOn && s.out != nil && s.out.full
 }
 
@@ -231,35 +230,40 @@ func (s *Session) Ended() bool {
 
 // closing says that the stream ref of s ends by why.
 func (s *Session) closing(ref StreamRef, why Ending) {
-	s.lockOut()
-	defer s.unlockOut()
+	out := s.lockOut()
+	defer out.unlock()
 	if s.stream == ref {
-		s.stop(why)
+		out.stop(why)
 	}
 }
 
 // release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
 // nothing is left. Under the account's lock, on the loop of the stream.
-func (l *Local) release(s *Session) (all bool) {
+func (s *Session) release(l *Local) (all bool) {
 	for {
-		h, ok, left := s.nextHeld()
+		out := s.lockOut()
+		h, ok, left := out.nextHeld()
+		out.unlock()
 		if !ok {
 			return !left
 		}
 		may := h.from.IsZero()
 		switch {
-		case !may && !l.guarded(s, func() { may = l.mayHave(s, h.from) }):
+		case !may && !guarded(l, s, func() { may = mayHave(l, s, h.from) }):
 			if h.last() { // else another session of the account has it
-				l.bounce(s.account, h, stanza.InternalServerError)
+				bounce(l, s.account, h, stanza.InternalServerError)
 			}
 			continue
 		case !may:
 			if h.kind == stanza.IQ {
-				l.again(h) // it has an answer, as to an address that takes nothing
+				l.mail.again(h) // it has an answer, as to an address that takes nothing
 			}
 			continue
 		}
-		if !s.giveHeld(h) {
+		out = s.lockOut()
+		ok = out.giveHeld(h)
+		out.unlock()
+		if !ok {
 			return false
 		}
 	}
@@ -267,10 +271,8 @@ func (l *Local) release(s *Session) (all bool) {
 
 // nextHeld takes the first element that is held back, if the wire should have it now; left: there is one, and it
 // waits until the client has what the wire took.
-func (s *Session) nextHeld() (h heldElement, ok, left bool) {
-	s.lockOut()
-	defer s.unlockOut()
-	o := s.out
+func (out Outbox) nextHeld() (h heldElement, ok, left bool) {
+	s, o := out.s, out.s.out
 	switch {
 	case o == nil || len(o.held) == 0:
 		return h, false, false
@@ -278,7 +280,7 @@ func (s *Session) nextHeld() (h heldElement, ok, left bool) {
 		return h, false, true
 	case o.given >= LowMark:
 		if o.asks == 0 {
-			s.askDrain()
+			out.askDrain()
 		}
 		return h, false, true
 	}
@@ -290,16 +292,14 @@ func (s *Session) nextHeld() (h heldElement, ok, left bool) {
 }
 
 // giveHeld gives h to the wire, or puts it back in the first place.
-func (s *Session) giveHeld(h heldElement) bool {
-	s.lockOut()
-	defer s.unlockOut()
-	o := s.box()
+func (out Outbox) giveHeld(h heldElement) bool {
+	s, o := out.s, out.box()
 	if !s.rests() && s.wire.Send(h.bytes) {
 		o.given += len(h.bytes)
 		return true
 	}
 	o.held = append([]heldElement{h}, o.held...)
 	o.bytes += len(h.bytes)
-	s.clog()
+	out.clog()
 	return false
 }

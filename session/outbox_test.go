@@ -21,7 +21,7 @@ func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
 	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }}, func(api *session.API) error {
 		api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Needs: session.HasResource,
-			Handle: func(st *session.Stream, e xmlstream.Element) { st.Send([]byte("<a xmlns='urn:of-the-test'/>")) }})
+			Handle: func(st session.Negotiation, e xmlstream.Element) { st.Send([]byte("<a xmlns='urn:of-the-test'/>")) }})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")

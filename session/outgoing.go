@@ -17,21 +17,21 @@ type Outbox struct{ s *Session }
 // Outbox runs f with the outbox of s, under its lock: for a module that changes there what it has in an [OutSlot]. Any
 // goroutine, the account's lock held or not.
 func (s *Session) Outbox(f func(o Outbox)) {
-	s.lockOut()
-	defer s.unlockOut()
-	f(Outbox{s})
-	s.unbox()
+	out := s.lockOut()
+	defer out.unlock()
+	f(out)
+	out.unbox()
 }
 
 // Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
 // [Session.Send].
-func (o Outbox) Append(p Parcel) (ok bool) { return o.s.takes() && o.s.put(p) }
+func (out Outbox) Append(p Parcel) (ok bool) { return out.takes() && out.put(p) }
 
 // Hold keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source], which would
 // be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session ends before, stanzas of
 // others are routed again.
-func (o Outbox) Hold(p Parcel) (ok bool) {
-	b := o.s.box()
+func (out Outbox) Hold(p Parcel) (ok bool) {
+	b := out.box()
 	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
 		return false
 	}
@@ -41,23 +41,23 @@ func (o Outbox) Hold(p Parcel) (ok bool) {
 }
 
 // Flush sends what was held back, in order, past the hooks.
-func (o Outbox) Flush() {
-	b := o.s.out
+func (out Outbox) Flush() {
+	b := out.s.out
 	if b == nil {
 		return
 	}
 	list := b.kept
 	b.kept, b.weight = nil, 0
 	for _, h := range list {
-		if !o.Append(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
+		if !out.Append(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
 			return // it ends
 		}
 	}
 }
 
 // Forget drops what is held back and old says so of: presence that a newer one replaces.
-func (o Outbox) Forget(old func(kind stanza.Kind, from jid.JID) bool) {
-	b := o.s.out
+func (out Outbox) Forget(old func(kind stanza.Kind, from jid.JID) bool) {
+	b := out.s.out
 	if b == nil {
 		return
 	}
@@ -81,16 +81,16 @@ type OutSlot[T any] struct{ id uint16 }
 func NewOutSlot[T any](name string) OutSlot[T] { return OutSlot[T]{register(&names.outSlots, name)} }
 
 // Get is the state in o, nil if there is none.
-func (k OutSlot[T]) Get(o Outbox) *T {
-	if o.s.out == nil {
+func (k OutSlot[T]) Get(out Outbox) *T {
+	if out.s.out == nil {
 		return nil
 	}
-	return slotOf[T](o.s.out.values, k.id)
+	return slotOf[T](out.s.out.values, k.id)
 }
 
 // Set puts v into o; nil takes it out.
-func (k OutSlot[T]) Set(o Outbox, v *T) {
-	if v != nil || o.s.out != nil {
-		setSlot(&o.s.box().values, k.id, v)
+func (k OutSlot[T]) Set(out Outbox, v *T) {
+	if v != nil || out.s.out != nil {
+		setSlot(&out.box().values, k.id, v)
 	}
 }

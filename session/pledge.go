@@ -90,15 +90,15 @@ func (d *ledger) settle(number uint32, err error) {
 		d.st.unpark(parkedPledges)
 	}
 	if st := d.st; st.sess != nil && st.state != Closing {
-		st.tellSettled(d.settled, failed)
+		d.tell(failed)
 	}
 }
 
-// tellSettled runs the Settled hooks. A panic ends st alone, whichever stanza has set them off: its client can't be
+// tell runs the Settled hooks. A panic ends the stream alone, whichever stanza has set them off: its client can't be
 // told what was handled any more.
-func (st *Stream) tellSettled(number uint32, failed int) {
-	l := st.loop
-	at := l.frame(st.Peer(), nil)
+func (d *ledger) tell(failed int) {
+	st, l := d.st, d.st.loop
+	at := newFrame(l, st.Peer(), nil)
 	at.held = l.held
 	defer func() {
 		if r := recover(); r != nil {
@@ -108,7 +108,7 @@ func (st *Stream) tellSettled(number uint32, failed int) {
 	}()
 	c := &st.host.Profile().Hooks.Settled
 	for i := range c.links {
-		c.links[i].f(st, number, failed)
+		c.links[i].f(st, d.settled, failed)
 	}
 }
 
@@ -131,7 +131,7 @@ func (ev *Stanza) land(l *Local) {
 		origin.tell(l, home, nil)
 		return
 	}
-	l.await(ev.pledged, func(err error) { origin.tell(l, home, err) })
+	l.commits.await(ev.pledged, func(err error) { origin.tell(l, home, err) })
 }
 
 // tell has the ledger of o, which is on the loop home, settle o.

@@ -16,7 +16,6 @@ import (
 	"canto/session/sessiontest/acks"
 	"canto/session/store"
 	"canto/session/store/storetest"
-	"canto/xmlstream"
 )
 
 const nsAcks = "urn:canto:test:acks"
@@ -229,13 +228,9 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	st := s.Stream(next)
 	st.Local().Loop.Post(func() {
 		st.Local().Enter(func() {
-			st.Bind(func(a *session.Account, _ bool, _ error) { a.Adopt(st, a.Resources()[0]) })
+			st.Negotiation().Bind(func(a *session.Account, _ bool, _ error) { a.Adopt(st.Negotiation(), a.Resources()[0]) })
 			// What the old connection had sent by then is read before it is closed.
-			el, err := xmlstream.NewParser(nil).Element([]byte("<message to='juliet@localhost' type='chat'><body>two</body></message>"))
-			if err != nil {
-				t.Error(err)
-			}
-			old.Local().Receive(old, el)
+			old.Feed([]byte("<message to='juliet@localhost' type='chat'><body>two</body></message>"), 0)
 			if n := old.Settled(); n != 1 {
 				t.Errorf("%d are settled, and the second was dropped", n)
 			}

@@ -146,11 +146,7 @@ func (r *Router) Retire(p *Profile, done func(error)) {
 	left.Store(int32(len(r.locals)))
 	for _, l := range r.locals {
 		ok := l.Loop.Post(func() {
-			until := Ticket(0) // commits that are out now, whose handlers may be p's
-			for _, w := range l.waits {
-				until = max(until, w.ticket)
-			}
-			l.retire(p, until, left, done)
+			retire(l, p, l.commits.last(), left, done) // the handlers of commits that are out now may be p's
 		})
 		if !ok && left.Add(-1) == 0 {
 			done(p.unload())
@@ -180,10 +176,9 @@ func (l *Local) Work(h *Host, c reactor.Class, work func() error, then func(l *L
 }
 
 // retire asks again while a commit up to until, or a work of p, is out.
-func (l *Local) retire(p *Profile, until Ticket, left *atomic.Int32, done func(error)) {
-	out := slices.ContainsFunc(l.waits, func(w wait) bool { return w.ticket <= until })
-	if out || p.works.Load() > 0 {
-		t := &later{f: func() { l.retire(p, until, left, done) }}
+func retire(l *Local, p *Profile, until Ticket, left *atomic.Int32, done func(error)) {
+	if l.commits.waiting(until) || p.works.Load() > 0 {
+		t := &later{f: func() { retire(l, p, until, left, done) }}
 		l.Loop.Arm(&t.timer, l.Loop.Tick()+1, t)
 		return
 	}

@@ -46,7 +46,7 @@ func (ev *Stanza) KeptInBatch() Verdict {
 
 // records runs run, the chain c of ev at its recipient, and then phase Record of c, whatever run said. A store that is
 // known to be full refuses a message before anything of it is delivered.
-func (l *Local) records(c *Chain[StanzaFunc], ev *Stanza, run func(l *Local, c *Chain[StanzaFunc], ev *Stanza)) {
+func records(l *Local, c *Chain[StanzaFunc], ev *Stanza, run func(l *Local, c *Chain[StanzaFunc], ev *Stanza)) {
 	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Durable.Full() {
 		ev.Fail(stanza.ResourceConstraint)
 		return
@@ -59,7 +59,7 @@ func (l *Local) records(c *Chain[StanzaFunc], ev *Stanza, run func(l *Local, c *
 }
 
 // write gives the batch of ev, if there is one, to the store, for the entity whose lock is held.
-func (ev *Stanza) write() {
+func writeBatch(ev *Stanza) {
 	b := ev.batch
 	if b == nil {
 		return

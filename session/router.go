@@ -64,7 +64,7 @@ func (r *Router) Start(loops []*reactor.Loop) {
 	}
 	r.Durable.Notify(func() {
 		for _, l := range r.locals {
-			l.Loop.Post(l.settle)
+			l.Loop.Post(l.commits.settle)
 		}
 	})
 	for _, l := range r.locals {
@@ -78,20 +78,21 @@ func (r *Router) Local(loop *reactor.Loop) *Local { return r.locals[loop.Index()
 // Locals are all of them. Any goroutine, after Start.
 func (r *Router) Locals() []*Local { return r.locals }
 
-// Receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
+// receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
 // it returns.
-func (l *Local) Receive(st *Stream, e xmlstream.Element) {
+func (st reader) receive(e xmlstream.Element) {
+	l := st.loop
 	l.crowded, l.copied = 0, 0
 	size := len(e.Raw())
-	l.receive(st, e)
+	st.element(e)
 	if l.copied > 0 {
-		l.spend(st, l.copied/copyShare)
+		st.spend(l.copied / copyShare)
 	}
 	if l.crowded > 0 {
 		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
 		l.stats.Limits["crowded"]++
-		l.spend(st, min(l.crowded, size)*crowdPrice)
+		st.spend(min(l.crowded, size) * crowdPrice)
 	}
 }
 
@@ -102,28 +103,30 @@ const copyShare = 64
 // crowdPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides itself.
 const crowdPrice = 15
 
-func (l *Local) receive(st *Stream, e xmlstream.Element) {
+// element takes e, whatever it costs.
+func (st reader) element(e xmlstream.Element) {
+	l := st.loop
 	l.enter()
 	defer l.leave()
 	if st.sess == nil {
-		defer l.caught(st)
-		l.negotiate(st, e)
+		defer caught(st.Stream)
+		st.negotiate(e)
 		return
 	}
 	kind := stanza.KindOf(e)
 	if kind == stanza.Nonza {
-		defer l.caught(st)
-		l.nonza(st, e)
+		defer caught(st.Stream)
+		st.nonza(e)
 		return
 	}
 	l.stats.In[kind]++
-	l.stanza(st, kind, e)
+	st.stanza(kind, e)
 }
 
 // nonza finds the feature that a bound stream's element belongs to.
-func (l *Local) nonza(st *Stream, e xmlstream.Element) {
-	if f := st.feature(e, e, false); f != nil {
-		f.Handle(st, e)
+func (st reader) nonza(e xmlstream.Element) {
+	if f := st.Negotiation().feature(e, e, false); f != nil {
+		f.Handle(st.Negotiation(), e)
 		return
 	}
 	if n := e.Name(); n.Space == nameStreamErr.Space {
@@ -132,7 +135,7 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 			return
 		}
 	}
-	if st.known(e.Name()) {
+	if st.Negotiation().known(e.Name()) {
 		st.Close(ErrPolicyViolation) // a second login, TLS after it (attack S06)
 		return
 	}
@@ -140,11 +143,12 @@ func (l *Local) nonza(st *Stream, e xmlstream.Element) {
 }
 
 // stanza checks what every stanza from a client owes (RFC 6120 §8.1), and routes it.
-func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
+func (st reader) stanza(kind stanza.Kind, e xmlstream.Element) {
+	l := st.loop
 	s := st.sess
-	ev := l.push()
-	defer l.pop()
-	ev.on, ev.stream, ev.Session, ev.Host = l, st, s, s.account.host
+	ev := l.stack.push(l)
+	defer l.stack.pop()
+	ev.stream, ev.Session, ev.Host = st.Stream, s, s.account.host
 	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
 	ev.lang, ev.loop = st.Lang(), l.mark
 	ev.origin.Stream = st.ref()
@@ -174,7 +178,7 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 			return
 		}
 		ev.To = j
-		ev.Target = l.target(ev)
+		ev.Target = targetOf(l, ev)
 	}
 	if ev.Type == stanza.TypeUnknown {
 		ev.Fail(stanza.BadRequest)
@@ -184,7 +188,7 @@ func (l *Local) stanza(st *Stream, kind stanza.Kind, e xmlstream.Element) {
 		ev.Fail(stanza.BadRequest)
 		return
 	}
-	l.walk(ev)
+	walk(l, ev)
 }
 
 // wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
@@ -211,7 +215,7 @@ func wellFormedIQ(ev *Stanza) bool {
 // (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
+	ok, crowded, full := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++
@@ -221,7 +225,7 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 		if ev.recorded {
 			ev.takers = append(ev.takers, to)
 		}
-	case to.refuses():
+	case full:
 		l.stats.Limits["held"]++
 	}
 	if crowded {
@@ -233,12 +237,13 @@ func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	return ok
 }
 
-// deliver is Send, and reports besides whether more waits for the client than it takes at a time.
-func (s *Session) deliver(p Parcel) (ok, crowded bool) {
-	s.lockOut()
-	defer s.unlockOut()
-	ok = s.send(p)
-	return ok, s.wire != nil && s.wire.Crowded()
+// deliver is Send, and reports besides whether more waits for the client than it takes at a time; full: p was
+// refused, as there are as many messages held back as may be.
+func (s *Session) deliver(p Parcel) (ok, crowded, full bool) {
+	out := s.lockOut()
+	defer out.unlock()
+	ok = out.send(p)
+	return ok, s.wire != nil && s.wire.Crowded(), !ok && out.refuses()
 }
 
 // Append appends ev as it is delivered: from is the sender's true address, to the one it was sent
@@ -297,7 +302,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 }
 
 // mayHave reports whether the account of s takes what from sent, by the rules that hold now.
-func (l *Local) mayHave(s *Session, from jid.JID) bool {
+func mayHave(l *Local, s *Session, from jid.JID) bool {
 	a := s.account
 	if from.Bare() == a.addr {
 		return true

@@ -148,7 +148,7 @@ func (s *Seats) seat(to jid.JID, loop int) {
 	v.move(to, &p, p.loop != p.want)
 	v.places[to] = p
 	if p.moves && !s.spread() {
-		s.of.resettle()
+		v.resettle()
 	}
 }
 
@@ -160,12 +160,8 @@ func (v *lived) move(to jid.JID, p *place, changes bool) {
 	}
 }
 
-// resettle moves receivers to the loops that they are wanted on. Nothing of e is spread. Under the lock.
-func (e *Entity) resettle() {
-	v, ok := e.live.(*lived)
-	if !ok || len(v.moves) == 0 {
-		return
-	}
+// resettle moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under the lock.
+func (v *lived) resettle() {
 	for _, to := range v.moves {
 		p, ok := v.places[to]
 		switch {
@@ -288,8 +284,8 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 	if e.crowds && seats.n > sayInline {
 		l.crowded += len(el) // as if their clients were looked at now
 	}
-	if seats.n <= sayInline && !e.elsewhere(l) {
-		e.speaks(l)
+	if seats.n <= sayInline && !e.speaker().elsewhere(l) {
+		e.speaker().speaks(l)
 		b := l.mail.bytes(el)
 		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, loop: l.originLoop}
 		l.stats.Mailed += uint64(seats.n)
@@ -300,7 +296,7 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		return
 	}
 	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
-	e.job(l, j)
+	e.speaker().job(l, j)
 }
 
 // Seats lends an empty set of receivers, until the hook returns.

@@ -58,12 +58,14 @@ func (s *Session) SetInterested() { interested.Set(s, true) }
 
 var interested = NewFlag("interested")
 
-func (s *Session) lockOut() {
+// lockOut takes the outbox lock of s; it is the last of the order of locks.
+func (s *Session) lockOut() Outbox {
 	outboxCheck()
 	s.mu.Lock()
+	return Outbox{s}
 }
 
-func (s *Session) unlockOut() {
-	s.mu.Unlock()
+func (out Outbox) unlock() {
+	out.s.mu.Unlock()
 	outboxUncheck()
 }

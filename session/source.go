@@ -76,29 +76,29 @@ type answer struct {
 // Pull has s given what src has, behind what other sources had to say by then, and among live stanzas; ahead: live
 // messages wait until it has ended. If s has no stream, or closes, src ends at once. Under the account's lock.
 func (s *Session) Pull(l *Local, src Source, ahead bool) {
-	s.lockOut()
+	out := s.lockOut()
 	if s.ending != goesOn || s.rests() {
-		s.unlockOut()
+		out.unlock()
 		src.End(l, s, StreamEnded)
 		return
 	}
-	o := s.box()
+	o := out.box()
 	o.sources = append(o.sources, &pulled{src: src, ahead: ahead})
-	s.unlockOut()
-	l.pullSoon(s)
+	out.unlock()
+	pullSoon(l, s)
 }
 
 // Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that such a session
 // does not take belongs behind what is stored. Under the account's lock.
 func (s *Session) Backlogged() bool {
-	s.lockOut()
-	defer s.unlockOut()
-	return s.backlogged()
+	out := s.lockOut()
+	defer out.unlock()
+	return out.backlogged()
 }
 
-func (s *Session) backlogged() bool {
-	if s.out != nil {
-		for _, f := range s.out.sources {
+func (out Outbox) backlogged() bool {
+	if out.s.out != nil {
+		for _, f := range out.s.out.sources {
 			if f.ahead {
 				return true
 			}
@@ -109,8 +109,7 @@ func (s *Session) backlogged() bool {
 
 // wake is [Waker.Wake].
 func (s *Session) wake(src Source) {
-	s.lockOut()
-	defer s.unlockOut()
+	defer s.lockOut().unlock()
 	if s.out == nil || s.rests() {
 		return
 	}
@@ -124,7 +123,7 @@ func (s *Session) wake(src Source) {
 		}
 		f.sleeping = false
 		l := s.wire.Loop()
-		l.Loop.Post(func() { l.Enter(func() { l.pull(s) }) })
+		l.Loop.Post(func() { l.Enter(func() { pull(l, s) }) })
 	}
 }
 
@@ -143,9 +142,9 @@ func (w Waker) Wake() { w.s.wake(w.src) }
 
 // pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the account's
 // lock.
-func (l *Local) pullSoon(s *Session) {
+func pullSoon(l *Local, s *Session) {
 	if at := s.wire.Loop(); at != l {
-		at.Loop.Post(func() { at.Enter(func() { at.pull(s) }) })
+		at.Loop.Post(func() { at.Enter(func() { pull(at, s) }) })
 		return
 	}
 	l.mail.pulls = append(l.mail.pulls, s)
@@ -153,19 +152,19 @@ func (l *Local) pullSoon(s *Session) {
 
 // pull asks the source of s for elements, and gives them to the client, until enough is on its way. On the loop of the
 // stream, under no lock.
-func (l *Local) pull(s *Session) {
+func pull(l *Local, s *Session) {
 	for {
-		f := s.asks()
+		f := toAsk(s)
 		if f == nil {
 			return
 		}
-		list, then := l.ask(s, f)
+		list, then := f.ask(l, s)
 		inline, again := true, false
 		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
 			then.failed = then.failed || err != nil
-			again = a == s.account && a.index(s) >= 0 && l.give(s, f, list, then)
+			again = a == s.account && a.index(s) >= 0 && f.give(l, s, list, then)
 			if again && !inline {
-				l.pullSoon(s)
+				pullSoon(l, s)
 			}
 		})
 		if inline = false; !again {
@@ -174,11 +173,11 @@ func (l *Local) pull(s *Session) {
 	}
 }
 
-// asks is the source of s that is to be asked now; nil: none, or the client has enough to take. What was given by
+// toAsk is the source of s that is to be asked now; nil: none, or the client has enough to take. What was given by
 // then is asked about at the wire.
-func (s *Session) asks() *pulled {
-	s.lockOut()
-	defer s.unlockOut()
+func toAsk(s *Session) *pulled {
+	out := s.lockOut()
+	defer out.unlock()
 	if s.out == nil || len(s.out.sources) == 0 || s.rests() || s.ending != goesOn {
 		return nil
 	}
@@ -186,7 +185,7 @@ func (s *Session) asks() *pulled {
 	switch {
 	case f.asking || f.sleeping || f.ended || s.out.clogged:
 	case f.sent >= LowMark || s.wire.Crowded():
-		s.askTaken(f)
+		out.askTaken(f)
 	default:
 		f.asking, f.woken = true, false
 		return f
@@ -195,23 +194,23 @@ func (s *Session) asks() *pulled {
 }
 
 // askTaken has the wire tell when the client has what f has given. Under the outbox lock.
-func (s *Session) askTaken(f *pulled) {
-	if s.out.asks == 0 {
+func (out Outbox) askTaken(f *pulled) {
+	if out.s.out.asks == 0 {
 		f.due, f.dueSent = f.given, f.sent
-		s.askDrain()
+		out.askDrain()
 	}
 }
 
 // ask asks f for as much as may be on its way to the client. A panic ends f alone.
-func (l *Local) ask(s *Session, f *pulled) (list []Parcel, then answer) {
-	s.lockOut()
+func (f *pulled) ask(l *Local, s *Session) (list []Parcel, then answer) {
+	out := s.lockOut()
 	list, f.rest = f.rest, nil
-	s.unlockOut()
+	out.unlock()
 	if len(list) > 0 {
 		return list, f.then
 	}
 	then.failed = true // unless it returns
-	defer l.boundary(l.frame(s.jid, nil))
+	defer l.boundary(newFrame(l, s.jid, nil))
 	is := Ready
 	for size := f.sent; size < LowMark; {
 		var p Parcel
@@ -226,46 +225,46 @@ func (l *Local) ask(s *Session, f *pulled) (list []Parcel, then answer) {
 
 // give gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be asked again.
 // Under the account's lock.
-func (l *Local) give(s *Session, f *pulled, list []Parcel, then answer) (again bool) {
-	if !s.answered(f) {
+func (f *pulled) give(l *Local, s *Session, list []Parcel, then answer) (again bool) {
+	if !f.answered(s) {
 		return false // it has ended meanwhile
 	}
 	for i, p := range list {
 		wanted, gave := false, false
 		switch {
-		case !l.guarded(s, func() { wanted = f.src.Wanted(s) }):
-			return l.ends(s, f, SourceFailed)
+		case !guarded(l, s, func() { wanted = f.src.Wanted(s) }):
+			return f.ends(l, s, SourceFailed)
 		case !wanted:
-			return l.ends(s, f, SourceUnwanted)
-		case !l.guarded(s, func() { gave = l.giveOne(s, f, p) }):
-			return l.ends(s, f, SourceFailed)
+			return f.ends(l, s, SourceUnwanted)
+		case !guarded(l, s, func() { gave = f.giveOne(l, s, p) }):
+			return f.ends(l, s, SourceFailed)
 		case !gave:
 			list[i].asked = true
-			s.lockOut()
+			out := s.lockOut()
 			f.rest, f.then = list[i:], then
-			s.unlockOut()
+			out.unlock()
 			return false
 		}
 	}
 	switch {
 	case then.failed:
-		return l.ends(s, f, SourceFailed)
+		return f.ends(l, s, SourceFailed)
 	case then.is == Exhausted:
-		return l.ends(s, f, SourceDone)
+		return f.ends(l, s, SourceDone)
 	}
-	return then.is == Ready || s.sleeps(f)
+	return then.is == Ready || f.sleeps(s)
 }
 
 // giveOne gives the client of s one element of f, if it may have it; false: there is no room.
-func (l *Local) giveOne(s *Session, f *pulled, p Parcel) (ok bool) {
-	p, may := l.asOfToday(s, p)
+func (f *pulled) giveOne(l *Local, s *Session, p Parcel) (ok bool) {
+	p, may := asOfToday(l, s, p)
 	p.pulled = true
-	s.lockOut()
-	defer s.unlockOut()
+	out := s.lockOut()
+	defer out.unlock()
 	switch {
 	case !may: // it must not have it, and that is that
 		p.Bytes = nil
-	case s.send(p):
+	case out.send(p):
 		l.stats.Out[p.Kind]++
 	default:
 		return false
@@ -276,72 +275,71 @@ func (l *Local) giveOne(s *Session, f *pulled, p Parcel) (ok bool) {
 }
 
 // sleeps notes that f has nothing yet; true: it was woken meanwhile.
-func (s *Session) sleeps(f *pulled) (woken bool) {
-	s.lockOut()
-	defer s.unlockOut()
+func (f *pulled) sleeps(s *Session) (woken bool) {
+	out := s.lockOut()
+	defer out.unlock()
 	if woken, f.woken = f.woken, false; !woken {
 		f.sleeping = true
 		if f.given > 0 {
-			s.askTaken(f)
+			out.askTaken(f)
 		}
 	}
 	return woken
 }
 
 // answered notes that f has answered; false: it has ended.
-func (s *Session) answered(f *pulled) bool {
-	s.lockOut()
-	defer s.unlockOut()
+func (f *pulled) answered(s *Session) bool {
+	defer s.lockOut().unlock()
 	f.asking = false
 	return s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
 }
 
 // ends has f asked for nothing any more; again: there is another source.
-func (l *Local) ends(s *Session, f *pulled, why SourceEnd) (again bool) {
-	s.lockOut()
+func (f *pulled) ends(l *Local, s *Session, why SourceEnd) (again bool) {
+	out := s.lockOut()
 	f.ended, f.why, f.rest = true, why, nil
 	if f.given > 0 {
-		s.askTaken(f)
-		s.unlockOut()
+		out.askTaken(f)
+		out.unlock()
 		return false
 	}
-	s.unlockOut()
-	return l.finish(s, f)
+	out.unlock()
+	return f.finish(l, s)
 }
 
 // finish tells f, of which everything was taken, that it has ended, once the live messages that wait behind it have
 // left; again: there is another source. Under the account's lock, on the loop of the stream.
-func (l *Local) finish(s *Session, f *pulled) (again bool) {
-	if f.ahead && !l.release(s) {
+func (f *pulled) finish(l *Local, s *Session) (again bool) {
+	if f.ahead && !s.release(l) {
 		return false
 	}
-	s.lockOut()
+	out := s.lockOut()
 	o := s.out
 	if o == nil || len(o.sources) == 0 || o.sources[0] != f {
-		s.unlockOut()
+		out.unlock()
 		return false
 	}
 	o.sources = o.sources[1:]
-	s.unlockOut()
-	defer s.reopen()
-	l.guarded(s, func() { f.src.End(l, s, f.why) })
+	out.unlock()
+	defer reopen(s)
+	guarded(l, s, func() { f.src.End(l, s, f.why) })
 	return true
 }
 
 // reopen lets s hold messages back again: a source that has ended sees to those that were refused.
-func (s *Session) reopen() {
-	s.lockOut()
-	defer s.unlockOut()
+func reopen(s *Session) {
+	out := s.lockOut()
+	defer out.unlock()
 	if s.out != nil {
 		s.out.full = false
-		s.unbox()
+		out.unbox()
 	}
 }
 
 // guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory of the
 // account is read again. ok: there was none.
-func (l *Local) guarded(s *Session, f func()) (ok bool) {
-	at := l.frame(s.jid, nil)
+func guarded(l *Local, s *Session, f func()) (ok bool) {
+	at := newFrame(l, s.jid, nil)
 	at.held = l.held // the caller gives it back
 	defer l.boundary(at)
 	f()
@@ -349,29 +347,29 @@ func (l *Local) guarded(s *Session, f func()) (ok bool) {
 }
 
 // endSources ends all sources of s. Under the account's lock.
-func (l *Local) endSources(s *Session, why SourceEnd) {
-	s.lockOut()
+func (s *Session) endSources(l *Local, why SourceEnd) {
+	out := s.lockOut()
 	var list []*pulled
 	if s.out != nil {
 		list, s.out.sources, s.out.full = s.out.sources, nil, false
 	}
-	s.unlockOut()
+	out.unlock()
 	for _, f := range list {
-		l.guarded(s, func() { f.src.End(l, s, why) })
+		guarded(l, s, func() { f.src.End(l, s, why) })
 	}
 }
 
 // drained goes on with what waits for the client of s, which has what was sent before: its stream ref says so. On the
 // loop of the stream, under no lock.
-func (l *Local) drained(s *Session, ref StreamRef) {
-	s.lockOut()
+func (s *Session) drained(l *Local, ref StreamRef) {
+	out := s.lockOut()
 	o := s.out
 	if o == nil || s.stream != ref {
-		s.unlockOut()
+		out.unlock()
 		return
 	}
 	if o.asks--; o.asks > 0 {
-		s.unlockOut()
+		out.unlock()
 		return // what was sent since is behind this: the last answer counts
 	}
 	o.clogged, o.given = false, 0
@@ -383,8 +381,8 @@ func (l *Local) drained(s *Session, ref StreamRef) {
 		f.given, f.sent, f.due, f.dueSent = f.given-f.due, f.sent-f.dueSent, 0, 0
 	}
 	idle := f == nil && len(o.held) == 0
-	s.unbox()
-	s.unlockOut()
+	out.unbox()
+	out.unlock()
 	if idle {
 		return
 	}
@@ -393,47 +391,47 @@ func (l *Local) drained(s *Session, ref StreamRef) {
 		if a != s.account || a.index(s) < 0 || s.stream != ref {
 			return
 		}
-		again = l.goOn(s, f, taken, err)
+		again = goOn(l, s, f, taken, err)
 		if again && !inline {
-			l.pullSoon(s)
+			pullSoon(l, s)
 		}
 	})
 	if inline = false; again {
-		l.pull(s)
+		pull(l, s)
 	}
 }
 
 // goOn tells f, if there is a source, how much was taken, and gives what is held back to a client that waits for none.
 // Under the account's lock.
-func (l *Local) goOn(s *Session, f *pulled, taken int, err error) (again bool) {
-	s.lockOut()
+func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
+	out := s.lockOut()
 	current := s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
-	s.unlockOut()
+	out.unlock()
 	if !current {
 		f = nil
 	}
 	switch {
 	case f == nil:
 		if !s.Backlogged() && err == nil {
-			l.release(s)
+			s.release(l)
 		}
 		return true
 	case err != nil:
-		return l.ends(s, f, SourceFailed)
-	case taken > 0 && !l.guarded(s, func() { f.src.Taken(l, s, taken) }):
-		return l.ends(s, f, SourceFailed)
+		return f.ends(l, s, SourceFailed)
+	case taken > 0 && !guarded(l, s, func() { f.src.Taken(l, s, taken) }):
+		return f.ends(l, s, SourceFailed)
 	}
-	s.lockOut()
+	out = s.lockOut()
 	ended, left := f.ended, f.given
 	if left > 0 {
-		s.askTaken(f)
+		out.askTaken(f)
 	}
-	s.unlockOut()
+	out.unlock()
 	switch {
 	case ended && left == 0:
-		return l.finish(s, f)
+		return f.finish(l, s)
 	case !s.Backlogged():
-		l.release(s) // what waited for room on the wire
+		s.release(l) // what waited for room on the wire
 	}
 	return true
 }
@@ -443,7 +441,7 @@ func (l *Local) goOn(s *Session, f *pulled, taken int, err error) (again bool) {
 // from and to replace what el has, unless they are zero. It reports whether s has it or must not have it. Many
 // elements are a [Source]. Under the account's lock.
 func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
-	p, may := l.asOfToday(s, Parcel{Bytes: el, Kind: kind, From: from, To: to})
+	p, may := asOfToday(l, s, Parcel{Bytes: el, Kind: kind, From: from, To: to})
 	if !may {
 		return true
 	}
@@ -457,7 +455,7 @@ func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []by
 // asOfToday is p, which was stored or remembered, as it is delivered by the rules that hold now: its addresses, where
 // p has some, in the place of those in its bytes. false: the account takes nothing from its sender. The bytes are
 // good until the loop delivers something else.
-func (l *Local) asOfToday(s *Session, p Parcel) (Parcel, bool) {
+func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 	e, err := l.Parser.Element(p.Bytes)
 	if err != nil {
 		l.Log.Error("a stored stanza does not parse", "jid", s.jid.String(), "err", err)
@@ -472,5 +470,5 @@ func (l *Local) asOfToday(s *Session, p Parcel) (Parcel, bool) {
 		v, _ := e.Attr(stanza.AttrFrom)
 		p.From, _ = l.JID(v)
 	}
-	return p, l.mayHave(s, p.From)
+	return p, mayHave(l, s, p.From)
 }

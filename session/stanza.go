@@ -118,7 +118,7 @@ func (l *Local) Appender() *xmlstream.Appender {
 }
 
 // header writes the start of an answer to ev: its addresses and id.
-func (ev *Stanza) header(a *xmlstream.Appender, typ string) {
+func header(ev *Stanza, a *xmlstream.Appender, typ string) {
 	a.Open(ev.Kind.Name())
 	a.Attr(stanza.AttrType, typ)
 	if id, ok := ev.Element.Attr(stanza.AttrID); ok {
@@ -134,12 +134,12 @@ func (ev *Stanza) header(a *xmlstream.Appender, typ string) {
 // be nil, adds the payload.
 func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
 	a := ev.Appender()
-	ev.header(a, "result")
+	header(ev, a, "result")
 	if build != nil {
 		build(ev, a)
 	}
 	a.Close()
-	ev.on.answer(ev, a.B)
+	answerTo(ev, a.B)
 	return Done
 }
 
@@ -155,10 +155,10 @@ func (ev *Stanza) FailWith(e stanza.Error) Verdict {
 	ev.failed = true
 	ev.on.stats.Bounced[e.Condition]++
 	a := ev.Appender()
-	ev.header(a, "error")
+	header(ev, a, "error")
 	e.Append(a)
 	a.Close()
-	ev.on.answer(ev, a.B)
+	answerTo(ev, a.B)
 	return Done
 }
 
@@ -173,7 +173,7 @@ func (ev *Stanza) Origin() Origin { return ev.origin }
 
 // find makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
 // again; false: the session has ended.
-func (ev *Stanza) find(e *Entity) bool {
+func find(ev *Stanza, e *Entity) bool {
 	a := e.account()
 	if a == nil {
 		return false
@@ -182,6 +182,6 @@ func (ev *Stanza) find(e *Entity) bool {
 	if s == nil || s.stream != ev.origin.Stream {
 		return false
 	}
-	ev.Session, ev.stream = s, s.streamOn(ev.on)
+	ev.Session, ev.stream = s, streamOn(s, ev.on)
 	return true
 }

@@ -157,7 +157,7 @@ func (st *Stream) Peer() jid.JID {
 }
 
 // Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
-func (st *Stream) Exchange() any {
+func (st Negotiation) Exchange() any {
 	if st.deal == nil {
 		return nil
 	}
@@ -165,14 +165,14 @@ func (st *Stream) Exchange() any {
 }
 
 // SetExchange replaces it; nil ends the exchange.
-func (st *Stream) SetExchange(v any) {
+func (st Negotiation) SetExchange(v any) {
 	if st.deal != nil {
 		st.deal.exchange = v
 	}
 }
 
 // Fail counts a failed try to authenticate and returns how many there were on this stream.
-func (st *Stream) Fail() int {
+func (st Negotiation) Fail() int {
 	if st.deal == nil {
 		return 0
 	}
@@ -199,11 +199,11 @@ func (st *Stream) Lang() string {
 
 // Claim says that who is looked up now, to become what Authenticated is given: a [Router.Kick] from
 // here on keeps st from binding, whatever the lookup saw.
-func (st *Stream) Claim(who jid.JID) { st.deal.kicks = st.loop.router.Table.kicks(who.Bare()) }
+func (st Negotiation) Claim(who jid.JID) { st.deal.kicks = st.loop.router.Table.kicks(who.Bare()) }
 
 // Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
 // verifier returned, account its id in the store. The peer restarts the stream next.
-func (st *Stream) Authenticated(who jid.JID, account uint64) {
+func (st Negotiation) Authenticated(who jid.JID, account uint64) {
 	st.deal.peer, st.deal.account, st.deal.exchange = who.Bare(), account, nil
 	st.traits |= HasUser
 	st.restart()
@@ -222,12 +222,12 @@ func (st *Stream) Secured() {
 
 // Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves and the
 // handshake begins.
-func (st *Stream) Upgrade() { st.bits |= bitUpgrade }
+func (st Negotiation) Upgrade() { st.bits |= bitUpgrade }
 
 // startTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
 // space there, but some clients end their lines with it, and it carries nothing: it is dropped. All else was
 // sent in the clear and would be taken for something that TLS protects: it ends the stream (attack T09).
-func (st *Stream) startTLS(rest []byte) {
+func (st reader) startTLS(rest []byte) {
 	st.bits &^= bitUpgrade
 	if len(bytes.TrimLeft(rest, " \t\r\n")) > 0 {
 		st.Close(&StreamError{Condition: "policy-violation", Text: "data behind <starttls/>"})
@@ -269,7 +269,7 @@ func (st *Stream) end(err error, why Ending) {
 	if st.state == Closing {
 		return
 	}
-	st.loop.countClose(err)
+	countClose(st.loop, err)
 	if st.bits&bitHeader == 0 {
 		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
 		st.openHeader()
@@ -290,22 +290,19 @@ func (st *Stream) park(why uint8) {
 	if st.parked == 0 {
 		st.wire.Pause()
 	}
-	st.note(why)
-}
-
-// parkToAnswer is park for work that ends in an answer that the peer waits for.
-func (st *Stream) parkToAnswer() {
-	if st.parked == 0 {
-		st.wire.PauseToAnswer()
-	}
-	st.note(parkedWork)
-}
-
-func (st *Stream) note(why uint8) {
 	st.parked |= why
 	if why == parkedWork {
 		st.works++
 	}
+}
+
+// parkToAnswer is park for work that ends in an answer that the peer waits for.
+func (st Negotiation) parkToAnswer() {
+	if st.parked == 0 {
+		st.wire.PauseToAnswer()
+	}
+	st.parked |= parkedWork
+	st.works++
 }
 
 func (st *Stream) unpark(why uint8) {
@@ -323,7 +320,7 @@ func (st *Stream) unpark(why uint8) {
 }
 
 // yield leaves the rest of st's input to the loop's next turn: others come first.
-func (st *Stream) yield() {
+func (st reader) yield() {
 	st.park(parkedTurn)
 	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }
@@ -343,17 +340,17 @@ func (st *Stream) arm(which int, at reactor.Tick) {
 // Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
 // connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
 // room; if not, nothing is run.
-func (st *Stream) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
+func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.parkToAnswer()
 	if c == reactor.Disk {
-		st.Charge(readCost)
+		st.charge(readCost)
 	}
 	return st.await(c, work, then)
 }
 
 // AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
 // fair by address and host.
-func (st *Stream) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
+func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
 	st.park(parkedWork)
 	host, addr := st.payer()
 	ok = st.loop.Loop.Admit(host, addr, cost, func() {
@@ -369,7 +366,7 @@ func (st *Stream) AwaitTurn(c reactor.Class, cost int, work func() error, then f
 	return ok
 }
 
-func (st *Stream) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
+func (st Negotiation) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	if st.host == nil { // the stream has left its host, and its features with it
 		st.unpark(parkedWork)
 		return false
@@ -397,16 +394,16 @@ const (
 	loadCost = 60 // a resident set
 )
 
-// Charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
+// charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
 // and that of its address and host, where many log in.
-func (st *Stream) Charge(cost int) {
+func (st Negotiation) charge(cost int) {
 	if st.sess == nil {
 		host, addr := st.payer()
 		st.loop.Loop.Charge(host, addr, cost)
 	}
 }
 
-func (st *Stream) payer() (host uint32, addr netip.Addr) {
+func (st Negotiation) payer() (host uint32, addr netip.Addr) {
 	if st.host != nil {
 		host = st.host.ID
 	}
@@ -414,7 +411,7 @@ func (st *Stream) payer() (host uint32, addr netip.Addr) {
 }
 
 // Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
-func (st *Stream) Delay(d reactor.Tick, then func()) {
+func (st Negotiation) Delay(d reactor.Tick, then func()) {
 	st.park(parkedWork)
 	st.loop.After(d, func() {
 		if st.bits&bitGone != 0 {
@@ -434,3 +431,15 @@ type StreamRef struct {
 	Inc  uint32 // of the node: its starts are counted
 	ID   uint64
 }
+
+// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer so far, and
+// what may be done about it.
+type Negotiation struct{ *Stream }
+
+// Negotiation is st as a stream feature sees it.
+func (st *Stream) Negotiation() Negotiation { return Negotiation{st} }
+
+// A reader is a Stream as what reads its peer.
+type reader struct{ *Stream }
+
+func (st *Stream) reader() reader { return reader{st} }

@@ -38,13 +38,7 @@ func TestStreamsAreComparedWhole(t *testing.T) {
 						a.Attach(l, taken, elsewhere{s.Stream(latter).Transport()}, ref, s.Stream(latter).Traits())
 					})
 				})
-				e, err := l.Parser.Element([]byte("<message to='romeo@localhost/orchard' type='chat'><body>from the former</body></message>"))
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				l.Receive(st, e)
-				l.Parser.Release(e)
+				st.Feed([]byte("<message to='romeo@localhost/orchard' type='chat'><body>from the former</body></message>"), 0)
 			})
 			s.Settle()
 			if got := romeo.Received(); strings.Contains(got, "from the former") {

@@ -7,11 +7,11 @@ import (
 
 // walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any other straight
 // to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
-func (l *Local) walk(ev *Stanza) {
+func walk(l *Local, ev *Stanza) {
 	l.origin, l.originLoop = ev.origin, ev.loop
-	defer l.arrived(ev, l.depth)
+	defer arrived(l, ev, l.stack.depth)
 	if !ev.Fresh {
-		l.forward(ev)
+		forward(l, ev)
 		return
 	}
 	e := &ev.Session.account.Entity
@@ -21,18 +21,18 @@ func (l *Local) walk(ev *Stanza) {
 		l.stats.Superseded++
 		ev.carrier = false // what is dropped is not handled
 		e.unlock(l)        // a superseded stream, or a session that was ended: there is nothing to answer
-	case e.blocked():
-		e.enqueue(l, ev)
+	case e.mailbox().blocked():
+		e.mailbox().enqueue(l, ev)
 		e.unlock(l)
 	default:
-		if l.step(e, ev) {
-			l.forward(ev)
+		if step(l, e, ev) {
+			forward(l, ev)
 		}
 	}
 }
 
 // arrived is deferred around the way of ev: the boundary of its panics, and its end.
-func (l *Local) arrived(ev *Stanza, depth int) {
+func arrived(l *Local, ev *Stanza, depth int) {
 	if r := recover(); r != nil {
 		l.panicked(r, frame{who: ev.From, ev: ev, depth: depth})
 	}
@@ -41,36 +41,36 @@ func (l *Local) arrived(ev *Stanza, depth int) {
 
 // step takes ev through what e has for it: the Pre chain of a fresh stanza, else the chain of one that has
 // arrived. The lock of e is held at the call and given back. It reports whether ev goes on to its recipient.
-func (l *Local) step(e *Entity, ev *Stanza) (onward bool) {
+func step(l *Local, e *Entity, ev *Stanza) (onward bool) {
 	e.used = l.Loop.Tick()
 	ev.at = e
 	switch {
 	case ev.form == aPull:
-		e.pulled(l, ev)
+		pulledFrom(e, l, ev)
 	case ev.form != aStanza:
-		e.offered(l, ev)
+		offerTo(e, l, ev)
 	case ev.Fresh && !e.resident.exists:
 		ev.Fail(stanza.InternalServerError) // the account was deleted
 	case ev.Fresh:
-		onward = l.depart(e.host.Profile().Hooks, ev)
-		ev.write()
-		if onward && e.elsewhere(l) { // what e has said before is still under way: it comes first
+		onward = depart(l, e.host.Profile().Hooks, ev)
+		writeBatch(ev)
+		if onward && e.speaker().elsewhere(l) { // what e has said before is still under way: it comes first
 			ev.Fresh = false
-			e.queue(l, ev.seal())
+			e.speaker().queue(l, seal(ev))
 			onward, ev.carrier = false, false
 		}
 	case !e.resident.exists:
-		e.absent(ev)
+		nothingAt(e, ev)
 	default:
-		l.arrive(e.host.Profile().Hooks, e.kind, ev)
+		arrive(l, e.host.Profile().Hooks, e.kind, ev)
 	}
-	ev.write()
+	writeBatch(ev)
 	e.unlock(l)
 	return onward
 }
 
 // depart runs the Pre chain of a fresh stanza, and for ToSelf all there is. true: it goes on.
-func (l *Local) depart(h *Hooks, ev *Stanza) (onward bool) {
+func depart(l *Local, h *Hooks, ev *Stanza) (onward bool) {
 	var c *Chain[StanzaFunc]
 	switch ev.Kind {
 	case stanza.Message:
@@ -87,12 +87,12 @@ func (l *Local) depart(h *Hooks, ev *Stanza) (onward bool) {
 		return true
 	}
 	ev.Fresh = false
-	l.arrive(h, Accounts, ev)
+	arrive(l, h, Accounts, ev)
 	return false
 }
 
 // forward takes ev to what it is addressed to, with no lock held.
-func (l *Local) forward(ev *Stanza) {
+func forward(l *Local, ev *Stanza) {
 	ev.Fresh, ev.Session, ev.stream, ev.at = false, nil, nil, nil
 	if ev.Hops >= maxHops {
 		l.stats.Limits["hops"]++
@@ -104,44 +104,44 @@ func (l *Local) forward(ev *Stanza) {
 		if a, ok := l.router.Table.Loaded(ev.To.Bare()); ok && a.host == host { // else the one that asked is gone
 			a.lock(l)
 			if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
-				a.put(ev.seal()) // behind what was said before
+				a.mailbox().put(seal(ev)) // behind what was said before
 				a.unlock(l)
 				return
 			}
-			l.step(&a.Entity, ev)
+			step(l, &a.Entity, ev)
 		}
 		return
 	case !ours && ev.form != aStanza:
 		return
 	case !ours:
-		l.remote(ev)
+		remote(l, ev)
 		return
 	}
 	ev.Host = host
 	if ev.form == aPull {
 		ev.Target = ToBare
-	} else if ev.Target = l.target(ev); ev.Target == ToSelf {
+	} else if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
 		ev.Target = ToBare
 	}
 	if ev.Target == ToHost && !host.service {
-		l.arrive(host.Profile().Hooks, 0, ev)
+		arrive(l, host.Profile().Hooks, 0, ev)
 		return
 	}
-	e, ok := l.lockEntity(host, ev.To.Bare())
+	e, ok := l.router.Table.lock(l, host, ev.To.Bare())
 	switch {
 	case !ok && ev.form != aStanza:
 	case !ok:
 		ev.Absent()
-	case e.blocked():
-		e.enqueue(l, ev)
+	case e.mailbox().blocked():
+		e.mailbox().enqueue(l, ev)
 		e.unlock(l)
 	default:
-		l.step(e, ev)
+		step(l, e, ev)
 	}
 }
 
 // remote takes ev, which is for a domain that is not ours, through the hooks of the host that it comes from.
-func (l *Local) remote(ev *Stanza) {
+func remote(l *Local, ev *Stanza) {
 	if ev.Host == nil {
 		h, ok := l.router.Table.Host(domainOf(ev.From))
 		if !ok {
@@ -155,7 +155,7 @@ func (l *Local) remote(ev *Stanza) {
 }
 
 // arrive runs the chain of a stanza at an entity of kind k, whose lock is held; 0: at a host, under no lock.
-func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
+func arrive(l *Local, h *Hooks, k KindID, ev *Stanza) {
 	c := &h.Chains
 	if k != 0 && k != Accounts {
 		if c = h.chains(k); c == nil {
@@ -172,7 +172,7 @@ func (l *Local) arrive(h *Hooks, k KindID, ev *Stanza) {
 		ev.iqs, run = c, runIQ
 	}
 	if len(at.records) > 0 && k != 0 {
-		l.records(at, ev, run)
+		records(l, at, ev, run)
 	} else {
 		run(l, at, ev)
 	}
@@ -229,7 +229,7 @@ func (ev *Stanza) Absent() Verdict {
 }
 
 // target is what ev.To is, seen from its sender.
-func (l *Local) target(ev *Stanza) Target {
+func targetOf(l *Local, ev *Stanza) Target {
 	local, _, resource := ev.To.Parts()
 	switch {
 	case local == "":
@@ -242,19 +242,29 @@ func (l *Local) target(ev *Stanza) Target {
 	return ToBare
 }
 
-func (l *Local) push() *Stanza {
-	if l.depth == len(l.stack) {
-		panic("session: stanzas nested too deep")
-	}
-	l.depth++
-	return &l.stack[l.depth-1]
+// A stack has the Stanzas that chains run on. The loop's.
+type stack struct {
+	list  [8]Stanza
+	depth int
 }
 
-func (l *Local) pop() {
-	l.depth--
-	ev := &l.stack[l.depth]
+// push is a Stanza of l, to be filled in.
+func (s *stack) push(l *Local) *Stanza {
+	if s.depth == len(s.list) {
+		panic("session: stanzas nested too deep")
+	}
+	s.depth++
+	ev := &s.list[s.depth-1]
+	ev.on = l
+	return ev
+}
+
+// pop gives back what push gave last.
+func (s *stack) pop() {
+	s.depth--
+	ev := &s.list[s.depth]
 	if ev.other {
-		l.Parser.Release(ev.Element)
+		ev.on.Parser.Release(ev.Element)
 	}
 	extra, takers := ev.extra[:0], ev.takers[:0]
 	*ev = Stanza{}

@@ -83,7 +83,7 @@ func (d *Door) OnOpen(c *reactor.Conn) {
 	if c.Secure() {
 		traits = session.Secure
 	}
-	c.Owner = l.NewStream(w, traits)
+	c.Owner = session.NewStream(l, w, traits)
 }
 
 // OnData gives the stream what was read. Behind a login nothing is bound to the TLS channel any more.
@@ -113,7 +113,7 @@ func (d *Door) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
 // OnTimer looks at the stream's deadlines.
 func (d *Door) OnTimer(c *reactor.Conn) {
 	st := c.Owner.(*session.Stream)
-	st.Local().Due(st)
+	st.Due()
 }
 
 // OnDrain is not used: a wire is told when the socket has everything, see NotifyDrain.
@@ -150,7 +150,7 @@ func (d *Door) OnRefused(c *reactor.Conn) {
 func (d *Door) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
 	if st, ok := c.Owner.(*session.Stream); ok {
-		st.Local().Gone(st, err)
+		st.Gone(err)
 	}
 	d.Lost(remote)
 }

@@ -75,16 +75,16 @@ func (s *Server) attach(c *Client) {
 	host, _ := s.Router.Table.Host(full.Domain())
 	s.on(st.Local(), func(l *session.Local) {
 		l.Account(host, full.Bare(), func(_ *session.Local, a *session.Account, _ bool, _ error) {
-			st.Claim(full.Bare())
-			st.Authenticated(full.Bare(), a.ID())
+			st.Negotiation().Claim(full.Bare())
+			st.Negotiation().Authenticated(full.Bare(), a.ID())
 		})
 	})
 	c.Open(full.Domain())
 	s.Settle()
 	c.conn.Received() // headers and features: not of the conversation
 	s.on(st.Local(), func(*session.Local) {
-		st.Bind(func(a *session.Account, _ bool, _ error) {
-			if rests := a.Resource(full); rests == nil || !a.Adopt(st, rests) {
+		st.Negotiation().Bind(func(a *session.Account, _ bool, _ error) {
+			if rests := a.Resource(full); rests == nil || !a.Adopt(st.Negotiation(), rests) {
 				s.TB.Errorf("%s has lost its session", full)
 			}
 		})

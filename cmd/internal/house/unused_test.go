@@ -16,9 +16,9 @@ var unused = strings.Fields(`
 	Account.Attach Accounts Archive Checked Closing Copy ErrBadFormat ErrConflict ErrConnectionTimeout
 	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
 	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin
-	LeastLogins LeastOutbox LeastRate LeastStanza Local.Entity Local.Header Local.Receive MostLogin
+	LeastLogins LeastOutbox LeastRate LeastStanza Local.Entity MostLogin
 	MostOutbox MostRateWindow Opening Origin Outbox.Append Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep
-	Stanza.Origin Stream.Charge Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found Table.Loaded
+	Stanza.Origin Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found Table.Loaded
 	Unauthed Unloader
 `)
 

@@ -77,7 +77,7 @@ func (m *module) Load(api *session.API) error {
 		IQ:      true,
 		Needs:   session.HasUser,
 		Forbids: session.HasResource | session.S2S,
-		Offer:   func(_ *session.Stream, a *xmlstream.Appender) { a.Open(bindName).Close() },
+		Offer:   func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(bindName).Close() },
 		Handle:  m.bind,
 	})
 	// A second bind on a bound stream is refused (RFC 6120 §7.1).
@@ -87,7 +87,7 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
+func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 	idBytes, _ := iq.Attr(stanza.AttrID)
 	id := string(idBytes)
 	if t, _ := iq.Attr(stanza.AttrType); string(t) != "set" {
@@ -125,7 +125,7 @@ func (m *module) bind(st *session.Stream, iq xmlstream.Element) {
 	})
 }
 
-func (m *module) finish(st *session.Stream, a *session.Account, id string, full jid.JID) {
+func (m *module) finish(st session.Negotiation, a *session.Account, id string, full jid.JID) {
 	s, err := a.Bind(st, full, m.opt.Conflict != "kick")
 	if errors.Is(err, session.ErrResourceConflict) && m.opt.Conflict == "rename" {
 		if full, err = full.Bare().WithResource(m.fresh()); err == nil {
@@ -151,4 +151,4 @@ func (m *module) finish(st *session.Stream, a *session.Account, id string, full 
 	a.Ready(st, s)
 }
 
-func refuse(st *session.Stream, id string, c stanza.Condition) { st.FailIQ(id, c) }
+func refuse(st session.Negotiation, id string, c stanza.Condition) { st.FailIQ(id, c) }

@@ -108,7 +108,7 @@ func (m *Service) Load(api *session.API) error {
 	})
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: caps,
-		Offer: func(st *session.Stream, a *xmlstream.Appender) {
+		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
 			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, node).Attr(stanza.AttrVer, m.ver(st.Host().Profile())).Close()
 		},
 	})

@@ -35,7 +35,7 @@ func (module) Load(api *session.API) error {
 		IQ:      true,
 		Needs:   session.HasUser,
 		Forbids: session.HasResource | session.S2S,
-		Offer: func(_ *session.Stream, a *xmlstream.Appender) {
+		Offer: func(_ session.Negotiation, a *xmlstream.Appender) {
 			a.Open(sessionName).Open(optional).Close().Close()
 		},
 	})

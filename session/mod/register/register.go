@@ -105,11 +105,11 @@ func (m *module) Load(api *session.API) error {
 		return errors.New("nobody gave a source of salts")
 	}
 	m.db, m.r, m.rates = storage.Of(api), api.Router, session.NewThrottle()
-	open := func(st *session.Stream) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
+	open := func(st session.Negotiation) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
 			Name: feature, Forbids: session.HasUser | session.S2S, Open: open,
-			Offer: func(_ *session.Stream, a *xmlstream.Appender) { a.Open(feature).Close() },
+			Offer: func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(feature).Close() },
 		},
 		session.StreamFeature{
 			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Open: open, Handle: m.stranger,
@@ -138,7 +138,7 @@ func (m *module) creds(pw string) ([]byte, error) {
 }
 
 // stranger is somebody without an account.
-func (m *module) stranger(st *session.Stream, iq xmlstream.Element) {
+func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 	raw, _ := iq.Attr(stanza.AttrID)
 	id := string(raw)
 	q, _ := iq.Child(query)

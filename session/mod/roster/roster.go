@@ -130,7 +130,7 @@ func (m *Service) Load(api *session.API) error {
 			Name:    n,
 			Needs:   session.HasUser,
 			Forbids: session.HasResource | session.S2S,
-			Offer:   func(_ *session.Stream, a *xmlstream.Appender) { a.Open(n).Close() },
+			Offer:   func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(n).Close() },
 		}
 	}
 	api.Hooks.Features = append(api.Hooks.Features, feature(verName), feature(preName))

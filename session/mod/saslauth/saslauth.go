@@ -90,7 +90,7 @@ func (m *module) Load(api *session.API) error {
 		return errors.New("nobody said which mechanisms there are")
 	}
 	m.db, m.r = storage.Of(api), api.Router
-	open := func(st *session.Stream) bool { return m.p.PlainText || st.Traits()&session.Secure != 0 }
+	open := func(st session.Negotiation) bool { return m.p.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
 			Name:    auth,
@@ -110,13 +110,13 @@ func (m *module) Load(api *session.API) error {
 }
 
 // offer is the one value that says what is offered on st and what is accepted (attack S04).
-func (m *module) offer(st *session.Stream) (sasl.Offer, sasl.Binding) {
+func (m *module) offer(st session.Negotiation) (sasl.Offer, sasl.Binding) {
 	b := m.binding(st)
 	return m.p.Offer.For(st.Traits()&session.Secure != 0, b, m.p.PlainText), b
 }
 
 // binding is what st can be bound by.
-func (m *module) binding(st *session.Stream) (b sasl.Binding) {
+func (m *module) binding(st session.Negotiation) (b sasl.Binding) {
 	cs := st.Transport().TLS()
 	if cs == nil {
 		return b
@@ -135,7 +135,7 @@ func (m *module) binding(st *session.Stream) (b sasl.Binding) {
 	return b
 }
 
-func (m *module) offerMechanisms(st *session.Stream, a *xmlstream.Appender) {
+func (m *module) offerMechanisms(st session.Negotiation, a *xmlstream.Appender) {
 	o, _ := m.offer(st)
 	if o == 0 {
 		return // <mechanisms/> has at least one (RFC 6120 §6.3.3, appendix A.4)
@@ -145,7 +145,7 @@ func (m *module) offerMechanisms(st *session.Stream, a *xmlstream.Appender) {
 	a.Close()
 }
 
-func (m *module) offerBindings(st *session.Stream, a *xmlstream.Appender) {
+func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
 	o, b := m.offer(st)
 	if !o.Plus() {
 		return // no mechanism could use one
@@ -166,7 +166,7 @@ type exchange struct {
 	unbound sasl.Offer // mechanisms that were refused once for their channel binding: see fail
 }
 
-func (m *module) handle(st *session.Stream, e xmlstream.Element) {
+func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	x, _ := st.Exchange().(*exchange)
 	if x == nil {
 		x = new(exchange)
@@ -186,7 +186,7 @@ func (m *module) handle(st *session.Stream, e xmlstream.Element) {
 	}
 }
 
-func (m *module) begin(st *session.Stream, last *exchange, e xmlstream.Element) {
+func (m *module) begin(st session.Negotiation, last *exchange, e xmlstream.Element) {
 	name, _ := e.Attr(stanza.AttrMechanism)
 	o, b := m.offer(st)
 	x := &exchange{unbound: last.unbound, x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
@@ -195,7 +195,7 @@ func (m *module) begin(st *session.Stream, last *exchange, e xmlstream.Element) 
 	m.step(st, x, x.x.Start(string(name), e.Text()))
 }
 
-func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
+func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	switch s.Kind {
 	case sasl.Challenge:
 		m.send(st, challenge, s.Data)
@@ -223,7 +223,7 @@ func (m *module) step(st *session.Stream, x *exchange, s sasl.Step) {
 
 // renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys that are
 // there let the user in as before.
-func (m *module) renew(st *session.Stream, x *exchange, r *sasl.Renewal) {
+func (m *module) renew(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 	then := func(err error) {
 		if err != nil {
 			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(), "err", err)
@@ -244,7 +244,7 @@ func (m *module) renew(st *session.Stream, x *exchange, r *sasl.Renewal) {
 }
 
 // look reads the account, with the same steps whether it is there or not.
-func (m *module) look(st *session.Stream, x *exchange, user string) {
+func (m *module) look(st session.Negotiation, x *exchange, user string) {
 	host := st.Host().Name
 	who, err := jid.New(user, host, "")
 	if err != nil {
@@ -287,7 +287,7 @@ func (m *module) look(st *session.Stream, x *exchange, user string) {
 	}
 }
 
-func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
+func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 	a := st.Local().Appender()
 	a.Open(n)
 	if len(data) > 0 {
@@ -303,7 +303,7 @@ func (m *module) send(st *session.Stream, n xmlstream.Name, data []byte) {
 // binding than we do come to the next mechanism that way, so each one may fail so once on a stream without
 // being counted, be it against the stream, its address or the account. Every other failure is one of the
 // stream's tries (RFC 6120 §6.4.4); which of them count beyond the stream, limited says.
-func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
+func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	free := false
 	if s.Unbound {
 		mech := x.x.Mechanism()
@@ -343,7 +343,7 @@ func (m *module) fail(st *session.Stream, x *exchange, s sasl.Step) {
 // tested no password, and who is told account-disabled has given the right one (RFC 6120 §6.5.2): none of them
 // may make the owner wait. Against the address these count, but not what the client gave up, nor
 // temporary-auth-failure (§6.5.11), which is the server's own.
-func (m *module) limited(st *session.Stream, x *exchange, s sasl.Step) (late bool) {
+func (m *module) limited(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
 	t := m.p.Failures
 	if t == nil {
 		return false

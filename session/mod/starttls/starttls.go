@@ -47,14 +47,14 @@ func (module) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name:    starttls,
 		Forbids: session.Secure | session.HasUser | session.S2S,
-		Offer: func(st *session.Stream, a *xmlstream.Appender) {
+		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
 			a.Open(starttls)
 			if p.Required {
 				a.Open(required).Close()
 			}
 			a.Close()
 		},
-		Handle: func(st *session.Stream, _ xmlstream.Element) { st.Upgrade() },
+		Handle: func(st session.Negotiation, _ xmlstream.Element) { st.Upgrade() },
 	})
 	return nil
 }

@@ -35,7 +35,7 @@ func (module) Load(api *session.API) error {
 	r := api.Router
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: limits,
-		Offer: func(st *session.Stream, a *xmlstream.Appender) {
+		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
 			lim := r.Limits()
 			n := lim.StanzaBefore
 			if st.Traits()&session.HasUser != 0 {

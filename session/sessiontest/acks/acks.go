@@ -89,9 +89,9 @@ func (m *module) Load(api *session.API) (err error) {
 	return nil
 }
 
-func negotiate(st *session.Stream, e xmlstream.Element) {
+func negotiate(st session.Negotiation, e xmlstream.Element) {
 	if !e.Is(on) {
-		tell(st, st.Settled())
+		tell(st.Stream, st.Settled())
 		return
 	}
 	st.Track()
@@ -106,7 +106,7 @@ func negotiate(st *session.Stream, e xmlstream.Element) {
 func tell(st *session.Stream, n uint32) { st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", ns, n)) }
 
 // takeOver gives a session that rests to a stream that has logged in.
-func takeOver(st *session.Stream, _ xmlstream.Element) {
+func takeOver(st session.Negotiation, _ xmlstream.Element) {
 	st.Bind(func(a *session.Account, _ bool, err error) {
 		if err == nil {
 			for _, s := range a.Resources() {

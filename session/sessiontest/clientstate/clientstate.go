@@ -46,7 +46,7 @@ func (module) Load(api *session.API) error {
 		Name:  active,
 		More:  []xmlstream.Name{inactive},
 		Needs: session.HasResource,
-		Handle: func(st *session.Stream, e xmlstream.Element) {
+		Handle: func(st session.Negotiation, e xmlstream.Element) {
 			st.Session().Outbox(func(o session.Outbox) { set(o, e.Is(active)) })
 		},
 	})
