@@ -227,9 +227,9 @@ func (m shared) first(p unsafe.Pointer) bool {
 
 // weigh takes the entity's lock.
 func weighEntity(e *Entity, h Holdings, once shared) {
-	lockCheck(e)
+	lockCheck()
 	e.mu.Lock()
-	defer unlockCheck(e)
+	defer unlockCheck()
 	defer e.mu.Unlock()
 	if e.resident == goneMark {
 		return

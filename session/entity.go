@@ -86,7 +86,7 @@ func (e *Entity) lock(l *Local) {
 	if l.held != nil {
 		panic("session: a second entity lock on one loop")
 	}
-	lockCheck(e)
+	lockCheck()
 	e.mu.Lock()
 	l.held = e
 }
@@ -107,7 +107,7 @@ func (e *Entity) release(l *Local) {
 func (e *Entity) unlock(l *Local) {
 	l.held = nil
 	e.mu.Unlock()
-	unlockCheck(e)
+	unlockCheck()
 }
 
 // warm reports whether the chains of e may run now.

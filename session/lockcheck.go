@@ -7,7 +7,7 @@ package session
 // Checked reports whether this build checks the order of locks, which allocates.
 const Checked = false
 
-func lockCheck(*Entity)   {}
-func unlockCheck(*Entity) {}
-func outboxCheck()        {}
-func outboxUncheck()      {}
+func lockCheck()     {}
+func unlockCheck()   {}
+func outboxCheck()   {}
+func outboxUncheck() {}

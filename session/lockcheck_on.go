@@ -44,7 +44,7 @@ func check(f func(l *level)) {
 	}
 }
 
-func lockCheck(e *Entity) {
+func lockCheck() {
 	check(func(l *level) {
 		if l.entity || l.outbox {
 			panic(fmt.Sprintf("session: an entity's lock is taken with %+v held", *l))
@@ -53,7 +53,7 @@ func lockCheck(e *Entity) {
 	})
 }
 
-func unlockCheck(*Entity) { check(func(l *level) { l.entity = false }) }
+func unlockCheck() { check(func(l *level) { l.entity = false }) }
 
 func outboxCheck() {
 	check(func(l *level) {
