@@ -7,24 +7,6 @@ import (
 	"canto/session/stanza"
 )
 
-// An await is one [Stanza.Await].
-type await struct {
-	timer reactor.Timer
-	l     *Local
-	e     *Entity
-	ev    *Stanza // kept
-	st    *Stream // that takes nothing meanwhile; nil: the request is from elsewhere
-	class reactor.Class
-	work  func() error
-	then  func(ev *Stanza, err error) Verdict
-	id    uint64 // e's; 0: nothing was stored of it
-	life  any    // what e had live
-	begun bool
-	late  bool // its time is over
-
-	refused bool // there was no room for its work
-}
-
 // awaitTicks is how long a request waits for its work.
 const awaitTicks = 300
 
@@ -174,13 +156,5 @@ func (w *await) OnTimer(*reactor.Loop) {
 	w.e.unlock(l)
 	if w.st != nil {
 		w.st.unpark(parkedWork)
-	}
-}
-
-// orphaned answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC 6121
-// §8.5.1). What an account's own sessions asked has ended with their streams.
-func orphaned(ev *Stanza) {
-	if ev.From.Bare() != ev.at.addr {
-		ev.Absent()
 	}
 }

@@ -82,7 +82,7 @@ var others = map[reflect.Type]bool{
 }
 
 // weigherOf makes the weigher of a type: of strings, slices and what pointers lead to. Functions, channels and
-// interfaces are not followed, nor others; a string that is shared counts each time. Under weighers' lock.
+// interfaces are not followed, nor others; a string that is met again counts again. Under weighers' lock.
 func weigherOf(t reflect.Type) *weigher {
 	if w, ok := weighers.of[t]; ok {
 		return w
@@ -188,7 +188,7 @@ func weigh(v any) int {
 // Weigh is what the accounts in memory hold, and the maps that find them. It takes the lock of each account for
 // about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any goroutine but a loop's.
 func (t *Table) Weigh() Holdings {
-	h, once := Holdings{}, shared{}
+	h, once := Holdings{}, seen{}
 	var list []*Entity
 	for i := range t.shards {
 		list = t.Entities(i, list[:0])
@@ -209,13 +209,13 @@ func (t *Table) Weigh() Holdings {
 	return h
 }
 
-// shared are what counts once though many have it: whatever is met often is met early.
-type shared map[unsafe.Pointer]struct{}
+// seen are what counts once though many have it: whatever is met often is met early.
+type seen map[unsafe.Pointer]struct{}
 
 const mostShared = 4096
 
 // first reports whether p was not met before, as far as that is remembered.
-func (m shared) first(p unsafe.Pointer) bool {
+func (m seen) first(p unsafe.Pointer) bool {
 	if _, met := m[p]; met {
 		return false
 	}
@@ -226,7 +226,7 @@ func (m shared) first(p unsafe.Pointer) bool {
 }
 
 // weigh takes the entity's lock.
-func weighEntity(e *Entity, h Holdings, once shared) {
+func weighEntity(e *Entity, h Holdings, once seen) {
 	lockCheck()
 	e.mu.Lock()
 	defer unlockCheck()
@@ -265,7 +265,7 @@ func weighEntity(e *Entity, h Holdings, once shared) {
 }
 
 // weigh takes the outbox lock.
-func weighSession(s *Session, h Holdings, once shared) {
+func weighSession(s *Session, h Holdings, once seen) {
 	defer s.lockOut().unlock()
 	n := weigh(s)
 	if s.out != nil {

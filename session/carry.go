@@ -10,24 +10,6 @@ import (
 	"canto/session/stanza"
 )
 
-// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
-// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
-// and slots stand there by name and version, never by the numbers that they have in this process.
-
-// A Codec writes the state of a [Slot] down and reads it back.
-type Codec[T any] struct {
-	Version uint8 // of what Append writes; grows when that changes
-	Append  func(dst []byte, v *T) []byte
-	Read    func(version uint8, b []byte) (*T, error)
-}
-
-// slotCodec is a Codec of a slot of any type.
-type slotCodec struct {
-	version uint8
-	append  func(dst []byte, v any) []byte
-	read    func(version uint8, b []byte) (any, error)
-}
-
 // carriedVersion is the first byte of an entity that was written down.
 const carriedVersion = 1
 
@@ -57,7 +39,7 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	switch {
 	case e.resident == goneMark, a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
 		return nil, true
-	case !quiet(e):
+	case e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet():
 		return nil, false
 	}
 	b = append(b, carriedVersion)
@@ -78,16 +60,6 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 		b = carrySession(s, b)
 	}
 	return b, true
-}
-
-// quiet reports whether nothing waits for e and nothing is under way from it. Under the lock.
-func quiet(e *Entity) bool {
-	return e.straight == 0 && e.pins == 0 && (e.waits == nil || e.waits.quiet())
-}
-
-// quiet reports whether nothing waits, and nothing is spread.
-func (w *waits) quiet() bool {
-	return w.inbox.empty() && !w.out.spread() && len(w.asked) == 0 && !w.running
 }
 
 // carry appends s. Under the account's lock.

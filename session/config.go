@@ -152,39 +152,3 @@ type limitSet struct {
 func (lim *limitSet) burst() int64 {
 	return min(max(int64(lim.RateBurst), int64(lim.Rate)), math.MaxInt32)
 }
-
-// Depth and node limits of a peer that has not logged in: enough for a header and SASL, no more
-// (attack X13).
-var unauthedLimits = xmlstream.Limits{Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 64, Nodes: 32}
-
-// SetLimits puts new limits in force, for streams that are open too. Any goroutine.
-func (r *Router) SetLimits(lim Limits) error {
-	b := unauthedLimits
-	b.StanzaBytes = lim.StanzaBefore
-	before, err := b.ID()
-	if err != nil {
-		return err
-	}
-	after, err := xmlstream.Limits{StanzaBytes: lim.Stanza}.ID()
-	if err != nil {
-		return err
-	}
-	r.lim.Store(&limitSet{lim, before, after})
-	return nil
-}
-
-func (r *Router) limits() *limitSet { return r.lim.Load() }
-
-// Limits are those in force. Any goroutine.
-func (r *Router) Limits() Limits { return r.lim.Load().Limits }
-
-// hostLimits are the limits of one host: its own, or everybody's.
-func (r *Router) hostLimits(h *Host) *Limits {
-	if p := h.Profile(); p != nil && p.Limits != nil {
-		return p.Limits
-	}
-	return &r.lim.Load().Limits
-}
-
-// HostLimits are the limits that hold for h. Any goroutine.
-func (r *Router) HostLimits(h *Host) Limits { return *r.hostLimits(h) }

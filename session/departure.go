@@ -1,8 +1,31 @@
 package session
 
 import (
+	"slices"
+
 	"canto/session/jid"
+	"canto/session/stanza"
 )
+
+// take puts p behind what this loop has to deliver for its entity.
+func (sh *shares) take(p part) {
+	var s *sender
+	for _, x := range sh.senders {
+		if x.of == p.of {
+			s = x
+			break
+		}
+	}
+	if s == nil {
+		s = &sender{of: p.of}
+		sh.senders = append(sh.senders, s)
+	}
+	s.parts = append(s.parts, p)
+	if !sh.posted {
+		sh.posted = true
+		sh.l.Loop.Post(sh.serve) // its turn is one, whatever else was posted in this
+	}
+}
 
 // What an entity says leaves it in one order for each receiver, whichever loops it was said on.
 //
@@ -26,42 +49,6 @@ const (
 	maxJobBytes = 1 << 20
 	jobBytes    = 256 // what one takes besides its element
 )
-
-// departures is what is under way from one entity. Under its lock.
-type departures struct {
-	queue []job // that wait until what was said straight is delivered
-	left  int   // parts that loops have not delivered
-	jobs  int   // broadcasts in queue, or with parts left
-	bytes int   // of all that is in queue, or with parts left
-}
-
-// A job is something that an entity said: one letter, or a broadcast.
-type job struct {
-	letter envelope
-	to     [][]*chunk // by loop, never changed; nil: the letter's own address
-}
-
-// A part is one loop's of a job.
-type part struct {
-	*dispatch
-	to      []*chunk // what is not served yet; nil: the letter's own address
-	at      int      // how far the first chunk was served
-	crowded bool     // a receiver's client does not take what it is sent
-}
-
-// A dispatch is a job whose parts are with their loops. Left and crowded are under its entity's lock.
-type dispatch struct {
-	job
-	of      *Entity
-	left    int
-	crowded bool
-}
-
-// A sender is what one loop has to deliver for one entity, first in, first out.
-type sender struct {
-	of    *Entity
-	parts []part
-}
 
 // full reports whether e's next stanza waits.
 func (d *departures) full() bool { return d.jobs >= maxJobs || d.bytes >= maxJobBytes }
@@ -157,20 +144,6 @@ func (e speaker) loopOf(l *Local, to jid.JID) int {
 // slotLoop is the loop of a receiver of which nothing else is known.
 func slotLoop(to jid.JID, loops int) int { return int(to.Slot()) % loops }
 
-// spoken is called when l has routed its mail, with what e said straight. What waited for that is spread.
-func (e speaker) spoken(l *Local) {
-	e.lock(l)
-	e.straight = 0
-	if w := e.waits; w != nil {
-		for _, j := range w.out.queue {
-			e.spread(l, j)
-		}
-		w.out.queue = nil
-		e.delivered(l)
-	}
-	e.unlock(l)
-}
-
 // departed is called when all parts of p are delivered. Under the lock.
 func (e speaker) departed(p *dispatch) {
 	d := &e.waits.out
@@ -181,122 +154,275 @@ func (e speaker) departed(p *dispatch) {
 	d.bytes -= len(p.letter.bytes) + jobBytes
 }
 
-// delivered goes on with e when something of it has been: with its inbox, if that waited. Under the lock.
-func (e speaker) delivered(l *Local) {
-	w := e.waits
-	if !w.out.spread() {
-		if v, ok := e.live.(*lived); ok {
-			v.resettle()
-		}
-	}
-	e.mailbox().resume(l)
-	e.calm()
+// add puts el, under env's addresses, behind what is there. el is copied.
+func (m *mail) add(env envelope, el []byte) {
+	m.l.stats.Mailed++
+	env.bytes = m.bytes(el)
+	m.list = append(m.list, env)
 }
 
-// shares are what a loop has to deliver for entities that have something spread, in turn. The loop's.
-type shares struct {
-	l       *Local
-	senders []*sender
-	posted  bool   // serve is
-	serve   func() // turn: made once, posted often
+// bytes copies el into the mail's buffer. Old letters keep the array they were put into when it grows.
+func (m *mail) bytes(el []byte) []byte {
+	b := m.buf
+	if len(b)+len(el) > cap(b) {
+		b = make([]byte, 0, max(4096, 2*cap(b), len(el)))
+	}
+	n := len(b)
+	b = append(b, el...)
+	m.buf = b
+	return b[n:len(b):len(b)]
 }
 
-// take puts p behind what this loop has to deliver for its entity.
-func (sh *shares) take(p part) {
-	var s *sender
-	for _, x := range sh.senders {
-		if x.of == p.of {
-			s = x
-			break
-		}
-	}
-	if s == nil {
-		s = &sender{of: p.of}
-		sh.senders = append(sh.senders, s)
-	}
-	s.parts = append(s.parts, p)
-	if !sh.posted {
-		sh.posted = true
-		sh.l.Loop.Post(sh.serve) // its turn is one, whatever else was posted in this
+// resource reports whether j may be a session of ours.
+func mayBeSession(l *Local, j jid.JID) bool {
+	h, ours := l.router.Table.Host(domainOf(j))
+	return ours && !h.service && j.Resource() != ""
+}
+
+// Post mails el, a stanza of the entity from, under its lock or under none; el is copied.
+func (l *Local) Post(from, to jid.JID, el []byte) { l.say(envelope{from: from, to: to, hops: 1}, el) }
+
+// again mails a stanza once more that was held back for a session: its sender's, not what this entity says.
+func (m *mail) again(h heldElement) {
+	l := m.l
+	if !h.to.IsZero() && h.kind != stanza.Presence {
+		l.mail.add(envelope{from: h.from, to: h.to, hops: 1}, h.bytes)
 	}
 }
 
-// turn delivers a share: of the first entity, of those after it where that leaves room. An entity that has more goes
-// behind the others.
-func (sh *shares) turn() {
-	l := sh.l
-	l.enter()
-	defer l.leave()
-	defer func() { // whatever happens to one broadcast
-		if sh.posted = len(sh.senders) > 0; sh.posted {
-			l.Loop.Post(sh.serve)
+const chunkSize = 64
+
+// NewSeats makes Seats of e that are kept. Under e's lock.
+func NewSeats(e *Entity, l *Local) *Seats {
+	n := len(l.router.locals)
+	s := &Seats{of: e, index: make(map[jid.JID]int32), groups: make([][]*chunk, n), ends: make([]end, n)}
+	v := e.lived()
+	v.seats = append(v.seats, s)
+	return s
+}
+
+// Reset empties s, which was lent, for n loops, and keeps its memory.
+func (s *Seats) Reset(n int) {
+	for len(s.once) < n {
+		s.once = append(s.once, nil)
+	}
+	for i := range s.once {
+		s.once[i] = s.once[i][:0]
+	}
+	s.n = 0
+}
+
+// Add puts to in; it is served by the loop that its address has.
+func (s *Seats) Add(to jid.JID) {
+	if s.of == nil {
+		i := slotLoop(to, len(s.once))
+		s.once[i] = append(s.once[i], to)
+		s.n++
+		return
+	}
+	s.seat(to, slotLoop(to, len(s.groups)))
+}
+
+// Has reports whether to is in, of Seats that are kept.
+func (s *Seats) Has(to jid.JID) bool {
+	_, ok := s.index[to]
+	return ok
+}
+
+// Remove takes to out, of Seats that are kept.
+func (s *Seats) Remove(to jid.JID) {
+	if _, ok := s.index[to]; !ok {
+		return
+	}
+	v := s.of.lived()
+	p := v.places[to]
+	s.cut(int(p.loop), to)
+	if p.seats--; p.seats == 0 && !s.spread() {
+		delete(v.places, to)
+		return
+	}
+	v.move(to, &p, p.seats == 0)
+	v.places[to] = p
+}
+
+// Len is how many there are.
+func (s *Seats) Len() int { return s.n }
+
+func (s *Seats) spread() bool { w := s.of.waits; return w != nil && w.out.spread() }
+
+func (s *Seats) seat(to jid.JID, loop int) {
+	v := s.of.lived()
+	if v.places == nil {
+		v.places = make(map[jid.JID]place)
+	}
+	p, known := v.places[to]
+	if !known {
+		p = place{loop: uint16(loop), want: uint16(loop)}
+		if s.spread() { // what was said to it so far went by its address
+			p.loop = uint16(slotLoop(to, len(s.groups)))
 		}
-	}()
-	for left := sayShare; left > 0 && len(sh.senders) > 0; {
-		s := sh.senders[0]
-		copy(sh.senders, sh.senders[1:])
-		sh.senders[len(sh.senders)-1] = nil
-		sh.senders = sh.senders[:len(sh.senders)-1]
-		for left > 0 && len(s.parts) > 0 {
-			p := &s.parts[0]
-			left -= p.deliver(l, left)
-			if len(p.to) > 0 {
-				continue
+	}
+	p.want = uint16(loop)
+	if _, in := s.index[to]; !in {
+		p.seats++
+		s.put(int(p.loop), to)
+	}
+	v.move(to, &p, p.loop != p.want)
+	v.places[to] = p
+	if p.moves && !s.spread() {
+		v.resettle()
+	}
+}
+
+// move notes that the place p of a receiver is to change, once nothing is spread.
+func (v *lived) move(to jid.JID, p *place, changes bool) {
+	if changes && !p.moves {
+		v.moves = append(v.moves, to)
+		p.moves = true
+	}
+}
+
+// resettle moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under the lock.
+func (v *lived) resettle() {
+	for _, to := range v.moves {
+		p, ok := v.places[to]
+		switch {
+		case !ok:
+			continue
+		case p.seats == 0:
+			delete(v.places, to)
+			continue
+		}
+		for _, s := range v.seats {
+			if s.Has(to) && p.loop != p.want {
+				s.cut(int(p.loop), to)
+				s.put(int(p.want), to)
 			}
-			l.mail.deliver() // what receivers say of it
-			s.of.speaker().partDone(l, p)
-			s.parts[0] = part{}
-			s.parts = s.parts[1:]
 		}
-		if len(s.parts) > 0 {
-			sh.senders = append(sh.senders, s)
+		p.loop, p.moves = p.want, false
+		v.places[to] = p
+	}
+	v.moves = nil
+}
+
+// group is the list of chunks of loop i, to be changed.
+func (s *Seats) group(i int) []*chunk {
+	if s.own != s.epoch {
+		s.groups, s.own = slices.Clone(s.groups), s.epoch
+	}
+	if s.ends[i].own != s.epoch {
+		s.groups[i], s.ends[i].own = slices.Clone(s.groups[i]), s.epoch
+	}
+	return s.groups[i]
+}
+
+// change is the chunk at, of group i, to be changed.
+func (s *Seats) change(i, at int) *chunk {
+	g := s.group(i)
+	if c := g[at]; c.own != s.epoch {
+		n := &chunk{to: make([]jid.JID, len(c.to), chunkSize), own: s.epoch}
+		copy(n.to, c.to)
+		g[at] = n
+	}
+	return g[at]
+}
+
+// put puts to at the end of group i.
+func (s *Seats) put(i int, to jid.JID) {
+	at := s.ends[i].n
+	g := s.group(i)
+	if at/chunkSize == len(g) {
+		g = append(g, &chunk{to: make([]jid.JID, 0, chunkSize), own: s.epoch})
+		s.groups[i] = g
+	}
+	c := s.change(i, at/chunkSize)
+	c.to = append(c.to, to)
+	s.index[to] = int32(at)
+	s.ends[i].n++
+	s.n++
+}
+
+// cut takes to out of group i: the last takes its place.
+func (s *Seats) cut(i int, to jid.JID) {
+	at := int(s.index[to])
+	last := s.ends[i].n - 1
+	end := s.change(i, last/chunkSize)
+	moved := end.to[last%chunkSize]
+	c := s.change(i, at/chunkSize)
+	c.to[at%chunkSize] = moved
+	s.index[moved] = int32(at)
+	end.to = end.to[:last%chunkSize]
+	if len(end.to) == 0 {
+		s.groups[i] = s.groups[i][:last/chunkSize]
+	}
+	delete(s.index, to)
+	s.ends[i].n--
+	s.n--
+}
+
+// share is the receivers as they are now, by loop, for a broadcast: they are not changed after it.
+func (s *Seats) share() [][]*chunk {
+	if s.of != nil {
+		s.epoch++
+		return s.groups
+	}
+	groups, all := make([][]*chunk, len(s.once)), make([]chunk, len(s.once))
+	list := make([]*chunk, len(s.once))
+	for i, g := range s.once {
+		if len(g) > 0 {
+			all[i].to = slices.Clone(g)
+			list[i] = &all[i]
+			groups[i] = list[i : i+1 : i+1]
+		}
+	}
+	return groups
+}
+
+// each calls f with every receiver.
+func (s *Seats) each(f func(to jid.JID)) {
+	for _, g := range s.once {
+		for _, to := range g {
+			f(to)
+		}
+	}
+	for _, g := range s.groups {
+		for _, c := range g {
+			for _, to := range c.to {
+				f(to)
+			}
 		}
 	}
 }
 
-// deliver serves at most n receivers of p, and returns how many.
-func (p *part) deliver(l *Local, n int) (served int) {
-	before := l.crowded
-	defer func() { p.crowded = p.crowded || l.crowded > before }()
-	if p.to == nil {
-		l.mail.route(&p.letter)
-		return 1
+// Fanout sends el, one element of from without a 'to', to each of seats, as mail of e, whose lock is held. Up to 64
+// receivers are served as soon as the lock is released; more are one job for each loop, 64 receivers of all its
+// jobs a turn, entities taken in turn. What e says next to any of them comes after it. el is copied.
+func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
+	if seats.n == 0 {
+		return
 	}
-	el, err := l.Parser.Element(p.letter.bytes)
-	if err != nil {
-		l.Log.Error("a broadcast that does not parse", "from", p.letter.from.String(), "err", err)
-		p.to = nil
-		return 1
+	e := m.entity()
+	l.copied += len(el) * seats.n
+	if e.crowds && seats.n > sayInline {
+		l.crowded += len(el) // as if their clients were looked at now
 	}
-	defer l.Parser.Release(el)
-	for ; served < n && len(p.to) > 0; served++ {
-		c := p.to[0]
-		env := p.letter
-		env.to = c.to[p.at]
-		l.mail.routeElement(&env, el)
-		if p.at++; p.at == len(c.to) {
-			p.to, p.at = p.to[1:], 0
-		}
+	if seats.n <= sayInline && !e.speaker().elsewhere(l) {
+		e.speaker().speaks(l)
+		b := l.mail.bytes(el)
+		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, loop: l.originLoop}
+		l.stats.Mailed += uint64(seats.n)
+		seats.each(func(to jid.JID) {
+			env.to = to
+			l.mail.list = append(l.mail.list, env)
+		})
+		return
 	}
-	return served
+	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
+	e.speaker().job(l, j)
 }
 
-// partDone is called when a loop has delivered p.
-func (e speaker) partDone(l *Local, p *part) {
-	e.lock(l)
-	d := &e.waits.out
-	d.left--
-	p.dispatch.crowded = p.dispatch.crowded || p.crowded
-	if p.dispatch.left--; p.dispatch.left == 0 {
-		e.departed(p.dispatch)
-	}
-	e.delivered(l)
-	e.unlock(l)
+// Seats lends an empty set of receivers, until the hook returns.
+func (l *Local) Seats() *Seats {
+	l.seats.Reset(len(l.router.locals))
+	return &l.seats
 }
-
-// spread reports whether receivers belong to their loops now.
-func (d *departures) spread() bool { return d.left > 0 || len(d.queue) > 0 }
-
-// A speaker is an Entity as what says something: what is under way from it. Under the lock, unless a line says
-// otherwise.
-type speaker struct{ *Entity }

@@ -1,111 +1,13 @@
 package session
 
 import (
+	"errors"
 	"slices"
 
 	"canto/reactor"
+	"canto/session/jid"
 	"canto/session/stanza"
 )
-
-// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of its session:
-// what follows for the session is a row of the table in session.txt, and is decided by Account.end alone.
-type Ending uint8
-
-// The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself ends.
-const (
-	goesOn     Ending = iota // nothing has ended
-	loggedOut                // the peer's end tag (RFC 6120 §4.4)
-	peerError                // the peer's stream error (RFC 6120 §4.9)
-	ourError                 // a stream error of ours, for what the peer has sent or for a failure here
-	shutdown                 // the server stops (RFC 6120 §4.9.3.19)
-	slowReader               // the client does not read, and more waits for it than may
-	lineLost                 // the connection was lost without an end tag
-	overflow                 // it rested for longer than it can keep what it is sent
-	expired                  // the module that kept it at rest has ended it
-	displaced                // it rested, and the account needed its place for another session
-	superseded               // another stream has bound its resource (RFC 6120 §7.7.2.2)
-	kicked                   // by an operator: banned, given another password, its host taken away
-	deleted                  // its account was deleted
-	failed                   // a hook panicked that was to keep it at rest, or to go on with it
-	numEndings
-)
-
-// endings is the table. rests: Hooks.Rest is asked whether the session outlives its stream. bounces: what the
-// session had not sent is for no other session and no storage. limit is counted beside Stats.Ended.
-var endings = [numEndings]struct {
-	name           string
-	rests, bounces bool
-	limit          string
-}{
-	loggedOut:  {name: "logged-out"},
-	peerError:  {name: "peer-error"},
-	ourError:   {name: "our-error", rests: true},
-	shutdown:   {name: "shutdown", rests: true},
-	slowReader: {name: "slow-reader", rests: true}, // its limit is counted with the stream error
-	lineLost:   {name: "line-lost", rests: true},
-	overflow:   {name: "overflow", limit: "outbox"},
-	expired:    {name: "expired"},
-	displaced:  {name: "displaced", limit: "resting_displaced"},
-	superseded: {name: "superseded"},
-	kicked:     {name: "kicked"},
-	deleted:    {name: "deleted", bounces: true},
-	failed:     {name: "failed"},
-}
-
-// String is the label of the metric.
-func (e Ending) String() string { return endings[e].name }
-
-// endingOf is what a stream has ended by that this server closes with err.
-func endingOf(err error) Ending {
-	switch err {
-	case ErrSystemShutdown:
-		return shutdown
-	case errSlowReader:
-		return slowReader
-	}
-	return ourError
-}
-
-// An UnsentFunc is given what a session that ends had not sent, in order, and what hooks had held back, without what
-// other sessions of the account have. It returns what it has not taken over: that is routed again, presence excepted.
-// The account's resident set is in memory. Under the account's lock, before the Unbound hooks.
-type UnsentFunc func(l *Local, s *Session, list []Parcel) (left []Parcel)
-
-// stop notes what ends s: the first thing counts, but what is known of the connection only gives way to any other,
-// and a decision that the session ends comes before all that happens to its stream. Under the outbox lock.
-func (out Outbox) stop(why Ending) {
-	if out.s.ending == goesOn || out.s.ending == lineLost || why > lineLost && out.s.ending < lineLost || why == deleted {
-		out.s.ending = why
-	}
-}
-
-// stopped is stop under the outbox lock, and returns what s has ended by.
-func (s *Session) stopped(why Ending) Ending {
-	out := s.lockOut()
-	defer out.unlock()
-	out.stop(why)
-	return s.ending
-}
-
-// endedBy is what ends s, goesOn if nothing does, and whether it ends whatever the hooks of Hooks.Rest say.
-func (s *Session) endedBy() (why Ending, over bool) {
-	defer s.lockOut().unlock()
-	return s.ending, s.ending != goesOn && !endings[s.ending].rests
-}
-
-// takes reports whether s takes what it is sent: it goes on, or may rest once its connection is closed, or rests and
-// keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
-func (out Outbox) takes() bool {
-	switch {
-	case out.s.ending == goesOn:
-		return true
-	case out.s.wire == nil:
-		return false
-	case out.s.rests():
-		return true
-	}
-	return endings[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Rest.links) > 0
-}
 
 // A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
 // longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
@@ -219,26 +121,6 @@ func (a *Account) remove(l *Local, s *Session) {
 	a.mailbox().first(l, list)
 }
 
-// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that is what a
-// stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for another of that name.
-func bounce(l *Local, a *Account, h heldElement, c stanza.Condition) {
-	if h.to.IsZero() || h.kind == stanza.Presence {
-		return
-	}
-	e, err := l.Parser.Element(h.bytes)
-	if err != nil {
-		l.Log.Error("a stanza that was held back does not parse", "jid", h.to.String(), "err", err)
-		return
-	}
-	defer l.Parser.Release(e)
-	ev := l.stack.push(l)
-	defer l.stack.pop()
-	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
-	env.fill(l, ev, e)
-	ev.Host = a.host
-	ev.Fail(c)
-}
-
 // askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken over nothing.
 func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
 	hooks := s.account.host.Profile().Hooks.Unsent.links
@@ -256,41 +138,6 @@ func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
 		left = append(left, heldElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind})
 	}
 	return left
-}
-
-// unsent takes everything that waits out of the outbox of s but its sources. What other sessions of the account have
-// is left out. Under the account's lock.
-func (s *Session) unsent() (list []heldElement) {
-	defer s.lockOut().unlock()
-	o := s.out
-	if o == nil {
-		return nil
-	}
-	for _, h := range append(o.held, o.kept...) {
-		if h.last() {
-			list = append(list, h)
-		}
-	}
-	o.held, o.kept, o.bytes, o.weight = nil, nil, 0, 0
-	if o.values = nil; len(o.sources) == 0 {
-		s.out = nil
-	}
-	return list
-}
-
-// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it, at the latest when its
-// connection is closed. Any goroutine, any lock held.
-func (s *Session) Close(err error) { s.close(err, kicked) }
-
-// close has s end by why, a decision, and tells its client err.
-func (s *Session) close(err error, why Ending) {
-	out := s.lockOut()
-	w := s.wire
-	out.stop(why)
-	out.unlock()
-	if w != nil {
-		w.Close(err)
-	}
 }
 
 // Unbind ends s, which a module had kept at rest. Under the account's lock.
@@ -320,17 +167,114 @@ func (a *Account) endAll(l *Local, err error, why Ending, read bool) {
 // forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
 func (a *Account) forget(l *Local) { a.endAll(l, ErrNotAuthorized, deleted, true) }
 
-// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.
-type resting struct {
-	l *Local // where the session's last stream was
-	s *Session
-}
-
-func (r *resting) Send([]byte) bool { return false }
-func (r *resting) Crowded() bool    { return false }
-func (r *resting) Loop() *Local     { return r.l }
-
 // Close has the session removed, of which it is known by now what has ended it: nothing else would.
 func (r *resting) Close(error) {
 	r.l.Loop.Post(func() { r.l.Enter(func() { streamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
+}
+
+// Errors of Bind.
+var (
+	ErrResourceConflict = errors.New("session: the resource is in use")
+	ErrResourceLimit    = errors.New("session: the account has as many resources as it may")
+)
+
+// Bind makes the Session of st. Of two with one resource the older is ended with the stream error
+// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
+// which makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives way.
+// Hooks run when Ready is called.
+func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, error) {
+	l := st.loop
+	if old := a.Resource(full); old != nil {
+		if keepOlder {
+			return nil, ErrResourceConflict
+		}
+		old.close(ErrConflict, superseded)
+		a.end(l, old, superseded)
+	}
+	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim && !a.displace(l) {
+		return nil, ErrResourceLimit
+	}
+	s := &Session{account: a, jid: full, traits: st.traits | HasResource}
+	s.stream = st.ref()
+	s.wire = st.wire
+	return s, nil
+}
+
+// Ready puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
+// must reach the client before any stanza is sent in between.
+func (a *Account) Ready(st Negotiation, s *Session) {
+	a.sessions = append(a.sessions, s)
+	st.sess, st.deal = s, nil
+	st.traits |= HasResource
+	st.arm(dueLogin, 0)
+	st.loop.stats.Bound++
+	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
+}
+
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits
+// from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and
+// pull. false: s has ended, or is about to: its client has logged out, or it is to end although a stream takes it
+// over.
+func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Traits) bool {
+	if _, over := s.endedBy(); over || a.index(s) < 0 {
+		return false
+	}
+	if old := s.wire; !s.rests() && old != w {
+		old.Close(ErrConflict)
+	}
+	s.endSources(l, StreamEnded)
+	s.traits = traits | HasResource
+	s.hang(w, ref)
+	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
+		s.close(ErrInternal, failed) // it has not all that it needs
+		return true
+	}
+	out := s.lockOut()
+	if s.out != nil {
+		out.askDrain() // and then it gets what was held back
+	}
+	out.unlock()
+	return true
+}
+
+// hang gives s another wire. Under the account's lock.
+func (s *Session) hang(w Wire, ref StreamRef) {
+	out := s.lockOut()
+	defer out.unlock()
+	s.wire, s.stream, s.ending = w, ref, goesOn
+	if s.out != nil {
+		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
+		out.unbox()
+	}
+}
+
+// Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
+func (a *Account) Adopt(st Negotiation, s *Session) bool {
+	if !a.Attach(st.loop, s, st.wire, st.ref(), st.traits) {
+		return false
+	}
+	st.sess, st.deal = s, nil
+	st.traits |= HasResource
+	st.arm(dueLogin, 0)
+	return true
+}
+
+// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged in and
+// not bound is closed when it binds.
+func (r *Router) Kick(bare jid.JID, reason error) {
+	r.Table.kicked(bare)
+	a, ok := r.Table.Loaded(bare)
+	if !ok {
+		return // it has no session: an account with one is in memory
+	}
+	l := r.home(bare)
+	l.Loop.Post(func() {
+		l.Enter(func() {
+			l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
+				if a != nil {
+					a.endAll(l, reason, kicked, err == nil)
+				}
+			})
+		})
+	})
 }

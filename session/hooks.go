@@ -1,37 +1,15 @@
 package session
 
 import (
+	"log/slog"
+	"reflect"
+	"slices"
 	"sort"
+	"sync/atomic"
 
 	"canto/session/jid"
 	"canto/xmlstream"
 )
-
-// A Verdict is what a hook says of a stanza: ask the next hook, or it is handled here and no other is
-// asked.
-type Verdict uint8
-
-// The two verdicts.
-const (
-	Pass Verdict = iota
-	Done
-)
-
-// Target is whom a stanza is addressed to, seen from this server.
-type Target uint8
-
-// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
-// domain of ours.
-const (
-	ToSelf Target = iota
-	ToBare
-	ToFull
-	ToHost
-	numTargets
-)
-
-// Targets are all of them, for hooks that make no difference.
-var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
 
 // A Phase says when, among the hooks of one Chain, a hook is asked. What must come first has a name
 // here instead of a larger number in some module.
@@ -75,6 +53,17 @@ type StanzaFunc func(ev *Stanza) Verdict
 // SessionFunc runs under the account's lock.
 type SessionFunc func(l *Local, s *Session)
 
+// An OutFunc is asked about each element that a session is sent, under the outbox lock: Done, and p goes no further,
+// as it was dropped, or kept by [Outbox.Hold]; Pass, and it leaves behind what o was given meanwhile. It may not route,
+// send or lock, and p is good until it returns. What it is told of, a delivery of a [Source] included, allocates
+// nothing.
+type OutFunc func(o Outbox, p Parcel) Verdict
+
+// An UnsentFunc is given what a session that ends had not sent, in order, and what hooks had held back, without what
+// other sessions of the account have. It returns what it has not taken over: that is routed again, presence excepted.
+// The account's resident set is in memory. Under the account's lock, before the Unbound hooks.
+type UnsentFunc func(l *Local, s *Session, list []Parcel) (left []Parcel)
+
 // Run asks each of c until one is Done.
 func Run(c *Chain[StanzaFunc], ev *Stanza) Verdict {
 	for i := range c.links {
@@ -102,30 +91,6 @@ func runSessions(c *Chain[SessionFunc], l *Local, s *Session) {
 	for i := range c.links {
 		c.links[i].f(l, s)
 	}
-}
-
-// Traits say what a stream is by now; a stream feature is offered by them.
-type Traits uint8
-
-// The traits.
-const (
-	Secure Traits = 1 << iota
-	HasUser
-	HasResource
-	S2S
-)
-
-// A StreamFeature is one child of <stream:features/> (RFC 6120 §4.3.2): on which streams it is
-// offered, how it is written there, and what the peer's answer does. On the stream's loop, under no
-// lock.
-type StreamFeature struct {
-	Name           xmlstream.Name   // of the element that begins it
-	More           []xmlstream.Name // of elements that go on with it
-	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
-	Needs, Forbids Traits
-	Open           func(st Negotiation) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
-	Offer          func(st Negotiation, a *xmlstream.Appender)
-	Handle         func(st Negotiation, e xmlstream.Element)
 }
 
 // Hooks are all the places where a module can take part: one field, one place. One Hooks serves all
@@ -173,8 +138,283 @@ type Hooks struct {
 	every Chains       // of iqs that every kind answers
 }
 
+// BecameAvailable runs the Available hooks: s has its first presence with a non-negative priority.
+// Under the lock.
+func (l *Local) BecameAvailable(s *Session) {
+	runSessions(&s.account.host.Profile().Hooks.Available, l, s)
+}
+
+// A KindID is a sort of entity, by a name that the directory stores: "account", "room". It is the process's; what a
+// kind does on the hosts of a profile is its [Behaviour].
+type KindID uint8
+
+// Accounts are the first kind, and the only one on hosts where users log in.
+var Accounts = NewKind("account")
+
+// NewKind makes a KindID, for a package variable. The name of one that exists gives that one. It panics beyond 255.
+func NewKind(name string) KindID {
+	names.Lock()
+	defer names.Unlock()
+	for i, n := range names.kinds {
+		if n == name {
+			return KindID(i + 1)
+		}
+	}
+	if len(names.kinds) == 255 {
+		panic("session: no kind left for " + name)
+	}
+	names.kinds = append(names.kinds, name)
+	return KindID(len(names.kinds))
+}
+
+func (k KindID) String() string {
+	names.Lock()
+	defer names.Unlock()
+	if k == 0 || int(k) > len(names.kinds) {
+		return "nothing"
+	}
+	return names.kinds[k-1]
+}
+
+// kindNamed is the kind of that name; 0 if no module of this process has it.
+func kindNamed(name string) KindID {
+	names.Lock()
+	defer names.Unlock()
+	for i, n := range names.kinds {
+		if n == name {
+			return KindID(i + 1)
+		}
+	}
+	return 0
+}
+
+// Chains are what runs for a stanza that has arrived at an entity of one kind, under its lock, by the target it
+// has. Done means delivered.
+type Chains struct {
+	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
+
+	iq map[iqKey]iqHandler
+}
+
+type iqKey struct {
+	target Target
+	set    bool
+	name   xmlstream.Name
+}
+
+type iqHandler struct {
+	f      StanzaFunc
+	module string
+}
+
+// OnIQ gives one payload to one handler. It panics on a name that is not Known and on a second handler for the
+// same payload: two modules that both want it conflict, and must say so in their manifests. For an account's own
+// session, ToSelf, ev.Session is set.
+func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
+	if !name.Known() {
+		panic("session: OnIQ with a name that is not interned, by module " + module)
+	}
+	if c.iq == nil {
+		c.iq = make(map[iqKey]iqHandler)
+	}
+	for _, t := range targets {
+		k := iqKey{t, set, name}
+		if other, taken := c.iq[k]; taken {
+			panic("session: modules " + other.module + " and " + module + " both answer iq payload " +
+				name.Local.String() + " " + name.Space.String())
+		}
+		c.iq[k] = iqHandler{f, module}
+	}
+}
+
 // OnEveryIQ gives one payload to one handler for entities of every kind but accounts, where the kind itself has none.
 // Under the entity's lock.
 func (h *Hooks) OnEveryIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
 	h.every.OnIQ(module, set, name, f, targets...)
 }
+
+// A Behaviour is what entities of one kind do on the hosts of a profile. A module fills it in Load, see
+// [Hooks.Serve]; other modules add to its chains. All functions run under the entity's lock; those that are nil do
+// nothing.
+type Behaviour struct {
+	Chains
+	// New makes the live state of an entity that has become warm, or was created: see [Live]. It may call
+	// [Entity.Arm] for what is stored and due later.
+	New func(l *Local, e *Entity) any
+	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last stanza,
+	// with its live state, if nothing waits for it.
+	Cold func(e *Entity) bool
+	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the live
+	// state stays as it is unless Failed changes it.
+	Failed func(l *Local, e *Entity)
+	// Ended is called when e was deleted: see [Entity.Delete].
+	Ended func(l *Local, e *Entity)
+	// More says the next of what was offered to a session: see [Local.Offer].
+	More func(l *Local, e *Entity, to jid.JID, what []byte)
+	// Carry appends the live state of e, and Adopt reads it back in another kernel, with a version of its own: see
+	// [Local.Carry]. Without them it is lost then.
+	Carry func(e *Entity, dst []byte) []byte
+	Adopt func(l *Local, e *Entity, b []byte) error
+	// Timer is what [Entity.Arm] calls.
+	Timer func(l *Local, e *Entity)
+	// Weigh is about how many bytes the live state takes, for the metrics.
+	Weigh func(e *Entity) int
+	// Inbox is how much may wait for one entity; zero: 64 stanzas and 256 KiB.
+	Inbox Bounds
+
+	loaders []loader
+}
+
+// Bounds are how many stanzas may wait, and how many bytes.
+type Bounds struct{ Count, Bytes int }
+
+type loader struct {
+	part   uint16
+	module string
+	load   func(from any, who Who) (v any, none bool, err error) // none: v is a nil pointer
+}
+
+// Serve says what entities of kind k do on the hosts of the profile, and returns the Behaviour to be filled in,
+// the same for all modules of the profile. In Load.
+func (h *Hooks) Serve(k KindID) *Behaviour {
+	if k == Accounts {
+		panic("session: accounts are served by the kernel: their chains are Hooks.Chains")
+	}
+	for len(h.kinds) <= int(k) {
+		h.kinds = append(h.kinds, nil)
+	}
+	if h.kinds[k] == nil {
+		h.kinds[k] = new(Behaviour)
+	}
+	return h.kinds[k]
+}
+
+// behaviour is that of k; nil: no module of the profile has it.
+func (h *Hooks) behaviour(k KindID) *Behaviour {
+	if int(k) < len(h.kinds) {
+		return h.kinds[k]
+	}
+	return nil
+}
+
+// chains are those of k; nil: no module of the profile has it.
+func (h *Hooks) chains(k KindID) *Chains {
+	if k == Accounts {
+		return &h.Chains
+	}
+	if b := h.behaviour(k); b != nil {
+		return &b.Chains
+	}
+	return nil
+}
+
+// A StreamFeature is one child of <stream:features/> (RFC 6120 §4.3.2): on which streams it is
+// offered, how it is written there, and what the peer's answer does. On the stream's loop, under no
+// lock.
+type StreamFeature struct {
+	Name           xmlstream.Name   // of the element that begins it
+	More           []xmlstream.Name // of elements that go on with it
+	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
+	Needs, Forbids Traits
+	Open           func(st Negotiation) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
+	Offer          func(st Negotiation, a *xmlstream.Appender)
+	Handle         func(st Negotiation, e xmlstream.Element)
+}
+
+// A Feature is a capability that the kernel or a loaded module has. Modules name features in their
+// manifests: a module that requires one loads after whoever provides it.
+type Feature string
+
+// A Manifest is all that can be known of a module without making one. The loader reads manifests
+// first; a module that can't run here is never made, and the next candidate of the same name is
+// looked at instead.
+type Manifest struct {
+	Name    string // what the configuration calls it: "ping"
+	Spec    string // "XEP-0199 2.0.1", "RFC 6121 section 2"
+	Summary string // one line for `canto modules`
+	Cases   string // which of the specification's cases are covered, and what is left out
+
+	Provides, Requires, Conflicts []Feature
+
+	// Options returns a new pointer to the defaults of the options that Load decodes; nil: the module has none.
+	Options func() any
+	// Off keeps it out of the default list: it runs where the configuration names it.
+	Off bool
+	New func() Module
+}
+
+// A Module is one feature of one Profile. It keeps nothing of a host in itself: it takes ev.Host and
+// has a HostSlot.
+type Module interface {
+	Load(api *API) error // reads its configuration and adds its hooks, which can be added nowhere else
+}
+
+// An Unloader is a Module with something to give back when no host runs its profile any more.
+type Unloader interface{ Unload() error }
+
+// A Profile is what hosts with the same module list and options share: resolved manifests, module
+// instances, hooks.
+type Profile struct {
+	Modules []Manifest // as resolved, in load order
+	Skipped []Skip
+	Hooks   *Hooks
+	Limits  *Limits // nil: everybody's
+
+	HostFeatures    []string // of XEP-0030, sorted
+	AccountFeatures []string
+
+	loaded  []Module
+	loaders []loader
+	absent  resident                 // of an address where there is nothing
+	nothing atomic.Pointer[resident] // of an account of which nothing is stored
+	offers  map[reflect.Type]any
+	retired atomic.Bool
+	works   atomic.Int64 // of its modules, on workers or on their way back
+}
+
+// A Skip says why a candidate was not taken.
+type Skip struct{ Module, Spec, Reason string }
+
+func (p *Profile) advertise(list *[]string, ns []string) {
+	for _, n := range ns {
+		if !slices.Contains(*list, n) {
+			*list = append(*list, n)
+		}
+	}
+	sort.Strings(*list)
+}
+
+// An API is what a module is given, for the time of its Load.
+type API struct {
+	Module string
+	Hooks  *Hooks
+	Router *Router
+	Log    *slog.Logger
+
+	profile *Profile
+	decode  func(module string, v any) error
+}
+
+// A Given is something that the process offers to the modules of every profile: the store, the
+// certificates, the clock.
+type Given struct {
+	t reflect.Type
+	v any
+}
+
+// Offer makes v the profile's T, for modules that require the feature it belongs to.
+func Offer[T any](a *API, v T) {
+	a.profile.offers[reflect.TypeFor[T]()] = v
+}
+
+// Find returns the T that whoever loaded before offered, or that the process gave to all profiles.
+func Find[T any](a *API) (v T, ok bool) {
+	x, ok := a.profile.offers[reflect.TypeFor[T]()]
+	if !ok {
+		return v, false
+	}
+	return x.(T), true
+}
+
+// Give makes a Given of v, to be found as a T.
+func Give[T any](v T) Given { return Given{reflect.TypeFor[T](), v} }

@@ -19,7 +19,7 @@ var held struct {
 	by map[string]level
 }
 
-type level struct{ entity, outbox bool }
+type level struct{ entity, box bool }
 
 func goroutine() string {
 	var b [64]byte
@@ -46,7 +46,7 @@ func check(f func(l *level)) {
 
 func lockCheck() {
 	check(func(l *level) {
-		if l.entity || l.outbox {
+		if l.entity || l.box {
 			panic(fmt.Sprintf("session: an entity's lock is taken with %+v held", *l))
 		}
 		l.entity = true
@@ -57,11 +57,11 @@ func unlockCheck() { check(func(l *level) { l.entity = false }) }
 
 func outboxCheck() {
 	check(func(l *level) {
-		if l.outbox {
-			panic("session: a second outbox lock")
+		if l.box {
+			panic("session: the leaf lock of a session is taken twice")
 		}
-		l.outbox = true
+		l.box = true
 	})
 }
 
-func outboxUncheck() { check(func(l *level) { l.outbox = false }) }
+func outboxUncheck() { check(func(l *level) { l.box = false }) }

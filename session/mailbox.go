@@ -6,95 +6,60 @@ import (
 	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
-	"canto/xmlstream"
 )
 
-// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function or an
-// interface. It means the same on another loop and later.
-type envelope struct {
-	from, to jid.JID
-	bytes    []byte // in the loop's mail buffer, or an inbox's or a job's own copy
-	lang     string // of the sender's stream
-	origin   Origin // of a stanza that a client sent, and of what it sets off
-	pledged  Ticket // what a carrier has made entities store so far
-	kind     stanza.Kind
-	target   Target
-	hops     uint8
-	loop     uint16 // of the connection that the stanza came from, and one; 0: not known
-	form     form
-	carrier  bool // origin is settled where the stanza ends
-	fresh    bool // the sender's Pre chain is yet to run
-	bare     bool // it had no 'to'
+// Account runs f under the lock of the account behind bare, once its resident set is in memory: at
+// once, or when it has been read; on l's loop, whichever has read it. exists is false for an address without an
+// account; err says why the set could not be read. With an entity lock held it panics.
+func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exists bool, err error)) {
+	l.Entity(h, bare, func(l *Local, e *Entity, err error) {
+		if e == nil {
+			f(l, nil, false, nil)
+			return
+		}
+		f(l, e.account(), e.exists(), err)
+	})
 }
 
-// A form says what the bytes of an envelope are.
-type form uint8
-
-const (
-	aStanza  form = iota // one element, that chains look at
-	anAnswer             // one, made by this server for one session: no chain looks at it
-	anOffer              // of an entity to a session: it has more for it; the bytes say what. See [Local.Offer]
-	aPull                // of a session to an entity: it has room for that
-)
-
-// fill makes ev the stanza of env, whose element is e.
-func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
-	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
-	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
-	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
-	ev.carrier, ev.pledged = env.carrier, env.pledged
-	if ev.Kind = env.kind; env.form == anOffer || env.form == aPull {
-		return // nothing of it is looked at
+// Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once, or when it
+// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing; err says
+// why it could not be read. With an entity lock held it panics.
+func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
+	e, ok := l.router.Table.lock(l, h, addr)
+	if !ok {
+		f(l, nil, nil)
+		return
 	}
-	if ev.Kind == stanza.Nonza {
-		ev.Kind = stanza.KindOf(e)
+	defer e.release(l)
+	e.mailbox().call(l, f)
+}
+
+// lock takes the lock of what is at addr for l; it is in the table from then on. false: there is nothing.
+func (t *Table) lock(l *Local, h *Host, addr jid.JID) (*Entity, bool) {
+	for {
+		e, ok := t.entity(h, addr)
+		if !ok {
+			return nil, false
+		}
+		e.lock(l)
+		if e.resident != goneMark {
+			return e, true
+		}
+		e.unlock(l)
 	}
-	t, _ := e.Attr(stanza.AttrType)
-	ev.Type = stanza.ParseType(ev.Kind, t)
 }
 
-// seal makes an envelope of ev, with bytes of its own.
-func seal(ev *Stanza) envelope {
-	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
-		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, form: ev.form}
-	if ev.form != aStanza {
-		env.bytes = append([]byte(nil), ev.raw...)
-		return env
+// call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever loop has
+// read it. err says why e could not be read. The lock is held at the call and at the return.
+func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
+	if w := e.waits; (w == nil || !w.running && w.inbox.empty()) && e.warm() {
+		e.used = l.Loop.Tick()
+		f(l, e.Entity, nil)
+		return
 	}
-	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
-	if len(ev.extra) > 0 {
-		env.bytes = addChildren(env.bytes, 0, ev.extra)
-	}
-	return env
+	e.putCall(call{f, l})
+	e.load(l)
 }
-
-// The bounds of an inbox whose kind says nothing else. What does not fit is answered with resource-constraint of
-// type wait.
-const (
-	inboxCount = 64
-	inboxBytes = 256 << 10
-)
-
-// An inbox is what waits for one entity, in order: stanzas, and calls of this process.
-type inbox struct {
-	items []item
-	calls []call // one for each item that is a call
-	bytes int
-}
-
-// An item is a stanza, or the next of the calls.
-type item struct {
-	envelope
-	call bool
-}
-
-// A call wants the entity warm and its lock.
-type call struct {
-	f    func(l *Local, e *Entity, err error)
-	home *Local // where f runs
-}
-
-func (b *inbox) empty() bool { return len(b.items) == 0 }
 
 // put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no
 // more of it than requests, and sessions, that are there.
@@ -118,6 +83,13 @@ func (e mailbox) putCall(c call) {
 	b.items = append(b.items, item{call: true})
 	b.calls = append(b.calls, c)
 }
+
+// The bounds of an inbox whose kind says nothing else. What does not fit is answered with resource-constraint of
+// type wait.
+const (
+	inboxCount = 64
+	inboxBytes = 256 << 10
+)
 
 // next takes the first item; c is what a call calls.
 func (b *inbox) next() (it item, c call) {
@@ -154,18 +126,6 @@ func (e mailbox) enqueue(l *Local, ev *Stanza) {
 		return
 	}
 	ev.carrier = false // it goes on in the inbox
-	e.load(l)
-}
-
-// call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever loop has
-// read it. err says why e could not be read. The lock is held at the call and at the return.
-func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
-	if w := e.waits; (w == nil || !w.running && w.inbox.empty()) && e.warm() {
-		e.used = l.Loop.Tick()
-		f(l, e.Entity, nil)
-		return
-	}
-	e.putCall(call{f, l})
 	e.load(l)
 }
 
@@ -363,57 +323,6 @@ func (e mailbox) calls(l *Local, c call, err error) {
 	e.unlock(l)
 }
 
-// open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
-// panic ends it alone.
-func (e mailbox) open(l *Local, env *envelope, err error) {
-	if a := e.account(); env.form == anAnswer {
-		defer l.boundary(newFrame(l, e.addr, nil))
-		a.answer(l, env)
-		e.unlock(l)
-		return
-	}
-	var el xmlstream.Element
-	if env.form == aStanza {
-		var perr error
-		if el, perr = l.Parser.Element(env.bytes); perr != nil {
-			e.unlock(l)
-			return
-		}
-		defer l.Parser.Release(el)
-	}
-	ev := l.stack.push(l)
-	defer l.stack.pop()
-	env.fill(l, ev, el)
-	ev.raw = env.bytes
-	l.origin, l.originLoop = ev.origin, ev.loop
-	defer ev.land(l)
-	ev.Host = e.host
-	if !env.fresh && env.form == aStanza {
-		if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
-			ev.Target = ToBare
-		}
-	}
-	defer l.boundary(newFrame(l, e.addr, ev))
-	if env.fresh && !find(ev, e.Entity) {
-		ev.carrier = false // what is dropped is not handled: its stream has ended, or its session has another
-		l.stats.Superseded++
-		e.unlock(l)
-		return
-	}
-	if err != nil && ev.form == aStanza {
-		if err == ErrBusy {
-			ev.Fail(stanza.ResourceConstraint)
-		} else {
-			ev.Fail(stanza.InternalServerError)
-		}
-		e.unlock(l)
-		return
-	}
-	if step(l, e.Entity, ev) {
-		forward(l, ev)
-	}
-}
-
 // rehome hands what waits for e, which has left the table, to what has its address now: a deleted account is not
 // brought back. The lock is held at the call and at the return, not in between.
 func (e mailbox) rehome(l *Local) {
@@ -475,34 +384,6 @@ func (e mailbox) takeOver(l *Local, births uint32, err error) {
 	e.unlock(l)
 }
 
-// Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once, or when it
-// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing; err says
-// why it could not be read. With an entity lock held it panics.
-func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
-	e, ok := l.router.Table.lock(l, h, addr)
-	if !ok {
-		f(l, nil, nil)
-		return
-	}
-	defer e.release(l)
-	e.mailbox().call(l, f)
-}
-
-// lock takes the lock of what is at addr for l; it is in the table from then on. false: there is nothing.
-func (t *Table) lock(l *Local, h *Host, addr jid.JID) (*Entity, bool) {
-	for {
-		e, ok := t.entity(h, addr)
-		if !ok {
-			return nil, false
-		}
-		e.lock(l)
-		if e.resident != goneMark {
-			return e, true
-		}
-		e.unlock(l)
-	}
-}
-
 // ErrBusy: a worker queue is full.
 var ErrBusy = errBusy{}
 
@@ -510,6 +391,122 @@ type errBusy struct{}
 
 func (errBusy) Error() string { return "session: the workers have no room" }
 
-// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox. Under the lock,
-// unless a line says otherwise.
-type mailbox struct{ *Entity }
+// release, deferred, gives the lock of e back, also after a panic, which goes on to the boundary around it: what is
+// stored of e is read again then.
+func (e *Entity) release(l *Local) {
+	r := recover()
+	if r != nil {
+		e.spoilt(l)
+	}
+	e.unlock(l)
+	if r != nil {
+		panic(r)
+	}
+}
+
+// idle reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under way, and
+// what is in memory is stored.
+func (e *Entity) idle(r *Router) bool {
+	return e.waits == nil && e.straight == 0 && e.pins == 0 && e.ticket <= r.Durable.Durable() && e.resident != goneMark
+}
+
+// cold reports whether the live state of e may be dropped.
+func (e *Entity) cold(l *Local) (cold bool) {
+	if a := e.account(); a != nil {
+		return len(a.sessions) == 0
+	}
+	b := e.behaviour()
+	if b == nil || b.Cold == nil || e.live == nil {
+		return true
+	}
+	defer l.within(e)
+	return b.Cold(e)
+}
+
+// Arm has [Behaviour.Timer] called at that tick, under the lock; 0: never. There is one timer: a second call
+// replaces the first. An armed entity stays in memory. Under the lock, on the loop of l.
+func (e *Entity) Arm(l *Local, at reactor.Tick) {
+	if at == 0 {
+		if e.waits != nil {
+			e.waits.timer = 0
+			e.calm()
+		}
+		return
+	}
+	w := e.busy()
+	w.timer = at
+	if w.wakes != 0 && w.wakes <= at {
+		return // it will look again then
+	}
+	w.wakes = at
+	l.After(at-l.Loop.Tick(), func() {
+		e.lock(l)
+		defer e.release(l)
+		timerDue(e, l, at)
+	})
+}
+
+// timerDue is called at the tick at, for which e was armed once. Under the lock.
+func timerDue(e *Entity, l *Local, at reactor.Tick) {
+	w := e.waits
+	if w == nil || w.wakes != at || e.resident == goneMark {
+		return // it was armed for an earlier one, or is gone
+	}
+	w.wakes = 0
+	switch {
+	case w.timer == 0:
+		e.calm()
+		return
+	case w.timer > l.Loop.Tick():
+		e.Arm(l, w.timer) // it was armed again
+		return
+	}
+	w.timer = 0
+	run := func(l *Local, e *Entity, err error) {
+		b := e.behaviour()
+		switch {
+		case err != nil:
+			e.Arm(l, l.Loop.Tick()+timerAgain)
+		case e.exists() && b != nil && b.Timer != nil:
+			b.Timer(l, e)
+		}
+	}
+	if e.warm() && !w.running && w.inbox.empty() {
+		run(l, e, nil) // which keeps it in memory no longer
+		e.calm()
+		return
+	}
+	e.mailbox().call(l, run)
+}
+
+// timerAgain is how much later the timer of an entity is due that could not be read, in ticks.
+const timerAgain = 100
+
+// sweepEvery is between two looks at one shard each: all of them within a minute and a half.
+const sweepEvery = 3 // ticks
+
+// coldAfter is how long an entity without live state is kept after its last stanza, in ticks of 100 ms.
+const coldAfter = 600
+
+// OnTimer sweeps the next of this loop's shards: entities that no stanza has asked for leave memory.
+func (l *Local) OnTimer(*reactor.Loop) {
+	l.enter()
+	defer l.leave()
+	l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l)
+	n := len(l.router.locals)
+	l.sweepAt = (l.sweepAt + n) % shards
+	l.sweep(l.sweepAt + l.Loop.Index()%n)
+}
+
+func (l *Local) sweep(i int) {
+	now := l.Loop.Tick()
+	l.swept = l.router.Table.Entities(i, l.swept[:0])
+	for _, e := range l.swept {
+		e.lock(l)
+		if e.idle(l.router) && (e.resident == nil || !e.exists() || now-e.used > coldAfter) && e.cold(l) {
+			l.router.Table.drop(e, false, 0)
+		}
+		e.unlock(l)
+	}
+	clear(l.swept)
+}

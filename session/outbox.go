@@ -7,33 +7,6 @@ import (
 	"canto/session/stanza"
 )
 
-// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there is no room
-// yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under the outbox lock.
-type outbox struct {
-	held    []heldElement // live stanzas that wait, in order
-	bytes   int           // of held
-	given   int           // bytes given to the wire by release since the client was last known to have everything
-	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
-	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
-	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
-	sources []*pulled     // the first one is asked; the others wait their turn
-	kept    []heldElement // what hooks hold back: see Outbox.Hold
-	weight  int           // bytes of kept
-	values  *slot         // of hooks: see OutSlot
-}
-
-// A heldElement waits in an outbox.
-type heldElement struct {
-	bytes    []byte
-	from, to jid.JID
-	kind     stanza.Kind
-	copies   *copies // nil: it is for this session alone
-}
-
-// copies counts the sessions of an account that took one message: those that sent it to their client, and those
-// that hold it back. Under the account's lock.
-type copies struct{ n int }
-
 // last reports whether h, whose session ends, is the only copy that is left.
 func (h *heldElement) last() bool {
 	if h.copies == nil {
@@ -55,21 +28,6 @@ const (
 // LowMark is how much of a [Source], in bytes, may be on its way to the client before the source is asked for more:
 // no amount of what the server itself has to say fills the outbox, whose limit is for what others send.
 const LowMark = 128 << 10
-
-// A Parcel is one element on its way out; its bytes are copied.
-type Parcel struct {
-	Bytes []byte
-	Kind  stanza.Kind
-
-	pulled bool // it is of a Source
-	asked  bool // the hooks were asked about it
-
-	copies **copies // of a stanza that several sessions may get; made when one holds it back
-
-	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
-	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
-	From, To jid.JID
-}
 
 // Send puts p in the outbox of s: it runs the Outgoing hooks and gives p to the wire. A session that rests, is given
 // stored messages, or whose wire has no room keeps p for later. It reports whether s took p: a session that is
@@ -136,9 +94,6 @@ func (out Outbox) waits(p Parcel) bool {
 	}
 	return out.backlogged() && p.Kind == stanza.Message || out.s.out != nil && len(out.s.out.held) > 0
 }
-
-// rests reports whether s has no stream. Under the account's lock, or the outbox lock.
-func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
 
 // clog has everything wait until the client has what the wire took, which has refused an element; false: it closes,
 // and s ends. Under the outbox lock.
@@ -237,38 +192,6 @@ func (s *Session) closing(ref StreamRef, why Ending) {
 	}
 }
 
-// release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
-// nothing is left. Under the account's lock, on the loop of the stream.
-func (s *Session) release(l *Local) (all bool) {
-	for {
-		out := s.lockOut()
-		h, ok, left := out.nextHeld()
-		out.unlock()
-		if !ok {
-			return !left
-		}
-		may := h.from.IsZero()
-		switch {
-		case !may && !guarded(l, s, func() { may = mayHave(l, s, h.from) }):
-			if h.last() { // else another session of the account has it
-				bounce(l, s.account, h, stanza.InternalServerError)
-			}
-			continue
-		case !may:
-			if h.kind == stanza.IQ {
-				l.mail.again(h) // it has an answer, as to an address that takes nothing
-			}
-			continue
-		}
-		out = s.lockOut()
-		ok = out.giveHeld(h)
-		out.unlock()
-		if !ok {
-			return false
-		}
-	}
-}
-
 // nextHeld takes the first element that is held back, if the wire should have it now; left: there is one, and it
 // waits until the client has what the wire took.
 func (out Outbox) nextHeld() (h heldElement, ok, left bool) {
@@ -302,4 +225,265 @@ func (out Outbox) giveHeld(h heldElement) bool {
 	o.bytes += len(h.bytes)
 	out.clog()
 	return false
+}
+
+// endings is the table. rests: Hooks.Rest is asked whether the session outlives its stream. bounces: what the
+// session had not sent is for no other session and no storage. limit is counted beside Stats.Ended.
+var endings = [numEndings]struct {
+	name           string
+	rests, bounces bool
+	limit          string
+}{
+	loggedOut:  {name: "logged-out"},
+	peerError:  {name: "peer-error"},
+	ourError:   {name: "our-error", rests: true},
+	shutdown:   {name: "shutdown", rests: true},
+	slowReader: {name: "slow-reader", rests: true}, // its limit is counted with the stream error
+	lineLost:   {name: "line-lost", rests: true},
+	overflow:   {name: "overflow", limit: "outbox"},
+	expired:    {name: "expired"},
+	displaced:  {name: "displaced", limit: "resting_displaced"},
+	superseded: {name: "superseded"},
+	kicked:     {name: "kicked"},
+	deleted:    {name: "deleted", bounces: true},
+	failed:     {name: "failed"},
+}
+
+// String is the label of the metric.
+func (e Ending) String() string { return endings[e].name }
+
+// endingOf is what a stream has ended by that this server closes with err.
+func endingOf(err error) Ending {
+	switch err {
+	case ErrSystemShutdown:
+		return shutdown
+	case errSlowReader:
+		return slowReader
+	}
+	return ourError
+}
+
+// stop notes what ends s: the first thing counts, but what is known of the connection only gives way to any other,
+// and a decision that the session ends comes before all that happens to its stream. Under the outbox lock.
+func (out Outbox) stop(why Ending) {
+	if out.s.ending == goesOn || out.s.ending == lineLost || why > lineLost && out.s.ending < lineLost || why == deleted {
+		out.s.ending = why
+	}
+}
+
+// stopped is stop under the outbox lock, and returns what s has ended by.
+func (s *Session) stopped(why Ending) Ending {
+	out := s.lockOut()
+	defer out.unlock()
+	out.stop(why)
+	return s.ending
+}
+
+// endedBy is what ends s, goesOn if nothing does, and whether it ends whatever the hooks of Hooks.Rest say.
+func (s *Session) endedBy() (why Ending, over bool) {
+	defer s.lockOut().unlock()
+	return s.ending, s.ending != goesOn && !endings[s.ending].rests
+}
+
+// takes reports whether s takes what it is sent: it goes on, or may rest once its connection is closed, or rests and
+// keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
+func (out Outbox) takes() bool {
+	switch {
+	case out.s.ending == goesOn:
+		return true
+	case out.s.wire == nil:
+		return false
+	case out.s.rests():
+		return true
+	}
+	return endings[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Rest.links) > 0
+}
+
+// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that is what a
+// stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for another of that name.
+func bounce(l *Local, a *Account, h heldElement, c stanza.Condition) {
+	if h.to.IsZero() || h.kind == stanza.Presence {
+		return
+	}
+	e, err := l.Parser.Element(h.bytes)
+	if err != nil {
+		l.Log.Error("a stanza that was held back does not parse", "jid", h.to.String(), "err", err)
+		return
+	}
+	defer l.Parser.Release(e)
+	ev := l.stack.push(l)
+	defer l.stack.pop()
+	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
+	env.fill(l, ev, e)
+	ev.Host = a.host
+	ev.Fail(c)
+}
+
+// unsent takes everything that waits out of the outbox of s but its sources. What other sessions of the account have
+// is left out. Under the account's lock.
+func (s *Session) unsent() (list []heldElement) {
+	defer s.lockOut().unlock()
+	o := s.out
+	if o == nil {
+		return nil
+	}
+	for _, h := range append(o.held, o.kept...) {
+		if h.last() {
+			list = append(list, h)
+		}
+	}
+	o.held, o.kept, o.bytes, o.weight = nil, nil, 0, 0
+	if o.values = nil; len(o.sources) == 0 {
+		s.out = nil
+	}
+	return list
+}
+
+// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it, at the latest when its
+// connection is closed. Any goroutine, any lock held.
+func (s *Session) Close(err error) { s.close(err, kicked) }
+
+// close has s end by why, a decision, and tells its client err.
+func (s *Session) close(err error, why Ending) {
+	out := s.lockOut()
+	w := s.wire
+	out.stop(why)
+	out.unlock()
+	if w != nil {
+		w.Close(err)
+	}
+}
+
+// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.
+type resting struct {
+	l *Local // where the session's last stream was
+	s *Session
+}
+
+func (r *resting) Send([]byte) bool { return false }
+
+func (r *resting) Crowded() bool { return false }
+
+func (r *resting) Loop() *Local { return r.l }
+
+// Outbox runs f with the outbox of s, under its lock: for a module that changes there what it has in an [OutSlot]. Any
+// goroutine, the account's lock held or not.
+func (s *Session) Outbox(f func(o Outbox)) {
+	out := s.lockOut()
+	defer out.unlock()
+	f(out)
+	out.unbox()
+}
+
+// Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
+// [Session.Send].
+func (out Outbox) Append(p Parcel) (ok bool) { return out.takes() && out.put(p) }
+
+// Hold keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source], which would
+// be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session ends before, stanzas of
+// others are routed again.
+func (out Outbox) Hold(p Parcel) (ok bool) {
+	b := out.box()
+	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
+		return false
+	}
+	b.kept = append(b.kept, p.keep())
+	b.weight += len(p.Bytes)
+	return true
+}
+
+// Flush sends what was held back, in order, past the hooks.
+func (out Outbox) Flush() {
+	b := out.s.out
+	if b == nil {
+		return
+	}
+	list := b.kept
+	b.kept, b.weight = nil, 0
+	for _, h := range list {
+		if !out.Append(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
+			return // it ends
+		}
+	}
+}
+
+// Forget drops what is held back and old says so of: presence that a newer one replaces.
+func (out Outbox) Forget(old func(kind stanza.Kind, from jid.JID) bool) {
+	b := out.s.out
+	if b == nil {
+		return
+	}
+	rest := b.kept[:0]
+	for _, h := range b.kept {
+		if old(h.kind, h.from) {
+			b.weight -= len(h.bytes)
+			continue
+		}
+		rest = append(rest, h)
+	}
+	clear(b.kept[len(rest):])
+	b.kept = rest
+}
+
+// An OutSlot is one module's state in an outbox, under the outbox lock: what its OutFunc has to know. It is for
+// what few sessions have, and is lost when the session ends.
+type OutSlot[T any] struct{ id uint16 }
+
+// NewOutSlot makes an OutSlot, for a package variable.
+func NewOutSlot[T any](name string) OutSlot[T] { return OutSlot[T]{register(&names.outSlots, name)} }
+
+// Get is the state in o, nil if there is none.
+func (k OutSlot[T]) Get(out Outbox) *T {
+	if out.s.out == nil {
+		return nil
+	}
+	return slotOf[T](out.s.out.values, k.id)
+}
+
+// Set puts v into o; nil takes it out.
+func (k OutSlot[T]) Set(out Outbox, v *T) {
+	if v != nil || out.s.out != nil {
+		setSlot(&out.box().values, k.id, v)
+	}
+}
+
+// mayHave reports whether the account of s takes what from sent, by the rules that hold now.
+func mayHave(l *Local, s *Session, from jid.JID) bool {
+	a := s.account
+	if from.Bare() == a.addr {
+		return true
+	}
+	for _, refuses := range a.host.Profile().Hooks.Refuses {
+		if refuses(a, from) {
+			return false
+		}
+	}
+	return true
+}
+
+// Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that such a session
+// does not take belongs behind what is stored. Under the account's lock.
+func (s *Session) Backlogged() bool {
+	out := s.lockOut()
+	defer out.unlock()
+	return out.backlogged()
+}
+
+func (out Outbox) backlogged() bool {
+	if out.s.out != nil {
+		for _, f := range out.s.out.sources {
+			if f.ahead {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// askTaken has the wire tell when the client has what f has given. Under the outbox lock.
+func (out Outbox) askTaken(f *pulled) {
+	if out.s.out.asks == 0 {
+		f.due, f.dueSent = f.given, f.sent
+		out.askDrain()
+	}
 }

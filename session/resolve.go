@@ -6,9 +6,6 @@ import (
 	"strings"
 )
 
-// A Skip says why a candidate was not taken.
-type Skip struct{ Module, Spec, Reason string }
-
 // Resolve picks, for each wanted name, the first candidate on the shelf that can run here, and puts
 // the chosen in load order: who provides before who requires, else the shelf's order. A candidate
 // with a conflict, or a requirement that nothing here can bring, is skipped with its reason, and the

@@ -1,9 +1,14 @@
 package session
 
 import (
+	"crypto/tls"
+	"net/netip"
 	"sync"
 
+	"canto/reactor"
 	"canto/session/jid"
+	"canto/session/stanza"
+	"canto/xmlstream"
 )
 
 // A Session is a resource, and outlives connections. It lives in its Account's list; everything is
@@ -58,6 +63,61 @@ func (s *Session) SetInterested() { interested.Set(s, true) }
 
 var interested = NewFlag("interested")
 
+// rests reports whether s has no stream. Under the account's lock, or the outbox lock.
+func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
+
+// Traits say what a stream is by now; a stream feature is offered by them.
+type Traits uint8
+
+// The traits.
+const (
+	Secure Traits = 1 << iota
+	HasUser
+	HasResource
+	S2S
+)
+
+// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of its session:
+// what follows for the session is a row of the table in session.txt, and is decided by Account.end alone.
+type Ending uint8
+
+// The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself ends.
+const (
+	goesOn     Ending = iota // nothing has ended
+	loggedOut                // the peer's end tag (RFC 6120 §4.4)
+	peerError                // the peer's stream error (RFC 6120 §4.9)
+	ourError                 // a stream error of ours, for what the peer has sent or for a failure here
+	shutdown                 // the server stops (RFC 6120 §4.9.3.19)
+	slowReader               // the client does not read, and more waits for it than may
+	lineLost                 // the connection was lost without an end tag
+	overflow                 // it rested for longer than it can keep what it is sent
+	expired                  // the module that kept it at rest has ended it
+	displaced                // it rested, and the account needed its place for another session
+	superseded               // another stream has bound its resource (RFC 6120 §7.7.2.2)
+	kicked                   // by an operator: banned, given another password, its host taken away
+	deleted                  // its account was deleted
+	failed                   // a hook panicked that was to keep it at rest, or to go on with it
+	numEndings
+)
+
+// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there is no room
+// yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under the outbox lock.
+type outbox struct {
+	held    []heldElement // live stanzas that wait, in order
+	bytes   int           // of held
+	given   int           // bytes given to the wire by release since the client was last known to have everything
+	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
+	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
+	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
+	sources []*pulled     // the first one is asked; the others wait their turn
+	kept    []heldElement // what hooks hold back: see Outbox.Hold
+	weight  int           // bytes of kept
+	values  *slot         // of hooks: see OutSlot
+}
+
+// An Outbox is what a hook may do with the outbox of a session. Good until the hook returns.
+type Outbox struct{ s *Session }
+
 // lockOut takes the outbox lock of s; it is the last of the order of locks.
 func (s *Session) lockOut() Outbox {
 	outboxCheck()
@@ -69,3 +129,317 @@ func (out Outbox) unlock() {
 	out.s.mu.Unlock()
 	outboxUncheck()
 }
+
+// A heldElement waits in an outbox.
+type heldElement struct {
+	bytes    []byte
+	from, to jid.JID
+	kind     stanza.Kind
+	copies   *copies // nil: it is for this session alone
+}
+
+// copies counts the sessions of an account that took one message: those that sent it to their client, and those
+// that hold it back. Under the account's lock.
+type copies struct{ n int }
+
+// A Parcel is one element on its way out; its bytes are copied.
+type Parcel struct {
+	Bytes []byte
+	Kind  stanza.Kind
+
+	pulled bool // it is of a Source
+	asked  bool // the hooks were asked about it
+
+	copies **copies // of a stanza that several sessions may get; made when one holds it back
+
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
+	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
+	From, To jid.JID
+}
+
+// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
+// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the
+// outbox. It is given to a session by [Session.Pull], and ends with the session's stream. All methods are called
+// with that session, on the loop of the stream, but for End, which may be called on any.
+type Source interface {
+	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no
+	// lock: it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another
+	// entity by mail, and say NotYet. s is there for what never changes.
+	Next(l *Local, s *Session) (p Parcel, is Supply)
+	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
+	// source ends.
+	Wanted(s *Session) bool
+	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or that the
+	// client must not have them (a blocked address): where they are stored they may be erased. Under the account's
+	// lock.
+	Taken(l *Local, s *Session, n int)
+	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Messages that
+	// came meanwhile have left before it if why is SourceDone, SourceUnwanted or SourceFailed; a new Source may
+	// follow at once. Under the account's lock.
+	End(l *Local, s *Session, why SourceEnd)
+}
+
+// A Supply is what a [Source] says of its next element.
+type Supply uint8
+
+// Ready: here it is. NotYet: it will call [Waker.Wake] when it has one, or knows that there is none.
+// Exhausted: there is none any more.
+const (
+	Ready Supply = iota
+	NotYet
+	Exhausted
+)
+
+// A SourceEnd is why a [Source] is asked for nothing any more.
+type SourceEnd uint8
+
+// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read, or the source
+// has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is no more.
+const (
+	SourceDone SourceEnd = iota
+	SourceUnwanted
+	SourceFailed
+	StreamEnded
+	SessionEnded
+)
+
+// A pulled is a Source in an outbox. Under the outbox lock.
+type pulled struct {
+	src   Source
+	ahead bool // live messages wait behind it
+
+	given, sent     int // elements, and their bytes, that were given and not known to be taken
+	due, dueSent    int // those among them that were given when the wire was asked to tell
+	asking          bool
+	sleeping, woken bool // it said NotYet; it was woken before it had said so
+	ended           bool // it is asked for nothing any more, and waits until all was taken
+	why             SourceEnd
+	rest            []Parcel // for which the wire had no room: they come first
+	then            answer   // behind rest
+}
+
+// An answer is what a Source has said behind the elements that it had.
+type answer struct {
+	is     Supply
+	failed bool // it has panicked instead
+}
+
+// State is how far a stream has come; it only grows, but for the restarts of RFC 6120 §4.3.3.
+type State uint8
+
+// Opening: no stream header yet (Prosody's "notopen"). Unauthed: header seen. Authed: SASL or
+// dialback done. Closing: a stream error or the end tag was sent; nothing more is read. The seed's
+// types follow: c2s_unauthed is Unauthed, c2s_unbound is Authed without a Session, c2s with.
+const (
+	Opening State = iota
+	Unauthed
+	Authed
+	Closing
+)
+
+// A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
+type Wire interface {
+	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
+	// no room is a [Drainer].
+	Send(el []byte) (ok bool)
+	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed down.
+	Crowded() bool
+	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
+	Close(reason error)
+	// Loop is where the connection is looked after: a hint, as it may have moved since.
+	Loop() *Local
+}
+
+// A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
+type Drainer interface {
+	// NotifyDrain has [Stream.Drained] called on the stream's loop, under no lock, once the socket has taken
+	// everything that was sent before, also where it has that already. false: the connection closes, and this is
+	// never told, as it is not if it closes later. Any goroutine, any lock held.
+	NotifyDrain() (ok bool)
+}
+
+// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that
+// is not a session's business. The stream's loop, unless a line says otherwise.
+type Transport interface {
+	Wire
+	Drainer
+	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
+	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
+	Closing() bool
+	Pause()
+	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
+	Resume()
+	Arm(at reactor.Tick)
+	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
+	StartTLS(h *Host) error
+	Remote() netip.AddrPort // any goroutine
+	// TLS is nil while plain, and on transports that have none of their own.
+	TLS() *tls.ConnectionState
+	// Presented is the certificate that was shown to the peer, as far as it is known.
+	Presented() *tls.Certificate
+}
+
+// deadlines of one stream, each a Tick in Stream.due; the earliest is armed.
+const (
+	dueLogin = iota
+	dueRate
+	numDue
+)
+
+// A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
+// Session. session.txt, beside this file, says of each field when it is set and who sets it.
+type Stream struct {
+	wire     Transport
+	loop     *Local
+	host     *Host
+	sess     *Session // set by bind or resumption; whether still ours, only its lock tells
+	in       xmlstream.Stream
+	deal     *deal // negotiation; nil once a c2s stream is bound
+	id       uint64
+	due      [numDue]reactor.Tick
+	tokens   int32        // bytes that may still be read before the stream is paused
+	refilled reactor.Tick // when tokens were last added
+	state    State
+	ending   Ending // what has ended it, as far as it has heard of it
+	traits   Traits
+	parked   uint8 // reasons why no stanza is taken now
+	bits     uint8
+	works    uint16 // how many works are under way, each a reason parkedWork
+}
+
+// Reasons for parked.
+const (
+	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
+	parkedRate
+	parkedOutbox
+	parkedTurn    // it had its share of this turn
+	parkedPledges // it has as many stanzas open as it may
+)
+
+// Bits of a Stream.
+const (
+	bitHeader   uint8 = 1 << iota // our header was sent
+	bitFeatures                   // features were sent for the present header
+	bitCounted                    // counted in its host
+	bitGone                       // the connection is closed
+	bitUpgrade                    // <starttls/> was taken: the handshake follows
+	bitLang                       // the xml:lang of the peer's header is well-formed
+	bitTracked                    // its stanzas are numbered: see Track
+)
+
+// A deal is what is known of a stream before it is bound.
+type deal struct {
+	from     jid.JID // what the peer's header claimed; never trusted
+	peer     jid.JID // bare, as SASL's verifier returned it
+	account  uint64  // its id in the store
+	lang     string
+	exchange any // SASL's state between two elements
+	tries    int
+	kicks    uint32 // of the table, when the account was looked up
+}
+
+// A StreamRef names a stream anywhere, of this process or another. The zero value is none: the
+// session rests.
+type StreamRef struct {
+	Node uint16
+	Inc  uint32 // of the node: its starts are counted
+	ID   uint64
+}
+
+// State is how far st has come.
+func (st *Stream) State() State { return st.state }
+
+// Traits say what st is by now.
+func (st *Stream) Traits() Traits { return st.traits }
+
+// Host is the domain that the peer's header named; nil before one did.
+func (st *Stream) Host() *Host { return st.host }
+
+// Local is the kernel's part of the loop that owns st. Any goroutine.
+func (st *Stream) Local() *Local { return st.loop }
+
+// Transport is st's connection.
+func (st *Stream) Transport() Transport { return st.wire }
+
+// Session is what st was bound to; nil before.
+func (st *Stream) Session() *Session { return st.sess }
+
+// ID numbers the streams of this process; it is never used again. Any goroutine.
+func (st *Stream) ID() uint64 { return st.id }
+
+// Peer is zero until SASL, then the bare JID of who is there, then the full one.
+func (st *Stream) Peer() jid.JID {
+	if st.sess != nil {
+		return st.sess.jid
+	}
+	if st.deal != nil {
+		return st.deal.peer
+	}
+	return jid.JID{}
+}
+
+// Lang is the xml:lang of the peer's header (RFC 6120 §4.7.4); empty if it has none, or one that is not
+// well-formed (BCP 47), which is stamped on nothing.
+func (st *Stream) Lang() string {
+	if r := st.in.Root(); r != nil && st.bits&bitLang != 0 {
+		return r.Lang
+	}
+	return ""
+}
+
+// Ready reports whether st takes another element now: it is neither closing nor parked.
+func (st *Stream) Ready() bool { return st.state != Closing && st.parked == 0 }
+
+func (st *Stream) ref() StreamRef {
+	return StreamRef{Node: st.loop.router.Node, Inc: st.loop.router.Incarnation, ID: st.id}
+}
+
+// park stops reading until unpark takes the last reason away. Each park for parkedWork wants an unpark of its
+// own: stanzas that waited for their account may have several works under way.
+func (st *Stream) park(why uint8) {
+	if st.parked == 0 {
+		st.wire.Pause()
+	}
+	st.parked |= why
+	if why == parkedWork {
+		st.works++
+	}
+}
+
+func (st *Stream) unpark(why uint8) {
+	if st.parked&why == 0 {
+		return
+	}
+	if why == parkedWork {
+		if st.works--; st.works > 0 {
+			return
+		}
+	}
+	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
+		st.wire.Resume()
+	}
+}
+
+// arm sets one deadline and the wire's timer to the earliest.
+func (st *Stream) arm(which int, at reactor.Tick) {
+	st.due[which] = at
+	first := reactor.Tick(0)
+	for _, d := range st.due {
+		if d != 0 && (first == 0 || d < first) {
+			first = d
+		}
+	}
+	st.wire.Arm(first)
+}
+
+// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer so far, and
+// what may be done about it.
+type Negotiation struct{ *Stream }
+
+// Negotiation is st as a stream feature sees it.
+func (st *Stream) Negotiation() Negotiation { return Negotiation{st} }
+
+// A reader is a Stream as what reads its peer.
+type reader struct{ *Stream }
+
+func (st *Stream) reader() reader { return reader{st} }

@@ -151,3 +151,21 @@ func (k HostSlot[T]) Get(h *Host) *T {
 	h.slots.Store(&list)
 	return v
 }
+
+// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
+// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
+// and slots stand there by name and version, never by the numbers that they have in this process.
+
+// A Codec writes the state of a [Slot] down and reads it back.
+type Codec[T any] struct {
+	Version uint8 // of what Append writes; grows when that changes
+	Append  func(dst []byte, v *T) []byte
+	Read    func(version uint8, b []byte) (*T, error)
+}
+
+// slotCodec is a Codec of a slot of any type.
+type slotCodec struct {
+	version uint8
+	append  func(dst []byte, v any) []byte
+	read    func(version uint8, b []byte) (any, error)
+}

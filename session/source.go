@@ -6,73 +6,6 @@ import (
 	"canto/xmlstream"
 )
 
-// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
-// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the
-// outbox. It is given to a session by [Session.Pull], and ends with the session's stream. All methods are called
-// with that session, on the loop of the stream, but for End, which may be called on any.
-type Source interface {
-	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no
-	// lock: it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another
-	// entity by mail, and say NotYet. s is there for what never changes.
-	Next(l *Local, s *Session) (p Parcel, is Supply)
-	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
-	// source ends.
-	Wanted(s *Session) bool
-	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or that the
-	// client must not have them (a blocked address): where they are stored they may be erased. Under the account's
-	// lock.
-	Taken(l *Local, s *Session, n int)
-	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Messages that
-	// came meanwhile have left before it if why is SourceDone, SourceUnwanted or SourceFailed; a new Source may
-	// follow at once. Under the account's lock.
-	End(l *Local, s *Session, why SourceEnd)
-}
-
-// A Supply is what a [Source] says of its next element.
-type Supply uint8
-
-// Ready: here it is. NotYet: it will call [Waker.Wake] when it has one, or knows that there is none.
-// Exhausted: there is none any more.
-const (
-	Ready Supply = iota
-	NotYet
-	Exhausted
-)
-
-// A SourceEnd is why a [Source] is asked for nothing any more.
-type SourceEnd uint8
-
-// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read, or the source
-// has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is no more.
-const (
-	SourceDone SourceEnd = iota
-	SourceUnwanted
-	SourceFailed
-	StreamEnded
-	SessionEnded
-)
-
-// A pulled is a Source in an outbox. Under the outbox lock.
-type pulled struct {
-	src   Source
-	ahead bool // live messages wait behind it
-
-	given, sent     int // elements, and their bytes, that were given and not known to be taken
-	due, dueSent    int // those among them that were given when the wire was asked to tell
-	asking          bool
-	sleeping, woken bool // it said NotYet; it was woken before it had said so
-	ended           bool // it is asked for nothing any more, and waits until all was taken
-	why             SourceEnd
-	rest            []Parcel // for which the wire had no room: they come first
-	then            answer   // behind rest
-}
-
-// An answer is what a Source has said behind the elements that it had.
-type answer struct {
-	is     Supply
-	failed bool // it has panicked instead
-}
-
 // Pull has s given what src has, behind what other sources had to say by then, and among live stanzas; ahead: live
 // messages wait until it has ended. If s has no stream, or closes, src ends at once. Under the account's lock.
 func (s *Session) Pull(l *Local, src Source, ahead bool) {
@@ -86,25 +19,6 @@ func (s *Session) Pull(l *Local, src Source, ahead bool) {
 	o.sources = append(o.sources, &pulled{src: src, ahead: ahead})
 	out.unlock()
 	pullSoon(l, s)
-}
-
-// Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that such a session
-// does not take belongs behind what is stored. Under the account's lock.
-func (s *Session) Backlogged() bool {
-	out := s.lockOut()
-	defer out.unlock()
-	return out.backlogged()
-}
-
-func (out Outbox) backlogged() bool {
-	if out.s.out != nil {
-		for _, f := range out.s.out.sources {
-			if f.ahead {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // wake is [Waker.Wake].
@@ -191,14 +105,6 @@ func toAsk(s *Session) *pulled {
 		return f
 	}
 	return nil
-}
-
-// askTaken has the wire tell when the client has what f has given. Under the outbox lock.
-func (out Outbox) askTaken(f *pulled) {
-	if out.s.out.asks == 0 {
-		f.due, f.dueSent = f.given, f.sent
-		out.askDrain()
-	}
 }
 
 // ask asks f for as much as may be on its way to the client. A panic ends f alone.
@@ -336,16 +242,6 @@ func reopen(s *Session) {
 	}
 }
 
-// guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory of the
-// account is read again. ok: there was none.
-func guarded(l *Local, s *Session, f func()) (ok bool) {
-	at := newFrame(l, s.jid, nil)
-	at.held = l.held // the caller gives it back
-	defer l.boundary(at)
-	f()
-	return true
-}
-
 // endSources ends all sources of s. Under the account's lock.
 func (s *Session) endSources(l *Local, why SourceEnd) {
 	out := s.lockOut()
@@ -471,4 +367,83 @@ func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 		p.From, _ = l.JID(v)
 	}
 	return p, mayHave(l, s, p.From)
+}
+
+// Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken most of what
+// e, and others, have said to it: for more than may be on its way at a time, like the occupants of a room that is
+// joined. what says where to go on; it is copied. If the session ends, or rests, before, More is not called. What e
+// has said before comes first. Under the lock of e.
+func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
+	if mayBeSession(l, to) {
+		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
+		return
+	}
+	// What another server has room for is for the queue to that server to say: a share each turn.
+	next := envelope{from: to, to: e.addr, form: aPull, bytes: append([]byte(nil), what...)}
+	l.Loop.Post(func() { l.Enter(func() { l.mail.add(next, next.bytes) }) })
+}
+
+// offered is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
+type offered struct {
+	by   jid.JID
+	what []byte
+}
+
+func (o *offered) Next(l *Local, s *Session) (Parcel, Supply) {
+	l.mail.add(envelope{from: s.jid, to: o.by, form: aPull}, o.what)
+	return Parcel{}, Exhausted
+}
+
+func (*offered) Wanted(*Session) bool { return true }
+
+func (*offered) Taken(*Local, *Session, int) {}
+
+func (*offered) End(*Local, *Session, SourceEnd) {}
+
+// pulled goes on with what e has offered to the session that ev is from. Under the lock.
+func pulledFrom(e *Entity, l *Local, ev *Stanza) {
+	if b := e.behaviour(); e.exists() && b != nil && b.More != nil {
+		b.More(l, e, ev.From, ev.raw)
+	}
+}
+
+// offered has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
+func offerTo(e *Entity, l *Local, ev *Stanza) {
+	if a := e.account(); a != nil {
+		if s := a.Resource(ev.To); s != nil {
+			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)
+		}
+	}
+}
+
+// release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
+// nothing is left. Under the account's lock, on the loop of the stream.
+func (s *Session) release(l *Local) (all bool) {
+	for {
+		out := s.lockOut()
+		h, ok, left := out.nextHeld()
+		out.unlock()
+		if !ok {
+			return !left
+		}
+		may := h.from.IsZero()
+		switch {
+		case !may && !guarded(l, s, func() { may = mayHave(l, s, h.from) }):
+			if h.last() { // else another session of the account has it
+				bounce(l, s.account, h, stanza.InternalServerError)
+			}
+			continue
+		case !may:
+			if h.kind == stanza.IQ {
+				l.mail.again(h) // it has an answer, as to an address that takes nothing
+			}
+			continue
+		}
+		out = s.lockOut()
+		ok = out.giveHeld(h)
+		out.unlock()
+		if !ok {
+			return false
+		}
+	}
 }

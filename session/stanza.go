@@ -1,10 +1,39 @@
 package session
 
 import (
+	"bytes"
+	"hash/maphash"
+
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
+
+// A Verdict is what a hook says of a stanza: ask the next hook, or it is handled here and no other is
+// asked.
+type Verdict uint8
+
+// The two verdicts.
+const (
+	Pass Verdict = iota
+	Done
+)
+
+// Target is whom a stanza is addressed to, seen from this server.
+type Target uint8
+
+// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
+// domain of ours.
+const (
+	ToSelf Target = iota
+	ToBare
+	ToFull
+	ToHost
+	numTargets
+)
+
+// Targets are all of them, for hooks that make no difference.
+var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
 
 // A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
 // look at it later.
@@ -26,7 +55,6 @@ type Stanza struct {
 	origin  Origin  // of a stanza that a client sent, and of what it sets off
 	extra   []byte  // elements that delivery puts behind the children
 	raw     []byte  // of what is no stanza for chains, and not parsed
-	iqs     *Chains // that have the handler of an iq
 	loop    uint16  // of the connection that it came from, and one; 0: not known
 	bare    bool    // a fresh stanza without 'to'
 	form    form
@@ -45,8 +73,22 @@ type Stanza struct {
 	taken    uint16     // how many sessions took it
 }
 
-// maxHops ends what mail keeps causing: a stanza is sent on this often.
-const maxHops = 8
+// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done,
+// and what it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may
+// say so for no more than the longest settled prefix: what was not acknowledged is sent again.
+//
+// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that
+// one's inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of
+// the batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
+// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges
+// nothing.
+
+// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
+// is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of itself.
+type Origin struct {
+	Stream StreamRef
+	Number uint32
+}
 
 // Keep is a copy that stays. Cold path.
 func (ev *Stanza) Keep() *Stanza {
@@ -171,9 +213,9 @@ func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 // Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
-// find makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
+// findSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
 // again; false: the session has ended.
-func find(ev *Stanza, e *Entity) bool {
+func findSender(ev *Stanza, e *Entity) bool {
 	a := e.account()
 	if a == nil {
 		return false
@@ -184,4 +226,167 @@ func find(ev *Stanza, e *Entity) bool {
 	}
 	ev.Session, ev.stream = s, streamOn(s, ev.on)
 	return true
+}
+
+// streamOn is the stream of s, if it is of l's loop and its connection is open. Under the account's lock.
+func streamOn(s *Session, l *Local) *Stream {
+	w, ok := s.wire.(interface{ Stream() *Stream })
+	if !ok {
+		return nil
+	}
+	if st := w.Stream(); st != nil && st.loop == l && st.bits&bitGone == 0 {
+		return st
+	}
+	return nil
+}
+
+// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all who ask
+// for the same bytes, as far as the loop remembers them.
+func (l *Local) Shared(ev *Stanza) []byte {
+	l.scratch = ev.AppendKept(l.scratch[:0])
+	b := l.scratch
+	if len(b) > sharedBytes {
+		return bytes.Clone(b)
+	}
+	at := &l.shared[maphash.Bytes(l.seed, b)%sharedElements]
+	if !bytes.Equal(*at, b) {
+		*at = bytes.Clone(b)
+	}
+	return *at
+}
+
+// answer mails an answer to ev to ev.From.
+func answerTo(ev *Stanza, el []byte) {
+	ev.replied = true
+	if ev.silent {
+		return
+	}
+	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
+	if !ev.From.IsBare() {
+		env.form = anAnswer // to a session of ours it needs no chain
+	}
+	ev.on.say(env, el)
+}
+
+// fill makes ev the stanza of env, whose element is e.
+func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
+	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
+	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
+	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
+	ev.carrier, ev.pledged = env.carrier, env.pledged
+	if ev.Kind = env.kind; env.form == anOffer || env.form == aPull {
+		return // nothing of it is looked at
+	}
+	if ev.Kind == stanza.Nonza {
+		ev.Kind = stanza.KindOf(e)
+	}
+	t, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(ev.Kind, t)
+}
+
+// seal makes an envelope of ev, with bytes of its own.
+func seal(ev *Stanza) envelope {
+	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
+		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, form: ev.form}
+	if ev.form != aStanza {
+		env.bytes = append([]byte(nil), ev.raw...)
+		return env
+	}
+	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
+	if len(ev.extra) > 0 {
+		env.bytes = addChildren(env.bytes, 0, ev.extra)
+	}
+	return env
+}
+
+// Append appends ev as it is delivered: from is the sender's true address, to the one it was sent
+// to, xml:lang the sender's if the stanza has none (RFC 6120 §8.1), and what was added behind the
+// children.
+func (ev *Stanza) Append(dst []byte) []byte {
+	from := xmlstream.Attr{Name: stanza.AttrFrom, Value: ev.From.String()}
+	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
+	start := len(dst)
+	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
+		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
+	} else {
+		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to)
+	}
+	if len(ev.extra) == 0 {
+		return dst
+	}
+	return addChildren(dst, start, ev.extra)
+}
+
+// AppendKept appends ev as it is to be kept for later: with the sender's xml:lang if it has none of its own
+// (RFC 6120 §8.1.5), and otherwise as it was sent.
+func (ev *Stanza) AppendKept(dst []byte) []byte {
+	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
+		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
+	}
+	return ev.Element.Append(dst, xmlstream.Streamed)
+}
+
+// AppendChildren appends el, one complete element, with extra after its own children.
+func AppendChildren(dst, el, extra []byte) []byte {
+	start := len(dst)
+	return addChildren(append(dst, el...), start, extra)
+}
+
+// addChildren puts extra behind the children of the element that dst[start:] is.
+func addChildren(dst []byte, start int, extra []byte) []byte {
+	if bytes.HasSuffix(dst, []byte("/>")) {
+		name := dst[start+1:]
+		if i := bytes.IndexAny(name, " \t\r\n/>"); i >= 0 {
+			name = name[:i]
+		}
+		dst = append(dst[:len(dst)-2], '>')
+		dst = append(dst, extra...)
+		dst = append(append(dst, "</"...), dst[start+1:start+1+len(name)]...)
+		return append(dst, '>')
+	}
+	i := bytes.LastIndex(dst, []byte("</"))
+	var tag [64]byte
+	if len(dst)-i > len(tag) { // a prefix that long is a client's own choice
+		end := append([]byte(nil), dst[i:]...)
+		return append(append(dst[:i], extra...), end...)
+	}
+	n := copy(tag[:], dst[i:])
+	return append(append(dst[:i], extra...), tag[:n]...)
+}
+
+// push is a Stanza of l, to be filled in.
+func (s *stack) push(l *Local) *Stanza {
+	if s.depth == len(s.list) {
+		panic("session: stanzas nested too deep")
+	}
+	s.depth++
+	ev := &s.list[s.depth-1]
+	ev.on = l
+	return ev
+}
+
+// pop gives back what push gave last.
+func (s *stack) pop() {
+	s.depth--
+	ev := &s.list[s.depth]
+	if ev.other {
+		ev.on.Parser.Release(ev.Element)
+	}
+	extra, takers := ev.extra[:0], ev.takers[:0]
+	*ev = Stanza{}
+	if cap(extra) <= 4096 {
+		ev.extra = extra
+	}
+	clear(takers[:cap(takers)])
+	ev.takers = takers
+}
+
+// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as
+// that is known.
+func (s *Seats) AddSender(ev *Stanza) {
+	loop := slotLoop(ev.From, len(s.groups))
+	if ev.loop > 0 {
+		loop = int(ev.loop) - 1
+	}
+	s.seat(ev.From, loop)
 }

@@ -2,227 +2,153 @@ package session
 
 import (
 	"bytes"
-	"crypto/tls"
-	"net/netip"
+	"errors"
+	"io"
 
 	"canto/reactor"
-	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// State is how far a stream has come; it only grows, but for the restarts of RFC 6120 §4.3.3.
-type State uint8
-
-// Opening: no stream header yet (Prosody's "notopen"). Unauthed: header seen. Authed: SASL or
-// dialback done. Closing: a stream error or the end tag was sent; nothing more is read. The seed's
-// types follow: c2s_unauthed is Unauthed, c2s_unbound is Authed without a Session, c2s with.
-const (
-	Opening State = iota
-	Unauthed
-	Authed
-	Closing
-)
-
-// A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
-type Wire interface {
-	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
-	// no room is a [Drainer].
-	Send(el []byte) (ok bool)
-	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed down.
-	Crowded() bool
-	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
-	Close(reason error)
-	// Loop is where the connection is looked after: a hint, as it may have moved since.
-	Loop() *Local
+// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds it: see
+// [Stream.Feed]. The peer has until the login deadline to become a session.
+func NewStream(l *Local, w Transport, traits Traits) *Stream {
+	lim := l.router.limits()
+	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
+	st.in.Reset(lim.before)
+	st.tokens = int32(lim.burst())
+	l.stats.Streams++
+	if d := lim.LoginTimeout; d > 0 {
+		st.arm(dueLogin, l.Loop.Tick().After(d))
+	}
+	return st
 }
 
-// A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
-type Drainer interface {
-	// NotifyDrain has [Stream.Drained] called on the stream's loop, under no lock, once the socket has taken
-	// everything that was sent before, also where it has that already. false: the connection closes, and this is
-	// never told, as it is not if it closes later. Any goroutine, any lock held.
-	NotifyDrain() (ok bool)
+// turnShare is how many elements a stream has handled in one turn; some cost 100 µs and more.
+const turnShare = 50
+
+// Feed hands st what its peer has sent, as far as st takes it now: used says how much that is. The rest comes again,
+// in front of what follows, when the transport was resumed. overhead is what it took besides to bring p, in bytes:
+// what TLS adds (attacks K33, K34) is paid from the peer's rate like p itself. over: the peer is over its rate,
+// and was paused. On st's loop.
+func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
+	if st.state == Closing {
+		return len(p), false
+	}
+	used = st.reader().feed(p)
+	if st.state == Closing {
+		return len(p), false
+	}
+	return used, st.reader().spend(used + overhead)
 }
 
-// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that
-// is not a session's business. The stream's loop, unless a line says otherwise.
-type Transport interface {
-	Wire
-	Drainer
-	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
-	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
-	Closing() bool
-	Pause()
-	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
-	Resume()
-	Arm(at reactor.Tick)
-	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
-	StartTLS(h *Host) error
-	Remote() netip.AddrPort // any goroutine
-	// TLS is nil while plain, and on transports that have none of their own.
-	TLS() *tls.ConnectionState
-	// Presented is the certificate that was shown to the peer, as far as it is known.
-	Presented() *tls.Certificate
+// feed takes the elements of p one by one until st has had its share of the turn, waits for something, or closes.
+func (st reader) feed(p []byte) (used int) {
+	l := st.loop
+	l.Parser.Feed(&st.in, p)
+	for range turnShare {
+		err := st.next()
+		if err == xmlstream.ErrNeedMore {
+			return len(p)
+		}
+		if err != nil {
+			st.syntax(err)
+		}
+		if st.state == Closing {
+			return len(p)
+		}
+		if st.bits&bitUpgrade != 0 {
+			st.startTLS(p[len(p)-l.Parser.Rest(&st.in):])
+			return len(p)
+		}
+		if st.wire.Crowded() {
+			st.hold()
+		}
+		if !st.Ready() {
+			return len(p) - l.Parser.Rest(&st.in)
+		}
+	}
+	st.yield()
+	return len(p) - l.Parser.Rest(&st.in)
 }
 
-// deadlines of one stream, each a Tick in Stream.due; the earliest is armed.
-const (
-	dueLogin = iota
-	dueRate
-	numDue
-)
-
-// A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
-// Session. session.txt, beside this file, says of each field when it is set and who sets it.
-type Stream struct {
-	wire     Transport
-	loop     *Local
-	host     *Host
-	sess     *Session // set by bind or resumption; whether still ours, only its lock tells
-	in       xmlstream.Stream
-	deal     *deal // negotiation; nil once a c2s stream is bound
-	id       uint64
-	due      [numDue]reactor.Tick
-	tokens   int32        // bytes that may still be read before the stream is paused
-	refilled reactor.Tick // when tokens were last added
-	state    State
-	ending   Ending // what has ended it, as far as it has heard of it
-	traits   Traits
-	parked   uint8 // reasons why no stanza is taken now
-	bits     uint8
-	works    uint16 // how many works are under way, each a reason parkedWork
+// next takes one element of what was fed: the stream header, white space in front of it, or a child of the stream
+// (RFC 6120 §4.2, §4.4). It returns the parser's error if it has none.
+func (st reader) next() error {
+	l := st.loop
+	if st.state != Opening {
+		el, err := l.Parser.Stanza(&st.in)
+		if err == nil {
+			st.receive(el)
+		}
+		return err
+	}
+	tok, err := l.Parser.Next(&st.in)
+	if err == nil && !tok.Blank {
+		st.header(tok.Element)
+	}
+	return err
 }
 
-// Reasons for parked.
-const (
-	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
-	parkedRate
-	parkedOutbox
-	parkedTurn    // it had its share of this turn
-	parkedPledges // it has as many stanzas open as it may
-)
-
-// Bits of a Stream.
-const (
-	bitHeader   uint8 = 1 << iota // our header was sent
-	bitFeatures                   // features were sent for the present header
-	bitCounted                    // counted in its host
-	bitGone                       // the connection is closed
-	bitUpgrade                    // <starttls/> was taken: the handshake follows
-	bitLang                       // the xml:lang of the peer's header is well-formed
-	bitTracked                    // its stanzas are numbered: see Track
-)
-
-// A deal is what is known of a stream before it is bound.
-type deal struct {
-	from     jid.JID // what the peer's header claimed; never trusted
-	peer     jid.JID // bare, as SASL's verifier returned it
-	account  uint64  // its id in the store
-	lang     string
-	exchange any // SASL's state between two elements
-	tries    int
-	kicks    uint32 // of the table, when the account was looked up
+// hold stops reading until the peer has what waits for it, also where the socket takes everything at once: what a
+// peer asks for is charged to its own patience (attack K23).
+func (st reader) hold() {
+	st.park(parkedOutbox)
+	st.wire.NotifyDrain()
 }
 
-// State is how far st has come.
-func (st *Stream) State() State { return st.state }
-
-// Traits say what st is by now.
-func (st *Stream) Traits() Traits { return st.traits }
-
-// Host is the domain that the peer's header named; nil before one did.
-func (st *Stream) Host() *Host { return st.host }
-
-// Local is the kernel's part of the loop that owns st. Any goroutine.
-func (st *Stream) Local() *Local { return st.loop }
-
-// Transport is st's connection.
-func (st *Stream) Transport() Transport { return st.wire }
-
-// Session is what st was bound to; nil before.
-func (st *Stream) Session() *Session { return st.sess }
-
-// ID numbers the streams of this process; it is never used again. Any goroutine.
-func (st *Stream) ID() uint64 { return st.id }
-
-// Peer is zero until SASL, then the bare JID of who is there, then the full one.
-func (st *Stream) Peer() jid.JID {
+// Drained is what the transport calls once the socket has everything that was sent before: see [Drainer]. On st's
+// loop, under no lock.
+func (st *Stream) Drained() {
+	l := st.loop
+	l.enter()
+	defer l.leave()
+	defer caught(st)
+	st.unpark(parkedOutbox)
 	if st.sess != nil {
-		return st.sess.jid
-	}
-	if st.deal != nil {
-		return st.deal.peer
-	}
-	return jid.JID{}
-}
-
-// Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
-func (st Negotiation) Exchange() any {
-	if st.deal == nil {
-		return nil
-	}
-	return st.deal.exchange
-}
-
-// SetExchange replaces it; nil ends the exchange.
-func (st Negotiation) SetExchange(v any) {
-	if st.deal != nil {
-		st.deal.exchange = v
+		st.sess.drained(l, st.ref())
 	}
 }
 
-// Fail counts a failed try to authenticate and returns how many there were on this stream.
-func (st Negotiation) Fail() int {
-	if st.deal == nil {
-		return 0
+// spend takes n bytes off what st may read; a stream over its rate is paused until it has earned
+// some, and TCP slows the peer: over says so.
+func (st reader) spend(n int) (over bool) {
+	l := st.loop
+	lim := l.router.limits()
+	if lim.Rate <= 0 || st.state == Closing {
+		return false
 	}
-	st.deal.tries++
-	return st.deal.tries
-}
-
-// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself says
-// does not read: its stream ends, as it could not go on without a hole.
-func (st *Stream) Send(el []byte) {
-	if st.state != Closing && !st.wire.Send(el) && !st.wire.Closing() {
-		st.Close(errSlowReader)
+	// The debt is one burst at most, so that no stanza, to however many clogged clients, stops its sender
+	// for longer than it takes to earn a burst.
+	st.tokens = int32(max(int64(st.tokens)-int64(n), -lim.burst()))
+	if st.tokens >= 0 {
+		return false
 	}
-}
-
-// Lang is the xml:lang of the peer's header (RFC 6120 §4.7.4); empty if it has none, or one that is not
-// well-formed (BCP 47), which is stamped on nothing.
-func (st *Stream) Lang() string {
-	if r := st.in.Root(); r != nil && st.bits&bitLang != 0 {
-		return r.Lang
+	st.reader().refill()
+	if st.tokens >= 0 {
+		return false
 	}
-	return ""
+	l.stats.Limits["rate"]++
+	st.park(parkedRate)
+	wait := int64(-st.tokens)*10/int64(lim.Rate) + 1
+	st.arm(dueRate, l.Loop.Tick()+reactor.Tick(wait))
+	return true
 }
 
-// Claim says that who is looked up now, to become what Authenticated is given: a [Router.Kick] from
-// here on keeps st from binding, whatever the lookup saw.
-func (st Negotiation) Claim(who jid.JID) { st.deal.kicks = st.loop.router.Table.kicks(who.Bare()) }
-
-// Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
-// verifier returned, account its id in the store. The peer restarts the stream next.
-func (st Negotiation) Authenticated(who jid.JID, account uint64) {
-	st.deal.peer, st.deal.account, st.deal.exchange = who.Bare(), account, nil
-	st.traits |= HasUser
-	st.restart()
+// refill adds what st has earned since it was last asked, at most one burst.
+func (st reader) refill() {
+	lim := st.loop.router.limits()
+	now := st.loop.Loop.Tick()
+	earned := int64(now-st.refilled) * int64(lim.Rate) / 10
+	st.refilled = now
+	st.tokens = int32(min(int64(st.tokens)+earned, lim.burst()))
 }
 
-// Secured is called when TLS is up; the peer restarts the stream next (RFC 6120 §5.4.3.3). Nothing
-// that came before survives: host, id, language, a SASL exchange.
-func (st *Stream) Secured() {
-	st.traits |= Secure
-	if st.host != nil {
-		st.leaveHost()
-	}
-	st.deal = &deal{}
-	st.restart()
+// yield leaves the rest of st's input to the loop's next turn: others come first.
+func (st reader) yield() {
+	st.park(parkedTurn)
+	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
 }
-
-// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves and the
-// handshake begins.
-func (st Negotiation) Upgrade() { st.bits |= bitUpgrade }
 
 // startTLS goes on with an Upgrade; rest is what was read behind <starttls/>. RFC 6120 §5.3.3 forbids white
 // space there, but some clients end their lines with it, and it carries nothing: it is dropped. All else was
@@ -241,205 +167,289 @@ func (st reader) startTLS(rest []byte) {
 	}
 }
 
-func (st *Stream) restart() {
-	st.state = Opening
-	st.bits &^= bitFeatures | bitHeader // an error from here on is the new stream's, behind its own header
-	lim := st.loop.router.limits().before
-	if st.traits&HasUser != 0 {
-		lim = st.loop.router.limits().after
-	}
-	st.in.Reset(lim)
-}
-
-func (st *Stream) leaveHost() {
-	if st.bits&bitCounted != 0 {
-		st.host.conns.Add(-1)
-		st.bits &^= bitCounted
-	}
-	st.host = nil
-}
-
-// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not logged out: its
-// session may rest. Closing twice is closing once.
-func (st *Stream) Close(err error) { st.end(err, endingOf(err)) }
-
-// end ends st by why.
-func (st *Stream) end(err error, why Ending) {
-	st.loop.Loop.Owned()
+// header takes the peer's stream header (RFC 6120 §4.7) and answers with ours and the features.
+func (st reader) header(e xmlstream.Element) {
+	l := st.loop
+	l.enter()
+	defer l.leave()
+	defer caught(st.Stream)
 	if st.state == Closing {
 		return
 	}
-	countClose(st.loop, err)
-	if st.bits&bitHeader == 0 {
-		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
-		st.openHeader()
-	}
-	st.state, st.ending = Closing, why
-	if st.sess != nil {
-		st.sess.closing(st.ref(), why)
-	}
-	st.wire.Close(err)
-}
-
-// Ready reports whether st takes another element now: it is neither closing nor parked.
-func (st *Stream) Ready() bool { return st.state != Closing && st.parked == 0 }
-
-// park stops reading until unpark takes the last reason away. Each park for parkedWork wants an unpark of its
-// own: stanzas that waited for their account may have several works under way.
-func (st *Stream) park(why uint8) {
-	if st.parked == 0 {
-		st.wire.Pause()
-	}
-	st.parked |= why
-	if why == parkedWork {
-		st.works++
-	}
-}
-
-// parkToAnswer is park for work that ends in an answer that the peer waits for.
-func (st Negotiation) parkToAnswer() {
-	if st.parked == 0 {
-		st.wire.PauseToAnswer()
-	}
-	st.parked |= parkedWork
-	st.works++
-}
-
-func (st *Stream) unpark(why uint8) {
-	if st.parked&why == 0 {
+	if st.state != Opening {
+		st.Close(ErrInvalidXML) // a second header without a restart
 		return
 	}
-	if why == parkedWork {
-		if st.works--; st.works > 0 {
+	if string(e.Local()) != "stream" || string(e.Space()) != stanza.NSStream {
+		if string(e.Local()) == "stream" {
+			st.Close(ErrInvalidNamespace)
+		} else {
+			st.Close(ErrBadFormat)
+		}
+		return
+	}
+	if r := st.in.Root(); r == nil || !contentNamespace(r.Default) {
+		st.Close(ErrInvalidNamespace)
+		return
+	}
+	if err := st.Negotiation().readHeader(e); err != nil {
+		st.Close(err)
+		return
+	}
+	st.bits &^= bitLang
+	if r := st.in.Root(); r.Lang != "" && wellFormedLang(r.Lang) {
+		st.bits |= bitLang
+	}
+	st.state = Unauthed
+	if st.traits&HasUser != 0 {
+		st.state = Authed
+	}
+	st.openHeader()
+	st.Negotiation().sendFeatures()
+}
+
+// negotiate takes an element of a stream without a session (RFC 6120 §4.3).
+func (st reader) negotiate(e xmlstream.Element) {
+	kind := stanza.KindOf(e)
+	if kind == stanza.Nonza {
+		if f := st.Negotiation().feature(e, e, false); f != nil {
+			f.Handle(st.Negotiation(), e)
+			return
+		}
+		if e.Is(nameStreamErr) {
+			st.end(nil, peerError)
+			return
+		}
+		if st.Negotiation().known(e.Name()) {
+			st.Close(ErrPolicyViolation) // a negotiation that is not open now: twice, too early, or closed
+			return
+		}
+		st.Close(ErrUnsupportedStanza)
+		return
+	}
+	if kind == stanza.IQ {
+		if typ, _ := e.Attr(stanza.AttrType); string(typ) == "set" || string(typ) == "get" {
+			if p, ok := e.First(); ok {
+				if f := st.Negotiation().feature(e, p, true); f != nil {
+					f.Handle(st.Negotiation(), e)
+					return
+				}
+			}
+			if id, ok := e.Attr(stanza.AttrID); ok && st.traits&HasUser != 0 && st.Negotiation().forUs(e) {
+				// RFC 6120 §7.1 ends the stream for a stanza to others only.
+				st.Negotiation().FailIQ(string(id), stanza.ServiceUnavailable)
+				return
+			}
+		}
+	}
+	// RFC 6120 §4.9.3.12: a stanza before the stream may carry one; never routed, never stored.
+	st.Close(ErrNotAuthorized)
+}
+
+// syntax ends st for what the parser refused, or for the peer's end tag (io.EOF).
+func (st reader) syntax(err error) {
+	l := st.loop
+	l.enter()
+	defer l.leave()
+	if errors.Is(err, io.EOF) {
+		st.end(nil, loggedOut)
+		return
+	}
+	se := syntaxStreamError(err)
+	if se == errStanzaTooBig {
+		l.stats.Limits["stanza"]++
+	}
+	st.Close(se)
+}
+
+// receive takes one element of a stream that has its header (RFC 6120 §4.3, §8.1). e is good until
+// it returns.
+func (st reader) receive(e xmlstream.Element) {
+	l := st.loop
+	l.crowded, l.copied = 0, 0
+	size := len(e.Raw())
+	st.element(e)
+	if l.copied > 0 {
+		st.spend(l.copied / copyShare)
+	}
+	if l.crowded > 0 {
+		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
+		// flood is slowed to what that one can take.
+		l.stats.Limits["crowded"]++
+		st.spend(min(l.crowded, size) * crowdPrice)
+	}
+}
+
+// copyShare copies of a broadcast cost the sender's rate as much as the stanza itself: a usual presence costs a
+// user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
+const copyShare = 64
+
+// crowdPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides itself.
+const crowdPrice = 15
+
+// element takes e, whatever it costs.
+func (st reader) element(e xmlstream.Element) {
+	l := st.loop
+	l.enter()
+	defer l.leave()
+	if st.sess == nil {
+		defer caught(st.Stream)
+		st.negotiate(e)
+		return
+	}
+	kind := stanza.KindOf(e)
+	if kind == stanza.Nonza {
+		defer caught(st.Stream)
+		st.nonza(e)
+		return
+	}
+	l.stats.In[kind]++
+	st.stanza(kind, e)
+}
+
+// nonza finds the feature that a bound stream's element belongs to.
+func (st reader) nonza(e xmlstream.Element) {
+	if f := st.Negotiation().feature(e, e, false); f != nil {
+		f.Handle(st.Negotiation(), e)
+		return
+	}
+	if n := e.Name(); n.Space == nameStreamErr.Space {
+		if n == nameStreamErr { // RFC 6120 §4.9: the peer ends the stream
+			st.end(nil, peerError)
 			return
 		}
 	}
-	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
-		st.wire.Resume()
+	if st.Negotiation().known(e.Name()) {
+		st.Close(ErrPolicyViolation) // a second login, TLS after it (attack S06)
+		return
 	}
+	st.Close(ErrUnsupportedStanza)
 }
 
-// yield leaves the rest of st's input to the loop's next turn: others come first.
-func (st reader) yield() {
-	st.park(parkedTurn)
-	st.loop.Loop.Post(func() { st.unpark(parkedTurn) })
-}
-
-// arm sets one deadline and the wire's timer to the earliest.
-func (st *Stream) arm(which int, at reactor.Tick) {
-	st.due[which] = at
-	first := reactor.Tick(0)
-	for _, d := range st.due {
-		if d != 0 && (first == 0 || d < first) {
-			first = d
+// stanza checks what every stanza from a client owes (RFC 6120 §8.1), and routes it.
+func (st reader) stanza(kind stanza.Kind, e xmlstream.Element) {
+	l := st.loop
+	s := st.sess
+	ev := l.stack.push(l)
+	defer l.stack.pop()
+	ev.stream, ev.Session, ev.Host = st.Stream, s, s.account.host
+	ev.Kind, ev.Element, ev.From, ev.Fresh = kind, e, s.jid, true
+	ev.lang, ev.loop = st.Lang(), l.mark
+	ev.origin.Stream = st.ref()
+	if st.bits&bitTracked != 0 {
+		l.ledgers[st.id].take(ev)
+		defer ev.land(l)
+	}
+	typ, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(kind, typ)
+	if from, ok := e.Attr(stanza.AttrFrom); ok {
+		// RFC 6120 §8.1.2.1: the server stamps it; what the client wrote must be its own.
+		j, err := l.JID(from)
+		if err != nil || j != s.jid && j != s.account.addr {
+			st.Close(ErrInvalidFrom)
+			return
 		}
 	}
-	st.wire.Arm(first)
-}
-
-// Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
-// connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
-// room; if not, nothing is run.
-func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
-	st.parkToAnswer()
-	if c == reactor.Disk {
-		st.charge(readCost)
-	}
-	return st.await(c, work, then)
-}
-
-// AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
-// fair by address and host.
-func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
-	st.park(parkedWork)
-	host, addr := st.payer()
-	ok = st.loop.Loop.Admit(host, addr, cost, func() {
-		st.loop.enter()
-		defer st.loop.leave()
-		if st.bits&bitGone == 0 && st.state != Closing && !st.await(c, work, then) {
-			then(ErrBusy)
+	to, directed := e.Attr(stanza.AttrTo)
+	switch {
+	case !directed:
+		ev.bare, ev.To, ev.Target = true, s.account.addr, ToSelf
+	default:
+		j, err := l.JID(to)
+		if err != nil {
+			ev.bare, ev.To = true, s.account.addr
+			ev.Fail(stanza.JIDMalformed)
+			return
 		}
-	})
-	if !ok {
-		st.unpark(parkedWork)
+		ev.To = j
+		ev.Target = targetOf(l, ev)
 	}
-	return ok
+	if ev.Type == stanza.TypeUnknown {
+		ev.Fail(stanza.BadRequest)
+		return
+	}
+	if kind == stanza.IQ && !wellFormedIQ(ev) {
+		ev.Fail(stanza.BadRequest)
+		return
+	}
+	walk(l, ev)
 }
 
-func (st Negotiation) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
-	if st.host == nil { // the stream has left its host, and its features with it
-		st.unpark(parkedWork)
+// wellFormedIQ holds RFC 6120 §8.2.3: an id; exactly one child for get and set, at most one for
+// result.
+func wellFormedIQ(ev *Stanza) bool {
+	if _, ok := ev.Element.Attr(stanza.AttrID); !ok || ev.Type == stanza.TypeNone {
 		return false
 	}
-	ok = st.loop.do(st.host.Profile(), c, work, func(err error) {
-		st.loop.enter()
-		defer st.loop.leave()
-		if st.bits&bitGone != 0 {
+	n := 0
+	for c, ok := ev.Element.First(); ok; c, ok = c.Next() {
+		n++
+	}
+	switch ev.Type {
+	case stanza.TypeGet, stanza.TypeSet:
+		return n == 1
+	case stanza.TypeResult:
+		return n <= 1
+	}
+	return true
+}
+
+// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
+func caught(st *Stream) {
+	if r := recover(); r != nil {
+		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.Close(ErrInternal)
+	}
+}
+
+// Due is what the front door's timer calls: deadlines that have passed take effect.
+func (st *Stream) Due() {
+	l := st.loop
+	l.enter()
+	defer l.leave()
+	now := l.Loop.Tick()
+	if d := st.due[dueRate]; d != 0 && d <= now {
+		st.due[dueRate] = 0
+		st.reader().refill()
+		st.unpark(parkedRate)
+	}
+	if d := st.due[dueLogin]; d != 0 && d <= now {
+		st.due[dueLogin] = 0
+		if st.sess == nil {
+			l.stats.Limits["login_timeout"]++
+			st.Close(ErrConnectionTimeout)
 			return
 		}
-		st.unpark(parkedWork)
-		if st.state != Closing {
-			then(err)
-		}
-	})
-	if !ok {
-		st.unpark(parkedWork)
 	}
-	return ok
+	st.arm(dueRate, st.due[dueRate])
 }
 
-// Costs of what a login sets off besides its own steps, as [reactor.StepCost].
-const (
-	readCost = 30 // one row
-	loadCost = 60 // a resident set
-)
-
-// charge has st, which has not logged in, pay so many microseconds for work elsewhere: the later is its turn,
-// and that of its address and host, where many log in.
-func (st Negotiation) charge(cost int) {
-	if st.sess == nil {
-		host, addr := st.payer()
-		st.loop.Loop.Charge(host, addr, cost)
+// Gone takes a stream apart whose connection is closed, the one teardown path: what becomes of its session is
+// decided by what has ended the stream. err is why the connection was closed. A second call does nothing.
+func (st *Stream) Gone(err error) {
+	l := st.loop
+	if st.bits&bitGone != 0 {
+		return
 	}
-}
-
-func (st Negotiation) payer() (host uint32, addr netip.Addr) {
-	if st.host != nil {
-		host = st.host.ID
+	l.enter()
+	defer l.leave()
+	why := st.ending
+	if why == goesOn {
+		why = lineLost
+		countClose(l, err) // of the session: st itself has not heard of it
 	}
-	return host, st.wire.Remote().Addr()
+	st.bits |= bitGone
+	if st.bits&bitTracked != 0 {
+		delete(l.ledgers, st.id)
+	}
+	st.state = Closing
+	l.stats.StreamsEnd++
+	st.leaveHost()
+	st.in.Reset(l.router.limits().before)
+	s := st.sess
+	st.sess, st.deal = nil, nil
+	if s == nil {
+		return
+	}
+	streamEnded(l, s, st.ref(), why, 0)
 }
-
-// Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
-func (st Negotiation) Delay(d reactor.Tick, then func()) {
-	st.park(parkedWork)
-	st.loop.After(d, func() {
-		if st.bits&bitGone != 0 {
-			return
-		}
-		st.unpark(parkedWork)
-		if st.state != Closing {
-			then()
-		}
-	})
-}
-
-// A StreamRef names a stream anywhere, of this process or another. The zero value is none: the
-// session rests.
-type StreamRef struct {
-	Node uint16
-	Inc  uint32 // of the node: its starts are counted
-	ID   uint64
-}
-
-// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer so far, and
-// what may be done about it.
-type Negotiation struct{ *Stream }
-
-// Negotiation is st as a stream feature sees it.
-func (st *Stream) Negotiation() Negotiation { return Negotiation{st} }
-
-// A reader is a Stream as what reads its peer.
-type reader struct{ *Stream }
-
-func (st *Stream) reader() reader { return reader{st} }

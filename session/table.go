@@ -1,13 +1,31 @@
 package session
 
 import (
+	"crypto/tls"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
 	"canto/session/jid"
 )
 
-const shards = 256
+// A Host is one served domain: at most 256 bytes, so that ten thousand idle ones are nothing. Its
+// fields never change but through the pointers.
+type Host struct {
+	Name string
+	ID   uint32  // order of appearance in this process
+	JID  jid.JID // of the domain
+
+	service  bool // users do not log in: its bare domain is an entity, and what is at it is made by stanzas
+	profile  atomic.Pointer[Profile]
+	cert     atomic.Pointer[hostCertificate]                  // nil, or without a certificate: it is to be read
+	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
+	slots    atomic.Pointer[[]any]
+	conns    atomic.Int32
+}
+
+// A hostCertificate is a state of a host's certificate: each drop makes another one.
+type hostCertificate struct{ cert *tls.Certificate }
 
 // A Table is the one of the process: address -> *Entity, in 256 shards by slot, and domain -> *Host. It knows the
 // entities that live here; that a recipient lives here, nothing outside this package may assume.
@@ -19,6 +37,8 @@ type Table struct {
 	nextID uint32
 	size   atomic.Int64
 }
+
+const shards = 256
 
 type shard struct {
 	mu       sync.RWMutex
@@ -37,6 +57,21 @@ func NewTable() *Table {
 	t.hosts.Store(&map[string]*Host{})
 	return t
 }
+
+// entities is a set of Entities by address: open addressing over pointers, as the key is in what they point to.
+// A map with the JID as its key costs four times as much. Under the shard's lock.
+type entities struct {
+	slots []*Entity // of a power of two; at most three quarters are taken
+	tags  []uint16  // of the hashes, so that few others are looked at
+	n     int
+}
+
+// seed keeps who chooses names from choosing where they go.
+var seed = maphash.MakeSeed()
+
+const minEntities = 8
+
+func hashOf(addr jid.JID) uint64 { return maphash.String(seed, addr.String()) }
 
 // Host is the host that serves domain. Any goroutine.
 func (t *Table) Host(domain string) (*Host, bool) {
@@ -234,3 +269,148 @@ func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 	}
 	return dst
 }
+
+// find is where addr is, or would go.
+func (s *entities) find(addr jid.JID) (i int, tag uint16, ok bool) {
+	h := hashOf(addr)
+	tag = uint16(h >> 48)
+	mask := len(s.slots) - 1
+	for i = int(h) & mask; s.slots[i] != nil; i = (i + 1) & mask {
+		if s.tags[i] == tag && s.slots[i].addr == addr {
+			return i, tag, true
+		}
+	}
+	return i, tag, false
+}
+
+// get is the entity at addr; nil if there is none.
+func (s *entities) get(addr jid.JID) *Entity {
+	if s.n == 0 {
+		return nil
+	}
+	if i, _, ok := s.find(addr); ok {
+		return s.slots[i]
+	}
+	return nil
+}
+
+// add takes e in, which is not there.
+func (s *entities) add(e *Entity) {
+	if 4*(s.n+1) > 3*len(s.slots) {
+		s.resize(max(2*len(s.slots), minEntities))
+	}
+	s.place(e)
+	s.n++
+}
+
+func (s *entities) place(e *Entity) {
+	i, tag, _ := s.find(e.addr)
+	s.slots[i], s.tags[i] = e, tag
+}
+
+func (s *entities) resize(size int) {
+	old := s.slots
+	s.slots, s.tags = make([]*Entity, size), make([]uint16, size)
+	for _, e := range old {
+		if e != nil {
+			s.place(e)
+		}
+	}
+}
+
+// remove takes e out, if it is there.
+func (s *entities) remove(e *Entity) bool {
+	if s.get(e.addr) != e {
+		return false
+	}
+	i, _, _ := s.find(e.addr)
+	mask := len(s.slots) - 1
+	// Those behind it move up, as far as they may, so that no look-up ends too early.
+	for j := (i + 1) & mask; s.slots[j] != nil; j = (j + 1) & mask {
+		home := int(hashOf(s.slots[j].addr)) & mask
+		if (j-home)&mask >= (j-i)&mask {
+			s.slots[i], s.tags[i] = s.slots[j], s.tags[j]
+			i = j
+		}
+	}
+	s.slots[i], s.tags[i] = nil, 0
+	if s.n--; len(s.slots) > minEntities && 8*s.n < len(s.slots) {
+		s.resize(len(s.slots) / 2)
+	}
+	return true
+}
+
+// NewHost makes a host that runs p. The name is prepared (RFC 7622 §3.2) and must be a domain.
+// cert reads the host's certificate, on first use and after [Host.DropCertificate]; nil: it has none.
+// Any goroutine.
+func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*Host, error) {
+	j, err := jid.Parse(name)
+	if err != nil {
+		return nil, err
+	}
+	if l, _, r := j.Parts(); l != "" || r != "" {
+		return nil, jid.ErrMalformed
+	}
+	h := &Host{Name: j.String(), JID: j}
+	if cert != nil {
+		h.loadCert.Store(&cert)
+	}
+	h.profile.Store(p)
+	return h, nil
+}
+
+// NewService makes a host without logins, with the profile p: its bare domain is an entity, like every address
+// at it, of the kinds that p serves. Any goroutine.
+func NewService(name string, p *Profile) (*Host, error) {
+	h, err := NewHost(name, p, nil)
+	if err == nil {
+		h.service = true
+	}
+	return h, err
+}
+
+// Service reports whether h was made by NewService. Any goroutine.
+func (h *Host) Service() bool { return h.service }
+
+// renew gives h, which was removed, what a new Host of the same domain has.
+func (h *Host) renew(n *Host) {
+	h.loadCert.Store(n.loadCert.Load())
+	h.DropCertificate()
+	h.profile.Store(n.profile.Load())
+}
+
+// Profile is what h runs now; a chain asks once and stays with the answer. Any goroutine.
+func (h *Host) Profile() *Profile { return h.profile.Load() }
+
+// Swap has h run p from now on and returns what it ran before. Nothing of a session is lost: flags,
+// slots, parts and atoms belong to the process. Any goroutine.
+func (h *Host) Swap(p *Profile) (old *Profile) { return h.profile.Swap(p) }
+
+// Certificate is the host's, parsed on first use; nil without an error if it has none of its own.
+// It may read a file: never on a loop. Any goroutine.
+func (h *Host) Certificate() (*tls.Certificate, error) {
+	before := h.cert.Load()
+	if before != nil && before.cert != nil {
+		return before.cert, nil
+	}
+	load := h.loadCert.Load()
+	if load == nil {
+		return nil, nil
+	}
+	c, err := (*load)()
+	if err != nil {
+		return nil, err
+	}
+	// If it was dropped meanwhile, what was read may be the one before: the next handshake reads again.
+	h.cert.CompareAndSwap(before, &hostCertificate{c})
+	return c, nil
+}
+
+// DropCertificate has the next handshake read the certificate again. Any goroutine.
+func (h *Host) DropCertificate() { h.cert.Store(new(hostCertificate)) }
+
+// Connections counts the streams that named h in their header. Any goroutine.
+func (h *Host) Connections() int { return int(h.conns.Load()) }
+
+// About is what the program says of itself to who asks (XEP-0092).
+type About struct{ Name, Version string }

@@ -1,9 +1,109 @@
 package session
 
 import (
-	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/xmlstream"
 )
+
+// deliver routes the mail in order, with no lock held; what is mailed meanwhile goes behind.
+func (m *mail) deliver() {
+	if m.moving || m.next == len(m.list) && len(m.speakers) == 0 && len(m.pulls) == 0 {
+		return
+	}
+	m.moving = true
+	defer func() { m.moving = false }() // whatever a letter meets
+	for {
+		for m.next < len(m.list) || len(m.pulls) > 0 {
+			if n := len(m.pulls); n > 0 {
+				s := m.pulls[n-1]
+				m.pulls = m.pulls[:n-1]
+				pull(m.l, s)
+				continue
+			}
+			env := &m.list[m.next]
+			m.next++
+			m.route(env)
+		}
+		clear(m.list)
+		m.list, m.next = m.list[:0], 0
+		if len(m.speakers) == 0 {
+			break
+		}
+		e := m.speakers[len(m.speakers)-1]
+		m.speakers = m.speakers[:len(m.speakers)-1]
+		e.speaker().spoken(m.l)
+	}
+	if m.buf = m.buf[:0]; cap(m.buf) > 64<<10 {
+		m.buf = nil
+	}
+	if cap(m.list) > 1024 {
+		m.list = nil
+	}
+}
+
+// route takes one letter on its way. A panic ends it alone.
+func (m *mail) route(env *envelope) {
+	l := m.l
+	if env.form == anAnswer {
+		if m.toSession(env) {
+			return
+		}
+		env.form = aStanza // to another domain, or an entity that has asked: as any stanza
+	}
+	if env.form != aStanza {
+		ev := l.stack.push(l)
+		defer l.stack.pop()
+		env.fill(l, ev, xmlstream.Element{})
+		ev.raw = env.bytes
+		walk(l, ev)
+		return
+	}
+	e, err := l.Parser.Element(env.bytes)
+	if err != nil {
+		l.Log.Error("mail that does not parse", "from", env.from.String(), "to", env.to.String(), "err", err)
+		return
+	}
+	defer l.Parser.Release(e)
+	m.routeElement(env, e)
+}
+
+// routeElement takes a letter on its way whose element is e.
+func (m *mail) routeElement(env *envelope, e xmlstream.Element) {
+	l := m.l
+	ev := l.stack.push(l)
+	defer l.stack.pop()
+	env.fill(l, ev, e)
+	walk(l, ev)
+}
+
+// toSession hands an answer that this server made to the session that asked: behind what waits for its account, if
+// something does. false: the address is none of a session here.
+func (m *mail) toSession(env *envelope) bool {
+	l := m.l
+	a, ok := l.router.Table.Loaded(env.to.Bare())
+	if !ok {
+		return mayBeSession(l, env.to) // the one that asked is gone
+	}
+	defer l.boundary(newFrame(l, env.to, nil))
+	a.lock(l)
+	if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
+		kept := *env
+		kept.bytes = append([]byte(nil), env.bytes...)
+		a.mailbox().put(kept)
+	} else {
+		a.answer(l, env)
+	}
+	a.unlock(l)
+	return true
+}
+
+// answer gives an answer to the session that asked, if it is here. Under the lock.
+func (a *Account) answer(l *Local, env *envelope) {
+	if s := a.Resource(env.to); s != nil {
+		l.stats.Out[env.kind]++
+		s.Send(Parcel{Bytes: env.bytes, Kind: env.kind})
+	}
+}
 
 // walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any other straight
 // to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
@@ -114,7 +214,7 @@ func forward(l *Local, ev *Stanza) {
 	case !ours && ev.form != aStanza:
 		return
 	case !ours:
-		remote(l, ev)
+		forwardRemote(l, ev)
 		return
 	}
 	ev.Host = host
@@ -140,8 +240,8 @@ func forward(l *Local, ev *Stanza) {
 	}
 }
 
-// remote takes ev, which is for a domain that is not ours, through the hooks of the host that it comes from.
-func remote(l *Local, ev *Stanza) {
+// forwardRemote takes ev, which is for a domain that is not ours, through the hooks of the host that it comes from.
+func forwardRemote(l *Local, ev *Stanza) {
 	if ev.Host == nil {
 		h, ok := l.router.Table.Host(domainOf(ev.From))
 		if !ok {
@@ -163,35 +263,45 @@ func arrive(l *Local, h *Hooks, k KindID, ev *Stanza) {
 			return
 		}
 	}
-	at, run := &c.Presence[ev.Target], runPresence
+	at := c.of(ev)
+	if len(at.records) > 0 && k != 0 {
+		runRecorded(l, c, at, ev)
+	} else {
+		run(c, at, ev)
+	}
+}
+
+// of is the chain of ev's kind and target.
+func (c *Chains) of(ev *Stanza) *Chain[StanzaFunc] {
 	switch ev.Kind {
 	case stanza.Message:
-		at, run = &c.Message[ev.Target], runMessage
+		return &c.Message[ev.Target]
 	case stanza.IQ:
-		at = &c.IQ[ev.Target]
-		ev.iqs, run = c, runIQ
+		return &c.IQ[ev.Target]
 	}
-	if len(at.records) > 0 && k != 0 {
-		records(l, at, ev, run)
-	} else {
-		run(l, at, ev)
+	return &c.Presence[ev.Target]
+}
+
+// run runs at, which is of c, and says what is owed where no hook has taken ev.
+func run(c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
+	switch ev.Kind {
+	case stanza.Message:
+		if Run(at, ev) == Pass {
+			ev.Fail(stanza.ServiceUnavailable)
+		}
+	case stanza.IQ:
+		runIQ(c, at, ev)
+	default:
+		Run(at, ev)
 	}
 }
 
-func runMessage(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {
-	if Run(c, ev) == Pass {
-		ev.Fail(stanza.ServiceUnavailable)
-	}
-}
-
-func runPresence(_ *Local, c *Chain[StanzaFunc], ev *Stanza) { Run(c, ev) }
-
-func runIQ(_ *Local, c *Chain[StanzaFunc], ev *Stanza) {
+func runIQ(all *Chains, c *Chain[StanzaFunc], ev *Stanza) {
 	if runPhases(c, ev, Guard, Deliver) == Done {
 		return
 	}
 	if ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet {
-		if f := ev.iqs.handler(ev); f != nil && f(ev) == Done {
+		if f := all.handler(ev); f != nil && f(ev) == Done {
 			return
 		}
 	}
@@ -242,40 +352,229 @@ func targetOf(l *Local, ev *Stanza) Target {
 	return ToBare
 }
 
-// A stack has the Stanzas that chains run on. The loop's.
-type stack struct {
-	list  [8]Stanza
-	depth int
+// orphaned answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC 6121
+// §8.5.1). What an account's own sessions asked has ended with their streams.
+func orphaned(ev *Stanza) {
+	if ev.From.Bare() != ev.at.addr {
+		ev.Absent()
+	}
 }
 
-// push is a Stanza of l, to be filled in.
-func (s *stack) push(l *Local) *Stanza {
-	if s.depth == len(s.list) {
-		panic("session: stanzas nested too deep")
+// spoken is called when l has routed its mail, with what e said straight. What waited for that is spread.
+func (e speaker) spoken(l *Local) {
+	e.lock(l)
+	e.straight = 0
+	if w := e.waits; w != nil {
+		for _, j := range w.out.queue {
+			e.spread(l, j)
+		}
+		w.out.queue = nil
+		e.delivered(l)
 	}
-	s.depth++
-	ev := &s.list[s.depth-1]
-	ev.on = l
-	return ev
+	e.unlock(l)
 }
 
-// pop gives back what push gave last.
-func (s *stack) pop() {
-	s.depth--
-	ev := &s.list[s.depth]
-	if ev.other {
-		ev.on.Parser.Release(ev.Element)
+// delivered goes on with e when something of it has been: with its inbox, if that waited. Under the lock.
+func (e speaker) delivered(l *Local) {
+	w := e.waits
+	if !w.out.spread() {
+		if v, ok := e.live.(*lived); ok {
+			v.resettle()
+		}
 	}
-	extra, takers := ev.extra[:0], ev.takers[:0]
-	*ev = Stanza{}
-	if cap(extra) <= 4096 {
-		ev.extra = extra
-	}
-	clear(takers[:cap(takers)])
-	ev.takers = takers
+	e.mailbox().resume(l)
+	e.calm()
 }
 
-func domainOf(j jid.JID) string {
-	_, d, _ := j.Parts()
-	return d
+// turn delivers a share: of the first entity, of those after it where that leaves room. An entity that has more goes
+// behind the others.
+func (sh *shares) turn() {
+	l := sh.l
+	l.enter()
+	defer l.leave()
+	defer func() { // whatever happens to one broadcast
+		if sh.posted = len(sh.senders) > 0; sh.posted {
+			l.Loop.Post(sh.serve)
+		}
+	}()
+	for left := sayShare; left > 0 && len(sh.senders) > 0; {
+		s := sh.senders[0]
+		copy(sh.senders, sh.senders[1:])
+		sh.senders[len(sh.senders)-1] = nil
+		sh.senders = sh.senders[:len(sh.senders)-1]
+		for left > 0 && len(s.parts) > 0 {
+			p := &s.parts[0]
+			left -= p.deliver(l, left)
+			if len(p.to) > 0 {
+				continue
+			}
+			l.mail.deliver() // what receivers say of it
+			s.of.speaker().partDone(l, p)
+			s.parts[0] = part{}
+			s.parts = s.parts[1:]
+		}
+		if len(s.parts) > 0 {
+			sh.senders = append(sh.senders, s)
+		}
+	}
 }
+
+// deliver serves at most n receivers of p, and returns how many.
+func (p *part) deliver(l *Local, n int) (served int) {
+	before := l.crowded
+	defer func() { p.crowded = p.crowded || l.crowded > before }()
+	if p.to == nil {
+		l.mail.route(&p.letter)
+		return 1
+	}
+	el, err := l.Parser.Element(p.letter.bytes)
+	if err != nil {
+		l.Log.Error("a broadcast that does not parse", "from", p.letter.from.String(), "err", err)
+		p.to = nil
+		return 1
+	}
+	defer l.Parser.Release(el)
+	for ; served < n && len(p.to) > 0; served++ {
+		c := p.to[0]
+		env := p.letter
+		env.to = c.to[p.at]
+		l.mail.routeElement(&env, el)
+		if p.at++; p.at == len(c.to) {
+			p.to, p.at = p.to[1:], 0
+		}
+	}
+	return served
+}
+
+// partDone is called when a loop has delivered p.
+func (e speaker) partDone(l *Local, p *part) {
+	e.lock(l)
+	d := &e.waits.out
+	d.left--
+	p.dispatch.crowded = p.dispatch.crowded || p.crowded
+	if p.dispatch.left--; p.dispatch.left == 0 {
+		e.departed(p.dispatch)
+	}
+	e.delivered(l)
+	e.unlock(l)
+}
+
+// absent answers a stanza to an address where there is nothing: an account that gives nothing away, or on a service
+// host whatever the modules say.
+func nothingAt(e *Entity, ev *Stanza) {
+	if e.host.service {
+		h := e.host.Profile().Hooks
+		if Run(&h.Make, ev) == Done {
+			return
+		}
+		if e.exists() { // a hook has created it
+			arrive(ev.on, h, e.kind, ev)
+			return
+		}
+	}
+	ev.Absent()
+}
+
+// open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
+// panic ends it alone.
+func (e mailbox) open(l *Local, env *envelope, err error) {
+	if a := e.account(); env.form == anAnswer {
+		defer l.boundary(newFrame(l, e.addr, nil))
+		a.answer(l, env)
+		e.unlock(l)
+		return
+	}
+	var el xmlstream.Element
+	if env.form == aStanza {
+		var perr error
+		if el, perr = l.Parser.Element(env.bytes); perr != nil {
+			e.unlock(l)
+			return
+		}
+		defer l.Parser.Release(el)
+	}
+	ev := l.stack.push(l)
+	defer l.stack.pop()
+	env.fill(l, ev, el)
+	ev.raw = env.bytes
+	l.origin, l.originLoop = ev.origin, ev.loop
+	defer ev.land(l)
+	ev.Host = e.host
+	if !env.fresh && env.form == aStanza {
+		if ev.Target = targetOf(l, ev); ev.Target == ToSelf {
+			ev.Target = ToBare
+		}
+	}
+	defer l.boundary(newFrame(l, e.addr, ev))
+	if env.fresh && !findSender(ev, e.Entity) {
+		ev.carrier = false // what is dropped is not handled: its stream has ended, or its session has another
+		l.stats.Superseded++
+		e.unlock(l)
+		return
+	}
+	if err != nil && ev.form == aStanza {
+		if err == ErrBusy {
+			ev.Fail(stanza.ResourceConstraint)
+		} else {
+			ev.Fail(stanza.InternalServerError)
+		}
+		e.unlock(l)
+		return
+	}
+	if step(l, e.Entity, ev) {
+		forward(l, ev)
+	}
+}
+
+// runRecorded is run, and then phase Record of at, whatever was said before. A store that is known to be full refuses a
+// message before anything of it is delivered.
+func runRecorded(l *Local, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
+	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Durable.Full() {
+		ev.Fail(stanza.ResourceConstraint)
+		return
+	}
+	ev.recorded = true
+	run(c, at, ev)
+	for i := range at.records {
+		at.records[i].f(ev)
+	}
+}
+
+// Deliver sends ev to one session of the account whose lock is held: its bytes, with the sender's true
+// address. It reports whether the session took it; if not, ev is handled as if there were no such resource
+// (RFC 6121 §8.5.3.2).
+func (l *Local) Deliver(to *Session, ev *Stanza) bool {
+	l.scratch = ev.Append(l.scratch[:0])
+	ok, crowded, full := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
+	switch {
+	case ok:
+		l.stats.Out[ev.Kind]++
+		if ev.taken++; ev.copies != nil {
+			ev.copies.n = int(ev.taken)
+		}
+		if ev.recorded {
+			ev.takers = append(ev.takers, to)
+		}
+	case full:
+		l.stats.Limits["held"]++
+	}
+	if crowded {
+		l.crowded += len(l.scratch)
+	}
+	if cap(l.scratch) > 64<<10 {
+		l.scratch = nil
+	}
+	return ok
+}
+
+// deliver is Send, and reports besides whether more waits for the client than it takes at a time; full: p was
+// refused, as there are as many messages held back as may be.
+func (s *Session) deliver(p Parcel) (ok, crowded, full bool) {
+	out := s.lockOut()
+	defer out.unlock()
+	ok = out.send(p)
+	return ok, s.wire != nil && s.wire.Crowded(), !ok && out.refuses()
+}
+
+// maxHops ends what mail keeps causing: a stanza is sent on this often.
+const maxHops = 8

@@ -254,7 +254,7 @@ func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	if shelf == nil {
 		shelf = mod.All
 	}
-	p, err := session.Load(s.Router, session.Core, shelf, h.Modules, h.Module, s.given(h, offer)...)
+	p, err := session.LoadProfile(s.Router, session.Core, shelf, h.Modules, h.Module, s.given(h, offer)...)
 	if err != nil {
 		return nil, &HostError{name, PartModules, err}
 	}

@@ -3,6 +3,7 @@ package session
 import (
 	"runtime/debug"
 
+	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
 )
@@ -60,14 +61,6 @@ func (l *Local) within(e *Entity) {
 	}
 }
 
-// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
-func caught(st *Stream) {
-	if r := recover(); r != nil {
-		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
-		st.Close(ErrInternal)
-	}
-}
-
 func (l *Local) panicked(r any, f frame) {
 	l.stats.Panics++
 	who := f.who
@@ -107,4 +100,49 @@ func (e *Entity) spoilt(l *Local) {
 		}()
 	}
 	e.unlike()
+}
+
+// do has a worker run work, and this loop then: for modules of p, which is not unloaded meanwhile. false: the
+// queue of c has no room, and nothing is run.
+func (l *Local) do(p *Profile, c reactor.Class, work func() error, then func(err error)) bool {
+	p.works.Add(1)
+	ok := l.router.Workers.Do(c, l.Loop, work, func(err error) {
+		defer p.works.Add(-1)
+		then(err)
+	})
+	if !ok {
+		p.works.Add(-1)
+	}
+	return ok
+}
+
+// Work has a worker run work, and this loop then, as something that came from outside: for a module of the
+// host h, which stays loaded until then has returned. It reports whether the queue of c had room; if not,
+// nothing is run. On l's loop, with any lock held. Cold path.
+func (l *Local) Work(h *Host, c reactor.Class, work func() error, then func(l *Local, err error)) bool {
+	return l.do(h.Profile(), c, work, func(err error) { l.Enter(func() { then(l, err) }) })
+}
+
+// later runs f on a loop after a while.
+type later struct {
+	timer reactor.Timer
+	f     func()
+}
+
+func (t *later) OnTimer(*reactor.Loop) { t.f() }
+
+// After runs f on the loop, as something that came from outside, after d. Cold path.
+func (l *Local) After(d reactor.Tick, f func()) {
+	t := &later{f: func() { l.Enter(f) }}
+	l.Loop.Arm(&t.timer, l.Loop.Tick()+max(d, 1), t)
+}
+
+// guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory of the
+// account is read again. ok: there was none.
+func guarded(l *Local, s *Session, f func()) (ok bool) {
+	at := newFrame(l, s.jid, nil)
+	at.held = l.held // the caller gives it back
+	defer l.boundary(at)
+	f()
+	return true
 }
