@@ -10,6 +10,10 @@ import (
 	"canto/session/stanza"
 )
 
+// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
+// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
+// and slots stand there by name and version, never by the numbers that they have in this process.
+
 // carriedVersion is the first byte of an entity that was written down.
 const carriedVersion = 1
 

@@ -172,6 +172,16 @@ func (e *Entity) Wrote(l *Local, t Ticket) {
 // maxOpen is how many stanzas of one stream may be open: above it nothing more is read from it.
 const maxOpen = 1024
 
+// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done,
+// and what it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may
+// say so for no more than the longest settled prefix: what was not acknowledged is sent again.
+//
+// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that
+// one's inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of
+// the batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
+// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges
+// nothing.
+
 // Track numbers the stanzas that st takes from now on, from 1, and has the hooks Settled called when more of them
 // are settled. On the stream's loop, once it is bound.
 func (st *Stream) Track() {

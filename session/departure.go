@@ -7,26 +7,6 @@ import (
 	"canto/session/stanza"
 )
 
-// take puts p behind what this loop has to deliver for its entity.
-func (sh *shares) take(p part) {
-	var s *sender
-	for _, x := range sh.senders {
-		if x.of == p.of {
-			s = x
-			break
-		}
-	}
-	if s == nil {
-		s = &sender{of: p.of}
-		sh.senders = append(sh.senders, s)
-	}
-	s.parts = append(s.parts, p)
-	if !sh.posted {
-		sh.posted = true
-		sh.l.Loop.Post(sh.serve) // its turn is one, whatever else was posted in this
-	}
-}
-
 // What an entity says leaves it in one order for each receiver, whichever loops it was said on.
 //
 // With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its mail as
@@ -152,6 +132,26 @@ func (e speaker) departed(p *dispatch) {
 		e.crowds = p.crowded
 	}
 	d.bytes -= len(p.letter.bytes) + jobBytes
+}
+
+// take puts p behind what this loop has to deliver for its entity.
+func (sh *shares) take(p part) {
+	var s *sender
+	for _, x := range sh.senders {
+		if x.of == p.of {
+			s = x
+			break
+		}
+	}
+	if s == nil {
+		s = &sender{of: p.of}
+		sh.senders = append(sh.senders, s)
+	}
+	s.parts = append(s.parts, p)
+	if !sh.posted {
+		sh.posted = true
+		sh.l.Loop.Post(sh.serve) // its turn is one, whatever else was posted in this
+	}
 }
 
 // add puts el, under env's addresses, behind what is there. el is copied.

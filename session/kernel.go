@@ -110,8 +110,8 @@ type Local struct {
 	held    *Entity // whose lock this loop holds
 	nest    int     // depth of enter
 	mark    uint16  // the loop's number, and one
-	crowded int     // bytes delivered to wires that are crowded, since Receive began
-	copied  int     // bytes of broadcasts, a copy for each receiver, since Receive began
+	crowded int     // bytes delivered to wires that are crowded, since the present element was taken
+	copied  int     // bytes of broadcasts, a copy for each receiver, since the present element was taken
 
 	mail  mail
 	stack stack

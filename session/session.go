@@ -115,7 +115,7 @@ type outbox struct {
 	values  *slot         // of hooks: see OutSlot
 }
 
-// An Outbox is what a hook may do with the outbox of a session. Good until the hook returns.
+// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until the hook returns.
 type Outbox struct{ s *Session }
 
 // lockOut takes the outbox lock of s; it is the last of the order of locks.

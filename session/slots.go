@@ -152,10 +152,6 @@ func (k HostSlot[T]) Get(h *Host) *T {
 	return v
 }
 
-// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
-// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
-// and slots stand there by name and version, never by the numbers that they have in this process.
-
 // A Codec writes the state of a [Slot] down and reads it back.
 type Codec[T any] struct {
 	Version uint8 // of what Append writes; grows when that changes

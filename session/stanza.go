@@ -73,16 +73,6 @@ type Stanza struct {
 	taken    uint16     // how many sessions took it
 }
 
-// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done,
-// and what it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may
-// say so for no more than the longest settled prefix: what was not acknowledged is sent again.
-//
-// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that
-// one's inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of
-// the batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
-// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges
-// nothing.
-
 // An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
 // is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of itself.
 type Origin struct {
