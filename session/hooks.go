@@ -322,7 +322,7 @@ type StreamFeature struct {
 }
 
 // A Feature is a capability that the kernel or a loaded module has. Modules name features in their
-// manifests: a module that requires one loads after whoever provides it.
+// manifests: a module that requires one loads after the module that provides it.
 type Feature string
 
 // A Manifest is all that can be known of a module without making one. The loader reads manifests
@@ -358,7 +358,7 @@ type Profile struct {
 	Modules []Manifest // as resolved, in load order
 	Skipped []Skip
 	Hooks   *Hooks
-	Limits  *Limits // nil: everybody's
+	Limits  *Limits // nil: those of the process
 
 	HostFeatures    []string // of XEP-0030, sorted
 	AccountFeatures []string
@@ -407,7 +407,7 @@ func Offer[T any](a *API, v T) {
 	a.profile.offers[reflect.TypeFor[T]()] = v
 }
 
-// Find returns the T that whoever loaded before offered, or that the process gave to all profiles.
+// Find returns the T that a module that was loaded before has offered, or that the process gave to all profiles.
 func Find[T any](a *API) (v T, ok bool) {
 	x, ok := a.profile.offers[reflect.TypeFor[T]()]
 	if !ok {

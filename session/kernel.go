@@ -55,7 +55,7 @@ func (r *Router) limits() *limitSet { return r.lim.Load() }
 // HostLimits are the limits that hold for h. Any goroutine.
 func (r *Router) HostLimits(h *Host) Limits { return *r.hostLimits(h) }
 
-// hostLimits are the limits of one host: its own, or everybody's.
+// hostLimits are the limits of one host: its own, or those of the process.
 func (r *Router) hostLimits(h *Host) *Limits {
 	if p := h.Profile(); p != nil && p.Limits != nil {
 		return p.Limits
@@ -135,7 +135,7 @@ type Local struct {
 // Elements that many sessions keep alike: presence is mostly the client's name and what it can do.
 const (
 	sharedElements = 512
-	sharedBytes    = 1024 // the longest: more is mostly somebody's own
+	sharedBytes    = 1024 // the longest: what is longer is mostly one user's own
 )
 
 // Router is the process's. Any goroutine.

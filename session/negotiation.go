@@ -410,7 +410,7 @@ func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 			}
 		}()
 		if h, ok := l.router.Table.Host(st.host.Name); !ok || h != st.host {
-			st.Close(ErrHostGone) // whoever took the host away looked for sessions before this one
+			st.Close(ErrHostGone) // its sessions were ended before this one was in the list
 			return
 		}
 		if l.router.Table.kicks(st.deal.peer) != st.deal.kicks {

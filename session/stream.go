@@ -273,7 +273,7 @@ func (st reader) receive(e xmlstream.Element) {
 		st.spend(l.copied / copyShare)
 	}
 	if l.crowded > 0 {
-		// Who writes to somebody that takes it slowly pays more for it: a few messages cost nothing, a
+		// A stanza to a client that takes it slowly costs its sender more: a few messages cost nothing, a
 		// flood is slowed to what that one can take.
 		l.stats.Limits["crowded"]++
 		st.spend(min(l.crowded, size) * crowdPrice)
