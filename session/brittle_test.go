@@ -49,7 +49,8 @@ func (m *brittle) Load(api *session.API) error {
 		}
 		return new(int)
 	}
-	b.Cold = func(e *session.Entity) bool { rage(e, "cold"); return true }
+	b.Cold = func(e *session.Entity) bool { rage(e, "cold"); return *session.Live[int](e) >= 0 }
+	b.Weigh = func(e *session.Entity) int { rage(e, "weigh"); return *session.Live[int](e) }
 	b.Failed = func(_ *session.Local, e *session.Entity) { rage(e, "failed") }
 	b.Ended = func(_ *session.Local, e *session.Entity) { rage(e, "ended") }
 	b.Timer = func(_ *session.Local, e *session.Entity) { *brittlePart.Own(e) = 1; rage(e, "timer") }
@@ -118,6 +119,7 @@ func TestPanicInKind(t *testing.T) {
 		{"failed", "fail", "<internal-server-error", "stored false"},
 		{"ended", "delete", "stored false", "<service-unavailable"},
 		{"cold", "", "stored false", "stored false"},
+		{"weigh", "", "stored false", "stored false"},
 	} {
 		t.Run(c.at, func(t *testing.T) {
 			s, romeo := brittleServer(t)
@@ -140,6 +142,9 @@ func TestPanicInKind(t *testing.T) {
 				}
 				s.Advance(time.Second) // timers
 				s.Settle()
+			}
+			if n := s.Router.Table.Weigh()["not_weighed"].Count; n > 0 != (c.at == "weigh") {
+				t.Errorf("%d are not weighed", n)
 			}
 			s.Advance(5 * time.Minute)
 			s.Settle()
@@ -186,6 +191,7 @@ func TestPanicWhileRead(t *testing.T) {
 				t.Errorf("%s: %s", at, got)
 			}
 		}
+		s.Router.Table.Weigh()
 		s.Advance(5 * time.Minute)
 		s.Settle()
 		if e := s.Router.Table.Found(address(t, at+"@b.localhost")); e != nil {

@@ -225,7 +225,7 @@ func (m seen) first(p unsafe.Pointer) bool {
 	return true
 }
 
-// weigh takes the entity's lock.
+// weighEntity takes the entity's lock.
 func weighEntity(e *Entity, h Holdings, once seen) {
 	lockCheck()
 	e.mu.Lock()
@@ -238,8 +238,12 @@ func weighEntity(e *Entity, h Holdings, once seen) {
 	a := e.account()
 	if a != nil {
 		n = weigh(a)
-	} else if part = e.kind.String() + "s"; e.behaviour() != nil && e.behaviour().Weigh != nil && e.live != nil {
-		n += e.behaviour().Weigh(e)
+	} else {
+		part = e.kind.String() + "s"
+		live, ok := weighLive(e)
+		if n += live; !ok {
+			h.add("not_weighed", 1, 0)
+		}
 	}
 	if e.waits != nil {
 		waits := weigh(e.waits)
@@ -264,7 +268,22 @@ func weighEntity(e *Entity, h Holdings, once seen) {
 	}
 }
 
-// weigh takes the outbox lock.
+// weighLive is what the live state of e takes, as its kind says; false: its function has panicked. No loop runs this, so
+// the panic is told by what is returned.
+func weighLive(e *Entity) (n int, ok bool) {
+	b := e.behaviour()
+	if x, is := e.live.(*lived); !is || x.v == nil || b == nil || b.Weigh == nil {
+		return 0, true
+	}
+	defer func() {
+		if recover() != nil {
+			n, ok = 0, false
+		}
+	}()
+	return b.Weigh(e), true
+}
+
+// weighSession takes the outbox lock.
 func weighSession(s *Session, h Holdings, once seen) {
 	defer s.lockOut().unlock()
 	n := weigh(s)

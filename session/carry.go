@@ -37,14 +37,16 @@ func (l *Local) Carry(put func(b []byte)) (left int) {
 	return left
 }
 
-// carry is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
+// carryEntity is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
 func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	a := e.account()
 	switch {
-	case e.resident == goneMark, a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
+	case e.resident == goneMark:
 		return nil, true
 	case e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet():
 		return nil, false
+	case a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
+		return nil, true
 	}
 	b = append(b, carriedVersion)
 	b = putString(b, e.kind.String())
@@ -66,7 +68,7 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	return b, true
 }
 
-// carry appends s. Under the account's lock.
+// carrySession appends s. Under the account's lock.
 func carrySession(s *Session, b []byte) []byte {
 	b = putString(b, s.jid.Resource())
 	b = append(b, byte(s.priority), byte(s.traits))

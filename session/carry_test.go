@@ -54,3 +54,28 @@ func FuzzTakeUp(f *testing.F) {
 		}
 	})
 }
+
+// An entity for which something waits is left, also where it has no sessions: what waits would be lost.
+func TestCarryWhileSomethingWaits(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{})
+	s.AddAccount("nurse@localhost")
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	held := s.HoldWork()
+	romeo.Conn().Write([]byte("<message to='nurse@localhost' type='chat'><body>waits</body></message>"))
+	s.Net.Run()
+	if len(held.Jobs) == 0 {
+		t.Fatal("the account is not being read")
+	}
+	left := 0
+	l := s.Router.Locals()[0]
+	l.Loop.Post(func() { l.Enter(func() { left = l.Carry(func([]byte) {}) }) })
+	s.Net.Run()
+	if left != 1 {
+		t.Errorf("%d are left", left)
+	}
+	held.Release()
+	for len(held.Jobs) > 0 {
+		held.Next()
+	}
+	s.Settle()
+}

@@ -343,12 +343,20 @@ func (ev *Stanza) KeptInBatch() Verdict {
 	return Done
 }
 
-// write gives the batch of ev, if there is one, to the store, for the entity whose lock is held.
+// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If it fails the
+// sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
 func writeBatch(ev *Stanza) {
 	b := ev.batch
 	if b == nil {
 		return
 	}
+	then, replied := failKept, ev.replied
+	if replied {
+		then = failSilently
+	}
 	ev.batch = nil
-	ev.commit(ev.on.router.Durable.Commit(b), nil, failKept)
+	ev.commit(ev.on.router.Durable.Commit(b), nil, then)
+	ev.replied = replied // where the stanza goes on, what comes next may answer it
 }
+
+func failSilently(*Stanza, error) Verdict { return Done }

@@ -15,6 +15,10 @@ import (
 // of its connection as far as a [Seats] knows it, else one by its slot, and what is for it is queued there under
 // the entity's lock, first in, first out. A loop takes turns among entities, a share each. While anything is
 // spread, whatever the entity says goes the same way; when all has been delivered it is straight again.
+//
+// A stanza of a client that its account passes on is no saying of the account: of two that clients of one account send
+// at the same time on two loops either may come first. What a hook has said of one, a copy for instance, is said: what
+// comes after it for the same receiver stays after it.
 
 // Numbers of a broadcast: up to sayInline receivers are served at once; of what is spread a loop serves sayShare
 // receivers in a turn, which with their writes is less than a millisecond.
@@ -417,8 +421,26 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		})
 		return
 	}
-	j := job{letter: envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}, to: seats.share()}
-	e.speaker().job(l, j)
+	letter := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}
+	e.speaker().job(l, job{letter, e.speaker().share(l, seats)})
+}
+
+// share is the receivers in seats as they are now, each with the loop that serves it while anything of e is spread:
+// where e keeps Seats, those know it also of receivers that are gathered for once.
+func (e speaker) share(l *Local, seats *Seats) [][]*chunk {
+	v, ok := e.live.(*lived)
+	if seats.of != nil || !ok || len(v.places) == 0 {
+		return seats.share()
+	}
+	groups := make([][]*chunk, len(l.router.locals))
+	seats.each(func(to jid.JID) {
+		i := e.loopOf(l, to)
+		if groups[i] == nil {
+			groups[i] = []*chunk{new(chunk)}
+		}
+		groups[i][0].to = append(groups[i][0].to, to)
+	})
+	return groups
 }
 
 // Seats lends an empty set of receivers, until the hook returns.

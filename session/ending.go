@@ -9,15 +9,6 @@ import (
 	"canto/session/stanza"
 )
 
-// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
-// longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
-// an account that can't be read for good must not hold its sessions, and the store's work, for ever.
-const (
-	firstUnbind   = 10
-	longestUnbind = 640
-	unbindTries   = 10
-)
-
 // streamEnded is called when ref, the last stream of s, has ended by why, or was none and s has ended at rest. What
 // follows needs the resident set, for those who are to be told: it is asked for again until the store has it. tries is
 // how often it was asked for already.

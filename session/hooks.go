@@ -247,7 +247,7 @@ type Behaviour struct {
 	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the live
 	// state stays as it is unless Failed changes it.
 	Failed func(l *Local, e *Entity)
-	// Ended is called when e was deleted: see [Entity.Delete].
+	// Ended is called when e ends: it was deleted, see [Entity.Delete], or its host is not served any more.
 	Ended func(l *Local, e *Entity)
 	// More says the next of what was offered to a session: see [Local.Offer].
 	More func(l *Local, e *Entity, to jid.JID, what []byte)

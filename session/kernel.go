@@ -551,6 +551,7 @@ type envelope struct {
 	carrier  bool // origin is settled where the stanza ends
 	fresh    bool // the sender's Pre chain is yet to run
 	bare     bool // it had no 'to'
+	unseen   bool // it answers a stanza that no entity has looked at: it waits for nothing
 }
 
 // A form says what the bytes of an envelope are.

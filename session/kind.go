@@ -29,10 +29,18 @@ func (e *Entity) become(l *Local, k KindID) {
 
 // renew makes the live state of e, if it has none.
 func (e *Entity) renew(l *Local) {
-	if b := e.behaviour(); e.live == nil && e.kind != Accounts && b != nil && b.New != nil {
-		v := e.lived()
-		v.v = b.New(l, e)
+	b := e.behaviour()
+	if e.live != nil || e.kind == Accounts || b == nil || b.New == nil {
+		return
 	}
+	v, made := e.lived(), false
+	defer func() {
+		if !made { // a panic: the next that asks for e makes it
+			e.live = nil
+		}
+	}()
+	v.v = b.New(l, e)
+	made = true
 }
 
 // Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the ticket of the
@@ -90,4 +98,46 @@ func (e *Entity) vanish() {
 		e.waits.timer = 0 // another entity at the address has its own
 		e.calm()
 	}
+}
+
+// EndKinds ends what is in memory of h, a service host that is not served any more: those who take part in its entities
+// are told, as far as [Behaviour.Ended] does that, what waits for them is answered as for a domain that is not here, and
+// what is stored stays. The modules of h are not unloaded before it is done. Any goroutine.
+func (r *Router) EndKinds(h *Host) {
+	for i, l := range r.locals {
+		p := h.Profile()
+		p.works.Add(1)
+		if !l.Loop.Post(func() { endShards(l, h, p, i) }) {
+			p.works.Add(-1)
+		}
+	}
+}
+
+// endShards ends the entities of h that are in a shard, and goes on with the loop's next shard in another turn.
+func endShards(l *Local, h *Host, p *Profile, shard int) {
+	l.Enter(func() {
+		for _, e := range l.router.Table.Entities(shard, nil) {
+			if e.host == h && e.account() == nil {
+				e.lock(l)
+				endHosted(l, e)
+				e.unlock(l)
+			}
+		}
+	})
+	next := shard + len(l.router.locals)
+	if next >= shards || !l.Loop.Post(func() { endShards(l, h, p, next) }) {
+		p.works.Add(-1)
+	}
+}
+
+// endHosted ends e, whose host is gone. Under the lock.
+func endHosted(l *Local, e *Entity) {
+	if e.resident == goneMark {
+		return
+	}
+	if e.live != nil {
+		e.ended(l)
+	}
+	e.live = nil
+	l.router.Table.drop(e, false, 0)
 }

@@ -61,8 +61,8 @@ func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
 	e.load(l)
 }
 
-// put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no
-// more of it than requests, and sessions, that are there.
+// put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no more of it than
+// requests that were let in, and sessions that are there. A refusal does not come here.
 func (e mailbox) put(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
@@ -121,6 +121,7 @@ func (e mailbox) enqueue(l *Local, ev *Stanza) {
 	if !e.put(seal(ev)) {
 		l.stats.InboxFull++
 		l.stats.Limits["inbox"]++
+		ev.unseen = true
 		ev.Fail(stanza.ResourceConstraint)
 		e.calm()
 		return

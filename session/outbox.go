@@ -25,6 +25,15 @@ const (
 	heldCount = 1000
 )
 
+// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
+// longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
+// an account that can't be read for good must not hold its sessions, and the store's work, for ever.
+const (
+	firstUnbind   = 10
+	longestUnbind = 640
+	unbindTries   = 10
+)
+
 // LowMark is how much of a [Source], in bytes, may be on its way to the client before the source is asked for more:
 // no amount of what the server itself has to say fills the outbox, whose limit is for what others send.
 const LowMark = 128 << 10
@@ -70,7 +79,7 @@ func (out Outbox) put(p Parcel) (ok bool) {
 		return true
 	case out.backlogged() && p.Kind == stanza.Message:
 		return false // it is stored behind what s is given
-	case out.s.ending == goesOn && !out.s.rests() && !out.s.out.clogged && out.s.wire.Send(p.Bytes):
+	case p.Kind == stanza.Presence && out.s.ending == goesOn && !out.s.rests() && !out.s.out.clogged && out.s.wire.Send(p.Bytes):
 		return true // presence overtakes two megabytes rather than being lost
 	case out.s.ending != goesOn: // and it is about to be unbound, or to rest
 		return false
@@ -392,7 +401,7 @@ func (out Outbox) Hold(p Parcel) (ok bool) {
 	return true
 }
 
-// Flush sends what was held back, in order, past the hooks.
+// Flush sends what was held back, in order, past the hooks. What the session does not take now stays held back.
 func (out Outbox) Flush() {
 	b := out.s.out
 	if b == nil {
@@ -400,9 +409,19 @@ func (out Outbox) Flush() {
 	}
 	list := b.kept
 	b.kept, b.weight = nil, 0
-	for _, h := range list {
-		if !out.Append(Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}) {
-			return // it ends
+	for i := range list {
+		h := &list[i]
+		p := Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
+		if h.copies != nil {
+			p.copies = &h.copies
+		}
+		if !out.Append(p) {
+			b = out.box()
+			b.kept = list[i:]
+			for _, h := range b.kept {
+				b.weight += len(h.bytes)
+			}
+			return
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"canto/reactor"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -260,7 +261,7 @@ func (s *Session) endSources(l *Local, why SourceEnd) {
 func (s *Session) drained(l *Local, ref StreamRef) {
 	out := s.lockOut()
 	o := s.out
-	if o == nil || s.stream != ref {
+	if o == nil || s.stream != ref || o.asks == 0 {
 		out.unlock()
 		return
 	}
@@ -282,18 +283,43 @@ func (s *Session) drained(l *Local, ref StreamRef) {
 	if idle {
 		return
 	}
+	proceed(l, s, ref, f, taken, 0)
+}
+
+// proceed goes on with s, whose client has what was sent before: of that so many elements of f, if f is a source. tries
+// is how often the account could not be read for it.
+func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
 	inline, again := true, false
 	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
 		if a != s.account || a.index(s) < 0 || s.stream != ref {
 			return
 		}
 		again = goOn(l, s, f, taken, err)
+		if err != nil {
+			proceedLater(l, s, ref, tries)
+		}
 		if again && !inline {
 			pullSoon(l, s)
 		}
 	})
 	if inline = false; again {
 		pull(l, s)
+	}
+}
+
+// proceedLater has what s holds back, which waits for an account that could not be read, looked at again, or ends s.
+// Under the account's lock.
+func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
+	out := s.lockOut()
+	waits := s.out != nil && len(s.out.held) > 0 && s.out.asks == 0
+	out.unlock()
+	switch {
+	case !waits:
+	case tries == unbindTries:
+		s.close(ErrInternal, failed) // and what it holds back is routed again
+	default:
+		wait := reactor.Tick(min(firstUnbind<<tries, longestUnbind))
+		l.After(wait, func() { proceed(l, s, ref, nil, 0, tries+1) })
 	}
 }
 

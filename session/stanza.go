@@ -60,6 +60,7 @@ type Stanza struct {
 	form    form
 	other   bool // Element is a rewritten one, to be released
 	silent  bool // its sender has an answer: there is no other
+	unseen  bool // it is refused, and no entity has looked at it
 	failed  bool // FailWith was called
 	replied bool // an answer was mailed
 
@@ -245,7 +246,8 @@ func (l *Local) Shared(ev *Stanza) []byte {
 	return *at
 }
 
-// answer mails an answer to ev to ev.From.
+// answerTo mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says: it waits neither
+// behind that nor in the inbox of the one that asked, so that refusals, of which there is no end, never pile up.
 func answerTo(ev *Stanza, el []byte) {
 	ev.replied = true
 	if ev.silent {
@@ -254,6 +256,11 @@ func answerTo(ev *Stanza, el []byte) {
 	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
 	if !ev.From.IsBare() {
 		env.form = anAnswer // to a session of ours it needs no chain
+	}
+	if l := ev.on; ev.unseen {
+		env.unseen, env.origin, env.loop = true, l.origin, l.originLoop
+		l.mail.add(env, el)
+		return
 	}
 	ev.on.say(env, el)
 }

@@ -94,6 +94,17 @@ func (st reader) next() error {
 // peer asks for is charged to its own patience (attack K23).
 func (st reader) hold() {
 	st.park(parkedOutbox)
+	if s := st.sess; s != nil {
+		out := s.lockOut()
+		own := s.stream == st.ref()
+		if own {
+			out.askDrain() // its outbox counts each answer that is to come
+		}
+		out.unlock()
+		if own {
+			return
+		}
+	}
 	st.wire.NotifyDrain()
 }
 

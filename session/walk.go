@@ -86,7 +86,7 @@ func (m *mail) toSession(env *envelope) bool {
 	}
 	defer l.boundary(newFrame(l, env.to, nil))
 	a.lock(l)
-	if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
+	if w := a.waits; !env.unseen && w != nil && (w.running || !w.inbox.empty()) {
 		kept := *env
 		kept.bytes = append([]byte(nil), env.bytes...)
 		a.mailbox().put(kept)

@@ -179,8 +179,9 @@ func (s *Server) apply(c Config) error {
 	s.Router.Table.AddHost(add...)
 	for n := range s.Router.Table.Hosts() {
 		if _, ok := slices.BinarySearch(names, n); !ok {
-			s.Router.Table.RemoveHost(n)
-			s.closeHost(n)
+			if h, ok := s.Router.Table.RemoveHost(n); ok {
+				s.closeHost(h)
+			}
 		}
 	}
 	for key, p := range old {
@@ -208,11 +209,15 @@ func (s *Server) Retire(p *session.Profile) {
 	})
 }
 
-// closeHost ends the sessions of a domain that is served no more.
-func (s *Server) closeHost(name string) {
+// closeHost ends the sessions of a host that is not served any more, or what else is in memory of it.
+func (s *Server) closeHost(h *session.Host) {
+	if h.Service() {
+		s.Router.EndKinds(h)
+		return
+	}
 	for i := range 256 {
 		for _, a := range s.Router.Table.Accounts(i, nil) {
-			if a.JID().Domain() == name {
+			if a.Host() == h {
 				s.Router.Kick(a.JID(), session.ErrHostGone)
 			}
 		}

@@ -108,10 +108,11 @@ func (l *Lease) settle() {
 	for len(l.wait) > 0 && l.wait[0].t <= durable {
 		if l.db.Failed(l.wait[0].t) == nil {
 			l.until.Store(l.wait[0].until)
-		} else {
-			l.asked = l.until.Load() // to be asked again
 		}
 		l.wait = l.wait[1:]
+	}
+	if len(l.wait) == 0 {
+		l.asked = l.until.Load() // what has failed may be asked for again
 	}
 	l.first.Store(0)
 	if len(l.wait) > 0 {
