@@ -305,6 +305,9 @@ func (out Outbox) takes() bool {
 	case out.s.rests():
 		return true
 	}
+	if o := out.s.out; o != nil && len(o.held) > 0 {
+		return true // behind what is routed again when it is unbound
+	}
 	return endings[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Rest.links) > 0
 }
 

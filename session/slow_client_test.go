@@ -1,0 +1,237 @@
+package session_test
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"canto/session"
+	"canto/session/mod/offline"
+	"canto/session/mod/storage"
+	"canto/session/sessiontest"
+	"canto/session/store"
+	"canto/session/store/storetest"
+)
+
+// unbounded are the default limits without those on how much a client may send.
+func unbounded() *session.Limits {
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	return &lim
+}
+
+// numbered is what has the marks "number 0000" and so on in got, in the order in which they stand there.
+var numberedIn = regexp.MustCompile(`number (\d{4})`)
+
+func numbered(got string) (list []string) {
+	for _, m := range numberedIn.FindAllStringSubmatch(got, -1) {
+		list = append(list, m[1])
+	}
+	return list
+}
+
+// inOrder checks that list is 0000, 0001 and so on, up to n of them.
+func inOrder(t *testing.T, list []string, n int) {
+	t.Helper()
+	for i, got := range list {
+		if got != fmt.Sprintf("%04d", i) {
+			t.Fatalf("in the place %d of %d comes %s", i, len(list), got)
+		}
+	}
+	if len(list) != n {
+		t.Errorf("%d came, of %d", len(list), n)
+	}
+}
+
+// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile, which has its own
+// stream wait for the socket as well. All comes in order, in each of several such phases, and a Source is told of no
+// element as taken that the client has not read.
+func TestSlowClientThatAsks(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	got, sent, read := "", 0, 0
+	for phase := range 4 {
+		juliet.Conn().Room(0)
+		src := &pages{left: 300, size: 2000, mark: fmt.Sprint("page", phase)}
+		pulls(s, juliet, false, src)
+		for range 130 {
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", 9000)))
+			sent++
+		}
+		for step := 0; step < 60; step++ {
+			juliet.Send(fmt.Sprintf("<iq type='get' id='q%d.%d'><ping xmlns='urn:xmpp:ping'/></iq>", phase, step))
+			juliet.Conn().Room(50_000)
+			s.Advance(100 * time.Millisecond)
+			got += juliet.Received()
+			if read = strings.Count(got, "<body>"+src.mark); src.taken > read {
+				t.Fatalf("phase %d: %d elements are taken, and the client has read %d", phase, src.taken, read)
+			}
+		}
+		got += reads(s, juliet, -1)
+		if n := strings.Count(got, "<body>"+src.mark); n != src.left || len(src.ends) != 1 {
+			t.Errorf("phase %d: of the source %d came, and it has ended %d times", phase, n, len(src.ends))
+		}
+	}
+	inOrder(t, numbered(got), sent)
+}
+
+// A message never overtakes another of the same sender, also where as many are held back for the client as may be: its
+// stream ends then, and what it did not get is stored behind that.
+func TestMessagesDoNotOvertake(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Module: func(_ string, v any) error {
+		if o, ok := v.(*offline.Options); ok {
+			*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
+		}
+		return nil
+	}})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	sent := 0
+	say := func(n, size int) {
+		for range n {
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", size)))
+			sent++
+		}
+	}
+	juliet.Conn().Room(0)
+	say(118, 9000) // the outbox is full, and the last are held back
+	say(850, 900)
+	juliet.Conn().Room(1_150_000) // the socket takes what the outbox has, and some of the next 128 KiB
+	s.Advance(100 * time.Millisecond)
+	juliet.Conn().Room(0)
+	say(400, 900)
+	got := reads(s, juliet, -1)
+	if !juliet.Conn().Ended() {
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>afterwards</body></message>")
+		got += juliet.Received()
+	}
+	again := s.Login("again", "juliet@localhost/x")
+	again.Send("<presence/>")
+	list := append(numbered(got), numbered(reads(s, again, -1))...)
+	for i, n := range list {
+		if n != fmt.Sprintf("%04d", i) {
+			t.Fatalf("in the place %d of %d comes %s", i, len(list), n)
+		}
+	}
+	if len(list) < 968 {
+		t.Errorf("%d of %d came", len(list), sent)
+	}
+}
+
+// What is refused because an inbox is full is answered at once, however much of it there is: it fills no inbox.
+func TestRefusalsHaveABound(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
+	romeo, nurse := s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	held := s.HoldWork()
+	s.Reload() // each account is read again before its next stanza
+	const all = 3000
+	var text strings.Builder
+	for i := range all {
+		fmt.Fprintf(&text, "<message to='nurse@localhost/x' type='chat' id='m%d'><body>x</body></message>", i)
+	}
+	romeo.Conn().Write([]byte(text.String()))
+	s.Net.Run()
+	if n := s.Router.Table.Weigh()["inboxes"].Count; n > 200 {
+		t.Errorf("%d wait in inboxes", n)
+	}
+	if n := strings.Count(romeo.Received(), "<resource-constraint"); n < all-200 {
+		t.Errorf("%d are refused at once, of %d", n, all)
+	}
+	held.Release()
+	for len(held.Jobs) > 0 {
+		held.Next()
+		s.Net.Run()
+	}
+	s.Settle()
+	if got := nurse.Received(); !strings.Contains(got, "id='m0'") {
+		t.Errorf("what waited has not come: %.300q", got)
+	}
+}
+
+// What is held back for a client that reads again waits until its account can be read: it is neither lost nor forgotten.
+func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	juliet.Conn().Room(0)
+	for i := range 140 {
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+	}
+	s.Reload() // each account is read again before it is next looked at
+	flaky.Reads.Store(true)
+	juliet.Conn().Room(-1)
+	s.Advance(3 * time.Second)
+	got := juliet.Received()
+	if n := len(numbered(got)); n == 0 || n == 140 {
+		t.Fatalf("%d came although the account can't be read: the test shows nothing", n)
+	}
+	flaky.Reads.Store(false)
+	for range 20 {
+		s.Advance(time.Second)
+		s.Settle()
+		got += juliet.Received()
+	}
+	inOrder(t, numbered(got), 140)
+}
+
+// A stanza has one answer, also where a module writes down what became of it and that can't be stored (RFC 6120
+// §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
+func TestAnswersOfABatchThatFails(t *testing.T) {
+	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
+	var flaky storetest.Flaky
+	var m *store.Map[string, []byte]
+	armed := false
+	late := func() time.Duration { return 10 * time.Millisecond }
+	s := withModule(t, sessiontest.Options{Panics: true, Fault: flaky.Fault, Slow: late}, func(api *session.API) (err error) {
+		if m, err = storage.Map(api, rows); err != nil {
+			return err
+		}
+		write := func(ev *session.Stanza) session.Verdict {
+			m.Put(storage.Rows(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
+			return session.Pass
+		}
+		for _, to := range []session.Target{session.ToBare, session.ToFull} {
+			api.Hooks.Message[to].Add(api.Module, session.Record, write)
+			api.Hooks.IQ[to].Add(api.Module, session.Record, write)
+			api.Hooks.PreMessage[to].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+				if string(ev.ID()) != "two" {
+					return session.Pass
+				}
+				return write(ev)
+			})
+			api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+				panicIf(armed)
+				return session.Pass
+			})
+		}
+		return nil
+	})
+	s.Login("juliet", "juliet@localhost/x") // in memory, so that nothing waits for it
+	romeo := s.Login("romeo", "romeo@localhost/x")
+	for _, c := range []struct{ what, send string }{
+		{"a message to a resource that is not there", "<message to='juliet@localhost/none' type='headline' id='%s'><body>x</body></message>"},
+		{"a request to an account", "<iq to='juliet@localhost' type='get' id='%s'><query xmlns='urn:example:none'/></iq>"},
+	} {
+		flaky.Writes.Store(true)
+		romeo.Send(fmt.Sprintf(c.send, "one"))
+		s.Settle()
+		flaky.Writes.Store(false)
+		if got := romeo.Received(); strings.Count(got, "id='one'") != 1 {
+			t.Errorf("%s has the answers %s", c.what, got)
+		}
+		s.Settle()
+	}
+	armed = true
+	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
+	s.Settle()
+	if got := romeo.Received(); strings.Count(got, "<internal-server-error") != 1 {
+		t.Errorf("a message whose recipient's chain panics, behind a batch at its sender, has the answers %q", got)
+	}
+}
