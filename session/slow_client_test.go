@@ -228,6 +228,8 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 		}
 		s.Settle()
 	}
+	romeo.Send("<message to='juliet@localhost/x' id='warm'><body>x</body></message>") // nothing waits for juliet from here on
+	s.Settle()
 	armed = true
 	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
 	s.Settle()
