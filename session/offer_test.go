@@ -119,3 +119,65 @@ func TestOffer(t *testing.T) {
 		t.Errorf("%d of %d presences, and %d of 20 messages", next, hallSize, said)
 	}
 }
+
+var twice = session.NewKind("test-twice")
+
+// An entity that keeps its occupants and now and then gathers the same for once says all to each in one order, whichever
+// loops serve them.
+func TestGatheredReceiversInOrder(t *testing.T) {
+	type occupants struct {
+		kept *session.Seats
+		all  []jid.JID
+		said int
+	}
+	lim := session.DefaultLimits()
+	lim.Rate = 0
+	opt := sessiontest.Options{Limits: &lim, Services: []string{"halls.localhost"}, ServiceModules: []string{"of-the-test"}}
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", Off: true, New: func() session.Module {
+		return hooked(func(api *session.API) error {
+			b := api.Hooks.Serve(twice)
+			b.New = func(l *session.Local, e *session.Entity) any { return &occupants{kept: session.NewSeats(e, l)} }
+			b.Presence[session.ToFull].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+				o := session.Live[occupants](ev.Entity())
+				o.kept.AddSender(ev)
+				o.all = append(o.all, ev.From)
+				return session.Done
+			})
+			b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+				o, l := session.Live[occupants](ev.Entity()), ev.Local()
+				for i := range 6 {
+					seats := o.kept
+					if i%2 == 1 {
+						seats = l.Seats()
+						for _, to := range o.all {
+							seats.Add(to)
+						}
+					}
+					l.Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='headline'><body>said %d</body></message>", o.said), seats)
+					o.said++
+				}
+				return session.Done
+			})
+			api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+				ev.Create(twice)
+				return session.Pass
+			})
+			return nil
+		})
+	}}}, mod.All...)
+	s := sessiontest.New(t, opt)
+	var clients []*sessiontest.Client
+	for i := range 90 {
+		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i))
+		c.Send("<presence to='one@halls.localhost/n'/>")
+		clients = append(clients, c)
+	}
+	clients[0].Send("<message to='one@halls.localhost'><body>x</body></message>")
+	s.Settle()
+	for _, c := range clients {
+		got := regexp.MustCompile(`said \d+`).FindAllString(c.Received(), -1)
+		if want := "[said 0 said 1 said 2 said 3 said 4 said 5]"; fmt.Sprint(got) != want {
+			t.Errorf("%s gets %v", c.Name, got)
+		}
+	}
+}

@@ -237,3 +237,43 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 		t.Errorf("a message whose recipient's chain panics, behind a batch at its sender, has the answers %q", got)
 	}
 }
+
+// What a hook holds back for a session that refuses messages for now stays held back, and comes with the next Flush.
+func TestFlushOfWhatIsNotTaken(t *testing.T) {
+	s := withModule(t, sessiontest.Options{Limits: unbounded()}, func(api *session.API) error {
+		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(o session.Outbox, p session.Parcel) session.Verdict {
+			if strings.Contains(string(p.Bytes), "<body>number") && o.Hold(p) {
+				return session.Done
+			}
+			return session.Pass
+		})
+		return nil
+	})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	src := &pages{hush: true}
+	pulls(s, juliet, true, src)
+	for i := range 3 {
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d</body></message>", i))
+	}
+	for i := 0; limit(s, "held") == 0; i++ {
+		if i > 2000 {
+			t.Fatal("no message is refused")
+		}
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message>")
+	}
+	flush := func() {
+		s.Stream(juliet).Session().Outbox(func(o session.Outbox) { o.Flush() })
+		s.Settle()
+	}
+	flush()
+	if got := juliet.Received(); got != "" {
+		t.Fatalf("messages overtake the source: %.300q", got)
+	}
+	src.hush = false
+	s.Stream(juliet).Session().Waker(src).Wake()
+	s.Settle()
+	flush()
+	inOrder(t, numbered(reads(s, juliet, -1)), 3)
+}
