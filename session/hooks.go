@@ -121,7 +121,7 @@ type Hooks struct {
 	// the module ends it. session.txt says after which endings it is asked.
 	Rest Chain[func(l *Local, s *Session) Verdict]
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
-	// somebody takes it there.
+	// a module takes it there.
 	Remote Chain[StanzaFunc]
 	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that
 	// number; of those that are new, so many could not be stored, and were answered with an error. Under no lock.

@@ -375,7 +375,7 @@ func (clumsy) Load(api *session.API) error {
 	return nil
 }
 
-// A panic in what waits for an account ends the stream that it is of: whoever else waits goes on, and the account is
+// A panic in what waits for an account ends the stream that it is of: all else that waits goes on, and the account is
 // there for those who come later.
 func TestPanicInInbox(t *testing.T) {
 	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}}, mod.All...)

@@ -13,7 +13,7 @@ import (
 const Checked = true
 
 // The lock order is entity, session's outbox; what is below has no way up. A goroutine that takes them
-// in another order panics here, with nobody else needed to make it a deadlock.
+// in another order panics here, whether or not another goroutine makes it a deadlock.
 var held struct {
 	sync.Mutex
 	by map[string]level

@@ -22,7 +22,7 @@ func (p Part[T]) Of(m Member) *T {
 	return r.parts[p.id].(*T)
 }
 
-// Own is Of for who changes what it points to, in place: a new T where there was none. Under the
+// Own is Of for a module that changes what it points to, in place: a new T where there was none. Under the
 // entity's lock, while the resident set is in memory.
 func (p Part[T]) Own(m Member) *T {
 	v := p.Of(m)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Accounts of which nothing is stored share one resident set, and nobody else does: neither whoever has a part of
+// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a part of
 // its own, nor one that could not be read, nor one that was read in part.
 func TestResidentSetsThatAreShared(t *testing.T) {
 	type thing struct{ n int }

@@ -7,7 +7,7 @@ import (
 )
 
 // Resolve picks, for each wanted name, the first candidate on the shelf that can run here, and puts
-// the chosen in load order: who provides before who requires, else the shelf's order. A candidate
+// the chosen in load order: a provider before those that require it, else the shelf's order. A candidate
 // with a conflict, or a requirement that nothing here can bring, is skipped with its reason, and the
 // search goes on to the next of that name. One that lacks a feature which another wanted module may
 // still bring is waited for; only when nothing else moves is the next candidate taken. An error
@@ -43,7 +43,7 @@ type resolution struct {
 	shelf   []Manifest
 	open    []string           // wanted and not settled, in the shelf's order
 	at      map[string]int     // which candidate of a name is looked at
-	have    map[Feature]string // who brings it
+	have    map[Feature]string // the module that provides it
 	against map[Feature]string // which chosen module conflicts with it
 	chosen  []Manifest
 	skipped []Skip
@@ -183,6 +183,6 @@ func (r *resolution) giveUp() bool {
 	}
 	m := r.candidate(pick, r.at[pick])
 	missing, _, _ := r.fits(m)
-	r.skip(m, fmt.Sprintf("requires %q, and who would provide it can't run either", missing))
+	r.skip(m, fmt.Sprintf("requires %q, and the module that provides it can't run either", missing))
 	return true
 }

@@ -42,7 +42,7 @@ func TestResolve(t *testing.T) {
 		{"conflict with the kernel", []Manifest{m("a", "1", against("iq")), m("a", "2")}, "a", "a:2", `a:1 conflicts with "iq", which the kernel provides`, ""},
 		{"conflict with another, either way", []Manifest{m("a", "1", against("b")), m("b", "1"), m("b", "2", gives("c"))}, "a b", "a:1", `b:1 provides "b", with which a conflicts; b:2 provides "b", with which a conflicts`, `module "b": no candidate can run here`},
 		{"waiting is better than the next", []Manifest{m("a", "1", needs("x")), m("a", "2"), m("b", "1", gives("x"))}, "a b", "b:1 a:1", "", ""},
-		{"a circle is broken by who has a next", []Manifest{m("a", "1", needs("b")), m("b", "1", needs("a")), m("b", "2")}, "a b", "b:2 a:1", `b:1 requires "a", and who would provide it can't run either`, ""},
+		{"a circle is broken by who has a next", []Manifest{m("a", "1", needs("b")), m("b", "1", needs("a")), m("b", "2")}, "a b", "b:2 a:1", `b:1 requires "a", and the module that provides it can't run either`, ""},
 		{"unknown", nil, "a", "", "", `module "a": no such module`},
 		{"named twice", []Manifest{m("a", "1")}, "a a", "a:1", "", ""},
 	} {

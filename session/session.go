@@ -242,7 +242,7 @@ type Wire interface {
 	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
 	// no room is a [Drainer].
 	Send(el []byte) (ok bool)
-	// Crowded reports whether more waits for the peer than it takes at a time: who floods it is slowed down.
+	// Crowded reports whether more waits for the peer than it takes at a time: clients that flood it are slowed down.
 	Crowded() bool
 	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
 	Close(reason error)

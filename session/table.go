@@ -45,7 +45,7 @@ type shard struct {
 	entities entities
 	absent   map[jid.JID]struct{} // bounded: addresses known to have nothing
 	births   uint32               // entities made: what was read before one is not remembered as absence
-	kicks    uint32               // accounts kicked: who was let in before one does not bind behind it
+	kicks    uint32               // accounts kicked: a login that began before one does not bind after it
 }
 
 // absentPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
@@ -66,7 +66,7 @@ type entities struct {
 	n     int
 }
 
-// seed keeps who chooses names from choosing where they go.
+// seed is secret: a user who chooses addresses can't choose in which slots they go.
 var seed = maphash.MakeSeed()
 
 const minEntities = 8
@@ -412,5 +412,5 @@ func (h *Host) DropCertificate() { h.cert.Store(new(hostCertificate)) }
 // Connections counts the streams that named h in their header. Any goroutine.
 func (h *Host) Connections() int { return int(h.conns.Load()) }
 
-// About is what the program says of itself to who asks (XEP-0092).
+// About is what the program says of itself to those who ask (XEP-0092).
 type About struct{ Name, Version string }
