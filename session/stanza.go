@@ -270,8 +270,8 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
 	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
-	ev.carrier, ev.pledged = env.carrier, env.pledged
-	if ev.Kind = env.kind; env.form == anOffer || env.form == aPull {
+	ev.carrier, ev.pledged, ev.unseen = env.carrier, env.pledged, env.unseen
+	if ev.Kind = env.kind; env.form != aStanza {
 		return // nothing of it is looked at
 	}
 	if ev.Kind == stanza.Nonza {

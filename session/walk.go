@@ -44,10 +44,7 @@ func (m *mail) deliver() {
 // route takes one letter on its way. A panic ends it alone.
 func (m *mail) route(env *envelope) {
 	l := m.l
-	if env.form == anAnswer {
-		if m.toSession(env) {
-			return
-		}
+	if env.form == anAnswer && !mayBeSession(l, env.to) {
 		env.form = aStanza // to another domain, or an entity that has asked: as any stanza
 	}
 	if env.form != aStanza {
@@ -76,32 +73,11 @@ func (m *mail) routeElement(env *envelope, e xmlstream.Element) {
 	walk(l, ev)
 }
 
-// toSession hands an answer that this server made to the session that asked: behind what waits for its account, if
-// something does. false: the address is none of a session here.
-func (m *mail) toSession(env *envelope) bool {
-	l := m.l
-	a, ok := l.router.Table.Loaded(env.to.Bare())
-	if !ok {
-		return mayBeSession(l, env.to) // the one that asked is gone
-	}
-	defer l.boundary(newFrame(l, env.to, nil))
-	a.lock(l)
-	if w := a.waits; !env.unseen && w != nil && (w.running || !w.inbox.empty()) {
-		kept := *env
-		kept.bytes = append([]byte(nil), env.bytes...)
-		a.mailbox().put(kept)
-	} else {
-		a.answer(l, env)
-	}
-	a.unlock(l)
-	return true
-}
-
 // answer gives an answer to the session that asked, if it is here. Under the lock.
-func (a *Account) answer(l *Local, env *envelope) {
-	if s := a.Resource(env.to); s != nil {
-		l.stats.Out[env.kind]++
-		s.Send(Parcel{Bytes: env.bytes, Kind: env.kind})
+func (a *Account) answer(l *Local, ev *Stanza) {
+	if s := a.Resource(ev.To); s != nil {
+		l.stats.Out[ev.Kind]++
+		s.Send(Parcel{Bytes: ev.raw, Kind: ev.Kind})
 	}
 }
 
@@ -147,6 +123,8 @@ func step(l *Local, e *Entity, ev *Stanza) (onward bool) {
 	switch {
 	case ev.form == aPull:
 		pulledFrom(e, l, ev)
+	case ev.form == anAnswer:
+		e.account().answer(l, ev)
 	case ev.form != aStanza:
 		offerTo(e, l, ev)
 	case ev.Fresh && !e.resident.exists:
@@ -194,16 +172,16 @@ func depart(l *Local, h *Hooks, ev *Stanza) (onward bool) {
 // forward takes ev to what it is addressed to, with no lock held.
 func forward(l *Local, ev *Stanza) {
 	ev.Fresh, ev.Session, ev.stream, ev.at = false, nil, nil, nil
-	if ev.Hops >= maxHops {
+	if ev.Hops >= maxHops && ev.form != anAnswer {
 		l.stats.Limits["hops"]++
 		return
 	}
 	host, ours := l.router.Table.Host(domainOf(ev.To))
 	switch {
-	case ev.form == anOffer:
+	case ev.form == anOffer || ev.form == anAnswer:
 		if a, ok := l.router.Table.Loaded(ev.To.Bare()); ok && a.host == host { // else the one that asked is gone
 			a.lock(l)
-			if w := a.waits; w != nil && (w.running || !w.inbox.empty()) {
+			if w := a.waits; !ev.unseen && w != nil && (w.running || !w.inbox.empty()) {
 				a.mailbox().put(seal(ev)) // behind what was said before
 				a.unlock(l)
 				return
@@ -478,12 +456,6 @@ func nothingAt(e *Entity, ev *Stanza) {
 // open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
 // panic ends it alone.
 func (e mailbox) open(l *Local, env *envelope, err error) {
-	if a := e.account(); env.form == anAnswer {
-		defer l.boundary(newFrame(l, e.addr, nil))
-		a.answer(l, env)
-		e.unlock(l)
-		return
-	}
 	var el xmlstream.Element
 	if env.form == aStanza {
 		var perr error
