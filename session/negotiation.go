@@ -299,9 +299,17 @@ func (st Negotiation) parkToAnswer() {
 	st.works++
 }
 
+// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
+func caught(st *Stream) {
+	if r := recover(); r != nil {
+		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.Close(ErrInternal)
+	}
+}
+
 // Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
-// connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
-// room; if not, nothing is run.
+// connection is gone by then; a panic in then ends st alone. For negotiation only. Cold path. It reports
+// whether the queue of c had room; if not, nothing is run.
 func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.parkToAnswer()
 	if c == reactor.Disk {
@@ -318,6 +326,7 @@ func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, th
 	ok = st.loop.Loop.Admit(host, addr, cost, func() {
 		st.loop.enter()
 		defer st.loop.leave()
+		defer caught(st.Stream)
 		if st.bits&bitGone == 0 && st.state != Closing && !st.await(c, work, then) {
 			then(ErrBusy)
 		}
@@ -336,6 +345,7 @@ func (st Negotiation) await(c reactor.Class, work func() error, then func(err er
 	ok = st.loop.do(st.host.Profile(), c, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
+		defer caught(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}
@@ -376,6 +386,7 @@ func (st Negotiation) payer() (host uint32, addr netip.Addr) {
 func (st Negotiation) Delay(d reactor.Tick, then func()) {
 	st.park(parkedWork)
 	st.loop.After(d, func() {
+		defer caught(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}
