@@ -19,8 +19,9 @@ const carriedVersion = 1
 
 // Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b
 // is put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something
-// waits for them or is under way from them: with any left, what was put is of no use, and a later call puts all. On
-// l's loop, under no lock; it takes the lock of each entity in turn.
+// waits for them or is under way from them, or as a session of theirs has ended and is not removed yet: with any left,
+// what was put is of no use, and a later call puts all. On l's loop, under no lock; it takes the lock of each entity
+// in turn.
 func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
@@ -43,10 +44,12 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	switch {
 	case e.resident == goneMark:
 		return nil, true
-	case e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet():
+	case underWay(e):
 		return nil, false
 	case a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
 		return nil, true
+	case a != nil && !detach(a, l):
+		return nil, false
 	}
 	b = append(b, carriedVersion)
 	b = putString(b, e.kind.String())
@@ -60,12 +63,32 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
 	for _, s := range a.sessions {
-		if s.Connected() {
-			a.rest(l, s)
-		}
 		b = carrySession(s, b)
 	}
 	return b, true
+}
+
+// detach leaves the sessions of a without streams; false: one of them has ended, or its hooks have begun something that
+// is still under way. Under the lock.
+func detach(a *Account, l *Local) bool {
+	ended := func(s *Session) bool {
+		why, _ := s.endedBy()
+		return why != goesOn
+	}
+	if slices.ContainsFunc(a.sessions, ended) {
+		return false
+	}
+	for _, s := range slices.Clone(a.sessions) {
+		if s.Connected() && !a.rest(l, s) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(a.sessions, ended) && !underWay(&a.Entity)
+}
+
+// underWay reports whether something waits for e, or is under way from it. Under the lock.
+func underWay(e *Entity) bool {
+	return e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet()
 }
 
 // carrySession appends s. Under the account's lock.
