@@ -26,9 +26,9 @@ var (
 	brittlePart = session.NewPart[int]("brittle")
 )
 
-// rage panics where e is called so.
+// rage panics where e is called so, or so and is in memory only.
 func rage(e *session.Entity, where string) {
-	if e.JID().Local() == where {
+	if strings.TrimPrefix(e.JID().Local(), "memory-") == where {
 		panic("for the test: " + where)
 	}
 }
@@ -166,6 +166,19 @@ func TestPanicInKind(t *testing.T) {
 				t.Errorf("another has: %s", got)
 			}
 		})
+	}
+}
+
+// An entity that is in memory only leaves memory in the end, also if its Timer has panicked.
+func TestPanicInTimer(t *testing.T) {
+	s, romeo := brittleServer(t)
+	romeo.Send("<presence to='memory-timer@b.localhost'/>")
+	s.Settle()
+	romeo.Send("<message to='memory-timer@b.localhost' id='arm'/>")
+	s.Advance(5 * time.Minute)
+	s.Settle()
+	if e := s.Router.Table.Found(address(t, "memory-timer@b.localhost")); e != nil {
+		t.Error("it is in memory")
 	}
 }
 

@@ -473,8 +473,8 @@ func timerDue(e *Entity, l *Local, at reactor.Tick) {
 		}
 	}
 	if e.warm() && !w.running && w.inbox.empty() {
-		run(l, e, nil) // which keeps it in memory no longer
-		e.calm()
+		defer e.calm() // it keeps e in memory no longer, whatever Timer does
+		run(l, e, nil)
 		return
 	}
 	e.mailbox().call(l, run)
