@@ -600,7 +600,8 @@ type await struct {
 	begun bool
 	late  bool // its time is over
 
-	refused bool // there was no room for its work
+	refused bool     // there was no room for its work
+	profile *Profile // whose module has called: it is not unloaded before the end
 }
 
 // departures is what is under way from one entity. Under its lock.
