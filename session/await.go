@@ -22,7 +22,8 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if ev.at == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an entity")
 	}
-	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, id: ev.at.id, life: ev.at.live}
+	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, id: ev.at.id, life: ev.at.live,
+		profile: ev.at.host.Profile()}
 	w.ev.stream = nil
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
@@ -30,6 +31,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
 	ev.replied = true                            // then sees to it
 	w.e.pins++
+	w.profile.works.Add(1) // until it has begun, and is counted as work
 	if w.st != nil {
 		w.st.park(parkedWork)
 	}
@@ -61,7 +63,8 @@ func (w *await) first() bool {
 // begin gives w's work to a worker; false: there is no room.
 func (w *await) begin() bool {
 	w.begun = true
-	return w.l.do(w.e.host.Profile(), w.class, w.work, func(err error) { w.done(err) })
+	defer w.profile.works.Add(-1)
+	return w.l.do(w.profile, w.class, w.work, func(err error) { w.done(err) })
 }
 
 // drop ends w, which is in no worker's hands. Under the lock.
@@ -152,6 +155,7 @@ func (w *await) OnTimer(*reactor.Loop) {
 	w.ev.Fail(stanza.RemoteServerTimeout)
 	if !w.begun {
 		w.drop()
+		w.profile.works.Add(-1)
 	}
 	w.e.unlock(l)
 	if w.st != nil {

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,7 +18,7 @@ import (
 )
 
 // brittle is a module of a kind whose functions panic at the addresses that are called so. A presence
-// makes one and stores it; a message is answered; one with the id "arm", "fail", "delete" or "outside"
+// makes one and stores it; a message is answered; one with the id "arm", "fail", "delete" or "commit"
 // does what that says.
 type brittle struct{ db *store.DB }
 
@@ -26,9 +27,9 @@ var (
 	brittlePart = session.NewPart[int]("brittle")
 )
 
-// rage panics where e is called so.
+// rage panics where e is called so, or so and is in memory only.
 func rage(e *session.Entity, where string) {
-	if e.JID().Local() == where {
+	if strings.TrimPrefix(e.JID().Local(), "memory-") == where {
 		panic("for the test: " + where)
 	}
 }
@@ -81,18 +82,33 @@ func (m *brittle) Load(api *session.API) error {
 			panic("for the test: fail")
 		case "delete":
 			storage.Delete(l, m.db, e)
+		case "commit":
+			batch, err := storage.Batch(m.db, e)
+			if err != nil {
+				return ev.FailCommit(err)
+			}
+			return ev.Commit(storage.Commit(l, m.db, e, batch), func(ev *session.Stanza, err error) session.Verdict {
+				if err != nil {
+					return ev.FailCommit(err)
+				}
+				return tellStored(ev)
+			})
 		}
 		if session.Live[int](e) == nil && string(ev.ID()) != "delete" {
 			return ev.Fail(stanza.UndefinedCondition) // there is no live state
 		}
-		to := ev.From
-		a := ev.Appender()
-		a.Open(stanza.MessageName).Attr(stanza.AttrID, fmt.Sprint("stored ", brittlePart.Of(e) != nil && *brittlePart.Of(e) > 0)).
-			Attr(stanza.AttrFrom, ev.To.String()).Attr(stanza.AttrTo, to.String()).Close()
-		ev.Send(ev.To, to, a.B)
-		return session.Done
+		return tellStored(ev)
 	})
 	return nil
+}
+
+// tellStored answers a message with what is in memory of its entity.
+func tellStored(ev *session.Stanza) session.Verdict {
+	e, a := ev.Entity(), ev.Appender()
+	a.Open(stanza.MessageName).Attr(stanza.AttrID, fmt.Sprint("stored ", brittlePart.Of(e) != nil && *brittlePart.Of(e) > 0)).
+		Attr(stanza.AttrFrom, ev.To.String()).Attr(stanza.AttrTo, ev.From.String()).Close()
+	ev.Send(ev.To, ev.From, a.B)
+	return session.Done
 }
 
 func brittleServer(t *testing.T) (*sessiontest.Server, *sessiontest.Client) {
@@ -169,6 +185,19 @@ func TestPanicInKind(t *testing.T) {
 	}
 }
 
+// An entity that is in memory only leaves memory in the end, also if its Timer has panicked.
+func TestPanicInTimer(t *testing.T) {
+	s, romeo := brittleServer(t)
+	romeo.Send("<presence to='memory-timer@b.localhost'/>")
+	s.Settle()
+	romeo.Send("<message to='memory-timer@b.localhost' id='arm'/>")
+	s.Advance(5 * time.Minute)
+	s.Settle()
+	if e := s.Router.Table.Found(address(t, "memory-timer@b.localhost")); e != nil {
+		t.Error("it is in memory")
+	}
+}
+
 // An entity whose loader or whose New panics when it is read is answered for with an error, each time, and
 // others are read.
 func TestPanicWhileRead(t *testing.T) {
@@ -231,4 +260,30 @@ func address(t *testing.T, s string) jid.JID {
 		t.Fatal(err)
 	}
 	return j
+}
+
+// A forgetful store has had so many failures since that it says of old tickets that they may have failed.
+type forgetful struct {
+	committer
+	last session.Ticket // of which it does not know any more
+}
+
+func (f forgetful) Err(t session.Ticket) error {
+	if t <= f.last {
+		return errors.New("for the test: it is not known any more")
+	}
+	return f.committer.Err(t)
+}
+
+// What an entity commits stands for itself once the batch that made it is durable, for as long as it is in memory.
+func TestBirthIsOver(t *testing.T) {
+	s, romeo := brittleServer(t)
+	romeo.Send("<presence to='x@b.localhost'/>")
+	s.Settle()
+	s.Router.Durable = forgetful{s.Router.Durable, session.Ticket(s.DB.Last())}
+	romeo.Send("<message to='x@b.localhost' id='commit'/>")
+	s.Settle()
+	if got := romeo.Received(); !strings.Contains(got, "id='stored false'") || strings.Contains(got, "error") {
+		t.Errorf("%q", got)
+	}
 }

@@ -19,14 +19,13 @@ const carriedVersion = 1
 
 // Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b
 // is put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something
-// waits for them or is under way from them: with any left, what was put is of no use, and a later call puts all. On
-// l's loop, under no lock; it takes the lock of each entity in turn.
+// waits for them or is under way from them, or as a session of theirs has ended and is not removed yet: with any left,
+// what was put is of no use, and a later call puts all. On l's loop, under no lock; it takes the lock of each entity
+// in turn.
 func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
-			e.lock(l)
-			b, ok := carryEntity(e, l)
-			e.unlock(l)
+			b, ok := carryLocked(e, l)
 			if !ok {
 				left++
 			} else if b != nil {
@@ -37,16 +36,27 @@ func (l *Local) Carry(put func(b []byte)) (left int) {
 	return left
 }
 
+// carryLocked is carryEntity under the lock of e. A panic in a function of a module leaves that entity.
+func carryLocked(e *Entity, l *Local) (b []byte, ok bool) {
+	defer l.boundary(newFrame(l, e.addr, nil))
+	e.lock(l)
+	b, ok = carryEntity(e, l)
+	e.unlock(l)
+	return b, ok
+}
+
 // carryEntity is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
 func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	a := e.account()
 	switch {
 	case e.resident == goneMark:
 		return nil, true
-	case e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet():
+	case underWay(e):
 		return nil, false
 	case a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
 		return nil, true
+	case a != nil && !detach(a, l):
+		return nil, false
 	}
 	b = append(b, carriedVersion)
 	b = putString(b, e.kind.String())
@@ -60,12 +70,32 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	}
 	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
 	for _, s := range a.sessions {
-		if s.Connected() {
-			a.rest(l, s)
-		}
 		b = carrySession(s, b)
 	}
 	return b, true
+}
+
+// detach leaves the sessions of a without streams; false: one of them has ended, or its hooks have begun something that
+// is still under way. Under the lock.
+func detach(a *Account, l *Local) bool {
+	ended := func(s *Session) bool {
+		why, _ := s.endedBy()
+		return why != goesOn
+	}
+	if slices.ContainsFunc(a.sessions, ended) {
+		return false
+	}
+	for _, s := range slices.Clone(a.sessions) {
+		if s.Connected() && !a.rest(l, s) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(a.sessions, ended) && !underWay(&a.Entity)
+}
+
+// underWay reports whether something waits for e, or is under way from it. Under the lock.
+func underWay(e *Entity) bool {
+	return e.straight != 0 || e.pins != 0 || e.waits != nil && !e.waits.quiet()
 }
 
 // carrySession appends s. Under the account's lock.
@@ -112,8 +142,8 @@ func carrySession(s *Session, b []byte) []byte {
 }
 
 // TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with it, or
-// nil: an entity of a domain that is not served, or that is gone from the store. Sessions rest until
-// [Account.Adopt]. On l's loop, under no lock; done may be called later, under the entity's.
+// nil: an entity of a domain that is not served, or that is gone from the store, or a module that panics. Sessions rest
+// until [Account.Adopt]. On l's loop, under no lock; done may be called later, under the entity's.
 func (l *Local) TakeUp(b []byte, done func(err error)) {
 	r := &carried{b: b}
 	if v := r.byte(); v != carriedVersion && r.err == nil {
@@ -121,7 +151,7 @@ func (l *Local) TakeUp(b []byte, done func(err error)) {
 	}
 	kind, addr, id := kindNamed(r.string()), r.jid(r.string()), r.uvarint()
 	h, ok := l.router.Table.Host(domainOf(addr))
-	if r.err == nil && (!ok || kind == 0) {
+	if r.err == nil && (!ok || kind == 0 || h.service == (kind == Accounts)) {
 		r.err = fmt.Errorf("%w: neither the domain nor the kind of %s is served", errCarried, addr)
 	}
 	if r.err != nil {
@@ -131,24 +161,40 @@ func (l *Local) TakeUp(b []byte, done func(err error)) {
 	l.Entity(h, addr, func(l *Local, e *Entity, err error) {
 		switch {
 		case err != nil:
-		case e == nil || e.exists() && e.id != id || !e.exists() && (id != 0 || kind == Accounts):
+		case e == nil || e.exists() && (e.id != id || e.kind != kind) || !e.exists() && (id != 0 || kind == Accounts):
 			err = fmt.Errorf("%w: %s is gone", errCarried, addr)
-		case kind == Accounts:
-			err = e.account().takeUp(l, r)
 		default:
-			if !e.exists() {
-				e.become(l, kind)
-			}
-			if b := e.behaviour(); b != nil && b.Adopt != nil {
-				err = b.Adopt(l, e, r.b)
-			}
+			err = takeUpEntity(e, l, kind, r)
 		}
 		done(err)
 	})
 }
 
+// takeUpEntity takes over what r has of e, of that kind; a panic in a function of a module is its error. What is in
+// memory only is not kept if it can't be taken over. Under the lock.
+func takeUpEntity(e *Entity, l *Local, kind KindID, r *carried) (err error) {
+	made := !e.exists()
+	defer func() {
+		if err != nil && made {
+			e.vanish()
+		}
+	}()
+	err = fmt.Errorf("%w: a module has panicked", errCarried) // unless this returns
+	defer l.within(e)
+	if kind == Accounts {
+		return e.account().takeUp(l, r)
+	}
+	if made {
+		e.become(l, kind)
+	}
+	if b := e.behaviour(); b != nil && b.Adopt != nil {
+		return b.Adopt(l, e, r.b)
+	}
+	return nil
+}
+
 // takeUp makes the sessions that r has, which rest. Under the lock.
-func (a *Account) takeUp(l *Local, r *carried) error {
+func (a *Account) takeUp(l *Local, r *carried) (err error) {
 	var list []*Session
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		s := &Session{account: a}
@@ -165,9 +211,12 @@ func (a *Account) takeUp(l *Local, r *carried) error {
 	for _, s := range list {
 		a.sessions = append(a.sessions, s)
 		l.stats.Bound++
-		runSessions(&a.host.Profile().Hooks.Rested, l, s)
+		if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Rested, l, s) }) {
+			s.close(ErrInternal, failed) // it might rest for ever
+			err = fmt.Errorf("%w: a module has panicked at %s", errCarried, s.jid)
+		}
 	}
-	return nil
+	return err
 }
 
 func takeUpSession(s *Session, l *Local, r *carried) (err error) {

@@ -1,10 +1,16 @@
 package session_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"canto/session"
+	"canto/session/mod"
 	"canto/session/sessiontest"
+	"canto/session/stanza"
+	"canto/session/store/storetest"
 )
 
 // What was held back for a session without a stream is taken over by another kernel, and so are its flags: it can be
@@ -78,4 +84,195 @@ func TestCarryWhileSomethingWaits(t *testing.T) {
 		held.Next()
 	}
 	s.Settle()
+}
+
+// written is what Carry writes down, and how many entities are left.
+func (c *endingCase) written() (list string, left int) {
+	l := c.Router.Locals()[0]
+	l.Loop.Post(func() {
+		l.Enter(func() { left = l.Carry(func(b []byte) { list += string(b) + "\n" }) })
+	})
+	c.turns()
+	return list, left
+}
+
+// carried reports whether juliet's account is in what was written down.
+func carried(list string) bool { return strings.Contains(list, "account\x10juliet@localhost") }
+
+// A session that has ended, and is not removed yet, is not taken to another kernel, where it would go on: its account
+// is left until its end has taken effect. A logout is one although the connection still lingers (RFC 6120 §4.4,
+// XEP-0198 §5), and so is what an operator has decided.
+func TestCarryOfWhatHasEnded(t *testing.T) {
+	for by, do := range map[string]func(c *endingCase, flaky *storetest.Flaky){
+		"logged-out": func(c *endingCase, _ *storetest.Flaky) { c.write(c.juliet, "</stream:stream>") },
+		"kicked": func(c *endingCase, flaky *storetest.Flaky) {
+			c.Reload() // the account is read again before its sessions are ended
+			flaky.Reads.Store(true)
+			c.Router.Kick(c.juliet.Bare(), session.ErrPolicyViolation)
+			c.Settle() // it could not be read, and is tried again later
+		},
+		"kicked at rest": func(c *endingCase, flaky *storetest.Flaky) {
+			c.juliet.Conn().Room(-1)
+			c.lose()
+			c.Settle()
+			c.Reload()
+			flaky.Reads.Store(true)
+			c.Router.Kick(c.juliet.Bare(), session.ErrPolicyViolation)
+			c.Settle() // it could not be read, and is tried again later
+		},
+	} {
+		t.Run(by, func(t *testing.T) {
+			var flaky storetest.Flaky
+			c := newEndingOn(t, "", flaky.Fault)
+			c.juliet.Conn().Room(0)
+			c.write(c.romeo, message("juliet@localhost/x", "waits")) // her connection can't close yet
+			c.Settle()
+			do(c, &flaky)
+			if c.session() == nil {
+				t.Fatal("its end has taken effect")
+			}
+			if list, left := c.written(); carried(list) || left == 0 {
+				t.Errorf("%q was written down, and %d entities are left", list, left)
+			}
+			flaky.Reads.Store(false)
+			for range 10 {
+				c.Advance(time.Second)
+				c.Settle()
+			}
+			row, _, _ := strings.Cut(by, " ")
+			if n := c.ended(row); c.session() != nil || n != 1 {
+				t.Errorf("it is there: %v; counted %d times", c.session() != nil, n)
+			}
+			c.Advance(time.Minute)
+			c.Settle()
+			list, left := c.written()
+			if carried(list) || left > 0 {
+				t.Errorf("after its end %q was written down, and %d entities are left", list, left)
+			}
+			if !strings.Contains(list, "<presence type='unavailable' from='juliet@localhost/x' to='nurse@localhost/x'/>") { // nurse rests
+				t.Error("nurse has not seen it leave")
+			}
+		})
+	}
+}
+
+// A fragile is what the module of TestPanicInCarry has of a thing, or of a session: its name.
+type fragile struct{ name string }
+
+var (
+	things      = session.NewKind("test-carry-thing")
+	fragileSlot = session.NewSlot("test-carry-fragile", &session.Codec[fragile]{Version: 1,
+		Append: func(dst []byte, f *fragile) []byte { breaks("Append", f.name); return append(dst, f.name...) },
+		Read:   func(_ uint8, b []byte) (*fragile, error) { breaks("Read", string(b)); return &fragile{string(b)}, nil }})
+	breaksAt string // what breaks panics at
+)
+
+// breaks panics in the function of that name at the address whose localpart this is, once.
+func breaks(function, local string) {
+	if breaksAt == function+" "+local {
+		breaksAt = ""
+		panic("for the test: " + function)
+	}
+}
+
+// loadThings is the Load of a module with a kind that is in memory only, and a state in each session.
+func loadThings(api *session.API) error {
+	b := api.Hooks.Serve(things)
+	b.New = func(*session.Local, *session.Entity) any { return new(fragile) }
+	b.Cold = func(*session.Entity) bool { return false }
+	b.Carry = func(e *session.Entity, dst []byte) []byte { breaks("Carry", e.JID().Local()); return dst }
+	b.Adopt = func(_ *session.Local, e *session.Entity, _ []byte) error {
+		breaks("Adopt", e.JID().Local())
+		return nil
+	}
+	api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+		if ev.Kind == stanza.Presence {
+			ev.Create(things)
+		}
+		return session.Pass
+	})
+	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
+		fragileSlot.Set(s, &fragile{s.JID().Local()})
+	})
+	api.Hooks.Rested.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) { breaks("Rested", s.JID().Local()) })
+	return nil
+}
+
+// A panic in a module's function, while entities are written down or taken up, costs the one entity: the others are
+// written down, or taken up, and the one is counted as left, or is an error.
+func TestPanicInCarry(t *testing.T) {
+	for _, at := range []string{"Carry one", "Append juliet", "Rested juliet", "Adopt one", "Read juliet"} {
+		t.Run(at, func(t *testing.T) {
+			shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(loadThings) }}}, mod.All...)
+			s := sessiontest.New(t, sessiontest.Options{Panics: true, Shelf: shelf, Modules: append(mod.Default(), "of-the-test"),
+				Services: []string{"b.localhost"}, ServiceModules: []string{"of-the-test"}})
+			juliet := s.Login("juliet", "juliet@localhost/x")
+			s.Login("romeo", "romeo@localhost/x")
+			juliet.Send("<presence to='one@b.localhost'/><presence to='two@b.localhost'/>")
+			s.Settle()
+			everything := []string{"juliet@localhost", "one@b.localhost", "romeo@localhost", "two@b.localhost"}
+			_, broken, _ := strings.Cut(at, " ")
+			others := slices.DeleteFunc(slices.Clone(everything), func(e string) bool { return strings.HasPrefix(e, broken+"@") })
+			in := func(f func(l *session.Local)) {
+				l := s.Router.Locals()[0]
+				l.Loop.Post(func() { l.Enter(func() { f(l) }) })
+				s.Settle()
+			}
+			var list [][]byte
+			carry := func() (names []string, left int) {
+				list = nil
+				in(func(l *session.Local) { left = l.Carry(func(b []byte) { list = append(list, b) }) })
+				for _, b := range list {
+					for _, name := range everything {
+						if i := strings.Index(string(b), name); i > 0 && i < 20 { // its address, which stands behind its kind
+							names = append(names, name)
+						}
+					}
+				}
+				slices.Sort(names)
+				return names, left
+			}
+			while := strings.HasPrefix(at, "Carry") || strings.HasPrefix(at, "Append")
+			if while {
+				breaksAt = at
+				if names, left := carry(); left != 1 || !slices.Equal(names, others) {
+					t.Errorf("%q are written down, and %d are left", names, left)
+				}
+			}
+			if names, left := carry(); left != 0 || !slices.Equal(names, everything) {
+				t.Fatalf("%q are written down, and %d are left", names, left)
+			}
+			if while {
+				return
+			}
+			s.Crash()
+			breaksAt = at
+			failed := 0
+			in(func(l *session.Local) {
+				for _, b := range list {
+					l.TakeUp(b, func(err error) {
+						if err != nil {
+							failed++
+						}
+					})
+				}
+			})
+			if failed != 1 || breaksAt != "" {
+				t.Errorf("%d could not be taken up", failed)
+			}
+			s.Advance(time.Minute)
+			s.Settle()
+			for _, name := range everything {
+				there := false
+				if e := s.Router.Table.Found(address(t, name)); e != nil && e.Host().Service() {
+					there = e.Kind() == things
+				} else if a, ok := s.Router.Table.Loaded(address(t, name)); ok {
+					there = len(a.Resources()) == 1
+				}
+				if there != slices.Contains(others, name) {
+					t.Errorf("%s is there: %v", name, there)
+				}
+			}
+		})
+	}
 }

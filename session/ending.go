@@ -50,8 +50,7 @@ func (a *Account) end(l *Local, s *Session, why Ending) {
 			l.Loop.Post(func() { l.Enter(func() { streamEnded(l, s, ref, failed, 0) }) })
 			return
 		}
-		if kept {
-			a.rest(l, s)
+		if kept && a.rest(l, s) {
 			return
 		}
 	}
@@ -67,13 +66,17 @@ func askRest(l *Local, s *Session) (kept, ok bool) {
 	return kept && ok, ok
 }
 
-// rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run after it.
-func (a *Account) rest(l *Local, s *Session) {
+// rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run after it. false:
+// it was decided meanwhile that s ends.
+func (a *Account) rest(l *Local, s *Session) bool {
 	s.endSources(l, StreamEnded)
-	s.hang(&resting{s.wire.Loop(), s}, StreamRef{})
+	if !s.hang(&resting{s.wire.Loop(), s}, StreamRef{}) {
+		return false
+	}
 	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Rested, l, s) }) {
 		s.close(ErrInternal, failed) // it might rest for ever
 	}
+	return true
 }
 
 // remove takes s, which has ended, out of the account: hooks are given what it had not sent, and the Unbound hooks run
@@ -215,7 +218,9 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Tra
 	}
 	s.endSources(l, StreamEnded)
 	s.traits = traits | HasResource
-	s.hang(w, ref)
+	if !s.hang(w, ref) {
+		return false
+	}
 	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
 		s.close(ErrInternal, failed) // it has not all that it needs
 		return true
@@ -228,15 +233,20 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Tra
 	return true
 }
 
-// hang gives s another wire. Under the account's lock.
-func (s *Session) hang(w Wire, ref StreamRef) {
+// hang gives s another wire: what has ended its former stream is over. false: s itself has ended, see [Session.Close],
+// and keeps what it has. Under the account's lock.
+func (s *Session) hang(w Wire, ref StreamRef) (ok bool) {
 	out := s.lockOut()
 	defer out.unlock()
+	if s.ending != goesOn && !endings[s.ending].rests {
+		return false
+	}
 	s.wire, s.stream, s.ending = w, ref, goesOn
 	if s.out != nil {
 		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
 		out.unbox()
 	}
+	return true
 }
 
 // Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.

@@ -459,3 +459,59 @@ func TestKickedAtRest(t *testing.T) {
 		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil, c.ended("kicked"))
 	}
 }
+
+// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that is not forgotten
+// as its former stream is.
+func TestEndedMeanwhile(t *testing.T) {
+	for _, at := range []string{"Rest", "Attach"} {
+		t.Run(at, func(t *testing.T) {
+			c := &endingCase{t: t}
+			ends := false
+			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
+				return hooked(func(api *session.API) error {
+					api.Hooks.Rest.Add(api.Module, session.Guard, func(_ *session.Local, s *session.Session) session.Verdict {
+						if ends {
+							s.Close(session.ErrPolicyViolation)
+						}
+						return session.Pass
+					})
+					return nil
+				})
+			}}}, mod.All...)
+			c.Server = sessiontest.New(t, opt)
+			c.juliet, c.nurse = c.Login("juliet", "juliet@localhost/x"), c.Login("nurse", "nurse@localhost/x")
+			c.juliet.Send("<on xmlns='" + nsAcks + "'/><presence/><presence to='nurse@localhost/x'/>")
+			c.Settle()
+			c.nurse.Received()
+			if at == "Rest" {
+				ends = true
+				c.lose()
+			} else {
+				st, s := c.Stream(c.juliet), c.session()
+				st.Local().Loop.Post(func() { s.Pull(st.Local(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false) })
+				c.turns()
+				next := c.login("next")
+				if c.take(c.Stream(next), c.Stream(next).Traits()) {
+					t.Error("it goes on")
+				}
+			}
+			c.Settle()
+			c.Advance(6 * time.Second)
+			c.Settle()
+			if n := c.ended("kicked"); n != 1 || c.session() != nil || !c.left() {
+				t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil, n)
+			}
+		})
+	}
+}
+
+// An endless is a source that never has anything, and calls end when it ends.
+type endless struct{ end func() }
+
+func (*endless) Next(*session.Local, *session.Session) (p session.Parcel, is session.Supply) {
+	return p, session.NotYet
+}
+func (*endless) Wanted(*session.Session) bool                                    { return true }
+func (*endless) Taken(*session.Local, *session.Session, int)                     {}
+func (e *endless) End(_ *session.Local, _ *session.Session, _ session.SourceEnd) { e.end() }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
@@ -19,6 +20,22 @@ import (
 type panickyUnload struct{ hooked }
 
 func (panickyUnload) Unload() error { panic("for the test") }
+
+// handles adds a stream feature that a client uses with the element name.
+func handles(name xmlstream.Name, f func(st session.Negotiation, rage func())) func(h *session.Hooks, _ string, rage func()) {
+	return func(h *session.Hooks, _ string, rage func()) {
+		h.Features = append(h.Features, session.StreamFeature{Name: name, Needs: session.HasResource,
+			Handle: func(st session.Negotiation, _ xmlstream.Element) { f(st, rage) }})
+	}
+}
+
+// triggers uses that feature.
+func triggers(_ *sessiontest.Server, juliet *sessiontest.Client) {
+	juliet.Send("<trigger xmlns='urn:of-the-test'/>")
+}
+
+// nothing is work that has nothing to do.
+func nothing() error { return nil }
 
 // A panic in a hook that looks at streams and sessions, once, costs the smallest thing there is: it is counted once, who
 // waits for an answer has one, or a stream error internal-server-error (RFC 6120 §4.9.3.6), and another client on the
@@ -68,6 +85,15 @@ func TestPanicInHook(t *testing.T) {
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 		}},
+		"StreamFeature.Handle, Await": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
+			st.Await(reactor.Disk, nothing, func(error) { rage() })
+		}), do: triggers},
+		"StreamFeature.Handle, AwaitTurn": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
+			st.AwaitTurn(reactor.Crypto, 10, nothing, func(error) { rage() })
+		}), do: triggers},
+		"StreamFeature.Handle, Delay": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
+			st.Delay(1, rage)
+		}), do: triggers},
 		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
 			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
 				Open: func(session.Negotiation) bool { rage(); return true }, Handle: func(session.Negotiation, xmlstream.Element) {}})

@@ -477,7 +477,7 @@ func (a *Account) index(s *Session) int {
 // lived is the live state of an entity that is no account.
 type lived struct {
 	v      any
-	born   Ticket // of the batch that made the entity, if that was in this life
+	born   Ticket // of the batch that made the entity, until that is durable
 	places map[jid.JID]place
 	seats  []*Seats
 	moves  []jid.JID // whose place is to change once nothing of the entity is spread
@@ -600,7 +600,8 @@ type await struct {
 	begun bool
 	late  bool // its time is over
 
-	refused bool // there was no room for its work
+	refused bool     // there was no room for its work
+	profile *Profile // whose module has called: it is not unloaded before the end
 }
 
 // departures is what is under way from one entity. Under its lock.
@@ -625,7 +626,7 @@ func domainOf(j jid.JID) string {
 	return d
 }
 
-// born is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
+// bornOf is the ticket of the batch that made e, until that is durable; then 0.
 func bornOf(e *Entity) Ticket {
 	if v, ok := e.live.(*lived); ok {
 		return v.born

@@ -51,11 +51,15 @@ func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	e.id = id
 	e.lived().born = t
 	e.Wrote(l, t)
-	if undo == nil {
-		return
-	}
 	l.commits.await(t, func(err error) {
-		if err != nil {
+		switch {
+		case err == nil:
+			e.lock(l)
+			if bornOf(e) == t {
+				e.lived().born = 0 // what e commits from now on stands for itself
+			}
+			e.unlock(l)
+		case undo != nil:
 			undo()
 		}
 	})

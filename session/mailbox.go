@@ -200,8 +200,19 @@ func (e mailbox) loaded(l *Local, j *loading, err error) {
 	case e.resident != goneMark:
 		err = e.took(l, j)
 	}
-	e.workOff(l, j.births, err)
+	r := reading{births: j.births, err: err}
+	if err != nil && e.waits != nil {
+		r.failed = len(e.waits.inbox.items)
+	}
+	e.workOff(l, r)
 	e.unlock(l)
+}
+
+// A reading is what came of a load, for those that waited for it.
+type reading struct {
+	births uint32 // of the table, before it
+	err    error  // nil: it was read
+	failed int    // how many items, the first of the inbox, have waited for a load that failed
 }
 
 // took is take, with a panic in a function of e's kind as its error: e could not be read.
@@ -259,10 +270,10 @@ func (e mailbox) take(l *Local, j *loading) {
 }
 
 // workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before
-// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table: births is
-// of the load. A call of another loop runs there, and what comes after it follows from there. The lock is held at
-// the call and at the return, not in between.
-func (e mailbox) workOff(l *Local, births uint32, err error) {
+// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table. Items that
+// waited for a load that failed get its error; for those behind them e is read again. A call of another loop runs
+// there, and what comes after it follows from there. The lock is held at the call and at the return, not in between.
+func (e mailbox) workOff(l *Local, r reading) {
 	for n := 0; e.waits != nil; n++ {
 		w := e.waits
 		switch {
@@ -272,45 +283,50 @@ func (e mailbox) workOff(l *Local, births uint32, err error) {
 		case w.inbox.empty():
 			w.running = false
 			e.calm()
-			e.leaveIfNothing(l, births, err)
+			e.leaveIfNothing(l, r)
 			return
-		case err == nil && !e.warm():
+		case r.err != nil && r.failed <= 0:
+			r.err = nil // the rest came after that load
+			continue
+		case r.err == nil && !e.warm():
 			// A panic or a failed commit dropped what was read: the rest waits for the next load.
 			w.running = false
 			e.load(l)
 			return
-		case err == nil && w.out.full():
+		case r.err == nil && w.out.full():
 			w.running = false
 			return
-		case n == inboxShare && l.Loop.Post(func() { e.takeOver(l, births, err) }):
+		case n >= inboxShare && e.handOver(l, r):
 			return // the loop's sockets come first
 		}
 		w.running = true
 		if w.inbox.items[0].call {
 			if h := w.inbox.calls[0].home; h != l {
-				if h.Loop.Post(func() { e.takeOver(h, births, err) }) {
+				if e.handOver(h, r) {
 					return
 				}
 				w.inbox.next() // its loop has ended, and what it is for
+				r.failed--
 				continue
 			}
 		}
 		it, c := w.inbox.next()
+		r.failed--
 		if it.call {
-			e.calls(l, c, err)
+			e.calls(l, c, r.err)
 		} else {
-			e.open(l, &it.envelope, err)
+			e.open(l, &it.envelope, r.err)
 		}
 		l.mail.deliver()
 		e.lock(l)
 	}
-	e.leaveIfNothing(l, births, err)
+	e.leaveIfNothing(l, r)
 }
 
 // leaveIfNothing takes e out of the table if there is nothing at its address, or it could not be read.
-func (e mailbox) leaveIfNothing(l *Local, births uint32, err error) {
-	if e.resident != goneMark && (err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold(l) && e.pins == 0 {
-		l.router.Table.drop(e.Entity, err == nil, births)
+func (e mailbox) leaveIfNothing(l *Local, r reading) {
+	if e.resident != goneMark && (r.err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold(l) && e.pins == 0 {
+		l.router.Table.drop(e.Entity, r.err == nil, r.births)
 	}
 }
 
@@ -373,15 +389,20 @@ func (e mailbox) resume(l *Local) {
 	if w.running || w.inbox.empty() || w.out.full() {
 		return
 	}
-	w.running = l.Loop.Post(func() { e.takeOver(l, 0, nil) })
+	w.running = e.handOver(l, reading{})
+}
+
+// handOver has l go on with the inbox in another turn; false: that loop has ended.
+func (e mailbox) handOver(l *Local, r reading) bool {
+	return l.Loop.Post(func() { e.takeOver(l, r) })
 }
 
 // takeOver goes on with an inbox that another loop was working off.
-func (e mailbox) takeOver(l *Local, births uint32, err error) {
+func (e mailbox) takeOver(l *Local, r reading) {
 	l.enter()
 	defer l.leave()
 	e.lock(l)
-	e.workOff(l, births, err)
+	e.workOff(l, r)
 	e.unlock(l)
 }
 
@@ -473,8 +494,8 @@ func timerDue(e *Entity, l *Local, at reactor.Tick) {
 		}
 	}
 	if e.warm() && !w.running && w.inbox.empty() {
-		run(l, e, nil) // which keeps it in memory no longer
-		e.calm()
+		defer e.calm() // it keeps e in memory no longer, whatever Timer does
+		run(l, e, nil)
 		return
 	}
 	e.mailbox().call(l, run)

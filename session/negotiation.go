@@ -299,43 +299,66 @@ func (st Negotiation) parkToAnswer() {
 	st.works++
 }
 
+// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
+func caught(st *Stream) {
+	if r := recover(); r != nil {
+		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.Close(ErrInternal)
+	}
+}
+
 // Await runs work on a worker while st takes no element, then runs then on st's loop, unless the
-// connection is gone by then. For negotiation only. Cold path. It reports whether the queue of c had
-// room; if not, nothing is run.
+// connection is gone by then; a panic in then ends st alone. For negotiation only. Cold path. It reports
+// whether the queue of c had room; if not, nothing is run.
 func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	st.parkToAnswer()
 	if c == reactor.Disk {
 		st.charge(readCost)
 	}
-	return st.await(c, work, then)
+	return st.await(st.caller(), c, work, then)
 }
 
 // AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
 // fair by address and host.
 func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
+	p := st.caller()
+	p.works.Add(1) // until it has begun, and is counted as work
 	st.park(parkedWork)
 	host, addr := st.payer()
 	ok = st.loop.Loop.Admit(host, addr, cost, func() {
+		defer p.works.Add(-1)
 		st.loop.enter()
 		defer st.loop.leave()
-		if st.bits&bitGone == 0 && st.state != Closing && !st.await(c, work, then) {
+		defer caught(st.Stream)
+		if st.bits&bitGone == 0 && st.state != Closing && !st.await(p, c, work, then) {
 			then(ErrBusy)
 		}
 	})
 	if !ok {
+		p.works.Add(-1)
 		st.unpark(parkedWork)
 	}
 	return ok
 }
 
-func (st Negotiation) await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
+// caller is the profile whose features st is offered: what they have set off counts as work of it. Of a stream that
+// has left its host it is one of no module.
+func (st Negotiation) caller() *Profile {
+	if st.host == nil {
+		return new(Profile)
+	}
+	return st.host.Profile()
+}
+
+func (st Negotiation) await(p *Profile, c reactor.Class, work func() error, then func(err error)) (ok bool) {
 	if st.host == nil { // the stream has left its host, and its features with it
 		st.unpark(parkedWork)
 		return false
 	}
-	ok = st.loop.do(st.host.Profile(), c, work, func(err error) {
+	ok = st.loop.do(p, c, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
+		defer caught(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}
@@ -374,8 +397,12 @@ func (st Negotiation) payer() (host uint32, addr netip.Addr) {
 
 // Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
 func (st Negotiation) Delay(d reactor.Tick, then func()) {
+	p := st.caller()
+	p.works.Add(1)
 	st.park(parkedWork)
 	st.loop.After(d, func() {
+		defer p.works.Add(-1)
+		defer caught(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}

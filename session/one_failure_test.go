@@ -321,6 +321,94 @@ func TestRetireWaits(t *testing.T) {
 	}
 }
 
+// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes meanwhile does
+// not unload the module whose work and answer are to come.
+func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	for how, do := range map[string]func(s *sessiontest.Server, c *sessiontest.Client){
+		"a second request of one asker": func(_ *sessiontest.Server, c *sessiontest.Client) {
+			get := "<iq type='get' id='%d' to='juliet@localhost'><q xmlns='urn:of-the-test'/></iq>"
+			c.Send(fmt.Sprintf(get, 1) + fmt.Sprintf(get, 2))
+		},
+		"Delay": func(_ *sessiontest.Server, c *sessiontest.Client) { c.Send("<q xmlns='urn:of-the-test'/>") },
+		"AwaitTurn": func(s *sessiontest.Server, _ *sessiontest.Client) {
+			// Both are of one loop, and the first takes all that guests may have in a turn.
+			for _, name := range []string{"juliet", "nurse"} {
+				s.Client(name).Conn().Write([]byte("<q xmlns='urn:of-the-test'/>"))
+			}
+			s.Net.Turn()
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			unloaded, answers := false, 0
+			answered := func() {
+				if !unloaded {
+					answers++
+				}
+			}
+			load := func(api *session.API) error {
+				api.Hooks.OnIQ(api.Module, false, name, func(ev *session.Stanza) session.Verdict {
+					return ev.Await(reactor.Disk, nothing, func(ev *session.Stanza, err error) session.Verdict {
+						answered()
+						return ev.Reply(nil)
+					})
+				}, session.ToBare)
+				api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Handle: func(st session.Negotiation, _ xmlstream.Element) {
+					if how == "Delay" {
+						st.Delay(60, answered)
+						return
+					}
+					st.AwaitTurn(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
+				}})
+				return nil
+			}
+			first := true
+			shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+				if first {
+					first = false
+					return unloading{load, &unloaded}
+				}
+				return unloading{load, new(bool)}
+			}}}, mod.All...)
+			s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+			s.Login("juliet", "juliet@localhost/x")
+			romeo := s.Login("romeo", "romeo@localhost/x")
+			s.Login("nurse", "nurse@localhost/x")
+			p, err := s.NewProfile()
+			if err != nil {
+				t.Fatal(err)
+			}
+			held := s.HoldWork()
+			do(s, romeo)
+			host, _ := s.Router.Table.Host("localhost")
+			old := host.Swap(p)
+			s.Router.Retire(old, func(error) {})
+			want := map[string]int{"Delay": 1}[how]
+			if want == 0 {
+				want = 2
+				if len(held.Jobs) != 1 {
+					t.Fatalf("%d works of 2 have begun", len(held.Jobs))
+				}
+				held.Next()
+			}
+			s.Advance(time.Second)
+			if unloaded {
+				t.Errorf("it was unloaded with %d of %d answers to come", want-answers, want)
+			}
+			for range 10 {
+				s.Advance(time.Second)
+				for len(held.Jobs) > 0 {
+					held.Next()
+				}
+				s.Settle()
+			}
+			if !unloaded || answers != want {
+				t.Errorf("unloaded: %v; %d answers before it, want %d", unloaded, answers, want)
+			}
+		})
+	}
+}
+
 // No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it goes to and
 // however large it may be.
 func TestCrowdPriceHasAnEnd(t *testing.T) {

@@ -405,14 +405,6 @@ func wellFormedIQ(ev *Stanza) bool {
 	return true
 }
 
-// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
-func caught(st *Stream) {
-	if r := recover(); r != nil {
-		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
-		st.Close(ErrInternal)
-	}
-}
-
 // Due is what the front door's timer calls: deadlines that have passed take effect.
 func (st *Stream) Due() {
 	l := st.loop
