@@ -22,7 +22,7 @@ func TestCarryHeld(t *testing.T) {
 	}
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>two</body></message>")
 	next := s.Authenticate("next", "juliet@localhost", 1)
-	next.Send("<resume xmlns='" + nsAcks + "'/>")
+	next.Send(resume("balcony"))
 	s.Settle()
 	got := next.Received()
 	one, here, two := strings.Index(got, "<body>one"), strings.Index(got, "<presence"), strings.Index(got, "<body>two")

@@ -144,7 +144,7 @@ func (c *endingCase) session() *session.Session {
 // resume logs in and takes juliet's session over.
 func (c *endingCase) resume(name string) *sessiontest.Client {
 	next := c.login(name)
-	next.Send("<resume xmlns='" + nsAcks + "'/>")
+	next.Send(resume("x"))
 	c.Settle()
 	return next
 }
