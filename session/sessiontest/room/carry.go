@@ -9,6 +9,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/mod/storage"
 )
 
 // carriedVersion is the first byte of what carry writes; it grows when that changes.
@@ -55,8 +56,19 @@ func (m *module) carry(e *session.Entity, dst []byte) []byte {
 
 // adopt is [session.Behaviour.Adopt]. It takes all of b over or nothing.
 func (m *module) adopt(l *session.Local, e *session.Entity, b []byte) error {
-	if len(b) == 0 || b[0] != carriedVersion {
-		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[:min(len(b), 1)], carriedVersion)
+	err := m.takeOver(l, e, b)
+	if r := session.Live[room](e); err != nil && e.ID() == 0 && !r.temporary {
+		storage.Delete(l, m.db, e) // it was made for what could not be read
+	}
+	return err
+}
+
+func (m *module) takeOver(l *session.Local, e *session.Entity, b []byte) error {
+	if len(b) == 0 {
+		return errors.New("room: nothing was written down")
+	}
+	if b[0] != carriedVersion {
+		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[0], carriedVersion)
 	}
 	var c carried
 	if err := json.Unmarshal(b[1:], &c); err != nil {
@@ -96,6 +108,10 @@ func (m *module) adopt(l *session.Local, e *session.Entity, b []byte) error {
 	r := session.Live[room](e)
 	r.last = max(r.last, c.Last)
 	for i, nick := range nicks {
+		_, taken := r.nicks[nick]
+		if _, in := r.names[occupants[i]]; in || taken {
+			continue // it has come back already, or its nick is another's
+		}
 		r.seats.Add(occupants[i])
 		r.enter(nick, occupants[i])
 	}
@@ -103,7 +119,7 @@ func (m *module) adopt(l *session.Local, e *session.Entity, b []byte) error {
 		r.unasked = append(r.unasked, unasked{0, due})
 		m.arm(l, e, r, part.Own(e))
 	}
-	if e.ID() != 0 {
+	if e.ID() != 0 || r.temporary {
 		return nil
 	}
 	r.temporary = true
