@@ -65,8 +65,8 @@ var (
 	remove  = xmlstream.N(ns, "delete")
 	item    = xmlstream.N(ns, "item")
 
-	// rows: of a node "n/name" with its owner, of an item "i/name NUL id" with its element.
-	rows = store.NewMap[string, []byte]("test-service", '^', 1)
+	// Rows: of a node "n/name" with its owner, of an item "i/name NUL id" with its element.
+	Rows = store.NewMap[string, []byte]("test-service", '^', 1)
 	part = session.NewPart[nodes]("test-service")
 )
 
@@ -87,7 +87,7 @@ func (m *module) Load(api *session.API) (err error) {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.Map(api, Rows); err != nil {
 		return err
 	}
 	session.ResidentOf(api, Kind, part, m.read)
