@@ -293,6 +293,10 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	}
 	clients[0].Send(say("afterwards"))
 	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
+	s.Settle()
+	if inboxes := s.Router.Table.Weigh()["inboxes"]; inboxes != (session.Holding{}) {
+		t.Errorf("afterwards %d stanzas wait, and %d bytes", inboxes.Count, inboxes.Bytes)
+	}
 }
 
 // A commit that fails is told to the sender of the message, once; the room is read again, its occupants
