@@ -144,7 +144,7 @@ func (c *endingCase) session() *session.Session {
 // resume logs in and takes juliet's session over.
 func (c *endingCase) resume(name string) *sessiontest.Client {
 	next := c.login(name)
-	next.Send("<resume xmlns='" + nsAcks + "'/>")
+	next.Send(resume("x"))
 	c.Settle()
 	return next
 }
@@ -171,10 +171,10 @@ func (c *endingCase) ended(by string) (n uint64) {
 	return n
 }
 
-func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, nil) }
+func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, true, nil) }
 
-// newEndingOn is newEnding on a store that fails.
-func newEndingOn(t *testing.T, by string, fault store.Fault) *endingCase {
+// newEndingOn is newEnding on a store that may fail; kept: a module keeps juliet's session at rest.
+func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
 	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed", Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
@@ -187,15 +187,21 @@ func newEndingOn(t *testing.T, by string, fault store.Fault) *endingCase {
 	s := sessiontest.New(t, opt)
 	c := &endingCase{Server: s, t: t}
 	c.juliet, c.romeo, c.nurse = s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
-	c.juliet.Send("<on xmlns='" + nsAcks + "'/><presence/><presence to='nurse@localhost/x'/>")
+	if kept {
+		c.juliet.Send("<on xmlns='" + nsAcks + "'/>")
+	}
+	c.juliet.Send("<presence/><presence to='nurse@localhost/x'/>")
 	s.Settle()
 	c.juliet.Received()
 	c.nurse.Received()
 	return c
 }
 
-// The table of session.txt, row by row, with a module that keeps every session that it is asked about: what the client
-// is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not
+// restedBefore are the endings of a session that rests: without a module that keeps it there is none.
+var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
+
+// The table of session.txt, row by row, with a module that keeps every session that it is asked about, and without one,
+// where a row that says that it may rest is one of a session that ends: what the client is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not
 // sent, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
@@ -210,8 +216,14 @@ func TestEndings(t *testing.T) {
 			t.Errorf("no test ends a session by what session.txt calls %s", row.by)
 			continue
 		}
-		t.Run(row.by, func(t *testing.T) { row.open(t, do) })
-		t.Run(row.by+", clogged", func(t *testing.T) { row.clogged(t, do) })
+		t.Run(row.by, func(t *testing.T) { row.open(t, true, do) })
+		t.Run(row.by+", clogged", func(t *testing.T) { row.clogged(t, true, do) })
+		if slices.Contains(restedBefore, row.by) {
+			continue
+		}
+		row.rests = "no"
+		t.Run(row.by+", without a keeper", func(t *testing.T) { row.open(t, false, do) })
+		t.Run(row.by+", without a keeper, clogged", func(t *testing.T) { row.clogged(t, false, do) })
 	}
 	var n session.Stats
 	for i := range n.Ended {
@@ -222,8 +234,8 @@ func TestEndings(t *testing.T) {
 }
 
 // open ends a session whose client reads.
-func (row ended) open(t *testing.T, do func(c *endingCase)) {
-	c := newEnding(t, row.by)
+func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
+	c := newEndingOn(t, row.by, kept, nil)
 	do(c)
 	c.juliet.Conn().Room(-1)
 	c.Settle()
@@ -295,20 +307,29 @@ func (c *endingCase) counted(row ended) {
 }
 
 // clogged ends a session with something to send, whose connection can't be closed before five seconds have passed.
-func (row ended) clogged(t *testing.T, do func(c *endingCase)) {
-	if row.by == "failed" {
-		return // there is none: it had rested
-	}
-	c := newEnding(t, row.by)
-	c.juliet.Conn().Room(0)
-	for i := range 5 { // more than the wire takes
-		c.write(c.romeo, message("juliet@localhost/x", fmt.Sprintf("before %d", i)+strings.Repeat("x", 250_000)))
+func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
+	c := newEndingOn(t, row.by, kept, nil)
+	if row.by == "failed" { // it rests with what it has to send, and the connection is that which resumes it
+		c.lose()
+		c.Settle()
+		do = func(c *endingCase) {
+			c.resumed = c.login("resumed")
+			c.resumed.Conn().Room(0)
+			c.write(c.resumed, resume("x"))
+		}
+	} else {
+		c.juliet.Conn().Room(0)
+		for i := range 5 { // more than the wire takes
+			c.write(c.romeo, message("juliet@localhost/x", fmt.Sprintf("before %d", i)+strings.Repeat("x", 250_000)))
+		}
 	}
 	c.write(c.romeo, strings.Replace(message("juliet@localhost/x", "unsent"), "<message ", "<message id='unsent' ", 1)+"<iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 	c.romeo.Conn().Take()
 	do(c)
-	if got := c.left(); got != (row.contacts == "at once") {
-		t.Errorf("nurse has seen it leave before its connection is closed: %v", got)
+	closed := row.rests == "no" && row.by == "line-lost" // the others' connections can't be closed yet
+	left := c.left()
+	if left != (row.contacts == "at once" || closed) {
+		t.Errorf("nurse has seen it leave before its connection is closed: %v", left)
 	}
 	if row.rests == "yes" { // there is no hole between the end of the stream and the rest of the session
 		c.write(c.romeo, message("juliet@localhost/x", "meanwhile"))
@@ -317,6 +338,9 @@ func (row ended) clogged(t *testing.T, do func(c *endingCase)) {
 	c.Settle()
 	c.Advance(6 * time.Second)
 	c.Settle()
+	if left = c.left() || left; left == (row.rests == "yes") {
+		t.Errorf("nurse has seen it leave when its connection is closed: %v", left)
+	}
 	romeo := c.romeo.Received()
 	var next *sessiontest.Client
 	if row.rests == "yes" {
@@ -438,7 +462,7 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 // (RFC 6121 §4.5.2), as they do where it has a connection.
 func TestKickedAtRest(t *testing.T) {
 	var flaky storetest.Flaky
-	c := newEndingOn(t, "", flaky.Fault)
+	c := newEndingOn(t, "", true, flaky.Fault)
 	c.lose()
 	c.Settle()
 	c.Reload() // each account is read again

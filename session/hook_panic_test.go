@@ -123,7 +123,7 @@ func TestPanicInHook(t *testing.T) {
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "waits"))
 			next := s.Authenticate("next", "juliet@localhost", 1)
-			next.Send("<resume xmlns='" + nsAcks + "'/>")
+			next.Send(resume("x"))
 			s.Settle()
 			if got := s.Client("romeo").Received(); !strings.Contains(got, internal) {
 				s.TB.Errorf("the sender of what was held back got %q", got)

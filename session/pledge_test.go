@@ -20,6 +20,11 @@ import (
 
 const nsAcks = "urn:canto:test:acks"
 
+// resume asks for the account's session of that resource, which rests.
+func resume(resource string) string {
+	return "<resume xmlns='" + nsAcks + "' resource='" + resource + "'/>"
+}
+
 func tracked(t *testing.T, opt sessiontest.Options) *sessiontest.Server {
 	t.Helper()
 	opt.Shelf = append([]session.Manifest{acks.Manifest}, mod.All...)
@@ -197,7 +202,7 @@ func TestResumption(t *testing.T) {
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>meanwhile</body></message>")
 	s.Settle()
 	next := s.Authenticate("next", "juliet@localhost", 2)
-	next.Send("<resume xmlns='" + nsAcks + "'/>")
+	next.Send(resume("balcony"))
 	s.Settle()
 	if got := next.Received(); !strings.Contains(got, "<resumed") || !strings.Contains(got, "meanwhile") {
 		t.Fatalf("%q", got)
@@ -209,6 +214,79 @@ func TestResumption(t *testing.T) {
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "service-unavailable") {
 		t.Errorf("the session is there after six minutes: %q", got)
+	}
+}
+
+// A session that rests, is resumed, and rests again, is kept for as long from its second rest on as from the first: the
+// time that a client has to resume begins with the loss of its connection (XEP-0198 §5).
+func TestResumptionTwice(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/><on xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	for i, rest := range []time.Duration{4 * time.Minute, 4 * time.Minute, 4 * time.Minute, 6 * time.Minute} {
+		juliet.Cut()
+		s.Settle()
+		s.Later(rest)
+		juliet = s.Authenticate("juliet", "juliet@localhost", 1)
+		juliet.Send(resume("balcony"))
+		s.Settle()
+		if got := juliet.Received(); strings.Contains(got, "<resumed ") != (rest < 5*time.Minute) {
+			t.Fatalf("after rest %d, of %v: %q", i, rest, got)
+		}
+	}
+}
+
+// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the account rests, and is
+// told that it was resumed before anything else.
+func TestResumptionByName(t *testing.T) {
+	s := tracked(t, sessiontest.Options{})
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	for _, r := range []string{"balcony", "garden"} {
+		c := s.Login(r, "juliet@localhost/"+r)
+		c.Send("<presence/><on xmlns='" + nsAcks + "'/>")
+		s.Settle()
+		c.Cut()
+		s.Settle()
+		romeo.Send("<message to='juliet@localhost/" + r + "' type='chat'><body>to " + r + "</body></message>")
+		s.Settle()
+	}
+	for resource, want := range map[string]string{"garden": "<resumed xmlns='" + nsAcks + "' jid='juliet@localhost/garden'/>", "elsewhere": "<failed "} {
+		next := s.Authenticate(resource, "juliet@localhost", 2)
+		next.Received()
+		next.Send(resume(resource))
+		s.Settle()
+		got := next.Received()
+		if !strings.Contains(got, want) || strings.Contains(got, "to balcony") || strings.Contains(got, "to garden") != (resource == "garden") {
+			t.Errorf("%s gets %q", resource, got)
+		}
+		if first := strings.Index(got, "<message"); first >= 0 && first < strings.Index(got, want) {
+			t.Errorf("a message comes before <resumed/>: %q", got)
+		}
+	}
+}
+
+// Where a session that rests can't be taken over, as a decision has ended it, its client is told <failed/> and not
+// <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
+func TestResumptionOfWhatHasEnded(t *testing.T) {
+	var flaky storetest.Flaky
+	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
+	juliet := s.Login("juliet", "juliet@localhost/balcony")
+	juliet.Send("<presence/><on xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	juliet.Cut()
+	s.Settle()
+	s.Reload() // the account is to be read again, and can't be: the session is there until it is
+	flaky.Reads.Store(true)
+	s.Router.Kick(juliet.Bare(), session.ErrPolicyViolation)
+	s.Settle()
+	flaky.Reads.Store(false)
+	next := s.Authenticate("next", "juliet@localhost", 1)
+	next.Received()
+	next.Send(resume("balcony") + "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>garden</resource></bind></iq>")
+	s.Settle()
+	if got := next.Received(); !strings.Contains(got, "<failed ") || strings.Contains(got, "<resumed") || !strings.Contains(got, "<jid>juliet@localhost/garden</jid>") {
+		t.Errorf("%q", got)
 	}
 }
 

@@ -88,6 +88,12 @@ func difference(want, got string) string {
 
 // Converse holds one conversation and returns the script with what really came.
 func Converse(t testing.TB, text string, opt Options) string {
+	out, _ := converse(t, text, opt)
+	return out
+}
+
+// converse is Converse, and says besides before how many steps another kernel took over from one that had streams.
+func converse(t testing.TB, text string, opt Options) (script string, carries int) {
 	s := New(t, opt)
 	var out strings.Builder
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -110,8 +116,8 @@ func Converse(t testing.TB, text string, opt Options) string {
 		for i < len(lines) && strings.TrimSpace(lines[i]) != "" {
 			i++ // what was expected is written anew
 		}
-		if opt.Carried {
-			s.Carry()
+		if opt.Carried && s.Carry() && s.streaming() {
+			carries++
 		}
 		shown := s.step(line, body)
 		got := s.collect()
@@ -120,7 +126,17 @@ func Converse(t testing.TB, text string, opt Options) string {
 		}
 		out.WriteString("----\n" + shown + got)
 	}
-	return out.String()
+	return out.String(), carries
+}
+
+// streaming reports whether some client has a stream.
+func (s *Server) streaming() bool {
+	for _, c := range s.clients {
+		if !c.Ended() {
+			return true
+		}
+	}
+	return false
 }
 
 // nothing is what collect says when no client got anything.

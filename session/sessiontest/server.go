@@ -131,7 +131,7 @@ func (s *Server) start(at time.Time) {
 	key := testKey
 	var err error
 	s.Server, err = server.New(server.Options{
-		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
+		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: 1, Ballast: -1, CheckEvery: -1, Now: now,
 			Fault: opt.Fault, Fatal: func(err error) { s.TB.Error(err) }},
 		Log:         s.log,
 		About:       session.About{Name: "Canto", Version: "test"},
@@ -210,6 +210,22 @@ func (s *Server) Restart() {
 		s.Settle()
 	}
 	s.halt()
+}
+
+// Full has the store know that its disk has no room, and refuse writes; or that it has room again. The store's FS is
+// one in memory.
+func (s *Server) Full(full bool) {
+	s.TB.Helper()
+	fs, ok := s.opt.FS.(*vfs.MemFS)
+	if !ok {
+		s.TB.Fatal("the store is not in memory")
+	}
+	usage := vfs.DiskUsage{TotalBytes: 1 << 40}
+	if !full {
+		usage.AvailBytes = usage.TotalBytes
+	}
+	fs.TestingSetDiskUsage(usage)
+	s.DB.CheckSpace()
 }
 
 // Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives, and

@@ -232,8 +232,8 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 	p := part.Own(a)
 	grown := blocked{jids: slices.Clone(p.jids), bytes: p.bytes, pushes: p.pushes}
 	fresh := grown.add(jids)
-	if len(fresh) > 0 && (len(grown.jids) > maxItems || grown.bytes > maxBytes) {
-		return ev.Fail(stanza.ResourceConstraint)
+	if len(fresh) > 0 && (len(grown.jids) > maxItems || grown.bytes > maxBytes) || m.db.Full() != nil {
+		return ev.Fail(stanza.ResourceConstraint) // before contacts and resources are told
 	}
 	// Those who see the user go see it before they see nothing (§3.3).
 	m.presences.Show(ev.Local(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
@@ -250,6 +250,9 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 	jids, bad, ok := read(ev)
 	if !ok {
 		return ev.Fail(bad)
+	}
+	if m.db.Full() != nil { // before contacts and resources are told
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	a := ev.Account()
 	p := part.Own(a)

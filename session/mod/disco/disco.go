@@ -60,7 +60,11 @@ var (
 	rsmAfter = xmlstream.N(nsRSM, "after")
 	rsmFirst = xmlstream.N(nsRSM, "first")
 	rsmLast  = xmlstream.N(nsRSM, "last")
-	hashAttr = xmlstream.N("", "hash")
+	rsmCount = xmlstream.N(nsRSM, "count")
+
+	rsmBefore = xmlstream.N(nsRSM, "before")
+	rsmIndex  = xmlstream.N(nsRSM, "index")
+	hashAttr  = xmlstream.N("", "hash")
 )
 
 // A Form is extended information (XEP-0128): what Type defines, with its values.

@@ -28,7 +28,8 @@ type Item struct {
 }
 
 // A Page is which of the items are asked for (XEP-0059 §2.1, §2.2): at most Max, behind the one whose key is After.
-// What the key of an item is, the module decides; an empty After is the beginning.
+// What the key of an item is, the module decides; an empty After is the beginning. With a Max of 0 only their number is
+// asked for (§2.7).
 type Page struct {
 	After string
 	Max   int
@@ -48,7 +49,7 @@ type Kind struct {
 	// is there. A node that no function knows is answered with item-not-found.
 	Info []func(ev *session.Stanza, node string, d *Description) bool
 	// Items are asked in turn until one is Done: it has answered, or will, with [ReplyItems]. If none is, the
-	// entity has no items, and a node is answered with item-not-found.
+	// entity has no items, and a node is answered with item-not-found. Each answers a page, see [Page], for nodes too.
 	Items []func(ev *session.Stanza, node string, p Page) session.Verdict
 }
 
@@ -74,6 +75,9 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	known := len(node) == 0
 	if known {
 		d.Identities, d.Features = slices.Clone(k.Identities), slices.Clone(k.Features)
+		if len(k.Items) > 0 {
+			d.Features = append(d.Features, nsRSM) // XEP-0059 §4
+		}
 	}
 	for _, f := range k.Info {
 		if f(ev, string(node), d) {
@@ -95,9 +99,9 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 		return session.Pass
 	}
 	node, _ := ev.Payload().Attr(stanza.AttrNode)
-	p, ok := page(ev.Payload())
+	p, c, ok := page(ev.Payload())
 	if !ok {
-		return ev.Fail(stanza.BadRequest)
+		return ev.Fail(c)
 	}
 	for _, f := range k.Items {
 		if f(ev, string(node), p) == session.Done {
@@ -107,33 +111,41 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 	if len(node) > 0 {
 		return ev.Fail(stanza.ItemNotFound)
 	}
-	return ReplyItems(ev, nil, "", "")
+	return ReplyItems(ev, nil, "", "", 0)
 }
 
-// page reads the <set/> of a request (XEP-0059 §2); false: it can't be meant. <before/> is not served, and a request
-// that has it is answered with a page from the beginning.
-func page(query xmlstream.Element) (p Page, ok bool) {
+// page reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked for backwards
+// or by index are not served: another page than the one that was meant would be worse than none (§2.6).
+func page(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	p.Max = MaxItems
 	set, ok := query.Child(rsmSet)
 	if !ok {
-		return p, true
+		return p, 0, true
+	}
+	for _, n := range []xmlstream.Name{rsmBefore, rsmIndex} {
+		if _, asked := set.Child(n); asked {
+			return p, stanza.FeatureNotImplemented, false
+		}
 	}
 	if e, ok := set.Child(rsmMax); ok {
 		n, err := strconv.Atoi(string(e.Text()))
 		if err != nil || n < 0 {
-			return p, false
+			return p, stanza.BadRequest, false
 		}
 		p.Max = min(n, MaxItems)
 	}
 	if e, ok := set.Child(rsmAfter); ok {
 		p.After = string(e.Text())
 	}
-	return p, true
+	return p, 0, true
 }
 
-// ReplyItems answers a request for items. first and last are the keys of the first and the last of them where there
-// are more behind; both are empty for a list that is complete and was asked for from its beginning (XEP-0059 §2.1).
-func ReplyItems(ev *session.Stanza, list []Item, first, last string) session.Verdict {
+// ReplyItems answers a request for items with a page of them: list, the keys of its first and its last, and count, how
+// many there are in all; negative: that would be too much work to know (XEP-0059 §2.7). The answer says so of itself
+// where a page was asked for, or where list is not all there is (§2.2).
+func ReplyItems(ev *session.Stanza, list []Item, first, last string, count int) session.Verdict {
+	_, asked := ev.Payload().Child(rsmSet)
+	paged := (asked || count != len(list)) && count != 0 // of nothing there is no page
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
 		a.Open(items)
 		if n, ok := ev.Payload().Attr(stanza.AttrNode); ok && len(n) > 0 {
@@ -149,10 +161,15 @@ func ReplyItems(ev *session.Stanza, list []Item, first, last string) session.Ver
 			}
 			a.Close()
 		}
-		if last != "" {
+		if paged {
 			a.Open(rsmSet)
-			a.Open(rsmFirst).Text(first).Close()
-			a.Open(rsmLast).Text(last).Close()
+			if len(list) > 0 {
+				a.Open(rsmFirst).Text(first).Close()
+				a.Open(rsmLast).Text(last).Close()
+			}
+			if count >= 0 {
+				a.Open(rsmCount).Text(strconv.Itoa(count)).Close()
+			}
 			a.Close()
 		}
 		a.Close()

@@ -16,6 +16,7 @@ package presence
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"strconv"
 
 	"canto/session"
@@ -36,7 +37,7 @@ var Manifest = session.Manifest{
 }
 
 var (
-	directed = session.NewSlot("directed-presence", &session.Codec[sent]{Version: 1, Append: appendSent, Read: readSent})
+	directed = session.NewSlot("directed-presence", &session.Codec[sent]{Version: sentVersion, Append: appendSent, Read: readSent})
 )
 
 // What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
@@ -55,6 +56,9 @@ type sent struct {
 	bytes int // of to
 }
 
+// sentVersion is that of what appendSent writes.
+const sentVersion = 1
+
 // appendSent writes d down: the addresses, a NUL after each, which no address has.
 func appendSent(dst []byte, d *sent) []byte {
 	for _, to := range d.to {
@@ -63,7 +67,10 @@ func appendSent(dst []byte, d *sent) []byte {
 	return dst
 }
 
-func readSent(_ uint8, b []byte) (*sent, error) {
+func readSent(version uint8, b []byte) (*sent, error) {
+	if version != sentVersion {
+		return nil, fmt.Errorf("presence: version %d, and %d is the one known here", version, sentVersion)
+	}
 	d := new(sent)
 	for len(b) > 0 {
 		s, rest, _ := bytes.Cut(b, []byte{0})

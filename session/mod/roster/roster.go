@@ -243,8 +243,8 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	}
 	it.Groups = packGroups(groups)
 	it.Listed = true
-	if !m.Fits(a, &it) {
-		return ev.Fail(stanza.ResourceConstraint)
+	if m.Full() || !m.Fits(a, &it) {
+		return ev.Fail(stanza.ResourceConstraint) // before resources are told by a push
 	}
 	return ev.Commit(m.put(ev.Local(), a, it, true), result)
 }
@@ -252,6 +252,9 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 // remove takes a contact out; what bound the two is ended as if both subscriptions had been
 // cancelled (RFC 6121 §2.5.2).
 func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) session.Verdict {
+	if m.Full() { // before the contact and the resources are told
+		return ev.Fail(stanza.ResourceConstraint)
+	}
 	send := func(from jid.JID, typ string) {
 		ap := ev.Appender()
 		ap.Open(stanza.PresenceName).Attr(stanza.AttrType, typ).Close()

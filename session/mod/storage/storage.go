@@ -118,9 +118,13 @@ func NewEntity(db *store.DB, addr jid.JID, kind string) (*store.Batch, error) {
 	return b, asAsked(err)
 }
 
-// Batch returns a batch for what e is to have stored: the first one makes e, see [NewEntity]. It does not wait.
-// Under e's lock.
+// Batch returns a batch for what e is to have stored: the first one makes e, see [NewEntity]. It does not wait. A
+// store that is known to be full refuses, with an error for [session.Stanza.FailCommit]: ask before anything is changed
+// in memory, and before anything is sent that a failed commit could not take back (RFC 6120 §8.3.3.18). Under e's lock.
 func Batch(db *store.DB, e *session.Entity) (*store.Batch, error) {
+	if err := db.Full(); err != nil {
+		return nil, asAsked(err)
+	}
 	if e.ID() == 0 {
 		return NewEntity(db, e.JID(), e.Kind().String())
 	}

@@ -8,20 +8,23 @@
 //	S: <a xmlns='urn:canto:test:acks' h='0'/>
 //	   (the message is durable)
 //	S: <a xmlns='urn:canto:test:acks' h='1'/>
-//	   (the connection is lost; another one logs in, and asks instead of binding)
-//	C: <resume xmlns='urn:canto:test:acks'/>
+//	   (the connection is lost; another one logs in, and names the session instead of binding)
+//	C: <resume xmlns='urn:canto:test:acks' resource='orchard'/>
 //	S: <resumed xmlns='urn:canto:test:acks' jid='romeo@example.org/orchard'/>
+//	   (what was sent to it meanwhile)
 //
-// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it. Stored: a row for
-// each message that has arrived at an account, in one batch with the message if that is kept. Hooks: Message in phase
-// Record; Settled; Rest and Rested.
+// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and the stream may
+// bind (XEP-0198 §5).
+//
+// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in slots, which rest
+// it is, and the stream that resumes it. Stored: a row for each message that has arrived at an account, in one batch
+// with the message if that is kept. Hooks: Message in phase Record; Settled; Rest, Rested and Resumed.
 package acks
 
 import (
 	"fmt"
 
 	"canto/session"
-	"canto/session/jid"
 	"canto/session/mod/storage"
 	"canto/session/stanza"
 	"canto/session/store"
@@ -41,10 +44,17 @@ var Manifest = session.Manifest{
 const ns = "urn:canto:test:acks"
 
 var (
-	on     = xmlstream.N(ns, "on")
-	ask    = xmlstream.N(ns, "r")
-	resume = xmlstream.N(ns, "resume")
-	kept   = session.NewFlag("test-acks")
+	on          = xmlstream.N(ns, "on")
+	resumedName = xmlstream.N(ns, "resumed")
+	ask         = xmlstream.N(ns, "r")
+	resume      = xmlstream.N(ns, "resume")
+	named       = xmlstream.N("", "resource")
+	kept        = session.NewFlag("test-acks")
+	// rests counts the rests of a session, for the timer of each. It is not carried: a kernel that takes a session up
+	// says that it rests.
+	rests = session.NewSlot[int]("test-acks-rests", nil)
+	// resumes is the stream that resumes a session, while it does.
+	resumes = session.NewSlot[session.Negotiation]("test-acks-resumes", nil)
 
 	// Rows are what became of messages, in the order in which they arrived at the account: see [session.Outcome].
 	Rows = store.NewLog[string]("test-acks", 'w', 1)
@@ -83,6 +93,7 @@ func (m *module) Load(api *session.API) (err error) {
 		return session.Pass
 	})
 	h.Rested.Add(api.Module, session.Deliver, expire)
+	h.Resumed.Add(api.Module, session.Guard, resumed) // before the client gets anything else
 	for _, to := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		h.Message[to].Add(api.Module, session.Record, m.record)
 	}
@@ -105,37 +116,68 @@ func negotiate(st session.Negotiation, e xmlstream.Element) {
 
 func tell(st *session.Stream, n uint32) { st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", ns, n)) }
 
-// takeOver gives a session that rests to a stream that has logged in.
-func takeOver(st session.Negotiation, _ xmlstream.Element) {
+// takeOver gives the session that e names, if it rests, to a stream that has logged in.
+func takeOver(st session.Negotiation, e xmlstream.Element) {
+	v, _ := e.Attr(named)
+	resource := string(v)
 	st.Bind(func(a *session.Account, _ bool, err error) {
-		if err == nil {
-			for _, s := range a.Resources() {
-				if kept.Is(s) && !s.Connected() {
-					st.Send(fmt.Appendf(nil, "<resumed xmlns='%s' jid='%s'/>", ns, s.JID()))
-					a.Adopt(st, s)
-					return
-				}
-			}
+		if err == nil && adopt(st, a, resource) {
+			return
 		}
 		st.Send(fmt.Appendf(nil, "<failed xmlns='%s'/>", ns))
 	})
 }
 
-// expire ends a session that rests too long.
-func expire(l *session.Local, s *session.Session) {
-	host, full := s.Host(), s.JID()
-	l.After(restFor, func() { l.Account(host, full.Bare(), end(full)) })
+// adopt gives the session of that resource to st; false: it is not there or not at rest, or what has ended it does not
+// let it go on. Under the lock.
+func adopt(st session.Negotiation, a *session.Account, resource string) bool {
+	full, err := a.JID().WithResource(resource)
+	if err != nil {
+		return false
+	}
+	s := a.Resource(full)
+	if s == nil || !kept.Is(s) || s.Connected() {
+		return false
+	}
+	resumes.Set(s, &st)
+	if !a.Adopt(st, s) {
+		resumes.Set(s, nil)
+		return false
+	}
+	return true
 }
 
-func end(full jid.JID) func(*session.Local, *session.Account, bool, error) {
-	return func(l *session.Local, a *session.Account, _ bool, _ error) {
-		if a == nil {
-			return
-		}
-		if s := a.Resource(full); s != nil && !s.Connected() {
-			a.Unbind(l, s)
-		}
+// resumed tells the client of a session that has a stream again, if that has asked for it.
+func resumed(l *session.Local, s *session.Session) {
+	if st := resumes.Get(s); st != nil {
+		resumes.Set(s, nil)
+		a := l.Appender()
+		a.Open(resumedName).Attr(stanza.AttrJID, s.JID().String()).Close()
+		st.Send(a.B)
 	}
+}
+
+// expire ends a session that rests too long. Under the lock, as it begins to.
+func expire(l *session.Local, s *session.Session) {
+	n := rests.Get(s)
+	if n == nil {
+		n = new(int)
+		rests.Set(s, n)
+	}
+	*n++
+	this := *n
+	host, full := s.Host(), s.JID()
+	l.After(restFor, func() {
+		l.Account(host, full.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
+			if a == nil {
+				return
+			}
+			// Not another session of its name, and not one that was resumed since, which may rest again.
+			if s := a.Resource(full); s != nil && rests.Get(s) == n && *n == this && !s.Connected() {
+				a.Unbind(l, s)
+			}
+		})
+	})
 }
 
 // record writes down what became of a message.

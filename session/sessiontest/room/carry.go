@@ -2,26 +2,44 @@ package room
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/mod/storage"
 )
+
+// carriedVersion is the first byte of what carry writes; it grows when that changes.
+const carriedVersion = 1
 
 // carried is what a room has in memory only, as it is written down for another kernel.
 type carried struct {
 	Last        uint64
 	Occupants   map[string]string // full JIDs by nick
 	Affiliation map[string]string `json:",omitempty"` // of a room of which nothing is stored, by bare JID
+	Expired     map[string]string `json:",omitempty"` // inviters that are to be told, by the bare JID of the invited
 }
 
 // carry is [session.Behaviour.Carry].
-func carry(e *session.Entity, dst []byte) []byte {
+func (m *module) carry(e *session.Entity, dst []byte) []byte {
 	r := session.Live[room](e)
 	c := carried{Last: r.last, Occupants: make(map[string]string)}
 	for nick, who := range r.nicks {
 		c.Occupants[nick] = who.String()
+	}
+	for _, u := range r.unasked {
+		if m.router.Durable.Err(u.ticket) != nil {
+			continue // they are stored still
+		}
+		for _, i := range u.due {
+			if c.Expired == nil {
+				c.Expired = make(map[string]string)
+			}
+			c.Expired[i.jid.String()] = i.by.String()
+		}
 	}
 	if p := part.Of(e); p != nil && e.ID() == 0 {
 		c.Affiliation = make(map[string]string)
@@ -33,36 +51,81 @@ func carry(e *session.Entity, dst []byte) []byte {
 	if err != nil {
 		panic(err) // strings and a number
 	}
-	return append(dst, b...)
+	return append(append(dst, carriedVersion), b...)
 }
 
-// adopt is [session.Behaviour.Adopt].
-func adopt(_ *session.Local, e *session.Entity, b []byte) error {
+// adopt is [session.Behaviour.Adopt]. It takes all of b over or nothing.
+func (m *module) adopt(l *session.Local, e *session.Entity, b []byte) error {
+	err := m.takeOver(l, e, b)
+	if r := session.Live[room](e); err != nil && e.ID() == 0 && !r.temporary {
+		storage.Delete(l, m.db, e) // it was made for what could not be read
+	}
+	return err
+}
+
+func (m *module) takeOver(l *session.Local, e *session.Entity, b []byte) error {
+	if len(b) == 0 {
+		return errors.New("room: nothing was written down")
+	}
+	if b[0] != carriedVersion {
+		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[0], carriedVersion)
+	}
 	var c carried
-	if err := json.Unmarshal(b, &c); err != nil {
+	if err := json.Unmarshal(b[1:], &c); err != nil {
 		return err
 	}
-	r := session.Live[room](e)
-	r.last = max(r.last, c.Last)
-	for _, nick := range slices.Sorted(maps.Keys(c.Occupants)) {
+	var occupants, affiliated []jid.JID
+	nicks, bares := slices.Sorted(maps.Keys(c.Occupants)), slices.Sorted(maps.Keys(c.Affiliation))
+	for _, nick := range nicks {
 		who, err := jid.Parse(c.Occupants[nick])
+		if err == nil {
+			_, err = e.JID().WithResource(nick)
+		}
 		if err != nil {
 			return err
 		}
-		r.seats.Add(who)
-		r.nicks[nick], r.names[who] = who, nick
+		if slices.Contains(occupants, who) {
+			return fmt.Errorf("room: %s has two nicks", who)
+		}
+		occupants = append(occupants, who)
 	}
-	if e.ID() != 0 {
-		return nil
-	}
-	r.temporary = true
-	temporary.Get(r.host).Add(1)
-	for _, bare := range slices.Sorted(maps.Keys(c.Affiliation)) {
+	for _, bare := range bares {
 		who, err := jid.Parse(bare)
 		if err != nil {
 			return err
 		}
-		part.Own(e).set(who, c.Affiliation[bare])
+		affiliated = append(affiliated, who)
+	}
+	var due []invitation
+	for _, invited := range slices.Sorted(maps.Keys(c.Expired)) {
+		who, err := jid.Parse(invited)
+		by, err2 := jid.Parse(c.Expired[invited])
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		due = append(due, invitation{jid: who, by: by})
+	}
+	r := session.Live[room](e)
+	r.last = max(r.last, c.Last)
+	for i, nick := range nicks {
+		_, taken := r.nicks[nick]
+		if _, in := r.names[occupants[i]]; in || taken {
+			continue // it has come back already, or its nick is another's
+		}
+		r.seats.Add(occupants[i])
+		r.enter(nick, occupants[i])
+	}
+	if len(due) > 0 {
+		r.unasked = append(r.unasked, unasked{0, due})
+		m.arm(l, e, r, part.Own(e))
+	}
+	if e.ID() != 0 || r.temporary {
+		return nil
+	}
+	r.temporary = true
+	temporary.Get(r.host).Add(1)
+	for i, bare := range bares {
+		part.Own(e).set(affiliated[i], c.Affiliation[bare])
 	}
 	return nil
 }

@@ -128,44 +128,80 @@ func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	return keys
 }
 
-// A room that is destroyed leaves nothing under its id: no row of the directory, of a table or of the log,
-// whether the server goes on or stops right behind the answer.
+// failing is a store that fails the write that a test says: the n-th from when it is armed; 0: none.
+type failing struct{ n, seen atomic.Int32 }
+
+func (f *failing) arm(n int32) {
+	f.seen.Store(0)
+	f.n.Store(n)
+}
+
+func (f *failing) fault(write bool) error {
+	if n := f.n.Load(); write && n > 0 && f.seen.Add(1) == n {
+		return storetest.ErrFault
+	}
+	return nil
+}
+
+// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a table or of
+// the log. It has no address any more from the answer on, whatever stops the server behind it; a start erases what is
+// left then. Where that it has no address could not be stored, it is there still, with all that it had.
 func TestDeletedWithProof(t *testing.T) {
-	for _, how := range []string{"runs on", "crashes"} {
-		t.Run(how, func(t *testing.T) {
+	for _, c := range []struct {
+		how     string
+		fails   int32 // the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		crashes bool
+		stays   bool
+	}{
+		{how: "runs on"},
+		{how: "crashes behind the answer", crashes: true},
+		{how: "can't erase the rows, and crashes", fails: 2, crashes: true},
+		{how: "can't take the address away", fails: 1, stays: true},
+		{how: "can't take the address away, and crashes", fails: 1, crashes: true, stays: true},
+	} {
+		t.Run(c.how, func(t *testing.T) {
 			fs := vfs.NewCrashableMem()
-			var flaky storetest.Flaky
-			s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Fault: flaky.Fault}))
+			var store failing
+			s := sessiontest.New(t, with(sessiontest.Options{FS: fs, Fault: store.fault}))
 			romeo := s.Login("romeo", "romeo@localhost/a")
 			romeo.Send(join("Romeo") + say("one") + say("two") + iq("set", "1", "<invite jid='nurse@localhost'/>"))
 			s.Settle()
 			id := rooms(t, s.DB)[0].ID
-			if n := len(dump(t, fs, id)); n < 5 {
-				t.Fatalf("only %d rows are found before", n)
+			had := dump(t, fs, id)
+			if len(had) < 5 {
+				t.Fatalf("only %d rows are found before", len(had))
 			}
 			romeo.Received()
-			if how == "crashes" {
-				// The batch that erases the rows fails as if the server had stopped before it.
-				e := rooms(t, s.DB)[0]
-				b := s.DB.NewBatch(id)
-				s.DB.Entities().Remove(b, e)
-				s.DB.Commit(b)
-				s.Settle()
-				if len(dump(t, fs, id)) == 0 {
-					t.Fatal("the rows are gone already")
-				}
+			store.arm(c.fails)
+			romeo.Send(iq("set", "2", "<destroy/>"))
+			s.Settle()
+			want := "<iq type='result' id='2'"
+			if c.stays {
+				want = "<iq type='error' id='2'"
+			}
+			mustHave(t, "romeo", romeo.Received(), want)
+			if keys := dump(t, fs, id); c.fails == 2 && len(keys) < 4 {
+				t.Errorf("the rows are erased although that has failed: %v", keys)
+			}
+			store.arm(0)
+			if c.crashes {
 				s.Crash()
 				s.Settle()
 				romeo = s.Login("romeo", "romeo@localhost/b")
-			} else {
-				romeo.Send(iq("set", "2", "<destroy/>"))
-				s.Settle()
-				mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'")
 			}
-			if keys := dump(t, s.FS().(*vfs.MemFS), id); len(keys) > 0 {
+			keys := dump(t, s.FS().(*vfs.MemFS), id)
+			romeo.Send(iq("get", "3", "<affiliations/>"))
+			s.Settle()
+			if c.stays {
+				if !slices.Equal(keys, had) {
+					t.Errorf("there are the rows %v, of %v", keys, had)
+				}
+				mustHave(t, "romeo", romeo.Received(), "is='owner'")
+				return
+			}
+			if len(keys) > 0 {
 				t.Errorf("rows are left: %v", keys)
 			}
-			romeo.Send(iq("get", "3", "<affiliations/>"))
 			mustHave(t, "romeo", romeo.Received(), "<item-not-found")
 		})
 	}
@@ -257,6 +293,10 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	}
 	clients[0].Send(say("afterwards"))
 	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
+	s.Settle()
+	if inboxes := s.Router.Table.Weigh()["inboxes"]; inboxes != (session.Holding{}) {
+		t.Errorf("afterwards %d stanzas wait, and %d bytes", inboxes.Count, inboxes.Bytes)
+	}
 }
 
 // A commit that fails is told to the sender of the message, once; the room is read again, its occupants

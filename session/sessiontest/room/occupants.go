@@ -1,8 +1,6 @@
 package room
 
 import (
-	"slices"
-
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/stanza"
@@ -21,7 +19,7 @@ func (m *module) more(l *session.Local, e *session.Entity, to jid.JID, after []b
 	if _, in := r.names[to]; !in {
 		return // it has left
 	}
-	nicks := r.following(string(after))
+	nicks := r.following(string(after), share)
 	for _, nick := range nicks {
 		from, err := e.JID().WithResource(nick)
 		if err != nil || r.nicks[nick] == to {
@@ -35,18 +33,4 @@ func (m *module) more(l *session.Local, e *session.Entity, to jid.JID, after []b
 	if len(nicks) == share {
 		l.Offer(e, to, []byte(nicks[share-1]))
 	}
-}
-
-// following are the first nicks behind after, at most a share of them, in order.
-func (r *room) following(after string) (nicks []string) {
-	for nick := range r.nicks {
-		if nick <= after || len(nicks) == share && nick > nicks[share-1] {
-			continue
-		}
-		i, _ := slices.BinarySearch(nicks, nick)
-		if nicks = slices.Insert(nicks, i, nick); len(nicks) > share {
-			nicks = nicks[:share]
-		}
-	}
-	return nicks
 }

@@ -8,8 +8,8 @@
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
 //	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
 //
-// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant before its own,
-// a share at a time as its client takes them.
+// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant, in the order of
+// nicks: the first 50 before its own, the others behind it, a share at a time as its client takes them.
 //
 // A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
 //
@@ -36,8 +36,10 @@ package room
 
 import (
 	"errors"
+	"slices"
 	"sync/atomic"
 
+	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod/clock"
@@ -114,6 +116,9 @@ var (
 	attrMax   = xmlstream.N("", "max")
 	attrDone  = xmlstream.N("", "complete")
 
+	// attrs are what RFC 6120 §8.1 gives a stanza.
+	attrs = []xmlstream.Name{stanza.AttrType, stanza.AttrID, stanza.AttrFrom, stanza.AttrTo, stanza.AttrLang}
+
 	part      = session.NewPart[stored]("test-room")
 	temporary = session.NewHostSlot("test-room-temporary", func(*session.Host) *atomic.Int64 { return new(atomic.Int64) })
 )
@@ -123,10 +128,20 @@ type room struct {
 	seats     *session.Seats     // the occupants, by full JID
 	nicks     map[string]jid.JID // of the occupants
 	names     map[jid.JID]string // nicks by occupant
+	order     []string           // nicks, sorted
 	last      uint64             // number of the last message
 	written   session.Ticket     // of the last batch
 	temporary bool               // counted as one of which nothing is stored
 	host      *session.Host
+	unasked   []unasked    // batches that are not settled; at most one for each invitation
+	again     reactor.Tick // invitations are not looked at before it, as a batch has failed; 0: they are
+}
+
+// unasked is a batch that no stanza waits for: an invitation was accepted or has expired. The timer looks at it until
+// it is settled.
+type unasked struct {
+	ticket session.Ticket
+	due    []invitation // that have expired with it
 }
 
 type module struct {
@@ -157,10 +172,13 @@ func (m *module) Load(api *session.API) (err error) {
 
 	b := api.Hooks.Serve(Kind)
 	b.New, b.Ended, b.Timer, b.More = m.fresh, m.ended, m.expire, m.more
-	b.Carry, b.Adopt = carry, adopt
+	b.Carry, b.Adopt = m.carry, m.adopt
 	b.Cold = func(e *session.Entity) bool { return session.Live[room](e).seats.Len() == 0 }
 	b.Weigh = func(e *session.Entity) int { return 512 + 256*session.Live[room](e).seats.Len() }
 	b.Presence[session.ToFull].Add(api.Module, session.Deliver, m.presence)
+	for _, to := range []session.Target{session.ToBare, session.ToFull} {
+		b.Message[to].Add(api.Module, session.Rewrite, strip)
+	}
 	b.Message[session.ToBare].Add(api.Module, session.Deliver, m.groupchat)
 	b.Message[session.ToFull].Add(api.Module, session.Deliver, m.private)
 	b.OnIQ(api.Module, true, affil, m.setAffiliation, session.ToBare)
@@ -211,7 +229,7 @@ func (m *module) fresh(l *session.Local, e *session.Entity) any {
 	r := &room{seats: session.NewSeats(e, l), nicks: make(map[string]jid.JID), names: make(map[jid.JID]string), host: e.Host()}
 	if p := part.Of(e); p != nil {
 		r.last = p.last
-		m.arm(l, e, p)
+		m.arm(l, e, r, p)
 	}
 	return r
 }
@@ -286,7 +304,7 @@ func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bo
 func (m *module) join(ev *session.Stanza, r *room) {
 	nick := ev.To.Resource()
 	r.seats.AddSender(ev)
-	r.nicks[nick], r.names[ev.From] = ev.From, nick
+	r.enter(nick, ev.From)
 	m.accept(ev, r)
 	if _, asks := ev.Element.Child(listName); asks {
 		m.more(ev.Local(), ev.Entity(), ev.From, nil)
@@ -309,6 +327,32 @@ func (r *room) appendLog(a *xmlstream.Appender) {
 	a.Open(log).Attr(attrN, number(r.last)).Close()
 }
 
+// enter notes that who has that nick.
+func (r *room) enter(nick string, who jid.JID) {
+	r.nicks[nick], r.names[who] = who, nick
+	if i, there := slices.BinarySearch(r.order, nick); !there {
+		r.order = slices.Insert(r.order, i, nick)
+	}
+}
+
+// exit notes that who has no nick any more.
+func (r *room) exit(nick string, who jid.JID) {
+	delete(r.names, who)
+	delete(r.nicks, nick)
+	if i, there := slices.BinarySearch(r.order, nick); there {
+		r.order = slices.Delete(r.order, i, i+1)
+	}
+}
+
+// following are the first nicks behind after, at most n of them, in order. An empty after is the beginning.
+func (r *room) following(after string, n int) []string {
+	i, there := slices.BinarySearch(r.order, after)
+	if there {
+		i++
+	}
+	return r.order[i:min(i+n, len(r.order))]
+}
+
 // leave takes the sender out, if it is an occupant, and tells the others.
 func (m *module) leave(ev *session.Stanza, r *room) {
 	nick, in := r.names[ev.From]
@@ -316,8 +360,7 @@ func (m *module) leave(ev *session.Stanza, r *room) {
 		return
 	}
 	r.seats.Remove(ev.From)
-	delete(r.names, ev.From)
-	delete(r.nicks, nick)
+	r.exit(nick, ev.From)
 	if n := r.seats.Len(); n > 0 && n <= m.opt.Announce {
 		from, err := ev.Entity().JID().WithResource(nick)
 		if err == nil {
@@ -338,7 +381,34 @@ func (m *module) ended(l *session.Local, e *session.Entity) {
 	l.Fanout(e, e.JID(), a.B, r.seats)
 }
 
-// groupchat numbers a message, keeps it, and sends it to all. That it could not be kept is told to its sender.
+// strip takes out of a message the number that its sender has put there: numbers are the log's, and the first <log/>
+// that an occupant finds is to be the room's.
+func strip(ev *session.Stanza) session.Verdict {
+	e := ev.Element
+	if _, forged := e.Child(log); !forged {
+		return session.Pass
+	}
+	a := ev.Appender()
+	a.Open(stanza.MessageName)
+	for _, n := range attrs {
+		if v, ok := e.Attr(n); ok {
+			a.AttrBytes(n, v)
+		}
+	}
+	for c, ok := e.First(); ok; c, ok = c.Next() {
+		if !c.Is(log) {
+			a.Raw(c)
+		}
+	}
+	a.Close()
+	if err := ev.Replace(a.B); err != nil {
+		return ev.Fail(stanza.BadRequest)
+	}
+	return session.Pass
+}
+
+// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it goes to
+// no occupant; that it could not be kept all the same is told to its sender.
 func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	nick, in := r.names[ev.From]
@@ -408,8 +478,11 @@ func (m *module) number(ev *session.Stanza) session.Verdict {
 // destroy ends the room, for an owner.
 func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	e := ev.Entity()
-	if part.Own(e).of(ev.From.Bare()) != owner {
+	switch {
+	case part.Own(e).of(ev.From.Bare()) != owner:
 		return ev.Fail(stanza.Forbidden)
+	case m.db.Full() != nil: // the occupants are told at once: see ended
+		return ev.Fail(stanza.ResourceConstraint)
 	}
 	return ev.Commit(storage.Delete(ev.Local(), m.db, e), answer)
 }

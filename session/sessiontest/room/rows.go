@@ -118,13 +118,13 @@ func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 		m.tidy(ev)
 		return session.Done
 	}
-	p.set(who, is)
 	b, err := m.batch(e)
 	if err != nil {
 		ev.FailCommit(err)
 		m.tidy(ev)
 		return session.Done
 	}
+	p.set(who, is)
 	if is == none {
 		m.rows.Delete(b, b.Owner(), keyAffiliation+who.String())
 	} else {
@@ -191,7 +191,7 @@ func (m *module) invite(ev *session.Stanza) session.Verdict {
 	i := invitation{who, ev.From.Bare(), m.now().Add(inviteFor).Unix()}
 	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == who }), i)
 	m.rows.Put(b, b.Owner(), keyInvitation+who.String(), append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.by.String()...))
-	m.arm(ev.Local(), e, p)
+	m.arm(ev.Local(), e, r, p)
 	return ev.Commit(m.write(ev.Local(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
@@ -229,27 +229,64 @@ func (m *module) accept(ev *session.Stanza, r *room) {
 		p.set(who, member)
 		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(member))
 	}
-	e.Wrote(ev.Local(), m.write(ev.Local(), e, r, b))
-	m.arm(ev.Local(), e, p)
+	m.unasked(ev.Local(), e, r, b, nil)
+	m.arm(ev.Local(), e, r, p)
 }
 
-// arm has expire called when the next invitation is due.
-func (m *module) arm(l *session.Local, e *session.Entity, p *stored) {
-	next := int64(math.MaxInt64)
-	for i := range p.invited {
-		next = min(next, p.invited[i].until)
-	}
-	if len(p.invited) == 0 {
-		e.Arm(l, 0)
-		return
-	}
-	ticks := max(time.Unix(next, 0).Sub(m.now()), 0)/reactor.TickLength + 1
-	e.Arm(l, l.Loop.Tick()+reactor.Tick(ticks))
+// unasked gives b to the store, for a change that no stanza asked for; due are the invitations that expire with it.
+func (m *module) unasked(l *session.Local, e *session.Entity, r *room, b *store.Batch, due []invitation) {
+	t := m.write(l, e, r, b)
+	e.Wrote(l, t)
+	r.unasked = append(r.unasked, unasked{t, due})
 }
 
-// expire ends the invitations that are due, and tells those who had invited.
+// arm has expire called when the next invitation is due, or a batch that no stanza waits for may be settled.
+func (m *module) arm(l *session.Local, e *session.Entity, r *room, p *stored) {
+	now, at := l.Loop.Tick(), reactor.Tick(0)
+	if len(p.invited) > 0 {
+		next := int64(math.MaxInt64)
+		for i := range p.invited {
+			next = min(next, p.invited[i].until)
+		}
+		at = now + reactor.Tick(max(time.Unix(next, 0).Sub(m.now()), 0)/reactor.TickLength) + 1
+	}
+	if r.again > now {
+		at = max(at, r.again)
+	}
+	if len(r.unasked) > 0 {
+		at = now + 1
+	}
+	e.Arm(l, at)
+}
+
+// expireAgain is how long after a failed batch invitations are looked at again, in ticks.
+const expireAgain = 100
+
+// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that is durable.
+// After one that failed the room is read again, and what it was to end is there: it is looked at again.
+func (m *module) settle(l *session.Local, e *session.Entity, r *room) {
+	durable := m.router.Durable
+	for len(r.unasked) > 0 && r.unasked[0].ticket <= durable.Durable() {
+		u := r.unasked[0]
+		r.unasked = r.unasked[1:]
+		if durable.Err(u.ticket) != nil {
+			r.again = l.Loop.Tick() + expireAgain
+			continue
+		}
+		for _, i := range u.due {
+			m.tell(l, e, expired, i.by, i.jid)
+		}
+	}
+}
+
+// expire ends the invitations that are due, and tells those who had invited when that is durable.
 func (m *module) expire(l *session.Local, e *session.Entity) {
 	p, r := part.Own(e), session.Live[room](e)
+	m.settle(l, e, r)
+	defer m.arm(l, e, r, p)
+	if l.Loop.Tick() < r.again {
+		return
+	}
 	now := m.now().Unix()
 	var due, open []invitation
 	for _, i := range p.invited {
@@ -259,16 +296,19 @@ func (m *module) expire(l *session.Local, e *session.Entity) {
 			open = append(open, i)
 		}
 	}
-	b, err := m.batch(e)
-	if len(due) > 0 && err == nil {
-		p.invited = open
-		for _, i := range due {
-			m.rows.Delete(b, b.Owner(), keyInvitation+i.jid.String())
-			m.tell(l, e, expired, i.by, i.jid)
-		}
-		e.Wrote(l, m.write(l, e, r, b))
+	if len(due) == 0 {
+		return
 	}
-	m.arm(l, e, p)
+	b, err := m.batch(e)
+	if err != nil {
+		r.again = l.Loop.Tick() + expireAgain
+		return
+	}
+	p.invited = open
+	for _, i := range due {
+		m.rows.Delete(b, b.Owner(), keyInvitation+i.jid.String())
+	}
+	m.unasked(l, e, r, b, due)
 }
 
 // page answers with messages of the log, which a worker reads.
@@ -345,26 +385,18 @@ func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
 	if node != "" {
 		return session.Pass
 	}
-	e := ev.Entity()
-	var nicks []string
-	for nick := range session.Live[room](e).nicks {
-		if nick > p.After || p.After == "" {
-			nicks = append(nicks, nick)
-		}
-	}
-	slices.Sort(nicks)
-	more := len(nicks) > p.Max
-	nicks = nicks[:min(len(nicks), p.Max)]
+	e, r := ev.Entity(), session.Live[room](ev.Entity())
+	nicks := r.following(p.After, p.Max)
 	var list []disco.Item
 	for _, nick := range nicks {
 		if j, err := e.JID().WithResource(nick); err == nil {
 			list = append(list, disco.Item{JID: j})
 		}
 	}
-	if len(list) == 0 || !more && p.After == "" {
-		return disco.ReplyItems(ev, list, "", "")
+	if len(list) == 0 {
+		return disco.ReplyItems(ev, nil, "", "", len(r.order))
 	}
-	return disco.ReplyItems(ev, list, nicks[0], nicks[len(nicks)-1])
+	return disco.ReplyItems(ev, list, list[0].JID.Resource(), list[len(list)-1].JID.Resource(), len(r.order))
 }
 
 // number is n as it is written.

@@ -65,8 +65,8 @@ var (
 	remove  = xmlstream.N(ns, "delete")
 	item    = xmlstream.N(ns, "item")
 
-	// rows: of a node "n/name" with its owner, of an item "i/name NUL id" with its element.
-	rows = store.NewMap[string, []byte]("test-service", '^', 1)
+	// Rows: of a node "n/name" with its owner, of an item "i/name NUL id" with its element.
+	Rows = store.NewMap[string, []byte]("test-service", '^', 1)
 	part = session.NewPart[nodes]("test-service")
 )
 
@@ -87,7 +87,7 @@ func (m *module) Load(api *session.API) (err error) {
 	if m.db = storage.Of(api); m.db == nil {
 		return errors.New("there is no store")
 	}
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.Map(api, Rows); err != nil {
 		return err
 	}
 	session.ResidentOf(api, Kind, part, m.read)
@@ -290,17 +290,27 @@ func (m *module) info(ev *session.Stanza, name string, d *disco.Description) boo
 }
 
 // nodeItems answers disco#items of a node with the ids of its items (as XEP-0060 §5.5 has them, in name).
-func (m *module) nodeItems(ev *session.Stanza, name string, _ disco.Page) session.Verdict {
+func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) session.Verdict {
 	n := of(ev)[name]
 	if name == "" || n == nil {
 		return session.Pass
 	}
+	at, there := slices.BinarySearch(n.ids, p.After)
+	if there {
+		at++
+	}
 	var list []disco.Item
-	for _, id := range n.ids {
+	for _, id := range n.ids[at:min(at+p.Max, len(n.ids))] {
 		list = append(list, disco.Item{JID: ev.To, Name: id})
 	}
-	return disco.ReplyItems(ev, list, "", "")
+	if len(list) == 0 {
+		return disco.ReplyItems(ev, nil, "", "", len(n.ids))
+	}
+	return disco.ReplyItems(ev, list, list[0].Name, list[len(list)-1].Name, len(n.ids))
 }
+
+// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is not told.
+const maxCounted = 1000
 
 // addresses answers disco#items of the service: what is stored at its host, which a worker reads.
 func (m *module) addresses(ev *session.Stanza, name string, p disco.Page) session.Verdict {
@@ -309,11 +319,17 @@ func (m *module) addresses(ev *session.Stanza, name string, p disco.Page) sessio
 	}
 	domain := ev.Entity().JID().Domain()
 	var found []disco.Item
-	more := false
+	count, more := 0, false
 	return ev.Await(reactor.Disk, func() error {
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		var bad error
+		if p.Max == 0 {
+			return m.db.Entities().List(snap, domain, "\x00", func(store.Entry) bool {
+				count++
+				return count <= maxCounted
+			})
+		}
 		err := m.db.Entities().List(snap, domain, p.After+"\x00", func(e store.Entry) bool {
 			if more = len(found) == p.Max; more {
 				return false
@@ -328,9 +344,14 @@ func (m *module) addresses(ev *session.Stanza, name string, p disco.Page) sessio
 		switch {
 		case err != nil:
 			return ev.Fail(stanza.InternalServerError)
-		case len(found) == 0 || !more && p.After == "":
-			return disco.ReplyItems(ev, found, "", "")
+		case p.Max > 0 && p.After == "" && !more:
+			count = len(found)
+		case p.Max > 0 || count > maxCounted:
+			count = -1
 		}
-		return disco.ReplyItems(ev, found, found[0].JID.Local(), found[len(found)-1].JID.Local())
+		if len(found) == 0 {
+			return disco.ReplyItems(ev, nil, "", "", count)
+		}
+		return disco.ReplyItems(ev, found, found[0].JID.Local(), found[len(found)-1].JID.Local(), count)
 	})
 }
