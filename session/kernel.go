@@ -625,7 +625,7 @@ func domainOf(j jid.JID) string {
 	return d
 }
 
-// born is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
+// bornOf is the ticket of the batch that made e, for as long as e has been in memory since; else 0.
 func bornOf(e *Entity) Ticket {
 	if v, ok := e.live.(*lived); ok {
 		return v.born

@@ -338,7 +338,7 @@ func (ev *Stanza) Absent() Verdict {
 	return ev.Fail(stanza.ServiceUnavailable)
 }
 
-// target is what ev.To is, seen from its sender.
+// targetOf is what ev.To is, seen from its sender.
 func targetOf(l *Local, ev *Stanza) Target {
 	local, _, resource := ev.To.Parts()
 	switch {
@@ -459,8 +459,8 @@ func (e speaker) partDone(l *Local, p *part) {
 	e.unlock(l)
 }
 
-// absent answers a stanza to an address where there is nothing: an account that gives nothing away, or on a service
-// host whatever the modules say.
+// nothingAt answers a stanza to an address where there is nothing: as an account that gives nothing away would, or on a
+// service host whatever the modules say.
 func nothingAt(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
