@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"slices"
 )
 
 // Core is what this kernel has, for Manifest.Requires and Conflicts to name. When a module moves
@@ -17,6 +18,19 @@ var Core = []Feature{
 	"resting",         // sessions that outlive their stream: Hooks.Rest, Account.Attach
 	"fanout",          // Local.Fanout
 	"kinds",           // Hooks.Serve, Hooks.Make: entities other than accounts
+	"accounts",        // users log in at the host: it has accounts, their sessions, and streams
+}
+
+// loginOnly are those of Core that a service host does not have.
+var loginOnly = []Feature{"stream-features", "outgoing", "resting", "accounts"}
+
+// CoreOf is what this kernel has at a host: Core, or less at a service host (see [NewService]), where users do not log
+// in. Any goroutine.
+func CoreOf(service bool) []Feature {
+	if !service {
+		return Core
+	}
+	return slices.DeleteFunc(slices.Clone(Core), func(f Feature) bool { return slices.Contains(loginOnly, f) })
 }
 
 // Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see

@@ -460,7 +460,7 @@ func (e speaker) partDone(l *Local, p *part) {
 }
 
 // nothingAt answers a stanza to an address where there is nothing: as an account that gives nothing away would, or on a
-// service host whatever the modules say.
+// service host whatever the modules say. The domain of a service host answers what entities of every kind do.
 func nothingAt(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
@@ -470,6 +470,11 @@ func nothingAt(e *Entity, ev *Stanza) {
 		if e.exists() { // a hook has created it
 			arrive(ev.on, h, e.kind, ev)
 			return
+		}
+		if ev.Kind == stanza.IQ && ev.Target == ToHost && (ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet) {
+			if f := h.every.handler(ev); f != nil && f(ev) == Done {
+				return
+			}
 		}
 	}
 	ev.Absent()

@@ -3,6 +3,8 @@
 package mod
 
 import (
+	"slices"
+
 	"canto/session"
 	"canto/session/mod/bind"
 	"canto/session/mod/blocklist"
@@ -54,12 +56,27 @@ var All = []session.Manifest{
 	register.Manifest,
 }
 
-// Default are the names of those that run without being asked for.
-func Default() (names []string) {
-	for _, m := range All {
-		if !m.Off {
+// Default are the names of those that run without being asked for, at hosts where users log in.
+func Default() []string { return defaults(false) }
+
+// DefaultService are the names of those that run at service hosts without being asked for: of Default, those that need
+// no accounts.
+func DefaultService() []string { return defaults(true) }
+
+func defaults(service bool) (names []string) {
+	for i := range All {
+		if m := &All[i]; !m.Off && (!service || AtService(m)) {
 			names = append(names, m.Name)
 		}
 	}
 	return names
+}
+
+// AtService reports whether m can run at a service host: it requires nothing of the kernel that is there only where
+// users log in.
+func AtService(m *session.Manifest) bool {
+	core := session.CoreOf(true)
+	return !slices.ContainsFunc(m.Requires, func(f session.Feature) bool {
+		return slices.Contains(session.Core, f) && !slices.Contains(core, f)
+	})
 }

@@ -7,7 +7,8 @@
 //
 // State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
 // owner and those who get its presence; to all others it does not exist. What entities of other kinds tell,
-// their modules say: see [Kind].
+// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host advertise;
+// where no module has made an entity of it, it is a generic component (XEP-0030 §3.1).
 package disco
 
 import (
@@ -31,7 +32,7 @@ var Manifest = session.Manifest{
 	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, pages of " +
 		"items (XEP-0059, forwards); the server's caps",
 	Provides: []session.Feature{"disco"},
-	Requires: []session.Feature{"iq", "stream-features"},
+	Requires: []session.Feature{"iq"},
 	New:      func() session.Module { return new(Service) },
 }
 
@@ -81,6 +82,8 @@ type Service struct {
 	Forms []Form
 	known atomic.Pointer[version]
 	kinds map[session.KindID]*Kind // not changed after Load
+	// domain is what a service host says of itself where no module has made an entity of its domain.
+	domain Kind
 }
 
 // A version is what ver made of a profile, which does not change once it is loaded.
@@ -92,6 +95,8 @@ type version struct {
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
 	m.about, _ = session.Find[session.About](api)
+	m.domain = Kind{Identities: []Identity{{Category: "component", Type: "generic", Name: m.about.Name}},
+		Features: []string{nsInfo, nsItems}}
 	api.Advertise(nsCaps, nsInfo, nsItems) // XEP-0115 §7: who has caps says so
 	api.AdvertiseAccount(nsInfo, nsItems)
 	api.Hooks.OnIQ(api.Module, false, info, m.hostInfo, session.ToHost)
