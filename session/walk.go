@@ -257,6 +257,10 @@ func forwardRemote(l *Local, ev *Stanza) {
 // arrive runs the chain of a stanza at an entity of kind k, whose lock is held; 0: at a host, under no lock.
 func arrive(l *Local, h *Hooks, k KindID, ev *Stanza) {
 	c := &h.Chains
+	if k == Accounts && ev.Host.service { // users logged in here once: there is nothing that has its chains
+		ev.Absent()
+		return
+	}
 	if k != 0 && k != Accounts {
 		if c = h.chains(k); c == nil {
 			ev.Fail(stanza.ServiceUnavailable) // stored by a module that is not loaded here
