@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// Core is what this kernel has, for Manifest.Requires and Conflicts to name. When a module moves
+// core is what this kernel has where users log in, for Manifest.Requires and Conflicts to name. When a module moves
 // into the kernel its name is added here, and an outside module that conflicts with it steps aside.
-var Core = []Feature{
+var core = []Feature{
 	"iq",              // routing of iq by payload, Hooks.OnIQ
 	"message",         // routing of message, Hooks.Message
 	"presence",        // routing of presence, Hooks.Presence
@@ -21,16 +21,17 @@ var Core = []Feature{
 	"accounts",        // users log in at the host: it has accounts, their sessions, and streams
 }
 
-// loginOnly are those of Core that a service host does not have.
+// loginOnly are those of core that a service host does not have.
 var loginOnly = []Feature{"stream-features", "outgoing", "resting", "accounts"}
 
-// CoreOf is what this kernel has at a host: Core, or less at a service host (see [NewService]), where users do not log
-// in. Any goroutine.
+// CoreOf is what this kernel has at a host, for Manifest.Requires and Conflicts to name: less at a service host (see
+// [NewService]), where users do not log in. Any goroutine.
 func CoreOf(service bool) []Feature {
-	if !service {
-		return Core
+	list := slices.Clone(core)
+	if service {
+		list = slices.DeleteFunc(list, func(f Feature) bool { return slices.Contains(loginOnly, f) })
 	}
-	return slices.DeleteFunc(slices.Clone(Core), func(f Feature) bool { return slices.Contains(loginOnly, f) })
+	return list
 }
 
 // Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see

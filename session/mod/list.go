@@ -72,11 +72,21 @@ func defaults(service bool) (names []string) {
 	return names
 }
 
-// AtService reports whether m can run at a service host: it requires nothing of the kernel that is there only where
-// users log in.
-func AtService(m *session.Manifest) bool {
+// AtService reports whether m can run at a service host: what it requires is there without users who log in, or another
+// module provides it that can run there.
+func AtService(m *session.Manifest) bool { return atService(m, nil) }
+
+// atService is AtService; above are the modules that are being looked at.
+func atService(m *session.Manifest, above []string) bool {
 	core := session.CoreOf(true)
-	return !slices.ContainsFunc(m.Requires, func(f session.Feature) bool {
-		return slices.Contains(session.Core, f) && !slices.Contains(core, f)
-	})
+	above = append(above, m.Name)
+	for _, f := range m.Requires {
+		if !slices.Contains(core, f) && !slices.ContainsFunc(All, func(p session.Manifest) bool {
+			provides := session.Feature(p.Name) == f || slices.Contains(p.Provides, f)
+			return provides && !slices.Contains(above, p.Name) && atService(&p, above)
+		}) {
+			return false
+		}
+	}
+	return true
 }
