@@ -265,7 +265,7 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 	} {
 		t.Run(by, func(t *testing.T) {
 			var flaky storetest.Flaky
-			c := newEndingOn(t, "", flaky.Fault)
+			c := newEndingOn(t, "", true, flaky.Fault)
 			c.juliet.Conn().Room(0)
 			c.write(c.romeo, message("juliet@localhost/x", "waits")) // her connection can't close yet
 			c.Settle()

@@ -11,8 +11,8 @@ import (
 // it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, and what
 // that has changed is durable, erase is called, which gives the end of its rows to the store. A failure begins it
 // anew after a pause, a few times. done, which may be nil, is called once: when rows are erased, when it begins
-// anew, or when it has to wait for the next start, as the domain is not served. If the server stops before the end,
-// Bury is to be called again with the next start; it may be called any number of times. Any goroutine.
+// anew, or when it has to wait for the next start, as users do not log in at the domain. If the server stops before
+// the end, Bury is to be called again with the next start; it may be called any number of times. Any goroutine.
 func (r *Router) Bury(who Who, erase, done func()) {
 	r.Table.kicked(who.JID)
 	l := r.home(who.JID)
@@ -51,8 +51,8 @@ const buryShare = 64
 
 func (b *burial) begin(l *Local) {
 	host, ok := l.router.Table.Host(domainOf(b.who.JID))
-	if !ok {
-		b.end() // its rows wait for a start with which the domain is served
+	if !ok || host.service {
+		b.end() // its rows wait for a start with which users log in at the domain
 		return
 	}
 	b.host = host
@@ -147,7 +147,7 @@ func (b *burial) next(l *Local) {
 func (b *burial) notify(l *Local, n notice, told func()) {
 	defer l.boundary(newFrame(l, n.to, nil))
 	host, ours := l.router.Table.Host(domainOf(n.to))
-	if !ours {
+	if !ours || host.service { // it is no account: news of presence is a stanza to it
 		l.Post(b.who.JID, n.to, n.el)
 		told()
 		return

@@ -177,7 +177,7 @@ func (m *mail) bytes(el []byte) []byte {
 	return b[n:len(b):len(b)]
 }
 
-// resource reports whether j may be a session of ours.
+// mayBeSession reports whether j may be a session of ours.
 func mayBeSession(l *Local, j jid.JID) bool {
 	h, ours := l.router.Table.Host(domainOf(j))
 	return ours && !h.service && j.Resource() != ""

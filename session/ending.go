@@ -161,7 +161,8 @@ func (a *Account) endAll(l *Local, err error, why Ending, read bool) {
 // forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
 func (a *Account) forget(l *Local) { a.endAll(l, ErrNotAuthorized, deleted, true) }
 
-// Close has the session removed, of which it is known by now what has ended it: nothing else would.
+// Close has the session removed from its account, which has no stream whose end would do it. Why it ends was said
+// before; where it was not, it has expired. Any goroutine.
 func (r *resting) Close(error) {
 	r.l.Loop.Post(func() { r.l.Enter(func() { streamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
 }

@@ -228,7 +228,8 @@ func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc
 }
 
 // OnEveryIQ gives one payload to one handler for entities of every kind but accounts, where the kind itself has none.
-// Under the entity's lock.
+// For ToHost it answers at the domain of a service host also where no module has made an entity: Kind is 0 then. Under
+// the entity's lock.
 func (h *Hooks) OnEveryIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
 	h.every.OnIQ(module, set, name, f, targets...)
 }

@@ -2,11 +2,12 @@ package session
 
 import (
 	"fmt"
+	"slices"
 )
 
-// Core is what this kernel has, for Manifest.Requires and Conflicts to name. When a module moves
+// core is what this kernel has where users log in, for Manifest.Requires and Conflicts to name. When a module moves
 // into the kernel its name is added here, and an outside module that conflicts with it steps aside.
-var Core = []Feature{
+var core = []Feature{
 	"iq",              // routing of iq by payload, Hooks.OnIQ
 	"message",         // routing of message, Hooks.Message
 	"presence",        // routing of presence, Hooks.Presence
@@ -17,6 +18,20 @@ var Core = []Feature{
 	"resting",         // sessions that outlive their stream: Hooks.Rest, Account.Attach
 	"fanout",          // Local.Fanout
 	"kinds",           // Hooks.Serve, Hooks.Make: entities other than accounts
+	"accounts",        // users log in at the host: it has accounts, their sessions, and streams
+}
+
+// loginOnly are those of core that a service host does not have.
+var loginOnly = []Feature{"stream-features", "outgoing", "resting", "accounts"}
+
+// CoreOf is what this kernel has at a host, for Manifest.Requires and Conflicts to name: less at a service host (see
+// [NewService]), where users do not log in. Any goroutine.
+func CoreOf(service bool) []Feature {
+	list := slices.Clone(core)
+	if service {
+		list = slices.DeleteFunc(list, func(f Feature) bool { return slices.Contains(loginOnly, f) })
+	}
+	return list
 }
 
 // Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see

@@ -426,14 +426,14 @@ func (*offered) Taken(*Local, *Session, int) {}
 
 func (*offered) End(*Local, *Session, SourceEnd) {}
 
-// pulled goes on with what e has offered to the session that ev is from. Under the lock.
+// pulledFrom goes on with what e has offered to the session that ev is from. Under the lock.
 func pulledFrom(e *Entity, l *Local, ev *Stanza) {
 	if b := e.behaviour(); e.exists() && b != nil && b.More != nil {
 		b.More(l, e, ev.From, ev.raw)
 	}
 }
 
-// offered has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
+// offerTo has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
 func offerTo(e *Entity, l *Local, ev *Stanza) {
 	if a := e.account(); a != nil {
 		if s := a.Resource(ev.To); s != nil {

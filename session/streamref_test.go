@@ -8,7 +8,7 @@ import (
 	"canto/session/sessiontest"
 )
 
-// A wire of another node, as far as a session sees it.
+// An elsewhere is a wire of another node, as far as a session sees it.
 type elsewhere struct{ session.Wire }
 
 // Streams of two nodes, or of two starts of one, may have the same number: a stream that a session was taken from

@@ -235,6 +235,10 @@ func forwardRemote(l *Local, ev *Stanza) {
 // arrive runs the chain of a stanza at an entity of kind k, whose lock is held; 0: at a host, under no lock.
 func arrive(l *Local, h *Hooks, k KindID, ev *Stanza) {
 	c := &h.Chains
+	if k == Accounts && ev.Host.service { // users logged in here once: there is nothing that has its chains
+		ev.Absent()
+		return
+	}
 	if k != 0 && k != Accounts {
 		if c = h.chains(k); c == nil {
 			ev.Fail(stanza.ServiceUnavailable) // stored by a module that is not loaded here
@@ -316,7 +320,7 @@ func (ev *Stanza) Absent() Verdict {
 	return ev.Fail(stanza.ServiceUnavailable)
 }
 
-// target is what ev.To is, seen from its sender.
+// targetOf is what ev.To is, seen from its sender.
 func targetOf(l *Local, ev *Stanza) Target {
 	local, _, resource := ev.To.Parts()
 	switch {
@@ -437,8 +441,8 @@ func (e speaker) partDone(l *Local, p *part) {
 	e.unlock(l)
 }
 
-// absent answers a stanza to an address where there is nothing: an account that gives nothing away, or on a service
-// host whatever the modules say.
+// nothingAt answers a stanza to an address where there is nothing: as an account that gives nothing away would, or on a
+// service host whatever the modules say. The domain of a service host answers what entities of every kind do.
 func nothingAt(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
@@ -448,6 +452,11 @@ func nothingAt(e *Entity, ev *Stanza) {
 		if e.exists() { // a hook has created it
 			arrive(ev.on, h, e.kind, ev)
 			return
+		}
+		if ev.Kind == stanza.IQ && ev.Target == ToHost && (ev.Type == stanza.TypeGet || ev.Type == stanza.TypeSet) {
+			if f := h.every.handler(ev); f != nil && f(ev) == Done {
+				return
+			}
 		}
 	}
 	ev.Absent()

@@ -109,6 +109,7 @@ type limitsConfig struct {
 }
 
 type hostConfig struct {
+	Service     bool           `toml:"service"` // users do not log in
 	Certificate string         `toml:"certificate"`
 	Key         string         `toml:"key"`
 	Modules     []string       `toml:"modules"`
@@ -596,6 +597,9 @@ func (c *config) check() error {
 		if h.Certificate != "" && h.Key == "" {
 			return c.at("certificate and key go together: name both files, or neither", "host", name, "certificate")
 		}
+		if err := c.checkService(name); err != nil {
+			return err
+		}
 		if _, err := c.modulesOf(name); err != nil {
 			return err
 		}
@@ -623,6 +627,55 @@ func (c *config) check() error {
 		return c.at("node is from 0 to 1023", "node")
 	}
 	return c.checkListen()
+}
+
+// checkService looks at a service host for keys that mean something only where users log in.
+func (c *config) checkService(host string) error {
+	h := c.Host[host]
+	if !h.Service {
+		return nil
+	}
+	for _, k := range []struct {
+		key string
+		has bool
+		why string
+	}{
+		{"certificate", h.Certificate != "", "clients do not connect to a service host"},
+		{"sasl", h.SASL != nil, "users do not log in at a service host"},
+		{"limits", h.Limits != nil, "a host's own limits are those of logins, and users do not log in at a service host"},
+	} {
+		if k.has {
+			return c.at(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host", host, k.key)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(h.Module)) {
+		if m := manifest(name); m != nil && !mod.AtService(m) {
+			return c.at(needsAccounts(name, host), "host", host, "module", name)
+		}
+	}
+	return nil
+}
+
+// needsAccounts says that a module can't run at a service host, and which can.
+func needsAccounts(module, host string) string {
+	var names []string
+	for i := range mod.All {
+		if mod.AtService(&mod.All[i]) {
+			names = append(names, mod.All[i].Name)
+		}
+	}
+	return fmt.Sprintf("the module %s is for accounts, and the service host %s has none: take it out, or set service = false; "+
+		"modules of a service host are %s", module, host, strings.Join(names, ", "))
+}
+
+// manifest is that of the first module of that name; nil: there is none.
+func manifest(name string) *session.Manifest {
+	for i := range mod.All {
+		if mod.All[i].Name == name {
+			return &mod.All[i]
+		}
+	}
+	return nil
 }
 
 // A port is what a key of [listen] names.

@@ -46,8 +46,9 @@ func (m *modulesCmd) Run(r *run) error {
 		if err != nil {
 			return err
 		}
-		chosen, skipped, err := session.Resolve(session.Core, mod.All, want)
-		fmt.Fprintf(r.out, "host %s\n", h)
+		service := c.Host[h].Service
+		chosen, skipped, err := session.Resolve(session.CoreOf(service), mod.All, want)
+		fmt.Fprintf(r.out, "%s %s\n", roleName(service), h)
 		for _, x := range chosen {
 			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary, x.Cases)
 		}
@@ -55,7 +56,7 @@ func (m *modulesCmd) Run(r *run) error {
 			fmt.Fprintf(r.out, "  skipped  %-14s %-34s %s\n", s.Module, s.Spec, s.Reason)
 		}
 		for _, x := range mod.All {
-			if !contains(want, x.Name) {
+			if !contains(want, x.Name) && (!service || mod.AtService(&x)) {
 				fmt.Fprintf(r.out, "  off      %-14s %-34s %s\n", x.Name, x.Spec, x.Summary)
 			}
 		}
@@ -64,6 +65,14 @@ func (m *modulesCmd) Run(r *run) error {
 		}
 	}
 	return nil
+}
+
+// roleName is what a host of a role is called.
+func roleName(service bool) string {
+	if service {
+		return "service host"
+	}
+	return "host"
 }
 
 func contains(list []string, s string) bool {
@@ -100,9 +109,9 @@ func (k *checkCmd) Run(r *run) error {
 		for _, h := range c.hostNames() {
 			want, err := c.modulesOf(h)
 			if err == nil {
-				_, _, err = session.Resolve(session.Core, mod.All, want)
+				_, _, err = session.Resolve(session.CoreOf(c.Host[h].Service), mod.All, want)
 			}
-			say(err == nil, "config: host %s %s", h, orOK(err))
+			say(err == nil, "config: %s %s %s", roleName(c.Host[h].Service), h, orOK(err))
 		}
 		if fi, err := os.Stat(c.Data); err == nil && fi.Mode().Perm()&0o077 != 0 {
 			say(false, "data: others may look into %s: chmod 700 %s", c.Data, c.Data)
@@ -116,12 +125,12 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("tls") {
-		for _, h := range c.hostNames() {
+		for _, h := range c.loginNames() { // clients do not connect to the others
 			checkTLS(c, h, say)
 		}
 	}
 	if on("dns") {
-		for _, h := range c.hostNames() {
+		for _, h := range c.loginNames() {
 			r.checkDNS(h, say)
 		}
 	}

@@ -151,7 +151,9 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 		}
 	}
 	c.dev = true
-	c.devHosts()
+	if err := c.devHosts(); err != nil {
+		return nil, err
+	}
 	if r.cli.Data != "" {
 		c.Data = r.cli.Data
 	}
@@ -282,8 +284,11 @@ func (s *program) open(c *config, r *run) error {
 	if err := s.apply(c, c.hostNames()); err != nil {
 		return fail(err)
 	}
-	if len(s.Router.Table.Hosts()) == 0 {
+	switch hosts := s.Router.Table.Hosts(); {
+	case len(hosts) == 0:
 		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
+	case s.loginHosts() == 0:
+		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = true, or run canto host add")
 	}
 	lim := c.limits()
 	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
@@ -306,6 +311,16 @@ func (s *program) open(c *config, r *run) error {
 	}
 	s.metrics = &metrics.Collector{Reactor: s.Reactor, Router: s.Router, DB: s.DB}
 	return nil
+}
+
+// loginHosts counts the hosts that are served and where users log in.
+func (s *program) loginHosts() (n int) {
+	for _, h := range s.Router.Table.Hosts() {
+		if !h.Service() {
+			n++
+		}
+	}
+	return n
 }
 
 // Descriptors that are kept from client connections.
@@ -385,9 +400,17 @@ func (c *config) hostNames() (names []string) {
 	return names
 }
 
-// modulesOf is a host's list: the default, changed by "+name" and "-name", or replaced by plain names.
+// loginNames are the hosts of the file where users log in, sorted.
+func (c *config) loginNames() []string {
+	return slices.DeleteFunc(c.hostNames(), func(n string) bool { return c.Host[n].Service })
+}
+
+// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by plain names.
 func (c *config) modulesOf(host string) ([]string, error) {
-	want := mod.Default()
+	want, service := mod.Default(), c.Host[host].Service
+	if service {
+		want = mod.DefaultService()
+	}
 	changes := c.Host[host].Modules
 	plain := slices.ContainsFunc(changes, func(m string) bool { return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-") })
 	if plain {
@@ -397,6 +420,9 @@ func (c *config) modulesOf(host string) ([]string, error) {
 		name := strings.TrimLeft(m, "+-")
 		if all := moduleNames(); !slices.Contains(all, name) {
 			return nil, c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), "host", host, "modules")
+		}
+		if service && !strings.HasPrefix(m, "-") && !mod.AtService(manifest(name)) {
+			return nil, c.at(needsAccounts(name, host), "host", host, "modules")
 		}
 		if strings.HasPrefix(m, "-") {
 			want = slices.DeleteFunc(want, func(x string) bool { return x == name })
@@ -415,14 +441,17 @@ func (s *program) host(c *config, name string) (server.Host, error) {
 	}
 	own := c.Host[name]
 	h := server.Host{
-		Modules:     modules,
-		Mechanisms:  own.SASL,
-		Module:      c.options(name),
-		Key:         fmt.Sprintf("%#v %#v", c.Module, own.Module),
-		TLS:         starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS},
-		Certificate: s.certs.loader(name),
-		Renewed:     s.certs.changed(name),
+		Service: own.Service,
+		Modules: modules,
+		Module:  c.options(name),
+		Key:     fmt.Sprintf("%#v %#v", c.Module, own.Module),
 	}
+	if own.Service { // users do not log in
+		return h, nil
+	}
+	h.Mechanisms = own.SASL
+	h.TLS = starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS}
+	h.Certificate, h.Renewed = s.certs.loader(name), s.certs.changed(name)
 	if own.Limits != nil {
 		lim := c.limits() // the host's own change some of them
 		own.Limits.apply(&lim)
@@ -451,6 +480,12 @@ func (c *config) locate(err error) error {
 	switch he.Part {
 	case server.PartStored:
 		return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", host, host), "host", host)
+	case server.PartRole:
+		cause := "host %s has been a service host since canto was started: set service = true, or start canto again"
+		if c.Host[host].Service {
+			cause = "host %s has been one where users log in since canto was started: take service out, or start canto again"
+		}
+		return c.at(fmt.Sprintf(cause, host), "host", host, "service")
 	case server.PartMechanisms:
 		return c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
 	case server.PartModules:
@@ -519,7 +554,9 @@ func (s *program) read() (c *config, late []string, err error) {
 		late = fresh.wantRestart(old)
 		fresh.Data, fresh.dev = old.Data, old.dev
 		if s.dev {
-			fresh.devHosts()
+			if err := fresh.devHosts(); err != nil {
+				return nil, nil, err
+			}
 			if err := fresh.devCertificates(); err != nil {
 				return nil, nil, err
 			}
@@ -649,16 +686,26 @@ func (s *program) command(ctx context.Context, c admin.Command) admin.Result {
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
-// devHosts names the host of --dev where the file names none.
-func (c *config) devHosts() {
-	if len(c.Host) == 0 {
-		c.Host = map[string]hostConfig{"localhost": {}}
+// devHosts names the host of --dev where the file names none at which users log in.
+func (c *config) devHosts() error {
+	if len(c.loginNames()) > 0 {
+		return nil
 	}
+	if c.Host["localhost"].Service {
+		return c.at("users log in at no host, and --dev can't add localhost, as it is a service host: give the service host "+
+			"another name, or add a section like [host.\"example.org\"]", "host", "localhost", "service")
+	}
+	if c.Host == nil {
+		c.Host = make(map[string]hostConfig)
+	}
+	c.Host["localhost"] = hostConfig{}
+	return nil
 }
 
-// devCertificates gives each host without a certificate a self-signed one, kept in the data folder.
+// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A service host needs
+// none.
 func (c *config) devCertificates() error {
-	for _, name := range c.hostNames() {
+	for _, name := range c.loginNames() {
 		h := c.Host[name]
 		if h.Certificate != "" {
 			continue
@@ -684,7 +731,7 @@ func (s *program) devSetup(c *config, out io.Writer) error {
 		_, err = out.Write(text)
 		return err
 	}
-	host := c.hostNames()[0]
+	host := c.loginNames()[0]
 	var text bytes.Buffer
 	for _, name := range []string{"romeo", "juliet"} {
 		j, err := jid.New(name, host, "")

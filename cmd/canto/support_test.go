@@ -18,8 +18,11 @@ func TestSupportPage(t *testing.T) {
 	b.WriteString("# What is supported\n\nPrinted from the modules' manifests: `go test ./cmd/canto -run SupportPage -rewrite`. The kernel is\nRFC 6120 (client to server) and the routing of RFC 6121 section 8; addresses are RFC 7622.\n\n| module | specification | covered | default |\n|---|---|---|---|\n")
 	for _, m := range mod.All {
 		on := "on"
-		if m.Off {
+		switch {
+		case m.Off:
 			on = "off"
+		case mod.AtService(&m):
+			on = "on, at service hosts too"
 		}
 		if m.Name == "" || m.Spec == "" || m.Summary == "" || m.Cases == "" || m.New == nil {
 			t.Errorf("the manifest of %q is incomplete", m.Name)

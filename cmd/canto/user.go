@@ -73,6 +73,14 @@ func account(text string) (jid.JID, error) {
 	return j, nil
 }
 
+// takesAccounts is an error if j is at a service host of the file, where users do not log in.
+func (c *config) takesAccounts(j jid.JID) error {
+	if c.Host[j.Domain()].Service {
+		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j, j.Domain())
+	}
+	return nil
+}
+
 // domain reads the name of a domain, in any spelling, and prepares it.
 func domain(text string) (string, error) {
 	d, err := jid.Domain(text)
@@ -144,6 +152,13 @@ func (u *userAdd) Run(r *run) error {
 		return err
 	}
 	if done, err := r.handOver(); done || err != nil { // before standard input is read here
+		return err
+	}
+	conf, err := r.config()
+	if err == nil {
+		err = conf.takesAccounts(j)
+	}
+	if err != nil {
 		return err
 	}
 	pw, made, err := u.get(r)
@@ -347,7 +362,11 @@ func (u *userImport) Run(r *run) error {
 	if done, err := r.handOver(); done || err != nil { // before the input is read here
 		return err
 	}
-	rows, err := u.read(r.stdin, name) // before a data folder is made
+	conf, err := r.config()
+	if err != nil {
+		return err
+	}
+	rows, err := u.read(r.stdin, name, conf) // before a data folder is made
 	if err != nil {
 		return err
 	}
@@ -373,7 +392,7 @@ type importLine struct {
 }
 
 // read reads and checks all lines, so that of a file with a broken one nothing is imported.
-func (u *userImport) read(in io.Reader, name string) (rows []importLine, err error) {
+func (u *userImport) read(in io.Reader, name string, conf *config) (rows []importLine, err error) {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, maxImportLine)
 	line := 0
@@ -390,6 +409,9 @@ func (u *userImport) read(in io.Reader, name string) (rows []importLine, err err
 			return nil, broken(errors.New("no tab: a line is jid<TAB>password"))
 		}
 		j, err := account(who)
+		if err == nil {
+			err = conf.takesAccounts(j)
+		}
 		if err != nil {
 			return nil, broken(err)
 		}
@@ -480,7 +502,11 @@ func (hostList) Run(r *run) error {
 		c, err2 := r.config()
 		if err2 == nil {
 			for _, n := range c.hostNames() {
-				fmt.Fprintf(r.out, "%s\tfile\n", n)
+				role := ""
+				if c.Host[n].Service {
+					role = "\tservice"
+				}
+				fmt.Fprintf(r.out, "%s\tfile%s\n", n, role)
 			}
 		}
 		return errors.Join(err, err2)
@@ -504,6 +530,11 @@ func (h *hostAdd) Run(r *run) error {
 		}
 		if _, ok := c.Host[d]; ok {
 			return fmt.Errorf("%s: the configuration file names it already", d)
+		}
+		if r.server != nil {
+			if service, _ := r.server.Role(d); service { // it was in the file
+				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add it then", d)
+			}
 		}
 		if err := addHost(r, db, d); err != nil {
 			return err

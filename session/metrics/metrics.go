@@ -38,7 +38,7 @@ var (
 	ended         = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
 	superseded    = desc("stanzas_superseded_total", "Stanzas dropped, as another stream has the session of theirs.")
 	online        = desc("sessions", "Sessions bound now.")
-	accounts      = desc("accounts_in_memory", "Accounts whose state is in memory.")
+	entities      = desc("entities_in_memory", "Entities in memory: accounts, and what service hosts have (rooms, the service itself).")
 	stanzas       = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
 	bounced       = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
 	streamErrs    = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
@@ -116,7 +116,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	counter(superseded, s.Superseded)
 	gauge(online, float64(s.Bound-s.Unbound))
-	gauge(accounts, float64(c.Router.Table.Len()))
+	gauge(entities, float64(c.Router.Table.Len()))
 	for k := stanza.Message; k <= stanza.IQ; k++ {
 		counter(stanzas, s.In[k], k.String(), "in")
 		counter(stanzas, s.Out[k], k.String(), "out")

@@ -3,6 +3,8 @@
 package mod
 
 import (
+	"slices"
+
 	"canto/session"
 	"canto/session/mod/bind"
 	"canto/session/mod/blocklist"
@@ -54,12 +56,37 @@ var All = []session.Manifest{
 	register.Manifest,
 }
 
-// Default are the names of those that run without being asked for.
-func Default() (names []string) {
-	for _, m := range All {
-		if !m.Off {
+// Default are the names of those that run without being asked for, at hosts where users log in.
+func Default() []string { return defaults(false) }
+
+// DefaultService are the names of those that run at service hosts without being asked for: of Default, those that need
+// no accounts.
+func DefaultService() []string { return defaults(true) }
+
+func defaults(service bool) (names []string) {
+	for i := range All {
+		if m := &All[i]; !m.Off && (!service || AtService(m)) {
 			names = append(names, m.Name)
 		}
 	}
 	return names
+}
+
+// AtService reports whether m can run at a service host: what it requires is there without users who log in, or another
+// module provides it that can run there.
+func AtService(m *session.Manifest) bool { return atService(m, nil) }
+
+// atService is AtService; above are the modules that are being looked at.
+func atService(m *session.Manifest, above []string) bool {
+	core := session.CoreOf(true)
+	above = append(above, m.Name)
+	for _, f := range m.Requires {
+		if !slices.Contains(core, f) && !slices.ContainsFunc(All, func(p session.Manifest) bool {
+			provides := session.Feature(p.Name) == f || slices.Contains(p.Provides, f)
+			return provides && !slices.Contains(above, p.Name) && atService(&p, above)
+		}) {
+			return false
+		}
+	}
+	return true
 }

@@ -23,7 +23,7 @@ var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAI
 // A Host says how a domain is served.
 type Host struct {
 	Service    bool     // without logins: see [session.NewService]. It does not change while the process runs.
-	Modules    []string // mod.Default()
+	Modules    []string // mod.Default(), or mod.DefaultService()
 	Mechanisms []string // Mechanisms
 	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that
 	// Module says: hosts whose Key and other fields are the same share a profile.
@@ -39,7 +39,9 @@ type Host struct {
 
 func (h Host) withDefaults() Host {
 	if h.Modules == nil {
-		h.Modules = mod.Default()
+		if h.Modules = mod.Default(); h.Service {
+			h.Modules = mod.DefaultService()
+		}
 	}
 	if h.Mechanisms == nil {
 		h.Mechanisms = Mechanisms
@@ -134,6 +136,15 @@ func (s *Server) apply(c Config) error {
 	if err != nil {
 		return err
 	}
+	hosts := make([]Host, len(names)) // by names
+	for i, n := range names {
+		if hosts[i], err = c.Host(n); err != nil {
+			return err
+		}
+		if was, known := s.services[n]; known && was != hosts[i].Service {
+			return &HostError{n, PartRole, errRole}
+		}
+	}
 	fresh := make(map[string]*session.Profile) // those that are used from now on
 	var add []*session.Host
 	type change struct {
@@ -142,14 +153,8 @@ func (s *Server) apply(c Config) error {
 		renewed bool
 	}
 	var changes []change
-	for _, n := range names {
-		as, err := c.Host(n)
-		if err != nil {
-			return err
-		}
-		if was, known := s.services[n]; known && was != as.Service {
-			return &HostError{n, PartRole, errRole}
-		}
+	for i, n := range names {
+		as := hosts[i]
 		p, err := s.profile(n, as, fresh)
 		if err != nil {
 			return err
@@ -190,6 +195,15 @@ func (s *Server) apply(c Config) error {
 		}
 	}
 	return nil
+}
+
+// Role reports whether domain is a service host, or was one when it was last served since the server began: a host
+// that is served keeps its role until the server is started again. known: it was served. Any goroutine.
+func (s *Server) Role(domain string) (service, known bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	service, known = s.services[domain]
+	return service, known
 }
 
 func newHost(name string, p *session.Profile, as Host) (*session.Host, error) {
@@ -259,7 +273,7 @@ func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	if shelf == nil {
 		shelf = mod.All
 	}
-	p, err := session.LoadProfile(s.Router, session.Core, shelf, h.Modules, h.Module, s.given(h, offer)...)
+	p, err := session.LoadProfile(s.Router, session.CoreOf(h.Service), shelf, h.Modules, h.Module, s.given(h, offer)...)
 	if err != nil {
 		return nil, &HostError{name, PartModules, err}
 	}

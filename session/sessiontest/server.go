@@ -39,7 +39,7 @@ type Options struct {
 	Hosts   []string // localhost
 	Shelf   []session.Manifest
 	Modules []string
-	// Services are hosts without logins, and ServiceModules what they run.
+	// Services are hosts without logins, and ServiceModules what they run: mod.DefaultService().
 	Services       []string
 	ServiceModules []string
 	Limits         *session.Limits

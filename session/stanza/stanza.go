@@ -48,8 +48,9 @@ func KindOf(e xmlstream.Element) Kind {
 // Type is the 'type' attribute of a stanza, read once.
 type Type uint8
 
-// The types of RFC 6121 §5.2.2 and §4.7.1 and RFC 6120 §8.2.3. TypeNone is no attribute: an
-// available presence, a message of type normal, an iq that is an error.
+// The types of RFC 6121 §5.2.2 and §4.7.1 and RFC 6120 §8.2.3. TypeNone is an available presence, which has no
+// attribute, and a message of type normal, with or without one. TypeUnknown is what presence and iq may not have: a type
+// that is not theirs, and for an iq none at all (RFC 6120 §8.2.3: it must have one).
 const (
 	TypeNone Type = iota
 	TypeError

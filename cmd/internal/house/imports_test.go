@@ -73,7 +73,7 @@ var may = []struct {
 	{"canto/session/stanza", []string{"canto/xmlstream"}, nil, "stanza is a vocabulary"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
 	{"canto/session/store/storetest", []string{"canto/session/store"}, []string{"pgregory.net/rapid"}, "the conformance suite runs on any store"},
-	{"canto/session/store/...", []string{"canto/session/store/...", "canto/session/jid", "canto/session/stanzaid"}, []string{"github.com/cockroachdb/pebble/v2", "github.com/cockroachdb/pebble/v2/...", "github.com/cockroachdb/errors", "golang.org/x/sys/unix"}, "the kernel sees the store as session.Durable, adapted in cmd"},
+	{"canto/session/store/...", []string{"canto/session/store/...", "canto/session/jid", "canto/session/stanzaid"}, []string{"github.com/cockroachdb/pebble/v2", "github.com/cockroachdb/pebble/v2/...", "github.com/cockroachdb/errors", "golang.org/x/sys/unix"}, "the kernel sees the store as session.Durable, which session/mod/storage makes of it"},
 	{"canto/session", []string{"canto/reactor", "canto/reactor/buf", "canto/xmlstream", "canto/session/jid", "canto/session/stanza"}, []string{"golang.org/x/text/language"}, "the kernel runs without a disk and without a socket: a module, or an interface that cmd fills"},
 	{"canto/session/c2s", []string{"canto/reactor", "canto/reactor/...", "canto/xmlstream", "canto/session", "canto/session/jid", "canto/session/stanza"}, nil, "a front door knows no module"},
 	{"canto/session/sessiontest", []string{"canto/reactor", "canto/reactor/...", "canto/xmlstream", "canto/session", "canto/session/..."}, []string{"github.com/cockroachdb/pebble/v2/vfs"}, ""},

@@ -24,7 +24,7 @@ var Manifest = session.Manifest{
 	Summary:  "binds resources",
 	Cases:    "server-generated resources, also for what can't be one; client-submitted ones, conflicts by policy, resource limit",
 	Provides: []session.Feature{"bind"},
-	Requires: []session.Feature{"stream-features"},
+	Requires: []session.Feature{"accounts", "stream-features"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }

@@ -33,7 +33,7 @@ var Manifest = session.Manifest{
 	Summary:  "blocks contacts",
 	Cases:    "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on block and unblock",
 	Provides: []session.Feature{"blocking"},
-	Requires: []session.Feature{"iq", "message", "presence", "resident", "commit", "store", "presence-delivery", "roster"},
+	Requires: []session.Feature{"accounts", "iq", "message", "presence", "resident", "commit", "store", "presence-delivery", "roster"},
 	New:      func() session.Module { return new(module) },
 }
 

@@ -21,7 +21,7 @@ var Manifest = session.Manifest{
 	Spec:     "XEP-0157 1.1.1",
 	Summary:  "says whom to ask about the server",
 	Cases:    "abuse, admin, feedback, sales, security, status, support",
-	Requires: []session.Feature{"disco"},
+	Requires: []session.Feature{"accounts", "disco"},
 	Options:  func() any { return new(Options) },
 	New:      func() session.Module { return new(module) },
 }

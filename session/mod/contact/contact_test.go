@@ -38,7 +38,7 @@ func TestNoURI(t *testing.T) {
 	for _, bad := range []string{"abuse@example.org", "", "://x", "mail to:x"} {
 		net := reactortest.New(1, reactor.Config{})
 		r := &session.Router{Table: session.NewTable(), Workers: net}
-		_, err := session.LoadProfile(r, session.Core, []session.Manifest{fake, contact.Manifest}, []string{"disco", "contact"},
+		_, err := session.LoadProfile(r, session.CoreOf(false), []session.Manifest{fake, contact.Manifest}, []string{"disco", "contact"},
 			configured(contact.Options{Security: []string{"mailto:fine@localhost", bad}}))
 		if err == nil || !strings.Contains(err.Error(), "security") {
 			t.Errorf("%q: %v", bad, err)

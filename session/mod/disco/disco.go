@@ -7,12 +7,17 @@
 //
 // State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
 // owner and those who get its presence; to all others it does not exist. What entities of other kinds tell,
-// their modules say: see [Kind].
+// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host advertise;
+// where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The items of a host are the
+// service hosts below it, by name.
 package disco
 
 import (
 	"crypto/sha1"
 	"encoding/base64"
+	"maps"
+	"reflect"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -31,7 +36,7 @@ var Manifest = session.Manifest{
 	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, pages of " +
 		"items (XEP-0059, forwards); the server's caps",
 	Provides: []session.Feature{"disco"},
-	Requires: []session.Feature{"iq", "stream-features"},
+	Requires: []session.Feature{"iq"},
 	New:      func() session.Module { return new(Service) },
 }
 
@@ -84,7 +89,11 @@ type Service struct {
 	about session.About
 	Forms []Form
 	known atomic.Pointer[version]
+	table *session.Table
+	below atomic.Pointer[services]
 	kinds map[session.KindID]*Kind // not changed after Load
+	// domain is what a service host says of itself where no module has made an entity of its domain.
+	domain Kind
 }
 
 // A version is what ver made of a profile, which does not change once it is loaded.
@@ -96,6 +105,9 @@ type version struct {
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
 	m.about, _ = session.Find[session.About](api)
+	m.table = api.Router.Table
+	m.domain = Kind{Identities: []Identity{{Category: "component", Type: "generic", Name: m.about.Name}},
+		Features: []string{nsInfo, nsItems}}
 	api.Advertise(nsCaps, nsInfo, nsItems) // XEP-0115 §7: who has caps says so
 	api.AdvertiseAccount(nsInfo, nsItems)
 	api.Hooks.OnIQ(api.Module, false, info, m.hostInfo, session.ToHost)
@@ -151,6 +163,34 @@ func (m *Service) ver(p *session.Profile) string {
 	return v.ver
 }
 
+// services are the service hosts below each host where users log in, sorted, by that host's name.
+type services struct {
+	of   map[string]*session.Host // the hosts that were looked at: the table makes another map with each change
+	list map[string][]string
+}
+
+// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the server (XEP-0030
+// §4.1). Hosts are gone through once after each change, not for each request.
+func (m *Service) servicesBelow(host string) []string {
+	hosts := m.table.Hosts()
+	s := m.below.Load()
+	if s == nil || reflect.ValueOf(s.of).Pointer() != reflect.ValueOf(hosts).Pointer() {
+		s = &services{hosts, make(map[string][]string)}
+		for _, name := range slices.Sorted(maps.Keys(hosts)) {
+			if !hosts[name].Service() {
+				continue
+			}
+			for _, above, ok := strings.Cut(name, "."); ok; _, above, ok = strings.Cut(above, ".") {
+				if h := hosts[above]; h != nil && !h.Service() {
+					s.list[above] = append(s.list[above], name)
+				}
+			}
+		}
+		m.below.Store(s)
+	}
+	return s.list[host]
+}
+
 func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	p := ev.Host.Profile()
 	n, asks := ev.Payload().Attr(stanza.AttrNode)
@@ -166,7 +206,14 @@ func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
 		return ev.Fail(stanza.ItemNotFound)
 	}
-	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(items).Close() })
+	list := m.servicesBelow(ev.Host.Name)
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(items)
+		for _, name := range list {
+			a.Open(item).Attr(stanza.AttrJID, name).Close()
+		}
+		a.Close()
+	})
 }
 
 // told reports whether the account answers ev: to its owner and to those who get its presence, where there are

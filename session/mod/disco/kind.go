@@ -64,9 +64,17 @@ func (m *Service) Of(k session.KindID) *Kind {
 	return m.kinds[k]
 }
 
+// of is what the entity of ev answers; nil: nothing.
+func (m *Service) of(ev *session.Stanza) *Kind {
+	if k := ev.Entity().Kind(); k != 0 {
+		return m.kinds[k]
+	}
+	return &m.domain
+}
+
 // kindInfo answers disco#info for an entity that is no account.
 func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
-	k := m.kinds[ev.Entity().Kind()]
+	k := m.of(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}
@@ -87,6 +95,13 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 	if !known {
 		return ev.Fail(stanza.ItemNotFound)
 	}
+	if len(node) == 0 && ev.Target == session.ToHost {
+		for _, f := range ev.Host.Profile().HostFeatures {
+			if f != nsCaps { // those are in stream features, and a service host has no streams
+				d.Features = append(d.Features, f)
+			}
+		}
+	}
 	slices.Sort(d.Features)
 	d.Features = slices.Compact(d.Features)
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { d.append(a, node) })
@@ -94,7 +109,7 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 
 // kindItems answers disco#items for an entity that is no account.
 func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
-	k := m.kinds[ev.Entity().Kind()]
+	k := m.of(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}

@@ -36,10 +36,12 @@ type module struct{}
 func (module) Load(api *session.API) error {
 	now := clock.Of(api)
 	api.Advertise(ns)
-	api.Hooks.OnIQ(api.Module, false, timeName, func(ev *session.Stanza) session.Verdict {
+	answer := func(ev *session.Stanza) session.Verdict {
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 			a.Open(timeName).Open(tzo).Text("Z").Close().Open(utc).Text(clock.Stamp(now())).Close().Close()
 		})
-	}, session.ToHost)
+	}
+	api.Hooks.OnIQ(api.Module, false, timeName, answer, session.ToHost)
+	api.Hooks.OnEveryIQ(api.Module, false, timeName, answer, session.ToHost)
 	return nil
 }

@@ -25,7 +25,7 @@ var Manifest = session.Manifest{
 	Summary:  "delivers iq stanzas between resources",
 	Cases:    "every row of the routing table",
 	Provides: []session.Feature{"iq-delivery"},
-	Requires: []session.Feature{"iq", "presence-delivery"},
+	Requires: []session.Feature{"accounts", "iq", "presence-delivery"},
 	New:      func() session.Module { return module{} },
 }
 

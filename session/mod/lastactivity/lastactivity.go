@@ -33,7 +33,7 @@ var Manifest = session.Manifest{
 	Spec:     "XEP-0012 2.0, XEP-0256 1.1",
 	Summary:  "says since when somebody is away",
 	Cases:    "server uptime, offline user with status, online user, unauthorized asker",
-	Requires: []session.Feature{"iq", "presence", "resident", "store", "roster"},
+	Requires: []session.Feature{"accounts", "iq", "presence", "resident", "store", "roster"},
 	New:      func() session.Module { return new(module) },
 }
 

@@ -16,7 +16,7 @@ var Manifest = session.Manifest{
 	Spec:     "RFC 3921 section 3",
 	Summary:  "answers the session request of old clients",
 	Cases:    "all; offered as optional",
-	Requires: []session.Feature{"stream-features", "iq"},
+	Requires: []session.Feature{"accounts", "stream-features", "iq"},
 	New:      func() session.Module { return module{} },
 }
 

@@ -22,7 +22,7 @@ var Manifest = session.Manifest{
 	Summary:  "delivers messages",
 	Cases:    "every row of the routing table; ties of priority go to all",
 	Provides: []session.Feature{"message-delivery"},
-	Requires: []session.Feature{"message"},
+	Requires: []session.Feature{"accounts", "message"},
 	New:      func() session.Module { return module{} },
 }
 

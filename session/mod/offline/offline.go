@@ -40,7 +40,7 @@ var Manifest = session.Manifest{
 	Summary:  "keeps messages for those who are away",
 	Cases:    "storage by type, delivery at presence, order, limits, no-store",
 	Provides: []session.Feature{"offline"},
-	Requires: []session.Feature{"message", "resident", "store", "message-delivery"},
+	Requires: []session.Feature{"accounts", "message", "resident", "store", "message-delivery"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }

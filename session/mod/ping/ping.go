@@ -16,7 +16,7 @@ var Manifest = session.Manifest{
 	Name:     "ping",
 	Spec:     "XEP-0199 2.0.1",
 	Summary:  "answers pings",
-	Cases:    "client-to-server, client-to-client (routed), server-to-client answers",
+	Cases:    "client-to-server, to service hosts, client-to-client (routed), server-to-client answers",
 	Provides: []session.Feature{"ping"},
 	Requires: []session.Feature{"iq"},
 	New:      func() session.Module { return module{} },
@@ -32,6 +32,7 @@ func (module) Load(api *session.API) error {
 	api.Advertise(ns)
 	api.AdvertiseAccount(ns)
 	api.Hooks.OnIQ(api.Module, false, ping, pong, session.ToSelf, session.ToHost)
+	api.Hooks.OnEveryIQ(api.Module, false, ping, pong, session.ToHost)
 	return nil
 }
 

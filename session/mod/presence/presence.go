@@ -32,7 +32,7 @@ var Manifest = session.Manifest{
 	Summary:  "presence and subscriptions",
 	Cases:    "broadcast, probes, directed presence, every state of Appendix A, pre-approval",
 	Provides: []session.Feature{"presence-delivery"},
-	Requires: []session.Feature{"presence", "roster", "fanout"},
+	Requires: []session.Feature{"accounts", "presence", "roster", "fanout"},
 	New:      func() session.Module { return new(Service) },
 }
 

@@ -25,7 +25,7 @@ var Manifest = session.Manifest{
 	Spec:     "XEP-0049 1.2",
 	Summary:  "keeps private XML",
 	Cases:    "store, retrieve, several elements, another's data, missing namespace, limits",
-	Requires: []session.Feature{"iq", "commit", "store"},
+	Requires: []session.Feature{"accounts", "iq", "commit", "store"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }

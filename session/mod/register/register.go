@@ -34,7 +34,7 @@ var Manifest = session.Manifest{
 	Spec:     "XEP-0077 2.4",
 	Summary:  "lets people make accounts; off by default",
 	Cases:    "registration, password change, cancellation, conflict, missing fields, limits; no forms, no redirection",
-	Requires: []session.Feature{"stream-features", "iq", "store"},
+	Requires: []session.Feature{"accounts", "stream-features", "iq", "store"},
 	Off:      true,
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },

@@ -27,7 +27,7 @@ var Manifest = session.Manifest{
 	Summary:  "keeps contact lists",
 	Cases:    "get, set, remove, push, versioning; group and name limits",
 	Provides: []session.Feature{"roster"},
-	Requires: []session.Feature{"iq", "resident", "commit", "stream-features", "store"},
+	Requires: []session.Feature{"accounts", "iq", "resident", "commit", "stream-features", "store"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(Service) },
 }

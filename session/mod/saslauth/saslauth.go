@@ -38,7 +38,7 @@ var Manifest = session.Manifest{
 	Summary:  "authenticates clients",
 	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
 	Provides: []session.Feature{"sasl"},
-	Requires: []session.Feature{"stream-features", "store"},
+	Requires: []session.Feature{"accounts", "stream-features", "store"},
 	New:      func() session.Module { return new(module) },
 }
 

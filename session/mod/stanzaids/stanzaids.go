@@ -34,7 +34,7 @@ var Manifest = session.Manifest{
 	Summary:  "numbers messages",
 	Cases:    "stanza-id by the account, forged ones removed; origin-id passes",
 	Provides: []session.Feature{"stanza-id"},
-	Requires: []session.Feature{"message", "store"},
+	Requires: []session.Feature{"accounts", "message", "store"},
 	New:      func() session.Module { return new(module) },
 }
 

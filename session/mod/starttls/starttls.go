@@ -20,7 +20,7 @@ var Manifest = session.Manifest{
 	Summary:  "upgrades connections to TLS",
 	Cases:    "all, as the receiving entity",
 	Provides: []session.Feature{"starttls"},
-	Requires: []session.Feature{"stream-features"},
+	Requires: []session.Feature{"accounts", "stream-features"},
 	New:      func() session.Module { return module{} },
 }
 

@@ -18,7 +18,7 @@ var Manifest = session.Manifest{
 	Spec:     "XEP-0478 0.2.0",
 	Summary:  "tells clients how large a stanza may be",
 	Cases:    "max-bytes; idle-seconds is left out, as silent clients are not closed",
-	Requires: []session.Feature{"stream-features"},
+	Requires: []session.Feature{"accounts", "stream-features"},
 	New:      func() session.Module { return module{} },
 }
 

@@ -25,7 +25,7 @@ var Manifest = session.Manifest{
 	Summary:  "keeps vCards",
 	Cases:    "one's own, another's, update, none, another's update, size limit",
 	Provides: []session.Feature{"vcard"},
-	Requires: []session.Feature{"iq", "commit", "store"},
+	Requires: []session.Feature{"accounts", "iq", "commit", "store"},
 	Options:  func() any { o := defaultOptions(); return &o },
 	New:      func() session.Module { return new(module) },
 }

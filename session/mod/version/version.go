@@ -47,7 +47,7 @@ func (m *module) Load(api *session.API) error {
 	}
 	m.about, _ = session.Find[session.About](api)
 	api.Advertise(ns)
-	api.Hooks.OnIQ(api.Module, false, query, func(ev *session.Stanza) session.Verdict {
+	answer := func(ev *session.Stanza) session.Verdict {
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 			a.Open(query)
 			a.Open(name).Text(m.about.Name).Close().Open(version).Text(m.about.Version).Close()
@@ -56,6 +56,8 @@ func (m *module) Load(api *session.API) error {
 			}
 			a.Close()
 		})
-	}, session.ToHost)
+	}
+	api.Hooks.OnIQ(api.Module, false, query, answer, session.ToHost)
+	api.Hooks.OnEveryIQ(api.Module, false, query, answer, session.ToHost)
 	return nil
 }
