@@ -28,7 +28,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	ev.passOn(w.ev)
+	passOn(ev, w.ev)
 	ev.replied = true // then sees to it
 	w.e.pins++
 	w.profile.works.Add(1) // until it has begun, and is counted as work

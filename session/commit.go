@@ -147,7 +147,7 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 		e.pins++
 	}
 	if ends {
-		ev.passOn(w.ev)
+		passOn(ev, w.ev)
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)
@@ -279,7 +279,7 @@ func (ev *Stanza) pledge(t, born Ticket) {
 
 // passOn has the way of ev end where that of k does, a copy of ev that is kept for later: what k stores then is a
 // pledge too, and so is what hooks store of ev behind the one that has made k.
-func (ev *Stanza) passOn(k *Stanza) {
+func passOn(ev, k *Stanza) {
 	if ev.carrier {
 		k.carrier, ev.carrier, ev.heir = true, false, k
 	}
