@@ -22,14 +22,14 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	if ev.at == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an entity")
 	}
-	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then, id: ev.at.id, life: ev.at.live,
-		profile: ev.at.host.Profile()}
+	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then,
+		id: ev.at.id, life: ev.at.live, profile: ev.at.host.Profile()}
 	w.ev.stream = nil
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	w.ev.carrier, ev.carrier = ev.carrier, false // what then stores is a pledge too
-	ev.replied = true                            // then sees to it
+	passOn(ev, w.ev)
+	ev.replied = true // then sees to it
 	w.e.pins++
 	w.profile.works.Add(1) // until it has begun, and is counted as work
 	if w.st != nil {
@@ -37,7 +37,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 	}
 	if (w.st != nil || w.first()) && !w.begin() {
 		w.drop()
-		ev.carrier, w.ev.carrier = w.ev.carrier, false
+		ev.carrier, w.ev.carrier, ev.heir = w.ev.carrier, false, nil
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	w.l.Loop.Arm(&w.timer, w.l.Loop.Tick()+awaitTicks, w)

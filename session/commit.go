@@ -32,7 +32,9 @@ func (c *commits) waiting(t Ticket) bool {
 	return slices.ContainsFunc(c.list, func(w wait) bool { return w.ticket <= t })
 }
 
-// settleAll runs, in order, what waited for tickets that are settled by now.
+// settleAll runs, in the order in which it was added, what waited for tickets that are settled by now. It stops at the
+// first that is not: one behind that with an older ticket waits with it, no longer than until the store has settled
+// what it was given by then.
 func (c *commits) settleAll() {
 	l := c.l
 	last := l.router.Durable.Durable()
@@ -45,7 +47,9 @@ func (c *commits) settleAll() {
 		w.settled(l, l.router.failure(w.ticket, w.born))
 		l.leave()
 	}
-	c.list = append(c.list[:0], c.list[n:]...)
+	left := copy(c.list, c.list[n:])
+	clear(c.list[left:]) // else what is settled would be kept by the array: stanzas, and what their answers need
+	c.list = c.list[:left]
 }
 
 // failure is why t has failed, or the batch that made its entity; both are settled.
@@ -101,18 +105,18 @@ func (w wait) settled(l *Local, err error) {
 }
 
 // Commit ends an iq handler that changed memory and gave the change to the store. The client's input
-// waits until t is settled. then runs on the stream's loop under the lock, also when the session is
-// gone: with nil, and it replies; with an error, and the entity is read again and the answer is an
-// error, which [Stanza.FailCommit] gives.
+// waits until t is settled. then runs under the lock on the loop that has run the handler, which need not be
+// the stream's, also when the session is gone: with nil, and it replies; with an error, and the entity is read
+// again and the answer is an error, which [Stanza.FailCommit] gives.
 func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
-	return ev.commit(t, ev.stream, then)
+	return ev.commit(t, ev.stream, then, true)
 }
 
 // Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails: then its
 // sender is told, and the entity is read again. Nothing waits for it.
 func (ev *Stanza) Kept(t Ticket) Verdict {
 	ev.kept = true
-	return ev.commit(t, nil, failKept)
+	return ev.commit(t, nil, failKept, false)
 }
 
 func failKept(ev *Stanza, err error) Verdict {
@@ -122,15 +126,15 @@ func failKept(ev *Stanza, err error) Verdict {
 	return Done
 }
 
-// commit is Commit; st, if there is one, takes no element until t is settled.
-func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict) Verdict {
+// commit is Commit; st, if there is one, takes no element until t is settled. ends: the way of ev ends with then.
+func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict, ends bool) Verdict {
 	l, e := ev.on, ev.at
-	ev.pledge(t)
 	var born Ticket
 	if e != nil {
 		e.ticket = max(e.ticket, t)
 		born = bornOf(e)
 	}
+	ev.pledge(t, born)
 	if t <= l.router.Durable.Durable() {
 		err := l.router.failure(t, born)
 		if err != nil && e != nil {
@@ -141,6 +145,9 @@ func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) 
 	w := wait{ticket: t, born: born, ev: ev.Keep(), at: e, st: st, then: then}
 	if e != nil {
 		e.pins++
+	}
+	if ends {
+		passOn(ev, w.ev)
 	}
 	if w.st != nil {
 		w.st.park(parkedWork)
@@ -260,10 +267,21 @@ func (d *ledger) tell(failed int) {
 	}
 }
 
-// pledge notes that ev makes an entity store something with t.
-func (ev *Stanza) pledge(t Ticket) {
+// pledge notes that ev makes an entity store something with t; born is of the batch that made the entity, see [wait].
+func (ev *Stanza) pledge(t, born Ticket) {
+	for ev.heir != nil {
+		ev = ev.heir
+	}
 	if ev.carrier && t > ev.pledged {
-		ev.pledged = t
+		ev.pledged, ev.born = t, born
+	}
+}
+
+// passOn has the way of ev end where that of k does, a copy of ev that is kept for later: what k stores then is a
+// pledge too, and so is what hooks store of ev behind the one that has made k.
+func passOn(ev, k *Stanza) {
+	if ev.carrier {
+		k.carrier, ev.carrier, ev.heir = true, false, k
 	}
 }
 
@@ -279,7 +297,7 @@ func (ev *Stanza) land(l *Local) {
 		origin.tell(l, home, nil)
 		return
 	}
-	l.commits.await(ev.pledged, func(err error) { origin.tell(l, home, err) })
+	l.commits.add(wait{ticket: ev.pledged, born: ev.born, f: func(err error) { origin.tell(l, home, err) }})
 }
 
 // tell has the ledger of o, which is on the loop home, settle o.
@@ -355,7 +373,7 @@ func writeBatch(ev *Stanza) {
 		then = failSilently
 	}
 	ev.batch = nil
-	ev.commit(ev.on.router.Durable.Commit(b), nil, then)
+	ev.commit(ev.on.router.Durable.Commit(b), nil, then, false)
 	ev.replied = replied // where the stanza goes on, what comes next may answer it
 }
 

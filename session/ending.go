@@ -36,8 +36,9 @@ func streamEnded(l *Local, s *Session, ref StreamRef, why Ending, tries int) {
 	})
 }
 
-// end is where the end of a stream, or a decision, becomes one of the session, and the only place: by what has ended
-// it, s rests, if a hook of Hooks.Rest keeps it, or is removed. It may be called twice.
+// end is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s rests, if a
+// hook of Hooks.Rest keeps it, or is removed. It is the only place, but for a session whose account can't be read for
+// good: streamEnded removes that. It may be called twice.
 func (a *Account) end(l *Local, s *Session, why Ending) {
 	if a.index(s) < 0 {
 		return

@@ -246,7 +246,7 @@ type dispatch struct {
 // commits are what waits on a loop for commits that are not settled. The loop's.
 type commits struct {
 	l      *Local
-	list   []wait // in the order of their tickets
+	list   []wait // in the order in which they were added; mostly that of their tickets
 	settle func() // settleAll: made once, posted often
 }
 
@@ -543,6 +543,7 @@ type envelope struct {
 	lang     string // of the sender's stream
 	origin   Origin // of a stanza that a client sent, and of what it sets off
 	pledged  Ticket // what a carrier has made entities store so far
+	born     Ticket // see Stanza
 	kind     stanza.Kind
 	target   Target
 	hops     uint8

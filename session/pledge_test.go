@@ -3,19 +3,23 @@ package session_test
 import (
 	"math"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
+	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
 	"canto/session/store"
 	"canto/session/store/storetest"
+	"canto/xmlstream"
 )
 
 const nsAcks = "urn:canto:test:acks"
@@ -318,4 +322,161 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	if got := juliet.Received(); strings.Contains(got, "two") {
 		t.Errorf("juliet got %q", got)
 	}
+}
+
+// A stalled store is one whose commits up to upTo are settled as far as the kernel knows, and the others not yet.
+type stalled struct {
+	committer
+	upTo session.Ticket
+}
+
+func (s *stalled) Durable() session.Ticket { return min(s.committer.Durable(), s.upTo) }
+
+// What a stanza makes an entity store behind an Await, or in what is called when a commit has ended, is a pledge of that
+// stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
+func TestPledgesOfWhatComesLater(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	rows := store.NewLog[string]("test-pledges", '|', 1)
+	for _, how := range []string{"Await, then Record", "Commit in a Commit", "Record in a Commit"} {
+		t.Run(how, func(t *testing.T) {
+			var s *sessiontest.Server
+			disk := &stalled{upTo: math.MaxUint64}
+			written := false
+			load := func(api *session.API) error {
+				list, err := storage.Log(api, rows)
+				if err != nil {
+					return err
+				}
+				write := func(ev *session.Stanza) {
+					written = true
+					list.Append(storage.Rows(ev), ev.Account().ID(), 1, "x")
+				}
+				commit := func(ev *session.Stanza, then func(ev *session.Stanza, err error) session.Verdict) session.Verdict {
+					return ev.Commit(api.Router.Durable.Commit(api.Router.Durable.NewBatch(ev.Account().ID())), then)
+				}
+				answer := func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) }
+				api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
+					if how == "Await, then Record" {
+						return ev.Await(reactor.Disk, nothing, answer)
+					}
+					return commit(ev, func(ev *session.Stanza, err error) session.Verdict {
+						disk.upTo = session.Ticket(s.DB.Last()) // what comes from now on is not settled
+						if how == "Commit in a Commit" {
+							written = true
+							return commit(ev, answer)
+						}
+						write(ev)
+						return ev.Reply(nil)
+					})
+				}, session.ToSelf)
+				if how == "Await, then Record" {
+					api.Hooks.IQ[session.ToSelf].Add(api.Module, session.Record, func(ev *session.Stanza) session.Verdict {
+						disk.upTo = session.Ticket(s.DB.Last())
+						write(ev)
+						return session.Pass
+					})
+				}
+				return nil
+			}
+			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", Requires: []session.Feature{"store"},
+				New: func() session.Module { return hooked(load) }}}, mod.All...)
+			s = sessiontest.New(t, opt)
+			romeo := s.Login("romeo", "romeo@localhost/orchard")
+			romeo.Send("<on xmlns='" + nsAcks + "'/>")
+			s.Settle()
+			disk.committer, s.Router.Durable = s.Router.Durable, disk
+			romeo.Send("<iq type='set' id='q'><q xmlns='urn:of-the-test'/></iq>")
+			s.Settle()
+			romeo.Send("<r xmlns='" + nsAcks + "'/>")
+			s.Settle()
+			if got := romeo.Received(); !written || lastAck(got) == "1" {
+				t.Errorf("written: %v; before it is durable: %q", written, got)
+			}
+			disk.upTo = math.MaxUint64
+			s.AddAccount("another@localhost") // a commit, with which the loops look
+			s.Settle()
+			if got := romeo.Received(); lastAck(got) != "1" {
+				t.Errorf("when it is durable: %q", got)
+			}
+		})
+	}
+}
+
+// A stanza whose commit has failed with the batch that made its entity is one that could not be stored: its sender has
+// an error, and it is counted as such.
+func TestPledgeOfWhatIsNotBorn(t *testing.T) {
+	failed := 0
+	count := hooked(func(api *session.API) error {
+		api.Hooks.Settled.Add(api.Module, session.Deliver, func(_ *session.Stream, _ uint32, n int) { failed += n })
+		return nil
+	})
+	opt := sessiontest.Options{Services: []string{"b.localhost"}, ServiceModules: []string{"store", "brittle"}}
+	opt.Modules = append(mod.Default(), acks.Manifest.Name, "of-the-test")
+	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module { return count }},
+		{Name: "brittle", Spec: "a test", Requires: []session.Feature{"store"}, New: func() session.Module { return new(brittle) }}}, mod.All...)
+	s := sessiontest.New(t, opt)
+	romeo := s.Login("romeo", "romeo@localhost/orchard")
+	romeo.Send("<on xmlns='" + nsAcks + "'/>")
+	s.Settle()
+	romeo.Received()
+	disk := &stalled{committer: s.Router.Durable, upTo: session.Ticket(s.DB.Last())}
+	s.Router.Durable = disk
+	romeo.Send("<presence to='x@b.localhost'/>")
+	s.Settle()
+	born := session.Ticket(s.DB.Last())
+	romeo.Send("<message to='x@b.localhost' id='commit'/>")
+	s.Settle()
+	disk.upTo = math.MaxUint64
+	s.Router.Durable = forgetful{disk, born} // it has failed, and what came behind it has not
+	s.AddAccount("another@localhost")
+	s.Settle()
+	if got := romeo.Received(); strings.Count(got, "type='error' id='commit'") != 1 || lastAck(got) != "2" || failed != 1 {
+		t.Errorf("%d are counted as failed; romeo got %q", failed, got)
+	}
+}
+
+// What has waited for a commit is not kept once it has gone on: with one commit settled before another, neither is.
+func TestSettledIsGone(t *testing.T) {
+	name := xmlstream.N("urn:of-the-test", "q")
+	freed := make(chan string, 2)
+	s := withModule(t, sessiontest.Options{}, func(api *session.API) error {
+		api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
+			what := &struct{ b [1 << 16]byte }{} // what its answer needs
+			runtime.AddCleanup(what, func(id string) { freed <- id }, string(ev.ID()))
+			t := api.Router.Durable.Commit(api.Router.Durable.NewBatch(ev.Account().ID()))
+			return ev.Commit(t, func(ev *session.Stanza, err error) session.Verdict {
+				what.b[0]++
+				return ev.Reply(nil)
+			})
+		}, session.ToSelf)
+		return nil
+	})
+	one := s.Login("one", "one@localhost/x")
+	s.Login("elsewhere", "elsewhere@localhost/x")
+	two := s.Login("two", "two@localhost/x") // of the same loop
+	disk := &stalled{committer: s.Router.Durable, upTo: session.Ticket(s.DB.Last())}
+	s.Router.Durable = disk
+	one.Send("<iq type='set' id='1'><q xmlns='urn:of-the-test'/></iq>")
+	first := session.Ticket(s.DB.Last())
+	two.Send("<iq type='set' id='2'><q xmlns='urn:of-the-test'/></iq>")
+	for i, upTo := range []session.Ticket{first, math.MaxUint64} {
+		disk.upTo = upTo
+		s.AddAccount([]string{"a@localhost", "b@localhost"}[i]) // a commit, with which the loops look
+		s.Settle()
+	}
+	if one, two := one.Received(), two.Received(); !strings.Contains(one, "id='1'") || !strings.Contains(two, "id='2'") {
+		t.Fatalf("%q, %q", one, two)
+	}
+	for range 2 {
+		for range 3 {
+			runtime.GC()
+		}
+		select {
+		case <-freed:
+		case <-time.After(5 * time.Second):
+			t.Fatal("what has waited for a commit that is settled is kept")
+		}
+	}
+	runtime.KeepAlive(s)
 }

@@ -78,7 +78,8 @@ const (
 )
 
 // An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of its session:
-// what follows for the session is a row of the table in session.txt, and is decided by Account.end alone.
+// what follows for the session is a row of the table in session.txt, and is decided by Account.end, but where the
+// account can't be read for good: then the session is removed.
 type Ending uint8
 
 // The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself ends.
@@ -173,9 +174,9 @@ type Source interface {
 	// client must not have them (a blocked address): where they are stored they may be erased. Under the account's
 	// lock.
 	Taken(l *Local, s *Session, n int)
-	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Messages that
-	// came meanwhile have left before it if why is SourceDone, SourceUnwanted or SourceFailed; a new Source may
-	// follow at once. Under the account's lock.
+	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live messages
+	// that waited behind the source, see [Session.Pull] with ahead, have left before it if why is SourceDone,
+	// SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once. Under the account's lock.
 	End(l *Local, s *Session, why SourceEnd)
 }
 

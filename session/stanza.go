@@ -67,7 +67,9 @@ type Stanza struct {
 	carrier  bool       // origin is settled where ev ends
 	kept     bool       // it is stored for later
 	recorded bool       // its chain has a phase Record
+	heir     *Stanza    // a copy that is kept for later, with which origin is settled instead
 	pledged  Ticket     // the last one
+	born     Ticket     // of the batch that made the entity that has pledged it, if that may fail yet
 	batch    any        // of the store
 	takers   []*Session // that have it, where its chain has a phase Record
 	copies   *copies    // of what sessions hold back of it
@@ -84,7 +86,8 @@ type Origin struct {
 // Keep is a copy that stays. Cold path.
 func (ev *Stanza) Keep() *Stanza {
 	k := *ev
-	k.Element, k.other, k.carrier, k.batch, k.takers, k.copies = ev.Element.Clone(), false, false, nil, nil, nil
+	k.Element, k.other, k.carrier, k.heir = ev.Element.Clone(), false, false, nil
+	k.batch, k.takers, k.copies = nil, nil, nil
 	k.extra = append([]byte(nil), ev.extra...)
 	return &k
 }
@@ -270,7 +273,7 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
 	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
-	ev.carrier, ev.pledged, ev.unseen = env.carrier, env.pledged, env.unseen
+	ev.carrier, ev.pledged, ev.born, ev.unseen = env.carrier, env.pledged, env.born, env.unseen
 	if ev.Kind = env.kind; env.form != aStanza {
 		return // nothing of it is looked at
 	}
@@ -283,8 +286,9 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 
 // seal makes an envelope of ev, with bytes of its own.
 func seal(ev *Stanza) envelope {
-	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang, bare: ev.bare,
-		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, fresh: ev.Fresh, form: ev.form}
+	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
+		bare: ev.bare, fresh: ev.Fresh, form: ev.form,
+		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, born: ev.born}
 	if ev.form != aStanza {
 		env.bytes = append([]byte(nil), ev.raw...)
 		return env
