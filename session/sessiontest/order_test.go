@@ -2,6 +2,7 @@ package sessiontest
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/sessiontest/room"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -123,6 +125,27 @@ func (v *view) number() uint64 {
 type far struct {
 	x     *stress
 	views map[string]*view // by full JID; not changed while the server runs
+
+	mu    sync.Mutex
+	heard map[string]*hearing // by full JID, of occupants that are sockets
+	moved int                 // that changed loops while something of the room was spread
+}
+
+// A hearing is where a socket that is an occupant is served.
+type hearing struct {
+	loop, times int // that has delivered the last message from the room to it, and the last so many
+	home        int // loop of its connection
+	from        int // the loop before, when it came while a broadcast was under way; negative: it did not
+}
+
+// heardBy is what is known of an occupant. Under mu.
+func (f *far) heardBy(full string) *hearing {
+	h := f.heard[full]
+	if h == nil {
+		h = &hearing{loop: -1, from: -1}
+		f.heard[full] = h
+	}
+	return h
 }
 
 func (f *far) manifest() session.Manifest {
@@ -130,6 +153,44 @@ func (f *far) manifest() session.Manifest {
 }
 
 func (f *far) Load(api *session.API) error {
+	// On the host of the sockets: which loop delivers what the room says to all.
+	api.Hooks.Message[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		if ev.Type != stanza.TypeGroupchat {
+			return session.Pass
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		h, loop := f.heardBy(ev.To.String()), ev.Local().Loop.Index()
+		if h.loop != loop {
+			h.loop, h.times = loop, 0
+		}
+		// It was served by another loop than its connection's, and now is by that, more than once by chance; it is not
+		// the loop that its address would have without a connection.
+		if h.times++; h.times == 3 && h.from >= 0 {
+			if loop == h.home && loop != h.from && loop != int(ev.To.Slot())%len(f.x.srv.Router.Locals()) {
+				f.moved++
+			}
+			h.from = -1
+		}
+		return session.Pass
+	})
+	api.Hooks.Bound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.heardBy(s.JID().String()).home = l.Loop.Index()
+	})
+	// On the host of the room: who comes while only some have its last message.
+	api.Hooks.Serve(room.Kind).Presence[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+		if !f.under() {
+			return session.Pass
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if h := f.heardBy(ev.From.String()); ev.Type == stanza.TypeNone && h.times >= 3 {
+			h.from, h.times = h.loop, 0
+		}
+		return session.Pass
+	})
 	api.Hooks.Remote.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
 		v := f.views[ev.To.String()]
 		if v == nil {
@@ -143,6 +204,26 @@ func (f *far) Load(api *session.API) error {
 	return nil
 }
 
+// under reports whether a broadcast is under way: some occupants have a message that others have not.
+func (f *far) under() bool {
+	least, most := uint64(math.MaxUint64), uint64(0)
+	for _, v := range f.views {
+		v.mu.Lock()
+		if v.in {
+			least, most = min(least, v.last), max(most, v.last)
+		}
+		v.mu.Unlock()
+	}
+	return least < most
+}
+
+// hasMoved is how many occupants have changed loops while something of the room was spread.
+func (f *far) hasMoved() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.moved
+}
+
 // say has a loop say something to the room as if it came from that occupant's server.
 func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 	j, err := jid.Parse(from)
@@ -154,14 +235,14 @@ func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 	if resource != "" {
 		to += "/" + resource
 	}
-	room, err := jid.Parse(to)
+	orchard, err := jid.Parse(to)
 	if err != nil {
 		f.x.fault("%v", err)
 		return
 	}
 	locals := f.x.srv.Router.Locals()
 	l := locals[rnd.IntN(len(locals))]
-	l.Loop.Post(func() { l.Enter(func() { l.Post(j, room, []byte(el)) }) })
+	l.Loop.Post(func() { l.Enter(func() { l.Post(j, orchard, []byte(el)) }) })
 }
 
 // An occupant is one with a connection. Each time that it comes it has another nick, so that it knows
@@ -235,7 +316,7 @@ func TestOneOrder(t *testing.T) {
 }
 
 func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
-	f := &far{views: make(map[string]*view)}
+	f := &far{views: make(map[string]*view), heard: make(map[string]*hearing)}
 	x := newStress(t, f)
 	names := make([]string, others)
 	for i := range names {
@@ -322,6 +403,31 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 		})
 	}
 	all.Wait()
+	// An occupant that comes by a connection of another loop, while a broadcast is under way, is moved to it behind that.
+	moves := rand.New(rand.NewPCG(seed, 3000))
+	if others > 0 && !until(func() bool {
+		if f.hasMoved() > 0 {
+			return true
+		}
+		for range 4 {
+			first.speak()
+		}
+		for range 8 {
+			i := 1 + moves.IntN(clients-1)
+			if o := last[i]; o != nil {
+				o.leave(2)
+			}
+			last[i] = x.enter(nick(i), &nicks)
+		}
+		for range 4 { // so that each that has come hears of more than one
+			first.speak()
+		}
+		first.ask("get", orderRoom, "<last xmlns='urn:canto:test:room'/>", false)
+		first.settle()
+		return false
+	}) {
+		t.Error("no occupant has changed loops while something was spread")
+	}
 	// Each who is there gets the last message; of what was sent, nothing is under way any more.
 	for _, o := range last {
 		if o != nil && !o.gone() {
@@ -345,13 +451,29 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 			t.Errorf("%s has seen %d of %d", o.full, o.v.number(), first.v.number())
 		}
 	}
-	seen := 0
-	for _, v := range f.views {
+	end = first.v.number()
+	seen, there := 0, 0
+	for name, v := range f.views {
+		at := func() (in bool, last uint64) {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			return v.in, v.last
+		}
+		if in, _ := at(); in {
+			there++
+			if !until(func() bool { _, last := at(); return last == end }) {
+				_, last := at()
+				t.Errorf("%s has seen %d of %d", name, last, end)
+			}
+		}
 		v.mu.Lock()
 		seen += v.seen
 		v.mu.Unlock()
 	}
-	t.Logf("%d messages, %d deliveries to occupants without a socket", end, seen)
+	t.Logf("%d messages, %d deliveries to occupants without a socket, of whom %d are there; %d were moved", end, seen, there, f.hasMoved())
+	if there < others/2 {
+		t.Errorf("only %d of %d occupants without a socket are there in the end", there, others)
+	}
 	if end < uint64(clients) || others > 0 && seen < others {
 		t.Errorf("only %d messages, %d deliveries", end, seen)
 	}
@@ -360,6 +482,8 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 			o.leave(2)
 		}
 	}
+	x.log.mu.Lock()
+	defer x.log.mu.Unlock()
 	if n := len(x.log.panics); n > 0 {
 		t.Errorf("%d panics: %s", n, x.log.panics[0])
 	}

@@ -164,8 +164,12 @@ func (x *stress) apply(version int, other bool) {
 		if kinds := withKinds(Options{}); name == kinds.Services[0] {
 			return server.Host{Service: true, Modules: append(kinds.ServiceModules, "far")}, nil
 		}
+		modules := append(mod.Default(), "register")
+		if x.rooms {
+			modules = append(modules, "far")
+		}
 		return server.Host{
-			Modules: append(mod.Default(), "register"),
+			Modules: modules,
 			Key:     fmt.Sprint(version % 3),
 			Module: func(_ string, v any) error {
 				if o, ok := v.(*offline.Options); ok {
