@@ -99,7 +99,8 @@ func carriedBy(tb testing.TB) (list [][]byte, fs *vfs.MemFS) {
 	k := newTaking(tb, fs)
 	juliet := k.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/><presence to='romeo@localhost/x'/><presence to='tomb@rooms.localhost/Juliet'/>" +
-		"<presence to='orchard@rooms.localhost/Juliet'/><message to='orchard@rooms.localhost' type='groupchat'><body>1</body></message>")
+		"<presence to='orchard@rooms.localhost/Juliet'/>" +
+		"<message to='orchard@rooms.localhost' type='groupchat'><body>1</body></message>")
 	k.Settle()
 	list = k.carry()
 	if len(list) != 3 {
@@ -143,8 +144,8 @@ func TestCarriedVersions(t *testing.T) {
 	}
 }
 
-// wholly takes b up in k, and checks that all of it was taken up, or nothing, and that nothing panics. It reports whether
-// it was.
+// wholly takes b up in k, and checks that all of it was taken up, or nothing, and that nothing panics. It reports
+// whether it was.
 func wholly(t *testing.T, k *taking, b []byte) (taken bool) {
 	t.Helper()
 	before := k.carry()

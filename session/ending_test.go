@@ -201,8 +201,9 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
 // The table of session.txt, row by row, with a module that keeps every session that it is asked about, and without one,
-// where a row that says that it may rest is one of a session that ends: what the client is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not
-// sent, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
+// where a row that says that it may rest is one of a session that ends: what the client is told, whether the session
+// rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not sent, what is counted. Only a
+// peer's end tag or stream error is a logout (XEP-0198 §5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
 	for by := range endingsBy {

@@ -255,13 +255,17 @@ func TestResumptionByName(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost/" + r + "' type='chat'><body>to " + r + "</body></message>")
 		s.Settle()
 	}
-	for resource, want := range map[string]string{"garden": "<resumed xmlns='" + nsAcks + "' jid='juliet@localhost/garden'/>", "elsewhere": "<failed "} {
+	for resource, want := range map[string]string{
+		"garden":    "<resumed xmlns='" + nsAcks + "' jid='juliet@localhost/garden'/>",
+		"elsewhere": "<failed ",
+	} {
 		next := s.Authenticate(resource, "juliet@localhost", 2)
 		next.Received()
 		next.Send(resume(resource))
 		s.Settle()
 		got := next.Received()
-		if !strings.Contains(got, want) || strings.Contains(got, "to balcony") || strings.Contains(got, "to garden") != (resource == "garden") {
+		if !strings.Contains(got, want) || strings.Contains(got, "to balcony") ||
+			strings.Contains(got, "to garden") != (resource == "garden") {
 			t.Errorf("%s gets %q", resource, got)
 		}
 		if first := strings.Index(got, "<message"); first >= 0 && first < strings.Index(got, want) {
@@ -287,9 +291,12 @@ func TestResumptionOfWhatHasEnded(t *testing.T) {
 	flaky.Reads.Store(false)
 	next := s.Authenticate("next", "juliet@localhost", 1)
 	next.Received()
-	next.Send(resume("balcony") + "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>garden</resource></bind></iq>")
+	next.Send(resume("balcony") + "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>" +
+		"<resource>garden</resource></bind></iq>")
 	s.Settle()
-	if got := next.Received(); !strings.Contains(got, "<failed ") || strings.Contains(got, "<resumed") || !strings.Contains(got, "<jid>juliet@localhost/garden</jid>") {
+	got := next.Received()
+	if !strings.Contains(got, "<failed ") || strings.Contains(got, "<resumed") ||
+		!strings.Contains(got, "<jid>juliet@localhost/garden</jid>") {
 		t.Errorf("%q", got)
 	}
 }

@@ -163,7 +163,9 @@ func TestConversationsOnFlakyStore(t *testing.T) {
 			}
 		})
 	}
-	for _, want := range []string{"is='owner'", "is='member'", "<body>", "<item xmlns='urn:canto:test:service'", "<forbidden"} {
+	for _, want := range []string{
+		"is='owner'", "is='member'", "<body>", "<item xmlns='urn:canto:test:service'", "<forbidden",
+	} {
 		if !strings.Contains(kinds.String(), want) {
 			t.Errorf("in no conversation %s was compared", want)
 		}
@@ -310,7 +312,9 @@ func keptByKinds(s *Server, bare string, requests []string) string {
 		c.Send(r)
 		s.Settle()
 	}
-	list := slices.DeleteFunc(c.Stanzas(), func(raw string) bool { return !strings.HasPrefix(raw, "<iq") || !strings.Contains(raw, " id='k") })
+	list := slices.DeleteFunc(c.Stanzas(), func(raw string) bool {
+		return !strings.HasPrefix(raw, "<iq") || !strings.Contains(raw, " id='k")
+	})
 	if len(list) != len(requests) {
 		s.TB.Errorf("%s has %d answers to %d requests", bare, len(list), len(requests))
 	}

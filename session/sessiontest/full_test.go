@@ -17,13 +17,14 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 		return "<iq type='set' id='q' to='orchard@rooms.localhost'>" + payload + "</iq>"
 	}
 	cases := map[string]string{
-		"a message to a room":    "<message type='groupchat' id='q' to='orchard@rooms.localhost'><body>Hi</body></message>",
-		"the end of a room":      room("<destroy xmlns='urn:canto:test:room'/>"),
-		"an invitation":          room("<invite xmlns='urn:canto:test:room' jid='juliet@localhost'/>"),
-		"an affiliation":         room("<affiliation xmlns='urn:canto:test:room' jid='juliet@localhost' is='member'/>"),
-		"a roster item":          roster("<item jid='nurse@localhost'/>"),
-		"a contact that goes":    roster("<item jid='juliet@localhost' subscription='remove'/>"),
-		"a block":                "<iq type='set' id='q'><block xmlns='urn:xmpp:blocking'><item jid='juliet@localhost'/></block></iq>",
+		"a message to a room": "<message type='groupchat' id='q' to='orchard@rooms.localhost'><body>Hi</body></message>",
+		"the end of a room":   room("<destroy xmlns='urn:canto:test:room'/>"),
+		"an invitation":       room("<invite xmlns='urn:canto:test:room' jid='juliet@localhost'/>"),
+		"an affiliation":      room("<affiliation xmlns='urn:canto:test:room' jid='juliet@localhost' is='member'/>"),
+		"a roster item":       roster("<item jid='nurse@localhost'/>"),
+		"a contact that goes": roster("<item jid='juliet@localhost' subscription='remove'/>"),
+		"a block": "<iq type='set' id='q'><block xmlns='urn:xmpp:blocking'>" +
+			"<item jid='juliet@localhost'/></block></iq>",
 		"an end of all blocks":   "<iq type='set' id='q'><unblock xmlns='urn:xmpp:blocking'/></iq>",
 		"a subscription request": "<presence type='subscribe' id='q' to='nurse@localhost'/>",
 	}
@@ -55,12 +56,14 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 			}
 			s.Full(false)
 			ask := func() string {
-				romeo.Send(lists + "<iq type='get' id='n' to='orchard@rooms.localhost'><affiliations xmlns='urn:canto:test:room'/></iq>")
+				romeo.Send(lists + "<iq type='get' id='n' to='orchard@rooms.localhost'>" +
+					"<affiliations xmlns='urn:canto:test:room'/></iq>")
 				s.Settle()
 				return strings.Join(romeo.Stanzas(), "\n")
 			}
 			had := ask()
-			if strings.Contains(had, "nurse") || strings.Contains(had, "is='member'") || strings.Count(had, "type='result'") != 3 {
+			if strings.Contains(had, "nurse") || strings.Contains(had, "is='member'") ||
+				strings.Count(had, "type='result'") != 3 {
 				t.Errorf("afterwards romeo has %s", had)
 			}
 			romeo.Send(text)

@@ -179,8 +179,9 @@ func (f *far) Load(api *session.API) error {
 		defer f.mu.Unlock()
 		f.heardBy(s.JID().String()).home = l.Loop.Index()
 	})
-	// On the host of the room: who comes while only some have its last message.
-	api.Hooks.Serve(room.Kind).Presence[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+	// On the host of the room: what comes while only some have its last message.
+	rooms := api.Hooks.Serve(room.Kind)
+	rooms.Presence[session.ToFull].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 		if !f.under() {
 			return session.Pass
 		}
@@ -470,7 +471,8 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 		seen += v.seen
 		v.mu.Unlock()
 	}
-	t.Logf("%d messages, %d deliveries to occupants without a socket, of whom %d are there; %d were moved", end, seen, there, f.hasMoved())
+	t.Logf("%d messages, %d deliveries to occupants without a socket, of whom %d are there; %d were moved",
+		end, seen, there, f.hasMoved())
 	if there < others/2 {
 		t.Errorf("only %d of %d occupants without a socket are there in the end", there, others)
 	}

@@ -37,7 +37,8 @@ var Manifest = session.Manifest{
 }
 
 var (
-	directed = session.NewSlot("directed-presence", &session.Codec[sent]{Version: sentVersion, Append: appendSent, Read: readSent})
+	directed = session.NewSlot("directed-presence",
+		&session.Codec[sent]{Version: sentVersion, Append: appendSent, Read: readSent})
 )
 
 // What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.

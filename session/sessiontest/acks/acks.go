@@ -16,8 +16,8 @@
 // Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and the stream may
 // bind (XEP-0198 §5).
 //
-// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in slots, which rest
-// it is, and the stream that resumes it. Stored: a row for each message that has arrived at an account, in one batch
+// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in slots, which
+// rest it is, and the stream that resumes it. Stored: a row for each message that has arrived at an account, in one batch
 // with the message if that is kept. Hooks: Message in phase Record; Settled; Rest, Rested and Resumed.
 package acks
 

@@ -90,8 +90,8 @@ func onDisk(t *testing.T, count int) *countingFS {
 	return fs
 }
 
-// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them in memory; each
-// is found by its first stanza.
+// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them in memory;
+// each is found by its first stanza.
 func TestManyRoomsOnDisk(t *testing.T) {
 	const count, slack = 100_000, 16 << 10 // slack: a block or two of files that are larger
 	start := func(fs *countingFS) (s *sessiontest.Server, read int64) {
@@ -105,7 +105,8 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	s, many := start(fs)
 	t.Logf("a start reads %d bytes with ten rooms, %d with %d", few, many, count)
 	if many > few+slack || s.Router.Table.Len() != 0 {
-		t.Errorf("a start reads %d bytes (with ten rooms: %d), and has %d entities in memory", many, few, s.Router.Table.Len())
+		t.Errorf("a start reads %d bytes (with ten rooms: %d), and has %d entities in memory",
+			many, few, s.Router.Table.Len())
 	}
 	for part, held := range s.Router.Table.Weigh() {
 		if held.Count > 0 {

@@ -55,10 +55,13 @@ func TestDeletedNode(t *testing.T) {
 				return nil
 			}}))
 			romeo := s.Login("romeo", "romeo@localhost/a")
+			set := func(id int, payload string) string {
+				return fmt.Sprintf("<iq type='set' id='%d' to='rooms.localhost'>%s</iq>", id, payload)
+			}
 			for _, node := range []string{"news", "new", "news/x"} {
-				romeo.Send("<iq type='set' id='1' to='rooms.localhost'><create xmlns='urn:canto:test:service' node='" + node + "'/></iq>")
+				romeo.Send(set(1, "<create xmlns='urn:canto:test:service' node='"+node+"'/>"))
 				for i := range 3 {
-					romeo.Send(fmt.Sprintf("<iq type='set' id='2' to='rooms.localhost'><publish xmlns='urn:canto:test:service' node='%s'><item id='%d'/></publish></iq>", node, i))
+					romeo.Send(set(2, fmt.Sprintf("<publish xmlns='urn:canto:test:service' node='%s'><item id='%d'/></publish>", node, i)))
 				}
 			}
 			s.Settle()
@@ -69,9 +72,10 @@ func TestDeletedNode(t *testing.T) {
 			if how == "fails" {
 				fails.Store(1)
 			}
-			romeo.Send("<iq type='set' id='3' to='rooms.localhost'><delete xmlns='urn:canto:test:service' node='news'/></iq>")
+			romeo.Send(set(3, "<delete xmlns='urn:canto:test:service' node='news'/>"))
 			s.Settle()
-			want, typ := []string{"i/new\x000", "i/new\x001", "i/new\x002", "i/news/x\x000", "i/news/x\x001", "i/news/x\x002", "n/new", "n/news/x"}, "result"
+			want, typ := []string{"i/new\x000", "i/new\x001", "i/new\x002",
+				"i/news/x\x000", "i/news/x\x001", "i/news/x\x002", "n/new", "n/news/x"}, "result"
 			if how == "fails" {
 				want, typ = append(want, "i/news\x000", "i/news\x001", "i/news\x002", "n/news"), "error"
 				slices.Sort(want)
