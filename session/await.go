@@ -23,7 +23,7 @@ func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza
 		panic("session: Await outside of an iq handler of an entity")
 	}
 	w := &await{l: ev.on, e: ev.at, ev: ev.Keep(), st: ev.stream, class: c, work: work, then: then,
-		id: ev.at.id, life: ev.at.live, profile: ev.at.host.Profile()}
+		kind: ev.at.kind, id: ev.at.id, life: ev.at.live, profile: ev.at.host.Profile()}
 	w.ev.stream = nil
 	if w.st == nil && !w.queue() {
 		return ev.Fail(stanza.ResourceConstraint)
@@ -134,7 +134,7 @@ func (w *await) done(err error) {
 func (w *await) same() bool {
 	e := w.e
 	switch {
-	case e.resident == goneMark || e.account() == nil && e.kind == 0:
+	case e.resident == goneMark || e.kind != w.kind:
 		return false
 	case w.id != 0:
 		return e.id == w.id

@@ -372,9 +372,12 @@ func writeBatch(ev *Stanza) {
 	if replied {
 		then = failSilently
 	}
+	failed := ev.failed
 	ev.batch = nil
 	ev.commit(ev.on.router.Durable.Commit(b), nil, then, false)
-	ev.replied = replied // where the stanza goes on, what comes next may answer it
+	if ev.failed == failed {
+		ev.replied = replied // where the stanza goes on, what comes next may answer it
+	}
 }
 
 func failSilently(*Stanza, error) Verdict { return Done }

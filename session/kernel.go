@@ -596,6 +596,7 @@ type await struct {
 	class reactor.Class
 	work  func() error
 	then  func(ev *Stanza, err error) Verdict
+	kind  KindID // e's; 0: there is no entity at the address
 	id    uint64 // e's; 0: nothing was stored of it
 	life  any    // what e had live
 	begun bool

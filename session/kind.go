@@ -119,6 +119,10 @@ func (r *Router) EndKinds(h *Host) {
 
 // endShards ends the entities of h that are in a shard, and goes on with the loop's next shard in another turn.
 func endShards(l *Local, h *Host, p *Profile, shard int) {
+	if now, ok := l.router.Table.Host(h.Name); ok && now == h {
+		p.works.Add(-1) // it is served again: what is in memory of it goes on
+		return
+	}
 	l.Enter(func() {
 		for _, e := range l.router.Table.Entities(shard, nil) {
 			if e.host == h && e.account() == nil {

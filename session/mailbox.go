@@ -485,6 +485,9 @@ func timerDue(e *Entity, l *Local, at reactor.Tick) {
 	}
 	w.timer = 0
 	run := func(l *Local, e *Entity, err error) {
+		if e == nil {
+			return // its host was taken away
+		}
 		b := e.behaviour()
 		switch {
 		case err != nil:

@@ -109,6 +109,7 @@ type outbox struct {
 	given   int           // bytes given to the wire by release since the client was last known to have everything
 	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
 	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
+	later   bool          // what is held back is looked at again after a while, as the account could not be read
 	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
 	sources []*pulled     // the first one is asked; the others wait their turn
 	kept    []heldElement // what hooks hold back: see Outbox.Hold

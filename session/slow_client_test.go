@@ -277,3 +277,44 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	flush()
 	inOrder(t, numbered(reads(s, juliet, -1)), 3)
 }
+
+// Messages for which there was no room while a Source ended come once there is room again.
+func TestHeldWhereASourceEnds(t *testing.T) {
+	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
+	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
+	juliet.Send("<presence/>")
+	juliet.Received()
+	juliet.Conn().Room(0)
+	src := &pages{left: 20, size: 2000, mark: "page"}
+	pulls(s, juliet, false, src) // all are given, and not yet taken
+	for i := range 140 {
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+	}
+	got := reads(s, juliet, -1)
+	inOrder(t, numbered(got), 140)
+	if len(src.ends) != 1 || src.taken != 20 {
+		t.Errorf("the source has ended %d times, and %d are taken", len(src.ends), src.taken)
+	}
+}
+
+// While the account can't be read nothing of a Source is given, as who is blocked is not known.
+func TestSourceOfAnAccountThatCannotBeRead(t *testing.T) {
+	var flaky storetest.Flaky
+	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
+	juliet := s.Login("juliet", "juliet@localhost/x")
+	src := &pages{left: 3, mark: "page", hush: true}
+	pulls(s, juliet, true, src)
+	s.Reload()
+	flaky.Reads.Store(true)
+	src.hush = false
+	s.Stream(juliet).Session().Waker(src).Wake()
+	s.Settle()
+	if got := juliet.Received(); strings.Contains(got, "page") {
+		t.Errorf("juliet gets %q", got)
+	}
+	if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceFailed}) {
+		t.Errorf("it has ended with %v", src.ends)
+	}
+	flaky.Reads.Store(false)
+	works(t, s)
+}

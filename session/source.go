@@ -76,8 +76,14 @@ func pull(l *Local, s *Session) {
 		list, then := f.ask(l, s)
 		inline, again := true, false
 		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
-			then.failed = then.failed || err != nil
-			again = a == s.account && a.index(s) >= 0 && f.give(l, s, list, then)
+			switch {
+			case a != s.account || a.index(s) < 0:
+			case err != nil: // who is blocked is not known, so that nothing may be given
+				again = f.answered(s) && f.ends(l, s, SourceFailed, false)
+				proceedLater(l, s, s.stream, 0)
+			default:
+				again = f.give(l, s, list, then)
+			}
 			if again && !inline {
 				pullSoon(l, s)
 			}
@@ -140,11 +146,11 @@ func (f *pulled) give(l *Local, s *Session, list []Parcel, then answer) (again b
 		wanted, gave := false, false
 		switch {
 		case !guarded(l, s, func() { wanted = f.src.Wanted(s) }):
-			return f.ends(l, s, SourceFailed)
+			return f.ends(l, s, SourceFailed, true)
 		case !wanted:
-			return f.ends(l, s, SourceUnwanted)
+			return f.ends(l, s, SourceUnwanted, true)
 		case !guarded(l, s, func() { gave = f.giveOne(l, s, p) }):
-			return f.ends(l, s, SourceFailed)
+			return f.ends(l, s, SourceFailed, true)
 		case !gave:
 			list[i].asked = true
 			out := s.lockOut()
@@ -155,9 +161,9 @@ func (f *pulled) give(l *Local, s *Session, list []Parcel, then answer) (again b
 	}
 	switch {
 	case then.failed:
-		return f.ends(l, s, SourceFailed)
+		return f.ends(l, s, SourceFailed, true)
 	case then.is == Exhausted:
-		return f.ends(l, s, SourceDone)
+		return f.ends(l, s, SourceDone, true)
 	}
 	return then.is == Ready || f.sleeps(s)
 }
@@ -201,8 +207,8 @@ func (f *pulled) answered(s *Session) bool {
 	return s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
 }
 
-// ends has f asked for nothing any more; again: there is another source.
-func (f *pulled) ends(l *Local, s *Session, why SourceEnd) (again bool) {
+// ends has f asked for nothing any more; again: there is another source. read: the account could be read.
+func (f *pulled) ends(l *Local, s *Session, why SourceEnd, read bool) (again bool) {
 	out := s.lockOut()
 	f.ended, f.why, f.rest = true, why, nil
 	if f.given > 0 {
@@ -211,13 +217,14 @@ func (f *pulled) ends(l *Local, s *Session, why SourceEnd) (again bool) {
 		return false
 	}
 	out.unlock()
-	return f.finish(l, s)
+	return f.finish(l, s, read)
 }
 
 // finish tells f, of which everything was taken, that it has ended, once the live messages that wait behind it have
-// left; again: there is another source. Under the account's lock, on the loop of the stream.
-func (f *pulled) finish(l *Local, s *Session) (again bool) {
-	if f.ahead && !s.release(l) {
+// left; again: there may be another source. Where the account could not be read, and so not who is blocked, what is held
+// back stays so. Under the account's lock, on the loop of the stream.
+func (f *pulled) finish(l *Local, s *Session, read bool) (again bool) {
+	if f.ahead && read && !s.release(l) {
 		return false
 	}
 	out := s.lockOut()
@@ -230,6 +237,9 @@ func (f *pulled) finish(l *Local, s *Session) (again bool) {
 	out.unlock()
 	defer reopen(s)
 	guarded(l, s, func() { f.src.End(l, s, f.why) })
+	if read && !s.Backlogged() {
+		s.release(l) // what waited for room on the wire meanwhile
+	}
 	return true
 }
 
@@ -311,7 +321,10 @@ func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
 // Under the account's lock.
 func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
 	out := s.lockOut()
-	waits := s.out != nil && len(s.out.held) > 0 && s.out.asks == 0
+	waits := s.out != nil && len(s.out.held) > 0 && s.out.asks == 0 && !s.out.later
+	if waits && tries < unbindTries {
+		s.out.later = true
+	}
 	out.unlock()
 	switch {
 	case !waits:
@@ -319,7 +332,14 @@ func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
 		s.close(ErrInternal, failed) // and what it holds back is routed again
 	default:
 		wait := reactor.Tick(min(firstUnbind<<tries, longestUnbind))
-		l.After(wait, func() { proceed(l, s, ref, nil, 0, tries+1) })
+		l.After(wait, func() {
+			out := s.lockOut()
+			if s.out != nil {
+				s.out.later = false
+			}
+			out.unlock()
+			proceed(l, s, ref, nil, 0, tries+1)
+		})
 	}
 }
 
@@ -339,9 +359,9 @@ func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
 		}
 		return true
 	case err != nil:
-		return f.ends(l, s, SourceFailed)
+		return f.ends(l, s, SourceFailed, false)
 	case taken > 0 && !guarded(l, s, func() { f.src.Taken(l, s, taken) }):
-		return f.ends(l, s, SourceFailed)
+		return f.ends(l, s, SourceFailed, true)
 	}
 	out = s.lockOut()
 	ended, left := f.ended, f.given
@@ -351,7 +371,7 @@ func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
 	out.unlock()
 	switch {
 	case ended && left == 0:
-		return f.finish(l, s)
+		return f.finish(l, s, true)
 	case !s.Backlogged():
 		s.release(l) // what waited for room on the wire
 	}

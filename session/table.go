@@ -162,6 +162,9 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	defer s.mu.Unlock()
 	if e = s.entities.get(addr); e == nil {
 		if h.service {
+			if now, ok := t.Host(h.Name); !ok || now != h {
+				return nil, false // it was taken away meanwhile
+			}
 			e = &Entity{host: h, addr: addr}
 			if absent {
 				e.resident = &h.Profile().absent

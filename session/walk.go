@@ -131,7 +131,9 @@ func step(l *Local, e *Entity, ev *Stanza) (onward bool) {
 		ev.Fail(stanza.InternalServerError) // the account was deleted
 	case ev.Fresh:
 		onward = depart(l, e.host.Profile().Hooks, ev)
+		failed := ev.failed
 		writeBatch(ev)
+		onward = onward && ev.failed == failed  // else it is answered
 		if onward && e.speaker().elsewhere(l) { // what e has said before is still under way: it comes first
 			ev.Fresh = false
 			e.speaker().queue(l, seal(ev))

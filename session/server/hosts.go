@@ -153,11 +153,19 @@ func (s *Server) apply(c Config) error {
 		renewed bool
 	}
 	var changes []change
+	refuse := func(err error) error { // what was loaded for nothing is unloaded
+		for key, p := range fresh {
+			if s.profiles[key] != p {
+				s.Retire(p)
+			}
+		}
+		return err
+	}
 	for i, n := range names {
 		as := hosts[i]
 		p, err := s.profile(n, as, fresh)
 		if err != nil {
-			return err
+			return refuse(err)
 		}
 		if h, ok := s.Router.Table.Host(n); ok {
 			changes = append(changes, change{h, p, as.Renewed})
@@ -165,7 +173,7 @@ func (s *Server) apply(c Config) error {
 		}
 		h, err := newHost(n, p, as)
 		if err != nil {
-			return &HostError{n, PartName, err}
+			return refuse(&HostError{n, PartName, err})
 		}
 		add = append(add, h)
 	}
