@@ -254,10 +254,14 @@ func (m *module) arm(l *session.Local, e *session.Entity, r *room, p *stored) {
 		at = max(at, r.again)
 	}
 	if len(r.unasked) > 0 {
-		at = now + 1
+		at = now + lookAgain
 	}
 	e.Arm(l, at)
 }
+
+// lookAgain is how long after a batch that no stanza waits for was given to the store the room looks whether it is
+// settled, in ticks.
+const lookAgain = 10
 
 // expireAgain is how long after a failed batch invitations are looked at again, in ticks.
 const expireAgain = 100
