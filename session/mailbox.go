@@ -22,8 +22,8 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 }
 
 // Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once, or when it
-// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing; err says
-// why it could not be read. With an entity lock held it panics.
+// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing, and where a
+// service host was taken away; err says why it could not be read. With an entity lock held it panics.
 func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
 	e, ok := l.router.Table.lock(l, h, addr)
 	if !ok {

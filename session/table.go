@@ -143,8 +143,8 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
 
 // entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
-// a host where users log in. On a service host, where a stanza may make an entity, there is one always. It may have
-// left the table when its lock is taken: see Table.lock. Any goroutine.
+// a host where users log in. On a service host, where a stanza may make an entity, there is one for as long as the host
+// is served. It may have left the table when its lock is taken: see Table.lock. Any goroutine.
 func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	s := t.shard(addr)
 	s.mu.RLock()
