@@ -21,8 +21,8 @@ type Admitter interface {
 // ErrCrowded is what OnClose gets for a guest that found the queue full.
 var ErrCrowded = errors.New("reactor: too many wait to log in")
 
-// Costs are in microseconds of a core of 2026. What matters is that they stand to each other, and to a second,
-// as the work does.
+// Costs are in microseconds of a core of 2026. What matters is that they stand to each other, and to a
+// second, as the work does.
 const (
 	StepCost      = 30  // what a guest sends at a time: a header, a step of SASL, a bind
 	HandshakeCost = 250 // a TLS handshake with an ECDSA certificate
@@ -43,11 +43,11 @@ const (
 	guestBytes    = 16 << 20
 )
 
-// An admission says when the work for guests of one loop begins. Steps, handshakes and what the handler charges
-// (reads of the store, derivations of keys) draw, each as much as it costs, from one bucket that time fills, and
-// from a share of each turn. Who finds either empty waits: hosts come in turn, of a host its addresses, of an
-// address who came first; and the more somebody's work has cost, the later is the next. While few log in,
-// nobody waits, and nothing is allocated. On the loop.
+// An admission says when the work for guests of one loop begins. Steps, handshakes and what the handler
+// charges (reads of the store, derivations of keys) draw, each as much as it costs, from one bucket that
+// time fills, and from a share of each turn. Who finds either empty waits: hosts come in turn, of a host
+// its addresses, of an address who came first; and the more somebody's work has cost, the later is the
+// next. While few log in, nobody waits, and nothing is allocated. On the loop.
 type admission struct {
 	l             *Loop
 	tokens        int // below zero where work cost more than was known when it began
@@ -119,8 +119,8 @@ func (a *admission) wait(c *Conn, shake bool, size int) bool {
 	return true
 }
 
-// Admit has f, which begins work that costs so many microseconds elsewhere, run when it is the turn of a guest of
-// a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
+// Admit has f, which begins work that costs so many microseconds elsewhere, run when it is the turn of a
+// guest of a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
 func (l *Loop) Admit(host uint32, addr netip.Addr, cost int, f func()) bool {
 	l.Owned()
 	a := &l.guests
@@ -172,7 +172,8 @@ func (a *admission) forget(w *waiter) {
 	w.c.flags &^= flagWaits
 }
 
-// Charge has a guest of a host pay for work that it has set off elsewhere, as a read of the store. On the loop.
+// Charge has a guest of a host pay for work that it has set off elsewhere, as a read of the store. On the
+// loop.
 func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) {
 	l.Owned()
 	l.guests.charge(host, addr, cost)
@@ -252,8 +253,9 @@ func (a *admission) ask() {
 	}) // else the tick asks
 }
 
-// A fair queue takes in turn hosts, of each host addresses, and of each address those who wait, first come first
-// served. One that has used up its credit waits until all others had their turn, and gets quantum then.
+// A fair queue takes in turn hosts, of each host addresses, and of each address those who wait, first
+// come first served. One that has used up its credit waits until all others had their turn, and gets
+// quantum then.
 type fair struct {
 	n     int
 	hosts ring[uint32, *tenant]

@@ -21,7 +21,8 @@ func TestFairQueue(t *testing.T) {
 		served := map[key]int{} // of others, since the head of a key began to be it
 		n := 0
 		keys := func() key {
-			return key{uint32(rapid.IntRange(1, 3).Draw(t, "host")), netip.AddrFrom4([4]byte{192, 0, 2, byte(rapid.IntRange(1, 4).Draw(t, "addr"))})}
+			return key{uint32(rapid.IntRange(1, 3).Draw(t, "host")),
+				netip.AddrFrom4([4]byte{192, 0, 2, byte(rapid.IntRange(1, 4).Draw(t, "addr"))})}
 		}
 		take := func(k key, w *waiter) {
 			i := 0

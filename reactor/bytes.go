@@ -35,8 +35,10 @@ func (r *Reactor) Objects() Objects {
 		Loop:    []int{int(unsafe.Sizeof(Loop{})), readBuffer},
 	}
 	if e, ok := r.backend.(*engine); ok {
-		o.Conn = append(o.Conn, int(unsafe.Sizeof(gnetConn{})), int(reflect.TypeOf(e.conn).Elem().Size()), 2*word) // its callback, bound to it
-		o.Entries = append(o.Entries, 2*word)                                                                      // descriptor to connection
+		// its callback, bound to it
+		o.Conn = append(o.Conn, int(unsafe.Sizeof(gnetConn{})), int(reflect.TypeOf(e.conn).Elem().Size()), 2*word)
+		// descriptor to connection
+		o.Entries = append(o.Entries, 2*word)
 	}
 	return o
 }

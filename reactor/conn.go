@@ -188,9 +188,9 @@ func (c *Conn) Overhead() (n int) {
 	return n
 }
 
-// Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
-// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil, as it is where
-// a session was resumed: what the peer knows is from another handshake.
+// Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said so
+// with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil, as it is
+// where a session was resumed: what the peer knows is from another handshake.
 func (c *Conn) Presented() *tls.Certificate {
 	if c.tls == nil {
 		return nil
@@ -305,8 +305,8 @@ func (c *Conn) Buffered() int {
 // counts. Any goroutine.
 func (c *Conn) Close(reason error) { c.Finish(nil, reason) }
 
-// Finish is Close after last, which is copied and taken whatever waits: it is the last that the peer is sent. Where c
-// closes already nothing is sent. Any goroutine.
+// Finish is Close after last, which is copied and taken whatever waits: it is the last that the peer is
+// sent. Where c closes already nothing is sent. Any goroutine.
 func (c *Conn) Finish(last []byte, reason error) {
 	c.mu.Lock()
 	if c.closing {
@@ -345,9 +345,9 @@ func (c *Conn) Pause() {
 	}
 }
 
-// PauseToAnswer is Pause for a peer that is taken to wait for what it asked for: only when it sends all the same is it
-// taken out of the read set, which is two system calls less if it does not. What it sends then is kept, one read; if
-// it hangs up instead, nobody waits for the answer any more.
+// PauseToAnswer is Pause for a peer that is taken to wait for what it asked for: only when it sends all
+// the same is it taken out of the read set, which is two system calls less if it does not. What it sends
+// then is kept, one read; if it hangs up instead, nobody waits for the answer any more.
 func (c *Conn) PauseToAnswer() {
 	c.loop.Owned()
 	if c.tls != nil && c.tls.std != nil { // it may have read more than it shows
@@ -372,8 +372,9 @@ func (c *Conn) impatient() {
 	}
 }
 
-// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were resumed, and
-// then has c read again: who takes a little at a time is not given more before it has taken what is there.
+// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were
+// resumed, and then has c read again: who takes a little at a time is not given more before it has taken
+// what is there.
 func (c *Conn) Resume() {
 	c.loop.Owned()
 	if c.flags&flagPaused == 0 {
@@ -539,7 +540,8 @@ func (c *Conn) admitted(shake bool) {
 	}
 }
 
-// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before any key.
+// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before
+// any key.
 var alertInternal = []byte{21, 3, 3, 0, 2, 2, 80}
 
 // sendAway ends a guest that there is no room for.
@@ -648,7 +650,8 @@ func (c *Conn) closed(err error) {
 	c.flags |= flagGone
 	if c.tls != nil {
 		c.tls.end()
-		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient && c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
+		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient &&
+			c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
 			// The peer may hang up because of our alert: the handshake's own error says more, and shaken
 			// brings it now that the handshake has no more input.
 			return
@@ -686,7 +689,8 @@ func (c *Conn) flush() {
 	if c.flags&flagGone != 0 {
 		c.drain()
 		c.mu.Unlock()
-		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient { // else shaken says why, see closed
+		// else shaken says why, see closed
+		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient {
 			c.queueClose()
 		}
 		return
@@ -711,7 +715,8 @@ func (c *Conn) flush() {
 			return
 		}
 	}
-	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) && c.flags&flagLinger == 0 {
+	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) &&
+		c.flags&flagLinger == 0 {
 		c.mu.Unlock()
 		c.stick()
 		if now := c.loop.Tick(); c.full == 0 {
@@ -832,8 +837,8 @@ func (c *Conn) stick() {
 	c.lookAgain()
 }
 
-// lookAgain has c flushed again later: soon where it is new among those that wait for the socket, else when the
-// loop's patience has run out.
+// lookAgain has c flushed again later: soon where it is new among those that wait for the socket, else
+// when the loop's patience has run out.
 func (c *Conn) lookAgain() {
 	if c.flags&flagTried == 0 {
 		c.flags |= flagTried

@@ -18,7 +18,8 @@ type DialConfig struct {
 	Local   netip.AddrPort // may be zero
 	Timeout time.Duration  // of connecting; 10 s
 	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
-	Send    int            // bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
+	// bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
+	Send    int
 	Handler Handler
 	Owner   any
 }
@@ -45,11 +46,12 @@ func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 }
 
 func (r *Reactor) dialled(l *Loop, cfg *DialConfig, fd int, failed func(error)) {
-	r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr, func(err error) {
-		if err != nil {
-			failed(err)
-		}
-	})
+	r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr,
+		func(err error) {
+			if err != nil {
+				failed(err)
+			}
+		})
 }
 
 // failure is err as package net words it.
@@ -61,8 +63,8 @@ func (cfg *DialConfig) failure(err error) error {
 	return e
 }
 
-// connect begins to connect a socket of its own. To an address of this machine it is done at once: with the enrolment
-// 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
+// connect begins to connect a socket of its own. To an address of this machine it is done at once: with
+// the enrolment 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
 func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 	to, err := sockaddr(cfg.Addr)
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel takes for a write of a presence to one of 500 connections over loopback, in CPU of the thread that
-// writes: the floor under a delivery of a broadcast.
+// What the kernel takes for a write of a presence to one of 500 connections over loopback, in CPU of the
+// thread that writes: the floor under a delivery of a broadcast.
 func BenchmarkWriteFloor(b *testing.B) {
 	const peers, bytes, perSecond = 500, 130, 20
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

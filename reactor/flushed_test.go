@@ -119,8 +119,8 @@ func TestNotifyDrain(t *testing.T) {
 	}
 }
 
-// A peer that does not read while something waits for it to have everything costs its loop a look in a tick, and the
-// handler nothing.
+// A peer that does not read while something waits for it to have everything costs its loop a look in a
+// tick, and the handler nothing.
 func TestFlushedOfAPeerThatDoesNotRead(t *testing.T) {
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	drained, answered := 0, 0

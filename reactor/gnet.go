@@ -34,8 +34,9 @@ type engine struct {
 	peers []net.Conn // the other ends of the connections that watch over the loops
 }
 
-// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how
-// we hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets had.
+// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how we
+// hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets
+// had.
 type probe struct {
 	conn  chan gnet.Conn // cap 1
 	reads chan struct{}  // cap 1: signalled with each read
@@ -142,7 +143,8 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
-		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(readBuffer),
+		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay),
+		gnet.WithReadBufferCap(readBuffer),
 		gnet.WithWriteBufferCap(64<<10))
 	if err != nil {
 		return err
@@ -193,7 +195,8 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 		e.mu.Unlock()
 		l.engine = el
 		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
-			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(l.index))))
+			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(),
+				pprof.Labels("loop", strconv.Itoa(l.index))))
 			l.own()
 			probed <- struct{}{}
 			return nil
@@ -249,10 +252,10 @@ func epollOf(el gnet.EventLoop) (fd int) {
 	return int(reflect.ValueOf(el).Elem().FieldByName("poller").Elem().FieldByName("fd").Int())
 }
 
-// Enrol does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with another
-// poller, is given a second descriptor and six objects of addresses, and is registered by a goroutine of its
-// own; with all of it an accept is 20 system calls, and without it 3. gnet gives these two functions to nobody,
-// so the linker does. What they take is known of the version that go.mod names.
+// Enrol does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with
+// another poller, is given a second descriptor and six objects of addresses, and is registered by a
+// goroutine of its own; with all of it an accept is 20 system calls, and without it 3. gnet gives these
+// two functions to nobody, so the linker does. What they take is known of the version that go.mod names.
 func (e *engine) Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
 	el := c.loop.engine.(gnet.EventLoop)
 	err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
@@ -274,7 +277,8 @@ func (e *engine) Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error))
 }
 
 //go:linkname newStreamConn github.com/panjf2000/gnet/v2.newStreamConn
-func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local, remote net.Addr) unsafe.Pointer
+func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local,
+	remote net.Addr) unsafe.Pointer
 
 //go:linkname register0 github.com/panjf2000/gnet/v2.(*eventloop).register0
 func register0(loop, conn unsafe.Pointer) error
@@ -427,14 +431,15 @@ func (g *gnetConn) Write(p []byte) error {
 	return err
 }
 
-// send writes what the socket takes of p; why it takes no more is for the engine to find out. The call does not block,
-// and Go's scheduler is not told of it: where it is, a loop may lose its processor with each write, to handshakes or to
-// the collector, and comes back behind them.
+// send writes what the socket takes of p; why it takes no more is for the engine to find out. The call
+// does not block, and Go's scheduler is not told of it: where it is, a loop may lose its processor with
+// each write, to handshakes or to the collector, and comes back behind them.
 func send(fd int, p []byte) int {
 	if len(p) == 0 {
 		return 0
 	}
-	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	if e != 0 {
 		return 0
 	}
@@ -471,7 +476,8 @@ func (g *gnetConn) poll() {
 			ev |= unix.EPOLLOUT
 		}
 	}
-	unix.EpollCtl(g.loop.epoll, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()), Events: ev})
+	unix.EpollCtl(g.loop.epoll, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()),
+		Events: ev})
 }
 
 func (g *gnetConn) CloseWrite() {

@@ -135,8 +135,8 @@ func TestGuestsShare(t *testing.T) {
 	}
 }
 
-// Who finds the queue full is told, counted and closed; a quarter of it is for those whose login has begun; who
-// leaves makes room.
+// Who finds the queue full is told, counted and closed; a quarter of it is for those whose login has
+// begun; who leaves makes room.
 func TestAttackK26GuestsRefused(t *testing.T) {
 	d := newDesk()
 	var why []error
@@ -156,7 +156,8 @@ func TestAttackK26GuestsRefused(t *testing.T) {
 		t.Fatalf("%d were refused of 8", d.refused)
 	}
 	late := enter()
-	if got := string(late.Take()); got != "full" || !late.Ended() || d.refused != 1 || len(why) != 1 || !errors.Is(why[0], reactor.ErrCrowded) {
+	if got := string(late.Take()); got != "full" || !late.Ended() || d.refused != 1 || len(why) != 1 ||
+		!errors.Is(why[0], reactor.ErrCrowded) {
 		t.Fatalf("the ninth got %q; %d refused, %v", got, d.refused, why)
 	}
 	in[3].Close(nil)
@@ -186,8 +187,10 @@ func TestGuestsGone(t *testing.T) {
 		}
 	}
 	n.Advance(5 * time.Second)
-	if m := n.Loops()[0].Meter(); m.Guests+n.Crowd() != 0 || len(d.got) != 0 || n.Connections() != 1 || m.ParkedBytes != 0 {
-		t.Errorf("%d wait, %d let in, %d connections, %d bytes parked", m.Guests, len(d.got), n.Connections(), m.ParkedBytes)
+	if m := n.Loops()[0].Meter(); m.Guests+n.Crowd() != 0 || len(d.got) != 0 || n.Connections() != 1 ||
+		m.ParkedBytes != 0 {
+		t.Errorf("%d wait, %d let in, %d connections, %d bytes parked", m.Guests, len(d.got), n.Connections(),
+			m.ParkedBytes)
 	}
 }
 
@@ -277,8 +280,10 @@ func TestAttackT02K26Refusals(t *testing.T) {
 	var deny atomic.Bool
 	refusal := func(full bool) []byte { return fmt.Appendf(nil, "full: %v", full) }
 	accept := func(netip.AddrPort) bool { return !deny.Load() }
-	r, addr := serve(t, reactor.Config{Connections: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal}}})
-	secure, err := r.Listen(reactor.Listener{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal, Direct: serverTLS(t)})
+	r, addr := serve(t, reactor.Config{Connections: 2,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal}}})
+	secure, err := r.Listen(reactor.Listener{Addr: "127.0.0.1:0", Handler: h, Accept: accept, Refusal: refusal,
+		Direct: serverTLS(t)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,8 @@ func TestAttackT17K27FakeTime(t *testing.T) {
 			n.ConnectTo(0, ln).Send([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3}) // and no more
 		}
 		client := &script{open: func(c *reactor.Conn) {
-			if err := c.StartTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}, reactor.ClientRole); err != nil {
+			if err := c.StartTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}},
+				reactor.ClientRole); err != nil {
 				t.Error(err)
 			}
 		}}
@@ -91,7 +92,8 @@ func TestAttackT17K27FakeTime(t *testing.T) {
 			settle(n)
 		}
 		if ended != 200 || n.Shaking() != 0 || n.SlotsHeld() != 0 {
-			t.Fatalf("after 11 s %d of the 200 have ended, %d handshakes are in flight, %d slots held", ended, n.Shaking(), n.SlotsHeld())
+			t.Fatalf("after 11 s %d of the 200 have ended, %d handshakes are in flight, %d slots held", ended,
+				n.Shaking(), n.SlotsHeld())
 		}
 		for _, l := range lines {
 			l.a.Hangup(nil)
@@ -144,8 +146,8 @@ func TestAttackK26Handshakes(t *testing.T) {
 	})
 }
 
-// A loop that has no processor, as behind a system call, has one again before many handshakes have followed each
-// other, however many wait; where a crowd does, behind one or two.
+// A loop that has no processor, as behind a system call, has one again before many handshakes have
+// followed each other, however many wait; where a crowd does, behind one or two.
 func TestHandshakesLetLoopsIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, c := range []struct {
@@ -177,7 +179,8 @@ func TestHandshakesLetLoopsIn(t *testing.T) {
 		wg.Wait()
 		slices.Sort(between)
 		if mid := between[len(between)/2]; mid > c.most {
-			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v", c.guests, mid, between)
+			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v",
+				c.guests, mid, between)
 		}
 	}
 }

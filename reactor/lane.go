@@ -2,10 +2,10 @@ package reactor
 
 import "time"
 
-// A lane is a loop's connections that go on with what they have parked: they had their share of a turn, or were
-// paused for their rate. They are served in turn, a slice of laneBudget each time that sockets have been looked at, so
-// that what others send waits for one slice and not for all of them; and behind a slice of a flood the lane rests, so
-// that all floods together take about a sixth of the loop's time.
+// A lane is a loop's connections that go on with what they have parked: they had their share of a turn,
+// or were paused for their rate. They are served in turn, a slice of laneBudget each time that sockets
+// have been looked at, so that what others send waits for one slice and not for all of them; and behind a
+// slice of a flood the lane rests, so that all floods together take about a sixth of the loop's time.
 type lane struct {
 	l     *Loop
 	conns []*Conn
@@ -41,8 +41,8 @@ func (a *lane) enter(c *Conn) {
 	}
 }
 
-// ask has the rest served when sockets have been looked at, however short this slice was: it may have been a flood's
-// that is read only then.
+// ask has the rest served when sockets have been looked at, however short this slice was: it may have
+// been a flood's that is read only then.
 func (a *lane) ask() {
 	if !a.l.again() { // the engine stops
 		a.due = true

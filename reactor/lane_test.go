@@ -71,7 +71,8 @@ func newLaneTest(t *testing.T, n int, took time.Duration, flood bool) *laneTest 
 	t.Cleanup(func() { r.own.close() })
 	lt := &laneTest{t, e, r.Loops()[0], &grinder{now: &now, took: took, flood: flood}, nil}
 	for i := range n {
-		c := &Conn{loop: lt.l, io: &switched{reads: true}, port: &port{h: lt.g}, flags: flagOpen, Owner: fmt.Sprint(i)}
+		c := &Conn{loop: lt.l, io: &switched{reads: true}, port: &port{h: lt.g}, flags: flagOpen,
+			Owner: fmt.Sprint(i)}
 		lt.l.enter(c)
 		lt.l.conns.Add(1)
 		lt.conns = append(lt.conns, c)
@@ -96,7 +97,8 @@ func (lt *laneTest) served(what string, want ...string) {
 	lt.g.served = nil
 }
 
-// Those that go on have 250 µs each time that sockets have been looked at, in the order in which they were resumed.
+// Those that go on have 250 µs each time that sockets have been looked at, in the order in which they
+// were resumed.
 func TestLaneTakesTurns(t *testing.T) {
 	lt := newLaneTest(t, 7, 100*time.Microsecond, false)
 	for _, c := range lt.conns {
@@ -179,7 +181,8 @@ func TestLaneRestsBehindFloods(t *testing.T) {
 	}
 }
 
-// Floods that have nothing left are read one at a time, too: the next when what the first had has been looked at.
+// Floods that have nothing left are read one at a time, too: the next when what the first had has been
+// looked at.
 func TestLaneReadsFloodsInTurn(t *testing.T) {
 	lt := newLaneTest(t, 2, 200*time.Microsecond, true)
 	for _, c := range lt.conns {
@@ -209,7 +212,8 @@ func TestLaneReadsFloodsInTurn(t *testing.T) {
 	}
 }
 
-// What a flood has parked is taken in parts where it is: in a buffer for each part it would be many times the memory.
+// What a flood has parked is taken in parts where it is: in a buffer for each part it would be many times
+// the memory.
 func TestParkedIsTakenInPlace(t *testing.T) {
 	lt := newLaneTest(t, 1, 0, false)
 	lt.arrive(lt.conns[0], string(make([]byte, 1000)))
@@ -248,8 +252,8 @@ func (a *asker) OnData(c *Conn, p []byte) int {
 	return len(p)
 }
 
-// Who waits for an answer stays in the read set, and is taken out of it when it sends all the same, whichever way;
-// nothing is lost of that, and it is read again behind the answer.
+// Who waits for an answer stays in the read set, and is taken out of it when it sends all the same,
+// whichever way; nothing is lost of that, and it is read again behind the answer.
 func TestPauseToAnswer(t *testing.T) {
 	lt := newLaneTest(t, 1, 0, false)
 	a := &asker{}

@@ -41,7 +41,8 @@ func (r *Reactor) listen(ln Listener) (*listening, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen %s: %w", ln.Addr, err)
 	}
-	l := &listening{file: f, addr: s.Addr(), name: ln.Name, port: ports(ln), room: make(chan struct{}, arriving), refusal: ln.Refusal}
+	l := &listening{file: f, addr: s.Addr(), name: ln.Name, port: ports(ln),
+		room: make(chan struct{}, arriving), refusal: ln.Refusal}
 	if l.refusal != nil && ln.Direct != nil {
 		l.refusal = func(bool) []byte { return alertInternal }
 		if ln.Plain { // nobody knows yet what it speaks
@@ -174,8 +175,8 @@ func addressOf(sa syscall.Sockaddr) netip.AddrPort {
 // roomPatience is how long a connection at the cap waits for another to end before it is refused.
 const roomPatience = time.Second
 
-// Refused connections are left open for partingTime, or closing with unread input would reset them and take back
-// what they were told; at most partings of them.
+// Refused connections are left open for partingTime, or closing with unread input would reset them and
+// take back what they were told; at most partings of them.
 const (
 	partingTime = time.Second
 	partings    = 64

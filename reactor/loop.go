@@ -63,7 +63,8 @@ type Meter struct {
 	ParkedBytes       int // read, and not taken by handlers yet
 	OutboxBytes       int // waiting for sockets with no room
 	ScratchBytes      int // the loop's own
-	Secured, Std      int // connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
+	// connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
+	Secured, Std      int
 	RawBytes          int // by which buffers of crypto/tls have grown behind the handshake: they never shrink
 	Warm              int // with the AEADs of our record layer
 	Panics            uint64
@@ -72,9 +73,10 @@ type Meter struct {
 	Unread            uint64     // connections given up because their peer read too little
 	Guests            int        // that wait to go on with their login
 	Waits             [24]uint64 // of guests, by length as Turns
-	Crowded, Busy     uint64     // guests sent away: too many waited; too many handshakes of one address were under way
-	Late              uint64     // handshakes that took too long
-	Long              uint64     // turns and callbacks of over LongTurn
+	// guests sent away: too many waited; too many handshakes of one address were under way
+	Crowded, Busy uint64
+	Late          uint64 // handshakes that took too long
+	Long          uint64 // turns and callbacks of over LongTurn
 }
 
 // LongTurn is what no turn should take.
@@ -366,7 +368,8 @@ func (l *Loop) tick() {
 			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
 		}
 	}
-	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live)+cap(l.lane.conns))
+	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+
+		cap(l.spareDir)+cap(l.stuck)+cap(l.live)+cap(l.lane.conns))
 	if l.meter.Guests = l.guests.n(); l.meter.Guests > 0 {
 		l.again()
 	}

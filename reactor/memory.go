@@ -68,8 +68,8 @@ func (m *Memory) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Drain has every connection told that the reactor stops, and closed, as Run does when its context ends. The loops
-// must be run for it.
+// Drain has every connection told that the reactor stops, and closed, as Run does when its context ends.
+// The loops must be run for it.
 func (m *Memory) Drain() { m.dismiss() }
 
 // Turn ends the turn of the loop that has waited longest; false: none has anything to do.

@@ -19,9 +19,9 @@ func goroutine() string {
 // own is called on l's goroutine.
 func (l *Loop) own() { l.owner.goroutine = goroutine() }
 
-// Owned panics if it is called elsewhere than on l: where what is the loop's own is used. The race detector finds that
-// only if two goroutines have nothing at all between them that orders them, and what it breaks shows much later. Any
-// goroutine.
+// Owned panics if it is called elsewhere than on l: where what is the loop's own is used. The race
+// detector finds that only if two goroutines have nothing at all between them that orders them, and what
+// it breaks shows much later. Any goroutine.
 func (l *Loop) Owned() {
 	if m, ok := l.r.backend.(*Memory); ok {
 		if m.running != nil && m.running != l {

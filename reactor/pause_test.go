@@ -118,7 +118,8 @@ func TestPauseBeforeFIN(t *testing.T) {
 		c.Loop().Post(func() { c.Loop().Post(c.Resume) })
 		return len(p)
 	}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	for range 5 {
 		seen.Store(0)
 		c := dial(t, addr)
@@ -149,7 +150,8 @@ func TestNoPause(t *testing.T) {
 			if secure {
 				ln.Direct = serverTLS(t)
 			}
-			r, err := reactor.New(reactor.Config{Loops: 2, NoPause: true, Log: slog.New(slog.NewTextHandler(&log, nil)), Listeners: []reactor.Listener{ln}})
+			r, err := reactor.New(reactor.Config{Loops: 2, NoPause: true,
+				Log: slog.New(slog.NewTextHandler(&log, nil)), Listeners: []reactor.Listener{ln}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -276,7 +278,8 @@ func TestPauseToAnswerSealed(t *testing.T) {
 		}
 		return len(p)
 	}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: s, Direct: serverTLS(t)}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: s, Direct: serverTLS(t)}}})
 	w := &together{Conn: dial(t, addr)}
 	c := tls.Client(&flushing{w}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
 	if err := c.Handshake(); err != nil {
@@ -290,8 +293,10 @@ func TestPauseToAnswerSealed(t *testing.T) {
 	w.flush(t)
 	conn := <-conns
 	w.Conn.(*net.TCPConn).CloseWrite()
-	// The one loop has looked at its sockets since: it has shaken hands with another peer, whose packets came later.
-	if err := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}).Handshake(); err != nil {
+	// The one loop has looked at its sockets since: it has shaken hands with another peer, whose packets
+	// came later.
+	if err := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true,
+		NextProtos: []string{"xmpp-client"}}).Handshake(); err != nil {
 		t.Fatal(err)
 	}
 	if n := got.Load(); n != 2 {

@@ -16,16 +16,18 @@ import (
 
 // Config sets up a Reactor. The zero value of a field means its default.
 type Config struct {
-	Loops                         int // GOMAXPROCS
-	OutboxBytes                   int // 1 MiB
-	Connections                   int // in all; 0: no cap
-	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Loops       int // GOMAXPROCS
+	OutboxBytes int // 1 MiB
+	Connections int // in all; 0: no cap
+	// in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Handshakes, HandshakesPerAddr int
 	Waiting                       int // guests that wait on a loop: 8,192
-	Burst                         int // of guests' work, in microseconds, that may begin at once on a loop: 10 ms
-	Workers                       Workers
-	Listeners                     []Listener
-	Log                           *slog.Logger
-	Clock                         func() time.Time // any goroutine
+	// of guests' work, in microseconds, that may begin at once on a loop: 10 ms
+	Burst     int
+	Workers   Workers
+	Listeners []Listener
+	Log       *slog.Logger
+	Clock     func() time.Time // any goroutine
 	// Drain is told of each connection, on its loop, when the reactor is about to stop.
 	Drain        func(c *Conn)
 	DrainTimeout time.Duration // 5 s
@@ -113,7 +115,8 @@ func New(cfg Config) (*Reactor, error) {
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
 	if !pauses {
-		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of its pause is closed instead", "cap", maxPark)
+		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of "+
+			"its pause is closed instead", "cap", maxPark)
 	}
 	for _, s := range open {
 		r.ports[s.addr.String()] = s
@@ -142,7 +145,8 @@ func prepare(cfg Config) *Reactor {
 	if cfg.DrainTimeout == 0 {
 		cfg.DrainTimeout = 5 * time.Second
 	}
-	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
+	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(),
+		ports: make(map[string]*listening), room: make(chan struct{}, 1)}
 	r.slots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
 	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {

@@ -54,8 +54,9 @@ type end struct {
 	wire      []byte // from it to the other
 }
 
-// A schedule is a connection of two ends of ours, whose steps a seed shuffles: what the ends do, how what they
-// write is cut, when it arrives, when loops turn, and whether handshakes' goroutines get on meanwhile.
+// A schedule is a connection of two ends of ours, whose steps a seed shuffles: what the ends do, how what
+// they write is cut, when it arrives, when loops turn, and whether handshakes' goroutines get on
+// meanwhile.
 type schedule struct {
 	n    *reactortest.Net
 	rnd  *rand.Rand
@@ -135,7 +136,8 @@ func (s *schedule) carry(i, k int) bool {
 
 // run is one schedule; what is wrong with it is the error.
 func run(seed uint64, conf, cc *tls.Config) error {
-	s := &schedule{n: reactortest.New(seed, reactor.Config{Loops: 1 + int(seed>>1%2)}), rnd: rand.New(rand.NewPCG(seed, 43))}
+	s := &schedule{n: reactortest.New(seed, reactor.Config{Loops: 1 + int(seed>>1%2)}),
+		rnd: rand.New(rand.NewPCG(seed, 43))}
 	for i := range s.ends {
 		s.ends[i] = &end{left: s.rnd.IntN(6)}
 	}
@@ -254,8 +256,8 @@ func (s *schedule) verdict(who, fate int) error {
 	return nil
 }
 
-// Connections are detached in many schedules; no byte is lost, doubled or read out of order, and nothing is left
-// behind. CANTO_SCHEDULES=1000000 is what the list of attacks asks for (attack K43).
+// Connections are detached in many schedules; no byte is lost, doubled or read out of order, and nothing
+// is left behind. CANTO_SCHEDULES=1000000 is what the list of attacks asks for (attack K43).
 func TestAttackK43Schedules(t *testing.T) {
 	conf, cc := serverTLS(t), clientTLS()
 	conf.CurvePreferences = []tls.CurveID{tls.X25519} // the cheapest

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// A Sealer makes records of any kind, as the client of a connection on which crypto/tls has done the handshake.
+// A Sealer makes records of any kind, as the client of a connection on which crypto/tls has done the
+// handshake.
 type Sealer struct {
 	net.Conn
 	Version uint16
@@ -35,14 +36,16 @@ func (s *Sealer) Read(p []byte) (int, error) {
 func NewSealer(t testing.TB, c net.Conn, version uint16) *Sealer {
 	s := &Sealer{Conn: c, Version: version}
 	k, log := new(takeover), new(bytes.Buffer)
-	tc := tls.Client(s, &tls.Config{InsecureSkipVerify: true, MaxVersion: version, NextProtos: []string{"xmpp-client"},
+	tc := tls.Client(s, &tls.Config{InsecureSkipVerify: true, MaxVersion: version,
+		NextProtos:   []string{"xmpp-client"},
 		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, KeyLogWriter: twoLogs{log, k}})
 	if err := tc.Handshake(); err != nil {
 		t.Fatal(err)
 	}
 	if version == tls.VersionTLS13 {
 		var err error
-		if s.layer, err = newLayer(true, tc.ConnectionState().CipherSuite, k.server[:k.ns], k.client[:k.nc], nil); err != nil {
+		if s.layer, err = newLayer(true, tc.ConnectionState().CipherSuite, k.server[:k.ns], k.client[:k.nc],
+			nil); err != nil {
 			t.Fatal(err)
 		}
 		return s
@@ -78,7 +81,8 @@ func (s *Sealer) Record(kind byte, content []byte, padding int) []byte {
 	number := binary.BigEndian.AppendUint64(nil, s.seq)
 	s.seq++
 	data := append(bytes.Clone(number), kind, 3, 3, byte(len(content)>>8), byte(len(content)))
-	return s.aead.Seal(append([]byte{kind, 3, 3, byte(n >> 8), byte(n)}, number...), append(bytes.Clone(s.salt), number...), content, data)
+	return s.aead.Seal(append([]byte{kind, 3, 3, byte(n >> 8), byte(n)}, number...),
+		append(bytes.Clone(s.salt), number...), content, data)
 }
 
 // Update is a KeyUpdate.

@@ -40,7 +40,8 @@ func ports(ln Listener) *port {
 	if ln.Direct == nil || len(ln.Speaks) == 0 && !ln.Plain {
 		return p
 	}
-	s := &sniffer{plain: portOf(ln.Handler), speaks: make(map[string]*port, len(ln.Speaks)), direct: ln.Direct, lost: ln.Lost}
+	s := &sniffer{plain: portOf(ln.Handler), speaks: make(map[string]*port, len(ln.Speaks)), direct: ln.Direct,
+		lost: ln.Lost}
 	for _, pr := range ln.Speaks {
 		s.speaks[pr.ALPN] = portOf(pr.Handler)
 	}

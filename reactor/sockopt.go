@@ -8,8 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What every TCP connection is given, of either end. A socket that is listened on has it before it listens, and
-// those accepted there have it from it (tcp(7); a test asks the kernel), so that accepting costs no call for it.
+// What every TCP connection is given, of either end. A socket that is listened on has it before it
+// listens, and those accepted there have it from it (tcp(7); a test asks the kernel), so that accepting
+// costs no call for it.
 const (
 	// keepIdle is how long nothing may come before the kernel asks the peer, which wakes a phone's radio: as
 	// seldom as still keeps the mapping of most NATs and load balancers, which forget after 6 minutes and more
@@ -19,9 +20,10 @@ const (
 	// keepEvery and keepCount: a phone without a network for less than two minutes keeps its connection.
 	keepEvery = 30 * time.Second
 	keepCount = 4
-	// userTimeout is how long what was sent may stay unacknowledged (RFC 793 §3.8; RFC 1122 §4.2.3.5 wants 100 s
-	// or more, RFC 5482 §1 tells of 5 minutes; Linux's own comes to 15). Where it is set it ends a keepalive too,
-	// with the first probe that is not answered behind it: it is what idle, interval and count come to.
+	// userTimeout is how long what was sent may stay unacknowledged (RFC 793 §3.8; RFC 1122 §4.2.3.5 wants
+	// 100 s or more, RFC 5482 §1 tells of 5 minutes; Linux's own comes to 15). Where it is set it ends a
+	// keepalive too, with the first probe that is not answered behind it: it is what idle, interval and
+	// count come to.
 	userTimeout = keepIdle + keepCount*keepEvery
 )
 
@@ -48,10 +50,10 @@ func tune(fd int) {
 	}
 }
 
-// listenConfig is for sockets that accept. The backlog is net.core.somaxconn, which package net reads: a limit
-// of the operator's, whom `canto check limits` tells what a storm of reconnects needs. Multipath TCP, which
-// package net asks for where the kernel has it, is off: its sockets do not hand every option on, nor do they
-// take less memory.
+// listenConfig is for sockets that accept. The backlog is net.core.somaxconn, which package net reads: a
+// limit of the operator's, whom `canto check limits` tells what a storm of reconnects needs. Multipath
+// TCP, which package net asks for where the kernel has it, is off: its sockets do not hand every option
+// on, nor do they take less memory.
 func listenConfig() *net.ListenConfig {
 	lc := &net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, rc syscall.RawConn) error {
 		return rc.Control(func(fd uintptr) { tune(int(fd)) })

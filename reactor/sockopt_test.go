@@ -29,7 +29,9 @@ func TestSocketOptions(t *testing.T) {
 		ends <- got
 	}}
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
-	r.Dial(r.Loops()[0], reactor.DialConfig{Addr: netip.MustParseAddrPort(addr), Handler: h}, func(err error) { t.Error(err) })
+	r.Dial(r.Loops()[0], reactor.DialConfig{Addr: netip.MustParseAddrPort(addr), Handler: h}, func(err error) {
+		t.Error(err)
+	})
 	for range 2 {
 		got := <-ends
 		for name, o := range reactor.Options() {

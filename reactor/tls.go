@@ -26,8 +26,8 @@ const (
 	ClientRole
 )
 
-// handshakeTicks is how long a handshake may take, and how long the peer has to begin; waitTicks is how long it
-// may wait for its turn in between.
+// handshakeTicks is how long a handshake may take, and how long the peer has to begin; waitTicks is how
+// long it may wait for its turn in between.
 const (
 	handshakeTicks = 100
 	waitTicks      = 300
@@ -83,12 +83,13 @@ type std struct {
 	raw   int // memConn.grown, as the meter knows it
 }
 
-// maxBlanks is how many blanks behind <starttls/> are dropped before they are taken for a handshake that is none.
+// maxBlanks is how many blanks behind <starttls/> are dropped before they are taken for a handshake that
+// is none.
 const maxBlanks = 256
 
-// skipBlanks drops what XML calls white space before the first byte of a handshake, which is none of it. RFC 6120
-// §5.3.3 forbids a client to send white space behind <starttls/>; clients that write lines do, and it carries
-// nothing. Only where plain text came before TLS.
+// skipBlanks drops what XML calls white space before the first byte of a handshake, which is none of it.
+// RFC 6120 §5.3.3 forbids a client to send white space behind <starttls/>; clients that write lines do,
+// and it carries nothing. Only where plain text came before TLS.
 func (s *std) skipBlanks(p []byte) []byte {
 	for s.blank > 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t' || p[0] == '\r' || p[0] == '\n') {
 		s.blank--
@@ -100,10 +101,10 @@ func (s *std) skipBlanks(p []byte) []byte {
 	return p
 }
 
-// StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
-// Parked plaintext is an error: it was sent before the handshake and must never be read after it; the
-// caller ends the stream with policy-violation. A server drops white space that comes before the handshake. cfg is shared and never changed. OnSecure follows, or
-// OnClose.
+// StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain. Parked
+// plaintext is an error: it was sent before the handshake and must never be read after it; the caller
+// ends the stream with policy-violation. A server drops white space that comes before the handshake. cfg
+// is shared and never changed. OnSecure follows, or OnClose.
 func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	if c.park != nil {
 		return ErrPlain
@@ -116,7 +117,10 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 		return errNotSaid
 	}
 	s := &std{c: c, cfg: cfg}
-	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
+	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots,
+		wake: func() {
+			c.loop.markDirty(c)
+		}}
 	c.tls = &tlsConn{std: s}
 	if role == ServerRole && c.port.direct == nil {
 		s.blank = maxBlanks
@@ -131,8 +135,8 @@ func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
 	return nil
 }
 
-// hello is called when the peer has sent something during a handshake. With its first bytes a server's begins,
-// if others leave room for it; else it waits.
+// hello is called when the peer has sent something during a handshake. With its first bytes a server's
+// begins, if others leave room for it; else it waits.
 func (t *tlsConn) hello(c *Conn) {
 	held := t.held()
 	switch a := &c.loop.guests; {
@@ -217,7 +221,8 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 		return
 	}
 	s.m.secure(t.flags&tlsClient != 0)
-	if !sh.state.DidResume { // TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
+	// TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
+	if !sh.state.DidResume {
 		sh.cert = s.m.presented()
 	}
 	t.shown = sh
@@ -319,7 +324,8 @@ func (t *tlsConn) seal(c *Conn, p []byte) {
 // writeOut gives to the socket what the layer says by itself. While the peer takes nothing it waits: there
 // is at most one answer, and what is sealed next has it in front.
 func (t *tlsConn) writeOut(c *Conn) {
-	if c.io == nil || c.flags&flagGone != 0 || t.std == nil && t.layer.flags&layerDead == 0 && c.io.Buffered() > 0 {
+	if c.io == nil || c.flags&flagGone != 0 || t.std == nil && t.layer.flags&layerDead == 0 &&
+		c.io.Buffered() > 0 {
 		return
 	}
 	t.write(c, t.rec().take(c.loop.cipher[:0]))
@@ -453,10 +459,11 @@ const (
 	recordExtra = 64
 )
 
-// A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is
-// to be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no more
-// than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is behind the
-// last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it without TLS.
+// A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is to
+// be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no
+// more than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is
+// behind the last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it
+// without TLS.
 type memConn struct {
 	mu     sync.Mutex
 	in     []byte
@@ -579,7 +586,8 @@ func (m *memConn) secure(client bool) {
 	m.mu.Unlock()
 }
 
-// data says that what was read since it was said last brought n bytes of data; it returns what it cost beside.
+// data says that what was read since it was said last brought n bytes of data; it returns what it cost
+// beside.
 func (m *memConn) data(n int) (over int) {
 	m.mu.Lock()
 	over, m.idle = m.idle-n, 0
@@ -673,9 +681,10 @@ type slots struct {
 	guests atomic.Int32 // that wait on any loop
 }
 
-// yieldEvery is for how long handshakes follow each other before whoever else waits for a processor has one; while a
-// crowd waits to log in, each lets them in. Go's scheduler gives the processor to the next handshake, which the last one
-// has woken; a loop that comes back from a system call without one stands in a queue that is looked at behind 60 of them.
+// yieldEvery is for how long handshakes follow each other before whoever else waits for a processor has
+// one; while a crowd waits to log in, each lets them in. Go's scheduler gives the processor to the next
+// handshake, which the last one has woken; a loop that comes back from a system call without one stands
+// in a queue that is looked at behind 60 of them.
 const (
 	yieldEvery = 2 * time.Millisecond
 	crowd      = 256

@@ -91,11 +91,19 @@ var serverKinds = []struct {
 }{
 	{"as it comes", func(*tls.Config) {}, func(*tls.Config) {}},
 	{"X25519", func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }, func(*tls.Config) {}},
-	{"another hello", func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP521} }, func(*tls.Config) {}},
+	{"another hello", func(c *tls.Config) {
+		c.CurvePreferences = []tls.CurveID{tls.CurveP521}
+	}, func(*tls.Config) {}},
 	{"no tickets", func(c *tls.Config) { c.SessionTicketsDisabled = true }, func(*tls.Config) {}},
-	{"tickets of our keys", func(c *tls.Config) { c.SetSessionTicketKeys([][32]byte{{1}}) }, func(*tls.Config) {}},
-	{"a client's certificate", func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, func(*tls.Config) {}},
-	{"a large client's certificate", func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, func(c *tls.Config) {
+	{"tickets of our keys", func(c *tls.Config) {
+		c.SetSessionTicketKeys([][32]byte{{1}})
+	}, func(*tls.Config) {}},
+	{"a client's certificate", func(c *tls.Config) {
+		c.ClientAuth = tls.RequireAnyClientCert
+	}, func(*tls.Config) {}},
+	{"a large client's certificate", func(c *tls.Config) {
+		c.ClientAuth = tls.RequireAnyClientCert
+	}, func(c *tls.Config) {
 		one := &c.Certificates[0] // its ticket is of several records
 		for range 60 {
 			one.Certificate = append(one.Certificate, one.Certificate[0])
@@ -111,14 +119,16 @@ var serverKinds = []struct {
 // Our server against crypto/tls's client, with each suite, with tickets and without, resumed, with each way
 // of the key exchange, with our KeyUpdates, and with close_notify from either side.
 func TestCompactServer(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+		tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for _, kind := range serverKinds {
 			t.Run(tls.CipherSuiteName(id)+", "+kind.name, func(t *testing.T) {
 				only(t, id)
 				h := newEnds()
 				conf := serverTLS(t)
 				kind.server(conf)
-				_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+				_, addr := serve(t, reactor.Config{Loops: 1,
+					Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
 				cc := clientTLS()
 				cc.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 				cc.ServerName = "localhost"
@@ -189,7 +199,8 @@ func TestCompactServer(t *testing.T) {
 
 // Our client against crypto/tls's server.
 func TestCompactClient(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+		tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for _, kind := range serverKinds {
 			for _, cache := range []bool{false, true} {
 				t.Run(fmt.Sprint(tls.CipherSuiteName(id), ", ", kind.name, ", cache ", cache), func(t *testing.T) {
@@ -215,7 +226,8 @@ func TestCompactClient(t *testing.T) {
 							}()
 						}
 					}()
-					r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
+					r, _ := serve(t, reactor.Config{Loops: 1,
+						Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
 					cc := clientTLS()
 					cc.ServerName = "localhost"
 					cc.Certificates = []tls.Certificate{certificate(t)}
@@ -244,7 +256,10 @@ func TestCompactClient(t *testing.T) {
 							}
 							return len(p)
 						}
-						r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln.Addr().(*net.TCPAddr).AddrPort(), TLS: cc, Handler: h}, func(err error) { h.ended <- err })
+						r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln.Addr().(*net.TCPAddr).AddrPort(), TLS: cc,
+							Handler: h}, func(err error) {
+							h.ended <- err
+						})
 						select {
 						case <-back:
 						case err := <-h.ended:
@@ -258,7 +273,8 @@ func TestCompactClient(t *testing.T) {
 						if want := !cache; (h.detached.Load() == 1) != want {
 							t.Errorf("detached: %v", !want)
 						}
-						if st := h.state.Load(); st.DidResume != (cache && round > 0 && !conf.SessionTicketsDisabled) || len(st.PeerCertificates) == 0 {
+						if st := h.state.Load(); st.DidResume != (cache && round > 0 && !conf.SessionTicketsDisabled) ||
+							len(st.PeerCertificates) == 0 {
 							t.Errorf("round %d resumed: %v, %d certificates", round, st.DidResume, len(st.PeerCertificates))
 						}
 						h.last.Load().Close(nil)
@@ -281,9 +297,11 @@ func TestCompactNot(t *testing.T) {
 		std     bool
 		version uint16
 		want    bool
-	}{{false, tls.VersionTLS13, true}, {false, tls.VersionTLS12, false}, {true, tls.VersionTLS13, false}, {true, tls.VersionTLS12, false}} {
+	}{{false, tls.VersionTLS13, true}, {false, tls.VersionTLS12, false}, {true, tls.VersionTLS13, false},
+		{true, tls.VersionTLS12, false}} {
 		h := newEnds()
-		r, addr := serve(t, reactor.Config{StdTLS: c.std, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+		r, addr := serve(t, reactor.Config{StdTLS: c.std,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
 		cc := clientTLS()
 		cc.MaxVersion = c.version
 		cc.ServerName = "localhost"
@@ -310,11 +328,13 @@ func TestCompactPresented(t *testing.T) {
 	var log bytes.Buffer // crypto/tls has one lock for all key logs
 	h := newEnds()
 	cert := certificate(t)
-	conf := &tls.Config{NextProtos: []string{"xmpp-client"}, KeyLogWriter: &log, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		hello.Conn.(interface{ Present(*tls.Certificate) }).Present(&cert)
-		return &cert, nil
-	}}
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+	conf := &tls.Config{NextProtos: []string{"xmpp-client"}, KeyLogWriter: &log,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			hello.Conn.(interface{ Present(*tls.Certificate) }).Present(&cert)
+			return &cert, nil
+		}}
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		Direct: conf}}})
 	exchange(t, tls.Client(dial(t, addr), clientTLS()), "text")
 	c := h.last.Load()
 	on(c, func() {
@@ -398,13 +418,23 @@ func TestAttackT07K43EverySplit(t *testing.T) {
 		why   string
 	}{
 		{"data", func(c *reactor.Conn) { c.Append([]byte("<stream:stream>")) }, "", "<stream:stream>", ""},
-		{"data and close_notify", func(c *reactor.Conn) { c.Append([]byte("<stream:stream>")); c.Close(nil) }, "", "<stream:stream>", "<nil>"},
+		{"data and close_notify", func(c *reactor.Conn) {
+			c.Append([]byte("<stream:stream>"))
+			c.Close(nil)
+		}, "", "<stream:stream>", "<nil>"},
 		{"close_notify", func(c *reactor.Conn) { c.Close(nil) }, "", "", "<nil>"},
 		{"a KeyUpdate", func(c *reactor.Conn) { c.Renew(1); c.Append([]byte("new keys")) }, "", "new keys", ""},
-		{"an alert", func(c *reactor.Conn) { c.Say(21, []byte{2, 48}, 0); c.Append([]byte("late")) }, "", "", "remote error: tls: unknown certificate authority"},
+		{"an alert", func(c *reactor.Conn) {
+			c.Say(21, []byte{2, 48}, 0)
+			c.Append([]byte("late"))
+		}, "", "", "remote error: tls: unknown certificate authority"},
 		{"text in plain", func(c *reactor.Conn) {}, "<stream:stream>", "", "local error: tls: unexpected message"},
-		{"data and text in plain", func(c *reactor.Conn) { c.Append([]byte("x")) }, "<presence/>", "x", "local error: tls: unexpected message"},
-		{"a handshake message", func(c *reactor.Conn) { c.Say(22, []byte{20, 0, 0, 32}, 0) }, "", "", "local error: tls: unexpected message"},
+		{"data and text in plain", func(c *reactor.Conn) {
+			c.Append([]byte("x"))
+		}, "<presence/>", "x", "local error: tls: unexpected message"},
+		{"a handshake message", func(c *reactor.Conn) {
+			c.Say(22, []byte{20, 0, 0, 32}, 0)
+		}, "", "", "local error: tls: unexpected message"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			length := 1
@@ -416,8 +446,10 @@ func TestAttackT07K43EverySplit(t *testing.T) {
 				settle(m.n)
 				m.server.Write(wire[cut:])
 				settle(m.n)
-				if why := fmt.Sprint(m.why); string(m.data) != c.data || m.ended != (c.why != "") || m.ended && why != c.why {
-					t.Fatalf("%s, cut at %d of %d: %q, ended %v with %s; want %q and %q", c.name, cut, length, m.data, m.ended, why, c.data, c.why)
+				if why := fmt.Sprint(m.why); string(m.data) != c.data || m.ended != (c.why != "") || m.ended &&
+					why != c.why {
+					t.Fatalf("%s, cut at %d of %d: %q, ended %v with %s; want %q and %q", c.name, cut, length, m.data,
+						m.ended, why, c.data, c.why)
 				}
 				if !m.server.Conn().Detached() && !m.ended {
 					t.Fatalf("%s: it is not detached", c.name)
@@ -581,7 +613,8 @@ func TestAttackT06NoReader(t *testing.T) {
 			m.client.Conn().Renew(1)
 		}
 		m.move()
-		if m.ended == false || !strings.Contains(fmt.Sprint(m.why), "unexpected message") || !strings.Contains(fmt.Sprint(m.peerWhy), "remote error: tls: unexpected message") {
+		if m.ended == false || !strings.Contains(fmt.Sprint(m.why), "unexpected message") ||
+			!strings.Contains(fmt.Sprint(m.peerWhy), "remote error: tls: unexpected message") {
 			t.Errorf("40 KeyUpdates in a row: ended %v with %v, the peer with %v", m.ended, m.why, m.peerWhy)
 		}
 		m.end()
@@ -659,7 +692,8 @@ func TestAttackK39Wire(t *testing.T) {
 				if !toServer {
 					mine, its, data = its, mine, m.back
 				}
-				if fmt.Sprint(mine) != "local error: tls: bad record MAC" || fmt.Sprint(its) != "remote error: tls: bad record MAC" || bytes.Contains(data, []byte("record 1")) {
+				if fmt.Sprint(mine) != "local error: tls: bad record MAC" ||
+					fmt.Sprint(its) != "remote error: tls: bad record MAC" || bytes.Contains(data, []byte("record 1")) {
 					t.Errorf("%s, to the server %v: %v and %v, after %q", c.name, toServer, mine, its, data)
 				}
 				m.end()

@@ -570,7 +570,8 @@ func newLayer(client bool, id uint16, theirs, ours, sent []byte) (*layer, error)
 			break
 		}
 		w.number(&w.outIV, y.out.seq)
-		if _, no := a.Open(sent[recordHead:recordHead], w.nonce[:], sent[recordHead:n], sent[:recordHead]); no == nil && sent[0] == typeApplication {
+		if _, no := a.Open(sent[recordHead:recordHead], w.nonce[:], sent[recordHead:n],
+			sent[:recordHead]); no == nil && sent[0] == typeApplication {
 			y.out.seq++
 		} else if y.out.seq > 0 {
 			err = errCount // once they are sealed under the secret, all are

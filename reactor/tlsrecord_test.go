@@ -157,7 +157,8 @@ func TestRFC8448(t *testing.T) {
 		t.Fatal(err)
 	}
 	server.out.seq = 1 // its NewSessionTicket
-	if data, _, err := open(server, append(clientData, clientBye...), 7); err != io.EOF || !bytes.Equal(data, text) {
+	if data, _, err := open(server, append(clientData, clientBye...), 7); err != io.EOF ||
+		!bytes.Equal(data, text) {
 		t.Errorf("the server reads %x, %v", data, err)
 	}
 	if b := sealed(t, server, string(text)); !bytes.Equal(b, serverData) {
@@ -171,10 +172,12 @@ func TestRFC8448(t *testing.T) {
 		t.Fatal(err)
 	}
 	client.in.seq = 1
-	if data, _, err := open(client, append(serverData, serverBye...), 1000); err != io.EOF || !bytes.Equal(data, text) {
+	if data, _, err := open(client, append(serverData, serverBye...), 1000); err != io.EOF ||
+		!bytes.Equal(data, text) {
 		t.Errorf("the client reads %x, %v", data, err)
 	}
-	if b := client.bye(sealed(t, client, string(text))); !bytes.Equal(b, append(clientData[:72:72], clientBye...)) {
+	if b := client.bye(sealed(t, client, string(text))); !bytes.Equal(b,
+		append(clientData[:72:72], clientBye...)) {
 		t.Errorf("the client writes %x", b)
 	}
 }
@@ -247,14 +250,21 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 		want string // of a server, and of a client if that is another
 		then string
 	}{
-		{"two KeyUpdates in a record", rec(typeHandshake, join(update(0), update(0)), 0), local(alertUnexpectedMessage), ""},
-		{"three KeyUpdates in a record", rec(typeHandshake, bytes.Repeat(update(1), 3), 0), local(alertUnexpectedMessage), ""},
-		{"100 KeyUpdates in a record", rec(typeHandshake, bytes.Repeat(update(1), 100), 0), local(alertUnexpectedMessage), ""},
-		{"a KeyUpdate and half of another", rec(typeHandshake, join(update(0), []byte{messageKeyUpdate, 0}), 0), local(alertUnexpectedMessage), ""},
+		{"two KeyUpdates in a record", rec(typeHandshake, join(update(0), update(0)), 0),
+			local(alertUnexpectedMessage), ""},
+		{"three KeyUpdates in a record", rec(typeHandshake, bytes.Repeat(update(1), 3), 0),
+			local(alertUnexpectedMessage), ""},
+		{"100 KeyUpdates in a record", rec(typeHandshake, bytes.Repeat(update(1), 100), 0),
+			local(alertUnexpectedMessage), ""},
+		{"a KeyUpdate and half of another", rec(typeHandshake, join(update(0), []byte{messageKeyUpdate, 0}), 0),
+			local(alertUnexpectedMessage), ""},
 		{"a KeyUpdate of value 2", rec(typeHandshake, update(2), 0), local(alertIllegalParameter), ""},
-		{"a KeyUpdate without a value", rec(typeHandshake, []byte{messageKeyUpdate, 0, 0, 0}, 0), local(alertDecodeError), ""},
-		{"a KeyUpdate of two bytes", rec(typeHandshake, []byte{messageKeyUpdate, 0, 0, 2, 0, 0}, 0), local(alertDecodeError), ""},
-		{"a KeyUpdate of 64 KiB", rec(typeHandshake, []byte{messageKeyUpdate, 1, 0, 0}, 0), local(alertDecodeError), ""},
+		{"a KeyUpdate without a value", rec(typeHandshake, []byte{messageKeyUpdate, 0, 0, 0}, 0),
+			local(alertDecodeError), ""},
+		{"a KeyUpdate of two bytes", rec(typeHandshake, []byte{messageKeyUpdate, 0, 0, 2, 0, 0}, 0),
+			local(alertDecodeError), ""},
+		{"a KeyUpdate of 64 KiB", rec(typeHandshake, []byte{messageKeyUpdate, 1, 0, 0}, 0),
+			local(alertDecodeError), ""},
 		{"data inside a KeyUpdate", func(p *layer) []byte {
 			return join(p.record(nil, typeHandshake, update(0)[:3], 0), p.record(nil, typeApplication, []byte("x"), 0))
 		}, local(alertUnexpectedMessage), ""},
@@ -268,20 +278,25 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 		{"a NewSessionTicket", rec(typeHandshake, ticket, 0), local(alertUnexpectedMessage), fine},
 		{"two tickets", rec(typeHandshake, join(ticket, ticket), 0), local(alertUnexpectedMessage), fine},
 		{"an empty ticket", rec(typeHandshake, ticket[:1:1], 0), local(alertUnexpectedMessage), fine},
-		{"a ticket of 0 bytes", rec(typeHandshake, []byte{messageTicket, 0, 0, 0}, 0), local(alertUnexpectedMessage), local(alertDecodeError)},
-		{"a ticket of 16 MiB", rec(typeHandshake, []byte{messageTicket, 255, 255, 255}, 0), local(alertUnexpectedMessage), local(alertDecodeError)},
+		{"a ticket of 0 bytes", rec(typeHandshake, []byte{messageTicket, 0, 0, 0}, 0),
+			local(alertUnexpectedMessage), local(alertDecodeError)},
+		{"a ticket of 16 MiB", rec(typeHandshake, []byte{messageTicket, 255, 255, 255}, 0),
+			local(alertUnexpectedMessage), local(alertDecodeError)},
 		{"64 KiB of ticket in records of a byte", func(p *layer) (b []byte) {
 			for _, c := range append([]byte{messageTicket, 0, 255, 255}, make([]byte, 1000)...) {
 				b = p.record(b, typeHandshake, []byte{c}, 0)
 			}
 			return b
 		}, local(alertUnexpectedMessage), local(alertUnexpectedMessage)},
-		{"a ticket and a KeyUpdate", rec(typeHandshake, join(ticket, update(0)), 0), local(alertUnexpectedMessage), fine},
+		{"a ticket and a KeyUpdate", rec(typeHandshake, join(ticket, update(0)), 0),
+			local(alertUnexpectedMessage), fine},
 		{"a ClientHello", rec(typeHandshake, []byte{1, 0, 0, 2, 3, 3}, 0), local(alertUnexpectedMessage), ""},
 		{"a HelloRequest", rec(typeHandshake, []byte{0, 0, 0, 0}, 0), local(alertUnexpectedMessage), ""},
-		{"a CertificateRequest", rec(typeHandshake, []byte{13, 0, 0, 3, 0, 0, 0}, 0), local(alertUnexpectedMessage), ""},
+		{"a CertificateRequest", rec(typeHandshake, []byte{13, 0, 0, 3, 0, 0, 0}, 0),
+			local(alertUnexpectedMessage), ""},
 		{"a Certificate", rec(typeHandshake, []byte{11, 0, 0, 1, 0}, 0), local(alertUnexpectedMessage), ""},
-		{"a Finished", rec(typeHandshake, append([]byte{20, 0, 0, 32}, make([]byte, 32)...), 0), local(alertUnexpectedMessage), ""},
+		{"a Finished", rec(typeHandshake, append([]byte{20, 0, 0, 32}, make([]byte, 32)...), 0),
+			local(alertUnexpectedMessage), ""},
 		{"an unknown message", rec(typeHandshake, []byte{99}, 0), local(alertUnexpectedMessage), ""},
 		{"an empty handshake record", rec(typeHandshake, nil, 0), local(alertUnexpectedMessage), ""},
 		{"a handshake record of padding", rec(typeHandshake, nil, 100), local(alertUnexpectedMessage), ""},
@@ -310,17 +325,21 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 
 		{"the largest record", rec(typeApplication, make([]byte, maxContent), 0), fine, ""},
 		{"a byte too much", rec(typeApplication, make([]byte, maxContent+1), 0), local(alertRecordOverflow), ""},
-		{"a byte of padding too much", rec(typeApplication, make([]byte, maxContent), 1), local(alertRecordOverflow), ""},
+		{"a byte of padding too much", rec(typeApplication, make([]byte, maxContent), 1),
+			local(alertRecordOverflow), ""},
 		{"as much as fits", rec(typeApplication, make([]byte, maxContent+239), 0), local(alertRecordOverflow), ""},
-		{"a header of 2^14+257", raw(head(typeApplication, 0x303, maxCiphertext+1)), local(alertRecordOverflow), ""},
+		{"a header of 2^14+257", raw(head(typeApplication, 0x303, maxCiphertext+1)), local(alertRecordOverflow),
+			""},
 		{"a header of 65,535", raw(head(typeApplication, 0x303, 65535)), local(alertRecordOverflow), ""},
 		{"a header of 0", raw(head(typeApplication, 0x303, 0)), local(alertBadRecordMAC), ""},
 		{"a header of 15", raw(head(typeApplication, 0x303, 15)), local(alertBadRecordMAC), ""},
-		{"a tag of zeros", raw(append(head(typeApplication, 0x303, 16), make([]byte, 16)...)), local(alertBadRecordMAC), ""},
+		{"a tag of zeros", raw(append(head(typeApplication, 0x303, 16), make([]byte, 16)...)),
+			local(alertBadRecordMAC), ""},
 
 		{"a ChangeCipherSpec", raw([]byte{20, 3, 3, 0, 1, 1}), local(alertUnexpectedMessage), ""},
 		{"close_notify in plain", raw([]byte{typeAlert, 3, 3, 0, 2, 1, 0}), local(alertUnexpectedMessage), ""},
-		{"a handshake in plain", raw([]byte{typeHandshake, 3, 3, 0, 5, 24, 0, 0, 1, 0}), local(alertUnexpectedMessage), ""},
+		{"a handshake in plain", raw([]byte{typeHandshake, 3, 3, 0, 5, 24, 0, 0, 1, 0}),
+			local(alertUnexpectedMessage), ""},
 		{"text in plain", raw([]byte("<presence/>")), local(alertUnexpectedMessage), ""},
 		{"a version of TLS 1.0", raw(head(typeApplication, 0x301, 100)), local(alertUnexpectedMessage), ""},
 		{"a version of TLS 1.3", raw(head(typeApplication, 0x304, 100)), local(alertUnexpectedMessage), ""},
@@ -343,7 +362,8 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 		{"an unknown alert", rec(typeAlert, []byte{1, 200}, 0), remote(200), ""},
 		{"close_notify that says it is fatal", rec(typeAlert, []byte{2, 0}, 0), "EOF", ""},
 		{"data behind close_notify", func(p *layer) []byte {
-			return join(p.record(nil, typeAlert, []byte{1, 0}, 0), p.record(nil, typeApplication, []byte("late"), 0), []byte("garbage"))
+			return join(p.record(nil, typeAlert, []byte{1, 0}, 0), p.record(nil, typeApplication, []byte("late"), 0),
+				[]byte("garbage"))
 		}, "EOF", ""},
 
 		{"a bit of the type", flip(0), local(alertUnexpectedMessage), ""},
@@ -397,7 +417,8 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 					wire = append(wire, sealed(t, p, "and on")...)
 				}
 				data, said, err := open(y, wire, cut)
-				if verdict(err) != want || !bytes.HasPrefix(data, []byte("before")) || bytes.Contains(data, []byte("late")) {
+				if verdict(err) != want || !bytes.HasPrefix(data, []byte("before")) ||
+					bytes.Contains(data, []byte("late")) {
 					t.Errorf("%s: %s, want %s; data %.20q", name, verdict(err), want, data)
 					continue
 				}
@@ -423,7 +444,8 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 					t.Errorf("%s: %d bytes are kept", name, y.held())
 				}
 				b := y.bye(nil)
-				if _, err := y.seal(nil, []byte("x")); err == nil || (want == "EOF") != (len(b) > 0) || len(y.bye(nil)) > 0 {
+				if _, err := y.seal(nil, []byte("x")); err == nil || (want == "EOF") != (len(b) > 0) ||
+					len(y.bye(nil)) > 0 {
 					t.Errorf("%s: sealing afterwards %v, close_notify of %d bytes", name, err, len(b))
 				}
 				y.drop()
@@ -439,7 +461,8 @@ func TestAttackT05K33K34K35K36K37K39K40Verdicts(t *testing.T) {
 // A KeyUpdate that is cut over records or bytes works, in both directions, with an answer where one is asked
 // for, and any number of times as long as there is data between (attack T05).
 func TestAttackT05Updates(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+		tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for cut := 1; cut < 5; cut++ {
 			y, p := twins(t, id)
 			for i := range 100 {
@@ -565,7 +588,8 @@ func TestAttackK31K43Schedules(t *testing.T) {
 	rekeyAfter = 7
 	for seed := range uint64(400) {
 		rnd := mrand.New(mrand.NewPCG(seed, 31))
-		id := []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256}[seed%3]
+		id := []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+			tls.TLS_CHACHA20_POLY1305_SHA256}[seed%3]
 		ends := [2]*layer{}
 		ends[0], ends[1] = twins(t, id)
 		var wires, sent, got [2][]byte // by who wrote
@@ -642,11 +666,13 @@ func TestAttackK31Count(t *testing.T) {
 			own = y.record(own, typeHandshake, make([]byte, 10*i), 0)
 		}
 		unchecked.Store(false)
-		if y, err := start(bytes.Join([][]byte{plain, foreign, foreign, own}, nil)); err != nil || y.out.seq != uint64(n) || y.warm.out == nil {
+		if y, err := start(bytes.Join([][]byte{plain, foreign, foreign, own}, nil)); err != nil ||
+			y.out.seq != uint64(n) || y.warm.out == nil {
 			t.Errorf("%d records: %+v, %v", n, y, err)
 		}
 		if n > 0 {
-			for i, tail := range [][]byte{foreign, plain, own[:3], {typeApplication, 3, 3, 0, 50}, {23, 3, 3, 255, 255}} {
+			for i, tail := range [][]byte{foreign, plain, own[:3], {typeApplication, 3, 3, 0, 50},
+				{23, 3, 3, 255, 255}} {
 				if _, err := start(append(append([]byte(nil), own...), tail...)); err == nil {
 					t.Errorf("%d records, tail %d: it was taken", n, i)
 				}
@@ -667,7 +693,8 @@ func FuzzRecordInput(f *testing.F) {
 	f.Add([]byte{typeApplication, 5, 0, 0, typeHandshake, 5, 0, 3, typeApplication, 9, 3, 0}, []byte{3, 200, 1})
 	f.Add([]byte{typeAlert, 2, 0, 0, typeApplication, 1, 0, 0}, []byte{1})
 	f.Add([]byte{typeHandshake, 2, 0, 2, typeHandshake, 3, 0, 3, typeApplication, 7, 200, 0}, []byte{7, 1})
-	f.Add([]byte{typeApplication, 0, 0, 0, typeApplication, 0, 9, 4, 99, 1, 0, 5, typeApplication, 0, 0, 6}, []byte{50})
+	f.Add([]byte{typeApplication, 0, 0, 0, typeApplication, 0, 9, 4, 99, 1, 0, 5, typeApplication, 0, 0, 6},
+		[]byte{50})
 	unchecked.Store(true) // two layers have the same secrets
 	defer unchecked.Store(false)
 	f.Fuzz(func(t *testing.T, input, cuts []byte) {

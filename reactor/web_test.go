@@ -27,7 +27,9 @@ import (
 // site answers what the tests ask for.
 func site() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "hello %s", r.URL.Query().Get("n")) })
+	mux.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "hello %s", r.URL.Query().Get("n"))
+	})
 	mux.HandleFunc("/sum", func(w http.ResponseWriter, r *http.Request) {
 		h := sha256.New()
 		n, err := io.Copy(h, r.Body)
@@ -46,7 +48,8 @@ func site() http.Handler {
 
 // webServer serves site behind a Web until the test ends.
 func webServer(t testing.TB, w *reactor.Web) {
-	srv := &http.Server{Handler: site(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	srv := &http.Server{Handler: site(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10}
 	done := make(chan struct{})
 	go func() { srv.Serve(w); close(done) }()
 	t.Cleanup(func() { srv.Close(); <-done })
@@ -134,7 +137,8 @@ func TestWeb(t *testing.T) {
 var heads = []string{
 	"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
 	"GET / HTTP/1.1\nHost: x\n\n",
-	"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n",
+	"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET " +
+		"/smuggled HTTP/1.1\r\n\r\n",
 	"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nabcde",
 	"GET / HTTP/1.1\r\nHost: x\r\nX: a\r\n folded\r\n\r\n",
 	"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n",
@@ -222,7 +226,9 @@ func TestAttackK105Smuggling(t *testing.T) {
 func TestAttackT17Head(t *testing.T) {
 	var refused []int
 	lost := 0
-	w := &reactor.Web{Refused: func(s int) { refused = append(refused, s) }, Lost: func(netip.AddrPort) { lost++ }}
+	w := &reactor.Web{Refused: func(s int) {
+		refused = append(refused, s)
+	}, Lost: func(netip.AddrPort) { lost++ }}
 	t.Cleanup(func() { w.Close() })
 	n := reactortest.New(1, reactor.Config{Loops: 1})
 	out := buf.Tail.InUse() + buf.Outbox.InUse()
@@ -238,7 +244,8 @@ func TestAttackT17Head(t *testing.T) {
 		t.Fatalf("the same in one piece: %q", got)
 	}
 	fits := n.Connect(0, w)
-	fits.Send([]byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 16<<10-len("GET / HTTP/1.1\r\nX: \r\n\r\n")) + "\r\n\r\n"))
+	fits.Send([]byte("GET / HTTP/1.1\r\nX: " +
+		strings.Repeat("x", 16<<10-len("GET / HTTP/1.1\r\nX: \r\n\r\n")) + "\r\n\r\n"))
 	if w.Handed() != 1 {
 		t.Fatal("a head of 16 KiB was refused")
 	}
@@ -514,7 +521,8 @@ func TestWebConn(t *testing.T) {
 func TestWebDrain(t *testing.T) {
 	w := new(reactor.Web)
 	accept := raw(t, w)
-	r, err := reactor.New(reactor.Config{Log: quiet, Loops: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: w}}})
+	r, err := reactor.New(reactor.Config{Log: quiet, Loops: 2,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: w}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -557,8 +565,10 @@ func TestAttackT01Web(t *testing.T) {
 	w := new(reactor.Web)
 	webServer(t, w)
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: w}}})
-	states := []string{"", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", "GET /big HTTP/1.1\r\nHost: x\r\n\r\n",
-		"POST /sum HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf", "nonsense\r\n\r\n", strings.Repeat("x", 17<<10)}
+	states := []string{"", "G", "GET / HTTP/1.1\r\nHost: x\r\n", "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /big HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /sum HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf", "nonsense\r\n\r\n",
+		strings.Repeat("x", 17<<10)}
 	round := func(n int) {
 		for i := range n {
 			c, err := net.Dial("tcp", addr)
@@ -589,7 +599,9 @@ func TestAttackT01Web(t *testing.T) {
 func TestWebUpgrade(t *testing.T) {
 	var got bytes.Buffer
 	opened, lost := 0, 0
-	h := &script{open: func(*reactor.Conn) { opened++ }, data: func(c *reactor.Conn, p []byte) int { got.Write(p); return len(p) }}
+	h := &script{open: func(*reactor.Conn) {
+		opened++
+	}, data: func(c *reactor.Conn, p []byte) int { got.Write(p); return len(p) }}
 	w := &reactor.Web{Upgraded: h, Lost: func(netip.AddrPort) { lost++ },
 		Upgrade: func(c *reactor.Conn, head []byte) bool {
 			if !bytes.HasSuffix(head, []byte("\r\n\r\n")) {
@@ -639,7 +651,8 @@ func TestSniff(t *testing.T) {
 	conf := serverTLS(t)
 	conf.NextProtos = []string{"xmpp-client", "http/1.1"}
 	var lost atomic.Int32
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf, Plain: true,
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		Direct: conf, Plain: true,
 		Speaks: []reactor.Protocol{{ALPN: "http/1.1", Handler: w}}, Lost: func(netip.AddrPort) { lost.Add(1) }}}})
 	c := dial(t, addr)
 	exchange(t, c, "<stream>")
@@ -696,7 +709,10 @@ func TestAttackT17Sniff(t *testing.T) {
 	opened := false
 	h := &script{open: func(*reactor.Conn) { opened = true }}
 	n := reactortest.New(1, reactor.Config{Loops: 1})
-	c := n.ConnectTo(0, reactor.Listener{Handler: h, Direct: &tls.Config{}, Plain: true, Lost: func(netip.AddrPort) { lost++ }})
+	c := n.ConnectTo(0, reactor.Listener{Handler: h, Direct: &tls.Config{}, Plain: true,
+		Lost: func(netip.AddrPort) {
+			lost++
+		}})
 	n.Advance(29 * time.Second)
 	if c.Ended() {
 		t.Fatal("ended early")
@@ -714,7 +730,8 @@ func TestAttackT18Ports(t *testing.T) {
 	webServer(t, w)
 	conf := serverTLS(t)
 	conf.NextProtos = []string{"http/1.1"}
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: w, Direct: conf}}})
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: w,
+		Direct: conf}}})
 	for _, p := range []string{"xmpp-client", "xmpp-server", "h2"} {
 		c := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{p}})
 		if err := c.Handshake(); err == nil || !strings.Contains(err.Error(), "application protocol") {

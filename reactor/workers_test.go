@@ -6,8 +6,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Jobs come out in the order they went in, however the ring grows and wraps; none is taken beyond the limit, and
-// an empty queue holds on to little.
+// Jobs come out in the order they went in, however the ring grows and wraps; none is taken beyond the
+// limit, and an empty queue holds on to little.
 func TestQueue(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var q queue

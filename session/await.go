@@ -13,12 +13,13 @@ const awaitTicks = 300
 // maxAsked is how many requests from elsewhere may wait for one entity's work.
 const maxAsked = 64
 
-// Await is for the handler of an iq, of any kind of entity: it runs work on a worker and then then on the loop under
-// the entity's lock, also if the asker is gone by then, but not if the entity is. A client's own stream takes no
-// element meanwhile. A request from elsewhere can't be held back there: one of each asker is under way, the next
-// begins when it has ended. After 30 s the answer is remote-server-timeout and the stream goes on; then still runs
-// when work ends, and what it answers goes nowhere. Cold path.
-func (ev *Stanza) Await(c reactor.Class, work func() error, then func(ev *Stanza, err error) Verdict) Verdict {
+// Await is for the handler of an iq, of any kind of entity: it runs work on a worker and then then on the
+// loop under the entity's lock, also if the asker is gone by then, but not if the entity is. A client's
+// own stream takes no element meanwhile. A request from elsewhere can't be held back there: one of each
+// asker is under way, the next begins when it has ended. After 30 s the answer is remote-server-timeout
+// and the stream goes on; then still runs when work ends, and what it answers goes nowhere. Cold path.
+func (ev *Stanza) Await(c reactor.Class, work func() error,
+	then func(ev *Stanza, err error) Verdict) Verdict {
 	if ev.at == nil || ev.Kind != stanza.IQ {
 		panic("session: Await outside of an iq handler of an entity")
 	}
@@ -77,7 +78,9 @@ func (w *await) drop() {
 	b := w.e.waits
 	b.asked = slices.DeleteFunc(b.asked, func(x *await) bool { return x == w })
 	w.e.calm()
-	if next := slices.IndexFunc(b.asked, func(x *await) bool { return x.ev.From == w.ev.From }); next >= 0 && !b.asked[next].begun {
+	if next := slices.IndexFunc(b.asked, func(x *await) bool {
+		return x.ev.From == w.ev.From
+	}); next >= 0 && !b.asked[next].begun {
 		n := b.asked[next]
 		n.l.Loop.Post(func() { n.l.Enter(n.start) })
 	}
@@ -129,8 +132,8 @@ func (w *await) done(err error) {
 	e.unlock(l)
 }
 
-// same reports whether the entity is the one that was asked: another may have been made at its address meanwhile.
-// Under the lock.
+// same reports whether the entity is the one that was asked: another may have been made at its address
+// meanwhile. Under the lock.
 func (w *await) same() bool {
 	e := w.e
 	switch {

@@ -105,7 +105,8 @@ func (m *brittle) Load(api *session.API) error {
 // tellStored answers a message with what is in memory of its entity.
 func tellStored(ev *session.Stanza) session.Verdict {
 	e, a := ev.Entity(), ev.Appender()
-	a.Open(stanza.MessageName).Attr(stanza.AttrID, fmt.Sprint("stored ", brittlePart.Of(e) != nil && *brittlePart.Of(e) > 0)).
+	a.Open(stanza.MessageName).Attr(stanza.AttrID, fmt.Sprint("stored ", brittlePart.Of(e) != nil &&
+		*brittlePart.Of(e) > 0)).
 		Attr(stanza.AttrFrom, ev.To.String()).Attr(stanza.AttrTo, ev.From.String()).Close()
 	ev.Send(ev.To, ev.From, a.B)
 	return session.Done
@@ -216,7 +217,8 @@ func TestPanicWhileRead(t *testing.T) {
 			romeo.Send("<message to='" + at + "@b.localhost'/><message to='other@b.localhost'/>")
 			s.Settle()
 			got := romeo.Received()
-			if strings.Count(got, "<internal-server-error") != 1 || !strings.Contains(got, "from='other@b.localhost'") {
+			if strings.Count(got, "<internal-server-error") != 1 ||
+				!strings.Contains(got, "from='other@b.localhost'") {
 				t.Errorf("%s: %s", at, got)
 			}
 		}
@@ -275,7 +277,8 @@ func (f forgetful) Err(t session.Ticket) error {
 	return f.committer.Err(t)
 }
 
-// What an entity commits stands for itself once the batch that made it is durable, for as long as it is in memory.
+// What an entity commits stands for itself once the batch that made it is durable, for as long as it is
+// in memory.
 func TestBirthIsOver(t *testing.T) {
 	s, romeo := brittleServer(t)
 	romeo.Send("<presence to='x@b.localhost'/>")

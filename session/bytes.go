@@ -50,9 +50,9 @@ func Allocated(n int) int {
 	return (n + page - 1) / page * page
 }
 
-// MapBytes is about what a map with n entries takes that has not shrunk, each of size bytes with key and value:
-// groups of eight entries and eight bytes, twice as many whenever they are full to 7/8 (internal/runtime/maps).
-// Any goroutine.
+// MapBytes is about what a map with n entries takes that has not shrunk, each of size bytes with key and
+// value: groups of eight entries and eight bytes, twice as many whenever they are full to 7/8
+// (internal/runtime/maps). Any goroutine.
 func MapBytes(n, size int) int {
 	if n == 0 {
 		return 0
@@ -77,12 +77,15 @@ var weighers struct {
 
 // others are what values point to and do not own.
 var others = map[reflect.Type]bool{
-	reflect.TypeFor[Account](): true, reflect.TypeFor[Entity](): true, reflect.TypeFor[Session](): true, reflect.TypeFor[Stream](): true,
-	reflect.TypeFor[await](): true, reflect.TypeFor[Host](): true, reflect.TypeFor[Profile](): true, reflect.TypeFor[Router](): true, reflect.TypeFor[Local](): true,
+	reflect.TypeFor[Account](): true, reflect.TypeFor[Entity](): true, reflect.TypeFor[Session](): true,
+	reflect.TypeFor[Stream](): true,
+	reflect.TypeFor[await]():  true, reflect.TypeFor[Host](): true, reflect.TypeFor[Profile](): true,
+	reflect.TypeFor[Router](): true, reflect.TypeFor[Local](): true,
 }
 
-// weigherOf makes the weigher of a type: of strings, slices and what pointers lead to. Functions, channels and
-// interfaces are not followed, nor others; a string that is met again counts again. Under weighers' lock.
+// weigherOf makes the weigher of a type: of strings, slices and what pointers lead to. Functions,
+// channels and interfaces are not followed, nor others; a string that is met again counts again. Under
+// weighers' lock.
 func weigherOf(t reflect.Type) *weigher {
 	if w, ok := weighers.of[t]; ok {
 		return w
@@ -185,8 +188,9 @@ func weigh(v any) int {
 	return n
 }
 
-// Weigh is what the accounts in memory hold, and the maps that find them. It takes the lock of each account for
-// about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any goroutine but a loop's.
+// Weigh is what the accounts in memory hold, and the maps that find them. It takes the lock of each
+// account for about a microsecond, on the caller's goroutine: a tenth of a second for 100,000. Any
+// goroutine but a loop's.
 func (t *Table) Weigh() Holdings {
 	h, once := Holdings{}, seen{}
 	var list []*Entity
@@ -268,8 +272,8 @@ func weighEntity(e *Entity, h Holdings, once seen) {
 	}
 }
 
-// weighLive is what the live state of e takes, as its kind says; false: its function has panicked. No loop runs this, so
-// the panic is told by what is returned.
+// weighLive is what the live state of e takes, as its kind says; false: its function has panicked. No
+// loop runs this, so the panic is told by what is returned.
 func weighLive(e *Entity) (n int, ok bool) {
 	b := e.behaviour()
 	if x, is := e.live.(*lived); !is || x.v == nil || b == nil || b.Weigh == nil {
@@ -314,7 +318,8 @@ func partName(id int) string {
 // Weigh is what l holds: its mail, what it writes with, its cache of addresses. On the loop.
 func (l *Local) Weigh() int {
 	return Allocated(int(unsafe.Sizeof(*l))) + Allocated(int(unsafe.Sizeof(*l.Parser))) + l.jids.Bytes() +
-		Allocated(cap(l.mail.list)*int(unsafe.Sizeof(envelope{}))) + Allocated(cap(l.mail.buf)) + Allocated(cap(l.scratch)) + Allocated(cap(l.app.B))
+		Allocated(cap(l.mail.list)*int(unsafe.Sizeof(envelope{}))) + Allocated(cap(l.mail.buf)) +
+		Allocated(cap(l.scratch)) + Allocated(cap(l.app.B))
 }
 
 // StreamBytes is what a connection's stream holds once it is bound.

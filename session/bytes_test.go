@@ -61,7 +61,8 @@ func TestWeigh(t *testing.T) {
 		for i := range uint64(500) {
 			m[i] = i
 		}
-		return &value{one: &leaf{name: text()}, many: make([]leaf, 3, 100), fixed: [2]*leaf{{list: make([]uint32, 0, 700)}, {text(), nil}}, by: m, not: &Account{}, dynamic: 1}
+		return &value{one: &leaf{name: text()}, many: make([]leaf, 3, 100),
+			fixed: [2]*leaf{{list: make([]uint32, 0, 700)}, {text(), nil}}, by: m, not: &Account{}, dynamic: 1}
 	}
 	v := build()
 	v.many[2].name = text()

@@ -10,18 +10,19 @@ import (
 	"canto/session/stanza"
 )
 
-// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be written down,
-// and taken up by another kernel on the same store: a later start, or another version of the program. Modules' flags
-// and slots stand there by name and version, never by the numbers that they have in this process.
+// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be
+// written down, and taken up by another kernel on the same store: a later start, or another version of
+// the program. Modules' flags and slots stand there by name and version, never by the numbers that they
+// have in this process.
 
 // carriedVersion is the first byte of an entity that was written down.
 const carriedVersion = 1
 
-// Carry writes down what the entities in memory have that is not stored, and calls put with each, under no lock; b
-// is put's to keep. Sessions that have a stream are detached. It reports how many entities are left, as something
-// waits for them or is under way from them, or as a session of theirs has ended and is not removed yet: with any left,
-// what was put is of no use, and a later call puts all. On l's loop, under no lock; it takes the lock of each entity
-// in turn.
+// Carry writes down what the entities in memory have that is not stored, and calls put with each, under
+// no lock; b is put's to keep. Sessions that have a stream are detached. It reports how many entities are
+// left, as something waits for them or is under way from them, or as a session of theirs has ended and is
+// not removed yet: with any left, what was put is of no use, and a later call puts all. On l's loop,
+// under no lock; it takes the lock of each entity in turn.
 func (l *Local) Carry(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
@@ -75,8 +76,8 @@ func carryEntity(e *Entity, l *Local) (b []byte, ok bool) {
 	return b, true
 }
 
-// detach leaves the sessions of a without streams; false: one of them has ended, or its hooks have begun something that
-// is still under way. Under the lock.
+// detach leaves the sessions of a without streams; false: one of them has ended, or its hooks have begun
+// something that is still under way. Under the lock.
 func detach(a *Account, l *Local) bool {
 	ended := func(s *Session) bool {
 		why, _ := s.endedBy()
@@ -141,9 +142,10 @@ func carrySession(s *Session, b []byte) []byte {
 	return b
 }
 
-// TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with it, or
-// nil: an entity of a domain that is not served, or that is gone from the store, or a module that panics. Sessions rest
-// until [Account.Adopt]. On l's loop, under no lock; done may be called later, under the entity's.
+// TakeUp takes over what Carry of another kernel has written down, and calls done with what is wrong with
+// it, or nil: an entity of a domain that is not served, or that is gone from the store, or a module that
+// panics. Sessions rest until [Account.Adopt]. On l's loop, under no lock; done may be called later,
+// under the entity's.
 func (l *Local) TakeUp(b []byte, done func(err error)) {
 	r := &carried{b: b}
 	if v := r.byte(); v != carriedVersion && r.err == nil {
@@ -161,7 +163,8 @@ func (l *Local) TakeUp(b []byte, done func(err error)) {
 	l.Entity(h, addr, func(l *Local, e *Entity, err error) {
 		switch {
 		case err != nil:
-		case e == nil || e.exists() && (e.id != id || e.kind != kind) || !e.exists() && (id != 0 || kind == Accounts):
+		case e == nil || e.exists() && (e.id != id || e.kind != kind) || !e.exists() &&
+			(id != 0 || kind == Accounts):
 			err = fmt.Errorf("%w: %s is gone", errCarried, addr)
 		default:
 			err = takeUpEntity(e, l, kind, r)
@@ -170,8 +173,8 @@ func (l *Local) TakeUp(b []byte, done func(err error)) {
 	})
 }
 
-// takeUpEntity takes over what r has of e, of that kind; a panic in a function of a module is its error. What is in
-// memory only is not kept if it can't be taken over. Under the lock.
+// takeUpEntity takes over what r has of e, of that kind; a panic in a function of a module is its error.
+// What is in memory only is not kept if it can't be taken over. Under the lock.
 func takeUpEntity(e *Entity, l *Local, kind KindID, r *carried) (err error) {
 	made := !e.exists()
 	defer func() {
@@ -243,14 +246,16 @@ func takeUpSession(s *Session, l *Local, r *carried) (err error) {
 		}
 		v, err := codecs[i].read(version, []byte(b))
 		if err != nil {
-			l.Log.Error("the state of a module in a session can't be read", "jid", s.jid.String(), "state", name, "err", err)
+			l.Log.Error("the state of a module in a session can't be read", "jid", s.jid.String(), "state", name,
+				"err", err)
 			continue
 		}
 		s.slots = &slot{id: uint16(i), v: v, next: s.slots}
 	}
 	s.wire = &resting{l, s}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
-		h := heldElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()), bytes: []byte(r.string())}
+		h := heldElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
+			bytes: []byte(r.string())}
 		o := Outbox{s}.box() // no other goroutine knows s yet
 		o.held = append(o.held, h)
 		o.bytes += len(h.bytes)

@@ -19,8 +19,8 @@ import (
 	"canto/session/store/storetest"
 )
 
-// What was held back for a session without a stream is taken over by another kernel, and so are its flags: it can be
-// resumed there.
+// What was held back for a session without a stream is taken over by another kernel, and so are its
+// flags: it can be resumed there.
 func TestCarryHeld(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -28,7 +28,8 @@ func TestCarryHeld(t *testing.T) {
 	s.Settle()
 	juliet.Cut()
 	s.Settle()
-	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>one</body></message><presence to='juliet@localhost/balcony'/>")
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>one</body></message><presence " +
+		"to='juliet@localhost/balcony'/>")
 	if !s.Carry() || !s.Carry() {
 		t.Fatal("the kernel could not be replaced")
 	}
@@ -37,7 +38,8 @@ func TestCarryHeld(t *testing.T) {
 	next.Send(resume("balcony"))
 	s.Settle()
 	got := next.Received()
-	one, here, two := strings.Index(got, "<body>one"), strings.Index(got, "<presence"), strings.Index(got, "<body>two")
+	one, here, two := strings.Index(got, "<body>one"), strings.Index(got, "<presence"),
+		strings.Index(got, "<body>two")
 	if one < 0 || here < one || two < here {
 		t.Errorf("%q", got)
 	}
@@ -70,7 +72,8 @@ func (k *taking) in(f func(l *session.Local)) {
 // carry is what k has in memory only, an entity each; its sessions rest from then on.
 func (k *taking) carry() (list [][]byte) {
 	k.in(func(l *session.Local) { l.Carry(func(b []byte) { list = append(list, b) }) })
-	// A room that is stored is in memory as soon as it was asked for: with no occupants it has nothing of its own.
+	// A room that is stored is in memory as soon as it was asked for: with no occupants it has nothing of
+	// its own.
 	return slices.DeleteFunc(list, func(b []byte) bool {
 		return bytes.Contains(b, []byte("orchard")) && bytes.HasSuffix(b, []byte(`,"Occupants":{}}`))
 	})
@@ -92,8 +95,9 @@ func (k *taking) panics() (n uint64) {
 	return n
 }
 
-// carriedBy are what a kernel has written down: of juliet's account, which has a session with presence, directed
-// presence, and a stanza that it holds back; of a room that is stored, of one that is not. fs is its store.
+// carriedBy are what a kernel has written down: of juliet's account, which has a session with presence,
+// directed presence, and a stanza that it holds back; of a room that is stored, of one that is not. fs is
+// its store.
 func carriedBy(tb testing.TB) (list [][]byte, fs *vfs.MemFS) {
 	fs = vfs.NewCrashableMem()
 	k := newTaking(tb, fs)
@@ -120,8 +124,8 @@ func unit(tb testing.TB, list [][]byte, text string) (b []byte, at int) {
 	return nil, 0
 }
 
-// What a module has written down has a version; one that it does not know is refused, and read as nothing else: a
-// room's is an error, and a session goes on without the state of that module.
+// What a module has written down has a version; one that it does not know is refused, and read as nothing
+// else: a room's is an error, and a session goes on without the state of that module.
 func TestCarriedVersions(t *testing.T) {
 	list, fs := carriedBy(t)
 	k := newTaking(t, fs.CrashClone(vfs.CrashCloneCfg{}))
@@ -144,8 +148,8 @@ func TestCarriedVersions(t *testing.T) {
 	}
 }
 
-// wholly takes b up in k, and checks that all of it was taken up, or nothing, and that nothing panics. It reports
-// whether it was.
+// wholly takes b up in k, and checks that all of it was taken up, or nothing, and that nothing panics. It
+// reports whether it was.
 func wholly(t *testing.T, k *taking, b []byte) (taken bool) {
 	t.Helper()
 	before := k.carry()
@@ -162,7 +166,8 @@ func wholly(t *testing.T, k *taking, b []byte) (taken bool) {
 	return false
 }
 
-// What was written down and was cut short, or has a wrong byte, is taken up as a whole or not at all, of each kind.
+// What was written down and was cut short, or has a wrong byte, is taken up as a whole or not at all, of
+// each kind.
 func TestTakeUpDamaged(t *testing.T) {
 	list, fs := carriedBy(t)
 	fresh := func() *taking { return newTaking(t, fs.CrashClone(vfs.CrashCloneCfg{})) }
@@ -189,8 +194,8 @@ func TestTakeUpDamaged(t *testing.T) {
 	}
 }
 
-// What another kernel wrote down is not trusted to be whole: nothing that stands there makes this one panic, and an
-// entity is taken up as a whole or not at all.
+// What another kernel wrote down is not trusted to be whole: nothing that stands there makes this one
+// panic, and an entity is taken up as a whole or not at all.
 func FuzzTakeUp(f *testing.F) {
 	list, fs := carriedBy(f)
 	for _, b := range list {
@@ -242,9 +247,9 @@ func (c *endingCase) written() (list string, left int) {
 // carried reports whether juliet's account is in what was written down.
 func carried(list string) bool { return strings.Contains(list, "account\x10juliet@localhost") }
 
-// A session that has ended, and is not removed yet, is not taken to another kernel, where it would go on: its account
-// is left until its end has taken effect. A logout is one although the connection still lingers (RFC 6120 §4.4,
-// XEP-0198 §5), and so is what an operator has decided.
+// A session that has ended, and is not removed yet, is not taken to another kernel, where it would go on:
+// its account is left until its end has taken effect. A logout is one although the connection still
+// lingers (RFC 6120 §4.4, XEP-0198 §5), and so is what an operator has decided.
 func TestCarryOfWhatHasEnded(t *testing.T) {
 	for by, do := range map[string]func(c *endingCase, flaky *storetest.Flaky){
 		"logged-out": func(c *endingCase, _ *storetest.Flaky) { c.write(c.juliet, "</stream:stream>") },
@@ -292,7 +297,9 @@ func TestCarryOfWhatHasEnded(t *testing.T) {
 			if carried(list) || left > 0 {
 				t.Errorf("after its end %q was written down, and %d entities are left", list, left)
 			}
-			if !strings.Contains(list, "<presence type='unavailable' from='juliet@localhost/x' to='nurse@localhost/x'/>") { // nurse rests
+			// nurse rests
+			if !strings.Contains(list, "<presence type='unavailable' from='juliet@localhost/x' "+
+				"to='nurse@localhost/x'/>") {
 				t.Error("nurse has not seen it leave")
 			}
 		})
@@ -306,7 +313,10 @@ var (
 	things      = session.NewKind("test-carry-thing")
 	fragileSlot = session.NewSlot("test-carry-fragile", &session.Codec[fragile]{Version: 1,
 		Append: func(dst []byte, f *fragile) []byte { breaks("Append", f.name); return append(dst, f.name...) },
-		Read:   func(_ uint8, b []byte) (*fragile, error) { breaks("Read", string(b)); return &fragile{string(b)}, nil }})
+		Read: func(_ uint8, b []byte) (*fragile, error) {
+			breaks("Read", string(b))
+			return &fragile{string(b)}, nil
+		}})
 	breaksAt string // what breaks panics at
 )
 
@@ -337,17 +347,22 @@ func loadThings(api *session.API) error {
 	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
 		fragileSlot.Set(s, &fragile{s.JID().Local()})
 	})
-	api.Hooks.Rested.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) { breaks("Rested", s.JID().Local()) })
+	api.Hooks.Rested.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
+		breaks("Rested", s.JID().Local())
+	})
 	return nil
 }
 
-// A panic in a module's function, while entities are written down or taken up, costs the one entity: the others are
-// written down, or taken up, and the one is counted as left, or is an error.
+// A panic in a module's function, while entities are written down or taken up, costs the one entity: the
+// others are written down, or taken up, and the one is counted as left, or is an error.
 func TestPanicInCarry(t *testing.T) {
 	for _, at := range []string{"Carry one", "Append juliet", "Rested juliet", "Adopt one", "Read juliet"} {
 		t.Run(at, func(t *testing.T) {
-			shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(loadThings) }}}, mod.All...)
-			s := sessiontest.New(t, sessiontest.Options{Panics: true, Shelf: shelf, Modules: append(mod.Default(), "of-the-test"),
+			shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+				return hooked(loadThings)
+			}}}, mod.All...)
+			s := sessiontest.New(t, sessiontest.Options{Panics: true, Shelf: shelf,
+				Modules:  append(mod.Default(), "of-the-test"),
 				Services: []string{"b.localhost"}, ServiceModules: []string{"of-the-test"}})
 			juliet := s.Login("juliet", "juliet@localhost/x")
 			s.Login("romeo", "romeo@localhost/x")
@@ -355,7 +370,9 @@ func TestPanicInCarry(t *testing.T) {
 			s.Settle()
 			everything := []string{"juliet@localhost", "one@b.localhost", "romeo@localhost", "two@b.localhost"}
 			_, broken, _ := strings.Cut(at, " ")
-			others := slices.DeleteFunc(slices.Clone(everything), func(e string) bool { return strings.HasPrefix(e, broken+"@") })
+			others := slices.DeleteFunc(slices.Clone(everything), func(e string) bool {
+				return strings.HasPrefix(e, broken+"@")
+			})
 			in := func(f func(l *session.Local)) {
 				l := s.Router.Locals()[0]
 				l.Loop.Post(func() { l.Enter(func() { f(l) }) })

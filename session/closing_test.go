@@ -29,7 +29,9 @@ var endings = map[string]struct {
 		c.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // so that the end tag waits, for seconds
 		c.Conn().Write([]byte("</stream:stream>"))
 	}, true},
-	"stream error": {func(c *sessiontest.Client) { c.Conn().Write([]byte("<unknown xmlns='jabber:client'/>")) }, false},
+	"stream error": {func(c *sessiontest.Client) {
+		c.Conn().Write([]byte("<unknown xmlns='jabber:client'/>"))
+	}, false},
 }
 
 // points is in how many turns of both loops a stanza is sent, routed, delivered and answered.
@@ -38,7 +40,8 @@ const points = 6
 // eachPoint runs f with a new server for each ending of a recipient's stream, and for each distance in turns
 // between the stanza and the end. f hands the recipient and what sends the stanza to at, which returns when
 // nothing moves any more.
-func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server, at func(c *sessiontest.Client, send func()))) {
+func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
+	at func(c *sessiontest.Client, send func()))) {
 	for name, e := range endings {
 		t.Run(name, func(t *testing.T) {
 			for k := range points {
@@ -75,15 +78,20 @@ func TestMessageToAClosingStream(t *testing.T) {
 		stanza string
 		stored bool // else it is refused
 	}{
-		"chat to a bare JID":   {"<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message>", true},
-		"chat to a full JID":   {"<message to='juliet@localhost/balcony' type='chat' id='m'><body>Hi</body></message>", true},
+		"chat to a bare JID": {"<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message>",
+			true},
+		"chat to a full JID": {"<message to='juliet@localhost/balcony' type='chat' " +
+			"id='m'><body>Hi</body></message>", true},
 		"normal to a bare JID": {"<message to='juliet@localhost' id='m'><body>Hi</body></message>", true},
-		"not to be stored":     {"<message to='juliet@localhost/balcony' type='chat' id='m'><body>Hi</body><no-store xmlns='urn:xmpp:hints'/></message>", false},
-		"groupchat":            {"<message to='juliet@localhost/balcony' type='groupchat' id='m'><body>Hi</body></message>", false},
+		"not to be stored": {"<message to='juliet@localhost/balcony' type='chat' " +
+			"id='m'><body>Hi</body><no-store xmlns='urn:xmpp:hints'/></message>", false},
+		"groupchat": {"<message to='juliet@localhost/balcony' type='groupchat' " +
+			"id='m'><body>Hi</body></message>", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
-				romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+				romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"),
+					s.Login("juliet", "juliet@localhost/balcony")
 				juliet.Send("<presence/>")
 				juliet.Received()
 				at(juliet, func() { romeo.Conn().Write([]byte(c.stanza)) })
@@ -120,8 +128,8 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	}
 }
 
-// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or all, hold it
-// back and end.
+// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or
+// all, hold it back and end.
 func TestMessageForTiedResources(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -136,7 +144,8 @@ func TestMessageForTiedResources(t *testing.T) {
 		for _, c := range clients { // its socket is full, and its outbox too
 			c.Conn().Room(0)
 			for range 5 {
-				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) + "</body></message>")
+				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) +
+					"</body></message>")
 				s.Advance(10 * time.Second)
 			}
 		}
@@ -159,15 +168,16 @@ func TestMessageForTiedResources(t *testing.T) {
 	}
 }
 
-// Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3), unless its
-// client has read it.
+// Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3),
+// unless its client has read it.
 func TestRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 		juliet.Send("<presence/>")
 		juliet.Received()
 		at(juliet, func() {
-			romeo.Conn().Write([]byte("<iq type='get' id='q' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>"))
+			romeo.Conn().Write([]byte("<iq type='get' id='q' to='juliet@localhost/balcony'><ping " +
+				"xmlns='urn:xmpp:ping'/></iq>"))
 		})
 		read := strings.Contains(juliet.Received(), "urn:xmpp:ping")
 		if got := romeo.Received(); !read && !strings.Contains(got, "id='q'") || strings.Count(got, "id='q'") > 1 {
@@ -231,14 +241,18 @@ func TestPushesToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
 		for _, c := range []*sessiontest.Client{one, two} {
-			c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='b'><blocklist xmlns='urn:xmpp:blocking'/></iq><presence/>")
+			c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><iq type='get' " +
+				"id='b'><blocklist xmlns='urn:xmpp:blocking'/></iq><presence/>")
 			c.Received()
 		}
 		at(two, func() {
-			one.Conn().Write([]byte("<iq type='set' id='s'><query xmlns='jabber:iq:roster'><item jid='romeo@localhost'/></query></iq>" +
-				"<iq type='set' id='t'><block xmlns='urn:xmpp:blocking'><item jid='paris@localhost'/></block></iq><presence><show>away</show></presence>"))
+			one.Conn().Write([]byte("<iq type='set' id='s'><query xmlns='jabber:iq:roster'><item " +
+				"jid='romeo@localhost'/></query></iq>" +
+				"<iq type='set' id='t'><block xmlns='urn:xmpp:blocking'><item " +
+				"jid='paris@localhost'/></block></iq><presence><show>away</show></presence>"))
 		})
-		if got := one.Received(); !strings.Contains(got, "<iq type='result' id='s'") || !strings.Contains(got, "<iq type='result' id='t'") {
+		if got := one.Received(); !strings.Contains(got, "<iq type='result' id='s'") ||
+			!strings.Contains(got, "<iq type='result' id='t'") {
 			t.Errorf("no answer: %q", got)
 		}
 	})

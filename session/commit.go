@@ -7,8 +7,8 @@ import (
 	"canto/session/stanza"
 )
 
-// add has w wait. What is settled by now goes on in the loop's next turn: not at once, as the hooks of the present
-// stanza go on with what they have.
+// add has w wait. What is settled by now goes on in the loop's next turn: not at once, as the hooks of
+// the present stanza go on with what they have.
 func (c *commits) add(w wait) {
 	c.list = append(c.list, w)
 	if w.ticket <= c.l.router.Durable.Durable() {
@@ -32,9 +32,9 @@ func (c *commits) waiting(t Ticket) bool {
 	return slices.ContainsFunc(c.list, func(w wait) bool { return w.ticket <= t })
 }
 
-// settleAll runs, in the order in which it was added, what waited for tickets that are settled by now. It stops at the
-// first that is not: one behind that with an older ticket waits with it, no longer than until the store has settled
-// what it was given by then.
+// settleAll runs, in the order in which it was added, what waited for tickets that are settled by now. It
+// stops at the first that is not: one behind that with an older ticket waits with it, no longer than
+// until the store has settled what it was given by then.
 func (c *commits) settleAll() {
 	l := c.l
 	last := l.router.Durable.Durable()
@@ -105,15 +105,15 @@ func (w wait) settled(l *Local, err error) {
 }
 
 // Commit ends an iq handler that changed memory and gave the change to the store. The client's input
-// waits until t is settled. then runs under the lock on the loop that has run the handler, which need not be
-// the stream's, also when the session is gone: with nil, and it replies; with an error, and the entity is read
-// again and the answer is an error, which [Stanza.FailCommit] gives.
+// waits until t is settled. then runs under the lock on the loop that has run the handler, which need not
+// be the stream's, also when the session is gone: with nil, and it replies; with an error, and the entity
+// is read again and the answer is an error, which [Stanza.FailCommit] gives.
 func (ev *Stanza) Commit(t Ticket, then func(ev *Stanza, err error) Verdict) Verdict {
 	return ev.commit(t, ev.stream, then, true)
 }
 
-// Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails: then its
-// sender is told, and the entity is read again. Nothing waits for it.
+// Kept ends the handling of a stanza that was given to the store, and that has no answer unless t fails:
+// then its sender is told, and the entity is read again. Nothing waits for it.
 func (ev *Stanza) Kept(t Ticket) Verdict {
 	ev.kept = true
 	return ev.commit(t, nil, failKept, false)
@@ -126,7 +126,8 @@ func failKept(ev *Stanza, err error) Verdict {
 	return Done
 }
 
-// commit is Commit; st, if there is one, takes no element until t is settled. ends: the way of ev ends with then.
+// commit is Commit; st, if there is one, takes no element until t is settled. ends: the way of ev ends
+// with then.
 func (ev *Stanza) commit(t Ticket, st *Stream, then func(ev *Stanza, err error) Verdict, ends bool) Verdict {
 	l, e := ev.on, ev.at
 	var born Ticket
@@ -166,8 +167,8 @@ func (ev *Stanza) FailCommit(err error) Verdict {
 	return ev.Fail(stanza.InternalServerError)
 }
 
-// Wrote remembers that e's memory is newer than the store until t is settled, for a change that no stanza asked
-// for. If t fails e is read again. Under the lock, on the loop of l.
+// Wrote remembers that e's memory is newer than the store until t is settled, for a change that no stanza
+// asked for. If t fails e is read again. Under the lock, on the loop of l.
 func (e *Entity) Wrote(l *Local, t Ticket) {
 	e.ticket = max(e.ticket, t)
 	if t <= l.router.Durable.Durable() && l.router.Durable.Err(t) == nil {
@@ -179,18 +180,19 @@ func (e *Entity) Wrote(l *Local, t Ticket) {
 // maxOpen is how many stanzas of one stream may be open: above it nothing more is read from it.
 const maxOpen = 1024
 
-// A stanza that a tracked stream has sent is settled when everything that the server does with it has been done,
-// and what it made entities store is durable or has failed. A module that acknowledges stanzas (XEP-0198 §4) may
-// say so for no more than the longest settled prefix: what was not acknowledged is sent again.
+// A stanza that a tracked stream has sent is settled when everything that the server does with it has
+// been done, and what it made entities store is durable or has failed. A module that acknowledges stanzas
+// (XEP-0198 §4) may say so for no more than the longest settled prefix: what was not acknowledged is sent
+// again.
 //
-// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and through that
-// one's inbox. What an entity stores because of it is a pledge: the ticket of [Stanza.Commit], [Stanza.Kept] or of
-// the batch of phase [Record]. Where the stanza ends, the last of its tickets is waited for, and the loop of its
-// stream is told once. What it sets off (broadcasts, probes, copies, answers) has the same origin and pledges
-// nothing.
+// The stanza carries its [Origin], values only, through its sender's inbox, on to its recipient and
+// through that one's inbox. What an entity stores because of it is a pledge: the ticket of
+// [Stanza.Commit], [Stanza.Kept] or of the batch of phase [Record]. Where the stanza ends, the last of
+// its tickets is waited for, and the loop of its stream is told once. What it sets off (broadcasts,
+// probes, copies, answers) has the same origin and pledges nothing.
 
-// Track numbers the stanzas that st takes from now on, from 1, and has the hooks Settled called when more of them
-// are settled. On the stream's loop, once it is bound.
+// Track numbers the stanzas that st takes from now on, from 1, and has the hooks Settled called when more
+// of them are settled. On the stream's loop, once it is bound.
 func (st *Stream) Track() {
 	l := st.loop
 	if l.ledgers == nil {
@@ -202,8 +204,8 @@ func (st *Stream) Track() {
 	}
 }
 
-// Settled is the number of the last stanza of st before which, itself included, all are settled; 0 for a stream that
-// is not tracked. On the stream's loop.
+// Settled is the number of the last stanza of st before which, itself included, all are settled; 0 for a
+// stream that is not tracked. On the stream's loop.
 func (st *Stream) Settled() uint32 {
 	if d := st.loop.ledgers[st.id]; d != nil {
 		return d.settled
@@ -249,8 +251,8 @@ func (d *ledger) settle(number uint32, err error) {
 	}
 }
 
-// tell runs the Settled hooks. A panic ends the stream alone, whichever stanza has set them off: its client can't be
-// told what was handled any more.
+// tell runs the Settled hooks. A panic ends the stream alone, whichever stanza has set them off: its
+// client can't be told what was handled any more.
 func (d *ledger) tell(failed int) {
 	st, l := d.st, d.st.loop
 	at := newFrame(l, st.Peer(), nil)
@@ -267,7 +269,8 @@ func (d *ledger) tell(failed int) {
 	}
 }
 
-// pledge notes that ev makes an entity store something with t; born is of the batch that made the entity, see [wait].
+// pledge notes that ev makes an entity store something with t; born is of the batch that made the entity,
+// see [wait].
 func (ev *Stanza) pledge(t, born Ticket) {
 	for ev.heir != nil {
 		ev = ev.heir
@@ -277,15 +280,16 @@ func (ev *Stanza) pledge(t, born Ticket) {
 	}
 }
 
-// passOn has the way of ev end where that of k does, a copy of ev that is kept for later: what k stores then is a
-// pledge too, and so is what hooks store of ev behind the one that has made k.
+// passOn has the way of ev end where that of k does, a copy of ev that is kept for later: what k stores
+// then is a pledge too, and so is what hooks store of ev behind the one that has made k.
 func passOn(ev, k *Stanza) {
 	if ev.carrier {
 		k.carrier, ev.carrier, ev.heir = true, false, k
 	}
 }
 
-// land is the end of ev's way. If it carries an origin, the origin's loop is told when all that it pledged is settled.
+// land is the end of ev's way. If it carries an origin, the origin's loop is told when all that it
+// pledged is settled.
 func (ev *Stanza) land(l *Local) {
 	l.origin, l.originLoop = Origin{}, 0
 	if !ev.carrier {
@@ -341,10 +345,10 @@ func (ev *Stanza) TakenBy(s *Session) bool {
 	return false
 }
 
-// Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to the store
-// after the hooks that run under this lock. If it fails, the sender is told and the entity is read again. What it
-// is, the store says: package mod/storage has it by its type. In a hook of a chain of an entity that is stored;
-// elsewhere it panics.
+// Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to
+// the store after the hooks that run under this lock. If it fails, the sender is told and the entity is
+// read again. What it is, the store says: package mod/storage has it by its type. In a hook of a chain of
+// an entity that is stored; elsewhere it panics.
 func (ev *Stanza) Batch() any {
 	if ev.at == nil || ev.at.id == 0 {
 		panic("session: Batch of what is not stored")
@@ -355,14 +359,15 @@ func (ev *Stanza) Batch() any {
 	return ev.batch
 }
 
-// KeptInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see [Stanza.Kept].
+// KeptInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see
+// [Stanza.Kept].
 func (ev *Stanza) KeptInBatch() Verdict {
 	ev.kept = true
 	return Done
 }
 
-// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If it fails the
-// sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
+// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If
+// it fails the sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
 func writeBatch(ev *Stanza) {
 	b := ev.batch
 	if b == nil {

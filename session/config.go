@@ -51,8 +51,8 @@ func DefaultLimits() Limits {
 	}
 }
 
-// The least and the most that makes sense of each limit. Less would keep out clients that do nothing wrong; more would
-// be no limit, or not fit where it is counted.
+// The least and the most that makes sense of each limit. Less would keep out clients that do nothing
+// wrong; more would be no limit, or not fit where it is counted.
 const (
 	LeastStanza    = 10_000           // bytes: RFC 6120 §13.12 forbids less
 	MostStanza     = 16 << 20         // bytes
@@ -76,14 +76,15 @@ type LimitError struct {
 
 func (e *LimitError) Error() string { return e.Key + ": " + e.Why }
 
-// Check returns the first limit that can't be meant, as a [*LimitError]: each is used as it stands, or refused.
-// Zero is none for connections, per_address, resources_per_account and the rates.
+// Check returns the first limit that can't be meant, as a [*LimitError]: each is used as it stands, or
+// refused. Zero is none for connections, per_address, resources_per_account and the rates.
 func (lim *Limits) Check() error {
 	bad := func(key, format string, a ...any) error { return &LimitError{key, fmt.Sprintf(format, a...)} }
 	for _, n := range []struct {
 		key string
 		v   int
-	}{{"connections", lim.Connections}, {"per_address", lim.PerAddress}, {"resources_per_account", lim.ResourcesPerAccount}} {
+	}{{"connections", lim.Connections}, {"per_address", lim.PerAddress},
+		{"resources_per_account", lim.ResourcesPerAccount}} {
 		if n.v < 0 {
 			return bad(n.key, "%d is less than none: write 1 or more, or 0 for no limit", n.v)
 		}
@@ -91,30 +92,38 @@ func (lim *Limits) Check() error {
 	for _, r := range []struct {
 		key  string
 		rate Rate
-	}{{"logins_per_address", lim.LoginsPerAddress}, {"failures_per_address", lim.FailuresPerAddress}, {"failures_per_account", lim.FailuresPerAccount}} {
+	}{{"logins_per_address", lim.LoginsPerAddress}, {"failures_per_address", lim.FailuresPerAddress},
+		{"failures_per_account", lim.FailuresPerAccount}} {
 		if r.rate.N < 0 || r.rate.N > MostEvents || r.rate.Per < 0 || r.rate.Per > MostRateWindow {
-			return bad(r.key, "%d in %v is out of range: write 1 to %d in a second, minute or hour, or 0 for no limit", r.rate.N, r.rate.Per, MostEvents)
+			return bad(r.key, "%d in %v is out of range: write 1 to %d in a second, minute or hour, or 0 for no "+
+				"limit", r.rate.N, r.rate.Per, MostEvents)
 		}
 	}
 	if l := lim.LoginsPerAddress; l.N > 0 && l.Per/time.Duration(l.N) > LeastLogins {
-		return bad("logins_per_address", "%d in %v keeps clients out that were cut off: write 1/m or more, or 0 for no limit", l.N, l.Per)
+		return bad("logins_per_address", "%d in %v keeps clients out that were cut off: write 1/m or more, "+
+			"or 0 for no limit", l.N, l.Per)
 	}
 	if lim.Stanza < LeastStanza || lim.Stanza > MostStanza {
-		return bad("stanza", "%d bytes: write %d bytes (RFC 6120 §13.12 forbids less) to %s", lim.Stanza, LeastStanza, sizeText(MostStanza))
+		return bad("stanza", "%d bytes: write %d bytes (RFC 6120 §13.12 forbids less) to %s", lim.Stanza,
+			LeastStanza, sizeText(MostStanza))
 	}
 	if lim.Rate != 0 {
 		switch {
 		case lim.Rate < LeastRate || lim.Rate > MostRate:
-			return bad("rate", "%d bytes a second: write %s/s (a login takes about that) to %s/s, or 0 for no limit", lim.Rate, sizeText(LeastRate), sizeText(MostRate))
+			return bad("rate", "%d bytes a second: write %s/s (a login takes about that) to %s/s, or 0 for no limit",
+				lim.Rate, sizeText(LeastRate), sizeText(MostRate))
 		case lim.RateBurst < lim.Rate || lim.RateBurst > MostRate:
-			return bad("rate", "a burst of %d bytes: write one that is what a second has, %s, to %s", lim.RateBurst, sizeText(lim.Rate), sizeText(MostRate))
+			return bad("rate", "a burst of %d bytes: write one that is what a second has, %s, to %s", lim.RateBurst,
+				sizeText(lim.Rate), sizeText(MostRate))
 		}
 	}
 	if least := max(LeastOutbox, lim.Stanza+OutboxSpare); lim.Outbox < least || lim.Outbox > MostOutbox {
-		return bad("outbox", "%d bytes: write %s (the largest stanza, and what the server adds to it) to %s", lim.Outbox, sizeText(least), sizeText(MostOutbox))
+		return bad("outbox", "%d bytes: write %s (the largest stanza, and what the server adds to it) to %s",
+			lim.Outbox, sizeText(least), sizeText(MostOutbox))
 	}
 	if lim.LoginTimeout < LeastLogin || lim.LoginTimeout > MostLogin {
-		return bad("login_timeout", "%v: write %v (a handshake and a password on a phone) to %v", lim.LoginTimeout, LeastLogin, MostLogin)
+		return bad("login_timeout", "%v: write %v (a handshake and a password on a phone) to %v",
+			lim.LoginTimeout, LeastLogin, MostLogin)
 	}
 	return nil
 }

@@ -7,12 +7,13 @@ import (
 	"canto/session/jid"
 )
 
-// Bury ends what is left of an account that the directory has no more: its sessions, and what others know of
-// it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, and what
-// that has changed is durable, erase is called, which gives the end of its rows to the store. A failure begins it
-// anew after a pause, a few times. done, which may be nil, is called once: when rows are erased, when it begins
-// anew, or when it has to wait for the next start, as users do not log in at the domain. If the server stops before
-// the end, Bury is to be called again with the next start; it may be called any number of times. Any goroutine.
+// Bury ends what is left of an account that the directory has no more: its sessions, and what others know
+// of it, by the hooks Deleted over what is still stored under its id. When all who are to be told have
+// been, and what that has changed is durable, erase is called, which gives the end of its rows to the
+// store. A failure begins it anew after a pause, a few times. done, which may be nil, is called once:
+// when rows are erased, when it begins anew, or when it has to wait for the next start, as users do not
+// log in at the domain. If the server stops before the end, Bury is to be called again with the next
+// start; it may be called any number of times. Any goroutine.
 func (r *Router) Bury(who Who, erase, done func()) {
 	r.Table.kicked(who.JID)
 	l := r.home(who.JID)
@@ -39,8 +40,8 @@ type notice struct {
 	t  Ticket // of what it has changed
 }
 
-// After a failure of the store a burial waits for buryAgain ticks, each time twice as long, and gives up until the
-// next start after buryTries.
+// After a failure of the store a burial waits for buryAgain ticks, each time twice as long, and gives up
+// until the next start after buryTries.
 const (
 	buryAgain = 100
 	buryTries = 8
@@ -174,8 +175,8 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 	})
 }
 
-// notice takes a piece of news about a deleted account through a's chain for presence, from where it is handed
-// over: what a blocks is not asked. It reports whether it was taken.
+// notice takes a piece of news about a deleted account through a's chain for presence, from where it is
+// handed over: what a blocks is not asked. It reports whether it was taken.
 func (b *burial) notice(l *Local, a *Account, env envelope) bool {
 	e, err := l.Parser.Element(env.bytes)
 	if err != nil {
@@ -221,12 +222,14 @@ func (b *burial) finish(l *Local) {
 // again begins anew after a while.
 func (b *burial) again(l *Local, err error) {
 	if b.tries++; b.tries == buryTries {
-		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid", b.who.JID.String(), "err", err)
+		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid",
+			b.who.JID.String(), "err", err)
 		b.end()
 		return
 	}
 	wait := reactor.Tick(buryAgain << (b.tries - 1))
-	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(), "seconds", wait/10, "err", err)
+	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(),
+		"seconds", wait/10, "err", err)
 	l.After(wait, func() { b.begin(l) })
 	b.end() // others need not wait for it
 }

@@ -9,25 +9,27 @@ import (
 
 // What an entity says leaves it in one order for each receiver, whichever loops it was said on.
 //
-// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its mail as
-// soon as the lock is given back, and tells the entity when it has. What the entity says meanwhile on another loop
-// waits here, in order, and so does a broadcast to many. Then it is spread: each receiver belongs to one loop, that
-// of its connection as far as a [Seats] knows it, else one by its slot, and what is for it is queued there under
-// the entity's lock, first in, first out. A loop takes turns among entities, a share each. While anything is
-// spread, whatever the entity says goes the same way; when all has been delivered it is straight again.
+// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its
+// mail as soon as the lock is given back, and tells the entity when it has. What the entity says
+// meanwhile on another loop waits here, in order, and so does a broadcast to many. Then it is spread:
+// each receiver belongs to one loop, that of its connection as far as a [Seats] knows it, else one by its
+// slot, and what is for it is queued there under the entity's lock, first in, first out. A loop takes
+// turns among entities, a share each. While anything is spread, whatever the entity says goes the same
+// way; when all has been delivered it is straight again.
 //
-// A stanza of a client that its account passes on is no saying of the account: of two that clients of one account send
-// at the same time on two loops either may come first. What a hook has said of one, a copy for instance, is said: what
-// comes after it for the same receiver stays after it.
+// A stanza of a client that its account passes on is no saying of the account: of two that clients of one
+// account send at the same time on two loops either may come first. What a hook has said of one, a copy
+// for instance, is said: what comes after it for the same receiver stays after it.
 
-// Numbers of a broadcast: up to sayInline receivers are served at once; of what is spread a loop serves sayShare
-// receivers in a turn, which with their writes is less than a millisecond.
+// Numbers of a broadcast: up to sayInline receivers are served at once; of what is spread a loop serves
+// sayShare receivers in a turn, which with their writes is less than a millisecond.
 const (
 	sayInline = 64
 	sayShare  = 64
 )
 
-// More than this under way has an entity's stanzas wait in its inbox: broadcasts, and bytes of all that it says.
+// More than this under way has an entity's stanzas wait in its inbox: broadcasts, and bytes of all that
+// it says.
 const (
 	maxJobs     = 64
 	maxJobBytes = 1 << 20
@@ -46,7 +48,8 @@ func (e speaker) elsewhere(l *Local) bool {
 func (l *Local) say(env envelope, el []byte) {
 	e := l.held
 	env.origin, env.loop = l.origin, l.originLoop
-	if e == nil || env.form == anAnswer && env.to.Bare() == e.addr { // the own session waits for nothing that others get
+	// the own session waits for nothing that others get
+	if e == nil || env.form == anAnswer && env.to.Bare() == e.addr {
 		l.mail.add(env, el)
 		return
 	}
@@ -286,7 +289,8 @@ func (v *lived) move(to jid.JID, p *place, changes bool) {
 	}
 }
 
-// resettle moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under the lock.
+// resettle moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under
+// the lock.
 func (v *lived) resettle() {
 	for _, to := range v.moves {
 		p, ok := v.places[to]
@@ -398,9 +402,10 @@ func (s *Seats) each(f func(to jid.JID)) {
 	}
 }
 
-// Fanout sends el, one element of from without a 'to', to each of seats, as mail of e, whose lock is held. Up to 64
-// receivers are served as soon as the lock is released; more are one job for each loop, 64 receivers of all its
-// jobs a turn, entities taken in turn. What e says next to any of them comes after it. el is copied.
+// Fanout sends el, one element of from without a 'to', to each of seats, as mail of e, whose lock is
+// held. Up to 64 receivers are served as soon as the lock is released; more are one job for each loop, 64
+// receivers of all its jobs a turn, entities taken in turn. What e says next to any of them comes after
+// it. el is copied.
 func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 	if seats.n == 0 {
 		return
@@ -421,12 +426,13 @@ func (l *Local) Fanout(m Member, from jid.JID, el []byte, seats *Seats) {
 		})
 		return
 	}
-	letter := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin, loop: l.originLoop}
+	letter := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin,
+		loop: l.originLoop}
 	e.speaker().job(l, job{letter, e.speaker().share(l, seats)})
 }
 
-// share is the receivers in seats as they are now, each with the loop that serves it while anything of e is spread:
-// where e keeps Seats, those know it also of receivers that are gathered for once.
+// share is the receivers in seats as they are now, each with the loop that serves it while anything of e
+// is spread: where e keeps Seats, those know it also of receivers that are gathered for once.
 func (e speaker) share(l *Local, seats *Seats) [][]*chunk {
 	v, ok := e.live.(*lived)
 	if seats.of != nil || !ok || len(v.places) == 0 {

@@ -9,9 +9,9 @@ import (
 	"canto/session/stanza"
 )
 
-// streamEnded is called when ref, the last stream of s, has ended by why, or was none and s has ended at rest. What
-// follows needs the resident set, for those who are to be told: it is asked for again until the store has it. tries is
-// how often it was asked for already.
+// streamEnded is called when ref, the last stream of s, has ended by why, or was none and s has ended at
+// rest. What follows needs the resident set, for those who are to be told: it is asked for again until
+// the store has it. tries is how often it was asked for already.
 func streamEnded(l *Local, s *Session, ref StreamRef, why Ending, tries int) {
 	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
 		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
@@ -36,9 +36,9 @@ func streamEnded(l *Local, s *Session, ref StreamRef, why Ending, tries int) {
 	})
 }
 
-// end is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s rests, if a
-// hook of Hooks.Rest keeps it, or is removed. It is the only place, but for a session whose account can't be read for
-// good: streamEnded removes that. It may be called twice.
+// end is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s
+// rests, if a hook of Hooks.Rest keeps it, or is removed. It is the only place, but for a session whose
+// account can't be read for good: streamEnded removes that. It may be called twice.
 func (a *Account) end(l *Local, s *Session, why Ending) {
 	if a.index(s) < 0 {
 		return
@@ -62,13 +62,15 @@ func (a *Account) end(l *Local, s *Session, why Ending) {
 func askRest(l *Local, s *Session) (kept, ok bool) {
 	ok = guarded(l, s, func() {
 		links := s.account.host.Profile().Hooks.Rest.links
-		kept = slices.ContainsFunc(links, func(h link[func(*Local, *Session) Verdict]) bool { return h.f(l, s) == Done })
+		kept = slices.ContainsFunc(links, func(h link[func(*Local, *Session) Verdict]) bool {
+			return h.f(l, s) == Done
+		})
 	})
 	return kept && ok, ok
 }
 
-// rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run after it. false:
-// it was decided meanwhile that s ends.
+// rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run
+// after it. false: it was decided meanwhile that s ends.
 func (a *Account) rest(l *Local, s *Session) bool {
 	s.endSources(l, StreamEnded)
 	if !s.hang(&resting{s.wire.Loop(), s}, StreamRef{}) {
@@ -80,9 +82,9 @@ func (a *Account) rest(l *Local, s *Session) bool {
 	return true
 }
 
-// remove takes s, which has ended, out of the account: hooks are given what it had not sent, and the Unbound hooks run
-// while it is still in the list. Messages and iqs that no hook has taken over are routed again, as to a resource that
-// is not there. A panic in a hook does not keep s in the list.
+// remove takes s, which has ended, out of the account: hooks are given what it had not sent, and the
+// Unbound hooks run while it is still in the list. Messages and iqs that no hook has taken over are
+// routed again, as to a resource that is not there. A panic in a hook does not keep s in the list.
 func (a *Account) remove(l *Local, s *Session) {
 	why, _ := s.endedBy()
 	row := endings[why]
@@ -116,7 +118,8 @@ func (a *Account) remove(l *Local, s *Session) {
 	a.mailbox().first(l, list)
 }
 
-// askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken over nothing.
+// askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken
+// over nothing.
 func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
 	hooks := s.account.host.Profile().Hooks.Unsent.links
 	if len(list) == 0 || len(hooks) == 0 {
@@ -138,7 +141,8 @@ func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
 // Unbind ends s, which a module had kept at rest. Under the account's lock.
 func (a *Account) Unbind(l *Local, s *Session) { a.end(l, s, expired) }
 
-// displace ends the session that has rested and was bound before all others that rest, to make room; false: none does.
+// displace ends the session that has rested and was bound before all others that rest, to make room;
+// false: none does.
 func (a *Account) displace(l *Local) bool {
 	for _, s := range a.sessions {
 		if s.rests() {
@@ -159,11 +163,12 @@ func (a *Account) endAll(l *Local, err error, why Ending, read bool) {
 	}
 }
 
-// forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
+// forget ends the sessions of an account that was deleted. What they hold back is for no one else of that
+// name.
 func (a *Account) forget(l *Local) { a.endAll(l, ErrNotAuthorized, deleted, true) }
 
-// Close has the session removed from its account, which has no stream whose end would do it. Why it ends was said
-// before; where it was not, it has expired. Any goroutine.
+// Close has the session removed from its account, which has no stream whose end would do it. Why it ends
+// was said before; where it was not, it has expired. Any goroutine.
 func (r *resting) Close(error) {
 	r.l.Loop.Post(func() { r.l.Enter(func() { streamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
 }
@@ -175,9 +180,9 @@ var (
 )
 
 // Bind makes the Session of st. Of two with one resource the older is ended with the stream error
-// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
-// which makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives way.
-// Hooks run when Ready is called.
+// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder, which
+// makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives
+// way. Hooks run when Ready is called.
 func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, error) {
 	l := st.loop
 	if old := a.Resource(full); old != nil {
@@ -187,7 +192,8 @@ func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, 
 		old.close(ErrConflict, superseded)
 		a.end(l, old, superseded)
 	}
-	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim && !a.displace(l) {
+	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim &&
+		!a.displace(l) {
 		return nil, ErrResourceLimit
 	}
 	s := &Session{account: a, jid: full, traits: st.traits | HasResource}
@@ -207,10 +213,10 @@ func (a *Account) Ready(st Negotiation, s *Session) {
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits
-// from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and
-// pull. false: s has ended, or is about to: its client has logged out, or it is to end although a stream takes it
-// over.
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its
+// traits from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed
+// hooks send and pull. false: s has ended, or is about to: its client has logged out, or it is to end
+// although a stream takes it over.
 func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Traits) bool {
 	if _, over := s.endedBy(); over || a.index(s) < 0 {
 		return false
@@ -235,8 +241,8 @@ func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Tra
 	return true
 }
 
-// hang gives s another wire: what has ended its former stream is over. false: s itself has ended, see [Session.Close],
-// and keeps what it has. Under the account's lock.
+// hang gives s another wire: what has ended its former stream is over. false: s itself has ended, see
+// [Session.Close], and keeps what it has. Under the account's lock.
 func (s *Session) hang(w Wire, ref StreamRef) (ok bool) {
 	out := s.lockOut()
 	defer out.unlock()
@@ -262,8 +268,8 @@ func (a *Account) Adopt(st Negotiation, s *Session) bool {
 	return true
 }
 
-// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged in and
-// not bound is closed when it binds.
+// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged
+// in and not bound is closed when it binds.
 func (r *Router) Kick(bare jid.JID, reason error) {
 	r.Table.kicked(bare)
 	a, ok := r.Table.Loaded(bare)

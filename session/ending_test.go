@@ -54,7 +54,8 @@ type endingCase struct {
 var endingsBy = map[string]func(c *endingCase){
 	"logged-out": func(c *endingCase) { c.write(c.juliet, "</stream:stream>") },
 	"peer-error": func(c *endingCase) {
-		c.write(c.juliet, "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+		c.write(c.juliet, "<stream:error><undefined-condition "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
 	},
 	"our-error": func(c *endingCase) { c.write(c.juliet, "<unheard-of xmlns='urn:of-the-test'/>") },
 	"shutdown": func(c *endingCase) {
@@ -155,7 +156,8 @@ func (c *endingCase) login(name string) *sessiontest.Client {
 	return next
 }
 
-// left reports whether nurse, whom juliet has sent directed presence, has seen her leave since it was last asked.
+// left reports whether nurse, whom juliet has sent directed presence, has seen her leave since it was
+// last asked.
 func (c *endingCase) left() bool {
 	return strings.Contains(string(c.nurse.Conn().Take()), "type='unavailable'")
 }
@@ -177,16 +179,21 @@ func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, 
 func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
-	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed", Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
-		return hooked(func(api *session.API) error {
-			api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) { panicIf(by == "failed") })
-			return nil
-		})
-	}}}, mod.All...)
+	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed",
+		Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+		New: func() session.Module {
+			return hooked(func(api *session.API) error {
+				api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) {
+					panicIf(by == "failed")
+				})
+				return nil
+			})
+		}}}, mod.All...)
 	s := sessiontest.New(t, opt)
 	c := &endingCase{Server: s, t: t}
-	c.juliet, c.romeo, c.nurse = s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	c.juliet, c.romeo, c.nurse = s.Login("juliet", "juliet@localhost/x"),
+		s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
 	if kept {
 		c.juliet.Send("<on xmlns='" + nsAcks + "'/>")
 	}
@@ -200,10 +207,10 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 // restedBefore are the endings of a session that rests: without a module that keeps it there is none.
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
-// The table of session.txt, row by row, with a module that keeps every session that it is asked about, and without one,
-// where a row that says that it may rest is one of a session that ends: what the client is told, whether the session
-// rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not sent, what is counted. Only a
-// peer's end tag or stream error is a logout (XEP-0198 §5).
+// The table of session.txt, row by row, with a module that keeps every session that it is asked about,
+// and without one, where a row that says that it may rest is one of a session that ends: what the client
+// is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what
+// it had not sent, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
 	for by := range endingsBy {
@@ -246,12 +253,14 @@ func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 	if c.resumed != nil {
 		told = c.resumed.Received()
 	}
-	want := map[string]string{"end tag": "</stream:stream>", "the error": "<unsupported-stanza-type", "what the operator says": "<policy-violation",
-		"nothing": "", "-": ""}[row.told]
+	want := map[string]string{"end tag": "</stream:stream>", "the error": "<unsupported-stanza-type",
+		"what the operator says": "<policy-violation",
+		"nothing":                "", "-": ""}[row.told]
 	if want == "" && row.told != "nothing" && row.told != "-" {
 		want = "<stream:error><" + row.told
 	}
-	if !strings.Contains(told, want) || (want == "" || want == "</stream:stream>") && strings.Contains(told, "stream:error") || want == "" && strings.Contains(told, "</stream:stream>") {
+	if !strings.Contains(told, want) || (want == "" || want == "</stream:stream>") &&
+		strings.Contains(told, "stream:error") || want == "" && strings.Contains(told, "</stream:stream>") {
 		t.Errorf("the client was told %.400q", told)
 	}
 	s := c.session()
@@ -307,7 +316,8 @@ func (c *endingCase) counted(row ended) {
 	}
 }
 
-// clogged ends a session with something to send, whose connection can't be closed before five seconds have passed.
+// clogged ends a session with something to send, whose connection can't be closed before five seconds
+// have passed.
 func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	if row.by == "failed" { // it rests with what it has to send, and the connection is that which resumes it
@@ -324,7 +334,9 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 			c.write(c.romeo, message("juliet@localhost/x", fmt.Sprintf("before %d", i)+strings.Repeat("x", 250_000)))
 		}
 	}
-	c.write(c.romeo, strings.Replace(message("juliet@localhost/x", "unsent"), "<message ", "<message id='unsent' ", 1)+"<iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+	c.write(c.romeo, strings.Replace(message("juliet@localhost/x", "unsent"), "<message ",
+		"<message id='unsent' ", 1)+"<iq type='get' id='q' to='juliet@localhost/x'><ping "+
+		"xmlns='urn:xmpp:ping'/></iq>")
 	c.romeo.Conn().Take()
 	do(c)
 	closed := row.rests == "no" && row.by == "line-lost" // the others' connections can't be closed yet
@@ -367,19 +379,21 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	if has := strings.Contains(got, ">unsent<"); has != (row.unsent == "again") {
 		t.Errorf("what it had not sent comes to the next: %v (%.300q; romeo got %.300q)", has, got, romeo)
 	}
-	if refused := strings.Contains(romeo, ">unsent<") || strings.Contains(romeo, "<message type='error' id='unsent'"); refused != (row.unsent == "bounced") {
+	if refused := strings.Contains(romeo, ">unsent<") ||
+		strings.Contains(romeo, "<message type='error' id='unsent'"); refused != (row.unsent == "bounced") {
 		t.Errorf("the message that it had not sent is refused: %v (%.300q)", refused, romeo)
 	}
 	if row.rests == "no" && strings.Count(romeo, "id='q'") != 1 {
 		t.Errorf("the request that it had not sent is answered with %.300q", romeo)
 	}
-	if row.rests == "yes" && (!strings.Contains(got, ">meanwhile<") || !strings.Contains(got, ">meanwhile too<")) {
+	if row.rests == "yes" && (!strings.Contains(got, ">meanwhile<") ||
+		!strings.Contains(got, ">meanwhile too<")) {
 		t.Errorf("what came between the end of its stream and its rest is lost: %.300q", got)
 	}
 }
 
-// What a stream still sends of which another has taken the session over is dropped, and counted; the session has the
-// traits of its new stream (XEP-0198 §5: the former stream is closed).
+// What a stream still sends of which another has taken the session over is dropped, and counted; the
+// session has the traits of its new stream (XEP-0198 §5: the former stream is closed).
 func TestTakenOver(t *testing.T) {
 	c := newEnding(t, "")
 	traits := session.Traits(0)
@@ -425,7 +439,8 @@ func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	l.Loop.Post(func() {
 		l.Enter(func() {
 			l.Account(host, c.juliet.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
-				ok = a.Attach(l, a.Resources()[0], st.Transport(), session.StreamRef{Node: c.Router.Node, Inc: c.Router.Incarnation, ID: st.ID()}, traits)
+				ok = a.Attach(l, a.Resources()[0], st.Transport(), session.StreamRef{Node: c.Router.Node,
+					Inc: c.Router.Incarnation, ID: st.ID()}, traits)
 			})
 		})
 	})
@@ -433,8 +448,8 @@ func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	return ok
 }
 
-// A session that a decision has ended, and that could not be unbound yet as its account can't be read, is taken over by
-// no stream: not even by one that has logged in since, with the new password.
+// A session that a decision has ended, and that could not be unbound yet as its account can't be read, is
+// taken over by no stream: not even by one that has logged in since, with the new password.
 func TestKickedIsNotTakenOver(t *testing.T) {
 	for _, by := range []string{"kicked", "logged-out"} {
 		c := newEnding(t, "")
@@ -459,8 +474,8 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 	}
 }
 
-// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts see it leave
-// (RFC 6121 §4.5.2), as they do where it has a connection.
+// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts
+// see it leave (RFC 6121 §4.5.2), as they do where it has a connection.
 func TestKickedAtRest(t *testing.T) {
 	var flaky storetest.Flaky
 	c := newEndingOn(t, "", true, flaky.Fault)
@@ -481,29 +496,32 @@ func TestKickedAtRest(t *testing.T) {
 		c.Settle()
 	}
 	if !c.left() || c.session() != nil || c.ended("kicked") != 1 {
-		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil, c.ended("kicked"))
+		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil,
+			c.ended("kicked"))
 	}
 }
 
-// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that is not forgotten
-// as its former stream is.
+// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that
+// is not forgotten as its former stream is.
 func TestEndedMeanwhile(t *testing.T) {
 	for _, at := range []string{"Rest", "Attach"} {
 		t.Run(at, func(t *testing.T) {
 			c := &endingCase{t: t}
 			ends := false
 			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
-				return hooked(func(api *session.API) error {
-					api.Hooks.Rest.Add(api.Module, session.Guard, func(_ *session.Local, s *session.Session) session.Verdict {
-						if ends {
-							s.Close(session.ErrPolicyViolation)
-						}
-						return session.Pass
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+				New: func() session.Module {
+					return hooked(func(api *session.API) error {
+						api.Hooks.Rest.Add(api.Module, session.Guard,
+							func(_ *session.Local, s *session.Session) session.Verdict {
+								if ends {
+									s.Close(session.ErrPolicyViolation)
+								}
+								return session.Pass
+							})
+						return nil
 					})
-					return nil
-				})
-			}}}, mod.All...)
+				}}}, mod.All...)
 			c.Server = sessiontest.New(t, opt)
 			c.juliet, c.nurse = c.Login("juliet", "juliet@localhost/x"), c.Login("nurse", "nurse@localhost/x")
 			c.juliet.Send("<on xmlns='" + nsAcks + "'/><presence/><presence to='nurse@localhost/x'/>")
@@ -514,7 +532,9 @@ func TestEndedMeanwhile(t *testing.T) {
 				c.lose()
 			} else {
 				st, s := c.Stream(c.juliet), c.session()
-				st.Local().Loop.Post(func() { s.Pull(st.Local(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false) })
+				st.Local().Loop.Post(func() {
+					s.Pull(st.Local(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false)
+				})
 				c.turns()
 				next := c.login("next")
 				if c.take(c.Stream(next), c.Stream(next).Traits()) {

@@ -22,24 +22,27 @@ func (e *StreamError) Error() string {
 
 // Stream errors that carry no more than their condition.
 var (
-	ErrBadFormat           = &StreamError{Condition: "bad-format"}
-	ErrConflict            = &StreamError{Condition: "conflict", Text: "replaced by a new session with the same resource"}
-	ErrConnectionTimeout   = &StreamError{Condition: "connection-timeout"}
-	ErrHostGone            = &StreamError{Condition: "host-gone"}
-	ErrHostUnknown         = &StreamError{Condition: "host-unknown"}
-	ErrInternal            = &StreamError{Condition: "internal-server-error"}
-	ErrInvalidFrom         = &StreamError{Condition: "invalid-from"}
-	ErrInvalidNamespace    = &StreamError{Condition: "invalid-namespace"}
-	ErrInvalidXML          = &StreamError{Condition: "invalid-xml"}
-	ErrNotAuthorized       = &StreamError{Condition: "not-authorized"}
-	ErrPolicyViolation     = &StreamError{Condition: "policy-violation"}
-	ErrReset               = &StreamError{Condition: "reset"}
-	ErrResourceConstraint  = &StreamError{Condition: "resource-constraint"}
-	ErrSystemShutdown      = &StreamError{Condition: "system-shutdown"}
-	ErrUnsupportedStanza   = &StreamError{Condition: "unsupported-stanza-type"}
-	ErrUnsupportedVersion  = &StreamError{Condition: "unsupported-version"}
-	errStanzaTooBig        = &StreamError{Condition: "policy-violation", App: xmlstream.N("urn:xmpp:errors", "stanza-too-big")}
-	errSlowReader          = &StreamError{Condition: "policy-violation", Text: "outbox limit reached: the client does not read"}
+	ErrBadFormat = &StreamError{Condition: "bad-format"}
+	ErrConflict  = &StreamError{Condition: "conflict",
+		Text: "replaced by a new session with the same resource"}
+	ErrConnectionTimeout  = &StreamError{Condition: "connection-timeout"}
+	ErrHostGone           = &StreamError{Condition: "host-gone"}
+	ErrHostUnknown        = &StreamError{Condition: "host-unknown"}
+	ErrInternal           = &StreamError{Condition: "internal-server-error"}
+	ErrInvalidFrom        = &StreamError{Condition: "invalid-from"}
+	ErrInvalidNamespace   = &StreamError{Condition: "invalid-namespace"}
+	ErrInvalidXML         = &StreamError{Condition: "invalid-xml"}
+	ErrNotAuthorized      = &StreamError{Condition: "not-authorized"}
+	ErrPolicyViolation    = &StreamError{Condition: "policy-violation"}
+	ErrReset              = &StreamError{Condition: "reset"}
+	ErrResourceConstraint = &StreamError{Condition: "resource-constraint"}
+	ErrSystemShutdown     = &StreamError{Condition: "system-shutdown"}
+	ErrUnsupportedStanza  = &StreamError{Condition: "unsupported-stanza-type"}
+	ErrUnsupportedVersion = &StreamError{Condition: "unsupported-version"}
+	errStanzaTooBig       = &StreamError{Condition: "policy-violation",
+		App: xmlstream.N("urn:xmpp:errors", "stanza-too-big")}
+	errSlowReader = &StreamError{Condition: "policy-violation",
+		Text: "outbox limit reached: the client does not read"}
 	nameStreamErr          = xmlstream.N(stanza.NSStream, "error")
 	nameStreamErrText      = xmlstream.N(stanza.NSStreams, "text")
 	streamErrorConditions  = map[string]xmlstream.Name{}

@@ -77,7 +77,8 @@ func TestFanoutShares(t *testing.T) {
 			t.Fatalf("%d broadcasts: %d deliveries of %d", broadcasts, n, all)
 		}
 		if answered == 0 || answered-asked > 4*share {
-			t.Errorf("%d broadcasts: who asked behind %d deliveries was answered behind %d", broadcasts, asked, answered)
+			t.Errorf("%d broadcasts: who asked behind %d deliveries was answered behind %d", broadcasts, asked,
+				answered)
 		}
 		if turns > 3*all/share {
 			t.Errorf("%d broadcasts: %d turns", broadcasts, turns)

@@ -23,7 +23,8 @@ const (
 	Copy                  // who else gets it? carbons, push
 	Deliver               // hand it over
 	Fallback              // it was not taken: offline storage, errors
-	Record                // what became of it is known, and is written down: see [Stanza.Outcome] and [Stanza.Batch]
+	// what became of it is known, and is written down: see [Stanza.Outcome] and [Stanza.Batch]
+	Record
 )
 
 type link[F any] struct {
@@ -36,8 +37,8 @@ type link[F any] struct {
 // on, so running it takes no lock of its own. Hooks never wait.
 type Chain[F any] struct{ links, records []link[F] }
 
-// Add puts f among the hooks of its phase, in load order. Those of phase Record are asked whatever the others said, and
-// what they say makes no difference.
+// Add puts f among the hooks of its phase, in load order. Those of phase Record are asked whatever the
+// others said, and what they say makes no difference.
 func (c *Chain[F]) Add(module string, ph Phase, f F) {
 	if ph == Record {
 		c.records = append(c.records, link[F]{f, ph, module})
@@ -53,15 +54,16 @@ type StanzaFunc func(ev *Stanza) Verdict
 // SessionFunc runs under the account's lock.
 type SessionFunc func(l *Local, s *Session)
 
-// An OutFunc is asked about each element that a session is sent, under the outbox lock: Done, and p goes no further,
-// as it was dropped, or kept by [Outbox.Hold]; Pass, and it leaves behind what o was given meanwhile. It may not route,
-// send or lock, and p is good until it returns. What it is told of, a delivery of a [Source] included, allocates
-// nothing.
+// An OutFunc is asked about each element that a session is sent, under the outbox lock: Done, and p goes
+// no further, as it was dropped, or kept by [Outbox.Hold]; Pass, and it leaves behind what o was given
+// meanwhile. It may not route, send or lock, and p is good until it returns. What it is told of, a
+// delivery of a [Source] included, allocates nothing.
 type OutFunc func(o Outbox, p Parcel) Verdict
 
-// An UnsentFunc is given what a session that ends had not sent, in order, and what hooks had held back, without what
-// other sessions of the account have. It returns what it has not taken over: that is routed again, presence excepted.
-// The account's resident set is in memory. Under the account's lock, before the Unbound hooks.
+// An UnsentFunc is given what a session that ends had not sent, in order, and what hooks had held back,
+// without what other sessions of the account have. It returns what it has not taken over: that is routed
+// again, presence excepted. The account's resident set is in memory. Under the account's lock, before the
+// Unbound hooks.
 type UnsentFunc func(l *Local, s *Session, list []Parcel) (left []Parcel)
 
 // Run asks each of c until one is Done.
@@ -103,8 +105,9 @@ type Hooks struct {
 	PreMessage, PrePresence, PreIQ [numTargets]Chain[StanzaFunc]
 	// Chains are those of accounts, and for ToHost those of the host itself, which run under no lock.
 	Chains
-	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides from the
-	// sender: what is answered there with something else than service-unavailable. There is no account to look at.
+	// Absent runs for an iq to an address of ours without an account, and for one to an account that hides
+	// from the sender: what is answered there with something else than service-unavailable. There is no
+	// account to look at.
 	Absent Chain[StanzaFunc]
 	// Refuses are asked, under the account's lock, before something that was kept is handed to one of its
 	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
@@ -117,21 +120,22 @@ type Hooks struct {
 	Bound, Unbound, Available, Rested, Resumed Chain[SessionFunc]
 	// Unsent is given what a session that ends had not sent.
 	Unsent Chain[UnsentFunc]
-	// Rest is asked when a session loses its wire and its client has not logged out: Done keeps it, resting, until
-	// the module ends it. session.txt says after which endings it is asked.
+	// Rest is asked when a session loses its wire and its client has not logged out: Done keeps it, resting,
+	// until the module ends it. session.txt says after which endings it is asked.
 	Rest Chain[func(l *Local, s *Session) Verdict]
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// a module takes it there.
 	Remote Chain[StanzaFunc]
 	// Settled is called on the loop of a tracked stream when more of its stanzas are settled: all up to that
-	// number; of those that are new, so many could not be stored, and were answered with an error. Under no lock.
+	// number; of those that are new, so many could not be stored, and were answered with an error. Under no
+	// lock.
 	Settled Chain[func(st *Stream, number uint32, failed int)]
 	// Make runs for a stanza to an address of a service host where there is nothing, under the lock of what may
 	// come to be there: a hook may call [Stanza.Create].
 	Make Chain[StanzaFunc]
-	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID and a
-	// stanza from the account's. It runs under the lock of an account that is in no table and has what is stored:
-	// whether or not the account was in memory, and again after a crash.
+	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID
+	// and a stanza from the account's. It runs under the lock of an account that is in no table and has what
+	// is stored: whether or not the account was in memory, and again after a crash.
 	Deleted Chain[func(l *Local, a *Account, tell func(to jid.JID, el []byte))]
 
 	kinds []*Behaviour // by KindID
@@ -144,14 +148,15 @@ func (l *Local) BecameAvailable(s *Session) {
 	runSessions(&s.account.host.Profile().Hooks.Available, l, s)
 }
 
-// A KindID is a sort of entity, by a name that the directory stores: "account", "room". It is the process's; what a
-// kind does on the hosts of a profile is its [Behaviour].
+// A KindID is a sort of entity, by a name that the directory stores: "account", "room". It is the
+// process's; what a kind does on the hosts of a profile is its [Behaviour].
 type KindID uint8
 
 // Accounts are the first kind, and the only one on hosts where users log in.
 var Accounts = NewKind("account")
 
-// NewKind makes a KindID, for a package variable. The name of one that exists gives that one. It panics beyond 255.
+// NewKind makes a KindID, for a package variable. The name of one that exists gives that one. It panics
+// beyond 255.
 func NewKind(name string) KindID {
 	names.Lock()
 	defer names.Unlock()
@@ -188,8 +193,8 @@ func kindNamed(name string) KindID {
 	return 0
 }
 
-// Chains are what runs for a stanza that has arrived at an entity of one kind, under its lock, by the target it
-// has. Done means delivered.
+// Chains are what runs for a stanza that has arrived at an entity of one kind, under its lock, by the
+// target it has. Done means delivered.
 type Chains struct {
 	Message, Presence, IQ [numTargets]Chain[StanzaFunc]
 
@@ -207,9 +212,9 @@ type iqHandler struct {
 	module string
 }
 
-// OnIQ gives one payload to one handler. It panics on a name that is not Known and on a second handler for the
-// same payload: two modules that both want it conflict, and must say so in their manifests. For an account's own
-// session, ToSelf, ev.Session is set.
+// OnIQ gives one payload to one handler. It panics on a name that is not Known and on a second handler
+// for the same payload: two modules that both want it conflict, and must say so in their manifests. For
+// an account's own session, ToSelf, ev.Session is set.
 func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
 	if !name.Known() {
 		panic("session: OnIQ with a name that is not interned, by module " + module)
@@ -227,33 +232,33 @@ func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc
 	}
 }
 
-// OnEveryIQ gives one payload to one handler for entities of every kind but accounts, where the kind itself has none.
-// For ToHost it answers at the domain of a service host also where no module has made an entity: Kind is 0 then. Under
-// the entity's lock.
+// OnEveryIQ gives one payload to one handler for entities of every kind but accounts, where the kind
+// itself has none. For ToHost it answers at the domain of a service host also where no module has made an
+// entity: Kind is 0 then. Under the entity's lock.
 func (h *Hooks) OnEveryIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
 	h.every.OnIQ(module, set, name, f, targets...)
 }
 
 // A Behaviour is what entities of one kind do on the hosts of a profile. A module fills it in Load, see
-// [Hooks.Serve]; other modules add to its chains. All functions run under the entity's lock; those that are nil do
-// nothing.
+// [Hooks.Serve]; other modules add to its chains. All functions run under the entity's lock; those that
+// are nil do nothing.
 type Behaviour struct {
 	Chains
 	// New makes the live state of an entity that has become warm, or was created: see [Live]. It may call
 	// [Entity.Arm] for what is stored and due later.
 	New func(l *Local, e *Entity) any
-	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last stanza,
-	// with its live state, if nothing waits for it.
+	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last
+	// stanza, with its live state, if nothing waits for it.
 	Cold func(e *Entity) bool
-	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the live
-	// state stays as it is unless Failed changes it.
+	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the
+	// live state stays as it is unless Failed changes it.
 	Failed func(l *Local, e *Entity)
 	// Ended is called when e ends: it was deleted, see [Entity.Delete], or its host is not served any more.
 	Ended func(l *Local, e *Entity)
 	// More says the next of what was offered to a session: see [Local.Offer].
 	More func(l *Local, e *Entity, to jid.JID, what []byte)
-	// Carry appends the live state of e, and Adopt reads it back in another kernel, with a version of its own: see
-	// [Local.Carry]. Without them it is lost then.
+	// Carry appends the live state of e, and Adopt reads it back in another kernel, with a version of its
+	// own: see [Local.Carry]. Without them it is lost then.
 	Carry func(e *Entity, dst []byte) []byte
 	Adopt func(l *Local, e *Entity, b []byte) error
 	// Timer is what [Entity.Arm] calls.
@@ -275,8 +280,8 @@ type loader struct {
 	load   func(from any, who Who) (v any, none bool, err error) // none: v is a nil pointer
 }
 
-// Serve says what entities of kind k do on the hosts of the profile, and returns the Behaviour to be filled in,
-// the same for all modules of the profile. In Load.
+// Serve says what entities of kind k do on the hosts of the profile, and returns the Behaviour to be
+// filled in, the same for all modules of the profile. In Load.
 func (h *Hooks) Serve(k KindID) *Behaviour {
 	if k == Accounts {
 		panic("session: accounts are served by the kernel: their chains are Hooks.Chains")
@@ -317,9 +322,10 @@ type StreamFeature struct {
 	More           []xmlstream.Name // of elements that go on with it
 	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
 	Needs, Forbids Traits
-	Open           func(st Negotiation) bool // beside the traits: whether it is offered now, and so accepted. nil: yes
-	Offer          func(st Negotiation, a *xmlstream.Appender)
-	Handle         func(st Negotiation, e xmlstream.Element)
+	// beside the traits: whether it is offered now, and so accepted. nil: yes
+	Open   func(st Negotiation) bool
+	Offer  func(st Negotiation, a *xmlstream.Appender)
+	Handle func(st Negotiation, e xmlstream.Element)
 }
 
 // A Feature is a capability that the kernel or a loaded module has. Modules name features in their
@@ -408,7 +414,8 @@ func Offer[T any](a *API, v T) {
 	a.profile.offers[reflect.TypeFor[T]()] = v
 }
 
-// Find returns the T that a module that was loaded before has offered, or that the process gave to all profiles.
+// Find returns the T that a module that was loaded before has offered, or that the process gave to all
+// profiles.
 func Find[T any](a *API) (v T, ok bool) {
 	x, ok := a.profile.offers[reflect.TypeFor[T]()]
 	if !ok {

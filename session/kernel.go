@@ -65,7 +65,8 @@ func (r *Router) hostLimits(h *Host) *Limits {
 
 // Depth and node limits of a peer that has not logged in: enough for a header and SASL, no more
 // (attack X13).
-var unauthedLimits = xmlstream.Limits{Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 64, Nodes: 32}
+var unauthedLimits = xmlstream.Limits{Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 64,
+	Nodes: 32}
 
 // SetLimits puts new limits in force, for streams that are open too. Any goroutine.
 func (r *Router) SetLimits(lim Limits) error {
@@ -201,8 +202,8 @@ type stack struct {
 	depth int
 }
 
-// mail is what a loop has still to route: what entities said under their locks, in order. It is empty whenever
-// nothing runs on the loop.
+// mail is what a loop has still to route: what entities said under their locks, in order. It is empty
+// whenever nothing runs on the loop.
 type mail struct {
 	l        *Local
 	list     []envelope
@@ -305,14 +306,14 @@ type Directory interface {
 	Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
 }
 
-// An Entity is a monitor: one lock and everything behind it. An account is one, and so is what a module brings: a
-// room, a service at a domain. Its chains run under its lock, on whatever loop the stanza arrived on, and only
-// while it is warm. A stanza for a cold entity waits in its inbox; one worker job reads what is stored, and the
-// inbox is worked off in order.
+// An Entity is a monitor: one lock and everything behind it. An account is one, and so is what a module
+// brings: a room, a service at a domain. Its chains run under its lock, on whatever loop the stanza
+// arrived on, and only while it is warm. A stanza for a cold entity waits in its inbox; one worker job
+// reads what is stored, and the inbox is worked off in order.
 //
-// What an entity has in memory is of two kinds. The resident set, the parts that modules declare, is what is
-// stored: it is dropped after a failure and read again. Its live state, see [Behaviour], is what is not stored:
-// an account's sessions, a room's occupants.
+// What an entity has in memory is of two kinds. The resident set, the parts that modules declare, is what
+// is stored: it is dropped after a failure and read again. Its live state, see [Behaviour], is what is
+// not stored: an account's sessions, a room's occupants.
 type Entity struct {
 	mu       sync.Mutex
 	host     *Host
@@ -325,8 +326,9 @@ type Entity struct {
 	used     reactor.Tick // when it was last asked for: dropped by clock
 	pins     int32        // commits, and work on workers, for which e stays in memory
 	straight uint16       // the loop, and one, whose mail has letters of it: see departure.go; 0: none
-	crowds   bool         // its last broadcast to more than sayInline met clients that do not take what they are sent
-	kind     KindID       // of what is at addr; 0: not known, or nothing
+	// its last broadcast to more than sayInline met clients that do not take what they are sent
+	crowds bool
+	kind   KindID // of what is at addr; 0: not known, or nothing
 }
 
 // waits is what waits for an entity and what is under way from it.
@@ -347,7 +349,8 @@ type resident struct {
 	exists  bool
 }
 
-// goneMark is the resident set of an entity that left the Table: what still has a pointer to it looks it up again.
+// goneMark is the resident set of an entity that left the Table: what still has a pointer to it looks it
+// up again.
 var goneMark = new(resident)
 
 // A Member is an *Entity or an *Account.
@@ -365,7 +368,8 @@ func (e *Entity) JID() jid.JID { return e.addr }
 // ID is the id in the store, never given to another; zero where nothing is stored. Under the lock.
 func (e *Entity) ID() uint64 { return e.id }
 
-// Ticket is the last one that was taken for e: what is in memory is stored when it is settled. Under the lock.
+// Ticket is the last one that was taken for e: what is in memory is stored when it is settled. Under the
+// lock.
 func (e *Entity) Ticket() Ticket { return e.ticket }
 
 // Host is the domain that e belongs to. Any goroutine.
@@ -391,12 +395,12 @@ func (e *Entity) mailbox() mailbox { return mailbox{e} }
 // speaker is e as what says something.
 func (e *Entity) speaker() speaker { return speaker{e} }
 
-// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox. Under the lock,
-// unless a line says otherwise.
+// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox.
+// Under the lock, unless a line says otherwise.
 type mailbox struct{ *Entity }
 
-// A speaker is an Entity as what says something: what is under way from it. Under the lock, unless a line says
-// otherwise.
+// A speaker is an Entity as what says something: what is under way from it. Under the lock, unless a line
+// says otherwise.
 type speaker struct{ *Entity }
 
 // lock takes the lock of e for l. Never two on one loop: what an entity tells another is mail.
@@ -509,9 +513,10 @@ func (e *Entity) lived() *lived {
 	return v
 }
 
-// Seats are receivers: those that an entity keeps (a room's occupants), made by [NewSeats], or gathers for once (the
-// contacts of a roster), lent by [Local.Seats]. They are grouped by the loop that serves each. A broadcast shares
-// them: what it shares is copied when they change, not when they are used. Under the entity's lock.
+// Seats are receivers: those that an entity keeps (a room's occupants), made by [NewSeats], or gathers
+// for once (the contacts of a roster), lent by [Local.Seats]. They are grouped by the loop that serves
+// each. A broadcast shares them: what it shares is copied when they change, not when they are used. Under
+// the entity's lock.
 type Seats struct {
 	of     *Entity           // nil: gathered for once
 	groups [][]*chunk        // by loop
@@ -535,8 +540,8 @@ type chunk struct {
 	own uint32 // the epoch in which it was copied
 }
 
-// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function or an
-// interface. It means the same on another loop and later.
+// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function
+// or an interface. It means the same on another loop and later.
 type envelope struct {
 	from, to jid.JID
 	bytes    []byte // in the loop's mail buffer, or an inbox's or a job's own copy

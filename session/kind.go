@@ -1,8 +1,8 @@
 package session
 
 // Create makes an entity of kind k at the address of the Stanza, where there is nothing: in memory, until
-// [Entity.Stored] says that it has an id in the store. In a hook of [Hooks.Make]; the stanza goes on through the
-// new entity's chain.
+// [Entity.Stored] says that it has an id in the store. In a hook of [Hooks.Make]; the stanza goes on
+// through the new entity's chain.
 func (ev *Stanza) Create(k KindID) *Entity {
 	e := ev.at
 	if e == nil || e.exists() {
@@ -43,10 +43,10 @@ func (e *Entity) renew(l *Local) {
 	made = true
 }
 
-// Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the ticket of the
-// batch that has its row in the directory. If t fails, what was committed for e behind t has failed too, e is read
-// again, and there is nothing; undo, which may be nil, is then called on the loop of l under no lock, to erase what was
-// written under id behind t. Under the lock, on the loop of l.
+// Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the
+// ticket of the batch that has its row in the directory. If t fails, what was committed for e behind t
+// has failed too, e is read again, and there is nothing; undo, which may be nil, is then called on the
+// loop of l under no lock, to erase what was written under id behind t. Under the lock, on the loop of l.
 func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	e.id = id
 	e.lived().born = t
@@ -65,9 +65,9 @@ func (e *Entity) Stored(l *Local, id uint64, t Ticket, undo func()) {
 	})
 }
 
-// Delete ends e: what comes from now on finds nothing at its address. The caller has taken its row out of the
-// directory with t; erased, which may be nil, is called on the loop of l once t is durable, to erase its rows; if t
-// fails e is read again. Under the lock, on the loop of l.
+// Delete ends e: what comes from now on finds nothing at its address. The caller has taken its row out of
+// the directory with t; erased, which may be nil, is called on the loop of l once t is durable, to erase
+// its rows; if t fails e is read again. Under the lock, on the loop of l.
 func (e *Entity) Delete(l *Local, t Ticket, erased func()) {
 	e.ended(l)
 	e.vanish()
@@ -104,9 +104,10 @@ func (e *Entity) vanish() {
 	}
 }
 
-// EndKinds ends what is in memory of h, a service host that is not served any more: those who take part in its entities
-// are told, as far as [Behaviour.Ended] does that, what waits for them is answered as for a domain that is not here, and
-// what is stored stays. The modules of h are not unloaded before it is done. Any goroutine.
+// EndKinds ends what is in memory of h, a service host that is not served any more: those who take part
+// in its entities are told, as far as [Behaviour.Ended] does that, what waits for them is answered as for
+// a domain that is not here, and what is stored stays. The modules of h are not unloaded before it is
+// done. Any goroutine.
 func (r *Router) EndKinds(h *Host) {
 	for i, l := range r.locals {
 		p := h.Profile()
@@ -117,7 +118,8 @@ func (r *Router) EndKinds(h *Host) {
 	}
 }
 
-// endShards ends the entities of h that are in a shard, and goes on with the loop's next shard in another turn.
+// endShards ends the entities of h that are in a shard, and goes on with the loop's next shard in another
+// turn.
 func endShards(l *Local, h *Host, p *Profile, shard int) {
 	if now, ok := l.router.Table.Host(h.Name); ok && now == h {
 		p.works.Add(-1) // it is served again: what is in memory of it goes on

@@ -8,8 +8,8 @@ import (
 	"canto/session/stanza"
 )
 
-// enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred, routes the
-// mail that it has caused.
+// enter and leave frame everything that comes from outside: bytes, timers, workers. leave, deferred,
+// routes the mail that it has caused.
 func (l *Local) enter() {
 	l.Loop.Owned()
 	l.nest++
@@ -22,8 +22,8 @@ func (l *Local) leave() {
 	}
 }
 
-// Enter runs f as something that came from outside, for timers and posts of modules: mail that f causes is routed
-// when it returns. A panic ends f alone.
+// Enter runs f as something that came from outside, for timers and posts of modules: mail that f causes
+// is routed when it returns. A panic ends f alone.
 func (l *Local) Enter(f func()) {
 	l.enter()
 	defer l.leave()
@@ -43,11 +43,11 @@ func newFrame(l *Local, who jid.JID, ev *Stanza) frame {
 	return frame{who: who, ev: ev, depth: l.stack.depth}
 }
 
-// boundary is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza on its
-// way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer. It counts and
-// logs the panic and gives back the entity lock that it left behind; what is stored of that entity is read again,
-// and the rest is for its kind to say. A stanza is answered with an error, as far as its type has one (RFC 6120
-// §8.2.3, §8.3.1).
+// boundary is the one boundary of panics. It is deferred around the smallest thing that can end: a stanza
+// on its way, one receiver of a broadcast, an item of an inbox, a commit, the work of a worker, a timer.
+// It counts and logs the panic and gives back the entity lock that it left behind; what is stored of that
+// entity is read again, and the rest is for its kind to say. A stanza is answered with an error, as far
+// as its type has one (RFC 6120 §8.2.3, §8.3.1).
 func (l *Local) boundary(f frame) {
 	if r := recover(); r != nil {
 		l.panicked(r, f)
@@ -137,8 +137,8 @@ func (l *Local) After(d reactor.Tick, f func()) {
 	l.Loop.Arm(&t.timer, l.Loop.Tick()+max(d, 1), t)
 }
 
-// guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory of the
-// account is read again. ok: there was none.
+// guarded runs f, a call of a module under the account's lock, and keeps a panic to it: what is in memory
+// of the account is read again. ok: there was none.
 func guarded(l *Local, s *Session, f func()) (ok bool) {
 	at := newFrame(l, s.jid, nil)
 	at.held = l.held // the caller gives it back

@@ -8,8 +8,8 @@ import (
 	"canto/session/stanza"
 )
 
-// Account runs f under the lock of the account behind bare, once its resident set is in memory: at
-// once, or when it has been read; on l's loop, whichever has read it. exists is false for an address without an
+// Account runs f under the lock of the account behind bare, once its resident set is in memory: at once,
+// or when it has been read; on l's loop, whichever has read it. exists is false for an address without an
 // account; err says why the set could not be read. With an entity lock held it panics.
 func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exists bool, err error)) {
 	l.Entity(h, bare, func(l *Local, e *Entity, err error) {
@@ -21,9 +21,10 @@ func (l *Local) Account(h *Host, bare jid.JID, f func(l *Local, a *Account, exis
 	})
 }
 
-// Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once, or when it
-// has been read; on l's loop, whichever has read it. e is nil for an address that is known to have nothing, and where a
-// service host was taken away; err says why it could not be read. With an entity lock held it panics.
+// Entity runs f under the lock of what is at addr, a bare JID or a domain of h, once it is warm: at once,
+// or when it has been read; on l's loop, whichever has read it. e is nil for an address that is known to
+// have nothing, and where a service host was taken away; err says why it could not be read. With an
+// entity lock held it panics.
 func (l *Local) Entity(h *Host, addr jid.JID, f func(l *Local, e *Entity, err error)) {
 	e, ok := l.router.Table.lock(l, h, addr)
 	if !ok {
@@ -49,8 +50,8 @@ func (t *Table) lock(l *Local, h *Host, addr jid.JID) (*Entity, bool) {
 	}
 }
 
-// call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever loop has
-// read it. err says why e could not be read. The lock is held at the call and at the return.
+// call runs f under e's lock once e is warm: at once, or when it has been read; on l's loop, whichever
+// loop has read it. err says why e could not be read. The lock is held at the call and at the return.
 func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
 	if w := e.waits; (w == nil || !w.running && w.inbox.empty()) && e.warm() {
 		e.used = l.Loop.Tick()
@@ -61,8 +62,8 @@ func (e mailbox) call(l *Local, f func(l *Local, e *Entity, err error)) {
 	e.load(l)
 }
 
-// put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no more of it than
-// requests that were let in, and sessions that are there. A refusal does not come here.
+// put keeps env for later; false: the inbox is full. What is no stanza has room always: there is no more
+// of it than requests that were let in, and sessions that are there. A refusal does not come here.
 func (e mailbox) put(env envelope) bool {
 	lim := Bounds{inboxCount, inboxBytes}
 	if h := e.behaviour(); h != nil && h.Inbox.Count > 0 {
@@ -84,8 +85,8 @@ func (e mailbox) putCall(c call) {
 	b.calls = append(b.calls, c)
 }
 
-// The bounds of an inbox whose kind says nothing else. What does not fit is answered with resource-constraint of
-// type wait.
+// The bounds of an inbox whose kind says nothing else. What does not fit is answered with
+// resource-constraint of type wait.
 const (
 	inboxCount = 64
 	inboxBytes = 256 << 10
@@ -108,8 +109,8 @@ func (b *inbox) next() (it item, c call) {
 	return it, c
 }
 
-// blocked reports whether what comes for e waits in its inbox: something waits there already, e is cold, or more of
-// it is under way than it may have.
+// blocked reports whether what comes for e waits in its inbox: something waits there already, e is cold,
+// or more of it is under way than it may have.
 func (e mailbox) blocked() bool {
 	w := e.waits
 	return w != nil && (w.running || !w.inbox.empty() || w.out.full()) || !e.warm()
@@ -143,7 +144,9 @@ func (e mailbox) load(l *Local) {
 	if e.resident != nil && e.resident.profile != nil { // else a part is what a hook made, not what is stored
 		j.old = e.resident.parts
 	}
-	if !l.do(p, reactor.Disk, func() error { return j.read(l.router, p) }, func(err error) { e.loaded(l, j, err) }) {
+	if !l.do(p, reactor.Disk, func() error {
+		return j.read(l.router, p)
+	}, func(err error) { e.loaded(l, j, err) }) {
 		// The disk's queue is full: what waits is told so, in its order.
 		l.Loop.Post(func() { e.loaded(l, j, ErrBusy) })
 	}
@@ -269,10 +272,11 @@ func (e mailbox) take(l *Local, j *loading) {
 	e.renew(l)
 }
 
-// workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one routed before
-// the next, until it is empty or e has to wait again; then an e where there is nothing leaves the table. Items that
-// waited for a load that failed get its error; for those behind them e is read again. A call of another loop runs
-// there, and what comes after it follows from there. The lock is held at the call and at the return, not in between.
+// workOff runs what waits in e's inbox, in order, an item under the lock each, with the mail of one
+// routed before the next, until it is empty or e has to wait again; then an e where there is nothing
+// leaves the table. Items that waited for a load that failed get its error; for those behind them e is
+// read again. A call of another loop runs there, and what comes after it follows from there. The lock is
+// held at the call and at the return, not in between.
 func (e mailbox) workOff(l *Local, r reading) {
 	for n := 0; e.waits != nil; n++ {
 		w := e.waits
@@ -325,7 +329,8 @@ func (e mailbox) workOff(l *Local, r reading) {
 
 // leaveIfNothing takes e out of the table if there is nothing at its address, or it could not be read.
 func (e mailbox) leaveIfNothing(l *Local, r reading) {
-	if e.resident != goneMark && (r.err != nil || e.warm() && !e.resident.exists) && e.waits == nil && e.cold(l) && e.pins == 0 {
+	if e.resident != goneMark && (r.err != nil || e.warm() && !e.resident.exists) && e.waits == nil &&
+		e.cold(l) && e.pins == 0 {
 		l.router.Table.drop(e.Entity, r.err == nil, r.births)
 	}
 }
@@ -340,8 +345,8 @@ func (e mailbox) calls(l *Local, c call, err error) {
 	e.unlock(l)
 }
 
-// rehome hands what waits for e, which has left the table, to what has its address now: a deleted account is not
-// brought back. The lock is held at the call and at the return, not in between.
+// rehome hands what waits for e, which has left the table, to what has its address now: a deleted account
+// is not brought back. The lock is held at the call and at the return, not in between.
 func (e mailbox) rehome(l *Local) {
 	b := e.waits.inbox
 	e.waits.inbox = inbox{}
@@ -363,8 +368,8 @@ func (e mailbox) rehome(l *Local) {
 	e.lock(l)
 }
 
-// first puts stanzas in front of e's inbox that it had taken before: they were held back for a session that has
-// ended. They have room, as they had it there. Under the lock.
+// first puts stanzas in front of e's inbox that it had taken before: they were held back for a session
+// that has ended. They have room, as they had it there. Under the lock.
 func (e mailbox) first(l *Local, held []heldElement) {
 	var items []item
 	for _, h := range held {
@@ -413,8 +418,8 @@ type errBusy struct{}
 
 func (errBusy) Error() string { return "session: the workers have no room" }
 
-// release, deferred, gives the lock of e back, also after a panic, which goes on to the boundary around it: what is
-// stored of e is read again then.
+// release, deferred, gives the lock of e back, also after a panic, which goes on to the boundary around
+// it: what is stored of e is read again then.
 func (e *Entity) release(l *Local) {
 	r := recover()
 	if r != nil {
@@ -426,10 +431,11 @@ func (e *Entity) release(l *Local) {
 	}
 }
 
-// idle reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under way, and
-// what is in memory is stored.
+// idle reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under
+// way, and what is in memory is stored.
 func (e *Entity) idle(r *Router) bool {
-	return e.waits == nil && e.straight == 0 && e.pins == 0 && e.ticket <= r.Durable.Durable() && e.resident != goneMark
+	return e.waits == nil && e.straight == 0 && e.pins == 0 && e.ticket <= r.Durable.Durable() &&
+		e.resident != goneMark
 }
 
 // cold reports whether the live state of e may be dropped.

@@ -5,8 +5,9 @@ import (
 	"slices"
 )
 
-// core is what this kernel has where users log in, for Manifest.Requires and Conflicts to name. When a module moves
-// into the kernel its name is added here, and an outside module that conflicts with it steps aside.
+// core is what this kernel has where users log in, for Manifest.Requires and Conflicts to name. When a
+// module moves into the kernel its name is added here, and an outside module that conflicts with it steps
+// aside.
 var core = []Feature{
 	"iq",              // routing of iq by payload, Hooks.OnIQ
 	"message",         // routing of message, Hooks.Message
@@ -24,8 +25,8 @@ var core = []Feature{
 // loginOnly are those of core that a service host does not have.
 var loginOnly = []Feature{"stream-features", "outgoing", "resting", "accounts"}
 
-// CoreOf is what this kernel has at a host, for Manifest.Requires and Conflicts to name: less at a service host (see
-// [NewService]), where users do not log in. Any goroutine.
+// CoreOf is what this kernel has at a host, for Manifest.Requires and Conflicts to name: less at a
+// service host (see [NewService]), where users do not log in. Any goroutine.
 func CoreOf(service bool) []Feature {
 	list := slices.Clone(core)
 	if service {
@@ -34,8 +35,8 @@ func CoreOf(service bool) []Feature {
 	return list
 }
 
-// Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see
-// [OptionChecker].
+// Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they
+// make sense: see [OptionChecker].
 func (a *API) Decode(v any) error {
 	if a.decode != nil {
 		if err := a.decode(a.Module, v); err != nil {
@@ -56,8 +57,8 @@ func (a *API) Advertise(ns ...string) { a.profile.advertise(&a.profile.HostFeatu
 // AdvertiseAccount adds entries to the service discovery of the profile's accounts.
 func (a *API) AdvertiseAccount(ns ...string) { a.profile.advertise(&a.profile.AccountFeatures, ns) }
 
-// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of the first
-// that is, and why, with what may stand there; two empty strings if all is well.
+// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of
+// the first that is, and why, with what may stand there; two empty strings if all is well.
 type OptionChecker interface{ Check() (key, why string) }
 
 // An OptionError is an option of a module that can't be meant.
@@ -65,8 +66,8 @@ type OptionError struct{ Module, Key, Why string }
 
 func (e *OptionError) Error() string { return e.Key + ": " + e.Why }
 
-// InRange is what Check of a module's options returns for numbers that have a least and a most: the key of the first
-// that is out of its range, and why.
+// InRange is what Check of a module's options returns for numbers that have a least and a most: the key
+// of the first that is out of its range, and why.
 func InRange(ranges ...OptionRange) (key, why string) {
 	for _, r := range ranges {
 		if r.Value < r.Least || r.Value > r.Most {
@@ -76,7 +77,8 @@ func InRange(ranges ...OptionRange) (key, why string) {
 	return "", ""
 }
 
-// An OptionRange is one number of a module's options. Note, if there is one, is a remedy that follows the range.
+// An OptionRange is one number of a module's options. Note, if there is one, is a remedy that follows the
+// range.
 type OptionRange struct {
 	Key                string
 	Value, Least, Most int

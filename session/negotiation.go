@@ -13,9 +13,9 @@ import (
 	"canto/xmlstream"
 )
 
-// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120 §4.8.2): the
-// content namespace, or none of that kind, where each stanza declares its own: the namespace of the header
-// itself, as in prefix-free canonicalization, or nothing at all.
+// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120
+// §4.8.2): the content namespace, or none of that kind, where each stanza declares its own: the namespace
+// of the header itself, as in prefix-free canonicalization, or nothing at all.
 func contentNamespace(def xmlstream.Atom) bool {
 	switch def.String() {
 	case stanza.NSClient, stanza.NSStream:
@@ -136,7 +136,8 @@ func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeat
 	return nil
 }
 
-// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
+// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's
+// account.
 func (st Negotiation) forUs(e xmlstream.Element) bool {
 	to, directed := e.Attr(stanza.AttrTo)
 	if !directed {
@@ -224,8 +225,8 @@ func (st *Stream) Secured() {
 	st.restart()
 }
 
-// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves and the
-// handshake begins.
+// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves
+// and the handshake begins.
 func (st Negotiation) Upgrade() { st.bits |= bitUpgrade }
 
 func (st *Stream) restart() {
@@ -246,16 +247,16 @@ func (st *Stream) leaveHost() {
 	st.host = nil
 }
 
-// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself says
-// does not read: its stream ends, as it could not go on without a hole.
+// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself
+// says does not read: its stream ends, as it could not go on without a hole.
 func (st *Stream) Send(el []byte) {
 	if st.state != Closing && !st.wire.Send(el) && !st.wire.Closing() {
 		st.Close(errSlowReader)
 	}
 }
 
-// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not logged out: its
-// session may rest. Closing twice is closing once.
+// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not
+// logged out: its session may rest. Closing twice is closing once.
 func (st *Stream) Close(err error) { st.end(err, endingOf(err)) }
 
 // end ends st by why.
@@ -299,7 +300,8 @@ func (st Negotiation) parkToAnswer() {
 	st.works++
 }
 
-// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
+// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that
+// stream.
 func caught(st *Stream) {
 	if r := recover(); r != nil {
 		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
@@ -318,9 +320,10 @@ func (st Negotiation) Await(c reactor.Class, work func() error, then func(err er
 	return st.await(st.caller(), c, work, then)
 }
 
-// AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
-// fair by address and host.
-func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
+// AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's
+// turn, fair by address and host.
+func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (
+	ok bool) {
 	p := st.caller()
 	p.works.Add(1) // until it has begun, and is counted as work
 	st.park(parkedWork)
@@ -341,8 +344,8 @@ func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, th
 	return ok
 }
 
-// caller is the profile whose features st is offered: what they have set off counts as work of it. Of a stream that
-// has left its host it is one of no module.
+// caller is the profile whose features st is offered: what they have set off counts as work of it. Of a
+// stream that has left its host it is one of no module.
 func (st Negotiation) caller() *Profile {
 	if st.host == nil {
 		return new(Profile)

@@ -16,8 +16,8 @@ import (
 
 var halls = session.NewKind("test-hall")
 
-// hall is a kind of entity with very many occupants, which it tells who joins in shares; a groupchat message is
-// broadcast to those that have joined.
+// hall is a kind of entity with very many occupants, which it tells who joins in shares; a groupchat
+// message is broadcast to those that have joined.
 type hall struct {
 	seats *session.Seats
 	said  int
@@ -35,7 +35,8 @@ func loadHall(api *session.API) error {
 		at, _ := strconv.Atoi(string(what))
 		for i := at; i < min(at+hallShare, hallSize); i++ {
 			from, _ := jid.New(e.JID().Local(), e.JID().Domain(), fmt.Sprint("nick", i))
-			l.Post(from, to, fmt.Appendf(nil, "<presence><status>%d %s</status></presence>", i, strings.Repeat("x", 1000)))
+			l.Post(from, to, fmt.Appendf(nil, "<presence><status>%d %s</status></presence>", i,
+				strings.Repeat("x", 1000)))
 		}
 		if at+hallShare < hallSize {
 			l.Offer(e, to, fmt.Append(nil, at+hallShare))
@@ -49,7 +50,8 @@ func loadHall(api *session.API) error {
 	b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
 		h := session.Live[hall](ev.Entity())
 		h.said++
-		ev.Local().Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='groupchat'><body>said %d</body></message>", h.said), h.seats)
+		ev.Local().Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='groupchat'><body>said "+
+			"%d</body></message>", h.said), h.seats)
 		return session.Done
 	})
 	api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
@@ -59,13 +61,15 @@ func loadHall(api *session.API) error {
 	return nil
 }
 
-// A client that joins thousands gets as many presences as it takes, within its outbox's limit, in order, and what is
-// said meanwhile between them.
+// A client that joins thousands gets as many presences as it takes, within its outbox's limit, in order,
+// and what is said meanwhile between them.
 func TestOffer(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	opt := sessiontest.Options{Limits: &lim, Hosts: []string{"localhost"}}
-	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(loadHall) }}}, mod.All...)
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+		return hooked(loadHall)
+	}}}, mod.All...)
 	opt.Modules = append(mod.Default(), "of-the-test")
 	s := sessiontest.New(t, opt)
 	p, err := s.NewProfile()
@@ -104,7 +108,8 @@ func TestOffer(t *testing.T) {
 	for range 50 {
 		s.Advance(time.Second)
 		s.Settle()
-		for _, m := range regexp.MustCompile(`<status>(\d+) |said (\d+)<`).FindAllStringSubmatch(juliet.Received(), -1) {
+		for _, m := range regexp.MustCompile(`<status>(\d+) |said (\d+)<`).FindAllStringSubmatch(
+			juliet.Received(), -1) {
 			switch {
 			case m[2] == fmt.Sprint(said+1):
 				said++
@@ -122,8 +127,8 @@ func TestOffer(t *testing.T) {
 
 var twice = session.NewKind("test-twice")
 
-// An entity that keeps its occupants and now and then gathers the same for once says all to each in one order, whichever
-// loops serve them.
+// An entity that keeps its occupants and now and then gathers the same for once says all to each in one
+// order, whichever loops serve them.
 func TestGatheredReceiversInOrder(t *testing.T) {
 	type occupants struct {
 		kept *session.Seats
@@ -132,39 +137,42 @@ func TestGatheredReceiversInOrder(t *testing.T) {
 	}
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	opt := sessiontest.Options{Limits: &lim, Services: []string{"halls.localhost"}, ServiceModules: []string{"of-the-test"}}
-	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", Off: true, New: func() session.Module {
-		return hooked(func(api *session.API) error {
-			b := api.Hooks.Serve(twice)
-			b.New = func(l *session.Local, e *session.Entity) any { return &occupants{kept: session.NewSeats(e, l)} }
-			b.Presence[session.ToFull].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-				o := session.Live[occupants](ev.Entity())
-				o.kept.AddSender(ev)
-				o.all = append(o.all, ev.From)
-				return session.Done
-			})
-			b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-				o, l := session.Live[occupants](ev.Entity()), ev.Local()
-				for i := range 6 {
-					seats := o.kept
-					if i%2 == 1 {
-						seats = l.Seats()
-						for _, to := range o.all {
-							seats.Add(to)
+	opt := sessiontest.Options{Limits: &lim, Services: []string{"halls.localhost"},
+		ServiceModules: []string{"of-the-test"}}
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", Off: true,
+		New: func() session.Module {
+			return hooked(func(api *session.API) error {
+				b := api.Hooks.Serve(twice)
+				b.New = func(l *session.Local, e *session.Entity) any { return &occupants{kept: session.NewSeats(e, l)} }
+				b.Presence[session.ToFull].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+					o := session.Live[occupants](ev.Entity())
+					o.kept.AddSender(ev)
+					o.all = append(o.all, ev.From)
+					return session.Done
+				})
+				b.Message[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+					o, l := session.Live[occupants](ev.Entity()), ev.Local()
+					for i := range 6 {
+						seats := o.kept
+						if i%2 == 1 {
+							seats = l.Seats()
+							for _, to := range o.all {
+								seats.Add(to)
+							}
 						}
+						l.Fanout(ev.Entity(), ev.To, fmt.Appendf(nil,
+							"<message type='headline'><body>said %d</body></message>", o.said), seats)
+						o.said++
 					}
-					l.Fanout(ev.Entity(), ev.To, fmt.Appendf(nil, "<message type='headline'><body>said %d</body></message>", o.said), seats)
-					o.said++
-				}
-				return session.Done
+					return session.Done
+				})
+				api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+					ev.Create(twice)
+					return session.Pass
+				})
+				return nil
 			})
-			api.Hooks.Make.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-				ev.Create(twice)
-				return session.Pass
-			})
-			return nil
-		})
-	}}}, mod.All...)
+		}}}, mod.All...)
 	s := sessiontest.New(t, opt)
 	var clients []*sessiontest.Client
 	for i := range 90 {

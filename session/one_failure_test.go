@@ -23,9 +23,12 @@ type hooked func(api *session.API) error
 func (h hooked) Load(api *session.API) error { return h(api) }
 
 // withModule is a server with all modules and one of the test's own.
-func withModule(t *testing.T, opt sessiontest.Options, load func(api *session.API) error) *sessiontest.Server {
+func withModule(t *testing.T, opt sessiontest.Options,
+	load func(api *session.API) error) *sessiontest.Server {
 	t.Helper()
-	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(load) }}}, mod.All...)
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+		return hooked(load)
+	}}}, mod.All...)
 	opt.Modules = append(mod.Default(), "of-the-test")
 	return sessiontest.New(t, opt)
 }
@@ -40,11 +43,15 @@ func panicIf(cond bool) {
 func works(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	for i := range 4 {
-		a, b := s.Login(fmt.Sprint("a", i), fmt.Sprintf("a%d@localhost/x", i)), s.Login(fmt.Sprint("b", i), fmt.Sprintf("b%d@localhost/x", i))
-		a.Send(fmt.Sprintf("<presence/><iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>"+
-			"<message to='b%d@localhost/x' type='chat'><body>Hi</body></message><presence to='b%d@localhost/x'/>", i, i))
+		a, b := s.Login(fmt.Sprint("a", i), fmt.Sprintf("a%d@localhost/x", i)),
+			s.Login(fmt.Sprint("b", i), fmt.Sprintf("b%d@localhost/x", i))
+		a.Send(fmt.Sprintf("<presence/><iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq "+
+			"type='get' id='2' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>"+
+			"<message to='b%d@localhost/x' type='chat'><body>Hi</body></message><presence to='b%d@localhost/x'/>", i,
+			i))
 		s.Settle()
-		if got := a.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "id='2'") || !strings.Contains(got, "<presence") {
+		if got := a.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "id='2'") ||
+			!strings.Contains(got, "<presence") {
 			t.Errorf("pair %d: the first got %q", i, got)
 		}
 		if got := b.Received(); !strings.Contains(got, "<body>Hi</body>") || !strings.Contains(got, "<presence") {
@@ -68,7 +75,8 @@ func TestPanicInMail(t *testing.T) {
 	juliet := s.Login("juliet", "juliet@localhost/x")
 	armed = true
 	// The subscription stanza is mail from the bare JID; what follows it in the same read is not lost.
-	romeo.Send("<presence to='victim@localhost' type='subscribe'/><presence to='juliet@localhost' type='subscribe'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+	romeo.Send("<presence to='victim@localhost' type='subscribe'/><presence to='juliet@localhost' " +
+		"type='subscribe'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "id='p'") {
 		t.Errorf("romeo got %q", got)
@@ -80,7 +88,8 @@ func TestPanicInMail(t *testing.T) {
 	works(t, s)
 }
 
-// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's account goes on.
+// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's
+// account goes on.
 func TestPanicInBroadcast(t *testing.T) {
 	for _, n := range []int{10, 200} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
@@ -135,8 +144,8 @@ func TestPanicInBroadcast(t *testing.T) {
 	}
 }
 
-// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120 §8.2.3);
-// what others wait for goes on.
+// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120
+// §8.2.3); what others wait for goes on.
 func TestPanicWhereARequestWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for _, how := range []string{"commit", "worker"} {
@@ -161,7 +170,8 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 			s.AddAccount("another@localhost") // a commit, so that the tickets are settled
 			s.Settle()
 			got := one.Received()
-			if !strings.Contains(got, "<iq type='error' id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
+			if !strings.Contains(got, "<iq type='error' id='bad'") ||
+				!strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
 				t.Errorf("the one whose handler panics got %q", got)
 			}
 			if got := two.Received(); !strings.Contains(got, "<iq type='result' id='good'") {
@@ -184,9 +194,11 @@ func TestPanicAtUnbind(t *testing.T) {
 	juliet.Send("<presence/>")
 	juliet.Cut()
 	s.Settle()
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' " +
+		"id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "id='q'") || !strings.Contains(got, "service-unavailable") {
+	if got := romeo.Received(); !strings.Contains(got, "id='q'") ||
+		!strings.Contains(got, "service-unavailable") {
 		t.Errorf("romeo got %q", got)
 	}
 	again := s.Login("again", "juliet@localhost/y")
@@ -209,9 +221,11 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 	})
 	s.AddAccount("juliet@localhost")
 	romeo := s.Login("romeo", "romeo@localhost/x")
-	romeo.Send("<iq type='get' id='bad' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq><iq type='get' id='good' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
+	romeo.Send("<iq type='get' id='bad' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq><iq " +
+		"type='get' id='good' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='good'") {
+	if got := romeo.Received(); !strings.Contains(got, "id='bad'") ||
+		!strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='good'") {
 		t.Errorf("romeo got %q", got)
 	}
 }
@@ -220,9 +234,13 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 // requests are answered in their order.
 func TestLateWorkUnparksNothing(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
-	s := withModule(t, sessiontest.Options{Slow: func() time.Duration { return 0 }}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{Slow: func() time.Duration {
+		return 0
+	}}, func(api *session.API) error {
 		api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
-			return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
+			return ev.Await(reactor.Disk, func() error {
+				return nil
+			}, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
 		}, session.ToSelf)
 		return nil
 	})
@@ -246,7 +264,8 @@ func TestLateWorkUnparksNothing(t *testing.T) {
 	held.Next()
 	s.Settle()
 	got := c.Received()
-	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two || strings.Contains(got, "id='1'") {
+	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two ||
+		strings.Contains(got, "id='1'") {
 		t.Errorf("in the end: %q", got)
 	}
 }
@@ -277,7 +296,8 @@ type unloading struct {
 func (u unloading) Load(api *session.API) error { return u.load(api) }
 func (u unloading) Unload() error               { *u.unloaded = true; return nil }
 
-// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a worker, no load.
+// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a
+// worker, no load.
 func TestRetireWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	unloaded, answered := false, false
@@ -291,7 +311,9 @@ func TestRetireWaits(t *testing.T) {
 				return nil, nil
 			})
 			api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
-				return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict {
+				return ev.Await(reactor.Disk, func() error {
+					return nil
+				}, func(ev *session.Stanza, err error) session.Verdict {
 					answered = !unloaded
 					return ev.Reply(nil)
 				})
@@ -303,7 +325,8 @@ func TestRetireWaits(t *testing.T) {
 	c := s.Login("c", "c@localhost/x")
 	s.AddAccount("cold@localhost")
 	held := s.HoldWork()
-	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' id='1'><q xmlns='urn:of-the-test'/></iq>")
+	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' " +
+		"id='1'><q xmlns='urn:of-the-test'/></iq>")
 	host, _ := s.Router.Table.Host("localhost")
 	done := false
 	s.Router.Retire(host.Profile(), func(error) { done = true })
@@ -321,8 +344,8 @@ func TestRetireWaits(t *testing.T) {
 	}
 }
 
-// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes meanwhile does
-// not unload the module whose work and answer are to come.
+// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes
+// meanwhile does not unload the module whose work and answer are to come.
 func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for how, do := range map[string]func(s *sessiontest.Server, c *sessiontest.Client){
@@ -353,13 +376,14 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 						return ev.Reply(nil)
 					})
 				}, session.ToBare)
-				api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Handle: func(st session.Negotiation, _ xmlstream.Element) {
-					if how == "Delay" {
-						st.Delay(60, answered)
-						return
-					}
-					st.AwaitTurn(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
-				}})
+				api.Hooks.Features = append(api.Hooks.Features,
+					session.StreamFeature{Name: name, Handle: func(st session.Negotiation, _ xmlstream.Element) {
+						if how == "Delay" {
+							st.Delay(60, answered)
+							return
+						}
+						st.AwaitTurn(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
+					}})
 				return nil
 			}
 			first := true
@@ -409,13 +433,15 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	}
 }
 
-// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it goes to and
-// however large it may be.
+// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it
+// goes to and however large it may be.
 func TestCrowdPriceHasAnEnd(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Stanza, lim.Rate, lim.RateBurst = 16<<20, 1<<20, 16<<20
 	lim.ResourcesPerAccount = 100
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 1 << 30 }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 1 << 30
+	}})
 	for i := range 40 {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("victim@localhost/%d", i))
 		c.Send("<presence/>")
@@ -423,7 +449,8 @@ func TestCrowdPriceHasAnEnd(t *testing.T) {
 		c.Conn().Conn().Append([]byte("<message><body>" + strings.Repeat("x", 300<<10) + "</body></message>"))
 	}
 	romeo := s.Login("romeo", "romeo@localhost/x")
-	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) + "</body></message>")
+	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) +
+		"</body></message>")
 	if s.Stream(romeo).Ready() {
 		t.Error("a message to 40 clogged clients costs its sender nothing")
 	}
@@ -438,7 +465,9 @@ func TestCrowdPriceHasAnEnd(t *testing.T) {
 func TestLimitsAreCounted(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 10_000
+	}})
 	count := func(limit string) (n uint64) {
 		for _, l := range s.Router.Locals() {
 			n += l.Stats().Limits[limit]
@@ -448,7 +477,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	slow, romeo := s.Login("slow", "slow@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	slow.Conn().Room(0)
 	for range 200 {
-		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Advance(5 * time.Second)
 	if n := count("outbox"); n != 1 {
@@ -467,7 +497,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	// One that catches up and has no room for more.
 	s.AddAccount("late@localhost")
 	for range 20 {
-		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Settle()
 	late := s.Login("late", "late@localhost/x")
@@ -475,7 +506,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	late.Send("<presence/>")
 	s.Settle()
 	for range 200 {
-		romeo.Send("<message to='late@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='late@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Settle()
 	if n := count("held"); n == 0 || late.Conn().Ended() {
@@ -483,7 +515,8 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 }
 
-// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is given back.
+// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is
+// given back.
 func TestPanicInOutgoing(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
 		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ session.Outbox, p session.Parcel) session.Verdict {
@@ -492,7 +525,8 @@ func TestPanicInOutgoing(t *testing.T) {
 		})
 		return nil
 	})
-	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
+		s.Login("nurse", "nurse@localhost/x")
 	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>poison</body></message>")
 	nurse.Send("<message to='juliet@localhost/x' type='chat'><body>Hi</body></message>")
 	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body>") {
@@ -505,17 +539,19 @@ func TestPanicInOutgoing(t *testing.T) {
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
 	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-			if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
-				panics--
-				panic("for the test")
-			}
-			return session.Pass
-		})
+		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver,
+			func(ev *session.Stanza) session.Verdict {
+				if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
+					panics--
+					panic("for the test")
+				}
+				return session.Pass
+			})
 		return nil
 	})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/x"), s.Login("juliet", "juliet@localhost/x")
-	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence to='juliet@localhost' type='subscribe'/>")
+	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence " +
+		"to='juliet@localhost' type='subscribe'/>")
 	s.Settle()
 	juliet.Send("<presence to='romeo@localhost' type='subscribed'/>")
 	s.Settle()

@@ -25,24 +25,27 @@ const (
 	heldCount = 1000
 )
 
-// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as many, up to
-// longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and its contacts are not told:
-// an account that can't be read for good must not hold its sessions, and the store's work, for ever.
+// A session whose account can't be read is ended later: after firstUnbind ticks, then after twice as
+// many, up to longestUnbind. After unbindTries tries, some five minutes, it is ended all the same, and
+// its contacts are not told: an account that can't be read for good must not hold its sessions, and the
+// store's work, for ever.
 const (
 	firstUnbind   = 10
 	longestUnbind = 640
 	unbindTries   = 10
 )
 
-// LowMark is how much of a [Source], in bytes, may be on its way to the client before the source is asked for more:
-// no amount of what the server itself has to say fills the outbox, whose limit is for what others send.
+// LowMark is how much of a [Source], in bytes, may be on its way to the client before the source is asked
+// for more: no amount of what the server itself has to say fills the outbox, whose limit is for what
+// others send.
 const LowMark = 128 << 10
 
-// Send puts p in the outbox of s: it runs the Outgoing hooks and gives p to the wire. A session that rests, is given
-// stored messages, or whose wire has no room keeps p for later. It reports whether s took p: a session that is
-// closing takes nothing; one that is [Session.Backlogged] and has no room for another message refuses it, and lives;
-// one whose client does not read ends when it can keep no more, as does one that rests. Any goroutine, any lock held;
-// the order is that of callers that hold the account's lock.
+// Send puts p in the outbox of s: it runs the Outgoing hooks and gives p to the wire. A session that
+// rests, is given stored messages, or whose wire has no room keeps p for later. It reports whether s took
+// p: a session that is closing takes nothing; one that is [Session.Backlogged] and has no room for
+// another message refuses it, and lives; one whose client does not read ends when it can keep no more, as
+// does one that rests. Any goroutine, any lock held; the order is that of callers that hold the account's
+// lock.
 func (s *Session) Send(p Parcel) (ok bool) {
 	out := s.lockOut()
 	defer out.unlock()
@@ -79,7 +82,8 @@ func (out Outbox) put(p Parcel) (ok bool) {
 		return true
 	case out.backlogged() && p.Kind == stanza.Message:
 		return false // it is stored behind what s is given
-	case p.Kind == stanza.Presence && out.s.ending == goesOn && !out.s.rests() && !out.s.out.clogged && out.s.wire.Send(p.Bytes):
+	case p.Kind == stanza.Presence && out.s.ending == goesOn && !out.s.rests() && !out.s.out.clogged &&
+		out.s.wire.Send(p.Bytes):
 		return true // presence overtakes two megabytes rather than being lost
 	case out.s.ending != goesOn: // and it is about to be unbound, or to rest
 		return false
@@ -104,8 +108,8 @@ func (out Outbox) waits(p Parcel) bool {
 	return out.backlogged() && p.Kind == stanza.Message || out.s.out != nil && len(out.s.out.held) > 0
 }
 
-// clog has everything wait until the client has what the wire took, which has refused an element; false: it closes,
-// and s ends. Under the outbox lock.
+// clog has everything wait until the client has what the wire took, which has refused an element; false:
+// it closes, and s ends. Under the outbox lock.
 func (out Outbox) clog() (ok bool) {
 	o := out.box()
 	o.clogged = out.askDrain() // also where it was asked before: it may close by now
@@ -115,8 +119,8 @@ func (out Outbox) clog() (ok bool) {
 	return o.clogged
 }
 
-// askDrain has [Session.drained] called once the client has what was sent; false: the wire closes. Under the outbox
-// lock.
+// askDrain has [Session.drained] called once the client has what was sent; false: the wire closes. Under
+// the outbox lock.
 func (out Outbox) askDrain() (ok bool) {
 	if out.s.rests() {
 		return false
@@ -143,14 +147,16 @@ func (out Outbox) box() *outbox {
 
 // unbox forgets an outbox in which nothing is. Under the outbox lock.
 func (out Outbox) unbox() {
-	if o := out.s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 && o.values == nil {
+	if o := out.s.out; o != nil && !o.clogged && o.asks == 0 && len(o.held)+len(o.sources)+len(o.kept) == 0 &&
+		o.values == nil {
 		out.s.out = nil
 	}
 }
 
-// hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence and iqs have
-// twice the room of messages, which can be stored. A session that has ended, or whose stream has, keeps what comes
-// until it is unbound or rests, so that nothing overtakes what it has: as much again. Under the outbox lock.
+// hold keeps p for later; false: there is no room. One element has room, whatever its length. Presence
+// and iqs have twice the room of messages, which can be stored. A session that has ended, or whose stream
+// has, keeps what comes until it is unbound or rests, so that nothing overtakes what it has: as much
+// again. Under the outbox lock.
 func (out Outbox) hold(p Parcel) bool {
 	o, room := out.box(), 2
 	if p.Kind == stanza.Message {
@@ -159,7 +165,8 @@ func (out Outbox) hold(p Parcel) bool {
 	if out.s.ending != goesOn {
 		room += 2
 	}
-	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+len(p.Bytes) > room*heldBytes {
+	if o.full && p.Kind == stanza.Message || len(o.held) >= room*heldCount || len(o.held) > 0 && o.bytes+
+		len(p.Bytes) > room*heldBytes {
 		o.full = o.full || p.Kind == stanza.Message && out.backlogged()
 		return false
 	}
@@ -186,7 +193,8 @@ func (out Outbox) refuses() bool {
 	return s.ending == goesOn && s.out != nil && s.out.full
 }
 
-// Ended reports whether nothing more leaves for the client of s, as its stream closes. Under the account's lock.
+// Ended reports whether nothing more leaves for the client of s, as its stream closes. Under the
+// account's lock.
 func (s *Session) Ended() bool {
 	why, _ := s.endedBy()
 	return why != goesOn
@@ -201,8 +209,8 @@ func (s *Session) closing(ref StreamRef, why Ending) {
 	}
 }
 
-// nextHeld takes the first element that is held back, if the wire should have it now; left: there is one, and it
-// waits until the client has what the wire took.
+// nextHeld takes the first element that is held back, if the wire should have it now; left: there is one,
+// and it waits until the client has what the wire took.
 func (out Outbox) nextHeld() (h heldElement, ok, left bool) {
 	s, o := out.s, out.s.out
 	switch {
@@ -272,10 +280,12 @@ func endingOf(err error) Ending {
 	return ourError
 }
 
-// stop notes what ends s: the first thing counts, but what is known of the connection only gives way to any other,
-// and a decision that the session ends comes before all that happens to its stream. Under the outbox lock.
+// stop notes what ends s: the first thing counts, but what is known of the connection only gives way to
+// any other, and a decision that the session ends comes before all that happens to its stream. Under the
+// outbox lock.
 func (out Outbox) stop(why Ending) {
-	if out.s.ending == goesOn || out.s.ending == lineLost || why > lineLost && out.s.ending < lineLost || why == deleted {
+	if out.s.ending == goesOn || out.s.ending == lineLost || why > lineLost && out.s.ending < lineLost ||
+		why == deleted {
 		out.s.ending = why
 	}
 }
@@ -294,8 +304,8 @@ func (s *Session) endedBy() (why Ending, over bool) {
 	return s.ending, s.ending != goesOn && !endings[s.ending].rests
 }
 
-// takes reports whether s takes what it is sent: it goes on, or may rest once its connection is closed, or rests and
-// keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
+// takes reports whether s takes what it is sent: it goes on, or may rest once its connection is closed,
+// or rests and keeps what comes, until it is unbound, behind what it has. Under the outbox lock.
 func (out Outbox) takes() bool {
 	switch {
 	case out.s.ending == goesOn:
@@ -311,8 +321,9 @@ func (out Outbox) takes() bool {
 	return endings[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Rest.links) > 0
 }
 
-// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that is what a
-// stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for another of that name.
+// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that
+// is what a stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for
+// another of that name.
 func bounce(l *Local, a *Account, h heldElement, c stanza.Condition) {
 	if h.to.IsZero() || h.kind == stanza.Presence {
 		return
@@ -331,8 +342,8 @@ func bounce(l *Local, a *Account, h heldElement, c stanza.Condition) {
 	ev.Fail(c)
 }
 
-// unsent takes everything that waits out of the outbox of s but its sources. What other sessions of the account have
-// is left out. Under the account's lock.
+// unsent takes everything that waits out of the outbox of s but its sources. What other sessions of the
+// account have is left out. Under the account's lock.
 func (s *Session) unsent() (list []heldElement) {
 	defer s.lockOut().unlock()
 	o := s.out
@@ -351,8 +362,8 @@ func (s *Session) unsent() (list []heldElement) {
 	return list
 }
 
-// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it, at the latest when its
-// connection is closed. Any goroutine, any lock held.
+// Close ends the stream of s with a stream error, or cleanly if err is nil, and s with it, at the latest
+// when its connection is closed. Any goroutine, any lock held.
 func (s *Session) Close(err error) { s.close(err, kicked) }
 
 // close has s end by why, a decision, and tells its client err.
@@ -366,7 +377,8 @@ func (s *Session) close(err error, why Ending) {
 	}
 }
 
-// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the session.
+// A resting is the wire of a session without a stream. Nothing is sent by it; what closes it ends the
+// session.
 type resting struct {
 	l *Local // where the session's last stream was
 	s *Session
@@ -378,8 +390,8 @@ func (r *resting) Crowded() bool { return false }
 
 func (r *resting) Loop() *Local { return r.l }
 
-// Outbox runs f with the outbox of s, under its lock: for a module that changes there what it has in an [OutSlot]. Any
-// goroutine, the account's lock held or not.
+// Outbox runs f with the outbox of s, under its lock: for a module that changes there what it has in an
+// [OutSlot]. Any goroutine, the account's lock held or not.
 func (s *Session) Outbox(f func(o Outbox)) {
 	out := s.lockOut()
 	defer out.unlock()
@@ -387,13 +399,13 @@ func (s *Session) Outbox(f func(o Outbox)) {
 	out.unbox()
 }
 
-// Append sends p before what the hook was asked about, past the hooks. It reports whether the session took it: see
-// [Session.Send].
+// Append sends p before what the hook was asked about, past the hooks. It reports whether the session
+// took it: see [Session.Send].
 func (out Outbox) Append(p Parcel) (ok bool) { return out.takes() && out.put(p) }
 
-// Hold keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source], which would
-// be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session ends before, stanzas of
-// others are routed again.
+// Hold keeps a copy of p until [Outbox.Flush]; false: it can't be held back, as it is from a [Source],
+// which would be told that it was taken, or there is no room: 1 MiB and 1,000 elements. If the session
+// ends before, stanzas of others are routed again.
 func (out Outbox) Hold(p Parcel) (ok bool) {
 	b := out.box()
 	if p.pulled || len(b.kept) >= heldCount || len(b.kept) > 0 && b.weight+len(p.Bytes) > heldBytes {
@@ -404,7 +416,8 @@ func (out Outbox) Hold(p Parcel) (ok bool) {
 	return true
 }
 
-// Flush sends what was held back, in order, past the hooks. What the session does not take now stays held back.
+// Flush sends what was held back, in order, past the hooks. What the session does not take now stays held
+// back.
 func (out Outbox) Flush() {
 	b := out.s.out
 	if b == nil {
@@ -447,8 +460,8 @@ func (out Outbox) Forget(old func(kind stanza.Kind, from jid.JID) bool) {
 	b.kept = rest
 }
 
-// An OutSlot is one module's state in an outbox, under the outbox lock: what its OutFunc has to know. It is for
-// what few sessions have, and is lost when the session ends.
+// An OutSlot is one module's state in an outbox, under the outbox lock: what its OutFunc has to know. It
+// is for what few sessions have, and is lost when the session ends.
 type OutSlot[T any] struct{ id uint16 }
 
 // NewOutSlot makes an OutSlot, for a package variable.
@@ -483,8 +496,8 @@ func mayHave(l *Local, s *Session, from jid.JID) bool {
 	return true
 }
 
-// Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that such a session
-// does not take belongs behind what is stored. Under the account's lock.
+// Backlogged reports whether live messages for s wait behind what a [Source] gives it. A message that
+// such a session does not take belongs behind what is stored. Under the account's lock.
 func (s *Session) Backlogged() bool {
 	out := s.lockOut()
 	defer out.unlock()

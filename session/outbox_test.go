@@ -19,9 +19,14 @@ import (
 // policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on with a hole.
 func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
-	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }}, func(api *session.API) error {
-		api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Needs: session.HasResource,
-			Handle: func(st session.Negotiation, e xmlstream.Element) { st.Send([]byte("<a xmlns='urn:of-the-test'/>")) }})
+	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 10_000
+	}}, func(api *session.API) error {
+		api.Hooks.Features = append(api.Hooks.Features,
+			session.StreamFeature{Name: name, Needs: session.HasResource,
+				Handle: func(st session.Negotiation, e xmlstream.Element) {
+					st.Send([]byte("<a xmlns='urn:of-the-test'/>"))
+				}})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -31,7 +36,8 @@ func TestNoRoomForANonza(t *testing.T) {
 	}
 	juliet.Conn().Room(0)
 	for range 12 {
-		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 9_000) + "</body></message>")
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 9_000) +
+			"</body></message>")
 	}
 	juliet.Send("<r xmlns='urn:of-the-test'/>")
 	s.Advance(5 * time.Second)
@@ -50,12 +56,14 @@ func limit(s *sessiontest.Server, name string) (n uint64) {
 
 // resting keeps sessions whose connection is lost.
 func resting(api *session.API) error {
-	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict { return session.Done })
+	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict {
+		return session.Done
+	})
 	return nil
 }
 
-// A session that rests longer than it can keep what it is sent ends: it is unbound by the kernel, its contacts are told
-// (RFC 6121 §4.5.2), the limit is counted, and what it had is stored, in order.
+// A session that rests longer than it can keep what it is sent ends: it is unbound by the kernel, its
+// contacts are told (RFC 6121 §4.5.2), the limit is counted, and what it had is stored, in order.
 func TestRestingSessionThatIsFull(t *testing.T) {
 	for name, n := range map[string]int{"bytes": 250_000, "elements": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -67,7 +75,8 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 				}
 				return nil
 			}}, resting)
-			juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+			juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
+				s.Login("nurse", "nurse@localhost/x")
 			juliet.Send("<presence/><presence to='nurse@localhost/x'/>")
 			nurse.Received()
 			juliet.Cut()
@@ -75,7 +84,8 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 			const all = 1010
 			sent := 0
 			for sent < all && limit(s, "outbox") == 0 {
-				romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", n)))
+				romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+					"%04d%s</body></message>", sent, strings.Repeat("x", n)))
 				s.Settle()
 				sent++
 			}
@@ -135,8 +145,9 @@ func (p *pages) Next(l *session.Local, s *session.Session) (session.Parcel, sess
 		return session.Parcel{}, session.Exhausted
 	}
 	p.next++
-	return session.Parcel{Kind: stanza.Message, Bytes: []byte(fmt.Sprintf("<message from='archive@localhost'><body>%s %04d%s</body></message>",
-		p.mark, p.next, strings.Repeat("x", p.size)))}, session.Ready
+	return session.Parcel{Kind: stanza.Message,
+		Bytes: []byte(fmt.Sprintf("<message from='archive@localhost'><body>%s %04d%s</body></message>",
+			p.mark, p.next, strings.Repeat("x", p.size)))}, session.Ready
 }
 
 func (p *pages) Wanted(*session.Session) bool {
@@ -186,8 +197,9 @@ func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 	return got
 }
 
-// No amount of what a Source has fills the outbox of a client that reads slowly; the source is told what the socket has
-// taken, and not before; a live message and presence of others come in between, or behind it where it goes ahead.
+// No amount of what a Source has fills the outbox of a client that reads slowly; the source is told what
+// the socket has taken, and not before; a live message and presence of others come in between, or behind
+// it where it goes ahead.
 func TestSource(t *testing.T) {
 	for _, ahead := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -203,7 +215,8 @@ func TestSource(t *testing.T) {
 		if src.taken != 0 {
 			t.Errorf("ahead %v: %d are taken by a client that has read nothing", ahead, src.taken)
 		}
-		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message><iq type='get' id='between' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message><iq type='get' " +
+			"id='between' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 		most, got := 0, ""
 		for len(src.ends) == 0 && len(got) < 6_000_000 {
 			juliet.Conn().Room(50_000)
@@ -215,15 +228,19 @@ func TestSource(t *testing.T) {
 			}
 		}
 		got += reads(s, juliet, -1)
-		if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceDone}) || src.taken != 2000 || strings.Count(got, "<body>page") != 2000 {
-			t.Errorf("ahead %v: it ended with %v, %d are taken, %d came", ahead, src.ends, src.taken, strings.Count(got, "<body>page"))
+		if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceDone}) || src.taken != 2000 ||
+			strings.Count(got, "<body>page") != 2000 {
+			t.Errorf("ahead %v: it ended with %v, %d are taken, %d came", ahead, src.ends, src.taken,
+				strings.Count(got, "<body>page"))
 		}
 		if most > session.LowMark+10_000 {
 			t.Errorf("ahead %v: %d bytes waited for the client", ahead, most)
 		}
-		last, live, between := strings.Index(got, "page 2000"), strings.Index(got, ">live<"), strings.Index(got, "id='between'")
+		last, live, between := strings.Index(got, "page 2000"), strings.Index(got, ">live<"),
+			strings.Index(got, "id='between'")
 		if live < 0 || between < 0 || ahead == (live < last) {
-			t.Errorf("ahead %v: the live message is at %d, the request at %d, the last page at %d", ahead, live, between, last)
+			t.Errorf("ahead %v: the live message is at %d, the request at %d, the last page at %d", ahead, live,
+				between, last)
 		}
 	}
 }
@@ -251,8 +268,8 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 }
 
-// A Source ends once, and is told why: with its stream, whether the session ends or rests; with its last element; when
-// it is not wanted any more; when it panics, which costs nothing else. The session goes on.
+// A Source ends once, and is told why: with its stream, whether the session ends or rests; with its last
+// element; when it is not wanted any more; when it panics, which costs nothing else. The session goes on.
 func TestSourceEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		src  pages
@@ -260,16 +277,23 @@ func TestSourceEnds(t *testing.T) {
 		do   func(s *sessiontest.Server, c *sessiontest.Client)
 		want session.SourceEnd
 	}{
-		"done":               {src: pages{left: 3}, want: session.SourceDone},
-		"nothing":            {want: session.SourceDone},
-		"unwanted":           {src: pages{left: 3, refuse: true}, want: session.SourceUnwanted},
-		"a panic in Next":    {src: pages{left: 3, panics: "next"}, want: session.SourceFailed},
-		"a panic in Wanted":  {src: pages{left: 3, panics: "wanted"}, want: session.SourceFailed},
-		"a panic in Taken":   {src: pages{left: 3, panics: "taken"}, want: session.SourceFailed},
-		"a panic in End":     {src: pages{left: 3, panics: "end"}, want: session.SourceDone},
-		"the line is lost":   {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Cut() }, want: session.SessionEnded},
-		"the session rests":  {src: pages{hush: true}, rest: true, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Cut() }, want: session.StreamEnded},
-		"the peer's end tag": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Send("</stream:stream>") }, want: session.SessionEnded},
+		"done":              {src: pages{left: 3}, want: session.SourceDone},
+		"nothing":           {want: session.SourceDone},
+		"unwanted":          {src: pages{left: 3, refuse: true}, want: session.SourceUnwanted},
+		"a panic in Next":   {src: pages{left: 3, panics: "next"}, want: session.SourceFailed},
+		"a panic in Wanted": {src: pages{left: 3, panics: "wanted"}, want: session.SourceFailed},
+		"a panic in Taken":  {src: pages{left: 3, panics: "taken"}, want: session.SourceFailed},
+		"a panic in End":    {src: pages{left: 3, panics: "end"}, want: session.SourceDone},
+		"the line is lost": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+			c.Cut()
+		}, want: session.SessionEnded},
+		"the session rests": {src: pages{hush: true}, rest: true,
+			do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+				c.Cut()
+			}, want: session.StreamEnded},
+		"the peer's end tag": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+			c.Send("</stream:stream>")
+		}, want: session.SessionEnded},
 		"a kick": {src: pages{hush: true}, do: func(s *sessiontest.Server, c *sessiontest.Client) {
 			s.Router.Kick(c.Bare(), session.ErrNotAuthorized)
 		}, want: session.SessionEnded},
@@ -304,8 +328,8 @@ func TestSourceEnds(t *testing.T) {
 	}
 }
 
-// A message between two sessions allocates nothing where a hook looks at what leaves, for what it keeps in the outbox
-// of neither.
+// A message between two sessions allocates nothing where a hook looks at what leaves, for what it keeps
+// in the outbox of neither.
 func TestOutgoingAllocations(t *testing.T) {
 	seen := session.NewOutSlot[int]("of-the-test")
 	lim := session.DefaultLimits()
@@ -324,6 +348,7 @@ func TestOutgoingAllocations(t *testing.T) {
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
-	msg := []byte("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 100) + "</body></message>")
+	msg := []byte("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 100) +
+		"</body></message>")
 	noAllocations(t, s, romeo, juliet, msg)
 }

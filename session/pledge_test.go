@@ -47,8 +47,8 @@ func lastAck(text string) string {
 	return all[len(all)-1][1]
 }
 
-// What a stanza makes an entity store is durable before its client is told that it was handled, and so is what all
-// stanzas before it made entities store (XEP-0198 §4: "handled" is the server's promise).
+// What a stanza makes an entity store is durable before its client is told that it was handled, and so is
+// what all stanzas before it made entities store (XEP-0198 §4: "handled" is the server's promise).
 func TestPledges(t *testing.T) {
 	var slow atomic.Bool
 	s := tracked(t, sessiontest.Options{Slow: func() time.Duration {
@@ -61,13 +61,15 @@ func TestPledges(t *testing.T) {
 	s.AddAccount("juliet@localhost")
 	s.Settle()
 	romeo.Send("<on xmlns='" + nsAcks + "'/>")
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>to be read from disk</body></message><presence/><r xmlns='" + nsAcks + "'/>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>to be read from " +
+		"disk</body></message><presence/><r xmlns='" + nsAcks + "'/>")
 	s.Settle()
 	if got := romeo.Received(); lastAck(got) != "2" {
 		t.Fatalf("on a fast store: %q", got)
 	}
 	slow.Store(true)
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq><r xmlns='" + nsAcks + "'/>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' " +
+		"id='p'><ping xmlns='urn:xmpp:ping'/></iq><r xmlns='" + nsAcks + "'/>")
 	got := romeo.Received()
 	if !strings.Contains(got, "id='p'") || lastAck(got) != "2" {
 		t.Fatalf("before the message is durable: %q", got)
@@ -88,10 +90,12 @@ func TestPledgesThatFail(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	flaky.Writes.Store(true)
-	romeo.Send("<message to='juliet@localhost' id='m' type='chat'><body>2</body></message><iq type='get' id='bad'/><message to='@' id='mal'/>")
+	romeo.Send("<message to='juliet@localhost' id='m' type='chat'><body>2</body></message><iq type='get' " +
+		"id='bad'/><message to='@' id='mal'/>")
 	s.Settle()
 	got := romeo.Received()
-	if lastAck(got) != "4" || !strings.Contains(got, "id='m'") || !strings.Contains(got, "internal-server-error") {
+	if lastAck(got) != "4" || !strings.Contains(got, "id='m'") ||
+		!strings.Contains(got, "internal-server-error") {
 		t.Fatalf("%q", got)
 	}
 }
@@ -110,7 +114,10 @@ func recorded(t *testing.T, s *sessiontest.Server, bare string) (got []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = rows.Scan(snap, a.ID, 0, math.MaxUint64, 0, false, func(_ uint64, v string) bool { got = append(got, v); return true })
+	err = rows.Scan(snap, a.ID, 0, math.MaxUint64, 0, false, func(_ uint64, v string) bool {
+		got = append(got, v)
+		return true
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +141,8 @@ func TestRecord(t *testing.T) {
 	}
 	romeo.Send("<message to='juliet@localhost/none' type='groupchat'><body>three</body></message>")
 	s.Settle()
-	want := []string{"one: taken by [balcony], kept false, refused false", "two: taken by [], kept true, refused false",
+	want := []string{"one: taken by [balcony], kept false, refused false",
+		"two: taken by [], kept true, refused false",
 		"three: taken by [], kept false, refused true"}
 	if got := recorded(t, s, "juliet@localhost"); !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
@@ -151,7 +159,8 @@ func TestRecordWithoutRoom(t *testing.T) {
 	s.Router.Durable = fullStore{s.Router.Durable}
 	romeo.Send("<message to='juliet@localhost' id='m' type='chat'><body>one</body></message>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "id='m'") || !strings.Contains(got, "resource-constraint") {
+	if got := romeo.Received(); !strings.Contains(got, "id='m'") ||
+		!strings.Contains(got, "resource-constraint") {
 		t.Errorf("romeo got %q", got)
 	}
 	if got := juliet.Received(); got != "" {
@@ -194,8 +203,8 @@ func TestPledgesAreBounded(t *testing.T) {
 	}
 }
 
-// A session that has lost its connection is taken over with all that was sent to it, on another loop; one that nothing
-// takes over ends.
+// A session that has lost its connection is taken over with all that was sent to it, on another loop; one
+// that nothing takes over ends.
 func TestResumption(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -221,8 +230,8 @@ func TestResumption(t *testing.T) {
 	}
 }
 
-// A session that rests, is resumed, and rests again, is kept for as long from its second rest on as from the first: the
-// time that a client has to resume begins with the loss of its connection (XEP-0198 §5).
+// A session that rests, is resumed, and rests again, is kept for as long from its second rest on as from
+// the first: the time that a client has to resume begins with the loss of its connection (XEP-0198 §5).
 func TestResumptionTwice(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -241,8 +250,8 @@ func TestResumptionTwice(t *testing.T) {
 	}
 }
 
-// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the account rests, and is
-// told that it was resumed before anything else.
+// A client resumes the session that it names (XEP-0198 §5, previd), whichever other device of the account
+// rests, and is told that it was resumed before anything else.
 func TestResumptionByName(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -274,8 +283,8 @@ func TestResumptionByName(t *testing.T) {
 	}
 }
 
-// Where a session that rests can't be taken over, as a decision has ended it, its client is told <failed/> and not
-// <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
+// Where a session that rests can't be taken over, as a decision has ended it, its client is told
+// <failed/> and not <resumed/>, and may bind a resource on the same stream (XEP-0198 §5).
 func TestResumptionOfWhatHasEnded(t *testing.T) {
 	var flaky storetest.Flaky
 	s := tracked(t, sessiontest.Options{Fault: flaky.Fault})
@@ -301,12 +310,14 @@ func TestResumptionOfWhatHasEnded(t *testing.T) {
 	}
 }
 
-// A stanza that is dropped, as another stream has taken its session over, is not acknowledged: its client sends it again.
+// A stanza that is dropped, as another stream has taken its session over, is not acknowledged: its client
+// sends it again.
 func TestDroppedIsNotSettled(t *testing.T) {
 	s := tracked(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/>")
-	romeo.Send("<on xmlns='" + nsAcks + "'/><message to='juliet@localhost' type='chat'><body>one</body></message>")
+	romeo.Send("<on xmlns='" + nsAcks + "'/><message to='juliet@localhost' " +
+		"type='chat'><body>one</body></message>")
 	s.Settle()
 	juliet.Received()
 	old := s.Stream(romeo)
@@ -317,7 +328,9 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	st := s.Stream(next)
 	st.Local().Loop.Post(func() {
 		st.Local().Enter(func() {
-			st.Negotiation().Bind(func(a *session.Account, _ bool, _ error) { a.Adopt(st.Negotiation(), a.Resources()[0]) })
+			st.Negotiation().Bind(func(a *session.Account, _ bool, _ error) {
+				a.Adopt(st.Negotiation(), a.Resources()[0])
+			})
 			// What the old connection had sent by then is read before it is closed.
 			old.Feed([]byte("<message to='juliet@localhost' type='chat'><body>two</body></message>"), 0)
 			if n := old.Settled(); n != 1 {
@@ -331,7 +344,8 @@ func TestDroppedIsNotSettled(t *testing.T) {
 	}
 }
 
-// A stalled store is one whose commits up to upTo are settled as far as the kernel knows, and the others not yet.
+// A stalled store is one whose commits up to upTo are settled as far as the kernel knows, and the others
+// not yet.
 type stalled struct {
 	committer
 	upTo session.Ticket
@@ -339,8 +353,8 @@ type stalled struct {
 
 func (s *stalled) Durable() session.Ticket { return min(s.committer.Durable(), s.upTo) }
 
-// What a stanza makes an entity store behind an Await, or in what is called when a commit has ended, is a pledge of that
-// stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
+// What a stanza makes an entity store behind an Await, or in what is called when a commit has ended, is a
+// pledge of that stanza like all else: it is not acknowledged before that is durable (XEP-0198 §4).
 func TestPledgesOfWhatComesLater(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	rows := store.NewLog[string]("test-pledges", '|', 1)
@@ -358,7 +372,8 @@ func TestPledgesOfWhatComesLater(t *testing.T) {
 					written = true
 					list.Append(storage.Rows(ev), ev.Account().ID(), 1, "x")
 				}
-				commit := func(ev *session.Stanza, then func(ev *session.Stanza, err error) session.Verdict) session.Verdict {
+				commit := func(ev *session.Stanza,
+					then func(ev *session.Stanza, err error) session.Verdict) session.Verdict {
 					return ev.Commit(api.Router.Durable.Commit(api.Router.Durable.NewBatch(ev.Account().ID())), then)
 				}
 				answer := func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) }
@@ -386,8 +401,9 @@ func TestPledgesOfWhatComesLater(t *testing.T) {
 				return nil
 			}
 			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", Requires: []session.Feature{"store"},
-				New: func() session.Module { return hooked(load) }}}, mod.All...)
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+				Requires: []session.Feature{"store"},
+				New:      func() session.Module { return hooked(load) }}}, mod.All...)
 			s = sessiontest.New(t, opt)
 			romeo := s.Login("romeo", "romeo@localhost/orchard")
 			romeo.Send("<on xmlns='" + nsAcks + "'/>")
@@ -410,8 +426,8 @@ func TestPledgesOfWhatComesLater(t *testing.T) {
 	}
 }
 
-// A stanza whose commit has failed with the batch that made its entity is one that could not be stored: its sender has
-// an error, and it is counted as such.
+// A stanza whose commit has failed with the batch that made its entity is one that could not be stored:
+// its sender has an error, and it is counted as such.
 func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	failed := 0
 	count := hooked(func(api *session.API) error {
@@ -420,8 +436,13 @@ func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	})
 	opt := sessiontest.Options{Services: []string{"b.localhost"}, ServiceModules: []string{"store", "brittle"}}
 	opt.Modules = append(mod.Default(), acks.Manifest.Name, "of-the-test")
-	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module { return count }},
-		{Name: "brittle", Spec: "a test", Requires: []session.Feature{"store"}, New: func() session.Module { return new(brittle) }}}, mod.All...)
+	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+		New: func() session.Module {
+			return count
+		}},
+		{Name: "brittle", Spec: "a test", Requires: []session.Feature{"store"}, New: func() session.Module {
+			return new(brittle)
+		}}}, mod.All...)
 	s := sessiontest.New(t, opt)
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	romeo.Send("<on xmlns='" + nsAcks + "'/>")
@@ -438,12 +459,14 @@ func TestPledgeOfWhatIsNotBorn(t *testing.T) {
 	s.Router.Durable = forgetful{disk, born} // it has failed, and what came behind it has not
 	s.AddAccount("another@localhost")
 	s.Settle()
-	if got := romeo.Received(); strings.Count(got, "type='error' id='commit'") != 1 || lastAck(got) != "2" || failed != 1 {
+	if got := romeo.Received(); strings.Count(got, "type='error' id='commit'") != 1 || lastAck(got) != "2" ||
+		failed != 1 {
 		t.Errorf("%d are counted as failed; romeo got %q", failed, got)
 	}
 }
 
-// What has waited for a commit is not kept once it has gone on: with one commit settled before another, neither is.
+// What has waited for a commit is not kept once it has gone on: with one commit settled before another,
+// neither is.
 func TestSettledIsGone(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	freed := make(chan string, 2)
@@ -472,7 +495,8 @@ func TestSettledIsGone(t *testing.T) {
 		s.AddAccount([]string{"a@localhost", "b@localhost"}[i]) // a commit, with which the loops look
 		s.Settle()
 	}
-	if one, two := one.Received(), two.Received(); !strings.Contains(one, "id='1'") || !strings.Contains(two, "id='2'") {
+	if one, two := one.Received(), two.Received(); !strings.Contains(one, "id='1'") ||
+		!strings.Contains(two, "id='2'") {
 		t.Fatalf("%q, %q", one, two)
 	}
 	for range 2 {

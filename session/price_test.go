@@ -11,10 +11,10 @@ import (
 	"canto/session/stanza"
 )
 
-// A stanza to clients that do not take what they are sent costs its sender's rate about 16 times its own bytes, however
-// many they are, and whether they are served at once or as a broadcast of several turns. One whose contacts take what
-// they are sent pays for its own bytes, and a little for the copies. (A sender has a burst, and once more what it has
-// earned since it logged in.)
+// A stanza to clients that do not take what they are sent costs its sender's rate about 16 times its own
+// bytes, however many they are, and whether they are served at once or as a broadcast of several turns.
+// One whose contacts take what they are sent pays for its own bytes, and a little for the copies. (A
+// sender has a burst, and once more what it has earned since it logged in.)
 func TestPriceOfCrowds(t *testing.T) {
 	for _, c := range []struct {
 		contacts    int
@@ -37,7 +37,8 @@ func TestPriceOfCrowds(t *testing.T) {
 				if fan := s.Client(fmt.Sprint("fan", i)); c.crowded {
 					fan.Conn().Room(0)
 					for range 8 {
-						filler.Send("<message to='" + fan.JID + "' type='chat'><body>" + strings.Repeat("x", 60_000) + "</body></message>")
+						filler.Send("<message to='" + fan.JID + "' type='chat'><body>" + strings.Repeat("x", 60_000) +
+							"</body></message>")
 					}
 				}
 			}

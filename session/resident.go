@@ -38,9 +38,10 @@ func (p Part[T]) Own(m Member) *T {
 	return v
 }
 
-// Resident adds p to the resident set of each account of the profile. load reads it on a worker, from the snapshot
-// that all parts of one account share, and returns nil if nothing is stored; S is the store's type for it, and Load
-// fails at run time with a snapshot of another type. The set is dropped by clock when the account has no session.
+// Resident adds p to the resident set of each account of the profile. load reads it on a worker, from the
+// snapshot that all parts of one account share, and returns nil if nothing is stored; S is the store's
+// type for it, and Load fails at run time with a snapshot of another type. The set is dropped by clock
+// when the account has no session.
 func Resident[T, S any](a *API, p Part[T], load func(from S, who Who) (*T, error)) {
 	ResidentOf(a, Accounts, p, load)
 }
@@ -54,7 +55,8 @@ func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, who Who
 	*list = append(*list, loader{p.id, a.Module, func(from any, who Who) (any, bool, error) {
 		s, ok := from.(S)
 		if !ok {
-			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T", a.Module, reflect.TypeFor[S](), from)
+			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T",
+				a.Module, reflect.TypeFor[S](), from)
 		}
 		v, err := load(s, who)
 		return v, v == nil, err

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a part of
-// its own, nor one that could not be read, nor one that was read in part.
+// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a
+// part of its own, nor one that could not be read, nor one that was read in part.
 func TestResidentSetsThatAreShared(t *testing.T) {
 	type thing struct{ n int }
 	first, second := NewPart[thing]("test-first"), NewPart[thing]("test-second")
@@ -37,7 +37,8 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 		acc := &Account{}
 		acc.resident = r
 		x, y := first.Of(acc), second.Of(acc)
-		if !r.exists || r.profile != p || a == 0 && x != nil || a > 0 && (x == nil || x.n != a) || b == 0 && y != nil || b > 0 && (y == nil || y.n != b) {
+		if !r.exists || r.profile != p || a == 0 && x != nil || a > 0 && (x == nil || x.n != a) || b == 0 &&
+			y != nil || b > 0 && (y == nil || y.n != b) {
 			t.Errorf("%s: %v and %v, want %d and %d", what, x, y, a, b)
 		}
 	}

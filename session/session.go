@@ -21,8 +21,9 @@ type Session struct {
 	slots    *slot     // modules' own state, a list; nil for most
 	flags    Flags     // modules' booleans
 	stream   StreamRef // which one it has; zero: resting
-	wire     Wire      // that stream's; a resting where it rests. Both written under both locks, read under either
-	out      *outbox   // outbox lock; nil while nothing waits
+	// that stream's; a resting where it rests. Both written under both locks, read under either
+	wire     Wire
+	out      *outbox // outbox lock; nil while nothing waits
 	mu       sync.Mutex
 	priority int8
 	traits   Traits
@@ -77,12 +78,13 @@ const (
 	S2S
 )
 
-// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of its session:
-// what follows for the session is a row of the table in session.txt, and is decided by Account.end, but where the
-// account can't be read for good: then the session is removed.
+// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of
+// its session: what follows for the session is a row of the table in session.txt, and is decided by
+// Account.end, but where the account can't be read for good: then the session is removed.
 type Ending uint8
 
-// The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself ends.
+// The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself
+// ends.
 const (
 	goesOn     Ending = iota // nothing has ended
 	loggedOut                // the peer's end tag (RFC 6120 §4.4)
@@ -101,13 +103,16 @@ const (
 	numEndings
 )
 
-// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there is no room
-// yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under the outbox lock.
+// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there
+// is no room yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under
+// the outbox lock.
 type outbox struct {
-	held    []heldElement // live stanzas that wait, in order
-	bytes   int           // of held
-	given   int           // bytes given to the wire by release since the client was last known to have everything
-	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
+	held  []heldElement // live stanzas that wait, in order
+	bytes int           // of held
+	// bytes given to the wire by release since the client was last known to have everything
+	given int
+	// a message was refused for want of room. So are those after it, which keeps their order
+	full    bool
 	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
 	later   bool          // what is held back is looked at again after a while, as the account could not be read
 	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
@@ -117,7 +122,8 @@ type outbox struct {
 	values  *slot         // of hooks: see OutSlot
 }
 
-// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until the hook returns.
+// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until
+// the hook returns.
 type Outbox struct{ s *Session }
 
 // lockOut takes the outbox lock of s; it is the last of the order of locks.
@@ -140,8 +146,8 @@ type heldElement struct {
 	copies   *copies // nil: it is for this session alone
 }
 
-// copies counts the sessions of an account that took one message: those that sent it to their client, and those
-// that hold it back. Under the account's lock.
+// copies counts the sessions of an account that took one message: those that sent it to their client, and
+// those that hold it back. Under the account's lock.
 type copies struct{ n int }
 
 // A Parcel is one element on its way out; its bytes are copied.
@@ -154,15 +160,17 @@ type Parcel struct {
 
 	copies **copies // of a stanza that several sessions may get; made when one holds it back
 
-	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
-	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among
+	// those, and is routed again if s ends before it has it. What the server itself says has none, and waits
+	// for nothing.
 	From, To jid.JID
 }
 
-// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
-// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the
-// outbox. It is given to a session by [Session.Pull], and ends with the session's stream. All methods are called
-// with that session, on the loop of the stream, but for End, which may be called on any.
+// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a
+// room. It is asked for one after another, while less than [LowMark] waits for the client, so that no
+// amount of it fills the outbox. It is given to a session by [Session.Pull], and ends with the session's
+// stream. All methods are called with that session, on the loop of the stream, but for End, which may be
+// called on any.
 type Source interface {
 	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no
 	// lock: it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another
@@ -171,13 +179,14 @@ type Source interface {
 	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
 	// source ends.
 	Wanted(s *Session) bool
-	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or that the
-	// client must not have them (a blocked address): where they are stored they may be erased. Under the account's
-	// lock.
+	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or
+	// that the client must not have them (a blocked address): where they are stored they may be erased.
+	// Under the account's lock.
 	Taken(l *Local, s *Session, n int)
-	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live messages
-	// that waited behind the source, see [Session.Pull] with ahead, have left before it if why is SourceDone,
-	// SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once. Under the account's lock.
+	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live
+	// messages that waited behind the source, see [Session.Pull] with ahead, have left before it if why is
+	// SourceDone, SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once.
+	// Under the account's lock.
 	End(l *Local, s *Session, why SourceEnd)
 }
 
@@ -195,8 +204,9 @@ const (
 // A SourceEnd is why a [Source] is asked for nothing any more.
 type SourceEnd uint8
 
-// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read, or the source
-// has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is no more.
+// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read,
+// or the source has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is
+// no more.
 const (
 	SourceDone SourceEnd = iota
 	SourceUnwanted
@@ -241,10 +251,11 @@ const (
 
 // A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
 type Wire interface {
-	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
-	// no room is a [Drainer].
+	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire
+	// that has no room is a [Drainer].
 	Send(el []byte) (ok bool)
-	// Crowded reports whether more waits for the peer than it takes at a time: clients that flood it are slowed down.
+	// Crowded reports whether more waits for the peer than it takes at a time: clients that flood it are
+	// slowed down.
 	Crowded() bool
 	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
 	Close(reason error)
@@ -260,12 +271,13 @@ type Drainer interface {
 	NotifyDrain() (ok bool)
 }
 
-// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that
-// is not a session's business. The stream's loop, unless a line says otherwise.
+// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care:
+// all that is not a session's business. The stream's loop, unless a line says otherwise.
 type Transport interface {
 	Wire
 	Drainer
-	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
+	// the stream header, or <open/>; only front doors write headers
+	Open(from, to jid.JID, id, lang string) (ok bool)
 	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
 	Closing() bool
 	Pause()
@@ -434,8 +446,8 @@ func (st *Stream) arm(which int, at reactor.Tick) {
 	st.wire.Arm(first)
 }
 
-// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer so far, and
-// what may be done about it.
+// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer
+// so far, and what may be done about it.
 type Negotiation struct{ *Stream }
 
 // Negotiation is st as a stream feature sees it.

@@ -20,7 +20,8 @@ func TestShared(t *testing.T) {
 		defer l.Parser.Release(e)
 		return l.Shared(&Stanza{Element: e})
 	}
-	const text = "<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='n' ver='v'/></presence>"
+	const text = "<presence><c xmlns='http://jabber.org/protocol/caps' hash='sha-1' node='n' " +
+		"ver='v'/></presence>"
 	a := share(text)
 	for i := range 3 * sharedElements {
 		share("<presence><status>" + strings.Repeat("x", i%700) + "</status></presence>")

@@ -57,8 +57,8 @@ type slot struct {
 // what few sessions have.
 type Slot[T any] struct{ id uint16 }
 
-// NewSlot makes a Slot, for a package variable. c writes the state down and reads it back when the session moves to
-// another kernel; nil: it is lost then.
+// NewSlot makes a Slot, for a package variable. c writes the state down and reads it back when the
+// session moves to another kernel; nil: it is lost then.
 func NewSlot[T any](name string, c *Codec[T]) Slot[T] {
 	k := Slot[T]{id: register(&names.slots, name)}
 	var e slotCodec

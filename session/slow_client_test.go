@@ -45,9 +45,9 @@ func inOrder(t *testing.T, list []string, n int) {
 	}
 }
 
-// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile, which has its own
-// stream wait for the socket as well. All comes in order, in each of several such phases, and a Source is told of no
-// element as taken that the client has not read.
+// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile,
+// which has its own stream wait for the socket as well. All comes in order, in each of several such
+// phases, and a Source is told of no element as taken that the client has not read.
 func TestSlowClientThatAsks(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -59,7 +59,8 @@ func TestSlowClientThatAsks(t *testing.T) {
 		src := &pages{left: 300, size: 2000, mark: fmt.Sprint("page", phase)}
 		pulls(s, juliet, false, src)
 		for range 130 {
-			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", 9000)))
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+				"%04d%s</body></message>", sent, strings.Repeat("x", 9000)))
 			sent++
 		}
 		for step := 0; step < 60; step++ {
@@ -79,8 +80,8 @@ func TestSlowClientThatAsks(t *testing.T) {
 	inOrder(t, numbered(got), sent)
 }
 
-// A message never overtakes another of the same sender, also where as many are held back for the client as may be: its
-// stream ends then, and what it did not get is stored behind that.
+// A message never overtakes another of the same sender, also where as many are held back for the client
+// as may be: its stream ends then, and what it did not get is stored behind that.
 func TestMessagesDoNotOvertake(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Module: func(_ string, v any) error {
 		if o, ok := v.(*offline.Options); ok {
@@ -94,7 +95,8 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 	sent := 0
 	say := func(n, size int) {
 		for range n {
-			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", size)))
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+				"%04d%s</body></message>", sent, strings.Repeat("x", size)))
 			sent++
 		}
 	}
@@ -123,7 +125,8 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 	}
 }
 
-// What is refused because an inbox is full is answered at once, however much of it there is: it fills no inbox.
+// What is refused because an inbox is full is answered at once, however much of it there is: it fills no
+// inbox.
 func TestRefusalsHaveABound(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
@@ -153,7 +156,8 @@ func TestRefusalsHaveABound(t *testing.T) {
 	}
 }
 
-// What is held back for a client that reads again waits until its account can be read: it is neither lost nor forgotten.
+// What is held back for a client that reads again waits until its account can be read: it is neither lost
+// nor forgotten.
 func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
@@ -162,7 +166,8 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	juliet.Received()
 	juliet.Conn().Room(0)
 	for i := range 140 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+			"%04d%s</body></message>", i, strings.Repeat("x", 9000)))
 	}
 	s.Reload() // each account is read again before it is next looked at
 	flaky.Reads.Store(true)
@@ -181,43 +186,46 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	inOrder(t, numbered(got), 140)
 }
 
-// A stanza has one answer, also where a module writes down what became of it and that can't be stored (RFC 6120
-// §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
+// A stanza has one answer, also where a module writes down what became of it and that can't be stored
+// (RFC 6120 §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
 func TestAnswersOfABatchThatFails(t *testing.T) {
 	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
 	var flaky storetest.Flaky
 	var m *store.Map[string, []byte]
 	armed := false
 	late := func() time.Duration { return 10 * time.Millisecond }
-	s := withModule(t, sessiontest.Options{Panics: true, Fault: flaky.Fault, Slow: late}, func(api *session.API) (err error) {
-		if m, err = storage.Map(api, rows); err != nil {
-			return err
-		}
-		write := func(ev *session.Stanza) session.Verdict {
-			m.Put(storage.Rows(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
-			return session.Pass
-		}
-		for _, to := range []session.Target{session.ToBare, session.ToFull} {
-			api.Hooks.Message[to].Add(api.Module, session.Record, write)
-			api.Hooks.IQ[to].Add(api.Module, session.Record, write)
-			api.Hooks.PreMessage[to].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-				if string(ev.ID()) != "two" {
-					return session.Pass
-				}
-				return write(ev)
-			})
-			api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
-				panicIf(armed)
+	s := withModule(t, sessiontest.Options{Panics: true, Fault: flaky.Fault, Slow: late},
+		func(api *session.API) (err error) {
+			if m, err = storage.Map(api, rows); err != nil {
+				return err
+			}
+			write := func(ev *session.Stanza) session.Verdict {
+				m.Put(storage.Rows(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
 				return session.Pass
-			})
-		}
-		return nil
-	})
+			}
+			for _, to := range []session.Target{session.ToBare, session.ToFull} {
+				api.Hooks.Message[to].Add(api.Module, session.Record, write)
+				api.Hooks.IQ[to].Add(api.Module, session.Record, write)
+				api.Hooks.PreMessage[to].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+					if string(ev.ID()) != "two" {
+						return session.Pass
+					}
+					return write(ev)
+				})
+				api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+					panicIf(armed)
+					return session.Pass
+				})
+			}
+			return nil
+		})
 	s.Login("juliet", "juliet@localhost/x") // in memory, so that nothing waits for it
 	romeo := s.Login("romeo", "romeo@localhost/x")
 	for _, c := range []struct{ what, send string }{
-		{"a message to a resource that is not there", "<message to='juliet@localhost/none' type='headline' id='%s'><body>x</body></message>"},
-		{"a request to an account", "<iq to='juliet@localhost' type='get' id='%s'><query xmlns='urn:example:none'/></iq>"},
+		{"a message to a resource that is not there",
+			"<message to='juliet@localhost/none' type='headline' id='%s'><body>x</body></message>"},
+		{"a request to an account", "<iq to='juliet@localhost' type='get' id='%s'><query " +
+			"xmlns='urn:example:none'/></iq>"},
 	} {
 		flaky.Writes.Store(true)
 		romeo.Send(fmt.Sprintf(c.send, "one"))
@@ -228,7 +236,8 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 		}
 		s.Settle()
 	}
-	romeo.Send("<message to='juliet@localhost/x' id='warm'><body>x</body></message>") // nothing waits for juliet from here on
+	// nothing waits for juliet from here on
+	romeo.Send("<message to='juliet@localhost/x' id='warm'><body>x</body></message>")
 	s.Settle()
 	armed = true
 	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
@@ -238,7 +247,8 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 	}
 }
 
-// What a hook holds back for a session that refuses messages for now stays held back, and comes with the next Flush.
+// What a hook holds back for a session that refuses messages for now stays held back, and comes with the
+// next Flush.
 func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Limits: unbounded()}, func(api *session.API) error {
 		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(o session.Outbox, p session.Parcel) session.Verdict {
@@ -255,7 +265,8 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	src := &pages{hush: true}
 	pulls(s, juliet, true, src)
 	for i := range 3 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d</body></message>", i))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d</body></message>",
+			i))
 	}
 	for i := 0; limit(s, "held") == 0; i++ {
 		if i > 2000 {
@@ -288,7 +299,8 @@ func TestHeldWhereASourceEnds(t *testing.T) {
 	src := &pages{left: 20, size: 2000, mark: "page"}
 	pulls(s, juliet, false, src) // all are given, and not yet taken
 	for i := range 140 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+			"%04d%s</body></message>", i, strings.Repeat("x", 9000)))
 	}
 	got := reads(s, juliet, -1)
 	inOrder(t, numbered(got), 140)

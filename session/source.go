@@ -7,8 +7,9 @@ import (
 	"canto/xmlstream"
 )
 
-// Pull has s given what src has, behind what other sources had to say by then, and among live stanzas; ahead: live
-// messages wait until it has ended. If s has no stream, or closes, src ends at once. Under the account's lock.
+// Pull has s given what src has, behind what other sources had to say by then, and among live stanzas;
+// ahead: live messages wait until it has ended. If s has no stream, or closes, src ends at once. Under
+// the account's lock.
 func (s *Session) Pull(l *Local, src Source, ahead bool) {
 	out := s.lockOut()
 	if s.ending != goesOn || s.rests() {
@@ -42,8 +43,8 @@ func (s *Session) wake(src Source) {
 	}
 }
 
-// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held; when the
-// source has ended nothing happens.
+// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held;
+// when the source has ended nothing happens.
 type Waker struct {
 	s   *Session
 	src Source
@@ -55,8 +56,8 @@ func (s *Session) Waker(src Source) Waker { return Waker{s, src} }
 // Wake has the source, which said NotYet, asked again.
 func (w Waker) Wake() { w.s.wake(w.src) }
 
-// pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the account's
-// lock.
+// pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the
+// account's lock.
 func pullSoon(l *Local, s *Session) {
 	if at := s.wire.Loop(); at != l {
 		at.Loop.Post(func() { at.Enter(func() { pull(at, s) }) })
@@ -65,8 +66,8 @@ func pullSoon(l *Local, s *Session) {
 	l.mail.pulls = append(l.mail.pulls, s)
 }
 
-// pull asks the source of s for elements, and gives them to the client, until enough is on its way. On the loop of the
-// stream, under no lock.
+// pull asks the source of s for elements, and gives them to the client, until enough is on its way. On
+// the loop of the stream, under no lock.
 func pull(l *Local, s *Session) {
 	for {
 		f := toAsk(s)
@@ -94,8 +95,8 @@ func pull(l *Local, s *Session) {
 	}
 }
 
-// toAsk is the source of s that is to be asked now; nil: none, or the client has enough to take. What was given by
-// then is asked about at the wire.
+// toAsk is the source of s that is to be asked now; nil: none, or the client has enough to take. What was
+// given by then is asked about at the wire.
 func toAsk(s *Session) *pulled {
 	out := s.lockOut()
 	defer out.unlock()
@@ -136,8 +137,8 @@ func (f *pulled) ask(l *Local, s *Session) (list []Parcel, then answer) {
 	return list, answer{is: is}
 }
 
-// give gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be asked again.
-// Under the account's lock.
+// give gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be
+// asked again. Under the account's lock.
 func (f *pulled) give(l *Local, s *Session, list []Parcel, then answer) (again bool) {
 	if !f.answered(s) {
 		return false // it has ended meanwhile
@@ -220,9 +221,9 @@ func (f *pulled) ends(l *Local, s *Session, why SourceEnd, read bool) (again boo
 	return f.finish(l, s, read)
 }
 
-// finish tells f, of which everything was taken, that it has ended, once the live messages that wait behind it have
-// left; again: there may be another source. Where the account could not be read, and so not who is blocked, what is held
-// back stays so. Under the account's lock, on the loop of the stream.
+// finish tells f, of which everything was taken, that it has ended, once the live messages that wait
+// behind it have left; again: there may be another source. Where the account could not be read, and so
+// not who is blocked, what is held back stays so. Under the account's lock, on the loop of the stream.
 func (f *pulled) finish(l *Local, s *Session, read bool) (again bool) {
 	if f.ahead && read && !s.release(l) {
 		return false
@@ -266,8 +267,8 @@ func (s *Session) endSources(l *Local, why SourceEnd) {
 	}
 }
 
-// drained goes on with what waits for the client of s, which has what was sent before: its stream ref says so. On the
-// loop of the stream, under no lock.
+// drained goes on with what waits for the client of s, which has what was sent before: its stream ref
+// says so. On the loop of the stream, under no lock.
 func (s *Session) drained(l *Local, ref StreamRef) {
 	out := s.lockOut()
 	o := s.out
@@ -296,8 +297,8 @@ func (s *Session) drained(l *Local, ref StreamRef) {
 	proceed(l, s, ref, f, taken, 0)
 }
 
-// proceed goes on with s, whose client has what was sent before: of that so many elements of f, if f is a source. tries
-// is how often the account could not be read for it.
+// proceed goes on with s, whose client has what was sent before: of that so many elements of f, if f is a
+// source. tries is how often the account could not be read for it.
 func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
 	inline, again := true, false
 	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
@@ -317,8 +318,8 @@ func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
 	}
 }
 
-// proceedLater has what s holds back, which waits for an account that could not be read, looked at again, or ends s.
-// Under the account's lock.
+// proceedLater has what s holds back, which waits for an account that could not be read, looked at again,
+// or ends s. Under the account's lock.
 func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
 	out := s.lockOut()
 	waits := s.out != nil && len(s.out.held) > 0 && s.out.asks == 0 && !s.out.later
@@ -343,8 +344,8 @@ func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
 	}
 }
 
-// goOn tells f, if there is a source, how much was taken, and gives what is held back to a client that waits for none.
-// Under the account's lock.
+// goOn tells f, if there is a source, how much was taken, and gives what is held back to a client that
+// waits for none. Under the account's lock.
 func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
 	out := s.lockOut()
 	current := s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
@@ -378,10 +379,10 @@ func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
 	return true
 }
 
-// HandOver sends s an element that was remembered, as a live one of the same sender would be delivered: see
-// [Stanza.AppendKept] for its xml:lang. An address that the account blocks by now is heard no more (XEP-0191 §3.3).
-// from and to replace what el has, unless they are zero. It reports whether s has it or must not have it. Many
-// elements are a [Source]. Under the account's lock.
+// HandOver sends s an element that was remembered, as a live one of the same sender would be delivered:
+// see [Stanza.AppendKept] for its xml:lang. An address that the account blocks by now is heard no more
+// (XEP-0191 §3.3). from and to replace what el has, unless they are zero. It reports whether s has it or
+// must not have it. Many elements are a [Source]. Under the account's lock.
 func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
 	p, may := asOfToday(l, s, Parcel{Bytes: el, Kind: kind, From: from, To: to})
 	if !may {
@@ -394,9 +395,9 @@ func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []by
 	return ok
 }
 
-// asOfToday is p, which was stored or remembered, as it is delivered by the rules that hold now: its addresses, where
-// p has some, in the place of those in its bytes. false: the account takes nothing from its sender. The bytes are
-// good until the loop delivers something else.
+// asOfToday is p, which was stored or remembered, as it is delivered by the rules that hold now: its
+// addresses, where p has some, in the place of those in its bytes. false: the account takes nothing from
+// its sender. The bytes are good until the loop delivers something else.
 func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 	e, err := l.Parser.Element(p.Bytes)
 	if err != nil {
@@ -405,7 +406,8 @@ func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 	}
 	defer l.Parser.Release(e)
 	if !p.From.IsZero() {
-		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: p.From.String()},
+		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom,
+			Value: p.From.String()},
 			xmlstream.Attr{Name: stanza.AttrTo, Value: p.To.String()})
 		p.Bytes = l.scratch
 	} else {
@@ -415,10 +417,10 @@ func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 	return p, mayHave(l, s, p.From)
 }
 
-// Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken most of what
-// e, and others, have said to it: for more than may be on its way at a time, like the occupants of a room that is
-// joined. what says where to go on; it is copied. If the session ends, or rests, before, More is not called. What e
-// has said before comes first. Under the lock of e.
+// Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken
+// most of what e, and others, have said to it: for more than may be on its way at a time, like the
+// occupants of a room that is joined. what says where to go on; it is copied. If the session ends, or
+// rests, before, More is not called. What e has said before comes first. Under the lock of e.
 func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
 	if mayBeSession(l, to) {
 		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
@@ -453,7 +455,8 @@ func pulledFrom(e *Entity, l *Local, ev *Stanza) {
 	}
 }
 
-// offerTo has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
+// offerTo has the session that ev is for take what another entity has offered to it, if it is here. Under
+// the lock.
 func offerTo(e *Entity, l *Local, ev *Stanza) {
 	if a := e.account(); a != nil {
 		if s := a.Resource(ev.To); s != nil {
@@ -462,8 +465,8 @@ func offerTo(e *Entity, l *Local, ev *Stanza) {
 	}
 }
 
-// release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
-// nothing is left. Under the account's lock, on the loop of the stream.
+// release gives the client of s what is held back, in order, as far as the wire should take it now: all
+// says that nothing is left. Under the account's lock, on the loop of the stream.
 func (s *Session) release(l *Local) (all bool) {
 	for {
 		out := s.lockOut()

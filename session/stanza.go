@@ -38,8 +38,9 @@ var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
 // A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
 // look at it later.
 type Stanza struct {
-	Session  *Session // the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
-	Host     *Host    // where it is looked at now
+	// the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
+	Session  *Session
+	Host     *Host // where it is looked at now
 	Element  xmlstream.Element
 	From, To jid.JID
 	Kind     stanza.Kind
@@ -76,8 +77,9 @@ type Stanza struct {
 	taken    uint16     // how many sessions took it
 }
 
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
-// is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of itself.
+// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's
+// stanzas it is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of
+// itself.
 type Origin struct {
 	Stream StreamRef
 	Number uint32
@@ -141,8 +143,8 @@ func (ev *Stanza) Payload() xmlstream.Element {
 	return e
 }
 
-// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one for each
-// loop: the next call empties it.
+// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one
+// for each loop: the next call empties it.
 func (ev *Stanza) Appender() *xmlstream.Appender { return ev.on.Appender() }
 
 // Appender lends the loop's, emptied: see [Stanza.Appender].
@@ -185,7 +187,8 @@ func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.E
 
 // FailWith is Fail with more to say.
 func (ev *Stanza) FailWith(e stanza.Error) Verdict {
-	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ || ev.form != aStanza {
+	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ ||
+		ev.form != aStanza {
 		return Done
 	}
 	ev.failed = true
@@ -207,8 +210,8 @@ func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 // Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
-// findSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
-// again; false: the session has ended.
+// findSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of
+// its session again; false: the session has ended.
 func findSender(ev *Stanza, e *Entity) bool {
 	a := e.account()
 	if a == nil {
@@ -234,8 +237,8 @@ func streamOn(s *Session, l *Local) *Stream {
 	return nil
 }
 
-// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all who ask
-// for the same bytes, as far as the loop remembers them.
+// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all
+// who ask for the same bytes, as far as the loop remembers them.
 func (l *Local) Shared(ev *Stanza) []byte {
 	l.scratch = ev.AppendKept(l.scratch[:0])
 	b := l.scratch
@@ -249,8 +252,9 @@ func (l *Local) Shared(ev *Stanza) []byte {
 	return *at
 }
 
-// answerTo mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says: it waits neither
-// behind that nor in the inbox of the one that asked, so that refusals, of which there is no end, never pile up.
+// answerTo mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says:
+// it waits neither behind that nor in the inbox of the one that asked, so that refusals, of which there
+// is no end, never pile up.
 func answerTo(ev *Stanza, el []byte) {
 	ev.replied = true
 	if ev.silent {
@@ -308,7 +312,8 @@ func (ev *Stanza) Append(dst []byte) []byte {
 	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
 	start := len(dst)
 	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
-		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
+		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang,
+			Value: ev.lang})
 	} else {
 		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to)
 	}
@@ -382,8 +387,8 @@ func (s *stack) pop() {
 	ev.takers = takers
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as
-// that is known.
+// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection,
+// as far as that is known.
 func (s *Seats) AddSender(ev *Stanza) {
 	loop := slotLoop(ev.From, len(s.groups))
 	if ev.loop > 0 {

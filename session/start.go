@@ -47,7 +47,8 @@ func (r *Router) Start(loops []*reactor.Loop) {
 // LoadProfile resolves, makes and loads the modules wanted. options decodes a module's own section over
 // defaults; nil: there is no configuration. given is what the process offers to all modules. A
 // module that fails to load unloads those before it. Any goroutine. Cold path.
-func LoadProfile(r *Router, core []Feature, shelf []Manifest, want []string, options func(module string, v any) error, given ...Given) (*Profile, error) {
+func LoadProfile(r *Router, core []Feature, shelf []Manifest, want []string,
+	options func(module string, v any) error, given ...Given) (*Profile, error) {
 	p := &Profile{Hooks: new(Hooks), offers: make(map[reflect.Type]any)}
 	p.absent.profile = p
 	for _, g := range given {

@@ -10,8 +10,8 @@ import (
 	"canto/xmlstream"
 )
 
-// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds it: see
-// [Stream.Feed]. The peer has until the login deadline to become a session.
+// NewStream is the kernel's half of the connection w, on its loop. The front door sets it up, and feeds
+// it: see [Stream.Feed]. The peer has until the login deadline to become a session.
 func NewStream(l *Local, w Transport, traits Traits) *Stream {
 	lim := l.router.limits()
 	st := &Stream{wire: w, loop: l, id: l.router.streams.Add(1), deal: &deal{}, traits: traits}
@@ -27,10 +27,10 @@ func NewStream(l *Local, w Transport, traits Traits) *Stream {
 // turnShare is how many elements a stream has handled in one turn; some cost 100 µs and more.
 const turnShare = 50
 
-// Feed hands st what its peer has sent, as far as st takes it now: used says how much that is. The rest comes again,
-// in front of what follows, when the transport was resumed. overhead is what it took besides to bring p, in bytes:
-// what TLS adds (attacks K33, K34) is paid from the peer's rate like p itself. over: the peer is over its rate,
-// and was paused. On st's loop.
+// Feed hands st what its peer has sent, as far as st takes it now: used says how much that is. The rest
+// comes again, in front of what follows, when the transport was resumed. overhead is what it took besides
+// to bring p, in bytes: what TLS adds (attacks K33, K34) is paid from the peer's rate like p itself.
+// over: the peer is over its rate, and was paused. On st's loop.
 func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	if st.state == Closing {
 		return len(p), false
@@ -42,7 +42,8 @@ func (st *Stream) Feed(p []byte, overhead int) (used int, over bool) {
 	return used, st.reader().spend(used + overhead)
 }
 
-// feed takes the elements of p one by one until st has had its share of the turn, waits for something, or closes.
+// feed takes the elements of p one by one until st has had its share of the turn, waits for something, or
+// closes.
 func (st reader) feed(p []byte) (used int) {
 	l := st.loop
 	l.Parser.Feed(&st.in, p)
@@ -72,8 +73,8 @@ func (st reader) feed(p []byte) (used int) {
 	return len(p) - l.Parser.Rest(&st.in)
 }
 
-// next takes one element of what was fed: the stream header, white space in front of it, or a child of the stream
-// (RFC 6120 §4.2, §4.4). It returns the parser's error if it has none.
+// next takes one element of what was fed: the stream header, white space in front of it, or a child of
+// the stream (RFC 6120 §4.2, §4.4). It returns the parser's error if it has none.
 func (st reader) next() error {
 	l := st.loop
 	if st.state != Opening {
@@ -90,8 +91,8 @@ func (st reader) next() error {
 	return err
 }
 
-// hold stops reading until the peer has what waits for it, also where the socket takes everything at once: what a
-// peer asks for is charged to its own patience (attack K23).
+// hold stops reading until the peer has what waits for it, also where the socket takes everything at
+// once: what a peer asks for is charged to its own patience (attack K23).
 func (st reader) hold() {
 	st.park(parkedOutbox)
 	if s := st.sess; s != nil {
@@ -108,8 +109,8 @@ func (st reader) hold() {
 	st.wire.NotifyDrain()
 }
 
-// Drained is what the transport calls once the socket has everything that was sent before: see [Drainer]. On st's
-// loop, under no lock.
+// Drained is what the transport calls once the socket has everything that was sent before: see [Drainer].
+// On st's loop, under no lock.
 func (st *Stream) Drained() {
 	l := st.loop
 	l.enter()
@@ -291,11 +292,12 @@ func (st reader) receive(e xmlstream.Element) {
 	}
 }
 
-// copyShare copies of a broadcast cost the sender's rate as much as the stanza itself: a usual presence costs a
-// user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
+// copyShare copies of a broadcast cost the sender's rate as much as the stanza itself: a usual presence
+// costs a user with some hundred contacts a kilobyte, the longest to 5,000 contacts a burst.
 const copyShare = 64
 
-// crowdPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides itself.
+// crowdPrice is what a byte of a stanza to crowded wires, however many, costs the sender's rate besides
+// itself.
 const crowdPrice = 15
 
 // element takes e, whatever it costs.

@@ -11,8 +11,9 @@ import (
 // An elsewhere is a wire of another node, as far as a session sees it.
 type elsewhere struct{ session.Wire }
 
-// Streams of two nodes, or of two starts of one, may have the same number: a stream that a session was taken from
-// neither speaks for it any more nor ends it when its connection is lost (XEP-0198 §5: the former stream is closed).
+// Streams of two nodes, or of two starts of one, may have the same number: a stream that a session was
+// taken from neither speaks for it any more nor ends it when its connection is lost (XEP-0198 §5: the
+// former stream is closed).
 func TestStreamsAreComparedWhole(t *testing.T) {
 	for name, other := range map[string]func(ref *session.StreamRef){
 		"another node":  func(ref *session.StreamRef) { ref.Node++ },
@@ -38,7 +39,8 @@ func TestStreamsAreComparedWhole(t *testing.T) {
 						a.Attach(l, taken, elsewhere{s.Stream(latter).Transport()}, ref, s.Stream(latter).Traits())
 					})
 				})
-				st.Feed([]byte("<message to='romeo@localhost/orchard' type='chat'><body>from the former</body></message>"), 0)
+				st.Feed([]byte("<message to='romeo@localhost/orchard' type='chat'><body>from the "+
+					"former</body></message>"), 0)
 			})
 			s.Settle()
 			if got := romeo.Received(); strings.Contains(got, "from the former") {
@@ -46,7 +48,8 @@ func TestStreamsAreComparedWhole(t *testing.T) {
 			}
 			former.Cut()
 			s.Settle()
-			if a, ok := s.Router.Table.Loaded(former.Bare()); !ok || a.Resource(taken.JID()) != taken || !taken.Connected() {
+			if a, ok := s.Router.Table.Loaded(former.Bare()); !ok || a.Resource(taken.JID()) != taken ||
+				!taken.Connected() {
 				t.Error("a stream that has lost its session has ended it")
 			}
 			// What is sent to the session leaves by the wire that it has now.

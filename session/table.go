@@ -27,8 +27,9 @@ type Host struct {
 // A hostCertificate is a state of a host's certificate: each drop makes another one.
 type hostCertificate struct{ cert *tls.Certificate }
 
-// A Table is the one of the process: address -> *Entity, in 256 shards by slot, and domain -> *Host. It knows the
-// entities that live here; that a recipient lives here, nothing outside this package may assume.
+// A Table is the one of the process: address -> *Entity, in 256 shards by slot, and domain -> *Host. It
+// knows the entities that live here; that a recipient lives here, nothing outside this package may
+// assume.
 type Table struct {
 	shards [shards]shard
 	hosts  atomic.Pointer[map[string]*Host]
@@ -58,8 +59,8 @@ func NewTable() *Table {
 	return t
 }
 
-// entities is a set of Entities by address: open addressing over pointers, as the key is in what they point to.
-// A map with the JID as its key costs four times as much. Under the shard's lock.
+// entities is a set of Entities by address: open addressing over pointers, as the key is in what they
+// point to. A map with the JID as its key costs four times as much. Under the shard's lock.
 type entities struct {
 	slots []*Entity // of a power of two; at most three quarters are taken
 	tags  []uint16  // of the hashes, so that few others are looked at
@@ -82,10 +83,10 @@ func (t *Table) Host(domain string) (*Host, bool) {
 // Hosts are all of them. The map is not to be changed. Any goroutine.
 func (t *Table) Hosts() map[string]*Host { return *t.hosts.Load() }
 
-// AddHost has t serve hs; false: a domain is served already, or was served in the other role, with or without logins,
-// since the process began, and nothing is added. A domain that was removed before gets its old Host back, with the
-// profile and certificate of the new one, as entities and sessions that are still in memory point to it: [Table.Host]
-// says which one is served. Any goroutine.
+// AddHost has t serve hs; false: a domain is served already, or was served in the other role, with or
+// without logins, since the process began, and nothing is added. A domain that was removed before gets
+// its old Host back, with the profile and certificate of the new one, as entities and sessions that are
+// still in memory point to it: [Table.Host] says which one is served. Any goroutine.
 func (t *Table) AddHost(hs ...*Host) bool {
 	t.hostMu.Lock()
 	defer t.hostMu.Unlock()
@@ -142,9 +143,10 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 
 func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
 
-// entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
-// a host where users log in. On a service host, where a stanza may make an entity, there is one for as long as the host
-// is served. It may have left the table when its lock is taken: see Table.lock. Any goroutine.
+// entity is what is at addr, made cold for an address not known to have nothing; false for one that is
+// known so, on a host where users log in. On a service host, where a stanza may make an entity, there is
+// one for as long as the host is served. It may have left the table when its lock is taken: see
+// Table.lock. Any goroutine.
 func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	s := t.shard(addr)
 	s.mu.RLock()
@@ -362,8 +364,8 @@ func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*H
 	return h, nil
 }
 
-// NewService makes a host without logins, with the profile p: its bare domain is an entity, like every address
-// at it, of the kinds that p serves. Any goroutine.
+// NewService makes a host without logins, with the profile p: its bare domain is an entity, like every
+// address at it, of the kinds that p serves. Any goroutine.
 func NewService(name string, p *Profile) (*Host, error) {
 	h, err := NewHost(name, p, nil)
 	if err == nil {

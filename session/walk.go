@@ -81,8 +81,8 @@ func (a *Account) answer(l *Local, ev *Stanza) {
 	}
 }
 
-// walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any other straight
-// to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
+// walk takes ev on its way: a fresh stanza through its sender's account and on to its recipient, any
+// other straight to its recipient. No lock is held at the call or at the return; a panic ends ev alone.
 func walk(l *Local, ev *Stanza) {
 	l.origin, l.originLoop = ev.origin, ev.loop
 	defer arrived(l, ev, l.stack.depth)
@@ -220,7 +220,8 @@ func forward(l *Local, ev *Stanza) {
 	}
 }
 
-// forwardRemote takes ev, which is for a domain that is not ours, through the hooks of the host that it comes from.
+// forwardRemote takes ev, which is for a domain that is not ours, through the hooks of the host that it
+// comes from.
 func forwardRemote(l *Local, ev *Stanza) {
 	if ev.Host == nil {
 		h, ok := l.router.Table.Host(domainOf(ev.From))
@@ -370,8 +371,8 @@ func (e speaker) delivered(l *Local) {
 	e.calm()
 }
 
-// turn delivers a share: of the first entity, of those after it where that leaves room. An entity that has more goes
-// behind the others.
+// turn delivers a share: of the first entity, of those after it where that leaves room. An entity that
+// has more goes behind the others.
 func (sh *shares) turn() {
 	l := sh.l
 	l.enter()
@@ -443,8 +444,9 @@ func (e speaker) partDone(l *Local, p *part) {
 	e.unlock(l)
 }
 
-// nothingAt answers a stanza to an address where there is nothing: as an account that gives nothing away would, or on a
-// service host whatever the modules say. The domain of a service host answers what entities of every kind do.
+// nothingAt answers a stanza to an address where there is nothing: as an account that gives nothing away
+// would, or on a service host whatever the modules say. The domain of a service host answers what
+// entities of every kind do.
 func nothingAt(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
@@ -464,8 +466,8 @@ func nothingAt(e *Entity, ev *Stanza) {
 	ev.Absent()
 }
 
-// open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at the return. A
-// panic ends it alone.
+// open takes a stanza out of e's inbox on its way, under e's lock, which is held at the call and not at
+// the return. A panic ends it alone.
 func (e mailbox) open(l *Local, env *envelope, err error) {
 	var el xmlstream.Element
 	if env.form == aStanza {
@@ -509,8 +511,8 @@ func (e mailbox) open(l *Local, env *envelope, err error) {
 	}
 }
 
-// runRecorded is run, and then phase Record of at, whatever was said before. A store that is known to be full refuses a
-// message before anything of it is delivered.
+// runRecorded is run, and then phase Record of at, whatever was said before. A store that is known to be
+// full refuses a message before anything of it is delivered.
 func runRecorded(l *Local, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 	if ev.Kind == stanza.Message && ev.Type != stanza.TypeError && l.router.Durable.Full() {
 		ev.Fail(stanza.ResourceConstraint)
@@ -528,7 +530,8 @@ func runRecorded(l *Local, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 // (RFC 6121 §8.5.3.2).
 func (l *Local) Deliver(to *Session, ev *Stanza) bool {
 	l.scratch = ev.Append(l.scratch[:0])
-	ok, crowded, full := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To, copies: &ev.copies})
+	ok, crowded, full := to.deliver(Parcel{Bytes: l.scratch, Kind: ev.Kind, From: ev.From, To: ev.To,
+		copies: &ev.copies})
 	switch {
 	case ok:
 		l.stats.Out[ev.Kind]++

@@ -134,7 +134,8 @@ func TestAllocs(t *testing.T) {
 	noAllocs(t, "Appender", func() {
 		a.Reset(Streamed)
 		a.Open(message).Attr(from, "a'b").AttrBytes(to, msg[:3]).Attr(N(NSXML, "lang"), "en")
-		a.Open(active).Close().Open(body).Text("hi & \u20ac").TextBytes(msg[:9]).Close().Raw(e, Attr{from, "x"}).Close()
+		a.Open(active).Close().Open(body).Text("hi & \u20ac").TextBytes(msg[:9]).Close().Raw(e,
+			Attr{from, "x"}).Close()
 	})
 	noAllocs(t, "Element", func() {
 		for range ringSize {

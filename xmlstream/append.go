@@ -8,20 +8,21 @@ type Attr struct {
 	Value string
 }
 
-// A Form is how a top-level element stands on a wire. Frames of the kernel are Streamed: they carry no xmlns for
-// jabber:client.
+// A Form is how a top-level element stands on a wire. Frames of the kernel are Streamed: they carry no
+// xmlns for jabber:client.
 type Form uint8
 
 const (
 	Streamed Form = iota // as is: the stream header declares jabber:client
 	Framed               // RFC 7395 §3.3.3: default and stream namespaces on the element
-	Server               // jabber:server is the default on the stream: content in jabber:client stands there without xmlns
+	// jabber:server is the default on the stream: content in jabber:client stands there without xmlns
+	Server
 )
 
-// Append appends e to dst as a top-level element in the given form, with other values for some attributes of its start
-// tag, which is all that routing changes: from, to, xml:lang. An empty value removes the attribute. Everything else is
-// copied as it was received, quotes and blanks inside tags included, where that means the same at the receiver. It does
-// if
+// Append appends e to dst as a top-level element in the given form, with other values for some attributes
+// of its start tag, which is all that routing changes: from, to, xml:lang. An empty value removes the
+// attribute. Everything else is copied as it was received, quotes and blanks inside tags included, where
+// that means the same at the receiver. It does if
 //
 //   - e has no prefix of its own, and neither it nor anything in it uses one that is declared outside of it, as on the
 //     sender's stream header;
@@ -30,13 +31,13 @@ const (
 //   - in Server form, and for stanzas that came in another namespace than jabber:client, nothing in it declares a
 //     content namespace or has a prefix.
 //
-// Otherwise e is written anew, for the same infoset. A child that is passed on for itself is copied under the same
-// conditions, and if none of its attributes has a prefix but xml.
+// Otherwise e is written anew, for the same infoset. A child that is passed on for itself is copied under
+// the same conditions, and if none of its attributes has a prefix but xml.
 //
-// The content namespace of the stream that e came from becomes that of the form: children of other namespaces, and
-// stanzas inside of them, keep theirs. jabber:client written out on e is content, too. The xml:lang of the sender's
-// stream is not put on e: who routes says it in set (RFC 6120 §8.1.5). A name in set that is not Known, or no name of
-// XML, panics.
+// The content namespace of the stream that e came from becomes that of the form: children of other
+// namespaces, and stanzas inside of them, keep theirs. jabber:client written out on e is content, too.
+// The xml:lang of the sender's stream is not put on e: who routes says it in set (RFC 6120 §8.1.5). A
+// name in set that is not Known, or no name of XML, panics.
 func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
 	def := atomClient
 	if f == Framed {
@@ -45,8 +46,8 @@ func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
 	return e.splice(dst, f, def, true, set)
 }
 
-// splice appends e where the default namespace is def; top says that it stands on a stream. In Server form atomClient
-// means the content namespace of the stream.
+// splice appends e where the default namespace is def; top says that it stands on a stream. In Server
+// form atomClient means the content namespace of the stream.
 func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
 	nd, t := e.node(), e.t
 	if len(set) > 64 {
@@ -57,7 +58,8 @@ func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []by
 	var add []byte // a namespace to declare
 	drop := false  // the declaration that is there is not wanted
 	switch {
-	case !e.plain(nd), content && t.flags&(fStanz|fPref) != 0 && (f == Server || string(t.uri(nd.ns)) != NSClient):
+	case !e.plain(nd), content && t.flags&(fStanz|fPref) != 0 &&
+		(f == Server || string(t.uri(nd.ns)) != NSClient):
 		return e.rewrite(dst, f, def, top, set)
 	case content && def == atomClient:
 		drop = own
@@ -180,8 +182,9 @@ func (t *tree) owns(nd *node, i uint32) bool {
 	return nd.ns != nsOuter && nd.ns < nsRoot && nd.plen == 0 && t.binds[nd.ns-1].owner == i
 }
 
-// contentAt reports whether node i is a stanza or a part of one: it is in the content namespace, and all above it in
-// the same. With top, what is above it stays behind. jabber:client, where it is written out, is content on each stream.
+// contentAt reports whether node i is a stanza or a part of one: it is in the content namespace, and all
+// above it in the same. With top, what is above it stays behind. jabber:client, where it is written out,
+// is content on each stream.
 func (t *tree) contentAt(i uint32, top bool) bool {
 	nd := &t.nodes[i]
 	if top || i == 0 {
@@ -203,7 +206,8 @@ func (t *tree) contentAt(i uint32, top bool) bool {
 	return true
 }
 
-// isContent reports whether nd is in the content namespace: that of the stream, or jabber:client where it has none.
+// isContent reports whether nd is in the content namespace: that of the stream, or jabber:client where it
+// has none.
 func (t *tree) isContent(nd *node) bool {
 	if nd.ns == nsOuter {
 		return t.root.content()
@@ -215,7 +219,8 @@ func (t *tree) isContent(nd *node) bool {
 	return string(u) == NSClient
 }
 
-// plain reports whether the bytes of e mean the same where the default namespace is that of e and no prefix is bound.
+// plain reports whether the bytes of e mean the same where the default namespace is that of e and no
+// prefix is bound.
 func (e Element) plain(nd *node) bool {
 	t := e.t
 	if nd.plen != 0 || t.header {

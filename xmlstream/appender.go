@@ -2,13 +2,14 @@ package xmlstream
 
 import "bytes"
 
-// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It escapes, declares a namespace where
-// it changes, and can't be made to write what is not well-formed: a call that makes no sense (text or an end tag outside
-// of an element, a name that is none, elements nested deeper than 16) panics, as it is a fault of the program and not of
-// the data. Of two attributes with one name the first is kept.
+// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It escapes, declares a
+// namespace where it changes, and can't be made to write what is not well-formed: a call that makes no
+// sense (text or an end tag outside of an element, a name that is none, elements nested deeper than 16)
+// panics, as it is a fault of the program and not of the data. Of two attributes with one name the first
+// is kept.
 //
-// Between elements B may be taken, replaced and emptied. The zero value is ready, in Streamed form; its methods make no
-// closure and keep no argument. Not safe for two goroutines.
+// Between elements B may be taken, replaced and emptied. The zero value is ready, in Streamed form; its
+// methods make no closure and keep no argument. Not safe for two goroutines.
 type Appender struct {
 	B    []byte
 	Form Form
@@ -39,8 +40,8 @@ func (a *Appender) Reset(f Form) *Appender {
 // Depth returns how many elements are open.
 func (a *Appender) Depth() int { return int(a.depth) }
 
-// def returns the default namespace in force. In Server form jabber:client stands for jabber:server on the stream, so
-// that who writes a stanza writes the same for all.
+// def returns the default namespace in force. In Server form jabber:client stands for jabber:server on
+// the stream, so that who writes a stanza writes the same for all.
 func (a *Appender) def() Atom {
 	if a.depth > 0 {
 		return a.at[a.depth-1].space
@@ -54,8 +55,9 @@ func (a *Appender) def() Atom {
 // content reports whether the default namespace in force is the stream's.
 func (a *Appender) content() bool { return a.depth == 0 || !a.at[a.depth-1].declared }
 
-// Open begins an element. Without xmlns where its namespace is that of the element around it; on the stream, of the
-// stream. Elements of the streams namespace get the prefix stream, in Server form those of dialback (XEP-0220) db.
+// Open begins an element. Without xmlns where its namespace is that of the element around it; on the
+// stream, of the stream. Elements of the streams namespace get the prefix stream, in Server form those of
+// dialback (XEP-0220) db.
 func (a *Appender) Open(n Name) *Appender {
 	if !n.Local.ncname() || n.Space == Unknown {
 		panic("xmlstream: no name of an element: " + n.String())
@@ -145,7 +147,8 @@ func (a *Appender) attr(n Name) bool {
 	return true
 }
 
-// foreign is attr for a namespace other than xml: it gets a prefix, which its place in the tag makes the only one.
+// foreign is attr for a namespace other than xml: it gets a prefix, which its place in the tag makes the
+// only one.
 func (a *Appender) foreign(name Name) bool {
 	tag := a.B[a.tag:]
 	var esc [256]byte
@@ -232,7 +235,8 @@ func (a *Appender) inElement() {
 	a.closeTag()
 }
 
-// Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its surroundings.
+// Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its
+// surroundings.
 func (a *Appender) Raw(e Element, set ...Attr) *Appender {
 	a.closeTag()
 	f := a.Form

@@ -6,7 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// What a byte may do, for the scanner's inner loops. Bytes from 0x80 on have no class: they go through the UTF-8 check.
+// What a byte may do, for the scanner's inner loops. Bytes from 0x80 on have no class: they go through
+// the UTF-8 check.
 const (
 	cName  = 1 << iota // in a name; the colon is not
 	cStart             // first in a name
@@ -48,8 +49,8 @@ const (
 	hi8 = 0x8080808080808080
 )
 
-// The masks below have the high bit of each byte set that ends a run: exact for the lowest such byte, which is the only
-// one that is used (a borrow may set bits above it).
+// The masks below have the high bit of each byte set that ends a run: exact for the lowest such byte,
+// which is the only one that is used (a borrow may set bits above it).
 
 func maskText(v uint64) uint64 {
 	lt, am, gt := v^lo8*'<', v^lo8*'&', v^lo8*'>'
@@ -109,8 +110,8 @@ const (
 	badUTF8
 )
 
-// runes checks characters outside ASCII from i on, and passes plain ones between them whose class is in plain. It
-// returns where it stopped: done at a byte for the caller to look at.
+// runes checks characters outside ASCII from i on, and passes plain ones between them whose class is in
+// plain. It returns where it stopped: done at a byte for the caller to look at.
 func runes(b []byte, i int, plain uint8) (int, status) {
 	for i < len(b) {
 		c := b[i]
@@ -146,10 +147,12 @@ func runes(b []byte, i int, plain uint8) (int, status) {
 
 // isChar reports whether XML 1.0 knows r (production Char).
 func isChar(r rune) bool {
-	return r >= 0x20 && r < 0xD800 || r == '\t' || r == '\n' || r == '\r' || r >= 0xE000 && r < 0xFFFE || r >= 0x10000 && r <= 0x10FFFF
+	return r >= 0x20 && r < 0xD800 || r == '\t' || r == '\n' || r == '\r' || r >= 0xE000 && r < 0xFFFE ||
+		r >= 0x10000 && r <= 0x10FFFF
 }
 
-// isNameStart and isNameChar are the productions of XML 1.0 (5th edition) without the colon (Namespaces in XML 1.0 §3).
+// isNameStart and isNameChar are the productions of XML 1.0 (5th edition) without the colon (Namespaces
+// in XML 1.0 §3).
 func isNameStart(r rune) bool {
 	switch {
 	case r < 0x80:
@@ -158,7 +161,8 @@ func isNameStart(r rune) bool {
 		return r >= 0xC0 && r != 0xD7 && r != 0xF7
 	}
 	return r >= 0x370 && r != 0x37E && r < 0x2000 || r == 0x200C || r == 0x200D || r >= 0x2070 && r < 0x2190 ||
-		r >= 0x2C00 && r < 0x2FF0 || r >= 0x3001 && r < 0xD800 || r >= 0xF900 && r < 0xFDD0 || r >= 0xFDF0 && r < 0xFFFE || r >= 0x10000 && r < 0xF0000
+		r >= 0x2C00 && r < 0x2FF0 || r >= 0x3001 && r < 0xD800 || r >= 0xF900 && r < 0xFDD0 || r >= 0xFDF0 &&
+		r < 0xFFFE || r >= 0x10000 && r < 0xF0000
 }
 
 func isNameChar(r rune) bool {
@@ -177,8 +181,8 @@ func isNCName(s string) bool {
 	return s != "" && utf8.ValidString(s)
 }
 
-// qname scans a name with an optional prefix from i on. It returns its end, the length of the prefix, and, unless it
-// is done, the offset that is wrong.
+// qname scans a name with an optional prefix from i on. It returns its end, the length of the prefix,
+// and, unless it is done, the offset that is wrong.
 func qname(b []byte, i int) (end, prefix int, st status) {
 	start, part := i, i
 	for i < len(b) {
@@ -220,8 +224,8 @@ func qname(b []byte, i int) (end, prefix int, st status) {
 	return i, 0, more
 }
 
-// predefined recognises the five entities that XML itself has (production 4.6), b behind the ampersand; n is the
-// length with the semicolon, 0 if b is none of them or too short.
+// predefined recognises the five entities that XML itself has (production 4.6), b behind the ampersand; n
+// is the length with the semicolon, 0 if b is none of them or too short.
 func predefined(b []byte) (r rune, n int) {
 	if len(b) < 5 {
 		return 0, 0 // the long way
@@ -250,8 +254,8 @@ func predefined(b []byte) (r rune, n int) {
 	return 0, 0
 }
 
-// reference scans what begins with the ampersand at i. For done, end is behind the semicolon and r what it stands for.
-// cond is the stream error that something bad is worth.
+// reference scans what begins with the ampersand at i. For done, end is behind the semicolon and r what
+// it stands for. cond is the stream error that something bad is worth.
 func reference(b []byte, i int) (r rune, end int, cond string, st status) {
 	j := i + 1
 	if j >= len(b) {

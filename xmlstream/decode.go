@@ -5,8 +5,8 @@ import (
 	"unicode/utf8"
 )
 
-// decode appends what the scanned bytes raw stand for: references resolved, line ends normalised (XML 1.0 §2.11), CDATA
-// sections unwrapped, and in an attribute value white space turned into spaces (§3.3.3).
+// decode appends what the scanned bytes raw stand for: references resolved, line ends normalised (XML 1.0
+// §2.11), CDATA sections unwrapped, and in an attribute value white space turned into spaces (§3.3.3).
 func decode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		c := raw[i]
@@ -46,7 +46,8 @@ func decode(dst, raw []byte, value bool) []byte {
 func transcode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		j := i
-		for j < len(raw) && raw[j] != '&' && raw[j] != '<' && raw[j] != '\r' && !(value && (raw[j] == '\n' || raw[j] == '\t')) {
+		for j < len(raw) && raw[j] != '&' && raw[j] != '<' && raw[j] != '\r' &&
+			!(value && (raw[j] == '\n' || raw[j] == '\t')) {
 			j++
 		}
 		if j > i {

@@ -1,11 +1,12 @@
 package xmlstream
 
-// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is two words, and
-// passing it allocates nothing. It is good for as long as what returned it says; byte slices that its methods return
-// are good for as long and must not be changed. In a build with -tags invariants or -race a stale Element panics.
+// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is
+// two words, and passing it allocates nothing. It is good for as long as what returned it says; byte
+// slices that its methods return are good for as long and must not be changed. In a build with -tags
+// invariants or -race a stale Element panics.
 //
-// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they belong to the
-// parser's.
+// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they
+// belong to the parser's.
 type Element struct {
 	t   *tree
 	i   uint32
@@ -69,8 +70,8 @@ func (e Element) Local() []byte { return e.t.local(e.node()) }
 // Space returns the namespace in force for e, empty if there is none.
 func (e Element) Space() []byte { return e.t.uri(e.node().ns) }
 
-// Attr returns the value of the attribute n, references resolved and white space normalised, and whether there is one.
-// Namespace declarations are no attributes.
+// Attr returns the value of the attribute n, references resolved and white space normalised, and whether
+// there is one. Namespace declarations are no attributes.
 func (e Element) Attr(n Name) (value []byte, ok bool) {
 	nd := e.node()
 	if !n.Known() {
@@ -188,8 +189,8 @@ func (e Element) Next() (Element, bool) {
 	return Element{e.t, n, e.gen}, true
 }
 
-// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped and line ends
-// normalised.
+// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped
+// and line ends normalised.
 func (e Element) Text() []byte {
 	nd, t := e.node(), e.t
 	if t.header {

@@ -9,13 +9,15 @@ import (
 )
 
 func TestElement(t *testing.T) {
-	e := stanza(t, xmlstreamtest.Header, `<iq id='a&amp;b' x:a='1' xmlns:x='urn:x' type='get' a='2'>t&lt;1<q xmlns='urn:q'>in</q>t2<r/><q xmlns='urn:q' n='2'/></iq>`)
+	e := stanza(t, xmlstreamtest.Header,
+		`<iq id='a&amp;b' x:a='1' xmlns:x='urn:x' type='get' a='2'>t&lt;1<q xmlns='urn:q'>in</q>t2<r/><q xmlns='urn:q' n='2'/></iq>`)
 	for n, want := range map[Name]string{id: "a&b", N("urn:x", "a"): "1", typ: "get", N("", "a"): "2"} {
 		if v, ok := e.Attr(n); !ok || string(v) != want {
 			t.Errorf("%v: %q %v", n, v, ok)
 		}
 	}
-	for _, n := range []Name{to, N("urn:y", "a"), N("", "xmlns"), N("", "x"), {None, Unknown}, {Unknown, Unknown}} {
+	for _, n := range []Name{to, N("urn:y", "a"), N("", "xmlns"), N("", "x"), {None, Unknown},
+		{Unknown, Unknown}} {
 		if v, ok := e.Attr(n); ok {
 			t.Errorf("%v: %q", n, v)
 		}
@@ -139,7 +141,8 @@ func TestClone(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	p := NewParser(nil)
-	for _, x := range []string{"", " ", "x", "<a>", "<a/><b/>", "<a/>x", "<a", "<!-- -->", "<a>\x00</a>", "</a>", "<?xml version='1.0'?><a/>", "<p:a/>", "<a/>\x00"} {
+	for _, x := range []string{"", " ", "x", "<a>", "<a/><b/>", "<a/>x", "<a", "<!-- -->", "<a>\x00</a>",
+		"</a>", "<?xml version='1.0'?><a/>", "<p:a/>", "<a/>\x00"} {
 		if _, err := Parse([]byte(x)); err == nil {
 			t.Errorf("%q parsed", x)
 		}

@@ -7,8 +7,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// FuzzParse looks for panics, and for what we take and encoding/xml does not, or reads as another tree. Exceptions, and
-// what is done so that the rest is compared:
+// FuzzParse looks for panics, and for what we take and encoding/xml does not, or reads as another tree.
+// Exceptions, and what is done so that the rest is compared:
 //
 //   - encoding/xml has the names of XML's 4th edition, and we those of the 5th: names are put into ASCII;
 //   - it does not normalise white space in values and namespaces: what is white space there after decoding is a space on
@@ -41,7 +41,8 @@ func FuzzParse(f *testing.F) {
 			if strings.Contains(string(e.Raw()), "xmlns") && !ordinaryXMLNS(e) {
 				continue
 			}
-			want, err := oracle(xmlstreamtest.Header, string(asciiNames(e.Raw(), 0, len(e.Raw()), wideNames(nil, e, 0))))
+			want, err := oracle(xmlstreamtest.Header,
+				string(asciiNames(e.Raw(), 0, len(e.Raw()), wideNames(nil, e, 0))))
 			if err != nil {
 				t.Fatalf("%q: %v", e.Raw(), err)
 			}
@@ -94,9 +95,9 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzAppendRoundTrip passes on what was read, from each kind of sender in each form, as it is and as a child for itself:
-// what arrives is what was sent, by bytes as anew. Where no prefix and no content namespace is written out, encoding/xml
-// says so, too.
+// FuzzAppendRoundTrip passes on what was read, from each kind of sender in each form, as it is and as a
+// child for itself: what arrives is what was sent, by bytes as anew. Where no prefix and no content
+// namespace is written out, encoding/xml says so, too.
 func FuzzAppendRoundTrip(f *testing.F) {
 	for i, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
 		if len(x.XML) < 4000 {
@@ -129,7 +130,8 @@ func FuzzAppendRoundTrip(f *testing.F) {
 			if err != nil {
 				break
 			}
-			if raw := string(e.Raw()); !strings.Contains(raw, NSServer) && !strings.Contains(raw, NSClient) && !strings.Contains(raw, ":") {
+			if raw := string(e.Raw()); !strings.Contains(raw, NSServer) && !strings.Contains(raw, NSClient) &&
+				!strings.Contains(raw, ":") {
 				roundTrip(t, header, e)
 			}
 		}

@@ -71,8 +71,8 @@ func (w *infosetWriter) element(e Element) {
 	w.WriteString("</>\n")
 }
 
-// asciiName writes a name so that it is one of XML's 4th edition, too, as expat and encoding/xml know no other: the one
-// exception to that they accept what we do.
+// asciiName writes a name so that it is one of XML's 4th edition, too, as expat and encoding/xml know no
+// other: the one exception to that they accept what we do.
 func asciiName(b []byte) string {
 	var w strings.Builder
 	for _, r := range string(b) {

@@ -77,7 +77,8 @@ func TestMemoryIdle(t *testing.T) {
 	runtime.KeepAlive(all)
 }
 
-// A partial stanza is one buffer, not over twice what has come, and the nodes so far; after it nothing is left.
+// A partial stanza is one buffer, not over twice what has come, and the nodes so far; after it nothing is
+// left.
 func TestMemoryPartial(t *testing.T) {
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
 		for _, step := range []int{1, 7, 64, 1400} {
@@ -94,7 +95,8 @@ func TestMemoryPartial(t *testing.T) {
 				if err != ErrNeedMore {
 					t.Fatal(err)
 				}
-				if most := 512 + 2*s.Pending(); s.part != nil && (bufs.out != 1 || bufs.bytes > most) || s.part == nil && bufs.bytes > max(512, 2*len(x.XML)) {
+				if most := 512 + 2*s.Pending(); s.part != nil && (bufs.out != 1 || bufs.bytes > most) ||
+					s.part == nil && bufs.bytes > max(512, 2*len(x.XML)) {
 					t.Fatalf("%s in %d: %d buffers of %d bytes for %d", x.Name, step, bufs.out, bufs.bytes, s.Pending())
 				}
 			}
@@ -109,8 +111,8 @@ func TestMemoryPartial(t *testing.T) {
 	}
 }
 
-// What was large once is not kept: of buffers and of the trees of partial stanzas nothing above 64 KiB, of a Parser's own
-// trees nothing above 4,096 nodes.
+// What was large once is not kept: of buffers and of the trees of partial stanzas nothing above 64 KiB,
+// of a Parser's own trees nothing above 4,096 nodes.
 func TestMemoryKept(t *testing.T) {
 	large := map[string]string{
 		"text":       strings.Repeat("x", 200<<10),
@@ -170,8 +172,8 @@ func TestMemoryKept(t *testing.T) {
 	}
 }
 
-// For each document and each split the bytes looked at are at most four times those that came. The first read of a tag,
-// a search for its end, and the scan once it is there are three.
+// For each document and each split the bytes looked at are at most four times those that came. The first
+// read of a tag, a search for its end, and the scan once it is there are three.
 func TestWorkAnySplit(t *testing.T) {
 	docs := append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...)
 	count := func(x string, cuts []int) int {

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// An Atom stands for a string that our own code interned. Two atoms other than [Unknown] are the same string exactly
-// if they are ==.
+// An Atom stands for a string that our own code interned. Two atoms other than [Unknown] are the same
+// string exactly if they are ==.
 type Atom uint32
 
 const (
@@ -36,8 +36,9 @@ var (
 	atomXML       = Intern(NSXML)
 )
 
-// atoms is an open-addressed table that is never changed in a way that a reader could see half: an entry is written
-// before the slot that leads to it, and a table that must grow is copied and swapped. So reading takes no lock.
+// atoms is an open-addressed table that is never changed in a way that a reader could see half: an entry
+// is written before the slot that leads to it, and a table that must grow is copied and swapped. So
+// reading takes no lock.
 var atoms struct {
 	sync.Mutex // held by Intern
 	table      atomic.Pointer[atomTable]
@@ -62,8 +63,8 @@ func newAtomTable(n int) *atomTable {
 	return &atomTable{slots: make([]atomic.Uint32, n), entries: make([]atomEntry, n/2), used: 1}
 }
 
-// Intern returns the Atom of s, making one if it is new. Any goroutine, at any time, but never with a peer's bytes:
-// atoms are not given back.
+// Intern returns the Atom of s, making one if it is new. Any goroutine, at any time, but never with a
+// peer's bytes: atoms are not given back.
 func Intern(s string) Atom {
 	if s == "" {
 		return None
@@ -160,8 +161,8 @@ func (a Atom) ncname() bool {
 	return a != None && a != Unknown && atoms.table.Load().entries[a].ncname
 }
 
-// A Name is an expanded name. It is for package variables and map keys; whether something that was parsed has a name
-// is asked with [Element.Is], as == holds between any two unknown names.
+// A Name is an expanded name. It is for package variables and map keys; whether something that was parsed
+// has a name is asked with [Element.Is], as == holds between any two unknown names.
 type Name struct{ Space, Local Atom }
 
 // N interns both halves of a name: N("urn:xmpp:ping", "ping"), N("", "to"). Any goroutine.

@@ -1,8 +1,8 @@
 package xmlstream
 
-// Parse parses one complete standalone element into memory of its own, as is wanted for what was stored, and for
-// workers. Its default namespace is jabber:client unless it declares another, and the prefix stream is bound. b is
-// copied. The error is a *[SyntaxError]. Any goroutine. Cold path.
+// Parse parses one complete standalone element into memory of its own, as is wanted for what was stored,
+// and for workers. Its default namespace is jabber:client unless it declares another, and the prefix
+// stream is bound. b is copied. The error is a *[SyntaxError]. Any goroutine. Cold path.
 func Parse(b []byte) (Element, error) {
 	t := &tree{owned: true}
 	return t.whole(append([]byte(nil), b...))
@@ -11,10 +11,10 @@ func Parse(b []byte) (Element, error) {
 // ringSize is how many elements of [Parser.Element] can be in use at once without allocating.
 const ringSize = 8
 
-// Element parses one complete element of b, such as a stanza that was mailed, in the context that [Parse] has. It
-// disturbs neither the stream that was fed nor other elements. b must be kept alive and unchanged until [Parser.Release];
-// elements are released in the reverse order. With more than 8 in use at once it allocates. The error is a
-// *[SyntaxError].
+// Element parses one complete element of b, such as a stanza that was mailed, in the context that [Parse]
+// has. It disturbs neither the stream that was fed nor other elements. b must be kept alive and unchanged
+// until [Parser.Release]; elements are released in the reverse order. With more than 8 in use at once it
+// allocates. The error is a *[SyntaxError].
 func (p *Parser) Element(b []byte) (Element, error) {
 	if p.top == ringSize {
 		return (&tree{owned: true}).whole(b)

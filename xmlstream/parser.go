@@ -5,15 +5,16 @@ import (
 	"sync"
 )
 
-// Buffers lend the memory of unfinished stanzas. Any goroutine. The default is a sync.Pool; a server gives its own,
-// which counts and bounds.
+// Buffers lend the memory of unfinished stanzas. Any goroutine. The default is a sync.Pool; a server
+// gives its own, which counts and bounds.
 type Buffers interface {
 	Get(n int) []byte // length 0, capacity at least n
 	Put(b []byte)
 }
 
-// A Parser is one loop's working memory: nodes, attributes, scratch. Not safe for two goroutines. What Next or Stanza
-// returned is good until the next call of Feed, Next or Stanza; bytes of it must be copied to be kept.
+// A Parser is one loop's working memory: nodes, attributes, scratch. Not safe for two goroutines. What
+// Next or Stanza returned is good until the next call of Feed, Next or Stanza; bytes of it must be copied
+// to be kept.
 //
 //	p.Feed(s, b)
 //	for !paused {
@@ -39,7 +40,8 @@ type Parser struct {
 	copy []byte  // invariants: the fed bytes, so that they can be overwritten
 }
 
-// NewParser returns a Parser that takes the memory of unfinished stanzas from b; nil is a pool of the process.
+// NewParser returns a Parser that takes the memory of unfinished stanzas from b; nil is a pool of the
+// process.
 func NewParser(b Buffers) *Parser {
 	if b == nil {
 		b = &processBuffers
@@ -49,8 +51,8 @@ func NewParser(b Buffers) *Parser {
 	return p
 }
 
-// Feed hands p the bytes of one read of s. p may look at b until the call that returns an error, [Parser.Rest], or the
-// next Feed, and never changes it.
+// Feed hands p the bytes of one read of s. p may look at b until the call that returns an error,
+// [Parser.Rest], or the next Feed, and never changes it.
 func (p *Parser) Feed(s *Stream, b []byte) {
 	p.expire()
 	p.release()
@@ -81,8 +83,8 @@ func (p *Parser) Feed(s *Stream, b []byte) {
 	p.in = t.tail
 }
 
-// Next returns what comes next: the stream header, a blank, a complete element, or the end of the stream. It is for
-// reading the header; afterwards [Parser.Stanza] is. Its errors are those of Stanza.
+// Next returns what comes next: the stream header, a blank, a complete element, or the end of the stream.
+// It is for reading the header; afterwards [Parser.Stanza] is. Its errors are those of Stanza.
 func (p *Parser) Next(s *Stream) (Token, error) {
 	p.expire()
 	t := s.part
@@ -137,7 +139,8 @@ func (p *Parser) Next(s *Stream) (Token, error) {
 	}
 	switch {
 	case st == more && final:
-		return Token{}, p.end(s, &SyntaxError{Offset: int64(size), Condition: PolicyViolation, Msg: "stanza or stream header too long", TooBig: true})
+		return Token{}, p.end(s, &SyntaxError{Offset: int64(size), Condition: PolicyViolation,
+			Msg: "stanza or stream header too long", TooBig: true})
 	case st == more:
 		p.save(s, t)
 		return Token{}, ErrNeedMore
@@ -164,9 +167,9 @@ func (p *Parser) Next(s *Stream) (Token, error) {
 	return tok, nil
 }
 
-// Stanza returns the next complete child of the root element, and skips blanks. Its error is [ErrNeedMore] if there is
-// none, io.EOF for the end tag of the root, after which everything is dropped unread, or a *[SyntaxError]; the last two
-// are returned again until [Stream.Reset].
+// Stanza returns the next complete child of the root element, and skips blanks. Its error is
+// [ErrNeedMore] if there is none, io.EOF for the end tag of the root, after which everything is dropped
+// unread, or a *[SyntaxError]; the last two are returned again until [Stream.Reset].
 func (p *Parser) Stanza(s *Stream) (Element, error) {
 	if s.root == nil && (s.part == nil || s.part.err == nil) {
 		return Element{}, errNoHeader
@@ -185,8 +188,9 @@ func (p *Parser) Stanza(s *Stream) (Element, error) {
 	}
 }
 
-// Rest gives up what is left of the last Feed and returns its length: those bytes stay with the connection, to be fed
-// again. Good only after Next or Stanza returned a token, as otherwise s has taken all of them.
+// Rest gives up what is left of the last Feed and returns its length: those bytes stay with the
+// connection, to be fed again. Good only after Next or Stanza returned a token, as otherwise s has taken
+// all of them.
 func (p *Parser) Rest(s *Stream) int {
 	if p.fed != s {
 		return 0
@@ -227,7 +231,8 @@ func (p *Parser) save(s *Stream, t *tree) {
 		k.reset(t.root)
 		k.nodes, k.attrs = append(k.nodes, t.nodes...), append(k.attrs, t.attrs...)
 		k.binds, k.arena = append(k.binds, t.binds...), append(k.arena, t.arena...)
-		k.i, k.seen, k.cur, k.depth, k.mode, k.quote, k.flags = t.i, t.seen, t.cur, t.depth, t.mode, t.quote, t.flags
+		k.i, k.seen, k.cur, k.depth, k.mode, k.quote, k.flags = t.i, t.seen, t.cur, t.depth, t.mode, t.quote,
+			t.flags
 		k.header, k.decl, k.work = t.header, t.decl, t.work
 		t.work = 0
 		k.tail = append(p.bufs.Get(max(512, len(rest)+len(rest)/2)), rest...)
@@ -304,7 +309,8 @@ func (p *Parser) putTree(t *tree) {
 
 // topLevel is the error of bytes between stanzas that are neither blank nor a tag.
 func topLevel(in []byte) error {
-	if c := in[0]; c >= 0x80 && (c < 0xC2 || c > 0xF4) { // known by its first byte alone, for any cut of the input
+	// known by its first byte alone, for any cut of the input
+	if c := in[0]; c >= 0x80 && (c < 0xC2 || c > 0xF4) {
 		return &SyntaxError{Condition: UnsupportedEncoding, Msg: "bytes that are not UTF-8"}
 	}
 	return &SyntaxError{Condition: BadFormat, Msg: "text between stanzas"}

@@ -5,9 +5,9 @@ import (
 	"unicode/utf8"
 )
 
-// prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one XML
-// declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a restart they still
-// belong to the stream before.
+// prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one
+// XML declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a
+// restart they still belong to the stream before.
 func (t *tree) prolog(final bool) status {
 	const bom = "\xEF\xBB\xBF"
 	b := t.buf
@@ -46,7 +46,8 @@ func (t *tree) prolog(final bool) status {
 			return more
 		}
 		if b[i] != '<' {
-			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 { // one character: the next may not have come
+			// one character: the next may not have come
+			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 {
 				if !utf8.FullRune(b[i:]) && !final {
 					return more
 				}

@@ -1,7 +1,8 @@
 package xmlstream
 
-// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares its namespace
-// where it differs from its parent's; attributes with a prefix have it declared on their element. It does not recurse.
+// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares
+// its namespace where it differs from its parent's; attributes with a prefix have it declared on their
+// element. It does not recurse.
 func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
 	type level struct {
 		node    uint32
@@ -69,7 +70,8 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 			plen := uint32(a.kind & aPlen)
 			if a.kind&aDecl != 0 {
 				// Prefixes stay, as values may hold qualified names.
-				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:xml" || stream && string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:stream" {
+				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:xml" || stream &&
+					string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:stream" {
 					continue
 				}
 			} else if i == e.i {
@@ -153,7 +155,8 @@ func (t *tree) appendValue(dst []byte, a *attr) []byte {
 	return transcode(dst, t.buf[a.val:a.val+a.vlen], true)
 }
 
-// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is written, too.
+// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is
+// written, too.
 func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
 	p := t.buf[a.name : a.name+uint32(a.kind&aPlen)]
 	ns, _ := t.find(p, nd.scope)
@@ -165,7 +168,8 @@ func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
 	}
 	for k := nd.attr0; &t.attrs[k] != a; k++ {
 		o := &t.attrs[k]
-		if o.kind&aDecl == 0 && o.kind&aPlen == a.kind&aPlen && string(t.buf[o.name:o.name+uint32(o.kind&aPlen)]) == string(p) {
+		if o.kind&aDecl == 0 && o.kind&aPlen == a.kind&aPlen &&
+			string(t.buf[o.name:o.name+uint32(o.kind&aPlen)]) == string(p) {
 			return dst // declared for the attribute before
 		}
 	}

@@ -2,13 +2,15 @@ package xmlstream
 
 import "unicode/utf8"
 
-// scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place, and returns done
-// with t.i behind the element (or, for a header, behind the start tag of the root), bad with t.err, or more.
+// scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place,
+// and returns done with t.i behind the element (or, for a header, behind the start tag of the root), bad
+// with t.err, or more.
 //
-// It is a single pass with one exception, which keeps the work linear when bytes come singly: a tag is taken as a whole.
-// When its end has not come, only that is searched for, from where the last search ended, and then the tag is parsed
-// once more from its start. So that the outcome is the same for every cut of the input, what is wrong in a tag is
-// reported when its end is there, or with final, which says that no more bytes will be looked at.
+// It is a single pass with one exception, which keeps the work linear when bytes come singly: a tag is
+// taken as a whole. When its end has not come, only that is searched for, from where the last search
+// ended, and then the tag is parsed once more from its start. So that the outcome is the same for every
+// cut of the input, what is wrong in a tag is reported when its end is there, or with final, which says
+// that no more bytes will be looked at.
 func (t *tree) scan(lim *Limits, final bool) status {
 	st := t.step(lim, final)
 	if st == bad && t.mode == atTag && !final && t.buf[t.i+1] != '!' && t.buf[t.i+1] != '?' {
@@ -412,7 +414,8 @@ tag: // buf[i] is a <
 		}
 	}
 	if !t.header && t.isStreams(ns) {
-		// What belongs to the stream itself never stands in a stanza (attack row X06), and a stream has one header (K09).
+		// What belongs to the stream itself never stands in a stanza (attack row X06), and a stream has one
+		// header (K09).
 		if t.depth > 0 {
 			return t.fail(i, PolicyViolation, "stream-level element inside a stanza")
 		}
@@ -515,8 +518,8 @@ func (t *tree) failByteAt(i int, msg string) status {
 	return t.fail(i, NotWellFormed, msg)
 }
 
-// tagEnd searches from i on for the > of a tag, in or out of the quotes q, or for what can't be in a tag: its index, or
-// len(b) and the quotes that are open there.
+// tagEnd searches from i on for the > of a tag, in or out of the quotes q, or for what can't be in a tag:
+// its index, or len(b) and the quotes that are open there.
 func tagEnd(b []byte, i int, q byte) (int, byte) {
 	for i < len(b) {
 		if q != 0 {

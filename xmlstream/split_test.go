@@ -8,8 +8,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// The same stream cut at every byte, everywhere, at pairs of bytes and at random gives the same tokens and the same error
-// at the same offset.
+// The same stream cut at every byte, everywhere, at pairs of bytes and at random gives the same tokens
+// and the same error at the same offset.
 func TestAttackK01(t *testing.T) {
 	p := NewParser(nil)
 	r := rand.New(rand.NewSource(1))
@@ -61,7 +61,8 @@ func TestAttackK01(t *testing.T) {
 
 // Work is linear in the bytes, however they come. See also TestAttackX12.
 func TestWork(t *testing.T) {
-	body := "<message to='a@b' id='x'>" + xmlstreamtest.Message + "<x xmlns='u' a='1'>" + "some more text here to make it five hundred bytes &lt;&gt; &#65; and so on" + "</x></message>"
+	body := "<message to='a@b' id='x'>" + xmlstreamtest.Message + "<x xmlns='u' a='1'>" +
+		"some more text here to make it five hundred bytes &lt;&gt; &#65; and so on" + "</x></message>"
 	for _, step := range []int{1, 2, 3, 7, 50} {
 		p := NewParser(nil)
 		var s Stream

@@ -1,7 +1,8 @@
 package xmlstream
 
-// A Stream is what one stream keeps between reads: 24 bytes, and no buffer while idle. The zero Stream is one without a
-// header yet, under the default limits. It is used with one [Parser], on that parser's goroutine.
+// A Stream is what one stream keeps between reads: 24 bytes, and no buffer while idle. The zero Stream is
+// one without a header yet, under the default limits. It is used with one [Parser], on that parser's
+// goroutine.
 type Stream struct {
 	part *tree // unfinished input, or the error the stream ended with
 	root *Root // what the header declared; a shared constant for the usual one
@@ -10,15 +11,15 @@ type Stream struct {
 
 const offBits = 56 // of Stream.off; above it the LimitID
 
-// Reset makes s ready for a new header, as after STARTTLS or SASL (RFC 6120 §4.3.3), and gives back what it holds. Call
-// it when the stream ends, too.
+// Reset makes s ready for a new header, as after STARTTLS or SASL (RFC 6120 §4.3.3), and gives back what
+// it holds. Call it when the stream ends, too.
 func (s *Stream) Reset(l LimitID) {
 	s.drop()
 	s.root, s.off = nil, uint64(l)<<offBits
 }
 
-// ResetFramed is Reset for a stream without a root element, as in WebSocket frames (RFC 7395 §3.3): each element stands
-// for itself and declares its namespace. [Parser.Stanza] can be called at once.
+// ResetFramed is Reset for a stream without a root element, as in WebSocket frames (RFC 7395 §3.3): each
+// element stands for itself and declares its namespace. [Parser.Stanza] can be called at once.
 func (s *Stream) ResetFramed(l LimitID) {
 	s.Reset(l)
 	s.root = rootFramed
@@ -83,11 +84,14 @@ var (
 	streamBind = rootBind{[]byte("stream"), []byte(NSStream), true}
 	dbBind     = rootBind{[]byte("db"), []byte(NSDialback), false}
 
-	rootBare     = &Root{} // around a stream header
-	rootFramed   = &Root{}
-	rootClient   = &Root{Default: atomClient, space: []byte(NSClient), name: []byte("stream:stream"), binds: []rootBind{streamBind}}
-	rootServer   = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"), binds: []rootBind{streamBind}}
-	rootDialback = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"), binds: []rootBind{streamBind, dbBind}}
+	rootBare   = &Root{} // around a stream header
+	rootFramed = &Root{}
+	rootClient = &Root{Default: atomClient, space: []byte(NSClient), name: []byte("stream:stream"),
+		binds: []rootBind{streamBind}}
+	rootServer = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"),
+		binds: []rootBind{streamBind}}
+	rootDialback = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"),
+		binds: []rootBind{streamBind, dbBind}}
 
 	rootsLang = func() (m [2][26 * 26]*Root) { // languages of two letters, for clients and for servers
 		for i, r := range []*Root{rootClient, rootDialback} {
@@ -103,8 +107,8 @@ var (
 
 var langName = N(NSXML, "lang")
 
-// newRoot returns the Root that the header e declares: a shared one if it is a usual one, so that a stream pays nothing
-// for it.
+// newRoot returns the Root that the header e declares: a shared one if it is a usual one, so that a
+// stream pays nothing for it.
 func newRoot(e Element) *Root {
 	t := e.t
 	nd := &t.nodes[0]
@@ -135,7 +139,8 @@ func newRoot(e Element) *Root {
 	for s := nd.scope; s != 0; s = t.binds[s-1].prev {
 		if b := &t.binds[s-1]; b.plen != 0 && string(t.buf[b.poff:b.poff+uint32(b.plen)]) != "xml" {
 			r.binds = append(r.binds, rootBind{
-				prefix: append([]byte(nil), t.buf[b.poff:b.poff+uint32(b.plen)]...), uri: append([]byte(nil), t.uri(s)...), streams: b.streams,
+				prefix: append([]byte(nil), t.buf[b.poff:b.poff+uint32(b.plen)]...),
+				uri:    append([]byte(nil), t.uri(s)...), streams: b.streams,
 			})
 		}
 	}

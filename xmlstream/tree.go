@@ -2,9 +2,9 @@ package xmlstream
 
 import "hash/maphash"
 
-// A tree is one top-level element, or the start tag of the root: flat arrays of offsets into the bytes it was parsed
-// from. Elements stand in document order, so that the descendants of one follow it. It also holds how far the scan
-// of an unfinished element came.
+// A tree is one top-level element, or the start tag of the root: flat arrays of offsets into the bytes it
+// was parsed from. Elements stand in document order, so that the descendants of one follow it. It also
+// holds how far the scan of an unfinished element came.
 type tree struct {
 	buf   []byte // from the element's first byte on; offsets are relative to it
 	nodes []node
@@ -86,8 +86,8 @@ const (
 	nOdd                // see fOdd, for this element alone
 )
 
-// node.ns: 0 is the default namespace outside of the element; from 1 on, a bind of the tree; from nsRoot on, one of the
-// stream header.
+// node.ns: 0 is the default namespace outside of the element; from 1 on, a bind of the tree; from nsRoot
+// on, one of the stream header.
 const (
 	nsOuter = 0
 	nsRoot  = 1 << 15
@@ -154,8 +154,8 @@ func (t *tree) size() int {
 	return cap(t.nodes)*nodeSize + cap(t.attrs)*attrSize + cap(t.binds)*bindSize + cap(t.arena) + cap(t.scratch)
 }
 
-// big reports whether a tree of a Parser's own, of which there are few, grew so large that it is not kept: to 4,096 of
-// anything.
+// big reports whether a tree of a Parser's own, of which there are few, grew so large that it is not
+// kept: to 4,096 of anything.
 func (t *tree) big() bool {
 	return cap(t.nodes) > 4096 || cap(t.attrs) > 4096 || cap(t.binds) > 4096 || cap(t.arena) > maxKept
 }
@@ -250,7 +250,8 @@ func (t *tree) declare(a *attr, id uint32, scope uint16, lim *Limits) (uint16, s
 			return 0, t.fail(at, PolicyViolation, "too many namespace prefixes")
 		}
 	}
-	// Namespaces in XML 1.0 §3: xml is bound for ever and to one namespace, xmlns to none, a prefix can't be unbound.
+	// Namespaces in XML 1.0 §3: xml is bound for ever and to one namespace, xmlns to none, a prefix can't be
+	// unbound.
 	switch {
 	case string(prefix) == "xmlns" || string(uri) == nsXMLNS,
 		(string(prefix) == "xml") != (string(uri) == NSXML),
@@ -258,7 +259,8 @@ func (t *tree) declare(a *attr, id uint32, scope uint16, lim *Limits) (uint16, s
 		return 0, t.fail(at, BadNamespacePrefix, "forbidden namespace declaration")
 	case string(uri) == NSStream:
 		b.streams = true
-	case (id != 0 || prefix != nil) && (string(uri) == NSClient || string(uri) == NSServer || string(uri) == NSComponent):
+	case (id != 0 || prefix != nil) && (string(uri) == NSClient || string(uri) == NSServer ||
+		string(uri) == NSComponent):
 		t.flags |= fStanz
 	}
 	if len(t.binds) >= maxBinds {
@@ -271,8 +273,8 @@ func (t *tree) declare(a *attr, id uint32, scope uint16, lim *Limits) (uint16, s
 	return uint16(len(t.binds)), done
 }
 
-// A dupTable finds equal names among many attributes of one element without comparing each with each. Its hash is
-// seeded, as the names are the peer's.
+// A dupTable finds equal names among many attributes of one element without comparing each with each. Its
+// hash is seeded, as the names are the peer's.
 type dupTable struct {
 	stamp    uint32
 	compares int // for the test of linear work
@@ -290,8 +292,8 @@ func (d *dupTable) begin() {
 // few is how many attributes are compared with each other before the table is worth it.
 const few = 8
 
-// repeated reports whether the newest attribute, whose name is name, has the name of an earlier one of those from
-// attr0 on.
+// repeated reports whether the newest attribute, whose name is name, has the name of an earlier one of
+// those from attr0 on.
 func (t *tree) repeated(attr0 int, name []byte) bool {
 	last := len(t.attrs) - 1
 	if last-attr0 < few {
@@ -339,8 +341,8 @@ func (t *tree) insert(h uint32, k int, same func(*attr) bool) bool {
 	}
 }
 
-// prefixed resolves the prefixes of the attributes from attr0 on and looks for two that come to the same expanded name
-// (Namespaces in XML 1.0 §6.3).
+// prefixed resolves the prefixes of the attributes from attr0 on and looks for two that come to the same
+// expanded name (Namespaces in XML 1.0 §6.3).
 func (t *tree) prefixed(attr0 int, scope uint16) status {
 	if t.dup == nil {
 		t.dup = new(dupTable)

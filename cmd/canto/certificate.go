@@ -39,7 +39,8 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 		if !ok || h.Certificate == "" {
 			return nil, nil
 		}
-		now := pair{stampOf(h.Certificate), stampOf(h.Key)} // before they are read: what changes meanwhile is seen later
+		// before they are read: what changes meanwhile is seen later
+		now := pair{stampOf(h.Certificate), stampOf(h.Key)}
 		c, err := readCertificate(h.Certificate, h.Key)
 		if err == nil {
 			cs.mu.Lock()
@@ -117,7 +118,8 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 			case st.seen == now:
 				st.used = now
 				if _, err := readCertificate(h.Certificate, h.Key); err != nil {
-					cs.program.log.Error("a certificate has changed and can't be used; the one before stays", "host", name, "err", err)
+					cs.program.log.Error("a certificate has changed and can't be used; the one before stays", "host", name,
+						"err", err)
 				} else if host, ok := cs.program.Router.Table.Host(name); ok {
 					host.DropCertificate()
 					cs.program.log.Info("a certificate has changed", "host", name)
@@ -155,8 +157,8 @@ func stampOf(path string) fileStamp {
 
 var errNoCertificate = errors.New("no certificate")
 
-// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels, in any case
-// (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
+// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels,
+// in any case (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
 	if domain, err := jid.Domain(name); err == nil {
 		if h, ok := cs.program.Router.Table.Host(domain); ok {
@@ -210,7 +212,9 @@ func (cs *certificates) forHost(h *session.Host) *tls.Config {
 		return c
 	}
 	c := cs.base("xmpp-client")
-	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return cs.present(hello, h.Name) }
+	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return cs.present(hello, h.Name)
+	}
 	if cs.byHost == nil || len(cs.byHost) >= 1024 {
 		cs.byHost = make(map[string]*tls.Config)
 	}
@@ -255,7 +259,8 @@ func selfSigned(domain, certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
+		0o600); err != nil {
 		return err
 	}
 	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)

@@ -72,7 +72,8 @@ var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionT
 func (c *config) checkTLSVersions() error {
 	for _, v := range c.C2S.TLSVersions {
 		if tlsVersions[v] == 0 {
-			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s", "tls_versions")
+			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s",
+				"tls_versions")
 		}
 	}
 	if len(c.C2S.TLSVersions) == 0 {
@@ -150,8 +151,8 @@ func parseSize(text string) (int64, error) {
 // A prefix is addresses: "10.0.0.0/8", or one alone.
 type prefix netip.Prefix
 
-// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is mapped into
-// IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
+// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is
+// mapped into IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
 func (p *prefix) UnmarshalText(b []byte) error {
 	v, err := netip.ParsePrefix(string(b))
 	if err != nil {
@@ -164,7 +165,8 @@ func (p *prefix) UnmarshalText(b []byte) error {
 		v = netip.PrefixFrom(mapped.Unmap(), v.Bits()-96)
 	}
 	if err != nil || !v.IsValid() {
-		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32", b)
+		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 "+
+			"or 2001:db8::/32", b)
 	}
 	*p = prefix(v.Masked())
 	return nil
@@ -184,7 +186,8 @@ func (r *rate) UnmarshalText(b []byte) error {
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	k, err := strconv.Atoi(n)
 	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MostEvents {
-		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit", t, session.MostEvents)
+		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit",
+			t, session.MostEvents)
 	}
 	*r = rate{N: k, Per: units[per]}
 	return nil
@@ -294,7 +297,8 @@ func defaults() *config {
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config", errors.Unwrap(err))}
+		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config",
+			errors.Unwrap(err))}
 	}
 	c := defaults()
 	c.file, c.text = path, text
@@ -407,8 +411,8 @@ func (c *config) places(f func(path []string, line, column int, value *unstable.
 	}
 }
 
-// explain turns a decoder's error about c's text into one line; path is where the text stands in whole, which is c but
-// for a module's own section.
+// explain turns a decoder's error about c's text into one line; path is where the text stands in whole,
+// which is c but for a module's own section.
 func (c *config) explain(err error, whole *config, path ...string) error {
 	cause := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "toml: "), "\n", " ")
 	var de *toml.DecodeError
@@ -421,7 +425,8 @@ func (c *config) explain(err error, whole *config, path ...string) error {
 	for p.NextExpression() {
 	}
 	if p.Error() != nil {
-		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
+		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table " +
+			"begins with a line like [listen]"
 		return &configError{file: c.file, line: row, cause: cause}
 	}
 	full := slices.Concat(path, c.keyAt(row, column))
@@ -519,8 +524,8 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// hostLimits are the limits that a host's section may change: the others hold before the server knows which host is
-// meant, or for all together.
+// hostLimits are the limits that a host's section may change: the others hold before the server knows
+// which host is meant, or for all together.
 var hostLimits = []string{"exempt", "failures_per_account", "failures_per_address", "resources_per_account"}
 
 // checkLimits looks for limits that can't be meant: the server's, and each host's.
@@ -538,7 +543,8 @@ func (c *config) checkLimits() error {
 		for i := range v.NumField() {
 			key := v.Type().Field(i).Tag.Get("toml")
 			if !v.Field(i).IsNil() && !slices.Contains(hostLimits, key) {
-				return c.at(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own are %s", key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
+				return c.at(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own are %s",
+					key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
 			}
 		}
 		lim := c.limits()
@@ -550,8 +556,8 @@ func (c *config) checkLimits() error {
 	return nil
 }
 
-// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an outbox, it is the
-// stanza that does not fit the default.
+// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an
+// outbox, it is the stanza that does not fit the default.
 func (c *config) limitAt(err error, path ...string) error {
 	var le *session.LimitError
 	if !errors.As(err, &le) {
@@ -576,7 +582,8 @@ func (c *config) check() error {
 		return c.at("data is empty: name the folder of the store, like canto-data", "data")
 	}
 	if c.Memory != 0 && (c.Memory < leastMemory || c.Memory > mostMemory) {
-		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
+		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, "+
+			"or 0 for no limit", c.Memory, storeMemory>>20), "memory")
 	}
 	if err := c.checkLimits(); err != nil {
 		return err
@@ -587,7 +594,8 @@ func (c *config) check() error {
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
 		if d, err := jid.Domain(name); err != nil {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name), "host", name)
+			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name),
+				"host", name)
 		} else if d != name {
 			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
 		}
@@ -642,10 +650,12 @@ func (c *config) checkService(host string) error {
 	}{
 		{"certificate", h.Certificate != "", "clients do not connect to a service host"},
 		{"sasl", h.SASL != nil, "users do not log in at a service host"},
-		{"limits", h.Limits != nil, "a host's own limits are those of logins, and users do not log in at a service host"},
+		{"limits", h.Limits != nil, "a host's own limits are those of logins, and users do not log in at a " +
+			"service host"},
 	} {
 		if k.has {
-			return c.at(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host", host, k.key)
+			return c.at(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host",
+				host, k.key)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Module)) {
@@ -664,7 +674,8 @@ func needsAccounts(module, host string) string {
 			names = append(names, mod.All[i].Name)
 		}
 	}
-	return fmt.Sprintf("the module %s is for accounts, and the service host %s has none: take it out, or set service = false; "+
+	return fmt.Sprintf("the module %s is for accounts, and the service host %s has none: take it out, or "+
+		"set service = false; "+
 		"modules of a service host are %s", module, host, strings.Join(names, ", "))
 }
 
@@ -686,7 +697,8 @@ type port struct {
 
 // ports are those that the server opens.
 func (c *config) ports() []port {
-	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
+	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP},
+		{"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
 }
 
 // checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
@@ -702,13 +714,15 @@ func (c *config) checkListen() error {
 				continue // nothing listens there yet
 			}
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
-				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
+				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the "+
+					"machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
 			l.addrs[i] = ap.String() // one spelling, by which lists are compared
 			first := taken[ap]
 			together := first == "c2s" && l.key == "c2s_tls" || first == "c2s_tls" && l.key == "https"
 			if first != "" && ap.Port() != 0 && !together {
-				return c.at(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by c2s_tls and https, but by no others", a, first), "listen", l.key)
+				return c.at(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by "+
+					"c2s_tls and https, but by no others", a, first), "listen", l.key)
 			}
 			taken[ap] = l.key
 		}
@@ -719,12 +733,14 @@ func (c *config) checkListen() error {
 // checkSASL looks at a host's list of mechanisms; nil is the default one.
 func (c *config) checkSASL(host string, list []string) error {
 	if list != nil && len(list) == 0 {
-		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms (%s), or leave sasl out",
+		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms "+
+			"(%s), or leave sasl out",
 			host, strings.Join(sasl.MechanismNames(), ", ")), "host", host, "sasl")
 	}
 	for _, m := range list {
 		if _, ok := sasl.ParseMechanism(m); !ok {
-			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host", host, "sasl")
+			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host",
+				host, "sasl")
 		}
 	}
 	return nil
@@ -746,13 +762,14 @@ func address(a string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for a section of
-// all hosts.
+// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for
+// a section of all hosts.
 func (c *config) checkOptions(host, module string, section map[string]any, path []string) error {
 	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
 	if i < 0 {
 		for _, key := range slices.Sorted(maps.Keys(section)) {
-			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)), module), append(path, key)...)
+			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)),
+				module), append(path, key)...)
 		}
 		return nil
 	}
@@ -775,7 +792,8 @@ func (c *config) checkModules(sections map[string]any, path ...string) error {
 			return c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), append(path, name)...)
 		}
 		if _, ok := sections[name].(map[string]any); !ok {
-			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name, strings.Join(append(path, name), ".")), append(path, name)...)
+			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name,
+				strings.Join(append(path, name), ".")), append(path, name)...)
 		}
 		host := ""
 		if path[0] == "host" {
@@ -802,14 +820,18 @@ func (c *config) needTLS() error {
 	}
 	if !c.C2S.RequireTLS {
 		for _, name := range c.hostNames() {
-			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool { return !strings.HasSuffix(m, "-PLUS") }) {
-				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name certificate and key, or another mechanism",
+			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool {
+				return !strings.HasSuffix(m, "-PLUS")
+			}) {
+				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name "+
+					"certificate and key, or another mechanism",
 					"host", name, "sasl")
 			}
 		}
 		return nil
 	}
-	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false")
+	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and " +
+		"key in its section, or, for tests on loopback, set c2s.require_tls = false")
 }
 
 // certified reports whether some host has a certificate.

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// unprivileged has the site's processes run as a user without rights, who owns its files. A test that is not run by
-// root stays the user it is.
+// unprivileged has the site's processes run as a user without rights, who owns its files. A test that is
+// not run by root stays the user it is.
 func (s *site) unprivileged() {
 	s.t.Helper()
 	s.program, s.attr = s.path("canto-test"), &syscall.SysProcAttr{}
@@ -53,8 +53,8 @@ func copyFile(t *testing.T, from, to string) {
 	}
 }
 
-// A data folder that the server's user may not write to, in all the ways that happen: one line with path, cause and
-// remedy, exit status 1, and at once. It is not called locked.
+// A data folder that the server's user may not write to, in all the ways that happen: one line with path,
+// cause and remedy, exit status 1, and at once. It is not called locked.
 func TestServeFolderNotWritable(t *testing.T) {
 	t.Parallel()
 	chmod := func(mode os.FileMode, glob string) func(s *site) {
@@ -100,8 +100,8 @@ func TestServeFolderNotWritable(t *testing.T) {
 	}
 }
 
-// A folder that loses its right to be written to while the server runs: the server ends in order, with one line of
-// cause and remedy and exit status 1, as soon as Pebble wants another file.
+// A folder that loses its right to be written to while the server runs: the server ends in order, with
+// one line of cause and remedy and exit status 1, as soon as Pebble wants another file.
 func TestServeFolderLosesPermission(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -131,8 +131,8 @@ func TestServeFolderLosesPermission(t *testing.T) {
 	}
 }
 
-// Of a folder that is another user's a command says so: not that no server runs, nor that the folder of the live server
-// be taken from it. What root makes there is that user's, whose tables stay readable.
+// Of a folder that is another user's a command says so: not that no server runs, nor that the folder of
+// the live server be taken from it. What root makes there is that user's, whose tables stay readable.
 func TestFolderOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -154,7 +154,8 @@ func TestFolderOfAnotherUser(t *testing.T) {
 		if err := os.Chmod(s.data(), mode); err != nil {
 			t.Fatal(err)
 		}
-		for _, command := range []string{"reload", "bytes", "user list", "user add romeo@example.org --password x", "host list"} {
+		for _, command := range []string{"reload", "bytes", "user list",
+			"user add romeo@example.org --password x", "host list"} {
 			refused(t, finish(t, s.command(strings.Fields(command)...), ""), exitFailed,
 				`permission denied: the folder is user 65534's: run this as that user or as root`, command)
 		}
@@ -177,5 +178,6 @@ func TestFolderOfAnotherUser(t *testing.T) {
 	if err := os.Mkdir(s.path("closed"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, finish(t, cmd, ""), exitFailed, `closed/data: permission denied: user 65533 must have the right to write where`, "host add")
+	refused(t, finish(t, cmd, ""), exitFailed,
+		`closed/data: permission denied: user 65533 must have the right to write where`, "host add")
 }

@@ -50,7 +50,8 @@ func (m *modulesCmd) Run(r *run) error {
 		chosen, skipped, err := session.Resolve(session.CoreOf(service), mod.All, want)
 		fmt.Fprintf(r.out, "%s %s\n", roleName(service), h)
 		for _, x := range chosen {
-			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary, x.Cases)
+			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary,
+				x.Cases)
 		}
 		for _, s := range skipped {
 			fmt.Fprintf(r.out, "  skipped  %-14s %-34s %s\n", s.Module, s.Spec, s.Reason)
@@ -135,7 +136,8 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("limits") {
-		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(), granted: int(c.Memory)}
+		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(),
+			granted: int(c.Memory)}
 		limits.check(r.out, c.limits().Connections, int(k.For), say)
 	}
 	if refused { // serve and reload give the same status
@@ -203,11 +205,13 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 	if fi, err := os.Stat(h.Key); err == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server", h.Key, st.Uid)
+			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server",
+				h.Key, st.Uid)
 		}
 	}
 	left := time.Until(cert.Leaf.NotAfter)
-	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host, cert.Leaf.NotAfter.Format("2006-01-02"))
+	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host,
+		cert.Leaf.NotAfter.Format("2006-01-02"))
 	name, err := jid.NetworkName(host)
 	if err != nil {
 		say(false, "tls: %s can't be in a certificate: %v", host, err)
@@ -217,7 +221,8 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	for _, ip := range cert.Leaf.IPAddresses {
 		names = append(names, ip.String())
 	}
-	say(cert.Leaf.VerifyHostname(name) == nil, "tls: %s: the certificate's names: %s", both(host, name), strings.Join(names, ", "))
+	say(cert.Leaf.VerifyHostname(name) == nil, "tls: %s: the certificate's names: %s", both(host, name),
+		strings.Join(names, ", "))
 	if cert.Leaf.SignatureAlgorithm == x509.PureEd25519 {
 		say(true, "tls: %s: an Ed25519 signature has no tls-server-end-point; tls-exporter is offered", host)
 	}

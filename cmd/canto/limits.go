@@ -118,31 +118,44 @@ func (m *machine) knobs() []knob {
 		file = file[2:]
 	}
 	return []knob{
-		{name: "LimitNOFILE", now: []int{int(min(m.descriptors, 1<<40))}, want: descriptors, unit: true, note: "a descriptor for each connection, and those of the store"},
+		{name: "LimitNOFILE", now: []int{int(min(m.descriptors, 1<<40))}, want: descriptors, unit: true,
+			note: "a descriptor for each connection, and those of the store"},
 		{name: "fs.nr_open", want: descriptors, note: "LimitNOFILE can't be set higher"},
-		{name: "fs.file-max", now: file, want: func(n int) []int { return []int{n + n/10 + 65536} }, note: "files of all processes"},
-		{name: "net.core.somaxconn", want: backlog, note: "connections that wait to be accepted when all come back at once"},
+		{name: "fs.file-max", now: file, want: func(n int) []int {
+			return []int{n + n/10 + 65536}
+		}, note: "files of all processes"},
+		{name: "net.core.somaxconn", want: backlog, note: "connections that wait to be accepted when all " +
+			"come back at once"},
 		{name: "net.ipv4.tcp_max_syn_backlog", want: backlog, note: "the same, in their handshake"},
-		{name: "net.core.netdev_max_backlog", want: func(n int) []int { return step(n, 1000, 5000, 16384) }, note: "packets that wait for a CPU"},
+		{name: "net.core.netdev_max_backlog", want: func(n int) []int {
+			return step(n, 1000, 5000, 16384)
+		}, note: "packets that wait for a CPU"},
 		{name: "net.ipv4.tcp_mem", want: pages, note: "pages of buffers for all sockets"},
 		{name: "net.ipv4.tcp_rmem", want: buffer, most: true, note: "what one peer may have the kernel keep"},
-		{name: "net.ipv4.tcp_wmem", want: buffer, most: true, note: "what one peer that reads nothing may have the kernel keep"},
-		{name: "net.netfilter.nf_conntrack_max", want: func(n int) []int { return []int{n + n/4 + 8192} }, note: "connections that a firewall on this machine tracks; others are dropped"},
-		{name: "vm.overcommit_memory", want: func(int) []int { return []int{1} }, most: true, note: "2 refuses memory that is there: 0 or 1"},
+		{name: "net.ipv4.tcp_wmem", want: buffer, most: true,
+			note: "what one peer that reads nothing may have the kernel keep"},
+		{name: "net.netfilter.nf_conntrack_max", want: func(n int) []int {
+			return []int{n + n/4 + 8192}
+		}, note: "connections that a firewall on this machine tracks; others are dropped"},
+		{name: "vm.overcommit_memory", want: func(int) []int {
+			return []int{1}
+		}, most: true, note: "2 refuses memory that is there: 0 or 1"},
 	}
 }
 
-// check says for each target what is enough and what is to be written where. say is asked about target, or else
-// the configured number of connections, or else 10,000.
+// check says for each target what is enough and what is to be written where. say is asked about target,
+// or else the configured number of connections, or else 10,000.
 func (m *machine) check(out io.Writer, configured, target int, say func(bool, string, ...any)) {
 	switch {
 	case target == 0:
 		sayConnections(m.descriptors, configured, say)
 	case configured > 0 && configured < target:
-		say(false, "limits: limits.connections = %d in the configuration is less than %s", configured, number(target))
+		say(false, "limits: limits.connections = %d in the configuration is less than %s", configured,
+			number(target))
 	default:
 		room := connectionCap(m.descriptors, 0)
-		say(room >= target, "limits: %d descriptors are %d connections; %s sessions want LimitNOFILE=%d", m.descriptors, room, number(target), target+fdStore+fdOutgoing+fdHTTP+fdRest)
+		say(room >= target, "limits: %d descriptors are %d connections; %s sessions want LimitNOFILE=%d",
+			m.descriptors, room, number(target), target+fdStore+fdOutgoing+fdHTTP+fdRest)
 	}
 	goal := cmp.Or(target, configured, 10_000)
 	targets := []int{10_000, 100_000, 1_000_000}
@@ -190,7 +203,8 @@ func (m *machine) check(out io.Writer, configured, target int, say func(bool, st
 	}
 	if ports := m.ints("proc/sys/net/ipv4/ip_local_port_range"); len(ports) == 2 {
 		n := ports[1] - ports[0] + 1
-		fmt.Fprintf(out, "\nA load client here opens %d connections from one address to one port (net.ipv4.ip_local_port_range = %d %d); 1024 65535 makes it 64512.\n", n, ports[0], ports[1])
+		fmt.Fprintf(out, "\nA load client here opens %d connections from one address to one port "+
+			"(net.ipv4.ip_local_port_range = %d %d); 1024 65535 makes it 64512.\n", n, ports[0], ports[1])
 	}
 	fmt.Fprintln(out)
 	for _, k := range knobs {
@@ -199,7 +213,9 @@ func (m *machine) check(out io.Writer, configured, target int, say func(bool, st
 		}
 	}
 	if memory > 0 {
-		say(memory >= memoryFor(goal), "limits: %s sessions want %s of memory, some %d KiB each with the kernel's share; %s (%s)", number(goal), mebibytes(memoryFor(goal)), (sessionMemory+socketMemory)>>10, mebibytes(memory), where)
+		say(memory >= memoryFor(goal), "limits: %s sessions want %s of memory, some %d KiB each with the "+
+			"kernel's share; %s (%s)", number(goal), mebibytes(memoryFor(goal)), (sessionMemory+socketMemory)>>10,
+			mebibytes(memory), where)
 	}
 }
 
@@ -239,7 +255,8 @@ func (m *machine) memory() (bytes int, where string) {
 		fmt.Sscan(rest, &bytes)
 		bytes, where = bytes<<10, "available"
 	}
-	for _, line := range strings.Split(m.text("proc/self/cgroup"), "\n") { // 0::/system.slice/canto.service, or 4:memory:/...
+	// 0::/system.slice/canto.service, or 4:memory:/...
+	for _, line := range strings.Split(m.text("proc/self/cgroup"), "\n") {
 		f := strings.SplitN(line, ":", 3)
 		dir, file := "sys/fs/cgroup", "memory.max"
 		switch {
@@ -291,7 +308,8 @@ func sayConnections(limit uint64, configured int, say func(bool, string, ...any)
 	case configured > 0 && n == configured:
 		say(true, "limits: %s, of which limits.connections allows %d", sum, n)
 	case configured > 0:
-		say(false, "limits: %s, not the %d of limits.connections: set LimitNOFILE=%d", sum, configured, configured+fdStore+fdOutgoing+fdHTTP+fdRest)
+		say(false, "limits: %s, not the %d of limits.connections: set LimitNOFILE=%d", sum, configured,
+			configured+fdStore+fdOutgoing+fdHTTP+fdRest)
 	default:
 		say(n >= 10000, "limits: %s; for 100,000 set LimitNOFILE=110000", sum)
 	}

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Of one message, the log has at most logBurst lines in logWindow; then one line says how many were left out. What
-// fails again and again, or what a peer can have logged with each connection, neither fills the disk nor hides the
-// rest (attack K64).
+// Of one message, the log has at most logBurst lines in logWindow; then one line says how many were left
+// out. What fails again and again, or what a peer can have logged with each connection, neither fills the
+// disk nor hides the rest (attack K64).
 const (
 	logBurst    = 20
 	logWindow   = 10 * time.Second
@@ -49,8 +49,8 @@ func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// take reports whether one more line of this kind is written. The first line of a kind opens a window, which ends
-// by itself.
+// take reports whether one more line of this kind is written. The first line of a kind opens a window,
+// which ends by itself.
 func (h *limitedHandler) take(k lineKey) bool {
 	c := h.counts
 	c.mu.Lock()

@@ -77,15 +77,20 @@ func (e exitStatus) Error() string { return e.err.Error() }
 func (e exitStatus) Unwrap() error { return e.err }
 
 func main() {
-	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout, errOut: os.Stderr, begin: lateTimers}))
+	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout,
+		errOut: os.Stderr, begin: lateTimers}))
 }
 
 // execute carries a command line out and returns the exit status.
 func execute(r *run) (status int) {
 	r.cli = new(cli)
 	stop := -1
-	k, err := kong.New(r.cli, kong.Name("canto"), kong.Description("An XMPP server that holds hundreds of thousands of sessions in one process."),
-		kong.UsageOnError(), kong.Writers(r.out, r.errOut), kong.Exit(func(code int) { stop = code; panic(exited{}) }))
+	k, err := kong.New(r.cli, kong.Name("canto"),
+		kong.Description("An XMPP server that holds hundreds of thousands of sessions in one process."),
+		kong.UsageOnError(), kong.Writers(r.out, r.errOut), kong.Exit(func(code int) {
+			stop = code
+			panic(exited{})
+		}))
 	if err != nil {
 		panic(err) // the struct above is wrong
 	}
@@ -133,7 +138,8 @@ func execute(r *run) (status int) {
 
 type exited struct{}
 
-// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same as no flag.
+// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same
+// as no flag.
 func emptyFlag(ctx *kong.Context) error {
 	for _, p := range ctx.Path {
 		if p.Flag == nil {
@@ -146,8 +152,8 @@ func emptyFlag(ctx *kong.Context) error {
 	return nil
 }
 
-// plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
-// --help, "help COMMAND" is COMMAND --help, and --version is version.
+// plainWords are args with what most programs understand written as the commands below are: nothing and
+// "help" are --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
 	if len(args) == 0 {
 		return []string{"--help"}
@@ -224,7 +230,8 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if write {
 		defer giveToOwner(c.Data)
 	}
-	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write,
+		Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if errors.Is(err, store.ErrMissing) {
 		return fmt.Errorf("%w: give another with --data, or make one with canto serve", err)
 	}
@@ -235,7 +242,8 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	return f(db)
 }
 
-// giveToOwner gives what root has made in the data folder of another user to that user, whose server could not read it.
+// giveToOwner gives what root has made in the data folder of another user to that user, whose server
+// could not read it.
 func giveToOwner(dir string) {
 	if os.Geteuid() != 0 {
 		return
@@ -288,7 +296,8 @@ func (r *run) remote(c *config) (done bool, err error) {
 			return true, fmt.Errorf("reading the input: %w", err)
 		}
 		if len(in) > maxInput {
-			return true, fmt.Errorf("the input is longer than the %d MiB that a running server takes at a time: split it, or stop the server first", maxInput>>20)
+			return true, fmt.Errorf("the input is longer than the %d MiB that a running server takes at a time: "+
+				"split it, or stop the server first", maxInput>>20)
 		}
 		r.stdin = bytes.NewReader(in)
 	}
@@ -310,7 +319,8 @@ func (r *run) remote(c *config) (done bool, err error) {
 	return true, nil
 }
 
-// closedFolder is err, which is that this user may not look into the data folder or use its socket, with what to do.
+// closedFolder is err, which is that this user may not look into the data folder or use its socket, with
+// what to do.
 func (c *config) closedFolder(err error) error {
 	if fi, e := os.Stat(filepath.Dir(c.socket())); e == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
@@ -321,8 +331,8 @@ func (c *config) closedFolder(err error) error {
 		"%s must be user %d's with all rights (chown, chmod u+rwX)", err, c.Data, os.Geteuid())
 }
 
-// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the rest of the
-// command, it fits the request that the admin socket takes.
+// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the
+// rest of the command, it fits the request that the admin socket takes.
 const maxInput = 180 << 20
 
 // trimmed is an error line without the name that comes in front again.

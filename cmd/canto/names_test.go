@@ -12,15 +12,16 @@ import (
 )
 
 // The spellings of one domain (RFC 7622 §3.2): its U-labels, its A-labels, in any case.
-var spellings = []string{"b\u00fccher.example", "B\u00dcCHER.Example", "xn--bcher-kva.example", "XN--bcher-KVA.EXAMPLE"}
+var spellings = []string{"b\u00fccher.example", "B\u00dcCHER.Example", "xn--bcher-kva.example",
+	"XN--bcher-KVA.EXAMPLE"}
 
 const (
 	bookshop = "b\u00fccher.example"
 	network  = "xn--bcher-kva.example"
 )
 
-// RFC 6066 §3: server_name has A-labels, and is compared without regard to case. The certificate is that of the
-// host that is meant, by TLS first and by STARTTLS, and not that of the first host.
+// RFC 6066 §3: server_name has A-labels, and is compared without regard to case. The certificate is that
+// of the host that is meant, by TLS first and by STARTTLS, and not that of the first host.
 func TestCertificateByAnySpelling(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "a.example", bookshop)
@@ -53,12 +54,14 @@ func TestDevCertificateOfAnyHost(t *testing.T) {
 	}
 }
 
-// canto check tls compares a host with its certificate by its name on the network (RFC 6125 §6.4.2), and shows both.
+// canto check tls compares a host with its certificate by its name on the network (RFC 6125 §6.4.2), and
+// shows both.
 func TestCheckTLSKnowsBothNames(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, bookshop, "192.0.2.7")
 	got := s.ok("check", "tls")
-	for _, want := range []string{"ok   tls: " + bookshop + " (" + network + "): the certificate's names: " + network,
+	for _, want := range []string{"ok   tls: " + bookshop + " (" + network + "): the certificate's names: " +
+		network,
 		"ok   tls: 192.0.2.7: the certificate's names: 192.0.2.7"} {
 		if !strings.Contains(got, want+"\n") {
 			t.Errorf("%q is not in\n%s", want, got)
@@ -68,7 +71,8 @@ func TestCheckTLSKnowsBothNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := s.canto("", "check", "tls")
-	if want := "BAD  tls: " + bookshop + " (" + network + "): the certificate's names: a.example"; r.status == 0 || !strings.Contains(r.out, want) {
+	if want := "BAD  tls: " + bookshop + " (" + network +
+		"): the certificate's names: a.example"; r.status == 0 || !strings.Contains(r.out, want) {
 		t.Errorf("%q is not in %+v", want, r)
 	}
 }
@@ -98,14 +102,17 @@ func TestCheckDNSAsksForALabels(t *testing.T) {
 	s := newSite(t, bookshop, "ma\u00f1ana.example")
 	z := &zone{srv: map[string]*net.SRV{network: {Target: "xmpp.example.", Port: 5222}}}
 	var out, errOut bytes.Buffer
-	status := execute(&run{ctx: t.Context(), args: []string{"check", "dns", "--config", s.path("canto.toml"), "--data", s.data()},
+	status := execute(&run{ctx: t.Context(), args: []string{"check", "dns", "--config", s.path("canto.toml"),
+		"--data", s.data()},
 		out: &out, errOut: &errOut, dns: z})
 	want := "ok   dns: " + bookshop + " (" + network + ") is at xmpp.example. port 5222\n" +
-		"ok   dns: ma\u00f1ana.example (xn--maana-pta.example) has no SRV record; clients try the name itself: is fine\n"
+		"ok   dns: ma\u00f1ana.example (xn--maana-pta.example) has no SRV record; clients try the name " +
+		"itself: is fine\n"
 	if status != 0 || out.String() != want {
 		t.Errorf("status %d: %s%s", status, &out, &errOut)
 	}
-	if want := []string{"_xmpp-client._tcp." + network, "_xmpp-client._tcp.xn--maana-pta.example", "xn--maana-pta.example"}; !slices.Equal(z.asked, want) {
+	if want := []string{"_xmpp-client._tcp." + network, "_xmpp-client._tcp.xn--maana-pta.example",
+		"xn--maana-pta.example"}; !slices.Equal(z.asked, want) {
 		t.Errorf("asked for %q", z.asked)
 	}
 }
@@ -146,17 +153,20 @@ func TestCommandsTakeAnySpelling(t *testing.T) {
 // A domain in the file that is written otherwise than it is kept: the line says how.
 func TestHostSectionsSayTheirForm(t *testing.T) {
 	t.Parallel()
-	for written, kept := range map[string]string{"EXAMPLE.org": "example.org", network: bookshop, "example.org.": "example.org"} {
+	for written, kept := range map[string]string{"EXAMPLE.org": "example.org", network: bookshop,
+		"example.org.": "example.org"} {
 		s := newSite(t)
 		s.write("canto.toml", listen+"[host.\""+written+"\"]\n")
-		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is no domain in its canonical form: write %q`, written, kept), "serve")
+		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is no domain in its canonical form: write %q`, written,
+			kept), "serve")
 	}
 }
 
 // Two spellings of one address are one port, which then speaks both STARTTLS and TLS.
 func TestListenInAnySpelling(t *testing.T) {
 	t.Parallel()
-	for _, c := range [][2]string{{"LOCALHOST", "127.0.0.1"}, {"localhost.", "[::ffff:127.0.0.1]"}, {"[0:0:0:0:0:0:0:1]", "[::1]"}} {
+	for _, c := range [][2]string{{"LOCALHOST", "127.0.0.1"}, {"localhost.", "[::ffff:127.0.0.1]"},
+		{"[0:0:0:0:0:0:0:1]", "[::1]"}} {
 		ln, err := net.Listen("tcp", strings.Replace(c[1], "[::ffff:127.0.0.1]", "127.0.0.1", 1)+":0")
 		if err != nil {
 			t.Fatal(err)
@@ -165,7 +175,8 @@ func TestListenInAnySpelling(t *testing.T) {
 		addr := ln.Addr().String()
 		ln.Close()
 		s := newSite(t, "example.org")
-		s.write("canto.toml", fmt.Sprintf("[listen]\nc2s = [%q]\nc2s_tls = [%q]\nhttp = []\nhttps = []\ndebug = []\n%s",
+		s.write("canto.toml", fmt.Sprintf("[listen]\nc2s = [%q]\nc2s_tls = [%q]\nhttp = []\nhttps = "+
+			"[]\ndebug = []\n%s",
 			c[0]+":"+port, c[1]+":"+port, hostSection("example.org")))
 		s.serve()
 		if cert := handshake(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {

@@ -47,7 +47,8 @@ type serveCmd struct {
 	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
 }
 
-// A program is a server in this process, with what is the command line's: its configuration, log and control plane.
+// A program is a server in this process, with what is the command line's: its configuration, log and
+// control plane.
 type program struct {
 	*server.Server
 	cfg     atomic.Pointer[config]
@@ -138,7 +139,8 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	if !cmd.Dev {
 		if r.cli.Config == "" {
 			if _, err := os.Stat("canto.toml"); err != nil {
-				return nil, exitStatus{exitUsage, errors.New("no configuration: name a file with --config, or start with --dev")}
+				return nil, exitStatus{exitUsage, errors.New("no configuration: name a file with --config, or " +
+					"start with --dev")}
 			}
 		}
 		return r.config()
@@ -163,8 +165,9 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 // storeMemory is the store's share of the configured memory: its cache and memory tables.
 const storeMemory = 256 << 20
 
-// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no garbage, so
-// it is logins that pay, a few per cent; and what they leave between sessions, a peak and for good, is half.
+// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no
+// garbage, so it is logins that pay, a few per cent; and what they leave between sessions, a peak and for
+// good, is half.
 const gcPercent = 50
 
 func limitMemory(c *config) {
@@ -221,7 +224,8 @@ func portText(err error) string {
 	case errors.Is(err, syscall.EADDRINUSE):
 		remedy = "stop the program that uses it, or change [listen]"
 	case errors.Is(err, syscall.EACCES):
-		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit file, or change [listen]"
+		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit " +
+			"file, or change [listen]"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		remedy = "this machine does not have that address: change [listen]"
 	}
@@ -286,13 +290,16 @@ func (s *program) open(c *config, r *run) error {
 	}
 	switch hosts := s.Router.Table.Hosts(); {
 	case len(hosts) == 0:
-		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
+		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or " +
+			"run canto host add")
 	case s.loginHosts() == 0:
-		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = true, or run canto host add")
+		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = " +
+			"true, or run canto host add")
 	}
 	lim := c.limits()
 	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
-		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto check limits)",
+		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto "+
+			"check limits)",
 			"configured", lim.Connections, "connections", n)
 	}
 	turning, err := reactor.New(reactor.Config{
@@ -363,7 +370,9 @@ func (c *config) reached(certs *certificates) server.Ports {
 
 // serveWeb has net/http answer on the connections that the http and https ports hand over.
 func (s *program) serveWeb() {
-	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
 	go s.httpd.Serve(s.Web)
 }
 
@@ -405,14 +414,17 @@ func (c *config) loginNames() []string {
 	return slices.DeleteFunc(c.hostNames(), func(n string) bool { return c.Host[n].Service })
 }
 
-// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by plain names.
+// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by
+// plain names.
 func (c *config) modulesOf(host string) ([]string, error) {
 	want, service := mod.Default(), c.Host[host].Service
 	if service {
 		want = mod.DefaultService()
 	}
 	changes := c.Host[host].Modules
-	plain := slices.ContainsFunc(changes, func(m string) bool { return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-") })
+	plain := slices.ContainsFunc(changes, func(m string) bool {
+		return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-")
+	})
 	if plain {
 		want = nil
 	}
@@ -479,15 +491,18 @@ func (c *config) locate(err error) error {
 	host := he.Host
 	switch he.Part {
 	case server.PartStored:
-		return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", host, host), "host", host)
+		return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of "+
+			"them (canto host del %s)", host, host), "host", host)
 	case server.PartRole:
 		cause := "host %s has been a service host since canto was started: set service = true, or start canto again"
 		if c.Host[host].Service {
-			cause = "host %s has been one where users log in since canto was started: take service out, or start canto again"
+			cause = "host %s has been one where users log in since canto was started: take service out, or " +
+				"start canto again"
 		}
 		return c.at(fmt.Sprintf(cause, host), "host", host, "service")
 	case server.PartMechanisms:
-		return c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
+		return c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host,
+			strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
 	case server.PartModules:
 		var ce *configError
 		if errors.As(err, &ce) {
@@ -530,7 +545,8 @@ func (s *program) reload() (late []string, err error) {
 	}
 	s.log.Info("reloaded", "hosts", len(s.Router.Table.Hosts()))
 	if len(late) > 0 {
-		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))
+		s.log.Warn("changed in the configuration, and used from the next start on", "keys",
+			strings.Join(late, ", "))
 	}
 	return late, nil
 }
@@ -575,12 +591,13 @@ func (s *program) read() (c *config, late []string, err error) {
 	return c, late, nil
 }
 
-// fitsOutbox is an error about a stanza that the outbox does not hold which the process started with: another one is
-// used from the next start on.
+// fitsOutbox is an error about a stanza that the outbox does not hold which the process started with:
+// another one is used from the next start on.
 func (c *config) fitsOutbox() error {
 	lim, outbox := c.limits(), c.started.limits().Outbox
 	if most := outbox - session.OutboxSpare; lim.Stanza > most {
-		return c.at(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d bytes, and a "+
+		return c.at(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d "+
+			"bytes, and a "+
 			"stanza at most %d: write less, or start canto again", lim.Stanza, outbox, most), "limits", "stanza")
 	}
 	return nil
@@ -634,7 +651,9 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 	debugMux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	debugMux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	debugMux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	debugMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	debugMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "ok\n")
+	})
 	debugMux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !s.ready.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -647,7 +666,9 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 			if err != nil {
 				return portError(errors.New(portText(err)), err)
 			}
-			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
+				IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(),
+					slog.LevelDebug)}
 			closers = append(closers, srv.Close)
 			go func() {
 				if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -672,17 +693,19 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines wait to
-// run. docs/profiling.md reads them.
+// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines
+// wait to run. docs/profiling.md reads them.
 func goMetrics() prometheus.Collector {
-	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC, collectors.MetricsScheduler,
+	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC,
+		collectors.MetricsScheduler,
 		collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/`)}))
 }
 
 // command carries out what came over the admin socket.
 func (s *program) command(ctx context.Context, c admin.Command) admin.Result {
 	var out, errOut bytes.Buffer
-	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut, server: s})
+	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut,
+		server: s})
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
@@ -692,7 +715,8 @@ func (c *config) devHosts() error {
 		return nil
 	}
 	if c.Host["localhost"].Service {
-		return c.at("users log in at no host, and --dev can't add localhost, as it is a service host: give the service host "+
+		return c.at("users log in at no host, and --dev can't add localhost, as it is a service host: give "+
+			"the service host "+
 			"another name, or add a section like [host.\"example.org\"]", "host", "localhost", "service")
 	}
 	if c.Host == nil {
@@ -702,8 +726,8 @@ func (c *config) devHosts() error {
 	return nil
 }
 
-// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A service host needs
-// none.
+// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A
+// service host needs none.
 func (c *config) devCertificates() error {
 	for _, name := range c.loginNames() {
 		h := c.Host[name]

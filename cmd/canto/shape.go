@@ -10,10 +10,10 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// shape compares c's text with v, a pointer to what it is decoded into: the first key that is not known, or whose value
-// is of another kind than is wanted, is an error with its line and its full name. path is where the text stands in
-// the configuration. The decoder itself does not know the line or the key of all of them. Text that is no TOML is the
-// decoder's.
+// shape compares c's text with v, a pointer to what it is decoded into: the first key that is not known,
+// or whose value is of another kind than is wanted, is an error with its line and its full name. path is
+// where the text stands in the configuration. The decoder itself does not know the line or the key of all
+// of them. Text that is no TOML is the decoder's.
 func (c *config) shape(v any, path ...string) (err error) {
 	c.keys(func(key []string, line int, value *unstable.Node) {
 		if err == nil {
@@ -52,7 +52,8 @@ func (c *config) shapeOf(t reflect.Type, key []string, value *unstable.Node, abo
 		kind = strings.ToLower(value.Kind.String())
 	}
 	if !suits(t, value) {
-		return c.at(fmt.Sprintf("%s is a TOML %s, and %s is wanted", shown(full), kindName(kind), wantedAs(t)), full...)
+		return c.at(fmt.Sprintf("%s is a TOML %s, and %s is wanted", shown(full), kindName(kind), wantedAs(t)),
+			full...)
 	}
 	if t.Kind() == reflect.Slice && value != nil {
 		for it := value.Children(); it.Next(); {
@@ -108,7 +109,8 @@ func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
 	return reflect.StructField{}, false
 }
 
-// suits reports whether value, nil for a table, may be written for a t. A size may be a number, too: of bytes.
+// suits reports whether value, nil for a table, may be written for a t. A size may be a number, too: of
+// bytes.
 func suits(t reflect.Type, value *unstable.Node) bool {
 	kind := unstable.InlineTable
 	if value != nil {

@@ -7,17 +7,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Go's runtime has a thread that sleeps 20 µs at a time while anything runs, to take processors from those who wait in
-// the kernel. The system wakes it up to its timer slack later, 50 µs; where a timer is dear, as in a virtual machine,
-// that thread took a tenth to a quarter of the server's CPU. No timer of ours minds to be a millisecond late.
+// Go's runtime has a thread that sleeps 20 µs at a time while anything runs, to take processors from
+// those who wait in the kernel. The system wakes it up to its timer slack later, 50 µs; where a timer is
+// dear, as in a virtual machine, that thread took a tenth to a quarter of the server's CPU. No timer of
+// ours minds to be a millisecond late.
 const (
 	timerSlack   = 1_000_000 // ns
 	defaultSlack = 50_000
 )
 
-// lateTimers has the timers of all threads be late by up to timerSlack. A thread inherits that from the one that makes
-// it, and Go has made some before it runs anything of ours: so the process begins anew, once. Whoever has started it
-// with another slack, as systemd's TimerSlackNSec does, has decided. Where the system refuses, all stays as it was.
+// lateTimers has the timers of all threads be late by up to timerSlack. A thread inherits that from the
+// one that makes it, and Go has made some before it runs anything of ours: so the process begins anew,
+// once. Whoever has started it with another slack, as systemd's TimerSlackNSec does, has decided. Where
+// the system refuses, all stays as it was.
 func lateTimers() {
 	const mark = "CANTO_LATE_TIMERS"
 	if os.Getenv(mark) != "" {

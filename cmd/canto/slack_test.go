@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A server's timers may be late by a millisecond, in all of its threads, unless whoever starts it has said how late.
+// A server's timers may be late by a millisecond, in all of its threads, unless whoever starts it has
+// said how late.
 func TestLateTimers(t *testing.T) {
 	runtime.LockOSThread() // a child's slack is that of the thread that makes it
 	defer runtime.UnlockOSThread()

@@ -44,7 +44,8 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 			return "", false, err
 		}
 		if line = strings.TrimRight(line, "\r\n"); line == "" {
-			return "", false, exitStatus{exitUsage, errors.New("the password is empty: write it as the first line of standard input")}
+			return "", false, exitStatus{exitUsage, errors.New("the password is empty: write it as the first " +
+				"line of standard input")}
 		}
 		return line, false, nil
 	case p.Password != "":
@@ -76,7 +77,8 @@ func account(text string) (jid.JID, error) {
 // takesAccounts is an error if j is at a service host of the file, where users do not log in.
 func (c *config) takesAccounts(j jid.JID) error {
 	if c.Host[j.Domain()].Service {
-		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j, j.Domain())
+		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j,
+			j.Domain())
 	}
 	return nil
 }
@@ -102,22 +104,26 @@ func passwordError(pw string, err error) error {
 		return err
 	}
 	const allowed = "letters, digits, symbols and blanks of any script are allowed, up to 1,023 bytes"
-	switch at := oddRune(pw, func(s string) bool { _, err := sasl.PreparePassword([]byte(s)); return err == nil }); {
+	switch at := oddRune(pw, func(s string) bool {
+		_, err := sasl.PreparePassword([]byte(s))
+		return err == nil
+	}); {
 	case pw == "":
 		err = errors.New("the password is empty: " + allowed)
 	case !utf8.ValidString(pw):
 		err = errors.New("the password is no UTF-8: " + allowed)
 	case at >= 0:
 		r, _ := utf8.DecodeRuneInString(pw[at:])
-		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, or not assigned: %s", r, utf8.RuneCountInString(pw[:at])+1, allowed)
+		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, "+
+			"or not assigned: %s", r, utf8.RuneCountInString(pw[:at])+1, allowed)
 	default:
 		err = fmt.Errorf("the password has %d bytes: %s", len(pw), allowed)
 	}
 	return exitStatus{exitUsage, err}
 }
 
-// oddRune is where the first character of text begins that is not ok by itself, nor with those before it; -1: there is
-// none.
+// oddRune is where the first character of text begins that is not ok by itself, nor with those before it;
+// -1: there is none.
 func oddRune(text string, ok func(string) bool) int {
 	for i, r := range text {
 		if !ok(string(r)) && !ok(text[:i]+string(r)) {
@@ -285,7 +291,8 @@ func (u *userShow) Run(r *run) error {
 		if err != nil {
 			return named(j, err)
 		}
-		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID, a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
+		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID,
+			a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
 		if c, err := sasl.DecodeKeys(a.Credentials, 0); err == nil {
 			for _, k := range c {
 				fmt.Fprintf(r.out, "keys     %s, %d iterations\n", hashName(k.Hash), k.Iterations)
@@ -341,13 +348,15 @@ const importBlock = 2000
 
 func (u *userImport) Run(r *run) error {
 	if u.Iterations < sasl.MinIterations || u.Iterations > sasl.MaxIterations {
-		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations, sasl.MaxIterations)}
+		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations,
+			sasl.MaxIterations)}
 	}
 	name := "standard input"
 	if u.File != "-" {
 		name = u.File
 	}
-	// The file is read here, as the user who typed the command: a running server gets what is in it, and opens nothing.
+	// The file is read here, as the user who typed the command: a running server gets what is in it, and
+	// opens nothing.
 	if name == u.File && r.server == nil {
 		f, err := os.Open(u.File)
 		if err != nil {
@@ -423,7 +432,8 @@ func (u *userImport) read(in io.Reader, name string, conf *config) (rows []impor
 	if err := sc.Err(); err != nil {
 		line++
 		if errors.Is(err, bufio.ErrTooLong) {
-			err = fmt.Errorf("longer than %d bytes: a line is jid<TAB>password, and ends with a newline", maxImportLine)
+			err = fmt.Errorf("longer than %d bytes: a line is jid<TAB>password, and ends with a newline",
+				maxImportLine)
 		}
 		return nil, broken(err)
 	}
@@ -533,7 +543,8 @@ func (h *hostAdd) Run(r *run) error {
 		}
 		if r.server != nil {
 			if service, _ := r.server.Role(d); service { // it was in the file
-				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add it then", d)
+				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add "+
+					"it then", d)
 			}
 		}
 		if err := addHost(r, db, d); err != nil {
@@ -577,8 +588,8 @@ func (h *hostDel) Run(r *run) error {
 	})
 }
 
-// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted, so it must be
-// one that it can take before anything is changed.
+// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted,
+// so it must be one that it can take before anything is changed.
 func (r *run) freshConfig() (*config, error) {
 	if r.server == nil {
 		return r.config()

@@ -69,8 +69,8 @@ func (n *Net) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(
 // Now is the Net's time.
 func (n *Net) Now() time.Time { return n.now }
 
-// Halt stops the Net in the midst of what it does, as the end of a process would: nothing moves any more, and its
-// clients get what was written to them before.
+// Halt stops the Net in the midst of what it does, as the end of a process would: nothing moves any more,
+// and its clients get what was written to them before.
 func (n *Net) Halt() { n.off = true }
 
 // Run goes on until nothing moves any more. It panics if that takes for ever.

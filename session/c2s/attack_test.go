@@ -47,7 +47,8 @@ func TestAttackT03X22Unfinished(t *testing.T) {
 			}
 			c.Send(strings.Repeat("x ", 512))
 		}
-		if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.Contains(got, "stanza-too-big") {
+		if got := c.Received(); !strings.Contains(got, "<policy-violation") ||
+			!strings.Contains(got, "stanza-too-big") {
 			t.Fatalf("%q: %s", begin, got[max(0, len(got)-300):])
 		}
 	}
@@ -64,7 +65,8 @@ func TestAttackT13Flood(t *testing.T) {
 	var b strings.Builder
 	const n = 2000
 	for i := range n {
-		fmt.Fprintf(&b, "<message to='flood@localhost' type='chat' id='%d'><body>%s</body></message>", i, strings.Repeat("f", 60))
+		fmt.Fprintf(&b, "<message to='flood@localhost' type='chat' id='%d'><body>%s</body></message>", i,
+			strings.Repeat("f", 60))
 	}
 	flood.Conn().Write([]byte(b.String()))
 	s.Net.Run()
@@ -107,11 +109,13 @@ func TestAttackT13Reads(t *testing.T) {
 	if begin.Flooding != 0 || begin.Handling == 0 {
 		t.Fatalf("before the flood, %v of %v handling were for one", begin.Flooding, begin.Handling)
 	}
-	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+strings.Repeat("f", 100)+"</body></message>", 8000)))
+	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+
+		strings.Repeat("f", 100)+"</body></message>", 8000)))
 	for range 80 {
 		hits := refills() // and not behind it: a meter is a tick old
 		before := meter()
-		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>") // the one read that is not the flood's
+		// the one read that is not the flood's
+		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
 		last := meter()
 		if n := last.Reads - before.Reads; n > 2 {
 			t.Fatalf("%d reads of a flood in a tick", n-1)
@@ -122,7 +126,8 @@ func TestAttackT13Reads(t *testing.T) {
 		s.Advance(time.Second)
 	}
 	last := meter()
-	reads, bytes, earned := last.Reads-begin.Reads-80, last.BytesIn-begin.BytesIn, s.Net.Now().Sub(reactortest.Start).Seconds()*10_000
+	reads, bytes, earned := last.Reads-begin.Reads-80, last.BytesIn-begin.BytesIn,
+		s.Net.Now().Sub(reactortest.Start).Seconds()*10_000
 	if n := refills(); reads > n || reads < 5 {
 		t.Errorf("%d reads for %d times that it was paused at its rate", reads, n)
 	}
@@ -150,8 +155,10 @@ func TestAttackT13Share(t *testing.T) {
 	neighbour.Send("<presence/>")
 	neighbour.Received()
 	const n = 500
-	flood.Conn().Write([]byte(strings.Repeat("<message to='neighbour@localhost' type='chat'><body>f</body></message>", n)))
-	neighbour.Conn().Write([]byte("<message to='neighbour@localhost' type='chat' id='mine'><body>n</body></message>"))
+	flood.Conn().Write([]byte(strings.Repeat("<message to='neighbour@localhost' "+
+		"type='chat'><body>f</body></message>", n)))
+	neighbour.Conn().Write([]byte("<message to='neighbour@localhost' type='chat' " +
+		"id='mine'><body>n</body></message>"))
 	s.Net.Run()
 	got := neighbour.Received()
 	before, _, _ := strings.Cut(got, "id='mine'")
@@ -174,7 +181,8 @@ func TestAttackT13Crowd(t *testing.T) {
 	body := strings.Repeat("b", 2000)
 	for i := range 3 {
 		f := s.Login(fmt.Sprint("flood", i), fmt.Sprintf("flood%d@localhost/x", i))
-		f.Conn().Write([]byte(strings.Repeat("<message to='victim@localhost/x' type='chat'><body>"+body+"</body></message>", 400)))
+		f.Conn().Write([]byte(strings.Repeat("<message to='victim@localhost/x' type='chat'><body>"+body+
+			"</body></message>", 400)))
 	}
 	s.Net.Run()
 	s.Advance(2 * time.Second)
@@ -199,7 +207,9 @@ func TestAttackK21SlowReader(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	const outbox = 400_000
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.Loops, c.OutboxBytes = 1, outbox }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.Loops, c.OutboxBytes = 1, outbox
+	}})
 	reader, talker := s.Login("reader", "reader@localhost/x"), s.Login("talker", "talker@localhost/x")
 	// Its other client, and one that reads as little and is sent less, go on.
 	other, slow := s.Login("other", "reader@localhost/y"), s.Login("slow", "slow@localhost/x")
@@ -218,13 +228,15 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 	s.Advance(10 * time.Second)
 	if of := 30 * 8200; most < outbox || most > outbox+64<<10+of {
-		t.Errorf("%d bytes waited, of at most %d for one that does not read, and %d for another", most, outbox+64<<10, of)
+		t.Errorf("%d bytes waited, of at most %d for one that does not read, and %d for another", most, outbox+
+			64<<10, of)
 	}
 	if other.Conn().Ended() || slow.Conn().Ended() || s.Stream(slow).Session() == nil || talker.Conn().Ended() {
 		t.Error("another's session has ended")
 	}
 	if a, ok := s.Router.Table.Loaded(reader.Bare()); !ok || len(a.Resources()) != 1 {
-		t.Fatalf("the session is still there, or the account's other is not; %d bytes wait, ended %v", len(reader.Received()), reader.Conn().Ended())
+		t.Fatalf("the session is still there, or the account's other is not; %d bytes wait, ended %v",
+			len(reader.Received()), reader.Conn().Ended())
 	}
 	talker.Received()
 	talker.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
@@ -233,12 +245,13 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 }
 
-// K23: a client that asks for much more than it asks with, and does not read, is not read from while 256 KiB wait for it.
-// It keeps its session, and gets every answer once it reads.
+// K23: a client that asks for much more than it asks with, and does not read, is not read from while 256
+// KiB wait for it. It keeps its session, and gets every answer once it reads.
 func TestAttackK23SlowAsker(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops = 1 }})
 	c := s.Login("asker", "asker@localhost/x")
-	c.Send("<iq type='set' id='v'><vCard xmlns='vcard-temp'><NOTE>" + strings.Repeat("n", 8000) + "</NOTE></vCard></iq>")
+	c.Send("<iq type='set' id='v'><vCard xmlns='vcard-temp'><NOTE>" + strings.Repeat("n", 8000) +
+		"</NOTE></vCard></iq>")
 	s.Settle()
 	if got := c.Received(); !strings.Contains(got, "type='result'") {
 		t.Fatal(got)
@@ -281,7 +294,8 @@ func TestAttackK56Resources(t *testing.T) {
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
 	c.Open("localhost")
 	c.Send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
-	if got := c.Received(); !strings.Contains(got, "<resource-constraint") || !strings.Contains(got, "type='wait'") {
+	if got := c.Received(); !strings.Contains(got, "<resource-constraint") ||
+		!strings.Contains(got, "type='wait'") {
 		t.Fatalf("%s", got)
 	}
 }
@@ -290,7 +304,8 @@ func TestAttackK56Resources(t *testing.T) {
 func TestAttackS22Lang(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	c := s.Dial("c", 0)
-	c.Send("<stream:stream to='localhost' version='1.0' xml:lang='" + strings.Repeat("x", 2000) + "' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>")
+	c.Send("<stream:stream to='localhost' version='1.0' xml:lang='" + strings.Repeat("x", 2000) +
+		"' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>")
 	if got := c.Received(); !strings.Contains(got, "<stream:features>") {
 		t.Fatalf("%s", got)
 	}
@@ -323,7 +338,8 @@ func TestAttackH12Log(t *testing.T) {
 	s.Login("romeo", "romeo@localhost/x")
 	c := s.Dial("c", 0)
 	c.Open("localhost")
-	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAGFub3RoZXItcGFzc3dvcmQ=</auth>")
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' " +
+		"mechanism='PLAIN'>AHJvbWVvAGFub3RoZXItcGFzc3dvcmQ=</auth>")
 	c.Conn().Close(io.ErrUnexpectedEOF)
 	for _, secret := range []string{sessiontest.Password, "another-password", "AHJvbWVv"} {
 		if strings.Contains(log.String(), secret) {
@@ -341,7 +357,8 @@ func TestAttackX02Door(t *testing.T) {
 	} {
 		c := s.Dial("c", 0)
 		c.Send(in)
-		if got := c.Received(); !strings.Contains(got, "<restricted-xml") || !strings.Contains(got, "<stream:stream") {
+		if got := c.Received(); !strings.Contains(got, "<restricted-xml") ||
+			!strings.Contains(got, "<stream:stream") {
 			t.Errorf("%s: %s", in, got)
 		}
 	}
@@ -384,15 +401,16 @@ func TestAttackK20NoPause(t *testing.T) {
 			t.Fatal("ended below the cap")
 		}
 	}
-	if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.HasSuffix(got, "</stream:stream>") {
+	if got := c.Received(); !strings.Contains(got, "<policy-violation") ||
+		!strings.HasSuffix(got, "</stream:stream>") {
 		t.Fatalf("the end was %s", got[max(0, len(got)-300):])
 	}
 }
 
 const plain = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>"
 
-// K26: a storm from one address, with the dearest logins that there are, delays another address's login by its
-// share and no more: counted in what of the storm is let in before it, as the clock goes on.
+// K26: a storm from one address, with the dearest logins that there are, delays another address's login
+// by its share and no more: counted in what of the storm is let in before it, as the clock goes on.
 func TestAttackK26Storm(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst = 1, 4000 }})
 	s.AddAccount("juliet@localhost")
@@ -436,7 +454,9 @@ func TestAttackK26Storm(t *testing.T) {
 
 // K26: who finds no room to wait in is told by a stream error, in the middle of a login too, and counted.
 func TestAttackK26Crowded(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 100, 4 }})
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.Burst, c.Waiting = 1, 100, 4
+	}})
 	known := s.Login("known", "known@localhost/x")
 	begun := s.Dial("begun", 0)
 	begun.Open("localhost")
@@ -450,8 +470,10 @@ func TestAttackK26Crowded(t *testing.T) {
 	}
 	late := s.Dial("late", 0)
 	late.Open("localhost")
-	want := "<stream:error><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
-	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) || !late.Conn().Ended() {
+	want := "<stream:error><resource-constraint " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) ||
+		!late.Conn().Ended() {
 		t.Errorf("a newcomer behind three of four places got %q", got)
 	}
 	begun.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'/>")
@@ -492,7 +514,9 @@ func TestAttackT02Refusal(t *testing.T) {
 
 // K26, K27: in the middle of SASL the answer to a full queue is a failure that says try again.
 func TestAttackK27NoTurn(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 200, 1 }})
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.Burst, c.Waiting = 1, 200, 1
+	}})
 	known := s.Login("known", "known@localhost/x")
 	c, other := s.Dial("c", 0), s.Dial("other", 0)
 	c.Open("localhost")
@@ -506,7 +530,8 @@ func TestAttackK27NoTurn(t *testing.T) {
 	turns(c, fmt.Sprintf(plain, base64.StdEncoding.EncodeToString([]byte("\x00known\x00"+sessiontest.Password))))
 	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
 	turns(other, "<?xml version='1.0'?>")
-	if got := c.Received(); !strings.Contains(got, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
+	if got := c.Received(); !strings.Contains(got,
+		"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
 		t.Errorf("%q", got)
 	}
 }
@@ -520,7 +545,8 @@ func TestAttackK23(t *testing.T) {
 		for i := range 6 {
 			var q strings.Builder
 			for j := range 50 {
-				fmt.Fprintf(&q, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='c%d@localhost' name='%s'/></query></iq>", j, i*50+j, strings.Repeat("n", 1000))
+				fmt.Fprintf(&q, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='c%d@localhost' "+
+					"name='%s'/></query></iq>", j, i*50+j, strings.Repeat("n", 1000))
 			}
 			c.Send(q.String())
 			s.Settle()
@@ -528,7 +554,8 @@ func TestAttackK23(t *testing.T) {
 		c.Received()
 		for round := range 3 {
 			c.Conn().Room(room)
-			c.Send("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='r2'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+			c.Send("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='r2'><query " +
+				"xmlns='jabber:iq:roster'/></iq><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 			var got strings.Builder
 			for range 100 {
 				s.Advance(reactor.TickLength)

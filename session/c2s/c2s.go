@@ -43,8 +43,8 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
-// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that ends with
-// an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
+// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that
+// ends with an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
 func (d *Door) Refusal(full bool) []byte {
 	err := session.ErrPolicyViolation
 	if full {
@@ -54,7 +54,8 @@ func (d *Door) Refusal(full bool) []byte {
 }
 
 // header is ours as far as it is always the same.
-const header = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
+const header = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
+	"xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
 
 // AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
 // Each true is given back by Lost.
@@ -233,8 +234,8 @@ func (w *wire) StartTLS(h *session.Host) error {
 	return w.conn().StartTLS(w.conn().Handler().(*Door).TLS(h), reactor.ServerRole)
 }
 
-// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told the error too,
-// behind all that waits for it.
+// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told
+// the error too, behind all that waits for it.
 func (w *wire) Close(reason error) {
 	var last []byte
 	if se, ok := reason.(*session.StreamError); ok {

@@ -23,10 +23,10 @@ func Domain(name string) (string, error) {
 	return j.s, err
 }
 
-// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's server_name:
-// A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address without brackets. name is
-// prepared as by [Domain], so that it may be in either form. Any error is [ErrMalformed]; a name that is longer
-// than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
+// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's
+// server_name: A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address
+// without brackets. name is prepared as by [Domain], so that it may be in either form. Any error is
+// [ErrMalformed]; a name that is longer than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
 func NetworkName(name string) (string, error) {
 	d, err := Domain(name)
 	if err != nil {
@@ -126,9 +126,9 @@ func checkLDH(l []byte) error {
 	return nil
 }
 
-// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an address of
-// four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would be a second
-// spelling of one host.
+// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an
+// address of four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would
+// be a second spelling of one host.
 func appendIPv4(b, raw []byte) ([]byte, error) {
 	a, err := netip.ParseAddr(string(raw))
 	if err != nil || !a.Is4() {
@@ -156,10 +156,11 @@ func appendIPv6[T string | []byte](b []byte, raw T) ([]byte, error) {
 
 // labelProfile is what U-labels are checked with: the letters, digits and marks of PRECIS's identifiers with
 // their context rules, which for what is not ASCII is the repertoire of IDNA2008, in lower case and NFC.
-var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC), precis.BidiRule)
+var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC),
+	precis.BidiRule)
 
-// idn is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It takes no buffer
-// of the caller's, which would then be on the heap for plain addresses too.
+// idn is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It takes no
+// buffer of the caller's, which would then be on the heap for plain addresses too.
 func idn(raw string) ([]byte, error) {
 	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
 		return nil, errUTF8
@@ -264,8 +265,8 @@ func appendLabel(b, label []byte) ([]byte, error) {
 	return appendULabel(b[:n], u)
 }
 
-// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII letters,
-// digits or hyphens, and short enough as an A-label.
+// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII
+// letters, digits or hyphens, and short enough as an A-label.
 func appendULabel(b, u []byte) ([]byte, error) {
 	isASCII := true
 	for _, c := range u {

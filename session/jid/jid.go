@@ -8,8 +8,8 @@ const MaxPart = 1023
 // maxRaw is the longest text that can be an address: three parts, two separators, a trailing dot.
 const maxRaw = 3*MaxPart + 3
 
-// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a JID may
-// be a map key. The zero JID is no address. 24 bytes.
+// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a
+// JID may be a map key. The zero JID is no address. 24 bytes.
 type JID struct {
 	s        string
 	at, rest uint32 // length of the localpart; length of the bare JID
@@ -57,8 +57,8 @@ func Parse(s string) (JID, error) { return parse(s) }
 // ParseBytes is [Parse]; b is copied, and only if it is an address.
 func ParseBytes(b []byte) (JID, error) { return parse(b) }
 
-// Prepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and shares
-// the memory of s.
+// Prepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and
+// shares the memory of s.
 func Prepared(s string) JID {
 	j := JID{s: s, rest: uint32(len(s))}
 	for i := 0; i < len(s); i++ {
@@ -141,9 +141,9 @@ func (j JID) IsZero() bool { return j.s == "" }
 // String returns the address as it goes on the wire (before XML escaping).
 func (j JID) String() string { return j.s }
 
-// Slot returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store keys,
-// and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID, finished by
-// two xor-shifts and a multiplication, of which the low 12 bits are taken.
+// Slot returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store
+// keys, and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID,
+// finished by two xor-shifts and a multiplication, of which the low 12 bits are taken.
 //
 // The function is FROZEN: slots are in stored account ids. Golden vectors hold it.
 func (j JID) Slot() uint16 {

@@ -35,7 +35,8 @@ func TestNetworkName(t *testing.T) {
 	if _, err := Domain(long); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{"", ".", "a@example.org", "example.org/r", "a b", "xn--\u00fc", "xn--0.example", "-a.example", "_sip.example", "[::1", "\xff"} {
+	for _, bad := range []string{"", ".", "a@example.org", "example.org/r", "a b", "xn--\u00fc",
+		"xn--0.example", "-a.example", "_sip.example", "[::1", "\xff"} {
 		if d, err := Domain(bad); !errors.Is(err, ErrMalformed) || d != "" {
 			t.Errorf("Domain(%q) is %q, %v", bad, d, err)
 		}
@@ -49,7 +50,8 @@ func TestNetworkName(t *testing.T) {
 
 // Both names of a domain are spellings of it.
 func FuzzNetworkName(f *testing.F) {
-	for _, s := range []string{"example.org", "b\u00fccher.example", "XN--BCHER-KVA.example.", "[::1]", "192.0.2.1"} {
+	for _, s := range []string{"example.org", "b\u00fccher.example", "XN--BCHER-KVA.example.", "[::1]",
+		"192.0.2.1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -19,7 +19,8 @@ const (
 	isUpper             // has a lower-case form
 )
 
-// ascii classes every byte below utf8.RuneSelf. RFC 7622 §3.3.1 excludes "&'/:<>@ and the space from localparts.
+// ascii classes every byte below utf8.RuneSelf. RFC 7622 §3.3.1 excludes "&'/:<>@ and the space from
+// localparts.
 var ascii = func() (t [256]uint8) {
 	for c := 0x20; c < 0x7f; c++ {
 		t[c] |= okRes
@@ -49,7 +50,8 @@ func appendLocal[T string | []byte](b []byte, raw T) ([]byte, error) {
 		case t&isUpper != 0:
 			b = append(b, c|0x20)
 		case c >= utf8.RuneSelf:
-			out, err := profile(string(raw), precis.UsernameCaseMapped, okLocal, errLocalLong, errLocalChar, errLocalUnstable)
+			out, err := profile(string(raw), precis.UsernameCaseMapped, okLocal, errLocalLong, errLocalChar,
+				errLocalUnstable)
 			return append(b[:len(b)-i], out...), err
 		default:
 			return b, errLocalChar
@@ -78,9 +80,9 @@ func appendResource[T string | []byte](b []byte, raw T) ([]byte, error) {
 	return b, nil
 }
 
-// profile prepares raw, which is not all ASCII, by p. The result must be a fixed point of p and its ASCII of class
-// ok: width mapping makes '@' and '/' of other characters. It takes no buffer of the caller's, which would then
-// be on the heap for plain addresses too.
+// profile prepares raw, which is not all ASCII, by p. The result must be a fixed point of p and its ASCII
+// of class ok: width mapping makes '@' and '/' of other characters. It takes no buffer of the caller's,
+// which would then be on the heap for plain addresses too.
 func profile(raw string, p *precis.Profile, ok uint8, long, char, unstable error) (string, error) {
 	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
 		return "", errUTF8

@@ -48,8 +48,8 @@ const (
 	share      = 100
 )
 
-// Bytes makes the account, or gives the last one if it is fresh; collect has the heap collected first, and a new
-// one made. Any goroutine but a loop's.
+// Bytes makes the account, or gives the last one if it is fresh; collect has the heap collected first,
+// and a new one made. Any goroutine but a loop's.
 func (c *Collector) Bytes(collect bool) *Account {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -117,7 +117,8 @@ func (c *Collector) connections(a *Account) {
 func (c *Collector) kernel(a *Account) {
 	h := c.Router.Table.Weigh()
 	a.Sessions = h["sessions"].Count
-	for _, name := range []string{"sessions", "presences", "held", "accounts", "inboxes", "tables"} { // always there
+	// always there
+	for _, name := range []string{"sessions", "presences", "held", "accounts", "inboxes", "tables"} {
 		a.add(name, h[name].Count, h[name].Bytes, true)
 		delete(h, name)
 	}
@@ -130,10 +131,13 @@ func (c *Collector) kernel(a *Account) {
 
 func (a *Account) runtime() {
 	s := []runtimemetrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
 		{Name: "/memory/classes/heap/stacks:bytes"}, {Name: "/memory/classes/os-stacks:bytes"},
-		{Name: "/memory/classes/metadata/mcache/free:bytes"}, {Name: "/memory/classes/metadata/mcache/inuse:bytes"}, {Name: "/memory/classes/metadata/mspan/free:bytes"},
-		{Name: "/memory/classes/metadata/mspan/inuse:bytes"}, {Name: "/memory/classes/metadata/other:bytes"}, {Name: "/memory/classes/other:bytes"}, {Name: "/memory/classes/profiling/buckets:bytes"},
+		{Name: "/memory/classes/metadata/mcache/free:bytes"},
+		{Name: "/memory/classes/metadata/mcache/inuse:bytes"}, {Name: "/memory/classes/metadata/mspan/free:bytes"},
+		{Name: "/memory/classes/metadata/mspan/inuse:bytes"}, {Name: "/memory/classes/metadata/other:bytes"},
+		{Name: "/memory/classes/other:bytes"}, {Name: "/memory/classes/profiling/buckets:bytes"},
 		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/total:bytes"},
 	}
 	runtimemetrics.Read(s)
@@ -145,5 +149,6 @@ func (a *Account) runtime() {
 		}
 		return sum
 	}
-	a.Live, a.Garbage, a.Room, a.Stacks, a.Runtime, a.Released, a.System = n(0, 1), n(1, 2)-n(0, 1), n(2, 4), n(4, 6), n(6, 13), n(13, 14), n(14, 15)
+	a.Live, a.Garbage, a.Room, a.Stacks, a.Runtime, a.Released, a.System = n(0, 1), n(1, 2)-n(0, 1), n(2, 4),
+		n(4, 6), n(6, 13), n(13, 14), n(14, 15)
 }

@@ -32,35 +32,44 @@ var (
 	desc = func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("canto_"+name, help, labels, nil)
 	}
-	connections   = desc("connections", "Open connections.")
-	sessions      = desc("sessions_bound_total", "Sessions bound since the start.")
-	unbound       = desc("sessions_unbound_total", "Sessions ended since the start.")
-	ended         = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
-	superseded    = desc("stanzas_superseded_total", "Stanzas dropped, as another stream has the session of theirs.")
-	online        = desc("sessions", "Sessions bound now.")
-	entities      = desc("entities_in_memory", "Entities in memory: accounts, and what service hosts have (rooms, the service itself).")
-	stanzas       = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
-	bounced       = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
-	streamErrs    = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
-	limits        = desc("limit_hits_total", "Limits that were hit.", "limit")
-	panics        = desc("panics_total", "Panics that were recovered.", "where")
-	bytesTotal    = desc("bytes_total", "Bytes on sockets.", "direction")
-	inboxed       = desc("inboxed_total", "Stanzas that waited for an account to be read.")
-	paused        = desc("connections_paused", "Connections that are not read now.")
-	waiting       = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
-	loops         = desc("loops", "Event loops.")
-	work          = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing. flooding is a part of the first two: input that took its stream over its rate.", "loop", "work")
+	connections = desc("connections", "Open connections.")
+	sessions    = desc("sessions_bound_total", "Sessions bound since the start.")
+	unbound     = desc("sessions_unbound_total", "Sessions ended since the start.")
+	ended       = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
+	superseded  = desc("stanzas_superseded_total",
+		"Stanzas dropped, as another stream has the session of theirs.")
+	online   = desc("sessions", "Sessions bound now.")
+	entities = desc("entities_in_memory", "Entities in memory: accounts, and what service hosts have "+
+		"(rooms, the service itself).")
+	stanzas    = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
+	bounced    = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
+	streamErrs = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
+	limits     = desc("limit_hits_total", "Limits that were hit.", "limit")
+	panics     = desc("panics_total", "Panics that were recovered.", "where")
+	bytesTotal = desc("bytes_total", "Bytes on sockets.", "direction")
+	inboxed    = desc("inboxed_total", "Stanzas that waited for an account to be read.")
+	paused     = desc("connections_paused", "Connections that are not read now.")
+	waiting    = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, "+
+		"parked until their stream takes them.", "where")
+	loops = desc("loops", "Event loops.")
+	work  = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling "+
+		"what was read, posted functions, flushing. flooding is a part of the first two: input that took its "+
+		"stream over its rate.", "loop", "work")
 	buffers       = desc("buffers_in_use", "Buffers lent.", "pool")
 	turns         = desc("turn_seconds", "Length of turns and callbacks.", "loop")
 	longTurns     = desc("long_turns_total", "Turns and callbacks of over 20 ms.")
 	longestTurn   = desc("longest_turn_seconds", "Longest turn or callback since the start.")
 	loginsWaiting = desc("logins_waiting", "Connections that wait to go on with their handshake or login.")
-	loginWaits    = desc("login_wait_seconds", "Waits of connections to go on with their handshake or login, of those that had to.")
-	commits       = desc("commit_seconds", "Length of synced batches.")
-	ops           = desc("store_operations_total", "Rows written.")
-	cache         = desc("store_cache_bytes", "Bytes in the block cache.")
-	memory        = desc("bytes", "Bytes of memory by the part of the server that holds them: of the heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very many accounts.", "part")
-	low           = desc("store_refuses_writes", "1 while the disk has too little room.")
+	loginWaits    = desc("login_wait_seconds", "Waits of connections to go on with their handshake or "+
+		"login, of those that had to.")
+	commits = desc("commit_seconds", "Length of synced batches.")
+	ops     = desc("store_operations_total", "Rows written.")
+	cache   = desc("store_cache_bytes", "Bytes in the block cache.")
+	memory  = desc("bytes", "Bytes of memory by the part of the server that holds them: of the "+
+		"heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is "+
+		"what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very "+
+		"many accounts.", "part")
+	low = desc("store_refuses_writes", "1 while the disk has too little room.")
 )
 
 // Describe is Prometheus's.

@@ -59,8 +59,8 @@ var All = []session.Manifest{
 // Default are the names of those that run without being asked for, at hosts where users log in.
 func Default() []string { return defaults(false) }
 
-// DefaultService are the names of those that run at service hosts without being asked for: of Default, those that need
-// no accounts.
+// DefaultService are the names of those that run at service hosts without being asked for: of Default,
+// those that need no accounts.
 func DefaultService() []string { return defaults(true) }
 
 func defaults(service bool) (names []string) {
@@ -72,8 +72,8 @@ func defaults(service bool) (names []string) {
 	return names
 }
 
-// AtService reports whether m can run at a service host: what it requires is there without users who log in, or another
-// module provides it that can run there.
+// AtService reports whether m can run at a service host: what it requires is there without users who log
+// in, or another module provides it that can run there.
 func AtService(m *session.Manifest) bool { return atService(m, nil) }
 
 // atService is AtService; above are the modules that are being looked at.

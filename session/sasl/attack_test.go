@@ -19,21 +19,27 @@ func b64(s string) []byte { return []byte(base64.StdEncoding.EncodeToString([]by
 func TestAttackS02(t *testing.T) {
 	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}, "b": {Keys: keysOf(t, "pw")}}
 	for zid, want := range map[string]StepKind{
-		"b": Fail, "b@example.org": Fail, "a@other": Fail, "a@example.org.evil": Fail, "a": Fail, "a@example.org/r": Fail, "example.org": Fail,
-		"\u0430@example.org": Fail, "a@": Fail, "a@example.org@b": Fail, "a b@example.org": Fail, "a\xff": Fail, strings.Repeat("a", 2000): Fail,
-		"": Done, "a@example.org": Done, "A@EXAMPLE.org": Done, "\uff21@example\u3002org": Done, "a@example.org.": Done,
+		"b": Fail, "b@example.org": Fail, "a@other": Fail, "a@example.org.evil": Fail, "a": Fail,
+		"a@example.org/r": Fail, "example.org": Fail,
+		"\u0430@example.org": Fail, "a@": Fail, "a@example.org@b": Fail, "a b@example.org": Fail, "a\xff": Fail,
+		strings.Repeat("a", 2000): Fail,
+		"":                        Done, "a@example.org": Done, "A@EXAMPLE.org": Done,
+		"\uff21@example\u3002org": Done,
+		"a@example.org.":          Done,
 	} {
 		x := NewExchange(config(t, Binding{}))
 		s := answer(x, x.Start("PLAIN", b64(zid+"\x00a\x00pw")), users)
 		bad := strings.Contains(zid, "\xff")
-		if s.Kind != want || want == Fail && s.Condition != InvalidAuthzid && !(bad && s.Condition == MalformedRequest) || want == Done && s.User != "a" {
+		if s.Kind != want || want == Fail && s.Condition != InvalidAuthzid &&
+			!(bad && s.Condition == MalformedRequest) || want == Done && s.User != "a" {
 			t.Errorf("PLAIN with authzid %q: %+v", zid, s)
 		}
 		if bad {
 			continue
 		}
 		for _, m := range []Mechanism{ScramSHA1, ScramSHA256Plus} {
-			c := &Client{Mechanism: m, Username: "a", Authzid: zid, Password: SecretString("pw"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: "a", Authzid: zid, Password: SecretString("pw"), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			s, err := login(c, config(t, binding), users)
 			if (err == nil) != (want == Done) || err != nil && err != InvalidAuthzid || want == Done && s.User != "a" {
 				t.Errorf("%v with authzid %q: %+v, %v", m, zid, s, err)
@@ -44,7 +50,8 @@ func TestAttackS02(t *testing.T) {
 	cfg := config(t, Binding{})
 	cfg.Authzid = func(zid, user string) bool { return zid == "b@example.org" && user == "a" }
 	x := NewExchange(cfg)
-	if s := answer(x, x.Start("PLAIN", b64("b@example.org\x00a\x00pw")), users); s.Kind != Done || s.User != "a" {
+	if s := answer(x, x.Start("PLAIN", b64("b@example.org\x00a\x00pw")), users); s.Kind != Done ||
+		s.User != "a" {
 		t.Errorf("%+v", s)
 	}
 }
@@ -120,19 +127,22 @@ func TestAttackS03(t *testing.T) {
 func TestAttackS04(t *testing.T) {
 	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
 	full := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	for _, o := range []Offer{0, full.For(false, binding, false), full.For(true, Binding{}, false), full.For(true, binding, false), offer(t, "PLAIN").For(true, binding, false),
+	for _, o := range []Offer{0, full.For(false, binding, false), full.For(true, Binding{}, false),
+		full.For(true, binding, false), offer(t, "PLAIN").For(true, binding, false),
 		offer(t, "SCRAM-SHA-256").For(true, Binding{}, false), full.Without(ScramSHA1)} {
 		for m := Plain; m <= ScramSHA512Plus; m++ {
 			cfg := config(t, binding)
 			cfg.Offer = o
-			c := &Client{Mechanism: m, Username: "a", Password: SecretString("pw"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: "a", Password: SecretString("pw"), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			_, err := login(c, cfg, users)
 			if o.Has(m) != (err == nil) || err != nil && err != InvalidMechanism {
 				t.Errorf("%v of %b: %v", m, o, err)
 			}
 		}
 	}
-	for _, name := range []string{"", "plain", "ANONYMOUS", "EXTERNAL", "SCRAM-SHA-256-PLUS ", "SCRAM-MD5", "PLAIN\x00", strings.Repeat("X", 1e6)} {
+	for _, name := range []string{"", "plain", "ANONYMOUS", "EXTERNAL", "SCRAM-SHA-256-PLUS ", "SCRAM-MD5",
+		"PLAIN\x00", strings.Repeat("X", 1e6)} {
 		x := NewExchange(config(t, binding))
 		if s := x.Start(name, b64("\x00a\x00pw")); s.Kind != Fail || s.Condition != InvalidMechanism {
 			t.Errorf("%.20q: %+v", name, s)
@@ -155,7 +165,8 @@ func TestAttackS05(t *testing.T) {
 			t.Errorf("byte %d does not count", i)
 		}
 	}
-	if !a.Equal(SecretString("0123456789abcdef")) || a.Equal(SecretString("0123456789abcde")) || a.Equal(Secret{}) || !(Secret{}).Equal(Secret{}) {
+	if !a.Equal(SecretString("0123456789abcdef")) || a.Equal(SecretString("0123456789abcde")) ||
+		a.Equal(Secret{}) || !(Secret{}).Equal(Secret{}) {
 		t.Error("Equal")
 	}
 	a.Wipe()
@@ -224,36 +235,72 @@ func TestAttackS07(t *testing.T) {
 	}{
 		"right":             {func(c, r, p string) string { return c + "," + r + "," + p }, NoCondition},
 		"client nonce only": {func(c, r, p string) string { return c + ",r=nonce," + p }, NotAuthorized},
-		"short nonce":       {func(c, r, p string) string { return c + "," + r[:len(r)-1] + "," + p }, NotAuthorized},
-		"empty nonce":       {func(c, r, p string) string { return c + ",r=," + p }, NotAuthorized},
-		"longer nonce":      {func(c, r, p string) string { return c + "," + r + "x," + p }, NotAuthorized},
-		"other nonce":       {func(c, r, p string) string { return c + ",r=nonce" + other + "," + p }, NotAuthorized},
-		"other gs2":         {func(c, r, p string) string { return "c=" + string(b64("y,,")) + "," + r + "," + p }, NotAuthorized},
-		"gs2 with authzid":  {func(c, r, p string) string { return "c=" + string(b64("n,a=a,")) + "," + r + "," + p }, NotAuthorized},
-		"gs2 and data":      {func(c, r, p string) string { return "c=" + string(b64("n,,data")) + "," + r + "," + p }, NotAuthorized},
-		"empty c":           {func(c, r, p string) string { return "c=," + r + "," + p }, NotAuthorized},
-		"c not base64":      {func(c, r, p string) string { return "c=bi ws," + r + "," + p }, IncorrectEncoding},
-		"no c":              {func(c, r, p string) string { return r + "," + p }, MalformedRequest},
-		"no proof":          {func(c, r, p string) string { return c + "," + r }, MalformedRequest},
-		"empty proof":       {func(c, r, p string) string { return c + "," + r + ",p=" }, NotAuthorized},
-		"short proof":       {func(c, r, p string) string { return c + "," + r + ",p=AAAA" }, NotAuthorized},
-		"long proof":        {func(c, r, p string) string { return c + "," + r + ",p=" + string(b64(strings.Repeat("\x00", 64))) }, NotAuthorized},
-		"proof not base64":  {func(c, r, p string) string { return c + "," + r + "," + p + "\n" }, IncorrectEncoding},
-		"proof with spaces": {func(c, r, p string) string { return c + "," + r + ",p= " + p[2:] }, IncorrectEncoding},
-		"loose bits":        {func(c, r, p string) string { return c + "," + r + "," + p[:len(p)-2] + "B=" }, IncorrectEncoding},
+		"short nonce": {func(c, r, p string) string {
+			return c + "," + r[:len(r)-1] + "," + p
+		}, NotAuthorized},
+		"empty nonce":  {func(c, r, p string) string { return c + ",r=," + p }, NotAuthorized},
+		"longer nonce": {func(c, r, p string) string { return c + "," + r + "x," + p }, NotAuthorized},
+		"other nonce": {func(c, r, p string) string {
+			return c + ",r=nonce" + other + "," + p
+		}, NotAuthorized},
+		"other gs2": {func(c, r, p string) string {
+			return "c=" + string(b64("y,,")) + "," + r + "," + p
+		}, NotAuthorized},
+		"gs2 with authzid": {func(c, r, p string) string {
+			return "c=" + string(b64("n,a=a,")) + "," + r + "," + p
+		}, NotAuthorized},
+		"gs2 and data": {func(c, r, p string) string {
+			return "c=" + string(b64("n,,data")) + "," + r + "," + p
+		}, NotAuthorized},
+		"empty c":      {func(c, r, p string) string { return "c=," + r + "," + p }, NotAuthorized},
+		"c not base64": {func(c, r, p string) string { return "c=bi ws," + r + "," + p }, IncorrectEncoding},
+		"no c":         {func(c, r, p string) string { return r + "," + p }, MalformedRequest},
+		"no proof":     {func(c, r, p string) string { return c + "," + r }, MalformedRequest},
+		"empty proof":  {func(c, r, p string) string { return c + "," + r + ",p=" }, NotAuthorized},
+		"short proof":  {func(c, r, p string) string { return c + "," + r + ",p=AAAA" }, NotAuthorized},
+		"long proof": {func(c, r, p string) string {
+			return c + "," + r + ",p=" + string(b64(strings.Repeat("\x00", 64)))
+		}, NotAuthorized},
+		"proof not base64": {func(c, r, p string) string {
+			return c + "," + r + "," + p + "\n"
+		}, IncorrectEncoding},
+		"proof with spaces": {func(c, r, p string) string {
+			return c + "," + r + ",p= " + p[2:]
+		}, IncorrectEncoding},
+		"loose bits": {func(c, r, p string) string {
+			return c + "," + r + "," + p[:len(p)-2] + "B="
+		}, IncorrectEncoding},
 		// An extension is signed with the rest: added to a finished proof it is a wrong one.
 		"extension, not signed": {func(c, r, p string) string { return c + "," + r + ",x=1," + p }, NotAuthorized},
-		"extension, no value":   {func(c, r, p string) string { return c + "," + r + ",x=," + p }, MalformedRequest},
-		"extension, not UTF-8":  {func(c, r, p string) string { return c + "," + r + ",x=\xff," + p }, MalformedRequest},
-		"extension, mandatory":  {func(c, r, p string) string { return c + "," + r + ",m=1," + p }, MalformedRequest},
-		"extension, no letter":  {func(c, r, p string) string { return c + "," + r + ",,1=1," + p }, MalformedRequest},
-		"mandatory":             {func(c, r, p string) string { return "m=1," + c + "," + r + "," + p }, MalformedRequest},
-		"iterations":            {func(c, r, p string) string { return c + "," + r + ",i=1," + p }, MalformedRequest},
-		"after the proof":       {func(c, r, p string) string { return c + "," + r + "," + p + ",x=1" }, MalformedRequest},
-		"order":                 {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
-		"twice":                 {func(c, r, p string) string { return c + "," + r + "," + p + "," + p }, MalformedRequest},
-		"1 MiB":                 {func(c, r, p string) string { return c + "," + r + "," + p + big }, MalformedRequest},
-		"nothing":               {func(c, r, p string) string { return "" }, MalformedRequest},
+		"extension, no value": {func(c, r, p string) string {
+			return c + "," + r + ",x=," + p
+		}, MalformedRequest},
+		"extension, not UTF-8": {func(c, r, p string) string {
+			return c + "," + r + ",x=\xff," + p
+		}, MalformedRequest},
+		"extension, mandatory": {func(c, r, p string) string {
+			return c + "," + r + ",m=1," + p
+		}, MalformedRequest},
+		"extension, no letter": {func(c, r, p string) string {
+			return c + "," + r + ",,1=1," + p
+		}, MalformedRequest},
+		"mandatory": {func(c, r, p string) string {
+			return "m=1," + c + "," + r + "," + p
+		}, MalformedRequest},
+		"iterations": {func(c, r, p string) string {
+			return c + "," + r + ",i=1," + p
+		}, MalformedRequest},
+		"after the proof": {func(c, r, p string) string {
+			return c + "," + r + "," + p + ",x=1"
+		}, MalformedRequest},
+		"order": {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
+		"twice": {func(c, r, p string) string {
+			return c + "," + r + "," + p + "," + p
+		}, MalformedRequest},
+		"1 MiB": {func(c, r, p string) string {
+			return c + "," + r + "," + p + big
+		}, MalformedRequest},
+		"nothing": {func(c, r, p string) string { return "" }, MalformedRequest},
 	} {
 		x := NewExchange(config(t, Binding{}))
 		client := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
@@ -295,11 +342,14 @@ func TestAttackS07(t *testing.T) {
 	for i, c := range mac(nil, SHA256, key.StoredKey.Reveal(), []byte("n=a,r=nonce,"+first+","+final)) {
 		proof[i] ^= c
 	}
-	if s := x.Next(b64(final + ",p=" + string(b64(string(proof))))); s.Kind != Fail || s.Condition != NotAuthorized || s.Reason != "wrong nonce" {
+	if s := x.Next(b64(final + ",p=" + string(b64(string(proof))))); s.Kind != Fail ||
+		s.Condition != NotAuthorized || s.Reason != "wrong nonce" {
 		t.Errorf("proof over another nonce: %+v", s)
 	}
 	// RFC 6120 §6.4.2: base64, strictly.
-	for _, bad := range []string{" biwsbj1hLHI9eA==", "biws bj1hLHI9eA==", "biwsbj1hLHI9eA==\n", "biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff", "biws\r\nbj1hLHI9eA=="} {
+	for _, bad := range []string{" biwsbj1hLHI9eA==", "biws bj1hLHI9eA==", "biwsbj1hLHI9eA==\n",
+		"biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff",
+		"biws\r\nbj1hLHI9eA=="} {
 		for _, m := range []string{"SCRAM-SHA-1", "PLAIN"} {
 			x := NewExchange(config(t, Binding{}))
 			if s := x.Start(m, []byte(bad)); s.Kind != Fail || s.Condition != IncorrectEncoding {
@@ -307,7 +357,8 @@ func TestAttackS07(t *testing.T) {
 			}
 		}
 	}
-	for _, bad := range []string{"a\x00pw", "\x00a", "\x00\x00pw", "\x00a\x00", "\x00a\x00pw\x00x", "\x00a\x00p\x00w", "", "\x00a\x00\xff"} {
+	for _, bad := range []string{"a\x00pw", "\x00a", "\x00\x00pw", "\x00a\x00", "\x00a\x00pw\x00x",
+		"\x00a\x00p\x00w", "", "\x00a\x00\xff"} {
 		x := NewExchange(config(t, Binding{}))
 		text := b64(bad)
 		if bad == "" {
@@ -330,7 +381,8 @@ func TestAttackS07(t *testing.T) {
 
 // Nobody can tell by steps, salts, texts or work whether a user exists. Work is counted, not timed.
 func TestAttackK66(t *testing.T) {
-	users := map[string]Account{"known": {Keys: keysOf(t, "pw")}, "banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
+	users := map[string]Account{"known": {Keys: keysOf(t, "pw")},
+		"banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
 	for m := Plain; m <= ScramSHA512Plus; m++ {
 		type trace struct {
 			steps      string
@@ -340,7 +392,8 @@ func TestAttackK66(t *testing.T) {
 		}
 		run := func(name, password string) (tr trace) {
 			x := NewExchange(config(t, binding))
-			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			text, err := c.Start()
 			if err != nil {
 				t.Fatal(err)
@@ -393,7 +446,9 @@ func TestAttackK66(t *testing.T) {
 		name, host string
 		m          Mechanism
 		key        Secret
-	}{{"u", "a.example", ScramSHA1, fakeKey}, {"v", "a.example", ScramSHA1, fakeKey}, {"u", "b.example", ScramSHA1, fakeKey}, {"u", "a.example", ScramSHA256, fakeKey}, {"u", "a.example", ScramSHA1, SecretString("other")}} {
+	}{{"u", "a.example", ScramSHA1, fakeKey}, {"v", "a.example", ScramSHA1, fakeKey},
+		{"u", "b.example", ScramSHA1, fakeKey}, {"u", "a.example", ScramSHA256, fakeKey},
+		{"u", "a.example", ScramSHA1, SecretString("other")}} {
 		s := first(c.name, c.host, c.m, c.key)
 		if s != first(c.name, c.host, c.m, c.key) || s != first(strings.ToUpper(c.name), c.host, c.m, c.key) {
 			t.Errorf("%v: the salt changes", c)
@@ -454,12 +509,14 @@ func TestAttackS08(t *testing.T) {
 	}
 	// The binding of another connection.
 	mitm := Binding{Exporter: bytes.Repeat([]byte("E"), 32), EndPoint: binding.EndPoint, TLS13: true}
-	c := &Client{Mechanism: ScramSHA256Plus, Username: "a", Password: SecretString("pw"), Binding: mitm, ServerPlus: true, Rand: rand.Reader}
+	c := &Client{Mechanism: ScramSHA256Plus, Username: "a", Password: SecretString("pw"), Binding: mitm,
+		ServerPlus: true, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
 	// A client that could bind, and to whom no -PLUS was shown, says so; here it was offered.
-	c = &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: binding, ServerPlus: false, Rand: rand.Reader}
+	c = &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: binding,
+		ServerPlus: false, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
@@ -472,7 +529,8 @@ func TestAttackS08(t *testing.T) {
 }
 
 func c2(b Binding) *Client {
-	return &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: b, Rand: rand.Reader}
+	return &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: b,
+		Rand: rand.Reader}
 }
 
 // A secret leaves by no way of printing.
@@ -488,7 +546,8 @@ func TestAttackH12(t *testing.T) {
 	h := holder{s, &s, []Secret{s}, map[string]Secret{"k": s}}
 	key, _ := keysOf(t, word).For(SHA256)
 	var out strings.Builder
-	for _, v := range []any{s, &s, h, &h, []any{s}, key, Client{Password: s}, Derivation{password: s}, Config{FakeKey: s}, Exchange{password: s}, Salted{Password: s}} {
+	for _, v := range []any{s, &s, h, &h, []any{s}, key, Client{Password: s}, Derivation{password: s},
+		Config{FakeKey: s}, Exchange{password: s}, Salted{Password: s}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%U", "%t", "%08b"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -501,7 +560,8 @@ func TestAttackH12(t *testing.T) {
 		}
 	}
 	got := out.String()
-	for _, leak := range []string{word, fmt.Sprintf("%x", word), fmt.Sprintf("%X", word), string(b64(word)), fmt.Sprint([]byte(word)), "104 117 110", "0x68, 0x75",
+	for _, leak := range []string{word, fmt.Sprintf("%x", word), fmt.Sprintf("%X", word), string(b64(word)),
+		fmt.Sprint([]byte(word)), "104 117 110", "0x68, 0x75",
 		fmt.Sprintf("%x", key.StoredKey.Reveal()), fmt.Sprint(key.StoredKey.Reveal())} {
 		if i := strings.Index(got, leak); i >= 0 {
 			t.Errorf("%q is in …%s…", leak, got[max(0, i-60):min(len(got), i+60)])
@@ -545,13 +605,15 @@ func TestClientChecksServer(t *testing.T) {
 		"mandatory, at the end": func(f string) string { return f + ",x=1,m=x" },
 		"empty":                 func(f string) string { return "" },
 	} {
-		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce", MinIterations: 4096}
+		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce",
+			MinIterations: 4096}
 		c.Start()
 		if _, err := c.Next(b64(edit("r=nonceserver,s=c2FsdA==,i=4096"))); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
-	for _, v := range []string{"", "v=", "v=AAAA", "e=other-error", "v=" + string(b64(strings.Repeat("\x00", 20)))} {
+	for _, v := range []string{"", "v=", "v=AAAA", "e=other-error", "v=" +
+		string(b64(strings.Repeat("\x00", 20)))} {
 		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 		c.Start()
 		if _, err := c.Next(b64("r=nonceserver,s=c2FsdA==,i=4096")); err != nil {
@@ -603,7 +665,8 @@ func FuzzClient(f *testing.F) {
 	f.Add(b64("r=nonceserver,s=c2FsdA==,i=1"), b64("v=AAAA"))
 	f.Add(b64("r=nonce,s=,i="), []byte("="))
 	f.Fuzz(func(t *testing.T, challenge, success []byte) {
-		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce", MaxIterations: 10}
+		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce",
+			MaxIterations: 10}
 		c.Start()
 		if _, err := c.Next(challenge); err == nil {
 			if c.Success(success) == nil {
@@ -613,9 +676,9 @@ func FuzzClient(f *testing.F) {
 	})
 }
 
-// A password with two forms is compared twice. A server that has no time for the second derivation has compared the
-// first, and the client that hears temporary-auth-failure knows that it was wrong: that is a guess, where the same
-// condition before any comparison is none (RFC 6120 §6.5.11).
+// A password with two forms is compared twice. A server that has no time for the second derivation has
+// compared the first, and the client that hears temporary-auth-failure knows that it was wrong: that is a
+// guess, where the same condition before any comparison is none (RFC 6120 §6.5.11).
 func TestAttackGuessBehindBusyServer(t *testing.T) {
 	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
 	for _, c := range []struct {

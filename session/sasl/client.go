@@ -111,7 +111,8 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	i, ok3 := strings.CutPrefix(attrs[2], "i=")
 	salt, ok4 := strictBase64([]byte(s))
 	iterations, err := strconv.Atoi(i)
-	if !ok || !ok2 || !ok3 || !ok4 || err != nil || len(salt) == 0 || len(salt) > maxSalt || strconv.Itoa(iterations) != i {
+	if !ok || !ok2 || !ok3 || !ok4 || err != nil || len(salt) == 0 || len(salt) > maxSalt ||
+		strconv.Itoa(iterations) != i {
 		return nil, fmt.Errorf("%w: bad challenge", ErrProtocol)
 	}
 	if !strings.HasPrefix(nonce, c.nonce) || len(nonce) == len(c.nonce) || len(nonce) > 2*maxNonce {
@@ -141,13 +142,14 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	for i := range proof {
 		proof[i] ^= signature[i]
 	}
-	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), []byte("Server Key")), []byte(auth)))
+	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), []byte("Server Key")),
+		[]byte(auth)))
 	c.step = 2
 	return encode(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }
 
-// Success takes the text of <success/>, and says whether the server is the one that knows the password. Without
-// a nil error the client is not logged in, whatever the server says.
+// Success takes the text of <success/>, and says whether the server is the one that knows the password.
+// Without a nil error the client is not logged in, whatever the server says.
 func (c *Client) Success(text []byte) error {
 	if c.step == 3 {
 		c.step = 4

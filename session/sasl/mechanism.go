@@ -59,7 +59,8 @@ const (
 	ScramSHA512Plus
 )
 
-var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
+var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512",
+	"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
 
 // ParseMechanism returns the mechanism of a registered name. Names are in upper case (RFC 4422 §3.1).
 func ParseMechanism(name string) (Mechanism, bool) {
@@ -93,13 +94,13 @@ func (m Mechanism) Hash() Hash {
 	return 0
 }
 
-// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an Exchange
-// accepts what is in its Offer and nothing else.
+// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an
+// Exchange accepts what is in its Offer and nothing else.
 type Offer uint16
 
-// NewOffer returns the offer of a list of names as in a configuration. If the list names no -PLUS form, each SCRAM
-// mechanism brings its own; if it names one, the list is all there is. [Offer.For] takes -PLUS forms away where
-// nothing can be bound.
+// NewOffer returns the offer of a list of names as in a configuration. If the list names no -PLUS form,
+// each SCRAM mechanism brings its own; if it names one, the list is all there is. [Offer.For] takes -PLUS
+// forms away where nothing can be bound.
 func NewOffer(names ...string) (Offer, error) {
 	var o Offer
 	for _, name := range names {

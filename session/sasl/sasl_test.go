@@ -40,10 +40,12 @@ func offer(t testing.TB, names ...string) Offer {
 
 func config(t testing.TB, b Binding) *Config {
 	all := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	return &Config{Offer: all.For(true, b, false), Binding: b, Domain: domain, Secure: true, FakeKey: fakeKey, Iterations: MinIterations, Rand: rand.Reader}
+	return &Config{Offer: all.For(true, b, false), Binding: b, Domain: domain, Secure: true, FakeKey: fakeKey,
+		Iterations: MinIterations, Rand: rand.Reader}
 }
 
-var binding = Binding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32), Unique: []byte("finished"), TLS13: true}
+var binding = Binding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32),
+	Unique: []byte("finished"), TLS13: true}
 
 // answer plays the caller of an exchange: users in a map, workers at once.
 func answer(x *Exchange, s Step, users map[string]Account) Step {
@@ -87,16 +89,19 @@ func TestLogin(t *testing.T) {
 			for _, name := range []string{"juliet", "JULIET", "a,=b"} {
 				for _, zid := range []string{"", strings.ToLower(name) + "@example.org"} {
 					for _, kind := range []string{"", "tls-server-end-point"} {
-						c := &Client{Mechanism: m, Username: name, Authzid: zid, Password: SecretString(password), Binding: binding, BindingKind: kind, ServerPlus: true, Rand: rand.Reader}
+						c := &Client{Mechanism: m, Username: name, Authzid: zid, Password: SecretString(password),
+							Binding: binding, BindingKind: kind, ServerPlus: true, Rand: rand.Reader}
 						s, err := login(c, config(t, binding), users)
 						if err != nil || s.Kind != Done || s.User != strings.ToLower(name) {
 							t.Errorf("%v %q %q: %+v, %v", m, name, zid, s, err)
 						}
-						c2 := &Client{Mechanism: m, Username: name, Password: SecretString(password + "x"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						c2 := &Client{Mechanism: m, Username: name, Password: SecretString(password + "x"), Binding: binding,
+							ServerPlus: true, Rand: rand.Reader}
 						if _, err := login(c2, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v with a wrong password: %v", m, err)
 						}
-						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding,
+							ServerPlus: true, Rand: rand.Reader}
 						if _, err := login(c3, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v without a user: %v", m, err)
 						}
@@ -139,7 +144,8 @@ func TestVectors(t *testing.T) {
 		{ScramSHA256, "W22ZaJ0SNY7soEsUEjb6gQ==", "rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
 			"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
 			"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-			"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+			"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0," +
+				"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
 			"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="},
 	} {
 		salt, err := base64.StdEncoding.DecodeString(c.salt)
@@ -151,7 +157,8 @@ func TestVectors(t *testing.T) {
 			t.Fatal(err)
 		}
 		users := map[string]Account{"user": {Keys: Keys{salted.key(nil)}}}
-		client := &Client{Mechanism: c.mech, Username: "user", Password: SecretString("pencil"), nonce: c.clientNonce}
+		client := &Client{Mechanism: c.mech, Username: "user", Password: SecretString("pencil"),
+			nonce: c.clientNonce}
 		x := NewExchange(config(t, Binding{}))
 		text, err := client.Start()
 		if err != nil || plainText(t, text) != c.first {
@@ -203,9 +210,11 @@ func TestOffer(t *testing.T) {
 		o    Offer
 		want string
 	}{
-		{all.For(true, binding, false), "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.For(true, binding, false), "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS " +
+			"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
 		{all.For(true, Binding{}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
-		{all.For(true, Binding{Unique: []byte("x"), TLS13: true}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.For(true, Binding{Unique: []byte("x"), TLS13: true}, false),
+			"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
 		{all.For(false, binding, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"},
 		{all.For(false, Binding{}, true), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
 		{offer(t, "PLAIN").For(false, Binding{}, false), ""},
@@ -252,8 +261,10 @@ func TestKeysEncoding(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...), "hash": {1, 9, 0, 0, 16, 0, 1, 1},
-		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0}, make([]byte, 40)...),
+		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...),
+		"hash":       {1, 9, 0, 0, 16, 0, 1, 1},
+		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0},
+			make([]byte, 40)...),
 	} {
 		for _, only := range []Hash{0, SHA1, SHA512} {
 			if _, err := DecodeKeys(b, only); !errors.Is(err, ErrKeys) {
@@ -319,7 +330,8 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
-// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is all there is.
+// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is
+// all there is.
 func TestNewOffer(t *testing.T) {
 	for list, want := range map[string]string{
 		"PLAIN":                            "PLAIN",

@@ -38,9 +38,10 @@ var (
 		{0xE0001, 0xE0001}, {0xE0020, 0xE007F}, {0xF0000, 0x10FFFF}}
 )
 
-// saslPrep returns what SASLprep (RFC 4013) makes of password, which is UTF-8, and whether it allows it: mapping,
-// NFKC, prohibited characters, and the rule for right-to-left text. Unassigned are the code points that Unicode has
-// not assigned today, rather than in version 3.2 (§2.5), and normalization is today's, too: that is what clients do.
+// saslPrep returns what SASLprep (RFC 4013) makes of password, which is UTF-8, and whether it allows it:
+// mapping, NFKC, prohibited characters, and the rule for right-to-left text. Unassigned are the code
+// points that Unicode has not assigned today, rather than in version 3.2 (§2.5), and normalization is
+// today's, too: that is what clients do.
 func saslPrep(password []byte) ([]byte, bool) {
 	mapped := make([]byte, 0, len(password))
 	for _, r := range string(password) {

@@ -8,8 +8,9 @@ import (
 )
 
 // A Secret is bytes that must not be printed and must not be compared in a time that depends on them: a
-// password, a key, a token. == does not compile, and it can be no map key. Every way of printing or marshaling
-// one gives *** or an error, or, inside of a struct's unexported field, where fmt asks no method, an address.
+// password, a key, a token. == does not compile, and it can be no map key. Every way of printing or
+// marshaling one gives *** or an error, or, inside of a struct's unexported field, where fmt asks no
+// method, an address.
 type Secret struct {
 	bytes func() []byte // a func is what fmt and reflection can't look into, and can't be compared
 }

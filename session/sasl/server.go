@@ -52,9 +52,9 @@ const (
 	NeedUser
 	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
 	NeedDerive
-	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they are no
-	// longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones that were given
-	// to Found, if these are still there; then, whether that was done or not, call Renewed.
+	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they
+	// are no longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones
+	// that were given to Found, if these are still there; then, whether that was done or not, call Renewed.
 	NeedKeys
 	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
 	Done
@@ -72,8 +72,8 @@ type Step struct {
 	// nothing about a password, so that the caller need not count it as a guess.
 	Unbound bool
 	// Guessed, for Fail: a password or a proof was compared with the account's keys, and was not theirs. The
-	// caller counts the failure as a guess, whatever its Condition: a server that has no time for the second form
-	// of a password has answered for the first.
+	// caller counts the failure as a guess, whatever its Condition: a server that has no time for the second
+	// form of a password has answered for the first.
 	Guessed bool
 	Reason  string // for Fail: for the log, never for the peer; nothing secret
 }
@@ -110,8 +110,8 @@ const (
 	over
 )
 
-// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of turn
-// fails with MalformedRequest, or, once the exchange is over, changes nothing.
+// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of
+// turn fails with MalformedRequest, or, once the exchange is over, changes nothing.
 type Exchange struct {
 	cfg   *Config
 	state state
@@ -167,8 +167,8 @@ func (x *Exchange) failUnbound(reason string) Step {
 // wrongTurn is the answer to what comes out of turn.
 func (x *Exchange) wrongTurn() Step { return x.fail(MalformedRequest, "out of turn") }
 
-// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an empty one
-// (RFC 6120 §6.4.2). Neither is kept.
+// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an
+// empty one (RFC 6120 §6.4.2). Neither is kept.
 func (x *Exchange) Start(mechanism string, text []byte) Step {
 	if x.state != idle {
 		return x.wrongTurn()
@@ -221,7 +221,8 @@ func (x *Exchange) Abort() Step {
 	return x.fail(Aborted, "aborted by the client")
 }
 
-// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not answer.
+// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not
+// answer.
 func (x *Exchange) Fail(c Condition) Step { return x.fail(c, "given up by the server") }
 
 // Hash is what the mechanism's key is for: no other is needed of the account. 0: any may be.
@@ -254,7 +255,8 @@ func (x *Exchange) Found(a Account) Step {
 		return x.fail(TemporaryAuthFailure, "no randomness")
 	}
 	x.nonce += nonce
-	x.first = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" + strconv.Itoa(x.key.Iterations)
+	x.first = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" +
+		strconv.Itoa(x.key.Iterations)
 	x.state = wantFinal
 	return Step{Kind: Challenge, Data: encode(x.first)}
 }
@@ -267,8 +269,8 @@ func (x *Exchange) derive(form *Secret) Step {
 	return Step{Kind: NeedDerive, User: x.user, Work: w}
 }
 
-// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are not those
-// of the first, it asks for the second: of an unknown user, too.
+// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are
+// not those of the first, it asks for the second: of an unknown user, too.
 func (x *Exchange) Derived(d *Derivation) Step {
 	if x.state != wantDerive {
 		return x.wrongTurn()
@@ -376,7 +378,8 @@ func (x *Exchange) fakeKey(h Hash) Key {
 	return k
 }
 
-// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored (§5.1).
+// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored
+// (§5.1).
 func (x *Exchange) clientFirst(msg string) Step {
 	if !utf8.ValidString(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")

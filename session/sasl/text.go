@@ -71,9 +71,9 @@ func saslName(s string) (string, bool) {
 	}
 }
 
-// optional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val, ALPHA "="
-// 1*value-char, and none of them with the name of an attribute that has its own place (§5.1). To these belongs m,
-// the mark of a mandatory extension, of which there are none. attrs are UTF-8.
+// optional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val,
+// ALPHA "=" 1*value-char, and none of them with the name of an attribute that has its own place (§5.1).
+// To these belongs m, the mark of a mandatory extension, of which there are none. attrs are UTF-8.
 func optional(attrs []string) bool {
 	for _, a := range attrs {
 		if len(a) < 3 || a[1] != '=' || strings.Contains(a, "\x00") {

@@ -205,8 +205,9 @@ func (s *Server) apply(c Config) error {
 	return nil
 }
 
-// Role reports whether domain is a service host, or was one when it was last served since the server began: a host
-// that is served keeps its role until the server is started again. known: it was served. Any goroutine.
+// Role reports whether domain is a service host, or was one when it was last served since the server
+// began: a host that is served keeps its role until the server is started again. known: it was served.
+// Any goroutine.
 func (s *Server) Role(domain string) (service, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -281,7 +282,8 @@ func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	if shelf == nil {
 		shelf = mod.All
 	}
-	p, err := session.LoadProfile(s.Router, session.CoreOf(h.Service), shelf, h.Modules, h.Module, s.given(h, offer)...)
+	p, err := session.LoadProfile(s.Router, session.CoreOf(h.Service), shelf, h.Modules, h.Module,
+		s.given(h, offer)...)
 	if err != nil {
 		return nil, &HostError{name, PartModules, err}
 	}

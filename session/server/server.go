@@ -136,8 +136,8 @@ func (s *Server) Start(r *reactor.Reactor) error {
 	return s.bury()
 }
 
-// bury erases what was deleted shortly before the server stopped. Accounts that were deleted then, or while no server
-// ran, are worked off one after the other.
+// bury erases what was deleted shortly before the server stopped. Accounts that were deleted then, or
+// while no server ran, are worked off one after the other.
 func (s *Server) bury() error {
 	var gone []store.DeletedAccount
 	snap := s.DB.Snapshot()

@@ -18,8 +18,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// A reload whose last host can't be served changes nothing, and says which host and which part of it; hosts that
-// are described alike share a profile, and keep it over a reload that changes nothing of them.
+// A reload whose last host can't be served changes nothing, and says which host and which part of it;
+// hosts that are described alike share a profile, and keep it over a reload that changes nothing of them.
 func TestApply(t *testing.T) {
 	s, err := server.New(server.Options{
 		Store: store.Options{Dir: "data", FS: store.NewMemFS(), MinFree: -1, Ballast: -1, CheckEvery: -1},

@@ -7,10 +7,10 @@ import (
 	"canto/session/jid"
 )
 
-// Carry puts a fresh kernel on the same store in the place of the one that runs, without its clients noticing: every
-// session is detached, all that entities have in memory only is written down and taken up by the fresh kernel, and
-// each client's session is given a stream again. It reports whether it could: all streams are bound, and nothing is
-// under way.
+// Carry puts a fresh kernel on the same store in the place of the one that runs, without its clients
+// noticing: every session is detached, all that entities have in memory only is written down and taken up
+// by the fresh kernel, and each client's session is given a stream again. It reports whether it could:
+// all streams are bound, and nothing is under way.
 func (s *Server) Carry() bool {
 	s.TB.Helper()
 	s.Settle()

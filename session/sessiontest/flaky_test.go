@@ -148,9 +148,9 @@ var notFlaky = map[string]string{
 	"register/password": "what looks at the accounts afterwards needs the password they had",
 }
 
-// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request has one
-// answer, and a stream lives or ends with a stream error. On a store that is well again everything
-// works, and what the server has in memory is what it has stored.
+// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request
+// has one answer, and a stream lives or ends with a stream error. On a store that is well again
+// everything works, and what the server has in memory is what it has stored.
 func TestConversationsOnFlakyStore(t *testing.T) {
 	var kinds strings.Builder // what rooms and nodes were asked for
 	for name, text := range plain(t) {
@@ -172,8 +172,8 @@ func TestConversationsOnFlakyStore(t *testing.T) {
 	}
 }
 
-// flaky holds a conversation on a store of which every k-th read and commit fails, and returns what its rooms and nodes
-// told afterwards.
+// flaky holds a conversation on a store of which every k-th read and commit fails, and returns what its
+// rooms and nodes told afterwards.
 func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 	var on atomic.Bool
 	var n [2]atomic.Uint64
@@ -259,8 +259,9 @@ var (
 	nodeAttr    = regexp.MustCompile(`node='([\w-]+)'`)
 )
 
-// kindsAsked are the requests for all that rooms and nodes of a conversation have stored: affiliations, the log, items.
-// A room of which nothing is stored is asked for nothing; it must not be one that its kernel takes for stored.
+// kindsAsked are the requests for all that rooms and nodes of a conversation have stored: affiliations,
+// the log, items. A room of which nothing is stored is asked for nothing; it must not be one that its
+// kernel takes for stored.
 func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string) {
 	stored := make(map[string]bool)
 	if err := other.DB.Entities().List(other.DB, "rooms.localhost", "", func(e store.Entry) bool {
@@ -271,7 +272,8 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 		t.Fatal(err)
 	}
 	ask := func(to, payload string) {
-		requests = append(requests, fmt.Sprintf("<iq type='get' id='k%02d' to='%s'>%s</iq>", len(requests), to, payload))
+		requests = append(requests, fmt.Sprintf("<iq type='get' id='k%02d' to='%s'>%s</iq>", len(requests), to,
+			payload))
 	}
 	found := roomAddress.FindAllString(text, -1)
 	slices.Sort(found)
@@ -388,8 +390,8 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A session whose account can never be read again is tried with growing pauses, and then ended: the store is not asked
-// for ever, and the log holds a line a try.
+// A session whose account can never be read again is tried with growing pauses, and then ended: the store
+// is not asked for ever, and the log holds a line a try.
 func TestTeardownWithoutStore(t *testing.T) {
 	var flaky storetest.Flaky
 	var log bytes.Buffer
@@ -455,7 +457,8 @@ func TestLoginOnFlakyStore(t *testing.T) {
 		}
 		c.Open("localhost")
 		c.Stanzas()
-		bind := "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
+		bind := "<iq type='set' id='b'><bind " +
+			"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
 		c.Send(bind)
 		s.Settle()
 		got = strings.Join(c.Stanzas(), "")

@@ -92,7 +92,8 @@ func Converse(t testing.TB, text string, opt Options) string {
 	return out
 }
 
-// converse is Converse, and says besides before how many steps another kernel took over from one that had streams.
+// converse is Converse, and says besides before how many steps another kernel took over from one that had
+// streams.
 func converse(t testing.TB, text string, opt Options) (script string, carries int) {
 	s := New(t, opt)
 	var out strings.Builder

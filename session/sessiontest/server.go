@@ -187,8 +187,8 @@ func (s *Server) apply() {
 	}
 }
 
-// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each account is read
-// again before its next stanza.
+// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each
+// account is read again before its next stanza.
 func (s *Server) Reload() {
 	s.TB.Helper()
 	s.reloads++
@@ -212,8 +212,8 @@ func (s *Server) Restart() {
 	s.halt()
 }
 
-// Full has the store know that its disk has no room, and refuse writes; or that it has room again. The store's FS is
-// one in memory.
+// Full has the store know that its disk has no room, and refuse writes; or that it has room again. The
+// store's FS is one in memory.
 func (s *Server) Full(full bool) {
 	s.TB.Helper()
 	fs, ok := s.opt.FS.(*vfs.MemFS)
@@ -272,7 +272,8 @@ func (s *Server) AddAccount(bare string) {
 	if err != nil {
 		s.TB.Fatal(err)
 	}
-	if _, err := s.DB.Accounts().Create(context.Background(), j.Domain(), j.Local(), testKeys().Encode()); err != nil {
+	if _, err := s.DB.Accounts().Create(context.Background(), j.Domain(), j.Local(),
+		testKeys().Encode()); err != nil {
 		s.TB.Fatal(err)
 	}
 	s.Router.Table.Born(j)
@@ -283,7 +284,8 @@ var testKey = sasl.SecretString("a key of the test's own")
 
 // testKeys are those of Password, derived once.
 var testKeys = sync.OnceValue(func() sasl.Keys {
-	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counting{}, sasl.SHA1, sasl.SHA256, sasl.SHA512)
+	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counting{}, sasl.SHA1, sasl.SHA256,
+		sasl.SHA512)
 	if err != nil {
 		panic(err)
 	}
@@ -343,7 +345,8 @@ func (c *Client) Open(host string) {
 	if c.lang != "" {
 		lang = " xml:lang='" + c.lang + "'"
 	}
-	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0'%s xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
+	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0'%s "+
+		"xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
 }
 
 // Login opens a stream for a full JID, on the next loop, and binds it; the account is made if there is
@@ -370,7 +373,8 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 	c := s.Dial(name, s.logins)
 	c.lang = lang
 	c.authenticate(j)
-	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + escape(j.Resource()) + "</resource></bind></iq>"))
+	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" +
+		escape(j.Resource()) + "</resource></bind></iq>"))
 	s.Settle()
 	got := c.conn.Received()
 	c.JID = j.String()
@@ -385,12 +389,13 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 // bound has what comes from here on parsed as of a stream whose header is known.
 func (c *Client) bound() {
 	c.in.Reset(0)
-	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
+	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' "+
+		"xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
 }
 
-// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not bound a
-// resource (RFC 6120 §6.4.6).
+// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not
+// bound a resource (RFC 6120 §6.4.6).
 func (s *Server) Authenticate(name, bare string, loop int) *Client {
 	s.TB.Helper()
 	j, err := jid.Parse(bare)
@@ -418,7 +423,8 @@ func (c *Client) authenticate(j jid.JID) {
 
 // escape writes text as the server does.
 func escape(text string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(text)
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(
+		text)
 }
 
 // Send sends text, as it is.

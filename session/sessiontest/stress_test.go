@@ -160,7 +160,8 @@ func (x *stress) apply(version int, other bool) {
 	if x.rooms {
 		hosts = append(hosts, "rooms.localhost")
 	}
-	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(name string) (server.Host, error) {
+	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(name string) (server.Host,
+		error) {
 		if kinds := withKinds(Options{}); name == kinds.Services[0] {
 			return server.Host{Service: true, Modules: append(kinds.ServiceModules, "far")}, nil
 		}
@@ -806,7 +807,8 @@ func (x *stress) flat() {
 	}); err != nil {
 		x.fault("%v", err)
 	}
-	x.t.Logf("%d sessions, %d messages in, %d out, %d presences out, %d iqs, %d loads, %d waited in inboxes, %d had no room",
+	x.t.Logf("%d sessions, %d messages in, %d out, %d presences out, %d iqs, %d loads, %d waited in "+
+		"inboxes, %d had no room",
 		st.Bound, st.In[stanza.Message], st.Out[stanza.Message], st.Out[stanza.Presence], st.In[stanza.IQ],
 		st.Loads, st.Inboxed, st.InboxFull)
 }

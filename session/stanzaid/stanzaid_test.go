@@ -29,7 +29,8 @@ func TestText(t *testing.T) {
 			t.Errorf("%q is %d, %v", c.text, got, err)
 		}
 	}
-	for _, bad := range []string{"", "0", "00000000000000", "g000000000000", "000000000000i", "000000000000Z", "zzzzzzzzzzzzz", "00000000000 0", "000000000000\xff"} {
+	for _, bad := range []string{"", "0", "00000000000000", "g000000000000", "000000000000i", "000000000000Z",
+		"zzzzzzzzzzzzz", "00000000000 0", "000000000000\xff"} {
 		if id, err := Parse([]byte(bad)); !errors.Is(err, ErrText) {
 			t.Errorf("%q is %d, %v", bad, id, err)
 		}
@@ -41,7 +42,8 @@ func TestParts(t *testing.T) {
 	l.Extend(l.Next(t0, time.Hour))
 	g := NewGenerator(l, 0)
 	id, err := g.Next(t0.UnixMilli(), 1023)
-	if err != nil || !id.Time().Equal(t0) || id.Node() != 1023 || id < At(t0) || id >= At(t0.Add(time.Millisecond)) {
+	if err != nil || !id.Time().Equal(t0) || id.Node() != 1023 || id < At(t0) ||
+		id >= At(t0.Add(time.Millisecond)) {
 		t.Errorf("%v %v %v %d", id, err, id.Time(), id.Node())
 	}
 	if At(time.Unix(0, 0)) != 0 || At(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)) != ^ID(0) {

@@ -63,7 +63,8 @@ func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 	if b = b[1:]; len(b) < 28 {
 		return a, badAccount()
 	}
-	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local, Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
+	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local,
+		Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
 	if t := int64(binary.BigEndian.Uint64(b[16:])); t != 0 {
 		a.Banned = time.Unix(t, 0).UTC()
 	}
@@ -82,7 +83,8 @@ func badAccount() error { return corrupt("the row of an account", errors.New("wr
 // Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever
 // spelling of it was given: of two that make it at once one gets the error, and if the commit of the first
 // fails, the second makes it.
-func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64, err error) {
+func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64,
+	err error) {
 	n := NewAccount{domain, local, credentials}
 	b, j, err := s.batch(ctx, n)
 	if err != nil {
@@ -95,9 +97,10 @@ func (s *Accounts) Create(ctx context.Context, domain, local string, credentials
 	return id, nil
 }
 
-// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not nil, and the
-// rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
-func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (ids []uint64, err error) {
+// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not
+// nil, and the rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
+func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (
+	ids []uint64, err error) {
 	ids = make([]uint64, len(accounts))
 	const chunk = 1000
 	type making struct {
@@ -197,8 +200,8 @@ func (s *Accounts) read(r Reader, domain, local string) (a Account, row []byte, 
 // isOther reports whether a row is that of an entity of another kind than accounts.
 func isOther(row []byte) bool { return len(row) > 0 && row[0] == rowEntity }
 
-// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it returns
-// false. Entities of other kinds are left out.
+// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it
+// returns false. Entities of other kinds are left out.
 func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool) error {
 	if after != "" {
 		after += "\x00"
@@ -215,8 +218,8 @@ func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool)
 	})
 }
 
-// Unstable calls fn for the accounts whose names are not what preparing them gives today: after a change of the
-// Unicode tables nobody could log in to them. It reads all accounts: for commands.
+// Unstable calls fn for the accounts whose names are not what preparing them gives today: after a change
+// of the Unicode tables nobody could log in to them. It reads all accounts: for commands.
 func (s *Accounts) Unstable(r Reader, fn func(a Account) bool) error {
 	return s.List(r, "", "", func(a Account) bool {
 		if j, err := a.JID(); err == nil && j.Local() == a.Local && j.Domain() == a.Domain {
@@ -279,9 +282,11 @@ func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credential
 	})
 }
 
-// ReplaceKeys replaces an account's credentials if it is still the account id and has still the credentials old, and
-// reports whether it did: keys that were derived from what was read before must not undo a change of the password.
-func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old, credentials []byte) (done bool, err error) {
+// ReplaceKeys replaces an account's credentials if it is still the account id and has still the
+// credentials old, and reports whether it did: keys that were derived from what was read before must not
+// undo a change of the password.
+func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old,
+	credentials []byte) (done bool, err error) {
 	err = s.change(ctx, domain, local, func(a *Account) bool {
 		if done = a.ID == id && bytes.Equal(a.Credentials, old); done {
 			a.Credentials = credentials
@@ -291,7 +296,8 @@ func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uin
 	return done && err == nil, err
 }
 
-// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time stays.
+// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time
+// stays.
 func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error {
 	now := s.db.opts.Now()
 	return s.change(ctx, domain, local, func(a *Account) bool {

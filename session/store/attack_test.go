@@ -29,7 +29,8 @@ import (
 
 // Text of peers in keys: two different rows never share a store key, and no scan leaves its owner.
 func FuzzAttackH15(f *testing.F) {
-	for _, s := range []string{"", "a", "a\x00b", "\xff\xff", "|", "u|x\x00", "\x00\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\xff", 9)} {
+	for _, s := range []string{"", "a", "a\x00b", "\xff\xff", "|", "u|x\x00",
+		"\x00\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\xff", 9)} {
 		f.Add(uint64(1), s, uint64(2), s+"x", "example.org", s, s, "example.org")
 		f.Add(uint64(1)<<56, "\x00"+s, uint64(256), s, s, "a", "a", s)
 	}
@@ -80,7 +81,8 @@ func FuzzAttackH15(f *testing.F) {
 func TestAttackH15(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
 	r := must(MapOf(db.Space(), rosters))(t)
-	keys := []string{"", "\x00", "\xff", "|", "a|b", "a\x00b", "\x00\x00\x00\x00\x00\x00\x00\x02k", strings.Repeat("\xff", 20)}
+	keys := []string{"", "\x00", "\xff", "|", "a|b", "a\x00b", "\x00\x00\x00\x00\x00\x00\x00\x02k",
+		strings.Repeat("\xff", 20)}
 	ids := []uint64{1, 2, 3, 0x0100000000000000, ^uint64(0)}
 	for _, id := range ids {
 		b := db.NewBatch(id)
@@ -164,7 +166,10 @@ func TestAttackS11(t *testing.T) {
 		db = open(t, quiet(fs))
 		acc = db.Accounts()
 		left := func() (list []DeletedAccount) {
-			if err := acc.Deleted(db, func(d DeletedAccount) bool { list = append(list, d); return true }); err != nil {
+			if err := acc.Deleted(db, func(d DeletedAccount) bool {
+				list = append(list, d)
+				return true
+			}); err != nil {
 				t.Fatal(err)
 			}
 			return list
@@ -224,7 +229,10 @@ func TestAttackK53(t *testing.T) {
 		t.Error(v, err)
 	}
 	got := ""
-	if err := db.Accounts().Unstable(db, func(a Account) bool { got += a.Local; return true }); err != nil || got != old.Local {
+	if err := db.Accounts().Unstable(db, func(a Account) bool {
+		got += a.Local
+		return true
+	}); err != nil || got != old.Local {
 		t.Errorf("%q, %v", got, err)
 	}
 	if err := db.SetUnicodeVersion(ctx); err != nil {
@@ -294,7 +302,8 @@ func TestAttackK63(t *testing.T) {
 	}
 }
 
-// crashChild appends to logs of four owners for ever, a batch of two entries each time, and prints what is durable.
+// crashChild appends to logs of four owners for ever, a batch of two entries each time, and prints what
+// is durable.
 func crashChild(t *testing.T, dir string) {
 	o := quiet(nil)
 	o.Dir = dir
@@ -362,14 +371,18 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			told = id
-			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.Intn(100), RNG: randv2.New(randv2.NewPCG(1, id))})
+			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.Intn(100),
+				RNG: randv2.New(randv2.NewPCG(1, id))})
 			after, err := Open(quiet(clone))
 			if err != nil {
 				t.Fatal(err)
 			}
 			am := must(LogOf(after.Space(), archives))(t)
 			n := uint64(0)
-			if err := am.Scan(after, 1, 1, told, 0, false, func(uint64, string) bool { n++; return true }); err != nil || n != told {
+			if err := am.Scan(after, 1, 1, told, 0, false, func(uint64, string) bool {
+				n++
+				return true
+			}); err != nil || n != told {
 				t.Fatalf("%d of %d, %v", n, told, err)
 			}
 			after.Close()
@@ -384,7 +397,9 @@ func TestAttackK106(t *testing.T) {
 		fs := NewMemFS()
 		o := quiet(fs)
 		o.MinFree = 512 << 20
-		avail := func(mib uint64) { fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: mib << 20, TotalBytes: 1 << 40}) }
+		avail := func(mib uint64) {
+			fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: mib << 20, TotalBytes: 1 << 40})
+		}
 		avail(1000)
 		db := open(t, o)
 		r := must(MapOf(db.Space(), rosters))(t)
@@ -398,7 +413,8 @@ func TestAttackK106(t *testing.T) {
 		}
 		avail(511)
 		db.CheckSpace()
-		if err := put("2"); !errors.Is(err, ErrFull) || !errors.Is(db.Full(), ErrFull) || !strings.Contains(err.Error(), "511 MiB") {
+		if err := put("2"); !errors.Is(err, ErrFull) || !errors.Is(db.Full(), ErrFull) ||
+			!strings.Contains(err.Error(), "511 MiB") {
 			t.Fatal(err)
 		}
 		if v, ok, err := r.Get(db, 1, "k"); string(v) != "1" || !ok || err != nil {
@@ -479,7 +495,8 @@ func TestAttackK106(t *testing.T) {
 		mem := vfs.NewCrashableMem()
 		var broken sync.Map
 		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if _, on := broken.Load("x"); on && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.HasSuffix(op.Path, ".log") {
+			if _, on := broken.Load("x"); on && op.Kind.ReadOrWrite() == errorfs.OpIsWrite &&
+				strings.HasSuffix(op.Path, ".log") {
 				return syscall.EIO
 			}
 			return nil
@@ -659,7 +676,8 @@ func TestAttackK110(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(p.Set(key, binary.BigEndian.AppendUint64(nil, n), pebble.Sync), p.Close()); err != nil {
+		if err := errors.Join(p.Set(key, binary.BigEndian.AppendUint64(nil, n), pebble.Sync),
+			p.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -699,7 +717,8 @@ func TestAttackK110(t *testing.T) {
 	})
 	t.Run("tables", func(t *testing.T) {
 		fs := NewMemFS()
-		use := func(version uint8, edit func(d *MapDef[string, string]), f func(db *DB, m *Map[string, string])) error {
+		use := func(version uint8, edit func(d *MapDef[string, string]),
+			f func(db *DB, m *Map[string, string])) error {
 			t.Helper()
 			db := open(t, quiet(fs))
 			defer db.Close()
@@ -727,7 +746,10 @@ func TestAttackK110(t *testing.T) {
 			return func(db *DB, m *Map[string, string]) {
 				t.Helper()
 				got := ""
-				if err := m.Scan(db, 1, "", func(k, v string) bool { got += k + "=" + v + " "; return true }); err != nil || got != want {
+				if err := m.Scan(db, 1, "", func(k, v string) bool {
+					got += k + "=" + v + " "
+					return true
+				}); err != nil || got != want {
 					t.Errorf("%q, %v, want %q", got, err, want)
 				}
 			}
@@ -735,7 +757,10 @@ func TestAttackK110(t *testing.T) {
 		if err := use(1, nil, write("a", "one")); err != nil {
 			t.Fatal(err)
 		}
-		if err := use(2, nil, func(db *DB, m *Map[string, string]) { write("b", "two")(db, m); read("a=one b=two ")(db, m) }); err != nil {
+		if err := use(2, nil, func(db *DB, m *Map[string, string]) {
+			write("b", "two")(db, m)
+			read("a=one b=two ")(db, m)
+		}); err != nil {
 			t.Fatal("the last version is read too:", err)
 		}
 		if err := use(1, nil, nil); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "newer program") {
@@ -745,7 +770,9 @@ func TestAttackK110(t *testing.T) {
 			t.Errorf("rows of version 1 may be left: %v", err)
 		}
 		convert := func(d *MapDef[string, string]) {
-			d.Convert(func(version uint8, v []byte) ([]byte, error) { return fmt.Appendf(nil, "%s/%d", v, version), nil })
+			d.Convert(func(version uint8, v []byte) ([]byte, error) {
+				return fmt.Appendf(nil, "%s/%d", v, version), nil
+			})
 		}
 		if err := use(3, convert, read("a=one/1 b=two/2 ")); err != nil {
 			t.Fatal(err)
@@ -1005,7 +1032,8 @@ func TestCreateMany(t *testing.T) {
 	failed := map[int]error{}
 	before := db.Metrics().Groups.Load()
 	ids, err := acc.CreateMany(ctx, list, func(i int, err error) { failed[i] = err })
-	if err != nil || len(failed) != 3 || !errors.Is(failed[5], ErrExists) || !errors.Is(failed[7], ErrExists) || !errors.Is(failed[8], jid.ErrMalformed) {
+	if err != nil || len(failed) != 3 || !errors.Is(failed[5], ErrExists) ||
+		!errors.Is(failed[7], ErrExists) || !errors.Is(failed[8], jid.ErrMalformed) {
 		t.Fatal(err, failed)
 	}
 	if g := db.Metrics().Groups.Load() - before; g > 25 {
@@ -1019,7 +1047,10 @@ func TestCreateMany(t *testing.T) {
 		seen[id] = true
 	}
 	n := 0
-	if err := acc.List(db, "example.org", "", func(Account) bool { n++; return true }); err != nil || n != 20_000-2 {
+	if err := acc.List(db, "example.org", "", func(Account) bool {
+		n++
+		return true
+	}); err != nil || n != 20_000-2 {
 		t.Error(n, err)
 	}
 	if _, err := acc.CreateMany(ctx, list[:1], nil); !errors.Is(err, ErrExists) {
@@ -1033,7 +1064,8 @@ func TestSizesAndHistogram(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	var h Histogram
-	for _, d := range []time.Duration{-1, 0, 31 * time.Microsecond, 32 * time.Microsecond, time.Millisecond, time.Hour} {
+	for _, d := range []time.Duration{-1, 0, 31 * time.Microsecond, 32 * time.Microsecond, time.Millisecond,
+		time.Hour} {
 		h.observe(d)
 		if d < 0 {
 			continue
@@ -1148,7 +1180,8 @@ func TestStalledDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if last, ok, err := m.Last(db, 1); err != nil || !ok || last != uint64(taken-1) || taken == 0 || taken == all {
+	if last, ok, err := m.Last(db, 1); err != nil || !ok || last != uint64(taken-1) || taken == 0 ||
+		taken == all {
 		t.Errorf("%d of %d were taken, the last one there is %d (%v, %v)", taken, all, last, ok, err)
 	}
 	if err := db.Full(); err != nil {

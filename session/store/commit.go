@@ -13,14 +13,16 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Ticket numbers what was given to the store. Tickets grow and become durable in order; 0 is durable already.
+// A Ticket numbers what was given to the store. Tickets grow and become durable in order; 0 is durable
+// already.
 type Ticket uint64
 
 // maxBatchBytes bounds one batch: more is a mistake, and would not fit a memtable.
 const maxBatchBytes = 8 << 20
 
-// A Batch is writes that become durable together or not at all. It belongs to one owner, and what is not the
-// owner's makes its commit fail with ErrOwner. For one goroutine. Commit takes it: it is another's batch soon.
+// A Batch is writes that become durable together or not at all. It belongs to one owner, and what is not
+// the owner's makes its commit fail with ErrOwner. For one goroutine. Commit takes it: it is another's
+// batch soon.
 type Batch struct {
 	b      pebble.Batch
 	owner  uint64
@@ -111,8 +113,8 @@ func (b *Batch) setNumber(key []byte, n uint64) {
 	b.set(key, binary.BigEndian.AppendUint64(nil, n))
 }
 
-// A pending is a batch on its way, with its ticket; without a batch it stands for the refused tickets from first
-// to ticket, so that refusing costs no memory.
+// A pending is a batch on its way, with its ticket; without a batch it stands for the refused tickets
+// from first to ticket, so that refusing costs no memory.
 type pending struct {
 	b             *Batch
 	first, ticket Ticket
@@ -285,7 +287,8 @@ func (db *DB) Notify(f func(last Ticket, err error)) {
 	c.listeners = append(c.listeners[:len(c.listeners):len(c.listeners)], f)
 }
 
-// Wait blocks until t is durable or has failed, and says which. For commands, tests and workers, never a loop.
+// Wait blocks until t is durable or has failed, and says which. For commands, tests and workers, never a
+// loop.
 func (db *DB) Wait(ctx context.Context, t Ticket) error {
 	c := &db.commit
 	for {
@@ -312,8 +315,8 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 	}
 }
 
-// waitApplied blocks until every batch given before is visible, or has failed, or the store has: Pebble may then
-// never return from a write.
+// waitApplied blocks until every batch given before is visible, or has failed, or the store has: Pebble
+// may then never return from a write.
 func (c *commit) waitApplied() {
 	c.mu.Lock()
 	t := c.queued
@@ -524,8 +527,9 @@ func (c *commit) write(group []pending) {
 // errQueue is why a batch failed that came while too much waited for the disk.
 var errQueue = fmt.Errorf("%w: too much waited for the disk", ErrFull)
 
-// apply writes and syncs, and leaves all empty. Where Pebble can't write it panics, calls its logger's Fatalf, or waits
-// for ever in a file of the write-ahead log (see [heldFS]); in each case the store has failed, and this group with it.
+// apply writes and syncs, and leaves all empty. Where Pebble can't write it panics, calls its logger's
+// Fatalf, or waits for ever in a file of the write-ahead log (see [heldFS]); in each case the store has
+// failed, and this group with it.
 func (c *commit) apply(all *pebble.Batch) error {
 	select {
 	case c.toApply <- all:
@@ -550,8 +554,8 @@ func (c *commit) apply(all *pebble.Batch) error {
 	return nil
 }
 
-// applyAll gives Pebble each group that apply sends. It is a goroutine of its own so that the committer can tell its
-// listeners of a failure while Pebble does not return.
+// applyAll gives Pebble each group that apply sends. It is a goroutine of its own so that the committer
+// can tell its listeners of a failure while Pebble does not return.
 func (c *commit) applyAll() {
 	defer c.db.running.Done()
 	for {

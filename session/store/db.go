@@ -26,8 +26,8 @@ const (
 	formatOldest  = 1
 )
 
-// pebbleVersion is the format of Pebble's files that a new store gets. Raising it needs no formatVersion: Pebble
-// converts on open, and refuses what is newer.
+// pebbleVersion is the format of Pebble's files that a new store gets. Raising it needs no formatVersion:
+// Pebble converts on open, and refuses what is newer.
 const pebbleVersion = pebble.FormatFlushableIngestExcises
 
 // A DB is an open store. Any goroutine, unless a method says otherwise.
@@ -78,7 +78,8 @@ func (db *DB) open() (err error) {
 			return fmt.Errorf("%w: %s: %v", ErrMissing, o.Dir, err)
 		}
 	} else if err := fs.MkdirAll(o.Dir, 0o700); errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("store: making the folder: %w: user %d must have the right to write where it is to be made; or give another "+
+		return fmt.Errorf("store: making the folder: %w: user %d must have the right to write where it is to "+
+			"be made; or give another "+
 			"folder with --data", err, os.Geteuid())
 	} else if err != nil {
 		return fmt.Errorf("store: making the folder: %w", withRemedy(o.Dir, err))
@@ -91,7 +92,8 @@ func (db *DB) open() (err error) {
 		return fmt.Errorf("%w: %s", ErrMissing, o.Dir)
 	}
 	if db.lock, err = pebble.LockDirectory(o.Dir, fs); err != nil {
-		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EWOULDBLOCK) || err.Error() == "lock held by current process" {
+		if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EWOULDBLOCK) ||
+			err.Error() == "lock held by current process" {
 			return locked(o.Dir, err)
 		}
 		return fmt.Errorf("store: locking %s: %w", o.Dir, withRemedy(o.Dir, err))
@@ -124,7 +126,8 @@ func (db *DB) open() (err error) {
 		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
 		FlushDelayDeleteRange:      10 * time.Second,
 		DisableWAL:                 false,
-		EventListener:              &pebble.EventListener{BackgroundError: db.background, DataCorruption: db.corruption, DiskSlow: db.slow, FlushEnd: db.flushed, CompactionEnd: db.compacted},
+		EventListener: &pebble.EventListener{BackgroundError: db.background,
+			DataCorruption: db.corruption, DiskSlow: db.slow, FlushEnd: db.flushed, CompactionEnd: db.compacted},
 	}
 	for i := range po.Levels {
 		po.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -157,8 +160,8 @@ func (db *DB) open() (err error) {
 	return nil
 }
 
-// openPebble opens, and makes an error of a panic: of a damaged file, say. Pebble's Open waits for flushes and does
-// not end while they fail: once the store is given up, it is left behind.
+// openPebble opens, and makes an error of a panic: of a damaged file, say. Pebble's Open waits for
+// flushes and does not end while they fail: once the store is given up, it is left behind.
 func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
 	type opened struct {
 		p   *pebble.DB
@@ -188,7 +191,8 @@ func openError(dir string, err error) error {
 	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
 	case pebble.IsCorruptionError(err):
 		return fmt.Errorf("%w: restore a backup, or give another folder with --data", corrupt(dir, err))
-	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"), errors.Is(err, pebble.ErrDBNotPristine):
+	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"),
+		errors.Is(err, pebble.ErrDBNotPristine):
 		return fmt.Errorf("%w: %s: %v", ErrFormat, dir, err)
 	}
 	return fmt.Errorf("store: opening %s: %w", dir, withRemedy(dir, err))
@@ -226,7 +230,8 @@ func (db *DB) checkFormat() error {
 		return err
 	}
 	if rows {
-		return fmt.Errorf("%w: %s holds rows without a version: it is not a store of this program", ErrFormat, db.opts.Dir)
+		return fmt.Errorf("%w: %s holds rows without a version: it is not a store of this program", ErrFormat,
+			db.opts.Dir)
 	}
 	if db.opts.ReadOnly {
 		return fmt.Errorf("%w: %s is empty", ErrMissing, db.opts.Dir)
@@ -280,9 +285,9 @@ func (db *DB) number(key []byte) (n uint64, ok bool, err error) {
 	return binary.BigEndian.Uint64(v), true, nil
 }
 
-// UnicodeVersion returns the version of the Unicode tables by which the names in the store were prepared. If it is
-// not [jid.UnicodeVersion], [Accounts.Unstable] lists what changed, and [DB.SetUnicodeVersion] says that it is dealt
-// with.
+// UnicodeVersion returns the version of the Unicode tables by which the names in the store were prepared.
+// If it is not [jid.UnicodeVersion], [Accounts.Unstable] lists what changed, and [DB.SetUnicodeVersion]
+// says that it is dealt with.
 func (db *DB) UnicodeVersion() (string, error) {
 	v, _, err := db.get(keyUnicode)
 	return string(v), err
@@ -313,7 +318,8 @@ func (db *DB) Secrets() *Secrets { return db.secrets }
 // Incarnation counts the starts of this store, from 1; 0 if it is read only.
 func (db *DB) Incarnation() uint32 { return db.incarnation }
 
-// Err returns why the store can't write any more, nil while it can. A full disk is not among it: see [DB.Full].
+// Err returns why the store can't write any more, nil while it can. A full disk is not among it: see
+// [DB.Full].
 func (db *DB) Err() error {
 	if f := db.failed.Load(); f != nil {
 		return f.err
@@ -354,8 +360,8 @@ func (db *DB) Close() error {
 	return db.closeErr
 }
 
-// settle waits for the goroutines of the store, unless it has failed: one of them may be in a write that Pebble
-// never returns from.
+// settle waits for the goroutines of the store, unless it has failed: one of them may be in a write that
+// Pebble never returns from.
 func (db *DB) settle() {
 	done := make(chan struct{})
 	go func() {
@@ -368,8 +374,8 @@ func (db *DB) settle() {
 	}
 }
 
-// logger takes Pebble's log. What it calls fatal would end the process in Pebble's own logger; here it takes the
-// store out of service, and the process ends in order.
+// logger takes Pebble's log. What it calls fatal would end the process in Pebble's own logger; here it
+// takes the store out of service, and the process ends in order.
 type logger struct{ db *DB }
 
 func (l logger) Infof(string, ...any) {}

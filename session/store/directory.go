@@ -313,9 +313,10 @@ func (s *Entities) Erase(id uint64) Ticket {
 	return s.db.Commit(b)
 }
 
-// A nameChange is a change of one row of the directory, and what must be true of the row for it. The caller
-// that makes a batch can't know what becomes of those queued before it, and may not wait for the disk to read; so
-// the committer looks, when it writes the batch, and refuses the batch as a whole if the rule does not hold.
+// A nameChange is a change of one row of the directory, and what must be true of the row for it. The
+// caller that makes a batch can't know what becomes of those queued before it, and may not wait for the
+// disk to read; so the committer looks, when it writes the batch, and refuses the batch as a whole if the
+// rule does not hold.
 type nameChange struct {
 	key     []byte
 	becomes []byte // nil: there is no row any more

@@ -11,9 +11,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// disk watches the space that is left. Two lines are held: below MinFree writes are refused, with everything still
-// in order; and where the disk is full all the same, the ballast file is deleted, so that what Pebble is writing
-// just then can be written. Only when that is used up too does a write fail, and the store with it.
+// disk watches the space that is left. Two lines are held: below MinFree writes are refused, with
+// everything still in order; and where the disk is full all the same, the ballast file is deleted, so
+// that what Pebble is writing just then can be written. Only when that is used up too does a write fail,
+// and the store with it.
 type disk struct {
 	db    *DB
 	inner vfs.FS
@@ -29,7 +30,8 @@ type disk struct {
 	again   time.Time // when it is tried again
 }
 
-// longestBallastPause is how long a ballast file that can't be made is left alone at most: a try writes all of it.
+// longestBallastPause is how long a ballast file that can't be made is left alone at most: a try writes
+// all of it.
 const longestBallastPause = 5 * time.Minute
 
 const ballastName = "BALLAST"
@@ -61,8 +63,8 @@ func (d *disk) start() {
 	}()
 }
 
-// Full returns why writes are refused (ErrFull), for lack of space or because too much waits for the disk; nil if
-// they are not.
+// Full returns why writes are refused (ErrFull), for lack of space or because too much waits for the
+// disk; nil if they are not.
 func (db *DB) Full() error {
 	if f := db.commit.full.Load(); f != nil {
 		return f.err
@@ -107,7 +109,8 @@ func (db *DB) CheckSpace() {
 		d.tell("store: free space is not known", err)
 		return
 	case err == nil && usage.AvailBytes < need:
-		d.setFull(fmt.Errorf("%w: %d MiB left in %s, less than %d MiB", ErrFull, usage.AvailBytes>>20, db.opts.Dir, need>>20))
+		d.setFull(fmt.Errorf("%w: %d MiB left in %s, less than %d MiB", ErrFull, usage.AvailBytes>>20,
+			db.opts.Dir, need>>20))
 		return
 	case err == nil && full && usage.AvailBytes < need+need/8+uint64(db.opts.Ballast):
 		return // not to go back and forth
@@ -129,7 +132,8 @@ func (d *disk) tell(message string, err error) {
 	}
 }
 
-// makeBallast makes the ballast file, if there is to be one and it is not there, and reports whether all is well.
+// makeBallast makes the ballast file, if there is to be one and it is not there, and reports whether all
+// is well.
 func (d *disk) makeBallast() bool {
 	if d.ballast || d.db.opts.Ballast == 0 {
 		return true

@@ -31,14 +31,17 @@ var (
 )
 
 func locked(dir string, cause error) error {
-	return fmt.Errorf("%w: %s is in use by another process (%v): stop it, or use its admin socket, or give another --data folder", ErrLocked, dir, cause)
+	return fmt.Errorf("%w: %s is in use by another process (%v): stop it, or use its admin socket, or "+
+		"give another --data folder", ErrLocked, dir, cause)
 }
 
 func format(what string, have, want uint64) error {
 	if have > want {
-		return fmt.Errorf("%w: %s has version %d, this program knows %d: use the newer program that wrote it, or restore a backup", ErrFormat, what, have, want)
+		return fmt.Errorf("%w: %s has version %d, this program knows %d: use the newer program that wrote "+
+			"it, or restore a backup", ErrFormat, what, have, want)
 	}
-	return fmt.Errorf("%w: %s has version %d, this program needs %d and can't convert it: use a version in between", ErrFormat, what, have, want)
+	return fmt.Errorf("%w: %s has version %d, this program needs %d and can't convert it: use a version "+
+		"in between", ErrFormat, what, have, want)
 }
 
 func corrupt(what string, cause error) error {

@@ -6,10 +6,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A heldFS keeps errors of the write-ahead log's files from Pebble. Where Pebble begins another log file it panics on
-// any error with its mutex released, and its deferred Unlock then ends the process: no recover sees that. So a
-// goroutine that gets such an error takes the store out of service, and waits until the process ends. Open and
-// Close get their errors as they are: nothing rotates there.
+// A heldFS keeps errors of the write-ahead log's files from Pebble. Where Pebble begins another log file
+// it panics on any error with its mutex released, and its deferred Unlock then ends the process: no
+// recover sees that. So a goroutine that gets such an error takes the store out of service, and waits
+// until the process ends. Open and Close get their errors as they are: nothing rotates there.
 type heldFS struct {
 	vfs.FS
 	disk *disk

@@ -11,8 +11,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// Pebble can't begin another file of its write-ahead log, or can't end the one before: the store is out of service
-// with a remedy, the batch fails and the listeners are told, Close returns. It never ends the process.
+// Pebble can't begin another file of its write-ahead log, or can't end the one before: the store is out
+// of service with a remedy, the batch fails and the listeners are told, Close returns. It never ends the
+// process.
 func TestLogFileFails(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -20,7 +21,8 @@ func TestLogFileFails(t *testing.T) {
 		path string
 		errs []syscall.Errno
 	}{
-		{"create", errorfs.OpCreate, ".log", []syscall.Errno{syscall.EACCES, syscall.EROFS, syscall.EIO, syscall.EMFILE, syscall.ENOSPC}},
+		{"create", errorfs.OpCreate, ".log", []syscall.Errno{syscall.EACCES, syscall.EROFS, syscall.EIO,
+			syscall.EMFILE, syscall.ENOSPC}},
 		{"reuse", errorfs.OpReuseForWrite, ".log", []syscall.Errno{syscall.EACCES, syscall.ENOSPC}},
 		{"close", errorfs.OpFileClose, ".log", []syscall.Errno{syscall.EIO}},
 		{"write", errorfs.OpFileWrite, ".log", []syscall.Errno{syscall.EIO, syscall.ENOSPC}},
@@ -29,12 +31,13 @@ func TestLogFileFails(t *testing.T) {
 		for _, cause := range c.errs {
 			t.Run(c.name+" "+cause.Error(), func(t *testing.T) {
 				var on atomic.Bool
-				o := quiet(errorfs.Wrap(closeFS{NewMemFS(), &on, c.op, cause}, errorfs.InjectorFunc(func(op errorfs.Op) error {
-					if on.Load() && op.Kind == c.op && strings.HasSuffix(op.Path, c.path) {
-						return cause
-					}
-					return nil
-				})))
+				o := quiet(errorfs.Wrap(closeFS{NewMemFS(), &on, c.op, cause},
+					errorfs.InjectorFunc(func(op errorfs.Op) error {
+						if on.Load() && op.Kind == c.op && strings.HasSuffix(op.Path, c.path) {
+							return cause
+						}
+						return nil
+					})))
 				fatal := make(chan error, 10)
 				o.Fatal = func(err error) { fatal <- err }
 				db := open(t, o)

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// A Lease is a number that is promised durably before it is used: ids are drawn below Until, and after a restart
-// above Floor, so that none is ever given twice whatever the clock does. Any goroutine.
+// A Lease is a number that is promised durably before it is used: ids are drawn below Until, and after a
+// restart above Floor, so that none is ever given twice whatever the clock does. Any goroutine.
 type Lease struct {
 	db    *DB
 	key   []byte
@@ -54,8 +54,8 @@ func (db *DB) newLease(key []byte, floor, until uint64) *Lease {
 	return l
 }
 
-// Value returns what make returned the first time: state that must live as long as the lease, such as the last
-// number drawn, whichever modules are loaded meanwhile.
+// Value returns what make returned the first time: state that must live as long as the lease, such as the
+// last number drawn, whichever modules are loaded meanwhile.
 func (l *Lease) Value(make func() any) any {
 	l.once.Do(func() { l.value = make() })
 	return l.value
@@ -64,8 +64,8 @@ func (l *Lease) Value(make func() any) any {
 // Floor returns the end of the last lease of earlier starts: ids below it may have been given.
 func (l *Lease) Floor() uint64 { return l.floor }
 
-// Until returns the end of the lease that is durable: ids below it may be given. It looks itself for what has become
-// durable, as [DB.Wait] may return before the listeners of that ticket are told.
+// Until returns the end of the lease that is durable: ids below it may be given. It looks itself for what
+// has become durable, as [DB.Wait] may return before the listeners of that ticket are told.
 func (l *Lease) Until() uint64 {
 	if t := Ticket(l.first.Load()); t != 0 && t <= l.db.Durable() {
 		l.settle()
@@ -73,8 +73,8 @@ func (l *Lease) Until() uint64 {
 	return l.until.Load()
 }
 
-// Extend asks for a later end, without waiting. Until follows when it is durable. An earlier end than asked for
-// before changes nothing.
+// Extend asks for a later end, without waiting. Until follows when it is durable. An earlier end than
+// asked for before changes nothing.
 func (l *Lease) Extend(until uint64) Ticket {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -38,8 +38,8 @@ func (d *LogDef[V]) Convert(f func(version uint8, value []byte) ([]byte, error))
 	return d
 }
 
-// A Log is a log of one open store. One row is one store key of 17 bytes, the log's prefix, the owner and the id,
-// and nothing else is written for it. Any goroutine.
+// A Log is a log of one open store. One row is one store key of 17 bytes, the log's prefix, the owner and
+// the id, and nothing else is written for it. Any goroutine.
 type Log[V any] struct{ def *LogDef[V] }
 
 // LogOf returns d's log in s, as [MapOf] does a map.
@@ -95,9 +95,11 @@ func (l *Log[V]) Get(r Reader, owner, id uint64) (v V, ok bool, err error) {
 	return v, true, nil
 }
 
-// Scan calls fn for owner's entries from from to to, both included, at most limit of them (0: all), in order or
-// from the last to the first, until it returns false. A value of []byte is good until fn returns.
-func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool, fn func(id uint64, v V) bool) error {
+// Scan calls fn for owner's entries from from to to, both included, at most limit of them (0: all), in
+// order or from the last to the first, until it returns false. A value of []byte is good until fn
+// returns.
+func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool,
+	fn func(id uint64, v V) bool) error {
 	if from > to {
 		return nil
 	}
@@ -121,13 +123,14 @@ func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool,
 
 // Last returns the largest id of owner's entries; false if there are none.
 func (l *Log[V]) Last(r Reader, owner uint64) (id uint64, ok bool, err error) {
-	err = r.scan(l.def.ownerKey(nil, owner), l.def.ownerEnd(nil, owner), true, func(key, _ []byte) (bool, error) {
-		if len(key) != ownerLen+8 {
-			return false, corrupt("a key of log "+l.def.name, errors.New("wrong length"))
-		}
-		id, ok = binary.BigEndian.Uint64(key[ownerLen:]), true
-		return false, nil
-	})
+	err = r.scan(l.def.ownerKey(nil, owner), l.def.ownerEnd(nil, owner), true,
+		func(key, _ []byte) (bool, error) {
+			if len(key) != ownerLen+8 {
+				return false, corrupt("a key of log "+l.def.name, errors.New("wrong length"))
+			}
+			id, ok = binary.BigEndian.Uint64(key[ownerLen:]), true
+			return false, nil
+		})
 	return id, ok, err
 }
 

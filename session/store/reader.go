@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Reader is what tables read from: a [Snapshot], or a [DB] for its latest state. Reading may wait for the disk:
-// never on a loop.
+// A Reader is what tables read from: a [Snapshot], or a [DB] for its latest state. Reading may wait for
+// the disk: never on a loop.
 type Reader interface {
 	// get returns the value of a store key; it is the caller's.
 	get(key []byte) (value []byte, ok bool, err error)
@@ -81,7 +81,8 @@ func walk(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, e
 func readError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
-		return fmt.Errorf("store: reading: %w: the data folder and its files must be user %d's (chown -R)", err, os.Geteuid())
+		return fmt.Errorf("store: reading: %w: the data folder and its files must be user %d's (chown -R)", err,
+			os.Geteuid())
 	case pebble.IsCorruptionError(err):
 		return corrupt("reading", err)
 	case errors.Is(err, pebble.ErrClosed):
@@ -128,8 +129,8 @@ func (db *DB) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) (bool
 	return scan(db.peb, lo, hi, reverse, fn)
 }
 
-// A Snapshot is the store as it was when it was taken, with every batch whose ticket had been given by then. It
-// holds back the disk's cleaning up, so it is to be closed soon. For one goroutine at a time.
+// A Snapshot is the store as it was when it was taken, with every batch whose ticket had been given by
+// then. It holds back the disk's cleaning up, so it is to be closed soon. For one goroutine at a time.
 type Snapshot struct {
 	db  *DB
 	s   *pebble.Snapshot

@@ -13,8 +13,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Pebble repeats a failed flush or compaction at once, thousands of times a second, and for ever. The methods of
-// retries slow it down, say so in few lines, and end it.
+// Pebble repeats a failed flush or compaction at once, thousands of times a second, and for ever. The
+// methods of retries slow it down, say so in few lines, and end it.
 const (
 	// firstPause and longestPause are how long a retry waits: it doubles from the one to the other. Pebble's
 	// mutex may be held meanwhile, so it stays below what a reader notices.
@@ -32,8 +32,8 @@ type retries struct {
 	said  time.Time // when the last line was written
 }
 
-// failed counts a failure. It returns how long to wait before the next try, how long the tries have failed in a
-// row, and how many there were if a line is due, else 0.
+// failed counts a failure. It returns how long to wait before the next try, how long the tries have
+// failed in a row, and how many there were if a line is due, else 0.
 func (r *retries) failed(now time.Time) (pause, failing time.Duration, line int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -48,25 +48,26 @@ func (r *retries) failed(now time.Time) (pause, failing time.Duration, line int)
 	return pause, now.Sub(r.since), line
 }
 
-// succeeded ends a row of failures. The next line is due as if it went on, so that work that fails and succeeds in
-// turn does not write a line each time.
+// succeeded ends a row of failures. The next line is due as if it went on, so that work that fails and
+// succeeds in turn does not write a line each time.
 func (r *retries) succeeded() {
 	r.mu.Lock()
 	r.tries = 0
 	r.mu.Unlock()
 }
 
-// background is told of failed flushes, compactions and readings of statistics, which Pebble tries again. It waits,
-// so that the next try is not at once, and takes the store out of service when all tries have failed for
-// Options.FailAfter. Two causes are no end: a full disk, as space comes back (see [DB.Full]), and a damaged file, as
-// all others can be read and written.
+// background is told of failed flushes, compactions and readings of statistics, which Pebble tries again.
+// It waits, so that the next try is not at once, and takes the store out of service when all tries have
+// failed for Options.FailAfter. Two causes are no end: a full disk, as space comes back (see [DB.Full]),
+// and a damaged file, as all others can be read and written.
 func (db *DB) background(err error) {
 	db.metrics.BackgroundErrors.Add(1)
 	pause, failing, tries := db.retries.failed(monotonic())
 	if tries > 0 {
 		db.opts.Logger.Warn("store: work in the background fails and is tried again", "tries", tries, "err", err)
 	}
-	if failing >= db.opts.FailAfter && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) && !pebble.IsCorruptionError(err) {
+	if failing >= db.opts.FailAfter && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) &&
+		!pebble.IsCorruptionError(err) {
 		db.fail(withRemedy(db.opts.Dir, err))
 	}
 	time.Sleep(pause) // also once the store is out of service: Pebble goes on trying until the process ends
@@ -87,8 +88,9 @@ func (db *DB) compacted(info pebble.CompactionInfo) {
 // probeName is the file that shows whether the folder may be written to.
 const probeName = "PROBE"
 
-// checkWritable makes a file in the folder, writes to it and removes it again: what is wrong with the folder is
-// known before Pebble waits for it. A full disk is no error here: the store opens, and refuses writes.
+// checkWritable makes a file in the folder, writes to it and removes it again: what is wrong with the
+// folder is known before Pebble waits for it. A full disk is no error here: the store opens, and refuses
+// writes.
 func checkWritable(fs vfs.FS, dir string) error {
 	name := fs.PathJoin(dir, probeName)
 	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)
@@ -117,14 +119,17 @@ func withRemedy(dir string, err error) error {
 	remedy := "give another folder with --data, or see to the disk"
 	switch {
 	case errors.Is(err, fs.ErrPermission) && ownerOf(dir) >= 0 && ownerOf(dir) != os.Geteuid():
-		remedy = fmt.Sprintf("%s is user %d's: run this as that user or as root; only if no server of that user is to use it, "+
+		remedy = fmt.Sprintf("%s is user %d's: run this as that user or as root; only if no server of that "+
+			"user is to use it, "+
 			"chown -R it to user %d", dir, ownerOf(dir), os.Geteuid())
 	case errors.Is(err, fs.ErrPermission):
-		remedy = fmt.Sprintf("%s and its files must be user %d's (chown -R), or give another folder with --data", dir, os.Geteuid())
+		remedy = fmt.Sprintf("%s and its files must be user %d's (chown -R), or give another folder with --data",
+			dir, os.Geteuid())
 	case errors.Is(err, syscall.EROFS):
 		remedy = "its file system is mounted read-only: mount it for writing, or give another folder with --data"
 	case errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EEXIST), errors.Is(err, syscall.EISDIR):
-		remedy = "a file stands where a folder must be, or a folder where a file must be: move it away, or give another folder with --data"
+		remedy = "a file stands where a folder must be, or a folder where a file must be: move it away, or " +
+			"give another folder with --data"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		remedy = "there are no descriptors left: raise LimitNOFILE (canto check limits)"
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):

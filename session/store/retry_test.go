@@ -14,7 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 )
 
-// noTables is a file system that makes no table once on is true, as a folder whose owner has lost the right to write.
+// noTables is a file system that makes no table once on is true, as a folder whose owner has lost the
+// right to write.
 func noTables(inner vfs.FS, on *atomic.Bool) vfs.FS {
 	return errorfs.Wrap(inner, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if on.Load() && op.Kind == errorfs.OpCreate && strings.HasSuffix(op.Path, ".sst") {
@@ -24,8 +25,8 @@ func noTables(inner vfs.FS, on *atomic.Bool) vfs.FS {
 	}))
 }
 
-// A flush that fails for ever is tried again with pauses, said in few lines, and ends: Open returns an error, an
-// open store is taken out of service, and Close returns.
+// A flush that fails for ever is tried again with pauses, said in few lines, and ends: Open returns an
+// error, an open store is taken out of service, and Close returns.
 func TestFlushFailsForEver(t *testing.T) {
 	for _, phase := range []string{"opening", "running"} {
 		t.Run(phase, func(t *testing.T) {
@@ -60,7 +61,8 @@ func TestFlushFailsForEver(t *testing.T) {
 					t.Errorf("Close: %v", e)
 				}
 			}
-			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "permission denied") || !strings.Contains(err.Error(), "chown") {
+			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "permission denied") ||
+				!strings.Contains(err.Error(), "chown") {
 				t.Errorf("%v", err)
 			}
 			if e := <-fatal; !errors.Is(e, ErrUnavailable) {
@@ -104,8 +106,8 @@ func TestFlushWaitsForSpace(t *testing.T) {
 	}
 }
 
-// What an operator can mend in the folder is an error of Open at once, in one line with the remedy; the store is
-// not called locked where it is not.
+// What an operator can mend in the folder is an error of Open at once, in one line with the remedy; the
+// store is not called locked where it is not.
 func TestFolderNotWritable(t *testing.T) {
 	for _, c := range []struct {
 		file string
@@ -129,13 +131,15 @@ func TestFolderNotWritable(t *testing.T) {
 		o := quiet(fs)
 		o.Fatal = func(error) { fatal.Store(true) }
 		_, err := Open(o)
-		if err == nil || errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+		if err == nil || errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), c.want) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%s %v: %v", c.file, c.err, err)
 		}
 	}
 }
 
-// A ballast file that can't be made is said once, not with every look at the disk, and again when the cause is another.
+// A ballast file that can't be made is said once, not with every look at the disk, and again when the
+// cause is another.
 func TestBallastLines(t *testing.T) {
 	cause := syscall.EACCES
 	fs := errorfs.Wrap(NewMemFS(), errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -186,7 +190,8 @@ func TestTableOfAnotherUser(t *testing.T) {
 	on.Store(false)
 	db = open(t, o)
 	on.Store(true)
-	if _, _, err := db.get([]byte("z")); err != nil && (errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "chown")) {
+	if _, _, err := db.get([]byte("z")); err != nil &&
+		(errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "chown")) {
 		t.Errorf("reading: %v", err)
 	}
 }

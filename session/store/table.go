@@ -72,8 +72,8 @@ func (s *Space) load() error {
 	})
 }
 
-// register makes a table usable: its version is checked, its rows are converted if they must be, and the store
-// remembers it.
+// register makes a table usable: its version is checked, its rows are converted if they must be, and the
+// store remembers it.
 func (s *Space) register(t *table) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -82,7 +82,8 @@ func (s *Space) register(t *table) error {
 	}
 	for name, r := range s.known {
 		if r.prefix == t.prefix && name != t.name {
-			return fmt.Errorf("store: tables %q and %q both have prefix %q", min(t.name, name), max(t.name, name), t.prefix)
+			return fmt.Errorf("store: tables %q and %q both have prefix %q", min(t.name, name), max(t.name, name),
+				t.prefix)
 		}
 	}
 	was, ok := s.known[t.name]
@@ -118,7 +119,8 @@ func (s *Space) register(t *table) error {
 	return nil
 }
 
-// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it goes on.
+// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it
+// goes on.
 func (s *Space) convert(t *table) error {
 	snap := s.db.Snapshot()
 	defer snap.Close()
@@ -198,7 +200,8 @@ func (t *table) put(b *Batch, owner uint64) bool {
 
 func (t *table) finish(b *Batch) {
 	if len(b.key) > maxKey || len(b.val) > maxValue {
-		b.refuse(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key), len(b.val)))
+		b.refuse(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key),
+			len(b.val)))
 		return
 	}
 	b.set(b.key, b.val)

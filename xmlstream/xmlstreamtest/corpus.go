@@ -1,5 +1,5 @@
-// Package xmlstreamtest holds the one corpus of XMPP input: unit tests, fuzz seeds, the split test and benchmarks share
-// it. It is data only.
+// Package xmlstreamtest holds the one corpus of XMPP input: unit tests, fuzz seeds, the split test and
+// benchmarks share it. It is data only.
 package xmlstreamtest
 
 import (
@@ -51,9 +51,12 @@ func Stanzas() []Stanza {
 		{"avatar4k", `<message from='juliet@capulet.example' to='romeo@montague.example/home' type='headline' id='foo'><event xmlns='http://jabber.org/protocol/pubsub#event'><items node='urn:xmpp:avatar:data'><item id='111f4b3c50d7b0df729d299bc6f8e9ef9066971f'><data xmlns='urn:xmpp:avatar:data'>` + strings.Repeat("iVBORw0KGgo+/abcDEF0123", 170) + `</data></item></items></event></message>`},
 		{"tiny", tiny.String()},
 		{"attrs", attrs.String()},
-		{"entities", `<message to='a@b' type='chat'><body>` + strings.Repeat(`if a &lt; b &amp;&amp; c &gt; d then &quot;x&quot; &#x263A; `, 100) + `</body></message>`},
-		{"cyrillic", `<message to='a@b' type='chat'><body>` + strings.Repeat("Съешь же ещё этих мягких французских булок, да выпей чаю. ", 20) + `</body></message>`},
-		{"cjk", `<message to='a@b' type='chat'><body>` + strings.Repeat("我能吞下玻璃而不傷身體。いろはにほへとちりぬるを、わかよたれそつねならむ。", 20) + `</body></message>`},
+		{"entities", `<message to='a@b' type='chat'><body>` +
+			strings.Repeat(`if a &lt; b &amp;&amp; c &gt; d then &quot;x&quot; &#x263A; `, 100) + `</body></message>`},
+		{"cyrillic", `<message to='a@b' type='chat'><body>` +
+			strings.Repeat("Съешь же ещё этих мягких французских булок, да выпей чаю. ", 20) + `</body></message>`},
+		{"cjk", `<message to='a@b' type='chat'><body>` + strings.Repeat("我能吞下玻璃而不傷身體。いろはにほへとちりぬるを、わかよたれそつねならむ。",
+			20) + `</body></message>`},
 	}
 }
 
@@ -64,10 +67,11 @@ type Document struct {
 	Elements int // in all, those inside others included
 }
 
-// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an archive instead of a
-// single message from it.
+// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an
+// archive instead of a single message from it.
 func Documents() []Document {
-	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002, "attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
+	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002,
+		"attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
 	var list []Document
 	for _, x := range Stanzas() {
 		if x.Name == "mam" {
@@ -97,7 +101,8 @@ func Odd() []Stanza {
 		{"blanks in tags", "<message  to = 'a'\n\tid\t=\"b\"  ><body  >x</body\n></message >"},
 		{"double quotes", `<message to="a'b" id='c"d'><body a="&quot;'" b='&apos;"'>x</body></message>`},
 		{"references", `<message id='&lt;&gt;&amp;&apos;&quot;&#65;&#x41;&#x1F600;'><body>&lt;&gt;&amp;&apos;&quot;&#65;&#x41;&#x1F600;&#000000000000000065;</body></message>`},
-		{"line ends", "<message id='a\nb\r\nc\rd\te&#10;f&#13;g&#9;h'><body>a\nb\r\nc\rd\te&#10;f&#13;g</body></message>"},
+		{"line ends", "<message id='a\nb\r\nc\rd\te&#10;f&#13;g&#9;h'><body>a\nb\r\nc\rd\te&#10;f&#13;g" +
+			"</body></message>"},
 		{"cdata", "<message><body>a<![CDATA[<x/>&amp;]]]]><![CDATA[>\r\nb\r]]>c<![CDATA[]]></body></message>"},
 		{"brackets", `<message><body>]] ]&gt; ]]&gt; ]</body></message>`},
 		{"mixed", `<message>a<b xmlns='u'>b<c/>d</b>e<f/>g</message>`},
@@ -132,7 +137,8 @@ func In(body string) string { return Header + body }
 
 // Attacks returns input that each parser of XMPP must refuse, with the condition it owes (RFC 6120 §4.9.3).
 func Attacks() []Attack {
-	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding", "bad-namespace-prefix"
+	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding",
+		"bad-namespace-prefix"
 	h := len(Header)
 	laughs := `<!DOCTYPE l [<!ENTITY a "aa"><!ENTITY b "&a;&a;"><!ENTITY c "&b;&b;">]>`
 	list := []Attack{
@@ -150,9 +156,11 @@ func Attacks() []Attack {
 		{"X01", In(`<message><?php x ?></message>`), restricted, h + 9},
 		{"X05", In("<a xmlns='b\uFFFFc'/>"), nwf, h + 11},
 		{"X05", In(`<a xmlns='b&#1;c'/>`), nwf, h + 11},
-		{"X06", In(`<message><body/><stream:stream xmlns:stream='http://etherx.jabber.org/streams'/></message>`), "policy-violation", h + 16},
+		{"X06", In(`<message><body/><stream:stream xmlns:stream='http://etherx.jabber.org/streams'/></message>`),
+			"policy-violation", h + 16},
 		{"X06", In(`<message><stream:error/></message>`), "policy-violation", h + 9},
-		{"X06", In(`<message><features xmlns='http://etherx.jabber.org/streams'/></message>`), "policy-violation", h + 9},
+		{"X06", In(`<message><features xmlns='http://etherx.jabber.org/streams'/></message>`), "policy-violation",
+			h + 9},
 		{"X06", In(`<message><body></stream:stream>`), nwf, h + 15},
 		{"X08", In(`<*/>`), nwf, h + 1},
 		{"X08", In(`<\/>`), nwf, h + 1},
@@ -231,7 +239,8 @@ func Attacks() []Attack {
 		{"", In("<message><body>\uFFFE</body></message>"), nwf, h + 15},
 		{"", In("<message><body><![CDATA[\x01]]></body></message>"), nwf, h + 24},
 	}
-	for _, seq := range []string{"\xEB", "\xC0\xAF", "\xE0\x80\xAF", "\xF0\x80\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xE2\x82", "\xC3", "\xF0\x9F\x98", "\xFF"} {
+	for _, seq := range []string{"\xEB", "\xC0\xAF", "\xE0\x80\xAF", "\xF0\x80\x80\x80", "\xED\xA0\x80",
+		"\xF4\x90\x80\x80", "\x80", "\xE2\x82", "\xC3", "\xF0\x9F\x98", "\xFF"} {
 		for _, next := range []string{"<>", ">", "'", `"`, "&amp;"} {
 			list = append(list,
 				Attack{"X04", In("<message><body>" + seq + next + "</body></message>"), encoding, h + 15},
@@ -246,7 +255,8 @@ func Attacks() []Attack {
 			Attack{"X04", In("<p" + seq + ":a/>"), encoding, h + 2},
 			Attack{"X04", In("<a/\u00e9" + seq + ">"), nwf, -1})
 	}
-	for _, r := range []string{"#xD800", "#xDFFF", "#0", "#8", "#xFFFE", "#xFFFF", "#x110000", "#99999999999999999999", "#x", "#", "#xg", "#1a", "#-1", "#X41"} {
+	for _, r := range []string{"#xD800", "#xDFFF", "#0", "#8", "#xFFFE", "#xFFFF", "#x110000",
+		"#99999999999999999999", "#x", "#", "#xg", "#1a", "#-1", "#X41"} {
 		list = append(list,
 			Attack{"X17", In("<message><body>&" + r + ";</body></message>"), nwf, h + 15},
 			Attack{"X17", In("<message to='&" + r + ";'/>"), nwf, h + 13})

@@ -19,10 +19,11 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "bind",
-	Spec:     "RFC 6120 section 7",
-	Summary:  "binds resources",
-	Cases:    "server-generated resources, also for what can't be one; client-submitted ones, conflicts by policy, resource limit",
+	Name:    "bind",
+	Spec:    "RFC 6120 section 7",
+	Summary: "binds resources",
+	Cases: "server-generated resources, also for what can't be one; client-submitted ones, conflicts " +
+		"by policy, resource limit",
 	Provides: []session.Feature{"bind"},
 	Requires: []session.Feature{"accounts", "stream-features"},
 	Options:  func() any { o := defaultOptions(); return &o },

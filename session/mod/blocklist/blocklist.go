@@ -28,13 +28,15 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "blocklist",
-	Spec:     "XEP-0191 1.3",
-	Summary:  "blocks contacts",
-	Cases:    "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on block and unblock",
+	Name:    "blocklist",
+	Spec:    "XEP-0191 1.3",
+	Summary: "blocks contacts",
+	Cases: "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on " +
+		"block and unblock",
 	Provides: []session.Feature{"blocking"},
-	Requires: []session.Feature{"accounts", "iq", "message", "presence", "resident", "commit", "store", "presence-delivery", "roster"},
-	New:      func() session.Module { return new(module) },
+	Requires: []session.Feature{"accounts", "iq", "message", "presence", "resident", "commit", "store",
+		"presence-delivery", "roster"},
+	New: func() session.Module { return new(module) },
 }
 
 const ns = "urn:xmpp:blocking"
@@ -169,10 +171,11 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err er
 	return b, errors.Join(err, bad)
 }
 
-// outgoing refuses what the user sends to a blocked address (XEP-0191 §3.3). The account's own host stays in reach of one
-// who has blocked everybody there.
+// outgoing refuses what the user sends to a blocked address (XEP-0191 §3.3). The account's own host stays
+// in reach of one who has blocked everybody there.
 func outgoing(ev *session.Stanza) session.Verdict {
-	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name || !part.Of(ev.Account()).matches(ev.To) {
+	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name ||
+		!part.Of(ev.Account()).matches(ev.To) {
 		return session.Pass
 	}
 	return ev.FailWith(stanza.Error{Condition: stanza.NotAcceptable, Type: "cancel", App: isBlock})
@@ -298,7 +301,8 @@ func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
 			continue
 		}
 		a := ev.Appender()
-		a.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "block-"+strconv.Itoa(int(p.pushes))).Attr(stanza.AttrTo, s.JID().String())
+		a.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "block-"+
+			strconv.Itoa(int(p.pushes))).Attr(stanza.AttrTo, s.JID().String())
 		a.Open(what)
 		for _, j := range jids {
 			a.Open(item).Attr(stanza.AttrJID, j.String()).Close()

@@ -5,11 +5,11 @@
 //	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='http://jabber.org/protocol/disco#info'>
 //	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
 //
-// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
-// owner and those who get its presence; to all others it does not exist. What entities of other kinds tell,
-// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host advertise;
-// where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The items of a host are the
-// service hosts below it, by name.
+// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its owner
+// and those who get its presence; to all others it does not exist. What entities of other kinds tell,
+// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host
+// advertise; where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The
+// items of a host are the service hosts below it, by name.
 package disco
 
 import (
@@ -33,7 +33,8 @@ var Manifest = session.Manifest{
 	Name:    "disco",
 	Spec:    "XEP-0030 2.5.0, XEP-0115 1.6.0",
 	Summary: "says what the server can do",
-	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, pages of " +
+	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, " +
+		"pages of " +
 		"items (XEP-0059, forwards); the server's caps",
 	Provides: []session.Feature{"disco"},
 	Requires: []session.Feature{"iq"},
@@ -125,7 +126,8 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: caps,
 		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
-			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, node).Attr(stanza.AttrVer, m.ver(st.Host().Profile())).Close()
+			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, node).Attr(stanza.AttrVer,
+				m.ver(st.Host().Profile())).Close()
 		},
 	})
 	session.Offer(api, m)
@@ -169,8 +171,8 @@ type services struct {
 	list map[string][]string
 }
 
-// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the server (XEP-0030
-// §4.1). Hosts are gone through once after each change, not for each request.
+// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the
+// server (XEP-0030 §4.1). Hosts are gone through once after each change, not for each request.
 func (m *Service) servicesBelow(host string) []string {
 	hosts := m.table.Hosts()
 	s := m.below.Load()
@@ -216,8 +218,8 @@ func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// told reports whether the account answers ev: to its owner and to those who get its presence, where there are
-// rosters.
+// told reports whether the account answers ev: to its owner and to those who get its presence, where
+// there are rosters.
 func told(ev *session.Stanza) bool {
 	return ev.Target == session.ToSelf || roster.Of(ev.Account()).State(ev.From.Bare()).From
 }

@@ -5,10 +5,10 @@
 //	romeo:  <iq type='get' id='1' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>
 //	juliet: <iq type='get' id='1' from='romeo@localhost/orchard' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>
 //
-// State: none. Stored: nothing. A request to a full JID passes if that resource is available, or has
-// sent the asker directed presence, or belongs to the asker's own account; otherwise the resource
-// does not exist for the asker (attack K60). A roster set from another account never passes (attack R01); one from an
-// account of this server does not come this far (module roster).
+// State: none. Stored: nothing. A request to a full JID passes if that resource is available, or has sent
+// the asker directed presence, or belongs to the asker's own account; otherwise the resource does not
+// exist for the asker (attack K60). A roster set from another account never passes (attack R01); one from
+// an account of this server does not come this far (module roster).
 package iq
 
 import (

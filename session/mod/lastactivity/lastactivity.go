@@ -88,21 +88,23 @@ func (m *module) Load(api *session.API) error {
 		}
 		a := ev.Account()
 		s := a.Resource(ev.To)
-		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil && presence.WasDirected(s, ev.From) {
+		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil &&
+			presence.WasDirected(s, ev.From) {
 			return session.Pass
 		}
 		return ev.Fail(stanza.ServiceUnavailable)
 	})
-	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite, func(ev *session.Stanza) session.Verdict {
-		if ev.Type == stanza.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
-			text := ""
-			if e, ok := ev.Element.Child(stanza.StatusName); ok {
-				text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
+	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite,
+		func(ev *session.Stanza) session.Verdict {
+			if ev.Type == stanza.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
+				text := ""
+				if e, ok := ev.Element.Child(stanza.StatusName); ok {
+					text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
+				}
+				m.left(ev.Local(), ev.Account(), ev.Session, text)
 			}
-			m.left(ev.Local(), ev.Account(), ev.Session, text)
-		}
-		return session.Pass
-	})
+			return session.Pass
+		})
 	// Before presence forgets that the session was available.
 	api.Hooks.Unbound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
 		if s.Available() {

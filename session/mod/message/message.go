@@ -5,9 +5,9 @@
 //	juliet: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body></message>
 //
 // State: none. Stored: nothing. In phase Deliver a message goes to the resources that RFC 6121 §8.5
-// names; what none took falls to phase Fallback, where offline storage may
-// take it, and then back to its sender as service-unavailable. To a resource that is not there only a chat goes on to
-// the bare JID; other types are refused (RFC 6121 §8.5.3.2.1).
+// names; what none took falls to phase Fallback, where offline storage may take it, and then back to its
+// sender as service-unavailable. To a resource that is not there only a chat goes on to the bare JID;
+// other types are refused (RFC 6121 §8.5.3.2.1).
 package message
 
 import (

@@ -6,16 +6,16 @@
 //	juliet gets: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Later</body>
 //	             <delay xmlns='urn:xmpp:delay' from='localhost' stamp='2026-01-01T00:00:00Z'/></message>
 //
-// State in a session: the numbers of the rows that its client has; and while it is given some, a [session.Source] that
-// reads them a slice at a time. Live messages wait behind it, and leave when it is exhausted; those for which there was
-// no room to wait are stored behind the others, and another Source follows. Rows are erased once the socket has
-// taken them, on a connection that was not closing by then. If the session ends before, what it held back is stored in
-// its place, and another available resource goes on. If the store or a worker fails, it is tried again with growing
-// pauses.
-// Resident in an account: how many there are. Stored: one row a message, in order. Phase Fallback: only what
-// no resource took is kept. Kept are messages of type normal and chat, unless a chat state is all there is
-// (XEP-0160 §3) or a hint says no-store; with the hint store (XEP-0334 §4.4) a chat state is kept too. What is not
-// kept is answered with service-unavailable (RFC 6121 §8.5.2.2.1).
+// State in a session: the numbers of the rows that its client has; and while it is given some, a
+// [session.Source] that reads them a slice at a time. Live messages wait behind it, and leave when it is
+// exhausted; those for which there was no room to wait are stored behind the others, and another Source
+// follows. Rows are erased once the socket has taken them, on a connection that was not closing by then.
+// If the session ends before, what it held back is stored in its place, and another available resource
+// goes on. If the store or a worker fails, it is tried again with growing pauses. Resident in an account:
+// how many there are. Stored: one row a message, in order. Phase Fallback: only what no resource took is
+// kept. Kept are messages of type normal and chat, unless a chat state is all there is (XEP-0160 §3) or a
+// hint says no-store; with the hint store (XEP-0334 §4.4) a chat state is kept too. What is not kept is
+// answered with service-unavailable (RFC 6121 §8.5.2.2.1).
 package offline
 
 import (
@@ -112,8 +112,10 @@ type Options struct {
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	return session.InRange(
-		session.OptionRange{Key: "max_messages", Value: o.MaxMessages, Least: 1, Most: 1_000_000, Note: `; to keep none, modules = ["-offline"]`},
-		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: 1 << 30, Note: `; to keep none, modules = ["-offline"]`})
+		session.OptionRange{Key: "max_messages", Value: o.MaxMessages, Least: 1, Most: 1_000_000,
+			Note: `; to keep none, modules = ["-offline"]`},
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: 1 << 30,
+			Note: `; to keep none, modules = ["-offline"]`})
 }
 
 func defaultOptions() Options { return Options{MaxMessages: 1000, MaxBytes: 4 << 20} }
@@ -191,7 +193,8 @@ func (m *module) keep(ev *session.Stanza) session.Verdict {
 	return ev.KeptInBatch() // a message that could not be written is answered, not lost
 }
 
-// own is what is kept of a, to be changed. Where it is new, numbers go on after those that sessions have taken.
+// own is what is kept of a, to be changed. Where it is new, numbers go on after those that sessions have
+// taken.
 func own(a *session.Account) *kept {
 	k := part.Own(a)
 	for _, s := range a.Resources() {
@@ -204,7 +207,8 @@ func own(a *session.Account) *kept {
 
 // delay is when a message came (XEP-0203). It is the loop's Appender's.
 func (m *module) delay(l *session.Local, h *session.Host) []byte {
-	return l.Appender().Open(delay).Attr(stanza.AttrFrom, h.Name).Attr(stanza.AttrStamp, clock.Stamp(m.now())).Close().B
+	return l.Appender().Open(delay).Attr(stanza.AttrFrom, h.Name).Attr(stanza.AttrStamp,
+		clock.Stamp(m.now())).Close().B
 }
 
 // room reports whether el may be stored beside what is.
@@ -259,7 +263,8 @@ func (m *module) handOver(l *session.Local, s *session.Session) {
 		p = new(progress)
 		progressOf.Set(s, p)
 	}
-	p.run = &run{m: m, p: p, host: s.Host(), who: s.JID(), id: a.ID(), after: store.Ticket(a.Ticket()), from: p.next, end: k.next, k: k}
+	p.run = &run{m: m, p: p, host: s.Host(), who: s.JID(), id: a.ID(), after: store.Ticket(a.Ticket()),
+		from: p.next, end: k.next, k: k}
 	s.Pull(l, p.run, true)
 }
 
@@ -367,7 +372,8 @@ func (r *run) End(l *session.Local, s *session.Session, why session.SourceEnd) {
 	}
 }
 
-// fail tries again after a pause what has ended before it was done, from where the session is, eight times at most.
+// fail tries again after a pause what has ended before it was done, from where the session is, eight
+// times at most.
 func (m *module) fail(l *session.Local, r *run) {
 	p := r.p
 	p.tries++
@@ -432,9 +438,10 @@ func (m *module) resumed(l *session.Local, s *session.Session) {
 	}
 }
 
-// keepUnsent stores, in their place, the messages that s had not sent and that are worth it: they are older than any that
-// was stored because s had no room, and newer than the rest. It returns the others.
-func (m *module) keepUnsent(l *session.Local, s *session.Session, list []session.Parcel) (left []session.Parcel) {
+// keepUnsent stores, in their place, the messages that s had not sent and that are worth it: they are
+// older than any that was stored because s had no room, and newer than the rest. It returns the others.
+func (m *module) keepUnsent(l *session.Local, s *session.Session, list []session.Parcel) (
+	left []session.Parcel) {
 	a := s.Account()
 	var b *store.Batch
 	var k *kept

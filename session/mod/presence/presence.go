@@ -47,8 +47,8 @@ const (
 	maxDirectedBytes = 128 << 10
 )
 
-// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept while its
-// resource is available, and copied to each contact.
+// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept
+// while its resource is available, and copied to each contact.
 const maxPresence = 16 << 10
 
 // sent is who got directed presence, and is owed an unavailable one.
@@ -268,14 +268,15 @@ func (m *Service) unbound(l *session.Local, s *session.Session) {
 	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account of its
-// name gets no presence that was meant for this one.
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account
+// of its name gets no presence that was meant for this one.
 func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []byte)) {
 	for it := range roster.Of(a).All() {
 		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
 			if on {
 				ap := l.Appender()
-				ap.Open(stanza.PresenceName).Attr(stanza.AttrType, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+				ap.Open(stanza.PresenceName).Attr(stanza.AttrType,
+					[...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
 				tell(it.JID, ap.B)
 			}
 		}
@@ -341,8 +342,8 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	return ev.Kept(t)
 }
 
-// Show sends each of who the presence of every available resource, or that it is unavailable: one copy of each
-// presence, however many they are. Under a's lock.
+// Show sends each of who the presence of every available resource, or that it is unavailable: one copy of
+// each presence, however many they are. Under a's lock.
 func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid.JID) {
 	if len(who) == 0 {
 		return
@@ -387,7 +388,8 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 		}
 		return session.Done
 	}
-	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error is waited for.
+	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error
+	// is waited for.
 	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
 		return session.Done
 	}

@@ -7,8 +7,9 @@ import (
 	"canto/session/stanza"
 )
 
-// requests are those that wait for an answer of the user (RFC 6121 §3.1.3): a [session.Source] for one client, in the
-// order of the addresses. Strangers have sent them, and nothing that they send ends a session.
+// requests are those that wait for an answer of the user (RFC 6121 §3.1.3): a [session.Source] for one
+// client, in the order of the addresses. Strangers have sent them, and nothing that they send ends a
+// session.
 type requests struct {
 	to    jid.JID
 	after string        // the last address that is in list, or was
@@ -53,7 +54,8 @@ func (r *requests) Next(l *session.Local, s *session.Session) (session.Parcel, s
 	}
 	it := r.list[0]
 	r.list = r.list[1:]
-	return session.Parcel{Bytes: []byte(it.Request), Kind: stanza.Presence, From: it.JID, To: r.to.Bare()}, session.Ready
+	return session.Parcel{Bytes: []byte(it.Request), Kind: stanza.Presence, From: it.JID, To: r.to.Bare()},
+		session.Ready
 }
 
 // more looks up the next requests; false: the account is being read, and the source is woken.

@@ -3,9 +3,9 @@
 //	C: <iq type='set' id='1'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'><nick>Hamlet</nick></exodus></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// Stored: one row for each name of an element, read when it is asked for. State in an account: how much its rows
-// are, read on a worker by its first set, so that the limits hold for all that it keeps. An element with nothing in
-// it takes its row away: to read it is the same, and it makes room.
+// Stored: one row for each name of an element, read when it is asked for. State in an account: how much
+// its rows are, read on a worker by its first set, so that the limits hold for all that it keeps. An
+// element with nothing in it takes its row away: to read it is the same, and it makes room.
 package private
 
 import (
@@ -37,8 +37,8 @@ var (
 	query = xmlstream.N(ns, "query")
 )
 
-// Options are the module's section of the configuration. An element that is too long is policy-violation; one that
-// an account has no room for is resource-constraint.
+// Options are the module's section of the configuration. An element that is too long is policy-violation;
+// one that an account has no room for is resource-constraint.
 type Options struct {
 	MaxBytes int `toml:"max_bytes"`       // of one element
 	MaxRows  int `toml:"max_elements"`    // of one account
@@ -66,8 +66,10 @@ type row struct {
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
 	return session.InRange(
-		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep nothing, modules = ["-private"]`},
-		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Least: 1, Most: 100_000, Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza,
+			Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Least: 1, Most: 100_000,
+			Note: `; to keep nothing, modules = ["-private"]`},
 		session.OptionRange{Key: "max_total_bytes", Value: o.MaxTotal, Least: 1024, Most: 1 << 30})
 }
 
@@ -103,7 +105,8 @@ func (m *module) Load(api *session.API) error {
 // key is a row's: namespace and name can't run into each other, as a local name has no space.
 func key(e xmlstream.Element) (string, bool) {
 	space := e.Space()
-	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != stanza.NSClient
+	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns &&
+		string(space) != stanza.NSClient
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
@@ -189,8 +192,8 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// put replaces rows where the limits of the account allow it. What takes no more than before is always allowed: what
-// is kept may be older than the limits.
+// put replaces rows where the limits of the account allow it. What takes no more than before is always
+// allowed: what is kept may be older than the limits.
 func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
 	next := make(map[string]int, len(set)) // of the rows of set; the last of a name is the one that stays
 	for _, r := range set {

@@ -30,10 +30,11 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "register",
-	Spec:     "XEP-0077 2.4",
-	Summary:  "lets people make accounts; off by default",
-	Cases:    "registration, password change, cancellation, conflict, missing fields, limits; no forms, no redirection",
+	Name:    "register",
+	Spec:    "XEP-0077 2.4",
+	Summary: "lets people make accounts; off by default",
+	Cases: "registration, password change, cancellation, conflict, missing fields, limits; no forms, " +
+		"no redirection",
 	Requires: []session.Feature{"accounts", "stream-features", "iq", "store"},
 	Off:      true,
 	Options:  func() any { o := defaultOptions(); return &o },
@@ -66,10 +67,12 @@ type Options struct {
 func (o *Options) Check() (key, why string) {
 	for _, name := range o.Reserved {
 		if _, err := jid.New(name, "localhost", ""); err != nil || name == "" {
-			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it like admin, without a domain", name)
+			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it like admin, "+
+				"without a domain", name)
 		}
 	}
-	return session.InRange(session.OptionRange{Key: "per_address", Value: o.PerAddress, Least: 0, Most: session.MostEvents, Note: " in an hour; 0 is no limit"})
+	return session.InRange(session.OptionRange{Key: "per_address", Value: o.PerAddress, Least: 0,
+		Most: session.MostEvents, Note: " in an hour; 0 is no limit"})
 }
 
 // deriveCost of an account's keys, in microseconds of a core.
@@ -84,7 +87,8 @@ type module struct {
 }
 
 func defaultOptions() Options {
-	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster",
+	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster",
+		"hostmaster", "webmaster",
 		"abuse", "support", "security", "xmpp", "server"}}
 }
 
@@ -145,7 +149,8 @@ func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 	if t, _ := iq.Attr(stanza.AttrType); string(t) == "get" {
 		a := st.Local().Appender()
 		a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Open(query)
-		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(password).Close()
+		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(
+			password).Close()
 		a.Close().Close()
 		st.Send(a.B)
 		return
@@ -171,7 +176,8 @@ func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 	}
 	lim := m.r.HostLimits(st.Host())
 	addr := st.Transport().Remote().Addr()
-	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour}, st.Local().Loop.Tick()) {
+	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour},
+		st.Local().Loop.Tick()) {
 		st.Local().CountLimit("registrations")
 		st.FailIQ(id, stanza.ResourceConstraint)
 		return
@@ -222,7 +228,8 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	a, q := ev.Account(), ev.Payload()
 	if ev.Type == stanza.TypeGet {
 		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) {
-			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(password).Close().Close()
+			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(
+				password).Close().Close()
 		})
 	}
 	me := a.JID()
@@ -241,7 +248,8 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 			}
 			v := ev.Reply(nil)
 			if err := storage.Bury(m.r, m.db, gone, nil); err != nil {
-				ev.Local().Log.Error("what is left of a deleted account stays until the next start", "jid", me.String(), "err", err)
+				ev.Local().Log.Error("what is left of a deleted account stays until the next start", "jid", me.String(),
+					"err", err)
 			}
 			return v
 		})

@@ -45,7 +45,8 @@ func TestReservedInAnySpelling(t *testing.T) {
 	c.Open("localhost")
 	s.Settle()
 	c.Received()
-	for name, want := range map[string]string{"chef": "not-allowed", "CHEF": "not-allowed", "boss": "not-allowed", "cook": "type='result'"} {
+	for name, want := range map[string]string{"chef": "not-allowed", "CHEF": "not-allowed",
+		"boss": "not-allowed", "cook": "type='result'"} {
 		c.Send("<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>" + name +
 			"</username><password>secret</password></query></iq>")
 		s.Settle()

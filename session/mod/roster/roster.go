@@ -50,11 +50,13 @@ const (
 	maxGroups = 32
 )
 
-// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is kept
-// whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with its addresses.
+// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is
+// kept whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with
+// its addresses.
 const MaxRequest = 24 << 10
 
-// What max_bytes may be. The least has room for one contact with the longest name and all groups of full length.
+// What max_bytes may be. The least has room for one contact with the longest name and all groups of full
+// length.
 const (
 	minBytes = 64 << 10
 	maxBytes = 1 << 30
@@ -104,7 +106,8 @@ type Service struct {
 	first uint64 // the lowest version given since the start
 }
 
-// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which are 600 kB.
+// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which
+// are 600 kB.
 func defaultOptions() Options { return Options{MaxItems: 5000, MaxBytes: 1 << 20} }
 
 // Load adds the handlers and offers the Service.
@@ -138,8 +141,8 @@ func (m *Service) Load(api *session.API) error {
 	return nil
 }
 
-// foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before anything is
-// looked up, so that the answer says nothing of the address.
+// foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before
+// anything is looked up, so that the answer says nothing of the address.
 func foreign(ev *session.Stanza) session.Verdict {
 	if ev.Type != stanza.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
 		return session.Pass
@@ -310,7 +313,8 @@ func (it *Item) looksLike(o *Item) bool {
 	if !it.Listed || !o.Listed {
 		return it.Listed == o.Listed
 	}
-	return it.Name == o.Name && it.Groups == o.Groups && it.Subscription() == o.Subscription() && it.Out == o.Out && it.Approved == o.Approved
+	return it.Name == o.Name && it.Groups == o.Groups && it.Subscription() == o.Subscription() &&
+		it.Out == o.Out && it.Approved == o.Approved
 }
 
 // push tells every interested resource.
@@ -321,7 +325,8 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 			continue
 		}
 		ap := l.Appender()
-		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo, s.JID().String())
+		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo,
+			s.JID().String())
 		ap.Open(query).Attr(stanza.AttrVer, v)
 		it.append(ap)
 		ap.Close().Close()
@@ -329,11 +334,12 @@ func push(l *session.Local, a *session.Account, it *Item, version uint64) {
 	}
 }
 
-// Full reports whether the store refuses writes: a change that is made all the same would be taken back. Any goroutine.
+// Full reports whether the store refuses writes: a change that is made all the same would be taken back.
+// Any goroutine.
 func (m *Service) Full() bool { return m.db.db.Full() != nil }
 
-// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes no more
-// than before always fits, as a roster may be older than its limits. Under a's lock.
+// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes
+// no more than before always fits, as a roster may be older than its limits. Under a's lock.
 func (m *Service) Fits(a *session.Account, it *Item) bool {
 	r := Of(a)
 	old, _ := r.Get(it.JID)

@@ -35,8 +35,9 @@ const (
 	groupMarkup = len("<group></group>")
 )
 
-// shares is what it takes of the two shares. The user's own is measured as a client gets it, so that the limit
-// holds for the answer to a roster request too, whatever has to be escaped in it; a request as it is stored.
+// shares is what it takes of the two shares. The user's own is measured as a client gets it, so that the
+// limit holds for the answer to a roster request too, whatever has to be escaped in it; a request as it
+// is stored.
 func (it *Item) shares() (listed, asked share) {
 	own, others := 0, len(it.Request)
 	if it.Listed {

@@ -60,7 +60,8 @@ func TestAttackK59Tables(t *testing.T) {
 		for _, r := range c.rows {
 			m := c.move(r.s, c.kind)
 			if m.Pass != r.pass || m.State != r.next {
-				t.Errorf("%s from %+v: pass %v, next %+v; the RFC has %v, %+v", name, r.s, m.Pass, m.State, r.pass, r.next)
+				t.Errorf("%s from %+v: pass %v, next %+v; the RFC has %v, %+v", name, r.s, m.Pass, m.State, r.pass,
+					r.next)
 			}
 		}
 	}

@@ -33,10 +33,12 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "saslauth",
-	Spec:     "RFC 6120 section 6, XEP-0440 0.4.2",
-	Summary:  "authenticates clients",
-	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
+	Name:    "saslauth",
+	Spec:    "RFC 6120 section 6, XEP-0440 0.4.2",
+	Summary: "authenticates clients",
+	Cases: "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 " +
+		"with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of " +
+		"section 6.5 that can occur",
 	Provides: []session.Feature{"sasl"},
 	Requires: []session.Feature{"accounts", "stream-features", "store"},
 	New:      func() session.Module { return new(module) },
@@ -189,8 +191,9 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 func (m *module) begin(st session.Negotiation, last *exchange, e xmlstream.Element) {
 	name, _ := e.Attr(stanza.AttrMechanism)
 	o, b := m.offer(st)
-	x := &exchange{unbound: last.unbound, x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
-		Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}
+	x := &exchange{unbound: last.unbound,
+		x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
+			Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}
 	st.SetExchange(x)
 	m.step(st, x, x.x.Start(string(name), e.Text()))
 }
@@ -202,7 +205,10 @@ func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	case sasl.NeedUser:
 		m.look(st, x, s.User)
 	case sasl.NeedDerive:
-		if !st.AwaitTurn(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error { s.Work.Run(); return nil }, func(err error) {
+		if !st.AwaitTurn(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error {
+			s.Work.Run()
+			return nil
+		}, func(err error) {
 			if err != nil {
 				m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
 				return
@@ -221,12 +227,13 @@ func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	}
 }
 
-// renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys that are
-// there let the user in as before.
+// renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys
+// that are there let the user in as before.
 func (m *module) renew(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 	then := func(err error) {
 		if err != nil {
-			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(), "err", err)
+			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(),
+				"err", err)
 		}
 		m.step(st, x, x.x.Renewed())
 	}
@@ -235,7 +242,8 @@ func (m *module) renew(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 		if err != nil {
 			return err
 		}
-		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.who.Domain(), x.who.Local(), x.id, x.creds, keys.Encode())
+		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.who.Domain(), x.who.Local(), x.id, x.creds,
+			keys.Encode())
 		return err
 	}
 	if !st.AwaitTurn(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
@@ -338,11 +346,11 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 
 // limited counts a failure against its address and account, and reports whether either has had too many.
 //
-// Against the account count guesses at its password alone: not-authorized, and whatever else ends an exchange in
-// which a password was compared and was wrong. A request that can't be read or a mechanism that is not offered has
-// tested no password, and who is told account-disabled has given the right one (RFC 6120 §6.5.2): none of them
-// may make the owner wait. Against the address these count, but not what the client gave up, nor
-// temporary-auth-failure (§6.5.11), which is the server's own.
+// Against the account count guesses at its password alone: not-authorized, and whatever else ends an
+// exchange in which a password was compared and was wrong. A request that can't be read or a mechanism
+// that is not offered has tested no password, and who is told account-disabled has given the right one
+// (RFC 6120 §6.5.2): none of them may make the owner wait. Against the address these count, but not what
+// the client gave up, nor temporary-auth-failure (§6.5.11), which is the server's own.
 func (m *module) limited(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
 	t := m.p.Failures
 	if t == nil {

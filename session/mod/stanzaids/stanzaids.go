@@ -5,10 +5,10 @@
 //	             <stanza-id xmlns='urn:xmpp:sid:0' id='...' by='juliet@localhost'/></message>
 //
 // Resident: nothing; ids are drawn for the whole process, so that none depends on what is in memory of an
-// account. Stored: the lease below which ids are drawn, so that none is given twice, whatever a crash or the
-// clock does; while it is used up, which a store that fails for a minute brings about, messages pass without
-// an id. Phase Rewrite, before whatever keeps or copies the message. Ids are 64 bits of time, node and counter, so
-// that they are in the order of the account's messages.
+// account. Stored: the lease below which ids are drawn, so that none is given twice, whatever a crash or
+// the clock does; while it is used up, which a store that fails for a minute brings about, messages pass
+// without an id. Phase Rewrite, before whatever keeps or copies the message. Ids are 64 bits of time,
+// node and counter, so that they are in the order of the account's messages.
 package stanzaids
 
 import (

@@ -4,8 +4,8 @@
 //	C: <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //	S: <proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //
-// State: none of its own. Stored: nothing. What was sent behind <starttls/>, but white space, ends the stream, and
-// nothing of the plain stream survives the handshake (RFC 6120 §5.3.5, §5.4.3.3).
+// State: none of its own. Stored: nothing. What was sent behind <starttls/>, but white space, ends the
+// stream, and nothing of the plain stream survives the handshake (RFC 6120 §5.3.5, §5.4.3.3).
 package starttls
 
 import (

@@ -47,8 +47,8 @@ func Log[V any](api *session.API, def *store.LogDef[V]) (*store.Log[V], error) {
 	return store.LogOf(Of(api).Space(), def)
 }
 
-// Bury has r tell those who knew a deleted account, and then erases its rows: see [session.Router.Bury]. done may be
-// nil, and is called on a loop. Any goroutine.
+// Bury has r tell those who knew a deleted account, and then erases its rows: see [session.Router.Bury].
+// done may be nil, and is called on a loop. Any goroutine.
 func Bury(r *session.Router, db *store.DB, d store.DeletedAccount, done func()) error {
 	who, err := d.JID()
 	if err != nil {
@@ -118,9 +118,10 @@ func NewEntity(db *store.DB, addr jid.JID, kind string) (*store.Batch, error) {
 	return b, asAsked(err)
 }
 
-// Batch returns a batch for what e is to have stored: the first one makes e, see [NewEntity]. It does not wait. A
-// store that is known to be full refuses, with an error for [session.Stanza.FailCommit]: ask before anything is changed
-// in memory, and before anything is sent that a failed commit could not take back (RFC 6120 §8.3.3.18). Under e's lock.
+// Batch returns a batch for what e is to have stored: the first one makes e, see [NewEntity]. It does not
+// wait. A store that is known to be full refuses, with an error for [session.Stanza.FailCommit]: ask
+// before anything is changed in memory, and before anything is sent that a failed commit could not take
+// back (RFC 6120 §8.3.3.18). Under e's lock.
 func Batch(db *store.DB, e *session.Entity) (*store.Batch, error) {
 	if err := db.Full(); err != nil {
 		return nil, asAsked(err)
@@ -131,8 +132,8 @@ func Batch(db *store.DB, e *session.Entity) (*store.Batch, error) {
 	return db.NewBatch(e.ID()), nil
 }
 
-// Commit gives b, which [Batch] made for e, to the store, and says so to the kernel if it makes e: if that fails, what
-// was written behind it is erased. Under e's lock, on the loop of l.
+// Commit gives b, which [Batch] made for e, to the store, and says so to the kernel if it makes e: if
+// that fails, what was written behind it is erased. Under e's lock, on the loop of l.
 func Commit(l *session.Local, db *store.DB, e *session.Entity, b *store.Batch) session.Ticket {
 	id := b.Owner()
 	t := session.Ticket(db.Commit(b))
@@ -142,9 +143,9 @@ func Commit(l *session.Local, db *store.DB, e *session.Entity, b *store.Batch) s
 	return t
 }
 
-// Delete ends e, and erases its rows once it is durable that it has no address any more; if the server stops in
-// between, the next start erases them. The ticket is of the former; it is zero for an e of which nothing is stored.
-// Under e's lock, on the loop of l.
+// Delete ends e, and erases its rows once it is durable that it has no address any more; if the server
+// stops in between, the next start erases them. The ticket is of the former; it is zero for an e of which
+// nothing is stored. Under e's lock, on the loop of l.
 func Delete(l *session.Local, db *store.DB, e *session.Entity) session.Ticket {
 	id, addr := e.ID(), e.JID()
 	if id == 0 {
@@ -152,7 +153,8 @@ func Delete(l *session.Local, db *store.DB, e *session.Entity) session.Ticket {
 		return 0
 	}
 	b := db.NewBatch(id)
-	db.Entities().Remove(b, store.Entry{ID: id, Domain: addr.Domain(), Local: addr.Local(), Kind: e.Kind().String()})
+	db.Entities().Remove(b, store.Entry{ID: id, Domain: addr.Domain(), Local: addr.Local(),
+		Kind: e.Kind().String()})
 	t := session.Ticket(db.Commit(b))
 	e.Delete(l, t, func() { db.Entities().Erase(id) })
 	return t

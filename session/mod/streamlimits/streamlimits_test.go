@@ -22,7 +22,9 @@ func TestToldIsHeld(t *testing.T) {
 		n, _ := strconv.Atoi(m[1])
 		return n
 	}
-	fill := func(n int, head, tail string) string { return head + strings.Repeat("x", n-len(head)-len(tail)) + tail }
+	fill := func(n int, head, tail string) string {
+		return head + strings.Repeat("x", n-len(head)-len(tail)) + tail
+	}
 	for _, more := range []int{0, 1} {
 		s := sessiontest.New(t, sessiontest.Options{})
 		c := s.Dial("a", 0)
@@ -31,7 +33,8 @@ func TestToldIsHeld(t *testing.T) {
 		n := told(c.Received())
 		c.Send(fill(n+more, "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='NONE'>", "</auth>"))
 		s.Settle()
-		if got := c.Received(); strings.Contains(got, "stanza-too-big") != (more == 1) || strings.Contains(got, "<failure") != (more == 0) {
+		if got := c.Received(); strings.Contains(got, "stanza-too-big") != (more == 1) ||
+			strings.Contains(got, "<failure") != (more == 0) {
 			t.Errorf("before login, %d bytes of %d: %s", n+more, n, got)
 		}
 		s.AddAccount("romeo@localhost")
@@ -48,7 +51,8 @@ func TestToldIsHeld(t *testing.T) {
 		b.Received()
 		b.Send(fill(n+more, "<iq type='get' id='big'><ping xmlns='urn:xmpp:ping'>", "</ping></iq>"))
 		s.Settle()
-		if got := b.Received(); strings.Contains(got, "stanza-too-big") != (more == 1) || strings.Contains(got, "id='big'") != (more == 0) {
+		if got := b.Received(); strings.Contains(got, "stanza-too-big") != (more == 1) ||
+			strings.Contains(got, "id='big'") != (more == 0) {
 			t.Errorf("after login, %d bytes of %d: %s", n+more, n, got)
 		}
 	}

@@ -44,7 +44,8 @@ type Options struct {
 
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
-	return session.InRange(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep none, modules = ["-vcard"]`})
+	return session.InRange(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024,
+		Most: session.MostStanza, Note: `; to keep none, modules = ["-vcard"]`})
 }
 
 type module struct {

@@ -1,6 +1,6 @@
-// Package acks is what modules of stream management (XEP-0198) and of an archive need of the kernel, and no more: it
-// is for tests, and shows how stanzas are acknowledged, how a session outlives its stream, and how what became of a
-// message is written down.
+// Package acks is what modules of stream management (XEP-0198) and of an archive need of the kernel, and
+// no more: it is for tests, and shows how stanzas are acknowledged, how a session outlives its stream,
+// and how what became of a message is written down.
 //
 //	C: <on xmlns='urn:canto:test:acks'/>
 //	C: <message to='juliet@example.org' type='chat'><body>Hi</body></message>
@@ -13,12 +13,13 @@
 //	S: <resumed xmlns='urn:canto:test:acks' jid='romeo@example.org/orchard'/>
 //	   (what was sent to it meanwhile)
 //
-// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and the stream may
-// bind (XEP-0198 §5).
+// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and
+// the stream may bind (XEP-0198 §5).
 //
-// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in slots, which
-// rest it is, and the stream that resumes it. Stored: a row for each message that has arrived at an account, in one batch
-// with the message if that is kept. Hooks: Message in phase Record; Settled; Rest, Rested and Resumed.
+// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in
+// slots, which rest it is, and the stream that resumes it. Stored: a row for each message that has
+// arrived at an account, in one batch with the message if that is kept. Hooks: Message in phase Record;
+// Settled; Rest, Rested and Resumed.
 package acks
 
 import (
@@ -33,10 +34,11 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "test-acks",
-	Spec:     "XEP-0198 1.6",
-	Summary:  "acknowledges stanzas when they are settled",
-	Cases:    "acknowledgement of what a client sends, resumption without repetition, one record for each message",
+	Name:    "test-acks",
+	Spec:    "XEP-0198 1.6",
+	Summary: "acknowledges stanzas when they are settled",
+	Cases: "acknowledgement of what a client sends, resumption without repetition, one record for each " +
+		"message",
 	Requires: []session.Feature{"stream-features", "resting", "store"},
 	New:      func() session.Module { return new(module) },
 }
@@ -50,13 +52,14 @@ var (
 	resume      = xmlstream.N(ns, "resume")
 	named       = xmlstream.N("", "resource")
 	kept        = session.NewFlag("test-acks")
-	// rests counts the rests of a session, for the timer of each. It is not carried: a kernel that takes a session up
-	// says that it rests.
+	// rests counts the rests of a session, for the timer of each. It is not carried: a kernel that takes a
+	// session up says that it rests.
 	rests = session.NewSlot[int]("test-acks-rests", nil)
 	// resumes is the stream that resumes a session, while it does.
 	resumes = session.NewSlot[session.Negotiation]("test-acks-resumes", nil)
 
-	// Rows are what became of messages, in the order in which they arrived at the account: see [session.Outcome].
+	// Rows are what became of messages, in the order in which they arrived at the account: see
+	// [session.Outcome].
 	Rows = store.NewLog[string]("test-acks", 'w', 1)
 	part = session.NewPart[written]("test-acks")
 )
@@ -128,8 +131,8 @@ func takeOver(st session.Negotiation, e xmlstream.Element) {
 	})
 }
 
-// adopt gives the session of that resource to st; false: it is not there or not at rest, or what has ended it does not
-// let it go on. Under the lock.
+// adopt gives the session of that resource to st; false: it is not there or not at rest, or what has
+// ended it does not let it go on. Under the lock.
 func adopt(st session.Negotiation, a *session.Account, resource string) bool {
 	full, err := a.JID().WithResource(resource)
 	if err != nil {
@@ -190,7 +193,8 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 		}
 	}
 	w := part.Own(ev.Account())
-	m.rows.Append(storage.Rows(ev), ev.Account().ID(), w.next, fmt.Sprintf("%s: taken by %v, kept %v, refused %v", body(ev), by, o.Kept, o.Refused))
+	m.rows.Append(storage.Rows(ev), ev.Account().ID(), w.next,
+		fmt.Sprintf("%s: taken by %v, kept %v, refused %v", body(ev), by, o.Kept, o.Refused))
 	w.next++
 	return session.Pass
 }

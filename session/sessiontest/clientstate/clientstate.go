@@ -1,14 +1,14 @@
-// Package clientstate is what a module of client state indication (XEP-0352) needs of the kernel, and no more: it
-// is for tests, and shows how what leaves for a client is held back.
+// Package clientstate is what a module of client state indication (XEP-0352) needs of the kernel, and no
+// more: it is for tests, and shows how what leaves for a client is held back.
 //
 //	C: <inactive xmlns='urn:xmpp:csi:0'/>
 //	   (presence of contacts waits, the last of each resource)
 //	C: <active xmlns='urn:xmpp:csi:0'/>
 //	S: <presence from='romeo@localhost/orchard' to='juliet@localhost'><show>away</show></presence>
 //
-// State in an outbox, under its lock: whether the client is inactive, and the presence that waits (the kernel's).
-// Stored: nothing. Hooks: Outgoing, which holds presence, and sends it before anything else; Resumed, as a resumed
-// stream is active.
+// State in an outbox, under its lock: whether the client is inactive, and the presence that waits (the
+// kernel's). Stored: nothing. Hooks: Outgoing, which holds presence, and sends it before anything else;
+// Resumed, as a resumed stream is active.
 package clientstate
 
 import (
@@ -67,8 +67,8 @@ func set(o session.Outbox, on bool) {
 	o.Flush()
 }
 
-// leaves holds the presence of resources back from an inactive client, the last of each. Anything else wakes it: it
-// gets first what came before, in order.
+// leaves holds the presence of resources back from an inactive client, the last of each. Anything else
+// wakes it: it gets first what came before, in order.
 func leaves(o session.Outbox, p session.Parcel) session.Verdict {
 	if state.Get(o) == nil {
 		return session.Pass

@@ -20,7 +20,8 @@ type carried struct {
 	Last        uint64
 	Occupants   map[string]string // full JIDs by nick
 	Affiliation map[string]string `json:",omitempty"` // of a room of which nothing is stored, by bare JID
-	Expired     map[string]string `json:",omitempty"` // inviters that are to be told, by the bare JID of the invited
+	// inviters that are to be told, by the bare JID of the invited
+	Expired map[string]string `json:",omitempty"`
 }
 
 // carry is [session.Behaviour.Carry].
@@ -68,7 +69,8 @@ func (m *module) takeOver(l *session.Local, e *session.Entity, b []byte) error {
 		return errors.New("room: nothing was written down")
 	}
 	if b[0] != carriedVersion {
-		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[0], carriedVersion)
+		return fmt.Errorf("room: what was written down has version %d, and %d is the one known here", b[0],
+			carriedVersion)
 	}
 	var c carried
 	if err := json.Unmarshal(b[1:], &c); err != nil {

@@ -109,7 +109,8 @@ func (silent) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 // dump is every key of the store that has the bytes of id in key or value.
 func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	t.Helper()
-	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true, Logger: silent{}})
+	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true,
+		Logger: silent{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +144,15 @@ func (f *failing) fault(write bool) error {
 	return nil
 }
 
-// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a table or of
-// the log. It has no address any more from the answer on, whatever stops the server behind it; a start erases what is
-// left then. Where that it has no address could not be stored, it is there still, with all that it had.
+// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a
+// table or of the log. It has no address any more from the answer on, whatever stops the server behind
+// it; a start erases what is left then. Where that it has no address could not be stored, it is there
+// still, with all that it had.
 func TestDeletedWithProof(t *testing.T) {
 	for _, c := range []struct {
-		how     string
-		fails   int32 // the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		how string
+		// the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		fails   int32
 		crashes bool
 		stays   bool
 	}{
@@ -221,7 +224,9 @@ func (clumsy) Load(api *session.API) error {
 	return nil
 }
 
-var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}
+var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module {
+	return clumsy{}
+}}
 
 // A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants
 // stay, the next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could
@@ -235,7 +240,8 @@ func TestPanicCostsOneStanza(t *testing.T) {
 	romeo.Send(say("one") + say("panic1") + say("two"))
 	s.Settle()
 	got := romeo.Received()
-	mustHave(t, "romeo", got, "<message type='error' id='panic1'", "<internal-server-error", "id='one'", "id='two'")
+	mustHave(t, "romeo", got, "<message type='error' id='panic1'", "<internal-server-error", "id='one'",
+		"id='two'")
 	if n := numbers(got); fmt.Sprint(n) != "[1 2]" {
 		t.Errorf("romeo gets %v", n)
 	}
@@ -404,7 +410,8 @@ func TestPagesAtOnce(t *testing.T) {
 	work.Next()
 	s.Net.Run()
 	got := romeo.Received()
-	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "id='2'") {
+	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") ||
+		strings.Contains(got, "id='2'") {
 		t.Fatalf("after the first page, %d are read, and romeo has %s", len(work.Jobs), got)
 	}
 	work.Next()

@@ -53,7 +53,8 @@ func (fs *countingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error
 	return fs.counted(fs.FS.Open(name, opts...))
 }
 
-func (fs *countingFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+func (fs *countingFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File,
+	error) {
 	return fs.counted(fs.FS.OpenReadWrite(name, c, opts...))
 }
 
@@ -90,8 +91,8 @@ func onDisk(t *testing.T, count int) *countingFS {
 	return fs
 }
 
-// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them in memory;
-// each is found by its first stanza.
+// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them
+// in memory; each is found by its first stanza.
 func TestManyRoomsOnDisk(t *testing.T) {
 	const count, slack = 100_000, 16 << 10 // slack: a block or two of files that are larger
 	start := func(fs *countingFS) (s *sessiontest.Server, read int64) {
@@ -117,7 +118,8 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	romeo.Send("<presence to='room77777@rooms.localhost/Romeo'/>" +
 		"<iq type='get' id='1' to='room77777@rooms.localhost'><affiliations xmlns='urn:canto:test:room'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "owner") {
+	if got := romeo.Received(); !strings.Contains(got, "<iq type='result' id='1'") ||
+		strings.Contains(got, "owner") {
 		t.Errorf("a room that is there: %s", got)
 	}
 	if n := s.Router.Table.Len(); n != 2 {
@@ -156,7 +158,8 @@ func TestFloodOfAddresses(t *testing.T) {
 		s.Settle()
 		return got + romeo.Received()
 	}
-	got := send(5000, "<message to='nN@rooms.localhost' type='groupchat'/><iq type='get' id='N' to='qN@rooms.localhost'><page xmlns='urn:canto:test:room'/></iq>")
+	got := send(5000, "<message to='nN@rooms.localhost' type='groupchat'/><iq type='get' id='N' "+
+		"to='qN@rooms.localhost'><page xmlns='urn:canto:test:room'/></iq>")
 	if n := strings.Count(got, "<item-not-found"); n < 9900 {
 		t.Errorf("%d of 10,000 have an answer that says so", n)
 	}
@@ -195,7 +198,8 @@ func TestBoundsOfARoom(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	juliet.Received()
-	romeo.Send("<message to='" + orchard + "' type='groupchat' id='big'><body>" + strings.Repeat("x", 17<<10) + "</body></message>")
+	romeo.Send("<message to='" + orchard + "' type='groupchat' id='big'><body>" +
+		strings.Repeat("x", 17<<10) + "</body></message>")
 	s.Settle()
 	mustHave(t, "romeo", romeo.Received(), "<policy-violation")
 	if got := juliet.Received(); got != "" {
@@ -210,7 +214,8 @@ func TestBoundsOfARoom(t *testing.T) {
 	romeo.Send(b.String())
 	s.Settle()
 	got := romeo.Received()
-	if full, done := strings.Count(got, "<resource-constraint"), strings.Count(got, "is='owner'"); full != 6 || done != 64 {
+	if full, done := strings.Count(got, "<resource-constraint"), strings.Count(got, "is='owner'"); full != 6 ||
+		done != 64 {
 		t.Errorf("%d are refused and %d are answered, want 6 and 64", full, done)
 	}
 }

@@ -39,7 +39,10 @@ func (f *fragile) Load(api *session.API) error {
 		more(l, e, to, what)
 	}
 	b.Carry = func(e *session.Entity, dst []byte) []byte { f.rage("Carry"); return carry(e, dst) }
-	b.Adopt = func(l *session.Local, e *session.Entity, b []byte) error { f.rage("Adopt"); return adopt(l, e, b) }
+	b.Adopt = func(l *session.Local, e *session.Entity, b []byte) error {
+		f.rage("Adopt")
+		return adopt(l, e, b)
+	}
 	b.Weigh = func(e *session.Entity) int { f.rage("Weigh"); return weigh(e) }
 	b.OnIQ(api.Module, false, slowly, func(ev *session.Stanza) session.Verdict {
 		return ev.Await(reactor.Disk, func() error { return nil },
@@ -56,7 +59,10 @@ func (f *fragile) Load(api *session.API) error {
 		return errors.New("there is no service discovery")
 	}
 	k := d.Of(room.Kind)
-	k.Info = append(k.Info, func(*session.Stanza, string, *disco.Description) bool { f.rage("Info"); return false })
+	k.Info = append(k.Info, func(*session.Stanza, string, *disco.Description) bool {
+		f.rage("Info")
+		return false
+	})
 	items := func(*session.Stanza, string, disco.Page) session.Verdict { f.rage("Items"); return session.Pass }
 	k.Items = slices.Insert(k.Items, 0, items)
 	return nil
@@ -69,9 +75,10 @@ func on(s *sessiontest.Server, f func(l *session.Local)) {
 	s.Settle()
 }
 
-// A panic in any function that the kind of rooms has beside its chains costs one thing of that one room: a request is
-// answered with internal-server-error (RFC 6120 §8.2.3). It is counted once; the occupants stay, the next of the same
-// works, and another room does not notice. (TestPanicInKind has New, Cold, Failed, Ended and Timer.)
+// A panic in any function that the kind of rooms has beside its chains costs one thing of that one room:
+// a request is answered with internal-server-error (RFC 6120 §8.2.3). It is counted once; the occupants
+// stay, the next of the same works, and another room does not notice. (TestPanicInKind has New, Cold,
+// Failed, Ended and Timer.)
 func TestPanicInFunctionOfARoom(t *testing.T) {
 	ask := func(payload string) func(s *sessiontest.Server, c *sessiontest.Client) string {
 		return func(s *sessiontest.Server, c *sessiontest.Client) string {

@@ -1,15 +1,16 @@
-// Package room is a small chat room at a service host: a kind of entity that a module outside of the kernel brings,
-// for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room asks of the kernel, and no
-// more.
+// Package room is a small chat room at a service host: a kind of entity that a module outside of the
+// kernel brings, for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room
+// asks of the kernel, and no more.
 //
-// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room is its owner. The
-// number is that of the last message in the room's log:
+// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room
+// is its owner. The number is that of the last message in the room's log:
 //
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
 //	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
 //
-// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant, in the order of
-// nicks: the first 50 before its own, the others behind it, a share at a time as its client takes them.
+// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant,
+// in the order of nicks: the first 50 before its own, the others behind it, a share at a time as its
+// client takes them.
 //
 // A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
 //
@@ -27,11 +28,12 @@
 //	get <last/>                                             <last n='42'/>, answered from memory
 //	set <destroy/>                                          all occupants get an unavailable presence from the room
 //
-// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored: those, one row
-// each, and the log. A room of which nothing is stored, as nothing was written in it, ends with its last occupant;
-// another leaves memory a minute after the last stanza, when it has no occupants. In a room of more than
-// [Options.Announce] occupants, only the one that comes is told of it. After a panic the occupants
-// stay. Numbers are not used again while a room is in memory, also where a message could not be stored.
+// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored:
+// those, one row each, and the log. A room of which nothing is stored, as nothing was written in it, ends
+// with its last occupant; another leaves memory a minute after the last stanza, when it has no occupants.
+// In a room of more than [Options.Announce] occupants, only the one that comes is told of it. After a
+// panic the occupants stay. Numbers are not used again while a room is in memory, also where a message
+// could not be stored.
 package room
 
 import (
@@ -120,7 +122,9 @@ var (
 	attrs = []xmlstream.Name{stanza.AttrType, stanza.AttrID, stanza.AttrFrom, stanza.AttrTo, stanza.AttrLang}
 
 	part      = session.NewPart[stored]("test-room")
-	temporary = session.NewHostSlot("test-room-temporary", func(*session.Host) *atomic.Int64 { return new(atomic.Int64) })
+	temporary = session.NewHostSlot("test-room-temporary", func(*session.Host) *atomic.Int64 {
+		return new(atomic.Int64)
+	})
 )
 
 // A room is the live state of one.
@@ -137,8 +141,8 @@ type room struct {
 	again     reactor.Tick // invitations are not looked at before it, as a batch has failed; 0: they are
 }
 
-// unasked is a batch that no stanza waits for: an invitation was accepted or has expired. The timer looks at it until
-// it is settled.
+// unasked is a batch that no stanza waits for: an invitation was accepted or has expired. The timer looks
+// at it until it is settled.
 type unasked struct {
 	ticket session.Ticket
 	due    []invitation // that have expired with it
@@ -200,11 +204,12 @@ func (m *module) Load(api *session.API) (err error) {
 	return nil
 }
 
-// make makes a room for the first stanza to its address, if that is one that may: a presence that joins, or a request
-// that sets an affiliation.
+// make makes a room for the first stanza to its address, if that is one that may: a presence that joins,
+// or a request that sets an affiliation.
 func (m *module) make(ev *session.Stanza) session.Verdict {
 	joins := ev.Kind == stanza.Presence && ev.Type == stanza.TypeNone && ev.Target == session.ToFull
-	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare && ev.Payload().Is(affil)
+	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare &&
+		ev.Payload().Is(affil)
 	switch {
 	case ev.Target == session.ToHost:
 		return session.Pass // it is not an address of a room
@@ -226,7 +231,8 @@ func (m *module) make(ev *session.Stanza) session.Verdict {
 
 // fresh makes the live state of a room that was read or made.
 func (m *module) fresh(l *session.Local, e *session.Entity) any {
-	r := &room{seats: session.NewSeats(e, l), nicks: make(map[string]jid.JID), names: make(map[jid.JID]string), host: e.Host()}
+	r := &room{seats: session.NewSeats(e, l), nicks: make(map[string]jid.JID), names: make(map[jid.JID]string),
+		host: e.Host()}
 	if p := part.Of(e); p != nil {
 		r.last = p.last
 		m.arm(l, e, r, p)
@@ -365,7 +371,8 @@ func (m *module) leave(ev *session.Stanza, r *room) {
 		from, err := ev.Entity().JID().WithResource(nick)
 		if err == nil {
 			a := ev.Appender()
-			a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, from.String()).Close()
+			a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom,
+				from.String()).Close()
 			ev.Local().Fanout(ev.Entity(), from, a.B, r.seats)
 		}
 	}
@@ -377,12 +384,13 @@ func (m *module) ended(l *session.Local, e *session.Entity) {
 	r := session.Live[room](e)
 	r.kept()
 	a := l.Appender()
-	a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, e.JID().String()).Close()
+	a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom,
+		e.JID().String()).Close()
 	l.Fanout(e, e.JID(), a.B, r.seats)
 }
 
-// strip takes out of a message the number that its sender has put there: numbers are the log's, and the first <log/>
-// that an occupant finds is to be the room's.
+// strip takes out of a message the number that its sender has put there: numbers are the log's, and the
+// first <log/> that an occupant finds is to be the room's.
 func strip(ev *session.Stanza) session.Verdict {
 	e := ev.Element
 	if _, forged := e.Child(log); !forged {
@@ -407,8 +415,8 @@ func strip(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it goes to
-// no occupant; that it could not be kept all the same is told to its sender.
+// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it
+// goes to no occupant; that it could not be kept all the same is told to its sender.
 func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
 	nick, in := r.names[ev.From]
@@ -465,14 +473,17 @@ func (m *module) private(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.InternalServerError)
 	}
 	ev.Send(from, to, ev.Element.Append(nil, xmlstream.Streamed,
-		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()}, xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()}))
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()},
+		xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()}))
 	return session.Done
 }
 
 // number answers with the number of the last message.
 func (m *module) number(ev *session.Stanza) session.Verdict {
 	n := session.Live[room](ev.Entity()).last
-	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(last).Attr(attrN, number(n)).Close() })
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(last).Attr(attrN, number(n)).Close()
+	})
 }
 
 // destroy ends the room, for an owner.

@@ -26,7 +26,8 @@ var (
 
 const (
 	keyAffiliation = "a/" // the value is the affiliation
-	keyInvitation  = "i/" // the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
+	// the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
+	keyInvitation = "i/"
 )
 
 // inviteFor is how long an invitation holds.
@@ -133,7 +134,8 @@ func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 	return ev.Commit(m.write(ev.Local(), e, r, b), answer)
 }
 
-func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition, ok bool) {
+func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition,
+	ok bool) {
 	who, err := jidAttr(ev)
 	v, _ := ev.Payload().Attr(attrIs)
 	is = string(v)
@@ -190,7 +192,8 @@ func (m *module) invite(ev *session.Stanza) session.Verdict {
 	}
 	i := invitation{who, ev.From.Bare(), m.now().Add(inviteFor).Unix()}
 	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == who }), i)
-	m.rows.Put(b, b.Owner(), keyInvitation+who.String(), append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.by.String()...))
+	m.rows.Put(b, b.Owner(), keyInvitation+who.String(),
+		append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.by.String()...))
 	m.arm(ev.Local(), e, r, p)
 	return ev.Commit(m.write(ev.Local(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
@@ -233,7 +236,8 @@ func (m *module) accept(ev *session.Stanza, r *room) {
 	m.arm(ev.Local(), e, r, p)
 }
 
-// unasked gives b to the store, for a change that no stanza asked for; due are the invitations that expire with it.
+// unasked gives b to the store, for a change that no stanza asked for; due are the invitations that
+// expire with it.
 func (m *module) unasked(l *session.Local, e *session.Entity, r *room, b *store.Batch, due []invitation) {
 	t := m.write(l, e, r, b)
 	e.Wrote(l, t)
@@ -259,15 +263,16 @@ func (m *module) arm(l *session.Local, e *session.Entity, r *room, p *stored) {
 	e.Arm(l, at)
 }
 
-// lookAgain is how long after a batch that no stanza waits for was given to the store the room looks whether it is
-// settled, in ticks.
+// lookAgain is how long after a batch that no stanza waits for was given to the store the room looks
+// whether it is settled, in ticks.
 const lookAgain = 10
 
 // expireAgain is how long after a failed batch invitations are looked at again, in ticks.
 const expireAgain = 100
 
-// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that is durable.
-// After one that failed the room is read again, and what it was to end is there: it is looked at again.
+// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that
+// is durable. After one that failed the room is read again, and what it was to end is there: it is looked
+// at again.
 func (m *module) settle(l *session.Local, e *session.Entity, r *room) {
 	durable := m.router.Durable
 	for len(r.unasked) > 0 && r.unasked[0].ticket <= durable.Durable() {

@@ -1,6 +1,6 @@
-// Package service is what a service host is itself: the entity behind its bare domain, a kind that a module outside
-// of the kernel brings, for tests, and as the example of docs/modules.md. It keeps nodes with items, and lists what
-// there is at its host.
+// Package service is what a service host is itself: the entity behind its bare domain, a kind that a
+// module outside of the kernel brings, for tests, and as the example of docs/modules.md. It keeps nodes
+// with items, and lists what there is at its host.
 //
 // Requests to the domain, all in the namespace urn:canto:test:service:
 //
@@ -12,11 +12,11 @@
 //	C: <iq type='set' id='1' to='rooms.localhost'><create xmlns='urn:canto:test:service' node='news'/></iq>
 //	S: <iq type='result' id='1' from='rooms.localhost' to='romeo@localhost/a'/>
 //
-// Service discovery: disco#info describes the service and each node; disco#items of the service lists what has an
-// address at the host in the directory, a page at a time, and of a node the items in it.
+// Service discovery: disco#info describes the service and each node; disco#items of the service lists
+// what has an address at the host in the directory, a page at a time, and of a node the items in it.
 //
-// Live state: none. Resident: the nodes and who owns them. Stored: a row for each node and each item. The entity is
-// made by the first stanza to the domain, in memory, and stored with its first node.
+// Live state: none. Resident: the nodes and who owns them. Stored: a row for each node and each item. The
+// entity is made by the first stanza to the domain, in memory, and stored with its first node.
 package service
 
 import (
@@ -309,7 +309,8 @@ func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) sessio
 	return disco.ReplyItems(ev, list, list[0].Name, list[len(list)-1].Name, len(n.ids))
 }
 
-// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is not told.
+// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is
+// not told.
 const maxCounted = 1000
 
 // addresses answers disco#items of the service: what is stored at its host, which a worker reads.

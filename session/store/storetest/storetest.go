@@ -1,5 +1,5 @@
-// Package storetest is what every store must pass: the conformance suite of package store, run against a store that
-// is fast, one that is slow, and one that fails. A new backend passes it before it is used.
+// Package storetest is what every store must pass: the conformance suite of package store, run against a
+// store that is fast, one that is slow, and one that fails. A new backend passes it before it is used.
 package storetest
 
 import (
@@ -90,8 +90,8 @@ func Run(t *testing.T, open Open) {
 
 type opener func(tb testing.TB, fs store.FS) *store.DB
 
-// Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there when the
-// store is opened again.
+// Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there
+// when the store is opened again.
 func order(t *testing.T, open opener) {
 	fs := store.NewMemFS()
 	db := open(t, fs)
@@ -134,7 +134,10 @@ func order(t *testing.T, open opener) {
 		t.Errorf("opened again it has %q, %v", v, err)
 	}
 	n := 0
-	if err := tab.notes.Scan(db, 1, "row", func(string, string) bool { n++; return true }); err != nil || n != 100 {
+	if err := tab.notes.Scan(db, 1, "row", func(string, string) bool {
+		n++
+		return true
+	}); err != nil || n != 100 {
 		t.Error(n, err)
 	}
 }
@@ -193,11 +196,17 @@ func owners(t *testing.T, open opener) {
 	}
 	for _, id := range ids {
 		got := ""
-		if err := tab.notes.Scan(db, id, "", func(k, v string) bool { got += k + v; return true }); err != nil || got != "k"+fmt.Sprint(id) {
+		if err := tab.notes.Scan(db, id, "", func(k, v string) bool {
+			got += k + v
+			return true
+		}); err != nil || got != "k"+fmt.Sprint(id) {
 			t.Errorf("owner %d has %q, %v", id, got, err)
 		}
 		n := 0
-		if err := tab.logs.Scan(db, id, 0, 1<<64-1, 0, true, func(uint64, []byte) bool { n++; return true }); err != nil || n != 2 {
+		if err := tab.logs.Scan(db, id, 0, 1<<64-1, 0, true, func(uint64, []byte) bool {
+			n++
+			return true
+		}); err != nil || n != 2 {
 			t.Errorf("owner %d has %d entries, %v", id, n, err)
 		}
 	}
@@ -294,7 +303,11 @@ func deletes(t *testing.T, open opener) {
 	defer snap.Close()
 	count := func(owner uint64) (n, l int, ids string) {
 		if err := errors.Join(tab.notes.Scan(snap, owner, "", func(string, string) bool { n++; return true }),
-			tab.logs.Scan(snap, owner, 0, 1<<64-1, 0, false, func(id uint64, _ []byte) bool { l++; ids += fmt.Sprint(id, " "); return true })); err != nil {
+			tab.logs.Scan(snap, owner, 0, 1<<64-1, 0, false, func(id uint64, _ []byte) bool {
+				l++
+				ids += fmt.Sprint(id, " ")
+				return true
+			})); err != nil {
 			t.Fatal(err)
 		}
 		return n, l, ids
@@ -414,7 +427,8 @@ func failing(t *testing.T, open Open) {
 	db.Notify(func(last store.Ticket, err error) { events <- event{last, err} })
 	flaky.Writes.Store(true)
 	lost := put("lost")
-	if err := db.Wait(context.Background(), lost); !errors.Is(err, ErrFault) || !errors.Is(err, store.ErrUnavailable) {
+	if err := db.Wait(context.Background(), lost); !errors.Is(err, ErrFault) ||
+		!errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("a write that failed: %v", err)
 	}
 	if e := <-events; e.err == nil || e.last >= lost {
@@ -441,7 +455,9 @@ func failing(t *testing.T, open Open) {
 		if _, _, err := tab.notes.Get(r, 1, "k"); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := tab.notes.Scan(r, 1, "", func(string, string) bool { return true }); !errors.Is(err, store.ErrUnavailable) {
+		if err := tab.notes.Scan(r, 1, "", func(string, string) bool {
+			return true
+		}); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -484,7 +500,10 @@ func behind(t *testing.T, open Open) {
 		t.Error(err)
 	}
 	got := ""
-	if err := tab.notes.Scan(db, 1, "", func(k, _ string) bool { got += k; return true }); err != nil || got != "fourth" {
+	if err := tab.notes.Scan(db, 1, "", func(k, _ string) bool {
+		got += k
+		return true
+	}); err != nil || got != "fourth" {
 		t.Errorf("%q, %v", got, err)
 	}
 }
