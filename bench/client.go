@@ -61,7 +61,7 @@ func (h handler) state(conn *reactor.Conn) *loopState { return h.f.loops[conn.Lo
 
 // OnOpen begins the stream, or TLS does.
 func (h handler) OnOpen(conn *reactor.Conn) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	c.conn = conn
 	if c.login == nil {
 		conn.Close(nil)
@@ -76,20 +76,20 @@ func (h handler) OnOpen(conn *reactor.Conn) {
 
 // OnSecure begins it behind TLS.
 func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.login == nil {
 		return
 	}
 	c.login.secure, c.login.shaking = true, false
 	h.f.secured(st)
-	conn.Settle()
+	conn.ReleaseHandshakeState()
 	c.login.mark(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
 	c.header(h.f)
 }
 
 // OnTimer ends a login that takes too long.
 func (h handler) OnTimer(conn *reactor.Conn) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.login != nil {
 		h.f.loginFailed(c, Refusal{fmt.Sprintf("a login took over %v (%s)", time.Duration(h.f.sc.Clients.Timeout), c.login.where()), "the server is overloaded: log in slower, or set clients.timeout"})
 		conn.Close(nil)
@@ -101,7 +101,7 @@ func (h handler) OnDrain(*reactor.Conn) {}
 
 // OnClose counts a client that was lost.
 func (h handler) OnClose(conn *reactor.Conn, err error) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.conn != conn {
 		return // a storm has replaced it
 	}
@@ -129,7 +129,7 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 
 // OnData takes what the server says.
 func (h handler) OnData(conn *reactor.Conn, p []byte) int {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.conn != conn || c.flags&flagLeave != 0 && c.login == nil {
 		return len(p)
 	}

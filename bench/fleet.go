@@ -35,7 +35,7 @@ type Fleet struct {
 	groups  []group
 	clients map[uint32]*client // by index; made once, before anything runs
 
-	keys        sync.Map // mechanism -> sasl.Salted
+	keys        sync.Map // mechanism -> sasl.SaltedPassword
 	bound_      atomic.Int64
 	leaving     atomic.Int64
 	tokens      atomic.Int64
@@ -171,7 +171,7 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	}
 	f.r = r
 	for i, l := range r.Loops() {
-		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail), tallies: make([]*tally, len(f.steps)),
+		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Input), tallies: make([]*tally, len(f.steps)),
 			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
 	floods := make(map[string]bool) // groups
@@ -317,12 +317,12 @@ func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagEnded
 		c.heard.forget(f.first[f.steps[step].phase])
-		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
 		if c.flags&flagFloods != 0 {
-			cfg.Send = floodSend
+			cfg.SendBuffer = floodSend
 		}
 		f.r.Dial(ls.loop, cfg, func(err error) {
 			ls.loop.Post(func() {

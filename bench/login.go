@@ -427,11 +427,11 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 }
 
 // salted is what a login derived last: with one salt for all, nobody derives twice.
-func (f *Fleet) salted(m sasl.Mechanism) sasl.Salted {
+func (f *Fleet) salted(m sasl.Mechanism) sasl.SaltedPassword {
 	if v, ok := f.keys.Load(m); ok {
-		return v.(sasl.Salted)
+		return v.(sasl.SaltedPassword)
 	}
-	return sasl.Salted{}
+	return sasl.SaltedPassword{}
 }
 
 func (f *Fleet) keep(s *sasl.Client) {

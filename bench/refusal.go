@@ -56,7 +56,7 @@ func refusalOf(err error, t *Target) Refusal {
 		return Refusal{"the server's certificate is not one for " + t.Domain, "name its CA with --ca, or take any with --insecure"}
 	case errors.Is(err, sasl.ErrServer):
 		return Refusal{"the server could not prove that it knows the password", "is something between the bench and the server?"}
-	case errors.Is(err, reactor.ErrTimeout):
+	case errors.Is(err, reactor.ErrHandshakeTimeout):
 		return Refusal{"a TLS handshake took over 10 s", "the server, or the bench, has too little CPU: log in slower"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Refusal{"the server closed the connection", "look at its log and its limits"}

@@ -103,7 +103,7 @@ func TestAttackT01Flat(t *testing.T) {
 	h := new(echo)
 	conf := serverTLS(t)
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: conf}}})
+		DirectTLS: conf}}})
 	round := func(n int) {
 		for i := range n {
 			c, err := net.Dial("tcp", addr)
@@ -136,17 +136,17 @@ func TestAttackT01Flat(t *testing.T) {
 	}
 	round(200)
 	waitFor(t, func() bool { return runtime.NumGoroutine() < 100 })
-	goroutines, fds, out := runtime.NumGoroutine(), descriptors(t), buf.Outbox.InUse()+buf.Tail.InUse()
+	goroutines, fds, out := runtime.NumGoroutine(), descriptors(t), buf.Outbox.InUse()+buf.Input.InUse()
 	round(1000)
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	waitFor(t, func() bool { return descriptors(t) <= fds+2 })
-	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Tail.InUse() <= out })
+	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Input.InUse() <= out })
 	waitFor(t, func() bool { // what the loops count is nothing
 		secured := 0
 		for _, l := range r.Loops() {
 			m := l.Meter()
-			secured += m.Connected + m.Secured + m.Std + m.Warm + m.ParkedBytes
-			if min(m.Secured, m.Std, m.Warm) < 0 {
+			secured += m.Connected + m.TLS + m.StdTLS + m.WarmTLS + m.ParkedBytes
+			if min(m.TLS, m.StdTLS, m.WarmTLS) < 0 {
 				t.Fatalf("%+v", m)
 			}
 		}
@@ -251,7 +251,7 @@ func TestAttackT09Parked(t *testing.T) {
 	c := n.Connect(0, h)
 	c.Send([]byte("xyz"))
 	got = conn.StartTLS(&tls.Config{}, reactor.ServerRole)
-	if !errors.Is(got, reactor.ErrPlain) {
+	if !errors.Is(got, reactor.ErrUnexpectedPlaintext) {
 		t.Fatalf("StartTLS with parked plaintext: %v", got)
 	}
 }
@@ -260,7 +260,7 @@ func TestAttackT09Parked(t *testing.T) {
 func TestAttackT12T18T04(t *testing.T) {
 	h := new(echo)
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	for _, v := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
 		c := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, MinVersion: v, MaxVersion: v})
 		if err := c.Handshake(); err == nil {
@@ -313,7 +313,7 @@ func TestAttackT14Reset(t *testing.T) {
 func TestAttackT15Hello(t *testing.T) {
 	h := new(echo)
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	many := make([]string, 3000)
 	for i := range many {
 		many[i] = fmt.Sprint("protocol-", i)
@@ -336,7 +336,7 @@ func TestAttackT15Hello(t *testing.T) {
 func TestAttackT17K27Handshakes(t *testing.T) {
 	h := new(echo)
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	for range 200 {
 		c := dial(t, addr)
 		c.Write([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3}) // and no more
@@ -388,7 +388,7 @@ func TestAttackT17Deadline(t *testing.T) {
 		t.Fatalf("ended early: %v", reason)
 	}
 	n.Advance(2 * time.Second)
-	if !errors.Is(reason, reactor.ErrTimeout) {
+	if !errors.Is(reason, reactor.ErrHandshakeTimeout) {
 		t.Fatalf("after 11 s of silence: %v", reason)
 	}
 }
@@ -478,7 +478,7 @@ func TestAttackK21SlowReader(t *testing.T) {
 	drained := 0
 	h := &script{open: func(c *reactor.Conn) { conn = c }, drain: func(*reactor.Conn) { drained++ }}
 	c := n.Connect(0, h)
-	c.Room(0)
+	c.SetWindow(0)
 	taken := 0
 	for conn.Append(make([]byte, 1000)) {
 		taken += 1000
@@ -490,7 +490,7 @@ func TestAttackK21SlowReader(t *testing.T) {
 	if taken > 100_000+64<<10 || conn.Buffered() > 100_000 {
 		t.Fatalf("%d bytes were taken, %d are in the outbox", taken, conn.Buffered())
 	}
-	c.Room(-1)
+	c.SetWindow(-1)
 	n.Advance(time.Second)
 	if got := len(c.Received()); got != taken || drained != 1 {
 		t.Fatalf("%d of %d bytes arrived, drained %d times", got, taken, drained)
@@ -503,7 +503,7 @@ func TestAttackK22Closing(t *testing.T) {
 	var conn *reactor.Conn
 	h := &script{open: func(c *reactor.Conn) { conn = c }}
 	c := n.Connect(0, h)
-	c.Room(0)
+	c.SetWindow(0)
 	conn.Append(make([]byte, 200_000))
 	n.Run()
 	conn.Close(nil)
@@ -611,7 +611,7 @@ func TestAllocations(t *testing.T) {
 	l := n.Loops()[0]
 	f := func() {}
 	var tm reactor.Timer
-	var fired reactor.Timed = make(counted, 1)
+	var fired reactor.TimerHandler = make(counted, 1)
 	once := func() {
 		conn.Append(msg)
 		l.Post(f)
@@ -645,17 +645,18 @@ func TestAttackK22Progress(t *testing.T) {
 			conn = c
 		}, closed: func(_ *reactor.Conn, err error) { reason, ended = err, true }}
 		c := n.Connect(0, h)
-		c.Room(0)
+		c.SetWindow(0)
 		conn.Append(make([]byte, 900_000))
 		n.Run()
 		at := n.Now()
 		for ; !ended && n.Now().Sub(at) < 3*time.Minute; n.Advance(x.each) {
-			c.Room(x.step)
+			c.SetWindow(x.step)
 			if n.Now().Sub(at) < 55*time.Second && ended {
 				t.Errorf("%s: ended early", x.name)
 			}
 		}
-		if ended != x.slow || x.slow && (!errors.Is(reason, reactor.ErrSlow) || n.Now().Sub(at) > 70*time.Second) {
+		if ended != x.slow || x.slow && (!errors.Is(reason, reactor.ErrSlowConsumer) ||
+			n.Now().Sub(at) > 70*time.Second) {
 			t.Errorf("%s: ended %v after %v, with %v", x.name, ended, n.Now().Sub(at), reason)
 		}
 		if x.slow {
@@ -695,7 +696,7 @@ func TestAttackT07Packed(t *testing.T) {
 		return len(p)
 	}}
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	for _, extra := range []string{"\x14\x00\x00\x00", "<stream:stream>", "\x18\x00\x00\x01\x00",
 		"\x0b\x00\x00\x04\x00\x00\x00\x00"} {
 		first := true
@@ -723,7 +724,7 @@ func TestAttackT07Packed(t *testing.T) {
 func TestAttackK43SameSegment(t *testing.T) {
 	h := new(echo)
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	text := strings.Repeat("0123456789", 5000)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, cut := range []int{1, 7, 100, 5000, 1 << 20} {
@@ -773,7 +774,7 @@ func TestAttackK41EarlyData(t *testing.T) {
 	var data atomic.Int64
 	h := &script{data: func(c *reactor.Conn, p []byte) int { data.Add(int64(len(p))); return len(p) }}
 	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: serverTLS(t)}}})
+		DirectTLS: serverTLS(t)}}})
 	for range 20 {
 		early := true
 		c := tls.Client(&packer{dial(t, addr), func(p []byte, write func([]byte)) {
@@ -808,7 +809,7 @@ func TestAttackK41EarlyData(t *testing.T) {
 func TestAttackK26Storm(t *testing.T) {
 	h := new(echo)
 	r, addr := serve(t, reactor.Config{Loops: 2, Handshakes: 50,
-		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: serverTLS(t)}}})
 	other := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true,
 		NextProtos: []string{"xmpp-client"}})
 	exchange(t, other, "before")

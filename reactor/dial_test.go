@@ -76,7 +76,7 @@ func TestDialFrom(t *testing.T) {
 			from = netip.MustParseAddrPort("127.3.2.1:0")
 		}
 		opened := make(chan *reactor.Conn, 1)
-		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: to, Local: from, Send: 16 << 10, Owner: t,
+		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: to, Local: from, SendBuffer: 16 << 10, HandlerState: t,
 			Handler: &script{open: func(c *reactor.Conn) {
 				opened <- c
 			}}},
@@ -90,8 +90,8 @@ func TestDialFrom(t *testing.T) {
 			t.Errorf("it comes from %v, not %v", got, from)
 		}
 		c := <-opened
-		if c.Owner != t || c.Remote() != to {
-			t.Errorf("it belongs to %v and goes to %v", c.Owner, c.Remote())
+		if c.HandlerState != t || c.Remote() != to {
+			t.Errorf("it belongs to %v and goes to %v", c.HandlerState, c.Remote())
 		}
 		c.Append(make([]byte, 600_000)) // in parts, as the socket keeps 32 KiB
 		n, b := 0, make([]byte, 64<<10)

@@ -54,10 +54,10 @@ func TestWriteFails(t *testing.T) {
 		}
 		c := n.Connect(0, h)
 		if how == "drain" {
-			c.Room(0)
+			c.SetWindow(0)
 			c.Conn().Append(make([]byte, 100_000))
 			n.Run()
-			c.Room(-1)
+			c.SetWindow(-1)
 		}
 		c.Send([]byte("go"))
 		n.Advance(10 * time.Second)
@@ -81,7 +81,7 @@ func TestAttackK21Engine(t *testing.T) {
 		h := &script{data: func(c *reactor.Conn, p []byte) int { conns <- c; return len(p) }}
 		ln := reactor.Listener{Addr: "127.0.0.1:0", Handler: h}
 		if secure {
-			ln.Direct = serverTLS(t)
+			ln.DirectTLS = serverTLS(t)
 		}
 		_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{ln}})
 		c := dial(t, addr)
@@ -207,7 +207,7 @@ func TestAttackK28EachCallback(t *testing.T) {
 				case "post":
 					l.Post(func() { hit("post") })
 				case "atend":
-					l.AtEnd(func() { hit("atend") })
+					l.AtTurnEnd(func() { hit("atend") })
 				case "wheel":
 					l.Arm(&timer, l.Tick()+1, timed(func() { hit("wheel") }))
 				case "overflow":
@@ -236,10 +236,10 @@ func TestAttackK28EachCallback(t *testing.T) {
 		c.Send([]byte("x"))
 		switch where {
 		case "drain":
-			c.Room(0)
+			c.SetWindow(0)
 			conn.Append(make([]byte, 100_000))
 			n.Run()
-			c.Room(-1)
+			c.SetWindow(-1)
 		case "overflow":
 			c.Send(make([]byte, 200_000))
 		case "close":
@@ -286,7 +286,7 @@ func (*panicking) OnOverflow(*reactor.Conn) { panic("in overflow") }
 // is read while it is paused, nothing arrives twice or out of order, and no buffer stays lent.
 func TestLifecycle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		lent := buf.Outbox.InUse() + buf.Tail.InUse()
+		lent := buf.Outbox.InUse() + buf.Input.InUse()
 		n := reactortest.New(1, reactor.Config{Loops: 1, OutboxBytes: 200_000,
 			NoPause: rapid.Bool().Draw(t, "nopause")})
 		opened, closed, paused := false, 0, false
@@ -357,7 +357,7 @@ func TestLifecycle(t *testing.T) {
 					c.Hangup(rapid.SampledFrom([]error{nil, io.ErrUnexpectedEOF}).Draw(t, "err"))
 				}
 			case 8:
-				c.Room(rapid.SampledFrom([]int{0, 1000, 100_000, -1}).Draw(t, "room"))
+				c.SetWindow(rapid.SampledFrom([]int{0, 1000, 100_000, -1}).Draw(t, "room"))
 			case 9:
 				conn.Arm(n.Reactor.Tick().After(time.Duration(rapid.IntRange(0, 300).Draw(t, "arm")) * time.Millisecond))
 			case 10:
@@ -380,7 +380,7 @@ func TestLifecycle(t *testing.T) {
 		conn.Append([]byte("late"))
 		conn.Close(nil)
 		n.Run()
-		if now := buf.Outbox.InUse() + buf.Tail.InUse(); now != lent {
+		if now := buf.Outbox.InUse() + buf.Input.InUse(); now != lent {
 			t.Fatalf("%d buffers are lent, %d before", now, lent)
 		}
 	})

@@ -149,7 +149,7 @@ func TestPortInUse(t *testing.T) {
 func TestDrain(t *testing.T) {
 	h := new(echo)
 	cfg := reactor.Config{Log: quiet, Loops: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}},
-		Drain: func(c *reactor.Conn) { c.Append([]byte("shutdown")) }}
+		OnShutdown: func(c *reactor.Conn) { c.Append([]byte("shutdown")) }}
 	r, err := reactor.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -211,11 +211,11 @@ func TestWaitingBytes(t *testing.T) {
 	take = 1000
 	conn.Resume()
 	see("taken", 0, 0)
-	c.Room(0)
+	c.SetWindow(0)
 	conn.Append(make([]byte, 100_000))
 	n.Run()
 	see("no room", 0, 100_000)
-	c.Room(-1)
+	c.SetWindow(-1)
 	see("room", 0, 0)
 	take = 1
 	c.Send(make([]byte, 500))

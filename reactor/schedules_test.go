@@ -144,7 +144,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 	server, client := s.ends[0], s.ends[1]
 	who, fate := s.rnd.IntN(2), s.rnd.IntN(fates)
 	s.ends[who].fate = fate
-	server.Client = s.n.ConnectTo(0, reactor.Listener{Direct: conf, Handler: s.script(server)})
+	server.Client = s.n.ConnectTo(0, reactor.Listener{DirectTLS: conf, Handler: s.script(server)})
 	h := s.script(client)
 	h.open = func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }
 	client.Client = s.n.Connect(1, h)
@@ -170,7 +170,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 		case 3:
 			s.carry(i, 1<<20)
 		case 4:
-			for s.rnd.IntN(3) > 0 && s.n.Turn() {
+			for s.rnd.IntN(3) > 0 && s.n.RunTurn() {
 			}
 		case 5:
 			s.act(e)
@@ -211,7 +211,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 	s.n.Advance(3 * time.Second)
 	settle(s.n)
 	for _, l := range s.n.Loops() {
-		if m := l.Meter(); m.ParkedBytes != 0 || m.Secured != 0 || m.Std != 0 || m.Warm != 0 {
+		if m := l.Meter(); m.ParkedBytes != 0 || m.TLS != 0 || m.StdTLS != 0 || m.WarmTLS != 0 {
 			return errors.Join(err, fmt.Errorf("%+v are left", m))
 		}
 	}
@@ -262,7 +262,7 @@ func TestAttackK43Schedules(t *testing.T) {
 	conf, cc := serverTLS(t), clientTLS()
 	conf.CurvePreferences = []tls.CurveID{tls.X25519} // the cheapest
 	const batch = 500
-	lent := buf.Tail.InUse()
+	lent := buf.Input.InUse()
 	for from, n := 0, schedules(t, 2000); from < n; from += batch {
 		synctest.Test(t, func(t *testing.T) {
 			for seed := from; seed < min(n, from+batch); seed++ {
@@ -276,7 +276,7 @@ func TestAttackK43Schedules(t *testing.T) {
 		}
 		reactor.ForgetNonces()
 	}
-	if n := buf.Tail.InUse(); n != lent {
+	if n := buf.Input.InUse(); n != lent {
 		t.Errorf("%d buffers are not given back", n-lent)
 	}
 }

@@ -104,7 +104,7 @@ func (k *tickets) once(addr, name string, w *wallet) (resumed bool, shown *tls.C
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	on(c, func() { shown, st = c.Presented(), *c.TLS() })
+	on(c, func() { shown, st = c.PresentedCertificate(), *c.TLS() })
 	end()
 	return resumed, shown, st
 }
@@ -138,7 +138,8 @@ func TestAttackT08OtherHost(t *testing.T) {
 				}}
 		}
 		r, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1, Listeners: []reactor.Listener{
-			{Addr: "127.0.0.1:0", Handler: k.h, Direct: conf()}, {Addr: "127.0.0.1:0", Handler: k.h, Direct: conf()}}})
+			{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf()},
+			{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf()}}})
 		other := r.Addrs()[1]
 		if other == addr {
 			other = r.Addrs()[0]
@@ -195,7 +196,7 @@ func TestAttackT08ClientCertificate(t *testing.T) {
 			return c, nil
 		}
 		_, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1,
-			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, Direct: base}}})
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: base}}})
 		w := new(wallet)
 		for round := range 2 {
 			resumed, c, end, err := k.connect(addr, "a.example", w, own)
@@ -235,7 +236,7 @@ func TestAttackT08Rotation(t *testing.T) {
 		conf := &tls.Config{Certificates: []tls.Certificate{*named(t, "a.example", time.Now().AddDate(1, 0, 0))},
 			NextProtos: []string{"xmpp-client"}, Time: k.time}
 		r, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1,
-			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, Direct: conf}}})
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf}}})
 		opens := func(c *tls.Config, s *tls.ClientSessionState) bool {
 			ticket, _, err := s.ResumptionState()
 			if err != nil {

@@ -128,7 +128,7 @@ func TestCompactServer(t *testing.T) {
 				conf := serverTLS(t)
 				kind.server(conf)
 				_, addr := serve(t, reactor.Config{Loops: 1,
-					Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+					Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: conf}}})
 				cc := clientTLS()
 				cc.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 				cc.ServerName = "localhost"
@@ -168,8 +168,8 @@ func TestCompactServer(t *testing.T) {
 						if conn.Detached() {
 							conn.Renew(0)
 							conn.Renew(1)
-							conn.Settle()
-							if conn.TLS() != nil || !conn.Secure() || conn.Presented() != nil {
+							conn.ReleaseHandshakeState()
+							if conn.TLS() != nil || !conn.Secure() || conn.PresentedCertificate() != nil {
 								t.Error("something is left after Settle")
 							}
 						}
@@ -301,7 +301,7 @@ func TestCompactNot(t *testing.T) {
 		{true, tls.VersionTLS12, false}} {
 		h := newEnds()
 		r, addr := serve(t, reactor.Config{StdTLS: c.std,
-			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: serverTLS(t)}}})
 		cc := clientTLS()
 		cc.MaxVersion = c.version
 		cc.ServerName = "localhost"
@@ -334,12 +334,12 @@ func TestCompactPresented(t *testing.T) {
 			return &cert, nil
 		}}
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-		Direct: conf}}})
+		DirectTLS: conf}}})
 	exchange(t, tls.Client(dial(t, addr), clientTLS()), "text")
 	c := h.last.Load()
 	on(c, func() {
-		if c.Presented() != &cert || !c.Detached() {
-			t.Errorf("%p was presented, want %p; detached %v", c.Presented(), &cert, c.Detached())
+		if c.PresentedCertificate() != &cert || !c.Detached() {
+			t.Errorf("%p was presented, want %p; detached %v", c.PresentedCertificate(), &cert, c.Detached())
 		}
 	})
 	if s := log.String(); strings.Count(s, "_TRAFFIC_SECRET") != 4 || strings.ContainsRune(s, 0) {
@@ -363,7 +363,7 @@ type mesh struct {
 // synctest bubble.
 func newMesh(t testing.TB, conf, cc *tls.Config, first func(c *reactor.Conn)) *mesh {
 	m := &mesh{t: t, n: reactortest.New(1, reactor.Config{Loops: 1})}
-	m.server = m.n.ConnectTo(0, reactor.Listener{Direct: conf, Handler: &script{
+	m.server = m.n.ConnectTo(0, reactor.Listener{DirectTLS: conf, Handler: &script{
 		data:   func(c *reactor.Conn, p []byte) int { m.data = append(m.data, p...); return len(p) },
 		closed: func(_ *reactor.Conn, err error) { m.ended, m.why = true, err },
 	}})
@@ -542,7 +542,7 @@ func TestAttackK38Truncated(t *testing.T) {
 // half there waits for the rest.
 func TestCompactQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lent := buf.Tail.InUse()
+		lent := buf.Input.InUse()
 		m := secured(t)
 		c := m.server.Conn()
 		for round := range 3 {
@@ -568,14 +568,14 @@ func TestCompactQuiet(t *testing.T) {
 				t.Errorf("round %d: %q, %d bytes are held", round, m.data, c.Held())
 			}
 		}
-		m.n.Tick()
+		m.n.TickLoops()
 		settle(m.n)
 		if n := m.n.Loops()[0].Meter().ParkedBytes; n != 0 {
 			t.Errorf("%d bytes are parked", n)
 		}
 		m.server.Write([]byte{23, 3, 3, 1, 0, 1, 2, 3})
 		m.end()
-		if n := buf.Tail.InUse(); n != lent {
+		if n := buf.Input.InUse(); n != lent {
 			t.Errorf("%d buffers are not given back", n-lent)
 		}
 	})
@@ -586,7 +586,7 @@ func TestCompactQuiet(t *testing.T) {
 func TestAttackT06NoReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := secured(t)
-		m.server.Room(0)
+		m.server.SetWindow(0)
 		m.server.Conn().Append([]byte("waits"))
 		settle(m.n)
 		for range 20 {
@@ -597,7 +597,7 @@ func TestAttackT06NoReader(t *testing.T) {
 		if n := m.server.Take(); len(n) != 0 {
 			t.Fatalf("%d bytes were read", len(n))
 		}
-		m.server.Room(-1)
+		m.server.SetWindow(-1)
 		m.server.Conn().Append([]byte(" and goes on"))
 		settle(m.n)
 		wire := m.server.Take()
@@ -637,7 +637,7 @@ func TestCompactPause(t *testing.T) {
 			paused = true
 			return k
 		}, closed: func(_ *reactor.Conn, err error) { why = err }}
-		l := &line{b: n.ConnectTo(0, reactor.Listener{Handler: h, Direct: serverTLS(t)})}
+		l := &addrQueue{b: n.ConnectTo(0, reactor.Listener{Handler: h, DirectTLS: serverTLS(t)})}
 		text := []byte(strings.Repeat("0123456789", 6000))
 		l.a = n.Connect(0, &script{open: func(c *reactor.Conn) { c.StartTLS(clientTLS(), reactor.ClientRole) },
 			secure: func(c *reactor.Conn, _ *tls.ConnectionState) { c.Append(text) }})
@@ -716,13 +716,16 @@ func TestCompactHeap(t *testing.T) {
 			const pairs = 300
 			n := reactortest.New(1, reactor.Config{Loops: 1, StdTLS: std, HandshakesPerAddr: 4096})
 			conf, cc := serverTLS(t), clientTLS()
-			secure := func(c *reactor.Conn, _ *tls.ConnectionState) { c.Append([]byte("hello")); c.Settle() }
-			server := reactor.Listener{Direct: conf, Handler: &script{secure: secure}}
+			secure := func(c *reactor.Conn, _ *tls.ConnectionState) {
+				c.Append([]byte("hello"))
+				c.ReleaseHandshakeState()
+			}
+			server := reactor.Listener{DirectTLS: conf, Handler: &script{secure: secure}}
 			client := &script{open: func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }, secure: secure}
-			lines := make([]*line, pairs)
+			lines := make([]*addrQueue, pairs)
 			open := func(from, to int) {
 				for i := from; i < to; i++ {
-					lines[i] = &line{a: n.Connect(0, client), b: n.ConnectTo(0, server)}
+					lines[i] = &addrQueue{a: n.Connect(0, client), b: n.ConnectTo(0, server)}
 					for range 8 {
 						settle(n)
 						lines[i].move(n.Now(), 0)

@@ -95,7 +95,7 @@ func TestPeerOpenSSLClient(t *testing.T) {
 	for _, name := range tools {
 		h := newEnds()
 		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-			Direct: serverTLS(t)}}})
+			DirectTLS: serverTLS(t)}}})
 		session := filepath.Join(t.TempDir(), "session")
 		for round := range 2 {
 			args := []string{"s_client", "-connect", addr, "-tls1_3", "-ciphersuites", name[0], "-alpn", "xmpp-client"}
@@ -139,7 +139,7 @@ func TestPeerGnuTLSClient(t *testing.T) {
 	for _, name := range tools {
 		h := newEnds()
 		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
-			Direct: serverTLS(t)}}})
+			DirectTLS: serverTLS(t)}}})
 		_, port, _ := net.SplitHostPort(addr)
 		p := start(t, "gnutls-cli", "--insecure", "--no-ca-verification", "--alpn", "xmpp-client", "-p", port,
 			"127.0.0.1",

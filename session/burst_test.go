@@ -67,7 +67,7 @@ func TestPresenceAtLogin(t *testing.T) {
 			c.Send("<presence><status>" + strings.Repeat("x", 16000) + "</status></presence>")
 		}
 	}
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	again := s.Login("again", "juliet@localhost/balcony")
 	again.Send("<presence/>")

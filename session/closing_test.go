@@ -10,8 +10,8 @@ import (
 	"canto/session/sessiontest"
 )
 
-// endings are the ways in which a client's stream ends.
-var endings = map[string]struct {
+// endingTable are the ways in which a client's stream ends.
+var endingTable = map[string]struct {
 	end func(c *sessiontest.Client)
 	// first: the stanza is sent after the end. What was sent before may be in a buffer of the network when the
 	// connection is lost; only stream management (XEP-0198) could tell.
@@ -25,7 +25,7 @@ var endings = map[string]struct {
 		conn.Loop().Post(func() { conn.Close(nil) })
 	}, false},
 	"end tag of a client that does not read": {func(c *sessiontest.Client) {
-		c.Conn().Room(0)
+		c.Conn().SetWindow(0)
 		c.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // so that the end tag waits, for seconds
 		c.Conn().Write([]byte("</stream:stream>"))
 	}, true},
@@ -42,7 +42,7 @@ const points = 6
 // nothing moves any more.
 func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
 	at func(c *sessiontest.Client, send func()))) {
-	for name, e := range endings {
+	for name, e := range endingTable {
 		t.Run(name, func(t *testing.T) {
 			for k := range points {
 				s := sessiontest.New(t, sessiontest.Options{})
@@ -50,13 +50,13 @@ func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
 					if e.first {
 						e.end(c)
 						for range k + 1 {
-							s.Net.Turn()
+							s.Net.RunTurn()
 						}
 						send()
 					} else {
 						send()
 						for range k {
-							s.Net.Turn()
+							s.Net.RunTurn()
 						}
 						e.end(c)
 					}
@@ -119,7 +119,7 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	best.Send("<presence><priority>5</priority></presence>")
 	next.Send("<presence><priority>1</priority></presence>")
 	next.Received()
-	best.Conn().Room(0)
+	best.Conn().SetWindow(0)
 	best.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	best.Send("</stream:stream>")
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>Hi</body></message>")
@@ -142,7 +142,7 @@ func TestMessageForTiedResources(t *testing.T) {
 			clients = append(clients, two)
 		}
 		for _, c := range clients { // its socket is full, and its outbox too
-			c.Conn().Room(0)
+			c.Conn().SetWindow(0)
 			for range 5 {
 				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) +
 					"</body></message>")
@@ -152,7 +152,7 @@ func TestMessageForTiedResources(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>once</body></message>")
 		s.Settle()
 		for _, c := range clients {
-			c.Cut()
+			c.DropConn()
 		}
 		s.Settle()
 		got := two.Received()
@@ -213,7 +213,7 @@ func TestStoredMessagesToAClosingStream(t *testing.T) {
 		juliet := s.Login("juliet", "juliet@localhost/balcony")
 		at(juliet, func() {
 			juliet.Conn().Write([]byte("<presence/>"))
-			s.Net.Turn()
+			s.Net.RunTurn()
 			romeo.Conn().Write([]byte("<message to='juliet@localhost' type='chat'><body>live</body></message>"))
 		})
 		got := juliet.Received()

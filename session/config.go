@@ -20,7 +20,7 @@ type Limits struct {
 	FailuresPerAccount  Rate
 	ResourcesPerAccount int
 	Stanza              int // bytes, once authenticated
-	StanzaBefore        int // bytes, before
+	StanzaUnauthed      int // bytes, before
 	Rate                int // bytes a second that a stream may send
 	RateBurst           int
 	Outbox              int
@@ -43,7 +43,7 @@ func DefaultLimits() Limits {
 		FailuresPerAccount:  Rate{10, time.Minute},
 		ResourcesPerAccount: 16,
 		Stanza:              256 << 10,
-		StanzaBefore:        16 << 10,
+		StanzaUnauthed:      16 << 10,
 		Rate:                256 << 10,
 		RateBurst:           1 << 20,
 		Outbox:              1 << 20,
@@ -54,18 +54,18 @@ func DefaultLimits() Limits {
 // The least and the most that makes sense of each limit. Less would keep out clients that do nothing
 // wrong; more would be no limit, or not fit where it is counted.
 const (
-	LeastStanza    = 10_000           // bytes: RFC 6120 §13.12 forbids less
-	MostStanza     = 16 << 20         // bytes
-	LeastRate      = 4 << 10          // bytes a second: about what a login takes
-	MostRate       = 1 << 30          // bytes a second, and of a burst: tokens are counted in 32 bits
-	LeastOutbox    = 256 << 10        // bytes; and a stanza with OutboxSpare
-	OutboxSpare    = 16 << 10         // bytes: what the server adds to the largest stanza
-	MostOutbox     = 1 << 30          // bytes
-	LeastLogin     = 5 * time.Second  // a handshake, two streams and PBKDF2 on a phone
-	MostLogin      = 10 * time.Minute // half-open connections are held so long
-	LeastLogins    = time.Minute      // one connection of an address in that
-	MostEvents     = 1_000_000        // of a Rate
-	MostRateWindow = time.Hour
+	MinStanza        = 10_000           // bytes: RFC 6120 §13.12 forbids less
+	MaxStanza        = 16 << 20         // bytes
+	MinRate          = 4 << 10          // bytes a second: about what a login takes
+	MaxRate          = 1 << 30          // bytes a second, and of a burst: tokens are counted in 32 bits
+	MinOutbox        = 256 << 10        // bytes; and a stanza with OutboxSpare
+	OutboxSpare      = 16 << 10         // bytes: what the server adds to the largest stanza
+	MaxOutbox        = 1 << 30          // bytes
+	MinLoginTimeout  = 5 * time.Second  // a handshake, two streams and PBKDF2 on a phone
+	MaxLoginTimeout  = 10 * time.Minute // half-open connections are held so long
+	MaxLoginInterval = time.Minute      // one connection of an address in that
+	MaxRateEvents    = 1_000_000        // of a Rate
+	MaxRateWindow    = time.Hour
 )
 
 // A LimitError is a limit that locks peers out, or is none. Key is its name in the configuration.
@@ -94,36 +94,36 @@ func (lim *Limits) Check() error {
 		rate Rate
 	}{{"logins_per_address", lim.LoginsPerAddress}, {"failures_per_address", lim.FailuresPerAddress},
 		{"failures_per_account", lim.FailuresPerAccount}} {
-		if r.rate.N < 0 || r.rate.N > MostEvents || r.rate.Per < 0 || r.rate.Per > MostRateWindow {
+		if r.rate.N < 0 || r.rate.N > MaxRateEvents || r.rate.Per < 0 || r.rate.Per > MaxRateWindow {
 			return bad(r.key, "%d in %v is out of range: write 1 to %d in a second, minute or hour, or 0 for no "+
-				"limit", r.rate.N, r.rate.Per, MostEvents)
+				"limit", r.rate.N, r.rate.Per, MaxRateEvents)
 		}
 	}
-	if l := lim.LoginsPerAddress; l.N > 0 && l.Per/time.Duration(l.N) > LeastLogins {
+	if l := lim.LoginsPerAddress; l.N > 0 && l.Per/time.Duration(l.N) > MaxLoginInterval {
 		return bad("logins_per_address", "%d in %v keeps clients out that were cut off: write 1/m or more, "+
 			"or 0 for no limit", l.N, l.Per)
 	}
-	if lim.Stanza < LeastStanza || lim.Stanza > MostStanza {
+	if lim.Stanza < MinStanza || lim.Stanza > MaxStanza {
 		return bad("stanza", "%d bytes: write %d bytes (RFC 6120 §13.12 forbids less) to %s", lim.Stanza,
-			LeastStanza, sizeText(MostStanza))
+			MinStanza, sizeText(MaxStanza))
 	}
 	if lim.Rate != 0 {
 		switch {
-		case lim.Rate < LeastRate || lim.Rate > MostRate:
+		case lim.Rate < MinRate || lim.Rate > MaxRate:
 			return bad("rate", "%d bytes a second: write %s/s (a login takes about that) to %s/s, or 0 for no limit",
-				lim.Rate, sizeText(LeastRate), sizeText(MostRate))
-		case lim.RateBurst < lim.Rate || lim.RateBurst > MostRate:
+				lim.Rate, sizeText(MinRate), sizeText(MaxRate))
+		case lim.RateBurst < lim.Rate || lim.RateBurst > MaxRate:
 			return bad("rate", "a burst of %d bytes: write one that is what a second has, %s, to %s", lim.RateBurst,
-				sizeText(lim.Rate), sizeText(MostRate))
+				sizeText(lim.Rate), sizeText(MaxRate))
 		}
 	}
-	if least := max(LeastOutbox, lim.Stanza+OutboxSpare); lim.Outbox < least || lim.Outbox > MostOutbox {
+	if least := max(MinOutbox, lim.Stanza+OutboxSpare); lim.Outbox < least || lim.Outbox > MaxOutbox {
 		return bad("outbox", "%d bytes: write %s (the largest stanza, and what the server adds to it) to %s",
-			lim.Outbox, sizeText(least), sizeText(MostOutbox))
+			lim.Outbox, sizeText(least), sizeText(MaxOutbox))
 	}
-	if lim.LoginTimeout < LeastLogin || lim.LoginTimeout > MostLogin {
+	if lim.LoginTimeout < MinLoginTimeout || lim.LoginTimeout > MaxLoginTimeout {
 		return bad("login_timeout", "%v: write %v (a handshake and a password on a phone) to %v",
-			lim.LoginTimeout, LeastLogin, MostLogin)
+			lim.LoginTimeout, MinLoginTimeout, MaxLoginTimeout)
 	}
 	return nil
 }
@@ -154,7 +154,7 @@ func (lim *Limits) Exempted(a netip.Addr) bool {
 
 type limitSet struct {
 	Limits
-	before, after xmlstream.LimitID
+	unauthed, authed xmlstream.LimitID
 }
 
 // burst is how many bytes a stream may send at once, and how many it may owe.

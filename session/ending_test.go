@@ -13,9 +13,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/session/store/storetest"
 )
@@ -60,11 +60,11 @@ var endingsBy = map[string]func(c *endingCase){
 	"our-error": func(c *endingCase) { c.write(c.juliet, "<unheard-of xmlns='urn:of-the-test'/>") },
 	"shutdown": func(c *endingCase) {
 		st := c.Stream(c.juliet)
-		st.Local().Loop.Post(func() { c.Door.Drain(c.juliet.Conn().Conn()) })
+		st.LoopRouter().Loop.Post(func() { c.C2S.OnShutdown(c.juliet.Conn().Conn()) })
 		c.turns()
 	},
 	"slow-reader": func(c *endingCase) {
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		for range 12 { // behind 1 MiB on the wire's side and as much that the session holds back
 			c.write(c.romeo, message("juliet@localhost/x", "flood"+strings.Repeat("x", 250_000)))
 		}
@@ -97,7 +97,7 @@ var endingsBy = map[string]func(c *endingCase){
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if err := storage.Bury(c.Router, c.DB, gone, nil); err != nil {
+		if err := storage.FinishDeletion(c.Router, c.DB, gone, nil); err != nil {
 			c.t.Fatal(err)
 		}
 		c.turns()
@@ -120,18 +120,18 @@ func (c *endingCase) write(from *sessiontest.Client, text string) {
 }
 
 func (c *endingCase) turns() {
-	for c.Net.Turn() {
+	for c.Net.RunTurn() {
 	}
 }
 
 func (c *endingCase) lose() {
-	c.juliet.Cut()
+	c.juliet.DropConn()
 	c.turns()
 }
 
 // session is juliet's; nil if there is none.
 func (c *endingCase) session() *session.Session {
-	a, ok := c.Router.Table.Loaded(c.juliet.Bare())
+	a, ok := c.Router.Table.LookupAccount(c.juliet.Bare())
 	if !ok {
 		return nil
 	}
@@ -163,7 +163,7 @@ func (c *endingCase) left() bool {
 }
 
 func (c *endingCase) ended(by string) (n uint64) {
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		for i, k := range l.Stats().Ended {
 			if session.Ending(i).String() == by {
 				n += k
@@ -179,12 +179,12 @@ func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, 
 func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
-	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed",
-		Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+	opt := sessiontest.Options{Limits: &lim, Fault: fault, AllowPanics: by == "failed",
+		Modules: append(mod.DefaultNames(), acks.Manifest.Name, "of-the-test")}
 	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
 		New: func() session.Module {
 			return hooked(func(api *session.API) error {
-				api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) {
+				api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.LoopRouter, *session.Session) {
 					panicIf(by == "failed")
 				})
 				return nil
@@ -245,7 +245,7 @@ func TestEndings(t *testing.T) {
 func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	do(c)
-	c.juliet.Conn().Room(-1)
+	c.juliet.Conn().SetWindow(-1)
 	c.Settle()
 	c.Advance(6 * time.Second)
 	c.Settle()
@@ -295,7 +295,7 @@ func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 func (c *endingCase) counted(row ended) {
 	c.t.Helper()
 	errors := uint64(0)
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		for _, n := range l.Stats().StreamErrors {
 			errors += n
 		}
@@ -325,11 +325,11 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 		c.Settle()
 		do = func(c *endingCase) {
 			c.resumed = c.login("resumed")
-			c.resumed.Conn().Room(0)
+			c.resumed.Conn().SetWindow(0)
 			c.write(c.resumed, resume("x"))
 		}
 	} else {
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		for i := range 5 { // more than the wire takes
 			c.write(c.romeo, message("juliet@localhost/x", fmt.Sprintf("before %d", i)+strings.Repeat("x", 250_000)))
 		}
@@ -398,30 +398,30 @@ func TestTakenOver(t *testing.T) {
 	c := newEnding(t, "")
 	traits := session.Traits(0)
 	former := c.Stream(c.juliet)
-	former.Local().Loop.Post(func() { traits = c.session().Traits() })
+	former.LoopRouter().Loop.Post(func() { traits = c.session().Traits() })
 	c.Settle()
 	if traits != former.Traits() {
 		t.Errorf("it has the traits %b, its stream %b", traits, former.Traits())
 	}
-	c.juliet.Conn().Room(0) // so that its stream error waits, and what it sends is still read
+	c.juliet.Conn().SetWindow(0) // so that its stream error waits, and what it sends is still read
 	c.write(c.romeo, message("juliet@localhost/x", "waits"))
 	next := c.login("next")
 	st := c.Stream(next)
 	if !c.take(st, st.Traits()|session.Secure) { // as a stream that came by another door
 		t.Fatal("it is not taken over")
 	}
-	former.Local().Loop.Post(func() { traits = c.session().Traits() })
+	former.LoopRouter().Loop.Post(func() { traits = c.session().Traits() })
 	c.Settle()
 	if traits&session.Secure == 0 {
 		t.Errorf("it has the traits %b of the stream that it was taken from", traits)
 	}
-	l := former.Local()
+	l := former.LoopRouter()
 	l.Loop.Post(func() { // it was read before, with much else
 		former.Feed([]byte(message("romeo@localhost/x", "from the former")), 0)
 	})
 	c.turns()
 	dropped := uint64(0)
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		dropped += l.Stats().Superseded
 	}
 	if got := c.romeo.Received(); strings.Contains(got, "from the former") || dropped != 1 {
@@ -435,12 +435,12 @@ func TestTakenOver(t *testing.T) {
 // take hangs st's connection under juliet's session, with traits, as a module does that resumes sessions.
 func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	host, _ := c.Router.Table.Host("localhost")
-	l := st.Local()
+	l := st.LoopRouter()
 	l.Loop.Post(func() {
 		l.Enter(func() {
-			l.Account(host, c.juliet.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
+			l.WithAccount(host, c.juliet.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
 				ok = a.Attach(l, a.Resources()[0], st.Transport(), session.StreamRef{Node: c.Router.Node,
-					Inc: c.Router.Incarnation, ID: st.ID()}, traits)
+					Incarnation: c.Router.Incarnation, ID: st.ID()}, traits)
 			})
 		})
 	})
@@ -453,7 +453,7 @@ func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 func TestKickedIsNotTakenOver(t *testing.T) {
 	for _, by := range []string{"kicked", "logged-out"} {
 		c := newEnding(t, "")
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		c.write(c.romeo, message("juliet@localhost/x", "waits")) // its connection can't close yet
 		s := c.session()
 		if by == "kicked" {
@@ -508,12 +508,12 @@ func TestEndedMeanwhile(t *testing.T) {
 		t.Run(at, func(t *testing.T) {
 			c := &endingCase{t: t}
 			ends := false
-			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+			opt := sessiontest.Options{Modules: append(mod.DefaultNames(), acks.Manifest.Name, "of-the-test")}
 			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
 				New: func() session.Module {
 					return hooked(func(api *session.API) error {
-						api.Hooks.Rest.Add(api.Module, session.Guard,
-							func(_ *session.Local, s *session.Session) session.Verdict {
+						api.Hooks.Hibernate.Add(api.Module, session.Guard,
+							func(_ *session.LoopRouter, s *session.Session) session.Verdict {
 								if ends {
 									s.Close(session.ErrPolicyViolation)
 								}
@@ -532,8 +532,8 @@ func TestEndedMeanwhile(t *testing.T) {
 				c.lose()
 			} else {
 				st, s := c.Stream(c.juliet), c.session()
-				st.Local().Loop.Post(func() {
-					s.Pull(st.Local(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false)
+				st.LoopRouter().Loop.Post(func() {
+					s.Pull(st.LoopRouter(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false)
 				})
 				c.turns()
 				next := c.login("next")
@@ -554,9 +554,10 @@ func TestEndedMeanwhile(t *testing.T) {
 // An endless is a source that never has anything, and calls end when it ends.
 type endless struct{ end func() }
 
-func (*endless) Next(*session.Local, *session.Session) (p session.Parcel, is session.Supply) {
-	return p, session.NotYet
+func (*endless) Next(*session.LoopRouter, *session.Session) (p session.OutboundStanza,
+	is session.NextStatus) {
+	return p, session.NextWouldBlock
 }
-func (*endless) Wanted(*session.Session) bool                                    { return true }
-func (*endless) Taken(*session.Local, *session.Session, int)                     {}
-func (e *endless) End(_ *session.Local, _ *session.Session, _ session.SourceEnd) { e.end() }
+func (*endless) Wanted(*session.Session) bool                                               { return true }
+func (*endless) Taken(*session.LoopRouter, *session.Session, int)                           {}
+func (e *endless) End(_ *session.LoopRouter, _ *session.Session, _ session.SourceEndReason) { e.end() }

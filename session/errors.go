@@ -61,8 +61,8 @@ func init() {
 	}
 }
 
-// AppendTo writes e as <stream:error/> and its children; the caller ends the stream after it.
-func (e *StreamError) AppendTo(dst []byte) []byte {
+// Append writes e as <stream:error/> and its children; the caller ends the stream after it.
+func (e *StreamError) Append(dst []byte) []byte {
 	dst = append(dst, "<stream:error>"...)
 	a := xmlstream.Appender{B: dst}
 	name, ok := streamErrorConditions[e.Condition]

@@ -10,9 +10,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
+	"canto/session/storage"
 	"canto/xmlstream"
 )
 
@@ -53,31 +53,31 @@ func TestPanicInHook(t *testing.T) {
 		gone bool   // her session ends
 	}{
 		"Bound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Bound.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+			h.Bound.Add(module, session.Deliver, func(*session.LoopRouter, *session.Session) { rage() })
 		}},
 		"Available": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
-			h.Available.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+			h.Available.Add(module, session.Deliver, func(*session.LoopRouter, *session.Session) { rage() })
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("<presence/>") }},
 		"Rest": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Rest.Add(module, session.Guard, func(*session.Local, *session.Session) session.Verdict {
+			h.Hibernate.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) session.Verdict {
 				rage()
 				return session.Pass
 			})
-		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.DropConn() }},
 		"Rested": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Rested.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
-		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+			h.Hibernated.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.DropConn() }},
 		"Unbound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Unbound.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
+			h.Unbound.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) { rage() })
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("</stream:stream>") }},
 		"Unsent": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Unsent.Add(module, session.Guard, func(_ *session.Local, _ *session.Session,
-				list []session.Parcel) []session.Parcel {
+			h.Unsent.Add(module, session.Guard, func(_ *session.LoopRouter, _ *session.Session,
+				list []session.OutboundStanza) []session.OutboundStanza {
 				rage()
 				return list
 			})
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "unsent"))
 			s.Router.Kick(juliet.Bare(), session.ErrPolicyViolation)
@@ -101,7 +101,7 @@ func TestPanicInHook(t *testing.T) {
 			}), do: triggers},
 		"StreamFeature.Handle, AwaitTurn": {told: internal,
 			add: handles(trigger, func(st session.Negotiation, rage func()) {
-				st.AwaitTurn(reactor.Crypto, 10, nothing, func(error) { rage() })
+				st.AwaitAdmission(reactor.Crypto, 10, nothing, func(error) { rage() })
 			}), do: triggers},
 		"StreamFeature.Handle, Delay": {told: internal,
 			add: handles(trigger, func(st session.Negotiation, rage func()) {
@@ -109,7 +109,7 @@ func TestPanicInHook(t *testing.T) {
 			}), do: triggers},
 		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
 			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
-				Open: func(session.Negotiation) bool {
+				Available: func(session.Negotiation) bool {
 					rage()
 					return true
 				}, Handle: func(session.Negotiation, xmlstream.Element) {}})
@@ -129,16 +129,16 @@ func TestPanicInHook(t *testing.T) {
 			}
 		}},
 		"Refuses, of what is stored": {told: ">stored<", add: func(h *session.Hooks, _ string, rage func()) {
-			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+			h.Blocked = append(h.Blocked, func(*session.Account, jid.JID) bool { rage(); return false })
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
 			s.Client("romeo").Send(message("juliet@localhost", "stored"))
 			s.Settle()
 			juliet.Send("<presence/>")
 		}},
 		"Refuses": {add: func(h *session.Hooks, _ string, rage func()) {
-			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+			h.Blocked = append(h.Blocked, func(*session.Account, jid.JID) bool { rage(); return false })
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "waits"))
 			next := s.Authenticate("next", "juliet@localhost", 1)
@@ -165,12 +165,12 @@ func TestPanicInHook(t *testing.T) {
 			juliet.Send("<iq type='get' id='q' to='none@localhost'><query xmlns='jabber:iq:last'/></iq>")
 		}},
 		"Deleted": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Deleted.Add(module, session.Deliver, func(*session.Local, *session.Account, func(jid.JID, []byte)) {
+			h.Deleted.Add(module, session.Deliver, func(*session.LoopRouter, *session.Account, func(jid.JID, []byte)) {
 				rage()
 			})
 		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
 			gone, err := s.DB.Accounts().Delete(s.TB.Context(), "localhost", "juliet")
-			if err = errors.Join(err, storage.Bury(s.Router, s.DB, gone, nil)); err != nil {
+			if err = errors.Join(err, storage.FinishDeletion(s.Router, s.DB, gone, nil)); err != nil {
 				s.TB.Fatal(err)
 			}
 			for range 30 { // it is begun anew
@@ -187,8 +187,8 @@ func TestPanicInHook(t *testing.T) {
 					s.TB.Fatal(err)
 				}
 				old := host.Profile()
-				host.Swap(p)
-				s.Router.Retire(old, func(e error) { err = e })
+				host.SwapProfile(p)
+				s.Router.RetireProfile(old, func(e error) { err = e })
 				s.Advance(2 * time.Second)
 				if err == nil || !strings.Contains(err.Error(), "for the test") {
 					s.TB.Errorf("Retire said %v", err)
@@ -206,7 +206,8 @@ func TestPanicInHook(t *testing.T) {
 				})
 				return nil
 			})
-			opt := sessiontest.Options{Panics: true, Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
+			opt := sessiontest.Options{AllowPanics: true, Modules: append(mod.DefaultNames(), acks.Manifest.Name,
+				"of-the-test")}
 			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
 				New: func() session.Module {
 					if name == "Unload" {
@@ -242,14 +243,14 @@ func TestPanicInHook(t *testing.T) {
 				t.Errorf("juliet got %q", got)
 			}
 			panics := uint64(0)
-			for _, l := range s.Router.Locals() {
+			for _, l := range s.Router.LoopRouters() {
 				panics += l.Stats().Panics
 			}
 			if panics != 1 || armed {
 				t.Errorf("%d panics are counted; it is still to come: %v", panics, armed)
 			}
 			full, _ := jid.Parse(juliet.JID)
-			if a, ok := s.Router.Table.Loaded(full.Bare()); c.gone && ok && a.Resource(full) != nil {
+			if a, ok := s.Router.Table.LookupAccount(full.Bare()); c.gone && ok && a.Resource(full) != nil {
 				t.Error("her session is still there")
 			}
 			if name != "Deleted" {

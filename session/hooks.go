@@ -27,7 +27,7 @@ const (
 	Record
 )
 
-type link[F any] struct {
+type hook[F any] struct {
 	f      F
 	phase  Phase
 	module string
@@ -35,41 +35,41 @@ type link[F any] struct {
 
 // A Chain is an ordered list of hooks of one type. Modules add to it in Load; it is fixed from then
 // on, so running it takes no lock of its own. Hooks never wait.
-type Chain[F any] struct{ links, records []link[F] }
+type Chain[F any] struct{ hooks, recordHooks []hook[F] }
 
 // Add puts f among the hooks of its phase, in load order. Those of phase Record are asked whatever the
 // others said, and what they say makes no difference.
 func (c *Chain[F]) Add(module string, ph Phase, f F) {
 	if ph == Record {
-		c.records = append(c.records, link[F]{f, ph, module})
+		c.recordHooks = append(c.recordHooks, hook[F]{f, ph, module})
 		return
 	}
-	c.links = append(c.links, link[F]{f, ph, module})
-	sort.SliceStable(c.links, func(i, j int) bool { return c.links[i].phase < c.links[j].phase })
+	c.hooks = append(c.hooks, hook[F]{f, ph, module})
+	sort.SliceStable(c.hooks, func(i, j int) bool { return c.hooks[i].phase < c.hooks[j].phase })
 }
 
 // StanzaFunc is the type of most hooks.
 type StanzaFunc func(ev *Stanza) Verdict
 
 // SessionFunc runs under the account's lock.
-type SessionFunc func(l *Local, s *Session)
+type SessionFunc func(l *LoopRouter, s *Session)
 
-// An OutFunc is asked about each element that a session is sent, under the outbox lock: Done, and p goes
-// no further, as it was dropped, or kept by [Outbox.Hold]; Pass, and it leaves behind what o was given
+// An OutgoingFunc is asked about each element that a session is sent, under the outbox lock: Done, and p goes
+// no further, as it was dropped, or kept by [Outbox.Defer]; Pass, and it leaves behind what o was given
 // meanwhile. It may not route, send or lock, and p is good until it returns. What it is told of, a
 // delivery of a [Source] included, allocates nothing.
-type OutFunc func(o Outbox, p Parcel) Verdict
+type OutgoingFunc func(o Outbox, p OutboundStanza) Verdict
 
 // An UnsentFunc is given what a session that ends had not sent, in order, and what hooks had held back,
 // without what other sessions of the account have. It returns what it has not taken over: that is routed
 // again, presence excepted. The account's resident set is in memory. Under the account's lock, before the
 // Unbound hooks.
-type UnsentFunc func(l *Local, s *Session, list []Parcel) (left []Parcel)
+type UnsentFunc func(l *LoopRouter, s *Session, list []OutboundStanza) (left []OutboundStanza)
 
 // Run asks each of c until one is Done.
 func Run(c *Chain[StanzaFunc], ev *Stanza) Verdict {
-	for i := range c.links {
-		if c.links[i].f(ev) == Done {
+	for i := range c.hooks {
+		if c.hooks[i].f(ev) == Done {
 			return Done
 		}
 	}
@@ -78,20 +78,20 @@ func Run(c *Chain[StanzaFunc], ev *Stanza) Verdict {
 
 // runPhases asks the links of c whose phase is in [from, to).
 func runPhases(c *Chain[StanzaFunc], ev *Stanza, from, to Phase) Verdict {
-	for i := range c.links {
-		if p := c.links[i].phase; p < from || p >= to {
+	for i := range c.hooks {
+		if p := c.hooks[i].phase; p < from || p >= to {
 			continue
 		}
-		if c.links[i].f(ev) == Done {
+		if c.hooks[i].f(ev) == Done {
 			return Done
 		}
 	}
 	return Pass
 }
 
-func runSessions(c *Chain[SessionFunc], l *Local, s *Session) {
-	for i := range c.links {
-		c.links[i].f(l, s)
+func runSessions(c *Chain[SessionFunc], l *LoopRouter, s *Session) {
+	for i := range c.hooks {
+		c.hooks[i].f(l, s)
 	}
 }
 
@@ -109,20 +109,20 @@ type Hooks struct {
 	// from the sender: what is answered there with something else than service-unavailable. There is no
 	// account to look at.
 	Absent Chain[StanzaFunc]
-	// Refuses are asked, under the account's lock, before something that was kept is handed to one of its
+	// Blocked are asked, under the account's lock, before something that was kept is handed to one of its
 	// clients: whether the account takes nothing from that address (XEP-0191). A live stanza is refused by the
 	// Guard phase of its chain.
-	Refuses []func(a *Account, from jid.JID) bool
+	Blocked []func(a *Account, from jid.JID) bool
 	// Outgoing is asked about each element that is sent to a session, under the outbox lock.
-	Outgoing Chain[OutFunc]
+	Outgoing Chain[OutgoingFunc]
 	// Bound and Unbound: a session gets or loses its resource. Available: its first presence with a
 	// non-negative priority. Rested and Resumed: it lost its wire, or has another.
-	Bound, Unbound, Available, Rested, Resumed Chain[SessionFunc]
+	Bound, Unbound, Available, Hibernated, Resumed Chain[SessionFunc]
 	// Unsent is given what a session that ends had not sent.
 	Unsent Chain[UnsentFunc]
-	// Rest is asked when a session loses its wire and its client has not logged out: Done keeps it, resting,
-	// until the module ends it. session.txt says after which endings it is asked.
-	Rest Chain[func(l *Local, s *Session) Verdict]
+	// Hibernate is asked when a session loses its wire and its client has not logged out: Done keeps it,
+	// resting, until the module ends it. session.txt says after which endings it is asked.
+	Hibernate Chain[func(l *LoopRouter, s *Session) Verdict]
 	// Remote runs from the mail, under no lock, for a stanza to a domain that is not ours: Done if
 	// a module takes it there.
 	Remote Chain[StanzaFunc]
@@ -136,56 +136,56 @@ type Hooks struct {
 	// Deleted says who is to be told that an account was deleted, and what: tell is called with a bare JID
 	// and a stanza from the account's. It runs under the lock of an account that is in no table and has what
 	// is stored: whether or not the account was in memory, and again after a crash.
-	Deleted Chain[func(l *Local, a *Account, tell func(to jid.JID, el []byte))]
+	Deleted Chain[func(l *LoopRouter, a *Account, tell func(to jid.JID, el []byte))]
 
-	kinds []*Behaviour // by KindID
-	every Chains       // of iqs that every kind answers
+	handlers  []*EntityHandler // by KindID
+	everyKind Chains           // of iqs that every kind answers
 }
 
 // BecameAvailable runs the Available hooks: s has its first presence with a non-negative priority.
 // Under the lock.
-func (l *Local) BecameAvailable(s *Session) {
+func (l *LoopRouter) BecameAvailable(s *Session) {
 	runSessions(&s.account.host.Profile().Hooks.Available, l, s)
 }
 
 // A KindID is a sort of entity, by a name that the directory stores: "account", "room". It is the
-// process's; what a kind does on the hosts of a profile is its [Behaviour].
+// process's; what a kind does on the hosts of a profile is its [EntityHandler].
 type KindID uint8
 
-// Accounts are the first kind, and the only one on hosts where users log in.
-var Accounts = NewKind("account")
+// KindAccount are the first kind, and the only one on hosts where users log in.
+var KindAccount = NewKind("account")
 
 // NewKind makes a KindID, for a package variable. The name of one that exists gives that one. It panics
 // beyond 255.
 func NewKind(name string) KindID {
-	names.Lock()
-	defer names.Unlock()
-	for i, n := range names.kinds {
+	registry.Lock()
+	defer registry.Unlock()
+	for i, n := range registry.kinds {
 		if n == name {
 			return KindID(i + 1)
 		}
 	}
-	if len(names.kinds) == 255 {
+	if len(registry.kinds) == 255 {
 		panic("session: no kind left for " + name)
 	}
-	names.kinds = append(names.kinds, name)
-	return KindID(len(names.kinds))
+	registry.kinds = append(registry.kinds, name)
+	return KindID(len(registry.kinds))
 }
 
 func (k KindID) String() string {
-	names.Lock()
-	defer names.Unlock()
-	if k == 0 || int(k) > len(names.kinds) {
+	registry.Lock()
+	defer registry.Unlock()
+	if k == 0 || int(k) > len(registry.kinds) {
 		return "nothing"
 	}
-	return names.kinds[k-1]
+	return registry.kinds[k-1]
 }
 
-// kindNamed is the kind of that name; 0 if no module of this process has it.
-func kindNamed(name string) KindID {
-	names.Lock()
-	defer names.Unlock()
-	for i, n := range names.kinds {
+// kindByName is the kind of that name; 0 if no module of this process has it.
+func kindByName(name string) KindID {
+	registry.Lock()
+	defer registry.Unlock()
+	for i, n := range registry.kinds {
 		if n == name {
 			return KindID(i + 1)
 		}
@@ -236,35 +236,35 @@ func (c *Chains) OnIQ(module string, set bool, name xmlstream.Name, f StanzaFunc
 // itself has none. For ToHost it answers at the domain of a service host also where no module has made an
 // entity: Kind is 0 then. Under the entity's lock.
 func (h *Hooks) OnEveryIQ(module string, set bool, name xmlstream.Name, f StanzaFunc, targets ...Target) {
-	h.every.OnIQ(module, set, name, f, targets...)
+	h.everyKind.OnIQ(module, set, name, f, targets...)
 }
 
-// A Behaviour is what entities of one kind do on the hosts of a profile. A module fills it in Load, see
+// An EntityHandler is what entities of one kind do on the hosts of a profile. A module fills it in Load, see
 // [Hooks.Serve]; other modules add to its chains. All functions run under the entity's lock; those that
 // are nil do nothing.
-type Behaviour struct {
+type EntityHandler struct {
 	Chains
 	// New makes the live state of an entity that has become warm, or was created: see [Live]. It may call
 	// [Entity.Arm] for what is stored and due later.
-	New func(l *Local, e *Entity) any
+	New func(l *LoopRouter, e *Entity) any
 	// Cold reports whether the live state may be dropped. An entity leaves memory a minute after its last
 	// stanza, with its live state, if nothing waits for it.
 	Cold func(e *Entity) bool
 	// Failed is called after a panic in a chain of e, or in its Timer: what is stored is read again, and the
 	// live state stays as it is unless Failed changes it.
-	Failed func(l *Local, e *Entity)
+	Failed func(l *LoopRouter, e *Entity)
 	// Ended is called when e ends: it was deleted, see [Entity.Delete], or its host is not served any more.
-	Ended func(l *Local, e *Entity)
-	// More says the next of what was offered to a session: see [Local.Offer].
-	More func(l *Local, e *Entity, to jid.JID, what []byte)
-	// Carry appends the live state of e, and Adopt reads it back in another kernel, with a version of its
-	// own: see [Local.Carry]. Without them it is lost then.
-	Carry func(e *Entity, dst []byte) []byte
-	Adopt func(l *Local, e *Entity, b []byte) error
+	Ended func(l *LoopRouter, e *Entity)
+	// More says the next of what was offered to a session: see [LoopRouter.MoreWhenDrained].
+	More func(l *LoopRouter, e *Entity, to jid.JID, what []byte)
+	// MarshalLive appends the live state of e, and Adopt reads it back in another kernel, with a version of its
+	// own: see [LoopRouter.MarshalEntities]. Without them it is lost then.
+	MarshalLive func(e *Entity, dst []byte) []byte
+	RestoreLive func(l *LoopRouter, e *Entity, b []byte) error
 	// Timer is what [Entity.Arm] calls.
-	Timer func(l *Local, e *Entity)
-	// Weigh is about how many bytes the live state takes, for the metrics.
-	Weigh func(e *Entity) int
+	Timer func(l *LoopRouter, e *Entity)
+	// Footprint is about how many bytes the live state takes, for the metrics.
+	Footprint func(e *Entity) int
 	// Inbox is how much may wait for one entity; zero: 64 stanzas and 256 KiB.
 	Inbox Bounds
 
@@ -277,38 +277,38 @@ type Bounds struct{ Count, Bytes int }
 type loader struct {
 	part   uint16
 	module string
-	load   func(from any, who Who) (v any, none bool, err error) // none: v is a nil pointer
+	load   func(from any, who EntityRef) (v any, none bool, err error) // none: v is a nil pointer
 }
 
 // Serve says what entities of kind k do on the hosts of the profile, and returns the Behaviour to be
 // filled in, the same for all modules of the profile. In Load.
-func (h *Hooks) Serve(k KindID) *Behaviour {
-	if k == Accounts {
+func (h *Hooks) Serve(k KindID) *EntityHandler {
+	if k == KindAccount {
 		panic("session: accounts are served by the kernel: their chains are Hooks.Chains")
 	}
-	for len(h.kinds) <= int(k) {
-		h.kinds = append(h.kinds, nil)
+	for len(h.handlers) <= int(k) {
+		h.handlers = append(h.handlers, nil)
 	}
-	if h.kinds[k] == nil {
-		h.kinds[k] = new(Behaviour)
+	if h.handlers[k] == nil {
+		h.handlers[k] = new(EntityHandler)
 	}
-	return h.kinds[k]
+	return h.handlers[k]
 }
 
-// behaviour is that of k; nil: no module of the profile has it.
-func (h *Hooks) behaviour(k KindID) *Behaviour {
-	if int(k) < len(h.kinds) {
-		return h.kinds[k]
+// entityHandler is that of k; nil: no module of the profile has it.
+func (h *Hooks) entityHandler(k KindID) *EntityHandler {
+	if int(k) < len(h.handlers) {
+		return h.handlers[k]
 	}
 	return nil
 }
 
 // chains are those of k; nil: no module of the profile has it.
 func (h *Hooks) chains(k KindID) *Chains {
-	if k == Accounts {
+	if k == KindAccount {
 		return &h.Chains
 	}
-	if b := h.behaviour(k); b != nil {
+	if b := h.entityHandler(k); b != nil {
 		return &b.Chains
 	}
 	return nil
@@ -319,13 +319,13 @@ func (h *Hooks) chains(k KindID) *Chains {
 // lock.
 type StreamFeature struct {
 	Name           xmlstream.Name   // of the element that begins it
-	More           []xmlstream.Name // of elements that go on with it
+	Continuations  []xmlstream.Name // of elements that go on with it
 	IQ             bool             // Name is the payload of an iq of type set, sent before there is a session
 	Needs, Forbids Traits
 	// beside the traits: whether it is offered now, and so accepted. nil: yes
-	Open   func(st Negotiation) bool
-	Offer  func(st Negotiation, a *xmlstream.Appender)
-	Handle func(st Negotiation, e xmlstream.Element)
+	Available func(st Negotiation) bool
+	Offer     func(st Negotiation, a *xmlstream.Appender)
+	Handle    func(st Negotiation, e xmlstream.Element)
 }
 
 // A Feature is a capability that the kernel or a loaded module has. Modules name features in their
@@ -351,7 +351,7 @@ type Manifest struct {
 }
 
 // A Module is one feature of one Profile. It keeps nothing of a host in itself: it takes ev.Host and
-// has a HostSlot.
+// has a HostVar.
 type Module interface {
 	Load(api *API) error // reads its configuration and adds its hooks, which can be added nowhere else
 }
@@ -370,13 +370,13 @@ type Profile struct {
 	HostFeatures    []string // of XEP-0030, sorted
 	AccountFeatures []string
 
-	loaded  []Module
-	loaders []loader
-	absent  resident                 // of an address where there is nothing
-	nothing atomic.Pointer[resident] // of an account of which nothing is stored
-	offers  map[reflect.Type]any
-	retired atomic.Bool
-	works   atomic.Int64 // of its modules, on workers or on their way back
+	loaded       []Module
+	loaders      []loader
+	absentSet    residentSet                 // of an address where there is nothing
+	emptySet     atomic.Pointer[residentSet] // of an account of which nothing is stored
+	dependencies map[reflect.Type]any
+	retired      atomic.Bool
+	pendingWork  atomic.Int64 // of its modules, on workers or on their way back
 }
 
 // A Skip says why a candidate was not taken.
@@ -402,27 +402,27 @@ type API struct {
 	decode  func(module string, v any) error
 }
 
-// A Given is something that the process offers to the modules of every profile: the store, the
+// A Dependency is something that the process offers to the modules of every profile: the store, the
 // certificates, the clock.
-type Given struct {
+type Dependency struct {
 	t reflect.Type
 	v any
 }
 
-// Offer makes v the profile's T, for modules that require the feature it belongs to.
-func Offer[T any](a *API, v T) {
-	a.profile.offers[reflect.TypeFor[T]()] = v
+// Provide makes v the profile's T, for modules that require the feature it belongs to.
+func Provide[T any](a *API, v T) {
+	a.profile.dependencies[reflect.TypeFor[T]()] = v
 }
 
-// Find returns the T that a module that was loaded before has offered, or that the process gave to all
+// Lookup returns the T that a module that was loaded before has offered, or that the process gave to all
 // profiles.
-func Find[T any](a *API) (v T, ok bool) {
-	x, ok := a.profile.offers[reflect.TypeFor[T]()]
+func Lookup[T any](a *API) (v T, ok bool) {
+	x, ok := a.profile.dependencies[reflect.TypeFor[T]()]
 	if !ok {
 		return v, false
 	}
 	return x.(T), true
 }
 
-// Give makes a Given of v, to be found as a T.
-func Give[T any](v T) Given { return Given{reflect.TypeFor[T](), v} }
+// NewDependency makes a Given of v, to be found as a T.
+func NewDependency[T any](v T) Dependency { return Dependency{reflect.TypeFor[T](), v} }

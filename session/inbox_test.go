@@ -63,13 +63,13 @@ func TestFailedReadEndsWithWhatWaited(t *testing.T) {
 			c.Conn().Write([]byte(strings.Repeat("<iq type='get' id='q' to='juliet@localhost'><vCard "+
 				"xmlns='vcard-temp'/></iq>", 24)))
 		}
-		s.Net.Turn()
+		s.Net.RunTurn()
 	}
 	flood()
 	flaky.Reads.Store(true)
 	work.release()
 	loads := func() (n uint64) {
-		for _, l := range s.Router.Locals() {
+		for _, l := range s.Router.LoopRouters() {
 			n += l.Stats().Loads
 		}
 		return n

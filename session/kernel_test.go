@@ -123,9 +123,10 @@ func TestRoutingTable(t *testing.T) {
 type keeper struct{}
 
 func (keeper) Load(api *session.API) error {
-	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict {
-		return session.Done
-	})
+	api.Hooks.Hibernate.Add(api.Module, session.Deliver,
+		func(*session.LoopRouter, *session.Session) session.Verdict {
+			return session.Done
+		})
 	return nil
 }
 
@@ -135,12 +136,12 @@ func TestRestingSession(t *testing.T) {
 	shelf := append([]session.Manifest{{Name: "keeper", Spec: "a test", New: func() session.Module {
 		return keeper{}
 	}}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "keeper")})
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.DefaultNames(), "keeper")})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Cut()
-	a, ok := s.Router.Table.Loaded(juliet.Bare())
+	juliet.DropConn()
+	a, ok := s.Router.Table.LookupAccount(juliet.Bare())
 	if !ok || len(a.Resources()) != 1 || a.Resources()[0].Connected() {
 		t.Fatal("the session does not rest")
 	}
@@ -154,10 +155,10 @@ func TestRestingSession(t *testing.T) {
 	// Another connection, on the other loop, takes the session over before it binds.
 	next := s.Authenticate("next", "juliet@localhost", 2)
 	st := s.Stream(next)
-	l := st.Local()
+	l := st.LoopRouter()
 	l.Enter(func() {
-		l.Account(a.Host(), a.JID(), func(_ *session.Local, a *session.Account, exists bool, err error) {
-			a.Adopt(st.Negotiation(), a.Resources()[0])
+		l.WithAccount(a.Host(), a.JID(), func(_ *session.LoopRouter, a *session.Account, exists bool, err error) {
+			a.Resume(st.Negotiation(), a.Resources()[0])
 		})
 	})
 	s.Settle()
@@ -379,7 +380,7 @@ func TestBindAtHomeBehindFanout(t *testing.T) {
 type clumsy struct{}
 
 func (clumsy) Load(api *session.API) error {
-	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
+	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.LoopRouter, s *session.Session) {
 		if s.JID().Resource() == "r1" {
 			panic("for the test")
 		}
@@ -393,8 +394,8 @@ func TestPanicInInbox(t *testing.T) {
 	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module {
 		return clumsy{}
 	}}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "clumsy"),
-		Panics: true})
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.DefaultNames(), "clumsy"),
+		AllowPanics: true})
 	s.AddAccount("juliet@localhost")
 	for i, got := range bindAll(s, waiting(s, 4)) {
 		want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i)

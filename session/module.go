@@ -16,7 +16,7 @@ var core = []Feature{
 	"outgoing",        // Hooks.Outgoing
 	"resident",        // Resident, ResidentOf: parts of an entity kept in memory
 	"commit",          // Stanza.Commit
-	"resting",         // sessions that outlive their stream: Hooks.Rest, Account.Attach
+	"resting",         // sessions that outlive their stream: Hooks.Hibernate, Account.Attach
 	"fanout",          // Local.Fanout
 	"kinds",           // Hooks.Serve, Hooks.Make: entities other than accounts
 	"accounts",        // users log in at the host: it has accounts, their sessions, and streams
@@ -66,12 +66,12 @@ type OptionError struct{ Module, Key, Why string }
 
 func (e *OptionError) Error() string { return e.Key + ": " + e.Why }
 
-// InRange is what Check of a module's options returns for numbers that have a least and a most: the key
+// CheckRanges is what Check of a module's options returns for numbers that have a least and a most: the key
 // of the first that is out of its range, and why.
-func InRange(ranges ...OptionRange) (key, why string) {
+func CheckRanges(ranges ...OptionRange) (key, why string) {
 	for _, r := range ranges {
-		if r.Value < r.Least || r.Value > r.Most {
-			return r.Key, fmt.Sprintf("%d: write %d to %d%s", r.Value, r.Least, r.Most, r.Note)
+		if r.Value < r.Min || r.Value > r.Max {
+			return r.Key, fmt.Sprintf("%d: write %d to %d%s", r.Value, r.Min, r.Max, r.Note)
 		}
 	}
 	return "", ""
@@ -80,7 +80,7 @@ func InRange(ranges ...OptionRange) (key, why string) {
 // An OptionRange is one number of a module's options. Note, if there is one, is a remedy that follows the
 // range.
 type OptionRange struct {
-	Key                string
-	Value, Least, Most int
-	Note               string
+	Key             string
+	Value, Min, Max int
+	Note            string
 }

@@ -11,9 +11,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/xmlstream"
 )
 
@@ -29,7 +29,7 @@ func withModule(t *testing.T, opt sessiontest.Options,
 	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
 		return hooked(load)
 	}}}, mod.All...)
-	opt.Modules = append(mod.Default(), "of-the-test")
+	opt.Modules = append(mod.DefaultNames(), "of-the-test")
 	return sessiontest.New(t, opt)
 }
 
@@ -63,7 +63,7 @@ func works(t *testing.T, s *sessiontest.Server) {
 // A panic in a hook that mail meets costs that piece of mail: the loop routes the rest, then and later.
 func TestPanicInMail(t *testing.T) {
 	armed := false
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 			panicIf(armed && ev.To.Local() == "victim")
 			return session.Pass
@@ -94,7 +94,7 @@ func TestPanicInBroadcast(t *testing.T) {
 	for _, n := range []int{10, 200} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			armed := false
-			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				for _, to := range []session.Target{session.ToBare, session.ToFull} {
 					api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 						panicIf(armed && strings.HasSuffix(ev.To.Local(), "7"))
@@ -104,8 +104,8 @@ func TestPanicInBroadcast(t *testing.T) {
 				return nil
 			})
 			star := s.Login("star", "star@localhost/x")
-			seats := &session.Seats{}
-			seats.Reset(len(s.Router.Locals()))
+			seats := &session.Recipients{}
+			seats.Reset(len(s.Router.LoopRouters()))
 			var fans []*sessiontest.Client
 			for i := range n {
 				c := s.Login(fmt.Sprint("fan", i), fmt.Sprintf("fan%d@localhost/x", i))
@@ -119,10 +119,10 @@ func TestPanicInBroadcast(t *testing.T) {
 			armed = true
 			host, _ := s.Router.Table.Host("localhost")
 			me, _ := jid.Parse(star.JID)
-			l := s.Stream(star).Local()
+			l := s.Stream(star).LoopRouter()
 			l.Loop.Post(func() {
 				l.Enter(func() {
-					l.Account(host, star.Bare(), func(l *session.Local, a *session.Account, _ bool, err error) {
+					l.WithAccount(host, star.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, err error) {
 						l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), seats)
 					})
 				})
@@ -150,14 +150,14 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for _, how := range []string{"commit", "worker"} {
 		t.Run(how, func(t *testing.T) {
-			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
 					then := func(ev *session.Stanza, err error) session.Verdict {
 						panicIf(string(ev.ID()) == "bad")
 						return ev.Reply(nil)
 					}
 					if how == "commit" {
-						return ev.Commit(session.Ticket(api.Router.Durable.Durable()+1), then)
+						return ev.Commit(session.Ticket(api.Router.Committer.LastSettled()+1), then)
 					}
 					return ev.Await(reactor.Disk, func() error { return nil }, then)
 				}, session.ToSelf)
@@ -184,15 +184,15 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 
 // A panic in a hook that is told of a session's end does not leave the session there.
 func TestPanicAtUnbind(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.Local, se *session.Session) {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
+		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.LoopRouter, se *session.Session) {
 			panicIf(se.JID().Local() == "juliet")
 		})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' " +
 		"id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
@@ -212,7 +212,7 @@ func TestPanicAtUnbind(t *testing.T) {
 
 // A panic in a stanza that waited in an account's inbox is answered if it is a request.
 func TestPanicInInboxIsAnswered(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.IQ[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 			panicIf(string(ev.ID()) == "bad")
 			return session.Pass
@@ -245,7 +245,7 @@ func TestLateWorkUnparksNothing(t *testing.T) {
 		return nil
 	})
 	c := s.Login("c", "c@localhost/x")
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	set := "<iq type='set' id='%d'><q xmlns='urn:of-the-test'/></iq>"
 	c.Send(fmt.Sprintf(set, 1))
 	s.Advance(31 * time.Second)
@@ -256,12 +256,12 @@ func TestLateWorkUnparksNothing(t *testing.T) {
 	if len(held.Jobs) != 2 {
 		t.Fatalf("%d works are under way", len(held.Jobs))
 	}
-	held.Next() // the first one ends at last
+	held.StartNext() // the first one ends at last
 	s.Settle()
 	if got := c.Received(); got != "" {
 		t.Errorf("the third request overtook the second: %q", got)
 	}
-	held.Next()
+	held.StartNext()
 	s.Settle()
 	got := c.Received()
 	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two ||
@@ -277,10 +277,10 @@ func TestKickIsSeen(t *testing.T) {
 	two.Send("<presence/>")
 	one.Send("<presence/><presence to='romeo@localhost/two'/>")
 	two.Received()
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // its connection can't close yet
 	s.Router.Kick(one.Bare(), session.ErrNotAuthorized)
-	for s.Net.Turn() { // no time passes
+	for s.Net.RunTurn() { // no time passes
 	}
 	if got := string(two.Conn().Take()); !strings.Contains(got, "type='unavailable'") {
 		t.Errorf("romeo got %q", got)
@@ -304,7 +304,7 @@ func TestRetireWaits(t *testing.T) {
 	part := session.NewPart[int]("of-the-test")
 	shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
 		return unloading{func(api *session.API) error {
-			session.Resident(api, part, func(any, session.Who) (*int, error) {
+			session.Resident(api, part, func(any, session.EntityRef) (*int, error) {
 				if unloaded {
 					return nil, errors.New("a module that is unloaded is asked to load")
 				}
@@ -321,21 +321,22 @@ func TestRetireWaits(t *testing.T) {
 			return nil
 		}, &unloaded}
 	}}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf,
+		Modules: append(mod.DefaultNames(), "of-the-test")})
 	c := s.Login("c", "c@localhost/x")
 	s.AddAccount("cold@localhost")
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' " +
 		"id='1'><q xmlns='urn:of-the-test'/></iq>")
 	host, _ := s.Router.Table.Host("localhost")
 	done := false
-	s.Router.Retire(host.Profile(), func(error) { done = true })
+	s.Router.RetireProfile(host.Profile(), func(error) { done = true })
 	for len(held.Jobs) > 0 {
 		s.Advance(2 * time.Second)
 		if unloaded {
 			t.Fatalf("it was unloaded with %d works under way", len(held.Jobs))
 		}
-		held.Next()
+		held.StartNext()
 		s.Settle()
 	}
 	s.Advance(2 * time.Second)
@@ -359,7 +360,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			for _, name := range []string{"juliet", "nurse"} {
 				s.Client(name).Conn().Write([]byte("<q xmlns='urn:of-the-test'/>"))
 			}
-			s.Net.Turn()
+			s.Net.RunTurn()
 		},
 	} {
 		t.Run(how, func(t *testing.T) {
@@ -382,7 +383,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 							st.Delay(60, answered)
 							return
 						}
-						st.AwaitTurn(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
+						st.AwaitAdmission(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
 					}})
 				return nil
 			}
@@ -394,7 +395,8 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 				}
 				return unloading{load, new(bool)}
 			}}}, mod.All...)
-			s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+			s := sessiontest.New(t, sessiontest.Options{Shelf: shelf,
+				Modules: append(mod.DefaultNames(), "of-the-test")})
 			s.Login("juliet", "juliet@localhost/x")
 			romeo := s.Login("romeo", "romeo@localhost/x")
 			s.Login("nurse", "nurse@localhost/x")
@@ -402,18 +404,18 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			held := s.HoldWork()
+			held := s.PauseWorkers()
 			do(s, romeo)
 			host, _ := s.Router.Table.Host("localhost")
-			old := host.Swap(p)
-			s.Router.Retire(old, func(error) {})
+			old := host.SwapProfile(p)
+			s.Router.RetireProfile(old, func(error) {})
 			want := map[string]int{"Delay": 1}[how]
 			if want == 0 {
 				want = 2
 				if len(held.Jobs) != 1 {
 					t.Fatalf("%d works of 2 have begun", len(held.Jobs))
 				}
-				held.Next()
+				held.StartNext()
 			}
 			s.Advance(time.Second)
 			if unloaded {
@@ -422,7 +424,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			for range 10 {
 				s.Advance(time.Second)
 				for len(held.Jobs) > 0 {
-					held.Next()
+					held.StartNext()
 				}
 				s.Settle()
 			}
@@ -445,13 +447,13 @@ func TestCrowdPriceHasAnEnd(t *testing.T) {
 	for i := range 40 {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("victim@localhost/%d", i))
 		c.Send("<presence/>")
-		c.Conn().Room(0)
+		c.Conn().SetWindow(0)
 		c.Conn().Conn().Append([]byte("<message><body>" + strings.Repeat("x", 300<<10) + "</body></message>"))
 	}
 	romeo := s.Login("romeo", "romeo@localhost/x")
 	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) +
 		"</body></message>")
-	if s.Stream(romeo).Ready() {
+	if s.Stream(romeo).CanReceive() {
 		t.Error("a message to 40 clogged clients costs its sender nothing")
 	}
 	s.Advance(18 * time.Second) // a burst is 16 MiB, and 1 MiB is earned in a second
@@ -469,13 +471,13 @@ func TestLimitsAreCounted(t *testing.T) {
 		c.OutboxBytes = 10_000
 	}})
 	count := func(limit string) (n uint64) {
-		for _, l := range s.Router.Locals() {
+		for _, l := range s.Router.LoopRouters() {
 			n += l.Stats().Limits[limit]
 		}
 		return n
 	}
 	slow, romeo := s.Login("slow", "slow@localhost/x"), s.Login("romeo", "romeo@localhost/x")
-	slow.Conn().Room(0)
+	slow.Conn().SetWindow(0)
 	for range 200 {
 		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) +
 			"</body></message>")
@@ -486,7 +488,7 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 	// One whose stream ends by itself is no slow reader.
 	gone := s.Login("gone", "gone@localhost/x")
-	gone.Conn().Room(0)
+	gone.Conn().SetWindow(0)
 	gone.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	gone.Send("</stream:stream>")
 	romeo.Send("<message to='gone@localhost/x' type='chat'><body>Hi</body></message>")
@@ -502,7 +504,7 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 	s.Settle()
 	late := s.Login("late", "late@localhost/x")
-	late.Conn().Room(0)
+	late.Conn().SetWindow(0)
 	late.Send("<presence/>")
 	s.Settle()
 	for range 200 {
@@ -518,11 +520,12 @@ func TestLimitsAreCounted(t *testing.T) {
 // A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is
 // given back.
 func TestPanicInOutgoing(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ session.Outbox, p session.Parcel) session.Verdict {
-			panicIf(strings.Contains(string(p.Bytes), "poison"))
-			return session.Pass
-		})
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
+		api.Hooks.Outgoing.Add(api.Module, session.Guard,
+			func(_ session.Outbox, p session.OutboundStanza) session.Verdict {
+				panicIf(strings.Contains(string(p.Bytes), "poison"))
+				return session.Pass
+			})
 		return nil
 	})
 	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
@@ -538,7 +541,7 @@ func TestPanicInOutgoing(t *testing.T) {
 // A contact at which a hook panics when an account is deleted is told again: rows are erased when all know.
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver,
 			func(ev *session.Stanza) session.Verdict {
 				if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
@@ -561,7 +564,7 @@ func TestPanicAtAContact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()

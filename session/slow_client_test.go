@@ -9,8 +9,8 @@ import (
 
 	"canto/session"
 	"canto/session/mod/offline"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/session/store/storetest"
 )
@@ -55,7 +55,7 @@ func TestSlowClientThatAsks(t *testing.T) {
 	juliet.Received()
 	got, sent, read := "", 0, 0
 	for phase := range 4 {
-		juliet.Conn().Room(0)
+		juliet.Conn().SetWindow(0)
 		src := &pages{left: 300, size: 2000, mark: fmt.Sprint("page", phase)}
 		pulls(s, juliet, false, src)
 		for range 130 {
@@ -65,7 +65,7 @@ func TestSlowClientThatAsks(t *testing.T) {
 		}
 		for step := 0; step < 60; step++ {
 			juliet.Send(fmt.Sprintf("<iq type='get' id='q%d.%d'><ping xmlns='urn:xmpp:ping'/></iq>", phase, step))
-			juliet.Conn().Room(50_000)
+			juliet.Conn().SetWindow(50_000)
 			s.Advance(100 * time.Millisecond)
 			got += juliet.Received()
 			if read = strings.Count(got, "<body>"+src.mark); src.taken > read {
@@ -100,12 +100,12 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 			sent++
 		}
 	}
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	say(118, 9000) // the outbox is full, and the last are held back
 	say(850, 900)
-	juliet.Conn().Room(1_150_000) // the socket takes what the outbox has, and some of the next 128 KiB
+	juliet.Conn().SetWindow(1_150_000) // the socket takes what the outbox has, and some of the next 128 KiB
 	s.Advance(100 * time.Millisecond)
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	say(400, 900)
 	got := reads(s, juliet, -1)
 	if !juliet.Conn().Ended() {
@@ -130,7 +130,7 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 func TestRefusalsHaveABound(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	s.Reload() // each account is read again before its next stanza
 	const all = 3000
 	var text strings.Builder
@@ -139,15 +139,15 @@ func TestRefusalsHaveABound(t *testing.T) {
 	}
 	romeo.Conn().Write([]byte(text.String()))
 	s.Net.Run()
-	if n := s.Router.Table.Weigh()["inboxes"].Count; n > 200 {
+	if n := s.Router.Table.Footprint()["inboxes"].Count; n > 200 {
 		t.Errorf("%d wait in inboxes", n)
 	}
 	if n := strings.Count(romeo.Received(), "<resource-constraint"); n < all-200 {
 		t.Errorf("%d are refused at once, of %d", n, all)
 	}
-	held.Release()
+	held.Resume()
 	for len(held.Jobs) > 0 {
-		held.Next()
+		held.StartNext()
 		s.Net.Run()
 	}
 	s.Settle()
@@ -164,14 +164,14 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	for i := range 140 {
 		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
 			"%04d%s</body></message>", i, strings.Repeat("x", 9000)))
 	}
 	s.Reload() // each account is read again before it is next looked at
 	flaky.Reads.Store(true)
-	juliet.Conn().Room(-1)
+	juliet.Conn().SetWindow(-1)
 	s.Advance(3 * time.Second)
 	got := juliet.Received()
 	if n := len(numbered(got)); n == 0 || n == 140 {
@@ -194,13 +194,13 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 	var m *store.Map[string, []byte]
 	armed := false
 	late := func() time.Duration { return 10 * time.Millisecond }
-	s := withModule(t, sessiontest.Options{Panics: true, Fault: flaky.Fault, Slow: late},
+	s := withModule(t, sessiontest.Options{AllowPanics: true, Fault: flaky.Fault, Slow: late},
 		func(api *session.API) (err error) {
-			if m, err = storage.Map(api, rows); err != nil {
+			if m, err = storage.OpenMap(api, rows); err != nil {
 				return err
 			}
 			write := func(ev *session.Stanza) session.Verdict {
-				m.Put(storage.Rows(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
+				m.Put(storage.BatchOf(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
 				return session.Pass
 			}
 			for _, to := range []session.Target{session.ToBare, session.ToFull} {
@@ -251,12 +251,13 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 // next Flush.
 func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Limits: unbounded()}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(o session.Outbox, p session.Parcel) session.Verdict {
-			if strings.Contains(string(p.Bytes), "<body>number") && o.Hold(p) {
-				return session.Done
-			}
-			return session.Pass
-		})
+		api.Hooks.Outgoing.Add(api.Module, session.Guard,
+			func(o session.Outbox, p session.OutboundStanza) session.Verdict {
+				if strings.Contains(string(p.Bytes), "<body>number") && o.Defer(p) {
+					return session.Done
+				}
+				return session.Pass
+			})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -295,7 +296,7 @@ func TestHeldWhereASourceEnds(t *testing.T) {
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	src := &pages{left: 20, size: 2000, mark: "page"}
 	pulls(s, juliet, false, src) // all are given, and not yet taken
 	for i := range 140 {
@@ -324,7 +325,7 @@ func TestSourceOfAnAccountThatCannotBeRead(t *testing.T) {
 	if got := juliet.Received(); strings.Contains(got, "page") {
 		t.Errorf("juliet gets %q", got)
 	}
-	if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceFailed}) {
+	if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEndReason{session.SourceFailed}) {
 		t.Errorf("it has ended with %v", src.ends)
 	}
 	flaky.Reads.Store(false)

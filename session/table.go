@@ -16,12 +16,13 @@ type Host struct {
 	ID   uint32  // order of appearance in this process
 	JID  jid.JID // of the domain
 
-	service  bool // users do not log in: its bare domain is an entity, and what is at it is made by stanzas
-	profile  atomic.Pointer[Profile]
-	cert     atomic.Pointer[hostCertificate]                  // nil, or without a certificate: it is to be read
-	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
-	slots    atomic.Pointer[[]any]
-	conns    atomic.Int32
+	service bool // users do not log in: its bare domain is an entity, and what is at it is made by stanzas
+	profile atomic.Pointer[Profile]
+	// nil, or without a certificate: it is to be read
+	cert        atomic.Pointer[hostCertificate]
+	loadCert    atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
+	vars        atomic.Pointer[[]any]
+	connections atomic.Int32
 }
 
 // A hostCertificate is a state of a host's certificate: each drop makes another one.
@@ -31,26 +32,26 @@ type hostCertificate struct{ cert *tls.Certificate }
 // knows the entities that live here; that a recipient lives here, nothing outside this package may
 // assume.
 type Table struct {
-	shards [shards]shard
-	hosts  atomic.Pointer[map[string]*Host]
-	hostMu sync.Mutex
-	gone   map[string]*Host // removed hosts: one that is added again is the same Host
-	nextID uint32
-	size   atomic.Int64
+	shards       [shards]shard
+	hosts        atomic.Pointer[map[string]*Host]
+	hostMu       sync.Mutex
+	removedHosts map[string]*Host // removed hosts: one that is added again is the same Host
+	nextID       uint32
+	size         atomic.Int64
 }
 
 const shards = 256
 
 type shard struct {
-	mu       sync.RWMutex
-	entities entities
-	absent   map[jid.JID]struct{} // bounded: addresses known to have nothing
-	births   uint32               // entities made: what was read before one is not remembered as absence
-	kicks    uint32               // accounts kicked: a login that began before one does not bind after it
+	mu              sync.RWMutex
+	entities        entityMap
+	negativeCache   map[jid.JID]struct{} // bounded: addresses known to have nothing
+	creationEpoch   uint32               // entities made: what was read before one is not remembered as absence
+	revocationEpoch uint32               // accounts kicked: a login that began before one does not bind after it
 }
 
-// absentPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
-const absentPerShard = 256
+// negativePerShard bounds what is remembered of addresses without an entity: 65,536 in all.
+const negativePerShard = 256
 
 // NewTable makes an empty one.
 func NewTable() *Table {
@@ -59,20 +60,20 @@ func NewTable() *Table {
 	return t
 }
 
-// entities is a set of Entities by address: open addressing over pointers, as the key is in what they
+// entityMap is a set of Entities by address: open addressing over pointers, as the key is in what they
 // point to. A map with the JID as its key costs four times as much. Under the shard's lock.
-type entities struct {
-	slots []*Entity // of a power of two; at most three quarters are taken
+type entityMap struct {
+	cells []*Entity // of a power of two; at most three quarters are taken
 	tags  []uint16  // of the hashes, so that few others are looked at
 	n     int
 }
 
-// seed is secret: a user who chooses addresses can't choose in which slots they go.
-var seed = maphash.MakeSeed()
+// hashSeed is secret: a user who chooses addresses can't choose in which slots they go.
+var hashSeed = maphash.MakeSeed()
 
-const minEntities = 8
+const minEntityCells = 8
 
-func hashOf(addr jid.JID) uint64 { return maphash.String(seed, addr.String()) }
+func hashAddr(addr jid.JID) uint64 { return maphash.String(hashSeed, addr.String()) }
 
 // Host is the host that serves domain. Any goroutine.
 func (t *Table) Host(domain string) (*Host, bool) {
@@ -99,15 +100,15 @@ func (t *Table) AddHost(hs ...*Host) bool {
 		if _, taken := m[h.Name]; taken {
 			return false
 		}
-		if was, ok := t.gone[h.Name]; ok && was.service != h.service {
+		if was, ok := t.removedHosts[h.Name]; ok && was.service != h.service {
 			return false // what is in memory of it is of the other role
 		}
 		m[h.Name] = h
 	}
 	for _, h := range hs {
-		if was, ok := t.gone[h.Name]; ok {
-			delete(t.gone, h.Name)
-			was.renew(h)
+		if was, ok := t.removedHosts[h.Name]; ok {
+			delete(t.removedHosts, h.Name)
+			was.adopt(h)
 			m[h.Name] = was
 			continue
 		}
@@ -133,21 +134,21 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 			m[k] = v
 		}
 	}
-	if t.gone == nil {
-		t.gone = make(map[string]*Host)
+	if t.removedHosts == nil {
+		t.removedHosts = make(map[string]*Host)
 	}
-	t.gone[domain] = h
+	t.removedHosts[domain] = h
 	t.hosts.Store(&m)
 	return h, true
 }
 
-func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
+func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Partition()%shards] }
 
-// entity is what is at addr, made cold for an address not known to have nothing; false for one that is
+// getOrCreate is what is at addr, made cold for an address not known to have nothing; false for one that is
 // known so, on a host where users log in. On a service host, where a stanza may make an entity, there is
 // one for as long as the host is served. It may have left the table when its lock is taken: see
-// Table.lock. Any goroutine.
-func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
+// Table.lockEntity. Any goroutine.
+func (t *Table) getOrCreate(h *Host, addr jid.JID) (*Entity, bool) {
 	s := t.shard(addr)
 	s.mu.RLock()
 	e := s.entities.get(addr)
@@ -155,7 +156,7 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 		s.mu.RUnlock()
 		return e, true
 	}
-	_, absent := s.absent[addr]
+	_, absent := s.negativeCache[addr]
 	s.mu.RUnlock()
 	if absent && !h.service {
 		return nil, false
@@ -169,10 +170,10 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 			}
 			e = &Entity{host: h, addr: addr}
 			if absent {
-				e.resident = &h.Profile().absent
+				e.resident = &h.Profile().absentSet
 			}
 		} else {
-			a := &Account{Entity: Entity{host: h, addr: addr, kind: Accounts}}
+			a := &Account{Entity: Entity{host: h, addr: addr, kind: KindAccount}}
 			a.live, e = a, &a.Entity
 		}
 		s.entities.add(e)
@@ -181,72 +182,72 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	return e, true
 }
 
-// Loaded is the account of a bare JID if it is in the table. Any goroutine.
-func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	if e := t.Found(bare); e != nil {
+// LookupAccount is the account of a bare JID if it is in the table. Any goroutine.
+func (t *Table) LookupAccount(bare jid.JID) (*Account, bool) {
+	if e := t.Lookup(bare); e != nil {
 		a := e.account()
 		return a, a != nil
 	}
 	return nil, false
 }
 
-// Found is what is at addr if it is in the table; nil if it is not. Any goroutine.
-func (t *Table) Found(addr jid.JID) *Entity {
+// Lookup is what is at addr if it is in the table; nil if it is not. Any goroutine.
+func (t *Table) Lookup(addr jid.JID) *Entity {
 	s := t.shard(addr)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.entities.get(addr)
 }
 
-// Born forgets that there was nothing at addr: an entity was made. Any goroutine.
-func (t *Table) Born(addr jid.JID) {
+// NoteCreated forgets that there was nothing at addr: an entity was made. Any goroutine.
+func (t *Table) NoteCreated(addr jid.JID) {
 	s := t.shard(addr)
 	s.mu.Lock()
-	delete(s.absent, addr)
-	s.births++
+	delete(s.negativeCache, addr)
+	s.creationEpoch++
 	s.mu.Unlock()
 }
 
-// births counts the entities made in the shard of bare.
-func (t *Table) births(bare jid.JID) uint32 {
+// creationEpoch counts the entities made in the shard of bare.
+func (t *Table) creationEpoch(bare jid.JID) uint32 {
 	s := t.shard(bare)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.births
+	return s.creationEpoch
 }
 
-// kicked counts a kick of bare.
-func (t *Table) kicked(bare jid.JID) {
+// revoke counts a kick of bare.
+func (t *Table) revoke(bare jid.JID) {
 	s := t.shard(bare)
 	s.mu.Lock()
-	s.kicks++
+	s.revocationEpoch++
 	s.mu.Unlock()
 }
 
-// kicks counts the kicks of accounts in the shard of bare.
-func (t *Table) kicks(bare jid.JID) uint32 {
+// revocationEpoch counts the kicks of accounts in the shard of bare.
+func (t *Table) revocationEpoch(bare jid.JID) uint32 {
 	s := t.shard(bare)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.kicks
+	return s.revocationEpoch
 }
 
-// drop takes e out of the table, under its lock; absent: it is remembered as an address with nothing, unless
-// something was made since births was read.
-func (t *Table) drop(e *Entity, absent bool, births uint32) {
+// remove takes e out of the table, under its lock; absent: it is remembered as an address with nothing,
+// unless something was made since births was read.
+func (t *Table) remove(e *Entity, absent bool, births uint32) {
 	s := t.shard(e.addr)
 	s.mu.Lock()
 	if s.entities.remove(e) {
 		t.size.Add(-1)
 	}
-	if absent && births == s.births {
-		if len(s.absent) >= absentPerShard || s.absent == nil {
-			s.absent = make(map[jid.JID]struct{})
+	if absent && births == s.creationEpoch {
+		if len(s.negativeCache) >= negativePerShard || s.negativeCache == nil {
+			s.negativeCache = make(map[jid.JID]struct{})
 		}
-		s.absent[e.addr] = struct{}{}
+		s.negativeCache[e.addr] = struct{}{}
 	}
 	s.mu.Unlock()
-	e.resident = goneMark
+	e.resident = evictedMark
 }
 
 // Len is the number of entities in memory. Any goroutine.
@@ -267,7 +268,7 @@ func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 	s := &t.shards[shardIndex%shards]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for _, e := range s.entities.slots {
+	for _, e := range s.entities.cells {
 		if e != nil {
 			dst = append(dst, e)
 		}
@@ -276,12 +277,12 @@ func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 }
 
 // find is where addr is, or would go.
-func (s *entities) find(addr jid.JID) (i int, tag uint16, ok bool) {
-	h := hashOf(addr)
+func (s *entityMap) find(addr jid.JID) (i int, tag uint16, ok bool) {
+	h := hashAddr(addr)
 	tag = uint16(h >> 48)
-	mask := len(s.slots) - 1
-	for i = int(h) & mask; s.slots[i] != nil; i = (i + 1) & mask {
-		if s.tags[i] == tag && s.slots[i].addr == addr {
+	mask := len(s.cells) - 1
+	for i = int(h) & mask; s.cells[i] != nil; i = (i + 1) & mask {
+		if s.tags[i] == tag && s.cells[i].addr == addr {
 			return i, tag, true
 		}
 	}
@@ -289,64 +290,64 @@ func (s *entities) find(addr jid.JID) (i int, tag uint16, ok bool) {
 }
 
 // get is the entity at addr; nil if there is none.
-func (s *entities) get(addr jid.JID) *Entity {
+func (s *entityMap) get(addr jid.JID) *Entity {
 	if s.n == 0 {
 		return nil
 	}
 	if i, _, ok := s.find(addr); ok {
-		return s.slots[i]
+		return s.cells[i]
 	}
 	return nil
 }
 
 // add takes e in, which is not there.
-func (s *entities) add(e *Entity) {
-	if 4*(s.n+1) > 3*len(s.slots) {
-		s.resize(max(2*len(s.slots), minEntities))
+func (s *entityMap) add(e *Entity) {
+	if 4*(s.n+1) > 3*len(s.cells) {
+		s.resize(max(2*len(s.cells), minEntityCells))
 	}
-	s.place(e)
+	s.insert(e)
 	s.n++
 }
 
-func (s *entities) place(e *Entity) {
+func (s *entityMap) insert(e *Entity) {
 	i, tag, _ := s.find(e.addr)
-	s.slots[i], s.tags[i] = e, tag
+	s.cells[i], s.tags[i] = e, tag
 }
 
-func (s *entities) resize(size int) {
-	old := s.slots
-	s.slots, s.tags = make([]*Entity, size), make([]uint16, size)
+func (s *entityMap) resize(size int) {
+	old := s.cells
+	s.cells, s.tags = make([]*Entity, size), make([]uint16, size)
 	for _, e := range old {
 		if e != nil {
-			s.place(e)
+			s.insert(e)
 		}
 	}
 }
 
 // remove takes e out, if it is there.
-func (s *entities) remove(e *Entity) bool {
+func (s *entityMap) remove(e *Entity) bool {
 	if s.get(e.addr) != e {
 		return false
 	}
 	i, _, _ := s.find(e.addr)
-	mask := len(s.slots) - 1
+	mask := len(s.cells) - 1
 	// Those behind it move up, as far as they may, so that no look-up ends too early.
-	for j := (i + 1) & mask; s.slots[j] != nil; j = (j + 1) & mask {
-		home := int(hashOf(s.slots[j].addr)) & mask
+	for j := (i + 1) & mask; s.cells[j] != nil; j = (j + 1) & mask {
+		home := int(hashAddr(s.cells[j].addr)) & mask
 		if (j-home)&mask >= (j-i)&mask {
-			s.slots[i], s.tags[i] = s.slots[j], s.tags[j]
+			s.cells[i], s.tags[i] = s.cells[j], s.tags[j]
 			i = j
 		}
 	}
-	s.slots[i], s.tags[i] = nil, 0
-	if s.n--; len(s.slots) > minEntities && 8*s.n < len(s.slots) {
-		s.resize(len(s.slots) / 2)
+	s.cells[i], s.tags[i] = nil, 0
+	if s.n--; len(s.cells) > minEntityCells && 8*s.n < len(s.cells) {
+		s.resize(len(s.cells) / 2)
 	}
 	return true
 }
 
 // NewHost makes a host that runs p. The name is prepared (RFC 7622 §3.2) and must be a domain.
-// cert reads the host's certificate, on first use and after [Host.DropCertificate]; nil: it has none.
+// cert reads the host's certificate, on first use and after [Host.InvalidateCertificate]; nil: it has none.
 // Any goroutine.
 func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*Host, error) {
 	j, err := jid.Parse(name)
@@ -377,19 +378,19 @@ func NewService(name string, p *Profile) (*Host, error) {
 // Service reports whether h was made by NewService. Any goroutine.
 func (h *Host) Service() bool { return h.service }
 
-// renew gives h, which was removed, what a new Host of the same domain has.
-func (h *Host) renew(n *Host) {
+// adopt gives h, which was removed, what a new Host of the same domain has.
+func (h *Host) adopt(n *Host) {
 	h.loadCert.Store(n.loadCert.Load())
-	h.DropCertificate()
+	h.InvalidateCertificate()
 	h.profile.Store(n.profile.Load())
 }
 
 // Profile is what h runs now; a chain asks once and stays with the answer. Any goroutine.
 func (h *Host) Profile() *Profile { return h.profile.Load() }
 
-// Swap has h run p from now on and returns what it ran before. Nothing of a session is lost: flags,
+// SwapProfile has h run p from now on and returns what it ran before. Nothing of a session is lost: flags,
 // slots, parts and atoms belong to the process. Any goroutine.
-func (h *Host) Swap(p *Profile) (old *Profile) { return h.profile.Swap(p) }
+func (h *Host) SwapProfile(p *Profile) (old *Profile) { return h.profile.Swap(p) }
 
 // Certificate is the host's, parsed on first use; nil without an error if it has none of its own.
 // It may read a file: never on a loop. Any goroutine.
@@ -411,11 +412,11 @@ func (h *Host) Certificate() (*tls.Certificate, error) {
 	return c, nil
 }
 
-// DropCertificate has the next handshake read the certificate again. Any goroutine.
-func (h *Host) DropCertificate() { h.cert.Store(new(hostCertificate)) }
+// InvalidateCertificate has the next handshake read the certificate again. Any goroutine.
+func (h *Host) InvalidateCertificate() { h.cert.Store(new(hostCertificate)) }
 
 // Connections counts the streams that named h in their header. Any goroutine.
-func (h *Host) Connections() int { return int(h.conns.Load()) }
+func (h *Host) Connections() int { return int(h.connections.Load()) }
 
 // About is what the program says of itself to those who ask (XEP-0092).
 type About struct{ Name, Version string }

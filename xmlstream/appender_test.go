@@ -73,7 +73,7 @@ func TestAppender(t *testing.T) {
 				"to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;&amp;&apos;&quot;" +
 				"\n\t&#xD;\uFFFD\uFFFD\u00e9</message>", "="},
 	} {
-		for f := Streamed; f <= Server; f++ {
+		for f := Streamed; f <= ServerStreamed; f++ {
 			if want[f] == "=" {
 				want[f] = want[0]
 			}
@@ -95,7 +95,7 @@ func TestAppenderPanics(t *testing.T) {
 		"attribute":      func(a *Appender) { a.Attr(to, "x") },
 		"late attribute": func(a *Appender) { a.Open(message).Text("").Attr(to, "x") },
 		"deep": func(a *Appender) {
-			for range maxOpen + 1 {
+			for range maxOpenElements + 1 {
 				a.Open(message)
 			}
 		},

@@ -12,7 +12,7 @@ func decode(dst, raw []byte, value bool) []byte {
 		c := raw[i]
 		switch {
 		case c == '&':
-			r, end, _, _ := reference(raw, i)
+			r, end, _, _ := scanReference(raw, i)
 			dst = utf8.AppendRune(dst, r)
 			i = end
 			continue
@@ -42,8 +42,8 @@ func decode(dst, raw []byte, value bool) []byte {
 	return dst
 }
 
-// transcode appends what raw stands for, escaped anew.
-func transcode(dst, raw []byte, value bool) []byte {
+// reencode appends what raw stands for, escaped anew.
+func reencode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		j := i
 		for j < len(raw) && raw[j] != '&' && raw[j] != '<' && raw[j] != '\r' &&
@@ -58,7 +58,7 @@ func transcode(dst, raw []byte, value bool) []byte {
 		switch raw[i] {
 		case '&':
 			var b [utf8.UTFMax]byte
-			r, end, _, _ := reference(raw, i)
+			r, end, _, _ := scanReference(raw, i)
 			dst = escape(dst, b[:utf8.EncodeRune(b[:], r)], value)
 			i = end
 		case '<':

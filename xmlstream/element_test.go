@@ -91,7 +91,7 @@ func TestAtoms(t *testing.T) {
 // Clones and parsed elements outlive the parser's memory, and are read on any goroutine.
 func TestClone(t *testing.T) {
 	p := NewParser(nil)
-	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
+	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		var s Stream
 		open(t, p, &s, strings.Replace(xmlstreamtest.Header, " to=", " xmlns:h='urn:h' to=", 1))
 		b := []byte(x.XML)
@@ -132,7 +132,7 @@ func TestClone(t *testing.T) {
 				var w strings.Builder
 				dump(&w, c)
 				dump(&w, q)
-				c.Append(nil, Server, Attr{from, "x"})
+				c.Append(nil, ServerStreamed, Attr{from, "x"})
 			})
 		}
 		wg.Wait()
@@ -150,7 +150,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q parsed", x)
 		}
 	}
-	if p.top != 0 {
+	if p.ringUsed != 0 {
 		t.Error("a failed Element is in use")
 	}
 	e, err := Parse([]byte("\n <message><stream:x/></message>"))
@@ -176,7 +176,7 @@ func TestParserElement(t *testing.T) {
 	text := b.Text()
 	for range 3 {
 		var all []Element
-		for i := range ringSize + 3 {
+		for i := range elementRing + 3 {
 			e, err := p.Element([]byte("<message><body>" + strings.Repeat("&amp;", i+1) + "</body></message>"))
 			if err != nil {
 				t.Fatal(err)
@@ -190,8 +190,8 @@ func TestParserElement(t *testing.T) {
 			}
 			p.Release(all[i])
 		}
-		if p.top != 0 {
-			t.Errorf("%d in use", p.top)
+		if p.ringUsed != 0 {
+			t.Errorf("%d in use", p.ringUsed)
 		}
 	}
 	if v, _ := outer.Attr(id); string(v) != "outer" || string(text) != "a&b" {

@@ -48,7 +48,7 @@ func escape[S []byte | string](dst []byte, s S, value bool) []byte {
 			break
 		}
 		c := s[i]
-		if class[c]&plain != 0 && c != '>' {
+		if charClass[c]&plain != 0 && c != '>' {
 			i++
 			continue
 		}

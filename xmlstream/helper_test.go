@@ -63,7 +63,7 @@ func outcome(t testing.TB, p *Parser, s *Stream, in string, cuts ...int) string 
 				t.Fatal(err)
 			case tok.End:
 				fmt.Fprintf(&w, "end at %d\n", s.Offset())
-			case !tok.Blank:
+			case !tok.Whitespace:
 				fmt.Fprintf(&w, "at %d: %s\n", s.Offset(), tok.Raw())
 				dump(&w, tok.Element)
 			}
@@ -85,7 +85,7 @@ func everyByte(n int) (cuts []int) {
 
 // streams returns complete inputs: all of the corpus.
 func streams() (all []string) {
-	for _, s := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
+	for _, s := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		all = append(all, xmlstreamtest.Header+" "+s.XML+"\n"+s.XML+xmlstreamtest.End+"dropped")
 	}
 	for _, a := range xmlstreamtest.Attacks() {

@@ -29,28 +29,29 @@ const headerBytes = 4 << 10
 
 // The largest values of Limits: what fits the fields of a node.
 const (
-	maxStanza = 1 << 30
-	maxDepth  = 200
-	maxName   = 1<<13 - 1
-	maxAttrs  = 255
-	maxBinds  = 1<<15 - 16
+	maxStanza  = 1 << 30
+	maxDepth   = 200
+	maxName    = 1<<13 - 1
+	maxAttrs   = 255
+	maxNSDecls = 1<<15 - 16
 )
 
 // A LimitID stands for [Limits], so that a [Stream] can carry them in one byte. The zero LimitID stands
 // for the defaults.
 type LimitID uint8
 
-var limitTable = struct {
+var limitSets = struct {
 	sync.Mutex
 	used int
 	at   [256]Limits // an entry is written before its ID is known to anyone, and never again
-}{used: 1, at: [256]Limits{Limits{}.full()}}
+}{used: 1, at: [256]Limits{Limits{}.withDefaults()}}
 
-// relaxed holds for elements that were accepted or written by this process: routing may have added to them.
-var relaxed = Limits{StanzaBytes: 64 << 20, Depth: maxDepth, NameBytes: maxName, Prefixes: 64,
+// relaxedLimits holds for elements that were accepted or written by this process: routing may have added
+// to them.
+var relaxedLimits = Limits{StanzaBytes: 64 << 20, Depth: maxDepth, NameBytes: maxName, Prefixes: 64,
 	Attrs: maxAttrs, StanzaAttrs: 1 << 20, Nodes: 1 << 20}
 
-func (l Limits) full() Limits {
+func (l Limits) withDefaults() Limits {
 	d := func(v *int, n int) {
 		if *v == 0 {
 			*v = n
@@ -70,7 +71,7 @@ func (l Limits) full() Limits {
 // the configuration, as is a value that is negative or over what a parser can hold (1 GiB a stanza). Any
 // goroutine. Cold path.
 func (l Limits) ID() (LimitID, error) {
-	l = l.full()
+	l = l.withDefaults()
 	for _, c := range []struct {
 		what   string
 		v, max int
@@ -84,20 +85,20 @@ func (l Limits) ID() (LimitID, error) {
 			return 0, fmt.Errorf("xmlstream: limit %s is %d, and must be from 1 to %d", c.what, c.v, c.max)
 		}
 	}
-	limitTable.Lock()
-	defer limitTable.Unlock()
-	for i := range limitTable.used {
-		if limitTable.at[i] == l {
+	limitSets.Lock()
+	defer limitSets.Unlock()
+	for i := range limitSets.used {
+		if limitSets.at[i] == l {
 			return LimitID(i), nil
 		}
 	}
-	if limitTable.used == len(limitTable.at) {
+	if limitSets.used == len(limitSets.at) {
 		return 0, errors.New("xmlstream: more than 256 different sets of limits")
 	}
-	limitTable.at[limitTable.used] = l
-	limitTable.used++
-	return LimitID(limitTable.used - 1), nil
+	limitSets.at[limitSets.used] = l
+	limitSets.used++
+	return LimitID(limitSets.used - 1), nil
 }
 
 // Limits returns what id stands for, with the defaults filled in.
-func (id LimitID) Limits() Limits { return limitTable.at[id] }
+func (id LimitID) Limits() Limits { return limitSets.at[id] }

@@ -56,10 +56,10 @@ func TestPassThroughRows(t *testing.T) {
 		// 5: the content namespaces inside
 		{client, `<message><x xmlns='jabber:client'/>` + blank + `</message>`, Streamed,
 			`<message from='f'><x xmlns='jabber:client'/>` + blank + `</message>`},
-		{client, `<message><x xmlns='jabber:client'/>` + blank + `</message>`, Server, ""},
-		{client, `<message xmlns:p='jabber:server'>` + blank + `</message>`, Server, ""},
+		{client, `<message><x xmlns='jabber:client'/>` + blank + `</message>`, ServerStreamed, ""},
+		{client, `<message xmlns:p='jabber:server'>` + blank + `</message>`, ServerStreamed, ""},
 		{server, `<message><x xmlns='jabber:client'/>` + blank + `</message>`, Streamed, ""},
-		{client, `<message>` + blank + `</message>`, Server, `<message from='f'>` + blank + `</message>`},
+		{client, `<message>` + blank + `</message>`, ServerStreamed, `<message from='f'>` + blank + `</message>`},
 	} {
 		e := stanza(t, c.header, c.in)
 		got := string(e.Append(nil, c.form, Attr{from, "f"}))

@@ -184,8 +184,8 @@ func (x *sender) received(e Element, space string, set []Attr) string {
 			walk(c, false, content, was)
 			from = t.end(c.node())
 		}
-		if from < nd.shut {
-			w.text(t.buf[from:nd.shut])
+		if from < nd.endTag {
+			w.text(t.buf[from:nd.endTag])
 		}
 		w.WriteString("</>\n")
 	}
@@ -199,7 +199,7 @@ var forms = []struct {
 }{
 	{Streamed, senders[0]},
 	{Framed, senders[8]},
-	{Server, senders[1]},
+	{ServerStreamed, senders[1]},
 }
 
 // check is rapid.Check with more tries than a hundred, which the rarer combinations need.
@@ -218,7 +218,7 @@ func (x *sender) passOn(e Element, set []Attr) error {
 		switch f.form {
 		case Framed:
 			def = None
-		case Server:
+		case ServerStreamed:
 			space = NSServer
 		}
 		want := x.received(e, space, set)
@@ -301,7 +301,7 @@ func TestPassThroughConditions(t *testing.T) {
 	}{
 		{xmlstreamtest.Header, `<message a="1"/>`, Streamed, true},
 		{xmlstreamtest.Header, `<message a="1"/>`, Framed, true},
-		{xmlstreamtest.Header, `<message a="1"/>`, Server, true},
+		{xmlstreamtest.Header, `<message a="1"/>`, ServerStreamed, true},
 		// A prefix of the stanza's own, and one from outside.
 		{xmlstreamtest.Header, `<c:message xmlns:c='jabber:client' a="1"/>`, Streamed, false},
 		{prefixed, `<message a="1"/>`, Streamed, true},
@@ -320,20 +320,20 @@ func TestPassThroughConditions(t *testing.T) {
 		{xmlstreamtest.Header, "<message a=\"&#10;&#9;&#13;&lt;'\"/>", Streamed, true},
 		{xmlstreamtest.Header, "<message\na\t=\r\"1\"/>", Streamed, true},
 		// Content namespaces.
-		{xmlstreamtest.Header, `<message xmlns='jabber:client' a="1"/>`, Server, true},
+		{xmlstreamtest.Header, `<message xmlns='jabber:client' a="1"/>`, ServerStreamed, true},
 		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
 			Streamed, true},
 		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
 			Framed, true},
 		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
-			Server, false},
+			ServerStreamed, false},
 		{xmlstreamtest.ServerHeader, `<message a="1"/>`, Streamed, true},
-		{xmlstreamtest.ServerHeader, `<message a="1"/>`, Server, true},
+		{xmlstreamtest.ServerHeader, `<message a="1"/>`, ServerStreamed, true},
 		{xmlstreamtest.ServerHeader, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
 			Streamed, false},
 		{xmlstreamtest.ServerHeader, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Streamed, false},
 		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Streamed, true},
-		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Server, false},
+		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, ServerStreamed, false},
 	} {
 		e := stanza(t, c.header, c.in)
 		out := string(e.Append(nil, c.form))
@@ -407,7 +407,7 @@ func TestAppenderProperty(t *testing.T) {
 		a.Reset(f.form)
 		var w infosetWriter
 		content := NSClient
-		if f.form == Server {
+		if f.form == ServerStreamed {
 			content = NSServer
 		}
 		text := ""
@@ -426,8 +426,9 @@ func TestAppenderProperty(t *testing.T) {
 				n = N(NSStream, "error")
 			}
 			space := n.Space.String()
-			if prefixed := space == NSStream || space == NSDialback && f.form == Server; !prefixed {
-				if inContent = inContent && (space == NSClient || space == NSServer && f.form == Server); inContent {
+			if prefixed := space == NSStream || space == NSDialback && f.form == ServerStreamed; !prefixed {
+				if inContent = inContent && (space == NSClient || space == NSServer &&
+					f.form == ServerStreamed); inContent {
 					space = content
 				}
 			}
@@ -451,7 +452,7 @@ func TestAppenderProperty(t *testing.T) {
 				switch k := rapid.IntRange(0, 3).Draw(t, "child"); {
 				case k == 0 && depth < 5:
 					element(depth+1, inContent)
-				case k == 1 && (f.form != Server || !inContent):
+				case k == 1 && (f.form != ServerStreamed || !inContent):
 					flush()
 					r := rapid.SampledFrom(raws).Draw(t, "raw")
 					a.Raw(r)

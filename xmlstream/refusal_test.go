@@ -128,9 +128,9 @@ var refusals = []struct {
 		msg: "namespace too long", offset: 13},
 	{in: "<a><b xmlns:c='u' xmlns:d='u'/></a>", limits: Limits{Prefixes: 2}, condition: PolicyViolation,
 		msg: "too many namespace prefixes", offset: 18},
-	{in: "<a>" + strings.Repeat("<b xmlns='u'/>", maxBinds+1), limits: Limits{StanzaBytes: 1 << 20,
+	{in: "<a>" + strings.Repeat("<b xmlns='u'/>", maxNSDecls+1), limits: Limits{StanzaBytes: 1 << 20,
 		StanzaAttrs: 1 << 20, Nodes: 1 << 20}, condition: PolicyViolation, msg: "too many namespace declarations",
-		offset: 3 + 14*maxBinds + 3},
+		offset: 3 + 14*maxNSDecls + 3},
 }
 
 // Each refusal has its condition, message and offset, the same however the input is cut, and there is a

@@ -67,14 +67,14 @@ func TestWork(t *testing.T) {
 		p := NewParser(nil)
 		var s Stream
 		open(t, p, &s, xmlstreamtest.Header)
-		p.tree.work = 0
+		p.tree.bytesScanned = 0
 		work := 0
 		for i := 0; i < len(body); i += step {
 			p.Feed(&s, []byte(body[i:min(i+step, len(body))]))
-			part := s.part
+			part := s.unfinished
 			_, err := p.Stanza(&s)
 			if err == nil && part != nil {
-				work = part.work + p.tree.work
+				work = part.bytesScanned + p.tree.bytesScanned
 			} else if err != ErrNeedMore {
 				t.Fatal(err)
 			}

@@ -107,17 +107,17 @@ func TestLimits(t *testing.T) {
 		err.(*SyntaxError).Offset != before-11+100 {
 		t.Error(err, before)
 	}
-	if limitTable.used > 200 {
+	if limitSets.used > 200 {
 		t.Fatal("too many limits in these tests")
 	}
-	limitTable.Lock()
-	used := limitTable.used
-	limitTable.used = len(limitTable.at)
-	limitTable.Unlock()
+	limitSets.Lock()
+	used := limitSets.used
+	limitSets.used = len(limitSets.at)
+	limitSets.Unlock()
 	if _, err := (Limits{Depth: 63}).ID(); err == nil {
 		t.Error("a 257th set of limits")
 	}
-	limitTable.used = used
+	limitSets.used = used
 }
 
 func TestRest(t *testing.T) {

@@ -5,5 +5,5 @@ package xmlstream
 // Tokens.
 type Token struct {
 	Element
-	End, Blank bool
+	End, Whitespace bool
 }

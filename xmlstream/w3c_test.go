@@ -189,12 +189,12 @@ func w3cMisc(b []byte) int {
 		}
 		return n + 1
 	case bytes.HasPrefix(b, []byte("<?")):
-		end, _, st := qname(b, len("<?"))
+		end, _, st := scanQName(b, len("<?"))
 		n := until("<?", "?>")
-		if st != done || n < 0 || bytes.ContainsFunc(b[:n], func(r rune) bool { return !isChar(r) }) {
+		if st != statusDone || n < 0 || bytes.ContainsFunc(b[:n], func(r rune) bool { return !isChar(r) }) {
 			return -1
 		}
-		if c := b[end]; class[c]&cBlank == 0 && end+2 != n {
+		if c := b[end]; charClass[c]&cSpace == 0 && end+2 != n {
 			return -1
 		}
 		if strings.EqualFold(string(b[2:end]), "xml") && string(b[2:end]) != "xml" {

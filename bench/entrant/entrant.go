@@ -132,7 +132,7 @@ func (e *Entrant) checkRunning() error {
 		if d.v == "" {
 			continue
 		}
-		if _, err := jid.Domain(d.v); err != nil {
+		if _, err := jid.PrepareDomain(d.v); err != nil {
 			return strict.At(strict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key, strict.Short(d.v))
 		}
 	}

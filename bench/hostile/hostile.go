@@ -149,7 +149,7 @@ type Attack struct {
 	err error // the first that is none of the server's defence
 
 	deriving sync.Mutex
-	salted   map[sasl.Mechanism]sasl.Salted // what the last login derived
+	salted   map[sasl.Mechanism]sasl.SaltedPassword // what the last login derived
 }
 
 // Start begins an attack of a kind; ctx ends it, too. The error is that of an unknown kind or of a Config
@@ -182,7 +182,7 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.Salted)}
+	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.SaltedPassword)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
 		l := &line{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}

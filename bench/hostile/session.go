@@ -191,7 +191,7 @@ func (s *session) listen() (xmlstream.Element, error) {
 			return xmlstream.Element{}, err
 		case t.End:
 			return xmlstream.Element{}, io.EOF
-		case t.Blank:
+		case t.Whitespace:
 			continue
 		case t.Is(nameError):
 			cond := "error"

@@ -100,7 +100,7 @@ func (c *client) take(p *xmlstream.Parser, b []byte) error {
 			return errEnd
 		case err != nil:
 			return err
-		case t.Blank:
+		case t.Whitespace:
 			continue
 		case t.End:
 			return errEnd

@@ -98,9 +98,11 @@ func (c *client) mechanisms() string {
 	return b.String()
 }
 
-func (c *client) offer() sasl.Offer { return c.s.offer.For(c.state != nil, c.binding(), true) }
+func (c *client) offer() sasl.MechanismSet {
+	return c.s.offer.ForStream(c.state != nil, c.binding(), true)
+}
 
-func (c *client) binding() (b sasl.Binding) {
+func (c *client) binding() (b sasl.ChannelBinding) {
 	if c.s.cfg.Binding {
 		b.Exporter = c.exporter()
 	}
@@ -157,7 +159,7 @@ func (c *client) step(st sasl.Step) error {
 		case sasl.Challenge:
 			return c.write("<challenge xmlns='%s'>%s</challenge>", c.nsAuth(), st.Data)
 		case sasl.NeedUser:
-			st = c.sasl.Found(sasl.Account{Keys: c.s.account(st.User)})
+			st = c.sasl.UserFound(sasl.Credentials{Keys: c.s.account(st.User)})
 		case sasl.NeedDerive:
 			st.Work.Run()
 			st = c.sasl.Derived(st.Work)

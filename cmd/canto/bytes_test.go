@@ -35,7 +35,7 @@ func TestBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := derive("x", 4096)
+	keys, err := deriveKeys("x", 4096)
 	if err != nil {
 		t.Fatal(err)
 	}

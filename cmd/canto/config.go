@@ -41,7 +41,7 @@ type config struct {
 	text []byte
 	dev  bool
 
-	started *config // what the server that runs with this one started with
+	startConfig *config // what the server that runs with this one started with
 }
 
 type logConfig struct {
@@ -72,12 +72,12 @@ var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionT
 func (c *config) checkTLSVersions() error {
 	for _, v := range c.C2S.TLSVersions {
 		if tlsVersions[v] == 0 {
-			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s",
+			return c.errorAt(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s",
 				"tls_versions")
 		}
 	}
 	if len(c.C2S.TLSVersions) == 0 {
-		return c.at("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
+		return c.errorAt("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ type limitsConfig struct {
 	FailuresPerAccount  *rate     `toml:"failures_per_account"`
 	ResourcesPerAccount *int      `toml:"resources_per_account"`
 	Stanza              *size     `toml:"stanza"`
-	Rate                *flow     `toml:"rate"`
+	Rate                *byteRate `toml:"rate"`
 	Outbox              *size     `toml:"outbox"`
 	LoginTimeout        *duration `toml:"login_timeout"`
 }
@@ -185,22 +185,22 @@ func (r *rate) UnmarshalText(b []byte) error {
 	n, per, ok := strings.Cut(t, "/")
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	k, err := strconv.Atoi(n)
-	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MostEvents {
+	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MaxRateEvents {
 		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit",
-			t, session.MostEvents)
+			t, session.MaxRateEvents)
 	}
 	*r = rate{N: k, Per: units[per]}
 	return nil
 }
 
 // A flow is bytes a second with a burst: "256KiB/s, burst 1MiB".
-type flow struct{ rate, burst int64 }
+type byteRate struct{ rate, burst int64 }
 
 // UnmarshalText reads a flow.
-func (f *flow) UnmarshalText(b []byte) error {
+func (f *byteRate) UnmarshalText(b []byte) error {
 	t := strings.TrimSpace(string(b))
 	if t == "0" {
-		*f = flow{}
+		*f = byteRate{}
 		return nil
 	}
 	perSecond, burst, has := strings.Cut(t, ",")
@@ -209,7 +209,7 @@ func (f *flow) UnmarshalText(b []byte) error {
 	if !ok || err != nil {
 		return fmt.Errorf("%q is no rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
 	}
-	f.rate, f.burst = n, max(n, min(4*n, session.MostRate))
+	f.rate, f.burst = n, max(n, min(4*n, session.MaxRate))
 	if has {
 		text, ok := strings.CutPrefix(strings.TrimSpace(burst), "burst ")
 		if f.burst, err = parseSize(text); err != nil || !ok {
@@ -303,15 +303,15 @@ func readConfig(path string) (*config, error) {
 	c := defaults()
 	c.file, c.text = path, text
 	if err := toml.Unmarshal(text, new(map[string]any)); err != nil { // is it TOML at all?
-		return nil, c.explain(err, c)
+		return nil, c.decodeError(err, c)
 	}
-	if err := c.shape(c); err != nil {
+	if err := c.checkKeys(c); err != nil {
 		return nil, err
 	}
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
-		return nil, c.explain(err, c)
+		return nil, c.decodeError(err, c)
 	}
 	if err := c.check(); err != nil {
 		return nil, err
@@ -343,14 +343,14 @@ func (e *configError) Error() string {
 	return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.cause)
 }
 
-// at is an error about what stands at path, or about the nearest table around it that the text names.
-func (c *config) at(cause string, path ...string) error {
+// errorAt is an error about what stands at path, or about the nearest table around it that the text names.
+func (c *config) errorAt(cause string, path ...string) error {
 	e := &configError{file: c.file, cause: cause, path: path}
 	if e.file == "" {
 		e.file = "configuration"
 	}
 	depth := 0
-	c.each(func(key []string, line int) {
+	c.eachKey(func(key []string, line int) {
 		n := 0
 		for n < len(key) && n < len(path) && key[n] == path[n] {
 			n++
@@ -362,18 +362,18 @@ func (c *config) at(cause string, path ...string) error {
 	return e
 }
 
-// each calls f with the path and the line of every table and every key of the text.
-func (c *config) each(f func(path []string, line int)) {
-	c.places(func(path []string, line, _ int, _ *unstable.Node) { f(path, line) })
+// eachKey calls f with the path and the line of every table and every key of the text.
+func (c *config) eachKey(f func(path []string, line int)) {
+	c.eachPlace(func(path []string, line, _ int, _ *unstable.Node) { f(path, line) })
 }
 
-// keys is each, with the value of a key; nil for a table.
-func (c *config) keys(f func(path []string, line int, value *unstable.Node)) {
-	c.places(func(path []string, line, _ int, value *unstable.Node) { f(path, line, value) })
+// eachValue is each, with the value of a key; nil for a table.
+func (c *config) eachValue(f func(path []string, line int, value *unstable.Node)) {
+	c.eachPlace(func(path []string, line, _ int, value *unstable.Node) { f(path, line, value) })
 }
 
-// places is keys, with the column where the name of the key ends.
-func (c *config) places(f func(path []string, line, column int, value *unstable.Node)) {
+// eachPlace is keys, with the column where the name of the key ends.
+func (c *config) eachPlace(f func(path []string, line, column int, value *unstable.Node)) {
 	var p unstable.Parser
 	p.Reset(c.text)
 	var section []string
@@ -411,13 +411,13 @@ func (c *config) places(f func(path []string, line, column int, value *unstable.
 	}
 }
 
-// explain turns a decoder's error about c's text into one line; path is where the text stands in whole,
+// decodeError turns a decoder's error about c's text into one line; path is where the text stands in whole,
 // which is c but for a module's own section.
-func (c *config) explain(err error, whole *config, path ...string) error {
+func (c *config) decodeError(err error, whole *config, path ...string) error {
 	cause := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "toml: "), "\n", " ")
 	var de *toml.DecodeError
 	if !errors.As(err, &de) {
-		return whole.at(cause, path...)
+		return whole.errorAt(cause, path...)
 	}
 	row, column := de.Position()
 	var p unstable.Parser
@@ -430,11 +430,11 @@ func (c *config) explain(err error, whole *config, path ...string) error {
 		return &configError{file: c.file, line: row, cause: cause}
 	}
 	full := slices.Concat(path, c.keyAt(row, column))
-	if name := shown(full); name != "" && !strings.Contains(cause, name) {
+	if name := shownKey(full); name != "" && !strings.Contains(cause, name) {
 		cause = name + ": " + cause
 	}
 	if len(path) > 0 {
-		return whole.at(cause, full...)
+		return whole.errorAt(cause, full...)
 	}
 	return &configError{file: c.file, line: row, cause: cause}
 }
@@ -477,8 +477,8 @@ func knownKeys(t reflect.Type, path []string) []string {
 	return keys
 }
 
-// nearest is a remedy: the known key that is most like want, or all of them.
-func nearest(want string, keys []string) string {
+// suggestKey is a remedy: the known key that is most like want, or all of them.
+func suggestKey(want string, keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
@@ -543,7 +543,8 @@ func (c *config) checkLimits() error {
 		for i := range v.NumField() {
 			key := v.Type().Field(i).Tag.Get("toml")
 			if !v.Field(i).IsNil() && !slices.Contains(hostLimits, key) {
-				return c.at(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own are %s",
+				return c.errorAt(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own "+
+					"are %s",
 					key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
 			}
 		}
@@ -567,22 +568,22 @@ func (c *config) limitAt(err error, path ...string) error {
 	if key == "outbox" && c.Limits.Outbox == nil {
 		key = "stanza"
 	}
-	return c.at(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
+	return c.errorAt(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
 }
 
-// leastMemory is the least that memory may be: the store's share, and what the collector leaves above it.
-const leastMemory = 512 << 20
+// minMemory is the least that memory may be: the store's share, and what the collector leaves above it.
+const minMemory = 512 << 20
 
-// mostMemory is the most that memory may be, which is the most that a size may be.
-const mostMemory = 1 << 40
+// maxMemory is the most that memory may be, which is the most that a size may be.
+const maxMemory = 1 << 40
 
 // check holds what the decoder can't see.
 func (c *config) check() error {
 	if c.Data == "" {
-		return c.at("data is empty: name the folder of the store, like canto-data", "data")
+		return c.errorAt("data is empty: name the folder of the store, like canto-data", "data")
 	}
-	if c.Memory != 0 && (c.Memory < leastMemory || c.Memory > mostMemory) {
-		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, "+
+	if c.Memory != 0 && (c.Memory < minMemory || c.Memory > maxMemory) {
+		return c.errorAt(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, "+
 			"or 0 for no limit", c.Memory, storeMemory>>20), "memory")
 	}
 	if err := c.checkLimits(); err != nil {
@@ -593,17 +594,18 @@ func (c *config) check() error {
 	}
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
-		if d, err := jid.Domain(name); err != nil {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name),
+		if d, err := jid.PrepareDomain(name); err != nil {
+			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name),
 				"host", name)
 		} else if d != name {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
+			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
 		}
 		if h.Certificate == "" && h.Key != "" {
-			return c.at("certificate and key go together: name both files, or neither", "host", name, "key")
+			return c.errorAt("certificate and key go together: name both files, or neither", "host", name, "key")
 		}
 		if h.Certificate != "" && h.Key == "" {
-			return c.at("certificate and key go together: name both files, or neither", "host", name, "certificate")
+			return c.errorAt("certificate and key go together: name both files, or neither", "host", name,
+				"certificate")
 		}
 		if err := c.checkService(name); err != nil {
 			return err
@@ -624,15 +626,15 @@ func (c *config) check() error {
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
 	default:
-		return c.at(fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level), "log", "level")
+		return c.errorAt(fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level), "log", "level")
 	}
 	switch c.Log.Format {
 	case "text", "json":
 	default:
-		return c.at(fmt.Sprintf("log format %q: it is text or json", c.Log.Format), "log", "format")
+		return c.errorAt(fmt.Sprintf("log format %q: it is text or json", c.Log.Format), "log", "format")
 	}
 	if c.Node < 0 || c.Node > 1023 {
-		return c.at("node is from 0 to 1023", "node")
+		return c.errorAt("node is from 0 to 1023", "node")
 	}
 	return c.checkListen()
 }
@@ -654,13 +656,13 @@ func (c *config) checkService(host string) error {
 			"service host"},
 	} {
 		if k.has {
-			return c.at(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host",
+			return c.errorAt(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host",
 				host, k.key)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Module)) {
-		if m := manifest(name); m != nil && !mod.AtService(m) {
-			return c.at(needsAccounts(name, host), "host", host, "module", name)
+		if m := manifest(name); m != nil && !mod.RunsAtService(m) {
+			return c.errorAt(needsAccounts(name, host), "host", host, "module", name)
 		}
 	}
 	return nil
@@ -670,7 +672,7 @@ func (c *config) checkService(host string) error {
 func needsAccounts(module, host string) string {
 	var names []string
 	for i := range mod.All {
-		if mod.AtService(&mod.All[i]) {
+		if mod.RunsAtService(&mod.All[i]) {
 			names = append(names, mod.All[i].Name)
 		}
 	}
@@ -690,38 +692,39 @@ func manifest(name string) *session.Manifest {
 }
 
 // A port is what a key of [listen] names.
-type port struct {
+type listenKey struct {
 	key   string
 	addrs []string
 }
 
-// ports are those that the server opens.
-func (c *config) ports() []port {
-	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP},
+// listenKeys are those that the server opens.
+func (c *config) listenKeys() []listenKey {
+	return []listenKey{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP},
 		{"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
 }
 
 // checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
 func (c *config) checkListen() error {
 	taken := make(map[netip.AddrPort]string) // the key that names it
-	for _, l := range append(c.ports(), port{"s2s", c.Listen.S2S}) {
+	for _, l := range append(c.listenKeys(), listenKey{"s2s", c.Listen.S2S}) {
 		for i, a := range l.addrs {
-			ap, err := address(a)
+			ap, err := parseListenAddr(a)
 			if err != nil {
-				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
+				return c.errorAt(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen",
+					l.key)
 			}
 			if l.key == "s2s" {
 				continue // nothing listens there yet
 			}
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
-				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the "+
+				return c.errorAt(fmt.Sprintf("debug on %q would show profiles of this process on every address of the "+
 					"machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
 			l.addrs[i] = ap.String() // one spelling, by which lists are compared
 			first := taken[ap]
 			together := first == "c2s" && l.key == "c2s_tls" || first == "c2s_tls" && l.key == "https"
 			if first != "" && ap.Port() != 0 && !together {
-				return c.at(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by "+
+				return c.errorAt(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by "+
 					"c2s_tls and https, but by no others", a, first), "listen", l.key)
 			}
 			taken[ap] = l.key
@@ -733,21 +736,22 @@ func (c *config) checkListen() error {
 // checkSASL looks at a host's list of mechanisms; nil is the default one.
 func (c *config) checkSASL(host string, list []string) error {
 	if list != nil && len(list) == 0 {
-		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms "+
+		return c.errorAt(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms "+
 			"(%s), or leave sasl out",
 			host, strings.Join(sasl.MechanismNames(), ", ")), "host", host, "sasl")
 	}
 	for _, m := range list {
 		if _, ok := sasl.ParseMechanism(m); !ok {
-			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host",
+			return c.errorAt(fmt.Sprintf("unknown SASL mechanism %q%s", m, suggestKey(m, sasl.MechanismNames())),
+				"host",
 				host, "sasl")
 		}
 	}
 	return nil
 }
 
-// address reads what a listener takes: without a host, it is every address.
-func address(a string) (netip.AddrPort, error) {
+// parseListenAddr reads what a listener takes: without a host, it is every address.
+func parseListenAddr(a string) (netip.AddrPort, error) {
 	if strings.HasPrefix(a, ":") {
 		a = "[::]" + a
 	} else if host, port, err := net.SplitHostPort(a); err == nil {
@@ -768,7 +772,7 @@ func (c *config) checkOptions(host, module string, section map[string]any, path 
 	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
 	if i < 0 {
 		for _, key := range slices.Sorted(maps.Keys(section)) {
-			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)),
+			return c.errorAt(fmt.Sprintf("unknown key %q: the module %s has no options", shownKey(append(path, key)),
 				module), append(path, key)...)
 		}
 		return nil
@@ -789,10 +793,10 @@ func (c *config) checkOptions(host, module string, section map[string]any, path 
 func (c *config) checkModules(sections map[string]any, path ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		if all := moduleNames(); !slices.Contains(all, name) {
-			return c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), append(path, name)...)
+			return c.errorAt(fmt.Sprintf("unknown module %q%s", name, suggestKey(name, all)), append(path, name)...)
 		}
 		if _, ok := sections[name].(map[string]any); !ok {
-			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name,
+			return c.errorAt(fmt.Sprintf("%s is a module's section: write [%s]", name,
 				strings.Join(append(path, name), ".")), append(path, name)...)
 		}
 		host := ""
@@ -813,9 +817,9 @@ func moduleNames() (names []string) {
 	return names
 }
 
-// needTLS says that clients could not connect at all.
-func (c *config) needTLS() error {
-	if c.certified() {
+// checkTLSAvailable says that clients could not connect at all.
+func (c *config) checkTLSAvailable() error {
+	if c.hasCertificate() {
 		return nil
 	}
 	if !c.C2S.RequireTLS {
@@ -823,19 +827,20 @@ func (c *config) needTLS() error {
 			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool {
 				return !strings.HasSuffix(m, "-PLUS")
 			}) {
-				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name "+
+				return c.errorAt("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name "+
 					"certificate and key, or another mechanism",
 					"host", name, "sasl")
 			}
 		}
 		return nil
 	}
-	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and " +
+	return c.errorAt("no host has a certificate, and clients may not connect without TLS: name " +
+		"certificate and " +
 		"key in its section, or, for tests on loopback, set c2s.require_tls = false")
 }
 
-// certified reports whether some host has a certificate.
-func (c *config) certified() bool {
+// hasCertificate reports whether some host has a certificate.
+func (c *config) hasCertificate() bool {
 	for _, h := range c.Host {
 		if h.Certificate != "" {
 			return true
@@ -857,17 +862,17 @@ func (c *config) options(host string) func(module string, v any) error {
 			}
 			text, err := toml.Marshal(section)
 			if err != nil {
-				return c.at(err.Error(), s.path...)
+				return c.errorAt(err.Error(), s.path...)
 			}
 			own := &config{text: text}
 			var ce *configError
-			if err := own.shape(v, s.path...); errors.As(err, &ce) {
-				return c.at(ce.cause, ce.path...)
+			if err := own.checkKeys(v, s.path...); errors.As(err, &ce) {
+				return c.errorAt(ce.cause, ce.path...)
 			}
 			d := toml.NewDecoder(bytes.NewReader(text))
 			d.DisallowUnknownFields()
 			if err := d.Decode(v); err != nil {
-				return own.explain(err, c, s.path...)
+				return own.decodeError(err, c, s.path...)
 			}
 		}
 		return nil

@@ -255,7 +255,9 @@ func (s *site) serveHere(options func(*store.Options)) (p *process, stop func())
 	go func() {
 		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data",
 			s.data()},
-			out: out, errOut: p.log, options: options, up: func(s *program) { up <- s }, look: 20 * time.Millisecond})
+			out: out, errOut: p.log, options: options, onReady: func(s *program) {
+				up <- s
+			}, certInterval: 20 * time.Millisecond})
 		close(p.done)
 	}()
 	s.t.Cleanup(func() { cancel(); p.wait() })
@@ -468,7 +470,7 @@ func (c *client) auth(m, name, password string) error {
 			if err != nil {
 				return err
 			}
-			x.Binding.Exporter, x.BindingKind = exp, c.binding
+			x.Binding.Exporter, x.BindingType = exp, c.binding
 			sum := sha256.Sum256(cs.PeerCertificates[0].Raw) // a test's certificates are signed with SHA-256
 			x.Binding.EndPoint = sum[:]
 		}

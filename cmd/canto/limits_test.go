@@ -177,7 +177,9 @@ func TestLimitsOfMachine(t *testing.T) {
 			write("sys/fs/cgroup/memory/canto/memory.limit_in_bytes", "536870912\n")
 		}, 100_000, []string{"limits: 100k sessions want 1555 MiB of memory, some 12 KiB each with the " +
 			"kernel's share; 512 MiB (memory.limit_in_bytes)"}, nil, nil},
-		{"memory in the configuration", func(m *machine, _ func(string, string)) { m.granted = 512 << 20 }, 100_000,
+		{"memory in the configuration", func(m *machine, _ func(string, string)) {
+			m.memoryLimit = 512 << 20
+		}, 100_000,
 			[]string{"limits: 100k sessions want 1555 MiB of memory, some 12 KiB each with the kernel's share; " +
 				"512 MiB (memory in the configuration)"}, nil, nil},
 		{"no /proc", func(m *machine, _ func(string, string)) {
@@ -219,12 +221,12 @@ func TestLimitsOfMachine(t *testing.T) {
 func TestNumber(t *testing.T) {
 	for text, want := range map[string]int{"1": 1, "2500": 2500, "100k": 100_000, "1M": 1_000_000, "": 0,
 		"0": 0, "-1": 0, "1G": 0, "1.5M": 0, "51M": 0, "9999999999999999999": 0} {
-		var n number
+		var n sessionCount
 		if err := n.UnmarshalText([]byte(text)); (err == nil) != (want > 0) || err == nil && int(n) != want {
 			t.Errorf("%q: %d, %v", text, n, err)
 		}
 	}
-	for n, want := range map[number]string{1: "1", 2500: "2500", 3000: "3k", 1_000_000: "1M",
+	for n, want := range map[sessionCount]string{1: "1", 2500: "2500", 3000: "3k", 1_000_000: "1M",
 		1_500_000: "1500k"} {
 		if n.String() != want {
 			t.Errorf("%d: %q, not %q", int(n), n.String(), want)

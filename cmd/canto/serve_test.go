@@ -481,7 +481,7 @@ func TestServeTakenPort(t *testing.T) {
 				}
 			}
 			s.write("canto.toml", strings.Join(bad, "\n"))
-			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop the program that uses it, "+
+			s.fails(exitInUse, ln.Addr().String()+": .*address already in use: stop the program that uses it, "+
 				"or change \\[listen\\]", "serve")
 			s.nothingMade()
 			s.write("canto.toml", string(good))
@@ -494,7 +494,7 @@ func TestServeTakenFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	p := s.serve()
-	s.fails(exitTaken, `store is locked: data is in use by another process .*: stop it`, "serve")
+	s.fails(exitInUse, `store is locked: data is in use by another process .*: stop it`, "serve")
 	if out := s.ok("user", "list"); out != "" { // the first one goes on
 		t.Errorf("user list: %q", out)
 	}
@@ -512,7 +512,7 @@ func TestCommandTakenFolder(t *testing.T) {
 	s.certificate("example.org")
 	s.write("canto.toml", listen+"admin = ''\n"+hostSection("example.org"))
 	s.serve()
-	s.fails(exitTaken, `store is locked: data is in use by another process`, "user", "add", "romeo@example.org")
+	s.fails(exitInUse, `store is locked: data is in use by another process`, "user", "add", "romeo@example.org")
 }
 
 func TestServeOtherFormat(t *testing.T) {
@@ -886,7 +886,7 @@ func TestServeRefusesFolder(t *testing.T) {
 	// Another's admin socket.
 	other := newSite(t, "example.org")
 	other.write("canto.toml", listen+"admin = '"+s.path("data/admin.sock")+"'\n"+hostSection("example.org"))
-	other.fails(exitTaken, `admin.sock: another server answers there: stop it, or name another place with listen.admin`, "serve")
+	other.fails(exitInUse, `admin.sock: another server answers there: stop it, or name another place with listen.admin`, "serve")
 	p.signal(syscall.SIGINT)
 	if n := p.wait(); n != 0 {
 		t.Errorf("status after SIGINT: %d", n)
@@ -931,13 +931,13 @@ func TestReloadOfTheSame(t *testing.T) {
 	}
 	before, profile, other, first := loads(), host("example.org").Profile(), host("example.net").Profile(),
 		cert("example.org")
-	config := p.server.certs.forHost(host("example.org"))
+	config := p.server.certs.startTLSConfig(host("example.org"))
 	s.ok("reload")
 	if n := loads(); n != before {
 		t.Errorf("%d accounts were read again", n-before)
 	}
 	if host("example.org").Profile() != profile || cert("example.org") != first ||
-		p.server.certs.forHost(host("example.org")) != config {
+		p.server.certs.startTLSConfig(host("example.org")) != config {
 		t.Error("the profile, the certificate or the tickets' keys are not the ones before")
 	}
 

@@ -23,7 +23,7 @@ func TestSupportPage(t *testing.T) {
 		switch {
 		case m.Off:
 			on = "off"
-		case mod.AtService(&m):
+		case mod.RunsAtService(&m):
 			on = "on, at service hosts too"
 		}
 		if m.Name == "" || m.Spec == "" || m.Summary == "" || m.Cases == "" || m.New == nil {

@@ -39,7 +39,7 @@ func TestCall(t *testing.T) {
 	if err != nil || string(r.Out) != "user list" || string(r.Err) != "x\x00\xff" || r.Status != 2 {
 		t.Errorf("%+v %v", r, err)
 	}
-	if _, err := Listen(path, echo); !errors.Is(err, ErrTaken) {
+	if _, err := Listen(path, echo); !errors.Is(err, ErrSocketInUse) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.Close()

@@ -161,7 +161,7 @@ func TestAttackK50(t *testing.T) {
 	places, met = map[int]bool{}, 0
 	for i := 0; met < 64; i++ {
 		raw := []byte("mallory" + itoa(i) + "@example.org")
-		if mustParse(t, string(raw)).Slot() == 77 {
+		if mustParse(t, string(raw)).Partition() == 77 {
 			places[slotOf(first, raw)] = true
 			met++
 		}
@@ -173,12 +173,12 @@ func TestAttackK50(t *testing.T) {
 
 // slotOf finds where c keeps raw.
 func slotOf(c *Cache, raw []byte) int {
-	for i := range c.slots {
-		c.slots[i] = cached{}
+	for i := range c.entries {
+		c.entries[i] = cacheEntry{}
 	}
 	c.Parse(raw)
-	for i := range c.slots {
-		if c.slots[i].raw != "" {
+	for i := range c.entries {
+		if c.entries[i].raw != "" {
 			return i
 		}
 	}
@@ -289,8 +289,8 @@ func TestSlotFormula(t *testing.T) {
 		h ^= h >> 32
 		h *= 0xd6e8feb86659fd93
 		h ^= h >> 32
-		if j.Slot() != uint16(h%4096) {
-			t.Errorf("%q: %d", in, j.Slot())
+		if j.Partition() != uint16(h%4096) {
+			t.Errorf("%q: %d", in, j.Partition())
 		}
 	}
 }
@@ -336,8 +336,8 @@ func TestCacheBounded(t *testing.T) {
 	for i := range 10000 {
 		c.Parse([]byte("u" + itoa(i) + "@example.org/" + strings.Repeat("x", i%1000)))
 	}
-	for _, s := range c.slots {
-		if len(s.raw) > cacheBytes {
+	for _, s := range c.entries {
+		if len(s.raw) > maxCachedLen {
 			t.Fatalf("keeps %d bytes", len(s.raw))
 		}
 	}
@@ -378,8 +378,8 @@ func checkJID(t interface {
 	if built, err := New(l, d, r); err != nil || built != j {
 		t.Errorf("%+q: New of its parts is %+q, %v", in, built.String(), err)
 	}
-	if j.Slot() >= Slots || j.Bare().Slot() != j.Slot() {
-		t.Errorf("%+q: slot %d", in, j.Slot())
+	if j.Partition() >= Partitions || j.Bare().Partition() != j.Partition() {
+		t.Errorf("%+q: slot %d", in, j.Partition())
 	}
 }
 

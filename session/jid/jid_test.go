@@ -136,20 +136,20 @@ func TestSlotGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := j.Slot(); got != c.want {
+		if got := j.Partition(); got != c.want {
 			t.Errorf("{%q, %d},", c.in, got)
 		}
-		if j.Slot() != j.Bare().Slot() {
+		if j.Partition() != j.Bare().Partition() {
 			t.Errorf("%q: the resource is in the slot", c.in)
 		}
 	}
 }
 
 func TestSlotSpread(t *testing.T) {
-	var slots [Slots]int
+	var slots [Partitions]int
 	const n = 1 << 18
 	for i := range n {
-		slots[mustParse(t, "user"+itoa(i)+"@example.org").Slot()]++
+		slots[mustParse(t, "user"+itoa(i)+"@example.org").Partition()]++
 	}
 	// 64 a slot; 4,096 slots stay within 6 standard deviations of it.
 	for s, k := range slots {
@@ -176,7 +176,7 @@ func TestAllocs(t *testing.T) {
 		t.Errorf("a refusal allocates %v times", n)
 	}
 	j := mustParse(t, "user1@example.org/phone")
-	if n := testing.AllocsPerRun(100, func() { j.Slot(); j.Bare(); j.Parts() }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { j.Partition(); j.Bare(); j.Parts() }); n != 0 {
 		t.Errorf("accessors allocate %v times", n)
 	}
 }

@@ -17,7 +17,7 @@ func b64(s string) []byte { return []byte(base64.StdEncoding.EncodeToString([]by
 
 // The password of A with the authzid of B.
 func TestAttackS02(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}, "b": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}, "b": {Keys: keysOf(t, "pw")}}
 	for zid, want := range map[string]StepKind{
 		"b": Fail, "b@example.org": Fail, "a@other": Fail, "a@example.org.evil": Fail, "a": Fail,
 		"a@example.org/r": Fail, "example.org": Fail,
@@ -27,7 +27,7 @@ func TestAttackS02(t *testing.T) {
 		"\uff21@example\u3002org": Done,
 		"a@example.org.":          Done,
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		s := answer(x, x.Start("PLAIN", b64(zid+"\x00a\x00pw")), users)
 		bad := strings.Contains(zid, "\xff")
 		if s.Kind != want || want == Fail && s.Condition != InvalidAuthzid &&
@@ -47,7 +47,7 @@ func TestAttackS02(t *testing.T) {
 		}
 	}
 	// A policy of the caller's decides, and the account is still the one that was proved.
-	cfg := config(t, Binding{})
+	cfg := config(t, ChannelBinding{})
 	cfg.Authzid = func(zid, user string) bool { return zid == "b@example.org" && user == "a" }
 	x := NewExchange(cfg)
 	if s := answer(x, x.Start("PLAIN", b64("b@example.org\x00a\x00pw")), users); s.Kind != Done ||
@@ -58,7 +58,7 @@ func TestAttackS02(t *testing.T) {
 
 // Every call in every state, also twice: no panic, and nothing out of turn changes anything.
 func TestAttackS03(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	type call struct {
 		name string
 		do   func(x *Exchange, step *Step) Step
@@ -70,8 +70,8 @@ func TestAttackS03(t *testing.T) {
 		{"start unknown", func(x *Exchange, _ *Step) Step { return x.Start("X", nil) }},
 		{"next", func(x *Exchange, _ *Step) Step { return x.Next(b64("c=biws,r=x,p=AAAA")) }},
 		{"next empty", func(x *Exchange, _ *Step) Step { return x.Next(nil) }},
-		{"found", func(x *Exchange, _ *Step) Step { return x.Found(users["a"]) }},
-		{"not found", func(x *Exchange, _ *Step) Step { return x.Found(Account{}) }},
+		{"found", func(x *Exchange, _ *Step) Step { return x.UserFound(users["a"]) }},
+		{"not found", func(x *Exchange, _ *Step) Step { return x.UserFound(Credentials{}) }},
 		{"derived", func(x *Exchange, s *Step) Step {
 			if s.Work == nil {
 				return x.Derived(&Derivation{})
@@ -85,7 +85,7 @@ func TestAttackS03(t *testing.T) {
 	var walk func(path []int)
 	done := 0
 	walk = func(path []int) {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		var s Step
 		finished := false
 		for i, p := range path {
@@ -112,11 +112,11 @@ func TestAttackS03(t *testing.T) {
 	if done == 0 {
 		t.Error("no path logs in: the walk proves nothing")
 	}
-	x := NewExchange(config(t, Binding{}))
+	x := NewExchange(config(t, ChannelBinding{}))
 	if s := x.Abort(); s.Condition != Aborted {
 		t.Errorf("%+v", s)
 	}
-	x = NewExchange(config(t, Binding{}))
+	x = NewExchange(config(t, ChannelBinding{}))
 	x.Start("PLAIN", b64("\x00a\x00pw"))
 	if s := x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.Condition != TemporaryAuthFailure {
 		t.Errorf("%+v", s)
@@ -125,11 +125,12 @@ func TestAttackS03(t *testing.T) {
 
 // What was not offered is not accepted.
 func TestAttackS04(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	full := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	for _, o := range []Offer{0, full.For(false, binding, false), full.For(true, Binding{}, false),
-		full.For(true, binding, false), offer(t, "PLAIN").For(true, binding, false),
-		offer(t, "SCRAM-SHA-256").For(true, Binding{}, false), full.Without(ScramSHA1)} {
+	for _, o := range []MechanismSet{0, full.ForStream(false, binding, false),
+		full.ForStream(true, ChannelBinding{}, false),
+		full.ForStream(true, binding, false), offer(t, "PLAIN").ForStream(true, binding, false),
+		offer(t, "SCRAM-SHA-256").ForStream(true, ChannelBinding{}, false), full.Without(ScramSHA1)} {
 		for m := Plain; m <= ScramSHA512Plus; m++ {
 			cfg := config(t, binding)
 			cfg.Offer = o
@@ -148,8 +149,8 @@ func TestAttackS04(t *testing.T) {
 			t.Errorf("%.20q: %+v", name, s)
 		}
 	}
-	cfg := config(t, Binding{})
-	cfg.Secure, cfg.Offer = false, full.For(false, Binding{}, false)
+	cfg := config(t, ChannelBinding{})
+	cfg.Secure, cfg.Offer = false, full.ForStream(false, ChannelBinding{}, false)
 	if s := NewExchange(cfg).Start("PLAIN", b64("\x00a\x00pw")); s.Condition != EncryptionRequired {
 		t.Errorf("PLAIN without TLS: %+v", s)
 	}
@@ -177,7 +178,7 @@ func TestAttackS05(t *testing.T) {
 
 // SCRAM takes its messages as they must be, and nothing else.
 func TestAttackS07(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	big := strings.Repeat("x", 1<<20)
 	for first, want := range map[string]Condition{
 		"n,,n=a":                      MalformedRequest,
@@ -218,7 +219,7 @@ func TestAttackS07(t *testing.T) {
 		"":                            MalformedRequest,
 		"p=tls-exporter,,n=a,r=x":     MalformedRequest, // without -PLUS
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		text := b64(first)
 		if first == "" {
 			text = []byte("=")
@@ -302,7 +303,7 @@ func TestAttackS07(t *testing.T) {
 		}, MalformedRequest},
 		"nothing": {func(c, r, p string) string { return "" }, MalformedRequest},
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		client := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 		text, err := client.Start()
 		if err != nil {
@@ -319,18 +320,18 @@ func TestAttackS07(t *testing.T) {
 		}
 	}
 	// A proof of another session is worth nothing.
-	x := NewExchange(config(t, Binding{}))
+	x := NewExchange(config(t, ChannelBinding{}))
 	x.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce"))
-	x.Found(users["a"])
+	x.UserFound(users["a"])
 	one := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 	one.Start()
-	y := NewExchange(config(t, Binding{}))
+	y := NewExchange(config(t, ChannelBinding{}))
 	replay, _ := one.Next(answer(y, y.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce")), users).Data)
 	if s := x.Next(replay); s.Kind != Fail || s.Condition != NotAuthorized {
 		t.Errorf("replay: %+v", s)
 	}
 	// A client that knows the password, and proves it over a nonce that is not the server's.
-	x = NewExchange(config(t, Binding{}))
+	x = NewExchange(config(t, ChannelBinding{}))
 	first := plainText(t, answer(x, x.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce")), users).Data)
 	key, _ := users["a"].Keys.For(SHA256)
 	salted, err := saltPassword(SHA256, SecretString("pw"), key.Salt, key.Iterations)
@@ -351,7 +352,7 @@ func TestAttackS07(t *testing.T) {
 		"biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff",
 		"biws\r\nbj1hLHI9eA=="} {
 		for _, m := range []string{"SCRAM-SHA-1", "PLAIN"} {
-			x := NewExchange(config(t, Binding{}))
+			x := NewExchange(config(t, ChannelBinding{}))
 			if s := x.Start(m, []byte(bad)); s.Kind != Fail || s.Condition != IncorrectEncoding {
 				t.Errorf("%s %q: %+v", m, bad, s)
 			}
@@ -359,7 +360,7 @@ func TestAttackS07(t *testing.T) {
 	}
 	for _, bad := range []string{"a\x00pw", "\x00a", "\x00\x00pw", "\x00a\x00", "\x00a\x00pw\x00x",
 		"\x00a\x00p\x00w", "", "\x00a\x00\xff"} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		text := b64(bad)
 		if bad == "" {
 			text = []byte("=")
@@ -370,7 +371,7 @@ func TestAttackS07(t *testing.T) {
 	}
 	// Without an initial response there is an empty challenge first.
 	for m, first := range map[string]string{"PLAIN": "\x00a\x00pw", "SCRAM-SHA-1": "n,,n=a,r=x"} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		if s := x.Start(m, nil); s.Kind != Challenge || len(s.Data) != 0 {
 			t.Errorf("%s: %+v", m, s)
 		} else if s = x.Next(b64(first)); s.Kind != NeedUser {
@@ -381,7 +382,7 @@ func TestAttackS07(t *testing.T) {
 
 // Nobody can tell by steps, salts, texts or work whether a user exists. Work is counted, not timed.
 func TestAttackK66(t *testing.T) {
-	users := map[string]Account{"known": {Keys: keysOf(t, "pw")},
+	users := map[string]Credentials{"known": {Keys: keysOf(t, "pw")},
 		"banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
 	for m := Plain; m <= ScramSHA512Plus; m++ {
 		type trace struct {
@@ -404,7 +405,7 @@ func TestAttackK66(t *testing.T) {
 				tr.lens += fmt.Sprint(len(s.Data), " ")
 				switch s.Kind {
 				case NeedUser:
-					s = x.Found(users[s.User])
+					s = x.UserFound(users[s.User])
 				case NeedDerive:
 					tr.iterations += s.Work.Iterations()
 					s.Work.Run()
@@ -435,7 +436,7 @@ func TestAttackK66(t *testing.T) {
 	// The salt of an unknown name stays, and is another for each name, host and hash.
 	salts := map[string]string{}
 	first := func(name, host string, m Mechanism, key Secret) string {
-		cfg := config(t, Binding{})
+		cfg := config(t, ChannelBinding{})
 		cfg.Domain, cfg.FakeKey = host, key
 		x := NewExchange(cfg)
 		s := answer(x, x.Start(m.String(), b64("n,,n="+name+",r=x")), nil)
@@ -460,25 +461,25 @@ func TestAttackK66(t *testing.T) {
 	}
 	// That an account is banned is told to its owner only.
 	c := &Client{Mechanism: ScramSHA256, Username: "banned", Password: SecretString("pw"), Rand: rand.Reader}
-	if _, err := login(c, config(t, Binding{}), users); err != AccountDisabled {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
 	}
 	c = &Client{Mechanism: Plain, Username: "banned", Password: SecretString("pw")}
-	if _, err := login(c, config(t, Binding{}), users); err != AccountDisabled {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
 	}
 }
 
 // Channel binding: by type, by what was offered, by connection.
 func TestAttackS08(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
-	first := func(b Binding, m Mechanism, flag string) Step {
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
+	first := func(b ChannelBinding, m Mechanism, flag string) Step {
 		x := NewExchange(config(t, b))
 		return answer(x, x.Start(m.String(), b64(flag+",,n=a,r=x")), users)
 	}
-	tls12 := Binding{EndPoint: []byte("p"), Unique: []byte("u")}
+	tls12 := ChannelBinding{EndPoint: []byte("p"), Unique: []byte("u")}
 	for _, c := range []struct {
-		b    Binding
+		b    ChannelBinding
 		m    Mechanism
 		flag string
 		ok   bool
@@ -499,8 +500,8 @@ func TestAttackS08(t *testing.T) {
 		{binding, ScramSHA256, "y", false, NotAuthorized}, // -PLUS was offered: somebody hid it
 		{binding, ScramSHA256, "n", true, 0},
 		{binding, ScramSHA256, "p=tls-exporter", false, MalformedRequest},
-		{Binding{}, ScramSHA256, "y", true, 0},
-		{Binding{}, ScramSHA256Plus, "p=tls-exporter", false, InvalidMechanism},
+		{ChannelBinding{}, ScramSHA256, "y", true, 0},
+		{ChannelBinding{}, ScramSHA256Plus, "p=tls-exporter", false, InvalidMechanism},
 	} {
 		s := first(c.b, c.m, c.flag)
 		if (s.Kind == Challenge) != c.ok || s.Kind == Fail && s.Condition != c.want {
@@ -508,7 +509,7 @@ func TestAttackS08(t *testing.T) {
 		}
 	}
 	// The binding of another connection.
-	mitm := Binding{Exporter: bytes.Repeat([]byte("E"), 32), EndPoint: binding.EndPoint, TLS13: true}
+	mitm := ChannelBinding{Exporter: bytes.Repeat([]byte("E"), 32), EndPoint: binding.EndPoint, TLS13: true}
 	c := &Client{Mechanism: ScramSHA256Plus, Username: "a", Password: SecretString("pw"), Binding: mitm,
 		ServerPlus: true, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
@@ -520,15 +521,15 @@ func TestAttackS08(t *testing.T) {
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
-	if _, err := login(c2(Binding{}), config(t, binding), users); err != nil {
+	if _, err := login(c2(ChannelBinding{}), config(t, binding), users); err != nil {
 		t.Error("a client that can't bind:", err)
 	}
-	if k := binding.Kinds(); fmt.Sprint(k) != "[tls-exporter tls-server-end-point]" {
+	if k := binding.Types(); fmt.Sprint(k) != "[tls-exporter tls-server-end-point]" {
 		t.Error(k)
 	}
 }
 
-func c2(b Binding) *Client {
+func c2(b ChannelBinding) *Client {
 	return &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: b,
 		Rand: rand.Reader}
 }
@@ -547,7 +548,7 @@ func TestAttackH12(t *testing.T) {
 	key, _ := keysOf(t, word).For(SHA256)
 	var out strings.Builder
 	for _, v := range []any{s, &s, h, &h, []any{s}, key, Client{Password: s}, Derivation{password: s},
-		Config{FakeKey: s}, Exchange{password: s}, Salted{Password: s}} {
+		Config{FakeKey: s}, Exchange{password: s}, SaltedPassword{Password: s}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%U", "%t", "%08b"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -583,8 +584,9 @@ func TestAttackH12(t *testing.T) {
 		t.Error("binary")
 	}
 	// Nor by what a failed exchange says.
-	x := NewExchange(config(t, Binding{}))
-	st := answer(x, x.Start("PLAIN", b64("\x00a\x00"+word)), map[string]Account{"a": {Keys: keysOf(t, "pw")}})
+	x := NewExchange(config(t, ChannelBinding{}))
+	st := answer(x, x.Start("PLAIN", b64("\x00a\x00"+word)),
+		map[string]Credentials{"a": {Keys: keysOf(t, "pw")}})
 	if strings.Contains(fmt.Sprintf("%+v %#v", st, x), word) {
 		t.Error("the exchange prints the password")
 	}
@@ -640,7 +642,7 @@ func FuzzServer(f *testing.F) {
 	f.Add("SCRAM-SHA-256", b64("n,,n=a,r=x"), b64("c=biws,r=x,p=AAAA"))
 	f.Add("SCRAM-SHA-1-PLUS", b64("p=tls-exporter,a=a,n=a,r=x"), b64("c=,r=,p="))
 	f.Add("SCRAM-SHA-512", []byte("="), []byte("===="))
-	users := map[string]Account{"a": {Keys: keysOf(f, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(f, "pw")}}
 	cfg := config(f, binding)
 	f.Fuzz(func(t *testing.T, mech string, first, second []byte) {
 		x := NewExchange(cfg)
@@ -680,7 +682,7 @@ func FuzzClient(f *testing.F) {
 // compared the first, and the client that hears temporary-auth-failure knows that it was wrong: that is a
 // guess, where the same condition before any comparison is none (RFC 6120 §6.5.11).
 func TestAttackGuessBehindBusyServer(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	for _, c := range []struct {
 		name, password string
 		derivations    int
@@ -695,7 +697,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 		if s.Kind != NeedUser {
 			t.Fatalf("%s: %+v", c.name, s)
 		}
-		s = x.Found(users[s.User])
+		s = x.UserFound(users[s.User])
 		for range c.derivations {
 			s.Work.Run()
 			s = x.Derived(s.Work)
@@ -703,7 +705,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 		if s.Kind != NeedDerive {
 			t.Fatalf("%s: %+v", c.name, s)
 		}
-		if s = x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.Guessed != c.guessed {
+		if s = x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.WrongPassword != c.guessed {
 			t.Errorf("%s: %+v", c.name, s)
 		}
 	}
@@ -716,7 +718,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			denied := map[string]Account{"a": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
+			denied := map[string]Credentials{"a": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
 			s := answer(x, x.Start(m.String(), text), denied)
 			if s.Kind == Challenge {
 				if text, err = cl.Next(s.Data); err != nil {
@@ -724,7 +726,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 				}
 				s = answer(x, x.Next(text), denied)
 			}
-			if s.Kind != Fail || s.Guessed != guessed || guessed == (s.Condition == AccountDisabled) {
+			if s.Kind != Fail || s.WrongPassword != guessed || guessed == (s.Condition == AccountDisabled) {
 				t.Errorf("%v with %q: %+v", m, pw, s)
 			}
 		}

@@ -15,5 +15,6 @@
 //
 // A [Secret] is compared in constant time and never prints.
 //
-// Nothing here is safe for two goroutines at once but values that nobody changes: [Config], [Keys], [Offer].
+// Nothing here is safe for two goroutines at once but values that nobody changes: [Config], [Keys],
+// [MechanismSet].
 package sasl

@@ -226,7 +226,7 @@ func DecodeKeys(b []byte, only Hash) (Keys, error) {
 
 // A Salted is a password after PBKDF2 (RFC 5802 §3, SaltedPassword): all that a client needs to log in again
 // while the server's salt and iterations stay, so that a load client derives it once.
-type Salted struct {
+type SaltedPassword struct {
 	Hash       Hash
 	Iterations int
 	Salt       []byte
@@ -234,20 +234,20 @@ type Salted struct {
 }
 
 // saltPassword is PBKDF2, on a prepared password.
-func saltPassword(h Hash, password Secret, salt []byte, iterations int) (Salted, error) {
+func saltPassword(h Hash, password Secret, salt []byte, iterations int) (SaltedPassword, error) {
 	p, err := pbkdf2.Key(h.New, string(password.Reveal()), salt, iterations, h.Size())
 	if err != nil {
-		return Salted{}, fmt.Errorf("sasl: deriving a key: %w", err)
+		return SaltedPassword{}, fmt.Errorf("sasl: deriving a key: %w", err)
 	}
-	return Salted{Hash: h, Iterations: iterations, Salt: salt, Password: NewSecret(p)}, nil
+	return SaltedPassword{Hash: h, Iterations: iterations, Salt: salt, Password: NewSecret(p)}, nil
 }
 
 // key returns what the server keeps of s. count, if not nil, counts HMACs.
-func (s Salted) key(count *int) Key {
+func (s SaltedPassword) key(count *int) Key {
 	client := mac(count, s.Hash, s.Password.Reveal(), []byte("Client Key"))
 	return Key{
 		Hash: s.Hash, Iterations: s.Iterations, Salt: s.Salt,
-		StoredKey: NewSecret(sum(s.Hash, client)),
+		StoredKey: NewSecret(hashSum(s.Hash, client)),
 		ServerKey: NewSecret(mac(count, s.Hash, s.Password.Reveal(), []byte("Server Key"))),
 	}
 }
@@ -261,7 +261,7 @@ func mac(count *int, h Hash, key, text []byte) []byte {
 	return m.Sum(nil)
 }
 
-func sum(h Hash, b []byte) []byte {
+func hashSum(h Hash, b []byte) []byte {
 	d := h.New()
 	d.Write(b)
 	return d.Sum(nil)

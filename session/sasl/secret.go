@@ -38,19 +38,19 @@ func (s Secret) Len() int { return len(s.Reveal()) }
 // Wipe overwrites the bytes, in all copies of s.
 func (s Secret) Wipe() { clear(s.Reveal()) }
 
-const hidden = "***"
+const redacted = "***"
 
 // String returns ***.
-func (s Secret) String() string { return hidden }
+func (s Secret) String() string { return redacted }
 
 // GoString returns ***.
-func (s Secret) GoString() string { return hidden }
+func (s Secret) GoString() string { return redacted }
 
 // Format prints *** for every verb.
-func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte(hidden)) }
+func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte(redacted)) }
 
 // LogValue gives *** to log/slog.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 var errMarshal = errors.New("sasl: a Secret is not to be marshaled")
 

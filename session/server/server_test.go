@@ -61,7 +61,7 @@ func TestApply(t *testing.T) {
 		{server.PartName, "c@example", server.Host{}},
 	} {
 		as[c.name] = c.host
-		as["a.example"] = server.Host{Key: "other options"}
+		as["a.example"] = server.Host{OptionsKey: "other options"}
 		err := s.Apply(config(200_000, "a.example", "b.example", c.name))
 		var he *server.HostError
 		if !errors.As(err, &he) || he.Host != c.name || he.Part != c.part {

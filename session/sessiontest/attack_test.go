@@ -147,7 +147,7 @@ func TestAttackR08(t *testing.T) {
 	for _, n := range []string{"there", "juliet"} {
 		s.clients[n].Send(fill)
 		s.Settle()
-		s.clients[n].Cut()
+		s.clients[n].DropConn()
 		s.Settle()
 	}
 	before := kept(s, "romeo@example.net") + kept(s, "juliet@example.net")
@@ -189,7 +189,7 @@ func TestAttackR08(t *testing.T) {
 	if asked < 100 {
 		t.Errorf("only %d requests", asked)
 	}
-	s.clients["present"].Cut()
+	s.clients["present"].DropConn()
 	s.Settle()
 	if after := kept(s, "romeo@example.net") + kept(s, "juliet@example.net"); after != before {
 		t.Errorf("it was\n%s\nand is\n%s", before, after)

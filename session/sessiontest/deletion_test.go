@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -45,7 +45,7 @@ func remove(t *testing.T, s *sessiontest.Server, bury bool) {
 func work(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	t.Helper()
 	done := false
-	if err := storage.Bury(s.Router, s.DB, gone, func() { done = true }); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, func() { done = true }); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()
@@ -73,10 +73,10 @@ func TestDeletedAccount(t *testing.T) {
 			return s
 		},
 		"cold": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
-			s.Client("juliet").Cut()
+			s.Client("juliet").DropConn()
 			s.Settle() // what she leaves behind is durable
 			s.Advance(5 * time.Minute)
-			if _, ok := s.Router.Table.Loaded(s.Client("juliet").Bare()); ok {
+			if _, ok := s.Router.Table.LookupAccount(s.Client("juliet").Bare()); ok {
 				t.Fatal("juliet is in memory")
 			}
 			remove(t, s, true)
@@ -101,7 +101,7 @@ func TestDeletedAccount(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs := vfs.NewCrashableMem()
-			s := sessiontest.New(t, sessiontest.Options{FS: fs, Modules: append(mod.Default(), "register")})
+			s := sessiontest.New(t, sessiontest.Options{FS: fs, Modules: append(mod.DefaultNames(), "register")})
 			friends(t, s)
 			s.Settle()
 			s = del(t, s, fs)
@@ -178,7 +178,7 @@ func bury(t *testing.T, s *sessiontest.Server) {
 
 func buryAgain(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	t.Helper()
-	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()
@@ -270,17 +270,17 @@ func TestDeletedAccountOfABlockedContact(t *testing.T) {
 // A removal that takes longer than its answer may wait still ends the account, and the next owner of the
 // name gets nothing of it.
 func TestRemovalThatIsLate(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.Default(), "register")})
+	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.DefaultNames(), "register")})
 	_, juliet := friends(t, s)
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	juliet.Send("<iq type='set' id='1'><query xmlns='jabber:iq:register'><remove/></query></iq>")
 	s.Advance(31 * time.Second)
 	if got := juliet.Received(); !strings.Contains(got, "remote-server-timeout") {
 		t.Fatalf("after 31 s: %s", got)
 	}
-	held.Release()
+	held.Resume()
 	for len(held.Jobs) > 0 {
-		held.Next()
+		held.StartNext()
 		s.Settle()
 	}
 	if got := juliet.Received(); !strings.Contains(got, "<stream:error><not-authorized") ||
@@ -300,18 +300,18 @@ func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	romeo.Send("<iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>")
 	s.Settle()
 	romeo.Received()
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	romeo.Send("<iq type='get' id='2' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
 	if len(held.Jobs) != 1 {
 		t.Fatalf("%d jobs", len(held.Jobs))
 	}
-	held.Release()
+	held.Resume()
 	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
 	if err != nil {
 		t.Fatal(err)
 	}
 	work(t, s, gone)
-	held.Next()
+	held.StartNext()
 	s.Settle()
 	want := "<iq type='error' id='2' from='juliet@localhost' to='romeo@localhost/orchard'>" +
 		"<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
@@ -355,7 +355,7 @@ func TestHeldOfADeletedAccount(t *testing.T) {
 	}
 	s.Settle()
 	first := s.Login("first", "juliet@localhost/x")
-	first.Conn().Room(0)
+	first.Conn().SetWindow(0)
 	first.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>for the first</body></message>")

@@ -138,7 +138,7 @@ func kept(s *Server, bare string) string {
 	if len(list) < 4 {
 		s.TB.Errorf("%s: answers are missing on a store that is well again:\n%s", bare, strings.Join(list, "\n"))
 	}
-	c.Cut()
+	c.DropConn()
 	s.Settle()
 	return strings.Join(list, "\n")
 }
@@ -211,7 +211,7 @@ func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 		}
 		c := s.clients[f[0]]
 		on.Store(!setUp && !kernel && f[0] != "open" && (c == nil || c.JID != ""))
-		s.step(st.line, st.body)
+		s.runStep(st.line, st.body)
 		on.Store(false)
 		got := s.got()
 		for name, c := range s.clients {
@@ -287,7 +287,7 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 			// One whose first batch has failed is read again with its next stanza.
 			looks.Send("<iq type='get' id='k' to='" + addr + "'><last xmlns='urn:canto:test:room'/></iq>")
 			s.Settle()
-			if e := s.Router.Table.Found(j); e != nil && e.ID() != 0 { // nothing runs meanwhile
+			if e := s.Router.Table.Lookup(j); e != nil && e.ID() != 0 { // nothing runs meanwhile
 				t.Errorf("%s has the id %#x in memory, and is not stored", addr, e.ID())
 			}
 			continue
@@ -320,7 +320,7 @@ func keptByKinds(s *Server, bare string, requests []string) string {
 	if len(list) != len(requests) {
 		s.TB.Errorf("%s has %d answers to %d requests", bare, len(list), len(requests))
 	}
-	c.Cut()
+	c.DropConn()
 	s.Settle()
 	return strings.Join(list, "\n")
 }
@@ -361,7 +361,7 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 			flaky.Reads.Store(true)
 			switch how {
 			case "lost":
-				romeo.Cut()
+				romeo.DropConn()
 			case "ended":
 				romeo.Send("</stream:stream>")
 			case "kicked":
@@ -410,7 +410,7 @@ func TestTeardownWithoutStore(t *testing.T) {
 	romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
 	s.Settle()
 	flaky.Reads.Store(true)
-	romeo.Cut()
+	romeo.DropConn()
 	s.Settle()
 	for range 600 {
 		s.Advance(time.Second)

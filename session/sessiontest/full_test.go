@@ -46,7 +46,7 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 			romeo.Send("<message type='groupchat' to='orchard@rooms.localhost'><body>stored</body></message>")
 			s.Settle()
 			s.got()
-			s.Full(true)
+			s.SetFull(true)
 			romeo.Send(text)
 			s.Settle()
 			for client, got := range s.got() {
@@ -58,7 +58,7 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 					t.Errorf("romeo gets %s", all)
 				}
 			}
-			s.Full(false)
+			s.SetFull(false)
 			ask := func() string {
 				romeo.Send(lists + "<iq type='get' id='n' to='orchard@rooms.localhost'>" +
 					"<affiliations xmlns='urn:canto:test:room'/></iq>")

@@ -160,21 +160,21 @@ func (f *far) Load(api *session.API) error {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		h, loop := f.heardBy(ev.To.String()), ev.Local().Loop.Index()
+		h, loop := f.heardBy(ev.To.String()), ev.LoopRouter().Loop.Index()
 		if h.loop != loop {
 			h.loop, h.times = loop, 0
 		}
 		// It was served by another loop than its connection's, and now is by that, more than once by chance; it
 		// is not the loop that its address would have without a connection.
 		if h.times++; h.times == 3 && h.from >= 0 {
-			if loop == h.home && loop != h.from && loop != int(ev.To.Slot())%len(f.x.srv.Router.Locals()) {
+			if loop == h.home && loop != h.from && loop != int(ev.To.Partition())%len(f.x.srv.Router.LoopRouters()) {
 				f.moved++
 			}
 			h.from = -1
 		}
 		return session.Pass
 	})
-	api.Hooks.Bound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
+	api.Hooks.Bound.Add(api.Module, session.Guard, func(l *session.LoopRouter, s *session.Session) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.heardBy(s.JID().String()).home = l.Loop.Index()
@@ -241,9 +241,9 @@ func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 		f.x.fault("%v", err)
 		return
 	}
-	locals := f.x.srv.Router.Locals()
+	locals := f.x.srv.Router.LoopRouters()
 	l := locals[rnd.IntN(len(locals))]
-	l.Loop.Post(func() { l.Enter(func() { l.Post(j, orchard, []byte(el)) }) })
+	l.Loop.Post(func() { l.Enter(func() { l.Send(j, orchard, []byte(el)) }) })
 }
 
 // An occupant is one with a connection. Each time that it comes it has another nick, so that it knows

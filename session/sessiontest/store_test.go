@@ -137,7 +137,7 @@ var nowhereBound = map[string]string{
 	"roster/rfc6121-2":    "a stream that looks at the features stays open, to log in at the end",
 	"register/attack-k95": "it is about streams without an account",
 	"saslauth/failures":   "it is about streams that fail to log in",
-	"streamlimits/limits": "it is about a stream before its login",
+	"limits/limits":       "it is about a stream before its login",
 }
 
 // Every conversation reads the same where, before each step before which all streams are bound, all that
@@ -151,7 +151,7 @@ func TestConversationsCarried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, slow := range []bool{false, true} {
 				opt := optionsOf(name)
-				opt.Carried = true
+				opt.SwapKernels = true
 				if slow {
 					opt.Slow = lateBy(1)
 				}

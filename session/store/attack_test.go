@@ -80,7 +80,7 @@ func FuzzAttackH15(f *testing.F) {
 // The same in a store: names of peers with every separator that there is.
 func TestAttackH15(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
-	r := must(MapOf(db.Space(), rosters))(t)
+	r := must(MapOf(db.Tables(), rosters))(t)
 	keys := []string{"", "\x00", "\xff", "|", "a|b", "a\x00b", "\x00\x00\x00\x00\x00\x00\x00\x02k",
 		strings.Repeat("\xff", 20)}
 	ids := []uint64{1, 2, 3, 0x0100000000000000, ^uint64(0)}
@@ -128,7 +128,7 @@ func TestAttackH15(t *testing.T) {
 func TestAttackS11(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
-	r, m := must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m := must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	acc := db.Accounts()
 	seen := map[uint64]bool{}
 	for round := range 5 {
@@ -177,13 +177,13 @@ func TestAttackS11(t *testing.T) {
 		if got := left(); len(got) != 1 || got[0] != gone {
 			t.Fatal(got)
 		}
-		if got := scanMap(t, must(MapOf(db.Space(), rosters))(t), db, id, ""); got == "" {
+		if got := scanMap(t, must(MapOf(db.Tables(), rosters))(t), db, id, ""); got == "" {
 			t.Fatal("nothing is left to tell its contacts by")
 		}
 		if err := db.Wait(ctx, acc.Erase(id)); err != nil || len(left()) != 0 {
 			t.Fatal(err, left())
 		}
-		r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+		r, m = must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 		if got := scanMap(t, r, db, id, ""); got != "" {
 			t.Fatal("left", got)
 		}
@@ -229,7 +229,7 @@ func TestAttackK53(t *testing.T) {
 		t.Error(v, err)
 	}
 	got := ""
-	if err := db.Accounts().Unstable(db, func(a Account) bool {
+	if err := db.Accounts().NotNormalized(db, func(a Account) bool {
 		got += a.Local
 		return true
 	}); err != nil || got != old.Local {
@@ -290,7 +290,7 @@ func TestAttackK63(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for owner, last := range told {
 			for id := uint64(1); id <= last; id++ {
 				if v, ok, err := m.Get(db, owner, id); !ok || err != nil || v != fmt.Sprint("entry ", id) {
@@ -311,7 +311,7 @@ func crashChild(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	type note struct {
 		t         Ticket
 		owner, id uint64
@@ -319,7 +319,7 @@ func crashChild(t *testing.T, dir string) {
 	var mu sync.Mutex
 	var wait []note
 	out := bufio.NewWriter(os.Stdout)
-	db.Notify(func(last Ticket, err error) {
+	db.OnCommit(func(last Ticket, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for len(wait) > 0 && wait[0].t <= last && err == nil {
@@ -359,7 +359,7 @@ func TestPowerLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	rng := rand.New(rand.NewSource(1))
 	var told uint64
 	for id := uint64(1); id <= 200; id++ {
@@ -377,7 +377,7 @@ func TestPowerLoss(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			am := must(LogOf(after.Space(), archives))(t)
+			am := must(LogOf(after.Tables(), archives))(t)
 			n := uint64(0)
 			if err := am.Scan(after, 1, 1, told, 0, false, func(uint64, string) bool {
 				n++
@@ -402,7 +402,7 @@ func TestAttackK106(t *testing.T) {
 		}
 		avail(1000)
 		db := open(t, o)
-		r := must(MapOf(db.Space(), rosters))(t)
+		r := must(MapOf(db.Tables(), rosters))(t)
 		put := func(v string) error {
 			b := db.NewBatch(1)
 			r.Put(b, 1, "k", []byte(v))
@@ -412,7 +412,7 @@ func TestAttackK106(t *testing.T) {
 			t.Fatal(err)
 		}
 		avail(511)
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		if err := put("2"); !errors.Is(err, ErrFull) || !errors.Is(db.Full(), ErrFull) ||
 			!strings.Contains(err.Error(), "511 MiB") {
 			t.Fatal(err)
@@ -424,12 +424,12 @@ func TestAttackK106(t *testing.T) {
 			t.Error("a full disk is not the end:", db.Err())
 		}
 		avail(520) // not enough to begin again
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		if err := put("2"); !errors.Is(err, ErrFull) {
 			t.Error(err)
 		}
 		avail(600)
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		if err := put("3"); err != nil {
 			t.Error(err)
 		}
@@ -451,7 +451,7 @@ func TestAttackK106(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		if _, err := small.Stat("db/" + ballastName); err != nil {
 			t.Fatal("no ballast:", err)
 		}
@@ -476,7 +476,7 @@ func TestAttackK106(t *testing.T) {
 			}
 		}
 		small.add(64 << 20)
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		b := db.NewBatch(1)
 		m.Append(b, 1, kept+1, "again")
 		if err := db.Wait(ctx, db.Commit(b)); err != nil {
@@ -508,7 +508,7 @@ func TestAttackK106(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		write := func(id uint64) error {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, "x")
@@ -539,7 +539,7 @@ func TestAttackK106(t *testing.T) {
 		default:
 		}
 		after := open(t, quiet(mem.CrashClone(vfs.CrashCloneCfg{})))
-		am := must(LogOf(after.Space(), archives))(t)
+		am := must(LogOf(after.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			if _, ok, err := am.Get(after, 1, id); !ok || err != nil {
 				t.Errorf("entry %d was durable: %v", id, err)
@@ -552,7 +552,7 @@ func TestAttackK106(t *testing.T) {
 	t.Run("flipped bit", func(t *testing.T) {
 		fs := NewMemFS()
 		db := open(t, quiet(fs))
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 50; id++ {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, randomText(1000, int64(id)))
@@ -561,7 +561,7 @@ func TestAttackK106(t *testing.T) {
 		if err := db.Wait(ctx, db.Last()); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.peb.Flush(); err != nil {
+		if err := db.pebble.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		db.Close()
@@ -587,7 +587,7 @@ func TestAttackK106(t *testing.T) {
 			t.Fatal("no table to damage")
 		}
 		db = open(t, quiet(fs))
-		m = must(LogOf(db.Space(), archives))(t)
+		m = must(LogOf(db.Tables(), archives))(t)
 		bad := 0
 		for id := uint64(1); id <= 50; id++ {
 			v, ok, err := m.Get(db, 1, id)
@@ -607,7 +607,7 @@ func TestAttackK106(t *testing.T) {
 	t.Run("torn WAL", func(t *testing.T) {
 		fs := NewMemFS()
 		db := open(t, quiet(fs))
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, "x")
@@ -631,7 +631,7 @@ func TestAttackK106(t *testing.T) {
 			}
 		}
 		db = open(t, quiet(fs))
-		m = must(LogOf(db.Space(), archives))(t)
+		m = must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			if _, ok, err := m.Get(db, 1, id); !ok || err != nil {
 				t.Errorf("entry %d: %v %v", id, ok, err)
@@ -726,7 +726,7 @@ func TestAttackK110(t *testing.T) {
 			if edit != nil {
 				edit(d)
 			}
-			m, err := MapOf(db.Space(), d)
+			m, err := MapOf(db.Tables(), d)
 			if err == nil && f != nil {
 				f(db, m)
 			}
@@ -787,18 +787,18 @@ func TestAttackK110(t *testing.T) {
 			t.Error("a conversion that fails")
 		}
 		db := open(t, quiet(fs))
-		if _, err := MapOf(db.Space(), NewMap[string, string]("others", 't', 1)); err == nil {
+		if _, err := MapOf(db.Tables(), NewMap[string, string]("others", 't', 1)); err == nil {
 			t.Error("two tables of one prefix")
 		}
-		if _, err := MapOf(db.Space(), NewMap[string, string]("things", 'T', 4)); !errors.Is(err, ErrFormat) {
+		if _, err := MapOf(db.Tables(), NewMap[string, string]("things", 'T', 4)); !errors.Is(err, ErrFormat) {
 			t.Error("a table with another prefix:", err)
 		}
 		for _, p := range []byte{prefixEntities, prefixHosts, prefixSecrets} {
-			if _, err := MapOf(db.Space(), NewMap[string, string]("mine", p, 1)); err == nil {
+			if _, err := MapOf(db.Tables(), NewMap[string, string]("mine", p, 1)); err == nil {
 				t.Errorf("prefix %q is the system's", p)
 			}
 		}
-		if _, err := MapOf(db.Space(), NewMap[string, []int]("ints", 'i', 1)); err == nil {
+		if _, err := MapOf(db.Tables(), NewMap[string, []int]("ints", 'i', 1)); err == nil {
 			t.Error("a table without a codec")
 		}
 	})
@@ -919,7 +919,7 @@ func TestSecrets(t *testing.T) {
 func TestLeaseBeforeListeners(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
 	told := make(chan struct{})
-	db.Notify(func(Ticket, error) { <-told })
+	db.OnCommit(func(Ticket, error) { <-told })
 	l := must(db.Lease("archive"))(t)
 	if err := db.Wait(t.Context(), l.Extend(100)); err != nil || l.Until() != 100 {
 		t.Error(l.Until(), err)
@@ -1012,7 +1012,7 @@ func TestReadOnly(t *testing.T) {
 	if _, err := db.Accounts().Create(ctx, "example.org", "b", nil); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
-	if _, err := MapOf(db.Space(), rosters); err != nil {
+	if _, err := MapOf(db.Tables(), rosters); err != nil {
 		t.Error(err)
 	}
 }
@@ -1105,7 +1105,7 @@ func BenchmarkCommit(b *testing.B) {
 	o.MemTableBytes = 32 << 20
 	o.Logger = slog.New(slog.DiscardHandler)
 	db := open(b, o)
-	m := must(LogOf(db.Space(), archives))(b)
+	m := must(LogOf(db.Tables(), archives))(b)
 	text := strings.Repeat("x", 300)
 	b.ReportAllocs()
 	var last Ticket
@@ -1141,7 +1141,7 @@ func TestStalledDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	writes.Store(true)
 	const all = 200_000
 	var tickets []Ticket
@@ -1153,10 +1153,10 @@ func TestStalledDisk(t *testing.T) {
 	if err := db.Full(); !errors.Is(err, ErrFull) {
 		t.Fatalf("%d writes wait and Full says %v", all, err)
 	}
-	db.commit.mu.Lock()
-	queued, bytes := len(db.commit.queue), db.commit.bytes
-	db.commit.mu.Unlock()
-	if bytes > o.QueueBytes+overhead+1000 || queued > o.QueueBytes/overhead+2 {
+	db.committer.mu.Lock()
+	queued, bytes := len(db.committer.queue), db.committer.bytes
+	db.committer.mu.Unlock()
+	if bytes > o.QueueBytes+batchOverhead+1000 || queued > o.QueueBytes/batchOverhead+2 {
 		t.Errorf("%d batches and %d bytes wait", queued, bytes)
 	}
 	if _, _, err := m.Last(db, 1); err != nil {

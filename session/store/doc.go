@@ -5,7 +5,7 @@
 //
 // Writes are asynchronous. A [Batch] belongs to one owner, an entity's id, and refuses keys of another;
 // [DB.Commit] queues it and returns a [Ticket], a number that grows. One committer makes batches durable
-// in the order of tickets, many with one sync, and tells the listeners of [DB.Notify] once for each
+// in the order of tickets, many with one sync, and tells the listeners of [DB.OnCommit] once for each
 // group. What was told durable survives kill -9 and power loss. Whoever may wait (commands, tests,
 // workers) calls [DB.Wait].
 //

@@ -49,7 +49,7 @@ type Map[K, V any] struct{ def *MapDef[K, V] }
 
 // MapOf returns d's table in s, and has the store remember it. It may wait for the disk. The error is
 // ErrFormat if the table's rows were written by a newer version, or by one too old.
-func MapOf[K, V any](s *Space, d *MapDef[K, V]) (*Map[K, V], error) {
+func MapOf[K, V any](s *TableRegistry, d *MapDef[K, V]) (*Map[K, V], error) {
 	if d.key.Append == nil || d.key.Decode == nil || d.value.Append == nil || d.value.Decode == nil {
 		return nil, fmt.Errorf("store: table %q needs a codec for %T or %T", d.name, *new(K), *new(V))
 	}
@@ -61,16 +61,16 @@ func MapOf[K, V any](s *Space, d *MapDef[K, V]) (*Map[K, V], error) {
 
 // Put adds to b: owner's row k is v. A mistake (another owner, a row too long) shows when b is committed.
 func (m *Map[K, V]) Put(b *Batch, owner uint64, k K, v V) {
-	if m.def.put(b, owner) {
+	if m.def.beginRow(b, owner) {
 		b.key = m.def.key.Append(b.key, k)
 		b.val = m.def.value.Append(b.val, v)
-		m.def.finish(b)
+		m.def.endRow(b)
 	}
 }
 
 // Delete adds to b: owner has no row k.
 func (m *Map[K, V]) Delete(b *Batch, owner uint64, k K) {
-	if m.def.put(b, owner) {
+	if m.def.beginRow(b, owner) {
 		b.key = m.def.key.Append(b.key, k)
 		b.del(b.key)
 	}
@@ -78,7 +78,7 @@ func (m *Map[K, V]) Delete(b *Batch, owner uint64, k K) {
 
 // Clear adds to b: owner has no rows.
 func (m *Map[K, V]) Clear(b *Batch, owner uint64) {
-	if b.check(owner) {
+	if b.checkOwner(owner) {
 		b.delRange(m.def.ownerKey(nil, owner), m.def.ownerEnd(nil, owner))
 	}
 }
@@ -116,7 +116,7 @@ func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) er
 	return r.scan(lo, m.def.ownerEnd(nil, owner), false, func(key, value []byte) (bool, error) {
 		k, err := m.def.key.Decode(key[ownerLen:])
 		if err != nil {
-			return false, corrupt("a key of table "+m.def.name, err)
+			return false, corruptError("a key of table "+m.def.name, err)
 		}
 		v, err := m.decode(value)
 		if err != nil {
@@ -127,12 +127,12 @@ func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) er
 }
 
 func (m *Map[K, V]) decode(raw []byte) (v V, err error) {
-	version, raw, err := m.def.open(raw)
+	version, raw, err := m.def.splitVersion(raw)
 	if err != nil {
 		return v, err
 	}
 	if v, err = m.def.value.Decode(version, raw); err != nil {
-		return v, corrupt("a row of table "+m.def.name, err)
+		return v, corruptError("a row of table "+m.def.name, err)
 	}
 	return v, nil
 }

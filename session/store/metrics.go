@@ -39,7 +39,7 @@ func (h *Histogram) observe(d time.Duration) {
 }
 
 // Metrics returns the store's counters.
-func (db *DB) Metrics() *Metrics { return &db.commit.metrics }
+func (db *DB) Metrics() *Metrics { return &db.committer.metrics }
 
 // Sizes are the bytes that a store takes, in memory and on disk.
 type Sizes struct {
@@ -53,9 +53,9 @@ func (db *DB) Sizes() (s Sizes) {
 	if db.failed.Load() != nil {
 		return s
 	}
-	m := db.peb.Metrics()
-	db.commit.mu.Lock()
-	defer db.commit.mu.Unlock()
+	m := db.pebble.Metrics()
+	db.committer.mu.Lock()
+	defer db.committer.mu.Unlock()
 	return Sizes{Cache: m.BlockCache.Size, MemTables: int64(m.MemTable.Size), Tables: m.FileCache.Size,
-		Disk: int64(m.DiskSpaceUsage()), Queue: int64(db.commit.bytes)}
+		Disk: int64(m.DiskSpaceUsage()), Queue: int64(db.committer.bytes)}
 }

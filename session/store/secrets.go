@@ -19,7 +19,7 @@ const SecretLen = 32
 type Secrets struct {
 	db    *DB
 	mu    sync.Mutex
-	known map[string][]secret // by name, newest last
+	cache map[string][]secret // by name, newest last
 }
 
 type secret struct {
@@ -30,7 +30,7 @@ type secret struct {
 
 const secretVersion = 1
 
-func newSecrets(db *DB) *Secrets { return &Secrets{db: db, known: map[string][]secret{}} }
+func newSecrets(db *DB) *Secrets { return &Secrets{db: db, cache: map[string][]secret{}} }
 
 // Current returns the newest key of a name, making one if there is none, which waits for the disk. The
 // key is the caller's.
@@ -84,7 +84,7 @@ func secretKey(name string) []byte {
 }
 
 func (s *Secrets) load(name string) ([]secret, error) {
-	if list, ok := s.known[name]; ok {
+	if list, ok := s.cache[name]; ok {
 		return list, nil
 	}
 	for i := range len(name) {
@@ -96,10 +96,10 @@ func (s *Secrets) load(name string) ([]secret, error) {
 	lo, hi := prefixRange(secretKey(name))
 	err := s.db.scan(lo, hi, false, func(key, value []byte) (bool, error) {
 		if len(value) > 0 && value[0] != secretVersion {
-			return false, format("a secret", uint64(value[0]), secretVersion)
+			return false, formatError("a secret", uint64(value[0]), secretVersion)
 		}
 		if len(key) != len(lo)+4 || len(value) != 1+8+SecretLen {
-			return false, corrupt("a secret", errors.New("wrong length"))
+			return false, corruptError("a secret", errors.New("wrong length"))
 		}
 		list = append(list, secret{binary.BigEndian.Uint32(key[len(lo):]),
 			int64(binary.BigEndian.Uint64(value[1:])), [SecretLen]byte(value[9:])})
@@ -108,7 +108,7 @@ func (s *Secrets) load(name string) ([]secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.known[name] = list
+	s.cache[name] = list
 	return list, nil
 }
 
@@ -133,6 +133,6 @@ func (s *Secrets) add(name string, list []secret, keep int) ([]secret, error) {
 	if err := s.db.Wait(context.Background(), s.db.Commit(b)); err != nil {
 		return nil, err
 	}
-	s.known[name] = list
+	s.cache[name] = list
 	return list, nil
 }

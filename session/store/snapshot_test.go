@@ -17,7 +17,7 @@ func openFour(tb testing.TB) (db *DB, maps []*Map[string, []byte]) {
 	tb.Cleanup(func() { db.Close() })
 	b := db.NewBatch(1)
 	for i := range 4 {
-		m, err := MapOf(db.Space(), NewMap[string, []byte](fmt.Sprint("table", i), "ABCD"[i], 1))
+		m, err := MapOf(db.Tables(), NewMap[string, []byte](fmt.Sprint("table", i), "ABCD"[i], 1))
 		if err != nil {
 			tb.Fatal(err)
 		}

@@ -45,7 +45,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 func TestMapAndLog(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
-	r, m := must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m := must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	b := db.NewBatch(7)
 	for _, k := range []string{"b", "a", "c"} {
 		r.Put(b, 7, k, []byte("v"+k))
@@ -110,7 +110,7 @@ func TestMapAndLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	db = open(t, quiet(fs))
-	r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m = must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	check(db, r, m)
 	if db.Incarnation() != 2 {
 		t.Error("incarnation", db.Incarnation())
@@ -157,8 +157,8 @@ func TestAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := must(Account{Domain: "example.org", Local: "juliet"}.JID())(t)
-	if IDSlot(id) != j.Slot() || id == 0 {
-		t.Errorf("id %#x, slot %d", id, j.Slot())
+	if IDPartition(id) != j.Partition() || id == 0 {
+		t.Errorf("id %#x, slot %d", id, j.Partition())
 	}
 	if _, err := acc.Create(ctx, "example.org", "JULIET", nil); !errors.Is(err, ErrExists) {
 		t.Errorf("twice: %v", err)

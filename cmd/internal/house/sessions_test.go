@@ -235,12 +235,12 @@ type embedded struct { *session.Session }
 type generic[T any] struct { v T }
 type filled struct { g generic[*session.Session] }
 var all []*session.Session
-func later(l *session.Local, s *session.Session) { l.After(1, func() { _ = s }) }
-func rest(l *session.Local, a *session.Account) { some := a.Resources(); l.After(1, func() { _ = some }) }
+func later(l *session.LoopRouter, s *session.Session) { l.After(1, func() { _ = s }) }
+func rest(l *session.LoopRouter, a *session.Account) { some := a.Resources(); l.After(1, func() { _ = some }) }
 // And these are none.
 type hook struct { f func(*session.Session) bool }
 func now(s *session.Session) { func() { _ = s }() }
-func name(l *session.Local, s *session.Session) { j := s.JID(); l.After(1, func() { _ = j }) }
+func name(l *session.LoopRouter, s *session.Session) { j := s.JID(); l.After(1, func() { _ = j }) }
 `
 
 // No session is kept by pointer in a module: a resource may live on another node one day.

@@ -25,7 +25,7 @@ var bans = []struct {
 	{"time.Since", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false,
 		"Loop.Now"},
 	{"time.Sleep", []string{"session", "reactor", "xmlstream"}, []string{"session/store", "session/admin",
-		"reactor/listen.go"}, false, "a timer on the loop: Local.After, Loop.Arm"},
+		"reactor/acceptor.go"}, false, "a timer on the loop: LoopRouter.After, Loop.Arm"},
 	{"math/rand", []string{"session"}, []string{"session/store", "session/admin"}, false,
 		"an io.Reader that cmd gives"},
 	{"math/rand/v2", []string{"session"}, []string{"session/store", "session/admin"}, false,

@@ -18,8 +18,8 @@ import (
 )
 
 // bindings are those of a connection, computed on the client's side alone.
-func (c *client) bindings(t *testing.T, s *server) sasl.Binding {
-	b := sasl.Binding{TLS13: c.cs.Version >= tls.VersionTLS13}
+func (c *client) bindings(t *testing.T, s *server) sasl.ChannelBinding {
+	b := sasl.ChannelBinding{TLS13: c.cs.Version >= tls.VersionTLS13}
 	var err error
 	if b.Exporter, err = c.cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestMechanisms(t *testing.T) {
 							if got := offeredBindings(features); !slices.Equal(got, kinds) {
 								t.Fatalf("offered are the bindings %q, not %q", got, kinds)
 							}
-							x.Binding, x.BindingKind = c.bindings(t, s), kind
+							x.Binding, x.BindingType = c.bindings(t, s), kind
 						}
 						if why := c.authenticate(x); why != "" {
 							t.Fatal(why)
@@ -106,7 +106,7 @@ func TestAttackUnextendedMasterSecret(t *testing.T) {
 			sum := sha256.Sum256(u.cert)
 			why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob",
 				Password: sasl.SecretString(password), ServerPlus: true,
-				Binding: sasl.Binding{Unique: u.unique, EndPoint: sum[:]}, BindingKind: kind})
+				Binding: sasl.ChannelBinding{Unique: u.unique, EndPoint: sum[:]}, BindingType: kind})
 			if why != want {
 				t.Errorf("%s with %s: %q, want %q", m, kind, why, want)
 			}
@@ -121,7 +121,7 @@ func TestBindingsOfResumedTLS12(t *testing.T) {
 	cfg := s.tls(tls.VersionTLS12)
 	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	mech, _ := sasl.ParseMechanism("SCRAM-SHA-256-PLUS")
-	var before sasl.Binding
+	var before sasl.ChannelBinding
 	for i, kind := range []string{"tls-unique", "tls-unique", "tls-exporter"} {
 		c := s.dial(s.Direct)
 		c.secure(cfg)
@@ -139,7 +139,7 @@ func TestBindingsOfResumedTLS12(t *testing.T) {
 		before = b
 		if why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob",
 			Password: sasl.SecretString(password), ServerPlus: true,
-			Binding: b, BindingKind: kind}); why != "" {
+			Binding: b, BindingType: kind}); why != "" {
 			t.Errorf("connection %d with %s: %s", i, kind, why)
 		}
 		c.open()
@@ -161,12 +161,13 @@ func TestAttackS08(t *testing.T) {
 	bare, _ := sasl.ParseMechanism("SCRAM-SHA-256")
 	secret := sasl.SecretString(password)
 	for name, x := range map[string]*sasl.Client{
-		"another connection's": {Mechanism: plus, Binding: foreign, BindingKind: "tls-exporter"},
-		"another certificate": {Mechanism: plus, Binding: sasl.Binding{EndPoint: make([]byte, 32), TLS13: true},
-			BindingKind: "tls-server-end-point"},
+		"another connection's": {Mechanism: plus, Binding: foreign, BindingType: "tls-exporter"},
+		"another certificate": {Mechanism: plus, Binding: sasl.ChannelBinding{EndPoint: make([]byte, 32),
+			TLS13: true},
+			BindingType: "tls-server-end-point"},
 		"stripped": {Mechanism: bare, Binding: foreign},
-		"tls-unique": {Mechanism: plus, Binding: sasl.Binding{Unique: make([]byte, 12)},
-			BindingKind: "tls-unique"},
+		"tls-unique": {Mechanism: plus, Binding: sasl.ChannelBinding{Unique: make([]byte, 12)},
+			BindingType: "tls-unique"},
 	} {
 		c, _ := s.connect(false, tls.VersionTLS13)
 		x.Username, x.Password = "bob", secret
@@ -195,15 +196,15 @@ func TestAttackS08(t *testing.T) {
 func TestBindingFailures(t *testing.T) {
 	s := start(t, "[limits]\nexempt = []\nfailures_per_address = '2/h'\nfailures_per_account = '2/h'\n",
 		"bob@localhost")
-	unique := sasl.Binding{Unique: make([]byte, 12)}
-	try := func(c *client, name string, b sasl.Binding, kind, pw string) string {
+	unique := sasl.ChannelBinding{Unique: make([]byte, 12)}
+	try := func(c *client, name string, b sasl.ChannelBinding, kind, pw string) string {
 		t.Helper()
 		mech, ok := sasl.ParseMechanism(name)
 		if !ok {
 			t.Fatal(name)
 		}
 		return c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(pw),
-			Binding: b, BindingKind: kind})
+			Binding: b, BindingType: kind})
 	}
 	all := []string{"SCRAM-SHA-512-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-512",
 		"SCRAM-SHA-256", "SCRAM-SHA-1"}

@@ -36,7 +36,7 @@ func TestMatch(t *testing.T) {
 		return j
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		var b blocked
+		var b blockList
 		b.add(rapid.SliceOfN(rapid.Custom(address), 0, 12).Draw(t, "list"))
 		if j := address(t); b.matches(j) != naive(b.jids, j) {
 			t.Fatalf("%s in %v: %v", j, b.jids, b.matches(j))
@@ -47,10 +47,10 @@ func TestMatch(t *testing.T) {
 // A stanza costs four look-ups, not the length of the list, and no memory: they are made for each stanza,
 // and for each contact of a broadcast.
 func TestMatchCosts(t *testing.T) {
-	var b blocked
+	var b blockList
 	var list []jid.JID
 	for i := range maxItems {
-		list = append(list, jid.Prepared(fmt.Sprintf("example%d.org", i)))
+		list = append(list, jid.FromPrepared(fmt.Sprintf("example%d.org", i)))
 	}
 	b.add(list)
 	who, err := jid.Parse("juliet@example.org/balcony")

@@ -67,7 +67,7 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	d, ok := session.Find[*disco.Service](api)
+	d, ok := session.Lookup[*disco.Service](api)
 	if !ok {
 		return errors.New("there is no service discovery")
 	}

@@ -55,6 +55,6 @@ var fake = session.Manifest{Name: "disco", Provides: []session.Feature{"disco"},
 type fakeDisco struct{}
 
 func (fakeDisco) Load(api *session.API) error {
-	session.Offer(api, new(disco.Service))
+	session.Provide(api, new(disco.Service))
 	return nil
 }

@@ -23,7 +23,7 @@ func TestServiceHost(t *testing.T) {
 func TestServiceHostWithEntity(t *testing.T) {
 	sessiontest.Run(t, "testdata/entity", sessiontest.Options{
 		Services:       []string{"rooms.localhost"},
-		ServiceModules: append(mod.DefaultService(), service.Manifest.Name),
+		ServiceModules: append(mod.DefaultServiceNames(), service.Manifest.Name),
 		Shelf:          slices.Concat(mod.All, []session.Manifest{service.Manifest}),
 	})
 }

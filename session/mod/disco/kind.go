@@ -54,8 +54,8 @@ type Kind struct {
 	Items []func(ev *session.Stanza, node string, p Page) session.Verdict
 }
 
-// Of is what entities of kind k answer, to be added to by any module of the profile. In Load.
-func (m *Service) Of(k session.KindID) *Kind {
+// ForKind is what entities of kind k answer, to be added to by any module of the profile. In Load.
+func (m *Service) ForKind(k session.KindID) *Kind {
 	if m.kinds == nil {
 		m.kinds = make(map[session.KindID]*Kind)
 	}
@@ -65,8 +65,8 @@ func (m *Service) Of(k session.KindID) *Kind {
 	return m.kinds[k]
 }
 
-// of is what the entity of ev answers; nil: nothing.
-func (m *Service) of(ev *session.Stanza) *Kind {
+// kindOf is what the entity of ev answers; nil: nothing.
+func (m *Service) kindOf(ev *session.Stanza) *Kind {
 	if k := ev.Entity().Kind(); k != 0 {
 		return m.kinds[k]
 	}
@@ -75,7 +75,7 @@ func (m *Service) of(ev *session.Stanza) *Kind {
 
 // kindInfo answers disco#info for an entity that is no account.
 func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
-	k := m.of(ev)
+	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}
@@ -110,12 +110,12 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 
 // kindItems answers disco#items for an entity that is no account.
 func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
-	k := m.of(ev)
+	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}
 	node, _ := ev.Payload().Attr(stanza.AttrNode)
-	p, c, ok := page(ev.Payload())
+	p, c, ok := readPage(ev.Payload())
 	if !ok {
 		return ev.Fail(c)
 	}
@@ -130,10 +130,10 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 	return ReplyItems(ev, nil, "", "", 0)
 }
 
-// page reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked
+// readPage reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked
 // for backwards or by index are not served: another page than the one that was meant would be worse than
 // none (§2.6).
-func page(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
+func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	p.Max = MaxItems
 	set, ok := query.Child(rsmSet)
 	if !ok {

@@ -60,7 +60,7 @@ func TestAttackK62(t *testing.T) {
 			if fmt.Sprint(bodies) != fmt.Sprint(want) {
 				t.Errorf("kept were %v, not %v", bodies, want)
 			}
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			mallory.Send("<message to='juliet@localhost' type='chat' id='again'><body>again</body></message>")
 			s.Settle()
@@ -172,13 +172,13 @@ func TestManyStoredBytes(t *testing.T) {
 				t.Fatalf("refused: %.300s", got)
 			}
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
-			juliet.Conn().Room(0)
+			juliet.Conn().SetWindow(0)
 			juliet.Send("<presence/>")
 			s.Settle()
 			most, got := 0, ""
 			for range 1000 { // it reads a part, and then a part
 				most = max(most, juliet.Conn().Conn().Buffered())
-				juliet.Conn().Room(50_000)
+				juliet.Conn().SetWindow(50_000)
 				s.Advance(100 * time.Millisecond)
 				s.Settle()
 				got += juliet.Received()
@@ -189,13 +189,13 @@ func TestManyStoredBytes(t *testing.T) {
 			if juliet.Conn().Ended() {
 				t.Error("the session was ended")
 			}
-			if most > session.LowMark+300_000 {
+			if most > session.LowWaterMark+300_000 {
 				t.Errorf("%d bytes waited for the client", most)
 			}
 			equal(t, "in parts", texts(got), numbers(0, n))
-			juliet.Conn().Room(-1)
+			juliet.Conn().SetWindow(-1)
 			s.Advance(time.Second)
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			again := s.Login("again", "juliet@localhost/balcony")
 			again.Send("<presence/>")
@@ -215,7 +215,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, size) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	two := s.Login("two", "juliet@localhost/two")
@@ -225,7 +225,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 	s.Settle()
 	two.Send("<presence/>") // becomes available while the other is being given them
 	s.Settle()
-	one.Cut()
+	one.DropConn()
 	s.Settle()
 	got := texts(two.Received())
 	equal(t, "the other device", got, numbers(0, n+1))
@@ -242,7 +242,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	for i := range live {
@@ -257,7 +257,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 	juliet.Send("<iq type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>")
 	got := ""
 	for i := 0; i < 2000 && len(texts(got)) < stored+live+100; i++ {
-		juliet.Conn().Room(40_000)
+		juliet.Conn().SetWindow(40_000)
 		s.Advance(100 * time.Millisecond)
 		s.Settle()
 		got += juliet.Received()
@@ -270,7 +270,7 @@ func TestLiveWhileHandedOver(t *testing.T) {
 	if !strings.Contains(got, "id='ping'") {
 		t.Error("the answer is lost")
 	}
-	juliet.Conn().Room(-1)
+	juliet.Conn().SetWindow(-1)
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(9999, 0) + "</body></message>")
 	equal(t, "live again", texts(juliet.Received()), []string{"number 9999"})
@@ -285,13 +285,13 @@ func TestHeldWhenTheSessionEnds(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat' id='g'><body>never " +
 		"stored</body><no-store xmlns='urn:xmpp:hints'/></message>")
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "type='error' id='g'") {
 		t.Errorf("romeo got %q", got)
@@ -311,12 +311,12 @@ func TestUnavailableWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	one.Send("<presence type='unavailable'/>")
 	s.Settle()
-	one.Conn().Room(-1)
+	one.Conn().SetWindow(-1)
 	s.Advance(time.Second)
 	s.Settle()
 	first := texts(one.Received())
@@ -509,7 +509,7 @@ func TestOrderWhenTheSessionEnds(t *testing.T) {
 		}
 		if i == 3 {
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
-			juliet.Conn().Room(0)
+			juliet.Conn().SetWindow(0)
 			juliet.Send("<presence/>")
 			s.Settle()
 		}
@@ -521,7 +521,7 @@ func TestOrderWhenTheSessionEnds(t *testing.T) {
 	}
 	two := s.Login("two", "juliet@localhost/two")
 	two.Send("<presence/>")
-	s.Client("juliet").Cut()
+	s.Client("juliet").DropConn()
 	got := ""
 	for range 50 {
 		s.Advance(100 * time.Millisecond)
@@ -540,12 +540,12 @@ func TestRequestBehindMessages(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
 	romeo.Send("<iq type='get' id='q' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>")
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	if got := romeo.Received(); strings.Count(got, "type='error' id='q'") != 1 {
 		t.Errorf("romeo got %q", got)
@@ -562,14 +562,14 @@ func TestPresenceBehindMessages(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/one' type='chat'><body>live</body></message>")
 	two := s.Login("two", "juliet@localhost/two")
 	two.Send("<presence><priority>-1</priority></presence>")
 	two.Send("</stream:stream>")
-	one.Conn().Room(-1)
+	one.Conn().SetWindow(-1)
 	s.Advance(time.Second)
 	s.Settle()
 	got := one.Received()
@@ -587,14 +587,14 @@ func TestAnswerWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(99, 0) + "</body></message>")
 	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 	got := ""
 	for len(got) < 600_000 && !juliet.Conn().Ended() { // two slices and what they are in
-		juliet.Conn().Room(20_000)
+		juliet.Conn().SetWindow(20_000)
 		s.Advance(100 * time.Millisecond)
 		if got += juliet.Received(); strings.Contains(got, "id='r'") {
 			return
@@ -645,11 +645,11 @@ func TestHeldForAnotherResource(t *testing.T) {
 	one.Send("<presence><priority>5</priority></presence>")
 	two.Send("<presence/>")
 	two.Received()
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	for i := range 8 {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
 	}
-	one.Cut()
+	one.DropConn()
 	s.Settle()
 	s.Advance(time.Second)
 	s.Settle()
@@ -700,13 +700,13 @@ func TestPresenceToggled(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 60_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(n, 50) + "</body></message>")
 	got := ""
 	for i := range 200 {
-		juliet.Conn().Room(30_000)
+		juliet.Conn().SetWindow(30_000)
 		if i < 40 {
 			juliet.Send("<presence type='unavailable'/><presence/>")
 		}
@@ -731,13 +731,13 @@ func TestOneClientIsEnough(t *testing.T) {
 				romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 			}
 			one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
-			one.Conn().Room(0)
+			one.Conn().SetWindow(0)
 			one.Send("<presence/>")
 			s.Settle()
 			two.Send("<presence/>")
 			two.Received()
 			if name == "both" { // it has what fills its outbox, and no room
-				two.Conn().Room(0)
+				two.Conn().SetWindow(0)
 				for range 3 {
 					romeo.Send("<message to='juliet@localhost/two' type='headline'><body>news" +
 						strings.Repeat("x", 200_000) + "</body></message>")
@@ -748,7 +748,7 @@ func TestOneClientIsEnough(t *testing.T) {
 			s.Settle()
 			got := ""
 			for _, c := range cut {
-				s.Client(c).Cut()
+				s.Client(c).DropConn()
 				s.Settle()
 			}
 			if name == "one" {

@@ -27,16 +27,16 @@ func TestManyRequests(t *testing.T) {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%03d@localhost/x", i))
 		c.Send("<presence to='juliet@localhost' type='subscribe'><status>" + strings.Repeat("x", 3000) +
 			"</status></presence>")
-		c.Cut()
+		c.DropConn()
 	}
 	s.Settle()
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	got := ""
 	for range 300 {
-		juliet.Conn().Room(5_000)
+		juliet.Conn().SetWindow(5_000)
 		s.Advance(reactor.TickLength)
 		s.Settle()
 		got += juliet.Received()

@@ -12,7 +12,7 @@ import (
 func options(o register.Options) sessiontest.Options {
 	return sessiontest.Options{
 		Hosts:   []string{"localhost", "example.net"},
-		Modules: append(mod.Default(), "register"),
+		Modules: append(mod.DefaultNames(), "register"),
 		Module: func(_ string, v any) error {
 			if r, ok := v.(*register.Options); ok {
 				r.PlainText = o.PlainText

@@ -87,7 +87,7 @@ func TestAttackR04(t *testing.T) {
 			"to='juliet@localhost' type='unsubscribed'/>"+
 			"<presence to='juliet@localhost' type='subscribe'/>", 3))
 		s.Settle()
-		m.Cut()
+		m.DropConn()
 	}
 	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>")
 	s.Settle()
@@ -177,7 +177,7 @@ func TestBytes(t *testing.T) {
 	}
 	read := func() string {
 		c := s.Login("reader", "romeo@localhost/reader")
-		defer c.Cut()
+		defer c.DropConn()
 		c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 		s.Settle()
 		return c.Received()
@@ -284,7 +284,7 @@ func TestRequestsAreKeptWhole(t *testing.T) {
 	s.AddAccount("juliet@localhost")
 	ask := func(i, n int) string {
 		m := s.Login("stranger", fmt.Sprintf("stranger%d@localhost/den", i))
-		defer m.Cut()
+		defer m.DropConn()
 		m.Send("<presence/>")
 		s.Settle()
 		m.Received()

@@ -23,7 +23,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // K67: who guesses passwords is answered late, by address and by account; the account's owner is not
 // locked out, and its sessions go on.
 func TestAttackK67Guessing(t *testing.T) {
-	offer, err := sasl.NewOffer("PLAIN")
+	offer, err := sasl.NewMechanismSet("PLAIN")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,8 +31,8 @@ func TestAttackK67Guessing(t *testing.T) {
 	lim.FailuresPerAddress, lim.FailuresPerAccount = session.Rate{N: 5, Per: time.Minute},
 		session.Rate{N: 10, Per: time.Minute}
 	s := sessiontest.New(t, sessiontest.Options{Limits: &lim,
-		Given: []session.Given{session.Give(saslauth.Policy{
-			Offer: offer, PlainText: true, Rand: zeros{}, FakeKey: sasl.SecretString("a key of the test's own"),
+		Dependencies: []session.Dependency{session.NewDependency(saslauth.Policy{
+			Mechanisms: offer, PlainText: true, Rand: zeros{}, FakeKey: sasl.SecretString("a key of the test's own"),
 			Failures: session.NewThrottle()})}})
 	owner := s.Login("owner", "juliet@localhost/balcony")
 	try := func(from byte, password string) *sessiontest.Client {
@@ -81,7 +81,7 @@ func TestAttackK67Guessing(t *testing.T) {
 // (temporary-auth-failure, §6.5.11) counts against the address neither. On its stream each failure is a try
 // (§6.4.4).
 func TestFailuresThatAreNoGuess(t *testing.T) {
-	offer, err := sasl.NewOffer("PLAIN", "SCRAM-SHA-256")
+	offer, err := sasl.NewMechanismSet("PLAIN", "SCRAM-SHA-256")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,8 @@ func TestFailuresThatAreNoGuess(t *testing.T) {
 				}
 				return nil
 			},
-			Given: []session.Given{session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: zeros{},
+			Dependencies: []session.Dependency{session.NewDependency(saslauth.Policy{Mechanisms: offer,
+				PlainText: true, Rand: zeros{},
 				FakeKey: sasl.SecretString("a key of the test's own"), Failures: session.NewThrottle()})}})
 		s.AddAccount("juliet@localhost")
 		if c.banned {

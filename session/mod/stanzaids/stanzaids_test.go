@@ -10,10 +10,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"canto/session"
-	"canto/session/mod/clock"
 	"canto/session/sessiontest"
 	"canto/session/stanzaid"
 	"canto/session/store/storetest"
+	"canto/session/wallclock"
 )
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
@@ -73,7 +73,8 @@ func TestClockBack(t *testing.T) {
 		}
 		return s.Net.Now().Add(-back)
 	}
-	s = sessiontest.New(t, sessiontest.Options{Given: []session.Given{session.Give(clock.Clock(now))}})
+	s = sessiontest.New(t, sessiontest.Options{Dependencies: []session.Dependency{session.NewDependency(
+		wallclock.Clock(now))}})
 	last := stanzaid.ID(0)
 	for i := range 6 {
 		juliet := s.Login(fmt.Sprint("juliet", i), "juliet@localhost/balcony")
@@ -83,7 +84,7 @@ func TestClockBack(t *testing.T) {
 			}
 			last = x
 		}
-		juliet.Cut()
+		juliet.DropConn()
 		s.Settle()
 		if i%2 == 0 {
 			s.Advance(3 * time.Minute) // cold
@@ -128,7 +129,7 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 	for start := range 7 {
 		frozen := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		s := sessiontest.New(t, sessiontest.Options{FS: fs,
-			Given: []session.Given{session.Give(clock.Clock(func() time.Time {
+			Dependencies: []session.Dependency{session.NewDependency(wallclock.Clock(func() time.Time {
 				return frozen
 			}))}})
 		for round := range 3 {
@@ -139,10 +140,10 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 				}
 				seen[x], last = true, x
 			}
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Advance(5 * time.Minute)
-			if _, ok := s.Router.Table.Loaded(juliet.Bare()); ok {
+			if _, ok := s.Router.Table.LookupAccount(juliet.Bare()); ok {
 				t.Fatal("the account is in memory")
 			}
 			if round == 1 { // a reload with other options loads the modules again
@@ -151,7 +152,7 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				host.Swap(p)
+				host.SwapProfile(p)
 			}
 		}
 		s.Settle()

@@ -21,7 +21,7 @@ func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Cl
 	lim.Rate = 0
 	s = sessiontest.New(t, sessiontest.Options{Limits: &lim,
 		Shelf:   append([]session.Manifest{clientstate.Manifest}, mod.All...),
-		Modules: append(mod.Default(), "test-client-state")})
+		Modules: append(mod.DefaultNames(), "test-client-state")})
 	juliet = s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/>")
 	for i := range n {

@@ -74,7 +74,8 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 	slow := func() time.Duration {
 		return 5*time.Millisecond + time.Duration(delays.Int64N(int64(45*time.Millisecond)))
 	}
-	s := sessiontest.New(t, with(sessiontest.Options{Seed: seed, Panics: true, Limits: unlimited(), Slow: slow,
+	s := sessiontest.New(t, with(sessiontest.Options{Seed: seed, AllowPanics: true, Limits: unlimited(),
+		Slow:  slow,
 		Fault: fault},
 		clumsyEverywhereManifest))
 	var clients []*sessiontest.Client
@@ -166,7 +167,7 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 		counts[m.kind+" failed"] += failed
 	}
 	for _, what := range []string{"inboxes", "held"} {
-		if h := s.Router.Table.Weigh()[what]; h.Count > 0 {
+		if h := s.Router.Table.Footprint()[what]; h.Count > 0 {
 			t.Errorf("%d wait in %s", h.Count, what)
 		}
 	}

@@ -32,7 +32,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 			romeo.Received()
 			broken := func(on bool) {
 				if flaky.Writes.Store(on && how != "is full"); how == "is full" {
-					s.Full(on)
+					s.SetFull(on)
 				}
 			}
 			if how == "fails as it is accepted" {
@@ -41,10 +41,10 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 				s.Settle()
 				broken(false)
 			}
-			s.Later(4 * time.Minute)
+			s.AdvanceSettled(4 * time.Minute)
 			broken(true)
 			before := writes.Load()
-			s.Later(2 * time.Minute)
+			s.AdvanceSettled(2 * time.Minute)
 			if got := romeo.Received(); strings.Contains(got, "<expired") {
 				t.Errorf("before it is durable: %s", got)
 			}
@@ -52,7 +52,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 				t.Errorf("the store is asked %d times in two minutes", n)
 			}
 			broken(false)
-			s.Later(time.Minute)
+			s.AdvanceSettled(time.Minute)
 			if got := romeo.Received(); strings.Count(got, "<expired") != 1 {
 				t.Errorf("on a store that is well again: %s", got)
 			}
@@ -62,7 +62,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 			if got := romeo.Received(); strings.Contains(got, "nurse@localhost") || !strings.Contains(got, "id='2'") {
 				t.Errorf("the invitation holds still: %s", got)
 			}
-			s.Later(6 * time.Minute)
+			s.AdvanceSettled(6 * time.Minute)
 			if got := romeo.Received(); strings.Contains(got, "<expired") {
 				t.Errorf("and again: %s", got)
 			}

@@ -232,7 +232,7 @@ var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func(
 // stay, the next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could
 // not be processed has an error.
 func TestPanicCostsOneStanza(t *testing.T) {
-	s := sessiontest.New(t, with(sessiontest.Options{Panics: true}, clumsyManifest))
+	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true}, clumsyManifest))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
 	tomb := "<presence to='tomb@rooms.localhost/R'/>"
 	romeo.Send(join("Romeo") + tomb)
@@ -256,7 +256,7 @@ func TestPanicCostsOneStanza(t *testing.T) {
 // each is numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
 func TestPanicBehindBroadcasts(t *testing.T) {
 	const occupants, messages = 150, 400
-	s := sessiontest.New(t, with(sessiontest.Options{Panics: true, Limits: unlimited()}, clumsyManifest))
+	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true, Limits: unlimited()}, clumsyManifest))
 	var clients []*sessiontest.Client
 	for i := range occupants {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i%20)+fmt.Sprint(i))
@@ -300,7 +300,7 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	clients[0].Send(say("afterwards"))
 	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
 	s.Settle()
-	if inboxes := s.Router.Table.Weigh()["inboxes"]; inboxes != (session.Holding{}) {
+	if inboxes := s.Router.Table.Footprint()["inboxes"]; inboxes != (session.Footprint{}) {
 		t.Errorf("afterwards %d stanzas wait, and %d bytes", inboxes.Count, inboxes.Bytes)
 	}
 }
@@ -371,7 +371,7 @@ func TestFailedCreation(t *testing.T) {
 	if err := s.DB.Wait(t.Context(), s.DB.Last()); err != nil {
 		t.Fatal(err)
 	}
-	id := s.Router.Table.Found(parse(t, orchard)).ID() // nothing runs meanwhile
+	id := s.Router.Table.Lookup(parse(t, orchard)).ID() // nothing runs meanwhile
 	if len(dump(t, fs, id)) == 0 {
 		t.Fatal("nothing is written behind")
 	}
@@ -398,7 +398,7 @@ func TestPagesAtOnce(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	juliet.Received()
-	work := s.HoldWork()
+	work := s.PauseWorkers()
 	romeo.Send(iq("get", "1", "<page/>") + iq("get", "2", "<page after='1'/>") + say("meanwhile"))
 	juliet.Send(iq("get", "3", "<page/>"))
 	s.Net.Run()
@@ -407,18 +407,18 @@ func TestPagesAtOnce(t *testing.T) {
 	}
 	mustHave(t, "while they are read, juliet", juliet.Received(), "id='meanwhile'")
 	romeo.Received()
-	work.Next()
+	work.StartNext()
 	s.Net.Run()
 	got := romeo.Received()
 	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") ||
 		strings.Contains(got, "id='2'") {
 		t.Fatalf("after the first page, %d are read, and romeo has %s", len(work.Jobs), got)
 	}
-	work.Next()
+	work.StartNext()
 	s.Net.Run()
 	mustHave(t, "juliet", juliet.Received(), "<iq type='result' id='3'")
-	work.Next()
-	work.Release()
+	work.StartNext()
+	work.Resume()
 	s.Settle()
 	mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'", "<body>meanwhile</body>")
 }
@@ -431,7 +431,7 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
 		romeo.Send(join("Romeo") + say("secret"))
 		s.Settle()
-		work := s.HoldWork()
+		work := s.PauseWorkers()
 		romeo.Send(iq("get", "1", "<page/>"))
 		s.Net.Run()
 		romeo.Send(iq("set", "2", "<destroy/>"))
@@ -442,10 +442,10 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		}
 		romeo.Received()
 		for len(work.Jobs) > 0 {
-			work.Next()
+			work.StartNext()
 			s.Net.Run()
 		}
-		work.Release()
+		work.Resume()
 		s.Settle()
 		got := romeo.Received()
 		mustHave(t, fmt.Sprint("again ", again), got, "<iq type='error' id='1'", "<service-unavailable")
@@ -454,7 +454,7 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		}
 		s.Advance(3 * time.Minute) // whatever is left of the request holds nothing in memory
 		s.Settle()
-		if e := s.Router.Table.Found(parse(t, orchard)); e != nil && !again {
+		if e := s.Router.Table.Lookup(parse(t, orchard)); e != nil && !again {
 			t.Error("the address is in memory still")
 		}
 	}

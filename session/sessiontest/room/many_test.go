@@ -109,7 +109,7 @@ func TestManyRoomsOnDisk(t *testing.T) {
 		t.Errorf("a start reads %d bytes (with ten rooms: %d), and has %d entities in memory",
 			many, few, s.Router.Table.Len())
 	}
-	for part, held := range s.Router.Table.Weigh() {
+	for part, held := range s.Router.Table.Footprint() {
 		if held.Count > 0 {
 			t.Errorf("after a start %d %s are in memory", held.Count, part)
 		}
@@ -175,7 +175,7 @@ func TestFloodOfAddresses(t *testing.T) {
 	if n := strings.Count(got, "<resource-constraint"); n != 800 {
 		t.Errorf("%d of 900 rooms are refused, want all but 100", n)
 	}
-	romeo.Cut()
+	romeo.DropConn()
 	s.Settle()
 	s.Advance(2 * time.Minute)
 	s.Settle()
@@ -230,7 +230,7 @@ func (echo) Load(api *session.API) error {
 		if ev.To.Local() == "ping" {
 			to = "pong@rooms.localhost"
 		}
-		j, err := ev.Local().JID([]byte(to))
+		j, err := ev.LoopRouter().JID([]byte(to))
 		if err != nil || ev.Type != stanza.TypeHeadline {
 			return session.Pass
 		}
@@ -249,7 +249,7 @@ func TestRoomsThatAnswerEachOther(t *testing.T) {
 		"<message to='ping@rooms.localhost' type='headline'/>")
 	s.Settle()
 	var hops uint64
-	for _, l := range s.Router.Locals() {
+	for _, l := range s.Router.LoopRouters() {
 		hops += l.Stats().Limits["hops"]
 	}
 	if hops != 1 {
@@ -265,7 +265,7 @@ type crowd struct {
 
 func (c *crowd) Load(api *session.API) error {
 	api.Hooks.Remote.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-		c.delivered[ev.Local().Loop.Index()]++
+		c.delivered[ev.LoopRouter().Loop.Index()]++
 		return session.Done
 	})
 	b := api.Hooks.Serve(room.Kind)
@@ -286,10 +286,10 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo, neighbour := s.Login("romeo", "romeo@localhost/a"), s.Login("neighbour", "neighbour@localhost/b")
 	romeo.Send(join("Romeo"))
 	s.Settle()
-	l := s.Router.Locals()[0]
+	l := s.Router.LoopRouters()[0]
 	for i := range occupants {
 		from, to := fmt.Sprintf("far%d@far.example/x", i), orchard+"/"+fmt.Sprint("far", i)
-		l.Loop.Post(func() { l.Enter(func() { l.Post(parse(t, from), parse(t, to), []byte("<presence/>")) }) })
+		l.Loop.Post(func() { l.Enter(func() { l.Send(parse(t, from), parse(t, to), []byte("<presence/>")) }) })
 		if i%32 == 31 {
 			s.Settle()
 		}
@@ -298,7 +298,7 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo.Received()
 	c.delivered = [2]int{}
 	romeo.Conn().Write([]byte(say("first")))
-	s.Net.Turn()
+	s.Net.RunTurn()
 	var ten strings.Builder
 	for i := range 10 {
 		ten.WriteString(say(fmt.Sprint("next", i)))
@@ -306,7 +306,7 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo.Conn().Write([]byte(ten.String()))
 	neighbour.Conn().Write([]byte("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>"))
 	answered := -1
-	for before := c.delivered; s.Net.Turn(); before = c.delivered {
+	for before := c.delivered; s.Net.RunTurn(); before = c.delivered {
 		for i := range before {
 			if d := c.delivered[i] - before[i]; d > share {
 				t.Fatalf("a turn of loop %d delivers to %d", i, d)

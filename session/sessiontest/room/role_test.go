@@ -7,8 +7,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -51,7 +51,7 @@ func TestAccountsOfAServiceHost(t *testing.T) {
 	for _, who := range []string{"juliet", "nurse"} {
 		gone, err := s.DB.Accounts().Delete(t.Context(), "rooms.localhost", who)
 		if err == nil {
-			err = storage.Bury(s.Router, s.DB, gone, nil)
+			err = storage.FinishDeletion(s.Router, s.DB, gone, nil)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -96,7 +96,7 @@ func TestDeletedContactOfARoom(t *testing.T) {
 	}
 	gone, err := s.DB.Accounts().Delete(t.Context(), "localhost", "juliet")
 	if err == nil {
-		err = storage.Bury(s.Router, s.DB, gone, nil)
+		err = storage.FinishDeletion(s.Router, s.DB, gone, nil)
 	}
 	if err != nil {
 		t.Fatal(err)

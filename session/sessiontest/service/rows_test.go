@@ -26,7 +26,7 @@ func with(opt sessiontest.Options) sessiontest.Options {
 // rows are the keys of what the service has stored.
 func rows(t *testing.T, s *sessiontest.Server) (keys []string) {
 	t.Helper()
-	m, err := store.MapOf(s.DB.Space(), service.Rows)
+	m, err := store.MapOf(s.DB.Tables(), service.Rows)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,8 +34,8 @@ type tables struct {
 func tablesOf(tb testing.TB, db *store.DB) (t tables) {
 	tb.Helper()
 	var err error
-	if t.notes, err = store.MapOf(db.Space(), notes); err == nil {
-		t.logs, err = store.LogOf(db.Space(), logs)
+	if t.notes, err = store.MapOf(db.Tables(), notes); err == nil {
+		t.logs, err = store.LogOf(db.Tables(), logs)
 	}
 	if err != nil {
 		tb.Fatal(err)
@@ -84,15 +84,15 @@ func Run(t *testing.T, open Open) {
 	}
 	t.Run("Failing", func(t *testing.T) { failing(t, open) })
 	t.Run("FailingEntities", func(t *testing.T) { failingEntities(t, open) })
-	t.Run("Behind", func(t *testing.T) { behind(t, open) })
+	t.Run("Behind", func(t *testing.T) { queuedAfterFailure(t, open) })
 	t.Run("Closed", func(t *testing.T) { closed(t, open) })
 }
 
-type opener func(tb testing.TB, fs store.FS) *store.DB
+type openFunc func(tb testing.TB, fs store.FS) *store.DB
 
 // Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there
 // when the store is opened again.
-func order(t *testing.T, open opener) {
+func order(t *testing.T, open openFunc) {
 	fs := store.NewMemFS()
 	db := open(t, fs)
 	tab := tablesOf(t, db)
@@ -143,7 +143,7 @@ func order(t *testing.T, open opener) {
 }
 
 // A batch is its owner's, as a whole, and no scan leaves its owner.
-func owners(t *testing.T, open opener) {
+func owners(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -213,7 +213,7 @@ func owners(t *testing.T, open opener) {
 }
 
 // Many commit at once: all is there, in each one's order.
-func concurrent(t *testing.T, open opener) {
+func concurrent(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -247,13 +247,13 @@ func concurrent(t *testing.T, open opener) {
 }
 
 // Listeners hear of every ticket, in order, and only of what is durable.
-func notify(t *testing.T, open opener) {
+func notify(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
 	heard := make(chan store.Ticket, 1000)
 	last := db.Durable()
-	db.Notify(func(tk store.Ticket, err error) {
+	db.OnCommit(func(tk store.Ticket, err error) {
 		if err != nil || tk < last || db.Durable() < tk {
 			t.Errorf("%d after %d, %v", tk, last, err)
 		}
@@ -281,7 +281,7 @@ func notify(t *testing.T, open opener) {
 }
 
 // What is deleted is gone, and nothing else.
-func deletes(t *testing.T, open opener) {
+func deletes(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -323,7 +323,7 @@ func deletes(t *testing.T, open opener) {
 }
 
 // Any sequence of batches, snapshots and restarts gives what a map would.
-func model(t *testing.T, open opener) {
+func model(t *testing.T, open openFunc) {
 	checks := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		if checks++; checks > 15 {
@@ -424,7 +424,7 @@ func failing(t *testing.T, open Open) {
 	if err := db.Wait(context.Background(), put("first")); err != nil {
 		t.Fatal(err)
 	}
-	db.Notify(func(last store.Ticket, err error) { events <- event{last, err} })
+	db.OnCommit(func(last store.Ticket, err error) { events <- event{last, err} })
 	flaky.Writes.Store(true)
 	lost := put("lost")
 	if err := db.Wait(context.Background(), lost); !errors.Is(err, ErrFault) ||
@@ -468,7 +468,7 @@ func failing(t *testing.T, open Open) {
 }
 
 // What waits behind a group that fails, fails with it: nobody waits for ever.
-func behind(t *testing.T, open Open) {
+func queuedAfterFailure(t *testing.T, open Open) {
 	var armed atomic.Bool
 	in, out := make(chan struct{}), make(chan struct{})
 	db := open(t, store.NewMemFS(), func(write bool) error {
@@ -546,7 +546,7 @@ func closed(t *testing.T, open Open) {
 // Of all that make an entity of one name at once, whatever its kind, one does; its first rows are there with
 // it, and none of the others'. Removed, its name is free and its rows are left until they are erased, also
 // behind a restart.
-func entities(t *testing.T, open opener) {
+func entities(t *testing.T, open openFunc) {
 	ctx := context.Background()
 	fs := store.NewMemFS()
 	db := open(t, fs)
