@@ -9,31 +9,31 @@ import (
 	"canto/xmlstream"
 )
 
-// Limits are what peers may cost (design §9, [limits]). Zero is none, but for the sizes, where it is
-// the default.
+// Limits bound what peers may use: the section [limits] of the configuration. Zero means no limit for
+// Connections, PerAddress, ResourcesPerAccount and the rates; the sizes and the timeout must be set.
 type Limits struct {
-	Exempt              []netip.Prefix // addresses without the per-address limits
-	Connections         int
-	PerAddress          int
-	LoginsPerAddress    Rate
-	FailuresPerAddress  Rate
-	FailuresPerAccount  Rate
-	ResourcesPerAccount int
-	Stanza              int // bytes, once authenticated
-	StanzaUnauthed      int // bytes, before
-	Rate                int // bytes a second that a stream may send
-	RateBurst           int
-	Outbox              int
-	LoginTimeout        time.Duration
+	Exempt              []netip.Prefix // addresses for which the limits per address do not hold
+	Connections         int            // connections of the process
+	PerAddress          int            // connections of one IP address; an IPv6 address is its /64
+	LoginsPerAddress    Rate           // new connections of one address
+	FailuresPerAddress  Rate           // failed logins of one address
+	FailuresPerAccount  Rate           // failed logins of one account
+	ResourcesPerAccount int            // sessions of one account
+	Stanza              int            // bytes of the largest element, once the client is authenticated
+	StanzaUnauthed      int            // bytes of the largest element before that
+	Rate                int            // bytes a second that a stream may send
+	RateBurst           int            // bytes that a stream may send at once
+	Outbox              int            // bytes that may wait for one client
+	LoginTimeout        time.Duration  // from the connection to the bound resource
 }
 
-// A Rate is so many events in a time.
+// A Rate is N events in the time Per.
 type Rate struct {
-	N   int
-	Per time.Duration
+	N   int           // events
+	Per time.Duration // the time in which they may happen
 }
 
-// DefaultLimits are those of a server without a configuration.
+// DefaultLimits are the limits of a server without a configuration.
 func DefaultLimits() Limits {
 	return Limits{
 		Exempt:              []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
@@ -51,8 +51,8 @@ func DefaultLimits() Limits {
 	}
 }
 
-// The least and the most that makes sense of each limit. Less would keep out clients that do nothing
-// wrong; more would be no limit, or not fit where it is counted.
+// The smallest and largest value of each limit. A smaller one would keep out clients that do nothing wrong. A
+// larger one would be no limit, or would not fit into the counters.
 const (
 	MinStanza        = 10_000           // bytes: RFC 6120 §13.12 forbids less
 	MaxStanza        = 16 << 20         // bytes
@@ -62,22 +62,24 @@ const (
 	OutboxSpare      = 16 << 10         // bytes: what the server adds to the largest stanza
 	MaxOutbox        = 1 << 30          // bytes
 	MinLoginTimeout  = 5 * time.Second  // a handshake, two streams and PBKDF2 on a phone
-	MaxLoginTimeout  = 10 * time.Minute // half-open connections are held so long
-	MaxLoginInterval = time.Minute      // one connection of an address in that
-	MaxRateEvents    = 1_000_000        // of a Rate
-	MaxRateWindow    = time.Hour
+	MaxLoginTimeout  = 10 * time.Minute // a connection that never logs in lives as long
+	MaxLoginInterval = time.Minute      // between two connections of an address
+	MaxRateEvents    = 1_000_000        // N of a Rate
+	MaxRateWindow    = time.Hour        // Per of a Rate
 )
 
-// A LimitError is a limit that locks peers out, or is none. Key is its name in the configuration.
+// A LimitError says that a limit is out of its range.
 type LimitError struct {
-	Key string
-	Why string
+	Key string // its name in the configuration
+	Why string // what is wrong, and which values are allowed
 }
 
+// Error is the key and the reason; the caller adds file and line.
 func (e *LimitError) Error() string { return e.Key + ": " + e.Why }
 
-// Check returns the first limit that can't be meant, as a [*LimitError]: each is used as it stands, or
-// refused. Zero is none for connections, per_address, resources_per_account and the rates.
+// Check returns the first limit that is out of its range, as a [*LimitError]. It goes through the counts,
+// the rates of events, the size of stanzas, the rate of bytes, the outbox and the login timeout, in this
+// order. No value is corrected silently.
 func (lim *Limits) Check() error {
 	bad := func(key, format string, a ...any) error { return &LimitError{key, fmt.Sprintf(format, a...)} }
 	for _, n := range []struct {
@@ -128,7 +130,7 @@ func (lim *Limits) Check() error {
 	return nil
 }
 
-// sizeText writes bytes as the configuration does.
+// sizeText formats a number of bytes as the configuration has it: 16KiB.
 func sizeText(n int) string {
 	for _, u := range []struct {
 		name string
@@ -141,7 +143,7 @@ func sizeText(n int) string {
 	return fmt.Sprintf("%dB", n)
 }
 
-// Exempted reports whether the per-address limits don't hold for a.
+// Exempted reports whether the limits per address do not hold for a. Any goroutine.
 func (lim *Limits) Exempted(a netip.Addr) bool {
 	a = a.Unmap()
 	for _, p := range lim.Exempt {
@@ -152,12 +154,14 @@ func (lim *Limits) Exempted(a netip.Addr) bool {
 	return false
 }
 
+// A limitSet is the limits in force, with the limits of the parser that follow from them.
 type limitSet struct {
 	Limits
-	unauthed, authed xmlstream.LimitID
+	unauthed, authed xmlstream.LimitID // before and after authentication
 }
 
-// burst is how many bytes a stream may send at once, and how many it may owe.
+// burst is how many bytes a stream may send at once. It is also how far the tokens of a stream may fall below
+// zero. Tokens are counted in an int32.
 func (lim *limitSet) burst() int64 {
 	return min(max(int64(lim.RateBurst), int64(lim.Rate)), math.MaxInt32)
 }

@@ -7,13 +7,16 @@ import (
 	"canto/session/jid"
 )
 
-// FinishDeletion ends what is left of an account that the directory has no more: its sessions, and what
-// others know of it, by the hooks Deleted over what is still stored under its id. When all who are to be
-// told have been, and what that has changed is durable, erase is called, which gives the end of its rows
-// to the store. A failure begins it anew after a pause, a few times. done, which may be nil, is called
-// once: when rows are erased, when it begins anew, or when it has to wait for the next start, as users do
-// not log in at the domain. If the server stops before the end, Bury is to be called again with the next
-// start; it may be called any number of times. Any goroutine.
+// This file finishes the deletion of an account: its contacts are told before its rows are erased.
+
+// FinishDeletion ends what is left of an account that was taken out of the directory. It goes through
+// these steps: logins under way are revoked and the sessions end; a worker reads the rows that are still
+// stored under the account's id; the hooks of [Hooks.Deleted] say which contacts are told what; the
+// contacts are told, 64 at a time; a worker waits until the changes at the contacts are durable; erase is
+// called, which must delete the rows. A failure starts the steps again after a pause, up to eight times;
+// a contact that was told is not told again. done is called once: after erase, at the first failure, or
+// at once if the domain has no logins now. It may be nil. If the server stops before erase was called,
+// the next start must call FinishDeletion again. Any goroutine. erase and done run on a loop.
 func (r *Router) FinishDeletion(who EntityRef, erase, done func()) {
 	r.Table.revoke(who.JID)
 	l := r.homeLoop(who.JID)
@@ -21,39 +24,40 @@ func (r *Router) FinishDeletion(who EntityRef, erase, done func()) {
 	l.Loop.Post(func() { l.Enter(func() { b.begin(l) }) })
 }
 
-// A deletion is one Bury. On the home loop of the address.
+// A deletion is the state of one call of [Router.FinishDeletion]. It belongs to the home loop of the address.
 type deletion struct {
 	who         EntityRef
 	erase, done func()
 	host        *Host
-	hooksRun    bool
-	toNotify    []notice // still to be told
-	notified    []notice // and what they have written
-	failed      []notice // to be told again
-	tries       int
+	hooksRun    bool     // the hooks have said which contacts are told
+	toNotify    []notice // contacts that are not told yet
+	notified    []notice // contacts that were told, with the tickets of what they have stored
+	failed      []notice // contacts that are to be told again
+	tries       int      // failures so far
 }
 
-// A notice is what one contact is told.
+// A notice is the stanza that one contact gets.
 type notice struct {
 	to     jid.JID
 	el     []byte
-	ticket Ticket // of what it has changed
+	ticket Ticket // of what the contact has stored
 }
 
-// After a failure of the store a burial waits for deletionRetry ticks, each time twice as long, and gives up
-// until the next start after deletionTries.
+// After a failure a deletion waits for deletionRetry ticks, twice as long each time. After deletionTries
+// failures it waits for the next start.
 const (
 	deletionRetry = 100
 	deletionTries = 8
 )
 
-// notifyBatchSize is how many notices are on their way at a time.
+// notifyBatchSize is how many contacts are told at a time: each may have to be loaded.
 const notifyBatchSize = 64
 
+// begin ends the sessions of the account and goes on with read.
 func (b *deletion) begin(l *LoopRouter) {
 	host, ok := l.router.Table.Host(domainOf(b.who.JID))
 	if !ok || host.service {
-		b.callDone() // its rows wait for a start with which users log in at the domain
+		b.callDone() // the rows wait for a start in which the domain has logins
 		return
 	}
 	b.host = host
@@ -66,7 +70,7 @@ func (b *deletion) begin(l *LoopRouter) {
 			b.retry(l, err)
 			return
 		}
-		if a != nil && a.id == b.who.ID { // else the name is another's by now
+		if a != nil && a.id == b.who.ID { // else another account has the name by now
 			a.endDeleted(l)
 			l.router.Table.remove(&a.Entity, false, 0)
 		}
@@ -74,7 +78,7 @@ func (b *deletion) begin(l *LoopRouter) {
 	})
 }
 
-// read has a worker read what is stored, and asks the hooks.
+// read lets a worker read the rows of the account, and goes on with runHooks.
 func (b *deletion) read(l *LoopRouter) {
 	p := b.host.Profile()
 	var got *residentSet
@@ -98,6 +102,8 @@ func (b *deletion) read(l *LoopRouter) {
 	}
 }
 
+// runHooks asks the hooks which contacts are told, on an account made of the rows got, and goes on with
+// notifyBatch.
 func (b *deletion) runHooks(l *LoopRouter, got *residentSet) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -105,7 +111,7 @@ func (b *deletion) runHooks(l *LoopRouter, got *residentSet) {
 			b.retry(l, errors.New("session: a hook has panicked"))
 		}
 	}()
-	if b.hooksRun { // who was told is not told again: the name may be another's by now
+	if b.hooksRun { // only the contacts that failed are told: another account may have the name by now
 		b.toNotify, b.failed = b.failed, nil
 		b.notifyBatch(l)
 		return
@@ -125,30 +131,32 @@ func (b *deletion) runHooks(l *LoopRouter, got *residentSet) {
 	b.notifyBatch(l)
 }
 
-// notifyBatch tells a share of the contacts, and goes on when each has been.
+// notifyBatch tells the next contacts, and calls itself again once each of them is done; after the last
+// it goes on with finish.
 func (b *deletion) notifyBatch(l *LoopRouter) {
-	share := b.toNotify[:min(notifyBatchSize, len(b.toNotify))]
-	b.toNotify = b.toNotify[len(share):]
-	if len(share) == 0 {
+	batch := b.toNotify[:min(notifyBatchSize, len(b.toNotify))]
+	b.toNotify = b.toNotify[len(batch):]
+	if len(batch) == 0 {
 		b.finish(l)
 		return
 	}
-	left := len(share)
+	left := len(batch)
 	told := func() {
 		if left--; left == 0 {
 			l.Loop.Post(func() { l.Enter(func() { b.notifyBatch(l) }) })
 		}
 	}
-	for _, n := range share {
+	for _, n := range batch {
 		b.notify(l, n, told)
 	}
 }
 
-// notify tells one contact, under its lock, and calls told then, whatever a hook does.
+// notify tells one contact, and calls told in any case: a local account under its lock, another address by a
+// stanza to it. A contact that can't be told is added to failed.
 func (b *deletion) notify(l *LoopRouter, n notice, told func()) {
 	defer l.recoverPanic(newPanicFrame(l, n.to, nil))
 	host, ours := l.router.Table.Host(domainOf(n.to))
-	if !ours || host.service { // it is no account: news of presence is a stanza to it
+	if !ours || host.service { // no account of this server
 		l.Send(b.who.JID, n.to, n.el)
 		told()
 		return
@@ -175,8 +183,8 @@ func (b *deletion) notify(l *LoopRouter, n notice, told func()) {
 	})
 }
 
-// deliver takes a piece of news about a deleted account through a's chain for presence, from where it is
-// handed over: what a blocks is not asked. It reports whether it was taken.
+// deliver runs the phases Deliver and Fallback of a's chain for presence with env; the phases before, as
+// that of the block list, do not run. It reports whether that worked. Under a's lock.
 func (b *deletion) deliver(l *LoopRouter, a *Account, env envelope) bool {
 	e, err := l.Parser.Element(env.bytes)
 	if err != nil {
@@ -187,16 +195,17 @@ func (b *deletion) deliver(l *LoopRouter, a *Account, env envelope) bool {
 	defer l.stanzas.pop()
 	env.fillStanza(l, ev, e)
 	ev.Host, ev.entity = a.host, &a.Entity
-	ev.noReply = true // the one who would be answered is not there
+	ev.noReply = true // the sender does not exist any more
 	runPhases(&a.host.Profile().Hooks.Presence[ToBare], ev, Deliver, Fallback+1)
 	return !ev.failed
 }
 
-// finish waits on a worker until all that was changed is durable, and has the rows erased.
+// finish waits on a worker until the changes at all contacts are durable, and calls erase and done.
+// Contacts whose change was lost are told again.
 func (b *deletion) finish(l *LoopRouter) {
 	told := b.notified
 	b.notified = nil
-	var lost []notice // whose change was not written
+	var lost []notice // contacts whose change was not stored
 	if !l.runOnWorker(b.host.Profile(), reactor.Disk, func() error {
 		for _, n := range told {
 			if l.router.Committer.Await(n.ticket) != nil {
@@ -219,7 +228,7 @@ func (b *deletion) finish(l *LoopRouter) {
 	}
 }
 
-// retry begins anew after a while.
+// retry calls begin again after a pause, unless there were too many failures.
 func (b *deletion) retry(l *LoopRouter, err error) {
 	if b.tries++; b.tries == deletionTries {
 		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid",
@@ -231,7 +240,7 @@ func (b *deletion) retry(l *LoopRouter, err error) {
 	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(),
 		"seconds", wait/10, "err", err)
 	l.After(wait, func() { b.begin(l) })
-	b.callDone() // others need not wait for it
+	b.callDone() // the caller does not wait for the retries
 }
 
 // callDone calls done, once.

@@ -1,8 +1,11 @@
 package session
 
-// Create makes an entity of kind k at the address of the Stanza, where there is nothing: in memory, until
-// [Entity.Stored] says that it has an id in the store. In a hook of [Hooks.Make]; the stanza goes on
-// through the new entity's chain.
+// This file has how an entity that is no account begins and ends: it is created by a stanza, stored,
+// deleted, and ended when its service host is removed.
+
+// Create makes an entity of kind k at the address of ev, where there is none. It is in memory only, until
+// [Entity.Stored] is called. ev goes on through the chain of the new entity. Only in a hook of [Hooks.Make];
+// elsewhere it panics.
 func (ev *Stanza) Create(k KindID) *Entity {
 	e := ev.entity
 	if e == nil || e.exists() {
@@ -12,13 +15,14 @@ func (ev *Stanza) Create(k KindID) *Entity {
 	return e
 }
 
-// become makes e an entity of kind k, of which nothing is stored.
+// become makes e an entity of kind k of which nothing is stored. If [EntityHandler.New] panics there is
+// no entity. Under the lock of e.
 func (e *Entity) become(l *LoopRouter, k KindID) {
 	e.resident = &residentSet{profile: e.host.Profile(), exists: true}
 	e.kind, e.id = k, 0
 	made := false
 	defer func() {
-		if !made { // a panic in Behaviour.New
+		if !made { // New has panicked
 			e.makeAbsent()
 		}
 	}()
@@ -27,7 +31,7 @@ func (e *Entity) become(l *LoopRouter, k KindID) {
 	l.router.Table.NoteCreated(e.addr)
 }
 
-// ensureLiveState makes the live state of e, if it has none.
+// ensureLiveState makes the live state of e by [EntityHandler.New], if it has none. Under the lock of e.
 func (e *Entity) ensureLiveState(l *LoopRouter) {
 	b := e.handler()
 	if e.live != nil || e.kind == KindAccount || b == nil || b.New == nil {
@@ -35,7 +39,7 @@ func (e *Entity) ensureLiveState(l *LoopRouter) {
 	}
 	v, made := e.liveState(), false
 	defer func() {
-		if !made { // a panic: the next that asks for e makes it
+		if !made { // New has panicked: the next stanza for e tries again
 			e.live = nil
 		}
 	}()
@@ -43,10 +47,11 @@ func (e *Entity) ensureLiveState(l *LoopRouter) {
 	made = true
 }
 
-// Stored says that e, which was created in memory, is stored under id as soon as t is durable: t is the
-// ticket of the batch that has its row in the directory. If t fails, what was committed for e behind t
-// has failed too, e is read again, and there is nothing; undo, which may be nil, is then called on the
-// loop of l under no lock, to erase what was written under id behind t. Under the lock, on the loop of l.
+// Stored tells the kernel that e, which [Stanza.Create] has made, is written to the store: t is the
+// ticket of the batch with its row in the directory, id the id in it. If t fails, later commits of e fail
+// as well, e is read again, and there is no entity at its address. undo is then called on the loop of l,
+// under no lock, to erase rows that later batches have written under id; it may be nil. Under the lock of
+// e, on the loop of l.
 func (e *Entity) Stored(l *LoopRouter, id uint64, t Ticket, undo func()) {
 	e.id = id
 	e.liveState().creationTicket = t
@@ -56,7 +61,7 @@ func (e *Entity) Stored(l *LoopRouter, id uint64, t Ticket, undo func()) {
 		case err == nil:
 			e.lock(l)
 			if creationTicketOf(e) == t {
-				e.liveState().creationTicket = 0 // what e commits from now on stands for itself
+				e.liveState().creationTicket = 0 // later commits do not depend on t any more
 			}
 			e.unlock(l)
 		case undo != nil:
@@ -65,9 +70,10 @@ func (e *Entity) Stored(l *LoopRouter, id uint64, t Ticket, undo func()) {
 	})
 }
 
-// Delete ends e: what comes from now on finds nothing at its address. The caller has taken its row out of
-// the directory with t; erased, which may be nil, is called on the loop of l once t is durable, to erase
-// its rows; if t fails e is read again. Under the lock, on the loop of l.
+// Delete ends e: there is no entity at its address from now on. t is the ticket of the batch that takes
+// its row out of the directory. Once t is durable erased is called on the loop of l, under no lock, to
+// erase the other rows of e; it may be nil. If t fails e is read again. Under the lock of e, on the loop
+// of l.
 func (e *Entity) Delete(l *LoopRouter, t Ticket, erased func()) {
 	e.callEnded(l)
 	e.makeAbsent()
@@ -77,7 +83,7 @@ func (e *Entity) Delete(l *LoopRouter, t Ticket, erased func()) {
 		e.lock(l)
 		e.pins--
 		if err != nil && e.resident != evictedMark && e.kind == 0 {
-			e.resident = nil // it is there still: read it again
+			e.resident = nil // the entity still exists: it is read again
 		}
 		e.unlock(l)
 		if err == nil && erased != nil {
@@ -86,7 +92,7 @@ func (e *Entity) Delete(l *LoopRouter, t Ticket, erased func()) {
 	})
 }
 
-// callEnded calls Behaviour.Ended. A panic there keeps nothing from ending.
+// callEnded calls [EntityHandler.Ended]. A panic there is counted, and e ends all the same.
 func (e *Entity) callEnded(l *LoopRouter) {
 	if b := e.handler(); b != nil && b.Ended != nil {
 		defer l.recoverLocked(e)
@@ -94,20 +100,20 @@ func (e *Entity) callEnded(l *LoopRouter) {
 	}
 }
 
-// makeAbsent makes e an address where there is nothing.
+// makeAbsent makes e the place of an address without an entity. Under the lock of e.
 func (e *Entity) makeAbsent() {
 	e.resident = &e.host.Profile().absentSet
 	e.live, e.kind, e.id = nil, 0, 0
 	if e.pending != nil {
-		e.pending.timerAt = 0 // another entity at the address has its own
+		e.pending.timerAt = 0 // the timer of the entity that has ended
 		e.releasePending()
 	}
 }
 
-// EndEntities ends what is in memory of h, a service host that is not served any more: those who take part
-// in its entities are told, as far as [EntityHandler.Ended] does that, what waits for them is answered as for
-// a domain that is not here, and what is stored stays. The modules of h are not unloaded before it is
-// done. Any goroutine.
+// EndEntities ends the entities in memory of h, a service host that was removed from the [Table]. It calls
+// [EntityHandler.Ended] for each, which may tell the occupants of a room. Stanzas that wait for an entity are
+// answered as for a domain that this server does not have. Stored rows stay. The modules of h are not
+// unloaded before it is done. Each loop ends the entities of a shard a turn. Any goroutine.
 func (r *Router) EndEntities(h *Host) {
 	for i, l := range r.loopRouters {
 		p := h.Profile()
@@ -118,11 +124,11 @@ func (r *Router) EndEntities(h *Host) {
 	}
 }
 
-// endShard ends the entities of h that are in a shard, and goes on with the loop's next shard in another
-// turn.
+// endShard ends the entities of h in one shard, and goes on with the next shard of this loop in another
+// turn. It stops if h is served again. On the loop of l.
 func endShard(l *LoopRouter, h *Host, p *Profile, shard int) {
 	if now, ok := l.router.Table.Host(h.Name); ok && now == h {
-		p.pendingWork.Add(-1) // it is served again: what is in memory of it goes on
+		p.pendingWork.Add(-1) // h is served again, with its entities
 		return
 	}
 	l.Enter(func() {
@@ -140,7 +146,7 @@ func endShard(l *LoopRouter, h *Host, p *Profile, shard int) {
 	}
 }
 
-// endEntity ends e, whose host is gone. Under the lock.
+// endEntity ends e, whose host was removed, and takes it out of the table. Under the lock of e.
 func endEntity(l *LoopRouter, e *Entity) {
 	if e.resident == evictedMark {
 		return

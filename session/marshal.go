@@ -10,19 +10,20 @@ import (
 	"canto/session/stanza"
 )
 
-// What an entity has in memory and not in the store (an account's sessions, a room's occupants) can be
-// written down, and taken up by another kernel on the same store: a later start, or another version of
-// the program. Modules' flags and slots stand there by name and version, never by the numbers that they
-// have in this process.
+// This file marshals what entities have in memory and not in the store (the sessions of an account, the
+// occupants of a room), and restores it in another kernel on the same store: a later start, or another
+// version of the program. Flags and variables of modules are marshaled by name and version, as their
+// numbers differ from process to process.
 
-// marshalVersion is the first byte of an entity that was written down.
+// marshalVersion is the first byte of a marshaled entity.
 const marshalVersion = 1
 
-// MarshalEntities writes down what the entities in memory have that is not stored, and calls put with
-// each, under no lock; b is put's to keep. Sessions that have a stream are detached. It reports how many
-// entities are left, as something waits for them or is under way from them, or as a session of theirs has
-// ended and is not removed yet: with any left, what was put is of no use, and a later call puts all. On
-// l's loop, under no lock; it takes the lock of each entity in turn.
+// MarshalEntities marshals what the entities in memory have that is not stored, and calls put with the
+// bytes of each, which put may keep. Sessions with a stream lose it and hibernate. It returns how many
+// entities could not be marshaled, because something is pending for them or from them, or because one of
+// their sessions has ended and is not removed yet. If that is not 0 the bytes put so far are useless:
+// call it again later, which marshals all entities anew. On the loop of l, under no lock; it takes the
+// lock of each entity in turn, and calls put without it.
 func (l *LoopRouter) MarshalEntities(put func(b []byte)) (left int) {
 	for i := range shards {
 		for _, e := range l.router.Table.Entities(i, nil) {
@@ -37,7 +38,8 @@ func (l *LoopRouter) MarshalEntities(put func(b []byte)) (left int) {
 	return left
 }
 
-// marshalLocked is marshalEntity under the lock of e. A panic in a function of a module leaves that entity.
+// marshalLocked is marshalEntity under the lock of e. If a function of a module panics the entity counts
+// as not marshaled.
 func marshalLocked(e *Entity, l *LoopRouter) (b []byte, ok bool) {
 	defer l.recoverPanic(newPanicFrame(l, e.addr, nil))
 	e.lock(l)
@@ -46,7 +48,9 @@ func marshalLocked(e *Entity, l *LoopRouter) (b []byte, ok bool) {
 	return b, ok
 }
 
-// marshalEntity is what e has that is not stored; nil: nothing. false: not yet. Under the lock.
+// marshalEntity returns the bytes of what e has in memory only; nil if that is nothing. False: e can't be
+// marshaled yet. The form: version, kind, address, id; then the sessions of an account, or what
+// [EntityHandler.MarshalLive] appends. Under the lock of e.
 func marshalEntity(e *Entity, l *LoopRouter) (b []byte, ok bool) {
 	a := e.account()
 	switch {
@@ -76,8 +80,8 @@ func marshalEntity(e *Entity, l *LoopRouter) (b []byte, ok bool) {
 	return b, true
 }
 
-// hibernateAll leaves the sessions of a without streams; false: one of them has ended, or its hooks have
-// begun something that is still under way. Under the lock.
+// hibernateAll takes the streams from the sessions of a. False: a session has ended and is not removed
+// yet, or the hooks have begun something that is pending. Under a's lock.
 func hibernateAll(a *Account, l *LoopRouter) bool {
 	ended := func(s *Session) bool {
 		why, _ := s.endedBy()
@@ -94,12 +98,14 @@ func hibernateAll(a *Account, l *LoopRouter) bool {
 	return !slices.ContainsFunc(a.sessions, ended) && !hasPending(&a.Entity)
 }
 
-// hasPending reports whether something waits for e, or is under way from it. Under the lock.
+// hasPending reports whether stanzas wait for e, or are in flight from it. Under the lock of e.
 func hasPending(e *Entity) bool {
 	return e.directLoop != 0 || e.pins != 0 || e.pending != nil && !e.pending.empty()
 }
 
-// marshalSession appends s. Under the account's lock.
+// marshalSession appends s to b: resource, priority, traits, presence, flags, variables, and the elements
+// that wait in its outbox. Variables without a codec are left out. Under the account's lock; it takes the
+// outbox lock.
 func marshalSession(s *Session, b []byte) []byte {
 	b = appendString(b, s.jid.Resource())
 	b = append(b, byte(s.priority), byte(s.traits))
@@ -109,7 +115,7 @@ func marshalSession(s *Session, b []byte) []byte {
 		b = appendString(append(b, 1), string(s.presence))
 	}
 	registry.Lock()
-	flags, slots, codecs := slices.Clone(registry.flags), slices.Clone(registry.slots),
+	flags, vars, codecs := slices.Clone(registry.flags), slices.Clone(registry.sessionVars),
 		slices.Clone(registry.codecs)
 	registry.Unlock()
 	n := 0
@@ -124,7 +130,7 @@ func marshalSession(s *Session, b []byte) []byte {
 	n, list = 0, nil
 	for at := s.vars; at != nil; at = at.next {
 		if c := codecs[at.id]; c.append != nil {
-			list = append(appendString(list, slots[at.id]), c.version)
+			list = append(appendString(list, vars[at.id]), c.version)
 			list = appendString(list, string(c.append(nil, at.v)))
 			n++
 		}
@@ -143,10 +149,11 @@ func marshalSession(s *Session, b []byte) []byte {
 	return b
 }
 
-// RestoreEntity takes over what Carry of another kernel has written down, and calls done with what is
-// wrong with it, or nil: an entity of a domain that is not served, or that is gone from the store, or a
-// module that panics. Sessions rest until [Account.Resume]. On l's loop, under no lock; done may be
-// called later, under the entity's.
+// RestoreEntity restores an entity that [LoopRouter.MarshalEntities] of another kernel has marshaled. It
+// calls done with an error if the bytes are damaged or of a later version, if the domain or the kind is
+// not served, if the entity is no longer in the store, or if a module panics; else with nil. Restored
+// sessions hibernate until [Account.Resume]. On the loop of l, under no lock. done may be called at once
+// or later; later it runs under the lock of the entity.
 func (l *LoopRouter) RestoreEntity(b []byte, done func(err error)) {
 	r := &unmarshaler{b: b}
 	if v := r.byte(); v != marshalVersion && r.err == nil {
@@ -174,8 +181,8 @@ func (l *LoopRouter) RestoreEntity(b []byte, done func(err error)) {
 	})
 }
 
-// restoreEntity takes over what r has of e, of that kind; a panic in a function of a module is its error.
-// What is in memory only is not kept if it can't be taken over. Under the lock.
+// restoreEntity restores e, of that kind, from r. A panic in a function of a module becomes an error. An
+// entity that was in memory only ends if it can't be restored. Under the lock of e.
 func restoreEntity(e *Entity, l *LoopRouter, kind KindID, r *unmarshaler) (err error) {
 	made := !e.exists()
 	defer func() {
@@ -197,7 +204,8 @@ func restoreEntity(e *Entity, l *LoopRouter, kind KindID, r *unmarshaler) (err e
 	return nil
 }
 
-// restoreSessions makes the sessions that r has, which rest. Under the lock.
+// restoreSessions restores the sessions in r, which hibernate. One whose resource is bound by now is
+// dropped. It adds all of them, or none if r is damaged. Under a's lock.
 func (a *Account) restoreSessions(l *LoopRouter, r *unmarshaler) (err error) {
 	var list []*Session
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
@@ -216,13 +224,15 @@ func (a *Account) restoreSessions(l *LoopRouter, r *unmarshaler) (err error) {
 		a.sessions = append(a.sessions, s)
 		l.stats.Bound++
 		if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
-			s.close(ErrInternal, hookFailed) // it might rest for ever
+			s.close(ErrInternal, hookFailed) // without the hook no module would ever end it
 			err = fmt.Errorf("%w: a module has panicked at %s", errUnmarshal, s.jid)
 		}
 	}
 	return err
 }
 
+// restoreSession reads one session from r. Flags and variables of modules that are not loaded here are
+// skipped; a variable that can't be read is logged and skipped.
 func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
 		return err
@@ -232,17 +242,17 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 		s.presence = []byte(r.string())
 	}
 	registry.Lock()
-	flags, slots, codecs := slices.Clone(registry.flags), slices.Clone(registry.slots),
+	flags, vars, codecs := slices.Clone(registry.flags), slices.Clone(registry.sessionVars),
 		slices.Clone(registry.codecs)
 	registry.Unlock()
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
-		if i := slices.Index(flags, r.string()); i >= 0 { // else its module is not there any more
+		if i := slices.Index(flags, r.string()); i >= 0 { // else this program has no such flag
 			Flag(i).Set(s, true)
 		}
 	}
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		name, version, b := r.string(), r.byte(), r.string()
-		i := slices.Index(slots, name)
+		i := slices.Index(vars, name)
 		if i < 0 || codecs[i].read == nil {
 			continue
 		}
@@ -258,27 +268,31 @@ func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
 		h := queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
 			bytes: []byte(r.string())}
-		o := Outbox{s}.ensure() // no other goroutine knows s yet
+		o := Outbox{s}.ensure() // no other goroutine has s yet
 		o.queue = append(o.queue, h)
 		o.queuedBytes += len(h.bytes)
 	}
 	return r.err
 }
 
-var errUnmarshal = errors.New("session: what was written down can't be taken up")
+// errUnmarshal is wrapped by all errors of a restore.
+var errUnmarshal = errors.New("session: a marshaled entity can't be restored")
 
+// appendString appends the length of s as a uvarint, and s.
 func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// An unmarshaler reads what was written down; after the first error it reads nothing.
+// An unmarshaler reads a marshaled entity. After the first error all its reads return zero.
 type unmarshaler struct {
 	b   []byte
 	err error
 }
 
+// fail sets the error of an input that is too short.
 func (r *unmarshaler) fail() { r.err, r.b = fmt.Errorf("%w: cut short", errUnmarshal), nil }
 
+// byte reads one byte.
 func (r *unmarshaler) byte() byte {
 	if len(r.b) == 0 {
 		r.fail()
@@ -289,6 +303,7 @@ func (r *unmarshaler) byte() byte {
 	return v
 }
 
+// uvarint reads a uvarint.
 func (r *unmarshaler) uvarint() uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
@@ -299,6 +314,7 @@ func (r *unmarshaler) uvarint() uint64 {
 	return v
 }
 
+// string reads a string with its length.
 func (r *unmarshaler) string() string {
 	n := r.uvarint()
 	if n > uint64(len(r.b)) {
@@ -310,7 +326,7 @@ func (r *unmarshaler) string() string {
 	return v
 }
 
-// jid reads an address; an empty one is none.
+// jid parses an address; the empty string is the zero JID.
 func (r *unmarshaler) jid(s string) jid.JID {
 	if s == "" {
 		return jid.JID{}

@@ -472,7 +472,7 @@ type OutboxVar[T any] struct{ id uint16 }
 
 // NewOutboxVar makes an OutboxVar, for a package variable.
 func NewOutboxVar[T any](name string) OutboxVar[T] {
-	return OutboxVar[T]{registerName(&registry.outSlots, name)}
+	return OutboxVar[T]{registerName(&registry.outboxVars, name)}
 }
 
 // Get is the state in o, nil if there is none.

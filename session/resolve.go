@@ -6,12 +6,17 @@ import (
 	"strings"
 )
 
-// Resolve picks, for each wanted name, the first candidate on the shelf that can run here, and puts
-// the chosen in load order: a provider before those that require it, else the shelf's order. A candidate
-// with a conflict, or a requirement that nothing here can bring, is skipped with its reason, and the
-// search goes on to the next of that name. One that lacks a feature which another wanted module may
-// still bring is waited for; only when nothing else moves is the next candidate taken. An error
-// names what is wanted and can't be had.
+// Resolve chooses the modules of a profile. shelf has all manifests, several of one name perhaps; want
+// are the names to run; core are the features of the kernel. For each name Resolve takes the first
+// manifest that can run, and returns the chosen ones in load order: a module after those that provide
+// what it requires, and otherwise in the order of the shelf. skipped are the manifests that were passed
+// over, with reasons. err names the wanted modules of which no manifest can run.
+//
+// It repeats two steps until every name is settled. settleOne goes through the names and settles the
+// first one it can: it takes the manifest if all that it requires is there; it skips the manifest if
+// there is a conflict, or a requirement that no other wanted module can provide. Where every name waits
+// for a feature of another, giveUp skips one manifest, so that the next of its name is tried. It has no
+// side effects. Any goroutine.
 func Resolve(core []Feature, shelf []Manifest, want []string) (chosen []Manifest, skipped []Skip, err error) {
 	r := resolution{shelf: shelf, providers: make(map[Feature]string), conflicts: make(map[Feature]string)}
 	for _, f := range core {
@@ -28,7 +33,7 @@ func Resolve(core []Feature, shelf []Manifest, want []string) (chosen []Manifest
 		if r.settleOne() {
 			continue
 		}
-		// Nothing can be taken as things stand: the first that waits gives its candidate up.
+		// Every name waits for a feature of another one.
 		if !r.giveUp() {
 			break
 		}
@@ -39,17 +44,19 @@ func Resolve(core []Feature, shelf []Manifest, want []string) (chosen []Manifest
 	return r.chosen, r.skipped, nil
 }
 
+// A resolution is the state of one call of [Resolve].
 type resolution struct {
 	shelf          []Manifest
-	unresolved     []string           // wanted and not settled, in the shelf's order
-	candidateIndex map[string]int     // which candidate of a name is looked at
-	providers      map[Feature]string // the module that provides it
-	conflicts      map[Feature]string // which chosen module conflicts with it
+	unresolved     []string           // names that are not settled, in the order of the shelf
+	candidateIndex map[string]int     // by name: which of the manifests of that name is tried
+	providers      map[Feature]string // the chosen module that provides the feature
+	conflicts      map[Feature]string // the chosen module that conflicts with the feature
 	chosen         []Manifest
 	skipped        []Skip
-	failed         []string
+	failed         []string // for each name of which no manifest can run: why
 }
 
+// shelfIndex is the place of the first manifest called name; after the last one if there is none.
 func (r *resolution) shelfIndex(name string) int {
 	for i := range r.shelf {
 		if r.shelf[i].Name == name {
@@ -59,7 +66,7 @@ func (r *resolution) shelfIndex(name string) int {
 	return len(r.shelf)
 }
 
-// candidate is the n-th module of that name.
+// candidate is the n-th manifest called name, from 0; nil if there are fewer.
 func (r *resolution) candidate(name string, n int) *Manifest {
 	for i := range r.shelf {
 		if r.shelf[i].Name == name {
@@ -72,7 +79,7 @@ func (r *resolution) candidate(name string, n int) *Manifest {
 	return nil
 }
 
-// settleOne goes through the open names once and settles the first that can be settled.
+// settleOne settles one name, or skips one manifest, and returns true; false: every name waits for another.
 func (r *resolution) settleOne() bool {
 	for i, name := range r.unresolved {
 		m := r.candidate(name, r.candidateIndex[name])
@@ -109,12 +116,14 @@ func (r *resolution) settleOne() bool {
 	return false
 }
 
+// skip passes over m, so that the next manifest of its name is tried.
 func (r *resolution) skip(m *Manifest, why string) {
 	r.skipped = append(r.skipped, Skip{m.Name, m.Spec, why})
 	r.candidateIndex[m.Name]++
 }
 
-// fits says what m lacks, whether an open name may still bring it, and what stands against m.
+// fits checks m against what is chosen. bad is a conflict, in words. missing is a feature that m requires and
+// that no chosen module provides; wait: all such features may still come from names that are not settled.
 func (r *resolution) fits(m *Manifest) (missing Feature, wait bool, bad string) {
 	for _, f := range m.Conflicts {
 		if who, ok := r.providers[f]; ok {
@@ -139,7 +148,7 @@ func (r *resolution) fits(m *Manifest) (missing Feature, wait bool, bad string) 
 	return missing, wait, ""
 }
 
-// mayBeProvided reports whether some candidate of another open name would bring f.
+// mayBeProvided reports whether a manifest of a name that is not settled, other than asker, provides f.
 func (r *resolution) mayBeProvided(f Feature, asker string) bool {
 	for _, name := range r.unresolved {
 		if name == asker {
@@ -158,6 +167,7 @@ func (r *resolution) mayBeProvided(f Feature, asker string) bool {
 	return false
 }
 
+// take chooses m.
 func (r *resolution) take(m *Manifest) {
 	r.chosen = append(r.chosen, *m)
 	r.providers[Feature(m.Name)] = m.Name
@@ -169,7 +179,8 @@ func (r *resolution) take(m *Manifest) {
 	}
 }
 
-// giveUp skips the first waiting candidate that has another behind it, else the first.
+// giveUp skips the manifest of the first name that has another manifest to try, or else of the first name.
+// False: all names are settled.
 func (r *resolution) giveUp() bool {
 	if len(r.unresolved) == 0 {
 		return false
