@@ -150,43 +150,62 @@ func (r *run) endSessions(j jid.JID, reason error) {
 	}
 }
 
-type userAdd struct {
-	JID string `arg:"" name:"jid" help:"The account: name@domain."`
-	password
-}
-
-func (u *userAdd) Run(r *run) error {
-	j, err := parseAccount(u.JID)
+// changeKeys is what `user add` and `user passwd` have in common: it reads the account and a new password, derives
+// the keys, lets change store them, and prints the password if it was made here. check refuses an account before
+// a password is asked for; it may be nil. A running server does all of it where there is one.
+func (r *run) changeKeys(account string, p *password, check func(jid.JID) error,
+	change func(db *store.DB, j jid.JID, keys []byte) error) error {
+	j, err := parseAccount(account)
 	if err != nil {
 		return err
 	}
 	if done, err := r.forward(); done || err != nil { // before standard input is read here
 		return err
 	}
-	conf, err := r.config()
-	if err == nil {
-		err = conf.checkTakesAccounts(j)
-	}
-	if err != nil {
-		return err
-	}
-	pw, made, err := u.get(r)
-	if err != nil {
-		return err
-	}
-	c, err := deriveKeys(pw, sasl.DefaultIterations)
-	if err != nil {
-		return err
-	}
-	r.mayCreate = true
-	return r.withStore(true, func(db *store.DB) error {
-		if err := createAccount(r, db, j, c); err != nil {
+	if check != nil {
+		if err := check(j); err != nil {
 			return err
 		}
-		r.announceAccount(j)
+	}
+	pw, made, err := p.get(r)
+	if err != nil {
+		return err
+	}
+	keys, err := deriveKeys(pw, sasl.DefaultIterations)
+	if err != nil {
+		return err
+	}
+	return r.withStore(true, func(db *store.DB) error {
+		if err := change(db, j, keys); err != nil {
+			return err
+		}
 		if made {
 			fmt.Fprintf(r.out, "%s\t%s\n", j, pw)
 		}
+		return nil
+	})
+}
+
+type userAdd struct {
+	JID string `arg:"" name:"jid" help:"The account: name@domain."`
+	password
+}
+
+// Run makes the account.
+func (u *userAdd) Run(r *run) error {
+	check := func(j jid.JID) error {
+		conf, err := r.config()
+		if err == nil {
+			err = conf.checkTakesAccounts(j)
+		}
+		r.mayCreate = true
+		return err
+	}
+	return r.changeKeys(u.JID, &u.password, check, func(db *store.DB, j jid.JID, keys []byte) error {
+		if err := createAccount(r, db, j, keys); err != nil {
+			return err
+		}
+		r.announceAccount(j)
 		return nil
 	})
 }
@@ -196,30 +215,13 @@ type userPasswd struct {
 	password
 }
 
+// Run gives the account another password, and ends its sessions.
 func (u *userPasswd) Run(r *run) error {
-	j, err := parseAccount(u.JID)
-	if err != nil {
-		return err
-	}
-	if done, err := r.forward(); done || err != nil { // before standard input is read here
-		return err
-	}
-	pw, made, err := u.get(r)
-	if err != nil {
-		return err
-	}
-	c, err := deriveKeys(pw, sasl.DefaultIterations)
-	if err != nil {
-		return err
-	}
-	return r.withStore(true, func(db *store.DB) error {
-		if err := accountError(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), c)); err != nil {
+	return r.changeKeys(u.JID, &u.password, nil, func(db *store.DB, j jid.JID, keys []byte) error {
+		if err := accountError(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), keys)); err != nil {
 			return err
 		}
 		r.endSessions(j, &session.StreamError{Condition: "reset", Text: "the password was changed"})
-		if made {
-			fmt.Fprintf(r.out, "%s\t%s\n", j, pw)
-		}
 		return nil
 	})
 }

@@ -70,6 +70,10 @@ const (
 	TypeUnknown
 )
 
+// IsSubscription reports whether t is a type of presence that asks for a subscription, grants, cancels or refuses
+// one (RFC 6121 section 3).
+func (t Type) IsSubscription() bool { return t >= TypeSubscribe && t <= TypeUnsubscribed }
+
 // ParseType reads a type attribute as a stanza of kind k has it; v is empty where there is none.
 func ParseType(k Kind, v []byte) Type {
 	switch k {

@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 
+	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
+	"canto/session/stanza"
 	"canto/session/store"
 )
 
@@ -15,6 +17,14 @@ import (
 func DB(api *session.API) *store.DB {
 	db, _ := session.Lookup[*store.DB](api)
 	return db
+}
+
+// Open returns the store, or an error for Load if the process has none. In Load only.
+func Open(api *session.API) (*store.DB, error) {
+	if db := DB(api); db != nil {
+		return db, nil
+	}
+	return nil, errors.New("there is no store")
 }
 
 // OpenMap is a module's table in the store of its process.
@@ -152,4 +162,54 @@ type directory struct{ db *store.DB }
 func (d directory) Lookup(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error) {
 	e, ok, err := d.db.Entities().Lookup(snap.(store.Reader), addr.Domain(), addr.Local())
 	return e.ID, e.Kind, ok, err
+}
+
+// Values is a table of a module from which an account has single values, read when a client asks for them
+// and not kept in memory: a vCard, private XML. In memory it would cost each session of each account.
+type Values struct {
+	DB   *store.DB                  // where the table is
+	Rows *store.Map[string, []byte] // the values by account and key
+}
+
+// OpenValues returns the table that def describes. It fails if the process has no store. In Load only.
+func OpenValues(api *session.API, def *store.MapDef[string, []byte]) (v Values, err error) {
+	if v.DB, err = Open(api); err == nil {
+		v.Rows, err = OpenMap(api, def)
+	}
+	return v, err
+}
+
+// Await reads the value under key of the account of ev on a worker and calls f with it, on the loop,
+// under the account's lock; value is nil if there is none. If it can't be read ev is answered with
+// internal-server-error. In a handler of an iq.
+func (v Values) Await(ev *session.Stanza, key string,
+	f func(ev *session.Stanza, value []byte) session.Verdict) session.Verdict {
+	id := ev.Account().ID()
+	var value []byte
+	return ev.Await(reactor.Disk, func() (err error) {
+		s := v.DB.Snapshot()
+		defer s.Close()
+		value, _, err = v.Rows.Get(s, id, key)
+		return err
+	}, func(ev *session.Stanza, err error) session.Verdict {
+		if err != nil {
+			return ev.Fail(stanza.InternalServerError)
+		}
+		return f(ev, value)
+	})
+}
+
+// CommitAndReply gives b to the store, and answers ev with an empty result once b is durable, or with an
+// error if that fails. In a handler of an iq, under the lock of the entity that owns b.
+func CommitAndReply(ev *session.Stanza, db *store.DB, b *store.Batch) session.Verdict {
+	return ev.Commit(session.Ticket(db.Commit(b)), Reply)
+}
+
+// Reply answers ev after a commit: with an empty result, or with the error that err calls for. It is the last
+// argument of [session.Stanza.Commit] where there is nothing else to do.
+func Reply(ev *session.Stanza, err error) session.Verdict {
+	if err != nil {
+		return ev.FailCommit(err)
+	}
+	return ev.Reply(nil)
 }

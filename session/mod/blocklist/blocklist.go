@@ -121,16 +121,16 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) error {
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
-	}
 	var err error
+	if m.db, err = storage.Open(api); err != nil {
+		return err
+	}
 	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
 	var ok bool
 	if m.presences, ok = session.Lookup[*presence.Service](api); !ok {
-		return errors.New("nobody sends presence")
+		return errors.New("no module sends presence")
 	}
 	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Get(a).matches(who) }
 	api.Hooks.Blocked = append(api.Hooks.Blocked, m.presences.Hidden)
@@ -247,7 +247,7 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 		m.rows.Put(b, a.ID(), j.String(), nil)
 	}
 	m.push(ev, blockName, jids)
-	return m.commit(ev, b)
+	return storage.CommitAndReply(ev, m.db, b)
 }
 
 func (m *module) unblock(ev *session.Stanza) session.Verdict {
@@ -278,7 +278,7 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 	})
 	m.presences.SendPresence(ev.LoopRouter(), a, true, slices.DeleteFunc(watchers, p.matches)...)
 	m.push(ev, unblockName, jids)
-	return m.commit(ev, b)
+	return storage.CommitAndReply(ev, m.db, b)
 }
 
 // watchers are the contacts who get the account's presence and whom one of jids matches.
@@ -311,13 +311,4 @@ func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
 		a.Close().Close()
 		s.Send(session.OutboundStanza{Bytes: a.B, Kind: stanza.IQ})
 	}
-}
-
-func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
-	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.FailCommit(err)
-		}
-		return ev.Reply(nil)
-	})
 }

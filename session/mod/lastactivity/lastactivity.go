@@ -12,7 +12,6 @@ package lastactivity
 
 import (
 	"encoding/binary"
-	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -62,10 +61,10 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) error {
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
-	}
 	var err error
+	if m.db, err = storage.Open(api); err != nil {
+		return err
+	}
 	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}

@@ -132,10 +132,10 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
-	}
 	var err error
+	if m.db, err = storage.Open(api); err != nil {
+		return err
+	}
 	if m.rows, err = storage.OpenLog(api, rows); err != nil {
 		return err
 	}

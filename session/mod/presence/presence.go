@@ -145,15 +145,10 @@ func (m *Service) handleOutbound(ev *session.Stanza) session.Verdict {
 		}
 		return ev.Fail(stanza.BadRequest) // a subscription without an address
 	}
+	if ev.Type.IsSubscription() {
+		return m.outboundSubscription(ev, ev.Type)
+	}
 	switch ev.Type {
-	case stanza.TypeSubscribe:
-		return m.outboundSubscription(ev, roster.Subscribe)
-	case stanza.TypeSubscribed:
-		return m.outboundSubscription(ev, roster.Subscribed)
-	case stanza.TypeUnsubscribe:
-		return m.outboundSubscription(ev, roster.Unsubscribe)
-	case stanza.TypeUnsubscribed:
-		return m.outboundSubscription(ev, roster.Unsubscribed)
 	case stanza.TypeNone:
 		return rememberDirected(ev)
 	case stanza.TypeUnavailable:
@@ -309,7 +304,7 @@ func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *
 
 // outboundSubscription takes the user's own subscription stanza through Appendix A.2. It goes on from the
 // bare JID (§3.1.2), and only after the change was given to the store.
-func (m *Service) outboundSubscription(ev *session.Stanza, kind int) session.Verdict {
+func (m *Service) outboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	who := ev.To.Bare()
 	if who == a.JID() {
@@ -317,9 +312,9 @@ func (m *Service) outboundSubscription(ev *session.Stanza, kind int) session.Ver
 	}
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	mv := roster.Outbound(it.State, kind)
+	mv := roster.Outbound(it.State, typ)
 	var t session.Ticket
-	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
+	if mv.State != it.State || !it.Listed && typ == stanza.TypeSubscribe {
 		it.State = mv.State
 		if !it.PendingIn {
 			it.Request = ""
@@ -368,15 +363,10 @@ func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, on boo
 
 // handleInbound handles presence from others.
 func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
+	if ev.Type.IsSubscription() {
+		return m.inboundSubscription(ev, ev.Type)
+	}
 	switch ev.Type {
-	case stanza.TypeSubscribe:
-		return m.inboundSubscription(ev, roster.Subscribe)
-	case stanza.TypeSubscribed:
-		return m.inboundSubscription(ev, roster.Subscribed)
-	case stanza.TypeUnsubscribe:
-		return m.inboundSubscription(ev, roster.Unsubscribe)
-	case stanza.TypeUnsubscribed:
-		return m.inboundSubscription(ev, roster.Unsubscribed)
 	case stanza.TypeProbe:
 		return m.probed(ev)
 	case stanza.TypeUnknown:
@@ -419,17 +409,17 @@ func (m *Service) probed(ev *session.Stanza) session.Verdict {
 }
 
 // inboundSubscription takes a contact's subscription stanza through Appendix A.3.
-func (m *Service) inboundSubscription(ev *session.Stanza, kind int) session.Verdict {
+func (m *Service) inboundSubscription(ev *session.Stanza, typ stanza.Type) session.Verdict {
 	a, l := ev.Account(), ev.LoopRouter()
 	who := ev.From.Bare()
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
-	mv := roster.Inbound(it.State, kind)
+	mv := roster.Inbound(it.State, typ)
 	var t session.Ticket
 	if mv.State != it.State && m.rosters.Full() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	if kind == roster.Subscribe && mv.Forward {
+	if typ == stanza.TypeSubscribe && mv.Forward {
 		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
 		kept := it
 		kept.State, kept.Request = mv.State, string(ev.AppendForStorage(nil))
@@ -441,7 +431,7 @@ func (m *Service) inboundSubscription(ev *session.Stanza, kind int) session.Verd
 	if mv.Forward { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
 		ev.From, ev.To = who, a.JID()
 		for _, s := range a.Resources() {
-			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
+			if typ == stanza.TypeSubscribe && s.Available() || typ != stanza.TypeSubscribe && s.Interested() {
 				l.Deliver(s, ev)
 			}
 		}

@@ -9,8 +9,6 @@
 package private
 
 import (
-	"errors"
-
 	"canto/reactor"
 	"canto/session"
 	"canto/session/stanza"
@@ -74,9 +72,8 @@ func (o *Options) Check() (key, why string) {
 }
 
 type module struct {
-	opt  Options
-	db   *store.DB
-	rows *store.Map[string, []byte]
+	opt    Options
+	values storage.Values
 }
 
 func defaultOptions() Options { return Options{MaxBytes: 64 << 10, MaxRows: 256, MaxTotal: 1 << 20} }
@@ -86,11 +83,8 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
-	}
 	var err error
-	if m.rows, err = storage.OpenMap(api, rows); err != nil {
+	if m.values, err = storage.OpenValues(api, rows); err != nil {
 		return err
 	}
 	api.Advertise(ns)
@@ -121,18 +115,8 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	if !ok {
 		return ev.Fail(stanza.NotAcceptable)
 	}
-	id := ev.Account().ID()
 	asked := e.Clone()
-	var v []byte
-	return ev.Await(reactor.Disk, func() (err error) {
-		s := m.db.Snapshot()
-		defer s.Close()
-		v, _, err = m.rows.Get(s, id, k)
-		return err
-	}, func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.Fail(stanza.InternalServerError)
-		}
+	return m.values.Await(ev, k, func(ev *session.Stanza, v []byte) session.Verdict {
 		if v != nil {
 			if kept, err := xmlstream.Parse(v); err == nil {
 				asked = kept
@@ -169,9 +153,9 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	}
 	rows := map[string]int{}
 	return ev.Await(reactor.Disk, func() error {
-		s := m.db.Snapshot()
+		s := m.values.DB.Snapshot()
 		defer s.Close()
-		return m.rows.Scan(s, a.ID(), "", func(k string, v []byte) bool {
+		return m.values.Rows.Scan(s, a.ID(), "", func(k string, v []byte) bool {
 			rows[k] = len(k) + len(v)
 			return true
 		})
@@ -216,12 +200,12 @@ func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	id := ev.Account().ID()
-	b := m.db.NewBatch(id)
+	b := m.values.DB.NewBatch(id)
 	for _, r := range set {
 		if r.xml == nil {
-			m.rows.Delete(b, id, r.key)
+			m.values.Rows.Delete(b, id, r.key)
 		} else {
-			m.rows.Put(b, id, r.key, r.xml)
+			m.values.Rows.Put(b, id, r.key, r.xml)
 		}
 	}
 	for k, n := range next {
@@ -230,10 +214,5 @@ func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
 		}
 	}
 	u.bytes = bytes
-	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.FailCommit(err)
-		}
-		return ev.Reply(nil)
-	})
+	return storage.CommitAndReply(ev, m.values.DB, b)
 }

@@ -17,6 +17,7 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/xmlstream"
 )
 
@@ -249,7 +250,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	if m.Full() || !m.Fits(a, &it) {
 		return ev.Fail(stanza.ResourceConstraint) // before resources are told by a push
 	}
-	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), result)
+	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), storage.Reply)
 }
 
 // remove takes a contact out; what bound the two is ended as if both subscriptions had been
@@ -276,14 +277,7 @@ func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) sessio
 	if it.From || it.PendingIn {
 		send(a.JID(), "unsubscribed")
 	}
-	return ev.Commit(m.Put(ev.LoopRouter(), a, Item{JID: it.JID}), result)
-}
-
-func result(ev *session.Stanza, err error) session.Verdict {
-	if err != nil {
-		return ev.FailCommit(err)
-	}
-	return ev.Reply(nil)
+	return ev.Commit(m.Put(ev.LoopRouter(), a, Item{JID: it.JID}), storage.Reply)
 }
 
 // Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends

@@ -1,5 +1,7 @@
 package roster
 
+import "canto/session/stanza"
+
 // A State is one contact's subscription state with everything RFC 6121 Appendix A.1 tells apart:
 // nine states, and pre-approval (§3.4) beside them.
 type State struct {
@@ -34,25 +36,17 @@ type Transition struct {
 	SendUnavailable bool // send the contact unavailable presence
 }
 
-// The four subscription stanzas.
-const (
-	Subscribe = iota
-	Subscribed
-	Unsubscribe
-	Unsubscribed
-)
-
-// Outbound is what the user's own stanza of kind k does (RFC 6121 §A.2).
-func Outbound(s State, k int) Transition {
+// Outbound is what the user's own subscription stanza of type typ does (RFC 6121 section A.2).
+func Outbound(s State, typ stanza.Type) Transition {
 	m := Transition{State: s}
-	switch k {
-	case Subscribe: // A.2.1
+	switch typ {
+	case stanza.TypeSubscribe: // A.2.1
 		m.Forward = true
 		m.PendingOut = s.PendingOut || !s.To
-	case Unsubscribe: // A.2.2
+	case stanza.TypeUnsubscribe: // A.2.2
 		m.Forward = true
 		m.To, m.PendingOut = false, false
-	case Subscribed: // A.2.3; without a request it is a pre-approval (§3.4.2)
+	case stanza.TypeSubscribed: // A.2.3; without a request it is a pre-approval (§3.4.2)
 		switch {
 		case s.PendingIn:
 			m.From, m.PendingIn, m.Forward, m.SendPresence = true, false, true, true
@@ -60,18 +54,18 @@ func Outbound(s State, k int) Transition {
 		case !s.From:
 			m.Approved = true
 		}
-	case Unsubscribed: // A.2.4; it takes a pre-approval back too
+	case stanza.TypeUnsubscribed: // A.2.4; it takes a pre-approval back too
 		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
 		m.From, m.PendingIn, m.Approved = false, false, false
 	}
 	return m
 }
 
-// Inbound is what a stanza of kind k from the contact does (RFC 6121 §A.3).
-func Inbound(s State, k int) Transition {
+// Inbound is what a subscription stanza of type typ from the contact does (RFC 6121 section A.3).
+func Inbound(s State, typ stanza.Type) Transition {
 	m := Transition{State: s}
-	switch k {
-	case Subscribe: // A.3.1
+	switch typ {
+	case stanza.TypeSubscribe: // A.3.1
 		switch {
 		case s.From:
 			m.AutoApprove = true
@@ -81,14 +75,14 @@ func Inbound(s State, k int) Transition {
 		case !s.PendingIn:
 			m.PendingIn, m.Forward = true, true
 		}
-	case Unsubscribe: // A.3.2
+	case stanza.TypeUnsubscribe: // A.3.2
 		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
 		m.From, m.PendingIn = false, false
-	case Subscribed: // A.3.3
+	case stanza.TypeSubscribed: // A.3.3
 		if s.PendingOut {
 			m.To, m.PendingOut, m.Forward = true, false, true
 		}
-	case Unsubscribed: // A.3.4
+	case stanza.TypeUnsubscribed: // A.3.4
 		m.Forward = s.To || s.PendingOut
 		m.To, m.PendingOut = false, false
 	}

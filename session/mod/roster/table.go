@@ -19,9 +19,9 @@ type table struct {
 }
 
 func openTable(api *session.API) (*table, error) {
-	db := storage.DB(api)
-	if db == nil {
-		return nil, errors.New("there is no store")
+	db, err := storage.Open(api)
+	if err != nil {
+		return nil, err
 	}
 	rows, err := storage.OpenMap(api, rows)
 	return &table{db, rows}, err

@@ -13,7 +13,6 @@ package stanzaids
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 	"time"
 
@@ -68,11 +67,10 @@ type module struct {
 
 func (m *module) Load(api *session.API) error {
 	m.now, m.node = wallclock.Of(api), api.Router.Node
-	db := storage.DB(api)
-	if db == nil {
-		return errors.New("there is no store")
+	db, err := storage.Open(api)
+	if err != nil {
+		return err
 	}
-	var err error
 	if m.storedLease, err = db.Lease("stanzaids"); err != nil {
 		return err
 	}

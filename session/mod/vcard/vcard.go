@@ -8,9 +8,6 @@
 package vcard
 
 import (
-	"errors"
-
-	"canto/reactor"
 	"canto/session"
 	"canto/session/stanza"
 	"canto/session/storage"
@@ -49,9 +46,8 @@ func (o *Options) Check() (key, why string) {
 }
 
 type module struct {
-	opt  Options
-	db   *store.DB
-	rows *store.Map[string, []byte]
+	opt    Options
+	values storage.Values
 }
 
 func defaultOptions() Options { return Options{MaxBytes: 128 << 10} }
@@ -61,11 +57,8 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
-	}
 	var err error
-	if m.rows, err = storage.OpenMap(api, rows); err != nil {
+	if m.values, err = storage.OpenValues(api, rows); err != nil {
 		return err
 	}
 	api.Advertise(ns)
@@ -79,17 +72,7 @@ func (m *module) Load(api *session.API) error {
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
-	id := ev.Account().ID()
-	var v []byte
-	return ev.Await(reactor.Disk, func() (err error) {
-		s := m.db.Snapshot()
-		defer s.Close()
-		v, _, err = m.rows.Get(s, id, "")
-		return err
-	}, func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.Fail(stanza.InternalServerError)
-		}
+	return m.values.Await(ev, "", func(ev *session.Stanza, v []byte) session.Verdict {
 		if v == nil && ev.Target != session.ToSelf {
 			return ev.Fail(stanza.ServiceUnavailable)
 		}
@@ -109,16 +92,11 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	if len(a.B) > m.opt.MaxBytes {
 		return ev.Fail(stanza.PolicyViolation)
 	}
-	b := m.db.NewBatch(ev.Account().ID())
+	b := m.values.DB.NewBatch(ev.Account().ID())
 	if _, any := ev.Payload().First(); any {
-		m.rows.Put(b, ev.Account().ID(), "", a.B)
+		m.values.Rows.Put(b, ev.Account().ID(), "", a.B)
 	} else {
-		m.rows.Delete(b, ev.Account().ID(), "") // an empty one tells strangers no more than none
+		m.values.Rows.Delete(b, ev.Account().ID(), "") // an empty one tells strangers no more than none
 	}
-	return ev.Commit(session.Ticket(m.db.Commit(b)), func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.FailCommit(err)
-		}
-		return ev.Reply(nil)
-	})
+	return storage.CommitAndReply(ev, m.values.DB, b)
 }

@@ -162,8 +162,8 @@ func (m *module) Load(api *session.API) (err error) {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
+	if m.db, err = storage.Open(api); err != nil {
+		return err
 	}
 	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
@@ -496,13 +496,5 @@ func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	case m.db.Full() != nil: // the occupants are told at once: see ended
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	return ev.Commit(storage.Delete(ev.LoopRouter(), m.db, e), answer)
-}
-
-// answer is what follows a commit that has no more to say.
-func answer(ev *session.Stanza, err error) session.Verdict {
-	if err != nil {
-		return ev.FailCommit(err)
-	}
-	return ev.Reply(nil)
+	return ev.Commit(storage.Delete(ev.LoopRouter(), m.db, e), storage.Reply)
 }

@@ -14,6 +14,7 @@ import (
 	"canto/session/jid"
 	"canto/session/mod/disco"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -131,7 +132,7 @@ func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 	} else {
 		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(is))
 	}
-	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), answer)
+	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), storage.Reply)
 }
 
 func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition,

@@ -84,8 +84,8 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) (err error) {
-	if m.db = storage.DB(api); m.db == nil {
-		return errors.New("there is no store")
+	if m.db, err = storage.Open(api); err != nil {
+		return err
 	}
 	if m.rows, err = storage.OpenMap(api, Rows); err != nil {
 		return err
@@ -236,12 +236,7 @@ func (m *module) remove(ev *session.Stanza) session.Verdict {
 // commit gives b to the store and answers when it is durable.
 func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
 	t := storage.Commit(ev.LoopRouter(), m.db, ev.Entity(), b)
-	return ev.Commit(t, func(ev *session.Stanza, err error) session.Verdict {
-		if err != nil {
-			return ev.FailCommit(err)
-		}
-		return ev.Reply(nil)
-	})
+	return ev.Commit(t, storage.Reply)
 }
 
 // items answers with the items of a node, which a worker reads.
