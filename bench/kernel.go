@@ -3,12 +3,12 @@ package bench
 import (
 	"maps"
 
-	"canto/bench/probe"
+	"canto/bench/sampler"
 )
 
 // grown is by how much the kernel's caches have grown.
 func (c *collector) grown() map[string]int64 {
-	now, err := probe.Slabs()
+	now, err := sampler.Slabs()
 	if err != nil || c.slabs == nil {
 		return nil
 	}

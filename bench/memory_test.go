@@ -11,7 +11,7 @@ import (
 	"time"
 	"unsafe"
 
-	"canto/bench/probe"
+	"canto/bench/sampler"
 	"canto/bench/stub"
 )
 
@@ -72,7 +72,7 @@ func TestClientMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	self, err := probe.Self()
+	self, err := sampler.Self()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"sync"
 	"time"
 
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
 )
 
 // Options say how a scenario is run. The zero value is one process, nothing to watch.
@@ -43,7 +43,7 @@ type worker interface {
 type local struct {
 	f     *Fleet
 	share Share
-	self  *probe.Process
+	self  *sampler.Process
 	stop  context.CancelFunc
 }
 
@@ -52,7 +52,7 @@ func newLocal(p *Plan) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, err := probe.Self()
+	self, err := sampler.Self()
 	if err != nil {
 		f.Close()
 		return nil, err
@@ -102,7 +102,7 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	}
 	c := &collector{sc: sc, o: o, all: newTotal(), turns: make(map[string]turns), second: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
-	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: sampler.Machine(), Tool: o.Tool}
 	if err := c.scout(ctx, &t); err != nil {
 		return nil, err
 	}
@@ -199,9 +199,9 @@ type collector struct {
 	steps   []step
 	first   []uint16
 	workers []worker
-	apart   []bool         // of each worker: its lag is nobody's
-	server  *probe.Process // nil: not on this machine
-	scraper *probe.Scraper
+	apart   []bool           // of each worker: its lag is nobody's
+	server  *sampler.Process // nil: not on this machine
+	scraper *sampler.Scraper
 	turns   map[string]turns // by phase, if the server counts them
 
 	run    *result.Run
@@ -222,7 +222,7 @@ type collector struct {
 func (c *collector) probes(ctx context.Context) (err error) {
 	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
-		if c.server, err = probe.Open(c.target.PIDs...); err != nil {
+		if c.server, err = sampler.Open(c.target.PIDs...); err != nil {
 			return Refusal{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
 		}
 		if c.base, err = c.server.Usage(); err != nil {
@@ -230,10 +230,10 @@ func (c *collector) probes(ctx context.Context) (err error) {
 		}
 		c.lastServer = c.base
 		c.run.Base.Server = &c.base
-		c.slabs, _ = probe.Slabs() // for root only
+		c.slabs, _ = sampler.Slabs() // for root only
 	}
 	if c.target.Metrics != "" {
-		c.scraper = probe.NewScraper(c.target.Metrics)
+		c.scraper = sampler.NewScraper(c.target.Metrics)
 		if c.run.Base.Metrics, err = c.scraper.Scrape(ctx); err != nil {
 			return Refusal{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
 		}
@@ -287,7 +287,7 @@ func addUsage(to *result.Usage, u result.Usage) {
 // sample closes a second, or what Options.Every says.
 func (c *collector) sample() {
 	now := time.Now()
-	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: probe.Sub(c.client, c.lastCl),
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: sampler.Sub(c.client, c.lastCl),
 		LagP99: result.Millis(c.second.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
 	c.lastCl = c.client
 	by := map[string]*tally{}
@@ -308,7 +308,7 @@ func (c *collector) sample() {
 	}
 	if c.server != nil {
 		if u, err := c.server.Usage(); err == nil {
-			d := probe.Sub(u, c.lastServer)
+			d := sampler.Sub(u, c.lastServer)
 			c.lastServer = u
 			s.Server = &d
 		}
@@ -401,13 +401,13 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	q := &c.run.Phases[len(c.run.Phases)-1]
 	q.To = time.Since(c.began).Seconds()
 	q.Sessions = c.bound
-	q.Client = probe.Sub(c.client, client)
+	q.Client = sampler.Sub(c.client, client)
 	if c.server != nil {
 		u, err := c.server.Usage()
 		if err != nil {
 			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
 		}
-		d := probe.Sub(u, before)
+		d := sampler.Sub(u, before)
 		d.PSS, _ = c.server.PSS()
 		if p.Kind == Settle {
 			q.Slabs = c.grown()

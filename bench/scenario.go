@@ -12,7 +12,7 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"canto/bench/hostile"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
 // A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
@@ -183,11 +183,11 @@ func (r Rate) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%g/s", fl
 // Parse reads a scenario; name is for errors, which are one line: file, line, cause, remedy.
 func Parse(name string, text []byte) (*Scenario, error) {
 	s := &Scenario{source: string(text)}
-	if err := strict.Decode(text, s); err != nil {
-		return nil, strict.Named(name, err)
+	if err := tomlstrict.Decode(text, s); err != nil {
+		return nil, tomlstrict.Named(name, err)
 	}
 	if err := s.Check(); err != nil {
-		return nil, strict.Named(name, strict.Placed(text, err))
+		return nil, tomlstrict.Named(name, tomlstrict.Placed(text, err))
 	}
 	return s, nil
 }
@@ -204,20 +204,20 @@ func (s *Scenario) Check() error {
 	def(&s.Clients.SASL2, "auto")
 	def(&s.Clients.Timeout, Span(time.Minute))
 	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
-		return strict.At(strict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
+		return tomlstrict.At(tomlstrict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
 	}
 	if !slices.Contains([]string{"auto", "off", "require"}, s.Clients.SASL2) {
-		return strict.At(strict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
+		return tomlstrict.At(tomlstrict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
 	}
 	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
-		return strict.At(strict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
+		return tomlstrict.At(tomlstrict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
 	}
 	if _, ok := keyExchanges[s.Clients.KeyExchange]; !ok {
-		return strict.At(strict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
+		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
 	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
-			return strict.At(strict.Path{"requires"}, "requires has %q: one of %s", f, strings.Join(features, ", "))
+			return tomlstrict.At(tomlstrict.Path{"requires"}, "requires has %q: one of %s", f, strings.Join(features, ", "))
 		}
 	}
 	if len(s.Groups) == 0 {
@@ -228,16 +228,16 @@ func (s *Scenario) Check() error {
 	names := map[string]bool{}
 	for i := range s.Groups {
 		g := &s.Groups[i]
-		here := strict.Path{"group", i}
+		here := tomlstrict.Path{"group", i}
 		if g.Name == "" || names[g.Name] {
-			return strict.At(append(here, "name"), "group %d needs a name of its own", i+1)
+			return tomlstrict.At(append(here, "name"), "group %d needs a name of its own", i+1)
 		}
 		names[g.Name] = true
 		if g.Count != 0 && g.Share != 0 {
-			return strict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
+			return tomlstrict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
 		}
 		if g.Share != 0 && !(g.Share > 0 && g.Share <= 1) {
-			return strict.At(append(here, "share"), "group %q has the share %g: from 0 to 1", g.Name, g.Share)
+			return tomlstrict.At(append(here, "share"), "group %q has the share %g: from 0 to 1", g.Name, g.Share)
 		}
 		if g.Count != 0 {
 			counted++
@@ -247,7 +247,7 @@ func (s *Scenario) Check() error {
 		weights[i] = g.Share * float64(s.Clients.Count)
 	}
 	if shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999 {
-		return strict.At(strict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
+		return tomlstrict.At(tomlstrict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
 	}
 	total := 0
 	for i, n := range apportion(weights, wanted) {
@@ -256,28 +256,28 @@ func (s *Scenario) Check() error {
 			g.Count, g.Share = n, 0 // from here on it is so many
 		}
 		if g.Count <= 0 {
-			return strict.At(strict.Path{"group", i}, "group %q has no clients: set its count, or its share and clients.count", g.Name)
+			return tomlstrict.At(tomlstrict.Path{"group", i}, "group %q has no clients: set its count, or its share and clients.count", g.Name)
 		}
 		total += g.Count
 	}
 	if s.Clients.Count != 0 && s.Clients.Count != total {
-		return strict.At(strict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
+		return tomlstrict.At(tomlstrict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
 	}
 	s.Clients.Count = total
 	if len(s.Phases) == 0 {
-		return strict.At(nil, "there is no [[phase]]")
+		return tomlstrict.At(nil, "there is no [[phase]]")
 	}
 	phases := map[string]bool{}
 	for i := range s.Phases {
 		p := &s.Phases[i]
-		here := func(key string) strict.Path { return strict.Path{"phase", i, key} }
+		here := func(key string) tomlstrict.Path { return tomlstrict.Path{"phase", i, key} }
 		def(&p.Name, p.Kind)
 		if phases[p.Name] || p.Name == "" || strings.ContainsAny(p.Name, ". ") {
-			return strict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
+			return tomlstrict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
 		}
 		phases[p.Name] = true
 		if !slices.Contains(phaseKinds, p.Kind) {
-			return strict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
+			return tomlstrict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
 		}
 		if len(p.Group) == 0 {
 			for _, g := range s.Groups {
@@ -286,15 +286,15 @@ func (s *Scenario) Check() error {
 		}
 		for _, g := range p.Group {
 			if !names[g] {
-				return strict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
+				return tomlstrict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
 			}
 			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
-				return strict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
+				return tomlstrict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
 			}
 		}
 		if p.Length == 0 {
 			if p.Kind == Hold || p.Kind == Settle {
-				return strict.At(here("length"), "phase %q: a %s needs a length", p.Name, p.Kind)
+				return tomlstrict.At(here("length"), "phase %q: a %s needs a length", p.Name, p.Kind)
 			}
 			p.Length = Span(10 * time.Minute)
 		}
@@ -302,36 +302,36 @@ func (s *Scenario) Check() error {
 			return err
 		}
 		if p.Rate > MaxRate {
-			return strict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate), maxRateText)
+			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate), maxRateText)
 		}
 		clients := s.members(p.Group)
 		if p.Kind == Storm && int(float64(clients)*p.Share+.5) == 0 {
-			return strict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, or more clients", p.Name, p.Share, clients)
+			return tomlstrict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, or more clients", p.Name, p.Share, clients)
 		}
 		if p.Kind == Befriend && p.Stars > 0 && clients-min(p.Stars, clients) < p.Friends {
-			return strict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
+			return tomlstrict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {
-			return strict.At(here("friends"), "phase %q: how many friends?", p.Name)
+			return tomlstrict.At(here("friends"), "phase %q: how many friends?", p.Name)
 		}
 		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
-			return strict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
+			return tomlstrict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
 		}
 		if need := float64(p.Rooms) * float64(p.Occupants); p.Kind == Join && need > float64(clients) {
-			return strict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
+			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
-			return strict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
+			return tomlstrict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
 		}
 		steps := map[string]bool{}
 		for j := range p.Do {
 			a := &p.Do[j]
 			if err := a.check(s, p, names, steps); err != nil {
-				var m *strict.Misplaced
+				var m *tomlstrict.Misplaced
 				if errors.As(err, &m) {
-					return strict.At(append(strict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s", p.Name, m.Why)
+					return tomlstrict.At(append(tomlstrict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s", p.Name, m.Why)
 				}
-				return strict.At(strict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
+				return tomlstrict.At(tomlstrict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
 			}
 		}
 	}
@@ -340,7 +340,7 @@ func (s *Scenario) Check() error {
 
 // meant says which field means nothing to a phase of p's kind, and fills in the defaults of those that do. here is the
 // path of a field.
-func (p *Phase) meant(here func(key string) strict.Path) error {
+func (p *Phase) meant(here func(key string) tomlstrict.Path) error {
 	for _, f := range []struct {
 		key   string
 		set   bool
@@ -358,11 +358,11 @@ func (p *Phase) meant(here func(key string) strict.Path) error {
 		{"occupants", p.Occupants != 0, []string{Join}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
-			return strict.At(here(f.key), "phase %q: %s is for a %s: a %s does not look at it", p.Name, f.key, strings.Join(f.kinds, " or a "), p.Kind)
+			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not look at it", p.Name, f.key, strings.Join(f.kinds, " or a "), p.Kind)
 		}
 	}
 	if p.Rate != 0 && p.InFlight != 0 {
-		return strict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed loop): write one of them", p.Name)
+		return tomlstrict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed loop): write one of them", p.Name)
 	}
 	switch {
 	case p.Kind == Hold:
@@ -375,7 +375,7 @@ func (p *Phase) meant(here func(key string) strict.Path) error {
 	if p.Kind == Storm {
 		def(&p.Share, 1)
 		if !(p.Share > 0 && p.Share <= 1) {
-			return strict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+			return tomlstrict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
 		}
 	}
 	return nil
@@ -422,30 +422,30 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	def(&a.Step, a.Kind)
 	attack := strings.HasPrefix(a.Kind, Hostile)
 	if !attack && !slices.Contains(actionKinds, a.Kind) {
-		return strict.At(strict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
+		return tomlstrict.At(tomlstrict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
 	}
 	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
-		return strict.At(strict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
+		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
 	if a.Group == "" {
 		a.Group = p.Group[0]
 	}
 	if !groups[a.Group] {
-		return strict.At(strict.Path{"group"}, "%q: there is no group %q", a.Step, a.Group)
+		return tomlstrict.At(tomlstrict.Path{"group"}, "%q: there is no group %q", a.Step, a.Group)
 	}
 	if a.To != "" && !groups[a.To] {
-		return strict.At(strict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
+		return tomlstrict.At(tomlstrict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
 	}
 	if a.To != "" && s.apart(a.To) != s.apart(a.Group) {
-		return strict.At(strict.Path{"to"}, "%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
+		return tomlstrict.At(tomlstrict.Path{"to"}, "%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
 	}
 	if attack {
 		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
 			return fmt.Errorf("%q: %w", a.Step, err)
 		}
 		if a.Count < 0 || a.Count > maxHostile {
-			return strict.At(strict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
+			return tomlstrict.At(tomlstrict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
 		}
 	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
@@ -470,15 +470,15 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
 	} {
 		if f.set && !f.means {
-			return strict.At(strict.Path{f.key}, "%q does not look at %s: it is for %s", a.Step, f.key, f.what)
+			return tomlstrict.At(tomlstrict.Path{f.key}, "%q does not look at %s: it is for %s", a.Step, f.key, f.what)
 		}
 	}
 	if paced && (a.Rate > 0) == (a.Window > 0) {
-		return strict.At(strict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
+		return tomlstrict.At(tomlstrict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
 	for key, r := range map[string]Rate{"rate": a.Rate, "rate_to": a.RateTo} {
 		if r > MaxRate {
-			return strict.At(strict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r), maxRateText)
+			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r), maxRateText)
 		}
 	}
 	if paced && a.Rate > 0 {
@@ -503,16 +503,16 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		def(&a.Late, Span(10*time.Millisecond))
 	}
 	if !slices.Contains([]string{"", "even", "poisson"}, a.Arrivals) {
-		return strict.At(strict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
+		return tomlstrict.At(tomlstrict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
 	}
 	if !slices.Contains([]string{"", "pairs", "zipf", "ring"}, a.Partners) {
-		return strict.At(strict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
+		return tomlstrict.At(tomlstrict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
 	}
 	if a.Partners == "zipf" && !(a.Zipf > 1) {
-		return strict.At(strict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
+		return tomlstrict.At(tomlstrict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
 	}
 	if a.Body < 0 || a.Body > 60000 {
-		return strict.At(strict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
+		return tomlstrict.At(tomlstrict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
 	}
 	return nil
 }

@@ -26,8 +26,8 @@ import (
 	"time"
 
 	"canto/bench"
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
 )
 
 // A Config says what to plan for.
@@ -209,7 +209,7 @@ func Run(ctx context.Context, c Config) (*Plan, error) {
 	if len(c.Target.PIDs) == 0 {
 		return nil, bench.Refusal{What: "a plan needs to look at the server's process", Remedy: "run it on the server's machine and name its pid"}
 	}
-	m := probe.Machine()
+	m := sampler.Machine()
 	pl := &Plan{Profile: c.Profile, Machine: m, Tool: c.Tool, Began: time.Now().UTC(), Cores: cmp.Or(c.Cores, m.Cores), Memory: cmp.Or(c.Memory, m.Memory/5*4), Utilisation: c.Utilisation}
 	r := &runner{Config: c, plan: pl}
 	if err := r.all(ctx); err != nil {

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
 // A Profile is what an average session does in an hour. It is read from TOML:
@@ -36,11 +36,11 @@ func Mobile() Profile {
 func ParseProfile(name string, text []byte) (Profile, error) {
 	p := Mobile()
 	p.Name = strings.TrimSuffix(name, ".toml")
-	if err := strict.Decode(text, &p); err != nil {
-		return p, strict.Named(name, err)
+	if err := tomlstrict.Decode(text, &p); err != nil {
+		return p, tomlstrict.Named(name, err)
 	}
 	if err := p.Check(); err != nil {
-		return p, strict.Named(name, strict.Placed(text, err))
+		return p, tomlstrict.Named(name, tomlstrict.Placed(text, err))
 	}
 	return p, nil
 }
@@ -51,21 +51,21 @@ func (p *Profile) Check() error {
 		p.TLS = "none"
 	}
 	if !slices.Contains([]string{"none", "starttls", "direct"}, p.TLS) {
-		return strict.At(strict.Path{"tls"}, "tls is %q: none, starttls or direct", p.TLS)
+		return tomlstrict.At(tomlstrict.Path{"tls"}, "tls is %q: none, starttls or direct", p.TLS)
 	}
 	for _, v := range []struct {
 		name string
 		v    float64
 	}{{"messages", p.Messages}, {"presence", p.Presence}, {"reconnects", p.Reconnects}} {
 		if !(v.v >= 0 && v.v <= 1e6) {
-			return strict.At(strict.Path{v.name}, "%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
+			return tomlstrict.At(tomlstrict.Path{v.name}, "%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
 		}
 	}
 	if p.Body < 0 || p.Body > 60000 {
-		return strict.At(strict.Path{"body"}, "body is %d: from 0 to 60,000 bytes", p.Body)
+		return tomlstrict.At(tomlstrict.Path{"body"}, "body is %d: from 0 to 60,000 bytes", p.Body)
 	}
 	if p.Contacts < 0 || p.Contacts > 500 {
-		return strict.At(strict.Path{"contacts"}, "contacts is %d: from 0 to 500", p.Contacts)
+		return tomlstrict.At(tomlstrict.Path{"contacts"}, "contacts is %d: from 0 to 500", p.Contacts)
 	}
 	return nil
 }

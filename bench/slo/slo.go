@@ -29,7 +29,7 @@ import (
 	"strings"
 
 	"canto/bench/result"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
 // A File is what is required.
@@ -64,7 +64,7 @@ func Read(name string) (*File, error) {
 	}
 	f, err := parse(b)
 	if err != nil {
-		return nil, strict.Named(name, err)
+		return nil, tomlstrict.Named(name, err)
 	}
 	if f.Baseline != "" && !filepath.IsAbs(f.Baseline) {
 		f.Baseline = filepath.Join(filepath.Dir(name), f.Baseline)
@@ -86,7 +86,7 @@ func (f *File) LoadBaseline() (*result.Run, error) {
 
 func parse(b []byte) (*File, error) {
 	f := new(File)
-	if err := strict.Decode(b, f); err != nil {
+	if err := tomlstrict.Decode(b, f); err != nil {
 		return nil, err
 	}
 	if len(f.Require) == 0 {
@@ -94,7 +94,7 @@ func parse(b []byte) (*File, error) {
 	}
 	for i, q := range f.Require {
 		if key, err := q.check(); err != nil {
-			return nil, strict.Placed(b, strict.At(strict.Path{"require", i, key}, "%v", err))
+			return nil, tomlstrict.Placed(b, tomlstrict.At(tomlstrict.Path{"require", i, key}, "%v", err))
 		}
 	}
 	return f, nil

@@ -21,7 +21,7 @@ import (
 	"sync"
 	"time"
 
-	"canto/bench/probe"
+	"canto/bench/sampler"
 )
 
 //go:embed init.sh
@@ -222,7 +222,7 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	used := func() float64 { // 0 when it has gone
 		mu.Lock()
 		defer mu.Unlock()
-		p, err := probe.Open(cmd.Process.Pid)
+		p, err := sampler.Open(cmd.Process.Pid)
 		if err != nil {
 			return t.CPU
 		}

@@ -16,10 +16,10 @@ import (
 	"time"
 
 	"canto/bench"
-	"canto/bench/entrant"
-	"canto/bench/peer"
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
+	"canto/bench/servers"
+	"canto/bench/target"
 )
 
 // A Config says what to run. The zero value of a field is its default.
@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := sc.Change(bench.Changes{Clients: cfg.Clients, TLS: cfg.TLS, Mechanism: cfg.Mechanism}); err != nil {
 		return nil, err
 	}
-	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: probe.Machine(), Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
+	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: sampler.Machine(), Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
 		Guest: Guest{Accel: cfg.Accel, CPU: cfg.CPU, Cores: cfg.Cores, Procs: max(1, cfg.Cores/2), Memory: cfg.Memory, Emulator: version(ctx, at["qemu-system-x86_64"])}}
 	if free := available(); free > 0 && cfg.Memory > free {
 		return nil, fmt.Errorf("the guest would have %d MiB, and %d MiB are free here: end what uses them, or log in fewer clients", cfg.Memory>>20, free>>20)
@@ -102,16 +102,16 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	static := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1"}
 	canto, load := filepath.Join(dir, "canto"), filepath.Join(dir, "canto-bench")
 	for program, pkg := range map[string]string{canto: "canto/cmd/canto", load: "canto/cmd/canto-bench"} {
-		if err := entrant.Compile(ctx, "", program, pkg, static...); err != nil {
+		if err := target.Compile(ctx, "", program, pkg, static...); err != nil {
 			return nil, err
 		}
 	}
-	s.Commit = entrant.Head(ctx, "")
+	s.Commit = target.Head(ctx, "")
 	cfg.Note(fmt.Sprintf("making %d accounts", sc.Accounts()))
 	home := filepath.Join(dir, "home")
 	pctx, cancel := context.WithTimeout(ctx, cfg.Limit/2)
 	defer cancel()
-	if err := peer.Prepare(pctx, peer.Config{Kind: "canto", Program: canto, Dir: filepath.Join(home, "server"), Accounts: peer.Accounts{N: sc.Accounts()}}); err != nil {
+	if err := servers.Prepare(pctx, servers.Config{Kind: "canto", Program: canto, Dir: filepath.Join(home, "server"), Accounts: servers.Accounts{N: sc.Accounts()}}); err != nil {
 		return nil, err
 	}
 	s.Prepared = time.Since(began).Seconds()

@@ -7,8 +7,8 @@ import (
 	"os"
 
 	"canto/bench/accounts"
-	"canto/bench/entrant"
-	"canto/bench/peer"
+	"canto/bench/servers"
+	"canto/bench/target"
 )
 
 type accountsCmd struct {
@@ -49,16 +49,16 @@ func (c *accountsCmd) Run(w *world) error {
 		if c.Out == "" {
 			return usageError{errors.New("Prosody has a file for each account: name its data folder with --out")}
 		}
-		return peer.ExportProsody(c.Out, domain, a)
+		return servers.ExportProsody(c.Out, domain, a)
 	}
 	if c.Out == "" {
-		return peer.Export(w.out, c.Format, domain, a)
+		return servers.Export(w.out, c.Format, domain, a)
 	}
 	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("the accounts can't be written: %w: name another file with --out", err)
 	}
-	if err := peer.Export(f, c.Format, domain, a); err != nil {
+	if err := servers.Export(f, c.Format, domain, a); err != nil {
 		f.Close()
 		return err
 	}
@@ -66,12 +66,12 @@ func (c *accountsCmd) Run(w *world) error {
 }
 
 // exported are the accounts as the exporters number them: a prefix, from 0.
-func (c *accountsCmd) exported() (peer.Accounts, error) {
+func (c *accountsCmd) exported() (servers.Accounts, error) {
 	prefix, ok := prefixOf(cmp.Or(c.User, "bench%d"))
 	if !ok || c.First != 0 {
-		return peer.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
+		return servers.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
 	}
-	return peer.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
+	return servers.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
 }
 
 func prefixOf(user string) (string, bool) {
@@ -93,7 +93,7 @@ func (c *accountsCmd) register(w *world) error {
 	if err := e.Serves(c.TLS); err != nil {
 		return usageError{err}
 	}
-	s, err := e.Start(w.ctx, entrant.Need{})
+	s, err := e.Start(w.ctx, target.Need{})
 	if err != nil {
 		return err
 	}

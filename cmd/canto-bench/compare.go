@@ -12,9 +12,9 @@ import (
 
 	"canto/bench"
 	"canto/bench/compare"
-	"canto/bench/contest"
-	"canto/bench/entrant"
-	"canto/bench/peer"
+	"canto/bench/servers"
+	"canto/bench/suite"
+	"canto/bench/target"
 )
 
 type compareCmd struct {
@@ -30,7 +30,7 @@ type compareCmd struct {
 
 // Run compares.
 func (c *compareCmd) Run(w *world) error {
-	var suite *contest.Suite
+	var chosen *suite.Suite
 	var err error
 	if err := refuse(
 		c.scenarioFlags.check(),
@@ -41,16 +41,16 @@ func (c *compareCmd) Run(w *world) error {
 		return err
 	}
 	if c.Scenario != "" {
-		suite = contest.One(c.Scenario, c.changes())
-	} else if suite, err = contest.Find(c.Suite); err != nil {
+		chosen = suite.One(c.Scenario, c.changes())
+	} else if chosen, err = suite.Find(c.Suite); err != nil {
 		return usageError{err}
 	} else if c.changes() != (bench.Changes{}) {
 		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
 	}
 	if len(c.Servers) == 0 {
-		c.Servers = peer.Kinds()
+		c.Servers = servers.Kinds()
 	}
-	var entrants []*entrant.Entrant
+	var entrants []*target.Entrant
 	for _, s := range c.Servers {
 		e, err := named(s)
 		if err != nil {
@@ -62,7 +62,7 @@ func (c *compareCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	out, err := contest.Run(w.ctx, contest.Config{Suite: suite, Entrants: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Entrants: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
 		return err
@@ -93,7 +93,7 @@ func (c *compareCmd) Run(w *world) error {
 	return err
 }
 
-func (c *compareCmd) save(o *contest.Outcome) error {
+func (c *compareCmd) save(o *suite.Outcome) error {
 	if err := write(filepath.Join(c.Out, "outcome.json"), func(f io.Writer) error {
 		e := json.NewEncoder(f)
 		e.SetIndent("", " ")
@@ -120,15 +120,15 @@ func (c *compareCmd) save(o *contest.Outcome) error {
 }
 
 // named is a server by its description's file, its kind, or a commit of ours.
-func named(s string) (*entrant.Entrant, error) {
+func named(s string) (*target.Entrant, error) {
 	if strings.HasSuffix(s, ".toml") {
-		return entrant.Read(s)
+		return target.Read(s)
 	}
 	kind, commit, _ := strings.Cut(s, "@")
-	if !slices.Contains(peer.Kinds(), kind) {
-		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(peer.Kinds(), ", "))
+	if !slices.Contains(servers.Kinds(), kind) {
+		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(servers.Kinds(), ", "))
 	}
-	e := &entrant.Entrant{Name: s, Peer: kind, Commit: commit}
+	e := &target.Entrant{Name: s, Peer: kind, Commit: commit}
 	return e, e.Check()
 }
 

@@ -23,7 +23,7 @@ import (
 
 	"canto/bench"
 	"canto/bench/result"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
 // Exit statuses.
@@ -96,7 +96,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 			commands = append(commands, n.Name)
 		}
 		if !slices.Contains(commands, args[1]) {
-			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", strict.Short(args[1]), strings.Join(commands, ", "))
+			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", tomlstrict.Short(args[1]), strings.Join(commands, ", "))
 			return exitUsage
 		}
 	}
@@ -135,7 +135,7 @@ func duration(ctx *kong.DecodeContext, target reflect.Value) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", strict.Short(text))
+		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", tomlstrict.Short(text))
 	}
 	target.SetInt(int64(d))
 	return nil

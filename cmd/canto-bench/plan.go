@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"canto/bench/capacity"
-	"canto/bench/entrant"
+	"canto/bench/target"
 )
 
 type planCmd struct {
@@ -68,7 +68,7 @@ func (c *planCmd) Run(w *world) error {
 	defer os.RemoveAll(dir)
 	live := newLive(w, c.Quiet)
 	defer live.Close()
-	s, err := e.Start(w.ctx, entrant.Need{Accounts: capacity.Accounts(cfg), Dir: dir})
+	s, err := e.Start(w.ctx, target.Need{Accounts: capacity.Accounts(cfg), Dir: dir})
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,8 @@ import (
 
 	"canto/bench"
 	"canto/bench/flame"
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
 )
 
 type profileCmd struct {
@@ -103,7 +103,7 @@ func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.Fi
 			case <-time.After(after):
 			case <-ctx.Done():
 			}
-			b, err := probe.FetchProfile(ctx, p.base, kind, d)
+			b, err := sampler.FetchProfile(ctx, p.base, kind, d)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if err != nil {

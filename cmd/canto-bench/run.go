@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"canto/bench"
-	"canto/bench/entrant"
 	"canto/bench/report"
 	"canto/bench/result"
 	"canto/bench/slo"
+	"canto/bench/target"
 )
 
 // serverFlags name the server.
@@ -40,7 +40,7 @@ type serverFlags struct {
 	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
 }
 
-func (f *serverFlags) entrant() (*entrant.Entrant, error) {
+func (f *serverFlags) entrant() (*target.Entrant, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -48,13 +48,13 @@ func (f *serverFlags) entrant() (*entrant.Entrant, error) {
 		if flag := f.beside(); flag != "" {
 			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, so write it there", flag)}
 		}
-		e, err := entrant.Read(f.Target)
+		e, err := target.Read(f.Target)
 		if err != nil {
 			return nil, usageError{err}
 		}
 		return e, nil
 	}
-	e := &entrant.Entrant{Peer: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
+	e := &target.Entrant{Peer: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
 		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID, Metrics: f.Metrics, Profiles: f.Pprof}
 	if e.Peer == "" && e.Server == "" && e.Direct == "" {
 		e.Peer = "canto"
@@ -225,7 +225,7 @@ func (c *runCmd) Run(w *world) error {
 
 // measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
 // it. prepare, if there is one, sees the target and may change the options.
-func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
 	if err := e.Serves(sc.Clients.TLS); err != nil {
 		return nil, usageError{err}
 	}
@@ -248,7 +248,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
-	s, err := e.Start(w.ctx, entrant.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
+	s, err := e.Start(w.ctx, target.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
 	if err != nil {
 		return nil, err
 	}

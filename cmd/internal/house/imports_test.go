@@ -72,6 +72,7 @@ var may = []struct {
 	{"canto/session/sasl", []string{"canto/session/jid"}, []string{"golang.org/x/text/..."}, "sasl is a library: a front door or module moves its bytes"},
 	{"canto/session/stanza", []string{"canto/xmlstream"}, nil, "stanza is a vocabulary"},
 	{"canto/session/stanzaid", nil, nil, "stanzaid is a library"},
+	{"canto/session/tomlstrict", nil, []string{"github.com/pelletier/go-toml/v2", "github.com/pelletier/go-toml/v2/unstable"}, "tomlstrict is a library"},
 	{"canto/session/store/storetest", []string{"canto/session/store"}, []string{"pgregory.net/rapid"}, "the conformance suite runs on any store"},
 	{"canto/session/store/...", []string{"canto/session/store/...", "canto/session/jid", "canto/session/stanzaid"}, []string{"github.com/cockroachdb/pebble/v2", "github.com/cockroachdb/pebble/v2/...", "github.com/cockroachdb/errors", "golang.org/x/sys/unix"}, "the kernel sees the store as session.Durable, which session/mod/storage makes of it"},
 	{"canto/session", []string{"canto/reactor", "canto/reactor/buf", "canto/xmlstream", "canto/session/jid", "canto/session/stanza"}, []string{"golang.org/x/text/language"}, "the kernel runs without a disk and without a socket: a module, or an interface that cmd fills"},
@@ -82,7 +83,7 @@ var may = []struct {
 	{"canto/session/admin", []string{"canto/session", "canto/session/...", "canto/reactor", "canto/reactor/buf", "canto/xmlstream"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/metrics", []string{"canto/session", "canto/session/stanza", "canto/session/store", "canto/reactor", "canto/reactor/buf"}, []string{"github.com/prometheus/..."}, ""},
 	{"canto/session/mod/...", []string{"canto/session", "canto/session/jid", "canto/session/sasl", "canto/session/form", "canto/session/rsm", "canto/session/stanza", "canto/session/stanzaid", "canto/session/store", "canto/session/archive", "canto/session/pubsub", "canto/session/mod/...", "canto/xmlstream", "canto/reactor"}, nil, "a module reaches connections through the kernel and the disk through session/store"},
-	{"canto/bench/...", []string{"canto/bench/...", "canto/reactor", "canto/reactor/...", "canto/xmlstream/...", "canto/session/jid", "canto/session/stanza", "canto/session/sasl"}, []string{"github.com/HdrHistogram/hdrhistogram-go", "github.com/pelletier/go-toml/v2", "github.com/pelletier/go-toml/v2/unstable", "github.com/google/pprof/profile", "github.com/prometheus/common/...", "github.com/prometheus/client_model/go", "golang.org/x/sys/unix"}, "bench is a black box: it measures any server, and never sees the kernel"},
+	{"canto/bench/...", []string{"canto/bench/...", "canto/reactor", "canto/reactor/...", "canto/xmlstream/...", "canto/session/jid", "canto/session/stanza", "canto/session/sasl", "canto/session/tomlstrict"}, []string{"github.com/HdrHistogram/hdrhistogram-go", "github.com/pelletier/go-toml/v2", "github.com/google/pprof/profile", "github.com/prometheus/common/...", "github.com/prometheus/client_model/go", "golang.org/x/sys/unix"}, "bench is a black box: it measures any server, and never sees the kernel"},
 	{"canto/cmd/...", []string{"canto/..."}, []string{"*"}, ""},
 }
 

@@ -1,0 +1,162 @@
+package servers
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errTaken: another program answers on the port.
+var errTaken = errors.New("another server answers on its port")
+
+// freePorts are n different ports of loopback that nobody listens on now.
+func freePorts(n int) ([]uint16, error) {
+	var ports []uint16
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("no free port: %w", err)
+		}
+		defer l.Close() // held until all are chosen, so that they differ
+		ports = append(ports, l.Addr().(*net.TCPAddr).AddrPort().Port())
+	}
+	return ports, nil
+}
+
+func loopback(port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)
+}
+
+func clientTLS(domain string, ca []byte) *tls.Config {
+	c := &tls.Config{ServerName: domain, NextProtos: []string{"xmpp-client"}, MinVersion: tls.VersionTLS12}
+	if len(ca) == 0 {
+		c.InsecureSkipVerify = true
+		return c
+	}
+	c.RootCAs = x509.NewCertPool()
+	c.RootCAs.AppendCertsFromPEM(ca)
+	return c
+}
+
+// await returns when the server has said that it is ready, and answers on both ports with its own
+// certificate.
+func (s *Server) await(ctx context.Context) error {
+	if s.proc.ready != nil {
+		select {
+		case <-s.proc.ready:
+		case <-s.proc.done:
+			return fmt.Errorf("it ended instead of starting: %s", s.proc.how())
+		case <-ctx.Done():
+			return fmt.Errorf("it had not started: %w", ctx.Err())
+		}
+	}
+	for {
+		err := s.probe(ctx)
+		if err == nil || errors.Is(err, errTaken) {
+			return err
+		}
+		select {
+		case <-s.proc.done:
+			return fmt.Errorf("it ended instead of starting: %s", s.proc.how())
+		case <-ctx.Done():
+			return fmt.Errorf("it had not started (%w): %v", ctx.Err(), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// probeTime is how long one look at both ports may take.
+const probeTime = 5 * time.Second
+
+// probe opens a stream on each port, and checks that the certificate there is the server's.
+func (s *Server) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeTime)
+	defer cancel()
+	for _, at := range []struct {
+		addr     netip.AddrPort
+		startTLS bool
+	}{{s.Plain, true}, {s.Direct, false}} {
+		if err := s.look(ctx, at.addr, at.startTLS); err != nil {
+			return fmt.Errorf("%s: %w", at.addr, err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) look(ctx context.Context, addr netip.AddrPort, startTLS bool) error {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr.String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if t, ok := ctx.Deadline(); ok {
+		c.SetDeadline(t)
+	}
+	if startTLS {
+		if err := ask(c, header(s.Domain), "</stream:features>"); err != nil {
+			return err
+		}
+		if err := ask(c, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed"); err != nil {
+			return err
+		}
+	}
+	t := tls.Client(c, s.TLS())
+	if err := t.HandshakeContext(ctx); err != nil {
+		if wrong := new(tls.CertificateVerificationError); errors.As(err, &wrong) {
+			return fmt.Errorf("%w: %v", errTaken, err)
+		}
+		return err
+	}
+	if err := ask(t, header(s.Domain), "</stream:features>"); err != nil {
+		return err
+	}
+	_, err = t.Write([]byte("</stream:stream>"))
+	return err
+}
+
+func header(domain string) string {
+	return "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='" + domain + "'>"
+}
+
+// answerMax is how much a server may say before what is waited for, in bytes.
+const answerMax = 64 << 10
+
+// ask sends text and reads until end has come.
+func ask(c net.Conn, text, end string) error {
+	if _, err := c.Write([]byte(text)); err != nil {
+		return err
+	}
+	var got []byte
+	buf := make([]byte, 4096)
+	for !bytes.Contains(got, []byte(end)) {
+		n, err := c.Read(buf)
+		got = append(got, buf[:n]...)
+		if err != nil || len(got) > answerMax || bytes.Contains(got, []byte("</stream:stream>")) {
+			return fmt.Errorf("no %s: it said %q (%v)", strings.Trim(end, "</>"), cut(string(got)), err)
+		}
+	}
+	return nil
+}
+
+// checkDomain refuses what can't stand in a certificate and in every server's files as it is.
+func checkDomain(d string) error {
+	for _, label := range strings.Split(d, ".") {
+		ok := label != "" && len(label) < 64
+		for _, c := range label {
+			ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
+		}
+		if !ok {
+			return fmt.Errorf("%s can't be its domain: name it like localhost or bench.example, in small letters", strconv.Quote(d))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,474 @@
+// Package suite measures several servers (or commits of one) by the same scenarios, in rounds that
+// alternate between them, so that a machine's moods fall on all alike. It starts, populates and stops the
+// servers, and leaves every run's result beside the tables.
+package suite
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"canto/bench"
+	"canto/bench/compare"
+	"canto/bench/report"
+	"canto/bench/result"
+	"canto/bench/target"
+	"canto/session/tomlstrict"
+)
+
+// A Suite is what is compared: cases, each a scenario, and the rows of a table that are read off them.
+type Suite struct {
+	Name  string `toml:"name"`
+	About string `toml:"about"`
+	Cases []Case `toml:"case"`
+}
+
+// A Case is a scenario with changes.
+type Case struct {
+	Name     string `toml:"name"` // default: the scenario's
+	Scenario string `toml:"scenario"`
+	bench.Changes
+	Rows []Row `toml:"row"`
+}
+
+// A Row is a figure that the suite's table shows.
+type Row struct {
+	Label  string  `toml:"label"`
+	Figure string  `toml:"figure"`
+	Goal   float64 `toml:"goal"` // in the figure's unit, of the baseline; 0: none
+	// AtMost is what every server must keep to, in each round, for the comparison to succeed; nil: nothing.
+	AtMost *float64 `toml:"at_most"`
+}
+
+//go:embed suites/*.toml
+var files embed.FS
+
+// Suites are the names of those that come along.
+func Suites() (names []string) {
+	list, _ := files.ReadDir("suites")
+	for _, f := range list {
+		names = append(names, strings.TrimSuffix(f.Name(), ".toml"))
+	}
+	return names
+}
+
+// Find is the suite that comes along by that name, or is in that file.
+func Find(name string) (*Suite, error) {
+	var b []byte
+	var err error
+	if strings.ContainsAny(name, "./\\") {
+		if b, err = os.ReadFile(name); err != nil {
+			return nil, fmt.Errorf("the suite can't be read: %w", err)
+		}
+	} else if b, err = files.ReadFile(path.Join("suites", name+".toml")); err != nil {
+		return nil, fmt.Errorf("there is no suite %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Suites(), ", "))
+	}
+	s := &Suite{Name: name}
+	if err := tomlstrict.Decode(b, s); err != nil {
+		return nil, tomlstrict.Named(name, err)
+	}
+	if err := s.check(); err != nil {
+		return nil, tomlstrict.Named(name, tomlstrict.Placed(b, err))
+	}
+	return s, nil
+}
+
+// One is a suite of one scenario, without rows: all figures are compared.
+func One(scenario string, c bench.Changes) *Suite {
+	name := strings.TrimSuffix(filepath.Base(scenario), ".toml")
+	return &Suite{Name: name, Cases: []Case{{Name: name, Scenario: scenario, Changes: c}}}
+}
+
+func (s *Suite) check() error {
+	if len(s.Cases) == 0 {
+		return tomlstrict.At(nil, "suite %s has no [[case]]", s.Name)
+	}
+	for i := range s.Cases {
+		c := &s.Cases[i]
+		if c.Name == "" {
+			c.Name = c.Scenario
+		}
+		if _, err := c.scenario(); err != nil {
+			return tomlstrict.At(tomlstrict.Path{"case", i, "scenario"}, "suite %s, case %s: %v", s.Name, c.Name, err)
+		}
+		if c.Name != clean(c.Name) {
+			return tomlstrict.At(tomlstrict.Path{"case", i, "name"}, "suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name", s.Name, c.Name)
+		}
+		if slices.ContainsFunc(s.Cases[:i], func(d Case) bool { return d.Name == c.Name }) {
+			return tomlstrict.At(tomlstrict.Path{"case", i, "name"}, "suite %s has two cases %s: give each a name", s.Name, c.Name)
+		}
+	}
+	return nil
+}
+
+func (c *Case) scenario() (*bench.Scenario, error) {
+	sc, err := bench.Find(c.Scenario)
+	if err != nil {
+		return nil, err
+	}
+	if err := sc.Change(c.Changes); err != nil {
+		return nil, err
+	}
+	return sc, nil
+}
+
+// A Config says how a contest is held.
+type Config struct {
+	Suite    *Suite
+	Entrants []*target.Entrant // the first is the baseline
+	Rounds   int
+	Floor    float64 // see compare.Contest
+	Out      string  // folder for results and tables
+	Options  bench.Options
+	Note     func(string) // what happens, a line each
+}
+
+// An Outcome is all that a contest showed.
+type Outcome struct {
+	Suite    *Suite           `json:"suite"`
+	Entrants []string         `json:"entrants"`
+	Servers  []string         `json:"servers"` // software and versions
+	Machine  result.Machine   `json:"machine"`
+	Tool     result.Tool      `json:"tool"`
+	Rounds   int              `json:"rounds"`
+	Tables   []*compare.Table `json:"tables"` // by case; nil where there is none
+	Missing  []Missing        `json:"missing,omitempty"`
+}
+
+// A Missing says why an entrant has no figures of a case.
+type Missing struct {
+	Case    string `json:"case"`
+	Entrant string `json:"entrant"`
+	Why     string `json:"why"`
+	Offered bool   `json:"offered"` // false: the server does not have the feature
+}
+
+// Run holds the contest. If ctx ends, the outcome has the rounds that were whole.
+func Run(ctx context.Context, c Config) (*Outcome, error) {
+	if c.Note == nil {
+		c.Note = func(string) {}
+	}
+	if err := c.Suite.check(); err != nil {
+		return nil, err
+	}
+	o := &Outcome{Suite: c.Suite, Tool: c.Options.Tool, Rounds: c.Rounds, Tables: make([]*compare.Table, len(c.Suite.Cases)), Servers: make([]string, len(c.Entrants))}
+	for i, e := range c.Entrants {
+		if slices.Contains(o.Entrants, e.Name) {
+			return nil, fmt.Errorf("two servers are called %q: give each a name", e.Name)
+		}
+		o.Entrants = append(o.Entrants, c.Entrants[i].Name)
+	}
+	if err := os.MkdirAll(c.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("results can't be written: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "canto-bench")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	for _, e := range c.Entrants {
+		if e.Peer == "canto" && e.Program == "" { // once, not in each round
+			if e.Program, err = c.build(ctx, dir, e); err != nil {
+				return nil, err
+			}
+			e.Commit = ""
+		}
+	}
+	runs := make([][][]*result.Run, len(c.Suite.Cases)) // by case, entrant, round
+	for i := range runs {
+		runs[i] = make([][]*result.Run, len(c.Entrants))
+	}
+	var over error
+rounds:
+	for round := range c.Rounds {
+		for i := range c.Suite.Cases {
+			cs := &c.Suite.Cases[i]
+			for j := range c.Entrants {
+				k := (j + round) % len(c.Entrants) // nobody is always first
+				e := c.Entrants[k]
+				if o.missing(cs.Name, e.Name) {
+					continue
+				}
+				c.Note(fmt.Sprintf("round %d of %d: %s, %s", round+1, c.Rounds, cs.Name, e.Name))
+				r, err := c.one(ctx, dir, cs, e)
+				if ctx.Err() != nil {
+					over = ctx.Err()
+					break rounds
+				}
+				var not bench.ErrNotOffered
+				switch {
+				case errors.As(err, &not):
+					o.Missing = append(o.Missing, Missing{cs.Name, e.Name, "not offered: " + not.Feature, false})
+					c.Note(fmt.Sprintf("%s does not offer %s", e.Name, not.Feature))
+					continue
+				case err != nil && round == 0:
+					o.Missing = append(o.Missing, Missing{cs.Name, e.Name, err.Error(), true})
+					c.Note(fmt.Sprintf("%s: %v", e.Name, err))
+					continue
+				case err != nil:
+					c.Note(fmt.Sprintf("%s: %v: this round is left out", e.Name, err))
+					r = nil
+				}
+				runs[i][k] = append(runs[i][k], r)
+				if r == nil {
+					continue
+				}
+				o.Servers[k], o.Machine = strings.TrimSpace(r.Target.Software+" "+r.Target.Version), r.Machine
+				if err := r.Save(filepath.Join(c.Out, fmt.Sprintf("%s-%s-%d.json", cs.Name, clean(e.Name), round+1))); err != nil {
+					return o, fmt.Errorf("results can't be written: %w", err)
+				}
+				for _, w := range r.Warnings {
+					c.Note(e.Name + ": " + w)
+				}
+			}
+		}
+	}
+	for i := range c.Suite.Cases {
+		ct := compare.Contest{Floor: c.Floor}
+		for _, row := range c.Suite.Cases[i].Rows {
+			ct.First = append(ct.First, row.Figure)
+		}
+		for k, e := range c.Entrants {
+			if slices.ContainsFunc(runs[i][k], func(r *result.Run) bool { return r != nil }) {
+				if ct.Baseline == "" {
+					ct.Baseline = e.Name
+				}
+				ct.Entrants = append(ct.Entrants, compare.Entrant{Name: e.Name, Runs: runs[i][k]})
+			}
+		}
+		if len(ct.Entrants) == 0 {
+			continue
+		}
+		t, err := compare.Judge(ct)
+		if err != nil {
+			return o, fmt.Errorf("case %s: %w", c.Suite.Cases[i].Name, err)
+		}
+		o.Tables[i] = t
+	}
+	return o, over
+}
+
+func (o *Outcome) missing(cs, name string) bool {
+	return slices.ContainsFunc(o.Missing, func(m Missing) bool { return m.Case == cs && m.Entrant == name })
+}
+
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' {
+			return r
+		}
+		return '-'
+	}, s)
+}
+
+func (c *Config) build(ctx context.Context, dir string, e *target.Entrant) (string, error) {
+	d := filepath.Join(dir, "build-"+clean(e.Name))
+	if err := os.MkdirAll(d, 0o755); err != nil {
+		return "", err
+	}
+	c.Note("building " + e.Name)
+	program, _, err := target.Build(ctx, d, e.Commit)
+	return program, err
+}
+
+// one is one case against one entrant, with a server that is new.
+func (c *Config) one(ctx context.Context, dir string, cs *Case, e *target.Entrant) (*result.Run, error) {
+	sc, err := cs.scenario()
+	if err != nil {
+		return nil, err
+	}
+	d, err := os.MkdirTemp(dir, "run")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(d)
+	s, err := e.Start(ctx, target.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: d})
+	if err != nil {
+		return nil, err
+	}
+	defer s.Stop()
+	r, err := bench.Run(ctx, sc, s.Target, c.Options)
+	if err != nil {
+		if gone := s.Alive(); gone != nil {
+			err = fmt.Errorf("%w (%v)", err, gone)
+		}
+		return nil, err
+	}
+	return r, nil
+}
+
+// Unmet is what servers did not keep to (Row.AtMost), or did not end, a line each.
+func (o *Outcome) Unmet() (all []string) {
+	for i, cs := range o.Suite.Cases {
+		for _, row := range cs.Rows {
+			if row.AtMost == nil {
+				continue
+			}
+			for _, m := range o.Missing {
+				if m.Case == cs.Name && m.Offered {
+					all = append(all, fmt.Sprintf("%s: %s failed: %s", cs.Name, m.Entrant, m.Why))
+				}
+			}
+			t := o.Tables[i]
+			if t == nil {
+				continue
+			}
+			k := slices.IndexFunc(t.Rows, func(r compare.Row) bool { return r.Figure == row.Figure })
+			for j, name := range t.Entrants {
+				if k < 0 || len(t.Rows[k].Cells[j].Values) == 0 {
+					all = append(all, fmt.Sprintf("%s: %s has no %s", cs.Name, name, row.Figure))
+					continue
+				}
+				for _, v := range t.Rows[k].Cells[j].Values {
+					if v > *row.AtMost {
+						all = append(all, fmt.Sprintf("%s: %s of %s is %g, and at most %g will do", cs.Name, row.Figure, name, v, *row.AtMost))
+					}
+				}
+			}
+		}
+	}
+	return all
+}
+
+// A line is one row of the suite's table.
+type line struct {
+	label string
+	cells []string
+}
+
+// lines are the suite's rows, with a cell for each entrant: its median, and the ratio to the baseline.
+func (o *Outcome) lines() (rows []line) {
+	for i, cs := range o.Suite.Cases {
+		t := o.Tables[i]
+		for _, row := range cs.Rows {
+			l := line{label: row.Label, cells: make([]string, len(o.Entrants)+1)}
+			unit := ""
+			for k, name := range o.Entrants {
+				l.cells[k] = o.cell(t, cs.Name, row.Figure, name, &unit)
+			}
+			if row.Goal > 0 {
+				l.cells[len(o.Entrants)] = report.Amount(row.Goal, unit)
+			}
+			rows = append(rows, l)
+		}
+	}
+	return rows
+}
+
+func (o *Outcome) cell(t *compare.Table, cs, figure, name string, unit *string) string {
+	for _, m := range o.Missing {
+		if m.Case == cs && m.Entrant == name {
+			if !m.Offered {
+				return "not offered"
+			}
+			return "failed"
+		}
+	}
+	if t == nil {
+		return "–"
+	}
+	for _, r := range t.Rows {
+		k := slices.Index(t.Entrants, name)
+		if r.Figure != figure || k < 0 || len(r.Cells[k].Values) == 0 {
+			continue
+		}
+		*unit = r.Unit
+		s := report.Amount(r.Cells[k].Median, r.Unit)
+		if q := r.Cells[k].Ratio; q != nil {
+			s += " (" + q.String() + ")"
+		}
+		return s
+	}
+	return "–"
+}
+
+// Text writes the suite's table, or, if it has no rows, the tables of its cases.
+func (o *Outcome) Text(w io.Writer) error {
+	rows := o.lines()
+	if len(rows) == 0 {
+		for _, t := range o.Tables {
+			if t != nil {
+				if err := t.Text(w); err != nil {
+					return err
+				}
+			}
+		}
+		return o.notes(w, "")
+	}
+	head := line{label: "", cells: append(slices.Clone(o.Entrants), "goal")}
+	width := make([]int, len(head.cells)+1)
+	all := append([]line{head}, rows...)
+	for _, l := range all {
+		width[0] = max(width[0], len([]rune(l.label)))
+		for k, c := range l.cells {
+			width[k+1] = max(width[k+1], len([]rune(c)))
+		}
+	}
+	for _, l := range all {
+		var b strings.Builder
+		fmt.Fprintf(&b, "%-*s", width[0], l.label)
+		for k, c := range l.cells {
+			fmt.Fprintf(&b, "  %*s", width[k+1], c)
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimRight(b.String(), " ")); err != nil {
+			return err
+		}
+	}
+	return o.notes(w, "")
+}
+
+// Markdown writes the same for a page.
+func (o *Outcome) Markdown(w io.Writer) error {
+	rows := o.lines()
+	if len(rows) == 0 {
+		for _, t := range o.Tables {
+			if t != nil {
+				if err := t.Markdown(w); err != nil {
+					return err
+				}
+			}
+		}
+		return o.notes(w, "- ")
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "| | %s | goal |\n|---|%s--:|\n", strings.Join(o.Entrants, " | "), strings.Repeat("--:|", len(o.Entrants)))
+	for _, l := range rows {
+		fmt.Fprintf(&b, "| %s | %s |\n", l.label, strings.Join(l.cells, " | "))
+	}
+	b.WriteString("\n")
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return err
+	}
+	return o.notes(w, "- ")
+}
+
+func (o *Outcome) notes(w io.Writer, lead string) error {
+	var b strings.Builder
+	for k, s := range o.Servers {
+		if s != "" {
+			fmt.Fprintf(&b, "%s%s: %s\n", lead, o.Entrants[k], s)
+		}
+	}
+	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval", o.Rounds, o.Entrants[0])
+	switch o.Rounds { // as bench/compare has it
+	case 1:
+		of = "one round, which has no intervals; in brackets the ratio to " + o.Entrants[0]
+	case 2:
+		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, widened (about 80 %%)", o.Entrants[0])
+	}
+	fmt.Fprintf(&b, "%s%s; %s, %d cores, Linux %s\n", lead, of, o.Machine.CPU, o.Machine.Cores, o.Machine.Kernel)
+	for _, m := range o.Missing {
+		if m.Offered {
+			fmt.Fprintf(&b, "%s%s, %s: %s\n", lead, m.Case, m.Entrant, m.Why)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
