@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"canto/bench/hostile"
+	"canto/bench/xmpp"
 	"canto/xmlstream"
 )
 
@@ -233,7 +234,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 			t.seq = c.sent.next(id, audience)
 			b = append(b, "<iq type='get' id='"...)
 			b = t.append(b)
-			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+nsPing+"'/></iq>"...)
+			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
 		case Roster:
 			t.seq = c.sent.next(id, audience)
 			b = append(b, "<iq type='set' id='"...)
@@ -242,7 +243,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 			if a.Contacts > 0 {
 				who, what = t.seq%uint32(a.Contacts), 0
 			}
-			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", nsRoster, who, f.target.Domain)
+			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", xmpp.NSRoster, who, f.target.Domain)
 			switch what {
 			case 0:
 				b = append(b, " name='Friend'><group>Friends</group></item>"...)
@@ -256,7 +257,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 			t.seq = c.sent.next(id, audience)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", nsMAM, nsRSM, a.Page)
+			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", xmpp.NSMAM, xmpp.NSRSM, a.Page)
 			b = xmlstream.AppendText(b, c.page)
 			b = append(b, "</before></set></query></iq>"...)
 		}
@@ -285,16 +286,16 @@ func (ls *loopState) message(b []byte, t token, kind, to string, body int) []byt
 
 // turnPage notes where an archive's next page begins: pages are read from the newest back.
 func (f *Fleet) turnPage(c *client, e xmlstream.Element) {
-	fin, ok := e.Child(nameFin)
+	fin, ok := e.Child(xmpp.ArchiveEnd)
 	if !ok {
 		return
 	}
 	c.page = ""
-	if v, _ := fin.Attr(attrComplete); string(v) == "true" {
+	if v, _ := fin.Attr(xmpp.AttrComplete); string(v) == "true" {
 		return
 	}
-	if set, ok := fin.Child(nameSet); ok {
-		if first, ok := set.Child(nameFirst); ok {
+	if set, ok := fin.Child(xmpp.ResultSet); ok {
+		if first, ok := set.Child(xmpp.ResultSetFirst); ok {
 			c.page = string(first.Text())
 		}
 	}

@@ -1,12 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/session/stanza"
 	"canto/xmlstream"
@@ -181,59 +183,13 @@ func (h handler) syntax(ls *loopState, c *client, err error) {
 // header begins a stream.
 func (c *client) header(f *Fleet) {
 	c.in.Reset(f.limits)
-	b := append(f.scratch(c), "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='"...)
-	b = append(b, f.target.Domain...)
+	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
-		// XEP-0388 §2: who it is, which the server may need for what it offers; never in plain.
-		b = append(b, "' from='"...)
-		b = xmlstream.AppendValue(b, f.target.name(int(c.index)))
-		b = append(append(b, '@'), f.target.Domain...)
+		// XEP-0388 section 2: the server may need the address for what it offers. Never in the clear.
+		from = f.target.name(int(c.index)) + "@" + f.target.Domain
 	}
-	b = append(b, "'>"...)
-	c.conn.Append(b)
+	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
 }
-
-// Names of what a client reads.
-const (
-	nsStream  = "http://etherx.jabber.org/streams"
-	nsClient  = "jabber:client"
-	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"
-	nsSASL2   = "urn:xmpp:sasl:2"
-	nsBind    = "urn:ietf:params:xml:ns:xmpp-bind"
-	nsBind2   = "urn:xmpp:bind:0"
-	nsFAST    = "urn:xmpp:fast:0"
-	nsTLS     = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsSM      = "urn:xmpp:sm:3"
-	nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	nsStreams = "urn:ietf:params:xml:ns:xmpp-streams"
-	nsRoster  = "jabber:iq:roster"
-	nsUser    = "http://jabber.org/protocol/muc#user"
-	nsMUC     = "http://jabber.org/protocol/muc"
-	nsMAM     = "urn:xmpp:mam:2"
-	nsRSM     = "http://jabber.org/protocol/rsm"
-	nsInfo    = "http://jabber.org/protocol/disco#info"
-	nsItems   = "http://jabber.org/protocol/disco#items"
-	nsPing    = "urn:xmpp:ping"
-	nsVersion = "jabber:iq:version"
-	nsSession = "urn:ietf:params:xml:ns:xmpp-session"
-)
-
-var (
-	nameFeatures  = xmlstream.N(nsStream, "features")
-	nameError     = xmlstream.N(nsStream, "error")
-	nameR         = xmlstream.N(nsSM, "r")
-	nameText      = xmlstream.N(nsStanzas, "text")
-	namePing      = xmlstream.N(nsPing, "ping")
-	nameRoster    = xmlstream.N(nsRoster, "query")
-	nameMUCUser   = xmlstream.N(nsUser, "x")
-	nameStatus    = xmlstream.N(nsUser, "status")
-	nameFin       = xmlstream.N(nsMAM, "fin")
-	nameSet       = xmlstream.N(nsRSM, "set")
-	nameFirst     = xmlstream.N(nsRSM, "first")
-	attrComplete  = xmlstream.N("", "complete")
-	nameCarbonIn  = xmlstream.N("urn:xmpp:carbons:2", "received")
-	nameCarbonOut = xmlstream.N("urn:xmpp:carbons:2", "sent")
-)
 
 // stanza takes what comes to a client that is online.
 func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
@@ -309,21 +265,14 @@ func (f *Fleet) own(e xmlstream.Element) bool {
 	if !f.sc.Clients.Carbons {
 		return false
 	}
-	_, in := e.Child(nameCarbonIn)
-	_, out := e.Child(nameCarbonOut)
+	_, in := e.Child(xmpp.CarbonReceived)
+	_, out := e.Child(xmpp.CarbonSent)
 	return in || out
 }
 
 func stanzaRefusal(what string, e xmlstream.Element) Refusal {
-	cond := "error"
-	if x, ok := e.Child(stanza.ErrorName); ok {
-		for k, ok := x.First(); ok; k, ok = k.Next() {
-			if string(k.Space()) == nsStanzas && !k.Is(nameText) {
-				cond = string(k.Local())
-				break
-			}
-		}
-	}
+	x, _ := e.Child(stanza.ErrorName)
+	cond := cmp.Or(xmpp.Condition(x, stanza.NSStanzas), "error")
 	remedy := "look at the server's log"
 	switch cond {
 	case "service-unavailable", "recipient-unavailable":
@@ -343,9 +292,9 @@ func stanzaRefusal(what string, e xmlstream.Element) Refusal {
 // nonza takes what is no stanza.
 func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	switch {
-	case e.Is(nameR) && c.flags&flagSM != 0:
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", nsSM, c.sm.h))
-	case e.Is(nameError):
+	case e.Is(xmpp.SMRequest) && c.flags&flagSM != 0:
+		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", xmpp.NSSM, c.sm.h))
+	case e.Is(xmpp.StreamFailure):
 		ls.refuse(streamRefusal(e))
 		c.flags |= flagEnded
 		c.conn.Close(nil)
@@ -353,10 +302,7 @@ func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 }
 
 func streamRefusal(e xmlstream.Element) Refusal {
-	cond := "error"
-	if k, ok := e.First(); ok && string(k.Space()) == nsStreams {
-		cond = string(k.Local())
-	}
+	cond := cmp.Or(xmpp.Condition(e, stanza.NSStreams), "error")
 	remedy := "look at the server's log"
 	switch cond {
 	case "conflict":
@@ -381,7 +327,7 @@ func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byt
 	}
 	b := append(f.scratch(c), "<iq type='"...)
 	child, _ := e.First()
-	known := child.Is(nameRoster) || child.Is(namePing)
+	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping)
 	if known {
 		b = append(b, "result' id='"...)
 	} else {
@@ -395,7 +341,7 @@ func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byt
 	if known {
 		b = append(b, "'/>"...)
 	} else {
-		b = append(b, "'><error type='cancel'><service-unavailable xmlns='"+nsStanzas+"'/></error></iq>"...)
+		b = append(b, "'><error type='cancel'><service-unavailable xmlns='"+stanza.NSStanzas+"'/></error></iq>"...)
 	}
 	c.conn.Append(b)
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"canto/bench/result"
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/reactor/buf"
 	"canto/session/stanza"
@@ -416,7 +417,7 @@ func (f *Fleet) leave(c *client, gentle bool) {
 	c.flags |= flagLeave
 	f.leaving.Add(1)
 	if gentle {
-		c.conn.Append([]byte("</stream:stream>"))
+		c.conn.Append([]byte(xmpp.EndStream))
 	}
 	c.conn.Close(nil)
 }

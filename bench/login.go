@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,8 +9,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/session/sasl"
 	"canto/session/stanza"
@@ -82,57 +83,29 @@ type fastToken struct {
 	uses              int
 }
 
-var (
-	nameStartTLS   = xmlstream.N(nsTLS, "starttls")
-	nameProceed    = xmlstream.N(nsTLS, "proceed")
-	nameMechanisms = xmlstream.N(nsSASL, "mechanisms")
-	nameChallenge  = xmlstream.N(nsSASL, "challenge")
-	nameSuccess    = xmlstream.N(nsSASL, "success")
-	nameFailure    = xmlstream.N(nsSASL, "failure")
-	nameAuth2      = xmlstream.N(nsSASL2, "authentication")
-	nameChallenge2 = xmlstream.N(nsSASL2, "challenge")
-	nameSuccess2   = xmlstream.N(nsSASL2, "success")
-	nameFailure2   = xmlstream.N(nsSASL2, "failure")
-	nameContinue2  = xmlstream.N(nsSASL2, "continue")
-	nameMechanism2 = xmlstream.N(nsSASL2, "mechanism")
-	nameInline     = xmlstream.N(nsSASL2, "inline")
-	nameData       = xmlstream.N(nsSASL2, "additional-data")
-	nameAuthzid    = xmlstream.N(nsSASL2, "authorization-identifier")
-	nameBind2      = xmlstream.N(nsBind2, "bind")
-	nameBound2     = xmlstream.N(nsBind2, "bound")
-	nameFast       = xmlstream.N(nsFAST, "fast")
-	nameToken      = xmlstream.N(nsFAST, "token")
-	attrToken      = xmlstream.N("", "token")
-	nameBind       = xmlstream.N(nsBind, "bind")
-	nameJID        = xmlstream.N(nsBind, "jid")
-	nameSMFeature  = xmlstream.N(nsSM, "sm")
-	nameSession    = xmlstream.N(nsSession, "session")
-	nameOptional   = xmlstream.N(nsSession, "optional")
-)
-
 // negotiate goes one step on with a login.
 func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	if e.Is(nameError) {
+	if e.Is(xmpp.StreamFailure) {
 		return streamRefusal(e)
 	}
 	switch l.stage {
 	case atFeatures:
-		if !e.Is(nameFeatures) {
+		if !e.Is(xmpp.Features) {
 			break
 		}
 		if f.sc.Clients.TLS == "starttls" && !l.secure {
-			if _, ok := e.Child(nameStartTLS); !ok {
+			if _, ok := e.Child(xmpp.StartTLS); !ok {
 				// Never on in clear (attack T11).
 				return Refusal{"the server does not offer STARTTLS", "--tls direct or --tls none"}
 			}
 			l.stage = atTLS
-			c.conn.Append([]byte("<starttls xmlns='" + nsTLS + "'/>"))
+			c.conn.Append([]byte(xmpp.RequestTLS))
 			return nil
 		}
 		return f.authenticate(ls, c, e)
 	case atTLS:
-		if !e.Is(nameProceed) {
+		if !e.Is(xmpp.Proceed) {
 			return Refusal{"the server refused STARTTLS", "look at its log: has it a certificate?"}
 		}
 		l.shaking, l.stage = true, atFeatures
@@ -140,7 +113,7 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	case atProof:
 		return f.prove(ls, c, e)
 	case atRestart:
-		if !e.Is(nameFeatures) {
+		if !e.Is(xmpp.Features) {
 			break
 		}
 		if l.bound {
@@ -149,18 +122,17 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		}
 		f.seeFeatures(e)
 		l.stage = atBind
-		c.conn.Append([]byte("<iq type='set' id='bind'><bind xmlns='" + nsBind + "'><resource>" + resource + "</resource></bind></iq>"))
+		c.conn.Append(xmpp.AppendBind(f.scratch(c), resource))
 		return nil
 	case atBind:
 		if !e.Is(stanza.IQName) {
 			return nil // a server may say something else first
 		}
-		b, ok := e.Child(nameBind)
-		if t, _ := e.Attr(stanza.AttrType); string(t) != "result" || !ok {
+		jid, ok := xmpp.BoundJID(e)
+		if !ok {
 			return stanzaRefusal("binding", e)
 		}
-		j, _ := b.Child(nameJID)
-		f.bound(ls, c, string(j.Text()))
+		f.bound(ls, c, jid)
 		return f.afterBind(ls, c)
 	case atRoster:
 		id, _ := e.Attr(stanza.AttrID)
@@ -186,31 +158,26 @@ const resource = "bench"
 func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	f.seeFeatures(e)
-	a2, sasl2 := e.Child(nameAuth2)
+	a2, sasl2 := e.Child(xmpp.Authentication)
 	if f.sc.Clients.SASL2 == "off" {
 		sasl2 = false
 	}
 	if !sasl2 && f.sc.Clients.SASL2 == "require" {
 		return Refusal{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
 	}
-	parent, mechanisms := a2, nameMechanism2
+	parent, mechanisms := a2, xmpp.Mechanism2
 	if !sasl2 {
-		p, ok := e.Child(nameMechanisms)
+		p, ok := e.Child(xmpp.Mechanisms)
 		if !ok {
 			return Refusal{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
 		}
-		parent, mechanisms = p, xmlstream.N(nsSASL, "mechanism")
+		parent, mechanisms = p, xmpp.Mechanism
 	}
-	var offered []string
-	for k, ok := parent.First(); ok; k, ok = k.Next() {
-		if k.Is(mechanisms) {
-			offered = append(offered, string(k.Text()))
-		}
-	}
+	offered := xmpp.Offered(parent, mechanisms)
 	l.sasl2, l.stage = sasl2, atProof
 	if sasl2 && c.token != nil {
-		if inline, ok := parent.Child(nameInline); ok {
-			if _, ok := inline.Child(nameFast); ok {
+		if inline, ok := parent.Child(xmpp.Inline); ok {
+			if _, ok := inline.Child(xmpp.Fast); ok {
 				return f.showToken(c, parent)
 			}
 		}
@@ -227,10 +194,10 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 	}
 	f.mechanism.Store(m.String())
 	if !sasl2 {
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, m, first))
+		c.conn.Append(xmpp.AppendAuth(f.scratch(c), m.String(), first))
 		return nil
 	}
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, m, first)
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, m, first)
 	b = f.inline(c, b, parent)
 	c.conn.Append(append(b, "</authenticate>"...))
 	return nil
@@ -239,17 +206,17 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 // inline adds what is asked for with SASL2: who asks, a resource, a token.
 func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
 	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.agentID(c))
-	inline, ok := offer.Child(nameInline)
+	inline, ok := offer.Child(xmpp.Inline)
 	if !ok {
 		return b
 	}
-	if _, ok := inline.Child(nameBind2); ok {
-		b = append(b, "<bind xmlns='"+nsBind2+"'><tag>"+resource+"</tag></bind>"...)
+	if _, ok := inline.Child(xmpp.Bind2); ok {
+		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+resource+"</tag></bind>"...)
 	}
-	if fast, ok := inline.Child(nameFast); ok && f.sc.Clients.FAST && c.token == nil {
+	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.token == nil {
 		for k, ok := fast.First(); ok; k, ok = k.Next() {
 			if string(k.Text()) == fastMechanism {
-				b = append(b, "<request-token xmlns='"+nsFAST+"' mechanism='"+fastMechanism+"'/>"...)
+				b = append(b, "<request-token xmlns='"+xmpp.NSFAST+"' mechanism='"+fastMechanism+"'/>"...)
 				break
 			}
 		}
@@ -282,29 +249,23 @@ func (f *Fleet) showToken(c *client, offer xmlstream.Element) error {
 	}
 	l.mac = mac("Responder")
 	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
 	b = f.inline(c, b, offer)
-	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", nsFAST, t.uses)
+	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", xmpp.NSFAST, t.uses)
 	c.conn.Append(b)
 	return nil
 }
 
 // choose takes the mechanism that the scenario names, or the first of these that is offered.
 func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
-	want := []string{f.sc.Clients.Mechanism}
-	if want[0] == "" {
-		want = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
-		if !secure {
-			want = want[:3] // a password goes out in clear only if it was said so
-		}
+	want := xmpp.Preferred
+	if f.sc.Clients.Mechanism != "" {
+		want = []string{f.sc.Clients.Mechanism}
+	} else if !secure {
+		want = want[:len(want)-1] // PLAIN shows the password: in the clear only if the scenario names it
 	}
-	for _, w := range want {
-		if slices.Contains(offered, w) {
-			m, ok := sasl.ParseMechanism(w)
-			if ok {
-				return m, nil
-			}
-		}
+	if m, ok := xmpp.Choose(offered, want); ok {
+		return m, nil
 	}
 	return 0, Refusal{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
 }
@@ -313,7 +274,7 @@ func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
 func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	switch {
-	case e.Is(nameChallenge), e.Is(nameChallenge2):
+	case e.Is(xmpp.Challenge), e.Is(xmpp.Challenge2):
 		if l.sasl == nil {
 			return errors.New("the server sent a challenge to a token")
 		}
@@ -321,13 +282,13 @@ func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 		if err != nil {
 			return err
 		}
-		ns := nsSASL
+		ns := xmpp.NSSASL
 		if l.sasl2 {
-			ns = nsSASL2
+			ns = xmpp.NSSASL2
 		}
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<response xmlns='%s'>%s</response>", ns, answer))
+		c.conn.Append(xmpp.AppendResponse(f.scratch(c), ns, answer))
 		return nil
-	case e.Is(nameSuccess) && !l.sasl2:
+	case e.Is(xmpp.Success) && !l.sasl2:
 		if err := l.sasl.Success(e.Text()); err != nil {
 			return err
 		}
@@ -336,18 +297,12 @@ func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 		l.sasl, l.stage = nil, atRestart
 		c.header(f)
 		return nil
-	case e.Is(nameSuccess2) && l.sasl2:
+	case e.Is(xmpp.Success2) && l.sasl2:
 		return f.success2(ls, c, e)
-	case e.Is(nameContinue2):
+	case e.Is(xmpp.Continue2):
 		return Refusal{"the server wants more than a password", "accounts for load tests need no second factor"}
-	case e.Is(nameFailure), e.Is(nameFailure2):
-		cond := "not-authorized"
-		for k, ok := e.First(); ok; k, ok = k.Next() {
-			if string(k.Space()) == nsSASL && string(k.Local()) != "text" {
-				cond = string(k.Local())
-				break
-			}
-		}
+	case e.Is(xmpp.Failure), e.Is(xmpp.Failure2):
+		cond := cmp.Or(xmpp.Condition(e, xmpp.NSSASL), "not-authorized")
 		if l.fast {
 			c.token = nil // expired, or revoked: the next login asks for another
 		}
@@ -360,7 +315,7 @@ func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 // bound already.
 func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	data, _ := e.Child(nameData)
+	data, _ := e.Child(xmpp.AdditionalData)
 	if l.fast {
 		got, err := base64.StdEncoding.DecodeString(string(data.Text()))
 		if err != nil || !hmac.Equal(got, l.mac) {
@@ -376,16 +331,16 @@ func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
 		}
 		f.keep(l.sasl)
 	}
-	if t, ok := e.Child(nameToken); ok && f.sc.Clients.FAST {
-		if secret, ok := t.Attr(attrToken); ok {
+	if t, ok := e.Child(xmpp.Token); ok && f.sc.Clients.FAST {
+		if secret, ok := t.Attr(xmpp.AttrToken); ok {
 			c.token = &fastToken{mechanism: fastMechanism, secret: string(secret)}
 			f.tokens.Add(1)
 		}
 	}
 	l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
 	l.sasl, l.stage = nil, atRestart // features come next, without a header
-	if _, ok := e.Child(nameBound2); ok {
-		j, _ := e.Child(nameAuthzid)
+	if _, ok := e.Child(xmpp.Bound2); ok {
+		j, _ := e.Child(xmpp.AuthorizationID)
 		f.bound(ls, c, string(j.Text()))
 		l.bound = true
 	}
@@ -407,20 +362,20 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 	if f.sc.Clients.SM {
 		c.sm = &smState{}
 		c.flags |= flagSM
-		b = append(b, "<enable xmlns='"+nsSM+"' resume='true'/>"...)
+		b = append(b, "<enable xmlns='"+xmpp.NSSM+"' resume='true'/>"...)
 	}
 	if f.needSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
-		b = append(b, "<iq type='set' id='session'><session xmlns='"+nsSession+"'/></iq>"...)
+		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
 	}
 	if f.sc.Clients.Carbons {
-		b = append(b, "<iq type='set' id='carbons'><enable xmlns='urn:xmpp:carbons:2'/></iq>"...)
+		b = append(b, "<iq type='set' id='carbons'><enable xmlns='"+xmpp.NSCarbons+"'/></iq>"...)
 	}
 	if f.sc.Clients.Quiet {
 		c.conn.Append(b)
 		f.loggedIn(ls, c)
 		return nil
 	}
-	b = append(b, "<iq type='get' id='roster'><query xmlns='"+nsRoster+"'/></iq><presence/>"...)
+	b = append(b, "<iq type='get' id='roster'><query xmlns='"+xmpp.NSRoster+"'/></iq><presence/>"...)
 	c.conn.Append(b)
 	c.login.stage = atRoster
 	return nil
@@ -447,18 +402,18 @@ func (f *Fleet) seeFeatures(e xmlstream.Element) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := e.Child(nameAuth2); ok {
+	if _, ok := e.Child(xmpp.Authentication); ok {
 		f.offers["sasl2"] = true
 	}
-	if _, ok := e.Child(nameSMFeature); ok {
+	if _, ok := e.Child(xmpp.SM); ok {
 		f.offers["sm"] = true
 	}
-	if s, ok := e.Child(nameSession); ok {
-		if _, ok := s.Child(nameOptional); !ok {
+	if s, ok := e.Child(xmpp.Session); ok {
+		if _, ok := s.Child(xmpp.Optional); !ok {
 			f.needSession.Store(true)
 		}
 	}
-	if _, ok := e.Child(nameBind); ok {
+	if _, ok := e.Child(xmpp.Bind); ok {
 		f.seen.Store(2)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -347,13 +348,13 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	if len(c.waits) == 0 {
 		return
 	}
-	x, ok := e.Child(nameMUCUser)
+	x, ok := e.Child(xmpp.MUCUser)
 	if !ok {
 		return
 	}
 	var self, created bool
 	for k, ok := x.First(); ok; k, ok = k.Next() {
-		if k.Is(nameStatus) {
+		if k.Is(xmpp.MUCStatus) {
 			code, _ := k.Attr(stanza.AttrCode)
 			self = self || string(code) == "110"
 			created = created || string(code) == "201"
@@ -365,7 +366,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	if created { // a room of its own making is locked until it is configured (XEP-0045 §10.1.2)
 		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
 		b = xmlstream.AppendValue(b, bareOf(from))
-		b = append(b, "'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>"...)
+		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+"' type='submit'/></query></iq>"...)
 		c.conn.Append(b)
 	}
 	f.settleWait(ls, c, bareOf(from), true, Refusal{})
@@ -416,7 +417,7 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) er
 			}
 			y.Sent++
 			c.waits = append(c.waits, wait{step: id, at: now(), to: r.jid, room: r})
-			c.conn.Append(fmt.Appendf(f.scratch(c), "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, nsMUC))
+			c.conn.Append(fmt.Appendf(f.scratch(c), "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC))
 		})
 		return nil
 	}

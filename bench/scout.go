@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -46,25 +47,25 @@ func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
 	}
 	f.mu.Unlock()
 	c := f.groups[0].clients[0]
-	if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+nsVersion+"'/>"); err == nil {
+	if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSVersion+"'/>"); err == nil {
 		if q, ok := e.First(); ok {
-			o.Software, o.Version = childText(q, nsVersion, "name"), childText(q, nsVersion, "version")
+			o.Software, o.Version = childText(q, xmpp.NSVersion, "name"), childText(q, xmpp.NSVersion, "version")
 		}
 	}
 	var vars []string
 	for _, to := range []string{t.Domain, f.target.name(int(c.index)) + "@" + t.Domain} {
-		if e, err := f.ask(ctx, c, "get", to, "<query xmlns='"+nsInfo+"'/>"); err == nil {
+		if e, err := f.ask(ctx, c, "get", to, "<query xmlns='"+xmpp.NSDiscoInfo+"'/>"); err == nil {
 			_, v := info(e)
 			vars = append(vars, v...)
 		}
 	}
-	for feature, ns := range map[string]string{"mam": nsMAM, "carbons": "urn:xmpp:carbons:2", "register": "jabber:iq:register"} {
+	for feature, ns := range map[string]string{"mam": xmpp.NSMAM, "carbons": xmpp.NSCarbons, "register": xmpp.NSRegister} {
 		if slices.Contains(vars, ns) {
 			o.Features = append(o.Features, feature)
 		}
 	}
 	if o.Rooms == "" {
-		if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+nsItems+"'/>"); err == nil {
+		if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSDiscoItems+"'/>"); err == nil {
 			o.Rooms = f.findRooms(ctx, c, e)
 		}
 	}
@@ -89,11 +90,11 @@ func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Elemen
 			continue
 		}
 		n++
-		e, err := f.ask(ctx, c, "get", string(jid), "<query xmlns='"+nsInfo+"'/>")
+		e, err := f.ask(ctx, c, "get", string(jid), "<query xmlns='"+xmpp.NSDiscoInfo+"'/>")
 		if err != nil {
 			continue
 		}
-		if conference, vars := info(e); conference && slices.Contains(vars, nsMUC) {
+		if conference, vars := info(e); conference && slices.Contains(vars, xmpp.NSMUC) {
 			return string(jid)
 		}
 	}

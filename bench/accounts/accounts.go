@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 )
 
 // A Config says which accounts to make: the Target's, with numbers from First on.
@@ -170,7 +171,7 @@ func (r *registrar) again(err error, s *stream) error {
 		}
 	}
 	var f failure
-	var end ended
+	var end xmpp.StreamError
 	what := ""
 	switch {
 	case errors.As(err, &f):
@@ -185,7 +186,7 @@ func (r *registrar) again(err error, s *stream) error {
 			return nobody(f)
 		}
 	case errors.As(err, &end):
-		if end.condition == "not-authorized" { // at once: strangers may do nothing but log in
+		if end.Condition == "not-authorized" { // at once: strangers may do nothing but log in
 			return nobody(end)
 		}
 		what = end.Error()

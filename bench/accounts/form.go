@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -25,23 +26,23 @@ const elsewhere = "turn that off on the server, or make the accounts with the se
 
 // askForm asks for it, and says why nobody can fill it in.
 func (s *stream) askForm() (*form, error) {
-	e, err := s.request("get", []byte("<query xmlns='"+nsRegister+"'/>"))
+	e, err := s.request("get", []byte("<query xmlns='"+xmpp.NSRegister+"'/>"))
 	if err != nil {
 		return nil, err
 	}
 	if err := failed(e); err != nil {
 		return nil, err
 	}
-	q, ok := e.Child(nameQuery)
+	q, ok := e.Child(xmpp.Register)
 	if !ok {
 		return nil, bench.Refusal{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
 	}
-	if x, ok := q.Child(xmlstream.N(nsForm, "x")); ok {
+	if x, ok := q.Child(xmpp.DataForm); ok {
 		return dataForm(x)
 	}
 	f := &form{}
 	for k, ok := q.First(); ok; k, ok = k.Next() {
-		if string(k.Space()) != nsRegister {
+		if string(k.Space()) != xmpp.NSRegister {
 			continue
 		}
 		switch name := string(k.Local()); name {
@@ -55,15 +56,10 @@ func (s *stream) askForm() (*form, error) {
 	return f, f.check()
 }
 
-var (
-	nameRequired = xmlstream.N(nsForm, "required")
-	nameValue    = xmlstream.N(nsForm, "value")
-)
-
 func dataForm(x xmlstream.Element) (*form, error) {
 	f := &form{data: true}
 	for k, ok := x.First(); ok; k, ok = k.Next() {
-		if string(k.Local()) != "field" || string(k.Space()) != nsForm {
+		if string(k.Local()) != "field" || string(k.Space()) != xmpp.NSDataForms {
 			continue
 		}
 		name, _ := k.Attr(stanza.AttrVar)
@@ -74,9 +70,9 @@ func dataForm(x xmlstream.Element) (*form, error) {
 		g := field{name: string(name), kind: string(kind)}
 		for v, ok := k.First(); ok; v, ok = v.Next() {
 			switch {
-			case v.Is(nameValue):
+			case v.Is(xmpp.FieldValue):
 				g.values = append(g.values, string(v.Text()))
-			case string(v.Space()) == "urn:xmpp:media-element": // XEP-0158: a picture to be read
+			case string(v.Space()) == xmpp.NSMediaElement: // XEP-0158: a picture to be read
 				return nil, captcha
 			}
 		}
@@ -84,7 +80,7 @@ func dataForm(x xmlstream.Element) (*form, error) {
 		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" || strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
 			return nil, captcha
 		}
-		_, required := k.Child(nameRequired)
+		_, required := k.Child(xmpp.FieldRequired)
 		if required || g.known() || len(g.values) > 0 {
 			f.fields = append(f.fields, g)
 		}
@@ -121,9 +117,9 @@ func (f *form) check() error {
 // fill is the form with the data of one account.
 func (f *form) fill(user, password, domain string) []byte {
 	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain, "name": user, "nick": user, "first": user, "last": user}
-	b := []byte("<query xmlns='" + nsRegister + "'>")
+	b := []byte("<query xmlns='" + xmpp.NSRegister + "'>")
 	if f.data {
-		b = append(b, "<x xmlns='"+nsForm+"' type='submit'>"...)
+		b = append(b, "<x xmlns='"+xmpp.NSDataForms+"' type='submit'>"...)
 	}
 	for _, g := range f.fields {
 		values := g.values

@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,34 +13,15 @@ import (
 	"time"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsStream   = "http://etherx.jabber.org/streams"
-	nsStreams  = "urn:ietf:params:xml:ns:xmpp-streams"
-	nsStanzas  = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsRegister = "jabber:iq:register"
-	nsForm     = "jabber:x:data"
-)
-
-var (
-	nameFeatures = xmlstream.N(nsStream, "features")
-	nameError    = xmlstream.N(nsStream, "error")
-	nameStartTLS = xmlstream.N(nsTLS, "starttls")
-	nameProceed  = xmlstream.N(nsTLS, "proceed")
-	nameText     = xmlstream.N(nsStanzas, "text")
-	nameQuery    = xmlstream.N(nsRegister, "query")
-)
-
-// A stream is one connection of somebody who is not known yet. For one goroutine.
+// A stream is one connection that registers accounts. It is not logged in. For one goroutine.
 type stream struct {
 	nc     net.Conn
-	in     xmlstream.Stream
-	parser *xmlstream.Parser
-	buf    []byte
+	xml    *xmpp.Conn
 	domain string
 	stop   func() bool // no longer close nc with the context
 	asked  int         // requests, for their ids
@@ -47,8 +29,8 @@ type stream struct {
 	used   int // accounts that were asked for
 }
 
-// patience is how long a server may take to answer.
-const patience = 30 * time.Second
+// answerTimeout is how long a server may take to answer.
+const answerTimeout = 30 * time.Second
 
 // open connects and goes on until registration may be asked for; it closes what it opened if it fails.
 func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
@@ -62,7 +44,7 @@ func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 	if err != nil {
 		return nil, explain(err, t)
 	}
-	s := &stream{nc: nc, parser: xmlstream.NewParser(nil), buf: make([]byte, 8<<10), domain: t.Domain}
+	s := &stream{nc: nc, xml: xmpp.NewConn(nc), domain: t.Domain}
 	s.stop = context.AfterFunc(ctx, func() { nc.Close() })
 	if err := s.begin(ctx, c); err != nil {
 		s.close()
@@ -74,7 +56,7 @@ func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 func (s *stream) close() {
 	s.stop()
 	s.nc.SetWriteDeadline(time.Now().Add(time.Second))
-	io.WriteString(s.nc, "</stream:stream>")
+	io.WriteString(s.nc, xmpp.EndStream)
 	s.nc.Close()
 }
 
@@ -89,21 +71,20 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 		return err
 	}
 	if c.TLS == "starttls" {
-		if _, ok := features.Child(nameStartTLS); !ok {
+		if _, ok := features.Child(xmpp.StartTLS); !ok {
 			// Never on in clear (attack T11).
 			return bench.Refusal{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
 		}
-		if err := s.write("<starttls xmlns='%s'/>", nsTLS); err != nil {
+		if err := s.write(xmpp.RequestTLS); err != nil {
 			return err
 		}
-		e, err := s.next()
+		e, err := s.xml.Next()
 		if err != nil {
 			return err
 		}
-		if !e.Is(nameProceed) {
+		if !e.Is(xmpp.Proceed) {
 			return bench.Refusal{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
 		}
-		s.parser.Rest(&s.in) // what came in clear counts for nothing
 		if err := s.secure(ctx, c); err != nil {
 			return err
 		}
@@ -127,7 +108,7 @@ func (s *stream) secure(ctx context.Context, c *Config) error {
 			return bench.Refusal{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	s.nc.SetDeadline(time.Time{})
 	t := tls.Client(s.nc, conf)
@@ -135,77 +116,24 @@ func (s *stream) secure(ctx context.Context, c *Config) error {
 		return err
 	}
 	s.nc = t
+	s.xml.Secure(t)
 	return nil
 }
 
-// header begins a stream and returns the server's features, which are good until next.
+// header begins a stream and returns the server's features, which are good until the next element is read.
 func (s *stream) header() (xmlstream.Element, error) {
-	s.in.Reset(0)
-	err := s.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' version='1.0' to='%s'>", nsStream, xmlstream.AppendValue(nil, s.domain))
-	if err != nil {
-		return xmlstream.Element{}, err
-	}
-	for s.in.Root() == nil {
-		if _, err := s.parser.Next(&s.in); errors.Is(err, xmlstream.ErrNeedMore) {
-			if err := s.read(); err != nil {
-				return xmlstream.Element{}, err
-			}
-		} else if err != nil {
-			return xmlstream.Element{}, err
-		}
-	}
-	e, err := s.next()
-	if err == nil && !e.Is(nameFeatures) {
+	s.nc.SetDeadline(time.Now().Add(answerTimeout))
+	e, err := s.xml.Open(s.domain, "")
+	if err == nil && !e.Is(xmpp.Features) {
 		err = bench.Refusal{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
 	}
 	return e, err
 }
 
 func (s *stream) write(format string, a ...any) error {
-	s.nc.SetDeadline(time.Now().Add(patience))
+	s.nc.SetDeadline(time.Now().Add(answerTimeout))
 	_, err := fmt.Fprintf(s.nc, format, a...)
 	return err
-}
-
-func (s *stream) read() error {
-	n, err := s.nc.Read(s.buf)
-	if n == 0 && err == nil {
-		err = io.ErrNoProgress
-	}
-	if n == 0 {
-		return err
-	}
-	s.parser.Feed(&s.in, s.buf[:n])
-	return nil
-}
-
-// next is what the server says next, good until it is called again.
-func (s *stream) next() (xmlstream.Element, error) {
-	for {
-		e, err := s.parser.Stanza(&s.in)
-		switch {
-		case err == nil && e.Is(nameError):
-			cond := "error"
-			if k, ok := e.First(); ok && string(k.Space()) == nsStreams {
-				cond = string(k.Local())
-			}
-			return e, ended{cond}
-		case err == nil:
-			return e, nil
-		case !errors.Is(err, xmlstream.ErrNeedMore):
-			return e, err
-		}
-		if err := s.read(); err != nil {
-			return e, err
-		}
-	}
-}
-
-// ended is a stream error.
-type ended struct{ condition string }
-
-func (e ended) Error() string {
-	return fmt.Sprintf("the server ended the stream with %.60s", e.condition)
 }
 
 // request sends an IQ and returns what it is answered with.
@@ -216,7 +144,7 @@ func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error)
 		return xmlstream.Element{}, err
 	}
 	for {
-		e, err := s.next()
+		e, err := s.xml.Next()
 		if err != nil {
 			return e, err
 		}
@@ -252,14 +180,10 @@ func failed(e xmlstream.Element) error {
 	}
 	t, _ := x.Attr(stanza.AttrType)
 	f.wait = string(t) == "wait"
-	for k, ok := x.First(); ok; k, ok = k.Next() {
-		switch {
-		case k.Is(nameText):
-			f.text = string(k.Text())
-		case string(k.Space()) == nsStanzas:
-			f.condition = string(k.Local())
-		}
+	if text, ok := x.Child(xmpp.ErrorText); ok {
+		f.text = string(text.Text())
 	}
+	f.condition = cmp.Or(xmpp.Condition(x, stanza.NSStanzas), f.condition)
 	return f
 }
 
@@ -269,14 +193,14 @@ func explain(err error, t *bench.Target) error {
 		r    bench.Refusal
 		cert *tls.CertificateVerificationError
 		ne   net.Error
-		end  ended
+		end  xmpp.StreamError
 		f    failure
 	)
 	switch {
 	case errors.As(err, &r), errors.As(err, &f), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &end):
-		switch end.condition {
+		switch end.Condition {
 		case "host-unknown":
 			return bench.Refusal{What: end.Error(), Remedy: "--domain must be a domain of the server"}
 		}

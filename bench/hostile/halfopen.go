@@ -3,6 +3,8 @@ package hostile
 import (
 	"strings"
 	"time"
+
+	"canto/bench/xmpp"
 )
 
 // halfOpen is a connection that stops somewhere before login. Of two lines one stays, until the server has
@@ -44,7 +46,7 @@ func halfOpen(l *line, round int) error {
 	case 4:
 		err = s.drip(strings.Repeat(" ", 1000), pause, life)
 	case 5: // a login that stops
-		err = s.act(1, header+"<auth xmlns='"+nsSASL+"' mechanism='SCRAM-SHA-1'>biwsbj1ub2JvZHkscj1hYmNkZWY=</auth>")
+		err = s.act(1, header+"<auth xmlns='"+xmpp.NSSASL+"' mechanism='SCRAM-SHA-1'>biwsbj1ub2JvZHkscj1hYmNkZWY=</auth>")
 	case 6: // no handshake
 	case 7:
 		err = s.act(1, hello[:len(hello)/2])

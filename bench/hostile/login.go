@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
@@ -60,7 +61,7 @@ func (s *session) try() error {
 	if err != nil {
 		return err
 	}
-	if !e.Is(nameChallenge) {
+	if !e.Is(xmpp.Challenge) {
 		return s.judge(e)
 	}
 	first, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(e.Text())))
@@ -72,7 +73,7 @@ func (s *session) try() error {
 	final := ""
 	switch rng.IntN(7) {
 	case 0:
-		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+		if err := s.say("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()
@@ -87,7 +88,7 @@ func (s *session) try() error {
 	default:
 		final = "c=biws,r=" + nonce + proof
 	}
-	if err := s.say("<response xmlns='" + nsSASL + "'>" + encode(final) + "</response>"); err != nil {
+	if err := s.respond(encode(final)); err != nil {
 		return err
 	}
 	return s.answer()
@@ -96,7 +97,11 @@ func (s *session) try() error {
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func (s *session) auth(mechanism, text string) error {
-	return s.say("<auth xmlns='" + nsSASL + "' mechanism='" + mechanism + "'>" + text + "</auth>")
+	return s.say(string(xmpp.AppendAuth(nil, mechanism, text)))
+}
+
+func (s *session) respond(text string) error {
+	return s.say(string(xmpp.AppendResponse(nil, xmpp.NSSASL, text)))
 }
 
 // outcome is a whole login in one message.
@@ -118,15 +123,15 @@ func (s *session) answer() error {
 // judge counts a refusal. What is no refusal is a hole.
 func (s *session) judge(e xmlstream.Element) error {
 	switch {
-	case e.Is(nameFailure):
-		if condition(e) != "aborted" {
+	case e.Is(xmpp.Failure):
+		if xmpp.Condition(e, xmpp.NSSASL) != "aborted" {
 			s.a.refused.Add(1)
 		}
 		return nil
-	case e.Is(nameSuccess):
+	case e.Is(xmpp.Success):
 		return own{errors.New("the server let somebody in with a wrong password")}
-	case e.Is(nameChallenge): // to what is no first message, or without one
-		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+	case e.Is(xmpp.Challenge): // to what is no first message, or without one
+		if err := s.say("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()

@@ -87,7 +87,7 @@ func flipPresence(l *line, round int) error {
 // hear reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
 func (s *session) hear(asked chan<- string) error {
 	for {
-		e, err := s.listen()
+		e, err := s.xml.Next()
 		if err != nil {
 			s.Conn.Close() // the writer may wait
 			return err

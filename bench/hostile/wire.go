@@ -135,7 +135,7 @@ func (w *wire) secure() error {
 		cfg.KeyLogWriter = w.seen
 	}
 	t := tls.Client(w, cfg)
-	w.Conn.SetDeadline(time.Now().Add(patience))
+	w.Conn.SetDeadline(time.Now().Add(answerTimeout))
 	if err := t.HandshakeContext(w.a.ctx); err != nil {
 		return err
 	}

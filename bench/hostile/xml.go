@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"canto/bench/xmpp"
 )
 
 // A markup is made of pieces, until who gets it has enough.
@@ -29,17 +31,17 @@ func early() []markup {
 		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},   // depth, each with a prefix
 		{"<auth>", repeat("<a/>"), "", false},                                                                    // children
 		{"<auth>", repeat("<a b=''/>"), "", false},                                                               // children with attributes
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},               // text without an end
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},                    // references
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},          // a section without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},          // text without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},               // references
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},     // a section without an end
 		{"<!--", repeat("- - - "), "", false},                                                                    // a comment
 		{"<?a ", repeat("? ? ? "), "", false},                                                                    // an instruction
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},                          // an entity
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},                     // an entity
 		{"", repeat("<a xmlns='u'/>"), "", false},                                                                // elements
 		{"", repeat(strings.Repeat(" ", 64)), "", false},                                                         // blanks
 		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                          // a name, a byte at a time
 		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                      // a value, a byte at a time
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},                // text, a byte at a time
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},           // text, a byte at a time
 		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},                                                        // bytes that are no text
 	}
 }

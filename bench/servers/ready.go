@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"canto/bench/xmpp"
 )
 
 // errTaken: another program answers on the port.
@@ -105,7 +107,7 @@ func (s *Server) look(ctx context.Context, addr netip.AddrPort, startTLS bool) e
 		if err := ask(c, header(s.Domain), "</stream:features>"); err != nil {
 			return err
 		}
-		if err := ask(c, "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed"); err != nil {
+		if err := ask(c, xmpp.RequestTLS, "<proceed"); err != nil {
 			return err
 		}
 	}
@@ -119,13 +121,11 @@ func (s *Server) look(ctx context.Context, addr netip.AddrPort, startTLS bool) e
 	if err := ask(t, header(s.Domain), "</stream:features>"); err != nil {
 		return err
 	}
-	_, err = t.Write([]byte("</stream:stream>"))
+	_, err = t.Write([]byte(xmpp.EndStream))
 	return err
 }
 
-func header(domain string) string {
-	return "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='" + domain + "'>"
-}
+func header(domain string) string { return string(xmpp.AppendHeader(nil, domain, "")) }
 
 // answerMax is how much a server may say before what is waited for, in bytes.
 const answerMax = 64 << 10
@@ -140,7 +140,7 @@ func ask(c net.Conn, text, end string) error {
 	for !bytes.Contains(got, []byte(end)) {
 		n, err := c.Read(buf)
 		got = append(got, buf[:n]...)
-		if err != nil || len(got) > answerMax || bytes.Contains(got, []byte("</stream:stream>")) {
+		if err != nil || len(got) > answerMax || bytes.Contains(got, []byte(xmpp.EndStream)) {
 			return fmt.Errorf("no %s: it said %q (%v)", strings.Trim(end, "</>"), cut(string(got)), err)
 		}
 	}

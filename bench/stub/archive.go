@@ -6,16 +6,14 @@ import (
 	"strings"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/xmlstream"
 )
 
-const nsRSM = "http://jabber.org/protocol/rsm"
-
 var (
-	rsmSet    = xmlstream.N(nsRSM, "set")
-	rsmMax    = xmlstream.N(nsRSM, "max")
-	rsmBefore = xmlstream.N(nsRSM, "before")
-	rsmAfter  = xmlstream.N(nsRSM, "after")
+	rsmMax    = xmlstream.N(xmpp.NSRSM, "max")
+	rsmBefore = xmlstream.N(xmpp.NSRSM, "before")
+	rsmAfter  = xmlstream.N(xmpp.NSRSM, "after")
 	queryID   = xmlstream.N("", "queryid")
 )
 
@@ -25,7 +23,7 @@ const pageSize = 100
 // page is which rows, of n, a query is for: [from, to).
 func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	size, to := pageSize, n
-	set, ok := query.Child(rsmSet)
+	set, ok := query.Child(xmpp.ResultSet)
 	if !ok {
 		return 0, min(size, n), ""
 	}
@@ -71,13 +69,13 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 		stamp := began.Add(time.Duration(i) * time.Minute).Format(time.RFC3339)
 		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
 			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row %[4]d</body></message></forwarded></result></message>",
-			q(c.full), nsArchive, id, i, stamp, i, q("somebody@"+s.cfg.Domain+"/x"), q(c.bare))
+			q(c.full), xmpp.NSMAM, id, i, stamp, i, q("somebody@"+s.cfg.Domain+"/x"), q(c.bare))
 	}
 	complete := ""
 	if _, back := before(query); back && from == 0 || !back && to == n {
 		complete = " complete='true'"
 	}
-	b := "<fin xmlns='" + nsArchive + "'" + complete + "><set xmlns='" + nsRSM + "'>"
+	b := "<fin xmlns='" + xmpp.NSMAM + "'" + complete + "><set xmlns='" + xmpp.NSRSM + "'>"
 	if to > from {
 		b += fmt.Sprintf("<first index='%d'>row%d</first><last>row%d</last>", from, from, to-1)
 	}
@@ -85,7 +83,7 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 }
 
 func before(query xmlstream.Element) (xmlstream.Element, bool) {
-	set, ok := query.Child(rsmSet)
+	set, ok := query.Child(xmpp.ResultSet)
 	if !ok {
 		return set, false
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
@@ -104,7 +105,7 @@ func (c *client) take(p *xmlstream.Parser, b []byte) error {
 			continue
 		case t.End:
 			return errEnd
-		case string(t.Local()) == "stream" && string(t.Space()) == nsStream:
+		case string(t.Local()) == "stream" && string(t.Space()) == stanza.NSStream:
 			err = c.header()
 		case c.bound:
 			c.s.stanza(c, t.Element)

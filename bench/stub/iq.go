@@ -5,22 +5,14 @@ import (
 	"slices"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsRoster  = "jabber:iq:roster"
-	nsVersion = "jabber:iq:version"
-	nsInfo    = "http://jabber.org/protocol/disco#info"
-	nsItems   = "http://jabber.org/protocol/disco#items"
-	nsPing    = "urn:xmpp:ping"
-	nsArchive = "urn:xmpp:mam:2"
-)
-
 var (
-	rosterItem = xmlstream.N(nsRoster, "item")
+	rosterItem = xmlstream.N(xmpp.NSRoster, "item")
 )
 
 // iq answers a request, or passes an IQ on to the session it is for.
@@ -66,30 +58,30 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element) (body, condition string) {
 	get := kind == "get"
 	switch space := string(e.Space()); space {
-	case nsPing:
+	case xmpp.NSPing:
 		return "", ""
-	case nsSession, "http://jabber.org/protocol/muc#owner", "http://jabber.org/protocol/muc#admin":
+	case xmpp.NSSession, xmpp.NSMUCOwner, xmpp.NSMUCAdmin:
 		return "", ""
-	case nsVersion:
-		return "<query xmlns='" + nsVersion + "'><name>stub</name><version>1</version><os>none</os></query>", ""
-	case nsInfo:
+	case xmpp.NSVersion:
+		return "<query xmlns='" + xmpp.NSVersion + "'><name>stub</name><version>1</version><os>none</os></query>", ""
+	case xmpp.NSDiscoInfo:
 		return s.info(to), ""
-	case nsItems:
+	case xmpp.NSDiscoItems:
 		if to.Local() != "" || s.isRoom(to) {
-			return "<query xmlns='" + nsItems + "'/>", ""
+			return "<query xmlns='" + xmpp.NSDiscoItems + "'/>", ""
 		}
-		return "<query xmlns='" + nsItems + "'><item jid='" + q("conference."+s.cfg.Domain) + "'/></query>", ""
-	case nsRoster:
+		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + q("conference."+s.cfg.Domain) + "'/></query>", ""
+	case xmpp.NSRoster:
 		if get {
 			return s.rosterOf(c), ""
 		}
 		return "", s.setRoster(c, e)
-	case nsRegister:
+	case xmpp.NSRegister:
 		if _, ok := e.Child(removeName); ok && !get {
 			delete(s.accounts, c.user)
 			return "", ""
 		}
-	case nsArchive:
+	case xmpp.NSMAM:
 		if !get {
 			return s.archive(c, e)
 		}
@@ -98,15 +90,15 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 }
 
 func (s *Server) info(to jid.JID) string {
-	category, kind, features := "server", "im", []string{nsInfo, nsItems, nsPing, nsVersion, nsRegister}
+	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing, xmpp.NSVersion, xmpp.NSRegister}
 	switch {
 	case s.isRoom(to):
-		category, kind, features = "conference", "text", []string{"http://jabber.org/protocol/muc", nsInfo, "muc_open", "muc_temporary"}
+		category, kind, features = "conference", "text", []string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
 	case to.Local() != "":
-		category, kind, features = "account", "registered", []string{nsInfo, nsArchive}
+		category, kind, features = "account", "registered", []string{xmpp.NSDiscoInfo, xmpp.NSMAM}
 	}
 	var b strings.Builder
-	b.WriteString("<query xmlns='" + nsInfo + "'><identity category='" + category + "' type='" + kind + "' name='stub'/>")
+	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" + kind + "' name='stub'/>")
 	for _, f := range features {
 		b.WriteString("<feature var='" + f + "'/>")
 	}
@@ -128,7 +120,7 @@ func item(j string, k *contact) string {
 
 func (s *Server) rosterOf(c *client) string {
 	var b strings.Builder
-	b.WriteString("<query xmlns='" + nsRoster + "'>")
+	b.WriteString("<query xmlns='" + xmpp.NSRoster + "'>")
 	r := s.roster[c.bare]
 	for _, j := range slices.Sorted(maps.Keys(r)) {
 		if r[j].listed {
@@ -174,6 +166,6 @@ func (s *Server) pushItem(account, other string) {
 // or not.
 func (s *Server) push(account, item string) {
 	for _, c := range s.users[account] {
-		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", q(c.full), nsRoster, item)
+		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", q(c.full), xmpp.NSRoster, item)
 	}
 }

@@ -8,32 +8,17 @@ import (
 	"strings"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/sasl"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsStream   = "http://etherx.jabber.org/streams"
-	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsSASL     = "urn:ietf:params:xml:ns:xmpp-sasl"
-	nsBind     = "urn:ietf:params:xml:ns:xmpp-bind"
-	nsSession  = "urn:ietf:params:xml:ns:xmpp-session"
-	nsRegister = "jabber:iq:register"
-)
-
 var (
-	starttls     = xmlstream.N(nsTLS, "starttls")
-	auth         = xmlstream.N(nsSASL, "auth")
-	response     = xmlstream.N(nsSASL, "response")
-	abort        = xmlstream.N(nsSASL, "abort")
-	bind         = xmlstream.N(nsBind, "bind")
-	resourceName = xmlstream.N(nsBind, "resource")
-	register     = xmlstream.N(nsRegister, "query")
-	usernameName = xmlstream.N(nsRegister, "username")
-	passwordName = xmlstream.N(nsRegister, "password")
-	removeName   = xmlstream.N(nsRegister, "remove")
+	usernameName = xmlstream.N(xmpp.NSRegister, "username")
+	passwordName = xmlstream.N(xmpp.NSRegister, "password")
+	removeName   = xmlstream.N(xmpp.NSRegister, "remove")
 )
 
 // q is v for an attribute or for text.
@@ -47,7 +32,7 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 // header answers a stream header.
 func (c *client) header() error {
 	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' from='%s' version='1.0' xml:lang='en'>",
-		nsStream, hex.EncodeToString(random(8)), q(c.s.cfg.Domain))
+		stanza.NSStream, hex.EncodeToString(random(8)), q(c.s.cfg.Domain))
 	if err != nil {
 		return err
 	}
@@ -60,26 +45,26 @@ func (c *client) features() string {
 	switch {
 	case c.bound:
 	case c.user != "":
-		b.WriteString("<bind xmlns='" + nsBind + "'/><session xmlns='" + nsSession + "'><optional/></session>")
+		b.WriteString("<bind xmlns='" + xmpp.NSBind + "'/><session xmlns='" + xmpp.NSSession + "'><optional/></session>")
 	default:
 		if c.state == nil {
-			b.WriteString("<starttls xmlns='" + nsTLS + "'>")
+			b.WriteString("<starttls xmlns='" + xmpp.NSTLS + "'>")
 			if c.s.cfg.RequireTLS {
 				b.WriteString("<required/></starttls></stream:features>")
 				return b.String()
 			}
 			b.WriteString("</starttls>")
 		}
-		b.WriteString("<mechanisms xmlns='" + nsSASL + "'>")
+		b.WriteString("<mechanisms xmlns='" + xmpp.NSSASL + "'>")
 		mechanisms := c.mechanisms()
 		b.WriteString(mechanisms + "</mechanisms><register xmlns='http://jabber.org/features/iq-register'/>")
 		if c.offer().Plus() {
 			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-exporter'/></sasl-channel-binding>")
 		}
 		if c.s.cfg.SASL2 {
-			b.WriteString("<authentication xmlns='" + nsSASL2 + "'>" + mechanisms + "<inline><bind xmlns='" + nsBind2 + "'><inline/></bind>")
+			b.WriteString("<authentication xmlns='" + xmpp.NSSASL2 + "'>" + mechanisms + "<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline/></bind>")
 			if c.s.cfg.FAST {
-				b.WriteString("<fast xmlns='" + nsFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
+				b.WriteString("<fast xmlns='" + xmpp.NSFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
 				if c.exporter() != nil {
 					b.WriteString("<mechanism>HT-SHA-256-EXPR</mechanism>")
 				}
@@ -122,23 +107,23 @@ func (c *client) exporter() []byte {
 func (c *client) negotiate(e xmlstream.Element) error {
 	locked := c.s.cfg.RequireTLS && c.state == nil
 	switch {
-	case e.Is(starttls) && c.state == nil && c.user == "":
-		if err := c.write("<proceed xmlns='%s'/>", nsTLS); err != nil {
+	case e.Is(xmpp.StartTLS) && c.state == nil && c.user == "":
+		if err := c.write("<proceed xmlns='%s'/>", xmpp.NSTLS); err != nil {
 			return err
 		}
 		c.restart, c.starttl = true, true
 		return nil
 	case locked:
-		return c.write("<failure xmlns='%s'><encryption-required/></failure>", nsSASL)
-	case e.Is(auth) && c.user == "":
+		return c.write("<failure xmlns='%s'><encryption-required/></failure>", xmpp.NSSASL)
+	case e.Is(xmpp.Auth) && c.user == "":
 		c.modern = nil
 		c.sasl = c.exchange()
 		return c.step(c.sasl.Start(attr(e, stanza.AttrMechanism), e.Text()))
-	case e.Is(authenticate) && c.user == "" && c.s.cfg.SASL2:
+	case e.Is(xmpp.Authenticate2) && c.user == "" && c.s.cfg.SASL2:
 		return c.authenticate(e)
-	case (e.Is(response) || e.Is(response2)) && c.sasl != nil:
+	case (e.Is(xmpp.Response) || e.Is(xmpp.Response2)) && c.sasl != nil:
 		return c.step(c.sasl.Next(e.Text()))
-	case (e.Is(abort) || e.Is(abort2)) && c.sasl != nil:
+	case (e.Is(xmpp.Abort) || e.Is(xmpp.Abort2)) && c.sasl != nil:
 		return c.step(c.sasl.Abort())
 	case e.Is(stanza.IQName):
 		return c.early(e)
@@ -173,9 +158,9 @@ func (c *client) step(st sasl.Step) error {
 
 func (c *client) nsAuth() string {
 	if c.modern != nil {
-		return nsSASL2
+		return xmpp.NSSASL2
 	}
-	return nsSASL
+	return xmpp.NSSASL
 }
 
 // pause holds a login back, if a fault says so.
@@ -201,7 +186,7 @@ func (c *client) loggedIn(user string, data []byte) error {
 		return c.succeed2(data)
 	}
 	c.restart = true
-	return c.write("<success xmlns='%s'>%s</success>", nsSASL, data)
+	return c.write("<success xmlns='%s'>%s</success>", xmpp.NSSASL, data)
 }
 
 func (c *client) refused(cond string) error {
@@ -216,9 +201,9 @@ func (c *client) refuse(cond string) error {
 	c.s.stats.Refused++
 	c.s.mu.Unlock()
 	if c.modern != nil {
-		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", nsSASL2, cond, nsSASL)
+		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", xmpp.NSSASL2, cond, xmpp.NSSASL)
 	}
-	return c.write("<failure xmlns='%s'><%s/></failure>", nsSASL, cond)
+	return c.write("<failure xmlns='%s'><%s/></failure>", xmpp.NSSASL, cond)
 }
 
 // account is the keys of a name; nil: there is none.
@@ -263,21 +248,21 @@ func (s *Server) derive(password string) sasl.Keys {
 // early takes IQs before binding: the binding itself, and registration.
 func (c *client) early(e xmlstream.Element) error {
 	id := q(attr(e, stanza.AttrID))
-	if b, ok := e.Child(bind); ok && c.user != "" {
+	if b, ok := e.Child(xmpp.Bind); ok && c.user != "" {
 		resource := ""
-		if r, ok := b.Child(resourceName); ok {
+		if r, ok := b.Child(xmpp.BindResource); ok {
 			resource = string(r.Text())
 		}
 		return c.bindTo(resource, func() string {
-			return "<iq type='result' id='" + id + "'><bind xmlns='" + nsBind + "'><jid>" + q(c.full) + "</jid></bind></iq>"
+			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" + q(c.full) + "</jid></bind></iq>"
 		})
 	}
-	query, ok := e.Child(register)
+	query, ok := e.Child(xmpp.Register)
 	if !ok || c.user != "" {
-		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, nsStanzas)
+		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, stanza.NSStanzas)
 	}
 	if attr(e, stanza.AttrType) == "get" {
-		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, nsRegister)
+		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, xmpp.NSRegister)
 	}
 	if cond := c.s.register(query); cond != "" {
 		return c.write("%s", iqError(id, "", cond))

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
@@ -116,14 +117,14 @@ func (p *peer) auth(c *sasl.Client) xmlstream.Element {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.say("<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, c.Mechanism, first)
+	p.say("<auth xmlns='%s' mechanism='%s'>%s</auth>", xmpp.NSSASL, c.Mechanism, first)
 	e := p.get()
 	if string(e.Local()) == "challenge" {
 		answer, err := c.Next(e.Text())
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		p.say("<response xmlns='%s'>%s</response>", nsSASL, answer)
+		p.say("<response xmlns='%s'>%s</response>", xmpp.NSSASL, answer)
 		e = p.get()
 	}
 	if string(e.Local()) == "success" {
@@ -136,7 +137,7 @@ func (p *peer) auth(c *sasl.Client) xmlstream.Element {
 
 func (p *peer) bind(resource string) {
 	p.t.Helper()
-	p.say("<iq type='set' id='b'><bind xmlns='%s'><resource>%s</resource></bind></iq>", nsBind, resource)
+	p.say("<iq type='set' id='b'><bind xmlns='%s'><resource>%s</resource></bind></iq>", xmpp.NSBind, resource)
 	e := p.get("result", "<jid>")
 	b, _ := e.First()
 	j, _ := b.First()

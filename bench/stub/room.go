@@ -3,12 +3,11 @@ package stub
 import (
 	"slices"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
-
-const nsMUCUser = "http://jabber.org/protocol/muc#user"
 
 // A room is there while somebody is in it.
 type room struct {
@@ -82,7 +81,7 @@ func occupantPresence(r *room, nick string, to, who *client, kind string) []byte
 	if to == who {
 		self = "<status code='110'/>"
 	}
-	return []byte("<presence from='" + q(r.name+"/"+nick) + "' to='" + q(to.full) + "'" + kind + "><x xmlns='" + nsMUCUser +
+	return []byte("<presence from='" + q(r.name+"/"+nick) + "' to='" + q(to.full) + "'" + kind + "><x xmlns='" + xmpp.NSMUCUser +
 		"'><item affiliation='none' role='" + role + "'/>" + self + "</x></presence>")
 }
 

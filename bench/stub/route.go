@@ -8,8 +8,6 @@ import (
 	"canto/xmlstream"
 )
 
-const nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
-
 // A pair is who sends to whom.
 type pair struct{ from, to *client }
 
@@ -162,5 +160,5 @@ func stanzaError(condition string) string {
 	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint", "unexpected-request":
 		kind = "wait"
 	}
-	return "<error type='" + kind + "'><" + condition + " xmlns='" + nsStanzas + "'/></error>"
+	return "<error type='" + kind + "'><" + condition + " xmlns='" + stanza.NSStanzas + "'/></error>"
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
@@ -27,7 +28,7 @@ func TestLogins(t *testing.T) {
 				}
 				f := p.open()
 				if how == "starttls" {
-					p.say("<starttls xmlns='%s'/>", nsTLS)
+					p.say("<starttls xmlns='%s'/>", xmpp.NSTLS)
 					p.get("proceed")
 					p.secure(s)
 					f = p.open()
@@ -44,7 +45,7 @@ func TestLogins(t *testing.T) {
 				if p.jid != "bench7@localhost/x" {
 					t.Errorf("bound to %s", p.jid)
 				}
-				p.say("<iq type='set' id='s'><session xmlns='%s'/></iq>", nsSession)
+				p.say("<iq type='set' id='s'><session xmlns='%s'/></iq>", xmpp.NSSession)
 				p.get("type='result'", "id='s'")
 				p.say("</stream:stream>")
 				if _, err := p.next(); err != io.EOF {
@@ -117,7 +118,7 @@ func TestRequireTLS(t *testing.T) {
 	if f := p.open(); strings.Contains(string(f.Raw()), "mechanism") {
 		t.Errorf("%s", f.Raw())
 	}
-	p.say("<auth xmlns='%s' mechanism='PLAIN'>AGJlbmNoMQBiZW5jaA==</auth>", nsSASL)
+	p.say("<auth xmlns='%s' mechanism='PLAIN'>AGJlbmNoMQBiZW5jaA==</auth>", xmpp.NSSASL)
 	p.get("encryption-required")
 }
 
@@ -125,9 +126,9 @@ func TestRegistration(t *testing.T) {
 	s := start(t, Config{})
 	p := dial(t, s.Addr())
 	p.open()
-	p.say("<iq type='get' id='1'><query xmlns='%s'/></iq>", nsRegister)
+	p.say("<iq type='get' id='1'><query xmlns='%s'/></iq>", xmpp.NSRegister)
 	p.get("<username/>")
-	form := "<iq type='set' id='2'><query xmlns='" + nsRegister + "'><username>%s</username><password>secret</password></query></iq>"
+	form := "<iq type='set' id='2'><query xmlns='" + xmpp.NSRegister + "'><username>%s</username><password>secret</password></query></iq>"
 	p.say(form, "new")
 	p.get("type='result'", "id='2'")
 	p.say(form, "new")
@@ -155,31 +156,31 @@ func TestSASL2(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.say("<authenticate xmlns='%s' mechanism='SCRAM-SHA-256'><initial-response>%s</initial-response><user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"+
-		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' mechanism='HT-SHA-256-NONE'/></authenticate>", nsSASL2, first, nsBind2, nsFAST)
-	answer, err := c.Next(p.get("challenge", nsSASL2).Text())
+		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' mechanism='HT-SHA-256-NONE'/></authenticate>", xmpp.NSSASL2, first, xmpp.NSBind2, xmpp.NSFAST)
+	answer, err := c.Next(p.get("challenge", xmpp.NSSASL2).Text())
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.say("<response xmlns='%s'>%s</response>", nsSASL2, answer)
+	p.say("<response xmlns='%s'>%s</response>", xmpp.NSSASL2, answer)
 	e := p.get("success", "bench5@localhost/bench~", "bound")
-	data, _ := e.Child(xmlstream.N(nsSASL2, "additional-data"))
+	data, _ := e.Child(xmlstream.N(xmpp.NSSASL2, "additional-data"))
 	if err := c.Success(data.Text()); err != nil {
 		t.Error(err)
 	}
 	p.get("features")
 	p.quiet()
-	tk, _ := e.Child(xmlstream.N(nsFAST, "token"))
+	tk, _ := e.Child(xmlstream.N(xmpp.NSFAST, "token"))
 	token := attr(tk, xmlstream.N("", "token"))
 
 	fast := func(token, agent string) (*peer, xmlstream.Element) {
 		p := dial(t, s.Addr())
 		p.open()
 		p.say("<authenticate xmlns='%s' mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
-			nsSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), keyed(token, "Initiator", nil)...)), agent, nsBind2, nsFAST)
+			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), keyed(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
 		return p, p.get()
 	}
 	p, e = fast(token, "d4565fa7-4d72-4749-b3d3-740edbf87770")
-	data, ok := e.Child(xmlstream.N(nsSASL2, "additional-data"))
+	data, ok := e.Child(xmlstream.N(xmpp.NSSASL2, "additional-data"))
 	if !ok || string(data.Text()) != base64.StdEncoding.EncodeToString(keyed(token, "Responder", nil)) {
 		t.Errorf("%s", e.Raw())
 	}
