@@ -303,15 +303,15 @@ func TestAxes(t *testing.T) {
 	for _, top := range []float64{0, .001, .7, 1, 3, 99, 12345, 1 << 30, math.NaN(), math.Inf(1)} {
 		for _, unit := range []string{"count", "cores", "bytes", "1/s"} {
 			a := linear(top, unit, 4)
-			if n := len(a.ticks); n < 2 || n > 7 || (a.hi < top && !math.IsInf(top, 0)) {
-				t.Errorf("an axis for %v %s ends at %v with %d ticks", top, unit, a.hi, n)
+			if n := len(a.Ticks); n < 2 || n > 7 || (a.High < top && !math.IsInf(top, 0)) {
+				t.Errorf("an axis for %v %s ends at %v with %d ticks", top, unit, a.High, n)
 			}
 		}
-		if a := logarithmic(top/1000, top, 150); !(a.hi > a.lo) || !(a.lo > 0) || len(a.ticks) < 2 {
-			t.Errorf("a log axis for %v is from %v to %v", top, a.lo, a.hi)
+		if a := logarithmic(top/1000, top, 150); !(a.High > a.Low) || !(a.Low > 0) || len(a.Ticks) < 2 {
+			t.Errorf("a log axis for %v is from %v to %v", top, a.Low, a.High)
 		}
-		if a := timeline(top); len(a.ticks) < 1 || len(a.ticks) > 14 {
-			t.Errorf("an axis of %v s has %d ticks", top, len(a.ticks))
+		if a := timeline(top); len(a.Ticks) < 1 || len(a.Ticks) > 14 {
+			t.Errorf("an axis of %v s has %d ticks", top, len(a.Ticks))
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"canto/bench/plot"
 	"canto/bench/result"
 )
 
@@ -13,7 +14,7 @@ const columns = 900
 
 // A timeAxis is the samples of a run, put together to at most so many columns as can be told apart.
 type timeAxis struct {
-	axis
+	scale   plot.Scale
 	phases  []result.Phase
 	at      []float64    // seconds, of each column
 	samples []gathered   // in the order of time
@@ -50,7 +51,7 @@ func newTimeAxis(r *result.Run) *timeAxis {
 		}
 		before = s.At
 	}
-	t.axis = timeline(end)
+	t.scale = timeline(end)
 	if len(t.samples) <= columns {
 		for _, s := range t.samples {
 			t.at, t.of = append(t.at, s.At), append(t.of, []gathered{s})
@@ -59,7 +60,7 @@ func newTimeAxis(r *result.Run) *timeAxis {
 	}
 	last := -1
 	for _, s := range t.samples {
-		c := min(int(s.At/t.hi*columns), columns-1)
+		c := min(int(s.At/t.scale.High*columns), columns-1)
 		if c != last {
 			t.at, t.of, last = append(t.at, 0), append(t.of, nil), c
 		}

@@ -98,7 +98,7 @@ func run(w io.Writer, e effort, svg string) error {
 		return err
 	}
 	if svg != "" {
-		if err := os.WriteFile(svg, plot(shapes, field, cells[len(docs):]), 0o644); err != nil {
+		if err := os.WriteFile(svg, drawPlot(shapes, field, cells[len(docs):]), 0o644); err != nil {
 			return err
 		}
 	}
