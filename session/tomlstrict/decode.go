@@ -41,8 +41,8 @@ func Decode(text []byte, v any) error {
 		line, _ := wrong.Position()
 		return &Mistake{line, "this is no TOML: " + decoders(wrong) + ": text stands in quotes, numbers begin with a digit"}
 	}
-	if m := checkTypes(text, reflect.TypeOf(v)); m != nil {
-		return m
+	if m := Check(text, reflect.TypeOf(v)); m != nil {
+		return &Mistake{m.Line, m.why()}
 	}
 	if wrong != nil {
 		line, _ := wrong.Position()
@@ -83,16 +83,24 @@ func keys(t reflect.Type) (all []string) {
 	return all
 }
 
-// Nearest is the one of names with the fewest letters to change, "" if none is near: two letters that have changed
-// places are one change, and one letter in three may be wrong.
+// Nearest is the one of names that s was probably meant to be, the first of several that are as near; "" if none is near.
+// Of a short name one letter may be wrong, and of longer ones each third, and one more. Two letters that have changed
+// places are one mistake.
 func Nearest(s string, names []string) (best string) {
-	if len(s) > 100 {
-		return "" // no key is as long
+	const (
+		short   = 4   // letters: two of them may be another word
+		longest = 100 // no key has as many, and distance takes time and memory by the square
+	)
+	if len(s) > longest {
+		return ""
 	}
-	least := max(1, len(s)/3) + 1
+	most := len(s)/3 + 1
+	if len(s) <= short {
+		most = 1
+	}
 	for _, n := range names {
-		if d := distance(s, n); d < least {
-			best, least = n, d
+		if d := distance(s, n); d <= most {
+			best, most = n, d-1
 		}
 	}
 	return best

@@ -68,7 +68,7 @@ func TestMistakes(t *testing.T) {
 		"[time]\nx = 1":                    `f.toml:1: time is a table, and must be text in quotes`,
 		"list = 5":                         `f.toml:1: list is a TOML integer, and must be a list, in brackets`,
 		"list = [1, 'x']":                  `f.toml:1: list is a TOML string, and must be a whole number`,
-		"texts = {a = 1}":                  `f.toml:1: texts is a TOML integer, and must be text in quotes`,
+		"texts = {a = 1}":                  `f.toml:1: a is a TOML integer, and must be text in quotes`,
 		"[texts]\na = 1":                   `f.toml:2: a is a TOML integer, and must be text in quotes`,
 		"count = 1.5":                      `f.toml:1: count is a TOML float, and must be a whole number`,
 		"count = 9999999999999999999999":   `f.toml:1: count: `,

@@ -12,61 +12,170 @@ import (
 // unmarshaler is the interface of types that read themselves from text.
 var unmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// checkTypes compares the tables, keys and values of text, which must be TOML, with a value of type t that it is decoded
-// into. The first that does not fit is a [Mistake]: a key that there is none of, a value of another kind, or text
-// that its type does not take. nil: all fit, as far as kinds go.
-func checkTypes(text []byte, t reflect.Type) error {
-	var found *Mistake
-	each(text, func(path Path, line int, value *unstable.Node) {
-		if found != nil {
-			return
-		}
-		at := t
-		for i, k := range path {
-			name, isName := k.(string)
-			at = below(at)
-			switch {
-			case at.Kind() == reflect.Interface || at.Kind() == reflect.Map && !isName:
-				return // whatever it is, it may be
-			case !isName && at.Kind() == reflect.Slice:
-				at = at.Elem()
-				continue
-			case !isName:
-				found = &Mistake{line, fmt.Sprintf("%s is one table: write [%[1]s]", keyOf(path[:i]))}
-				return
-			case at.Kind() == reflect.Slice && below(at.Elem()).Kind() == reflect.Struct:
-				found = &Mistake{line, fmt.Sprintf("%s is a list of tables: write [[%[1]s]]", keyOf(path[:i]))}
-				return
-			case at.Kind() == reflect.Map:
-				at = at.Elem()
-				continue
-			case at.Kind() != reflect.Struct || reads(at):
-				found = &Mistake{line, fmt.Sprintf("%s is a table, and must be %s", keyOf(path[:i]), wanted(at))}
-				return
-			}
-			next, ok := field(at, name)
-			if !ok {
-				found = &Mistake{line, unknown(name, keys(at))}
-				return
-			}
-			at = next
-		}
-		key := keyOf(path)
-		switch at = below(at); {
-		case value != nil:
-			if why := fits(key, value, at); why != "" {
-				found = &Mistake{line, why}
-			}
-		case at.Kind() == reflect.Slice && below(at.Elem()).Kind() == reflect.Struct:
-			found = &Mistake{line, fmt.Sprintf("%s is a list of tables: write [[%[1]s]]", key)}
-		case at.Kind() != reflect.Struct && at.Kind() != reflect.Map && at.Kind() != reflect.Interface || reads(at):
-			found = &Mistake{line, fmt.Sprintf("%s is a table, and must be %s", key, wanted(at))}
+// An Unquoted is a type that reads itself from text (encoding.TextUnmarshaler), and may be written as an integer, too.
+type Unquoted interface {
+	// Unquoted marks the type. It is not called.
+	Unquoted()
+}
+
+// A Problem is what is wrong with a key.
+type Problem uint8
+
+const (
+	UnknownKey   Problem = iota // the table has no such key; see Mismatch.Known
+	SingleTable                 // a list of tables is written where there is one table
+	ListOfTables                // one table is written where there is a list of tables
+	WrongKind                   // the value, or a table, is of another kind than Mismatch.Type
+	NoQuotes                    // the value has no quotes, and its type reads itself from text
+	BadText                     // the type reads itself from text, and refuses this one; see Mismatch.Err
+)
+
+// A Mismatch is the first key of a text that does not fit a type.
+type Mismatch struct {
+	Problem Problem
+	Path    Path // of the key
+	Line    int  // of the key, or of the element of a list that does not fit, from 1
+
+	Known   []string     // UnknownKey: the keys that the table may have
+	Type    reflect.Type // WrongKind, NoQuotes: the type that is wanted, no pointer
+	Found   string       // WrongKind, NoQuotes: TOML's word for the kind of the value; "table" for a section
+	Element bool         // WrongKind, NoQuotes, BadText: it is an element of the list that the key has
+	Value   string       // NoQuotes, BadText: the value as it is written, without quotes
+	Err     error        // BadText: the error of the type
+}
+
+// Check compares the tables, keys and values of text, which must be TOML, with a value of type t that it is to be decoded
+// into. It returns the first key that does not fit, nil if all do.
+//
+// For each key it goes down from t by the names of the path: through fields, maps and lists of tables. A name that the
+// struct does not have, or a table where there is none, is the mismatch. Then it compares the kind of the value. An
+// interface takes everything.
+func Check(text []byte, t reflect.Type) (found *Mismatch) {
+	Walk(text, func(k Key) {
+		if found == nil {
+			found = check(k, t)
 		}
 	})
-	if found == nil {
-		return nil
-	}
 	return found
+}
+
+// check is Check of one key.
+func check(k Key, t reflect.Type) *Mismatch {
+	for i, part := range k.Path {
+		name, isName := part.(string)
+		t = below(t)
+		above := Mismatch{Path: k.Path[:i], Line: k.Line, Type: t, Found: "table"}
+		switch {
+		case t.Kind() == reflect.Interface || t.Kind() == reflect.Map && !isName:
+			return nil
+		case !isName && t.Kind() == reflect.Slice:
+			t = t.Elem()
+			continue
+		case !isName:
+			above.Problem = SingleTable
+			return &above
+		case isTables(t):
+			above.Problem = ListOfTables
+			return &above
+		case t.Kind() == reflect.Map:
+			t = t.Elem()
+			continue
+		case t.Kind() != reflect.Struct || ReadsText(t):
+			above.Problem = WrongKind
+			return &above
+		}
+		next, ok := field(t, name)
+		if !ok {
+			return &Mismatch{Problem: UnknownKey, Path: k.Path[:i+1], Line: k.Line, Known: keys(t)}
+		}
+		t = next
+	}
+	t = below(t)
+	m := &Mismatch{Path: k.Path, Line: k.Line, Type: t, Found: "table"}
+	switch {
+	case k.Value != nil:
+		if !m.compare(k, k.Value, t) {
+			return m
+		}
+	case isTables(t):
+		m.Problem = ListOfTables
+		return m
+	case t.Kind() != reflect.Struct && t.Kind() != reflect.Map && t.Kind() != reflect.Interface || ReadsText(t):
+		m.Problem = WrongKind
+		return m
+	}
+	return nil
+}
+
+// isTables reports whether t is a list of tables.
+func isTables(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && below(t.Elem()).Kind() == reflect.Struct && !ReadsText(below(t.Elem()))
+}
+
+// compare reports whether value, of key k, can be one of type t. If not, it fills in m.
+func (m *Mismatch) compare(k Key, value *unstable.Node, t reflect.Type) bool {
+	t = below(t)
+	kind := value.Kind
+	m.Problem, m.Type, m.Found, m.Value = WrongKind, t, kinds[kind], string(value.Data)
+	switch {
+	case ReadsText(t):
+		_, unquoted := reflect.Zero(t).Interface().(Unquoted)
+		switch {
+		case kind == unstable.Integer && unquoted:
+			return true
+		case kind == unstable.String:
+			m.Problem = BadText
+			m.Err = reflect.New(t).Interface().(encoding.TextUnmarshaler).UnmarshalText(value.Data)
+			return m.Err == nil
+		case len(value.Data) > 0:
+			m.Problem = NoQuotes
+		}
+		return false
+	case t.Kind() == reflect.Interface:
+		return true
+	case t.Kind() == reflect.String:
+		return kind == unstable.String
+	case t.Kind() == reflect.Bool:
+		return kind == unstable.Bool
+	case t.Kind() == reflect.Struct || t.Kind() == reflect.Map:
+		return kind == unstable.InlineTable // its keys follow
+	case t.Kind() == reflect.Slice:
+		if kind != unstable.Array {
+			return false
+		}
+		for it := value.Children(); it.Next(); {
+			if it.Node().Kind != unstable.Comment && !m.compare(k, it.Node(), t.Elem()) {
+				m.Element = true
+				m.Line = k.lineOf(it.Node())
+				return false
+			}
+		}
+		return true
+	case t.Kind() == reflect.Float32 || t.Kind() == reflect.Float64:
+		return kind == unstable.Float || kind == unstable.Integer
+	}
+	return kind == unstable.Integer
+}
+
+// why is m as [Decode] words it.
+func (m *Mismatch) why() string {
+	key := keyOf(m.Path)
+	switch m.Problem {
+	case UnknownKey:
+		return unknown(key, m.Path[len(m.Path)-1].(string), m.Known)
+	case SingleTable:
+		return fmt.Sprintf("%s is one table: write [%[1]s]", key)
+	case ListOfTables:
+		return fmt.Sprintf("%s is a list of tables: write [[%[1]s]]", key)
+	case NoQuotes:
+		return fmt.Sprintf("%s = %s: it is written in quotes, with its unit", key, Short(m.Value))
+	case BadText:
+		return fmt.Sprintf("%s = %q: %s", key, Short(m.Value), strings.ReplaceAll(m.Err.Error(), "\n", " "))
+	}
+	if m.Found == "table" {
+		return fmt.Sprintf("%s is a table, and must be %s", key, wanted(m.Type))
+	}
+	return fmt.Sprintf("%s is a TOML %s, and must be %s", key, m.Found, wanted(m.Type))
 }
 
 // below is what t points to.
@@ -77,8 +186,8 @@ func below(t reflect.Type) reflect.Type {
 	return t
 }
 
-// reads reports whether a value of type t reads itself from text.
-func reads(t reflect.Type) bool { return reflect.PointerTo(t).Implements(unmarshaler) }
+// ReadsText reports whether a value of type t reads itself from text (encoding.TextUnmarshaler): it is written in quotes.
+func ReadsText(t reflect.Type) bool { return reflect.PointerTo(t).Implements(unmarshaler) }
 
 // keyOf is the last name of a path.
 func keyOf(path Path) string {
@@ -96,9 +205,9 @@ func field(t reflect.Type, name string) (reflect.Type, bool) {
 	return f.Type, ok && name != ""
 }
 
-// unknown says that there is no key of a name, and which was probably meant.
-func unknown(name string, known []string) string {
-	why := fmt.Sprintf("there is no key %q", Short(name))
+// unknown says that there is no key of a name, which is shown shortened, and which was probably meant.
+func unknown(shown, name string, known []string) string {
+	why := fmt.Sprintf("there is no key %q", shown)
 	if near := Nearest(name, known); near != "" {
 		return why + fmt.Sprintf(": did you mean %q?", near)
 	}
@@ -110,73 +219,16 @@ var kinds = map[unstable.Kind]string{unstable.String: "string", unstable.Bool: "
 	unstable.Float: "float", unstable.Array: "array", unstable.InlineTable: "inline table", unstable.DateTime: "date",
 	unstable.LocalDate: "date", unstable.LocalTime: "time", unstable.LocalDateTime: "date"}
 
-// fits says why the value of key can't be one of type t; "": it can.
-func fits(key string, value *unstable.Node, t reflect.Type) string {
-	t = below(t)
-	kind := value.Kind
-	ok := true
-	switch {
-	case reads(t):
-		if kind != unstable.String {
-			if len(value.Data) > 0 {
-				return fmt.Sprintf("%s = %s: it is written in quotes, with its unit", key, Short(string(value.Data)))
-			}
-			ok = false
-			break
-		}
-		err := reflect.New(t).Interface().(encoding.TextUnmarshaler).UnmarshalText(value.Data)
-		if err != nil {
-			return fmt.Sprintf("%s = %q: %s", key, Short(string(value.Data)), strings.ReplaceAll(err.Error(), "\n", " "))
-		}
-	case t.Kind() == reflect.Interface:
-	case t.Kind() == reflect.String:
-		ok = kind == unstable.String
-	case t.Kind() == reflect.Bool:
-		ok = kind == unstable.Bool
-	case t.Kind() == reflect.Struct || t.Kind() == reflect.Map:
-		ok = kind == unstable.InlineTable
-		if ok && t.Kind() == reflect.Map {
-			for it := value.Children(); it.Next(); {
-				if it.Node().Kind != unstable.KeyValue {
-					continue
-				}
-				if why := fits(key, it.Node().Value(), t.Elem()); why != "" {
-					return why
-				}
-			}
-		}
-	case t.Kind() == reflect.Slice:
-		if ok = kind == unstable.Array; ok {
-			for it := value.Children(); it.Next(); {
-				if it.Node().Kind == unstable.Comment {
-					continue
-				}
-				if why := fits(key, it.Node(), t.Elem()); why != "" {
-					return why
-				}
-			}
-		}
-	case t.Kind() == reflect.Float32 || t.Kind() == reflect.Float64:
-		ok = kind == unstable.Float || kind == unstable.Integer
-	default:
-		ok = kind == unstable.Integer
-	}
-	if ok {
-		return ""
-	}
-	return fmt.Sprintf("%s is a TOML %s, and must be %s", key, kinds[kind], wanted(t))
-}
-
 // wanted is how a value of type t is written.
 func wanted(t reflect.Type) string {
 	switch t = below(t); {
-	case reads(t) || t.Kind() == reflect.String:
+	case ReadsText(t) || t.Kind() == reflect.String:
 		return "text in quotes"
 	case t.Kind() == reflect.Bool:
 		return "true or false"
 	case t.Kind() == reflect.Struct || t.Kind() == reflect.Map:
 		return "a table"
-	case t.Kind() == reflect.Slice && below(t.Elem()).Kind() == reflect.Struct:
+	case isTables(t):
 		return "a list of tables"
 	case t.Kind() == reflect.Slice:
 		return "a list, in brackets"

@@ -1,0 +1,112 @@
+package tomlstrict
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// checkLeast compares what text names with the tags of v's fields: a number that is written must be at least what the
+// tag "least" says, and at most what the tag "most" says, both written as the file would write them. What text does
+// not name has its default, and is not looked at; so a 0 that is written is never taken for nothing written.
+func checkLeast(text []byte, v any) error {
+	var found error
+	Walk(text, func(k Key) {
+		path, line, value := k.Path, k.Line, k.Value
+		if found != nil || value == nil {
+			return
+		}
+		f, field, ok := at(reflect.ValueOf(v), path)
+		if !ok {
+			return
+		}
+		least, most := field.Tag.Get("least"), field.Tag.Get("most")
+		number, ok := numberOf(f)
+		if !ok || least == "" {
+			return
+		}
+		if !(number >= limitOf(f.Type(), least)) || most != "" && number > limitOf(f.Type(), most) {
+			why := fmt.Sprintf("%s = %s: it is %s or more", path[len(path)-1], value.Data, least)
+			if most != "" {
+				why = fmt.Sprintf("%s = %s: it is from %s to %s", path[len(path)-1], value.Data, least, most)
+			}
+			if field.Tag.Get("usual") != "none" {
+				why += ", or left out for what is usual"
+			}
+			found = &Mistake{line, why}
+		}
+	})
+	return found
+}
+
+// at is the field of v that path leads to.
+func at(v reflect.Value, path Path) (f reflect.Value, field reflect.StructField, ok bool) {
+	for _, k := range path {
+		for v.Kind() == reflect.Pointer && !v.IsNil() {
+			v = v.Elem()
+		}
+		switch k := k.(type) {
+		case int:
+			if v.Kind() != reflect.Slice || k >= v.Len() {
+				return v, field, false
+			}
+			v = v.Index(k)
+		case string:
+			if v.Kind() != reflect.Struct {
+				return v, field, false
+			}
+			if v, field, ok = named(v, k); !ok {
+				return v, field, false
+			}
+		}
+	}
+	for v.Kind() == reflect.Pointer && !v.IsNil() {
+		v = v.Elem()
+	}
+	return v, field, true
+}
+
+// named is the field of struct v that TOML calls name, those of embedded structs among them.
+func named(v reflect.Value, name string) (reflect.Value, reflect.StructField, bool) {
+	t := v.Type()
+	for i := range t.NumField() {
+		field := t.Field(i)
+		tag, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
+		if tag == name {
+			return v.Field(i), field, true
+		}
+		if field.Anonymous && tag == "" && field.Type.Kind() == reflect.Struct {
+			if f, sub, ok := named(v.Field(i), name); ok {
+				return f, sub, true
+			}
+		}
+	}
+	return v, reflect.StructField{}, false
+}
+
+func numberOf(v reflect.Value) (float64, bool) {
+	switch {
+	case v.CanInt():
+		return float64(v.Int()), true
+	case v.CanFloat():
+		return v.Float(), true
+	}
+	return 0, false
+}
+
+// limitOf reads a tag as a value of type t. The tags are this program's own: one that can't be read is a mistake in it.
+func limitOf(t reflect.Type, tag string) float64 {
+	v := reflect.New(t)
+	var err error
+	if u, ok := v.Interface().(encoding.TextUnmarshaler); ok {
+		err = u.UnmarshalText([]byte(tag))
+	} else {
+		_, err = fmt.Sscan(tag, v.Interface())
+	}
+	if err != nil {
+		panic(fmt.Sprintf("tomlstrict: the tag %q of a %s: %v", tag, t, err))
+	}
+	n, _ := numberOf(v.Elem())
+	return n
+}
