@@ -102,14 +102,18 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 		p.first = float64(share.Worker) / float64(share.Workers) / p.from
 	}
 	if unsent := f.openLoop(ctx, start, start+int64(length)+overtime, p, pick, fire); unsent > 0 {
-		ls := f.loops[0]
-		f.each([]*client{{}}, func(*loopState, *client) {
-			y := ls.tally(id)
+		f.count(id, func(_ *loopState, y *tally) {
 			y.Intended += unsent
 			y.Unsent += unsent
 		})
 	}
 	return nil
+}
+
+// count lets add change the counts of a step that no client's loop has counted. It runs on the first loop, and count
+// returns when it has.
+func (f *Fleet) count(id uint16, add func(ls *loopState, y *tally)) {
+	f.each([]*client{{}}, func(ls *loopState, _ *client) { add(ls, ls.tally(id)) })
 }
 
 func (f *Fleet) groupSize(name string) int {
@@ -364,9 +368,7 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 	}
 	<-ctx.Done()
 	st := h.Stop()
-	ls := f.loops[0]
-	f.each([]*client{{}}, func(*loopState, *client) {
-		y := ls.tally(id)
+	f.count(id, func(ls *loopState, y *tally) {
 		y.Intended += st.Attempts
 		y.Sent += st.Attempts
 		y.Failed += st.Refused

@@ -258,7 +258,7 @@ func (f *Fleet) unsaid(c *client, to []byte, why Refusal) {
 func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	p := &f.sc.Phases[k]
 	id := f.first[k]
-	slots := f.setSlots(p.InFlight)
+	f.setSlots(p.InFlight)
 	type pair struct{ who, whom *client }
 	var pairs []pair
 	if p.Stars > 0 {
@@ -280,33 +280,46 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		}
 	}
 	for _, x := range pairs {
-		select {
-		case slots.ch <- struct{}{}:
-		case <-ctx.Done():
-			return fmt.Errorf("subscriptions took too long: %w", ctx.Err())
-		}
-		ls := f.loops[x.who.loop]
 		bare := f.target.name(int(x.whom.index)) + "@" + f.target.Domain
-		ls.loop.Post(func() {
-			c := x.who
-			y := ls.tally(id)
-			y.Intended++
-			y.Expected++
-			if c.conn == nil || !c.online.Load() {
-				y.Failed++
-				f.failed.Add(1)
-				f.freeSlot()
-				f.tell()
-				return
-			}
-			y.Sent++
-			c.waits = append(c.waits, wait{step: id, at: now(), to: bare, who: x.whom})
-			b := append(f.scratch(c), "<presence type='subscribe' to='"...)
+		err := f.request(ctx, x.who, wait{step: id, to: bare, who: x.whom}, func(b []byte) []byte {
+			b = append(b, "<presence type='subscribe' to='"...)
 			b = xmlstream.AppendValue(b, bare)
-			c.conn.Append(append(b, "'/>"...))
+			return append(b, "'/>"...)
 		})
+		if err != nil {
+			return fmt.Errorf("subscriptions took too long: %w", err)
+		}
 	}
 	return f.emptySlots(ctx, "subscriptions")
+}
+
+// request waits for a place among the operations in flight, and then sends a join or a subscription of c, which w
+// describes: stanza appends it to a buffer of c's loop. settleWait takes the answer. A client that is not online is
+// counted as a failure. The error is that of ctx.
+func (f *Fleet) request(ctx context.Context, c *client, w wait, stanza func(b []byte) []byte) error {
+	select {
+	case f.slots.Load().ch <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ls := f.loops[c.loop]
+	ls.loop.Post(func() {
+		y := ls.tally(w.step)
+		y.Intended++
+		y.Expected++
+		if c.conn == nil || !c.online.Load() {
+			y.Failed++
+			f.failed.Add(1)
+			f.freeSlot()
+			f.tell()
+			return
+		}
+		y.Sent++
+		w.at = now()
+		c.waits = append(c.waits, w)
+		c.conn.Append(stanza(f.scratch(c)))
+	})
+	return nil
 }
 
 // emptySlots waits until nothing is on its way.
@@ -398,28 +411,9 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) er
 		rooms[i] = &room{jid: fmt.Sprintf("bench%x-%d@%s", f.run, from+i, f.target.Rooms)}
 	}
 	enter := func(c *client, r *room) error {
-		select {
-		case f.slots.Load().ch <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		ls := f.loops[c.loop]
-		ls.loop.Post(func() {
-			y := ls.tally(id)
-			y.Intended++
-			y.Expected++
-			if c.conn == nil || !c.online.Load() {
-				y.Failed++
-				f.failed.Add(1)
-				f.freeSlot()
-				f.tell()
-				return
-			}
-			y.Sent++
-			c.waits = append(c.waits, wait{step: id, at: now(), to: r.jid, room: r})
-			c.conn.Append(fmt.Appendf(f.scratch(c), "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC))
+		return f.request(ctx, c, wait{step: id, to: r.jid, room: r}, func(b []byte) []byte {
+			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC)
 		})
-		return nil
 	}
 	f.setSlots(16)
 	for i, r := range rooms {

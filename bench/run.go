@@ -266,28 +266,16 @@ func (c *collector) tick() error {
 		c.all.add(t)
 		c.second.add(t)
 		c.bound += t.Bound
-		addUsage(&c.client, t.Usage)
+		c.client.Add(t.Usage)
 	}
 	c.run.Sessions = max(c.run.Sessions, c.bound)
 	return nil
 }
 
-func addUsage(to *result.Usage, u result.Usage) {
-	to.CPU += u.CPU
-	to.User += u.User
-	to.RSS += u.RSS
-	to.PSS += u.PSS
-	to.FDs += u.FDs
-	to.Threads += u.Threads
-	to.Voluntary += u.Voluntary
-	to.Involuntary += u.Involuntary
-	to.Sockets = max(to.Sockets, u.Sockets)
-}
-
 // sample closes a second, or what Options.Every says.
 func (c *collector) sample() {
 	now := time.Now()
-	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: sampler.Sub(c.client, c.lastCl),
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: c.client.Since(c.lastCl),
 		LagP99: result.Millis(c.second.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
 	c.lastCl = c.client
 	by := map[string]*tally{}
@@ -308,7 +296,7 @@ func (c *collector) sample() {
 	}
 	if c.server != nil {
 		if u, err := c.server.Usage(); err == nil {
-			d := sampler.Sub(u, c.lastServer)
+			d := u.Since(c.lastServer)
 			c.lastServer = u
 			s.Server = &d
 		}
@@ -401,13 +389,13 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	q := &c.run.Phases[len(c.run.Phases)-1]
 	q.To = time.Since(c.began).Seconds()
 	q.Sessions = c.bound
-	q.Client = sampler.Sub(c.client, client)
+	q.Client = c.client.Since(client)
 	if c.server != nil {
 		u, err := c.server.Usage()
 		if err != nil {
 			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
 		}
-		d := sampler.Sub(u, before)
+		d := u.Since(before)
 		d.PSS, _ = c.server.PSS()
 		if p.Kind == Settle {
 			q.Slabs = c.grown()

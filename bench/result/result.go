@@ -163,6 +163,29 @@ type Usage struct {
 	Slab int64 `json:"slab_bytes,omitempty"`
 }
 
+// Add adds what other processes have used in the same time. Sockets are those of the machine, and are not added up.
+func (u *Usage) Add(o Usage) {
+	u.CPU += o.CPU
+	u.User += o.User
+	u.RSS += o.RSS
+	u.PSS += o.PSS
+	u.FDs += o.FDs
+	u.Threads += o.Threads
+	u.Voluntary += o.Voluntary
+	u.Involuntary += o.Involuntary
+	u.Sockets = max(u.Sockets, o.Sockets)
+}
+
+// Since is the usage between two moments, before and u: the difference of the fields that count up (CPU, User and context
+// switches), and the others as they are in u.
+func (u Usage) Since(before Usage) Usage {
+	u.CPU -= before.CPU
+	u.User -= before.User
+	u.Voluntary -= before.Voluntary
+	u.Involuntary -= before.Involuntary
+	return u
+}
+
 // A Figure is one number of a run that a table, a gate or a comparison may name.
 type Figure struct {
 	Name   string  `json:"name"` // "<phase>.<step>.<what>" or "<phase>.<what>", e.g. "talk.chat.p99_ms"

@@ -312,13 +312,3 @@ func sockets(root string) int64 {
 	tcp, _, _ = bytes.Cut(tcp, []byte("\n"))
 	return field(tcp, " mem ") * int64(os.Getpagesize())
 }
-
-// Sub is the usage between two moments: of what counts up (CPU, User, context switches) the difference, of the
-// rest what it was at the end.
-func Sub(now, before result.Usage) result.Usage {
-	now.CPU -= before.CPU
-	now.User -= before.User
-	now.Voluntary -= before.Voluntary
-	now.Involuntary -= before.Involuntary
-	return now
-}

@@ -76,7 +76,7 @@ func TestUsage(t *testing.T) {
 	}
 	fs.process(10, 1, 250, 50, 7)
 	want.CPU, want.User, want.Voluntary, want.Involuntary = 1, 1, 200, 0
-	if d := Sub(usage(t, p), before); d != want {
+	if d := usage(t, p).Since(before); d != want {
 		t.Errorf("%+v, not %+v", d, want)
 	}
 }
@@ -191,7 +191,7 @@ func TestSelf(t *testing.T) {
 	}
 	before := usage(t, p)
 	for began := time.Now(); ; {
-		if u := Sub(usage(t, p), before); u.CPU > .05 {
+		if u := usage(t, p).Since(before); u.CPU > .05 {
 			break
 		}
 		if time.Since(began) > 20*time.Second {
