@@ -27,8 +27,8 @@ func (r *room) size() int {
 	return r.occupants
 }
 
-// act does one action of a hold until ctx ends, or its length is over.
-func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Duration, share Share) error {
+// runAction does one action of a hold until ctx ends, or its length is over.
+func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration, share Partition) error {
 	a := &f.sc.Phases[k].Do[j]
 	id := f.actionStep(k, j)
 	list := f.members(a.Group)
@@ -37,7 +37,7 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 		to = f.members(a.To)
 	}
 	if strings.HasPrefix(a.Kind, Hostile) {
-		return f.attack(ctx, a, id, share)
+		return f.runAttack(ctx, a, id, share)
 	}
 	if len(list) == 0 || len(to) == 0 {
 		return nil // all of them are in other processes
@@ -47,16 +47,16 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	}
 	switch a.Kind {
 	case Slow:
-		f.each(list, func(_ *loopState, c *client) {
+		f.onLoops(list, func(_ *loopState, c *client) {
 			if c.conn != nil {
 				c.conn.Pause()
-				c.flags |= flagDeaf
+				c.flags |= flagNotReading
 			}
 		})
 		<-ctx.Done()
-		f.each(list, func(_ *loopState, c *client) {
-			if c.conn != nil && c.flags&flagDeaf != 0 {
-				c.flags &^= flagDeaf
+		f.onLoops(list, func(_ *loopState, c *client) {
+			if c.conn != nil && c.flags&flagNotReading != 0 {
+				c.flags &^= flagNotReading
 				c.conn.Resume()
 			}
 		})
@@ -67,12 +67,12 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	case Presence:
 		var stars []*client
 		for _, c := range list {
-			if c.friends.Load() > 0 {
+			if c.subscribers.Load() > 0 {
 				stars = append(stars, c)
 			}
 		}
 		if list = stars; len(list) == 0 {
-			return Refusal{"nobody has friends to broadcast presence to", "put a befriend phase in front"}
+			return Failure{"nobody has friends to broadcast presence to", "put a befriend phase in front"}
 		}
 	case GroupChat:
 		var in []*client
@@ -82,26 +82,26 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 			}
 		}
 		if list = in; len(list) == 0 {
-			return Refusal{"nobody is in a room", "put a join phase in front"}
+			return Failure{"nobody is in a room", "put a join phase in front"}
 		}
 	}
 	part := 1.0
 	if g := f.groupSize(a.Group); g > 0 {
 		part = float64(len(f.members(a.Group))) / float64(g)
 	}
-	order := newOrder(len(list), f.run)
+	order := newPermutation(len(list), f.run)
 	pick := func(n int) *client { return list[order.at(n)] }
-	fire := f.firing(a, id, list, to, order, start+int64(length)+overtime)
+	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
 		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick, func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
 	}
-	p := &pace{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
+	p := &schedule{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
 		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
 	if p.from > 0 { // processes take turns
-		p.first = float64(share.Worker) / float64(share.Workers) / p.from
+		p.offset = float64(share.Worker) / float64(share.Workers) / p.from
 	}
-	if unsent := f.openLoop(ctx, start, start+int64(length)+overtime, p, pick, fire); unsent > 0 {
+	if unsent := f.openLoop(ctx, start, start+int64(length)+sendGrace, p, pick, fire); unsent > 0 {
 		f.count(id, func(_ *loopState, y *tally) {
 			y.Intended += unsent
 			y.Unsent += unsent
@@ -113,7 +113,7 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 // count lets add change the counts of a step that no client's loop has counted. It runs on the first loop, and count
 // returns when it has.
 func (f *Fleet) count(id uint16, add func(ls *loopState, y *tally)) {
-	f.each([]*client{{}}, func(ls *loopState, _ *client) { add(ls, ls.tally(id)) })
+	f.onLoops([]*client{{}}, func(ls *loopState, _ *client) { add(ls, ls.tally(id)) })
 }
 
 func (f *Fleet) groupSize(name string) int {
@@ -129,7 +129,7 @@ func (f *Fleet) groupSize(name string) int {
 func (f *Fleet) receivers(a *Action, c *client) int {
 	switch a.Kind {
 	case Presence:
-		return int(c.friends.Load())
+		return int(c.subscribers.Load())
 	case GroupChat:
 		if r := c.room; r != nil {
 			return r.size()
@@ -139,17 +139,17 @@ func (f *Fleet) receivers(a *Action, c *client) int {
 }
 
 // An order is a permutation of 0..n-1 without a table: neighbours in it are far from each other.
-type order struct{ n, stride int }
+type permutation struct{ n, stride int }
 
-func newOrder(n int, seed uint32) order {
+func newPermutation(n int, seed uint32) permutation {
 	stride := int(float64(n)*0.6180339887) | 1
 	for stride > 1 && gcd(stride, n) != 1 {
 		stride--
 	}
-	return order{n, max(stride, 1)}
+	return permutation{n, max(stride, 1)}
 }
 
-func (o order) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
+func (o permutation) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
 
 func gcd(a, b int) int {
 	for b != 0 {
@@ -158,12 +158,12 @@ func gcd(a, b int) int {
 	return a
 }
 
-// firing is what one operation of an action does, on the sender's loop. In an open loop, one that comes to its turn
+// operationFunc is what one operation of an action does, on the sender's loop. In an open loop, one that comes to its turn
 // after end is not sent.
-func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end int64) func(ls *loopState, op operation) {
+func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permutation, end int64) func(ls *loopState, op operation) {
 	var zipf sync.Map // loop -> *rand.Zipf
 	partner := func(ls *loopState, op operation) *client {
-		i := o.at(op.n)
+		i := o.at(op.number)
 		switch {
 		case a.Partners == "zipf":
 			z, ok := zipf.Load(ls)
@@ -172,7 +172,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 				zipf.Store(ls, z)
 			}
 			p := to[z.(*rand.Zipf).Uint64()]
-			if p == op.c {
+			if p == op.sender {
 				p = to[(i+1)%len(to)]
 			}
 			return p
@@ -185,7 +185,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 	}
 	open := a.Window == 0
 	return func(ls *loopState, op operation) {
-		c := op.c
+		c := op.sender
 		y := ls.tally(id)
 		y.Intended++
 		n := now()
@@ -195,52 +195,52 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 		}
 		receivers := f.receivers(a, c)
 		y.Expected += uint64(receivers)
-		fail := func(r Refusal) {
+		fail := func(r Failure) {
 			y.Failed += uint64(receivers)
-			ls.refuse(r)
+			ls.countFailure(r)
 			for range receivers {
-				f.ended(&f.steps[id], token{})
+				f.completeDelivery(&f.steps[id], traceID{})
 			}
 		}
 		if !c.online.Load() || c.conn == nil {
-			fail(Refusal{"a sender was not online", "look at the other failures"})
+			fail(Failure{"a sender was not online", "look at the other failures"})
 			return
 		}
-		at := op.at
+		at := op.due
 		if open {
-			y.lag(n - at)
+			y.recordLag(n - at)
 		} else {
 			at = n
 		}
-		t := token{run: f.run, clock: clockID, step: id, from: c.index, at: at}
+		t := traceID{run: f.run, boot: bootID, step: id, from: c.index, at: at}
 		b := f.scratch(c)
 		switch a.Kind {
 		case Chat:
 			p := partner(ls, op)
 			jid := p.jid.Load()
 			if jid == nil || !p.online.Load() {
-				fail(Refusal{"a receiver was not online", "look at the other failures"})
+				fail(Failure{"a receiver was not online", "look at the other failures"})
 				return
 			}
 			t.seq = c.sent.next(id, p.index)
 			b = ls.message(b, t, "chat", *jid, a.Body)
 		case GroupChat:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = ls.message(b, t, "groupchat", c.room.jid, a.Body)
 		case Presence:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<presence id='"...)
 			b = t.append(b)
 			b = append(b, "'><show>"...)
 			b = append(b, [...]string{"away", "chat", "xa", "dnd"}[t.seq&3]...)
 			b = append(b, "</show></presence>"...)
 		case Ping:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='get' id='"...)
 			b = t.append(b)
 			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
 		case Roster:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
 			who, what := t.seq/3%8, t.seq%3 // added, renamed, removed
@@ -258,7 +258,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 			}
 			b = append(b, "</query></iq>"...)
 		case Archive:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
 			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", xmpp.NSMAM, xmpp.NSRSM, a.Page)
@@ -267,7 +267,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 		}
 		ls.buf = b[:0]
 		if !c.conn.Append(b) && !c.conn.Closing() { // what is sent to a closed stream counts as lost
-			fail(Refusal{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
+			fail(Failure{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}
 		y.Sent++
@@ -275,21 +275,21 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 }
 
 // message appends one with so many bytes of text.
-func (ls *loopState) message(b []byte, t token, kind, to string, body int) []byte {
+func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []byte {
 	b = append(append(append(b, "<message type='"...), kind...), "' id='"...)
 	b = t.append(b)
 	b = append(b, "' to='"...)
 	b = xmlstream.AppendValue(b, to)
 	b = append(b, "'><body>"...)
-	for len(ls.pad) < body {
-		ls.pad = append(ls.pad, "But soft, what light through yonder window breaks? It is the east. "...)
+	for len(ls.filler) < body {
+		ls.filler = append(ls.filler, "But soft, what light through yonder window breaks? It is the east. "...)
 	}
-	b = append(b, ls.pad[:body]...)
+	b = append(b, ls.filler[:body]...)
 	return append(b, "</body></message>"...)
 }
 
-// turnPage notes where an archive's next page begins: pages are read from the newest back.
-func (f *Fleet) turnPage(c *client, e xmlstream.Element) {
+// notePage notes where an archive's next page begins: pages are read from the newest back.
+func (f *Fleet) notePage(c *client, e xmlstream.Element) {
 	fin, ok := e.Child(xmpp.ArchiveEnd)
 	if !ok {
 		return
@@ -317,7 +317,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 		for i := range some {
 			some[i] = list[(at+i)%len(list)]
 		}
-		f.each(some, func(ls *loopState, c *client) {
+		f.onLoops(some, func(ls *loopState, c *client) {
 			if c.conn == nil || !c.online.Load() {
 				return
 			}
@@ -337,7 +337,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 				return
 			}
 			for n := 0; n < ahead; {
-				k := token{run: f.run, clock: clockID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
+				k := traceID{run: f.run, boot: bootID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
 				b := ls.message(f.scratch(c), k, "chat", *jid, a.Body)
 				ls.buf = b[:0]
 				if n += len(b); !c.conn.Append(b) {
@@ -355,9 +355,9 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 	}
 }
 
-// attack runs connections that mean no good beside the others.
-func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) error {
-	cfg := f.attackers(a, share)
+// runAttack runs connections that mean no good beside the others.
+func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Partition) error {
+	cfg := f.attackConfig(a, share)
 	if cfg.Connections == 0 {
 		return nil // all of them are in other processes
 	}
@@ -374,17 +374,17 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 		y.Failed += st.Refused
 		y.Expected += st.Refused
 		if st.Err != nil {
-			r := Refusal{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), "it shows less than it should"}
-			ls.refusals = append(ls.refusals, r.count(st.Failed))
+			r := Failure{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), "it shows less than it should"}
+			ls.failures = append(ls.failures, r.counted(st.Failed))
 		}
 	})
 	return nil
 }
 
-// attackers are this process's share of an attack. Their accounts are those behind the clients'.
-func (f *Fleet) attackers(a *Action, share Share) hostile.Config {
-	from, to := share.of(a.Count)
-	if share.Apart == OnlyThose {
+// attackConfig are this process's share of an attack. Their accounts are those behind the clients'.
+func (f *Fleet) attackConfig(a *Action, share Partition) hostile.Config {
+	from, to := share.rangeOf(a.Count)
+	if share.Groups == ApartGroups {
 		from, to = 0, 0
 	}
 	t, first := f.target, f.sc.Clients.Count

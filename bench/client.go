@@ -16,30 +16,30 @@ import (
 
 // A client is one connection and its account. All of it belongs to the client's loop, but for what is atomic.
 type client struct {
-	conn    *reactor.Conn
-	in      xmlstream.Stream
-	login   *login // while it logs in
-	heard   flows
-	sent    counters
-	jid     atomic.Pointer[string] // full, once bound
-	index   uint32                 // in the whole fleet: the number of its account
-	loop    uint16
-	online  atomic.Bool
-	flags   uint8
-	friends atomic.Int32 // who are subscribed to it
-	sm      *smState     // with stream management
-	room    *room        // that it is in
-	waits   []wait       // joins and subscriptions that are not answered
-	page    string       // of the archive, to go on in front of
-	token   *fastToken
+	conn        *reactor.Conn
+	in          xmlstream.Stream
+	login       *login // while it logs in
+	received    sequences
+	sent        counters
+	jid         atomic.Pointer[string] // full, once bound
+	index       uint32                 // in the whole fleet: the number of its account
+	loop        uint16
+	online      atomic.Bool
+	flags       uint8
+	subscribers atomic.Int32     // who are subscribed to it
+	sm          *smState         // with stream management
+	room        *room            // that it is in
+	pending     []pendingRequest // joins and subscriptions that are not answered
+	page        string           // of the archive, to go on in front of
+	fast        *fastToken
 }
 
 const (
-	flagSM     = 1 << iota // stanzas are counted
-	flagLeave              // it is meant to go
-	flagDeaf               // it does not read
-	flagEnded              // why it ends has been counted
-	flagFloods             // in some phase: its socket keeps little
+	flagSM             = 1 << iota // stanzas are counted
+	flagLeaving                    // it is meant to go
+	flagNotReading                 // it does not read
+	flagFailureCounted             // why it ends has been counted
+	flagFloods                     // in some phase: its socket keeps little
 )
 
 // smState is stream management (XEP-0198): how many stanzas were received, for the server's requests.
@@ -48,12 +48,12 @@ type smState struct {
 }
 
 // A wait is a join or a subscription that was asked for.
-type wait struct {
-	step uint16
-	at   int64
-	to   string  // the room or contact, a bare JID
-	room *room   // of a join
-	who  *client // of a subscription
+type pendingRequest struct {
+	step    uint16
+	at      int64
+	to      string  // the room or contact, a bare JID
+	room    *room   // of a join
+	contact *client // of a subscription
 }
 
 // handler is the reactor's way to clients.
@@ -69,10 +69,10 @@ func (h handler) OnOpen(conn *reactor.Conn) {
 		conn.Close(nil)
 		return
 	}
-	c.login.mark(h.f, &c.login.opened, h.f.stepOf(c.login, partConnect), h.state(conn))
+	c.login.endPart(h.f, &c.login.opened, h.f.stepOf(c.login, partConnect), h.state(conn))
 	conn.Arm(conn.Loop().Tick().After(time.Duration(h.f.sc.Clients.Timeout)))
 	if h.f.sc.Clients.TLS != "direct" {
-		c.header(h.f)
+		c.openStream(h.f)
 	}
 }
 
@@ -82,18 +82,18 @@ func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 	if c.login == nil {
 		return
 	}
-	c.login.secure, c.login.shaking = true, false
+	c.login.secure, c.login.handshaking = true, false
 	h.f.secured(st)
 	conn.Settle()
-	c.login.mark(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
-	c.header(h.f)
+	c.login.endPart(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
+	c.openStream(h.f)
 }
 
 // OnTimer ends a login that takes too long.
 func (h handler) OnTimer(conn *reactor.Conn) {
 	c := conn.Owner.(*client)
 	if c.login != nil {
-		h.f.loginFailed(c, Refusal{fmt.Sprintf("a login took over %v (%s)", time.Duration(h.f.sc.Clients.Timeout), c.login.where()), "the server is overloaded: log in slower, or set clients.timeout"})
+		h.f.loginFailed(c, Failure{fmt.Sprintf("a login took over %v (%s)", time.Duration(h.f.sc.Clients.Timeout), c.login.describe()), "the server is overloaded: log in slower, or set clients.timeout"})
 		conn.Close(nil)
 	}
 }
@@ -110,33 +110,33 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 	ls := h.state(conn)
 	c.conn = nil
 	c.in.Reset(h.f.limits)
-	h.f.left(c)
+	h.f.markOffline(c)
 	switch {
 	case c.login != nil:
 		if err == nil {
-			err = Refusal{"the server closed the connection (" + c.login.where() + ")", "look at its log and its limits"}
+			err = Failure{"the server closed the connection (" + c.login.describe() + ")", "look at its log and its limits"}
 		}
 		h.f.loginFailed(c, err)
-	case c.flags&(flagLeave|flagEnded) == 0:
+	case c.flags&(flagLeaving|flagFailureCounted) == 0:
 		if err == nil {
-			err = Refusal{"the server closed a session", "look at its log and its limits"}
+			err = Failure{"the server closed a session", "look at its log and its limits"}
 		}
-		ls.refuse(refusalOf(err, &h.f.target))
+		ls.countFailure(failureOf(err, &h.f.target))
 	}
-	if c.flags&flagLeave != 0 {
-		c.flags &^= flagLeave
-		h.f.gone(c)
+	if c.flags&flagLeaving != 0 {
+		c.flags &^= flagLeaving
+		h.f.disconnected(c)
 	}
 }
 
 // OnData takes what the server says.
 func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	c := conn.Owner.(*client)
-	if c.conn != conn || c.flags&flagLeave != 0 && c.login == nil {
+	if c.conn != conn || c.flags&flagLeaving != 0 && c.login == nil {
 		return len(p)
 	}
 	ls := h.state(conn)
-	ls.at = nanos(conn.Loop().Now())
+	ls.readAt = nanos(conn.Loop().Now())
 	ls.parser.Feed(&c.in, p)
 	for {
 		if c.in.Root() == nil {
@@ -157,7 +157,7 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 				conn.Close(nil)
 				return len(p)
 			}
-			if c.login != nil && c.login.shaking {
+			if c.login != nil && c.login.handshaking {
 				return len(p) // nothing in plain may follow
 			}
 			continue
@@ -173,15 +173,15 @@ func (h handler) syntax(ls *loopState, c *client, err error) {
 	if errors.Is(err, xmlstream.ErrNeedMore) {
 		return
 	}
-	if c.login == nil && c.flags&(flagLeave|flagEnded) == 0 {
-		ls.refuse(Refusal{"the server ended a stream", "look at its log and its limits"})
-		c.flags |= flagEnded
+	if c.login == nil && c.flags&(flagLeaving|flagFailureCounted) == 0 {
+		ls.countFailure(Failure{"the server ended a stream", "look at its log and its limits"})
+		c.flags |= flagFailureCounted
 	}
 	c.conn.Close(nil)
 }
 
-// header begins a stream.
-func (c *client) header(f *Fleet) {
+// openStream begins a stream.
+func (c *client) openStream(f *Fleet) {
 	c.in.Reset(f.limits)
 	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
@@ -203,9 +203,9 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 	kind, _ := e.Attr(stanza.AttrType)
 	if id, ok := e.Attr(stanza.AttrID); ok {
-		if t, ok := parseToken(id); ok {
+		if t, ok := parseTraceID(id); ok {
 			if t.run == f.run && int(t.step) < len(f.steps) {
-				f.measured(ls, c, e, t, kind, isIQ)
+				f.countTraced(ls, c, e, t, kind, isIQ)
 			}
 			if !isIQ || string(kind) != "get" && string(kind) != "set" {
 				return
@@ -214,31 +214,31 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 	switch {
 	case isIQ:
-		f.answer(ls, c, e, kind)
+		f.replyIQ(ls, c, e, kind)
 	case isPresence:
 		f.presence(ls, c, e, kind)
 	}
 }
 
-// measured counts a stanza with a token.
-func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token, kind []byte, isIQ bool) {
+// countTraced counts a stanza with a token.
+func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte, isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
 		y.Failed++
-		ls.refuse(stanzaRefusal(s.name, e))
-		f.ended(s, t)
+		ls.countFailure(stanzaFailure(s.name, e))
+		f.completeDelivery(s, t)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.own(e)) {
+	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
 		return // one's own presence comes back (RFC 6121 §4.2.2), and stands for nothing
 	}
 	if isIQ {
-		f.turnPage(c, e)
+		f.notePage(c, e)
 	}
-	h := c.heard.of(t.step, t.from)
+	h := c.received.of(t.step, t.from)
 	next := h.next
-	was := h.arrived(t.seq)
+	was := h.arrive(t.seq)
 	if s.flood {
 		y.Expected += uint64(h.next - next)
 	}
@@ -251,17 +251,17 @@ func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token,
 			y.Reordered++
 		}
 	}
-	if t.clock == clockID {
-		y.done(ls.at-t.at, s.late)
+	if t.boot == bootID {
+		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
 		y.Done++ // on another machine's clock
 	}
-	f.ended(s, t)
+	f.completeDelivery(s, t)
 }
 
-// own reports whether a message is only the wrapper of a copy (XEP-0280): what is in it is not meant for
+// isCarbon reports whether a message is only the wrapper of a copy (XEP-0280): what is in it is not meant for
 // this resource.
-func (f *Fleet) own(e xmlstream.Element) bool {
+func (f *Fleet) isCarbon(e xmlstream.Element) bool {
 	if !f.sc.Clients.Carbons {
 		return false
 	}
@@ -270,7 +270,7 @@ func (f *Fleet) own(e xmlstream.Element) bool {
 	return in || out
 }
 
-func stanzaRefusal(what string, e xmlstream.Element) Refusal {
+func stanzaFailure(what string, e xmlstream.Element) Failure {
 	x, _ := e.Child(stanza.ErrorName)
 	cond := cmp.Or(xmpp.Condition(x, stanza.NSStanzas), "error")
 	remedy := "look at the server's log"
@@ -286,7 +286,7 @@ func stanzaRefusal(what string, e xmlstream.Element) Refusal {
 	case "remote-server-not-found", "remote-server-timeout":
 		remedy = "is --domain the server's?"
 	}
-	return Refusal{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
+	return Failure{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
 }
 
 // nonza takes what is no stanza.
@@ -295,13 +295,13 @@ func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	case e.Is(xmpp.SMRequest) && c.flags&flagSM != 0:
 		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", xmpp.NSSM, c.sm.h))
 	case e.Is(xmpp.StreamFailure):
-		ls.refuse(streamRefusal(e))
-		c.flags |= flagEnded
+		ls.countFailure(streamFailure(e))
+		c.flags |= flagFailureCounted
 		c.conn.Close(nil)
 	}
 }
 
-func streamRefusal(e xmlstream.Element) Refusal {
+func streamFailure(e xmlstream.Element) Failure {
 	cond := cmp.Or(xmpp.Condition(e, stanza.NSStreams), "error")
 	remedy := "look at the server's log"
 	switch cond {
@@ -314,15 +314,15 @@ func streamRefusal(e xmlstream.Element) Refusal {
 	case "system-shutdown":
 		remedy = "the server was stopped"
 	}
-	return Refusal{fmt.Sprintf("the server ended a stream with %.60s", cond), remedy}
+	return Failure{fmt.Sprintf("the server ended a stream with %.60s", cond), remedy}
 }
 
-// answer takes an iq that is no answer to what is measured.
-func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
+// replyIQ takes an iq that is no answer to what is measured.
+func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {
 	case "result", "error":
-		f.asked(string(id), e)
+		f.deliverIQ(string(id), e)
 		return
 	}
 	b := append(f.scratch(c), "<iq type='"...)

@@ -23,9 +23,9 @@ func (c *collector) figures() {
 		}
 	}
 	for i, p := range r.Phases {
-		r.Figures = append(r.Figures, told(r, p)...)
+		r.Figures = append(r.Figures, serverFigures(r, p)...)
 		wall := p.To - p.From
-		kind := c.sc.Phases[i].Kind
+		kind := c.scenario.Phases[i].Kind
 		login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
 		switch {
 		case kind == Storm && login >= 0:
@@ -48,7 +48,7 @@ func (c *collector) figures() {
 		if wall > 0 {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
 		}
-		if t, ok := c.turns[p.Name]; ok {
+		if t, ok := c.loopTurns[p.Name]; ok {
 			add(p.Name+".long_turns", t.long, "count", "lower", "turns of the server's loops of over 20 ms")
 			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower", "longest turn of the server's loops since it was started")
 			if t.loops > 0 && t.busy > 0 {
@@ -78,7 +78,7 @@ func (c *collector) figures() {
 		if c.isPart(s) {
 			continue
 		}
-		if d := c.lengthOf(s.Phase); d > 0 {
+		if d := c.activeSeconds(s.Phase); d > 0 {
 			add(n+".rate", float64(s.Done)/d, "1/s", "higher", "done in a second")
 		}
 		add(n+".done", float64(s.Done), "count", "higher", "came, each once")
@@ -95,10 +95,10 @@ func (c *collector) figures() {
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
 }
 
-// told are figures that a server written in Go says of itself in its metrics, if those are known: what the
+// serverFigures are figures that a server written in Go says of itself in its metrics, if those are known: what the
 // collector costs, and what of its memory is the store's cache, which grows with what is read and not with
 // sessions.
-func told(r *result.Run, p result.Phase) (list []result.Figure) {
+func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 	var from, to map[string]float64 // at the phase's beginning and end
 	for i := range r.Samples {
 		switch s := &r.Samples[i]; {
@@ -137,24 +137,24 @@ func told(r *result.Run, p result.Phase) (list []result.Figure) {
 
 // settles reports whether the scenario has a phase for memory to be looked at; else it is after a ramp.
 func (c *collector) settles() bool {
-	return slices.ContainsFunc(c.sc.Phases, func(p Phase) bool { return p.Kind == Settle })
+	return slices.ContainsFunc(c.scenario.Phases, func(p Phase) bool { return p.Kind == Settle })
 }
 
 func (c *collector) isPart(s *result.Step) bool {
 	for _, st := range c.steps {
-		if st.part && st.name == s.Name && c.sc.Phases[st.phase].Name == s.Phase {
+		if st.isPart && st.name == s.Name && c.scenario.Phases[st.phase].Name == s.Phase {
 			return true
 		}
 	}
 	return false
 }
 
-// lengthOf is for how many seconds a phase began operations.
-func (c *collector) lengthOf(name string) float64 {
+// activeSeconds is for how many seconds a phase began operations.
+func (c *collector) activeSeconds(name string) float64 {
 	for i, p := range c.run.Phases {
 		if p.Name == name {
 			d := p.To - p.From
-			if q := &c.sc.Phases[i]; q.Kind == Hold {
+			if q := &c.scenario.Phases[i]; q.Kind == Hold {
 				d = min(d, time.Duration(q.Length).Seconds())
 			}
 			return d
@@ -187,15 +187,15 @@ func (c *collector) warn() {
 	cores := float64(runtime.NumCPU())
 	for i, p := range r.Phases {
 		wall := p.To - p.From
-		if kind := c.sc.Phases[i].Kind; wall < 2 || kind != Hold && kind != Storm {
+		if kind := c.scenario.Phases[i].Kind; wall < 2 || kind != Hold && kind != Storm {
 			continue
 		}
 		mine := p.Client.CPU / wall
-		if len(c.o.Agents) == 0 && mine > .85*cores {
+		if len(c.options.Agents) == 0 && mine > .85*cores {
 			warn("the client was the bottleneck in %s: it used %.1f of %.0f cores", p.Name, mine, cores)
 			continue
 		}
-		if p.Server != nil && len(c.o.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
+		if p.Server != nil && len(c.options.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
 			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
 		}
 	}

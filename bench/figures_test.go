@@ -25,7 +25,7 @@ func TestTold(t *testing.T) {
 		{"talk", map[string]float64{"gc_share": .12, "gc_assist_share": .02, "gc_pause_max_ms": 5, "store_cache_bytes": 40}}, // from the end of ramp
 		{"silent", nil},
 	} {
-		got := told(r, result.Phase{Name: x.phase})
+		got := serverFigures(r, result.Phase{Name: x.phase})
 		if len(got) != len(x.want) {
 			t.Errorf("%s: %+v", x.phase, got)
 		}

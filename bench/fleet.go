@@ -23,40 +23,40 @@ import (
 // A Fleet is one process's share of the clients, on loops of its own. Its methods are for one goroutine at
 // a time, the one that runs the phases, but for those that say otherwise.
 type Fleet struct {
-	target Target
-	sc     *Scenario
-	steps  []step
-	first  []uint16 // first step of each phase
-	run    uint32
-	tls    *tls.Config
-	limits xmlstream.LimitID
+	target    Target
+	sc        *Scenario
+	steps     []step
+	firstStep []uint16 // first step of each phase
+	run       uint32
+	tls       *tls.Config
+	limits    xmlstream.LimitID
 
-	r       *reactor.Reactor
+	reactor *reactor.Reactor
 	loops   []*loopState
 	groups  []group
 	clients map[uint32]*client // by index; made once, before anything runs
 
-	keys        sync.Map // mechanism -> sasl.Salted
-	bound_      atomic.Int64
-	leaving     atomic.Int64
-	tokens      atomic.Int64
-	resumed     atomic.Int64
-	seen        atomic.Int32
-	needSession atomic.Bool
-	mechanism   atomic.Value // string: that the last login used
-	cipher      atomic.Value // string: TLS version that was agreed on
+	saltedKeys    sync.Map // mechanism -> sasl.Salted
+	sessions      atomic.Int64
+	disconnecting atomic.Int64
+	fastTokens    atomic.Int64
+	resumedTLS    atomic.Int64
+	featuresSeen  atomic.Int32
+	needsSession  atomic.Bool
+	mechanism     atomic.Value // string: that the last login used
+	cipher        atomic.Value // string: TLS version that was agreed on
 
-	mu     sync.Mutex
-	offers map[string]bool
-	asks   map[string]chan xmlstream.Element
+	mu             sync.Mutex
+	serverFeatures map[string]bool
+	awaitedIQs     map[string]chan xmlstream.Element
 
-	windows []*window // by step, of closed loops
-	news    chan struct{}
-	slots   atomic.Pointer[slots]
-	failed  atomic.Int64
-	worst   atomic.Pointer[Refusal]
-	done    chan error
-	stop    context.CancelFunc
+	windows      []*window // by step, of closed loops
+	notified     chan struct{}
+	inFlight     atomic.Pointer[inFlight]
+	failures     atomic.Int64
+	firstFailure atomic.Pointer[Failure]
+	done         chan error
+	stop         context.CancelFunc
 }
 
 // A group is this process's clients of one group of the scenario.
@@ -66,9 +66,9 @@ type group struct {
 	total   int // in all processes
 }
 
-// floodSend is what the socket of a client that floods keeps: megabytes of each of a thousand would be memory of
+// floodSendBuffer is what the socket of a client that floods keeps: megabytes of each of a thousand would be memory of
 // the machine, and take minutes to arrive at the rate that a server allows.
-const floodSend = 16 << 10
+const floodSendBuffer = 16 << 10
 
 // loopState is what belongs to one loop.
 type loopState struct {
@@ -77,11 +77,11 @@ type loopState struct {
 	parser   *xmlstream.Parser
 	tallies  []*tally // by step
 	lag      *result.Histogram
-	refusals []result.Refusal
+	failures []result.Failure
 	buf      []byte
-	pad      []byte
+	filler   []byte
 	rng      *rand.Rand
-	at       int64 // when what is handled now was read
+	readAt   int64 // when what is handled now was read
 }
 
 func (ls *loopState) tally(id uint16) *tally {
@@ -91,53 +91,53 @@ func (ls *loopState) tally(id uint16) *tally {
 	return ls.tallies[id]
 }
 
-// maxRefusals bounds how many kinds of failure are told apart: their names come from a server.
-const maxRefusals = 50
+// maxFailureKinds bounds how many kinds of failure are told apart: their names come from a server.
+const maxFailureKinds = 50
 
-func (ls *loopState) refuse(r Refusal) {
-	for i := range ls.refusals {
-		if ls.refusals[i].What == r.What {
-			ls.refusals[i].Count++
+func (ls *loopState) countFailure(r Failure) {
+	for i := range ls.failures {
+		if ls.failures[i].What == r.What {
+			ls.failures[i].Count++
 			return
 		}
 	}
-	if len(ls.refusals) == maxRefusals {
-		r = Refusal{What: "other failures"}
-		if n := &ls.refusals[maxRefusals-1]; n.What == r.What {
+	if len(ls.failures) == maxFailureKinds {
+		r = Failure{What: "other failures"}
+		if n := &ls.failures[maxFailureKinds-1]; n.What == r.What {
 			n.Count++
 			return
 		}
-		ls.refusals[maxRefusals-1] = r.count(1)
+		ls.failures[maxFailureKinds-1] = r.counted(1)
 		return
 	}
-	ls.refusals = append(ls.refusals, r.count(1))
+	ls.failures = append(ls.failures, r.counted(1))
 }
 
 // A Share is which part of the clients a worker has.
-type Share struct {
+type Partition struct {
 	Worker, Workers int
-	Apart           Apart
+	Groups          GroupFilter `json:"Apart"`
 }
 
-// Apart is which groups a worker has clients of.
-type Apart uint8
+// GroupFilter is which groups a worker has clients of.
+type GroupFilter uint8
 
 const (
-	Together  Apart = iota // all of them
-	OnlyThose              // those that the scenario wants apart from the others
-	NoneSuch               // the others
+	AllGroups   GroupFilter = iota // all of them
+	ApartGroups                    // those that the scenario wants apart from the others
+	OtherGroups                    // the others
 )
 
-// group is the range of g's clients that is s's.
-func (s Share) group(g *Group) (from, to int) {
-	if s.Apart == OnlyThose && !g.Apart || s.Apart == NoneSuch && g.Apart {
+// rangeOfGroup is the range of g's clients that is s's.
+func (s Partition) rangeOfGroup(g *Group) (from, to int) {
+	if s.Groups == ApartGroups && !g.Apart || s.Groups == OtherGroups && g.Apart {
 		return 0, 0
 	}
-	return s.of(g.Count)
+	return s.rangeOf(g.Count)
 }
 
-// of is the range of n clients that is s's; pairs stay together.
-func (s Share) of(n int) (from, to int) {
+// rangeOf is the range of n clients that is s's; pairs stay together.
+func (s Partition) rangeOf(n int) (from, to int) {
 	cut := func(k int) int {
 		if k == s.Workers {
 			return n
@@ -148,7 +148,7 @@ func (s Share) of(n int) (from, to int) {
 }
 
 // NewFleet starts the loops and connects nobody. run is a number that all workers of a run share.
-func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
+func NewFleet(sc *Scenario, t Target, share Partition, run uint32) (*Fleet, error) {
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
@@ -161,8 +161,8 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
-		offers: make(map[string]bool), asks: make(map[string]chan xmlstream.Element), news: make(chan struct{}, 1), done: make(chan error, 1)}
-	f.steps, f.first = plan(sc)
+		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element), notified: make(chan struct{}, 1), done: make(chan error, 1)}
+	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
 	// What connections of the fleet hold is bounded by what it sends, and its own server is no attacker.
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
@@ -170,7 +170,7 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.r = r
+	f.reactor = r
 	for i, l := range r.Loops() {
 		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail), tallies: make([]*tally, len(f.steps)),
 			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
@@ -184,7 +184,7 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	offset := 0
 	for i := range sc.Groups {
 		g := &sc.Groups[i]
-		from, to := share.group(g)
+		from, to := share.rangeOfGroup(g)
 		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
 		for i := from; i < to; i++ {
 			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))} // pairs share a loop no more often than chance would have it
@@ -217,7 +217,7 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 	for i, p := range sc.Phases {
 		first = append(first, uint16(len(steps)))
 		add := func(name string, open, part bool, late time.Duration) {
-			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, part: part, late: late})
+			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, isPart: part, lateAfter: late})
 		}
 		logins := func() {
 			add("login", p.Rate > 0 || p.Kind == Storm, false, time.Second)
@@ -243,7 +243,7 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 
 // actionStep is the number of the j-th action of phase k.
 func (f *Fleet) actionStep(k, j int) uint16 {
-	return f.first[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
+	return f.firstStep[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
 }
 
 // members are this process's clients of the named groups.
@@ -259,22 +259,22 @@ func (f *Fleet) members(names ...string) (list []*client) {
 }
 
 // Bound is how many clients are online. Any goroutine.
-func (f *Fleet) Bound() int { return int(f.bound_.Load()) }
+func (f *Fleet) Bound() int { return int(f.sessions.Load()) }
 
 // scratch is a buffer of c's loop; on that loop.
 func (f *Fleet) scratch(c *client) []byte { return f.loops[c.loop].buf[:0] }
 
-func (f *Fleet) tell() {
+func (f *Fleet) notify() {
 	select {
-	case f.news <- struct{}{}:
+	case f.notified <- struct{}{}:
 	default:
 	}
 }
 
-// wait waits for news; false if ctx is over.
-func (f *Fleet) wait(ctx context.Context) bool {
+// awaitNotify waits for news; false if ctx is over.
+func (f *Fleet) awaitNotify(ctx context.Context) bool {
 	select {
-	case <-f.news:
+	case <-f.notified:
 		return true
 	case <-ctx.Done():
 		return false
@@ -284,7 +284,7 @@ func (f *Fleet) wait(ctx context.Context) bool {
 // dial begins a login that was meant to begin at intended, as step. On any goroutine, while c has no
 // connection and no login.
 func (f *Fleet) dial(c *client, step uint16, intended int64) {
-	f.loops[c.loop].loop.Post(f.dialling(c, step, intended))
+	f.loops[c.loop].loop.Post(f.dialFunc(c, step, intended))
 }
 
 // dialAll dials all of list, few at a time: what else the loops have to do waits for those, not for all.
@@ -295,7 +295,7 @@ func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
 		some := list[:min(few, len(list))]
 		list = list[len(some):]
 		for _, c := range some {
-			d := f.dialling(c, step, intended)
+			d := f.dialFunc(c, step, intended)
 			wg.Add(1)
 			if !f.loops[c.loop].loop.Post(func() { defer wg.Done(); d() }) {
 				wg.Done()
@@ -305,8 +305,8 @@ func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
 	}
 }
 
-// dialling is what dial does on c's loop.
-func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
+// dialFunc is what dial does on c's loop.
+func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 	ls := f.loops[c.loop]
 	return func() {
 		n := now()
@@ -314,18 +314,18 @@ func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
 		y.Intended++
 		y.Sent++
 		y.Expected++
-		y.lag(n - intended)
+		y.recordLag(n - intended)
 		c.login = &login{step: step, intended: intended, last: intended}
-		c.flags &^= flagEnded
-		c.heard.forget(f.first[f.steps[step].phase])
+		c.flags &^= flagFailureCounted
+		c.received.discardBefore(f.firstStep[f.steps[step].phase])
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
 		if c.flags&flagFloods != 0 {
-			cfg.Send = floodSend
+			cfg.Send = floodSendBuffer
 		}
-		f.r.Dial(ls.loop, cfg, func(err error) {
+		f.reactor.Dial(ls.loop, cfg, func(err error) {
 			ls.loop.Post(func() {
 				if c.conn == nil {
 					f.loginFailed(c, err)
@@ -342,15 +342,15 @@ func (f *Fleet) loginFailed(c *client, err error) {
 		return
 	}
 	c.login = nil
-	c.flags |= flagEnded
+	c.flags |= flagFailureCounted
 	ls := f.loops[c.loop]
-	r := refusalOf(err, &f.target)
+	r := failureOf(err, &f.target)
 	ls.tally(l.step).Failed++
-	ls.refuse(r)
-	f.failed.Add(1)
-	f.worst.CompareAndSwap(nil, &r)
-	f.freeSlot()
-	f.tell()
+	ls.countFailure(r)
+	f.failures.Add(1)
+	f.firstFailure.CompareAndSwap(nil, &r)
+	f.releaseInFlight()
+	f.notify()
 }
 
 // loggedIn is told that c has all that a client needs.
@@ -358,43 +358,43 @@ func (f *Fleet) loggedIn(ls *loopState, c *client) {
 	l := c.login
 	c.login = nil
 	c.conn.Arm(0)
-	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].late)
+	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].lateAfter)
 	c.online.Store(true)
-	f.bound_.Add(1)
-	f.freeSlot()
-	f.tell()
+	f.sessions.Add(1)
+	f.releaseInFlight()
+	f.notify()
 }
 
-// left notes that c is not online any more.
-func (f *Fleet) left(c *client) {
+// markOffline notes that c is not online any more.
+func (f *Fleet) markOffline(c *client) {
 	if c.online.Swap(false) {
-		f.bound_.Add(-1)
+		f.sessions.Add(-1)
 	}
-	c.flags &^= flagSM | flagDeaf
-	c.sm, c.room, c.waits = nil, nil, nil
-	f.tell()
+	c.flags &^= flagSM | flagNotReading
+	c.sm, c.room, c.pending = nil, nil, nil
+	f.notify()
 }
 
-// gone is told that c, which was meant to go, has gone.
-func (f *Fleet) gone(*client) {
-	f.leaving.Add(-1)
-	f.tell()
+// disconnected is told that c, which was meant to go, has gone.
+func (f *Fleet) disconnected(*client) {
+	f.disconnecting.Add(-1)
+	f.notify()
 }
 
-// slots bound how many operations of a phase are on their way.
-type slots struct{ ch chan struct{} }
+// inFlight bound how many operations of a phase are on their way.
+type inFlight struct{ places chan struct{} }
 
-// setSlots begins with n that are free; 0: there is no bound.
-func (f *Fleet) setSlots(n int) *slots {
-	s := &slots{make(chan struct{}, n)}
-	f.slots.Store(s)
+// limitInFlight begins with n that are free; 0: there is no bound.
+func (f *Fleet) limitInFlight(n int) *inFlight {
+	s := &inFlight{make(chan struct{}, n)}
+	f.inFlight.Store(s)
 	return s
 }
 
-func (f *Fleet) freeSlot() {
-	if s := f.slots.Load(); s != nil {
+func (f *Fleet) releaseInFlight() {
+	if s := f.inFlight.Load(); s != nil {
 		select {
-		case <-s.ch:
+		case <-s.places:
 		default:
 		}
 	}
@@ -402,28 +402,28 @@ func (f *Fleet) freeSlot() {
 
 func (f *Fleet) secured(st *tls.ConnectionState) {
 	if st.DidResume {
-		f.resumed.Add(1)
+		f.resumedTLS.Add(1)
 	}
 	if f.cipher.Load() == nil {
 		f.cipher.Store(tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite))
 	}
 }
 
-// leave ends c's stream, or only its connection. On c's loop.
-func (f *Fleet) leave(c *client, gentle bool) {
+// disconnect ends c's stream, or only its connection. On c's loop.
+func (f *Fleet) disconnect(c *client, gentle bool) {
 	if c.conn == nil {
 		return
 	}
-	c.flags |= flagLeave
-	f.leaving.Add(1)
+	c.flags |= flagLeaving
+	f.disconnecting.Add(1)
 	if gentle {
 		c.conn.Append([]byte(xmpp.EndStream))
 	}
 	c.conn.Close(nil)
 }
 
-// each posts do for each of list, on the loops they belong to, and waits for them.
-func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
+// onLoops posts do for each of list, on the loops they belong to, and waits for them.
+func (f *Fleet) onLoops(list []*client, do func(ls *loopState, c *client)) {
 	by := make([][]*client, len(f.loops))
 	for _, c := range list {
 		by[c.loop] = append(by[c.loop], c)
@@ -449,9 +449,9 @@ func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
 	wg.Wait()
 }
 
-// Tick collects what was counted since the last one. Any goroutine, one at a time.
-func (f *Fleet) Tick() *Tick {
-	k := &Tick{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
+// Collect collects what was counted since the last one. Any goroutine, one at a time.
+func (f *Fleet) Collect() *Counts {
+	k := &Counts{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, ls := range f.loops {
@@ -474,11 +474,11 @@ func (f *Fleet) Tick() *Tick {
 				k.Steps[uint16(id)].add(t)
 				t.clear()
 			}
-			all := total{refusals: k.Refusals}
-			for _, r := range ls.refusals {
-				all.refuse(r)
+			all := total{failures: k.Refusals}
+			for _, r := range ls.failures {
+				all.addFailure(r)
 			}
-			k.Refusals, ls.refusals = all.refusals, nil
+			k.Refusals, ls.failures = all.failures, nil
 		}) {
 			wg.Done()
 		}
@@ -488,8 +488,8 @@ func (f *Fleet) Tick() *Tick {
 	return k
 }
 
-// beat measures the loops' lag until ctx ends: how late a function runs that is posted now.
-func (f *Fleet) beat(ctx context.Context) {
+// measureLag measures the loops' lag until ctx ends: how late a function runs that is posted now.
+func (f *Fleet) measureLag(ctx context.Context) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -515,7 +515,7 @@ type Info struct {
 
 // Info may be called from any goroutine.
 func (f *Fleet) Info() Info {
-	i := Info{Tokens: f.tokens.Load(), Resumed: f.resumed.Load()}
+	i := Info{Tokens: f.fastTokens.Load(), Resumed: f.resumedTLS.Load()}
 	i.Mechanism, _ = f.mechanism.Load().(string)
 	i.Cipher, _ = f.cipher.Load().(string)
 	return i
@@ -525,12 +525,12 @@ func (f *Fleet) Info() Info {
 
 var errNoAnswer = errors.New("no answer in 10 s")
 
-// ask sends an iq of a client that is online and waits for its answer. Any goroutine.
-func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
+// queryIQ sends an iq of a client that is online and waits for its answer. Any goroutine.
+func (f *Fleet) queryIQ(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
 	f.mu.Lock()
-	id := fmt.Sprintf("ask%d", len(f.asks)+1)
+	id := fmt.Sprintf("ask%d", len(f.awaitedIQs)+1)
 	ch := make(chan xmlstream.Element, 1)
-	f.asks[id] = ch
+	f.awaitedIQs[id] = ch
 	f.mu.Unlock()
 	b := fmt.Appendf(nil, "<iq type='%s' id='%s' to='", kind, id)
 	b = xmlstream.AppendValue(b, to)
@@ -545,7 +545,7 @@ func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (x
 	select {
 	case e := <-ch:
 		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return e, stanzaRefusal("a question", e)
+			return e, stanzaFailure("a question", e)
 		}
 		return e, nil
 	case <-ctx.Done():
@@ -553,10 +553,10 @@ func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (x
 	}
 }
 
-// asked hands an answer on.
-func (f *Fleet) asked(id string, e xmlstream.Element) {
+// deliverIQ hands an answer on.
+func (f *Fleet) deliverIQ(id string, e xmlstream.Element) {
 	f.mu.Lock()
-	ch := f.asks[id]
+	ch := f.awaitedIQs[id]
 	f.mu.Unlock()
 	if ch != nil {
 		select {

@@ -73,11 +73,11 @@ func TestAttackersAccounts(t *testing.T) {
 	sc.Phases[1].Do[1].Rate = 100
 	next := 0
 	for w := range 3 {
-		f, err := NewFleet(sc, target, Share{Worker: w, Workers: 3}, 1)
+		f, err := NewFleet(sc, target, Partition{Worker: w, Workers: 3}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := f.attackers(&sc.Phases[1].Do[1], Share{Worker: w, Workers: 3})
+		c := f.attackConfig(&sc.Phases[1].Do[1], Partition{Worker: w, Workers: 3})
 		f.Close()
 		if c.First != next || c.Accounts != 10 || c.User(0) != "bench27" || c.User(9) != "bench36" || c.Rate != float64(10*c.Connections) {
 			t.Errorf("process %d: %d from %d, %s to %s, %g a second", w, c.Connections, c.First, c.User(0), c.User(9), c.Rate)

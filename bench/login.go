@@ -19,36 +19,36 @@ import (
 
 // A login is what a client has while it logs in: from the moment that it was meant to begin.
 type login struct {
-	step     uint16 // of the whole; its parts follow
-	stage    stage
-	shaking  bool // TLS has been asked for
-	secure   bool
-	sasl2    bool
-	fast     bool
-	bound    bool // by Bind 2, within SASL2
-	intended int64
-	opened   int64 // when the connection stood
-	secured  int64
-	authed   int64
-	last     int64
-	sasl     *sasl.Client
-	mac      []byte // of the server, that a token must bring
+	step        uint16 // of the whole; its parts follow
+	stage       stage
+	handshaking bool // TLS has been asked for
+	secure      bool
+	sasl2       bool
+	fast        bool
+	bound       bool // by Bind 2, within SASL2
+	intended    int64
+	opened      int64 // when the connection stood
+	secured     int64
+	authed      int64
+	last        int64
+	sasl        *sasl.Client
+	mac         []byte // of the server, that a token must bring
 }
 
 type stage uint8
 
 const (
-	atFeatures stage = iota
-	atTLS
-	atProof
-	atRestart
-	atBind
-	atRoster
+	awaitFeatures stage = iota
+	awaitProceed
+	awaitSASL
+	awaitFeaturesAgain
+	awaitBind
+	awaitRoster
 )
 
 var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features behind SASL", "binding", "waiting for the roster"}
 
-func (l *login) where() string {
+func (l *login) describe() string {
 	if l.opened == 0 {
 		return "connecting"
 	}
@@ -67,13 +67,13 @@ var partNames = [...]string{"", "connect", "tls", "auth", "bind"}
 
 func (f *Fleet) stepOf(l *login, part uint16) uint16 { return l.step + part }
 
-// mark notes when a part of a login was done, and how long it took.
-func (l *login) mark(f *Fleet, at *int64, step uint16, ls *loopState) {
+// endPart notes when a part of a login was done, and how long it took.
+func (l *login) endPart(f *Fleet, at *int64, step uint16, ls *loopState) {
 	n := nanos(ls.loop.Now())
 	*at = n
 	y := ls.tally(step)
 	y.Sent++
-	y.done(n-l.last, f.steps[step].late)
+	y.done(n-l.last, f.steps[step].lateAfter)
 	l.last = n
 }
 
@@ -87,61 +87,61 @@ type fastToken struct {
 func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	if e.Is(xmpp.StreamFailure) {
-		return streamRefusal(e)
+		return streamFailure(e)
 	}
 	switch l.stage {
-	case atFeatures:
+	case awaitFeatures:
 		if !e.Is(xmpp.Features) {
 			break
 		}
 		if f.sc.Clients.TLS == "starttls" && !l.secure {
 			if _, ok := e.Child(xmpp.StartTLS); !ok {
 				// Never on in clear (attack T11).
-				return Refusal{"the server does not offer STARTTLS", "--tls direct or --tls none"}
+				return Failure{"the server does not offer STARTTLS", "--tls direct or --tls none"}
 			}
-			l.stage = atTLS
+			l.stage = awaitProceed
 			c.conn.Append([]byte(xmpp.RequestTLS))
 			return nil
 		}
 		return f.authenticate(ls, c, e)
-	case atTLS:
+	case awaitProceed:
 		if !e.Is(xmpp.Proceed) {
-			return Refusal{"the server refused STARTTLS", "look at its log: has it a certificate?"}
+			return Failure{"the server refused STARTTLS", "look at its log: has it a certificate?"}
 		}
-		l.shaking, l.stage = true, atFeatures
+		l.handshaking, l.stage = true, awaitFeatures
 		return c.conn.StartTLS(f.tls, reactor.ClientRole)
-	case atProof:
-		return f.prove(ls, c, e)
-	case atRestart:
+	case awaitSASL:
+		return f.saslStep(ls, c, e)
+	case awaitFeaturesAgain:
 		if !e.Is(xmpp.Features) {
 			break
 		}
 		if l.bound {
-			f.seeFeatures(e)
+			f.noteFeatures(e)
 			return f.afterBind(ls, c)
 		}
-		f.seeFeatures(e)
-		l.stage = atBind
+		f.noteFeatures(e)
+		l.stage = awaitBind
 		c.conn.Append(xmpp.AppendBind(f.scratch(c), resource))
 		return nil
-	case atBind:
+	case awaitBind:
 		if !e.Is(stanza.IQName) {
 			return nil // a server may say something else first
 		}
 		jid, ok := xmpp.BoundJID(e)
 		if !ok {
-			return stanzaRefusal("binding", e)
+			return stanzaFailure("binding", e)
 		}
-		f.bound(ls, c, jid)
+		f.noteBound(ls, c, jid)
 		return f.afterBind(ls, c)
-	case atRoster:
+	case awaitRoster:
 		id, _ := e.Attr(stanza.AttrID)
 		if !e.Is(stanza.IQName) || string(id) != "roster" {
 			f.stanza(ls, c, e)
 			return nil
 		}
 		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return stanzaRefusal("asking for the roster", e)
+			return stanzaFailure("asking for the roster", e)
 		}
 		if c.flags&flagSM != 0 {
 			c.sm.h++
@@ -149,7 +149,7 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		f.loggedIn(ls, c)
 		return nil
 	}
-	return Refusal{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.where()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()), "is this an XMPP server for clients?"}
 }
 
 const resource = "bench"
@@ -157,37 +157,37 @@ const resource = "bench"
 // authenticate chooses how.
 func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	f.seeFeatures(e)
+	f.noteFeatures(e)
 	a2, sasl2 := e.Child(xmpp.Authentication)
 	if f.sc.Clients.SASL2 == "off" {
 		sasl2 = false
 	}
 	if !sasl2 && f.sc.Clients.SASL2 == "require" {
-		return Refusal{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
+		return Failure{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
 	}
 	parent, mechanisms := a2, xmpp.Mechanism2
 	if !sasl2 {
 		p, ok := e.Child(xmpp.Mechanisms)
 		if !ok {
-			return Refusal{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
+			return Failure{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
 		}
 		parent, mechanisms = p, xmpp.Mechanism
 	}
 	offered := xmpp.Offered(parent, mechanisms)
-	l.sasl2, l.stage = sasl2, atProof
-	if sasl2 && c.token != nil {
+	l.sasl2, l.stage = sasl2, awaitSASL
+	if sasl2 && c.fast != nil {
 		if inline, ok := parent.Child(xmpp.Inline); ok {
 			if _, ok := inline.Child(xmpp.Fast); ok {
-				return f.showToken(c, parent)
+				return f.authenticateByToken(c, parent)
 			}
 		}
 	}
-	m, err := f.choose(offered, l.secure)
+	m, err := f.chooseMechanism(offered, l.secure)
 	if err != nil {
 		return err
 	}
 	password := f.target.Password
-	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)), Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.salted(m)}
+	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)), Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.cachedSalted(m)}
 	first, err := l.sasl.Start()
 	if err != nil {
 		return err
@@ -198,14 +198,14 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 		return nil
 	}
 	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, m, first)
-	b = f.inline(c, b, parent)
+	b = f.appendInline(c, b, parent)
 	c.conn.Append(append(b, "</authenticate>"...))
 	return nil
 }
 
-// inline adds what is asked for with SASL2: who asks, a resource, a token.
-func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
-	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.agentID(c))
+// appendInline adds what is asked for with SASL2: who asks, a resource, a token.
+func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byte {
+	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.userAgentID(c))
 	inline, ok := offer.Child(xmpp.Inline)
 	if !ok {
 		return b
@@ -213,7 +213,7 @@ func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
 	if _, ok := inline.Child(xmpp.Bind2); ok {
 		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+resource+"</tag></bind>"...)
 	}
-	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.token == nil {
+	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.fast == nil {
 		for k, ok := fast.First(); ok; k, ok = k.Next() {
 			if string(k.Text()) == fastMechanism {
 				b = append(b, "<request-token xmlns='"+xmpp.NSFAST+"' mechanism='"+fastMechanism+"'/>"...)
@@ -227,18 +227,18 @@ func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
 // fastMechanism binds to nothing: a fleet's tokens are for load.
 const fastMechanism = "HT-SHA-256-NONE"
 
-// agentID is a UUID v4 that stays the same for a client (XEP-0388 §2.2), also in later runs.
-func (f *Fleet) agentID(c *client) string {
+// userAgentID is a UUID v4 that stays the same for a client (XEP-0388 §2.2), also in later runs.
+func (f *Fleet) userAgentID(c *client) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.index))))
 	h[6], h[8] = h[6]&0x0f|0x40, h[8]&0x3f|0x80
 	x := hex.EncodeToString(h[:16])
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
 
-// showToken logs in by token (draft-schmaus-kitten-sasl-ht): the name, and a MAC that only who has the token
+// authenticateByToken logs in by token (draft-schmaus-kitten-sasl-ht): the name, and a MAC that only who has the token
 // can make; the server proves the same.
-func (f *Fleet) showToken(c *client, offer xmlstream.Element) error {
-	l, t := c.login, c.token
+func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
+	l, t := c.login, c.fast
 	l.fast = true
 	t.uses++
 	f.mechanism.Store(t.mechanism)
@@ -250,14 +250,14 @@ func (f *Fleet) showToken(c *client, offer xmlstream.Element) error {
 	l.mac = mac("Responder")
 	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
 	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
-	b = f.inline(c, b, offer)
+	b = f.appendInline(c, b, offer)
 	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", xmpp.NSFAST, t.uses)
 	c.conn.Append(b)
 	return nil
 }
 
-// choose takes the mechanism that the scenario names, or the first of these that is offered.
-func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
+// chooseMechanism takes the mechanism that the scenario names, or the first of these that is offered.
+func (f *Fleet) chooseMechanism(offered []string, secure bool) (sasl.Mechanism, error) {
 	want := xmpp.Preferred
 	if f.sc.Clients.Mechanism != "" {
 		want = []string{f.sc.Clients.Mechanism}
@@ -267,11 +267,11 @@ func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
 	if m, ok := xmpp.Choose(offered, want); ok {
 		return m, nil
 	}
-	return 0, Refusal{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
+	return 0, Failure{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
 }
 
-// prove answers a challenge, or takes the outcome.
-func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
+// saslStep answers a challenge, or takes the outcome.
+func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	switch {
 	case e.Is(xmpp.Challenge), e.Is(xmpp.Challenge2):
@@ -292,28 +292,28 @@ func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 		if err := l.sasl.Success(e.Text()); err != nil {
 			return err
 		}
-		f.keep(l.sasl)
-		l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
-		l.sasl, l.stage = nil, atRestart
-		c.header(f)
+		f.cacheSalted(l.sasl)
+		l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
+		l.sasl, l.stage = nil, awaitFeaturesAgain
+		c.openStream(f)
 		return nil
 	case e.Is(xmpp.Success2) && l.sasl2:
-		return f.success2(ls, c, e)
+		return f.sasl2Succeeded(ls, c, e)
 	case e.Is(xmpp.Continue2):
-		return Refusal{"the server wants more than a password", "accounts for load tests need no second factor"}
+		return Failure{"the server wants more than a password", "accounts for load tests need no second factor"}
 	case e.Is(xmpp.Failure), e.Is(xmpp.Failure2):
 		cond := cmp.Or(xmpp.Condition(e, xmpp.NSSASL), "not-authorized")
 		if l.fast {
-			c.token = nil // expired, or revoked: the next login asks for another
+			c.fast = nil // expired, or revoked: the next login asks for another
 		}
-		return Refusal{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
+		return Failure{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
 	}
-	return Refusal{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
 }
 
-// success2 takes the outcome of SASL2: the stream goes on without a new header, and the resource may be
+// sasl2Succeeded takes the outcome of SASL2: the stream goes on without a new header, and the resource may be
 // bound already.
-func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
+func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	data, _ := e.Child(xmpp.AdditionalData)
 	if l.fast {
@@ -329,28 +329,28 @@ func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
 		if err := l.sasl.Success(text); err != nil {
 			return err
 		}
-		f.keep(l.sasl)
+		f.cacheSalted(l.sasl)
 	}
 	if t, ok := e.Child(xmpp.Token); ok && f.sc.Clients.FAST {
 		if secret, ok := t.Attr(xmpp.AttrToken); ok {
-			c.token = &fastToken{mechanism: fastMechanism, secret: string(secret)}
-			f.tokens.Add(1)
+			c.fast = &fastToken{mechanism: fastMechanism, secret: string(secret)}
+			f.fastTokens.Add(1)
 		}
 	}
-	l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
-	l.sasl, l.stage = nil, atRestart // features come next, without a header
+	l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
+	l.sasl, l.stage = nil, awaitFeaturesAgain // features come next, without a header
 	if _, ok := e.Child(xmpp.Bound2); ok {
 		j, _ := e.Child(xmpp.AuthorizationID)
-		f.bound(ls, c, string(j.Text()))
+		f.noteBound(ls, c, string(j.Text()))
 		l.bound = true
 	}
 	return nil
 }
 
-// bound notes the address.
-func (f *Fleet) bound(ls *loopState, c *client, jid string) {
+// noteBound notes the address.
+func (f *Fleet) noteBound(ls *loopState, c *client, jid string) {
 	var t int64
-	c.login.mark(f, &t, f.stepOf(c.login, partBind), ls)
+	c.login.endPart(f, &t, f.stepOf(c.login, partBind), ls)
 	if old := c.jid.Load(); old == nil || *old != jid {
 		c.jid.Store(&jid)
 	}
@@ -364,7 +364,7 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 		c.flags |= flagSM
 		b = append(b, "<enable xmlns='"+xmpp.NSSM+"' resume='true'/>"...)
 	}
-	if f.needSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
+	if f.needsSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
 		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
 	}
 	if f.sc.Clients.Carbons {
@@ -377,43 +377,43 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 	}
 	b = append(b, "<iq type='get' id='roster'><query xmlns='"+xmpp.NSRoster+"'/></iq><presence/>"...)
 	c.conn.Append(b)
-	c.login.stage = atRoster
+	c.login.stage = awaitRoster
 	return nil
 }
 
-// salted is what a login derived last: with one salt for all, nobody derives twice.
-func (f *Fleet) salted(m sasl.Mechanism) sasl.Salted {
-	if v, ok := f.keys.Load(m); ok {
+// cachedSalted is what a login derived last: with one salt for all, nobody derives twice.
+func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.Salted {
+	if v, ok := f.saltedKeys.Load(m); ok {
 		return v.(sasl.Salted)
 	}
 	return sasl.Salted{}
 }
 
-func (f *Fleet) keep(s *sasl.Client) {
+func (f *Fleet) cacheSalted(s *sasl.Client) {
 	if s.Mechanism != sasl.Plain {
-		f.keys.Store(s.Mechanism, s.Salted)
+		f.saltedKeys.Store(s.Mechanism, s.Salted)
 	}
 }
 
-// seeFeatures notes what a server says of itself.
-func (f *Fleet) seeFeatures(e xmlstream.Element) {
-	if f.seen.Load() >= 2 {
+// noteFeatures notes what a server says of itself.
+func (f *Fleet) noteFeatures(e xmlstream.Element) {
+	if f.featuresSeen.Load() >= 2 {
 		return // one stream's features are enough, before and behind SASL
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if _, ok := e.Child(xmpp.Authentication); ok {
-		f.offers["sasl2"] = true
+		f.serverFeatures["sasl2"] = true
 	}
 	if _, ok := e.Child(xmpp.SM); ok {
-		f.offers["sm"] = true
+		f.serverFeatures["sm"] = true
 	}
 	if s, ok := e.Child(xmpp.Session); ok {
 		if _, ok := s.Child(xmpp.Optional); !ok {
-			f.needSession.Store(true)
+			f.needsSession.Store(true)
 		}
 	}
 	if _, ok := e.Child(xmpp.Bind); ok {
-		f.seen.Store(2)
+		f.featuresSeen.Store(2)
 	}
 }

@@ -17,14 +17,14 @@ import (
 // Phase runs this process's share of the k-th phase, and returns when its part is done: logins have
 // succeeded or failed, a hold's length is over. What is on its way then is not waited for. start is the
 // moment on the machine's monotonic clock at which the phase begins.
-func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
+func (f *Fleet) Phase(ctx context.Context, k int, share Partition) error {
 	p := &f.sc.Phases[k]
 	list := f.members(p.Group...)
 	start := now()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Length))
 	defer cancel()
-	f.failed.Store(0)
-	f.worst.Store(nil)
+	f.failures.Store(0)
+	f.firstFailure.Store(nil)
 	switch p.Kind {
 	case Ramp:
 		err := f.ramp(ctx, k, list, start, share)
@@ -35,11 +35,11 @@ func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
 	case Storm:
 		return f.storm(ctx, k, list, start, share)
 	case Hold:
-		return f.actions(ctx, k, start, time.Duration(p.Length), share)
+		return f.runActions(ctx, k, start, time.Duration(p.Length), share)
 	case Settle:
 		debug.FreeOSMemory() // the clients' own, after a ramp
 		<-ctx.Done()
-		return cause(ctx)
+		return contextError(ctx)
 	case Befriend:
 		return f.befriend(ctx, k, list)
 	case Join:
@@ -48,16 +48,16 @@ func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
 	return f.drain(ctx, list)
 }
 
-// cause is nil if only the time is over.
-func cause(ctx context.Context) error {
+// contextError is nil if only the time is over.
+func contextError(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil
 	}
 	return ctx.Err()
 }
 
-// actions does a phase's things side by side until ctx ends, and returns the first error.
-func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Duration, share Share) error {
+// runActions does a phase's things side by side until ctx ends, and returns the first error.
+func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration, share Partition) error {
 	p := &f.sc.Phases[k]
 	for j := range p.Do {
 		if p.Do[j].Window > 0 {
@@ -65,7 +65,7 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 		}
 	}
 	for _, list := range f.groups {
-		f.each(list.clients, func(_ *loopState, c *client) { c.sent.forget() })
+		f.onLoops(list.clients, func(_ *loopState, c *client) { c.sent.reset() })
 	}
 	errs := make(chan error, len(p.Do)+1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -75,14 +75,14 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if err := f.act(ctx, k, j, start, length, share); err != nil {
+			if err := f.runAction(ctx, k, j, start, length, share); err != nil {
 				errs <- err
 				cancel()
 			}
 		}()
 	}
 	<-ctx.Done()
-	err := cause(ctx)
+	err := contextError(ctx)
 	wg.Wait()
 	select {
 	case e := <-errs:
@@ -93,9 +93,9 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 }
 
 // ramp logs list in.
-func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, share Share) error {
+func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, share Partition) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
+	id := f.firstStep[k]
 	whole := 0
 	for _, g := range p.Group {
 		whole += f.groupSize(g)
@@ -107,11 +107,11 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 			out = append(out, c)
 		}
 	}
-	before := f.bound_.Load()
+	before := f.sessions.Load()
 	goal := int64(len(out))
 	if p.Rate > 0 {
-		f.setSlots(0)
-		pc := &pace{from: float64(p.Rate) * part, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
+		f.limitInFlight(0)
+		pc := &schedule{from: float64(p.Rate) * part, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
 		for _, c := range out {
 			t, ok := pc.next()
 			if !ok {
@@ -119,19 +119,19 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 			}
 			at := start + int64(t*1e9)
 			sleepUntil(ctx, at)
-			if ctx.Err() != nil || f.hopeless(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(out)) {
 				break
 			}
 			f.dial(c, id, at)
 		}
 	} else {
-		slots := f.setSlots(max(1, int(float64(p.InFlight)*part+.5)))
+		slots := f.limitInFlight(max(1, int(float64(p.InFlight)*part+.5)))
 		for _, c := range out {
 			select {
-			case slots.ch <- struct{}{}:
+			case slots.places <- struct{}{}:
 			case <-ctx.Done():
 			}
-			if ctx.Err() != nil || f.hopeless(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(out)) {
 				break
 			}
 			f.dial(c, id, now())
@@ -140,38 +140,38 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 	return f.awaitLogins(ctx, before, goal)
 }
 
-// hopeless reports whether so many logins have failed that going on tells nothing: before all have ended, ten more than
+// tooManyFailures reports whether so many logins have failed that going on tells nothing: before all have ended, ten more than
 // the twentieth that may.
-func (f *Fleet) hopeless(of int) bool { return f.failed.Load() > int64(10+of/20) }
+func (f *Fleet) tooManyFailures(of int) bool { return f.failures.Load() > int64(10+of/20) }
 
 // awaitLogins waits until all have ended. Up to a twentieth that failed are counted; more are an error.
 func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
-	for f.bound_.Load()-before+f.failed.Load() < goal {
-		if f.hopeless(int(goal)) {
+	for f.sessions.Load()-before+f.failures.Load() < goal {
+		if f.tooManyFailures(int(goal)) {
 			break
 		}
-		if !f.wait(ctx) {
-			if err := cause(ctx); err != nil {
+		if !f.awaitNotify(ctx) {
+			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.bound_.Load()-before, goal)
+			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.sessions.Load()-before, goal)
 		}
 	}
-	if w := f.worst.Load(); w != nil && f.failed.Load()*20 > goal {
-		return fmt.Errorf("%d of %d logins failed: %w", f.failed.Load(), goal, *w)
+	if w := f.firstFailure.Load(); w != nil && f.failures.Load()*20 > goal {
+		return fmt.Errorf("%d of %d logins failed: %w", f.failures.Load(), goal, *w)
 	}
 	return nil
 }
 
 // storm drops clients all at once and logs them in again all at once; the phase's actions go on meanwhile.
-func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, share Share) error {
+func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, share Partition) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
+	id := f.firstStep[k]
 	acts := make(chan error, 1)
 	actx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if len(p.Do) > 0 {
-		go func() { acts <- f.actions(actx, k, start, time.Duration(p.Length), share) }()
+		go func() { acts <- f.runActions(actx, k, start, time.Duration(p.Length), share) }()
 		time.Sleep(time.Second) // they have begun when the storm does
 	} else {
 		acts <- nil
@@ -183,14 +183,14 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, s
 		}
 	}
 	at := now()
-	f.each(hit, func(_ *loopState, c *client) { f.leave(c, p.Gentle) })
-	for f.leaving.Load() > 0 {
-		if !f.wait(ctx) {
+	f.onLoops(hit, func(_ *loopState, c *client) { f.disconnect(c, p.Gentle) })
+	for f.disconnecting.Load() > 0 {
+		if !f.awaitNotify(ctx) {
 			return ctx.Err()
 		}
 	}
-	before := f.bound_.Load()
-	f.setSlots(0)
+	before := f.sessions.Load()
+	f.limitInFlight(0)
 	f.dialAll(hit, id, at)
 	err := f.awaitLogins(ctx, before, int64(len(hit)))
 	cancel()
@@ -202,28 +202,28 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, s
 
 // drain ends the streams.
 func (f *Fleet) drain(ctx context.Context, list []*client) error {
-	f.each(list, func(_ *loopState, c *client) { f.leave(c, true) })
-	for f.leaving.Load() > 0 {
-		if !f.wait(ctx) {
-			return cause(ctx)
+	f.onLoops(list, func(_ *loopState, c *client) { f.disconnect(c, true) })
+	for f.disconnecting.Load() > 0 {
+		if !f.awaitNotify(ctx) {
+			return contextError(ctx)
 		}
 	}
 	return nil
 }
 
-// settleWait ends a wait of c for what answered, if there is one; on c's loop. ok is false if it failed.
-func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Refusal) (waited bool) {
-	for i := range c.waits {
-		if c.waits[i].to != string(to) {
+// completePending ends a wait of c for what answered, if there is one; on c's loop. ok is false if it failed.
+func (f *Fleet) completePending(ls *loopState, c *client, to []byte, ok bool, why Failure) (waited bool) {
+	for i := range c.pending {
+		if c.pending[i].to != string(to) {
 			continue
 		}
-		w := c.waits[i]
-		c.waits = append(c.waits[:i], c.waits[i+1:]...)
+		w := c.pending[i]
+		c.pending = append(c.pending[:i], c.pending[i+1:]...)
 		y := ls.tally(w.step)
 		if ok {
-			y.done(ls.at-w.at, f.steps[w.step].late)
-			if w.who != nil {
-				w.who.friends.Add(1)
+			y.done(ls.readAt-w.at, f.steps[w.step].lateAfter)
+			if w.contact != nil {
+				w.contact.subscribers.Add(1)
 			}
 			if w.room != nil {
 				c.room = w.room
@@ -233,39 +233,39 @@ func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Ref
 			}
 		} else {
 			y.Failed++
-			ls.refuse(why)
-			f.failed.Add(1)
+			ls.countFailure(why)
+			f.failures.Add(1)
 		}
-		f.freeSlot() // last: who waits for it looks at what was done
-		f.tell()
+		f.releaseInFlight() // last: who waits for it looks at what was done
+		f.notify()
 		return true
 	}
 	return false
 }
 
-// unsaid ends the wait of the client with address to, which c could not answer: the server did not take it.
-func (f *Fleet) unsaid(c *client, to []byte, why Refusal) {
+// failRequester ends the wait of the client with address to, which c could not answer: the server did not take it.
+func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	i, ok := f.target.number(string(to))
 	o := f.clients[i]
 	if !ok || o == nil || o == c {
 		return
 	}
 	ls, bare := f.loops[o.loop], []byte(f.target.name(int(c.index))+"@"+f.target.Domain)
-	ls.loop.Post(func() { f.settleWait(ls, o, bare, false, why) })
+	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
 // befriend has clients subscribe to others' presence: who is asked answers by itself.
 func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
-	f.setSlots(p.InFlight)
+	id := f.firstStep[k]
+	f.limitInFlight(p.InFlight)
 	type pair struct{ who, whom *client }
 	var pairs []pair
 	if p.Stars > 0 {
 		n := min(p.Stars, len(list))
 		others := list[n:]
 		if len(others) < p.Friends {
-			return Refusal{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)), "more clients, or fewer processes"}
+			return Failure{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)), "more clients, or fewer processes"}
 		}
 		for i, star := range list[:n] {
 			for j := range p.Friends {
@@ -281,7 +281,7 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	}
 	for _, x := range pairs {
 		bare := f.target.name(int(x.whom.index)) + "@" + f.target.Domain
-		err := f.request(ctx, x.who, wait{step: id, to: bare, who: x.whom}, func(b []byte) []byte {
+		err := f.request(ctx, x.who, pendingRequest{step: id, to: bare, contact: x.whom}, func(b []byte) []byte {
 			b = append(b, "<presence type='subscribe' to='"...)
 			b = xmlstream.AppendValue(b, bare)
 			return append(b, "'/>"...)
@@ -290,15 +290,15 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 			return fmt.Errorf("subscriptions took too long: %w", err)
 		}
 	}
-	return f.emptySlots(ctx, "subscriptions")
+	return f.awaitNoneInFlight(ctx, "subscriptions")
 }
 
 // request waits for a place among the operations in flight, and then sends a join or a subscription of c, which w
-// describes: stanza appends it to a buffer of c's loop. settleWait takes the answer. A client that is not online is
+// describes: stanza appends it to a buffer of c's loop. completePending takes the answer. A client that is not online is
 // counted as a failure. The error is that of ctx.
-func (f *Fleet) request(ctx context.Context, c *client, w wait, stanza func(b []byte) []byte) error {
+func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest, stanza func(b []byte) []byte) error {
 	select {
-	case f.slots.Load().ch <- struct{}{}:
+	case f.inFlight.Load().places <- struct{}{}:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -309,28 +309,28 @@ func (f *Fleet) request(ctx context.Context, c *client, w wait, stanza func(b []
 		y.Expected++
 		if c.conn == nil || !c.online.Load() {
 			y.Failed++
-			f.failed.Add(1)
-			f.freeSlot()
-			f.tell()
+			f.failures.Add(1)
+			f.releaseInFlight()
+			f.notify()
 			return
 		}
 		y.Sent++
 		w.at = now()
-		c.waits = append(c.waits, w)
+		c.pending = append(c.pending, w)
 		c.conn.Append(stanza(f.scratch(c)))
 	})
 	return nil
 }
 
-// emptySlots waits until nothing is on its way.
-func (f *Fleet) emptySlots(ctx context.Context, what string) error {
-	slots := f.slots.Load()
-	for len(slots.ch) > 0 {
-		if !f.wait(ctx) {
-			if err := cause(ctx); err != nil {
+// awaitNoneInFlight waits until nothing is on its way.
+func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
+	slots := f.inFlight.Load()
+	for len(slots.places) > 0 {
+		if !f.awaitNotify(ctx) {
+			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.ch), what)
+			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.places), what)
 		}
 	}
 	return nil // those that failed are counted, with their reasons
@@ -346,19 +346,19 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		c.conn.Append(append(b, "'/>"...))
 		return
 	case "subscribed":
-		f.settleWait(ls, c, bareOf(from), true, Refusal{})
+		f.completePending(ls, c, bareJID(from), true, Failure{})
 		return
 	case "unsubscribed":
-		f.settleWait(ls, c, bareOf(from), false, Refusal{"a subscription was refused", "have the accounts rules of their own?"})
+		f.completePending(ls, c, bareJID(from), false, Failure{"a subscription was refused", "have the accounts rules of their own?"})
 		return
 	case "error":
-		why := stanzaRefusal("joining or subscribing", e)
-		if !f.settleWait(ls, c, bareOf(from), false, why) {
-			f.unsaid(c, bareOf(from), why)
+		why := stanzaFailure("joining or subscribing", e)
+		if !f.completePending(ls, c, bareJID(from), false, why) {
+			f.failRequester(c, bareJID(from), why)
 		}
 		return
 	}
-	if len(c.waits) == 0 {
+	if len(c.pending) == 0 {
 		return
 	}
 	x, ok := e.Child(xmpp.MUCUser)
@@ -378,15 +378,15 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	}
 	if created { // a room of its own making is locked until it is configured (XEP-0045 §10.1.2)
 		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
-		b = xmlstream.AppendValue(b, bareOf(from))
+		b = xmlstream.AppendValue(b, bareJID(from))
 		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+"' type='submit'/></query></iq>"...)
 		c.conn.Append(b)
 	}
-	f.settleWait(ls, c, bareOf(from), true, Refusal{})
+	f.completePending(ls, c, bareJID(from), true, Failure{})
 }
 
-// bareOf is a JID without its resource.
-func bareOf(jid []byte) []byte {
+// bareJID is a JID without its resource.
+func bareJID(jid []byte) []byte {
 	for i, b := range jid {
 		if b == '/' {
 			return jid[:i]
@@ -396,35 +396,35 @@ func bareOf(jid []byte) []byte {
 }
 
 // join has clients enter rooms: one first, which may have to make it, then the others.
-func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) error {
+func (f *Fleet) join(ctx context.Context, k int, list []*client, share Partition) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
+	id := f.firstStep[k]
 	if f.target.Rooms == "" {
 		return ErrNotOffered{"muc"}
 	}
 	from, to := p.Rooms*share.Worker/share.Workers, p.Rooms*(share.Worker+1)/share.Workers
 	if need := (to - from) * p.Occupants; need > len(list) {
-		return Refusal{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
+		return Failure{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
 	}
 	rooms := make([]*room, to-from)
 	for i := range rooms {
 		rooms[i] = &room{jid: fmt.Sprintf("bench%x-%d@%s", f.run, from+i, f.target.Rooms)}
 	}
 	enter := func(c *client, r *room) error {
-		return f.request(ctx, c, wait{step: id, to: r.jid, room: r}, func(b []byte) []byte {
+		return f.request(ctx, c, pendingRequest{step: id, to: r.jid, room: r}, func(b []byte) []byte {
 			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC)
 		})
 	}
-	f.setSlots(16)
+	f.limitInFlight(16)
 	for i, r := range rooms {
 		if err := enter(list[i*p.Occupants], r); err != nil {
 			return err
 		}
 	}
-	if err := f.emptySlots(ctx, "joins"); err != nil {
+	if err := f.awaitNoneInFlight(ctx, "joins"); err != nil {
 		return err
 	}
-	f.setSlots(p.InFlight)
+	f.limitInFlight(p.InFlight)
 	for j := 1; j < p.Occupants; j++ {
 		for i, r := range rooms {
 			if err := enter(list[i*p.Occupants+j], r); err != nil {
@@ -432,5 +432,5 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) er
 			}
 		}
 	}
-	return f.emptySlots(ctx, "joins")
+	return f.awaitNoneInFlight(ctx, "joins")
 }

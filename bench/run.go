@@ -23,31 +23,31 @@ type Options struct {
 	Command   []string // starts a worker that is served with [ServeWorker] on its standard input and output
 	Agents    []string // addresses of agents on other machines; the clients are spread over them alone
 	Secret    string   // that agents ask for
-	Watch     func(result.Progress)
-	Every     time.Duration // that the processes and the server's metrics are looked at; 0: a second
-	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins, and the phase waits for
+	Progress  func(result.Progress)
+	Interval  time.Duration // that the processes and the server's metrics are looked at; 0: a second
+	// Capture, if there is one, is called on a goroutine of its own when a hold or storm begins, and the phase waits for
 	// it; ctx ends when the run is interrupted. Its files are in the result.
-	Mark func(ctx context.Context, p *Phase) []result.File
-	Tool result.Tool
+	Capture func(ctx context.Context, p *Phase) []result.File
+	Tool    result.Tool
 }
 
 // A worker is a process with a share of the clients.
 type worker interface {
 	Phase(ctx context.Context, k int) error
-	Tick() (*Tick, error)
+	Tick() (*Counts, error)
 	Info() (Info, error)
 	Close() error
 }
 
-// local is the worker in this process.
-type local struct {
+// localWorker is the worker in this process.
+type localWorker struct {
 	f     *Fleet
-	share Share
+	share Partition
 	self  *sampler.Process
 	stop  context.CancelFunc
 }
 
-func newLocal(p *Plan) (*local, error) {
+func newLocalWorker(p *Plan) (*localWorker, error) {
 	f, err := NewFleet(p.Scenario, p.Target, p.Share, p.Run)
 	if err != nil {
 		return nil, err
@@ -58,21 +58,21 @@ func newLocal(p *Plan) (*local, error) {
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	go f.beat(ctx)
-	return &local{f, p.Share, self, stop}, nil
+	go f.measureLag(ctx)
+	return &localWorker{f, p.Share, self, stop}, nil
 }
 
-func (l *local) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
-func (l *local) Info() (Info, error)                    { return l.f.Info(), nil }
+func (l *localWorker) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
+func (l *localWorker) Info() (Info, error)                    { return l.f.Info(), nil }
 
-func (l *local) Tick() (*Tick, error) {
-	t := l.f.Tick()
+func (l *localWorker) Tick() (*Counts, error) {
+	t := l.f.Collect()
 	var err error
 	t.Usage, err = l.self.Usage()
 	return t, err
 }
 
-func (l *local) Close() error {
+func (l *localWorker) Close() error {
 	l.stop()
 	return l.f.Close()
 }
@@ -81,7 +81,7 @@ func (l *local) Close() error {
 type Plan struct {
 	Scenario *Scenario
 	Target   Target
-	Share    Share
+	Share    Partition
 	Run      uint32
 }
 
@@ -89,7 +89,7 @@ type Plan struct {
 // was seen until then. If outer ends early, that is no error, and the result says that it is partial,
 // with the context's cause.
 func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
-	def(&o.Every, time.Second)
+	setDefault(&o.Interval, time.Second)
 	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
 	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
 	defer end(nil)
@@ -100,19 +100,19 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	c := &collector{sc: sc, o: o, all: newTotal(), turns: make(map[string]turns), second: newTotal(), began: time.Now()}
+	c := &collector{scenario: sc, options: o, all: newTotal(), loopTurns: make(map[string]loopTurns), interval: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
 	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: sampler.Machine(), Tool: o.Tool}
-	if err := c.scout(ctx, &t); err != nil {
+	if err := c.discover(ctx, &t); err != nil {
 		return nil, err
 	}
 	c.target = t
 	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit, Addr: t.addr(sc.Clients.TLS).String(),
 		Domain: t.Domain, TLS: sc.Clients.TLS, Config: t.Config, PIDs: t.PIDs}
-	if err := c.probes(ctx); err != nil {
+	if err := c.openSamplers(ctx); err != nil {
 		return nil, err
 	}
-	err := c.employ(ctx, rand.Uint32())
+	err := c.startWorkers(ctx, rand.Uint32())
 	defer func() {
 		for _, w := range c.workers {
 			w.Close()
@@ -142,88 +142,88 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	return c.run, err
 }
 
-// descriptors is how many a process needs beside its clients' sockets.
-const descriptors = 200
+// reservedDescriptors is how many a process needs beside its clients' sockets.
+const reservedDescriptors = 200
 
-// employ starts the workers.
-func (c *collector) employ(ctx context.Context, run uint32) error {
-	n := c.o.Processes
-	if len(c.o.Agents) > 0 {
-		n = len(c.o.Agents)
+// startWorkers starts the workers.
+func (c *collector) startWorkers(ctx context.Context, run uint32) error {
+	n := c.options.Processes
+	if len(c.options.Agents) > 0 {
+		n = len(c.options.Agents)
 	} else if n == 0 {
 		n = 1
-		if limit := c.run.Machine.Descriptors; limit > descriptors {
-			most := int(limit - descriptors)
-			n = (c.sc.Accounts() + most - 1) / most // attackers have connections, too
+		if limit := c.run.Machine.Descriptors; limit > reservedDescriptors {
+			most := int(limit - reservedDescriptors)
+			n = (c.scenario.Accounts() + most - 1) / most // attackers have connections, too
 		}
-		if n > 1 && len(c.o.Command) == 0 {
-			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
+		if n > 1 && len(c.options.Command) == 0 {
+			return Failure{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
-	shares := make([]Share, n)
+	shares := make([]Partition, n)
 	for i := range n {
-		shares[i] = Share{Worker: i, Workers: n}
+		shares[i] = Partition{Worker: i, Workers: n}
 	}
-	if c.sc.apart("") && len(c.o.Agents) == 0 && len(c.o.Command) > 0 {
+	if c.scenario.apart("") && len(c.options.Agents) == 0 && len(c.options.Command) > 0 {
 		for i := range shares {
-			shares[i].Apart = NoneSuch
+			shares[i].Groups = OtherGroups
 		}
-		shares = append(shares, Share{0, 1, OnlyThose})
+		shares = append(shares, Partition{0, 1, ApartGroups})
 	}
 	for i, share := range shares {
-		p := &Plan{Scenario: c.sc, Target: c.target, Share: share, Run: run}
+		p := &Plan{Scenario: c.scenario, Target: c.target, Share: share, Run: run}
 		var w worker
 		var err error
 		switch {
-		case len(c.o.Agents) > 0:
-			w, err = dialAgent(ctx, c.o.Agents[i], c.o.Secret, p)
-		case n > 1 || share.Apart == OnlyThose:
-			w, err = startWorker(c.o.Command, p)
+		case len(c.options.Agents) > 0:
+			w, err = dialAgent(ctx, c.options.Agents[i], c.options.Secret, p)
+		case n > 1 || share.Groups == ApartGroups:
+			w, err = startWorker(c.options.Command, p)
 		default:
-			w, err = newLocal(p)
+			w, err = newLocalWorker(p)
 		}
 		if err != nil {
 			return err
 		}
 		c.workers = append(c.workers, w)
-		c.apart = append(c.apart, share.Apart == OnlyThose)
+		c.apart = append(c.apart, share.Groups == ApartGroups)
 	}
 	return nil
 }
 
 // A collector runs the phases and adds up what workers count and probes see.
 type collector struct {
-	sc      *Scenario
-	o       Options
-	target  Target
-	steps   []step
-	first   []uint16
-	workers []worker
-	apart   []bool           // of each worker: its lag is nobody's
-	server  *sampler.Process // nil: not on this machine
-	scraper *sampler.Scraper
-	turns   map[string]turns // by phase, if the server counts them
+	scenario  *Scenario
+	options   Options
+	target    Target
+	steps     []step
+	first     []uint16
+	workers   []worker
+	apart     []bool           // of each worker: its lag is nobody's
+	server    *sampler.Process // nil: not on this machine
+	scraper   *sampler.Scraper
+	loopTurns map[string]loopTurns // by phase, if the server counts them
 
-	run    *result.Run
-	began  time.Time
-	all    *total
-	second *total
+	run      *result.Run
+	began    time.Time
+	all      *total
+	interval *total
 
-	bound          int
-	base           result.Usage     // of the server, with nobody connected
-	slabs          map[string]int64 // the same, of the kernel's caches
-	baseClient     result.Usage     // of the workers, the same
-	lastServer     result.Usage
-	client, lastCl result.Usage // of all workers
-	lastSample     time.Time
-	current        int
+	bound              int
+	base               result.Usage     // of the server, with nobody connected
+	slabs              map[string]int64 // the same, of the kernel's caches
+	baseClient         result.Usage     // of the workers, the same
+	lastServer         result.Usage
+	client, lastClient result.Usage // of all workers
+	lastSample         time.Time
+	current            int
 }
 
-func (c *collector) probes(ctx context.Context) (err error) {
+func (c *collector) openSamplers(ctx context.Context) (err error) {
 	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
 		if c.server, err = sampler.Open(c.target.PIDs...); err != nil {
-			return Refusal{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
+			return Failure{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
 		}
 		if c.base, err = c.server.Usage(); err != nil {
 			return err
@@ -235,7 +235,7 @@ func (c *collector) probes(ctx context.Context) (err error) {
 	if c.target.Metrics != "" {
 		c.scraper = sampler.NewScraper(c.target.Metrics)
 		if c.run.Base.Metrics, err = c.scraper.Scrape(ctx); err != nil {
-			return Refusal{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
+			return Failure{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
 		}
 	}
 	return nil
@@ -243,7 +243,7 @@ func (c *collector) probes(ctx context.Context) (err error) {
 
 // tick collects from all workers, in turn of their numbers.
 func (c *collector) tick() error {
-	ticks := make([]*Tick, len(c.workers))
+	ticks := make([]*Counts, len(c.workers))
 	errs := make([]error, len(c.workers))
 	var wg sync.WaitGroup
 	for i, w := range c.workers {
@@ -264,7 +264,7 @@ func (c *collector) tick() error {
 			t.Lag = nil
 		}
 		c.all.add(t)
-		c.second.add(t)
+		c.interval.add(t)
 		c.bound += t.Bound
 		c.client.Add(t.Usage)
 	}
@@ -272,16 +272,16 @@ func (c *collector) tick() error {
 	return nil
 }
 
-// sample closes a second, or what Options.Every says.
+// sample closes a second, or what Options.Interval says.
 func (c *collector) sample() {
 	now := time.Now()
-	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: c.client.Since(c.lastCl),
-		LagP99: result.Millis(c.second.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
-	c.lastCl = c.client
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.scenario.Phases[c.current].Name, Sessions: c.bound, Client: c.client.Since(c.lastClient),
+		LagP99: result.Millis(c.interval.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
+	c.lastClient = c.client
 	by := map[string]*tally{}
-	for id, t := range c.second.steps {
+	for id, t := range c.interval.steps {
 		st := c.steps[id]
-		if st.part {
+		if st.isPart {
 			continue
 		}
 		if by[st.name] == nil {
@@ -302,18 +302,18 @@ func (c *collector) sample() {
 		}
 	}
 	if c.scraper != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), max(500*time.Millisecond, c.o.Every/2))
+		ctx, cancel := context.WithTimeout(context.Background(), max(500*time.Millisecond, c.options.Interval/2))
 		s.Metrics, _ = c.scraper.Scrape(ctx)
 		cancel()
 	}
 	c.run.Samples = append(c.run.Samples, s)
-	c.second = newTotal()
+	c.interval = newTotal()
 	c.lastSample = now
 }
 
 // phase runs the k-th on all workers.
 func (c *collector) phase(ctx context.Context, k int) error {
-	p := &c.sc.Phases[k]
+	p := &c.scenario.Phases[k]
 	c.current = k
 	ph := result.Phase{Name: p.Name, Kind: p.Kind, From: time.Since(c.began).Seconds()}
 	var before result.Usage
@@ -329,16 +329,16 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		c.baseClient = c.client
 		c.run.Base.Client = c.client
 	}
-	c.lastCl = c.client
+	c.lastClient = c.client
 	c.lastSample = time.Now()
 	c.run.Phases = append(c.run.Phases, ph)
 	done := make(chan error, len(c.workers))
 	phctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var marks chan []result.File
-	if c.o.Mark != nil && (p.Kind == Hold || p.Kind == Storm) {
+	if c.options.Capture != nil && (p.Kind == Hold || p.Kind == Storm) {
 		marks = make(chan []result.File, 1)
-		go func() { marks <- c.o.Mark(ctx, p) }()
+		go func() { marks <- c.options.Capture(ctx, p) }()
 	}
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
@@ -364,13 +364,13 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			over = time.Now()
 		case <-every.C:
 		}
-		if working == 0 || time.Since(c.lastSample) >= c.o.Every {
+		if working == 0 || time.Since(c.lastSample) >= c.options.Interval {
 			if err := c.tick(); err != nil {
 				return cmp.Or(first, err)
 			}
 		}
 		// A machine that sleeps makes long seconds: what they are called is when they ended.
-		if time.Since(c.lastSample) >= c.o.Every {
+		if time.Since(c.lastSample) >= c.options.Interval {
 			c.sample()
 			c.progress(p, start)
 		}
@@ -393,19 +393,19 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	if c.server != nil {
 		u, err := c.server.Usage()
 		if err != nil {
-			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
+			return cmp.Or(first, error(Failure{"the server has gone", "look at its log: it may have crashed"}))
 		}
 		d := u.Since(before)
 		d.PSS, _ = c.server.PSS()
 		if p.Kind == Settle {
-			q.Slabs = c.grown()
+			q.Slabs = c.slabGrowth()
 		}
 		q.Server = &d
 	}
 	if now, ok := c.scrapeTurns(); ok && counts {
 		now.long -= since.long
 		now.busy, now.flooding, now.wall = now.busy-since.busy, now.flooding-since.flooding, now.wall-since.wall
-		c.turns[q.Name] = now
+		c.loopTurns[q.Name] = now
 	}
 	if first == nil {
 		first = ctx.Err()
@@ -413,14 +413,14 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	return first
 }
 
-// turns are what a server says of its loops (Canto does).
-type turns struct {
+// loopTurns are what a server says of its loops (Canto does).
+type loopTurns struct {
 	long, longest        float64
 	loops                float64
 	busy, flooding, wall float64 // seconds of all loops, and of the clock
 }
 
-func (c *collector) scrapeTurns() (t turns, ok bool) {
+func (c *collector) scrapeTurns() (t loopTurns, ok bool) {
 	if c.scraper == nil {
 		return t, false
 	}
@@ -441,15 +441,15 @@ func (c *collector) scrapeTurns() (t turns, ok bool) {
 }
 
 func (c *collector) progress(p *Phase, start time.Time) {
-	if c.o.Watch == nil {
+	if c.options.Progress == nil {
 		return
 	}
-	g := result.Progress{Scenario: c.sc.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind, Index: c.current, Phases: len(c.sc.Phases), Elapsed: time.Since(start)}
+	g := result.Progress{Scenario: c.scenario.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind, Index: c.current, Phases: len(c.scenario.Phases), Elapsed: time.Since(start)}
 	switch p.Kind {
 	case Hold, Settle:
 		g.Length = time.Duration(p.Length)
 	case Ramp, Storm:
-		g.Goal, g.Now, g.Waiting = c.sc.Clients.Count, c.bound, "sessions bound"
+		g.Goal, g.Now, g.Waiting = c.scenario.Clients.Count, c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
 	case Join, Befriend:
@@ -464,12 +464,12 @@ func (c *collector) progress(p *Phase, start time.Time) {
 		g.Sample.Sessions = c.bound
 	}
 	g.Warnings = c.run.Warnings
-	c.o.Watch(g)
+	c.options.Progress(g)
 }
 
 // finish makes the result of what was added up.
 func (c *collector) finish() {
-	if err := c.tick(); err == nil && len(c.second.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
+	if err := c.tick(); err == nil && len(c.interval.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
 		c.sample()
 	}
 	r := c.run
@@ -489,8 +489,8 @@ func (c *collector) finish() {
 		if t == nil {
 			continue
 		}
-		s := result.Step{Phase: c.sc.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
+		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.lateAfter), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed
 		}
@@ -506,10 +506,10 @@ func (c *collector) finish() {
 		}
 		r.Steps = append(r.Steps, s)
 	}
-	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
-	r.Refusals = c.all.refusals
+	slices.SortStableFunc(c.all.failures, func(a, b result.Failure) int { return cmp.Compare(b.Count, a.Count) })
+	r.Refusals = c.all.failures
 	c.figures()
-	if c.sc.Clients.Tickets {
+	if c.scenario.Clients.Tickets {
 		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
 	}
 	c.warn()

@@ -25,8 +25,8 @@ type Scenario struct {
 	Groups   []Group  `toml:"group,omitempty"`
 	Phases   []Phase  `toml:"phase,omitempty"`
 
-	source  string
-	changed bool
+	source     string
+	overridden bool
 }
 
 // Clients are what all clients have in common.
@@ -200,9 +200,9 @@ var (
 
 // Check fills in defaults, and says what can't be run and why.
 func (s *Scenario) Check() error {
-	def(&s.Clients.TLS, "none")
-	def(&s.Clients.SASL2, "auto")
-	def(&s.Clients.Timeout, Span(time.Minute))
+	setDefault(&s.Clients.TLS, "none")
+	setDefault(&s.Clients.SASL2, "auto")
+	setDefault(&s.Clients.Timeout, Span(time.Minute))
 	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
 		return tomlstrict.At(tomlstrict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
 	}
@@ -212,7 +212,7 @@ func (s *Scenario) Check() error {
 	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
 		return tomlstrict.At(tomlstrict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
 	}
-	if _, ok := keyExchanges[s.Clients.KeyExchange]; !ok {
+	if _, ok := curvesByName[s.Clients.KeyExchange]; !ok {
 		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
 	}
 	for _, f := range s.Requires {
@@ -271,7 +271,7 @@ func (s *Scenario) Check() error {
 	for i := range s.Phases {
 		p := &s.Phases[i]
 		here := func(key string) tomlstrict.Path { return tomlstrict.Path{"phase", i, key} }
-		def(&p.Name, p.Kind)
+		setDefault(&p.Name, p.Kind)
 		if phases[p.Name] || p.Name == "" || strings.ContainsAny(p.Name, ". ") {
 			return tomlstrict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
 		}
@@ -298,7 +298,7 @@ func (s *Scenario) Check() error {
 			}
 			p.Length = Span(10 * time.Minute)
 		}
-		if err := p.meant(here); err != nil {
+		if err := p.checkFields(here); err != nil {
 			return err
 		}
 		if p.Rate > MaxRate {
@@ -338,9 +338,9 @@ func (s *Scenario) Check() error {
 	return nil
 }
 
-// meant says which field means nothing to a phase of p's kind, and fills in the defaults of those that do. here is the
+// checkFields says which field means nothing to a phase of p's kind, and fills in the defaults of those that do. here is the
 // path of a field.
-func (p *Phase) meant(here func(key string) tomlstrict.Path) error {
+func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 	for _, f := range []struct {
 		key   string
 		set   bool
@@ -366,14 +366,14 @@ func (p *Phase) meant(here func(key string) tomlstrict.Path) error {
 	}
 	switch {
 	case p.Kind == Hold:
-		def(&p.Grace, Span(10*time.Second))
+		setDefault(&p.Grace, Span(10*time.Second))
 	case p.Kind == Join:
-		def(&p.InFlight, 1)
+		setDefault(&p.InFlight, 1)
 	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend:
-		def(&p.InFlight, 200)
+		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
-		def(&p.Share, 1)
+		setDefault(&p.Share, 1)
 		if !(p.Share > 0 && p.Share <= 1) {
 			return tomlstrict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
 		}
@@ -419,7 +419,7 @@ func apportion(weights []float64, n int) []int {
 
 // check is Check of one action. The path of its errors begins at the action.
 func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) error {
-	def(&a.Step, a.Kind)
+	setDefault(&a.Step, a.Kind)
 	attack := strings.HasPrefix(a.Kind, Hostile)
 	if !attack && !slices.Contains(actionKinds, a.Kind) {
 		return tomlstrict.At(tomlstrict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
@@ -482,25 +482,25 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		}
 	}
 	if paced && a.Rate > 0 {
-		def(&a.Arrivals, "even")
+		setDefault(&a.Arrivals, "even")
 	}
 	switch a.Kind {
 	case Chat:
-		def(&a.Partners, "pairs")
+		setDefault(&a.Partners, "pairs")
 		if a.Partners == "zipf" {
-			def(&a.Zipf, 1.1)
+			setDefault(&a.Zipf, 1.1)
 		}
-		def(&a.Body, 100)
+		setDefault(&a.Body, 100)
 	case GroupChat, Flood:
-		def(&a.Body, 100)
+		setDefault(&a.Body, 100)
 	case Archive:
-		def(&a.Page, 50)
+		setDefault(&a.Page, 50)
 	}
 	if attack {
-		def(&a.Count, 100)
+		setDefault(&a.Count, 100)
 	}
 	if paced || a.Kind == Flood {
-		def(&a.Late, Span(10*time.Millisecond))
+		setDefault(&a.Late, Span(10*time.Millisecond))
 	}
 	if !slices.Contains([]string{"", "even", "poisson"}, a.Arrivals) {
 		return tomlstrict.At(tomlstrict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
@@ -522,9 +522,9 @@ func (s *Scenario) apart(group string) bool {
 	return slices.ContainsFunc(s.Groups, func(g Group) bool { return g.Apart && (group == "" || g.Name == group) })
 }
 
-// Changes are what a command line, or a case of a suite, makes different of a scenario. The zero value of a
+// Overrides are what a command line, or a case of a suite, makes different of a scenario. The zero value of a
 // field leaves it as it is.
-type Changes struct {
+type Overrides struct {
 	Clients   int     `toml:"clients" least:"1"`      // in all; groups keep their shares
 	Rates     float64 `toml:"rates" least:"0.000001"` // all are multiplied by it
 	Length    Span    `toml:"length" least:"1ms"`     // of each hold
@@ -538,8 +538,8 @@ type Changes struct {
 	Occupants int     `toml:"occupants" least:"1"` // of each join phase
 }
 
-// Change makes them, and checks the outcome.
-func (s *Scenario) Change(c Changes) error {
+// Override makes them, and checks the outcome.
+func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		if c.Clients < len(s.Groups) {
 			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients, len(s.Groups))
@@ -590,8 +590,8 @@ func (s *Scenario) Change(c Changes) error {
 			}
 		}
 	}
-	if c != (Changes{}) {
-		s.changed = true
+	if c != (Overrides{}) {
+		s.overridden = true
 	}
 	return s.Check()
 }
@@ -612,7 +612,7 @@ func (s *Scenario) Accounts() int {
 
 // Source is the text it was read from, or, where it was changed or made in Go, one that says the same.
 func (s *Scenario) Source() string {
-	if s.source != "" && !s.changed {
+	if s.source != "" && !s.overridden {
 		return s.source
 	}
 	b, err := toml.Marshal(s)
@@ -622,8 +622,8 @@ func (s *Scenario) Source() string {
 	return string(b)
 }
 
-// def sets *v where it is not set.
-func def[T comparable](v *T, d T) {
+// setDefault sets *v where it is not set.
+func setDefault[T comparable](v *T, d T) {
 	var zero T
 	if *v == zero {
 		*v = d

@@ -124,7 +124,7 @@ func TestClientsAreAsMany(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Change(Changes{Clients: n}); err != nil {
+		if err := s.Override(Overrides{Clients: n}); err != nil {
 			t.Fatal(err)
 		}
 		if a, b := s.Groups[0].Count, s.Groups[1].Count; a+b != n || s.Clients.Count != n || a < 1 || b < 1 || b > 1 && b != int(float64(n)*50/1050+.5) {
@@ -135,7 +135,7 @@ func TestClientsAreAsMany(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Change(Changes{Clients: 1}); err == nil || !strings.Contains(err.Error(), "1 clients can't be 2 groups") {
+	if err := s.Override(Overrides{Clients: 1}); err == nil || !strings.Contains(err.Error(), "1 clients can't be 2 groups") {
 		t.Errorf("one client for two groups: %v", err)
 	}
 	thirds := "[[group]]\nname='%s'\nshare=0.333333333\n"
@@ -185,7 +185,7 @@ rate_to = "200/s"
 	if src := s.Source(); !strings.Contains(src, `rate = "30/m"`) {
 		t.Errorf("the source of a scenario that was not changed is\n%s", src)
 	}
-	if err := s.Change(Changes{Clients: 500, Rates: 2, Length: Span(3 * time.Second), TLS: "direct", SM: true}); err != nil {
+	if err := s.Override(Overrides{Clients: 500, Rates: 2, Length: Span(3 * time.Second), TLS: "direct", SM: true}); err != nil {
 		t.Fatal(err)
 	}
 	again, err := Parse("again.toml", []byte(s.Source()))
@@ -234,8 +234,8 @@ func TestScenariosReadTheirOwnSource(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range []Changes{{}, {Rates: 2, SM: true}, {Clients: s.Clients.Count + 1}} {
-			if err := s.Change(c); err != nil {
+		for _, c := range []Overrides{{}, {Rates: 2, SM: true}, {Clients: s.Clients.Count + 1}} {
+			if err := s.Override(c); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 			if again, err := Parse(name+".toml", []byte(s.Source())); err != nil || again.Clients.Count != s.Clients.Count {

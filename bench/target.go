@@ -42,9 +42,9 @@ type Target struct {
 
 // Check fills in defaults, and says what is missing for a scenario with this kind of TLS.
 func (t *Target) Check(kind string) error {
-	def(&t.User, "bench%d")
-	def(&t.Domain, "localhost")
-	def(&t.Name, "server")
+	setDefault(&t.User, "bench%d")
+	setDefault(&t.Domain, "localhost")
+	setDefault(&t.Name, "server")
 	for _, name := range []*string{&t.Domain, &t.Rooms} {
 		if *name == "" {
 			continue
@@ -109,8 +109,8 @@ func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250), byte(n%250 + 1)}), 0)
 }
 
-// keyExchanges are those that a scenario may name.
-var keyExchanges = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256}, "X25519MLKEM768": {tls.X25519MLKEM768}}
+// curvesByName are those that a scenario may name.
+var curvesByName = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256}, "X25519MLKEM768": {tls.X25519MLKEM768}}
 
 // tls is the configuration that all clients share.
 func (t *Target) tls(clients *Clients) (*tls.Config, error) {
@@ -118,7 +118,7 @@ func (t *Target) tls(clients *Clients) (*tls.Config, error) {
 	if kind == "none" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: keyExchanges[clients.KeyExchange]}
+	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: curvesByName[clients.KeyExchange]}
 	if kind == "direct" {
 		c.NextProtos = []string{"xmpp-client"}
 	}

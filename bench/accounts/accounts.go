@@ -27,14 +27,14 @@ type Config struct {
 	TLS      string // "none", "starttls", "direct"
 	N        int
 	InFlight int // connections at a time; 0: 8
-	// Patience is how long to go on, slower and slower, while the server makes no account at all because of
+	// GiveUpAfter is how long to go on, slower and slower, while the server makes no account at all because of
 	// its limits; 0: a minute.
-	Patience time.Duration
-	Progress func(done int) // how many are there so far; from one goroutine at a time; may be nil
+	GiveUpAfter time.Duration
+	Progress    func(done int) // how many are there so far; from one goroutine at a time; may be nil
 }
 
 // Register makes the accounts. Those that exist already are counted and left alone: whether they have this
-// password is not known. The error is one line, a [bench.Refusal] where there is a remedy, and the counts
+// password is not known. The error is one line, a [bench.Failure] where there is a remedy, and the counts
 // are good with it, too; what was made stays. When ctx ends, its error is returned. Nothing runs on when it returns.
 func Register(ctx context.Context, c Config) (made, existed int, err error) {
 	c.TLS = cmp.Or(c.TLS, "none")
@@ -42,7 +42,7 @@ func Register(ctx context.Context, c Config) (made, existed int, err error) {
 		return 0, 0, err
 	}
 	c.InFlight = min(cmp.Or(max(c.InFlight, 0), 8), max(c.N, 1))
-	c.Patience = cmp.Or(c.Patience, time.Minute)
+	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, time.Minute)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &registrar{Config: c}
@@ -99,7 +99,7 @@ func (r *registrar) work(ctx context.Context, k int) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err = r.again(err, s); err != nil {
+			if err = r.retryable(err, s); err != nil {
 				return err
 			}
 			reuse := s != nil && s.used > 1
@@ -111,7 +111,7 @@ func (r *registrar) work(ctx context.Context, k int) error {
 				try = -1
 				continue
 			}
-			if !pause(ctx, try) {
+			if !backoff(ctx, try) {
 				return ctx.Err()
 			}
 		}
@@ -139,8 +139,8 @@ func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err erro
 	if err != nil {
 		return explain(err, &r.Target)
 	}
-	err = failed(e)
-	var f failure
+	err = stanzaErrorOf(e)
+	var f stanzaError
 	exists := errors.As(err, &f) && f.condition == "conflict"
 	if err != nil && !exists {
 		return err
@@ -159,10 +159,10 @@ func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err erro
 	return nil
 }
 
-// again is nil if what failed may work when it is tried again, on another connection; else why not.
-func (r *registrar) again(err error, s *stream) error {
+// retryable is nil if what failed may work when it is tried again, on another connection; else why not.
+func (r *registrar) retryable(err error, s *stream) error {
 	if s != nil && s.used > 1 {
-		var refusal bench.Refusal
+		var refusal bench.Failure
 		if !errors.As(err, &refusal) {
 			// An entity that has an account may be refused another (XEP-0077 §3.1.1), or cut off. Whether a
 			// limit was reached or that is so shows on a new connection.
@@ -170,7 +170,7 @@ func (r *registrar) again(err error, s *stream) error {
 			return nil
 		}
 	}
-	var f failure
+	var f stanzaError
 	var end xmpp.StreamError
 	what := ""
 	switch {
@@ -179,15 +179,15 @@ func (r *registrar) again(err error, s *stream) error {
 		case f.wait, f.condition == "resource-constraint", f.condition == "policy-violation":
 			what = "the server limits registrations: " + f.Error()
 		case f.condition == "not-acceptable":
-			return bench.Refusal{What: "the server does not accept a registration: " + f.Error(), Remedy: "has it rules for names or passwords? choose others with --user and --password"}
+			return bench.Failure{What: "the server does not accept a registration: " + f.Error(), Remedy: "has it rules for names or passwords? choose others with --user and --password"}
 		case f.condition == "jid-malformed", f.condition == "bad-request":
-			return bench.Refusal{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
+			return bench.Failure{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
 		default:
-			return nobody(f)
+			return registrationOff(f)
 		}
 	case errors.As(err, &end):
 		if end.Condition == "not-authorized" { // at once: strangers may do nothing but log in
-			return nobody(end)
+			return registrationOff(end)
 		}
 		what = end.Error()
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
@@ -195,18 +195,18 @@ func (r *registrar) again(err error, s *stream) error {
 	default:
 		return err
 	}
-	if time.Since(time.Unix(0, r.last.Load())) > r.Patience {
-		return bench.Refusal{What: fmt.Sprintf("%s, for %v now", what, r.Patience), Remedy: "raise its limits of registrations and of connections from an address"}
+	if time.Since(time.Unix(0, r.last.Load())) > r.GiveUpAfter {
+		return bench.Failure{What: fmt.Sprintf("%s, for %v now", what, r.GiveUpAfter), Remedy: "raise its limits of registrations and of connections from an address"}
 	}
 	return nil
 }
 
-func nobody(err error) error {
-	return bench.Refusal{What: "the server registers nobody here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
+func registrationOff(err error) error {
+	return bench.Failure{What: "the server registers nobody here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
 }
 
-// pause waits longer with each try: 50 ms to 5 s.
-func pause(ctx context.Context, try int) bool {
+// backoff waits longer with each try: 50 ms to 5 s.
+func backoff(ctx context.Context, try int) bool {
 	t := time.NewTimer(min(50*time.Millisecond<<min(try, 10), 5*time.Second))
 	defer t.Stop()
 	select {

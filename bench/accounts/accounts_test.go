@@ -194,7 +194,7 @@ func (s *server) serve(c net.Conn, conn int) {
 	}
 }
 
-func stanzaError(kind, condition string) string {
+func errorElement(kind, condition string) string {
 	return "<error type='" + kind + "'><" + condition + " xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>because</text></error>"
 }
 
@@ -230,15 +230,15 @@ func TestRefusals(t *testing.T) {
 		"picture":      {&server{form: form("<field var='x' type='text-single'><media xmlns='urn:xmpp:media-element'/><required/></field>")}, "captcha"},
 		"unknown":      {&server{form: form("<field var='invitation' type='text-single'><required/></field>")}, `"invitation"`},
 		"elsewhere":    {&server{form: "<query xmlns='jabber:iq:register'><instructions>Go to the web</instructions><x xmlns='jabber:x:oob'><url>http://localhost/</url></x></query>"}, "elsewhere"},
-		"off":          {&server{form: stanzaError("cancel", "service-unavailable")}, "registers nobody here: service-unavailable"},
+		"off":          {&server{form: errorElement("cancel", "service-unavailable")}, "registers nobody here: service-unavailable"},
 		"strangers":    {&server{form: "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"}, "registers nobody here: the server ended the stream with not-authorized"},
-		"not allowed":  {&server{form: fields, set: func(int, int, string) string { return stanzaError("cancel", "not-allowed") }}, "not-allowed"},
-		"not accepted": {&server{form: fields, set: func(int, int, string) string { return stanzaError("modify", "not-acceptable") }}, "--password"},
+		"not allowed":  {&server{form: fields, set: func(int, int, string) string { return errorElement("cancel", "not-allowed") }}, "not-allowed"},
+		"not accepted": {&server{form: fields, set: func(int, int, string) string { return errorElement("modify", "not-acceptable") }}, "--password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			made, existed, err := Register(t.Context(), c.s.start(t))
-			var r bench.Refusal
+			var r bench.Failure
 			if made+existed != 0 || !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) || r.Remedy == "" || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%d made, %d existed, %v", made, existed, err)
 			}
@@ -251,7 +251,7 @@ func TestRefusals(t *testing.T) {
 
 // A server that gives an account to a connection and no more gets a connection for each.
 func TestOneEach(t *testing.T) {
-	for name, second := range map[string]string{"not acceptable": stanzaError("modify", "not-acceptable"), "closed": "close", "limit": stanzaError("wait", "resource-constraint")} {
+	for name, second := range map[string]string{"not acceptable": errorElement("modify", "not-acceptable"), "closed": "close", "limit": errorElement("wait", "resource-constraint")} {
 		t.Run(name, func(t *testing.T) {
 			conns := 0
 			s := &server{form: fields, set: func(conn, nth int, _ string) string {
@@ -280,16 +280,16 @@ func TestLimits(t *testing.T) {
 	times := 0
 	s := &server{form: fields, set: func(int, int, string) string {
 		if times++; times <= 3 {
-			return stanzaError("wait", "policy-violation")
+			return errorElement("wait", "policy-violation")
 		}
 		return ""
 	}}
 	if made, _, err := Register(t.Context(), s.start(t)); made != 3 || err != nil {
 		t.Errorf("%d made, %v", made, err)
 	}
-	s = &server{form: fields, set: func(int, int, string) string { return stanzaError("wait", "resource-constraint") }}
+	s = &server{form: fields, set: func(int, int, string) string { return errorElement("wait", "resource-constraint") }}
 	c := s.start(t)
-	c.Patience = 200 * time.Millisecond
+	c.GiveUpAfter = 200 * time.Millisecond
 	made, _, err := Register(t.Context(), c)
 	if made != 0 || err == nil || !strings.Contains(err.Error(), `limits registrations: resource-constraint ("because"), for 200ms now: raise its limits`) {
 		t.Errorf("%d made, %v", made, err)
@@ -300,7 +300,7 @@ func TestCancelled(t *testing.T) {
 	asked := make(chan bool, 10)
 	s := &server{form: fields, set: func(int, int, string) string {
 		asked <- true
-		return stanzaError("wait", "resource-constraint")
+		return errorElement("wait", "resource-constraint")
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {

@@ -30,12 +30,12 @@ func (s *stream) askForm() (*form, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := failed(e); err != nil {
+	if err := stanzaErrorOf(e); err != nil {
 		return nil, err
 	}
 	q, ok := e.Child(xmpp.Register)
 	if !ok {
-		return nil, bench.Refusal{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
+		return nil, bench.Failure{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
 	}
 	if x, ok := q.Child(xmpp.DataForm); ok {
 		return dataForm(x)
@@ -88,7 +88,7 @@ func dataForm(x xmlstream.Element) (*form, error) {
 	return f, f.check()
 }
 
-var captcha = bench.Refusal{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
+var captcha = bench.Failure{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
 
 // known reports whether fill has something for it.
 func (g field) known() bool {
@@ -105,11 +105,11 @@ func (f *form) check() error {
 	for _, g := range f.fields {
 		has[g.name] = true
 		if !g.known() && len(g.values) == 0 {
-			return bench.Refusal{What: fmt.Sprintf("the server wants to know %.60q of who registers, which nobody has", g.name), Remedy: elsewhere}
+			return bench.Failure{What: fmt.Sprintf("the server wants to know %.60q of who registers, which nobody has", g.name), Remedy: elsewhere}
 		}
 	}
 	if !has["username"] || !has["password"] {
-		return bench.Refusal{What: "the server makes accounts elsewhere: it does not ask for a name and a password", Remedy: "make the accounts with the server's own tool"}
+		return bench.Failure{What: "the server makes accounts elsewhere: it does not ask for a name and a password", Remedy: "make the accounts with the server's own tool"}
 	}
 	return nil
 }

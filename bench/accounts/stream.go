@@ -73,7 +73,7 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 	if c.TLS == "starttls" {
 		if _, ok := features.Child(xmpp.StartTLS); !ok {
 			// Never on in clear (attack T11).
-			return bench.Refusal{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
+			return bench.Failure{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
 		}
 		if err := s.write(xmpp.RequestTLS); err != nil {
 			return err
@@ -83,7 +83,7 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 			return err
 		}
 		if !e.Is(xmpp.Proceed) {
-			return bench.Refusal{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
+			return bench.Failure{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
 		}
 		if err := s.secure(ctx, c); err != nil {
 			return err
@@ -105,7 +105,7 @@ func (s *stream) secure(ctx context.Context, c *Config) error {
 	if len(c.Target.CA) > 0 {
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(c.Target.CA) {
-			return bench.Refusal{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
+			return bench.Failure{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -125,7 +125,7 @@ func (s *stream) header() (xmlstream.Element, error) {
 	s.nc.SetDeadline(time.Now().Add(answerTimeout))
 	e, err := s.xml.Open(s.domain, "")
 	if err == nil && !e.Is(xmpp.Features) {
-		err = bench.Refusal{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
+		err = bench.Failure{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
 	}
 	return e, err
 }
@@ -155,25 +155,25 @@ func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error)
 }
 
 // A failure is a stanza error.
-type failure struct {
+type stanzaError struct {
 	condition string
 	wait      bool // it may work later
 	text      string
 }
 
-func (f failure) Error() string {
+func (f stanzaError) Error() string {
 	if f.text == "" {
 		return f.condition
 	}
 	return fmt.Sprintf("%s (%.100q)", f.condition, f.text)
 }
 
-// failed is the error that an IQ is, or nil.
-func failed(e xmlstream.Element) error {
+// stanzaErrorOf is the error that an IQ is, or nil.
+func stanzaErrorOf(e xmlstream.Element) error {
 	if t, _ := e.Attr(stanza.AttrType); string(t) != "error" {
 		return nil
 	}
-	f := failure{condition: "error"}
+	f := stanzaError{condition: "error"}
 	x, ok := e.Child(stanza.ErrorName)
 	if !ok {
 		return f
@@ -190,11 +190,11 @@ func failed(e xmlstream.Element) error {
 // explain says what err means to the one who runs the bench.
 func explain(err error, t *bench.Target) error {
 	var (
-		r    bench.Refusal
+		r    bench.Failure
 		cert *tls.CertificateVerificationError
 		ne   net.Error
 		end  xmpp.StreamError
-		f    failure
+		f    stanzaError
 	)
 	switch {
 	case errors.As(err, &r), errors.As(err, &f), errors.Is(err, context.Canceled):
@@ -202,15 +202,15 @@ func explain(err error, t *bench.Target) error {
 	case errors.As(err, &end):
 		switch end.Condition {
 		case "host-unknown":
-			return bench.Refusal{What: end.Error(), Remedy: "--domain must be a domain of the server"}
+			return bench.Failure{What: end.Error(), Remedy: "--domain must be a domain of the server"}
 		}
 		return err
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return bench.Refusal{What: "connection refused", Remedy: "is the server running, and is this its address?"}
+		return bench.Failure{What: "connection refused", Remedy: "is the server running, and is this its address?"}
 	case errors.As(err, &cert):
-		return bench.Refusal{What: "the server's certificate is not one for " + t.Domain, Remedy: "name its CA with --ca, or take any with --insecure"}
+		return bench.Failure{What: "the server's certificate is not one for " + t.Domain, Remedy: "name its CA with --ca, or take any with --insecure"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return bench.Refusal{What: "the server does not answer", Remedy: "look at its log, or at the firewall between"}
+		return bench.Failure{What: "the server does not answer", Remedy: "look at its log, or at the firewall between"}
 	}
 	return err
 }

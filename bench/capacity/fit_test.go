@@ -111,7 +111,7 @@ func TestCoverage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	const n = 300
 	var message, login, look, answer int
-	h := shape{steps: []int{1000, 2000, 3000, 4000, 5500, 7000}, rate: 3000}
+	h := stepPlan{steps: []int{1000, 2000, 3000, 4000, 5500, 7000}, rate: 3000}
 	for range n {
 		var obs []observation
 		see := func(k work, wall float64) observation {

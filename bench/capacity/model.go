@@ -76,15 +76,15 @@ func fitLine(sessions, y []float64) (*Fit, error) {
 	return fit(x, y, nil)
 }
 
-// many is more sessions than anybody asks for: what no measured limit is below.
-const many = 1_000_000_000
+// unlimited is more sessions than anybody asks for: what no measured limit is below.
+const unlimited = 1_000_000_000
 
 // A line is what a number of sessions takes of something: base, and each.
 type line struct{ base, each float64 }
 
 func (l line) fits(budget float64) float64 {
-	if l.each <= 0 || (budget-l.base)/l.each > many {
-		return many
+	if l.each <= 0 || (budget-l.base)/l.each > unlimited {
+		return unlimited
 	}
 	return max(0, math.Floor((budget-l.base)/l.each))
 }
@@ -115,18 +115,18 @@ const leastKernel = 2368 + 832 + 192 + 192 + 128
 // kernelShare is the server's part of the kernel's memory for a session: both ends were on this machine.
 func kernelShare(kernel []float64) float64 { return max(kernel[1]/2+inode, leastKernel) }
 
-const tries = 4000
+const bootstrapDraws = 4000
 
 // interval is where 95 % of what draw gives lies. The same seed each time: a plan that is computed again
 // says the same.
 func interval(draw func(*rand.Rand) float64) (low, high float64) {
 	rng := rand.New(rand.NewPCG(20, 7))
-	v := make([]float64, tries)
+	v := make([]float64, bootstrapDraws)
 	for i := range v {
 		v[i] = draw(rng)
 	}
 	slices.Sort(v)
-	return v[tries/40], v[tries-1-tries/40]
+	return v[bootstrapDraws/40], v[bootstrapDraws-1-bootstrapDraws/40]
 }
 
 // A Limit is how many sessions one of the machine's goods is enough for.
@@ -148,7 +148,7 @@ func newLimit(name string, sessions, low, high float64) Limit {
 
 // widen stretches l so that it holds what a check was off by, as a share of what was predicted.
 func (l *Limit) widen(off float64) {
-	low, high := float64(l.Sessions)/(1+off), min(float64(l.Sessions)*(1+off), many)
+	low, high := float64(l.Sessions)/(1+off), min(float64(l.Sessions)*(1+off), unlimited)
 	if int(low) < l.Low || int(high) > l.High {
 		l.Low, l.High, l.Widened = min(l.Low, int(low)), max(l.High, int(high)), true
 	}

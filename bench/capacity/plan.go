@@ -75,10 +75,10 @@ const LeastSessions = 30
 // Accounts is how many accounts the server must have.
 func Accounts(c Config) int {
 	c = c.defaults()
-	return c.Sessions + int(further*float64(c.Sessions)) + sounded(c.Sessions)
+	return c.Sessions + int(further*float64(c.Sessions)) + probeSessions(c.Sessions)
 }
 
-func sounded(most int) int { return min(soundings, most) }
+func probeSessions(most int) int { return min(maxProbeSessions, most) }
 
 // A Plan is what was found: plain data, which is kept as JSON.
 type Plan struct {
@@ -108,14 +108,14 @@ type Plan struct {
 	// nil: not known.
 	Sockets *Fit `json:"socket_fit,omitempty"`
 	Files   *Fit `json:"descriptor_fit,omitempty"`
-	// Looks are what all this comes from.
-	Looks []Look `json:"looks"`
+	// Observations are what all this comes from.
+	Observations []Observation `json:"looks"`
 	// Warnings make the plan doubtful.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
 // A Look is what the server did and used in one stretch; RSS at its end, and what is done each second.
-type Look struct {
+type Observation struct {
 	Run        string  `json:"run"` // "plan: fit"
 	Phase      string  `json:"phase"`
 	Seconds    float64 `json:"seconds"`
@@ -207,7 +207,7 @@ func Run(ctx context.Context, c Config) (*Plan, error) {
 		return nil, fmt.Errorf("the utilisation is %g: above 0, to 1", c.Utilisation)
 	}
 	if len(c.Target.PIDs) == 0 {
-		return nil, bench.Refusal{What: "a plan needs to look at the server's process", Remedy: "run it on the server's machine and name its pid"}
+		return nil, bench.Failure{What: "a plan needs to look at the server's process", Remedy: "run it on the server's machine and name its pid"}
 	}
 	m := sampler.Machine()
 	pl := &Plan{Profile: c.Profile, Machine: m, Tool: c.Tool, Began: time.Now().UTC(), Cores: cmp.Or(c.Cores, m.Cores), Memory: cmp.Or(c.Memory, m.Memory/5*4), Utilisation: c.Utilisation}
@@ -231,14 +231,14 @@ type runner struct {
 func (r *runner) all(ctx context.Context) error {
 	p := r.Profile
 	share := func(q float64) time.Duration { return time.Duration(q * float64(r.Budget)) }
-	n := sounded(r.Sessions)
+	n := probeSessions(r.Sessions)
 	first := r.Target.First
 	r.Target.First = first + Accounts(r.Config) - n
-	run, err := r.run(ctx, soundingScenario(p, n, min(max(share(.02), 100*time.Millisecond), 6*time.Second)))
+	run, err := r.run(ctx, probeScenario(p, n, min(max(share(.02), 100*time.Millisecond), 6*time.Second)))
 	if err != nil {
 		return err
 	}
-	s, err := r.sound(run)
+	s, err := r.readProbe(run)
 	if err != nil {
 		return err
 	}
@@ -279,9 +279,9 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 	r.kernel = map[string]float64{}
 	t := r.Target
 	if len(t.Sources) == 0 {
-		t.Sources = fresh(t, r.Profile.TLS)
+		t.Sources = freshSources(t, r.Profile.TLS)
 	}
-	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool, Watch: func(p result.Progress) {
+	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool, Progress: func(p result.Progress) {
 		if m, ok := kernelMemory(); ok {
 			r.mu.Lock()
 			r.kernel[p.Phase] = m
@@ -307,12 +307,12 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one", sc.Name, full)
 	}
 	for _, p := range res.Phases {
-		o := look(res, p.Name)
-		l := Look{sc.Name, p.Name, o.wall, o.sessions, o.logins, o.returns, o.messages, o.deliveries, o.cpu, 0}
+		o := observe(res, p.Name)
+		l := Observation{sc.Name, p.Name, o.wall, o.sessions, o.logins, o.returns, o.messages, o.deliveries, o.cpu, 0}
 		if p.Server != nil {
 			l.RSS = p.Server.RSS
 		}
-		r.plan.Looks = append(r.plan.Looks, l)
+		r.plan.Observations = append(r.plan.Observations, l)
 	}
 	for i := range res.Steps {
 		if s := &res.Steps[i]; s.Expected > 0 && s.Failed+s.Lost > s.Expected/100 {
@@ -322,9 +322,9 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 	return res, nil
 }
 
-// fresh are loopback addresses to connect from. Ports of those that other runs used are in TIME_WAIT for a
+// freshSources are loopback addresses to connect from. Ports of those that other runs used are in TIME_WAIT for a
 // minute, and a plan logs in more often than there are ports. Elsewhere it is the system's choice.
-func fresh(t bench.Target, tls string) (list []netip.Addr) {
+func freshSources(t bench.Target, tls string) (list []netip.Addr) {
 	to := t.Addr.Addr()
 	if tls == "direct" {
 		to = t.Direct.Addr()
@@ -342,8 +342,8 @@ func (r *runner) warn(format string, a ...any) {
 	r.plan.Warnings = append(r.plan.Warnings, fmt.Sprintf(format, a...))
 }
 
-// look makes an observation of some phases together.
-func look(res *result.Run, names ...string) (o observation) {
+// observe makes an observation of some phases together.
+func observe(res *result.Run, names ...string) (o observation) {
 	var cpu float64
 	for _, name := range names {
 		i := slices.IndexFunc(res.Phases, func(p result.Phase) bool { return p.Name == name })
@@ -388,7 +388,7 @@ func look(res *result.Run, names ...string) (o observation) {
 	return o
 }
 
-func (r *runner) sound(res *result.Run) (s sounding, err error) {
+func (r *runner) readProbe(res *result.Run) (s probeResult, err error) {
 	s.subscriptions = math.Inf(1)
 	for _, p := range res.Phases {
 		for _, st := range res.Steps {
@@ -404,7 +404,7 @@ func (r *runner) sound(res *result.Run) (s sounding, err error) {
 		}
 	}
 	if s.logins == 0 || s.message < 0 {
-		return s, bench.Refusal{What: "the sounding saw no login", Remedy: "look at the server's log"}
+		return s, bench.Failure{What: "the sounding saw no login", Remedy: "look at the server's log"}
 	}
 	s.message = max(s.message, 5e-6) // what no server does in less
 	s.room = math.MaxInt32
@@ -426,21 +426,21 @@ func (r *runner) sound(res *result.Run) (s sounding, err error) {
 }
 
 // fit fits what the steps showed.
-func (r *runner) fit(res *result.Run, h shape) (err error) {
+func (r *runner) fit(res *result.Run, h stepPlan) (err error) {
 	var obs []observation
 	var n, rss, kernel, sockets, files []float64
 	for i, p := range res.Phases {
 		if p.Server == nil {
-			return bench.Refusal{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
+			return bench.Failure{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
 		}
 		if p.Kind == bench.Befriend || p.Kind == bench.Drain {
 			continue
 		}
 		g, what, _ := strings.Cut(p.Name, "-")
 		if what == "back" { // its going is part of it
-			obs = append(obs, look(res, g+"-leave", p.Name))
+			obs = append(obs, observe(res, g+"-leave", p.Name))
 		} else {
-			obs = append(obs, look(res, p.Name))
+			obs = append(obs, observe(res, p.Name))
 		}
 		if p.Kind == bench.Ramp || what == "" {
 			continue
@@ -484,8 +484,8 @@ func (r *runner) fit(res *result.Run, h shape) (err error) {
 }
 
 // check holds the fit against what it did not see.
-func (r *runner) check(res *result.Run, h shape, speed float64) error {
-	o := look(res, "mix", "leave", "back")
+func (r *runner) check(res *result.Run, h stepPlan, speed float64) error {
+	o := observe(res, "mix", "leave", "back")
 	pl := r.plan
 	ch := &Check{Sessions: h.check, Speed: speed}
 	row := o.row()
@@ -499,7 +499,7 @@ func (r *runner) check(res *result.Run, h shape, speed float64) error {
 	}
 	pl.Check = ch
 	if ch.Memory.Seen == 0 || o.wall == 0 {
-		return bench.Refusal{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
+		return bench.Failure{What: "the server's process could not be looked at", Remedy: "run the plan as the same user"}
 	}
 	return nil
 }

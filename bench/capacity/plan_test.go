@@ -35,7 +35,7 @@ func TestProfile(t *testing.T) {
 
 // The runs are as large as time and descriptors allow, and the check has sessions that the fit has not.
 func TestShape(t *testing.T) {
-	s := sounding{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}
+	s := probeResult{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}
 	h, err := plan(s, Mobile(), mostSessions, 5*time.Minute, 2)
 	if err != nil || !reflect.DeepEqual(h.steps, []int{1050, 2100, 3150, 4200, 5600, 7000}) || h.check != 9800 {
 		t.Fatalf("%+v, %v", h, err)
@@ -52,7 +52,7 @@ func TestShape(t *testing.T) {
 	if h, err = plan(s, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check >= 7000 || h.slice > 300*time.Millisecond {
 		t.Errorf("in 10 s: %+v, %v", h, err)
 	}
-	if h, err = plan(sounding{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 || h.settle <= 0 {
+	if h, err = plan(probeResult{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 || h.settle <= 0 {
 		t.Errorf("with a server that takes a second for a login: %+v, %v", h, err)
 	}
 	s.room = 20
@@ -64,13 +64,13 @@ func TestShape(t *testing.T) {
 // Scenarios of all profiles can be run, and never ask for accounts that there are not.
 func TestScenarios(t *testing.T) {
 	for _, p := range []Profile{Mobile(), {TLS: "none"}, {TLS: "none", Messages: 100}, {TLS: "direct", Presence: 5, Contacts: 2}, {TLS: "none", Messages: 1, Presence: 5, Reconnects: 1e6}} {
-		h, err := plan(sounding{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}, p, 7000, 5*time.Minute, 2)
+		h, err := plan(probeResult{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}, p, 7000, 5*time.Minute, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
 		check, speed := checkScenario(p, h)
 		most := Accounts(Config{Profile: p})
-		for _, sc := range []*bench.Scenario{soundingScenario(p, 300, time.Second), fitScenario(p, h), check} {
+		for _, sc := range []*bench.Scenario{probeScenario(p, 300, time.Second), fitScenario(p, h), check} {
 			if err := sc.Check(); err != nil {
 				t.Errorf("%s of %+v: %v", sc.Name, p, err)
 			}

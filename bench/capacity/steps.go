@@ -16,16 +16,16 @@ const further = 1.4
 const (
 	// most sessions of the fit by default: enough to see memory, and few enough for a process with 20,000
 	// descriptors to check.
-	mostSessions = 7000
-	fewSessions  = LeastSessions
-	soundings    = 300
+	mostSessions     = 7000
+	fewSessions      = LeastSessions
+	maxProbeSessions = 300
 	// longer is by how much the first and the last rest are longer: what a session takes that does nothing is
 	// the least of all that is measured, and there is most of it.
 	longer = 3
 )
 
 // A sounding is what a first short run showed: how large the others may be.
-type sounding struct {
+type probeResult struct {
 	logins        float64 // that a second has room for
 	subscriptions float64
 	message       float64 // seconds of CPU of a message, of server and client
@@ -33,7 +33,7 @@ type sounding struct {
 }
 
 // A shape is how large the runs are.
-type shape struct {
+type stepPlan struct {
 	steps   []int // sessions at each step
 	check   int
 	slice   time.Duration // length of each settle and hold of the fit
@@ -45,13 +45,13 @@ type shape struct {
 }
 
 // plan chooses the shape that takes about budget.
-func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (shape, error) {
-	h := shape{logins: s.logins, session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
+func plan(s probeResult, p Profile, most int, budget time.Duration, cores int) (stepPlan, error) {
+	h := stepPlan{logins: s.logins, session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
 	fit, check := .6*budget.Seconds(), .3*budget.Seconds()
 	// With few sessions nothing much shows, as margins will say; a slow server takes longer than asked for.
 	n := max(min(float64(most), .35*fit/h.session, .5*check/h.session/further), fewSessions)
 	if n = min(n, float64(s.room)/further); n < fewSessions {
-		return h, bench.Refusal{What: fmt.Sprintf("there is room for %d sessions only, which show nothing", max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
+		return h, bench.Failure{What: fmt.Sprintf("there is room for %d sessions only, which show nothing", max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
 	}
 	for _, q := range shares {
 		h.steps = append(h.steps, int(q*n))
@@ -68,8 +68,8 @@ func plan(s sounding, p Profile, most int, budget time.Duration, cores int) (sha
 	return h, nil
 }
 
-// patience is the most that a phase of so many operations may take.
-func patience(seconds float64) bench.Span {
+// rampTimeout is the most that a phase of so many operations may take.
+func rampTimeout(seconds float64) bench.Span {
 	return bench.Span(time.Duration((30 + 5*seconds) * float64(time.Second)))
 }
 
@@ -86,7 +86,7 @@ func hold(name, kind, group string, rate float64, p Profile, length time.Duratio
 		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: body, Late: bench.Span(time.Second)}}}
 }
 
-func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {
+func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 	sc := &bench.Scenario{Name: "plan: sounding", About: "How fast this machine is.", Clients: clients(p),
 		Groups: []bench.Group{{Name: "all", Count: n}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
 	if p.Contacts > 0 {
@@ -96,7 +96,7 @@ func soundingScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 	return sc
 }
 
-func fitScenario(p Profile, h shape) *bench.Scenario {
+func fitScenario(p Profile, h stepPlan) *bench.Scenario {
 	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(longer * h.slice)})
 	before := 0
@@ -105,17 +105,17 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 		g := fmt.Sprintf("step%d", i+1)
 		group := []string{g}
 		if i == 0 {
-			sc.Groups = circle(g, n, moving)
+			sc.Groups = groupsOf(g, n, moving)
 			group = append(group, "near", "moving")
 		} else {
 			sc.Groups = append(sc.Groups, bench.Group{Name: g, Count: n - before})
 		}
-		long := patience(float64(n-before) * h.session)
+		long := rampTimeout(float64(n-before) * h.session)
 		before = n
 		sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-login", Kind: bench.Ramp, Group: group, Length: long})
 		switch {
 		case i == 0:
-			sc.Phases = append(sc.Phases, acquaint(g+"-", g, p, moving, long)...)
+			sc.Phases = append(sc.Phases, befriendPhases(g+"-", g, p, moving, long)...)
 		case p.Contacts > 0:
 			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: long})
 		}
@@ -136,7 +136,7 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 			}
 			sc.Phases = append(sc.Phases, ph)
 		}
-		sc.Phases = append(sc.Phases, move(g+"-", h, moving)...)
+		sc.Phases = append(sc.Phases, resumePhases(g+"-", h, moving)...)
 		// Last: what a server tidies up after logins and new contacts is over by then.
 		rest := h.slice
 		if i == len(h.steps)-1 {
@@ -148,14 +148,14 @@ func fitScenario(p Profile, h shape) *bench.Scenario {
 	return sc
 }
 
-// circle is a group with two more in it, for those who will go and come back: they have contacts who stay,
+// groupsOf is a group with two more in it, for those who will go and come back: they have contacts who stay,
 // as is the rule. The far are each other's contacts; the near and the moving, as many, are theirs.
-func circle(far string, n, moving int) []bench.Group {
+func groupsOf(far string, n, moving int) []bench.Group {
 	return []bench.Group{{Name: far, Count: n - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}
 }
 
-// acquaint has everybody in a circle have contacts.
-func acquaint(prefix, far string, p Profile, moving int, long bench.Span) []bench.Phase {
+// befriendPhases has everybody in a circle have contacts.
+func befriendPhases(prefix, far string, p Profile, moving int, long bench.Span) []bench.Phase {
 	n := min(p.Contacts, moving)
 	if n == 0 {
 		return nil
@@ -166,12 +166,12 @@ func acquaint(prefix, far string, p Profile, moving int, long bench.Span) []benc
 	return []bench.Phase{befriend("befriend", 0, far), befriend("befriend1", moving, "near", "moving"), befriend("befriend2", moving, "moving", "near")}
 }
 
-// move has the moving go and come back, at a third of the pace that the machine can do: as people do who are
+// resumePhases has the moving go and come back, at a third of the pace that the machine can do: as people do who are
 // not all thrown out at once.
-func move(prefix string, h shape, moving int) []bench.Phase {
+func resumePhases(prefix string, h stepPlan, moving int) []bench.Phase {
 	rate := .3 * h.logins
 	return []bench.Phase{{Name: prefix + "leave", Kind: bench.Drain, Group: []string{"moving"}},
-		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate), Length: patience(float64(moving) / rate)}}
+		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate), Length: rampTimeout(float64(moving) / rate)}}
 }
 
 // spread has each group do its part of a hold's one action.
@@ -194,7 +194,7 @@ func spread(ph bench.Phase, groups []bench.Group) bench.Phase {
 
 // checkScenario is what the fit does not see: more sessions, other accounts, and the profile's own mix, so
 // many times faster that it can be seen.
-func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
+func checkScenario(p Profile, h stepPlan) (sc *bench.Scenario, speed float64) {
 	n := float64(h.check)
 	speed = max(1, h.rate/max(n*(p.Messages+p.Presence*float64(p.Contacts))/3600, 1e-9))
 	if p.Messages+p.Presence*float64(p.Contacts) == 0 {
@@ -202,9 +202,9 @@ func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
 	}
 	moves := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
 	moving := int(min(max(moves, .05*n, float64(p.Contacts)), .15*n))
-	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p), Groups: circle("far", h.check, moving)}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: patience(n * h.session)})
-	sc.Phases = append(sc.Phases, acquaint("", "far", p, moving, patience(n*h.session))...)
+	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p), Groups: groupsOf("far", h.check, moving)}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: rampTimeout(n * h.session)})
+	sc.Phases = append(sc.Phases, befriendPhases("", "far", p, moving, rampTimeout(n*h.session))...)
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(h.settle)})
 	chat := n * p.Messages * speed / 3600
 	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold), Grace: bench.Span(2 * time.Second)}
@@ -214,6 +214,6 @@ func checkScenario(p Profile, h shape) (sc *bench.Scenario, speed float64) {
 	if p.Presence > 0 && p.Contacts > 0 {
 		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0), sc.Groups).Do...)
 	}
-	sc.Phases = append(append(append(sc.Phases, mix), move("", h, moving)...), bench.Phase{Kind: bench.Drain})
+	sc.Phases = append(append(append(sc.Phases, mix), resumePhases("", h, moving)...), bench.Phase{Kind: bench.Drain})
 	return sc, speed
 }

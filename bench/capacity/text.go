@@ -91,9 +91,9 @@ func (pl *Plan) Text(w io.Writer) error {
 	return t.Flush()
 }
 
-// rough is n with the digits that mean something, three.
-func rough(n int) string {
-	if n >= many {
+// rounded is n with the digits that mean something, three.
+func rounded(n int) string {
+	if n >= unlimited {
 		return "over a billion"
 	}
 	if n >= 1e6 {
@@ -108,22 +108,22 @@ func rough(n int) string {
 
 // sessions is n with all digits if it is known exactly.
 func sessions(n, low, high int) string {
-	if low == high && n < many {
+	if low == high && n < unlimited {
 		return report.Amount(float64(n), "count")
 	}
-	return rough(n)
+	return rounded(n)
 }
 
 func between(low, high int) string {
 	switch {
-	case low >= many:
+	case low >= unlimited:
 		return "no end was seen"
-	case high >= many:
-		return rough(low) + " or more"
+	case high >= unlimited:
+		return rounded(low) + " or more"
 	case low == high:
 		return "known"
 	}
-	return rough(low) + " to " + rough(high)
+	return rounded(low) + " to " + rounded(high)
 }
 
 func steps(n []int) string {

@@ -18,11 +18,11 @@ import (
 )
 
 // A Contest is what is compared: the same scenario, run against each entrant in turn, again and again.
-type Contest struct {
+type Input struct {
 	Baseline string // the name of the entrant that the others are divided by
-	Entrants []Entrant
-	// First are the figures that a table begins with; the others follow in the order of the runs.
-	First []string
+	Targets  []Target
+	// Order are the figures that a table begins with; the others follow in the order of the runs.
+	Order []string
 	// Floor is the noise floor: a ratio between 1/Floor and Floor gets no word, however narrow its
 	// interval. 0 is 1: no floor.
 	Floor float64
@@ -31,7 +31,7 @@ type Contest struct {
 // An Entrant is one of those compared. Its runs are in the order of the rounds: the first of one entrant
 // is paired with the first of another, for both saw the machine in the same mood. A round that failed is
 // nil.
-type Entrant struct {
+type Target struct {
 	Name string
 	Runs []*result.Run
 }
@@ -41,7 +41,7 @@ type Table struct {
 	Format   int      `json:"format"`
 	Scenario string   `json:"scenario"`
 	Baseline string   `json:"baseline"`
-	Entrants []string `json:"entrants"` // the baseline first, then the others in the contest's order
+	Targets  []string `json:"entrants"` // the baseline first, then the others in the contest's order
 	Rounds   []int    `json:"rounds"`   // of each entrant, those that count
 	Floor    float64  `json:"floor"`
 	Rows     []Row    `json:"rows"`
@@ -59,7 +59,7 @@ type Row struct {
 	Unit   string `json:"unit"`
 	Better string `json:"better"` // "lower" or "higher"
 	About  string `json:"about"`
-	Cells  []Cell `json:"cells"` // in the order of Table.Entrants
+	Cells  []Cell `json:"cells"` // in the order of Table.Targets
 }
 
 // A Cell is one figure of one entrant. Without values the entrant does not have the figure: it does not
@@ -87,21 +87,21 @@ type Ratio struct {
 // Judge makes the table of a contest. It fails if the baseline is unknown, a name occurs twice, an entrant
 // has no run that ended, or the runs are of different scenarios or units. It only reads c, and any
 // goroutine may call it.
-func Judge(c Contest) (*Table, error) {
+func Judge(c Input) (*Table, error) {
 	if c.Floor == 0 {
 		c.Floor = 1
 	}
 	if !(c.Floor >= 1) || math.IsInf(c.Floor, 0) {
 		return nil, fmt.Errorf("noise floor %v: give a ratio of at least 1, such as 1.05", c.Floor)
 	}
-	field, err := line(c)
+	field, err := ordered(c)
 	if err != nil {
 		return nil, err
 	}
 	t := &Table{Format: Format, Baseline: c.Baseline, Floor: c.Floor}
 	rounds := make([][]*result.Run, len(field)) // nil where a round does not count
 	for i, e := range field {
-		t.Entrants = append(t.Entrants, e.Name)
+		t.Targets = append(t.Targets, e.Name)
 		n := 0
 		for k, r := range e.Runs {
 			var why string
@@ -143,20 +143,20 @@ func Judge(c Contest) (*Table, error) {
 		return nil, err
 	}
 	rank := func(r Row) int {
-		if i := slices.Index(c.First, r.Figure); i >= 0 {
+		if i := slices.Index(c.Order, r.Figure); i >= 0 {
 			return i
 		}
-		return len(c.First)
+		return len(c.Order)
 	}
 	slices.SortStableFunc(t.Rows, func(a, b Row) int { return cmp.Compare(rank(a), rank(b)) })
 	return t, nil
 }
 
-// line is who takes part, the baseline first.
-func line(c Contest) ([]Entrant, error) {
-	var field []Entrant
+// ordered is who takes part, the baseline first.
+func ordered(c Input) ([]Target, error) {
+	var field []Target
 	var names []string
-	for _, e := range c.Entrants {
+	for _, e := range c.Targets {
 		if slices.Contains(names, e.Name) {
 			return nil, fmt.Errorf("two entrants are called %q: give each a name of its own", e.Name)
 		}
@@ -229,7 +229,7 @@ func (t *Table) cell(row *Row, base, of []*result.Run, ratio bool) (c Cell) {
 	}
 	r := interval(logs)
 	c.Ratio = &r
-	c.Verdict = t.word(r, row.Better)
+	c.Verdict = t.verdict(r, row.Better)
 	return c
 }
 
@@ -241,8 +241,8 @@ func value(r *result.Run, figure string) (float64, bool) {
 	return f.Value, ok && !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
 }
 
-// word is what may be said of r.
-func (t *Table) word(r Ratio, better string) string {
+// verdict is what may be said of r.
+func (t *Table) verdict(r Ratio, better string) string {
 	if r.Level == 0 || r.Low <= 1 && r.High >= 1 || r.Value <= t.Floor && r.Value >= 1/t.Floor {
 		return ""
 	}
@@ -283,14 +283,14 @@ func interval(logs []float64) Ratio {
 	case n == 2:
 		half, level = 1.5*math.Abs(logs[0]-logs[1]), 0.8
 	case n > 2:
-		half, level = student(n-1)*math.Sqrt(squares/float64(n-1)/float64(n)), 0.95
+		half, level = studentT(n-1)*math.Sqrt(squares/float64(n-1)/float64(n)), 0.95
 	}
 	exp := func(l float64) float64 { return math.Exp(min(max(l, -700), 700)) } // JSON has no infinity
 	return Ratio{Value: exp(m), Low: exp(m - half), High: exp(m + half), Pairs: n, Level: level}
 }
 
-// student is the 0.975 quantile of Student's t for so many degrees of freedom.
-func student(df int) float64 {
+// studentT is the 0.975 quantile of Student's t for so many degrees of freedom.
+func studentT(df int) float64 {
 	few := [...]float64{12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281}
 	if df <= len(few) {
 		return few[df-1]
@@ -303,21 +303,21 @@ func student(df int) float64 {
 
 // A Disagreement is a ratio that two tables tell differently.
 type Disagreement struct {
-	Figure  string `json:"figure"`
-	Entrant string `json:"entrant"`
-	A, B    Ratio
+	Figure string `json:"figure"`
+	Target string `json:"entrant"`
+	A, B   Ratio
 }
 
 func (d Disagreement) String() string {
-	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Entrant, d.A, d.B)
+	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Target, d.A, d.B)
 }
 
 // String is the ratio with its interval.
 func (r Ratio) String() string {
 	if r.Level == 0 {
-		return "×" + three(r.Value)
+		return "×" + significant(r.Value)
 	}
-	return fmt.Sprintf("×%s [%s, %s]", three(r.Value), three(r.Low), three(r.High))
+	return fmt.Sprintf("×%s [%s, %s]", significant(r.Value), significant(r.Low), significant(r.High))
 }
 
 // Agree are the ratios that a and b both have, with intervals that do not overlap. Two measurements of the
@@ -333,13 +333,13 @@ func Agree(a, b *Table) (all []Disagreement) {
 			continue
 		}
 		for i, c := range row.Cells {
-			j := slices.Index(b.Entrants, a.Entrants[i])
+			j := slices.Index(b.Targets, a.Targets[i])
 			if j < 0 || c.Ratio == nil || c.Ratio.Level == 0 {
 				continue
 			}
 			d := b.Rows[k].Cells[j].Ratio
 			if d != nil && d.Level > 0 && (c.Ratio.High < d.Low || d.High < c.Ratio.Low) {
-				all = append(all, Disagreement{row.Figure, a.Entrants[i], *c.Ratio, *d})
+				all = append(all, Disagreement{row.Figure, a.Targets[i], *c.Ratio, *d})
 			}
 		}
 	}
@@ -367,15 +367,15 @@ func Load(name string) (*Table, error) {
 		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name, t.Format, Format)
 	}
 	for _, r := range t.Rows {
-		if len(r.Cells) != len(t.Entrants) {
-			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again", name, r.Figure, len(r.Cells), len(t.Entrants))
+		if len(r.Cells) != len(t.Targets) {
+			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again", name, r.Figure, len(r.Cells), len(t.Targets))
 		}
 	}
 	return t, nil
 }
 
-// three is v with three significant digits.
-func three(v float64) string {
+// significant is v with three significant digits.
+func significant(v float64) string {
 	n := 2
 	if v > 0 && !math.IsInf(v, 0) {
 		n = min(max(2-int(math.Floor(math.Log10(v))), 0), 6)

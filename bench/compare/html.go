@@ -39,7 +39,7 @@ func (t *Table) HTML(w io.Writer) error {
 		Plots    []figure
 		Lines    []row
 	}{Table: t, CSS: report.CSS(), Legend: t.legend(), Headings: t.headings()}
-	for i, e := range t.Entrants[1:] {
+	for i, e := range t.Targets[1:] {
 		d.Keys = append(d.Keys, key{e, plot.SeriesClass(i)})
 	}
 	for _, better := range []string{"lower", "higher", ""} {
@@ -101,7 +101,7 @@ func (t *Table) draw(better string) (figure, bool) {
 	// An interval that is no help must not squeeze the others: beyond, it is drawn to the edge.
 	scale := plot.Scale{Low: max(low, 0.01) / 1.05, High: min(high, 100) * 1.05, Log: true}
 	x := func(v float64) float64 { return scale.At(v, plotLeft, plotEnd) }
-	per := rowHeight*float64(len(t.Entrants)-1) + 10
+	per := rowHeight*float64(len(t.Targets)-1) + 10
 	const top = 30.0
 	bottom := top + per*float64(len(rows))
 	var d plot.SVG

@@ -54,7 +54,7 @@ func CostsOf(prof []byte, opt Option, by func(name string) string) ([]Cost, erro
 	}
 	for _, s := range stacks {
 		total += s.value
-		of(decides(s.frames, by)).Flat += s.value
+		of(chargedFrame(s.frames, by)).Flat += s.value
 		seen := map[string]bool{}
 		for _, f := range s.frames {
 			if m := by(f); !seen[m] {

@@ -87,10 +87,10 @@ func collects(function string) bool {
 	return false
 }
 
-// decides is the module that a stack is charged to: that of the innermost function of Canto's, as it asked
+// chargedFrame is the module that a stack is charged to: that of the innermost function of Canto's, as it asked
 // for what is further in. Without one it is that of the innermost that is not the runtime's; without one of
 // those the collector, the kernel, or the runtime.
-func decides(frames []string, by func(string) string) string {
+func chargedFrame(frames []string, by func(string) string) string {
 	rank, module := 0, ""
 	for _, f := range frames {
 		r := 1

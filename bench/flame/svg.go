@@ -116,7 +116,7 @@ func (d *drawing) box(n *node, x, width float64, depth int) {
 		hidden = " visibility='hidden'"
 	}
 	fmt.Fprintf(&d.boxes, "<svg x='%.2f' y='%d' width='%.2f' height='%d'><title>%s\n%s, %s%s</title><rect width='100%%' height='100%%' fill='%s'/><text x='3' y='12'%s>%s</text></svg>\n",
-		x, top+depth*row, width, row-1, q(n.name), amount(n.value, d.unit), percent(n.value, d.total), of(module), colour(module), hidden, q(short(n.name)))
+		x, top+depth*row, width, row-1, escaped(n.name), amount(n.value, d.unit), percent(n.value, d.total), of(module), colour(module), hidden, escaped(short(n.name)))
 	for _, c := range n.children() {
 		if wide := width * float64(c.value) / float64(n.value); wide >= least {
 			d.box(c, x, wide, depth+1)
@@ -129,12 +129,12 @@ func of(module string) string {
 	if module == "all" {
 		return ""
 	}
-	return ", " + q(module)
+	return ", " + escaped(module)
 }
 
 func percent(v, total int64) string { return fmt.Sprintf("%.2f %%", 100*share(v, total)) }
 
-func q(s string) string { return string(xmlstream.AppendValue(nil, s)) }
+func escaped(s string) string { return string(xmlstream.AppendValue(nil, s)) }
 
 // short is a function without the folders of its package.
 func short(name string) string {
@@ -253,7 +253,7 @@ func (d *drawing) write(w io.Writer, title string) error {
 
 	out := bufio.NewWriter(w)
 	fmt.Fprintf(out, "<svg xmlns='http://www.w3.org/2000/svg' class='canto-flame' width='%.0f' height='%d' viewBox='0 0 %[1]g %[2]d'>\n<style>%s</style>\n<rect width='100%%' height='100%%' fill='#fff'/>\n<text class='title' x='10' y='20'>%s</text>\n",
-		d.width, height, style, q(title))
+		d.width, height, style, escaped(title))
 	note := "callers above; a click zooms in and out; the key counts functions by themselves"
 	if d.total <= 0 {
 		note = "no samples: nothing of this kind happened while the profile was taken, or the server does not record it"
@@ -261,7 +261,7 @@ func (d *drawing) write(w io.Writer, title string) error {
 	fmt.Fprintf(out, "<text class='note' x='10' y='36'>%s</text>\n<g class='boxes'>\n%s</g>\n", note, d.boxes.String())
 	for i, e := range entries {
 		x, y := 10+i%columns*keyCol, keyTop+i/columns*key
-		fmt.Fprintf(out, "<rect x='%d' y='%d' width='12' height='12' fill='%s'/><text x='%d' y='%d'>%s %s</text>\n", x, y, colour(e.module), x+17, y+10, q(e.module), percent(e.value, d.total))
+		fmt.Fprintf(out, "<rect x='%d' y='%d' width='12' height='12' fill='%s'/><text x='%d' y='%d'>%s %s</text>\n", x, y, colour(e.module), x+17, y+10, escaped(e.module), percent(e.value, d.total))
 	}
 	fmt.Fprintf(out, "<script>//<![CDATA[\n%s\n//]]></script>\n</svg>\n", script)
 	return out.Flush()

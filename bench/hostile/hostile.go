@@ -70,36 +70,36 @@ type kind struct {
 	pause  time.Duration
 	logsIn bool // needs accounts
 	tls    bool // is about TLS
-	// live is the life of one connection, from dialling to its end. The error says why it ended: see
-	// [Attack.settle]. round counts the lives of l.
-	live func(l *line, round int) error
+	// run is the life of one connection, from dialling to its end. The error says why it ended: see
+	// [Attack.countEnd]. round counts the lives of l.
+	run func(l *attacker, round int) error
 }
 
 func kinds() []kind {
 	const soon = 20 * time.Millisecond
 	return []kind{
 		{
-			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, live: halfOpen,
+			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, run: halfOpen,
 			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or in a login; half of them come and go",
 		},
 		{
-			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, live: badXML,
+			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, run: badXML,
 			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as servers' limits allow, and then more",
 		},
 		{
-			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, live: slowReader,
+			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, run: slowReader,
 			about: "sessions that ask for much, of the server and of each other, and read a byte a second or nothing",
 		},
 		{
-			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, live: keyUpdates,
+			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, run: keyUpdates,
 			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are borne between single bytes",
 		},
 		{
-			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, live: guess,
+			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, run: guessPasswords,
 			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too",
 		},
 		{
-			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, live: flipPresence,
+			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, run: flipPresence,
 			about: "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many",
 		},
 	}
@@ -185,8 +185,8 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.Salted)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
-		l := &line{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
-		a.wg.Go(func() { l.run(spread * time.Duration(n) / time.Duration(cfg.Connections)) })
+		l := &attacker{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
+		a.wg.Go(func() { l.run(startSpread * time.Duration(n) / time.Duration(cfg.Connections)) })
 	}
 	return a, nil
 }
@@ -210,21 +210,21 @@ func (a *Attack) attempt(n int) error {
 	return nil
 }
 
-// own is an error that is none of the server's defence.
-type own struct{ error }
+// clientFault is an error that is none of the server's defence.
+type clientFault struct{ error }
 
-func (o own) Unwrap() error { return o.error }
+func (o clientFault) Unwrap() error { return o.error }
 
-// settle counts what a life ended by, and returns how long to wait before the next.
-func (a *Attack) settle(err error) time.Duration {
+// countEnd counts what a life ended by, and returns how long to wait before the next.
+func (a *Attack) countEnd(err error) time.Duration {
 	const later = time.Second
-	var fault own
+	var fault clientFault
 	switch {
-	case err == nil, errors.Is(err, errLeft):
+	case err == nil, errors.Is(err, errDone):
 		return 20 * time.Millisecond
 	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
 		errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.ENOBUFS):
-		a.fault(err)
+		a.countFault(err)
 		return later
 	case errors.Is(err, syscall.ECONNREFUSED):
 		a.refused.Add(1)
@@ -234,7 +234,7 @@ func (a *Attack) settle(err error) time.Duration {
 	return a.kind.pause
 }
 
-func (a *Attack) fault(err error) {
+func (a *Attack) countFault(err error) {
 	a.failed.Add(1)
 	a.mu.Lock()
 	if a.err == nil {
@@ -244,23 +244,23 @@ func (a *Attack) fault(err error) {
 }
 
 // A line is one of an attack's connections, and all that come after it. Only one goroutine has it.
-type line struct {
+type attacker struct {
 	a   *Attack
 	i   int // its number in the whole run
 	rng *rand.Rand
 }
 
-// spread is how long it takes until all lines have begun.
-const spread = time.Second
+// startSpread is how long it takes until all lines have begun.
+const startSpread = time.Second
 
 // run is all lives of l, from a time on.
-func (l *line) run(after time.Duration) {
+func (l *attacker) run(after time.Duration) {
 	if sleep(l.a.ctx, after) != nil {
 		return
 	}
 	for round := 0; ; round++ {
-		err := l.a.kind.live(l, round)
-		if l.a.ctx.Err() != nil || sleep(l.a.ctx, l.a.settle(err)) != nil {
+		err := l.a.kind.run(l, round)
+		if l.a.ctx.Err() != nil || sleep(l.a.ctx, l.a.countEnd(err)) != nil {
 			return
 		}
 	}

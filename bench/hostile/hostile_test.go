@@ -165,15 +165,15 @@ func TestLetIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Stop()
-	x, err := (&line{a: a, i: 1}).stream("none")
+	x, err := (&attacker{a: a, i: 1}).openStream("none")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	if err := x.outcome("PLAIN", encode("\x00bench1\x00wrong")); err != nil || a.refused.Load() != 1 {
+	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00wrong")); err != nil || a.refused.Load() != 1 {
 		t.Errorf("a wrong password: %v, %d refused", err, a.refused.Load())
 	}
-	if err := x.outcome("PLAIN", encode("\x00bench1\x00bench")); err == nil || !strings.Contains(err.Error(), "let somebody in") {
+	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00bench")); err == nil || !strings.Contains(err.Error(), "let somebody in") {
 		t.Errorf("the right password: %v", err)
 	}
 }

@@ -1,18 +1,18 @@
 package hostile
 
-// batch is how many records go out in one write.
-const batch = 64
+// recordsPerWrite is how many records go out in one write.
+const recordsPerWrite = 64
 
 // keyUpdates is a TLS connection that has the server derive keys, or open records with nothing in them. A line does the same
 // in each life: where servers bear one way, all lines would end up in it.
-func keyUpdates(l *line, _ int) error {
+func keyUpdates(l *attacker, _ int) error {
 	n := l.i % 9
 	s, err := l.underTLS(n == 8)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	seal, err := s.takeOver()
+	seal, err := s.hijack()
 	if err != nil {
 		return err
 	}
@@ -23,7 +23,7 @@ func keyUpdates(l *line, _ int) error {
 		if k == 0 && s.jid == "" { // what follows is inside of a stream, as far as it is anything
 			b = seal.record(b, typeApplication, []byte(l.a.header()), 0)
 		}
-		for j := 0; j < batch && err == nil; j++ {
+		for j := 0; j < recordsPerWrite && err == nil; j++ {
 			switch n {
 			case 0:
 				b, err = seal.keyUpdate(b, 1)
@@ -59,9 +59,9 @@ func keyUpdates(l *line, _ int) error {
 			}
 		}
 		if err != nil {
-			return own{err}
+			return clientFault{err}
 		}
-		if err := s.a.attempt(batch); err != nil {
+		if err := s.a.attempt(recordsPerWrite); err != nil {
 			return err
 		}
 		if _, err := s.Write(b); err != nil {
@@ -76,7 +76,7 @@ func keyUpdates(l *line, _ int) error {
 }
 
 // underTLS opens a connection with TLS, before login or, if there are accounts, behind it.
-func (l *line) underTLS(in bool) (*session, error) {
+func (l *attacker) underTLS(in bool) (*session, error) {
 	if in && l.a.cfg.User != nil {
 		if l.a.cfg.Direct.IsValid() {
 			return l.logIn("direct")

@@ -12,10 +12,10 @@ import (
 	"canto/xmlstream"
 )
 
-// guess is a connection that tries to log in, again and again, until the server ends it. The passwords that
+// guessPasswords is a connection that tries to log in, again and again, until the server ends it. The passwords that
 // it tries are wrong.
-func guess(l *line, _ int) error {
-	s, err := l.stream(l.a.cfg.TLS)
+func guessPasswords(l *attacker, _ int) error {
+	s, err := l.openStream(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
@@ -24,14 +24,14 @@ func guess(l *line, _ int) error {
 		if err := l.a.attempt(1); err != nil {
 			return err
 		}
-		if err := s.try(); err != nil {
+		if err := s.tryLogin(); err != nil {
 			return err
 		}
 	}
 }
 
-// try is one way of not logging in. The error ends the connection.
-func (s *session) try() error {
+// tryLogin is one way of not logging in. The error ends the connection.
+func (s *session) tryLogin() error {
 	rng := s.l.rng
 	user := s.a.cfg.User(s.l.i)
 	if rng.IntN(2) == 0 {
@@ -44,15 +44,15 @@ func (s *session) try() error {
 	mechanism, known := sasl.ParseMechanism(name)
 	switch way := rng.IntN(10); {
 	case !known:
-		return s.outcome(name, "YWJj")
+		return s.loginAtOnce(name, "YWJj")
 	case way == 0:
-		return s.outcome(name, "!!!")
+		return s.loginAtOnce(name, "!!!")
 	case way == 1: // as much as a server may take before login
-		return s.outcome(name, strings.Repeat("QUFB", 1000))
+		return s.loginAtOnce(name, strings.Repeat("QUFB", 1000))
 	case mechanism == sasl.Plain && way%2 == 0:
-		return s.outcome(name, encode("admin@"+s.a.cfg.Domain+"\x00"+user+"\x00wrong"))
+		return s.loginAtOnce(name, encode("admin@"+s.a.cfg.Domain+"\x00"+user+"\x00wrong"))
 	case mechanism == sasl.Plain:
-		return s.outcome(name, encode(fmt.Sprintf("\x00%s\x00%x", user, rng.Uint64())))
+		return s.loginAtOnce(name, encode(fmt.Sprintf("\x00%s\x00%x", user, rng.Uint64())))
 	}
 	if err := s.auth(name, encode(fmt.Sprintf("n,,n=%s,r=%016x", user, rng.Uint64()))); err != nil {
 		return err
@@ -62,7 +62,7 @@ func (s *session) try() error {
 		return err
 	}
 	if !e.Is(xmpp.Challenge) {
-		return s.judge(e)
+		return s.classify(e)
 	}
 	first, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(e.Text())))
 	nonce, _, ok := strings.Cut(strings.TrimPrefix(string(first), "r="), ",")
@@ -73,12 +73,12 @@ func (s *session) try() error {
 	final := ""
 	switch rng.IntN(7) {
 	case 0:
-		if err := s.say("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
+		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()
 	case 1:
-		return errLeft // in the middle of it
+		return errDone // in the middle of it
 	case 2:
 		final = "c=biws,r=" + nonce[:len(nonce)-1] + proof
 	case 3: // what was not said in the first message
@@ -97,15 +97,15 @@ func (s *session) try() error {
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func (s *session) auth(mechanism, text string) error {
-	return s.say(string(xmpp.AppendAuth(nil, mechanism, text)))
+	return s.send(string(xmpp.AppendAuth(nil, mechanism, text)))
 }
 
 func (s *session) respond(text string) error {
-	return s.say(string(xmpp.AppendResponse(nil, xmpp.NSSASL, text)))
+	return s.send(string(xmpp.AppendResponse(nil, xmpp.NSSASL, text)))
 }
 
-// outcome is a whole login in one message.
-func (s *session) outcome(mechanism, text string) error {
+// loginAtOnce is a whole login in one message.
+func (s *session) loginAtOnce(mechanism, text string) error {
 	if err := s.auth(mechanism, text); err != nil {
 		return err
 	}
@@ -117,11 +117,11 @@ func (s *session) answer() error {
 	if err != nil {
 		return err
 	}
-	return s.judge(e)
+	return s.classify(e)
 }
 
-// judge counts a refusal. What is no refusal is a hole.
-func (s *session) judge(e xmlstream.Element) error {
+// classify counts a refusal. What is no refusal is a hole.
+func (s *session) classify(e xmlstream.Element) error {
 	switch {
 	case e.Is(xmpp.Failure):
 		if xmpp.Condition(e, xmpp.NSSASL) != "aborted" {
@@ -129,9 +129,9 @@ func (s *session) judge(e xmlstream.Element) error {
 		}
 		return nil
 	case e.Is(xmpp.Success):
-		return own{errors.New("the server let somebody in with a wrong password")}
+		return clientFault{errors.New("the server let somebody in with a wrong password")}
 	case e.Is(xmpp.Challenge): // to what is no first message, or without one
-		if err := s.say("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
+		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()

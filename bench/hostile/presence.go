@@ -14,7 +14,7 @@ const (
 )
 
 // flipPresence is a session that has made the others of the attack its contacts, and has them hear of it.
-func flipPresence(l *line, round int) error {
+func flipPresence(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
@@ -22,8 +22,8 @@ func flipPresence(l *line, round int) error {
 	defer s.Close()
 	end := make(chan error, 1)
 	asked := make(chan string, contacts)
-	s.a.wg.Go(func() { end <- s.hear(asked) })
-	if err := s.say("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq><presence/>"); err != nil {
+	s.a.wg.Go(func() { end <- s.readRequests(asked) })
+	if err := s.send("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq><presence/>"); err != nil {
 		return err
 	}
 	var near []string
@@ -78,14 +78,14 @@ func flipPresence(l *line, round int) error {
 		case 5:
 			add("<presence type='unsubscribed' to='%s'/>", l.a.bare(l.i))
 		}
-		if err := s.act(acts, b.String()); err != nil {
+		if err := s.sendCounted(acts, b.String()); err != nil {
 			return err
 		}
 	}
 }
 
-// hear reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
-func (s *session) hear(asked chan<- string) error {
+// readRequests reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
+func (s *session) readRequests(asked chan<- string) error {
 	for {
 		e, err := s.xml.Next()
 		if err != nil {

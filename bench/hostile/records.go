@@ -25,9 +25,9 @@ const (
 	messageKeyUpdate = 24
 )
 
-// records is what is known of the records that crypto/tls has written: how many were sealed, and what they
+// recordLog is what is known of the records that crypto/tls has written: how many were sealed, and what they
 // are sealed by. It is the KeyLogWriter of the connection, too. For one goroutine.
-type records struct {
+type recordLog struct {
 	head   []byte // of a record, as far as it was written
 	left   int    // bytes that its rest has
 	sealed uint64
@@ -35,7 +35,7 @@ type records struct {
 }
 
 // pass counts what goes by.
-func (r *records) pass(p []byte) {
+func (r *recordLog) pass(p []byte) {
 	for len(p) > 0 {
 		if r.left > 0 {
 			n := min(r.left, len(p))
@@ -54,7 +54,7 @@ func (r *records) pass(p []byte) {
 }
 
 // Write takes a line of the NSS key log: a label, the client's random, the secret.
-func (r *records) Write(line []byte) (int, error) {
+func (r *recordLog) Write(line []byte) (int, error) {
 	if f := bytes.Fields(line); len(f) == 3 && string(f[0]) == "CLIENT_TRAFFIC_SECRET_0" {
 		b, err := hex.DecodeString(string(f[2]))
 		if err != nil {
@@ -65,22 +65,22 @@ func (r *records) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// takeOver gives what seals the next records of a connection that crypto/tls has the handshake of. From then
+// hijack gives what seals the next records of a connection that crypto/tls has the handshake of. From then
 // on nothing may be written through crypto/tls, nor read, as reading may make it write.
-func (w *wire) takeOver() (*sealer, error) {
+func (w *transport) hijack() (*sealer, error) {
 	t, ok := w.top.(*tls.Conn)
-	if !ok || w.seen == nil {
-		return nil, own{errors.New("hostile: there is no TLS to take over")}
+	if !ok || w.written == nil {
+		return nil, clientFault{errors.New("hostile: there is no TLS to take over")}
 	}
 	st := t.ConnectionState()
 	if st.Version != tls.VersionTLS13 {
-		return nil, own{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3", tls.VersionName(st.Version))}
+		return nil, clientFault{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3", tls.VersionName(st.Version))}
 	}
-	s, err := newSealer(st.CipherSuite, w.seen.secret, w.seen.sealed)
+	s, err := newSealer(st.CipherSuite, w.written.secret, w.written.sealed)
 	if err != nil {
-		return nil, own{err}
+		return nil, clientFault{err}
 	}
-	w.seen = nil
+	w.written = nil
 	w.top = w
 	return s, nil
 }

@@ -85,14 +85,14 @@ func (p *peer) serve(c *tls.Conn) {
 }
 
 // connect makes a connection whose handshake is done.
-func connect(t *testing.T, to netip.AddrPort) (*wire, *tls.Conn) {
+func connect(t *testing.T, to netip.AddrPort) (*transport, *tls.Conn) {
 	t.Helper()
 	a, err := Start(t.Context(), "keyupdate", Config{Direct: to, Domain: "localhost"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Stop() })
-	w, err := (&line{a: a}).dial(to)
+	w, err := (&attacker{a: a}).dial(to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +103,7 @@ func connect(t *testing.T, to netip.AddrPort) (*wire, *tls.Conn) {
 	return w, w.top.(*tls.Conn)
 }
 
-func say(t *testing.T, w *wire, b []byte) {
+func say(t *testing.T, w *transport, b []byte) {
 	t.Helper()
 	if _, err := w.Write(b); err != nil {
 		t.Fatal(err)
@@ -130,7 +130,7 @@ func TestRecordsAreValid(t *testing.T) {
 		}
 		echo(t, c, text)
 	}
-	s, err := w.takeOver()
+	s, err := w.hijack()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestUselessRecords(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := listen(t, tls.VersionTLS13)
 			w, tc := connect(t, p.addr)
-			s, err := w.takeOver()
+			s, err := w.hijack()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -226,7 +226,7 @@ func TestKeyUpdatesAreOpened(t *testing.T) {
 func TestOldTLS(t *testing.T) {
 	p := listen(t, tls.VersionTLS12)
 	w, _ := connect(t, p.addr)
-	if _, err := w.takeOver(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
+	if _, err := w.hijack(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
 		t.Errorf("TLS 1.2: %v", err)
 	}
 	if _, err := newSealer(tls.TLS_CHACHA20_POLY1305_SHA256, make([]byte, 32), 0); err == nil || !strings.Contains(err.Error(), "CHACHA20") {
@@ -286,7 +286,7 @@ func TestCount(t *testing.T) {
 	stream := []byte{22, 3, 1, 0, 2, 9, 9, 20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 3, 1, 2, 3, 23, 3, 3, 0, 0, 23, 3, 3, 1, 0}
 	stream = append(stream, make([]byte, 256)...)
 	for size := 1; size <= len(stream); size++ {
-		var r records
+		var r recordLog
 		for b := stream; len(b) > 0; {
 			n := min(size, len(b))
 			r.pass(b[:n])

@@ -17,8 +17,8 @@ import (
 
 // A session is a connection with a stream on it that is read. It blocks.
 type session struct {
-	*wire
-	l          *line
+	*transport
+	l          *attacker
 	xml        *xmpp.Conn
 	starttls   bool     // offered
 	mechanisms []string // offered
@@ -32,26 +32,26 @@ const answerTimeout = 20 * time.Second
 // header is what [xmpp.Conn.Open] sends.
 func (a *Attack) header() string { return string(xmpp.AppendHeader(nil, a.cfg.Domain, "")) }
 
-// hail opens a connection that a stream may begin on.
-func (l *line) hail(to netip.AddrPort) (*session, error) {
+// connect opens a connection that a stream may begin on.
+func (l *attacker) connect(to netip.AddrPort) (*session, error) {
 	w, err := l.dial(to)
 	if err != nil {
 		return nil, err
 	}
-	return &session{wire: w, l: l, xml: xmpp.NewConn(w), limit: 256 << 10}, nil
+	return &session{transport: w, l: l, xml: xmpp.NewConn(w), limit: 256 << 10}, nil
 }
 
 // beforeTLS opens a connection on which a handshake is what comes next.
-func (l *line) beforeTLS() (*session, error) {
+func (l *attacker) beforeTLS() (*session, error) {
 	if l.a.cfg.Direct.IsValid() {
-		return l.hail(l.a.cfg.Direct)
+		return l.connect(l.a.cfg.Direct)
 	}
-	s, err := l.hail(l.a.cfg.Addr)
+	s, err := l.connect(l.a.cfg.Addr)
 	if err != nil {
 		return nil, err
 	}
-	if err = s.open(); err == nil {
-		err = s.askTLS()
+	if err = s.exchangeHeaders(); err == nil {
+		err = s.requestTLS()
 	}
 	if err != nil {
 		s.Close()
@@ -60,27 +60,27 @@ func (l *line) beforeTLS() (*session, error) {
 	return s, nil
 }
 
-// stream opens a connection by a way ("none", "starttls", "direct"), and reads what the server offers there
+// openStream opens a connection by a way ("none", "starttls", "direct"), and reads what the server offers there
 // to who wants to log in.
-func (l *line) stream(way string) (*session, error) {
+func (l *attacker) openStream(way string) (*session, error) {
 	to := l.a.cfg.Addr
 	if way == "direct" {
 		to = l.a.cfg.Direct
 	}
-	s, err := l.hail(to)
+	s, err := l.connect(to)
 	if err != nil {
 		return nil, err
 	}
 	if way == "direct" {
 		if err = s.secure(); err == nil {
-			err = s.open()
+			err = s.exchangeHeaders()
 		}
-	} else if err = s.open(); err == nil && (way == "starttls" || len(s.mechanisms) == 0) {
-		if err = s.askTLS(); err == nil {
+	} else if err = s.exchangeHeaders(); err == nil && (way == "starttls" || len(s.mechanisms) == 0) {
+		if err = s.requestTLS(); err == nil {
 			err = s.secure()
 		}
 		if err == nil {
-			err = s.open()
+			err = s.exchangeHeaders()
 		}
 	}
 	if err != nil {
@@ -90,8 +90,8 @@ func (l *line) stream(way string) (*session, error) {
 	return s, nil
 }
 
-// open sends a header and reads the features.
-func (s *session) open() error {
+// exchangeHeaders sends a header and reads the features.
+func (s *session) exchangeHeaders() error {
 	e, err := s.await(func() (xmlstream.Element, error) { return s.xml.Open(s.a.cfg.Domain, "") })
 	for ; ; e, err = s.next() {
 		if err != nil {
@@ -116,12 +116,12 @@ func (s *session) open() error {
 	}
 }
 
-// askTLS sends <starttls/> and reads the answer.
-func (s *session) askTLS() error {
+// requestTLS sends <starttls/> and reads the answer.
+func (s *session) requestTLS() error {
 	if !s.starttls {
-		return own{errors.New("the server offers no STARTTLS: name its address for TLS first")}
+		return clientFault{errors.New("the server offers no STARTTLS: name its address for TLS first")}
 	}
-	if err := s.say(xmpp.RequestTLS); err != nil {
+	if err := s.send(xmpp.RequestTLS); err != nil {
 		return err
 	}
 	e, err := s.next()
@@ -133,7 +133,7 @@ func (s *session) askTLS() error {
 
 // secure puts TLS on top.
 func (s *session) secure() error {
-	if err := s.wire.secure(); err != nil {
+	if err := s.transport.secure(); err != nil {
 		return err
 	}
 	s.xml.Secure(s.top)
@@ -157,8 +157,8 @@ func (s *session) await(read func() (xmlstream.Element, error)) (xmlstream.Eleme
 
 // logIn is stream, and a login as the line's own user. A login that fails for its password is the attack's
 // own failure.
-func (l *line) logIn(way string) (*session, error) {
-	s, err := l.stream(way)
+func (l *attacker) logIn(way string) (*session, error) {
+	s, err := l.openStream(way)
 	if err != nil {
 		return nil, err
 	}
@@ -174,12 +174,12 @@ func (s *session) authenticate(user string) error {
 	a := s.a
 	m, ok := xmpp.Choose(s.mechanisms, xmpp.Preferred)
 	if !ok {
-		return own{fmt.Errorf("the server offers %.120q, and none of %q", s.mechanisms, xmpp.Preferred)}
+		return clientFault{fmt.Errorf("the server offers %.120q, and none of %q", s.mechanisms, xmpp.Preferred)}
 	}
 	c := &sasl.Client{Mechanism: m, Username: user, Password: sasl.SecretString(a.cfg.Password), Rand: rand.Reader}
 	text, err := c.Start()
 	if err != nil {
-		return own{err}
+		return clientFault{err}
 	}
 	err = s.auth(m.String(), string(text))
 	for err == nil {
@@ -194,11 +194,11 @@ func (s *session) authenticate(user string) error {
 			}
 		case e.Is(xmpp.Success):
 			if err := c.Success(e.Text()); err != nil {
-				return own{err}
+				return clientFault{err}
 			}
 			return s.bind()
 		case e.Is(xmpp.Failure):
-			return own{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this password?", user, xmpp.Condition(e, xmpp.NSSASL))}
+			return clientFault{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this password?", user, xmpp.Condition(e, xmpp.NSSASL))}
 		}
 	}
 	return err
@@ -218,10 +218,10 @@ func (a *Attack) derive(c *sasl.Client, challenge []byte) ([]byte, error) {
 }
 
 func (s *session) bind() error {
-	if err := s.open(); err != nil {
+	if err := s.exchangeHeaders(); err != nil {
 		return err
 	}
-	if err := s.say(string(xmpp.AppendBind(nil, ""))); err != nil {
+	if err := s.send(string(xmpp.AppendBind(nil, ""))); err != nil {
 		return err
 	}
 	for {

@@ -10,14 +10,14 @@ import (
 
 // slowReader is a session that has the server write a lot to it, and does not read it, or a byte a second.
 // Even lines write to themselves, odd ones to their neighbours, too.
-func slowReader(l *line, round int) error {
+func slowReader(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	s.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-	if err := s.act(1, "<presence/>"); err != nil {
+	if err := s.sendCounted(1, "<presence/>"); err != nil {
 		return err
 	}
 	// A writer that the server has paused does not notice when it was given up: it lets go at some time.
@@ -25,11 +25,11 @@ func slowReader(l *line, round int) error {
 	life := time.AfterFunc(time.Minute, func() { mine.Store(true); s.Conn.Close() })
 	defer life.Stop()
 	if l.i/2%2 == 0 {
-		s.a.wg.Go(s.sip)
+		s.a.wg.Go(s.readSlowly)
 	}
 	// Short questions with a long answer.
 	text := strings.Repeat("But soft, what light through yonder window breaks? ", 160)
-	if err := s.act(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+"</DESC></vCard></iq>"); err != nil {
+	if err := s.sendCounted(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+"</DESC></vCard></iq>"); err != nil {
 		return err
 	}
 	to := s.jid
@@ -53,17 +53,17 @@ func slowReader(l *line, round int) error {
 		for _, to := range []string{s.jid, to} {
 			add("<message type='chat' to='%s' id='m%d'><body>%s</body></message>", to, n, text[:4000])
 		}
-		if err := s.act(acts, b.String()); err != nil {
+		if err := s.sendCounted(acts, b.String()); err != nil {
 			if mine.Load() {
-				return errLeft
+				return errDone
 			}
 			return err
 		}
 	}
 }
 
-// sip takes a byte a second from under TLS: nobody wants to know what it was.
-func (s *session) sip() {
+// readSlowly takes a byte a second from under TLS: nobody wants to know what it was.
+func (s *session) readSlowly() {
 	b := make([]byte, 1)
 	for {
 		if _, err := s.Conn.Read(b); err != nil || sleep(s.a.ctx, time.Second) != nil {

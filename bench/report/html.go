@@ -32,7 +32,7 @@ func CSS() template.CSS { return template.CSS(pageCSS) }
 // one shows values under the pointer). It only reads r, and any goroutine may call it.
 func HTML(w io.Writer, r *result.Run) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"amount": Amount, "clock": clock, "count": count[uint64], "whole": count[int],
+		"amount": Amount, "clock": elapsed, "count": count[uint64], "whole": count[int],
 	}).Parse(pageHTML)
 	if err != nil {
 		return err
@@ -83,15 +83,15 @@ type link struct {
 
 // hover is what page.js needs: where the columns are, and what each line says there.
 type hover struct {
-	X     []num     `json:"x"`
-	At    []string  `json:"at"`
-	Lines [][][]num `json:"lines"` // of each panel, of each series
+	X     []jsonNumber     `json:"x"`
+	At    []string         `json:"at"`
+	Lines [][][]jsonNumber `json:"lines"` // of each panel, of each series
 }
 
-// num is a number with four digits in JSON, and null if it is none.
-type num float64
+// jsonNumber is a number with four digits in JSON, and null if it is none.
+type jsonNumber float64
 
-func (n num) MarshalJSON() ([]byte, error) {
+func (n jsonNumber) MarshalJSON() ([]byte, error) {
 	if f := float64(n); !math.IsNaN(f) && !math.IsInf(f, 0) {
 		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 4, 64), 64)
 		return json.Marshal(f)
@@ -99,10 +99,10 @@ func (n num) MarshalJSON() ([]byte, error) {
 	return []byte("null"), nil
 }
 
-func nums(v []float64) []num {
-	n := make([]num, len(v))
+func jsonNumbers(v []float64) []jsonNumber {
+	n := make([]jsonNumber, len(v))
 	for i := range v {
-		n[i] = num(v[i])
+		n[i] = jsonNumber(v[i])
 	}
 	return n
 }
@@ -119,7 +119,7 @@ func newPage(r *result.Run) page {
 	t := newTimeAxis(r)
 	p.Thinned = int(math.Ceil(float64(len(t.samples)) / float64(max(len(t.of), 1))))
 	for _, at := range t.at {
-		p.Hover.X, p.Hover.At = append(p.Hover.X, num(t.at2x(at))), append(p.Hover.At, clock(at))
+		p.Hover.X, p.Hover.At = append(p.Hover.X, jsonNumber(t.at2x(at))), append(p.Hover.At, elapsed(at))
 	}
 	draw := func(ps []panel) (all []figure) {
 		for _, q := range ps {
@@ -128,9 +128,9 @@ func newPage(r *result.Run) page {
 				continue
 			}
 			all = append(all, f)
-			var lines [][]num
+			var lines [][]jsonNumber
 			for _, s := range q.series {
-				lines = append(lines, nums(s.values))
+				lines = append(lines, jsonNumbers(s.values))
 			}
 			p.Hover.Lines = append(p.Hover.Lines, lines)
 		}
@@ -233,9 +233,9 @@ func newPhaseRow(p result.Phase) phaseRow {
 	return row
 }
 
-// main is the step that the headline speaks of: the one with the most done in a phase that holds, or else
+// mainStep is the step that the headline speaks of: the one with the most done in a phase that holds, or else
 // in any.
-func main(r *result.Run) (best result.Step, ok bool) {
+func mainStep(r *result.Run) (best result.Step, ok bool) {
 	for _, kind := range []string{"hold", "storm", ""} {
 		for _, s := range r.Steps {
 			in := kind == "" || slices.ContainsFunc(r.Phases, func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
@@ -261,7 +261,7 @@ func tiles(r *result.Run) []tile {
 		lost, again, swapped, failed = lost+s.Lost, again+s.Duplicated, swapped+s.Reordered, failed+s.Failed
 		late, done = late+s.Late, done+s.Done
 	}
-	if s, ok := main(r); ok {
+	if s, ok := mainStep(r); ok {
 		of := Clean(s.Phase + " · " + s.Name)
 		if v, ok := rate(r, s); ok {
 			t = append(t, tile{Name: "Throughput", Value: Amount(v, "1/s"), About: of})

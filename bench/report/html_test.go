@@ -156,7 +156,7 @@ func TestPageEscapes(t *testing.T) {
 	r.Scenario.Name, r.Scenario.About, r.Scenario.Source = evil, evil, evil
 	r.Target = result.Target{Name: evil, Software: evil, Version: evil, Commit: evil, Addr: evil, Domain: evil, TLS: evil, Mechanism: evil, Config: evil}
 	r.Tool.Command, r.Partial, r.Warnings = evil, evil, []string{evil}
-	r.Refusals = []result.Refusal{{What: evil, Remedy: evil, Count: 1}}
+	r.Refusals = []result.Failure{{What: evil, Remedy: evil, Count: 1}}
 	r.Phases[1].Name, r.Phases[1].Kind = evil, evil
 	r.Steps[1].Name, r.Steps[1].Phase = evil, evil
 	r.Samples[5].Steps[evil] = result.Interval{Sent: 1, Done: 1, P50: 1}
@@ -252,12 +252,12 @@ func TestPageOfAnHour(t *testing.T) {
 	// What is no number does not spoil what it shares a pixel with.
 	r.Samples[1500].Server.CPU, r.Samples[1501].Server.CPU = math.Inf(1), math.NaN()
 	a := newTimeAxis(r)
-	if m := maximum(a.line(mean, func(s gathered) float64 { return s.Server.CPU })); m > 3 {
+	if m := maximum(a.line(mean, func(s weighted) float64 { return s.Server.CPU })); m > 3 {
 		t.Errorf("the most CPU is %v", m)
 	}
-	top := a.line(most, func(s gathered) float64 { return s.Steps["chat"].Max })
+	top := a.line(most, func(s weighted) float64 { return s.Steps["chat"].Max })
 	sum := 0.0
-	for i, v := range a.line(mean, func(s gathered) float64 { return float64(s.Sessions) }) {
+	for i, v := range a.line(mean, func(s weighted) float64 { return float64(s.Sessions) }) {
 		sum += v * float64(len(a.of[i]))
 	}
 	var want float64

@@ -75,7 +75,7 @@ func (l *Live) Note(s string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var b strings.Builder
-	b.WriteString(l.up())
+	b.WriteString(l.cursorUp())
 	b.WriteString(Clean(s))
 	if l.tty {
 		b.WriteString("\x1b[K")
@@ -95,8 +95,8 @@ func (l *Live) Close() {
 	l.drawn, l.began = 0, false
 }
 
-// up moves the cursor to where the last drawing began, and clears it.
-func (l *Live) up() string {
+// cursorUp moves the cursor to where the last drawing began, and clears it.
+func (l *Live) cursorUp() string {
 	if l.drawn == 0 {
 		return ""
 	}
@@ -105,7 +105,7 @@ func (l *Live) up() string {
 
 func (l *Live) draw(lines []styled) {
 	var b strings.Builder
-	b.WriteString(l.up())
+	b.WriteString(l.cursorUp())
 	for _, s := range lines {
 		b.WriteString(s.render(l.width-1, l.color)) // the last column wraps on some terminals
 		b.WriteString("\n")
@@ -178,7 +178,7 @@ func wide(c rune) int {
 // share is how far p's phase has come, 0 to 1, and says of what.
 func share(p result.Progress) (float64, string) {
 	if p.Length > 0 {
-		return p.Elapsed.Seconds() / p.Length.Seconds(), clock(p.Elapsed.Seconds()) + " of " + clock(p.Length.Seconds())
+		return p.Elapsed.Seconds() / p.Length.Seconds(), elapsed(p.Elapsed.Seconds()) + " of " + elapsed(p.Length.Seconds())
 	}
 	what := strings.TrimSpace(Clean(p.Waiting))
 	if p.Goal > 0 {
@@ -187,7 +187,7 @@ func share(p result.Progress) (float64, string) {
 	if what != "" {
 		what = ", waiting for " + what
 	}
-	return 0, clock(p.Elapsed.Seconds()) + what
+	return 0, elapsed(p.Elapsed.Seconds()) + what
 }
 
 func bar(share float64, width int) string {
@@ -266,7 +266,7 @@ func (l *Live) plain(p result.Progress, seconds float64) {
 	l.line = p.Elapsed
 	_, of := share(p)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", clock(p.Sample.At), Clean(p.Phase), p.Index+1, p.Phases, of, count(p.Sample.Sessions))
+	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", elapsed(p.Sample.At), Clean(p.Phase), p.Index+1, p.Phases, of, count(p.Sample.Sessions))
 	for _, n := range stepsOf(p.Sample) {
 		s := p.Sample.Steps[n]
 		fmt.Fprintf(&b, "  %s %s/s", Clean(n), number(float64(s.Done)/seconds))

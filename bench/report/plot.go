@@ -65,7 +65,7 @@ func (t *timeAxis) shade(d *plot.SVG, bottom float64) {
 		if p.Kind == "storm" {
 			class += " storm"
 		}
-		title := fmt.Sprintf("%s (%s): %s to %s", p.Name, p.Kind, clock(p.From), clock(p.To))
+		title := fmt.Sprintf("%s (%s): %s to %s", p.Name, p.Kind, elapsed(p.From), elapsed(p.To))
 		d.Rect(from, plotTop, to-from, bottom-plotTop, class, title)
 		if name := fit(Clean(p.Name), to-from-2); name != "" {
 			d.Text((from+to)/2, plotTop-6, "mid small", name)

@@ -26,7 +26,7 @@ func testRun(seconds int) *result.Run {
 		Workers:  2,
 		Sessions: 10000,
 		Warnings: []string{"the client used 3.9 of 4 cores in the phase storm: its latencies are the client's as much as the server's; run it with more workers"},
-		Refusals: []result.Refusal{{What: "policy-violation: too many logins from one address", Remedy: "raise logins.rate in the server's configuration", Count: 12}},
+		Refusals: []result.Failure{{What: "policy-violation: too many logins from one address", Remedy: "raise logins.rate in the server's configuration", Count: 12}},
 		Files:    []result.File{{Name: "profiles/cpu-talk.pprof", Kind: "cpu", Phase: "talk", At: s * .5}},
 	}
 	ends := []struct {

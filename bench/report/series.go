@@ -17,11 +17,11 @@ type timeAxis struct {
 	scale   plot.Scale
 	phases  []result.Phase
 	at      []float64    // seconds, of each column
-	samples []gathered   // in the order of time
-	of      [][]gathered // the samples of each column
+	samples []weighted   // in the order of time
+	of      [][]weighted // the samples of each column
 }
 
-type gathered struct {
+type weighted struct {
 	*result.Sample
 	seconds float64 // that it stands for
 }
@@ -38,11 +38,11 @@ func newTimeAxis(r *result.Run) *timeAxis {
 	}
 	for i := range r.Samples {
 		if s := &r.Samples[i]; !math.IsNaN(s.At) && !math.IsInf(s.At, 0) && s.At >= 0 {
-			t.samples = append(t.samples, gathered{s, 0})
+			t.samples = append(t.samples, weighted{s, 0})
 			end = max(end, s.At)
 		}
 	}
-	slices.SortStableFunc(t.samples, func(a, b gathered) int { return cmp.Compare(a.At, b.At) })
+	slices.SortStableFunc(t.samples, func(a, b weighted) int { return cmp.Compare(a.At, b.At) })
 	before := 0.0
 	for i := range t.samples {
 		s := &t.samples[i]
@@ -54,7 +54,7 @@ func newTimeAxis(r *result.Run) *timeAxis {
 	t.scale = timeline(end)
 	if len(t.samples) <= columns {
 		for _, s := range t.samples {
-			t.at, t.of = append(t.at, s.At), append(t.of, []gathered{s})
+			t.at, t.of = append(t.at, s.At), append(t.of, []weighted{s})
 		}
 		return t
 	}
@@ -78,7 +78,7 @@ const (
 )
 
 // line is what f says of each column; NaN where it says nothing.
-func (t *timeAxis) line(how int, f func(s gathered) float64) []float64 {
+func (t *timeAxis) line(how int, f func(s weighted) float64) []float64 {
 	v := make([]float64, len(t.of))
 	for i, c := range t.of {
 		n, sum, top := 0, 0.0, math.Inf(-1)
@@ -117,10 +117,10 @@ func positive(v float64) float64 {
 // panels are the plots over time, top to bottom.
 func panels(r *result.Run, t *timeAxis) (ps []panel) {
 	ps = append(ps, panel{title: "Sessions", note: "bound", unit: "count", height: 110, series: []series{
-		{name: "sessions", style: "c0", area: true, values: t.line(most, func(s gathered) float64 { return float64(s.Sessions) })}}})
+		{name: "sessions", style: "c0", area: true, values: t.line(most, func(s weighted) float64 { return float64(s.Sessions) })}}})
 	for _, name := range stepNames(r) {
-		in := func(f func(i result.Interval, s gathered) float64) func(gathered) float64 {
-			return func(s gathered) float64 {
+		in := func(f func(i result.Interval, s weighted) float64) func(weighted) float64 {
+			return func(s weighted) float64 {
 				i, ok := s.Steps[name]
 				if !ok {
 					return math.NaN()
@@ -129,16 +129,16 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 			}
 		}
 		rates := []series{
-			{name: "sent", style: "c1 thin", values: t.line(mean, in(func(i result.Interval, s gathered) float64 { return float64(i.Sent) / s.seconds }))},
-			{name: "done", style: "c0", values: t.line(mean, in(func(i result.Interval, s gathered) float64 { return float64(i.Done) / s.seconds }))},
+			{name: "sent", style: "c1 thin", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Sent) / s.seconds }))},
+			{name: "done", style: "c0", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Done) / s.seconds }))},
 		}
-		failed := series{name: "failed", style: "bad", values: t.line(mean, in(func(i result.Interval, s gathered) float64 { return float64(i.Failed) / s.seconds }))}
+		failed := series{name: "failed", style: "bad", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Failed) / s.seconds }))}
 		if slices.ContainsFunc(failed.values, func(v float64) bool { return v > 0 }) {
 			rates = append(rates, failed)
 		}
 		ps = append(ps, panel{title: name, about: "throughput", note: "operations sent and deliveries done, per second", unit: "1/s", height: 120, series: rates})
 		at := func(f func(i result.Interval) float64) []float64 {
-			return t.line(most, in(func(i result.Interval, s gathered) float64 {
+			return t.line(most, in(func(i result.Interval, s weighted) float64 {
 				if i.Done == 0 && !(i.Max > 0) {
 					return math.NaN() // nothing came in this second
 				}
@@ -152,8 +152,8 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 			{name: "p50", style: "c2", values: at(func(i result.Interval) float64 { return i.P50 })},
 		}})
 	}
-	server := func(f func(u *result.Usage, s gathered) float64) func(gathered) float64 {
-		return func(s gathered) float64 {
+	server := func(f func(u *result.Usage, s weighted) float64) func(weighted) float64 {
+		return func(s weighted) float64 {
 			if s.Server == nil {
 				return math.NaN()
 			}
@@ -161,12 +161,12 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 		}
 	}
 	ps = append(ps, panel{title: "CPU", note: "cores in use", unit: "cores", height: 120, series: []series{
-		{name: "server", style: "c0", values: t.line(mean, server(func(u *result.Usage, s gathered) float64 { return u.CPU / s.seconds }))},
-		{name: "client", style: "c1 thin", values: t.line(mean, func(s gathered) float64 { return s.Client.CPU / s.seconds })},
+		{name: "server", style: "c0", values: t.line(mean, server(func(u *result.Usage, s weighted) float64 { return u.CPU / s.seconds }))},
+		{name: "client", style: "c1 thin", values: t.line(mean, func(s weighted) float64 { return s.Client.CPU / s.seconds })},
 	}})
 	ps = append(ps, panel{title: "Memory", note: "resident in the server; TCP buffers are the kernel's, both ends", unit: "bytes", height: 120, series: []series{
-		{name: "server RSS", style: "c0", area: true, values: t.line(most, server(func(u *result.Usage, s gathered) float64 { return positive(float64(u.RSS)) }))},
-		{name: "TCP buffers", style: "c2 thin", values: t.line(most, func(s gathered) float64 {
+		{name: "server RSS", style: "c0", area: true, values: t.line(most, server(func(u *result.Usage, s weighted) float64 { return positive(float64(u.RSS)) }))},
+		{name: "TCP buffers", style: "c2 thin", values: t.line(most, func(s weighted) float64 {
 			if s.Server != nil && s.Server.Sockets > 0 {
 				return float64(s.Server.Sockets)
 			}
@@ -174,7 +174,7 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 		})},
 	}})
 	ps = append(ps, panel{title: "Schedule lag", note: "how late the client itself was, 99 % of the time, log scale", unit: "ms", log: true, height: 110, series: []series{
-		{name: "lag p99", style: "c3", values: t.line(most, func(s gathered) float64 { return positive(s.LagP99) })}}})
+		{name: "lag p99", style: "c3", values: t.line(most, func(s weighted) float64 { return positive(s.LagP99) })}}})
 	return ps
 }
 
@@ -187,7 +187,7 @@ func metrics(r *result.Run, t *timeAxis) (ps []panel) {
 		}
 	}
 	for _, n := range sorted(names) {
-		ps = append(ps, panel{title: n, height: 80, series: []series{{name: "value", style: "c4", values: t.line(mean, func(s gathered) float64 {
+		ps = append(ps, panel{title: n, height: 80, series: []series{{name: "value", style: "c4", values: t.line(mean, func(s weighted) float64 {
 			v, ok := s.Metrics[n]
 			if !ok {
 				return math.NaN()

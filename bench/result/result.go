@@ -34,7 +34,7 @@ type Run struct {
 	Steps    []Step    `json:"steps"`
 	Samples  []Sample  `json:"samples"`
 	Figures  []Figure  `json:"figures"`
-	Refusals []Refusal `json:"refusals,omitempty"`
+	Refusals []Failure `json:"refusals,omitempty"`
 	// Warnings make figures of this run doubtful (the client was the bottleneck, the machine was busy).
 	// Reports show them in red.
 	Warnings []string `json:"warnings,omitempty"`
@@ -196,7 +196,7 @@ type Figure struct {
 }
 
 // A Refusal is a kind of failure, counted: what happened, and what to do about it.
-type Refusal struct {
+type Failure struct {
 	What   string `json:"what"`
 	Remedy string `json:"remedy"`
 	Count  uint64 `json:"count"`

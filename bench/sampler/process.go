@@ -20,8 +20,8 @@ import (
 // ErrGone is in the errors about a process that has ended (or whose number is another's now).
 var ErrGone = errors.New("the process has ended: start it again, or name the pid that it has now")
 
-// ticks is how many of /proc's units of CPU time are a second: 100 on every Linux that Go runs on.
-const ticks = 100
+// clockTicks is how many of /proc's units of CPU time are a second: 100 on every Linux that Go runs on.
+const clockTicks = 100
 
 // A Process is one process, or several that are one server, looked at together. For one goroutine at a time.
 type Process struct {
@@ -31,14 +31,14 @@ type Process struct {
 	began map[int]string // when a pid's process was started, so that a pid that is used again is noticed
 	// What ended processes of the tree, and ended threads, had used when they were seen last, so that sums
 	// never shrink.
-	last    map[int]spent
-	ended   spent
+	last    map[int]cpuTicks
+	ended   cpuTicks
 	threads map[int]switches
 	endedSw switches
 	many    bool // descriptors, and the kernel does not tell how many
 }
 
-type spent struct{ user, system int64 }
+type cpuTicks struct{ user, system int64 }
 
 type switches struct{ voluntary, involuntary int64 }
 
@@ -55,7 +55,7 @@ func open(root string, tree bool, pids []int) (*Process, error) {
 	if len(pids) == 0 {
 		return nil, errors.New("no process to look at: name a pid")
 	}
-	p := &Process{root: root, pids: slices.Clone(pids), tree: tree, began: map[int]string{}, last: map[int]spent{}, threads: map[int]switches{}}
+	p := &Process{root: root, pids: slices.Clone(pids), tree: tree, began: map[int]string{}, last: map[int]cpuTicks{}, threads: map[int]switches{}}
 	for _, pid := range pids {
 		st, err := p.stat(pid)
 		if err != nil {
@@ -82,7 +82,7 @@ func (p *Process) PIDs() []int {
 // A stat is what is used of /proc/PID/stat.
 type stat struct {
 	parent  int
-	used    spent
+	used    cpuTicks
 	threads int
 	began   string
 }
@@ -94,7 +94,7 @@ func (p *Process) path(pid int, name string) string {
 func (p *Process) stat(pid int) (s stat, err error) {
 	b, err := os.ReadFile(p.path(pid, "stat"))
 	if err != nil {
-		return s, p.gone(pid, err)
+		return s, p.exited(pid, err)
 	}
 	// The name in parentheses may hold blanks and parentheses.
 	i := bytes.LastIndexByte(b, ')')
@@ -103,7 +103,7 @@ func (p *Process) stat(pid int) (s stat, err error) {
 		return s, fmt.Errorf("%s has a form that is not known: is this Linux?", p.path(pid, "stat"))
 	}
 	if f[0] == "Z" || f[0] == "X" {
-		return s, p.gone(pid, nil)
+		return s, p.exited(pid, nil)
 	}
 	n := func(i int) int64 {
 		v, e := strconv.ParseInt(f[i], 10, 64)
@@ -112,15 +112,15 @@ func (p *Process) stat(pid int) (s stat, err error) {
 		}
 		return v
 	}
-	s = stat{parent: int(n(1)), used: spent{n(11), n(12)}, threads: int(n(17)), began: f[19]}
+	s = stat{parent: int(n(1)), used: cpuTicks{n(11), n(12)}, threads: int(n(17)), began: f[19]}
 	if was, ok := p.began[pid]; ok && was != s.began {
-		return s, p.gone(pid, nil)
+		return s, p.exited(pid, nil)
 	}
 	return s, err
 }
 
-// gone is err, or ErrGone with the pid if that is what it is.
-func (p *Process) gone(pid int, err error) error {
+// exited is err, or ErrGone with the pid if that is what it is.
+func (p *Process) exited(pid int, err error) error {
 	// A process that ends while it is read gives ESRCH, which is not ErrNotExist.
 	if err == nil || errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "no such process") {
 		return fmt.Errorf("process %d: %w", pid, ErrGone)
@@ -133,10 +133,10 @@ func (p *Process) gone(pid int, err error) error {
 // FDs also where there are over a thousand and Linux is older than 6.2.
 // The error is ErrGone if one of the named processes has ended.
 func (p *Process) Usage() (u result.Usage, err error) {
-	now := map[int]spent{}
+	now := map[int]cpuTicks{}
 	seen := map[int]switches{}
 	fds := true
-	for _, pid := range p.now() {
+	for _, pid := range p.livePIDs() {
 		s, err := p.stat(pid)
 		if err != nil {
 			if slices.Contains(p.pids, pid) {
@@ -178,16 +178,16 @@ func (p *Process) Usage() (u result.Usage, err error) {
 		sw.voluntary += s.voluntary
 		sw.involuntary += s.involuntary
 	}
-	u.User = float64(sum.user) / ticks
-	u.CPU = float64(sum.user+sum.system) / ticks
+	u.User = float64(sum.user) / clockTicks
+	u.CPU = float64(sum.user+sum.system) / clockTicks
 	u.Voluntary, u.Involuntary = sw.voluntary, sw.involuntary
 	u.Sockets = sockets(p.root)
 	u.Slab = slab(p.root)
 	return u, nil
 }
 
-// now is the pids to look at.
-func (p *Process) now() []int {
+// livePIDs is the pids to look at.
+func (p *Process) livePIDs() []int {
 	if !p.tree {
 		return p.pids
 	}
@@ -287,10 +287,10 @@ func field(b []byte, name string) int64 {
 // PSS is the processes' proportional set size in bytes: their memory, with what they share with others shared
 // out. The kernel walks all pages for it (about 10 ms a GiB): not for each sample.
 func (p *Process) PSS() (sum int64, err error) {
-	for _, pid := range p.now() {
+	for _, pid := range p.livePIDs() {
 		b, err := os.ReadFile(p.path(pid, "smaps_rollup"))
 		if err != nil {
-			err = p.gone(pid, err)
+			err = p.exited(pid, err)
 			if errors.Is(err, ErrGone) && !slices.Contains(p.pids, pid) {
 				continue
 			}

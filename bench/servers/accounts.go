@@ -60,8 +60,8 @@ func (a Accounts) check() error {
 // User is the localpart of the i-th account, from 0.
 func (a Accounts) User(i int) string { return a.defaults().Prefix + strconv.Itoa(i) }
 
-// mark tells accounts, as one server keeps them, from others.
-func (a Accounts) mark(kind, domain, scram string) string {
+// fingerprint tells accounts, as one server keeps them, from others.
+func (a Accounts) fingerprint(kind, domain, scram string) string {
 	sum := sha256.Sum256([]byte(a.Password))
 	return fmt.Sprintf("%d accounts %s@%s of %s, %d iterations %s, password %x\n", a.N, a.Prefix, domain, kind, a.Iterations, scram, sum[:8])
 }

@@ -23,7 +23,7 @@ func (canto) options() map[string][]string {
 	}
 }
 
-func (canto) find(ctx context.Context, p *plan) error {
+func (canto) find(ctx context.Context, p *launch) error {
 	if p.Program == "" {
 		return errors.New("no program is named: go build canto/cmd/canto, and name it")
 	}
@@ -45,7 +45,7 @@ func (canto) find(ctx context.Context, p *plan) error {
 	return nil
 }
 
-func (canto) configure(p *plan) error {
+func (canto) configure(p *launch) error {
 	var modules []string
 	if p.option("register") == "on" {
 		modules = append(modules, "+register")
@@ -62,11 +62,11 @@ func (canto) configure(p *plan) error {
 	return p.render("canto.toml.tmpl", p.file("canto.toml"), map[string]string{"modules": strings.Join(modules, ", ")})
 }
 
-func (canto) args(p *plan) []string {
+func (canto) args(p *launch) []string {
 	return []string{"--config", p.file("canto.toml"), "--data", p.file("data")}
 }
 
-func (c canto) populate(ctx context.Context, p *plan) error {
+func (c canto) populate(ctx context.Context, p *launch) error {
 	var lines bytes.Buffer
 	if err := Export(&lines, "canto", p.Domain, p.Accounts); err != nil {
 		return err
@@ -76,6 +76,6 @@ func (c canto) populate(ctx context.Context, p *plan) error {
 	return err
 }
 
-func (c canto) command(p *plan) command {
+func (c canto) command(p *launch) command {
 	return command{program: p.Program, args: append([]string{"serve"}, c.args(p)...), ready: "canto: ready"}
 }

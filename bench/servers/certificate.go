@@ -16,7 +16,7 @@ import (
 
 // certificate makes a certificate of the server's own, as every server gets the same kind: ECDSA on
 // P-256. That no two have the same tells whether the right one answers.
-func (p *plan) certificate() error {
+func (p *launch) certificate() error {
 	dir := p.file("certs")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -25,12 +25,12 @@ func (p *plan) certificate() error {
 	if err != nil {
 		return fmt.Errorf("its certificate: %w", err)
 	}
-	p.hosts.cert, p.hosts.key = p.file("certs", p.Domain+".crt"), p.file("certs", p.Domain+".key")
-	if err := os.WriteFile(p.hosts.key, key, 0o600); err != nil {
+	p.certificateFiles.cert, p.certificateFiles.key = p.file("certs", p.Domain+".crt"), p.file("certs", p.Domain+".key")
+	if err := os.WriteFile(p.certificateFiles.key, key, 0o600); err != nil {
 		return err
 	}
 	p.server.CA = crt
-	return os.WriteFile(p.hosts.cert, crt, 0o600)
+	return os.WriteFile(p.certificateFiles.cert, crt, 0o600)
 }
 
 func selfSigned(domain string, now time.Time) (crt, key []byte, err error) {

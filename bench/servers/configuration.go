@@ -25,7 +25,7 @@ type settings struct {
 }
 
 // render writes the configuration name of conf to a file, and keeps its text for the server.
-func (p *plan) render(name, file string, more map[string]string) error {
+func (p *launch) render(name, file string, more map[string]string) error {
 	text, err := p.text(name, more)
 	if err != nil {
 		return err
@@ -34,13 +34,13 @@ func (p *plan) render(name, file string, more map[string]string) error {
 	return os.WriteFile(file, []byte(text), 0o600)
 }
 
-func (p *plan) text(name string, more map[string]string) (string, error) {
+func (p *launch) text(name string, more map[string]string) (string, error) {
 	t, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"quote": strconv.Quote, "lua": luaString}).ParseFS(conf, "conf/"+name)
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	err = t.Execute(&b, settings{Dir: p.Dir, Domain: p.Domain, Rooms: roomsOf(p.Domain), Cert: p.hosts.cert, Key: p.hosts.key,
+	err = t.Execute(&b, settings{Dir: p.Dir, Domain: p.Domain, Rooms: roomsOf(p.Domain), Cert: p.certificateFiles.cert, Key: p.certificateFiles.key,
 		Plain: p.ports[0], Direct: p.ports[1], Extra: p.ports[2],
 		Option: p.option, On: func(n string) bool { return p.option(n) == "on" }, More: more})
 	return b.String(), err

@@ -35,7 +35,7 @@ var (
 	ctlLibs = regexp.MustCompile(`(?m)^(?:export )?ERL_LIBS=["']([^"'$]+)["']$`)
 )
 
-func (ejabberd) find(ctx context.Context, p *plan) error {
+func (ejabberd) find(ctx context.Context, p *launch) error {
 	ctl := p.Program
 	if ctl == "" {
 		ctl = "ejabberdctl"
@@ -64,19 +64,19 @@ func (ejabberd) find(ctx context.Context, p *plan) error {
 	if _, err := exec.LookPath(string(erl[1])); err != nil {
 		return needPackage(string(erl[1]), "erlang-base", err)
 	}
-	p.more["erl"], p.more["libs"] = string(erl[1]), string(libs[1])
+	p.found["erl"], p.found["libs"] = string(erl[1]), string(libs[1])
 	p.server.Software, p.server.Version = "ejabberd", packageVersion(ctx, "ejabberd", program)
 	return nil
 }
 
-func (e ejabberd) configure(p *plan) error {
+func (e ejabberd) configure(p *launch) error {
 	p.server.Rooms = roomsOf(p.Domain)
 	name, _ := e.hash(p)
 	return p.render("ejabberd.yml.tmpl", p.file("ejabberd.yml"), map[string]string{"hash": name})
 }
 
 // hash is what ejabberd calls the hash of the option scram.
-func (ejabberd) hash(p *plan) (name string, h sasl.Hash) {
+func (ejabberd) hash(p *launch) (name string, h sasl.Hash) {
 	switch p.option("scram") {
 	case "SHA-256":
 		return "sha256", sasl.SHA256
@@ -90,7 +90,7 @@ func (ejabberd) hash(p *plan) (name string, h sasl.Hash) {
 const load = `ok = mnesia:create_schema([node()]), {atomic, ok} = mnesia:load_textfile(os:getenv("PEER_ACCOUNTS")),
 	stopped = mnesia:stop(), halt(0).`
 
-func (e ejabberd) populate(ctx context.Context, p *plan) error {
+func (e ejabberd) populate(ctx context.Context, p *launch) error {
 	_, h := e.hash(p)
 	var text bytes.Buffer
 	if err := exportEjabberd(&text, p.Domain, p.Accounts, h); err != nil {
@@ -101,14 +101,14 @@ func (e ejabberd) populate(ctx context.Context, p *plan) error {
 		return err
 	}
 	env := append(e.env(p), "PEER_ACCOUNTS="+file)
-	_, err := output(ctx, p.log, nil, env, p.more["erl"], "-noinput", "-mnesia", "dir", strconv.Quote(p.file("mnesia")), "-eval", load)
+	_, err := output(ctx, p.log, nil, env, p.found["erl"], "-noinput", "-mnesia", "dir", strconv.Quote(p.file("mnesia")), "-eval", load)
 	return err
 }
 
-func (ejabberd) env(p *plan) []string {
+func (ejabberd) env(p *launch) []string {
 	return []string{
 		"HOME=" + p.Dir,
-		"ERL_LIBS=" + p.more["libs"],
+		"ERL_LIBS=" + p.found["libs"],
 		"ERL_CRASH_DUMP=" + p.file("erl_crash.dump"),
 		"EJABBERD_CONFIG_PATH=" + p.file("ejabberd.yml"),
 		"EJABBERD_LOG_PATH=" + p.file("ejabberd.log"),
@@ -122,7 +122,7 @@ const (
 	erlProcesses = 1048576
 )
 
-func (e ejabberd) command(p *plan) command {
+func (e ejabberd) command(p *launch) command {
 	args := []string{"-noinput", "+K", "true", "+P", strconv.Itoa(erlProcesses), "+Q", strconv.Itoa(erlPorts)}
 	if p.option("busywait") == "off" {
 		// Idle schedulers that spin take CPU from the clients beside them, and count as the server's.
@@ -131,7 +131,7 @@ func (e ejabberd) command(p *plan) command {
 	args = append(args, "-mnesia", "dir", strconv.Quote(p.file("mnesia")),
 		"-mnesia", "dump_log_write_threshold", "50000", // dumps of the log pause writers: fewer of them
 		"-s", "ejabberd")
-	return command{program: p.more["erl"], args: args, env: append(e.env(p), "ERL_MAX_ETS_TABLES=10000")}
+	return command{program: p.found["erl"], args: args, env: append(e.env(p), "ERL_MAX_ETS_TABLES=10000")}
 }
 
 // exportEjabberd writes Mnesia's text form of the table of passwords.

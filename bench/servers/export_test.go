@@ -50,9 +50,9 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-func testPlan(t *testing.T, name string, options map[string]string) (kind, *plan) {
+func testPlan(t *testing.T, name string, options map[string]string) (launcher, *launch) {
 	t.Helper()
-	k, err := kindOf(name)
+	k, err := launcherOf(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func testPlan(t *testing.T, name string, options map[string]string) (kind, *plan
 		t.Fatal(err)
 	}
 	p.ports = []uint16{15222, 15223, 15290}
-	p.hosts.cert, p.hosts.key = "/bench/certs/localhost.crt", "/bench/certs/localhost.key"
+	p.certificateFiles.cert, p.certificateFiles.key = "/bench/certs/localhost.crt", "/bench/certs/localhost.key"
 	return k, p
 }
 
@@ -195,8 +195,8 @@ func TestEjabberdctl(t *testing.T) {
 			p.Program = ctl
 			err := k.find(t.Context(), p)
 			if tt.want == "" {
-				if err != nil || p.more["erl"] != erl || p.more["libs"] != "/usr/lib/x" || p.server.Version != "unknown" {
-					t.Errorf("%v %v %q", err, p.more, p.server.Version)
+				if err != nil || p.found["erl"] != erl || p.found["libs"] != "/usr/lib/x" || p.server.Version != "unknown" {
+					t.Errorf("%v %v %q", err, p.found, p.server.Version)
 				}
 			} else if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "apt install") {
 				t.Errorf("%v", err)

@@ -18,23 +18,23 @@ import (
 // A process is a server's, with the children that it made. Any goroutine.
 type process struct {
 	pid   int
-	log   *tail
+	log   *outputTail
 	ready <-chan struct{} // closed when the line came that says so; nil: there is none
 	done  chan struct{}   // closed when it has ended
 	state *os.ProcessState
 }
 
-// raise runs a program with as many descriptors as the machine allows: a Go program's children get the
+// raiseLimits runs a program with as many descriptors as the machine allows: a Go program's children get the
 // limit back that its shell had.
-const raise = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
+const raiseLimits = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
 
-// launch starts c in dir, in a process group of its own. The process gets SIGKILL if ours ends.
-func launch(c command, dir string, log *tail) (*process, error) {
+// startProcess starts c in dir, in a process group of its own. The process gets SIGKILL if ours ends.
+func startProcess(c command, dir string, log *outputTail) (*process, error) {
 	program, err := exec.LookPath(c.program)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("/bin/sh", append([]string{"-c", raise, program}, c.args...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", raiseLimits, program}, c.args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -63,8 +63,8 @@ func launch(c command, dir string, log *tail) (*process, error) {
 	return p, nil
 }
 
-// how says how it ended; only after done.
-func (p *process) how() string {
+// exitStatus says how it ended; only after done.
+func (p *process) exitStatus() string {
 	if p.state == nil {
 		return "nobody knows how"
 	}
@@ -92,21 +92,21 @@ func (p *process) stop(ctx context.Context) bool {
 
 // kill ends it with all of its children, and returns when none is left.
 func (p *process) kill() {
-	all := family(p.pid)
+	all := processTree(p.pid)
 	syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.done
 	// What left the group, as Erlang's helper for ports does, ends by itself when its pipe closes; it is
 	// given a moment.
 	for _, pid := range all[1:] {
-		if !ended(pid) {
+		if !awaitExit(pid) {
 			syscall.Kill(pid, syscall.SIGKILL)
-			ended(pid)
+			awaitExit(pid)
 		}
 	}
 }
 
-// ended waits up to a second for pid to end.
-func ended(pid int) bool {
+// awaitExit waits up to a second for pid to end.
+func awaitExit(pid int) bool {
 	for range 100 {
 		if !running(pid) {
 			return true
@@ -136,8 +136,8 @@ func parent(pid int) (ppid int, state string, ok bool) {
 	return ppid, f[0], err == nil
 }
 
-// family is pid and all processes below it, as far as /proc tells.
-func family(pid int) []int {
+// processTree is pid and all processes below it, as far as /proc tells.
+func processTree(pid int) []int {
 	all := []int{pid}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -188,7 +188,7 @@ const lastLines = 5
 const lineMax = 400
 
 // A tail passes what a server prints on, and keeps the last lines of it. Any goroutine.
-type tail struct {
+type outputTail struct {
 	out io.Writer // may be nil
 
 	mu     sync.Mutex
@@ -200,14 +200,14 @@ type tail struct {
 }
 
 // watch returns what is closed at the first line that begins with prefix.
-func (t *tail) watch(prefix string) <-chan struct{} {
+func (t *outputTail) watch(prefix string) <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.prefix, t.ready = prefix, make(chan struct{})
 	return t.ready
 }
 
-func (t *tail) reset() {
+func (t *outputTail) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.part, t.lines, t.inUse, t.prefix, t.ready = nil, nil, false, "", nil
@@ -215,7 +215,7 @@ func (t *tail) reset() {
 
 // Write takes what a server printed. It never fails: a server must not end because its log can't be
 // kept.
-func (t *tail) Write(b []byte) (int, error) {
+func (t *outputTail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.out != nil {
@@ -235,7 +235,7 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (t *tail) line(l string) {
+func (t *outputTail) line(l string) {
 	l = strings.TrimSpace(l)
 	if l == "" {
 		return
@@ -254,15 +254,15 @@ func (t *tail) line(l string) {
 	}
 }
 
-// taken says whether the server complained that a port is in use.
-func (t *tail) taken() bool {
+// portTaken says whether the server complained that a port is in use.
+func (t *outputTail) portTaken() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.inUse
 }
 
-// said is the end of an error: the last lines, in one.
-func (t *tail) said() string {
+// lastOutput is the end of an error: the last lines, in one.
+func (t *outputTail) lastOutput() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if len(t.lines) == 0 {

@@ -35,7 +35,7 @@ func needPackage(program, pkg string, err error) error {
 	return fmt.Errorf("%w: apt install %s", err, pkg)
 }
 
-func (prosody) find(ctx context.Context, p *plan) error {
+func (prosody) find(ctx context.Context, p *launch) error {
 	if p.Program == "" {
 		p.Program = "prosody"
 	}
@@ -59,7 +59,7 @@ func (prosody) find(ctx context.Context, p *plan) error {
 // communityModules is where Debian's prosody-modules are.
 const communityModules = "/usr/lib/prosody/modules"
 
-func (prosody) configure(p *plan) error {
+func (prosody) configure(p *launch) error {
 	p.server.Rooms = roomsOf(p.Domain)
 	var more strings.Builder
 	for _, m := range strings.Fields(p.option("modules")) {
@@ -84,7 +84,7 @@ func (prosody) configure(p *plan) error {
 	return p.render("prosody.cfg.lua.tmpl", p.file("prosody.cfg.lua"), map[string]string{"modules": strings.TrimSpace(more.String()), "root": root})
 }
 
-func (prosody) populate(_ context.Context, p *plan) error {
+func (prosody) populate(_ context.Context, p *launch) error {
 	h := sasl.SHA1
 	if p.option("scram") == "SHA-256" {
 		h = sasl.SHA256
@@ -92,7 +92,7 @@ func (prosody) populate(_ context.Context, p *plan) error {
 	return exportProsody(p.file("data"), p.Domain, p.Accounts, h)
 }
 
-func (prosody) command(p *plan) command {
+func (prosody) command(p *launch) command {
 	return command{program: p.Program, args: []string{"-F", "--config", p.file("prosody.cfg.lua")}}
 }
 

@@ -58,33 +58,33 @@ type Server struct {
 
 // A kind is one server software: how to configure and to start it. Methods are called in this order,
 // by one goroutine.
-type kind interface {
+type launcher interface {
 	// options are what Config.Options may hold, with their values; the first is the default, and none
 	// at all is free text.
 	options() map[string][]string
 	// find finds the programs, and the version; the error says how to get what is missing.
-	find(ctx context.Context, p *plan) error
+	find(ctx context.Context, p *launch) error
 	// configure writes files, and says what they are in p.server. Ports and options are chosen.
-	configure(p *plan) error
+	configure(p *launch) error
 	// populate adds the accounts, one at least, to the data folder, which has none.
-	populate(ctx context.Context, p *plan) error
+	populate(ctx context.Context, p *launch) error
 	// command is what starts the server.
-	command(p *plan) command
+	command(p *launch) command
 }
 
 // A plan is one start.
-type plan struct {
+type launch struct {
 	Config
-	option func(name string) string
-	hosts  struct{ cert, key string } // files of the certificate
-	ports  []uint16                   // that are free: STARTTLS, TLS, and one more
-	more   map[string]string          // what find found, for the other methods
-	server *Server
-	log    *tail
+	option           func(name string) string
+	certificateFiles struct{ cert, key string } // files of the certificate
+	ports            []uint16                   // that are free: STARTTLS, TLS, and one more
+	found            map[string]string          // what find found, for the other methods
+	server           *Server
+	log              *outputTail
 }
 
 // file is the path of a file in the server's folder.
-func (p *plan) file(name ...string) string {
+func (p *launch) file(name ...string) string {
 	return filepath.Join(append([]string{p.Dir}, name...)...)
 }
 
@@ -98,7 +98,7 @@ type command struct {
 	ready string
 }
 
-func kindOf(name string) (kind, error) {
+func launcherOf(name string) (launcher, error) {
 	switch name {
 	case "canto":
 		return canto{}, nil
@@ -116,7 +116,7 @@ func Kinds() []string { return []string{"canto", "prosody", "ejabberd"} }
 // Options are the options of a kind, each with its values, the default first; without values it takes
 // any text. It is nil for an unknown kind.
 func Options(name string) map[string][]string {
-	k, err := kindOf(name)
+	k, err := launcherOf(name)
 	if err != nil {
 		return nil
 	}
@@ -138,17 +138,17 @@ func CheckOptions(kind string, options map[string]string) error {
 	return nil
 }
 
-// startTime is how long a start may take if ctx does not say.
-const startTime = 2 * time.Minute
+// startTimeout is how long a start may take if ctx does not say.
+const startTimeout = 2 * time.Minute
 
-// attempts is how often a start is tried when another program takes a port that was free.
-const attempts = 3
+// startAttempts is how often a start is tried when another program takes a port that was free.
+const startAttempts = 3
 
 // Start writes the configuration of cfg, adds its accounts, starts the server, and returns when it
 // answers on both ports. ctx bounds the start only, by default to two minutes. The error is one line:
 // what is missing or wrong, with the last that the server printed. Nothing runs after an error.
 func Start(ctx context.Context, cfg Config) (s *Server, err error) {
-	err = with(ctx, cfg, func(ctx context.Context, p *plan, k kind) (err error) {
+	err = withLaunch(ctx, cfg, func(ctx context.Context, p *launch, k launcher) (err error) {
 		s, err = p.start(ctx, k)
 		return err
 	})
@@ -158,17 +158,17 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 // Prepare is what Start does before it starts the server: a Start with the same Dir and Accounts, on this machine
 // or on another that the folder was carried to, finds the accounts made.
 func Prepare(ctx context.Context, cfg Config) error {
-	return with(ctx, cfg, func(ctx context.Context, p *plan, k kind) error { return p.prepare(ctx, k) })
+	return withLaunch(ctx, cfg, func(ctx context.Context, p *launch, k launcher) error { return p.prepare(ctx, k) })
 }
 
-// with calls do with the plan that cfg makes.
-func with(ctx context.Context, cfg Config, do func(context.Context, *plan, kind) error) error {
+// withLaunch calls do with the plan that cfg makes.
+func withLaunch(ctx context.Context, cfg Config, do func(context.Context, *launch, launcher) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, startTime)
+		ctx, cancel = context.WithTimeout(ctx, startTimeout)
 		defer cancel()
 	}
-	k, err := kindOf(cfg.Kind)
+	k, err := launcherOf(cfg.Kind)
 	if err != nil {
 		return err
 	}
@@ -177,13 +177,13 @@ func with(ctx context.Context, cfg Config, do func(context.Context, *plan, kind)
 		return fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
 	if err := do(ctx, p, k); err != nil {
-		return fmt.Errorf("%s: %w%s", p.Name, err, p.log.said())
+		return fmt.Errorf("%s: %w%s", p.Name, err, p.log.lastOutput())
 	}
 	return nil
 }
 
 // newPlan checks cfg and fills its defaults in.
-func newPlan(k kind, cfg Config) (*plan, error) {
+func newPlan(k launcher, cfg Config) (*launch, error) {
 	if cfg.Name == "" {
 		cfg.Name = cfg.Kind
 	}
@@ -209,7 +209,7 @@ func newPlan(k kind, cfg Config) (*plan, error) {
 		return nil, err
 	}
 	known := k.options()
-	p := &plan{Config: cfg, log: &tail{out: cfg.Log}, more: map[string]string{}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
+	p := &launch{Config: cfg, log: &outputTail{out: cfg.Log}, found: map[string]string{}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
 	p.option = func(name string) string {
 		if v, ok := cfg.Options[name]; ok {
 			return v
@@ -222,17 +222,17 @@ func newPlan(k kind, cfg Config) (*plan, error) {
 	return p, nil
 }
 
-func (p *plan) start(ctx context.Context, k kind) (*Server, error) {
+func (p *launch) start(ctx context.Context, k launcher) (*Server, error) {
 	if err := p.prepare(ctx, k); err != nil {
 		return nil, err
 	}
 	for n := 1; ; n++ {
 		p.log.reset()
-		err := p.launch(ctx, k.command(p))
+		err := p.startServer(ctx, k.command(p))
 		if err == nil {
 			return p.server, nil
 		}
-		if !errors.Is(err, errTaken) && !p.log.taken() || n == attempts || ctx.Err() != nil {
+		if !errors.Is(err, errTaken) && !p.log.portTaken() || n == startAttempts || ctx.Err() != nil {
 			return nil, err
 		}
 		if err := p.configure(k); err != nil {
@@ -242,7 +242,7 @@ func (p *plan) start(ctx context.Context, k kind) (*Server, error) {
 }
 
 // prepare writes all that the server needs.
-func (p *plan) prepare(ctx context.Context, k kind) error {
+func (p *launch) prepare(ctx context.Context, k launcher) error {
 	if err := k.find(ctx, p); err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func (p *plan) prepare(ctx context.Context, k kind) error {
 }
 
 // configure chooses ports that are free.
-func (p *plan) configure(k kind) (err error) {
+func (p *launch) configure(k launcher) (err error) {
 	if p.ports, err = freePorts(3); err != nil {
 		return err
 	}
@@ -271,13 +271,13 @@ func (p *plan) configure(k kind) (err error) {
 }
 
 // populate adds the accounts to a folder that is new. One that has been used must have the same.
-func (p *plan) populate(ctx context.Context, k kind) error {
+func (p *launch) populate(ctx context.Context, k launcher) error {
 	if p.Accounts.N == 0 {
 		return nil
 	}
 	mark := p.file("accounts")
 	have, err := os.ReadFile(mark)
-	want := p.Accounts.mark(p.Kind, p.Domain, p.option("scram"))
+	want := p.Accounts.fingerprint(p.Kind, p.Domain, p.option("scram"))
 	switch {
 	case err == nil && string(have) == want:
 		return nil
@@ -292,18 +292,18 @@ func (p *plan) populate(ctx context.Context, k kind) error {
 	return os.WriteFile(mark, []byte(want), 0o600)
 }
 
-// launch starts the server and waits until it answers.
-func (p *plan) launch(ctx context.Context, c command) error {
-	proc, err := launch(c, p.Dir, p.log)
+// startServer starts the server and waits until it answers.
+func (p *launch) startServer(ctx context.Context, c command) error {
+	proc, err := startProcess(c, p.Dir, p.log)
 	if err != nil {
 		return err
 	}
 	p.server.proc = proc
-	if err := p.server.await(ctx); err != nil {
+	if err := p.server.awaitReady(ctx); err != nil {
 		proc.kill()
 		return err
 	}
-	p.server.PIDs = family(proc.pid)
+	p.server.PIDs = processTree(proc.pid)
 	return nil
 }
 
@@ -324,14 +324,14 @@ func (s *Server) Alive() error {
 	}
 	select {
 	case <-s.proc.done:
-		return fmt.Errorf("%s has ended: %s%s", s.Name, s.proc.how(), s.proc.log.said())
+		return fmt.Errorf("%s has ended: %s%s", s.Name, s.proc.exitStatus(), s.proc.log.lastOutput())
 	default:
 		return nil
 	}
 }
 
-// stopTime is how long a server may take to end after it was asked to, if ctx does not say.
-const stopTime = 20 * time.Second
+// stopTimeout is how long a server may take to end after it was asked to, if ctx does not say.
+const stopTimeout = 20 * time.Second
 
 // Stop asks the server to end, waits, and kills it and its children when ctx is done, or after 20 s. No
 // process is left when it returns; the error says that it had to kill. Called again, it does nothing.
@@ -341,10 +341,10 @@ func (s *Server) Stop(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, stopTime)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	if !s.proc.stop(ctx) {
-		return fmt.Errorf("%s did not end when it was asked to, and was killed%s", s.Name, s.proc.log.said())
+		return fmt.Errorf("%s did not end when it was asked to, and was killed%s", s.Name, s.proc.log.lastOutput())
 	}
 	return nil
 }

@@ -235,12 +235,12 @@ func TestExternal(t *testing.T) {
 
 func TestTail(t *testing.T) {
 	var out bytes.Buffer
-	l := &tail{out: &out}
+	l := &outputTail{out: &out}
 	ready := l.watch("ready")
 	for _, s := range []string{"o", "ne\n\ntw", "o\nnot ready\n", "3\n4\n5\n", "no end"} {
 		l.Write([]byte(s))
 	}
-	if got := l.said(); got != "; it printed last: two | not ready | 3 | 4 | 5" {
+	if got := l.lastOutput(); got != "; it printed last: two | not ready | 3 | 4 | 5" {
 		t.Errorf("%q", got)
 	}
 	select {
@@ -250,14 +250,14 @@ func TestTail(t *testing.T) {
 	}
 	l.Write([]byte("\nready now\n" + strings.Repeat("x", 5000) + "\n"))
 	<-ready
-	if n := len(l.said()); n > 1000 {
+	if n := len(l.lastOutput()); n > 1000 {
 		t.Errorf("%d bytes of a long line", n)
 	}
-	if l.taken() {
+	if l.portTaken() {
 		t.Error("taken without a word")
 	}
 	l.Write([]byte("Address already in use\n"))
-	if !l.taken() {
+	if !l.portTaken() {
 		t.Error("not taken")
 	}
 	if !strings.HasPrefix(out.String(), "one\n\ntwo\n") || out.Len() < 5000 {

@@ -148,8 +148,8 @@ var units = []unit{
 	{"%", "share", 1}, {"percent", "share", 1}, {"/s", "rate", 1},
 }
 
-// inFigures are the units of result.Figure that have others beside them.
-var inFigures = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
+// figureUnits are the units of result.Figure that have others beside them.
+var figureUnits = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
 
 type unit struct {
 	name, kind string
@@ -196,7 +196,7 @@ func (l limit) in(name string) (float64, error) {
 	if l.unit.name == "" {
 		return l.value, nil
 	}
-	for _, u := range inFigures {
+	for _, u := range figureUnits {
 		if u.name == name && u.kind == l.unit.kind {
 			return l.value * l.unit.factor / u.factor, nil
 		}

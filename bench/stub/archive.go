@@ -62,14 +62,14 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 	}
 	id := ""
 	if v, ok := query.Attr(queryID); ok {
-		id = " queryid='" + q(v) + "'"
+		id = " queryid='" + escaped(v) + "'"
 	}
 	began := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := from; i < to; i++ {
 		stamp := began.Add(time.Duration(i) * time.Minute).Format(time.RFC3339)
 		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
 			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row %[4]d</body></message></forwarded></result></message>",
-			q(c.full), xmpp.NSMAM, id, i, stamp, i, q("somebody@"+s.cfg.Domain+"/x"), q(c.bare))
+			escaped(c.full), xmpp.NSMAM, id, i, stamp, i, escaped("somebody@"+s.cfg.Domain+"/x"), escaped(c.bare))
 	}
 	complete := ""
 	if _, back := before(query); back && from == 0 || !back && to == n {

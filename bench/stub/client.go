@@ -30,10 +30,10 @@ type client struct {
 	starttl bool // the next thing to come is a TLS handshake
 
 	sasl     *sasl.Exchange
-	modern   *modern // of a login by SASL2
-	user     string  // that is authenticated
-	bound    bool    // for the reading goroutine; it may have lost its address since
-	severed  bool    // under the server's lock, as is what follows
+	sasl2    *sasl2Request // of a login by SASL2
+	user     string        // that is authenticated
+	bound    bool          // for the reading goroutine; it may have lost its address since
+	severed  bool          // under the server's lock, as is what follows
 	bare     string
 	resource string
 	full     string // empty: not bound, or no longer
@@ -60,7 +60,7 @@ var errEnd = errors.New("stub: the stream is over")
 
 func (c *client) serve(direct bool) {
 	defer c.s.wg.Done()
-	defer c.s.gone(c)
+	defer c.s.removeClient(c)
 	if direct && c.secure() != nil {
 		return
 	}
@@ -68,7 +68,7 @@ func (c *client) serve(direct bool) {
 	for {
 		n, err := c.nc.Read(buf)
 		if n > 0 {
-			if err := c.take(p, buf[:n]); err != nil {
+			if err := c.handle(p, buf[:n]); err != nil {
 				c.end(err)
 				return
 			}
@@ -89,8 +89,8 @@ func (c *client) secure() error {
 	return nil
 }
 
-// take takes what was read.
-func (c *client) take(p *xmlstream.Parser, b []byte) error {
+// handle takes what was read.
+func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 	p.Feed(&c.in, b)
 	for {
 		t, err := p.Next(&c.in)
@@ -180,7 +180,7 @@ func (c *client) push(d delivery) {
 	if c.queued += len(d.b); c.queued > maxQueue {
 		c.raw.Close()
 	}
-	c.stir()
+	c.wakeWriter()
 }
 
 // finish has the connection be closed when what is queued was written.
@@ -188,10 +188,10 @@ func (c *client) finish() {
 	c.qmu.Lock()
 	defer c.qmu.Unlock()
 	c.ending = true
-	c.stir()
+	c.wakeWriter()
 }
 
-func (c *client) stir() {
+func (c *client) wakeWriter() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -238,8 +238,8 @@ func (c *client) deliver() {
 	}
 }
 
-// gone forgets a client whose reading has ended.
-func (s *Server) gone(c *client) {
+// removeClient forgets a client whose reading has ended.
+func (s *Server) removeClient(c *client) {
 	s.mu.Lock()
 	s.conns = slices.DeleteFunc(s.conns, func(x *client) bool { return x == c })
 	if c.full != "" {
@@ -255,12 +255,12 @@ func (s *Server) gone(c *client) {
 
 // unbind takes a client's address from it, and tells those who saw it.
 func (s *Server) unbind(c *client) {
-	for k := range s.held {
+	for k := range s.reordered {
 		if k.from == c || k.to == c {
-			s.release(k)
+			s.releaseReordered(k)
 		}
 	}
-	s.leave(c)
+	s.markUnavailable(c)
 	if u := s.users[c.bare]; u[c.resource] == c {
 		delete(u, c.resource)
 		if len(u) == 0 {

@@ -43,13 +43,13 @@ func (f *Faults) Drop(n int) { f.set(func(x *faults) { x.drop = every{n: n} }) }
 func (f *Faults) Duplicate(n int) { f.set(func(x *faults) { x.duplicate = every{n: n} }) }
 
 // Reorder holds every n-th message until the next one of the same sender to the same receiver was
-// delivered. One that waits longer than Config.HoldFor, or at the next call of Reorder, is delivered as it
+// delivered. One that waits longer than Config.ReorderTimeout, or at the next call of Reorder, is delivered as it
 // is and does not count as reordered.
 func (f *Faults) Reorder(n int) {
 	f.set(func(x *faults) {
 		x.reorder = every{n: n}
-		for k := range f.s.held {
-			f.s.release(k)
+		for k := range f.s.reordered {
+			f.s.releaseReordered(k)
 		}
 	})
 }
@@ -99,14 +99,14 @@ func (f *Faults) set(change func(*faults)) {
 }
 
 // A gate stops everybody who waits at it while it is shut.
-type gate struct {
+type stallGate struct {
 	mu      sync.Mutex
 	shutFor chan struct{} // closed when it opens; nil: it is open
 	until   time.Time
 	closing chan struct{}
 }
 
-func (g *gate) wait() {
+func (g *stallGate) wait() {
 	for {
 		g.mu.Lock()
 		ch := g.shutFor
@@ -122,7 +122,7 @@ func (g *gate) wait() {
 	}
 }
 
-func (g *gate) shut(d time.Duration) {
+func (g *stallGate) shut(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if until := time.Now().Add(d); until.After(g.until) {
@@ -135,7 +135,7 @@ func (g *gate) shut(d time.Duration) {
 }
 
 // open opens the gate, unless it was shut for longer in the meantime.
-func (g *gate) open() {
+func (g *stallGate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if left := time.Until(g.until); left > 0 {
@@ -146,20 +146,20 @@ func (g *gate) open() {
 	g.shutFor = nil
 }
 
-// gated is a connection behind the gate.
-type gated struct {
+// stallConn is a connection behind the gate.
+type stallConn struct {
 	net.Conn
-	g *gate
+	g *stallGate
 }
 
-func (c gated) Read(p []byte) (int, error) {
+func (c stallConn) Read(p []byte) (int, error) {
 	c.g.wait()
 	n, err := c.Conn.Read(p)
 	c.g.wait() // it may have been shut while the read waited
 	return n, err
 }
 
-func (c gated) Write(p []byte) (int, error) {
+func (c stallConn) Write(p []byte) (int, error) {
 	c.g.wait()
 	return c.Conn.Write(p)
 }

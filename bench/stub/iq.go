@@ -49,9 +49,9 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 	}
 	from := ""
 	if v := attr(e, stanza.AttrTo); v != "" {
-		from = " from='" + q(v) + "'"
+		from = " from='" + escaped(v) + "'"
 	}
-	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", q(attr(e, stanza.AttrID)), from, q(c.full), body)
+	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", escaped(attr(e, stanza.AttrID)), from, escaped(c.full), body)
 }
 
 // answer is the payload of the result, or why there is none.
@@ -70,7 +70,7 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 		if to.Local() != "" || s.isRoom(to) {
 			return "<query xmlns='" + xmpp.NSDiscoItems + "'/>", ""
 		}
-		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + q("conference."+s.cfg.Domain) + "'/></query>", ""
+		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + escaped("conference."+s.cfg.Domain) + "'/></query>", ""
 	case xmpp.NSRoster:
 		if get {
 			return s.rosterOf(c), ""
@@ -113,9 +113,9 @@ func item(j string, k *contact) string {
 		ask = " ask='subscribe'"
 	}
 	if k.name != "" {
-		ask += " name='" + q(k.name) + "'"
+		ask += " name='" + escaped(k.name) + "'"
 	}
-	return "<item jid='" + q(j) + "' subscription='" + sub + "'" + ask + "/>"
+	return "<item jid='" + escaped(j) + "' subscription='" + sub + "'" + ask + "/>"
 }
 
 func (s *Server) rosterOf(c *client) string {
@@ -149,7 +149,7 @@ func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 		if theirs := s.roster[other][c.bare]; theirs != nil {
 			theirs.sub, theirs.ask = 0, false
 		}
-		s.push(c.bare, "<item jid='"+q(other)+"' subscription='remove'/>")
+		s.push(c.bare, "<item jid='"+escaped(other)+"' subscription='remove'/>")
 		return ""
 	}
 	k := s.contact(c.bare, other)
@@ -166,6 +166,6 @@ func (s *Server) pushItem(account, other string) {
 // or not.
 func (s *Server) push(account, item string) {
 	for _, c := range s.users[account] {
-		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", q(c.full), xmpp.NSRoster, item)
+		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", escaped(c.full), xmpp.NSRoster, item)
 	}
 }

@@ -21,8 +21,8 @@ var (
 	removeName   = xmlstream.N(xmpp.NSRegister, "remove")
 )
 
-// q is v for an attribute or for text.
-func q[S []byte | string](v S) string { return string(xmlstream.AppendValue(nil, v)) }
+// escaped is v for an attribute or for text.
+func escaped[S []byte | string](v S) string { return string(xmlstream.AppendValue(nil, v)) }
 
 func attr(e xmlstream.Element, n xmlstream.Name) string {
 	v, _ := e.Attr(n)
@@ -32,7 +32,7 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 // header answers a stream header.
 func (c *client) header() error {
 	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' from='%s' version='1.0' xml:lang='en'>",
-		stanza.NSStream, hex.EncodeToString(random(8)), q(c.s.cfg.Domain))
+		stanza.NSStream, hex.EncodeToString(random(8)), escaped(c.s.cfg.Domain))
 	if err != nil {
 		return err
 	}
@@ -83,9 +83,9 @@ func (c *client) mechanisms() string {
 	return b.String()
 }
 
-func (c *client) offer() sasl.Offer { return c.s.offer.For(c.state != nil, c.binding(), true) }
+func (c *client) offer() sasl.Offer { return c.s.offer.For(c.state != nil, c.channelBinding(), true) }
 
-func (c *client) binding() (b sasl.Binding) {
+func (c *client) channelBinding() (b sasl.Binding) {
 	if c.s.cfg.Binding {
 		b.Exporter = c.exporter()
 	}
@@ -116,7 +116,7 @@ func (c *client) negotiate(e xmlstream.Element) error {
 	case locked:
 		return c.write("<failure xmlns='%s'><encryption-required/></failure>", xmpp.NSSASL)
 	case e.Is(xmpp.Auth) && c.user == "":
-		c.modern = nil
+		c.sasl2 = nil
 		c.sasl = c.exchange()
 		return c.step(c.sasl.Start(attr(e, stanza.AttrMechanism), e.Text()))
 	case e.Is(xmpp.Authenticate2) && c.user == "" && c.s.cfg.SASL2:
@@ -126,13 +126,13 @@ func (c *client) negotiate(e xmlstream.Element) error {
 	case (e.Is(xmpp.Abort) || e.Is(xmpp.Abort2)) && c.sasl != nil:
 		return c.step(c.sasl.Abort())
 	case e.Is(stanza.IQName):
-		return c.early(e)
+		return c.negotiateBind(e)
 	}
 	return errEnd
 }
 
 func (c *client) exchange() *sasl.Exchange {
-	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.binding(), Domain: c.s.cfg.Domain, Secure: c.state != nil,
+	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.channelBinding(), Domain: c.s.cfg.Domain, Secure: c.state != nil,
 		FakeKey: c.s.fake, Iterations: sasl.MinIterations, Rand: rand.Reader})
 }
 
@@ -142,7 +142,7 @@ func (c *client) step(st sasl.Step) error {
 		case sasl.Challenge:
 			return c.write("<challenge xmlns='%s'>%s</challenge>", c.nsAuth(), st.Data)
 		case sasl.NeedUser:
-			st = c.sasl.Found(sasl.Account{Keys: c.s.account(st.User)})
+			st = c.sasl.Found(sasl.Account{Keys: c.s.credentialsOf(st.User)})
 		case sasl.NeedDerive:
 			st.Work.Run()
 			st = c.sasl.Derived(st.Work)
@@ -157,14 +157,14 @@ func (c *client) step(st sasl.Step) error {
 }
 
 func (c *client) nsAuth() string {
-	if c.modern != nil {
+	if c.sasl2 != nil {
 		return xmpp.NSSASL2
 	}
 	return xmpp.NSSASL
 }
 
-// pause holds a login back, if a fault says so.
-func (c *client) pause() (refuse string) {
+// delayLogin holds a login back, if a fault says so.
+func (c *client) delayLogin() (refuse string) {
 	c.s.mu.Lock()
 	slow, refuse := c.s.faults.slow, c.s.faults.refuse
 	c.s.mu.Unlock()
@@ -178,11 +178,11 @@ func (c *client) pause() (refuse string) {
 }
 
 func (c *client) loggedIn(user string, data []byte) error {
-	if cond := c.pause(); cond != "" {
+	if cond := c.delayLogin(); cond != "" {
 		return c.refuse(cond)
 	}
 	c.user = user
-	if c.modern != nil {
+	if c.sasl2 != nil {
 		return c.succeed2(data)
 	}
 	c.restart = true
@@ -190,7 +190,7 @@ func (c *client) loggedIn(user string, data []byte) error {
 }
 
 func (c *client) refused(cond string) error {
-	if f := c.pause(); f != "" {
+	if f := c.delayLogin(); f != "" {
 		cond = f
 	}
 	return c.refuse(cond)
@@ -200,19 +200,19 @@ func (c *client) refuse(cond string) error {
 	c.s.mu.Lock()
 	c.s.stats.Refused++
 	c.s.mu.Unlock()
-	if c.modern != nil {
+	if c.sasl2 != nil {
 		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", xmpp.NSSASL2, cond, xmpp.NSSASL)
 	}
 	return c.write("<failure xmlns='%s'><%s/></failure>", xmpp.NSSASL, cond)
 }
 
-// account is the keys of a name; nil: there is none.
-func (s *Server) account(name string) sasl.Keys {
+// credentialsOf is the keys of a name; nil: there is none.
+func (s *Server) credentialsOf(name string) sasl.Keys {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	password, ok := s.accounts[name]
 	if !ok {
-		if !s.common(name) {
+		if !s.isNumbered(name) {
 			return nil
 		}
 		password = s.cfg.Password
@@ -220,8 +220,8 @@ func (s *Server) account(name string) sasl.Keys {
 	return s.derive(password)
 }
 
-// common reports whether name is one of those that all servers have from the start.
-func (s *Server) common(name string) bool {
+// isNumbered reports whether name is one of those that all servers have from the start.
+func (s *Server) isNumbered(name string) bool {
 	digits, ok := strings.CutPrefix(name, s.cfg.Prefix)
 	if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return false
@@ -245,16 +245,16 @@ func (s *Server) derive(password string) sasl.Keys {
 	return k
 }
 
-// early takes IQs before binding: the binding itself, and registration.
-func (c *client) early(e xmlstream.Element) error {
-	id := q(attr(e, stanza.AttrID))
+// negotiateBind takes IQs before binding: the binding itself, and registration.
+func (c *client) negotiateBind(e xmlstream.Element) error {
+	id := escaped(attr(e, stanza.AttrID))
 	if b, ok := e.Child(xmpp.Bind); ok && c.user != "" {
 		resource := ""
 		if r, ok := b.Child(xmpp.BindResource); ok {
 			resource = string(r.Text())
 		}
 		return c.bindTo(resource, func() string {
-			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" + q(c.full) + "</jid></bind></iq>"
+			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" + escaped(c.full) + "</jid></bind></iq>"
 		})
 	}
 	query, ok := e.Child(xmpp.Register)
@@ -283,7 +283,7 @@ func (s *Server) register(query xmlstream.Element) (condition string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.accounts[j.Local()]; ok || s.common(j.Local()) {
+	if _, ok := s.accounts[j.Local()]; ok || s.isNumbered(j.Local()) {
 		return "conflict"
 	}
 	password := string(p.Text())

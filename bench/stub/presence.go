@@ -54,9 +54,9 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 		} else {
 			c.directed[to.String()] = true
 		}
-		s.tell(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+		s.sendTo(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	case kind == "unavailable":
-		s.leave(c)
+		s.markUnavailable(c)
 	default:
 		s.broadcast(c, e)
 	}
@@ -67,31 +67,31 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	first := c.available.IsZero()
 	c.available = e.Clone()
-	s.tell(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+	s.sendTo(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	if !first {
 		return
 	}
 	for _, o := range s.audience(c, toward) {
 		if o != c {
-			s.tell([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+			s.sendTo([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 		}
 	}
 }
 
-// leave takes back everything that a client said of its presence.
-func (s *Server) leave(c *client) {
-	gone := []byte("<presence type='unavailable' from='" + q(c.full) + "'/>")
+// markUnavailable takes back everything that a client said of its presence.
+func (s *Server) markUnavailable(c *client) {
+	gone := []byte("<presence type='unavailable' from='" + escaped(c.full) + "'/>")
 	if !c.available.IsZero() {
 		audience := s.audience(c, back)
 		c.available = xmlstream.Element{}
-		s.tell(audience, gone)
+		s.sendTo(audience, gone)
 	}
 	for to := range c.directed {
-		s.tell(s.receivers(c, jidOf(to)), gone)
+		s.sendTo(s.receivers(c, jidOf(to)), gone)
 	}
 	clear(c.directed)
 	for r := range c.joined {
-		s.part(c, r)
+		s.leaveRoom(c, r)
 	}
 }
 
@@ -105,7 +105,7 @@ func (s *Server) audience(c *client, which int) (all []*client) {
 			}
 		}
 	}
-	if s.cfg.Audience {
+	if s.cfg.BroadcastToAll {
 		for bare := range s.users {
 			add(bare)
 		}
@@ -120,7 +120,7 @@ func (s *Server) audience(c *client, which int) (all []*client) {
 	return all
 }
 
-func (s *Server) tell(to []*client, presence []byte) {
+func (s *Server) sendTo(to []*client, presence []byte) {
 	for _, r := range to {
 		s.stats.Presences++
 		r.send(presence)
@@ -153,7 +153,7 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 		mine.asked, theirs.ask = false, false
 		mine.sub, theirs.sub = mine.sub&^back, theirs.sub&^toward
 	}
-	s.tell(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
+	s.sendTo(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
 	if *mine != before {
 		s.pushItem(c.bare, other)
 	}
@@ -163,7 +163,7 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 	if kind == "subscribed" {
 		for _, o := range s.users[c.bare] {
 			if !o.available.IsZero() {
-				s.tell(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+				s.sendTo(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 			}
 		}
 	}

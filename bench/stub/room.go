@@ -37,7 +37,7 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 	r := s.rooms[name]
 	if kind == "unavailable" {
 		if _, in := c.joined[r]; r != nil && in {
-			s.part(c, r)
+			s.leaveRoom(c, r)
 		}
 		return
 	}
@@ -54,7 +54,7 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 	}
 	if old, in := c.joined[r]; in { // again, or a status: everybody is told; a nickname stays what it was
 		for _, o := range r.occupants {
-			s.tell([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
+			s.sendTo([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
 		}
 		return
 	}
@@ -63,13 +63,13 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 		return
 	}
 	for _, o := range r.occupants {
-		s.tell([]*client{c}, occupantPresence(r, o.nick, c, o.c, ""))
-		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, ""))
+		s.sendTo([]*client{c}, occupantPresence(r, o.nick, c, o.c, ""))
+		s.sendTo([]*client{o.c}, occupantPresence(r, nick, o.c, c, ""))
 	}
 	r.occupants = append(r.occupants, occupant{nick, c})
 	c.joined[r] = nick
-	s.tell([]*client{c}, occupantPresence(r, nick, c, c, ""))
-	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", q(name), q(c.full))
+	s.sendTo([]*client{c}, occupantPresence(r, nick, c, c, ""))
+	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", escaped(name), escaped(c.full))
 }
 
 // occupantPresence is what to sees of who, by the nickname; kind is the type, empty for available.
@@ -81,14 +81,14 @@ func occupantPresence(r *room, nick string, to, who *client, kind string) []byte
 	if to == who {
 		self = "<status code='110'/>"
 	}
-	return []byte("<presence from='" + q(r.name+"/"+nick) + "' to='" + q(to.full) + "'" + kind + "><x xmlns='" + xmpp.NSMUCUser +
+	return []byte("<presence from='" + escaped(r.name+"/"+nick) + "' to='" + escaped(to.full) + "'" + kind + "><x xmlns='" + xmpp.NSMUCUser +
 		"'><item affiliation='none' role='" + role + "'/>" + self + "</x></presence>")
 }
 
-func (s *Server) part(c *client, r *room) {
+func (s *Server) leaveRoom(c *client, r *room) {
 	nick := c.joined[r]
 	for _, o := range r.occupants {
-		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, "unavailable"))
+		s.sendTo([]*client{o.c}, occupantPresence(r, nick, o.c, c, "unavailable"))
 	}
 	delete(c.joined, r)
 	r.occupants = slices.DeleteFunc(r.occupants, func(o occupant) bool { return o.c == c })

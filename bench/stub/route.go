@@ -12,7 +12,7 @@ import (
 type pair struct{ from, to *client }
 
 // A hold is a message that waits for the next one of its pair.
-type hold struct {
+type reordered struct {
 	b     []byte
 	timer *time.Timer
 }
@@ -102,31 +102,31 @@ func (s *Server) route(from, to *client, b []byte) {
 		b = append(b[:len(b):len(b)], b...)
 	}
 	k := pair{from, to}
-	if h := s.held[k]; h != nil {
+	if h := s.reordered[k]; h != nil {
 		to.send(b)
 		s.stats.Reordered++
-		s.release(k)
+		s.releaseReordered(k)
 		return
 	}
 	if !late {
 		to.send(b)
 		return
 	}
-	h := &hold{b: b}
-	h.timer = time.AfterFunc(s.cfg.HoldFor, func() {
+	h := &reordered{b: b}
+	h.timer = time.AfterFunc(s.cfg.ReorderTimeout, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.held[k] == h {
-			s.release(k)
+		if s.reordered[k] == h {
+			s.releaseReordered(k)
 		}
 	})
-	s.held[k] = h
+	s.reordered[k] = h
 }
 
-// release delivers what is held.
-func (s *Server) release(k pair) {
-	h := s.held[k]
-	delete(s.held, k)
+// releaseReordered delivers what is held.
+func (s *Server) releaseReordered(k pair) {
+	h := s.reordered[k]
+	delete(s.reordered, k)
 	h.timer.Stop()
 	k.to.send(h.b)
 }
@@ -140,14 +140,14 @@ func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
 		c.sendf("%s", iqError(attr(e, stanza.AttrID), attr(e, stanza.AttrTo), condition))
 		return
 	}
-	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), q(attr(e, stanza.AttrID)), q(attr(e, stanza.AttrTo)), q(c.full), stanzaError(condition))
+	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), escaped(attr(e, stanza.AttrID)), escaped(attr(e, stanza.AttrTo)), escaped(c.full), stanzaError(condition))
 }
 
 func iqError(id, from, condition string) string {
 	if from != "" {
-		from = " from='" + q(from) + "'"
+		from = " from='" + escaped(from) + "'"
 	}
-	return "<iq type='error' id='" + q(id) + "'" + from + ">" + stanzaError(condition) + "</iq>"
+	return "<iq type='error' id='" + escaped(id) + "'" + from + ">" + stanzaError(condition) + "</iq>"
 }
 
 func stanzaError(condition string) string {

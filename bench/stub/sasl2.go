@@ -13,8 +13,8 @@ import (
 	"canto/xmlstream"
 )
 
-// modern is what <authenticate/> asked for besides a login.
-type modern struct {
+// sasl2Request is what <authenticate/> asked for besides a login.
+type sasl2Request struct {
 	agent string
 	bind  bool
 	tag   string
@@ -23,7 +23,7 @@ type modern struct {
 
 // authenticate begins a login by XEP-0388.
 func (c *client) authenticate(e xmlstream.Element) error {
-	m := new(modern)
+	m := new(sasl2Request)
 	if a, ok := e.Child(xmpp.UserAgent); ok {
 		m.agent = attr(a, stanza.AttrID)
 	}
@@ -36,7 +36,7 @@ func (c *client) authenticate(e xmlstream.Element) error {
 	if _, ok := e.Child(xmpp.RequestToken); ok {
 		m.token = c.s.cfg.FAST
 	}
-	c.modern = m
+	c.sasl2 = m
 	var first []byte
 	if r, ok := e.Child(xmpp.InitialResponse); ok {
 		first = r.Text()
@@ -70,15 +70,15 @@ func (c *client) fast(mechanism string, first []byte) error {
 		return c.refused("malformed-request")
 	}
 	c.s.mu.Lock()
-	token, known := c.s.tokens[user+"\x00"+c.modern.agent]
+	token, known := c.s.tokens[user+"\x00"+c.sasl2.agent]
 	c.s.mu.Unlock()
-	if !known || !hmac.Equal([]byte(hash), keyed(token, "Initiator", binding)) {
+	if !known || !hmac.Equal([]byte(hash), tokenMAC(token, "Initiator", binding)) {
 		return c.refused("not-authorized")
 	}
-	return c.loggedIn(user, base64.StdEncoding.AppendEncode(nil, keyed(token, "Responder", binding)))
+	return c.loggedIn(user, base64.StdEncoding.AppendEncode(nil, tokenMAC(token, "Responder", binding)))
 }
 
-func keyed(token, role string, binding []byte) []byte {
+func tokenMAC(token, role string, binding []byte) []byte {
 	m := hmac.New(sha256.New, []byte(token))
 	m.Write([]byte(role))
 	m.Write(binding)
@@ -87,14 +87,14 @@ func keyed(token, role string, binding []byte) []byte {
 
 // succeed2 ends a login by XEP-0388: features follow, and no new header comes.
 func (c *client) succeed2(data []byte) error {
-	m := c.modern
+	m := c.sasl2
 	success := func(who, bound string) string {
 		var b strings.Builder
 		b.WriteString("<success xmlns='" + xmpp.NSSASL2 + "'>")
 		if len(data) > 0 {
 			b.WriteString("<additional-data>" + string(data) + "</additional-data>")
 		}
-		b.WriteString("<authorization-identifier>" + q(who) + "</authorization-identifier>" + bound)
+		b.WriteString("<authorization-identifier>" + escaped(who) + "</authorization-identifier>" + bound)
 		if m.token {
 			token := base64.RawURLEncoding.EncodeToString(random(24))
 			c.s.tokens[c.user+"\x00"+m.agent] = token

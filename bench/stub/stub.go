@@ -50,10 +50,10 @@ type Config struct {
 	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides what is older
 	FAST       bool     // with SASL2: offer tokens (XEP-0484)
 
-	// Audience sends everybody's presence to everybody, else it goes to subscribers: see [Server.Befriend].
-	Audience bool
-	Archive  int           // rows that everybody's archive has; 100
-	HoldFor  time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
+	// BroadcastToAll sends everybody's presence to everybody, else it goes to subscribers: see [Server.Befriend].
+	BroadcastToAll bool
+	Archive        int           // rows that everybody's archive has; 100
+	ReorderTimeout time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
 }
 
 // A Server listens from Start to Close. Its methods may be called from any goroutine.
@@ -68,21 +68,21 @@ type Server struct {
 	tls           *tls.Config
 	pool          *x509.CertPool
 	plain, direct net.Listener
-	gate          gate
+	gate          stallGate
 	closing       chan struct{}
 	wg            sync.WaitGroup
 
-	mu       sync.Mutex // of all below, and of what clients have of themselves in it
-	keys     map[string]sasl.Keys
-	conns    []*client
-	users    map[string]map[string]*client // by bare address and resource
-	accounts map[string]string             // registered: name and password
-	tokens   map[string]string             // FAST, by user and user agent
-	roster   map[string]map[string]*contact
-	rooms    map[string]*room
-	held     map[pair]*hold
-	faults   faults
-	stats    Stats
+	mu        sync.Mutex // of all below, and of what clients have of themselves in it
+	keys      map[string]sasl.Keys
+	conns     []*client
+	users     map[string]map[string]*client // by bare address and resource
+	accounts  map[string]string             // registered: name and password
+	tokens    map[string]string             // FAST, by user and user agent
+	roster    map[string]map[string]*contact
+	rooms     map[string]*room
+	reordered map[pair]*reordered
+	faults    faults
+	stats     Stats
 }
 
 // Stats are counters since Start, but for Connections and Sessions, which are of the moment.
@@ -115,17 +115,17 @@ func Start(cfg Config) (*Server, error) {
 	if !cfg.Direct.IsValid() {
 		cfg.Direct = free
 	}
-	def(&cfg.Domain, "localhost")
-	def(&cfg.Prefix, "bench")
-	def(&cfg.Password, "bench")
-	def(&cfg.Archive, 100)
-	def(&cfg.HoldFor, time.Second)
+	setDefault(&cfg.Domain, "localhost")
+	setDefault(&cfg.Prefix, "bench")
+	setDefault(&cfg.Password, "bench")
+	setDefault(&cfg.Archive, 100)
+	setDefault(&cfg.ReorderTimeout, time.Second)
 	if len(cfg.Mechanisms) == 0 {
 		cfg.Mechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"}
 	}
 	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen), fake: sasl.NewSecret(random(32)),
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
-		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{}, held: map[pair]*hold{}}
+		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{}, reordered: map[pair]*reordered{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error
@@ -151,7 +151,7 @@ func Start(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func def[T comparable](p *T, v T) {
+func setDefault[T comparable](p *T, v T) {
 	var zero T
 	if *p == zero {
 		*p = v
@@ -209,7 +209,7 @@ func (s *Server) Close() {
 		close(s.closing)
 	}
 	conns := slices.Clone(s.conns)
-	for _, h := range s.held {
+	for _, h := range s.reordered {
 		h.timer.Stop()
 	}
 	s.mu.Unlock()
@@ -258,7 +258,7 @@ func (s *Server) accept(l net.Listener, direct bool) {
 			}
 		}
 		s.gate.wait()
-		c := &client{s: s, raw: raw, nc: gated{raw, &s.gate}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+		c := &client{s: s, raw: raw, nc: stallConn{raw, &s.gate}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 		s.mu.Lock()
 		select {
 		case <-s.closing:

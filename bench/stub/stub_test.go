@@ -176,12 +176,12 @@ func TestSASL2(t *testing.T) {
 		p := dial(t, s.Addr())
 		p.open()
 		p.say("<authenticate xmlns='%s' mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
-			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), keyed(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
+			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), tokenMAC(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
 		return p, p.get()
 	}
 	p, e = fast(token, "d4565fa7-4d72-4749-b3d3-740edbf87770")
 	data, ok := e.Child(xmlstream.N(xmpp.NSSASL2, "additional-data"))
-	if !ok || string(data.Text()) != base64.StdEncoding.EncodeToString(keyed(token, "Responder", nil)) {
+	if !ok || string(data.Text()) != base64.StdEncoding.EncodeToString(tokenMAC(token, "Responder", nil)) {
 		t.Errorf("%s", e.Raw())
 	}
 	p.get("features")
@@ -254,7 +254,7 @@ func TestPresence(t *testing.T) {
 }
 
 func TestAudience(t *testing.T) {
-	s := start(t, Config{Audience: true})
+	s := start(t, Config{BroadcastToAll: true})
 	a := online(t, s, 1)
 	b := login(t, s, 2)
 	b.say("<presence/>")

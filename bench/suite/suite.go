@@ -34,7 +34,7 @@ type Suite struct {
 type Case struct {
 	Name     string `toml:"name"` // default: the scenario's
 	Scenario string `toml:"scenario"`
-	bench.Changes
+	bench.Overrides
 	Rows []Row `toml:"row"`
 }
 
@@ -80,10 +80,10 @@ func Find(name string) (*Suite, error) {
 	return s, nil
 }
 
-// One is a suite of one scenario, without rows: all figures are compared.
-func One(scenario string, c bench.Changes) *Suite {
+// Single is a suite of one scenario, without rows: all figures are compared.
+func Single(scenario string, c bench.Overrides) *Suite {
 	name := strings.TrimSuffix(filepath.Base(scenario), ".toml")
-	return &Suite{Name: name, Cases: []Case{{Name: name, Scenario: scenario, Changes: c}}}
+	return &Suite{Name: name, Cases: []Case{{Name: name, Scenario: scenario, Overrides: c}}}
 }
 
 func (s *Suite) check() error {
@@ -113,7 +113,7 @@ func (c *Case) scenario() (*bench.Scenario, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sc.Change(c.Changes); err != nil {
+	if err := sc.Override(c.Overrides); err != nil {
 		return nil, err
 	}
 	return sc, nil
@@ -121,31 +121,31 @@ func (c *Case) scenario() (*bench.Scenario, error) {
 
 // A Config says how a contest is held.
 type Config struct {
-	Suite    *Suite
-	Entrants []*target.Entrant // the first is the baseline
-	Rounds   int
-	Floor    float64 // see compare.Contest
-	Out      string  // folder for results and tables
-	Options  bench.Options
-	Note     func(string) // what happens, a line each
+	Suite   *Suite
+	Targets []*target.Spec // the first is the baseline
+	Rounds  int
+	Floor   float64 // see compare.Input
+	Out     string  // folder for results and tables
+	Options bench.Options
+	Note    func(string) // what happens, a line each
 }
 
 // An Outcome is all that a contest showed.
 type Outcome struct {
-	Suite    *Suite           `json:"suite"`
-	Entrants []string         `json:"entrants"`
-	Servers  []string         `json:"servers"` // software and versions
-	Machine  result.Machine   `json:"machine"`
-	Tool     result.Tool      `json:"tool"`
-	Rounds   int              `json:"rounds"`
-	Tables   []*compare.Table `json:"tables"` // by case; nil where there is none
-	Missing  []Missing        `json:"missing,omitempty"`
+	Suite   *Suite           `json:"suite"`
+	Targets []string         `json:"entrants"`
+	Servers []string         `json:"servers"` // software and versions
+	Machine result.Machine   `json:"machine"`
+	Tool    result.Tool      `json:"tool"`
+	Rounds  int              `json:"rounds"`
+	Tables  []*compare.Table `json:"tables"` // by case; nil where there is none
+	Missing []Missing        `json:"missing,omitempty"`
 }
 
 // A Missing says why an entrant has no figures of a case.
 type Missing struct {
 	Case    string `json:"case"`
-	Entrant string `json:"entrant"`
+	Target  string `json:"entrant"`
 	Why     string `json:"why"`
 	Offered bool   `json:"offered"` // false: the server does not have the feature
 }
@@ -158,12 +158,12 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if err := c.Suite.check(); err != nil {
 		return nil, err
 	}
-	o := &Outcome{Suite: c.Suite, Tool: c.Options.Tool, Rounds: c.Rounds, Tables: make([]*compare.Table, len(c.Suite.Cases)), Servers: make([]string, len(c.Entrants))}
-	for i, e := range c.Entrants {
-		if slices.Contains(o.Entrants, e.Name) {
+	o := &Outcome{Suite: c.Suite, Tool: c.Options.Tool, Rounds: c.Rounds, Tables: make([]*compare.Table, len(c.Suite.Cases)), Servers: make([]string, len(c.Targets))}
+	for i, e := range c.Targets {
+		if slices.Contains(o.Targets, e.Name) {
 			return nil, fmt.Errorf("two servers are called %q: give each a name", e.Name)
 		}
-		o.Entrants = append(o.Entrants, c.Entrants[i].Name)
+		o.Targets = append(o.Targets, c.Targets[i].Name)
 	}
 	if err := os.MkdirAll(c.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("results can't be written: %w", err)
@@ -173,8 +173,8 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	for _, e := range c.Entrants {
-		if e.Peer == "canto" && e.Program == "" { // once, not in each round
+	for _, e := range c.Targets {
+		if e.Kind == "canto" && e.Program == "" { // once, not in each round
 			if e.Program, err = c.build(ctx, dir, e); err != nil {
 				return nil, err
 			}
@@ -183,21 +183,21 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	}
 	runs := make([][][]*result.Run, len(c.Suite.Cases)) // by case, entrant, round
 	for i := range runs {
-		runs[i] = make([][]*result.Run, len(c.Entrants))
+		runs[i] = make([][]*result.Run, len(c.Targets))
 	}
 	var over error
 rounds:
 	for round := range c.Rounds {
 		for i := range c.Suite.Cases {
 			cs := &c.Suite.Cases[i]
-			for j := range c.Entrants {
-				k := (j + round) % len(c.Entrants) // nobody is always first
-				e := c.Entrants[k]
+			for j := range c.Targets {
+				k := (j + round) % len(c.Targets) // nobody is always first
+				e := c.Targets[k]
 				if o.missing(cs.Name, e.Name) {
 					continue
 				}
 				c.Note(fmt.Sprintf("round %d of %d: %s, %s", round+1, c.Rounds, cs.Name, e.Name))
-				r, err := c.one(ctx, dir, cs, e)
+				r, err := c.runOnce(ctx, dir, cs, e)
 				if ctx.Err() != nil {
 					over = ctx.Err()
 					break rounds
@@ -231,19 +231,19 @@ rounds:
 		}
 	}
 	for i := range c.Suite.Cases {
-		ct := compare.Contest{Floor: c.Floor}
+		ct := compare.Input{Floor: c.Floor}
 		for _, row := range c.Suite.Cases[i].Rows {
-			ct.First = append(ct.First, row.Figure)
+			ct.Order = append(ct.Order, row.Figure)
 		}
-		for k, e := range c.Entrants {
+		for k, e := range c.Targets {
 			if slices.ContainsFunc(runs[i][k], func(r *result.Run) bool { return r != nil }) {
 				if ct.Baseline == "" {
 					ct.Baseline = e.Name
 				}
-				ct.Entrants = append(ct.Entrants, compare.Entrant{Name: e.Name, Runs: runs[i][k]})
+				ct.Targets = append(ct.Targets, compare.Target{Name: e.Name, Runs: runs[i][k]})
 			}
 		}
-		if len(ct.Entrants) == 0 {
+		if len(ct.Targets) == 0 {
 			continue
 		}
 		t, err := compare.Judge(ct)
@@ -256,7 +256,7 @@ rounds:
 }
 
 func (o *Outcome) missing(cs, name string) bool {
-	return slices.ContainsFunc(o.Missing, func(m Missing) bool { return m.Case == cs && m.Entrant == name })
+	return slices.ContainsFunc(o.Missing, func(m Missing) bool { return m.Case == cs && m.Target == name })
 }
 
 func clean(s string) string {
@@ -268,7 +268,7 @@ func clean(s string) string {
 	}, s)
 }
 
-func (c *Config) build(ctx context.Context, dir string, e *target.Entrant) (string, error) {
+func (c *Config) build(ctx context.Context, dir string, e *target.Spec) (string, error) {
 	d := filepath.Join(dir, "build-"+clean(e.Name))
 	if err := os.MkdirAll(d, 0o755); err != nil {
 		return "", err
@@ -278,8 +278,8 @@ func (c *Config) build(ctx context.Context, dir string, e *target.Entrant) (stri
 	return program, err
 }
 
-// one is one case against one entrant, with a server that is new.
-func (c *Config) one(ctx context.Context, dir string, cs *Case, e *target.Entrant) (*result.Run, error) {
+// runOnce is one case against one entrant, with a server that is new.
+func (c *Config) runOnce(ctx context.Context, dir string, cs *Case, e *target.Spec) (*result.Run, error) {
 	sc, err := cs.scenario()
 	if err != nil {
 		return nil, err
@@ -289,7 +289,7 @@ func (c *Config) one(ctx context.Context, dir string, cs *Case, e *target.Entran
 		return nil, err
 	}
 	defer os.RemoveAll(d)
-	s, err := e.Start(ctx, target.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: d})
+	s, err := e.Start(ctx, target.Requirements{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: d})
 	if err != nil {
 		return nil, err
 	}
@@ -313,7 +313,7 @@ func (o *Outcome) Unmet() (all []string) {
 			}
 			for _, m := range o.Missing {
 				if m.Case == cs.Name && m.Offered {
-					all = append(all, fmt.Sprintf("%s: %s failed: %s", cs.Name, m.Entrant, m.Why))
+					all = append(all, fmt.Sprintf("%s: %s failed: %s", cs.Name, m.Target, m.Why))
 				}
 			}
 			t := o.Tables[i]
@@ -321,7 +321,7 @@ func (o *Outcome) Unmet() (all []string) {
 				continue
 			}
 			k := slices.IndexFunc(t.Rows, func(r compare.Row) bool { return r.Figure == row.Figure })
-			for j, name := range t.Entrants {
+			for j, name := range t.Targets {
 				if k < 0 || len(t.Rows[k].Cells[j].Values) == 0 {
 					all = append(all, fmt.Sprintf("%s: %s has no %s", cs.Name, name, row.Figure))
 					continue
@@ -338,23 +338,23 @@ func (o *Outcome) Unmet() (all []string) {
 }
 
 // A line is one row of the suite's table.
-type line struct {
+type tableLine struct {
 	label string
 	cells []string
 }
 
 // lines are the suite's rows, with a cell for each entrant: its median, and the ratio to the baseline.
-func (o *Outcome) lines() (rows []line) {
+func (o *Outcome) lines() (rows []tableLine) {
 	for i, cs := range o.Suite.Cases {
 		t := o.Tables[i]
 		for _, row := range cs.Rows {
-			l := line{label: row.Label, cells: make([]string, len(o.Entrants)+1)}
+			l := tableLine{label: row.Label, cells: make([]string, len(o.Targets)+1)}
 			unit := ""
-			for k, name := range o.Entrants {
+			for k, name := range o.Targets {
 				l.cells[k] = o.cell(t, cs.Name, row.Figure, name, &unit)
 			}
 			if row.Goal > 0 {
-				l.cells[len(o.Entrants)] = report.Amount(row.Goal, unit)
+				l.cells[len(o.Targets)] = report.Amount(row.Goal, unit)
 			}
 			rows = append(rows, l)
 		}
@@ -364,7 +364,7 @@ func (o *Outcome) lines() (rows []line) {
 
 func (o *Outcome) cell(t *compare.Table, cs, figure, name string, unit *string) string {
 	for _, m := range o.Missing {
-		if m.Case == cs && m.Entrant == name {
+		if m.Case == cs && m.Target == name {
 			if !m.Offered {
 				return "not offered"
 			}
@@ -375,7 +375,7 @@ func (o *Outcome) cell(t *compare.Table, cs, figure, name string, unit *string) 
 		return "–"
 	}
 	for _, r := range t.Rows {
-		k := slices.Index(t.Entrants, name)
+		k := slices.Index(t.Targets, name)
 		if r.Figure != figure || k < 0 || len(r.Cells[k].Values) == 0 {
 			continue
 		}
@@ -402,9 +402,9 @@ func (o *Outcome) Text(w io.Writer) error {
 		}
 		return o.notes(w, "")
 	}
-	head := line{label: "", cells: append(slices.Clone(o.Entrants), "goal")}
+	head := tableLine{label: "", cells: append(slices.Clone(o.Targets), "goal")}
 	width := make([]int, len(head.cells)+1)
-	all := append([]line{head}, rows...)
+	all := append([]tableLine{head}, rows...)
 	for _, l := range all {
 		width[0] = max(width[0], len([]rune(l.label)))
 		for k, c := range l.cells {
@@ -438,7 +438,7 @@ func (o *Outcome) Markdown(w io.Writer) error {
 		return o.notes(w, "- ")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "| | %s | goal |\n|---|%s--:|\n", strings.Join(o.Entrants, " | "), strings.Repeat("--:|", len(o.Entrants)))
+	fmt.Fprintf(&b, "| | %s | goal |\n|---|%s--:|\n", strings.Join(o.Targets, " | "), strings.Repeat("--:|", len(o.Targets)))
 	for _, l := range rows {
 		fmt.Fprintf(&b, "| %s | %s |\n", l.label, strings.Join(l.cells, " | "))
 	}
@@ -453,20 +453,20 @@ func (o *Outcome) notes(w io.Writer, lead string) error {
 	var b strings.Builder
 	for k, s := range o.Servers {
 		if s != "" {
-			fmt.Fprintf(&b, "%s%s: %s\n", lead, o.Entrants[k], s)
+			fmt.Fprintf(&b, "%s%s: %s\n", lead, o.Targets[k], s)
 		}
 	}
-	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval", o.Rounds, o.Entrants[0])
+	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval", o.Rounds, o.Targets[0])
 	switch o.Rounds { // as bench/compare has it
 	case 1:
-		of = "one round, which has no intervals; in brackets the ratio to " + o.Entrants[0]
+		of = "one round, which has no intervals; in brackets the ratio to " + o.Targets[0]
 	case 2:
-		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, widened (about 80 %%)", o.Entrants[0])
+		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, widened (about 80 %%)", o.Targets[0])
 	}
 	fmt.Fprintf(&b, "%s%s; %s, %d cores, Linux %s\n", lead, of, o.Machine.CPU, o.Machine.Cores, o.Machine.Kernel)
 	for _, m := range o.Missing {
 		if m.Offered {
-			fmt.Fprintf(&b, "%s%s, %s: %s\n", lead, m.Case, m.Entrant, m.Why)
+			fmt.Fprintf(&b, "%s%s, %s: %s\n", lead, m.Case, m.Target, m.Why)
 		}
 	}
 	_, err := io.WriteString(w, b.String())

@@ -58,14 +58,14 @@ kind = "drain"
 	return s
 }
 
-func external(t *testing.T, name string, cfg stub.Config) (*target.Entrant, *stub.Server) {
+func external(t *testing.T, name string, cfg stub.Config) (*target.Spec, *stub.Server) {
 	t.Helper()
 	s, err := stub.Start(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.Close)
-	return &target.Entrant{Name: name, Server: s.Addr().String(), Password: "bench"}, s
+	return &target.Spec{Name: name, Server: s.Addr().String(), Password: "bench"}, s
 }
 
 const both = `
@@ -97,7 +97,7 @@ func TestContest(t *testing.T) {
 	lossy.Faults.Drop(5)
 	dir := t.TempDir()
 	var notes []string
-	o, err := Run(t.Context(), Config{Suite: suite(t, both), Entrants: []*target.Entrant{good, bad}, Rounds: 2, Out: dir, Note: func(s string) { notes = append(notes, s) }})
+	o, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{good, bad}, Rounds: 2, Out: dir, Note: func(s string) { notes = append(notes, s) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestContest(t *testing.T) {
 func TestOne(t *testing.T) {
 	e, _ := external(t, "one", stub.Config{})
 	s := suite(t, both)
-	o, err := Run(t.Context(), Config{Suite: One(s.Cases[0].Scenario, bench.Changes{Clients: 6}), Entrants: []*target.Entrant{e}, Rounds: 1, Out: t.TempDir()})
+	o, err := Run(t.Context(), Config{Suite: Single(s.Cases[0].Scenario, bench.Overrides{Clients: 6}), Targets: []*target.Spec{e}, Rounds: 1, Out: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestRefusals(t *testing.T) {
 	}
 	a, _ := external(t, "same", stub.Config{})
 	b, _ := external(t, "same", stub.Config{})
-	if _, err := Run(t.Context(), Config{Suite: suite(t, both), Entrants: []*target.Entrant{a, b}, Rounds: 1, Out: t.TempDir()}); err == nil {
+	if _, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{a, b}, Rounds: 1, Out: t.TempDir()}); err == nil {
 		t.Error("two servers have one name")
 	}
 }

@@ -26,10 +26,10 @@ import (
 
 // An Entrant is a server, as a file or the command line describes it: one to start (Peer), or one that runs
 // (Server).
-type Entrant struct {
+type Spec struct {
 	Name string `toml:"name"` // what tables call it
 
-	Peer    string            `toml:"peer"`    // "canto", "prosody", "ejabberd": started and stopped by the suite
+	Kind    string            `toml:"peer"`    // "canto", "prosody", "ejabberd": started and stopped by the suite
 	Program string            `toml:"program"` // of the peer; empty: canto is built, others are found
 	Commit  string            `toml:"commit"`  // of canto: built from it
 	Options map[string]string `toml:"options"` // of the peer; see bench/servers
@@ -50,12 +50,12 @@ type Entrant struct {
 }
 
 // Read reads one from a file. Errors are one line: file, line, cause.
-func Read(name string) (*Entrant, error) {
+func Read(name string) (*Spec, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("the description of a server can't be read: %w", err)
 	}
-	e := new(Entrant)
+	e := new(Spec)
 	if err := tomlstrict.Decode(b, e); err != nil {
 		return nil, tomlstrict.Named(name, err)
 	}
@@ -69,25 +69,25 @@ func Read(name string) (*Entrant, error) {
 }
 
 // Check says what is contradictory, or can't be meant. It asks no other machine; of files, it reads that of CA.
-func (e *Entrant) Check() error {
+func (e *Spec) Check() error {
 	switch {
-	case e.Peer == "" && e.Server == "" && e.Direct == "":
+	case e.Kind == "" && e.Server == "" && e.Direct == "":
 		return fmt.Errorf("which server? set peer (one of %s), or server (host:port)", strings.Join(servers.Kinds(), ", "))
-	case e.Peer != "" && (e.Server != "" || e.Direct != ""):
+	case e.Kind != "" && (e.Server != "" || e.Direct != ""):
 		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is a server that the suite starts, server one that runs: set one of them")
-	case e.Peer != "" && !slices.Contains(servers.Kinds(), e.Peer):
-		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is %q: one of %s", e.Peer, strings.Join(servers.Kinds(), ", "))
-	case e.Commit != "" && (e.Peer != "canto" || e.Program != ""):
+	case e.Kind != "" && !slices.Contains(servers.Kinds(), e.Kind):
+		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is %q: one of %s", e.Kind, strings.Join(servers.Kinds(), ", "))
+	case e.Commit != "" && (e.Kind != "canto" || e.Program != ""):
 		return tomlstrict.At(tomlstrict.Path{"commit"}, "commit goes with peer = \"canto\", without a program")
 	}
-	if e.Peer != "" {
+	if e.Kind != "" {
 		return e.checkStarted()
 	}
 	return e.checkRunning()
 }
 
 // checkStarted is Check of a server that is started: it has its own accounts, addresses and certificate.
-func (e *Entrant) checkStarted() error {
+func (e *Spec) checkStarted() error {
 	for _, f := range []struct {
 		key string
 		set bool
@@ -97,17 +97,17 @@ func (e *Entrant) checkStarted() error {
 		{"metrics", e.Metrics != ""}, {"profiles", e.Profiles != ""}, {"sources", len(e.Sources) > 0},
 	} {
 		if f.set {
-			return tomlstrict.At(tomlstrict.Path{f.key}, "%s is of a server that runs: %s is started here, and its own is known; leave it out, or name the server", f.key, e.Peer)
+			return tomlstrict.At(tomlstrict.Path{f.key}, "%s is of a server that runs: %s is started here, and its own is known; leave it out, or name the server", f.key, e.Kind)
 		}
 	}
-	if err := servers.CheckOptions(e.Peer, e.Options); err != nil {
+	if err := servers.CheckOptions(e.Kind, e.Options); err != nil {
 		return tomlstrict.At(tomlstrict.Path{"options"}, "%v", err)
 	}
 	return nil
 }
 
 // checkRunning is Check of a server that runs.
-func (e *Entrant) checkRunning() error {
+func (e *Spec) checkRunning() error {
 	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
 		if set {
 			return tomlstrict.At(tomlstrict.Path{key}, "%s is of a server that is started here: it goes with peer", key)
@@ -165,7 +165,7 @@ func (e *Entrant) checkRunning() error {
 }
 
 // ca is what the file of CA holds, nil if none is named.
-func (e *Entrant) ca() ([]byte, error) {
+func (e *Spec) ca() ([]byte, error) {
 	if e.CA == "" {
 		return nil, nil
 	}
@@ -179,11 +179,11 @@ func (e *Entrant) ca() ([]byte, error) {
 	return b, nil
 }
 
-// Serves says whether e, which has been checked, can be reached by clients with this kind of TLS: "none", "starttls"
+// CheckTLS says whether e, which has been checked, can be reached by clients with this kind of TLS: "none", "starttls"
 // or "direct".
-func (e *Entrant) Serves(tls string) error {
+func (e *Spec) CheckTLS(tls string) error {
 	switch {
-	case e.Peer != "":
+	case e.Kind != "":
 	case tls == "direct" && e.Direct == "":
 		return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
 	case tls != "direct" && e.Server == "":
@@ -193,7 +193,7 @@ func (e *Entrant) Serves(tls string) error {
 }
 
 // A Need is what a scenario needs of a server that is started.
-type Need struct {
+type Requirements struct {
 	Accounts int
 	Requires []string  // as of bench.Scenario
 	Dir      string    // a folder to work in, of the caller's
@@ -201,13 +201,13 @@ type Need struct {
 }
 
 // A Started is a server that can be measured.
-type Started struct {
+type Instance struct {
 	bench.Target
 	server *servers.Server
 }
 
 // Stop ends what was started, and leaves a server alone that ran before.
-func (s *Started) Stop() error {
+func (s *Instance) Stop() error {
 	if s.server == nil {
 		return nil
 	}
@@ -217,7 +217,7 @@ func (s *Started) Stop() error {
 }
 
 // Alive is nil while it runs.
-func (s *Started) Alive() error {
+func (s *Instance) Alive() error {
 	if s.server == nil {
 		return nil
 	}
@@ -225,15 +225,15 @@ func (s *Started) Alive() error {
 }
 
 // Start makes e ready.
-func (e *Entrant) Start(ctx context.Context, n Need) (*Started, error) {
+func (e *Spec) Start(ctx context.Context, n Requirements) (*Instance, error) {
 	if err := e.Check(); err != nil {
 		return nil, err
 	}
-	if e.Peer == "" {
-		return e.external(ctx)
+	if e.Kind == "" {
+		return e.connectRunning(ctx)
 	}
 	options := map[string]string{}
-	known := servers.Options(e.Peer)
+	known := servers.Options(e.Kind)
 	for feature, option := range map[string]string{"mam": "archive", "register": "register", "sasl2": "sasl2"} {
 		if _, ok := known[option]; ok && slices.Contains(n.Requires, feature) {
 			options[option] = "on"
@@ -243,23 +243,23 @@ func (e *Entrant) Start(ctx context.Context, n Need) (*Started, error) {
 		options[k] = v
 	}
 	program, commit := e.Program, ""
-	if e.Peer == "canto" && program == "" {
+	if e.Kind == "canto" && program == "" {
 		var err error
 		if program, commit, err = Build(ctx, n.Dir, e.Commit); err != nil {
 			return nil, err
 		}
 	}
 	accounts := servers.Accounts{N: n.Accounts}
-	s, err := servers.Start(ctx, servers.Config{Kind: e.Peer, Name: e.Name, Program: program, Dir: filepath.Join(n.Dir, "server"), Accounts: accounts, Options: options, Log: n.Log})
+	s, err := servers.Start(ctx, servers.Config{Kind: e.Kind, Name: e.Name, Program: program, Dir: filepath.Join(n.Dir, "server"), Accounts: accounts, Options: options, Log: n.Log})
 	if err != nil {
 		return nil, err
 	}
-	return &Started{server: s, Target: bench.Target{Name: s.Name, Software: s.Software, Version: s.Version, Commit: commit, Config: s.Config, Addr: s.Plain, Direct: s.Direct,
+	return &Instance{server: s, Target: bench.Target{Name: s.Name, Software: s.Software, Version: s.Version, Commit: commit, Config: s.Config, Addr: s.Plain, Direct: s.Direct,
 		Domain: s.Domain, Rooms: s.Rooms, User: "bench%d", Password: "bench", CA: s.CA, PIDs: s.PIDs, Metrics: s.Metrics, Profiles: s.Profiles}}, nil
 }
 
-// external is a server that runs.
-func (e *Entrant) external(ctx context.Context) (*Started, error) {
+// connectRunning is a server that runs.
+func (e *Spec) connectRunning(ctx context.Context) (*Instance, error) {
 	t := bench.Target{Name: e.Name, Domain: e.Domain, Rooms: e.Rooms, User: e.User, First: e.First, Password: e.Password, Insecure: e.Insecure,
 		PIDs: e.PIDs, Metrics: e.Metrics, Profiles: e.Profiles}
 	var err error
@@ -291,7 +291,7 @@ func (e *Entrant) external(ctx context.Context) (*Started, error) {
 		}
 		t.Sources = append(t.Sources, a)
 	}
-	return &Started{Target: t}, nil
+	return &Instance{Target: t}, nil
 }
 
 // address looks a name up once: a load test measures a server, not a resolver.

@@ -59,7 +59,7 @@ ca       = "`+ca+`"
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := e.Start(context.Background(), Need{})
+	s, err := e.Start(context.Background(), Requirements{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestMistakes(t *testing.T) {
 	} {
 		e, err := Read(write(t, text))
 		if err == nil {
-			_, err = e.Start(t.Context(), Need{Dir: t.TempDir(), Accounts: 1})
+			_, err = e.Start(t.Context(), Requirements{Dir: t.TempDir(), Accounts: 1})
 		}
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", text, err)

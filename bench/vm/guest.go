@@ -200,7 +200,7 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	began := time.Now()
 	t := &trace{}
 	cmd := exec.CommandContext(ctx, g.at["qemu-system-x86_64"], g.args(initrd, results)...)
-	cmd.SysProcAttr = dieWithUs()
+	cmd.SysProcAttr = killWithParent()
 	cmd.WaitDelay = 5 * time.Second
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w

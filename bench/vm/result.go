@@ -28,7 +28,7 @@ type Result struct {
 
 	Wanted   int              `json:"sessions_wanted"`
 	Bound    int              `json:"sessions_bound"` // most at a time
-	Failed   []result.Refusal `json:"failed,omitempty"`
+	Failed   []result.Failure `json:"failed,omitempty"`
 	TLS      string           `json:"tls"`
 	Shake    string           `json:"key_exchange,omitempty"`
 	Login    string           `json:"mechanism"`

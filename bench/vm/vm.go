@@ -81,7 +81,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sc.Change(bench.Changes{Clients: cfg.Clients, TLS: cfg.TLS, Mechanism: cfg.Mechanism}); err != nil {
+	if err := sc.Override(bench.Overrides{Clients: cfg.Clients, TLS: cfg.TLS, Mechanism: cfg.Mechanism}); err != nil {
 		return nil, err
 	}
 	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: sampler.Machine(), Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
@@ -173,7 +173,7 @@ func fit(sc *bench.Scenario, left time.Duration) error {
 		return errors.New("the limit leaves no time to log in: give it more")
 	}
 	main.Length = bench.Span(left * 22 / 25)
-	return sc.Change(bench.Changes{Rates: 1}) // so that its source says so
+	return sc.Override(bench.Overrides{Rates: 1}) // so that its source says so
 }
 
 // script is what the guest runs. Server and client have a share of the cores each: emulated, the threads of one that

@@ -57,7 +57,7 @@ func seen() *result.Run {
 			{At: 99, Phase: "login2", Metrics: gc(8)}, {At: 119, Phase: "idle2", Metrics: gc(9)}, {At: 129, Phase: "talk2", Metrics: gc(9)},
 		},
 		Figures:  []result.Figure{{Name: "login2.gc_share", Value: .1}, {Name: "login2.gc_assist_share", Value: .02}, {Name: "login2.gc_pause_max_ms", Value: 3}},
-		Refusals: []result.Refusal{{What: "a login took over 1m0s", Remedy: "log in slower", Count: 3}},
+		Refusals: []result.Failure{{What: "a login took over 1m0s", Remedy: "log in slower", Count: 3}},
 	}
 }
 

@@ -49,7 +49,7 @@ type summary struct {
 }
 
 func run(w io.Writer, e effort, svg string) error {
-	if err := havePeers(); err != nil {
+	if err := checkCParsers(); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "xmlbench")
@@ -57,12 +57,12 @@ func run(w io.Writer, e effort, svg string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	expat, err := newPeer(dir, "expat", "expat")
+	expat, err := newCParser(dir, "expat", "expat")
 	if err != nil {
 		return err
 	}
 	defer expat.close()
-	libxml2, err := newPeer(dir, "libxml2", "libxml-2.0")
+	libxml2, err := newCParser(dir, "libxml2", "libxml-2.0")
 	if err != nil {
 		return err
 	}
@@ -70,13 +70,13 @@ func run(w io.Writer, e effort, svg string) error {
 	fmt.Fprintf(w, "%s; %s, %s, %s\n%s, %d cores\n", time.Now().Format(time.DateOnly), runtime.Version(), expat.version, libxml2.version, cpu(), runtime.NumCPU())
 
 	docs := xmlstreamtest.Documents()
-	self := newOurs(0)
-	field := []entrant{self, expat, libxml2, &std{}}
+	self := newCanto(0)
+	field := []parser{self, expat, libxml2, &std{}}
 	shapes := sizes()
 	if svg == "" {
 		shapes = nil
 	}
-	cells, err := contest(append(docs[:len(docs):len(docs)], shapes...), field, e)
+	cells, err := measureAll(append(docs[:len(docs):len(docs)], shapes...), field, e)
 	if err != nil {
 		return err
 	}
@@ -118,7 +118,7 @@ func run(w io.Writer, e effort, svg string) error {
 }
 
 // compare prints the table of the four parsers.
-func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []entrant, cells [][]cell) error {
+func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []parser, cells [][]cell) error {
 	fmt.Fprint(w, "\nEach document whole, ns (MB/s), and the peers' time over ours:\n\n| document | bytes |")
 	rule := "|---|--:|"
 	for _, c := range field {
@@ -172,11 +172,11 @@ func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []en
 // pieces prints what it costs when documents come in small reads.
 func (s *summary) pieces(w io.Writer, docs []xmlstreamtest.Document, e effort) error {
 	steps := []int{0, 1, 3, 7, 64, 1400}
-	var field []entrant
+	var field []parser
 	for _, n := range steps {
-		field = append(field, newOurs(n))
+		field = append(field, newCanto(n))
 	}
-	cells, err := contest(docs, field, e)
+	cells, err := measureAll(docs, field, e)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func passThrough(w io.Writer, e effort) error {
 	r := newRelay()
 	docs := passages()
 	e.rounds *= 10 // they are few: a neighbour of the machine must not fall on all of them
-	cells, err := contest(docs, []entrant{r}, e)
+	cells, err := measureAll(docs, []parser{r}, e)
 	if err != nil {
 		return err
 	}

@@ -56,7 +56,7 @@ text.canto { fill: #58a6ff } text.expat { fill: #56d364 } text.libxml2 { fill: #
 
 // drawPlot draws the ns per byte of the documents of [sizes], with both axes logarithmic: left those that are one text,
 // right those of many elements.
-func drawPlot(docs []xmlstreamtest.Document, field []entrant, cells [][]cell) []byte {
+func drawPlot(docs []xmlstreamtest.Document, field []parser, cells [][]cell) []byte {
 	const (
 		width, height = 860, 400
 		top, bottom   = 60, 340

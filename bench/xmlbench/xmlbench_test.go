@@ -18,8 +18,8 @@ import (
 // contest checks that itself.
 func TestContest(t *testing.T) {
 	docs := append(xmlstreamtest.Documents(), sizes()...)
-	field := []entrant{newOurs(0), newOurs(1), newOurs(64), newOurs(1400), &std{}}
-	cells, err := contest(docs, field, effort{1, 1})
+	field := []parser{newCanto(0), newCanto(1), newCanto(64), newCanto(1400), &std{}}
+	cells, err := measureAll(docs, field, effort{1, 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func TestContest(t *testing.T) {
 		}
 	}
 	docs[0].Elements++
-	if _, err := contest(docs[:1], []entrant{newOurs(0)}, effort{1, 1}); err == nil {
+	if _, err := measureAll(docs[:1], []parser{newCanto(0)}, effort{1, 1}); err == nil {
 		t.Error("a wrong number of elements was not noticed")
 	}
 }
@@ -55,9 +55,9 @@ func TestRun(t *testing.T) {
 	svg := filepath.Join(t.TempDir(), "plot.svg")
 	var out bytes.Buffer
 	err := run(&out, effort{1, 1}, svg)
-	if havePeers() != nil {
+	if checkCParsers() != nil {
 		// Only Go is here: one line says what to install, and there is no half of a table.
-		if err != errNoPeers || out.Len() > 0 {
+		if err != errNoCParsers || out.Len() > 0 {
 			t.Errorf("without the parsers in C: %v, %q", err, out.String())
 		}
 		return

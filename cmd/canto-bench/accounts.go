@@ -22,14 +22,14 @@ type accountsCmd struct {
 }
 
 // Run makes accounts.
-func (c *accountsCmd) Run(w *world) error {
+func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
 	}
-	if err := refuse(
+	if err := firstError(
 		atLeast("--in-flight", c.InFlight, 1, "1 or more"),
-		among("--tls", c.TLS, "none", "starttls", "direct"),
-		among("--format", c.Format, "canto", "ejabberd", "prosody"),
+		oneOf("--tls", c.TLS, "none", "starttls", "direct"),
+		oneOf("--format", c.Format, "canto", "ejabberd", "prosody"),
 		c.serverFlags.check(),
 	); err != nil {
 		return err
@@ -82,18 +82,18 @@ func prefixOf(user string) (string, bool) {
 	return user[:n], true
 }
 
-func (c *accountsCmd) register(w *world) error {
-	e, err := c.entrant()
+func (c *accountsCmd) register(w *environment) error {
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
-	if e.Peer != "" {
+	if e.Kind != "" {
 		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here have their accounts)")}
 	}
-	if err := e.Serves(c.TLS); err != nil {
+	if err := e.CheckTLS(c.TLS); err != nil {
 		return usageError{err}
 	}
-	s, err := e.Start(w.ctx, target.Need{})
+	s, err := e.Start(w.ctx, target.Requirements{})
 	if err != nil {
 		return err
 	}

@@ -29,10 +29,10 @@ type compareCmd struct {
 }
 
 // Run compares.
-func (c *compareCmd) Run(w *world) error {
+func (c *compareCmd) Run(w *environment) error {
 	var chosen *suite.Suite
 	var err error
-	if err := refuse(
+	if err := firstError(
 		c.scenarioFlags.check(),
 		c.loadFlags.check(),
 		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals want three"),
@@ -41,18 +41,18 @@ func (c *compareCmd) Run(w *world) error {
 		return err
 	}
 	if c.Scenario != "" {
-		chosen = suite.One(c.Scenario, c.changes())
+		chosen = suite.Single(c.Scenario, c.changes())
 	} else if chosen, err = suite.Find(c.Suite); err != nil {
 		return usageError{err}
-	} else if c.changes() != (bench.Changes{}) {
+	} else if c.changes() != (bench.Overrides{}) {
 		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
 	}
 	if len(c.Servers) == 0 {
 		c.Servers = servers.Kinds()
 	}
-	var entrants []*target.Entrant
+	var entrants []*target.Spec
 	for _, s := range c.Servers {
-		e, err := named(s)
+		e, err := namedTarget(s)
 		if err != nil {
 			return usageError{err}
 		}
@@ -62,7 +62,7 @@ func (c *compareCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Entrants: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
 		return err
@@ -82,7 +82,7 @@ func (c *compareCmd) Run(w *world) error {
 	}
 	for _, m := range out.Missing {
 		if m.Offered {
-			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Entrant, strings.ReplaceAll(m.Why, "\n", " "))
+			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Target, strings.ReplaceAll(m.Why, "\n", " "))
 			err = errMissing
 		}
 	}
@@ -119,8 +119,8 @@ func (c *compareCmd) save(o *suite.Outcome) error {
 	return nil
 }
 
-// named is a server by its description's file, its kind, or a commit of ours.
-func named(s string) (*target.Entrant, error) {
+// namedTarget is a server by its description's file, its kind, or a commit of ours.
+func namedTarget(s string) (*target.Spec, error) {
 	if strings.HasSuffix(s, ".toml") {
 		return target.Read(s)
 	}
@@ -128,7 +128,7 @@ func named(s string) (*target.Entrant, error) {
 	if !slices.Contains(servers.Kinds(), kind) {
 		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(servers.Kinds(), ", "))
 	}
-	e := &target.Entrant{Name: s, Peer: kind, Commit: commit}
+	e := &target.Spec{Name: s, Kind: kind, Commit: commit}
 	return e, e.Check()
 }
 
@@ -138,7 +138,7 @@ type agreeCmd struct {
 }
 
 // Run says whether two comparisons agree.
-func (c *agreeCmd) Run(w *world) error {
+func (c *agreeCmd) Run(w *environment) error {
 	pairs := [][2]string{{c.A, c.B}}
 	if !strings.HasSuffix(c.A, ".json") {
 		pairs = nil

@@ -51,8 +51,8 @@ type cli struct {
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
-// world is what commands see of the process.
-type world struct {
+// environment is what commands see of the process.
+type environment struct {
 	ctx    context.Context
 	out    io.Writer
 	errOut io.Writer
@@ -100,7 +100,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 			return exitUsage
 		}
 	}
-	cmd, err := k.Parse(negatives(plainWords(args)))
+	cmd, err := k.Parse(joinNegatives(plainWords(args)))
 	switch {
 	case code >= 0:
 		return code // --help
@@ -108,7 +108,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 		fmt.Fprintf(errOut, "canto-bench: %v: see canto-bench --help\n", err)
 		return exitUsage
 	}
-	err = cmd.Run(&world{ctx: ctx, out: out, errOut: errOut, args: args})
+	err = cmd.Run(&environment{ctx: ctx, out: out, errOut: errOut, args: args})
 	switch {
 	case err == nil:
 		return 0
@@ -146,9 +146,9 @@ var (
 	negative = regexp.MustCompile(`^-[0-9.]`)
 )
 
-// negatives are args with each negative value written as its flag's: "--clients", "-5" is --clients=-5, so that it is
+// joinNegatives are args with each negative value written as its flag's: "--clients", "-5" is --clients=-5, so that it is
 // the value that is refused, and not taken for a flag.
-func negatives(args []string) (all []string) {
+func joinNegatives(args []string) (all []string) {
 	for i := 0; i < len(args); i++ {
 		if args[i] == "--" {
 			return append(all, args[i:]...)
@@ -182,7 +182,7 @@ type usageError struct{ error }
 func (e usageError) Unwrap() error { return e.error }
 
 // tool is what reports say of this program.
-func (w *world) tool() result.Tool {
+func (w *environment) tool() result.Tool {
 	t := result.Tool{Version: "devel", Go: runtime.Version(), Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
 	if i, ok := debug.ReadBuildInfo(); ok {
 		if v := i.Main.Version; v != "" && v != "(devel)" {
@@ -210,7 +210,7 @@ func quoted(args []string) (q []string) {
 type versionCmd struct{}
 
 // Run prints it.
-func (*versionCmd) Run(w *world) error {
+func (*versionCmd) Run(w *environment) error {
 	t := w.tool()
 	fmt.Fprintln(w.out, strings.TrimSpace(fmt.Sprintf("canto-bench %s %s %s", t.Version, t.Commit, t.Go)))
 	return nil
@@ -221,7 +221,7 @@ type scenariosCmd struct {
 }
 
 // Run lists or prints.
-func (c *scenariosCmd) Run(w *world) error {
+func (c *scenariosCmd) Run(w *environment) error {
 	if c.Name != "" {
 		s, err := bench.Find(c.Name)
 		if err != nil {

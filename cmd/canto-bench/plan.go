@@ -25,8 +25,8 @@ type planCmd struct {
 }
 
 // Run plans.
-func (c *planCmd) Run(w *world) error {
-	if err := refuse(
+func (c *planCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),
 		atLeast("--memory", c.Memory, 0, "bytes, or 0 for 80 % of this machine's"),
 		within("--utilisation", c.Utilisation, 0.01, 1, "from 0.01 to 1"),
@@ -35,7 +35,7 @@ func (c *planCmd) Run(w *world) error {
 	); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (c *planCmd) Run(w *world) error {
 	if c.Profile != "" {
 		kind = cfg.Profile.TLS
 	}
-	if err := e.Serves(kind); err != nil {
+	if err := e.CheckTLS(kind); err != nil {
 		return usageError{err}
 	}
 	self, err := os.Executable()
@@ -68,7 +68,7 @@ func (c *planCmd) Run(w *world) error {
 	defer os.RemoveAll(dir)
 	live := newLive(w, c.Quiet)
 	defer live.Close()
-	s, err := e.Start(w.ctx, target.Need{Accounts: capacity.Accounts(cfg), Dir: dir})
+	s, err := e.Start(w.ctx, target.Requirements{Accounts: capacity.Accounts(cfg), Dir: dir})
 	if err != nil {
 		return err
 	}

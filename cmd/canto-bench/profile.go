@@ -28,11 +28,11 @@ type profileCmd struct {
 }
 
 // Run runs a scenario with profiles.
-func (c *profileCmd) Run(w *world) error {
-	if err := refuse(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
+func (c *profileCmd) Run(w *environment) error {
+	if err := firstError(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (c *profileCmd) Run(w *world) error {
 			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
 		}
 		p.base = strings.TrimSuffix(strings.TrimSuffix(t.Profiles, "/"), "/debug/pprof")
-		o.Mark = p.mark
+		o.Capture = p.capture
 		return nil
 	})
 	if r != nil {
@@ -83,9 +83,9 @@ type profiler struct {
 // longestProfile bounds the profiles of a long phase.
 const longestProfile = time.Minute
 
-// mark records one phase: CPU, allocations and contention over its length, a trace of two seconds in the
+// capture records one phase: CPU, allocations and contention over its length, a trace of two seconds in the
 // middle, the heap at its end.
-func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.File) {
+func (p *profiler) capture(ctx context.Context, ph *bench.Phase) (files []result.File) {
 	length := min(time.Duration(ph.Length), longestProfile).Truncate(time.Second) - time.Second
 	if ph.Kind == bench.Storm {
 		length = 10 * time.Second // nobody knows how long one takes

@@ -40,12 +40,12 @@ type serverFlags struct {
 	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
 }
 
-func (f *serverFlags) entrant() (*target.Entrant, error) {
+func (f *serverFlags) spec() (*target.Spec, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
 	if f.Target != "" {
-		if flag := f.beside(); flag != "" {
+		if flag := f.strayFlag(); flag != "" {
 			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, so write it there", flag)}
 		}
 		e, err := target.Read(f.Target)
@@ -54,16 +54,16 @@ func (f *serverFlags) entrant() (*target.Entrant, error) {
 		}
 		return e, nil
 	}
-	e := &target.Entrant{Peer: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
+	e := &target.Spec{Kind: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
 		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID, Metrics: f.Metrics, Profiles: f.Pprof}
-	if e.Peer == "" && e.Server == "" && e.Direct == "" {
-		e.Peer = "canto"
+	if e.Kind == "" && e.Server == "" && e.Direct == "" {
+		e.Kind = "canto"
 	}
-	e.Name = e.Peer
+	e.Name = e.Kind
 	if e.Name == "" {
 		e.Name = e.Server + e.Direct
 	}
-	if e.Peer == "" {
+	if e.Kind == "" {
 		e.Password = f.password()
 	}
 	if err := e.Check(); err != nil {
@@ -75,8 +75,8 @@ func (f *serverFlags) entrant() (*target.Entrant, error) {
 // password is that of all accounts.
 func (f *serverFlags) password() string { return cmp.Or(f.Password, "bench") }
 
-// beside is the first flag that is given beside --target, "" if there is none.
-func (f *serverFlags) beside() string {
+// strayFlag is the first flag that is given beside --target, "" if there is none.
+func (f *serverFlags) strayFlag() string {
 	for _, x := range []struct {
 		flag string
 		set  bool
@@ -106,8 +106,8 @@ type scenarioFlags struct {
 	Carbons   bool           `help:"Carbons on." group:"Scenario"`
 }
 
-func (f *scenarioFlags) changes() bench.Changes {
-	return bench.Changes{Clients: value(f.Clients), Rates: value(f.Rates), Length: bench.Span(value(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+func (f *scenarioFlags) changes() bench.Overrides {
+	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates), Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
 }
 
 // scenario finds one and changes it.
@@ -119,7 +119,7 @@ func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if err := s.Change(f.changes()); err != nil {
+	if err := s.Override(f.changes()); err != nil {
 		return nil, usageError{fmt.Errorf("%s, with what the command line changes: %w", name, err)}
 	}
 	return s, nil
@@ -132,7 +132,7 @@ type loadFlags struct {
 	Secret  string   `help:"That the agents ask for." env:"CANTO_BENCH_SECRET" group:"Load"`
 }
 
-func (f *loadFlags) options(w *world) (bench.Options, error) {
+func (f *loadFlags) options(w *environment) (bench.Options, error) {
 	if err := f.check(); err != nil {
 		return bench.Options{}, err
 	}
@@ -157,14 +157,14 @@ type runCmd struct {
 }
 
 // Run runs a scenario.
-func (c *runCmd) Run(w *world) error {
-	if err := refuse(
+func (c *runCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
-		given("--limit", c.Limit, time.Second, "1s or more; left out, there is none"),
+		atLeastIfSet("--limit", c.Limit, time.Second, "1s or more; left out, there is none"),
 	); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (c *runCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	o.Every = c.Every
+	o.Interval = c.Every
 	if c.Limit != nil {
 		ctx, cancel := context.WithTimeoutCause(w.ctx, *c.Limit, fmt.Errorf("the limit of %v was over", *c.Limit))
 		defer cancel()
@@ -200,7 +200,7 @@ func (c *runCmd) Run(w *world) error {
 	}
 	over := errors.Is(w.ctx.Err(), context.DeadlineExceeded)
 	switch {
-	case over && r == nil && e.Peer == "":
+	case over && r == nil && e.Kind == "":
 		return errLimitEarly
 	case over && r == nil:
 		return errLimitStarting
@@ -225,8 +225,8 @@ func (c *runCmd) Run(w *world) error {
 
 // measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
 // it. prepare, if there is one, sees the target and may change the options.
-func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
-	if err := e.Serves(sc.Clients.TLS); err != nil {
+func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
 		return nil, usageError{err}
 	}
 	if dir == "" {
@@ -240,7 +240,7 @@ func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, d
 	}
 	live := newLive(w, quiet)
 	defer live.Close()
-	if e.Peer != "" {
+	if e.Kind != "" {
 		live.Note(fmt.Sprintf("starting %s with %d accounts", e.Name, sc.Accounts()))
 	}
 	log, err := os.Create(filepath.Join(dir, "server.log"))
@@ -248,7 +248,7 @@ func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, d
 		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
-	s, err := e.Start(w.ctx, target.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
+	s, err := e.Start(w.ctx, target.Requirements{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +258,7 @@ func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, d
 			return nil, err
 		}
 	}
-	o.Watch = live.Update
+	o.Progress = live.Update
 	r, err := bench.Run(w.ctx, sc, s.Target, o)
 	if err != nil {
 		if gone := s.Alive(); gone != nil && w.ctx.Err() == nil {
@@ -269,7 +269,7 @@ func measure(w *world, e *target.Entrant, sc *bench.Scenario, o bench.Options, d
 }
 
 // save leaves a result as JSON and HTML, and prints its summary.
-func save(w *world, r *result.Run, dir string) error {
+func save(w *environment, r *result.Run, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("the report can't be written: %w", err)
 	}
@@ -301,7 +301,7 @@ func write(name string, do func(io.Writer) error) error {
 }
 
 // newLive is the live view: lines that are redrawn on a terminal, plain ones elsewhere.
-func newLive(w *world, quiet bool) *report.Live {
+func newLive(w *environment, quiet bool) *report.Live {
 	if quiet {
 		return report.NewLive(io.Discard, false, 0)
 	}
@@ -325,7 +325,7 @@ type reportCmd struct {
 }
 
 // Run draws a report again.
-func (c *reportCmd) Run(w *world) error {
+func (c *reportCmd) Run(w *environment) error {
 	r, err := result.Load(c.Result)
 	if err != nil {
 		return usageError{err}
@@ -350,7 +350,7 @@ type sloCmd struct {
 }
 
 // Run judges.
-func (c *sloCmd) Run(w *world) error {
+func (c *sloCmd) Run(w *environment) error {
 	f, err := slo.Read(c.File)
 	if err != nil {
 		return usageError{err}
@@ -385,7 +385,7 @@ type agentCmd struct {
 }
 
 // Run serves.
-func (c *agentCmd) Run(w *world) error {
+func (c *agentCmd) Run(w *environment) error {
 	if c.Stdio {
 		// An interrupt of the terminal is for the run, which ends its workers by closing their input.
 		return bench.ServeWorker(context.WithoutCancel(w.ctx), os.Stdin, w.out, "")

@@ -26,14 +26,14 @@ type vmCmd struct {
 }
 
 // Run runs the guest.
-func (c *vmCmd) Run(w *world) error {
-	if err := refuse(
+func (c *vmCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--clients", c.Clients, 1, "1 or more"),
 		atLeast("--memory", c.Memory, 0, "MiB, or 0 for 2 GiB and 40 KiB for each client"),
 		atLeast("--cores", c.Cores, 1, "1 or more"),
 		atLeast("--limit", c.Limit, time.Minute, "1m or more: the guest has to start"),
-		among("--tls", c.TLS, "none", "starttls", "direct"),
-		among("--mechanism", c.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
+		oneOf("--tls", c.TLS, "none", "starttls", "direct"),
+		oneOf("--mechanism", c.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
 	); err != nil {
 		return err
 	}

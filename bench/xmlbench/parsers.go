@@ -11,23 +11,23 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// ours is canto/xmlstream, fed as a loop feeds it: whole documents, or pieces of step bytes.
-type ours struct {
+// canto is canto/xmlstream, fed as a loop feeds it: whole documents, or pieces of step bytes.
+type canto struct {
 	p    *xmlstream.Parser
 	step int // 0: whole
-	docs []*fed
+	docs []*document
 }
 
-type fed struct {
+type document struct {
 	stream xmlstream.Stream
 	b      []byte
 	runs   int
 	inside int // elements of one document
 }
 
-func newOurs(step int) *ours { return &ours{p: xmlstream.NewParser(nil), step: step} }
+func newCanto(step int) *canto { return &canto{p: xmlstream.NewParser(nil), step: step} }
 
-func (o *ours) name() string {
+func (o *canto) name() string {
 	if o.step > 0 {
 		return fmt.Sprint(o.step)
 	}
@@ -41,8 +41,8 @@ func open(p *xmlstream.Parser, s *xmlstream.Stream) error {
 	return err
 }
 
-func (o *ours) add(d xmlstreamtest.Document) error {
-	f := &fed{b: []byte(d.XML)}
+func (o *canto) add(d xmlstreamtest.Document) error {
+	f := &document{b: []byte(d.XML)}
 	o.docs = append(o.docs, f)
 	if err := open(o.p, &f.stream); err != nil {
 		return err
@@ -68,7 +68,7 @@ func elements(e xmlstream.Element) int {
 	return n
 }
 
-func (o *ours) run(i, warm, n int) (time.Duration, error) {
+func (o *canto) run(i, warm, n int) (time.Duration, error) {
 	if err := o.feed(o.docs[i], warm); err != nil {
 		return 0, err
 	}
@@ -77,7 +77,7 @@ func (o *ours) run(i, warm, n int) (time.Duration, error) {
 	return time.Since(from), err
 }
 
-func (o *ours) feed(f *fed, n int) error {
+func (o *canto) feed(f *document, n int) error {
 	f.runs += n
 	step := o.step
 	if step == 0 {
@@ -102,10 +102,10 @@ func (o *ours) feed(f *fed, n int) error {
 	return nil
 }
 
-func (o *ours) elements(i int) int { return o.docs[i].runs * o.docs[i].inside }
+func (o *canto) elements(i int) int { return o.docs[i].runs * o.docs[i].inside }
 
 // allocs returns the allocations of c for document i, over n times.
-func allocs(c entrant, i, n int) (float64, error) {
+func allocs(c parser, i, n int) (float64, error) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	_, err := c.run(i, 0, n)

@@ -8,13 +8,13 @@ import (
 
 // A step is one kind of operation in one phase; its number is in every token.
 type step struct {
-	id    uint16
-	phase int
-	name  string
-	open  bool
-	late  time.Duration
-	part  bool // of another step (the handshake of a login): not an operation of its own
-	flood bool // what of it is expected is known where it arrives
+	id        uint16
+	phase     int
+	name      string
+	open      bool
+	lateAfter time.Duration
+	isPart    bool // of another step (the handshake of a login): not an operation of its own
+	flood     bool // what of it is expected is known where it arrives
 }
 
 // A tally is what one loop has counted for one step since it was last collected. Loops have one each, so
@@ -34,11 +34,11 @@ func (t *tally) add(o *tally) {
 	t.Failed += o.Failed
 	t.Late += o.Late
 	t.Unsent += o.Unsent
-	merge(&t.Latency, o.Latency)
-	merge(&t.Lag, o.Lag)
+	mergeHistogram(&t.Latency, o.Latency)
+	mergeHistogram(&t.Lag, o.Lag)
 }
 
-func merge(to **result.Histogram, h *result.Histogram) {
+func mergeHistogram(to **result.Histogram, h *result.Histogram) {
 	if h == nil || h.Count() == 0 {
 		return
 	}
@@ -66,10 +66,10 @@ func (t *tally) clear() {
 // done counts an operation that has ended well.
 func (t *tally) done(took int64, late time.Duration) {
 	t.Done++
-	t.latency(took, late)
+	t.recordLatency(took, late)
 }
 
-func (t *tally) latency(took int64, late time.Duration) {
+func (t *tally) recordLatency(took int64, late time.Duration) {
 	if t.Latency == nil {
 		t.Latency = result.NewHistogram()
 	}
@@ -80,7 +80,7 @@ func (t *tally) latency(took int64, late time.Duration) {
 	}
 }
 
-func (t *tally) lag(d int64) {
+func (t *tally) recordLag(d int64) {
 	if t.Lag == nil {
 		t.Lag = result.NewHistogram()
 	}
@@ -88,11 +88,11 @@ func (t *tally) lag(d int64) {
 }
 
 // A Tick is what a worker has counted since its last one.
-type Tick struct {
+type Counts struct {
 	Steps    map[uint16]*tally
 	Lag      *result.Histogram `json:",omitempty"` // of the loops: how late a posted function ran
 	Bound    int
-	Refusals []result.Refusal `json:",omitempty"`
+	Refusals []result.Failure `json:",omitempty"`
 	Usage    result.Usage     // of this worker's process, cumulative
 }
 
@@ -100,32 +100,32 @@ type Tick struct {
 type total struct {
 	steps    map[uint16]*tally
 	lag      *result.Histogram
-	refusals []result.Refusal
+	failures []result.Failure
 }
 
 func newTotal() *total { return &total{steps: make(map[uint16]*tally)} }
 
-func (t *total) add(k *Tick) {
+func (t *total) add(k *Counts) {
 	for id, s := range k.Steps {
 		if t.steps[id] == nil {
 			t.steps[id] = new(tally)
 		}
 		t.steps[id].add(s)
 	}
-	merge(&t.lag, k.Lag)
+	mergeHistogram(&t.lag, k.Lag)
 	for _, r := range k.Refusals {
-		t.refuse(r)
+		t.addFailure(r)
 	}
 }
 
-func (t *total) refuse(r result.Refusal) {
-	for i := range t.refusals {
-		if t.refusals[i].What == r.What {
-			t.refusals[i].Count += r.Count
+func (t *total) addFailure(r result.Failure) {
+	for i := range t.failures {
+		if t.failures[i].What == r.What {
+			t.failures[i].Count += r.Count
 			return
 		}
 	}
-	t.refusals = append(t.refusals, r)
+	t.failures = append(t.failures, r)
 }
 
 // missing is how much of what was sent in steps from first on has not come.

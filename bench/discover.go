@@ -12,50 +12,50 @@ import (
 )
 
 // An Offer is what a server offers to clients, as far as scenarios need it.
-type Offer struct {
+type Capabilities struct {
 	Software, Version string
 	Rooms             string // domain of a service for rooms
 	Features          []string
-	Seconds           float64 // that the login took
+	LoginSeconds      float64 // that the login took
 }
 
-// Scout logs one client in and asks the server what it has: before anything is measured, and so that a
+// Discover logs one client in and asks the server what it has: before anything is measured, and so that a
 // scenario that can't work says so first.
-func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
+func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, error) {
 	sc := &Scenario{Name: "scout", Clients: clients, Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
 	sc.Clients.Count, sc.Clients.Quiet, sc.Clients.SM, sc.Clients.Carbons = 1, true, false, false
 	sc.Clients.Timeout = Span(25 * time.Second)
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
-	f, err := NewFleet(sc, t, Share{Workers: 1}, 0)
+	f, err := NewFleet(sc, t, Partition{Workers: 1}, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	began := time.Now()
-	if err := f.Phase(ctx, 0, Share{Workers: 1}); err != nil {
-		if w := f.worst.Load(); w != nil {
+	if err := f.Phase(ctx, 0, Partition{Workers: 1}); err != nil {
+		if w := f.firstFailure.Load(); w != nil {
 			return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), *w)
 		}
 		return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), err)
 	}
-	o := &Offer{Seconds: time.Since(began).Seconds(), Rooms: t.Rooms}
+	o := &Capabilities{LoginSeconds: time.Since(began).Seconds(), Rooms: t.Rooms}
 	f.mu.Lock()
-	for k := range f.offers {
+	for k := range f.serverFeatures {
 		o.Features = append(o.Features, k)
 	}
 	f.mu.Unlock()
 	c := f.groups[0].clients[0]
-	if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSVersion+"'/>"); err == nil {
+	if e, err := f.queryIQ(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSVersion+"'/>"); err == nil {
 		if q, ok := e.First(); ok {
 			o.Software, o.Version = childText(q, xmpp.NSVersion, "name"), childText(q, xmpp.NSVersion, "version")
 		}
 	}
 	var vars []string
 	for _, to := range []string{t.Domain, f.target.name(int(c.index)) + "@" + t.Domain} {
-		if e, err := f.ask(ctx, c, "get", to, "<query xmlns='"+xmpp.NSDiscoInfo+"'/>"); err == nil {
-			_, v := info(e)
+		if e, err := f.queryIQ(ctx, c, "get", to, "<query xmlns='"+xmpp.NSDiscoInfo+"'/>"); err == nil {
+			_, v := parseDiscoInfo(e)
 			vars = append(vars, v...)
 		}
 	}
@@ -65,7 +65,7 @@ func Scout(ctx context.Context, t Target, clients Clients) (*Offer, error) {
 		}
 	}
 	if o.Rooms == "" {
-		if e, err := f.ask(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSDiscoItems+"'/>"); err == nil {
+		if e, err := f.queryIQ(ctx, c, "get", t.Domain, "<query xmlns='"+xmpp.NSDiscoItems+"'/>"); err == nil {
 			o.Rooms = f.findRooms(ctx, c, e)
 		}
 	}
@@ -90,19 +90,19 @@ func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Elemen
 			continue
 		}
 		n++
-		e, err := f.ask(ctx, c, "get", string(jid), "<query xmlns='"+xmpp.NSDiscoInfo+"'/>")
+		e, err := f.queryIQ(ctx, c, "get", string(jid), "<query xmlns='"+xmpp.NSDiscoInfo+"'/>")
 		if err != nil {
 			continue
 		}
-		if conference, vars := info(e); conference && slices.Contains(vars, xmpp.NSMUC) {
+		if conference, vars := parseDiscoInfo(e); conference && slices.Contains(vars, xmpp.NSMUC) {
 			return string(jid)
 		}
 	}
 	return ""
 }
 
-// info reads an answer of disco#info.
-func info(e xmlstream.Element) (conference bool, vars []string) {
+// parseDiscoInfo reads an answer of disco#info.
+func parseDiscoInfo(e xmlstream.Element) (conference bool, vars []string) {
 	q, ok := e.First()
 	if !ok {
 		return
@@ -130,20 +130,20 @@ func childText(e xmlstream.Element, ns, name string) string {
 	return ""
 }
 
-// scout fills in what is not known of the target, and refuses scenarios that it can't serve.
-func (c *collector) scout(ctx context.Context, t *Target) error {
-	o, err := Scout(ctx, *t, c.sc.Clients)
+// discover fills in what is not known of the target, and refuses scenarios that it can't serve.
+func (c *collector) discover(ctx context.Context, t *Target) error {
+	o, err := Discover(ctx, *t, c.scenario.Clients)
 	if err != nil {
 		return err
 	}
-	def(&t.Software, o.Software)
-	def(&t.Version, o.Version)
-	def(&t.Rooms, o.Rooms)
-	need := slices.Clone(c.sc.Requires)
-	if c.sc.Clients.SM {
+	setDefault(&t.Software, o.Software)
+	setDefault(&t.Version, o.Version)
+	setDefault(&t.Rooms, o.Rooms)
+	need := slices.Clone(c.scenario.Requires)
+	if c.scenario.Clients.SM {
 		need = append(need, "sm")
 	}
-	if c.sc.Clients.Carbons {
+	if c.scenario.Clients.Carbons {
 		need = append(need, "carbons")
 	}
 	for _, f := range need {

@@ -20,17 +20,17 @@ var (
 // A relay does with a message what a server must, and no more: it parses it, decides by its recipient and type where it
 // goes, and appends it with the sender's address to what waits for that recipient.
 type relay struct {
-	ours
-	boxes  map[string]*box // by bare address
+	canto
+	boxes  map[string]*outbox // by bare address
 	sender xmlstream.Attr
 }
 
-type box struct{ out []byte }
+type outbox struct{ out []byte }
 
 func newRelay() *relay {
-	r := &relay{ours: *newOurs(0), boxes: map[string]*box{"romeo@example.net": {}}, sender: xmlstream.Attr{Name: from, Value: "juliet@example.com/balcony"}}
+	r := &relay{canto: *newCanto(0), boxes: map[string]*outbox{"romeo@example.net": {}}, sender: xmlstream.Attr{Name: from, Value: "juliet@example.com/balcony"}}
 	for i := range 10000 {
-		r.boxes[fmt.Sprintf("contact%d@example.net", i)] = &box{}
+		r.boxes[fmt.Sprintf("contact%d@example.net", i)] = &outbox{}
 	}
 	return r
 }
@@ -59,7 +59,7 @@ func (r *relay) run(i, warm, n int) (time.Duration, error) {
 	return time.Since(start), err
 }
 
-func (r *relay) feed(f *fed, n int) error {
+func (r *relay) feed(f *document, n int) error {
 	f.runs += n
 	for range n {
 		r.p.Feed(&f.stream, f.b)

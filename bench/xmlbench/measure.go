@@ -9,7 +9,7 @@ import (
 )
 
 // An entrant is a parser with a stream open for each document that it was given.
-type entrant interface {
+type parser interface {
 	name() string
 	// add opens a stream, reads its header, and readies d to be fed to it. The entrant counts documents from 0.
 	add(d xmlstreamtest.Document) error
@@ -37,10 +37,10 @@ type cell struct {
 	noise float64 // the median round as a multiple of the best
 }
 
-// contest gives each entrant each document in each round, one after the other, so that what else the machine does meets
+// measureAll gives each entrant each document in each round, one after the other, so that what else the machine does meets
 // all of them. The result is indexed by document and entrant. Rounds are short and only the best one counts: what
 // disturbs a round makes it longer, never shorter.
-func contest(docs []xmlstreamtest.Document, entrants []entrant, e effort) ([][]cell, error) {
+func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][]cell, error) {
 	times := make([]int, len(docs)*len(entrants)) // to feed a document, to fill a slice
 	took := make([][]float64, len(times))
 	for i, d := range docs {

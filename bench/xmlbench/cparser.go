@@ -18,22 +18,22 @@ import (
 //go:embed testdata/*.c testdata/*.h
 var harnesses embed.FS
 
-// errNoPeers says what is missing for the parsers in C.
-var errNoPeers = errors.New("no C compiler, expat or libxml2 to build against: apt-get install gcc libc6-dev pkg-config libexpat1-dev libxml2-dev")
+// errNoCParsers says what is missing for the parsers in C.
+var errNoCParsers = errors.New("no C compiler, expat or libxml2 to build against: apt-get install gcc libc6-dev pkg-config libexpat1-dev libxml2-dev")
 
-// havePeers reports whether the harnesses can be built here.
-func havePeers() error {
+// checkCParsers reports whether the harnesses can be built here.
+func checkCParsers() error {
 	if _, err := exec.LookPath("cc"); err != nil {
-		return errNoPeers
+		return errNoCParsers
 	}
 	if exec.Command("pkg-config", "--exists", "expat", "libxml-2.0").Run() != nil {
-		return errNoPeers
+		return errNoCParsers
 	}
 	return nil
 }
 
 // A peer is a parser in C: a process that measures itself.
-type peer struct {
+type cParser struct {
 	label   string
 	version string
 	cmd     *exec.Cmd
@@ -42,8 +42,8 @@ type peer struct {
 	starts  []int // of each document
 }
 
-// newPeer builds the harness testdata/<label>.c in dir against library, a name for pkg-config, and starts it.
-func newPeer(dir, label, library string) (*peer, error) {
+// newCParser builds the harness testdata/<label>.c in dir against library, a name for pkg-config, and starts it.
+func newCParser(dir, label, library string) (*cParser, error) {
 	for _, f := range []string{"harness.h", label + ".c"} {
 		b, err := harnesses.ReadFile("testdata/" + f)
 		if err != nil {
@@ -55,14 +55,14 @@ func newPeer(dir, label, library string) (*peer, error) {
 	}
 	flags, err := exec.Command("pkg-config", "--cflags", "--libs", library).Output()
 	if err != nil {
-		return nil, errNoPeers
+		return nil, errNoCParsers
 	}
 	program := filepath.Join(dir, label)
 	args := append([]string{"-O2", "-o", program, program + ".c"}, strings.Fields(string(flags))...)
 	if b, err := exec.Command("cc", args...).CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the harness for %s: %s", label, b)
 	}
-	p := &peer{label: label, cmd: exec.Command(program)}
+	p := &cParser{label: label, cmd: exec.Command(program)}
 	p.cmd.Stderr = os.Stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -86,12 +86,12 @@ func newPeer(dir, label, library string) (*peer, error) {
 }
 
 // close ends the process.
-func (p *peer) close() {
+func (p *cParser) close() {
 	p.in.Close()
 	p.cmd.Wait()
 }
 
-func (p *peer) line() (string, error) {
+func (p *cParser) line() (string, error) {
 	s, err := p.out.ReadString('\n')
 	if err != nil {
 		return "", fmt.Errorf("the harness for %s ended: %w", p.label, err)
@@ -99,22 +99,22 @@ func (p *peer) line() (string, error) {
 	return strings.TrimSpace(s), nil
 }
 
-func (p *peer) ask(command string) (string, error) {
+func (p *cParser) ask(command string) (string, error) {
 	if _, err := io.WriteString(p.in, command); err != nil {
 		return "", fmt.Errorf("the harness for %s ended: %w", p.label, err)
 	}
 	return p.line()
 }
 
-func (p *peer) name() string { return p.label }
+func (p *cParser) name() string { return p.label }
 
-func (p *peer) add(d xmlstreamtest.Document) error {
+func (p *cParser) add(d xmlstreamtest.Document) error {
 	p.starts = append(p.starts, 0)
 	_, err := p.ask(fmt.Sprintf("load %d\n%s", len(d.XML), d.XML))
 	return err
 }
 
-func (p *peer) run(i, warm, n int) (time.Duration, error) {
+func (p *cParser) run(i, warm, n int) (time.Duration, error) {
 	s, err := p.ask(fmt.Sprintf("run %d %d %d\n", i, warm, n))
 	if err != nil {
 		return 0, err
@@ -130,4 +130,4 @@ func (p *peer) run(i, warm, n int) (time.Duration, error) {
 	return time.Duration(ns), nil
 }
 
-func (p *peer) elements(i int) int { return p.starts[i] }
+func (p *cParser) elements(i int) int { return p.starts[i] }

@@ -48,26 +48,26 @@ func clientTLS(domain string, ca []byte) *tls.Config {
 	return c
 }
 
-// await returns when the server has said that it is ready, and answers on both ports with its own
+// awaitReady returns when the server has said that it is ready, and answers on both ports with its own
 // certificate.
-func (s *Server) await(ctx context.Context) error {
+func (s *Server) awaitReady(ctx context.Context) error {
 	if s.proc.ready != nil {
 		select {
 		case <-s.proc.ready:
 		case <-s.proc.done:
-			return fmt.Errorf("it ended instead of starting: %s", s.proc.how())
+			return fmt.Errorf("it ended instead of starting: %s", s.proc.exitStatus())
 		case <-ctx.Done():
 			return fmt.Errorf("it had not started: %w", ctx.Err())
 		}
 	}
 	for {
-		err := s.probe(ctx)
+		err := s.checkPorts(ctx)
 		if err == nil || errors.Is(err, errTaken) {
 			return err
 		}
 		select {
 		case <-s.proc.done:
-			return fmt.Errorf("it ended instead of starting: %s", s.proc.how())
+			return fmt.Errorf("it ended instead of starting: %s", s.proc.exitStatus())
 		case <-ctx.Done():
 			return fmt.Errorf("it had not started (%w): %v", ctx.Err(), err)
 		case <-time.After(50 * time.Millisecond):
@@ -75,25 +75,25 @@ func (s *Server) await(ctx context.Context) error {
 	}
 }
 
-// probeTime is how long one look at both ports may take.
-const probeTime = 5 * time.Second
+// portCheckTimeout is how long one look at both ports may take.
+const portCheckTimeout = 5 * time.Second
 
-// probe opens a stream on each port, and checks that the certificate there is the server's.
-func (s *Server) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, probeTime)
+// checkPorts opens a stream on each port, and checks that the certificate there is the server's.
+func (s *Server) checkPorts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, portCheckTimeout)
 	defer cancel()
 	for _, at := range []struct {
 		addr     netip.AddrPort
 		startTLS bool
 	}{{s.Plain, true}, {s.Direct, false}} {
-		if err := s.look(ctx, at.addr, at.startTLS); err != nil {
+		if err := s.checkPort(ctx, at.addr, at.startTLS); err != nil {
 			return fmt.Errorf("%s: %w", at.addr, err)
 		}
 	}
 	return nil
 }
 
-func (s *Server) look(ctx context.Context, addr netip.AddrPort, startTLS bool) error {
+func (s *Server) checkPort(ctx context.Context, addr netip.AddrPort, startTLS bool) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
@@ -127,8 +127,8 @@ func (s *Server) look(ctx context.Context, addr netip.AddrPort, startTLS bool) e
 
 func header(domain string) string { return string(xmpp.AppendHeader(nil, domain, "")) }
 
-// answerMax is how much a server may say before what is waited for, in bytes.
-const answerMax = 64 << 10
+// maxAnswer is how much a server may say before what is waited for, in bytes.
+const maxAnswer = 64 << 10
 
 // ask sends text and reads until end has come.
 func ask(c net.Conn, text, end string) error {
@@ -140,7 +140,7 @@ func ask(c net.Conn, text, end string) error {
 	for !bytes.Contains(got, []byte(end)) {
 		n, err := c.Read(buf)
 		got = append(got, buf[:n]...)
-		if err != nil || len(got) > answerMax || bytes.Contains(got, []byte(xmpp.EndStream)) {
+		if err != nil || len(got) > maxAnswer || bytes.Contains(got, []byte(xmpp.EndStream)) {
 			return fmt.Errorf("no %s: it said %q (%v)", strings.Trim(end, "</>"), cut(string(got)), err)
 		}
 	}

@@ -15,11 +15,11 @@ import (
 )
 
 // A Refusal is an error with its remedy: what stopped a run, or a client.
-type Refusal struct {
+type Failure struct {
 	What, Remedy string
 }
 
-func (r Refusal) Error() string {
+func (r Failure) Error() string {
 	if r.Remedy == "" {
 		return r.What
 	}
@@ -33,10 +33,10 @@ func (e ErrNotOffered) Error() string {
 	return fmt.Sprintf("the server does not offer what the scenario requires: %s", e.Feature)
 }
 
-// refusalOf says what err means to the one who runs the bench.
-func refusalOf(err error, t *Target) Refusal {
+// failureOf says what err means to the one who runs the bench.
+func failureOf(err error, t *Target) Failure {
 	var (
-		r    Refusal
+		r    Failure
 		cert *tls.CertificateVerificationError
 		unk  x509.UnknownAuthorityError
 		ne   net.Error
@@ -45,25 +45,25 @@ func refusalOf(err error, t *Target) Refusal {
 	case errors.As(err, &r):
 		return r
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return Refusal{"connection refused", "is the server running, and is this its address?"}
+		return Failure{"connection refused", "is the server running, and is this its address?"}
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return Refusal{"the bench has no descriptors left", "raise ulimit -n, or use more processes: --workers"}
+		return Failure{"the bench has no descriptors left", "raise ulimit -n, or use more processes: --workers"}
 	case errors.Is(err, syscall.EADDRNOTAVAIL), errors.Is(err, syscall.EADDRINUSE):
-		return Refusal{"no port is free at the source address", "give more source addresses: --source"}
+		return Failure{"no port is free at the source address", "give more source addresses: --source"}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return Refusal{"the server reset the connection", "look at its log and its limits of connections"}
+		return Failure{"the server reset the connection", "look at its log and its limits of connections"}
 	case errors.As(err, &cert), errors.As(err, &unk):
-		return Refusal{"the server's certificate is not one for " + t.Domain, "name its CA with --ca, or take any with --insecure"}
+		return Failure{"the server's certificate is not one for " + t.Domain, "name its CA with --ca, or take any with --insecure"}
 	case errors.Is(err, sasl.ErrServer):
-		return Refusal{"the server could not prove that it knows the password", "is something between the bench and the server?"}
+		return Failure{"the server could not prove that it knows the password", "is something between the bench and the server?"}
 	case errors.Is(err, reactor.ErrTimeout):
-		return Refusal{"a TLS handshake took over 10 s", "the server, or the bench, has too little CPU: log in slower"}
+		return Failure{"a TLS handshake took over 10 s", "the server, or the bench, has too little CPU: log in slower"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return Refusal{"the server closed the connection", "look at its log and its limits"}
+		return Failure{"the server closed the connection", "look at its log and its limits"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return Refusal{"connecting took too long", "the server's backlog is full, or packets are lost: log in slower"}
+		return Failure{"connecting took too long", "the server's backlog is full, or packets are lost: log in slower"}
 	}
-	return Refusal{err.Error(), "look at the server's log"}
+	return Failure{err.Error(), "look at the server's log"}
 }
 
 // saslRemedy is what to do about a SASL failure (RFC 6120 §6.5).
@@ -83,6 +83,6 @@ func saslRemedy(condition string) string {
 	return "look at the server's log"
 }
 
-func (r Refusal) count(n uint64) result.Refusal {
-	return result.Refusal{What: r.What, Remedy: r.Remedy, Count: n}
+func (r Failure) counted(n uint64) result.Failure {
+	return result.Failure{What: r.What, Remedy: r.Remedy, Count: n}
 }

@@ -6,8 +6,8 @@ import (
 	"canto/bench/sampler"
 )
 
-// grown is by how much the kernel's caches have grown.
-func (c *collector) grown() map[string]int64 {
+// slabGrowth is by how much the kernel's caches have grown.
+func (c *collector) slabGrowth() map[string]int64 {
 	now, err := sampler.Slabs()
 	if err != nil || c.slabs == nil {
 		return nil

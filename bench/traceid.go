@@ -3,16 +3,16 @@ package bench
 // A token is the id of every stanza whose way is measured: whose it is and when it was meant to be sent.
 // Servers pass ids on as they are (RFC 6120 §8.1.3), so a receiver needs no memory of what was sent, and an
 // error comes back with it.
-type token struct {
-	run   uint32 // others are left over from another run
-	clock uint16
-	step  uint16
-	from  uint32 // the sender's number in the whole fleet
-	seq   uint32 // of what this sender has sent in this step to this receiver (or audience)
-	at    int64
+type traceID struct {
+	run  uint32 // others are left over from another run
+	boot uint16
+	step uint16
+	from uint32 // the sender's number in the whole fleet
+	seq  uint32 // of what this sender has sent in this step to this receiver (or audience)
+	at   int64
 }
 
-const tokenMark = 'c'
+const traceIDPrefix = 'c'
 
 const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -29,9 +29,9 @@ func appendBase36(b []byte, v uint64) []byte {
 }
 
 // append writes t as an id: "c4f2a-9x-3-1c-5-2k9qp0".
-func (t token) append(b []byte) []byte {
-	b = append(b, tokenMark)
-	for i, v := range [...]uint64{uint64(t.run), uint64(t.clock), uint64(t.step), uint64(t.from), uint64(t.seq), uint64(t.at)} {
+func (t traceID) append(b []byte) []byte {
+	b = append(b, traceIDPrefix)
+	for i, v := range [...]uint64{uint64(t.run), uint64(t.boot), uint64(t.step), uint64(t.from), uint64(t.seq), uint64(t.at)} {
 		if i > 0 {
 			b = append(b, '-')
 		}
@@ -40,9 +40,9 @@ func (t token) append(b []byte) []byte {
 	return b
 }
 
-// parseToken reads an id; ok is false if it is none of ours.
-func parseToken(b []byte) (t token, ok bool) {
-	if len(b) < 12 || b[0] != tokenMark {
+// parseTraceID reads an id; ok is false if it is none of ours.
+func parseTraceID(b []byte) (t traceID, ok bool) {
+	if len(b) < 12 || b[0] != traceIDPrefix {
 		return t, false
 	}
 	var f [6]uint64
@@ -69,5 +69,5 @@ func parseToken(b []byte) (t token, ok bool) {
 	if n != len(f)-1 || !have || f[0] > 1<<32-1 || f[1] > 1<<16-1 || f[2] > 1<<16-1 || f[3] > 1<<32-1 || f[4] > 1<<32-1 {
 		return t, false
 	}
-	return token{uint32(f[0]), uint16(f[1]), uint16(f[2]), uint32(f[3]), uint32(f[4]), int64(f[5])}, true
+	return traceID{uint32(f[0]), uint16(f[1]), uint16(f[2]), uint32(f[3]), uint32(f[4]), int64(f[5])}, true
 }

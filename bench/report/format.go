@@ -93,8 +93,8 @@ func size(v float64) string {
 	return digits(v) + " " + units[i]
 }
 
-// clock is a moment of a run: minutes and seconds, with hours where there are some.
-func clock(s float64) string {
+// elapsed is a moment of a run: minutes and seconds, with hours where there are some.
+func elapsed(s float64) string {
 	if math.IsNaN(s) || math.IsInf(s, 0) {
 		return "–"
 	}

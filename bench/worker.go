@@ -40,17 +40,17 @@ type request struct {
 }
 
 type reply struct {
-	ID      int    `json:"id"`
-	What    string `json:"what,omitempty"`
-	Remedy  string `json:"remedy,omitempty"`
-	Feature string `json:"feature,omitempty"` // not offered
-	Over    bool   `json:"over,omitempty"`    // the error is that of a context
-	Tick    *Tick  `json:"tick,omitempty"`
-	Info    *Info  `json:"info,omitempty"`
+	ID      int     `json:"id"`
+	What    string  `json:"what,omitempty"`
+	Remedy  string  `json:"remedy,omitempty"`
+	Feature string  `json:"feature,omitempty"` // not offered
+	Over    bool    `json:"over,omitempty"`    // the error is that of a context
+	Tick    *Counts `json:"tick,omitempty"`
+	Info    *Info   `json:"info,omitempty"`
 }
 
 func (r *reply) fail(err error) {
-	var ref Refusal
+	var ref Failure
 	var not ErrNotOffered
 	switch {
 	case err == nil:
@@ -72,7 +72,7 @@ func (r *reply) err() error {
 	case r.Over:
 		return context.Canceled
 	}
-	return Refusal{r.What, r.Remedy}
+	return Failure{r.What, r.Remedy}
 }
 
 // maxLine bounds a line of the protocol.
@@ -90,7 +90,7 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 		defer mu.Unlock()
 		enc.Encode(r)
 	}
-	var w *local
+	var w *localWorker
 	defer func() {
 		if w != nil {
 			w.Close()
@@ -108,7 +108,7 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 		r := reply{ID: q.ID}
 		if !known {
 			if known = subtle.ConstantTimeCompare([]byte(q.Secret), []byte(secret)) == 1; !known {
-				r.fail(Refusal{"the agent asks for another secret", "give both ends the same --secret"})
+				r.fail(Failure{"the agent asks for another secret", "give both ends the same --secret"})
 				say(r)
 				return errors.New("a wrong secret was given")
 			}
@@ -117,12 +117,12 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 		case q.Op == "plan" && w == nil && q.Plan != nil && q.Plan.Scenario != nil && q.Plan.Share.Workers > q.Plan.Share.Worker:
 			var err error
 			if err = q.Plan.Scenario.Check(); err == nil {
-				w, err = newLocal(q.Plan)
+				w, err = newLocalWorker(q.Plan)
 			}
 			r.fail(err)
 			say(r)
 		case w == nil:
-			r.fail(Refusal{"a worker needs a plan first", ""})
+			r.fail(Failure{"a worker needs a plan first", ""})
 			say(r)
 		case q.Op == "phase" && q.Phase >= 0 && q.Phase < len(w.f.sc.Phases):
 			pctx, stop := context.WithCancel(ctx)
@@ -155,7 +155,7 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 			r.fail(err)
 			say(r)
 		default:
-			r.fail(Refusal{fmt.Sprintf("a worker does not know %.40q", q.Op), "do both ends have the same version?"})
+			r.fail(Failure{fmt.Sprintf("a worker does not know %.40q", q.Op), "do both ends have the same version?"})
 			say(r)
 		}
 	}
@@ -184,24 +184,24 @@ func ServeAgent(ctx context.Context, ln net.Listener, secret string, log func(st
 	}
 }
 
-// remote is the worker at the other end of the protocol.
-type remote struct {
+// remoteWorker is the worker at the other end of the protocol.
+type remoteWorker struct {
 	name    string
 	out     io.Writer
 	close   func() error
 	mu      sync.Mutex
 	last    int
 	pending map[int]chan reply
-	gone    error
+	lost    error
 }
 
-func newRemote(name string, in io.Reader, out io.Writer, close func() error) *remote {
-	w := &remote{name: name, out: out, close: close, pending: make(map[int]chan reply)}
+func newRemoteWorker(name string, in io.Reader, out io.Writer, close func() error) *remoteWorker {
+	w := &remoteWorker{name: name, out: out, close: close, pending: make(map[int]chan reply)}
 	go w.read(in)
 	return w
 }
 
-func (w *remote) read(in io.Reader) {
+func (w *remoteWorker) read(in io.Reader) {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(make([]byte, 64<<10), maxLine)
 	var err error
@@ -227,18 +227,18 @@ func (w *remote) read(in io.Reader) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.gone = Refusal{fmt.Sprintf("%s was lost: %s", w.name, why), "look at what it printed"}
+	w.lost = Failure{fmt.Sprintf("%s was lost: %s", w.name, why), "look at what it printed"}
 	for id, ch := range w.pending {
 		delete(w.pending, id)
-		ch <- reply{What: w.gone.(Refusal).What, Remedy: w.gone.(Refusal).Remedy}
+		ch <- reply{What: w.lost.(Failure).What, Remedy: w.lost.(Failure).Remedy}
 	}
 }
 
-func (w *remote) send(q request) (int, chan reply, error) {
+func (w *remoteWorker) send(q request) (int, chan reply, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.gone != nil {
-		return 0, nil, w.gone
+	if w.lost != nil {
+		return 0, nil, w.lost
 	}
 	w.last++
 	q.ID = w.last
@@ -250,12 +250,12 @@ func (w *remote) send(q request) (int, chan reply, error) {
 	w.pending[q.ID] = ch
 	if _, err := w.out.Write(append(b, '\n')); err != nil {
 		delete(w.pending, q.ID)
-		return 0, nil, Refusal{fmt.Sprintf("%s was lost: %v", w.name, err), "look at what it printed"}
+		return 0, nil, Failure{fmt.Sprintf("%s was lost: %v", w.name, err), "look at what it printed"}
 	}
 	return q.ID, ch, nil
 }
 
-func (w *remote) call(q request) (reply, error) {
+func (w *remoteWorker) call(q request) (reply, error) {
 	_, ch, err := w.send(q)
 	if err != nil {
 		return reply{}, err
@@ -265,7 +265,7 @@ func (w *remote) call(q request) (reply, error) {
 }
 
 // Phase is worker's.
-func (w *remote) Phase(ctx context.Context, k int) error {
+func (w *remoteWorker) Phase(ctx context.Context, k int) error {
 	id, ch, err := w.send(request{Op: "phase", Phase: k})
 	if err != nil {
 		return err
@@ -282,24 +282,24 @@ func (w *remote) Phase(ctx context.Context, k int) error {
 	case r := <-ch:
 		return r.err()
 	case <-time.After(30 * time.Second):
-		return Refusal{w.name + " does not stop", "end it by hand"}
+		return Failure{w.name + " does not stop", "end it by hand"}
 	}
 }
 
 // Tick is worker's.
-func (w *remote) Tick() (*Tick, error) {
+func (w *remoteWorker) Tick() (*Counts, error) {
 	r, err := w.call(request{Op: "tick"})
 	if err != nil {
 		return nil, err
 	}
 	if r.Tick == nil {
-		return nil, Refusal{w.name + " sent no figures", "do both ends have the same version?"}
+		return nil, Failure{w.name + " sent no figures", "do both ends have the same version?"}
 	}
 	return r.Tick, nil
 }
 
 // Info is worker's.
-func (w *remote) Info() (Info, error) {
+func (w *remoteWorker) Info() (Info, error) {
 	r, err := w.call(request{Op: "info"})
 	if err != nil || r.Info == nil {
 		return Info{}, err
@@ -308,7 +308,7 @@ func (w *remote) Info() (Info, error) {
 }
 
 // Close is worker's.
-func (w *remote) Close() error { return w.close() }
+func (w *remoteWorker) Close() error { return w.close() }
 
 // startWorker starts a process of this machine as a worker.
 func startWorker(command []string, p *Plan) (worker, error) {
@@ -324,13 +324,13 @@ func startWorker(command []string, p *Plan) (worker, error) {
 		return nil, err
 	}
 	start := cmd.Start
-	if p.Share.Apart == OnlyThose {
-		start = func() error { return givingWay(cmd.Start) }
+	if p.Share.Groups == ApartGroups {
+		start = func() error { return startIdle(cmd.Start) }
 	}
 	if err := start(); err != nil {
 		return nil, fmt.Errorf("a worker process could not be started: %w", err)
 	}
-	w := newRemote(fmt.Sprintf("worker %d", p.Share.Worker+1), out, in, func() error {
+	w := newRemoteWorker(fmt.Sprintf("worker %d", p.Share.Worker+1), out, in, func() error {
 		in.Close()
 		late := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
 		defer late.Stop()
@@ -343,9 +343,9 @@ func startWorker(command []string, p *Plan) (worker, error) {
 	return w, nil
 }
 
-// givingWay calls start on a thread that runs when no other wants the processor (SCHED_IDLE), as what it starts
+// startIdle calls start on a thread that runs when no other wants the processor (SCHED_IDLE), as what it starts
 // does, too. The thread ends: not everybody may take that back.
-func givingWay(start func() error) error {
+func startIdle(start func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
@@ -361,9 +361,9 @@ func dialAgent(ctx context.Context, addr, secret string, p *Plan) (worker, error
 	d := net.Dialer{Timeout: 10 * time.Second}
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, Refusal{fmt.Sprintf("agent %s can't be reached: %v", addr, err), "start it there: canto-bench agent --listen " + addr}
+		return nil, Failure{fmt.Sprintf("agent %s can't be reached: %v", addr, err), "start it there: canto-bench agent --listen " + addr}
 	}
-	w := newRemote("agent "+addr, nc, nc, nc.Close)
+	w := newRemoteWorker("agent "+addr, nc, nc, nc.Close)
 	if _, err := w.call(request{Op: "plan", Plan: p, Secret: secret}); err != nil {
 		w.Close()
 		return nil, err

@@ -183,7 +183,7 @@ func TestFaultsAreCounted(t *testing.T) {
 		{"failed", func(f *stub.Faults) { f.ErrorEvery(5, "service-unavailable") }, func(s stub.Stats) (a, b, c, d uint64) { return 0, 0, 0, s.Bounced }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, target := start(t, stub.Config{HoldFor: 500 * time.Millisecond})
+			s, target := start(t, stub.Config{ReorderTimeout: 500 * time.Millisecond})
 			whenTalking(s, func() { c.do(s.Faults) })
 			r := run(t, talking(t, "1s", "3s", "2000/s"), target)
 			st := stepOf(t, r, "talk", "chat")
@@ -277,7 +277,7 @@ func TestWrongPassword(t *testing.T) {
 	_, target := start(t, stub.Config{})
 	target.Password = "wrong"
 	_, err := Run(t.Context(), talking(t, "1s", "1s", "10/s"), target, Options{})
-	var r Refusal
+	var r Failure
 	if !errors.As(err, &r) || r.What != "authentication failed: not-authorized" || !strings.Contains(r.Remedy, "--password") {
 		t.Errorf("the error is %v", err)
 	}
@@ -351,7 +351,7 @@ func TestLimit(t *testing.T) {
 			cancel(errors.New("the limit was over"))
 		}
 	}
-	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Watch: over})
+	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Progress: over})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +366,7 @@ func TestEvery(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	seen := 0
-	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Every: 10 * time.Millisecond, Watch: func(result.Progress) {
+	r, err := Run(ctx, talking(t, "1m", "1s", "100/s"), target, Options{Interval: 10 * time.Millisecond, Progress: func(result.Progress) {
 		if seen++; seen == 12 {
 			cancel()
 		}
@@ -407,7 +407,7 @@ func TestInterrupt(t *testing.T) {
 	s, target := start(t, stub.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	sc := talking(t, "1h", "1s", "500/s")
-	r, err := Run(ctx, sc, target, Options{Watch: func(p result.Progress) {
+	r, err := Run(ctx, sc, target, Options{Progress: func(p result.Progress) {
 		if p.Sample.Phase == "talk" && s.Stats().Routed >= 600 { // a second of it is sampled
 			cancel()
 		}
@@ -828,7 +828,7 @@ length = "2s"
 			t.Errorf("%d workers, not %d", r.Workers, want)
 		}
 	}
-	f, err := NewFleet(sc, target, Share{0, 1, NoneSuch}, 1)
+	f, err := NewFleet(sc, target, Partition{0, 1, OtherGroups}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -843,7 +843,7 @@ func TestGivingWay(t *testing.T) {
 	var out strings.Builder
 	cmd := exec.Command("cat", "/proc/self/stat")
 	cmd.Stdout = &out
-	if err := givingWay(cmd.Start); err != nil {
+	if err := startIdle(cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Wait(); err != nil {
@@ -855,7 +855,7 @@ func TestGivingWay(t *testing.T) {
 	if a, err := unix.SchedGetAttr(0, 0); err != nil || a.Policy != unix.SCHED_NORMAL {
 		t.Errorf("this thread's is %v, %v", a, err)
 	}
-	if err := givingWay(func() error { return os.ErrNotExist }); err != os.ErrNotExist {
+	if err := startIdle(func() error { return os.ErrNotExist }); err != os.ErrNotExist {
 		t.Errorf("an error of the start is %v", err)
 	}
 }
@@ -865,12 +865,12 @@ func TestGivingWay(t *testing.T) {
 func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 	_, target := start(t, stub.Config{})
 	sc := talking(t, "2s", "10s", "1000/s")
-	f, err := NewFleet(sc, target, Share{Workers: 1}, 7)
+	f, err := NewFleet(sc, target, Partition{Workers: 1}, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Phase(t.Context(), 0, Share{Workers: 1}); err != nil {
+	if err := f.Phase(t.Context(), 0, Partition{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(time.Second, func() {
@@ -878,12 +878,12 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 			ls.loop.Post(func() { time.Sleep(400 * time.Millisecond) })
 		}
 	})
-	if err := f.Phase(t.Context(), 1, Share{Workers: 1}); err != nil {
+	if err := f.Phase(t.Context(), 1, Partition{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	id := f.actionStep(1, 0)
 	all := newTotal()
-	for all.add(f.Tick()); all.missing(id) > 0; all.add(f.Tick()) {
+	for all.add(f.Collect()); all.missing(id) > 0; all.add(f.Collect()) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	y := all.steps[id]

@@ -13,21 +13,21 @@ import (
 	"canto/session/jid"
 )
 
-// errLeft ends the life of a connection that had done its part.
-var errLeft = errors.New("hostile: the connection has done its part")
+// errDone ends the life of a connection that had done its part.
+var errDone = errors.New("hostile: the connection has done its part")
 
 // A wire is a TCP connection to the server. What is read and written goes through top. The attack's end
 // closes it.
-type wire struct {
+type transport struct {
 	net.Conn          // the TCP connection itself; Write counts
 	top      net.Conn // with TLS on top, if there is
 	a        *Attack
 	release  func() bool
-	seen     *records // the TLS records that were written, if somebody wants to know
+	written  *recordLog // the TLS records that were written, if somebody wants to know
 }
 
 // dial opens a connection, which is an attempt.
-func (l *line) dial(to netip.AddrPort) (*wire, error) {
+func (l *attacker) dial(to netip.AddrPort) (*transport, error) {
 	if err := l.a.attempt(1); err != nil {
 		return nil, err
 	}
@@ -43,64 +43,64 @@ func (l *line) dial(to netip.AddrPort) (*wire, error) {
 	}
 	// Closing resets, so that ports of this side come free at once. Who wants to be gentle calls gently.
 	nc.(*net.TCPConn).SetLinger(0)
-	w := &wire{Conn: nc, a: l.a}
+	w := &transport{Conn: nc, a: l.a}
 	w.top = w
 	w.release = context.AfterFunc(l.a.ctx, func() { nc.Close() })
 	return w, nil
 }
 
 // Write counts what it writes.
-func (w *wire) Write(p []byte) (int, error) {
+func (w *transport) Write(p []byte) (int, error) {
 	n, err := w.Conn.Write(p)
 	w.a.bytes.Add(uint64(n))
-	if w.seen != nil {
-		w.seen.pass(p[:n])
+	if w.written != nil {
+		w.written.pass(p[:n])
 	}
 	return n, err
 }
 
 // Close resets the connection.
-func (w *wire) Close() error {
+func (w *transport) Close() error {
 	w.release()
 	return w.Conn.Close()
 }
 
-// gently has Close end it as it ought to be.
-func (w *wire) gently() { w.Conn.(*net.TCPConn).SetLinger(-1) }
+// closeGracefully has Close end it as it ought to be.
+func (w *transport) closeGracefully() { w.Conn.(*net.TCPConn).SetLinger(-1) }
 
-// say writes to the top.
-func (w *wire) say(text string) error {
+// send writes to the top.
+func (w *transport) send(text string) error {
 	_, err := io.WriteString(w.top, text)
 	return err
 }
 
-// act is say, as n attempts.
-func (w *wire) act(n int, text string) error {
+// sendCounted is say, as n attempts.
+func (w *transport) sendCounted(n int, text string) error {
 	if err := w.a.attempt(n); err != nil {
 		return err
 	}
-	return w.say(text)
+	return w.send(text)
 }
 
-// drip says text a byte at a time, with a pause before each, as long as life lasts.
-func (w *wire) drip(text string, pause, life time.Duration) error {
+// trickle says text a byte at a time, with a pause before each, as long as life lasts.
+func (w *transport) trickle(text string, pause, life time.Duration) error {
 	over := time.Now().Add(life)
 	for i := range len(text) {
-		if err := w.hold(pause); err != nil {
+		if err := w.readFor(pause); err != nil {
 			return err
 		}
 		if time.Now().After(over) {
 			return nil
 		}
-		if err := w.act(1, text[i:i+1]); err != nil {
+		if err := w.sendCounted(1, text[i:i+1]); err != nil {
 			return err
 		}
 	}
-	return w.hold(time.Until(over))
+	return w.readFor(time.Until(over))
 }
 
-// hold reads on for d. The error is why the server ended the connection; nil: it did not.
-func (w *wire) hold(d time.Duration) error {
+// readFor reads on for d. The error is why the server ended the connection; nil: it did not.
+func (w *transport) readFor(d time.Duration) error {
 	w.Conn.SetReadDeadline(time.Now().Add(d))
 	_, err := io.Copy(io.Discard, w.top)
 	w.Conn.SetReadDeadline(time.Time{})
@@ -114,7 +114,7 @@ func (w *wire) hold(d time.Duration) error {
 }
 
 // drain reads on a goroutine of its own until the connection ends; the channel brings why, once.
-func (w *wire) drain() <-chan error {
+func (w *transport) drain() <-chan error {
 	end := make(chan error, 1)
 	w.a.wg.Go(func() {
 		_, err := io.Copy(io.Discard, w.top)
@@ -127,12 +127,12 @@ func (w *wire) drain() <-chan error {
 	return end
 }
 
-// secure puts TLS on top. An attack on TLS itself learns the keys: see takeOver.
-func (w *wire) secure() error {
+// secure puts TLS on top. An attack on TLS itself learns the keys: see hijack.
+func (w *transport) secure() error {
 	cfg := w.a.tls()
 	if w.a.kind.tls {
-		w.seen = new(records)
-		cfg.KeyLogWriter = w.seen
+		w.written = new(recordLog)
+		cfg.KeyLogWriter = w.written
 	}
 	t := tls.Client(w, cfg)
 	w.Conn.SetDeadline(time.Now().Add(answerTimeout))
@@ -140,8 +140,8 @@ func (w *wire) secure() error {
 		return err
 	}
 	w.Conn.SetDeadline(time.Time{})
-	if w.seen != nil {
-		w.seen.sealed = 0 // those so far were under the keys of the handshake
+	if w.written != nil {
+		w.written.sealed = 0 // those so far were under the keys of the handshake
 	}
 	w.top = t
 	return nil

@@ -2,7 +2,7 @@ package bench
 
 // A flow is what one receiver has heard of one sender in one step: it tells the first time from the second,
 // and order from disorder, without a memory of each stanza.
-type flow struct {
+type sequence struct {
 	key     uint64 // step and sender
 	next    uint32 // all below have come, but for missing
 	missing map[uint32]struct{}
@@ -20,7 +20,7 @@ const (
 	duplicate
 )
 
-func (f *flow) arrived(seq uint32) arrival {
+func (f *sequence) arrive(seq uint32) arrival {
 	switch {
 	case seq == f.next:
 		f.next++
@@ -44,22 +44,24 @@ func (f *flow) arrived(seq uint32) arrival {
 	return duplicate
 }
 
-// flows are those of one receiver: most have one.
-type flows struct {
-	one  flow
+// sequences are those of one receiver: most have one.
+type sequences struct {
+	one  sequence
 	used bool
-	more map[uint64]*flow
+	more map[uint64]*sequence
 }
 
-func flowKey(step uint16, from uint32) uint64 { return uint64(step)<<32 | uint64(from) }
+func sequenceKey(step uint16, from uint32) uint64 { return uint64(step)<<32 | uint64(from) }
 
-func (f *flows) arrived(step uint16, from, seq uint32) arrival { return f.of(step, from).arrived(seq) }
+func (f *sequences) arrive(step uint16, from, seq uint32) arrival {
+	return f.of(step, from).arrive(seq)
+}
 
 // of is the flow of one sender in a step; good until the next call.
-func (f *flows) of(step uint16, from uint32) *flow {
-	k := flowKey(step, from)
+func (f *sequences) of(step uint16, from uint32) *sequence {
+	k := sequenceKey(step, from)
 	if !f.used {
-		f.one, f.used = flow{key: k}, true
+		f.one, f.used = sequence{key: k}, true
 	}
 	if f.one.key == k {
 		return &f.one
@@ -67,19 +69,19 @@ func (f *flows) of(step uint16, from uint32) *flow {
 	g := f.more[k]
 	if g == nil {
 		if f.more == nil {
-			f.more = make(map[uint64]*flow)
+			f.more = make(map[uint64]*sequence)
 		}
-		g = &flow{key: k}
+		g = &sequence{key: k}
 		f.more[k] = g
 	}
 	return g
 }
 
-// forget drops what was heard in steps before first: their figures are closed.
-func (f *flows) forget(first uint16) {
+// discardBefore drops what was heard in steps before first: their figures are closed.
+func (f *sequences) discardBefore(first uint16) {
 	if f.used && uint16(f.one.key>>32) < first {
 		f.used = false
-		f.one = flow{}
+		f.one = sequence{}
 	}
 	for k := range f.more {
 		if uint16(k>>32) < first {
@@ -102,10 +104,10 @@ type counter struct {
 	next uint32
 }
 
-const audience = 1<<32 - 1 // the receiver of what goes to many
+const manyReceivers = 1<<32 - 1 // the receiver of what goes to many
 
 func (c *counters) next(step uint16, to uint32) uint32 {
-	k := flowKey(step, to)
+	k := sequenceKey(step, to)
 	if c.many != nil {
 		n := c.many[k]
 		c.many[k] = n + 1
@@ -128,4 +130,4 @@ func (c *counters) next(step uint16, to uint32) uint32 {
 	return 0
 }
 
-func (c *counters) forget() { *c = counters{} }
+func (c *counters) reset() { *c = counters{} }

@@ -17,7 +17,7 @@ func TestFlowsCountAsOneWhoRemembersAll(t *testing.T) {
 			step      uint16
 			from, seq uint32
 		}
-		var fl flows
+		var fl sequences
 		seen := map[sent]bool{}
 		most := map[[2]uint32]uint32{} // by step and sender: the highest number so far, and one
 		steps := rapid.IntRange(1, 3).Draw(t, "steps")
@@ -34,7 +34,7 @@ func TestFlowsCountAsOneWhoRemembersAll(t *testing.T) {
 			}
 			seen[s] = true
 			most[k] = max(most[k], s.seq+1)
-			if got := fl.arrived(s.step, s.from, s.seq); got != want {
+			if got := fl.arrive(s.step, s.from, s.seq); got != want {
 				t.Fatalf("%+v is %d, and should be %d", s, got, want)
 			}
 		}
@@ -54,15 +54,15 @@ func TestCounters(t *testing.T) {
 	if c.next(2, 0) != 0 {
 		t.Error("another step does not begin at 0")
 	}
-	if c.forget(); c.next(1, 0) != 0 {
+	if c.reset(); c.next(1, 0) != 0 {
 		t.Error("it did not forget")
 	}
 }
 
 // What is remembered of gaps is bounded, whatever comes.
 func TestGapsAreBounded(t *testing.T) {
-	var f flow
-	f.arrived(10 * maxMissing)
+	var f sequence
+	f.arrive(10 * maxMissing)
 	if len(f.missing) != maxMissing {
 		t.Errorf("%d missing numbers are remembered", len(f.missing))
 	}
@@ -74,13 +74,13 @@ func FuzzToken(f *testing.F) {
 	f.Add(uint32(math.MaxUint32), uint16(math.MaxUint16), uint16(math.MaxUint16), uint32(math.MaxUint32), uint32(math.MaxUint32), int64(math.MaxInt64), "c--------------")
 	f.Add(uint32(0), uint16(0), uint16(0), uint32(0), uint32(0), int64(0), "c1z141z3-1ekf-1ekf-1z141z3-1z141z3-1y2p0ij32e8e7")
 	f.Fuzz(func(t *testing.T, run uint32, clock, step uint16, from, seq uint32, at int64, id string) {
-		k := token{run, clock, step, from, seq, max(at, 0)}
+		k := traceID{run, clock, step, from, seq, max(at, 0)}
 		b := k.append(nil)
-		if got, ok := parseToken(b); !ok && len(b) >= 12 || ok && got != k {
+		if got, ok := parseTraceID(b); !ok && len(b) >= 12 || ok && got != k {
 			t.Errorf("%s is read as %+v, %v", b, got, ok)
 		}
-		if got, ok := parseToken([]byte(id)); ok {
-			again, ok := parseToken(got.append(nil))
+		if got, ok := parseTraceID([]byte(id)); ok {
+			again, ok := parseTraceID(got.append(nil))
 			if !ok || again != got {
 				t.Errorf("%q is read as %+v, and that written as %+v", id, got, again)
 			}
@@ -90,7 +90,7 @@ func FuzzToken(f *testing.F) {
 
 // Times are laid down in advance: as many as the rate says, evenly or by chance.
 func TestPace(t *testing.T) {
-	count := func(p *pace) (n int, last float64) {
+	count := func(p *schedule) (n int, last float64) {
 		for {
 			at, ok := p.next()
 			if !ok {
@@ -104,16 +104,16 @@ func TestPace(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name     string
-		p        pace
+		p        schedule
 		min, max int
 	}{
-		{"even", pace{from: 1000, length: 3}, 3000, 3000},
-		{"a fraction", pace{from: 0.5, length: 10}, 5, 5},
-		{"rising", pace{from: 100, to: 300, length: 10}, 1990, 2010},
-		{"falling", pace{from: 300, to: 100, length: 10}, 1990, 2010},
-		{"by chance", pace{from: 1000, length: 10, poisson: true, rng: rand.New(rand.NewPCG(1, 2))}, 9700, 10300},
-		{"a turn later", pace{from: 10, length: 1, first: 0.05}, 10, 10},
-		{"never", pace{length: 1}, 0, 0},
+		{"even", schedule{from: 1000, length: 3}, 3000, 3000},
+		{"a fraction", schedule{from: 0.5, length: 10}, 5, 5},
+		{"rising", schedule{from: 100, to: 300, length: 10}, 1990, 2010},
+		{"falling", schedule{from: 300, to: 100, length: 10}, 1990, 2010},
+		{"by chance", schedule{from: 1000, length: 10, poisson: true, rng: rand.New(rand.NewPCG(1, 2))}, 9700, 10300},
+		{"a turn later", schedule{from: 10, length: 1, offset: 0.05}, 10, 10},
+		{"never", schedule{length: 1}, 0, 0},
 	} {
 		if n, _ := count(&c.p); n < c.min || n > c.max {
 			t.Errorf("%s: %d operations, and it should be %d to %d", c.name, n, c.min, c.max)
@@ -124,7 +124,7 @@ func TestPace(t *testing.T) {
 // Everybody has a turn before anybody has a second.
 func TestOrder(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10, 997, 1000, 10000} {
-		o := newOrder(n, 7)
+		o := newPermutation(n, 7)
 		seen := make([]bool, n)
 		for i := range n {
 			if seen[o.at(i)] {
@@ -141,7 +141,7 @@ func TestShare(t *testing.T) {
 		for workers := 1; workers < 6; workers++ {
 			next := 0
 			for w := range workers {
-				from, to := Share{Worker: w, Workers: workers}.of(n)
+				from, to := Partition{Worker: w, Workers: workers}.rangeOf(n)
 				if from != next || to < from || from%2 != 0 {
 					t.Errorf("%d clients, worker %d of %d: %d to %d", n, w, workers, from, to)
 				}
@@ -158,10 +158,10 @@ func TestShare(t *testing.T) {
 func TestMessageAllocatesNothing(t *testing.T) {
 	ls := &loopState{}
 	b := make([]byte, 0, 1024)
-	k := token{run: 7, clock: 1, step: 2, from: 3, seq: 4, at: int64(time.Hour)}
+	k := traceID{run: 7, boot: 1, step: 2, from: 3, seq: 4, at: int64(time.Hour)}
 	n := testing.AllocsPerRun(100, func() {
 		b = ls.message(b[:0], k, "chat", "bench7@localhost/bench", 100)
-		if _, ok := parseToken(b[len("<message type='chat' id='") : len(b)-len("' to='bench7@localhost/bench'><body></body></message>")-100]); !ok {
+		if _, ok := parseTraceID(b[len("<message type='chat' id='") : len(b)-len("' to='bench7@localhost/bench'><body></body></message>")-100]); !ok {
 			t.Fatalf("%s", b)
 		}
 	})

@@ -13,9 +13,9 @@ import (
 // Times in tokens are nanoseconds of the system's monotonic clock: the processes of one machine share it,
 // those of others do not, so a token says whose clock it was.
 var (
-	clockBase = time.Now()
-	clockZero = monotonic()
-	clockID   = machineID()
+	monotonicBase = time.Now()
+	monotonicZero = monotonic()
+	bootID        = hashBootID()
 )
 
 func monotonic() int64 {
@@ -25,12 +25,12 @@ func monotonic() int64 {
 }
 
 // nanos is a time on the machine's monotonic clock.
-func nanos(t time.Time) int64 { return clockZero + int64(t.Sub(clockBase)) }
+func nanos(t time.Time) int64 { return monotonicZero + int64(t.Sub(monotonicBase)) }
 
-func now() int64 { return clockZero + int64(time.Since(clockBase)) }
+func now() int64 { return monotonicZero + int64(time.Since(monotonicBase)) }
 
-// machineID stands for this machine since it was started.
-func machineID() uint16 {
+// hashBootID stands for this machine since it was started.
+func hashBootID() uint16 {
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	h := fnv.New32a()
 	h.Write([]byte(strings.TrimSpace(string(b))))
