@@ -14,20 +14,27 @@ import (
 	"canto/xmlstream"
 )
 
-// A room is one of the rooms that clients of this process are in.
+// A room is a chat room (XEP-0045) that clients of this process are in.
 type room struct {
-	jid       string // bare
-	occupants int    // that have entered; changed while clients join only
-	mu        sync.Mutex
+	jid       string     // bare address
+	occupants int        // clients that have entered; guarded by mu
+	mu        sync.Mutex // clients of all loops enter
 }
 
+// size is how many clients of this process are in the room.
 func (r *room) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.occupants
 }
 
-// runAction does one action of a hold until ctx ends, or its length is over.
+// runAction runs the j-th action of phase k until ctx ends, or until its length is over and its
+// operations are sent. start is the beginning of the phase on the monotonic clock.
+//
+// Its steps: it picks the clients of the groups; attacks, slow readers and floods have loops of
+// their own; for the others it keeps the clients that have subscribers or a room, where the action
+// needs one, computes this process's part of the rate, and runs an open or a closed loop.
+// Operations that the open loop did not begin are counted as unsent.
 func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration, share Partition) error {
 	a := &f.sc.Phases[k].Do[j]
 	id := f.actionStep(k, j)
@@ -72,17 +79,17 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 			}
 		}
 		if list = stars; len(list) == 0 {
-			return Failure{"nobody has friends to broadcast presence to", "put a befriend phase in front"}
+			return Failure{"no client has subscribers to broadcast presence to", "put a befriend phase before this one"}
 		}
 	case GroupChat:
 		var in []*client
 		for _, c := range list {
-			if c.room != nil { // nobody joins or leaves meanwhile
+			if c.room != nil { // clients enter rooms in other phases only
 				in = append(in, c)
 			}
 		}
 		if list = in; len(list) == 0 {
-			return Failure{"nobody is in a room", "put a join phase in front"}
+			return Failure{"no client is in a room", "put a join phase before this one"}
 		}
 	}
 	part := 1.0
@@ -98,7 +105,7 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	}
 	p := &schedule{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
 		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
-	if p.from > 0 { // processes take turns
+	if p.from > 0 { // the first operations of the processes are evenly spaced, too
 		p.offset = float64(share.Worker) / float64(share.Workers) / p.from
 	}
 	if unsent := f.openLoop(ctx, start, start+int64(length)+sendGrace, p, pick, fire); unsent > 0 {
@@ -110,12 +117,13 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	return nil
 }
 
-// count lets add change the counts of a step that no client's loop has counted. It runs on the first loop, and count
-// returns when it has.
+// count calls add with the tally of a step on the first loop, for counts that are no client's, and
+// returns when add has run. It may not be called on a loop.
 func (f *Fleet) count(id uint16, add func(ls *loopState, y *tally)) {
 	f.onLoops([]*client{{}}, func(ls *loopState, _ *client) { add(ls, ls.tally(id)) })
 }
 
+// groupSize is how many clients a group has in all processes; 0 if there is no such group.
 func (f *Fleet) groupSize(name string) int {
 	for _, g := range f.groups {
 		if g.name == name {
@@ -125,7 +133,7 @@ func (f *Fleet) groupSize(name string) int {
 	return 0
 }
 
-// receivers is how many deliveries an operation of c stands for.
+// receivers is how many deliveries an operation of c causes.
 func (f *Fleet) receivers(a *Action, c *client) int {
 	switch a.Kind {
 	case Presence:
@@ -138,9 +146,14 @@ func (f *Fleet) receivers(a *Action, c *client) int {
 	return 1
 }
 
-// An order is a permutation of 0..n-1 without a table: neighbours in it are far from each other.
-type permutation struct{ n, stride int }
+// A permutation is an order of the numbers from 0 to n-1 that needs no table. Numbers that follow
+// each other in it are far apart, so that operations spread evenly over groups and rooms.
+type permutation struct {
+	n, stride int // stride is coprime to n
+}
 
+// newPermutation uses the stride next to n times the golden ratio that has no common divisor with
+// n.
 func newPermutation(n int, seed uint32) permutation {
 	stride := int(float64(n)*0.6180339887) | 1
 	for stride > 1 && gcd(stride, n) != 1 {
@@ -149,6 +162,7 @@ func newPermutation(n int, seed uint32) permutation {
 	return permutation{n, max(stride, 1)}
 }
 
+// at is the i-th number. It begins again after n.
 func (o permutation) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
 
 func gcd(a, b int) int {
@@ -158,8 +172,14 @@ func gcd(a, b int) int {
 	return a
 }
 
-// operationFunc is what one operation of an action does, on the sender's loop. In an open loop, one that comes to its turn
-// after end is not sent.
+// operationFunc returns the function that performs one operation of an action. It runs on the
+// sender's loop, counts the operation, and sends its stanza. In an open loop, an operation that
+// runs after end is counted as unsent instead.
+//
+// Each call: it counts the operation as due, and its receivers as expected; it fails the operation
+// if the sender or the receiver is offline; it records how late it runs; it writes the stanza of
+// the action's kind with a trace id and the next sequence number to that receiver; it fails the
+// operation if the connection's output buffer is full.
 func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permutation, end int64) func(ls *loopState, op operation) {
 	var zipf sync.Map // loop -> *rand.Zipf
 	partner := func(ls *loopState, op operation) *client {
@@ -199,7 +219,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			y.Failed += uint64(receivers)
 			ls.countFailure(r)
 			for range receivers {
-				f.completeDelivery(&f.steps[id], traceID{})
+				f.completeDelivery(&f.steps[id])
 			}
 		}
 		if !c.online.Load() || c.conn == nil {
@@ -266,7 +286,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			b = append(b, "</before></set></query></iq>"...)
 		}
 		ls.buf = b[:0]
-		if !c.conn.Append(b) && !c.conn.Closing() { // what is sent to a closed stream counts as lost
+		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
 			fail(Failure{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}
@@ -274,7 +294,7 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 	}
 }
 
-// message appends one with so many bytes of text.
+// message appends a message with body bytes of text to b.
 func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []byte {
 	b = append(append(append(b, "<message type='"...), kind...), "' id='"...)
 	b = t.append(b)
@@ -288,7 +308,8 @@ func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []b
 	return append(b, "</body></message>"...)
 }
 
-// notePage notes where an archive's next page begins: pages are read from the newest back.
+// notePage notes where the next page of c's archive ends: pages are read from the newest to the
+// oldest, and then from the newest again.
 func (f *Fleet) notePage(c *client, e xmlstream.Element) {
 	fin, ok := e.Child(xmpp.ArchiveEnd)
 	if !ok {
@@ -305,11 +326,12 @@ func (f *Fleet) notePage(c *client, e xmlstream.Element) {
 	}
 }
 
-// flood has each of list write as much as the server takes; all of them no more than the bench itself can without
-// being late with everything else. What waits in sockets when the phase is over is not lost: a message is expected
-// when it arrives, or one that its sender sent later.
+// flood lets the clients of list write as much as the server takes, until ctx ends. Each tick it
+// fills the output of the next few clients, so that this process itself is not late with other
+// operations. Messages that are still in sockets at the end are not lost: a message is expected
+// when it arrives, or when a later one of the same sender does.
 func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*client) {
-	const ahead, atATime = 32 << 10, 256 << 10 // bytes: of one, and of all in a tick
+	const ahead, atATime = 32 << 10, 256 << 10 // bytes of one client, and of all in a tick
 	some := make([]*client, min(len(list), atATime/ahead))
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
@@ -344,7 +366,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 					break
 				}
 				y.Intended++
-				y.Sent++ // what of it is expected is known where it arrives
+				y.Sent++ // countTraced knows how many are expected
 			}
 		})
 		select {
@@ -355,7 +377,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 	}
 }
 
-// runAttack runs connections that mean no good beside the others.
+// runAttack runs the attack of an action (bench/hostile) until ctx ends, and counts what it did.
 func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Partition) error {
 	cfg := f.attackConfig(a, share)
 	if cfg.Connections == 0 {
@@ -381,7 +403,8 @@ func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Parti
 	return nil
 }
 
-// attackConfig are this process's share of an attack. Their accounts are those behind the clients'.
+// attackConfig is this process's part of an attack. The accounts of attackers follow those of the
+// clients.
 func (f *Fleet) attackConfig(a *Action, share Partition) hostile.Config {
 	from, to := share.rangeOf(a.Count)
 	if share.Groups == ApartGroups {

@@ -14,54 +14,57 @@ import (
 	"canto/xmlstream"
 )
 
-// A client is one connection and its account. All of it belongs to the client's loop, but for what is atomic.
+// A client is one connection and its account. Its loop alone uses it, except for the atomic fields.
 type client struct {
-	conn        *reactor.Conn
-	in          xmlstream.Stream
-	login       *login // while it logs in
-	received    sequences
-	sent        counters
-	jid         atomic.Pointer[string] // full, once bound
-	index       uint32                 // in the whole fleet: the number of its account
-	loop        uint16
-	online      atomic.Bool
-	flags       uint8
-	subscribers atomic.Int32     // who are subscribed to it
-	sm          *smState         // with stream management
-	room        *room            // that it is in
-	pending     []pendingRequest // joins and subscriptions that are not answered
-	page        string           // of the archive, to go on in front of
-	fast        *fastToken
+	conn        *reactor.Conn          // nil: there is none
+	in          xmlstream.Stream       // state of the parser between reads
+	login       *login                 // nil: there is no login under way
+	received    sequences              // sequence numbers of the stanzas that came, by sender
+	sent        counters               // sequence numbers of the next stanzas, by receiver
+	jid         atomic.Pointer[string] // the full address; nil before the first login
+	index       uint32                 // in all processes: the number of its account, without Target.First
+	loop        uint16                 // the number of its loop
+	online      atomic.Bool            // bound and ready for operations
+	flags       uint8                  // see flagSM and the others
+	subscribers atomic.Int32           // how many clients are subscribed to its presence
+	sm          *smState               // nil without stream management
+	room        *room                  // the room that it is in; nil: none
+	pending     []pendingRequest       // joins and subscriptions that are not answered
+	page        string                 // the archive id before which the next page ends; "": the newest page
+	fast        *fastToken             // the token of the next login; nil: none
 }
 
+// Flags of a client.
 const (
-	flagSM             = 1 << iota // stanzas are counted
-	flagLeaving                    // it is meant to go
-	flagNotReading                 // it does not read
-	flagFailureCounted             // why it ends has been counted
-	flagFloods                     // in some phase: its socket keeps little
+	flagSM             = 1 << iota // stream management is on: received stanzas are counted
+	flagLeaving                    // the fleet is closing the connection: its end is no failure
+	flagNotReading                 // reading is paused
+	flagFailureCounted             // the reason of the end has been counted
+	flagFloods                     // it floods in some phase: its socket has a small send buffer
 )
 
-// smState is stream management (XEP-0198): how many stanzas were received, for the server's requests.
+// An smState is the client's state of stream management (XEP-0198).
 type smState struct {
-	h uint32
+	h uint32 // received stanzas, which an ack reports
 }
 
-// A wait is a join or a subscription that was asked for.
+// A pendingRequest is a join or a subscription that waits for its answer.
 type pendingRequest struct {
 	step    uint16
-	at      int64
-	to      string  // the room or contact, a bare JID
+	at      int64   // when it was sent, on the monotonic clock
+	to      string  // bare address of the room or contact
 	room    *room   // of a join
 	contact *client // of a subscription
 }
 
-// handler is the reactor's way to clients.
+// A handler is the reactor.Handler of all clients of a fleet. The reactor calls its methods on the
+// loop of the connection.
 type handler struct{ f *Fleet }
 
 func (h handler) state(conn *reactor.Conn) *loopState { return h.f.loops[conn.Loop().Index()] }
 
-// OnOpen begins the stream, or TLS does.
+// OnOpen begins the stream when the TCP connection is open; with direct TLS the handshake comes
+// first. It starts the timeout of the login.
 func (h handler) OnOpen(conn *reactor.Conn) {
 	c := conn.Owner.(*client)
 	c.conn = conn
@@ -76,20 +79,20 @@ func (h handler) OnOpen(conn *reactor.Conn) {
 	}
 }
 
-// OnSecure begins it behind TLS.
+// OnSecure begins a stream under TLS when the handshake is done.
 func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 	c := conn.Owner.(*client)
 	if c.login == nil {
 		return
 	}
 	c.login.secure, c.login.handshaking = true, false
-	h.f.secured(st)
+	h.f.noteTLS(st)
 	conn.Settle()
 	c.login.endPart(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
 	c.openStream(h.f)
 }
 
-// OnTimer ends a login that takes too long.
+// OnTimer fails a login that takes longer than Clients.Timeout.
 func (h handler) OnTimer(conn *reactor.Conn) {
 	c := conn.Owner.(*client)
 	if c.login != nil {
@@ -98,14 +101,15 @@ func (h handler) OnTimer(conn *reactor.Conn) {
 	}
 }
 
-// OnDrain is not used.
+// OnDrain does nothing: the fleet does not wait for its sends.
 func (h handler) OnDrain(*reactor.Conn) {}
 
-// OnClose counts a client that was lost.
+// OnClose ends a login or session whose connection has ended. It counts a failure, except where the
+// fleet itself closes the connection.
 func (h handler) OnClose(conn *reactor.Conn, err error) {
 	c := conn.Owner.(*client)
 	if c.conn != conn {
-		return // a storm has replaced it
+		return // a storm has dialled again already
 	}
 	ls := h.state(conn)
 	c.conn = nil
@@ -129,7 +133,8 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 	}
 }
 
-// OnData takes what the server says.
+// OnData parses input and handles each element: negotiate during a login, stanza afterwards. It
+// takes all of p. Bytes that follow the answer to STARTTLS in the clear are dropped.
 func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	c := conn.Owner.(*client)
 	if c.conn != conn || c.flags&flagLeaving != 0 && c.login == nil {
@@ -158,7 +163,7 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 				return len(p)
 			}
 			if c.login != nil && c.login.handshaking {
-				return len(p) // nothing in plain may follow
+				return len(p) // bytes in the clear after the answer to STARTTLS do not count
 			}
 			continue
 		}
@@ -169,6 +174,8 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	}
 }
 
+// syntax ends a connection after an error of the parser. xmlstream.ErrNeedMore is none: the element
+// goes on in the next read.
 func (h handler) syntax(ls *loopState, c *client, err error) {
 	if errors.Is(err, xmlstream.ErrNeedMore) {
 		return
@@ -180,7 +187,7 @@ func (h handler) syntax(ls *loopState, c *client, err error) {
 	c.conn.Close(nil)
 }
 
-// openStream begins a stream.
+// openStream sends a stream header. Under TLS it has the client's address for a server with SASL2.
 func (c *client) openStream(f *Fleet) {
 	c.in.Reset(f.limits)
 	from := ""
@@ -191,7 +198,8 @@ func (c *client) openStream(f *Fleet) {
 	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
 }
 
-// stanza takes what comes to a client that is online.
+// stanza handles an element of an online client. A stanza with a trace id of this run is measured;
+// the others are requests and presence of the protocol. It is called on c's loop.
 func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	isMessage, isPresence, isIQ := e.Is(stanza.MessageName), e.Is(stanza.PresenceName), e.Is(stanza.IQName)
 	if !isMessage && !isPresence && !isIQ {
@@ -220,18 +228,21 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 }
 
-// countTraced counts a stanza with a token.
+// countTraced counts a stanza with a trace id as delivered, duplicated, out of order or failed,
+// records its latency, and tells a closed loop about it. The client's own presence, which servers
+// send back (RFC 6121 section 4.2.2), and carbons do not count. A stanza from another machine has
+// no latency, since clocks differ.
 func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte, isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
 		y.Failed++
 		ls.countFailure(stanzaFailure(s.name, e))
-		f.completeDelivery(s, t)
+		f.completeDelivery(s)
 		return
 	}
 	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
-		return // one's own presence comes back (RFC 6121 §4.2.2), and stands for nothing
+		return
 	}
 	if isIQ {
 		f.notePage(c, e)
@@ -247,20 +258,20 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 		y.Duplicated++
 		return
 	case outOfOrder:
-		if !isIQ { // answers may overtake one another (RFC 6120 §10.1 orders stanzas, not replies)
+		if !isIQ { // RFC 6120 section 10.1 orders stanzas between two entities, not a server's replies
 			y.Reordered++
 		}
 	}
 	if t.boot == bootID {
 		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
-		y.Done++ // on another machine's clock
+		y.Done++
 	}
-	f.completeDelivery(s, t)
+	f.completeDelivery(s)
 }
 
-// isCarbon reports whether a message is only the wrapper of a copy (XEP-0280): what is in it is not meant for
-// this resource.
+// isCarbon reports whether a message is a carbon (XEP-0280): a copy of a message that is addressed
+// to another resource.
 func (f *Fleet) isCarbon(e xmlstream.Element) bool {
 	if !f.sc.Clients.Carbons {
 		return false
@@ -270,6 +281,7 @@ func (f *Fleet) isCarbon(e xmlstream.Element) bool {
 	return in || out
 }
 
+// stanzaFailure is a stanza error as a Failure. what names the request that it answers.
 func stanzaFailure(what string, e xmlstream.Element) Failure {
 	x, _ := e.Child(stanza.ErrorName)
 	cond := cmp.Or(xmpp.Condition(x, stanza.NSStanzas), "error")
@@ -289,7 +301,8 @@ func stanzaFailure(what string, e xmlstream.Element) Failure {
 	return Failure{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
 }
 
-// nonza takes what is no stanza.
+// nonza handles an element that is no stanza: a request for an ack of stream management, or a
+// stream error.
 func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	switch {
 	case e.Is(xmpp.SMRequest) && c.flags&flagSM != 0:
@@ -301,6 +314,7 @@ func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 }
 
+// streamFailure is a stream error as a Failure.
 func streamFailure(e xmlstream.Element) Failure {
 	cond := cmp.Or(xmpp.Condition(e, stanza.NSStreams), "error")
 	remedy := "look at the server's log"
@@ -317,7 +331,8 @@ func streamFailure(e xmlstream.Element) Failure {
 	return Failure{fmt.Sprintf("the server ended a stream with %.60s", cond), remedy}
 }
 
-// replyIQ takes an iq that is no answer to what is measured.
+// replyIQ handles an IQ that is not measured. It passes an answer to queryIQ, and answers a
+// request: pings and roster pushes with a result, others with service-unavailable.
 func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {

@@ -11,16 +11,22 @@ import (
 	"canto/xmlstream"
 )
 
-// An Offer is what a server offers to clients, as far as scenarios need it.
+// Capabilities are what a server offers to clients, as far as scenarios need it.
 type Capabilities struct {
+	// name and version, as the server reports them (XEP-0092); "": it does not
 	Software, Version string
-	Rooms             string // domain of a service for rooms
-	Features          []string
-	LoginSeconds      float64 // that the login took
+	Rooms             string   // domain of its chat rooms; "": none
+	Features          []string // by the names of Scenario.Requires, sorted
+	LoginSeconds      float64  // how long the login of Discover took
 }
 
-// Discover logs one client in and asks the server what it has: before anything is measured, and so that a
-// scenario that can't work says so first.
+// Discover logs in with the first account and asks the server what it offers, by its features and
+// by service discovery (XEP-0030). It takes half a minute at most. It makes a scenario that can't
+// work fail before anything is measured.
+//
+// Its steps: it runs a fleet of one client through a ramp; it collects the stream features; it
+// queries software version, disco#info of the server and of the account, and disco#items for a
+// service with rooms; it drains the fleet.
 func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, error) {
 	sc := &Scenario{Name: "scout", Clients: clients, Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
 	sc.Clients.Count, sc.Clients.Quiet, sc.Clients.SM, sc.Clients.Carbons = 1, true, false, false
@@ -78,6 +84,8 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 
 var attrJID, attrVar, attrCategory, attrKind = stanza.AttrJID, stanza.AttrVar, xmlstream.N("", "category"), stanza.AttrType
 
+// findRooms queries the services of a server, 20 at most, and returns the address of the first that
+// has chat rooms; "" if there is none.
 func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Element) string {
 	q, ok := items.First()
 	if !ok {
@@ -101,7 +109,8 @@ func (f *Fleet) findRooms(ctx context.Context, c *client, items xmlstream.Elemen
 	return ""
 }
 
-// parseDiscoInfo reads an answer of disco#info.
+// parseDiscoInfo reads an answer of disco#info: whether there is an identity of a chat service, and
+// all features.
 func parseDiscoInfo(e xmlstream.Element) (conference bool, vars []string) {
 	q, ok := e.First()
 	if !ok {
@@ -121,6 +130,7 @@ func parseDiscoInfo(e xmlstream.Element) (conference bool, vars []string) {
 	return
 }
 
+// childText is the text of a child of e; "" if there is none.
 func childText(e xmlstream.Element, ns, name string) string {
 	for k, ok := e.First(); ok; k, ok = k.Next() {
 		if string(k.Local()) == name && string(k.Space()) == ns {
@@ -130,7 +140,8 @@ func childText(e xmlstream.Element, ns, name string) string {
 	return ""
 }
 
-// discover fills in what is not known of the target, and refuses scenarios that it can't serve.
+// discover fills in what the target does not say of the server, and returns [ErrNotOffered] if the
+// scenario needs something that it does not offer.
 func (c *collector) discover(ctx context.Context, t *Target) error {
 	o, err := Discover(ctx, *t, c.scenario.Clients)
 	if err != nil {

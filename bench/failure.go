@@ -14,9 +14,10 @@ import (
 	"canto/session/sasl"
 )
 
-// A Refusal is an error with its remedy: what stopped a run, or a client.
+// A Failure is an error with its remedy: the reason why a run, or one client, could not go on. Both
+// texts are for the operator.
 type Failure struct {
-	What, Remedy string
+	What, Remedy string // what happened, and what to do about it ("" is unknown)
 }
 
 func (r Failure) Error() string {
@@ -26,14 +27,16 @@ func (r Failure) Error() string {
 	return r.What + ": " + r.Remedy
 }
 
-// ErrNotOffered is what Run returns when the server does not have what the scenario requires.
-type ErrNotOffered struct{ Feature string }
+// ErrNotOffered is the error of [Run] if the server does not offer what the scenario requires.
+type ErrNotOffered struct {
+	Feature string // one of Scenario.Requires
+}
 
 func (e ErrNotOffered) Error() string {
 	return fmt.Sprintf("the server does not offer what the scenario requires: %s", e.Feature)
 }
 
-// failureOf says what err means to the one who runs the bench.
+// failureOf explains err to the operator.
 func failureOf(err error, t *Target) Failure {
 	var (
 		r    Failure
@@ -66,7 +69,7 @@ func failureOf(err error, t *Target) Failure {
 	return Failure{err.Error(), "look at the server's log"}
 }
 
-// saslRemedy is what to do about a SASL failure (RFC 6120 §6.5).
+// saslRemedy is the remedy of a SASL failure (RFC 6120 section 6.5).
 func saslRemedy(condition string) string {
 	switch condition {
 	case "not-authorized":
@@ -83,6 +86,7 @@ func saslRemedy(condition string) string {
 	return "look at the server's log"
 }
 
+// counted is r with a count, as results have it.
 func (r Failure) counted(n uint64) result.Failure {
 	return result.Failure{What: r.What, Remedy: r.Remedy, Count: n}
 }

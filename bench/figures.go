@@ -9,7 +9,12 @@ import (
 	"canto/bench/result"
 )
 
-// figures names what tables, gates and comparisons may ask for.
+// figures computes the figures of the run: the numbers that tables, requirements and comparisons
+// name.
+//
+// For each phase: how long it took, CPU and memory of the server, its event loops and garbage
+// collector where its metrics have them. For each step: percentiles of latency, rate, and the
+// counts of deliveries.
 func (c *collector) figures() {
 	r := c.run
 	add := func(name string, v float64, unit, better, about string) {
@@ -29,9 +34,9 @@ func (c *collector) figures() {
 		login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
 		switch {
 		case kind == Storm && login >= 0:
-			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower", "from when all connections were dropped until the last session was back")
+			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower", "from the time at which all connections were dropped until the last session was back")
 		case kind != Hold && kind != Settle && kind != Storm:
-			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
+			add(p.Name+".seconds", wall, "s", "lower", "duration of the phase")
 		}
 		if kind == Settle && p.Sessions > 0 {
 			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes", "lower", "memory of the bench itself for each client")
@@ -58,7 +63,7 @@ func (c *collector) figures() {
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
 		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {
-			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: what it has grown by since nobody was connected")
+			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: its growth since the time before any client was connected")
 		}
 	}
 	for i := range r.Steps {
@@ -84,7 +89,7 @@ func (c *collector) figures() {
 		add(n+".done", float64(s.Done), "count", "higher", "came, each once")
 		add(n+".lost", float64(s.Lost), "count", "lower", "never came")
 		add(n+".duplicated", float64(s.Duplicated), "count", "lower", "came again")
-		add(n+".reordered", float64(s.Reordered), "count", "lower", "came behind what the same sender had sent later")
+		add(n+".reordered", float64(s.Reordered), "count", "lower", "came after a later one of the same sender")
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
 		if s.Open {
@@ -95,9 +100,9 @@ func (c *collector) figures() {
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
 }
 
-// serverFigures are figures that a server written in Go says of itself in its metrics, if those are known: what the
-// collector costs, and what of its memory is the store's cache, which grows with what is read and not with
-// sessions.
+// serverFigures are figures of a phase from the server's own metrics, if it has those of a Go
+// program: the cost of the garbage collector, and the part of its memory that is the store's cache,
+// which grows with reads and not with sessions.
 func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 	var from, to map[string]float64 // at the phase's beginning and end
 	for i := range r.Samples {
@@ -135,11 +140,13 @@ func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 	return list
 }
 
-// settles reports whether the scenario has a phase for memory to be looked at; else it is after a ramp.
+// settles reports whether the scenario has a settle phase, in which memory per session is measured.
+// Otherwise it is measured after a ramp.
 func (c *collector) settles() bool {
 	return slices.ContainsFunc(c.scenario.Phases, func(p Phase) bool { return p.Kind == Settle })
 }
 
+// isPart reports whether a step is part of another one.
 func (c *collector) isPart(s *result.Step) bool {
 	for _, st := range c.steps {
 		if st.isPart && st.name == s.Name && c.scenario.Phases[st.phase].Name == s.Phase {
@@ -149,7 +156,7 @@ func (c *collector) isPart(s *result.Step) bool {
 	return false
 }
 
-// activeSeconds is for how many seconds a phase began operations.
+// activeSeconds is for how many seconds a phase began operations; a hold then waits for deliveries.
 func (c *collector) activeSeconds(name string) float64 {
 	for i, p := range c.run.Phases {
 		if p.Name == name {
@@ -163,7 +170,9 @@ func (c *collector) activeSeconds(name string) float64 {
 	return 0
 }
 
-// warn says what makes the figures doubtful.
+// warn adds warnings that make figures doubtful: operations that were not sent, a client that was
+// late or full, a machine that was full. The limits are rules of thumb: an open loop is late if a
+// hundredth of its operations waited for over 5 ms and for over a quarter of their latency.
 func (c *collector) warn() {
 	r := c.run
 	warn := func(format string, a ...any) { r.Warnings = append(r.Warnings, fmt.Sprintf(format, a...)) }

@@ -17,24 +17,26 @@ import (
 	"canto/xmlstream"
 )
 
-// A login is what a client has while it logs in: from the moment that it was meant to begin.
+// A login is the state of a client between dialling and its first operation. Its loop alone uses
+// it. The times are on the monotonic clock.
 type login struct {
-	step        uint16 // of the whole; its parts follow
-	stage       stage
-	handshaking bool // TLS has been asked for
-	secure      bool
-	sasl2       bool
-	fast        bool
-	bound       bool // by Bind 2, within SASL2
-	intended    int64
-	opened      int64 // when the connection stood
-	secured     int64
-	authed      int64
-	last        int64
-	sasl        *sasl.Client
-	mac         []byte // of the server, that a token must bring
+	step        uint16       // of the whole login; the steps of its parts follow it
+	stage       stage        // what the client waits for
+	handshaking bool         // STARTTLS is accepted, and the handshake runs
+	secure      bool         // the stream is under TLS
+	sasl2       bool         // the login is by SASL2 (XEP-0388)
+	fast        bool         // the login is by a FAST token
+	bound       bool         // a resource was bound by Bind 2, within SASL2
+	intended    int64        // when the login was due
+	opened      int64        // when the connection was open
+	secured     int64        // when the TLS handshake was done
+	authed      int64        // when the server accepted the login
+	last        int64        // when the last part ended
+	sasl        *sasl.Client // the exchange; nil before and after it, and with a FAST token
+	mac         []byte       // the proof that a server must show for a FAST token
 }
 
+// A stage is what a login waits for.
 type stage uint8
 
 const (
@@ -46,8 +48,9 @@ const (
 	awaitRoster
 )
 
-var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features behind SASL", "binding", "waiting for the roster"}
+var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features after authentication", "binding", "waiting for the roster"}
 
+// describe says what the login is doing, for an error.
 func (l *login) describe() string {
 	if l.opened == 0 {
 		return "connecting"
@@ -55,7 +58,7 @@ func (l *login) describe() string {
 	return stageNames[l.stage]
 }
 
-// Parts of a login, by their distance from its step.
+// The parts of a login. The id of a part's step is that of the login and this number.
 const (
 	partConnect = 1 + iota
 	partSecure
@@ -65,9 +68,10 @@ const (
 
 var partNames = [...]string{"", "connect", "tls", "auth", "bind"}
 
+// stepOf is the step of a part of a login.
 func (f *Fleet) stepOf(l *login, part uint16) uint16 { return l.step + part }
 
-// endPart notes when a part of a login was done, and how long it took.
+// endPart ends a part of a login: it stores the time in at, and counts how long the part took.
 func (l *login) endPart(f *Fleet, at *int64, step uint16, ls *loopState) {
 	n := nanos(ls.loop.Now())
 	*at = n
@@ -77,13 +81,20 @@ func (l *login) endPart(f *Fleet, at *int64, step uint16, ls *loopState) {
 	l.last = n
 }
 
-// A fastToken is what a later login shows instead of a password (XEP-0484).
+// A fastToken is the secret by which a later login proves the account instead of by its password
+// (XEP-0484).
 type fastToken struct {
+	// the mechanism that it is for, and the secret that the server has issued
 	mechanism, secret string
-	uses              int
+	uses              int // logins with it, which the server counts against replays
 }
 
-// negotiate goes one step on with a login.
+// negotiate takes an element of a login one stage further. It is called on c's loop. An error fails
+// the login.
+//
+// The stages: features, and STARTTLS if the scenario wants it; the answer to STARTTLS; the SASL
+// exchange, by SASL or SASL2; the features after it; the answer to bind, unless Bind 2 has bound
+// the resource already; the roster. awaitFeatures comes twice with STARTTLS.
 func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	if e.Is(xmpp.StreamFailure) {
@@ -126,7 +137,7 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		return nil
 	case awaitBind:
 		if !e.Is(stanza.IQName) {
-			return nil // a server may say something else first
+			return nil // a server may send other elements first
 		}
 		jid, ok := xmpp.BoundJID(e)
 		if !ok {
@@ -152,9 +163,11 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()), "is this an XMPP server for clients?"}
 }
 
+// resource is the resource that clients ask for.
 const resource = "bench"
 
-// authenticate chooses how.
+// authenticate begins the SASL exchange by what the features offer: with SASL2 if the scenario
+// allows it, with a FAST token if there is one, otherwise with the mechanism of chooseMechanism.
 func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	f.noteFeatures(e)
@@ -203,7 +216,8 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 	return nil
 }
 
-// appendInline adds what is asked for with SASL2: who asks, a resource, a token.
+// appendInline appends to a SASL2 request what the client asks for besides the login: its user
+// agent, a resource by Bind 2, and a FAST token, each if the server offers it.
 func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byte {
 	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.userAgentID(c))
 	inline, ok := offer.Child(xmpp.Inline)
@@ -224,10 +238,12 @@ func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byt
 	return b
 }
 
-// fastMechanism binds to nothing: a fleet's tokens are for load.
+// fastMechanism is the mechanism of FAST tokens. It has no channel binding: the tokens protect test
+// accounts only.
 const fastMechanism = "HT-SHA-256-NONE"
 
-// userAgentID is a UUID v4 that stays the same for a client (XEP-0388 §2.2), also in later runs.
+// userAgentID is a UUID of version 4 (XEP-0388 section 2.2). A client has the same one in all runs,
+// as tokens are stored by it.
 func (f *Fleet) userAgentID(c *client) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.index))))
 	h[6], h[8] = h[6]&0x0f|0x40, h[8]&0x3f|0x80
@@ -235,16 +251,16 @@ func (f *Fleet) userAgentID(c *client) string {
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
 
-// authenticateByToken logs in by token (draft-schmaus-kitten-sasl-ht): the name, and a MAC that only who has the token
-// can make; the server proves the same.
+// authenticateByToken logs in by a FAST token (draft-schmaus-kitten-sasl-ht): the client sends its
+// name and a MAC by the token. sasl2Succeeded checks the server's MAC.
 func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
 	l, t := c.login, c.fast
 	l.fast = true
 	t.uses++
 	f.mechanism.Store(t.mechanism)
-	mac := func(who string) []byte {
+	mac := func(role string) []byte {
 		h := hmac.New(sha256.New, []byte(t.secret))
-		h.Write([]byte(who))
+		h.Write([]byte(role))
 		return h.Sum(nil)
 	}
 	l.mac = mac("Responder")
@@ -256,13 +272,14 @@ func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
 	return nil
 }
 
-// chooseMechanism takes the mechanism that the scenario names, or the first of these that is offered.
+// chooseMechanism returns the mechanism that the scenario names, otherwise the first of
+// xmpp.Preferred that is offered.
 func (f *Fleet) chooseMechanism(offered []string, secure bool) (sasl.Mechanism, error) {
 	want := xmpp.Preferred
 	if f.sc.Clients.Mechanism != "" {
 		want = []string{f.sc.Clients.Mechanism}
 	} else if !secure {
-		want = want[:len(want)-1] // PLAIN shows the password: in the clear only if the scenario names it
+		want = want[:len(want)-1] // PLAIN in the clear only if the scenario names it
 	}
 	if m, ok := xmpp.Choose(offered, want); ok {
 		return m, nil
@@ -270,7 +287,7 @@ func (f *Fleet) chooseMechanism(offered []string, secure bool) (sasl.Mechanism, 
 	return 0, Failure{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
 }
 
-// saslStep answers a challenge, or takes the outcome.
+// saslStep answers a challenge of the server, or handles the outcome of the exchange.
 func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	switch {
@@ -304,15 +321,16 @@ func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 	case e.Is(xmpp.Failure), e.Is(xmpp.Failure2):
 		cond := cmp.Or(xmpp.Condition(e, xmpp.NSSASL), "not-authorized")
 		if l.fast {
-			c.fast = nil // expired, or revoked: the next login asks for another
+			c.fast = nil // expired or revoked: the next login asks for another one
 		}
 		return Failure{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
 	}
 	return Failure{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
 }
 
-// sasl2Succeeded takes the outcome of SASL2: the stream goes on without a new header, and the resource may be
-// bound already.
+// sasl2Succeeded handles the success of SASL2. It checks the server's proof, keeps a new FAST
+// token, and notes the address if Bind 2 has bound a resource. The server sends its features next,
+// without a new header.
 func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	data, _ := e.Child(xmpp.AdditionalData)
@@ -338,7 +356,7 @@ func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) er
 		}
 	}
 	l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
-	l.sasl, l.stage = nil, awaitFeaturesAgain // features come next, without a header
+	l.sasl, l.stage = nil, awaitFeaturesAgain // without a header
 	if _, ok := e.Child(xmpp.Bound2); ok {
 		j, _ := e.Child(xmpp.AuthorizationID)
 		f.noteBound(ls, c, string(j.Text()))
@@ -347,7 +365,7 @@ func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) er
 	return nil
 }
 
-// noteBound notes the address.
+// noteBound notes the full address that the server has bound.
 func (f *Fleet) noteBound(ls *loopState, c *client, jid string) {
 	var t int64
 	c.login.endPart(f, &t, f.stepOf(c.login, partBind), ls)
@@ -356,7 +374,9 @@ func (f *Fleet) noteBound(ls *loopState, c *client, jid string) {
 	}
 }
 
-// afterBind asks for what a client asks for, all in one write.
+// afterBind sends what a client asks for after bind, in one write: stream management, a session if
+// the server wants it, carbons, the roster, and its presence. With Clients.Quiet the login ends
+// here, otherwise with the roster.
 func (f *Fleet) afterBind(ls *loopState, c *client) error {
 	b := f.scratch(c)
 	if f.sc.Clients.SM {
@@ -364,7 +384,7 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 		c.flags |= flagSM
 		b = append(b, "<enable xmlns='"+xmpp.NSSM+"' resume='true'/>"...)
 	}
-	if f.needsSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
+	if f.needsSession.Load() { // after <enable/>: stanzas before <enabled/> are not counted
 		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
 	}
 	if f.sc.Clients.Carbons {
@@ -381,7 +401,8 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 	return nil
 }
 
-// cachedSalted is what a login derived last: with one salt for all, nobody derives twice.
+// cachedSalted returns the salted key of the last login with mechanism m. Test accounts share a
+// salt, so one derivation of some milliseconds serves all logins.
 func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.Salted {
 	if v, ok := f.saltedKeys.Load(m); ok {
 		return v.(sasl.Salted)
@@ -389,16 +410,18 @@ func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.Salted {
 	return sasl.Salted{}
 }
 
+// cacheSalted keeps the salted key of s for later logins.
 func (f *Fleet) cacheSalted(s *sasl.Client) {
 	if s.Mechanism != sasl.Plain {
 		f.saltedKeys.Store(s.Mechanism, s.Salted)
 	}
 }
 
-// noteFeatures notes what a server says of itself.
+// noteFeatures notes what the features of one client offer. It stops after the features that follow
+// authentication, so that later logins take no lock.
 func (f *Fleet) noteFeatures(e xmlstream.Element) {
 	if f.featuresSeen.Load() >= 2 {
-		return // one stream's features are enough, before and behind SASL
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -14,10 +14,15 @@ import (
 	"canto/xmlstream"
 )
 
-// Phase runs this process's share of the k-th phase, and returns when its part is done: logins have
-// succeeded or failed, a hold's length is over. What is on its way then is not waited for. start is the
-// moment on the machine's monotonic clock at which the phase begins.
-func (f *Fleet) Phase(ctx context.Context, k int, share Partition) error {
+// Phase runs this process's part of the k-th phase of the scenario. It is for one goroutine at a
+// time.
+//
+// It returns when the part is done: all logins have succeeded or failed, all joins or subscriptions
+// are answered, or the length of a hold is over. Operations that are in flight then are not waited
+// for: the coordinator goes on collecting for [Phase.Grace]. The error is that of ctx if it was
+// cancelled, or says why the phase could not be done; the end of the phase's length is no error by
+// itself.
+func (f *Fleet) Phase(ctx context.Context, k int, part Partition) error {
 	p := &f.sc.Phases[k]
 	list := f.members(p.Group...)
 	start := now()
@@ -27,28 +32,28 @@ func (f *Fleet) Phase(ctx context.Context, k int, share Partition) error {
 	f.firstFailure.Store(nil)
 	switch p.Kind {
 	case Ramp:
-		err := f.ramp(ctx, k, list, start, share)
+		err := f.ramp(ctx, k, list, start, part)
 		if p.GoOn && !errors.Is(err, context.Canceled) {
-			return nil // how many are in, and why others are not, is counted
+			return nil // the sessions, and the reasons of failures, are counted
 		}
 		return err
 	case Storm:
-		return f.storm(ctx, k, list, start, share)
+		return f.storm(ctx, k, list, start, part)
 	case Hold:
-		return f.runActions(ctx, k, start, time.Duration(p.Length), share)
+		return f.runActions(ctx, k, start, time.Duration(p.Length), part)
 	case Settle:
-		debug.FreeOSMemory() // the clients' own, after a ramp
+		debug.FreeOSMemory() // of this process, which a ramp has made grow
 		<-ctx.Done()
 		return contextError(ctx)
 	case Befriend:
 		return f.befriend(ctx, k, list)
 	case Join:
-		return f.join(ctx, k, list, share)
+		return f.join(ctx, k, list, part)
 	}
 	return f.drain(ctx, list)
 }
 
-// contextError is nil if only the time is over.
+// contextError is the error of ctx, or nil if ctx only ran out of time: that is how phases end.
 func contextError(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil
@@ -56,8 +61,14 @@ func contextError(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// runActions does a phase's things side by side until ctx ends, and returns the first error.
-func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration, share Partition) error {
+// runActions runs the actions of phase k side by side until ctx ends, and returns the first error.
+// start is the beginning of the phase on the monotonic clock, and length is how long open loops
+// have operations due.
+//
+// Its steps: it makes the windows of closed loops; it resets the sequence numbers of all senders,
+// since receivers count from 0 in each step; it starts a goroutine for each action; it waits for
+// ctx, and then for the goroutines. An action that fails cancels the others.
+func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration, part Partition) error {
 	p := &f.sc.Phases[k]
 	for j := range p.Do {
 		if p.Do[j].Window > 0 {
@@ -75,7 +86,7 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if err := f.runAction(ctx, k, j, start, length, share); err != nil {
+			if err := f.runAction(ctx, k, j, start, length, part); err != nil {
 				errs <- err
 				cancel()
 			}
@@ -92,46 +103,48 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 	}
 }
 
-// ramp logs list in.
-func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, share Partition) error {
+// ramp logs in the clients of list that are not online, in this process's part of the phase's rate
+// (open loop), or with its part of InFlight logins at a time (closed loop). It returns when all
+// logins have ended; see awaitLogins. It stops early when too many have failed.
+func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, part Partition) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
-	whole := 0
+	total := 0 // clients of the groups in all processes
 	for _, g := range p.Group {
-		whole += f.groupSize(g)
+		total += f.groupSize(g)
 	}
-	part := float64(len(list)) / float64(max(whole, 1))
-	out := list[:0:0]
+	fraction := float64(len(list)) / float64(max(total, 1))
+	offline := list[:0:0]
 	for _, c := range list {
 		if !c.online.Load() {
-			out = append(out, c)
+			offline = append(offline, c)
 		}
 	}
 	before := f.sessions.Load()
-	goal := int64(len(out))
+	goal := int64(len(offline))
 	if p.Rate > 0 {
 		f.limitInFlight(0)
-		pc := &schedule{from: float64(p.Rate) * part, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
-		for _, c := range out {
-			t, ok := pc.next()
+		times := &schedule{from: float64(p.Rate) * fraction, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
+		for _, c := range offline {
+			t, ok := times.next()
 			if !ok {
 				break
 			}
 			at := start + int64(t*1e9)
 			sleepUntil(ctx, at)
-			if ctx.Err() != nil || f.tooManyFailures(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(offline)) {
 				break
 			}
 			f.dial(c, id, at)
 		}
 	} else {
-		slots := f.limitInFlight(max(1, int(float64(p.InFlight)*part+.5)))
-		for _, c := range out {
+		slots := f.limitInFlight(max(1, int(float64(p.InFlight)*fraction+.5)))
+		for _, c := range offline {
 			select {
 			case slots.places <- struct{}{}:
 			case <-ctx.Done():
 			}
-			if ctx.Err() != nil || f.tooManyFailures(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(offline)) {
 				break
 			}
 			f.dial(c, id, now())
@@ -140,11 +153,13 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 	return f.awaitLogins(ctx, before, goal)
 }
 
-// tooManyFailures reports whether so many logins have failed that going on tells nothing: before all have ended, ten more than
-// the twentieth that may.
+// tooManyFailures reports whether so many logins have failed that the phase can't succeed any more.
+// awaitLogins accepts a twentieth of them; ten more are the margin for small numbers.
 func (f *Fleet) tooManyFailures(of int) bool { return f.failures.Load() > int64(10+of/20) }
 
-// awaitLogins waits until all have ended. Up to a twentieth that failed are counted; more are an error.
+// awaitLogins waits until goal logins have ended, in addition to the before sessions that there
+// were. Failures of up to a twentieth of them are only counted. More are an error, and so is the
+// end of the phase's length.
 func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 	for f.sessions.Load()-before+f.failures.Load() < goal {
 		if f.tooManyFailures(int(goal)) {
@@ -163,27 +178,32 @@ func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 	return nil
 }
 
-// storm drops clients all at once and logs them in again all at once; the phase's actions go on meanwhile.
-func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, share Partition) error {
+// storm closes the connections of a share of list at once and logs the clients in again at once, as
+// after a failure of the network. The actions of the phase run meanwhile.
+//
+// Its steps: it starts the actions and gives them a second; it disconnects the clients that are
+// online, and waits until their connections are closed; it dials them all, as of the moment at
+// which they were disconnected; it waits for the logins, and ends the actions.
+func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, part Partition) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
-	acts := make(chan error, 1)
-	actx, cancel := context.WithCancel(ctx)
+	actionsEnd := make(chan error, 1)
+	actionCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if len(p.Do) > 0 {
-		go func() { acts <- f.runActions(actx, k, start, time.Duration(p.Length), share) }()
-		time.Sleep(time.Second) // they have begun when the storm does
+		go func() { actionsEnd <- f.runActions(actionCtx, k, start, time.Duration(p.Length), part) }()
+		time.Sleep(time.Second) // the actions are under way when the storm begins
 	} else {
-		acts <- nil
+		actionsEnd <- nil
 	}
-	var hit []*client
+	var dropped []*client
 	for _, c := range list[:int(float64(len(list))*p.Share+.5)] {
 		if c.online.Load() {
-			hit = append(hit, c)
+			dropped = append(dropped, c)
 		}
 	}
 	at := now()
-	f.onLoops(hit, func(_ *loopState, c *client) { f.disconnect(c, p.Gentle) })
+	f.onLoops(dropped, func(_ *loopState, c *client) { f.disconnect(c, p.Gentle) })
 	for f.disconnecting.Load() > 0 {
 		if !f.awaitNotify(ctx) {
 			return ctx.Err()
@@ -191,16 +211,16 @@ func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, s
 	}
 	before := f.sessions.Load()
 	f.limitInFlight(0)
-	f.dialAll(hit, id, at)
-	err := f.awaitLogins(ctx, before, int64(len(hit)))
+	f.dialAll(dropped, id, at)
+	err := f.awaitLogins(ctx, before, int64(len(dropped)))
 	cancel()
-	if e := <-acts; err == nil && !errors.Is(e, context.Canceled) {
+	if e := <-actionsEnd; err == nil && !errors.Is(e, context.Canceled) {
 		err = e
 	}
 	return err
 }
 
-// drain ends the streams.
+// drain ends the streams of list, and waits until the connections are closed.
 func (f *Fleet) drain(ctx context.Context, list []*client) error {
 	f.onLoops(list, func(_ *loopState, c *client) { f.disconnect(c, true) })
 	for f.disconnecting.Load() > 0 {
@@ -211,13 +231,14 @@ func (f *Fleet) drain(ctx context.Context, list []*client) error {
 	return nil
 }
 
-// completePending ends a wait of c for what answered, if there is one; on c's loop. ok is false if it failed.
+// completePending ends the join or subscription of c that waits for an answer from address to, if
+// there is one, and reports whether there was. ok says whether it has succeeded; if not, why is
+// counted. It is called on c's loop.
 func (f *Fleet) completePending(ls *loopState, c *client, to []byte, ok bool, why Failure) (waited bool) {
-	for i := range c.pending {
-		if c.pending[i].to != string(to) {
+	for i, w := range c.pending {
+		if w.to != string(to) {
 			continue
 		}
-		w := c.pending[i]
 		c.pending = append(c.pending[:i], c.pending[i+1:]...)
 		y := ls.tally(w.step)
 		if ok {
@@ -236,14 +257,16 @@ func (f *Fleet) completePending(ls *loopState, c *client, to []byte, ok bool, wh
 			ls.countFailure(why)
 			f.failures.Add(1)
 		}
-		f.releaseInFlight() // last: who waits for it looks at what was done
+		f.releaseInFlight() // last: awaitNoneInFlight returns when all is counted
 		f.notify()
 		return true
 	}
 	return false
 }
 
-// failRequester ends the wait of the client with address to, which c could not answer: the server did not take it.
+// failRequester fails the pending subscription of the client with the bare address to, because the
+// server did not take c's answer to it. It is called on c's loop, and acts on the other client's
+// loop.
 func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	i, ok := f.target.number(string(to))
 	o := f.clients[i]
@@ -254,13 +277,15 @@ func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
-// befriend has clients subscribe to others' presence: who is asked answers by itself.
+// befriend makes subscriptions to presence. With Stars, the first clients of list each get Friends
+// subscribers among the others; otherwise each client gets the Friends clients that follow it in
+// list. At most InFlight are unanswered. The contact's client approves by itself: see presence.
 func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	f.limitInFlight(p.InFlight)
-	type pair struct{ who, whom *client }
-	var pairs []pair
+	type subscription struct{ subscriber, contact *client }
+	var pairs []subscription
 	if p.Stars > 0 {
 		n := min(p.Stars, len(list))
 		others := list[n:]
@@ -269,19 +294,19 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		}
 		for i, star := range list[:n] {
 			for j := range p.Friends {
-				pairs = append(pairs, pair{others[(i*p.Friends+j)%len(others)], star})
+				pairs = append(pairs, subscription{others[(i*p.Friends+j)%len(others)], star})
 			}
 		}
 	} else {
 		for i, c := range list {
 			for j := 1; j <= p.Friends && j < len(list); j++ {
-				pairs = append(pairs, pair{list[(i+j)%len(list)], c})
+				pairs = append(pairs, subscription{list[(i+j)%len(list)], c})
 			}
 		}
 	}
 	for _, x := range pairs {
-		bare := f.target.name(int(x.whom.index)) + "@" + f.target.Domain
-		err := f.request(ctx, x.who, pendingRequest{step: id, to: bare, contact: x.whom}, func(b []byte) []byte {
+		bare := f.target.name(int(x.contact.index)) + "@" + f.target.Domain
+		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact}, func(b []byte) []byte {
 			b = append(b, "<presence type='subscribe' to='"...)
 			b = xmlstream.AppendValue(b, bare)
 			return append(b, "'/>"...)
@@ -293,9 +318,10 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	return f.awaitNoneInFlight(ctx, "subscriptions")
 }
 
-// request waits for a place among the operations in flight, and then sends a join or a subscription of c, which w
-// describes: stanza appends it to a buffer of c's loop. completePending takes the answer. A client that is not online is
-// counted as a failure. The error is that of ctx.
+// request sends a join or a subscription of c, and w describes it. stanza appends the stanza to the
+// buffer that it is given, on c's loop. Before that, request waits for a place in flight. The
+// answer goes to completePending. A client that is not online is counted as a failure. The error is
+// that of ctx. request is for the goroutine of the phase.
 func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest, stanza func(b []byte) []byte) error {
 	select {
 	case f.inFlight.Load().places <- struct{}{}:
@@ -322,7 +348,9 @@ func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest, stanza
 	return nil
 }
 
-// awaitNoneInFlight waits until nothing is on its way.
+// awaitNoneInFlight waits until no operation of the phase is in flight. what names the operations
+// in the error, which is that the phase's length is over. Failed ones are counted with their
+// reasons, and are no error here.
 func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
 	slots := f.inFlight.Load()
 	for len(slots.places) > 0 {
@@ -333,10 +361,14 @@ func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
 			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.places), what)
 		}
 	}
-	return nil // those that failed are counted, with their reasons
+	return nil
 }
 
-// presence takes one without a token: requests of subscriptions, their answers, and what rooms say.
+// presence handles a presence stanza without a trace id: a subscription request, which it approves;
+// the answer to one; an error; and the presence by which a room tells an occupant that it has
+// entered (status 110). A room that the occupant has created is locked until it is configured
+// (XEP-0045 section 10.1.2), so presence accepts the default configuration. It is called on c's
+// loop.
 func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	from, _ := e.Attr(stanza.AttrFrom)
 	switch string(kind) {
@@ -376,7 +408,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	if !self {
 		return
 	}
-	if created { // a room of its own making is locked until it is configured (XEP-0045 §10.1.2)
+	if created {
 		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
 		b = xmlstream.AppendValue(b, bareJID(from))
 		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+"' type='submit'/></query></iq>"...)
@@ -385,7 +417,7 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	f.completePending(ls, c, bareJID(from), true, Failure{})
 }
 
-// bareJID is a JID without its resource.
+// bareJID is jid without its resource. It shares jid's memory.
 func bareJID(jid []byte) []byte {
 	for i, b := range jid {
 		if b == '/' {
@@ -395,14 +427,16 @@ func bareJID(jid []byte) []byte {
 	return jid
 }
 
-// join has clients enter rooms: one first, which may have to make it, then the others.
-func (f *Fleet) join(ctx context.Context, k int, list []*client, share Partition) error {
+// join lets clients enter rooms. The rooms of the scenario are divided among the processes, so that
+// all occupants of a room are in one. First one client enters each room, which may create it, 16 at
+// a time; then the others, with InFlight at a time. A server without rooms is an [ErrNotOffered].
+func (f *Fleet) join(ctx context.Context, k int, list []*client, part Partition) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	if f.target.Rooms == "" {
 		return ErrNotOffered{"muc"}
 	}
-	from, to := p.Rooms*share.Worker/share.Workers, p.Rooms*(share.Worker+1)/share.Workers
+	from, to := p.Rooms*part.Worker/part.Workers, p.Rooms*(part.Worker+1)/part.Workers
 	if need := (to - from) * p.Occupants; need > len(list) {
 		return Failure{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
 	}
@@ -410,12 +444,13 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, share Partition
 	for i := range rooms {
 		rooms[i] = &room{jid: fmt.Sprintf("bench%x-%d@%s", f.run, from+i, f.target.Rooms)}
 	}
+	const creating = 16 // rooms at a time: the creator of a room also configures it
 	enter := func(c *client, r *room) error {
 		return f.request(ctx, c, pendingRequest{step: id, to: r.jid, room: r}, func(b []byte) []byte {
 			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC)
 		})
 	}
-	f.limitInFlight(16)
+	f.limitInFlight(creating)
 	for i, r := range rooms {
 		if err := enter(list[i*p.Occupants], r); err != nil {
 			return err

@@ -15,31 +15,40 @@ import (
 	"canto/bench/sampler"
 )
 
-// Options say how a scenario is run. The zero value is one process, nothing to watch.
+// Options say how a scenario is run. The zero value is one process, without progress or captures.
 type Options struct {
-	// Processes is over how many processes of this machine the clients are spread; 0: as many as
-	// descriptors make necessary. More than one needs Command.
+	// Processes is over how many processes of this machine the clients are spread. 0 is as many as the
+	// limit of file descriptors requires. More than one needs Command.
 	Processes int
-	Command   []string // starts a worker that is served with [ServeWorker] on its standard input and output
-	Agents    []string // addresses of agents on other machines; the clients are spread over them alone
-	Secret    string   // that agents ask for
-	Progress  func(result.Progress)
-	Interval  time.Duration // that the processes and the server's metrics are looked at; 0: a second
-	// Capture, if there is one, is called on a goroutine of its own when a hold or storm begins, and the phase waits for
-	// it; ctx ends when the run is interrupted. Its files are in the result.
+	// Command starts a worker process, which calls [ServeWorker] with its standard input and output.
+	Command []string
+	// Agents are the addresses of agents on other machines. With agents, no client is in a process of
+	// this machine.
+	Agents []string
+	Secret string // Secret is the one that the agents were started with.
+	// Progress, if not nil, is called about once an Interval. It must return soon.
+	Progress func(result.Progress)
+	// Interval is how often the usage of the processes and the server's metrics are sampled. 0 is a
+	// second.
+	Interval time.Duration
+	// Capture, if not nil, is called on a goroutine of its own when a hold or a storm begins. It
+	// captures profiles. The phase waits for it to return; ctx ends if the run is interrupted. The
+	// files that it names are in the result.
 	Capture func(ctx context.Context, p *Phase) []result.File
-	Tool    result.Tool
+	Tool    result.Tool // Tool describes canto-bench, for the result.
 }
 
-// A worker is a process with a share of the clients.
+// A worker has a part of the clients: in this process (localWorker), or in another one
+// (remoteWorker). Methods may be called from any goroutine, Collect one at a time.
 type worker interface {
-	Phase(ctx context.Context, k int) error
-	Tick() (*Counts, error)
-	Info() (Info, error)
-	Close() error
+	Phase(ctx context.Context, k int) error // Phase runs the k-th phase; see Fleet.Phase.
+	// Collect returns the counts since the last call, and the usage of the process.
+	Collect() (*Counts, error)
+	Info() (Info, error) // Info returns what the worker has learned of the server.
+	Close() error        // Close closes all connections and ends the worker.
 }
 
-// localWorker is the worker in this process.
+// A localWorker is the worker in this process.
 type localWorker struct {
 	f     *Fleet
 	share Partition
@@ -65,7 +74,7 @@ func newLocalWorker(p *Plan) (*localWorker, error) {
 func (l *localWorker) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
 func (l *localWorker) Info() (Info, error)                    { return l.f.Info(), nil }
 
-func (l *localWorker) Tick() (*Counts, error) {
+func (l *localWorker) Collect() (*Counts, error) {
 	t := l.f.Collect()
 	var err error
 	t.Usage, err = l.self.Usage()
@@ -77,17 +86,22 @@ func (l *localWorker) Close() error {
 	return l.f.Close()
 }
 
-// A Plan is all that a worker needs to know.
+// A Plan is all that a worker needs to know. It is sent to workers in other processes as JSON.
 type Plan struct {
-	Scenario *Scenario
-	Target   Target
-	Share    Partition
-	Run      uint32
+	Scenario *Scenario // the scenario, after Check
+	Target   Target    // the server, with what Discover found
+	Share    Partition // the part of the clients that the worker has
+	Run      uint32    // the random number of the run
 }
 
-// Run runs a scenario and returns what it showed. With an error there may be a result nevertheless: what
-// was seen until then. If outer ends early, that is no error, and the result says that it is partial,
-// with the context's cause.
+// Run runs a scenario against a server, and returns the result. If outer ends early, that is no
+// error: the result is partial, and says so with the context's cause. With an error there may be a
+// result of all that was measured until then.
+//
+// Its steps: it checks scenario and target; it discovers what the server offers, and fails if the
+// scenario needs more; it opens the samplers of the server's process and metrics, for a baseline
+// before any client is connected; it starts the workers; it runs the phases one after another; it
+// collects the last counts, computes the figures, and closes the workers.
 func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
 	setDefault(&o.Interval, time.Second)
 	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
@@ -131,8 +145,8 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	}
 	if err != nil && ctx.Err() != nil {
 		c.run.Partial = fmt.Sprintf("interrupted in phase %s", c.run.Phases[len(c.run.Phases)-1].Name)
-		if over := context.Cause(ctx); over != ctx.Err() {
-			c.run.Partial += ": " + over.Error()
+		if cause := context.Cause(ctx); cause != ctx.Err() {
+			c.run.Partial += ": " + cause.Error()
 		}
 		err = nil
 	} else if err != nil {
@@ -142,10 +156,13 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	return c.run, err
 }
 
-// reservedDescriptors is how many a process needs beside its clients' sockets.
+// reservedDescriptors is how many file descriptors of a process are not for clients: files, pipes,
+// epoll, and sockets that are being closed.
 const reservedDescriptors = 200
 
-// startWorkers starts the workers.
+// startWorkers starts the workers: agents if there are any, otherwise as many processes as Options
+// or the limit of file descriptors require, or one in this process. Groups with Apart get one more
+// process, which runs at idle priority.
 func (c *collector) startWorkers(ctx context.Context, run uint32) error {
 	n := c.options.Processes
 	if len(c.options.Agents) > 0 {
@@ -191,7 +208,8 @@ func (c *collector) startWorkers(ctx context.Context, run uint32) error {
 	return nil
 }
 
-// A collector runs the phases and adds up what workers count and probes see.
+// A collector coordinates a run. It runs the phases on all workers, adds up their counts, and
+// samples the processes. One goroutine uses it.
 type collector struct {
 	scenario  *Scenario
 	options   Options
@@ -199,31 +217,33 @@ type collector struct {
 	steps     []step
 	first     []uint16
 	workers   []worker
-	apart     []bool           // of each worker: its lag is nobody's
-	server    *sampler.Process // nil: not on this machine
-	scraper   *sampler.Scraper
-	loopTurns map[string]loopTurns // by phase, if the server counts them
+	apart     []bool               // of each worker: it has the groups with Apart, so its lag is not the run's
+	server    *sampler.Process     // nil: the server's processes are not on this machine
+	scraper   *sampler.Scraper     // nil: the server has no metrics
+	loopTurns map[string]loopTurns // by phase; empty if the server does not count them
 
-	run      *result.Run
+	run      *result.Run // the result
 	began    time.Time
-	all      *total
-	interval *total
+	all      *total // counts of the whole run
+	interval *total // counts since the last sample
 
-	bound              int
-	base               result.Usage     // of the server, with nobody connected
-	slabs              map[string]int64 // the same, of the kernel's caches
-	baseClient         result.Usage     // of the workers, the same
-	lastServer         result.Usage
-	client, lastClient result.Usage // of all workers
+	bound int          // clients that are online
+	base  result.Usage // usage of the server before any client was connected
+	// sizes of the kernel's slab caches at that time; nil: unknown
+	slabs              map[string]int64
+	baseClient         result.Usage // usage of the workers at that time
+	lastServer         result.Usage // usage of the server at the last sample
+	client, lastClient result.Usage // usage of all workers now, and at the last sample
 	lastSample         time.Time
-	current            int
+	current            int // index of the phase
 }
 
+// openSamplers opens the samplers of the server's processes and metrics, and takes the baseline.
 func (c *collector) openSamplers(ctx context.Context) (err error) {
 	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
 		if c.server, err = sampler.Open(c.target.PIDs...); err != nil {
-			return Failure{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
+			return Failure{fmt.Sprintf("the server's process can't be sampled: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
 		}
 		if c.base, err = c.server.Usage(); err != nil {
 			return err
@@ -241,8 +261,8 @@ func (c *collector) openSamplers(ctx context.Context) (err error) {
 	return nil
 }
 
-// tick collects from all workers, in turn of their numbers.
-func (c *collector) tick() error {
+// collect adds up the counts of all workers, which it asks side by side.
+func (c *collector) collect() error {
 	ticks := make([]*Counts, len(c.workers))
 	errs := make([]error, len(c.workers))
 	var wg sync.WaitGroup
@@ -250,7 +270,7 @@ func (c *collector) tick() error {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			ticks[i], errs[i] = w.Tick()
+			ticks[i], errs[i] = w.Collect()
 		}()
 	}
 	wg.Wait()
@@ -272,7 +292,8 @@ func (c *collector) tick() error {
 	return nil
 }
 
-// sample closes a second, or what Options.Interval says.
+// sample appends a sample to the result: the counts and the usage since the last one. A machine
+// that sleeps makes long intervals; the time of a sample is when it ended.
 func (c *collector) sample() {
 	now := time.Now()
 	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.scenario.Phases[c.current].Name, Sessions: c.bound, Client: c.client.Since(c.lastClient),
@@ -311,7 +332,12 @@ func (c *collector) sample() {
 	c.lastSample = now
 }
 
-// phase runs the k-th on all workers.
+// phase runs the k-th phase on all workers, and returns its first error.
+//
+// Its steps: it notes usage and counters of the beginning; it starts the phase on each worker, and
+// the capture, if there is one; it collects every 100 ms and samples each Interval, while workers
+// run the phase, and after a hold, storm or drain until all expected deliveries have come, or the
+// Grace is over; an error of a worker cancels the others; it notes usage and counters of the end.
 func (c *collector) phase(ctx context.Context, k int) error {
 	p := &c.scenario.Phases[k]
 	c.current = k
@@ -321,7 +347,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		before, _ = c.server.Usage()
 	}
 	since, counts := c.scrapeTurns()
-	if err := c.tick(); err != nil {
+	if err := c.collect(); err != nil {
 		return err
 	}
 	client := c.client
@@ -349,7 +375,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	defer every.Stop()
 	c.progress(p, start)
 	working := len(c.workers)
-	var over time.Time // when the workers were done
+	var ended time.Time // when the workers had ended the phase
 	for {
 		select {
 		case err := <-done:
@@ -361,21 +387,20 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			if working > 0 {
 				continue
 			}
-			over = time.Now()
+			ended = time.Now()
 		case <-every.C:
 		}
 		if working == 0 || time.Since(c.lastSample) >= c.options.Interval {
-			if err := c.tick(); err != nil {
+			if err := c.collect(); err != nil {
 				return cmp.Or(first, err)
 			}
 		}
-		// A machine that sleeps makes long seconds: what they are called is when they ended.
 		if time.Since(c.lastSample) >= c.options.Interval {
 			c.sample()
 			c.progress(p, start)
 		}
 		if working == 0 && (first != nil || ctx.Err() != nil || !slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
-			c.all.missing(c.first[k]) == 0 || time.Since(over) > time.Duration(p.Grace)) {
+			c.all.missing(c.first[k]) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
 	}
@@ -413,13 +438,15 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	return first
 }
 
-// loopTurns are what a server says of its loops (Canto does).
+// loopTurns are what a server's metrics say of its event loops. Canto has these metrics.
 type loopTurns struct {
-	long, longest        float64
-	loops                float64
-	busy, flooding, wall float64 // seconds of all loops, and of the clock
+	long, longest float64 // turns of over 20 ms, and the longest one in seconds
+	loops         float64
+	// seconds of all loops: with work, and with input over a client's rate; wall is of the clock
+	busy, flooding, wall float64
 }
 
+// scrapeTurns reads the metrics of the server's event loops. ok is false if it has none.
 func (c *collector) scrapeTurns() (t loopTurns, ok bool) {
 	if c.scraper == nil {
 		return t, false
@@ -440,6 +467,7 @@ func (c *collector) scrapeTurns() (t loopTurns, ok bool) {
 	return t, ok
 }
 
+// progress reports the state of the phase, which began at start, to Options.Progress.
 func (c *collector) progress(p *Phase, start time.Time) {
 	if c.options.Progress == nil {
 		return
@@ -467,9 +495,10 @@ func (c *collector) progress(p *Phase, start time.Time) {
 	c.options.Progress(g)
 }
 
-// finish makes the result of what was added up.
+// finish makes the result of the counts: the last sample, the steps with their lost deliveries, the
+// failures by frequency, the figures, and the warnings.
 func (c *collector) finish() {
-	if err := c.tick(); err == nil && len(c.interval.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
+	if err := c.collect(); err == nil && len(c.interval.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
 		c.sample()
 	}
 	r := c.run

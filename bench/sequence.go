@@ -1,17 +1,18 @@
 package bench
 
-// A flow is what one receiver has heard of one sender in one step: it tells the first time from the second,
-// and order from disorder, without a memory of each stanza.
+// A sequence is what one receiver has received from one sender in one step. It tells a first
+// delivery from a second one, and the right order from a wrong one, without storing each number.
 type sequence struct {
-	key     uint64 // step and sender
-	next    uint32 // all below have come, but for missing
-	missing map[uint32]struct{}
+	key     uint64              // step and sender; see sequenceKey
+	next    uint32              // all numbers below it have come, except for the missing ones
+	missing map[uint32]struct{} // numbers below next that have not come
 }
 
-// maxMissing bounds what a receiver remembers of one sender's gaps: what is missing beyond stays lost.
+// maxMissing bounds how many missing numbers are stored. Beyond that, a number that comes late
+// counts as a duplicate.
 const maxMissing = 1 << 16
 
-// arrival is what a stanza with a number was.
+// An arrival is what the receiver makes of a sequence number.
 type arrival uint8
 
 const (
@@ -20,6 +21,7 @@ const (
 	duplicate
 )
 
+// arrive notes that the stanza with number seq has come.
 func (f *sequence) arrive(seq uint32) arrival {
 	switch {
 	case seq == f.next:
@@ -44,20 +46,22 @@ func (f *sequence) arrive(seq uint32) arrival {
 	return duplicate
 }
 
-// sequences are those of one receiver: most have one.
+// sequences are those of one receiver. Most receivers have one sender, which needs no map.
 type sequences struct {
-	one  sequence
+	one  sequence // the first sender, if used
 	used bool
 	more map[uint64]*sequence
 }
 
+// sequenceKey combines a step and a sender.
 func sequenceKey(step uint16, from uint32) uint64 { return uint64(step)<<32 | uint64(from) }
 
+// arrive is sequence.arrive of a sender in a step.
 func (f *sequences) arrive(step uint16, from, seq uint32) arrival {
 	return f.of(step, from).arrive(seq)
 }
 
-// of is the flow of one sender in a step; good until the next call.
+// of returns the sequence of a sender in a step. It is good until the next call.
 func (f *sequences) of(step uint16, from uint32) *sequence {
 	k := sequenceKey(step, from)
 	if !f.used {
@@ -77,7 +81,7 @@ func (f *sequences) of(step uint16, from uint32) *sequence {
 	return g
 }
 
-// discardBefore drops what was heard in steps before first: their figures are closed.
+// discardBefore drops the sequences of steps before first, whose counts are final.
 func (f *sequences) discardBefore(first uint16) {
 	if f.used && uint16(f.one.key>>32) < first {
 		f.used = false
@@ -93,19 +97,25 @@ func (f *sequences) discardBefore(first uint16) {
 	}
 }
 
-// counters number what one sender sends: for each step and receiver from 0.
+// counters give each stanza of one sender its sequence number: from 0 for each step and receiver.
 type counters struct {
-	list []counter
-	many map[uint64]uint32 // in place of list, when that is long
+	list []counter         // of a few receivers
+	many map[uint64]uint32 // in place of list when there are more than maxList receivers
 }
 
+// maxList bounds the list of counters, which is searched from its beginning: a map is faster beyond that.
+const maxList = 16
+
+// A counter is the next sequence number of a step and receiver.
 type counter struct {
 	key  uint64
 	next uint32
 }
 
+// manyReceivers stands for the receiver of a stanza that goes to several clients, or to the server.
 const manyReceivers = 1<<32 - 1 // the receiver of what goes to many
 
+// next returns the next number for a receiver in a step.
 func (c *counters) next(step uint16, to uint32) uint32 {
 	k := sequenceKey(step, to)
 	if c.many != nil {
@@ -120,8 +130,8 @@ func (c *counters) next(step uint16, to uint32) uint32 {
 		}
 	}
 	c.list = append(c.list, counter{k, 1})
-	if len(c.list) > 16 {
-		c.many = make(map[uint64]uint32, 32)
+	if len(c.list) > maxList {
+		c.many = make(map[uint64]uint32, 2*maxList)
 		for _, e := range c.list {
 			c.many[e.key] = e.next
 		}
@@ -130,4 +140,5 @@ func (c *counters) next(step uint16, to uint32) uint32 {
 	return 0
 }
 
+// reset forgets all numbers.
 func (c *counters) reset() { *c = counters{} }

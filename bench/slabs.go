@@ -6,7 +6,9 @@ import (
 	"canto/bench/sampler"
 )
 
-// slabGrowth is by how much the kernel's caches have grown.
+// slabGrowth is how many bytes each of the kernel's slab caches has grown by since the run began.
+// Caches that have not grown, or by less than a hundredth of all, are left out. It is nil where the
+// kernel does not tell: /proc/slabinfo is root's.
 func (c *collector) slabGrowth() map[string]int64 {
 	now, err := sampler.Slabs()
 	if err != nil || c.slabs == nil {

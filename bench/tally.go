@@ -6,24 +6,26 @@ import (
 	"canto/bench/result"
 )
 
-// A step is one kind of operation in one phase; its number is in every token.
+// A step is one kind of operation in one phase. Its id is in every trace id.
 type step struct {
 	id        uint16
-	phase     int
+	phase     int // index of the phase
 	name      string
-	open      bool
-	lateAfter time.Duration
-	isPart    bool // of another step (the handshake of a login): not an operation of its own
-	flood     bool // what of it is expected is known where it arrives
+	open      bool          // an open loop
+	lateAfter time.Duration // longer latencies are counted as late
+	// of another step, such as the TLS handshake of a login: not an operation of its own
+	isPart bool
+	flood  bool // how many deliveries are expected is known on arrival only
 }
 
-// A tally is what one loop has counted for one step since it was last collected. Loops have one each, so
-// that counting takes no lock.
+// A tally is what one loop has counted for one step since the last Collect. Each loop has tallies
+// of its own, so counting takes no lock. result.Step says what the counts mean.
 type tally struct {
 	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late, Unsent uint64
 	Latency, Lag                                                                *result.Histogram `json:",omitempty"`
 }
 
+// add adds o to t.
 func (t *tally) add(o *tally) {
 	t.Intended += o.Intended
 	t.Sent += o.Sent
@@ -38,6 +40,7 @@ func (t *tally) add(o *tally) {
 	mergeHistogram(&t.Lag, o.Lag)
 }
 
+// mergeHistogram adds h to *to, which it makes if there is none.
 func mergeHistogram(to **result.Histogram, h *result.Histogram) {
 	if h == nil || h.Count() == 0 {
 		return
@@ -52,6 +55,7 @@ func (t *tally) empty() bool {
 	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Late|t.Unsent == 0
 }
 
+// clear sets all to 0 and keeps the histograms' memory.
 func (t *tally) clear() {
 	l, g := t.Latency, t.Lag
 	if l != nil {
@@ -63,12 +67,13 @@ func (t *tally) clear() {
 	*t = tally{Latency: l, Lag: g}
 }
 
-// done counts an operation that has ended well.
+// done counts a delivery that took so many nanoseconds.
 func (t *tally) done(took int64, late time.Duration) {
 	t.Done++
 	t.recordLatency(took, late)
 }
 
+// recordLatency records a latency, and counts it as late if it is longer than lateAfter.
 func (t *tally) recordLatency(took int64, late time.Duration) {
 	if t.Latency == nil {
 		t.Latency = result.NewHistogram()
@@ -80,6 +85,7 @@ func (t *tally) recordLatency(took int64, late time.Duration) {
 	}
 }
 
+// recordLag records by how many nanoseconds an operation was sent later than due.
 func (t *tally) recordLag(d int64) {
 	if t.Lag == nil {
 		t.Lag = result.NewHistogram()
@@ -87,16 +93,16 @@ func (t *tally) recordLag(d int64) {
 	t.Lag.Record(time.Duration(d))
 }
 
-// A Tick is what a worker has counted since its last one.
+// Counts are what a worker has counted since the last time.
 type Counts struct {
-	Steps    map[uint16]*tally
-	Lag      *result.Histogram `json:",omitempty"` // of the loops: how late a posted function ran
-	Bound    int
-	Refusals []result.Failure `json:",omitempty"`
-	Usage    result.Usage     // of this worker's process, cumulative
+	Steps    map[uint16]*tally // by step
+	Lag      *result.Histogram `json:",omitempty"` // of the loops: how late posted functions ran
+	Bound    int               // clients that are online now
+	Refusals []result.Failure  `json:",omitempty"` // kinds of failure
+	Usage    result.Usage      // of the worker's process, since it began
 }
 
-// total adds ticks up: of workers, and of seconds.
+// A total adds Counts up: of workers, and of seconds.
 type total struct {
 	steps    map[uint16]*tally
 	lag      *result.Histogram
@@ -128,7 +134,7 @@ func (t *total) addFailure(r result.Failure) {
 	t.failures = append(t.failures, r)
 }
 
-// missing is how much of what was sent in steps from first on has not come.
+// missing is how many expected deliveries of the steps from first on have neither come nor failed.
 func (t *total) missing(first uint16) (n uint64) {
 	for id, s := range t.steps {
 		if id >= first && s.Expected > s.Done+s.Failed {

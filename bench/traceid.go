@@ -1,21 +1,24 @@
 package bench
 
-// A token is the id of every stanza whose way is measured: whose it is and when it was meant to be sent.
-// Servers pass ids on as they are (RFC 6120 §8.1.3), so a receiver needs no memory of what was sent, and an
-// error comes back with it.
+// A traceID is the id of a stanza that is measured. It has all that the receiver needs to count the
+// stanza, and to compute its latency. Servers do not change ids (RFC 6120 section 8.1.3), and an
+// error has the id of the stanza that it answers.
 type traceID struct {
-	run  uint32 // others are left over from another run
-	boot uint16
-	step uint16
-	from uint32 // the sender's number in the whole fleet
-	seq  uint32 // of what this sender has sent in this step to this receiver (or audience)
-	at   int64
+	run  uint32 // of the run; stanzas of earlier runs are ignored
+	boot uint16 // bootID of the sender's machine
+	step uint16 // of the operation
+	from uint32 // index of the sender
+	seq  uint32 // of the sender's stanzas in this step to this receiver, or to manyReceivers
+	at   int64  // when the operation was due (open loop) or sent, on the sender's monotonic clock
 }
 
+// traceIDPrefix begins all trace ids.
 const traceIDPrefix = 'c'
 
+// digits are those of base 36.
 const digits = "0123456789abcdefghijklmnopqrstuvwxyz"
 
+// appendBase36 appends v in base 36. 13 digits hold 64 bits.
 func appendBase36(b []byte, v uint64) []byte {
 	var t [13]byte
 	i := len(t)
@@ -28,7 +31,7 @@ func appendBase36(b []byte, v uint64) []byte {
 	}
 }
 
-// append writes t as an id: "c4f2a-9x-3-1c-5-2k9qp0".
+// append appends t in its written form, six numbers in base 36: "c4f2a-9x-3-1c-5-2k9qp0".
 func (t traceID) append(b []byte) []byte {
 	b = append(b, traceIDPrefix)
 	for i, v := range [...]uint64{uint64(t.run), uint64(t.boot), uint64(t.step), uint64(t.from), uint64(t.seq), uint64(t.at)} {
@@ -40,7 +43,7 @@ func (t traceID) append(b []byte) []byte {
 	return b
 }
 
-// parseTraceID reads an id; ok is false if it is none of ours.
+// parseTraceID reads an id. ok is false if it is not a trace id.
 func parseTraceID(b []byte) (t traceID, ok bool) {
 	if len(b) < 12 || b[0] != traceIDPrefix {
 		return t, false

@@ -19,17 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Workers in other processes are spoken to in lines of JSON, over a pipe or a TCP connection:
+// The coordinator and a worker in another process exchange lines of JSON over a pipe or a TCP connection:
 //
 //	{"id":1,"op":"plan","plan":{…}}   ->  {"id":1}
-//	{"id":2,"op":"phase","phase":0}   ->  {"id":2}, when this worker's part of it is done
+//	{"id":2,"op":"phase","phase":0}   ->  {"id":2}, when the worker's part of it is done
 //	{"id":3,"op":"tick"}              ->  {"id":3,"tick":{…}}
 //	{"id":4,"op":"cancel","of":2}     ->  {"id":4}, and the answer to 2 soon
 //	{"id":5,"op":"info"}              ->  {"id":5,"info":{…}}
 //
-// An answer may have "what" and "remedy" of an error. The worker ends with its input. Histograms travel in
-// HdrHistogram's own form.
+// A reply may have "what" and "remedy" of an error. The worker ends when its input ends. Histograms have
+// HdrHistogram's compressed form.
 
+// A request is a line from the coordinator to a worker.
 type request struct {
 	ID     int    `json:"id"`
 	Op     string `json:"op"`
@@ -39,16 +40,18 @@ type request struct {
 	Secret string `json:"secret,omitempty"`
 }
 
+// A reply is a line from a worker to the coordinator. ID is that of the request.
 type reply struct {
 	ID      int     `json:"id"`
 	What    string  `json:"what,omitempty"`
 	Remedy  string  `json:"remedy,omitempty"`
-	Feature string  `json:"feature,omitempty"` // not offered
-	Over    bool    `json:"over,omitempty"`    // the error is that of a context
-	Tick    *Counts `json:"tick,omitempty"`
+	Feature string  `json:"feature,omitempty"` // the feature of an ErrNotOffered
+	Over    bool    `json:"over,omitempty"`    // the error is context.Canceled
+	Counts  *Counts `json:"tick,omitempty"`
 	Info    *Info   `json:"info,omitempty"`
 }
 
+// fail writes err into the reply; nil is no error.
 func (r *reply) fail(err error) {
 	var ref Failure
 	var not ErrNotOffered
@@ -63,6 +66,7 @@ func (r *reply) fail(err error) {
 	}
 }
 
+// err is the error that fail has written.
 func (r *reply) err() error {
 	switch {
 	case r.What == "":
@@ -75,15 +79,20 @@ func (r *reply) err() error {
 	return Failure{r.What, r.Remedy}
 }
 
-// maxLine bounds a line of the protocol.
+// maxLine bounds a line of the protocol, in bytes. The longest lines are counts, with their
+// histograms.
 const maxLine = 64 << 20
 
-// ServeWorker is a worker: it does what comes on in until that ends, or ctx does. secret, if it is not empty,
-// must be in the first request.
+// ServeWorker makes this process a worker: it handles the requests that it reads from in until in
+// or ctx ends, and then closes its fleet. If secret is not empty, it must be in the first request.
+// The error says that a peer does not speak the protocol or has another secret.
+//
+// Each line is handled in turn. A phase runs on a goroutine of its own, so that counts can be
+// collected and the phase can be cancelled while it runs.
 func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var mu sync.Mutex
+	var mu sync.Mutex // guards out and running
 	enc := json.NewEncoder(out)
 	say := func(r reply) {
 		mu.Lock()
@@ -96,14 +105,14 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 			w.Close()
 		}
 	}()
-	running := map[int]context.CancelFunc{} // under mu
+	running := map[int]context.CancelFunc{} // phases, by id of the request; guarded by mu
 	sc := bufio.NewScanner(in)
 	sc.Buffer(make([]byte, 64<<10), maxLine)
 	known := secret == ""
 	for sc.Scan() {
 		var q request
 		if err := json.Unmarshal(sc.Bytes(), &q); err != nil {
-			return fmt.Errorf("what came is not the protocol of canto-bench: %v: do both ends have the same version?", err)
+			return fmt.Errorf("the input is not the protocol of canto-bench: %v: do both ends have the same version?", err)
 		}
 		r := reply{ID: q.ID}
 		if !known {
@@ -145,8 +154,8 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 			mu.Unlock()
 			say(r)
 		case q.Op == "tick":
-			t, err := w.Tick()
-			r.Tick = t
+			t, err := w.Collect()
+			r.Counts = t
 			r.fail(err)
 			say(r)
 		case q.Op == "info":
@@ -162,7 +171,8 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 	return sc.Err()
 }
 
-// ServeAgent serves one coordinator after another on ln, until ctx ends.
+// ServeAgent serves the coordinators that connect to ln, one after another, until ctx ends. log
+// takes a line for each event.
 func ServeAgent(ctx context.Context, ln net.Listener, secret string, log func(string)) error {
 	context.AfterFunc(ctx, func() { ln.Close() })
 	for {
@@ -184,23 +194,25 @@ func ServeAgent(ctx context.Context, ln net.Listener, secret string, log func(st
 	}
 }
 
-// remoteWorker is the worker at the other end of the protocol.
+// A remoteWorker is a worker in another process, at the other end of the protocol.
 type remoteWorker struct {
-	name    string
+	name    string // for errors
 	out     io.Writer
 	close   func() error
-	mu      sync.Mutex
-	last    int
-	pending map[int]chan reply
-	lost    error
+	mu      sync.Mutex         // guards the fields below, and writes to out
+	last    int                // id of the last request
+	pending map[int]chan reply // by id of the request; a channel of one place
+	lost    error              // why there are no more replies; nil: there are
 }
 
+// newRemoteWorker starts to read replies from in.
 func newRemoteWorker(name string, in io.Reader, out io.Writer, close func() error) *remoteWorker {
 	w := &remoteWorker{name: name, out: out, close: close, pending: make(map[int]chan reply)}
 	go w.read(in)
 	return w
 }
 
+// read passes replies to their callers until in ends, and then fails all that are pending.
 func (w *remoteWorker) read(in io.Reader) {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(make([]byte, 64<<10), maxLine)
@@ -234,6 +246,7 @@ func (w *remoteWorker) read(in io.Reader) {
 	}
 }
 
+// send sends a request. The reply comes through the channel.
 func (w *remoteWorker) send(q request) (int, chan reply, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -255,6 +268,7 @@ func (w *remoteWorker) send(q request) (int, chan reply, error) {
 	return q.ID, ch, nil
 }
 
+// call sends a request and waits for its reply, whose error it returns.
 func (w *remoteWorker) call(q request) (reply, error) {
 	_, ch, err := w.send(q)
 	if err != nil {
@@ -264,7 +278,7 @@ func (w *remoteWorker) call(q request) (reply, error) {
 	return r, r.err()
 }
 
-// Phase is worker's.
+// Phase implements worker. When ctx ends, it cancels the phase and waits 30 s at most.
 func (w *remoteWorker) Phase(ctx context.Context, k int) error {
 	id, ch, err := w.send(request{Op: "phase", Phase: k})
 	if err != nil {
@@ -286,19 +300,19 @@ func (w *remoteWorker) Phase(ctx context.Context, k int) error {
 	}
 }
 
-// Tick is worker's.
-func (w *remoteWorker) Tick() (*Counts, error) {
+// Collect implements worker.
+func (w *remoteWorker) Collect() (*Counts, error) {
 	r, err := w.call(request{Op: "tick"})
 	if err != nil {
 		return nil, err
 	}
-	if r.Tick == nil {
+	if r.Counts == nil {
 		return nil, Failure{w.name + " sent no figures", "do both ends have the same version?"}
 	}
-	return r.Tick, nil
+	return r.Counts, nil
 }
 
-// Info is worker's.
+// Info implements worker.
 func (w *remoteWorker) Info() (Info, error) {
 	r, err := w.call(request{Op: "info"})
 	if err != nil || r.Info == nil {
@@ -307,14 +321,15 @@ func (w *remoteWorker) Info() (Info, error) {
 	return *r.Info, nil
 }
 
-// Close is worker's.
+// Close implements worker.
 func (w *remoteWorker) Close() error { return w.close() }
 
-// startWorker starts a process of this machine as a worker.
+// startWorker starts a worker process on this machine and sends it the plan. Close gives it 10 s to
+// end, and then kills it.
 func startWorker(command []string, p *Plan) (worker, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for us, who stop it in order
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for the coordinator alone, which ends the workers
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -343,20 +358,21 @@ func startWorker(command []string, p *Plan) (worker, error) {
 	return w, nil
 }
 
-// startIdle calls start on a thread that runs when no other wants the processor (SCHED_IDLE), as what it starts
-// does, too. The thread ends: not everybody may take that back.
+// startIdle calls start on a thread with the policy SCHED_IDLE: the thread, and the process that
+// start makes, run only when no other thread wants the processor. The thread ends with the
+// goroutine, which does not unlock it: an unprivileged thread may not leave the policy again.
 func startIdle(start func() error) error {
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
-		// Where a sandbox does not let us, it runs as the others do.
+		// A sandbox may refuse the call: then the process runs at normal priority.
 		unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 		done <- start()
 	}()
 	return <-done
 }
 
-// dialAgent asks an agent on another machine for its help.
+// dialAgent connects to an agent and sends it the plan.
 func dialAgent(ctx context.Context, addr, secret string, p *Plan) (worker, error) {
 	d := net.Dialer{Timeout: 10 * time.Second}
 	nc, err := d.DialContext(ctx, "tcp", addr)
