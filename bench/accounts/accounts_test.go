@@ -230,8 +230,8 @@ func TestRefusals(t *testing.T) {
 		"picture":      {&server{form: form("<field var='x' type='text-single'><media xmlns='urn:xmpp:media-element'/><required/></field>")}, "captcha"},
 		"unknown":      {&server{form: form("<field var='invitation' type='text-single'><required/></field>")}, `"invitation"`},
 		"elsewhere":    {&server{form: "<query xmlns='jabber:iq:register'><instructions>Go to the web</instructions><x xmlns='jabber:x:oob'><url>http://localhost/</url></x></query>"}, "elsewhere"},
-		"off":          {&server{form: errorElement("cancel", "service-unavailable")}, "registers nobody here: service-unavailable"},
-		"strangers":    {&server{form: "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"}, "registers nobody here: the server ended the stream with not-authorized"},
+		"off":          {&server{form: errorElement("cancel", "service-unavailable")}, "does not register accounts here: service-unavailable"},
+		"strangers":    {&server{form: "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"}, "does not register accounts here: the server ended the stream with not-authorized"},
 		"not allowed":  {&server{form: fields, set: func(int, int, string) string { return errorElement("cancel", "not-allowed") }}, "not-allowed"},
 		"not accepted": {&server{form: fields, set: func(int, int, string) string { return errorElement("modify", "not-acceptable") }}, "--password"},
 	} {

@@ -10,21 +10,23 @@ import (
 	"canto/xmlstream"
 )
 
-// A form is what the server wants to know of who registers (XEP-0077 §3.1), and how it wants it.
+// A form has the fields that a server asks for (XEP-0077 section 3.1), and their kind.
 type form struct {
-	data   bool // as a data form (XEP-0004), which takes precedence over elements
+	data   bool // it is a data form (XEP-0004), which takes precedence over elements
 	fields []field
 }
 
+// A field is one of a form.
 type field struct {
 	name   string
-	kind   string   // of a data form's field
-	values []string // that it has already
+	kind   string   // of a field of a data form
+	values []string // values that it has already
 }
 
+// elsewhere is the remedy if a form can't be filled in.
 const elsewhere = "turn that off on the server, or make the accounts with the server's own tool"
 
-// askForm asks for it, and says why nobody can fill it in.
+// askForm asks for the form, and returns an error if it can't be filled in.
 func (s *stream) askForm() (*form, error) {
 	e, err := s.request("get", []byte("<query xmlns='"+xmpp.NSRegister+"'/>"))
 	if err != nil {
@@ -56,6 +58,8 @@ func (s *stream) askForm() (*form, error) {
 	return f, f.check()
 }
 
+// dataForm reads a data form. A CAPTCHA (XEP-0158) is an error. Optional fields without a value are
+// left out.
 func dataForm(x xmlstream.Element) (*form, error) {
 	f := &form{data: true}
 	for k, ok := x.First(); ok; k, ok = k.Next() {
@@ -90,7 +94,7 @@ func dataForm(x xmlstream.Element) (*form, error) {
 
 var captcha = bench.Failure{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
 
-// known reports whether fill has something for it.
+// known reports whether fill has a value for the field.
 func (g field) known() bool {
 	switch g.name {
 	case "username", "password", "email", "name", "nick", "first", "last":
@@ -99,13 +103,13 @@ func (g field) known() bool {
 	return false
 }
 
-// check says what can't be filled in.
+// check returns an error for a required field that fill has no value for.
 func (f *form) check() error {
 	has := map[string]bool{}
 	for _, g := range f.fields {
 		has[g.name] = true
 		if !g.known() && len(g.values) == 0 {
-			return bench.Failure{What: fmt.Sprintf("the server wants to know %.60q of who registers, which nobody has", g.name), Remedy: elsewhere}
+			return bench.Failure{What: fmt.Sprintf("the server asks for %.60q, which has no value here", g.name), Remedy: elsewhere}
 		}
 	}
 	if !has["username"] || !has["password"] {

@@ -32,7 +32,8 @@ type stream struct {
 // answerTimeout is how long a server may take to answer.
 const answerTimeout = 30 * time.Second
 
-// open connects and goes on until registration may be asked for; it closes what it opened if it fails.
+// open connects and goes on until registration can be requested. It closes the connection if it
+// fails.
 func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 	t := &c.Target
 	addr := t.Addr
@@ -60,6 +61,8 @@ func (s *stream) close() {
 	s.nc.Close()
 }
 
+// begin makes the connection ready: TLS as the Config wants it, a stream, and the form.
+// Registration is tried also if the features do not offer it, which servers may leave out.
 func (s *stream) begin(ctx context.Context, c *Config) error {
 	if c.TLS == "direct" {
 		if err := s.secure(ctx, c); err != nil {
@@ -97,6 +100,7 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 	return err
 }
 
+// secure puts TLS on the connection.
 func (s *stream) secure(ctx context.Context, c *Config) error {
 	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
 	if c.TLS == "direct" {
@@ -136,7 +140,7 @@ func (s *stream) write(format string, a ...any) error {
 	return err
 }
 
-// request sends an IQ and returns what it is answered with.
+// request sends an IQ and returns its answer.
 func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error) {
 	s.asked++
 	id := fmt.Sprintf("reg%d", s.asked)
@@ -154,10 +158,10 @@ func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error)
 	}
 }
 
-// A failure is a stanza error.
+// A stanzaError is a stanza error (RFC 6120 section 8.3).
 type stanzaError struct {
 	condition string
-	wait      bool // it may work later
+	wait      bool // its type is "wait": the request may succeed later
 	text      string
 }
 
@@ -168,7 +172,7 @@ func (f stanzaError) Error() string {
 	return fmt.Sprintf("%s (%.100q)", f.condition, f.text)
 }
 
-// stanzaErrorOf is the error that an IQ is, or nil.
+// stanzaErrorOf is the error in an IQ, nil if there is none.
 func stanzaErrorOf(e xmlstream.Element) error {
 	if t, _ := e.Attr(stanza.AttrType); string(t) != "error" {
 		return nil
@@ -187,7 +191,7 @@ func stanzaErrorOf(e xmlstream.Element) error {
 	return f
 }
 
-// explain says what err means to the one who runs the bench.
+// explain explains err to the operator.
 func explain(err error, t *bench.Target) error {
 	var (
 		r    bench.Failure

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// kernelMemory is what the kernel has for its own structures on the whole machine, sockets among them, in
-// bytes. Those that it could take back are left out, as they come and go with files. Not ok: it does not
-// tell.
+// kernelMemory is the kernel's memory for its own structures on the whole machine, sockets among
+// them, in bytes (SUnreclaim). Memory that it can reclaim is left out, as it comes and goes with
+// files. ok is false if the kernel does not tell.
 func kernelMemory() (bytes float64, ok bool) {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
@@ -26,7 +26,7 @@ func kernelMemory() (bytes float64, ok bool) {
 	return kB * 1024, true
 }
 
-// openFiles is how many descriptors a process may have; 0: not known, or no limit.
+// openFiles is the limit of a process's file descriptors; 0: unknown, or none.
 func openFiles(pid int) int {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/limits")
 	if err != nil {
@@ -41,7 +41,7 @@ func openFiles(pid int) int {
 	return n
 }
 
-// socketLimit is the most that all TCP sockets may buffer, in bytes; 0: not known.
+// socketLimit is the most that all TCP sockets may buffer, in bytes (tcp_mem); 0: unknown.
 func socketLimit() float64 {
 	b, err := os.ReadFile("/proc/sys/net/ipv4/tcp_mem")
 	if err != nil {

@@ -17,22 +17,24 @@ import (
 //	reconnects = 0.2         # logins in an hour
 //	tls        = "starttls"  # "none", "starttls", "direct"
 type Profile struct {
-	Name       string  `toml:"name" json:"name"`
-	Messages   float64 `toml:"messages" json:"messages"`
-	Body       int     `toml:"body" json:"body"`
-	Presence   float64 `toml:"presence" json:"presence"`
+	Name     string  `toml:"name" json:"name"`         // Name of the profile.
+	Messages float64 `toml:"messages" json:"messages"` // Messages that a session sends in an hour.
+	Body     int     `toml:"body" json:"body"`         // Body of each, in bytes.
+	Presence float64 `toml:"presence" json:"presence"` // Presence changes in an hour.
+	// Contacts that are online on average, and get each change.
 	Contacts   int     `toml:"contacts" json:"contacts"`
-	Reconnects float64 `toml:"reconnects" json:"reconnects"`
-	TLS        string  `toml:"tls" json:"tls"`
+	Reconnects float64 `toml:"reconnects" json:"reconnects"` // Reconnects in an hour.
+	TLS        string  `toml:"tls" json:"tls"`               // TLS is "none", "starttls" or "direct".
 }
 
-// Mobile is the default: phones. The weights are those of bench/scenarios/day.toml, whose comments say what
-// was published: an event of a user every few minutes, and most of the work is presence and reconnecting.
+// Mobile is the default profile: phones. Its numbers are those of bench/scenarios/day.toml, with
+// their sources: an event of a user every few minutes, and mostly presence and reconnects.
 func Mobile() Profile {
 	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1, TLS: "starttls"}
 }
 
-// ParseProfile reads one; what is left out is as in Mobile. name is for errors, which are one line.
+// ParseProfile reads a profile; fields that are left out are those of Mobile. name is for errors,
+// which are one line.
 func ParseProfile(name string, text []byte) (Profile, error) {
 	p := Mobile()
 	p.Name = strings.TrimSuffix(name, ".toml")
@@ -45,7 +47,7 @@ func ParseProfile(name string, text []byte) (Profile, error) {
 	return p, nil
 }
 
-// Check says what can't be.
+// Check returns an error if a value is out of range.
 func (p *Profile) Check() error {
 	if p.TLS == "" {
 		p.TLS = "none"
@@ -70,7 +72,7 @@ func (p *Profile) Check() error {
 	return nil
 }
 
-// work is what a session of the profile asks for in a second.
+// work is what a session of the profile needs in a second.
 func (p Profile) work() work {
 	return work{sessions: 1, messages: p.Messages / 3600, deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
 }

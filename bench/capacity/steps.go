@@ -7,44 +7,46 @@ import (
 	"canto/bench"
 )
 
-// Clients come in steps, each a group that logs in beside those before: shares of the most.
+// shares are the sizes of the fit's steps, as parts of the largest. Each step is a group that logs
+// in while those before stay.
 var shares = []float64{.15, .3, .45, .6, .8, 1}
 
-// The check has so many more sessions than the fit, where there is room.
+// further is how many times more sessions the check has than the fit, if possible.
 const further = 1.4
 
 const (
-	// most sessions of the fit by default: enough to see memory, and few enough for a process with 20,000
-	// descriptors to check.
+	// Sessions of the fit by default: enough for memory to show, few enough for the check to fit into
+	// a process with 20,000 descriptors.
 	mostSessions     = 7000
 	fewSessions      = LeastSessions
-	maxProbeSessions = 300
-	// longer is by how much the first and the last rest are longer: what a session takes that does nothing is
-	// the least of all that is measured, and there is most of it.
+	maxProbeSessions = 300 // of the probe
+	// longer is how many times longer the first and the last rest are: the cost of an idle session is
+	// the smallest that is measured, and a plan has most of it.
 	longer = 3
 )
 
-// A sounding is what a first short run showed: how large the others may be.
+// A probeResult is what the probe showed.
 type probeResult struct {
-	logins        float64 // that a second has room for
-	subscriptions float64
-	message       float64 // seconds of CPU of a message, of server and client
-	room          int     // sessions that descriptors leave room for
+	logins        float64 // a second that the machine can do
+	subscriptions float64 // a second, likewise
+	message       float64 // seconds of CPU for a message, of server and client
+	room          int     // sessions that the file descriptors allow
 }
 
-// A shape is how large the runs are.
+// A stepPlan is the size of the runs.
 type stepPlan struct {
-	steps   []int // sessions at each step
-	check   int
+	steps   []int         // sessions at each step
+	check   int           // sessions of the check
 	slice   time.Duration // length of each settle and hold of the fit
-	settle  time.Duration // lengths of those of the check
+	settle  time.Duration // lengths of the settle and the hold of the check
 	hold    time.Duration
-	rate    float64 // the highest, of messages or of presence deliveries a second
-	logins  float64 // a second that there is room for
-	session float64 // seconds that a session takes to log in and to have its contacts
+	rate    float64 // the highest, in messages or deliveries of presence a second
+	logins  float64 // a second that the machine can do
+	session float64 // seconds for a session to log in and to get its contacts
 }
 
-// plan chooses the shape that takes about budget.
+// plan chooses the sizes so that the runs take about budget. It fails if there would be too few
+// sessions to measure anything.
 func plan(s probeResult, p Profile, most int, budget time.Duration, cores int) (stepPlan, error) {
 	h := stepPlan{logins: s.logins, session: 1/s.logins + float64(p.Contacts)/s.subscriptions}
 	fit, check := .6*budget.Seconds(), .3*budget.Seconds()
@@ -68,15 +70,15 @@ func plan(s probeResult, p Profile, most int, budget time.Duration, cores int) (
 	return h, nil
 }
 
-// rampTimeout is the most that a phase of so many operations may take.
+// rampTimeout bounds a phase that should take so many seconds.
 func rampTimeout(seconds float64) bench.Span {
 	return bench.Span(time.Duration((30 + 5*seconds) * float64(time.Second)))
 }
 
 func clients(p Profile) bench.Clients { return bench.Clients{TLS: p.TLS} }
 
-// hold is a phase in which members of group do one thing. Arrivals are random, as those of people: what a
-// server saves when much comes at once is in the costs.
+// hold is a phase in which members of group do one thing. Arrivals are random, as those of people,
+// so the costs include what a server saves by handling several at once.
 func hold(name, kind, group string, rate float64, p Profile, length time.Duration) bench.Phase {
 	body := 0 // presence has none
 	if kind == bench.Chat {
@@ -96,6 +98,11 @@ func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 	return sc
 }
 
+// fitScenario is the run that is fitted: steps of sessions, each with messages at two rates,
+// presence, sessions that leave and come back, and rest. Rates differ from step to step, so that
+// the costs of sessions and of messages can be told apart. In every second step presence comes
+// together with messages, as servers then write both at once. Rest is last in a step, when the
+// server has tidied up after logins.
 func fitScenario(p Profile, h stepPlan) *bench.Scenario {
 	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(longer * h.slice)})
@@ -148,13 +155,13 @@ func fitScenario(p Profile, h stepPlan) *bench.Scenario {
 	return sc
 }
 
-// groupsOf is a group with two more in it, for those who will go and come back: they have contacts who stay,
-// as is the rule. The far are each other's contacts; the near and the moving, as many, are theirs.
+// groupsOf divides n clients into three groups: the moving, which leave and come back; the near, as
+// many, which are their contacts and stay; and the others, far, which are each other's contacts.
 func groupsOf(far string, n, moving int) []bench.Group {
 	return []bench.Group{{Name: far, Count: n - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}
 }
 
-// befriendPhases has everybody in a circle have contacts.
+// befriendPhases gives the clients of groupsOf their contacts.
 func befriendPhases(prefix, far string, p Profile, moving int, long bench.Span) []bench.Phase {
 	n := min(p.Contacts, moving)
 	if n == 0 {
@@ -166,15 +173,15 @@ func befriendPhases(prefix, far string, p Profile, moving int, long bench.Span) 
 	return []bench.Phase{befriend("befriend", 0, far), befriend("befriend1", moving, "near", "moving"), befriend("befriend2", moving, "moving", "near")}
 }
 
-// resumePhases has the moving go and come back, at a third of the pace that the machine can do: as people do who are
-// not all thrown out at once.
+// resumePhases let the moving clients leave and come back, at a third of the rate that the machine
+// can do: not as after a failure, where all come at once.
 func resumePhases(prefix string, h stepPlan, moving int) []bench.Phase {
 	rate := .3 * h.logins
 	return []bench.Phase{{Name: prefix + "leave", Kind: bench.Drain, Group: []string{"moving"}},
 		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate), Length: rampTimeout(float64(moving) / rate)}}
 }
 
-// spread has each group do its part of a hold's one action.
+// spread lets each group do its part of a hold's one action.
 func spread(ph bench.Phase, groups []bench.Group) bench.Phase {
 	total := 0
 	for _, g := range groups {
@@ -192,8 +199,8 @@ func spread(ph bench.Phase, groups []bench.Group) bench.Phase {
 	return ph
 }
 
-// checkScenario is what the fit does not see: more sessions, other accounts, and the profile's own mix, so
-// many times faster that it can be seen.
+// checkScenario is the run that checks the fit: more sessions, other accounts, and the mix of the
+// profile, speed times faster, so that its cost can be measured.
 func checkScenario(p Profile, h stepPlan) (sc *bench.Scenario, speed float64) {
 	n := float64(h.check)
 	speed = max(1, h.rate/max(n*(p.Messages+p.Presence*float64(p.Contacts))/3600, 1e-9))

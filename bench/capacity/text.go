@@ -10,7 +10,8 @@ import (
 	"canto/bench/report"
 )
 
-// Text writes the plan for people: the answer, what binds, what was fitted, and how far the check was off.
+// Text writes the plan for an operator: the answer and the limit that binds, the other limits, the
+// costs that were fitted, the check, and the warnings.
 func (pl *Plan) Text(w io.Writer) error {
 	b := new(strings.Builder)
 	p := pl.Profile
@@ -39,7 +40,7 @@ func (pl *Plan) Text(w io.Writer) error {
 		}
 		fmt.Fprintf(b, "%s\t%s\t± %s\t%s\n", what, report.Amount(v, unit), report.Amount(margin, unit), about)
 	}
-	row("memory of the server", pl.RSS.Beta[0], pl.RSS.margin(0), "bytes", "with nobody connected, as the line through the steps says")
+	row("memory of the server", pl.RSS.Beta[0], pl.RSS.margin(0), "bytes", "without clients, by the fit through the steps")
 	row("memory a session", pl.RSS.Beta[1], pl.RSS.margin(1), "bytes", "of the server, under load")
 	if pl.Kernel != nil && kernelShare(pl.Kernel.Beta) > leastKernel {
 		row("kernel a session", kernelShare(pl.Kernel.Beta), pl.Kernel.margin(1)/2, "bytes", fmt.Sprintf("half of what it grew by with both ends, and %d bytes for an inode", inode))
@@ -56,7 +57,7 @@ func (pl *Plan) Text(w io.Writer) error {
 	if p.Contacts > 0 {
 		row("CPU a presence", c.Beta[perDelivery], c.margin(perDelivery), "s", "to each contact")
 	}
-	row("CPU a reconnect", c.Beta[perReturn], c.margin(perReturn), "s", fmt.Sprintf("and %d contacts who see it, at a moderate pace", p.Contacts))
+	row("CPU a reconnect", c.Beta[perReturn], c.margin(perReturn), "s", fmt.Sprintf("and %d contacts that see it, at a moderate rate", p.Contacts))
 	row("CPU a first login", c.Beta[perLogin], c.margin(perLogin), "s", "without contacts, of many at once")
 
 	if ch := pl.Check; ch != nil {

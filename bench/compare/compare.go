@@ -1,6 +1,7 @@
-// Package compare judges several servers (or commits of one) that were measured by the same scenario in
-// alternating rounds: for each figure the medians, the ratio to a baseline with its confidence interval,
-// and a word only where the interval allows one. It measures nothing itself.
+// Package compare judges several servers, or commits of one, that were measured by the same
+// scenario in alternating rounds. For each figure it has the medians, the ratio to a baseline with
+// its confidence interval, and a verdict where the interval allows one. It measures nothing:
+// bench/suite runs the scenarios.
 package compare
 
 import (
@@ -17,76 +18,78 @@ import (
 	"canto/bench/result"
 )
 
-// A Contest is what is compared: the same scenario, run against each entrant in turn, again and again.
+// An Input is what is compared: results of one scenario, of several servers, in rounds.
 type Input struct {
-	Baseline string // the name of the entrant that the others are divided by
-	Targets  []Target
-	// Order are the figures that a table begins with; the others follow in the order of the runs.
+	Baseline string   // Baseline is the name of the target that the others are divided by.
+	Targets  []Target // Targets are what is compared.
+	// Order has the figures that a table begins with; the others follow in the order of the results.
 	Order []string
-	// Floor is the noise floor: a ratio between 1/Floor and Floor gets no word, however narrow its
-	// interval. 0 is 1: no floor.
+	// Floor is the noise floor: a ratio between 1/Floor and Floor has no verdict, however narrow its
+	// interval is. 0 is 1: no floor.
 	Floor float64
 }
 
-// An Entrant is one of those compared. Its runs are in the order of the rounds: the first of one entrant
-// is paired with the first of another, for both saw the machine in the same mood. A round that failed is
-// nil.
+// A Target is a server with its results, in the order of the rounds. Rounds of the same number are
+// paired, since the machine was in the same state. The result of a round that failed is nil.
 type Target struct {
-	Name string
-	Runs []*result.Run
+	Name string        // Name is unique in an Input.
+	Runs []*result.Run // Runs by round.
 }
 
-// A Table is the outcome, plain data that is written as JSON.
+// A Table is the outcome: plain data that is written as JSON.
 type Table struct {
-	Format   int      `json:"format"`
-	Scenario string   `json:"scenario"`
-	Baseline string   `json:"baseline"`
-	Targets  []string `json:"entrants"` // the baseline first, then the others in the contest's order
-	Rounds   []int    `json:"rounds"`   // of each entrant, those that count
-	Floor    float64  `json:"floor"`
-	Rows     []Row    `json:"rows"`
-	// Notes say what makes the table less than it looks: rounds that were left out, warnings of runs, too
-	// few rounds.
+	Format   int    `json:"format"`   // Format is the version of this type.
+	Scenario string `json:"scenario"` // Scenario that all results are of.
+	Baseline string `json:"baseline"` // Baseline by name.
+	// Targets by name: the baseline first, then the others in the order of the Input.
+	Targets []string `json:"entrants"`
+	Rounds  []int    `json:"rounds"` // Rounds that count, of each target.
+	Floor   float64  `json:"floor"`  // Floor is the noise floor.
+	Rows    []Row    `json:"rows"`   // Rows are the figures.
+	// Notes say what limits the table: rounds that were left out, warnings of runs, too few rounds.
 	Notes []string `json:"notes,omitempty"`
 }
 
 // Format is the version of a table's JSON.
 const Format = 1
 
-// A Row is one figure.
+// A Row is one figure of all targets.
 type Row struct {
-	Figure string `json:"figure"`
-	Unit   string `json:"unit"`
-	Better string `json:"better"` // "lower" or "higher"
-	About  string `json:"about"`
-	Cells  []Cell `json:"cells"` // in the order of Table.Targets
+	Figure string `json:"figure"` // Figure by its name in results.
+	Unit   string `json:"unit"`   // Unit of the values.
+	Better string `json:"better"` // Better is "lower" or "higher".
+	About  string `json:"about"`  // About says what it is.
+	Cells  []Cell `json:"cells"`  // Cells are in the order of Table.Targets.
 }
 
-// A Cell is one figure of one entrant. Without values the entrant does not have the figure: it does not
-// offer what the figure measures.
+// A Cell is one figure of one target. It has no values if the target lacks the figure, since it
+// does not offer the feature.
 type Cell struct {
-	Values []float64 `json:"values,omitempty"` // of its rounds
-	Median float64   `json:"median"`
-	// Ratio is nil for the baseline, where there is nothing to pair, and where a value is not above 0.
+	Values []float64 `json:"values,omitempty"` // Values by round.
+	Median float64   `json:"median"`           // Median of the values.
+	// Ratio is nil for the baseline, where no rounds can be paired, and where a value is not above 0.
 	Ratio   *Ratio `json:"ratio,omitempty"`
-	Verdict string `json:"verdict,omitempty"` // "better", "worse", or neither
+	Verdict string `json:"verdict,omitempty"` // Verdict is "better", "worse", or "".
 }
 
-// A Ratio is that of an entrant to the baseline: the geometric mean of the rounds' ratios.
+// A Ratio is that of a target to the baseline: the geometric mean of the rounds' ratios.
 type Ratio struct {
-	Value float64 `json:"value"`
-	Low   float64 `json:"low"`
-	High  float64 `json:"high"`
-	Pairs int     `json:"pairs"` // rounds in which both had the figure
-	// Level is the interval's confidence: 0.95 by Student's t from three rounds on; with two rounds it is
-	// the range of the two, widened by itself on both sides, which is about 0.8; with one it is 0 and the
-	// interval is none.
+	Value float64 `json:"value"` // Value of the ratio.
+	Low   float64 `json:"low"`   // Low end of the interval.
+	High  float64 `json:"high"`  // High end of the interval.
+	Pairs int     `json:"pairs"` // Pairs is in how many rounds both have the figure.
+	// Level is the confidence of the interval: 0.95 by Student's t from three rounds on. With two
+	// rounds the interval is their range, widened by itself on both sides, which is about 0.8. With
+	// one it is 0, and there is no interval.
 	Level float64 `json:"level"`
 }
 
-// Judge makes the table of a contest. It fails if the baseline is unknown, a name occurs twice, an entrant
-// has no run that ended, or the runs are of different scenarios or units. It only reads c, and any
+// Judge makes the table. It fails if the baseline is unknown, if a name occurs twice, if a target
+// has no complete run, or if the runs are of different scenarios or units. It reads c only, and any
 // goroutine may call it.
+//
+// Its steps: it orders the targets; it leaves out rounds that are missing or partial, and notes
+// them; it checks that the scenarios agree; it fills the rows; it sorts them by Order.
 func Judge(c Input) (*Table, error) {
 	if c.Floor == 0 {
 		c.Floor = 1
@@ -152,7 +155,7 @@ func Judge(c Input) (*Table, error) {
 	return t, nil
 }
 
-// ordered is who takes part, the baseline first.
+// ordered are the targets, with the baseline first.
 func ordered(c Input) ([]Target, error) {
 	var field []Target
 	var names []string
@@ -176,6 +179,8 @@ func ordered(c Input) ([]Target, error) {
 	return field, nil
 }
 
+// fill makes the rows of the rounds' figures. Each target's results are in the order of the rounds,
+// nil where one is missing.
 func (t *Table) fill(rounds [][]*result.Run) error {
 	index := map[string]int{}
 	for i := range rounds {
@@ -205,7 +210,7 @@ func (t *Table) fill(rounds [][]*result.Run) error {
 	return nil
 }
 
-// cell is that of the runs of, next to those of the baseline.
+// cell is that of the results of, compared with those of the baseline.
 func (t *Table) cell(row *Row, base, of []*result.Run, ratio bool) (c Cell) {
 	var logs []float64
 	positive := true
@@ -241,7 +246,8 @@ func value(r *result.Run, figure string) (float64, bool) {
 	return f.Value, ok && !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
 }
 
-// verdict is what may be said of r.
+// verdict is the verdict on r: none without an interval, if the interval has 1 in it, or within the
+// noise floor.
 func (t *Table) verdict(r Ratio, better string) string {
 	if r.Level == 0 || r.Low <= 1 && r.High >= 1 || r.Value <= t.Floor && r.Value >= 1/t.Floor {
 		return ""
@@ -301,13 +307,14 @@ func studentT(df int) float64 {
 	return z + z*(z2+1)/(4*v) + z*((5*z2+16)*z2+3)/(96*v*v) + z*(((3*z2+19)*z2+17)*z2-15)/(384*v*v*v)
 }
 
-// A Disagreement is a ratio that two tables tell differently.
+// A Disagreement is a ratio that differs between two tables.
 type Disagreement struct {
-	Figure string `json:"figure"`
-	Target string `json:"entrant"`
-	A, B   Ratio
+	Figure string `json:"figure"`  // Figure by name.
+	Target string `json:"entrant"` // Target by name.
+	A, B   Ratio  // A and B are the ratios in the two tables.
 }
 
+// String is one line for an operator.
 func (d Disagreement) String() string {
 	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Target, d.A, d.B)
 }
@@ -320,9 +327,9 @@ func (r Ratio) String() string {
 	return fmt.Sprintf("×%s [%s, %s]", significant(r.Value), significant(r.Low), significant(r.High))
 }
 
-// Agree are the ratios that a and b both have, with intervals that do not overlap. Two measurements of the
-// same contest agree if there are none, or about as few as chance allows. Tables with different baselines
-// have no ratios in common.
+// Agree returns the ratios that a and b both have, and that have intervals which do not overlap.
+// Two measurements of the same servers agree if there are about as few as chance allows. Tables
+// with different baselines have no ratios in common.
 func Agree(a, b *Table) (all []Disagreement) {
 	if a.Baseline != b.Baseline {
 		return nil

@@ -15,8 +15,11 @@ import (
 //go:embed page.html
 var pageHTML string
 
-// HTML writes t as one page that needs nothing else: a plot of the ratios with their intervals, and all
-// medians.
+// HTML writes t as a page that needs no other file: plots of the ratios with their intervals, and
+// all medians.
+//
+// It fills the template page.html: the targets with their colours, a plot for figures of which
+// lower is better and one for higher, and the rows of the table.
 func (t *Table) HTML(w io.Writer) error {
 	p, err := template.New("page").Parse(pageHTML)
 	if err != nil {
@@ -64,8 +67,10 @@ func (t *Table) HTML(w io.Writer) error {
 	return p.Execute(w, d)
 }
 
+// A key is an entry of the page's legend.
 type key struct{ Name, Style string }
 
+// A figure is a plot with its title.
 type figure struct {
 	Title string
 	SVG   template.HTML
@@ -79,7 +84,12 @@ const (
 	letter            = 6.8  // width of a letter, on average
 )
 
-// draw plots the ratios of the figures of which less, or more, is better.
+// draw plots the ratios of the figures of which lower, or higher, is better. ok is false if there
+// are none.
+//
+// It finds the range of the ratios, from a hundredth to a hundred at most; it draws bands, grid and
+// labels; it draws each figure's name, and for each target a line for the interval and a mark for
+// the ratio.
 func (t *Table) draw(better string) (figure, bool) {
 	var rows []Row
 	low, high := 1/1.6, 1.6
@@ -155,7 +165,8 @@ func (t *Table) draw(better string) (figure, bool) {
 	return figure{title, template.HTML(d.String())}, true
 }
 
-// fit is s, cut to what so many pixels hold. What sets figures apart is at both ends, so the middle goes.
+// fit is s, cut to what a width of so many pixels holds. Names of figures differ at both ends, so
+// the middle is left out.
 func fit(s string, width float64) string {
 	r := []rune(s)
 	n := int(width / letter)

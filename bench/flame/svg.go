@@ -21,7 +21,7 @@ const (
 	keyCol  = 200 // width of one of its entries
 )
 
-// A node is a function as called by those above it.
+// A node is a function as it is called by the functions above it.
 type node struct {
 	name  string
 	value int64 // of it and all below
@@ -41,7 +41,7 @@ func (n *node) child(name string) *node {
 	return c
 }
 
-// children are those that something is left of, the largest first.
+// children are the nodes below n that have a value, the largest first.
 func (n *node) children() (all []*node) {
 	for _, c := range n.below {
 		if c.value > 0 {
@@ -52,8 +52,8 @@ func (n *node) children() (all []*node) {
 	return all
 }
 
-// sum fills in value, from what is a node's own and what its children have, and adds up what modules have of
-// their own. After a subtraction some nodes have less than nothing, which counts as nothing.
+// sum computes the values from the nodes' own, and adds the modules' own values up. After a
+// subtraction nodes may have negative values, which count as 0.
 func (n *node) sum(modules map[string]int64) int64 {
 	n.value = max(n.own, 0)
 	modules[Module(n.name)] += n.value
@@ -63,9 +63,10 @@ func (n *node) sum(modules map[string]int64) int64 {
 	return n.value
 }
 
-// SVG draws a profile as an icicle: callers above, what they call below them, each as wide as its part of the
-// whole, coloured by [Module]. It is one file that needs no other: resting on a box tells its function and
-// value, and a click zooms. A profile without samples gives a drawing that says so.
+// SVG draws a profile as an icicle: callers above, the functions that they call below, each as wide
+// as its share, with the colour of its [Module]. It is one file that needs no other: the pointer
+// shows a box's function and value, and a click zooms. A profile without samples gives a drawing
+// that says so.
 func SVG(w io.Writer, prof []byte, opt Option) error {
 	stacks, kind, err := read(prof, opt)
 	if err != nil {
@@ -95,6 +96,7 @@ func SVG(w io.Writer, prof []byte, opt Option) error {
 	return d.write(w, title)
 }
 
+// A drawing is the state of an SVG that is being drawn.
 type drawing struct {
 	unit    string
 	width   float64
@@ -136,7 +138,7 @@ func percent(v, total int64) string { return fmt.Sprintf("%.2f %%", 100*share(v,
 
 func escaped(s string) string { return string(xmlstream.AppendValue(nil, s)) }
 
-// short is a function without the folders of its package.
+// short is the name of a function without the folders of its package.
 func short(name string) string {
 	p := pkg(name)
 	if i := strings.LastIndexByte(p, '/'); i >= 0 {
@@ -235,6 +237,7 @@ const style = `.canto-flame text{font:11px ui-monospace,Menlo,Consolas,"DejaVu S
 	`.canto-flame .title{font:15px sans-serif}.canto-flame .note{font:11px sans-serif;fill:#666}` +
 	`.canto-flame .boxes svg{cursor:pointer}.canto-flame .boxes svg:hover rect{stroke:#000;stroke-width:2}`
 
+// write writes the file: style, script, title, boxes, and the legend of modules.
 func (d *drawing) write(w io.Writer, title string) error {
 	type entry struct {
 		module string

@@ -7,8 +7,12 @@ import (
 	"canto/bench/xmpp"
 )
 
-// halfOpen is a connection that stops somewhere before login. Of two lines one stays, until the server has
-// enough of it, as slow ones do (attack T17); the other comes and goes, as to leave something behind (T01).
+// halfOpen is a connection that stops before login. Of two attackers one keeps its connections
+// until the server ends them (attack T17), and the other closes them soon, to leave something
+// behind (T01).
+//
+// There are twelve ways in turn: before the stream header, within it, after it, a byte a second,
+// blanks, within SASL, and the same for the TLS handshake.
 func halfOpen(l *attacker, round int) error {
 	life, pause := time.Hour, time.Second
 	if l.i%2 == 1 {
@@ -52,7 +56,7 @@ func halfOpen(l *attacker, round int) error {
 		err = s.sendCounted(1, hello[:len(hello)/2])
 	case 8: // the head of a record of 16 KiB that does not follow
 		err = s.sendCounted(1, "\x16\x03\x01\x40\x00")
-	case 9, 10: // the server has done the dear part, and waits for our Finished
+	case 9, 10: // the server has done the expensive part, and waits for the Finished message
 		err = s.sendCounted(1, hello)
 	case 11:
 		err = s.trickle(hello, pause, life)

@@ -126,7 +126,7 @@ func TestRate(t *testing.T) {
 	}
 }
 
-// That attackers have no accounts, or that nobody is there, is no success.
+// That attackers have no accounts, or that there is no server, is no success.
 func TestTrouble(t *testing.T) {
 	s, err := stub.Start(stub.Config{})
 	if err != nil {
@@ -147,7 +147,7 @@ func TestTrouble(t *testing.T) {
 	if a, err = Start(t.Context(), "halfopen", cfg); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "nobody answers", func() bool { return a.refused.Load() > 1 })
+	await(t, "no server answers", func() bool { return a.refused.Load() > 1 })
 	if st := a.Stop(); st.Refused < 2 || st.Err != nil {
 		t.Errorf("without a server: %+v", st)
 	}
@@ -173,7 +173,7 @@ func TestLetIn(t *testing.T) {
 	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00wrong")); err != nil || a.refused.Load() != 1 {
 		t.Errorf("a wrong password: %v, %d refused", err, a.refused.Load())
 	}
-	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00bench")); err == nil || !strings.Contains(err.Error(), "let somebody in") {
+	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00bench")); err == nil || !strings.Contains(err.Error(), "accepted a wrong password") {
 		t.Errorf("the right password: %v", err)
 	}
 }

@@ -3,8 +3,13 @@ package hostile
 // recordsPerWrite is how many records go out in one write.
 const recordsPerWrite = 64
 
-// keyUpdates is a TLS connection that has the server derive keys, or open records with nothing in them. A line does the same
-// in each life: where servers bear one way, all lines would end up in it.
+// keyUpdates is a TLS connection that makes the server derive keys, or open empty records. An
+// attacker does the same in each of its connections: if they took turns, all would end up in a way
+// that the server accepts.
+//
+// The ways, by the attacker's number: key updates with and without a request; empty and padded
+// records; one blank in 16 KiB; a handshake message in single bytes; invalid key updates and record
+// types; and a mix within usual limits, after login if there are accounts.
 func keyUpdates(l *attacker, _ int) error {
 	n := l.i % 9
 	s, err := l.underTLS(n == 8)
@@ -75,7 +80,7 @@ func keyUpdates(l *attacker, _ int) error {
 	}
 }
 
-// underTLS opens a connection with TLS, before login or, if there are accounts, behind it.
+// underTLS opens a connection with TLS, before login or, if there are accounts, after it.
 func (l *attacker) underTLS(in bool) (*session, error) {
 	if in && l.a.cfg.User != nil {
 		if l.a.cfg.Direct.IsValid() {

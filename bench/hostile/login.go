@@ -12,8 +12,8 @@ import (
 	"canto/xmlstream"
 )
 
-// guessPasswords is a connection that tries to log in, again and again, until the server ends it. The passwords that
-// it tries are wrong.
+// guessPasswords is a connection that tries to log in until the server ends it. Its passwords are
+// wrong.
 func guessPasswords(l *attacker, _ int) error {
 	s, err := l.openStream(l.a.cfg.TLS)
 	if err != nil {
@@ -30,7 +30,9 @@ func guessPasswords(l *attacker, _ int) error {
 	}
 }
 
-// tryLogin is one way of not logging in. The error ends the connection.
+// tryLogin is one failed login. It chooses a user that exists or not, and a mechanism. Some
+// messages are no base64 or too long; PLAIN has a wrong password; SCRAM is aborted, left in the
+// middle, or has a forged nonce, channel binding or proof. The error ends the connection.
 func (s *session) tryLogin() error {
 	rng := s.l.rng
 	user := s.a.cfg.User(s.l.i)
@@ -104,7 +106,7 @@ func (s *session) respond(text string) error {
 	return s.send(string(xmpp.AppendResponse(nil, xmpp.NSSASL, text)))
 }
 
-// loginAtOnce is a whole login in one message.
+// loginAtOnce is a login in one message.
 func (s *session) loginAtOnce(mechanism, text string) error {
 	if err := s.auth(mechanism, text); err != nil {
 		return err
@@ -120,7 +122,8 @@ func (s *session) answer() error {
 	return s.classify(e)
 }
 
-// classify counts a refusal. What is no refusal is a hole.
+// classify counts a refusal. A login that succeeds is a failure of the attack: there must be no
+// such hole.
 func (s *session) classify(e xmlstream.Element) error {
 	switch {
 	case e.Is(xmpp.Failure):
@@ -129,7 +132,7 @@ func (s *session) classify(e xmlstream.Element) error {
 		}
 		return nil
 	case e.Is(xmpp.Success):
-		return clientFault{errors.New("the server let somebody in with a wrong password")}
+		return clientFault{errors.New("the server accepted a wrong password")}
 	case e.Is(xmpp.Challenge): // to what is no first message, or without one
 		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err

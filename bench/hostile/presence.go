@@ -9,11 +9,16 @@ import (
 )
 
 const (
-	contacts  = 32  // that each attacker asks among the others: each flip goes to them
-	strangers = 256 // addresses that nobody has, and who is asked nevertheless: rosters remember them
+	contacts  = 32  // that each attacker asks among the others, and that get each of its changes
+	strangers = 256 // addresses without accounts, which rosters remember
 )
 
-// flipPresence is a session that has made the others of the attack its contacts, and has them hear of it.
+// flipPresence is a session that makes the other attackers its contacts and changes its presence
+// all the time.
+//
+// It logs in and reads requests on another goroutine. In each round it approves the requests, sends
+// eight presence changes, and one of six kinds of extra load: subscriptions to strangers, directed
+// presence to strangers or to contacts, probes, going offline and back, and revoked subscriptions.
 func flipPresence(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
@@ -42,8 +47,8 @@ func flipPresence(l *attacker, round int) error {
 		}
 		for done := false; !done; {
 			select {
-			case who := <-asked:
-				add("<presence type='subscribed' to='%s'/>", who)
+			case from := <-asked:
+				add("<presence type='subscribed' to='%s'/>", from)
 			case err := <-end:
 				return err
 			default:
@@ -51,8 +56,8 @@ func flipPresence(l *attacker, round int) error {
 			}
 		}
 		if n == l.i { // in the first life
-			for _, who := range near {
-				add("<presence type='subscribe' to='%s'/>", who)
+			for _, contact := range near {
+				add("<presence type='subscribe' to='%s'/>", contact)
 			}
 		}
 		for k := range 8 {
@@ -62,7 +67,7 @@ func flipPresence(l *attacker, round int) error {
 		case 0:
 			add("<presence type='subscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
 			add("<presence type='unsubscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
-		case 1: // to whom a server must remember to say goodbye
+		case 1: // directed presence: the server must store the recipients
 			for range 8 {
 				add("<presence to='stranger%d@%s/r%d'/>", l.rng.IntN(strangers), s.a.domain(), l.rng.IntN(1000))
 			}
@@ -84,7 +89,8 @@ func flipPresence(l *attacker, round int) error {
 	}
 }
 
-// readRequests reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
+// readRequests reads the stream until it ends, and passes the addresses of subscription requests
+// on, as far as there is room.
 func (s *session) readRequests(asked chan<- string) error {
 	for {
 		e, err := s.xml.Next()

@@ -25,16 +25,16 @@ const (
 	messageKeyUpdate = 24
 )
 
-// recordLog is what is known of the records that crypto/tls has written: how many were sealed, and what they
-// are sealed by. It is the KeyLogWriter of the connection, too. For one goroutine.
+// A recordLog follows the TLS records that crypto/tls writes, and its key log, until the attack
+// takes the connection over (transport.hijack).
 type recordLog struct {
-	head   []byte // of a record, as far as it was written
-	left   int    // bytes that its rest has
-	sealed uint64
+	head   []byte // of the record that is being written, as far as it has come
+	left   int    // bytes that are left of the record
+	sealed uint64 // application records since the handshake: the sequence number of the next
 	secret []byte // client_application_traffic_secret_0
 }
 
-// pass counts what goes by.
+// pass follows bytes that are written.
 func (r *recordLog) pass(p []byte) {
 	for len(p) > 0 {
 		if r.left > 0 {
@@ -53,7 +53,7 @@ func (r *recordLog) pass(p []byte) {
 	}
 }
 
-// Write takes a line of the NSS key log: a label, the client's random, the secret.
+// Write takes a line of the NSS key log: a label, the client's random, and the secret.
 func (r *recordLog) Write(line []byte) (int, error) {
 	if f := bytes.Fields(line); len(f) == 3 && string(f[0]) == "CLIENT_TRAFFIC_SECRET_0" {
 		b, err := hex.DecodeString(string(f[2]))
@@ -65,8 +65,8 @@ func (r *recordLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// hijack gives what seals the next records of a connection that crypto/tls has the handshake of. From then
-// on nothing may be written through crypto/tls, nor read, as reading may make it write.
+// hijack takes the connection away from crypto/tls, with the keys of the client's direction. From
+// here on the attack makes records itself.
 func (w *transport) hijack() (*sealer, error) {
 	t, ok := w.top.(*tls.Conn)
 	if !ok || w.written == nil {
@@ -146,7 +146,7 @@ func (s *sealer) update() (err error) {
 	return s.keys()
 }
 
-// record appends one with content of a type, and zeros behind it. Type 0 makes one of zeros only.
+// record appends a record with content of a type, and padding zeros after it. With type 0 it has zeros only.
 func (s *sealer) record(dst []byte, kind byte, content []byte, padding int) []byte {
 	plain := make([]byte, 0, len(content)+1+padding)
 	plain = append(append(plain, content...), kind)

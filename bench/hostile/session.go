@@ -15,15 +15,15 @@ import (
 	"canto/xmlstream"
 )
 
-// A session is a connection with a stream on it that is read. It blocks.
+// A session is a connection with a stream that is read. Its methods block.
 type session struct {
 	*transport
 	l          *attacker
 	xml        *xmpp.Conn
 	starttls   bool     // offered
 	mechanisms []string // offered
-	jid        string   // once it is bound
-	limit      int      // bytes of a stanza: what the server says (XEP-0478), or what many have
+	jid        string   // full address, escaped; "": not bound
+	limit      int      // bytes of a stanza that the server accepts (XEP-0478), or a usual value
 }
 
 // answerTimeout is how long a server may take to answer: one under attack is slow.
@@ -32,7 +32,7 @@ const answerTimeout = 20 * time.Second
 // header is what [xmpp.Conn.Open] sends.
 func (a *Attack) header() string { return string(xmpp.AppendHeader(nil, a.cfg.Domain, "")) }
 
-// connect opens a connection that a stream may begin on.
+// connect opens a connection without beginning a stream.
 func (l *attacker) connect(to netip.AddrPort) (*session, error) {
 	w, err := l.dial(to)
 	if err != nil {
@@ -41,7 +41,7 @@ func (l *attacker) connect(to netip.AddrPort) (*session, error) {
 	return &session{transport: w, l: l, xml: xmpp.NewConn(w), limit: 256 << 10}, nil
 }
 
-// beforeTLS opens a connection on which a handshake is what comes next.
+// beforeTLS opens a connection on which the TLS handshake is next.
 func (l *attacker) beforeTLS() (*session, error) {
 	if l.a.cfg.Direct.IsValid() {
 		return l.connect(l.a.cfg.Direct)
@@ -60,8 +60,8 @@ func (l *attacker) beforeTLS() (*session, error) {
 	return s, nil
 }
 
-// openStream opens a connection by a way ("none", "starttls", "direct"), and reads what the server offers there
-// to who wants to log in.
+// openStream opens a connection by a way ("none", "starttls", "direct"), and reads what the server
+// offers for a login.
 func (l *attacker) openStream(way string) (*session, error) {
 	to := l.a.cfg.Addr
 	if way == "direct" {
@@ -108,7 +108,7 @@ func (s *session) exchangeHeaders() error {
 		if m, ok := e.Child(xmpp.StreamLimits); ok {
 			if b, ok := m.Child(xmpp.MaxBytes); ok {
 				if n, err := strconv.Atoi(string(b.Text())); err == nil && n > 0 {
-					s.limit = min(n, 1<<20) // who allows more is not told how much memory we have
+					s.limit = min(n, 1<<20) // a server may allow more than this process has memory for
 				}
 			}
 		}
@@ -143,7 +143,7 @@ func (s *session) secure() error {
 // next reads the next element; it is good until the next call. A stream error is an error.
 func (s *session) next() (xmlstream.Element, error) { return s.await(s.xml.Next) }
 
-// await calls read, which has answerTimeout for it.
+// await calls read with answerTimeout as its deadline.
 func (s *session) await(read func() (xmlstream.Element, error)) (xmlstream.Element, error) {
 	s.Conn.SetReadDeadline(time.Now().Add(answerTimeout))
 	defer s.Conn.SetReadDeadline(time.Time{})
@@ -155,8 +155,8 @@ func (s *session) await(read func() (xmlstream.Element, error)) (xmlstream.Eleme
 	return e, err
 }
 
-// logIn is stream, and a login as the line's own user. A login that fails for its password is the attack's
-// own failure.
+// logIn is openStream and a login as the attacker's own user. A wrong password is a failure of the
+// attack.
 func (l *attacker) logIn(way string) (*session, error) {
 	s, err := l.openStream(way)
 	if err != nil {
@@ -170,6 +170,7 @@ func (l *attacker) logIn(way string) (*session, error) {
 	return s, nil
 }
 
+// authenticate logs in by the first of xmpp.Preferred that is offered, and binds a resource.
 func (s *session) authenticate(user string) error {
 	a := s.a
 	m, ok := xmpp.Choose(s.mechanisms, xmpp.Preferred)
@@ -204,8 +205,8 @@ func (s *session) authenticate(user string) error {
 	return err
 }
 
-// derive answers a challenge. Deriving takes milliseconds of CPU, which those who are measured would miss: as
-// accounts for load tests have one salt, one derives for all.
+// derive answers a challenge. It takes milliseconds of CPU, which the clients that are measured
+// would lack: the accounts have one salt, so the key is derived once.
 func (a *Attack) derive(c *sasl.Client, challenge []byte) ([]byte, error) {
 	a.deriving.Lock()
 	defer a.deriving.Unlock()
@@ -217,6 +218,7 @@ func (a *Attack) derive(c *sasl.Client, challenge []byte) ([]byte, error) {
 	return text, err
 }
 
+// bind begins a new stream and binds a resource.
 func (s *session) bind() error {
 	if err := s.exchangeHeaders(); err != nil {
 		return err
@@ -241,10 +243,10 @@ func (s *session) bind() error {
 	}
 }
 
-// domain is the server's, as the value of an attribute.
+// domain is the server's, escaped for an attribute.
 func (a *Attack) domain() string { return string(xmlstream.AppendValue(nil, a.cfg.Domain)) }
 
-// bare is the address of the account of the i-th connection, as the value of an attribute.
+// bare is the bare address of the i-th connection's account, escaped for an attribute.
 func (a *Attack) bare(i int) string {
 	return string(xmlstream.AppendValue(nil, a.cfg.User(i)+"@"+a.cfg.Domain))
 }

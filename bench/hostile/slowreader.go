@@ -8,8 +8,12 @@ import (
 	"time"
 )
 
-// slowReader is a session that has the server write a lot to it, and does not read it, or a byte a second.
-// Even lines write to themselves, odd ones to their neighbours, too.
+// slowReader is a session that makes the server write much to it, and does not read, or a byte a
+// second. Even attackers write to themselves, odd ones also to their neighbours.
+//
+// It logs in with a small receive buffer, stores a large vCard, and then sends short requests with
+// long answers, until the server or a minute's timer ends it: a client whose output is blocked does
+// not notice otherwise that the server has given it up.
 func slowReader(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
@@ -62,7 +66,7 @@ func slowReader(l *attacker, round int) error {
 	}
 }
 
-// readSlowly takes a byte a second from under TLS: nobody wants to know what it was.
+// readSlowly reads a byte of the TCP connection a second.
 func (s *session) readSlowly() {
 	b := make([]byte, 1)
 	for {

@@ -13,17 +13,17 @@ import (
 	"canto/session/jid"
 )
 
-// errDone ends the life of a connection that had done its part.
+// errDone ends the life of a connection that has done its part of the attack.
 var errDone = errors.New("hostile: the connection has done its part")
 
-// A wire is a TCP connection to the server. What is read and written goes through top. The attack's end
-// closes it.
+// A transport is a TCP connection to the server. Reads and writes go through top, which may be TLS.
+// The end of the attack closes it.
 type transport struct {
 	net.Conn          // the TCP connection itself; Write counts
-	top      net.Conn // with TLS on top, if there is
+	top      net.Conn // TLS, or the transport itself
 	a        *Attack
 	release  func() bool
-	written  *recordLog // the TLS records that were written, if somebody wants to know
+	written  *recordLog // the TLS records that were written; nil: not recorded
 }
 
 // dial opens a connection, which is an attempt.
@@ -49,7 +49,7 @@ func (l *attacker) dial(to netip.AddrPort) (*transport, error) {
 	return w, nil
 }
 
-// Write counts what it writes.
+// Write writes to the TCP connection and counts.
 func (w *transport) Write(p []byte) (int, error) {
 	n, err := w.Conn.Write(p)
 	w.a.bytes.Add(uint64(n))
@@ -65,16 +65,16 @@ func (w *transport) Close() error {
 	return w.Conn.Close()
 }
 
-// closeGracefully has Close end it as it ought to be.
+// closeGracefully makes Close end the connection with a FIN instead of a reset.
 func (w *transport) closeGracefully() { w.Conn.(*net.TCPConn).SetLinger(-1) }
 
-// send writes to the top.
+// send writes text through top.
 func (w *transport) send(text string) error {
 	_, err := io.WriteString(w.top, text)
 	return err
 }
 
-// sendCounted is say, as n attempts.
+// sendCounted is send, as n attempts.
 func (w *transport) sendCounted(n int, text string) error {
 	if err := w.a.attempt(n); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (w *transport) sendCounted(n int, text string) error {
 	return w.send(text)
 }
 
-// trickle says text a byte at a time, with a pause before each, as long as life lasts.
+// trickle sends text a byte at a time, with a pause before each, for life.
 func (w *transport) trickle(text string, pause, life time.Duration) error {
 	over := time.Now().Add(life)
 	for i := range len(text) {
@@ -99,7 +99,8 @@ func (w *transport) trickle(text string, pause, life time.Duration) error {
 	return w.readFor(time.Until(over))
 }
 
-// readFor reads on for d. The error is why the server ended the connection; nil: it did not.
+// readFor reads and drops input for d. The error says why the server ended the connection; nil: it
+// did not.
 func (w *transport) readFor(d time.Duration) error {
 	w.Conn.SetReadDeadline(time.Now().Add(d))
 	_, err := io.Copy(io.Discard, w.top)
@@ -113,7 +114,8 @@ func (w *transport) readFor(d time.Duration) error {
 	return err
 }
 
-// drain reads on a goroutine of its own until the connection ends; the channel brings why, once.
+// drain reads and drops input on a goroutine of its own until the connection ends. The channel gets
+// the reason.
 func (w *transport) drain() <-chan error {
 	end := make(chan error, 1)
 	w.a.wg.Go(func() {
@@ -122,12 +124,12 @@ func (w *transport) drain() <-chan error {
 			err = io.EOF
 		}
 		end <- err
-		w.Conn.Close() // who waits to write need not wait
+		w.Conn.Close() // a blocked write ends
 	})
 	return end
 }
 
-// secure puts TLS on top. An attack on TLS itself learns the keys: see hijack.
+// secure puts TLS on top. An attack on TLS itself records the keys: see hijack.
 func (w *transport) secure() error {
 	cfg := w.a.tls()
 	if w.a.kind.tls {
@@ -147,7 +149,7 @@ func (w *transport) secure() error {
 	return nil
 }
 
-// tls is what attackers connect with: whose certificate it is does not matter to them.
+// tls is the configuration of attackers, which accept any certificate.
 func (a *Attack) tls() *tls.Config {
 	c := &tls.Config{ServerName: ServerName(a.cfg.Domain), InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
 	if a.cfg.Direct.IsValid() {
@@ -156,8 +158,8 @@ func (a *Attack) tls() *tls.Config {
 	return c
 }
 
-// ServerName is what TLS calls a domain: its name in certificates. A domain that has no such name is left as it is,
-// and no certificate is one for it.
+// ServerName is the name of a domain in TLS and certificates. A domain that has no such name is
+// returned as it is, and no certificate is valid for it.
 func ServerName(domain string) string {
 	if name, err := jid.NetworkName(domain); err == nil {
 		return name
@@ -165,7 +167,7 @@ func ServerName(domain string) string {
 	return domain
 }
 
-// clientHello is the record that a handshake begins with.
+// clientHello is the record that begins a handshake.
 func clientHello(domain string) ([]byte, error) {
 	var s sink
 	err := tls.Client(&s, &tls.Config{ServerName: ServerName(domain), InsecureSkipVerify: true}).Handshake()
@@ -175,7 +177,7 @@ func clientHello(domain string) ([]byte, error) {
 	return s.b, nil
 }
 
-// A sink keeps what is written to it, and has nothing to read.
+// A sink is a connection that keeps what is written and has nothing to read.
 type sink struct {
 	net.Conn
 	b []byte

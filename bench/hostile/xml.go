@@ -8,19 +8,19 @@ import (
 	"canto/bench/xmpp"
 )
 
-// A markup is made of pieces, until who gets it has enough.
+// A markup is input that is made of pieces, until the server has enough.
 type markup struct {
 	head  string
-	piece func(b []byte, n int) []byte // appends the n-th
+	piece func(b []byte, n int) []byte // appends the n-th piece
 	tail  string
-	bytes bool // one at a time
+	bytes bool // one byte at a time
 }
 
 func repeat(s string) func([]byte, int) []byte {
 	return func(b []byte, _ int) []byte { return append(b, s...) }
 }
 
-// beforeLogin are what is sent before login, behind a header.
+// beforeLogin are what is sent after a header, before login.
 func beforeLogin() []markup {
 	return []markup{
 		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                         // a name without an end
@@ -63,8 +63,8 @@ func insteadOfHeader(header string) []markup {
 	}
 }
 
-// costlyPayloads are payloads of messages that cost much for their size, and yet, at some 48 KiB, are within what
-// servers commonly allow after login.
+// costlyPayloads are payloads of messages that cost much for their size, and that, at some 48 KiB,
+// servers commonly accept after login.
 func costlyPayloads() []markup {
 	nest := strings.Repeat("<a>", 50) + strings.Repeat("</a>", 50)
 	attrs := "<a"
@@ -173,7 +173,8 @@ func (w *transport) writeAll(b []byte, bytes bool) error {
 	return nil
 }
 
-// badStanzas is a session that writes what costs to itself, as big as it may be, and in the end bigger.
+// badStanzas is a session that sends costly payloads as large as the server allows, and then one
+// that is larger.
 func (l *attacker) badStanzas(n int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {

@@ -11,14 +11,14 @@ import "math"
 // A Scale maps the values from Low to High to a line, linearly or by logarithm.
 type Scale struct {
 	Low, High float64 // with Log both are above 0
-	Log       bool
-	Ticks     []Tick
+	Log       bool    // the scale is logarithmic
+	Ticks     []Tick  // grid lines, in any order
 }
 
 // A Tick is a grid line at Value. Without a Label it is a fine one.
 type Tick struct {
-	Value float64
-	Label string
+	Value float64 // where the grid line is
+	Label string  // its text
 }
 
 // At is where v lies between the coordinates from and to. A value outside of the scale lies at its end.

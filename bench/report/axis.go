@@ -7,7 +7,7 @@ import (
 	"canto/bench/plot"
 )
 
-// linear is an axis from 0 that holds top, with about n ticks.
+// linear is a scale from 0 that has top in it, with about n ticks.
 func linear(top float64, unit string, n int) plot.Scale {
 	if !(top > 0) || math.IsInf(top, 0) {
 		top = 1
@@ -29,6 +29,7 @@ func linear(top float64, unit string, n int) plot.Scale {
 	return a
 }
 
+// tickLabel is the label of the tick at v on a scale that ends at top.
 func tickLabel(v, top float64, unit string) string {
 	switch {
 	case v == 0:

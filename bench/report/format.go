@@ -93,7 +93,7 @@ func size(v float64) string {
 	return digits(v) + " " + units[i]
 }
 
-// elapsed is a moment of a run: minutes and seconds, with hours where there are some.
+// elapsed is a time of a run as minutes and seconds, with hours if there are any.
 func elapsed(s float64) string {
 	if math.IsNaN(s) || math.IsInf(s, 0) {
 		return "–"
@@ -105,8 +105,8 @@ func elapsed(s float64) string {
 	return fmt.Sprintf("%d:%02d", n/60, n%60)
 }
 
-// Clean is s without what a terminal would obey: names and errors come from servers. Line breaks become
-// spaces.
+// Clean is s without characters that a terminal would interpret: names and errors come from
+// servers. Line breaks become spaces.
 func Clean(s string) string {
 	return strings.Map(func(c rune) rune {
 		switch {

@@ -25,11 +25,11 @@ var pageCSS string
 //go:embed page.js
 var pageJS string
 
-// CSS is the style of a page, for other pages that want to look the same.
+// CSS is the style sheet of a page, for other pages of the same look.
 func CSS() template.CSS { return template.CSS(pageCSS) }
 
-// HTML writes r as one page that needs nothing else: no network, and no scripts to see the plots (a small
-// one shows values under the pointer). It only reads r, and any goroutine may call it.
+// HTML writes r as one page that needs no network and no other file. A small script only shows
+// values under the pointer. It reads r only, and any goroutine may call it.
 func HTML(w io.Writer, r *result.Run) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
 		"amount": Amount, "clock": elapsed, "count": count[uint64], "whole": count[int],
@@ -40,7 +40,7 @@ func HTML(w io.Writer, r *result.Run) error {
 	return t.Execute(w, newPage(r))
 }
 
-// page is what page.html shows.
+// A page is the data of page.html.
 type page struct {
 	*result.Run
 	CSS       template.CSS
@@ -56,39 +56,43 @@ type page struct {
 	PhaseRows []phaseRow
 	Links     []link
 	Hover     hover
-	Unseen    bool // the server's processes could not be looked at
+	Unseen    bool // the server's processes could not be sampled
 	Thinned   int  // samples that one point of a plot stands for; 0 or 1: one
 }
 
+// A tile is a headline number.
 type tile struct {
 	Name, Value, About string
 	Bad                bool
 }
 
+// A stepRow is a row of the table of steps.
 type stepRow struct {
 	result.Step
 	Rate                                     string
 	P50, P90, P99, P999, Max, Lag, LateShare string
 }
 
+// A phaseRow is a row of the table of phases.
 type phaseRow struct {
 	result.Phase
 	Length, Server, User, RSS, PSS, FDs, Threads, Switches, Forced, Client, ClientRSS, Sockets string
 }
 
+// A link leads to a file beside the report.
 type link struct {
 	result.File
 	URL string
 }
 
-// hover is what page.js needs: where the columns are, and what each line says there.
+// A hover is the data of page.js: where the columns are, and the values of each line there.
 type hover struct {
 	X     []jsonNumber     `json:"x"`
 	At    []string         `json:"at"`
 	Lines [][][]jsonNumber `json:"lines"` // of each panel, of each series
 }
 
-// jsonNumber is a number with four digits in JSON, and null if it is none.
+// A jsonNumber has four digits in JSON, and is null if it is NaN or infinite.
 type jsonNumber float64
 
 func (n jsonNumber) MarshalJSON() ([]byte, error) {
@@ -107,6 +111,8 @@ func jsonNumbers(v []float64) []jsonNumber {
 	return n
 }
 
+// newPage makes the data of the page: heading and tiles, plots over time, latency curves, tables of
+// steps and phases, failures, files, and the configuration.
 func newPage(r *result.Run) page {
 	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown", Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
 	if !r.Began.IsZero() {
@@ -164,6 +170,7 @@ func length(seconds float64) string {
 	return time.Duration(math.Round(seconds) * float64(time.Second)).String()
 }
 
+// newStepRow is the row of a step.
 func newStepRow(r *result.Run, s result.Step) stepRow {
 	row := stepRow{Step: s, Rate: "–", P50: "–", P90: "–", P99: "–", P999: "–", Max: "–", Lag: "–", LateShare: "–"}
 	if v, ok := rate(r, s); ok {
@@ -182,7 +189,8 @@ func newStepRow(r *result.Run, s result.Step) stepRow {
 	return row
 }
 
-// rate is how much of s was done in a second of its phase; false if the phase is unknown or has no length.
+// rate is how many operations of s were done a second; false if the phase is unknown or has no
+// length.
 func rate(r *result.Run, s result.Step) (float64, bool) {
 	for _, p := range r.Phases {
 		if p.Name == s.Phase && p.To > p.From {
@@ -192,6 +200,7 @@ func rate(r *result.Run, s result.Step) (float64, bool) {
 	return 0, false
 }
 
+// newPhaseRow is the row of a phase.
 func newPhaseRow(p result.Phase) phaseRow {
 	long := p.To - p.From
 	cores := func(cpu float64) string {
@@ -233,8 +242,8 @@ func newPhaseRow(p result.Phase) phaseRow {
 	return row
 }
 
-// mainStep is the step that the headline speaks of: the one with the most done in a phase that holds, or else
-// in any.
+// mainStep is the step of the headline: the one with the most operations in a hold, otherwise in
+// any phase.
 func mainStep(r *result.Run) (best result.Step, ok bool) {
 	for _, kind := range []string{"hold", "storm", ""} {
 		for _, s := range r.Steps {
@@ -250,6 +259,8 @@ func mainStep(r *result.Run) (best result.Step, ok bool) {
 	return best, ok
 }
 
+// tiles are the headline numbers: sessions, rate and latency of the main step, losses, CPU and
+// memory.
 func tiles(r *result.Run) []tile {
 	workers := "by 1 process"
 	if r.Workers > 1 {
@@ -295,8 +306,8 @@ func tiles(r *result.Run) []tile {
 	return t
 }
 
-// cpuPerOperation is the server's CPU per operation in the phase of s: the run's own figure, or what the
-// phase says.
+// cpuPerOperation is the server's CPU for an operation in the phase of s: the run's own figure, or
+// computed from the phase.
 func cpuPerOperation(r *result.Run, s result.Step) (value, about string, ok bool) {
 	for _, name := range []string{s.Phase + "." + s.Name + ".cpu_us", s.Phase + ".cpu_us"} {
 		if f, ok := r.Figure(name); ok {
@@ -320,7 +331,7 @@ func cpuPerOperation(r *result.Run, s result.Step) (value, about string, ok bool
 	return "", "", false
 }
 
-// memoryPerSession is the run's own figure of that, or what the server has grown by since the first sample.
+// memoryPerSession is the run's own figure, or the growth of the server since the first sample.
 func memoryPerSession(r *result.Run) (value, about string, ok bool) {
 	for _, f := range r.Figures {
 		if f.Unit == "bytes" && strings.Contains(f.Name, "session") {

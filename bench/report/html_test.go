@@ -206,7 +206,7 @@ func TestPageOfLittle(t *testing.T) {
 		"bare":    {bare, "There are no samples", 0},
 		"one":     {one, "Sessions", 8},
 		"partial": {partial, "This run is partial", 12},
-		"blind":   {blind, "could not be looked at", 11},
+		"blind":   {blind, "could not be sampled", 11},
 		"broken":  {broken, "Sessions", 12},
 		"instant": {instant, "Sessions", 12},
 	} {
@@ -219,7 +219,7 @@ func TestPageOfLittle(t *testing.T) {
 			if n := len(having(all, "svg", "time")); n != c.time {
 				t.Errorf("%d plots over time, not %d", n, c.time)
 			}
-			if strings.Contains(page, "could not be looked at") != (name == "blind") && name != "bare" {
+			if strings.Contains(page, "could not be sampled") != (name == "blind") && name != "bare" {
 				t.Error("the page is wrong about whether the server was seen")
 			}
 			if name == "one" && !strings.Contains(page, "Latency p99") {

@@ -12,8 +12,8 @@ import (
 	"canto/bench/result"
 )
 
-// Live shows a run while it goes on. On a terminal a few lines are drawn in place; elsewhere it writes a
-// plain line at each change of phase and every five seconds. Its methods may be called by any goroutine.
+// A Live shows a run while it goes on. On a terminal it draws a few lines in place; elsewhere it
+// writes a line at each change of phase and every five seconds. Any goroutine may call its methods.
 type Live struct {
 	mu       sync.Mutex
 	w        io.Writer
@@ -35,15 +35,15 @@ const (
 	plainEvery   = 5 * time.Second
 )
 
-// NewLive draws on w. tty: w is a terminal, so many columns wide (0: 80), that understands ANSI. Colours
-// are left out if the environment has NO_COLOR.
+// NewLive draws on w. tty says that w is a terminal with so many columns (0: 80) that understands
+// ANSI escapes. Colours are left out if the environment has NO_COLOR.
 func NewLive(w io.Writer, tty bool, width int) *Live {
 	l := &Live{w: w, tty: tty, color: tty && os.Getenv("NO_COLOR") == "", told: map[string]bool{}}
 	l.Resize(width)
 	return l
 }
 
-// Resize tells it the terminal's new width in columns; 0 is 80.
+// Resize sets the terminal's width in columns; 0 is 80.
 func (l *Live) Resize(width int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,7 +53,7 @@ func (l *Live) Resize(width int) {
 	l.width = width
 }
 
-// Update shows p in place of what was shown before.
+// Update shows p in place of the last state.
 func (l *Live) Update(p result.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,7 +70,7 @@ func (l *Live) Update(p result.Progress) {
 	l.last, l.began = p, true
 }
 
-// Note writes a line that stays, above what is drawn.
+// Note writes a line that stays, above the drawing.
 func (l *Live) Note(s string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -88,7 +88,7 @@ func (l *Live) Note(s string) {
 	}
 }
 
-// Close leaves the last drawing where it is, with the cursor below.
+// Close leaves the last drawing, with the cursor below.
 func (l *Live) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -117,6 +117,7 @@ func (l *Live) draw(lines []styled) {
 // A styled line is spans of text with an SGR number each, "" for none.
 type styled []span
 
+// A span is text with an SGR number for its style.
 type span struct{ sgr, text string }
 
 const (
@@ -143,8 +144,8 @@ func (s styled) render(width int, color bool) string {
 	return b.String()
 }
 
-// cut is as much of s as fits into so many columns, with an ellipsis where something is missing, and how
-// many it takes.
+// cut is as much of s as fits into so many columns, with an ellipsis if something is missing, and
+// how many columns it takes.
 func cut(s string, width int) (string, int) {
 	total := 0
 	for _, c := range s {
@@ -175,7 +176,7 @@ func wide(c rune) int {
 	return 1
 }
 
-// share is how far p's phase has come, 0 to 1, and says of what.
+// share is how far the phase of p has come, from 0 to 1, with the text that says so.
 func share(p result.Progress) (float64, string) {
 	if p.Length > 0 {
 		return p.Elapsed.Seconds() / p.Length.Seconds(), elapsed(p.Elapsed.Seconds()) + " of " + elapsed(p.Length.Seconds())
@@ -195,6 +196,8 @@ func bar(share float64, width int) string {
 	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
 }
 
+// lines are the lines of the drawing: phase and progress, sessions and usage, each step, and
+// warnings.
 func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 	part, of := share(p)
 	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)}, {faint, fmt.Sprintf("  phase %d of %d, %s", p.Index+1, p.Phases, Clean(p.Kind))}})
@@ -252,6 +255,7 @@ func stepsOf(s result.Sample) (names []string) {
 	return names
 }
 
+// plain writes one line, for output that is no terminal.
 func (l *Live) plain(p result.Progress, seconds float64) {
 	for _, s := range p.Warnings {
 		if !l.told[s] {

@@ -34,6 +34,7 @@ type figure struct {
 	Panel              int // its number among those that share the time axis, from 0; -1: none of them
 }
 
+// A legend is an entry of a plot's legend.
 type legend struct{ Name, Style string }
 
 // The plots over time are all as wide, so that a moment is at the same place in each.
@@ -45,7 +46,7 @@ const (
 	letter             = 6.6         // width of a small letter at most, on average
 )
 
-// fit is s, cut to what a width of so many pixels holds; empty if that is too little to be of use.
+// fit is s, cut to what a width of so many pixels holds; "" if that is too little to be of use.
 func fit(s string, width float64) string {
 	n := int(width / letter)
 	if short, _ := cut(s, n); short == s || n >= 4 {
@@ -54,7 +55,7 @@ func fit(s string, width float64) string {
 	return ""
 }
 
-// shade draws the phases behind a plot, with their names above it where there is room.
+// shade draws a band for each phase, and its name above the plot if there is room.
 func (t *timeAxis) shade(d *plot.SVG, bottom float64) {
 	for i, p := range t.phases {
 		from, to := t.at2x(p.From), t.at2x(p.To)
@@ -167,6 +168,8 @@ func curves(r *result.Run) (all []figure) {
 	return all
 }
 
+// curve plots the latencies of a step by percentile, with a line for each phase. It computes the
+// points of each line up to the last operation, finds the scale, and draws grid, lines and labels.
 func curve(name string, steps []result.Step) figure {
 	const (
 		width, height       = 520.0, 270.0

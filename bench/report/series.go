@@ -12,7 +12,7 @@ import (
 // columns is the most points a line has: a plot is about as many pixels wide.
 const columns = 900
 
-// A timeAxis is the samples of a run, put together to at most so many columns as can be told apart.
+// A timeAxis is the samples of a run, combined to at most as many columns as a plot can show.
 type timeAxis struct {
 	scale   plot.Scale
 	phases  []result.Phase
@@ -21,11 +21,14 @@ type timeAxis struct {
 	of      [][]weighted // the samples of each column
 }
 
+// A weighted sample has the seconds that it stands for.
 type weighted struct {
 	*result.Sample
 	seconds float64 // that it stands for
 }
 
+// newTimeAxis sorts the samples of a run into columns. Samples and phases with impossible times, as
+// in a file that was edited, are left out.
 func newTimeAxis(r *result.Run) *timeAxis {
 	t := &timeAxis{}
 	end := finite(r.Seconds)
@@ -77,7 +80,7 @@ const (
 	most
 )
 
-// line is what f says of each column; NaN where it says nothing.
+// line is the value of f in each column; NaN where it has none.
 func (t *timeAxis) line(how int, f func(s weighted) float64) []float64 {
 	v := make([]float64, len(t.of))
 	for i, c := range t.of {
@@ -106,7 +109,7 @@ func finite(v float64) float64 {
 	return v
 }
 
-// positive is v, or NaN if there is nothing to show.
+// positive is v, or NaN if v is not above 0.
 func positive(v float64) float64 {
 	if v > 0 {
 		return v
@@ -114,7 +117,9 @@ func positive(v float64) float64 {
 	return math.NaN()
 }
 
-// panels are the plots over time, top to bottom.
+// panels are the plots over time, from top to bottom: sessions, rates, latencies, CPU, memory,
+// context switches, the clients' lag, and the server's own metrics. A plot without values is left
+// out later.
 func panels(r *result.Run, t *timeAxis) (ps []panel) {
 	ps = append(ps, panel{title: "Sessions", note: "bound", unit: "count", height: 110, series: []series{
 		{name: "sessions", style: "c0", area: true, values: t.line(most, func(s weighted) float64 { return float64(s.Sessions) })}}})
@@ -178,7 +183,7 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 	return ps
 }
 
-// metrics are plots of what the server says of itself.
+// metrics are plots of the server's own metrics.
 func metrics(r *result.Run, t *timeAxis) (ps []panel) {
 	names := map[string]bool{}
 	for _, s := range r.Samples {
@@ -207,7 +212,7 @@ func sorted(m map[string]bool) []string {
 	return s
 }
 
-// stepNames are the names of all steps, in the order of the run; what only samples know comes last.
+// stepNames are the names of all steps, in the order of the run; those in samples only come last.
 func stepNames(r *result.Run) (names []string) {
 	for _, s := range r.Steps {
 		if !slices.Contains(names, s.Name) {

@@ -9,9 +9,9 @@ import (
 	"canto/bench/result"
 )
 
-// Text writes a plain summary of r for a terminal: a heading, warnings, a table of the steps, one of the
-// phases and the refusals. What servers sent is written without control characters. It only reads r, and
-// any goroutine may call it.
+// Text writes a plain summary of r for a terminal: a heading, warnings, a table of the steps, one
+// of the phases, and the failures. Text from servers is written without control characters. It
+// reads r only, and any goroutine may call it.
 func Text(w io.Writer, r *result.Run) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s against %s", Clean(r.Scenario.Name), Clean(r.Target.Name))
@@ -66,6 +66,7 @@ type table struct {
 	rows [][]string
 }
 
+// String aligns the columns: words to the left, numbers to the right.
 func (t table) String() string {
 	var wide []int
 	for _, row := range t.rows {

@@ -90,6 +90,7 @@ func (h *Histogram) Curve() (c []Point) {
 	return c
 }
 
+// A histogramJSON is the JSON of a Histogram.
 type histogramJSON struct {
 	Count int64   `json:"count"`
 	Mean  float64 `json:"mean_ms"`

@@ -45,7 +45,7 @@ func Machine() result.Machine {
 	return m
 }
 
-// value is what stands behind a name and a separator on a line of its own.
+// value is the text after a name and a separator, on a line of its own.
 func value(b []byte, name, sep string) string {
 	for line := range bytes.Lines(b) {
 		if k, v, ok := strings.Cut(string(line), sep); ok && strings.TrimSpace(k) == name {

@@ -170,7 +170,7 @@ func get(ctx context.Context, c *http.Client, u string, most int64) ([]byte, err
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		why, _, _ := strings.Cut(strings.TrimSpace(string(b[:min(len(b), 200)])), "\n")
-		return nil, fmt.Errorf("%s: %s (%s): is this the debug listener, and nobody else profiling?", u, resp.Status, why)
+		return nil, fmt.Errorf("%s: %s (%s): is this the debug listener, and is no other profile running?", u, resp.Status, why)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %v: did the server end?", u, err)
 	case int64(len(b)) > most:

@@ -1,5 +1,6 @@
-// Package sampler looks at processes and servers from outside: what the kernel says of a process, what a server
-// says of itself to Prometheus, and its profiles. It reads /proc, so it is for Linux.
+// Package sampler samples servers and processes from outside: what the kernel says about a process
+// (process.go, slabs.go) and the machine (machine.go), and what a server shows in its Prometheus
+// metrics and profiles (metrics.go). It keeps no history; the package bench does.
 package sampler
 
 import (
@@ -17,13 +18,13 @@ import (
 	"canto/bench/result"
 )
 
-// ErrGone is in the errors about a process that has ended (or whose number is another's now).
+// ErrGone is in the errors about a process that has ended. Another process may have its pid now.
 var ErrGone = errors.New("the process has ended: start it again, or name the pid that it has now")
 
-// clockTicks is how many of /proc's units of CPU time are a second: 100 on every Linux that Go runs on.
+// clockTicks is how many ticks /proc counts a second as: USER_HZ, which is 100 on all Linux.
 const clockTicks = 100
 
-// A Process is one process, or several that are one server, looked at together. For one goroutine at a time.
+// A Process samples one process, or several that are one server. It is for one goroutine at a time.
 type Process struct {
 	root  string // /proc
 	pids  []int
@@ -38,11 +39,13 @@ type Process struct {
 	many    bool // descriptors, and the kernel does not tell how many
 }
 
+// cpuTicks is the CPU time of a process, in ticks.
 type cpuTicks struct{ user, system int64 }
 
+// switches are the context switches of a thread.
 type switches struct{ voluntary, involuntary int64 }
 
-// Open looks at the processes with these pids, which must be there.
+// Open returns a sampler of the processes with these pids, which must exist.
 func Open(pids ...int) (*Process, error) { return open("/proc", false, pids) }
 
 // OpenTree is Open with all processes that they have started, and those have, at each moment.
@@ -53,7 +56,7 @@ func Self() (*Process, error) { return Open(os.Getpid()) }
 
 func open(root string, tree bool, pids []int) (*Process, error) {
 	if len(pids) == 0 {
-		return nil, errors.New("no process to look at: name a pid")
+		return nil, errors.New("no process to sample: name a pid")
 	}
 	p := &Process{root: root, pids: slices.Clone(pids), tree: tree, began: map[int]string{}, last: map[int]cpuTicks{}, threads: map[int]switches{}}
 	for _, pid := range pids {
@@ -66,7 +69,7 @@ func open(root string, tree bool, pids []int) (*Process, error) {
 	return p, nil
 }
 
-// PIDs are the processes that are looked at; those of a tree as of the last call of Usage.
+// PIDs are the processes that are sampled; those of a tree as of the last call of Usage.
 func (p *Process) PIDs() []int {
 	if len(p.last) == 0 {
 		return slices.Clone(p.pids)
@@ -125,13 +128,11 @@ func (p *Process) exited(pid int, err error) error {
 	if err == nil || errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "no such process") {
 		return fmt.Errorf("process %d: %w", pid, ErrGone)
 	}
-	return fmt.Errorf("process %d can't be looked at: %w: run this as the same user", pid, err)
+	return fmt.Errorf("process %d can't be sampled: %w: run this as the same user", pid, err)
 }
 
-// Usage is what the processes use, together. CPU, User and the context switches are since each began: see
-// [Sub]. PSS is left out, see [Process.PSS]; FDs and context switches are 0 where looking is not permitted,
-// FDs also where there are over a thousand and Linux is older than 6.2.
-// The error is ErrGone if one of the named processes has ended.
+// Usage returns what the processes have used since they began. The error says that one has ended.
+// Any goroutine may call it.
 func (p *Process) Usage() (u result.Usage, err error) {
 	now := map[int]cpuTicks{}
 	seen := map[int]switches{}
@@ -156,7 +157,7 @@ func (p *Process) Usage() (u result.Usage, err error) {
 		u.FDs = 0 // a part of the sum would mislead
 	}
 	for pid, was := range p.last {
-		// A pid whose process used less than before is another's now.
+		// A process that has used less than before is another one with the same pid.
 		if is, ok := now[pid]; !ok || is.user < was.user || is.system < was.system {
 			p.ended.user += was.user
 			p.ended.system += was.system
@@ -186,7 +187,7 @@ func (p *Process) Usage() (u result.Usage, err error) {
 	return u, nil
 }
 
-// livePIDs is the pids to look at.
+// livePIDs are the pids to sample.
 func (p *Process) livePIDs() []int {
 	if !p.tree {
 		return p.pids
@@ -273,7 +274,7 @@ func (p *Process) switches(pid int, seen map[int]switches) {
 	}
 }
 
-// field is the number behind a name, 0 if it is not there.
+// field is the number after a name, 0 if there is none.
 func field(b []byte, name string) int64 {
 	_, rest, _ := bytes.Cut(b, []byte(name))
 	f := bytes.Fields(rest[:min(len(rest), 64)])

@@ -103,7 +103,7 @@ func TestManyDescriptors(t *testing.T) {
 	}
 	fs.write("10/fd/0", "")
 	if n := usage(t, p).FDs; n != 0 {
-		t.Error("they are looked at again")
+		t.Error("they are sampled again")
 	}
 }
 

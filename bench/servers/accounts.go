@@ -14,10 +14,10 @@ import (
 	"canto/session/sasl"
 )
 
-// Accounts are those of a load test: <Prefix>0 to <Prefix>N-1, all with one password, and with one salt,
-// so that keys are derived once. Never for a server that others can reach.
+// Accounts are those of a load test: <Prefix>0 to <Prefix>N-1, all with one password and one salt,
+// so that keys are derived once. They must never be on a server that others can reach.
 type Accounts struct {
-	N          int
+	N          int    // N is how many there are.
 	Prefix     string // small letters and digits; empty: bench
 	Password   string // empty: bench
 	Iterations int    // of PBKDF2; 0: 10,000, the default of Canto and Prosody
@@ -36,6 +36,7 @@ func (a Accounts) defaults() Accounts {
 	return a
 }
 
+// check returns an error for accounts that some server would have to escape or prepare.
 func (a Accounts) check() error {
 	if a.N < 0 {
 		return fmt.Errorf("%d accounts can't be: give none or more", a.N)
@@ -60,13 +61,13 @@ func (a Accounts) check() error {
 // User is the localpart of the i-th account, from 0.
 func (a Accounts) User(i int) string { return a.defaults().Prefix + strconv.Itoa(i) }
 
-// fingerprint tells accounts, as one server keeps them, from others.
+// fingerprint is a line that differs if accounts, or the way a server stores them, differ.
 func (a Accounts) fingerprint(kind, domain, scram string) string {
 	sum := sha256.Sum256([]byte(a.Password))
 	return fmt.Sprintf("%d accounts %s@%s of %s, %d iterations %s, password %x\n", a.N, a.Prefix, domain, kind, a.Iterations, scram, sum[:8])
 }
 
-// key derives the key for one hash. The salt is ASCII, since Prosody keeps it as it is.
+// key derives the key for one hash. The salt is ASCII, since Prosody stores it as it is.
 func (a Accounts) key(h sasl.Hash) (sasl.Key, error) {
 	var b [sasl.SaltLen / 2]byte
 	rand.Read(b[:])
@@ -84,9 +85,9 @@ func (a Accounts) keyOf(h sasl.Hash, salt string) (sasl.Key, error) {
 // Formats are those that Export can write.
 func Formats() []string { return []string{"canto", "ejabberd"} }
 
-// Export writes the accounts in the form that a server's own tool reads: "canto" for `canto user import
-// --shared-salt`, "ejabberd" for `ejabberdctl load` (Mnesia's text, with keys for SCRAM-SHA-1).
-// ExportProsody is for Prosody, which has a file for each.
+// Export writes the accounts in the format of a server's own tool: "canto" for `canto user import
+// --shared-salt`, "ejabberd" for `ejabberdctl load` (the text format of Mnesia, with keys for
+// SCRAM-SHA-1). [ExportProsody] is for Prosody, which has a file for each account.
 func Export(w io.Writer, format, domain string, a Accounts) error {
 	a = a.defaults()
 	if err := errors.Join(a.check(), checkDomain(domain)); err != nil {

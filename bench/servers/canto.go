@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// canto is Canto, from a program that was built.
+// canto launches Canto, from a program that was built.
 type canto struct{}
 
 func (canto) options() map[string][]string {

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// certificate makes a certificate of the server's own, as every server gets the same kind: ECDSA on
-// P-256. That no two have the same tells whether the right one answers.
+// certificate makes a certificate for the server. Every server gets the same kind, ECDSA on P-256,
+// so that handshakes cost the same. No two have the same, so that it shows which server answers.
 func (p *launch) certificate() error {
 	dir := p.file("certs")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -33,6 +33,7 @@ func (p *launch) certificate() error {
 	return os.WriteFile(p.certificateFiles.cert, crt, 0o600)
 }
 
+// selfSigned makes a self-signed certificate for domain and its chat rooms, in PEM.
 func selfSigned(domain string, now time.Time) (crt, key []byte, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -64,5 +65,5 @@ func selfSigned(domain string, now time.Time) (crt, key []byte, err error) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), nil
 }
 
-// roomsOf is the domain of the rooms of a server that has them.
+// roomsOf is the domain of a server's chat rooms.
 func roomsOf(domain string) string { return "conference." + domain }

@@ -8,12 +8,12 @@ import (
 	"text/template"
 )
 
-// The configurations, with the reasons for what they say.
+// conf has the templates of the configurations, with reasons for their settings.
 //
 //go:embed conf
 var conf embed.FS
 
-// settings are what a template sees.
+// settings are what a template can use.
 type settings struct {
 	Dir, Domain, Rooms string
 	Cert, Key          string
@@ -21,10 +21,10 @@ type settings struct {
 	Extra              uint16 // one more port
 	Option             func(name string) string
 	On                 func(name string) bool // whether an option is "on"
-	More               map[string]string      // what the kind adds
+	More               map[string]string      // what the launcher adds
 }
 
-// render writes the configuration name of conf to a file, and keeps its text for the server.
+// render writes a configuration from its template, and keeps the text for the result.
 func (p *launch) render(name, file string, more map[string]string) error {
 	text, err := p.text(name, more)
 	if err != nil {

@@ -15,9 +15,9 @@ import (
 	"canto/session/sasl"
 )
 
-// ejabberd is ejabberd, from Debian's packages or wherever ejabberdctl is in PATH. It is started as
-// ejabberdctl would, but without it: that insists on a user and its folders. Nor does the node get a
-// name, for nobody talks to it: so there is no epmd, no port for Erlang, and nothing to collide.
+// ejabberd launches ejabberd, from Debian's packages or from PATH. It starts the Erlang runtime as
+// ejabberdctl does, but without ejabberdctl, which needs a certain user and its folders. The node
+// has no name, as no other node connects to it: so there is no epmd and no port for Erlang.
 type ejabberd struct{}
 
 func (ejabberd) options() map[string][]string {
@@ -29,7 +29,7 @@ func (ejabberd) options() map[string][]string {
 	}
 }
 
-// What ejabberdctl says about where things are.
+// Where ejabberdctl says that the Erlang runtime and ejabberd's libraries are.
 var (
 	ctlErl  = regexp.MustCompile(`(?m)^ERL=["']([^"'$]+)["']$`)
 	ctlLibs = regexp.MustCompile(`(?m)^(?:export )?ERL_LIBS=["']([^"'$]+)["']$`)
@@ -86,7 +86,7 @@ func (ejabberd) hash(p *launch) (name string, h sasl.Hash) {
 	return "sha", sasl.SHA1
 }
 
-// load makes Mnesia's folder and puts the accounts of a text file into it.
+// load makes Mnesia's folder and loads the accounts from a text file.
 const load = `ok = mnesia:create_schema([node()]), {atomic, ok} = mnesia:load_textfile(os:getenv("PEER_ACCOUNTS")),
 	stopped = mnesia:stop(), halt(0).`
 
@@ -116,7 +116,7 @@ func (ejabberd) env(p *launch) []string {
 	}
 }
 
-// Limits of the emulator: a connection is a port, and takes a process or two.
+// Limits of the Erlang runtime: a connection is a port, and takes a process or two.
 const (
 	erlPorts     = 262144
 	erlProcesses = 1048576

@@ -56,7 +56,7 @@ func testPlan(t *testing.T, name string, options map[string]string) (launcher, *
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newPlan(k, Config{Kind: name, Dir: "/bench", Options: options, Accounts: Accounts{N: 2}})
+	p, err := newLaunch(k, Config{Kind: name, Dir: "/bench", Options: options, Accounts: Accounts{N: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// absolute is the path of a program whatever folder its process runs in; links stay, since a program
-// may look at what it is called.
+// absolute is the absolute path of a program. Symbolic links stay, since a program may act by its
+// name.
 func absolute(program string) (string, error) { return filepath.Abs(program) }
 
-// packageVersion is the version of Debian's package if program comes from it; else unknown.
+// packageVersion is the version of Debian's package if program is in it; otherwise "unknown".
 func packageVersion(ctx context.Context, pkg, program string) string {
 	if real, err := filepath.EvalSymlinks(program); err == nil {
 		program = real // /sbin may be /usr/sbin, and only that is in the package

@@ -15,20 +15,21 @@ import (
 	"time"
 )
 
-// A process is a server's, with the children that it made. Any goroutine.
+// A process is a server's process with its children. Any goroutine may use it.
 type process struct {
 	pid   int
 	log   *outputTail
-	ready <-chan struct{} // closed when the line came that says so; nil: there is none
+	ready <-chan struct{} // closed at the line that says so; nil: there is none
 	done  chan struct{}   // closed when it has ended
 	state *os.ProcessState
 }
 
-// raiseLimits runs a program with as many descriptors as the machine allows: a Go program's children get the
-// limit back that its shell had.
+// raiseLimits is a shell script that runs a program with as many descriptors as the machine allows:
+// the Go runtime gives children the soft limit that its own process began with.
 const raiseLimits = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
 
-// startProcess starts c in dir, in a process group of its own. The process gets SIGKILL if ours ends.
+// startProcess starts c in dir, in a process group of its own. The process gets SIGKILL if this
+// process ends.
 func startProcess(c command, dir string, log *outputTail) (*process, error) {
 	program, err := exec.LookPath(c.program)
 	if err != nil {
@@ -63,15 +64,15 @@ func startProcess(c command, dir string, log *outputTail) (*process, error) {
 	return p, nil
 }
 
-// exitStatus says how it ended; only after done.
+// exitStatus says how it ended. It may be called after done only.
 func (p *process) exitStatus() string {
 	if p.state == nil {
-		return "nobody knows how"
+		return "with an unknown status"
 	}
 	return p.state.String()
 }
 
-// stop asks for the end, and kills when ctx is done. It says whether asking was enough.
+// stop asks the process to end, and kills it when ctx ends. It reports whether asking was enough.
 func (p *process) stop(ctx context.Context) bool {
 	select {
 	case <-p.done:
@@ -90,7 +91,9 @@ func (p *process) stop(ctx context.Context) bool {
 	return asked
 }
 
-// kill ends it with all of its children, and returns when none is left.
+// kill ends the process with all its children, and returns when none is left. A child that has left
+// the group, as Erlang's port helper does, ends by itself when its pipe closes; it gets a second
+// for that.
 func (p *process) kill() {
 	all := processTree(p.pid)
 	syscall.Kill(-p.pid, syscall.SIGKILL)
@@ -116,7 +119,7 @@ func awaitExit(pid int) bool {
 	return false
 }
 
-// running says whether pid is a process that has not ended.
+// running reports whether pid is a process that has not ended.
 func running(pid int) bool {
 	_, state, ok := parent(pid)
 	return ok && state != "Z" && state != "X"
@@ -136,7 +139,7 @@ func parent(pid int) (ppid int, state string, ok bool) {
 	return ppid, f[0], err == nil
 }
 
-// processTree is pid and all processes below it, as far as /proc tells.
+// processTree is pid and all processes below it, as far as /proc shows.
 func processTree(pid int) []int {
 	all := []int{pid}
 	entries, err := os.ReadDir("/proc")
@@ -157,8 +160,8 @@ func processTree(pid int) []int {
 	return all
 }
 
-// output runs a helper to its end and returns what it printed; what it logs goes to log. The error has
-// the last line that it printed.
+// output runs a tool to its end and returns its standard output. The error has its last line. All
+// it prints also goes to log.
 func output(ctx context.Context, log io.Writer, stdin io.Reader, env []string, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	var out, errs bytes.Buffer
@@ -187,19 +190,19 @@ const lastLines = 5
 // lineMax is how much of a line is kept, in bytes.
 const lineMax = 400
 
-// A tail passes what a server prints on, and keeps the last lines of it. Any goroutine.
+// An outputTail passes a server's output on, and keeps its last lines. Any goroutine may use it.
 type outputTail struct {
 	out io.Writer // may be nil
 
-	mu     sync.Mutex
-	part   []byte // of a line
+	mu     sync.Mutex // guards the fields below
+	part   []byte     // of an unfinished line
 	lines  []string
-	inUse  bool
-	prefix string // of the line that ready waits for
+	inUse  bool   // a line complained about a port
+	prefix string // of the line that closes ready
 	ready  chan struct{}
 }
 
-// watch returns what is closed at the first line that begins with prefix.
+// watch returns a channel that is closed at the first line with the prefix.
 func (t *outputTail) watch(prefix string) <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -213,8 +216,8 @@ func (t *outputTail) reset() {
 	t.part, t.lines, t.inUse, t.prefix, t.ready = nil, nil, false, "", nil
 }
 
-// Write takes what a server printed. It never fails: a server must not end because its log can't be
-// kept.
+// Write takes output of a server. It never fails: a server must not end because its log can't be
+// written.
 func (t *outputTail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -235,6 +238,7 @@ func (t *outputTail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// line handles a whole line.
 func (t *outputTail) line(l string) {
 	l = strings.TrimSpace(l)
 	if l == "" {
@@ -254,7 +258,7 @@ func (t *outputTail) line(l string) {
 	}
 }
 
-// portTaken says whether the server complained that a port is in use.
+// portTaken reports whether the server complained that a port is in use.
 func (t *outputTail) portTaken() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -271,7 +275,7 @@ func (t *outputTail) lastOutput() string {
 	return "; it printed last: " + strings.Join(t.lines, " | ")
 }
 
-// cut is l without what is not printable, and not too long.
+// cut is l without control characters, and not too long.
 func cut(l string) string {
 	l = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

@@ -13,7 +13,7 @@ import (
 	"canto/session/sasl"
 )
 
-// prosody is Prosody, from Debian's packages or wherever prosody is in PATH.
+// prosody launches Prosody, from Debian's packages or from PATH.
 type prosody struct{}
 
 func (prosody) options() map[string][]string {
@@ -27,7 +27,7 @@ func (prosody) options() map[string][]string {
 	}
 }
 
-// needPackage is what to do where a program is missing.
+// needPackage adds to err which package has the program.
 func needPackage(program, pkg string, err error) error {
 	if errors.Is(err, exec.ErrNotFound) {
 		return fmt.Errorf("%s is not installed: apt install %s", program, pkg)
@@ -96,8 +96,8 @@ func (prosody) command(p *launch) command {
 	return command{program: p.Program, args: []string{"-F", "--config", p.file("prosody.cfg.lua")}}
 }
 
-// ExportProsody writes the accounts into dir, the data folder of a Prosody that is stopped or running,
-// with keys for SCRAM-SHA-1.
+// ExportProsody writes the accounts into dir, the data folder of a Prosody that is stopped or
+// running, with keys for SCRAM-SHA-1.
 func ExportProsody(dir, domain string, a Accounts) error {
 	a = a.defaults()
 	if err := errors.Join(a.check(), checkDomain(domain)); err != nil {
@@ -106,6 +106,7 @@ func ExportProsody(dir, domain string, a Accounts) error {
 	return exportProsody(dir, domain, a, sasl.SHA1)
 }
 
+// exportProsody writes a file for each account: all have the same key.
 func exportProsody(dir, domain string, a Accounts, h sasl.Hash) error {
 	dir = filepath.Join(dir, prosodyName(domain), "accounts")
 	if err := os.MkdirAll(dir, 0o750); err != nil {

@@ -1,7 +1,11 @@
-// Package servers starts, populates and stops the XMPP servers that canto-bench compares: Canto itself,
-// Prosody and ejabberd. Each runs from a configuration and a data folder of its own, on loopback ports
-// that are free, so that several run at once and nothing of the machine's own servers is touched. An
-// external server is only named. It measures nothing.
+// Package servers launches the XMPP servers that canto-bench compares: Canto, Prosody and ejabberd.
+// It starts, populates and stops them. Each has a configuration and a data folder of its own, and
+// free ports of loopback, so that several can run at once, and the machine's own servers are not
+// touched. A server that runs already is only named (External). The package measures nothing.
+//
+// Each kind of server has a launcher (canto.go, prosody.go, ejabberd.go). Start checks the Config,
+// makes a certificate, chooses ports, lets the launcher write the configuration and the accounts,
+// starts the process (process.go), and waits until it answers (startup.go).
 package servers
 
 import (
@@ -22,62 +26,64 @@ import (
 
 // A Config says what to start.
 type Config struct {
-	Kind string // one of Kinds
-	Name string // what tables call it; empty: Kind
-	// Program is the path of canto (needed), prosody or ejabberdctl (empty: from PATH).
-	Program  string
-	Dir      string // a folder of its own, made if it is missing; used again, it must have the same Accounts
-	Domain   string // empty: localhost
-	Accounts Accounts
-	// Options change the configuration that is written; Options of the package says which there are.
+	Kind string // Kind is one of Kinds.
+	Name string // Name in tables; "": Kind.
+	// Program is the path of canto (required), of prosody or of ejabberdctl ("": from PATH).
+	Program string
+	// Dir is a folder of the server's own, which is made if it is missing. If it is used again, the
+	// Accounts must be the same.
+	Dir      string
+	Domain   string   // Domain of the accounts; "": localhost.
+	Accounts Accounts // Accounts that the server has.
+	// Options change the configuration; the function Options says which there are.
 	Options map[string]string
-	// Log takes the lines that the server and its helpers print, from one goroutine at a time; may be nil.
+	// Log takes the lines that the server and its tools print, from one goroutine at a time; may be
+	// nil.
 	Log io.Writer
 }
 
-// A Server is one that accepts clients. Its fields are not to be changed; its methods may be called by
-// any goroutine.
+// A Server accepts clients. Its fields must not be changed. Its methods may be called by any
+// goroutine.
 type Server struct {
-	Name, Kind string
-	Software   string // "Canto", "Prosody", "ejabberd"; empty: unknown
-	Version    string // of its package, or what its program says
-	Config     string // text of its configuration; empty: unknown
-	Domain     string
-	// Plain takes clients without TLS, which may STARTTLS; Direct those that begin with TLS. Both allow
+	Name, Kind string // Name in tables, and the kind of server.
+	Software   string // Software is "Canto", "Prosody" or "ejabberd"; "": unknown.
+	Version    string // Version of its package, or as its program reports it.
+	Config     string // Config is the text of its configuration; "": unknown.
+	Domain     string // Domain of its accounts.
+	// Plain takes clients without TLS and with STARTTLS, Direct those with direct TLS. Both allow
 	// logins, without TLS by PLAIN too.
 	Plain, Direct netip.AddrPort
-	Rooms         string // domain of its rooms (XEP-0045); empty: not offered
-	PIDs          []int  // processes to measure; the first is the server's
-	Metrics       string // URL of Prometheus' text; empty: none
-	Profiles      string // URL of Go's /debug/pprof/; empty: none
-	CA            []byte // PEM of its certificate
+	Rooms         string // Rooms is the domain of its chat rooms (XEP-0045); "": none.
+	PIDs          []int  // PIDs of its processes; the first is the server's.
+	Metrics       string // Metrics is the URL of its Prometheus metrics; "": none.
+	Profiles      string // Profiles is the URL of its /debug/pprof/; "": none.
+	CA            []byte // CA is its certificate in PEM.
 
-	mu   sync.Mutex
-	proc *process // nil: external
+	mu   sync.Mutex // serializes Stop
+	proc *process   // nil: external
 }
 
-// A kind is one server software: how to configure and to start it. Methods are called in this order,
-// by one goroutine.
+// A launcher knows how to configure and start one kind of server. One goroutine calls its methods,
+// in this order.
 type launcher interface {
-	// options are what Config.Options may hold, with their values; the first is the default, and none
-	// at all is free text.
+	// options are what Config.Options may have, with their values. The first value is the default;
+	// without values, any text is allowed.
 	options() map[string][]string
-	// find finds the programs, and the version; the error says how to get what is missing.
+	// find finds the programs and the version. The error says how to get what is missing.
 	find(ctx context.Context, p *launch) error
-	// configure writes files, and says what they are in p.server. Ports and options are chosen.
+	// configure writes the configuration, and fills in p.server. Ports and options are chosen.
 	configure(p *launch) error
-	// populate adds the accounts, one at least, to the data folder, which has none.
+	// populate adds the accounts, at least one, to the data folder, which has none.
 	populate(ctx context.Context, p *launch) error
-	// command is what starts the server.
-	command(p *launch) command
+	command(p *launch) command // command returns what starts the server.
 }
 
-// A plan is one start.
+// A launch is the state of one start.
 type launch struct {
 	Config
-	option           func(name string) string
-	certificateFiles struct{ cert, key string } // files of the certificate
-	ports            []uint16                   // that are free: STARTTLS, TLS, and one more
+	option           func(name string) string   // value of an option, or its default
+	certificateFiles struct{ cert, key string } // of the server's certificate
+	ports            []uint16                   // free ports: STARTTLS, direct TLS, and one more
 	found            map[string]string          // what find found, for the other methods
 	server           *Server
 	log              *outputTail
@@ -88,16 +94,17 @@ func (p *launch) file(name ...string) string {
 	return filepath.Join(append([]string{p.Dir}, name...)...)
 }
 
-// A command is a program that serves until it is told to end.
+// A command is a program that serves until it is asked to end.
 type command struct {
 	program string
 	args    []string
-	env     []string // added to ours
-	// ready is how a line begins that the server prints when it has started; empty: none, and the ports
-	// tell.
+	env     []string // added to the environment
+	// ready begins the line that the server prints when it has started; "": it prints none, and only
+	// the ports are checked.
 	ready string
 }
 
+// launcherOf returns the launcher of a kind of server.
 func launcherOf(name string) (launcher, error) {
 	switch name {
 	case "canto":
@@ -113,8 +120,8 @@ func launcherOf(name string) (launcher, error) {
 // Kinds are the servers that Start can start.
 func Kinds() []string { return []string{"canto", "prosody", "ejabberd"} }
 
-// Options are the options of a kind, each with its values, the default first; without values it takes
-// any text. It is nil for an unknown kind.
+// Options are the options of a kind of server with their values, the default first; without values
+// any text is allowed. It is nil for an unknown kind.
 func Options(name string) map[string][]string {
 	k, err := launcherOf(name)
 	if err != nil {
@@ -123,7 +130,8 @@ func Options(name string) map[string][]string {
 	return k.options()
 }
 
-// CheckOptions says which of the options a kind of server does not have, or can't have with that value.
+// CheckOptions returns an error for options that a kind of server does not have, or that can't have
+// this value.
 func CheckOptions(kind string, options map[string]string) error {
 	known := Options(kind)
 	for _, name := range slices.Sorted(maps.Keys(options)) {
@@ -138,15 +146,15 @@ func CheckOptions(kind string, options map[string]string) error {
 	return nil
 }
 
-// startTimeout is how long a start may take if ctx does not say.
+// startTimeout is how long a start may take if ctx has no deadline.
 const startTimeout = 2 * time.Minute
 
-// startAttempts is how often a start is tried when another program takes a port that was free.
+// startAttempts is how often a start is tried if another program takes a port that was free.
 const startAttempts = 3
 
 // Start writes the configuration of cfg, adds its accounts, starts the server, and returns when it
-// answers on both ports. ctx bounds the start only, by default to two minutes. The error is one line:
-// what is missing or wrong, with the last that the server printed. Nothing runs after an error.
+// answers on both ports. ctx bounds the start only, by default to two minutes. The error is one
+// line: what is missing or wrong, with the last output of the server. Nothing runs after an error.
 func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 	err = withLaunch(ctx, cfg, func(ctx context.Context, p *launch, k launcher) (err error) {
 		s, err = p.start(ctx, k)
@@ -155,13 +163,13 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 	return s, err
 }
 
-// Prepare is what Start does before it starts the server: a Start with the same Dir and Accounts, on this machine
-// or on another that the folder was carried to, finds the accounts made.
+// Prepare does what Start does before it starts the server. A Start with the same Dir and Accounts,
+// on this machine or on another one that has the folder, finds the accounts.
 func Prepare(ctx context.Context, cfg Config) error {
 	return withLaunch(ctx, cfg, func(ctx context.Context, p *launch, k launcher) error { return p.prepare(ctx, k) })
 }
 
-// withLaunch calls do with the plan that cfg makes.
+// withLaunch calls do with the launch of cfg.
 func withLaunch(ctx context.Context, cfg Config, do func(context.Context, *launch, launcher) error) error {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
@@ -172,7 +180,7 @@ func withLaunch(ctx context.Context, cfg Config, do func(context.Context, *launc
 	if err != nil {
 		return err
 	}
-	p, err := newPlan(k, cfg)
+	p, err := newLaunch(k, cfg)
 	if err != nil {
 		return fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
@@ -182,8 +190,8 @@ func withLaunch(ctx context.Context, cfg Config, do func(context.Context, *launc
 	return nil
 }
 
-// newPlan checks cfg and fills its defaults in.
-func newPlan(k launcher, cfg Config) (*launch, error) {
+// newLaunch checks cfg and fills in its defaults.
+func newLaunch(k launcher, cfg Config) (*launch, error) {
 	if cfg.Name == "" {
 		cfg.Name = cfg.Kind
 	}
@@ -222,6 +230,7 @@ func newPlan(k launcher, cfg Config) (*launch, error) {
 	return p, nil
 }
 
+// start prepares the server and starts it, on other ports if these are taken.
 func (p *launch) start(ctx context.Context, k launcher) (*Server, error) {
 	if err := p.prepare(ctx, k); err != nil {
 		return nil, err
@@ -241,7 +250,7 @@ func (p *launch) start(ctx context.Context, k launcher) (*Server, error) {
 	}
 }
 
-// prepare writes all that the server needs.
+// prepare writes all files that the server needs.
 func (p *launch) prepare(ctx context.Context, k launcher) error {
 	if err := k.find(ctx, p); err != nil {
 		return err
@@ -261,7 +270,7 @@ func (p *launch) prepare(ctx context.Context, k launcher) error {
 	return nil
 }
 
-// configure chooses ports that are free.
+// configure chooses free ports and writes the configuration.
 func (p *launch) configure(k launcher) (err error) {
 	if p.ports, err = freePorts(3); err != nil {
 		return err
@@ -270,7 +279,7 @@ func (p *launch) configure(k launcher) (err error) {
 	return k.configure(p)
 }
 
-// populate adds the accounts to a folder that is new. One that has been used must have the same.
+// populate adds the accounts to a new folder. One that was used before must have the same accounts.
 func (p *launch) populate(ctx context.Context, k launcher) error {
 	if p.Accounts.N == 0 {
 		return nil
@@ -307,17 +316,18 @@ func (p *launch) startServer(ctx context.Context, c command) error {
 	return nil
 }
 
-// External is a server that somebody else has started, known by its addresses only. ca is the PEM that
-// its certificate is checked by; nil: not known. Stop and Alive do nothing with it.
+// External is a server that was not started here. ca is the PEM that its certificate is checked by;
+// nil: unknown. Stop and Alive do nothing for it.
 func External(name, domain string, plain, direct netip.AddrPort, ca []byte) *Server {
 	return &Server{Name: name, Kind: "external", Domain: domain, Plain: plain, Direct: direct, CA: ca}
 }
 
-// TLS is a configuration for a client that checks the server's certificate; of an external one without
-// a CA it checks nothing.
+// TLS is a configuration for a client that checks the server's certificate. For an external server
+// without a CA it checks nothing.
 func (s *Server) TLS() *tls.Config { return clientTLS(s.Domain, s.CA) }
 
-// Alive is nil while the server runs; else it says in one line how it ended, and what it printed last.
+// Alive returns nil while the server runs; otherwise one line says how it ended, with its last
+// output.
 func (s *Server) Alive() error {
 	if s.proc == nil {
 		return nil
@@ -330,11 +340,11 @@ func (s *Server) Alive() error {
 	}
 }
 
-// stopTimeout is how long a server may take to end after it was asked to, if ctx does not say.
+// stopTimeout is how long a server may take to end, if ctx allows more.
 const stopTimeout = 20 * time.Second
 
-// Stop asks the server to end, waits, and kills it and its children when ctx is done, or after 20 s. No
-// process is left when it returns; the error says that it had to kill. Called again, it does nothing.
+// Stop asks the server to end, waits, and kills it with its children when ctx ends, or after 20 s.
+// No process is left when it returns. The error says that it was killed. It may be called again.
 func (s *Server) Stop(ctx context.Context) error {
 	if s.proc == nil {
 		return nil

@@ -16,10 +16,10 @@ import (
 	"canto/bench/xmpp"
 )
 
-// errTaken: another program answers on the port.
+// errTaken is the error if another program answers on the port.
 var errTaken = errors.New("another server answers on its port")
 
-// freePorts are n different ports of loopback that nobody listens on now.
+// freePorts are n different free ports of loopback.
 func freePorts(n int) ([]uint16, error) {
 	var ports []uint16
 	for range n {
@@ -48,8 +48,8 @@ func clientTLS(domain string, ca []byte) *tls.Config {
 	return c
 }
 
-// awaitReady returns when the server has said that it is ready, and answers on both ports with its own
-// certificate.
+// awaitReady returns when the server has printed that it is ready, and answers on both ports with
+// its own certificate.
 func (s *Server) awaitReady(ctx context.Context) error {
 	if s.proc.ready != nil {
 		select {
@@ -75,10 +75,10 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// portCheckTimeout is how long one look at both ports may take.
+// portCheckTimeout is how long one check of both ports may take.
 const portCheckTimeout = 5 * time.Second
 
-// checkPorts opens a stream on each port, and checks that the certificate there is the server's.
+// checkPorts opens a stream on each port, and checks that the certificate is the server's.
 func (s *Server) checkPorts(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, portCheckTimeout)
 	defer cancel()
@@ -93,6 +93,7 @@ func (s *Server) checkPorts(ctx context.Context) error {
 	return nil
 }
 
+// checkPort opens a stream under TLS on one port, and ends it.
 func (s *Server) checkPort(ctx context.Context, addr netip.AddrPort, startTLS bool) error {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr.String())
@@ -125,9 +126,10 @@ func (s *Server) checkPort(ctx context.Context, addr netip.AddrPort, startTLS bo
 	return err
 }
 
+// header is a client's stream header.
 func header(domain string) string { return string(xmpp.AppendHeader(nil, domain, "")) }
 
-// maxAnswer is how much a server may say before what is waited for, in bytes.
+// maxAnswer bounds what a server may send before the text that ask waits for, in bytes.
 const maxAnswer = 64 << 10
 
 // ask sends text and reads until end has come.
@@ -147,7 +149,8 @@ func ask(c net.Conn, text, end string) error {
 	return nil
 }
 
-// checkDomain refuses what can't stand in a certificate and in every server's files as it is.
+// checkDomain refuses a domain that can't stand unescaped in a certificate and in every server's
+// files.
 func checkDomain(d string) error {
 	for _, label := range strings.Split(d, ".") {
 		ok := label != "" && len(label) < 64

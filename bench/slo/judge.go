@@ -14,24 +14,24 @@ import (
 	"canto/bench/result"
 )
 
-// A Verdict is what a file says of a run.
+// A Verdict is the outcome of judging a run.
 type Verdict struct {
-	Pass     bool     `json:"pass"`
-	Lines    []Line   `json:"lines"`
-	Warnings []string `json:"warnings,omitempty"` // of the run and of the baseline
+	Pass     bool     `json:"pass"`               // Pass: all lines pass.
+	Lines    []Line   `json:"lines"`              // Lines by requirement and figure.
+	Warnings []string `json:"warnings,omitempty"` // Warnings of the run and of the baseline.
 }
 
 // A Line is one figure and one limit.
 type Line struct {
-	Pass   bool   `json:"pass"`
-	Figure string `json:"figure"`
-	Value  string `json:"value"` // for people; a dash if there is none
-	Limit  string `json:"limit"`
-	Why    string `json:"why,omitempty"` // what else there is to say
+	Pass   bool   `json:"pass"`          // Pass: the figure keeps the limit.
+	Figure string `json:"figure"`        // Figure by name.
+	Value  string `json:"value"`         // Value as text; a dash if there is none.
+	Limit  string `json:"limit"`         // Limit as text.
+	Why    string `json:"why,omitempty"` // Why has a reason or a remedy; may be empty.
 }
 
-// Judge says whether r meets what f requires. baseline is the run that ratios are to, and may be nil. It
-// only reads, and any goroutine may call it.
+// Judge judges r by the requirements of f. baseline is the run that ratios are to, and may be nil.
+// It reads only, and any goroutine may call it.
 func (f *File) Judge(r, baseline *result.Run) Verdict {
 	v := Verdict{}
 	if r.Partial != "" {
@@ -131,7 +131,7 @@ func (q Requirement) limits() string {
 	return strings.Join(all, ", ")
 }
 
-// without is the line of a figure that is not there.
+// without is the line of a figure that a run does not have.
 func (q Requirement) without(figure, limits, why string) Line {
 	l := Line{Figure: figure, Value: "–", Limit: limits, Why: why}
 	if q.Missing == "ignore" {
@@ -140,7 +140,7 @@ func (q Requirement) without(figure, limits, why string) Line {
 	return l
 }
 
-// holds is whether v keeps to a limit; what is no number does not.
+// holds reports whether v keeps a limit. NaN does not.
 func holds(v, limit float64, least bool) bool {
 	if least {
 		return v >= limit
@@ -148,6 +148,8 @@ func holds(v, limit float64, least bool) bool {
 	return v <= limit
 }
 
+// bounded is the line of a limit on a figure. written is the limit as the file has it, least says
+// which end it is.
 func bounded(f result.Figure, written any, words string, least bool) Line {
 	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit), Limit: fmt.Sprintf("%s %v", words, written)}
 	lim, err := readLimit(written)
@@ -169,6 +171,7 @@ func bounded(f result.Figure, written any, words string, least bool) Line {
 	return l
 }
 
+// ratio is the line of a limit on the ratio of a figure to that of the baseline.
 func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float64, words string, least bool) Line {
 	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit), Limit: fmt.Sprintf("%s ×%v of the baseline", words, limit)}
 	switch {

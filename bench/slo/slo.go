@@ -1,5 +1,5 @@
-// Package slo judges a run by what a file requires of it: limits of figures, and of their ratio to a
-// baseline. A build stops where a requirement is not met.
+// Package slo judges a run by requirements that a file has: limits of figures, and of their ratio
+// to a baseline. A build can stop if one is not met.
 //
 //	baseline = "last-release.json"  # relative to this file
 //	strict = true                   # warnings of the run fail it, too
@@ -32,31 +32,33 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// A File is what is required.
+// A File is a file of requirements.
 type File struct {
-	// Baseline is the JSON of the run that ratios are to; Read makes it relative to the working directory.
+	// Baseline is the file of the result that ratios are to. Read makes it relative to the working
+	// directory.
 	Baseline string        `toml:"baseline"`
-	Strict   bool          `toml:"strict"`   // a run with warnings fails
-	Scenario string        `toml:"scenario"` // that requirements are for which name none; empty: any
-	Require  []Requirement `toml:"require"`
+	Strict   bool          `toml:"strict"`   // Strict: a run with warnings fails.
+	Scenario string        `toml:"scenario"` // Scenario of requirements that name none; "": any.
+	Require  []Requirement `toml:"require"`  // Require has the requirements.
 }
 
 // A Requirement limits the figures of a name.
 type Requirement struct {
-	Figure   string `toml:"figure"` // * stands for any letters, dots too
-	Scenario string `toml:"scenario"`
-	// AtMost and AtLeast are a number in the figure's own unit, or a string with a unit: "250ms", "1.5MiB",
-	// "2%", "900/s". nil: no such limit.
+	Figure   string `toml:"figure"`   // Figure by name; * stands for any characters, dots too.
+	Scenario string `toml:"scenario"` // Scenario: runs of others are not judged by it.
+	// AtMost and AtLeast are a number in the figure's own unit, or a string with a unit: "250ms",
+	// "1.5MiB", "2%", "900/s". nil: no such limit.
 	AtMost  any `toml:"at_most"`
-	AtLeast any `toml:"at_least"`
-	// The ratios are of the run's figure to the baseline's.
+	AtLeast any `toml:"at_least"` // AtLeast: see AtMost.
+	// RatioAtMost and RatioAtLeast limit the ratio of the run's figure to the baseline's.
 	RatioAtMost  *float64 `toml:"ratio_to_baseline_at_most"`
-	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"`
-	Missing      string   `toml:"missing"` // "fail" (and empty) or "ignore": if the run or the baseline has no such figure
+	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"` // RatioAtLeast: see RatioAtMost.
+	// Missing is "fail" (the default) or "ignore": what if the run or the baseline lacks the figure.
+	Missing string `toml:"missing"`
 }
 
-// Read reads a file of requirements. An error names the file and, where it can, the line, what is wrong and
-// what was probably meant.
+// Read reads a file of requirements. The error names the file, the line where it can, and what was
+// probably meant.
 func Read(name string) (*File, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -72,7 +74,7 @@ func Read(name string) (*File, error) {
 	return f, nil
 }
 
-// LoadBaseline is the run that ratios are to, nil if the file names none.
+// LoadBaseline loads the result that ratios are to; nil if the file names none.
 func (f *File) LoadBaseline() (*result.Run, error) {
 	if f.Baseline == "" {
 		return nil, nil
@@ -84,6 +86,7 @@ func (f *File) LoadBaseline() (*result.Run, error) {
 	return r, err
 }
 
+// parse reads and checks requirements.
 func parse(b []byte) (*File, error) {
 	f := new(File)
 	if err := tomlstrict.Decode(b, f); err != nil {
@@ -100,7 +103,7 @@ func parse(b []byte) (*File, error) {
 	return f, nil
 }
 
-// check looks at what the decoder could not; the key is the one to blame.
+// check checks what the decoder can't. key names the field of the error.
 func (q Requirement) check() (key string, err error) {
 	if q.Figure == "" {
 		return "", errors.New("a requirement without a figure: name one, such as figure = \"talk.chat.p99_ms\"")
@@ -151,6 +154,7 @@ var units = []unit{
 // figureUnits are the units of result.Figure that have others beside them.
 var figureUnits = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
 
+// A unit is a unit of a limit: its name, the quantity that it measures, and its size.
 type unit struct {
 	name, kind string
 	factor     float64

@@ -17,7 +17,7 @@ var (
 	queryID   = xmlstream.N("", "queryid")
 )
 
-// pageSize is what a page has when nobody asks for less.
+// pageSize is how many rows a page has if the query asks for no fewer.
 const pageSize = 100
 
 // page is which rows, of n, a query is for: [from, to).
@@ -53,7 +53,7 @@ func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	return from, min(from+size, to), condition
 }
 
-// archive answers a query (XEP-0313, XEP-0059) with rows that nobody ever sent.
+// archive answers a query (XEP-0313, XEP-0059) with made-up rows.
 func (s *Server) archive(c *client, query xmlstream.Element) (body, condition string) {
 	n := s.cfg.Archive
 	from, to, condition := page(n, query)

@@ -15,7 +15,8 @@ import (
 	"canto/xmlstream"
 )
 
-// maxQueue is how much may wait for one client that does not read; then it is dropped.
+// maxQueue bounds what is queued for a client that does not read, in bytes. Beyond that the client
+// is dropped.
 const maxQueue = 64 << 20
 
 // A client is one connection. Until it is bound only its reading goroutine writes to it; from then on
@@ -58,6 +59,7 @@ type delivery struct {
 
 var errEnd = errors.New("stub: the stream is over")
 
+// serve reads and handles input until the connection ends.
 func (c *client) serve(direct bool) {
 	defer c.s.wg.Done()
 	defer c.s.removeClient(c)
@@ -89,7 +91,7 @@ func (c *client) secure() error {
 	return nil
 }
 
-// handle takes what was read.
+// handle parses and handles input.
 func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 	p.Feed(&c.in, b)
 	for {
@@ -124,7 +126,7 @@ func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 				if err := c.secure(); err != nil {
 					return err
 				}
-				return nil // what came in clear behind <starttls/> counts for nothing
+				return nil // bytes in the clear after <starttls/> do not count
 			}
 			p.Feed(&c.in, b)
 		}
@@ -238,7 +240,7 @@ func (c *client) deliver() {
 	}
 }
 
-// removeClient forgets a client whose reading has ended.
+// removeClient removes a client when its input has ended.
 func (s *Server) removeClient(c *client) {
 	s.mu.Lock()
 	s.conns = slices.DeleteFunc(s.conns, func(x *client) bool { return x == c })
@@ -253,7 +255,7 @@ func (s *Server) removeClient(c *client) {
 	c.finish()
 }
 
-// unbind takes a client's address from it, and tells those who saw it.
+// unbind takes a client's address away, and sends its unavailable presence.
 func (s *Server) unbind(c *client) {
 	for k := range s.reordered {
 		if k.from == c || k.to == c {

@@ -7,7 +7,7 @@ import (
 )
 
 // Faults are what a Server does wrong. They may be changed from any goroutine while it runs, and hold from
-// the next stanza on; counting every n-th begins anew with each call. 0 (or "") ends a fault.
+// the next stanza on; each call begins to count again. 0 (or "") ends a fault.
 type Faults struct{ s *Server }
 
 // faults are the settings, under the server's lock.
@@ -98,7 +98,7 @@ func (f *Faults) set(change func(*faults)) {
 	change(&f.s.faults)
 }
 
-// A gate stops everybody who waits at it while it is shut.
+// A stallGate blocks all reads and writes while it is shut.
 type stallGate struct {
 	mu      sync.Mutex
 	shutFor chan struct{} // closed when it opens; nil: it is open
@@ -106,6 +106,7 @@ type stallGate struct {
 	closing chan struct{}
 }
 
+// wait blocks while the server is stalled.
 func (g *stallGate) wait() {
 	for {
 		g.mu.Lock()
@@ -146,12 +147,13 @@ func (g *stallGate) open() {
 	g.shutFor = nil
 }
 
-// stallConn is a connection behind the gate.
+// A stallConn is a connection whose reads and writes wait while the server is stalled.
 type stallConn struct {
 	net.Conn
 	g *stallGate
 }
 
+// Read waits, and reads.
 func (c stallConn) Read(p []byte) (int, error) {
 	c.g.wait()
 	n, err := c.Conn.Read(p)
@@ -159,6 +161,7 @@ func (c stallConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write waits, and writes.
 func (c stallConn) Write(p []byte) (int, error) {
 	c.g.wait()
 	return c.Conn.Write(p)

@@ -89,6 +89,7 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 	return "", "service-unavailable"
 }
 
+// info is the answer to disco#info of the server, the rooms or an account.
 func (s *Server) info(to jid.JID) string {
 	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing, xmpp.NSVersion, xmpp.NSRegister}
 	switch {
@@ -131,6 +132,7 @@ func (s *Server) rosterOf(c *client) string {
 	return b.String()
 }
 
+// setRoster handles a roster set: it stores or removes the item, and pushes it.
 func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 	i, ok := e.Child(rosterItem)
 	if !ok {

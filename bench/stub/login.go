@@ -39,6 +39,7 @@ func (c *client) header() error {
 	return c.write("%s", c.features())
 }
 
+// features are the stream features before or after login.
 func (c *client) features() string {
 	var b strings.Builder
 	b.WriteString("<stream:features>")
@@ -136,6 +137,7 @@ func (c *client) exchange() *sasl.Exchange {
 		FakeKey: c.s.fake, Iterations: sasl.MinIterations, Rand: rand.Reader})
 }
 
+// step sends the next message of a SASL exchange, or its outcome.
 func (c *client) step(st sasl.Step) error {
 	for {
 		switch st.Kind {
@@ -239,7 +241,7 @@ func (s *Server) derive(password string) sasl.Keys {
 	salts := bytes.NewReader(bytes.Repeat(s.salt, 2))
 	k, err := sasl.DeriveKeys([]byte(password), sasl.MinIterations, salts, sasl.SHA1, sasl.SHA256)
 	if err != nil {
-		return nil // not allowed as a password: nobody can log in with it
+		return nil // not allowed as a password: no login can succeed
 	}
 	s.keys[password] = k
 	return k

@@ -38,6 +38,7 @@ func (s *Server) contact(account, other string) *contact {
 	return k
 }
 
+// presence handles a presence stanza: directed, to a room, a broadcast, or a subscription.
 func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 	kind := attr(e, stanza.AttrType)
 	switch {

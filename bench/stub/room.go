@@ -9,12 +9,13 @@ import (
 	"canto/xmlstream"
 )
 
-// A room is there while somebody is in it.
+// A room exists while it has occupants.
 type room struct {
 	name      string // its address
 	occupants []occupant
 }
 
+// An occupant is a client in a room.
 type occupant struct {
 	nick string
 	c    *client
@@ -52,7 +53,7 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 		r = &room{name: name}
 		s.rooms[name] = r
 	}
-	if old, in := c.joined[r]; in { // again, or a status: everybody is told; a nickname stays what it was
+	if old, in := c.joined[r]; in { // again, or a new status: all occupants get it; the nickname stays
 		for _, o := range r.occupants {
 			s.sendTo([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
 		}
@@ -72,13 +73,13 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", escaped(name), escaped(c.full))
 }
 
-// occupantPresence is what to sees of who, by the nickname; kind is the type, empty for available.
-func occupantPresence(r *room, nick string, to, who *client, kind string) []byte {
+// occupantPresence is the presence of an occupant with a nickname that the client to gets. kind is its type; "": available.
+func occupantPresence(r *room, nick string, to, occupant *client, kind string) []byte {
 	role, self := "participant", ""
 	if kind != "" {
 		role, kind = "none", " type='"+kind+"'"
 	}
-	if to == who {
+	if to == occupant {
 		self = "<status code='110'/>"
 	}
 	return []byte("<presence from='" + escaped(r.name+"/"+nick) + "' to='" + escaped(to.full) + "'" + kind + "><x xmlns='" + xmpp.NSMUCUser +
@@ -97,7 +98,7 @@ func (s *Server) leaveRoom(c *client, r *room) {
 	}
 }
 
-// groupchat sends what an occupant says to all, itself included, or to the one whose nickname is named.
+// groupchat sends a message of an occupant to all, itself included, or to the occupant with the nickname in its address.
 func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 	r := s.rooms[to.Bare().String()]
 	nick, in := c.joined[r]

@@ -8,7 +8,7 @@ import (
 	"canto/xmlstream"
 )
 
-// A pair is who sends to whom.
+// A pair is a sender and a receiver.
 type pair struct{ from, to *client }
 
 // A hold is a message that waits for the next one of its pair.
@@ -22,7 +22,7 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.full == "" {
-		return // somebody else has the address now
+		return // another client has the address now
 	}
 	var to jid.JID
 	if v, ok := e.Attr(stanza.AttrTo); ok && len(v) > 0 {
@@ -42,6 +42,7 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 	}
 }
 
+// message routes a message, with the faults that are set.
 func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 	if attr(e, stanza.AttrType) != "error" && s.faults.messageErrors.hit() {
 		s.stats.Bounced++
@@ -64,7 +65,7 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 	}
 }
 
-// receivers are who a message or a presence to that address is for.
+// receivers are the clients that get a message or a presence to an address.
 func (s *Server) receivers(c *client, to jid.JID) (all []*client) {
 	if to.IsZero() {
 		to = jidOf(c.bare)

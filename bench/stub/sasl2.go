@@ -88,13 +88,13 @@ func tokenMAC(token, role string, binding []byte) []byte {
 // succeed2 ends a login by XEP-0388: features follow, and no new header comes.
 func (c *client) succeed2(data []byte) error {
 	m := c.sasl2
-	success := func(who, bound string) string {
+	success := func(address, bound string) string {
 		var b strings.Builder
 		b.WriteString("<success xmlns='" + xmpp.NSSASL2 + "'>")
 		if len(data) > 0 {
 			b.WriteString("<additional-data>" + string(data) + "</additional-data>")
 		}
-		b.WriteString("<authorization-identifier>" + escaped(who) + "</authorization-identifier>" + bound)
+		b.WriteString("<authorization-identifier>" + escaped(address) + "</authorization-identifier>" + bound)
 		if m.token {
 			token := base64.RawURLEncoding.EncodeToString(random(24))
 			c.s.tokens[c.user+"\x00"+m.agent] = token

@@ -1,16 +1,17 @@
-// Package stub is an XMPP server that does wrong what it is told to, and counts it: what the load tester
-// says of a run against it must be what the stub did. It is a test aid for a few thousand connections, with
-// two goroutines for each and one lock for everything that is routed.
+// Package stub is an XMPP server with faults that can be chosen and that it counts. A test compares
+// what the load generator reports with what the stub did. It is for a few thousand connections,
+// with two goroutines for each and one lock for all routing.
 //
 //	s, err := stub.Start(stub.Config{})
 //	defer s.Close()
 //	s.Faults.Drop(100)
-//	… run the load tester against s.Addr() …
+//	// … run the load generator against s.Addr() …
 //	lost := s.Stats().Dropped
 //
-// It knows the logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration), messages by
-// full and bare address, presence, rosters, rooms at conference.<domain>, archive queries, pings, disco and
-// software versions. It checks little: a client that breaks the protocol may get away with it.
+// It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration),
+// messages to full and bare addresses, presence, rosters, chat rooms at conference.<domain>,
+// archive queries, pings, disco and software versions. It checks little: a client that violates the
+// protocol may not notice.
 package stub
 
 import (
@@ -50,9 +51,9 @@ type Config struct {
 	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides what is older
 	FAST       bool     // with SASL2: offer tokens (XEP-0484)
 
-	// BroadcastToAll sends everybody's presence to everybody, else it goes to subscribers: see [Server.Befriend].
+	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
 	BroadcastToAll bool
-	Archive        int           // rows that everybody's archive has; 100
+	Archive        int           // rows that each archive has; 0: 100
 	ReorderTimeout time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
 }
 
@@ -97,16 +98,17 @@ type Stats struct {
 	Routed     uint64
 	Dropped    uint64 // of Routed: that were never delivered
 	Duplicated uint64 // of Routed: that were delivered twice
-	Reordered  uint64 // of Routed: that were delivered behind the next one of the same sender to the same receiver
+	Reordered  uint64 // of Routed: delivered after the next one of the same sender to the same receiver
 	Bounced    uint64 // messages that a fault answered by an error
-	Returned   uint64 // messages that nobody was there for, or that a room refused
+	Returned   uint64 // messages without a receiver, or that a room refused
 	FailedIQs  uint64 // requests that a fault answered by an error
 	Presences  uint64 // presences times receivers
 	IQs        uint64 // requests, answered or passed on
 	Severed    uint64 // connections that a fault closed
 }
 
-// Start makes a certificate and listens.
+// Start makes a certificate and listens. It fills in defaults, checks mechanisms and domain, opens
+// both listeners, and starts to accept.
 func Start(cfg Config) (*Server, error) {
 	free := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	if !cfg.Addr.IsValid() {
@@ -197,10 +199,10 @@ func (s *Server) Addr() netip.AddrPort { return s.plain.Addr().(*net.TCPAddr).Ad
 // DirectAddr is where they begin with it.
 func (s *Server) DirectAddr() netip.AddrPort { return s.direct.Addr().(*net.TCPAddr).AddrPort() }
 
-// Pool is what its certificate can be verified by, for the name of Config.Domain on the network.
+// Pool verifies the stub's certificate, for the network name of Config.Domain.
 func (s *Server) Pool() *x509.CertPool { return s.pool.Clone() }
 
-// Close ends every connection, and returns when all goroutines have ended.
+// Close closes all connections, and returns when all goroutines have ended.
 func (s *Server) Close() {
 	s.mu.Lock()
 	select {
@@ -233,7 +235,7 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// Befriend has two accounts, by their names ("bench0"), get each other's presence.
+// Befriend subscribes two accounts, by their names ("bench0"), to each other's presence.
 func (s *Server) Befriend(a, b string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,6 +247,7 @@ func (s *Server) Befriend(a, b string) {
 	}
 }
 
+// accept accepts connections until the server is closed.
 func (s *Server) accept(l net.Listener, direct bool) {
 	defer s.wg.Done()
 	for {

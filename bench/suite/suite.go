@@ -1,6 +1,10 @@
-// Package suite measures several servers (or commits of one) by the same scenarios, in rounds that
-// alternate between them, so that a machine's moods fall on all alike. It starts, populates and stops the
-// servers, and leaves every run's result beside the tables.
+// Package suite runs comparison suites: it measures several servers, or commits of one, by the same
+// scenarios in turn. Rounds alternate between the servers, so that slow times of the machine affect
+// all of them alike.
+//
+// For each case, server and round it starts the server with new data, runs the scenario, stops the
+// server, and saves the result. The package compare then judges the results of each case. The
+// package bench/compare has no part in running; this one has none in judging.
 package suite
 
 import (
@@ -23,34 +27,37 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// A Suite is what is compared: cases, each a scenario, and the rows of a table that are read off them.
+// A Suite is what is compared: cases, and the rows of a table with their figures. It is read from
+// TOML.
 type Suite struct {
-	Name  string `toml:"name"`
-	About string `toml:"about"`
-	Cases []Case `toml:"case"`
+	Name  string `toml:"name"`  // Name of the suite.
+	About string `toml:"about"` // About says what it compares.
+	Cases []Case `toml:"case"`  // Cases run in this order in each round.
 }
 
-// A Case is a scenario with changes.
+// A Case is a scenario with overrides.
 type Case struct {
-	Name     string `toml:"name"` // default: the scenario's
-	Scenario string `toml:"scenario"`
+	// Name is unique in the suite; "": the scenario's. Files of results have it.
+	Name     string `toml:"name"`
+	Scenario string `toml:"scenario"` // Scenario is a built-in one, or a file.
 	bench.Overrides
-	Rows []Row `toml:"row"`
+	Rows []Row `toml:"row"` // Rows that the table of the suite has of it.
 }
 
-// A Row is a figure that the suite's table shows.
+// A Row is a figure in the table of the suite.
 type Row struct {
-	Label  string  `toml:"label"`
-	Figure string  `toml:"figure"`
-	Goal   float64 `toml:"goal"` // in the figure's unit, of the baseline; 0: none
-	// AtMost is what every server must keep to, in each round, for the comparison to succeed; nil: nothing.
+	Label  string  `toml:"label"`  // Label of the row.
+	Figure string  `toml:"figure"` // Figure by its name in results.
+	Goal   float64 `toml:"goal"`   // Goal of the baseline, in the figure's unit; 0: none.
+	// AtMost is a limit that each server must keep in each round for the comparison to succeed; nil:
+	// none.
 	AtMost *float64 `toml:"at_most"`
 }
 
 //go:embed suites/*.toml
 var files embed.FS
 
-// Suites are the names of those that come along.
+// Suites are the names of the suites that are built in.
 func Suites() (names []string) {
 	list, _ := files.ReadDir("suites")
 	for _, f := range list {
@@ -59,7 +66,8 @@ func Suites() (names []string) {
 	return names
 }
 
-// Find is the suite that comes along by that name, or is in that file.
+// Find returns the built-in suite of that name, or reads a file: a name with a dot or a slash is a
+// path.
 func Find(name string) (*Suite, error) {
 	var b []byte
 	var err error
@@ -80,12 +88,13 @@ func Find(name string) (*Suite, error) {
 	return s, nil
 }
 
-// Single is a suite of one scenario, without rows: all figures are compared.
+// Single is a suite of one scenario, without rows: all its figures are compared.
 func Single(scenario string, c bench.Overrides) *Suite {
 	name := strings.TrimSuffix(filepath.Base(scenario), ".toml")
 	return &Suite{Name: name, Cases: []Case{{Name: name, Scenario: scenario, Overrides: c}}}
 }
 
+// check fills in names, and returns an error if a case can't be run.
 func (s *Suite) check() error {
 	if len(s.Cases) == 0 {
 		return tomlstrict.At(nil, "suite %s has no [[case]]", s.Name)
@@ -119,38 +128,45 @@ func (c *Case) scenario() (*bench.Scenario, error) {
 	return sc, nil
 }
 
-// A Config says how a contest is held.
+// A Config says how a suite is run.
 type Config struct {
-	Suite   *Suite
-	Targets []*target.Spec // the first is the baseline
-	Rounds  int
-	Floor   float64 // see compare.Input
-	Out     string  // folder for results and tables
-	Options bench.Options
-	Note    func(string) // what happens, a line each
+	Suite   *Suite         // Suite to run.
+	Targets []*target.Spec // Targets are the servers; the first is the baseline.
+	Rounds  int            // Rounds is how often each case runs on each server.
+	Floor   float64        // Floor: see compare.Input.
+	Out     string         // Out is the folder for results and tables.
+	Options bench.Options  // Options of each run.
+	Note    func(string)   // Note takes a line for each event; may be nil.
 }
 
-// An Outcome is all that a contest showed.
+// An Outcome is what a suite has shown.
 type Outcome struct {
-	Suite   *Suite           `json:"suite"`
-	Targets []string         `json:"entrants"`
-	Servers []string         `json:"servers"` // software and versions
-	Machine result.Machine   `json:"machine"`
-	Tool    result.Tool      `json:"tool"`
-	Rounds  int              `json:"rounds"`
-	Tables  []*compare.Table `json:"tables"` // by case; nil where there is none
-	Missing []Missing        `json:"missing,omitempty"`
+	Suite   *Suite           `json:"suite"`             // Suite that ran.
+	Targets []string         `json:"entrants"`          // Targets by name, in order.
+	Servers []string         `json:"servers"`           // Servers are the software and version of each.
+	Machine result.Machine   `json:"machine"`           // Machine that it ran on.
+	Tool    result.Tool      `json:"tool"`              // Tool that ran it.
+	Rounds  int              `json:"rounds"`            // Rounds that were asked for.
+	Tables  []*compare.Table `json:"tables"`            // Tables by case; nil where no server has a result.
+	Missing []Missing        `json:"missing,omitempty"` // Missing cases of servers.
 }
 
-// A Missing says why an entrant has no figures of a case.
+// A Missing says why a server has no results of a case.
 type Missing struct {
-	Case    string `json:"case"`
-	Target  string `json:"entrant"`
-	Why     string `json:"why"`
-	Offered bool   `json:"offered"` // false: the server does not have the feature
+	Case    string `json:"case"`    // Case by name.
+	Target  string `json:"entrant"` // Target by name.
+	Why     string `json:"why"`     // Why in one line.
+	Offered bool   `json:"offered"` // Offered is false if the server does not have the feature.
 }
 
-// Run holds the contest. If ctx ends, the outcome has the rounds that were whole.
+// Run runs a suite. If ctx ends, the outcome has the rounds that were complete, and the error is
+// that of ctx.
+//
+// Its steps: it checks the suite and the names of the servers; it builds canto once for each server
+// that needs it; in each round it runs each case on each server, beginning with another one each
+// time, and saves the results; it makes the table of each case. A server that fails in the first
+// round, or that lacks a feature, is left out of the case; one that fails later only lacks that
+// round.
 func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if c.Note == nil {
 		c.Note = func(string) {}
@@ -191,7 +207,7 @@ rounds:
 		for i := range c.Suite.Cases {
 			cs := &c.Suite.Cases[i]
 			for j := range c.Targets {
-				k := (j + round) % len(c.Targets) // nobody is always first
+				k := (j + round) % len(c.Targets) // no server is always first
 				e := c.Targets[k]
 				if o.missing(cs.Name, e.Name) {
 					continue
@@ -278,7 +294,7 @@ func (c *Config) build(ctx context.Context, dir string, e *target.Spec) (string,
 	return program, err
 }
 
-// runOnce is one case against one entrant, with a server that is new.
+// runOnce runs one case against one server, which it starts and stops.
 func (c *Config) runOnce(ctx context.Context, dir string, cs *Case, e *target.Spec) (*result.Run, error) {
 	sc, err := cs.scenario()
 	if err != nil {
@@ -304,7 +320,8 @@ func (c *Config) runOnce(ctx context.Context, dir string, cs *Case, e *target.Sp
 	return r, nil
 }
 
-// Unmet is what servers did not keep to (Row.AtMost), or did not end, a line each.
+// Unmet has a line for each limit that a server did not keep (Row.AtMost), or could not be measured
+// by.
 func (o *Outcome) Unmet() (all []string) {
 	for i, cs := range o.Suite.Cases {
 		for _, row := range cs.Rows {
@@ -337,13 +354,14 @@ func (o *Outcome) Unmet() (all []string) {
 	return all
 }
 
-// A line is one row of the suite's table.
+// A tableLine is a row of the suite's table.
 type tableLine struct {
 	label string
 	cells []string
 }
 
-// lines are the suite's rows, with a cell for each entrant: its median, and the ratio to the baseline.
+// lines are the suite's rows, with a cell for each server: its median, and the ratio to the
+// baseline.
 func (o *Outcome) lines() (rows []tableLine) {
 	for i, cs := range o.Suite.Cases {
 		t := o.Tables[i]
@@ -389,7 +407,7 @@ func (o *Outcome) cell(t *compare.Table, cs, figure, name string, unit *string) 
 	return "–"
 }
 
-// Text writes the suite's table, or, if it has no rows, the tables of its cases.
+// Text writes the suite's table; a suite without rows has the tables of its cases instead.
 func (o *Outcome) Text(w io.Writer) error {
 	rows := o.lines()
 	if len(rows) == 0 {
@@ -424,7 +442,7 @@ func (o *Outcome) Text(w io.Writer) error {
 	return o.notes(w, "")
 }
 
-// Markdown writes the same for a page.
+// Markdown writes the suite's table as Markdown.
 func (o *Outcome) Markdown(w io.Writer) error {
 	rows := o.lines()
 	if len(rows) == 0 {

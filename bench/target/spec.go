@@ -1,5 +1,9 @@
-// Package target makes a server ready to be measured: one that runs already, or one that is started for the
-// occasion (bench/servers), of a program, of Debian's package or of a commit.
+// Package target describes the server under test and makes it ready: a server that runs already, or
+// one that canto-bench starts (bench/servers), from a program, a package of the distribution, or a
+// commit.
+//
+// A [Spec] is read from a file or made of command-line options. [Spec.Check] says whether it makes
+// sense, and [Spec.Start] returns an [Instance], which has the bench.Target that clients need.
 package target
 
 import (
@@ -24,32 +28,36 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// An Entrant is a server, as a file or the command line describes it: one to start (Peer), or one that runs
-// (Server).
+// A Spec is the description of a server: one to start (Kind), or one that runs (Server, Direct).
 type Spec struct {
-	Name string `toml:"name"` // what tables call it
+	Name string `toml:"name"` // Name in tables.
 
-	Kind    string            `toml:"peer"`    // "canto", "prosody", "ejabberd": started and stopped by the suite
-	Program string            `toml:"program"` // of the peer; empty: canto is built, others are found
-	Commit  string            `toml:"commit"`  // of canto: built from it
-	Options map[string]string `toml:"options"` // of the peer; see bench/servers
+	// Kind of server to start and stop: "canto", "prosody", "ejabberd".
+	Kind string `toml:"peer"`
+	// Program of the server to start; "": canto is built, others are found in PATH.
+	Program string `toml:"program"`
+	Commit  string `toml:"commit"` // Commit that canto is built from.
+	// Options of the server to start; see servers.Options.
+	Options map[string]string `toml:"options"`
 
-	Server   string   `toml:"server"` // host:port, plain and STARTTLS
-	Direct   string   `toml:"direct"` // host:port, TLS first
-	Domain   string   `toml:"domain"`
+	// Server is host:port of a server that runs, without TLS and with STARTTLS.
+	Server string `toml:"server"`
+	Direct string `toml:"direct"` // Direct is its host:port with direct TLS.
+	Domain string `toml:"domain"` // Domain of its accounts; "": the name in Server.
+	// Rooms is the domain of its chat rooms; "": it is found by service discovery.
 	Rooms    string   `toml:"rooms"`
-	User     string   `toml:"user"`            // with %d in it
-	First    int      `toml:"first" least:"0"` // number of the first account
-	Password string   `toml:"password"`
-	CA       string   `toml:"ca"`       // file
-	Insecure bool     `toml:"insecure"` // take any certificate
-	PIDs     []int    `toml:"pids"`
-	Metrics  string   `toml:"metrics"`
-	Profiles string   `toml:"profiles"`
-	Sources  []string `toml:"sources"`
+	User     string   `toml:"user"`            // User is the localpart of its accounts, with %d for the number.
+	First    int      `toml:"first" least:"0"` // First is the number of the first account.
+	Password string   `toml:"password"`        // Password of all accounts.
+	CA       string   `toml:"ca"`              // CA is the file of its certificate authority, in PEM.
+	Insecure bool     `toml:"insecure"`        // Insecure accepts any certificate.
+	PIDs     []int    `toml:"pids"`            // PIDs of its processes, if they run on this machine.
+	Metrics  string   `toml:"metrics"`         // Metrics is the URL of its Prometheus metrics.
+	Profiles string   `toml:"profiles"`        // Profiles is the URL of its /debug/pprof.
+	Sources  []string `toml:"sources"`         // Sources are addresses to connect from.
 }
 
-// Read reads one from a file. Errors are one line: file, line, cause.
+// Read reads a Spec from a file and checks it. The error is one line with file, line and cause.
 func Read(name string) (*Spec, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -68,7 +76,8 @@ func Read(name string) (*Spec, error) {
 	return e, nil
 }
 
-// Check says what is contradictory, or can't be meant. It asks no other machine; of files, it reads that of CA.
+// Check returns an error if the Spec contradicts itself or can't be meant. It asks no other
+// machine. It reads the file CA.
 func (e *Spec) Check() error {
 	switch {
 	case e.Kind == "" && e.Server == "" && e.Direct == "":
@@ -86,7 +95,8 @@ func (e *Spec) Check() error {
 	return e.checkRunning()
 }
 
-// checkStarted is Check of a server that is started: it has its own accounts, addresses and certificate.
+// checkStarted is Check of a server to start. Its accounts, addresses and certificate are made, so
+// they can't be set.
 func (e *Spec) checkStarted() error {
 	for _, f := range []struct {
 		key string
@@ -106,7 +116,8 @@ func (e *Spec) checkStarted() error {
 	return nil
 }
 
-// checkRunning is Check of a server that runs.
+// checkRunning is Check of a server that runs: it checks one field after another, and reads the
+// file CA. An address without a name needs Domain, except on loopback.
 func (e *Spec) checkRunning() error {
 	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
 		if set {
@@ -164,7 +175,7 @@ func (e *Spec) checkRunning() error {
 	return err
 }
 
-// ca is what the file of CA holds, nil if none is named.
+// ca reads the file CA; nil if none is named.
 func (e *Spec) ca() ([]byte, error) {
 	if e.CA == "" {
 		return nil, nil
@@ -179,8 +190,8 @@ func (e *Spec) ca() ([]byte, error) {
 	return b, nil
 }
 
-// CheckTLS says whether e, which has been checked, can be reached by clients with this kind of TLS: "none", "starttls"
-// or "direct".
+// CheckTLS returns an error if clients with this kind of TLS ("none", "starttls", "direct") have no
+// address to connect to. The Spec must have been checked.
 func (e *Spec) CheckTLS(tls string) error {
 	switch {
 	case e.Kind != "":
@@ -192,21 +203,23 @@ func (e *Spec) CheckTLS(tls string) error {
 	return nil
 }
 
-// A Need is what a scenario needs of a server that is started.
+// Requirements are what a scenario needs of a server to start.
 type Requirements struct {
-	Accounts int
-	Requires []string  // as of bench.Scenario
-	Dir      string    // a folder to work in, of the caller's
-	Log      io.Writer // what the server prints; may be nil
+	Accounts int // Accounts is how many it must have.
+	// Requires are the features of bench.Scenario.Requires, some of which are options of servers.
+	Requires []string
+	Dir      string    // Dir is a folder to work in, which the caller removes.
+	Log      io.Writer // Log takes what the server prints; may be nil.
 }
 
-// A Started is a server that can be measured.
+// An Instance is a server that accepts clients: its bench.Target, and its process if it was
+// started.
 type Instance struct {
 	bench.Target
 	server *servers.Server
 }
 
-// Stop ends what was started, and leaves a server alone that ran before.
+// Stop ends the server if it was started, within 30 s.
 func (s *Instance) Stop() error {
 	if s.server == nil {
 		return nil
@@ -216,7 +229,8 @@ func (s *Instance) Stop() error {
 	return s.server.Stop(ctx)
 }
 
-// Alive is nil while it runs.
+// Alive returns why the server has ended, nil while it runs. Of a server that was not started it is
+// nil.
 func (s *Instance) Alive() error {
 	if s.server == nil {
 		return nil
@@ -224,7 +238,7 @@ func (s *Instance) Alive() error {
 	return s.server.Alive()
 }
 
-// Start makes e ready.
+// Start makes the server ready for clients. The error is one line, and then nothing runs.
 func (e *Spec) Start(ctx context.Context, n Requirements) (*Instance, error) {
 	if err := e.Check(); err != nil {
 		return nil, err
@@ -258,7 +272,7 @@ func (e *Spec) Start(ctx context.Context, n Requirements) (*Instance, error) {
 		Domain: s.Domain, Rooms: s.Rooms, User: "bench%d", Password: "bench", CA: s.CA, PIDs: s.PIDs, Metrics: s.Metrics, Profiles: s.Profiles}}, nil
 }
 
-// connectRunning is a server that runs.
+// connectRunning makes an Instance of a server that runs. It resolves names.
 func (e *Spec) connectRunning(ctx context.Context) (*Instance, error) {
 	t := bench.Target{Name: e.Name, Domain: e.Domain, Rooms: e.Rooms, User: e.User, First: e.First, Password: e.Password, Insecure: e.Insecure,
 		PIDs: e.PIDs, Metrics: e.Metrics, Profiles: e.Profiles}
@@ -294,7 +308,7 @@ func (e *Spec) connectRunning(ctx context.Context) (*Instance, error) {
 	return &Instance{Target: t}, nil
 }
 
-// address looks a name up once: a load test measures a server, not a resolver.
+// address resolves a host:port. It is done once: a run measures a server and not a resolver.
 func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	if s == "" {
 		return netip.AddrPort{}, nil
@@ -317,8 +331,8 @@ func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
 }
 
-// Build builds canto from the module that the working folder is in, or from a commit of its repository, into
-// dir, and says which commit that is.
+// Build builds canto into dir from the module of the working directory, or from a commit of its
+// repository. at names the commit.
 func Build(ctx context.Context, dir, commit string) (program, at string, err error) {
 	program = filepath.Join(dir, "canto")
 	from := ""
@@ -338,8 +352,8 @@ func Build(ctx context.Context, dir, commit string) (program, at string, err err
 	return program, Head(ctx, from), Compile(ctx, from, program, "canto/cmd/canto")
 }
 
-// Head is the commit of the repository that folder is in ("": the working folder), with "-dirty" where files
-// differ from it; "": it is in none.
+// Head is the commit of the repository that folder is in ("": the working directory), with "-dirty"
+// if files differ from it; "" if it is in none.
 func Head(ctx context.Context, folder string) string {
 	git := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude", "*")
 	git.Dir = folder
@@ -347,8 +361,8 @@ func Head(ctx context.Context, folder string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// Compile builds a package of ours from the module that folder is in ("": the working folder), with env added to
-// the environment.
+// Compile builds a package of this module from the folder ("": the working directory), with env
+// added to the environment.
 func Compile(ctx context.Context, folder, program, pkg string, env ...string) error {
 	b := exec.CommandContext(ctx, "go", "build", "-o", program, pkg)
 	b.Dir, b.Env = folder, append(os.Environ(), env...)

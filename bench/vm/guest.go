@@ -72,7 +72,8 @@ func numbers(s string) (n []int) {
 	return n
 }
 
-// A guest is a machine that boots from memory, runs one command, and hands back the folder that it ran in.
+// A guest is a machine that boots from memory, runs one command, and sends back the folder that the
+// command ran in.
 type guest struct {
 	at     map[string]string // tools
 	dir    string            // to work in
@@ -87,7 +88,7 @@ type guest struct {
 	note   func(line string) // each line of the console; may be nil
 }
 
-// A trace is what a guest showed while it ran.
+// A trace is what a guest has shown while it ran.
 type trace struct {
 	Seconds float64
 	Boot    float64 // seconds until its first line
@@ -98,14 +99,14 @@ type trace struct {
 	Bound   int     // most sessions that a line told of
 }
 
-// spent is what a phase cost this machine.
+// spent is what a phase cost the host.
 type spent struct {
 	Name string
 	From float64 // seconds since the guest was started
 	CPU  float64 // of the emulator since then, when it began
 }
 
-// initrd packs what the guest has.
+// initrd packs the guest's files into an initial RAM disk.
 func (g *guest) initrd(ctx context.Context) (string, error) {
 	root := filepath.Join(g.dir, "root")
 	for _, d := range []string{"bin", "bench"} {
@@ -139,7 +140,7 @@ func (g *guest) initrd(ctx context.Context) (string, error) {
 	return name, os.RemoveAll(root)
 }
 
-// args are the emulator's.
+// args are the emulator's arguments.
 func (g *guest) args(initrd, results string) []string {
 	line := "console=ttyS0 quiet panic=-1 mitigations=off"
 	accel := "tcg,thread=multi,tb-size=512"
@@ -158,8 +159,8 @@ func (g *guest) args(initrd, results string) []string {
 		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd, "-append", line}
 }
 
-// tscSpeed is the speed of the processor's time-stamp counter in kHz, by /proc/cpuinfo; 0: it does not tell, as
-// "cpu MHz" is the counter's only where that is known from outside, as in virtual machines.
+// tscSpeed is the speed of the processor's time-stamp counter in kHz, read from the text of
+// /proc/cpuinfo; 0: unknown. Only in virtual machines is "cpu MHz" that of the counter.
 func tscSpeed(cpuinfo string) int {
 	var mhz float64
 	known := false
@@ -179,11 +180,15 @@ func tscSpeed(cpuinfo string) int {
 	return int(mhz * 1000)
 }
 
-// errLimit is in the error about a guest that was stopped.
+// errLimit is in the error about a guest that was stopped by the limit.
 var errLimit = errors.New("the limit was over")
 
-// boot runs the guest to its end, and unpacks its results into out. With an error there may be a trace and
-// results nevertheless.
+// boot runs the guest to its end, and unpacks its results into out. With an error there may be a
+// trace and results nevertheless.
+//
+// Its steps: it packs the files; it starts the emulator, whose console it reads line by line; it
+// notes boot, phases and sessions from the lines, with the CPU that the emulator has used; it stops
+// the guest at the limit; it unpacks the results.
 func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	initrd, err := g.initrd(ctx)
 	if err != nil {
@@ -285,7 +290,8 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 // progress is a line of canto-bench's live view: "1:02  login3 6/10  812 of 90,000 sessions bound  1,812 sessions  …".
 var progress = regexp.MustCompile(`^\S+  (\S+) \d+/\d+  .*?  ([0-9,]+) sessions`)
 
-// progressOf is the phase that a line tells of, "" if it tells of none, and how many sessions are bound.
+// progressOf reads the phase and the number of bound sessions off a line of canto-bench's live
+// view; "" if the line has none.
 func progressOf(line string) (phase string, bound int) {
 	m := progress.FindStringSubmatch(line)
 	if m == nil {
@@ -295,7 +301,7 @@ func progressOf(line string) (phase string, bound int) {
 	return m[1], bound
 }
 
-// maxResults bounds what a guest may send.
+// maxResults bounds the size of the results that a guest may send.
 const maxResults = 1 << 30
 
 // unpack unpacks the files of an archive, without folders, into a folder.

@@ -63,7 +63,7 @@ func seen() *result.Run {
 
 func near(a, b float64) bool { return a-b < 1e-9 && b-a < 1e-9 }
 
-// Memory is what has grown since nobody was connected, and since the level before; messages are compared with the
+// Memory is the growth since before any client was connected, and since the level before; messages are compared with the
 // first ones; the collector's work belongs to the phase that it was done in.
 func TestSummary(t *testing.T) {
 	s := &Result{Wanted: 1000, Host: result.Machine{CPU: "x", Cores: 2}}

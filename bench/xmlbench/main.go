@@ -37,7 +37,8 @@ func main() {
 	}
 }
 
-// A summary is the last line of output. The three names are medians over the documents of the peer's time over ours.
+// A summary is the last line of output. The ratios of the three parsers are medians over the
+// documents, of the parser's time to that of canto/xmlstream.
 type summary struct {
 	MessageNS   float64 `json:"message_ns"`
 	Allocs      float64 `json:"allocs"` // for a document, the most that any needs
@@ -48,6 +49,9 @@ type summary struct {
 	Split64     float64 `json:"split64_ratio"` // time in pieces of 64 bytes over time whole, median over the documents
 }
 
+// run measures all parsers and writes the tables. It builds the two parsers in C; measures the
+// documents; prints and sums up the results; measures pieces and the relay; and draws the plot if
+// svg names a file.
 func run(w io.Writer, e effort, svg string) error {
 	if err := checkCParsers(); err != nil {
 		return err
@@ -117,7 +121,7 @@ func run(w io.Writer, e effort, svg string) error {
 	return err
 }
 
-// compare prints the table of the four parsers.
+// compare prints a table for each document, and adds the medians to s.
 func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []parser, cells [][]cell) error {
 	fmt.Fprint(w, "\nEach document whole, ns (MB/s), and the peers' time over ours:\n\n| document | bytes |")
 	rule := "|---|--:|"

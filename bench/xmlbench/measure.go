@@ -8,22 +8,23 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// An entrant is a parser with a stream open for each document that it was given.
+// A parser is one that is measured, with a stream open for each document that it was given. One
+// goroutine uses it.
 type parser interface {
-	name() string
-	// add opens a stream, reads its header, and readies d to be fed to it. The entrant counts documents from 0.
+	name() string // name in tables
+	// add opens a stream, reads its header, and makes d ready to be fed to it. Documents are counted
+	// from 0.
 	add(d xmlstreamtest.Document) error
-	// run feeds document i warm times, as caches and branch history were another's, and n times more, and returns what
-	// those took.
+	// run feeds document i warm times, to fill caches and branch predictors, and n times more, and
+	// returns how long those took.
 	run(i, warm, n int) (time.Duration, error)
-	// elements returns how many elements document i, run so far, came to.
-	elements(i int) int
+	elements(i int) int // elements returns how many elements document i has had in all runs so far.
 }
 
-// An effort is how long a contest takes, and so how far its figures can be relied on.
+// An effort is how long a measurement takes, and so how reliable its figures are.
 type effort struct {
 	rounds int
-	slice  time.Duration // for one entrant with one document in one round
+	slice  time.Duration // for one parser with one document in one round
 }
 
 var (
@@ -31,15 +32,15 @@ var (
 	quick = effort{3, 200 * time.Microsecond}
 )
 
-// A cell is what one entrant needed for one document.
+// A cell is the time of one parser for one document.
 type cell struct {
 	best  float64 // ns a document, in the best round
 	noise float64 // the median round as a multiple of the best
 }
 
-// measureAll gives each entrant each document in each round, one after the other, so that what else the machine does meets
-// all of them. The result is indexed by document and entrant. Rounds are short and only the best one counts: what
-// disturbs a round makes it longer, never shorter.
+// measureAll measures each parser with each document in each round, one after another, so that
+// other load of the machine affects all alike. The result is indexed by document and parser. Rounds
+// are short, and the best one counts: a disturbance makes a round longer, never shorter.
 func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][]cell, error) {
 	times := make([]int, len(docs)*len(entrants)) // to feed a document, to fill a slice
 	took := make([][]float64, len(times))

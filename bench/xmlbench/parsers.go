@@ -11,17 +11,19 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// canto is canto/xmlstream, fed as a loop feeds it: whole documents, or pieces of step bytes.
+// A canto measures canto/xmlstream, which is fed as a loop feeds it: with whole documents, or with
+// pieces of step bytes.
 type canto struct {
 	p    *xmlstream.Parser
 	step int // 0: whole
 	docs []*document
 }
 
+// A document is one that is fed to a stream.
 type document struct {
 	stream xmlstream.Stream
 	b      []byte
-	runs   int
+	runs   int // how often it was fed
 	inside int // elements of one document
 }
 
@@ -41,6 +43,7 @@ func open(p *xmlstream.Parser, s *xmlstream.Stream) error {
 	return err
 }
 
+// add opens a stream and counts the elements of d.
 func (o *canto) add(d xmlstreamtest.Document) error {
 	f := &document{b: []byte(d.XML)}
 	o.docs = append(o.docs, f)
@@ -77,6 +80,7 @@ func (o *canto) run(i, warm, n int) (time.Duration, error) {
 	return time.Since(from), err
 }
 
+// feed parses f n times.
 func (o *canto) feed(f *document, n int) error {
 	f.runs += n
 	step := o.step
@@ -104,7 +108,7 @@ func (o *canto) feed(f *document, n int) error {
 
 func (o *canto) elements(i int) int { return o.docs[i].runs * o.docs[i].inside }
 
-// allocs returns the allocations of c for document i, over n times.
+// allocs returns how often c allocates for document i, on average of n times.
 func allocs(c parser, i, n int) (float64, error) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -113,19 +117,21 @@ func allocs(c parser, i, n int) (float64, error) {
 	return float64((after.Mallocs - before.Mallocs) / uint64(n)), err
 }
 
-// std is encoding/xml. Token is used, as RawToken knows nothing of namespaces.
+// A std measures encoding/xml. It uses Token, as RawToken does not handle namespaces.
 type std struct{ docs []*stdDoc }
 
+// A stdDoc is a document with its decoder.
 type stdDoc struct {
 	d      *xml.Decoder
 	in     endless
-	left   int // documents to be fed
+	left   int // how often it is still to be fed
 	depth  int
 	starts int
 }
 
 func (*std) name() string { return "encoding/xml" }
 
+// add opens a stream with a decoder.
 func (s *std) add(d xmlstreamtest.Document) error {
 	x := &stdDoc{in: endless{now: []byte(xmlstreamtest.Header), next: []byte(d.XML)}}
 	x.d = xml.NewDecoder(&x.in)
@@ -153,6 +159,7 @@ func (s *std) run(i, warm, n int) (time.Duration, error) {
 	return took, err
 }
 
+// feed decodes the document n times.
 func (x *stdDoc) feed(n int) error {
 	for x.in.left = n; x.in.left > 0 || x.depth > 0 || len(x.in.now) > 0; {
 		t, err := x.d.Token()
@@ -172,8 +179,8 @@ func (x *stdDoc) feed(n int) error {
 
 func (s *std) elements(i int) int { return s.docs[i].starts }
 
-// endless is a reader of what now holds, and then of next, left times. It reads single bytes too, so that encoding/xml
-// takes it as it is.
+// An endless reader reads now, and then next left times. It reads single bytes too, so that
+// encoding/xml does not wrap it.
 type endless struct {
 	now, next []byte
 	left      int

@@ -17,14 +17,15 @@ var (
 	typ     = xmlstream.N("", "type")
 )
 
-// A relay does with a message what a server must, and no more: it parses it, decides by its recipient and type where it
-// goes, and appends it with the sender's address to what waits for that recipient.
+// A relay does with a message what a server must do, and no more: it parses it, finds the recipient
+// by address and type, and appends it with the sender's address to the recipient's outbox.
 type relay struct {
 	canto
 	boxes  map[string]*outbox // by bare address
 	sender xmlstream.Attr
 }
 
+// An outbox is what waits for a recipient.
 type outbox struct{ out []byte }
 
 func newRelay() *relay {
@@ -35,16 +36,16 @@ func newRelay() *relay {
 	return r
 }
 
-// passages are the documents of a relay: a message whose bytes may be passed on, and two that mean the same and have to
-// be written anew.
+// passages are the documents of a relay: a message whose bytes can be passed on, and two with the
+// same meaning that have to be serialized again.
 func passages() []xmlstreamtest.Document {
 	odd := bytes.Replace([]byte(xmlstreamtest.Message), []byte("Art thou not Romeo"), []byte("<![CDATA[Art]]> thou not Romeo"), 1)
 	prefixed := bytes.Replace([]byte(xmlstreamtest.Message), []byte("<message "), []byte("<c:message xmlns:c='jabber:client' "), 1)
 	prefixed = append(bytes.TrimSuffix(prefixed, []byte("</message>")), "</c:message>"...)
 	return []xmlstreamtest.Document{
 		{Name: "message", XML: xmlstreamtest.Message, Elements: 5},
-		{Name: "message with CDATA, written anew", XML: string(odd), Elements: 5},
-		{Name: "message with a prefix, written anew", XML: string(prefixed), Elements: 5},
+		{Name: "message with CDATA, serialized again", XML: string(odd), Elements: 5},
+		{Name: "message with a prefix, serialized again", XML: string(prefixed), Elements: 5},
 	}
 }
 
@@ -59,6 +60,7 @@ func (r *relay) run(i, warm, n int) (time.Duration, error) {
 	return time.Since(start), err
 }
 
+// feed parses and routes f n times.
 func (r *relay) feed(f *document, n int) error {
 	f.runs += n
 	for range n {
@@ -79,6 +81,7 @@ func (r *relay) feed(f *document, n int) error {
 	return nil
 }
 
+// route appends a message to its recipient's outbox.
 func (r *relay) route(e xmlstream.Element) error {
 	if !e.Is(message) {
 		return errNoRoute

@@ -81,7 +81,7 @@ func TestRun(t *testing.T) {
 	if len(sum) != 7 {
 		t.Errorf("last line has %d names", len(sum))
 	}
-	for _, row := range []string{"| message | 374 |", "| cjk |", "| median |", "written anew |"} {
+	for _, row := range []string{"| message | 374 |", "| cjk |", "| median |", "serialized again |"} {
 		if !strings.Contains(out.String(), row) {
 			t.Errorf("no row %q in\n%s", row, out.String())
 		}

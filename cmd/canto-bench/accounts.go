@@ -11,6 +11,7 @@ import (
 	"canto/bench/target"
 )
 
+// accountsCmd is the command accounts.
 type accountsCmd struct {
 	N        int    `arg:"" help:"How many."`
 	Format   string `help:"canto (for canto user import), ejabberd (Mnesia's text), prosody (files, into --out)." placeholder:"KIND"`
@@ -21,7 +22,8 @@ type accountsCmd struct {
 	serverFlags
 }
 
-// Run makes accounts.
+// Run makes accounts: files for a server's own tool, or, with --register, accounts on a running
+// server.
 func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
 		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
@@ -82,6 +84,7 @@ func prefixOf(user string) (string, bool) {
 	return user[:n], true
 }
 
+// register makes the accounts by in-band registration.
 func (c *accountsCmd) register(w *environment) error {
 	e, err := c.spec()
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"canto/bench/target"
 )
 
+// compareCmd is the command compare.
 type compareCmd struct {
 	Servers  []string `arg:"" optional:"" help:"Descriptions of servers (TOML), or canto, prosody, ejabberd as they are, or canto@COMMIT. The first is what the others are divided by. Default: all three."`
 	Suite    string   `help:"What to compare: one that comes along, or a TOML file." default:"small" placeholder:"NAME"`
@@ -28,7 +29,8 @@ type compareCmd struct {
 	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
 }
 
-// Run compares.
+// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite; saves
+// the tables and prints them; and returns an error if a server is missing or a limit was not kept.
 func (c *compareCmd) Run(w *environment) error {
 	var chosen *suite.Suite
 	var err error
@@ -93,6 +95,7 @@ func (c *compareCmd) Run(w *environment) error {
 	return err
 }
 
+// save writes the tables, as JSON, Markdown and HTML.
 func (c *compareCmd) save(o *suite.Outcome) error {
 	if err := write(filepath.Join(c.Out, "outcome.json"), func(f io.Writer) error {
 		e := json.NewEncoder(f)
@@ -132,6 +135,7 @@ func namedTarget(s string) (*target.Spec, error) {
 	return e, e.Check()
 }
 
+// agreeCmd is the command agree.
 type agreeCmd struct {
 	A string `arg:"" help:"*.table.json of a comparison, or its folder."`
 	B string `arg:"" help:"The same of another."`

@@ -1,6 +1,11 @@
-// Canto-bench measures XMPP servers: `canto-bench` alone starts Canto in a second process, holds 10,000
-// sessions, has them chat, and leaves a report; `canto-bench --help` lists the commands, docs/bench.md says
-// what they do.
+// Canto-bench measures XMPP servers. `canto-bench` alone starts Canto in a second process, holds
+// 10,000 sessions that chat, and leaves a report. `canto-bench --help` lists the commands, and
+// docs/bench.md describes them.
+//
+// Each command is a struct with its flags and a method Run. main.go parses the command line;
+// flags.go checks values of flags; run.go has the commands that run scenarios, and the flags that
+// they share; the other files have one command each. The work is done by the packages below
+// canto/bench.
 package main
 
 import (
@@ -51,7 +56,7 @@ type cli struct {
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
-// environment is what commands see of the process.
+// An environment is what commands see of the process.
 type environment struct {
 	ctx    context.Context
 	out    io.Writer
@@ -65,23 +70,27 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// errInterrupted is the error of a run that a signal has ended.
 var errInterrupted = errors.New("interrupted: the report shows what was seen until then")
 
-// errLimit is what a run returns that its own limit has ended.
+// errLimit is the error of a run that its own limit has ended.
 var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
 
-// errMissing is what a comparison returns that has printed which server has no figures.
+// errMissing is the error of a comparison that has printed which server has no figures.
 var errMissing = errors.New("a server could not be measured: look at its lines above")
 
-// errLimitEarly is what a run returns whose limit was over before a server that runs had answered.
+// errLimitEarly is the error of a run with a limit that was over before a running server had
+// answered.
 var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; look whether it answers at this address, or give it more")
 
-// errLimitStarting is the same of a server that had to be started.
+// errLimitStarting is the same for a server that had to be started.
 var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
 
-// errUnmet is what a gate returns that has printed what is wrong.
+// errUnmet is the error of a command that has printed which requirements are not met.
 var errUnmet = errors.New("the requirements are not met")
 
+// execute runs the command of args, and returns the exit status. It parses the command line, runs
+// the command, and prints its error as one line.
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1
@@ -207,6 +216,7 @@ func quoted(args []string) (q []string) {
 	return q
 }
 
+// versionCmd is the command version.
 type versionCmd struct{}
 
 // Run prints it.
@@ -216,6 +226,7 @@ func (*versionCmd) Run(w *environment) error {
 	return nil
 }
 
+// scenariosCmd is the command scenarios.
 type scenariosCmd struct {
 	Name string `arg:"" optional:"" help:"Print this one."`
 }

@@ -129,7 +129,7 @@ func TestRefusals(t *testing.T) {
 		want string
 	}{
 		{"wrong password", with(at, "run", sc, "--password", "wrong"), 1, `authentication failed: not-authorized: the password is wrong, or the accounts do not exist`},
-		{"nobody there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
+		{"no server there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
 		{"unknown scenario", []string{"run", "chats"}, 2, `there is no scenario "chats": one of archive, `},
 		{"no such file", []string{"run", "./none.toml"}, 2, `can't be read`},
 		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: there is no key "cuont": did you mean "count"?`},

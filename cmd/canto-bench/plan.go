@@ -12,6 +12,7 @@ import (
 	"canto/bench/target"
 )
 
+// planCmd is the command plan.
 type planCmd struct {
 	serverFlags
 	Profile     string        `help:"What an average session does in an hour (TOML; see docs/bench.md). Default: phones." placeholder:"FILE"`
@@ -24,7 +25,8 @@ type planCmd struct {
 	Quiet       bool          `short:"q" help:"No live view."`
 }
 
-// Run plans.
+// Run makes a capacity plan. It checks the flags and the profile; starts the server; makes the
+// plan; and writes it as text and JSON.
 func (c *planCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),

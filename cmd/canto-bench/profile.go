@@ -17,6 +17,7 @@ import (
 	"canto/bench/sampler"
 )
 
+// profileCmd is the command profile.
 type profileCmd struct {
 	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along, or a TOML file."`
 	serverFlags
@@ -27,7 +28,8 @@ type profileCmd struct {
 	Quiet bool   `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario with profiles.
+// Run runs a scenario with profiles. It checks the flags; runs the scenario, with captures in its
+// holds and storms; saves the result; and prints the costs of modules.
 func (c *profileCmd) Run(w *environment) error {
 	if err := firstError(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
 		return err
@@ -71,11 +73,11 @@ func (c *profileCmd) Run(w *environment) error {
 	return p.failed
 }
 
-// A profiler records what a server does in the phases that matter.
+// A profiler captures profiles of a server during the phases of a run.
 type profiler struct {
 	dir, base string
 	top       int
-	mu        sync.Mutex
+	mu        sync.Mutex // guards text and failed
 	text      bytes.Buffer
 	failed    error
 }
@@ -83,12 +85,12 @@ type profiler struct {
 // longestProfile bounds the profiles of a long phase.
 const longestProfile = time.Minute
 
-// capture records one phase: CPU, allocations and contention over its length, a trace of two seconds in the
-// middle, the heap at its end.
+// capture captures one phase: CPU, allocations and contention over its length, a trace of two
+// seconds in the middle, and the heap at its end.
 func (p *profiler) capture(ctx context.Context, ph *bench.Phase) (files []result.File) {
 	length := min(time.Duration(ph.Length), longestProfile).Truncate(time.Second) - time.Second
 	if ph.Kind == bench.Storm {
-		length = 10 * time.Second // nobody knows how long one takes
+		length = 10 * time.Second // a storm has no length
 	}
 	length = max(length, time.Second)
 	// A profile that has begun is waited for, and the phase with it, unless the run is interrupted.
@@ -126,10 +128,11 @@ func (p *profiler) capture(ctx context.Context, ph *bench.Phase) (files []result
 	return files
 }
 
-// samples are what is looked at of each kind: a profile of a stretch of time has lost its own default.
+// samples are the values that are used of each kind of profile. A profile of a stretch of time has
+// lost its own default.
 var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space", "mutex": "delay", "block": "delay"}
 
-// keep writes a profile, its flame graph, and what modules cost.
+// keep writes a profile and its flame graph, and adds the costs of modules to the text.
 func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {
 	add := func(name, kind string, b []byte) {
 		if err := os.WriteFile(filepath.Join(p.dir, name), b, 0o644); err != nil {

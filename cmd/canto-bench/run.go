@@ -19,7 +19,7 @@ import (
 	"canto/bench/target"
 )
 
-// serverFlags name the server.
+// serverFlags say which server is measured.
 type serverFlags struct {
 	Peer     string            `help:"Start this kind of server: canto, prosody or ejabberd." placeholder:"KIND" group:"Server"`
 	Program  string            `help:"Its program; canto is built if none is named." placeholder:"FILE" group:"Server"`
@@ -40,6 +40,7 @@ type serverFlags struct {
 	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
 }
 
+// spec is the server that the flags describe, or that the file of --target does.
 func (f *serverFlags) spec() (*target.Spec, error) {
 	if err := f.check(); err != nil {
 		return nil, err
@@ -125,7 +126,7 @@ func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 	return s, nil
 }
 
-// loadFlags say where clients run.
+// loadFlags say where the clients run.
 type loadFlags struct {
 	Workers int      `help:"Processes that the clients are spread over; 0: as many as descriptors need." placeholder:"N" group:"Load"`
 	Agent   []string `help:"Agents on other machines that the clients are spread over (canto-bench agent)." placeholder:"HOST:PORT" group:"Load"`
@@ -143,12 +144,13 @@ func (f *loadFlags) options(w *environment) (bench.Options, error) {
 	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"}, Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
 }
 
+// runCmd is the command run.
 type runCmd struct {
 	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along (canto-bench scenarios), or a TOML file."`
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Every time.Duration  `help:"How often processes and metrics are looked at." default:"1s" placeholder:"TIME"`
+	Every time.Duration  `help:"How often processes and metrics are sampled." default:"1s" placeholder:"TIME"`
 	Limit *time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
 	Dir   string         `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
 	Out   string         `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
@@ -156,7 +158,8 @@ type runCmd struct {
 	Quiet bool           `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario.
+// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows before
+// the run; runs and saves the result; and judges it.
 func (c *runCmd) Run(w *environment) error {
 	if err := firstError(
 		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
@@ -223,8 +226,8 @@ func (c *runCmd) Run(w *environment) error {
 	return nil
 }
 
-// measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
-// it. prepare, if there is one, sees the target and may change the options.
+// measure runs a scenario against a server, which it starts first, if necessary, in dir or in a
+// temporary folder. prepare, if not nil, gets the target and may change the options.
 func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
 	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
 		return nil, usageError{err}
@@ -268,7 +271,7 @@ func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options
 	return r, err
 }
 
-// save leaves a result as JSON and HTML, and prints its summary.
+// save writes a result as JSON and HTML, and prints its summary.
 func save(w *environment, r *result.Run, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("the report can't be written: %w", err)
@@ -287,7 +290,7 @@ func save(w *environment, r *result.Run, dir string) error {
 	return err
 }
 
-// write makes a file of what do writes.
+// write creates a file with what do writes.
 func write(name string, do func(io.Writer) error) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -319,6 +322,7 @@ func newLive(w *environment, quiet bool) *report.Live {
 	return report.NewLive(f, tty, width)
 }
 
+// reportCmd is the command report.
 type reportCmd struct {
 	Result string `arg:"" help:"result.json of a run."`
 	Out    string `help:"File to write; beside the result if it is not named." placeholder:"FILE"`
@@ -343,6 +347,7 @@ func (c *reportCmd) Run(w *environment) error {
 	return err
 }
 
+// sloCmd is the command slo.
 type sloCmd struct {
 	File     string `arg:"" help:"Requirements (TOML)."`
 	Result   string `arg:"" help:"result.json of a run."`
@@ -378,6 +383,7 @@ func (c *sloCmd) Run(w *environment) error {
 	return nil
 }
 
+// agentCmd is the command agent.
 type agentCmd struct {
 	Listen string `help:"Address to be asked at; give a --secret unless it is loopback." default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
 	Secret string `help:"That a run must know." env:"CANTO_BENCH_SECRET"`
@@ -398,4 +404,4 @@ func (c *agentCmd) Run(w *environment) error {
 	return bench.ServeAgent(w.ctx, ln, c.Secret, func(s string) { fmt.Fprintln(w.errOut, "canto-bench:", s) })
 }
 
-var errSecret = errors.New("whoever reaches this address can have the machine's clients flood others: give a --secret, or listen on loopback")
+var errSecret = errors.New("any program that reaches this address can make the machine's clients flood other servers: give a --secret, or listen on loopback")

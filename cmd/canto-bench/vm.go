@@ -10,6 +10,7 @@ import (
 	"canto/bench/vm"
 )
 
+// vmCmd is the command vm.
 type vmCmd struct {
 	Clients   int           `help:"How many." default:"100000" placeholder:"N"`
 	TLS       string        `name:"tls" help:"none, starttls or direct." default:"direct" placeholder:"KIND"`

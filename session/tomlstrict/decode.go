@@ -1,6 +1,8 @@
-// Package tomlstrict reads TOML in which every key must be known: what scenarios, servers, suites, requirements
-// and profiles are written in. An error is a line of the file, what is wrong there, and what was probably
-// meant.
+// Package tomlstrict decodes TOML files in which every key must be known: the configuration of
+// canto, and the scenarios, servers, suites, requirements and profiles of canto-bench. An error is
+// about a line of the file; it says what is wrong there, and what was probably meant.
+//
+// [Decode] does all of it. [Check] and [Walk] are for programs with words of their own for errors.
 package tomlstrict
 
 import (
@@ -13,15 +15,16 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// A Mistake is one at a line of a file.
+// A Mistake is an error at a line of a file.
 type Mistake struct {
-	Line int // from 1
-	Why  string
+	Line int    // from 1
+	Why  string // one line
 }
 
+// Error is Why.
 func (m *Mistake) Error() string { return m.Why }
 
-// Named is err as one line that begins with the file's name and, where it is known, the line.
+// Named returns err as one line that begins with the file's name and, if it is known, the line.
 func Named(file string, err error) error {
 	var m *Mistake
 	if errors.As(err, &m) && m.Line > 0 {
@@ -30,10 +33,10 @@ func Named(file string, err error) error {
 	return fmt.Errorf("%s: %w", file, err)
 }
 
-// Decode reads text into v, a pointer to a struct. An error is a [Mistake] with its line and key. A type that reads
-// itself from text (encoding.TextUnmarshaler) must be written in quotes: a bare number has no unit. Fields of numbers
-// may have the tags "least" and "most": what the text names must keep to them; with usual:"none" the field is one that
-// can't simply be left out.
+// Decode reads text into v, a pointer to a struct. An error is a [Mistake] with its line and key. A
+// type that reads itself from text (encoding.TextUnmarshaler) must be written in quotes, since a
+// bare number has no unit. Number fields may have the tags "least" and "most", which a written
+// value must keep; with usual:"none" the error does not offer to leave the field out.
 func Decode(text []byte, v any) error {
 	err := toml.NewDecoder(bytes.NewReader(text)).DisallowUnknownFields().Decode(v)
 	var wrong *toml.DecodeError
@@ -59,7 +62,7 @@ func decoders(e *toml.DecodeError) string {
 	return strings.ReplaceAll(strings.TrimPrefix(e.Error(), "toml: "), "\n", " ")
 }
 
-// Short is text of a file as an error repeats it: what is long is cut.
+// Short is text of a file as an error repeats it: long text is cut.
 func Short(s string) string {
 	const most = 40
 	if r := []rune(s); len(r) > most {

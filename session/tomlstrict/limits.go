@@ -7,9 +7,10 @@ import (
 	"strings"
 )
 
-// checkLeast compares what text names with the tags of v's fields: a number that is written must be at least what the
-// tag "least" says, and at most what the tag "most" says, both written as the file would write them. What text does
-// not name has its default, and is not looked at; so a 0 that is written is never taken for nothing written.
+// checkLeast compares the numbers in text with the tags of v's fields: a written number must be at
+// least what the tag "least" says, and at most what the tag "most" says, both in the form of the
+// file. A key that text does not have keeps its default and is not checked; so a written 0 never
+// counts as not written.
 func checkLeast(text []byte, v any) error {
 	var found error
 	Walk(text, func(k Key) {
@@ -67,7 +68,7 @@ func at(v reflect.Value, path Path) (f reflect.Value, field reflect.StructField,
 	return v, field, true
 }
 
-// named is the field of struct v that TOML calls name, those of embedded structs among them.
+// named is the field of struct v with a name in TOML; fields of embedded structs are searched, too.
 func named(v reflect.Value, name string) (reflect.Value, reflect.StructField, bool) {
 	t := v.Type()
 	for i := range t.NumField() {
@@ -95,7 +96,7 @@ func numberOf(v reflect.Value) (float64, bool) {
 	return 0, false
 }
 
-// limitOf reads a tag as a value of type t. The tags are this program's own: one that can't be read is a mistake in it.
+// limitOf reads a tag as a value of type t. It panics if it can't: tags are the program's own.
 func limitOf(t reflect.Type, tag string) float64 {
 	v := reflect.New(t)
 	var err error

@@ -23,10 +23,11 @@ func (p Path) Names() (names []string) {
 // A Misplaced is an error about the value at a path, without its line. [Placed] makes a [Mistake] of it where the text
 // is known.
 type Misplaced struct {
-	Path Path
+	Path Path   // where it is
 	Why  string // one line
 }
 
+// Error is Why.
 func (m *Misplaced) Error() string { return m.Why }
 
 // At returns a [Misplaced].
@@ -60,7 +61,7 @@ func Line(text []byte, path Path) (line int) {
 
 // A Key is a key or a table as it is written in a text.
 type Key struct {
-	Path   Path
+	Path   Path           // its full name
 	Line   int            // of the last part of its name, from 1
 	Column int            // where its name ends, from 1
 	Value  *unstable.Node // nil for the header of a table; good during the call
@@ -76,8 +77,12 @@ func (k Key) lineOf(n *unstable.Node) int {
 	return k.parser.Shape(n.Raw).Start.Line
 }
 
-// Walk calls f for each table and each key of text, which must be TOML, in their order. Keys of inline tables follow the
-// key that has the table.
+// Walk calls f for each table and each key of text, which must be TOML, in their order. Keys of
+// inline tables follow the key that has the table.
+//
+// It goes through the parser's expressions. A header sets the section, with the number of the table
+// if it is one of a list; a key is visited with the section before its name, then the keys of
+// inline tables in its value, also in arrays.
 func Walk(text []byte, f func(Key)) {
 	var p unstable.Parser
 	p.Reset(text)

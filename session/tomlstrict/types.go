@@ -32,9 +32,9 @@ const (
 
 // A Mismatch is the first key of a text that does not fit a type.
 type Mismatch struct {
-	Problem Problem
-	Path    Path // of the key
-	Line    int  // of the key, or of the element of a list that does not fit, from 1
+	Problem Problem // what is wrong
+	Path    Path    // of the key
+	Line    int     // of the key, or of the element of a list that does not fit, from 1
 
 	Known   []string     // UnknownKey: the keys that the table may have
 	Type    reflect.Type // WrongKind, NoQuotes: the type that is wanted, no pointer
@@ -59,7 +59,8 @@ func Check(text []byte, t reflect.Type) (found *Mismatch) {
 	return found
 }
 
-// check is Check of one key.
+// check is Check of one key: it goes down from t by the parts of the path, and compares the kind of
+// the value.
 func check(k Key, t reflect.Type) *Mismatch {
 	for i, part := range k.Path {
 		name, isName := part.(string)
@@ -112,7 +113,8 @@ func isTables(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && below(t.Elem()).Kind() == reflect.Struct && !ReadsText(below(t.Elem()))
 }
 
-// compare reports whether value, of key k, can be one of type t. If not, it fills in m.
+// compare reports whether value, of key k, can be one of type t. If not, it fills in m. Elements of
+// a list are compared one by one. Keys of an inline table are not: Walk visits them, too.
 func (m *Mismatch) compare(k Key, value *unstable.Node, t reflect.Type) bool {
 	t = below(t)
 	kind := value.Kind
