@@ -35,7 +35,8 @@ func (r *room) size() int {
 // their own; for the others it keeps the clients that have subscribers or a room, where the action
 // needs one, computes this process's part of the rate, and runs an open or a closed loop.
 // Operations that the open loop did not begin are counted as unsent.
-func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration, share Partition) error {
+func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration,
+	share Partition) error {
 	a := &f.sc.Phases[k].Do[j]
 	id := f.actionStep(k, j)
 	list := f.members(a.Group)
@@ -79,7 +80,8 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 			}
 		}
 		if list = stars; len(list) == 0 {
-			return Failure{"no client has subscribers to broadcast presence to", "put a befriend phase before this one"}
+			return Failure{"no client has subscribers to broadcast presence to",
+				"put a befriend phase before this one"}
 		}
 	case GroupChat:
 		var in []*client
@@ -100,11 +102,13 @@ func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length tim
 	pick := func(n int) *client { return list[order.at(n)] }
 	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
-		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick, func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
+		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick,
+			func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
 	}
-	p := &schedule{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
-		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
+	p := &schedule{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(),
+		poisson: a.Arrivals == "poisson",
+		rng:     rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
 	if p.from > 0 { // the first operations of the processes are evenly spaced, too
 		p.offset = float64(share.Worker) / float64(share.Workers) / p.from
 	}
@@ -180,7 +184,8 @@ func gcd(a, b int) int {
 // if the sender or the receiver is offline; it records how late it runs; it writes the stanza of
 // the action's kind with a trace id and the next sequence number to that receiver; it fails the
 // operation if the connection's output buffer is full.
-func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permutation, end int64) func(ls *loopState, op operation) {
+func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permutation,
+	end int64) func(ls *loopState, op operation) {
 	var zipf sync.Map // loop -> *rand.Zipf
 	partner := func(ls *loopState, op operation) *client {
 		i := o.at(op.number)
@@ -281,13 +286,15 @@ func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permut
 			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", xmpp.NSMAM, xmpp.NSRSM, a.Page)
+			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>",
+				xmpp.NSMAM, xmpp.NSRSM, a.Page)
 			b = xmlstream.AppendText(b, c.page)
 			b = append(b, "</before></set></query></iq>"...)
 		}
 		ls.buf = b[:0]
 		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
-			fail(Failure{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
+			fail(Failure{"the server does not take what a client sends",
+				"it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}
 		y.Sent++
@@ -396,7 +403,8 @@ func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Parti
 		y.Failed += st.Refused
 		y.Expected += st.Refused
 		if st.Err != nil {
-			r := Failure{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), "it shows less than it should"}
+			r := Failure{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err),
+				"it shows less than it should"}
 			ls.failures = append(ls.failures, r.counted(st.Failed))
 		}
 	})
@@ -412,7 +420,8 @@ func (f *Fleet) attackConfig(a *Action, share Partition) hostile.Config {
 	}
 	t, first := f.target, f.sc.Clients.Count
 	return hostile.Config{
-		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
+		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from,
+		First: from, Accounts: a.Count,
 		User: func(i int) string { return t.name(first + i) }, Password: t.Password,
 		Rate:   float64(a.Rate) * float64(to-from) / float64(a.Count),
 		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i, f.run) },

@@ -96,7 +96,9 @@ func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 func (h handler) OnTimer(conn *reactor.Conn) {
 	c := conn.Owner.(*client)
 	if c.login != nil {
-		h.f.loginFailed(c, Failure{fmt.Sprintf("a login took over %v (%s)", time.Duration(h.f.sc.Clients.Timeout), c.login.describe()), "the server is overloaded: log in slower, or set clients.timeout"})
+		h.f.loginFailed(c, Failure{fmt.Sprintf("a login took over %v (%s)",
+			time.Duration(h.f.sc.Clients.Timeout), c.login.describe()),
+			"the server is overloaded: log in slower, or set clients.timeout"})
 		conn.Close(nil)
 	}
 }
@@ -118,7 +120,8 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 	switch {
 	case c.login != nil:
 		if err == nil {
-			err = Failure{"the server closed the connection (" + c.login.describe() + ")", "look at its log and its limits"}
+			err = Failure{"the server closed the connection (" + c.login.describe() + ")",
+				"look at its log and its limits"}
 		}
 		h.f.loginFailed(c, err)
 	case c.flags&(flagLeaving|flagFailureCounted) == 0:
@@ -192,7 +195,7 @@ func (c *client) openStream(f *Fleet) {
 	c.in.Reset(f.limits)
 	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
-		// XEP-0388 section 2: the server may need the address for what it offers. Never in the clear.
+		// XEP-0388 section 2: the features may depend on the address. Never in the clear.
 		from = f.target.name(int(c.index)) + "@" + f.target.Domain
 	}
 	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
@@ -232,7 +235,8 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 // records its latency, and tells a closed loop about it. The client's own presence, which servers
 // send back (RFC 6121 section 4.2.2), and carbons do not count. A stanza from another machine has
 // no latency, since clocks differ.
-func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte, isIQ bool) {
+func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte,
+	isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
@@ -241,7 +245,8 @@ func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t tra
 		f.completeDelivery(s)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
+	if isIQ && string(kind) != "result" || !isIQ &&
+		(t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
 		return
 	}
 	if isIQ {

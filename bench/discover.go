@@ -28,7 +28,8 @@ type Capabilities struct {
 // queries software version, disco#info of the server and of the account, and disco#items for a
 // service with rooms; it drains the fleet.
 func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, error) {
-	sc := &Scenario{Name: "scout", Clients: clients, Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
+	sc := &Scenario{Name: "scout", Clients: clients,
+		Phases: []Phase{{Kind: Ramp, Length: Span(30 * time.Second)}}}
 	sc.Clients.Count, sc.Clients.Quiet, sc.Clients.SM, sc.Clients.Carbons = 1, true, false, false
 	sc.Clients.Timeout = Span(25 * time.Second)
 	if err := sc.Check(); err != nil {
@@ -65,7 +66,8 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 			vars = append(vars, v...)
 		}
 	}
-	for feature, ns := range map[string]string{"mam": xmpp.NSMAM, "carbons": xmpp.NSCarbons, "register": xmpp.NSRegister} {
+	for feature, ns := range map[string]string{"mam": xmpp.NSMAM, "carbons": xmpp.NSCarbons,
+		"register": xmpp.NSRegister} {
 		if slices.Contains(vars, ns) {
 			o.Features = append(o.Features, feature)
 		}
@@ -82,7 +84,8 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 	return o, f.drain(ctx, f.groups[0].clients)
 }
 
-var attrJID, attrVar, attrCategory, attrKind = stanza.AttrJID, stanza.AttrVar, xmlstream.N("", "category"), stanza.AttrType
+var attrJID, attrVar, attrCategory, attrKind = stanza.AttrJID, stanza.AttrVar,
+	xmlstream.N("", "category"), stanza.AttrType
 
 // findRooms queries the services of a server, 20 at most, and returns the address of the first that
 // has chat rooms; "" if there is none.

@@ -1,5 +1,5 @@
 // Package bench is the load generator of canto-bench: it measures XMPP servers from outside. A
-// [Fleet] of clients on Canto's own event loops does what a [Scenario] says, and [Run] returns what
+// [Fleet] of clients on Canto's own event loops follows a [Scenario], and [Run] returns what
 // that showed as a result.Run. It knows the protocol, and never imports the server.
 //
 // A run goes through the phases of its scenario, such as a ramp of logins, a hold with messages,

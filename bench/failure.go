@@ -56,15 +56,19 @@ func failureOf(err error, t *Target) Failure {
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return Failure{"the server reset the connection", "look at its log and its limits of connections"}
 	case errors.As(err, &cert), errors.As(err, &unk):
-		return Failure{"the server's certificate is not one for " + t.Domain, "name its CA with --ca, or take any with --insecure"}
+		return Failure{"the server's certificate is not one for " + t.Domain,
+			"name its CA with --ca, or take any with --insecure"}
 	case errors.Is(err, sasl.ErrServer):
-		return Failure{"the server could not prove that it knows the password", "is something between the bench and the server?"}
+		return Failure{"the server could not prove that it knows the password",
+			"is something between the bench and the server?"}
 	case errors.Is(err, reactor.ErrTimeout):
-		return Failure{"a TLS handshake took over 10 s", "the server, or the bench, has too little CPU: log in slower"}
+		return Failure{"a TLS handshake took over 10 s",
+			"the server, or the bench, has too little CPU: log in slower"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return Failure{"the server closed the connection", "look at its log and its limits"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return Failure{"connecting took too long", "the server's backlog is full, or packets are lost: log in slower"}
+		return Failure{"connecting took too long", "the server's backlog is full, or packets are lost: log " +
+			"in slower"}
 	}
 	return Failure{err.Error(), "look at the server's log"}
 }
@@ -73,7 +77,8 @@ func failureOf(err error, t *Target) Failure {
 func saslRemedy(condition string) string {
 	switch condition {
 	case "not-authorized":
-		return "the password is wrong, or the accounts do not exist: --password, --user, or make them with canto-bench accounts"
+		return "the password is wrong, or the accounts do not exist: --password, --user, or make them with " +
+			"canto-bench accounts"
 	case "invalid-mechanism":
 		return "choose another with --mechanism"
 	case "encryption-required":

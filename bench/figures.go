@@ -31,39 +31,50 @@ func (c *collector) figures() {
 		r.Figures = append(r.Figures, serverFigures(r, p)...)
 		wall := p.To - p.From
 		kind := c.scenario.Phases[i].Kind
-		login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
+		login := slices.IndexFunc(r.Steps, func(s result.Step) bool {
+			return s.Phase == p.Name &&
+				s.Name == "login" && s.Done > 0
+		})
 		switch {
 		case kind == Storm && login >= 0:
-			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower", "from the time at which all connections were dropped until the last session was back")
+			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower",
+				"from the time at which all connections were dropped until the last session was back")
 		case kind != Hold && kind != Settle && kind != Storm:
 			add(p.Name+".seconds", wall, "s", "lower", "duration of the phase")
 		}
 		if kind == Settle && p.Sessions > 0 {
-			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes", "lower", "memory of the bench itself for each client")
+			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes",
+				"lower", "memory of the bench itself for each client")
 		}
 		if p.Server == nil {
 			continue
 		}
 		if n := done[p.Name]; n > 0 {
-			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower", "server CPU for each operation of the phase that was done (a delivery, a login)")
+			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower",
+				"server CPU for each operation of the phase that was done (a delivery, a login)")
 		}
 		if kind == Storm && login >= 0 {
-			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower", "server CPU for each session that came back, with the end of the old one and with what else went on")
+			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower",
+				"server CPU for each session that came back, with the end of the old one and with what else went on")
 		}
 		if wall > 0 {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
 		}
 		if t, ok := c.loopTurns[p.Name]; ok {
 			add(p.Name+".long_turns", t.long, "count", "lower", "turns of the server's loops of over 20 ms")
-			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower", "longest turn of the server's loops since it was started")
+			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower",
+				"longest turn of the server's loops since it was started")
 			if t.loops > 0 && t.busy > 0 {
-				add(p.Name+".flood_share", t.flooding/t.busy, "ratio", "lower", "share of what the server's loops did that was input over a client's rate")
-				add(p.Name+".flood_wall_share", t.flooding/(t.loops*t.wall), "ratio", "lower", "the same of all the time that the loops had")
+				add(p.Name+".flood_share", t.flooding/t.busy, "ratio", "lower",
+					"share of what the server's loops did that was input over a client's rate")
+				add(p.Name+".flood_wall_share", t.flooding/(t.loops*t.wall), "ratio", "lower",
+					"the same of all the time that the loops had")
 			}
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
 		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {
-			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: its growth since the time before any client was connected")
+			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower",
+				"server memory for each session: its growth since the time before any client was connected")
 		}
 	}
 	for i := range r.Steps {
@@ -93,9 +104,11 @@ func (c *collector) figures() {
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
 		if s.Open {
-			add(n+".unsent", float64(s.Unsent), "count", "lower", "due in the phase, and not sent by its end: the rate was beyond the client")
+			add(n+".unsent", float64(s.Unsent), "count", "lower",
+				"due in the phase, and not sent by its end: the rate was beyond the client")
 		}
-		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
+		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower",
+			"how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
 }
@@ -121,7 +134,8 @@ func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 		return nil
 	}
 	add := func(name string, v float64, unit, about string) {
-		list = append(list, result.Figure{Name: p.Name + "." + name, Value: v, Unit: unit, Better: "lower", About: about})
+		list = append(list, result.Figure{Name: p.Name + "." + name, Value: v, Unit: unit, Better: "lower",
+			About: about})
 	}
 	spent := func(class string) float64 {
 		name := "go_cpu_classes_" + class + "_cpu_seconds_total"
@@ -129,13 +143,17 @@ func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 	}
 	if busy := spent("total") - spent("idle"); busy > 0 {
 		add("gc_share", spent("gc_total")/busy, "ratio", "share of the server's CPU that its collector took")
-		add("gc_assist_share", spent("gc_mark_assist")/busy, "ratio", "share of the server's CPU with which its own work had to help the collector: 0 unless it allocates faster than that marks")
+		add("gc_assist_share", spent("gc_mark_assist")/busy, "ratio",
+			"share of the server's CPU with which its own work had to help the collector: 0 unless it "+
+				"allocates faster than that marks")
 	}
 	if v, ok := to["go_gc_duration_seconds_max"]; ok {
-		add("gc_pause_max_ms", v*1e3, "ms", "longest pause of the server for its collector until the end of the phase, of the last 256 collections")
+		add("gc_pause_max_ms", v*1e3, "ms", "longest pause of the server for its collector until the end of "+
+			"the phase, of the last 256 collections")
 	}
 	if v, ok := to["canto_store_cache_bytes"]; ok {
-		add("store_cache_bytes", v, "bytes", "what of the server's memory at the end of the phase was the cache of its store")
+		add("store_cache_bytes", v, "bytes", "what of the server's memory at the end of the phase was the "+
+			"cache of its store")
 	}
 	return list
 }
@@ -179,7 +197,9 @@ func (c *collector) warn() {
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if s.Unsent > 0 {
-			warn("the rate of %s.%s was beyond the client: %d of %d operations were not sent by the end of the phase: lower the rate, or spread the clients over more processes (--workers) or machines (--agent)", s.Phase, s.Name, s.Unsent, s.Intended)
+			warn("the rate of %s.%s was beyond the client: %d of %d operations were not sent by the end of the "+
+				"phase: lower the rate, or spread the clients over more processes (--workers) or machines (--agent)",
+				s.Phase, s.Name, s.Unsent, s.Intended)
 			continue
 		}
 		if !s.Open || c.isPart(s) || s.Lag.Count() == 0 {
@@ -187,7 +207,8 @@ func (c *collector) warn() {
 		}
 		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)
 		if lag > 5*time.Millisecond && lag > lat/4 {
-			warn("the client was the bottleneck in %s.%s: it sent 1 %% of its operations %.1f ms or more after their time (latency p99: %.1f ms)", s.Phase, s.Name, result.Millis(lag), result.Millis(lat))
+			warn("the client was the bottleneck in %s.%s: it sent 1 %% of its operations %.1f ms or more after "+
+				"their time (latency p99: %.1f ms)", s.Phase, s.Name, result.Millis(lag), result.Millis(lat))
 		}
 		if want := float64(s.Intended); want > 0 && float64(s.Sent) < .99*want && s.Failed == 0 {
 			warn("the client was the bottleneck in %s.%s: it sent %d of %d", s.Phase, s.Name, s.Sent, s.Intended)
@@ -205,7 +226,8 @@ func (c *collector) warn() {
 			continue
 		}
 		if p.Server != nil && len(c.options.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
-			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
+			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each "+
+				"waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
 		}
 	}
 }

@@ -36,7 +36,7 @@ type Fleet struct {
 	firstStep []uint16          // the id of the first step of each phase, and one more at the end
 	run       uint32            // a random number that the stanza ids of this run have
 	tls       *tls.Config       // shared by all clients; nil: no TLS
-	limits    xmlstream.LimitID // of what the clients' parsers accept
+	limits    xmlstream.LimitID // of the clients' parsers
 
 	reactor *reactor.Reactor // runs the loops
 	loops   []*loopState     // by the number of the loop
@@ -87,7 +87,7 @@ type loopState struct {
 	tallies  []*tally          // by step; nil until the step counts something on this loop
 	lag      *result.Histogram // how late posted functions ran; see measureLag
 	failures []result.Failure  // kinds of failure since the last Collect, with their counts
-	buf      []byte            // scratch space for one stanza: connections copy what they are given
+	buf      []byte            // scratch space for one stanza: connections copy it
 	filler   []byte            // text of message bodies; grown to the longest that was asked for
 	rng      *rand.Rand        // picks partners
 	readAt   int64             // when the input that is handled now was read, on the monotonic clock
@@ -184,7 +184,8 @@ func NewFleet(sc *Scenario, t Target, part Partition, run uint32) (*Fleet, error
 		return nil, err
 	}
 	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
-		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element), notified: make(chan struct{}, 1), done: make(chan error, 1)}
+		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element),
+		notified: make(chan struct{}, 1), done: make(chan error, 1)}
 	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
@@ -194,8 +195,9 @@ func NewFleet(sc *Scenario, t Target, part Partition, run uint32) (*Fleet, error
 	}
 	f.reactor = r
 	for i, l := range r.Loops() {
-		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail), tallies: make([]*tally, len(f.steps)),
-			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
+		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail),
+			tallies: make([]*tally, len(f.steps)),
+			lag:     result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
 	floods := make(map[string]bool) // groups
 	for _, p := range sc.Phases {
@@ -242,7 +244,8 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 	for i, p := range sc.Phases {
 		first = append(first, uint16(len(steps)))
 		add := func(name string, open, part bool, late time.Duration) {
-			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, isPart: part, lateAfter: late})
+			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, isPart: part,
+				lateAfter: late})
 		}
 		logins := func() {
 			add("login", p.Rate > 0 || p.Kind == Storm, false, time.Second)
@@ -350,7 +353,9 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		c.login = &login{step: step, intended: intended, last: intended}
 		c.flags &^= flagFailureCounted
 		c.received.discardBefore(f.firstStep[f.steps[step].phase])
-		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
+			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
+			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
@@ -430,9 +435,9 @@ func (f *Fleet) limitInFlight(n int) *inFlight {
 
 // releaseInFlight gives a place back. It is called on any loop. Without a bound it does nothing.
 func (f *Fleet) releaseInFlight() {
-	if s := f.inFlight.Load(); s != nil {
+	if limit := f.inFlight.Load(); limit != nil {
 		select {
-		case <-s.places:
+		case <-limit.places:
 		default:
 		}
 	}

@@ -26,7 +26,8 @@ func Find(name string) (*Scenario, error) {
 	if !strings.ContainsAny(name, "./\\") {
 		b, err := files.ReadFile(path.Join("scenarios", name+".toml"))
 		if err != nil {
-			return nil, fmt.Errorf("there is no scenario %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Scenarios(), ", "))
+			return nil, fmt.Errorf("there is no scenario %q: one of %s, or a file (with .toml in its name)",
+				name, strings.Join(Scenarios(), ", "))
 		}
 		return Parse(name+".toml", b)
 	}

@@ -48,7 +48,8 @@ const (
 	awaitRoster
 )
 
-var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features after authentication", "binding", "waiting for the roster"}
+var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating",
+	"waiting for features after authentication", "binding", "waiting for the roster"}
 
 // describe says what the login is doing, for an error.
 func (l *login) describe() string {
@@ -160,7 +161,8 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		f.loggedIn(ls, c)
 		return nil
 	}
-	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()),
+		"is this an XMPP server for clients?"}
 }
 
 // resource is the resource that clients ask for.
@@ -182,7 +184,8 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 	if !sasl2 {
 		p, ok := e.Child(xmpp.Mechanisms)
 		if !ok {
-			return Failure{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
+			return Failure{"the server offers no way to log in here",
+				"--tls starttls or --tls direct: most allow logins under TLS only"}
 		}
 		parent, mechanisms = p, xmpp.Mechanism
 	}
@@ -200,7 +203,8 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 		return err
 	}
 	password := f.target.Password
-	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)), Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.cachedSalted(m)}
+	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)),
+		Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.cachedSalted(m)}
 	first, err := l.sasl.Start()
 	if err != nil {
 		return err
@@ -210,7 +214,8 @@ func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) erro
 		c.conn.Append(xmpp.AppendAuth(f.scratch(c), m.String(), first))
 		return nil
 	}
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, m, first)
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' "+
+		"mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, m, first)
 	b = f.appendInline(c, b, parent)
 	c.conn.Append(append(b, "</authenticate>"...))
 	return nil
@@ -265,7 +270,9 @@ func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
 	}
 	l.mac = mac("Responder")
 	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' "+
+		"mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism,
+		base64.StdEncoding.EncodeToString(msg))
 	b = f.appendInline(c, b, offer)
 	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", xmpp.NSFAST, t.uses)
 	c.conn.Append(b)
@@ -284,7 +291,8 @@ func (f *Fleet) chooseMechanism(offered []string, secure bool) (sasl.Mechanism, 
 	if m, ok := xmpp.Choose(offered, want); ok {
 		return m, nil
 	}
-	return 0, Failure{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
+	return 0, Failure{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered),
+		"choose with --mechanism, or use TLS"}
 }
 
 // saslStep answers a challenge of the server, or handles the outcome of the exchange.
@@ -325,7 +333,8 @@ func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 		}
 		return Failure{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
 	}
-	return Failure{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()),
+		"is this an XMPP server for clients?"}
 }
 
 // sasl2Succeeded handles the success of SASL2. It checks the server's proof, keeps a new FAST

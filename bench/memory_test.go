@@ -44,7 +44,8 @@ func stubProcess(t *testing.T) Target {
 	if _, err := fmt.Sscan(line, &addr); err != nil {
 		t.Fatal(err)
 	}
-	target := Target{Name: "stub", Domain: "localhost", Password: "bench", Insecure: true, PIDs: []int{cmd.Process.Pid}}
+	target := Target{Name: "stub", Domain: "localhost", Password: "bench", Insecure: true,
+		PIDs: []int{cmd.Process.Pid}}
 	if err := target.Addr.UnmarshalText([]byte(addr)); err != nil {
 		t.Fatal(err)
 	}

@@ -10,20 +10,20 @@ import (
 
 // This file has the two ways in which a phase offers load.
 //
-// An open loop (openLoop) begins operations at the times of a schedule. The times are fixed before the phase and do
-// not depend on answers. A server that stalls therefore gets the same operations as one that does not, and each
-// operation that waits counts with the time that it waited. Without that, the stall itself would stop the client
-// from measuring it (coordinated omission).
+// An open loop (openLoop) begins operations at the times of a schedule. The times are fixed before
+// the phase and do not depend on answers. A server that stalls therefore gets the same operations
+// as one that does not, and each operation that waits counts with the time that it waited. Without
+// that, the stall itself would stop the client from measuring it (coordinated omission).
 //
-// A closed loop (closedLoop) keeps a window of operations in flight: the next one begins when one has ended. It
-// finds the highest rate, and its latencies hide stalls.
+// A closed loop (closedLoop) keeps a window of operations in flight: the next one begins when one
+// has ended. It finds the highest rate, and its latencies hide stalls.
 //
-// Both loops run on the goroutine of their action, a pacer. A pacer does not send: it passes operations to the
-// event loops of the sending clients through a dispatcher.
+// Both loops run on the goroutine of their action, a pacer. A pacer does not send: it passes
+// operations to the event loops of the sending clients through a dispatcher.
 
-// A schedule is the arrival schedule of an open loop: the times at which its operations are due. They are evenly
-// spaced, or have exponential distances (poisson). The rate is constant, or rises evenly from one value to another.
-// It is used by one pacer.
+// A schedule is the arrival schedule of an open loop: the times at which its operations are due.
+// They are evenly spaced, or have exponential distances (poisson). The rate is constant, or rises
+// evenly from one value to another. It is used by one pacer.
 type schedule struct {
 	from    float64    // operations a second, at the beginning
 	to      float64    // operations a second, at the end of length; 0: from all the time
@@ -43,8 +43,8 @@ func (s *schedule) rate(t float64) float64 {
 	return s.from
 }
 
-// next returns when the next operation is due, in seconds from the beginning of the phase. ok is false when the
-// phase's length is over, or if the rate is 0.
+// next returns when the next operation is due, in seconds from the beginning of the phase. ok is
+// false when the phase's length is over, or if the rate is 0.
 func (s *schedule) next() (t float64, ok bool) {
 	const rounding = 1e-9 // seconds: an operation that is due at the very end is not in the phase
 	r := s.rate(s.elapsed)
@@ -65,16 +65,17 @@ func (s *schedule) next() (t float64, ok bool) {
 	return t, t < s.length-rounding
 }
 
-// remaining is how many operations of the schedule have not begun, when the pacer gives up. It includes the one that
-// the last call of next has returned, if that one was within the length. With random distances it is the expected
-// number.
+// remaining is how many operations of the schedule have not begun, when the pacer gives up. It
+// includes the one that the last call of next has returned, if that one was within the length. With
+// random distances it is the expected number.
 func (s *schedule) remaining() uint64 {
 	t := min(s.elapsed, s.length)
 	return 1 + uint64((s.length-t)*(s.rate(t)+s.rate(s.length))/2+.5)
 }
 
-// coalesceWithin is the time within which due operations leave together. It bounds how often a pacer wakes the event
-// loops at high rates, and how much later than due an operation leaves for that reason.
+// coalesceWithin is the time within which due operations leave together. It bounds how often a
+// pacer wakes the event loops at high rates, and how much later than due an operation leaves for
+// that reason.
 const coalesceWithin = 200 * time.Microsecond
 
 // An operation is one that is due.
@@ -84,8 +85,8 @@ type operation struct {
 	due    int64 // on the machine's monotonic clock, in ns; see now
 }
 
-// A dispatcher passes operations to the event loops of their senders, several at a time. add and dispatch are for
-// the pacer. run is called on the loop of the sender.
+// A dispatcher passes operations to the event loops of their senders, several at a time. add and
+// dispatch are for the pacer. run is called on the loop of the sender.
 type dispatcher struct {
 	f      *Fleet
 	byLoop [][]operation // added and not dispatched yet, by the number of the loop
@@ -93,8 +94,9 @@ type dispatcher struct {
 	queued atomic.Int64 // operations that were dispatched and have not run
 }
 
-// maxQueued bounds the operations that were dispatched and have not run. At a rate that the loops can't keep up
-// with, the pacer waits, and the operations stay in the schedule: that costs no memory.
+// maxQueued bounds the operations that were dispatched and have not run. At a rate that the loops
+// can't keep up with, the pacer waits, and the operations stay in the schedule: that costs no
+// memory.
 const maxQueued = 1 << 16
 
 func newDispatcher(f *Fleet, run func(ls *loopState, op operation)) *dispatcher {
@@ -106,8 +108,8 @@ func (d *dispatcher) add(op operation) {
 	d.byLoop[op.sender.loop] = append(d.byLoop[op.sender.loop], op)
 }
 
-// dispatch passes all operations that were added to their loops, and does not wait for them. A loop that has ended
-// drops them: the run is over then.
+// dispatch passes all operations that were added to their loops, and does not wait for them. A loop
+// that has ended drops them: the run is over then.
 func (d *dispatcher) dispatch() {
 	for i, list := range d.byLoop {
 		if len(list) == 0 {
@@ -127,20 +129,21 @@ func (d *dispatcher) dispatch() {
 	}
 }
 
-// sendGrace is how long after the end of its phase an open loop still sends operations that were due in the phase. A
-// client that was held up for a moment makes up for it in this time. What is not sent then counts as unsent.
+// sendGrace is how long after the end of its phase an open loop still sends operations that were
+// due in the phase. A client that was held up for a moment makes up for it in this time. An operation that is
+// not sent then counts as unsent.
 const sendGrace = int64(2 * time.Second)
 
-// openLoop begins operations at the times of s until the schedule ends, ctx is cancelled, or end has passed. start
-// and end are on the monotonic clock; end is the end of the phase and sendGrace. senderOf names the sender of the n-th
-// operation, and run is called on its loop.
+// openLoop begins operations at the times of s until the schedule ends, ctx is cancelled, or end
+// has passed. start and end are on the monotonic clock; end is the end of the phase and sendGrace.
+// senderOf names the sender of the n-th operation, and run is called on its loop.
 //
-// It returns how many operations were due in the phase and were not dispatched. An operation that was dispatched, but
-// runs after end, is counted by run.
+// It returns how many operations were due in the phase and were not dispatched. An operation that
+// was dispatched, but runs after end, is counted by run.
 //
-// Each round does three steps: it sleeps until the next operation is due; it adds all that are due by now, and
-// dispatches them; it sleeps again for a part of coalesceWithin if the next one is due within that time. While
-// maxQueued operations are queued it waits for the loops.
+// Each round does three steps: it sleeps until the next operation is due; it adds all that are due
+// by now, and dispatches them; it sleeps again for a part of coalesceWithin if the next one is due
+// within that time. While maxQueued operations are queued it waits for the loops.
 func (f *Fleet) openLoop(ctx context.Context, start, end int64, s *schedule, senderOf func(n int) *client,
 	run func(ls *loopState, op operation)) (unsent uint64) {
 	const dispatchEvery = 1024 // operations: a pacer that is far behind still dispatches in bounded steps
@@ -181,8 +184,8 @@ type window struct {
 	signal    chan struct{} // of one place: wakes the pacer
 }
 
-// completeDelivery tells the closed loop of s, if it has one, that a delivery has ended, well or with an error. It may
-// be called on any loop.
+// completeDelivery tells the closed loop of s, if it has one, that a delivery has ended, well or
+// with an error. It may be called on any loop.
 func (f *Fleet) completeDelivery(s *step) {
 	if w := f.windows[s.id]; w != nil {
 		w.completed.Add(1)
@@ -193,12 +196,13 @@ func (f *Fleet) completeDelivery(s *step) {
 	}
 }
 
-// closedLoop keeps size operations of a step in flight until ctx ends. senderOf names the sender of the n-th
-// operation, deliveries says by how many deliveries an operation of a sender ends, and run is called on the sender's
-// loop. The senders of a step should have about as many receivers: the number of the last sender holds for all that
-// are in flight.
+// closedLoop keeps size operations of a step in flight until ctx ends. senderOf names the sender of
+// the n-th operation, deliveries says by how many deliveries an operation of a sender ends, and run
+// is called on the sender's loop. The senders of a step should have about as many receivers: the
+// number of the last sender holds for all that are in flight.
 //
-// Each round fills the window, dispatches, waits for deliveries, and makes room for as many operations as have ended.
+// Each round fills the window, dispatches, waits for deliveries, and makes room for as many
+// operations as have ended.
 func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, senderOf func(n int) *client,
 	deliveries func(c *client) int64, run func(ls *loopState, op operation)) {
 	w := f.windows[id]

@@ -68,7 +68,8 @@ func contextError(ctx context.Context) error {
 // Its steps: it makes the windows of closed loops; it resets the sequence numbers of all senders,
 // since receivers count from 0 in each step; it starts a goroutine for each action; it waits for
 // ctx, and then for the goroutines. An action that fails cancels the others.
-func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration, part Partition) error {
+func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration,
+	part Partition) error {
 	p := &f.sc.Phases[k]
 	for j := range p.Do {
 		if p.Do[j].Window > 0 {
@@ -124,7 +125,8 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, pa
 	goal := int64(len(offline))
 	if p.Rate > 0 {
 		f.limitInFlight(0)
-		times := &schedule{from: float64(p.Rate) * fraction, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
+		times := &schedule{from: float64(p.Rate) * fraction, length: time.Duration(p.Length).Seconds(),
+			rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
 		for _, c := range offline {
 			t, ok := times.next()
 			if !ok {
@@ -138,10 +140,10 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, pa
 			f.dial(c, id, at)
 		}
 	} else {
-		slots := f.limitInFlight(max(1, int(float64(p.InFlight)*fraction+.5)))
+		limit := f.limitInFlight(max(1, int(float64(p.InFlight)*fraction+.5)))
 		for _, c := range offline {
 			select {
-			case slots.places <- struct{}{}:
+			case limit.places <- struct{}{}:
 			case <-ctx.Done():
 			}
 			if ctx.Err() != nil || f.tooManyFailures(len(offline)) {
@@ -169,7 +171,8 @@ func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.sessions.Load()-before, goal)
+			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, "+
+				"or log in fewer", f.sessions.Load()-before, goal)
 		}
 	}
 	if w := f.firstFailure.Load(); w != nil && f.failures.Load()*20 > goal {
@@ -290,7 +293,8 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 		n := min(p.Stars, len(list))
 		others := list[n:]
 		if len(others) < p.Friends {
-			return Failure{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)), "more clients, or fewer processes"}
+			return Failure{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)),
+				"more clients, or fewer processes"}
 		}
 		for i, star := range list[:n] {
 			for j := range p.Friends {
@@ -306,11 +310,12 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	}
 	for _, x := range pairs {
 		bare := f.target.name(int(x.contact.index)) + "@" + f.target.Domain
-		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact}, func(b []byte) []byte {
-			b = append(b, "<presence type='subscribe' to='"...)
-			b = xmlstream.AppendValue(b, bare)
-			return append(b, "'/>"...)
-		})
+		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact},
+			func(b []byte) []byte {
+				b = append(b, "<presence type='subscribe' to='"...)
+				b = xmlstream.AppendValue(b, bare)
+				return append(b, "'/>"...)
+			})
 		if err != nil {
 			return fmt.Errorf("subscriptions took too long: %w", err)
 		}
@@ -322,7 +327,8 @@ func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 // buffer that it is given, on c's loop. Before that, request waits for a place in flight. The
 // answer goes to completePending. A client that is not online is counted as a failure. The error is
 // that of ctx. request is for the goroutine of the phase.
-func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest, stanza func(b []byte) []byte) error {
+func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest,
+	stanza func(b []byte) []byte) error {
 	select {
 	case f.inFlight.Load().places <- struct{}{}:
 	case <-ctx.Done():
@@ -352,13 +358,13 @@ func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest, stanza
 // in the error, which is that the phase's length is over. Failed ones are counted with their
 // reasons, and are no error here.
 func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
-	slots := f.inFlight.Load()
-	for len(slots.places) > 0 {
+	limit := f.inFlight.Load()
+	for len(limit.places) > 0 {
 		if !f.awaitNotify(ctx) {
 			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.places), what)
+			return fmt.Errorf("%d %s were not answered in the phase's length", len(limit.places), what)
 		}
 	}
 	return nil
@@ -381,7 +387,8 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		f.completePending(ls, c, bareJID(from), true, Failure{})
 		return
 	case "unsubscribed":
-		f.completePending(ls, c, bareJID(from), false, Failure{"a subscription was refused", "have the accounts rules of their own?"})
+		f.completePending(ls, c, bareJID(from), false,
+			Failure{"a subscription was refused", "have the accounts rules of their own?"})
 		return
 	case "error":
 		why := stanzaFailure("joining or subscribing", e)
@@ -411,7 +418,8 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	if created {
 		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
 		b = xmlstream.AppendValue(b, bareJID(from))
-		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+"' type='submit'/></query></iq>"...)
+		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+
+			"' type='submit'/></query></iq>"...)
 		c.conn.Append(b)
 	}
 	f.completePending(ls, c, bareJID(from), true, Failure{})
@@ -438,7 +446,9 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, part Partition)
 	}
 	from, to := p.Rooms*part.Worker/part.Workers, p.Rooms*(part.Worker+1)/part.Workers
 	if need := (to - from) * p.Occupants; need > len(list) {
-		return Failure{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
+		return Failure{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from,
+			p.Occupants, need, len(list)),
+			"all occupants of a room are in one process: fewer --workers, or more clients"}
 	}
 	rooms := make([]*room, to-from)
 	for i := range rooms {
@@ -447,7 +457,8 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, part Partition)
 	const creating = 16 // rooms at a time: the creator of a room also configures it
 	enter := func(c *client, r *room) error {
 		return f.request(ctx, c, pendingRequest{step: id, to: r.jid, room: r}, func(b []byte) []byte {
-			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, xmpp.NSMUC)
+			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>",
+				r.jid, c.index, xmpp.NSMUC)
 		})
 	}
 	f.limitInFlight(creating)

@@ -89,7 +89,7 @@ func (l *localWorker) Close() error {
 // A Plan is all that a worker needs to know. It is sent to workers in other processes as JSON.
 type Plan struct {
 	Scenario *Scenario // the scenario, after Check
-	Target   Target    // the server, with what Discover found
+	Target   Target    // the server, with its capabilities
 	Share    Partition // the part of the clients that the worker has
 	Run      uint32    // the random number of the run
 }
@@ -114,14 +114,17 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	c := &collector{scenario: sc, options: o, all: newTotal(), loopTurns: make(map[string]loopTurns), interval: newTotal(), began: time.Now()}
+	c := &collector{scenario: sc, options: o, all: newTotal(), loopTurns: make(map[string]loopTurns),
+		interval: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
-	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: sampler.Machine(), Tool: o.Tool}
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About,
+		Source: sc.Source()}, Machine: sampler.Machine(), Tool: o.Tool}
 	if err := c.discover(ctx, &t); err != nil {
 		return nil, err
 	}
 	c.target = t
-	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit, Addr: t.addr(sc.Clients.TLS).String(),
+	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit,
+		Addr:   t.addr(sc.Clients.TLS).String(),
 		Domain: t.Domain, TLS: sc.Clients.TLS, Config: t.Config, PIDs: t.PIDs}
 	if err := c.openSamplers(ctx); err != nil {
 		return nil, err
@@ -174,7 +177,8 @@ func (c *collector) startWorkers(ctx context.Context, run uint32) error {
 			n = (c.scenario.Accounts() + most - 1) / most // attackers have connections, too
 		}
 		if n > 1 && len(c.options.Command) == 0 {
-			return Failure{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
+			return Failure{fmt.Sprintf("%d clients need more descriptors than the %d of a process",
+				c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
 	shares := make([]Partition, n)
@@ -243,7 +247,8 @@ func (c *collector) openSamplers(ctx context.Context) (err error) {
 	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
 		if c.server, err = sampler.Open(c.target.PIDs...); err != nil {
-			return Failure{fmt.Sprintf("the server's process can't be sampled: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
+			return Failure{fmt.Sprintf("the server's process can't be sampled: %v", err),
+				"--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
 		}
 		if c.base, err = c.server.Usage(); err != nil {
 			return err
@@ -255,7 +260,8 @@ func (c *collector) openSamplers(ctx context.Context) (err error) {
 	if c.target.Metrics != "" {
 		c.scraper = sampler.NewScraper(c.target.Metrics)
 		if c.run.Base.Metrics, err = c.scraper.Scrape(ctx); err != nil {
-			return Failure{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
+			return Failure{fmt.Sprintf("the server's metrics can't be read: %v", err),
+				"--metrics must be the URL of its Prometheus metrics"}
 		}
 	}
 	return nil
@@ -296,7 +302,8 @@ func (c *collector) collect() error {
 // that sleeps makes long intervals; the time of a sample is when it ended.
 func (c *collector) sample() {
 	now := time.Now()
-	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.scenario.Phases[c.current].Name, Sessions: c.bound, Client: c.client.Since(c.lastClient),
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.scenario.Phases[c.current].Name,
+		Sessions: c.bound, Client: c.client.Since(c.lastClient),
 		LagP99: result.Millis(c.interval.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
 	c.lastClient = c.client
 	by := map[string]*tally{}
@@ -312,7 +319,8 @@ func (c *collector) sample() {
 	}
 	for name, t := range by {
 		h := t.Latency
-		s.Steps[name] = result.Interval{Sent: t.Sent, Done: t.Done, Failed: t.Failed, P50: result.Millis(h.Quantile(.5)), P90: result.Millis(h.Quantile(.9)),
+		s.Steps[name] = result.Interval{Sent: t.Sent, Done: t.Done, Failed: t.Failed,
+			P50: result.Millis(h.Quantile(.5)), P90: result.Millis(h.Quantile(.9)),
 			P99: result.Millis(h.Quantile(.99)), P999: result.Millis(h.Quantile(.999)), Max: result.Millis(h.Max())}
 	}
 	if c.server != nil {
@@ -399,7 +407,8 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			c.sample()
 			c.progress(p, start)
 		}
-		if working == 0 && (first != nil || ctx.Err() != nil || !slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
+		if working == 0 && (first != nil || ctx.Err() != nil ||
+			!slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
 			c.all.missing(c.first[k]) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
@@ -472,7 +481,8 @@ func (c *collector) progress(p *Phase, start time.Time) {
 	if c.options.Progress == nil {
 		return
 	}
-	g := result.Progress{Scenario: c.scenario.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind, Index: c.current, Phases: len(c.scenario.Phases), Elapsed: time.Since(start)}
+	g := result.Progress{Scenario: c.scenario.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind,
+		Index: c.current, Phases: len(c.scenario.Phases), Elapsed: time.Since(start)}
 	switch p.Kind {
 	case Hold, Settle:
 		g.Length = time.Duration(p.Length)
@@ -498,7 +508,8 @@ func (c *collector) progress(p *Phase, start time.Time) {
 // finish makes the result of the counts: the last sample, the steps with their lost deliveries, the
 // failures by frequency, the figures, and the warnings.
 func (c *collector) finish() {
-	if err := c.collect(); err == nil && len(c.interval.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
+	if err := c.collect(); err == nil && len(c.interval.steps) > 0 &&
+		time.Since(c.lastSample) > 200*time.Millisecond {
 		c.sample()
 	}
 	r := c.run
@@ -518,8 +529,10 @@ func (c *collector) finish() {
 		if t == nil {
 			continue
 		}
-		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.lateAfter), Latency: t.Latency, Lag: t.Lag}
+		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open,
+			Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent,
+			LateAfter: result.Millis(st.lateAfter), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed
 		}
@@ -539,7 +552,8 @@ func (c *collector) finish() {
 	r.Refusals = c.all.failures
 	c.figures()
 	if c.scenario.Clients.Tickets {
-		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
+		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed),
+			Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
 	}
 	c.warn()
 }

@@ -241,20 +241,28 @@ func (s *Scenario) Check() error {
 	setDefault(&s.Clients.SASL2, "auto")
 	setDefault(&s.Clients.Timeout, Span(time.Minute))
 	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
-		return tomlstrict.At(tomlstrict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
+		return tomlstrict.At(tomlstrict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct",
+			s.Clients.TLS)
 	}
 	if !slices.Contains([]string{"auto", "off", "require"}, s.Clients.SASL2) {
-		return tomlstrict.At(tomlstrict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
+		return tomlstrict.At(tomlstrict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require",
+			s.Clients.SASL2)
 	}
-	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
-		return tomlstrict.At(tomlstrict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
+	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"},
+		s.Clients.Mechanism) {
+		return tomlstrict.At(tomlstrict.Path{"clients", "mechanism"},
+			"clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is "+
+				"offered", s.Clients.Mechanism)
 	}
 	if _, ok := curvesByName[s.Clients.KeyExchange]; !ok {
-		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
+		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"},
+			"clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers",
+			s.Clients.KeyExchange)
 	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
-			return tomlstrict.At(tomlstrict.Path{"requires"}, "requires has %q: one of %s", f, strings.Join(features, ", "))
+			return tomlstrict.At(tomlstrict.Path{"requires"}, "requires has %q: one of %s", f,
+				strings.Join(features, ", "))
 		}
 	}
 	if len(s.Groups) == 0 {
@@ -284,7 +292,8 @@ func (s *Scenario) Check() error {
 		weights[i] = g.Share * float64(s.Clients.Count)
 	}
 	if shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999 {
-		return tomlstrict.At(tomlstrict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
+		return tomlstrict.At(tomlstrict.Path{"group", 0},
+			"the shares of the groups are %g together: they make 1 of clients.count", shares)
 	}
 	total := 0
 	for i, n := range apportion(weights, wanted) {
@@ -293,12 +302,15 @@ func (s *Scenario) Check() error {
 			g.Count, g.Share = n, 0 // a second Check must not round again
 		}
 		if g.Count <= 0 {
-			return tomlstrict.At(tomlstrict.Path{"group", i}, "group %q has no clients: set its count, or its share and clients.count", g.Name)
+			return tomlstrict.At(tomlstrict.Path{"group", i},
+				"group %q has no clients: set its count, or its share and clients.count", g.Name)
 		}
 		total += g.Count
 	}
 	if s.Clients.Count != 0 && s.Clients.Count != total {
-		return tomlstrict.At(tomlstrict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
+		return tomlstrict.At(tomlstrict.Path{"clients", "count"},
+			"clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it",
+			s.Clients.Count, total)
 	}
 	s.Clients.Count = total
 	if len(s.Phases) == 0 {
@@ -314,7 +326,8 @@ func (s *Scenario) Check() error {
 		}
 		phases[p.Name] = true
 		if !slices.Contains(phaseKinds, p.Kind) {
-			return tomlstrict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
+			return tomlstrict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind,
+				strings.Join(phaseKinds, ", "))
 		}
 		if len(p.Group) == 0 {
 			for _, g := range s.Groups {
@@ -339,14 +352,17 @@ func (s *Scenario) Check() error {
 			return err
 		}
 		if p.Rate > MaxRate {
-			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate), maxRateText)
+			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate),
+				maxRateText)
 		}
 		clients := s.members(p.Group)
 		if p.Kind == Storm && int(float64(clients)*p.Share+.5) == 0 {
-			return tomlstrict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, or more clients", p.Name, p.Share, clients)
+			return tomlstrict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, "+
+				"or more clients", p.Name, p.Share, clients)
 		}
 		if p.Kind == Befriend && p.Stars > 0 && clients-min(p.Stars, clients) < p.Friends {
-			return tomlstrict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
+			return tomlstrict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer "+
+				"friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {
 			return tomlstrict.At(here("friends"), "phase %q: how many friends?", p.Name)
@@ -355,7 +371,8 @@ func (s *Scenario) Check() error {
 			return tomlstrict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
 		}
 		if need := float64(p.Rooms) * float64(p.Occupants); p.Kind == Join && need > float64(clients) {
-			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
+			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer "+
+				"rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
 			return tomlstrict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
@@ -366,7 +383,8 @@ func (s *Scenario) Check() error {
 			if err := a.check(s, p, names, steps); err != nil {
 				var m *tomlstrict.Misplaced
 				if errors.As(err, &m) {
-					return tomlstrict.At(append(tomlstrict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s", p.Name, m.Why)
+					return tomlstrict.At(append(tomlstrict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s",
+						p.Name, m.Why)
 				}
 				return tomlstrict.At(tomlstrict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
 			}
@@ -395,11 +413,13 @@ func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 		{"occupants", p.Occupants != 0, []string{Join}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
-			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key, strings.Join(f.kinds, " or a "), p.Kind)
+			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
+				strings.Join(f.kinds, " or a "), p.Kind)
 		}
 	}
 	if p.Rate != 0 && p.InFlight != 0 {
-		return tomlstrict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed loop): write one of them", p.Name)
+		return tomlstrict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed "+
+			"loop): write one of them", p.Name)
 	}
 	switch {
 	case p.Kind == Hold:
@@ -462,7 +482,8 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 	setDefault(&a.Step, a.Kind)
 	attack := strings.HasPrefix(a.Kind, Hostile)
 	if !attack && !slices.Contains(actionKinds, a.Kind) {
-		return tomlstrict.At(tomlstrict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
+		return tomlstrict.At(tomlstrict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind,
+			strings.Join(actionKinds, ", "), Hostile)
 	}
 	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
 		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
@@ -478,7 +499,8 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
 	}
 	if a.To != "" && s.apart(a.To) != s.apart(a.Group) {
-		return tomlstrict.At(tomlstrict.Path{"to"}, "%q: of %q and %q one is apart: senders and receivers must be in one process", a.Step, a.Group, a.To)
+		return tomlstrict.At(tomlstrict.Path{"to"},
+			"%q: of %q and %q one is apart: senders and receivers must be in one process", a.Step, a.Group, a.To)
 	}
 	if attack {
 		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
@@ -499,7 +521,8 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"window", a.Window != 0, paced, "what has single operations: not for slow, flood and attacks"},
 		{"rate_to", a.RateTo != 0, paced && a.Rate != 0, "a rate (open loop) that rises"},
 		{"arrivals", a.Arrivals != "", paced && a.Rate != 0, "a rate (open loop)"},
-		{"body", a.Body != 0, a.Kind == Chat || a.Kind == GroupChat || a.Kind == Flood, "chat, groupchat and flood"},
+		{"body", a.Body != 0, a.Kind == Chat || a.Kind == GroupChat || a.Kind == Flood,
+			"chat, groupchat and flood"},
 		{"partners", a.Partners != "", a.Kind == Chat, "chat"},
 		{"zipf", a.Zipf != 0, a.Kind == Chat && a.Partners == "zipf", `chat with partners = "zipf"`},
 		{"late", a.Late != 0, paced || a.Kind == Flood, "what has single operations: not for slow and attacks"},
@@ -514,11 +537,13 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		}
 	}
 	if paced && (a.Rate > 0) == (a.Window > 0) {
-		return tomlstrict.At(tomlstrict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
+		return tomlstrict.At(tomlstrict.Path{"rate"},
+			"%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
 	for key, r := range map[string]Rate{"rate": a.Rate, "rate_to": a.RateTo} {
 		if r > MaxRate {
-			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r), maxRateText)
+			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r),
+				maxRateText)
 		}
 	}
 	if paced && a.Rate > 0 {
@@ -546,7 +571,8 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		return tomlstrict.At(tomlstrict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
 	}
 	if !slices.Contains([]string{"", "pairs", "zipf", "ring"}, a.Partners) {
-		return tomlstrict.At(tomlstrict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
+		return tomlstrict.At(tomlstrict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step,
+			a.Partners)
 	}
 	if a.Partners == "zipf" && !(a.Zipf > 1) {
 		return tomlstrict.At(tomlstrict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
@@ -559,7 +585,10 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 
 // apart reports whether a group is Apart, or, for "", whether any is.
 func (s *Scenario) apart(group string) bool {
-	return slices.ContainsFunc(s.Groups, func(g Group) bool { return g.Apart && (group == "" || g.Name == group) })
+	return slices.ContainsFunc(s.Groups, func(g Group) bool {
+		return g.Apart &&
+			(group == "" || g.Name == group)
+	})
 }
 
 // Overrides are what a command line, or a case of a suite, changes in a scenario. The zero value of
@@ -583,7 +612,8 @@ type Overrides struct {
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		if c.Clients < len(s.Groups) {
-			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients, len(s.Groups))
+			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
+				len(s.Groups))
 		}
 		weights := make([]float64, len(s.Groups))
 		for i, g := range s.Groups {

@@ -113,7 +113,7 @@ type counter struct {
 }
 
 // manyReceivers stands for the receiver of a stanza that goes to several clients, or to the server.
-const manyReceivers = 1<<32 - 1 // the receiver of what goes to many
+const manyReceivers = 1<<32 - 1 // the receiver of stanzas to several clients
 
 // next returns the next number for a receiver in a step.
 func (c *counters) next(step uint16, to uint32) uint32 {

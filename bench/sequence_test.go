@@ -23,7 +23,8 @@ func TestFlowsCountAsOneWhoRemembersAll(t *testing.T) {
 		steps := rapid.IntRange(1, 3).Draw(t, "steps")
 		senders := rapid.IntRange(1, 4).Draw(t, "senders")
 		for range rapid.IntRange(1, 200).Draw(t, "arrivals") {
-			s := sent{uint16(rapid.IntRange(0, steps-1).Draw(t, "step")), uint32(rapid.IntRange(0, senders-1).Draw(t, "from")), uint32(rapid.IntRange(0, 30).Draw(t, "seq"))}
+			s := sent{uint16(rapid.IntRange(0, steps-1).Draw(t, "step")),
+				uint32(rapid.IntRange(0, senders-1).Draw(t, "from")), uint32(rapid.IntRange(0, 30).Draw(t, "seq"))}
 			k := [2]uint32{uint32(s.step), s.from}
 			want := inOrder
 			switch {
@@ -71,8 +72,10 @@ func TestGapsAreBounded(t *testing.T) {
 // Ids are read as they were written, and others are not taken for ours.
 func FuzzToken(f *testing.F) {
 	f.Add(uint32(1), uint16(2), uint16(3), uint32(4), uint32(5), int64(6), "c1-2-3-4-5-6")
-	f.Add(uint32(math.MaxUint32), uint16(math.MaxUint16), uint16(math.MaxUint16), uint32(math.MaxUint32), uint32(math.MaxUint32), int64(math.MaxInt64), "c--------------")
-	f.Add(uint32(0), uint16(0), uint16(0), uint32(0), uint32(0), int64(0), "c1z141z3-1ekf-1ekf-1z141z3-1z141z3-1y2p0ij32e8e7")
+	f.Add(uint32(math.MaxUint32), uint16(math.MaxUint16), uint16(math.MaxUint16), uint32(math.MaxUint32),
+		uint32(math.MaxUint32), int64(math.MaxInt64), "c--------------")
+	f.Add(uint32(0), uint16(0), uint16(0), uint32(0), uint32(0), int64(0),
+		"c1z141z3-1ekf-1ekf-1z141z3-1z141z3-1y2p0ij32e8e7")
 	f.Fuzz(func(t *testing.T, run uint32, clock, step uint16, from, seq uint32, at int64, id string) {
 		k := traceID{run, clock, step, from, seq, max(at, 0)}
 		b := k.append(nil)
@@ -97,7 +100,7 @@ func TestPace(t *testing.T) {
 				return n, last
 			}
 			if at < last {
-				t.Fatalf("%v comes behind %v", at, last)
+				t.Fatalf("%v comes after %v", at, last)
 			}
 			n, last = n+1, at
 		}
@@ -111,7 +114,8 @@ func TestPace(t *testing.T) {
 		{"a fraction", schedule{from: 0.5, length: 10}, 5, 5},
 		{"rising", schedule{from: 100, to: 300, length: 10}, 1990, 2010},
 		{"falling", schedule{from: 300, to: 100, length: 10}, 1990, 2010},
-		{"by chance", schedule{from: 1000, length: 10, poisson: true, rng: rand.New(rand.NewPCG(1, 2))}, 9700, 10300},
+		{"by chance", schedule{from: 1000, length: 10, poisson: true, rng: rand.New(rand.NewPCG(1, 2))}, 9700,
+			10300},
 		{"a turn later", schedule{from: 10, length: 1, offset: 0.05}, 10, 10},
 		{"never", schedule{length: 1}, 0, 0},
 	} {
@@ -121,7 +125,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// Everybody has a turn before anybody has a second.
+// Each number comes once before any comes again.
 func TestOrder(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 10, 997, 1000, 10000} {
 		o := newPermutation(n, 7)
@@ -161,7 +165,8 @@ func TestMessageAllocatesNothing(t *testing.T) {
 	k := traceID{run: 7, boot: 1, step: 2, from: 3, seq: 4, at: int64(time.Hour)}
 	n := testing.AllocsPerRun(100, func() {
 		b = ls.message(b[:0], k, "chat", "bench7@localhost/bench", 100)
-		if _, ok := parseTraceID(b[len("<message type='chat' id='") : len(b)-len("' to='bench7@localhost/bench'><body></body></message>")-100]); !ok {
+		if _, ok := parseTraceID(b[len("<message type='chat' id='") : len(b)-len("' to='bench7@localhost/"+
+			"bench'><body></body></message>")-100]); !ok {
 			t.Fatalf("%s", b)
 		}
 	})

@@ -22,7 +22,8 @@ type step struct {
 // of its own, so counting takes no lock. result.Step says what the counts mean.
 type tally struct {
 	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late, Unsent uint64
-	Latency, Lag                                                                *result.Histogram `json:",omitempty"`
+	Latency,
+	Lag *result.Histogram `json:",omitempty"`
 }
 
 // add adds o to t.

@@ -65,7 +65,8 @@ func (t *Target) Check(kind string) error {
 	}
 	if a := t.addr(kind); !a.IsValid() {
 		if kind == "direct" {
-			return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
+			return errors.New("the scenario wants TLS first, and no address for that is known: --direct " +
+				"HOST:PORT, or --tls starttls")
 		}
 		return errors.New("no address of the server is known: --server HOST:PORT")
 	}
@@ -114,11 +115,13 @@ func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	n := i/each + int(run%10000)*5
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250), byte(n%250 + 1)}), 0)
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250),
+		byte(n%250 + 1)}), 0)
 }
 
 // curvesByName are the key exchanges that a scenario may name.
-var curvesByName = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256}, "X25519MLKEM768": {tls.X25519MLKEM768}}
+var curvesByName = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256},
+	"X25519MLKEM768": {tls.X25519MLKEM768}}
 
 // tls is the configuration that all clients share; nil without TLS.
 func (t *Target) tls(clients *Clients) (*tls.Config, error) {
@@ -126,7 +129,8 @@ func (t *Target) tls(clients *Clients) (*tls.Config, error) {
 	if kind == "none" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: curvesByName[clients.KeyExchange]}
+	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure,
+		MinVersion: tls.VersionTLS12, CurvePreferences: curvesByName[clients.KeyExchange]}
 	if kind == "direct" {
 		c.NextProtos = []string{"xmpp-client"}
 	}

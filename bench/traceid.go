@@ -34,7 +34,8 @@ func appendBase36(b []byte, v uint64) []byte {
 // append appends t in its written form, six numbers in base 36: "c4f2a-9x-3-1c-5-2k9qp0".
 func (t traceID) append(b []byte) []byte {
 	b = append(b, traceIDPrefix)
-	for i, v := range [...]uint64{uint64(t.run), uint64(t.boot), uint64(t.step), uint64(t.from), uint64(t.seq), uint64(t.at)} {
+	for i, v := range [...]uint64{uint64(t.run), uint64(t.boot), uint64(t.step), uint64(t.from),
+		uint64(t.seq), uint64(t.at)} {
 		if i > 0 {
 			b = append(b, '-')
 		}
@@ -69,7 +70,8 @@ func parseTraceID(b []byte) (t traceID, ok bool) {
 		f[n] = f[n]*36 + d
 		have = true
 	}
-	if n != len(f)-1 || !have || f[0] > 1<<32-1 || f[1] > 1<<16-1 || f[2] > 1<<16-1 || f[3] > 1<<32-1 || f[4] > 1<<32-1 {
+	if n != len(f)-1 || !have || f[0] > 1<<32-1 || f[1] > 1<<16-1 || f[2] > 1<<16-1 || f[3] > 1<<32-1 ||
+		f[4] > 1<<32-1 {
 		return t, false
 	}
 	return traceID{uint32(f[0]), uint16(f[1]), uint16(f[2]), uint32(f[3]), uint32(f[4]), int64(f[5])}, true

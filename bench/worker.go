@@ -112,7 +112,8 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 	for sc.Scan() {
 		var q request
 		if err := json.Unmarshal(sc.Bytes(), &q); err != nil {
-			return fmt.Errorf("the input is not the protocol of canto-bench: %v: do both ends have the same version?", err)
+			return fmt.Errorf("the input is not the protocol of canto-bench: %v: do both ends have the same "+
+				"version?", err)
 		}
 		r := reply{ID: q.ID}
 		if !known {
@@ -123,7 +124,8 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 			}
 		}
 		switch {
-		case q.Op == "plan" && w == nil && q.Plan != nil && q.Plan.Scenario != nil && q.Plan.Share.Workers > q.Plan.Share.Worker:
+		case q.Op == "plan" && w == nil && q.Plan != nil && q.Plan.Scenario != nil &&
+			q.Plan.Share.Workers > q.Plan.Share.Worker:
 			var err error
 			if err = q.Plan.Scenario.Check(); err == nil {
 				w, err = newLocalWorker(q.Plan)
@@ -329,7 +331,8 @@ func (w *remoteWorker) Close() error { return w.close() }
 func startWorker(command []string, p *Plan) (worker, error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is for the coordinator alone, which ends the workers
+	// an interrupt at the terminal is for the coordinator alone, which ends the workers
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -377,7 +380,8 @@ func dialAgent(ctx context.Context, addr, secret string, p *Plan) (worker, error
 	d := net.Dialer{Timeout: 10 * time.Second}
 	nc, err := d.DialContext(ctx, "tcp", addr)
 	if err != nil {
-		return nil, Failure{fmt.Sprintf("agent %s can't be reached: %v", addr, err), "start it there: canto-bench agent --listen " + addr}
+		return nil, Failure{fmt.Sprintf("agent %s can't be reached: %v", addr, err),
+			"start it there: canto-bench agent --listen " + addr}
 	}
 	w := newRemoteWorker("agent "+addr, nc, nc, nc.Close)
 	if _, err := w.call(request{Op: "plan", Plan: p, Secret: secret}); err != nil {

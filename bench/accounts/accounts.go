@@ -185,9 +185,11 @@ func (r *registrar) retryable(err error, s *stream) error {
 		case f.wait, f.condition == "resource-constraint", f.condition == "policy-violation":
 			what = "the server limits registrations: " + f.Error()
 		case f.condition == "not-acceptable":
-			return bench.Failure{What: "the server does not accept a registration: " + f.Error(), Remedy: "has it rules for names or passwords? choose others with --user and --password"}
+			return bench.Failure{What: "the server does not accept a registration: " + f.Error(),
+				Remedy: "has it rules for names or passwords? choose others with --user and --password"}
 		case f.condition == "jid-malformed", f.condition == "bad-request":
-			return bench.Failure{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
+			return bench.Failure{What: "the server does not take the name: " + f.Error(),
+				Remedy: "choose another with --user"}
 		default:
 			return registrationOff(f)
 		}
@@ -196,20 +198,24 @@ func (r *registrar) retryable(err error, s *stream) error {
 			return registrationOff(end)
 		}
 		what = end.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE):
 		what = "the server closes connections that register"
 	default:
 		return err
 	}
 	if time.Since(time.Unix(0, r.last.Load())) > r.GiveUpAfter {
-		return bench.Failure{What: fmt.Sprintf("%s, for %v now", what, r.GiveUpAfter), Remedy: "raise its limits of registrations and of connections from an address"}
+		return bench.Failure{What: fmt.Sprintf("%s, for %v now", what, r.GiveUpAfter),
+			Remedy: "raise its limits of registrations and of connections from an address"}
 	}
 	return nil
 }
 
 // registrationOff explains an error by which a server refuses registration as such.
 func registrationOff(err error) error {
-	return bench.Failure{What: "the server does not register accounts here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
+	return bench.Failure{What: "the server does not register accounts here: " + err.Error(),
+		Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls " +
+			"starttls"}
 }
 
 // backoff waits longer with each try: 50 ms to 5 s. It returns false if ctx ends.

@@ -37,7 +37,8 @@ func (s *stream) askForm() (*form, error) {
 	}
 	q, ok := e.Child(xmpp.Register)
 	if !ok {
-		return nil, bench.Failure{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
+		return nil, bench.Failure{What: "the server answers a request for its registration form with " +
+			"something else", Remedy: elsewhere}
 	}
 	if x, ok := q.Child(xmpp.DataForm); ok {
 		return dataForm(x)
@@ -49,7 +50,7 @@ func (s *stream) askForm() (*form, error) {
 		}
 		switch name := string(k.Local()); name {
 		case "instructions", "registered":
-		case "key": // the old protection of forms: what is in it goes back
+		case "key": // the old protection of forms: its content is sent back
 			f.fields = append(f.fields, field{name: name, values: []string{string(k.Text())}})
 		default:
 			f.fields = append(f.fields, field{name: name})
@@ -81,7 +82,8 @@ func dataForm(x xmlstream.Element) (*form, error) {
 			}
 		}
 		// XEP-0158 §4.1 names its questions.
-		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" || strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
+		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" ||
+			strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
 			return nil, captcha
 		}
 		_, required := k.Child(xmpp.FieldRequired)
@@ -92,7 +94,8 @@ func dataForm(x xmlstream.Element) (*form, error) {
 	return f, f.check()
 }
 
-var captcha = bench.Failure{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
+var captcha = bench.Failure{What: "the server wants a captcha to be solved before it makes an account",
+	Remedy: elsewhere}
 
 // known reports whether fill has a value for the field.
 func (g field) known() bool {
@@ -109,18 +112,21 @@ func (f *form) check() error {
 	for _, g := range f.fields {
 		has[g.name] = true
 		if !g.known() && len(g.values) == 0 {
-			return bench.Failure{What: fmt.Sprintf("the server asks for %.60q, which has no value here", g.name), Remedy: elsewhere}
+			return bench.Failure{What: fmt.Sprintf("the server asks for %.60q, which has no value here", g.name),
+				Remedy: elsewhere}
 		}
 	}
 	if !has["username"] || !has["password"] {
-		return bench.Failure{What: "the server makes accounts elsewhere: it does not ask for a name and a password", Remedy: "make the accounts with the server's own tool"}
+		return bench.Failure{What: "the server makes accounts elsewhere: it does not ask for a name and a " +
+			"password", Remedy: "make the accounts with the server's own tool"}
 	}
 	return nil
 }
 
 // fill is the form with the data of one account.
 func (f *form) fill(user, password, domain string) []byte {
-	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain, "name": user, "nick": user, "first": user, "last": user}
+	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain,
+		"name": user, "nick": user, "first": user, "last": user}
 	b := []byte("<query xmlns='" + xmpp.NSRegister + "'>")
 	if f.data {
 		b = append(b, "<x xmlns='"+xmpp.NSDataForms+"' type='submit'>"...)

@@ -102,7 +102,8 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 
 // secure puts TLS on the connection.
 func (s *stream) secure(ctx context.Context, c *Config) error {
-	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure,
+		MinVersion: tls.VersionTLS12}
 	if c.TLS == "direct" {
 		conf.NextProtos = []string{"xmpp-client"}
 	}
@@ -129,7 +130,8 @@ func (s *stream) header() (xmlstream.Element, error) {
 	s.nc.SetDeadline(time.Now().Add(answerTimeout))
 	e, err := s.xml.Open(s.domain, "")
 	if err == nil && !e.Is(xmpp.Features) {
-		err = bench.Failure{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
+		err = bench.Failure{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()),
+			Remedy: "is this an XMPP server for clients?"}
 	}
 	return e, err
 }
@@ -144,7 +146,8 @@ func (s *stream) write(format string, a ...any) error {
 func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error) {
 	s.asked++
 	id := fmt.Sprintf("reg%d", s.asked)
-	if err := s.write("<iq type='%s' id='%s' to='%s'>%s</iq>", kind, id, xmlstream.AppendValue(nil, s.domain), payload); err != nil {
+	if err := s.write("<iq type='%s' id='%s' to='%s'>%s</iq>", kind, id,
+		xmlstream.AppendValue(nil, s.domain), payload); err != nil {
 		return xmlstream.Element{}, err
 	}
 	for {
@@ -212,9 +215,11 @@ func explain(err error, t *bench.Target) error {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return bench.Failure{What: "connection refused", Remedy: "is the server running, and is this its address?"}
 	case errors.As(err, &cert):
-		return bench.Failure{What: "the server's certificate is not one for " + t.Domain, Remedy: "name its CA with --ca, or take any with --insecure"}
+		return bench.Failure{What: "the server's certificate is not one for " + t.Domain,
+			Remedy: "name its CA with --ca, or take any with --insecure"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return bench.Failure{What: "the server does not answer", Remedy: "look at its log, or at the firewall between"}
+		return bench.Failure{What: "the server does not answer",
+			Remedy: "look at its log, or at the firewall between"}
 	}
 	return err
 }

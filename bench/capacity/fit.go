@@ -128,7 +128,7 @@ func inverse(m [][]float64) (inv [][]float64, ok bool) {
 	return inv, true
 }
 
-// at is what the model says for x.
+// at is the value of the model at x.
 func (f *Fit) at(x []float64) (y float64) {
 	for j, v := range x {
 		y += f.Beta[j] * v
@@ -201,7 +201,7 @@ func root(m [][]float64) [][]float64 {
 	return l
 }
 
-// quantileT is what Student's t with so many degrees of freedom is below of with probability p.
+// quantileT is the quantile p of Student's t with so many degrees of freedom.
 func quantileT(p float64, dof int) float64 {
 	if p < .5 {
 		return -quantileT(1-p, dof)

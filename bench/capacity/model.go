@@ -49,7 +49,7 @@ func variance(cores, wall float64) float64 {
 	return a*a + b*b
 }
 
-// fitCPU weighs each stretch by what a fit with equal weights says of its size.
+// fitCPU weighs each stretch by its CPU in a fit with equal weights.
 func fitCPU(obs []observation) (*Fit, error) {
 	var x [][]float64
 	var y, w []float64
@@ -64,7 +64,7 @@ func fitCPU(obs []observation) (*Fit, error) {
 		}
 		w = w[:0]
 		for i, o := range obs {
-			// The first fit may be far off for what is small: what was seen is a floor.
+			// The first fit may be far off for small values: the measured value is a floor.
 			w = append(w, 1/variance(max(f.at(x[i]), o.cpu/2), o.wall))
 		}
 		f, err = fit(x, y, w)
@@ -153,7 +153,8 @@ type Limit struct {
 }
 
 func newLimit(name string, sessions, low, high float64) Limit {
-	return Limit{Name: name, Sessions: int(sessions), Low: int(min(low, sessions)), High: int(max(high, sessions))}
+	return Limit{Name: name, Sessions: int(sessions), Low: int(min(low, sessions)),
+		High: int(max(high, sessions))}
 }
 
 // widen widens the interval so that it has the relative error off of the check in it.

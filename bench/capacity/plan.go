@@ -183,10 +183,12 @@ func (pl *Plan) Predict(p Profile, sessions int) Forecast {
 		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan was made with tls %q, not %q", pl.Profile.TLS, p.TLS))
 	}
 	if p.Contacts != pl.Profile.Contacts {
-		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's sessions had %d contacts, not %d", pl.Profile.Contacts, p.Contacts))
+		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's sessions had %d contacts, not %d",
+			pl.Profile.Contacts, p.Contacts))
 	}
 	if p.Body > 2*pl.Profile.Body {
-		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's messages had %d bytes of text, not %d", pl.Profile.Body, p.Body))
+		f.Doubts = append(f.Doubts, fmt.Sprintf("the plan's messages had %d bytes of text, not %d",
+			pl.Profile.Body, p.Body))
 	}
 	if pl.Check != nil && sessions > 10*pl.Check.Sessions {
 		f.Doubts = append(f.Doubts, fmt.Sprintf("at most %d sessions were seen", pl.Check.Sessions))
@@ -212,10 +214,12 @@ func Run(ctx context.Context, c Config) (*Plan, error) {
 		return nil, fmt.Errorf("the utilisation is %g: above 0, to 1", c.Utilisation)
 	}
 	if len(c.Target.PIDs) == 0 {
-		return nil, bench.Failure{What: "a plan needs to sample the server's process", Remedy: "run it on the server's machine and name its pid"}
+		return nil, bench.Failure{What: "a plan needs to sample the server's process",
+			Remedy: "run it on the server's machine and name its pid"}
 	}
 	m := sampler.Machine()
-	pl := &Plan{Profile: c.Profile, Machine: m, Tool: c.Tool, Began: time.Now().UTC(), Cores: cmp.Or(c.Cores, m.Cores), Memory: cmp.Or(c.Memory, m.Memory/5*4), Utilisation: c.Utilisation}
+	pl := &Plan{Profile: c.Profile, Machine: m, Tool: c.Tool, Began: time.Now().UTC(),
+		Cores: cmp.Or(c.Cores, m.Cores), Memory: cmp.Or(c.Memory, m.Memory/5*4), Utilisation: c.Utilisation}
 	r := &runner{Config: c, plan: pl}
 	if err := r.all(ctx); err != nil {
 		return nil, err
@@ -255,7 +259,8 @@ func (r *runner) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.Note(fmt.Sprintf("probe: %.0f logins a second, %.0f µs of CPU a message with the client's; steps of %v sessions, then %d for the check", s.logins, s.message*1e6, h.steps, h.check))
+	r.Note(fmt.Sprintf("probe: %.0f logins a second, %.0f µs of CPU a message with the client's; steps "+
+		"of %v sessions, then %d for the check", s.logins, s.message*1e6, h.steps, h.check))
 
 	r.Target.First = first
 	if run, err = r.run(ctx, fitScenario(p, h)); err != nil {
@@ -265,7 +270,8 @@ func (r *runner) all(ctx context.Context) error {
 		return err
 	}
 	pl := r.plan
-	r.Note(fmt.Sprintf("fit: %.1f kB of memory a session, %.0f µs of CPU a message, %.0f µs a reconnect", (pl.RSS.Beta[1])/1000, pl.CPU.Beta[perMessage]*1e6, pl.CPU.Beta[perReturn]*1e6))
+	r.Note(fmt.Sprintf("fit: %.1f kB of memory a session, %.0f µs of CPU a message, %.0f µs a reconnect",
+		(pl.RSS.Beta[1])/1000, pl.CPU.Beta[perMessage]*1e6, pl.CPU.Beta[perReturn]*1e6))
 
 	sc, speed := checkScenario(p, h)
 	r.Target.First = first + r.Sessions // these accounts have no contacts yet
@@ -275,7 +281,8 @@ func (r *runner) all(ctx context.Context) error {
 	if err := r.check(run, h, speed); err != nil {
 		return err
 	}
-	r.Note(fmt.Sprintf("check: memory %+.0f %%, CPU %+.0f %% off", 100*pl.Check.Memory.Off(), 100*pl.Check.CPU.Off()))
+	r.Note(fmt.Sprintf("check: memory %+.0f %%, CPU %+.0f %% off", 100*pl.Check.Memory.Off(),
+		100*pl.Check.CPU.Off()))
 	r.answer()
 	return nil
 }
@@ -292,14 +299,15 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 	if len(t.Sources) == 0 {
 		t.Sources = freshSources(t, r.Profile.TLS)
 	}
-	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool, Progress: func(p result.Progress) {
-		if m, ok := kernelMemory(); ok {
-			r.mu.Lock()
-			r.kernel[p.Phase] = m
-			r.mu.Unlock()
-		}
-		r.Watch(p)
-	}})
+	res, err := bench.Run(ctx, sc, t, bench.Options{Command: r.Command, Tool: r.Tool,
+		Progress: func(p result.Progress) {
+			if m, ok := kernelMemory(); ok {
+				r.mu.Lock()
+				r.kernel[p.Phase] = m
+				r.mu.Unlock()
+			}
+			r.Watch(p)
+		}})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", sc.Name, err)
 	}
@@ -309,16 +317,19 @@ func (r *runner) run(ctx context.Context, sc *bench.Scenario) (*result.Run, erro
 	r.plan.Target = res.Target
 	full := 0
 	for _, p := range res.Phases {
-		if wall := p.To - p.From; p.Kind == bench.Hold && p.Server != nil && (p.Server.CPU+p.Client.CPU)/wall > .85*float64(runtime.NumCPU()) {
+		if wall := p.To - p.From; p.Kind == bench.Hold && p.Server != nil &&
+			(p.Server.CPU+p.Client.CPU)/wall > .85*float64(runtime.NumCPU()) {
 			full++
 		}
 	}
 	if full > 0 {
-		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one", sc.Name, full)
+		r.warn("%s: server and client filled the machine in %d stretches, and costs are those of a full one",
+			sc.Name, full)
 	}
 	for _, p := range res.Phases {
 		o := observe(res, p.Name)
-		l := Observation{sc.Name, p.Name, o.wall, o.sessions, o.logins, o.returns, o.messages, o.deliveries, o.cpu, 0}
+		l := Observation{sc.Name, p.Name, o.wall, o.sessions, o.logins, o.returns, o.messages, o.deliveries,
+			o.cpu, 0}
 		if p.Server != nil {
 			l.RSS = p.Server.RSS
 		}
@@ -344,7 +355,8 @@ func freshSources(t bench.Target, tls string) (list []netip.Addr) {
 		return nil
 	}
 	for range 4 {
-		list = append(list, netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(128)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}))
+		list = append(list, netip.AddrFrom4([4]byte{127, byte(64 + rand.IntN(128)), byte(rand.IntN(256)),
+			byte(1 + rand.IntN(254))}))
 	}
 	return list
 }
@@ -447,7 +459,8 @@ func (r *runner) fit(res *result.Run, h stepPlan) (err error) {
 	var n, rss, kernel, sockets, files []float64
 	for i, p := range res.Phases {
 		if p.Server == nil {
-			return bench.Failure{What: "the server's process could not be sampled", Remedy: "run the plan as the same user"}
+			return bench.Failure{What: "the server's process could not be sampled",
+				Remedy: "run the plan as the same user"}
 		}
 		if p.Kind == bench.Befriend || p.Kind == bench.Drain {
 			continue
@@ -462,9 +475,11 @@ func (r *runner) fit(res *result.Run, h stepPlan) (err error) {
 			continue
 		}
 		if len(n) == 0 || n[len(n)-1] != float64(p.Sessions) {
-			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0), append(sockets, math.Inf(1)), append(files, 0)
+			n, rss, sockets, files = append(n, float64(p.Sessions)), append(rss, 0),
+				append(sockets, math.Inf(1)), append(files, 0)
 		}
-		// The highest values of a step must fit. Steps grow, so memory that earlier steps have freed is not counted.
+		// The highest values of a step must fit. Steps grow, so memory that earlier steps have freed is
+		// not counted.
 		k := len(n) - 1
 		rss[k], files[k] = max(rss[k], float64(p.Server.RSS)), max(files[k], float64(p.Server.FDs))
 		// Socket buffers fill and empty with messages, and other programs have some: the lowest value counts.
@@ -514,7 +529,8 @@ func (r *runner) check(res *result.Run, h stepPlan, speed float64) error {
 	}
 	pl.Check = ch
 	if ch.Memory.Seen == 0 || o.wall == 0 {
-		return bench.Failure{What: "the server's process could not be sampled", Remedy: "run the plan as the same user"}
+		return bench.Failure{What: "the server's process could not be sampled",
+			Remedy: "run the plan as the same user"}
 	}
 	return nil
 }
@@ -534,10 +550,12 @@ func (r *runner) answer() {
 	ofRSS, ofKernel := pl.RSS.draws(), kernel.draws()
 	low, high := interval(func(rng *rand.Rand) float64 { return memory(ofRSS(rng), ofKernel(rng)) })
 	l := newLimit("memory", memory(pl.RSS.Beta, kernel.Beta), low, high)
-	l.Of, l.Remedy = fmt.Sprintf("%.1f GB for the server and for the kernel's part of its connections", float64(pl.Memory)/1e9), "more memory"
+	l.Of, l.Remedy = fmt.Sprintf("%.1f GB for the server and for the kernel's part of its connections",
+		float64(pl.Memory)/1e9), "more memory"
 	if !pl.Check.Memory.Held() {
 		// Relative to the memory of sessions: the base does not depend on them.
-		l.widen(math.Abs(pl.Check.Memory.Seen-pl.Check.Memory.Predicted) / max(pl.Check.Memory.Predicted-max(pl.RSS.Beta[0], 0), 1))
+		m := pl.Check.Memory
+		l.widen(math.Abs(m.Seen-m.Predicted) / max(m.Predicted-max(pl.RSS.Beta[0], 0), 1))
 	}
 	pl.Limits = append(pl.Limits, l)
 
@@ -558,7 +576,8 @@ func (r *runner) answer() {
 		}
 		n := files.fits(float64(limit))
 		l = newLimit("descriptors", n, n, n)
-		l.Of, l.Remedy = fmt.Sprintf("%d that the server's process may have open", limit), "ulimit -n, or LimitNOFILE= of its unit"
+		l.Of, l.Remedy = fmt.Sprintf("%d that the server's process may have open", limit),
+			"ulimit -n, or LimitNOFILE= of its unit"
 		pl.Limits = append(pl.Limits, l)
 	}
 	// Socket memory that does not grow with sessions, within its margin, is no limit.
@@ -567,7 +586,8 @@ func (r *runner) answer() {
 		of := pl.Sockets.draws()
 		low, high = interval(func(rng *rand.Rand) float64 { return each(of(rng)) })
 		l = newLimit("socket memory", each(pl.Sockets.Beta), low, high)
-		l.Of, l.Remedy = fmt.Sprintf("%.1f GB that TCP sockets of the machine may buffer", limit/1e9), "sysctl net.ipv4.tcp_mem"
+		l.Of, l.Remedy = fmt.Sprintf("%.1f GB that TCP sockets of the machine may buffer", limit/1e9),
+			"sysctl net.ipv4.tcp_mem"
 		pl.Limits = append(pl.Limits, l)
 	}
 	slices.SortStableFunc(pl.Limits, func(a, b Limit) int { return cmp.Compare(a.Sessions, b.Sessions) })

@@ -7,7 +7,7 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// A Profile is what an average session does in an hour. It is read from TOML:
+// A Profile is the behaviour of an average session in an hour. It is read from TOML:
 //
 //	name       = "office"
 //	messages   = 20          # that it sends in an hour
@@ -30,7 +30,8 @@ type Profile struct {
 // Mobile is the default profile: phones. Its numbers are those of bench/scenarios/day.toml, with
 // their sources: an event of a user every few minutes, and mostly presence and reconnects.
 func Mobile() Profile {
-	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1, TLS: "starttls"}
+	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1,
+		TLS: "starttls"}
 }
 
 // ParseProfile reads a profile; fields that are left out are those of Mobile. name is for errors,
@@ -74,5 +75,6 @@ func (p *Profile) Check() error {
 
 // work is what a session of the profile needs in a second.
 func (p Profile) work() work {
-	return work{sessions: 1, messages: p.Messages / 3600, deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
+	return work{sessions: 1, messages: p.Messages / 3600,
+		deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
 }

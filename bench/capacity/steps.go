@@ -53,7 +53,8 @@ func plan(s probeResult, p Profile, most int, budget time.Duration, cores int) (
 	// With few sessions nothing much shows, as margins will say; a slow server takes longer than asked for.
 	n := max(min(float64(most), .35*fit/h.session, .5*check/h.session/further), fewSessions)
 	if n = min(n, float64(s.room)/further); n < fewSessions {
-		return h, bench.Failure{What: fmt.Sprintf("there is room for %d sessions only, which show nothing", max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
+		return h, bench.Failure{What: fmt.Sprintf("there is room for %d sessions only, which show nothing",
+			max(int(n), 0)), Remedy: "a higher ulimit -n for the server and the bench"}
 	}
 	for _, q := range shares {
 		h.steps = append(h.steps, int(q*n))
@@ -84,8 +85,10 @@ func hold(name, kind, group string, rate float64, p Profile, length time.Duratio
 	if kind == bench.Chat {
 		body = max(p.Body, 1)
 	}
-	return bench.Phase{Name: name, Kind: bench.Hold, Group: []string{group}, Length: bench.Span(length), Grace: bench.Span(2 * time.Second),
-		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: body, Late: bench.Span(time.Second)}}}
+	return bench.Phase{Name: name, Kind: bench.Hold, Group: []string{group}, Length: bench.Span(length),
+		Grace: bench.Span(2 * time.Second),
+		Do: []bench.Action{{Kind: kind, Rate: bench.Rate(rate), Arrivals: "poisson", Body: body,
+			Late: bench.Span(time.Second)}}}
 }
 
 func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
@@ -94,7 +97,9 @@ func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 	if p.Contacts > 0 {
 		sc.Phases = append(sc.Phases, bench.Phase{Kind: bench.Befriend, Friends: p.Contacts})
 	}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(length / 2)}, hold("talk", bench.Chat, "all", 1000, p, length), bench.Phase{Kind: bench.Drain})
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle,
+		Length: bench.Span(length / 2)}, hold("talk", bench.Chat, "all", 1000, p, length),
+		bench.Phase{Kind: bench.Drain})
 	return sc
 }
 
@@ -104,8 +109,10 @@ func probeScenario(p Profile, n int, length time.Duration) *bench.Scenario {
 // together with messages, as servers then write both at once. Rest is last in a step, when the
 // server has tidied up after logins.
 func fitScenario(p Profile, h stepPlan) *bench.Scenario {
-	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and with presence.", Clients: clients(p)}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle, Length: bench.Span(longer * h.slice)})
+	sc := &bench.Scenario{Name: "plan: fit", About: "Steps of sessions, each at rest, with messages and " +
+		"with presence.", Clients: clients(p)}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "empty", Kind: bench.Settle,
+		Length: bench.Span(longer * h.slice)})
 	before := 0
 	moving := h.steps[0] / 3
 	for i, n := range h.steps {
@@ -124,27 +131,29 @@ func fitScenario(p Profile, h stepPlan) *bench.Scenario {
 		case i == 0:
 			sc.Phases = append(sc.Phases, befriendPhases(g+"-", g, p, moving, long)...)
 		case p.Contacts > 0:
-			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group, Friends: p.Contacts, Length: long})
+			sc.Phases = append(sc.Phases, bench.Phase{Name: g + "-befriend", Kind: bench.Befriend, Group: group,
+				Friends: p.Contacts, Length: long})
 		}
-		// Each step sees other rates, so that what grows with sessions and what grows with messages come
-		// apart; all that are there take part.
+		// Each step has other rates, so that the costs of sessions and of messages can be told apart. All
+		// clients take part.
 		low, high := .25, 1.0
 		if i%2 == 1 {
 			low, high = .5, .75
 		}
 		for j, q := range []float64{low, high} {
-			sc.Phases = append(sc.Phases, spread(hold(fmt.Sprintf("%s-talk%d", g, j+1), bench.Chat, g, q*h.rate, p, h.slice), sc.Groups))
+			sc.Phases = append(sc.Phases, spread(hold(fmt.Sprintf("%s-talk%d", g, j+1), bench.Chat, g, q*h.rate,
+				p, h.slice), sc.Groups))
 		}
 		if p.Contacts > 0 {
 			q := high / float64(p.Contacts)
 			ph := spread(hold(g+"-presence", bench.Presence, g, q*h.rate, p, h.slice), sc.Groups)
-			if i%2 == 1 { // what comes together is cheaper than apart, as a server then writes it together
+			if i%2 == 1 { // a server writes stanzas that come together at once, which costs less
 				ph.Do = append(ph.Do, spread(hold("", bench.Chat, g, low*h.rate, p, 0), sc.Groups).Do...)
 			}
 			sc.Phases = append(sc.Phases, ph)
 		}
 		sc.Phases = append(sc.Phases, resumePhases(g+"-", h, moving)...)
-		// Last: what a server tidies up after logins and new contacts is over by then.
+		// Last: the server has tidied up after logins and new contacts by then.
 		rest := h.slice
 		if i == len(h.steps)-1 {
 			rest *= longer
@@ -158,7 +167,8 @@ func fitScenario(p Profile, h stepPlan) *bench.Scenario {
 // groupsOf divides n clients into three groups: the moving, which leave and come back; the near, as
 // many, which are their contacts and stay; and the others, far, which are each other's contacts.
 func groupsOf(far string, n, moving int) []bench.Group {
-	return []bench.Group{{Name: far, Count: n - 2*moving}, {Name: "near", Count: moving}, {Name: "moving", Count: moving}}
+	return []bench.Group{{Name: far, Count: n - 2*moving}, {Name: "near", Count: moving},
+		{Name: "moving", Count: moving}}
 }
 
 // befriendPhases gives the clients of groupsOf their contacts.
@@ -168,9 +178,11 @@ func befriendPhases(prefix, far string, p Profile, moving int, long bench.Span) 
 		return nil
 	}
 	befriend := func(name string, stars int, group ...string) bench.Phase {
-		return bench.Phase{Name: prefix + name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: n, Length: long}
+		return bench.Phase{Name: prefix + name, Kind: bench.Befriend, Group: group, Stars: stars, Friends: n,
+			Length: long}
 	}
-	return []bench.Phase{befriend("befriend", 0, far), befriend("befriend1", moving, "near", "moving"), befriend("befriend2", moving, "moving", "near")}
+	return []bench.Phase{befriend("befriend", 0, far), befriend("befriend1", moving, "near", "moving"),
+		befriend("befriend2", moving, "moving", "near")}
 }
 
 // resumePhases let the moving clients leave and come back, at a third of the rate that the machine
@@ -178,7 +190,8 @@ func befriendPhases(prefix, far string, p Profile, moving int, long bench.Span) 
 func resumePhases(prefix string, h stepPlan, moving int) []bench.Phase {
 	rate := .3 * h.logins
 	return []bench.Phase{{Name: prefix + "leave", Kind: bench.Drain, Group: []string{"moving"}},
-		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate), Length: rampTimeout(float64(moving) / rate)}}
+		{Name: prefix + "back", Kind: bench.Ramp, Group: []string{"moving"}, Rate: bench.Rate(rate),
+			Length: rampTimeout(float64(moving) / rate)}}
 }
 
 // spread lets each group do its part of a hold's one action.
@@ -209,18 +222,23 @@ func checkScenario(p Profile, h stepPlan) (sc *bench.Scenario, speed float64) {
 	}
 	moves := p.Reconnects * n * speed / 3600 * h.hold.Seconds()
 	moving := int(min(max(moves, .05*n, float64(p.Contacts)), .15*n))
-	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the fit saw.", Clients: clients(p), Groups: groupsOf("far", h.check, moving)}
-	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp, Length: rampTimeout(n * h.session)})
+	sc = &bench.Scenario{Name: "plan: check", About: "The profile's own mix, with more sessions than the " +
+		"fit saw.", Clients: clients(p), Groups: groupsOf("far", h.check, moving)}
+	sc.Phases = append(sc.Phases, bench.Phase{Name: "login", Kind: bench.Ramp,
+		Length: rampTimeout(n * h.session)})
 	sc.Phases = append(sc.Phases, befriendPhases("", "far", p, moving, rampTimeout(n*h.session))...)
 	sc.Phases = append(sc.Phases, bench.Phase{Name: "rest", Kind: bench.Settle, Length: bench.Span(h.settle)})
 	chat := n * p.Messages * speed / 3600
-	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold), Grace: bench.Span(2 * time.Second)}
+	mix := bench.Phase{Name: "mix", Kind: bench.Hold, Length: bench.Span(h.hold),
+		Grace: bench.Span(2 * time.Second)}
 	if p.Messages > 0 {
 		mix.Do = spread(hold("", bench.Chat, "far", chat, p, 0), sc.Groups).Do
 	}
 	if p.Presence > 0 && p.Contacts > 0 {
-		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0), sc.Groups).Do...)
+		mix.Do = append(mix.Do, spread(hold("", bench.Presence, "far", n*p.Presence*speed/3600, p, 0),
+			sc.Groups).Do...)
 	}
-	sc.Phases = append(append(append(sc.Phases, mix), resumePhases("", h, moving)...), bench.Phase{Kind: bench.Drain})
+	sc.Phases = append(append(append(sc.Phases, mix), resumePhases("", h, moving)...),
+		bench.Phase{Kind: bench.Drain})
 	return sc, speed
 }

@@ -123,7 +123,8 @@ func Judge(c Input) (*Table, error) {
 				t.Scenario = r.Scenario.Name
 			}
 			if r.Scenario.Name != t.Scenario {
-				return nil, fmt.Errorf("round %d of %s ran the scenario %q, the others %q: compare runs of one scenario", k+1, e.Name, r.Scenario.Name, t.Scenario)
+				return nil, fmt.Errorf("round %d of %s ran the scenario %q, the others %q: compare runs of one "+
+					"scenario", k+1, e.Name, r.Scenario.Name, t.Scenario)
 			}
 			for _, w := range r.Warnings {
 				t.Notes = append(t.Notes, fmt.Sprintf("round %d of %s: %s", k+1, e.Name, w))
@@ -140,7 +141,8 @@ func Judge(c Input) (*Table, error) {
 	case least == 1:
 		t.Notes = append(t.Notes, "one round has no interval, and so no verdict: measure at least three rounds")
 	case least == 2:
-		t.Notes = append(t.Notes, "the interval of two rounds is their range, widened by itself on both sides, and misses the truth one time in five: measure at least three rounds")
+		t.Notes = append(t.Notes, "the interval of two rounds is their range, widened by itself on both "+
+			"sides, and misses the truth one time in five: measure at least three rounds")
 	}
 	if err := t.fill(rounds); err != nil {
 		return nil, err
@@ -193,10 +195,12 @@ func (t *Table) fill(rounds [][]*result.Run) error {
 				if !ok {
 					k = len(t.Rows)
 					index[f.Name] = k
-					t.Rows = append(t.Rows, Row{Figure: f.Name, Unit: f.Unit, Better: f.Better, About: f.About, Cells: make([]Cell, len(rounds))})
+					t.Rows = append(t.Rows, Row{Figure: f.Name, Unit: f.Unit, Better: f.Better, About: f.About,
+						Cells: make([]Cell, len(rounds))})
 				}
 				if t.Rows[k].Unit != f.Unit {
-					return fmt.Errorf("%s is in %s for one run and in %s for another: run all of them with one canto-bench", f.Name, t.Rows[k].Unit, f.Unit)
+					return fmt.Errorf("%s is in %s for one run and in %s for another: run all of them with one "+
+						"canto-bench", f.Name, t.Rows[k].Unit, f.Unit)
 				}
 			}
 		}
@@ -371,11 +375,13 @@ func Load(name string) (*Table, error) {
 		return nil, fmt.Errorf("%s is not a comparison of canto-bench: %v: name the JSON that one left", name, err)
 	}
 	if t.Format != Format {
-		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name, t.Format, Format)
+		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name,
+			t.Format, Format)
 	}
 	for _, r := range t.Rows {
 		if len(r.Cells) != len(t.Targets) {
-			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again", name, r.Figure, len(r.Cells), len(t.Targets))
+			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again",
+				name, r.Figure, len(r.Cells), len(t.Targets))
 		}
 	}
 	return t, nil

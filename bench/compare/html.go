@@ -115,7 +115,8 @@ func (t *Table) draw(better string) (figure, bool) {
 	const top = 30.0
 	bottom := top + per*float64(len(rows))
 	var d plot.SVG
-	title := map[string]string{"lower": "Lower is better", "higher": "Higher is better", "": "Neither is better"}[better]
+	title := map[string]string{"lower": "Lower is better", "higher": "Higher is better",
+		"": "Neither is better"}[better]
 	d.Begin(plotWidth, bottom+30, "time", title+": ratio to "+t.Baseline)
 	for i := range rows {
 		d.Rect(0, top+per*float64(i), plotWidth, per, plot.BandClass(i), "")

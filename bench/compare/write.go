@@ -43,7 +43,9 @@ func (t *Table) headings() (h []string) {
 
 // legend says how to read the cells.
 func (t *Table) legend() string {
-	s := "Medians, and the ratio to " + report.Clean(t.Baseline) + " with its confidence interval (95 % from three rounds on), paired by round. A verdict stands where the interval excludes 1"
+	s := "Medians, and the ratio to " + report.Clean(t.Baseline) +
+		" with its confidence interval (95 % from three rounds on), paired by round. A verdict stands where " +
+		"the interval excludes 1"
 	if t.Floor > 1 {
 		s += fmt.Sprintf(" and the ratio is beyond %s", significant(t.Floor))
 	}
@@ -84,10 +86,11 @@ func (t *Table) Text(w io.Writer) error {
 
 // Markdown writes t as a table of Markdown.
 func (t *Table) Markdown(w io.Writer) error {
-	// What has a meaning in a table's cell, or is HTML.
+	// Characters that have a meaning in a table's cell or in HTML.
 	escape := func(s string) string {
 		s = html.EscapeString(report.Clean(s))
-		return strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`).Replace(s)
+		return strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]",
+			`\]`).Replace(s)
 	}
 	var b strings.Builder
 	b.WriteString("| figure |")

@@ -81,11 +81,13 @@ func Table(w io.Writer, costs []Cost) error {
 	for _, c := range costs {
 		wide = max(wide, len(c.Module))
 	}
-	if _, err := fmt.Fprintf(w, "%-*s  %12s  %6s  %12s  %6s\n", wide, "module", "flat", "flat%", "cum", "cum%"); err != nil {
+	if _, err := fmt.Fprintf(w, "%-*s  %12s  %6s  %12s  %6s\n", wide, "module", "flat", "flat%", "cum",
+		"cum%"); err != nil {
 		return err
 	}
 	for _, c := range costs {
-		if _, err := fmt.Fprintf(w, "%-*s  %12s  %5.1f%%  %12s  %5.1f%%\n", wide, c.Module, amount(c.Flat, c.Unit), 100*c.Share(), amount(c.Cum, c.Unit), 100*share(c.Cum, c.Total)); err != nil {
+		if _, err := fmt.Fprintf(w, "%-*s  %12s  %5.1f%%  %12s  %5.1f%%\n", wide, c.Module,
+			amount(c.Flat, c.Unit), 100*c.Share(), amount(c.Cum, c.Unit), 100*share(c.Cum, c.Total)); err != nil {
 			return err
 		}
 	}

@@ -19,7 +19,7 @@ func halfOpen(l *attacker, round int) error {
 		life, pause = time.Duration(l.rng.Int64N(int64(300*time.Millisecond))), 20*time.Millisecond
 	}
 	header, hello := l.a.header(), string(l.a.hello)
-	const shaking = 6 // from here on a handshake is what stops
+	const shaking = 6 // from here on a TLS handshake stops
 	n := (l.i/2 + round) % 12
 	var s *session
 	var err error
@@ -43,14 +43,15 @@ func halfOpen(l *attacker, round int) error {
 	case 0: // says nothing
 	case 1:
 		err = s.sendCounted(1, header[:len(header)/2])
-	case 2: // what is offered is not asked for
+	case 2: // the client does not choose from the features
 		err = s.sendCounted(1, header)
 	case 3:
 		err = s.trickle(header, pause, life)
 	case 4:
 		err = s.trickle(strings.Repeat(" ", 1000), pause, life)
 	case 5: // a login that stops
-		err = s.sendCounted(1, header+"<auth xmlns='"+xmpp.NSSASL+"' mechanism='SCRAM-SHA-1'>biwsbj1ub2JvZHkscj1hYmNkZWY=</auth>")
+		err = s.sendCounted(1, header+"<auth xmlns='"+xmpp.NSSASL+
+			"' mechanism='SCRAM-SHA-1'>biwsbj1ub2JvZHkscj1hYmNkZWY=</auth>")
 	case 6: // no handshake
 	case 7:
 		err = s.sendCounted(1, hello[:len(hello)/2])

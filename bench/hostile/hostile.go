@@ -88,27 +88,33 @@ func kinds() []kind {
 	return []kind{
 		{
 			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, run: halfOpen,
-			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or in a login; half of them come and go",
+			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop " +
+				"in the handshake or in a login; half of them come and go",
 		},
 		{
 			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, run: badXML,
-			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as servers' limits allow, and then more",
+			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at " +
+				"a time; after login as much of it as servers' limits allow, and then more",
 		},
 		{
 			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, run: slowReader,
 			about: "sessions that ask for much, of the server and of each other, and read a byte a second or nothing",
 		},
 		{
-			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, run: keyUpdates,
-			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are borne between single bytes",
+			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true,
+			run: keyUpdates,
+			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as " +
+				"are borne between single bytes",
 		},
 		{
 			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, run: guessPasswords,
-			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too",
+			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted " +
+				"exchanges, by all mechanisms, the costly ones too",
 		},
 		{
 			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, run: flipPresence,
-			about: "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many",
+			about: "sessions that are each other's contacts and flip presence, ask strangers for " +
+				"subscriptions, and send directed presence to many",
 		},
 	}
 }
@@ -157,7 +163,7 @@ type Attack struct {
 	err error // the first that is none of the server's defence
 
 	deriving sync.Mutex
-	salted   map[sasl.Mechanism]sasl.Salted // what the last login derived
+	salted   map[sasl.Mechanism]sasl.Salted // keys of the last login
 }
 
 // Start begins an attack; ctx ends it. The error is about an unknown name or an unusable Config. A
@@ -190,7 +196,8 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.Salted)}
+	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello,
+		salted: make(map[sasl.Mechanism]sasl.Salted)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
 		l := &attacker{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
@@ -206,7 +213,8 @@ func (a *Attack) Stop() Stats {
 	a.wg.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Stats{Attempts: a.attempts.Load(), Refused: a.refused.Load(), Bytes: a.bytes.Load(), Sessions: a.sessions.Load(), Failed: a.failed.Load(), Err: a.err}
+	return Stats{Attempts: a.attempts.Load(), Refused: a.refused.Load(), Bytes: a.bytes.Load(),
+		Sessions: a.sessions.Load(), Failed: a.failed.Load(), Err: a.err}
 }
 
 // attempt waits until the rate allows n more attempts, and counts them. The error is that of the
@@ -232,7 +240,8 @@ func (a *Attack) countEnd(err error) time.Duration {
 	switch {
 	case err == nil, errors.Is(err, errDone):
 		return 20 * time.Millisecond
-	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
+	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE),
+		errors.Is(err, syscall.EADDRNOTAVAIL),
 		errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.ENOBUFS):
 		a.countFault(err)
 		return later

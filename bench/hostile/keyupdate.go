@@ -25,7 +25,7 @@ func keyUpdates(l *attacker, _ int) error {
 	for k := 0; ; k++ {
 		var b []byte
 		var err error
-		if k == 0 && s.jid == "" { // what follows is inside of a stream, as far as it is anything
+		if k == 0 && s.jid == "" { // the records that follow belong to a stream
 			b = seal.record(b, typeApplication, []byte(l.a.header()), 0)
 		}
 		for j := 0; j < recordsPerWrite && err == nil; j++ {
@@ -48,11 +48,11 @@ func keyUpdates(l *attacker, _ int) error {
 					content[0] = [...]byte{messageTicket, 0, 0xff, 0xff}[j]
 				}
 				b = seal.record(b, typeHandshake, content, 0)
-			case 6: // what there is not
+			case 6: // an invalid request
 				b, err = seal.keyUpdate(b, 2)
 			case 7:
 				b = seal.record(b, 0, nil, 100)
-			case 8: // for ever, as it is within what is commonly allowed
+			case 8: // without end, as it is within usual limits
 				switch j % 16 {
 				case 15:
 					b = seal.record(b, typeApplication, []byte{' '}, 0)

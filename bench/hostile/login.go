@@ -83,7 +83,7 @@ func (s *session) tryLogin() error {
 		return errDone // in the middle of it
 	case 2:
 		final = "c=biws,r=" + nonce[:len(nonce)-1] + proof
-	case 3: // what was not said in the first message
+	case 3: // other channel binding than in the first message
 		final = "c=eSws,r=" + nonce + proof
 	case 4:
 		final = "c=biws,r=" + nonce
@@ -133,7 +133,7 @@ func (s *session) classify(e xmlstream.Element) error {
 		return nil
 	case e.Is(xmpp.Success):
 		return clientFault{errors.New("the server accepted a wrong password")}
-	case e.Is(xmpp.Challenge): // to what is no first message, or without one
+	case e.Is(xmpp.Challenge): // to a message that is no valid first message
 		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}

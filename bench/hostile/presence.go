@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
@@ -28,7 +29,8 @@ func flipPresence(l *attacker, round int) error {
 	end := make(chan error, 1)
 	asked := make(chan string, contacts)
 	s.a.wg.Go(func() { end <- s.readRequests(asked) })
-	if err := s.send("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq><presence/>"); err != nil {
+	const online = "<iq type='get' id='roster'><query xmlns='" + xmpp.NSRoster + "'/></iq><presence/>"
+	if err := s.send(online); err != nil {
 		return err
 	}
 	var near []string
@@ -61,7 +63,8 @@ func flipPresence(l *attacker, round int) error {
 			}
 		}
 		for k := range 8 {
-			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>", [...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)
+			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>",
+				[...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)
 		}
 		switch n % 6 {
 		case 0:

@@ -74,7 +74,8 @@ func (w *transport) hijack() (*sealer, error) {
 	}
 	st := t.ConnectionState()
 	if st.Version != tls.VersionTLS13 {
-		return nil, clientFault{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3", tls.VersionName(st.Version))}
+		return nil, clientFault{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3",
+			tls.VersionName(st.Version))}
 	}
 	s, err := newSealer(st.CipherSuite, w.written.secret, w.written.sealed)
 	if err != nil {
@@ -104,10 +105,12 @@ func newSealer(suite uint16, secret []byte, seq uint64) (*sealer, error) {
 	case tls.TLS_AES_256_GCM_SHA384:
 		s.hash, s.keyLen = sha512.New384, 32
 	default:
-		return nil, fmt.Errorf("the server chose %s, which this attack does not know: have it prefer AES-GCM", tls.CipherSuiteName(suite))
+		return nil, fmt.Errorf("the server chose %s, which this attack does not know: have it prefer AES-GCM",
+			tls.CipherSuiteName(suite))
 	}
 	if len(secret) != s.hash().Size() {
-		return nil, fmt.Errorf("hostile: a secret of %d bytes is none of %s", len(secret), tls.CipherSuiteName(suite))
+		return nil, fmt.Errorf("hostile: a secret of %d bytes is none of %s", len(secret),
+			tls.CipherSuiteName(suite))
 	}
 	return s, s.keys()
 }
@@ -120,7 +123,7 @@ func (s *sealer) expand(label string, n int) ([]byte, error) {
 	return hkdf.Expand(s.hash, s.secret, string(info), n)
 }
 
-// keys derives what records are sealed by from the secret.
+// keys derives the key and the nonce of records from the secret.
 func (s *sealer) keys() error {
 	key, err := s.expand("key", s.keyLen)
 	if err != nil {
@@ -162,8 +165,8 @@ func (s *sealer) record(dst []byte, kind byte, content []byte, padding int) []by
 	return s.aead.Seal(dst, nonce, plain, dst[head:len(dst):len(dst)])
 }
 
-// keyUpdate appends a KeyUpdate (RFC 8446 §4.6.3), and goes on to the next key. Of request 0 and 1 are legal: 1 asks
-// the other side to do the same.
+// keyUpdate appends a KeyUpdate (RFC 8446 §4.6.3), and goes on to the next key. Of request 0 and 1
+// are legal: 1 asks the other side to do the same.
 func (s *sealer) keyUpdate(dst []byte, request byte) ([]byte, error) {
 	dst = s.record(dst, typeHandshake, []byte{messageKeyUpdate, 0, 0, 1, request}, 0)
 	return dst, s.update()

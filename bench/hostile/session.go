@@ -177,7 +177,8 @@ func (s *session) authenticate(user string) error {
 	if !ok {
 		return clientFault{fmt.Errorf("the server offers %.120q, and none of %q", s.mechanisms, xmpp.Preferred)}
 	}
-	c := &sasl.Client{Mechanism: m, Username: user, Password: sasl.SecretString(a.cfg.Password), Rand: rand.Reader}
+	c := &sasl.Client{Mechanism: m, Username: user, Password: sasl.SecretString(a.cfg.Password),
+		Rand: rand.Reader}
 	text, err := c.Start()
 	if err != nil {
 		return clientFault{err}
@@ -199,7 +200,8 @@ func (s *session) authenticate(user string) error {
 			}
 			return s.bind()
 		case e.Is(xmpp.Failure):
-			return clientFault{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this password?", user, xmpp.Condition(e, xmpp.NSSASL))}
+			return clientFault{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this "+
+				"password?", user, xmpp.Condition(e, xmpp.NSSASL))}
 		}
 	}
 	return err

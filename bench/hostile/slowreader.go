@@ -33,7 +33,8 @@ func slowReader(l *attacker, round int) error {
 	}
 	// Short questions with a long answer.
 	text := strings.Repeat("But soft, what light through yonder window breaks? ", 160)
-	if err := s.sendCounted(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+"</DESC></vCard></iq>"); err != nil {
+	if err := s.sendCounted(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+
+		"</DESC></vCard></iq>"); err != nil {
 		return err
 	}
 	to := s.jid
@@ -49,7 +50,8 @@ func slowReader(l *attacker, round int) error {
 		}
 		add("<iq type='get' id='r%d'><query xmlns='jabber:iq:roster'/></iq>", n)
 		for _, what := range []string{"info", "items"} {
-			add("<iq type='get' id='%s%d' to='%s'><query xmlns='http://jabber.org/protocol/disco#%[1]s'/></iq>", what, n, s.a.domain())
+			add("<iq type='get' id='%s%d' to='%s'><query xmlns='http://jabber.org/protocol/disco#%[1]s'/></iq>",
+				what, n, s.a.domain())
 		}
 		for k := range 6 {
 			add("<iq type='get' id='v%d-%d'><vCard xmlns='vcard-temp'/></iq>", n, k)

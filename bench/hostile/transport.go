@@ -151,7 +151,8 @@ func (w *transport) secure() error {
 
 // tls is the configuration of attackers, which accept any certificate.
 func (a *Attack) tls() *tls.Config {
-	c := &tls.Config{ServerName: ServerName(a.cfg.Domain), InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}
+	c := &tls.Config{ServerName: ServerName(a.cfg.Domain), InsecureSkipVerify: true,
+		MinVersion: tls.VersionTLS12}
 	if a.cfg.Direct.IsValid() {
 		c.NextProtos = []string{"xmpp-client"}
 	}

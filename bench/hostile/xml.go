@@ -20,33 +20,53 @@ func repeat(s string) func([]byte, int) []byte {
 	return func(b []byte, _ int) []byte { return append(b, s...) }
 }
 
-// beforeLogin are what is sent after a header, before login.
+// beforeLogin are inputs after a header, before login.
 func beforeLogin() []markup {
 	return []markup{
-		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                         // a name without an end
-		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                     // a value without an end
-		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "a%d='' ", n) }, "", false},              // attributes
-		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "xmlns:p%d='u:%d' ", n, n) }, "", false}, // prefixes
-		{"", repeat("<a>"), "", false},                                                                           // depth
-		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},   // depth, each with a prefix
-		{"<auth>", repeat("<a/>"), "", false},                                                                    // children
-		{"<auth>", repeat("<a b=''/>"), "", false},                                                               // children with attributes
-		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},          // text without an end
-		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},               // references
-		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},     // a section without an end
-		{"<!--", repeat("- - - "), "", false},                                                                    // a comment
-		{"<?a ", repeat("? ? ? "), "", false},                                                                    // an instruction
-		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},                     // an entity
-		{"", repeat("<a xmlns='u'/>"), "", false},                                                                // elements
-		{"", repeat(strings.Repeat(" ", 64)), "", false},                                                         // blanks
-		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                          // a name, a byte at a time
-		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                      // a value, a byte at a time
-		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},           // text, a byte at a time
-		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},                                                        // bytes that are no text
+		// a name without an end
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// a value without an end
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// attributes
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "a%d='' ", n) }, "", false},
+		// prefixes
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "xmlns:p%d='u:%d' ", n, n) }, "", false},
+		// depth
+		{"", repeat("<a>"), "", false},
+		// depth, each with a prefix
+		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},
+		// children
+		{"<auth>", repeat("<a/>"), "", false},
+		// children with attributes
+		{"<auth>", repeat("<a b=''/>"), "", false},
+		// text without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},
+		// references
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},
+		// a section without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},
+		// a comment
+		{"<!--", repeat("- - - "), "", false},
+		// an instruction
+		{"<?a ", repeat("? ? ? "), "", false},
+		// an entity
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},
+		// elements
+		{"", repeat("<a xmlns='u'/>"), "", false},
+		// blanks
+		{"", repeat(strings.Repeat(" ", 64)), "", false},
+		// a name, a byte at a time
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},
+		// a value, a byte at a time
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},
+		// text, a byte at a time
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},
+		// bytes that are no text
+		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},
 	}
 }
 
-// insteadOfHeader are what is sent in place of a header.
+// insteadOfHeader are inputs in place of a header.
 func insteadOfHeader(header string) []markup {
 	bomb := "<!DOCTYPE l [<!ENTITY a0 'ha'>"
 	for n := 1; n < 30; n++ {
@@ -54,12 +74,18 @@ func insteadOfHeader(header string) []markup {
 	}
 	root := strings.TrimSuffix(header, ">")
 	return []markup{
-		{"<?xml version='1.0'?>" + bomb + "]><l>&a29;", repeat("&a29;"), "", false},                          // a document type
-		{"<?xml version='1.0'?><!DOCTYPE l SYSTEM 'file:///dev/zero'><l>", repeat("&x;"), "", false},         // an external entity
-		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " a%d=''", n) }, "", false},              // a header with attributes
-		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " xmlns:q%d='u:%d'", n, n) }, "", false}, // a header with prefixes
-		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                               // a header without an end
-		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                // a header, a byte at a time
+		// a document type
+		{"<?xml version='1.0'?>" + bomb + "]><l>&a29;", repeat("&a29;"), "", false},
+		// an external entity
+		{"<?xml version='1.0'?><!DOCTYPE l SYSTEM 'file:///dev/zero'><l>", repeat("&x;"), "", false},
+		// a header with attributes
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " a%d=''", n) }, "", false},
+		// a header with prefixes
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " xmlns:q%d='u:%d'", n, n) }, "", false},
+		// a header without an end
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// a header, a byte at a time
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", true},
 	}
 }
 
@@ -151,7 +177,7 @@ func (w *transport) sendEndless(m *markup, most int) error {
 	if err := w.send(m.tail); err != nil {
 		return err
 	}
-	// The server takes it all, or has not yet said what it thinks of it.
+	// The server accepts the input, or has not answered yet.
 	select {
 	case err := <-end:
 		return err

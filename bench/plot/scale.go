@@ -1,9 +1,10 @@
 // Package plot draws plots as SVG: for the page of a run (bench/report), for the page of a comparison
 // (bench/compare) and for the tokenizer's figures (bench/xmlbench).
 //
-// A [Scale] maps values to coordinates and has the ticks of an axis. An [SVG] is a drawing under construction:
-// its methods append grid lines, lines, marks and text. Colours and line widths are classes of the style
-// sheet: that of the page, or the one that [SVG.BeginFile] embeds. Labels and units are the caller's.
+// A [Scale] maps values to coordinates and has the ticks of an axis. An [SVG] is a drawing under
+// construction: its methods append grid lines, lines, marks and text. Colours and line widths are
+// classes of the style sheet: that of the page, or the one that [SVG.BeginFile] embeds. Labels and
+// units are the caller's.
 package plot
 
 import "math"

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// An SVG is a drawing under construction. Begin it with Begin or BeginFile, and close it with End. Coordinates
-// are in pixels, from the top left. Text is escaped, and class names are not.
+// An SVG is a drawing under construction. Begin it with Begin or BeginFile, and close it with End.
+// Coordinates are in pixels, from the top left. Text is escaped, and class names are not.
 type SVG struct{ strings.Builder }
 
 // A Point is a place in a drawing.
@@ -100,8 +100,8 @@ func (d *SVG) GridY(s Scale, left, right, bottom, top float64) {
 	}
 }
 
-// GridX draws a vertical grid line for each tick of s, from bottom to top, and its label below it. s runs from
-// left to right.
+// GridX draws a vertical grid line for each tick of s, from bottom to top, and its label below it.
+// s runs from left to right.
 func (d *SVG) GridX(s Scale, left, right, bottom, top float64) {
 	for _, k := range s.Ticks {
 		x := s.At(k.Value, left, right)

@@ -24,7 +24,8 @@ func linear(top float64, unit string, n int) plot.Scale {
 	}
 	a := plot.Scale{High: math.Ceil(top/step*(1-1e-9)) * step}
 	for i := 0; float64(i)*step <= a.High*(1+1e-9); i++ {
-		a.Ticks = append(a.Ticks, plot.Tick{Value: float64(i) * step, Label: tickLabel(float64(i)*step, a.High, unit)})
+		a.Ticks = append(a.Ticks, plot.Tick{Value: float64(i) * step,
+			Label: tickLabel(float64(i)*step, a.High, unit)})
 	}
 	return a
 }
@@ -89,7 +90,8 @@ func timeline(seconds float64) plot.Scale {
 		seconds = 1
 	}
 	step := 0.0
-	for _, step = range []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400} {
+	for _, step = range []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600,
+		7200, 14400, 43200, 86400} {
 		if seconds/step <= 12 {
 			break
 		}

@@ -114,7 +114,8 @@ func jsonNumbers(v []float64) []jsonNumber {
 // newPage makes the data of the page: heading and tiles, plots over time, latency curves, tables of
 // steps and phases, failures, files, and the configuration.
 func newPage(r *result.Run) page {
-	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown", Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
+	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown",
+		Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
 	if !r.Began.IsZero() {
 		p.When = r.Began.UTC().Format("2 January 2006, 15:04 UTC")
 	}
@@ -172,13 +173,15 @@ func length(seconds float64) string {
 
 // newStepRow is the row of a step.
 func newStepRow(r *result.Run, s result.Step) stepRow {
-	row := stepRow{Step: s, Rate: "–", P50: "–", P90: "–", P99: "–", P999: "–", Max: "–", Lag: "–", LateShare: "–"}
+	row := stepRow{Step: s, Rate: "–", P50: "–", P90: "–", P99: "–", P999: "–", Max: "–",
+		Lag: "–", LateShare: "–"}
 	if v, ok := rate(r, s); ok {
 		row.Rate = number(v)
 	}
 	if s.Latency != nil && s.Latency.Count() > 0 {
 		l := s.Latency
-		row.P50, row.P90, row.P99, row.P999, row.Max = latency(l.Quantile(.5)), latency(l.Quantile(.9)), latency(l.Quantile(.99)), latency(l.Quantile(.999)), latency(l.Max())
+		row.P50, row.P90, row.P99, row.P999, row.Max = latency(l.Quantile(.5)), latency(l.Quantile(.9)),
+			latency(l.Quantile(.99)), latency(l.Quantile(.999)), latency(l.Max())
 	}
 	if s.Lag != nil && s.Lag.Count() > 0 {
 		row.Lag = latency(s.Lag.Quantile(.99))
@@ -227,10 +230,12 @@ func newPhaseRow(p result.Phase) phaseRow {
 		}
 		return count(n)
 	}
-	row := phaseRow{Phase: p, Length: length(long), Server: "–", User: "–", RSS: "–", PSS: "–", FDs: "–", Threads: "–", Switches: "–", Forced: "–", Sockets: bytes(p.Client.Sockets),
+	row := phaseRow{Phase: p, Length: length(long), Server: "–", User: "–", RSS: "–", PSS: "–",
+		FDs: "–", Threads: "–", Switches: "–", Forced: "–", Sockets: bytes(p.Client.Sockets),
 		Client: cores(p.Client.CPU), ClientRSS: bytes(p.Client.RSS)}
 	if u := p.Server; u != nil {
-		row.Server, row.RSS, row.PSS, row.FDs, row.Threads = cores(u.CPU), bytes(u.RSS), bytes(u.PSS), things(u.FDs), things(u.Threads)
+		row.Server, row.RSS, row.PSS, row.FDs, row.Threads = cores(u.CPU), bytes(u.RSS), bytes(u.PSS),
+			things(u.FDs), things(u.Threads)
 		row.Switches, row.Forced = perSecond(u.Voluntary), perSecond(u.Involuntary)
 		if u.CPU > 0 {
 			row.User = digits(finite(100*u.User/u.CPU)) + " %"
@@ -247,7 +252,8 @@ func newPhaseRow(p result.Phase) phaseRow {
 func mainStep(r *result.Run) (best result.Step, ok bool) {
 	for _, kind := range []string{"hold", "storm", ""} {
 		for _, s := range r.Steps {
-			in := kind == "" || slices.ContainsFunc(r.Phases, func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
+			in := kind == "" || slices.ContainsFunc(r.Phases,
+				func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
 			if in && s.Done > 0 && (!ok || s.Done > best.Done) {
 				best, ok = s, true
 			}
@@ -279,11 +285,13 @@ func tiles(r *result.Run) []tile {
 		}
 		if s.Latency != nil && s.Latency.Count() > 0 {
 			t = append(t, tile{Name: "Latency p99", Value: latency(s.Latency.Quantile(.99)),
-				About: fmt.Sprintf("p50 %s · p99.9 %s · %s", latency(s.Latency.Quantile(.5)), latency(s.Latency.Quantile(.999)), of)})
+				About: fmt.Sprintf("p50 %s · p99.9 %s · %s", latency(s.Latency.Quantile(.5)),
+					latency(s.Latency.Quantile(.999)), of)})
 		}
 		for _, p := range r.Phases {
 			if row := newPhaseRow(p); p.Name == s.Phase && p.Server != nil {
-				t = append(t, tile{Name: "Server", Value: row.Server + " cores", About: row.RSS + " resident · " + Clean(p.Name)})
+				t = append(t, tile{Name: "Server", Value: row.Server + " cores", About: row.RSS + " resident · " +
+					Clean(p.Name)})
 				break
 			}
 		}
@@ -300,7 +308,8 @@ func tiles(r *result.Run) []tile {
 			share = digits(100*float64(late)/float64(done)) + " %"
 		}
 		t = append(t,
-			tile{Name: "Lost", Value: count(lost), About: fmt.Sprintf("%s twice · %s out of order · %s failed", count(again), count(swapped), count(failed)), Bad: lost+again+swapped+failed > 0},
+			tile{Name: "Lost", Value: count(lost), About: fmt.Sprintf("%s twice · %s out of order · %s failed",
+				count(again), count(swapped), count(failed)), Bad: lost+again+swapped+failed > 0},
 			tile{Name: "Late", Value: share, About: fmt.Sprintf("%s of %s, all steps", count(late), count(done))})
 	}
 	return t
@@ -354,5 +363,6 @@ func memoryPerSession(r *result.Run) (value, about string, ok bool) {
 	if first == nil || top == nil || top.Server.RSS <= first.RSS {
 		return "", "", false
 	}
-	return size(float64(top.Server.RSS-first.RSS) / float64(top.Sessions)), "RSS grown until the end of " + Clean(top.Name), true
+	return size(float64(top.Server.RSS-first.RSS) / float64(top.Sessions)), "RSS grown until the end of " +
+		Clean(top.Name), true
 }

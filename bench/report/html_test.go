@@ -139,8 +139,10 @@ func TestPage(t *testing.T) {
 	if n := len(having(all, "svg", "curve")); n != 3 {
 		t.Errorf("%d percentile plots", n)
 	}
-	for _, want := range []string{"SCRAM-SHA-256-PLUS", "TLS 1.3", "0.9.0", "AMD EPYC", "canto-bench run chat --target canto --sessions 10000 --seed 1", "the client used 3.9 of 4 cores",
-		"231 µs", "28.6 KiB", "login storm", "raise logins.rate", `href="./profiles/cpu-talk.pprof"`, "[[phase]]", "talk.chat.p99_ms", "10,000"} {
+	for _, want := range []string{"SCRAM-SHA-256-PLUS", "TLS 1.3", "0.9.0", "AMD EPYC",
+		"canto-bench run chat --target canto --sessions 10000 --seed 1", "the client used 3.9 of 4 cores",
+		"231 µs", "28.6 KiB", "login storm", "raise logins.rate", `href="./profiles/cpu-talk.pprof"`,
+		"[[phase]]", "talk.chat.p99_ms", "10,000"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -154,7 +156,8 @@ func TestPageEscapes(t *testing.T) {
 	const evil = `</script><script>alert("1")</script><img src="http://elsewhere.example/x">&'`
 	r := testRun(20)
 	r.Scenario.Name, r.Scenario.About, r.Scenario.Source = evil, evil, evil
-	r.Target = result.Target{Name: evil, Software: evil, Version: evil, Commit: evil, Addr: evil, Domain: evil, TLS: evil, Mechanism: evil, Config: evil}
+	r.Target = result.Target{Name: evil, Software: evil, Version: evil, Commit: evil, Addr: evil,
+		Domain: evil, TLS: evil, Mechanism: evil, Config: evil}
 	r.Tool.Command, r.Partial, r.Warnings = evil, evil, []string{evil}
 	r.Refusals = []result.Failure{{What: evil, Remedy: evil, Count: 1}}
 	r.Phases[1].Name, r.Phases[1].Kind = evil, evil
@@ -162,7 +165,8 @@ func TestPageEscapes(t *testing.T) {
 	r.Samples[5].Steps[evil] = result.Interval{Sent: 1, Done: 1, P50: 1}
 	r.Samples[5].Metrics[evil] = 1
 	r.Figures[0] = result.Figure{Name: evil, Unit: evil, Better: evil, About: evil}
-	r.Files = []result.File{{Name: "javascript:alert(1)", Kind: evil, Phase: evil}, {Name: "//elsewhere.example/x"}, {Name: `http://elsewhere.example/"`}}
+	r.Files = []result.File{{Name: "javascript:alert(1)", Kind: evil, Phase: evil},
+		{Name: "//elsewhere.example/x"}, {Name: `http://elsewhere.example/"`}}
 	page := render(t, r)
 	all := check(t, page)
 	if n := len(having(all, "script", "")); n != 1 {
@@ -178,7 +182,8 @@ func TestPageOfLittle(t *testing.T) {
 	one := testRun(20)
 	one.Samples, one.Phases = one.Samples[:1], nil
 	partial := testRun(40)
-	partial.Partial, partial.Phases, partial.Samples, partial.Seconds = "the server closed all connections", partial.Phases[:2], partial.Samples[:17], 17
+	partial.Partial, partial.Phases, partial.Samples,
+		partial.Seconds = "the server closed all connections", partial.Phases[:2], partial.Samples[:17], 17
 	blind := testRun(20)
 	for i := range blind.Samples {
 		blind.Samples[i].Server = nil
@@ -188,7 +193,8 @@ func TestPageOfLittle(t *testing.T) {
 	}
 	broken := testRun(20)
 	nan := math.NaN()
-	broken.Seconds, broken.Samples[3].At, broken.Samples[4].LagP99, broken.Samples[5].Server.CPU, broken.Phases[0].To = nan, nan, nan, math.Inf(1), nan
+	broken.Seconds, broken.Samples[3].At, broken.Samples[4].LagP99, broken.Samples[5].Server.CPU,
+		broken.Phases[0].To = nan, nan, nan, math.Inf(1), nan
 	broken.Samples[6].Steps["login"] = result.Interval{Done: 1, P50: nan, P90: math.Inf(1), Max: -1}
 	broken.Steps[0].Latency, broken.Steps[1].Lag, broken.Steps[2].Latency = nil, nil, result.NewHistogram()
 	broken.Steps[3].Latency = result.NewHistogram()
@@ -289,9 +295,12 @@ func TestAmount(t *testing.T) {
 		v          float64
 		unit, want string
 	}{
-		{0, "ms", "0 ms"}, {.25, "ms", "250 µs"}, {999.6, "ms", "1 s"}, {1234, "us", "1.23 ms"}, {90, "s", "90 s"}, {3600, "s", "60 min"},
-		{1536, "bytes", "1.5 KiB"}, {0, "bytes", "0 B"}, {1 << 40, "bytes", "1 TiB"}, {1234567, "1/s", "1,234,567/s"}, {999.9, "count", "1,000"},
-		{.001234, "ratio", "0.00123"}, {1.234e-7, "ratio", "1.23e-07"}, {-1234, "count", "-1,234"}, {math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
+		{0, "ms", "0 ms"}, {.25, "ms", "250 µs"}, {999.6, "ms", "1 s"}, {1234, "us", "1.23 ms"},
+		{90, "s", "90 s"}, {3600, "s", "60 min"},
+		{1536, "bytes", "1.5 KiB"}, {0, "bytes", "0 B"}, {1 << 40, "bytes", "1 TiB"},
+		{1234567, "1/s", "1,234,567/s"}, {999.9, "count", "1,000"},
+		{.001234, "ratio", "0.00123"}, {1.234e-7, "ratio", "1.23e-07"}, {-1234, "count", "-1,234"},
+		{math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
 	} {
 		if got := Amount(c.v, c.unit); got != c.want {
 			t.Errorf("%v %s is %q, not %q", c.v, c.unit, got, c.want)

@@ -169,7 +169,8 @@ func cut(s string, width int) (string, int) {
 
 // wide is how many columns a terminal may give to c: two for East Asian letters and emoji.
 func wide(c rune) int {
-	if c >= 0x1100 && c <= 0x115f || c >= 0x2e80 && c <= 0xa4cf || c >= 0xac00 && c <= 0xd7a3 || c >= 0xf900 && c <= 0xfaff || c >= 0xfe30 && c <= 0xfe6f ||
+	if c >= 0x1100 && c <= 0x115f || c >= 0x2e80 && c <= 0xa4cf || c >= 0xac00 && c <= 0xd7a3 ||
+		c >= 0xf900 && c <= 0xfaff || c >= 0xfe30 && c <= 0xfe6f ||
 		c >= 0xff00 && c <= 0xff60 || c >= 0xffe0 && c <= 0xffe6 || c >= 0x1f300 && c <= 0x1faff || c >= 0x20000 {
 		return 2
 	}
@@ -179,11 +180,13 @@ func wide(c rune) int {
 // share is how far the phase of p has come, from 0 to 1, with the text that says so.
 func share(p result.Progress) (float64, string) {
 	if p.Length > 0 {
-		return p.Elapsed.Seconds() / p.Length.Seconds(), elapsed(p.Elapsed.Seconds()) + " of " + elapsed(p.Length.Seconds())
+		return p.Elapsed.Seconds() / p.Length.Seconds(), elapsed(p.Elapsed.Seconds()) + " of " +
+			elapsed(p.Length.Seconds())
 	}
 	what := strings.TrimSpace(Clean(p.Waiting))
 	if p.Goal > 0 {
-		return float64(p.Now) / float64(p.Goal), strings.TrimSpace(fmt.Sprintf("%s of %s %s", count(p.Now), count(p.Goal), what))
+		return float64(p.Now) / float64(p.Goal), strings.TrimSpace(fmt.Sprintf("%s of %s %s", count(p.Now),
+			count(p.Goal), what))
 	}
 	if what != "" {
 		what = ", waiting for " + what
@@ -200,11 +203,14 @@ func bar(share float64, width int) string {
 // warnings.
 func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 	part, of := share(p)
-	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)}, {faint, fmt.Sprintf("  phase %d of %d, %s", p.Index+1, p.Phases, Clean(p.Kind))}})
-	all = append(all, styled{{green, bar(part, min(max(l.width/3, 4), 32))}, {bold, " " + Clean(p.Phase)}, {"", "  " + of}})
+	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)},
+		{faint, fmt.Sprintf("  phase %d of %d, %s", p.Index+1, p.Phases, Clean(p.Kind))}})
+	all = append(all, styled{{green, bar(part, min(max(l.width/3, 4), 32))}, {bold, " " + Clean(p.Phase)},
+		{"", "  " + of}})
 	use := styled{{"", count(p.Sample.Sessions) + " sessions"}}
 	if u := p.Sample.Server; u != nil {
-		use = append(use, span{"", fmt.Sprintf("  server %s cores, %s", digits(finite(u.CPU/seconds)), size(float64(u.RSS)))})
+		use = append(use, span{"", fmt.Sprintf("  server %s cores, %s", digits(finite(u.CPU/seconds)),
+			size(float64(u.RSS)))})
 	}
 	use = append(use, span{faint, fmt.Sprintf("  client %s cores", digits(finite(p.Sample.Client.CPU/seconds)))})
 	if p.Sample.LagP99 > 0 {
@@ -218,7 +224,8 @@ func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 			break
 		}
 		s := p.Sample.Steps[n]
-		row := []string{Clean(n), number(float64(s.Sent)/seconds) + "/s sent", number(float64(s.Done)/seconds) + "/s done", "", "", ""}
+		row := []string{Clean(n), number(float64(s.Sent)/seconds) + "/s sent",
+			number(float64(s.Done)/seconds) + "/s done", "", "", ""}
 		if s.Done > 0 {
 			row[3], row[4], row[5] = "p50 "+Amount(s.P50, "ms"), "p99 "+Amount(s.P99, "ms"), "max "+Amount(s.Max, "ms")
 		}
@@ -270,7 +277,8 @@ func (l *Live) plain(p result.Progress, seconds float64) {
 	l.line = p.Elapsed
 	_, of := share(p)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", elapsed(p.Sample.At), Clean(p.Phase), p.Index+1, p.Phases, of, count(p.Sample.Sessions))
+	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", elapsed(p.Sample.At), Clean(p.Phase), p.Index+1,
+		p.Phases, of, count(p.Sample.Sessions))
 	for _, n := range stepsOf(p.Sample) {
 		s := p.Sample.Steps[n]
 		fmt.Fprintf(&b, "  %s %s/s", Clean(n), number(float64(s.Done)/seconds))

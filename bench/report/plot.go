@@ -184,7 +184,8 @@ func curve(name string, steps []result.Step) figure {
 		l := &lines[i]
 		first := 1 / float64(s.Latency.Count()) // the fastest one's share
 		for x := 0.0; x < end; x += 5.0 / 160 {
-			l.x, l.ms = append(l.x, x), append(l.ms, max(result.Millis(s.Latency.Quantile(max(1-math.Pow(10, -x), first))), 0.001))
+			l.x, l.ms = append(l.x, x), append(l.ms, max(result.Millis(s.Latency.Quantile(max(1-math.Pow(10, -x),
+				first))), 0.001))
 		}
 		last := s.Latency.Max()
 		if end == 5 {

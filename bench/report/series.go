@@ -73,8 +73,8 @@ func newTimeAxis(r *result.Run) *timeAxis {
 	return t
 }
 
-// Values of several samples that fall on one pixel become one: what must not be missed is its most, what
-// is a rate its mean.
+// How the values of several samples become one column: peaks that must not be missed by their maximum, rates by
+// their mean.
 const (
 	mean = iota
 	most
@@ -122,7 +122,8 @@ func positive(v float64) float64 {
 // out later.
 func panels(r *result.Run, t *timeAxis) (ps []panel) {
 	ps = append(ps, panel{title: "Sessions", note: "bound", unit: "count", height: 110, series: []series{
-		{name: "sessions", style: "c0", area: true, values: t.line(most, func(s weighted) float64 { return float64(s.Sessions) })}}})
+		{name: "sessions", style: "c0", area: true,
+			values: t.line(most, func(s weighted) float64 { return float64(s.Sessions) })}}})
 	for _, name := range stepNames(r) {
 		in := func(f func(i result.Interval, s weighted) float64) func(weighted) float64 {
 			return func(s weighted) float64 {
@@ -134,14 +135,21 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 			}
 		}
 		rates := []series{
-			{name: "sent", style: "c1 thin", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Sent) / s.seconds }))},
-			{name: "done", style: "c0", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Done) / s.seconds }))},
+			{name: "sent", style: "c1 thin", values: t.line(mean,
+				in(func(i result.Interval, s weighted) float64 { return float64(i.Sent) / s.seconds }))},
+			{name: "done", style: "c0", values: t.line(mean,
+				in(func(i result.Interval, s weighted) float64 { return float64(i.Done) / s.seconds }))},
 		}
-		failed := series{name: "failed", style: "bad", values: t.line(mean, in(func(i result.Interval, s weighted) float64 { return float64(i.Failed) / s.seconds }))}
+		failed := series{name: "failed", style: "bad",
+			values: t.line(mean, in(func(i result.Interval,
+				s weighted) float64 {
+				return float64(i.Failed) / s.seconds
+			}))}
 		if slices.ContainsFunc(failed.values, func(v float64) bool { return v > 0 }) {
 			rates = append(rates, failed)
 		}
-		ps = append(ps, panel{title: name, about: "throughput", note: "operations sent and deliveries done, per second", unit: "1/s", height: 120, series: rates})
+		ps = append(ps, panel{title: name, about: "throughput",
+			note: "operations sent and deliveries done, per second", unit: "1/s", height: 120, series: rates})
 		at := func(f func(i result.Interval) float64) []float64 {
 			return t.line(most, in(func(i result.Interval, s weighted) float64 {
 				if i.Done == 0 && !(i.Max > 0) {
@@ -150,12 +158,13 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 				return max(f(i), 0.001)
 			}))
 		}
-		ps = append(ps, panel{title: name, about: "latency", note: "of what came in each second, log scale", unit: "ms", log: true, height: 170, series: []series{
-			{name: "max", style: "faint", values: at(func(i result.Interval) float64 { return i.Max })},
-			{name: "p99", style: "c1", values: at(func(i result.Interval) float64 { return i.P99 })},
-			{name: "p90", style: "c0", values: at(func(i result.Interval) float64 { return i.P90 })},
-			{name: "p50", style: "c2", values: at(func(i result.Interval) float64 { return i.P50 })},
-		}})
+		ps = append(ps, panel{title: name, about: "latency", note: "of what came in each second, log scale",
+			unit: "ms", log: true, height: 170, series: []series{
+				{name: "max", style: "faint", values: at(func(i result.Interval) float64 { return i.Max })},
+				{name: "p99", style: "c1", values: at(func(i result.Interval) float64 { return i.P99 })},
+				{name: "p90", style: "c0", values: at(func(i result.Interval) float64 { return i.P90 })},
+				{name: "p50", style: "c2", values: at(func(i result.Interval) float64 { return i.P50 })},
+			}})
 	}
 	server := func(f func(u *result.Usage, s weighted) float64) func(weighted) float64 {
 		return func(s weighted) float64 {
@@ -166,11 +175,18 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 		}
 	}
 	ps = append(ps, panel{title: "CPU", note: "cores in use", unit: "cores", height: 120, series: []series{
-		{name: "server", style: "c0", values: t.line(mean, server(func(u *result.Usage, s weighted) float64 { return u.CPU / s.seconds }))},
-		{name: "client", style: "c1 thin", values: t.line(mean, func(s weighted) float64 { return s.Client.CPU / s.seconds })},
+		{name: "server", style: "c0", values: t.line(mean,
+			server(func(u *result.Usage, s weighted) float64 { return u.CPU / s.seconds }))},
+		{name: "client", style: "c1 thin", values: t.line(mean,
+			func(s weighted) float64 { return s.Client.CPU / s.seconds })},
 	}})
-	ps = append(ps, panel{title: "Memory", note: "resident in the server; TCP buffers are the kernel's, both ends", unit: "bytes", height: 120, series: []series{
-		{name: "server RSS", style: "c0", area: true, values: t.line(most, server(func(u *result.Usage, s weighted) float64 { return positive(float64(u.RSS)) }))},
+	ps = append(ps, panel{title: "Memory", note: "resident in the server; TCP buffers are the kernel's, " +
+		"both ends", unit: "bytes", height: 120, series: []series{
+		{name: "server RSS", style: "c0", area: true,
+			values: t.line(most, server(func(u *result.Usage,
+				s weighted) float64 {
+				return positive(float64(u.RSS))
+			}))},
 		{name: "TCP buffers", style: "c2 thin", values: t.line(most, func(s weighted) float64 {
 			if s.Server != nil && s.Server.Sockets > 0 {
 				return float64(s.Server.Sockets)
@@ -178,8 +194,11 @@ func panels(r *result.Run, t *timeAxis) (ps []panel) {
 			return positive(float64(s.Client.Sockets))
 		})},
 	}})
-	ps = append(ps, panel{title: "Schedule lag", note: "how late the client itself was, 99 % of the time, log scale", unit: "ms", log: true, height: 110, series: []series{
-		{name: "lag p99", style: "c3", values: t.line(most, func(s weighted) float64 { return positive(s.LagP99) })}}})
+	ps = append(ps, panel{title: "Schedule lag",
+		note: "how late the client itself was, 99 % of the time, log scale", unit: "ms", log: true,
+		height: 110, series: []series{
+			{name: "lag p99", style: "c3", values: t.line(most,
+				func(s weighted) float64 { return positive(s.LagP99) })}}})
 	return ps
 }
 
@@ -192,13 +211,14 @@ func metrics(r *result.Run, t *timeAxis) (ps []panel) {
 		}
 	}
 	for _, n := range sorted(names) {
-		ps = append(ps, panel{title: n, height: 80, series: []series{{name: "value", style: "c4", values: t.line(mean, func(s weighted) float64 {
-			v, ok := s.Metrics[n]
-			if !ok {
-				return math.NaN()
-			}
-			return v
-		})}}})
+		ps = append(ps, panel{title: n, height: 80,
+			series: []series{{name: "value", style: "c4", values: t.line(mean, func(s weighted) float64 {
+				v, ok := s.Metrics[n]
+				if !ok {
+					return math.NaN()
+				}
+				return v
+			})}}})
 	}
 	return ps
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // A Histogram keeps latencies from 1 µs to an hour with three digits, in HdrHistogram's form, so that
-// those of many workers and seconds add up without loss. What is longer counts as an hour. For one
+// those of many workers and seconds add up without loss. Longer durations count as an hour. For one
 // goroutine at a time.
 type Histogram struct{ h *hdrhistogram.Histogram }
 
@@ -108,7 +108,8 @@ func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisec
 
 // MarshalJSON writes the percentiles for people, and all of it in HdrHistogram's own form.
 func (h *Histogram) MarshalJSON() ([]byte, error) {
-	j := histogramJSON{Count: h.Count(), Mean: Millis(h.Mean()), P50: Millis(h.Quantile(.5)), P90: Millis(h.Quantile(.9)), P99: Millis(h.Quantile(.99)),
+	j := histogramJSON{Count: h.Count(), Mean: Millis(h.Mean()), P50: Millis(h.Quantile(.5)),
+		P90: Millis(h.Quantile(.9)), P99: Millis(h.Quantile(.99)),
 		P999: Millis(h.Quantile(.999)), P9999: Millis(h.Quantile(.9999)), Max: Millis(h.Max())}
 	if j.Count > 0 {
 		b, err := h.h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)

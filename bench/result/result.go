@@ -183,7 +183,8 @@ type Usage struct {
 	Slab int64 `json:"slab_bytes,omitempty"`
 }
 
-// Add adds what other processes have used in the same time. Sockets are those of the machine, and are not added up.
+// Add adds what other processes have used in the same time. Sockets are those of the machine, and
+// are not added up.
 func (u *Usage) Add(o Usage) {
 	u.CPU += o.CPU
 	u.User += o.User
@@ -196,8 +197,8 @@ func (u *Usage) Add(o Usage) {
 	u.Sockets = max(u.Sockets, o.Sockets)
 }
 
-// Since is the usage between two moments, before and u: the difference of the fields that count up (CPU, User and context
-// switches), and the others as they are in u.
+// Since is the usage between two moments, before and u: the difference of the fields that count up
+// (CPU, User and context switches), and the others as they are in u.
 func (u Usage) Since(before Usage) Usage {
 	u.CPU -= before.CPU
 	u.User -= before.User
@@ -288,7 +289,8 @@ func Load(name string) (*Run, error) {
 		return nil, fmt.Errorf("%s is not a result of canto-bench: %v: name the JSON that a run left", name, err)
 	}
 	if r.Format != Format {
-		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: run the scenario again", name, r.Format, Format)
+		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: run the scenario again",
+			name, r.Format, Format)
 	}
 	return r, nil
 }

@@ -12,7 +12,7 @@ import (
 	"canto/bench/result"
 )
 
-// Machine is what this runs on. What can't be found out is left empty.
+// Machine describes this machine. Unknown fields are empty.
 func Machine() result.Machine {
 	m := result.Machine{CPU: runtime.GOARCH, Cores: runtime.NumCPU(), OS: runtime.GOOS}
 	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {

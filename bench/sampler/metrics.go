@@ -22,13 +22,14 @@ import (
 const (
 	maxMetrics = 16 << 20
 	maxProfile = 256 << 20
-	// grace is how long an answer may take beyond what was asked for.
+	// grace is how long an answer may take beyond the length of the profile.
 	grace = 15 * time.Second
 )
 
 // client asks one server directly: a proxy of the environment is for other things.
 func client() *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableCompression: true, IdleConnTimeout: 10 * time.Second, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
+	return &http.Client{Transport: &http.Transport{DisableCompression: true,
+		IdleConnTimeout: 10 * time.Second, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
 }
 
 // A Scraper reads the metrics of a server in Prometheus's text format. For one goroutine at a time.
@@ -41,13 +42,18 @@ type Scraper struct {
 // DefaultPick is the beginnings of the names that tell most of a Canto server.
 func DefaultPick() []string {
 	return []string{"canto_",
-		"go_gc_cycles_total", "go_gc_duration_seconds", "go_gc_pauses_seconds", "go_gc_heap_allocs_bytes_total", "go_gc_heap_allocs_objects_total", "go_gc_heap_goal_bytes", "go_gc_heap_live_bytes",
-		"go_gc_heap_objects", "go_gc_scan_total_bytes", "go_cpu_classes_", "go_sched_latencies_seconds", "go_sched_pauses_", "go_memstats_heap_inuse_bytes", "go_memstats_heap_released_bytes", "go_memstats_stack_inuse_bytes", "go_memstats_sys_bytes",
-		"go_goroutines", "go_threads", "process_cpu_seconds_total", "process_open_fds", "process_resident_memory_bytes"}
+		"go_gc_cycles_total", "go_gc_duration_seconds", "go_gc_pauses_seconds",
+		"go_gc_heap_allocs_bytes_total", "go_gc_heap_allocs_objects_total", "go_gc_heap_goal_bytes",
+		"go_gc_heap_live_bytes",
+		"go_gc_heap_objects", "go_gc_scan_total_bytes", "go_cpu_classes_", "go_sched_latencies_seconds",
+		"go_sched_pauses_", "go_memstats_heap_inuse_bytes", "go_memstats_heap_released_bytes",
+		"go_memstats_stack_inuse_bytes", "go_memstats_sys_bytes",
+		"go_goroutines", "go_threads", "process_cpu_seconds_total", "process_open_fds",
+		"process_resident_memory_bytes"}
 }
 
-// NewScraper scrapes a URL (http://127.0.0.1:5290/metrics) and picks what begins with one of pick; with none,
-// with [DefaultPick]. "" picks all.
+// NewScraper scrapes a URL (http://127.0.0.1:5290/metrics) and picks the metrics that begin with
+// one of pick; with none, with [DefaultPick]. "" picks all.
 func NewScraper(url string, pick ...string) *Scraper {
 	if len(pick) == 0 {
 		pick = DefaultPick()
@@ -55,9 +61,10 @@ func NewScraper(url string, pick ...string) *Scraper {
 	return &Scraper{url: url, pick: pick, c: client()}
 }
 
-// Scrape is the metrics at this moment, each summed over its labels: counters and gauges by their names,
-// a counter with a label "work" by each kind, too, as <name>_<kind>, histograms and summaries as <name>_count and <name>_sum, and a summary's largest, where it tells it, as
-// <name>_max. What is no number is left out.
+// Scrape is the metrics at this moment, each summed over its labels: counters and gauges by their
+// names, a counter with a label "work" by each kind, too, as <name>_<kind>, histograms and
+// summaries as <name>_count and <name>_sum, and a summary's largest, where it tells it, as
+// <name>_max. Values that are no numbers are left out.
 func (s *Scraper) Scrape(ctx context.Context) (map[string]float64, error) {
 	ctx, stop := context.WithTimeout(ctx, grace)
 	defer stop()
@@ -68,7 +75,8 @@ func (s *Scraper) Scrape(ctx context.Context) (map[string]float64, error) {
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(string(b)))
 	if err != nil {
-		return nil, fmt.Errorf("no metrics: %s did not answer in Prometheus's text format (%s): is this the right path?", s.url, strings.TrimSpace(err.Error()))
+		return nil, fmt.Errorf("no metrics: %s did not answer in Prometheus's text format (%s): is this the "+
+			"right path?", s.url, strings.TrimSpace(err.Error()))
 	}
 	sums := map[string]float64{}
 	for name, f := range families {
@@ -117,9 +125,9 @@ func (s *Scraper) add(sums map[string]float64, name string, m *dto.Metric) {
 }
 
 // FetchProfile fetches a profile of net/http/pprof from a server whose debug listener is at base
-// (http://127.0.0.1:5290). kind is cpu, heap, allocs, mutex, block, goroutine or trace. cpu and trace cover the
-// next d, in whole seconds; of the others d over 0 is what came in the next d, and 0 what there was since the
-// process began. It returns after d.
+// (http://127.0.0.1:5290). kind is cpu, heap, allocs, mutex, block, goroutine or trace. cpu and
+// trace cover the next d, in whole seconds; the others cover the next d if d is over 0, and
+// the time since the process began if it is 0. It returns after d.
 func FetchProfile(ctx context.Context, base, kind string, d time.Duration) ([]byte, error) {
 	path := kind
 	switch kind {
@@ -127,7 +135,8 @@ func FetchProfile(ctx context.Context, base, kind string, d time.Duration) ([]by
 		path = "profile"
 	case "heap", "allocs", "mutex", "block", "goroutine", "trace":
 	default:
-		return nil, fmt.Errorf("there is no profile %q: name cpu, heap, allocs, mutex, block, goroutine or trace", kind)
+		return nil,
+			fmt.Errorf("there is no profile %q: name cpu, heap, allocs, mutex, block, goroutine or trace", kind)
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme == "" || u.Host == "" {
@@ -170,7 +179,8 @@ func get(ctx context.Context, c *http.Client, u string, most int64) ([]byte, err
 	switch {
 	case resp.StatusCode != http.StatusOK:
 		why, _, _ := strings.Cut(strings.TrimSpace(string(b[:min(len(b), 200)])), "\n")
-		return nil, fmt.Errorf("%s: %s (%s): is this the debug listener, and is no other profile running?", u, resp.Status, why)
+		return nil, fmt.Errorf("%s: %s (%s): is this the debug listener, and is no other profile running?", u,
+			resp.Status, why)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %v: did the server end?", u, err)
 	case int64(len(b)) > most:

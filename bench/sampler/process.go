@@ -30,7 +30,7 @@ type Process struct {
 	pids  []int
 	tree  bool
 	began map[int]string // when a pid's process was started, so that a pid that is used again is noticed
-	// What ended processes of the tree, and ended threads, had used when they were seen last, so that sums
+	// Usage of ended processes of the tree, and of ended threads, when they were sampled last, so that sums
 	// never shrink.
 	last    map[int]cpuTicks
 	ended   cpuTicks
@@ -58,7 +58,8 @@ func open(root string, tree bool, pids []int) (*Process, error) {
 	if len(pids) == 0 {
 		return nil, errors.New("no process to sample: name a pid")
 	}
-	p := &Process{root: root, pids: slices.Clone(pids), tree: tree, began: map[int]string{}, last: map[int]cpuTicks{}, threads: map[int]switches{}}
+	p := &Process{root: root, pids: slices.Clone(pids), tree: tree, began: map[int]string{},
+		last: map[int]cpuTicks{}, threads: map[int]switches{}}
 	for _, pid := range pids {
 		st, err := p.stat(pid)
 		if err != nil {
@@ -82,7 +83,7 @@ func (p *Process) PIDs() []int {
 	return all
 }
 
-// A stat is what is used of /proc/PID/stat.
+// A stat has the fields of /proc/PID/stat that are used.
 type stat struct {
 	parent  int
 	used    cpuTicks
@@ -122,7 +123,7 @@ func (p *Process) stat(pid int) (s stat, err error) {
 	return s, err
 }
 
-// exited is err, or ErrGone with the pid if that is what it is.
+// exited is err, or ErrGone with the pid if the process has ended.
 func (p *Process) exited(pid int, err error) error {
 	// A process that ends while it is read gives ESRCH, which is not ErrNotExist.
 	if err == nil || errors.Is(err, fs.ErrNotExist) || strings.Contains(err.Error(), "no such process") {

@@ -36,12 +36,15 @@ func (p proc) write(name, text string) {
 
 // process writes a process with one thread.
 func (p proc) process(pid, parent, user, system, began int) {
-	p.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf("%d (a (b) c) S %d 0 0 0 -1 0 0 0 0 0 %d %d 0 0 20 0 3 0 %d 9999999 0 0 0\n", pid, parent, user, system, began))
-	p.write(fmt.Sprintf("%d/task/%d/status", pid, pid), fmt.Sprintf("Name:\tx\nvoluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t%d\n", user*2, system*2))
+	p.write(fmt.Sprintf("%d/stat", pid), fmt.Sprintf("%d (a (b) c) S %d 0 0 0 -1 0 0 0 0 0 %d %d 0 0 20 "+
+		"0 3 0 %d 9999999 0 0 0\n", pid, parent, user, system, began))
+	p.write(fmt.Sprintf("%d/task/%d/status", pid, pid),
+		fmt.Sprintf("Name:\tx\nvoluntary_ctxt_switches:\t%d\nnonvoluntary_ctxt_switches:\t%d\n", user*2, system*2))
 	p.write(fmt.Sprintf("%d/statm", pid), "500 100 50 1 0 60 0\n")
 	p.write(fmt.Sprintf("%d/fd/0", pid), "")
 	p.write(fmt.Sprintf("%d/fd/1", pid), "")
-	p.write(fmt.Sprintf("%d/smaps_rollup", pid), "0-1 ---p 0 00:00 0 [rollup]\nRss: 400 kB\nPss: 25 kB\nPss_Dirty: 10 kB\n")
+	p.write(fmt.Sprintf("%d/smaps_rollup", pid),
+		"0-1 ---p 0 00:00 0 [rollup]\nRss: 400 kB\nPss: 25 kB\nPss_Dirty: 10 kB\n")
 }
 
 func (p proc) end(pid int) { os.RemoveAll(filepath.Join(p.root, fmt.Sprint(pid))) }
@@ -57,7 +60,8 @@ func usage(t *testing.T, p *Process) result.Usage {
 
 func TestUsage(t *testing.T) {
 	fs := proc{t, t.TempDir()}
-	fs.write("net/sockstat", "sockets: used 47\nTCP: inuse 13 orphan 0 tw 467 alloc 15 mem 62\nUDP: inuse 0 mem 9\n")
+	fs.write("net/sockstat", "sockets: used 47\nTCP: inuse 13 orphan 0 tw 467 alloc 15 mem 62\nUDP: "+
+		"inuse 0 mem 9\n")
 	fs.write("meminfo", "MemTotal:       24670000 kB\nSlab:              12 kB\nSReclaimable:      4 kB\n")
 	fs.process(10, 1, 150, 50, 7)
 	fs.process(20, 1, 100, 0, 8)
@@ -66,7 +70,8 @@ func TestUsage(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := int64(os.Getpagesize())
-	want := result.Usage{CPU: 3, User: 2.5, RSS: 200 * page, FDs: 4, Threads: 6, Voluntary: 500, Involuntary: 100, Sockets: 62 * page, Slab: 12 << 10}
+	want := result.Usage{CPU: 3, User: 2.5, RSS: 200 * page, FDs: 4, Threads: 6, Voluntary: 500,
+		Involuntary: 100, Sockets: 62 * page, Slab: 12 << 10}
 	before := usage(t, p)
 	if before != want {
 		t.Errorf("%+v, not %+v", before, want)
@@ -110,7 +115,9 @@ func TestManyDescriptors(t *testing.T) {
 // The kernel's caches are what their pages take.
 func TestSlabs(t *testing.T) {
 	text := `slabinfo - version: 2.1
-# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : ` +
+		`tunables <limit> <batchcount> <sharedfactor> : ` +
+		`slabdata <active_slabs> <num_slabs> <sharedavail>
 TCP                 5990   6006   2432   13    8 : tunables    0    0    0 : slabdata    462    462      0
 dentry             28770  28770    192   21    1 : tunables    0    0    0 : slabdata   1370   1370      0
 `
@@ -119,7 +126,8 @@ dentry             28770  28770    192   21    1 : tunables    0    0    0 : sla
 	if err != nil || len(got) != 2 || got["TCP"] != 462*8*page || got["dentry"] != 1370*page {
 		t.Errorf("%v, %v", got, err)
 	}
-	for _, bad := range []string{"TCP 1 2 3\n", strings.Replace(text, "slabdata", "slab", 2), strings.Replace(text, "  462      0", "  x      0", 1)} {
+	for _, bad := range []string{"TCP 1 2 3\n", strings.Replace(text, "slabdata", "slab", 2),
+		strings.Replace(text, "  462      0", "  x      0", 1)} {
 		if got, err := parseSlabs([]byte(bad)); err == nil {
 			t.Errorf("%q: %v", bad, got)
 		}
@@ -167,7 +175,8 @@ func TestTree(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if u := usage(t, p); u.CPU != 7 || u.Threads != 9 || u.Voluntary != 1400 || fmt.Sprint(p.PIDs()) != "[10 11 12]" {
+	if u := usage(t, p); u.CPU != 7 || u.Threads != 9 || u.Voluntary != 1400 ||
+		fmt.Sprint(p.PIDs()) != "[10 11 12]" {
 		t.Errorf("%+v of %v", u, p.PIDs())
 	}
 	fs.end(12)
@@ -236,7 +245,8 @@ func TestChild(t *testing.T) {
 
 func TestMachine(t *testing.T) {
 	m := Machine()
-	if m.CPU == "" || m.Cores < 1 || m.Memory < 64<<20 || m.OS == "" || m.Kernel == "" || m.Descriptors == 0 || len(strings.Fields(m.Load)) != 3 {
+	if m.CPU == "" || m.Cores < 1 || m.Memory < 64<<20 || m.OS == "" || m.Kernel == "" ||
+		m.Descriptors == 0 || len(strings.Fields(m.Load)) != 3 {
 		t.Errorf("%+v", m)
 	}
 }
@@ -268,10 +278,16 @@ canto_odd NaN
 other_untyped 5
 # EOF
 `
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write([]byte(text)) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		w.Write([]byte(text))
+	}))
 	defer srv.Close()
 	got, err := NewScraper(srv.URL).Scrape(t.Context())
-	want := map[string]float64{"canto_stanzas_total": 7, "canto_loop_seconds_total": 7, "canto_loop_seconds_total_posted": 3, "canto_loop_seconds_total_flooding": 4, "canto_connections": 7, "canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2, "go_gc_duration_seconds_count": 3, "go_gc_duration_seconds_max": 9}
+	want := map[string]float64{"canto_stanzas_total": 7, "canto_loop_seconds_total": 7,
+		"canto_loop_seconds_total_posted": 3, "canto_loop_seconds_total_flooding": 4, "canto_connections": 7,
+		"canto_turn_seconds_sum": 2.5, "canto_turn_seconds_count": 7, "go_gc_duration_seconds_sum": 2,
+		"go_gc_duration_seconds_count": 3, "go_gc_duration_seconds_max": 9}
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -280,7 +296,8 @@ other_untyped 5
 		t.Errorf("%v, %v", got, err)
 	}
 	text = "<html>no metrics"
-	if _, err := NewScraper(srv.URL).Scrape(t.Context()); err == nil || !strings.Contains(err.Error(), "right path") {
+	if _, err := NewScraper(srv.URL).Scrape(t.Context()); err == nil ||
+		!strings.Contains(err.Error(), "right path") {
 		t.Errorf("%v", err)
 	}
 }
@@ -325,7 +342,10 @@ func TestFetchProfile(t *testing.T) {
 }
 
 func TestTooMuch(t *testing.T) {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Write(make([]byte, 100)) }))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter,
+		r *http.Request) {
+		w.Write(make([]byte, 100))
+	}))
 	defer srv.Close()
 	if b, err := get(t.Context(), client(), srv.URL, 100); err != nil || len(b) != 100 {
 		t.Errorf("%d bytes, %v", len(b), err)

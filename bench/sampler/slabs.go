@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// slab is the kernel's memory for its own structures on the whole machine in bytes, caches of files among them;
-// 0: it does not tell.
+// slab is the kernel's memory for its own structures on the whole machine in bytes, caches of files
+// among them; 0: it does not tell.
 func slab(root string) int64 {
 	b, err := os.ReadFile(filepath.Join(root, "meminfo"))
 	if err != nil {
@@ -29,7 +29,8 @@ func Slabs() (map[string]int64, error) {
 	return parseSlabs(b)
 }
 
-// parseSlabs reads lines of "name active objects size per pages : tunables … : slabdata active slabs shared".
+// parseSlabs reads lines of "name active objects size per pages : tunables … : slabdata active
+// slabs shared".
 func parseSlabs(b []byte) (map[string]int64, error) {
 	m := map[string]int64{}
 	for line := range bytes.Lines(b) {

@@ -53,7 +53,8 @@ func (a Accounts) check() error {
 		}
 	}
 	if a.Iterations < sasl.MinIterations || a.Iterations > sasl.MaxIterations {
-		return fmt.Errorf("%d iterations of PBKDF2 can't be: use %d to %d", a.Iterations, sasl.MinIterations, sasl.MaxIterations)
+		return fmt.Errorf("%d iterations of PBKDF2 can't be: use %d to %d", a.Iterations, sasl.MinIterations,
+			sasl.MaxIterations)
 	}
 	return nil
 }
@@ -64,7 +65,8 @@ func (a Accounts) User(i int) string { return a.defaults().Prefix + strconv.Itoa
 // fingerprint is a line that differs if accounts, or the way a server stores them, differ.
 func (a Accounts) fingerprint(kind, domain, scram string) string {
 	sum := sha256.Sum256([]byte(a.Password))
-	return fmt.Sprintf("%d accounts %s@%s of %s, %d iterations %s, password %x\n", a.N, a.Prefix, domain, kind, a.Iterations, scram, sum[:8])
+	return fmt.Sprintf("%d accounts %s@%s of %s, %d iterations %s, password %x\n", a.N, a.Prefix, domain,
+		kind, a.Iterations, scram, sum[:8])
 }
 
 // key derives the key for one hash. The salt is ASCII, since Prosody stores it as it is.

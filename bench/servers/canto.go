@@ -59,7 +59,8 @@ func (canto) configure(p *launch) error {
 	debug := loopback(p.ports[2])
 	p.server.Metrics = "http://" + debug.String() + "/metrics"
 	p.server.Profiles = "http://" + debug.String() + "/debug/pprof/"
-	return p.render("canto.toml.tmpl", p.file("canto.toml"), map[string]string{"modules": strings.Join(modules, ", ")})
+	return p.render("canto.toml.tmpl", p.file("canto.toml"),
+		map[string]string{"modules": strings.Join(modules, ", ")})
 }
 
 func (canto) args(p *launch) []string {
@@ -71,7 +72,8 @@ func (c canto) populate(ctx context.Context, p *launch) error {
 	if err := Export(&lines, "canto", p.Domain, p.Accounts); err != nil {
 		return err
 	}
-	args := append([]string{"user", "import", "--shared-salt", "--iterations", strconv.Itoa(p.Accounts.Iterations), "-"}, c.args(p)...)
+	args := append([]string{"user", "import", "--shared-salt", "--iterations",
+		strconv.Itoa(p.Accounts.Iterations), "-"}, c.args(p)...)
 	_, err := output(ctx, p.log, &lines, nil, p.Program, args...)
 	return err
 }

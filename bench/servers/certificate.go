@@ -25,7 +25,8 @@ func (p *launch) certificate() error {
 	if err != nil {
 		return fmt.Errorf("its certificate: %w", err)
 	}
-	p.certificateFiles.cert, p.certificateFiles.key = p.file("certs", p.Domain+".crt"), p.file("certs", p.Domain+".key")
+	p.certificateFiles.cert, p.certificateFiles.key = p.file("certs", p.Domain+".crt"),
+		p.file("certs", p.Domain+".key")
 	if err := os.WriteFile(p.certificateFiles.key, key, 0o600); err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ type settings struct {
 	Extra              uint16 // one more port
 	Option             func(name string) string
 	On                 func(name string) bool // whether an option is "on"
-	More               map[string]string      // what the launcher adds
+	More               map[string]string      // values that the launcher adds
 }
 
 // render writes a configuration from its template, and keeps the text for the result.
@@ -35,12 +35,14 @@ func (p *launch) render(name, file string, more map[string]string) error {
 }
 
 func (p *launch) text(name string, more map[string]string) (string, error) {
-	t, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"quote": strconv.Quote, "lua": luaString}).ParseFS(conf, "conf/"+name)
+	t, err := template.New(name).Option("missingkey=error").Funcs(template.FuncMap{"quote": strconv.Quote,
+		"lua": luaString}).ParseFS(conf, "conf/"+name)
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
-	err = t.Execute(&b, settings{Dir: p.Dir, Domain: p.Domain, Rooms: roomsOf(p.Domain), Cert: p.certificateFiles.cert, Key: p.certificateFiles.key,
+	err = t.Execute(&b, settings{Dir: p.Dir, Domain: p.Domain, Rooms: roomsOf(p.Domain),
+		Cert: p.certificateFiles.cert, Key: p.certificateFiles.key,
 		Plain: p.ports[0], Direct: p.ports[1], Extra: p.ports[2],
 		Option: p.option, On: func(n string) bool { return p.option(n) == "on" }, More: more})
 	return b.String(), err

@@ -59,7 +59,8 @@ func (ejabberd) find(ctx context.Context, p *launch) error {
 	}
 	erl, libs := ctlErl.FindSubmatch(script), ctlLibs.FindSubmatch(script)
 	if erl == nil || libs == nil {
-		return fmt.Errorf("%s does not say where ERL and ERL_LIBS are: use that of Debian's package: apt install ejabberd", program)
+		return fmt.Errorf("%s does not say where ERL and ERL_LIBS are: use that of Debian's package: apt "+
+			"install ejabberd", program)
 	}
 	if _, err := exec.LookPath(string(erl[1])); err != nil {
 		return needPackage(string(erl[1]), "erlang-base", err)
@@ -75,7 +76,7 @@ func (e ejabberd) configure(p *launch) error {
 	return p.render("ejabberd.yml.tmpl", p.file("ejabberd.yml"), map[string]string{"hash": name})
 }
 
-// hash is what ejabberd calls the hash of the option scram.
+// hash is ejabberd's name for the hash of the option scram.
 func (ejabberd) hash(p *launch) (name string, h sasl.Hash) {
 	switch p.option("scram") {
 	case "SHA-256":
@@ -87,7 +88,8 @@ func (ejabberd) hash(p *launch) (name string, h sasl.Hash) {
 }
 
 // load makes Mnesia's folder and loads the accounts from a text file.
-const load = `ok = mnesia:create_schema([node()]), {atomic, ok} = mnesia:load_textfile(os:getenv("PEER_ACCOUNTS")),
+const load = `ok = mnesia:create_schema([node()]),
+	{atomic, ok} = mnesia:load_textfile(os:getenv("PEER_ACCOUNTS")),
 	stopped = mnesia:stop(), halt(0).`
 
 func (e ejabberd) populate(ctx context.Context, p *launch) error {
@@ -101,7 +103,8 @@ func (e ejabberd) populate(ctx context.Context, p *launch) error {
 		return err
 	}
 	env := append(e.env(p), "PEER_ACCOUNTS="+file)
-	_, err := output(ctx, p.log, nil, env, p.found["erl"], "-noinput", "-mnesia", "dir", strconv.Quote(p.file("mnesia")), "-eval", load)
+	_, err := output(ctx, p.log, nil, env, p.found["erl"], "-noinput", "-mnesia", "dir",
+		strconv.Quote(p.file("mnesia")), "-eval", load)
 	return err
 }
 
@@ -147,11 +150,13 @@ func writeEjabberd(w io.Writer, domain string, a Accounts, k sasl.Key) error {
 	name := map[sasl.Hash]string{sasl.SHA1: "sha", sasl.SHA256: "sha256", sasl.SHA512: "sha512"}[k.Hash]
 	text := base64.StdEncoding.EncodeToString
 	// In memory, with a copy on disk: ejabberd's own default reads a file for each login.
-	if _, err := io.WriteString(w, "{tables,[{passwd,[{disc_copies,[nonode@nohost]},{attributes,[us,password]}]}]}.\n"); err != nil {
+	if _, err := io.WriteString(w, "{tables,[{passwd,[{disc_copies,[nonode@nohost]},{attributes,[us,"+
+		"password]}]}]}.\n"); err != nil {
 		return err
 	}
 	for i := range a.N {
-		if _, err := fmt.Fprintf(w, "{passwd,{<<\"%s\">>,<<\"%s\">>},{scram,<<\"%s\">>,<<\"%s\">>,<<\"%s\">>,%s,%d}}.\n", a.User(i), domain,
+		if _, err := fmt.Fprintf(w, "{passwd,{<<\"%s\">>,<<\"%s\">>},{scram,<<\"%s\">>,<<\"%s\">>,<<\"%s\">>"+
+			",%s,%d}}.\n", a.User(i), domain,
 			text(k.StoredKey.Reveal()), text(k.ServerKey.Reveal()), text(k.Salt), name, k.Iterations); err != nil {
 			return err
 		}

@@ -71,11 +71,16 @@ func TestConfigurations(t *testing.T) {
 		options, more          map[string]string
 	}{
 		{"canto.toml", "canto", "canto.toml.tmpl", nil, map[string]string{"modules": ""}},
-		{"canto-all.toml", "canto", "canto.toml.tmpl", map[string]string{"register": "on", "memory": "2GiB"}, map[string]string{"modules": `"+register", "-version"`}},
+		{"canto-all.toml", "canto", "canto.toml.tmpl", map[string]string{"register": "on", "memory": "2GiB"},
+			map[string]string{"modules": `"+register", "-version"`}},
 		{"prosody.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", nil, map[string]string{"modules": "", "root": "on"}},
-		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl", map[string]string{"register": "on", "archive": "on", "sasl2": "on", "gc": "incremental", "scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
+		{"prosody-all.cfg.lua", "prosody", "prosody.cfg.lua.tmpl",
+			map[string]string{"register": "on", "archive": "on", "sasl2": "on", "gc": "incremental",
+				"scram": "SHA-256"}, map[string]string{"modules": `"vcard4";`, "root": ""}},
 		{"ejabberd.yml", "ejabberd", "ejabberd.yml.tmpl", nil, map[string]string{"hash": "sha"}},
-		{"ejabberd-all.yml", "ejabberd", "ejabberd.yml.tmpl", map[string]string{"register": "on", "archive": "on", "scram": "SHA-512"}, map[string]string{"hash": "sha512"}},
+		{"ejabberd-all.yml", "ejabberd", "ejabberd.yml.tmpl",
+			map[string]string{"register": "on", "archive": "on", "scram": "SHA-512"},
+			map[string]string{"hash": "sha512"}},
 	} {
 		t.Run(tt.golden, func(t *testing.T) {
 			_, p := testPlan(t, tt.kind, tt.options)
@@ -96,7 +101,8 @@ func TestConfigure(t *testing.T) {
 		want    string
 	}{
 		{"canto", map[string]string{"roster": "10000"}, "[module.roster]\nmax_items = 10000\n\n[host."},
-		{"canto", map[string]string{"register": "on", "modules": "-version -vcard"}, `modules     = ["+register", "-version", "-vcard"]`},
+		{"canto", map[string]string{"register": "on", "modules": "-version -vcard"},
+			`modules     = ["+register", "-version", "-vcard"]`},
 		{"prosody", map[string]string{"modules": "vcard4 csi_simple"}, "\t\"vcard4\"; \"csi_simple\";\n"},
 		{"prosody", map[string]string{"archive": "asked"}, "default_archive_policy = false\n"},
 		{"ejabberd", map[string]string{"archive": "asked"}, "    default: never\n"},
@@ -124,7 +130,8 @@ func TestExport(t *testing.T) {
 	for _, tt := range []struct {
 		format string
 		a      Accounts
-	}{{"csv", Accounts{N: 1}}, {"canto", Accounts{N: -1}}, {"canto", Accounts{Prefix: "A"}}, {"canto", Accounts{Password: "a\tb"}}, {"canto", Accounts{Iterations: 5}}} {
+	}{{"csv", Accounts{N: 1}}, {"canto", Accounts{N: -1}}, {"canto", Accounts{Prefix: "A"}},
+		{"canto", Accounts{Password: "a\tb"}}, {"canto", Accounts{Iterations: 5}}} {
 		if err := Export(&b, tt.format, "localhost", tt.a); err == nil {
 			t.Errorf("%q %+v was exported", tt.format, tt.a)
 		}
@@ -169,7 +176,8 @@ func TestEjabberdAccounts(t *testing.T) {
 	}
 	golden(t, "ejabberd-accounts.txt", b.String())
 	b.Reset()
-	if err := Export(&b, "ejabberd", "localhost", a); err != nil || strings.Count(b.String(), "{passwd,{<<") != 2 {
+	if err := Export(&b, "ejabberd", "localhost", a); err != nil ||
+		strings.Count(b.String(), "{passwd,{<<") != 2 {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 }
@@ -182,7 +190,8 @@ func TestEjabberdctl(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct{ name, text, want string }{
-		{"as it is", "#!/bin/sh\n# ERL=no\nERL=\"" + erl + "\"\nIEX=x\nERL_LIBS='/usr/lib/x'\nexport ERL_LIBS\n", ""},
+		{"as it is", "#!/bin/sh\n# ERL=no\nERL=\"" + erl +
+			"\"\nIEX=x\nERL_LIBS='/usr/lib/x'\nexport ERL_LIBS\n", ""},
 		{"says nothing", "#!/bin/sh\nexec something\n", "does not say where ERL and ERL_LIBS are"},
 		{"by a variable", "#!/bin/sh\nERL=\"$X\"\nERL_LIBS='/usr/lib/x'\n", "does not say"},
 		{"no erl", "#!/bin/sh\nERL='/nowhere/erl'\nERL_LIBS='/usr/lib/x'\n", "/nowhere/erl"},
@@ -195,10 +204,12 @@ func TestEjabberdctl(t *testing.T) {
 			p.Program = ctl
 			err := k.find(t.Context(), p)
 			if tt.want == "" {
-				if err != nil || p.found["erl"] != erl || p.found["libs"] != "/usr/lib/x" || p.server.Version != "unknown" {
+				if err != nil || p.found["erl"] != erl || p.found["libs"] != "/usr/lib/x" ||
+					p.server.Version != "unknown" {
 					t.Errorf("%v %v %q", err, p.found, p.server.Version)
 				}
-			} else if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "apt install") {
+			} else if err == nil || !strings.Contains(err.Error(), tt.want) ||
+				!strings.Contains(err.Error(), "apt install") {
 				t.Errorf("%v", err)
 			}
 		})

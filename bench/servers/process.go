@@ -26,7 +26,8 @@ type process struct {
 
 // raiseLimits is a shell script that runs a program with as many descriptors as the machine allows:
 // the Go runtime gives children the soft limit that its own process began with.
-const raiseLimits = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)"; exec "$0" "$@"`
+const raiseLimits = `ulimit -n 4194304 2>/dev/null || ulimit -n 1048576 2>/dev/null || ulimit -n ` +
+	`"$(ulimit -Hn)"; exec "$0" "$@"`
 
 // startProcess starts c in dir, in a process group of its own. The process gets SIGKILL if this
 // process ends.
@@ -98,7 +99,7 @@ func (p *process) kill() {
 	all := processTree(p.pid)
 	syscall.Kill(-p.pid, syscall.SIGKILL)
 	<-p.done
-	// What left the group, as Erlang's helper for ports does, ends by itself when its pipe closes; it is
+	// A child that has left the group, as Erlang's port helper does, ends by itself when its pipe closes; it is
 	// given a moment.
 	for _, pid := range all[1:] {
 		if !awaitExit(pid) {
@@ -162,7 +163,8 @@ func processTree(pid int) []int {
 
 // output runs a tool to its end and returns its standard output. The error has its last line. All
 // it prints also goes to log.
-func output(ctx context.Context, log io.Writer, stdin io.Reader, env []string, program string, args ...string) (string, error) {
+func output(ctx context.Context, log io.Writer, stdin io.Reader, env []string, program string,
+	args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin = stdin

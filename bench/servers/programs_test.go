@@ -41,7 +41,8 @@ var cantoProgram = sync.OnceValues(func() (string, error) {
 
 func startServer(t *testing.T, kind string, options map[string]string) *Server {
 	t.Helper()
-	cfg := Config{Kind: kind, Dir: filepath.Join(t.TempDir(), "x"), Accounts: Accounts{N: 1000}, Options: options}
+	cfg := Config{Kind: kind, Dir: filepath.Join(t.TempDir(), "x"), Accounts: Accounts{N: 1000},
+		Options: options}
 	if kind == "canto" {
 		var err error
 		if cfg.Program, err = cantoProgram(); err != nil {
@@ -141,7 +142,8 @@ func logIn(s *Server, how, user, password string, m sasl.Mechanism) (disco strin
 	if err != nil {
 		return "", err
 	}
-	said, err := l.exchange(fmt.Sprintf("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='%v'>%s</auth>", m, first), "</challenge>|</failure>|<success[^>]*/>|</success>")
+	said, err := l.exchange(fmt.Sprintf("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' "+
+		"mechanism='%v'>%s</auth>", m, first), "</challenge>|</failure>|<success[^>]*/>|</success>")
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +152,8 @@ func logIn(s *Server, how, user, password string, m sasl.Mechanism) (disco strin
 		if err != nil {
 			return "", err
 		}
-		if said, err = l.exchange("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>"+string(next)+"</response>", "</failure>|<success[^>]*/>|</success>"); err != nil {
+		if said, err = l.exchange("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>"+string(next)+
+			"</response>", "</failure>|<success[^>]*/>|</success>"); err != nil {
 			return "", err
 		}
 	}
@@ -168,7 +171,8 @@ func logIn(s *Server, how, user, password string, m sasl.Mechanism) (disco strin
 	if _, err := l.exchange(header(s.Domain), "</stream:features>"); err != nil {
 		return "", err
 	}
-	bound, err := l.exchange("<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>", "</iq>")
+	bound, err := l.exchange("<iq id='b' type='set'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>",
+		"</iq>")
 	if err != nil {
 		return "", err
 	}
@@ -176,19 +180,24 @@ func logIn(s *Server, how, user, password string, m sasl.Mechanism) (disco strin
 		return "", errors.New(bound)
 	}
 	for _, to := range []string{s.Domain, user + "@" + s.Domain} {
-		d, err := l.exchange("<iq id='d' type='get' to='"+to+"'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", "</iq>|<iq[^>]*/>")
+		d, err := l.exchange("<iq id='d' type='get' to='"+to+
+			"'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", "</iq>|<iq[^>]*/>")
 		if err != nil {
 			return "", err
 		}
 		disco += d
 	}
 	if s.Rooms != "" {
-		// One for each login: a room that its last occupant is just leaving may lose who comes.
+		// One for each login: a room that its last occupant is leaving may lose an occupant that enters.
 		room := strings.ToLower(how+"-"+m.String()) + "@" + s.Rooms
-		if r, err := l.exchange("<presence to='"+room+"/me'><x xmlns='http://jabber.org/protocol/muc'/></presence>", "code=.110.[^>]*>.*</presence>|type=.error."); err != nil || strings.Contains(r, "error") {
+		if r, err := l.exchange("<presence to='"+room+
+			"/me'><x xmlns='http://jabber.org/protocol/muc'/></presence>",
+			"code=.110.[^>]*>.*</presence>|type=.error."); err != nil || strings.Contains(r, "error") {
 			return "", fmt.Errorf("joining a room: %s (%v)", r, err)
 		}
-		if r, err := l.exchange("<message type='groupchat' to='"+room+"' id='g1'><body>hello</body></message>", "<body>hello</body>|type=.error."); err != nil || strings.Contains(r, "error") {
+		if r, err := l.exchange("<message type='groupchat' to='"+room+
+			"' id='g1'><body>hello</body></message>", "<body>hello</body>|type=.error."); err != nil ||
+			strings.Contains(r, "error") {
 			return "", fmt.Errorf("talking in a room: %s (%v)", r, err)
 		}
 	}
@@ -271,7 +280,8 @@ func TestProsody(t *testing.T) {
 }
 
 func TestProsodyOptions(t *testing.T) {
-	s := startServer(t, "prosody", map[string]string{"archive": "on", "register": "on", "scram": "SHA-256", "gc": "default"})
+	s := startServer(t, "prosody", map[string]string{"archive": "on", "register": "on", "scram": "SHA-256",
+		"gc": "default"})
 	wants(t, checkServer(t, s, sasl.ScramSHA256), "urn:xmpp:mam:2")
 	l, err := dial(s, "direct")
 	if err != nil {
@@ -291,7 +301,9 @@ func register(t *testing.T, s *Server) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := l.exchange("<iq id='r' type='set' to='"+s.Domain+"'><query xmlns='jabber:iq:register'><username>"+user+"</username><password>secret</password></query></iq>", "</iq>|<iq[^>]*/>")
+		got, err := l.exchange("<iq id='r' type='set' to='"+s.Domain+
+			"'><query xmlns='jabber:iq:register'><username>"+user+
+			"</username><password>secret</password></query></iq>", "</iq>|<iq[^>]*/>")
 		l.Close()
 		if err != nil || strings.Contains(got, "error") {
 			t.Errorf("registering: %s (%v)", got, err)
@@ -322,7 +334,8 @@ func TestEjabberd(t *testing.T) {
 }
 
 func TestEjabberdOptions(t *testing.T) {
-	s := startServer(t, "ejabberd", map[string]string{"archive": "on", "register": "on", "scram": "SHA-256", "busywait": "on"})
+	s := startServer(t, "ejabberd", map[string]string{"archive": "on", "register": "on",
+		"scram": "SHA-256", "busywait": "on"})
 	wants(t, checkServer(t, s, sasl.ScramSHA256), "urn:xmpp:mam:2")
 	l, err := dial(s, "direct")
 	if err != nil {
@@ -341,7 +354,8 @@ func TestTogether(t *testing.T) {
 	servers := make([]*Server, len(kinds))
 	errs := make([]error, len(kinds))
 	for i, kind := range kinds {
-		cfg := Config{Kind: kind, Name: fmt.Sprint(kind, i), Dir: filepath.Join(t.TempDir(), fmt.Sprint(i)), Accounts: Accounts{N: 2500, Prefix: fmt.Sprint("u", i, "x")}}
+		cfg := Config{Kind: kind, Name: fmt.Sprint(kind, i), Dir: filepath.Join(t.TempDir(), fmt.Sprint(i)),
+			Accounts: Accounts{N: 2500, Prefix: fmt.Sprint("u", i, "x")}}
 		if kind == "canto" {
 			var err error
 			if cfg.Program, err = cantoProgram(); err != nil {
@@ -419,7 +433,8 @@ func TestProsodySASL2(t *testing.T) {
 		}
 		l := open()
 		got, err := l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'><initial-response>"+
-			base64.StdEncoding.EncodeToString([]byte("\x00bench1\x00bench"))+"</initial-response>"+agent+bind+"<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-NONE'/></authenticate>", end)
+			base64.StdEncoding.EncodeToString([]byte("\x00bench1\x00bench"))+"</initial-response>"+agent+bind+
+			"<request-token xmlns='urn:xmpp:fast:0' mechanism='HT-SHA-256-NONE'/></authenticate>", end)
 		l.Close()
 		token := regexp.MustCompile(`token='([^']*)'|token="([^"]*)"`).FindStringSubmatch(got)
 		if err != nil || !strings.Contains(got, "<bound") || token == nil {
@@ -429,8 +444,10 @@ func TestProsodySASL2(t *testing.T) {
 		m := hmac.New(sha256.New, []byte(token[1]+token[2]))
 		m.Write([]byte("Initiator"))
 		l = open()
-		got, err = l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='HT-SHA-256-NONE'><initial-response>"+
-			base64.StdEncoding.EncodeToString(append([]byte("bench1\x00"), m.Sum(nil)...))+"</initial-response>"+agent+bind+"<fast xmlns='urn:xmpp:fast:0'/></authenticate>", end)
+		got, err = l.exchange("<authenticate xmlns='urn:xmpp:sasl:2' "+
+			"mechanism='HT-SHA-256-NONE'><initial-response>"+
+			base64.StdEncoding.EncodeToString(append([]byte("bench1\x00"), m.Sum(nil)...))+"</initial-response>"+
+			agent+bind+"<fast xmlns='urn:xmpp:fast:0'/></authenticate>", end)
 		l.Close()
 		if err != nil || !strings.Contains(got, "<bound") {
 			t.Errorf("%s: by FAST: %s (%v)", how, got, err)

@@ -18,9 +18,10 @@ type prosody struct{}
 
 func (prosody) options() map[string][]string {
 	return map[string][]string{
-		"gc":       {"generational", "incremental", "default"}, // of Lua; default: as it is shipped
-		"scram":    {"SHA-1", "SHA-256"},                       // Prosody keeps one hash of a password
-		"archive":  {"off", "asked", "on"},                     // of messages: none, for users who ask for it, for all
+		"gc":    {"generational", "incremental", "default"}, // of Lua; default: as it is shipped
+		"scram": {"SHA-1", "SHA-256"},                       // Prosody keeps one hash of a password
+		// of messages: none, for users who ask for it, for all
+		"archive":  {"off", "asked", "on"},
 		"register": {"off", "on"},
 		"sasl2":    {"off", "on"}, // SASL2, Bind2 and FAST, by the community's modules
 		"modules":  {},            // more of them: "csi_simple vcard4"
@@ -81,7 +82,8 @@ func (prosody) configure(p *launch) error {
 	if os.Getuid() == 0 {
 		root = "on"
 	}
-	return p.render("prosody.cfg.lua.tmpl", p.file("prosody.cfg.lua"), map[string]string{"modules": strings.TrimSpace(more.String()), "root": root})
+	return p.render("prosody.cfg.lua.tmpl", p.file("prosody.cfg.lua"),
+		map[string]string{"modules": strings.TrimSpace(more.String()), "root": root})
 }
 
 func (prosody) populate(_ context.Context, p *launch) error {
@@ -127,8 +129,10 @@ func exportProsody(dir, domain string, a Accounts, h sasl.Hash) error {
 
 // prosodyAccount is the file of an account with key k.
 func prosodyAccount(k sasl.Key) string {
-	return fmt.Sprintf("return {\n\t[\"iteration_count\"] = %d;\n\t[\"salt\"] = %s;\n\t[\"server_key\"] = \"%s\";\n\t[\"stored_key\"] = \"%s\";\n};\n",
-		k.Iterations, luaString(string(k.Salt)), hex.EncodeToString(k.ServerKey.Reveal()), hex.EncodeToString(k.StoredKey.Reveal()))
+	return fmt.Sprintf("return {\n\t[\"iteration_count\"] = %d;\n\t[\"salt\"] = %s;\n\t[\"server_key\"] "+
+		"= \"%s\";\n\t[\"stored_key\"] = \"%s\";\n};\n",
+		k.Iterations, luaString(string(k.Salt)), hex.EncodeToString(k.ServerKey.Reveal()),
+		hex.EncodeToString(k.StoredKey.Reveal()))
 }
 
 // prosodyName is a name as Prosody writes it in a path: all but letters and digits as %2e.

@@ -84,7 +84,7 @@ type launch struct {
 	option           func(name string) string   // value of an option, or its default
 	certificateFiles struct{ cert, key string } // of the server's certificate
 	ports            []uint16                   // free ports: STARTTLS, direct TLS, and one more
-	found            map[string]string          // what find found, for the other methods
+	found            map[string]string          // results of find, for the other methods
 	server           *Server
 	log              *outputTail
 }
@@ -137,7 +137,8 @@ func CheckOptions(kind string, options map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		values, ok := known[name]
 		if !ok {
-			return fmt.Errorf("%s has no option %q: there are %s", kind, name, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+			return fmt.Errorf("%s has no option %q: there are %s", kind, name,
+				strings.Join(slices.Sorted(maps.Keys(known)), ", "))
 		}
 		if value := options[name]; len(values) > 0 && !slices.Contains(values, value) {
 			return fmt.Errorf("option %s can't be %q: it is one of %s", name, value, strings.Join(values, ", "))
@@ -166,7 +167,10 @@ func Start(ctx context.Context, cfg Config) (s *Server, err error) {
 // Prepare does what Start does before it starts the server. A Start with the same Dir and Accounts,
 // on this machine or on another one that has the folder, finds the accounts.
 func Prepare(ctx context.Context, cfg Config) error {
-	return withLaunch(ctx, cfg, func(ctx context.Context, p *launch, k launcher) error { return p.prepare(ctx, k) })
+	return withLaunch(ctx, cfg, func(ctx context.Context, p *launch,
+		k launcher) error {
+		return p.prepare(ctx, k)
+	})
 }
 
 // withLaunch calls do with the launch of cfg.
@@ -217,7 +221,8 @@ func newLaunch(k launcher, cfg Config) (*launch, error) {
 		return nil, err
 	}
 	known := k.options()
-	p := &launch{Config: cfg, log: &outputTail{out: cfg.Log}, found: map[string]string{}, server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
+	p := &launch{Config: cfg, log: &outputTail{out: cfg.Log}, found: map[string]string{},
+		server: &Server{Name: cfg.Name, Kind: cfg.Kind, Domain: cfg.Domain}}
 	p.option = func(name string) string {
 		if v, ok := cfg.Options[name]; ok {
 			return v

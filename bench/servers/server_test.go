@@ -16,7 +16,8 @@ import (
 func fakeConfig(t *testing.T, mode string) Config {
 	t.Setenv(fakeMode, mode)
 	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process takes a second to end under -race
-	return Config{Kind: "canto", Program: os.Args[0], Dir: filepath.Join(t.TempDir(), "server"), Accounts: Accounts{N: 3}}
+	return Config{Kind: "canto", Program: os.Args[0], Dir: filepath.Join(t.TempDir(), "server"),
+		Accounts: Accounts{N: 3}}
 }
 
 func TestStartAndStop(t *testing.T) {
@@ -28,16 +29,20 @@ func TestStartAndStop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Stop(t.Context())
-	if s.Name != "canto (new)" || s.Kind != "canto" || s.Software != "Canto" || s.Version != "9.9" || s.Domain != "localhost" || s.Rooms != "" {
+	if s.Name != "canto (new)" || s.Kind != "canto" || s.Software != "Canto" || s.Version != "9.9" ||
+		s.Domain != "localhost" || s.Rooms != "" {
 		t.Errorf("%q %q %q %q %q %q", s.Name, s.Kind, s.Software, s.Version, s.Domain, s.Rooms)
 	}
-	if len(s.PIDs) != 1 || !running(s.PIDs[0]) || !strings.HasSuffix(s.Metrics, "/metrics") || !strings.HasSuffix(s.Profiles, "/debug/pprof/") {
+	if len(s.PIDs) != 1 || !running(s.PIDs[0]) || !strings.HasSuffix(s.Metrics, "/metrics") ||
+		!strings.HasSuffix(s.Profiles, "/debug/pprof/") {
 		t.Errorf("%v %q %q", s.PIDs, s.Metrics, s.Profiles)
 	}
 	if text, err := os.ReadFile(filepath.Join(cfg.Dir, "canto.toml")); err != nil || string(text) != s.Config {
 		t.Errorf("the configuration is not what is told: %v", err)
 	}
-	if lines, _ := os.ReadFile(filepath.Join(cfg.Dir, "imported")); string(lines) != "bench0@localhost\tbench\nbench1@localhost\tbench\nbench2@localhost\tbench\n" {
+	if lines, _ := os.ReadFile(filepath.Join(cfg.Dir,
+		"imported")); string(lines) != "bench0@localhost\tbench\nbench1@localhost\tbench\n"+
+		"bench2@localhost\tbench\n" {
 		t.Errorf("imported: %q", lines)
 	}
 	if err := s.Alive(); err != nil {
@@ -154,19 +159,28 @@ func TestStartErrors(t *testing.T) {
 		change     func(c *Config)
 		want       []string
 	}{
-		{"ends", "dies", nil, []string{"canto: it ended instead of starting: exit status 3; it printed last: first line | the disk is   full"}},
+		{"ends", "dies", nil, []string{"canto: it ended instead of starting: exit status 3; it printed " +
+			"last: first line | the disk is   full"}},
 		{"another server", "another", nil, []string{"another server answers"}},
-		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }), []string{`no server "jabberd"`, "canto, prosody, ejabberd"}},
-		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }), []string{`no option "rooms"`, "memory, modules, rate, register"}},
-		{"bad option", "ok", change(func(c *Config) { c.Options = map[string]string{"register": "yes"} }), []string{`register can't be "yes"`, "off, on"}},
+		{"unknown kind", "ok", change(func(c *Config) { c.Kind = "jabberd" }),
+			[]string{`no server "jabberd"`, "canto, prosody, ejabberd"}},
+		{"unknown option", "ok", change(func(c *Config) { c.Options = map[string]string{"rooms": "on"} }),
+			[]string{`no option "rooms"`, "memory, modules, rate, register"}},
+		{"bad option", "ok", change(func(c *Config) { c.Options = map[string]string{"register": "yes"} }),
+			[]string{`register can't be "yes"`, "off, on"}},
 		{"no program", "ok", change(func(c *Config) { c.Program = "" }), []string{"go build canto/cmd/canto"}},
-		{"missing program", "ok", change(func(c *Config) { c.Program = "/nowhere/canto" }), []string{"/nowhere/canto", "go build -o"}},
-		{"not a program", "ok", change(func(c *Config) { c.Program = "/bin/false" }), []string{"/bin/false", "go build"}},
+		{"missing program", "ok", change(func(c *Config) { c.Program = "/nowhere/canto" }),
+			[]string{"/nowhere/canto", "go build -o"}},
+		{"not a program", "ok", change(func(c *Config) { c.Program = "/bin/false" }),
+			[]string{"/bin/false", "go build"}},
 		{"no folder", "ok", change(func(c *Config) { c.Dir = "" }), []string{"set Dir"}},
 		{"bad domain", "ok", change(func(c *Config) { c.Domain = `a"b` }), []string{"small letters"}},
-		{"bad prefix", "ok", change(func(c *Config) { c.Accounts.Prefix = "a b" }), []string{"small letters and digits"}},
-		{"no prosody", "ok", change(func(c *Config) { c.Kind, c.Program = "prosody", "no-such-prosody" }), []string{"prosody: no-such-prosody is not installed: apt install prosody"}},
-		{"no ejabberd", "ok", change(func(c *Config) { c.Kind, c.Program = "ejabberd", "no-such-ctl" }), []string{"ejabberd: no-such-ctl is not installed: apt install ejabberd"}},
+		{"bad prefix", "ok", change(func(c *Config) { c.Accounts.Prefix = "a b" }),
+			[]string{"small letters and digits"}},
+		{"no prosody", "ok", change(func(c *Config) { c.Kind, c.Program = "prosody", "no-such-prosody" }),
+			[]string{"prosody: no-such-prosody is not installed: apt install prosody"}},
+		{"no ejabberd", "ok", change(func(c *Config) { c.Kind, c.Program = "ejabberd", "no-such-ctl" }),
+			[]string{"ejabberd: no-such-ctl is not installed: apt install ejabberd"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := fakeConfig(t, tt.mode)
@@ -225,7 +239,8 @@ func TestFreePorts(t *testing.T) {
 func TestExternal(t *testing.T) {
 	a := netip.MustParseAddrPort("192.0.2.1:5222")
 	s := External("theirs", "example.org", a, netip.AddrPort{}, nil)
-	if s.Plain != a || s.Alive() != nil || s.Stop(t.Context()) != nil || !s.TLS().InsecureSkipVerify || s.TLS().ServerName != "example.org" {
+	if s.Plain != a || s.Alive() != nil || s.Stop(t.Context()) != nil || !s.TLS().InsecureSkipVerify ||
+		s.TLS().ServerName != "example.org" {
 		t.Errorf("%+v", s)
 	}
 	if s = External("theirs", "example.org", a, a, []byte("x")); s.TLS().InsecureSkipVerify {

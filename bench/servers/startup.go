@@ -158,7 +158,8 @@ func checkDomain(d string) error {
 			ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-')
 		}
 		if !ok {
-			return fmt.Errorf("%s can't be its domain: name it like localhost or bench.example, in small letters", strconv.Quote(d))
+			return fmt.Errorf("%s can't be its domain: name it like localhost or bench.example, in small letters",
+				strconv.Quote(d))
 		}
 	}
 	return nil

@@ -53,7 +53,7 @@ type Requirement struct {
 	// RatioAtMost and RatioAtLeast limit the ratio of the run's figure to the baseline's.
 	RatioAtMost  *float64 `toml:"ratio_to_baseline_at_most"`
 	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"` // RatioAtLeast: see RatioAtMost.
-	// Missing is "fail" (the default) or "ignore": what if the run or the baseline lacks the figure.
+	// Missing is "fail" (the default) or "ignore", for a run or a baseline without the figure.
 	Missing string `toml:"missing"`
 }
 
@@ -81,7 +81,8 @@ func (f *File) LoadBaseline() (*result.Run, error) {
 	}
 	r, err := result.Load(f.Baseline)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("the baseline %s does not exist: run the scenario once and keep its JSON there, or change baseline in the file of requirements", f.Baseline)
+		return nil, fmt.Errorf("the baseline %s does not exist: run the scenario once and keep its JSON "+
+			"there, or change baseline in the file of requirements", f.Baseline)
 	}
 	return r, err
 }
@@ -145,14 +146,18 @@ type limit struct {
 // units are those a limit may be written in. Within a kind the factors are whole numbers, so that "3.9ms"
 // is the very 3.9 that a figure in ms has.
 var units = []unit{
-	{"ns", "time", 1}, {"us", "time", 1e3}, {"µs", "time", 1e3}, {"ms", "time", 1e6}, {"s", "time", 1e9}, {"min", "time", 60e9}, {"h", "time", 3600e9},
-	{"B", "number of bytes", 1}, {"kB", "number of bytes", 1e3}, {"MB", "number of bytes", 1e6}, {"GB", "number of bytes", 1e9},
-	{"KiB", "number of bytes", 1 << 10}, {"MiB", "number of bytes", 1 << 20}, {"GiB", "number of bytes", 1 << 30},
+	{"ns", "time", 1}, {"us", "time", 1e3}, {"µs", "time", 1e3}, {"ms", "time", 1e6}, {"s", "time", 1e9},
+	{"min", "time", 60e9}, {"h", "time", 3600e9},
+	{"B", "number of bytes", 1}, {"kB", "number of bytes", 1e3}, {"MB", "number of bytes", 1e6},
+	{"GB", "number of bytes", 1e9},
+	{"KiB", "number of bytes", 1 << 10}, {"MiB", "number of bytes", 1 << 20},
+	{"GiB", "number of bytes", 1 << 30},
 	{"%", "share", 1}, {"percent", "share", 1}, {"/s", "rate", 1},
 }
 
 // figureUnits are the units of result.Figure that have others beside them.
-var figureUnits = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
+var figureUnits = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9},
+	{"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
 
 // A unit is a unit of a limit: its name, the quantity that it measures, and its size.
 type unit struct {
@@ -160,7 +165,7 @@ type unit struct {
 	factor     float64
 }
 
-// readLimit reads what at_most or at_least holds.
+// readLimit reads a value of at_most or at_least.
 func readLimit(v any) (limit, error) {
 	switch v := v.(type) {
 	case int64:
@@ -192,7 +197,8 @@ func readLimit(v any) (limit, error) {
 		}
 		return limit{}, fmt.Errorf("%q has the unit %q: use one of %s", v, written, strings.Join(names, " "))
 	}
-	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such as \"250ms\"", v)
+	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such "+
+		"as \"250ms\"", v)
 }
 
 // in is the limit in a figure's unit.

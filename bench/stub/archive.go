@@ -44,7 +44,7 @@ func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	if e, ok := set.Child(rsmAfter); ok {
 		from = row(e) + 1
 	}
-	if e, ok := set.Child(rsmBefore); ok { // backwards: the last of what is left
+	if e, ok := set.Child(rsmBefore); ok { // backwards: the last rows before it
 		if len(e.Text()) > 0 {
 			to = row(e)
 		}
@@ -67,8 +67,10 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 	began := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := from; i < to; i++ {
 		stamp := began.Add(time.Duration(i) * time.Minute).Format(time.RFC3339)
-		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
-			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row %[4]d</body></message></forwarded></result></message>",
+		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded "+
+			"xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
+			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row "+
+			"%[4]d</body></message></forwarded></result></message>",
 			escaped(c.full), xmpp.NSMAM, id, i, stamp, i, escaped("somebody@"+s.cfg.Domain+"/x"), escaped(c.bare))
 	}
 	complete := ""

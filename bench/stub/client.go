@@ -23,7 +23,7 @@ const maxQueue = 64 << 20
 // everything goes through its queue, which others fill too.
 type client struct {
 	s       *Server
-	raw     net.Conn // what Close closes
+	raw     net.Conn // the connection that Close closes
 	nc      net.Conn // gated, and TLS on top of it
 	state   *tls.ConnectionState
 	in      xmlstream.Stream
@@ -34,7 +34,7 @@ type client struct {
 	sasl2    *sasl2Request // of a login by SASL2
 	user     string        // that is authenticated
 	bound    bool          // for the reading goroutine; it may have lost its address since
-	severed  bool          // under the server's lock, as is what follows
+	severed  bool          // guarded by the server's lock, as are the fields below
 	bare     string
 	resource string
 	full     string // empty: not bound, or no longer
@@ -138,7 +138,8 @@ func (c *client) end(err error) {
 	var syntax *xmlstream.SyntaxError
 	last := "</stream:stream>"
 	if errors.As(err, &syntax) {
-		last = fmt.Sprintf("<stream:error><%s xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", syntax.Condition)
+		last = fmt.Sprintf("<stream:error><%s "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", syntax.Condition)
 	}
 	if !c.bound {
 		c.write("%s", last)
@@ -185,7 +186,7 @@ func (c *client) push(d delivery) {
 	c.wakeWriter()
 }
 
-// finish has the connection be closed when what is queued was written.
+// finish closes the connection when the queue is written.
 func (c *client) finish() {
 	c.qmu.Lock()
 	defer c.qmu.Unlock()

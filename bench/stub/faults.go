@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Faults are what a Server does wrong. They may be changed from any goroutine while it runs, and hold from
-// the next stanza on; each call begins to count again. 0 (or "") ends a fault.
+// Faults are the faults of a Server. Any goroutine may change them while it runs. They hold from the next
+// stanza on; each call begins to count again. 0 (or "") ends a fault.
 type Faults struct{ s *Server }
 
 // faults are the settings, under the server's lock.
@@ -32,8 +32,8 @@ func (e *every) hit() bool {
 	return e.i%e.n == 0
 }
 
-// Stall has the whole server read and write nothing for d from now. It does not wait. What clients send
-// meanwhile stays in their sockets, but for one read of each; connections are accepted by the kernel only.
+// Stall stops all reads and writes of the server for d from now. It does not wait. Input that
+// clients send meanwhile stays in the sockets, except for one read of each. The kernel alone accepts connections.
 func (f *Faults) Stall(d time.Duration) { f.s.gate.shut(d) }
 
 // Drop loses every n-th message, counted by receivers.
@@ -43,8 +43,8 @@ func (f *Faults) Drop(n int) { f.set(func(x *faults) { x.drop = every{n: n} }) }
 func (f *Faults) Duplicate(n int) { f.set(func(x *faults) { x.duplicate = every{n: n} }) }
 
 // Reorder holds every n-th message until the next one of the same sender to the same receiver was
-// delivered. One that waits longer than Config.ReorderTimeout, or at the next call of Reorder, is delivered as it
-// is and does not count as reordered.
+// delivered. One that waits longer than Config.ReorderTimeout, or at the next call of Reorder, is
+// delivered as it is and does not count as reordered.
 func (f *Faults) Reorder(n int) {
 	f.set(func(x *faults) {
 		x.reorder = every{n: n}

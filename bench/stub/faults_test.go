@@ -118,7 +118,8 @@ func TestErrorEvery(t *testing.T) {
 	a.get("type='error'", "id='m4'")
 	b.get("id='m1'")
 	b.get("id='m3'")
-	a.say("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2'><ping xmlns='urn:xmpp:ping'/></iq>")
+	a.say("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2'><ping " +
+		"xmlns='urn:xmpp:ping'/></iq>")
 	a.get("id='1'", "result")
 	a.get("id='2'", "resource-constraint")
 	s.Faults.ErrorEvery(0, "")

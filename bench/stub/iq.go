@@ -51,7 +51,8 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 	if v := attr(e, stanza.AttrTo); v != "" {
 		from = " from='" + escaped(v) + "'"
 	}
-	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", escaped(attr(e, stanza.AttrID)), from, escaped(c.full), body)
+	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", escaped(attr(e, stanza.AttrID)), from,
+		escaped(c.full), body)
 }
 
 // answer is the payload of the result, or why there is none.
@@ -63,14 +64,16 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 	case xmpp.NSSession, xmpp.NSMUCOwner, xmpp.NSMUCAdmin:
 		return "", ""
 	case xmpp.NSVersion:
-		return "<query xmlns='" + xmpp.NSVersion + "'><name>stub</name><version>1</version><os>none</os></query>", ""
+		return "<query xmlns='" + xmpp.NSVersion +
+			"'><name>stub</name><version>1</version><os>none</os></query>", ""
 	case xmpp.NSDiscoInfo:
 		return s.info(to), ""
 	case xmpp.NSDiscoItems:
 		if to.Local() != "" || s.isRoom(to) {
 			return "<query xmlns='" + xmpp.NSDiscoItems + "'/>", ""
 		}
-		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + escaped("conference."+s.cfg.Domain) + "'/></query>", ""
+		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + escaped("conference."+s.cfg.Domain) +
+			"'/></query>", ""
 	case xmpp.NSRoster:
 		if get {
 			return s.rosterOf(c), ""
@@ -91,15 +94,18 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 
 // info is the answer to disco#info of the server, the rooms or an account.
 func (s *Server) info(to jid.JID) string {
-	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing, xmpp.NSVersion, xmpp.NSRegister}
+	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing,
+		xmpp.NSVersion, xmpp.NSRegister}
 	switch {
 	case s.isRoom(to):
-		category, kind, features = "conference", "text", []string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
+		category, kind, features = "conference", "text",
+			[]string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
 	case to.Local() != "":
 		category, kind, features = "account", "registered", []string{xmpp.NSDiscoInfo, xmpp.NSMAM}
 	}
 	var b strings.Builder
-	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" + kind + "' name='stub'/>")
+	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" +
+		kind + "' name='stub'/>")
 	for _, f := range features {
 		b.WriteString("<feature var='" + f + "'/>")
 	}
@@ -168,6 +174,7 @@ func (s *Server) pushItem(account, other string) {
 // or not.
 func (s *Server) push(account, item string) {
 	for _, c := range s.users[account] {
-		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", escaped(c.full), xmpp.NSRoster, item)
+		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", escaped(c.full),
+			xmpp.NSRoster, item)
 	}
 }

@@ -31,7 +31,8 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 
 // header answers a stream header.
 func (c *client) header() error {
-	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' from='%s' version='1.0' xml:lang='en'>",
+	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' "+
+		"from='%s' version='1.0' xml:lang='en'>",
 		stanza.NSStream, hex.EncodeToString(random(8)), escaped(c.s.cfg.Domain))
 	if err != nil {
 		return err
@@ -46,7 +47,8 @@ func (c *client) features() string {
 	switch {
 	case c.bound:
 	case c.user != "":
-		b.WriteString("<bind xmlns='" + xmpp.NSBind + "'/><session xmlns='" + xmpp.NSSession + "'><optional/></session>")
+		b.WriteString("<bind xmlns='" + xmpp.NSBind + "'/><session xmlns='" + xmpp.NSSession +
+			"'><optional/></session>")
 	default:
 		if c.state == nil {
 			b.WriteString("<starttls xmlns='" + xmpp.NSTLS + "'>")
@@ -60,10 +62,12 @@ func (c *client) features() string {
 		mechanisms := c.mechanisms()
 		b.WriteString(mechanisms + "</mechanisms><register xmlns='http://jabber.org/features/iq-register'/>")
 		if c.offer().Plus() {
-			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-exporter'/></sasl-channel-binding>")
+			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding " +
+				"type='tls-exporter'/></sasl-channel-binding>")
 		}
 		if c.s.cfg.SASL2 {
-			b.WriteString("<authentication xmlns='" + xmpp.NSSASL2 + "'>" + mechanisms + "<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline/></bind>")
+			b.WriteString("<authentication xmlns='" + xmpp.NSSASL2 + "'>" + mechanisms +
+				"<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline/></bind>")
 			if c.s.cfg.FAST {
 				b.WriteString("<fast xmlns='" + xmpp.NSFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
 				if c.exporter() != nil {
@@ -104,7 +108,7 @@ func (c *client) exporter() []byte {
 	return k
 }
 
-// negotiate takes what comes before a client is bound.
+// negotiate handles an element of a client that is not bound.
 func (c *client) negotiate(e xmlstream.Element) error {
 	locked := c.s.cfg.RequireTLS && c.state == nil
 	switch {
@@ -133,7 +137,8 @@ func (c *client) negotiate(e xmlstream.Element) error {
 }
 
 func (c *client) exchange() *sasl.Exchange {
-	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.channelBinding(), Domain: c.s.cfg.Domain, Secure: c.state != nil,
+	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.channelBinding(),
+		Domain: c.s.cfg.Domain, Secure: c.state != nil,
 		FakeKey: c.s.fake, Iterations: sasl.MinIterations, Rand: rand.Reader})
 }
 
@@ -232,8 +237,8 @@ func (s *Server) isNumbered(name string) bool {
 	return s.cfg.Users == 0 || err == nil && n < s.cfg.Users
 }
 
-// derive has one salt for all, so that nothing is derived twice here, and nothing by clients that keep what
-// they derived.
+// derive uses one salt for all accounts, so that keys are derived once here, and once by clients
+// that keep what they derived.
 func (s *Server) derive(password string) sasl.Keys {
 	if k, ok := s.keys[password]; ok {
 		return k
@@ -256,15 +261,18 @@ func (c *client) negotiateBind(e xmlstream.Element) error {
 			resource = string(r.Text())
 		}
 		return c.bindTo(resource, func() string {
-			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" + escaped(c.full) + "</jid></bind></iq>"
+			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" +
+				escaped(c.full) + "</jid></bind></iq>"
 		})
 	}
 	query, ok := e.Child(xmpp.Register)
 	if !ok || c.user != "" {
-		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, stanza.NSStanzas)
+		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>",
+			id, stanza.NSStanzas)
 	}
 	if attr(e, stanza.AttrType) == "get" {
-		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, xmpp.NSRegister)
+		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a "+
+			"password.</instructions><username/><password/></query></iq>", id, xmpp.NSRegister)
 	}
 	if cond := c.s.register(query); cond != "" {
 		return c.write("%s", iqError(id, "", cond))
@@ -318,7 +326,8 @@ func (c *client) bindTo(resource string, answer func() string) error {
 	c.bare, c.resource, c.full = j.Bare().String(), j.Resource(), j.String()
 	if old := s.users[c.bare][c.resource]; old != nil {
 		s.unbind(old)
-		old.send([]byte("<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
+		old.send([]byte("<stream:error><conflict " +
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
 		old.finish()
 	}
 	if s.users[c.bare] == nil {

@@ -105,7 +105,8 @@ func (p *peer) get(want ...string) xmlstream.Element {
 func (p *peer) open() xmlstream.Element {
 	p.t.Helper()
 	p.in.Reset(0)
-	p.say("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='localhost'>")
+	p.say("<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
+		"xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='localhost'>")
 	return p.get("features")
 }
 
@@ -149,7 +150,8 @@ func login(t *testing.T, s *Server, i int) *peer {
 	t.Helper()
 	p := dial(t, s.Addr())
 	p.open()
-	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: fmt.Sprintf("bench%d", i), Password: sasl.SecretString("bench")}); string(e.Local()) != "success" {
+	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: fmt.Sprintf("bench%d", i),
+		Password: sasl.SecretString("bench")}); string(e.Local()) != "success" {
 		t.Fatalf("%s", e.Raw())
 	}
 	p.open()

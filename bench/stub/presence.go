@@ -23,7 +23,7 @@ type contact struct {
 	asked bool
 }
 
-// contact is what account has on other, made if there is nothing.
+// contact is account's roster entry for other, which is made if there is none.
 func (s *Server) contact(account, other string) *contact {
 	r := s.roster[account]
 	if r == nil {
@@ -55,7 +55,8 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 		} else {
 			c.directed[to.String()] = true
 		}
-		s.sendTo(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+		s.sendTo(s.receivers(c, to), e.Append(nil, xmlstream.Streamed,
+			xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	case kind == "unavailable":
 		s.markUnavailable(c)
 	default:
@@ -68,13 +69,15 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	first := c.available.IsZero()
 	c.available = e.Clone()
-	s.sendTo(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+	s.sendTo(s.audience(c, back), e.Append(nil, xmlstream.Streamed,
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	if !first {
 		return
 	}
 	for _, o := range s.audience(c, toward) {
 		if o != c {
-			s.sendTo([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+			s.sendTo([]*client{c}, o.available.Append(nil, xmlstream.Streamed,
+				xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 		}
 	}
 }
@@ -154,7 +157,8 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 		mine.asked, theirs.ask = false, false
 		mine.sub, theirs.sub = mine.sub&^back, theirs.sub&^toward
 	}
-	s.sendTo(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
+	s.sendTo(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed,
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
 	if *mine != before {
 		s.pushItem(c.bare, other)
 	}
@@ -164,7 +168,8 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 	if kind == "subscribed" {
 		for _, o := range s.users[c.bare] {
 			if !o.available.IsZero() {
-				s.sendTo(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+				s.sendTo(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed,
+					xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 			}
 		}
 	}

@@ -73,7 +73,8 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", escaped(name), escaped(c.full))
 }
 
-// occupantPresence is the presence of an occupant with a nickname that the client to gets. kind is its type; "": available.
+// occupantPresence is the presence of an occupant with a nickname that the client to gets. kind is
+// its type; "": available.
 func occupantPresence(r *room, nick string, to, occupant *client, kind string) []byte {
 	role, self := "participant", ""
 	if kind != "" {
@@ -82,7 +83,8 @@ func occupantPresence(r *room, nick string, to, occupant *client, kind string) [
 	if to == occupant {
 		self = "<status code='110'/>"
 	}
-	return []byte("<presence from='" + escaped(r.name+"/"+nick) + "' to='" + escaped(to.full) + "'" + kind + "><x xmlns='" + xmpp.NSMUCUser +
+	return []byte("<presence from='" + escaped(r.name+"/"+nick) + "' to='" + escaped(to.full) + "'" +
+		kind + "><x xmlns='" + xmpp.NSMUCUser +
 		"'><item affiliation='none' role='" + role + "'/>" + self + "</x></presence>")
 }
 
@@ -98,7 +100,8 @@ func (s *Server) leaveRoom(c *client, r *room) {
 	}
 }
 
-// groupchat sends a message of an occupant to all, itself included, or to the occupant with the nickname in its address.
+// groupchat sends a message of an occupant to all, itself included, or to the occupant with the
+// nickname in its address.
 func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 	r := s.rooms[to.Bare().String()]
 	nick, in := c.joined[r]
@@ -119,6 +122,7 @@ func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 		return
 	}
 	for _, o := range r.occupants {
-		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: stanza.AttrTo, Value: o.c.full}))
+		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from,
+			xmlstream.Attr{Name: stanza.AttrTo, Value: o.c.full}))
 	}
 }

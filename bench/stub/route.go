@@ -17,7 +17,7 @@ type reordered struct {
 	timer *time.Timer
 }
 
-// stanza takes what a bound client sends.
+// stanza handles an element of a bound client.
 func (s *Server) stanza(c *client, e xmlstream.Element) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -90,7 +90,7 @@ func jidOf(s string) jid.JID {
 	return j
 }
 
-// route delivers a message, or does what the faults say.
+// route delivers a message, with the faults that are set.
 func (s *Server) route(from, to *client, b []byte) {
 	s.stats.Routed++
 	late := s.faults.reorder.hit()
@@ -124,7 +124,7 @@ func (s *Server) route(from, to *client, b []byte) {
 	s.reordered[k] = h
 }
 
-// releaseReordered delivers what is held.
+// releaseReordered delivers a message that is held back.
 func (s *Server) releaseReordered(k pair) {
 	h := s.reordered[k]
 	delete(s.reordered, k)
@@ -141,7 +141,8 @@ func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
 		c.sendf("%s", iqError(attr(e, stanza.AttrID), attr(e, stanza.AttrTo), condition))
 		return
 	}
-	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), escaped(attr(e, stanza.AttrID)), escaped(attr(e, stanza.AttrTo)), escaped(c.full), stanzaError(condition))
+	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(),
+		escaped(attr(e, stanza.AttrID)), escaped(attr(e, stanza.AttrTo)), escaped(c.full), stanzaError(condition))
 }
 
 func iqError(id, from, condition string) string {
@@ -158,7 +159,8 @@ func stanzaError(condition string) string {
 		kind = "modify"
 	case "forbidden", "not-authorized", "registration-required", "subscription-required":
 		kind = "auth"
-	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint", "unexpected-request":
+	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint",
+		"unexpected-request":
 		kind = "wait"
 	}
 	return "<error type='" + kind + "'><" + condition + " xmlns='" + stanza.NSStanzas + "'/></error>"

@@ -13,7 +13,7 @@ import (
 	"canto/xmlstream"
 )
 
-// sasl2Request is what <authenticate/> asked for besides a login.
+// A sasl2Request has the requests in <authenticate/> besides the login.
 type sasl2Request struct {
 	agent string
 	bind  bool
@@ -98,7 +98,8 @@ func (c *client) succeed2(data []byte) error {
 		if m.token {
 			token := base64.RawURLEncoding.EncodeToString(random(24))
 			c.s.tokens[c.user+"\x00"+m.agent] = token
-			b.WriteString("<token xmlns='" + xmpp.NSFAST + "' token='" + token + "' expiry='" + time.Now().Add(14*24*time.Hour).UTC().Format(time.RFC3339) + "'/>")
+			b.WriteString("<token xmlns='" + xmpp.NSFAST + "' token='" + token + "' expiry='" +
+				time.Now().Add(14*24*time.Hour).UTC().Format(time.RFC3339) + "'/>")
 		}
 		b.WriteString("</success>")
 		return b.String()
@@ -108,7 +109,10 @@ func (c *client) succeed2(data []byte) error {
 		if m.tag != "" {
 			resource = m.tag + "~" + resource
 		}
-		return c.bindTo(resource, func() string { return success(c.full, "<bound xmlns='"+xmpp.NSBind2+"'/>") + c.features() })
+		return c.bindTo(resource, func() string {
+			return success(c.full, "<bound xmlns='"+xmpp.NSBind2+
+				"'/>") + c.features()
+		})
 	}
 	c.s.mu.Lock()
 	answer := success(c.user+"@"+c.s.cfg.Domain, "")

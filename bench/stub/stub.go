@@ -48,7 +48,7 @@ type Config struct {
 	Mechanisms []string // SCRAM-SHA-256, SCRAM-SHA-1, PLAIN; PLAIN is offered without TLS too
 	Binding    bool     // offer the -PLUS forms under TLS, with tls-exporter
 	RequireTLS bool     // offer nothing but STARTTLS before it
-	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides what is older
+	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides SASL and bind
 	FAST       bool     // with SASL2: offer tokens (XEP-0484)
 
 	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
@@ -73,7 +73,7 @@ type Server struct {
 	closing       chan struct{}
 	wg            sync.WaitGroup
 
-	mu        sync.Mutex // of all below, and of what clients have of themselves in it
+	mu        sync.Mutex // guards the fields below, and the clients' fields that say so
 	keys      map[string]sasl.Keys
 	conns     []*client
 	users     map[string]map[string]*client // by bare address and resource
@@ -94,7 +94,8 @@ type Stats struct {
 	Logins      uint64 // sessions that were ever bound
 	Refused     uint64 // logins that failed
 	Registered  uint64 // accounts
-	// Routed is messages times receivers, those that a fault dropped included; what a fault bounced is not.
+	// Routed is messages times receivers, those that a fault dropped included; messages that a fault
+	// bounced are not.
 	Routed     uint64
 	Dropped    uint64 // of Routed: that were never delivered
 	Duplicated uint64 // of Routed: that were delivered twice
@@ -125,9 +126,11 @@ func Start(cfg Config) (*Server, error) {
 	if len(cfg.Mechanisms) == 0 {
 		cfg.Mechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"}
 	}
-	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen), fake: sasl.NewSecret(random(32)),
+	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen),
+		fake: sasl.NewSecret(random(32)),
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
-		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{}, reordered: map[pair]*reordered{}}
+		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{},
+		reordered: map[pair]*reordered{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error
@@ -177,8 +180,10 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 		return nil, nil, err
 	}
 	now := time.Now()
-	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true,
+	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name},
+		DNSNames:    []string{name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour),
+		NotAfter: now.Add(24 * time.Hour), IsCA: true,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
@@ -190,7 +195,8 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}}, pool, nil
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key,
+		Leaf: leaf}}}, pool, nil
 }
 
 // Addr is where connections begin without TLS.
@@ -261,7 +267,8 @@ func (s *Server) accept(l net.Listener, direct bool) {
 			}
 		}
 		s.gate.wait()
-		c := &client{s: s, raw: raw, nc: stallConn{raw, &s.gate}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+		c := &client{s: s, raw: raw, nc: stallConn{raw, &s.gate}, wake: make(chan struct{}, 1),
+			done: make(chan struct{})}
 		s.mu.Lock()
 		select {
 		case <-s.closing:

@@ -33,7 +33,8 @@ func TestLogins(t *testing.T) {
 					p.secure(s)
 					f = p.open()
 				}
-				if secure := how != "none"; strings.Contains(string(f.Raw()), "starttls") == secure || strings.Contains(string(f.Raw()), "-PLUS") != secure {
+				if secure := how != "none"; strings.Contains(string(f.Raw()), "starttls") == secure ||
+					strings.Contains(string(f.Raw()), "-PLUS") != secure {
 					t.Errorf("%s", f.Raw())
 				}
 				c := &sasl.Client{Mechanism: m, Username: "bench7", Password: sasl.SecretString("bench")}
@@ -69,7 +70,8 @@ func TestChannelBinding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &sasl.Client{Mechanism: sasl.ScramSHA256Plus, Username: "bench1", Password: sasl.SecretString("bench"), Binding: sasl.Binding{Exporter: k, TLS13: true}, ServerPlus: true}
+	c := &sasl.Client{Mechanism: sasl.ScramSHA256Plus, Username: "bench1",
+		Password: sasl.SecretString("bench"), Binding: sasl.Binding{Exporter: k, TLS13: true}, ServerPlus: true}
 	if e := p.auth(c); string(e.Local()) != "success" {
 		t.Errorf("%s", e.Raw())
 	}
@@ -77,11 +79,13 @@ func TestChannelBinding(t *testing.T) {
 
 func TestWrongLogins(t *testing.T) {
 	s := start(t, Config{})
-	for _, a := range [][2]string{{"bench1", "wrong"}, {"other1", "bench"}, {"bench", "bench"}, {"benchx", "bench"}} {
+	for _, a := range [][2]string{{"bench1", "wrong"}, {"other1", "bench"}, {"bench", "bench"},
+		{"benchx", "bench"}} {
 		for _, m := range []sasl.Mechanism{sasl.ScramSHA256, sasl.Plain} {
 			p := dial(t, s.Addr())
 			p.open()
-			if e := p.auth(&sasl.Client{Mechanism: m, Username: a[0], Password: sasl.SecretString(a[1])}); !strings.Contains(string(e.Raw()), "<not-authorized/>") {
+			if e := p.auth(&sasl.Client{Mechanism: m, Username: a[0],
+				Password: sasl.SecretString(a[1])}); !strings.Contains(string(e.Raw()), "<not-authorized/>") {
 				t.Errorf("%s with %s: %s", a[0], a[1], e.Raw())
 			}
 		}
@@ -98,7 +102,8 @@ func TestOneSalt(t *testing.T) {
 	for i, name := range []string{"bench1", "bench2"} {
 		p := dial(t, s.Addr())
 		p.open()
-		c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: name, Password: sasl.SecretString("bench"), Salted: salted}
+		c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: name, Password: sasl.SecretString("bench"),
+			Salted: salted}
 		if i > 0 {
 			c.Password = sasl.Secret{} // it would have to derive from nothing
 		}
@@ -128,14 +133,16 @@ func TestRegistration(t *testing.T) {
 	p.open()
 	p.say("<iq type='get' id='1'><query xmlns='%s'/></iq>", xmpp.NSRegister)
 	p.get("<username/>")
-	form := "<iq type='set' id='2'><query xmlns='" + xmpp.NSRegister + "'><username>%s</username><password>secret</password></query></iq>"
+	form := "<iq type='set' id='2'><query xmlns='" + xmpp.NSRegister +
+		"'><username>%s</username><password>secret</password></query></iq>"
 	p.say(form, "new")
 	p.get("type='result'", "id='2'")
 	p.say(form, "new")
 	p.get("<conflict")
 	p.say(form, "bench3")
 	p.get("<conflict")
-	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: "new", Password: sasl.SecretString("secret")}); string(e.Local()) != "success" {
+	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: "new",
+		Password: sasl.SecretString("secret")}); string(e.Local()) != "success" {
 		t.Errorf("%s", e.Raw())
 	}
 	if n := s.Stats().Registered; n != 1 {
@@ -150,13 +157,17 @@ func TestSASL2(t *testing.T) {
 	if !strings.Contains(string(f.Raw()), "HT-SHA-256-NONE") {
 		t.Errorf("%s", f.Raw())
 	}
-	c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: "bench5", Password: sasl.SecretString("bench"), Rand: strings.NewReader(strings.Repeat("nonce", 20))}
+	c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: "bench5",
+		Password: sasl.SecretString("bench"), Rand: strings.NewReader(strings.Repeat("nonce", 20))}
 	first, err := c.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.say("<authenticate xmlns='%s' mechanism='SCRAM-SHA-256'><initial-response>%s</initial-response><user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"+
-		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' mechanism='HT-SHA-256-NONE'/></authenticate>", xmpp.NSSASL2, first, xmpp.NSBind2, xmpp.NSFAST)
+	p.say("<authenticate xmlns='%s' "+
+		"mechanism='SCRAM-SHA-256'><initial-response>%s</initial-response><user-agent "+
+		"id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"+
+		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' "+
+		"mechanism='HT-SHA-256-NONE'/></authenticate>", xmpp.NSSASL2, first, xmpp.NSBind2, xmpp.NSFAST)
 	answer, err := c.Next(p.get("challenge", xmpp.NSSASL2).Text())
 	if err != nil {
 		t.Fatal(err)
@@ -175,8 +186,11 @@ func TestSASL2(t *testing.T) {
 	fast := func(token, agent string) (*peer, xmlstream.Element) {
 		p := dial(t, s.Addr())
 		p.open()
-		p.say("<authenticate xmlns='%s' mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
-			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), tokenMAC(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
+		p.say("<authenticate xmlns='%s' "+
+			"mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind "+
+			"xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
+			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"),
+				tokenMAC(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
 		return p, p.get()
 	}
 	p, e = fast(token, "d4565fa7-4d72-4749-b3d3-740edbf87770")
@@ -186,7 +200,8 @@ func TestSASL2(t *testing.T) {
 	}
 	p.get("features")
 	p.quiet()
-	for _, wrong := range [][2]string{{"x" + token, "d4565fa7-4d72-4749-b3d3-740edbf87770"}, {token, "another"}} {
+	for _, wrong := range [][2]string{{"x" + token, "d4565fa7-4d72-4749-b3d3-740edbf87770"},
+		{token, "another"}} {
 		if _, e := fast(wrong[0], wrong[1]); !strings.Contains(string(e.Raw()), "not-authorized") {
 			t.Errorf("%s", e.Raw())
 		}
@@ -293,10 +308,12 @@ func TestRoster(t *testing.T) {
 	a := login(t, s, 1)
 	a.say("<iq type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>")
 	a.get("id='1'", "<query xmlns='jabber:iq:roster'></query>")
-	a.say("<iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='x@localhost' name='X &amp; Y'/></query></iq>")
+	a.say("<iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='x@localhost' name='X &amp; " +
+		"Y'/></query></iq>")
 	a.get("type='set'", "<item jid='x@localhost' subscription='none' name='X &amp; Y'/>")
 	a.get("type='result'", "id='2'")
-	a.say("<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='x@localhost' subscription='remove'/></query></iq>")
+	a.say("<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='x@localhost' " +
+		"subscription='remove'/></query></iq>")
 	a.get("type='set'", "subscription='remove'")
 	a.get("type='result'", "id='3'")
 }
@@ -379,7 +396,8 @@ func TestArchive(t *testing.T) {
 			t.Errorf("%s: %s", c.rsm, e.Raw())
 		}
 	}
-	a.say("<iq type='set' id='1'><query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><after>none</after></set></query></iq>")
+	a.say("<iq type='set' id='1'><query xmlns='urn:xmpp:mam:2'><set " +
+		"xmlns='http://jabber.org/protocol/rsm'><after>none</after></set></query></iq>")
 	a.get("item-not-found")
 }
 

@@ -76,7 +76,8 @@ func Find(name string) (*Suite, error) {
 			return nil, fmt.Errorf("the suite can't be read: %w", err)
 		}
 	} else if b, err = files.ReadFile(path.Join("suites", name+".toml")); err != nil {
-		return nil, fmt.Errorf("there is no suite %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Suites(), ", "))
+		return nil, fmt.Errorf("there is no suite %q: one of %s, or a file (with .toml in its name)", name,
+			strings.Join(Suites(), ", "))
 	}
 	s := &Suite{Name: name}
 	if err := tomlstrict.Decode(b, s); err != nil {
@@ -108,10 +109,13 @@ func (s *Suite) check() error {
 			return tomlstrict.At(tomlstrict.Path{"case", i, "scenario"}, "suite %s, case %s: %v", s.Name, c.Name, err)
 		}
 		if c.Name != clean(c.Name) {
-			return tomlstrict.At(tomlstrict.Path{"case", i, "name"}, "suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name", s.Name, c.Name)
+			return tomlstrict.At(tomlstrict.Path{"case", i, "name"},
+				"suite %s, case %q: a name is letters, digits, dots and hyphens: results are files of that name",
+				s.Name, c.Name)
 		}
 		if slices.ContainsFunc(s.Cases[:i], func(d Case) bool { return d.Name == c.Name }) {
-			return tomlstrict.At(tomlstrict.Path{"case", i, "name"}, "suite %s has two cases %s: give each a name", s.Name, c.Name)
+			return tomlstrict.At(tomlstrict.Path{"case", i, "name"},
+				"suite %s has two cases %s: give each a name", s.Name, c.Name)
 		}
 	}
 	return nil
@@ -174,7 +178,8 @@ func Run(ctx context.Context, c Config) (*Outcome, error) {
 	if err := c.Suite.check(); err != nil {
 		return nil, err
 	}
-	o := &Outcome{Suite: c.Suite, Tool: c.Options.Tool, Rounds: c.Rounds, Tables: make([]*compare.Table, len(c.Suite.Cases)), Servers: make([]string, len(c.Targets))}
+	o := &Outcome{Suite: c.Suite, Tool: c.Options.Tool, Rounds: c.Rounds,
+		Tables: make([]*compare.Table, len(c.Suite.Cases)), Servers: make([]string, len(c.Targets))}
 	for i, e := range c.Targets {
 		if slices.Contains(o.Targets, e.Name) {
 			return nil, fmt.Errorf("two servers are called %q: give each a name", e.Name)
@@ -237,7 +242,8 @@ rounds:
 					continue
 				}
 				o.Servers[k], o.Machine = strings.TrimSpace(r.Target.Software+" "+r.Target.Version), r.Machine
-				if err := r.Save(filepath.Join(c.Out, fmt.Sprintf("%s-%s-%d.json", cs.Name, clean(e.Name), round+1))); err != nil {
+				if err := r.Save(filepath.Join(c.Out, fmt.Sprintf("%s-%s-%d.json", cs.Name, clean(e.Name), round+
+					1))); err != nil {
 					return o, fmt.Errorf("results can't be written: %w", err)
 				}
 				for _, w := range r.Warnings {
@@ -345,7 +351,8 @@ func (o *Outcome) Unmet() (all []string) {
 				}
 				for _, v := range t.Rows[k].Cells[j].Values {
 					if v > *row.AtMost {
-						all = append(all, fmt.Sprintf("%s: %s of %s is %g, and at most %g will do", cs.Name, row.Figure, name, v, *row.AtMost))
+						all = append(all, fmt.Sprintf("%s: %s of %s is %g, and at most %g will do", cs.Name, row.Figure,
+							name, v, *row.AtMost))
 					}
 				}
 			}
@@ -456,7 +463,8 @@ func (o *Outcome) Markdown(w io.Writer) error {
 		return o.notes(w, "- ")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "| | %s | goal |\n|---|%s--:|\n", strings.Join(o.Targets, " | "), strings.Repeat("--:|", len(o.Targets)))
+	fmt.Fprintf(&b, "| | %s | goal |\n|---|%s--:|\n", strings.Join(o.Targets, " | "),
+		strings.Repeat("--:|", len(o.Targets)))
 	for _, l := range rows {
 		fmt.Fprintf(&b, "| %s | %s |\n", l.label, strings.Join(l.cells, " | "))
 	}
@@ -474,12 +482,14 @@ func (o *Outcome) notes(w io.Writer, lead string) error {
 			fmt.Fprintf(&b, "%s%s: %s\n", lead, o.Targets[k], s)
 		}
 	}
-	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval", o.Rounds, o.Targets[0])
+	of := fmt.Sprintf("medians of %d rounds, and in brackets the ratio to %s with its 95 %% interval",
+		o.Rounds, o.Targets[0])
 	switch o.Rounds { // as bench/compare has it
 	case 1:
 		of = "one round, which has no intervals; in brackets the ratio to " + o.Targets[0]
 	case 2:
-		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, widened (about 80 %%)", o.Targets[0])
+		of = fmt.Sprintf("means of 2 rounds, and in brackets the ratio to %s with the range of the two, "+
+			"widened (about 80 %%)", o.Targets[0])
 	}
 	fmt.Fprintf(&b, "%s%s; %s, %d cores, Linux %s\n", lead, of, o.Machine.CPU, o.Machine.Cores, o.Machine.Kernel)
 	for _, m := range o.Missing {

@@ -97,7 +97,8 @@ func TestContest(t *testing.T) {
 	lossy.Faults.Drop(5)
 	dir := t.TempDir()
 	var notes []string
-	o, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{good, bad}, Rounds: 2, Out: dir, Note: func(s string) { notes = append(notes, s) }})
+	o, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{good, bad}, Rounds: 2,
+		Out: dir, Note: func(s string) { notes = append(notes, s) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,8 @@ func TestContest(t *testing.T) {
 func TestOne(t *testing.T) {
 	e, _ := external(t, "one", stub.Config{})
 	s := suite(t, both)
-	o, err := Run(t.Context(), Config{Suite: Single(s.Cases[0].Scenario, bench.Overrides{Clients: 6}), Targets: []*target.Spec{e}, Rounds: 1, Out: t.TempDir()})
+	o, err := Run(t.Context(), Config{Suite: Single(s.Cases[0].Scenario, bench.Overrides{Clients: 6}),
+		Targets: []*target.Spec{e}, Rounds: 1, Out: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,23 +151,26 @@ func TestOne(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	for text, want := range map[string]string{
-		"[[case]]\nscenario = 'none'\n": `there is no scenario "none"`,
-		"about = 'x'\n":                 "has no [[case]]",
-		"[[case]]\nscenario = 'chat'\n[[case]]\nscenario = 'chat'\n": "two cases chat",
-		"[[case]]\nscenario = 'chat'\nclinets = 3\n":                 `:3: there is no key "clinets": did you mean "clients"?`,
+	for _, c := range []struct{ text, want string }{
+		{"[[case]]\nscenario = 'none'\n", `there is no scenario "none"`},
+		{"about = 'x'\n", "has no [[case]]"},
+		{"[[case]]\nscenario = 'chat'\n[[case]]\nscenario = 'chat'\n", "two cases chat"},
+		{"[[case]]\nscenario = 'chat'\nclinets = 3\n", `:3: there is no key "clinets": did you mean "clients"?`},
 	} {
+		text, want := c.text, c.want
 		name := filepath.Join(t.TempDir(), "s.toml")
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Find(name); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		if _, err := Find(name); err == nil || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	a, _ := external(t, "same", stub.Config{})
 	b, _ := external(t, "same", stub.Config{})
-	if _, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{a, b}, Rounds: 1, Out: t.TempDir()}); err == nil {
+	if _, err := Run(t.Context(), Config{Suite: suite(t, both), Targets: []*target.Spec{a, b}, Rounds: 1,
+		Out: t.TempDir()}); err == nil {
 		t.Error("two servers have one name")
 	}
 }

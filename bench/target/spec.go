@@ -81,11 +81,14 @@ func Read(name string) (*Spec, error) {
 func (e *Spec) Check() error {
 	switch {
 	case e.Kind == "" && e.Server == "" && e.Direct == "":
-		return fmt.Errorf("which server? set peer (one of %s), or server (host:port)", strings.Join(servers.Kinds(), ", "))
+		return fmt.Errorf("which server? set peer (one of %s), or server (host:port)",
+			strings.Join(servers.Kinds(), ", "))
 	case e.Kind != "" && (e.Server != "" || e.Direct != ""):
-		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is a server that the suite starts, server one that runs: set one of them")
+		return tomlstrict.At(tomlstrict.Path{"peer"},
+			"peer is a server that the suite starts, server one that runs: set one of them")
 	case e.Kind != "" && !slices.Contains(servers.Kinds(), e.Kind):
-		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is %q: one of %s", e.Kind, strings.Join(servers.Kinds(), ", "))
+		return tomlstrict.At(tomlstrict.Path{"peer"}, "peer is %q: one of %s", e.Kind,
+			strings.Join(servers.Kinds(), ", "))
 	case e.Commit != "" && (e.Kind != "canto" || e.Program != ""):
 		return tomlstrict.At(tomlstrict.Path{"commit"}, "commit goes with peer = \"canto\", without a program")
 	}
@@ -107,7 +110,9 @@ func (e *Spec) checkStarted() error {
 		{"metrics", e.Metrics != ""}, {"profiles", e.Profiles != ""}, {"sources", len(e.Sources) > 0},
 	} {
 		if f.set {
-			return tomlstrict.At(tomlstrict.Path{f.key}, "%s is of a server that runs: %s is started here, and its own is known; leave it out, or name the server", f.key, e.Kind)
+			return tomlstrict.At(tomlstrict.Path{f.key},
+				"%s is of a server that runs: %s is started here, and its own is known; leave it out, or name the "+
+					"server", f.key, e.Kind)
 		}
 	}
 	if err := servers.CheckOptions(e.Kind, e.Options); err != nil {
@@ -121,7 +126,8 @@ func (e *Spec) checkStarted() error {
 func (e *Spec) checkRunning() error {
 	for key, set := range map[string]bool{"program": e.Program != "", "options": len(e.Options) > 0} {
 		if set {
-			return tomlstrict.At(tomlstrict.Path{key}, "%s is of a server that is started here: it goes with peer", key)
+			return tomlstrict.At(tomlstrict.Path{key},
+				"%s is of a server that is started here: it goes with peer", key)
 		}
 	}
 	for _, a := range []struct{ key, v string }{{"server", e.Server}, {"direct", e.Direct}} {
@@ -133,10 +139,13 @@ func (e *Spec) checkRunning() error {
 			_, err = net.LookupPort("tcp", port)
 		}
 		if err != nil || host == "" || port == "0" {
-			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no address of a server: write host:port", a.key, tomlstrict.Short(a.v))
+			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no address of a server: write host:port",
+				a.key, tomlstrict.Short(a.v))
 		}
-		if ip, err := netip.ParseAddr(host); err == nil && e.Domain == "" && !ip.IsLoopback() && (a.key == "server" || e.Server == "") {
-			return tomlstrict.At(tomlstrict.Path{a.key}, "the server has the address %s, and what is its XMPP domain? --domain NAME, or domain in its file", ip)
+		if ip, err := netip.ParseAddr(host); err == nil && e.Domain == "" && !ip.IsLoopback() &&
+			(a.key == "server" || e.Server == "") {
+			return tomlstrict.At(tomlstrict.Path{a.key},
+				"the server has the address %s, and what is its XMPP domain? --domain NAME, or domain in its file", ip)
 		}
 	}
 	for _, d := range []struct{ key, v string }{{"domain", e.Domain}, {"rooms", e.Rooms}} {
@@ -144,18 +153,21 @@ func (e *Spec) checkRunning() error {
 			continue
 		}
 		if _, err := jid.Domain(d.v); err != nil {
-			return tomlstrict.At(tomlstrict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key, tomlstrict.Short(d.v))
+			return tomlstrict.At(tomlstrict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key,
+				tomlstrict.Short(d.v))
 		}
 	}
 	if e.User != "" && (strings.Count(e.User, "%d") != 1 || strings.Count(e.User, "%") != 1) {
-		return tomlstrict.At(tomlstrict.Path{"user"}, "user: the accounts' name is %q: it needs one %%d, where their number goes", tomlstrict.Short(e.User))
+		return tomlstrict.At(tomlstrict.Path{"user"},
+			"user: the accounts' name is %q: it needs one %%d, where their number goes", tomlstrict.Short(e.User))
 	}
 	if e.First < 0 {
 		return tomlstrict.At(tomlstrict.Path{"first"}, "first is %d: 0 or more", e.First)
 	}
 	for _, s := range e.Sources {
 		if _, err := netip.ParseAddr(s); err != nil {
-			return tomlstrict.At(tomlstrict.Path{"sources"}, "%q is no address to connect from: write 192.0.2.1", tomlstrict.Short(s))
+			return tomlstrict.At(tomlstrict.Path{"sources"}, "%q is no address to connect from: write 192.0.2.1",
+				tomlstrict.Short(s))
 		}
 	}
 	for _, pid := range e.PIDs {
@@ -168,7 +180,8 @@ func (e *Spec) checkRunning() error {
 			continue
 		}
 		if u, err := url.Parse(a.v); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no URL: write http://127.0.0.1:5290", a.key, tomlstrict.Short(a.v))
+			return tomlstrict.At(tomlstrict.Path{a.key}, "%s: %q is no URL: write http://127.0.0.1:5290", a.key,
+				tomlstrict.Short(a.v))
 		}
 	}
 	_, err := e.ca()
@@ -182,10 +195,12 @@ func (e *Spec) ca() ([]byte, error) {
 	}
 	b, err := os.ReadFile(e.CA)
 	if err != nil {
-		return nil, tomlstrict.At(tomlstrict.Path{"ca"}, "the CA's certificate can't be read: %v: name a file that this user may read", err)
+		return nil, tomlstrict.At(tomlstrict.Path{"ca"},
+			"the CA's certificate can't be read: %v: name a file that this user may read", err)
 	}
 	if !x509.NewCertPool().AppendCertsFromPEM(b) {
-		return nil, tomlstrict.At(tomlstrict.Path{"ca"}, "there is no certificate in %s: the CA's must be PEM", e.CA)
+		return nil, tomlstrict.At(tomlstrict.Path{"ca"},
+			"there is no certificate in %s: the CA's must be PEM", e.CA)
 	}
 	return b, nil
 }
@@ -196,9 +211,11 @@ func (e *Spec) CheckTLS(tls string) error {
 	switch {
 	case e.Kind != "":
 	case tls == "direct" && e.Direct == "":
-		return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
+		return errors.New("the scenario wants TLS first, and no address for that is known: --direct " +
+			"HOST:PORT, or --tls starttls")
 	case tls != "direct" && e.Server == "":
-		return errors.New("the scenario wants no TLS, or STARTTLS, and no address for that is known: --server HOST:PORT, or --tls direct")
+		return errors.New("the scenario wants no TLS, or STARTTLS, and no address for that is known: " +
+			"--server HOST:PORT, or --tls direct")
 	}
 	return nil
 }
@@ -264,17 +281,21 @@ func (e *Spec) Start(ctx context.Context, n Requirements) (*Instance, error) {
 		}
 	}
 	accounts := servers.Accounts{N: n.Accounts}
-	s, err := servers.Start(ctx, servers.Config{Kind: e.Kind, Name: e.Name, Program: program, Dir: filepath.Join(n.Dir, "server"), Accounts: accounts, Options: options, Log: n.Log})
+	s, err := servers.Start(ctx, servers.Config{Kind: e.Kind, Name: e.Name, Program: program,
+		Dir: filepath.Join(n.Dir, "server"), Accounts: accounts, Options: options, Log: n.Log})
 	if err != nil {
 		return nil, err
 	}
-	return &Instance{server: s, Target: bench.Target{Name: s.Name, Software: s.Software, Version: s.Version, Commit: commit, Config: s.Config, Addr: s.Plain, Direct: s.Direct,
-		Domain: s.Domain, Rooms: s.Rooms, User: "bench%d", Password: "bench", CA: s.CA, PIDs: s.PIDs, Metrics: s.Metrics, Profiles: s.Profiles}}, nil
+	return &Instance{server: s, Target: bench.Target{Name: s.Name, Software: s.Software,
+		Version: s.Version, Commit: commit, Config: s.Config, Addr: s.Plain, Direct: s.Direct,
+		Domain: s.Domain, Rooms: s.Rooms, User: "bench%d", Password: "bench", CA: s.CA, PIDs: s.PIDs,
+		Metrics: s.Metrics, Profiles: s.Profiles}}, nil
 }
 
 // connectRunning makes an Instance of a server that runs. It resolves names.
 func (e *Spec) connectRunning(ctx context.Context) (*Instance, error) {
-	t := bench.Target{Name: e.Name, Domain: e.Domain, Rooms: e.Rooms, User: e.User, First: e.First, Password: e.Password, Insecure: e.Insecure,
+	t := bench.Target{Name: e.Name, Domain: e.Domain, Rooms: e.Rooms, User: e.User, First: e.First,
+		Password: e.Password, Insecure: e.Insecure,
 		PIDs: e.PIDs, Metrics: e.Metrics, Profiles: e.Profiles}
 	var err error
 	if t.Addr, err = address(ctx, e.Server); err != nil {
@@ -326,7 +347,8 @@ func address(ctx context.Context, s string) (netip.AddrPort, error) {
 	}
 	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("the server's name is unknown: %w: write it as the resolver knows it, or its address and --domain", err)
+		return netip.AddrPort{}, fmt.Errorf("the server's name is unknown: %w: write it as the resolver "+
+			"knows it, or its address and --domain", err)
 	}
 	return netip.AddrPortFrom(ips[0].Unmap(), uint16(n)), nil
 }
@@ -344,8 +366,10 @@ func Build(ctx context.Context, dir, commit string) (program, at string, err err
 			return r
 		}, commit)
 		from = program + "-source"
-		if out, err := exec.CommandContext(ctx, "git", "worktree", "add", "--detach", from, commit).CombinedOutput(); err != nil {
-			return "", "", fmt.Errorf("commit %s can't be checked out: %s: name one that git log shows, and run this in its repository", commit, oneLine(out))
+		if out, err := exec.CommandContext(ctx, "git", "worktree", "add", "--detach", from,
+			commit).CombinedOutput(); err != nil {
+			return "", "", fmt.Errorf("commit %s can't be checked out: %s: name one that git log shows, and "+
+				"run this in its repository", commit, oneLine(out))
 		}
 		defer exec.Command("git", "worktree", "remove", "--force", from).Run()
 	}
@@ -367,7 +391,8 @@ func Compile(ctx context.Context, folder, program, pkg string, env ...string) er
 	b := exec.CommandContext(ctx, "go", "build", "-o", program, pkg)
 	b.Dir, b.Env = folder, append(os.Environ(), env...)
 	if out, err := b.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s can't be built (%s): run this in its source, or name a program with --program", pkg, oneLine(out))
+		return fmt.Errorf("%s can't be built (%s): run this in its source, or name a program with --program",
+			pkg, oneLine(out))
 	}
 	return nil
 }

@@ -63,7 +63,8 @@ ca       = "`+ca+`"
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Name != "server" || s.Addr.String() != "127.0.0.1:5222" || s.Direct.String() != "[::1]:5223" || s.Domain != "localhost" || s.First != 7 ||
+	if s.Name != "server" || s.Addr.String() != "127.0.0.1:5222" || s.Direct.String() != "[::1]:5223" ||
+		s.Domain != "localhost" || s.First != 7 ||
 		len(s.PIDs) != 2 || s.Sources[0].String() != "127.0.0.9" || len(s.CA) == 0 || s.User != "load%d" {
 		t.Errorf("%+v", s.Target)
 	}
@@ -82,7 +83,8 @@ func TestMistakes(t *testing.T) {
 		"peer = 'prosody'\ncommit = 'HEAD'\n":            "commit goes with",
 		"peer = 'canto'\nprogram = 'x'\ncommit = 'HEAD'": "commit goes with",
 	} {
-		if _, err := Read(write(t, text)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+		if _, err := Read(write(t, text)); err == nil || !strings.Contains(err.Error(), want) ||
+			strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -27,12 +27,12 @@ import (
 //go:embed init.sh
 var initScript []byte
 
-// A need is what a guest is made of, as Debian names it.
+// A need is a program or file that a guest is made of, and its package in Debian.
 type need struct{ program, pkg string }
 
 var needs = []need{{"qemu-system-x86_64", "qemu-system-x86"}, {"busybox", "busybox-static"}, {"cpio", "cpio"}}
 
-// tools finds the programs and the kernel, or says in one line what to install.
+// tools finds the programs and the kernel. The error says what to install.
 func tools(kernel string) (at map[string]string, err error) {
 	at = map[string]string{}
 	var missing []string
@@ -132,7 +132,8 @@ func (g *guest) initrd(ctx context.Context) (string, error) {
 		}
 	}
 	name := filepath.Join(g.dir, "initrd")
-	pack := exec.CommandContext(ctx, "sh", "-c", `find . -print0 | "$0" --null -o -H newc -R 0:0 --quiet >"$1"`, g.at["cpio"], name)
+	pack := exec.CommandContext(ctx, "sh", "-c",
+		`find . -print0 | "$0" --null -o -H newc -R 0:0 --quiet >"$1"`, g.at["cpio"], name)
 	pack.Dir = root
 	if out, err := pack.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("the guest's files can't be packed: %v %s", err, bytes.TrimSpace(out))
@@ -154,9 +155,11 @@ func (g *guest) args(initrd, results string) []string {
 		// is an exit to the emulator, and a lock.
 		line += " clocksource=hpet"
 	}
-	return []string{"-M", "pc", "-accel", accel, "-cpu", g.cpu, "-smp", strconv.Itoa(g.cores), "-m", strconv.FormatInt(g.memory>>20, 10),
+	return []string{"-M", "pc", "-accel", accel, "-cpu", g.cpu, "-smp", strconv.Itoa(g.cores), "-m",
+		strconv.FormatInt(g.memory>>20, 10),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none", "-nic", "none",
-		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd, "-append", line}
+		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd,
+		"-append", line}
 }
 
 // tscSpeed is the speed of the processor's time-stamp counter in kHz, read from the text of
@@ -282,12 +285,14 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 		err = cause
 	}
 	if e := unpack(results, out); e != nil {
-		return t, fmt.Errorf("the guest left no results: %w (its last line: %q; console.log has the others)", cmp.Or(err, e), t.Last)
+		return t, fmt.Errorf("the guest left no results: %w (its last line: %q; console.log has the others)",
+			cmp.Or(err, e), t.Last)
 	}
 	return t, nil
 }
 
-// progress is a line of canto-bench's live view: "1:02  login3 6/10  812 of 90,000 sessions bound  1,812 sessions  …".
+// progress is a line of canto-bench's live view: "1:02 login3 6/10 812 of 90,000 sessions bound
+// 1,812 sessions …".
 var progress = regexp.MustCompile(`^\S+  (\S+) \d+/\d+  .*?  ([0-9,]+) sessions`)
 
 // progressOf reads the phase and the number of bound sessions off a line of canto-bench's live

@@ -145,7 +145,8 @@ func (s *Result) summarize(r *result.Run) {
 	var last result.Phase
 	before := r.Base
 	for _, p := range r.Phases {
-		ph := Phase{Name: p.Name, Kind: p.Kind, Seconds: p.To - p.From, Sessions: p.Sessions, Done: steps[p.Name].Done, Client: p.Client.CPU}
+		ph := Phase{Name: p.Name, Kind: p.Kind, Seconds: p.To - p.From, Sessions: p.Sessions,
+			Done: steps[p.Name].Done, Client: p.Client.CPU}
 		if p.Server != nil {
 			ph.Server = p.Server.CPU
 		}
@@ -193,7 +194,7 @@ func metricsOf(s *result.Sample) map[string]float64 {
 	return s.Metrics
 }
 
-// heapNames are what a server calls the memory of its objects.
+// heapNames are the metrics of a server's heap.
 var heapNames = []string{"go_gc_heap_live_bytes", "go_memstats_heap_inuse_bytes"}
 
 // known is an amount that is 0 where the server did not say.
@@ -204,8 +205,9 @@ func known(bytes float64) string {
 	return amount(bytes)
 }
 
-// level is what the sessions cost that came between two moments.
-func level(base, baseClient result.Usage, metrics map[string]float64, p result.Phase, end *result.Sample, sessions int) Level {
+// level is the memory of the sessions that were added between two samples.
+func level(base, baseClient result.Usage, metrics map[string]float64, p result.Phase,
+	end *result.Sample, sessions int) Level {
 	each := func(now, before int64) float64 { return float64(now-before) / float64(sessions) }
 	l := Level{Sessions: sessions, RSS: each(p.Server.RSS, base.RSS), Client: each(p.Client.RSS, baseClient.RSS),
 		Kernel: each(p.Server.Slab+p.Server.Sockets, base.Slab+base.Sockets)}
@@ -221,7 +223,8 @@ func level(base, baseClient result.Usage, metrics map[string]float64, p result.P
 }
 
 func (s *Result) talk(p result.Phase, st result.Step) {
-	t := Talk{Phase: p.Name, Sessions: p.Sessions, Sent: st.Sent, Done: st.Done, Lost: st.Lost, Duplicated: st.Duplicated, Reordered: st.Reordered, Failed: st.Failed,
+	t := Talk{Phase: p.Name, Sessions: p.Sessions, Sent: st.Sent, Done: st.Done, Lost: st.Lost,
+		Duplicated: st.Duplicated, Reordered: st.Reordered, Failed: st.Failed,
 		P50: result.Millis(st.Latency.Quantile(.5)), P99: result.Millis(st.Latency.Quantile(.99))}
 	if p.Server != nil && st.Done > 0 {
 		t.CPU = p.Server.CPU * 1e6 / float64(st.Done)
@@ -234,7 +237,8 @@ func (s *Result) talk(p result.Phase, st result.Step) {
 	s.Talks = append(s.Talks, t)
 }
 
-// collected is what the collector did in a phase, between two scrapes; nil if the server tells nothing of it.
+// collected is the work of the garbage collector in a phase, between two scrapes; nil if there are
+// no metrics of it.
 func collected(r *result.Run, phase string, before, after map[string]float64) *GC {
 	some := false
 	is := func(v float64, ok bool) *float64 {
@@ -252,15 +256,17 @@ func collected(r *result.Run, phase string, before, after map[string]float64) *G
 		f, ok := r.Figure(phase + "." + name)
 		return is(f.Value, ok)
 	}
-	g := &GC{Cycles: diff("go_gc_cycles_total_gc_cycles_total"), Share: figure("gc_share"), Assists: figure("gc_assist_share"),
-		Pauses: diff("go_gc_pauses_seconds_count"), Paused: diff("go_gc_pauses_seconds_sum"), Longest: figure("gc_pause_max_ms")}
+	g := &GC{Cycles: diff("go_gc_cycles_total_gc_cycles_total"), Share: figure("gc_share"),
+		Assists: figure("gc_assist_share"),
+		Pauses:  diff("go_gc_pauses_seconds_count"), Paused: diff("go_gc_pauses_seconds_sum"),
+		Longest: figure("gc_pause_max_ms")}
 	if !some {
 		return nil
 	}
 	return g
 }
 
-// host adds what the phases cost this machine.
+// host adds the phases' costs on the host.
 func (s *Result) host(t *trace) {
 	s.HostCPU, s.Guest.Boot, s.Guest.Peak = t.CPU, t.Boot, t.Peak
 	s.clock(t)
@@ -277,8 +283,8 @@ func (s *Result) host(t *trace) {
 	}
 }
 
-// clock warns where the guest's clock ran at another speed than the host's, by the phases that both have seen: a
-// guest that measures its own processor on a busy host may be several times off.
+// clock warns where the guest's clock ran at another speed than the host's, by the phases that both
+// have seen: a guest that measures its own processor on a busy host may be several times off.
 func (s *Result) clock(t *trace) {
 	n := min(len(t.Phases), len(s.Phases))
 	if n < 2 {
@@ -290,7 +296,8 @@ func (s *Result) clock(t *trace) {
 	}
 	host := t.Phases[n-1].From - t.Phases[0].From
 	if off := guest/host - 1; host > 10 && (off < -.05 || off > .05) {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("the guest's clock ran at %.2f times the speed of the host's: rates, latencies and CPU inside are off by as much", guest/host))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("the guest's clock ran at %.2f times the speed of the "+
+			"host's: rates, latencies and CPU inside are off by as much", guest/host))
 	}
 }
 
@@ -311,7 +318,8 @@ func (s *Result) Save(name string) error {
 func (s *Result) Text(w io.Writer) error {
 	var b strings.Builder
 	p := func(f string, a ...any) { fmt.Fprintf(&b, f+"\n", a...) }
-	p("%s of %s sessions bound in one process; TLS %s", thousands(s.Bound), thousands(s.Wanted), report.Clean(strings.TrimSuffix(s.TLS+", "+s.Login, ", ")))
+	p("%s of %s sessions bound in one process; TLS %s", thousands(s.Bound), thousands(s.Wanted),
+		report.Clean(strings.TrimSuffix(s.TLS+", "+s.Login, ", ")))
 	if s.Partial != "" {
 		p("PARTIAL: %s", report.Clean(s.Partial))
 	}
@@ -320,17 +328,23 @@ func (s *Result) Text(w io.Writer) error {
 	}
 	p("")
 	p("commit %s, %s, %s", s.Commit, s.Date.Format("2006-01-02 15:04 MST"), s.Command)
-	p("host:  %s, %d cores, %s, Linux %s, load before %s", s.Host.CPU, s.Host.Cores, amount(float64(s.Host.Memory)), s.Host.Kernel, s.Host.Load)
-	p("guest: %s, %s -cpu %s, %d cores (GOMAXPROCS=%d for server and client each), %s, Linux %s, up after %.1f s", s.Guest.Emulator, s.Guest.Accel, s.Guest.CPU, s.Guest.Cores, s.Guest.Procs, amount(float64(s.Guest.Memory)), s.Guest.Kernel, s.Guest.Boot)
+	p("host:  %s, %d cores, %s, Linux %s, load before %s", s.Host.CPU, s.Host.Cores,
+		amount(float64(s.Host.Memory)), s.Host.Kernel, s.Host.Load)
+	p("guest: %s, %s -cpu %s, %d cores (GOMAXPROCS=%d for server and client each), %s, Linux %s, up "+
+		"after %.1f s", s.Guest.Emulator, s.Guest.Accel, s.Guest.CPU, s.Guest.Cores, s.Guest.Procs,
+		amount(float64(s.Guest.Memory)), s.Guest.Kernel, s.Guest.Boot)
 	if s.Shake != "" && s.TLS != "none" {
 		p("keys are agreed on by %s alone", s.Shake)
 	}
-	p("%.0f s in all, %.0f s of them builds and accounts; the emulator used %.0f s of CPU and %s", s.Seconds, s.Prepared, s.HostCPU, amount(float64(s.Guest.Peak)))
+	p("%.0f s in all, %.0f s of them builds and accounts; the emulator used %.0f s of CPU and %s",
+		s.Seconds, s.Prepared, s.HostCPU, amount(float64(s.Guest.Peak)))
 	if len(s.Levels) > 0 {
-		rows := [][]string{{"idle sessions", "RSS", "heap", "kernel, both ends", "one end", "client RSS", "each more: RSS", "heap", "kernel", "client RSS"}}
+		rows := [][]string{{"idle sessions", "RSS", "heap", "kernel, both ends", "one end", "client RSS",
+			"each more: RSS", "heap", "kernel", "client RSS"}}
 		for i := range s.Levels {
 			l := &s.Levels[i]
-			row := []string{thousands(l.Sessions), amount(l.RSS), known(l.Heap), amount(l.Kernel), amount(l.KernelEnd()), amount(l.Client), "", "", "", ""}
+			row := []string{thousands(l.Sessions), amount(l.RSS), known(l.Heap), amount(l.Kernel),
+				amount(l.KernelEnd()), amount(l.Client), "", "", "", ""}
 			if m := l.More; m != nil {
 				copy(row[6:], []string{amount(m.RSS), known(m.Heap), amount(m.Kernel), amount(m.Client)})
 			}
@@ -354,18 +368,24 @@ func (s *Result) Text(w io.Writer) error {
 		p("the kernel's, both ends, at %s: %s", thousands(l.Sessions), strings.Join(names, ", "))
 	}
 	if len(s.Talks) > 0 {
-		rows := [][]string{{"messages in", "sessions", "sent", "arrived", "lost", "twice", "swapped", "failed", "server CPU", "ratio", "p50", "p99"}}
+		rows := [][]string{{"messages in", "sessions", "sent", "arrived", "lost", "twice", "swapped",
+			"failed", "server CPU", "ratio", "p50", "p99"}}
 		for _, t := range s.Talks {
-			rows = append(rows, []string{t.Phase, thousands(t.Sessions), thousands(int(t.Sent)), thousands(int(t.Done)), thousands(int(t.Lost)), thousands(int(t.Duplicated)),
-				thousands(int(t.Reordered)), thousands(int(t.Failed)), report.Amount(t.CPU, "us"), fmt.Sprintf("%.2f", t.Ratio), report.Amount(t.P50, "ms"), report.Amount(t.P99, "ms")})
+			rows = append(rows, []string{t.Phase, thousands(t.Sessions), thousands(int(t.Sent)),
+				thousands(int(t.Done)), thousands(int(t.Lost)), thousands(int(t.Duplicated)),
+				thousands(int(t.Reordered)), thousands(int(t.Failed)), report.Amount(t.CPU, "us"),
+				fmt.Sprintf("%.2f", t.Ratio), report.Amount(t.P50, "ms"), report.Amount(t.P99, "ms")})
 		}
 		p("\nMessages (CPU and latencies are emulated: their ratio tells)\n%s", report.Table(1, rows))
 	}
 	if len(s.Phases) > 0 {
-		rows := [][]string{{"phase", "sessions", "seconds", "done", "emulator CPU", "server", "client", "GC of CPU", "assists", "cycles", "pauses", "paused", "longest"}}
+		rows := [][]string{{"phase", "sessions", "seconds", "done", "emulator CPU", "server", "client",
+			"GC of CPU", "assists", "cycles", "pauses", "paused", "longest"}}
 		for _, ph := range s.Phases {
-			row := []string{ph.Name, thousands(ph.Sessions), fmt.Sprintf("%.0f", ph.Seconds), thousands(int(ph.Done)), fmt.Sprintf("%.0f s", ph.HostCPU),
-				fmt.Sprintf("%.0f s", ph.Server), fmt.Sprintf("%.0f s", ph.Client), "–", "–", "–", "–", "–", "–"}
+			row := []string{ph.Name, thousands(ph.Sessions), fmt.Sprintf("%.0f", ph.Seconds),
+				thousands(int(ph.Done)), fmt.Sprintf("%.0f s", ph.HostCPU),
+				fmt.Sprintf("%.0f s", ph.Server), fmt.Sprintf("%.0f s", ph.Client), "–", "–", "–", "–",
+				"–", "–"}
 			if g := ph.GC; g != nil {
 				put := func(i int, v *float64, f string, by float64) {
 					if v != nil {

@@ -94,13 +94,17 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := sc.Override(bench.Overrides{Clients: cfg.Clients, TLS: cfg.TLS, Mechanism: cfg.Mechanism}); err != nil {
+	if err := sc.Override(bench.Overrides{Clients: cfg.Clients, TLS: cfg.TLS,
+		Mechanism: cfg.Mechanism}); err != nil {
 		return nil, err
 	}
-	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: sampler.Machine(), Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
-		Guest: Guest{Accel: cfg.Accel, CPU: cfg.CPU, Cores: cfg.Cores, Procs: max(1, cfg.Cores/2), Memory: cfg.Memory, Emulator: version(ctx, at["qemu-system-x86_64"])}}
+	s := &Result{Date: began.UTC().Truncate(time.Second), Command: cfg.Command, Host: sampler.Machine(),
+		Wanted: sc.Clients.Count, TLS: sc.Clients.TLS, Shake: sc.Clients.KeyExchange,
+		Guest: Guest{Accel: cfg.Accel, CPU: cfg.CPU, Cores: cfg.Cores, Procs: max(1, cfg.Cores/2),
+			Memory: cfg.Memory, Emulator: version(ctx, at["qemu-system-x86_64"])}}
 	if free := available(); free > 0 && cfg.Memory > free {
-		return nil, fmt.Errorf("the guest would have %d MiB, and %d MiB are free here: end what uses them, or log in fewer clients", cfg.Memory>>20, free>>20)
+		return nil, fmt.Errorf("the guest would have %d MiB, and %d MiB are free here: end what uses them, "+
+			"or log in fewer clients", cfg.Memory>>20, free>>20)
 	}
 	if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
 		return nil, fmt.Errorf("the results can't be written: %w", err)
@@ -124,7 +128,8 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	home := filepath.Join(dir, "home")
 	pctx, cancel := context.WithTimeout(ctx, cfg.Limit/2)
 	defer cancel()
-	if err := servers.Prepare(pctx, servers.Config{Kind: "canto", Program: canto, Dir: filepath.Join(home, "server"), Accounts: servers.Accounts{N: sc.Accounts()}}); err != nil {
+	if err := servers.Prepare(pctx, servers.Config{Kind: "canto", Program: canto,
+		Dir: filepath.Join(home, "server"), Accounts: servers.Accounts{N: sc.Accounts()}}); err != nil {
 		return nil, err
 	}
 	s.Prepared = time.Since(began).Seconds()
@@ -137,9 +142,11 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := os.WriteFile(scenario, []byte(sc.Source()), 0o644); err != nil {
 		return nil, err
 	}
-	g := &guest{at: at, dir: dir, memory: cfg.Memory, cores: cfg.Cores, cpu: cfg.CPU, accel: cfg.Accel, limit: left, note: cfg.Note,
-		files: map[string]string{canto: "bin/canto", load: "bin/canto-bench", home: "bench/home", scenario: "bench/scenario.toml"},
-		run:   script(left-rest/2, s.Guest.Procs)}
+	g := &guest{at: at, dir: dir, memory: cfg.Memory, cores: cfg.Cores, cpu: cfg.CPU, accel: cfg.Accel,
+		limit: left, note: cfg.Note,
+		files: map[string]string{canto: "bin/canto", load: "bin/canto-bench", home: "bench/home",
+			scenario: "bench/scenario.toml"},
+		run: script(left-rest/2, s.Guest.Procs)}
 	cpuinfo, _ := os.ReadFile("/proc/cpuinfo")
 	g.tsc = tscSpeed(string(cpuinfo))
 	for _, old := range []string{"result.json", "report.html"} { // of an earlier run
@@ -193,9 +200,12 @@ func fit(sc *bench.Scenario, left time.Duration) error {
 // threads that spin for each other cost as much again.
 func script(limit time.Duration, procs int) string {
 	return fmt.Sprintf(`export GOMAXPROCS=%d
-echo "guest: Linux $(uname -r), $(nproc) cores, $(ulimit -n) open files, $(awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo) MiB free, clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+echo "guest: Linux $(uname -r), $(nproc) cores, $(ulimit -n) open files, \
+$(awk '/^MemAvailable/ {print int($2/1024)}' /proc/meminfo) MiB free, \
+clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 canto check limits --config /bench/home/server/canto.toml --data /bench/home/server/data >limits.txt 2>&1
-canto-bench run /bench/scenario.toml --peer canto --program /bin/canto --dir /bench/home --every 5s --limit %ds --out /results 2>&1
+canto-bench run /bench/scenario.toml --peer canto --program /bin/canto --dir /bench/home \
+	--every 5s --limit %ds --out /results 2>&1
 status=$?
 cp /bench/home/server.log server.log
 exit $status

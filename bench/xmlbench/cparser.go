@@ -19,7 +19,8 @@ import (
 var harnesses embed.FS
 
 // errNoCParsers says what is missing for the parsers in C.
-var errNoCParsers = errors.New("no C compiler, expat or libxml2 to build against: apt-get install gcc libc6-dev pkg-config libexpat1-dev libxml2-dev")
+var errNoCParsers = errors.New("no C compiler, expat or libxml2 to build against: apt-get install gcc " +
+	"libc6-dev pkg-config libexpat1-dev libxml2-dev")
 
 // checkCParsers reports whether the harnesses can be built here.
 func checkCParsers() error {
@@ -42,7 +43,8 @@ type cParser struct {
 	starts  []int // of each document
 }
 
-// newCParser builds the harness testdata/<label>.c in dir against library, a name for pkg-config, and starts it.
+// newCParser builds the harness testdata/<label>.c in dir against library, a name for pkg-config,
+// and starts it.
 func newCParser(dir, label, library string) (*cParser, error) {
 	for _, f := range []string{"harness.h", label + ".c"} {
 		b, err := harnesses.ReadFile("testdata/" + f)

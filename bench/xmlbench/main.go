@@ -1,12 +1,12 @@
-// Xmlbench measures canto/xmlstream beside expat, libxml2 and encoding/xml in one run, each with namespaces on, and
-// prints tables and, as its last line, their summary in JSON:
+// Xmlbench measures canto/xmlstream beside expat, libxml2 and encoding/xml in one run, each with
+// namespaces on, and prints tables and, as its last line, their summary in JSON:
 //
 //	go run ./bench/xmlbench [-quick] [-svg docs/xmlstream.svg]
 //
-// Every parser has one stream open for each document, whose header it has read, and is fed the document whole. expat and
-// libxml2 count their callbacks and build nothing; encoding/xml returns tokens; canto/xmlstream builds its tree. The two
-// in C are processes of their own, built here from the development packages of the distribution, that measure
-// themselves.
+// Every parser has one stream open for each document, whose header it has read, and is fed the
+// document whole. expat and libxml2 count their callbacks and build nothing; encoding/xml returns
+// tokens; canto/xmlstream builds its tree. The two in C are processes of their own, built here from
+// the development packages of the distribution, that measure themselves.
 package main
 
 import (
@@ -46,7 +46,8 @@ type summary struct {
 	Libxml2     float64 `json:"libxml2"`
 	EncodingXML float64 `json:"encoding_xml"`
 	Cyrillic    float64 `json:"cyrillic_gbps"` // 10^9 bytes/s
-	Split64     float64 `json:"split64_ratio"` // time in pieces of 64 bytes over time whole, median over the documents
+	// time in pieces of 64 bytes over time whole, median over the documents
+	Split64 float64 `json:"split64_ratio"`
 }
 
 // run measures all parsers and writes the tables. It builds the two parsers in C; measures the
@@ -71,7 +72,8 @@ func run(w io.Writer, e effort, svg string) error {
 		return err
 	}
 	defer libxml2.close()
-	fmt.Fprintf(w, "%s; %s, %s, %s\n%s, %d cores\n", time.Now().Format(time.DateOnly), runtime.Version(), expat.version, libxml2.version, cpu(), runtime.NumCPU())
+	fmt.Fprintf(w, "%s; %s, %s, %s\n%s, %d cores\n", time.Now().Format(time.DateOnly), runtime.Version(),
+		expat.version, libxml2.version, cpu(), runtime.NumCPU())
 
 	docs := xmlstreamtest.Documents()
 	self := newCanto(0)
@@ -112,7 +114,9 @@ func run(w io.Writer, e effort, svg string) error {
 			noise = append(noise, c.noise)
 		}
 	}
-	fmt.Fprintf(w, "\nBest of %d rounds each, of %v; the median round took %.2f times the best.\n\n", e.rounds, e.slice, median(noise)) // much over 1.3: run it again
+	// much over 1.3: run it again
+	fmt.Fprintf(w, "\nBest of %d rounds each, of %v; the median round took %.2f times the best.\n\n",
+		e.rounds, e.slice, median(noise))
 	b, err := json.Marshal(s.round())
 	if err != nil {
 		return err
@@ -223,7 +227,8 @@ func passThrough(w io.Writer, e effort) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(w, "\nPass-through: parse, route by to and type, append with another from:\n\n| stanza | bytes | ns | allocations |\n|---|--:|--:|--:|\n")
+	fmt.Fprint(w, "\nPass-through: parse, route by to and type, append with another from:\n\n| stanza | "+
+		"bytes | ns | allocations |\n|---|--:|--:|--:|\n")
 	for i, d := range docs {
 		n, err := allocs(r, i, 200)
 		if err != nil {

@@ -62,7 +62,8 @@ func measureAll(docs []xmlstreamtest.Document, entrants []parser, e effort) ([][
 				n *= 2
 			}
 			if got := c.elements(i); got != fed*d.Elements {
-				return nil, fmt.Errorf("%s, document %s: %d elements in %d documents, and there are %d in each", c.name(), d.Name, got, fed, d.Elements)
+				return nil, fmt.Errorf("%s, document %s: %d elements in %d documents, and there are %d in each",
+					c.name(), d.Name, got, fed, d.Elements)
 			}
 			times[i*len(entrants)+j] = n
 		}

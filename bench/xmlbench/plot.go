@@ -14,15 +14,16 @@ const (
 	points  = 11 // one for each power of two
 )
 
-// sizes returns the documents of the plot: for each power of two a stanza of so many bytes that is one text, and then
-// for each one that is many small elements.
+// sizes returns the documents of the plot: for each power of two a stanza of so many bytes that is
+// one text, and then for each one that is many small elements.
 func sizes() []xmlstreamtest.Document {
 	const words = "Art thou not Romeo, and a Montague? Neither, fair saint, if either thee dislike. "
 	fill := func(n int) string { return strings.Repeat(words, n/len(words)+1)[:n] }
 	var docs []xmlstreamtest.Document
 	for n := minSize; n <= maxSize; n *= 2 {
 		head, tail := `<message to='a@b'><body>`, `</body></message>`
-		docs = append(docs, xmlstreamtest.Document{Name: "text", XML: head + fill(n-len(head)-len(tail)) + tail, Elements: 2})
+		docs = append(docs, xmlstreamtest.Document{Name: "text", XML: head + fill(n-len(head)-len(tail)) +
+			tail, Elements: 2})
 	}
 	for n := minSize; n <= maxSize; n *= 2 {
 		head, tail := `<message to='a@b'><x>`, `</x></message>`
@@ -40,9 +41,10 @@ func sizes() []xmlstreamtest.Document {
 	return docs
 }
 
-// css is the style sheet of the plot: it can be read on light and on dark ground. The parsers' classes stand in the
-// order of the field.
-const css = `text { fill: #6e7781 } .mid { text-anchor: middle } .end { text-anchor: end } .title { font-size: 14px }
+// css is the style sheet of the plot: it can be read on light and on dark ground. The parsers'
+// classes stand in the order of the field.
+const css = `text { fill: #6e7781 } .title { font-size: 14px }
+.mid { text-anchor: middle } .end { text-anchor: end }
 .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
 .canto { stroke: #0969da } .expat { stroke: #1a7f37 } .libxml2 { stroke: #bc4c00 } .std { stroke: #8250df }
 text.canto { fill: #0969da; stroke: none; font-weight: bold } text.expat { fill: #1a7f37; stroke: none }
@@ -50,12 +52,13 @@ text.libxml2 { fill: #bc4c00; stroke: none } text.std { fill: #8250df; stroke: n
 @media (prefers-color-scheme: dark) {
 text { fill: #d1d7e0 }
 .canto { stroke: #58a6ff } .expat { stroke: #56d364 } .libxml2 { stroke: #f0883e } .std { stroke: #bc8cff }
-text.canto { fill: #58a6ff } text.expat { fill: #56d364 } text.libxml2 { fill: #f0883e } text.std { fill: #bc8cff }
+text.canto { fill: #58a6ff } text.expat { fill: #56d364 }
+text.libxml2 { fill: #f0883e } text.std { fill: #bc8cff }
 }
 `
 
-// drawPlot draws the ns per byte of the documents of [sizes], with both axes logarithmic: left those that are one text,
-// right those of many elements.
+// drawPlot draws the ns per byte of the documents of [sizes], with both axes logarithmic: left
+// those that are one text, right those of many elements.
 func drawPlot(docs []xmlstreamtest.Document, field []parser, cells [][]cell) []byte {
 	const (
 		width, height = 860, 400

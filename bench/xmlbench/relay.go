@@ -29,7 +29,8 @@ type relay struct {
 type outbox struct{ out []byte }
 
 func newRelay() *relay {
-	r := &relay{canto: *newCanto(0), boxes: map[string]*outbox{"romeo@example.net": {}}, sender: xmlstream.Attr{Name: from, Value: "juliet@example.com/balcony"}}
+	r := &relay{canto: *newCanto(0), boxes: map[string]*outbox{"romeo@example.net": {}},
+		sender: xmlstream.Attr{Name: from, Value: "juliet@example.com/balcony"}}
 	for i := range 10000 {
 		r.boxes[fmt.Sprintf("contact%d@example.net", i)] = &outbox{}
 	}
@@ -39,8 +40,10 @@ func newRelay() *relay {
 // passages are the documents of a relay: a message whose bytes can be passed on, and two with the
 // same meaning that have to be serialized again.
 func passages() []xmlstreamtest.Document {
-	odd := bytes.Replace([]byte(xmlstreamtest.Message), []byte("Art thou not Romeo"), []byte("<![CDATA[Art]]> thou not Romeo"), 1)
-	prefixed := bytes.Replace([]byte(xmlstreamtest.Message), []byte("<message "), []byte("<c:message xmlns:c='jabber:client' "), 1)
+	odd := bytes.Replace([]byte(xmlstreamtest.Message), []byte("Art thou not Romeo"),
+		[]byte("<![CDATA[Art]]> thou not Romeo"), 1)
+	prefixed := bytes.Replace([]byte(xmlstreamtest.Message), []byte("<message "),
+		[]byte("<c:message xmlns:c='jabber:client' "), 1)
 	prefixed = append(bytes.TrimSuffix(prefixed, []byte("</message>")), "</c:message>"...)
 	return []xmlstreamtest.Document{
 		{Name: "message", XML: xmlstreamtest.Message, Elements: 5},

@@ -14,8 +14,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// What needs no C compiler: every document comes to the same number of elements in both parsers and in any pieces. The
-// contest checks that itself.
+// What needs no C compiler: every document comes to the same number of elements in both parsers and
+// in any pieces. The contest checks that itself.
 func TestContest(t *testing.T) {
 	docs := append(xmlstreamtest.Documents(), sizes()...)
 	field := []parser{newCanto(0), newCanto(1), newCanto(64), newCanto(1400), &std{}}
@@ -37,7 +37,8 @@ func TestContest(t *testing.T) {
 }
 
 func TestDocuments(t *testing.T) {
-	want := []string{"message", "presence", "roster50", "mam20", "avatar4k", "tiny", "attrs", "entities", "cyrillic", "cjk"}
+	want := []string{"message", "presence", "roster50", "mam20", "avatar4k", "tiny", "attrs", "entities",
+		"cyrillic", "cjk"}
 	for i, d := range xmlstreamtest.Documents() {
 		if i >= len(want) || d.Name != want[i] {
 			t.Errorf("document %d is %s", i, d.Name)
@@ -70,7 +71,8 @@ func TestRun(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &sum); err != nil {
 		t.Fatalf("last line: %v\n%s", err, out.String())
 	}
-	for _, k := range []string{"message_ns", "expat", "libxml2", "encoding_xml", "cyrillic_gbps", "split64_ratio"} {
+	for _, k := range []string{"message_ns", "expat", "libxml2", "encoding_xml", "cyrillic_gbps",
+		"split64_ratio"} {
 		if sum[k] <= 0 {
 			t.Errorf("%s is %v", k, sum[k])
 		}
@@ -123,7 +125,7 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// A relay passes the bytes of the message on, and means the same where it writes them anew.
+// A relay passes the bytes of the message on, or serializes it again with the same meaning.
 func TestRelay(t *testing.T) {
 	r := newRelay()
 	for i, d := range passages() {
@@ -133,8 +135,9 @@ func TestRelay(t *testing.T) {
 		if _, err := r.run(i, 0, 1); err != nil {
 			t.Fatalf("%s: %v", d.Name, err)
 		}
-		want := strings.Replace(xmlstreamtest.Message, "xml:lang='en'>", "xml:lang='en' from='juliet@example.com/balcony'>", 1)
-		if i > 0 { // escaped in full where it is written anew
+		want := strings.Replace(xmlstreamtest.Message, "xml:lang='en'>",
+			"xml:lang='en' from='juliet@example.com/balcony'>", 1)
+		if i > 0 { // a message that is serialized again is escaped in full
 			want = strings.Replace(want, "cam'st", "cam&apos;st", 1)
 		}
 		got := string(r.boxes["romeo@example.net"].out)

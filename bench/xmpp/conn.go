@@ -28,8 +28,8 @@ type Conn struct {
 	buf    []byte // of one read
 }
 
-// readBytes is how much a Conn reads at once. Features and most stanzas fit in. An attack has a Conn for each of
-// its connections, so it is no larger.
+// readBytes is how much a Conn reads at once. Features and most stanzas fit in. An attack has a
+// Conn for each of its connections, so it is no larger.
 const readBytes = 4 << 10
 
 // NewConn returns a Conn that reads and writes rw. It sends nothing.
@@ -84,7 +84,8 @@ func (c *Conn) Next() (xmlstream.Element, error) {
 	}
 }
 
-// read feeds one read to the parser. An error that comes with bytes is dropped: the next read returns it again.
+// read feeds one read to the parser. An error that comes with bytes is dropped: the next read
+// returns it again.
 func (c *Conn) read() error {
 	n, err := c.rw.Read(c.buf)
 	if n == 0 {

@@ -40,8 +40,8 @@ func AppendResponse[S string | []byte](b []byte, space string, text S) []byte {
 	return fmt.Appendf(b, "<response xmlns='%s'>%s</response>", space, text)
 }
 
-// AppendBind appends the request to bind a resource (RFC 6120 section 7). Its id is "bind". The server chooses
-// the resource if resource is "".
+// AppendBind appends the request to bind a resource (RFC 6120 section 7). Its id is "bind". The
+// server chooses the resource if resource is "".
 func AppendBind(b []byte, resource string) []byte {
 	b = append(b, "<iq type='set' id='bind'><bind xmlns='"+NSBind+"'>"...)
 	if resource != "" {
@@ -80,9 +80,9 @@ func Offered(parent xmlstream.Element, name xmlstream.Name) (names []string) {
 	return names
 }
 
-// Preferred are the mechanisms of a login without a choice of its own, in order. SCRAM-SHA-1 is first because
-// every server has it, so that figures of servers can be compared. PLAIN is last: the client must leave it out
-// without TLS.
+// Preferred are the mechanisms of a login without a choice of its own, in order. SCRAM-SHA-1 is
+// first because every server has it, so that figures of servers can be compared. PLAIN is last: the
+// client must leave it out without TLS.
 var Preferred = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
 
 // Choose is the first mechanism of want that the server offers. ok is false if there is none.

@@ -25,7 +25,8 @@ func serve(t *testing.T, text string) *Conn {
 	return NewConn(client)
 }
 
-const serverHeader = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
+const serverHeader = "<stream:stream xmlns='jabber:client' " +
+	"xmlns:stream='http://etherx.jabber.org/streams' version='1.0'>"
 
 // Open returns the features, Next the elements and the end of the stream.
 func TestConn(t *testing.T) {
@@ -63,8 +64,10 @@ func TestStreamError(t *testing.T) {
 
 // Addresses are escaped, and the client's own is left out where there is none.
 func TestAppendHeader(t *testing.T) {
-	with, without := string(AppendHeader(nil, "localhost", "a'b@localhost")), string(AppendHeader(nil, "localhost", ""))
-	if !strings.Contains(with, "from='a&apos;b@localhost'") && !strings.Contains(with, "from='a&#39;b@localhost'") {
+	with, without := string(AppendHeader(nil, "localhost", "a'b@localhost")),
+		string(AppendHeader(nil, "localhost", ""))
+	if !strings.Contains(with, "from='a&apos;b@localhost'") &&
+		!strings.Contains(with, "from='a&#39;b@localhost'") {
 		t.Error(with)
 	}
 	if strings.Contains(without, "from=") {
@@ -82,7 +85,8 @@ func TestAppendHeader(t *testing.T) {
 
 // A text beside the condition is not the condition.
 func TestCondition(t *testing.T) {
-	e, err := xmlstream.Parse([]byte("<failure xmlns='" + NSSASL + "'><text>no</text><not-authorized/></failure>"))
+	e, err := xmlstream.Parse([]byte("<failure xmlns='" + NSSASL +
+		"'><text>no</text><not-authorized/></failure>"))
 	if err != nil {
 		t.Fatal(err)
 	}

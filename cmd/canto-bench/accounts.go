@@ -14,10 +14,10 @@ import (
 // accountsCmd is the command accounts.
 type accountsCmd struct {
 	N        int    `arg:"" help:"How many."`
-	Format   string `help:"canto (for canto user import), ejabberd (Mnesia's text), prosody (files, into --out)." placeholder:"KIND"`
+	Format   string `help:"${accounts_format}" placeholder:"KIND"`
 	Register bool   `help:"Register them at the server (XEP-0077)."`
-	Out      string `help:"File, or Prosody's data folder; standard output if it is not named." placeholder:"FILE"`
-	TLS      string `name:"tls" help:"Of the connections that register: none, starttls, direct." default:"starttls"`
+	Out      string `help:"${accounts_out}" placeholder:"FILE"`
+	TLS      string `name:"tls" help:"${accounts_tls}" default:"starttls"`
 	InFlight int    `help:"Registrations at a time." default:"8"`
 	serverFlags
 }
@@ -26,7 +26,8 @@ type accountsCmd struct {
 // server.
 func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
-		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
+		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, " +
+			"--format ejabberd, or --register")}
 	}
 	if err := firstError(
 		atLeast("--in-flight", c.InFlight, 1, "1 or more"),
@@ -71,7 +72,8 @@ func (c *accountsCmd) Run(w *environment) error {
 func (c *accountsCmd) exported() (servers.Accounts, error) {
 	prefix, ok := prefixOf(cmp.Or(c.User, "bench%d"))
 	if !ok || c.First != 0 {
-		return servers.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
+		return servers.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: " +
+			"--user 'word%d'")
 	}
 	return servers.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
 }
@@ -91,7 +93,8 @@ func (c *accountsCmd) register(w *environment) error {
 		return err
 	}
 	if e.Kind != "" {
-		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here have their accounts)")}
+		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here " +
+			"have their accounts)")}
 	}
 	if err := e.CheckTLS(c.TLS); err != nil {
 		return usageError{err}
@@ -100,7 +103,8 @@ func (c *accountsCmd) register(w *environment) error {
 	if err != nil {
 		return err
 	}
-	made, existed, err := accounts.Register(w.ctx, accounts.Config{Target: s.Target, TLS: c.TLS, N: c.N, InFlight: c.InFlight})
+	made, existed, err := accounts.Register(w.ctx,
+		accounts.Config{Target: s.Target, TLS: c.TLS, N: c.N, InFlight: c.InFlight})
 	fmt.Fprintf(w.out, "%d accounts registered, %d existed\n", made, existed)
 	return err
 }

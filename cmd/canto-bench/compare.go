@@ -19,8 +19,8 @@ import (
 
 // compareCmd is the command compare.
 type compareCmd struct {
-	Servers  []string `arg:"" optional:"" help:"Descriptions of servers (TOML), or canto, prosody, ejabberd as they are, or canto@COMMIT. The first is what the others are divided by. Default: all three."`
-	Suite    string   `help:"What to compare: one that comes along, or a TOML file." default:"small" placeholder:"NAME"`
+	Servers  []string `arg:"" optional:"" help:"${compare_servers}"`
+	Suite    string   `help:"${compare_suite}" default:"small" placeholder:"NAME"`
 	Scenario string   `help:"In place of a suite: one scenario, all figures." placeholder:"NAME"`
 	Rounds   int      `help:"How often; intervals want three." default:"3"`
 	Floor    float64  `help:"Ratios between 1/FLOOR and FLOOR get no word." default:"1" placeholder:"FLOOR"`
@@ -47,7 +47,8 @@ func (c *compareCmd) Run(w *environment) error {
 	} else if chosen, err = suite.Find(c.Suite); err != nil {
 		return usageError{err}
 	} else if c.changes() != (bench.Overrides{}) {
-		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
+		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go " +
+			"with --scenario")}
 	}
 	if len(c.Servers) == 0 {
 		c.Servers = servers.Kinds()
@@ -64,7 +65,8 @@ func (c *compareCmd) Run(w *environment) error {
 	if err != nil {
 		return err
 	}
-	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds,
+		Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
 		return err
@@ -84,7 +86,8 @@ func (c *compareCmd) Run(w *environment) error {
 	}
 	for _, m := range out.Missing {
 		if m.Offered {
-			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Target, strings.ReplaceAll(m.Why, "\n", " "))
+			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Target,
+				strings.ReplaceAll(m.Why, "\n", " "))
 			err = errMissing
 		}
 	}
@@ -129,7 +132,8 @@ func namedTarget(s string) (*target.Spec, error) {
 	}
 	kind, commit, _ := strings.Cut(s, "@")
 	if !slices.Contains(servers.Kinds(), kind) {
-		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(servers.Kinds(), ", "))
+		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s,
+			strings.Join(servers.Kinds(), ", "))
 	}
 	e := &target.Spec{Name: s, Kind: kind, Commit: commit}
 	return e, e.Check()

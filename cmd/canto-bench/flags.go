@@ -72,7 +72,8 @@ func valueOf[T any](p *T) (v T) {
 func (f *scenarioFlags) check() error {
 	return firstError(
 		atLeastIfSet("--clients", f.Clients, 1, "1 or more; left out, they are the scenario's"),
-		atLeastIfSet("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without things to do, such as idle"),
+		atLeastIfSet("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without "+
+			"things to do, such as idle"),
 		within("--rates", valueOf(f.Rates), 0, 1e6, "a factor up to 1000000"),
 		atLeastIfSet("--length", f.Length, time.Millisecond, "1ms or more; left out, it is the scenario's"),
 		oneOf("--tls", f.TLS, "none", "starttls", "direct"),

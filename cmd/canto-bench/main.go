@@ -40,23 +40,23 @@ const (
 
 // cli is the command line.
 type cli struct {
-	Run runCmd `cmd:"" default:"withargs" help:"Run a scenario against a server, and leave a report. Without a server, Canto is started."`
+	Run runCmd `cmd:"" default:"withargs" help:"${cli_run}"`
 
-	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with their intervals."`
-	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
-	Plan      planCmd      `cmd:"" help:"Find out in five minutes how many sessions of a profile this machine holds."`
-	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
-	VM        vmCmd        `cmd:"" name:"vm" help:"Hold 100,000 sessions in one process of a virtual machine, and say what each costs."`
+	Compare   compareCmd   `cmd:"" help:"${cli_compare}"`
+	Agree     agreeCmd     `cmd:"" help:"${cli_agree}"`
+	Plan      planCmd      `cmd:"" help:"${cli_plan}"`
+	Profile   profileCmd   `cmd:"" help:"${cli_profile}"`
+	VM        vmCmd        `cmd:"" name:"vm" help:"${cli_vm}"`
 	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
-	Scenarios scenariosCmd `cmd:"" help:"List the scenarios that come along, or print one, to be copied and changed."`
+	Scenarios scenariosCmd `cmd:"" help:"${cli_scenarios}"`
 
-	Accounts accountsCmd `cmd:"" help:"Make the accounts of a load test: as files that servers read, or by registration."`
+	Accounts accountsCmd `cmd:"" help:"${cli_accounts}"`
 	Agent    agentCmd    `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
-// An environment is what commands see of the process.
+// An environment is the part of the process that commands use.
 type environment struct {
 	ctx    context.Context
 	out    io.Writer
@@ -74,17 +74,20 @@ func main() {
 var errInterrupted = errors.New("interrupted: the report shows what was seen until then")
 
 // errLimit is the error of a run that its own limit has ended.
-var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
+var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give " +
+	"it more, or log in fewer")
 
 // errMissing is the error of a comparison that has printed which server has no figures.
 var errMissing = errors.New("a server could not be measured: look at its lines above")
 
 // errLimitEarly is the error of a run with a limit that was over before a running server had
 // answered.
-var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; look whether it answers at this address, or give it more")
+var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is " +
+	"nothing to report; look whether it answers at this address, or give it more")
 
 // errLimitStarting is the same for a server that had to be started.
-var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
+var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is " +
+	"nothing to report; give it more, or start the server before (--server)")
 
 // errUnmet is the error of a command that has printed which requirements are not met.
 var errUnmet = errors.New("the requirements are not met")
@@ -94,8 +97,12 @@ var errUnmet = errors.New("the requirements are not met")
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1
-	k, err := kong.New(&c, kong.Name("canto-bench"), kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, two minutes, report in ./canto-bench-report."),
-		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)), kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	k, err := kong.New(&c, kong.Name("canto-bench"), helpTexts,
+		kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, "+
+			"two minutes, report in ./canto-bench-report."),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
+		kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		panic(err)
 	}
@@ -105,7 +112,8 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 			commands = append(commands, n.Name)
 		}
 		if !slices.Contains(commands, args[1]) {
-			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", tomlstrict.Short(args[1]), strings.Join(commands, ", "))
+			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", tomlstrict.Short(args[1]),
+				strings.Join(commands, ", "))
 			return exitUsage
 		}
 	}
@@ -155,8 +163,8 @@ var (
 	negative = regexp.MustCompile(`^-[0-9.]`)
 )
 
-// joinNegatives are args with each negative value written as its flag's: "--clients", "-5" is --clients=-5, so that it is
-// the value that is refused, and not taken for a flag.
+// joinNegatives are args with each negative value written as its flag's: "--clients", "-5" is
+// --clients=-5, so that it is the value that is refused, and not taken for a flag.
 func joinNegatives(args []string) (all []string) {
 	for i := 0; i < len(args); i++ {
 		if args[i] == "--" {
@@ -172,8 +180,8 @@ func joinNegatives(args []string) (all []string) {
 	return all
 }
 
-// plainWords are args with what most programs understand written as the commands above are: "help" is --help, "help
-// COMMAND" is COMMAND --help, and --version is version.
+// plainWords replaces words in args that most programs understand by the commands above: "help"
+// is --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
 	switch {
 	case len(args) == 0:
@@ -185,14 +193,15 @@ func plainWords(args []string) []string {
 	return args
 }
 
-// A usageError is one of what was asked for.
+// A usageError is an error in the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// tool is what reports say of this program.
+// tool describes this program for reports.
 func (w *environment) tool() result.Tool {
-	t := result.Tool{Version: "devel", Go: runtime.Version(), Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
+	t := result.Tool{Version: "devel", Go: runtime.Version(),
+		Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
 	if i, ok := debug.ReadBuildInfo(); ok {
 		if v := i.Main.Version; v != "" && v != "(devel)" {
 			t.Version = v

@@ -15,13 +15,13 @@ import (
 // planCmd is the command plan.
 type planCmd struct {
 	serverFlags
-	Profile     string        `help:"What an average session does in an hour (TOML; see docs/bench.md). Default: phones." placeholder:"FILE"`
+	Profile     string        `help:"${plan_profile}" placeholder:"FILE"`
 	Cores       int           `help:"For the server; 0: all of this machine."`
 	Memory      int64         `help:"Bytes for the server; default: 80 % of this machine's." placeholder:"BYTES"`
 	Utilisation float64       `help:"How much of the cores may be in use on average." default:"0.7"`
 	Budget      time.Duration `help:"How long it may take, about." default:"5m"`
 	Sessions    int           `help:"Most sessions of the fit." default:"7000"`
-	Out         string        `help:"Folder for the plan as JSON." default:"canto-bench-report" placeholder:"DIR"`
+	Out         string        `help:"${plan_out}" default:"canto-bench-report" placeholder:"DIR"`
 	Quiet       bool          `short:"q" help:"No live view."`
 }
 
@@ -33,7 +33,8 @@ func (c *planCmd) Run(w *environment) error {
 		atLeast("--memory", c.Memory, 0, "bytes, or 0 for 80 % of this machine's"),
 		within("--utilisation", c.Utilisation, 0.01, 1, "from 0.01 to 1"),
 		atLeast("--budget", c.Budget, 10*time.Second, "10s or more; margins are wide below some minutes"),
-		atLeast("--sessions", c.Sessions, capacity.LeastSessions, fmt.Sprintf("%d or more: fewer show nothing", capacity.LeastSessions)),
+		atLeast("--sessions", c.Sessions, capacity.LeastSessions,
+			fmt.Sprintf("%d or more: fewer show nothing", capacity.LeastSessions)),
 	); err != nil {
 		return err
 	}
@@ -41,7 +42,8 @@ func (c *planCmd) Run(w *environment) error {
 	if err != nil {
 		return err
 	}
-	cfg := capacity.Config{Cores: c.Cores, Memory: c.Memory, Utilisation: c.Utilisation, Budget: c.Budget, Sessions: c.Sessions, Tool: w.tool()}
+	cfg := capacity.Config{Cores: c.Cores, Memory: c.Memory, Utilisation: c.Utilisation, Budget: c.Budget,
+		Sessions: c.Sessions, Tool: w.tool()}
 	if c.Profile != "" {
 		b, err := os.ReadFile(c.Profile)
 		if err != nil {

@@ -23,7 +23,7 @@ type profileCmd struct {
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Out   string `help:"Folder for the report, profiles and flame graphs." default:"canto-bench-report" placeholder:"DIR"`
+	Out   string `help:"${profile_out}" default:"canto-bench-report" placeholder:"DIR"`
 	Top   int    `help:"How many modules of each profile are printed." default:"12"`
 	Quiet bool   `short:"q" help:"No live view."`
 }
@@ -52,7 +52,8 @@ func (c *profileCmd) Run(w *environment) error {
 	p := &profiler{dir: c.Out, top: c.Top}
 	r, err := measure(w, e, sc, o, "", c.Quiet, func(t *bench.Target, o *bench.Options) error {
 		if t.Profiles == "" {
-			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
+			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is " +
+				"given with --pprof")
 		}
 		p.base = strings.TrimSuffix(strings.TrimSuffix(t.Profiles, "/"), "/debug/pprof")
 		o.Capture = p.capture
@@ -130,7 +131,8 @@ func (p *profiler) capture(ctx context.Context, ph *bench.Phase) (files []result
 
 // samples are the values that are used of each kind of profile. A profile of a stretch of time has
 // lost its own default.
-var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space", "mutex": "delay", "block": "delay"}
+var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space",
+	"mutex": "delay", "block": "delay"}
 
 // keep writes a profile and its flame graph, and adds the costs of modules to the text.
 func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {

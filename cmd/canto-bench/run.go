@@ -21,21 +21,21 @@ import (
 
 // serverFlags say which server is measured.
 type serverFlags struct {
-	Peer     string            `help:"Start this kind of server: canto, prosody or ejabberd." placeholder:"KIND" group:"Server"`
-	Program  string            `help:"Its program; canto is built if none is named." placeholder:"FILE" group:"Server"`
+	Peer     string            `help:"${server_peer}" placeholder:"KIND" group:"Server"`
+	Program  string            `help:"${server_program}" placeholder:"FILE" group:"Server"`
 	Option   map[string]string `help:"Of its configuration." placeholder:"NAME=VALUE" group:"Server"`
 	Target   string            `help:"Description of the server, a TOML file." placeholder:"FILE" group:"Server"`
-	Server   string            `help:"Address of a server that runs (plain and STARTTLS)." placeholder:"HOST:PORT" group:"Server"`
+	Server   string            `help:"${server_server}" placeholder:"HOST:PORT" group:"Server"`
 	Direct   string            `help:"Its address for direct TLS." placeholder:"HOST:PORT" group:"Server"`
-	Domain   string            `help:"Its XMPP domain; the host of its address if it is not named." group:"Server"`
+	Domain   string            `help:"${server_domain}" group:"Server"`
 	Rooms    string            `help:"Domain of its rooms; asked for if it is not named." group:"Server"`
-	User     string            `help:"Name of the accounts, with %d where their number goes; bench%d if it is not named." placeholder:"NAME" group:"Server"`
+	User     string            `help:"${server_user}" placeholder:"NAME" group:"Server"`
 	First    int               `help:"Number of the first account." group:"Server"`
 	Password string            `help:"Of all accounts; bench if it is not named." group:"Server"`
-	CA       string            `name:"ca" help:"Certificate that the server's is checked by (PEM)." placeholder:"FILE" group:"Server"`
+	CA       string            `name:"ca" help:"${server_ca}" placeholder:"FILE" group:"Server"`
 	Insecure bool              `help:"Take any certificate." group:"Server"`
 	Source   []string          `help:"Addresses to connect from." placeholder:"ADDR" group:"Server"`
-	PID      []int             `name:"pid" help:"Processes of the server, if it runs on this machine: their CPU and memory are in the report." group:"Server"`
+	PID      []int             `name:"pid" help:"${server_pid}" group:"Server"`
 	Metrics  string            `help:"URL of its Prometheus metrics." placeholder:"URL" group:"Server"`
 	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
 }
@@ -47,7 +47,8 @@ func (f *serverFlags) spec() (*target.Spec, error) {
 	}
 	if f.Target != "" {
 		if flag := f.strayFlag(); flag != "" {
-			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, so write it there", flag)}
+			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, "+
+				"so write it there", flag)}
 		}
 		e, err := target.Read(f.Target)
 		if err != nil {
@@ -55,8 +56,10 @@ func (f *serverFlags) spec() (*target.Spec, error) {
 		}
 		return e, nil
 	}
-	e := &target.Spec{Kind: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
-		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID, Metrics: f.Metrics, Profiles: f.Pprof}
+	e := &target.Spec{Kind: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server,
+		Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
+		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID,
+		Metrics: f.Metrics, Profiles: f.Pprof}
 	if e.Kind == "" && e.Server == "" && e.Direct == "" {
 		e.Kind = "canto"
 	}
@@ -82,10 +85,14 @@ func (f *serverFlags) strayFlag() string {
 		flag string
 		set  bool
 	}{
-		{"--peer", f.Peer != ""}, {"--program", f.Program != ""}, {"--option", len(f.Option) > 0}, {"--server", f.Server != ""},
-		{"--direct", f.Direct != ""}, {"--domain", f.Domain != ""}, {"--rooms", f.Rooms != ""}, {"--user", f.User != ""},
-		{"--first", f.First != 0}, {"--password", f.Password != ""}, {"--ca", f.CA != ""}, {"--insecure", f.Insecure},
-		{"--source", len(f.Source) > 0}, {"--pid", len(f.PID) > 0}, {"--metrics", f.Metrics != ""}, {"--pprof", f.Pprof != ""},
+		{"--peer", f.Peer != ""}, {"--program", f.Program != ""}, {"--option", len(f.Option) > 0},
+		{"--server", f.Server != ""},
+		{"--direct", f.Direct != ""}, {"--domain", f.Domain != ""}, {"--rooms", f.Rooms != ""},
+		{"--user", f.User != ""},
+		{"--first", f.First != 0}, {"--password", f.Password != ""}, {"--ca", f.CA != ""},
+		{"--insecure", f.Insecure},
+		{"--source", len(f.Source) > 0}, {"--pid", len(f.PID) > 0}, {"--metrics", f.Metrics != ""},
+		{"--pprof", f.Pprof != ""},
 	} {
 		if x.set {
 			return x.flag
@@ -96,7 +103,7 @@ func (f *serverFlags) strayFlag() string {
 
 // scenarioFlags change a scenario.
 type scenarioFlags struct {
-	Clients   *int           `help:"How many clients, in place of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
+	Clients   *int           `help:"${scenario_clients}" placeholder:"N" group:"Scenario"`
 	Rates     *float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
 	Length    *time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
 	TLS       string         `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
@@ -108,7 +115,9 @@ type scenarioFlags struct {
 }
 
 func (f *scenarioFlags) changes() bench.Overrides {
-	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates), Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates),
+		Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2,
+		FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
 }
 
 // scenario finds one and changes it.
@@ -128,8 +137,8 @@ func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 
 // loadFlags say where the clients run.
 type loadFlags struct {
-	Workers int      `help:"Processes that the clients are spread over; 0: as many as descriptors need." placeholder:"N" group:"Load"`
-	Agent   []string `help:"Agents on other machines that the clients are spread over (canto-bench agent)." placeholder:"HOST:PORT" group:"Load"`
+	Workers int      `help:"${load_workers}" placeholder:"N" group:"Load"`
+	Agent   []string `help:"${load_agent}" placeholder:"HOST:PORT" group:"Load"`
 	Secret  string   `help:"That the agents ask for." env:"CANTO_BENCH_SECRET" group:"Load"`
 }
 
@@ -141,18 +150,19 @@ func (f *loadFlags) options(w *environment) (bench.Options, error) {
 	if err != nil {
 		return bench.Options{}, err
 	}
-	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"}, Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
+	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"},
+		Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
 }
 
 // runCmd is the command run.
 type runCmd struct {
-	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along (canto-bench scenarios), or a TOML file."`
+	Scenario string `arg:"" optional:"" default:"default" help:"${run_scenario}"`
 	serverFlags
 	scenarioFlags
 	loadFlags
 	Every time.Duration  `help:"How often processes and metrics are sampled." default:"1s" placeholder:"TIME"`
 	Limit *time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
-	Dir   string         `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
+	Dir   string         `help:"${run_dir}" placeholder:"DIR"`
 	Out   string         `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
 	SLO   string         `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
 	Quiet bool           `short:"q" help:"No live view."`
@@ -228,7 +238,8 @@ func (c *runCmd) Run(w *environment) error {
 
 // measure runs a scenario against a server, which it starts first, if necessary, in dir or in a
 // temporary folder. prepare, if not nil, gets the target and may change the options.
-func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string,
+	quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
 	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
 		return nil, usageError{err}
 	}
@@ -251,7 +262,8 @@ func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options
 		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
-	s, err := e.Start(w.ctx, target.Requirements{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
+	s, err := e.Start(w.ctx, target.Requirements{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir,
+		Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +292,8 @@ func save(w *environment, r *result.Run, dir string) error {
 	if err := r.Save(name); err != nil {
 		return fmt.Errorf("the report can't be written: %w", err)
 	}
-	if err := write(filepath.Join(dir, "report.html"), func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
+	if err := write(filepath.Join(dir, "report.html"),
+		func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
 		return err
 	}
 	if err := report.Text(w.out, r); err != nil {
@@ -290,7 +303,7 @@ func save(w *environment, r *result.Run, dir string) error {
 	return err
 }
 
-// write creates a file with what do writes.
+// write creates a file, and do writes it.
 func write(name string, do func(io.Writer) error) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -385,7 +398,7 @@ func (c *sloCmd) Run(w *environment) error {
 
 // agentCmd is the command agent.
 type agentCmd struct {
-	Listen string `help:"Address to be asked at; give a --secret unless it is loopback." default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
+	Listen string `help:"${agent_listen}" default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
 	Secret string `help:"That a run must know." env:"CANTO_BENCH_SECRET"`
 	Stdio  bool   `help:"Serve one run on standard input and output; what a run starts for itself." hidden:""`
 }
@@ -404,4 +417,5 @@ func (c *agentCmd) Run(w *environment) error {
 	return bench.ServeAgent(w.ctx, ln, c.Secret, func(s string) { fmt.Fprintln(w.errOut, "canto-bench:", s) })
 }
 
-var errSecret = errors.New("any program that reaches this address can make the machine's clients flood other servers: give a --secret, or listen on loopback")
+var errSecret = errors.New("any program that reaches this address can make the machine's clients " +
+	"flood other servers: give a --secret, or listen on loopback")

@@ -38,7 +38,8 @@ func (c *vmCmd) Run(w *environment) error {
 	); err != nil {
 		return err
 	}
-	cfg := vm.Config{Clients: c.Clients, TLS: c.TLS, Mechanism: c.Mechanism, Scenario: c.Scenario, Memory: c.Memory << 20, Cores: c.Cores, CPU: c.CPU, Accel: c.Accel, Kernel: c.Kernel,
+	cfg := vm.Config{Clients: c.Clients, TLS: c.TLS, Mechanism: c.Mechanism, Scenario: c.Scenario,
+		Memory: c.Memory << 20, Cores: c.Cores, CPU: c.CPU, Accel: c.Accel, Kernel: c.Kernel,
 		Limit: c.Limit, Out: c.Out, Command: w.tool().Command}
 	if !c.Quiet {
 		cfg.Note = func(s string) { fmt.Fprintln(w.errOut, s) }

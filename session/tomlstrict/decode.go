@@ -42,7 +42,8 @@ func Decode(text []byte, v any) error {
 	var wrong *toml.DecodeError
 	if errors.As(err, &wrong) && len(wrong.Key()) == 0 {
 		line, _ := wrong.Position()
-		return &Mistake{line, "this is no TOML: " + decoders(wrong) + ": text stands in quotes, numbers begin with a digit"}
+		return &Mistake{line, "this is no TOML: " + decoders(wrong) +
+			": text stands in quotes, numbers begin with a digit"}
 	}
 	if m := Check(text, reflect.TypeOf(v)); m != nil {
 		return &Mistake{m.Line, m.why()}
@@ -57,7 +58,7 @@ func Decode(text []byte, v any) error {
 	return checkLeast(text, v)
 }
 
-// decoders is what the decoder says of a mistake, in one line.
+// decoders is the decoder's text about a mistake, in one line.
 func decoders(e *toml.DecodeError) string {
 	return strings.ReplaceAll(strings.TrimPrefix(e.Error(), "toml: "), "\n", " ")
 }
@@ -86,9 +87,9 @@ func keys(t reflect.Type) (all []string) {
 	return all
 }
 
-// Nearest is the one of names that s was probably meant to be, the first of several that are as near; "" if none is near.
-// Of a short name one letter may be wrong, and of longer ones each third, and one more. Two letters that have changed
-// places are one mistake.
+// Nearest is the one of names that s was probably meant to be, the first of several that are as
+// near; "" if none is near. Of a short name one letter may be wrong, and of longer ones each third,
+// and one more. Two letters that have changed places are one mistake.
 func Nearest(s string, names []string) (best string) {
 	const (
 		short   = 4   // letters: two of them may be another word
@@ -109,8 +110,8 @@ func Nearest(s string, names []string) (best string) {
 	return best
 }
 
-// distance is how many letters are to be added, taken away, replaced or swapped with their neighbour to make b of a:
-// the optimal string alignment distance.
+// distance is how many letters are to be added, taken away, replaced or swapped with their
+// neighbour to make b of a: the optimal string alignment distance.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

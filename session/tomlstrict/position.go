@@ -6,8 +6,8 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// A Path leads to a value of a file. It has the names of keys, as strings, and the numbers of tables in a list, as ints
-// from 0: "phase", 1, "do", 0, "rate".
+// A Path leads to a value of a file. It has the names of keys, as strings, and the numbers of
+// tables in a list, as ints from 0: "phase", 1, "do", 0, "rate".
 type Path []any
 
 // Names are the keys of p without the numbers of tables.
@@ -20,8 +20,8 @@ func (p Path) Names() (names []string) {
 	return names
 }
 
-// A Misplaced is an error about the value at a path, without its line. [Placed] makes a [Mistake] of it where the text
-// is known.
+// A Misplaced is an error about the value at a path, without its line. [Placed] makes a [Mistake]
+// of it where the text is known.
 type Misplaced struct {
 	Path Path   // where it is
 	Why  string // one line
@@ -33,8 +33,8 @@ func (m *Misplaced) Error() string { return m.Why }
 // At returns a [Misplaced].
 func At(path Path, format string, a ...any) error { return &Misplaced{path, fmt.Sprintf(format, a...)} }
 
-// Placed returns err with its line: a [Misplaced] becomes a [Mistake] at the line of [Line]. Any other error is returned
-// as it is.
+// Placed returns err with its line: a [Misplaced] becomes a [Mistake] at the line of [Line]. Any
+// other error is returned as it is.
 func Placed(text []byte, err error) error {
 	m, ok := err.(*Misplaced)
 	if !ok {
@@ -43,8 +43,8 @@ func Placed(text []byte, err error) error {
 	return &Mistake{Line(text, m.Path), m.Why}
 }
 
-// Line is the line, from 1, of the key or table at path. If text, which must be TOML, does not have it, it is the line of
-// the innermost table around it that text has, and 0 if there is none.
+// Line is the line, from 1, of the key or table at path. If text, which must be TOML, does not have
+// it, it is the line of the innermost table around it that text has, and 0 if there is none.
 func Line(text []byte, path Path) (line int) {
 	best := 0
 	Walk(text, func(k Key) {

@@ -12,7 +12,8 @@ import (
 // unmarshaler is the interface of types that read themselves from text.
 var unmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 
-// An Unquoted is a type that reads itself from text (encoding.TextUnmarshaler), and may be written as an integer, too.
+// An Unquoted is a type that reads itself from text (encoding.TextUnmarshaler), and may be written
+// as an integer, too.
 type Unquoted interface {
 	// Unquoted marks the type. It is not called.
 	Unquoted()
@@ -44,12 +45,12 @@ type Mismatch struct {
 	Err     error        // BadText: the error of the type
 }
 
-// Check compares the tables, keys and values of text, which must be TOML, with a value of type t that it is to be decoded
-// into. It returns the first key that does not fit, nil if all do.
+// Check compares the tables, keys and values of text, which must be TOML, with a value of type t
+// that it is to be decoded into. It returns the first key that does not fit, nil if all do.
 //
-// For each key it goes down from t by the names of the path: through fields, maps and lists of tables. A name that the
-// struct does not have, or a table where there is none, is the mismatch. Then it compares the kind of the value. An
-// interface takes everything.
+// For each key it goes down from t by the names of the path: through fields, maps and lists of
+// tables. A name that the struct does not have, or a table where there is none, is the mismatch.
+// Then it compares the kind of the value. An interface takes everything.
 func Check(text []byte, t reflect.Type) (found *Mismatch) {
 	Walk(text, func(k Key) {
 		if found == nil {
@@ -180,7 +181,7 @@ func (m *Mismatch) why() string {
 	return fmt.Sprintf("%s is a TOML %s, and must be %s", key, m.Found, wanted(m.Type))
 }
 
-// below is what t points to.
+// below is the type that t points to, through all pointers.
 func below(t reflect.Type) reflect.Type {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -188,7 +189,8 @@ func below(t reflect.Type) reflect.Type {
 	return t
 }
 
-// ReadsText reports whether a value of type t reads itself from text (encoding.TextUnmarshaler): it is written in quotes.
+// ReadsText reports whether a value of type t reads itself from text (encoding.TextUnmarshaler): it
+// is written in quotes.
 func ReadsText(t reflect.Type) bool { return reflect.PointerTo(t).Implements(unmarshaler) }
 
 // keyOf is the last name of a path.
@@ -217,8 +219,10 @@ func unknown(shown, name string, known []string) string {
 }
 
 // kinds are TOML's kinds of values, as errors call them.
-var kinds = map[unstable.Kind]string{unstable.String: "string", unstable.Bool: "boolean", unstable.Integer: "integer",
-	unstable.Float: "float", unstable.Array: "array", unstable.InlineTable: "inline table", unstable.DateTime: "date",
+var kinds = map[unstable.Kind]string{unstable.String: "string", unstable.Bool: "boolean",
+	unstable.Integer: "integer",
+	unstable.Float:   "float", unstable.Array: "array", unstable.InlineTable: "inline table",
+	unstable.DateTime:  "date",
 	unstable.LocalDate: "date", unstable.LocalTime: "time", unstable.LocalDateTime: "date"}
 
 // wanted is how a value of type t is written.
