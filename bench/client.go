@@ -66,7 +66,7 @@ func (h handler) state(conn *reactor.Conn) *loopState { return h.f.loops[conn.Lo
 // OnOpen begins the stream when the TCP connection is open; with direct TLS the handshake comes
 // first. It starts the timeout of the login.
 func (h handler) OnOpen(conn *reactor.Conn) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	c.conn = conn
 	if c.login == nil {
 		conn.Close(nil)
@@ -81,20 +81,20 @@ func (h handler) OnOpen(conn *reactor.Conn) {
 
 // OnSecure begins a stream under TLS when the handshake is done.
 func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.login == nil {
 		return
 	}
 	c.login.secure, c.login.handshaking = true, false
 	h.f.noteTLS(st)
-	conn.Settle()
+	conn.ReleaseHandshakeState()
 	c.login.endPart(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
 	c.openStream(h.f)
 }
 
 // OnTimer fails a login that takes longer than Clients.Timeout.
 func (h handler) OnTimer(conn *reactor.Conn) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.login != nil {
 		h.f.loginFailed(c, Failure{fmt.Sprintf("a login took over %v (%s)",
 			time.Duration(h.f.sc.Clients.Timeout), c.login.describe()),
@@ -109,7 +109,7 @@ func (h handler) OnDrain(*reactor.Conn) {}
 // OnClose ends a login or session whose connection has ended. It counts a failure, except where the
 // fleet itself closes the connection.
 func (h handler) OnClose(conn *reactor.Conn, err error) {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.conn != conn {
 		return // a storm has dialled again already
 	}
@@ -139,7 +139,7 @@ func (h handler) OnClose(conn *reactor.Conn, err error) {
 // OnData parses input and handles each element: negotiate during a login, stanza afterwards. It
 // takes all of p. Bytes that follow the answer to STARTTLS in the clear are dropped.
 func (h handler) OnData(conn *reactor.Conn, p []byte) int {
-	c := conn.Owner.(*client)
+	c := conn.HandlerState.(*client)
 	if c.conn != conn || c.flags&flagLeaving != 0 && c.login == nil {
 		return len(p)
 	}

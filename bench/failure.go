@@ -61,7 +61,7 @@ func failureOf(err error, t *Target) Failure {
 	case errors.Is(err, sasl.ErrServer):
 		return Failure{"the server could not prove that it knows the password",
 			"is something between the bench and the server?"}
-	case errors.Is(err, reactor.ErrTimeout):
+	case errors.Is(err, reactor.ErrHandshakeTimeout):
 		return Failure{"a TLS handshake took over 10 s",
 			"the server, or the bench, has too little CPU: log in slower"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

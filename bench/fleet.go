@@ -44,7 +44,7 @@ type Fleet struct {
 	// by index. It is filled by NewFleet and does not change: any goroutine may read it.
 	clients map[uint32]*client
 
-	saltedKeys    sync.Map     // sasl.Mechanism to sasl.Salted: the key of the last login
+	saltedKeys    sync.Map     // sasl.Mechanism to sasl.SaltedPassword: the key of the last login
 	sessions      atomic.Int64 // clients that are online
 	disconnecting atomic.Int64 // clients whose connection disconnect is closing
 	fastTokens    atomic.Int64 // FAST tokens that the server has issued
@@ -195,7 +195,7 @@ func NewFleet(sc *Scenario, t Target, part Partition, run uint32) (*Fleet, error
 	}
 	f.reactor = r
 	for i, l := range r.Loops() {
-		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Tail),
+		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Input),
 			tallies: make([]*tally, len(f.steps)),
 			lag:     result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
@@ -355,12 +355,12 @@ func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 		c.received.discardBefore(f.firstStep[f.steps[step].phase])
 		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
 			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
-			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, Owner: c}
+			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
 		if c.flags&flagFloods != 0 {
-			cfg.Send = floodSendBuffer
+			cfg.SendBuffer = floodSendBuffer
 		}
 		f.reactor.Dial(ls.loop, cfg, func(err error) {
 			ls.loop.Post(func() {

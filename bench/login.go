@@ -412,11 +412,11 @@ func (f *Fleet) afterBind(ls *loopState, c *client) error {
 
 // cachedSalted returns the salted key of the last login with mechanism m. Test accounts share a
 // salt, so one derivation of some milliseconds serves all logins.
-func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.Salted {
+func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.SaltedPassword {
 	if v, ok := f.saltedKeys.Load(m); ok {
-		return v.(sasl.Salted)
+		return v.(sasl.SaltedPassword)
 	}
-	return sasl.Salted{}
+	return sasl.SaltedPassword{}
 }
 
 // cacheSalted keeps the salted key of s for later logins.

@@ -54,7 +54,7 @@ func (t *Target) Check(kind string) error {
 		if *name == "" {
 			continue
 		}
-		d, err := jid.Domain(*name)
+		d, err := jid.PrepareDomain(*name)
 		if err != nil {
 			return fmt.Errorf("%q is no domain: write it like example.org", *name)
 		}

@@ -9,304 +9,311 @@ import (
 
 // An Admitter is a Handler that tells guests, whose login is under way, from those it knows. What the known
 // send is handled at once; what guests send waits where there is much of it, and so do their handshakes.
-type Admitter interface {
+type AdmissionHandler interface {
 	Handler
-	// Guest reports whether c is one, and which host it asked for; 0 before it has. On c's loop.
-	Guest(c *Conn) (host uint32, guest bool)
-	// OnRefused: as many guests wait as may, and c is sent away. It may Append and Close; if it doesn't close,
-	// the reason is ErrCrowded. On c's loop.
-	OnRefused(c *Conn)
+	// Unauthenticated reports whether c is one, and which host it asked for; 0 before it has. On c's loop.
+	Unauthenticated(c *Conn) (host uint32, guest bool)
+	// OnAdmissionRefused: as many guests wait as may, and c is sent away. It may Append and Close; if it
+	// doesn't close, the reason is ErrAdmissionFull. On c's loop.
+	OnAdmissionRefused(c *Conn)
 }
 
-// ErrCrowded is what OnClose gets for a guest that found the queue full.
-var ErrCrowded = errors.New("reactor: too many wait to log in")
+// ErrAdmissionFull is what OnClose gets for a guest that found the queue full.
+var ErrAdmissionFull = errors.New("reactor: too many wait to log in")
 
-// Costs are in microseconds of a core of 2026. What matters is that they stand to each other, and to a second,
-// as the work does.
+// Costs are in microseconds of a core of 2026. What matters is that they stand to each other, and to a
+// second, as the work does.
 const (
-	StepCost      = 30  // what a guest sends at a time: a header, a step of SASL, a bind
+	LoginStepCost = 30  // what a guest sends at a time: a header, a step of SASL, a bind
 	HandshakeCost = 250 // a TLS handshake with an ECDSA certificate
 )
 
 const (
-	// guestShare is how much of guests' work begins between two looks at the sockets.
-	guestShare = 1000
-	// guestBurst is how much may begin at once on a loop that had little to do.
-	guestBurst = 10_000
-	// guestPart is what guests get of a core, in percent, while the loop has work for others; othersFor is how
-	// long it is taken to have some behind the last. Without any they get it all.
-	guestPart = 70
-	othersFor = 100 * time.Millisecond
-	// guestsWaiting is how many may wait on a loop, a quarter of them only in the middle of their login, and
-	// guestBytes what all of them may have sent.
-	guestsWaiting = 8192
-	guestBytes    = 16 << 20
+	// turnQuota is how much of guests' work begins between two looks at the sockets.
+	turnQuota = 1000
+	// defaultAdmissionBurst is how much may begin at once on a loop that had little to do.
+	defaultAdmissionBurst = 10_000
+	// loginCPUPercent is what guests get of a core, in percent, while the loop has work for others;
+	// sessionActivityWindow is how long it is taken to have some behind the last. Without any they get it
+	// all.
+	loginCPUPercent       = 70
+	sessionActivityWindow = 100 * time.Millisecond
+	// defaultAdmissionQueue is how many may wait on a loop, a quarter of them only in the middle of their
+	// login, and maxQueuedBytes what all of them may have sent.
+	defaultAdmissionQueue = 8192
+	maxQueuedBytes        = 16 << 20
 )
 
-// An admission says when the work for guests of one loop begins. Steps, handshakes and what the handler charges
-// (reads of the store, derivations of keys) draw, each as much as it costs, from one bucket that time fills, and
-// from a share of each turn. Who finds either empty waits: hosts come in turn, of a host its addresses, of an
-// address who came first; and the more somebody's work has cost, the later is the next. While few log in,
-// nobody waits, and nothing is allocated. On the loop.
+// An admission says when the work for guests of one loop begins. Steps, handshakes and what the handler
+// charges (reads of the store, derivations of keys) draw, each as much as it costs, from one bucket that
+// time fills, and from a share of each turn. Who finds either empty waits: hosts come in turn, of a host
+// its addresses, of an address who came first; and the more somebody's work has cost, the later is the
+// next. While few log in, nobody waits, and nothing is allocated. On the loop.
 type admission struct {
-	l             *Loop
-	tokens        int // below zero where work cost more than was known when it began
-	filled        time.Time
-	others        time.Time // when somebody known was read from
-	spent         int       // of guestShare
-	burst, room   int       // guestBurst, guestsWaiting
-	bytes         int       // that those who wait have sent
-	timed         bool      // a timer asks for the next turn
-	steps, shakes fair
-	shake         bool // whose turn it is, of the two queues
-	waiting       map[*Conn]*waiter
+	l                      *Loop
+	tokens                 int // below zero where work cost more than was known when it began
+	refilledAt             time.Time
+	lastSessionInput       time.Time // when somebody known was read from
+	turnSpent              int       // of turnQuota
+	burst, maxQueued       int       // defaultAdmissionBurst, defaultAdmissionQueue
+	queuedBytes            int       // that those who wait have sent
+	timerArmed             bool      // a timer asks for the next turn
+	loginSteps, handshakes fairQueue
+	handshakeTurn          bool // whose turn it is, of the two queues
+	queued                 map[*Conn]*waiter
 }
 
-// enter reports whether work may begin now, and pays for it.
-func (a *admission) enter(cost int) bool {
-	if a.ready() || a.spent >= guestShare || !a.fill() {
+// tryAdmit reports whether work may begin now, and pays for it.
+func (a *admission) tryAdmit(cost int) bool {
+	if a.hasRunnable() || a.turnSpent >= turnQuota || !a.refill() {
 		return false
 	}
-	a.pay(cost)
+	a.debit(cost)
 	return true
 }
 
-// ready reports whether somebody waits who could go on: handshakes can't while as many as may are under way.
-func (a *admission) ready() bool { return a.steps.n > 0 || a.shakes.n > 0 && !a.l.r.shakes.full() }
-
-func (a *admission) pay(cost int) {
-	a.tokens -= cost
-	a.spent += cost
+// hasRunnable reports whether somebody waits who could go on: handshakes can't while as many as may are
+// under way.
+func (a *admission) hasRunnable() bool {
+	return a.loginSteps.size > 0 || a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
 }
 
-// fill adds what time has brought, and reports whether there is anything.
-func (a *admission) fill() bool {
-	switch d := a.l.now.Sub(a.filled); {
-	case a.l.now.Sub(a.others) >= othersFor || d >= time.Second:
+func (a *admission) debit(cost int) {
+	a.tokens -= cost
+	a.turnSpent += cost
+}
+
+// refill adds what time has brought, and reports whether there is anything.
+func (a *admission) refill() bool {
+	switch d := a.l.now.Sub(a.refilledAt); {
+	case a.l.now.Sub(a.lastSessionInput) >= sessionActivityWindow || d >= time.Second:
 		a.tokens = a.burst
 	case d < time.Millisecond:
 		return a.tokens > 0
 	default:
-		a.tokens = min(a.tokens+int(d/time.Microsecond)*guestPart/100, a.burst)
+		a.tokens = min(a.tokens+int(d/time.Microsecond)*loginCPUPercent/100, a.burst)
 	}
-	a.filled = a.l.now
+	a.refilledAt = a.l.now
 	return a.tokens > 0
 }
 
-// wait queues c, which has sent so many bytes; false: there is no room.
-func (a *admission) wait(c *Conn, shake bool, size int) bool {
+// enqueue queues c, which has sent so many bytes; false: there is no room.
+func (a *admission) enqueue(c *Conn, shake bool, size int) bool {
 	var host uint32
-	if c.port.admits != nil {
-		host, _ = c.port.admits.Guest(c)
+	if c.endpoint.admitter != nil {
+		host, _ = c.endpoint.admitter.Unauthenticated(c)
 	}
-	room := a.room
+	room := a.maxQueued
 	if host == 0 && !c.Secure() {
 		room -= room / 4
 	}
-	if a.n() >= room || a.bytes+size > guestBytes {
+	if a.queueLen() >= room || a.queuedBytes+size > maxQueuedBytes {
 		return false
 	}
-	w := &waiter{c: c, since: a.l.now, size: size, shake: shake, cost: StepCost}
+	w := &waiter{c: c, queuedAt: a.l.now, size: size, handshake: shake, cost: LoginStepCost}
 	if shake {
 		w.cost = HandshakeCost
 	}
-	a.waiting[c] = w
-	a.bytes += size
-	a.queue(shake).push(host, AddrKey(c.Remote().Addr()), w)
-	a.l.r.slots.guests.Add(1)
-	c.flags |= flagWaits
-	a.ask()
+	a.queued[c] = w
+	a.queuedBytes += size
+	a.queueFor(shake).push(host, AddrKey(c.Remote().Addr()), w)
+	a.l.r.handshakeSlots.queued.Add(1)
+	c.flags |= flagAdmissionQueued
+	a.scheduleRun()
 	return true
 }
 
-// Admit has f, which begins work that costs so many microseconds elsewhere, run when it is the turn of a guest of
-// a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
-func (l *Loop) Admit(host uint32, addr netip.Addr, cost int, f func()) bool {
-	l.Owned()
-	a := &l.guests
+// RunAdmitted has f, which begins work that costs so many microseconds elsewhere, run when it is the turn
+// of a guest of a host: now, if nobody waits. false: as many wait as may, and f is not run. On the loop.
+func (l *Loop) RunAdmitted(host uint32, addr netip.Addr, cost int, f func()) bool {
+	l.AssertOwned()
+	a := &l.admission
 	switch {
-	case a.enter(cost):
+	case a.tryAdmit(cost):
 		f()
-	case a.n() >= a.room:
-		l.meter.Crowded++
+	case a.queueLen() >= a.maxQueued:
+		l.meter.AdmissionRefused++
 		return false
 	default:
-		a.steps.push(host, AddrKey(addr), &waiter{f: f, since: l.now, cost: cost})
-		l.r.slots.guests.Add(1)
-		a.ask()
+		a.loginSteps.push(host, AddrKey(addr), &waiter{run: f, queuedAt: l.now, cost: cost})
+		l.r.handshakeSlots.queued.Add(1)
+		a.scheduleRun()
 	}
 	return true
 }
 
-// n is how many wait.
-func (a *admission) n() int { return a.steps.n + a.shakes.n }
+// queueLen is how many wait.
+func (a *admission) queueLen() int { return a.loginSteps.size + a.handshakes.size }
 
-// more notes that c, which waits, has sent n more bytes.
-func (a *admission) more(c *Conn, n int) {
-	a.waiting[c].size += n
-	a.bytes += n
+// addBytes notes that c, which waits, has sent n more bytes.
+func (a *admission) addBytes(c *Conn, n int) {
+	a.queued[c].size += n
+	a.queuedBytes += n
 }
 
-func (a *admission) queue(shake bool) *fair {
+func (a *admission) queueFor(shake bool) *fairQueue {
 	if shake {
-		return &a.shakes
+		return &a.handshakes
 	}
-	return &a.steps
+	return &a.loginSteps
 }
 
-// leave takes c, which is gone, out of its queue.
-func (a *admission) leave(c *Conn) {
-	if w := a.waiting[c]; w != nil {
-		a.queue(w.shake).remove(w)
-		a.l.r.slots.guests.Add(-1)
-		a.forget(w)
+// cancel takes c, which is gone, out of its queue.
+func (a *admission) cancel(c *Conn) {
+	if w := a.queued[c]; w != nil {
+		a.queueFor(w.handshake).remove(w)
+		a.l.r.handshakeSlots.queued.Add(-1)
+		a.untrack(w)
 	}
 }
 
-func (a *admission) forget(w *waiter) {
+func (a *admission) untrack(w *waiter) {
 	if w.c == nil {
 		return
 	}
-	delete(a.waiting, w.c)
-	a.bytes -= w.size
-	w.c.flags &^= flagWaits
+	delete(a.queued, w.c)
+	a.queuedBytes -= w.size
+	w.c.flags &^= flagAdmissionQueued
 }
 
-// Charge has a guest of a host pay for work that it has set off elsewhere, as a read of the store. On the loop.
-func (l *Loop) Charge(host uint32, addr netip.Addr, cost int) {
-	l.Owned()
-	l.guests.charge(host, addr, cost)
+// ChargeAdmission has a guest of a host pay for work that it has set off elsewhere, as a read of the
+// store. On the loop.
+func (l *Loop) ChargeAdmission(host uint32, addr netip.Addr, cost int) {
+	l.AssertOwned()
+	l.admission.charge(host, addr, cost)
 }
 
 func (a *admission) charge(host uint32, addr netip.Addr, cost int) {
-	a.pay(cost)
-	if a.steps.n > 0 {
-		a.steps.charge(host, AddrKey(addr), cost)
+	a.debit(cost)
+	if a.loginSteps.size > 0 {
+		a.loginSteps.charge(host, AddrKey(addr), cost)
 	}
 }
 
-// serve lets in whom there is something for, and says when to look again. Sockets have been looked at.
-func (a *admission) serve() {
-	a.spent = 0
+// runQueued lets in whom there is something for, and says when to look again. Sockets have been looked at.
+func (a *admission) runQueued() {
+	a.turnSpent = 0
 	start := a.l.now
-	for a.n() > 0 && a.spent < guestShare && a.fill() && a.l.now.Sub(start) <= turnBudget {
+	for a.queueLen() > 0 && a.turnSpent < turnQuota && a.refill() && a.l.now.Sub(start) <= turnBudget {
 		w := a.next()
 		if w == nil {
 			break
 		}
-		a.l.r.slots.guests.Add(-1)
-		a.forget(w)
-		a.l.meter.Waits[min(bits.Len64(uint64(a.l.now.Sub(w.since)/time.Microsecond)), len(a.l.meter.Waits)-1)]++
-		a.l.begin()
-		a.admit(w)
+		a.l.r.handshakeSlots.queued.Add(-1)
+		a.untrack(w)
+		a.l.meter.AdmissionWaits[min(bits.Len64(uint64(a.l.now.Sub(w.queuedAt)/time.Microsecond)),
+			len(a.l.meter.AdmissionWaits)-1)]++
+		a.l.updateTime()
+		a.runWaiter(w)
 	}
-	if a.n() > 0 {
-		a.ask()
+	if a.queueLen() > 0 {
+		a.scheduleRun()
 	}
 }
 
-// admit begins what w has waited for; a panic ends it alone.
-func (a *admission) admit(w *waiter) {
-	defer a.l.recovered(w.c)
-	a.pay(w.cost)
-	if w.f != nil {
-		w.f()
+// runWaiter begins what w has waited for; a panic ends it alone.
+func (a *admission) runWaiter(w *waiter) {
+	defer a.l.recoverPanic(w.c)
+	a.debit(w.cost)
+	if w.run != nil {
+		w.run()
 	} else {
-		w.c.admitted(w.shake)
+		w.c.onAdmitted(w.handshake)
 	}
-	d := a.l.clock().Sub(a.l.now)
+	d := a.l.readClock().Sub(a.l.now)
 	a.l.meter.Handling += d
-	a.l.measure(d)
+	a.l.recordTurn(d)
 }
 
 // next takes a waiter from the one queue and the other in turn, nil if none can go on.
 func (a *admission) next() *waiter {
-	shakes := a.shakes.n > 0 && !a.l.r.shakes.full()
-	if a.shake = !a.shake && shakes || a.steps.n == 0; a.shake {
+	shakes := a.handshakes.size > 0 && !a.l.r.handshakeLimit.full()
+	if a.handshakeTurn = !a.handshakeTurn && shakes || a.loginSteps.size == 0; a.handshakeTurn {
 		if !shakes {
 			return nil
 		}
-		return a.shakes.next()
+		return a.handshakes.pop()
 	}
-	return a.steps.next()
+	return a.loginSteps.pop()
 }
 
-// ask has serve called: when sockets have been looked at, or when there is something to spend again.
-func (a *admission) ask() {
-	if a.tokens > 0 && a.ready() {
-		a.l.again()
+// scheduleRun has serve called: when sockets have been looked at, or when there is something to spend again.
+func (a *admission) scheduleRun() {
+	if a.tokens > 0 && a.hasRunnable() {
+		a.l.wakeupAfterPoll()
 		return
 	}
-	if a.timed {
+	if a.timerArmed {
 		return
 	}
 	d := 10 * time.Millisecond // until some handshake has ended
 	if a.tokens <= 0 {
-		d = max(time.Millisecond, time.Duration(-a.tokens)*time.Microsecond*100/guestPart)
+		d = max(time.Millisecond, time.Duration(-a.tokens)*time.Microsecond*100/loginCPUPercent)
 	}
-	a.timed = a.l.r.backend.Later(d, func() {
+	a.timerArmed = a.l.r.backend.AfterFunc(d, func() {
 		a.l.Post(func() {
-			a.timed = false
-			a.l.again()
+			a.timerArmed = false
+			a.l.wakeupAfterPoll()
 		})
 	}) // else the tick asks
 }
 
-// A fair queue takes in turn hosts, of each host addresses, and of each address those who wait, first come first
-// served. One that has used up its credit waits until all others had their turn, and gets quantum then.
-type fair struct {
-	n     int
-	hosts ring[uint32, *tenant]
+// A fair queue takes in turn hosts, of each host addresses, and of each address those who wait, first
+// come first served. One that has used up its credit waits until all others had their turn, and gets
+// quantum then.
+type fairQueue struct {
+	size  int
+	hosts roundRobin[uint32, *hostQueue]
 }
 
 // quantum is worth two steps.
-const quantum = 2 * StepCost
+const quantum = 2 * LoginStepCost
 
-// deepest is how far in debt one may be: it must not wait for ever for what one derivation has cost.
-const deepest = -40 * quantum
+// minDeficit is how far in debt one may be: it must not wait for ever for what one derivation has cost.
+const minDeficit = -40 * quantum
 
-type tenant struct {
-	credit int
-	addrs  ring[netip.Addr, *line]
+type hostQueue struct {
+	deficit int
+	addrs   roundRobin[netip.Addr, *addrQueue]
 }
 
-type line struct {
-	credit      int
+type addrQueue struct {
+	deficit     int
 	first, last *waiter
 }
 
 // A waiter is a guest in a queue, or something that one has set off.
 type waiter struct {
 	c          *Conn
-	f          func()
+	run        func()
 	host       uint32
 	addr       netip.Addr
-	since      time.Time
+	queuedAt   time.Time
 	cost       int
 	size       int // bytes that it has sent
-	shake      bool
+	handshake  bool
 	prev, next *waiter
 }
 
 // A ring is keys in the order of their turns.
-type ring[K comparable, V any] struct {
-	at   map[K]*node[K, V]
-	head *node[K, V]
+type roundRobin[K comparable, V any] struct {
+	nodes map[K]*roundRobinNode[K, V]
+	head  *roundRobinNode[K, V]
 }
 
-type node[K comparable, V any] struct {
+type roundRobinNode[K comparable, V any] struct {
 	key        K
-	v          V
-	prev, next *node[K, V]
+	value      V
+	prev, next *roundRobinNode[K, V]
 }
 
 // add puts a new key behind all others.
-func (r *ring[K, V]) add(k K, v V) {
-	n := &node[K, V]{key: k, v: v}
-	if r.at == nil {
-		r.at = make(map[K]*node[K, V])
+func (r *roundRobin[K, V]) add(k K, v V) {
+	n := &roundRobinNode[K, V]{key: k, value: v}
+	if r.nodes == nil {
+		r.nodes = make(map[K]*roundRobinNode[K, V])
 	}
-	r.at[k] = n
+	r.nodes[k] = n
 	if r.head == nil {
 		n.prev, n.next = n, n
 		r.head = n
@@ -316,9 +323,9 @@ func (r *ring[K, V]) add(k K, v V) {
 	n.prev.next, n.next.prev = n, n
 }
 
-func (r *ring[K, V]) remove(k K) {
-	n := r.at[k]
-	delete(r.at, k)
+func (r *roundRobin[K, V]) remove(k K) {
+	n := r.nodes[k]
+	delete(r.nodes, k)
 	if n.next == n {
 		r.head = nil
 		return
@@ -329,31 +336,31 @@ func (r *ring[K, V]) remove(k K) {
 	}
 }
 
-func (f *fair) push(host uint32, addr netip.Addr, w *waiter) {
+func (f *fairQueue) push(host uint32, addr netip.Addr, w *waiter) {
 	w.host, w.addr = host, addr
-	t := f.hosts.at[host]
+	t := f.hosts.nodes[host]
 	if t == nil {
-		f.hosts.add(host, &tenant{credit: quantum})
-		t = f.hosts.at[host]
+		f.hosts.add(host, &hostQueue{deficit: quantum})
+		t = f.hosts.nodes[host]
 	}
-	q := t.v.addrs.at[addr]
+	q := t.value.addrs.nodes[addr]
 	if q == nil {
-		t.v.addrs.add(addr, &line{credit: quantum})
-		q = t.v.addrs.at[addr]
+		t.value.addrs.add(addr, &addrQueue{deficit: quantum})
+		q = t.value.addrs.nodes[addr]
 	}
-	if w.prev = q.v.last; w.prev == nil {
-		q.v.first = w
+	if w.prev = q.value.last; w.prev == nil {
+		q.value.first = w
 	} else {
 		w.prev.next = w
 	}
-	q.v.last = w
-	f.n++
+	q.value.last = w
+	f.size++
 }
 
 // remove takes w out, and what nobody waits in any more.
-func (f *fair) remove(w *waiter) {
-	t := f.hosts.at[w.host].v
-	q := t.addrs.at[w.addr].v
+func (f *fairQueue) remove(w *waiter) {
+	t := f.hosts.nodes[w.host].value
+	q := t.addrs.nodes[w.addr].value
 	if w.prev == nil {
 		q.first = w.next
 	} else {
@@ -365,7 +372,7 @@ func (f *fair) remove(w *waiter) {
 		w.next.prev = w.prev
 	}
 	w.prev, w.next = nil, nil
-	f.n--
+	f.size--
 	if q.first == nil {
 		if t.addrs.remove(w.addr); t.addrs.head == nil {
 			f.hosts.remove(w.host)
@@ -373,38 +380,38 @@ func (f *fair) remove(w *waiter) {
 	}
 }
 
-// next takes out the one whose turn it is. Somebody waits.
-func (f *fair) next() *waiter {
+// pop takes out the one whose turn it is. Somebody waits.
+func (f *fairQueue) pop() *waiter {
 	for {
-		t := f.hosts.head.v
-		if t.credit <= 0 {
-			t.credit += quantum
+		t := f.hosts.head.value
+		if t.deficit <= 0 {
+			t.deficit += quantum
 			f.hosts.head = f.hosts.head.next
 			continue
 		}
-		q := t.addrs.head.v
-		if q.credit <= 0 {
-			q.credit += quantum
+		q := t.addrs.head.value
+		if q.deficit <= 0 {
+			q.deficit += quantum
 			t.addrs.head = t.addrs.head.next
 			continue
 		}
 		w := q.first
-		t.credit = max(t.credit-w.cost, deepest)
-		q.credit = max(q.credit-w.cost, deepest)
+		t.deficit = max(t.deficit-w.cost, minDeficit)
+		q.deficit = max(q.deficit-w.cost, minDeficit)
 		f.remove(w)
 		return w
 	}
 }
 
 // charge takes from the credit of who still waits for more.
-func (f *fair) charge(host uint32, addr netip.Addr, cost int) {
-	t := f.hosts.at[host]
+func (f *fairQueue) charge(host uint32, addr netip.Addr, cost int) {
+	t := f.hosts.nodes[host]
 	if t == nil {
 		return
 	}
-	t.v.credit = max(t.v.credit-cost, deepest)
-	if q := t.v.addrs.at[addr]; q != nil {
-		q.v.credit = max(q.v.credit-cost, deepest)
+	t.value.deficit = max(t.value.deficit-cost, minDeficit)
+	if q := t.value.addrs.nodes[addr]; q != nil {
+		q.value.deficit = max(q.value.deficit-cost, minDeficit)
 	}
 }
 

@@ -16,12 +16,13 @@ func TestFairQueue(t *testing.T) {
 			host uint32
 			addr netip.Addr
 		}
-		var f fair
+		var f fairQueue
 		want := map[key][]*waiter{}
 		served := map[key]int{} // of others, since the head of a key began to be it
 		n := 0
 		keys := func() key {
-			return key{uint32(rapid.IntRange(1, 3).Draw(t, "host")), netip.AddrFrom4([4]byte{192, 0, 2, byte(rapid.IntRange(1, 4).Draw(t, "addr"))})}
+			return key{uint32(rapid.IntRange(1, 3).Draw(t, "host")),
+				netip.AddrFrom4([4]byte{192, 0, 2, byte(rapid.IntRange(1, 4).Draw(t, "addr"))})}
 		}
 		take := func(k key, w *waiter) {
 			i := 0
@@ -39,7 +40,7 @@ func TestFairQueue(t *testing.T) {
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"push": func(*rapid.T) {
-				k, w := keys(), &waiter{cost: StepCost}
+				k, w := keys(), &waiter{cost: LoginStepCost}
 				f.push(k.host, k.addr, w)
 				want[k] = append(want[k], w)
 				n++
@@ -48,7 +49,7 @@ func TestFairQueue(t *testing.T) {
 				if n == 0 {
 					return
 				}
-				w := f.next()
+				w := f.pop()
 				k := key{w.host, w.addr}
 				if want[k][0] != w {
 					t.Fatalf("%v: one that came later was taken first", k)
@@ -85,11 +86,11 @@ func TestFairQueue(t *testing.T) {
 				for k := range want {
 					hosts[k.host]++
 				}
-				if f.n != n || len(f.hosts.at) != len(hosts) || (f.hosts.head == nil) != (n == 0) {
-					t.Fatalf("%d wait in %d hosts; want %d in %d", f.n, len(f.hosts.at), n, len(hosts))
+				if f.size != n || len(f.hosts.nodes) != len(hosts) || (f.hosts.head == nil) != (n == 0) {
+					t.Fatalf("%d wait in %d hosts; want %d in %d", f.size, len(f.hosts.nodes), n, len(hosts))
 				}
 				for h, addrs := range hosts {
-					if got := len(f.hosts.at[h].v.addrs.at); got != addrs {
+					if got := len(f.hosts.nodes[h].value.addrs.nodes); got != addrs {
 						t.Fatalf("host %d: %d addresses; want %d", h, got, addrs)
 					}
 				}
@@ -101,16 +102,16 @@ func TestFairQueue(t *testing.T) {
 // Shares are even, by host first and then by address, and by cost: whose work is dearer comes less often.
 func TestFairShares(t *testing.T) {
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) }
-	var f fair
+	var f fairQueue
 	for range 2000 {
-		f.push(1, addr(1), &waiter{cost: StepCost}) // crowds of a host
-		f.push(1, addr(2), &waiter{cost: StepCost})
-		f.push(1, addr(2), &waiter{cost: StepCost})
-		f.push(2, addr(3), &waiter{cost: StepCost}) // one of another
+		f.push(1, addr(1), &waiter{cost: LoginStepCost}) // crowds of a host
+		f.push(1, addr(2), &waiter{cost: LoginStepCost})
+		f.push(1, addr(2), &waiter{cost: LoginStepCost})
+		f.push(2, addr(3), &waiter{cost: LoginStepCost}) // one of another
 	}
 	got := map[string]int{}
 	for range 1200 {
-		w := f.next()
+		w := f.pop()
 		got[fmt.Sprint(w.host, w.addr)]++
 	}
 	if a, b, c := got["1 192.0.2.1"], got["1 192.0.2.2"], got["2 192.0.2.3"]; a != 300 || b != 300 || c != 600 {
@@ -118,10 +119,10 @@ func TestFairShares(t *testing.T) {
 	}
 	clear(got)
 	for range 1200 {
-		w := f.next()
+		w := f.pop()
 		got[w.addr.String()]++
 		if w.addr == addr(1) {
-			f.charge(1, addr(1), 3*StepCost) // four times as dear
+			f.charge(1, addr(1), 3*LoginStepCost) // four times as dear
 		}
 	}
 	if a, b := got["192.0.2.1"], got["192.0.2.2"]; a*4 < b-8 || a*4 > b+8 {

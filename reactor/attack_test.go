@@ -75,7 +75,8 @@ func certificate(t testing.TB) tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"},
+		DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +85,8 @@ func certificate(t testing.TB) tls.Certificate {
 }
 
 func serverTLS(t testing.TB) *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MinVersion: tls.VersionTLS12, NextProtos: []string{"xmpp-client"}}
+	return &tls.Config{Certificates: []tls.Certificate{certificate(t)}, MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"xmpp-client"}}
 }
 
 func descriptors(t *testing.T) int {
@@ -100,7 +102,8 @@ func descriptors(t *testing.T) int {
 func TestAttackT01Flat(t *testing.T) {
 	h := new(echo)
 	conf := serverTLS(t)
-	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: conf}}})
 	round := func(n int) {
 		for i := range n {
 			c, err := net.Dial("tcp", addr)
@@ -133,17 +136,17 @@ func TestAttackT01Flat(t *testing.T) {
 	}
 	round(200)
 	waitFor(t, func() bool { return runtime.NumGoroutine() < 100 })
-	goroutines, fds, out := runtime.NumGoroutine(), descriptors(t), buf.Outbox.InUse()+buf.Tail.InUse()
+	goroutines, fds, out := runtime.NumGoroutine(), descriptors(t), buf.Outbox.InUse()+buf.Input.InUse()
 	round(1000)
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+4 })
 	waitFor(t, func() bool { return descriptors(t) <= fds+2 })
-	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Tail.InUse() <= out })
+	waitFor(t, func() bool { return buf.Outbox.InUse()+buf.Input.InUse() <= out })
 	waitFor(t, func() bool { // what the loops count is nothing
 		secured := 0
 		for _, l := range r.Loops() {
 			m := l.Meter()
-			secured += m.Connected + m.Secured + m.Std + m.Warm + m.ParkedBytes
-			if min(m.Secured, m.Std, m.Warm) < 0 {
+			secured += m.Connected + m.TLS + m.StdTLS + m.WarmTLS + m.ParkedBytes
+			if min(m.TLS, m.StdTLS, m.WarmTLS) < 0 {
 				t.Fatalf("%+v", m)
 			}
 		}
@@ -214,7 +217,8 @@ func TestAttackT02Descriptors(t *testing.T) {
 // At the cap the kernel's backlog waits; nobody is dropped, and the next get in as others leave.
 func TestAttackT02K26Cap(t *testing.T) {
 	h := new(echo)
-	r, addr := serve(t, reactor.Config{Connections: 20, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	r, addr := serve(t, reactor.Config{Connections: 20,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	var conns []net.Conn
 	for range 60 {
 		conns = append(conns, dial(t, addr))
@@ -247,7 +251,7 @@ func TestAttackT09Parked(t *testing.T) {
 	c := n.Connect(0, h)
 	c.Send([]byte("xyz"))
 	got = conn.StartTLS(&tls.Config{}, reactor.ServerRole)
-	if !errors.Is(got, reactor.ErrPlain) {
+	if !errors.Is(got, reactor.ErrUnexpectedPlaintext) {
 		t.Fatalf("StartTLS with parked plaintext: %v", got)
 	}
 }
@@ -255,7 +259,8 @@ func TestAttackT09Parked(t *testing.T) {
 // Old versions and foreign protocols get no connection (T12, T18); renegotiation does not exist (T04).
 func TestAttackT12T18T04(t *testing.T) {
 	h := new(echo)
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
 	for _, v := range []uint16{tls.VersionTLS10, tls.VersionTLS11} {
 		c := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, MinVersion: v, MaxVersion: v})
 		if err := c.Handshake(); err == nil {
@@ -269,7 +274,8 @@ func TestAttackT12T18T04(t *testing.T) {
 		}
 	}
 	for _, v := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		c := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, MaxVersion: v, NextProtos: []string{"xmpp-client"}})
+		c := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, MaxVersion: v,
+			NextProtos: []string{"xmpp-client"}})
 		exchange(t, c, "fine")
 		c.Close()
 	}
@@ -306,7 +312,8 @@ func TestAttackT14Reset(t *testing.T) {
 // Huge and strange ClientHellos are refused or done, and hold no more than a record.
 func TestAttackT15Hello(t *testing.T) {
 	h := new(echo)
-	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
 	many := make([]string, 3000)
 	for i := range many {
 		many[i] = fmt.Sprint("protocol-", i)
@@ -316,7 +323,8 @@ func TestAttackT15Hello(t *testing.T) {
 		t.Error("3,000 foreign protocols were taken")
 	}
 	raw := dial(t, addr)
-	raw.Write(append([]byte{0x16, 3, 1, 0x40, 0, 1, 0xFF, 0xFF, 0xFF}, make([]byte, 0x4000)...)) // a message of 16 MB
+	// a message of 16 MB
+	raw.Write(append([]byte{0x16, 3, 1, 0x40, 0, 1, 0xFF, 0xFF, 0xFF}, make([]byte, 0x4000)...))
 	if b, err := io.ReadAll(raw); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("%x, %v", b, err)
 	}
@@ -327,7 +335,8 @@ func TestAttackT15Hello(t *testing.T) {
 // waits holds no CPU slot (T17, K27). Time is counted in round trips, not seconds.
 func TestAttackT17K27Handshakes(t *testing.T) {
 	h := new(echo)
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
 	for range 200 {
 		c := dial(t, addr)
 		c.Write([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3}) // and no more
@@ -341,7 +350,8 @@ func TestAttackT17K27Handshakes(t *testing.T) {
 				return
 			}
 			defer c.Close()
-			done <- tls.Client(slow{c}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}).Handshake()
+			done <- tls.Client(slow{c}, &tls.Config{InsecureSkipVerify: true,
+				NextProtos: []string{"xmpp-client"}}).Handshake()
 		}()
 	}
 	for range 100 {
@@ -365,7 +375,8 @@ func TestAttackT17Deadline(t *testing.T) {
 	var reason error
 	h := &script{closed: func(_ *reactor.Conn, err error) { reason = err }}
 	h.data = func(c *reactor.Conn, p []byte) int {
-		if err := c.StartTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t)}}, reactor.ServerRole); err != nil {
+		if err := c.StartTLS(&tls.Config{Certificates: []tls.Certificate{certificate(t)}},
+			reactor.ServerRole); err != nil {
 			t.Error(err)
 		}
 		return len(p)
@@ -377,7 +388,7 @@ func TestAttackT17Deadline(t *testing.T) {
 		t.Fatalf("ended early: %v", reason)
 	}
 	n.Advance(2 * time.Second)
-	if !errors.Is(reason, reactor.ErrTimeout) {
+	if !errors.Is(reason, reactor.ErrHandshakeTimeout) {
 		t.Fatalf("after 11 s of silence: %v", reason)
 	}
 }
@@ -393,7 +404,8 @@ func TestAttackT19Stranger(t *testing.T) {
 		}
 		return len(p)
 	}}
-	r, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	r, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	for range 200 {
 		a := dial(t, addr)
 		a.Write([]byte("mine"))
@@ -429,7 +441,8 @@ func TestAttackK20Pause(t *testing.T) {
 		}
 		return len(p)
 	}}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	c := dial(t, addr)
 	c.Write([]byte("x"))
 	conn := <-conns
@@ -465,7 +478,7 @@ func TestAttackK21SlowReader(t *testing.T) {
 	drained := 0
 	h := &script{open: func(c *reactor.Conn) { conn = c }, drain: func(*reactor.Conn) { drained++ }}
 	c := n.Connect(0, h)
-	c.Room(0)
+	c.SetWindow(0)
 	taken := 0
 	for conn.Append(make([]byte, 1000)) {
 		taken += 1000
@@ -477,7 +490,7 @@ func TestAttackK21SlowReader(t *testing.T) {
 	if taken > 100_000+64<<10 || conn.Buffered() > 100_000 {
 		t.Fatalf("%d bytes were taken, %d are in the outbox", taken, conn.Buffered())
 	}
-	c.Room(-1)
+	c.SetWindow(-1)
 	n.Advance(time.Second)
 	if got := len(c.Received()); got != taken || drained != 1 {
 		t.Fatalf("%d of %d bytes arrived, drained %d times", got, taken, drained)
@@ -490,7 +503,7 @@ func TestAttackK22Closing(t *testing.T) {
 	var conn *reactor.Conn
 	h := &script{open: func(c *reactor.Conn) { conn = c }}
 	c := n.Connect(0, h)
-	c.Room(0)
+	c.SetWindow(0)
 	conn.Append(make([]byte, 200_000))
 	n.Run()
 	conn.Close(nil)
@@ -598,7 +611,7 @@ func TestAllocations(t *testing.T) {
 	l := n.Loops()[0]
 	f := func() {}
 	var tm reactor.Timer
-	var fired reactor.Timed = make(counted, 1)
+	var fired reactor.TimerHandler = make(counted, 1)
 	once := func() {
 		conn.Append(msg)
 		l.Post(f)
@@ -622,24 +635,28 @@ func TestAttackK22Progress(t *testing.T) {
 		step int           // bytes that the peer takes each time
 		each time.Duration // and how often
 		slow bool
-	}{{"nothing", 0, time.Second, true}, {"a byte", 1, 100 * time.Millisecond, true}, {"64 KiB in 50 s", 64 << 10, 50 * time.Second, false}, {"2 KiB a second", 2 << 10, time.Second, false}} {
+	}{{"nothing", 0, time.Second, true}, {"a byte", 1, 100 * time.Millisecond, true},
+		{"64 KiB in 50 s", 64 << 10, 50 * time.Second, false}, {"2 KiB a second", 2 << 10, time.Second, false}} {
 		n := reactortest.New(1, reactor.Config{Loops: 1})
 		var conn *reactor.Conn
 		var reason error
 		ended := false
-		h := &script{open: func(c *reactor.Conn) { conn = c }, closed: func(_ *reactor.Conn, err error) { reason, ended = err, true }}
+		h := &script{open: func(c *reactor.Conn) {
+			conn = c
+		}, closed: func(_ *reactor.Conn, err error) { reason, ended = err, true }}
 		c := n.Connect(0, h)
-		c.Room(0)
+		c.SetWindow(0)
 		conn.Append(make([]byte, 900_000))
 		n.Run()
 		at := n.Now()
 		for ; !ended && n.Now().Sub(at) < 3*time.Minute; n.Advance(x.each) {
-			c.Room(x.step)
+			c.SetWindow(x.step)
 			if n.Now().Sub(at) < 55*time.Second && ended {
 				t.Errorf("%s: ended early", x.name)
 			}
 		}
-		if ended != x.slow || x.slow && (!errors.Is(reason, reactor.ErrSlow) || n.Now().Sub(at) > 70*time.Second) {
+		if ended != x.slow || x.slow && (!errors.Is(reason, reactor.ErrSlowConsumer) ||
+			n.Now().Sub(at) > 70*time.Second) {
 			t.Errorf("%s: ended %v after %v, with %v", x.name, ended, n.Now().Sub(at), reason)
 		}
 		if x.slow {
@@ -673,9 +690,15 @@ func (c *packer) Write(p []byte) (n int, err error) {
 // nothing of them is read as data (T07).
 func TestAttackT07Packed(t *testing.T) {
 	var data atomic.Int64
-	h := &script{data: func(c *reactor.Conn, p []byte) int { data.Add(int64(len(p))); c.Append(p); return len(p) }}
-	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
-	for _, extra := range []string{"\x14\x00\x00\x00", "<stream:stream>", "\x18\x00\x00\x01\x00", "\x0b\x00\x00\x04\x00\x00\x00\x00"} {
+	h := &script{data: func(c *reactor.Conn, p []byte) int {
+		data.Add(int64(len(p)))
+		c.Append(p)
+		return len(p)
+	}}
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
+	for _, extra := range []string{"\x14\x00\x00\x00", "<stream:stream>", "\x18\x00\x00\x01\x00",
+		"\x0b\x00\x00\x04\x00\x00\x00\x00"} {
 		first := true
 		c := tls.Client(&packer{dial(t, addr), func(p []byte, write func([]byte)) {
 			if first { // the record of the ClientHello gets longer
@@ -700,7 +723,8 @@ func TestAttackT07Packed(t *testing.T) {
 // however it is cut (K43).
 func TestAttackK43SameSegment(t *testing.T) {
 	h := new(echo)
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
 	text := strings.Repeat("0123456789", 5000)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		for _, cut := range []int{1, 7, 100, 5000, 1 << 20} {
@@ -716,7 +740,8 @@ func TestAttackK43SameSegment(t *testing.T) {
 				}
 				held = append(held, b...)
 			}
-			c := tls.Client(p, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}, MaxVersion: version})
+			c := tls.Client(p, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"},
+				MaxVersion: version})
 			if err := c.Handshake(); err != nil {
 				t.Fatal(err)
 			}
@@ -748,7 +773,8 @@ func TestAttackK43SameSegment(t *testing.T) {
 func TestAttackK41EarlyData(t *testing.T) {
 	var data atomic.Int64
 	h := &script{data: func(c *reactor.Conn, p []byte) int { data.Add(int64(len(p))); return len(p) }}
-	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+	r, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: serverTLS(t)}}})
 	for range 20 {
 		early := true
 		c := tls.Client(&packer{dial(t, addr), func(p []byte, write func([]byte)) {
@@ -782,8 +808,10 @@ func TestAttackK41EarlyData(t *testing.T) {
 // served, and leaves nothing behind (K26).
 func TestAttackK26Storm(t *testing.T) {
 	h := new(echo)
-	r, addr := serve(t, reactor.Config{Loops: 2, Handshakes: 50, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
-	other := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
+	r, addr := serve(t, reactor.Config{Loops: 2, Handshakes: 50,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: serverTLS(t)}}})
+	other := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true,
+		NextProtos: []string{"xmpp-client"}})
 	exchange(t, other, "before")
 	done := make(chan error, 4)
 	for range 4 {

@@ -23,15 +23,15 @@ type backend interface {
 	// Start runs n loops; each is bound to the engine's by the time it returns. pauses is whether
 	// SetRead was tried and works.
 	Start(r *Reactor, loops []*Loop) (pauses bool, err error)
-	// Enrol gives a connected socket to c's loop, which calls onOpen and then done. done with an error, at once
-	// or on the loop, means that the socket was closed, and onOpen not called.
-	Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error))
-	// Execute runs l.turn on l soon. Any goroutine.
-	Execute(l *Loop) error
-	// Again runs l.turn when sockets have been looked at. On l.
-	Again(l *Loop) error
-	// Later runs f after d, on any goroutine; false: only ticks tell the time here.
-	Later(d time.Duration, f func()) bool
+	// Register gives a connected socket to c's loop, which calls onOpen and then done. done with an error,
+	// at once or on the loop, means that the socket was closed, and onOpen not called.
+	Register(c *Conn, fd int, remote netip.AddrPort, done func(error))
+	// Wakeup runs l.turn on l soon. Any goroutine.
+	Wakeup(l *Loop) error
+	// WakeupAfterPoll runs l.turn when sockets have been looked at. On l.
+	WakeupAfterPoll(l *Loop) error
+	// AfterFunc runs f after d, on any goroutine; false: only ticks tell the time here.
+	AfterFunc(d time.Duration, f func()) bool
 	// Stop ends the loops. Wait returns when they have ended, with the cause if nobody asked for it.
 	Stop()
 	Wait(ctx context.Context) error

@@ -13,46 +13,47 @@ import (
 
 // Errors that OnClose gets.
 var (
-	ErrPanic    = errors.New("reactor: a handler panicked")
-	ErrParked   = errors.New("reactor: too much input while paused")
-	ErrStopped  = errors.New("reactor: the reactor stops")
-	ErrPlain    = errors.New("reactor: plaintext behind the start of TLS")
-	ErrBusy     = errors.New("reactor: too many handshakes")
-	ErrTimeout  = errors.New("reactor: the handshake took too long")
-	ErrSlow     = errors.New("reactor: the peer takes too little of what is written")
-	errEnded    = errors.New("reactor: the event engine ended by itself")
-	errNotSaid  = errors.New("reactor: connection lost")
-	errHalfDone = io.ErrUnexpectedEOF
+	ErrPanic               = errors.New("reactor: a handler panicked")
+	ErrInputOverflow       = errors.New("reactor: too much input while paused")
+	ErrStopped             = errors.New("reactor: the reactor stops")
+	ErrUnexpectedPlaintext = errors.New("reactor: plaintext behind the start of TLS")
+	ErrTooManyHandshakes   = errors.New("reactor: too many handshakes")
+	ErrHandshakeTimeout    = errors.New("reactor: the handshake took too long")
+	ErrSlowConsumer        = errors.New("reactor: the peer takes too little of what is written")
+	errEngineEnded         = errors.New("reactor: the event engine ended by itself")
+	errConnLost            = errors.New("reactor: connection lost")
+	errUnexpectedEOF       = io.ErrUnexpectedEOF
 )
 
 const (
-	flagPaused  = 1 << iota
-	flagOpen    // OnOpen was called
-	flagGone    // the engine's connection is closed
-	flagClosing // on its loop: Close has taken effect
-	flagDone    // OnClose was called
-	flagStuck   // on the loop's stuck list
-	flagLinger  // waits for the peer's FIN
-	flagTried   // what it has to write was tried before: it need not be tried again soon
-	flagHigh    // OnDrain is owed when the outbox is empty
-	flagQueued  // on the loop's list of closes
-	flagDeaf    // more came than may be kept: nothing is read any more
-	flagWaits   // a guest in a queue: what it sends is kept
-	flagShut    // and reading is off, as it has sent more than once
-	flagLane    // on the loop's lane
-	flagFlood   // Flooded by what was delivered last
-	flagAsked   // paused, and in the read set until more comes
+	flagPaused           = 1 << iota
+	flagOpen             // OnOpen was called
+	flagSocketClosed     // the engine's connection is closed
+	flagClosing          // on its loop: Close has taken effect
+	flagClosed           // OnClose was called
+	flagWriteBlocked     // on the loop's stuck list
+	flagLinger           // waits for the peer's FIN
+	flagWriteRetried     // what it has to write was tried before: it need not be tried again soon
+	flagNotifyDrain      // OnDrain is owed when the outbox is empty
+	flagCloseQueued      // on the loop's list of closes
+	flagDiscardInput     // more came than may be kept: nothing is read any more
+	flagAdmissionQueued  // a guest in a queue: what it sends is kept
+	flagAdmissionReadOff // and reading is off, as it has sent more than once
+	flagDeferred         // on the loop's lane
+	flagOverRate         // Flooded by what was delivered last
+	flagLazyPause        // paused, and in the read set until more comes
 )
 
 // lingerTicks is how long a closed connection waits for the peer's FIN, so that what was written last
 // is not lost to a reset.
 const lingerTicks = 20
 
-// slowTicks is how long a peer may take for what the engine keeps, 64 KiB, while more waits behind it.
-const slowTicks = 600
+// slowConsumerTicks is how long a peer may take for what the engine keeps, 64 KiB, while more waits
+// behind it.
+const slowConsumerTicks = 600
 
-// maxPark bounds input that is read while paused: two reads.
-const maxPark = 128 << 10
+// maxParkedBytes bounds input that is read while paused: two reads.
+const maxParkedBytes = 128 << 10
 
 // writeChunk is the most that is given to the engine at a time: what its socket has no room for stays
 // in the outbox, where it is counted.
@@ -60,142 +61,143 @@ const writeChunk = 64 << 10
 
 // A Conn is one connection: 128 bytes while plain and idle.
 type Conn struct {
-	Owner any // the handler's own state
-	io    backendConn
-	port  *port
-	loop  *Loop
-	mu    sync.Mutex // the outbox lock, a leaf
-	out   *outbox    // under mu; nil while empty and not closed with a reason
-	park  *[]byte    // read and not consumed
-	tls   *tlsConn   // nil while plain
-	timer Timer
-	flags uint16
+	HandlerState any // the handler's own state
+	sock         backendConn
+	endpoint     *endpoint
+	loop         *Loop
+	mu           sync.Mutex // the outbox lock, a leaf
+	outbox       *outbox    // under mu; nil while empty and not closed with a reason
+	parked       *[]byte    // read and not consumed
+	tls          *tlsConn   // nil while plain
+	timer        Timer
+	flags        uint16
 	// Under mu:
 	dirty   bool
 	closing bool
 	// On the loop:
-	full Tick // since when the engine has kept something, and more waits behind it; 0: not
+	blockedSince Tick // since when the engine has kept something, and more waits behind it; 0: not
 }
 
 // An outbox is what a Conn has only while it has something to write, or is closed for a reason.
 type outbox struct {
-	b       []byte // nil, or lent by buf.Outbox
-	reason  error
-	flushed []func(taken bool) // see Conn.Flushed
+	buf            []byte // nil, or lent by buf.Outbox
+	reason         error
+	flushCallbacks []func(taken bool) // see Conn.AfterFlush
 }
 
-var outboxes = sync.Pool{New: func() any { return new(outbox) }}
+var outboxPool = sync.Pool{New: func() any { return new(outbox) }}
 
-// box is c's outbox, made where there is none. Under mu.
-func (c *Conn) box() *outbox {
-	if c.out == nil {
-		c.out = outboxes.Get().(*outbox)
+// ensureOutbox is c's outbox, made where there is none. Under mu.
+func (c *Conn) ensureOutbox() *outbox {
+	if c.outbox == nil {
+		c.outbox = outboxPool.Get().(*outbox)
 	}
-	return c.out
+	return c.outbox
 }
 
-// unbox takes the bytes out, and gives the outbox back if nothing else is in it. Under mu.
-func (c *Conn) unbox() (b []byte) {
-	if c.out == nil {
+// takeOutbox takes the bytes out, and gives the outbox back if nothing else is in it. Under mu.
+func (c *Conn) takeOutbox() (b []byte) {
+	if c.outbox == nil {
 		return nil
 	}
-	b, c.out.b = c.out.b, nil
-	if c.out.reason == nil && len(c.out.flushed) == 0 {
-		outboxes.Put(c.out)
-		c.out = nil
+	b, c.outbox.buf = c.outbox.buf, nil
+	if c.outbox.reason == nil && len(c.outbox.flushCallbacks) == 0 {
+		outboxPool.Put(c.outbox)
+		c.outbox = nil
 	}
 	return b
 }
 
-// waiting is how much is in the outbox. Under mu.
-func (c *Conn) waiting() int {
-	if c.out == nil {
+// outboxLen is how much is in the outbox. Under mu.
+func (c *Conn) outboxLen() int {
+	if c.outbox == nil {
 		return 0
 	}
-	return len(c.out.b)
+	return len(c.outbox.buf)
 }
 
-// end notes that c closes, and why. Under mu.
-func (c *Conn) end(reason error) {
+// markClosing notes that c closes, and why. Under mu.
+func (c *Conn) markClosing(reason error) {
 	c.closing = true
 	if reason != nil {
-		c.box().reason = reason
+		c.ensureOutbox().reason = reason
 	}
 }
 
 // A port is what the connections of one listener or dialler share.
-type port struct {
-	h      Handler
-	direct *tls.Config
-	role   Role
-	admits Admitter // h, if it is one
-	accept func(netip.AddrPort) bool
-	lost   func(netip.AddrPort)
+type endpoint struct {
+	handler   Handler
+	directTLS *tls.Config
+	role      Role
+	admitter  AdmissionHandler // h, if it is one
+	accept    func(netip.AddrPort) bool
+	aborted   func(netip.AddrPort)
 }
 
 // Loop is the loop that owns c. Any goroutine; never changes.
 func (c *Conn) Loop() *Loop { return c.loop }
 
 // Handler is whose connection c is. On the loop.
-func (c *Conn) Handler() Handler { return c.port.h }
+func (c *Conn) Handler() Handler { return c.endpoint.handler }
 
-// become gives c to the handler of another protocol, as if it had just been opened.
-func (c *Conn) become(p *port) {
-	c.port = p
+// switchEndpoint gives c to the handler of another protocol, as if it had just been opened.
+func (c *Conn) switchEndpoint(p *endpoint) {
+	c.endpoint = p
 	c.loop.wheel.arm(&c.timer, 0, nil)
-	p.h.OnOpen(c)
+	p.handler.OnOpen(c)
 }
 
 // Remote is the peer's address; zero once the connection is closed.
 func (c *Conn) Remote() netip.AddrPort {
-	if c.io == nil {
+	if c.sock == nil {
 		return netip.AddrPort{}
 	}
-	return c.io.Remote()
+	return c.sock.Remote()
 }
 
 // TLS is nil while plain, and from Settle on.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if c.tls == nil || c.tls.shown == nil {
+	if c.tls == nil || c.tls.handshake == nil {
 		return nil
 	}
-	return &c.tls.shown.state
+	return &c.tls.handshake.state
 }
 
 // Secure reports whether c has done its handshake; for as long as it is open.
 func (c *Conn) Secure() bool { return c.tls != nil && c.tls.flags&tlsSecure != 0 }
 
-// Settle says that nobody will ask any more what the handshake has shown, as nothing is bound to it behind a
-// login: TLS and Presented are nil from now on, and 0.3 kB are free. On the loop.
-func (c *Conn) Settle() {
+// ReleaseHandshakeState says that nobody will ask any more what the handshake has shown, as nothing is
+// bound to it behind a login: TLS and Presented are nil from now on, and 0.3 kB are free. On the loop.
+func (c *Conn) ReleaseHandshakeState() {
 	if c.tls != nil {
-		c.tls.shown = nil
+		c.tls.handshake = nil
 	}
 }
 
-// Overhead takes what the peer has sent since the last call that was work and no data: bytes of padding and
-// of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate adds it to what
-// OnData brings. Where crypto/tls stays, changes of keys count by their bytes. On the loop.
-func (c *Conn) Overhead() (n int) {
+// TakeTLSOverhead takes what the peer has sent since the last call that was work and no data: bytes of
+// padding and of records without data, and 1 KiB for each change of keys. Whoever limits a peer's rate
+// adds it to what OnData brings. Where crypto/tls stays, changes of keys count by their bytes. On the
+// loop.
+func (c *Conn) TakeTLSOverhead() (n int) {
 	switch {
 	case c.tls == nil:
 	case c.tls.std != nil:
-		n, c.tls.std.over = c.tls.std.over, 0
+		n, c.tls.std.overhead = c.tls.std.overhead, 0
 	case c.tls.layer.warm != nil:
 		w := c.tls.layer.warm
-		n, w.over = w.over, 0
+		n, w.overhead = w.overhead, 0
 	}
 	return n
 }
 
-// Presented is the certificate that was shown to the peer, if GetCertificate of the configuration said
-// so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo] names; else nil, as it is where
-// a session was resumed: what the peer knows is from another handshake.
-func (c *Conn) Presented() *tls.Certificate {
+// PresentedCertificate is the certificate that was shown to the peer, if GetCertificate of the
+// configuration said so with Present(*tls.Certificate) on the connection that [tls.ClientHelloInfo]
+// names; else nil, as it is where a session was resumed: what the peer knows is from another handshake.
+func (c *Conn) PresentedCertificate() *tls.Certificate {
 	if c.tls == nil {
 		return nil
 	}
-	return c.tls.presented()
+	return c.tls.presentedCertificate()
 }
 
 // Append puts p in the outbox; it is copied, and leaves with everything else appended in this turn in
@@ -208,15 +210,15 @@ func (c *Conn) Append(p []byte) (ok bool) {
 		c.mu.Unlock()
 		return false
 	}
-	if c.waiting() >= c.loop.r.cfg.OutboxBytes {
+	if c.outboxLen() >= c.loop.r.cfg.OutboxBytes {
 		c.mu.Unlock()
 		return false
 	}
-	o := c.box()
-	if o.b == nil {
-		o.b = buf.Outbox.Get(len(p))
+	o := c.ensureOutbox()
+	if o.buf == nil {
+		o.buf = buf.Outbox.Get(len(p))
 	}
-	o.b = append(o.b, p...)
+	o.buf = append(o.buf, p...)
 	wake := !c.dirty
 	c.dirty = true
 	c.mu.Unlock()
@@ -237,8 +239,8 @@ func (c *Conn) Closing() bool {
 // NotifyDrain has the handler's OnDrain called once the outbox is empty, at the earliest at the end of
 // this turn: also where the socket takes everything at once. On c's loop.
 func (c *Conn) NotifyDrain() {
-	c.loop.Owned()
-	c.flags |= flagHigh
+	c.loop.AssertOwned()
+	c.flags |= flagNotifyDrain
 	c.mu.Lock()
 	wake := !c.dirty
 	c.dirty = true
@@ -248,18 +250,18 @@ func (c *Conn) NotifyDrain() {
 	}
 }
 
-// Flushed has f called on c's loop: with true once the socket has taken everything that was appended
+// AfterFlush has f called on c's loop: with true once the socket has taken everything that was appended
 // before, and nothing waits; with false if c closes first, as what was written last may be lost then.
 // f is called once, not inside this call. Any goroutine.
-func (c *Conn) Flushed(f func(taken bool)) {
+func (c *Conn) AfterFlush(f func(taken bool)) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
 		c.loop.Post(func() { f(false) })
 		return
 	}
-	o := c.box()
-	o.flushed = append(o.flushed, f)
+	o := c.ensureOutbox()
+	o.flushCallbacks = append(o.flushCallbacks, f)
 	wake := !c.dirty
 	c.dirty = true
 	c.mu.Unlock()
@@ -268,29 +270,29 @@ func (c *Conn) Flushed(f func(taken bool)) {
 	}
 }
 
-// takeFlushed takes the functions that wait for a flush. Under mu.
-func (c *Conn) takeFlushed() (list []func(bool)) {
-	if c.out != nil {
-		list, c.out.flushed = c.out.flushed, nil
+// takeFlushCallbacks takes the functions that wait for a flush. Under mu.
+func (c *Conn) takeFlushCallbacks() (list []func(bool)) {
+	if c.outbox != nil {
+		list, c.outbox.flushCallbacks = c.outbox.flushCallbacks, nil
 	}
 	return list
 }
 
-// tell calls the functions of list. On c's loop, without mu.
-func (c *Conn) tell(list []func(bool), taken bool) {
+// runFlushCallbacks calls the functions of list. On c's loop, without mu.
+func (c *Conn) runFlushCallbacks(list []func(bool), taken bool) {
 	for _, f := range list {
 		c.loop.protect(nil, func() { f(taken) })
 	}
 }
 
-// flushLater puts list back: what it waits for is not in the socket yet.
-func (c *Conn) flushLater(list []func(bool)) {
+// requeueFlushCallbacks puts list back: what it waits for is not in the socket yet.
+func (c *Conn) requeueFlushCallbacks(list []func(bool)) {
 	if len(list) == 0 {
 		return
 	}
 	c.mu.Lock()
-	o := c.box()
-	o.flushed = append(list, o.flushed...)
+	o := c.ensureOutbox()
+	o.flushCallbacks = append(list, o.flushCallbacks...)
 	c.mu.Unlock()
 }
 
@@ -298,29 +300,29 @@ func (c *Conn) flushLater(list []func(bool)) {
 func (c *Conn) Buffered() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.waiting()
+	return c.outboxLen()
 }
 
 // Close flushes the outbox and closes at the end of a turn, never inside a callback; the first reason
 // counts. Any goroutine.
-func (c *Conn) Close(reason error) { c.Finish(nil, reason) }
+func (c *Conn) Close(reason error) { c.CloseWith(nil, reason) }
 
-// Finish is Close after last, which is copied and taken whatever waits: it is the last that the peer is sent. Where c
-// closes already nothing is sent. Any goroutine.
-func (c *Conn) Finish(last []byte, reason error) {
+// CloseWith is Close after last, which is copied and taken whatever waits: it is the last that the peer is
+// sent. Where c closes already nothing is sent. Any goroutine.
+func (c *Conn) CloseWith(last []byte, reason error) {
 	c.mu.Lock()
 	if c.closing {
 		c.mu.Unlock()
 		return
 	}
 	if len(last) > 0 {
-		o := c.box()
-		if o.b == nil {
-			o.b = buf.Outbox.Get(len(last))
+		o := c.ensureOutbox()
+		if o.buf == nil {
+			o.buf = buf.Outbox.Get(len(last))
 		}
-		o.b = append(o.b, last...)
+		o.buf = append(o.buf, last...)
 	}
-	c.end(reason)
+	c.markClosing(reason)
 	wake := !c.dirty
 	c.dirty = true
 	c.mu.Unlock()
@@ -332,112 +334,114 @@ func (c *Conn) Finish(last []byte, reason error) {
 // Pause takes c out of the poller's read set, so that TCP slows the peer. The deadline of a pause is
 // the caller's (Arm): a peer's FIN shows on Resume.
 func (c *Conn) Pause() {
-	c.loop.Owned()
-	if c.flags&(flagPaused|flagGone) != 0 {
-		c.impatient()
+	c.loop.AssertOwned()
+	if c.flags&(flagPaused|flagSocketClosed) != 0 {
+		c.enforcePause()
 		return
 	}
 	c.flags |= flagPaused
 	c.loop.meter.Paused++
-	c.io.SetRead(false)
-	if c.io.Buffered() > 0 {
-		c.stick()
+	c.sock.SetRead(false)
+	if c.sock.Buffered() > 0 {
+		c.markWriteBlocked()
 	}
 }
 
-// PauseToAnswer is Pause for a peer that is taken to wait for what it asked for: only when it sends all the same is it
-// taken out of the read set, which is two system calls less if it does not. What it sends then is kept, one read; if
-// it hangs up instead, nobody waits for the answer any more.
-func (c *Conn) PauseToAnswer() {
-	c.loop.Owned()
+// PauseForReply is Pause for a peer that is taken to wait for what it asked for: only when it sends all
+// the same is it taken out of the read set, which is two system calls less if it does not. What it sends
+// then is kept, one read; if it hangs up instead, nobody waits for the answer any more.
+func (c *Conn) PauseForReply() {
+	c.loop.AssertOwned()
 	if c.tls != nil && c.tls.std != nil { // it may have read more than it shows
 		c.Pause()
 		return
 	}
-	if c.flags&(flagPaused|flagGone) != 0 {
+	if c.flags&(flagPaused|flagSocketClosed) != 0 {
 		return
 	}
 	c.flags |= flagPaused
 	c.loop.meter.Paused++
-	if c.io.Reading() {
-		c.flags |= flagAsked
+	if c.sock.Reading() {
+		c.flags |= flagLazyPause
 	} // else it goes on with what is parked
 }
 
-// impatient takes c out of the read set where it was left to wait for an answer.
-func (c *Conn) impatient() {
-	if c.flags&flagAsked != 0 && c.flags&flagGone == 0 {
-		c.flags &^= flagAsked
-		c.io.SetRead(false)
+// enforcePause takes c out of the read set where it was left to wait for an answer.
+func (c *Conn) enforcePause() {
+	if c.flags&flagLazyPause != 0 && c.flags&flagSocketClosed == 0 {
+		c.flags &^= flagLazyPause
+		c.sock.SetRead(false)
 	}
 }
 
-// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were resumed, and
-// then has c read again: who takes a little at a time is not given more before it has taken what is there.
+// Resume hands on what is parked when it is c's turn, behind what sockets have and others that were
+// resumed, and then has c read again: who takes a little at a time is not given more before it has taken
+// what is there.
 func (c *Conn) Resume() {
-	c.loop.Owned()
+	c.loop.AssertOwned()
 	if c.flags&flagPaused == 0 {
 		return
 	}
-	read := c.flags&flagAsked != 0
-	c.flags &^= flagPaused | flagAsked
+	read := c.flags&flagLazyPause != 0
+	c.flags &^= flagPaused | flagLazyPause
 	c.loop.meter.Paused--
 	switch {
 	case read: // and nothing has come
-	case c.flags&flagGone != 0:
-	case c.flags&flagFlood == 0 && c.park == nil && c.tls == nil:
-		c.io.SetRead(true)
+	case c.flags&flagSocketClosed != 0:
+	case c.flags&flagOverRate == 0 && c.parked == nil && c.tls == nil:
+		c.sock.SetRead(true)
 	default:
-		c.loop.lane.enter(c)
+		c.loop.deferred.push(c)
 	}
 }
 
-// resumed goes on with what c has parked.
-func (c *Conn) resumed() {
-	if c.flags&(flagPaused|flagGone|flagClosing|flagDeaf) != 0 {
+// resumeInput goes on with what c has parked.
+func (c *Conn) resumeInput() {
+	if c.flags&(flagPaused|flagSocketClosed|flagClosing|flagDiscardInput) != 0 {
 		return
 	}
-	if c.flags&flagWaits != 0 || c.rest() > 0 && c.queued(0) {
-		c.flags |= flagShut
+	if c.flags&flagAdmissionQueued != 0 || c.unconsumed() > 0 && c.queuedForAdmission(0) {
+		c.flags |= flagAdmissionReadOff
 		return
 	}
-	start := c.loop.clock()
+	start := c.loop.readClock()
 	c.deliver(nil)
-	c.flooding(c.loop.clock().Sub(start))
-	if c.flags&(flagPaused|flagGone|flagDeaf) == 0 {
-		c.io.SetRead(true)
+	c.noteOverRate(c.loop.readClock().Sub(start))
+	if c.flags&(flagPaused|flagSocketClosed|flagDiscardInput) == 0 {
+		c.sock.SetRead(true)
 	}
 }
 
-// Flooded says that what OnData was given took c over its rate: the time is in the loop's Meter. In OnData.
-func (c *Conn) Flooded() { c.loop.flooded = true }
+// MarkOverRate says that what OnData was given took c over its rate: the time is in the loop's Meter. In
+// OnData.
+func (c *Conn) MarkOverRate() { c.loop.overRate = true }
 
-// flooding notes whether a delivery that took d was Flooded.
-func (c *Conn) flooding(d time.Duration) {
-	if !c.loop.flooded {
-		c.flags &^= flagFlood
+// noteOverRate notes whether a delivery that took d was Flooded.
+func (c *Conn) noteOverRate(d time.Duration) {
+	if !c.loop.overRate {
+		c.flags &^= flagOverRate
 		return
 	}
-	c.flags |= flagFlood
-	c.loop.meter.Flooding += d
-	c.loop.lane.rest(d)
+	c.flags |= flagOverRate
+	c.loop.meter.OverRate += d
+	c.loop.deferred.throttle(d)
 }
 
-// rest is how much has come that was not taken.
-func (c *Conn) rest() (n int) {
-	if c.park != nil {
-		n = len(*c.park)
+// unconsumed is how much has come that was not taken.
+func (c *Conn) unconsumed() (n int) {
+	if c.parked != nil {
+		n = len(*c.parked)
 	}
 	if c.tls != nil {
-		n += c.tls.held()
+		n += c.tls.buffered()
 	}
 	return n
 }
 
 // Arm sets c's one deadline; an earlier one is replaced. Arm(0) disarms.
 func (c *Conn) Arm(at Tick) {
-	c.loop.Owned()
-	if c.flags&(flagGone|flagDone|flagClosing) == 0 {
+	c.loop.AssertOwned()
+	if c.flags&(flagSocketClosed|flagClosed|flagClosing) == 0 {
 		c.loop.wheel.arm(&c.timer, at, c)
 	}
 }
@@ -445,173 +449,174 @@ func (c *Conn) Arm(at Tick) {
 // OnTimer is the wheel's.
 func (c *Conn) OnTimer(l *Loop) {
 	if c.flags&flagLinger != 0 {
-		c.drop()
+		c.destroy()
 		return
 	}
-	if c.flags&flagDone == 0 && c.flags&flagOpen != 0 {
-		defer l.recovered(c)
-		c.port.h.OnTimer(c)
+	if c.flags&flagClosed == 0 && c.flags&flagOpen != 0 {
+		defer l.recoverPanic(c)
+		c.endpoint.handler.OnTimer(c)
 	}
 }
 
-// opened is called by the backend, on the loop.
-func (c *Conn) opened(io backendConn) {
+// onOpen is called by the backend, on the loop.
+func (c *Conn) onOpen(io backendConn) {
 	l := c.loop
-	l.begin()
-	c.io = io
-	l.enter(c)
+	l.updateTime()
+	c.sock = io
+	l.addConn(c)
 	c.flags |= flagOpen
-	l.protect(c, func() { c.port.h.OnOpen(c) })
-	if c.port.direct != nil {
-		if err := c.StartTLS(c.port.direct, c.port.role); err != nil {
+	l.protect(c, func() { c.endpoint.handler.OnOpen(c) })
+	if c.endpoint.directTLS != nil {
+		if err := c.StartTLS(c.endpoint.directTLS, c.endpoint.role); err != nil {
 			c.Close(err)
 		}
 	}
 }
 
-// traffic is called by the backend with what was read.
-func (c *Conn) traffic(p []byte) {
+// onTraffic is called by the backend with what was read.
+func (c *Conn) onTraffic(p []byte) {
 	l := c.loop
-	l.Owned()
-	defer l.recovered(c)
-	start := l.begin()
+	l.AssertOwned()
+	defer l.recoverPanic(c)
+	start := l.updateTime()
 	l.meter.Reads++
 	l.meter.BytesIn += uint64(len(p))
-	if c.flags&(flagClosing|flagLinger|flagDeaf) != 0 {
+	if c.flags&(flagClosing|flagLinger|flagDiscardInput) != 0 {
 		return
 	}
-	if c.flags&(flagPaused|flagWaits) != 0 {
+	if c.flags&(flagPaused|flagAdmissionQueued) != 0 {
 		// The engine looks again whenever its own buffer fills or drains.
-		c.flags &^= flagAsked
-		c.io.SetRead(false)
-		if c.flags&flagWaits != 0 {
-			c.flags |= flagShut
-			l.guests.more(c, len(p))
+		c.flags &^= flagLazyPause
+		c.sock.SetRead(false)
+		if c.flags&flagAdmissionQueued != 0 {
+			c.flags |= flagAdmissionReadOff
+			l.admission.addBytes(c, len(p))
 		}
 	}
-	if c.flags&(flagPaused|flagWaits) != 0 || c.queued(len(p)) {
+	if c.flags&(flagPaused|flagAdmissionQueued) != 0 || c.queuedForAdmission(len(p)) {
 		if c.tls == nil {
-			c.keep(p)
+			c.parkInput(p)
 			return
 		} // what is sealed is kept by deliver, which opens nothing while paused
 	}
 	c.deliver(p)
-	d := l.clock().Sub(start)
+	d := l.readClock().Sub(start)
 	l.meter.Handling += d
-	c.flooding(d)
-	l.measure(d)
+	c.noteOverRate(d)
+	l.recordTurn(d)
 }
 
-// queued reports whether c is a guest that has to wait with the n bytes that it has sent.
-func (c *Conn) queued(n int) bool {
-	if c.port.admits == nil || c.tls != nil && !c.Secure() {
+// queuedForAdmission reports whether c is a guest that has to wait with the n bytes that it has sent.
+func (c *Conn) queuedForAdmission(n int) bool {
+	if c.endpoint.admitter == nil || c.tls != nil && !c.Secure() {
 		return false // what a handshake reads does not wait; it waits itself
 	}
-	a := &c.loop.guests
-	if _, guest := c.port.admits.Guest(c); !guest {
-		a.others = c.loop.now
+	a := &c.loop.admission
+	if _, guest := c.endpoint.admitter.Unauthenticated(c); !guest {
+		a.lastSessionInput = c.loop.now
 		return false
 	}
-	if a.enter(StepCost) {
+	if a.tryAdmit(LoginStepCost) {
 		return false
 	}
-	if !a.wait(c, false, n) {
-		c.loop.meter.Crowded++
-		c.sendAway(ErrCrowded)
+	if !a.enqueue(c, false, n) {
+		c.loop.meter.AdmissionRefused++
+		c.refuse(ErrAdmissionFull)
 	}
 	return true
 }
 
-// admitted goes on with a guest that has waited: with its handshake, or with what it has sent.
-func (c *Conn) admitted(shake bool) {
-	shut := c.flags&flagShut != 0
-	c.flags &^= flagShut
+// onAdmitted goes on with a guest that has waited: with its handshake, or with what it has sent.
+func (c *Conn) onAdmitted(shake bool) {
+	shut := c.flags&flagAdmissionReadOff != 0
+	c.flags &^= flagAdmissionReadOff
 	switch {
-	case c.flags&(flagGone|flagClosing|flagDeaf) != 0:
+	case c.flags&(flagSocketClosed|flagClosing|flagDiscardInput) != 0:
 		return
 	case shake:
-		c.tls.std.begin()
+		c.tls.std.beginHandshake()
 	case c.flags&flagPaused == 0:
 		c.deliver(nil)
 	}
-	if shut && c.flags&(flagPaused|flagWaits|flagGone|flagDeaf) == 0 {
-		c.io.SetRead(true)
+	if shut && c.flags&(flagPaused|flagAdmissionQueued|flagSocketClosed|flagDiscardInput) == 0 {
+		c.sock.SetRead(true)
 	}
 }
 
-// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before any key.
+// alertInternal is a TLS record with the fatal alert internal_error (RFC 8446 §6.2), in plain as before
+// any key.
 var alertInternal = []byte{21, 3, 3, 0, 2, 2, 80}
 
-// sendAway ends a guest that there is no room for.
-func (c *Conn) sendAway(why error) {
-	c.flags |= flagDeaf
+// refuse ends a guest that there is no room for.
+func (c *Conn) refuse(why error) {
+	c.flags |= flagDiscardInput
 	switch {
 	case c.tls != nil && !c.Secure():
-		c.io.Write(alertInternal)
-	case c.port.admits != nil:
-		c.loop.protect(c, func() { c.port.admits.OnRefused(c) })
+		c.sock.Write(alertInternal)
+	case c.endpoint.admitter != nil:
+		c.loop.protect(c, func() { c.endpoint.admitter.OnAdmissionRefused(c) })
 	}
 	c.Close(why)
 }
 
-func (c *Conn) keep(p []byte) {
+func (c *Conn) parkInput(p []byte) {
 	if len(p) == 0 {
 		return
 	}
-	if c.park == nil {
-		b := buf.Tail.Get(len(p))
-		c.park = &b
+	if c.parked == nil {
+		b := buf.Input.Get(len(p))
+		c.parked = &b
 	}
-	if len(*c.park)+len(p) > maxPark {
+	if len(*c.parked)+len(p) > maxParkedBytes {
 		c.overflow()
 		return
 	}
-	*c.park = append(*c.park, p...)
+	*c.parked = append(*c.parked, p...)
 	c.loop.meter.ParkedBytes += len(p)
 }
 
 // overflow ends c because more came than may be kept while it is paused: the peer has sent ahead of a
 // pause, or the engine can't pause.
 func (c *Conn) overflow() {
-	if c.flags&flagDeaf != 0 {
+	if c.flags&flagDiscardInput != 0 {
 		return
 	}
-	c.flags |= flagDeaf
-	if h, ok := c.port.h.(Overflower); ok && c.flags&(flagDone|flagGone) == 0 {
+	c.flags |= flagDiscardInput
+	if h, ok := c.endpoint.handler.(OverflowHandler); ok && c.flags&(flagClosed|flagSocketClosed) == 0 {
 		c.loop.protect(c, func() { h.OnOverflow(c) })
 	}
-	c.Close(ErrParked)
+	c.Close(ErrInputOverflow)
 }
 
 // deliver hands on what is parked and p behind it.
 func (c *Conn) deliver(p []byte) {
-	c.loop.flooded = false
+	c.loop.overRate = false
 	if c.tls != nil {
 		c.tls.deliver(c, p)
 		return
 	}
-	c.feed(p)
+	c.feedHandler(p)
 }
 
-// feed gives plaintext to the handler.
-func (c *Conn) feed(p []byte) {
+// feedHandler gives plaintext to the handler.
+func (c *Conn) feedHandler(p []byte) {
 	var parked []byte
-	if c.park != nil {
-		c.keep(p)
-		if c.flags&flagDeaf != 0 {
+	if c.parked != nil {
+		c.parkInput(p)
+		if c.flags&flagDiscardInput != 0 {
 			return
 		}
-		parked = *c.park
-		c.park = nil
+		parked = *c.parked
+		c.parked = nil
 		c.loop.meter.ParkedBytes -= len(parked)
 		p = parked
 	}
 	if len(p) == 0 {
 		return
 	}
-	used := c.give(p)
+	used := c.callOnData(p)
 	if used < len(p) {
-		c.impatient()
+		c.enforcePause()
 	}
 	left := used < len(p) && c.flags&flagClosing == 0
 	if left && c.flags&flagPaused == 0 && c.tls == nil {
@@ -619,52 +624,53 @@ func (c *Conn) feed(p []byte) {
 		left = false
 	}
 	switch {
-	case left && c.park == nil && parked != nil && cap(parked) < 4*(len(p)-used)+4096:
+	case left && c.parked == nil && parked != nil && cap(parked) < 4*(len(p)-used)+4096:
 		// A flood is taken in many parts: each in a buffer of its own would be three times the memory.
 		rest := parked[:copy(parked, p[used:])]
-		c.park = &rest
+		c.parked = &rest
 		c.loop.meter.ParkedBytes += len(rest)
 		return
 	case left:
-		c.keep(p[used:])
+		c.parkInput(p[used:])
 	}
 	if parked != nil {
-		buf.Tail.Put(parked)
+		buf.Input.Put(parked)
 	}
 }
 
-func (c *Conn) give(p []byte) (used int) {
+func (c *Conn) callOnData(p []byte) (used int) {
 	used = len(p)
-	defer c.loop.recovered(c)
-	used = c.port.h.OnData(c, p)
+	defer c.loop.recoverPanic(c)
+	used = c.endpoint.handler.OnData(c, p)
 	return used
 }
 
-// closed is called by the backend when the connection is gone, perhaps inside one of our writes.
-func (c *Conn) closed(err error) {
-	if c.flags&flagGone != 0 {
+// onClose is called by the backend when the connection is gone, perhaps inside one of our writes.
+func (c *Conn) onClose(err error) {
+	if c.flags&flagSocketClosed != 0 {
 		return
 	}
-	c.flags |= flagGone
+	c.flags |= flagSocketClosed
 	if c.tls != nil {
-		c.tls.end()
-		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient && c.flags&(flagDone|flagQueued|flagClosing|flagLinger) == 0 {
+		c.tls.abortHandshake()
+		if c.tls.flags&(tlsClient|tlsSecure) == tlsClient &&
+			c.flags&(flagClosed|flagCloseQueued|flagClosing|flagLinger) == 0 {
 			// The peer may hang up because of our alert: the handshake's own error says more, and shaken
 			// brings it now that the handshake has no more input.
 			return
 		}
-		if err == nil && c.tls.flags&tlsSaid == 0 {
-			err = errHalfDone // FIN without close_notify: what was cut is not taken for complete
+		if err == nil && c.tls.flags&tlsPeerClosed == 0 {
+			err = errUnexpectedEOF // FIN without close_notify: what was cut is not taken for complete
 		}
 	}
-	c.lost(err)
+	c.closeLost(err)
 }
 
-// lost queues the end of a connection that is gone.
-func (c *Conn) lost(err error) {
+// closeLost queues the end of a connection that is gone.
+func (c *Conn) closeLost(err error) {
 	c.mu.Lock()
 	if !c.closing {
-		c.end(err)
+		c.markClosing(err)
 	}
 	c.mu.Unlock()
 	c.queueClose()
@@ -672,8 +678,8 @@ func (c *Conn) lost(err error) {
 }
 
 func (c *Conn) queueClose() {
-	if c.flags&flagQueued == 0 {
-		c.flags |= flagQueued
+	if c.flags&flagCloseQueued == 0 {
+		c.flags |= flagCloseQueued
 		c.loop.closes = append(c.loop.closes, c)
 	}
 }
@@ -683,15 +689,16 @@ func (c *Conn) flush() {
 	c.mu.Lock()
 	c.dirty = false
 	closing := c.closing
-	if c.flags&flagGone != 0 {
-		c.drain()
+	if c.flags&flagSocketClosed != 0 {
+		c.discardOutbox()
 		c.mu.Unlock()
-		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient { // else shaken says why, see closed
+		// else shaken says why, see closed
+		if closing || c.tls == nil || c.tls.flags&(tlsClient|tlsSecure) != tlsClient {
 			c.queueClose()
 		}
 		return
 	}
-	if c.io == nil { // closed before it was opened: the engine has yet to say so
+	if c.sock == nil { // closed before it was opened: the engine has yet to say so
 		c.mu.Unlock()
 		return
 	}
@@ -700,55 +707,56 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 		return
 	}
-	if c.io.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.ticking {
+	if c.sock.Buffered() > 0 && c.flags&flagLinger == 0 && c.flags&flagPaused != 0 && c.loop.tickRetry {
 		c.mu.Unlock() // once a tick is often enough for who reads slowly
-		c.io.Flush()
+		c.sock.Flush()
 		c.mu.Lock()
-		if c.flags&flagGone != 0 {
-			c.drain()
+		if c.flags&flagSocketClosed != 0 {
+			c.discardOutbox()
 			c.mu.Unlock()
 			c.queueClose()
 			return
 		}
 	}
-	if c.io.Buffered() > 0 && (c.waiting() > 0 || closing || c.flags&flagPaused != 0) && c.flags&flagLinger == 0 {
+	if c.sock.Buffered() > 0 && (c.outboxLen() > 0 || closing || c.flags&flagPaused != 0) &&
+		c.flags&flagLinger == 0 {
 		c.mu.Unlock()
-		c.stick()
-		if now := c.loop.Tick(); c.full == 0 {
-			c.full = now
-		} else if now >= c.full+slowTicks && !closing {
-			c.loop.meter.Unread++
-			c.Close(ErrSlow)
+		c.markWriteBlocked()
+		if now := c.loop.Tick(); c.blockedSince == 0 {
+			c.blockedSince = now
+		} else if now >= c.blockedSince+slowConsumerTicks && !closing {
+			c.loop.meter.SlowConsumers++
+			c.Close(ErrSlowConsumer)
 			closing = true
 		}
 		if closing && c.flags&flagClosing == 0 {
-			c.lingerFor()
+			c.armLingerTimer()
 		}
 		return
 	}
-	c.full = 0
-	flushed := c.takeFlushed()
-	out := c.unbox()
+	c.blockedSince = 0
+	flushed := c.takeFlushCallbacks()
+	out := c.takeOutbox()
 	c.mu.Unlock()
 	if out != nil && c.tls != nil && !c.Secure() { // it closes in the middle of a handshake
 		buf.Outbox.Put(out)
 		out = nil
 	}
 	n := 0
-	for n < len(out) && c.flags&flagGone == 0 && c.io.Buffered() == 0 {
+	for n < len(out) && c.flags&flagSocketClosed == 0 && c.sock.Buffered() == 0 {
 		k := min(len(out)-n, writeChunk)
 		c.write(out[n : n+k])
 		n += k
 	}
-	left := n < len(out) && c.flags&flagGone == 0
+	left := n < len(out) && c.flags&flagSocketClosed == 0
 	if left {
-		c.putBack(out[n:])
+		c.requeueOutbox(out[n:])
 	}
 	if out != nil {
 		buf.Outbox.Put(out)
 	}
-	if c.flags&flagGone != 0 {
-		c.flushLater(flushed)
+	if c.flags&flagSocketClosed != 0 {
+		c.requeueFlushCallbacks(flushed)
 		c.queueClose()
 		return
 	}
@@ -756,92 +764,92 @@ func (c *Conn) flush() {
 		c.tls.writeOut(c)
 	}
 	if left {
-		c.flushLater(flushed)
-		c.stick()
+		c.requeueFlushCallbacks(flushed)
+		c.markWriteBlocked()
 		if closing {
-			c.lingerFor()
+			c.armLingerTimer()
 		}
 		return
 	}
-	if len(flushed) > 0 && (closing || c.io.Buffered() > 0) {
-		c.flushLater(flushed)
+	if len(flushed) > 0 && (closing || c.sock.Buffered() > 0) {
+		c.requeueFlushCallbacks(flushed)
 		flushed = nil
 		if !closing { // then finish answers; else the engine writes, and does not say when it has
-			c.lookAgain()
+			c.scheduleWriteRetry()
 		}
 	}
-	if c.flags&flagPaused != 0 && !closing && c.io.Buffered() > 0 {
-		c.stick() // the engine doesn't write for it
+	if c.flags&flagPaused != 0 && !closing && c.sock.Buffered() > 0 {
+		c.markWriteBlocked() // the engine doesn't write for it
 		return
 	}
-	if c.flags&flagHigh != 0 && !closing && c.Buffered() == 0 {
-		c.flags &^= flagHigh
-		c.loop.protect(c, func() { c.port.h.OnDrain(c) })
+	if c.flags&flagNotifyDrain != 0 && !closing && c.Buffered() == 0 {
+		c.flags &^= flagNotifyDrain
+		c.loop.protect(c, func() { c.endpoint.handler.OnDrain(c) })
 	}
-	if c.flags&flagStuck == 0 {
-		c.flags &^= flagTried
+	if c.flags&flagWriteBlocked == 0 {
+		c.flags &^= flagWriteRetried
 	}
-	c.tell(flushed, true)
+	c.runFlushCallbacks(flushed, true)
 	if closing {
 		c.flags |= flagClosing
 		c.queueClose()
 	}
 }
 
-// putBack puts what was not written in front of what has been appended meanwhile.
-func (c *Conn) putBack(p []byte) {
+// requeueOutbox puts what was not written in front of what has been appended meanwhile.
+func (c *Conn) requeueOutbox(p []byte) {
 	c.mu.Lock()
-	b := append(buf.Outbox.Get(len(p)+c.waiting()), p...)
-	if later := c.unbox(); later != nil {
+	b := append(buf.Outbox.Get(len(p)+c.outboxLen()), p...)
+	if later := c.takeOutbox(); later != nil {
 		b = append(b, later...)
 		buf.Outbox.Put(later)
 	}
-	c.box().b = b
+	c.ensureOutbox().buf = b
 	c.mu.Unlock()
 }
 
-// drain gives the outbox back. Under mu.
-func (c *Conn) drain() {
-	if b := c.unbox(); b != nil {
+// discardOutbox gives the outbox back. Under mu.
+func (c *Conn) discardOutbox() {
+	if b := c.takeOutbox(); b != nil {
 		buf.Outbox.Put(b)
 	}
 }
 
-// lingerFor bounds how long a closing connection may take to be read.
-func (c *Conn) lingerFor() {
+// armLingerTimer bounds how long a closing connection may take to be read.
+func (c *Conn) armLingerTimer() {
 	if c.flags&flagClosing == 0 {
 		c.flags |= flagClosing
-		c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, closer{c})
+		c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, lingerTimer{c})
 	}
 }
 
-// closer ends a closing connection whose peer doesn't read.
-type closer struct{ c *Conn }
+// lingerTimer ends a closing connection whose peer doesn't read.
+type lingerTimer struct{ conn *Conn }
 
-func (t closer) OnTimer(*Loop) {
-	t.c.mu.Lock()
-	t.c.drain()
-	t.c.mu.Unlock()
-	t.c.queueClose()
-	t.c.loop.Post(func() {})
+func (t lingerTimer) OnTimer(*Loop) {
+	t.conn.mu.Lock()
+	t.conn.discardOutbox()
+	t.conn.mu.Unlock()
+	t.conn.queueClose()
+	t.conn.loop.Post(func() {})
 }
 
-// stick has the outbox tried again later, and OnDrain called when it is empty.
-func (c *Conn) stick() {
-	c.flags |= flagHigh
-	c.lookAgain()
+// markWriteBlocked has the outbox tried again later, and OnDrain called when it is empty.
+func (c *Conn) markWriteBlocked() {
+	c.flags |= flagNotifyDrain
+	c.scheduleWriteRetry()
 }
 
-// lookAgain has c flushed again later: soon where it is new among those that wait for the socket, else when the
-// loop's patience has run out.
-func (c *Conn) lookAgain() {
-	if c.flags&flagTried == 0 {
-		c.flags |= flagTried
-		c.loop.patience, c.loop.waking = 0, false
+// scheduleWriteRetry has c flushed again later: soon where it is new among those that wait for the
+// socket, else when the loop's patience has run out.
+func (c *Conn) scheduleWriteRetry() {
+	if c.flags&flagWriteRetried == 0 {
+		c.flags |= flagWriteRetried
+		c.loop.writeBackoff, c.loop.retryArmed = 0, false
 	}
-	if c.flags&flagStuck == 0 {
-		c.flags |= flagStuck
-		c.loop.stuck = append(c.loop.stuck, c)
+	if c.flags&flagWriteBlocked == 0 {
+		c.flags |= flagWriteBlocked
+		c.loop.writeBlocked = append(c.loop.writeBlocked, c)
 	}
 }
 
@@ -853,15 +861,15 @@ func (c *Conn) write(p []byte) {
 	}
 	l.meter.Writes++
 	l.meter.BytesOut += uint64(len(p))
-	c.io.Write(p)
+	c.sock.Write(p)
 }
 
-// finish ends c, at the end of a turn: OnClose, and what the socket still has to do.
-func (c *Conn) finish() {
-	c.flags &^= flagQueued
-	if c.flags&flagDone == 0 {
-		c.flags |= flagDone | flagClosing
-		c.loop.guests.leave(c)
+// finishClose ends c, at the end of a turn: OnClose, and what the socket still has to do.
+func (c *Conn) finishClose() {
+	c.flags &^= flagCloseQueued
+	if c.flags&flagClosed == 0 {
+		c.flags |= flagClosed | flagClosing
+		c.loop.admission.cancel(c)
 		c.loop.wheel.arm(&c.timer, 0, nil)
 		if c.flags&flagPaused != 0 {
 			c.flags &^= flagPaused
@@ -869,57 +877,57 @@ func (c *Conn) finish() {
 		}
 		c.mu.Lock()
 		c.closing = true
-		c.drain()
+		c.discardOutbox()
 		var reason error
-		if c.out != nil {
-			reason, c.out.reason = c.out.reason, nil
+		if c.outbox != nil {
+			reason, c.outbox.reason = c.outbox.reason, nil
 		}
-		flushed := c.takeFlushed()
-		c.unbox()
+		flushed := c.takeFlushCallbacks()
+		c.takeOutbox()
 		c.mu.Unlock()
-		c.tell(flushed, false)
-		if c.park != nil {
-			c.loop.meter.ParkedBytes -= len(*c.park)
-			buf.Tail.Put(*c.park)
-			c.park = nil
+		c.runFlushCallbacks(flushed, false)
+		if c.parked != nil {
+			c.loop.meter.ParkedBytes -= len(*c.parked)
+			buf.Input.Put(*c.parked)
+			c.parked = nil
 		}
-		c.loop.protect(nil, func() { c.port.h.OnClose(c, reason) })
-		if c.flags&flagGone == 0 {
+		c.loop.protect(nil, func() { c.endpoint.handler.OnClose(c, reason) })
+		if c.flags&flagSocketClosed == 0 {
 			if c.tls != nil {
-				c.tls.bye(c)
+				c.tls.sendCloseNotify(c)
 			}
-			if c.flags&flagGone == 0 {
+			if c.flags&flagSocketClosed == 0 {
 				// FIN first, and read on until the peer's: closing with unread input would reset
 				// the connection and lose what was written last.
-				c.io.CloseWrite()
-				c.io.SetRead(true)
+				c.sock.CloseWrite()
+				c.sock.SetRead(true)
 				c.flags |= flagLinger
 				c.loop.wheel.arm(&c.timer, c.loop.Tick()+lingerTicks, c)
 			}
 		}
 	}
-	if c.flags&flagGone != 0 {
-		c.forget()
+	if c.flags&flagSocketClosed != 0 {
+		c.release()
 	}
 }
 
-// drop closes a lingering connection for good.
-func (c *Conn) drop() {
-	if c.flags&flagGone == 0 {
-		c.flags |= flagGone
-		c.io.Close()
+// destroy closes a lingering connection for good.
+func (c *Conn) destroy() {
+	if c.flags&flagSocketClosed == 0 {
+		c.flags |= flagSocketClosed
+		c.sock.Close()
 	}
-	c.forget()
+	c.release()
 }
 
-func (c *Conn) forget() {
-	if c.loop.exit(c) {
-		c.loop.conns.Add(-1)
-		c.loop.r.left()
+func (c *Conn) release() {
+	if c.loop.removeConn(c) {
+		c.loop.connCount.Add(-1)
+		c.loop.r.connClosed()
 	}
 	c.loop.wheel.arm(&c.timer, 0, nil)
 	if c.tls != nil {
-		c.tls.forget(c.loop)
+		c.tls.release(c.loop)
 	}
-	c.io, c.tls = nil, nil
+	c.sock, c.tls = nil, nil
 }

@@ -18,9 +18,10 @@ type DialConfig struct {
 	Local   netip.AddrPort // may be zero
 	Timeout time.Duration  // of connecting; 10 s
 	TLS     *tls.Config    // TLS comes first; nil: plain, StartTLS may follow
-	Send    int            // bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
-	Handler Handler
-	Owner   any
+	// bytes that its socket keeps at most (SO_SNDBUF, which Linux doubles); 0: as the kernel likes
+	SendBuffer   int
+	Handler      Handler
+	HandlerState any
 }
 
 // Dial opens a connection on the loop of the caller's choosing. OnOpen is called on l, or failed, on any
@@ -29,12 +30,12 @@ func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 	fd, pending, err := connect(&cfg)
 	switch {
 	case err != nil:
-		failed(cfg.failure(err))
+		failed(cfg.opError(err))
 	case pending:
 		go func() {
-			fd, err := connected(fd, cmp.Or(cfg.Timeout, 10*time.Second))
+			fd, err := awaitConnect(fd, cmp.Or(cfg.Timeout, 10*time.Second))
 			if err != nil {
-				failed(cfg.failure(err))
+				failed(cfg.opError(err))
 				return
 			}
 			r.dialled(l, &cfg, fd, failed)
@@ -45,15 +46,17 @@ func (r *Reactor) Dial(l *Loop, cfg DialConfig, failed func(error)) {
 }
 
 func (r *Reactor) dialled(l *Loop, cfg *DialConfig, fd int, failed func(error)) {
-	r.enrol(l, &port{h: cfg.Handler, direct: cfg.TLS, role: ClientRole}, cfg.Owner, fd, cfg.Addr, func(err error) {
-		if err != nil {
-			failed(err)
-		}
-	})
+	r.register(l, &endpoint{handler: cfg.Handler, directTLS: cfg.TLS, role: ClientRole}, cfg.HandlerState, fd,
+		cfg.Addr,
+		func(err error) {
+			if err != nil {
+				failed(err)
+			}
+		})
 }
 
-// failure is err as package net words it.
-func (cfg *DialConfig) failure(err error) error {
+// opError is err as package net words it.
+func (cfg *DialConfig) opError(err error) error {
 	e := &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(cfg.Addr), Err: err}
 	if cfg.Local.IsValid() {
 		e.Source = net.TCPAddrFromAddrPort(cfg.Local)
@@ -61,8 +64,8 @@ func (cfg *DialConfig) failure(err error) error {
 	return e
 }
 
-// connect begins to connect a socket of its own. To an address of this machine it is done at once: with the enrolment
-// 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
+// connect begins to connect a socket of its own. To an address of this machine it is done at once: with
+// the enrolment 14 system calls, 7 of them for options; by a net.Dialer it was 19, and a goroutine.
 func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 	to, err := sockaddr(cfg.Addr)
 	if err != nil {
@@ -81,9 +84,9 @@ func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 			unix.Close(s)
 		}
 	}()
-	tune(s)
-	if cfg.Send > 0 {
-		unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUF, cfg.Send)
+	setSocketOptions(s)
+	if cfg.SendBuffer > 0 {
+		unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_SNDBUF, cfg.SendBuffer)
 	}
 	if cfg.Local.IsValid() {
 		from, err := sockaddr(cfg.Local)
@@ -103,14 +106,14 @@ func connect(cfg *DialConfig) (fd int, pending bool, err error) {
 		return s, false, nil
 	case unix.EINPROGRESS, unix.EINTR:
 		err = nil
-		done, err := settled(s)
+		done, err := connectDone(s)
 		return s, !done, err
 	}
 	return 0, false, os.NewSyscallError("connect", err)
 }
 
-// settled reports whether connecting has ended, and how.
-func settled(fd int) (done bool, err error) {
+// connectDone reports whether connecting has ended, and how.
+func connectDone(fd int) (done bool, err error) {
 	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
 	if n, err := unix.Poll(p, 0); n == 0 || err != nil {
 		return false, nil
@@ -125,8 +128,8 @@ func settled(fd int) (done bool, err error) {
 	return true, nil
 }
 
-// connected waits until fd, which it takes over, is connected. In Go's own poller, as a net.Dialer does.
-func connected(fd int, timeout time.Duration) (_ int, err error) {
+// awaitConnect waits until fd, which it takes over, is connected. In Go's own poller, as a net.Dialer does.
+func awaitConnect(fd int, timeout time.Duration) (_ int, err error) {
 	f := os.NewFile(uintptr(fd), "socket")
 	defer f.Close()
 	rc, err := f.SyscallConn()
@@ -137,7 +140,10 @@ func connected(fd int, timeout time.Duration) (_ int, err error) {
 		return 0, err
 	}
 	var failed error
-	if err = rc.Write(func(s uintptr) (done bool) { done, failed = settled(int(s)); return done }); err != nil {
+	if err = rc.Write(func(s uintptr) (done bool) {
+		done, failed = connectDone(int(s))
+		return done
+	}); err != nil {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = os.ErrDeadlineExceeded // without the words of a file
 		}

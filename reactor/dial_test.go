@@ -15,7 +15,8 @@ import (
 
 // What can't be dialled is told as package net tells it.
 func TestDialFails(t *testing.T) {
-	r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
+	r, _ := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -29,9 +30,12 @@ func TestDialFails(t *testing.T) {
 		is   error
 		says string
 	}{
-		{"nobody listens", reactor.DialConfig{Addr: nobody}, syscall.ECONNREFUSED, "dial tcp " + nobody.String() + ": connect: connection refused"},
-		{"nobody listens, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(), nobody.Port())}, nil, ""},
-		{"a source of another's", reactor.DialConfig{Addr: nobody, Local: netip.MustParseAddrPort("192.0.2.1:0")}, syscall.EADDRNOTAVAIL,
+		{"nobody listens", reactor.DialConfig{Addr: nobody}, syscall.ECONNREFUSED, "dial tcp " +
+			nobody.String() + ": connect: connection refused"},
+		{"nobody listens, IPv6", reactor.DialConfig{Addr: netip.AddrPortFrom(netip.IPv6Loopback(),
+			nobody.Port())}, nil, ""},
+		{"a source of another's", reactor.DialConfig{Addr: nobody, Local: netip.MustParseAddrPort("192.0.2.1:0")},
+			syscall.EADDRNOTAVAIL,
 			"dial tcp 192.0.2.1:0->" + nobody.String() + ": bind: cannot assign requested address"},
 		{"no such interface", reactor.DialConfig{Addr: netip.MustParseAddrPort("[fe80::1%nowhere]:5222")}, nil, ""},
 		{"no address", reactor.DialConfig{}, nil, ""},
@@ -65,13 +69,17 @@ func TestDialFrom(t *testing.T) {
 		}
 		defer ln.Close()
 		to := ln.Addr().(*net.TCPAddr).AddrPort()
-		r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
+		r, _ := serve(t, reactor.Config{Loops: 1,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
 		from := netip.AddrPortFrom(to.Addr(), 0)
 		if to.Addr().Is4() {
 			from = netip.MustParseAddrPort("127.3.2.1:0")
 		}
 		opened := make(chan *reactor.Conn, 1)
-		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: to, Local: from, Send: 16 << 10, Owner: t, Handler: &script{open: func(c *reactor.Conn) { opened <- c }}},
+		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: to, Local: from, SendBuffer: 16 << 10, HandlerState: t,
+			Handler: &script{open: func(c *reactor.Conn) {
+				opened <- c
+			}}},
 			func(err error) { t.Error(err) })
 		peer, err := ln.Accept()
 		if err != nil {
@@ -82,8 +90,8 @@ func TestDialFrom(t *testing.T) {
 			t.Errorf("it comes from %v, not %v", got, from)
 		}
 		c := <-opened
-		if c.Owner != t || c.Remote() != to {
-			t.Errorf("it belongs to %v and goes to %v", c.Owner, c.Remote())
+		if c.HandlerState != t || c.Remote() != to {
+			t.Errorf("it belongs to %v and goes to %v", c.HandlerState, c.Remote())
 		}
 		c.Append(make([]byte, 600_000)) // in parts, as the socket keeps 32 KiB
 		n, b := 0, make([]byte, 64<<10)
@@ -100,11 +108,14 @@ func TestDialFrom(t *testing.T) {
 // Who answers late is waited for, on no loop's time.
 func TestDialWaits(t *testing.T) {
 	ln, fd := full(t)
-	r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
+	r, _ := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(script)}}})
 	opened := make(chan *reactor.Conn, 1)
 	began := make(chan struct{})
 	r.Loops()[0].Post(func() {
-		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln, Handler: &script{open: func(c *reactor.Conn) { opened <- c }}}, func(err error) { t.Error(err) })
+		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln, Handler: &script{open: func(c *reactor.Conn) {
+			opened <- c
+		}}}, func(err error) { t.Error(err) })
 		close(began)
 	})
 	select {
@@ -137,7 +148,8 @@ func full(t *testing.T) (netip.AddrPort, int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}),
+		unix.Listen(fd, 0)); err != nil {
 		t.Fatal(err)
 	}
 	sa, err := unix.Getsockname(fd)

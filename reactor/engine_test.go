@@ -54,15 +54,16 @@ func TestWriteFails(t *testing.T) {
 		}
 		c := n.Connect(0, h)
 		if how == "drain" {
-			c.Room(0)
+			c.SetWindow(0)
 			c.Conn().Append(make([]byte, 100_000))
 			n.Run()
-			c.Room(-1)
+			c.SetWindow(-1)
 		}
 		c.Send([]byte("go"))
 		n.Advance(10 * time.Second)
 		if closes != 1 || n.Connections() != 0 || how != "close" && reason == nil {
-			t.Errorf("%s: OnClose was called %d times, with %v; %d connections are left", how, closes, reason, n.Connections())
+			t.Errorf("%s: OnClose was called %d times, with %v; %d connections are left", how, closes, reason,
+				n.Connections())
 		}
 		c.Conn().Append([]byte("late"))
 		n.Run()
@@ -80,7 +81,7 @@ func TestAttackK21Engine(t *testing.T) {
 		h := &script{data: func(c *reactor.Conn, p []byte) int { conns <- c; return len(p) }}
 		ln := reactor.Listener{Addr: "127.0.0.1:0", Handler: h}
 		if secure {
-			ln.Direct = serverTLS(t)
+			ln.DirectTLS = serverTLS(t)
 		}
 		_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{ln}})
 		c := dial(t, addr)
@@ -121,7 +122,8 @@ func TestManyAppends(t *testing.T) {
 		}
 		return len(p)
 	}}
-	r, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	r, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	c := dial(t, addr)
 	c.Write([]byte("x"))
 	b := make([]byte, 25_000)
@@ -154,7 +156,8 @@ func TestEngineLog(t *testing.T) {
 func TestEngineEnds(t *testing.T) {
 	for _, victim := range []int{0, 1} {
 		h := new(echo)
-		r, err := reactor.New(reactor.Config{Log: quiet, Loops: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+		r, err := reactor.New(reactor.Config{Log: quiet, Loops: 2,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,7 +165,9 @@ func TestEngineEnds(t *testing.T) {
 		go func() { done <- r.Run(context.Background()) }()
 		c := dial(t, r.Addrs()[0])
 		exchange(t, c, "alive")
-		r.Loops()[victim].EngineLoop().Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error { return engineerrors.ErrEngineShutdown }))
+		r.Loops()[victim].EngineLoop().Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
+			return engineerrors.ErrEngineShutdown
+		}))
 		select {
 		case err := <-done:
 			if err == nil || !strings.Contains(err.Error(), "ended by itself") {
@@ -179,7 +184,8 @@ func TestEngineEnds(t *testing.T) {
 
 // A panic in any callback ends its own connection, or nothing, and the loop goes on (K28).
 func TestAttackK28EachCallback(t *testing.T) {
-	for _, where := range []string{"open", "data", "timer", "drain", "close", "post", "atend", "wheel", "overflow", "worker", "write"} {
+	for _, where := range []string{"open", "data", "timer", "drain", "close", "post", "atend", "wheel",
+		"overflow", "worker", "write"} {
 		n := reactortest.New(1, reactor.Config{Loops: 1, NoPause: where == "overflow", OutboxBytes: 1 << 20})
 		closes := 0
 		armed := true
@@ -201,7 +207,7 @@ func TestAttackK28EachCallback(t *testing.T) {
 				case "post":
 					l.Post(func() { hit("post") })
 				case "atend":
-					l.AtEnd(func() { hit("atend") })
+					l.AtTurnEnd(func() { hit("atend") })
 				case "wheel":
 					l.Arm(&timer, l.Tick()+1, timed(func() { hit("wheel") }))
 				case "overflow":
@@ -230,10 +236,10 @@ func TestAttackK28EachCallback(t *testing.T) {
 		c.Send([]byte("x"))
 		switch where {
 		case "drain":
-			c.Room(0)
+			c.SetWindow(0)
 			conn.Append(make([]byte, 100_000))
 			n.Run()
-			c.Room(-1)
+			c.SetWindow(-1)
 		case "overflow":
 			c.Send(make([]byte, 200_000))
 		case "close":
@@ -280,8 +286,9 @@ func (*panicking) OnOverflow(*reactor.Conn) { panic("in overflow") }
 // is read while it is paused, nothing arrives twice or out of order, and no buffer stays lent.
 func TestLifecycle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		lent := buf.Outbox.InUse() + buf.Tail.InUse()
-		n := reactortest.New(1, reactor.Config{Loops: 1, OutboxBytes: 200_000, NoPause: rapid.Bool().Draw(t, "nopause")})
+		lent := buf.Outbox.InUse() + buf.Input.InUse()
+		n := reactortest.New(1, reactor.Config{Loops: 1, OutboxBytes: 200_000,
+			NoPause: rapid.Bool().Draw(t, "nopause")})
 		opened, closed, paused := false, 0, false
 		in := byte(0) // what comes next
 		check := func(what string) {
@@ -350,7 +357,7 @@ func TestLifecycle(t *testing.T) {
 					c.Hangup(rapid.SampledFrom([]error{nil, io.ErrUnexpectedEOF}).Draw(t, "err"))
 				}
 			case 8:
-				c.Room(rapid.SampledFrom([]int{0, 1000, 100_000, -1}).Draw(t, "room"))
+				c.SetWindow(rapid.SampledFrom([]int{0, 1000, 100_000, -1}).Draw(t, "room"))
 			case 9:
 				conn.Arm(n.Reactor.Tick().After(time.Duration(rapid.IntRange(0, 300).Draw(t, "arm")) * time.Millisecond))
 			case 10:
@@ -373,7 +380,7 @@ func TestLifecycle(t *testing.T) {
 		conn.Append([]byte("late"))
 		conn.Close(nil)
 		n.Run()
-		if now := buf.Outbox.InUse() + buf.Tail.InUse(); now != lent {
+		if now := buf.Outbox.InUse() + buf.Input.InUse(); now != lent {
 			t.Fatalf("%d buffers are lent, %d before", now, lent)
 		}
 	})
@@ -395,7 +402,10 @@ func TestDialTimeout(t *testing.T) {
 	r, _ := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
 	failed := make(chan error, 10)
 	for range 10 { // the backlog has room for one or two
-		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: addr, Timeout: 200 * time.Millisecond, Handler: new(script)}, func(err error) { failed <- err })
+		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: addr, Timeout: 200 * time.Millisecond,
+			Handler: new(script)}, func(err error) {
+			failed <- err
+		})
 	}
 	var ne net.Error
 	if err := <-failed; !errors.As(err, &ne) || !ne.Timeout() {
@@ -407,7 +417,8 @@ func TestDialTimeout(t *testing.T) {
 func TestEngineForgetsAddresses(t *testing.T) {
 	opened := make(chan *reactor.Conn, 1)
 	h := &script{open: func(c *reactor.Conn) { opened <- c }}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	nc := dial(t, addr)
 	c := <-opened
 	got := make(chan [3]string, 1)

@@ -11,13 +11,13 @@ import (
 )
 
 // SlotsHeld is how many handshakes compute now; Shaking how many are in flight.
-func (r *Reactor) SlotsHeld() int { return len(r.slots.taken) }
+func (r *Reactor) SlotsHeld() int { return len(r.handshakeSlots.tokens) }
 
 // Shaking is how many handshakes are in flight.
 func (r *Reactor) Shaking() int {
-	r.shakes.mu.Lock()
-	defer r.shakes.mu.Unlock()
-	return r.shakes.n
+	r.handshakeLimit.mu.Lock()
+	defer r.handshakeLimit.mu.Unlock()
+	return r.handshakeLimit.n
 }
 
 // Sizes are those that have a budget.
@@ -27,25 +27,25 @@ func Sizes() map[string]uintptr {
 		"tlsConn":  unsafe.Sizeof(tlsConn{}),
 		"Timer":    unsafe.Sizeof(Timer{}),
 		"gnetConn": unsafe.Sizeof(gnetConn{}),
-		"webConn":  unsafe.Sizeof(webConn{}),
+		"webConn":  unsafe.Sizeof(httpConn{}),
 	}
 }
 
 // EngineConn is the engine's side of c, for tests of the engine itself. On c's loop.
-func (c *Conn) EngineConn() gnet.Conn { return c.io.(*gnetConn).gc }
+func (c *Conn) EngineConn() gnet.Conn { return c.sock.(*gnetConn).gc }
 
 // EngineLoop is the engine's side of l.
 func (l *Loop) EngineLoop() gnet.EventLoop { return l.engine.(gnet.EventLoop) }
 
 // Held is how much ciphertext and parked input c keeps. On its loop.
-func (c *Conn) Held() int { return c.rest() }
+func (c *Conn) Held() int { return c.unconsumed() }
 
 // FailWrites makes every write of c's engine fail from now on, as a reset socket's does: OnClose is
 // called before the write returns. It returns the count of writes since: after the first there may be
 // none, as the descriptor is another's by then. On c's loop.
 func (c *Conn) FailWrites() *int {
-	f := &failing{c.io, c, 0}
-	c.io = f
+	f := &failing{c.sock, c, 0}
+	c.sock = f
 	return &f.n
 }
 
@@ -56,7 +56,7 @@ type failing struct {
 }
 
 // PanicWrites makes every write of c's engine panic from now on. On c's loop.
-func (c *Conn) PanicWrites() { c.io = panicking{c.io} }
+func (c *Conn) PanicWrites() { c.sock = panicking{c.sock} }
 
 type panicking struct{ backendConn }
 
@@ -66,7 +66,7 @@ var errFailed = errors.New("the write failed")
 
 func (f *failing) Write([]byte) error {
 	f.n++
-	f.c.closed(errFailed)
+	f.c.onClose(errFailed)
 	return errFailed
 }
 
@@ -78,11 +78,11 @@ func (c *Conn) Warm() bool { return c.tls.layer.warm != nil }
 
 // Say seals one record of any kind and writes it. On c's loop; c is detached.
 func (c *Conn) Say(kind byte, content []byte, padding int) {
-	c.tls.write(c, c.tls.layer.record(nil, kind, content, padding))
+	c.tls.write(c, c.tls.layer.appendRecord(nil, kind, content, padding))
 }
 
 // Renew writes a KeyUpdate. On c's loop; c is detached.
-func (c *Conn) Renew(request byte) { c.tls.write(c, c.tls.layer.update(nil, request)) }
+func (c *Conn) Renew(request byte) { c.tls.write(c, c.tls.layer.appendKeyUpdate(nil, request)) }
 
 // Push seals what was appended, now. On c's loop.
 func (c *Conn) Push() { c.flush() }
@@ -92,18 +92,18 @@ func ForgetNonces() { seenNonces.Clear() }
 
 // Detaching is the configuration that serves handshakes for cfg, with the keys of their tickets.
 func (r *Reactor) Detaching(cfg *tls.Config) *tls.Config {
-	r.detaching.mu.Lock()
-	defer r.detaching.mu.Unlock()
-	return r.detaching.all[cfg]
+	r.captureConfigs.mu.Lock()
+	defer r.captureConfigs.mu.Unlock()
+	return r.captureConfigs.byConfig[cfg]
 }
 
 // Configs is how many configurations of handshakes are kept.
-func (r *Reactor) Configs() int { return len(r.detaching.all) }
+func (r *Reactor) Configs() int { return len(r.captureConfigs.byConfig) }
 
 // Options are the socket options of every connection.
 func Options() map[string][3]int {
 	m := make(map[string][3]int)
-	for _, o := range options {
+	for _, o := range socketOptions {
 		m[o.name] = [3]int{o.level, o.which, o.value}
 	}
 	return m
@@ -114,7 +114,7 @@ func (r *Reactor) ListenFD(addr string) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	fd := -1
-	if rc, err := r.ports[addr].file.SyscallConn(); err == nil {
+	if rc, err := r.acceptors[addr].file.SyscallConn(); err == nil {
 		rc.Control(func(s uintptr) { fd = int(s) })
 	}
 	return fd
@@ -124,14 +124,14 @@ func (r *Reactor) ListenFD(addr string) int {
 func (r *Reactor) Admit(ln Listener, fd int, remote netip.AddrPort) {
 	room := make(chan struct{}, 1)
 	room <- struct{}{}
-	r.admit(ports(ln), fd, remote, room)
+	r.assign(listenerEndpoint(ln), fd, remote, room)
 }
 
 // What bytes.go takes for the objects of others, and how large a std is.
 const (
 	AEADBytes   = aeadBytes
-	CryptoBytes = cryptoBytes
-	StdSize     = int(unsafe.Sizeof(std{}))
+	CryptoBytes = stdTLSBytes
+	StdSize     = int(unsafe.Sizeof(stdTLS{}))
 )
 
 // AEADs are those of a warm record layer.
@@ -143,21 +143,21 @@ func AEADs() any {
 	return both
 }
 
-// PairOn is pairOn.
-var PairOn = pairOn
+// PairOn is connectPair.
+var PairOn = connectPair
 
 // NewSlots makes slots, with so many guests that wait; Take and Leave are a handshake's.
-func NewSlots(n, guests int) *slots {
+func NewSlots(n, guests int) *handshakeSlots {
 	s := newSlots(n)
-	s.guests.Store(int32(guests))
+	s.queued.Store(int32(guests))
 	return s
 }
 
 // Take is take.
-func (s *slots) Take() { s.take() }
+func (s *handshakeSlots) Take() { s.acquire() }
 
 // Leave is leave.
-func (s *slots) Leave() { s.leave() }
+func (s *handshakeSlots) Leave() { s.release() }
 
 // Crowd is how many guests wait on any loop.
-func (r *Reactor) Crowd() int { return int(r.slots.guests.Load()) }
+func (r *Reactor) Crowd() int { return int(r.handshakeSlots.queued.Load()) }

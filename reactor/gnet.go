@@ -23,23 +23,24 @@ import (
 // ourselves and enrol.
 type engine struct {
 	gnet.BuiltinEventEngine
-	r     *Reactor
-	cli   *gnet.Client
-	mu    sync.Mutex
-	loops map[gnet.EventLoop]*Loop
-	stop  bool
-	done  chan struct{}
-	cause error
-	conn  gnet.Conn  // one of gnet's, for its type
-	peers []net.Conn // the other ends of the connections that watch over the loops
+	r             *Reactor
+	cli           *gnet.Client
+	mu            sync.Mutex
+	loops         map[gnet.EventLoop]*Loop
+	stopping      bool
+	done          chan struct{}
+	cause         error
+	sampleConn    gnet.Conn  // one of gnet's, for its type
+	selfPipePeers []net.Conn // the other ends of the connections that watch over the loops
 }
 
-// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how
-// we hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets had.
-type probe struct {
-	conn  chan gnet.Conn // cap 1
-	reads chan struct{}  // cap 1: signalled with each read
-	loop  *Loop          // where it stays
+// A probe is the context of a connection of the engine's own. One on each loop stays: its end is how we
+// hear that a loop has ended, which gnet tells nobody, and what is sent to it comes behind what sockets
+// had.
+type selfPipe struct {
+	conn       chan gnet.Conn // cap 1
+	readSignal chan struct{}  // cap 1: signalled with each read
+	loop       *Loop          // where it stays
 }
 
 func newEngine() *engine {
@@ -55,10 +56,10 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	pauses = true
 	for _, l := range loops {
 		el := l.engine.(gnet.EventLoop)
-		if l.epoll = epollOf(el); r.cfg.NoPause {
-			l.epoll = 0
+		if l.epollFD = epollFDOf(el); r.cfg.NoPause {
+			l.epollFD = 0
 		}
-		ok, err := e.watch(l, el)
+		ok, err := e.addSelfPipe(l, el)
 		if err != nil {
 			return false, err
 		}
@@ -66,21 +67,21 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 	}
 	if !pauses {
 		for _, l := range loops {
-			l.epoll = 0
+			l.epollFD = 0
 		}
 	}
 	return pauses, nil
 }
 
-// watch leaves a probe on l, and tries with it whether reading can be paused: what is sent to it
+// addSelfPipe leaves a probe on l, and tries with it whether reading can be paused: what is sent to it
 // meanwhile must be read after, and not before, what is sent to a second one later.
-func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
-	enrol := func(stays *Loop) (*probe, net.Conn, error) {
-		a, b, err := socketPair()
+func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
+	enrol := func(stays *Loop) (*selfPipe, net.Conn, error) {
+		a, b, err := loopbackPair()
 		if err != nil {
 			return nil, nil, err
 		}
-		p := &probe{make(chan gnet.Conn, 1), make(chan struct{}, 1), stays}
+		p := &selfPipe{make(chan gnet.Conn, 1), make(chan struct{}, 1), stays}
 		res, err := el.Enroll(gnet.NewContext(context.Background(), p), a)
 		if err != nil {
 			return nil, b, err
@@ -89,9 +90,9 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 	}
 	p, peer, err := enrol(l)
 	if peer != nil {
-		e.peers = append(e.peers, peer)
+		e.selfPipePeers = append(e.selfPipePeers, peer)
 	}
-	if err != nil || l.epoll == 0 {
+	if err != nil || l.epollFD == 0 {
 		return false, err
 	}
 	other, end, err := enrol(nil)
@@ -114,9 +115,9 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 		<-done
 		return nil
 	}
-	came := func(p *probe) bool {
+	came := func(p *selfPipe) bool {
 		select {
-		case <-p.reads:
+		case <-p.readSignal:
 			return true
 		case <-time.After(10 * time.Second): // a machine that is full may need some of it
 			return false
@@ -132,7 +133,7 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 			return false, nil
 		}
 	}
-	early := len(p.reads) > 0
+	early := len(p.readSignal) > 0
 	if err := set(true); err != nil {
 		return false, err
 	}
@@ -142,7 +143,8 @@ func (e *engine) watch(l *Loop, el gnet.EventLoop) (pauses bool, err error) {
 func (e *engine) start(r *Reactor, loops []*Loop) error {
 	e.r = r
 	cli, err := gnet.NewClient(e, gnet.WithNumEventLoop(len(loops)), gnet.WithLogger(gnetLog{r}),
-		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay), gnet.WithReadBufferCap(readBuffer),
+		gnet.WithLogLevel(logging.ErrorLevel), gnet.WithTCPNoDelay(gnet.TCPNoDelay),
+		gnet.WithReadBufferCap(readBuffer),
 		gnet.WithWriteBufferCap(64<<10))
 	if err != nil {
 		return err
@@ -162,16 +164,18 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 	// that stay open reach every loop.
 	seen := make(map[gnet.EventLoop]bool)
 	for range 4 * len(loops) {
-		a, b, err := socketPair()
+		a, b, err := loopbackPair()
 		if err != nil {
 			return err
 		}
 		probes = append(probes, b)
-		if _, err := cli.EnrollContext(a, found0{func(gc gnet.Conn) { go func() { found <- gc }() }}); err != nil {
+		if _, err := cli.EnrollContext(a, discoveryContext{func(gc gnet.Conn) {
+			go func() { found <- gc }()
+		}}); err != nil {
 			return err
 		}
-		e.conn = <-found
-		if seen[e.conn.EventLoop()] = true; len(seen) == len(loops) {
+		e.sampleConn = <-found
+		if seen[e.sampleConn.EventLoop()] = true; len(seen) == len(loops) {
 			break
 		}
 	}
@@ -193,8 +197,9 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 		e.mu.Unlock()
 		l.engine = el
 		err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
-			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("loop", strconv.Itoa(l.index))))
-			l.own()
+			pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(),
+				pprof.Labels("loop", strconv.Itoa(l.index))))
+			l.bindGoroutine()
 			probed <- struct{}{}
 			return nil
 		}))
@@ -209,20 +214,21 @@ func (e *engine) start(r *Reactor, loops []*Loop) error {
 	return nil
 }
 
-// found0 is the context of a probe.
-type found0 struct{ f func(gnet.Conn) }
+// discoveryContext is the context of a probe.
+type discoveryContext struct{ found func(gnet.Conn) }
 
-func socketPair() (a, b net.Conn, err error) {
+func loopbackPair() (a, b net.Conn, err error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, nil, err
 	}
 	defer ln.Close()
-	return pairOn(ln)
+	return connectPair(ln)
 }
 
-// pairOn connects to ln. Somebody who wants to reach who had this port before is not taken for the other end.
-func pairOn(ln net.Listener) (a, b net.Conn, err error) {
+// connectPair connects to ln. Somebody who wants to reach who had this port before is not taken for the
+// other end.
+func connectPair(ln net.Listener) (a, b net.Conn, err error) {
 	if a, err = net.Dial("tcp", ln.Addr().String()); err != nil {
 		return nil, nil, err
 	}
@@ -238,9 +244,9 @@ func pairOn(ln net.Listener) (a, b net.Conn, err error) {
 	}
 }
 
-// epollOf reads the descriptor of a loop's poller, which gnet does not give out; 0 where its fields
+// epollFDOf reads the descriptor of a loop's poller, which gnet does not give out; 0 where its fields
 // are others than we know. [Reactor] tries pausing once before it relies on it.
-func epollOf(el gnet.EventLoop) (fd int) {
+func epollFDOf(el gnet.EventLoop) (fd int) {
 	defer func() {
 		if recover() != nil {
 			fd = 0
@@ -249,18 +255,18 @@ func epollOf(el gnet.EventLoop) (fd int) {
 	return int(reflect.ValueOf(el).Elem().FieldByName("poller").Elem().FieldByName("fd").Int())
 }
 
-// Enrol does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with another
-// poller, is given a second descriptor and six objects of addresses, and is registered by a goroutine of its
-// own; with all of it an accept is 20 system calls, and without it 3. gnet gives these two functions to nobody,
-// so the linker does. What they take is known of the version that go.mod names.
-func (e *engine) Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
+// Register does what gnet's Enroll does, without the net.Conn that that one wants: a net.Conn has been with
+// another poller, is given a second descriptor and six objects of addresses, and is registered by a
+// goroutine of its own; with all of it an accept is 20 system calls, and without it 3. gnet gives these
+// two functions to nobody, so the linker does. What they take is known of the version that go.mod names.
+func (e *engine) Register(c *Conn, fd int, remote netip.AddrPort, done func(error)) {
 	el := c.loop.engine.(gnet.EventLoop)
 	err := el.Execute(context.Background(), gnet.RunnableFunc(func(context.Context) error {
-		gc := e.conn
-		loop := words(&el)[1]
-		words(&gc)[1] = newStreamConn("tcp", fd, loop, nil, nil, nil)
-		gc.SetContext(arrival{c, remote})
-		err := register0(loop, words(&gc)[1])
+		gc := e.sampleConn
+		loop := ifaceWords(&el)[1]
+		ifaceWords(&gc)[1] = newStreamConn("tcp", fd, loop, nil, nil, nil)
+		gc.SetContext(pendingConn{c, remote})
+		err := register0(loop, ifaceWords(&gc)[1])
 		if c.flags&flagOpen != 0 {
 			err = nil // it has been there
 		}
@@ -274,47 +280,48 @@ func (e *engine) Enrol(c *Conn, fd int, remote netip.AddrPort, done func(error))
 }
 
 //go:linkname newStreamConn github.com/panjf2000/gnet/v2.newStreamConn
-func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local, remote net.Addr) unsafe.Pointer
+func newStreamConn(proto string, fd int, loop unsafe.Pointer, sa unix.Sockaddr, local,
+	remote net.Addr) unsafe.Pointer
 
 //go:linkname register0 github.com/panjf2000/gnet/v2.(*eventloop).register0
 func register0(loop, conn unsafe.Pointer) error
 
-// words are the two of an interface value: what type it is, and where.
-func words[I any](i *I) *[2]unsafe.Pointer { return (*[2]unsafe.Pointer)(unsafe.Pointer(i)) }
+// ifaceWords are the two of an interface value: what type it is, and where.
+func ifaceWords[I any](i *I) *[2]unsafe.Pointer { return (*[2]unsafe.Pointer)(unsafe.Pointer(i)) }
 
-// arrival is the context of a connection that OnOpen has not seen yet.
-type arrival struct {
-	c      *Conn
+// pendingConn is the context of a connection that OnOpen has not seen yet.
+type pendingConn struct {
+	conn   *Conn
 	remote netip.AddrPort
 }
 
-func (e *engine) Execute(l *Loop) error {
+func (e *engine) Wakeup(l *Loop) error {
 	return l.engine.(gnet.EventLoop).Execute(context.Background(), l)
 }
 
-// Again sends a byte to the loop's probe.
-func (e *engine) Again(l *Loop) error {
-	if l.asked {
+// WakeupAfterPoll sends a byte to the loop's probe.
+func (e *engine) WakeupAfterPoll(l *Loop) error {
+	if l.pollWakeupPending {
 		return nil
 	}
-	if _, err := e.peers[l.index].Write([]byte{0}); err != nil {
+	if _, err := e.selfPipePeers[l.index].Write([]byte{0}); err != nil {
 		return err
 	}
-	l.asked = true
+	l.pollWakeupPending = true
 	return nil
 }
 
-func (e *engine) Later(d time.Duration, f func()) bool {
+func (e *engine) AfterFunc(d time.Duration, f func()) bool {
 	time.AfterFunc(d, f)
 	return true
 }
 
 func (e *engine) Stop() {
 	e.mu.Lock()
-	e.stop = true
+	e.stopping = true
 	e.mu.Unlock()
 	e.cli.Stop()
-	for _, p := range e.peers {
+	for _, p := range e.selfPipePeers {
 		p.Close()
 	}
 }
@@ -322,16 +329,16 @@ func (e *engine) Stop() {
 // OnOpen is gnet's.
 func (e *engine) OnOpen(gc gnet.Conn) ([]byte, gnet.Action) {
 	switch c := gc.Context().(type) {
-	case arrival:
-		gc.SetContext(c.c)
-		g := &gnetConn{gc: gc, loop: c.c.loop}
+	case pendingConn:
+		gc.SetContext(c.conn)
+		g := &gnetConn{gc: gc, loop: c.conn.loop}
 		if c.remote.IsValid() {
 			g.addr, g.port = c.remote.Addr().As16(), c.remote.Port()
 		}
-		c.c.opened(g)
-	case found0:
-		c.f(gc)
-	case *probe:
+		c.conn.onOpen(g)
+	case discoveryContext:
+		c.found(gc)
+	case *selfPipe:
 		c.conn <- gc
 	}
 	return nil, gnet.None
@@ -342,13 +349,13 @@ func (e *engine) OnTraffic(gc gnet.Conn) gnet.Action {
 	p, _ := gc.Next(-1)
 	switch c := gc.Context().(type) {
 	case *Conn:
-		c.traffic(p)
-		c.loop.read()
-	case *probe:
-		signal(c.reads)
-		if c.loop != nil && c.loop.asked {
-			c.loop.asked = false
-			c.loop.unseen, c.loop.seen = 0, true
+		c.onTraffic(p)
+		c.loop.afterRead()
+	case *selfPipe:
+		signal(c.readSignal)
+		if c.loop != nil && c.loop.pollWakeupPending {
+			c.loop.pollWakeupPending = false
+			c.loop.sincePoll, c.loop.pollCompleted = 0, true
 			c.loop.turn()
 		}
 	}
@@ -362,26 +369,26 @@ func (e *engine) OnClose(gc gnet.Conn, err error) gnet.Action {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		if g, ok := c.io.(*gnetConn); ok {
-			g.gone = true
+		if g, ok := c.sock.(*gnetConn); ok {
+			g.closed = true
 		}
-		c.closed(err)
-	case *probe:
+		c.onClose(err)
+	case *selfPipe:
 		if c.loop != nil {
-			e.end(errors.New("reactor: an event loop ended by itself"))
+			e.finish(errors.New("reactor: an event loop ended by itself"))
 		}
 	}
 	return gnet.None
 }
 
 // OnShutdown is gnet's: nobody but Stop may end the engine.
-func (e *engine) OnShutdown(gnet.Engine) { e.end(errEnded) }
+func (e *engine) OnShutdown(gnet.Engine) { e.finish(errEngineEnded) }
 
-// end is told that the engine ends, with the cause if nobody asked for it.
-func (e *engine) end(cause error) {
+// finish is told that the engine ends, with the cause if nobody asked for it.
+func (e *engine) finish(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.stop && e.cause == nil {
+	if !e.stopping && e.cause == nil {
 		e.cause = cause
 	}
 	select {
@@ -404,37 +411,38 @@ func (e *engine) Wait(ctx context.Context) error {
 
 // gnetConn is one connection of gnet's.
 type gnetConn struct {
-	gc   gnet.Conn
-	loop *Loop
-	addr [16]byte // the peer's, IPv4 as IPv6, and without a zone; gnet forgets it on close
-	port uint16
-	off  bool // not in the read set
-	gone bool // its descriptor may be another's
+	gc      gnet.Conn
+	loop    *Loop
+	addr    [16]byte // the peer's, IPv4 as IPv6, and without a zone; gnet forgets it on close
+	port    uint16
+	readOff bool // not in the read set
+	closed  bool // its descriptor may be another's
 }
 
 // Write may call OnClose before it returns. Where the socket had no room for all, gnet has put the
 // connection back in the read set.
 func (g *gnetConn) Write(p []byte) error {
-	if !g.gone && g.gc.OutboundBuffered() == 0 {
-		if p = p[send(g.gc.Fd(), p):]; len(p) == 0 {
+	if !g.closed && g.gc.OutboundBuffered() == 0 {
+		if p = p[sendNonblock(g.gc.Fd(), p):]; len(p) == 0 {
 			return nil
 		}
 	}
 	_, err := g.gc.Write(p)
-	if g.off && !g.gone && g.gc.OutboundBuffered() > 0 {
-		g.poll()
+	if g.readOff && !g.closed && g.gc.OutboundBuffered() > 0 {
+		g.updateInterest()
 	}
 	return err
 }
 
-// send writes what the socket takes of p; why it takes no more is for the engine to find out. The call does not block,
-// and Go's scheduler is not told of it: where it is, a loop may lose its processor with each write, to handshakes or to
-// the collector, and comes back behind them.
-func send(fd int, p []byte) int {
+// sendNonblock writes what the socket takes of p; why it takes no more is for the engine to find out. The
+// call does not block, and Go's scheduler is not told of it: where it is, a loop may lose its processor
+// with each write, to handshakes or to the collector, and comes back behind them.
+func sendNonblock(fd int, p []byte) int {
 	if len(p) == 0 {
 		return 0
 	}
-	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	if e != 0 {
 		return 0
 	}
@@ -442,9 +450,9 @@ func send(fd int, p []byte) int {
 }
 
 func (g *gnetConn) Flush() {
-	if g.off && !g.gone && g.loop.epoll != 0 {
-		if g.gc.Flush(); !g.gone {
-			g.poll() // what has drained is back in the read set
+	if g.readOff && !g.closed && g.loop.epollFD != 0 {
+		if g.gc.Flush(); !g.closed {
+			g.updateInterest() // what has drained is back in the read set
 		}
 	}
 }
@@ -455,27 +463,28 @@ func (g *gnetConn) Buffered() int { return g.gc.OutboundBuffered() }
 // gnet is told of no room to write either: what it keeps would drain, and gnet read again. EPOLLRDHUP is
 // not asked for, as gnet doesn't by itself: it would read to the end at once, pause or no pause.
 func (g *gnetConn) SetRead(on bool) {
-	if g.loop.epoll != 0 && !g.gone {
-		g.off = !on
-		g.poll()
+	if g.loop.epollFD != 0 && !g.closed {
+		g.readOff = !on
+		g.updateInterest()
 	}
 }
 
-func (g *gnetConn) Reading() bool { return !g.off }
+func (g *gnetConn) Reading() bool { return !g.readOff }
 
-func (g *gnetConn) poll() {
+func (g *gnetConn) updateInterest() {
 	var ev uint32
-	if !g.off {
+	if !g.readOff {
 		ev = unix.EPOLLIN | unix.EPOLLPRI
 		if g.gc.OutboundBuffered() > 0 {
 			ev |= unix.EPOLLOUT
 		}
 	}
-	unix.EpollCtl(g.loop.epoll, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()), Events: ev})
+	unix.EpollCtl(g.loop.epollFD, unix.EPOLL_CTL_MOD, g.gc.Fd(), &unix.EpollEvent{Fd: int32(g.gc.Fd()),
+		Events: ev})
 }
 
 func (g *gnetConn) CloseWrite() {
-	if !g.gone && g.gc.OutboundBuffered() == 0 {
+	if !g.closed && g.gc.OutboundBuffered() == 0 {
 		unix.Shutdown(g.gc.Fd(), unix.SHUT_WR)
 	}
 }

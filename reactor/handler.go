@@ -21,5 +21,5 @@ type Handler interface {
 
 // An Overflower is a Handler that wants the last word when a connection ends because more came than
 // may be kept while it is paused: where the engine can't pause, or the peer sent its FIN right behind.
-// OnOverflow may Append and Close; if it doesn't close, the reason is ErrParked.
-type Overflower interface{ OnOverflow(c *Conn) }
+// OnOverflow may Append and Close; if it doesn't close, the reason is ErrInputOverflow.
+type OverflowHandler interface{ OnOverflow(c *Conn) }

@@ -16,7 +16,7 @@ import (
 )
 
 // A line joins two connections of one Net: what one end writes reaches the other when its time has come.
-type line struct {
+type addrQueue struct {
 	a, b *reactortest.Client
 	way  []parcel
 }
@@ -28,7 +28,7 @@ type parcel struct {
 }
 
 // move takes what was written into the line, and out of it what has arrived by now.
-func (l *line) move(now time.Time, delay time.Duration) {
+func (l *addrQueue) move(now time.Time, delay time.Duration) {
 	for _, d := range []struct{ from, to *reactortest.Client }{{l.a, l.b}, {l.b, l.a}} {
 		if p := d.from.Take(); len(p) > 0 {
 			l.way = append(l.way, parcel{now.Add(delay), d.to, p})
@@ -50,18 +50,19 @@ func TestAttackT17K27FakeTime(t *testing.T) {
 		secure, ended := 0, 0
 		server := &script{secure: func(c *reactor.Conn, st *tls.ConnectionState) { secure++ },
 			closed: func(*reactor.Conn, error) { ended++ }}
-		ln := reactor.Listener{Handler: server, Direct: conf}
+		ln := reactor.Listener{Handler: server, DirectTLS: conf}
 		for range 200 {
 			n.ConnectTo(0, ln).Send([]byte{0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3}) // and no more
 		}
 		client := &script{open: func(c *reactor.Conn) {
-			if err := c.StartTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}, reactor.ClientRole); err != nil {
+			if err := c.StartTLS(&tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}},
+				reactor.ClientRole); err != nil {
 				t.Error(err)
 			}
 		}}
-		var lines []*line
+		var lines []*addrQueue
 		for i := range 500 {
-			lines = append(lines, &line{a: n.Connect(i, client), b: n.ConnectTo(i, ln)})
+			lines = append(lines, &addrQueue{a: n.Connect(i, client), b: n.ConnectTo(i, ln)})
 		}
 		const delay = 100 * time.Millisecond // each way
 		waited := time.Duration(0)
@@ -91,7 +92,8 @@ func TestAttackT17K27FakeTime(t *testing.T) {
 			settle(n)
 		}
 		if ended != 200 || n.Shaking() != 0 || n.SlotsHeld() != 0 {
-			t.Fatalf("after 11 s %d of the 200 have ended, %d handshakes are in flight, %d slots held", ended, n.Shaking(), n.SlotsHeld())
+			t.Fatalf("after 11 s %d of the 200 have ended, %d handshakes are in flight, %d slots held", ended,
+				n.Shaking(), n.SlotsHeld())
 		}
 		for _, l := range lines {
 			l.a.Hangup(nil)
@@ -107,7 +109,7 @@ func TestAttackK26Handshakes(t *testing.T) {
 		n := reactortest.New(1, reactor.Config{Loops: 1, Handshakes: 10, HandshakesPerAddr: 8})
 		var reasons []error
 		h := &script{closed: func(_ *reactor.Conn, err error) { reasons = append(reasons, err) }}
-		ln := reactor.Listener{Handler: h, Direct: serverTLS(t)}
+		ln := reactor.Listener{Handler: h, DirectTLS: serverTLS(t)}
 		var in []*reactortest.Client
 		hello := func() *reactortest.Client {
 			c := n.ConnectTo(0, ln)
@@ -122,7 +124,7 @@ func TestAttackK26Handshakes(t *testing.T) {
 		if got := ninth.Take(); !bytes.Equal(got, []byte{21, 3, 3, 0, 2, 2, 80}) {
 			t.Errorf("who was refused got %x", got)
 		}
-		if len(reasons) != 1 || reasons[0] != reactor.ErrBusy || n.Shaking() != 8 {
+		if len(reasons) != 1 || reasons[0] != reactor.ErrTooManyHandshakes || n.Shaking() != 8 {
 			t.Fatalf("%v, %d in flight", reasons, n.Shaking())
 		}
 		in[0].Close(nil)
@@ -144,8 +146,8 @@ func TestAttackK26Handshakes(t *testing.T) {
 	})
 }
 
-// A loop that has no processor, as behind a system call, has one again before many handshakes have followed each
-// other, however many wait; where a crowd does, behind one or two.
+// A loop that has no processor, as behind a system call, has one again before many handshakes have
+// followed each other, however many wait; where a crowd does, behind one or two.
 func TestHandshakesLetLoopsIn(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, c := range []struct {
@@ -177,7 +179,8 @@ func TestHandshakesLetLoopsIn(t *testing.T) {
 		wg.Wait()
 		slices.Sort(between)
 		if mid := between[len(between)/2]; mid > c.most {
-			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v", c.guests, mid, between)
+			t.Errorf("%d guests: %d handshakes followed each other while somebody waited, in the middle of %v",
+				c.guests, mid, between)
 		}
 	}
 }

@@ -14,42 +14,43 @@ import (
 
 // A Loop is one event loop: one goroutine, its connections and its timers.
 type Loop struct {
-	r      *Reactor
-	index  int
-	engine any // the engine's own loop
-	epoll  int // its descriptor; 0: it can't pause
-	conns  atomic.Int32
+	r         *Reactor
+	index     int
+	engine    any // the engine's own loop
+	epollFD   int // its descriptor; 0: it can't pause
+	connCount atomic.Int32
 
-	mu     sync.Mutex
-	posted []func()
-	dirty  []*Conn
-	woken  bool
-	dead   bool
+	mu          sync.Mutex
+	posted      []func()
+	dirty       []*Conn
+	turnPending bool
+	stopped     bool
 
 	// The loop's own, without a lock.
-	runs, spareRuns   []func()
-	flushes, spareDir []*Conn
-	atEnd             []func()
-	closes            []*Conn
-	stuck             []*Conn       // what waits for the socket
-	patience          time.Duration // until they are tried again; 0: nobody was asked to wake us
-	waking            bool
-	flooded           bool    // by what was delivered last
-	looks             uint32  // numbers the wake-ups: the last one counts
-	ticking           bool    // this retry is not one of many in a tick
-	live              []*Conn // each knows its place
-	wheel             wheel
-	now               time.Time
-	unseen            time.Duration // spent in turns since sockets were looked at
-	asked, seen       bool          // for a turn behind sockets; it is one
-	since             time.Time     // when the turn began that sockets are being read in; zero: none is
-	guests            admission
-	lane              lane
-	meter             Meter
-	shown             atomic.Pointer[Meter]
-	owner             owner  // see Owned
-	cipher            []byte // scratch for sealing
-	plain             []byte // scratch for opening
+	postedBatch, sparePosted         []func()
+	dirtyBatch, spareDirty           []*Conn
+	turnEndFuncs                     []func()
+	closes                           []*Conn
+	writeBlocked                     []*Conn       // what waits for the socket
+	writeBackoff                     time.Duration // until they are tried again; 0: nobody was asked to wake us
+	retryArmed                       bool
+	overRate                         bool    // by what was delivered last
+	retryGeneration                  uint32  // numbers the wake-ups: the last one counts
+	tickRetry                        bool    // this retry is not one of many in a tick
+	openConns                        []*Conn // each knows its place
+	wheel                            wheel
+	now                              time.Time
+	sincePoll                        time.Duration // spent in turns since sockets were looked at
+	pollWakeupPending, pollCompleted bool          // for a turn behind sockets; it is one
+	// when the turn began that sockets are being read in; zero: none is
+	readBatchStart time.Time
+	admission      admission
+	deferred       deferredQueue
+	meter          Meter
+	published      atomic.Pointer[Meter]
+	goroutine      loopGoroutine // see Owned
+	sealBuf        []byte        // scratch for sealing
+	openBuf        []byte        // scratch for opening
 }
 
 // A Meter is a loop's account of itself: plain counters, copied out once a tick.
@@ -57,24 +58,26 @@ type Meter struct {
 	Turns             [24]uint64    // by length: below 1 µs, 2 µs, 4 µs, ...
 	Handling          time.Duration // in handlers, with opening TLS records
 	Posted, Flushing  time.Duration
-	Flooding          time.Duration // of Handling and Posted: input of connections that were Flooded by it
+	OverRate          time.Duration // of Handling and Posted: input of connections that were Flooded by it
 	Longest           time.Duration // turn or callback
 	Connected, Paused int
 	ParkedBytes       int // read, and not taken by handlers yet
 	OutboxBytes       int // waiting for sockets with no room
 	ScratchBytes      int // the loop's own
-	Secured, Std      int // connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
-	RawBytes          int // by which buffers of crypto/tls have grown behind the handshake: they never shrink
-	Warm              int // with the AEADs of our record layer
+	// connections with TLS; those of them that crypto/tls holds: in a handshake, or for good
+	TLS, StdTLS       int
+	StdTLSGrowth      int // by which buffers of crypto/tls have grown behind the handshake: they never shrink
+	WarmTLS           int // with the AEADs of our record layer
 	Panics            uint64
 	Reads, Writes     uint64
 	BytesIn, BytesOut uint64
-	Unread            uint64     // connections given up because their peer read too little
-	Guests            int        // that wait to go on with their login
-	Waits             [24]uint64 // of guests, by length as Turns
-	Crowded, Busy     uint64     // guests sent away: too many waited; too many handshakes of one address were under way
-	Late              uint64     // handshakes that took too long
-	Long              uint64     // turns and callbacks of over LongTurn
+	SlowConsumers     uint64     // connections given up because their peer read too little
+	AdmissionQueued   int        // that wait to go on with their login
+	AdmissionWaits    [24]uint64 // of guests, by length as Turns
+	// guests sent away: too many waited; too many handshakes of one address were under way
+	AdmissionRefused, HandshakesRefused uint64
+	HandshakeTimeouts                   uint64 // handshakes that took too long
+	LongTurns                           uint64 // turns and callbacks of over LongTurn
 }
 
 // LongTurn is what no turn should take.
@@ -88,13 +91,13 @@ func (l *Loop) Index() int { return l.index }
 // reports whether the loop still runs. Any goroutine. Hot callers keep one f instead of making it.
 func (l *Loop) Post(f func()) (ok bool) {
 	l.mu.Lock()
-	if l.dead {
+	if l.stopped {
 		l.mu.Unlock()
 		return false
 	}
 	l.posted = append(l.posted, f)
-	wake := !l.woken
-	l.woken = true
+	wake := !l.turnPending
+	l.turnPending = true
 	l.mu.Unlock()
 	if wake {
 		l.wake()
@@ -103,9 +106,9 @@ func (l *Loop) Post(f func()) (ok bool) {
 }
 
 func (l *Loop) wake() {
-	if err := l.r.backend.Execute(l); err != nil {
+	if err := l.r.backend.Wakeup(l); err != nil {
 		l.mu.Lock()
-		l.dead = true
+		l.stopped = true
 		l.mu.Unlock()
 	}
 }
@@ -114,18 +117,18 @@ func (l *Loop) wake() {
 func (l *Loop) markDirty(c *Conn) {
 	l.mu.Lock()
 	l.dirty = append(l.dirty, c)
-	wake := !l.woken && !l.dead
-	l.woken = true
+	wake := !l.turnPending && !l.stopped
+	l.turnPending = true
 	l.mu.Unlock()
 	if wake {
 		l.wake()
 	}
 }
 
-// AtEnd runs f once at the end of this turn: work that is cheaper together.
-func (l *Loop) AtEnd(f func()) {
-	l.Owned()
-	l.atEnd = append(l.atEnd, f)
+// AtTurnEnd runs f once at the end of this turn: work that is cheaper together.
+func (l *Loop) AtTurnEnd(f func()) {
+	l.AssertOwned()
+	l.turnEndFuncs = append(l.turnEndFuncs, f)
 	l.Post(func() {})
 }
 
@@ -136,14 +139,14 @@ func (l *Loop) Now() time.Time { return l.now }
 func (l *Loop) Tick() Tick { return l.wheel.now }
 
 // Arm has to.OnTimer called at a tick; 0 disarms.
-func (l *Loop) Arm(t *Timer, at Tick, to Timed) {
-	l.Owned()
+func (l *Loop) Arm(t *Timer, at Tick, to TimerHandler) {
+	l.AssertOwned()
 	l.wheel.arm(t, at, to)
 }
 
 // Meter is the last copy of the loop's counters. Any goroutine.
 func (l *Loop) Meter() Meter {
-	if m := l.shown.Load(); m != nil {
+	if m := l.published.Load(); m != nil {
 		return *m
 	}
 	return Meter{}
@@ -157,77 +160,77 @@ func (l *Loop) Run(context.Context) error {
 
 // turn is what Execute runs: the end of a turn.
 func (l *Loop) turn() {
-	l.Owned()
-	if l.unseen > turnBudget && l.again() {
+	l.AssertOwned()
+	if l.sincePoll > turnBudget && l.wakeupAfterPoll() {
 		return // the engine would run turns for as long as somebody posts
 	}
-	start := l.begin()
-	l.since = time.Time{}
-	behind := l.seen
-	if l.seen {
-		l.seen = false
-		l.guests.serve()
-	} else if !l.guests.ready() {
-		l.guests.spent = 0
+	start := l.updateTime()
+	l.readBatchStart = time.Time{}
+	behind := l.pollCompleted
+	if l.pollCompleted {
+		l.pollCompleted = false
+		l.admission.runQueued()
+	} else if !l.admission.hasRunnable() {
+		l.admission.turnSpent = 0
 	}
 	l.mu.Lock()
-	l.woken = true // what comes from here on is seen at the end
-	l.runs, l.posted = l.posted, l.spareRuns[:0]
+	l.turnPending = true // what comes from here on is seen at the end
+	l.postedBatch, l.posted = l.posted, l.sparePosted[:0]
 	l.mu.Unlock()
-	for i, f := range l.runs {
-		l.runs[i] = nil
+	for i, f := range l.postedBatch {
+		l.postedBatch[i] = nil
 		l.protect(nil, f)
-		if i&3 == 3 && l.clock().Sub(start) > turnBudget {
-			l.putOff(l.runs[i+1:])
-			clear(l.runs[i+1:])
+		if i&3 == 3 && l.readClock().Sub(start) > turnBudget {
+			l.requeuePosted(l.postedBatch[i+1:])
+			clear(l.postedBatch[i+1:])
 			break
 		}
 	}
-	l.spareRuns = l.runs
-	if cap(l.spareRuns) > 4096 {
-		l.spareRuns = nil
+	l.sparePosted = l.postedBatch
+	if cap(l.sparePosted) > 4096 {
+		l.sparePosted = nil
 	}
-	if len(l.atEnd) > 0 {
-		list := l.atEnd
-		l.atEnd = nil
+	if len(l.turnEndFuncs) > 0 {
+		list := l.turnEndFuncs
+		l.turnEndFuncs = nil
 		for _, f := range list {
 			l.protect(nil, f)
 		}
 	}
-	l.lane.serve(behind)
-	posted := l.clock()
+	l.deferred.run(behind)
+	posted := l.readClock()
 	l.meter.Posted += posted.Sub(start)
 	l.flush()
 	l.runCloses()
-	end := l.clock()
+	end := l.readClock()
 	l.meter.Flushing += end.Sub(posted)
-	l.unseen += end.Sub(start)
-	l.measure(end.Sub(start))
+	l.sincePoll += end.Sub(start)
+	l.recordTurn(end.Sub(start))
 	l.mu.Lock()
-	l.woken = len(l.posted) > 0 || len(l.dirty) > 0 || len(l.closes) > 0
-	more := l.woken && !l.dead
+	l.turnPending = len(l.posted) > 0 || len(l.dirty) > 0 || len(l.closes) > 0
+	more := l.turnPending && !l.stopped
 	l.mu.Unlock()
 	if more {
 		l.wake()
 	}
 }
 
-// again asks for a turn behind sockets: the engine works off what is asked of it before it looks at them, and
-// what a turn asks for by Execute too.
-func (l *Loop) again() bool {
-	l.Owned()
-	l.unseen = 0
-	return l.r.backend.Again(l) == nil
+// wakeupAfterPoll asks for a turn behind sockets: the engine works off what is asked of it before it
+// looks at them, and what a turn asks for by Execute too.
+func (l *Loop) wakeupAfterPoll() bool {
+	l.AssertOwned()
+	l.sincePoll = 0
+	return l.r.backend.WakeupAfterPoll(l) == nil
 }
 
-// read is called by the engine behind each read: a turn ends among many of them, too, so that nobody's answer
-// waits for all.
-func (l *Loop) read() {
-	l.unseen = 0
+// afterRead is called by the engine behind each read: a turn ends among many of them, too, so that
+// nobody's answer waits for all.
+func (l *Loop) afterRead() {
+	l.sincePoll = 0
 	switch {
-	case l.since.IsZero():
-		l.since = l.now
-	case l.clock().Sub(l.since) > readBudget:
+	case l.readBatchStart.IsZero():
+		l.readBatchStart = l.now
+	case l.readClock().Sub(l.readBatchStart) > readBudget:
 		l.turn()
 	}
 }
@@ -239,8 +242,8 @@ const readBudget = 2 * time.Millisecond
 // connections are ended, and how long turns follow each other before sockets are looked at.
 const turnBudget = 4 * time.Millisecond
 
-// putOff puts functions back in front of those posted since.
-func (l *Loop) putOff(rest []func()) {
+// requeuePosted puts functions back in front of those posted since.
+func (l *Loop) requeuePosted(rest []func()) {
 	l.mu.Lock()
 	l.posted = slices.Insert(l.posted, 0, rest...)
 	l.mu.Unlock()
@@ -249,139 +252,141 @@ func (l *Loop) putOff(rest []func()) {
 // flush writes the outboxes that have something, as many as a turn has time for.
 func (l *Loop) flush() {
 	l.mu.Lock()
-	l.flushes, l.dirty = l.dirty, l.spareDir[:0]
+	l.dirtyBatch, l.dirty = l.dirty, l.spareDirty[:0]
 	l.mu.Unlock()
 	var late time.Time
-	for i, c := range l.flushes {
-		l.flushes[i] = nil
+	for i, c := range l.dirtyBatch {
+		l.dirtyBatch[i] = nil
 		l.flushOne(c)
 		if i&3 == 3 {
-			if now := l.clock(); late.IsZero() {
+			if now := l.readClock(); late.IsZero() {
 				late = now.Add(turnBudget)
-			} else if now.After(late) && i+1 < len(l.flushes) {
+			} else if now.After(late) && i+1 < len(l.dirtyBatch) {
 				l.mu.Lock()
-				l.dirty = slices.Insert(l.dirty, 0, l.flushes[i+1:]...)
+				l.dirty = slices.Insert(l.dirty, 0, l.dirtyBatch[i+1:]...)
 				l.mu.Unlock()
-				clear(l.flushes[i+1:])
+				clear(l.dirtyBatch[i+1:])
 				break
 			}
 		}
 	}
-	if l.spareDir = l.flushes; cap(l.spareDir) > 16384 {
-		l.spareDir = nil
+	if l.spareDirty = l.dirtyBatch; cap(l.spareDirty) > 16384 {
+		l.spareDirty = nil
 	}
-	if len(l.stuck) > 0 && !l.waking {
-		l.retry() // else it is looked at when patience has run out, not in every turn
+	if len(l.writeBlocked) > 0 && !l.retryArmed {
+		l.retryWrites() // else it is looked at when patience has run out, not in every turn
 	}
 }
 
-// retry writes again to those whose socket had no room. The engine does not say when there is room
+// retryWrites writes again to those whose socket had no room. The engine does not say when there is room
 // again, so the loop looks: soon while somebody reads, and less and less often while nobody does.
-func (l *Loop) retry() {
+func (l *Loop) retryWrites() {
 	before := l.meter.Writes
-	list := l.stuck
-	l.stuck = nil
+	list := l.writeBlocked
+	l.writeBlocked = nil
 	for _, c := range list {
-		c.flags &^= flagStuck
+		c.flags &^= flagWriteBlocked
 		l.flushOne(c)
 	}
-	l.ticking = false
+	l.tickRetry = false
 	if l.meter.Writes != before {
-		l.patience = 0
+		l.writeBackoff = 0
 	}
-	if len(l.stuck) == 0 || l.waking {
+	if len(l.writeBlocked) == 0 || l.retryArmed {
 		return
 	}
-	l.patience = min(max(2*l.patience, minPatience, time.Duration(len(l.stuck))*lookPrice), TickLength)
-	l.looks++
-	n := l.looks
-	l.waking = l.r.backend.Later(l.patience, func() {
+	l.writeBackoff = min(max(2*l.writeBackoff, minWriteBackoff,
+		time.Duration(len(l.writeBlocked))*retryCostPerConn), TickLength)
+	l.retryGeneration++
+	n := l.retryGeneration
+	l.retryArmed = l.r.backend.AfterFunc(l.writeBackoff, func() {
 		l.Post(func() {
-			if n == l.looks { // nobody has become impatient meanwhile
-				l.waking, l.ticking = false, true
+			if n == l.retryGeneration { // nobody has become impatient meanwhile
+				l.retryArmed, l.tickRetry = false, true
 			}
 		})
 	})
 }
 
-// minPatience is how long a full socket is left alone at first; lookPrice is for each of many, some two
-// hundred times what a look costs.
+// minWriteBackoff is how long a full socket is left alone at first; retryCostPerConn is for each of many,
+// some two hundred times what a look costs.
 const (
-	minPatience = 2 * time.Millisecond
-	lookPrice   = 20 * time.Microsecond
+	minWriteBackoff  = 2 * time.Millisecond
+	retryCostPerConn = 20 * time.Microsecond
 )
 
 // flushOne writes c's outbox; a panic below, as in sealing a record, ends c alone.
 func (l *Loop) flushOne(c *Conn) {
-	defer l.recovered(c)
+	defer l.recoverPanic(c)
 	c.flush()
 }
 
 // runCloses ends connections, a share in each turn: thousands may be lost at a time.
 func (l *Loop) runCloses() {
-	start := l.clock()
+	start := l.readClock()
 	for n := 0; n < len(l.closes); n++ {
-		if n&3 == 3 && l.clock().Sub(start) > turnBudget {
+		if n&3 == 3 && l.readClock().Sub(start) > turnBudget {
 			l.closes = l.closes[:copy(l.closes, l.closes[n:])]
 			return
 		}
 		c := l.closes[n]
 		l.closes[n] = nil
-		c.finish()
+		c.finishClose()
 	}
 	if l.closes = l.closes[:0]; cap(l.closes) > 4096 {
 		l.closes = nil
 	}
 }
 
-func (l *Loop) clock() time.Time { return l.r.cfg.Clock() }
+func (l *Loop) readClock() time.Time { return l.r.cfg.Clock() }
 
-func (l *Loop) begin() time.Time {
-	l.now = l.clock()
+func (l *Loop) updateTime() time.Time {
+	l.now = l.readClock()
 	return l.now
 }
 
-func (l *Loop) measure(d time.Duration) {
+func (l *Loop) recordTurn(d time.Duration) {
 	b := bits.Len64(uint64(d / time.Microsecond))
 	l.meter.Turns[min(b, len(l.meter.Turns)-1)]++
 	l.meter.Longest = max(l.meter.Longest, d)
 	if d > LongTurn {
-		l.meter.Long++
+		l.meter.LongTurns++
 	}
 }
 
 // tick is called every TickLength.
 func (l *Loop) tick() {
-	start := l.begin()
+	start := l.updateTime()
 	l.wheel.advance(l, l.r.tickAt(l.now))
-	if len(l.stuck) > 0 {
-		l.ticking = true
-		l.retry()
+	if len(l.writeBlocked) > 0 {
+		l.tickRetry = true
+		l.retryWrites()
 		l.runCloses()
 	}
-	l.meter.Connected = int(l.conns.Load())
+	l.meter.Connected = int(l.connCount.Load())
 	l.meter.OutboxBytes = 0
-	for _, c := range l.stuck {
-		if c.io != nil { // it may have been closed just now
-			l.meter.OutboxBytes += c.Buffered() + c.io.Buffered()
+	for _, c := range l.writeBlocked {
+		if c.sock != nil { // it may have been closed just now
+			l.meter.OutboxBytes += c.Buffered() + c.sock.Buffered()
 		}
 	}
-	l.meter.ScratchBytes = cap(l.cipher) + cap(l.plain) + int(unsafe.Sizeof(func() {}))*(cap(l.spareRuns)+cap(l.spareDir)+cap(l.stuck)+cap(l.live)+cap(l.lane.conns))
-	if l.meter.Guests = l.guests.n(); l.meter.Guests > 0 {
-		l.again()
+	l.meter.ScratchBytes = cap(l.sealBuf) + cap(l.openBuf) + int(unsafe.Sizeof(func() {}))*(cap(l.sparePosted)+
+		cap(l.spareDirty)+cap(l.writeBlocked)+cap(l.openConns)+cap(l.deferred.conns))
+	if l.meter.AdmissionQueued = l.admission.queueLen(); l.meter.AdmissionQueued > 0 {
+		l.wakeupAfterPoll()
 	}
 	m := l.meter
-	l.shown.Store(&m)
-	l.measure(l.clock().Sub(start))
+	l.published.Store(&m)
+	l.recordTurn(l.readClock().Sub(start))
 }
 
 // protect runs f; a panic is counted and logged, and closes c.
 func (l *Loop) protect(c *Conn, f func()) {
-	defer l.recovered(c)
+	defer l.recoverPanic(c)
 	f()
 }
 
-func (l *Loop) recovered(c *Conn) {
+func (l *Loop) recoverPanic(c *Conn) {
 	r := recover()
 	if r == nil {
 		return
@@ -389,31 +394,31 @@ func (l *Loop) recovered(c *Conn) {
 	l.meter.Panics++
 	l.r.log.Error("panic on a loop", "loop", l.index, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 	if c != nil {
-		c.flags |= flagDeaf
+		c.flags |= flagDiscardInput
 		c.Close(ErrPanic)
 	}
 }
 
-// enter puts c on the list of open connections.
-func (l *Loop) enter(c *Conn) {
-	l.live = append(l.live, c)
-	c.timer.place = uint32(len(l.live))
+// addConn puts c on the list of open connections.
+func (l *Loop) addConn(c *Conn) {
+	l.openConns = append(l.openConns, c)
+	c.timer.connIndex = uint32(len(l.openConns))
 }
 
-// exit takes c off it; false: it was not there.
-func (l *Loop) exit(c *Conn) bool {
-	i := c.timer.place
+// removeConn takes c off it; false: it was not there.
+func (l *Loop) removeConn(c *Conn) bool {
+	i := c.timer.connIndex
 	if i == 0 {
 		return false
 	}
-	last := len(l.live) - 1
-	l.live[i-1] = l.live[last]
-	l.live[i-1].timer.place = i
-	l.live[last] = nil
-	l.live = l.live[:last]
-	c.timer.place = 0
-	if n := cap(l.live); n > 1024 && last < n/4 {
-		l.live = append(make([]*Conn, 0, n/2), l.live...)
+	last := len(l.openConns) - 1
+	l.openConns[i-1] = l.openConns[last]
+	l.openConns[i-1].timer.connIndex = i
+	l.openConns[last] = nil
+	l.openConns = l.openConns[:last]
+	c.timer.connIndex = 0
+	if n := cap(l.openConns); n > 1024 && last < n/4 {
+		l.openConns = append(make([]*Conn, 0, n/2), l.openConns...)
 	}
 	return true
 }

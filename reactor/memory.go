@@ -14,8 +14,8 @@ import (
 // to, all on the caller's goroutine. reactortest makes it pleasant.
 type Memory struct {
 	*Reactor
-	mu    sync.Mutex // a committer's goroutine may wake a loop
-	ready []*Loop
+	mu       sync.Mutex // a committer's goroutine may wake a loop
+	runnable []*Loop
 
 	running *Loop // whose turn it is
 }
@@ -36,28 +36,28 @@ func NewMemory(cfg Config) *Memory {
 // Start is the engine's.
 func (m *Memory) Start(r *Reactor, loops []*Loop) (bool, error) { return !r.cfg.NoPause, nil }
 
-// Enrol is the engine's.
-func (m *Memory) Enrol(_ *Conn, fd int, _ netip.AddrPort, done func(error)) {
+// Register is the engine's.
+func (m *Memory) Register(_ *Conn, fd int, _ netip.AddrPort, done func(error)) {
 	unix.Close(fd)
 	done(errors.New("reactor: no sockets in memory"))
 }
 
-// Execute is the engine's.
-func (m *Memory) Execute(l *Loop) error {
+// Wakeup is the engine's.
+func (m *Memory) Wakeup(l *Loop) error {
 	m.mu.Lock()
-	m.ready = append(m.ready, l)
+	m.runnable = append(m.runnable, l)
 	m.mu.Unlock()
 	return nil
 }
 
-// Again is the engine's.
-func (m *Memory) Again(l *Loop) error {
-	l.seen = true
-	return m.Execute(l)
+// WakeupAfterPoll is the engine's.
+func (m *Memory) WakeupAfterPoll(l *Loop) error {
+	l.pollCompleted = true
+	return m.Wakeup(l)
 }
 
-// Later is the engine's.
-func (m *Memory) Later(time.Duration, func()) bool { return false }
+// AfterFunc is the engine's.
+func (m *Memory) AfterFunc(time.Duration, func()) bool { return false }
 
 // Stop is the engine's.
 func (m *Memory) Stop() {}
@@ -68,19 +68,19 @@ func (m *Memory) Wait(ctx context.Context) error {
 	return nil
 }
 
-// Drain has every connection told that the reactor stops, and closed, as Run does when its context ends. The loops
-// must be run for it.
-func (m *Memory) Drain() { m.dismiss() }
+// Shutdown has every connection told that the reactor stops, and closed, as Run does when its context ends.
+// The loops must be run for it.
+func (m *Memory) Shutdown() { m.shutdownConns() }
 
-// Turn ends the turn of the loop that has waited longest; false: none has anything to do.
-func (m *Memory) Turn() bool {
+// RunTurn ends the turn of the loop that has waited longest; false: none has anything to do.
+func (m *Memory) RunTurn() bool {
 	m.mu.Lock()
-	if len(m.ready) == 0 {
+	if len(m.runnable) == 0 {
 		m.mu.Unlock()
 		return false
 	}
-	l := m.ready[0]
-	m.ready = m.ready[:copy(m.ready, m.ready[1:])]
+	l := m.runnable[0]
+	m.runnable = m.runnable[:copy(m.runnable, m.runnable[1:])]
 	m.mu.Unlock()
 	m.running = l
 	defer func() { m.running = nil }()
@@ -88,28 +88,28 @@ func (m *Memory) Turn() bool {
 	return true
 }
 
-// Tick has every loop look at its timers.
-func (m *Memory) Tick() {
+// TickLoops has every loop look at its timers.
+func (m *Memory) TickLoops() {
 	for _, l := range m.loops {
 		l.Post(l.tick)
 	}
 }
 
-// Ready reports whether a loop has something to do.
-func (m *Memory) Ready() bool {
+// Pending reports whether a loop has something to do.
+func (m *Memory) Pending() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return len(m.ready) > 0
+	return len(m.runnable) > 0
 }
 
 // Open makes a connection on a loop, as one to ln.
 func (m *Memory) Open(loop int, ln Listener, remote netip.AddrPort) *Pipe {
 	l := m.loops[loop%len(m.loops)]
-	c := &Conn{loop: l, port: ports(ln)}
-	l.conns.Add(1)
+	c := &Conn{loop: l, endpoint: listenerEndpoint(ln)}
+	l.connCount.Add(1)
 	m.conns.Add(1)
-	p := &Pipe{c: c, remote: remote, room: -1, reading: true}
-	l.Post(func() { c.opened(&memEnd{p}) })
+	p := &Pipe{c: c, remote: remote, window: -1, reading: true}
+	l.Post(func() { c.onOpen(&pipeEnd{p}) })
 	return p
 }
 
@@ -118,92 +118,92 @@ type Pipe struct {
 	c       *Conn
 	remote  netip.AddrPort
 	reading bool
-	in      []byte // written by the peer, not read yet
+	input   []byte // written by the peer, not read yet
 	sent    []byte // written by the loop
-	kept    []byte // written by the loop, no room at the peer
-	room    int    // bytes that the peer takes; -1: any
+	unsent  []byte // written by the loop, no room at the peer
+	window  int    // bytes that the peer takes; -1: any
 	fin     bool   // the loop wrote FIN
 	closed  bool
 	hangup  bool
 	err     error
 }
 
-// memEnd is the loop's end.
-type memEnd struct{ p *Pipe }
+// pipeEnd is the loop's end.
+type pipeEnd struct{ pipe *Pipe }
 
-func (e *memEnd) Write(b []byte) error {
-	p := e.p
-	if p.room < 0 {
+func (e *pipeEnd) Write(b []byte) error {
+	p := e.pipe
+	if p.window < 0 {
 		p.sent = append(p.sent, b...)
 		return nil
 	}
-	if len(p.kept) == 0 {
-		k := min(len(b), p.room)
-		p.room -= k
+	if len(p.unsent) == 0 {
+		k := min(len(b), p.window)
+		p.window -= k
 		p.sent = append(p.sent, b[:k]...)
 		b = b[k:]
 	}
-	p.kept = append(p.kept, b...)
+	p.unsent = append(p.unsent, b...)
 	return nil
 }
 
-func (e *memEnd) Buffered() int { return len(e.p.kept) }
+func (e *pipeEnd) Buffered() int { return len(e.pipe.unsent) }
 
-func (e *memEnd) Flush() {}
+func (e *pipeEnd) Flush() {}
 
-func (e *memEnd) Reading() bool { return e.p.reading }
+func (e *pipeEnd) Reading() bool { return e.pipe.reading }
 
-func (e *memEnd) SetRead(on bool) {
-	if e.p.c.loop.r.cfg.NoPause {
+func (e *pipeEnd) SetRead(on bool) {
+	if e.pipe.c.loop.r.cfg.NoPause {
 		return
 	}
-	if e.p.reading = on; on {
-		e.p.wake()
+	if e.pipe.reading = on; on {
+		e.pipe.scheduleRead()
 	}
 }
 
-func (e *memEnd) CloseWrite()            { e.p.fin = true }
-func (e *memEnd) Close()                 { e.p.closed = true }
-func (e *memEnd) Remote() netip.AddrPort { return e.p.remote }
+func (e *pipeEnd) CloseWrite()            { e.pipe.fin = true }
+func (e *pipeEnd) Close()                 { e.pipe.closed = true }
+func (e *pipeEnd) Remote() netip.AddrPort { return e.pipe.remote }
 
-// wake has the loop read what is there, in its next turn.
-func (p *Pipe) wake() {
+// scheduleRead has the loop read what is there, in its next turn.
+func (p *Pipe) scheduleRead() {
 	p.c.loop.Post(func() {
 		if !p.reading || p.closed {
 			return
 		}
-		if len(p.in) > 0 {
-			b := p.in[:min(len(p.in), memoryRead)]
-			if p.in = p.in[len(b):]; len(p.in) == 0 {
-				p.in = nil
+		if len(p.input) > 0 {
+			b := p.input[:min(len(p.input), maxPipeRead)]
+			if p.input = p.input[len(b):]; len(p.input) == 0 {
+				p.input = nil
 			} else {
-				p.wake()
+				p.scheduleRead()
 			}
-			p.c.traffic(b)
+			p.c.onTraffic(b)
 			for i := range b {
 				b[i] = 0xDD // as an engine's buffer is used again
 			}
 		}
-		if p.hangup && len(p.in) == 0 {
+		if p.hangup && len(p.input) == 0 {
 			p.closed = true
-			p.c.closed(p.err)
+			p.c.onClose(p.err)
 		}
 	})
 }
 
-// memoryRead is the most that is read at a time, as from a socket.
-const memoryRead = 64 << 10
+// maxPipeRead is the most that is read at a time, as from a socket.
+const maxPipeRead = 64 << 10
 
 // Write is what the peer sends.
 func (p *Pipe) Write(b []byte) {
-	p.in = append(p.in, b...)
-	p.wake()
+	p.input = append(p.input, b...)
+	p.scheduleRead()
 }
 
 // Hangup ends the connection from the peer's side; err nil: cleanly.
 func (p *Pipe) Hangup(err error) {
 	p.hangup, p.err = true, err
-	p.wake()
+	p.scheduleRead()
 }
 
 // Take is what the loop has written since the last Take, as far as the peer takes it.
@@ -216,14 +216,14 @@ func (p *Pipe) Take() []byte {
 // Discard is Take for who does not look: the memory is used again.
 func (p *Pipe) Discard() { p.sent = p.sent[:0] }
 
-// Room says how many more bytes the peer takes; -1: any number.
-func (p *Pipe) Room(n int) {
-	p.room = n
-	if k := min(len(p.kept), n); n < 0 {
-		p.sent, p.kept = append(p.sent, p.kept...), nil
+// SetWindow says how many more bytes the peer takes; -1: any number.
+func (p *Pipe) SetWindow(n int) {
+	p.window = n
+	if k := min(len(p.unsent), n); n < 0 {
+		p.sent, p.unsent = append(p.sent, p.unsent...), nil
 	} else if k > 0 {
-		p.sent, p.kept = append(p.sent, p.kept[:k]...), p.kept[k:]
-		p.room -= k
+		p.sent, p.unsent = append(p.sent, p.unsent[:k]...), p.unsent[k:]
+		p.window -= k
 	}
 }
 
@@ -237,4 +237,4 @@ func (p *Pipe) Paused() bool { return !p.reading }
 func (p *Pipe) Conn() *Conn { return p.c }
 
 // Feed has the loop read b at once, without a copy: for measuring.
-func (p *Pipe) Feed(b []byte) { p.c.traffic(b) }
+func (p *Pipe) Feed(b []byte) { p.c.onTraffic(b) }

@@ -49,7 +49,7 @@ func TestAttackK20SlowReader(t *testing.T) {
 		s := newStopper()
 		ln := reactor.Listener{Addr: "127.0.0.1:0", Handler: s}
 		if secure {
-			ln.Direct = serverTLS(t)
+			ln.DirectTLS = serverTLS(t)
 		}
 		_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{ln}})
 		c := dial(t, addr)
@@ -118,7 +118,8 @@ func TestPauseBeforeFIN(t *testing.T) {
 		c.Loop().Post(func() { c.Loop().Post(c.Resume) })
 		return len(p)
 	}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	for range 5 {
 		seen.Store(0)
 		c := dial(t, addr)
@@ -147,9 +148,10 @@ func TestNoPause(t *testing.T) {
 			}
 			ln := reactor.Listener{Addr: "127.0.0.1:0", Handler: h}
 			if secure {
-				ln.Direct = serverTLS(t)
+				ln.DirectTLS = serverTLS(t)
 			}
-			r, err := reactor.New(reactor.Config{Loops: 2, NoPause: true, Log: slog.New(slog.NewTextHandler(&log, nil)), Listeners: []reactor.Listener{ln}})
+			r, err := reactor.New(reactor.Config{Loops: 2, NoPause: true,
+				Log: slog.New(slog.NewTextHandler(&log, nil)), Listeners: []reactor.Listener{ln}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -171,7 +173,8 @@ func TestNoPause(t *testing.T) {
 			if string(b) != word {
 				t.Errorf("tls=%v: the last word was %q, not %q", secure, b, word)
 			}
-			if err := <-s.ended; word == "" && !errors.Is(err, reactor.ErrParked) || word != "" && err != errWord {
+			if err := <-s.ended; word == "" && !errors.Is(err, reactor.ErrInputOverflow) || word != "" &&
+				err != errWord {
 				t.Errorf("tls=%v: OnClose got %v", secure, err)
 			}
 			if s.seen.Load() != 1 {
@@ -231,7 +234,7 @@ func TestParked(t *testing.T) {
 	c.Conn().Resume()
 	c.Send([]byte("e"))
 	n.Advance(3 * time.Second)
-	if !errors.Is(ended, reactor.ErrParked) || bytes.Contains(got, []byte("e")) {
+	if !errors.Is(ended, reactor.ErrInputOverflow) || bytes.Contains(got, []byte("e")) {
 		t.Fatalf("%v", ended)
 	}
 
@@ -271,12 +274,13 @@ func TestPauseToAnswerSealed(t *testing.T) {
 	s := &script{closed: func(_ *reactor.Conn, err error) { ended <- err }}
 	s.data = func(c *reactor.Conn, p []byte) int {
 		if got.Add(1) > 1 { // the first byte shows that the handshake is over
-			c.PauseToAnswer()
+			c.PauseForReply()
 			conns <- c
 		}
 		return len(p)
 	}
-	_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: s, Direct: serverTLS(t)}}})
+	_, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: s, DirectTLS: serverTLS(t)}}})
 	w := &together{Conn: dial(t, addr)}
 	c := tls.Client(&flushing{w}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}})
 	if err := c.Handshake(); err != nil {
@@ -290,8 +294,10 @@ func TestPauseToAnswerSealed(t *testing.T) {
 	w.flush(t)
 	conn := <-conns
 	w.Conn.(*net.TCPConn).CloseWrite()
-	// The one loop has looked at its sockets since: it has shaken hands with another peer, whose packets came later.
-	if err := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"xmpp-client"}}).Handshake(); err != nil {
+	// The one loop has looked at its sockets since: it has shaken hands with another peer, whose packets
+	// came later.
+	if err := tls.Client(dial(t, addr), &tls.Config{InsecureSkipVerify: true,
+		NextProtos: []string{"xmpp-client"}}).Handshake(); err != nil {
 		t.Fatal(err)
 	}
 	if n := got.Load(); n != 2 {

@@ -16,19 +16,21 @@ import (
 
 // Config sets up a Reactor. The zero value of a field means its default.
 type Config struct {
-	Loops                         int // GOMAXPROCS
-	OutboxBytes                   int // 1 MiB
-	Connections                   int // in all; 0: no cap
-	Handshakes, HandshakesPerAddr int // in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
-	Waiting                       int // guests that wait on a loop: 8,192
-	Burst                         int // of guests' work, in microseconds, that may begin at once on a loop: 10 ms
-	Workers                       Workers
-	Listeners                     []Listener
-	Log                           *slog.Logger
-	Clock                         func() time.Time // any goroutine
-	// Drain is told of each connection, on its loop, when the reactor is about to stop.
-	Drain        func(c *Conn)
-	DrainTimeout time.Duration // 5 s
+	Loops       int // GOMAXPROCS
+	OutboxBytes int // 1 MiB
+	Connections int // in all; 0: no cap
+	// in flight: 4,096 and 64, 10 s each; loopback addresses have no limit of their own
+	Handshakes, HandshakesPerAddr int
+	AdmissionQueue                int // guests that wait on a loop: 8,192
+	// of guests' work, in microseconds, that may begin at once on a loop: 10 ms
+	AdmissionBurst int
+	Workers        Workers
+	Listeners      []Listener
+	Log            *slog.Logger
+	Clock          func() time.Time // any goroutine
+	// OnShutdown is told of each connection, on its loop, when the reactor is about to stop.
+	OnShutdown      func(c *Conn)
+	ShutdownTimeout time.Duration // 5 s
 	// StdTLS leaves TLS 1.3 to crypto/tls for the life of a connection, at 4 to 9 kB each; else the record
 	// layer is our own once the handshake is done.
 	StdTLS bool
@@ -43,58 +45,58 @@ type Listener struct {
 	Addr    string
 	Name    string // of what is spoken, for [Reactor.Addrs]
 	Handler Handler
-	// Direct is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
-	Direct *tls.Config
-	// Speaks are others than Handler on a port with Direct: each takes the connections whose handshake
+	// DirectTLS is the TLS configuration of a port where TLS comes first (XEP-0368); nil: plain.
+	DirectTLS *tls.Config
+	// Protocols are others than Handler on a port with Direct: each takes the connections whose handshake
 	// agrees on its ALPN name. Direct names them all.
-	Speaks []Protocol
-	// Plain: a connection to a port with Direct may begin in plain instead, as its first byte shows, and
+	Protocols []Protocol
+	// AllowPlain: a connection to a port with Direct may begin in plain instead, as its first byte shows, and
 	// is Handler's.
-	Plain bool
+	AllowPlain bool
 	// Accept may refuse a connection before it costs anything. On the accept goroutine.
 	Accept func(remote netip.AddrPort) bool
 	// Refusal is what a connection is told in plain that Accept refuses, or, if full, that finds the reactor at
 	// its cap for a while. On a port with Direct it is told internal_error. Nil: it is closed, and at the cap
 	// it waits.
 	Refusal func(full bool) []byte
-	// Lost is told of a connection that Accept took and that ended before OnOpen. As Accept,
+	// Aborted is told of a connection that Accept took and that ended before OnOpen. As Accept,
 	// or on its loop.
-	Lost func(remote netip.AddrPort)
+	Aborted func(remote netip.AddrPort)
 }
 
 // A Reactor is the running set of loops.
 type Reactor struct {
-	cfg     Config
-	log     *slog.Logger
-	loops   []*Loop
-	backend backend
-	workers Workers
-	own     *pool
-	start   time.Time
-	slots   *slots
-	shakes  shakes
-	// detaching are the configurations of handshakes.
-	detaching detaching
-	conns     atomic.Int64
-	turned    atomic.Uint64 // connections refused at the cap
-	going     atomic.Int64  // refused ones that are not closed yet
-	room      chan struct{} // signalled when a connection ends at the cap
-	mu        sync.Mutex
-	ports     map[string]*listening
-	stopped   bool
+	cfg            Config
+	log            *slog.Logger
+	loops          []*Loop
+	backend        backend
+	workers        Workers
+	ownWorkers     *pool
+	startTime      time.Time
+	handshakeSlots *handshakeSlots
+	handshakeLimit handshakeLimiter
+	// captureConfigs are the configurations of handshakes.
+	captureConfigs    captureConfigs
+	conns             atomic.Int64
+	refused           atomic.Uint64 // connections refused at the cap
+	lingeringRefusals atomic.Int64  // refused ones that are not closed yet
+	capFreed          chan struct{} // signalled when a connection ends at the cap
+	mu                sync.Mutex
+	acceptors         map[string]*acceptor
+	stopped           bool
 }
 
 // New opens the listeners and starts the loops: a port in use is an error here, and port 0 works.
 func New(cfg Config) (*Reactor, error) {
-	r := prepare(cfg)
+	r := newReactor(cfg)
 	if r.workers == nil {
-		r.own = newPool()
-		r.workers = r.own
+		r.ownWorkers = newPool()
+		r.workers = r.ownWorkers
 	}
 	if r.backend == nil {
 		r.backend = newEngine()
 	}
-	var open []*listening
+	var open []*acceptor
 	for _, ln := range cfg.Listeners {
 		s, err := r.listen(ln)
 		if err != nil {
@@ -113,15 +115,16 @@ func New(cfg Config) (*Reactor, error) {
 		return nil, fmt.Errorf("reactor: %w", err)
 	}
 	if !pauses {
-		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of its pause is closed instead", "cap", maxPark)
+		r.log.Warn("the event engine can't pause reading on this system: a connection that sends ahead of "+
+			"its pause is closed instead", "cap", maxParkedBytes)
 	}
 	for _, s := range open {
-		r.ports[s.addr.String()] = s
+		r.acceptors[s.addr.String()] = s
 	}
 	return r, nil
 }
 
-func prepare(cfg Config) *Reactor {
+func newReactor(cfg Config) *Reactor {
 	def := func(v *int, d int) {
 		if *v == 0 {
 			*v = d
@@ -131,32 +134,35 @@ func prepare(cfg Config) *Reactor {
 	def(&cfg.OutboxBytes, 1<<20)
 	def(&cfg.Handshakes, 4096)
 	def(&cfg.HandshakesPerAddr, 64)
-	def(&cfg.Waiting, guestsWaiting)
-	def(&cfg.Burst, guestBurst)
+	def(&cfg.AdmissionQueue, defaultAdmissionQueue)
+	def(&cfg.AdmissionBurst, defaultAdmissionBurst)
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = 5 * time.Second
+	if cfg.ShutdownTimeout == 0 {
+		cfg.ShutdownTimeout = 5 * time.Second
 	}
-	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, start: cfg.Clock(), ports: make(map[string]*listening), room: make(chan struct{}, 1)}
-	r.slots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
-	r.shakes = shakes{by: make(map[netip.Addr]int), all: cfg.Handshakes, perAddr: cfg.HandshakesPerAddr}
+	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, startTime: cfg.Clock(),
+		acceptors: make(map[string]*acceptor), capFreed: make(chan struct{}, 1)}
+	r.handshakeSlots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // a core is left to the loops
+	r.handshakeLimit = handshakeLimiter{byAddr: make(map[netip.Addr]int), max: cfg.Handshakes,
+		maxPerAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {
-		l := &Loop{r: r, index: i, now: r.start}
+		l := &Loop{r: r, index: i, now: r.startTime}
 		l.wheel.now = 1
-		l.guests = admission{l: l, room: cfg.Waiting, burst: cfg.Burst, waiting: make(map[*Conn]*waiter)}
-		l.lane.init(l)
+		l.admission = admission{l: l, maxQueued: cfg.AdmissionQueue, burst: cfg.AdmissionBurst,
+			queued: make(map[*Conn]*waiter)}
+		l.deferred.init(l)
 		r.loops = append(r.loops, l)
 	}
 	return r
 }
 
 func (r *Reactor) tickAt(now time.Time) Tick {
-	return Tick(now.Sub(r.start)/TickLength) + 1
+	return Tick(now.Sub(r.startTime)/TickLength) + 1
 }
 
 // Tick is the time on the wheels' scale. Any goroutine.
@@ -172,14 +178,14 @@ func (r *Reactor) Workers() Workers { return r.workers }
 func (r *Reactor) Connections() int { return int(r.conns.Load()) }
 
 // Refused is how many connections were refused because there were as many as may be. Any goroutine.
-func (r *Reactor) Refused() uint64 { return r.turned.Load() }
+func (r *Reactor) Refused() uint64 { return r.refused.Load() }
 
 // Addrs are the addresses that are listened on, of the listeners with these names, or of all.
 func (r *Reactor) Addrs(names ...string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var a []string
-	for k, s := range r.ports {
+	for k, s := range r.acceptors {
 		if len(names) == 0 || slices.Contains(names, s.name) {
 			a = append(a, k)
 		}
@@ -193,7 +199,7 @@ func (r *Reactor) Addrs(names ...string) []string {
 // the cause. No error of accept ends it.
 func (r *Reactor) Run(ctx context.Context) error {
 	r.mu.Lock()
-	for _, s := range r.ports {
+	for _, s := range r.acceptors {
 		s.start(r)
 	}
 	r.mu.Unlock()
@@ -212,28 +218,28 @@ func (r *Reactor) Run(ctx context.Context) error {
 			continue
 		case err := <-ended:
 			if err == nil {
-				err = errEnded
+				err = errEngineEnded
 			}
-			r.closePorts()
+			r.closeAcceptors()
 			r.backend.Stop()
 			return err
 		case <-ctx.Done():
 		}
 		break
 	}
-	r.drain(ticks)
+	r.shutdown(ticks)
 	r.backend.Stop()
-	if r.own != nil {
-		r.own.close()
+	if r.ownWorkers != nil {
+		r.ownWorkers.close()
 	}
 	return nil
 }
 
-// drain closes every connection and waits until they are gone, for DrainTimeout at most.
-func (r *Reactor) drain(ticks *time.Ticker) {
-	r.closePorts()
-	r.dismiss()
-	late := time.NewTimer(r.cfg.DrainTimeout)
+// shutdown closes every connection and waits until they are gone, for ShutdownTimeout at most.
+func (r *Reactor) shutdown(ticks *time.Ticker) {
+	r.closeAcceptors()
+	r.shutdownConns()
+	late := time.NewTimer(r.cfg.ShutdownTimeout)
 	defer late.Stop()
 	for r.conns.Load() > 0 {
 		select {
@@ -247,13 +253,13 @@ func (r *Reactor) drain(ticks *time.Ticker) {
 	}
 }
 
-// dismiss calls Drain for every connection, and closes it.
-func (r *Reactor) dismiss() {
+// shutdownConns calls Drain for every connection, and closes it.
+func (r *Reactor) shutdownConns() {
 	for _, l := range r.loops {
 		l.Post(func() {
-			for _, c := range l.live {
-				if r.cfg.Drain != nil {
-					l.protect(nil, func() { r.cfg.Drain(c) })
+			for _, c := range l.openConns {
+				if r.cfg.OnShutdown != nil {
+					l.protect(nil, func() { r.cfg.OnShutdown(c) })
 				}
 				c.Close(ErrStopped)
 			}
@@ -261,51 +267,51 @@ func (r *Reactor) dismiss() {
 	}
 }
 
-func (r *Reactor) closePorts() {
+func (r *Reactor) closeAcceptors() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stopped = true
-	for _, s := range r.ports {
+	for _, s := range r.acceptors {
 		s.close()
 	}
 }
 
-// left is told that a connection is gone.
-func (r *Reactor) left() {
+// connClosed is told that a connection is gone.
+func (r *Reactor) connClosed() {
 	r.conns.Add(-1)
 	select {
-	case r.room <- struct{}{}:
+	case r.capFreed <- struct{}{}:
 	default:
 	}
 }
 
-// admit makes the Conn of an accepted socket on the loop with the fewest; room gets a place back when it is
+// assign makes the Conn of an accepted socket on the loop with the fewest; room gets a place back when it is
 // there, or will never be.
-func (r *Reactor) admit(p *port, fd int, remote netip.AddrPort, room <-chan struct{}) {
+func (r *Reactor) assign(p *endpoint, fd int, remote netip.AddrPort, room <-chan struct{}) {
 	best := r.loops[0]
 	for _, l := range r.loops[1:] {
-		if l.conns.Load() < best.conns.Load() {
+		if l.connCount.Load() < best.connCount.Load() {
 			best = l
 		}
 	}
-	r.enrol(best, p, nil, fd, remote, func(err error) {
+	r.register(best, p, nil, fd, remote, func(err error) {
 		<-room
-		if err != nil && p.lost != nil {
-			p.lost(remote)
+		if err != nil && p.aborted != nil {
+			p.aborted(remote)
 		}
 	})
 }
 
-// enrol gives a connected socket to l, which calls OnOpen and then done; done with an error, here or on the
-// loop, means that it was closed.
-func (r *Reactor) enrol(l *Loop, p *port, owner any, fd int, remote netip.AddrPort, done func(error)) {
-	c := &Conn{loop: l, port: p, Owner: owner}
-	l.conns.Add(1)
+// register gives a connected socket to l, which calls OnOpen and then done; done with an error, here or
+// on the loop, means that it was closed.
+func (r *Reactor) register(l *Loop, p *endpoint, owner any, fd int, remote netip.AddrPort, done func(error)) {
+	c := &Conn{loop: l, endpoint: p, HandlerState: owner}
+	l.connCount.Add(1)
 	r.conns.Add(1)
-	r.backend.Enrol(c, fd, remote, func(err error) {
+	r.backend.Register(c, fd, remote, func(err error) {
 		if err != nil {
-			l.conns.Add(-1)
-			r.left()
+			l.connCount.Add(-1)
+			r.connClosed()
 			r.log.Debug("a connection could not be taken", "err", err)
 		}
 		done(err)

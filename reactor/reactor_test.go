@@ -111,7 +111,8 @@ func TestEcho(t *testing.T) {
 // A panic in a handler ends its connection and nothing else.
 func TestAttackK28Panic(t *testing.T) {
 	h := new(echo)
-	r, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
+	r, addr := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}}})
 	other, c := dial(t, addr), dial(t, addr)
 	exchange(t, other, "before")
 	c.Write([]byte("panic"))
@@ -138,7 +139,8 @@ func waitFor(t testing.TB, f func() bool) {
 
 func TestPortInUse(t *testing.T) {
 	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
-	if _, err := reactor.New(reactor.Config{Log: quiet, Listeners: []reactor.Listener{{Addr: addr, Handler: new(echo)}}}); err == nil {
+	if _, err := reactor.New(reactor.Config{Log: quiet,
+		Listeners: []reactor.Listener{{Addr: addr, Handler: new(echo)}}}); err == nil {
 		t.Fatal("a second reactor opened the same port")
 	}
 }
@@ -147,7 +149,7 @@ func TestPortInUse(t *testing.T) {
 func TestDrain(t *testing.T) {
 	h := new(echo)
 	cfg := reactor.Config{Log: quiet, Loops: 2, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h}},
-		Drain: func(c *reactor.Conn) { c.Append([]byte("shutdown")) }}
+		OnShutdown: func(c *reactor.Conn) { c.Append([]byte("shutdown")) }}
 	r, err := reactor.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +198,8 @@ func TestWaitingBytes(t *testing.T) {
 		n.Run() // what is resumed goes on
 		n.Advance(100 * time.Millisecond)
 		if m := n.Loops()[0].Meter(); m.ParkedBytes != parked || m.OutboxBytes != outbox {
-			t.Errorf("%s: %d bytes are parked and %d in outboxes, not %d and %d", what, m.ParkedBytes, m.OutboxBytes, parked, outbox)
+			t.Errorf("%s: %d bytes are parked and %d in outboxes, not %d and %d", what, m.ParkedBytes, m.OutboxBytes,
+				parked, outbox)
 		}
 	}
 	c := n.Connect(0, h)
@@ -208,11 +211,11 @@ func TestWaitingBytes(t *testing.T) {
 	take = 1000
 	conn.Resume()
 	see("taken", 0, 0)
-	c.Room(0)
+	c.SetWindow(0)
 	conn.Append(make([]byte, 100_000))
 	n.Run()
 	see("no room", 0, 100_000)
-	c.Room(-1)
+	c.SetWindow(-1)
 	see("room", 0, 0)
 	take = 1
 	c.Send(make([]byte, 500))

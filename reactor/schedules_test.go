@@ -54,8 +54,9 @@ type end struct {
 	wire      []byte // from it to the other
 }
 
-// A schedule is a connection of two ends of ours, whose steps a seed shuffles: what the ends do, how what they
-// write is cut, when it arrives, when loops turn, and whether handshakes' goroutines get on meanwhile.
+// A schedule is a connection of two ends of ours, whose steps a seed shuffles: what the ends do, how what
+// they write is cut, when it arrives, when loops turn, and whether handshakes' goroutines get on
+// meanwhile.
 type schedule struct {
 	n    *reactortest.Net
 	rnd  *rand.Rand
@@ -135,14 +136,15 @@ func (s *schedule) carry(i, k int) bool {
 
 // run is one schedule; what is wrong with it is the error.
 func run(seed uint64, conf, cc *tls.Config) error {
-	s := &schedule{n: reactortest.New(seed, reactor.Config{Loops: 1 + int(seed>>1%2)}), rnd: rand.New(rand.NewPCG(seed, 43))}
+	s := &schedule{n: reactortest.New(seed, reactor.Config{Loops: 1 + int(seed>>1%2)}),
+		rnd: rand.New(rand.NewPCG(seed, 43))}
 	for i := range s.ends {
 		s.ends[i] = &end{left: s.rnd.IntN(6)}
 	}
 	server, client := s.ends[0], s.ends[1]
 	who, fate := s.rnd.IntN(2), s.rnd.IntN(fates)
 	s.ends[who].fate = fate
-	server.Client = s.n.ConnectTo(0, reactor.Listener{Direct: conf, Handler: s.script(server)})
+	server.Client = s.n.ConnectTo(0, reactor.Listener{DirectTLS: conf, Handler: s.script(server)})
 	h := s.script(client)
 	h.open = func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }
 	client.Client = s.n.Connect(1, h)
@@ -168,7 +170,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 		case 3:
 			s.carry(i, 1<<20)
 		case 4:
-			for s.rnd.IntN(3) > 0 && s.n.Turn() {
+			for s.rnd.IntN(3) > 0 && s.n.RunTurn() {
 			}
 		case 5:
 			s.act(e)
@@ -209,7 +211,7 @@ func run(seed uint64, conf, cc *tls.Config) error {
 	s.n.Advance(3 * time.Second)
 	settle(s.n)
 	for _, l := range s.n.Loops() {
-		if m := l.Meter(); m.ParkedBytes != 0 || m.Secured != 0 || m.Std != 0 || m.Warm != 0 {
+		if m := l.Meter(); m.ParkedBytes != 0 || m.TLS != 0 || m.StdTLS != 0 || m.WarmTLS != 0 {
 			return errors.Join(err, fmt.Errorf("%+v are left", m))
 		}
 	}
@@ -254,13 +256,13 @@ func (s *schedule) verdict(who, fate int) error {
 	return nil
 }
 
-// Connections are detached in many schedules; no byte is lost, doubled or read out of order, and nothing is left
-// behind. CANTO_SCHEDULES=1000000 is what the list of attacks asks for (attack K43).
+// Connections are detached in many schedules; no byte is lost, doubled or read out of order, and nothing
+// is left behind. CANTO_SCHEDULES=1000000 is what the list of attacks asks for (attack K43).
 func TestAttackK43Schedules(t *testing.T) {
 	conf, cc := serverTLS(t), clientTLS()
 	conf.CurvePreferences = []tls.CurveID{tls.X25519} // the cheapest
 	const batch = 500
-	lent := buf.Tail.InUse()
+	lent := buf.Input.InUse()
 	for from, n := 0, schedules(t, 2000); from < n; from += batch {
 		synctest.Test(t, func(t *testing.T) {
 			for seed := from; seed < min(n, from+batch); seed++ {
@@ -274,7 +276,7 @@ func TestAttackK43Schedules(t *testing.T) {
 		}
 		reactor.ForgetNonces()
 	}
-	if n := buf.Tail.InUse(); n != lent {
+	if n := buf.Input.InUse(); n != lent {
 		t.Errorf("%d buffers are not given back", n-lent)
 	}
 }

@@ -13,11 +13,12 @@ import (
 	"testing"
 )
 
-// A Sealer makes records of any kind, as the client of a connection on which crypto/tls has done the handshake.
+// A Sealer makes records of any kind, as the client of a connection on which crypto/tls has done the
+// handshake.
 type Sealer struct {
 	net.Conn
 	Version uint16
-	layer   *layer // TLS 1.3
+	layer   *tls13Layer // TLS 1.3
 	aead    cipher.AEAD
 	salt    []byte
 	seq     uint64
@@ -34,15 +35,18 @@ func (s *Sealer) Read(p []byte) (int, error) {
 // NewSealer does the handshake over c, with AES-128-GCM.
 func NewSealer(t testing.TB, c net.Conn, version uint16) *Sealer {
 	s := &Sealer{Conn: c, Version: version}
-	k, log := new(takeover), new(bytes.Buffer)
-	tc := tls.Client(s, &tls.Config{InsecureSkipVerify: true, MaxVersion: version, NextProtos: []string{"xmpp-client"},
-		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, KeyLogWriter: twoLogs{log, k}})
+	k, log := new(keyCapture), new(bytes.Buffer)
+	tc := tls.Client(s, &tls.Config{InsecureSkipVerify: true, MaxVersion: version,
+		NextProtos:   []string{"xmpp-client"},
+		CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, KeyLogWriter: teeKeyLog{log, k}})
 	if err := tc.Handshake(); err != nil {
 		t.Fatal(err)
 	}
 	if version == tls.VersionTLS13 {
 		var err error
-		if s.layer, err = newLayer(true, tc.ConnectionState().CipherSuite, k.server[:k.ns], k.client[:k.nc], nil); err != nil {
+		if s.layer, err = newTLS13Layer(true, tc.ConnectionState().CipherSuite, k.server[:k.serverLen],
+			k.client[:k.clientLen],
+			nil); err != nil {
 			t.Fatal(err)
 		}
 		return s
@@ -72,14 +76,15 @@ func NewSealer(t testing.TB, c net.Conn, version uint16) *Sealer {
 // Record is one; TLS 1.2 has no padding.
 func (s *Sealer) Record(kind byte, content []byte, padding int) []byte {
 	if s.layer != nil {
-		return s.layer.record(nil, kind, content, padding)
+		return s.layer.appendRecord(nil, kind, content, padding)
 	}
 	n := 8 + len(content) + s.aead.Overhead() // RFC 5288 §3
 	number := binary.BigEndian.AppendUint64(nil, s.seq)
 	s.seq++
 	data := append(bytes.Clone(number), kind, 3, 3, byte(len(content)>>8), byte(len(content)))
-	return s.aead.Seal(append([]byte{kind, 3, 3, byte(n >> 8), byte(n)}, number...), append(bytes.Clone(s.salt), number...), content, data)
+	return s.aead.Seal(append([]byte{kind, 3, 3, byte(n >> 8), byte(n)}, number...),
+		append(bytes.Clone(s.salt), number...), content, data)
 }
 
 // Update is a KeyUpdate.
-func (s *Sealer) Update() []byte { return s.layer.update(nil, 0) }
+func (s *Sealer) Update() []byte { return s.layer.appendKeyUpdate(nil, 0) }

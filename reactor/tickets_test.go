@@ -23,7 +23,8 @@ func named(t testing.TB, name string, until time.Time) *tls.Certificate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, NotAfter: until}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		DNSNames: []string{name}, NotAfter: until}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -69,7 +70,8 @@ func (k *tickets) pass(d time.Duration) {
 
 // connect talks to addr as to the host called name, offering what is in w. The server's side stays until
 // the client has closed.
-func (k *tickets) connect(addr, name string, w *wallet, own *tls.Certificate) (resumed bool, server *reactor.Conn, end func(), err error) {
+func (k *tickets) connect(addr, name string, w *wallet, own *tls.Certificate) (resumed bool,
+	server *reactor.Conn, end func(), err error) {
 	k.t.Helper()
 	cc := clientTLS()
 	cc.ServerName, cc.ClientSessionCache, cc.MaxVersion, cc.Time = name, w, k.version, k.time
@@ -95,13 +97,14 @@ func (k *tickets) connect(addr, name string, w *wallet, own *tls.Certificate) (r
 }
 
 // once is connect and end, and what the server knew.
-func (k *tickets) once(addr, name string, w *wallet) (resumed bool, shown *tls.Certificate, st tls.ConnectionState) {
+func (k *tickets) once(addr, name string, w *wallet) (resumed bool, shown *tls.Certificate,
+	st tls.ConnectionState) {
 	k.t.Helper()
 	resumed, c, end, err := k.connect(addr, name, w, nil)
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	on(c, func() { shown, st = c.Presented(), *c.TLS() })
+	on(c, func() { shown, st = c.PresentedCertificate(), *c.TLS() })
 	end()
 	return resumed, shown, st
 }
@@ -123,17 +126,20 @@ func TestAttackT08OtherHost(t *testing.T) {
 		k := newTickets(t, version)
 		var certs atomic.Pointer[map[string]*tls.Certificate]
 		until := time.Now().AddDate(1, 0, 0)
-		first := map[string]*tls.Certificate{"a.example": named(t, "a.example", until), "b.example": named(t, "b.example", until)}
+		first := map[string]*tls.Certificate{"a.example": named(t, "a.example", until),
+			"b.example": named(t, "b.example", until)}
 		certs.Store(&first)
 		conf := func() *tls.Config {
-			return &tls.Config{NextProtos: []string{"xmpp-client"}, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-				c := (*certs.Load())[hello.ServerName]
-				hello.Conn.(interface{ Present(*tls.Certificate) }).Present(c)
-				return c, nil
-			}}
+			return &tls.Config{NextProtos: []string{"xmpp-client"},
+				GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+					c := (*certs.Load())[hello.ServerName]
+					hello.Conn.(interface{ Present(*tls.Certificate) }).Present(c)
+					return c, nil
+				}}
 		}
 		r, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1, Listeners: []reactor.Listener{
-			{Addr: "127.0.0.1:0", Handler: k.h, Direct: conf()}, {Addr: "127.0.0.1:0", Handler: k.h, Direct: conf()}}})
+			{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf()},
+			{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf()}}})
 		other := r.Addrs()[1]
 		if other == addr {
 			other = r.Addrs()[0]
@@ -142,11 +148,13 @@ func TestAttackT08OtherHost(t *testing.T) {
 		if resumed, shown, _ := k.once(addr, "a.example", w); resumed || shown != first["a.example"] {
 			t.Fatalf("the first: resumed %v, shown %p", resumed, shown)
 		}
-		if resumed, shown, st := k.once(addr, "a.example", w); !resumed || shown != nil || st.ServerName != "a.example" {
+		if resumed, shown, st := k.once(addr, "a.example", w); !resumed || shown != nil ||
+			st.ServerName != "a.example" {
 			t.Errorf("the same host: resumed %v, shown %p, for %q", resumed, shown, st.ServerName)
 		}
 		of := w.s
-		if resumed, shown, st := k.once(addr, "b.example", w); shown != nil && shown != first["b.example"] || resumed == (shown != nil) || st.ServerName != "b.example" || len(st.PeerCertificates) != 0 {
+		if resumed, shown, st := k.once(addr, "b.example", w); shown != nil && shown != first["b.example"] ||
+			resumed == (shown != nil) || st.ServerName != "b.example" || len(st.PeerCertificates) != 0 {
 			t.Errorf("another host: resumed %v, shown %p, for %q", resumed, shown, st.ServerName)
 		}
 		if resumed, shown, _ := k.once(other, "a.example", &wallet{of}); resumed || shown != first["a.example"] {
@@ -179,14 +187,16 @@ func TestAttackT08ClientCertificate(t *testing.T) {
 		}
 		var cas atomic.Pointer[x509.CertPool]
 		cas.Store(trusts(own))
-		base := &tls.Config{Certificates: []tls.Certificate{*named(t, "a.example", time.Now().AddDate(1, 0, 0))}, NextProtos: []string{"xmpp-client"},
-			Time: k.time, ClientAuth: tls.RequireAndVerifyClientCert}
+		base := &tls.Config{Certificates: []tls.Certificate{*named(t, "a.example", time.Now().AddDate(1, 0, 0))},
+			NextProtos: []string{"xmpp-client"},
+			Time:       k.time, ClientAuth: tls.RequireAndVerifyClientCert}
 		base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			c := base.Clone()
 			c.ClientCAs = cas.Load()
 			return c, nil
 		}
-		_, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, Direct: base}}})
+		_, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: base}}})
 		w := new(wallet)
 		for round := range 2 {
 			resumed, c, end, err := k.connect(addr, "a.example", w, own)
@@ -194,7 +204,8 @@ func TestAttackT08ClientCertificate(t *testing.T) {
 				t.Fatal(err)
 			}
 			on(c, func() {
-				if p := c.TLS().PeerCertificates; resumed != (round > 0) || len(p) != 1 || p[0].Subject.CommonName != "romeo" {
+				if p := c.TLS().PeerCertificates; resumed != (round > 0) || len(p) != 1 ||
+					p[0].Subject.CommonName != "romeo" {
 					t.Errorf("round %d: resumed %v, %d certificates", round, resumed, len(p))
 				}
 			})
@@ -222,8 +233,10 @@ func TestAttackT08ClientCertificate(t *testing.T) {
 func TestAttackT08Rotation(t *testing.T) {
 	both(t, func(t *testing.T, version uint16, std bool) {
 		k := newTickets(t, version)
-		conf := &tls.Config{Certificates: []tls.Certificate{*named(t, "a.example", time.Now().AddDate(1, 0, 0))}, NextProtos: []string{"xmpp-client"}, Time: k.time}
-		r, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, Direct: conf}}})
+		conf := &tls.Config{Certificates: []tls.Certificate{*named(t, "a.example", time.Now().AddDate(1, 0, 0))},
+			NextProtos: []string{"xmpp-client"}, Time: k.time}
+		r, addr := serve(t, reactor.Config{StdTLS: std, Loops: 1,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k.h, DirectTLS: conf}}})
 		opens := func(c *tls.Config, s *tls.ClientSessionState) bool {
 			ticket, _, err := s.ResumptionState()
 			if err != nil {

@@ -19,37 +19,37 @@ func (t Tick) After(d time.Duration) Tick {
 type Timer struct {
 	next, prev *Timer
 	at         Tick
-	place      uint32 // a Conn's in its loop's list; here alignment leaves room for it
-	to         Timed
+	connIndex  uint32 // a Conn's in its loop's list; here alignment leaves room for it
+	handler    TimerHandler
 }
 
-// Timed is told when its Timer's tick has come, on the loop.
-type Timed interface{ OnTimer(l *Loop) }
+// TimerHandler is told when its Timer's tick has come, on the loop.
+type TimerHandler interface{ OnTimer(l *Loop) }
 
-// wheelSlots is how many ticks one round of the wheel has.
-const wheelSlots = 1024
+// wheelBuckets is how many ticks one round of the wheel has.
+const wheelBuckets = 1024
 
 type wheel struct {
-	slots [wheelSlots]Timer // heads of rings
-	now   Tick
+	buckets [wheelBuckets]Timer // heads of rings
+	now     Tick
 }
 
 // arm puts t on the wheel, or elsewhere on it; 0 takes it off.
-func (w *wheel) arm(t *Timer, at Tick, to Timed) {
+func (w *wheel) arm(t *Timer, at Tick, to TimerHandler) {
 	if t.next != nil {
 		t.prev.next, t.next.prev = t.next, t.prev
 		t.next, t.prev = nil, nil
 	}
 	t.at = at
 	if at == 0 {
-		t.to = nil
+		t.handler = nil
 		return
 	}
-	t.to = to
+	t.handler = to
 	if at <= w.now {
 		at = w.now + 1 // what is due already fires with the next tick
 	}
-	head := &w.slots[at%wheelSlots]
+	head := &w.buckets[at%wheelBuckets]
 	if head.next == nil {
 		head.next, head.prev = head, head
 	}
@@ -61,7 +61,7 @@ func (w *wheel) arm(t *Timer, at Tick, to Timed) {
 func (w *wheel) advance(l *Loop, now Tick) {
 	for w.now < now {
 		w.now++
-		head := &w.slots[w.now%wheelSlots]
+		head := &w.buckets[w.now%wheelBuckets]
 		if head.next == nil || head.next == head {
 			continue
 		}
@@ -79,7 +79,7 @@ func (w *wheel) advance(l *Loop, now Tick) {
 		}
 		for due.next != &due {
 			t := due.next
-			to := t.to
+			to := t.handler
 			w.arm(t, 0, nil)
 			l.protect(nil, func() { to.OnTimer(l) })
 		}

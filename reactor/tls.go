@@ -26,136 +26,141 @@ const (
 	ClientRole
 )
 
-// handshakeTicks is how long a handshake may take, and how long the peer has to begin; waitTicks is how long it
-// may wait for its turn in between.
+// handshakeTicks is how long a handshake may take, and how long the peer has to begin;
+// handshakeQueueTicks is how long it may wait for its turn in between.
 const (
-	handshakeTicks = 100
-	waitTicks      = 300
+	handshakeTicks      = 100
+	handshakeQueueTicks = 300
 )
 
-// quietTicks is how long a record layer of ours stays warm without traffic.
-const quietTicks = 100
+// coolTicks is how long a record layer of ours stays warm without traffic.
+const coolTicks = 100
 
 // A record is the layer that opens and seals TLS records once the handshake is done: a std, or a layer of
 // our own. Only on the loop.
-type record interface {
-	feed(p []byte)                      // what has come; good until settle
-	Read(p []byte) (int, error)         // plaintext; errWouldBlock when the input ends inside a record
-	settle()                            // keeps what was fed and not read
-	held() int                          // how much of it
-	seal(dst, p []byte) ([]byte, error) // appends records with p
-	take(dst []byte) []byte             // appends what the layer has to say by itself
-	bye(dst []byte) []byte              // appends close_notify
+type recordLayer interface {
+	feed(p []byte)                       // what has come; good until settle
+	Read(p []byte) (int, error)          // plaintext; errWouldBlock when the input ends inside a record
+	parkUnread()                         // keeps what was fed and not read
+	buffered() int                       // how much of it
+	seal(dst, p []byte) ([]byte, error)  // appends records with p
+	takePending(dst []byte) []byte       // appends what the layer has to say by itself
+	appendCloseNotify(dst []byte) []byte // appends close_notify
 }
 
 const (
-	tlsClient = 1 << iota // ours is the client's end
-	tlsSecure             // the handshake is done
-	tlsSaid               // the peer has sent close_notify
-	tlsFailed             // the handshake has failed: no close_notify
+	tlsClient     = 1 << iota // ours is the client's end
+	tlsSecure                 // the handshake is done
+	tlsPeerClosed             // the peer has sent close_notify
+	tlsFailed                 // the handshake has failed: no close_notify
 )
 
 // tlsConn is the TLS half of a Conn: 160 bytes, with the record layer.
 type tlsConn struct {
-	std   *std   // in a handshake, and for good where crypto/tls stays; else nil
-	shown *shown // nil until the handshake is done, and from Settle on
-	kept  int32  // ciphertext that waits, as the meter knows it
-	flags uint8
-	layer layer // in use from tlsSecure on, if std is nil
+	std          *stdTLS         // in a handshake, and for good where crypto/tls stays; else nil
+	handshake    *handshakeState // nil until the handshake is done, and from Settle on
+	meteredBytes int32           // ciphertext that waits, as the meter knows it
+	flags        uint8
+	layer        tls13Layer // in use from tlsSecure on, if std is nil
 }
 
-// shown is what a handshake has shown of both ends.
-type shown struct {
+// handshakeState is what a handshake has shown of both ends.
+type handshakeState struct {
 	state tls.ConnectionState
 	cert  *tls.Certificate // ours
 }
 
-// std is crypto/tls over a memory connection.
-type std struct {
-	m     memConn
-	tc    *tls.Conn   // from begin on
-	cfg   *tls.Config // what StartTLS was given
-	timer Timer       // of the handshake
-	c     *Conn
-	begun bool
-	blank int // how many blanks may still come before the handshake: see skipBlanks
-	over  int // see Conn.Overhead
-	raw   int // memConn.grown, as the meter knows it
+// stdTLS is crypto/tls over a memory connection.
+type stdTLS struct {
+	mem           memConn
+	tc            *tls.Conn   // from begin on
+	cfg           *tls.Config // what StartTLS was given
+	timer         Timer       // of the handshake
+	c             *Conn
+	begun         bool
+	blanksLeft    int // how many blanks may still come before the handshake: see skipBlanks
+	overhead      int // see Conn.TakeTLSOverhead
+	meteredGrowth int // memConn.bufGrowth, as the meter knows it
 }
 
-// maxBlanks is how many blanks behind <starttls/> are dropped before they are taken for a handshake that is none.
+// maxBlanks is how many blanks behind <starttls/> are dropped before they are taken for a handshake that
+// is none.
 const maxBlanks = 256
 
-// skipBlanks drops what XML calls white space before the first byte of a handshake, which is none of it. RFC 6120
-// §5.3.3 forbids a client to send white space behind <starttls/>; clients that write lines do, and it carries
-// nothing. Only where plain text came before TLS.
-func (s *std) skipBlanks(p []byte) []byte {
-	for s.blank > 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t' || p[0] == '\r' || p[0] == '\n') {
-		s.blank--
+// skipBlanks drops what XML calls white space before the first byte of a handshake, which is none of it.
+// RFC 6120 §5.3.3 forbids a client to send white space behind <starttls/>; clients that write lines do,
+// and it carries nothing. Only where plain text came before TLS.
+func (s *stdTLS) skipBlanks(p []byte) []byte {
+	for s.blanksLeft > 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t' || p[0] == '\r' || p[0] == '\n') {
+		s.blanksLeft--
 		p = p[1:]
 	}
 	if len(p) > 0 {
-		s.blank = 0
+		s.blanksLeft = 0
 	}
 	return p
 }
 
-// StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain.
-// Parked plaintext is an error: it was sent before the handshake and must never be read after it; the
-// caller ends the stream with policy-violation. A server drops white space that comes before the handshake. cfg is shared and never changed. OnSecure follows, or
-// OnClose.
+// StartTLS turns c into a TLS connection, at either end. Bytes already appended leave in plain. Parked
+// plaintext is an error: it was sent before the handshake and must never be read after it; the caller
+// ends the stream with policy-violation. A server drops white space that comes before the handshake. cfg
+// is shared and never changed. OnSecure follows, or OnClose.
 func (c *Conn) StartTLS(cfg *tls.Config, role Role) error {
-	if c.park != nil {
-		return ErrPlain
+	if c.parked != nil {
+		return ErrUnexpectedPlaintext
 	}
 	if c.tls != nil || cfg == nil {
 		return errors.New("reactor: no TLS to start")
 	}
 	c.flush() // what was appended so far leaves in plain
-	if c.flags&flagGone != 0 {
-		return errNotSaid
+	if c.flags&flagSocketClosed != 0 {
+		return errConnLost
 	}
-	s := &std{c: c, cfg: cfg}
-	s.m = memConn{records: true, remote: c.io.Remote(), ready: make(chan struct{}, 1), slots: c.loop.r.slots, wake: func() { c.loop.markDirty(c) }}
+	s := &stdTLS{c: c, cfg: cfg}
+	s.mem = memConn{records: true, remote: c.sock.Remote(), ready: make(chan struct{}, 1),
+		handshakeSlots: c.loop.r.handshakeSlots,
+		onOutput: func() {
+			c.loop.markDirty(c)
+		}}
 	c.tls = &tlsConn{std: s}
-	if role == ServerRole && c.port.direct == nil {
-		s.blank = maxBlanks
+	if role == ServerRole && c.endpoint.directTLS == nil {
+		s.blanksLeft = maxBlanks
 	}
-	c.loop.meter.Secured++
-	c.loop.meter.Std++
+	c.loop.meter.TLS++
+	c.loop.meter.StdTLS++
 	c.loop.Arm(&s.timer, c.loop.Tick()+handshakeTicks, s)
 	if role == ClientRole {
 		c.tls.flags = tlsClient
-		s.begin()
+		s.beginHandshake()
 	}
 	return nil
 }
 
-// hello is called when the peer has sent something during a handshake. With its first bytes a server's begins,
-// if others leave room for it; else it waits.
-func (t *tlsConn) hello(c *Conn) {
-	held := t.held()
-	switch a := &c.loop.guests; {
-	case held > maxPark:
+// tryBeginHandshake is called when the peer has sent something during a handshake. With its first bytes a
+// server's begins, if others leave room for it; else it waits.
+func (t *tlsConn) tryBeginHandshake(c *Conn) {
+	held := t.buffered()
+	switch a := &c.loop.admission; {
+	case held > maxParkedBytes:
 		c.overflow()
-	case held == 0 || t.std.begun || c.flags&flagWaits != 0:
-	case !c.loop.r.shakes.full() && a.enter(HandshakeCost):
-		t.std.begin()
-	case a.wait(c, true, held):
-		c.loop.Arm(&t.std.timer, c.loop.Tick()+waitTicks, t.std)
+	case held == 0 || t.std.begun || c.flags&flagAdmissionQueued != 0:
+	case !c.loop.r.handshakeLimit.full() && a.tryAdmit(HandshakeCost):
+		t.std.beginHandshake()
+	case a.enqueue(c, true, held):
+		c.loop.Arm(&t.std.timer, c.loop.Tick()+handshakeQueueTicks, t.std)
 	default:
-		c.loop.meter.Crowded++
-		c.sendAway(ErrCrowded)
+		c.loop.meter.AdmissionRefused++
+		c.refuse(ErrAdmissionFull)
 	}
 }
 
-// begin has a goroutine do the handshake.
-func (s *std) begin() {
+// beginHandshake has a goroutine do the handshake.
+func (s *stdTLS) beginHandshake() {
 	c := s.c
-	t, r, cfg, addr := c.tls, c.loop.r, s.cfg, c.io.Remote().Addr()
-	if !r.shakes.enter(addr) {
-		c.loop.meter.Busy++
-		c.sendAway(ErrBusy)
+	t, r, cfg, addr := c.tls, c.loop.r, s.cfg, c.sock.Remote().Addr()
+	if !r.handshakeLimit.acquire(addr) {
+		c.loop.meter.HandshakesRefused++
+		c.refuse(ErrTooManyHandshakes)
 		return
 	}
 	s.begun = true
@@ -163,50 +168,50 @@ func (s *std) begin() {
 	client := t.flags&tlsClient != 0
 	stays := r.cfg.StdTLS || fips140.Enabled() // there only the nonces of crypto/tls itself are approved
 	if client {
-		s.tc = tls.Client(&s.m, s.client(cfg, stays))
+		s.tc = tls.Client(&s.mem, s.clientConfig(cfg, stays))
 	} else {
-		s.tc = tls.Server(&s.m, r.detaching.server(s, cfg, stays))
+		s.tc = tls.Server(&s.mem, r.captureConfigs.serverConfig(s, cfg, stays))
 	}
 	go func() {
-		s.m.slot(true)
-		err := Protected(s.tc.Handshake)
-		var y *layer
+		s.mem.holdSlot(true)
+		err := CatchPanic(s.tc.Handshake)
+		var y *tls13Layer
 		var st tls.ConnectionState
 		if err == nil {
 			st = s.tc.ConnectionState()
 			y = s.detach(&st, client)
-		} else if s.m.takes != nil {
-			s.m.takes.wipe()
+		} else if s.mem.capture != nil {
+			s.mem.capture.wipe()
 		}
-		s.m.slot(false)
-		r.shakes.leave(addr)
-		c.loop.Post(func() { t.shaken(&shown{state: st}, y, err) })
+		s.mem.holdSlot(false)
+		r.handshakeLimit.release(addr)
+		c.loop.Post(func() { t.handshakeDone(&handshakeState{state: st}, y, err) })
 	}()
 }
 
 // OnTimer ends a handshake that takes too long.
-func (s *std) OnTimer(*Loop) {
+func (s *stdTLS) OnTimer(*Loop) {
 	if !s.c.Secure() {
-		s.c.loop.meter.Late++
-		s.c.Close(ErrTimeout)
-		s.m.end()
+		s.c.loop.meter.HandshakeTimeouts++
+		s.c.Close(ErrHandshakeTimeout)
+		s.mem.markClosed()
 	}
 }
 
-// shaken goes on after the handshake; y is the record layer from here on, or nil if crypto/tls stays.
-func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
+// handshakeDone goes on after the handshake; y is the record layer from here on, or nil if crypto/tls stays.
+func (t *tlsConn) handshakeDone(sh *handshakeState, y *tls13Layer, err error) {
 	s := t.std
 	c := s.c
 	c.loop.Arm(&s.timer, 0, nil)
 	if y != nil {
-		defer y.drop() // or what is left of it
+		defer y.wipeAll() // or what is left of it
 	}
-	if c.tls != t || c.flags&flagDone != 0 {
+	if c.tls != t || c.flags&flagClosed != 0 {
 		return
 	}
-	if c.flags&flagGone != 0 {
+	if c.flags&flagSocketClosed != 0 {
 		if t.flags&tlsClient != 0 {
-			c.lost(cmp.Or(err, errHalfDone))
+			c.closeLost(cmp.Or(err, errUnexpectedEOF))
 		}
 		return
 	}
@@ -216,30 +221,31 @@ func (t *tlsConn) shaken(sh *shown, y *layer, err error) {
 		c.Close(err)
 		return
 	}
-	s.m.secure(t.flags&tlsClient != 0)
-	if !sh.state.DidResume { // TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
-		sh.cert = s.m.presented()
+	s.mem.setSecured(t.flags&tlsClient != 0)
+	// TLS 1.2 has chosen one then, but the peer holds that of its first handshake (attack T08)
+	if !sh.state.DidResume {
+		sh.cert = s.mem.presentedCertificate()
 	}
-	t.shown = sh
+	t.handshake = sh
 	t.flags |= tlsSecure
 	t.writeOut(c) // the end of the handshake
-	if y != nil && c.flags&flagGone == 0 {
-		t.layer, *y = *y, layer{}
+	if y != nil && c.flags&flagSocketClosed == 0 {
+		t.layer, *y = *y, tls13Layer{}
 		t.std = nil
-		c.loop.meter.Std--
-		t.layer.feed(s.m.rest())
-		t.layer.settle()
-		t.touch(c)
+		c.loop.meter.StdTLS--
+		t.layer.feed(s.mem.takeUnread())
+		t.layer.parkUnread()
+		t.keepWarm(c)
 	}
-	c.loop.protect(c, func() { c.port.h.OnSecure(c, &sh.state) })
+	c.loop.protect(c, func() { c.endpoint.handler.OnSecure(c, &sh.state) })
 	if c.flags&flagClosing == 0 {
 		t.deliver(c, nil)
 	}
 	c.loop.markDirty(c) // what was appended meanwhile
 }
 
-// rec is the record layer, once the handshake is done.
-func (t *tlsConn) rec() record {
+// recordLayer is the record layer, once the handshake is done.
+func (t *tlsConn) recordLayer() recordLayer {
 	if t.std != nil {
 		return t.std
 	}
@@ -247,31 +253,31 @@ func (t *tlsConn) rec() record {
 }
 
 // feed takes ciphertext that the handshake reads.
-func (t *tlsConn) feed(p []byte) { t.rec().feed(p) }
+func (t *tlsConn) feed(p []byte) { t.recordLayer().feed(p) }
 
 // deliver opens what p completes and gives it to the handler.
 func (t *tlsConn) deliver(c *Conn, p []byte) {
-	rec := t.rec()
+	rec := t.recordLayer()
 	if t.flags&tlsSecure == 0 && !t.std.begun {
 		p = t.std.skipBlanks(p)
 	}
 	rec.feed(p)
 	if t.flags&tlsSecure == 0 {
-		t.hello(c) // the handshake's goroutine reads it
+		t.tryBeginHandshake(c) // the handshake's goroutine reads it
 		return
 	}
 	l := c.loop
-	for c.flags&(flagPaused|flagWaits|flagClosing|flagGone|flagDeaf) == 0 {
-		if c.park != nil {
-			c.feed(nil)
+	for c.flags&(flagPaused|flagAdmissionQueued|flagClosing|flagSocketClosed|flagDiscardInput) == 0 {
+		if c.parked != nil {
+			c.feedHandler(nil)
 			continue
 		}
-		if l.plain == nil {
-			l.plain = make([]byte, 32<<10)
+		if l.openBuf == nil {
+			l.openBuf = make([]byte, 32<<10)
 		}
-		n, err := rec.Read(l.plain)
+		n, err := rec.Read(l.openBuf)
 		if n > 0 {
-			c.feed(l.plain[:n])
+			c.feedHandler(l.openBuf[:n])
 		}
 		if err == nil {
 			continue
@@ -280,78 +286,79 @@ func (t *tlsConn) deliver(c *Conn, p []byte) {
 			break
 		}
 		if errors.Is(err, io.EOF) {
-			t.flags |= tlsSaid
+			t.flags |= tlsPeerClosed
 			c.Close(nil)
 		} else {
 			c.Close(err)
 		}
 		break
 	}
-	rec.settle()
+	rec.parkUnread()
 	if s := t.std; s != nil {
-		raw := s.m.grown()
-		l.meter.RawBytes += raw - s.raw
-		s.raw = raw
+		raw := s.mem.bufGrowth()
+		l.meter.StdTLSGrowth += raw - s.meteredGrowth
+		s.meteredGrowth = raw
 	}
-	held := rec.held()
+	held := rec.buffered()
 	if held > 0 {
-		c.impatient()
+		c.enforcePause()
 	}
-	l.meter.ParkedBytes += held - int(t.kept)
-	t.kept = int32(held)
-	if held > maxPark {
+	l.meter.ParkedBytes += held - int(t.meteredBytes)
+	t.meteredBytes = int32(held)
+	if held > maxParkedBytes {
 		c.overflow()
 	}
 	t.writeOut(c) // answers of the layer itself: alerts, key updates
-	t.touch(c)
+	t.keepWarm(c)
 }
 
 // seal writes p as records.
 func (t *tlsConn) seal(c *Conn, p []byte) {
-	b, err := t.rec().seal(c.loop.cipher[:0], p)
+	b, err := t.recordLayer().seal(c.loop.sealBuf[:0], p)
 	if err != nil {
 		c.Close(err)
 	}
 	t.write(c, b)
-	t.touch(c)
+	t.keepWarm(c)
 }
 
 // writeOut gives to the socket what the layer says by itself. While the peer takes nothing it waits: there
 // is at most one answer, and what is sealed next has it in front.
 func (t *tlsConn) writeOut(c *Conn) {
-	if c.io == nil || c.flags&flagGone != 0 || t.std == nil && t.layer.flags&layerDead == 0 && c.io.Buffered() > 0 {
+	if c.sock == nil || c.flags&flagSocketClosed != 0 || t.std == nil && t.layer.flags&layerDead == 0 &&
+		c.sock.Buffered() > 0 {
 		return
 	}
-	t.write(c, t.rec().take(c.loop.cipher[:0]))
+	t.write(c, t.recordLayer().takePending(c.loop.sealBuf[:0]))
 }
 
 // write gives ciphertext to the socket; b becomes the loop's scratch.
 func (t *tlsConn) write(c *Conn, b []byte) {
-	if len(b) == 0 || c.io == nil || c.flags&flagGone != 0 {
+	if len(b) == 0 || c.sock == nil || c.flags&flagSocketClosed != 0 {
 		return
 	}
 	c.loop.meter.Writes++
 	c.loop.meter.BytesOut += uint64(len(b))
-	c.io.Write(b)
+	c.sock.Write(b)
 	if cap(b) <= 256<<10 {
-		c.loop.cipher = b
+		c.loop.sealBuf = b
 	}
 }
 
-// bye sends close_notify.
-func (t *tlsConn) bye(c *Conn) {
+// sendCloseNotify sends close_notify.
+func (t *tlsConn) sendCloseNotify(c *Conn) {
 	if t.flags&(tlsSecure|tlsFailed) == tlsSecure {
-		t.write(c, t.rec().bye(c.loop.cipher[:0]))
+		t.write(c, t.recordLayer().appendCloseNotify(c.loop.sealBuf[:0]))
 	}
 }
 
-// touch keeps a layer of ours warm for quietTicks more.
-func (t *tlsConn) touch(c *Conn) {
+// keepWarm keeps a layer of ours warm for coolTicks more.
+func (t *tlsConn) keepWarm(c *Conn) {
 	if w := t.layer.warm; w != nil {
-		w.used = c.loop.Tick()
-		if w.timer.to == nil && c.flags&flagGone == 0 {
-			c.loop.Arm(&w.timer, w.used+quietTicks, t)
-			c.loop.meter.Warm++
+		w.lastUsed = c.loop.Tick()
+		if w.timer.handler == nil && c.flags&flagSocketClosed == 0 {
+			c.loop.Arm(&w.timer, w.lastUsed+coolTicks, t)
+			c.loop.meter.WarmTLS++
 		}
 	}
 }
@@ -362,135 +369,137 @@ func (t *tlsConn) OnTimer(l *Loop) {
 	if w == nil {
 		return
 	}
-	if at := w.used + quietTicks; at > l.Tick() {
+	if at := w.lastUsed + coolTicks; at > l.Tick() {
 		l.Arm(&w.timer, at, t)
 		return
 	}
 	t.layer.cool()
-	l.meter.Warm--
+	l.meter.WarmTLS--
 }
 
-// held is how much ciphertext waits.
-func (t *tlsConn) held() int { return t.rec().held() }
+// buffered is how much ciphertext waits.
+func (t *tlsConn) buffered() int { return t.recordLayer().buffered() }
 
-// end wakes a handshake that goes on: the connection is gone.
-func (t *tlsConn) end() {
+// abortHandshake wakes a handshake that goes on: the connection is gone.
+func (t *tlsConn) abortHandshake() {
 	if t.std != nil {
-		t.std.m.end()
+		t.std.mem.markClosed()
 	}
 }
 
-// forget wipes what is left.
-func (t *tlsConn) forget(l *Loop) {
-	t.end()
-	l.meter.ParkedBytes -= int(t.kept)
-	t.kept = 0
-	l.meter.Secured--
+// release wipes what is left.
+func (t *tlsConn) release(l *Loop) {
+	t.abortHandshake()
+	l.meter.ParkedBytes -= int(t.meteredBytes)
+	t.meteredBytes = 0
+	l.meter.TLS--
 	if t.std != nil {
-		l.meter.Std--
-		l.meter.RawBytes -= t.std.raw
+		l.meter.StdTLS--
+		l.meter.StdTLSGrowth -= t.std.meteredGrowth
 	}
-	if w := t.layer.warm; w != nil && w.timer.to != nil {
+	if w := t.layer.warm; w != nil && w.timer.handler != nil {
 		l.Arm(&w.timer, 0, nil)
-		l.meter.Warm--
+		l.meter.WarmTLS--
 	}
-	t.layer.drop()
+	t.layer.wipeAll()
 }
 
-// presented is the certificate that was shown to the peer.
-func (t *tlsConn) presented() *tls.Certificate {
+// presentedCertificate is the certificate that was shown to the peer.
+func (t *tlsConn) presentedCertificate() *tls.Certificate {
 	switch {
-	case t.shown != nil:
-		return t.shown.cert
+	case t.handshake != nil:
+		return t.handshake.cert
 	case t.std != nil && t.flags&tlsSecure == 0:
-		return t.std.m.presented()
+		return t.std.mem.presentedCertificate()
 	}
 	return nil
 }
 
 // The record layer of crypto/tls.
 
-func (s *std) feed(p []byte)          { s.m.feed(p) }
-func (s *std) settle()                {}
-func (s *std) held() int              { return s.m.held() }
-func (s *std) take(dst []byte) []byte { return s.m.take(dst) }
+func (s *stdTLS) feed(p []byte)                 { s.mem.feed(p) }
+func (s *stdTLS) parkUnread()                   {}
+func (s *stdTLS) buffered() int                 { return s.mem.buffered() }
+func (s *stdTLS) takePending(dst []byte) []byte { return s.mem.takeOutput(dst) }
 
-func (s *std) Read(p []byte) (int, error) {
+func (s *stdTLS) Read(p []byte) (int, error) {
 	n, err := s.tc.Read(p)
 	if n > 0 {
-		s.over += max(0, s.m.data(n)-recordExtra)
+		s.overhead += max(0, s.mem.noteData(n)-recordOverhead)
 	}
 	return n, err
 }
 
-func (s *std) seal(dst, p []byte) ([]byte, error) {
+func (s *stdTLS) seal(dst, p []byte) ([]byte, error) {
 	_, err := s.tc.Write(p)
-	return s.m.take(dst), err
+	return s.mem.takeOutput(dst), err
 }
 
-func (s *std) bye(dst []byte) []byte {
+func (s *stdTLS) appendCloseNotify(dst []byte) []byte {
 	s.tc.Close()
-	return s.m.take(dst)
+	return s.mem.takeOutput(dst)
 }
 
-type wouldBlock struct{}
+type wouldBlockError struct{}
 
-func (wouldBlock) Error() string   { return "reactor: no input" }
-func (wouldBlock) Timeout() bool   { return true }
-func (wouldBlock) Temporary() bool { return true }
+func (wouldBlockError) Error() string   { return "reactor: no input" }
+func (wouldBlockError) Timeout() bool   { return true }
+func (wouldBlockError) Temporary() bool { return true }
 
-var errWouldBlock net.Error = wouldBlock{}
+var errWouldBlock net.Error = wouldBlockError{}
 
-// errIdle ends who sends much and no data.
-var errIdle = errors.New("reactor: too much of TLS without data")
+// errNoData ends who sends much and no data.
+var errNoData = errors.New("reactor: too much of TLS without data")
 
 const (
-	// maxIdle is how much a client may send without data, once the handshake is done, before it begins another
+	// maxNoData is how much a client may send without data, once the handshake is done, before it begins another
 	// record; a server, whose tickets may be large, has maxTicket. crypto/tls keeps a handshake message until
 	// it is whole (attack K44).
-	maxIdle = 16 << 10
-	// recordExtra is what a record of any suite has beside data and padding, and is not charged.
-	recordExtra = 64
+	maxNoData = 16 << 10
+	// recordOverhead is what a record of any suite has beside data and padding, and is not charged.
+	recordOverhead = 64
 )
 
-// A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is
-// to be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no more
-// than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is behind the
-// last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it without TLS.
+// A memConn is the net.Conn under crypto/tls: the loop feeds it ciphertext and takes from it what is to
+// be sent. During the handshake its Read waits; a CPU slot is held only while it does not. It gives no
+// more than a record at a time: the buffer of crypto/tls never shrinks and grows by doubling, and what is
+// behind the last record of a handshake may be ours to open (attacks K43, K44). A handed lives on it
+// without TLS.
 type memConn struct {
-	mu     sync.Mutex
-	in     []byte
-	off    int
-	out    []byte
-	ended  bool
-	nonblk bool
-	late   bool          // a deadline of Read has passed
-	ready  chan struct{} // cap 1
-	slots  *slots
-	wake   func()
-	remote netip.AddrPort
-	cert   *tls.Certificate // presented to the peer
-	takes  *takeover        // of a handshake whose connection is to be detached; its goroutine's
+	mu             sync.Mutex
+	in             []byte
+	off            int
+	out            []byte
+	closed         bool
+	nonblocking    bool
+	readExpired    bool          // a deadline of Read has passed
+	ready          chan struct{} // cap 1
+	handshakeSlots *handshakeSlots
+	onOutput       func()
+	remote         netip.AddrPort
+	cert           *tls.Certificate // presented to the peer
+	capture        *keyCapture      // of a handshake whose connection is to be detached; its goroutine's
 
-	records        bool // what is read are records of TLS; else text of HTTP
-	size, left     int  // of the record that is being read, and how much of it is still to be
-	raw, base      int  // what the buffer of crypto/tls has grown to, and had at the end of the handshake
-	idle, patience int  // read since there was data; how much it may be, 0: any
+	records                bool // what is read are records of TLS; else text of HTTP
+	recordSize, recordLeft int  // of the record that is being read, and how much of it is still to be
+	// what the buffer of crypto/tls has grown to, and had at the end of the handshake
+	bufSize, baseBufSize int
+	noData, maxNoData    int // read since there was data; how much it may be, 0: any
 }
 
-// within cuts in where the record ends that crypto/tls reads. Under mu.
-func (m *memConn) within(in []byte) []byte {
-	if m.left == 0 {
+// limitToRecord cuts in where the record ends that crypto/tls reads. Under mu.
+func (m *memConn) limitToRecord(in []byte) []byte {
+	if m.recordLeft == 0 {
 		if len(in) < recordHead {
 			return nil
 		}
-		m.size = recordHead + int(binary.BigEndian.Uint16(in[3:]))
-		m.left = m.size
-		if n := m.size + bytes.MinRead; n > m.raw {
-			m.raw = max(n, 2*m.raw) // as bytes.Buffer does
+		m.recordSize = recordHead + int(binary.BigEndian.Uint16(in[3:]))
+		m.recordLeft = m.recordSize
+		if n := m.recordSize + bytes.MinRead; n > m.bufSize {
+			m.bufSize = max(n, 2*m.bufSize) // as bytes.Buffer does
 		}
 	}
-	return in[:min(len(in), m.left)]
+	return in[:min(len(in), m.recordLeft)]
 }
 
 // Present notes which certificate a handshake takes: [tls.ClientHelloInfo].Conn is this connection, and
@@ -501,19 +510,19 @@ func (m *memConn) Present(c *tls.Certificate) {
 	m.mu.Unlock()
 }
 
-func (m *memConn) presented() *tls.Certificate {
+func (m *memConn) presentedCertificate() *tls.Certificate {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.cert
 }
 
-func (m *memConn) slot(take bool) {
+func (m *memConn) holdSlot(take bool) {
 	switch {
-	case m.slots == nil:
+	case m.handshakeSlots == nil:
 	case take:
-		m.slots.take()
+		m.handshakeSlots.acquire()
 	default:
-		m.slots.leave()
+		m.handshakeSlots.release()
 	}
 }
 
@@ -543,18 +552,18 @@ func (m *memConn) signal() {
 	}
 }
 
-func (m *memConn) held() int {
+func (m *memConn) buffered() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := len(m.in) - m.off
-	if m.left > 0 {
-		n += m.size - m.left
+	if m.recordLeft > 0 {
+		n += m.recordSize - m.recordLeft
 	}
 	return n
 }
 
-// rest is what was fed and not read.
-func (m *memConn) rest() []byte {
+// takeUnread is what was fed and not read.
+func (m *memConn) takeUnread() []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	b := m.in[m.off:]
@@ -562,39 +571,40 @@ func (m *memConn) rest() []byte {
 	return b
 }
 
-func (m *memConn) end() {
+func (m *memConn) markClosed() {
 	m.mu.Lock()
-	m.ended = true
+	m.closed = true
 	m.mu.Unlock()
 	m.signal()
 }
 
-// secure is called behind the handshake: Read waits no more.
-func (m *memConn) secure(client bool) {
+// setSecured is called behind the handshake: Read waits no more.
+func (m *memConn) setSecured(client bool) {
 	m.mu.Lock()
-	m.nonblk, m.idle, m.base = true, 0, m.raw
-	if m.patience = maxIdle; client {
-		m.patience = maxTicket
+	m.nonblocking, m.noData, m.baseBufSize = true, 0, m.bufSize
+	if m.maxNoData = maxNoData; client {
+		m.maxNoData = maxTicket
 	}
 	m.mu.Unlock()
 }
 
-// data says that what was read since it was said last brought n bytes of data; it returns what it cost beside.
-func (m *memConn) data(n int) (over int) {
+// noteData says that what was read since it was said last brought n bytes of data; it returns what it cost
+// beside.
+func (m *memConn) noteData(n int) (over int) {
 	m.mu.Lock()
-	over, m.idle = m.idle-n, 0
+	over, m.noData = m.noData-n, 0
 	m.mu.Unlock()
 	return over
 }
 
-// grown is by how much the buffer of crypto/tls has grown since the handshake.
-func (m *memConn) grown() int {
+// bufGrowth is by how much the buffer of crypto/tls has grown since the handshake.
+func (m *memConn) bufGrowth() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.raw - m.base
+	return m.bufSize - m.baseBufSize
 }
 
-func (m *memConn) take(dst []byte) []byte {
+func (m *memConn) takeOutput(dst []byte) []byte {
 	m.mu.Lock()
 	dst = append(dst, m.out...)
 	m.out = nil
@@ -605,29 +615,29 @@ func (m *memConn) take(dst []byte) []byte {
 func (m *memConn) Read(p []byte) (int, error) {
 	for {
 		m.mu.Lock()
-		if m.late {
+		if m.readExpired {
 			m.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
 		in := m.in[m.off:]
-		if m.left == 0 && m.patience > 0 && m.idle > m.patience {
+		if m.recordLeft == 0 && m.maxNoData > 0 && m.noData > m.maxNoData {
 			m.mu.Unlock()
-			return 0, errIdle
+			return 0, errNoData
 		}
-		if m.records && !m.ended {
-			in = m.within(in)
+		if m.records && !m.closed {
+			in = m.limitToRecord(in)
 		}
 		if n := copy(p, in); n > 0 || len(p) == 0 {
 			m.off += n
-			m.left = max(0, m.left-n)
-			m.idle += n
+			m.recordLeft = max(0, m.recordLeft-n)
+			m.noData += n
 			if m.off == len(m.in) {
 				m.in, m.off = nil, 0
 			}
 			m.mu.Unlock()
 			return n, nil
 		}
-		ended, nonblk := m.ended, m.nonblk
+		ended, nonblk := m.closed, m.nonblocking
 		m.mu.Unlock()
 		switch {
 		case ended:
@@ -635,24 +645,24 @@ func (m *memConn) Read(p []byte) (int, error) {
 		case nonblk:
 			return 0, errWouldBlock
 		}
-		m.slot(false)
+		m.holdSlot(false)
 		<-m.ready
-		m.slot(true)
+		m.holdSlot(true)
 	}
 }
 
 func (m *memConn) Write(p []byte) (int, error) {
 	m.mu.Lock()
-	if m.ended {
+	if m.closed {
 		m.mu.Unlock()
 		return 0, net.ErrClosed
 	}
 	m.out = append(m.out, p...)
-	m.takes.wrote(p)
-	wake := !m.nonblk
+	m.capture.recordWritten(p)
+	wake := !m.nonblocking
 	m.mu.Unlock()
 	if wake {
-		m.wake()
+		m.onOutput()
 	}
 	return len(p), nil
 }
@@ -665,67 +675,70 @@ func (m *memConn) SetDeadline(time.Time) error      { return nil }
 func (m *memConn) SetReadDeadline(time.Time) error  { return nil }
 func (m *memConn) SetWriteDeadline(time.Time) error { return nil }
 
-// slots are the processors that handshakes compute on, one each at a time.
-type slots struct {
-	taken  chan struct{}
-	since  time.Time
-	last   atomic.Int64 // yield, behind since
-	guests atomic.Int32 // that wait on any loop
+// handshakeSlots are the processors that handshakes compute on, one each at a time.
+type handshakeSlots struct {
+	tokens    chan struct{}
+	start     time.Time
+	lastYield atomic.Int64 // yield, behind since
+	queued    atomic.Int32 // that wait on any loop
 }
 
-// yieldEvery is for how long handshakes follow each other before whoever else waits for a processor has one; while a
-// crowd waits to log in, each lets them in. Go's scheduler gives the processor to the next handshake, which the last one
-// has woken; a loop that comes back from a system call without one stands in a queue that is looked at behind 60 of them.
+// yieldInterval is for how long handshakes follow each other before whoever else waits for a processor has
+// one; while a crowd waits to log in, each lets them in. Go's scheduler gives the processor to the next
+// handshake, which the last one has woken; a loop that comes back from a system call without one stands
+// in a queue that is looked at behind 60 of them.
 const (
-	yieldEvery = 2 * time.Millisecond
-	crowd      = 256
+	yieldInterval   = 2 * time.Millisecond
+	alwaysYieldFrom = 256
 )
 
-func newSlots(n int) *slots { return &slots{taken: make(chan struct{}, n), since: time.Now()} }
+func newSlots(n int) *handshakeSlots {
+	return &handshakeSlots{tokens: make(chan struct{}, n), start: time.Now()}
+}
 
-func (s *slots) take() {
-	s.taken <- struct{}{}
-	if s.guests.Load() < crowd {
-		now := int64(time.Since(s.since))
-		if last := s.last.Load(); now-last < int64(yieldEvery) || !s.last.CompareAndSwap(last, now) {
+func (s *handshakeSlots) acquire() {
+	s.tokens <- struct{}{}
+	if s.queued.Load() < alwaysYieldFrom {
+		now := int64(time.Since(s.start))
+		if last := s.lastYield.Load(); now-last < int64(yieldInterval) || !s.lastYield.CompareAndSwap(last, now) {
 			return
 		}
 	}
 	runtime.Gosched()
 }
 
-func (s *slots) leave() { <-s.taken }
+func (s *handshakeSlots) release() { <-s.tokens }
 
-// shakes counts handshakes in flight, in all and by address.
-type shakes struct {
-	mu           sync.Mutex
-	n            int
-	by           map[netip.Addr]int
-	all, perAddr int
+// handshakeLimiter counts handshakes in flight, in all and by address.
+type handshakeLimiter struct {
+	mu              sync.Mutex
+	n               int
+	byAddr          map[netip.Addr]int
+	max, maxPerAddr int
 }
 
-func (s *shakes) enter(a netip.Addr) bool {
+func (s *handshakeLimiter) acquire(a netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.n >= s.all || !a.IsLoopback() && s.by[a] >= s.perAddr {
+	if s.n >= s.max || !a.IsLoopback() && s.byAddr[a] >= s.maxPerAddr {
 		return false
 	}
 	s.n++
-	s.by[a]++
+	s.byAddr[a]++
 	return true
 }
 
-func (s *shakes) full() bool {
+func (s *handshakeLimiter) full() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.n >= s.all
+	return s.n >= s.max
 }
 
-func (s *shakes) leave(a netip.Addr) {
+func (s *handshakeLimiter) release(a netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.n--
-	if s.by[a]--; s.by[a] <= 0 {
-		delete(s.by, a)
+	if s.byAddr[a]--; s.byAddr[a] <= 0 {
+		delete(s.byAddr, a)
 	}
 }

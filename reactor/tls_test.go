@@ -91,11 +91,19 @@ var serverKinds = []struct {
 }{
 	{"as it comes", func(*tls.Config) {}, func(*tls.Config) {}},
 	{"X25519", func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }, func(*tls.Config) {}},
-	{"another hello", func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.CurveP521} }, func(*tls.Config) {}},
+	{"another hello", func(c *tls.Config) {
+		c.CurvePreferences = []tls.CurveID{tls.CurveP521}
+	}, func(*tls.Config) {}},
 	{"no tickets", func(c *tls.Config) { c.SessionTicketsDisabled = true }, func(*tls.Config) {}},
-	{"tickets of our keys", func(c *tls.Config) { c.SetSessionTicketKeys([][32]byte{{1}}) }, func(*tls.Config) {}},
-	{"a client's certificate", func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, func(*tls.Config) {}},
-	{"a large client's certificate", func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, func(c *tls.Config) {
+	{"tickets of our keys", func(c *tls.Config) {
+		c.SetSessionTicketKeys([][32]byte{{1}})
+	}, func(*tls.Config) {}},
+	{"a client's certificate", func(c *tls.Config) {
+		c.ClientAuth = tls.RequireAnyClientCert
+	}, func(*tls.Config) {}},
+	{"a large client's certificate", func(c *tls.Config) {
+		c.ClientAuth = tls.RequireAnyClientCert
+	}, func(c *tls.Config) {
 		one := &c.Certificates[0] // its ticket is of several records
 		for range 60 {
 			one.Certificate = append(one.Certificate, one.Certificate[0])
@@ -111,14 +119,16 @@ var serverKinds = []struct {
 // Our server against crypto/tls's client, with each suite, with tickets and without, resumed, with each way
 // of the key exchange, with our KeyUpdates, and with close_notify from either side.
 func TestCompactServer(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+		tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for _, kind := range serverKinds {
 			t.Run(tls.CipherSuiteName(id)+", "+kind.name, func(t *testing.T) {
 				only(t, id)
 				h := newEnds()
 				conf := serverTLS(t)
 				kind.server(conf)
-				_, addr := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+				_, addr := serve(t, reactor.Config{Loops: 1,
+					Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: conf}}})
 				cc := clientTLS()
 				cc.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 				cc.ServerName = "localhost"
@@ -158,8 +168,8 @@ func TestCompactServer(t *testing.T) {
 						if conn.Detached() {
 							conn.Renew(0)
 							conn.Renew(1)
-							conn.Settle()
-							if conn.TLS() != nil || !conn.Secure() || conn.Presented() != nil {
+							conn.ReleaseHandshakeState()
+							if conn.TLS() != nil || !conn.Secure() || conn.PresentedCertificate() != nil {
 								t.Error("something is left after Settle")
 							}
 						}
@@ -189,7 +199,8 @@ func TestCompactServer(t *testing.T) {
 
 // Our client against crypto/tls's server.
 func TestCompactClient(t *testing.T) {
-	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256} {
+	for _, id := range []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384,
+		tls.TLS_CHACHA20_POLY1305_SHA256} {
 		for _, kind := range serverKinds {
 			for _, cache := range []bool{false, true} {
 				t.Run(fmt.Sprint(tls.CipherSuiteName(id), ", ", kind.name, ", cache ", cache), func(t *testing.T) {
@@ -215,7 +226,8 @@ func TestCompactClient(t *testing.T) {
 							}()
 						}
 					}()
-					r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
+					r, _ := serve(t, reactor.Config{Loops: 1,
+						Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
 					cc := clientTLS()
 					cc.ServerName = "localhost"
 					cc.Certificates = []tls.Certificate{certificate(t)}
@@ -244,7 +256,10 @@ func TestCompactClient(t *testing.T) {
 							}
 							return len(p)
 						}
-						r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln.Addr().(*net.TCPAddr).AddrPort(), TLS: cc, Handler: h}, func(err error) { h.ended <- err })
+						r.Dial(r.Loops()[0], reactor.DialConfig{Addr: ln.Addr().(*net.TCPAddr).AddrPort(), TLS: cc,
+							Handler: h}, func(err error) {
+							h.ended <- err
+						})
 						select {
 						case <-back:
 						case err := <-h.ended:
@@ -258,7 +273,8 @@ func TestCompactClient(t *testing.T) {
 						if want := !cache; (h.detached.Load() == 1) != want {
 							t.Errorf("detached: %v", !want)
 						}
-						if st := h.state.Load(); st.DidResume != (cache && round > 0 && !conf.SessionTicketsDisabled) || len(st.PeerCertificates) == 0 {
+						if st := h.state.Load(); st.DidResume != (cache && round > 0 && !conf.SessionTicketsDisabled) ||
+							len(st.PeerCertificates) == 0 {
 							t.Errorf("round %d resumed: %v, %d certificates", round, st.DidResume, len(st.PeerCertificates))
 						}
 						h.last.Load().Close(nil)
@@ -281,9 +297,11 @@ func TestCompactNot(t *testing.T) {
 		std     bool
 		version uint16
 		want    bool
-	}{{false, tls.VersionTLS13, true}, {false, tls.VersionTLS12, false}, {true, tls.VersionTLS13, false}, {true, tls.VersionTLS12, false}} {
+	}{{false, tls.VersionTLS13, true}, {false, tls.VersionTLS12, false}, {true, tls.VersionTLS13, false},
+		{true, tls.VersionTLS12, false}} {
 		h := newEnds()
-		r, addr := serve(t, reactor.Config{StdTLS: c.std, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+		r, addr := serve(t, reactor.Config{StdTLS: c.std,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, DirectTLS: serverTLS(t)}}})
 		cc := clientTLS()
 		cc.MaxVersion = c.version
 		cc.ServerName = "localhost"
@@ -310,16 +328,18 @@ func TestCompactPresented(t *testing.T) {
 	var log bytes.Buffer // crypto/tls has one lock for all key logs
 	h := newEnds()
 	cert := certificate(t)
-	conf := &tls.Config{NextProtos: []string{"xmpp-client"}, KeyLogWriter: &log, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		hello.Conn.(interface{ Present(*tls.Certificate) }).Present(&cert)
-		return &cert, nil
-	}}
-	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: conf}}})
+	conf := &tls.Config{NextProtos: []string{"xmpp-client"}, KeyLogWriter: &log,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			hello.Conn.(interface{ Present(*tls.Certificate) }).Present(&cert)
+			return &cert, nil
+		}}
+	_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+		DirectTLS: conf}}})
 	exchange(t, tls.Client(dial(t, addr), clientTLS()), "text")
 	c := h.last.Load()
 	on(c, func() {
-		if c.Presented() != &cert || !c.Detached() {
-			t.Errorf("%p was presented, want %p; detached %v", c.Presented(), &cert, c.Detached())
+		if c.PresentedCertificate() != &cert || !c.Detached() {
+			t.Errorf("%p was presented, want %p; detached %v", c.PresentedCertificate(), &cert, c.Detached())
 		}
 	})
 	if s := log.String(); strings.Count(s, "_TRAFFIC_SECRET") != 4 || strings.ContainsRune(s, 0) {
@@ -343,7 +363,7 @@ type mesh struct {
 // synctest bubble.
 func newMesh(t testing.TB, conf, cc *tls.Config, first func(c *reactor.Conn)) *mesh {
 	m := &mesh{t: t, n: reactortest.New(1, reactor.Config{Loops: 1})}
-	m.server = m.n.ConnectTo(0, reactor.Listener{Direct: conf, Handler: &script{
+	m.server = m.n.ConnectTo(0, reactor.Listener{DirectTLS: conf, Handler: &script{
 		data:   func(c *reactor.Conn, p []byte) int { m.data = append(m.data, p...); return len(p) },
 		closed: func(_ *reactor.Conn, err error) { m.ended, m.why = true, err },
 	}})
@@ -398,13 +418,23 @@ func TestAttackT07K43EverySplit(t *testing.T) {
 		why   string
 	}{
 		{"data", func(c *reactor.Conn) { c.Append([]byte("<stream:stream>")) }, "", "<stream:stream>", ""},
-		{"data and close_notify", func(c *reactor.Conn) { c.Append([]byte("<stream:stream>")); c.Close(nil) }, "", "<stream:stream>", "<nil>"},
+		{"data and close_notify", func(c *reactor.Conn) {
+			c.Append([]byte("<stream:stream>"))
+			c.Close(nil)
+		}, "", "<stream:stream>", "<nil>"},
 		{"close_notify", func(c *reactor.Conn) { c.Close(nil) }, "", "", "<nil>"},
 		{"a KeyUpdate", func(c *reactor.Conn) { c.Renew(1); c.Append([]byte("new keys")) }, "", "new keys", ""},
-		{"an alert", func(c *reactor.Conn) { c.Say(21, []byte{2, 48}, 0); c.Append([]byte("late")) }, "", "", "remote error: tls: unknown certificate authority"},
+		{"an alert", func(c *reactor.Conn) {
+			c.Say(21, []byte{2, 48}, 0)
+			c.Append([]byte("late"))
+		}, "", "", "remote error: tls: unknown certificate authority"},
 		{"text in plain", func(c *reactor.Conn) {}, "<stream:stream>", "", "local error: tls: unexpected message"},
-		{"data and text in plain", func(c *reactor.Conn) { c.Append([]byte("x")) }, "<presence/>", "x", "local error: tls: unexpected message"},
-		{"a handshake message", func(c *reactor.Conn) { c.Say(22, []byte{20, 0, 0, 32}, 0) }, "", "", "local error: tls: unexpected message"},
+		{"data and text in plain", func(c *reactor.Conn) {
+			c.Append([]byte("x"))
+		}, "<presence/>", "x", "local error: tls: unexpected message"},
+		{"a handshake message", func(c *reactor.Conn) {
+			c.Say(22, []byte{20, 0, 0, 32}, 0)
+		}, "", "", "local error: tls: unexpected message"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			length := 1
@@ -416,8 +446,10 @@ func TestAttackT07K43EverySplit(t *testing.T) {
 				settle(m.n)
 				m.server.Write(wire[cut:])
 				settle(m.n)
-				if why := fmt.Sprint(m.why); string(m.data) != c.data || m.ended != (c.why != "") || m.ended && why != c.why {
-					t.Fatalf("%s, cut at %d of %d: %q, ended %v with %s; want %q and %q", c.name, cut, length, m.data, m.ended, why, c.data, c.why)
+				if why := fmt.Sprint(m.why); string(m.data) != c.data || m.ended != (c.why != "") || m.ended &&
+					why != c.why {
+					t.Fatalf("%s, cut at %d of %d: %q, ended %v with %s; want %q and %q", c.name, cut, length, m.data,
+						m.ended, why, c.data, c.why)
 				}
 				if !m.server.Conn().Detached() && !m.ended {
 					t.Fatalf("%s: it is not detached", c.name)
@@ -510,7 +542,7 @@ func TestAttackK38Truncated(t *testing.T) {
 // half there waits for the rest.
 func TestCompactQuiet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		lent := buf.Tail.InUse()
+		lent := buf.Input.InUse()
 		m := secured(t)
 		c := m.server.Conn()
 		for round := range 3 {
@@ -536,14 +568,14 @@ func TestCompactQuiet(t *testing.T) {
 				t.Errorf("round %d: %q, %d bytes are held", round, m.data, c.Held())
 			}
 		}
-		m.n.Tick()
+		m.n.TickLoops()
 		settle(m.n)
 		if n := m.n.Loops()[0].Meter().ParkedBytes; n != 0 {
 			t.Errorf("%d bytes are parked", n)
 		}
 		m.server.Write([]byte{23, 3, 3, 1, 0, 1, 2, 3})
 		m.end()
-		if n := buf.Tail.InUse(); n != lent {
+		if n := buf.Input.InUse(); n != lent {
 			t.Errorf("%d buffers are not given back", n-lent)
 		}
 	})
@@ -554,7 +586,7 @@ func TestCompactQuiet(t *testing.T) {
 func TestAttackT06NoReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := secured(t)
-		m.server.Room(0)
+		m.server.SetWindow(0)
 		m.server.Conn().Append([]byte("waits"))
 		settle(m.n)
 		for range 20 {
@@ -565,7 +597,7 @@ func TestAttackT06NoReader(t *testing.T) {
 		if n := m.server.Take(); len(n) != 0 {
 			t.Fatalf("%d bytes were read", len(n))
 		}
-		m.server.Room(-1)
+		m.server.SetWindow(-1)
 		m.server.Conn().Append([]byte(" and goes on"))
 		settle(m.n)
 		wire := m.server.Take()
@@ -581,7 +613,8 @@ func TestAttackT06NoReader(t *testing.T) {
 			m.client.Conn().Renew(1)
 		}
 		m.move()
-		if m.ended == false || !strings.Contains(fmt.Sprint(m.why), "unexpected message") || !strings.Contains(fmt.Sprint(m.peerWhy), "remote error: tls: unexpected message") {
+		if m.ended == false || !strings.Contains(fmt.Sprint(m.why), "unexpected message") ||
+			!strings.Contains(fmt.Sprint(m.peerWhy), "remote error: tls: unexpected message") {
 			t.Errorf("40 KeyUpdates in a row: ended %v with %v, the peer with %v", m.ended, m.why, m.peerWhy)
 		}
 		m.end()
@@ -604,7 +637,7 @@ func TestCompactPause(t *testing.T) {
 			paused = true
 			return k
 		}, closed: func(_ *reactor.Conn, err error) { why = err }}
-		l := &line{b: n.ConnectTo(0, reactor.Listener{Handler: h, Direct: serverTLS(t)})}
+		l := &addrQueue{b: n.ConnectTo(0, reactor.Listener{Handler: h, DirectTLS: serverTLS(t)})}
 		text := []byte(strings.Repeat("0123456789", 6000))
 		l.a = n.Connect(0, &script{open: func(c *reactor.Conn) { c.StartTLS(clientTLS(), reactor.ClientRole) },
 			secure: func(c *reactor.Conn, _ *tls.ConnectionState) { c.Append(text) }})
@@ -659,7 +692,8 @@ func TestAttackK39Wire(t *testing.T) {
 				if !toServer {
 					mine, its, data = its, mine, m.back
 				}
-				if fmt.Sprint(mine) != "local error: tls: bad record MAC" || fmt.Sprint(its) != "remote error: tls: bad record MAC" || bytes.Contains(data, []byte("record 1")) {
+				if fmt.Sprint(mine) != "local error: tls: bad record MAC" ||
+					fmt.Sprint(its) != "remote error: tls: bad record MAC" || bytes.Contains(data, []byte("record 1")) {
 					t.Errorf("%s, to the server %v: %v and %v, after %q", c.name, toServer, mine, its, data)
 				}
 				m.end()
@@ -682,13 +716,16 @@ func TestCompactHeap(t *testing.T) {
 			const pairs = 300
 			n := reactortest.New(1, reactor.Config{Loops: 1, StdTLS: std, HandshakesPerAddr: 4096})
 			conf, cc := serverTLS(t), clientTLS()
-			secure := func(c *reactor.Conn, _ *tls.ConnectionState) { c.Append([]byte("hello")); c.Settle() }
-			server := reactor.Listener{Direct: conf, Handler: &script{secure: secure}}
+			secure := func(c *reactor.Conn, _ *tls.ConnectionState) {
+				c.Append([]byte("hello"))
+				c.ReleaseHandshakeState()
+			}
+			server := reactor.Listener{DirectTLS: conf, Handler: &script{secure: secure}}
 			client := &script{open: func(c *reactor.Conn) { c.StartTLS(cc, reactor.ClientRole) }, secure: secure}
-			lines := make([]*line, pairs)
+			lines := make([]*addrQueue, pairs)
 			open := func(from, to int) {
 				for i := from; i < to; i++ {
-					lines[i] = &line{a: n.Connect(0, client), b: n.ConnectTo(0, server)}
+					lines[i] = &addrQueue{a: n.Connect(0, client), b: n.ConnectTo(0, server)}
 					for range 8 {
 						settle(n)
 						lines[i].move(n.Now(), 0)

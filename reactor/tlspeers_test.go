@@ -94,7 +94,8 @@ var tools = map[uint16][2]string{ // as OpenSSL and GnuTLS name a suite
 func TestPeerOpenSSLClient(t *testing.T) {
 	for _, name := range tools {
 		h := newEnds()
-		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+			DirectTLS: serverTLS(t)}}})
 		session := filepath.Join(t.TempDir(), "session")
 		for round := range 2 {
 			args := []string{"s_client", "-connect", addr, "-tls1_3", "-ciphersuites", name[0], "-alpn", "xmpp-client"}
@@ -137,9 +138,11 @@ func TestPeerOpenSSLClient(t *testing.T) {
 func TestPeerGnuTLSClient(t *testing.T) {
 	for _, name := range tools {
 		h := newEnds()
-		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h, Direct: serverTLS(t)}}})
+		_, addr := serve(t, reactor.Config{Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: h,
+			DirectTLS: serverTLS(t)}}})
 		_, port, _ := net.SplitHostPort(addr)
-		p := start(t, "gnutls-cli", "--insecure", "--no-ca-verification", "--alpn", "xmpp-client", "-p", port, "127.0.0.1",
+		p := start(t, "gnutls-cli", "--insecure", "--no-ca-verification", "--alpn", "xmpp-client", "-p", port,
+			"127.0.0.1",
 			"--priority", "NORMAL:-VERS-ALL:+VERS-TLS1.3:-CIPHER-ALL:"+name[1], "--inline-commands")
 		p.await("Simple Client Mode")
 		for i := range 3 { // GnuTLS takes 8 KeyUpdates a second
@@ -176,7 +179,8 @@ func files(t *testing.T) (cert, key string) {
 	}
 	dir := t.TempDir()
 	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for p, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: c.Certificate[0]}, key: {Type: "PRIVATE KEY", Bytes: der}} {
+	for p, b := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: c.Certificate[0]},
+		key: {Type: "PRIVATE KEY", Bytes: der}} {
 		if err := os.WriteFile(p, pem.EncodeToMemory(b), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -198,10 +202,12 @@ func freePort(t *testing.T) string {
 // can't be told to listen on loopback alone.
 func TestPeerOpenSSLServer(t *testing.T) {
 	cert, key := files(t)
-	r, _ := serve(t, reactor.Config{Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
+	r, _ := serve(t, reactor.Config{Loops: 1,
+		Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: new(echo)}}})
 	for _, name := range tools {
 		port := freePort(t)
-		p := start(t, "openssl", "s_server", "-accept", "127.0.0.1:"+port, "-tls1_3", "-ciphersuites", name[0], "-cert", cert, "-key", key, "-rev", "-alpn", "xmpp-client", "-num_tickets", "4")
+		p := start(t, "openssl", "s_server", "-accept", "127.0.0.1:"+port, "-tls1_3", "-ciphersuites", name[0],
+			"-cert", cert, "-key", key, "-rev", "-alpn", "xmpp-client", "-num_tickets", "4")
 		p.await("ACCEPT")
 		h := newEnds()
 		got, updates := make(chan string, 100), 0
@@ -215,7 +221,10 @@ func TestPeerOpenSSLServer(t *testing.T) {
 		secure := make(chan bool, 1)
 		noted := h.secure
 		h.secure = func(c *reactor.Conn, st *tls.ConnectionState) { noted(c, st); secure <- true }
-		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: netip.MustParseAddrPort("127.0.0.1:" + port), TLS: clientTLS(), Handler: h}, func(err error) { h.ended <- err })
+		r.Dial(r.Loops()[0], reactor.DialConfig{Addr: netip.MustParseAddrPort("127.0.0.1:" + port),
+			TLS: clientTLS(), Handler: h}, func(err error) {
+			h.ended <- err
+		})
 		select {
 		case <-secure:
 		case err := <-h.ended:

@@ -24,7 +24,7 @@ func newKeeper() *keeper {
 	k := &keeper{ends: newEnds()}
 	k.ends.data = func(c *reactor.Conn, p []byte) int {
 		k.mu.Lock()
-		k.data, k.over = append(k.data, p...), k.over+c.Overhead()
+		k.data, k.over = append(k.data, p...), k.over+c.TakeTLSOverhead()
 		k.mu.Unlock()
 		return len(p)
 	}
@@ -42,7 +42,8 @@ func (k *keeper) got() (string, int) {
 func TestAttackK44Verdicts(t *testing.T) {
 	type sealer = *reactor.Sealer
 	const fine, alive = "", "alive"
-	const mac, unexpected, overflow = "local error: tls: bad record MAC", "local error: tls: unexpected message", "local error: tls: record overflow"
+	const mac, unexpected, overflow = "local error: tls: bad record MAC",
+		"local error: tls: unexpected message", "local error: tls: record overflow"
 	const large = "oversized record received"
 	const idle = "too much of TLS without data"
 	times := func(n int, kind byte, content []byte, padding int) func(s sealer) []byte {
@@ -71,7 +72,8 @@ func TestAttackK44Verdicts(t *testing.T) {
 		late, over bool // data behind it are read; it is charged
 	}{
 		{"16 empty records", times(16, 23, nil, 0), alive, alive, true, true},
-		{"17 empty records", times(17, 23, nil, 0), "too many ignored records", "too many ignored records", false, false},
+		{"17 empty records", times(17, 23, nil, 0), "too many ignored records", "too many ignored records", false,
+			false},
 		{"records of padding", times(17, 23, nil, 100), "-", "too many ignored records", false, false},
 		{"large records of padding", times(3, 23, nil, 16000), "-", idle, false, false},
 		{"a byte in 16,000 of padding", times(1, 23, []byte("x"), 16000), "-", alive, true, true},
@@ -83,21 +85,30 @@ func TestAttackK44Verdicts(t *testing.T) {
 		{"a header of 15", raw(append([]byte{23, 3, 3, 0, 15}, make([]byte, 15)...)...), mac, mac, false, false},
 		{"a type of 99", raw(append([]byte{99, 3, 3, 0, 40}, make([]byte, 40)...)...), mac, mac, false, false},
 		{"close_notify in plain", raw(21, 3, 3, 0, 2, 1, 0), mac, mac, false, false},
-		{"text in plain", raw([]byte("<presence/>")...), "received record with version", "received record with version", false, false},
+		{"text in plain", raw([]byte("<presence/>")...), "received record with version",
+			"received record with version", false, false},
 		{"an empty handshake record", times(1, 22, nil, 0), unexpected, unexpected, false, false},
 		{"an empty alert", times(1, 21, nil, 0), unexpected, unexpected, false, false},
 		{"half an alert", times(1, 21, []byte{1}, 0), unexpected, unexpected, false, false},
 		{"two alerts", times(1, 21, []byte{1, 0, 1, 0}, 0), unexpected, unexpected, false, false},
 		{"an unknown alert", times(1, 21, []byte{2, 200}, 0), "remote error", "remote error", false, false},
-		{"17 warnings", times(17, 21, []byte{1, 90}, 0), "too many ignored records", "too many ignored records", false, false},
+		{"17 warnings", times(17, 21, []byte{1, 90}, 0), "too many ignored records", "too many ignored records",
+			false, false},
 		{"close_notify", times(1, 21, []byte{1, 0}, 0), "<nil>", "<nil>", false, false},
 		{"a bit of the first byte", flip(13), mac, mac, false, false},
 		{"a bit of the tag", flip(-1), mac, mac, false, false},
-		{"a record twice", func(s sealer) []byte { b := text(s, ""); return append(b, b...) }, mac, mac, false, false},
+		{"a record twice", func(s sealer) []byte {
+			b := text(s, "")
+			return append(b, b...)
+		}, mac, mac, false, false},
 		{"a record left out", func(s sealer) []byte { text(s, "one"); return nil }, mac, mac, false, false},
-		{"records swapped", func(s sealer) []byte { a := text(s, "late"); return append(text(s, "late"), a...) }, mac, mac, false, false},
+		{"records swapped", func(s sealer) []byte {
+			a := text(s, "late")
+			return append(text(s, "late"), a...)
+		}, mac, mac, false, false},
 		{"a ClientHello", times(1, 22, []byte{1, 0, 0, 2, 3, 3}, 0), "tls:", "tls:", false, false},
-		{"a Finished", times(1, 22, append([]byte{20, 0, 0, 12}, make([]byte, 12)...), 0), "tls:", "tls:", false, false},
+		{"a Finished", times(1, 22, append([]byte{20, 0, 0, 12}, make([]byte, 12)...), 0), "tls:", "tls:", false,
+			false},
 		{"64 KiB of a handshake message", times(4, 22, message, 0), idle, idle, false, false},
 		{"the same by the byte", times(2000, 22, []byte{99}, 0), "tls:", "tls:", false, false},
 		{"17 KeyUpdates", func(s sealer) (b []byte) {
@@ -123,7 +134,8 @@ func TestAttackK44Verdicts(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(c.name, ", ", tls.VersionName(version)), func(t *testing.T) {
 				k := newKeeper()
-				r, addr := serve(t, reactor.Config{StdTLS: true, Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k, Direct: serverTLS(t)}}})
+				r, addr := serve(t, reactor.Config{StdTLS: true, Loops: 1,
+					Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k, DirectTLS: serverTLS(t)}}})
 				s := reactor.NewSealer(t, dial(t, addr), version)
 				s.Write(text(s, "before"))
 				waitFor(t, func() bool { d, _ := k.got(); return d == "before" })
@@ -149,12 +161,13 @@ func TestAttackK44Verdicts(t *testing.T) {
 	}
 }
 
-// Whoever falls silent within a record has sent no data; how much crypto/tls holds is counted, and what its buffer
-// has grown to (attack K44: K35, K38).
+// Whoever falls silent within a record has sent no data; how much crypto/tls holds is counted, and what
+// its buffer has grown to (attack K44: K35, K38).
 func TestAttackK44Held(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		k := newKeeper()
-		r, addr := serve(t, reactor.Config{StdTLS: true, Loops: 1, Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k, Direct: serverTLS(t)}}})
+		r, addr := serve(t, reactor.Config{StdTLS: true, Loops: 1,
+			Listeners: []reactor.Listener{{Addr: "127.0.0.1:0", Handler: k, DirectTLS: serverTLS(t)}}})
 		s := reactor.NewSealer(t, dial(t, addr), version)
 		s.Write(s.Record(23, []byte("before"), 0))
 		waitFor(t, func() bool { d, _ := k.got(); return d == "before" })
@@ -172,8 +185,10 @@ func TestAttackK44Held(t *testing.T) {
 			})
 		}
 		s.Write(wire[:len(wire)-1])
-		waitFor(t, func() bool { return meter().ParkedBytes == 1<<14+5+16+1-1 || meter().ParkedBytes == 1<<14+5+8+16-1 })
-		if n := meter().RawBytes; n < 13_000 || n > 40_000 {
+		waitFor(t, func() bool {
+			return meter().ParkedBytes == 1<<14+5+16+1-1 || meter().ParkedBytes == 1<<14+5+8+16-1
+		})
+		if n := meter().StdTLSGrowth; n < 13_000 || n > 40_000 {
 			t.Errorf("buffers have grown by %d bytes", n)
 		}
 		s.Conn.(*net.TCPConn).CloseWrite()
@@ -181,7 +196,9 @@ func TestAttackK44Held(t *testing.T) {
 			t.Errorf("cut off within a record, it ended with %s", err)
 		}
 		s.Close()
-		waitFor(t, func() bool { return r.Connections() == 0 && meter().ParkedBytes == 0 && meter().RawBytes == 0 })
+		waitFor(t, func() bool {
+			return r.Connections() == 0 && meter().ParkedBytes == 0 && meter().StdTLSGrowth == 0
+		})
 		if d, _ := k.got(); d != "before" {
 			t.Errorf("%d bytes were read", len(d))
 		}

@@ -14,13 +14,13 @@ import (
 // counting is an engine that only counts how often it is asked for a turn.
 type counting struct{ asked int }
 
-func (e *counting) Start(*Reactor, []*Loop) (bool, error)         { return true, nil }
-func (e *counting) Enrol(*Conn, int, netip.AddrPort, func(error)) {}
-func (e *counting) Execute(*Loop) error                           { e.asked++; return nil }
-func (e *counting) Again(*Loop) error                             { e.asked++; return nil }
-func (e *counting) Later(time.Duration, func()) bool              { return false }
-func (e *counting) Stop()                                         {}
-func (e *counting) Wait(ctx context.Context) error                { <-ctx.Done(); return nil }
+func (e *counting) Start(*Reactor, []*Loop) (bool, error)            { return true, nil }
+func (e *counting) Register(*Conn, int, netip.AddrPort, func(error)) {}
+func (e *counting) Wakeup(*Loop) error                               { e.asked++; return nil }
+func (e *counting) WakeupAfterPoll(*Loop) error                      { e.asked++; return nil }
+func (e *counting) AfterFunc(time.Duration, func()) bool             { return false }
+func (e *counting) Stop()                                            {}
+func (e *counting) Wait(ctx context.Context) error                   { <-ctx.Done(); return nil }
 
 // sink is a connection that takes everything.
 type sink struct{ writes int }
@@ -45,9 +45,9 @@ func TestATurnWritesWhatItMadeDirty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.own.close()
+	defer r.ownWorkers.close()
 	l, s := r.Loops()[0], &sink{}
-	c := &Conn{loop: l, io: s, port: &port{h: quiet{}}, flags: flagOpen}
+	c := &Conn{loop: l, sock: s, endpoint: &endpoint{handler: quiet{}}, flags: flagOpen}
 	ran := 0
 	l.Post(func() {
 		c.Append([]byte("one"))
@@ -99,27 +99,27 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer r.own.close()
+		defer r.ownWorkers.close()
 		h := &reasons{}
 		l := r.Loops()[0]
-		conn := &Conn{loop: l, io: &sink{}, port: &port{h: h}, flags: flagOpen}
-		l.enter(conn)
-		l.conns.Add(1)
-		conn.tls = &tlsConn{std: &std{c: conn, m: memConn{ready: make(chan struct{}, 1)}}}
+		conn := &Conn{loop: l, sock: &sink{}, endpoint: &endpoint{handler: h}, flags: flagOpen}
+		l.addConn(conn)
+		l.connCount.Add(1)
+		conn.tls = &tlsConn{std: &stdTLS{c: conn, mem: memConn{ready: make(chan struct{}, 1)}}}
 		if c.role == ClientRole {
 			conn.tls.flags = tlsClient
 		}
-		conn.closed(nil)
+		conn.onClose(nil)
 		l.turn()
 		if shaking := conn.tls; shaking != nil {
-			shaking.shaken(nil, nil, c.err)
+			shaking.handshakeDone(nil, nil, c.err)
 		}
 		l.turn()
 		l.turn()
 		if len(h.why) != 1 || !errors.Is(h.why[0], c.want) {
 			t.Errorf("%s: it ended with %v; want %v, once", c.name, h.why, c.want)
 		}
-		if len(l.live) != 0 {
+		if len(l.openConns) != 0 {
 			t.Errorf("%s: the connection is still there", c.name)
 		}
 	}
@@ -128,34 +128,34 @@ func TestHandshakeErrorBeforeHangUp(t *testing.T) {
 // passing is a Handler that has handed its connection over.
 type passing struct {
 	reasons
-	h *handed
+	h *hijackedConn
 }
 
 func (p *passing) OnOpen(*Conn)  {}
-func (p *passing) OnDrain(*Conn) { p.h.pumpOut() }
+func (p *passing) OnDrain(*Conn) { p.h.pumpToOutbox() }
 
 // What a goroutine writes while the outbox is full, but only until the end of the turn, leaves all the same.
 func TestPumpedTwiceInATurn(t *testing.T) {
 	m := NewMemory(Config{Loops: 1})
 	p := &passing{}
 	pipe := m.Open(0, Listener{Handler: p}, netip.MustParseAddrPort("192.0.2.1:1"))
-	for m.Turn() {
+	for m.RunTurn() {
 	}
 	c := pipe.c
-	p.h = c.handOver(nil, nil, func() {})
+	p.h = c.hijack(nil, nil, func() {})
 	pump := func(n int) {
 		p.h.mu.Lock()
 		p.h.out = append(buf.Outbox.Get(n), make([]byte, n)...)
 		p.h.mu.Unlock()
-		p.h.pumpOut()
+		p.h.pumpToOutbox()
 	}
 	c.loop.Post(func() {
-		pump(handedOut)
+		pump(maxHijackedOut)
 		pump(1000)
 	})
-	for m.Turn() {
+	for m.RunTurn() {
 	}
-	if n := len(pipe.Take()); n != handedOut+1000 {
-		t.Errorf("%d bytes of %d have left", n, handedOut+1000)
+	if n := len(pipe.Take()); n != maxHijackedOut+1000 {
+		t.Errorf("%d bytes of %d have left", n, maxHijackedOut+1000)
 	}
 }

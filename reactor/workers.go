@@ -34,37 +34,37 @@ var classNames = [numClasses]string{"handshakes", "disk", "crypto", "lookups"}
 
 func (c Class) String() string { return classNames[c] }
 
-const workQueue = 65536
+const maxJobs = 65536
 
 type job struct {
 	l    *Loop
 	work func() error
-	then func(error)
+	done func(error)
 }
 
 // pool is the Workers of a running server.
 type pool struct {
-	queues [numClasses]queue
-	stop   sync.WaitGroup
+	queues  [numClasses]queue
+	running sync.WaitGroup
 }
 
-// A queue is a ring of jobs that grows to workQueue, and is given back when it is empty: a channel of that
+// A queue is a ring of jobs that grows to maxJobs, and is given back when it is empty: a channel of that
 // size would hold on to megabytes.
 type queue struct {
-	mu      sync.Mutex
-	work    sync.Cond
-	ring    []job // of a power of two
-	head, n int
-	closed  bool
+	mu       sync.Mutex
+	notEmpty sync.Cond
+	ring     []job // of a power of two
+	head, n  int
+	closed   bool
 }
 
-// queueKept is how large a ring may be that is kept while empty.
-const queueKept = 256
+// maxIdleRing is how large a ring may be that is kept while empty.
+const maxIdleRing = 256
 
 func (q *queue) put(j job) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || q.n == workQueue {
+	if q.closed || q.n == maxJobs {
 		return false
 	}
 	if q.n == len(q.ring) {
@@ -74,7 +74,7 @@ func (q *queue) put(j job) bool {
 	}
 	q.ring[(q.head+q.n)&(len(q.ring)-1)] = j
 	q.n++
-	q.work.Signal()
+	q.notEmpty.Signal()
 	return true
 }
 
@@ -86,11 +86,11 @@ func (q *queue) take() (j job, ok bool) {
 		if q.closed {
 			return j, false
 		}
-		q.work.Wait()
+		q.notEmpty.Wait()
 	}
 	j, q.ring[q.head] = q.ring[q.head], job{}
 	q.head = (q.head + 1) & (len(q.ring) - 1)
-	if q.n--; q.n == 0 && len(q.ring) > queueKept {
+	if q.n--; q.n == 0 && len(q.ring) > maxIdleRing {
 		q.ring, q.head = nil, 0
 	}
 	return j, true
@@ -101,11 +101,11 @@ func newPool() *pool {
 	cpus := runtime.GOMAXPROCS(0)
 	for c, width := range [numClasses]int{Handshakes: cpus, Disk: 4 * cpus, Crypto: cpus, Lookups: 16} {
 		q := &p.queues[c]
-		q.work.L = &q.mu
+		q.notEmpty.L = &q.mu
 		for range width {
-			p.stop.Add(1)
+			p.running.Add(1)
 			go func() {
-				defer p.stop.Done()
+				defer p.running.Done()
 				pprof.Do(context.Background(), pprof.Labels("worker", classNames[c]), func(context.Context) {
 					for {
 						j, ok := q.take()
@@ -131,23 +131,23 @@ func (p *pool) close() {
 		q := &p.queues[i]
 		q.mu.Lock()
 		q.closed = true
-		q.work.Broadcast()
+		q.notEmpty.Broadcast()
 		q.mu.Unlock()
 	}
-	p.stop.Wait()
+	p.running.Wait()
 }
 
 func (j job) run() {
-	err := Protected(j.work)
+	err := CatchPanic(j.work)
 	if j.l == nil {
-		j.then(err)
+		j.done(err)
 		return
 	}
-	j.l.Post(func() { j.then(err) })
+	j.l.Post(func() { j.done(err) })
 }
 
-// Protected runs work; its panic is an error.
-func Protected(work func() error) (err error) {
+// CatchPanic runs work; its panic is an error.
+func CatchPanic(work func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("reactor: panic in a worker: %v\n%s", r, debug.Stack())

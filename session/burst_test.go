@@ -10,8 +10,8 @@ import (
 	"canto/session/sessiontest"
 )
 
-// What others send in one turn does not end the session of a client that reads: it waits until the socket has what
-// came before, and is all there, in order.
+// What others send in one turn does not end the session of a client that reads: it waits until the socket
+// has what came before, and is all there, in order.
 func TestBurstToAReader(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -21,7 +21,8 @@ func TestBurstToAReader(t *testing.T) {
 	for i := range 8 {
 		m := s.Login(fmt.Sprint("m", i), fmt.Sprintf("m@localhost/%d", i))
 		all = append(all, m)
-		m.Send(fmt.Sprintf("<message to='juliet@localhost' type='chat'><body>%d%s</body></messag", i, strings.Repeat("x", 250_000)))
+		m.Send(fmt.Sprintf("<message to='juliet@localhost' type='chat'><body>%d%s</body></messag", i,
+			strings.Repeat("x", 250_000)))
 	}
 	for _, m := range all {
 		m.Conn().Write([]byte("e><message to='juliet@localhost' type='chat'><body>after</body></message>"))
@@ -57,14 +58,16 @@ func TestPresenceAtLogin(t *testing.T) {
 	juliet.Send("<presence/>")
 	for i := range 6 {
 		m := s.Login(fmt.Sprint("m", i), fmt.Sprintf("m%d@localhost/0", i))
-		m.Send("<presence to='juliet@localhost' type='subscribe'/><presence to='juliet@localhost' type='subscribed'/>")
-		juliet.Send(fmt.Sprintf("<presence to='m%d@localhost' type='subscribed'/><presence to='m%d@localhost' type='subscribe'/>", i, i))
+		m.Send("<presence to='juliet@localhost' type='subscribe'/><presence to='juliet@localhost' " +
+			"type='subscribed'/>")
+		juliet.Send(fmt.Sprintf("<presence to='m%d@localhost' type='subscribed'/><presence "+
+			"to='m%d@localhost' type='subscribe'/>", i, i))
 		for j := 1; j < 16; j++ {
 			c := s.Login(fmt.Sprint("m", i, "-", j), fmt.Sprintf("m%d@localhost/%d", i, j))
 			c.Send("<presence><status>" + strings.Repeat("x", 16000) + "</status></presence>")
 		}
 	}
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	again := s.Login("again", "juliet@localhost/balcony")
 	again.Send("<presence/>")

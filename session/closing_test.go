@@ -10,8 +10,8 @@ import (
 	"canto/session/sessiontest"
 )
 
-// endings are the ways in which a client's stream ends.
-var endings = map[string]struct {
+// endingTable are the ways in which a client's stream ends.
+var endingTable = map[string]struct {
 	end func(c *sessiontest.Client)
 	// first: the stanza is sent after the end. What was sent before may be in a buffer of the network when the
 	// connection is lost; only stream management (XEP-0198) could tell.
@@ -25,11 +25,13 @@ var endings = map[string]struct {
 		conn.Loop().Post(func() { conn.Close(nil) })
 	}, false},
 	"end tag of a client that does not read": {func(c *sessiontest.Client) {
-		c.Conn().Room(0)
+		c.Conn().SetWindow(0)
 		c.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // so that the end tag waits, for seconds
 		c.Conn().Write([]byte("</stream:stream>"))
 	}, true},
-	"stream error": {func(c *sessiontest.Client) { c.Conn().Write([]byte("<unknown xmlns='jabber:client'/>")) }, false},
+	"stream error": {func(c *sessiontest.Client) {
+		c.Conn().Write([]byte("<unknown xmlns='jabber:client'/>"))
+	}, false},
 }
 
 // points is in how many turns of both loops a stanza is sent, routed, delivered and answered.
@@ -38,8 +40,9 @@ const points = 6
 // eachPoint runs f with a new server for each ending of a recipient's stream, and for each distance in turns
 // between the stanza and the end. f hands the recipient and what sends the stanza to at, which returns when
 // nothing moves any more.
-func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server, at func(c *sessiontest.Client, send func()))) {
-	for name, e := range endings {
+func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server,
+	at func(c *sessiontest.Client, send func()))) {
+	for name, e := range endingTable {
 		t.Run(name, func(t *testing.T) {
 			for k := range points {
 				s := sessiontest.New(t, sessiontest.Options{})
@@ -47,13 +50,13 @@ func eachPoint(t *testing.T, f func(t *testing.T, s *sessiontest.Server, at func
 					if e.first {
 						e.end(c)
 						for range k + 1 {
-							s.Net.Turn()
+							s.Net.RunTurn()
 						}
 						send()
 					} else {
 						send()
 						for range k {
-							s.Net.Turn()
+							s.Net.RunTurn()
 						}
 						e.end(c)
 					}
@@ -75,15 +78,20 @@ func TestMessageToAClosingStream(t *testing.T) {
 		stanza string
 		stored bool // else it is refused
 	}{
-		"chat to a bare JID":   {"<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message>", true},
-		"chat to a full JID":   {"<message to='juliet@localhost/balcony' type='chat' id='m'><body>Hi</body></message>", true},
+		"chat to a bare JID": {"<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message>",
+			true},
+		"chat to a full JID": {"<message to='juliet@localhost/balcony' type='chat' " +
+			"id='m'><body>Hi</body></message>", true},
 		"normal to a bare JID": {"<message to='juliet@localhost' id='m'><body>Hi</body></message>", true},
-		"not to be stored":     {"<message to='juliet@localhost/balcony' type='chat' id='m'><body>Hi</body><no-store xmlns='urn:xmpp:hints'/></message>", false},
-		"groupchat":            {"<message to='juliet@localhost/balcony' type='groupchat' id='m'><body>Hi</body></message>", false},
+		"not to be stored": {"<message to='juliet@localhost/balcony' type='chat' " +
+			"id='m'><body>Hi</body><no-store xmlns='urn:xmpp:hints'/></message>", false},
+		"groupchat": {"<message to='juliet@localhost/balcony' type='groupchat' " +
+			"id='m'><body>Hi</body></message>", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
-				romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
+				romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"),
+					s.Login("juliet", "juliet@localhost/balcony")
 				juliet.Send("<presence/>")
 				juliet.Received()
 				at(juliet, func() { romeo.Conn().Write([]byte(c.stanza)) })
@@ -111,7 +119,7 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	best.Send("<presence><priority>5</priority></presence>")
 	next.Send("<presence><priority>1</priority></presence>")
 	next.Received()
-	best.Conn().Room(0)
+	best.Conn().SetWindow(0)
 	best.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	best.Send("</stream:stream>")
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>Hi</body></message>")
@@ -120,8 +128,8 @@ func TestMessageGoesOnToTheNextResource(t *testing.T) {
 	}
 }
 
-// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or all, hold it
-// back and end.
+// A message for several resources (RFC 6121 §8.5.2.1.1) is neither lost nor doubled where one of them, or
+// all, hold it back and end.
 func TestMessageForTiedResources(t *testing.T) {
 	for _, both := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
@@ -134,16 +142,17 @@ func TestMessageForTiedResources(t *testing.T) {
 			clients = append(clients, two)
 		}
 		for _, c := range clients { // its socket is full, and its outbox too
-			c.Conn().Room(0)
+			c.Conn().SetWindow(0)
 			for range 5 {
-				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) + "</body></message>")
+				romeo.Send("<message to='" + c.JID + "' type='chat'><body>" + strings.Repeat("x", 250_000) +
+					"</body></message>")
 				s.Advance(10 * time.Second)
 			}
 		}
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>once</body></message>")
 		s.Settle()
 		for _, c := range clients {
-			c.Cut()
+			c.DropConn()
 		}
 		s.Settle()
 		got := two.Received()
@@ -159,15 +168,16 @@ func TestMessageForTiedResources(t *testing.T) {
 	}
 }
 
-// Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3), unless its
-// client has read it.
+// Each request has one answer, also where it is for a resource whose stream ends (RFC 6120 §8.2.3),
+// unless its client has read it.
 func TestRequestToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 		juliet.Send("<presence/>")
 		juliet.Received()
 		at(juliet, func() {
-			romeo.Conn().Write([]byte("<iq type='get' id='q' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>"))
+			romeo.Conn().Write([]byte("<iq type='get' id='q' to='juliet@localhost/balcony'><ping " +
+				"xmlns='urn:xmpp:ping'/></iq>"))
 		})
 		read := strings.Contains(juliet.Received(), "urn:xmpp:ping")
 		if got := romeo.Received(); !read && !strings.Contains(got, "id='q'") || strings.Count(got, "id='q'") > 1 {
@@ -203,7 +213,7 @@ func TestStoredMessagesToAClosingStream(t *testing.T) {
 		juliet := s.Login("juliet", "juliet@localhost/balcony")
 		at(juliet, func() {
 			juliet.Conn().Write([]byte("<presence/>"))
-			s.Net.Turn()
+			s.Net.RunTurn()
 			romeo.Conn().Write([]byte("<message to='juliet@localhost' type='chat'><body>live</body></message>"))
 		})
 		got := juliet.Received()
@@ -231,14 +241,18 @@ func TestPushesToAClosingStream(t *testing.T) {
 	eachPoint(t, func(t *testing.T, s *sessiontest.Server, at func(*sessiontest.Client, func())) {
 		one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
 		for _, c := range []*sessiontest.Client{one, two} {
-			c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='b'><blocklist xmlns='urn:xmpp:blocking'/></iq><presence/>")
+			c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><iq type='get' " +
+				"id='b'><blocklist xmlns='urn:xmpp:blocking'/></iq><presence/>")
 			c.Received()
 		}
 		at(two, func() {
-			one.Conn().Write([]byte("<iq type='set' id='s'><query xmlns='jabber:iq:roster'><item jid='romeo@localhost'/></query></iq>" +
-				"<iq type='set' id='t'><block xmlns='urn:xmpp:blocking'><item jid='paris@localhost'/></block></iq><presence><show>away</show></presence>"))
+			one.Conn().Write([]byte("<iq type='set' id='s'><query xmlns='jabber:iq:roster'><item " +
+				"jid='romeo@localhost'/></query></iq>" +
+				"<iq type='set' id='t'><block xmlns='urn:xmpp:blocking'><item " +
+				"jid='paris@localhost'/></block></iq><presence><show>away</show></presence>"))
 		})
-		if got := one.Received(); !strings.Contains(got, "<iq type='result' id='s'") || !strings.Contains(got, "<iq type='result' id='t'") {
+		if got := one.Received(); !strings.Contains(got, "<iq type='result' id='s'") ||
+			!strings.Contains(got, "<iq type='result' id='t'") {
 			t.Errorf("no answer: %q", got)
 		}
 	})

@@ -7,152 +7,161 @@ import (
 	"canto/session/jid"
 )
 
-// Bury ends what is left of an account that the directory has no more: its sessions, and what others know of
-// it, by the hooks Deleted over what is still stored under its id. When all who are to be told have been, and what
-// that has changed is durable, erase is called, which gives the end of its rows to the store. A failure begins it
-// anew after a pause, a few times. done, which may be nil, is called once: when rows are erased, when it begins
-// anew, or when it has to wait for the next start, as users do not log in at the domain. If the server stops before
-// the end, Bury is to be called again with the next start; it may be called any number of times. Any goroutine.
-func (r *Router) Bury(who Who, erase, done func()) {
-	r.Table.kicked(who.JID)
-	l := r.home(who.JID)
-	b := &burial{who: who, erase: erase, done: done}
+// This file finishes the deletion of an account: its contacts are told before its rows are erased.
+
+// FinishDeletion ends what is left of an account that was taken out of the directory. It goes through
+// these steps: logins under way are revoked and the sessions end; a worker reads the rows that are still
+// stored under the account's id; the hooks of [Hooks.Deleted] say which contacts are told what; the
+// contacts are told, 64 at a time; a worker waits until the changes at the contacts are durable; erase is
+// called, which must delete the rows. A failure starts the steps again after a pause, up to eight times;
+// a contact that was told is not told again. done is called once: after erase, at the first failure, or
+// at once if the domain has no logins now. It may be nil. If the server stops before erase was called,
+// the next start must call FinishDeletion again. Any goroutine. erase and done run on a loop.
+func (r *Router) FinishDeletion(who EntityRef, erase, done func()) {
+	r.Table.revoke(who.JID)
+	l := r.homeLoop(who.JID)
+	b := &deletion{who: who, erase: erase, done: done}
 	l.Loop.Post(func() { l.Enter(func() { b.begin(l) }) })
 }
 
-// A burial is one Bury. On the home loop of the address.
-type burial struct {
-	who         Who
+// A deletion is the state of one call of [Router.FinishDeletion]. It belongs to the home loop of the address.
+type deletion struct {
+	who         EntityRef
 	erase, done func()
 	host        *Host
-	asked       bool
-	tell        []notice // still to be told
-	told        []notice // and what they have written
-	failed      []notice // to be told again
-	tries       int
+	hooksRun    bool     // the hooks have said which contacts are told
+	toNotify    []notice // contacts that are not told yet
+	notified    []notice // contacts that were told, with the tickets of what they have stored
+	failed      []notice // contacts that are to be told again
+	tries       int      // failures so far
 }
 
-// A notice is what one contact is told.
+// A notice is the stanza that one contact gets.
 type notice struct {
-	to jid.JID
-	el []byte
-	t  Ticket // of what it has changed
+	to     jid.JID
+	el     []byte
+	ticket Ticket // of what the contact has stored
 }
 
-// After a failure of the store a burial waits for buryAgain ticks, each time twice as long, and gives up until the
-// next start after buryTries.
+// After a failure a deletion waits for deletionRetry ticks, twice as long each time. After deletionTries
+// failures it waits for the next start.
 const (
-	buryAgain = 100
-	buryTries = 8
+	deletionRetry = 100
+	deletionTries = 8
 )
 
-// buryShare is how many notices are on their way at a time.
-const buryShare = 64
+// notifyBatchSize is how many contacts are told at a time: each may have to be loaded.
+const notifyBatchSize = 64
 
-func (b *burial) begin(l *Local) {
+// begin ends the sessions of the account and goes on with read.
+func (b *deletion) begin(l *LoopRouter) {
 	host, ok := l.router.Table.Host(domainOf(b.who.JID))
 	if !ok || host.service {
-		b.end() // its rows wait for a start with which users log in at the domain
+		b.callDone() // the rows wait for a start in which the domain has logins
 		return
 	}
 	b.host = host
-	if a, ok := l.router.Table.Loaded(b.who.JID); !ok || a.host != host {
+	if a, ok := l.router.Table.LookupAccount(b.who.JID); !ok || a.host != host {
 		b.read(l)
 		return
 	}
-	l.Account(host, b.who.JID, func(l *Local, a *Account, exists bool, err error) {
+	l.WithAccount(host, b.who.JID, func(l *LoopRouter, a *Account, exists bool, err error) {
 		if err != nil {
-			b.again(l, err)
+			b.retry(l, err)
 			return
 		}
-		if a != nil && a.id == b.who.ID { // else the name is another's by now
-			a.forget(l)
-			l.router.Table.drop(&a.Entity, false, 0)
+		if a != nil && a.id == b.who.ID { // else another account has the name by now
+			a.endDeleted(l)
+			l.router.Table.remove(&a.Entity, false, 0)
 		}
 		l.Loop.Post(func() { l.Enter(func() { b.read(l) }) })
 	})
 }
 
-// read has a worker read what is stored, and asks the hooks.
-func (b *burial) read(l *Local) {
+// read lets a worker read the rows of the account, and goes on with runHooks.
+func (b *deletion) read(l *LoopRouter) {
 	p := b.host.Profile()
-	var got *resident
-	if !l.do(p, reactor.Disk, func() (err error) {
-		snap := l.router.Durable.Snapshot()
+	var got *residentSet
+	if !l.runOnWorker(p, reactor.Disk, func() (err error) {
+		snap := l.router.Committer.Snapshot()
 		if c, ok := snap.(interface{ Close() error }); ok {
 			defer c.Close()
 		}
-		got, err = p.read(snap, Accounts, b.who, nil)
+		got, err = p.loadParts(snap, KindAccount, b.who, nil)
 		return err
 	}, func(err error) {
 		l.Enter(func() {
 			if err != nil {
-				b.again(l, err)
+				b.retry(l, err)
 				return
 			}
-			b.ask(l, got)
+			b.runHooks(l, got)
 		})
 	}) {
-		b.again(l, ErrBusy)
+		b.retry(l, ErrBusy)
 	}
 }
 
-func (b *burial) ask(l *Local, got *resident) {
+// runHooks asks the hooks which contacts are told, on an account made of the rows got, and goes on with
+// notifyBatch.
+func (b *deletion) runHooks(l *LoopRouter, got *residentSet) {
 	defer func() {
 		if r := recover(); r != nil {
-			l.panicked(r, newFrame(l, b.who.JID, nil))
-			b.again(l, errors.New("session: a hook has panicked"))
+			l.handlePanic(r, newPanicFrame(l, b.who.JID, nil))
+			b.retry(l, errors.New("session: a hook has panicked"))
 		}
 	}()
-	if b.asked { // who was told is not told again: the name may be another's by now
-		b.tell, b.failed = b.failed, nil
-		b.next(l)
+	if b.hooksRun { // only the contacts that failed are told: another account may have the name by now
+		b.toNotify, b.failed = b.failed, nil
+		b.notifyBatch(l)
 		return
 	}
-	a := &Account{Entity: Entity{addr: b.who.JID, id: b.who.ID, host: b.host, resident: got, kind: Accounts}}
+	a := &Account{Entity: Entity{addr: b.who.JID, id: b.who.ID, host: b.host, resident: got, kind: KindAccount}}
 	a.live = a
-	b.tell, b.told, b.failed = nil, nil, nil
+	b.toNotify, b.notified, b.failed = nil, nil, nil
 	a.lock(l)
 	c := &b.host.Profile().Hooks.Deleted
-	for i := range c.links {
-		c.links[i].f(l, a, func(to jid.JID, el []byte) {
-			b.tell = append(b.tell, notice{to: to, el: append([]byte(nil), el...)})
+	for i := range c.hooks {
+		c.hooks[i].f(l, a, func(to jid.JID, el []byte) {
+			b.toNotify = append(b.toNotify, notice{to: to, el: append([]byte(nil), el...)})
 		})
 	}
 	a.unlock(l)
-	b.asked = true
-	b.next(l)
+	b.hooksRun = true
+	b.notifyBatch(l)
 }
 
-// next tells a share of the contacts, and goes on when each has been.
-func (b *burial) next(l *Local) {
-	share := b.tell[:min(buryShare, len(b.tell))]
-	b.tell = b.tell[len(share):]
-	if len(share) == 0 {
+// notifyBatch tells the next contacts, and calls itself again once each of them is done; after the last
+// it goes on with finish.
+func (b *deletion) notifyBatch(l *LoopRouter) {
+	batch := b.toNotify[:min(notifyBatchSize, len(b.toNotify))]
+	b.toNotify = b.toNotify[len(batch):]
+	if len(batch) == 0 {
 		b.finish(l)
 		return
 	}
-	left := len(share)
+	left := len(batch)
 	told := func() {
 		if left--; left == 0 {
-			l.Loop.Post(func() { l.Enter(func() { b.next(l) }) })
+			l.Loop.Post(func() { l.Enter(func() { b.notifyBatch(l) }) })
 		}
 	}
-	for _, n := range share {
+	for _, n := range batch {
 		b.notify(l, n, told)
 	}
 }
 
-// notify tells one contact, under its lock, and calls told then, whatever a hook does.
-func (b *burial) notify(l *Local, n notice, told func()) {
-	defer l.boundary(newFrame(l, n.to, nil))
+// notify tells one contact, and calls told in any case: a local account under its lock, another address by a
+// stanza to it. A contact that can't be told is added to failed.
+func (b *deletion) notify(l *LoopRouter, n notice, told func()) {
+	defer l.recoverPanic(newPanicFrame(l, n.to, nil))
 	host, ours := l.router.Table.Host(domainOf(n.to))
-	if !ours || host.service { // it is no account: news of presence is a stanza to it
-		l.Post(b.who.JID, n.to, n.el)
+	if !ours || host.service { // no account of this server
+		l.Send(b.who.JID, n.to, n.el)
 		told()
 		return
 	}
-	l.Account(host, n.to, func(l *Local, a *Account, exists bool, err error) {
+	l.WithAccount(host, n.to, func(l *LoopRouter, a *Account, exists bool, err error) {
 		ok := false
 		defer func() {
 			if !ok {
@@ -164,41 +173,42 @@ func (b *burial) notify(l *Local, n notice, told func()) {
 		case err != nil:
 			return
 		case exists:
-			if !b.notice(l, a, envelope{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
+			if !b.deliver(l, a, envelope{from: b.who.JID, to: n.to, bytes: n.el, target: ToBare, hops: 1}) {
 				return
 			}
-			n.t = a.ticket
-			b.told = append(b.told, n)
+			n.ticket = a.ticket
+			b.notified = append(b.notified, n)
 		}
 		ok = true
 	})
 }
 
-// notice takes a piece of news about a deleted account through a's chain for presence, from where it is handed
-// over: what a blocks is not asked. It reports whether it was taken.
-func (b *burial) notice(l *Local, a *Account, env envelope) bool {
+// deliver runs the phases Deliver and Fallback of a's chain for presence with env; the phases before, as
+// that of the block list, do not run. It reports whether that worked. Under a's lock.
+func (b *deletion) deliver(l *LoopRouter, a *Account, env envelope) bool {
 	e, err := l.Parser.Element(env.bytes)
 	if err != nil {
 		return false
 	}
 	defer l.Parser.Release(e)
-	ev := l.stack.push(l)
-	defer l.stack.pop()
-	env.fill(l, ev, e)
-	ev.Host, ev.at = a.host, &a.Entity
-	ev.silent = true // the one who would be answered is not there
+	ev := l.stanzas.push(l)
+	defer l.stanzas.pop()
+	env.fillStanza(l, ev, e)
+	ev.Host, ev.entity = a.host, &a.Entity
+	ev.noReply = true // the sender does not exist any more
 	runPhases(&a.host.Profile().Hooks.Presence[ToBare], ev, Deliver, Fallback+1)
 	return !ev.failed
 }
 
-// finish waits on a worker until all that was changed is durable, and has the rows erased.
-func (b *burial) finish(l *Local) {
-	told := b.told
-	b.told = nil
-	var lost []notice // whose change was not written
-	if !l.do(b.host.Profile(), reactor.Disk, func() error {
+// finish waits on a worker until the changes at all contacts are durable, and calls erase and done.
+// Contacts whose change was lost are told again.
+func (b *deletion) finish(l *LoopRouter) {
+	told := b.notified
+	b.notified = nil
+	var lost []notice // contacts whose change was not stored
+	if !l.runOnWorker(b.host.Profile(), reactor.Disk, func() error {
 		for _, n := range told {
-			if l.router.Durable.Await(n.t) != nil {
+			if l.router.Committer.Await(n.ticket) != nil {
 				lost = append(lost, n)
 			}
 		}
@@ -206,33 +216,35 @@ func (b *burial) finish(l *Local) {
 	}, func(error) {
 		l.Enter(func() {
 			if b.failed = append(b.failed, lost...); len(b.failed) > 0 {
-				b.again(l, errors.New("session: a contact could not be told"))
+				b.retry(l, errors.New("session: a contact could not be told"))
 				return
 			}
 			b.erase()
-			b.end()
+			b.callDone()
 		})
 	}) {
 		b.failed = append(b.failed, told...)
-		b.again(l, ErrBusy)
+		b.retry(l, ErrBusy)
 	}
 }
 
-// again begins anew after a while.
-func (b *burial) again(l *Local, err error) {
-	if b.tries++; b.tries == buryTries {
-		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid", b.who.JID.String(), "err", err)
-		b.end()
+// retry calls begin again after a pause, unless there were too many failures.
+func (b *deletion) retry(l *LoopRouter, err error) {
+	if b.tries++; b.tries == deletionTries {
+		l.Log.Error("the contacts of a deleted account could not be told; the next start tries again", "jid",
+			b.who.JID.String(), "err", err)
+		b.callDone()
 		return
 	}
-	wait := reactor.Tick(buryAgain << (b.tries - 1))
-	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(), "seconds", wait/10, "err", err)
+	wait := reactor.Tick(deletionRetry << (b.tries - 1))
+	l.Log.Warn("the contacts of a deleted account could not be told; again later", "jid", b.who.JID.String(),
+		"seconds", wait/10, "err", err)
 	l.After(wait, func() { b.begin(l) })
-	b.end() // others need not wait for it
+	b.callDone() // the caller does not wait for the retries
 }
 
-// end calls done, once.
-func (b *burial) end() {
+// callDone calls done, once.
+func (b *deletion) callDone() {
 	if done := b.done; done != nil {
 		b.done = nil
 		done()

@@ -8,7 +8,7 @@
 //     monitor: one mutex and everything behind it. Its hook chains run under that lock, on whatever
 //     loop the stanza arrived on. Never two entity locks at once: what a hook sends to another
 //     entity is mail, a plain list on the same loop, routed after the lock is released, or while
-//     something of the entity is under way elsewhere, queued behind that: see departure.go.
+//     something of the entity is under way elsewhere, queued behind that: see outgoing.go.
 //   - An outbox is a leaf lock: [Session.Send] takes only that, from any goroutine, under any lock.
 //
 // The lock order is entity, session's outbox, connection's outbox, loop's dirty list. Nothing under

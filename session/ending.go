@@ -9,84 +9,86 @@ import (
 	"canto/session/stanza"
 )
 
-// streamEnded is called when ref, the last stream of s, has ended by why, or was none and s has ended at rest. What
-// follows needs the resident set, for those who are to be told: it is asked for again until the store has it. tries is
-// how often it was asked for already.
-func streamEnded(l *Local, s *Session, ref StreamRef, why Ending, tries int) {
-	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, exists bool, err error) {
-		if a == nil || a != s.account || s.stream != ref || a.index(s) < 0 {
+// sessionStreamEnded is called when ref, the last stream of s, has ended by why, or was none and s has
+// ended at rest. What follows needs the resident set, for those who are to be told: it is asked for again
+// until the store has it. tries is how often it was asked for already.
+func sessionStreamEnded(l *LoopRouter, s *Session, ref StreamRef, why Ending, tries int) {
+	l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, exists bool, err error) {
+		if a == nil || a != s.account || s.stream != ref || a.sessionIndex(s) < 0 {
 			return // it has ended, or was taken over
 		}
-		if now, _ := s.endedBy(); s.rests() && now == goesOn {
+		if now, _ := s.endedBy(); s.hibernating() && now == notEnded {
 			return // it was taken over, and rests again
 		}
-		s.stopped(why)
+		s.setEnding(why)
 		switch {
-		case err != nil && tries < unbindTries:
-			wait := min(firstUnbind<<tries, longestUnbind)
-			l.After(reactor.Tick(wait), func() { streamEnded(l, s, ref, why, tries+1) })
+		case err != nil && tries < maxUnbindTries:
+			wait := min(firstUnbindRetry<<tries, maxUnbindRetry)
+			l.After(reactor.Tick(wait), func() { sessionStreamEnded(l, s, ref, why, tries+1) })
 			return
 		case err != nil:
 			l.Log.Error("a session is ended without its contacts being told: its account can't be read",
 				"jid", s.jid.String(), "tries", tries+1, "err", err)
-			a.remove(l, s)
+			a.removeSession(l, s)
 			return
 		}
-		a.end(l, s, why)
+		a.endSession(l, s, why)
 	})
 }
 
-// end is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s rests, if a
-// hook of Hooks.Rest keeps it, or is removed. It is the only place, but for a session whose account can't be read for
-// good: streamEnded removes that. It may be called twice.
-func (a *Account) end(l *Local, s *Session, why Ending) {
-	if a.index(s) < 0 {
+// endSession is where the end of a stream, or a decision, becomes one of the session: by what has ended it, s
+// rests, if a hook of Hooks.Hibernate keeps it, or is removed. It is the only place, but for a session whose
+// account can't be read for good: sessionStreamEnded removes that. It may be called twice.
+func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
+	if a.sessionIndex(s) < 0 {
 		return
 	}
-	if endings[s.stopped(why)].rests {
-		kept, ok := askRest(l, s)
+	if endingTable[s.setEnding(why)].rests {
+		kept, ok := askHibernate(l, s)
 		if !ok { // its account is read again, and then it ends
-			s.stopped(failed)
+			s.setEnding(hookFailed)
 			ref := s.stream
-			l.Loop.Post(func() { l.Enter(func() { streamEnded(l, s, ref, failed, 0) }) })
+			l.Loop.Post(func() { l.Enter(func() { sessionStreamEnded(l, s, ref, hookFailed, 0) }) })
 			return
 		}
-		if kept && a.rest(l, s) {
+		if kept && a.hibernate(l, s) {
 			return
 		}
 	}
-	a.remove(l, s)
+	a.removeSession(l, s)
 }
 
-// askRest asks whether a module keeps s; ok: none has panicked.
-func askRest(l *Local, s *Session) (kept, ok bool) {
-	ok = guarded(l, s, func() {
-		links := s.account.host.Profile().Hooks.Rest.links
-		kept = slices.ContainsFunc(links, func(h link[func(*Local, *Session) Verdict]) bool { return h.f(l, s) == Done })
+// askHibernate asks whether a module keeps s; ok: none has panicked.
+func askHibernate(l *LoopRouter, s *Session) (kept, ok bool) {
+	ok = runHook(l, s, func() {
+		links := s.account.host.Profile().Hooks.Hibernate.hooks
+		kept = slices.ContainsFunc(links, func(h hook[func(*LoopRouter, *Session) Verdict]) bool {
+			return h.f(l, s) == Done
+		})
 	})
 	return kept && ok, ok
 }
 
-// rest leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run after it. false:
-// it was decided meanwhile that s ends.
-func (a *Account) rest(l *Local, s *Session) bool {
+// hibernate leaves s without a stream: what is sent to it is held back, within limits. The Rested hooks run
+// after it. false: it was decided meanwhile that s ends.
+func (a *Account) hibernate(l *LoopRouter, s *Session) bool {
 	s.endSources(l, StreamEnded)
-	if !s.hang(&resting{s.wire.Loop(), s}, StreamRef{}) {
+	if !s.setWire(&hibernatingWire{s.wire.Loop(), s}, StreamRef{}) {
 		return false
 	}
-	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Rested, l, s) }) {
-		s.close(ErrInternal, failed) // it might rest for ever
+	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
+		s.close(ErrInternal, hookFailed) // it might rest for ever
 	}
 	return true
 }
 
-// remove takes s, which has ended, out of the account: hooks are given what it had not sent, and the Unbound hooks run
-// while it is still in the list. Messages and iqs that no hook has taken over are routed again, as to a resource that
-// is not there. A panic in a hook does not keep s in the list.
-func (a *Account) remove(l *Local, s *Session) {
+// removeSession takes s, which has ended, out of the account: hooks are given what it had not sent, and the
+// Unbound hooks run while it is still in the list. Messages and iqs that no hook has taken over are
+// routed again, as to a resource that is not there. A panic in a hook does not keep s in the list.
+func (a *Account) removeSession(l *LoopRouter, s *Session) {
 	why, _ := s.endedBy()
-	row := endings[why]
-	list := s.unsent()
+	row := endingTable[why]
+	list := s.takeUnsent()
 	if row.bounces {
 		for _, h := range list {
 			bounce(l, a, h, stanza.ServiceUnavailable)
@@ -94,13 +96,13 @@ func (a *Account) remove(l *Local, s *Session) {
 		list = nil
 	}
 	if a.warm() && a.resident.exists { // an account that was deleted has nothing for hooks to look at
-		list = askUnsent(l, s, list)
-		guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Unbound, l, s) })
+		list = runUnsent(l, s, list)
+		runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Unbound, l, s) })
 	}
-	if i := a.index(s); i >= 0 {
+	if i := a.sessionIndex(s); i >= 0 {
 		a.sessions = append(a.sessions[:i:i], a.sessions[i+1:]...)
 	}
-	out := s.lockOut()
+	out := s.lockOutbox()
 	s.wire, s.stream = nil, StreamRef{}
 	out.unlock()
 	l.stats.Unbound++
@@ -108,64 +110,68 @@ func (a *Account) remove(l *Local, s *Session) {
 	if row.limit != "" {
 		l.stats.Limits[row.limit]++
 	}
-	a.used = l.Loop.Tick()
+	a.lastUsed = l.Loop.Tick()
 	s.endSources(l, SessionEnded)
-	if late := s.unsent(); !row.bounces { // what its hooks have said to it
+	if late := s.takeUnsent(); !row.bounces { // what its hooks have said to it
 		list = append(list, late...)
 	}
-	a.mailbox().first(l, list)
+	a.mailbox().pushFront(l, list)
 }
 
-// askUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken over nothing.
-func askUnsent(l *Local, s *Session, list []heldElement) (left []heldElement) {
-	hooks := s.account.host.Profile().Hooks.Unsent.links
+// runUnsent runs the Unsent hooks of s, and returns what none has taken over. One that panics has taken
+// over nothing.
+func runUnsent(l *LoopRouter, s *Session, list []queuedElement) (left []queuedElement) {
+	hooks := s.account.host.Profile().Hooks.Unsent.hooks
 	if len(list) == 0 || len(hooks) == 0 {
 		return list
 	}
-	unsent := make([]Parcel, len(list))
+	unsent := make([]OutboundStanza, len(list))
 	for i, h := range list {
-		unsent[i] = Parcel{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
+		unsent[i] = OutboundStanza{Bytes: h.bytes, Kind: h.kind, From: h.from, To: h.to}
 	}
 	for i := range hooks {
-		guarded(l, s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })
+		runHook(l, s, func() { unsent = hooks[i].f(l, s, slices.Clone(unsent)) })
 	}
 	for _, p := range unsent {
-		left = append(left, heldElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind})
+		left = append(left, queuedElement{bytes: p.Bytes, from: p.From, to: p.To, kind: p.Kind})
 	}
 	return left
 }
 
-// Unbind ends s, which a module had kept at rest. Under the account's lock.
-func (a *Account) Unbind(l *Local, s *Session) { a.end(l, s, expired) }
+// ExpireSession ends s, which a module had kept at rest. Under the account's lock.
+func (a *Account) ExpireSession(l *LoopRouter, s *Session) { a.endSession(l, s, expired) }
 
-// displace ends the session that has rested and was bound before all others that rest, to make room; false: none does.
-func (a *Account) displace(l *Local) bool {
+// displaceHibernating ends the session that has rested and was bound before all others that rest, to make
+// room; false: none does.
+func (a *Account) displaceHibernating(l *LoopRouter) bool {
 	for _, s := range a.sessions {
-		if s.rests() {
-			a.end(l, s, displaced)
+		if s.hibernating() {
+			a.endSession(l, s, displaced)
 			return true
 		}
 	}
 	return false
 }
 
-// endAll ends all sessions of a, at once, or, where its resident set could not be read, when that can be.
-func (a *Account) endAll(l *Local, err error, why Ending, read bool) {
+// endSessions ends all sessions of a, at once, or, where its resident set could not be read, when that
+// can be.
+func (a *Account) endSessions(l *LoopRouter, err error, why Ending, read bool) {
 	for _, s := range slices.Clone(a.sessions) {
 		s.close(err, why)
 		if read {
-			a.end(l, s, why)
+			a.endSession(l, s, why)
 		}
 	}
 }
 
-// forget ends the sessions of an account that was deleted. What they hold back is for no one else of that name.
-func (a *Account) forget(l *Local) { a.endAll(l, ErrNotAuthorized, deleted, true) }
+// endDeleted ends the sessions of an account that was deleted. What they hold back is for no one else of that
+// name.
+func (a *Account) endDeleted(l *LoopRouter) { a.endSessions(l, ErrNotAuthorized, deleted, true) }
 
-// Close has the session removed from its account, which has no stream whose end would do it. Why it ends was said
-// before; where it was not, it has expired. Any goroutine.
-func (r *resting) Close(error) {
-	r.l.Loop.Post(func() { r.l.Enter(func() { streamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
+// Close has the session removed from its account, which has no stream whose end would do it. Why it ends
+// was said before; where it was not, it has expired. Any goroutine.
+func (r *hibernatingWire) Close(error) {
+	r.l.Loop.Post(func() { r.l.Enter(func() { sessionStreamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
 }
 
 // Errors of Bind.
@@ -175,9 +181,9 @@ var (
 )
 
 // Bind makes the Session of st. Of two with one resource the older is ended with the stream error
-// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder,
-// which makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives way.
-// Hooks run when Ready is called.
+// conflict, and its unavailable presence sent, before the newer is in the list, unless keepOlder, which
+// makes it ErrResourceConflict. Where the account has as many resources as it may, one that rests gives
+// way. Hooks run when Ready is called.
 func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, error) {
 	l := st.loop
 	if old := a.Resource(full); old != nil {
@@ -185,97 +191,98 @@ func (a *Account) Bind(st Negotiation, full jid.JID, keepOlder bool) (*Session, 
 			return nil, ErrResourceConflict
 		}
 		old.close(ErrConflict, superseded)
-		a.end(l, old, superseded)
+		a.endSession(l, old, superseded)
 	}
-	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim && !a.displace(l) {
+	if lim := l.router.hostLimits(a.host).ResourcesPerAccount; lim > 0 && len(a.sessions) >= lim &&
+		!a.displaceHibernating(l) {
 		return nil, ErrResourceLimit
 	}
 	s := &Session{account: a, jid: full, traits: st.traits | HasResource}
 	s.stream = st.ref()
-	s.wire = st.wire
+	s.wire = st.transport
 	return s, nil
 }
 
-// Ready puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
+// AddSession puts s, made by Bind, into the list and runs the Bound hooks; st is bound from now on. What
 // must reach the client before any stanza is sent in between.
-func (a *Account) Ready(st Negotiation, s *Session) {
+func (a *Account) AddSession(st Negotiation, s *Session) {
 	a.sessions = append(a.sessions, s)
-	st.sess, st.deal = s, nil
+	st.sess, st.negotiation = s, nil
 	st.traits |= HasResource
-	st.arm(dueLogin, 0)
+	st.setDeadline(deadlineLogin, 0)
 	st.loop.stats.Bound++
 	runSessions(&a.host.Profile().Hooks.Bound, st.loop, s)
 }
 
-// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its traits
-// from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed hooks send and
-// pull. false: s has ended, or is about to: its client has logged out, or it is to end although a stream takes it
-// over.
-func (a *Account) Attach(l *Local, s *Session, w Wire, ref StreamRef, traits Traits) bool {
-	if _, over := s.endedBy(); over || a.index(s) < 0 {
+// Attach hangs the stream of w under s, a session that rests or whose stream is superseded, which has its
+// traits from then on, and sends what was held back (resumption, XEP-0198 §5), behind what the Resumed
+// hooks send and pull. false: s has ended, or is about to: its client has logged out, or it is to end
+// although a stream takes it over.
+func (a *Account) Attach(l *LoopRouter, s *Session, w Wire, ref StreamRef, traits Traits) bool {
+	if _, over := s.endedBy(); over || a.sessionIndex(s) < 0 {
 		return false
 	}
-	if old := s.wire; !s.rests() && old != w {
+	if old := s.wire; !s.hibernating() && old != w {
 		old.Close(ErrConflict)
 	}
 	s.endSources(l, StreamEnded)
 	s.traits = traits | HasResource
-	if !s.hang(w, ref) {
+	if !s.setWire(w, ref) {
 		return false
 	}
-	if !guarded(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
-		s.close(ErrInternal, failed) // it has not all that it needs
+	if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Resumed, l, s) }) {
+		s.close(ErrInternal, hookFailed) // it has not all that it needs
 		return true
 	}
-	out := s.lockOut()
-	if s.out != nil {
-		out.askDrain() // and then it gets what was held back
+	out := s.lockOutbox()
+	if s.outbox != nil {
+		out.requestDrain() // and then it gets what was held back
 	}
 	out.unlock()
 	return true
 }
 
-// hang gives s another wire: what has ended its former stream is over. false: s itself has ended, see [Session.Close],
-// and keeps what it has. Under the account's lock.
-func (s *Session) hang(w Wire, ref StreamRef) (ok bool) {
-	out := s.lockOut()
+// setWire gives s another wire: what has ended its former stream is over. false: s itself has ended, see
+// [Session.Close], and keeps what it has. Under the account's lock.
+func (s *Session) setWire(w Wire, ref StreamRef) (ok bool) {
+	out := s.lockOutbox()
 	defer out.unlock()
-	if s.ending != goesOn && !endings[s.ending].rests {
+	if s.ending != notEnded && !endingTable[s.ending].rests {
 		return false
 	}
-	s.wire, s.stream, s.ending = w, ref, goesOn
-	if s.out != nil {
-		s.out.clogged, s.out.asks, s.out.given = false, 0, 0
-		out.unbox()
+	s.wire, s.stream, s.ending = w, ref, notEnded
+	if s.outbox != nil {
+		s.outbox.blocked, s.outbox.drainsPending, s.outbox.sentSinceDrain = false, 0, 0
+		out.releaseIfEmpty()
 	}
 	return true
 }
 
-// Adopt hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
-func (a *Account) Adopt(st Negotiation, s *Session) bool {
-	if !a.Attach(st.loop, s, st.wire, st.ref(), st.traits) {
+// Resume hangs st under s, as Attach does, and makes st a bound stream; false: Attach said so.
+func (a *Account) Resume(st Negotiation, s *Session) bool {
+	if !a.Attach(st.loop, s, st.transport, st.ref(), st.traits) {
 		return false
 	}
-	st.sess, st.deal = s, nil
+	st.sess, st.negotiation = s, nil
 	st.traits |= HasResource
-	st.arm(dueLogin, 0)
+	st.setDeadline(deadlineLogin, 0)
 	return true
 }
 
-// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged in and
-// not bound is closed when it binds.
+// Kick ends all sessions of an account with a stream error, from any goroutine. A stream that has logged
+// in and not bound is closed when it binds.
 func (r *Router) Kick(bare jid.JID, reason error) {
-	r.Table.kicked(bare)
-	a, ok := r.Table.Loaded(bare)
+	r.Table.revoke(bare)
+	a, ok := r.Table.LookupAccount(bare)
 	if !ok {
 		return // it has no session: an account with one is in memory
 	}
-	l := r.home(bare)
+	l := r.homeLoop(bare)
 	l.Loop.Post(func() {
 		l.Enter(func() {
-			l.Account(a.host, bare, func(l *Local, a *Account, exists bool, err error) {
+			l.WithAccount(a.host, bare, func(l *LoopRouter, a *Account, exists bool, err error) {
 				if a != nil {
-					a.endAll(l, reason, kicked, err == nil)
+					a.endSessions(l, reason, kicked, err == nil)
 				}
 			})
 		})

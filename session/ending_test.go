@@ -13,9 +13,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/session/store/storetest"
 )
@@ -54,16 +54,17 @@ type endingCase struct {
 var endingsBy = map[string]func(c *endingCase){
 	"logged-out": func(c *endingCase) { c.write(c.juliet, "</stream:stream>") },
 	"peer-error": func(c *endingCase) {
-		c.write(c.juliet, "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
+		c.write(c.juliet, "<stream:error><undefined-condition "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>")
 	},
 	"our-error": func(c *endingCase) { c.write(c.juliet, "<unheard-of xmlns='urn:of-the-test'/>") },
 	"shutdown": func(c *endingCase) {
 		st := c.Stream(c.juliet)
-		st.Local().Loop.Post(func() { c.Door.Drain(c.juliet.Conn().Conn()) })
+		st.LoopRouter().Loop.Post(func() { c.C2S.OnShutdown(c.juliet.Conn().Conn()) })
 		c.turns()
 	},
 	"slow-reader": func(c *endingCase) {
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		for range 12 { // behind 1 MiB on the wire's side and as much that the session holds back
 			c.write(c.romeo, message("juliet@localhost/x", "flood"+strings.Repeat("x", 250_000)))
 		}
@@ -96,7 +97,7 @@ var endingsBy = map[string]func(c *endingCase){
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		if err := storage.Bury(c.Router, c.DB, gone, nil); err != nil {
+		if err := storage.FinishDeletion(c.Router, c.DB, gone, nil); err != nil {
 			c.t.Fatal(err)
 		}
 		c.turns()
@@ -119,18 +120,18 @@ func (c *endingCase) write(from *sessiontest.Client, text string) {
 }
 
 func (c *endingCase) turns() {
-	for c.Net.Turn() {
+	for c.Net.RunTurn() {
 	}
 }
 
 func (c *endingCase) lose() {
-	c.juliet.Cut()
+	c.juliet.DropConn()
 	c.turns()
 }
 
 // session is juliet's; nil if there is none.
 func (c *endingCase) session() *session.Session {
-	a, ok := c.Router.Table.Loaded(c.juliet.Bare())
+	a, ok := c.Router.Table.LookupAccount(c.juliet.Bare())
 	if !ok {
 		return nil
 	}
@@ -155,13 +156,14 @@ func (c *endingCase) login(name string) *sessiontest.Client {
 	return next
 }
 
-// left reports whether nurse, whom juliet has sent directed presence, has seen her leave since it was last asked.
+// left reports whether nurse, whom juliet has sent directed presence, has seen her leave since it was
+// last asked.
 func (c *endingCase) left() bool {
 	return strings.Contains(string(c.nurse.Conn().Take()), "type='unavailable'")
 }
 
 func (c *endingCase) ended(by string) (n uint64) {
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		for i, k := range l.Stats().Ended {
 			if session.Ending(i).String() == by {
 				n += k
@@ -177,16 +179,21 @@ func newEnding(t *testing.T, by string) *endingCase { return newEndingOn(t, by, 
 func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingCase {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.ResourcesPerAccount = 0, 4
-	opt := sessiontest.Options{Limits: &lim, Fault: fault, Panics: by == "failed", Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
-		return hooked(func(api *session.API) error {
-			api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) { panicIf(by == "failed") })
-			return nil
-		})
-	}}}, mod.All...)
+	opt := sessiontest.Options{Limits: &lim, Fault: fault, AllowPanics: by == "failed",
+		Modules: append(mod.DefaultNames(), acks.Manifest.Name, "of-the-test")}
+	opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+		New: func() session.Module {
+			return hooked(func(api *session.API) error {
+				api.Hooks.Resumed.Add(api.Module, session.Deliver, func(*session.LoopRouter, *session.Session) {
+					panicIf(by == "failed")
+				})
+				return nil
+			})
+		}}}, mod.All...)
 	s := sessiontest.New(t, opt)
 	c := &endingCase{Server: s, t: t}
-	c.juliet, c.romeo, c.nurse = s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	c.juliet, c.romeo, c.nurse = s.Login("juliet", "juliet@localhost/x"),
+		s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
 	if kept {
 		c.juliet.Send("<on xmlns='" + nsAcks + "'/>")
 	}
@@ -200,10 +207,10 @@ func newEndingOn(t *testing.T, by string, kept bool, fault store.Fault) *endingC
 // restedBefore are the endings of a session that rests: without a module that keeps it there is none.
 var restedBefore = []string{"overflow", "expired", "displaced", "failed"}
 
-// The table of session.txt, row by row, with a module that keeps every session that it is asked about, and without one,
-// where a row that says that it may rest is one of a session that ends: what the client is told, whether the session
-// rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what it had not sent, what is counted. Only a
-// peer's end tag or stream error is a logout (XEP-0198 §5).
+// The table of session.txt, row by row, with a module that keeps every session that it is asked about,
+// and without one, where a row that says that it may rest is one of a session that ends: what the client
+// is told, whether the session rests, when contacts see it leave (RFC 6121 §4.5.2), what becomes of what
+// it had not sent, what is counted. Only a peer's end tag or stream error is a logout (XEP-0198 §5).
 func TestEndings(t *testing.T) {
 	rows := endingsTable(t)
 	for by := range endingsBy {
@@ -238,7 +245,7 @@ func TestEndings(t *testing.T) {
 func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	do(c)
-	c.juliet.Conn().Room(-1)
+	c.juliet.Conn().SetWindow(-1)
 	c.Settle()
 	c.Advance(6 * time.Second)
 	c.Settle()
@@ -246,12 +253,14 @@ func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 	if c.resumed != nil {
 		told = c.resumed.Received()
 	}
-	want := map[string]string{"end tag": "</stream:stream>", "the error": "<unsupported-stanza-type", "what the operator says": "<policy-violation",
-		"nothing": "", "-": ""}[row.told]
+	want := map[string]string{"end tag": "</stream:stream>", "the error": "<unsupported-stanza-type",
+		"what the operator says": "<policy-violation",
+		"nothing":                "", "-": ""}[row.told]
 	if want == "" && row.told != "nothing" && row.told != "-" {
 		want = "<stream:error><" + row.told
 	}
-	if !strings.Contains(told, want) || (want == "" || want == "</stream:stream>") && strings.Contains(told, "stream:error") || want == "" && strings.Contains(told, "</stream:stream>") {
+	if !strings.Contains(told, want) || (want == "" || want == "</stream:stream>") &&
+		strings.Contains(told, "stream:error") || want == "" && strings.Contains(told, "</stream:stream>") {
 		t.Errorf("the client was told %.400q", told)
 	}
 	s := c.session()
@@ -286,7 +295,7 @@ func (row ended) open(t *testing.T, kept bool, do func(c *endingCase)) {
 func (c *endingCase) counted(row ended) {
 	c.t.Helper()
 	errors := uint64(0)
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		for _, n := range l.Stats().StreamErrors {
 			errors += n
 		}
@@ -307,7 +316,8 @@ func (c *endingCase) counted(row ended) {
 	}
 }
 
-// clogged ends a session with something to send, whose connection can't be closed before five seconds have passed.
+// clogged ends a session with something to send, whose connection can't be closed before five seconds
+// have passed.
 func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	c := newEndingOn(t, row.by, kept, nil)
 	if row.by == "failed" { // it rests with what it has to send, and the connection is that which resumes it
@@ -315,16 +325,18 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 		c.Settle()
 		do = func(c *endingCase) {
 			c.resumed = c.login("resumed")
-			c.resumed.Conn().Room(0)
+			c.resumed.Conn().SetWindow(0)
 			c.write(c.resumed, resume("x"))
 		}
 	} else {
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		for i := range 5 { // more than the wire takes
 			c.write(c.romeo, message("juliet@localhost/x", fmt.Sprintf("before %d", i)+strings.Repeat("x", 250_000)))
 		}
 	}
-	c.write(c.romeo, strings.Replace(message("juliet@localhost/x", "unsent"), "<message ", "<message id='unsent' ", 1)+"<iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+	c.write(c.romeo, strings.Replace(message("juliet@localhost/x", "unsent"), "<message ",
+		"<message id='unsent' ", 1)+"<iq type='get' id='q' to='juliet@localhost/x'><ping "+
+		"xmlns='urn:xmpp:ping'/></iq>")
 	c.romeo.Conn().Take()
 	do(c)
 	closed := row.rests == "no" && row.by == "line-lost" // the others' connections can't be closed yet
@@ -367,47 +379,49 @@ func (row ended) clogged(t *testing.T, kept bool, do func(c *endingCase)) {
 	if has := strings.Contains(got, ">unsent<"); has != (row.unsent == "again") {
 		t.Errorf("what it had not sent comes to the next: %v (%.300q; romeo got %.300q)", has, got, romeo)
 	}
-	if refused := strings.Contains(romeo, ">unsent<") || strings.Contains(romeo, "<message type='error' id='unsent'"); refused != (row.unsent == "bounced") {
+	if refused := strings.Contains(romeo, ">unsent<") ||
+		strings.Contains(romeo, "<message type='error' id='unsent'"); refused != (row.unsent == "bounced") {
 		t.Errorf("the message that it had not sent is refused: %v (%.300q)", refused, romeo)
 	}
 	if row.rests == "no" && strings.Count(romeo, "id='q'") != 1 {
 		t.Errorf("the request that it had not sent is answered with %.300q", romeo)
 	}
-	if row.rests == "yes" && (!strings.Contains(got, ">meanwhile<") || !strings.Contains(got, ">meanwhile too<")) {
+	if row.rests == "yes" && (!strings.Contains(got, ">meanwhile<") ||
+		!strings.Contains(got, ">meanwhile too<")) {
 		t.Errorf("what came between the end of its stream and its rest is lost: %.300q", got)
 	}
 }
 
-// What a stream still sends of which another has taken the session over is dropped, and counted; the session has the
-// traits of its new stream (XEP-0198 §5: the former stream is closed).
+// What a stream still sends of which another has taken the session over is dropped, and counted; the
+// session has the traits of its new stream (XEP-0198 §5: the former stream is closed).
 func TestTakenOver(t *testing.T) {
 	c := newEnding(t, "")
 	traits := session.Traits(0)
 	former := c.Stream(c.juliet)
-	former.Local().Loop.Post(func() { traits = c.session().Traits() })
+	former.LoopRouter().Loop.Post(func() { traits = c.session().Traits() })
 	c.Settle()
 	if traits != former.Traits() {
 		t.Errorf("it has the traits %b, its stream %b", traits, former.Traits())
 	}
-	c.juliet.Conn().Room(0) // so that its stream error waits, and what it sends is still read
+	c.juliet.Conn().SetWindow(0) // so that its stream error waits, and what it sends is still read
 	c.write(c.romeo, message("juliet@localhost/x", "waits"))
 	next := c.login("next")
 	st := c.Stream(next)
 	if !c.take(st, st.Traits()|session.Secure) { // as a stream that came by another door
 		t.Fatal("it is not taken over")
 	}
-	former.Local().Loop.Post(func() { traits = c.session().Traits() })
+	former.LoopRouter().Loop.Post(func() { traits = c.session().Traits() })
 	c.Settle()
 	if traits&session.Secure == 0 {
 		t.Errorf("it has the traits %b of the stream that it was taken from", traits)
 	}
-	l := former.Local()
+	l := former.LoopRouter()
 	l.Loop.Post(func() { // it was read before, with much else
 		former.Feed([]byte(message("romeo@localhost/x", "from the former")), 0)
 	})
 	c.turns()
 	dropped := uint64(0)
-	for _, l := range c.Router.Locals() {
+	for _, l := range c.Router.LoopRouters() {
 		dropped += l.Stats().Superseded
 	}
 	if got := c.romeo.Received(); strings.Contains(got, "from the former") || dropped != 1 {
@@ -421,11 +435,12 @@ func TestTakenOver(t *testing.T) {
 // take hangs st's connection under juliet's session, with traits, as a module does that resumes sessions.
 func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	host, _ := c.Router.Table.Host("localhost")
-	l := st.Local()
+	l := st.LoopRouter()
 	l.Loop.Post(func() {
 		l.Enter(func() {
-			l.Account(host, c.juliet.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
-				ok = a.Attach(l, a.Resources()[0], st.Transport(), session.StreamRef{Node: c.Router.Node, Inc: c.Router.Incarnation, ID: st.ID()}, traits)
+			l.WithAccount(host, c.juliet.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
+				ok = a.Attach(l, a.Resources()[0], st.Transport(), session.StreamRef{Node: c.Router.Node,
+					Incarnation: c.Router.Incarnation, ID: st.ID()}, traits)
 			})
 		})
 	})
@@ -433,12 +448,12 @@ func (c *endingCase) take(st *session.Stream, traits session.Traits) (ok bool) {
 	return ok
 }
 
-// A session that a decision has ended, and that could not be unbound yet as its account can't be read, is taken over by
-// no stream: not even by one that has logged in since, with the new password.
+// A session that a decision has ended, and that could not be unbound yet as its account can't be read, is
+// taken over by no stream: not even by one that has logged in since, with the new password.
 func TestKickedIsNotTakenOver(t *testing.T) {
 	for _, by := range []string{"kicked", "logged-out"} {
 		c := newEnding(t, "")
-		c.juliet.Conn().Room(0)
+		c.juliet.Conn().SetWindow(0)
 		c.write(c.romeo, message("juliet@localhost/x", "waits")) // its connection can't close yet
 		s := c.session()
 		if by == "kicked" {
@@ -459,8 +474,8 @@ func TestKickedIsNotTakenOver(t *testing.T) {
 	}
 }
 
-// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts see it leave
-// (RFC 6121 §4.5.2), as they do where it has a connection.
+// A session that rests, and is ended while its account can't be read, ends when that can be: its contacts
+// see it leave (RFC 6121 §4.5.2), as they do where it has a connection.
 func TestKickedAtRest(t *testing.T) {
 	var flaky storetest.Flaky
 	c := newEndingOn(t, "", true, flaky.Fault)
@@ -481,29 +496,32 @@ func TestKickedAtRest(t *testing.T) {
 		c.Settle()
 	}
 	if !c.left() || c.session() != nil || c.ended("kicked") != 1 {
-		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil, c.ended("kicked"))
+		t.Errorf("it is there: %v; counted %d times, or nurse has not seen it leave", c.session() != nil,
+			c.ended("kicked"))
 	}
 }
 
-// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that is not forgotten
-// as its former stream is.
+// A session that is ended by a module or an operator while it is being detached, or resumed, ends: that
+// is not forgotten as its former stream is.
 func TestEndedMeanwhile(t *testing.T) {
 	for _, at := range []string{"Rest", "Attach"} {
 		t.Run(at, func(t *testing.T) {
 			c := &endingCase{t: t}
 			ends := false
-			opt := sessiontest.Options{Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
-				return hooked(func(api *session.API) error {
-					api.Hooks.Rest.Add(api.Module, session.Guard, func(_ *session.Local, s *session.Session) session.Verdict {
-						if ends {
-							s.Close(session.ErrPolicyViolation)
-						}
-						return session.Pass
+			opt := sessiontest.Options{Modules: append(mod.DefaultNames(), acks.Manifest.Name, "of-the-test")}
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+				New: func() session.Module {
+					return hooked(func(api *session.API) error {
+						api.Hooks.Hibernate.Add(api.Module, session.Guard,
+							func(_ *session.LoopRouter, s *session.Session) session.Verdict {
+								if ends {
+									s.Close(session.ErrPolicyViolation)
+								}
+								return session.Pass
+							})
+						return nil
 					})
-					return nil
-				})
-			}}}, mod.All...)
+				}}}, mod.All...)
 			c.Server = sessiontest.New(t, opt)
 			c.juliet, c.nurse = c.Login("juliet", "juliet@localhost/x"), c.Login("nurse", "nurse@localhost/x")
 			c.juliet.Send("<on xmlns='" + nsAcks + "'/><presence/><presence to='nurse@localhost/x'/>")
@@ -514,7 +532,9 @@ func TestEndedMeanwhile(t *testing.T) {
 				c.lose()
 			} else {
 				st, s := c.Stream(c.juliet), c.session()
-				st.Local().Loop.Post(func() { s.Pull(st.Local(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false) })
+				st.LoopRouter().Loop.Post(func() {
+					s.Pull(st.LoopRouter(), &endless{end: func() { s.Close(session.ErrPolicyViolation) }}, false)
+				})
 				c.turns()
 				next := c.login("next")
 				if c.take(c.Stream(next), c.Stream(next).Traits()) {
@@ -534,9 +554,10 @@ func TestEndedMeanwhile(t *testing.T) {
 // An endless is a source that never has anything, and calls end when it ends.
 type endless struct{ end func() }
 
-func (*endless) Next(*session.Local, *session.Session) (p session.Parcel, is session.Supply) {
-	return p, session.NotYet
+func (*endless) Next(*session.LoopRouter, *session.Session) (p session.OutboundStanza,
+	is session.NextStatus) {
+	return p, session.NextWouldBlock
 }
-func (*endless) Wanted(*session.Session) bool                                    { return true }
-func (*endless) Taken(*session.Local, *session.Session, int)                     {}
-func (e *endless) End(_ *session.Local, _ *session.Session, _ session.SourceEnd) { e.end() }
+func (*endless) Wanted(*session.Session) bool                                               { return true }
+func (*endless) Taken(*session.LoopRouter, *session.Session, int)                           {}
+func (e *endless) End(_ *session.LoopRouter, _ *session.Session, _ session.SourceEndReason) { e.end() }

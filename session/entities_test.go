@@ -12,10 +12,10 @@ import (
 // A set of entities is a map from address to entity, whatever comes and goes, and it shrinks again.
 func TestEntities(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var s entities
+		var s entityMap
 		want := map[jid.JID]*Entity{}
 		for range rapid.IntRange(0, 2000).Draw(t, "steps") {
-			who := jid.Prepared(fmt.Sprintf("a%d@example.org", rapid.IntRange(0, 300).Draw(t, "who")))
+			who := jid.FromPrepared(fmt.Sprintf("a%d@example.org", rapid.IntRange(0, 300).Draw(t, "who")))
 			switch old := want[who]; {
 			case old == nil:
 				a := &Entity{addr: who}
@@ -31,11 +31,11 @@ func TestEntities(t *testing.T) {
 				delete(want, who)
 			}
 		}
-		if s.n != len(want) || 4*s.n > 3*len(s.slots) || len(s.slots) > max(16*s.n, 2*minEntities) {
-			t.Fatalf("%d of %d accounts in %d slots", s.n, len(want), len(s.slots))
+		if s.n != len(want) || 4*s.n > 3*len(s.cells) || len(s.cells) > max(16*s.n, 2*minEntityCells) {
+			t.Fatalf("%d of %d accounts in %d slots", s.n, len(want), len(s.cells))
 		}
 		for i := range 301 {
-			who := jid.Prepared(fmt.Sprintf("a%d@example.org", i))
+			who := jid.FromPrepared(fmt.Sprintf("a%d@example.org", i))
 			if s.get(who) != want[who] {
 				t.Fatalf("%s is %v", who, s.get(who))
 			}

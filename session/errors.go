@@ -5,14 +5,14 @@ import (
 	"canto/xmlstream"
 )
 
-// A StreamError ends a stream (RFC 6120 §4.9). Condition is one of the defined conditions of
-// §4.9.3; App is an application-specific condition beside it, and may be zero.
+// A StreamError ends a stream (RFC 6120 section 4.9).
 type StreamError struct {
-	Condition string
-	Text      string
-	App       xmlstream.Name
+	Condition string         // a defined condition, section 4.9.3; another one is sent as undefined-condition
+	Text      string         // for humans, in English; may be empty
+	App       xmlstream.Name // an application-specific condition, section 4.9.4; may be zero
 }
 
+// Error is the condition and the text, for logs.
 func (e *StreamError) Error() string {
 	if e.Text == "" {
 		return "stream error: " + e.Condition
@@ -20,26 +20,32 @@ func (e *StreamError) Error() string {
 	return "stream error: " + e.Condition + ": " + e.Text
 }
 
-// Stream errors that carry no more than their condition.
+// The stream errors that the kernel and its modules send, by their condition.
 var (
-	ErrBadFormat           = &StreamError{Condition: "bad-format"}
-	ErrConflict            = &StreamError{Condition: "conflict", Text: "replaced by a new session with the same resource"}
-	ErrConnectionTimeout   = &StreamError{Condition: "connection-timeout"}
-	ErrHostGone            = &StreamError{Condition: "host-gone"}
-	ErrHostUnknown         = &StreamError{Condition: "host-unknown"}
-	ErrInternal            = &StreamError{Condition: "internal-server-error"}
-	ErrInvalidFrom         = &StreamError{Condition: "invalid-from"}
-	ErrInvalidNamespace    = &StreamError{Condition: "invalid-namespace"}
-	ErrInvalidXML          = &StreamError{Condition: "invalid-xml"}
-	ErrNotAuthorized       = &StreamError{Condition: "not-authorized"}
-	ErrPolicyViolation     = &StreamError{Condition: "policy-violation"}
-	ErrReset               = &StreamError{Condition: "reset"}
-	ErrResourceConstraint  = &StreamError{Condition: "resource-constraint"}
-	ErrSystemShutdown      = &StreamError{Condition: "system-shutdown"}
-	ErrUnsupportedStanza   = &StreamError{Condition: "unsupported-stanza-type"}
-	ErrUnsupportedVersion  = &StreamError{Condition: "unsupported-version"}
-	errStanzaTooBig        = &StreamError{Condition: "policy-violation", App: xmlstream.N("urn:xmpp:errors", "stanza-too-big")}
-	errSlowReader          = &StreamError{Condition: "policy-violation", Text: "outbox limit reached: the client does not read"}
+	ErrBadFormat = &StreamError{Condition: "bad-format"}
+	ErrConflict  = &StreamError{Condition: "conflict",
+		Text: "replaced by a new session with the same resource"}
+	ErrConnectionTimeout  = &StreamError{Condition: "connection-timeout"}
+	ErrHostGone           = &StreamError{Condition: "host-gone"}
+	ErrHostUnknown        = &StreamError{Condition: "host-unknown"}
+	ErrInternal           = &StreamError{Condition: "internal-server-error"}
+	ErrInvalidFrom        = &StreamError{Condition: "invalid-from"}
+	ErrInvalidNamespace   = &StreamError{Condition: "invalid-namespace"}
+	ErrInvalidXML         = &StreamError{Condition: "invalid-xml"}
+	ErrNotAuthorized      = &StreamError{Condition: "not-authorized"}
+	ErrPolicyViolation    = &StreamError{Condition: "policy-violation"}
+	ErrReset              = &StreamError{Condition: "reset"}
+	ErrResourceConstraint = &StreamError{Condition: "resource-constraint"}
+	ErrSystemShutdown     = &StreamError{Condition: "system-shutdown"}
+	ErrUnsupportedStanza  = &StreamError{Condition: "unsupported-stanza-type"}
+	ErrUnsupportedVersion = &StreamError{Condition: "unsupported-version"}
+
+	// errStanzaTooBig: policy-violation says that a rule was broken, and the second condition which one.
+	errStanzaTooBig = &StreamError{Condition: "policy-violation",
+		App: xmlstream.N("urn:xmpp:errors", "stanza-too-big")}
+	errSlowReader = &StreamError{Condition: "policy-violation",
+		Text: "outbox limit reached: the client does not read"}
+
 	nameStreamErr          = xmlstream.N(stanza.NSStream, "error")
 	nameStreamErrText      = xmlstream.N(stanza.NSStreams, "text")
 	streamErrorConditions  = map[string]xmlstream.Name{}
@@ -58,8 +64,9 @@ func init() {
 	}
 }
 
-// AppendTo writes e as <stream:error/> and its children; the caller ends the stream after it.
-func (e *StreamError) AppendTo(dst []byte) []byte {
+// Append appends e to dst as <stream:error/> with its children, and returns the extended slice. The
+// caller ends the stream after it. Any goroutine.
+func (e *StreamError) Append(dst []byte) []byte {
 	dst = append(dst, "<stream:error>"...)
 	a := xmlstream.Appender{B: dst}
 	name, ok := streamErrorConditions[e.Condition]
@@ -76,8 +83,8 @@ func (e *StreamError) AppendTo(dst []byte) []byte {
 	return append(a.B, "</stream:error>"...)
 }
 
-// syntaxStreamError is the stream error that a peer is owed for what the parser refused
-// (RFC 6120 §4.9.3, §11).
+// syntaxStreamError is the stream error for input that the parser has refused (RFC 6120 sections 4.9.3
+// and 11).
 func syntaxStreamError(err error) *StreamError {
 	se, ok := err.(*xmlstream.SyntaxError)
 	if !ok {

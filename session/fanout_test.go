@@ -19,8 +19,8 @@ func TestFanoutShares(t *testing.T) {
 		lim := session.DefaultLimits()
 		lim.Rate = 0
 		s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
-		seats := &session.Seats{}
-		seats.Reset(len(s.Router.Locals()))
+		seats := &session.Recipients{}
+		seats.Reset(len(s.Router.LoopRouters()))
 		for i := range readers {
 			c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i))
 			to, err := jid.Parse(c.JID)
@@ -42,9 +42,9 @@ func TestFanoutShares(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := s.Stream(star).Local()
+			l := s.Stream(star).LoopRouter()
 			l.Loop.Post(func() { // all of them in a turn
-				l.Account(host, star.Bare(), func(l *session.Local, a *session.Account, _ bool, err error) {
+				l.WithAccount(host, star.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, err error) {
 					if err != nil {
 						t.Error(err)
 					}
@@ -53,14 +53,14 @@ func TestFanoutShares(t *testing.T) {
 			})
 		}
 		delivered := func() (n int) {
-			for _, l := range s.Router.Locals() {
+			for _, l := range s.Router.LoopRouters() {
 				st := l.Stats()
 				n += int(st.Out[stanza.Message])
 			}
 			return n
 		}
 		turns, asked, answered := 0, 0, 0
-		for n := 0; s.Net.Turn(); n = delivered() {
+		for n := 0; s.Net.RunTurn(); n = delivered() {
 			turns++
 			if d := delivered() - n; d > share {
 				t.Fatalf("%d broadcasts: a turn delivered to %d", broadcasts, d)
@@ -77,7 +77,8 @@ func TestFanoutShares(t *testing.T) {
 			t.Fatalf("%d broadcasts: %d deliveries of %d", broadcasts, n, all)
 		}
 		if answered == 0 || answered-asked > 4*share {
-			t.Errorf("%d broadcasts: who asked behind %d deliveries was answered behind %d", broadcasts, asked, answered)
+			t.Errorf("%d broadcasts: who asked behind %d deliveries was answered behind %d", broadcasts, asked,
+				answered)
 		}
 		if turns > 3*all/share {
 			t.Errorf("%d broadcasts: %d turns", broadcasts, turns)

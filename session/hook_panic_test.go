@@ -10,9 +10,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/sessiontest/acks"
+	"canto/session/storage"
 	"canto/xmlstream"
 )
 
@@ -22,7 +22,8 @@ type panickyUnload struct{ hooked }
 func (panickyUnload) Unload() error { panic("for the test") }
 
 // handles adds a stream feature that a client uses with the element name.
-func handles(name xmlstream.Name, f func(st session.Negotiation, rage func())) func(h *session.Hooks, _ string, rage func()) {
+func handles(name xmlstream.Name, f func(st session.Negotiation, rage func())) func(h *session.Hooks,
+	_ string, rage func()) {
 	return func(h *session.Hooks, _ string, rage func()) {
 		h.Features = append(h.Features, session.StreamFeature{Name: name, Needs: session.HasResource,
 			Handle: func(st session.Negotiation, _ xmlstream.Element) { f(st, rage) }})
@@ -37,40 +38,46 @@ func triggers(_ *sessiontest.Server, juliet *sessiontest.Client) {
 // nothing is work that has nothing to do.
 func nothing() error { return nil }
 
-// A panic in a hook that looks at streams and sessions, once, costs the smallest thing there is: it is counted once, who
-// waits for an answer has one, or a stream error internal-server-error (RFC 6120 §4.9.3.6), and another client on the
-// same loop and of the same account goes on. (Stanza hooks, sources and kinds have tests of their own.)
+// A panic in a hook that looks at streams and sessions, once, costs the smallest thing there is: it is
+// counted once, who waits for an answer has one, or a stream error internal-server-error (RFC 6120
+// §4.9.3.6), and another client on the same loop and of the same account goes on. (Stanza hooks, sources
+// and kinds have tests of their own.)
 func TestPanicInHook(t *testing.T) {
 	trigger := xmlstream.N("urn:of-the-test", "trigger")
 	const internal = "internal-server-error"
 	for name, c := range map[string]struct {
-		add  func(h *session.Hooks, module string, rage func())
-		do   func(s *sessiontest.Server, juliet *sessiontest.Client) // juliet has an acknowledged stream, and is kept at rest
-		told string                                                  // what comes to juliet
-		gone bool                                                    // her session ends
+		add func(h *session.Hooks, module string, rage func())
+		// juliet has an acknowledged stream, and is kept at rest
+		do   func(s *sessiontest.Server, juliet *sessiontest.Client)
+		told string // what comes to juliet
+		gone bool   // her session ends
 	}{
 		"Bound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Bound.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+			h.Bound.Add(module, session.Deliver, func(*session.LoopRouter, *session.Session) { rage() })
 		}},
 		"Available": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
-			h.Available.Add(module, session.Deliver, func(*session.Local, *session.Session) { rage() })
+			h.Available.Add(module, session.Deliver, func(*session.LoopRouter, *session.Session) { rage() })
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("<presence/>") }},
 		"Rest": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Rest.Add(module, session.Guard, func(*session.Local, *session.Session) session.Verdict { rage(); return session.Pass })
-		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+			h.Hibernate.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) session.Verdict {
+				rage()
+				return session.Pass
+			})
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.DropConn() }},
 		"Rested": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Rested.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
-		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Cut() }},
+			h.Hibernated.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) { rage() })
+		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.DropConn() }},
 		"Unbound": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Unbound.Add(module, session.Guard, func(*session.Local, *session.Session) { rage() })
+			h.Unbound.Add(module, session.Guard, func(*session.LoopRouter, *session.Session) { rage() })
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) { juliet.Send("</stream:stream>") }},
 		"Unsent": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Unsent.Add(module, session.Guard, func(_ *session.Local, _ *session.Session, list []session.Parcel) []session.Parcel {
+			h.Unsent.Add(module, session.Guard, func(_ *session.LoopRouter, _ *session.Session,
+				list []session.OutboundStanza) []session.OutboundStanza {
 				rage()
 				return list
 			})
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "unsent"))
 			s.Router.Kick(juliet.Bare(), session.ErrPolicyViolation)
@@ -81,27 +88,39 @@ func TestPanicInHook(t *testing.T) {
 			juliet.Send(message("romeo@localhost/x", "Hi"))
 		}},
 		"StreamFeature.Handle": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
-			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource, Handle: func(session.Negotiation, xmlstream.Element) { rage() }})
+			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
+				Handle: func(session.Negotiation, xmlstream.Element) {
+					rage()
+				}})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 		}},
-		"StreamFeature.Handle, Await": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
-			st.Await(reactor.Disk, nothing, func(error) { rage() })
-		}), do: triggers},
-		"StreamFeature.Handle, AwaitTurn": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
-			st.AwaitTurn(reactor.Crypto, 10, nothing, func(error) { rage() })
-		}), do: triggers},
-		"StreamFeature.Handle, Delay": {told: internal, add: handles(trigger, func(st session.Negotiation, rage func()) {
-			st.Delay(1, rage)
-		}), do: triggers},
+		"StreamFeature.Handle, Await": {told: internal,
+			add: handles(trigger, func(st session.Negotiation, rage func()) {
+				st.Await(reactor.Disk, nothing, func(error) { rage() })
+			}), do: triggers},
+		"StreamFeature.Handle, AwaitTurn": {told: internal,
+			add: handles(trigger, func(st session.Negotiation, rage func()) {
+				st.AwaitAdmission(reactor.Crypto, 10, nothing, func(error) { rage() })
+			}), do: triggers},
+		"StreamFeature.Handle, Delay": {told: internal,
+			add: handles(trigger, func(st session.Negotiation, rage func()) {
+				st.Delay(1, rage)
+			}), do: triggers},
 		"StreamFeature.Open": {told: internal, add: func(h *session.Hooks, _ string, rage func()) {
 			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Needs: session.HasResource,
-				Open: func(session.Negotiation) bool { rage(); return true }, Handle: func(session.Negotiation, xmlstream.Element) {}})
+				Available: func(session.Negotiation) bool {
+					rage()
+					return true
+				}, Handle: func(session.Negotiation, xmlstream.Element) {}})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<trigger xmlns='urn:of-the-test'/>")
 		}},
 		"StreamFeature.Offer": {add: func(h *session.Hooks, _ string, rage func()) {
-			h.Features = append(h.Features, session.StreamFeature{Name: trigger, Offer: func(session.Negotiation, *xmlstream.Appender) { rage() }})
+			h.Features = append(h.Features,
+				session.StreamFeature{Name: trigger, Offer: func(session.Negotiation, *xmlstream.Appender) {
+					rage()
+				}})
 		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
 			late := s.Dial("late", 1)
 			late.Open("localhost")
@@ -110,16 +129,16 @@ func TestPanicInHook(t *testing.T) {
 			}
 		}},
 		"Refuses, of what is stored": {told: ">stored<", add: func(h *session.Hooks, _ string, rage func()) {
-			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+			h.Blocked = append(h.Blocked, func(*session.Account, jid.JID) bool { rage(); return false })
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
 			s.Client("romeo").Send(message("juliet@localhost", "stored"))
 			s.Settle()
 			juliet.Send("<presence/>")
 		}},
 		"Refuses": {add: func(h *session.Hooks, _ string, rage func()) {
-			h.Refuses = append(h.Refuses, func(*session.Account, jid.JID) bool { rage(); return false })
+			h.Blocked = append(h.Blocked, func(*session.Account, jid.JID) bool { rage(); return false })
 		}, do: func(s *sessiontest.Server, juliet *sessiontest.Client) {
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Client("romeo").Send(message(juliet.JID, "waits"))
 			next := s.Authenticate("next", "juliet@localhost", 1)
@@ -130,20 +149,28 @@ func TestPanicInHook(t *testing.T) {
 			}
 		}},
 		"Remote": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
-			h.Remote.Add(module, session.Deliver, func(*session.Stanza) session.Verdict { rage(); return session.Pass })
+			h.Remote.Add(module, session.Deliver, func(*session.Stanza) session.Verdict {
+				rage()
+				return session.Pass
+			})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send(message("romeo@elsewhere.example", "Hi"))
 		}},
 		"Absent": {told: internal, add: func(h *session.Hooks, module string, rage func()) {
-			h.Absent.Add(module, session.Deliver, func(*session.Stanza) session.Verdict { rage(); return session.Pass })
+			h.Absent.Add(module, session.Deliver, func(*session.Stanza) session.Verdict {
+				rage()
+				return session.Pass
+			})
 		}, do: func(_ *sessiontest.Server, juliet *sessiontest.Client) {
 			juliet.Send("<iq type='get' id='q' to='none@localhost'><query xmlns='jabber:iq:last'/></iq>")
 		}},
 		"Deleted": {gone: true, add: func(h *session.Hooks, module string, rage func()) {
-			h.Deleted.Add(module, session.Deliver, func(*session.Local, *session.Account, func(jid.JID, []byte)) { rage() })
+			h.Deleted.Add(module, session.Deliver, func(*session.LoopRouter, *session.Account, func(jid.JID, []byte)) {
+				rage()
+			})
 		}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
 			gone, err := s.DB.Accounts().Delete(s.TB.Context(), "localhost", "juliet")
-			if err = errors.Join(err, storage.Bury(s.Router, s.DB, gone, nil)); err != nil {
+			if err = errors.Join(err, storage.FinishDeletion(s.Router, s.DB, gone, nil)); err != nil {
 				s.TB.Fatal(err)
 			}
 			for range 30 { // it is begun anew
@@ -152,20 +179,21 @@ func TestPanicInHook(t *testing.T) {
 			}
 			s.AddAccount("juliet@localhost")
 		}},
-		"Unload": {add: func(*session.Hooks, string, func()) {}, do: func(s *sessiontest.Server, _ *sessiontest.Client) {
-			host, _ := s.Router.Table.Host("localhost")
-			p, err := s.NewProfile()
-			if err != nil {
-				s.TB.Fatal(err)
-			}
-			old := host.Profile()
-			host.Swap(p)
-			s.Router.Retire(old, func(e error) { err = e })
-			s.Advance(2 * time.Second)
-			if err == nil || !strings.Contains(err.Error(), "for the test") {
-				s.TB.Errorf("Retire said %v", err)
-			}
-		}},
+		"Unload": {add: func(*session.Hooks, string, func()) {},
+			do: func(s *sessiontest.Server, _ *sessiontest.Client) {
+				host, _ := s.Router.Table.Host("localhost")
+				p, err := s.NewProfile()
+				if err != nil {
+					s.TB.Fatal(err)
+				}
+				old := host.Profile()
+				host.SwapProfile(p)
+				s.Router.RetireProfile(old, func(e error) { err = e })
+				s.Advance(2 * time.Second)
+				if err == nil || !strings.Contains(err.Error(), "for the test") {
+					s.TB.Errorf("Retire said %v", err)
+				}
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			armed := false
@@ -178,20 +206,23 @@ func TestPanicInHook(t *testing.T) {
 				})
 				return nil
 			})
-			opt := sessiontest.Options{Panics: true, Modules: append(mod.Default(), acks.Manifest.Name, "of-the-test")}
-			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test", New: func() session.Module {
-				if name == "Unload" {
-					return panickyUnload{load}
-				}
-				return load
-			}}}, mod.All...)
+			opt := sessiontest.Options{AllowPanics: true, Modules: append(mod.DefaultNames(), acks.Manifest.Name,
+				"of-the-test")}
+			opt.Shelf = append([]session.Manifest{acks.Manifest, {Name: "of-the-test", Spec: "a test",
+				New: func() session.Module {
+					if name == "Unload" {
+						return panickyUnload{load}
+					}
+					return load
+				}}}, mod.All...)
 			s := sessiontest.New(t, opt)
 			other, romeo := s.Login("other", "juliet@localhost/other"), s.Login("romeo", "romeo@localhost/x")
 			juliet := other
 			if c.do == nil { // it panics as she logs in
 				armed = true
 				juliet = s.Authenticate("juliet", "juliet@localhost", 1)
-				juliet.Send("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>")
+				juliet.Send("<iq type='set' id='bind'><bind " +
+					"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>")
 				s.Settle()
 				if got := juliet.Received(); !strings.Contains(got, internal) || !juliet.Conn().Ended() {
 					t.Errorf("the one that binds got %q", got)
@@ -212,14 +243,14 @@ func TestPanicInHook(t *testing.T) {
 				t.Errorf("juliet got %q", got)
 			}
 			panics := uint64(0)
-			for _, l := range s.Router.Locals() {
+			for _, l := range s.Router.LoopRouters() {
 				panics += l.Stats().Panics
 			}
 			if panics != 1 || armed {
 				t.Errorf("%d panics are counted; it is still to come: %v", panics, armed)
 			}
 			full, _ := jid.Parse(juliet.JID)
-			if a, ok := s.Router.Table.Loaded(full.Bare()); c.gone && ok && a.Resource(full) != nil {
+			if a, ok := s.Router.Table.LookupAccount(full.Bare()); c.gone && ok && a.Resource(full) != nil {
 				t.Error("her session is still there")
 			}
 			if name != "Deleted" {

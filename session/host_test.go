@@ -13,7 +13,7 @@ func TestCertificateDroppedWhileRead(t *testing.T) {
 	reads := 0
 	h, err := NewHost("example.org", nil, func() (*tls.Certificate, error) {
 		if reads++; reads == 1 {
-			h.DropCertificate() // it was renewed after its files had been read
+			h.InvalidateCertificate() // it was renewed after its files had been read
 			return first, nil
 		}
 		return second, nil

@@ -10,7 +10,8 @@ import (
 	"canto/session/store/storetest"
 )
 
-// An atOnce is workers that do a job when it is given, in a turn in which other things move too, or hold it back.
+// An atOnce is workers that do a job when it is given, in a turn in which other things move too, or hold
+// it back.
 type atOnce struct {
 	hold bool
 	jobs []func()
@@ -38,15 +39,17 @@ func (w *atOnce) release() {
 	}
 }
 
-// What could not be read once is read again: an account to which stanzas come faster than its inbox is worked off
-// answers those that waited for the failed read with an error (RFC 6120 §8.3.3.6), and no others.
+// What could not be read once is read again: an account to which stanzas come faster than its inbox is
+// worked off answers those that waited for the failed read with an error (RFC 6120 §8.3.3.6), and no
+// others.
 func TestFailedReadEndsWithWhatWaited(t *testing.T) {
 	var flaky storetest.Flaky
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Fault: flaky.Fault})
 	s.AddAccount("juliet@localhost")
-	senders := []*sessiontest.Client{s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")}
+	senders := []*sessiontest.Client{s.Login("romeo", "romeo@localhost/x"),
+		s.Login("nurse", "nurse@localhost/x")}
 	for _, c := range senders {
 		c.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	}
@@ -57,15 +60,16 @@ func TestFailedReadEndsWithWhatWaited(t *testing.T) {
 	s.Router.Workers = work
 	flood := func() {
 		for _, c := range senders {
-			c.Conn().Write([]byte(strings.Repeat("<iq type='get' id='q' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>", 24)))
+			c.Conn().Write([]byte(strings.Repeat("<iq type='get' id='q' to='juliet@localhost'><vCard "+
+				"xmlns='vcard-temp'/></iq>", 24)))
 		}
-		s.Net.Turn()
+		s.Net.RunTurn()
 	}
 	flood()
 	flaky.Reads.Store(true)
 	work.release()
 	loads := func() (n uint64) {
-		for _, l := range s.Router.Locals() {
+		for _, l := range s.Router.LoopRouters() {
 			n += l.Stats().Loads
 		}
 		return n

@@ -17,40 +17,43 @@ import (
 // section 8; stanza_routing.txt, beside this file, is its table. Its fields are set before Start.
 type Router struct {
 	Table       *Table
-	Durable     Durable
+	Committer   Committer
 	Directory   Directory
 	Workers     reactor.Workers
 	Log         *slog.Logger
 	Node        uint16 // of this process, in ids
 	Incarnation uint32 // its starts are counted
 
-	Clock func() reactor.Tick // any goroutine
+	CurrentTick func() reactor.Tick // any goroutine
 
 	// StreamID makes the id of a stream header: unpredictable, 128 bits (RFC 6120 §4.7.3).
 	StreamID func() string
 
-	locals  []*Local
-	lim     atomic.Pointer[limitSet]
-	streams atomic.Uint64
-	refused sync.Map // limit name -> *atomic.Uint64, of connections refused before they had a loop; a fixed set
+	loopRouters   []*LoopRouter
+	limitsInForce atomic.Pointer[limitSet]
+	streams       atomic.Uint64
+	// limit name -> *atomic.Uint64, of connections refused before they had a loop; a fixed set
+	refused sync.Map
 }
 
 // Tick is the time on the reactor's scale. Any goroutine.
-func (r *Router) Tick() reactor.Tick { return r.Clock() }
+func (r *Router) Tick() reactor.Tick { return r.CurrentTick() }
 
-// Local is the kernel's part of loop. Any goroutine, after Start.
-func (r *Router) Local(loop *reactor.Loop) *Local { return r.locals[loop.Index()] }
+// LoopRouter is the kernel's part of loop. Any goroutine, after Start.
+func (r *Router) LoopRouter(loop *reactor.Loop) *LoopRouter { return r.loopRouters[loop.Index()] }
 
-// Locals are all of them. Any goroutine, after Start.
-func (r *Router) Locals() []*Local { return r.locals }
+// LoopRouters are all of them. Any goroutine, after Start.
+func (r *Router) LoopRouters() []*LoopRouter { return r.loopRouters }
 
-// home is the loop that does what is to be done for an address, where no other has begun.
-func (r *Router) home(bare jid.JID) *Local { return r.locals[int(bare.Slot())%len(r.locals)] }
+// homeLoop is the loop that does what is to be done for an address, where no other has begun.
+func (r *Router) homeLoop(bare jid.JID) *LoopRouter {
+	return r.loopRouters[int(bare.Partition())%len(r.loopRouters)]
+}
 
 // Limits are those in force. Any goroutine.
-func (r *Router) Limits() Limits { return r.lim.Load().Limits }
+func (r *Router) Limits() Limits { return r.limitsInForce.Load().Limits }
 
-func (r *Router) limits() *limitSet { return r.lim.Load() }
+func (r *Router) limits() *limitSet { return r.limitsInForce.Load() }
 
 // HostLimits are the limits that hold for h. Any goroutine.
 func (r *Router) HostLimits(h *Host) Limits { return *r.hostLimits(h) }
@@ -60,17 +63,18 @@ func (r *Router) hostLimits(h *Host) *Limits {
 	if p := h.Profile(); p != nil && p.Limits != nil {
 		return p.Limits
 	}
-	return &r.lim.Load().Limits
+	return &r.limitsInForce.Load().Limits
 }
 
 // Depth and node limits of a peer that has not logged in: enough for a header and SASL, no more
 // (attack X13).
-var unauthedLimits = xmlstream.Limits{Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 64, Nodes: 32}
+var unauthedLimits = xmlstream.Limits{Depth: 8, NameBytes: 256, Prefixes: 8, Attrs: 16, StanzaAttrs: 64,
+	Nodes: 32}
 
 // SetLimits puts new limits in force, for streams that are open too. Any goroutine.
 func (r *Router) SetLimits(lim Limits) error {
 	b := unauthedLimits
-	b.StanzaBytes = lim.StanzaBefore
+	b.StanzaBytes = lim.StanzaUnauthed
 	before, err := b.ID()
 	if err != nil {
 		return err
@@ -79,7 +83,7 @@ func (r *Router) SetLimits(lim Limits) error {
 	if err != nil {
 		return err
 	}
-	r.lim.Store(&limitSet{lim, before, after})
+	r.limitsInForce.Store(&limitSet{lim, before, after})
 	return nil
 }
 
@@ -89,63 +93,63 @@ func (r *Router) CountRefused(limit string) {
 	n.(*atomic.Uint64).Add(1)
 }
 
-// Refused calls f with each of these counters. Any goroutine.
-func (r *Router) Refused(f func(limit string, n uint64)) {
+// EachRefused calls f with each of these counters. Any goroutine.
+func (r *Router) EachRefused(f func(limit string, n uint64)) {
 	r.refused.Range(func(limit, n any) bool {
 		f(limit.(string), n.(*atomic.Uint64).Load())
 		return true
 	})
 }
 
-// A Local is the kernel's part of one loop: its parser, its mail, a stack of Stanzas that chains run
+// A LoopRouter is the kernel's part of one loop: its parser, its mail, a stack of Stanzas that chains run
 // on, a cache of JIDs by raw bytes. Loop only.
-type Local struct {
+type LoopRouter struct {
 	Loop   *reactor.Loop
 	Parser *xmlstream.Parser
 	Log    *slog.Logger
 
-	router  *Router
-	jids    *jid.Cache
-	seed    maphash.Seed
-	held    *Entity // whose lock this loop holds
-	nest    int     // depth of enter
-	mark    uint16  // the loop's number, and one
-	crowded int     // bytes delivered to wires that are crowded, since the present element was taken
-	copied  int     // bytes of broadcasts, a copy for each receiver, since the present element was taken
+	router         *Router
+	jids           *jid.Cache
+	seed           maphash.Seed
+	lockedEntity   *Entity // whose lock this loop holds
+	enterDepth     int     // depth of enter
+	loopNumber     uint16  // the loop's number, and one
+	congestedBytes int     // bytes delivered to wires that are crowded, since the present element was taken
+	fanoutBytes    int     // bytes of broadcasts, a copy for each receiver, since the present element was taken
 
-	mail  mail
-	stack stack
+	mail    mailQueue
+	stanzas stanzaStack
 
-	shared     [sharedElements][]byte
-	seats      Seats
-	app        xmlstream.Appender
-	scratch    []byte
-	origin     Origin // of the stanza whose hooks run
-	originLoop uint16
+	interned         [internedElements][]byte
+	recipients       Recipients
+	appender         xmlstream.Appender
+	scratch          []byte
+	origin           Origin // of the stanza whose hooks run
+	originLoopNumber uint16
 
-	ledgers map[uint64]*ledger // of tracked streams, by stream id
-	commits commits
-	shares  shares
-	stats   Stats
-	sweepAt int
-	swept   []*Entity
-	sweeper reactor.Timer
+	ackWindows    map[uint64]*ackWindow // of tracked streams, by stream id
+	commitWaiters commitWaiterList
+	fanout        fanoutQueue
+	stats         Stats
+	sweepAt       int
+	swept         []*Entity
+	sweepTimer    reactor.Timer
 }
 
 // Elements that many sessions keep alike: presence is mostly the client's name and what it can do.
 const (
-	sharedElements = 512
-	sharedBytes    = 1024 // the longest: what is longer is mostly one user's own
+	internedElements = 512
+	maxInternedBytes = 1024 // the longest: what is longer is mostly one user's own
 )
 
 // Router is the process's. Any goroutine.
-func (l *Local) Router() *Router { return l.router }
+func (l *LoopRouter) Router() *Router { return l.router }
 
 // JID is the canonical form of an address as it was sent (RFC 7622). It allocates on a miss only.
-func (l *Local) JID(raw []byte) (jid.JID, error) { return l.jids.Parse(raw) }
+func (l *LoopRouter) JID(raw []byte) (jid.JID, error) { return l.jids.Parse(raw) }
 
 // CountLimit counts a limit that was hit, by a name of a fixed set.
-func (l *Local) CountLimit(name string) { l.stats.Limits[name]++ }
+func (l *LoopRouter) CountLimit(name string) { l.stats.Limits[name]++ }
 
 // Stats are a loop's counters: plain numbers that only the loop writes.
 type Stats struct {
@@ -189,88 +193,88 @@ func (s *Stats) Add(o *Stats) {
 }
 
 // Stats is a copy of the counters. The loop.
-func (l *Local) Stats() Stats {
+func (l *LoopRouter) Stats() Stats {
 	s := l.stats
 	s.StreamErrors, s.Limits = maps.Clone(s.StreamErrors), maps.Clone(s.Limits)
 	return s
 }
 
-// A stack has the Stanzas that chains run on. The loop's.
-type stack struct {
-	list  [8]Stanza
-	depth int
+// A stanzaStack has the Stanzas that chains run on. The loop's.
+type stanzaStack struct {
+	stanzas [8]Stanza
+	depth   int
 }
 
-// mail is what a loop has still to route: what entities said under their locks, in order. It is empty whenever
-// nothing runs on the loop.
-type mail struct {
-	l        *Local
-	list     []envelope
-	next     int
-	buf      []byte
-	moving   bool
-	pulls    []*Session // whose sources are to be asked before the next letter
-	speakers []*Entity  // that have letters in list, and are to be told when those are routed
+// mailQueue is what a loop has still to route: what entities said under their locks, in order. It is empty
+// whenever nothing runs on the loop.
+type mailQueue struct {
+	l             *LoopRouter
+	envelopes     []envelope
+	next          int
+	buf           []byte
+	delivering    bool
+	pulls         []*Session // whose sources are to be asked before the next letter
+	directSenders []*Entity  // that have letters in list, and are to be told when those are routed
 }
 
-// shares are what a loop has to deliver for entities that have something spread, in turn. The loop's.
-type shares struct {
-	l       *Local
-	senders []*sender
-	posted  bool   // serve is
-	serve   func() // turn: made once, posted often
+// fanoutQueue are what a loop has to deliver for entities that have something spread, in turn. The loop's.
+type fanoutQueue struct {
+	l         *LoopRouter
+	queues    []*entityQueue
+	posted    bool   // serve is
+	serveFunc func() // turn: made once, posted often
 }
 
-// A sender is what one loop has to deliver for one entity, first in, first out.
-type sender struct {
-	of    *Entity
-	parts []part
+// An entityQueue is what one loop has to deliver for one entity, first in, first out.
+type entityQueue struct {
+	entity *Entity
+	parts  []loopPart
 }
 
-// A part is one loop's of a job.
-type part struct {
-	*dispatch
-	to      []*chunk // what is not served yet; nil: the letter's own address
-	at      int      // how far the first chunk was served
-	crowded bool     // a receiver's client does not take what it is sent
+// A loopPart is one loop's of a job.
+type loopPart struct {
+	*dispatchedJob
+	chunks    []*chunk // what is not served yet; nil: the letter's own address
+	offset    int      // how far the first chunk was served
+	congested bool     // a receiver's client does not take what it is sent
 }
 
-// A dispatch is a job whose parts are with their loops. Left and crowded are under its entity's lock.
-type dispatch struct {
+// A dispatchedJob is a job whose parts are with their loops. Left and crowded are under its entity's lock.
+type dispatchedJob struct {
 	job
-	of      *Entity
-	left    int
-	crowded bool
+	entity    *Entity
+	partsLeft int
+	congested bool
 }
 
-// commits are what waits on a loop for commits that are not settled. The loop's.
-type commits struct {
-	l      *Local
-	list   []wait // in the order in which they were added; mostly that of their tickets
-	settle func() // settleAll: made once, posted often
+// commitWaiterList are what waits on a loop for commits that are not settled. The loop's.
+type commitWaiterList struct {
+	l          *LoopRouter
+	waiters    []commitWaiter // in the order in which they were added; mostly that of their tickets
+	settleFunc func()         // settleAll: made once, posted often
 }
 
-// A wait is what depends on a commit: a stanza's answer, or with f something else.
-type wait struct {
-	ticket Ticket
-	born   Ticket // of the batch that made at: what was committed behind it fails with it
-	ev     *Stanza
-	at     *Entity
-	st     *Stream
-	then   func(ev *Stanza, err error) Verdict
-	f      func(err error)
+// A commitWaiter is what depends on a commit: a stanza's answer, or with f something else.
+type commitWaiter struct {
+	ticket         Ticket
+	creationTicket Ticket // of the batch that made at: what was committed behind it fails with it
+	ev             *Stanza
+	entity         *Entity
+	st             *Stream
+	then           func(ev *Stanza, err error) Verdict
+	callback       func(err error)
 }
 
-// A ledger is what is open of a tracked stream. Its loop's.
-type ledger struct {
-	st      *Stream
-	settled uint32  // the longest settled prefix
-	last    uint32  // the number of the last stanza that was taken
-	ring    []entry // of settled+1 to last
+// An ackWindow is what is open of a tracked stream. Its loop's.
+type ackWindow struct {
+	st            *Stream
+	settledNumber uint32     // the longest settled prefix
+	lastNumber    uint32     // the number of the last stanza that was taken
+	entries       []ackEntry // of settled+1 to last
 }
 
-// An entry is one stanza of a ledger.
-type entry struct {
+// An ackEntry is one stanza of a ledger.
+type ackEntry struct {
 	open   bool
 	failed bool // something of it could not be stored: its sender was told
 }
@@ -279,11 +283,11 @@ type entry struct {
 // durable already.
 type Ticket uint64
 
-// Durable is the committer as the kernel sees it; tests have one that is durable at once. Any
+// Committer is the committer as the kernel sees it; tests have one that is durable at once. Any
 // goroutine.
-type Durable interface {
-	// Durable is the last ticket that is settled: it and all before it are durable or have failed.
-	Durable() Ticket
+type Committer interface {
+	// LastSettled is the last ticket that is settled: it and all before it are durable or have failed.
+	LastSettled() Ticket
 	// Err is why a settled ticket failed; nil: it is durable.
 	Err(t Ticket) error
 	// Notify has f called after each batch was settled, on the committer's goroutine.
@@ -301,60 +305,62 @@ type Durable interface {
 
 // A Directory knows what there is at an address: a bare JID, or a domain. On a worker.
 type Directory interface {
-	// Entity is the id and the kind of what is at addr; false: nothing.
-	Entity(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
+	// Lookup is the id and the kind of what is at addr; false: nothing.
+	Lookup(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
 }
 
-// An Entity is a monitor: one lock and everything behind it. An account is one, and so is what a module brings: a
-// room, a service at a domain. Its chains run under its lock, on whatever loop the stanza arrived on, and only
-// while it is warm. A stanza for a cold entity waits in its inbox; one worker job reads what is stored, and the
-// inbox is worked off in order.
+// An Entity is a monitor: one lock and everything behind it. An account is one, and so is what a module
+// brings: a room, a service at a domain. Its chains run under its lock, on whatever loop the stanza
+// arrived on, and only while it is warm. A stanza for a cold entity waits in its inbox; one worker job
+// reads what is stored, and the inbox is worked off in order.
 //
-// What an entity has in memory is of two kinds. The resident set, the parts that modules declare, is what is
-// stored: it is dropped after a failure and read again. Its live state, see [Behaviour], is what is not stored:
-// an account's sessions, a room's occupants.
+// What an entity has in memory is of two kinds. The resident set, the parts that modules declare, is what
+// is stored: it is dropped after a failure and read again. Its live state, see [EntityHandler], is what is
+// not stored: an account's sessions, a room's occupants.
 type Entity struct {
-	mu       sync.Mutex
-	host     *Host
-	addr     jid.JID      // a bare JID, or a domain; never changes
-	id       uint64       // in the store, from the first load on; 0: nothing is stored
-	live     any          // of its kind: a *lived; an account's is the *Account, from the start
-	resident *resident    // nil: cold
-	waits    *waits       // nil: nothing waits for it, and nothing of it is under way
-	ticket   Ticket       // the last one taken: what is in memory may be newer than the store until then
-	used     reactor.Tick // when it was last asked for: dropped by clock
-	pins     int32        // commits, and work on workers, for which e stays in memory
-	straight uint16       // the loop, and one, whose mail has letters of it: see departure.go; 0: none
-	crowds   bool         // its last broadcast to more than sayInline met clients that do not take what they are sent
-	kind     KindID       // of what is at addr; 0: not known, or nothing
+	mu         sync.Mutex
+	host       *Host
+	addr       jid.JID       // a bare JID, or a domain; never changes
+	id         uint64        // in the store, from the first load on; 0: nothing is stored
+	live       any           // of its kind: a *lived; an account's is the *Account, from the start
+	resident   *residentSet  // nil: cold
+	pending    *pendingState // nil: nothing waits for it, and nothing of it is under way
+	ticket     Ticket        // the last one taken: what is in memory may be newer than the store until then
+	lastUsed   reactor.Tick  // when it was last asked for: dropped by clock
+	pins       int32         // commits, and work on workers, for which e stays in memory
+	directLoop uint16        // the loop, and one, whose mail has letters of it: see outgoing.go; 0: none
+	// its last broadcast to more than inlineRecipients met clients that do not take what they are sent
+	congestedFanout bool
+	kind            KindID // of what is at addr; 0: not known, or nothing
 }
 
-// waits is what waits for an entity and what is under way from it.
-type waits struct {
-	inbox   inbox
-	out     departures
-	asked   []*await     // requests of entities elsewhere, one of each under way at a time
-	timer   reactor.Tick // when Behaviour.Timer is due; 0: never
-	wakes   reactor.Tick // the first tick at which a loop looks; 0: none
-	running bool         // the inbox is being worked off, or will be: a load is under way
+// pendingState is what waits for an entity and what is under way from it.
+type pendingState struct {
+	inbox    inbox
+	outgoing outgoingState
+	requests []*awaitedRequest // requests of entities elsewhere, one of each under way at a time
+	timerAt  reactor.Tick      // when Behaviour.Timer is due; 0: never
+	wakeAt   reactor.Tick      // the first tick at which a loop looks; 0: none
+	draining bool              // the inbox is being worked off, or will be: a load is under way
 }
 
-// resident is what is in memory of an entity that is warm. It never changes, only what its parts point to:
+// residentSet is what is in memory of an entity that is warm. It never changes, only what its parts point to:
 // entities of which nothing is stored share one.
-type resident struct {
+type residentSet struct {
 	profile *Profile // whose loaders read parts
-	parts   []any    // by part id; what [Part.Of] gives
+	parts   []any    // by part id; what [Part.Get] gives
 	exists  bool
 }
 
-// goneMark is the resident set of an entity that left the Table: what still has a pointer to it looks it up again.
-var goneMark = new(resident)
+// evictedMark is the resident set of an entity that left the Table: what still has a pointer to it looks it
+// up again.
+var evictedMark = new(residentSet)
 
-// A Member is an *Entity or an *Account.
-type Member interface{ entity() *Entity }
+// An AnyEntity is an *Entity or an *Account.
+type AnyEntity interface{ entity() *Entity }
 
-// A Who names an entity to the loaders of its resident set.
-type Who struct {
+// An EntityRef names an entity to the loaders of its resident set.
+type EntityRef struct {
 	JID jid.JID // bare, or a domain
 	ID  uint64  // in the store
 }
@@ -365,7 +371,8 @@ func (e *Entity) JID() jid.JID { return e.addr }
 // ID is the id in the store, never given to another; zero where nothing is stored. Under the lock.
 func (e *Entity) ID() uint64 { return e.id }
 
-// Ticket is the last one that was taken for e: what is in memory is stored when it is settled. Under the lock.
+// Ticket is the last one that was taken for e: what is in memory is stored when it is settled. Under the
+// lock.
 func (e *Entity) Ticket() Ticket { return e.ticket }
 
 // Host is the domain that e belongs to. Any goroutine.
@@ -388,29 +395,29 @@ func (e *Entity) account() *Account {
 // mailbox is e as what takes stanzas in.
 func (e *Entity) mailbox() mailbox { return mailbox{e} }
 
-// speaker is e as what says something.
-func (e *Entity) speaker() speaker { return speaker{e} }
+// sender is e as what says something.
+func (e *Entity) sender() sender { return sender{e} }
 
-// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox. Under the lock,
-// unless a line says otherwise.
+// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox.
+// Under the lock, unless a line says otherwise.
 type mailbox struct{ *Entity }
 
-// A speaker is an Entity as what says something: what is under way from it. Under the lock, unless a line says
-// otherwise.
-type speaker struct{ *Entity }
+// A sender is an Entity as what says something: what is under way from it. Under the lock, unless a line
+// says otherwise.
+type sender struct{ *Entity }
 
 // lock takes the lock of e for l. Never two on one loop: what an entity tells another is mail.
-func (e *Entity) lock(l *Local) {
-	if l.held != nil {
+func (e *Entity) lock(l *LoopRouter) {
+	if l.lockedEntity != nil {
 		panic("session: a second entity lock on one loop")
 	}
 	lockCheck()
 	e.mu.Lock()
-	l.held = e
+	l.lockedEntity = e
 }
 
-func (e *Entity) unlock(l *Local) {
-	l.held = nil
+func (e *Entity) unlock(l *LoopRouter) {
+	l.lockedEntity = nil
 	e.mu.Unlock()
 	unlockCheck()
 }
@@ -421,27 +428,27 @@ func (e *Entity) warm() bool { return e.resident != nil && e.resident.profile ==
 // exists reports whether there is something at e's address. Under the lock, while e is warm.
 func (e *Entity) exists() bool { return e.resident != nil && e.resident.exists }
 
-// behaviour is that of e's kind on its host; nil if there is nothing there, or no module for it.
-func (e *Entity) behaviour() *Behaviour { return e.host.Profile().Hooks.behaviour(e.kind) }
+// handler is that of e's kind on its host; nil if there is nothing there, or no module for it.
+func (e *Entity) handler() *EntityHandler { return e.host.Profile().Hooks.entityHandler(e.kind) }
 
-// busy makes e.waits, if it is nil.
-func (e *Entity) busy() *waits {
-	if e.waits == nil {
-		e.waits = new(waits)
+// ensurePending makes e.waits, if it is nil.
+func (e *Entity) ensurePending() *pendingState {
+	if e.pending == nil {
+		e.pending = new(pendingState)
 	}
-	return e.waits
+	return e.pending
 }
 
-// calm gives e.waits back if nothing is in it.
-func (e *Entity) calm() {
-	if w := e.waits; w != nil && w.timer == 0 && w.quiet() {
-		e.waits = nil
+// releasePending gives e.waits back if nothing is in it.
+func (e *Entity) releasePending() {
+	if w := e.pending; w != nil && w.timerAt == 0 && w.empty() {
+		e.pending = nil
 	}
 }
 
-// quiet reports whether nothing waits, and nothing is spread.
-func (w *waits) quiet() bool {
-	return w.inbox.empty() && !w.out.spread() && len(w.asked) == 0 && !w.running
+// empty reports whether nothing waits, and nothing is spread.
+func (w *pendingState) empty() bool {
+	return w.inbox.empty() && !w.outgoing.dispatching() && len(w.requests) == 0 && !w.draining
 }
 
 // An Account is the entity behind a bare JID of ours. It is in the Table while it has a session, an
@@ -465,7 +472,7 @@ func (a *Account) Resource(full jid.JID) *Session {
 	return nil
 }
 
-func (a *Account) index(s *Session) int {
+func (a *Account) sessionIndex(s *Session) int {
 	for i := range a.sessions {
 		if a.sessions[i] == s {
 			return i
@@ -474,171 +481,174 @@ func (a *Account) index(s *Session) int {
 	return -1
 }
 
-// lived is the live state of an entity that is no account.
-type lived struct {
-	v      any
-	born   Ticket // of the batch that made the entity, until that is durable
-	places map[jid.JID]place
-	seats  []*Seats
-	moves  []jid.JID // whose place is to change once nothing of the entity is spread
+// liveState is the live state of an entity that is no account.
+type liveState struct {
+	value          any
+	creationTicket Ticket // of the batch that made the entity, until that is durable
+	placements     map[jid.JID]placement
+	recipients     []*Recipients
+	pendingMoves   []jid.JID // whose place is to change once nothing of the entity is spread
 }
 
-// A place says which loop serves a receiver of an entity, whatever the entity says to it.
-type place struct {
-	loop, want uint16
-	seats      uint16 // how many Seats it is in
-	moves      bool   // it is in lived.moves
+// A placement says which loop serves a receiver of an entity, whatever the entity says to it.
+type placement struct {
+	loop, wantedLoop uint16
+	sets             uint16 // how many Seats it is in
+	movePending      bool   // it is in lived.pendingMoves
 }
 
 // Live is the live state of e, as New made it; nil if e has none of this type. Under the lock.
 func Live[T any](e *Entity) *T {
-	if x, ok := e.live.(*lived); ok {
-		v, _ := x.v.(*T)
+	if x, ok := e.live.(*liveState); ok {
+		v, _ := x.value.(*T)
 		return v
 	}
 	return nil
 }
 
-// lived is where e's live state is, made if there is none.
-func (e *Entity) lived() *lived {
-	v, ok := e.live.(*lived)
+// liveState is where e's live state is, made if there is none.
+func (e *Entity) liveState() *liveState {
+	v, ok := e.live.(*liveState)
 	if !ok {
-		v = new(lived)
+		v = new(liveState)
 		e.live = v
 	}
 	return v
 }
 
-// Seats are receivers: those that an entity keeps (a room's occupants), made by [NewSeats], or gathers for once (the
-// contacts of a roster), lent by [Local.Seats]. They are grouped by the loop that serves each. A broadcast shares
-// them: what it shares is copied when they change, not when they are used. Under the entity's lock.
-type Seats struct {
-	of     *Entity           // nil: gathered for once
-	groups [][]*chunk        // by loop
+// Recipients are receivers: those that an entity keeps (a room's occupants), made by [NewRecipients], or
+// gathers for once (the contacts of a roster), lent by [LoopRouter.TempRecipients]. They are grouped by
+// the loop that serves each. A broadcast shares them: what it shares is copied when they change, not when
+// they are used. Under the entity's lock.
+type Recipients struct {
+	owner  *Entity           // nil: gathered for once
+	byLoop [][]*chunk        // by loop
 	index  map[jid.JID]int32 // the position in the group
-	once   [][]jid.JID       // by loop, of receivers that are gathered for once: nothing else is used of those
-	n      int
-	epoch  uint32 // counts broadcasts
-	own    uint32 // the epoch in which groups was copied
-	ends   []end
+	// by loop, of receivers that are gathered for once: nothing else is used of those
+	tempByLoop  [][]jid.JID
+	n           int
+	epoch       uint32 // counts broadcasts
+	copiedEpoch uint32 // the epoch in which groups was copied
+	groupEnds   []groupEnd
 }
 
-// An end is where one group ends.
-type end struct {
-	n   int    // receivers in it
-	own uint32 // the epoch in which its list of chunks was copied
+// A groupEnd is where one group ends.
+type groupEnd struct {
+	n           int    // receivers in it
+	copiedEpoch uint32 // the epoch in which its list of chunks was copied
 }
 
 // A chunk is a few receivers.
 type chunk struct {
-	to  []jid.JID
-	own uint32 // the epoch in which it was copied
+	addrs       []jid.JID
+	copiedEpoch uint32 // the epoch in which it was copied
 }
 
-// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function or an
-// interface. It means the same on another loop and later.
+// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function
+// or an interface. It means the same on another loop and later.
 type envelope struct {
-	from, to jid.JID
-	bytes    []byte // in the loop's mail buffer, or an inbox's or a job's own copy
-	lang     string // of the sender's stream
-	origin   Origin // of a stanza that a client sent, and of what it sets off
-	pledged  Ticket // what a carrier has made entities store so far
-	born     Ticket // see Stanza
-	kind     stanza.Kind
-	target   Target
-	hops     uint8
-	loop     uint16 // of the connection that the stanza came from, and one; 0: not known
-	form     form
-	carrier  bool // origin is settled where the stanza ends
-	fresh    bool // the sender's Pre chain is yet to run
-	bare     bool // it had no 'to'
-	unseen   bool // it answers a stanza that no entity has looked at: it waits for nothing
+	from, to         jid.JID
+	bytes            []byte // in the loop's mail buffer, or an inbox's or a job's own copy
+	lang             string // of the sender's stream
+	origin           Origin // of a stanza that a client sent, and of what it sets off
+	lastWrite        Ticket // what a carrier has made entities store so far
+	creationTicket   Ticket // see Stanza
+	kind             stanza.Kind
+	target           Target
+	hops             uint8
+	originLoopNumber uint16 // of the connection that the stanza came from, and one; 0: not known
+	form             envelopeForm
+	settlesOrigin    bool // origin is settled where the stanza ends
+	prePending       bool // the sender's Pre chain is yet to run
+	noTo             bool // it had no 'to'
+	unprocessed      bool // it answers a stanza that no entity has looked at: it waits for nothing
 }
 
-// A form says what the bytes of an envelope are.
-type form uint8
+// An envelopeForm says what the bytes of an envelope are.
+type envelopeForm uint8
 
 const (
-	aStanza  form = iota // one element, that chains look at
-	anAnswer             // one, made by this server for one session: no chain looks at it
-	anOffer              // of an entity to a session: it has more for it; the bytes say what. See [Local.Offer]
-	aPull                // of a session to an entity: it has room for that
+	formStanza envelopeForm = iota // one element, that chains look at
+	formReply                      // one, made by this server for one session: no chain looks at it
+	// of an entity to a session: it has more for it; the bytes say what. See [LoopRouter.MoreWhenDrained]
+	formMoreAvailable
+	formMoreRequest // of a session to an entity: it has room for that
 )
 
 // An inbox is what waits for one entity, in order: stanzas, and calls of this process.
 type inbox struct {
-	items []item
-	calls []call // one for each item that is a call
+	items []inboxItem
+	calls []inboxCall // one for each item that is a call
 	bytes int
 }
 
-// An item is a stanza, or the next of the calls.
-type item struct {
+// An inboxItem is a stanza, or the next of the calls.
+type inboxItem struct {
 	envelope
-	call bool
+	isCall bool
 }
 
-// A call wants the entity warm and its lock.
-type call struct {
-	f    func(l *Local, e *Entity, err error)
-	home *Local // where f runs
+// An inboxCall wants the entity warm and its lock.
+type inboxCall struct {
+	f    func(l *LoopRouter, e *Entity, err error)
+	loop *LoopRouter // where f runs
 }
 
 func (b *inbox) empty() bool { return len(b.items) == 0 }
 
-// An await is one [Stanza.Await].
-type await struct {
-	timer reactor.Timer
-	l     *Local
-	e     *Entity
-	ev    *Stanza // kept
-	st    *Stream // that takes nothing meanwhile; nil: the request is from elsewhere
-	class reactor.Class
-	work  func() error
-	then  func(ev *Stanza, err error) Verdict
-	kind  KindID // e's; 0: there is no entity at the address
-	id    uint64 // e's; 0: nothing was stored of it
-	life  any    // what e had live
-	begun bool
-	late  bool // its time is over
+// An awaitedRequest is one [Stanza.Await].
+type awaitedRequest struct {
+	timer       reactor.Timer
+	l           *LoopRouter
+	e           *Entity
+	ev          *Stanza // kept
+	st          *Stream // that takes nothing meanwhile; nil: the request is from elsewhere
+	class       reactor.Class
+	work        func() error
+	then        func(ev *Stanza, err error) Verdict
+	kind        KindID // e's; 0: there is no entity at the address
+	id          uint64 // e's; 0: nothing was stored of it
+	liveAtStart any    // what e had live
+	started     bool
+	timedOut    bool // its time is over
 
-	refused bool     // there was no room for its work
-	profile *Profile // whose module has called: it is not unloaded before the end
+	rejected bool     // there was no room for its work
+	profile  *Profile // whose module has called: it is not unloaded before the end
 }
 
-// departures is what is under way from one entity. Under its lock.
-type departures struct {
-	queue []job // that wait until what was said straight is delivered
-	left  int   // parts that loops have not delivered
-	jobs  int   // broadcasts in queue, or with parts left
-	bytes int   // of all that is in queue, or with parts left
+// outgoingState is what is under way from one entity. Under its lock.
+type outgoingState struct {
+	deferred  []job // that wait until what was said straight is delivered
+	partsLeft int   // parts that loops have not delivered
+	jobs      int   // broadcasts in queue, or with parts left
+	bytes     int   // of all that is in queue, or with parts left
 }
 
 // A job is something that an entity said: one letter, or a broadcast.
 type job struct {
-	letter envelope
-	to     [][]*chunk // by loop, never changed; nil: the letter's own address
+	env        envelope
+	recipients [][]*chunk // by loop, never changed; nil: the letter's own address
 }
 
-// spread reports whether receivers belong to their loops now.
-func (d *departures) spread() bool { return d.left > 0 || len(d.queue) > 0 }
+// dispatching reports whether receivers belong to their loops now.
+func (d *outgoingState) dispatching() bool { return d.partsLeft > 0 || len(d.deferred) > 0 }
 
 func domainOf(j jid.JID) string {
 	_, d, _ := j.Parts()
 	return d
 }
 
-// bornOf is the ticket of the batch that made e, until that is durable; then 0.
-func bornOf(e *Entity) Ticket {
-	if v, ok := e.live.(*lived); ok {
-		return v.born
+// creationTicketOf is the ticket of the batch that made e, until that is durable; then 0.
+func creationTicketOf(e *Entity) Ticket {
+	if v, ok := e.live.(*liveState); ok {
+		return v.creationTicket
 	}
 	return 0
 }
 
-// unlike makes e cold, as what is in memory is not what is stored.
-func (e *Entity) unlike() {
-	if e.resident != nil && e.resident != goneMark && (e.id != 0 || e.kind == Accounts) {
-		e.resident = &resident{exists: e.resident.exists}
+// invalidate makes e cold, as what is in memory is not what is stored.
+func (e *Entity) invalidate() {
+	if e.resident != nil && e.resident != evictedMark && (e.id != 0 || e.kind == KindAccount) {
+		e.resident = &residentSet{exists: e.resident.exists}
 	}
 }

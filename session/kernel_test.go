@@ -21,7 +21,8 @@ import (
 // A routingCase is one step of a conversation: what is sent, and what comes of it.
 type routingCase struct{ file, sent, came string }
 
-// routingCases are the steps of conversations, by the row of stanza_routing.txt that the comment above them begins with.
+// routingCases are the steps of conversations, by the row of stanza_routing.txt that the comment above
+// them begins with.
 func routingCases(t *testing.T) map[string][]routingCase {
 	t.Helper()
 	files, _ := filepath.Glob("mod/*/testdata/routing*.txt")
@@ -67,9 +68,9 @@ func routingCases(t *testing.T) map[string][]routingCase {
 	return cases
 }
 
-// Each row of stanza_routing.txt has a step in a conversation in which a stanza of the row's kind is sent, and of which
-// there comes what the row says: the error that it names, or nothing where it says dropped. (That the server answers
-// as the conversation says is for the module's own test.)
+// Each row of stanza_routing.txt has a step in a conversation in which a stanza of the row's kind is
+// sent, and of which there comes what the row says: the error that it names, or nothing where it says
+// dropped. (That the server answers as the conversation says is for the module's own test.)
 func TestRoutingTable(t *testing.T) {
 	page, err := os.ReadFile("stanza_routing.txt")
 	if err != nil {
@@ -122,25 +123,31 @@ func TestRoutingTable(t *testing.T) {
 type keeper struct{}
 
 func (keeper) Load(api *session.API) error {
-	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict { return session.Done })
+	api.Hooks.Hibernate.Add(api.Module, session.Deliver,
+		func(*session.LoopRouter, *session.Session) session.Verdict {
+			return session.Done
+		})
 	return nil
 }
 
 // A session that rests keeps what is sent to it, and gives it in order to the stream it is hung on
 // next, on another loop.
 func TestRestingSession(t *testing.T) {
-	shelf := append([]session.Manifest{{Name: "keeper", Spec: "a test", New: func() session.Module { return keeper{} }}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "keeper")})
+	shelf := append([]session.Manifest{{Name: "keeper", Spec: "a test", New: func() session.Module {
+		return keeper{}
+	}}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.DefaultNames(), "keeper")})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Cut()
-	a, ok := s.Router.Table.Loaded(juliet.Bare())
+	juliet.DropConn()
+	a, ok := s.Router.Table.LookupAccount(juliet.Bare())
 	if !ok || len(a.Resources()) != 1 || a.Resources()[0].Connected() {
 		t.Fatal("the session does not rest")
 	}
 	for i := range 3 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/balcony' type='chat'><body>number %d</body></message>", i))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/balcony' type='chat'><body>number "+
+			"%d</body></message>", i))
 	}
 	if got := romeo.Received(); got != "" {
 		t.Fatalf("romeo got %q", got)
@@ -148,10 +155,10 @@ func TestRestingSession(t *testing.T) {
 	// Another connection, on the other loop, takes the session over before it binds.
 	next := s.Authenticate("next", "juliet@localhost", 2)
 	st := s.Stream(next)
-	l := st.Local()
+	l := st.LoopRouter()
 	l.Enter(func() {
-		l.Account(a.Host(), a.JID(), func(_ *session.Local, a *session.Account, exists bool, err error) {
-			a.Adopt(st.Negotiation(), a.Resources()[0])
+		l.WithAccount(a.Host(), a.JID(), func(_ *session.LoopRouter, a *session.Account, exists bool, err error) {
+			a.Resume(st.Negotiation(), a.Resources()[0])
 		})
 	})
 	s.Settle()
@@ -254,7 +261,8 @@ func TestRouteAllocations(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: &lim})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/balcony"), s.Login("romeo", "romeo@localhost/orchard")
 	juliet.Send("<presence/>")
-	msg := []byte("<message to='juliet@localhost/balcony' type='chat' id='m1'><body>" + strings.Repeat("x", 100) + "</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>")
+	msg := []byte("<message to='juliet@localhost/balcony' type='chat' id='m1'><body>" +
+		strings.Repeat("x", 100) + "</body><active xmlns='http://jabber.org/protocol/chatstates'/></message>")
 	noAllocations(t, s, romeo, juliet, msg)
 }
 
@@ -302,7 +310,8 @@ func TestIdleHosts(t *testing.T) {
 	runtime.KeepAlive(hosts)
 }
 
-// waiting are n clients, on one loop and the other in turn, who have logged in as juliet and have not bound yet.
+// waiting are n clients, on one loop and the other in turn, who have logged in as juliet and have not
+// bound yet.
 func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 	for i := range n {
 		c := s.Authenticate(fmt.Sprint("c", i), "juliet@localhost", i)
@@ -314,7 +323,8 @@ func waiting(s *sessiontest.Server, n int) (clients []*sessiontest.Client) {
 // bindAll has all of them bind at once, and returns what each is told.
 func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []string) {
 	for i, c := range clients {
-		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>r%d</resource></bind></iq>", i)))
+		c.Conn().Write([]byte(fmt.Sprintf("<iq type='set' id='bind'><bind "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>r%d</resource></bind></iq>", i)))
 	}
 	s.Settle()
 	for _, c := range clients {
@@ -323,8 +333,8 @@ func bindAll(s *sessiontest.Server, clients []*sessiontest.Client) (told []strin
 	return told
 }
 
-// Several that log in to one account at a time, on two loops, each have their session bound by the loop of their own
-// connection, whichever has read the account. (The reactor panics where they have not.)
+// Several that log in to one account at a time, on two loops, each have their session bound by the loop
+// of their own connection, whichever has read the account. (The reactor panics where they have not.)
 func TestBindAtHome(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("juliet@localhost")
@@ -335,8 +345,8 @@ func TestBindAtHome(t *testing.T) {
 	}
 }
 
-// And so are those that log in while the account broadcasts to so many that it is done on both loops, and what was
-// sent to it meanwhile arrives in its order.
+// And so are those that log in while the account broadcasts to so many that it is done on both loops, and
+// what was sent to it meanwhile arrives in its order.
 func TestBindAtHomeBehindFanout(t *testing.T) {
 	const contacts = 200
 	s := sessiontest.New(t, sessiontest.Options{})
@@ -349,16 +359,19 @@ func TestBindAtHomeBehindFanout(t *testing.T) {
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	clients := waiting(s, 4)
 	juliet.Received()
-	juliet.Conn().Write([]byte("<presence><priority>1</priority></presence><presence><priority>2</priority></presence>"))
+	juliet.Conn().Write([]byte("<presence><priority>1</priority></presence><presence><priority>2" +
+		"</priority></presence>"))
 	for n := range 5 {
-		romeo.Conn().Write([]byte(fmt.Sprintf("<message to='juliet@localhost/balcony' type='chat'><body>number %d</body></message>", n)))
+		romeo.Conn().Write([]byte(fmt.Sprintf("<message to='juliet@localhost/balcony' "+
+			"type='chat'><body>number %d</body></message>", n)))
 	}
 	for i, got := range bindAll(s, clients) {
 		if want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i); !strings.Contains(got, want) {
 			t.Errorf("client %d got %q", i, got)
 		}
 	}
-	if got := regexp.MustCompile(`number \d`).FindAllString(juliet.Received(), -1); fmt.Sprint(got) != "[number 0 number 1 number 2 number 3 number 4]" {
+	if got := regexp.MustCompile(`number \d`).FindAllString(juliet.Received(), -1); fmt.Sprint(
+		got) != "[number 0 number 1 number 2 number 3 number 4]" {
 		t.Errorf("juliet got %v", got)
 	}
 }
@@ -367,7 +380,7 @@ func TestBindAtHomeBehindFanout(t *testing.T) {
 type clumsy struct{}
 
 func (clumsy) Load(api *session.API) error {
-	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) {
+	api.Hooks.Bound.Add(api.Module, session.Deliver, func(_ *session.LoopRouter, s *session.Session) {
 		if s.JID().Resource() == "r1" {
 			panic("for the test")
 		}
@@ -375,11 +388,14 @@ func (clumsy) Load(api *session.API) error {
 	return nil
 }
 
-// A panic in what waits for an account ends the stream that it is of: all else that waits goes on, and the account is
-// there for those who come later.
+// A panic in what waits for an account ends the stream that it is of: all else that waits goes on, and
+// the account is there for those who come later.
 func TestPanicInInbox(t *testing.T) {
-	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "clumsy"), Panics: true})
+	shelf := append([]session.Manifest{{Name: "clumsy", Spec: "a test", New: func() session.Module {
+		return clumsy{}
+	}}}, mod.All...)
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.DefaultNames(), "clumsy"),
+		AllowPanics: true})
 	s.AddAccount("juliet@localhost")
 	for i, got := range bindAll(s, waiting(s, 4)) {
 		want := fmt.Sprintf("<jid>juliet@localhost/r%d</jid>", i)

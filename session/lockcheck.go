@@ -2,9 +2,10 @@
 
 package session
 
-// Built with -tags invariants, lockcheck_on.go checks the order of locks.
+// The functions of this file do nothing. Built with -tags invariants, lockcheck_on.go has them, and
+// checks the order of locks.
 
-// Checked reports whether this build checks the order of locks, which allocates.
+// Checked says whether this build checks the order of locks. Checking allocates.
 const Checked = false
 
 func lockCheck()     {}

@@ -9,18 +9,21 @@ import (
 	"sync"
 )
 
-// Checked reports whether this build checks the order of locks, which allocates.
+// Checked says whether this build checks the order of locks. Checking allocates.
 const Checked = true
 
-// The lock order is entity, session's outbox; what is below has no way up. A goroutine that takes them
-// in another order panics here, whether or not another goroutine makes it a deadlock.
-var held struct {
+// lockOrder has which locks each goroutine holds. The order is: one entity, then one session's outbox. A
+// goroutine that takes them in another order panics, also where no other goroutine happens to make it a
+// deadlock.
+var lockOrder struct {
 	sync.Mutex
-	by map[string]level
+	by map[string]locks // by goroutine
 }
 
-type level struct{ entity, box bool }
+// locks are the locks that one goroutine holds.
+type locks struct{ entity, outbox bool }
 
+// goroutine is the number of the goroutine that calls it, from the first line of its stack.
 func goroutine() string {
 	var b [64]byte
 	n := runtime.Stack(b[:], false)
@@ -28,40 +31,45 @@ func goroutine() string {
 	return string(f[1])
 }
 
-func check(f func(l *level)) {
+// check calls f with the locks of the calling goroutine, to check and change them.
+func check(f func(l *locks)) {
 	g := goroutine()
-	held.Lock()
-	defer held.Unlock()
-	if held.by == nil {
-		held.by = make(map[string]level)
+	lockOrder.Lock()
+	defer lockOrder.Unlock()
+	if lockOrder.by == nil {
+		lockOrder.by = make(map[string]locks)
 	}
-	l := held.by[g]
+	l := lockOrder.by[g]
 	f(&l)
-	if l == (level{}) {
-		delete(held.by, g)
+	if l == (locks{}) {
+		delete(lockOrder.by, g)
 	} else {
-		held.by[g] = l
+		lockOrder.by[g] = l
 	}
 }
 
+// lockCheck is called before the lock of an entity is taken.
 func lockCheck() {
-	check(func(l *level) {
-		if l.entity || l.box {
+	check(func(l *locks) {
+		if l.entity || l.outbox {
 			panic(fmt.Sprintf("session: an entity's lock is taken with %+v held", *l))
 		}
 		l.entity = true
 	})
 }
 
-func unlockCheck() { check(func(l *level) { l.entity = false }) }
+// unlockCheck is called when the lock of an entity was given back.
+func unlockCheck() { check(func(l *locks) { l.entity = false }) }
 
+// outboxCheck is called before the outbox lock of a session is taken.
 func outboxCheck() {
-	check(func(l *level) {
-		if l.box {
-			panic("session: the leaf lock of a session is taken twice")
+	check(func(l *locks) {
+		if l.outbox {
+			panic("session: the outbox lock of a session is taken twice")
 		}
-		l.box = true
+		l.outbox = true
 	})
 }
 
-func outboxUncheck() { check(func(l *level) { l.box = false }) }
+// outboxUncheck is called when the outbox lock was given back.
+func outboxUncheck() { check(func(l *locks) { l.outbox = false }) }

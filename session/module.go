@@ -5,8 +5,11 @@ import (
 	"slices"
 )
 
-// core is what this kernel has where users log in, for Manifest.Requires and Conflicts to name. When a module moves
-// into the kernel its name is added here, and an outside module that conflicts with it steps aside.
+// This file has what the kernel offers to modules by name, and how a module reads its options.
+
+// core are the features of the kernel itself, at a host where users log in: manifests name them in
+// Requires and Conflicts. When a module becomes part of the kernel its name is added here; a module from
+// outside that conflicts with it is then skipped.
 var core = []Feature{
 	"iq",              // routing of iq by payload, Hooks.OnIQ
 	"message",         // routing of message, Hooks.Message
@@ -15,17 +18,17 @@ var core = []Feature{
 	"outgoing",        // Hooks.Outgoing
 	"resident",        // Resident, ResidentOf: parts of an entity kept in memory
 	"commit",          // Stanza.Commit
-	"resting",         // sessions that outlive their stream: Hooks.Rest, Account.Attach
-	"fanout",          // Local.Fanout
+	"resting",         // sessions that outlive their stream: Hooks.Hibernate, Account.Attach
+	"fanout",          // LoopRouter.Fanout
 	"kinds",           // Hooks.Serve, Hooks.Make: entities other than accounts
 	"accounts",        // users log in at the host: it has accounts, their sessions, and streams
 }
 
-// loginOnly are those of core that a service host does not have.
+// loginOnly are the features of core that a service host does not have.
 var loginOnly = []Feature{"stream-features", "outgoing", "resting", "accounts"}
 
-// CoreOf is what this kernel has at a host, for Manifest.Requires and Conflicts to name: less at a service host (see
-// [NewService]), where users do not log in. Any goroutine.
+// CoreOf returns the features of the kernel at a host, fewer at a service host (see [NewService]), where
+// users do not log in. The slice is the caller's. Any goroutine.
 func CoreOf(service bool) []Feature {
 	list := slices.Clone(core)
 	if service {
@@ -34,8 +37,9 @@ func CoreOf(service bool) []Feature {
 	return list
 }
 
-// Decode reads the module's own options, strictly, over the defaults in v, and asks them whether they make sense: see
-// [OptionChecker].
+// Decode reads the module's section of the configuration into v, a pointer to a struct that has the defaults.
+// A key that v does not have is an error. If v is an [OptionChecker] its values are checked, and the error is
+// an [*OptionError]. In Load only.
 func (a *API) Decode(v any) error {
 	if a.decode != nil {
 		if err := a.decode(a.Module, v); err != nil {
@@ -50,35 +54,44 @@ func (a *API) Decode(v any) error {
 	return nil
 }
 
-// Advertise adds entries to the service discovery (XEP-0030) of the profile's hosts.
+// Advertise adds the features ns to the service discovery (XEP-0030) of the profile's hosts. In Load only.
 func (a *API) Advertise(ns ...string) { a.profile.advertise(&a.profile.HostFeatures, ns) }
 
-// AdvertiseAccount adds entries to the service discovery of the profile's accounts.
+// AdvertiseAccount adds the features ns to the service discovery of the profile's accounts. In Load only.
 func (a *API) AdvertiseAccount(ns ...string) { a.profile.advertise(&a.profile.AccountFeatures, ns) }
 
-// An OptionChecker is options of a module that can be wrong though they decode. Check returns the key of the first
-// that is, and why, with what may stand there; two empty strings if all is well.
-type OptionChecker interface{ Check() (key, why string) }
+// An OptionChecker is a struct of options whose values can be wrong although they decode.
+type OptionChecker interface {
+	// Check returns the key of the first option with a wrong value, and why it is wrong, with the values that
+	// are allowed. Two empty strings: all are right.
+	Check() (key, why string)
+}
 
-// An OptionError is an option of a module that can't be meant.
-type OptionError struct{ Module, Key, Why string }
+// An OptionError says that an option of a module has a wrong value.
+type OptionError struct {
+	Module, Key string // where the option stands
+	Why         string // what is wrong, and which values are allowed
+}
 
+// Error is the key and the reason; the caller adds file and line.
 func (e *OptionError) Error() string { return e.Key + ": " + e.Why }
 
-// InRange is what Check of a module's options returns for numbers that have a least and a most: the key of the first
-// that is out of its range, and why.
-func InRange(ranges ...OptionRange) (key, why string) {
+// CheckRanges checks numbers against their ranges. It returns the key of the first number that is out of its
+// range, and the reason, as [OptionChecker] wants them.
+func CheckRanges(ranges ...OptionRange) (key, why string) {
 	for _, r := range ranges {
-		if r.Value < r.Least || r.Value > r.Most {
-			return r.Key, fmt.Sprintf("%d: write %d to %d%s", r.Value, r.Least, r.Most, r.Note)
+		if r.Value < r.Min || r.Value > r.Max {
+			return r.Key, fmt.Sprintf("%d: write %d to %d%s", r.Value, r.Min, r.Max, r.Note)
 		}
 	}
 	return "", ""
 }
 
-// An OptionRange is one number of a module's options. Note, if there is one, is a remedy that follows the range.
+// An OptionRange is a number among a module's options, with its range.
 type OptionRange struct {
-	Key                string
-	Value, Least, Most int
-	Note               string
+	Key   string // in the module's section of the configuration
+	Value int    // as configured
+	Min   int    // the smallest value that is allowed
+	Max   int    // the largest value that is allowed
+	Note  string // a remedy that is printed after the range; may be empty
 }

@@ -13,9 +13,9 @@ import (
 	"canto/xmlstream"
 )
 
-// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120 §4.8.2): the
-// content namespace, or none of that kind, where each stanza declares its own: the namespace of the header
-// itself, as in prefix-free canonicalization, or nothing at all.
+// contentNamespace reports whether a client's header may have the default namespace def (RFC 6120
+// §4.8.2): the content namespace, or none of that kind, where each stanza declares its own: the namespace
+// of the header itself, as in prefix-free canonicalization, or nothing at all.
 func contentNamespace(def xmlstream.Atom) bool {
 	switch def.String() {
 	case stanza.NSClient, stanza.NSStream:
@@ -51,7 +51,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 	if !ours || local != "" || h.service { // no user logs in at a service
 		return ErrHostUnknown
 	}
-	if st.traits&HasUser != 0 && domainOf(st.deal.peer) != domain {
+	if st.traits&HasUser != 0 && domainOf(st.negotiation.peer) != domain {
 		return ErrNotAuthorized
 	}
 	if st.host != h {
@@ -59,7 +59,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 			st.leaveHost()
 		}
 		st.host = h
-		h.conns.Add(1)
+		h.connections.Add(1)
 		st.bits |= bitCounted
 	}
 	v, ok := e.Attr(stanza.AttrVersion)
@@ -68,7 +68,7 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 	}
 	if from, ok := e.Attr(stanza.AttrFrom); ok {
 		if f, err := st.loop.JID(from); err == nil {
-			st.deal.from = f
+			st.negotiation.claimedFrom = f
 		}
 	}
 	return nil
@@ -86,10 +86,10 @@ func (st *Stream) openHeader() {
 	}
 	st.bits |= bitHeader
 	var to jid.JID
-	if st.deal != nil {
-		to = st.deal.from
+	if st.negotiation != nil {
+		to = st.negotiation.claimedFrom
 	}
-	st.wire.Open(from, to, id, "en")
+	st.transport.Open(from, to, id, "en")
 }
 
 // sendFeatures offers what st may negotiate now (RFC 6120 §4.3.2).
@@ -99,7 +99,7 @@ func (st Negotiation) sendFeatures() {
 	a.B = append(a.B, "<stream:features>"...)
 	fs := st.host.Profile().Hooks.Features
 	for i := range fs {
-		if fs[i].Offer != nil && st.may(&fs[i]) {
+		if fs[i].Offer != nil && st.offers(&fs[i]) {
 			fs[i].Offer(st, a)
 		}
 	}
@@ -107,9 +107,9 @@ func (st Negotiation) sendFeatures() {
 	st.Send(a.B)
 }
 
-// may reports whether f is offered on st, and so accepted: the two are one value (attack S04).
-func (st Negotiation) may(f *StreamFeature) bool {
-	return st.traits&f.Needs == f.Needs && st.traits&f.Forbids == 0 && (f.Open == nil || f.Open(st))
+// offers reports whether f is offered on st, and so accepted: the two are one value (attack S04).
+func (st Negotiation) offers(f *StreamFeature) bool {
+	return st.traits&f.Needs == f.Needs && st.traits&f.Forbids == 0 && (f.Available == nil || f.Available(st))
 }
 
 // feature is the one that an element belongs to; for an iq, by its payload.
@@ -121,13 +121,13 @@ func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeat
 	fs := st.host.Profile().Hooks.Features
 	for i := range fs {
 		f := &fs[i]
-		if f.IQ != iq || f.Handle == nil || !st.may(f) {
+		if f.IQ != iq || f.Handle == nil || !st.offers(f) {
 			continue
 		}
 		if f.Name == n {
 			return f
 		}
-		for _, m := range f.More {
+		for _, m := range f.Continuations {
 			if m == n {
 				return f
 			}
@@ -136,18 +136,19 @@ func (st Negotiation) feature(e, payload xmlstream.Element, iq bool) *StreamFeat
 	return nil
 }
 
-// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's account.
+// forUs reports whether a stanza of a stream that is not bound is for the server itself or the client's
+// account.
 func (st Negotiation) forUs(e xmlstream.Element) bool {
 	to, directed := e.Attr(stanza.AttrTo)
 	if !directed {
 		return true
 	}
 	j, err := st.loop.JID(to)
-	return err == nil && (j == st.deal.peer || j == st.host.JID)
+	return err == nil && (j == st.negotiation.peer || j == st.host.JID)
 }
 
-// known reports whether some feature of the host has this element, open or not.
-func (st Negotiation) known(n xmlstream.Name) bool {
+// knowsElement reports whether some feature of the host has this element, open or not.
+func (st Negotiation) knowsElement(n xmlstream.Name) bool {
 	if st.host == nil {
 		return false
 	}
@@ -157,7 +158,7 @@ func (st Negotiation) known(n xmlstream.Name) bool {
 			if fs[i].Name == n {
 				return true
 			}
-			for _, m := range fs[i].More {
+			for _, m := range fs[i].Continuations {
 				if m == n {
 					return true
 				}
@@ -179,36 +180,38 @@ func (st Negotiation) FailIQ(id string, c stanza.Condition) {
 
 // Exchange is what a feature keeps between two elements of one negotiation; SASL's is here.
 func (st Negotiation) Exchange() any {
-	if st.deal == nil {
+	if st.negotiation == nil {
 		return nil
 	}
-	return st.deal.exchange
+	return st.negotiation.exchange
 }
 
 // SetExchange replaces it; nil ends the exchange.
 func (st Negotiation) SetExchange(v any) {
-	if st.deal != nil {
-		st.deal.exchange = v
+	if st.negotiation != nil {
+		st.negotiation.exchange = v
 	}
 }
 
-// Fail counts a failed try to authenticate and returns how many there were on this stream.
-func (st Negotiation) Fail() int {
-	if st.deal == nil {
+// CountFailure counts a failed try to authenticate and returns how many there were on this stream.
+func (st Negotiation) CountFailure() int {
+	if st.negotiation == nil {
 		return 0
 	}
-	st.deal.tries++
-	return st.deal.tries
+	st.negotiation.authFailures++
+	return st.negotiation.authFailures
 }
 
-// Claim says that who is looked up now, to become what Authenticated is given: a [Router.Kick] from
-// here on keeps st from binding, whatever the lookup saw.
-func (st Negotiation) Claim(who jid.JID) { st.deal.kicks = st.loop.router.Table.kicks(who.Bare()) }
+// SnapshotRevocations says that who is looked up now, to become what Authenticated is given: a
+// [Router.Kick] from here on keeps st from binding, whatever the lookup saw.
+func (st Negotiation) SnapshotRevocations(who jid.JID) {
+	st.negotiation.revocationEpoch = st.loop.router.Table.revocationEpoch(who.Bare())
+}
 
 // Authenticated ends a successful SASL negotiation (RFC 6120 §6.4.6): who is the bare JID that the
 // verifier returned, account its id in the store. The peer restarts the stream next.
 func (st Negotiation) Authenticated(who jid.JID, account uint64) {
-	st.deal.peer, st.deal.account, st.deal.exchange = who.Bare(), account, nil
+	st.negotiation.peer, st.negotiation.accountID, st.negotiation.exchange = who.Bare(), account, nil
 	st.traits |= HasUser
 	st.restart()
 }
@@ -220,47 +223,47 @@ func (st *Stream) Secured() {
 	if st.host != nil {
 		st.leaveHost()
 	}
-	st.deal = &deal{}
+	st.negotiation = &negotiationState{}
 	st.restart()
 }
 
-// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves and the
-// handshake begins.
+// Upgrade is what the starttls feature calls: if nothing was sent behind <starttls/>, <proceed/> leaves
+// and the handshake begins.
 func (st Negotiation) Upgrade() { st.bits |= bitUpgrade }
 
 func (st *Stream) restart() {
 	st.state = Opening
 	st.bits &^= bitFeatures | bitHeader // an error from here on is the new stream's, behind its own header
-	lim := st.loop.router.limits().before
+	lim := st.loop.router.limits().unauthed
 	if st.traits&HasUser != 0 {
-		lim = st.loop.router.limits().after
+		lim = st.loop.router.limits().authed
 	}
 	st.in.Reset(lim)
 }
 
 func (st *Stream) leaveHost() {
 	if st.bits&bitCounted != 0 {
-		st.host.conns.Add(-1)
+		st.host.connections.Add(-1)
 		st.bits &^= bitCounted
 	}
 	st.host = nil
 }
 
-// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself says
-// does not read: its stream ends, as it could not go on without a hole.
+// Send sends one nonza, or the features, past no hook. A peer that has no room for what the server itself
+// says does not read: its stream ends, as it could not go on without a hole.
 func (st *Stream) Send(el []byte) {
-	if st.state != Closing && !st.wire.Send(el) && !st.wire.Closing() {
+	if st.state != Closing && !st.transport.Send(el) && !st.transport.Closing() {
 		st.Close(errSlowReader)
 	}
 }
 
-// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not logged out: its
-// session may rest. Closing twice is closing once.
-func (st *Stream) Close(err error) { st.end(err, endingOf(err)) }
+// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not
+// logged out: its session may rest. Closing twice is closing once.
+func (st *Stream) Close(err error) { st.endStream(err, endingOf(err)) }
 
-// end ends st by why.
-func (st *Stream) end(err error, why Ending) {
-	st.loop.Loop.Owned()
+// endStream ends st by why.
+func (st *Stream) endStream(err error, why Ending) {
+	st.loop.Loop.AssertOwned()
 	if st.state == Closing {
 		return
 	}
@@ -271,13 +274,13 @@ func (st *Stream) end(err error, why Ending) {
 	}
 	st.state, st.ending = Closing, why
 	if st.sess != nil {
-		st.sess.closing(st.ref(), why)
+		st.sess.streamClosing(st.ref(), why)
 	}
-	st.wire.Close(err)
+	st.transport.Close(err)
 }
 
 // countClose counts the stream error that ends a stream.
-func countClose(l *Local, err error) {
+func countClose(l *LoopRouter, err error) {
 	if se, ok := err.(*StreamError); ok {
 		c := se.Condition
 		if _, ok := streamErrorConditions[c]; !ok {
@@ -290,19 +293,20 @@ func countClose(l *Local, err error) {
 	}
 }
 
-// parkToAnswer is park for work that ends in an answer that the peer waits for.
-func (st Negotiation) parkToAnswer() {
+// parkForReply is park for work that ends in an answer that the peer waits for.
+func (st Negotiation) parkForReply() {
 	if st.parked == 0 {
-		st.wire.PauseToAnswer()
+		st.transport.PauseForReply()
 	}
 	st.parked |= parkedWork
-	st.works++
+	st.pendingWork++
 }
 
-// caught, deferred around what the negotiation of a stream sets off, turns a panic into the end of that stream.
-func caught(st *Stream) {
+// closeOnPanic, deferred around what the negotiation of a stream sets off, turns a panic into the end of that
+// stream.
+func closeOnPanic(st *Stream) {
 	if r := recover(); r != nil {
-		st.loop.panicked(r, frame{who: st.Peer(), depth: 0})
+		st.loop.handlePanic(r, panicFrame{addr: st.Peer(), depth: 0})
 		st.Close(ErrInternal)
 	}
 }
@@ -311,54 +315,56 @@ func caught(st *Stream) {
 // connection is gone by then; a panic in then ends st alone. For negotiation only. Cold path. It reports
 // whether the queue of c had room; if not, nothing is run.
 func (st Negotiation) Await(c reactor.Class, work func() error, then func(err error)) (ok bool) {
-	st.parkToAnswer()
+	st.parkForReply()
 	if c == reactor.Disk {
 		st.charge(readCost)
 	}
-	return st.await(st.caller(), c, work, then)
+	return st.awaitWork(st.profile(), c, work, then)
 }
 
-// AwaitTurn is Await for work that costs a guest cost microseconds on a worker: it begins when it is st's turn,
-// fair by address and host.
-func (st Negotiation) AwaitTurn(c reactor.Class, cost int, work func() error, then func(err error)) (ok bool) {
-	p := st.caller()
-	p.works.Add(1) // until it has begun, and is counted as work
+// AwaitAdmission is Await for work that costs a guest cost microseconds on a worker: it begins when it is
+// st's turn, fair by address and host.
+func (st Negotiation) AwaitAdmission(c reactor.Class, cost int, work func() error, then func(err error)) (
+	ok bool) {
+	p := st.profile()
+	p.pendingWork.Add(1) // until it has begun, and is counted as work
 	st.park(parkedWork)
-	host, addr := st.payer()
-	ok = st.loop.Loop.Admit(host, addr, cost, func() {
-		defer p.works.Add(-1)
+	host, addr := st.admissionKey()
+	ok = st.loop.Loop.RunAdmitted(host, addr, cost, func() {
+		defer p.pendingWork.Add(-1)
 		st.loop.enter()
 		defer st.loop.leave()
-		defer caught(st.Stream)
-		if st.bits&bitGone == 0 && st.state != Closing && !st.await(p, c, work, then) {
+		defer closeOnPanic(st.Stream)
+		if st.bits&bitGone == 0 && st.state != Closing && !st.awaitWork(p, c, work, then) {
 			then(ErrBusy)
 		}
 	})
 	if !ok {
-		p.works.Add(-1)
+		p.pendingWork.Add(-1)
 		st.unpark(parkedWork)
 	}
 	return ok
 }
 
-// caller is the profile whose features st is offered: what they have set off counts as work of it. Of a stream that
-// has left its host it is one of no module.
-func (st Negotiation) caller() *Profile {
+// profile is the profile whose features st is offered: what they have set off counts as work of it. Of a
+// stream that has left its host it is one of no module.
+func (st Negotiation) profile() *Profile {
 	if st.host == nil {
 		return new(Profile)
 	}
 	return st.host.Profile()
 }
 
-func (st Negotiation) await(p *Profile, c reactor.Class, work func() error, then func(err error)) (ok bool) {
+func (st Negotiation) awaitWork(p *Profile, c reactor.Class, work func() error, then func(err error)) (
+	ok bool) {
 	if st.host == nil { // the stream has left its host, and its features with it
 		st.unpark(parkedWork)
 		return false
 	}
-	ok = st.loop.do(p, c, work, func(err error) {
+	ok = st.loop.runOnWorker(p, c, work, func(err error) {
 		st.loop.enter()
 		defer st.loop.leave()
-		defer caught(st.Stream)
+		defer closeOnPanic(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}
@@ -373,7 +379,7 @@ func (st Negotiation) await(p *Profile, c reactor.Class, work func() error, then
 	return ok
 }
 
-// Costs of what a login sets off besides its own steps, as [reactor.StepCost].
+// Costs of what a login sets off besides its own steps, as [reactor.LoginStepCost].
 const (
 	readCost = 30 // one row
 	loadCost = 60 // a resident set
@@ -383,26 +389,26 @@ const (
 // and that of its address and host, where many log in.
 func (st Negotiation) charge(cost int) {
 	if st.sess == nil {
-		host, addr := st.payer()
-		st.loop.Loop.Charge(host, addr, cost)
+		host, addr := st.admissionKey()
+		st.loop.Loop.ChargeAdmission(host, addr, cost)
 	}
 }
 
-func (st Negotiation) payer() (host uint32, addr netip.Addr) {
+func (st Negotiation) admissionKey() (host uint32, addr netip.Addr) {
 	if st.host != nil {
 		host = st.host.ID
 	}
-	return host, st.wire.Remote().Addr()
+	return host, st.transport.Remote().Addr()
 }
 
 // Delay runs then after d, while st takes no element: the delay before an answer to a failed login.
 func (st Negotiation) Delay(d reactor.Tick, then func()) {
-	p := st.caller()
-	p.works.Add(1)
+	p := st.profile()
+	p.pendingWork.Add(1)
 	st.park(parkedWork)
 	st.loop.After(d, func() {
-		defer p.works.Add(-1)
-		defer caught(st.Stream)
+		defer p.pendingWork.Add(-1)
+		defer closeOnPanic(st.Stream)
 		if st.bits&bitGone != 0 {
 			return
 		}
@@ -414,15 +420,15 @@ func (st Negotiation) Delay(d reactor.Tick, then func()) {
 }
 
 // Bind makes the session of st once the account's resident set is in memory: with runs under the
-// account's lock, where [Account.Bind] and [Account.Ready] are called. exists is false if the
+// account's lock, where [Account.Bind] and [Account.AddSession] are called. exists is false if the
 // account was deleted meanwhile.
 func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 	l := st.loop
-	st.parkToAnswer()
-	if _, ok := l.router.Table.Loaded(st.deal.peer); !ok {
+	st.parkForReply()
+	if _, ok := l.router.Table.LookupAccount(st.negotiation.peer); !ok {
 		st.charge(loadCost)
 	}
-	l.Account(st.host, st.deal.peer, func(l *Local, a *Account, exists bool, err error) {
+	l.WithAccount(st.host, st.negotiation.peer, func(l *LoopRouter, a *Account, exists bool, err error) {
 		if st.bits&bitGone != 0 {
 			return
 		}
@@ -440,11 +446,11 @@ func (st Negotiation) Bind(with func(a *Account, exists bool, err error)) {
 			st.Close(ErrHostGone) // its sessions were ended before this one was in the list
 			return
 		}
-		if l.router.Table.kicks(st.deal.peer) != st.deal.kicks {
+		if l.router.Table.revocationEpoch(st.negotiation.peer) != st.negotiation.revocationEpoch {
 			st.Close(ErrReset) // banned, deleted, or with another password since SASL: it may try again
 			return
 		}
-		if exists && a.id != st.deal.account {
+		if exists && a.id != st.negotiation.accountID {
 			st.Close(ErrReset) // the account that has logged in was deleted, and the name is another's
 			return
 		}

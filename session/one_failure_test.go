@@ -11,9 +11,9 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/xmlstream"
 )
 
@@ -23,10 +23,13 @@ type hooked func(api *session.API) error
 func (h hooked) Load(api *session.API) error { return h(api) }
 
 // withModule is a server with all modules and one of the test's own.
-func withModule(t *testing.T, opt sessiontest.Options, load func(api *session.API) error) *sessiontest.Server {
+func withModule(t *testing.T, opt sessiontest.Options,
+	load func(api *session.API) error) *sessiontest.Server {
 	t.Helper()
-	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module { return hooked(load) }}}, mod.All...)
-	opt.Modules = append(mod.Default(), "of-the-test")
+	opt.Shelf = append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
+		return hooked(load)
+	}}}, mod.All...)
+	opt.Modules = append(mod.DefaultNames(), "of-the-test")
 	return sessiontest.New(t, opt)
 }
 
@@ -40,11 +43,15 @@ func panicIf(cond bool) {
 func works(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	for i := range 4 {
-		a, b := s.Login(fmt.Sprint("a", i), fmt.Sprintf("a%d@localhost/x", i)), s.Login(fmt.Sprint("b", i), fmt.Sprintf("b%d@localhost/x", i))
-		a.Send(fmt.Sprintf("<presence/><iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>"+
-			"<message to='b%d@localhost/x' type='chat'><body>Hi</body></message><presence to='b%d@localhost/x'/>", i, i))
+		a, b := s.Login(fmt.Sprint("a", i), fmt.Sprintf("a%d@localhost/x", i)),
+			s.Login(fmt.Sprint("b", i), fmt.Sprintf("b%d@localhost/x", i))
+		a.Send(fmt.Sprintf("<presence/><iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq "+
+			"type='get' id='2' to='localhost'><ping xmlns='urn:xmpp:ping'/></iq>"+
+			"<message to='b%d@localhost/x' type='chat'><body>Hi</body></message><presence to='b%d@localhost/x'/>", i,
+			i))
 		s.Settle()
-		if got := a.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "id='2'") || !strings.Contains(got, "<presence") {
+		if got := a.Received(); !strings.Contains(got, "id='1'") || !strings.Contains(got, "id='2'") ||
+			!strings.Contains(got, "<presence") {
 			t.Errorf("pair %d: the first got %q", i, got)
 		}
 		if got := b.Received(); !strings.Contains(got, "<body>Hi</body>") || !strings.Contains(got, "<presence") {
@@ -56,7 +63,7 @@ func works(t *testing.T, s *sessiontest.Server) {
 // A panic in a hook that mail meets costs that piece of mail: the loop routes the rest, then and later.
 func TestPanicInMail(t *testing.T) {
 	armed := false
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 			panicIf(armed && ev.To.Local() == "victim")
 			return session.Pass
@@ -68,7 +75,8 @@ func TestPanicInMail(t *testing.T) {
 	juliet := s.Login("juliet", "juliet@localhost/x")
 	armed = true
 	// The subscription stanza is mail from the bare JID; what follows it in the same read is not lost.
-	romeo.Send("<presence to='victim@localhost' type='subscribe'/><presence to='juliet@localhost' type='subscribe'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+	romeo.Send("<presence to='victim@localhost' type='subscribe'/><presence to='juliet@localhost' " +
+		"type='subscribe'/><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "id='p'") {
 		t.Errorf("romeo got %q", got)
@@ -80,12 +88,13 @@ func TestPanicInMail(t *testing.T) {
 	works(t, s)
 }
 
-// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's account goes on.
+// A panic at one receiver of a broadcast, small or large, costs the others nothing, and the sender's
+// account goes on.
 func TestPanicInBroadcast(t *testing.T) {
 	for _, n := range []int{10, 200} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			armed := false
-			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				for _, to := range []session.Target{session.ToBare, session.ToFull} {
 					api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 						panicIf(armed && strings.HasSuffix(ev.To.Local(), "7"))
@@ -95,8 +104,8 @@ func TestPanicInBroadcast(t *testing.T) {
 				return nil
 			})
 			star := s.Login("star", "star@localhost/x")
-			seats := &session.Seats{}
-			seats.Reset(len(s.Router.Locals()))
+			seats := &session.Recipients{}
+			seats.Reset(len(s.Router.LoopRouters()))
 			var fans []*sessiontest.Client
 			for i := range n {
 				c := s.Login(fmt.Sprint("fan", i), fmt.Sprintf("fan%d@localhost/x", i))
@@ -110,10 +119,10 @@ func TestPanicInBroadcast(t *testing.T) {
 			armed = true
 			host, _ := s.Router.Table.Host("localhost")
 			me, _ := jid.Parse(star.JID)
-			l := s.Stream(star).Local()
+			l := s.Stream(star).LoopRouter()
 			l.Loop.Post(func() {
 				l.Enter(func() {
-					l.Account(host, star.Bare(), func(l *session.Local, a *session.Account, _ bool, err error) {
+					l.WithAccount(host, star.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, err error) {
 						l.Fanout(a, me, []byte("<message type='headline'><body>news</body></message>"), seats)
 					})
 				})
@@ -135,20 +144,20 @@ func TestPanicInBroadcast(t *testing.T) {
 	}
 }
 
-// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120 §8.2.3);
-// what others wait for goes on.
+// A panic in what waits for a commit, or for a worker, costs that request, which is answered (RFC 6120
+// §8.2.3); what others wait for goes on.
 func TestPanicWhereARequestWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for _, how := range []string{"commit", "worker"} {
 		t.Run(how, func(t *testing.T) {
-			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
 					then := func(ev *session.Stanza, err error) session.Verdict {
 						panicIf(string(ev.ID()) == "bad")
 						return ev.Reply(nil)
 					}
 					if how == "commit" {
-						return ev.Commit(session.Ticket(api.Router.Durable.Durable()+1), then)
+						return ev.Commit(session.Ticket(api.Router.Committer.LastSettled()+1), then)
 					}
 					return ev.Await(reactor.Disk, func() error { return nil }, then)
 				}, session.ToSelf)
@@ -161,7 +170,8 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 			s.AddAccount("another@localhost") // a commit, so that the tickets are settled
 			s.Settle()
 			got := one.Received()
-			if !strings.Contains(got, "<iq type='error' id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
+			if !strings.Contains(got, "<iq type='error' id='bad'") ||
+				!strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='next'") {
 				t.Errorf("the one whose handler panics got %q", got)
 			}
 			if got := two.Received(); !strings.Contains(got, "<iq type='result' id='good'") {
@@ -174,19 +184,21 @@ func TestPanicWhereARequestWaits(t *testing.T) {
 
 // A panic in a hook that is told of a session's end does not leave the session there.
 func TestPanicAtUnbind(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.Local, se *session.Session) {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
+		api.Hooks.Unbound.Add(api.Module, session.Guard, func(_ *session.LoopRouter, se *session.Session) {
 			panicIf(se.JID().Local() == "juliet")
 		})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
-	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+	romeo.Send("<message to='juliet@localhost' type='chat'><body>kept</body></message><iq type='get' " +
+		"id='q' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "id='q'") || !strings.Contains(got, "service-unavailable") {
+	if got := romeo.Received(); !strings.Contains(got, "id='q'") ||
+		!strings.Contains(got, "service-unavailable") {
 		t.Errorf("romeo got %q", got)
 	}
 	again := s.Login("again", "juliet@localhost/y")
@@ -200,7 +212,7 @@ func TestPanicAtUnbind(t *testing.T) {
 
 // A panic in a stanza that waited in an account's inbox is answered if it is a request.
 func TestPanicInInboxIsAnswered(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 		api.Hooks.IQ[session.ToBare].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
 			panicIf(string(ev.ID()) == "bad")
 			return session.Pass
@@ -209,9 +221,11 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 	})
 	s.AddAccount("juliet@localhost")
 	romeo := s.Login("romeo", "romeo@localhost/x")
-	romeo.Send("<iq type='get' id='bad' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq><iq type='get' id='good' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
+	romeo.Send("<iq type='get' id='bad' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq><iq " +
+		"type='get' id='good' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "id='bad'") || !strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='good'") {
+	if got := romeo.Received(); !strings.Contains(got, "id='bad'") ||
+		!strings.Contains(got, "internal-server-error") || !strings.Contains(got, "id='good'") {
 		t.Errorf("romeo got %q", got)
 	}
 }
@@ -220,14 +234,18 @@ func TestPanicInInboxIsAnswered(t *testing.T) {
 // requests are answered in their order.
 func TestLateWorkUnparksNothing(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
-	s := withModule(t, sessiontest.Options{Slow: func() time.Duration { return 0 }}, func(api *session.API) error {
+	s := withModule(t, sessiontest.Options{Slow: func() time.Duration {
+		return 0
+	}}, func(api *session.API) error {
 		api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
-			return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
+			return ev.Await(reactor.Disk, func() error {
+				return nil
+			}, func(ev *session.Stanza, err error) session.Verdict { return ev.Reply(nil) })
 		}, session.ToSelf)
 		return nil
 	})
 	c := s.Login("c", "c@localhost/x")
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	set := "<iq type='set' id='%d'><q xmlns='urn:of-the-test'/></iq>"
 	c.Send(fmt.Sprintf(set, 1))
 	s.Advance(31 * time.Second)
@@ -238,15 +256,16 @@ func TestLateWorkUnparksNothing(t *testing.T) {
 	if len(held.Jobs) != 2 {
 		t.Fatalf("%d works are under way", len(held.Jobs))
 	}
-	held.Next() // the first one ends at last
+	held.StartNext() // the first one ends at last
 	s.Settle()
 	if got := c.Received(); got != "" {
 		t.Errorf("the third request overtook the second: %q", got)
 	}
-	held.Next()
+	held.StartNext()
 	s.Settle()
 	got := c.Received()
-	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two || strings.Contains(got, "id='1'") {
+	if two, three := strings.Index(got, "id='2'"), strings.Index(got, "id='3'"); two < 0 || three < two ||
+		strings.Contains(got, "id='1'") {
 		t.Errorf("in the end: %q", got)
 	}
 }
@@ -258,10 +277,10 @@ func TestKickIsSeen(t *testing.T) {
 	two.Send("<presence/>")
 	one.Send("<presence/><presence to='romeo@localhost/two'/>")
 	two.Received()
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>") // its connection can't close yet
 	s.Router.Kick(one.Bare(), session.ErrNotAuthorized)
-	for s.Net.Turn() { // no time passes
+	for s.Net.RunTurn() { // no time passes
 	}
 	if got := string(two.Conn().Take()); !strings.Contains(got, "type='unavailable'") {
 		t.Errorf("romeo got %q", got)
@@ -277,21 +296,24 @@ type unloading struct {
 func (u unloading) Load(api *session.API) error { return u.load(api) }
 func (u unloading) Unload() error               { *u.unloaded = true; return nil }
 
-// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a worker, no load.
+// A profile that no host runs any more is unloaded when nothing of it is under way: no request on a
+// worker, no load.
 func TestRetireWaits(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	unloaded, answered := false, false
 	part := session.NewPart[int]("of-the-test")
 	shelf := append([]session.Manifest{{Name: "of-the-test", Spec: "a test", New: func() session.Module {
 		return unloading{func(api *session.API) error {
-			session.Resident(api, part, func(any, session.Who) (*int, error) {
+			session.Resident(api, part, func(any, session.EntityRef) (*int, error) {
 				if unloaded {
 					return nil, errors.New("a module that is unloaded is asked to load")
 				}
 				return nil, nil
 			})
 			api.Hooks.OnIQ(api.Module, true, name, func(ev *session.Stanza) session.Verdict {
-				return ev.Await(reactor.Disk, func() error { return nil }, func(ev *session.Stanza, err error) session.Verdict {
+				return ev.Await(reactor.Disk, func() error {
+					return nil
+				}, func(ev *session.Stanza, err error) session.Verdict {
 					answered = !unloaded
 					return ev.Reply(nil)
 				})
@@ -299,20 +321,22 @@ func TestRetireWaits(t *testing.T) {
 			return nil
 		}, &unloaded}
 	}}}, mod.All...)
-	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+	s := sessiontest.New(t, sessiontest.Options{Shelf: shelf,
+		Modules: append(mod.DefaultNames(), "of-the-test")})
 	c := s.Login("c", "c@localhost/x")
 	s.AddAccount("cold@localhost")
-	held := s.HoldWork()
-	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' id='1'><q xmlns='urn:of-the-test'/></iq>")
+	held := s.PauseWorkers()
+	c.Send("<message to='cold@localhost' type='chat'><body>has it read</body></message><iq type='set' " +
+		"id='1'><q xmlns='urn:of-the-test'/></iq>")
 	host, _ := s.Router.Table.Host("localhost")
 	done := false
-	s.Router.Retire(host.Profile(), func(error) { done = true })
+	s.Router.RetireProfile(host.Profile(), func(error) { done = true })
 	for len(held.Jobs) > 0 {
 		s.Advance(2 * time.Second)
 		if unloaded {
 			t.Fatalf("it was unloaded with %d works under way", len(held.Jobs))
 		}
-		held.Next()
+		held.StartNext()
 		s.Settle()
 	}
 	s.Advance(2 * time.Second)
@@ -321,8 +345,8 @@ func TestRetireWaits(t *testing.T) {
 	}
 }
 
-// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes meanwhile does
-// not unload the module whose work and answer are to come.
+// A request, or a step of a negotiation, that still waits to begin is under way too: a reload that comes
+// meanwhile does not unload the module whose work and answer are to come.
 func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "q")
 	for how, do := range map[string]func(s *sessiontest.Server, c *sessiontest.Client){
@@ -336,7 +360,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			for _, name := range []string{"juliet", "nurse"} {
 				s.Client(name).Conn().Write([]byte("<q xmlns='urn:of-the-test'/>"))
 			}
-			s.Net.Turn()
+			s.Net.RunTurn()
 		},
 	} {
 		t.Run(how, func(t *testing.T) {
@@ -353,13 +377,14 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 						return ev.Reply(nil)
 					})
 				}, session.ToBare)
-				api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Handle: func(st session.Negotiation, _ xmlstream.Element) {
-					if how == "Delay" {
-						st.Delay(60, answered)
-						return
-					}
-					st.AwaitTurn(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
-				}})
+				api.Hooks.Features = append(api.Hooks.Features,
+					session.StreamFeature{Name: name, Handle: func(st session.Negotiation, _ xmlstream.Element) {
+						if how == "Delay" {
+							st.Delay(60, answered)
+							return
+						}
+						st.AwaitAdmission(reactor.Crypto, 2_000_000, nothing, func(error) { answered() })
+					}})
 				return nil
 			}
 			first := true
@@ -370,7 +395,8 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 				}
 				return unloading{load, new(bool)}
 			}}}, mod.All...)
-			s := sessiontest.New(t, sessiontest.Options{Shelf: shelf, Modules: append(mod.Default(), "of-the-test")})
+			s := sessiontest.New(t, sessiontest.Options{Shelf: shelf,
+				Modules: append(mod.DefaultNames(), "of-the-test")})
 			s.Login("juliet", "juliet@localhost/x")
 			romeo := s.Login("romeo", "romeo@localhost/x")
 			s.Login("nurse", "nurse@localhost/x")
@@ -378,18 +404,18 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			held := s.HoldWork()
+			held := s.PauseWorkers()
 			do(s, romeo)
 			host, _ := s.Router.Table.Host("localhost")
-			old := host.Swap(p)
-			s.Router.Retire(old, func(error) {})
+			old := host.SwapProfile(p)
+			s.Router.RetireProfile(old, func(error) {})
 			want := map[string]int{"Delay": 1}[how]
 			if want == 0 {
 				want = 2
 				if len(held.Jobs) != 1 {
 					t.Fatalf("%d works of 2 have begun", len(held.Jobs))
 				}
-				held.Next()
+				held.StartNext()
 			}
 			s.Advance(time.Second)
 			if unloaded {
@@ -398,7 +424,7 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 			for range 10 {
 				s.Advance(time.Second)
 				for len(held.Jobs) > 0 {
-					held.Next()
+					held.StartNext()
 				}
 				s.Settle()
 			}
@@ -409,22 +435,25 @@ func TestRetireWaitsForWhatHasNotBegun(t *testing.T) {
 	}
 }
 
-// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it goes to and
-// however large it may be.
+// No stanza stops its sender for longer than it takes to earn a burst, however many clogged clients it
+// goes to and however large it may be.
 func TestCrowdPriceHasAnEnd(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Stanza, lim.Rate, lim.RateBurst = 16<<20, 1<<20, 16<<20
 	lim.ResourcesPerAccount = 100
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 1 << 30 }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 1 << 30
+	}})
 	for i := range 40 {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("victim@localhost/%d", i))
 		c.Send("<presence/>")
-		c.Conn().Room(0)
+		c.Conn().SetWindow(0)
 		c.Conn().Conn().Append([]byte("<message><body>" + strings.Repeat("x", 300<<10) + "</body></message>"))
 	}
 	romeo := s.Login("romeo", "romeo@localhost/x")
-	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) + "</body></message>")
-	if s.Stream(romeo).Ready() {
+	romeo.Send("<message to='victim@localhost' type='chat'><body>" + strings.Repeat("x", 4<<20) +
+		"</body></message>")
+	if s.Stream(romeo).CanReceive() {
 		t.Error("a message to 40 clogged clients costs its sender nothing")
 	}
 	s.Advance(18 * time.Second) // a burst is 16 MiB, and 1 MiB is earned in a second
@@ -438,17 +467,20 @@ func TestCrowdPriceHasAnEnd(t *testing.T) {
 func TestLimitsAreCounted(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 10_000
+	}})
 	count := func(limit string) (n uint64) {
-		for _, l := range s.Router.Locals() {
+		for _, l := range s.Router.LoopRouters() {
 			n += l.Stats().Limits[limit]
 		}
 		return n
 	}
 	slow, romeo := s.Login("slow", "slow@localhost/x"), s.Login("romeo", "romeo@localhost/x")
-	slow.Conn().Room(0)
+	slow.Conn().SetWindow(0)
 	for range 200 {
-		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='slow@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Advance(5 * time.Second)
 	if n := count("outbox"); n != 1 {
@@ -456,7 +488,7 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 	// One whose stream ends by itself is no slow reader.
 	gone := s.Login("gone", "gone@localhost/x")
-	gone.Conn().Room(0)
+	gone.Conn().SetWindow(0)
 	gone.Send("<iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 	gone.Send("</stream:stream>")
 	romeo.Send("<message to='gone@localhost/x' type='chat'><body>Hi</body></message>")
@@ -467,15 +499,17 @@ func TestLimitsAreCounted(t *testing.T) {
 	// One that catches up and has no room for more.
 	s.AddAccount("late@localhost")
 	for range 20 {
-		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='late@localhost' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Settle()
 	late := s.Login("late", "late@localhost/x")
-	late.Conn().Room(0)
+	late.Conn().SetWindow(0)
 	late.Send("<presence/>")
 	s.Settle()
 	for range 200 {
-		romeo.Send("<message to='late@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) + "</body></message>")
+		romeo.Send("<message to='late@localhost/x' type='chat'><body>" + strings.Repeat("x", 8000) +
+			"</body></message>")
 	}
 	s.Settle()
 	if n := count("held"); n == 0 || late.Conn().Ended() {
@@ -483,16 +517,19 @@ func TestLimitsAreCounted(t *testing.T) {
 	}
 }
 
-// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is given back.
+// A panic in a hook that sees what leaves, under the outbox lock, ends that stanza alone: the lock is
+// given back.
 func TestPanicInOutgoing(t *testing.T) {
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(_ session.Outbox, p session.Parcel) session.Verdict {
-			panicIf(strings.Contains(string(p.Bytes), "poison"))
-			return session.Pass
-		})
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
+		api.Hooks.Outgoing.Add(api.Module, session.Guard,
+			func(_ session.Outbox, p session.OutboundStanza) session.Verdict {
+				panicIf(strings.Contains(string(p.Bytes), "poison"))
+				return session.Pass
+			})
 		return nil
 	})
-	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+	juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
+		s.Login("nurse", "nurse@localhost/x")
 	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>poison</body></message>")
 	nurse.Send("<message to='juliet@localhost/x' type='chat'><body>Hi</body></message>")
 	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body>") {
@@ -504,18 +541,20 @@ func TestPanicInOutgoing(t *testing.T) {
 // A contact at which a hook panics when an account is deleted is told again: rows are erased when all know.
 func TestPanicAtAContact(t *testing.T) {
 	panics := 0
-	s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
-		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-			if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
-				panics--
-				panic("for the test")
-			}
-			return session.Pass
-		})
+	s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
+		api.Hooks.Presence[session.ToBare].Add(api.Module, session.Deliver,
+			func(ev *session.Stanza) session.Verdict {
+				if panics > 0 && ev.Type == stanza.TypeUnsubscribed {
+					panics--
+					panic("for the test")
+				}
+				return session.Pass
+			})
 		return nil
 	})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/x"), s.Login("juliet", "juliet@localhost/x")
-	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence to='juliet@localhost' type='subscribe'/>")
+	romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence " +
+		"to='juliet@localhost' type='subscribe'/>")
 	s.Settle()
 	juliet.Send("<presence to='romeo@localhost' type='subscribed'/>")
 	s.Settle()
@@ -525,7 +564,7 @@ func TestPanicAtAContact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()

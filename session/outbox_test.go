@@ -19,9 +19,14 @@ import (
 // policy-violation (RFC 6120 §4.9.3.14), which is counted, and does not go on with a hole.
 func TestNoRoomForANonza(t *testing.T) {
 	name := xmlstream.N("urn:of-the-test", "r")
-	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.OutboxBytes = 10_000 }}, func(api *session.API) error {
-		api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{Name: name, Needs: session.HasResource,
-			Handle: func(st session.Negotiation, e xmlstream.Element) { st.Send([]byte("<a xmlns='urn:of-the-test'/>")) }})
+	s := withModule(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 10_000
+	}}, func(api *session.API) error {
+		api.Hooks.Features = append(api.Hooks.Features,
+			session.StreamFeature{Name: name, Needs: session.HasResource,
+				Handle: func(st session.Negotiation, e xmlstream.Element) {
+					st.Send([]byte("<a xmlns='urn:of-the-test'/>"))
+				}})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -29,9 +34,10 @@ func TestNoRoomForANonza(t *testing.T) {
 	if got := juliet.Received(); got != "<a xmlns='urn:of-the-test'/>" {
 		t.Fatalf("with room: %q", got)
 	}
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	for range 12 {
-		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 9_000) + "</body></message>")
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 9_000) +
+			"</body></message>")
 	}
 	juliet.Send("<r xmlns='urn:of-the-test'/>")
 	s.Advance(5 * time.Second)
@@ -42,20 +48,23 @@ func TestNoRoomForANonza(t *testing.T) {
 
 // limit is how often a limit was hit.
 func limit(s *sessiontest.Server, name string) (n uint64) {
-	for _, l := range s.Router.Locals() {
+	for _, l := range s.Router.LoopRouters() {
 		n += l.Stats().Limits[name]
 	}
 	return n
 }
 
-// resting keeps sessions whose connection is lost.
-func resting(api *session.API) error {
-	api.Hooks.Rest.Add(api.Module, session.Deliver, func(*session.Local, *session.Session) session.Verdict { return session.Done })
+// hibernatingWire keeps sessions whose connection is lost.
+func hibernatingWire(api *session.API) error {
+	api.Hooks.Hibernate.Add(api.Module, session.Deliver,
+		func(*session.LoopRouter, *session.Session) session.Verdict {
+			return session.Done
+		})
 	return nil
 }
 
-// A session that rests longer than it can keep what it is sent ends: it is unbound by the kernel, its contacts are told
-// (RFC 6121 §4.5.2), the limit is counted, and what it had is stored, in order.
+// A session that rests longer than it can keep what it is sent ends: it is unbound by the kernel, its
+// contacts are told (RFC 6121 §4.5.2), the limit is counted, and what it had is stored, in order.
 func TestRestingSessionThatIsFull(t *testing.T) {
 	for name, n := range map[string]int{"bytes": 250_000, "elements": 100} {
 		t.Run(name, func(t *testing.T) {
@@ -66,16 +75,18 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 					*o = offline.Options{MaxMessages: 5000, MaxBytes: 64 << 20}
 				}
 				return nil
-			}}, resting)
-			juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
+			}}, hibernatingWire)
+			juliet, romeo, nurse := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x"),
+				s.Login("nurse", "nurse@localhost/x")
 			juliet.Send("<presence/><presence to='nurse@localhost/x'/>")
 			nurse.Received()
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			const all = 1010
 			sent := 0
 			for sent < all && limit(s, "outbox") == 0 {
-				romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", n)))
+				romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+					"%04d%s</body></message>", sent, strings.Repeat("x", n)))
 				s.Settle()
 				sent++
 			}
@@ -90,7 +101,7 @@ func TestRestingSessionThatIsFull(t *testing.T) {
 			if got := romeo.Received(); !strings.Contains(got, "type='error' id='q'") {
 				t.Errorf("a request to the session that has ended has no answer: %.300q", got)
 			}
-			if a, ok := s.Router.Table.Loaded(juliet.Bare()); ok && len(a.Resources()) > 0 {
+			if a, ok := s.Router.Table.LookupAccount(juliet.Bare()); ok && len(a.Resources()) > 0 {
 				t.Error("the session is still there")
 			}
 			again := s.Login("again", "juliet@localhost/x")
@@ -123,20 +134,21 @@ type pages struct {
 	next   int
 
 	taken int
-	ends  []session.SourceEnd
+	ends  []session.SourceEndReason
 }
 
-func (p *pages) Next(l *session.Local, s *session.Session) (session.Parcel, session.Supply) {
+func (p *pages) Next(l *session.LoopRouter, s *session.Session) (session.OutboundStanza, session.NextStatus) {
 	panicIf(p.panics == "next")
 	switch {
 	case p.hush:
-		return session.Parcel{}, session.NotYet
+		return session.OutboundStanza{}, session.NextWouldBlock
 	case p.next == p.left:
-		return session.Parcel{}, session.Exhausted
+		return session.OutboundStanza{}, session.NextExhausted
 	}
 	p.next++
-	return session.Parcel{Kind: stanza.Message, Bytes: []byte(fmt.Sprintf("<message from='archive@localhost'><body>%s %04d%s</body></message>",
-		p.mark, p.next, strings.Repeat("x", p.size)))}, session.Ready
+	return session.OutboundStanza{Kind: stanza.Message,
+		Bytes: []byte(fmt.Sprintf("<message from='archive@localhost'><body>%s %04d%s</body></message>",
+			p.mark, p.next, strings.Repeat("x", p.size)))}, session.NextElement
 }
 
 func (p *pages) Wanted(*session.Session) bool {
@@ -144,12 +156,12 @@ func (p *pages) Wanted(*session.Session) bool {
 	return !p.refuse
 }
 
-func (p *pages) Taken(_ *session.Local, _ *session.Session, n int) {
+func (p *pages) Taken(_ *session.LoopRouter, _ *session.Session, n int) {
 	panicIf(p.panics == "taken")
 	p.taken += n
 }
 
-func (p *pages) End(_ *session.Local, _ *session.Session, why session.SourceEnd) {
+func (p *pages) End(_ *session.LoopRouter, _ *session.Session, why session.SourceEndReason) {
 	p.ends = append(p.ends, why)
 	panicIf(p.panics == "end")
 }
@@ -158,9 +170,9 @@ func (p *pages) End(_ *session.Local, _ *session.Session, why session.SourceEnd)
 func pulls(s *sessiontest.Server, c *sessiontest.Client, ahead bool, srcs ...session.Source) {
 	st := s.Stream(c)
 	h, _ := s.Router.Table.Host("localhost")
-	st.Local().Loop.Post(func() {
-		st.Local().Enter(func() {
-			st.Local().Account(h, c.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
+	st.LoopRouter().Loop.Post(func() {
+		st.LoopRouter().Enter(func() {
+			st.LoopRouter().WithAccount(h, c.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
 				for _, src := range srcs {
 					a.Resources()[0].Pull(l, src, ahead)
 				}
@@ -173,7 +185,7 @@ func pulls(s *sessiontest.Server, c *sessiontest.Client, ahead bool, srcs ...ses
 // reads has c read so many bytes at a time until nothing comes any more.
 func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 	for quiet := 0; quiet < 10; {
-		c.Conn().Room(n)
+		c.Conn().SetWindow(n)
 		s.Advance(100 * time.Millisecond)
 		s.Settle()
 		more := c.Received()
@@ -186,27 +198,29 @@ func reads(s *sessiontest.Server, c *sessiontest.Client, n int) (got string) {
 	return got
 }
 
-// No amount of what a Source has fills the outbox of a client that reads slowly; the source is told what the socket has
-// taken, and not before; a live message and presence of others come in between, or behind it where it goes ahead.
+// No amount of what a Source has fills the outbox of a client that reads slowly; the source is told what
+// the socket has taken, and not before; a live message and presence of others come in between, or behind
+// it where it goes ahead.
 func TestSource(t *testing.T) {
 	for _, ahead := range []bool{false, true} {
 		s := sessiontest.New(t, sessiontest.Options{})
 		juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 		juliet.Send("<presence/>")
 		juliet.Received()
-		juliet.Conn().Room(0)
+		juliet.Conn().SetWindow(0)
 		src := &pages{left: 2000, size: 2000, mark: "page"} // four outboxes
 		pulls(s, juliet, ahead, src)
-		if n := juliet.Conn().Conn().Buffered(); n < 50_000 || n > session.LowMark+3000 {
+		if n := juliet.Conn().Conn().Buffered(); n < 50_000 || n > session.LowWaterMark+3000 {
 			t.Errorf("ahead %v: %d bytes wait for the client", ahead, n)
 		}
 		if src.taken != 0 {
 			t.Errorf("ahead %v: %d are taken by a client that has read nothing", ahead, src.taken)
 		}
-		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message><iq type='get' id='between' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
+		romeo.Send("<message to='juliet@localhost/x' type='chat'><body>live</body></message><iq type='get' " +
+			"id='between' to='juliet@localhost/x'><ping xmlns='urn:xmpp:ping'/></iq>")
 		most, got := 0, ""
 		for len(src.ends) == 0 && len(got) < 6_000_000 {
-			juliet.Conn().Room(50_000)
+			juliet.Conn().SetWindow(50_000)
 			s.Advance(100 * time.Millisecond)
 			got += juliet.Received()
 			most = max(most, juliet.Conn().Conn().Buffered())
@@ -215,15 +229,19 @@ func TestSource(t *testing.T) {
 			}
 		}
 		got += reads(s, juliet, -1)
-		if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceDone}) || src.taken != 2000 || strings.Count(got, "<body>page") != 2000 {
-			t.Errorf("ahead %v: it ended with %v, %d are taken, %d came", ahead, src.ends, src.taken, strings.Count(got, "<body>page"))
+		if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEndReason{session.SourceDone}) || src.taken != 2000 ||
+			strings.Count(got, "<body>page") != 2000 {
+			t.Errorf("ahead %v: it ended with %v, %d are taken, %d came", ahead, src.ends, src.taken,
+				strings.Count(got, "<body>page"))
 		}
-		if most > session.LowMark+10_000 {
+		if most > session.LowWaterMark+10_000 {
 			t.Errorf("ahead %v: %d bytes waited for the client", ahead, most)
 		}
-		last, live, between := strings.Index(got, "page 2000"), strings.Index(got, ">live<"), strings.Index(got, "id='between'")
+		last, live, between := strings.Index(got, "page 2000"), strings.Index(got, ">live<"),
+			strings.Index(got, "id='between'")
 		if live < 0 || between < 0 || ahead == (live < last) {
-			t.Errorf("ahead %v: the live message is at %d, the request at %d, the last page at %d", ahead, live, between, last)
+			t.Errorf("ahead %v: the live message is at %d, the request at %d, the last page at %d", ahead, live,
+				between, last)
 		}
 	}
 }
@@ -251,33 +269,40 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 }
 
-// A Source ends once, and is told why: with its stream, whether the session ends or rests; with its last element; when
-// it is not wanted any more; when it panics, which costs nothing else. The session goes on.
+// A Source ends once, and is told why: with its stream, whether the session ends or rests; with its last
+// element; when it is not wanted any more; when it panics, which costs nothing else. The session goes on.
 func TestSourceEnds(t *testing.T) {
 	for name, c := range map[string]struct {
 		src  pages
 		rest bool
 		do   func(s *sessiontest.Server, c *sessiontest.Client)
-		want session.SourceEnd
+		want session.SourceEndReason
 	}{
-		"done":               {src: pages{left: 3}, want: session.SourceDone},
-		"nothing":            {want: session.SourceDone},
-		"unwanted":           {src: pages{left: 3, refuse: true}, want: session.SourceUnwanted},
-		"a panic in Next":    {src: pages{left: 3, panics: "next"}, want: session.SourceFailed},
-		"a panic in Wanted":  {src: pages{left: 3, panics: "wanted"}, want: session.SourceFailed},
-		"a panic in Taken":   {src: pages{left: 3, panics: "taken"}, want: session.SourceFailed},
-		"a panic in End":     {src: pages{left: 3, panics: "end"}, want: session.SourceDone},
-		"the line is lost":   {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Cut() }, want: session.SessionEnded},
-		"the session rests":  {src: pages{hush: true}, rest: true, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Cut() }, want: session.StreamEnded},
-		"the peer's end tag": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) { c.Send("</stream:stream>") }, want: session.SessionEnded},
+		"done":              {src: pages{left: 3}, want: session.SourceDone},
+		"nothing":           {want: session.SourceDone},
+		"unwanted":          {src: pages{left: 3, refuse: true}, want: session.SourceUnwanted},
+		"a panic in Next":   {src: pages{left: 3, panics: "next"}, want: session.SourceFailed},
+		"a panic in Wanted": {src: pages{left: 3, panics: "wanted"}, want: session.SourceFailed},
+		"a panic in Taken":  {src: pages{left: 3, panics: "taken"}, want: session.SourceFailed},
+		"a panic in End":    {src: pages{left: 3, panics: "end"}, want: session.SourceDone},
+		"the line is lost": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+			c.DropConn()
+		}, want: session.SessionEnded},
+		"the session rests": {src: pages{hush: true}, rest: true,
+			do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+				c.DropConn()
+			}, want: session.StreamEnded},
+		"the peer's end tag": {src: pages{hush: true}, do: func(_ *sessiontest.Server, c *sessiontest.Client) {
+			c.Send("</stream:stream>")
+		}, want: session.SessionEnded},
 		"a kick": {src: pages{hush: true}, do: func(s *sessiontest.Server, c *sessiontest.Client) {
 			s.Router.Kick(c.Bare(), session.ErrNotAuthorized)
 		}, want: session.SessionEnded},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := withModule(t, sessiontest.Options{Panics: true}, func(api *session.API) error {
+			s := withModule(t, sessiontest.Options{AllowPanics: true}, func(api *session.API) error {
 				if c.rest {
-					return resting(api)
+					return hibernatingWire(api)
 				}
 				return nil
 			})
@@ -287,7 +312,7 @@ func TestSourceEnds(t *testing.T) {
 				c.do(s, juliet)
 				s.Advance(5 * time.Second)
 			}
-			if fmt.Sprint(c.src.ends) != fmt.Sprint([]session.SourceEnd{c.want}) {
+			if fmt.Sprint(c.src.ends) != fmt.Sprint([]session.SourceEndReason{c.want}) {
 				t.Errorf("it ended with %v, not %v", c.src.ends, c.want)
 			}
 			if c.do != nil {
@@ -304,26 +329,28 @@ func TestSourceEnds(t *testing.T) {
 	}
 }
 
-// A message between two sessions allocates nothing where a hook looks at what leaves, for what it keeps in the outbox
-// of neither.
+// A message between two sessions allocates nothing where a hook looks at what leaves, for what it keeps
+// in the outbox of neither.
 func TestOutgoingAllocations(t *testing.T) {
-	seen := session.NewOutSlot[int]("of-the-test")
+	seen := session.NewOutboxVar[int]("of-the-test")
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	s := withModule(t, sessiontest.Options{Limits: &lim}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(o session.Outbox, p session.Parcel) session.Verdict {
-			n := seen.Get(o)
-			if n == nil {
-				n = new(int)
-				seen.Set(o, n)
-			}
-			*n += len(p.Bytes)
-			return session.Pass
-		})
+		api.Hooks.Outgoing.Add(api.Module, session.Guard,
+			func(o session.Outbox, p session.OutboundStanza) session.Verdict {
+				n := seen.Get(o)
+				if n == nil {
+					n = new(int)
+					seen.Set(o, n)
+				}
+				*n += len(p.Bytes)
+				return session.Pass
+			})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
-	msg := []byte("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 100) + "</body></message>")
+	msg := []byte("<message to='juliet@localhost/x' type='chat'><body>" + strings.Repeat("x", 100) +
+		"</body></message>")
 	noAllocations(t, s, romeo, juliet, msg)
 }

@@ -5,15 +5,15 @@ import (
 	"testing"
 )
 
-// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a part of
-// its own, nor one that could not be read, nor one that was read in part.
+// Accounts of which nothing is stored share one resident set, and no others do: neither one that has a
+// part of its own, nor one that could not be read, nor one that was read in part.
 func TestResidentSetsThatAreShared(t *testing.T) {
 	type thing struct{ n int }
 	first, second := NewPart[thing]("test-first"), NewPart[thing]("test-second")
 	broken := errors.New("broken")
 	stored := map[uint64][2]int{1: {}, 2: {}, 3: {7, 0}, 4: {0, 8}, 5: {}}
-	load := func(which int) func(any, Who) (any, bool, error) {
-		return func(_ any, who Who) (any, bool, error) {
+	load := func(which int) func(any, EntityRef) (any, bool, error) {
+		return func(_ any, who EntityRef) (any, bool, error) {
 			if who.ID == 9 && which == 1 {
 				return nil, false, broken
 			}
@@ -24,34 +24,36 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 		}
 	}
 	p := &Profile{loaders: []loader{{first.id, "a", load(0)}, {second.id, "b", load(1)}}}
-	read := func(id uint64, old []any) *resident {
+	read := func(id uint64, old []any) *residentSet {
 		t.Helper()
-		r, err := p.read(nil, Accounts, Who{ID: id}, old)
+		r, err := p.loadParts(nil, KindAccount, EntityRef{ID: id}, old)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r
 	}
-	parts := func(what string, r *resident, a, b int) {
+	parts := func(what string, r *residentSet, a, b int) {
 		t.Helper()
 		acc := &Account{}
 		acc.resident = r
-		x, y := first.Of(acc), second.Of(acc)
-		if !r.exists || r.profile != p || a == 0 && x != nil || a > 0 && (x == nil || x.n != a) || b == 0 && y != nil || b > 0 && (y == nil || y.n != b) {
+		x, y := first.Get(acc), second.Get(acc)
+		if !r.exists || r.profile != p || a == 0 && x != nil || a > 0 && (x == nil || x.n != a) || b == 0 &&
+			y != nil || b > 0 && (y == nil || y.n != b) {
 			t.Errorf("%s: %v and %v, want %d and %d", what, x, y, a, b)
 		}
 	}
 	// One that could not be read, or that had parts, is not the one to share.
-	if _, err := p.read(nil, Accounts, Who{ID: 9}, nil); err != broken || p.nothing.Load() != nil {
-		t.Fatalf("%v; shared: %v", err, p.nothing.Load())
+	if _, err := p.loadParts(nil, KindAccount, EntityRef{ID: 9}, nil); err != broken ||
+		p.emptySet.Load() != nil {
+		t.Fatalf("%v; shared: %v", err, p.emptySet.Load())
 	}
 	old := make([]any, max(first.id, second.id)+1)
 	old[first.id] = &thing{5}
-	if parts("read in part", read(1, old), 5, 0); p.nothing.Load() != nil {
+	if parts("read in part", read(1, old), 5, 0); p.emptySet.Load() != nil {
 		t.Fatal("a set with a part is shared")
 	}
 	one := read(1, nil)
-	if p.nothing.Load() != one || read(2, nil) != one {
+	if p.emptySet.Load() != one || read(2, nil) != one {
 		t.Fatal("two of which nothing is stored do not share")
 	}
 	for _, c := range []struct {
@@ -76,12 +78,12 @@ func TestResidentSetsThatAreShared(t *testing.T) {
 	// Whoever writes gets a set of its own.
 	a, b := &Account{}, &Account{}
 	a.resident, b.resident = one, read(2, nil)
-	first.Own(a).n = 3
+	first.Mutable(a).n = 3
 	parts("who has written", a.resident, 3, 0)
 	parts("who shares still", b.resident, 0, 0)
-	if b.resident != one || p.nothing.Load() != one {
+	if b.resident != one || p.emptySet.Load() != one {
 		t.Error("the shared set was replaced")
 	}
-	second.Own(a).n = 4
+	second.Mutable(a).n = 4
 	parts("who has written twice", a.resident, 3, 4)
 }

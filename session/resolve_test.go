@@ -35,14 +35,22 @@ func TestResolve(t *testing.T) {
 		err           string
 	}{
 		{"order of the shelf", []Manifest{m("a", "1"), m("b", "1")}, "b a", "a:1 b:1", "", ""},
-		{"who provides comes first", []Manifest{m("a", "1", needs("x")), m("b", "1", gives("x"))}, "a b", "b:1 a:1", "", ""},
+		{"who provides comes first", []Manifest{m("a", "1", needs("x")), m("b", "1", gives("x"))}, "a b",
+			"b:1 a:1", "", ""},
 		{"a name is a feature", []Manifest{m("a", "1", needs("b")), m("b", "1")}, "a b", "b:1 a:1", "", ""},
 		{"core", []Manifest{m("a", "1", needs("iq"))}, "a", "a:1", "", ""},
-		{"the next candidate", []Manifest{m("a", "1", needs("none")), m("a", "2")}, "a", "a:2", `a:1 requires "none", which nothing here provides`, ""},
-		{"conflict with the kernel", []Manifest{m("a", "1", against("iq")), m("a", "2")}, "a", "a:2", `a:1 conflicts with "iq", which the kernel provides`, ""},
-		{"conflict with another, either way", []Manifest{m("a", "1", against("b")), m("b", "1"), m("b", "2", gives("c"))}, "a b", "a:1", `b:1 provides "b", with which a conflicts; b:2 provides "b", with which a conflicts`, `module "b": no candidate can run here`},
-		{"waiting is better than the next", []Manifest{m("a", "1", needs("x")), m("a", "2"), m("b", "1", gives("x"))}, "a b", "b:1 a:1", "", ""},
-		{"a circle is broken by who has a next", []Manifest{m("a", "1", needs("b")), m("b", "1", needs("a")), m("b", "2")}, "a b", "b:2 a:1", `b:1 requires "a", and the module that provides it can't run either`, ""},
+		{"the next candidate", []Manifest{m("a", "1", needs("none")), m("a", "2")}, "a", "a:2",
+			`a:1 requires "none", which nothing here provides`, ""},
+		{"conflict with the kernel", []Manifest{m("a", "1", against("iq")), m("a", "2")}, "a", "a:2",
+			`a:1 conflicts with "iq", which the kernel provides`, ""},
+		{"conflict with another, either way", []Manifest{m("a", "1", against("b")), m("b", "1"),
+			m("b", "2", gives("c"))}, "a b", "a:1",
+			`b:1 provides "b", with which a conflicts; b:2 provides "b", with which a conflicts`,
+			`module "b": no candidate can run here`},
+		{"waiting is better than the next", []Manifest{m("a", "1", needs("x")), m("a", "2"),
+			m("b", "1", gives("x"))}, "a b", "b:1 a:1", "", ""},
+		{"a circle is broken by who has a next", []Manifest{m("a", "1", needs("b")), m("b", "1", needs("a")),
+			m("b", "2")}, "a b", "b:2 a:1", `b:1 requires "a", and the module that provides it can't run either`, ""},
 		{"unknown", nil, "a", "", "", `module "a": no such module`},
 		{"named twice", []Manifest{m("a", "1")}, "a a", "a:1", "", ""},
 	} {
@@ -71,8 +79,10 @@ func TestResolveProperties(t *testing.T) {
 		some := rapid.SliceOfN(features, 0, 2)
 		var shelf []Manifest
 		for i := range rapid.IntRange(1, 8).Draw(t, "modules") {
-			shelf = append(shelf, Manifest{Name: fmt.Sprint("m", rapid.IntRange(0, 3).Draw(t, "name")), Spec: fmt.Sprint(i),
-				Provides: some.Draw(t, "provides"), Requires: some.Draw(t, "requires"), Conflicts: rapid.SliceOfN(features, 0, 1).Draw(t, "conflicts")})
+			shelf = append(shelf, Manifest{Name: fmt.Sprint("m", rapid.IntRange(0, 3).Draw(t, "name")),
+				Spec:     fmt.Sprint(i),
+				Provides: some.Draw(t, "provides"), Requires: some.Draw(t, "requires"),
+				Conflicts: rapid.SliceOfN(features, 0, 1).Draw(t, "conflicts")})
 		}
 		want := []string{"m0", "m1", "m2", "m3"}
 		core := []Feature{"iq"}

@@ -34,7 +34,8 @@ func TestRFC6121(t *testing.T) {
 				comments[script] = scriptComments(t, script)
 			}
 			// 3.1 is neither 3.10 nor 3.1.2 nor 13.1.
-			if !regexp.MustCompile(`(^|[^.\d])` + regexp.QuoteMeta(mark) + `($|[^.\d]|\.($|\D))`).MatchString(comments[script]) {
+			if !regexp.MustCompile(`(^|[^.\d])` + regexp.QuoteMeta(mark) + `($|[^.\d]|\.($|\D))`).MatchString(
+				comments[script]) {
 				t.Errorf("the row %q: no comment of %s has %q", row, script, mark)
 			}
 		}

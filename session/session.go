@@ -18,15 +18,16 @@ type Session struct {
 	account  *Account  // never changes
 	jid      jid.JID   // full; never changes
 	presence []byte    // last broadcast presence, as it was sent; nil if unavailable
-	slots    *slot     // modules' own state, a list; nil for most
+	vars     *varNode  // modules' own state, a list; nil for most
 	flags    Flags     // modules' booleans
 	stream   StreamRef // which one it has; zero: resting
-	wire     Wire      // that stream's; a resting where it rests. Both written under both locks, read under either
-	out      *outbox   // outbox lock; nil while nothing waits
-	mu       sync.Mutex
+	// that stream's; a resting where it rests. Both written under both locks, read under either
+	wire     Wire
+	outbox   *outbox // outbox lock; nil while nothing waits
+	outboxMu sync.Mutex
 	priority int8
 	traits   Traits
-	ending   Ending // outbox lock: what ends it, or its stream; goesOn: nothing
+	ending   Ending // outbox lock: what ends it, or its stream; notEnded: nothing
 }
 
 // Account is whose resource s is. Any goroutine.
@@ -63,8 +64,8 @@ func (s *Session) SetInterested() { interested.Set(s, true) }
 
 var interested = NewFlag("interested")
 
-// rests reports whether s has no stream. Under the account's lock, or the outbox lock.
-func (s *Session) rests() bool { return s.stream == (StreamRef{}) }
+// hibernating reports whether s has no stream. Under the account's lock, or the outbox lock.
+func (s *Session) hibernating() bool { return s.stream == (StreamRef{}) }
 
 // Traits say what a stream is by now; a stream feature is offered by them.
 type Traits uint8
@@ -77,152 +78,164 @@ const (
 	S2S
 )
 
-// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of its session:
-// what follows for the session is a row of the table in session.txt, and is decided by Account.end, but where the
-// account can't be read for good: then the session is removed.
+// An Ending is what has ended a stream, or a session that has none. The end of a stream is not the end of
+// its session: what follows for the session is a row of the table in session.txt, and is decided by
+// Account.endSession, but where the account can't be read for good: then the session is removed.
 type Ending uint8
 
-// The endings. Up to lineLost they are of a stream; those after it are decisions that the session itself ends.
+// The endings. Up to connLost they are of a stream; those after it are decisions that the session itself
+// ends.
 const (
-	goesOn     Ending = iota // nothing has ended
+	notEnded   Ending = iota // nothing has ended
 	loggedOut                // the peer's end tag (RFC 6120 §4.4)
 	peerError                // the peer's stream error (RFC 6120 §4.9)
 	ourError                 // a stream error of ours, for what the peer has sent or for a failure here
 	shutdown                 // the server stops (RFC 6120 §4.9.3.19)
 	slowReader               // the client does not read, and more waits for it than may
-	lineLost                 // the connection was lost without an end tag
+	connLost                 // the connection was lost without an end tag
 	overflow                 // it rested for longer than it can keep what it is sent
 	expired                  // the module that kept it at rest has ended it
 	displaced                // it rested, and the account needed its place for another session
 	superseded               // another stream has bound its resource (RFC 6120 §7.7.2.2)
 	kicked                   // by an operator: banned, given another password, its host taken away
 	deleted                  // its account was deleted
-	failed                   // a hook panicked that was to keep it at rest, or to go on with it
+	hookFailed               // a hook panicked that was to keep it at rest, or to go on with it
 	numEndings
 )
 
-// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there is no room
-// yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under the outbox lock.
+// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there
+// is no room yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under
+// the outbox lock.
 type outbox struct {
-	held    []heldElement // live stanzas that wait, in order
-	bytes   int           // of held
-	given   int           // bytes given to the wire by release since the client was last known to have everything
-	full    bool          // a message was refused for want of room. So are those after it, which keeps their order
-	clogged bool          // the wire had no room. Everything waits until the client has what the wire took
-	later   bool          // what is held back is looked at again after a while, as the account could not be read
-	asks    int           // how often the wire was asked to tell when it has drained, and has not yet
-	sources []*pulled     // the first one is asked; the others wait their turn
-	kept    []heldElement // what hooks hold back: see Outbox.Hold
-	weight  int           // bytes of kept
-	values  *slot         // of hooks: see OutSlot
+	queue       []queuedElement // live stanzas that wait, in order
+	queuedBytes int             // of held
+	// bytes given to the wire by release since the client was last known to have everything
+	sentSinceDrain int
+	// a message was refused for want of room. So are those after it, which keeps their order
+	refusing bool
+	// the wire had no room. Everything waits until the client has what the wire took
+	blocked bool
+	// what is held back is looked at again after a while, as the account could not be read
+	retryPending  bool
+	drainsPending int             // how often the wire was asked to tell when it has drained, and has not yet
+	sources       []*activeSource // the first one is asked; the others wait their turn
+	deferred      []queuedElement // what hooks hold back: see Outbox.Defer
+	deferredBytes int             // bytes of kept
+	vars          *varNode        // of hooks: see OutboxVar
 }
 
-// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until the hook returns.
+// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until
+// the hook returns.
 type Outbox struct{ s *Session }
 
-// lockOut takes the outbox lock of s; it is the last of the order of locks.
-func (s *Session) lockOut() Outbox {
+// lockOutbox takes the outbox lock of s; it is the last of the order of locks.
+func (s *Session) lockOutbox() Outbox {
 	outboxCheck()
-	s.mu.Lock()
+	s.outboxMu.Lock()
 	return Outbox{s}
 }
 
 func (out Outbox) unlock() {
-	out.s.mu.Unlock()
+	out.s.outboxMu.Unlock()
 	outboxUncheck()
 }
 
-// A heldElement waits in an outbox.
-type heldElement struct {
-	bytes    []byte
-	from, to jid.JID
-	kind     stanza.Kind
-	copies   *copies // nil: it is for this session alone
+// A queuedElement waits in an outbox.
+type queuedElement struct {
+	bytes      []byte
+	from, to   jid.JID
+	kind       stanza.Kind
+	deliveries *deliveryCount // nil: it is for this session alone
 }
 
-// copies counts the sessions of an account that took one message: those that sent it to their client, and those
-// that hold it back. Under the account's lock.
-type copies struct{ n int }
+// deliveryCount counts the sessions of an account that took one message: those that sent it to their
+// client, and those that hold it back. Under the account's lock.
+type deliveryCount struct{ n int }
 
-// A Parcel is one element on its way out; its bytes are copied.
-type Parcel struct {
+// An OutboundStanza is one element on its way out; its bytes are copied.
+type OutboundStanza struct {
 	Bytes []byte
 	Kind  stanza.Kind
 
-	pulled bool // it is of a Source
-	asked  bool // the hooks were asked about it
+	fromSource bool // it is of a Source
+	hooksRun   bool // the hooks were asked about it
 
-	copies **copies // of a stanza that several sessions may get; made when one holds it back
+	deliveries **deliveryCount // of a stanza that several sessions may get; made when one holds it back
 
-	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among those, and
-	// is routed again if s ends before it has it. What the server itself says has none, and waits for nothing.
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among
+	// those, and is routed again if s ends before it has it. What the server itself says has none, and waits
+	// for nothing.
 	From, To jid.JID
 }
 
-// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a room. It is
-// asked for one after another, while less than [LowMark] waits for the client, so that no amount of it fills the
-// outbox. It is given to a session by [Session.Pull], and ends with the session's stream. All methods are called
-// with that session, on the loop of the stream, but for End, which may be called on any.
+// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a
+// room. It is asked for one after another, while less than [LowWaterMark] waits for the client, so that no
+// amount of it fills the outbox. It is given to a session by [Session.Pull], and ends with the session's
+// stream. All methods are called with that session, on the loop of the stream, but for End, which may be
+// called on any.
 type Source interface {
-	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under no
-	// lock: it may take the account's by [Local.Account], or have a worker read by [Local.Work], or ask another
-	// entity by mail, and say NotYet. s is there for what never changes.
-	Next(l *Local, s *Session) (p Parcel, is Supply)
+	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under
+	// no lock: it may take the account's by [LoopRouter.WithAccount], or have a worker read by
+	// [LoopRouter.RunOnWorker], or ask another entity by mail, and say NextWouldBlock. s is there for what
+	// never changes.
+	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
 	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
 	// source ends.
 	Wanted(s *Session) bool
-	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or that the
-	// client must not have them (a blocked address): where they are stored they may be erased. Under the account's
-	// lock.
-	Taken(l *Local, s *Session, n int)
-	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live messages
-	// that waited behind the source, see [Session.Pull] with ahead, have left before it if why is SourceDone,
-	// SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once. Under the account's lock.
-	End(l *Local, s *Session, why SourceEnd)
+	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or
+	// that the client must not have them (a blocked address): where they are stored they may be erased.
+	// Under the account's lock.
+	Taken(l *LoopRouter, s *Session, n int)
+	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live
+	// messages that waited behind the source, see [Session.Pull] with ahead, have left before it if why is
+	// SourceDone, SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once.
+	// Under the account's lock.
+	End(l *LoopRouter, s *Session, why SourceEndReason)
 }
 
-// A Supply is what a [Source] says of its next element.
-type Supply uint8
+// A NextStatus is what a [Source] says of its next element.
+type NextStatus uint8
 
-// Ready: here it is. NotYet: it will call [Waker.Wake] when it has one, or knows that there is none.
-// Exhausted: there is none any more.
+// NextElement: here it is. NextWouldBlock: it will call [Waker.Wake] when it has one, or knows that there
+// is none. Exhausted: there is none any more.
 const (
-	Ready Supply = iota
-	NotYet
-	Exhausted
+	NextElement NextStatus = iota
+	NextWouldBlock
+	NextExhausted
 )
 
-// A SourceEnd is why a [Source] is asked for nothing any more.
-type SourceEnd uint8
+// A SourceEndReason is why a [Source] is asked for nothing any more.
+type SourceEndReason uint8
 
-// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read, or the source
-// has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is no more.
+// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read,
+// or the source has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is
+// no more.
 const (
-	SourceDone SourceEnd = iota
+	SourceDone SourceEndReason = iota
 	SourceUnwanted
 	SourceFailed
 	StreamEnded
 	SessionEnded
 )
 
-// A pulled is a Source in an outbox. Under the outbox lock.
-type pulled struct {
-	src   Source
-	ahead bool // live messages wait behind it
+// An activeSource is a Source in an outbox. Under the outbox lock.
+type activeSource struct {
+	src        Source
+	blocksLive bool // live messages wait behind it
 
-	given, sent     int // elements, and their bytes, that were given and not known to be taken
-	due, dueSent    int // those among them that were given when the wire was asked to tell
-	asking          bool
-	sleeping, woken bool // it said NotYet; it was woken before it had said so
-	ended           bool // it is asked for nothing any more, and waits until all was taken
-	why             SourceEnd
-	rest            []Parcel // for which the wire had no room: they come first
-	then            answer   // behind rest
+	inFlight, inFlightBytes int // elements, and their bytes, that were given and not known to be taken
+	drainCount, drainBytes  int // those among them that were given when the wire was asked to tell
+	pulling                 bool
+	parked, woken           bool // it said NextWouldBlock; it was woken before it had said so
+	ended                   bool // it is asked for nothing any more, and waits until all was taken
+	why                     SourceEndReason
+	unsent                  []OutboundStanza // for which the wire had no room: they come first
+	unsentResult            fetchResult      // behind rest
 }
 
-// An answer is what a Source has said behind the elements that it had.
-type answer struct {
-	is     Supply
+// A fetchResult is what a Source has said behind the elements that it had.
+type fetchResult struct {
+	status NextStatus
 	failed bool // it has panicked instead
 }
 
@@ -241,15 +254,16 @@ const (
 
 // A Wire is what a [Session] knows of its connection. Any goroutine, any lock held.
 type Wire interface {
-	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire that has
-	// no room is a [Drainer].
+	// Send takes one complete element; el is copied. false: there is no room, or the wire closes. A wire
+	// that has no room is a [Drainer].
 	Send(el []byte) (ok bool)
-	// Crowded reports whether more waits for the peer than it takes at a time: clients that flood it are slowed down.
-	Crowded() bool
+	// Congested reports whether more waits for the peer than it takes at a time: clients that flood it are
+	// slowed down.
+	Congested() bool
 	// Close ends the stream and its connection at the end of a turn. A [*StreamError] is sent before that.
 	Close(reason error)
 	// Loop is where the connection is looked after: a hint, as it may have moved since.
-	Loop() *Local
+	Loop() *LoopRouter
 }
 
 // A Drainer is a Wire that takes elements faster than its peer does: it says when the peer has them.
@@ -260,16 +274,17 @@ type Drainer interface {
 	NotifyDrain() (ok bool)
 }
 
-// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care: all that
-// is not a session's business. The stream's loop, unless a line says otherwise.
+// A Transport is the connection of one stream, TCP or WebSocket, of which the stream's loop takes care:
+// all that is not a session's business. The stream's loop, unless a line says otherwise.
 type Transport interface {
 	Wire
 	Drainer
-	Open(from, to jid.JID, id, lang string) (ok bool) // the stream header, or <open/>; only front doors write headers
+	// the stream header, or <open/>; only front doors write headers
+	Open(from, to jid.JID, id, lang string) (ok bool)
 	// Closing reports whether the transport takes nothing any more, and not for want of room. Any goroutine.
 	Closing() bool
 	Pause()
-	PauseToAnswer() // the peer waits for an answer; it is paused if it sends all the same
+	PauseForReply() // the peer waits for an answer; it is paused if it sends all the same
 	Resume()
 	Arm(at reactor.Tick)
 	// StartTLS begins a handshake as the server of h (RFC 6120 §5.4.3).
@@ -277,36 +292,36 @@ type Transport interface {
 	Remote() netip.AddrPort // any goroutine
 	// TLS is nil while plain, and on transports that have none of their own.
 	TLS() *tls.ConnectionState
-	// Presented is the certificate that was shown to the peer, as far as it is known.
-	Presented() *tls.Certificate
+	// PresentedCertificate is the certificate that was shown to the peer, as far as it is known.
+	PresentedCertificate() *tls.Certificate
 }
 
-// deadlines of one stream, each a Tick in Stream.due; the earliest is armed.
+// deadlines of one stream, each a Tick in Stream.deadlines; the earliest is armed.
 const (
-	dueLogin = iota
-	dueRate
-	numDue
+	deadlineLogin = iota
+	deadlineRate
+	numDeadlines
 )
 
 // A Stream is one connection's half, c2s or s2s, touched on its loop only. On s2s it never has a
 // Session. session.txt, beside this file, says of each field when it is set and who sets it.
 type Stream struct {
-	wire     Transport
-	loop     *Local
-	host     *Host
-	sess     *Session // set by bind or resumption; whether still ours, only its lock tells
-	in       xmlstream.Stream
-	deal     *deal // negotiation; nil once a c2s stream is bound
-	id       uint64
-	due      [numDue]reactor.Tick
-	tokens   int32        // bytes that may still be read before the stream is paused
-	refilled reactor.Tick // when tokens were last added
-	state    State
-	ending   Ending // what has ended it, as far as it has heard of it
-	traits   Traits
-	parked   uint8 // reasons why no stanza is taken now
-	bits     uint8
-	works    uint16 // how many works are under way, each a reason parkedWork
+	transport   Transport
+	loop        *LoopRouter
+	host        *Host
+	sess        *Session // set by bind or resumption; whether still ours, only its lock tells
+	in          xmlstream.Stream
+	negotiation *negotiationState // negotiation; nil once a c2s stream is bound
+	id          uint64
+	deadlines   [numDeadlines]reactor.Tick
+	tokens      int32        // bytes that may still be read before the stream is paused
+	refilledAt  reactor.Tick // when tokens were last added
+	state       State
+	ending      Ending // what has ended it, as far as it has heard of it
+	traits      Traits
+	parked      uint8 // reasons why no stanza is taken now
+	bits        uint8
+	pendingWork uint16 // how many works are under way, each a reason parkedWork
 }
 
 // Reasons for parked.
@@ -314,8 +329,8 @@ const (
 	parkedWork uint8 = 1 << iota // Await, Commit, a cold entity
 	parkedRate
 	parkedOutbox
-	parkedTurn    // it had its share of this turn
-	parkedPledges // it has as many stanzas open as it may
+	parkedTurn      // it had its share of this turn
+	parkedUnsettled // it has as many stanzas open as it may
 )
 
 // Bits of a Stream.
@@ -329,23 +344,23 @@ const (
 	bitTracked                    // its stanzas are numbered: see Track
 )
 
-// A deal is what is known of a stream before it is bound.
-type deal struct {
-	from     jid.JID // what the peer's header claimed; never trusted
-	peer     jid.JID // bare, as SASL's verifier returned it
-	account  uint64  // its id in the store
-	lang     string
-	exchange any // SASL's state between two elements
-	tries    int
-	kicks    uint32 // of the table, when the account was looked up
+// A negotiationState is what is known of a stream before it is bound.
+type negotiationState struct {
+	claimedFrom     jid.JID // what the peer's header claimed; never trusted
+	peer            jid.JID // bare, as SASL's verifier returned it
+	accountID       uint64  // its id in the store
+	lang            string
+	exchange        any // SASL's state between two elements
+	authFailures    int
+	revocationEpoch uint32 // of the table, when the account was looked up
 }
 
 // A StreamRef names a stream anywhere, of this process or another. The zero value is none: the
 // session rests.
 type StreamRef struct {
-	Node uint16
-	Inc  uint32 // of the node: its starts are counted
-	ID   uint64
+	Node        uint16
+	Incarnation uint32 // of the node: its starts are counted
+	ID          uint64
 }
 
 // State is how far st has come.
@@ -357,11 +372,11 @@ func (st *Stream) Traits() Traits { return st.traits }
 // Host is the domain that the peer's header named; nil before one did.
 func (st *Stream) Host() *Host { return st.host }
 
-// Local is the kernel's part of the loop that owns st. Any goroutine.
-func (st *Stream) Local() *Local { return st.loop }
+// LoopRouter is the kernel's part of the loop that owns st. Any goroutine.
+func (st *Stream) LoopRouter() *LoopRouter { return st.loop }
 
 // Transport is st's connection.
-func (st *Stream) Transport() Transport { return st.wire }
+func (st *Stream) Transport() Transport { return st.transport }
 
 // Session is what st was bound to; nil before.
 func (st *Stream) Session() *Session { return st.sess }
@@ -374,8 +389,8 @@ func (st *Stream) Peer() jid.JID {
 	if st.sess != nil {
 		return st.sess.jid
 	}
-	if st.deal != nil {
-		return st.deal.peer
+	if st.negotiation != nil {
+		return st.negotiation.peer
 	}
 	return jid.JID{}
 }
@@ -389,22 +404,22 @@ func (st *Stream) Lang() string {
 	return ""
 }
 
-// Ready reports whether st takes another element now: it is neither closing nor parked.
-func (st *Stream) Ready() bool { return st.state != Closing && st.parked == 0 }
+// CanReceive reports whether st takes another element now: it is neither closing nor parked.
+func (st *Stream) CanReceive() bool { return st.state != Closing && st.parked == 0 }
 
 func (st *Stream) ref() StreamRef {
-	return StreamRef{Node: st.loop.router.Node, Inc: st.loop.router.Incarnation, ID: st.id}
+	return StreamRef{Node: st.loop.router.Node, Incarnation: st.loop.router.Incarnation, ID: st.id}
 }
 
 // park stops reading until unpark takes the last reason away. Each park for parkedWork wants an unpark of its
 // own: stanzas that waited for their account may have several works under way.
 func (st *Stream) park(why uint8) {
 	if st.parked == 0 {
-		st.wire.Pause()
+		st.transport.Pause()
 	}
 	st.parked |= why
 	if why == parkedWork {
-		st.works++
+		st.pendingWork++
 	}
 }
 
@@ -413,35 +428,35 @@ func (st *Stream) unpark(why uint8) {
 		return
 	}
 	if why == parkedWork {
-		if st.works--; st.works > 0 {
+		if st.pendingWork--; st.pendingWork > 0 {
 			return
 		}
 	}
 	if st.parked &^= why; st.parked == 0 && st.state != Closing && st.bits&bitGone == 0 {
-		st.wire.Resume()
+		st.transport.Resume()
 	}
 }
 
-// arm sets one deadline and the wire's timer to the earliest.
-func (st *Stream) arm(which int, at reactor.Tick) {
-	st.due[which] = at
+// setDeadline sets one deadline and the wire's timer to the earliest.
+func (st *Stream) setDeadline(which int, at reactor.Tick) {
+	st.deadlines[which] = at
 	first := reactor.Tick(0)
-	for _, d := range st.due {
+	for _, d := range st.deadlines {
 		if d != 0 && (first == 0 || d < first) {
 			first = d
 		}
 	}
-	st.wire.Arm(first)
+	st.transport.Arm(first)
 }
 
-// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer so far, and
-// what may be done about it.
+// A Negotiation is a Stream as a stream feature sees it (RFC 6120 §4.3): what was found out of its peer
+// so far, and what may be done about it.
 type Negotiation struct{ *Stream }
 
 // Negotiation is st as a stream feature sees it.
 func (st *Stream) Negotiation() Negotiation { return Negotiation{st} }
 
-// A reader is a Stream as what reads its peer.
-type reader struct{ *Stream }
+// A streamReader is a Stream as what reads its peer.
+type streamReader struct{ *Stream }
 
-func (st *Stream) reader() reader { return reader{st} }
+func (st *Stream) streamReader() streamReader { return streamReader{st} }

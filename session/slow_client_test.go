@@ -9,8 +9,8 @@ import (
 
 	"canto/session"
 	"canto/session/mod/offline"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/session/store/storetest"
 )
@@ -45,9 +45,9 @@ func inOrder(t *testing.T, list []string, n int) {
 	}
 }
 
-// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile, which has its own
-// stream wait for the socket as well. All comes in order, in each of several such phases, and a Source is told of no
-// element as taken that the client has not read.
+// A client reads slowly, more waits for it than the wire takes, and it asks for something meanwhile,
+// which has its own stream wait for the socket as well. All comes in order, in each of several such
+// phases, and a Source is told of no element as taken that the client has not read.
 func TestSlowClientThatAsks(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -55,16 +55,17 @@ func TestSlowClientThatAsks(t *testing.T) {
 	juliet.Received()
 	got, sent, read := "", 0, 0
 	for phase := range 4 {
-		juliet.Conn().Room(0)
+		juliet.Conn().SetWindow(0)
 		src := &pages{left: 300, size: 2000, mark: fmt.Sprint("page", phase)}
 		pulls(s, juliet, false, src)
 		for range 130 {
-			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", 9000)))
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+				"%04d%s</body></message>", sent, strings.Repeat("x", 9000)))
 			sent++
 		}
 		for step := 0; step < 60; step++ {
 			juliet.Send(fmt.Sprintf("<iq type='get' id='q%d.%d'><ping xmlns='urn:xmpp:ping'/></iq>", phase, step))
-			juliet.Conn().Room(50_000)
+			juliet.Conn().SetWindow(50_000)
 			s.Advance(100 * time.Millisecond)
 			got += juliet.Received()
 			if read = strings.Count(got, "<body>"+src.mark); src.taken > read {
@@ -79,8 +80,8 @@ func TestSlowClientThatAsks(t *testing.T) {
 	inOrder(t, numbered(got), sent)
 }
 
-// A message never overtakes another of the same sender, also where as many are held back for the client as may be: its
-// stream ends then, and what it did not get is stored behind that.
+// A message never overtakes another of the same sender, also where as many are held back for the client
+// as may be: its stream ends then, and what it did not get is stored behind that.
 func TestMessagesDoNotOvertake(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Module: func(_ string, v any) error {
 		if o, ok := v.(*offline.Options); ok {
@@ -94,16 +95,17 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 	sent := 0
 	say := func(n, size int) {
 		for range n {
-			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", sent, strings.Repeat("x", size)))
+			romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+				"%04d%s</body></message>", sent, strings.Repeat("x", size)))
 			sent++
 		}
 	}
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	say(118, 9000) // the outbox is full, and the last are held back
 	say(850, 900)
-	juliet.Conn().Room(1_150_000) // the socket takes what the outbox has, and some of the next 128 KiB
+	juliet.Conn().SetWindow(1_150_000) // the socket takes what the outbox has, and some of the next 128 KiB
 	s.Advance(100 * time.Millisecond)
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	say(400, 900)
 	got := reads(s, juliet, -1)
 	if !juliet.Conn().Ended() {
@@ -123,11 +125,12 @@ func TestMessagesDoNotOvertake(t *testing.T) {
 	}
 }
 
-// What is refused because an inbox is full is answered at once, however much of it there is: it fills no inbox.
+// What is refused because an inbox is full is answered at once, however much of it there is: it fills no
+// inbox.
 func TestRefusalsHaveABound(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded()})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/x"), s.Login("nurse", "nurse@localhost/x")
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	s.Reload() // each account is read again before its next stanza
 	const all = 3000
 	var text strings.Builder
@@ -136,15 +139,15 @@ func TestRefusalsHaveABound(t *testing.T) {
 	}
 	romeo.Conn().Write([]byte(text.String()))
 	s.Net.Run()
-	if n := s.Router.Table.Weigh()["inboxes"].Count; n > 200 {
+	if n := s.Router.Table.Footprint()["inboxes"].Count; n > 200 {
 		t.Errorf("%d wait in inboxes", n)
 	}
 	if n := strings.Count(romeo.Received(), "<resource-constraint"); n < all-200 {
 		t.Errorf("%d are refused at once, of %d", n, all)
 	}
-	held.Release()
+	held.Resume()
 	for len(held.Jobs) > 0 {
-		held.Next()
+		held.StartNext()
 		s.Net.Run()
 	}
 	s.Settle()
@@ -153,20 +156,22 @@ func TestRefusalsHaveABound(t *testing.T) {
 	}
 }
 
-// What is held back for a client that reads again waits until its account can be read: it is neither lost nor forgotten.
+// What is held back for a client that reads again waits until its account can be read: it is neither lost
+// nor forgotten.
 func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Limits: unbounded(), Fault: flaky.Fault})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	for i := range 140 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+			"%04d%s</body></message>", i, strings.Repeat("x", 9000)))
 	}
 	s.Reload() // each account is read again before it is next looked at
 	flaky.Reads.Store(true)
-	juliet.Conn().Room(-1)
+	juliet.Conn().SetWindow(-1)
 	s.Advance(3 * time.Second)
 	got := juliet.Received()
 	if n := len(numbered(got)); n == 0 || n == 140 {
@@ -181,43 +186,46 @@ func TestHeldWhileTheAccountCannotBeRead(t *testing.T) {
 	inOrder(t, numbered(got), 140)
 }
 
-// A stanza has one answer, also where a module writes down what became of it and that can't be stored (RFC 6120
-// §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
+// A stanza has one answer, also where a module writes down what became of it and that can't be stored
+// (RFC 6120 §8.2.3, §8.3.1); and what a module stores of it at its sender takes no later answer away.
 func TestAnswersOfABatchThatFails(t *testing.T) {
 	rows := store.NewMap[string, []byte]("of-the-test", '~', 1)
 	var flaky storetest.Flaky
 	var m *store.Map[string, []byte]
 	armed := false
 	late := func() time.Duration { return 10 * time.Millisecond }
-	s := withModule(t, sessiontest.Options{Panics: true, Fault: flaky.Fault, Slow: late}, func(api *session.API) (err error) {
-		if m, err = storage.Map(api, rows); err != nil {
-			return err
-		}
-		write := func(ev *session.Stanza) session.Verdict {
-			m.Put(storage.Rows(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
-			return session.Pass
-		}
-		for _, to := range []session.Target{session.ToBare, session.ToFull} {
-			api.Hooks.Message[to].Add(api.Module, session.Record, write)
-			api.Hooks.IQ[to].Add(api.Module, session.Record, write)
-			api.Hooks.PreMessage[to].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-				if string(ev.ID()) != "two" {
-					return session.Pass
-				}
-				return write(ev)
-			})
-			api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
-				panicIf(armed)
+	s := withModule(t, sessiontest.Options{AllowPanics: true, Fault: flaky.Fault, Slow: late},
+		func(api *session.API) (err error) {
+			if m, err = storage.OpenMap(api, rows); err != nil {
+				return err
+			}
+			write := func(ev *session.Stanza) session.Verdict {
+				m.Put(storage.BatchOf(ev), ev.Entity().ID(), string(ev.ID()), []byte("x"))
 				return session.Pass
-			})
-		}
-		return nil
-	})
+			}
+			for _, to := range []session.Target{session.ToBare, session.ToFull} {
+				api.Hooks.Message[to].Add(api.Module, session.Record, write)
+				api.Hooks.IQ[to].Add(api.Module, session.Record, write)
+				api.Hooks.PreMessage[to].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
+					if string(ev.ID()) != "two" {
+						return session.Pass
+					}
+					return write(ev)
+				})
+				api.Hooks.Message[to].Add(api.Module, session.Guard, func(ev *session.Stanza) session.Verdict {
+					panicIf(armed)
+					return session.Pass
+				})
+			}
+			return nil
+		})
 	s.Login("juliet", "juliet@localhost/x") // in memory, so that nothing waits for it
 	romeo := s.Login("romeo", "romeo@localhost/x")
 	for _, c := range []struct{ what, send string }{
-		{"a message to a resource that is not there", "<message to='juliet@localhost/none' type='headline' id='%s'><body>x</body></message>"},
-		{"a request to an account", "<iq to='juliet@localhost' type='get' id='%s'><query xmlns='urn:example:none'/></iq>"},
+		{"a message to a resource that is not there",
+			"<message to='juliet@localhost/none' type='headline' id='%s'><body>x</body></message>"},
+		{"a request to an account", "<iq to='juliet@localhost' type='get' id='%s'><query " +
+			"xmlns='urn:example:none'/></iq>"},
 	} {
 		flaky.Writes.Store(true)
 		romeo.Send(fmt.Sprintf(c.send, "one"))
@@ -228,7 +236,8 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 		}
 		s.Settle()
 	}
-	romeo.Send("<message to='juliet@localhost/x' id='warm'><body>x</body></message>") // nothing waits for juliet from here on
+	// nothing waits for juliet from here on
+	romeo.Send("<message to='juliet@localhost/x' id='warm'><body>x</body></message>")
 	s.Settle()
 	armed = true
 	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
@@ -238,15 +247,17 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 	}
 }
 
-// What a hook holds back for a session that refuses messages for now stays held back, and comes with the next Flush.
+// What a hook holds back for a session that refuses messages for now stays held back, and comes with the
+// next Flush.
 func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	s := withModule(t, sessiontest.Options{Limits: unbounded()}, func(api *session.API) error {
-		api.Hooks.Outgoing.Add(api.Module, session.Guard, func(o session.Outbox, p session.Parcel) session.Verdict {
-			if strings.Contains(string(p.Bytes), "<body>number") && o.Hold(p) {
-				return session.Done
-			}
-			return session.Pass
-		})
+		api.Hooks.Outgoing.Add(api.Module, session.Guard,
+			func(o session.Outbox, p session.OutboundStanza) session.Verdict {
+				if strings.Contains(string(p.Bytes), "<body>number") && o.Defer(p) {
+					return session.Done
+				}
+				return session.Pass
+			})
 		return nil
 	})
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
@@ -255,7 +266,8 @@ func TestFlushOfWhatIsNotTaken(t *testing.T) {
 	src := &pages{hush: true}
 	pulls(s, juliet, true, src)
 	for i := range 3 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d</body></message>", i))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d</body></message>",
+			i))
 	}
 	for i := 0; limit(s, "held") == 0; i++ {
 		if i > 2000 {
@@ -284,11 +296,12 @@ func TestHeldWhereASourceEnds(t *testing.T) {
 	juliet, romeo := s.Login("juliet", "juliet@localhost/x"), s.Login("romeo", "romeo@localhost/x")
 	juliet.Send("<presence/>")
 	juliet.Received()
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	src := &pages{left: 20, size: 2000, mark: "page"}
 	pulls(s, juliet, false, src) // all are given, and not yet taken
 	for i := range 140 {
-		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number %04d%s</body></message>", i, strings.Repeat("x", 9000)))
+		romeo.Send(fmt.Sprintf("<message to='juliet@localhost/x' type='chat'><body>number "+
+			"%04d%s</body></message>", i, strings.Repeat("x", 9000)))
 	}
 	got := reads(s, juliet, -1)
 	inOrder(t, numbered(got), 140)
@@ -312,7 +325,7 @@ func TestSourceOfAnAccountThatCannotBeRead(t *testing.T) {
 	if got := juliet.Received(); strings.Contains(got, "page") {
 		t.Errorf("juliet gets %q", got)
 	}
-	if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEnd{session.SourceFailed}) {
+	if fmt.Sprint(src.ends) != fmt.Sprint([]session.SourceEndReason{session.SourceFailed}) {
 		t.Errorf("it has ended with %v", src.ends)
 	}
 	flaky.Reads.Store(false)

@@ -7,57 +7,58 @@ import (
 	"canto/xmlstream"
 )
 
-// Pull has s given what src has, behind what other sources had to say by then, and among live stanzas; ahead: live
-// messages wait until it has ended. If s has no stream, or closes, src ends at once. Under the account's lock.
-func (s *Session) Pull(l *Local, src Source, ahead bool) {
-	out := s.lockOut()
-	if s.ending != goesOn || s.rests() {
+// Pull has s given what src has, behind what other sources had to say by then, and among live stanzas;
+// ahead: live messages wait until it has ended. If s has no stream, or closes, src ends at once. Under
+// the account's lock.
+func (s *Session) Pull(l *LoopRouter, src Source, ahead bool) {
+	out := s.lockOutbox()
+	if s.ending != notEnded || s.hibernating() {
 		out.unlock()
 		src.End(l, s, StreamEnded)
 		return
 	}
-	o := out.box()
-	o.sources = append(o.sources, &pulled{src: src, ahead: ahead})
+	o := out.ensure()
+	o.sources = append(o.sources, &activeSource{src: src, blocksLive: ahead})
 	out.unlock()
-	pullSoon(l, s)
+	schedulePull(l, s)
 }
 
-// wake is [Waker.Wake].
-func (s *Session) wake(src Source) {
-	defer s.lockOut().unlock()
-	if s.out == nil || s.rests() {
+// wakeSource is [Waker.Wake].
+func (s *Session) wakeSource(src Source) {
+	defer s.lockOutbox().unlock()
+	if s.outbox == nil || s.hibernating() {
 		return
 	}
-	for _, f := range s.out.sources {
+	for _, f := range s.outbox.sources {
 		if f.src != src {
 			continue
 		}
-		if f.asking {
+		if f.pulling {
 			f.woken = true
 			return
 		}
-		f.sleeping = false
+		f.parked = false
 		l := s.wire.Loop()
 		l.Loop.Post(func() { l.Enter(func() { pull(l, s) }) })
 	}
 }
 
-// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held; when the
-// source has ended nothing happens.
+// A Waker wakes one Source of one session. It may be kept, and used by any goroutine, with any lock held;
+// when the source has ended nothing happens.
 type Waker struct {
 	s   *Session
 	src Source
 }
 
-// Waker is what src keeps before it says NotYet.
+// Waker is what src keeps before it says NextWouldBlock.
 func (s *Session) Waker(src Source) Waker { return Waker{s, src} }
 
-// Wake has the source, which said NotYet, asked again.
-func (w Waker) Wake() { w.s.wake(w.src) }
+// Wake has the source, which said NextWouldBlock, asked again.
+func (w Waker) Wake() { w.s.wakeSource(w.src) }
 
-// pullSoon has the source of s asked when no lock is held any more, before the mail is routed. Under the account's
-// lock.
-func pullSoon(l *Local, s *Session) {
+// schedulePull has the source of s asked when no lock is held any more, before the mail is routed. Under the
+// account's lock.
+func schedulePull(l *LoopRouter, s *Session) {
 	if at := s.wire.Loop(); at != l {
 		at.Loop.Post(func() { at.Enter(func() { pull(at, s) }) })
 		return
@@ -65,27 +66,27 @@ func pullSoon(l *Local, s *Session) {
 	l.mail.pulls = append(l.mail.pulls, s)
 }
 
-// pull asks the source of s for elements, and gives them to the client, until enough is on its way. On the loop of the
-// stream, under no lock.
-func pull(l *Local, s *Session) {
+// pull asks the source of s for elements, and gives them to the client, until enough is on its way. On
+// the loop of the stream, under no lock.
+func pull(l *LoopRouter, s *Session) {
 	for {
-		f := toAsk(s)
+		f := nextSource(s)
 		if f == nil {
 			return
 		}
-		list, then := f.ask(l, s)
+		list, then := f.fetch(l, s)
 		inline, again := true, false
-		l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
+		l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, _ bool, err error) {
 			switch {
-			case a != s.account || a.index(s) < 0:
+			case a != s.account || a.sessionIndex(s) < 0:
 			case err != nil: // who is blocked is not known, so that nothing may be given
-				again = f.answered(s) && f.ends(l, s, SourceFailed, false)
-				proceedLater(l, s, s.stream, 0)
+				again = f.pullDone(s) && f.end(l, s, SourceFailed, false)
+				retryAfterDrain(l, s, s.stream, 0)
 			default:
-				again = f.give(l, s, list, then)
+				again = f.sendAll(l, s, list, then)
 			}
 			if again && !inline {
-				pullSoon(l, s)
+				schedulePull(l, s)
 			}
 		})
 		if inline = false; !again {
@@ -94,85 +95,86 @@ func pull(l *Local, s *Session) {
 	}
 }
 
-// toAsk is the source of s that is to be asked now; nil: none, or the client has enough to take. What was given by
-// then is asked about at the wire.
-func toAsk(s *Session) *pulled {
-	out := s.lockOut()
+// nextSource is the source of s that is to be asked now; nil: none, or the client has enough to take.
+// What was given by then is asked about at the wire.
+func nextSource(s *Session) *activeSource {
+	out := s.lockOutbox()
 	defer out.unlock()
-	if s.out == nil || len(s.out.sources) == 0 || s.rests() || s.ending != goesOn {
+	if s.outbox == nil || len(s.outbox.sources) == 0 || s.hibernating() || s.ending != notEnded {
 		return nil
 	}
-	f := s.out.sources[0]
+	f := s.outbox.sources[0]
 	switch {
-	case f.asking || f.sleeping || f.ended || s.out.clogged:
-	case f.sent >= LowMark || s.wire.Crowded():
-		out.askTaken(f)
+	case f.pulling || f.parked || f.ended || s.outbox.blocked:
+	case f.inFlightBytes >= LowWaterMark || s.wire.Congested():
+		out.requestTakenDrain(f)
 	default:
-		f.asking, f.woken = true, false
+		f.pulling, f.woken = true, false
 		return f
 	}
 	return nil
 }
 
-// ask asks f for as much as may be on its way to the client. A panic ends f alone.
-func (f *pulled) ask(l *Local, s *Session) (list []Parcel, then answer) {
-	out := s.lockOut()
-	list, f.rest = f.rest, nil
+// fetch asks f for as much as may be on its way to the client. A panic ends f alone.
+func (f *activeSource) fetch(l *LoopRouter, s *Session) (list []OutboundStanza, then fetchResult) {
+	out := s.lockOutbox()
+	list, f.unsent = f.unsent, nil
 	out.unlock()
 	if len(list) > 0 {
-		return list, f.then
+		return list, f.unsentResult
 	}
 	then.failed = true // unless it returns
-	defer l.boundary(newFrame(l, s.jid, nil))
-	is := Ready
-	for size := f.sent; size < LowMark; {
-		var p Parcel
-		if p, is = f.src.Next(l, s); is != Ready {
+	defer l.recoverPanic(newPanicFrame(l, s.jid, nil))
+	is := NextElement
+	for size := f.inFlightBytes; size < LowWaterMark; {
+		var p OutboundStanza
+		if p, is = f.src.Next(l, s); is != NextElement {
 			break
 		}
 		list = append(list, p)
 		size += len(p.Bytes)
 	}
-	return list, answer{is: is}
+	return list, fetchResult{status: is}
 }
 
-// give gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be asked again.
-// Under the account's lock.
-func (f *pulled) give(l *Local, s *Session, list []Parcel, then answer) (again bool) {
-	if !f.answered(s) {
+// sendAll gives the client of s what f had, and goes on by what f has said behind it: again, if f is to be
+// asked again. Under the account's lock.
+func (f *activeSource) sendAll(l *LoopRouter, s *Session, list []OutboundStanza, then fetchResult) (
+	again bool) {
+	if !f.pullDone(s) {
 		return false // it has ended meanwhile
 	}
 	for i, p := range list {
 		wanted, gave := false, false
 		switch {
-		case !guarded(l, s, func() { wanted = f.src.Wanted(s) }):
-			return f.ends(l, s, SourceFailed, true)
+		case !runHook(l, s, func() { wanted = f.src.Wanted(s) }):
+			return f.end(l, s, SourceFailed, true)
 		case !wanted:
-			return f.ends(l, s, SourceUnwanted, true)
-		case !guarded(l, s, func() { gave = f.giveOne(l, s, p) }):
-			return f.ends(l, s, SourceFailed, true)
+			return f.end(l, s, SourceUnwanted, true)
+		case !runHook(l, s, func() { gave = f.sendOne(l, s, p) }):
+			return f.end(l, s, SourceFailed, true)
 		case !gave:
-			list[i].asked = true
-			out := s.lockOut()
-			f.rest, f.then = list[i:], then
+			list[i].hooksRun = true
+			out := s.lockOutbox()
+			f.unsent, f.unsentResult = list[i:], then
 			out.unlock()
 			return false
 		}
 	}
 	switch {
 	case then.failed:
-		return f.ends(l, s, SourceFailed, true)
-	case then.is == Exhausted:
-		return f.ends(l, s, SourceDone, true)
+		return f.end(l, s, SourceFailed, true)
+	case then.status == NextExhausted:
+		return f.end(l, s, SourceDone, true)
 	}
-	return then.is == Ready || f.sleeps(s)
+	return then.status == NextElement || f.park(s)
 }
 
-// giveOne gives the client of s one element of f, if it may have it; false: there is no room.
-func (f *pulled) giveOne(l *Local, s *Session, p Parcel) (ok bool) {
-	p, may := asOfToday(l, s, p)
-	p.pulled = true
-	out := s.lockOut()
+// sendOne gives the client of s one element of f, if it may have it; false: there is no room.
+func (f *activeSource) sendOne(l *LoopRouter, s *Session, p OutboundStanza) (ok bool) {
+	p, may := applyRules(l, s, p)
+	p.fromSource = true
+	out := s.lockOutbox()
 	defer out.unlock()
 	switch {
 	case !may: // it must not have it, and that is that
@@ -182,37 +184,37 @@ func (f *pulled) giveOne(l *Local, s *Session, p Parcel) (ok bool) {
 	default:
 		return false
 	}
-	f.given++
-	f.sent += len(p.Bytes)
+	f.inFlight++
+	f.inFlightBytes += len(p.Bytes)
 	return true
 }
 
-// sleeps notes that f has nothing yet; true: it was woken meanwhile.
-func (f *pulled) sleeps(s *Session) (woken bool) {
-	out := s.lockOut()
+// park notes that f has nothing yet; true: it was woken meanwhile.
+func (f *activeSource) park(s *Session) (woken bool) {
+	out := s.lockOutbox()
 	defer out.unlock()
 	if woken, f.woken = f.woken, false; !woken {
-		f.sleeping = true
-		if f.given > 0 {
-			out.askTaken(f)
+		f.parked = true
+		if f.inFlight > 0 {
+			out.requestTakenDrain(f)
 		}
 	}
 	return woken
 }
 
-// answered notes that f has answered; false: it has ended.
-func (f *pulled) answered(s *Session) bool {
-	defer s.lockOut().unlock()
-	f.asking = false
-	return s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
+// pullDone notes that f has answered; false: it has ended.
+func (f *activeSource) pullDone(s *Session) bool {
+	defer s.lockOutbox().unlock()
+	f.pulling = false
+	return s.outbox != nil && len(s.outbox.sources) > 0 && s.outbox.sources[0] == f
 }
 
-// ends has f asked for nothing any more; again: there is another source. read: the account could be read.
-func (f *pulled) ends(l *Local, s *Session, why SourceEnd, read bool) (again bool) {
-	out := s.lockOut()
-	f.ended, f.why, f.rest = true, why, nil
-	if f.given > 0 {
-		out.askTaken(f)
+// end has f asked for nothing any more; again: there is another source. read: the account could be read.
+func (f *activeSource) end(l *LoopRouter, s *Session, why SourceEndReason, read bool) (again bool) {
+	out := s.lockOutbox()
+	f.ended, f.why, f.unsent = true, why, nil
+	if f.inFlight > 0 {
+		out.requestTakenDrain(f)
 		out.unlock()
 		return false
 	}
@@ -220,96 +222,97 @@ func (f *pulled) ends(l *Local, s *Session, why SourceEnd, read bool) (again boo
 	return f.finish(l, s, read)
 }
 
-// finish tells f, of which everything was taken, that it has ended, once the live messages that wait behind it have
-// left; again: there may be another source. Where the account could not be read, and so not who is blocked, what is held
-// back stays so. Under the account's lock, on the loop of the stream.
-func (f *pulled) finish(l *Local, s *Session, read bool) (again bool) {
-	if f.ahead && read && !s.release(l) {
+// finish tells f, of which everything was taken, that it has ended, once the live messages that wait
+// behind it have left; again: there may be another source. Where the account could not be read, and so
+// not who is blocked, what is held back stays so. Under the account's lock, on the loop of the stream.
+func (f *activeSource) finish(l *LoopRouter, s *Session, read bool) (again bool) {
+	if f.blocksLive && read && !s.flushQueue(l) {
 		return false
 	}
-	out := s.lockOut()
-	o := s.out
+	out := s.lockOutbox()
+	o := s.outbox
 	if o == nil || len(o.sources) == 0 || o.sources[0] != f {
 		out.unlock()
 		return false
 	}
 	o.sources = o.sources[1:]
 	out.unlock()
-	defer reopen(s)
-	guarded(l, s, func() { f.src.End(l, s, f.why) })
+	defer allowMessages(s)
+	runHook(l, s, func() { f.src.End(l, s, f.why) })
 	if read && !s.Backlogged() {
-		s.release(l) // what waited for room on the wire meanwhile
+		s.flushQueue(l) // what waited for room on the wire meanwhile
 	}
 	return true
 }
 
-// reopen lets s hold messages back again: a source that has ended sees to those that were refused.
-func reopen(s *Session) {
-	out := s.lockOut()
+// allowMessages lets s hold messages back again: a source that has ended sees to those that were refused.
+func allowMessages(s *Session) {
+	out := s.lockOutbox()
 	defer out.unlock()
-	if s.out != nil {
-		s.out.full = false
-		out.unbox()
+	if s.outbox != nil {
+		s.outbox.refusing = false
+		out.releaseIfEmpty()
 	}
 }
 
 // endSources ends all sources of s. Under the account's lock.
-func (s *Session) endSources(l *Local, why SourceEnd) {
-	out := s.lockOut()
-	var list []*pulled
-	if s.out != nil {
-		list, s.out.sources, s.out.full = s.out.sources, nil, false
+func (s *Session) endSources(l *LoopRouter, why SourceEndReason) {
+	out := s.lockOutbox()
+	var list []*activeSource
+	if s.outbox != nil {
+		list, s.outbox.sources, s.outbox.refusing = s.outbox.sources, nil, false
 	}
 	out.unlock()
 	for _, f := range list {
-		guarded(l, s, func() { f.src.End(l, s, why) })
+		runHook(l, s, func() { f.src.End(l, s, why) })
 	}
 }
 
-// drained goes on with what waits for the client of s, which has what was sent before: its stream ref says so. On the
-// loop of the stream, under no lock.
-func (s *Session) drained(l *Local, ref StreamRef) {
-	out := s.lockOut()
-	o := s.out
-	if o == nil || s.stream != ref || o.asks == 0 {
+// drained goes on with what waits for the client of s, which has what was sent before: its stream ref
+// says so. On the loop of the stream, under no lock.
+func (s *Session) drained(l *LoopRouter, ref StreamRef) {
+	out := s.lockOutbox()
+	o := s.outbox
+	if o == nil || s.stream != ref || o.drainsPending == 0 {
 		out.unlock()
 		return
 	}
-	if o.asks--; o.asks > 0 {
+	if o.drainsPending--; o.drainsPending > 0 {
 		out.unlock()
 		return // what was sent since is behind this: the last answer counts
 	}
-	o.clogged, o.given = false, 0
-	var f *pulled
+	o.blocked, o.sentSinceDrain = false, 0
+	var f *activeSource
 	taken := 0
 	if len(o.sources) > 0 {
 		f = o.sources[0]
-		taken = f.due
-		f.given, f.sent, f.due, f.dueSent = f.given-f.due, f.sent-f.dueSent, 0, 0
+		taken = f.drainCount
+		f.inFlight, f.inFlightBytes, f.drainCount, f.drainBytes = f.inFlight-f.drainCount,
+			f.inFlightBytes-f.drainBytes, 0, 0
 	}
-	idle := f == nil && len(o.held) == 0
-	out.unbox()
+	idle := f == nil && len(o.queue) == 0
+	out.releaseIfEmpty()
 	out.unlock()
 	if idle {
 		return
 	}
-	proceed(l, s, ref, f, taken, 0)
+	afterDrain(l, s, ref, f, taken, 0)
 }
 
-// proceed goes on with s, whose client has what was sent before: of that so many elements of f, if f is a source. tries
-// is how often the account could not be read for it.
-func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
+// afterDrain goes on with s, whose client has what was sent before: of that so many elements of f, if f is a
+// source. tries is how often the account could not be read for it.
+func afterDrain(l *LoopRouter, s *Session, ref StreamRef, f *activeSource, taken, tries int) {
 	inline, again := true, false
-	l.Account(s.account.host, s.account.addr, func(l *Local, a *Account, _ bool, err error) {
-		if a != s.account || a.index(s) < 0 || s.stream != ref {
+	l.WithAccount(s.account.host, s.account.addr, func(l *LoopRouter, a *Account, _ bool, err error) {
+		if a != s.account || a.sessionIndex(s) < 0 || s.stream != ref {
 			return
 		}
-		again = goOn(l, s, f, taken, err)
+		again = advance(l, s, f, taken, err)
 		if err != nil {
-			proceedLater(l, s, ref, tries)
+			retryAfterDrain(l, s, ref, tries)
 		}
 		if again && !inline {
-			pullSoon(l, s)
+			schedulePull(l, s)
 		}
 	})
 	if inline = false; again {
@@ -317,37 +320,37 @@ func proceed(l *Local, s *Session, ref StreamRef, f *pulled, taken, tries int) {
 	}
 }
 
-// proceedLater has what s holds back, which waits for an account that could not be read, looked at again, or ends s.
-// Under the account's lock.
-func proceedLater(l *Local, s *Session, ref StreamRef, tries int) {
-	out := s.lockOut()
-	waits := s.out != nil && len(s.out.held) > 0 && s.out.asks == 0 && !s.out.later
-	if waits && tries < unbindTries {
-		s.out.later = true
+// retryAfterDrain has what s holds back, which waits for an account that could not be read, looked at again,
+// or ends s. Under the account's lock.
+func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {
+	out := s.lockOutbox()
+	waits := s.outbox != nil && len(s.outbox.queue) > 0 && s.outbox.drainsPending == 0 && !s.outbox.retryPending
+	if waits && tries < maxUnbindTries {
+		s.outbox.retryPending = true
 	}
 	out.unlock()
 	switch {
 	case !waits:
-	case tries == unbindTries:
-		s.close(ErrInternal, failed) // and what it holds back is routed again
+	case tries == maxUnbindTries:
+		s.close(ErrInternal, hookFailed) // and what it holds back is routed again
 	default:
-		wait := reactor.Tick(min(firstUnbind<<tries, longestUnbind))
+		wait := reactor.Tick(min(firstUnbindRetry<<tries, maxUnbindRetry))
 		l.After(wait, func() {
-			out := s.lockOut()
-			if s.out != nil {
-				s.out.later = false
+			out := s.lockOutbox()
+			if s.outbox != nil {
+				s.outbox.retryPending = false
 			}
 			out.unlock()
-			proceed(l, s, ref, nil, 0, tries+1)
+			afterDrain(l, s, ref, nil, 0, tries+1)
 		})
 	}
 }
 
-// goOn tells f, if there is a source, how much was taken, and gives what is held back to a client that waits for none.
-// Under the account's lock.
-func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
-	out := s.lockOut()
-	current := s.out != nil && len(s.out.sources) > 0 && s.out.sources[0] == f
+// advance tells f, if there is a source, how much was taken, and gives what is held back to a client that
+// waits for none. Under the account's lock.
+func advance(l *LoopRouter, s *Session, f *activeSource, taken int, err error) (again bool) {
+	out := s.lockOutbox()
+	current := s.outbox != nil && len(s.outbox.sources) > 0 && s.outbox.sources[0] == f
 	out.unlock()
 	if !current {
 		f = nil
@@ -355,35 +358,35 @@ func goOn(l *Local, s *Session, f *pulled, taken int, err error) (again bool) {
 	switch {
 	case f == nil:
 		if !s.Backlogged() && err == nil {
-			s.release(l)
+			s.flushQueue(l)
 		}
 		return true
 	case err != nil:
-		return f.ends(l, s, SourceFailed, false)
-	case taken > 0 && !guarded(l, s, func() { f.src.Taken(l, s, taken) }):
-		return f.ends(l, s, SourceFailed, true)
+		return f.end(l, s, SourceFailed, false)
+	case taken > 0 && !runHook(l, s, func() { f.src.Taken(l, s, taken) }):
+		return f.end(l, s, SourceFailed, true)
 	}
-	out = s.lockOut()
-	ended, left := f.ended, f.given
+	out = s.lockOutbox()
+	ended, left := f.ended, f.inFlight
 	if left > 0 {
-		out.askTaken(f)
+		out.requestTakenDrain(f)
 	}
 	out.unlock()
 	switch {
 	case ended && left == 0:
 		return f.finish(l, s, true)
 	case !s.Backlogged():
-		s.release(l) // what waited for room on the wire
+		s.flushQueue(l) // what waited for room on the wire
 	}
 	return true
 }
 
-// HandOver sends s an element that was remembered, as a live one of the same sender would be delivered: see
-// [Stanza.AppendKept] for its xml:lang. An address that the account blocks by now is heard no more (XEP-0191 §3.3).
-// from and to replace what el has, unless they are zero. It reports whether s has it or must not have it. Many
-// elements are a [Source]. Under the account's lock.
-func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
-	p, may := asOfToday(l, s, Parcel{Bytes: el, Kind: kind, From: from, To: to})
+// DeliverStored sends s an element that was remembered, as a live one of the same sender would be delivered:
+// see [Stanza.AppendForStorage] for its xml:lang. An address that the account blocks by now is heard no more
+// (XEP-0191 §3.3). from and to replace what el has, unless they are zero. It reports whether s has it or
+// must not have it. Many elements are a [Source]. Under the account's lock.
+func (l *LoopRouter) DeliverStored(s *Session, kind stanza.Kind, from, to jid.JID, el []byte) bool {
+	p, may := applyRules(l, s, OutboundStanza{Bytes: el, Kind: kind, From: from, To: to})
 	if !may {
 		return true
 	}
@@ -394,10 +397,10 @@ func (l *Local) HandOver(s *Session, kind stanza.Kind, from, to jid.JID, el []by
 	return ok
 }
 
-// asOfToday is p, which was stored or remembered, as it is delivered by the rules that hold now: its addresses, where
-// p has some, in the place of those in its bytes. false: the account takes nothing from its sender. The bytes are
-// good until the loop delivers something else.
-func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
+// applyRules is p, which was stored or remembered, as it is delivered by the rules that hold now: its
+// addresses, where p has some, in the place of those in its bytes. false: the account takes nothing from
+// its sender. The bytes are good until the loop delivers something else.
+func applyRules(l *LoopRouter, s *Session, p OutboundStanza) (OutboundStanza, bool) {
 	e, err := l.Parser.Element(p.Bytes)
 	if err != nil {
 		l.Log.Error("a stored stanza does not parse", "jid", s.jid.String(), "err", err)
@@ -405,88 +408,90 @@ func asOfToday(l *Local, s *Session, p Parcel) (Parcel, bool) {
 	}
 	defer l.Parser.Release(e)
 	if !p.From.IsZero() {
-		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: p.From.String()},
+		l.scratch = e.Append(l.scratch[:0], xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom,
+			Value: p.From.String()},
 			xmlstream.Attr{Name: stanza.AttrTo, Value: p.To.String()})
 		p.Bytes = l.scratch
 	} else {
 		v, _ := e.Attr(stanza.AttrFrom)
 		p.From, _ = l.JID(v)
 	}
-	return p, mayHave(l, s, p.From)
+	return p, mayReceiveFrom(l, s, p.From)
 }
 
-// Offer has [Behaviour.More] called, under the lock of e, when the client of the session to has taken most of what
-// e, and others, have said to it: for more than may be on its way at a time, like the occupants of a room that is
-// joined. what says where to go on; it is copied. If the session ends, or rests, before, More is not called. What e
-// has said before comes first. Under the lock of e.
-func (l *Local) Offer(e *Entity, to jid.JID, what []byte) {
+// MoreWhenDrained has [EntityHandler.More] called, under the lock of e, when the client of the session to
+// has taken most of what e, and others, have said to it: for more than may be on its way at a time, like
+// the occupants of a room that is joined. what says where to go on; it is copied. If the session ends, or
+// rests, before, More is not called. What e has said before comes first. Under the lock of e.
+func (l *LoopRouter) MoreWhenDrained(e *Entity, to jid.JID, what []byte) {
 	if mayBeSession(l, to) {
-		l.say(envelope{from: e.addr, to: to, form: anOffer}, what)
+		l.sendEnvelope(envelope{from: e.addr, to: to, form: formMoreAvailable}, what)
 		return
 	}
 	// What another server has room for is for the queue to that server to say: a share each turn.
-	next := envelope{from: to, to: e.addr, form: aPull, bytes: append([]byte(nil), what...)}
+	next := envelope{from: to, to: e.addr, form: formMoreRequest, bytes: append([]byte(nil), what...)}
 	l.Loop.Post(func() { l.Enter(func() { l.mail.add(next, next.bytes) }) })
 }
 
-// offered is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
-type offered struct {
-	by   jid.JID
-	what []byte
+// moreSource is the [Source] of an Offer: it has nothing itself, but asks the entity to go on.
+type moreSource struct {
+	from   jid.JID
+	cursor []byte
 }
 
-func (o *offered) Next(l *Local, s *Session) (Parcel, Supply) {
-	l.mail.add(envelope{from: s.jid, to: o.by, form: aPull}, o.what)
-	return Parcel{}, Exhausted
+func (o *moreSource) Next(l *LoopRouter, s *Session) (OutboundStanza, NextStatus) {
+	l.mail.add(envelope{from: s.jid, to: o.from, form: formMoreRequest}, o.cursor)
+	return OutboundStanza{}, NextExhausted
 }
 
-func (*offered) Wanted(*Session) bool { return true }
+func (*moreSource) Wanted(*Session) bool { return true }
 
-func (*offered) Taken(*Local, *Session, int) {}
+func (*moreSource) Taken(*LoopRouter, *Session, int) {}
 
-func (*offered) End(*Local, *Session, SourceEnd) {}
+func (*moreSource) End(*LoopRouter, *Session, SourceEndReason) {}
 
-// pulledFrom goes on with what e has offered to the session that ev is from. Under the lock.
-func pulledFrom(e *Entity, l *Local, ev *Stanza) {
-	if b := e.behaviour(); e.exists() && b != nil && b.More != nil {
+// runMore goes on with what e has offered to the session that ev is from. Under the lock.
+func runMore(e *Entity, l *LoopRouter, ev *Stanza) {
+	if b := e.handler(); e.exists() && b != nil && b.More != nil {
 		b.More(l, e, ev.From, ev.raw)
 	}
 }
 
-// offerTo has the session that ev is for take what another entity has offered to it, if it is here. Under the lock.
-func offerTo(e *Entity, l *Local, ev *Stanza) {
+// addMoreSource has the session that ev is for take what another entity has offered to it, if it is here.
+// Under the lock.
+func addMoreSource(e *Entity, l *LoopRouter, ev *Stanza) {
 	if a := e.account(); a != nil {
 		if s := a.Resource(ev.To); s != nil {
-			s.Pull(l, &offered{ev.From, append([]byte(nil), ev.raw...)}, false)
+			s.Pull(l, &moreSource{ev.From, append([]byte(nil), ev.raw...)}, false)
 		}
 	}
 }
 
-// release gives the client of s what is held back, in order, as far as the wire should take it now: all says that
-// nothing is left. Under the account's lock, on the loop of the stream.
-func (s *Session) release(l *Local) (all bool) {
+// flushQueue gives the client of s what is held back, in order, as far as the wire should take it now: all
+// says that nothing is left. Under the account's lock, on the loop of the stream.
+func (s *Session) flushQueue(l *LoopRouter) (all bool) {
 	for {
-		out := s.lockOut()
-		h, ok, left := out.nextHeld()
+		out := s.lockOutbox()
+		h, ok, left := out.nextQueued()
 		out.unlock()
 		if !ok {
 			return !left
 		}
 		may := h.from.IsZero()
 		switch {
-		case !may && !guarded(l, s, func() { may = mayHave(l, s, h.from) }):
-			if h.last() { // else another session of the account has it
+		case !may && !runHook(l, s, func() { may = mayReceiveFrom(l, s, h.from) }):
+			if h.dropCopy() { // else another session of the account has it
 				bounce(l, s.account, h, stanza.InternalServerError)
 			}
 			continue
 		case !may:
 			if h.kind == stanza.IQ {
-				l.mail.again(h) // it has an answer, as to an address that takes nothing
+				l.mail.requeue(h) // it has an answer, as to an address that takes nothing
 			}
 			continue
 		}
-		out = s.lockOut()
-		ok = out.giveHeld(h)
+		out = s.lockOutbox()
+		ok = out.sendQueued(h)
 		out.unlock()
 		if !ok {
 			return false

@@ -38,56 +38,58 @@ var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
 // A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
 // look at it later.
 type Stanza struct {
-	Session  *Session // the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
-	Host     *Host    // where it is looked at now
-	Element  xmlstream.Element
-	From, To jid.JID
-	Kind     stanza.Kind
-	Type     stanza.Type
-	Target   Target
-	Fresh    bool // straight from a local client: the Pre chain is yet to run
-	Hops     uint8
+	// the sender's, in Pre chains and for ToSelf only, else nil: for state, never for an answer
+	Session    *Session
+	Host       *Host // where it is looked at now
+	Element    xmlstream.Element
+	From, To   jid.JID
+	Kind       stanza.Kind
+	Type       stanza.Type
+	Target     Target
+	PrePending bool // straight from a local client: the Pre chain is yet to run
+	Hops       uint8
 
-	lang    string // of the sender's stream, for a stanza without xml:lang
-	on      *Local
-	at      *Entity
-	stream  *Stream // the sender's, while it is on this loop and was not left
-	origin  Origin  // of a stanza that a client sent, and of what it sets off
-	extra   []byte  // elements that delivery puts behind the children
-	raw     []byte  // of what is no stanza for chains, and not parsed
-	loop    uint16  // of the connection that it came from, and one; 0: not known
-	bare    bool    // a fresh stanza without 'to'
-	form    form
-	other   bool // Element is a rewritten one, to be released
-	silent  bool // its sender has an answer: there is no other
-	unseen  bool // it is refused, and no entity has looked at it
-	failed  bool // FailWith was called
-	replied bool // an answer was mailed
+	lang             string // of the sender's stream, for a stanza without xml:lang
+	loopRouter       *LoopRouter
+	entity           *Entity
+	stream           *Stream // the sender's, while it is on this loop and was not left
+	origin           Origin  // of a stanza that a client sent, and of what it sets off
+	extra            []byte  // elements that delivery puts behind the children
+	raw              []byte  // of what is no stanza for chains, and not parsed
+	originLoopNumber uint16  // of the connection that it came from, and one; 0: not known
+	noTo             bool    // a fresh stanza without 'to'
+	form             envelopeForm
+	rewritten        bool // Element is a rewritten one, to be released
+	noReply          bool // its sender has an answer: there is no other
+	unprocessed      bool // it is refused, and no entity has looked at it
+	failed           bool // FailWith was called
+	replied          bool // an answer was mailed
 
-	carrier  bool       // origin is settled where ev ends
-	kept     bool       // it is stored for later
-	recorded bool       // its chain has a phase Record
-	heir     *Stanza    // a copy that is kept for later, with which origin is settled instead
-	pledged  Ticket     // the last one
-	born     Ticket     // of the batch that made the entity that has pledged it, if that may fail yet
-	batch    any        // of the store
-	takers   []*Session // that have it, where its chain has a phase Record
-	copies   *copies    // of what sessions hold back of it
-	taken    uint16     // how many sessions took it
+	settlesOrigin  bool           // origin is settled where ev ends
+	stored         bool           // it is stored for later
+	recorded       bool           // its chain has a phase Record
+	successor      *Stanza        // a copy that is kept for later, with which origin is settled instead
+	lastWrite      Ticket         // the last one
+	creationTicket Ticket         // of the batch that made the entity that has pledged it, if that may fail yet
+	batch          any            // of the store
+	deliveredTo    []*Session     // that have it, where its chain has a phase Record
+	deliveries     *deliveryCount // of what sessions hold back of it
+	deliveredCount uint16         // how many sessions took it
 }
 
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's stanzas it
-// is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of itself.
+// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's
+// stanzas it is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of
+// itself.
 type Origin struct {
 	Stream StreamRef
 	Number uint32
 }
 
-// Keep is a copy that stays. Cold path.
-func (ev *Stanza) Keep() *Stanza {
+// Clone is a copy that stays. Cold path.
+func (ev *Stanza) Clone() *Stanza {
 	k := *ev
-	k.Element, k.other, k.carrier, k.heir = ev.Element.Clone(), false, false, nil
-	k.batch, k.takers, k.copies = nil, nil, nil
+	k.Element, k.rewritten, k.settlesOrigin, k.successor = ev.Element.Clone(), false, false, nil
+	k.batch, k.deliveredTo, k.deliveries = nil, nil, nil
 	k.extra = append([]byte(nil), ev.extra...)
 	return &k
 }
@@ -99,35 +101,35 @@ func (ev *Stanza) Add(el []byte) { ev.extra = append(ev.extra, el...) }
 // Replace makes el, one complete element, what is delivered and what later hooks see; el is copied.
 // In phase Rewrite.
 func (ev *Stanza) Replace(el []byte) error {
-	b := ev.on.mail.bytes(el)
-	e, err := ev.on.Parser.Element(b)
+	b := ev.loopRouter.mail.copyBytes(el)
+	e, err := ev.loopRouter.Parser.Element(b)
 	if err != nil {
 		return err
 	}
-	if ev.other {
-		ev.on.Parser.Release(ev.Element)
+	if ev.rewritten {
+		ev.loopRouter.Parser.Release(ev.Element)
 	}
-	ev.Element, ev.other = e, true
+	ev.Element, ev.rewritten = e, true
 	return nil
 }
 
 // Entity is the one whose lock is held: the sender's in a Pre chain, the recipient's later; nil at
 // a login host itself. Account is the same, if it is an account.
-func (ev *Stanza) Entity() *Entity { return ev.at }
+func (ev *Stanza) Entity() *Entity { return ev.entity }
 
 // Account is the Entity, if it is an account; else nil.
 func (ev *Stanza) Account() *Account {
-	if ev.at == nil {
+	if ev.entity == nil {
 		return nil
 	}
-	return ev.at.account()
+	return ev.entity.account()
 }
 
-// Local is the loop's kernel.
-func (ev *Stanza) Local() *Local { return ev.on }
+// LoopRouter is the loop's kernel.
+func (ev *Stanza) LoopRouter() *LoopRouter { return ev.loopRouter }
 
 // Directed reports whether the stanza had a 'to' attribute as it was sent.
-func (ev *Stanza) Directed() bool { return !ev.bare }
+func (ev *Stanza) Directed() bool { return !ev.noTo }
 
 // ID is the 'id' attribute.
 func (ev *Stanza) ID() []byte {
@@ -141,26 +143,26 @@ func (ev *Stanza) Payload() xmlstream.Element {
 	return e
 }
 
-// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one for each
-// loop: the next call empties it.
-func (ev *Stanza) Appender() *xmlstream.Appender { return ev.on.Appender() }
+// Appender lends the loop's, emptied, until the hook returns or what was written is sent. There is one
+// for each loop: the next call empties it.
+func (ev *Stanza) Appender() *xmlstream.Appender { return ev.loopRouter.Appender() }
 
 // Appender lends the loop's, emptied: see [Stanza.Appender].
-func (l *Local) Appender() *xmlstream.Appender {
-	if cap(l.app.B) > 64<<10 {
-		l.app.B = nil
+func (l *LoopRouter) Appender() *xmlstream.Appender {
+	if cap(l.appender.B) > 64<<10 {
+		l.appender.B = nil
 	}
-	return l.app.Reset(xmlstream.Streamed)
+	return l.appender.Reset(xmlstream.Streamed)
 }
 
-// header writes the start of an answer to ev: its addresses and id.
-func header(ev *Stanza, a *xmlstream.Appender, typ string) {
+// replyHeader writes the start of an answer to ev: its addresses and id.
+func replyHeader(ev *Stanza, a *xmlstream.Appender, typ string) {
 	a.Open(ev.Kind.Name())
 	a.Attr(stanza.AttrType, typ)
 	if id, ok := ev.Element.Attr(stanza.AttrID); ok {
 		a.AttrBytes(stanza.AttrID, id)
 	}
-	if !ev.bare && !ev.To.IsZero() {
+	if !ev.noTo && !ev.To.IsZero() {
 		a.Attr(stanza.AttrFrom, ev.To.String())
 	}
 	a.Attr(stanza.AttrTo, ev.From.String())
@@ -170,12 +172,12 @@ func header(ev *Stanza, a *xmlstream.Appender, typ string) {
 // be nil, adds the payload.
 func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
 	a := ev.Appender()
-	header(ev, a, "result")
+	replyHeader(ev, a, "result")
 	if build != nil {
 		build(ev, a)
 	}
 	a.Close()
-	answerTo(ev, a.B)
+	sendReply(ev, a.B)
 	return Done
 }
 
@@ -185,31 +187,32 @@ func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.E
 
 // FailWith is Fail with more to say.
 func (ev *Stanza) FailWith(e stanza.Error) Verdict {
-	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ || ev.form != aStanza {
+	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ ||
+		ev.form != formStanza {
 		return Done
 	}
 	ev.failed = true
-	ev.on.stats.Bounced[e.Condition]++
+	ev.loopRouter.stats.Bounced[e.Condition]++
 	a := ev.Appender()
-	header(ev, a, "error")
+	replyHeader(ev, a, "error")
 	e.Append(a)
 	a.Close()
-	answerTo(ev, a.B)
+	sendReply(ev, a.B)
 	return Done
 }
 
 // Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
 // whose from and to these are.
 func (ev *Stanza) Send(from, to jid.JID, el []byte) {
-	ev.on.say(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
+	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
 }
 
 // Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
-// findSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of its session
-// again; false: the session has ended.
-func findSender(ev *Stanza, e *Entity) bool {
+// restoreSender makes ev, a fresh stanza that waited in the inbox of e, its sender's account, the stanza of
+// its session again; false: the session has ended.
+func restoreSender(ev *Stanza, e *Entity) bool {
 	a := e.account()
 	if a == nil {
 		return false
@@ -218,12 +221,12 @@ func findSender(ev *Stanza, e *Entity) bool {
 	if s == nil || s.stream != ev.origin.Stream {
 		return false
 	}
-	ev.Session, ev.stream = s, streamOn(s, ev.on)
+	ev.Session, ev.stream = s, streamOn(s, ev.loopRouter)
 	return true
 }
 
 // streamOn is the stream of s, if it is of l's loop and its connection is open. Under the account's lock.
-func streamOn(s *Session, l *Local) *Stream {
+func streamOn(s *Session, l *LoopRouter) *Stream {
 	w, ok := s.wire.(interface{ Stream() *Stream })
 	if !ok {
 		return nil
@@ -234,47 +237,49 @@ func streamOn(s *Session, l *Local) *Stream {
 	return nil
 }
 
-// Shared is a copy of ev as it is to be kept, see [Stanza.AppendKept], never to be changed: one for all who ask
-// for the same bytes, as far as the loop remembers them.
-func (l *Local) Shared(ev *Stanza) []byte {
-	l.scratch = ev.AppendKept(l.scratch[:0])
+// Intern is a copy of ev as it is to be kept, see [Stanza.AppendForStorage], never to be changed: one for all
+// who ask for the same bytes, as far as the loop remembers them.
+func (l *LoopRouter) Intern(ev *Stanza) []byte {
+	l.scratch = ev.AppendForStorage(l.scratch[:0])
 	b := l.scratch
-	if len(b) > sharedBytes {
+	if len(b) > maxInternedBytes {
 		return bytes.Clone(b)
 	}
-	at := &l.shared[maphash.Bytes(l.seed, b)%sharedElements]
+	at := &l.interned[maphash.Bytes(l.seed, b)%internedElements]
 	if !bytes.Equal(*at, b) {
 		*at = bytes.Clone(b)
 	}
 	return *at
 }
 
-// answerTo mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says: it waits neither
-// behind that nor in the inbox of the one that asked, so that refusals, of which there is no end, never pile up.
-func answerTo(ev *Stanza, el []byte) {
+// sendReply mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says:
+// it waits neither behind that nor in the inbox of the one that asked, so that refusals, of which there
+// is no end, never pile up.
+func sendReply(ev *Stanza, el []byte) {
 	ev.replied = true
-	if ev.silent {
+	if ev.noReply {
 		return
 	}
 	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
 	if !ev.From.IsBare() {
-		env.form = anAnswer // to a session of ours it needs no chain
+		env.form = formReply // to a session of ours it needs no chain
 	}
-	if l := ev.on; ev.unseen {
-		env.unseen, env.origin, env.loop = true, l.origin, l.originLoop
+	if l := ev.loopRouter; ev.unprocessed {
+		env.unprocessed, env.origin, env.originLoopNumber = true, l.origin, l.originLoopNumber
 		l.mail.add(env, el)
 		return
 	}
-	ev.on.say(env, el)
+	ev.loopRouter.sendEnvelope(env, el)
 }
 
-// fill makes ev the stanza of env, whose element is e.
-func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
-	ev.on, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
-	ev.lang, ev.bare, ev.Target, ev.form = env.lang, env.bare, env.target, env.form
-	ev.origin, ev.loop, ev.Fresh = env.origin, env.loop, env.fresh
-	ev.carrier, ev.pledged, ev.born, ev.unseen = env.carrier, env.pledged, env.born, env.unseen
-	if ev.Kind = env.kind; env.form != aStanza {
+// fillStanza makes ev the stanza of env, whose element is e.
+func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
+	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
+	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
+	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
+	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
+		env.creationTicket, env.unprocessed
+	if ev.Kind = env.kind; env.form != formStanza {
 		return // nothing of it is looked at
 	}
 	if ev.Kind == stanza.Nonza {
@@ -287,9 +292,10 @@ func (env *envelope) fill(l *Local, ev *Stanza, e xmlstream.Element) {
 // seal makes an envelope of ev, with bytes of its own.
 func seal(ev *Stanza) envelope {
 	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
-		bare: ev.bare, fresh: ev.Fresh, form: ev.form,
-		origin: ev.origin, loop: ev.loop, carrier: ev.carrier, pledged: ev.pledged, born: ev.born}
-	if ev.form != aStanza {
+		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
+		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
+		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
+	if ev.form != formStanza {
 		env.bytes = append([]byte(nil), ev.raw...)
 		return env
 	}
@@ -308,7 +314,8 @@ func (ev *Stanza) Append(dst []byte) []byte {
 	to := xmlstream.Attr{Name: stanza.AttrTo, Value: ev.To.String()}
 	start := len(dst)
 	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
-		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
+		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to, xmlstream.Attr{Name: stanza.AttrLang,
+			Value: ev.lang})
 	} else {
 		dst = ev.Element.Append(dst, xmlstream.Streamed, from, to)
 	}
@@ -318,9 +325,9 @@ func (ev *Stanza) Append(dst []byte) []byte {
 	return addChildren(dst, start, ev.extra)
 }
 
-// AppendKept appends ev as it is to be kept for later: with the sender's xml:lang if it has none of its own
-// (RFC 6120 §8.1.5), and otherwise as it was sent.
-func (ev *Stanza) AppendKept(dst []byte) []byte {
+// AppendForStorage appends ev as it is to be kept for later: with the sender's xml:lang if it has none of
+// its own (RFC 6120 §8.1.5), and otherwise as it was sent.
+func (ev *Stanza) AppendForStorage(dst []byte) []byte {
 	if _, has := ev.Element.Attr(stanza.AttrLang); ev.lang != "" && !has {
 		return ev.Element.Append(dst, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrLang, Value: ev.lang})
 	}
@@ -356,38 +363,38 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 }
 
 // push is a Stanza of l, to be filled in.
-func (s *stack) push(l *Local) *Stanza {
-	if s.depth == len(s.list) {
+func (s *stanzaStack) push(l *LoopRouter) *Stanza {
+	if s.depth == len(s.stanzas) {
 		panic("session: stanzas nested too deep")
 	}
 	s.depth++
-	ev := &s.list[s.depth-1]
-	ev.on = l
+	ev := &s.stanzas[s.depth-1]
+	ev.loopRouter = l
 	return ev
 }
 
 // pop gives back what push gave last.
-func (s *stack) pop() {
+func (s *stanzaStack) pop() {
 	s.depth--
-	ev := &s.list[s.depth]
-	if ev.other {
-		ev.on.Parser.Release(ev.Element)
+	ev := &s.stanzas[s.depth]
+	if ev.rewritten {
+		ev.loopRouter.Parser.Release(ev.Element)
 	}
-	extra, takers := ev.extra[:0], ev.takers[:0]
+	extra, takers := ev.extra[:0], ev.deliveredTo[:0]
 	*ev = Stanza{}
 	if cap(extra) <= 4096 {
 		ev.extra = extra
 	}
 	clear(takers[:cap(takers)])
-	ev.takers = takers
+	ev.deliveredTo = takers
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection, as far as
-// that is known.
-func (s *Seats) AddSender(ev *Stanza) {
-	loop := slotLoop(ev.From, len(s.groups))
-	if ev.loop > 0 {
-		loop = int(ev.loop) - 1
+// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection,
+// as far as that is known.
+func (s *Recipients) AddSender(ev *Stanza) {
+	loop := partitionLoop(ev.From, len(s.byLoop))
+	if ev.originLoopNumber > 0 {
+		loop = int(ev.originLoopNumber) - 1
 	}
-	s.seat(ev.From, loop)
+	s.addAtLoop(ev.From, loop)
 }

@@ -13,45 +13,53 @@ import (
 	"canto/xmlstream"
 )
 
-func newLocal(r *Router, loop *reactor.Loop) *Local {
-	l := &Local{Loop: loop, router: r, Parser: xmlstream.NewParser(&buf.Tail), Log: r.Log, jids: jid.NewCache()}
+// This file starts the kernel on its loops, and loads and unloads the modules of a profile.
+
+// newLoopRouter makes the part of r for one loop.
+func newLoopRouter(r *Router, loop *reactor.Loop) *LoopRouter {
+	l := &LoopRouter{Loop: loop, router: r, Parser: xmlstream.NewParser(&buf.Input), Log: r.Log,
+		jids: jid.NewCache()}
 	l.stats.StreamErrors = make(map[string]uint64)
 	l.stats.Limits = make(map[string]uint64)
-	l.seed, l.mark = maphash.MakeSeed(), uint16(loop.Index())+1
-	l.mail.l, l.commits.l, l.shares.l = l, l, l
-	l.commits.settle, l.shares.serve = l.commits.settleAll, l.shares.turn
+	l.seed, l.loopNumber = maphash.MakeSeed(), uint16(loop.Index())+1
+	l.mail.l, l.commitWaiters.l, l.fanout.l = l, l, l
+	l.commitWaiters.settleFunc, l.fanout.serveFunc = l.commitWaiters.settleAll, l.fanout.serveTurn
 	return l
 }
 
-// Start makes the kernel's part of each loop. Before it nothing else may be called.
+// Start makes the [LoopRouter] of each loop. It must be called once, before any other method of r, by the
+// goroutine that starts the server.
 func (r *Router) Start(loops []*reactor.Loop) {
-	if r.lim.Load() == nil {
+	if r.limitsInForce.Load() == nil {
 		if err := r.SetLimits(DefaultLimits()); err != nil {
 			panic(err) // the defaults are registered by no other path
 		}
 	}
-	r.locals = make([]*Local, len(loops))
+	r.loopRouters = make([]*LoopRouter, len(loops))
 	for i, loop := range loops {
-		r.locals[i] = newLocal(r, loop)
+		r.loopRouters[i] = newLoopRouter(r, loop)
 	}
-	r.Durable.Notify(func() {
-		for _, l := range r.locals {
-			l.Loop.Post(l.commits.settle)
+	r.Committer.Notify(func() {
+		for _, l := range r.loopRouters {
+			l.Loop.Post(l.commitWaiters.settleFunc)
 		}
 	})
-	for _, l := range r.locals {
-		l.Loop.Post(func() { l.Loop.Arm(&l.sweeper, l.Loop.Tick()+sweepEvery, l) })
+	for _, l := range r.loopRouters {
+		l.Loop.Post(func() { l.Loop.Arm(&l.sweepTimer, l.Loop.Tick()+sweepEvery, l) })
 	}
 }
 
-// LoadProfile resolves, makes and loads the modules wanted. options decodes a module's own section over
-// defaults; nil: there is no configuration. given is what the process offers to all modules. A
-// module that fails to load unloads those before it. Any goroutine. Cold path.
-func LoadProfile(r *Router, core []Feature, shelf []Manifest, want []string, options func(module string, v any) error, given ...Given) (*Profile, error) {
-	p := &Profile{Hooks: new(Hooks), offers: make(map[reflect.Type]any)}
-	p.absent.profile = p
+// LoadProfile makes a profile: it resolves the names want by the manifests of shelf, see [Resolve], and
+// makes and loads the modules in their order. core are the features of the kernel, see [CoreOf]. options
+// decodes the section of a module over its defaults; nil: there is no configuration. given are values for
+// all modules. If a module fails to load, those loaded before are unloaded, and its error is returned. It
+// may block. Any goroutine that is not a loop.
+func LoadProfile(r *Router, core []Feature, shelf []Manifest, want []string,
+	options func(module string, v any) error, given ...Dependency) (*Profile, error) {
+	p := &Profile{Hooks: new(Hooks), dependencies: make(map[reflect.Type]any)}
+	p.absentSet.profile = p
 	for _, g := range given {
-		p.offers[g.t] = g.v
+		p.dependencies[g.t] = g.v
 	}
 	var err error
 	p.Modules, p.Skipped, err = Resolve(core, shelf, want)
@@ -74,18 +82,20 @@ func LoadProfile(r *Router, core []Feature, shelf []Manifest, want []string, opt
 	return p, nil
 }
 
-// Retire unloads p, which no host runs any more, once every loop has finished the turn it was in and
-// nothing of p is under way: no load, no work of its modules, no commit. done gets the modules' error. Any
-// goroutine.
-func (r *Router) Retire(p *Profile, done func(error)) {
+// RetireProfile unloads the modules of p, which no host runs any more. It waits until every loop has
+// finished its current turn, and until nothing of p is pending: no load of an entity, no job of its
+// modules on a worker, no commit. done is then called on a loop with the first error of an Unload. A
+// second call for p does nothing. Any goroutine.
+func (r *Router) RetireProfile(p *Profile, done func(error)) {
 	if !p.retired.CompareAndSwap(false, true) {
 		return
 	}
 	left := new(atomic.Int32)
-	left.Store(int32(len(r.locals)))
-	for _, l := range r.locals {
+	left.Store(int32(len(r.loopRouters)))
+	for _, l := range r.loopRouters {
 		ok := l.Loop.Post(func() {
-			retire(l, p, l.commits.last(), left, done) // the handlers of commits that are out now may be p's
+			// The commits that are pending now may have callbacks of p's modules.
+			retire(l, p, l.commitWaiters.lastTicket(), left, done)
 		})
 		if !ok && left.Add(-1) == 0 {
 			done(p.unload())
@@ -93,10 +103,11 @@ func (r *Router) Retire(p *Profile, done func(error)) {
 	}
 }
 
-// retire asks again while a commit up to until, or a work of p, is out.
-func retire(l *Local, p *Profile, until Ticket, left *atomic.Int32, done func(error)) {
-	if l.commits.waiting(until) || p.works.Load() > 0 {
-		t := &later{f: func() { retire(l, p, until, left, done) }}
+// retire unloads p on the last of the loops (left counts them) once no commit up to until and no job of p is
+// pending; until then it asks again each tick. On the loop of l.
+func retire(l *LoopRouter, p *Profile, until Ticket, left *atomic.Int32, done func(error)) {
+	if l.commitWaiters.waitsUpTo(until) || p.pendingWork.Load() > 0 {
+		t := &delayedCall{f: func() { retire(l, p, until, left, done) }}
 		l.Loop.Arm(&t.timer, l.Loop.Tick()+1, t)
 		return
 	}
@@ -109,6 +120,7 @@ func retire(l *Local, p *Profile, until Ticket, left *atomic.Int32, done func(er
 	}
 }
 
+// unload unloads the modules of p, the last one first, and returns the first error.
 func (p *Profile) unload() (err error) {
 	for i := len(p.loaded) - 1; i >= 0; i-- {
 		if u, ok := p.loaded[i].(Unloader); ok {
@@ -121,9 +133,10 @@ func (p *Profile) unload() (err error) {
 	return err
 }
 
+// errPanic says that a module has panicked in Unload.
 var errPanic = errors.New("session: a module has panicked")
 
-// unload unloads one module. A panic is its error: the others give back what they have.
+// unload unloads one module. A panic becomes an error, so that the other modules are unloaded as well.
 func unload(u Unloader) (err error) {
 	defer func() {
 		if r := recover(); r != nil {

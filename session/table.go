@@ -9,69 +9,89 @@ import (
 	"canto/session/jid"
 )
 
-// A Host is one served domain: at most 256 bytes, so that ten thousand idle ones are nothing. Its
-// fields never change but through the pointers.
-type Host struct {
-	Name string
-	ID   uint32  // order of appearance in this process
-	JID  jid.JID // of the domain
+// This file has the table of entities and hosts: which entities are in memory, and which domains are served.
 
-	service  bool // users do not log in: its bare domain is an entity, and what is at it is made by stanzas
-	profile  atomic.Pointer[Profile]
-	cert     atomic.Pointer[hostCertificate]                  // nil, or without a certificate: it is to be read
-	loadCert atomic.Pointer[func() (*tls.Certificate, error)] // nil: the default certificate
-	slots    atomic.Pointer[[]any]
-	conns    atomic.Int32
+// A Host is one served domain. It takes at most 256 bytes, so that a process can serve ten thousand
+// domains. After it was added to the [Table] its fields change through the atomic pointers only; any
+// goroutine may call its methods.
+type Host struct {
+	Name string  // the domain, prepared
+	ID   uint32  // 1 for the first host that this process has added, and so on
+	JID  jid.JID // the domain as an address
+
+	service bool // made by [NewService]: no logins; stanzas may make entities at its addresses
+	profile atomic.Pointer[Profile]
+	cert    atomic.Pointer[hostCertificate] // nil, or without a certificate: not read yet
+	// reads it; nil: the default certificate is used
+	loadCert    atomic.Pointer[func() (*tls.Certificate, error)]
+	vars        atomic.Pointer[[]any] // values of [HostVar]
+	connections atomic.Int32          // streams whose header named it
 }
 
-// A hostCertificate is a state of a host's certificate: each drop makes another one.
+// A hostCertificate is a cached certificate. InvalidateCertificate replaces it by an empty one, so that a
+// read that began before does not put an old certificate back.
 type hostCertificate struct{ cert *tls.Certificate }
 
-// A Table is the one of the process: address -> *Entity, in 256 shards by slot, and domain -> *Host. It knows the
-// entities that live here; that a recipient lives here, nothing outside this package may assume.
+// A Table finds the entities in memory by address and the served hosts by domain. The process has one. An
+// entity that is not in the table may exist in the store. Only this package may assume that a recipient is
+// in this process: others send it a stanza.
+//
+// Entities stand in 256 shards by partition of their address, each with a lock of its own. A shard's lock is
+// below the lock of an entity: nothing is locked under it.
 type Table struct {
-	shards [shards]shard
-	hosts  atomic.Pointer[map[string]*Host]
-	hostMu sync.Mutex
-	gone   map[string]*Host // removed hosts: one that is added again is the same Host
-	nextID uint32
-	size   atomic.Int64
+	shards       [shards]shard
+	hosts        atomic.Pointer[map[string]*Host] // copied on write
+	hostMu       sync.Mutex                       // guards changes of hosts, removedHosts and nextID
+	removedHosts map[string]*Host                 // a domain that is added again gets its old Host back
+	nextID       uint32
+	size         atomic.Int64 // entities in all shards
 }
 
+// shards is the number of shards. More would only make an empty table larger: 256 locks on a machine of
+// tens of processors are rarely contended.
 const shards = 256
 
+// A shard is a part of the [Table].
 type shard struct {
-	mu       sync.RWMutex
-	entities entities
-	absent   map[jid.JID]struct{} // bounded: addresses known to have nothing
-	births   uint32               // entities made: what was read before one is not remembered as absence
-	kicks    uint32               // accounts kicked: a login that began before one does not bind after it
+	mu       sync.RWMutex // guards the fields below
+	entities entityMap
+	// negativeCache has addresses that are known to have no entity. It is emptied when it is full.
+	negativeCache map[jid.JID]struct{}
+	// creationEpoch counts the entities made in this shard. A look-up in the store that found nothing enters
+	// the negative cache only if the count is still what it was before the look-up.
+	creationEpoch uint32
+	// revocationEpoch counts the accounts of this shard whose sessions were ended by an operator, or whose
+	// password has changed. A login does not bind if the count has changed since its account was read.
+	revocationEpoch uint32
 }
 
-// absentPerShard bounds what is remembered of addresses without an entity: 65,536 in all.
-const absentPerShard = 256
+// negativePerShard bounds the negative cache of a shard; it is 65,536 addresses in all.
+const negativePerShard = 256
 
-// NewTable makes an empty one.
+// NewTable returns an empty table.
 func NewTable() *Table {
 	t := new(Table)
 	t.hosts.Store(&map[string]*Host{})
 	return t
 }
 
-// entities is a set of Entities by address: open addressing over pointers, as the key is in what they point to.
-// A map with the JID as its key costs four times as much. Under the shard's lock.
-type entities struct {
-	slots []*Entity // of a power of two; at most three quarters are taken
-	tags  []uint16  // of the hashes, so that few others are looked at
-	n     int
+// An entityMap is a hash table from address to entity with open addressing and linear probing. The
+// address is in the entity, so that a cell is a pointer and a tag: ten bytes. A Go map with the JID as
+// its key takes four times as much. Under the shard's lock.
+type entityMap struct {
+	cells []*Entity // a power of two of them, at most three quarters taken
+	tags  []uint16  // upper bits of the hashes: a different tag saves the comparison of addresses
+	n     int       // cells taken
 }
 
-// seed is secret: a user who chooses addresses can't choose in which slots they go.
-var seed = maphash.MakeSeed()
+// hashSeed is random, so that users can't choose addresses that collide.
+var hashSeed = maphash.MakeSeed()
 
-const minEntities = 8
+// minEntityCells is the size of a map with one entity.
+const minEntityCells = 8
 
-func hashOf(addr jid.JID) uint64 { return maphash.String(seed, addr.String()) }
+// hashAddr is the hash of an address.
+func hashAddr(addr jid.JID) uint64 { return maphash.String(hashSeed, addr.String()) }
 
 // Host is the host that serves domain. Any goroutine.
 func (t *Table) Host(domain string) (*Host, bool) {
@@ -79,13 +99,13 @@ func (t *Table) Host(domain string) (*Host, bool) {
 	return h, ok
 }
 
-// Hosts are all of them. The map is not to be changed. Any goroutine.
+// Hosts returns all served hosts by domain. The caller must not change the map. Any goroutine.
 func (t *Table) Hosts() map[string]*Host { return *t.hosts.Load() }
 
-// AddHost has t serve hs; false: a domain is served already, or was served in the other role, with or without logins,
-// since the process began, and nothing is added. A domain that was removed before gets its old Host back, with the
-// profile and certificate of the new one, as entities and sessions that are still in memory point to it: [Table.Host]
-// says which one is served. Any goroutine.
+// AddHost makes t serve the hosts hs: all of them, or none and false. It fails if one of the domains is
+// served already, or was served since the process began in the other role (with logins, or as a service).
+// For a domain that was removed before, the old Host is served again, with profile and certificate of the
+// new one, because entities and sessions in memory point to it: ask [Table.Host] for it. Any goroutine.
 func (t *Table) AddHost(hs ...*Host) bool {
 	t.hostMu.Lock()
 	defer t.hostMu.Unlock()
@@ -98,15 +118,15 @@ func (t *Table) AddHost(hs ...*Host) bool {
 		if _, taken := m[h.Name]; taken {
 			return false
 		}
-		if was, ok := t.gone[h.Name]; ok && was.service != h.service {
-			return false // what is in memory of it is of the other role
+		if was, ok := t.removedHosts[h.Name]; ok && was.service != h.service {
+			return false // entities in memory are those of the other role
 		}
 		m[h.Name] = h
 	}
 	for _, h := range hs {
-		if was, ok := t.gone[h.Name]; ok {
-			delete(t.gone, h.Name)
-			was.renew(h)
+		if was, ok := t.removedHosts[h.Name]; ok {
+			delete(t.removedHosts, h.Name)
+			was.adopt(h)
 			m[h.Name] = was
 			continue
 		}
@@ -117,7 +137,8 @@ func (t *Table) AddHost(hs ...*Host) bool {
 	return true
 }
 
-// RemoveHost ends the service of a domain; its streams are the caller's to close. Any goroutine.
+// RemoveHost ends the service of a domain and returns its host; false if it was not served. The caller closes
+// the streams of the host. Any goroutine.
 func (t *Table) RemoveHost(domain string) (*Host, bool) {
 	t.hostMu.Lock()
 	defer t.hostMu.Unlock()
@@ -132,20 +153,23 @@ func (t *Table) RemoveHost(domain string) (*Host, bool) {
 			m[k] = v
 		}
 	}
-	if t.gone == nil {
-		t.gone = make(map[string]*Host)
+	if t.removedHosts == nil {
+		t.removedHosts = make(map[string]*Host)
 	}
-	t.gone[domain] = h
+	t.removedHosts[domain] = h
 	t.hosts.Store(&m)
 	return h, true
 }
 
-func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Slot()%shards] }
+// shard is the shard of an address.
+func (t *Table) shard(bare jid.JID) *shard { return &t.shards[bare.Partition()%shards] }
 
-// entity is what is at addr, made cold for an address not known to have nothing; false for one that is known so, on
-// a host where users log in. On a service host, where a stanza may make an entity, there is one for as long as the host
-// is served. It may have left the table when its lock is taken: see Table.lock. Any goroutine.
-func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
+// getOrCreate returns the entity in memory at addr. If there is none it adds a cold one, which is loaded on
+// demand. False: addr is in the negative cache and its host has logins, or its service host is no longer
+// served. At a service host an address without an entity has a cold Entity, too, as a stanza may make an
+// entity there. The entity may have left the table before the caller has its lock: see Table.lockEntity. Any
+// goroutine.
+func (t *Table) getOrCreate(h *Host, addr jid.JID) (*Entity, bool) {
 	s := t.shard(addr)
 	s.mu.RLock()
 	e := s.entities.get(addr)
@@ -153,7 +177,7 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 		s.mu.RUnlock()
 		return e, true
 	}
-	_, absent := s.absent[addr]
+	_, absent := s.negativeCache[addr]
 	s.mu.RUnlock()
 	if absent && !h.service {
 		return nil, false
@@ -163,14 +187,14 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	if e = s.entities.get(addr); e == nil {
 		if h.service {
 			if now, ok := t.Host(h.Name); !ok || now != h {
-				return nil, false // it was taken away meanwhile
+				return nil, false // the host was removed meanwhile
 			}
 			e = &Entity{host: h, addr: addr}
 			if absent {
-				e.resident = &h.Profile().absent
+				e.resident = &h.Profile().absentSet
 			}
 		} else {
-			a := &Account{Entity: Entity{host: h, addr: addr, kind: Accounts}}
+			a := &Account{Entity: Entity{host: h, addr: addr, kind: KindAccount}}
 			a.live, e = a, &a.Entity
 		}
 		s.entities.add(e)
@@ -179,78 +203,80 @@ func (t *Table) entity(h *Host, addr jid.JID) (*Entity, bool) {
 	return e, true
 }
 
-// Loaded is the account of a bare JID if it is in the table. Any goroutine.
-func (t *Table) Loaded(bare jid.JID) (*Account, bool) {
-	if e := t.Found(bare); e != nil {
+// LookupAccount returns the account of a bare JID if it is in memory. Any goroutine.
+func (t *Table) LookupAccount(bare jid.JID) (*Account, bool) {
+	if e := t.Lookup(bare); e != nil {
 		a := e.account()
 		return a, a != nil
 	}
 	return nil, false
 }
 
-// Found is what is at addr if it is in the table; nil if it is not. Any goroutine.
-func (t *Table) Found(addr jid.JID) *Entity {
+// Lookup returns the entity at addr if it is in memory, else nil. Any goroutine.
+func (t *Table) Lookup(addr jid.JID) *Entity {
 	s := t.shard(addr)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.entities.get(addr)
 }
 
-// Born forgets that there was nothing at addr: an entity was made. Any goroutine.
-func (t *Table) Born(addr jid.JID) {
+// NoteCreated must be called after an entity was made at addr. It takes addr out of the negative cache. Any
+// goroutine.
+func (t *Table) NoteCreated(addr jid.JID) {
 	s := t.shard(addr)
 	s.mu.Lock()
-	delete(s.absent, addr)
-	s.births++
+	delete(s.negativeCache, addr)
+	s.creationEpoch++
 	s.mu.Unlock()
 }
 
-// births counts the entities made in the shard of bare.
-func (t *Table) births(bare jid.JID) uint32 {
+// creationEpoch is the creation epoch of the shard of bare.
+func (t *Table) creationEpoch(bare jid.JID) uint32 {
 	s := t.shard(bare)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.births
+	return s.creationEpoch
 }
 
-// kicked counts a kick of bare.
-func (t *Table) kicked(bare jid.JID) {
+// revoke raises the revocation epoch of the shard of bare: logins that are under way there do not bind.
+func (t *Table) revoke(bare jid.JID) {
 	s := t.shard(bare)
 	s.mu.Lock()
-	s.kicks++
+	s.revocationEpoch++
 	s.mu.Unlock()
 }
 
-// kicks counts the kicks of accounts in the shard of bare.
-func (t *Table) kicks(bare jid.JID) uint32 {
+// revocationEpoch is the revocation epoch of the shard of bare.
+func (t *Table) revocationEpoch(bare jid.JID) uint32 {
 	s := t.shard(bare)
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.kicks
+	return s.revocationEpoch
 }
 
-// drop takes e out of the table, under its lock; absent: it is remembered as an address with nothing, unless
-// something was made since births was read.
-func (t *Table) drop(e *Entity, absent bool, births uint32) {
+// remove takes e out of the table. absent: the store has no entity at its address, which enters the
+// negative cache unless an entity was made in the shard since epoch, the creation epoch before the store
+// was read. Under the lock of e.
+func (t *Table) remove(e *Entity, absent bool, epoch uint32) {
 	s := t.shard(e.addr)
 	s.mu.Lock()
 	if s.entities.remove(e) {
 		t.size.Add(-1)
 	}
-	if absent && births == s.births {
-		if len(s.absent) >= absentPerShard || s.absent == nil {
-			s.absent = make(map[jid.JID]struct{})
+	if absent && epoch == s.creationEpoch {
+		if len(s.negativeCache) >= negativePerShard || s.negativeCache == nil {
+			s.negativeCache = make(map[jid.JID]struct{})
 		}
-		s.absent[e.addr] = struct{}{}
+		s.negativeCache[e.addr] = struct{}{}
 	}
 	s.mu.Unlock()
-	e.resident = goneMark
+	e.resident = evictedMark
 }
 
 // Len is the number of entities in memory. Any goroutine.
 func (t *Table) Len() int { return int(t.size.Load()) }
 
-// Accounts are those of one shard at this moment, for counting. Any goroutine.
+// Accounts appends the accounts of one shard that are in memory to dst, for counting. Any goroutine.
 func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
 	for _, e := range t.Entities(shardIndex, nil) {
 		if a := e.account(); a != nil {
@@ -260,12 +286,12 @@ func (t *Table) Accounts(shardIndex int, dst []*Account) []*Account {
 	return dst
 }
 
-// Entities are those of one shard at this moment, of any kind. Any goroutine.
+// Entities appends the entities of one shard that are in memory, of any kind, to dst. Any goroutine.
 func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 	s := &t.shards[shardIndex%shards]
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	for _, e := range s.entities.slots {
+	for _, e := range s.entities.cells {
 		if e != nil {
 			dst = append(dst, e)
 		}
@@ -273,79 +299,82 @@ func (t *Table) Entities(shardIndex int, dst []*Entity) []*Entity {
 	return dst
 }
 
-// find is where addr is, or would go.
-func (s *entities) find(addr jid.JID) (i int, tag uint16, ok bool) {
-	h := hashOf(addr)
+// find is the cell of addr, or the free cell where it would go, and the tag of its hash. There is a free
+// cell.
+func (s *entityMap) find(addr jid.JID) (i int, tag uint16, ok bool) {
+	h := hashAddr(addr)
 	tag = uint16(h >> 48)
-	mask := len(s.slots) - 1
-	for i = int(h) & mask; s.slots[i] != nil; i = (i + 1) & mask {
-		if s.tags[i] == tag && s.slots[i].addr == addr {
+	mask := len(s.cells) - 1
+	for i = int(h) & mask; s.cells[i] != nil; i = (i + 1) & mask {
+		if s.tags[i] == tag && s.cells[i].addr == addr {
 			return i, tag, true
 		}
 	}
 	return i, tag, false
 }
 
-// get is the entity at addr; nil if there is none.
-func (s *entities) get(addr jid.JID) *Entity {
+// get is the entity at addr, or nil.
+func (s *entityMap) get(addr jid.JID) *Entity {
 	if s.n == 0 {
 		return nil
 	}
 	if i, _, ok := s.find(addr); ok {
-		return s.slots[i]
+		return s.cells[i]
 	}
 	return nil
 }
 
-// add takes e in, which is not there.
-func (s *entities) add(e *Entity) {
-	if 4*(s.n+1) > 3*len(s.slots) {
-		s.resize(max(2*len(s.slots), minEntities))
+// add adds e, which must not be there.
+func (s *entityMap) add(e *Entity) {
+	if 4*(s.n+1) > 3*len(s.cells) {
+		s.resize(max(2*len(s.cells), minEntityCells))
 	}
-	s.place(e)
+	s.insert(e)
 	s.n++
 }
 
-func (s *entities) place(e *Entity) {
+// insert puts e into the cell that find gives. There is room.
+func (s *entityMap) insert(e *Entity) {
 	i, tag, _ := s.find(e.addr)
-	s.slots[i], s.tags[i] = e, tag
+	s.cells[i], s.tags[i] = e, tag
 }
 
-func (s *entities) resize(size int) {
-	old := s.slots
-	s.slots, s.tags = make([]*Entity, size), make([]uint16, size)
+// resize moves all entities into size cells.
+func (s *entityMap) resize(size int) {
+	old := s.cells
+	s.cells, s.tags = make([]*Entity, size), make([]uint16, size)
 	for _, e := range old {
 		if e != nil {
-			s.place(e)
+			s.insert(e)
 		}
 	}
 }
 
-// remove takes e out, if it is there.
-func (s *entities) remove(e *Entity) bool {
+// remove takes e out and returns true; false if it is not there. The entities that follow in the same run of
+// taken cells move up, as far as their hashes allow, so that find does not stop too early.
+func (s *entityMap) remove(e *Entity) bool {
 	if s.get(e.addr) != e {
 		return false
 	}
 	i, _, _ := s.find(e.addr)
-	mask := len(s.slots) - 1
-	// Those behind it move up, as far as they may, so that no look-up ends too early.
-	for j := (i + 1) & mask; s.slots[j] != nil; j = (j + 1) & mask {
-		home := int(hashOf(s.slots[j].addr)) & mask
+	mask := len(s.cells) - 1
+	for j := (i + 1) & mask; s.cells[j] != nil; j = (j + 1) & mask {
+		home := int(hashAddr(s.cells[j].addr)) & mask
 		if (j-home)&mask >= (j-i)&mask {
-			s.slots[i], s.tags[i] = s.slots[j], s.tags[j]
+			s.cells[i], s.tags[i] = s.cells[j], s.tags[j]
 			i = j
 		}
 	}
-	s.slots[i], s.tags[i] = nil, 0
-	if s.n--; len(s.slots) > minEntities && 8*s.n < len(s.slots) {
-		s.resize(len(s.slots) / 2)
+	s.cells[i], s.tags[i] = nil, 0
+	if s.n--; len(s.cells) > minEntityCells && 8*s.n < len(s.cells) {
+		s.resize(len(s.cells) / 2)
 	}
 	return true
 }
 
-// NewHost makes a host that runs p. The name is prepared (RFC 7622 §3.2) and must be a domain.
-// cert reads the host's certificate, on first use and after [Host.DropCertificate]; nil: it has none.
-// Any goroutine.
+// NewHost makes a host with logins that runs the profile p. name is prepared here (RFC 7622 section 3.2); an
+// error says that it is no domain. cert reads the host's own certificate, at its first use and after each
+// [Host.InvalidateCertificate]; nil: it has none. Any goroutine.
 func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*Host, error) {
 	j, err := jid.Parse(name)
 	if err != nil {
@@ -362,8 +391,8 @@ func NewHost(name string, p *Profile, cert func() (*tls.Certificate, error)) (*H
 	return h, nil
 }
 
-// NewService makes a host without logins, with the profile p: its bare domain is an entity, like every address
-// at it, of the kinds that p serves. Any goroutine.
+// NewService makes a host without logins that runs the profile p. Its domain and the addresses at it may be
+// entities of the kinds that p serves. Errors are those of [NewHost]. Any goroutine.
 func NewService(name string, p *Profile) (*Host, error) {
 	h, err := NewHost(name, p, nil)
 	if err == nil {
@@ -372,25 +401,26 @@ func NewService(name string, p *Profile) (*Host, error) {
 	return h, err
 }
 
-// Service reports whether h was made by NewService. Any goroutine.
+// Service reports whether h was made by [NewService]. Any goroutine.
 func (h *Host) Service() bool { return h.service }
 
-// renew gives h, which was removed, what a new Host of the same domain has.
-func (h *Host) renew(n *Host) {
+// adopt gives h, which was removed, the profile and the certificate of n, a new Host of the same domain.
+func (h *Host) adopt(n *Host) {
 	h.loadCert.Store(n.loadCert.Load())
-	h.DropCertificate()
+	h.InvalidateCertificate()
 	h.profile.Store(n.profile.Load())
 }
 
-// Profile is what h runs now; a chain asks once and stays with the answer. Any goroutine.
+// Profile is the profile that h runs now. A reload may change it at any time: a chain asks once and keeps the
+// answer. Any goroutine.
 func (h *Host) Profile() *Profile { return h.profile.Load() }
 
-// Swap has h run p from now on and returns what it ran before. Nothing of a session is lost: flags,
-// slots, parts and atoms belong to the process. Any goroutine.
-func (h *Host) Swap(p *Profile) (old *Profile) { return h.profile.Swap(p) }
+// SwapProfile makes h run p and returns the profile that it ran before. Sessions keep their state, as flags,
+// variables, parts and interned names are numbered for the process, not for a profile. Any goroutine.
+func (h *Host) SwapProfile(p *Profile) (old *Profile) { return h.profile.Swap(p) }
 
-// Certificate is the host's, parsed on first use; nil without an error if it has none of its own.
-// It may read a file: never on a loop. Any goroutine.
+// Certificate is the host's own certificate, read at its first use; nil without an error if the host has
+// none. It may read a file, so it must not be called on a loop. Any other goroutine.
 func (h *Host) Certificate() (*tls.Certificate, error) {
 	before := h.cert.Load()
 	if before != nil && before.cert != nil {
@@ -404,16 +434,19 @@ func (h *Host) Certificate() (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	// If it was dropped meanwhile, what was read may be the one before: the next handshake reads again.
+	// If it was invalidated meanwhile, c may be the old certificate: it is used once and not cached.
 	h.cert.CompareAndSwap(before, &hostCertificate{c})
 	return c, nil
 }
 
-// DropCertificate has the next handshake read the certificate again. Any goroutine.
-func (h *Host) DropCertificate() { h.cert.Store(new(hostCertificate)) }
+// InvalidateCertificate makes the next handshake read the certificate again. Any goroutine.
+func (h *Host) InvalidateCertificate() { h.cert.Store(new(hostCertificate)) }
 
 // Connections counts the streams that named h in their header. Any goroutine.
-func (h *Host) Connections() int { return int(h.conns.Load()) }
+func (h *Host) Connections() int { return int(h.connections.Load()) }
 
-// About is what the program says of itself to those who ask (XEP-0092).
-type About struct{ Name, Version string }
+// About names the program, for answers to software version requests (XEP-0092).
+type About struct {
+	Name    string // "Canto"
+	Version string // may be empty
+}

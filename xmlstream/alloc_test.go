@@ -20,7 +20,7 @@ func TestSizes(t *testing.T) {
 	if n := unsafe.Sizeof(attr{}); n != attrSize {
 		t.Errorf("attr: %d bytes", n)
 	}
-	if n := unsafe.Sizeof(bind{}); n != bindSize {
+	if n := unsafe.Sizeof(nsDecl{}); n != nsDeclSize {
 		t.Errorf("bind: %d bytes", n)
 	}
 	if n := len(xmlstreamtest.Message); n != 374 {
@@ -89,7 +89,7 @@ func TestAllocs(t *testing.T) {
 		}
 		next()
 	})
-	for _, x := range xmlstreamtest.Odd() {
+	for _, x := range xmlstreamtest.Unusual() {
 		b := []byte(x.XML)
 		var dst []byte
 		noAllocs(t, x.Name, func() {
@@ -134,15 +134,16 @@ func TestAllocs(t *testing.T) {
 	noAllocs(t, "Appender", func() {
 		a.Reset(Streamed)
 		a.Open(message).Attr(from, "a'b").AttrBytes(to, msg[:3]).Attr(N(NSXML, "lang"), "en")
-		a.Open(active).Close().Open(body).Text("hi & \u20ac").TextBytes(msg[:9]).Close().Raw(e, Attr{from, "x"}).Close()
+		a.Open(active).Close().Open(body).Text("hi & \u20ac").TextBytes(msg[:9]).Close().Raw(e,
+			Attr{from, "x"}).Close()
 	})
 	noAllocs(t, "Element", func() {
-		for range ringSize {
+		for range elementRing {
 			if _, err := p.Element(msg); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for i := ringSize; i > 0; i-- {
+		for i := elementRing; i > 0; i-- {
 			p.Release(Element{p.ring[i-1], 0, p.ring[i-1].gen})
 		}
 	})

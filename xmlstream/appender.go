@@ -2,48 +2,49 @@ package xmlstream
 
 import "bytes"
 
-// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It escapes, declares a namespace where
-// it changes, and can't be made to write what is not well-formed: a call that makes no sense (text or an end tag outside
-// of an element, a name that is none, elements nested deeper than 16) panics, as it is a fault of the program and not of
-// the data. Of two attributes with one name the first is kept.
+// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It escapes, declares a
+// namespace where it changes, and can't be made to write what is not well-formed: a call that makes no
+// sense (text or an end tag outside of an element, a name that is none, elements nested deeper than 16)
+// panics, as it is a fault of the program and not of the data. Of two attributes with one name the first
+// is kept.
 //
-// Between elements B may be taken, replaced and emptied. The zero value is ready, in Streamed form; its methods make no
-// closure and keep no argument. Not safe for two goroutines.
+// Between elements B may be taken, replaced and emptied. The zero value is ready, in Streamed form; its
+// methods make no closure and keep no argument. Not safe for two goroutines.
 type Appender struct {
 	B    []byte
 	Form Form
 
-	open  bool // the start tag has no > yet
-	depth uint8
-	tag   int // offset in B of the last start tag
-	at    [maxOpen]struct {
+	tagOpen  bool // the start tag has no > yet
+	depth    uint8
+	tagStart int // offset in B of the last start tag
+	stack    [maxOpenElements]struct {
 		local, space Atom // space: the default namespace inside
-		prefix       prefix
+		prefix       streamPrefix
 		declared     bool // space was declared on the way, and is not the stream's
 	}
 }
 
-// maxOpen is how many elements can be open at once: we write no deeper ones.
-const maxOpen = 16
+// maxOpenElements is how many elements can be open at once: we write no deeper ones.
+const maxOpenElements = 16
 
-type prefix uint8
+type streamPrefix uint8
 
-var prefixes = [...]string{"", "stream:", "db:"}
+var streamPrefixes = [...]string{"", "stream:", "db:"}
 
 // Reset empties the Appender, whatever is open: B keeps its memory.
 func (a *Appender) Reset(f Form) *Appender {
-	a.B, a.Form, a.open, a.depth = a.B[:0], f, false, 0
+	a.B, a.Form, a.tagOpen, a.depth = a.B[:0], f, false, 0
 	return a
 }
 
 // Depth returns how many elements are open.
 func (a *Appender) Depth() int { return int(a.depth) }
 
-// def returns the default namespace in force. In Server form jabber:client stands for jabber:server on the stream, so
-// that who writes a stanza writes the same for all.
-func (a *Appender) def() Atom {
+// defaultNS returns the default namespace in force. In Server form jabber:client stands for jabber:server on
+// the stream, so that who writes a stanza writes the same for all.
+func (a *Appender) defaultNS() Atom {
 	if a.depth > 0 {
-		return a.at[a.depth-1].space
+		return a.stack[a.depth-1].space
 	}
 	if a.Form == Framed {
 		return None
@@ -52,35 +53,36 @@ func (a *Appender) def() Atom {
 }
 
 // content reports whether the default namespace in force is the stream's.
-func (a *Appender) content() bool { return a.depth == 0 || !a.at[a.depth-1].declared }
+func (a *Appender) content() bool { return a.depth == 0 || !a.stack[a.depth-1].declared }
 
-// Open begins an element. Without xmlns where its namespace is that of the element around it; on the stream, of the
-// stream. Elements of the streams namespace get the prefix stream, in Server form those of dialback (XEP-0220) db.
+// Open begins an element. Without xmlns where its namespace is that of the element around it; on the
+// stream, of the stream. Elements of the streams namespace get the prefix stream, in Server form those of
+// dialback (XEP-0220) db.
 func (a *Appender) Open(n Name) *Appender {
 	if !n.Local.ncname() || n.Space == Unknown {
 		panic("xmlstream: no name of an element: " + n.String())
 	}
-	if a.depth == maxOpen {
+	if a.depth == maxOpenElements {
 		panic("xmlstream: too many open elements")
 	}
-	def, content := a.def(), a.content()
-	a.closeTag()
-	a.tag = len(a.B)
-	lv := &a.at[a.depth]
+	def, content := a.defaultNS(), a.content()
+	a.endStartTag()
+	a.tagStart = len(a.B)
+	lv := &a.stack[a.depth]
 	a.depth++
-	a.open = true
+	a.tagOpen = true
 	lv.local, lv.space, lv.prefix = n.Local, n.Space, 0
 	switch {
 	case n.Space == atomStream:
 		lv.prefix, lv.space = 1, def
-	case n.Space == atomDialback && a.Form == Server:
+	case n.Space == atomDialback && a.Form == ServerStreamed:
 		lv.prefix, lv.space = 2, def
-	case n.Space == atomServer && a.Form == Server && content:
+	case n.Space == atomServer && a.Form == ServerStreamed && content:
 		lv.space = def
 	}
 	lv.declared = !content || lv.space != def
 	a.B = append(a.B, '<')
-	a.B = append(a.B, prefixes[lv.prefix]...)
+	a.B = append(a.B, streamPrefixes[lv.prefix]...)
 	a.B = append(a.B, n.Local.String()...)
 	if lv.prefix == 1 && a.Form == Framed {
 		a.B = append(a.B, " xmlns:stream='"+NSStream+"'"...)
@@ -93,11 +95,11 @@ func (a *Appender) Open(n Name) *Appender {
 	return a
 }
 
-// closeTag ends the start tag, if it is still open.
-func (a *Appender) closeTag() {
-	if a.open {
+// endStartTag ends the start tag, if it is still open.
+func (a *Appender) endStartTag() {
+	if a.tagOpen {
 		a.B = append(a.B, '>')
-		a.open = false
+		a.tagOpen = false
 	}
 }
 
@@ -121,7 +123,7 @@ func (a *Appender) AttrBytes(n Name, v []byte) *Appender {
 
 // attr writes the name of an attribute up to the quote and reports true, or false if the element has it.
 func (a *Appender) attr(n Name) bool {
-	if !a.open {
+	if !a.tagOpen {
 		panic("xmlstream: attribute without a start tag")
 	}
 	if !n.Local.ncname() || n.Space == Unknown || n.Space == None && n.Local.String() == "xmlns" {
@@ -134,7 +136,7 @@ func (a *Appender) attr(n Name) bool {
 	case atomXML:
 		lead = " xml:"
 	default:
-		return a.foreign(n)
+		return a.prefixedAttr(n)
 	}
 	if a.has(lead, local) {
 		return false
@@ -145,9 +147,10 @@ func (a *Appender) attr(n Name) bool {
 	return true
 }
 
-// foreign is attr for a namespace other than xml: it gets a prefix, which its place in the tag makes the only one.
-func (a *Appender) foreign(name Name) bool {
-	tag := a.B[a.tag:]
+// prefixedAttr is attr for a namespace other than xml: it gets a prefix, which its place in the tag makes the
+// only one.
+func (a *Appender) prefixedAttr(name Name) bool {
+	tag := a.B[a.tagStart:]
 	var esc [256]byte
 	decl := append(AppendValue(append(esc[:0], "='"...), name.Space.String()), '\'')
 	num := 1 + bytes.Count(tag, []byte(" xmlns:n"))
@@ -195,7 +198,7 @@ func appendInt(b []byte, n int) []byte {
 
 // has reports whether the open tag has an attribute: a value holds no quote, so ' after = begins one.
 func (a *Appender) has(lead, local string) bool {
-	tag := a.B[a.tag:]
+	tag := a.B[a.tagStart:]
 	for i := 0; ; {
 		k := bytes.IndexByte(tag[i:], '=')
 		if k < 0 {
@@ -229,17 +232,18 @@ func (a *Appender) inElement() {
 	if a.depth == 0 {
 		panic("xmlstream: text outside of an element")
 	}
-	a.closeTag()
+	a.endStartTag()
 }
 
-// Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its surroundings.
+// Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its
+// surroundings.
 func (a *Appender) Raw(e Element, set ...Attr) *Appender {
-	a.closeTag()
+	a.endStartTag()
 	f := a.Form
-	if f == Server && !a.content() {
+	if f == ServerStreamed && !a.content() {
 		f = Streamed // jabber:client is itself there
 	}
-	a.B = e.splice(a.B, f, a.def(), a.depth == 0, set)
+	a.B = e.splice(a.B, f, a.defaultNS(), a.depth == 0, set)
 	return a
 }
 
@@ -249,14 +253,14 @@ func (a *Appender) Close() *Appender {
 		panic("xmlstream: Close without Open")
 	}
 	a.depth--
-	if a.open {
-		a.open = false
+	if a.tagOpen {
+		a.tagOpen = false
 		a.B = append(a.B, "/>"...)
 		return a
 	}
-	lv := &a.at[a.depth]
+	lv := &a.stack[a.depth]
 	a.B = append(a.B, "</"...)
-	a.B = append(a.B, prefixes[lv.prefix]...)
+	a.B = append(a.B, streamPrefixes[lv.prefix]...)
 	a.B = append(a.B, lv.local.String()...)
 	a.B = append(a.B, '>')
 	return a

@@ -14,12 +14,16 @@ func TestAppender(t *testing.T) {
 	b, _ := e.First()
 	write := map[string]func(a *Appender){
 		"carbon": func(a *Appender) {
-			a.Open(message).Attr(to, "b").Open(N("urn:c", "sent")).Open(N("urn:f", "forwarded")).Raw(e, Attr{from, "c"}).Close().Close().Close()
+			a.Open(message).Attr(to, "b").Open(N("urn:c", "sent")).Open(N("urn:f", "forwarded")).Raw(e,
+				Attr{from, "c"}).Close().Close().Close()
 		},
 		"features": func(a *Appender) {
-			a.Open(N(NSStream, "features")).Open(N("urn:t", "starttls")).Open(N("urn:t", "required")).Close().Close().Close()
+			a.Open(N(NSStream, "features")).Open(N("urn:t", "starttls")).Open(
+				N("urn:t", "required")).Close().Close().Close()
 		},
-		"children": func(a *Appender) { a.Open(message).Raw(x).Raw(y).Raw(b).Open(N("urn:x", "z")).Raw(y).Close().Close() },
+		"children": func(a *Appender) {
+			a.Open(message).Raw(x).Raw(y).Raw(b).Open(N("urn:x", "z")).Raw(y).Close().Close()
+		},
 		"dialback": func(a *Appender) { a.Open(N(NSDialback, "result")).Text("k").Close() },
 		"server":   func(a *Appender) { a.Open(N(NSServer, "iq")).Open(N(NSServer, "error")).Close().Close() },
 		"declared": func(a *Appender) {
@@ -27,33 +31,49 @@ func TestAppender(t *testing.T) {
 		},
 		"nothing": func(a *Appender) { a.Open(N("", "x")).Open(N("", "y")).Close().Close() },
 		"attributes": func(a *Appender) {
-			a.Open(message).Attr(to, "1").Attr(to, "2").AttrBytes(from, []byte("to='")).Attr(N(NSXML, "lang"), "a").Attr(N(NSXML, "lang"), "b").Attr(N("", "lang"), "c").Close()
+			a.Open(message).Attr(to, "1").Attr(to, "2").AttrBytes(from, []byte("to='")).Attr(N(NSXML, "lang"),
+				"a").Attr(N(NSXML, "lang"), "b").Attr(N("", "lang"), "c").Close()
 		},
 		"prefixes": func(a *Appender) {
-			a.Open(message).Attr(N("", "q"), "urn:k").Attr(N("urn:k", "a"), "1").Attr(N("urn:k", "a"), "2").Attr(N("urn:k", "b"), "3").Attr(N("urn:l", "a"), "4").Close()
+			a.Open(message).Attr(N("", "q"), "urn:k").Attr(N("urn:k", "a"), "1").Attr(N("urn:k", "a"),
+				"2").Attr(N("urn:k", "b"), "3").Attr(N("urn:l", "a"), "4").Close()
 		},
 		"escapes": func(a *Appender) {
-			a.Open(message).Attr(to, "<>&'\"\n\t\r\x00\x7f\xff\uFFFE\u00e9").Text("<>&'\"\n\t\r\x1b\xff\uFFFF\u00e9").Close()
+			a.Open(message).Attr(to, "<>&'\"\n\t\r\x00\x7f\xff\uFFFE\u00e9").Text(
+				"<>&'\"\n\t\r\x1b\xff\uFFFF\u00e9").Close()
 		},
 	}
 	for name, want := range map[string][3]string{
-		"carbon": {"<message to='b'><sent xmlns='urn:c'><forwarded xmlns='urn:f'><message xmlns='jabber:client' to='a' from='c'><body>h</body><x xmlns='urn:x'><y/></x></message></forwarded></sent></message>",
-			"<message xmlns='jabber:client' to='b'><sent xmlns='urn:c'><forwarded xmlns='urn:f'><message xmlns='jabber:client' to='a' from='c'><body>h</body><x xmlns='urn:x'><y/></x></message></forwarded></sent></message>", "="},
+		"carbon": {"<message to='b'><sent xmlns='urn:c'><forwarded xmlns='urn:f'><message " +
+			"xmlns='jabber:client' to='a' from='c'><body>h</body><x " +
+			"xmlns='urn:x'><y/></x></message></forwarded></sent></message>",
+			"<message xmlns='jabber:client' to='b'><sent xmlns='urn:c'><forwarded xmlns='urn:f'><message " +
+				"xmlns='jabber:client' to='a' from='c'><body>h</body><x " +
+				"xmlns='urn:x'><y/></x></message></forwarded></sent></message>", "="},
 		"features": {"<stream:features><starttls xmlns='urn:t'><required/></starttls></stream:features>",
-			"<stream:features xmlns:stream='http://etherx.jabber.org/streams'><starttls xmlns='urn:t'><required/></starttls></stream:features>", "="},
-		"children": {"<message><x xmlns='urn:x'><y/></x><y xmlns='urn:x'/><body>h</body><z xmlns='urn:x'><y/></z></message>",
-			"<message xmlns='jabber:client'><x xmlns='urn:x'><y/></x><y xmlns='urn:x'/><body>h</body><z xmlns='urn:x'><y/></z></message>", "="},
-		"dialback":   {"<result xmlns='jabber:server:dialback'>k</result>", "=", "<db:result>k</db:result>"},
-		"server":     {"<iq xmlns='jabber:server'><error/></iq>", "=", "<iq><error/></iq>"},
-		"nothing":    {"<x xmlns=''><y/></x>", "<x><y/></x>", "="},
-		"attributes": {"<message to='1' from='to=&apos;' xml:lang='a' lang='c'/>", "<message xmlns='jabber:client' to='1' from='to=&apos;' xml:lang='a' lang='c'/>", "="},
-		"declared":   {"<forwarded xmlns='urn:f'><message xmlns='jabber:client'><iq xmlns='jabber:server'/></message></forwarded>", "=", "="},
+			"<stream:features xmlns:stream='http://etherx.jabber.org/streams'><starttls " +
+				"xmlns='urn:t'><required/></starttls></stream:features>", "="},
+		"children": {"<message><x xmlns='urn:x'><y/></x><y xmlns='urn:x'/><body>h</body><z " +
+			"xmlns='urn:x'><y/></z></message>",
+			"<message xmlns='jabber:client'><x xmlns='urn:x'><y/></x><y xmlns='urn:x'/><body>h</body><z " +
+				"xmlns='urn:x'><y/></z></message>", "="},
+		"dialback": {"<result xmlns='jabber:server:dialback'>k</result>", "=", "<db:result>k</db:result>"},
+		"server":   {"<iq xmlns='jabber:server'><error/></iq>", "=", "<iq><error/></iq>"},
+		"nothing":  {"<x xmlns=''><y/></x>", "<x><y/></x>", "="},
+		"attributes": {"<message to='1' from='to=&apos;' xml:lang='a' lang='c'/>",
+			"<message xmlns='jabber:client' to='1' from='to=&apos;' xml:lang='a' lang='c'/>", "="},
+		"declared": {"<forwarded xmlns='urn:f'><message xmlns='jabber:client'><iq " +
+			"xmlns='jabber:server'/></message></forwarded>", "=", "="},
 		"prefixes": {"<message q='urn:k' xmlns:n1='urn:k' n1:a='1' n1:b='3' xmlns:n2='urn:l' n2:a='4'/>",
-			"<message xmlns='jabber:client' q='urn:k' xmlns:n1='urn:k' n1:a='1' n1:b='3' xmlns:n2='urn:l' n2:a='4'/>", "="},
-		"escapes": {"<message to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;&amp;&apos;&quot;\n\t&#xD;\uFFFD\uFFFD\u00e9</message>",
-			"<message xmlns='jabber:client' to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;&amp;&apos;&quot;\n\t&#xD;\uFFFD\uFFFD\u00e9</message>", "="},
+			"<message xmlns='jabber:client' q='urn:k' xmlns:n1='urn:k' n1:a='1' n1:b='3' xmlns:n2='urn:l' " +
+				"n2:a='4'/>", "="},
+		"escapes": {"<message to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;" +
+			"&amp;&apos;&quot;\n\t&#xD;\uFFFD\uFFFD\u00e9</message>",
+			"<message xmlns='jabber:client' " +
+				"to='&lt;&gt;&amp;&apos;&quot;&#xA;&#x9;&#xD;\x7f\uFFFD\uFFFD\u00e9'>&lt;&gt;&amp;&apos;&quot;" +
+				"\n\t&#xD;\uFFFD\uFFFD\u00e9</message>", "="},
 	} {
-		for f := Streamed; f <= Server; f++ {
+		for f := Streamed; f <= ServerStreamed; f++ {
 			if want[f] == "=" {
 				want[f] = want[0]
 			}
@@ -75,7 +95,7 @@ func TestAppenderPanics(t *testing.T) {
 		"attribute":      func(a *Appender) { a.Attr(to, "x") },
 		"late attribute": func(a *Appender) { a.Open(message).Text("").Attr(to, "x") },
 		"deep": func(a *Appender) {
-			for range maxOpen + 1 {
+			for range maxOpenElements + 1 {
 				a.Open(message)
 			}
 		},
@@ -119,17 +139,20 @@ func TestAppend(t *testing.T) {
 		{"<message xml:lang='en' lang='de'/>", "<message xml:lang='en' lang='de' to='t' from='f'/>"},
 	} {
 		e := stanza(t, xmlstreamtest.Header, c.in)
-		if got := string(e.Append([]byte("#"), Streamed, Attr{typ, ""}, Attr{to, "t"}, Attr{from, "f"}, Attr{from, "second"})); got != "#"+c.want {
+		if got := string(e.Append([]byte("#"), Streamed, Attr{typ, ""}, Attr{to, "t"}, Attr{from, "f"},
+			Attr{from, "second"})); got != "#"+c.want {
 			t.Errorf("%s: %s, want %s", c.in, got, c.want)
 		}
 		want, _ := oracle(xmlstreamtest.Header, c.want)
-		again := string(e.rewrite(nil, Streamed, atomClient, true, []Attr{{typ, ""}, {to, "t"}, {from, "f"}, {from, "second"}}))
+		again := string(e.rewrite(nil, Streamed, atomClient, true, []Attr{{typ, ""}, {to, "t"}, {from, "f"},
+			{from, "second"}}))
 		if got, err := oracle(xmlstreamtest.Header, again); got != want {
 			t.Errorf("%s rewritten: %s, %v", c.in, again, err)
 		}
 	}
 	e := stanza(t, xmlstreamtest.Header, "<message xml:lang='en' lang='de'/>")
-	if got := string(e.Append(nil, Streamed, Attr{langName, "fr"}, Attr{N("", "lang"), ""})); got != "<message xml:lang='fr'/>" {
+	if got := string(e.Append(nil, Streamed, Attr{langName, "fr"},
+		Attr{N("", "lang"), ""})); got != "<message xml:lang='fr'/>" {
 		t.Error(got)
 	}
 	// The common case is a copy.
@@ -138,7 +161,8 @@ func TestAppend(t *testing.T) {
 		if got := string(e.Append(nil, Streamed)); got != x.XML {
 			t.Errorf("%s: %s", x.Name, got)
 		}
-		if got, want := string(e.Append(nil, Framed)), strings.Replace(x.XML, ">", " xmlns='jabber:client'>", 1); len(got) != len(want) {
+		if got, want := string(e.Append(nil, Framed)), strings.Replace(x.XML, ">", " xmlns='jabber:client'>",
+			1); len(got) != len(want) {
 			t.Errorf("%s: %s", x.Name, got)
 		}
 	}

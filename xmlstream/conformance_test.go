@@ -41,10 +41,11 @@ func kind(v string) string {
 	return "restricted"
 }
 
-// TestConformance runs the cases of the W3C in two ways: doc, the document as a stream of its own, its root being the
-// stream's; and body, its root element with what XMPP forbids taken off (see w3cBody) as an element for Parse. The
-// verdicts, with conditions and offsets, are those of testdata/w3c.txt, and doc's is the same in single bytes. None
-// contradicts the suite but for the exceptions of testdata/w3c-exceptions.txt.
+// TestConformance runs the cases of the W3C in two ways: doc, the document as a stream of its own, its
+// root being the stream's; and body, its root element with what XMPP forbids taken off (see w3cBody) as
+// an element for Parse. The verdicts, with conditions and offsets, are those of testdata/w3c.txt, and
+// doc's is the same in single bytes. None contradicts the suite but for the exceptions of
+// testdata/w3c-exceptions.txt.
 func TestConformance(t *testing.T) {
 	tests := w3cTests(t)
 	excuse := exceptions(t)
@@ -122,7 +123,8 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// exceptions reads testdata/w3c-exceptions.txt: sections, each of the reason, lines that begin with #, and the cases.
+// exceptions reads testdata/w3c-exceptions.txt: sections, each of the reason, lines that begin with #,
+// and the cases.
 func exceptions(t *testing.T) map[string]string {
 	b, err := os.ReadFile("testdata/w3c-exceptions.txt")
 	if err != nil {

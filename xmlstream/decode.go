@@ -5,14 +5,14 @@ import (
 	"unicode/utf8"
 )
 
-// decode appends what the scanned bytes raw stand for: references resolved, line ends normalised (XML 1.0 §2.11), CDATA
-// sections unwrapped, and in an attribute value white space turned into spaces (§3.3.3).
+// decode appends what the scanned bytes raw stand for: references resolved, line ends normalised (XML 1.0
+// §2.11), CDATA sections unwrapped, and in an attribute value white space turned into spaces (§3.3.3).
 func decode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		c := raw[i]
 		switch {
 		case c == '&':
-			r, end, _, _ := reference(raw, i)
+			r, end, _, _ := scanReference(raw, i)
 			dst = utf8.AppendRune(dst, r)
 			i = end
 			continue
@@ -42,11 +42,12 @@ func decode(dst, raw []byte, value bool) []byte {
 	return dst
 }
 
-// transcode appends what raw stands for, escaped anew.
-func transcode(dst, raw []byte, value bool) []byte {
+// reencode appends what raw stands for, escaped anew.
+func reencode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		j := i
-		for j < len(raw) && raw[j] != '&' && raw[j] != '<' && raw[j] != '\r' && !(value && (raw[j] == '\n' || raw[j] == '\t')) {
+		for j < len(raw) && raw[j] != '&' && raw[j] != '<' && raw[j] != '\r' &&
+			!(value && (raw[j] == '\n' || raw[j] == '\t')) {
 			j++
 		}
 		if j > i {
@@ -57,7 +58,7 @@ func transcode(dst, raw []byte, value bool) []byte {
 		switch raw[i] {
 		case '&':
 			var b [utf8.UTFMax]byte
-			r, end, _, _ := reference(raw, i)
+			r, end, _, _ := scanReference(raw, i)
 			dst = escape(dst, b[:utf8.EncodeRune(b[:], r)], value)
 			i = end
 		case '<':

@@ -1,11 +1,12 @@
 package xmlstream
 
-// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is two words, and
-// passing it allocates nothing. It is good for as long as what returned it says; byte slices that its methods return
-// are good for as long and must not be changed. In a build with -tags invariants or -race a stale Element panics.
+// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is
+// two words, and passing it allocates nothing. It is good for as long as what returned it says; byte
+// slices that its methods return are good for as long and must not be changed. In a build with -tags
+// invariants or -race a stale Element panics.
 //
-// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they belong to the
-// parser's.
+// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they
+// belong to the parser's.
 type Element struct {
 	t   *tree
 	i   uint32
@@ -24,9 +25,9 @@ func (e Element) node() *node {
 
 func (t *tree) local(n *node) []byte {
 	off := n.start + 1
-	end := off + uint32(n.qlen)
-	if n.plen != 0 {
-		off += uint32(n.plen) + 1
+	end := off + uint32(n.qnameLen)
+	if n.prefixLen != 0 {
+		off += uint32(n.prefixLen) + 1
 	}
 	return t.buf[off:end:end]
 }
@@ -36,7 +37,7 @@ func (t *tree) end(n *node) uint32 {
 	if n.nflags&nEmpty != 0 || t.header {
 		return n.body
 	}
-	i := n.shut + 2 + uint32(n.qlen)
+	i := n.endTag + 2 + uint32(n.qnameLen)
 	for t.buf[i] != '>' {
 		i++
 	}
@@ -54,23 +55,23 @@ func (t *tree) named(nd *node, n Name) bool {
 		return false
 	}
 	entries := atoms.table.Load().entries
-	return string(t.local(nd)) == entries[n.Local].s && string(t.uri(nd.ns)) == entries[n.Space].s
+	return string(t.local(nd)) == entries[n.Local].s && string(t.nsURI(nd.ns)) == entries[n.Space].s
 }
 
 // Name returns e's name for a switch or a map; it may be half or wholly Unknown.
 func (e Element) Name() Name {
 	nd := e.node()
-	return Name{lookup(e.t.uri(nd.ns)), lookup(e.t.local(nd))}
+	return Name{lookup(e.t.nsURI(nd.ns)), lookup(e.t.local(nd))}
 }
 
 // Local returns the local name as written.
 func (e Element) Local() []byte { return e.t.local(e.node()) }
 
 // Space returns the namespace in force for e, empty if there is none.
-func (e Element) Space() []byte { return e.t.uri(e.node().ns) }
+func (e Element) Space() []byte { return e.t.nsURI(e.node().ns) }
 
-// Attr returns the value of the attribute n, references resolved and white space normalised, and whether there is one.
-// Namespace declarations are no attributes.
+// Attr returns the value of the attribute n, references resolved and white space normalised, and whether
+// there is one. Namespace declarations are no attributes.
 func (e Element) Attr(n Name) (value []byte, ok bool) {
 	nd := e.node()
 	if !n.Known() {
@@ -83,17 +84,17 @@ func (e Element) Attr(n Name) (value []byte, ok bool) {
 		if a.kind&aDecl != 0 {
 			continue
 		}
-		plen := uint32(a.kind & aPlen)
+		plen := uint32(a.kind & aPrefixLenMask)
 		off := a.name
 		if plen != 0 {
 			off += plen + 1
 		}
-		if string(t.buf[off:a.name+uint32(a.qlen)]) != local || (plen == 0) != (n.Space == None) {
+		if string(t.buf[off:a.name+uint32(a.qnameLen)]) != local || (plen == 0) != (n.Space == None) {
 			continue
 		}
 		if plen != 0 {
-			ns, _ := t.find(t.buf[a.name:a.name+plen], nd.scope)
-			if string(t.uri(ns)) != n.Space.String() {
+			ns, _ := t.lookupPrefix(t.buf[a.name:a.name+plen], nd.scope)
+			if string(t.nsURI(ns)) != n.Space.String() {
 				continue
 			}
 		}
@@ -103,18 +104,18 @@ func (e Element) Attr(n Name) (value []byte, ok bool) {
 }
 
 func (t *tree) value(a *attr) []byte {
-	raw := t.buf[a.val : a.val+a.vlen : a.val+a.vlen]
-	if a.kind&aCoded == 0 {
+	raw := t.buf[a.val : a.val+a.valLen : a.val+a.valLen]
+	if a.kind&aNeedsDecode == 0 {
 		return raw
 	}
 	if t.owned {
 		return decode(make([]byte, 0, len(raw)), raw, true)
 	}
-	if of := uint64(a.val)<<1 | 1; t.memoOf != of {
+	if of := uint64(a.val)<<1 | 1; t.memoKey != of {
 		n := len(t.scratch)
-		t.outgrow()
+		t.keepScratch()
 		t.scratch = decode(t.scratch, raw, true)
-		t.memo, t.memoOf = t.scratch[n:len(t.scratch):len(t.scratch)], of
+		t.memo, t.memoKey = t.scratch[n:len(t.scratch):len(t.scratch)], of
 	}
 	return t.memo
 }
@@ -150,13 +151,13 @@ func (e Element) AttrAt(i int) (space, local, value []byte) {
 }
 
 func (t *tree) attrName(a *attr, scope uint16) (space, local []byte) {
-	end := a.name + uint32(a.qlen)
-	plen := uint32(a.kind & aPlen)
+	end := a.name + uint32(a.qnameLen)
+	plen := uint32(a.kind & aPrefixLenMask)
 	if plen == 0 {
 		return nil, t.buf[a.name:end:end]
 	}
-	ns, _ := t.find(t.buf[a.name:a.name+plen], scope)
-	return t.uri(ns), t.buf[a.name+plen+1 : end : end]
+	ns, _ := t.lookupPrefix(t.buf[a.name:a.name+plen], scope)
+	return t.nsURI(ns), t.buf[a.name+plen+1 : end : end]
 }
 
 // Child returns the first child element with the name n.
@@ -173,7 +174,7 @@ func (e Element) Child(n Name) (Element, bool) {
 //
 //	for c, ok := e.First(); ok; c, ok = c.Next() {
 func (e Element) First() (Element, bool) {
-	if e.node().nflags&nKids == 0 {
+	if e.node().nflags&nChildren == 0 {
 		return Element{}, false
 	}
 	return Element{e.t, e.i + 1, e.gen}, true
@@ -188,37 +189,37 @@ func (e Element) Next() (Element, bool) {
 	return Element{e.t, n, e.gen}, true
 }
 
-// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped and line ends
-// normalised.
+// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped
+// and line ends normalised.
 func (e Element) Text() []byte {
 	nd, t := e.node(), e.t
 	if t.header {
 		return nil
 	}
-	if nd.nflags&(nKids|nCoded) == 0 {
-		return t.buf[nd.body:nd.shut:nd.shut]
+	if nd.nflags&(nChildren|nNeedsDecode) == 0 {
+		return t.buf[nd.body:nd.endTag:nd.endTag]
 	}
 	of := uint64(nd.body) << 1
-	if !t.owned && t.memoOf == of {
+	if !t.owned && t.memoKey == of {
 		return t.memo
 	}
 	dst := t.scratch
 	if t.owned {
 		dst = nil
 	} else {
-		t.outgrow()
+		t.keepScratch()
 	}
 	n := len(dst)
 	from := nd.body
 	for c, ok := e.First(); ; c, ok = c.Next() {
-		to := nd.shut
+		to := nd.endTag
 		var cn *node
 		if ok {
 			cn = c.node()
 			to = cn.start
 		}
 		if from < to {
-			if nd.nflags&nCoded != 0 {
+			if nd.nflags&nNeedsDecode != 0 {
 				dst = decode(dst, t.buf[from:to], false)
 			} else {
 				dst = append(dst, t.buf[from:to]...)
@@ -231,13 +232,13 @@ func (e Element) Text() []byte {
 	}
 	text := dst[n:len(dst):len(dst)]
 	if !t.owned {
-		t.scratch, t.memo, t.memoOf = dst, text, of
+		t.scratch, t.memo, t.memoKey = dst, text, of
 	}
 	return text
 }
 
-// outgrow is called before scratch may be moved.
-func (t *tree) outgrow() {
+// keepScratch is called before scratch may be moved.
+func (t *tree) keepScratch() {
 	if invariants {
 		t.outgrown = append(t.outgrown, t.scratch)
 	}
@@ -257,9 +258,9 @@ func (e Element) Clone() Element {
 	t := e.t
 	c := &tree{
 		nodes: append([]node(nil), t.nodes...), attrs: append([]attr(nil), t.attrs...),
-		binds: append([]bind(nil), t.binds...), arena: append([]byte(nil), t.arena...),
-		root: t.root, i: t.i, mode: t.mode, flags: t.flags, header: t.header, owned: true,
+		nsDecls: append([]nsDecl(nil), t.nsDecls...), arena: append([]byte(nil), t.arena...),
+		root: t.root, pos: t.pos, state: t.state, flags: t.flags, header: t.header, owned: true,
 	}
-	c.buf = append([]byte(nil), t.buf[:t.i]...)
+	c.buf = append([]byte(nil), t.buf[:t.pos]...)
 	return Element{c, e.i, c.gen}
 }

@@ -9,13 +9,15 @@ import (
 )
 
 func TestElement(t *testing.T) {
-	e := stanza(t, xmlstreamtest.Header, `<iq id='a&amp;b' x:a='1' xmlns:x='urn:x' type='get' a='2'>t&lt;1<q xmlns='urn:q'>in</q>t2<r/><q xmlns='urn:q' n='2'/></iq>`)
+	e := stanza(t, xmlstreamtest.Header,
+		`<iq id='a&amp;b' x:a='1' xmlns:x='urn:x' type='get' a='2'>t&lt;1<q xmlns='urn:q'>in</q>t2<r/><q xmlns='urn:q' n='2'/></iq>`)
 	for n, want := range map[Name]string{id: "a&b", N("urn:x", "a"): "1", typ: "get", N("", "a"): "2"} {
 		if v, ok := e.Attr(n); !ok || string(v) != want {
 			t.Errorf("%v: %q %v", n, v, ok)
 		}
 	}
-	for _, n := range []Name{to, N("urn:y", "a"), N("", "xmlns"), N("", "x"), {None, Unknown}, {Unknown, Unknown}} {
+	for _, n := range []Name{to, N("urn:y", "a"), N("", "xmlns"), N("", "x"), {None, Unknown},
+		{Unknown, Unknown}} {
 		if v, ok := e.Attr(n); ok {
 			t.Errorf("%v: %q", n, v)
 		}
@@ -89,7 +91,7 @@ func TestAtoms(t *testing.T) {
 // Clones and parsed elements outlive the parser's memory, and are read on any goroutine.
 func TestClone(t *testing.T) {
 	p := NewParser(nil)
-	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
+	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		var s Stream
 		open(t, p, &s, strings.Replace(xmlstreamtest.Header, " to=", " xmlns:h='urn:h' to=", 1))
 		b := []byte(x.XML)
@@ -130,7 +132,7 @@ func TestClone(t *testing.T) {
 				var w strings.Builder
 				dump(&w, c)
 				dump(&w, q)
-				c.Append(nil, Server, Attr{from, "x"})
+				c.Append(nil, ServerStreamed, Attr{from, "x"})
 			})
 		}
 		wg.Wait()
@@ -139,7 +141,8 @@ func TestClone(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	p := NewParser(nil)
-	for _, x := range []string{"", " ", "x", "<a>", "<a/><b/>", "<a/>x", "<a", "<!-- -->", "<a>\x00</a>", "</a>", "<?xml version='1.0'?><a/>", "<p:a/>", "<a/>\x00"} {
+	for _, x := range []string{"", " ", "x", "<a>", "<a/><b/>", "<a/>x", "<a", "<!-- -->", "<a>\x00</a>",
+		"</a>", "<?xml version='1.0'?><a/>", "<p:a/>", "<a/>\x00"} {
 		if _, err := Parse([]byte(x)); err == nil {
 			t.Errorf("%q parsed", x)
 		}
@@ -147,7 +150,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("%q parsed", x)
 		}
 	}
-	if p.top != 0 {
+	if p.ringUsed != 0 {
 		t.Error("a failed Element is in use")
 	}
 	e, err := Parse([]byte("\n <message><stream:x/></message>"))
@@ -173,7 +176,7 @@ func TestParserElement(t *testing.T) {
 	text := b.Text()
 	for range 3 {
 		var all []Element
-		for i := range ringSize + 3 {
+		for i := range elementRing + 3 {
 			e, err := p.Element([]byte("<message><body>" + strings.Repeat("&amp;", i+1) + "</body></message>"))
 			if err != nil {
 				t.Fatal(err)
@@ -187,8 +190,8 @@ func TestParserElement(t *testing.T) {
 			}
 			p.Release(all[i])
 		}
-		if p.top != 0 {
-			t.Errorf("%d in use", p.top)
+		if p.ringUsed != 0 {
+			t.Errorf("%d in use", p.ringUsed)
 		}
 	}
 	if v, _ := outer.Attr(id); string(v) != "outer" || string(text) != "a&b" {

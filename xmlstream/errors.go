@@ -5,8 +5,9 @@ import (
 	"strconv"
 )
 
-// ErrNeedMore reports that the fed bytes end inside a token. Nothing is lost: the unfinished bytes are kept in the
-// [Stream], and the same call made after the next [Parser.Feed] goes on where this one stopped, without a second scan.
+// ErrNeedMore reports that the fed bytes end inside a token. Nothing is lost: the unfinished bytes are
+// kept in the [Stream], and the same call made after the next [Parser.Feed] goes on where this one
+// stopped, without a second scan.
 var ErrNeedMore = errors.New("xmlstream: need more input")
 
 // The stream error conditions (RFC 6120 §4.9.3) that a [SyntaxError] may carry.
@@ -20,14 +21,15 @@ const (
 	UnsupportedEncoding = "unsupported-encoding" // not UTF-8
 )
 
-// A SyntaxError says where the input stopped being an XMPP stream and which stream error (RFC 6120 §4.9.3) the peer is
-// owed for it. It is final: the stream returns it again until [Stream.Reset]. Condition and Offset do not depend on
-// how the input was cut into reads.
+// A SyntaxError says where the input stopped being an XMPP stream and which stream error (RFC 6120
+// §4.9.3) the peer is owed for it. It is final: the stream returns it again until [Stream.Reset].
+// Condition and Offset do not depend on how the input was cut into reads.
 type SyntaxError struct {
 	Offset    int64  // bytes since the stream began
 	Condition string // one of the constants of this package
 	Msg       string // for a log; holds no byte of the peer's
-	TooBig    bool   // the stanza is over Limits.StanzaBytes: the peer is owed stanza-too-big as well (XEP-0205 §3)
+	// the stanza is over Limits.StanzaBytes: the peer is owed stanza-too-big as well (XEP-0205 §3)
+	TooBig bool
 }
 
 func (e *SyntaxError) Error() string {

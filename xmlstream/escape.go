@@ -5,16 +5,16 @@ import (
 	"unicode/utf8"
 )
 
-// AppendText appends s to dst as character data: what is markup escaped, characters that XML can't hold left out, and
-// bytes that are not UTF-8 replaced by U+FFFD. Any goroutine.
+// AppendText appends s to dst as character data: what is markup escaped, characters that XML can't hold
+// left out, and bytes that are not UTF-8 replaced by U+FFFD. Any goroutine.
 func AppendText[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, false) }
 
-// AppendValue appends s to dst as the value of an attribute, for quotes of either kind; it is AppendText with white
-// space other than the space as references. Any goroutine.
+// AppendValue appends s to dst as the value of an attribute, for quotes of either kind; it is AppendText
+// with white space other than the space as references. Any goroutine.
 func AppendValue[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, true) }
 
-// EscapedLen is how many bytes [AppendValue] writes for s, valid UTF-8 of characters that XML allows; [AppendText]
-// writes no more.
+// EscapedLen is how many bytes [AppendValue] writes for s, valid UTF-8 of characters that XML allows;
+// [AppendText] writes no more.
 func EscapedLen[S []byte | string](s S) int {
 	n := len(s)
 	for i := range len(s) {
@@ -48,7 +48,7 @@ func escape[S []byte | string](dst []byte, s S, value bool) []byte {
 			break
 		}
 		c := s[i]
-		if class[c]&plain != 0 && c != '>' {
+		if charClass[c]&plain != 0 && c != '>' {
 			i++
 			continue
 		}

@@ -63,16 +63,16 @@ func (w *infosetWriter) element(e Element) {
 			w.element(c)
 			from = t.end(c.node())
 		}
-		w.text(t.buf[from:nd.shut])
-		if own += string(decode(nil, t.buf[from:nd.shut], false)); own != string(e.Text()) {
+		w.text(t.buf[from:nd.endTag])
+		if own += string(decode(nil, t.buf[from:nd.endTag], false)); own != string(e.Text()) {
 			fmt.Fprintf(w, "Text is %q\n", e.Text())
 		}
 	}
 	w.WriteString("</>\n")
 }
 
-// asciiName writes a name so that it is one of XML's 4th edition, too, as expat and encoding/xml know no other: the one
-// exception to that they accept what we do.
+// asciiName writes a name so that it is one of XML's 4th edition, too, as expat and encoding/xml know no
+// other: the one exception to that they accept what we do.
 func asciiName(b []byte) string {
 	var w strings.Builder
 	for _, r := range string(b) {
@@ -100,12 +100,12 @@ func wideNames(spans []span, e Element, base int) []span {
 	}
 	for i := range t.nodes {
 		nd := &t.nodes[i]
-		add(nd.start+1, uint32(nd.qlen))
+		add(nd.start+1, uint32(nd.qnameLen))
 		for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
-			add(t.attrs[k].name, uint32(t.attrs[k].qlen))
+			add(t.attrs[k].name, uint32(t.attrs[k].qnameLen))
 		}
 		if nd.nflags&nEmpty == 0 && !t.header {
-			add(nd.shut+2, uint32(nd.qlen))
+			add(nd.endTag+2, uint32(nd.qnameLen))
 		}
 	}
 	return spans

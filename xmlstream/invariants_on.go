@@ -2,6 +2,6 @@
 
 package xmlstream
 
-// invariants is true in builds with -tags invariants or -race: a stale Element panics, and the bytes of expired ones are
-// overwritten.
+// invariants is true in builds with -tags invariants or -race: a stale Element panics, and the bytes of
+// expired ones are overwritten.
 const invariants = true

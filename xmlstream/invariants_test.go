@@ -60,10 +60,12 @@ func TestAttackK11(t *testing.T) {
 	stale("released", e)
 }
 
-// Each way to end an element's life makes it panic and overwrites what its methods returned, from each place where an
-// element's bytes can be: the read, the tail of an unfinished stanza, and what was decoded.
+// Each way to end an element's life makes it panic and overwrites what its methods returned, from each
+// place where an element's bytes can be: the read, the tail of an unfinished stanza, and what was
+// decoded.
 func TestPoison(t *testing.T) {
-	const in = "<message a='secret' b='&lt;secret' xml:lang='secret'>secret<secret xmlns='urn&#58;secret' xmlns:p='urn:secret' p:c='secret'>&amp;secret<![CDATA[secret]]></secret>secret</message>"
+	const in = "<message a='secret' b='&lt;secret' xml:lang='secret'>secret<secret xmlns='urn&#58;secret' " +
+		"xmlns:p='urn:secret' p:c='secret'>&amp;secret<![CDATA[secret]]></secret>secret</message>"
 	enders := map[string]func(p *Parser, s, other *Stream){
 		"Feed":             func(p *Parser, s, other *Stream) { p.Feed(s, nil) },
 		"Feed of another":  func(p *Parser, s, other *Stream) { p.Feed(other, []byte("<a/>")) },

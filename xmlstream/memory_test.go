@@ -63,7 +63,7 @@ func TestMemoryIdle(t *testing.T) {
 		read(s, header[50:], ErrNeedMore)
 		read(s, []byte("<message><body>"), ErrNeedMore)
 		read(s, []byte("x</body></message> <presence/>\n"), ErrNeedMore)
-		if s.part != nil || s.Pending() != 0 || s.root == nil {
+		if s.unfinished != nil || s.Pending() != 0 || s.root == nil {
 			t.Fatal("an idle stream holds something")
 		}
 	}
@@ -77,9 +77,10 @@ func TestMemoryIdle(t *testing.T) {
 	runtime.KeepAlive(all)
 }
 
-// A partial stanza is one buffer, not over twice what has come, and the nodes so far; after it nothing is left.
+// A partial stanza is one buffer, not over twice what has come, and the nodes so far; after it nothing is
+// left.
 func TestMemoryPartial(t *testing.T) {
-	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...) {
+	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		for _, step := range []int{1, 7, 64, 1400} {
 			bufs := &counted{}
 			p := NewParser(bufs)
@@ -94,12 +95,13 @@ func TestMemoryPartial(t *testing.T) {
 				if err != ErrNeedMore {
 					t.Fatal(err)
 				}
-				if most := 512 + 2*s.Pending(); s.part != nil && (bufs.out != 1 || bufs.bytes > most) || s.part == nil && bufs.bytes > max(512, 2*len(x.XML)) {
+				if most := 512 + 2*s.Pending(); s.unfinished != nil && (bufs.out != 1 || bufs.bytes > most) ||
+					s.unfinished == nil && bufs.bytes > max(512, 2*len(x.XML)) {
 					t.Fatalf("%s in %d: %d buffers of %d bytes for %d", x.Name, step, bufs.out, bufs.bytes, s.Pending())
 				}
 			}
 			p.Feed(&s, nil)
-			if bufs.out != 0 || s.part != nil {
+			if bufs.out != 0 || s.unfinished != nil {
 				t.Errorf("%s in %d: %d buffers out at the end", x.Name, step, bufs.out)
 			}
 			if grown := bufs.gets; grown > 20 {
@@ -109,8 +111,8 @@ func TestMemoryPartial(t *testing.T) {
 	}
 }
 
-// What was large once is not kept: of buffers and of the trees of partial stanzas nothing above 64 KiB, of a Parser's own
-// trees nothing above 4,096 nodes.
+// What was large once is not kept: of buffers and of the trees of partial stanzas nothing above 64 KiB,
+// of a Parser's own trees nothing above 4,096 nodes.
 func TestMemoryKept(t *testing.T) {
 	large := map[string]string{
 		"text":       strings.Repeat("x", 200<<10),
@@ -138,30 +140,30 @@ func TestMemoryKept(t *testing.T) {
 				}
 			}
 		}
-		for range ringSize {
+		for range elementRing {
 			if _, err := p.Element([]byte(x)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for i := ringSize; i > 0; i-- {
+		for i := elementRing; i > 0; i-- {
 			p.Release(Element{p.ring[i-1], 0, p.ring[i-1].gen})
 		}
 		p.Feed(&s, []byte("<a/>"))
 		if _, err := p.Stanza(&s); err != nil {
 			t.Fatal(err)
 		}
-		for _, k := range p.free {
+		for _, k := range p.freeTrees {
 			if k.size() > 64<<10 || k.tail != nil || k.buf != nil {
 				t.Errorf("%s: a tree of %d bytes is kept", what, k.size())
 			}
 		}
 		for _, k := range append([]*tree{p.tree}, p.ring...) {
-			if k.big() || k.size() > 400<<10 {
+			if k.tooBig() || k.size() > 400<<10 {
 				t.Errorf("%s: the parser keeps %d bytes", what, k.size())
 			}
 		}
 	}
-	var l pool
+	var l bufferPool
 	for range 100 {
 		l.Put(make([]byte, 0, 64<<10+1))
 		if b := l.Get(10); cap(b) > 64<<10 {
@@ -170,25 +172,25 @@ func TestMemoryKept(t *testing.T) {
 	}
 }
 
-// For each document and each split the bytes looked at are at most four times those that came. The first read of a tag,
-// a search for its end, and the scan once it is there are three.
+// For each document and each split the bytes looked at are at most four times those that came. The first
+// read of a tag, a search for its end, and the scan once it is there are three.
 func TestWorkAnySplit(t *testing.T) {
-	docs := append(xmlstreamtest.Stanzas(), xmlstreamtest.Odd()...)
+	docs := append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...)
 	count := func(x string, cuts []int) int {
 		p := NewParser(nil)
 		var s Stream
 		open(t, p, &s, xmlstreamtest.Header)
-		p.tree.work = 0
+		p.tree.bytesScanned = 0
 		from := 0
 		for _, to := range append(cuts, len(x)) {
 			p.Feed(&s, []byte(x[from:to]))
 			from = to
-			part := s.part
+			part := s.unfinished
 			switch _, err := p.Stanza(&s); {
 			case err == nil && part != nil:
-				return part.work + p.tree.work
+				return part.bytesScanned + p.tree.bytesScanned
 			case err == nil:
-				return p.tree.work
+				return p.tree.bytesScanned
 			case err != ErrNeedMore:
 				t.Fatal(err)
 			}

@@ -5,50 +5,51 @@ import (
 	"unicode/utf8"
 )
 
-// prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one XML
-// declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a restart they still
-// belong to the stream before.
+// prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one
+// XML declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a
+// restart they still belong to the stream before.
 func (t *tree) prolog(final bool) status {
 	const bom = "\xEF\xBB\xBF"
 	b := t.buf
-	if t.i == 0 && !t.decl {
+	if t.pos == 0 && !t.decl {
 		if len(b) > 0 && b[0] >= 0xFE { // never in UTF-8
 			return t.fail(0, UnsupportedEncoding, "byte order mark of UTF-16")
 		}
 		if k := min(len(b), len(bom)); string(b[:k]) == bom[:k] {
 			if k < len(bom) {
-				return more
+				return statusMore
 			}
-			t.i = k
+			t.pos = k
 		}
 	}
 	for {
-		if t.mode == inDecl {
-			k := bytes.IndexByte(b[t.seen:], '>')
+		if t.state == inDecl {
+			k := bytes.IndexByte(b[t.searched:], '>')
 			if k < 0 {
-				t.work += len(b) - t.seen
-				t.seen = len(b)
-				return more
+				t.bytesScanned += len(b) - t.searched
+				t.searched = len(b)
+				return statusMore
 			}
-			t.work += k
-			if st := t.declaration(b[t.i : t.seen+k+1]); st != done {
+			t.bytesScanned += k
+			if st := t.declaration(b[t.pos : t.searched+k+1]); st != statusDone {
 				return st
 			}
-			t.i, t.mode, t.decl = t.seen+k+1, inProlog, true
+			t.pos, t.state, t.decl = t.searched+k+1, inProlog, true
 		}
-		i := t.i
-		for i < len(b) && class[b[i]]&cBlank != 0 {
+		i := t.pos
+		for i < len(b) && charClass[b[i]]&cSpace != 0 {
 			i++
 		}
-		t.work += i - t.i
-		t.i = i
+		t.bytesScanned += i - t.pos
+		t.pos = i
 		if i == len(b) {
-			return more
+			return statusMore
 		}
 		if b[i] != '<' {
-			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 { // one character: the next may not have come
+			// one character: the next may not have come
+			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 {
 				if !utf8.FullRune(b[i:]) && !final {
-					return more
+					return statusMore
 				}
 				return t.fail(i, UnsupportedEncoding, "bytes that are not UTF-8")
 			}
@@ -57,28 +58,28 @@ func (t *tree) prolog(final bool) status {
 		const open = "<?xml"
 		k := min(len(b)-i, len(open))
 		if string(b[i:i+k]) != open[:k] {
-			t.mode = atTag
-			return done
+			t.state = atTag
+			return statusDone
 		}
 		if k < len(open) || i+k == len(b) {
-			return more
+			return statusMore
 		}
-		if class[b[i+k]]&cBlank == 0 || t.decl {
+		if charClass[b[i+k]]&cSpace == 0 || t.decl {
 			return t.fail(i, RestrictedXML, "processing instruction or second XML declaration")
 		}
-		t.mode, t.seen = inDecl, i+k
+		t.state, t.searched = inDecl, i+k
 	}
 }
 
 // declaration checks the XML declaration d (XML 1.0 §2.8): version 1.0, encoding UTF-8 if it is named.
 func (t *tree) declaration(d []byte) status {
 	if len(d) < 2 || d[len(d)-2] != '?' {
-		return t.fail(t.i, NotWellFormed, "broken XML declaration")
+		return t.fail(t.pos, NotWellFormed, "broken XML declaration")
 	}
 	d = d[len("<?xml") : len(d)-2]
 	for step := 0; ; {
 		n := 0
-		for n < len(d) && class[d[n]]&cBlank != 0 {
+		for n < len(d) && charClass[d[n]]&cSpace != 0 {
 			n++
 		}
 		d = d[n:]
@@ -86,7 +87,7 @@ func (t *tree) declaration(d []byte) status {
 			if step == 0 {
 				break
 			}
-			return done
+			return statusDone
 		}
 		eq := bytes.IndexByte(d, '=')
 		if n == 0 || eq < 0 {
@@ -106,13 +107,13 @@ func (t *tree) declaration(d []byte) status {
 		switch {
 		case string(name) == "version" && step == 0:
 			if string(val) != "1.0" {
-				return t.fail(t.i, NotWellFormed, "XML version other than 1.0")
+				return t.fail(t.pos, NotWellFormed, "XML version other than 1.0")
 			}
 			step = 1
 			continue
 		case string(name) == "encoding" && step == 1:
 			if !bytes.EqualFold(val, []byte("UTF-8")) {
-				return t.fail(t.i, UnsupportedEncoding, "encoding other than UTF-8")
+				return t.fail(t.pos, UnsupportedEncoding, "encoding other than UTF-8")
 			}
 			step = 2
 			continue
@@ -122,41 +123,41 @@ func (t *tree) declaration(d []byte) status {
 		}
 		break
 	}
-	return t.fail(t.i, NotWellFormed, "broken XML declaration")
+	return t.fail(t.pos, NotWellFormed, "broken XML declaration")
 }
 
 // closeRoot scans the end tag of the root element.
 func (t *tree) closeRoot(final bool) status {
 	b := t.buf
-	if t.mode == inTag {
-		j, q := tagEnd(b, t.seen, t.quote)
-		t.work += j - t.seen
+	if t.state == inTag {
+		j, q := tagEnd(b, t.searched, t.quote)
+		t.bytesScanned += j - t.searched
 		if j == len(b) && !final {
-			t.seen, t.quote = j, q
-			return more
+			t.searched, t.quote = j, q
+			return statusMore
 		}
 	}
-	t.i = 0
-	name := t.root.name
+	t.pos = 0
+	name := t.root.rootName
 	k := min(len(b)-2, len(name))
 	i := 2 + k
 	if string(b[2:i]) == string(name[:k]) {
-		for i < len(b) && class[b[i]]&cBlank != 0 {
+		for i < len(b) && charClass[b[i]]&cSpace != 0 {
 			i++
 		}
-		t.work += i
+		t.bytesScanned += i
 		if i == len(b) {
-			t.mode, t.seen, t.quote = inTag, i, 0
-			return more
+			t.state, t.searched, t.quote = inTag, i, 0
+			return statusMore
 		}
 		if k == len(name) && k > 0 && b[i] == '>' {
-			t.i, t.mode = i+1, complete
-			return done
+			t.pos, t.state = i+1, complete
+			return statusDone
 		}
 	}
 	if j, q := tagEnd(b, 1, 0); j == len(b) && !final {
-		t.mode, t.seen, t.quote = inTag, j, q
-		return more
+		t.state, t.searched, t.quote = inTag, j, q
+		return statusMore
 	}
 	return t.fail(0, NotWellFormed, "end tag without a start tag")
 }

@@ -23,10 +23,13 @@ const streamsDecl = " xmlns:stream='" + NSStream + "'"
 var senders = []sender{
 	{xmlstreamtest.Header, NSClient, NSClient, nil},
 	{xmlstreamtest.ServerHeader, NSServer, NSServer, []string{"db"}},
-	{"<stream:stream xmlns='" + NSClient + "' xmlns:x='urn:x' xmlns:c='" + NSClient + "'" + streamsDecl + ">", NSClient, NSClient, []string{"x", "c"}},
-	{"<stream:stream xmlns='" + NSServer + "' xmlns:x='urn:x' xmlns:c='" + NSServer + "'" + streamsDecl + ">", NSServer, NSServer, []string{"x", "c"}},
+	{"<stream:stream xmlns='" + NSClient + "' xmlns:x='urn:x' xmlns:c='" + NSClient + "'" + streamsDecl + ">",
+		NSClient, NSClient, []string{"x", "c"}},
+	{"<stream:stream xmlns='" + NSServer + "' xmlns:x='urn:x' xmlns:c='" + NSServer + "'" + streamsDecl + ">",
+		NSServer, NSServer, []string{"x", "c"}},
 	{"<stream:stream xmlns='" + NSComponent + "'" + streamsDecl + ">", NSComponent, NSComponent, nil},
-	{"<s:stream xmlns='" + NSClient + "' xmlns:s='" + NSStream + "' xmlns:stream='urn:y'>", NSClient, NSClient, []string{"stream"}},
+	{"<s:stream xmlns='" + NSClient + "' xmlns:s='" + NSStream + "' xmlns:stream='urn:y'>", NSClient, NSClient,
+		[]string{"stream"}},
 	{"<stream xmlns='" + NSStream + "' xmlns:c='" + NSClient + "'>", NSClient, NSStream, []string{"c"}},
 	{"<stream:stream xmlns='urn:other'" + streamsDecl + ">", NSClient, "urn:other", nil},
 	{"", NSClient, "", nil},
@@ -45,8 +48,9 @@ func (x *sender) open(p *Parser, s *Stream) {
 }
 
 var (
-	spaces    = []string{"urn:x", "urn:x", "urn:y", NSClient, NSServer, NSComponent, "a&amp;'b"}
-	pieces    = []string{"a", "&lt;", "&amp;", "&#10;", "&#9;", "&#13;", "\n", "\t", "\r\n", "\r", " ", "&apos;", "&quot;", ">", "\u00e9", "\U0001F600", "]]"}
+	spaces = []string{"urn:x", "urn:x", "urn:y", NSClient, NSServer, NSComponent, "a&amp;'b"}
+	pieces = []string{"a", "&lt;", "&amp;", "&#10;", "&#9;", "&#13;", "\n", "\t", "\r\n", "\r", " ",
+		"&apos;", "&quot;", ">", "\u00e9", "\U0001F600", "]]"}
 	textMarks = []string{"<![CDATA[<&>]]>", "<![CDATA[]]>", "\"'", "<![CDATA[\r\n]]>"}
 )
 
@@ -123,8 +127,9 @@ func genElement(t *rapid.T, w *strings.Builder, prefixes []string, depth int, od
 	w.WriteString("</" + name + pick([]string{"", " ", "\n"}) + ">")
 }
 
-// received returns what e, a stanza of x's or a part of one, must be at a receiver with the given content namespace: the
-// same, with set, and that namespace where the sender's was, from the top down to where it ends.
+// received returns what e, a stanza of x's or a part of one, must be at a receiver with the given content
+// namespace: the same, with set, and that namespace where the sender's was, from the top down to where it
+// ends.
 func (x *sender) received(e Element, space string, set []Attr) string {
 	var w infosetWriter
 	var walk func(e Element, top, content bool, was string)
@@ -179,8 +184,8 @@ func (x *sender) received(e Element, space string, set []Attr) string {
 			walk(c, false, content, was)
 			from = t.end(c.node())
 		}
-		if from < nd.shut {
-			w.text(t.buf[from:nd.shut])
+		if from < nd.endTag {
+			w.text(t.buf[from:nd.endTag])
 		}
 		w.WriteString("</>\n")
 	}
@@ -194,7 +199,7 @@ var forms = []struct {
 }{
 	{Streamed, senders[0]},
 	{Framed, senders[8]},
-	{Server, senders[1]},
+	{ServerStreamed, senders[1]},
 }
 
 // check is rapid.Check with more tries than a hundred, which the rarer combinations need.
@@ -213,12 +218,13 @@ func (x *sender) passOn(e Element, set []Attr) error {
 		switch f.form {
 		case Framed:
 			def = None
-		case Server:
+		case ServerStreamed:
 			space = NSServer
 		}
 		want := x.received(e, space, set)
 		for what, out := range map[string][]byte{
-			"Append": e.Append(nil, f.form, set...), "rewrite": e.rewrite(nil, f.form, def, true, set), "Clone": e.Clone().Append(nil, f.form, set...),
+			"Append": e.Append(nil, f.form, set...), "rewrite": e.rewrite(nil, f.form, def, true, set),
+			"Clone": e.Clone().Append(nil, f.form, set...),
 		} {
 			var r Stream
 			q := NewParser(nil)
@@ -229,17 +235,20 @@ func (x *sender) passOn(e Element, set []Attr) error {
 				return fmt.Errorf("%s, form %d, of %q on %s: %q: %v", what, f.form, e.Raw(), x.header, out, err)
 			}
 			if got := infoset(got); got != want {
-				return fmt.Errorf("%s, form %d, of %q on %s: %q:\n%s\nwant\n%s", what, f.form, e.Raw(), x.header, out, got, want)
+				return fmt.Errorf("%s, form %d, of %q on %s: %q:\n%s\nwant\n%s", what, f.form, e.Raw(), x.header, out,
+					got, want)
 			}
 			if _, err := q.Stanza(&r); err != ErrNeedMore || r.Pending() != 0 {
-				return fmt.Errorf("%s, form %d, of %q on %s: %q: something is behind it: %v", what, f.form, e.Raw(), x.header, out, err)
+				return fmt.Errorf("%s, form %d, of %q on %s: %q: something is behind it: %v", what, f.form, e.Raw(),
+					x.header, out, err)
 			}
 		}
 	}
 	return nil
 }
 
-// Whichever way a stanza is passed on, as bytes or written anew, and in whichever form: the receiver reads what was sent.
+// Whichever way a stanza is passed on, as bytes or written anew, and in whichever form: the receiver
+// reads what was sent.
 func TestPassThrough(t *testing.T) {
 	copied := 0
 	check(t, func(t *rapid.T) {
@@ -266,7 +275,8 @@ func TestPassThrough(t *testing.T) {
 		}
 		var set []Attr
 		for range rapid.IntRange(0, 3).Draw(t, "set") {
-			set = append(set, Attr{rapid.SampledFrom([]Name{from, to, typ, langName}).Draw(t, "name"), rapid.SampledFrom([]string{"", "a", "'\"<>&\n\u00e9"}).Draw(t, "value")})
+			set = append(set, Attr{rapid.SampledFrom([]Name{from, to, typ, langName}).Draw(t, "name"),
+				rapid.SampledFrom([]string{"", "a", "'\"<>&\n\u00e9"}).Draw(t, "value")})
 		}
 		if err := x.passOn(e, set); err != nil {
 			t.Fatalf("%s: %v", in, err)
@@ -280,7 +290,8 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
-// The conditions of Append, each with what keeps it and what does not: where bytes are copied the double quotes are kept.
+// The conditions of Append, each with what keeps it and what does not: where bytes are copied the double
+// quotes are kept.
 func TestPassThroughConditions(t *testing.T) {
 	const prefixed = "<stream:stream xmlns='" + NSClient + "' xmlns:x='urn:x'" + streamsDecl + ">"
 	for _, c := range []struct {
@@ -290,7 +301,7 @@ func TestPassThroughConditions(t *testing.T) {
 	}{
 		{xmlstreamtest.Header, `<message a="1"/>`, Streamed, true},
 		{xmlstreamtest.Header, `<message a="1"/>`, Framed, true},
-		{xmlstreamtest.Header, `<message a="1"/>`, Server, true},
+		{xmlstreamtest.Header, `<message a="1"/>`, ServerStreamed, true},
 		// A prefix of the stanza's own, and one from outside.
 		{xmlstreamtest.Header, `<c:message xmlns:c='jabber:client' a="1"/>`, Streamed, false},
 		{prefixed, `<message a="1"/>`, Streamed, true},
@@ -298,7 +309,8 @@ func TestPassThroughConditions(t *testing.T) {
 		{prefixed, `<message a="1" x:y=''/>`, Streamed, false},
 		{prefixed, `<message a="1"><m><m x:y=''/></m></message>`, Framed, false},
 		{prefixed, `<message a="1"><x:y xmlns:x='urn:x'/></message>`, Streamed, true},
-		{xmlstreamtest.Header, `<message a="1" xml:lang='en'><x:y xmlns:x='urn:x' x:z=''/></message>`, Framed, true},
+		{xmlstreamtest.Header, `<message a="1" xml:lang='en'><x:y xmlns:x='urn:x' x:z=''/></message>`, Framed,
+			true},
 		// Odd character data and values.
 		{xmlstreamtest.Header, "<message a=\"1\"><![CDATA[x]]></message>", Streamed, false},
 		{xmlstreamtest.Header, "<message a=\"1\">\r</message>", Streamed, false},
@@ -308,16 +320,20 @@ func TestPassThroughConditions(t *testing.T) {
 		{xmlstreamtest.Header, "<message a=\"&#10;&#9;&#13;&lt;'\"/>", Streamed, true},
 		{xmlstreamtest.Header, "<message\na\t=\r\"1\"/>", Streamed, true},
 		// Content namespaces.
-		{xmlstreamtest.Header, `<message xmlns='jabber:client' a="1"/>`, Server, true},
-		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`, Streamed, true},
-		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`, Framed, true},
-		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`, Server, false},
+		{xmlstreamtest.Header, `<message xmlns='jabber:client' a="1"/>`, ServerStreamed, true},
+		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
+			Streamed, true},
+		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
+			Framed, true},
+		{xmlstreamtest.Header, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
+			ServerStreamed, false},
 		{xmlstreamtest.ServerHeader, `<message a="1"/>`, Streamed, true},
-		{xmlstreamtest.ServerHeader, `<message a="1"/>`, Server, true},
-		{xmlstreamtest.ServerHeader, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`, Streamed, false},
+		{xmlstreamtest.ServerHeader, `<message a="1"/>`, ServerStreamed, true},
+		{xmlstreamtest.ServerHeader, `<message a="1"><f xmlns='u'><message xmlns='jabber:client'/></f></message>`,
+			Streamed, false},
 		{xmlstreamtest.ServerHeader, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Streamed, false},
 		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Streamed, true},
-		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, Server, false},
+		{xmlstreamtest.Header, `<message a="1"><p:f xmlns:p='u'><m/></p:f></message>`, ServerStreamed, false},
 	} {
 		e := stanza(t, c.header, c.in)
 		out := string(e.Append(nil, c.form))
@@ -327,8 +343,11 @@ func TestPassThroughConditions(t *testing.T) {
 	}
 	// A child for itself.
 	for in, copied := range map[string]bool{
-		`<message><m a="1"/></message>`: true, `<message><m a="1" xml:lang=''/></message>`: true, `<message xmlns:p='u'><m a="1"><p:m/></m></message>`: false,
-		`<message><m a="1" xmlns:p='u' p:b=''/></message>`: false, `<message>&amp;<![CDATA[]]><m a="1"/></message>`: true, `<message><m a="1">` + "\r" + `</m></message>`: false,
+		`<message><m a="1"/></message>`: true, `<message><m a="1" xml:lang=''/></message>`: true,
+		`<message xmlns:p='u'><m a="1"><p:m/></m></message>`: false,
+		`<message><m a="1" xmlns:p='u' p:b=''/></message>`:   false,
+		`<message>&amp;<![CDATA[]]><m a="1"/></message>`:     true, `<message><m a="1">` + "\r" +
+			`</m></message>`: false,
 	} {
 		e, _ := stanza(t, xmlstreamtest.Header, in).First()
 		if out := string(e.Append(nil, Streamed)); strings.Contains(out, "\"") != copied {
@@ -337,22 +356,24 @@ func TestPassThroughConditions(t *testing.T) {
 	}
 }
 
-// anyText draws what a program may hand over: all of it, bytes that are no UTF-8 and characters that XML has not.
+// anyText draws what a program may hand over: all of it, bytes that are no UTF-8 and characters that XML
+// has not.
 func anyText(t *rapid.T) string {
 	s := ""
 	for range rapid.IntRange(0, 4).Draw(t, "parts") {
 		if rapid.Bool().Draw(t, "bytes") {
 			s += string(rapid.SliceOfN(rapid.Byte(), 0, 12).Draw(t, "b"))
 		} else {
-			s += rapid.SampledFrom([]string{"'", "\"", "='", " to='x'", "<", ">", "&", "]]>", "\r\n", "\r", "\t", "\n", "\x00", "\u0085", "\u2028", "\uFFFE", "\uFFFF", "\uFFFD", "\xED\xA0\x80", "\xE2\x82", "\u20ac",
+			s += rapid.SampledFrom([]string{"'", "\"", "='", " to='x'", "<", ">", "&", "]]>", "\r\n", "\r", "\t",
+				"\n", "\x00", "\u0085", "\u2028", "\uFFFE", "\uFFFF", "\uFFFD", "\xED\xA0\x80", "\xE2\x82", "\u20ac",
 				"\U0001F600", "<!--", "<?x?>", "&amp;", "12345678", "xmlns:n1='urn:k'"}).Draw(t, "part")
 		}
 	}
 	return s
 }
 
-// readable is what arrives of s: characters that XML has not are left out, U+FFFE and U+FFFF and bytes that are no UTF-8
-// come as U+FFFD.
+// readable is what arrives of s: characters that XML has not are left out, U+FFFE and U+FFFF and bytes
+// that are no UTF-8 come as U+FFFD.
 func readable(s string) string {
 	var w strings.Builder
 	for _, r := range s {
@@ -366,12 +387,15 @@ func readable(s string) string {
 	return w.String()
 }
 
-// What an Appender was told is what is read, whatever the values: it writes nothing that is not well-formed. Both
-// parsers say so, ours on streams of the form and encoding/xml.
+// What an Appender was told is what is read, whatever the values: it writes nothing that is not
+// well-formed. Both parsers say so, ours on streams of the form and encoding/xml.
 func TestAppenderProperty(t *testing.T) {
-	names := []Name{message, body, N("urn:x", "x"), N("urn:y", "x"), N("", "none"), N(NSServer, "iq"), N("urn:'\"<&>", "q"), N(NSDialback, "result"), N("urn:x", "\u00e9-1.")}
-	attrs := []Name{to, from, N(NSXML, "lang"), N("", "lang"), N("urn:k", "a"), N("urn:k", "b"), N("urn:l", "a"), N("urn:'\"<&>", "a"), N("", "n1"), N(NSClient, "to"), N("urn:k", "n1")}
-	e := stanza(t, xmlstreamtest.Header, "<message a=\"1\"><x xmlns='urn:x' xmlns:p='urn:p'><p:y>b</p:y><z/></x><c>&lt;<![CDATA[<]]></c></message>")
+	names := []Name{message, body, N("urn:x", "x"), N("urn:y", "x"), N("", "none"), N(NSServer, "iq"),
+		N("urn:'\"<&>", "q"), N(NSDialback, "result"), N("urn:x", "\u00e9-1.")}
+	attrs := []Name{to, from, N(NSXML, "lang"), N("", "lang"), N("urn:k", "a"), N("urn:k", "b"),
+		N("urn:l", "a"), N("urn:'\"<&>", "a"), N("", "n1"), N(NSClient, "to"), N("urn:k", "n1")}
+	e := stanza(t, xmlstreamtest.Header, "<message a=\"1\"><x xmlns='urn:x' "+
+		"xmlns:p='urn:p'><p:y>b</p:y><z/></x><c>&lt;<![CDATA[<]]></c></message>")
 	x, _ := e.First()
 	y, _ := x.First()
 	z, _ := y.Next()
@@ -383,7 +407,7 @@ func TestAppenderProperty(t *testing.T) {
 		a.Reset(f.form)
 		var w infosetWriter
 		content := NSClient
-		if f.form == Server {
+		if f.form == ServerStreamed {
 			content = NSServer
 		}
 		text := ""
@@ -402,8 +426,9 @@ func TestAppenderProperty(t *testing.T) {
 				n = N(NSStream, "error")
 			}
 			space := n.Space.String()
-			if prefixed := space == NSStream || space == NSDialback && f.form == Server; !prefixed {
-				if inContent = inContent && (space == NSClient || space == NSServer && f.form == Server); inContent {
+			if prefixed := space == NSStream || space == NSDialback && f.form == ServerStreamed; !prefixed {
+				if inContent = inContent && (space == NSClient || space == NSServer &&
+					f.form == ServerStreamed); inContent {
 					space = content
 				}
 			}
@@ -427,7 +452,7 @@ func TestAppenderProperty(t *testing.T) {
 				switch k := rapid.IntRange(0, 3).Draw(t, "child"); {
 				case k == 0 && depth < 5:
 					element(depth+1, inContent)
-				case k == 1 && (f.form != Server || !inContent):
+				case k == 1 && (f.form != ServerStreamed || !inContent):
 					flush()
 					r := rapid.SampledFrom(raws).Draw(t, "raw")
 					a.Raw(r)

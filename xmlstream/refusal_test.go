@@ -11,8 +11,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// refusals has each way of refusing input, at each place that has one: condition, message and the exact offset, counted
-// from the first byte of bare rows, and from behind the header of the others.
+// refusals has each way of refusing input, at each place that has one: condition, message and the exact
+// offset, counted from the first byte of bare rows, and from behind the header of the others.
 var refusals = []struct {
 	in        string
 	bare      bool
@@ -23,20 +23,26 @@ var refusals = []struct {
 }{
 	// In front of the header.
 	{in: "\xFF\xFE<\x00", bare: true, condition: UnsupportedEncoding, msg: "byte order mark of UTF-16"},
-	{in: " \n\u00e9", bare: true, condition: NotWellFormed, msg: "text in front of the stream header", offset: 2},
+	{in: " \n\u00e9", bare: true, condition: NotWellFormed, msg: "text in front of the stream header",
+		offset: 2},
 	{in: "x<a>", bare: true, condition: NotWellFormed, msg: "text in front of the stream header"},
 	{in: " \xC3(", bare: true, condition: UnsupportedEncoding, msg: "bytes that are not UTF-8", offset: 1},
-	{in: "\n<?xmlns ?>", bare: true, condition: RestrictedXML, msg: "processing instruction or second XML declaration", offset: 1},
-	{in: "<?xml version='1.0'?>\n<?xml version='1.0'?>", bare: true, condition: RestrictedXML, msg: "processing instruction or second XML declaration", offset: 22},
+	{in: "\n<?xmlns ?>", bare: true, condition: RestrictedXML,
+		msg: "processing instruction or second XML declaration", offset: 1},
+	{in: "<?xml version='1.0'?>\n<?xml version='1.0'?>", bare: true, condition: RestrictedXML,
+		msg: "processing instruction or second XML declaration", offset: 22},
 	{in: "<?php ?><a>", bare: true, condition: RestrictedXML, msg: "processing instruction"},
-	{in: "\xEF\xBB\xBF<!DOCTYPE a>", bare: true, condition: RestrictedXML, msg: "comment or document type declaration", offset: 3},
+	{in: "\xEF\xBB\xBF<!DOCTYPE a>", bare: true, condition: RestrictedXML,
+		msg: "comment or document type declaration", offset: 3},
 	{in: "<?xml version='1.0'>", bare: true, condition: NotWellFormed, msg: "broken XML declaration"},
 	{in: " <?xml version=1.0?>", bare: true, condition: NotWellFormed, msg: "broken XML declaration", offset: 1},
 	{in: "<?xml version='1.1'?>", bare: true, condition: NotWellFormed, msg: "XML version other than 1.0"},
-	{in: "<?xml version='1.0' encoding='latin1'?>", bare: true, condition: UnsupportedEncoding, msg: "encoding other than UTF-8"},
+	{in: "<?xml version='1.0' encoding='latin1'?>", bare: true, condition: UnsupportedEncoding,
+		msg: "encoding other than UTF-8"},
 	{in: "<![CDATA[x]]>", bare: true, condition: NotWellFormed, msg: "neither a tag nor a CDATA section"},
 	{in: "</a>", bare: true, condition: NotWellFormed, msg: "end tag without a start tag"},
-	{in: "<a " + strings.Repeat("\t", headerBytes), bare: true, condition: PolicyViolation, msg: "stanza or stream header too long", offset: headerBytes},
+	{in: "<a " + strings.Repeat("\t", headerBytes), bare: true, condition: PolicyViolation,
+		msg: "stanza or stream header too long", offset: headerBytes},
 	{in: "<p:a>", bare: true, condition: BadNamespacePrefix, msg: "undeclared prefix of an element", offset: 1},
 	// Between stanzas.
 	{in: "\n x", condition: BadFormat, msg: "text between stanzas", offset: 2},
@@ -84,36 +90,51 @@ var refusals = []struct {
 	{in: "<a><b c= d/>", condition: NotWellFormed, msg: "attribute value without quotes", offset: 9},
 	{in: "<a><b c=\xFF/>", condition: UnsupportedEncoding, msg: "bytes that are not UTF-8", offset: 8},
 	{in: "<a><b c='d<'/>", condition: NotWellFormed, msg: "illegal character in an attribute value", offset: 10},
-	{in: "<a><b c='d\x00'/>", condition: NotWellFormed, msg: "illegal character in an attribute value", offset: 10},
+	{in: "<a><b c='d\x00'/>", condition: NotWellFormed, msg: "illegal character in an attribute value",
+		offset: 10},
 	{in: "<a><b c='d\uFFFF'/>", condition: NotWellFormed, msg: "illegal character", offset: 10},
 	{in: "<a><b c='d\xE2\x82'/>", condition: UnsupportedEncoding, msg: "bytes that are not UTF-8", offset: 10},
 	{in: "<a><b c='d&e;'/>", condition: RestrictedXML, msg: "bad reference", offset: 10},
 	{in: "<a><b c='d&e'/>", condition: NotWellFormed, msg: "bad reference", offset: 10},
 	{in: "<a><b c='' d='' c=''/>", condition: NotWellFormed, msg: "attribute given twice", offset: 16},
-	{in: "<a><b xmlns:c='u' xmlns:d='u' c:e='' d:e=''/>", condition: NotWellFormed, msg: "attribute given twice", offset: 37},
+	{in: "<a><b xmlns:c='u' xmlns:d='u' c:e='' d:e=''/>", condition: NotWellFormed,
+		msg: "attribute given twice", offset: 37},
 	{in: "<a></b>", condition: NotWellFormed, msg: "end tag of another element", offset: 3},
 	{in: "<a></a b>", condition: NotWellFormed, msg: "end tag of another element", offset: 3},
 	{in: "<a><b></bb>", condition: NotWellFormed, msg: "end tag of another element", offset: 6},
 	// Namespaces.
 	{in: "<a><b:c/>", condition: BadNamespacePrefix, msg: "undeclared prefix of an element", offset: 4},
-	{in: "<a><b xmlns:d='u' c:d=''/>", condition: BadNamespacePrefix, msg: "undeclared prefix of an attribute", offset: 18},
+	{in: "<a><b xmlns:d='u' c:d=''/>", condition: BadNamespacePrefix, msg: "undeclared prefix of an attribute",
+		offset: 18},
 	{in: "<a><b xmlns:c=''/>", condition: BadNamespacePrefix, msg: "forbidden namespace declaration", offset: 6},
-	{in: "<a><stream:error/></a>", condition: PolicyViolation, msg: "stream-level element inside a stanza", offset: 3},
+	{in: "<a><stream:error/></a>", condition: PolicyViolation, msg: "stream-level element inside a stanza",
+		offset: 3},
 	// Limits.
-	{in: "<a>0123456789", limits: Limits{StanzaBytes: 8}, condition: PolicyViolation, msg: "stanza or stream header too long", offset: 8},
-	{in: "<a><b><c/></b></a>", limits: Limits{Depth: 2}, condition: PolicyViolation, msg: "elements nested too deep", offset: 6},
-	{in: "<a><b/><c/></a>", limits: Limits{Nodes: 2}, condition: PolicyViolation, msg: "too many elements", offset: 7},
-	{in: "<a><b c='' d=''/></a>", limits: Limits{Attrs: 1}, condition: PolicyViolation, msg: "too many attributes", offset: 11},
-	{in: "<a><b c=''/><b d=''/></a>", limits: Limits{StanzaAttrs: 1}, condition: PolicyViolation, msg: "too many attributes", offset: 15},
-	{in: "<a><" + strings.Repeat("b", 9) + "/></a>", limits: Limits{NameBytes: 8}, condition: PolicyViolation, msg: "name too long", offset: 4},
-	{in: "<a><b " + strings.Repeat("c", 9) + "=''/></a>", limits: Limits{NameBytes: 8}, condition: PolicyViolation, msg: "name too long", offset: 6},
-	{in: "<a><b xmlns='012345678'/></a>", limits: Limits{NameBytes: 8}, condition: PolicyViolation, msg: "namespace too long", offset: 13},
-	{in: "<a><b xmlns:c='u' xmlns:d='u'/></a>", limits: Limits{Prefixes: 2}, condition: PolicyViolation, msg: "too many namespace prefixes", offset: 18},
-	{in: "<a>" + strings.Repeat("<b xmlns='u'/>", maxBinds+1), limits: Limits{StanzaBytes: 1 << 20, StanzaAttrs: 1 << 20, Nodes: 1 << 20}, condition: PolicyViolation, msg: "too many namespace declarations", offset: 3 + 14*maxBinds + 3},
+	{in: "<a>0123456789", limits: Limits{StanzaBytes: 8}, condition: PolicyViolation,
+		msg: "stanza or stream header too long", offset: 8},
+	{in: "<a><b><c/></b></a>", limits: Limits{Depth: 2}, condition: PolicyViolation,
+		msg: "elements nested too deep", offset: 6},
+	{in: "<a><b/><c/></a>", limits: Limits{Nodes: 2}, condition: PolicyViolation, msg: "too many elements",
+		offset: 7},
+	{in: "<a><b c='' d=''/></a>", limits: Limits{Attrs: 1}, condition: PolicyViolation,
+		msg: "too many attributes", offset: 11},
+	{in: "<a><b c=''/><b d=''/></a>", limits: Limits{StanzaAttrs: 1}, condition: PolicyViolation,
+		msg: "too many attributes", offset: 15},
+	{in: "<a><" + strings.Repeat("b", 9) + "/></a>", limits: Limits{NameBytes: 8}, condition: PolicyViolation,
+		msg: "name too long", offset: 4},
+	{in: "<a><b " + strings.Repeat("c", 9) + "=''/></a>", limits: Limits{NameBytes: 8},
+		condition: PolicyViolation, msg: "name too long", offset: 6},
+	{in: "<a><b xmlns='012345678'/></a>", limits: Limits{NameBytes: 8}, condition: PolicyViolation,
+		msg: "namespace too long", offset: 13},
+	{in: "<a><b xmlns:c='u' xmlns:d='u'/></a>", limits: Limits{Prefixes: 2}, condition: PolicyViolation,
+		msg: "too many namespace prefixes", offset: 18},
+	{in: "<a>" + strings.Repeat("<b xmlns='u'/>", maxNSDecls+1), limits: Limits{StanzaBytes: 1 << 20,
+		StanzaAttrs: 1 << 20, Nodes: 1 << 20}, condition: PolicyViolation, msg: "too many namespace declarations",
+		offset: 3 + 14*maxNSDecls + 3},
 }
 
-// Each refusal has its condition, message and offset, the same however the input is cut, and there is a row for each
-// message that the package has.
+// Each refusal has its condition, message and offset, the same however the input is cut, and there is a
+// row for each message that the package has.
 func TestRefusals(t *testing.T) {
 	p := NewParser(nil)
 	missing := messages(t)
@@ -172,8 +193,11 @@ func TestRefusals(t *testing.T) {
 		s.Reset(0)
 	}
 	// Of elements alone, which are never cut.
-	for in, want := range map[string]string{"<a>": "input ends inside the element", "": "input ends inside the element", "<a/><b/>": "bytes after the element", "x": "bytes after the element"} {
-		if _, err := Parse([]byte(in)); err == nil || err.(*SyntaxError).Msg != want || condition(err) != NotWellFormed {
+	for in, want := range map[string]string{"<a>": "input ends inside the element",
+		"": "input ends inside the element", "<a/><b/>": "bytes after the element",
+		"x": "bytes after the element"} {
+		if _, err := Parse([]byte(in)); err == nil || err.(*SyntaxError).Msg != want ||
+			condition(err) != NotWellFormed {
 			t.Errorf("%q: %v", in, err)
 		}
 		delete(missing, want)

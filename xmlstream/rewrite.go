@@ -1,7 +1,8 @@
 package xmlstream
 
-// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares its namespace
-// where it differs from its parent's; attributes with a prefix have it declared on their element. It does not recurse.
+// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares
+// its namespace where it differs from its parent's; attributes with a prefix have it declared on their
+// element. It does not recurse.
 func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
 	type level struct {
 		node    uint32
@@ -12,11 +13,11 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 	}
 	var stack [maxDepth + 2]level
 	t := e.t
-	wire := rootClient.space // what content is in where it stands without xmlns
-	if f == Server && def == atomClient {
-		wire = rootServer.space
+	wire := rootClient.contentNS // what content is in where it stands without xmlns
+	if f == ServerStreamed && def == atomClient {
+		wire = rootServer.contentNS
 	}
-	space := t.uri(t.nodes[e.i].ns)
+	space := t.nsURI(t.nodes[e.i].ns)
 	depth := 0
 	stack[0] = level{space: def.bytes(), content: def == atomClient}
 	for i := e.i; ; {
@@ -24,7 +25,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 		up := &stack[depth]
 		depth++
 		lv := &stack[depth]
-		*lv = level{node: i, from: nd.body, space: t.uri(nd.ns)}
+		*lv = level{node: i, from: nd.body, space: t.nsURI(nd.ns)}
 		if depth == 1 {
 			lv.content = t.contentAt(i, top)
 		} else {
@@ -66,20 +67,21 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 		var seen uint64
 		for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
 			a := &t.attrs[k]
-			plen := uint32(a.kind & aPlen)
+			plen := uint32(a.kind & aPrefixLenMask)
 			if a.kind&aDecl != 0 {
 				// Prefixes stay, as values may hold qualified names.
-				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:xml" || stream && string(t.buf[a.name:a.name+uint32(a.qlen)]) == "xmlns:stream" {
+				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qnameLen)]) == "xmlns:xml" || stream &&
+					string(t.buf[a.name:a.name+uint32(a.qnameLen)]) == "xmlns:stream" {
 					continue
 				}
 			} else if i == e.i {
-				if j := t.in(set, a, nd.scope); j >= 0 {
+				if j := t.indexIn(set, a, nd.scope); j >= 0 {
 					seen |= 1 << j
 					if set[j].Value == "" {
 						continue
 					}
 					dst = append(dst, ' ')
-					dst = append(dst, t.buf[a.name:a.name+uint32(a.qlen)]...)
+					dst = append(dst, t.buf[a.name:a.name+uint32(a.qnameLen)]...)
 					dst = append(dst, "='"...)
 					dst = AppendValue(dst, set[j].Value)
 					dst = append(dst, '\'')
@@ -90,24 +92,24 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 				dst = t.declareFor(dst, a, nd, i)
 			}
 			dst = append(dst, ' ')
-			dst = append(dst, t.buf[a.name:a.name+uint32(a.qlen)]...)
+			dst = append(dst, t.buf[a.name:a.name+uint32(a.qnameLen)]...)
 			dst = append(dst, "='"...)
 			dst = t.appendValue(dst, a)
 			dst = append(dst, '\'')
 		}
 		if i == e.i {
-			dst = appendNew(dst, set, seen)
+			dst = appendMissing(dst, set, seen)
 		}
-		if nd.nflags&nEmpty != 0 || nd.body == nd.shut {
+		if nd.nflags&nEmpty != 0 || nd.body == nd.endTag {
 			dst = append(dst, "/>"...)
 		} else {
 			dst = append(dst, '>')
-			if nd.nflags&nKids != 0 {
+			if nd.nflags&nChildren != 0 {
 				i++
 				dst = t.appendText(dst, nd, nd.body, t.nodes[i].start)
 				continue
 			}
-			dst = t.appendText(dst, nd, nd.body, nd.shut)
+			dst = t.appendText(dst, nd, nd.body, nd.endTag)
 			dst = t.appendEnd(dst, nd, lv.prefix)
 		}
 		// Up to the next element that has a sibling.
@@ -123,7 +125,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 				dst = t.appendText(dst, parent, from, t.nodes[i].start)
 				break
 			}
-			dst = t.appendText(dst, parent, from, parent.shut)
+			dst = t.appendText(dst, parent, from, parent.endTag)
 			dst = t.appendEnd(dst, parent, stack[depth].prefix)
 			nd = parent
 		}
@@ -142,36 +144,38 @@ func (t *tree) appendText(dst []byte, nd *node, from, to uint32) []byte {
 	if from >= to {
 		return dst
 	}
-	if nd.nflags&nOdd == 0 {
+	if nd.nflags&nNotVerbatim == 0 {
 		return append(dst, t.buf[from:to]...)
 	}
-	return transcode(dst, t.buf[from:to], false)
+	return reencode(dst, t.buf[from:to], false)
 }
 
 // appendValue appends the value of a for quotes of the kind '.
 func (t *tree) appendValue(dst []byte, a *attr) []byte {
-	return transcode(dst, t.buf[a.val:a.val+a.vlen], true)
+	return reencode(dst, t.buf[a.val:a.val+a.valLen], true)
 }
 
-// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is written, too.
+// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is
+// written, too.
 func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
-	p := t.buf[a.name : a.name+uint32(a.kind&aPlen)]
-	ns, _ := t.find(p, nd.scope)
-	if ns == nsXMLID {
+	p := t.buf[a.name : a.name+uint32(a.kind&aPrefixLenMask)]
+	ns, _ := t.lookupPrefix(p, nd.scope)
+	if ns == nsXMLPrefix {
 		return dst
 	}
-	if ns < nsRoot && t.binds[ns-1].owner == i {
+	if ns < nsRoot && t.nsDecls[ns-1].owner == i {
 		return dst // its own declaration is kept
 	}
 	for k := nd.attr0; &t.attrs[k] != a; k++ {
 		o := &t.attrs[k]
-		if o.kind&aDecl == 0 && o.kind&aPlen == a.kind&aPlen && string(t.buf[o.name:o.name+uint32(o.kind&aPlen)]) == string(p) {
+		if o.kind&aDecl == 0 && o.kind&aPrefixLenMask == a.kind&aPrefixLenMask &&
+			string(t.buf[o.name:o.name+uint32(o.kind&aPrefixLenMask)]) == string(p) {
 			return dst // declared for the attribute before
 		}
 	}
 	dst = append(dst, " xmlns:"...)
 	dst = append(dst, p...)
 	dst = append(dst, "='"...)
-	dst = AppendValue(dst, t.uri(ns))
+	dst = AppendValue(dst, t.nsURI(ns))
 	return append(dst, '\'')
 }

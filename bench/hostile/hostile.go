@@ -163,7 +163,7 @@ type Attack struct {
 	err error // the first that is none of the server's defence
 
 	deriving sync.Mutex
-	salted   map[sasl.Mechanism]sasl.Salted // keys of the last login
+	salted   map[sasl.Mechanism]sasl.SaltedPassword // keys of the last login
 }
 
 // Start begins an attack; ctx ends it. The error is about an unknown name or an unusable Config. A
@@ -197,7 +197,7 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 		return nil, err
 	}
 	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello,
-		salted: make(map[sasl.Mechanism]sasl.Salted)}
+		salted: make(map[sasl.Mechanism]sasl.SaltedPassword)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
 		l := &attacker{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}

@@ -73,8 +73,8 @@ func newTimeAxis(r *result.Run) *timeAxis {
 	return t
 }
 
-// How the values of several samples become one column: peaks that must not be missed by their maximum, rates by
-// their mean.
+// How the values of several samples become one column: peaks that must not be missed by their
+// maximum, rates by their mean.
 const (
 	mean = iota
 	most

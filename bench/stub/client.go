@@ -103,7 +103,7 @@ func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 			return errEnd
 		case err != nil:
 			return err
-		case t.Blank:
+		case t.Whitespace:
 			continue
 		case t.End:
 			return errEnd

@@ -33,7 +33,8 @@ func (e *every) hit() bool {
 }
 
 // Stall stops all reads and writes of the server for d from now. It does not wait. Input that
-// clients send meanwhile stays in the sockets, except for one read of each. The kernel alone accepts connections.
+// clients send meanwhile stays in the sockets, except for one read of each. The kernel alone
+// accepts connections.
 func (f *Faults) Stall(d time.Duration) { f.s.gate.shut(d) }
 
 // Drop loses every n-th message, counted by receivers.

@@ -88,9 +88,11 @@ func (c *client) mechanisms() string {
 	return b.String()
 }
 
-func (c *client) offer() sasl.Offer { return c.s.offer.For(c.state != nil, c.channelBinding(), true) }
+func (c *client) offer() sasl.MechanismSet {
+	return c.s.offer.ForStream(c.state != nil, c.channelBinding(), true)
+}
 
-func (c *client) channelBinding() (b sasl.Binding) {
+func (c *client) channelBinding() (b sasl.ChannelBinding) {
 	if c.s.cfg.Binding {
 		b.Exporter = c.exporter()
 	}
@@ -149,7 +151,7 @@ func (c *client) step(st sasl.Step) error {
 		case sasl.Challenge:
 			return c.write("<challenge xmlns='%s'>%s</challenge>", c.nsAuth(), st.Data)
 		case sasl.NeedUser:
-			st = c.sasl.Found(sasl.Account{Keys: c.s.credentialsOf(st.User)})
+			st = c.sasl.UserFound(sasl.Credentials{Keys: c.s.credentialsOf(st.User)})
 		case sasl.NeedDerive:
 			st.Work.Run()
 			st = c.sasl.Derived(st.Work)

@@ -69,7 +69,7 @@ func (p *peer) next() (xmlstream.Element, error) {
 		switch {
 		case err == nil && t.End:
 			return xmlstream.Element{}, io.EOF
-		case err == nil && (t.Blank || string(t.Local()) == "stream"):
+		case err == nil && (t.Whitespace || string(t.Local()) == "stream"):
 		case err == nil:
 			return t.Clone(), nil
 		case err != xmlstream.ErrNeedMore:

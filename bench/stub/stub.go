@@ -63,7 +63,7 @@ type Server struct {
 	Faults *Faults
 
 	cfg           Config
-	offer         sasl.Offer
+	offer         sasl.MechanismSet
 	salt          []byte
 	fake          sasl.Secret
 	tls           *tls.Config
@@ -134,10 +134,10 @@ func Start(cfg Config) (*Server, error) {
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error
-	if s.offer, err = sasl.NewOffer(cfg.Mechanisms...); err != nil {
+	if s.offer, err = sasl.NewMechanismSet(cfg.Mechanisms...); err != nil {
 		return nil, fmt.Errorf("stub: %w: name some of SCRAM-SHA-1, SCRAM-SHA-256, PLAIN", err)
 	}
-	if s.cfg.Domain, err = jid.Domain(cfg.Domain); err != nil {
+	if s.cfg.Domain, err = jid.PrepareDomain(cfg.Domain); err != nil {
 		return nil, fmt.Errorf("stub: %q is no domain: name it like localhost", cfg.Domain)
 	}
 	if s.tls, s.pool, err = certificate(s.cfg.Domain); err != nil {

@@ -71,7 +71,8 @@ func TestChannelBinding(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &sasl.Client{Mechanism: sasl.ScramSHA256Plus, Username: "bench1",
-		Password: sasl.SecretString("bench"), Binding: sasl.Binding{Exporter: k, TLS13: true}, ServerPlus: true}
+		Password: sasl.SecretString("bench"), Binding: sasl.ChannelBinding{Exporter: k, TLS13: true},
+		ServerPlus: true}
 	if e := p.auth(c); string(e.Local()) != "success" {
 		t.Errorf("%s", e.Raw())
 	}
@@ -98,7 +99,7 @@ func TestWrongLogins(t *testing.T) {
 // What a client derived for one account is good for all.
 func TestOneSalt(t *testing.T) {
 	s := start(t, Config{})
-	var salted sasl.Salted
+	var salted sasl.SaltedPassword
 	for i, name := range []string{"bench1", "bench2"} {
 		p := dial(t, s.Addr())
 		p.open()

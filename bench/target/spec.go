@@ -152,7 +152,7 @@ func (e *Spec) checkRunning() error {
 		if d.v == "" {
 			continue
 		}
-		if _, err := jid.Domain(d.v); err != nil {
+		if _, err := jid.PrepareDomain(d.v); err != nil {
 			return tomlstrict.At(tomlstrict.Path{d.key}, "%s: %q is no domain: write it like example.org", d.key,
 				tomlstrict.Short(d.v))
 		}

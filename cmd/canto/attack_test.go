@@ -45,9 +45,11 @@ func TestAttackK63(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { // the writer never waits for an answer
 			for n := from + 1; ; n++ {
-				if err := romeo.send(fmt.Sprintf("<message to='juliet@example.org' type='chat' id='m%d'><body>%d</body></message>"+
+				if err := romeo.send(fmt.Sprintf("<message to='juliet@example.org' type='chat' "+
+					"id='m%d'><body>%d</body></message>"+
 					"<iq type='set' id='r%d'><query xmlns='jabber:iq:roster'><item jid='c%d@example.net'/></query></iq>"+
-					"<iq type='set' id='v%d'><vCard xmlns='vcard-temp'><FN>%d</FN></vCard></iq>", n, n, n, n, n, n)); err != nil {
+					"<iq type='set' id='v%d'><vCard xmlns='vcard-temp'><FN>%d</FN></vCard></iq>", n, n, n, n, n,
+					n)); err != nil {
 					sent = n
 					ended <- err
 					return
@@ -97,7 +99,8 @@ func TestAttackK63(t *testing.T) {
 		}
 		for n := 1; n <= acked["r"]; n++ {
 			if items[fmt.Sprintf("c%d@example.net", n)] != 1 {
-				t.Errorf("round %d: item %d was acknowledged, and is there %d times", round, n, items[fmt.Sprintf("c%d@example.net", n)])
+				t.Errorf("round %d: item %d was acknowledged, and is there %d times", round, n,
+					items[fmt.Sprintf("c%d@example.net", n)])
 			}
 		}
 		if len(items) > sent {
@@ -130,13 +133,16 @@ func TestAttackK63(t *testing.T) {
 		if want <= acked["r"] {
 			t.Errorf("round %d: messages up to %d are there, and %d was acknowledged", round, want-1, acked["r"])
 		}
-		t.Logf("round %d: %d acknowledged of %d sent, %d stored messages", round, acked["r"]-from, sent-from, want-1-from)
+		t.Logf("round %d: %d acknowledged of %d sent, %d stored messages", round, acked["r"]-from, sent-from,
+			want-1-from)
 		// What was delivered is not there again.
 		juliet.send("</stream:stream>")
 		juliet.ended()
 		juliet = p.login("example.org", "juliet", "x")
 		juliet.send("<presence/><message to='juliet@example.org' type='chat'><body>end</body></message>")
-		if n, err := juliet.stanza(func(n node) bool { return n.XMLName.Local == "message" }); err != nil || !body("end")(n) {
+		if n, err := juliet.stanza(func(n node) bool {
+			return n.XMLName.Local == "message"
+		}); err != nil || !body("end")(n) {
 			t.Errorf("round %d: delivered again: %v %v", round, n, err)
 		}
 		romeo.conn.Close()
@@ -192,7 +198,8 @@ func TestAttackK106(t *testing.T) {
 	}
 	reads := func(want, not string) {
 		t.Helper()
-		for _, r := range []string{"<query xmlns='jabber:iq:roster'/>", "<vCard xmlns='vcard-temp'/>", "<query xmlns='jabber:iq:private'><x xmlns='test'/></query>", "<blocklist xmlns='urn:xmpp:blocking'/>"} {
+		for _, r := range []string{"<query xmlns='jabber:iq:roster'/>", "<vCard xmlns='vcard-temp'/>",
+			"<query xmlns='jabber:iq:private'><x xmlns='test'/></query>", "<blocklist xmlns='urn:xmpp:blocking'/>"} {
 			n, err := romeo.iq("get", r)
 			if text := fmt.Sprint(n); err != nil || !strings.Contains(text, want) || strings.Contains(text, not) {
 				t.Errorf("%s: %v %v", r, text, err)
@@ -212,12 +219,16 @@ func TestAttackK106(t *testing.T) {
 		reads("before", "while")
 	}
 	romeo.send("<message to='nurse@example.org' type='chat' id='lost'><body>while</body></message>")
-	if n, err := romeo.stanza(func(n node) bool { return n.attr("id") == "lost" }); err != nil || errorOf(n) != full {
+	if n, err := romeo.stanza(func(n node) bool {
+		return n.attr("id") == "lost"
+	}); err != nil || errorOf(n) != full {
 		t.Errorf("a message that can't be kept: %v %v", n, err)
 	}
 	// A subscription whose state can't be kept is refused, too (RFC 6121 §3.1.2): nothing of it would be left.
 	romeo.send("<presence to='tybalt@example.org' type='subscribe' id='asks'/>")
-	if n, err := romeo.stanza(func(n node) bool { return n.attr("id") == "asks" }); err != nil || errorOf(n) != full {
+	if n, err := romeo.stanza(func(n node) bool {
+		return n.attr("id") == "asks"
+	}); err != nil || errorOf(n) != full {
 		t.Errorf("a subscription that can't be kept: %v %v", n, err)
 	}
 	romeo.send("<message to='juliet@example.org' type='chat'><body>live</body></message>")
@@ -230,7 +241,8 @@ func TestAttackK106(t *testing.T) {
 	if _, err := nurse.stanza(body("hello")); err != nil {
 		t.Errorf("who logged in on a full disk: %v", err)
 	}
-	s.fails(exitFailed, `store is full: 1 MiB left in .*data, less than 512 MiB`, "user", "add", "tybalt@example.org")
+	s.fails(exitFailed, `store is full: 1 MiB left in .*data, less than 512 MiB`, "user", "add",
+		"tybalt@example.org")
 	s.fails(exitFailed, `store is full: 1 MiB left`, "user", "ban", "romeo@example.org")
 	s.fails(exitFailed, `store is full: 1 MiB left`, "host", "add", "example.net")
 	nurse.send("</stream:stream>")
@@ -250,7 +262,9 @@ func TestAttackK106(t *testing.T) {
 	}
 	nurse = p.login("example.org", "nurse", "x")
 	nurse.send("<presence/>")
-	if _, err := nurse.stanza(func(n node) bool { return n.XMLName.Local == "message" && body("kept")(n) }); err != nil {
+	if _, err := nurse.stanza(func(n node) bool {
+		return n.XMLName.Local == "message" && body("kept")(n)
+	}); err != nil {
 		t.Errorf("a message with room again: %v", err)
 	}
 	s.ok("user", "add", "tybalt@example.org", "--password", "x")
@@ -302,7 +316,8 @@ func TestAttackK64(t *testing.T) {
 			var b bytes.Buffer
 			c := defaults()
 			c.Log.Format = format
-			newLog(c, &b).With("module", n).WithGroup("g").Warn(n, "jid", n, "err", errors.New(n), "s", stringer(n), "b", []byte(n), "any", []string{n}, slog.Group("inner", "x", n), "panic", any(n))
+			newLog(c, &b).With("module", n).WithGroup("g").Warn(n, "jid", n, "err", errors.New(n), "s", stringer(n),
+				"b", []byte(n), "any", []string{n}, slog.Group("inner", "x", n), "panic", any(n))
 			oneLine(t, b.Bytes(), format)
 			if most := 9 * (logValue*6 + 100); b.Len() > most { // \u00e9 is the longest way to write a byte or two
 				t.Errorf("%s: %d bytes for %.20q", format, b.Len(), n)
@@ -326,7 +341,8 @@ func TestAttackK64(t *testing.T) {
 		s.ok("user", "add", "romeo@example.org", "--password", "x")
 		p := s.serve()
 		s.ok("reload")
-		os.Remove(s.path("example.org.crt")) // a name that a handshake asks for is logged where there is no certificate
+		// a name that a handshake asks for is logged where there is no certificate
+		os.Remove(s.path("example.org.crt"))
 		for _, n := range nasty {
 			if len(n) > 1000 {
 				n = n[:1000]
@@ -347,7 +363,8 @@ func TestAttackK64(t *testing.T) {
 			if len(n) > 1000 {
 				c.send("<" + n)
 			} else {
-				c.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='" + n + "'>" + n + "</auth></stream:stream>")
+				c.send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='" + n + "'>" + n +
+					"</auth></stream:stream>")
 			}
 			c.ended()
 			if c, err = connect(p.plain, n, true); err == nil { // TLS where a stream is to be opened first
@@ -432,14 +449,19 @@ func TestAttackK65(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, to := range []string{"", fmt.Sprintf("to='d%d.invalid'", i), fmt.Sprintf("to='u%d@example.org'", i), fmt.Sprintf("to='u@d%d.invalid/r'", i)} {
-				romeo.send(fmt.Sprintf("<iq type='get' id='i' %s><q xmlns='urn:x:%d'/></iq><message type='t%d' %s><body/></message>", to, i, i, to))
+			for _, to := range []string{"", fmt.Sprintf("to='d%d.invalid'", i),
+				fmt.Sprintf("to='u%d@example.org'", i), fmt.Sprintf("to='u@d%d.invalid/r'", i)} {
+				romeo.send(fmt.Sprintf("<iq type='get' id='i' %s><q xmlns='urn:x:%d'/></iq><message type='t%d' "+
+					"%s><body/></message>", to, i, i, to))
 			}
-			romeo.send(fmt.Sprintf("<message type='error' to='romeo@example.org'><error type='e%d'><c%d xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message><presence type='p%d'/><iq type='q%d' id='x'/>", i, i, i, i))
+			romeo.send(fmt.Sprintf("<message type='error' to='romeo@example.org'><error type='e%d'><c%d "+
+				"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></message><presence type='p%d'/><iq "+
+				"type='q%d' id='x'/>", i, i, i, i))
 			if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
 				t.Fatal(err)
 			}
-			romeo.send(fmt.Sprintf("<stream:error><c%d xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", i))
+			romeo.send(fmt.Sprintf("<stream:error><c%d xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"+
+				"</stream:error></stream:stream>", i))
 			romeo.ended()
 		}
 	}
@@ -466,11 +488,13 @@ func TestAttackK108(t *testing.T) {
 	t.Parallel()
 	for _, a := range []string{":5290", "0.0.0.0:5290", "[::]:5290", "[::ffff:0.0.0.0]:5290"} {
 		s := newSite(t, "example.org")
-		s.write("canto.toml", strings.Replace(listen, "debug   = []", "debug = ['"+a+"']", 1)+hostSection("example.org"))
+		s.write("canto.toml", strings.Replace(listen, "debug   = []", "debug = ['"+a+"']", 1)+
+			hostSection("example.org"))
 		s.fails(exitUsage, `canto.toml:7: debug on .* name the one address that is meant`, "serve")
 		s.nothingMade()
 	}
-	for a, want := range map[string]bool{"127.0.0.1:5290": true, "192.0.2.1:5290": true, "[2001:db8::1]:5290": true} {
+	for a, want := range map[string]bool{"127.0.0.1:5290": true, "192.0.2.1:5290": true,
+		"[2001:db8::1]:5290": true} {
 		c := defaults()
 		c.Listen.Debug = []string{a}
 		if err := c.check(); (err == nil) != want {
@@ -485,7 +509,8 @@ func TestAttackK109(t *testing.T) {
 	s := newSite(t)
 	s.write("canto.toml", listen)
 	s.serve("--dev")
-	for name, want := range map[string]os.FileMode{"": os.ModeDir | 0o700, "localhost.key": 0o600, "dev-accounts": 0o600, "admin.sock": os.ModeSocket | 0o600} {
+	for name, want := range map[string]os.FileMode{"": os.ModeDir | 0o700, "localhost.key": 0o600,
+		"dev-accounts": 0o600, "admin.sock": os.ModeSocket | 0o600} {
 		fi, err := os.Stat(s.path("data/" + name))
 		if err != nil || fi.Mode() != want {
 			t.Errorf("data/%s: %v %v, want %v", name, fi.Mode(), err, want)
@@ -495,14 +520,16 @@ func TestAttackK109(t *testing.T) {
 		t.Errorf("check of a folder in order: %+v", r)
 	}
 	os.Chmod(s.data(), 0o755)
-	if r := s.canto("", "check", "config"); r.status != exitFailed || !strings.Contains(r.out, "BAD  data: others may look into data: chmod 700 data") {
+	if r := s.canto("", "check", "config"); r.status != exitFailed ||
+		!strings.Contains(r.out, "BAD  data: others may look into data: chmod 700 data") {
 		t.Errorf("check of a folder that others may read: %+v", r)
 	}
 	if os.Getuid() == 0 {
 		s.certificate("example.org")
 		s.write("canto.toml", listen+hostSection("example.org"))
 		os.Chown(s.path("example.org.key"), 65534, -1)
-		if r := s.canto("", "check", "tls"); r.status != exitFailed || !strings.Contains(r.out, "BAD  tls: example.org.key belongs to user 65534") {
+		if r := s.canto("", "check", "tls"); r.status != exitFailed ||
+			!strings.Contains(r.out, "BAD  tls: example.org.key belongs to user 65534") {
 			t.Errorf("check of another's key: %+v", r)
 		}
 	}
@@ -575,7 +602,8 @@ func TestAttackT08Reload(t *testing.T) {
 	s.ok("user", "add", "romeo@example.org", "--password", "x")
 	p := s.serve()
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		cc := &tls.Config{ServerName: "example.org", InsecureSkipVerify: true, MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+		cc := &tls.Config{ServerName: "example.org", InsecureSkipVerify: true, MaxVersion: version,
+			ClientSessionCache: tls.NewLRUClientSessionCache(1)}
 		login := func() bool {
 			t.Helper()
 			nc, err := tls.Dial("tcp", p.direct, cc)

@@ -35,12 +35,13 @@ func TestBytes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := derive("x", 4096)
+	keys, err := deriveKeys("x", 4096)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range sessions + 20 {
-		if _, err := db.Accounts().Create(context.Background(), "example.org", fmt.Sprint("user", i), keys); err != nil {
+		if _, err := db.Accounts().Create(context.Background(), "example.org", fmt.Sprint("user", i),
+			keys); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -62,7 +63,9 @@ func TestBytes(t *testing.T) {
 					clients[i] = c
 					var b strings.Builder
 					for k := range contacts {
-						fmt.Fprintf(&b, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='contact-%d@example.net' name='A friend of mine %d'><group>Friends</group></item></query></iq>", k, k, k)
+						fmt.Fprintf(&b, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item "+
+							"jid='contact-%d@example.net' name='A friend of mine "+
+							"%d'><group>Friends</group></item></query></iq>", k, k, k)
 					}
 					c.send(b.String() + "<presence><show>away</show><status>Reading, back at five</status></presence>")
 					if _, err := c.iq("get", "<query xmlns='jabber:iq:roster'/>"); err != nil {
@@ -82,7 +85,8 @@ func TestBytes(t *testing.T) {
 		counts, after = s.account()
 		return counts["tls"] == sessions+20
 	})
-	for part, want := range map[string]int{"connections": 1020, "tls": 1020, "streams": 1020, "sessions": 1020, "presences": 1020, "accounts": 1020, "roster": 1020} {
+	for part, want := range map[string]int{"connections": 1020, "tls": 1020, "streams": 1020, "sessions": 1020,
+		"presences": 1020, "accounts": 1020, "roster": 1020} {
 		if counts[part] != want {
 			t.Errorf("%s: %d, not %d", part, counts[part], want)
 		}
@@ -129,8 +133,10 @@ func TestGoMetrics(t *testing.T) {
 	for _, f := range families {
 		there[f.GetName()] = true
 	}
-	for _, name := range []string{"go_cpu_classes_gc_total_cpu_seconds_total", "go_cpu_classes_gc_mark_assist_cpu_seconds_total", "go_cpu_classes_gc_mark_idle_cpu_seconds_total",
-		"go_cpu_classes_total_cpu_seconds_total", "go_cpu_classes_idle_cpu_seconds_total", "go_gc_duration_seconds", "go_sched_pauses_total_gc_seconds", "go_sched_latencies_seconds"} {
+	for _, name := range []string{"go_cpu_classes_gc_total_cpu_seconds_total",
+		"go_cpu_classes_gc_mark_assist_cpu_seconds_total", "go_cpu_classes_gc_mark_idle_cpu_seconds_total",
+		"go_cpu_classes_total_cpu_seconds_total", "go_cpu_classes_idle_cpu_seconds_total",
+		"go_gc_duration_seconds", "go_sched_pauses_total_gc_seconds", "go_sched_latencies_seconds"} {
 		if !there[name] {
 			t.Errorf("no %s", name)
 		}

@@ -26,11 +26,11 @@ type certificates struct {
 	program *program
 	mu      sync.Mutex
 	byHost  map[string]*tls.Config
-	files   map[string]pair // of the certificate that each host was last read from
+	stamps  map[string]filePair // of the certificate that each host was last read from
 }
 
 // A pair is the files of a certificate and its key, as they were when they were looked at.
-type pair struct{ cert, key fileStamp }
+type filePair struct{ cert, key fileStamp }
 
 // loader reads the certificate of a host when it is first needed.
 func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
@@ -39,14 +39,15 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 		if !ok || h.Certificate == "" {
 			return nil, nil
 		}
-		now := pair{stampOf(h.Certificate), stampOf(h.Key)} // before they are read: what changes meanwhile is seen later
+		// before they are read: what changes meanwhile is seen later
+		now := filePair{stampOf(h.Certificate), stampOf(h.Key)}
 		c, err := readCertificate(h.Certificate, h.Key)
 		if err == nil {
 			cs.mu.Lock()
-			if cs.files == nil {
-				cs.files = make(map[string]pair)
+			if cs.stamps == nil {
+				cs.stamps = make(map[string]filePair)
 			}
-			cs.files[name] = now
+			cs.stamps[name] = now
 			cs.mu.Unlock()
 		}
 		return c, err
@@ -55,13 +56,13 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 
 // changed reports whether a host's certificate has other files by now than those that it was read from.
 func (cs *certificates) changed(name string) bool {
-	now := pair{}
+	now := filePair{}
 	if h, ok := cs.program.config().Host[name]; ok && h.Certificate != "" {
-		now = pair{stampOf(h.Certificate), stampOf(h.Key)}
+		now = filePair{stampOf(h.Certificate), stampOf(h.Key)}
 	}
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	return cs.files[name] != now
+	return cs.stamps[name] != now
 }
 
 func readCertificate(cert, key string) (*tls.Certificate, error) {
@@ -86,21 +87,21 @@ func (c *config) checkCertificates() error {
 	for _, name := range c.hostNames() {
 		if h := c.Host[name]; h.Certificate != "" {
 			if _, err := readCertificate(h.Certificate, h.Key); err != nil {
-				return c.at(err.Error(), "host", name, "certificate")
+				return c.errorAt(err.Error(), "host", name, "certificate")
 			}
 		}
 	}
 	return nil
 }
 
-// lookAtCertificates is how often their files are looked at.
-const lookAtCertificates = 10 * time.Second
+// certCheckInterval is how often their files are looked at.
+const certCheckInterval = 10 * time.Second
 
 // watch has a host's certificate read again when its files have changed and then stayed as they are
 // for one look more: a renewal writes certificate and key one after the other. A pair that can't be
 // used is said once, and the one before stays.
 func (cs *certificates) watch(ctx context.Context, every time.Duration) {
-	type state struct{ used, seen pair }
+	type state struct{ used, seen filePair }
 	known := make(map[string]state)
 	look := func() {
 		c := cs.program.config()
@@ -109,7 +110,7 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 			if h.Certificate == "" {
 				continue
 			}
-			now := pair{stampOf(h.Certificate), stampOf(h.Key)}
+			now := filePair{stampOf(h.Certificate), stampOf(h.Key)}
 			st, ok := known[name]
 			switch {
 			case !ok || st.used == now:
@@ -117,9 +118,10 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 			case st.seen == now:
 				st.used = now
 				if _, err := readCertificate(h.Certificate, h.Key); err != nil {
-					cs.program.log.Error("a certificate has changed and can't be used; the one before stays", "host", name, "err", err)
+					cs.program.log.Error("a certificate has changed and can't be used; the one before stays", "host", name,
+						"err", err)
 				} else if host, ok := cs.program.Router.Table.Host(name); ok {
-					host.DropCertificate()
+					host.InvalidateCertificate()
 					cs.program.log.Info("a certificate has changed", "host", name)
 				}
 			}
@@ -140,9 +142,9 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 
 // A fileStamp tells one state of a file from another.
 type fileStamp struct {
-	path string
-	mod  int64
-	size int64
+	path    string
+	modTime int64
+	size    int64
 }
 
 func stampOf(path string) fileStamp {
@@ -155,10 +157,10 @@ func stampOf(path string) fileStamp {
 
 var errNoCertificate = errors.New("no certificate")
 
-// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels, in any case
-// (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
+// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels,
+// in any case (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
-	if domain, err := jid.Domain(name); err == nil {
+	if domain, err := jid.PrepareDomain(name); err == nil {
 		if h, ok := cs.program.Router.Table.Host(domain); ok {
 			if c, err := h.Certificate(); err != nil || c != nil {
 				return c, err
@@ -185,9 +187,10 @@ func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.C
 	return c, err
 }
 
-// base is for ports where TLS comes first (XEP-0368), and https: the name that the client asks for chooses.
-func (cs *certificates) base(alpn ...string) *tls.Config {
-	lowest, highest := cs.program.config().started.C2S.tlsRange()
+// directTLSConfig is for ports where TLS comes first (XEP-0368), and https: the name that the client asks
+// for chooses.
+func (cs *certificates) directTLSConfig(alpn ...string) *tls.Config {
+	lowest, highest := cs.program.config().startConfig.C2S.tlsRange()
 	return &tls.Config{
 		MinVersion: lowest,
 		MaxVersion: highest,
@@ -202,15 +205,17 @@ func (cs *certificates) base(alpn ...string) *tls.Config {
 	}
 }
 
-// forHost is for STARTTLS: the stream header has said which host is meant.
-func (cs *certificates) forHost(h *session.Host) *tls.Config {
+// startTLSConfig is for STARTTLS: the stream header has said which host is meant.
+func (cs *certificates) startTLSConfig(h *session.Host) *tls.Config {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if c := cs.byHost[h.Name]; c != nil {
 		return c
 	}
-	c := cs.base("xmpp-client")
-	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) { return cs.present(hello, h.Name) }
+	c := cs.directTLSConfig("xmpp-client")
+	c.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return cs.present(hello, h.Name)
+	}
 	if cs.byHost == nil || len(cs.byHost) >= 1024 {
 		cs.byHost = make(map[string]*tls.Config)
 	}
@@ -255,7 +260,8 @@ func selfSigned(domain, certFile, keyFile string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), 0o600); err != nil {
+	if err := os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}),
+		0o600); err != nil {
 		return err
 	}
 	return os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)

@@ -42,7 +42,7 @@ type config struct {
 	text []byte
 	dev  bool
 
-	started *config // what the server that runs with this one started with
+	startConfig *config // what the server that runs with this one started with
 }
 
 type logConfig struct {
@@ -73,11 +73,12 @@ var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionT
 func (c *config) checkTLSVersions() error {
 	for _, v := range c.C2S.TLSVersions {
 		if tlsVersions[v] == 0 {
-			return c.at(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s", "tls_versions")
+			return c.errorAt(fmt.Sprintf("tls_versions has %q: the versions are \"1.2\" and \"1.3\"", v), "c2s",
+				"tls_versions")
 		}
 	}
 	if len(c.C2S.TLSVersions) == 0 {
-		return c.at("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
+		return c.errorAt("tls_versions is empty: name \"1.2\", \"1.3\", or both", "c2s", "tls_versions")
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ type limitsConfig struct {
 	FailuresPerAccount  *rate     `toml:"failures_per_account"`
 	ResourcesPerAccount *int      `toml:"resources_per_account"`
 	Stanza              *size     `toml:"stanza"`
-	Rate                *flow     `toml:"rate"`
+	Rate                *byteRate `toml:"rate"`
 	Outbox              *size     `toml:"outbox"`
 	LoginTimeout        *duration `toml:"login_timeout"`
 }
@@ -154,8 +155,8 @@ func parseSize(text string) (int64, error) {
 // A prefix is addresses: "10.0.0.0/8", or one alone.
 type prefix netip.Prefix
 
-// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is mapped into
-// IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
+// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is
+// mapped into IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
 func (p *prefix) UnmarshalText(b []byte) error {
 	v, err := netip.ParsePrefix(string(b))
 	if err != nil {
@@ -168,7 +169,8 @@ func (p *prefix) UnmarshalText(b []byte) error {
 		v = netip.PrefixFrom(mapped.Unmap(), v.Bits()-96)
 	}
 	if err != nil || !v.IsValid() {
-		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32", b)
+		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 "+
+			"or 2001:db8::/32", b)
 	}
 	*p = prefix(v.Masked())
 	return nil
@@ -187,21 +189,22 @@ func (r *rate) UnmarshalText(b []byte) error {
 	n, per, ok := strings.Cut(t, "/")
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	k, err := strconv.Atoi(n)
-	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MostEvents {
-		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit", t, session.MostEvents)
+	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MaxRateEvents {
+		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit",
+			t, session.MaxRateEvents)
 	}
 	*r = rate{N: k, Per: units[per]}
 	return nil
 }
 
 // A flow is bytes a second with a burst: "256KiB/s, burst 1MiB".
-type flow struct{ rate, burst int64 }
+type byteRate struct{ rate, burst int64 }
 
 // UnmarshalText reads a flow.
-func (f *flow) UnmarshalText(b []byte) error {
+func (f *byteRate) UnmarshalText(b []byte) error {
 	t := strings.TrimSpace(string(b))
 	if t == "0" {
-		*f = flow{}
+		*f = byteRate{}
 		return nil
 	}
 	perSecond, burst, has := strings.Cut(t, ",")
@@ -210,7 +213,7 @@ func (f *flow) UnmarshalText(b []byte) error {
 	if !ok || err != nil {
 		return fmt.Errorf("%q is no rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
 	}
-	f.rate, f.burst = n, max(n, min(4*n, session.MostRate))
+	f.rate, f.burst = n, max(n, min(4*n, session.MaxRate))
 	if has {
 		text, ok := strings.CutPrefix(strings.TrimSpace(burst), "burst ")
 		if f.burst, err = parseSize(text); err != nil || !ok {
@@ -298,20 +301,21 @@ func defaults() *config {
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config", errors.Unwrap(err))}
+		return nil, &configError{file: path, cause: fmt.Sprintf("%v: name a file that you may read with --config",
+			errors.Unwrap(err))}
 	}
 	c := defaults()
 	c.file, c.text = path, text
 	if err := toml.Unmarshal(text, new(map[string]any)); err != nil { // is it TOML at all?
-		return nil, c.explain(err, c)
+		return nil, c.decodeError(err, c)
 	}
-	if err := c.shape(c); err != nil {
+	if err := c.checkKeys(c); err != nil {
 		return nil, err
 	}
 	d := toml.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(c); err != nil {
-		return nil, c.explain(err, c)
+		return nil, c.decodeError(err, c)
 	}
 	if err := c.check(); err != nil {
 		return nil, err
@@ -343,8 +347,8 @@ func (e *configError) Error() string {
 	return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.cause)
 }
 
-// at is an error about what stands at path, or about the nearest table around it that the text names.
-func (c *config) at(cause string, path ...string) error {
+// errorAt is an error about what stands at path, or about the nearest table around it that the text names.
+func (c *config) errorAt(cause string, path ...string) error {
 	e := &configError{file: c.file, cause: cause, path: path}
 	if e.file == "" {
 		e.file = "configuration"
@@ -357,13 +361,13 @@ func (c *config) at(cause string, path ...string) error {
 	return e
 }
 
-// explain turns a decoder's error about c's text into one line; path is where the text stands in whole, which is c but
-// for a module's own section.
-func (c *config) explain(err error, whole *config, path ...string) error {
+// decodeError turns a decoder's error about c's text into one line; path is where the text stands in whole,
+// which is c but for a module's own section.
+func (c *config) decodeError(err error, whole *config, path ...string) error {
 	cause := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "toml: "), "\n", " ")
 	var de *toml.DecodeError
 	if !errors.As(err, &de) {
-		return whole.at(cause, path...)
+		return whole.errorAt(cause, path...)
 	}
 	row, column := de.Position()
 	var p unstable.Parser
@@ -371,21 +375,22 @@ func (c *config) explain(err error, whole *config, path ...string) error {
 	for p.NextExpression() {
 	}
 	if p.Error() != nil {
-		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table begins with a line like [listen]"
+		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table " +
+			"begins with a line like [listen]"
 		return &configError{file: c.file, line: row, cause: cause}
 	}
 	full := slices.Concat(path, c.keyAt(row, column))
-	if name := shown(full); name != "" && !strings.Contains(cause, name) {
+	if name := shownKey(full); name != "" && !strings.Contains(cause, name) {
 		cause = name + ": " + cause
 	}
 	if len(path) > 0 {
-		return whole.at(cause, full...)
+		return whole.errorAt(cause, full...)
 	}
 	return &configError{file: c.file, line: row, cause: cause}
 }
 
-// nearest is a remedy: the known key that is most like want, or all of them.
-func nearest(want string, keys []string) string {
+// suggestKey is a remedy: the known key that is most like want, or all of them.
+func suggestKey(want string, keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
@@ -396,8 +401,8 @@ func nearest(want string, keys []string) string {
 	return "; known here: " + strings.Join(keys, ", ")
 }
 
-// hostLimits are the limits that a host's section may change: the others hold before the server knows which host is
-// meant, or for all together.
+// hostLimits are the limits that a host's section may change: the others hold before the server knows
+// which host is meant, or for all together.
 var hostLimits = []string{"exempt", "failures_per_account", "failures_per_address", "resources_per_account"}
 
 // checkLimits looks for limits that can't be meant: the server's, and each host's.
@@ -415,7 +420,9 @@ func (c *config) checkLimits() error {
 		for i := range v.NumField() {
 			key := v.Type().Field(i).Tag.Get("toml")
 			if !v.Field(i).IsNil() && !slices.Contains(hostLimits, key) {
-				return c.at(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own are %s", key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
+				return c.errorAt(fmt.Sprintf("limits.%s holds for all hosts: write it under [limits]; a host's own "+
+					"are %s",
+					key, strings.Join(hostLimits, ", ")), "host", name, "limits", key)
 			}
 		}
 		lim := c.limits()
@@ -427,8 +434,8 @@ func (c *config) checkLimits() error {
 	return nil
 }
 
-// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an outbox, it is the
-// stanza that does not fit the default.
+// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an
+// outbox, it is the stanza that does not fit the default.
 func (c *config) limitAt(err error, path ...string) error {
 	var le *session.LimitError
 	if !errors.As(err, &le) {
@@ -438,22 +445,23 @@ func (c *config) limitAt(err error, path ...string) error {
 	if key == "outbox" && c.Limits.Outbox == nil {
 		key = "stanza"
 	}
-	return c.at(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
+	return c.errorAt(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
 }
 
-// leastMemory is the least that memory may be: the store's share, and what the collector leaves above it.
-const leastMemory = 512 << 20
+// minMemory is the least that memory may be: the store's share, and what the collector leaves above it.
+const minMemory = 512 << 20
 
-// mostMemory is the most that memory may be, which is the most that a size may be.
-const mostMemory = 1 << 40
+// maxMemory is the most that memory may be, which is the most that a size may be.
+const maxMemory = 1 << 40
 
 // check holds what the decoder can't see.
 func (c *config) check() error {
 	if c.Data == "" {
-		return c.at("data is empty: name the folder of the store, like canto-data", "data")
+		return c.errorAt("data is empty: name the folder of the store, like canto-data", "data")
 	}
-	if c.Memory != 0 && (c.Memory < leastMemory || c.Memory > mostMemory) {
-		return c.at(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, or 0 for no limit", c.Memory, storeMemory>>20), "memory")
+	if c.Memory != 0 && (c.Memory < minMemory || c.Memory > maxMemory) {
+		return c.errorAt(fmt.Sprintf("memory: %d bytes: write 512MiB (the store alone takes %d MiB) to 1024GiB, "+
+			"or 0 for no limit", c.Memory, storeMemory>>20), "memory")
 	}
 	if err := c.checkLimits(); err != nil {
 		return err
@@ -463,16 +471,18 @@ func (c *config) check() error {
 	}
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
-		if d, err := jid.Domain(name); err != nil {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name), "host", name)
+		if d, err := jid.PrepareDomain(name); err != nil {
+			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name),
+				"host", name)
 		} else if d != name {
-			return c.at(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
+			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
 		}
 		if h.Certificate == "" && h.Key != "" {
-			return c.at("certificate and key go together: name both files, or neither", "host", name, "key")
+			return c.errorAt("certificate and key go together: name both files, or neither", "host", name, "key")
 		}
 		if h.Certificate != "" && h.Key == "" {
-			return c.at("certificate and key go together: name both files, or neither", "host", name, "certificate")
+			return c.errorAt("certificate and key go together: name both files, or neither", "host", name,
+				"certificate")
 		}
 		if err := c.checkService(name); err != nil {
 			return err
@@ -493,15 +503,15 @@ func (c *config) check() error {
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
 	default:
-		return c.at(fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level), "log", "level")
+		return c.errorAt(fmt.Sprintf("log level %q: it is debug, info, warn or error", c.Log.Level), "log", "level")
 	}
 	switch c.Log.Format {
 	case "text", "json":
 	default:
-		return c.at(fmt.Sprintf("log format %q: it is text or json", c.Log.Format), "log", "format")
+		return c.errorAt(fmt.Sprintf("log format %q: it is text or json", c.Log.Format), "log", "format")
 	}
 	if c.Node < 0 || c.Node > 1023 {
-		return c.at("node is from 0 to 1023", "node")
+		return c.errorAt("node is from 0 to 1023", "node")
 	}
 	return c.checkListen()
 }
@@ -519,15 +529,17 @@ func (c *config) checkService(host string) error {
 	}{
 		{"certificate", h.Certificate != "", "clients do not connect to a service host"},
 		{"sasl", h.SASL != nil, "users do not log in at a service host"},
-		{"limits", h.Limits != nil, "a host's own limits are those of logins, and users do not log in at a service host"},
+		{"limits", h.Limits != nil, "a host's own limits are those of logins, and users do not log in at a " +
+			"service host"},
 	} {
 		if k.has {
-			return c.at(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host", host, k.key)
+			return c.errorAt(fmt.Sprintf("%s: %s: take %s out, or set service = false", k.key, k.why, k.key), "host",
+				host, k.key)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(h.Module)) {
-		if m := manifest(name); m != nil && !mod.AtService(m) {
-			return c.at(needsAccounts(name, host), "host", host, "module", name)
+		if m := manifest(name); m != nil && !mod.RunsAtService(m) {
+			return c.errorAt(needsAccounts(name, host), "host", host, "module", name)
 		}
 	}
 	return nil
@@ -537,11 +549,12 @@ func (c *config) checkService(host string) error {
 func needsAccounts(module, host string) string {
 	var names []string
 	for i := range mod.All {
-		if mod.AtService(&mod.All[i]) {
+		if mod.RunsAtService(&mod.All[i]) {
 			names = append(names, mod.All[i].Name)
 		}
 	}
-	return fmt.Sprintf("the module %s is for accounts, and the service host %s has none: take it out, or set service = false; "+
+	return fmt.Sprintf("the module %s is for accounts, and the service host %s has none: take it out, or "+
+		"set service = false; "+
 		"modules of a service host are %s", module, host, strings.Join(names, ", "))
 }
 
@@ -556,36 +569,40 @@ func manifest(name string) *session.Manifest {
 }
 
 // A port is what a key of [listen] names.
-type port struct {
+type listenKey struct {
 	key   string
 	addrs []string
 }
 
-// ports are those that the server opens.
-func (c *config) ports() []port {
-	return []port{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP}, {"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
+// listenKeys are those that the server opens.
+func (c *config) listenKeys() []listenKey {
+	return []listenKey{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP},
+		{"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
 }
 
 // checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
 func (c *config) checkListen() error {
 	taken := make(map[netip.AddrPort]string) // the key that names it
-	for _, l := range append(c.ports(), port{"s2s", c.Listen.S2S}) {
+	for _, l := range append(c.listenKeys(), listenKey{"s2s", c.Listen.S2S}) {
 		for i, a := range l.addrs {
-			ap, err := address(a)
+			ap, err := parseListenAddr(a)
 			if err != nil {
-				return c.at(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen", l.key)
+				return c.errorAt(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen",
+					l.key)
 			}
 			if l.key == "s2s" {
 				continue // nothing listens there yet
 			}
 			if l.key == "debug" && ap.Addr().Unmap().IsUnspecified() {
-				return c.at(fmt.Sprintf("debug on %q would show profiles of this process on every address of the machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
+				return c.errorAt(fmt.Sprintf("debug on %q would show profiles of this process on every address of the "+
+					"machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
 			l.addrs[i] = ap.String() // one spelling, by which lists are compared
 			first := taken[ap]
 			together := first == "c2s" && l.key == "c2s_tls" || first == "c2s_tls" && l.key == "https"
 			if first != "" && ap.Port() != 0 && !together {
-				return c.at(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by c2s_tls and https, but by no others", a, first), "listen", l.key)
+				return c.errorAt(fmt.Sprintf("%q stands under %s, too: one address is shared by c2s and c2s_tls, and by "+
+					"c2s_tls and https, but by no others", a, first), "listen", l.key)
 			}
 			taken[ap] = l.key
 		}
@@ -596,19 +613,22 @@ func (c *config) checkListen() error {
 // checkSASL looks at a host's list of mechanisms; nil is the default one.
 func (c *config) checkSASL(host string, list []string) error {
 	if list != nil && len(list) == 0 {
-		return c.at(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms (%s), or leave sasl out",
+		return c.errorAt(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms "+
+			"(%s), or leave sasl out",
 			host, strings.Join(sasl.MechanismNames(), ", ")), "host", host, "sasl")
 	}
 	for _, m := range list {
 		if _, ok := sasl.ParseMechanism(m); !ok {
-			return c.at(fmt.Sprintf("unknown SASL mechanism %q%s", m, nearest(m, sasl.MechanismNames())), "host", host, "sasl")
+			return c.errorAt(fmt.Sprintf("unknown SASL mechanism %q%s", m, suggestKey(m, sasl.MechanismNames())),
+				"host",
+				host, "sasl")
 		}
 	}
 	return nil
 }
 
-// address reads what a listener takes: without a host, it is every address.
-func address(a string) (netip.AddrPort, error) {
+// parseListenAddr reads what a listener takes: without a host, it is every address.
+func parseListenAddr(a string) (netip.AddrPort, error) {
 	if strings.HasPrefix(a, ":") {
 		a = "[::]" + a
 	} else if host, port, err := net.SplitHostPort(a); err == nil {
@@ -623,13 +643,14 @@ func address(a string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for a section of
-// all hosts.
+// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for
+// a section of all hosts.
 func (c *config) checkOptions(host, module string, section map[string]any, path []string) error {
 	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
 	if i < 0 {
 		for _, key := range slices.Sorted(maps.Keys(section)) {
-			return c.at(fmt.Sprintf("unknown key %q: the module %s has no options", shown(append(path, key)), module), append(path, key)...)
+			return c.errorAt(fmt.Sprintf("unknown key %q: the module %s has no options", shownKey(append(path, key)),
+				module), append(path, key)...)
 		}
 		return nil
 	}
@@ -649,10 +670,11 @@ func (c *config) checkOptions(host, module string, section map[string]any, path 
 func (c *config) checkModules(sections map[string]any, path ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		if all := moduleNames(); !slices.Contains(all, name) {
-			return c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), append(path, name)...)
+			return c.errorAt(fmt.Sprintf("unknown module %q%s", name, suggestKey(name, all)), append(path, name)...)
 		}
 		if _, ok := sections[name].(map[string]any); !ok {
-			return c.at(fmt.Sprintf("%s is a module's section: write [%s]", name, strings.Join(append(path, name), ".")), append(path, name)...)
+			return c.errorAt(fmt.Sprintf("%s is a module's section: write [%s]", name,
+				strings.Join(append(path, name), ".")), append(path, name)...)
 		}
 		host := ""
 		if path[0] == "host" {
@@ -672,25 +694,30 @@ func moduleNames() (names []string) {
 	return names
 }
 
-// needTLS says that clients could not connect at all.
-func (c *config) needTLS() error {
-	if c.certified() {
+// checkTLSAvailable says that clients could not connect at all.
+func (c *config) checkTLSAvailable() error {
+	if c.hasCertificate() {
 		return nil
 	}
 	if !c.C2S.RequireTLS {
 		for _, name := range c.hostNames() {
-			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool { return !strings.HasSuffix(m, "-PLUS") }) {
-				return c.at("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name certificate and key, or another mechanism",
+			if list := c.Host[name].SASL; len(list) > 0 && !slices.ContainsFunc(list, func(m string) bool {
+				return !strings.HasSuffix(m, "-PLUS")
+			}) {
+				return c.errorAt("sasl names -PLUS forms only, which need TLS, and no host has a certificate: name "+
+					"certificate and key, or another mechanism",
 					"host", name, "sasl")
 			}
 		}
 		return nil
 	}
-	return c.at("no host has a certificate, and clients may not connect without TLS: name certificate and key in its section, or, for tests on loopback, set c2s.require_tls = false")
+	return c.errorAt("no host has a certificate, and clients may not connect without TLS: name " +
+		"certificate and " +
+		"key in its section, or, for tests on loopback, set c2s.require_tls = false")
 }
 
-// certified reports whether some host has a certificate.
-func (c *config) certified() bool {
+// hasCertificate reports whether some host has a certificate.
+func (c *config) hasCertificate() bool {
 	for _, h := range c.Host {
 		if h.Certificate != "" {
 			return true
@@ -712,17 +739,17 @@ func (c *config) options(host string) func(module string, v any) error {
 			}
 			text, err := toml.Marshal(section)
 			if err != nil {
-				return c.at(err.Error(), s.path...)
+				return c.errorAt(err.Error(), s.path...)
 			}
 			own := &config{text: text}
 			var ce *configError
-			if err := own.shape(v, s.path...); errors.As(err, &ce) {
-				return c.at(ce.cause, ce.path...)
+			if err := own.checkKeys(v, s.path...); errors.As(err, &ce) {
+				return c.errorAt(ce.cause, ce.path...)
 			}
 			d := toml.NewDecoder(bytes.NewReader(text))
 			d.DisallowUnknownFields()
 			if err := d.Decode(v); err != nil {
-				return own.explain(err, c, s.path...)
+				return own.decodeError(err, c, s.path...)
 			}
 		}
 		return nil

@@ -105,7 +105,8 @@ type said struct {
 
 // command is a process in the site's folder.
 func (s *site) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(cmp.Or(s.program, os.Args[0]), append(args, "--config", "canto.toml", "--data", "data")...)
+	cmd := exec.Command(cmp.Or(s.program, os.Args[0]), append(args, "--config", "canto.toml", "--data",
+		"data")...)
 	cmd.Dir, cmd.SysProcAttr = s.dir, s.attr
 	cmd.Env = append(os.Environ(), asCanto+"=1")
 	return cmd
@@ -116,7 +117,8 @@ func (s *site) command(args ...string) *exec.Cmd {
 func (s *site) canto(stdin string, args ...string) said {
 	s.t.Helper()
 	var out, errOut bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), patience) // ends a server that should not have started
+	// ends a server that should not have started
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	args = append(args, "--config", s.path("canto.toml"), "--data", s.data())
 	status := execute(&run{ctx: ctx, args: args, stdin: strings.NewReader(stdin), out: &out, errOut: &errOut})
@@ -162,7 +164,8 @@ func refused(t *testing.T, r said, status int, words string, args ...string) {
 	if r.status != status {
 		t.Errorf("canto %v: status %d, want %d", args, r.status, status)
 	}
-	if !strings.HasPrefix(r.err, "canto: ") || strings.Count(r.err, "\n") != 1 || !strings.HasSuffix(r.err, "\n") {
+	if !strings.HasPrefix(r.err, "canto: ") || strings.Count(r.err, "\n") != 1 ||
+		!strings.HasSuffix(r.err, "\n") {
 		t.Errorf("canto %v: standard error is not one line: %q", args, r.err)
 	}
 	if r.out != "" {
@@ -206,7 +209,8 @@ func (b *syncBuffer) String() string {
 // serve starts a server and waits until it is ready. The test's end ends it.
 func (s *site) serve(args ...string) *process {
 	s.t.Helper()
-	p := &process{t: s.t, cmd: s.command(append([]string{"serve"}, args...)...), log: new(syncBuffer), done: make(chan struct{})}
+	p := &process{t: s.t, cmd: s.command(append([]string{"serve"}, args...)...), log: new(syncBuffer),
+		done: make(chan struct{})}
 	p.cmd.Stderr = p.log
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -249,8 +253,11 @@ func (s *site) serveHere(options func(*store.Options)) (p *process, stop func())
 	out := new(syncBuffer)
 	up := make(chan *program, 1)
 	go func() {
-		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data", s.data()},
-			out: out, errOut: p.log, options: options, up: func(s *program) { up <- s }, look: 20 * time.Millisecond})
+		p.status = execute(&run{ctx: ctx, args: []string{"serve", "--config", s.path("canto.toml"), "--data",
+			s.data()},
+			out: out, errOut: p.log, options: options, onReady: func(s *program) {
+				up <- s
+			}, certInterval: 20 * time.Millisecond})
 		close(p.done)
 	}()
 	s.t.Cleanup(func() { cancel(); p.wait() })
@@ -401,7 +408,8 @@ func (c *client) send(text string) error {
 
 // header opens the stream, again, and reads the features.
 func (c *client) header() error {
-	if err := c.send("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='" + c.host + "'>"); err != nil {
+	if err := c.send("<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
+		"xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='" + c.host + "'>"); err != nil {
 		return err
 	}
 	c.dec = xml.NewDecoder(c.conn)
@@ -462,7 +470,7 @@ func (c *client) auth(m, name, password string) error {
 			if err != nil {
 				return err
 			}
-			x.Binding.Exporter, x.BindingKind = exp, c.binding
+			x.Binding.Exporter, x.BindingType = exp, c.binding
 			sum := sha256.Sum256(cs.PeerCertificates[0].Raw) // a test's certificates are signed with SHA-256
 			x.Binding.EndPoint = sum[:]
 		}
@@ -497,7 +505,8 @@ func (c *client) auth(m, name, password string) error {
 }
 
 func (c *client) bind(resource string) error {
-	n, err := c.iq("set", "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>"+resource+"</resource></bind>")
+	n, err := c.iq("set", "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>"+resource+
+		"</resource></bind>")
 	if err != nil {
 		return err
 	}
@@ -612,8 +621,8 @@ func (p *process) half(host, name, password string) *client {
 	return c
 }
 
-// What most programs understand: help, help of a command, and the version as a flag. A command line that can't be
-// meant is one line that says where help is.
+// What most programs understand: help, help of a command, and the version as a flag. A command line that
+// can't be meant is one line that says where help is.
 func TestHelp(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"help", "Run the server."},
@@ -625,14 +634,16 @@ func TestHelp(t *testing.T) {
 		{"version", "canto " + Version},
 	} {
 		var out, errOut bytes.Buffer
-		status := execute(&run{ctx: t.Context(), args: strings.Fields(c.args), stdin: strings.NewReader(""), out: &out, errOut: &errOut})
+		status := execute(&run{ctx: t.Context(), args: strings.Fields(c.args), stdin: strings.NewReader(""),
+			out: &out, errOut: &errOut})
 		if status != 0 || !strings.Contains(out.String(), c.want) || errOut.Len() > 0 {
 			t.Errorf("canto %s: status %d: %s%s", c.args, status, &out, &errOut)
 		}
 	}
 	for _, args := range []string{"hepl", "user", "user add", "--frob", "serve extra", "help nothing"} {
 		var out, errOut bytes.Buffer
-		status := execute(&run{ctx: t.Context(), args: strings.Fields(args), stdin: strings.NewReader(""), out: &out, errOut: &errOut})
+		status := execute(&run{ctx: t.Context(), args: strings.Fields(args), stdin: strings.NewReader(""),
+			out: &out, errOut: &errOut})
 		refused(t, said{status, out.String(), errOut.String()}, exitUsage, `: see canto help\n$`, args)
 	}
 }

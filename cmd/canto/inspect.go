@@ -35,7 +35,7 @@ func (m *modulesCmd) Run(r *run) error {
 		hosts = []string{"localhost"}
 	}
 	if m.Host != "" {
-		d, err := domain(m.Host)
+		d, err := parseDomain(m.Host)
 		if err != nil {
 			return err
 		}
@@ -50,13 +50,14 @@ func (m *modulesCmd) Run(r *run) error {
 		chosen, skipped, err := session.Resolve(session.CoreOf(service), mod.All, want)
 		fmt.Fprintf(r.out, "%s %s\n", roleName(service), h)
 		for _, x := range chosen {
-			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary, x.Cases)
+			fmt.Fprintf(r.out, "  loaded   %-14s %-34s %s\n             covers: %s\n", x.Name, x.Spec, x.Summary,
+				x.Cases)
 		}
 		for _, s := range skipped {
 			fmt.Fprintf(r.out, "  skipped  %-14s %-34s %s\n", s.Module, s.Spec, s.Reason)
 		}
 		for _, x := range mod.All {
-			if !contains(want, x.Name) && (!service || mod.AtService(&x)) {
+			if !contains(want, x.Name) && (!service || mod.RunsAtService(&x)) {
 				fmt.Fprintf(r.out, "  off      %-14s %-34s %s\n", x.Name, x.Spec, x.Summary)
 			}
 		}
@@ -85,8 +86,8 @@ func contains(list []string, s string) bool {
 }
 
 type checkCmd struct {
-	What string `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
-	For  number `help:"Sessions that the limits must suffice for, like 100k or 1M; else limits.connections, or 10k." placeholder:"N"`
+	What string       `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
+	For  sessionCount `help:"Sessions that the limits must suffice for, like 100k or 1M; else limits.connections, or 10k." placeholder:"N"`
 }
 
 // Run looks and changes nothing.
@@ -111,12 +112,12 @@ func (k *checkCmd) Run(r *run) error {
 			if err == nil {
 				_, _, err = session.Resolve(session.CoreOf(c.Host[h].Service), mod.All, want)
 			}
-			say(err == nil, "config: %s %s %s", roleName(c.Host[h].Service), h, orOK(err))
+			say(err == nil, "config: %s %s %s", roleName(c.Host[h].Service), h, errorOrOK(err))
 		}
 		if fi, err := os.Stat(c.Data); err == nil && fi.Mode().Perm()&0o077 != 0 {
 			say(false, "data: others may look into %s: chmod 700 %s", c.Data, c.Data)
 		}
-		if err := c.rehearse(); err != nil {
+		if err := c.dryRun(); err != nil {
 			say(false, "config: %v", err)
 			refused = errors.As(err, new(*configError))
 		}
@@ -135,7 +136,8 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("limits") {
-		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(), granted: int(c.Memory)}
+		limits := machine{root: os.DirFS("/"), descriptors: descriptorLimit(), page: os.Getpagesize(),
+			memoryLimit: int(c.Memory)}
 		limits.check(r.out, c.limits().Connections, int(k.For), say)
 	}
 	if refused { // serve and reload give the same status
@@ -167,23 +169,24 @@ func (r *run) checkDNS(host string, say func(bool, string, ...any)) {
 	_, srv, err := ask.LookupSRV(r.ctx, "xmpp-client", "tcp", name)
 	if err != nil {
 		_, err := ask.LookupHost(r.ctx, name)
-		say(err == nil, "dns: %s has no SRV record; clients try the name itself: %s", both(host, name), orOK(err))
+		say(err == nil, "dns: %s has no SRV record; clients try the name itself: %s", hostAndName(host, name),
+			errorOrOK(err))
 		return
 	}
 	for _, s := range srv {
-		say(true, "dns: %s is at %s port %d", both(host, name), s.Target, s.Port)
+		say(true, "dns: %s is at %s port %d", hostAndName(host, name), s.Target, s.Port)
 	}
 }
 
-// both is a domain, with its name on the network where that is another one.
-func both(host, name string) string {
+// hostAndName is a domain, with its name on the network where that is another one.
+func hostAndName(host, name string) string {
 	if host == name {
 		return host
 	}
 	return host + " (" + name + ")"
 }
 
-func orOK(err error) string {
+func errorOrOK(err error) string {
 	if err != nil {
 		return err.Error()
 	}
@@ -203,11 +206,13 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 	if fi, err := os.Stat(h.Key); err == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server", h.Key, st.Uid)
+			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server",
+				h.Key, st.Uid)
 		}
 	}
 	left := time.Until(cert.Leaf.NotAfter)
-	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host, cert.Leaf.NotAfter.Format("2006-01-02"))
+	say(left > 14*24*time.Hour, "tls: %s: the certificate ends on %s", host,
+		cert.Leaf.NotAfter.Format("2006-01-02"))
 	name, err := jid.NetworkName(host)
 	if err != nil {
 		say(false, "tls: %s can't be in a certificate: %v", host, err)
@@ -217,7 +222,8 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	for _, ip := range cert.Leaf.IPAddresses {
 		names = append(names, ip.String())
 	}
-	say(cert.Leaf.VerifyHostname(name) == nil, "tls: %s: the certificate's names: %s", both(host, name), strings.Join(names, ", "))
+	say(cert.Leaf.VerifyHostname(name) == nil, "tls: %s: the certificate's names: %s", hostAndName(host, name),
+		strings.Join(names, ", "))
 	if cert.Leaf.SignatureAlgorithm == x509.PureEd25519 {
 		say(true, "tls: %s: an Ed25519 signature has no tls-server-end-point; tls-exporter is offered", host)
 	}
@@ -234,12 +240,12 @@ func (b *bytesCmd) Run(r *run) error {
 		if err != nil {
 			return err
 		}
-		if done, err := r.remote(c); done {
+		if done, err := r.forwardTo(c); done {
 			return err
 		}
 		return fmt.Errorf("no server runs with the data folder %s", c.Data)
 	}
-	a := r.server.metrics.Bytes(b.Collect)
+	a := r.server.metrics.MemoryReport(b.Collect)
 	const row = "%-45s %9v %14v %16v\n"
 	line := func(name, count string, bytes int) {
 		each := "-"
@@ -249,7 +255,7 @@ func (b *bytesCmd) Run(r *run) error {
 		fmt.Fprintf(r.out, row, name, count, bytes, each)
 	}
 	fmt.Fprintf(r.out, row, "part", "count", "bytes", "bytes a session")
-	var outside []metrics.Part
+	var outside []metrics.MemoryPart
 	for _, p := range a.Parts {
 		if p.Heap {
 			line(p.Name, strconv.Itoa(p.Count), p.Bytes)
@@ -257,11 +263,11 @@ func (b *bytesCmd) Run(r *run) error {
 			outside = append(outside, p)
 		}
 	}
-	line("all parts", "-", a.Sum())
+	line("all parts", "-", a.HeapBytes())
 	line("live heap", "-", a.Live)
 	line("heap not accounted for", "-", a.Unaccounted())
 	line("garbage, and newer than the last collection", "-", a.Garbage)
-	line("room in the heap", "-", a.Room)
+	line("room in the heap", "-", a.Unused)
 	line("stacks", strconv.Itoa(runtime.NumGoroutine()), a.Stacks)
 	line("the runtime's own", "-", a.Runtime)
 	line("given back to the system", "-", a.Released)
@@ -301,7 +307,7 @@ func (reloadCmd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
-	if done, err := r.remote(c); done {
+	if done, err := r.forwardTo(c); done {
 		return err
 	}
 	return fmt.Errorf("no server runs with the data folder %s", c.Data)

@@ -46,9 +46,9 @@ func newLog(c *config, w io.Writer) *slog.Logger {
 		if a.Key == "stack" {
 			most = logStack
 		}
-		text = cut(text, most)
+		text = truncate(text, most)
 		if json {
-			text = visible(text)
+			text = escapeUnprintable(text)
 		}
 		return slog.String(a.Key, text)
 	}}
@@ -58,8 +58,8 @@ func newLog(c *config, w io.Writer) *slog.Logger {
 	return slog.New(limitLines(slog.NewTextHandler(w, opt)))
 }
 
-// cut is text without what is behind its first so many bytes, at the end of a character.
-func cut(text string, most int) string {
+// truncate is text without what is behind its first so many bytes, at the end of a character.
+func truncate(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}
@@ -70,9 +70,9 @@ func cut(text string, most int) string {
 	return text[:n] + fmt.Sprintf("... (%d bytes)", len(text))
 }
 
-// visible writes what a terminal could take for more than text as JSON would, had it to: it quotes
+// escapeUnprintable writes what a terminal could take for more than text as JSON would, had it to: it quotes
 // only the first 32 characters and what ends a line.
-func visible(text string) string {
+func escapeUnprintable(text string) string {
 	odd := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) && r != utf8.RuneError }
 	if strings.IndexFunc(text, odd) < 0 {
 		return text

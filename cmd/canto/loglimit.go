@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Of one message, the log has at most logBurst lines in logWindow; then one line says how many were left out. What
-// fails again and again, or what a peer can have logged with each connection, neither fills the disk nor hides the
-// rest (attack K64).
+// Of one message, the log has at most logBurst lines in logWindow; then one line says how many were left
+// out. What fails again and again, or what a peer can have logged with each connection, neither fills the
+// disk nor hides the rest (attack K64).
 const (
 	logBurst    = 20
 	logWindow   = 10 * time.Second
@@ -24,8 +24,8 @@ type limitedHandler struct {
 
 // lineCounts are the lines of each message in its present window.
 type lineCounts struct {
-	mu sync.Mutex
-	of map[lineKey]*lineCount
+	mu    sync.Mutex
+	byKey map[lineKey]*lineCount
 }
 
 type lineKey struct {
@@ -34,11 +34,11 @@ type lineKey struct {
 }
 
 type lineCount struct {
-	written, left int
+	written, suppressed int
 }
 
 func limitLines(h slog.Handler) slog.Handler {
-	return &limitedHandler{h, &lineCounts{of: make(map[lineKey]*lineCount)}}
+	return &limitedHandler{h, &lineCounts{byKey: make(map[lineKey]*lineCount)}}
 }
 
 // Handle writes r, or counts it.
@@ -49,26 +49,26 @@ func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// take reports whether one more line of this kind is written. The first line of a kind opens a window, which ends
-// by itself.
+// take reports whether one more line of this kind is written. The first line of a kind opens a window,
+// which ends by itself.
 func (h *limitedHandler) take(k lineKey) bool {
 	c := h.counts
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.of[k]
+	n := c.byKey[k]
 	if n == nil {
-		if len(c.of) >= logMessages {
+		if len(c.byKey) >= logMessages {
 			k.message = "others"
-			n = c.of[k]
+			n = c.byKey[k]
 		}
 		if n == nil {
 			n = new(lineCount)
-			c.of[k] = n
+			c.byKey[k] = n
 			time.AfterFunc(logWindow, func() { h.endWindow(k) })
 		}
 	}
 	if n.written >= logBurst {
-		n.left++
+		n.suppressed++
 		return false
 	}
 	n.written++
@@ -79,8 +79,8 @@ func (h *limitedHandler) take(k lineKey) bool {
 func (h *limitedHandler) endWindow(k lineKey) {
 	c := h.counts
 	c.mu.Lock()
-	left := c.of[k].left
-	delete(c.of, k)
+	left := c.byKey[k].suppressed
+	delete(c.byKey, k)
 	c.mu.Unlock()
 	if left == 0 {
 		return

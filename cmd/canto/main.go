@@ -29,7 +29,7 @@ const (
 	exitFailed = 1
 	exitUsage  = 2
 	exitFormat = 3
-	exitTaken  = 4 // port or lock
+	exitInUse  = 4 // port or lock
 )
 
 // cli is the command line.
@@ -50,22 +50,22 @@ type cli struct {
 // A run is one command being carried out: by the process that the user started, or, given over the
 // admin socket, by the server.
 type run struct {
-	ctx    context.Context
-	cli    *cli
-	args   []string
-	stdin  io.Reader
-	out    io.Writer
-	errOut io.Writer
-	server *program // nil: no server runs in this process
-	alone  bool     // no server answered
-	makes  bool     // the command may make a data folder: one that adds the first account or host
-	begin  func()   // what a server does first with a process of its own; nil: it has none
+	ctx       context.Context
+	cli       *cli
+	args      []string
+	stdin     io.Reader
+	out       io.Writer
+	errOut    io.Writer
+	server    *program // nil: no server runs in this process
+	noServer  bool     // no server answered
+	mayCreate bool     // the command may make a data folder: one that adds the first account or host
+	onServe   func()   // what a server does first with a process of its own; nil: it has none
 
 	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
-	options func(*store.Options)
-	up      func(*program)
-	dns     resolver      // what canto check dns asks; nil: the system's
-	look    time.Duration // how often certificates are looked at; 0: as ever
+	options      func(*store.Options)
+	onReady      func(*program)
+	dns          resolver      // what canto check dns asks; nil: the system's
+	certInterval time.Duration // how often certificates are looked at; 0: as ever
 }
 
 type exitStatus struct {
@@ -77,21 +77,26 @@ func (e exitStatus) Error() string { return e.err.Error() }
 func (e exitStatus) Unwrap() error { return e.err }
 
 func main() {
-	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout, errOut: os.Stderr, begin: lateTimers}))
+	os.Exit(execute(&run{ctx: context.Background(), args: os.Args[1:], stdin: os.Stdin, out: os.Stdout,
+		errOut: os.Stderr, onServe: setTimerSlack}))
 }
 
 // execute carries a command line out and returns the exit status.
 func execute(r *run) (status int) {
 	r.cli = new(cli)
 	stop := -1
-	k, err := kong.New(r.cli, kong.Name("canto"), kong.Description("An XMPP server that holds hundreds of thousands of sessions in one process."),
-		kong.UsageOnError(), kong.Writers(r.out, r.errOut), kong.Exit(func(code int) { stop = code; panic(exited{}) }))
+	k, err := kong.New(r.cli, kong.Name("canto"),
+		kong.Description("An XMPP server that holds hundreds of thousands of sessions in one process."),
+		kong.UsageOnError(), kong.Writers(r.out, r.errOut), kong.Exit(func(code int) {
+			stop = code
+			panic(exitPanic{})
+		}))
 	if err != nil {
 		panic(err) // the struct above is wrong
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			if _, ok := v.(exited); !ok {
+			if _, ok := v.(exitPanic); !ok {
 				panic(v)
 			}
 			status = stop
@@ -123,17 +128,18 @@ func execute(r *run) (status int) {
 			return exitUsage
 		case errors.Is(err, store.ErrFormat):
 			return exitFormat
-		case errors.Is(err, store.ErrLocked), errors.Is(err, admin.ErrTaken):
-			return exitTaken
+		case errors.Is(err, store.ErrLocked), errors.Is(err, admin.ErrSocketInUse):
+			return exitInUse
 		}
 		return exitFailed
 	}
 	return 0
 }
 
-type exited struct{}
+type exitPanic struct{}
 
-// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same as no flag.
+// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same
+// as no flag.
 func emptyFlag(ctx *kong.Context) error {
 	for _, p := range ctx.Path {
 		if p.Flag == nil {
@@ -146,8 +152,8 @@ func emptyFlag(ctx *kong.Context) error {
 	return nil
 }
 
-// plainWords are args with what most programs understand written as the commands below are: nothing and "help" are
-// --help, "help COMMAND" is COMMAND --help, and --version is version.
+// plainWords are args with what most programs understand written as the commands below are: nothing and
+// "help" are --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
 	if len(args) == 0 {
 		return []string{"--help"}
@@ -198,7 +204,7 @@ func (r *run) config() (*config, error) {
 	return c, nil
 }
 
-func (c *config) socket() string {
+func (c *config) adminSocket() string {
 	if filepath.IsAbs(c.Listen.Admin) {
 		return c.Listen.Admin
 	}
@@ -211,20 +217,21 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if r.server != nil {
 		return f(r.server.DB)
 	}
-	if done, err := r.handOver(); done || err != nil {
+	if done, err := r.forward(); done || err != nil {
 		return err
 	}
 	c, err := r.config()
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(c.Data); err != nil && !r.makes {
+	if _, err := os.Stat(c.Data); err != nil && !r.mayCreate {
 		return fmt.Errorf("%s: there is no data folder: give it with --data, or make one with canto serve", c.Data)
 	}
 	if write {
-		defer giveToOwner(c.Data)
+		defer chownToOwner(c.Data)
 	}
-	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write, Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	db, err := store.Open(store.Options{Dir: c.Data, ReadOnly: !write,
+		Logger: slog.New(slog.NewTextHandler(r.errOut, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if errors.Is(err, store.ErrMissing) {
 		return fmt.Errorf("%w: give another with --data, or make one with canto serve", err)
 	}
@@ -235,8 +242,9 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	return f(db)
 }
 
-// giveToOwner gives what root has made in the data folder of another user to that user, whose server could not read it.
-func giveToOwner(dir string) {
+// chownToOwner gives what root has made in the data folder of another user to that user, whose server
+// could not read it.
+func chownToOwner(dir string) {
 	if os.Geteuid() != 0 {
 		return
 	}
@@ -256,29 +264,29 @@ func giveToOwner(dir string) {
 	}
 }
 
-// handOver has the running server carry the command out; done is false if there is none, or if this
+// forward has the running server carry the command out; done is false if there is none, or if this
 // is it.
-func (r *run) handOver() (done bool, err error) {
-	if r.server != nil || r.alone {
+func (r *run) forward() (done bool, err error) {
+	if r.server != nil || r.noServer {
 		return false, nil
 	}
 	c, err := r.config()
 	if err != nil {
 		return false, err
 	}
-	done, err = r.remote(c)
-	r.alone = !done
+	done, err = r.forwardTo(c)
+	r.noServer = !done
 	return done, err
 }
 
-// remote has the running server carry the command out; done is false if there is none.
-func (r *run) remote(c *config) (done bool, err error) {
+// forwardTo has the running server carry the command out; done is false if there is none.
+func (r *run) forwardTo(c *config) (done bool, err error) {
 	if c.Listen.Admin == "" {
 		return false, nil
 	}
-	switch _, err := os.Stat(c.socket()); {
+	switch _, err := os.Stat(c.adminSocket()); {
 	case errors.Is(err, os.ErrPermission): // a server may run all the same
-		return true, c.closedFolder(err)
+		return true, c.permissionError(err)
 	case err != nil:
 		return false, nil
 	}
@@ -288,31 +296,33 @@ func (r *run) remote(c *config) (done bool, err error) {
 			return true, fmt.Errorf("reading the input: %w", err)
 		}
 		if len(in) > maxInput {
-			return true, fmt.Errorf("the input is longer than the %d MiB that a running server takes at a time: split it, or stop the server first", maxInput>>20)
+			return true, fmt.Errorf("the input is longer than the %d MiB that a running server takes at a time: "+
+				"split it, or stop the server first", maxInput>>20)
 		}
 		r.stdin = bytes.NewReader(in)
 	}
-	res, err := admin.Call(c.socket(), admin.Command{Args: r.args, Stdin: in})
+	res, err := admin.Call(c.adminSocket(), admin.Command{Args: r.args, Stdin: in})
 	if errors.Is(err, admin.ErrNoServer) {
 		return false, nil
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return true, c.closedFolder(err)
+		return true, c.permissionError(err)
 	}
 	if err != nil {
 		return true, err
 	}
 	r.out.Write(res.Out)
 	if res.Status != 0 {
-		return true, exitStatus{res.Status, errors.New(trimmed(res.Err))}
+		return true, exitStatus{res.Status, errors.New(trimErrorPrefix(res.Err))}
 	}
 	r.errOut.Write(res.Err)
 	return true, nil
 }
 
-// closedFolder is err, which is that this user may not look into the data folder or use its socket, with what to do.
-func (c *config) closedFolder(err error) error {
-	if fi, e := os.Stat(filepath.Dir(c.socket())); e == nil {
+// permissionError is err, which is that this user may not look into the data folder or use its socket, with
+// what to do.
+func (c *config) permissionError(err error) error {
+	if fi, e := os.Stat(filepath.Dir(c.adminSocket())); e == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
 			return fmt.Errorf("%w: the folder is user %d's: run this as that user or as root", err, st.Uid)
 		}
@@ -321,12 +331,12 @@ func (c *config) closedFolder(err error) error {
 		"%s must be user %d's with all rights (chown, chmod u+rwX)", err, c.Data, os.Geteuid())
 }
 
-// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the rest of the
-// command, it fits the request that the admin socket takes.
+// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the
+// rest of the command, it fits the request that the admin socket takes.
 const maxInput = 180 << 20
 
-// trimmed is an error line without the name that comes in front again.
-func trimmed(b []byte) string {
+// trimErrorPrefix is an error line without the name that comes in front again.
+func trimErrorPrefix(b []byte) string {
 	return string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("canto: ")))
 }
 

@@ -47,7 +47,8 @@ type serveCmd struct {
 	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
 }
 
-// A program is a server in this process, with what is the command line's: its configuration, log and control plane.
+// A program is a server in this process, with what is the command line's: its configuration, log and
+// control plane.
 type program struct {
 	*server.Server
 	cfg     atomic.Pointer[config]
@@ -73,14 +74,14 @@ func (cmd *serveCmd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
-	if r.begin != nil {
-		r.begin()
+	if r.onServe != nil {
+		r.onServe()
 	}
 	s := &program{cli: r.cli, dev: cmd.Dev, fatal: make(chan error, 1)}
-	c.started = c
+	c.startConfig = c
 	s.cfg.Store(c)
 	s.log = newLog(c, r.errOut)
-	if err := s.look(c); err != nil {
+	if err := s.preflight(c); err != nil {
 		return err
 	}
 	limitMemory(c)
@@ -100,7 +101,7 @@ func (cmd *serveCmd) Run(r *run) error {
 			}
 		}
 	}()
-	close, err := s.planes(c)
+	close, err := s.openControlPlane(c)
 	if err != nil {
 		over, end := context.WithCancel(context.Background())
 		end()
@@ -111,14 +112,14 @@ func (cmd *serveCmd) Run(r *run) error {
 	running := make(chan error, 1)
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
-	go s.giveBack(ctx)
-	go s.certs.watch(ctx, cmp.Or(r.look, lookAtCertificates))
+	go s.freeMemory(ctx)
+	go s.certs.watch(ctx, cmp.Or(r.certInterval, certCheckInterval))
 	go func() { running <- s.Reactor.Run(ctx) }()
 	s.ready.Store(true)
-	if r.up != nil {
-		r.up(s)
+	if r.onReady != nil {
+		r.onReady(s)
 	}
-	fmt.Fprintf(r.out, "canto: ready %s\n", s.where(c))
+	fmt.Fprintf(r.out, "canto: ready %s\n", s.readyText(c))
 	select {
 	case err := <-running:
 		return err
@@ -129,7 +130,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	}
 	s.ready.Store(false)
 	s.log.Info("shutting down")
-	s.endWeb()
+	s.shutdownHTTP()
 	end()
 	return <-running
 }
@@ -138,7 +139,8 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	if !cmd.Dev {
 		if r.cli.Config == "" {
 			if _, err := os.Stat("canto.toml"); err != nil {
-				return nil, exitStatus{exitUsage, errors.New("no configuration: name a file with --config, or start with --dev")}
+				return nil, exitStatus{exitUsage, errors.New("no configuration: name a file with --config, or " +
+					"start with --dev")}
 			}
 		}
 		return r.config()
@@ -163,8 +165,9 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 // storeMemory is the store's share of the configured memory: its cache and memory tables.
 const storeMemory = 256 << 20
 
-// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no garbage, so
-// it is logins that pay, a few per cent; and what they leave between sessions, a peak and for good, is half.
+// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no
+// garbage, so it is logins that pay, a few per cent; and what they leave between sessions, a peak and for
+// good, is half.
 const gcPercent = 50
 
 func limitMemory(c *config) {
@@ -176,29 +179,29 @@ func limitMemory(c *config) {
 	}
 }
 
-// look finds what is wrong in c before anything is made.
-func (s *program) look(c *config) error {
+// preflight finds what is wrong in c before anything is made.
+func (s *program) preflight(c *config) error {
 	if err := c.checkCertificates(); err != nil {
 		return err
 	}
 	if !s.dev { // there, certificates are made
-		if err := c.needTLS(); err != nil {
+		if err := c.checkTLSAvailable(); err != nil {
 			return err
 		}
 	}
-	if err := c.rehearse(); err != nil {
+	if err := c.dryRun(); err != nil {
 		return err
 	}
-	return c.probe()
+	return c.checkPorts()
 }
 
-// probe opens each port and closes it again: one that is taken is known before a data folder is made.
-func (c *config) probe() error {
-	for _, l := range c.ports() {
+// checkPorts opens each port and closes it again: one that is taken is known before a data folder is made.
+func (c *config) checkPorts() error {
+	for _, l := range c.listenKeys() {
 		for _, a := range l.addrs {
 			ln, err := net.Listen("tcp", a)
 			if err != nil {
-				return portError(c.at(portText(err), "listen", l.key), err)
+				return portError(c.errorAt(portText(err), "listen", l.key), err)
 			}
 			ln.Close()
 		}
@@ -209,7 +212,7 @@ func (c *config) probe() error {
 // portError is said with the exit status of why, which is the system's about a port that can't be opened.
 func portError(said, why error) error {
 	if errors.Is(why, syscall.EADDRINUSE) {
-		return exitStatus{exitTaken, said}
+		return exitStatus{exitInUse, said}
 	}
 	return exitStatus{exitFailed, said}
 }
@@ -221,15 +224,16 @@ func portText(err error) string {
 	case errors.Is(err, syscall.EADDRINUSE):
 		remedy = "stop the program that uses it, or change [listen]"
 	case errors.Is(err, syscall.EACCES):
-		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit file, or change [listen]"
+		remedy = "a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit " +
+			"file, or change [listen]"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		remedy = "this machine does not have that address: change [listen]"
 	}
 	return fmt.Sprintf("%v: %s", err, remedy)
 }
 
-// rehearse loads the modules of every host on an empty store in memory: only they know their options.
-func (c *config) rehearse() error {
+// dryRun loads the modules of every host on an empty store in memory: only they know their options.
+func (c *config) dryRun() error {
 	log := slog.New(slog.DiscardHandler)
 	s := &program{log: log, dev: c.dev}
 	s.cfg.Store(c)
@@ -268,7 +272,7 @@ func (s *program) open(c *config, r *run) error {
 		About:  session.About{Name: "Canto", Version: Version},
 		Now:    time.Now,
 		Random: rand.Reader,
-		TLS:    s.certs.forHost,
+		TLS:    s.certs.startTLSConfig,
 	}); err != nil {
 		return err
 	}
@@ -286,21 +290,24 @@ func (s *program) open(c *config, r *run) error {
 	}
 	switch hosts := s.Router.Table.Hosts(); {
 	case len(hosts) == 0:
-		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or run canto host add")
+		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or " +
+			"run canto host add")
 	case s.loginHosts() == 0:
-		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = true, or run canto host add")
+		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = " +
+			"true, or run canto host add")
 	}
 	lim := c.limits()
 	if n := connectionCap(descriptorLimit(), lim.Connections); n < lim.Connections {
-		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto check limits)",
+		s.log.Warn("limits.connections is more than there are descriptors for: raise LimitNOFILE (canto "+
+			"check limits)",
 			"configured", lim.Connections, "connections", n)
 	}
 	turning, err := reactor.New(reactor.Config{
-		Listeners:   s.Listeners(c.reached(s.certs)),
+		Listeners:   s.Listeners(c.clientPorts(s.certs)),
 		Log:         s.log,
 		OutboxBytes: lim.Outbox,
 		Connections: connectionCap(descriptorLimit(), lim.Connections),
-		Drain:       s.Door.Drain,
+		OnShutdown:  s.C2S.OnShutdown,
 		StdTLS:      !c.C2S.CompactTLS,
 	})
 	if err != nil {
@@ -352,30 +359,32 @@ func descriptorLimit() uint64 {
 	return rl.Cur
 }
 
-// reached are the ports that clients reach.
-func (c *config) reached(certs *certificates) server.Ports {
+// clientPorts are the ports that clients reach.
+func (c *config) clientPorts(certs *certificates) server.Ports {
 	p := server.Ports{C2S: c.Listen.C2S, C2STLS: c.Listen.C2STLS, HTTP: c.Listen.HTTP, HTTPS: c.Listen.HTTPS}
-	if c.certified() {
-		p.TLS = certs.base
+	if c.hasCertificate() {
+		p.TLS = certs.directTLSConfig
 	}
 	return p
 }
 
-// serveWeb has net/http answer on the connections that the http and https ports hand over.
-func (s *program) serveWeb() {
-	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
-	go s.httpd.Serve(s.Web)
+// serveHTTP has net/http answer on the connections that the http and https ports hand over.
+func (s *program) serveHTTP() {
+	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+	go s.httpd.Serve(s.HTTP)
 }
 
-// endWeb lets requests that are being answered come to an end, for a while.
-func (s *program) endWeb() {
+// shutdownHTTP lets requests that are being answered come to an end, for a while.
+func (s *program) shutdownHTTP() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	s.httpd.Shutdown(ctx)
 }
 
-// where says what listens on what, for people and for tests that ask for port 0.
-func (s *program) where(c *config) string {
+// readyText says what listens on what, for people and for tests that ask for port 0.
+func (s *program) readyText(c *config) string {
 	var parts []string
 	for _, name := range []string{"c2s", "http", "https"} {
 		if addrs := s.Reactor.Addrs(name); len(addrs) > 0 || name == "c2s" {
@@ -405,24 +414,28 @@ func (c *config) loginNames() []string {
 	return slices.DeleteFunc(c.hostNames(), func(n string) bool { return c.Host[n].Service })
 }
 
-// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by plain names.
+// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by
+// plain names.
 func (c *config) modulesOf(host string) ([]string, error) {
-	want, service := mod.Default(), c.Host[host].Service
+	want, service := mod.DefaultNames(), c.Host[host].Service
 	if service {
-		want = mod.DefaultService()
+		want = mod.DefaultServiceNames()
 	}
 	changes := c.Host[host].Modules
-	plain := slices.ContainsFunc(changes, func(m string) bool { return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-") })
+	plain := slices.ContainsFunc(changes, func(m string) bool {
+		return !strings.HasPrefix(m, "+") && !strings.HasPrefix(m, "-")
+	})
 	if plain {
 		want = nil
 	}
 	for _, m := range changes {
 		name := strings.TrimLeft(m, "+-")
 		if all := moduleNames(); !slices.Contains(all, name) {
-			return nil, c.at(fmt.Sprintf("unknown module %q%s", name, nearest(name, all)), "host", host, "modules")
+			return nil, c.errorAt(fmt.Sprintf("unknown module %q%s", name, suggestKey(name, all)), "host", host,
+				"modules")
 		}
-		if service && !strings.HasPrefix(m, "-") && !mod.AtService(manifest(name)) {
-			return nil, c.at(needsAccounts(name, host), "host", host, "modules")
+		if service && !strings.HasPrefix(m, "-") && !mod.RunsAtService(manifest(name)) {
+			return nil, c.errorAt(needsAccounts(name, host), "host", host, "modules")
 		}
 		if strings.HasPrefix(m, "-") {
 			want = slices.DeleteFunc(want, func(x string) bool { return x == name })
@@ -441,16 +454,16 @@ func (s *program) host(c *config, name string) (server.Host, error) {
 	}
 	own := c.Host[name]
 	h := server.Host{
-		Service: own.Service,
-		Modules: modules,
-		Module:  c.options(name),
-		Key:     fmt.Sprintf("%#v %#v", c.Module, own.Module),
+		Service:    own.Service,
+		Modules:    modules,
+		Module:     c.options(name),
+		OptionsKey: fmt.Sprintf("%#v %#v", c.Module, own.Module),
 	}
 	if own.Service { // users do not log in
 		return h, nil
 	}
 	h.Mechanisms = own.SASL
-	h.TLS = starttls.Policy{Available: c.certified(), Required: c.C2S.RequireTLS}
+	h.TLS = starttls.Policy{Available: c.hasCertificate(), Required: c.C2S.RequireTLS}
 	h.Certificate, h.Renewed = s.certs.loader(name), s.certs.changed(name)
 	if own.Limits != nil {
 		lim := c.limits() // the host's own change some of them
@@ -462,15 +475,15 @@ func (s *program) host(c *config, name string) (server.Host, error) {
 
 // apply has the server run with c and with these hosts of the file.
 func (s *program) apply(c *config, hosts []string) error {
-	return c.locate(s.Apply(server.Config{Limits: c.limits(), Hosts: hosts,
+	return c.atLine(s.Apply(server.Config{Limits: c.limits(), Hosts: hosts,
 		Host: func(name string) (server.Host, error) { return s.host(c, name) }}))
 }
 
-// locate is err, which is [server.Server.Apply]'s, at its line.
-func (c *config) locate(err error) error {
+// atLine is err, which is [server.Server.Apply]'s, at its line.
+func (c *config) atLine(err error) error {
 	var le *server.LimitsError
 	if errors.As(err, &le) {
-		return c.at(err.Error(), "limits")
+		return c.errorAt(err.Error(), "limits")
 	}
 	var he *server.HostError
 	if !errors.As(err, &he) {
@@ -479,15 +492,18 @@ func (c *config) locate(err error) error {
 	host := he.Host
 	switch he.Part {
 	case server.PartStored:
-		return c.at(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of them (canto host del %s)", host, host), "host", host)
+		return c.errorAt(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of "+
+			"them (canto host del %s)", host, host), "host", host)
 	case server.PartRole:
 		cause := "host %s has been a service host since canto was started: set service = true, or start canto again"
 		if c.Host[host].Service {
-			cause = "host %s has been one where users log in since canto was started: take service out, or start canto again"
+			cause = "host %s has been one where users log in since canto was started: take service out, or " +
+				"start canto again"
 		}
-		return c.at(fmt.Sprintf(cause, host), "host", host, "service")
+		return c.errorAt(fmt.Sprintf(cause, host), "host", host, "service")
 	case server.PartMechanisms:
-		return c.at(fmt.Sprintf("host %s: %s: the mechanisms are %s", host, strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
+		return c.errorAt(fmt.Sprintf("host %s: %s: the mechanisms are %s", host,
+			strings.TrimPrefix(he.Err.Error(), "sasl: "), strings.Join(server.Mechanisms, ", ")), "host", host, "sasl")
 	case server.PartModules:
 		var ce *configError
 		if errors.As(err, &ce) {
@@ -497,7 +513,7 @@ func (c *config) locate(err error) error {
 		if errors.As(err, &oe) {
 			return c.optionAt(host, oe)
 		}
-		return c.at(fmt.Sprintf("host %s: %v", host, he.Err), "host", host, "modules")
+		return c.errorAt(fmt.Sprintf("host %s: %v", host, he.Err), "host", host, "modules")
 	}
 	return fmt.Errorf("host %q: %w", host, he.Err)
 }
@@ -510,7 +526,7 @@ func (c *config) optionAt(host string, err *session.OptionError) error {
 			path = append([]string{"host", host}, path...)
 		}
 	}
-	return c.at(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
+	return c.errorAt(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
 }
 
 // reload reads the configuration again; on an error nothing is changed. late are the keys whose new
@@ -530,7 +546,8 @@ func (s *program) reload() (late []string, err error) {
 	}
 	s.log.Info("reloaded", "hosts", len(s.Router.Table.Hosts()))
 	if len(late) > 0 {
-		s.log.Warn("changed in the configuration, and used from the next start on", "keys", strings.Join(late, ", "))
+		s.log.Warn("changed in the configuration, and used from the next start on", "keys",
+			strings.Join(late, ", "))
 	}
 	return late, nil
 }
@@ -551,7 +568,7 @@ func (s *program) read() (c *config, late []string, err error) {
 		if s.cli.Data != "" {
 			fresh.Data = old.Data
 		}
-		late = fresh.wantRestart(old)
+		late = fresh.restartKeys(old)
 		fresh.Data, fresh.dev = old.Data, old.dev
 		if s.dev {
 			if err := fresh.devHosts(); err != nil {
@@ -566,53 +583,54 @@ func (s *program) read() (c *config, late []string, err error) {
 	if err := c.checkCertificates(); err != nil {
 		return nil, nil, err
 	}
-	if err := c.needTLS(); err != nil {
+	if err := c.checkTLSAvailable(); err != nil {
 		return nil, nil, err
 	}
-	if err := c.fitsOutbox(); err != nil {
+	if err := c.checkOutbox(); err != nil {
 		return nil, nil, err
 	}
 	return c, late, nil
 }
 
-// fitsOutbox is an error about a stanza that the outbox does not hold which the process started with: another one is
-// used from the next start on.
-func (c *config) fitsOutbox() error {
-	lim, outbox := c.limits(), c.started.limits().Outbox
+// checkOutbox is an error about a stanza that the outbox does not hold which the process started with:
+// another one is used from the next start on.
+func (c *config) checkOutbox() error {
+	lim, outbox := c.limits(), c.startConfig.limits().Outbox
 	if most := outbox - session.OutboxSpare; lim.Stanza > most {
-		return c.at(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d bytes, and a "+
+		return c.errorAt(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d "+
+			"bytes, and a "+
 			"stanza at most %d: write less, or start canto again", lim.Stanza, outbox, most), "limits", "stanza")
 	}
 	return nil
 }
 
-// wantRestart are the keys of c that differ from those that the process runs with and that it reads
+// restartKeys are the keys of c that differ from those that the process runs with and that it reads
 // only when it starts.
-func (c *config) wantRestart(running *config) (keys []string) {
+func (c *config) restartKeys(running *config) (keys []string) {
 	for _, k := range []struct {
 		name string
 		same bool
 	}{
-		{"data", c.Data == running.started.Data},
-		{"memory", c.Memory == running.started.Memory},
-		{"node", c.Node == running.started.Node},
-		{"log", c.Log == running.started.Log},
-		{"listen", reflect.DeepEqual(c.Listen, running.started.Listen)},
-		{"limits.connections", c.limits().Connections == running.started.limits().Connections},
-		{"limits.outbox", c.limits().Outbox == running.started.limits().Outbox},
-		{"c2s.compact_tls", c.C2S.CompactTLS == running.started.C2S.CompactTLS},
-		{"c2s.tls_versions", reflect.DeepEqual(c.C2S.TLSVersions, running.started.C2S.TLSVersions)},
+		{"data", c.Data == running.startConfig.Data},
+		{"memory", c.Memory == running.startConfig.Memory},
+		{"node", c.Node == running.startConfig.Node},
+		{"log", c.Log == running.startConfig.Log},
+		{"listen", reflect.DeepEqual(c.Listen, running.startConfig.Listen)},
+		{"limits.connections", c.limits().Connections == running.startConfig.limits().Connections},
+		{"limits.outbox", c.limits().Outbox == running.startConfig.limits().Outbox},
+		{"c2s.compact_tls", c.C2S.CompactTLS == running.startConfig.C2S.CompactTLS},
+		{"c2s.tls_versions", reflect.DeepEqual(c.C2S.TLSVersions, running.startConfig.C2S.TLSVersions)},
 	} {
 		if !k.same {
 			keys = append(keys, k.name)
 		}
 	}
-	c.started = running.started
+	c.startConfig = running.startConfig
 	return keys
 }
 
-// planes opens the debug listeners and the admin socket, and serves what the reactor reads of http.
-func (s *program) planes(c *config) (closeAll func(), err error) {
+// openControlPlane opens the debug listeners and the admin socket, and serves what the reactor reads of http.
+func (s *program) openControlPlane(c *config) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
 		for _, f := range closers {
@@ -634,7 +652,9 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 	debugMux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	debugMux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	debugMux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	debugMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	debugMux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "ok\n")
+	})
 	debugMux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !s.ready.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
@@ -647,7 +667,9 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 			if err != nil {
 				return portError(errors.New(portText(err)), err)
 			}
-			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug)}
+			srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute,
+				IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(s.log.Handler(),
+					slog.LevelDebug)}
 			closers = append(closers, srv.Close)
 			go func() {
 				if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -657,11 +679,11 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 		}
 		return nil
 	}
-	s.serveWeb()
+	s.serveHTTP()
 	closers = append(closers, s.httpd.Close)
 	if err = serve(c.Listen.Debug, debugMux); err == nil && c.Listen.Admin != "" {
 		var a *admin.Server
-		if a, err = admin.Listen(c.socket(), s.command); err == nil {
+		if a, err = admin.Listen(c.adminSocket(), s.runCommand); err == nil {
 			closers = append(closers, a.Close)
 		}
 	}
@@ -672,17 +694,19 @@ func (s *program) planes(c *config) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines wait to
-// run. docs/profiling.md reads them.
+// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines
+// wait to run. docs/profiling.md reads them.
 func goMetrics() prometheus.Collector {
-	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC, collectors.MetricsScheduler,
+	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC,
+		collectors.MetricsScheduler,
 		collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/`)}))
 }
 
-// command carries out what came over the admin socket.
-func (s *program) command(ctx context.Context, c admin.Command) admin.Result {
+// runCommand carries out what came over the admin socket.
+func (s *program) runCommand(ctx context.Context, c admin.Command) admin.Result {
 	var out, errOut bytes.Buffer
-	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut, server: s})
+	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut,
+		server: s})
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
@@ -692,7 +716,8 @@ func (c *config) devHosts() error {
 		return nil
 	}
 	if c.Host["localhost"].Service {
-		return c.at("users log in at no host, and --dev can't add localhost, as it is a service host: give the service host "+
+		return c.errorAt("users log in at no host, and --dev can't add localhost, as it is a service host: give "+
+			"the service host "+
 			"another name, or add a section like [host.\"example.org\"]", "host", "localhost", "service")
 	}
 	if c.Host == nil {
@@ -702,8 +727,8 @@ func (c *config) devHosts() error {
 	return nil
 }
 
-// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A service host needs
-// none.
+// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A
+// service host needs none.
 func (c *config) devCertificates() error {
 	for _, name := range c.loginNames() {
 		h := c.Host[name]
@@ -739,7 +764,7 @@ func (s *program) devSetup(c *config, out io.Writer) error {
 			return err
 		}
 		pw := server.Token(rand.Reader, 8)
-		creds, err := derive(pw, sasl.DefaultIterations)
+		creds, err := deriveKeys(pw, sasl.DefaultIterations)
 		if err != nil {
 			return err
 		}

@@ -27,117 +27,205 @@ func TestServeRefusesConfiguration(t *testing.T) {
 	certified := hostSection("example.org")
 	for _, c := range []struct{ name, text, words string }{
 		{"unknown key", "dta = 'x'\n", `^canto: canto.toml:1: unknown key "dta"; did you mean "data"\?`},
-		{"unknown key in a section", listen + "\n[limits]\nstanzas = '1MiB'\n", `canto.toml:10: unknown key "limits.stanzas"; did you mean "stanza"\?`},
-		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n", `canto.toml:8: unknown key "hots"; did you mean "host"\?`},
-		{"unknown key of a host", listen + certified + "certifcate = 'x'\n", `canto.toml:11: unknown key "host.example.org.certifcate"; did you mean "certificate"\?`},
+		{"unknown key in a section", listen + "\n[limits]\nstanzas = '1MiB'\n",
+			`canto.toml:10: unknown key "limits.stanzas"; did you mean "stanza"\?`},
+		{"unknown section", listen + "[hots.\"example.org\"]\ncertificate = 'x'\n",
+			`canto.toml:8: unknown key "hots"; did you mean "host"\?`},
+		{"unknown key of a host", listen + certified + "certifcate = 'x'\n",
+			`canto.toml:11: unknown key "host.example.org.certifcate"; did you mean "certificate"\?`},
 		{"bad size", "memory = 'much'\n", `canto.toml:1: .*"much" is no size: write it like`},
 		{"bad rate", "[limits]\nlogins_per_address = '5/y'\n", `canto.toml:2: .*"5/y" is no rate: write it like`},
 		{"bad flow", "[limits]\nrate = '5'\n", `canto.toml:2: .*"5" is no rate of bytes: write it like`},
-		{"bad duration", "[limits]\nlogin_timeout = 'soon'\n", `canto.toml:2: .*"soon" is no duration: write it like`},
+		{"bad duration", "[limits]\nlogin_timeout = 'soon'\n",
+			`canto.toml:2: .*"soon" is no duration: write it like`},
 		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
 		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
-		{"wrong type of a limit", "[limits]\nconnections = 'many'\n", `canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
+		{"wrong type of a limit", "[limits]\nconnections = 'many'\n",
+			`canto.toml:2: limits.connections is a TOML string, and a number is wanted`},
 		// Each has the line and the full name of its key, in a section of its own or in braces.
-		{"unknown key in braces", "\nlog = { levl = 'x' }\n", `canto.toml:2: unknown key "log.levl"; did you mean "level"\?`},
-		{"unknown key of c2s in braces", "c2s = { foo = 1 }\n", `canto.toml:1: unknown key "c2s.foo"; known here: compact_tls, require_tls, tls_versions`},
-		{"unknown key of a host's limits", listen + certified + "limits = { foo = 1 }\n", `canto.toml:11: unknown key "host.example.org.limits.foo"; known here: .*failures_per_account`},
-		{"a table for a rate", "[limits]\n\nrate = { a = 1 }\n", `canto.toml:3: limits.rate is a TOML table, and a string is wanted`},
-		{"a section for a rate", "[limits.rate]\na = 1\n", `canto.toml:1: limits.rate is a TOML table, and a string is wanted`},
-		{"a number for logins", "[limits]\nlogins_per_address = 5\n", `canto.toml:2: limits.logins_per_address is a TOML integer, and a string is wanted`},
-		{"a number for a rate", "[limits]\nrate = 5\n", `canto.toml:2: limits.rate is a TOML integer, and a string is wanted`},
-		{"a number for an address", "[limits]\nexempt = [1]\n", `canto.toml:2: limits.exempt has a TOML integer, and each of the list must be a string`},
-		{"a list for an address", "[limits]\nexempt = [['a']]\n", `canto.toml:2: limits.exempt has a TOML array, and each of the list must be a string`},
-		{"a truth for a size", "[limits]\nstanza = true\n", `canto.toml:2: limits.stanza is a TOML boolean, and a string is wanted`},
-		{"a fraction for a number", "[limits]\nconnections = 1.5\n", `canto.toml:2: limits.connections is a TOML float, and a number is wanted`},
-		{"a number for a duration", "[limits]\nlogin_timeout = 30\n", `canto.toml:2: limits.login_timeout is a TOML integer, and a string is wanted`},
-		{"bad rate of a host", listen + certified + "limits = { failures_per_account = '0/m' }\n", `canto.toml:11: host.example.org.limits.failures_per_account: "0/m" is no rate`},
-		{"a number for a host", "[host]\n\"a.com\" = 1\n", `canto.toml:2: host.a.com is a TOML integer, and a table is wanted`},
-		{"a table for a number", "node = { x = 1 }\n", `canto.toml:1: node is a TOML table, and a number is wanted`},
+		{"unknown key in braces", "\nlog = { levl = 'x' }\n",
+			`canto.toml:2: unknown key "log.levl"; did you mean "level"\?`},
+		{"unknown key of c2s in braces", "c2s = { foo = 1 }\n",
+			`canto.toml:1: unknown key "c2s.foo"; known here: compact_tls, require_tls, tls_versions`},
+		{"unknown key of a host's limits", listen + certified + "limits = { foo = 1 }\n",
+			`canto.toml:11: unknown key "host.example.org.limits.foo"; known here: .*failures_per_account`},
+		{"a table for a rate", "[limits]\n\nrate = { a = 1 }\n",
+			`canto.toml:3: limits.rate is a TOML table, and a string is wanted`},
+		{"a section for a rate", "[limits.rate]\na = 1\n",
+			`canto.toml:1: limits.rate is a TOML table, and a string is wanted`},
+		{"a number for logins", "[limits]\nlogins_per_address = 5\n",
+			`canto.toml:2: limits.logins_per_address is a TOML integer, and a string is wanted`},
+		{"a number for a rate", "[limits]\nrate = 5\n",
+			`canto.toml:2: limits.rate is a TOML integer, and a string is wanted`},
+		{"a number for an address", "[limits]\nexempt = [1]\n",
+			`canto.toml:2: limits.exempt has a TOML integer, and each of the list must be a string`},
+		{"a list for an address", "[limits]\nexempt = [['a']]\n",
+			`canto.toml:2: limits.exempt has a TOML array, and each of the list must be a string`},
+		{"a truth for a size", "[limits]\nstanza = true\n",
+			`canto.toml:2: limits.stanza is a TOML boolean, and a string is wanted`},
+		{"a fraction for a number", "[limits]\nconnections = 1.5\n",
+			`canto.toml:2: limits.connections is a TOML float, and a number is wanted`},
+		{"a number for a duration", "[limits]\nlogin_timeout = 30\n",
+			`canto.toml:2: limits.login_timeout is a TOML integer, and a string is wanted`},
+		{"bad rate of a host", listen + certified + "limits = { failures_per_account = '0/m' }\n",
+			`canto.toml:11: host.example.org.limits.failures_per_account: "0/m" is no rate`},
+		{"a number for a host", "[host]\n\"a.com\" = 1\n",
+			`canto.toml:2: host.a.com is a TOML integer, and a table is wanted`},
+		{"a table for a number", "node = { x = 1 }\n",
+			`canto.toml:1: node is a TOML table, and a number is wanted`},
 		{"a list of tables for a section", "[[log]]\nlevel = 'info'\n", `canto.toml:1: `},
 		{"a number beyond the counter", "node = 99999999999999999999\n", `canto.toml:1: .*node`},
 		{"a name that is like no other", "nope = 1\n", `canto.toml:1: unknown key "nope"; did you mean "node"`},
-		{"a word that is like no other", "[limits]\nnope = 1\n", `canto.toml:2: unknown key "limits.nope"; known here: `},
-		{"a name without an end", strings.Repeat("x", 2000) + " = 1\n", `^canto: canto.toml:1: unknown key "x{200}\.\.\."; known here: [^x]*$`},
-		{"a list for a module's number", listen + certified + "[module]\noffline = { max_messages = [1] }\n", `canto.toml:12: module.offline.max_messages is a TOML array, and a number is wanted`},
+		{"a word that is like no other", "[limits]\nnope = 1\n",
+			`canto.toml:2: unknown key "limits.nope"; known here: `},
+		{"a name without an end", strings.Repeat("x", 2000) + " = 1\n",
+			`^canto: canto.toml:1: unknown key "x{200}\.\.\."; known here: [^x]*$`},
+		{"a list for a module's number", listen + certified + "[module]\noffline = { max_messages = [1] }\n",
+			`canto.toml:12: module.offline.max_messages is a TOML array, and a number is wanted`},
 		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: this is no TOML: .*: text stands in quotes`},
 		{"text without quotes", "data = canto\n", `canto.toml:1: this is no TOML: .*: text stands in quotes`},
-		{"no mechanisms", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms`},
+		{"no mechanisms", listen + certified + "sasl = []\n",
+			`canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms`},
 		{"a key twice", "data = 'x'\ndata = 'y'\n", `canto.toml:2: .*data`},
 		{"bad level", "log = { level = 'loud' }\n", `canto.toml:1: log level "loud": it is debug, info`},
-		{"bad level in a section", "\n[log]\nlevel = 'loud'\n", `canto.toml:3: log level "loud": it is debug, info`},
+		{"bad level in a section", "\n[log]\nlevel = 'loud'\n",
+			`canto.toml:3: log level "loud": it is debug, info`},
 		{"bad format", "log = { format = 'xml' }\n", `canto.toml:1: log format "xml": it is text or json`},
 		{"bad node", "node = 5000\n", `canto.toml:1: node is from 0 to 1023`},
-		{"bad address", "[listen]\nc2s = ['everywhere']\n", `canto.toml:2: "everywhere" is no address: write it like`},
-		{"bad address without a host", "[listen]\nc2s = [':xmpp?']\n", `canto.toml:2: ":xmpp\?" is no address: write it like`},
-		{"debug on every address", "[listen]\ndebug = [':5290']\n", `canto.toml:2: debug on ":5290" .*: name the one address`},
+		{"bad address", "[listen]\nc2s = ['everywhere']\n",
+			`canto.toml:2: "everywhere" is no address: write it like`},
+		{"bad address without a host", "[listen]\nc2s = [':xmpp?']\n",
+			`canto.toml:2: ":xmpp\?" is no address: write it like`},
+		{"debug on every address", "[listen]\ndebug = [':5290']\n",
+			`canto.toml:2: debug on ":5290" .*: name the one address`},
 		{"bad domain", listen + "[host.\"a b\"]\n", `canto.toml:8: "a b" is no domain in its canonical form`},
-		{"an account as a domain", listen + "[host.\"a@b\"]\n", `canto.toml:8: "a@b" is no domain in its canonical form`},
-		{"certificate without a key", listen + "[host.\"example.org\"]\ncertificate = 'example.org.crt'\n", `canto.toml:9: certificate and key go together`},
-		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n", `canto.toml:9: certificate and key go together`},
-		{"unknown module", listen + certified + "modules = ['+pnig']\n", `canto.toml:11: unknown module "pnig"; did you mean "ping"\?`},
-		{"unknown mechanism", listen + certified + "sasl = ['SCRAM-SHA-257']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-257"; did you mean "SCRAM-SHA-256"\?`},
-		{"no version of TLS", listen + "[c2s]\ntls_versions = []\n", `canto.toml:9: tls_versions is empty: name "1.2", "1.3", or both`},
-		{"unknown version of TLS", listen + "[c2s]\ntls_versions = ['1.3', '1.1']\n", `canto.toml:9: tls_versions has "1.1": the versions are "1.2" and "1.3"`},
-		{"no mechanism", listen + certified + "sasl = []\n", `canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms \(PLAIN, .*SCRAM-SHA-512-PLUS\), or leave sasl out`},
-		{"unknown -PLUS form", listen + certified + "sasl = ['SCRAM-SHA-256', 'SCRAM-SHA-1-PLSU']\n", `canto.toml:11: unknown SASL mechanism "SCRAM-SHA-1-PLSU"; did you mean "SCRAM-SHA-1-PLUS"\?`},
-		{"mechanism in lower case", listen + certified + "sasl = ['plain']\n", `canto.toml:11: unknown SASL mechanism "plain"; `},
-		{"mechanisms that are no list", listen + certified + "sasl = 'PLAIN'\n", `canto.toml:11: .*sasl is a TOML string, and a list is wanted`},
-		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n", `canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
-		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n", `canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
-		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n", `canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
-		{"an option of a module without options", listen + certified + "[module.ping]\nx = 1\n", `canto.toml:12: unknown key "module.ping.x": the module ping has no options`},
-		{"an option of a host's module without options", listen + certified + "module.ping.x = 1\n", `canto.toml:11: unknown key "host.example.org.module.ping.x": the module ping has no options`},
-		{"registrations of less than none, which no host takes", listen + certified + "[module.register]\nper_address = -1\n", `canto.toml:12: module.register.per_address: -1: write 0`},
-		{"unknown key of a module that no host runs", listen + certified + "[module.register]\nper_adress = 1\n", `canto.toml:12: unknown key "module.register.per_adress"; did you mean "per_address"`},
-		{"an option of a module that the host leaves out", listen + certified + "modules = ['-vcard']\nmodule.vcard.max_bytes = 'x'\n", `canto.toml:12: host.example.org.module.vcard.max_bytes is a TOML string`},
-		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n", `canto.toml:12: module.roster.max_items: 0: write 1 to`},
-		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n", `canto.toml:12: module.roster.max_bytes: 1000: write 65536 to`},
-		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n", `canto.toml:12: module.private.max_total_bytes: -1: write 1024 to`},
-		{"bad value of a module", listen + certified + "[module.offline]\nmax_messages = 'many'\n", `canto.toml:12: module.offline.max_messages is a TOML string, and a number is wanted`},
+		{"an account as a domain", listen + "[host.\"a@b\"]\n",
+			`canto.toml:8: "a@b" is no domain in its canonical form`},
+		{"certificate without a key", listen + "[host.\"example.org\"]\ncertificate = 'example.org.crt'\n",
+			`canto.toml:9: certificate and key go together`},
+		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n",
+			`canto.toml:9: certificate and key go together`},
+		{"unknown module", listen + certified + "modules = ['+pnig']\n",
+			`canto.toml:11: unknown module "pnig"; did you mean "ping"\?`},
+		{"unknown mechanism", listen + certified + "sasl = ['SCRAM-SHA-257']\n",
+			`canto.toml:11: unknown SASL mechanism "SCRAM-SHA-257"; did you mean "SCRAM-SHA-256"\?`},
+		{"no version of TLS", listen + "[c2s]\ntls_versions = []\n",
+			`canto.toml:9: tls_versions is empty: name "1.2", "1.3", or both`},
+		{"unknown version of TLS", listen + "[c2s]\ntls_versions = ['1.3', '1.1']\n",
+			`canto.toml:9: tls_versions has "1.1": the versions are "1.2" and "1.3"`},
+		{"no mechanism", listen + certified + "sasl = []\n",
+			`canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms \(PLAIN, .*SCRAM-SHA-512-PLUS\), or leave sasl out`},
+		{"unknown -PLUS form", listen + certified + "sasl = ['SCRAM-SHA-256', 'SCRAM-SHA-1-PLSU']\n",
+			`canto.toml:11: unknown SASL mechanism "SCRAM-SHA-1-PLSU"; did you mean "SCRAM-SHA-1-PLUS"\?`},
+		{"mechanism in lower case", listen + certified + "sasl = ['plain']\n",
+			`canto.toml:11: unknown SASL mechanism "plain"; `},
+		{"mechanisms that are no list", listen + certified + "sasl = 'PLAIN'\n",
+			`canto.toml:11: .*sasl is a TOML string, and a list is wanted`},
+		{"unknown key of a module", listen + certified + "[module.offline]\nmax_mesages = 1\n",
+			`canto.toml:12: unknown key "module.offline.max_mesages"; did you mean "max_messages"\?`},
+		{"unknown key of a host's module", listen + certified + "module.offline.max_mesages = 1\n",
+			`canto.toml:11: unknown key "host.example.org.module.offline.max_mesages"; did you mean "max_messages"\?`},
+		{"section of an unknown module", listen + certified + "[module.oflline]\nmax_messages = 1\n",
+			`canto.toml:11: unknown module "oflline"; did you mean "offline"\?`},
+		{"an option of a module without options", listen + certified + "[module.ping]\nx = 1\n",
+			`canto.toml:12: unknown key "module.ping.x": the module ping has no options`},
+		{"an option of a host's module without options", listen + certified + "module.ping.x = 1\n",
+			`canto.toml:11: unknown key "host.example.org.module.ping.x": the module ping has no options`},
+		{"registrations of less than none, which no host takes", listen + certified +
+			"[module.register]\nper_address = -1\n", `canto.toml:12: module.register.per_address: -1: write 0`},
+		{"unknown key of a module that no host runs", listen + certified + "[module.register]\nper_adress = 1\n",
+			`canto.toml:12: unknown key "module.register.per_adress"; did you mean "per_address"`},
+		{"an option of a module that the host leaves out", listen + certified +
+			"modules = ['-vcard']\nmodule.vcard.max_bytes = 'x'\n",
+			`canto.toml:12: host.example.org.module.vcard.max_bytes is a TOML string`},
+		{"a roster for nothing", listen + certified + "[module.roster]\nmax_items = 0\n",
+			`canto.toml:12: module.roster.max_items: 0: write 1 to`},
+		{"a roster without bytes", listen + certified + "[module.roster]\nmax_bytes = 1000\n",
+			`canto.toml:12: module.roster.max_bytes: 1000: write 65536 to`},
+		{"private without bytes", listen + certified + "[module.private]\nmax_total_bytes = -1\n",
+			`canto.toml:12: module.private.max_total_bytes: -1: write 1024 to`},
+		{"bad value of a module", listen + certified + "[module.offline]\nmax_messages = 'many'\n",
+			`canto.toml:12: module.offline.max_messages is a TOML string, and a number is wanted`},
 		// A value is used or refused: each of these would lock peers out, or is none. RFC 6120 §13.12 has the least
 		// stanza.
-		{"stanza below the RFC's", "[limits]\nstanza = '9999B'\n", `canto.toml:2: limits.stanza: 9999 bytes: write 10000 bytes \(RFC 6120 §13.12`},
+		{"stanza below the RFC's", "[limits]\nstanza = '9999B'\n",
+			`canto.toml:2: limits.stanza: 9999 bytes: write 10000 bytes \(RFC 6120 §13.12`},
 		{"stanza of nothing", "[limits]\nstanza = '0'\n", `canto.toml:2: limits.stanza: 0 bytes: write 10000`},
-		{"stanza beyond the outbox", "[limits]\nstanza = '2MiB'\n", `canto.toml:2: limits.outbox: 1048576 bytes: write 2064KiB`},
+		{"stanza beyond the outbox", "[limits]\nstanza = '2MiB'\n",
+			`canto.toml:2: limits.outbox: 1048576 bytes: write 2064KiB`},
 		{"stanza without a bound", "[limits]\nstanza = '1GiB'\n", `canto.toml:2: limits.stanza: .* to 16MiB`},
-		{"outbox below a stanza", "[limits]\noutbox = '200KiB'\n", `canto.toml:2: limits.outbox: 204800 bytes: write 272KiB`},
+		{"outbox below a stanza", "[limits]\noutbox = '200KiB'\n",
+			`canto.toml:2: limits.outbox: 204800 bytes: write 272KiB`},
 		{"outbox of nothing", "[limits]\noutbox = '0'\n", `canto.toml:2: limits.outbox: 0 bytes: write 272KiB`},
 		{"outbox without a bound", "[limits]\noutbox = '2GiB'\n", `canto.toml:2: limits.outbox: .* to 1GiB`},
-		{"rate of a byte", "[limits]\nrate = '1B/s'\n", `canto.toml:2: limits.rate: 1 bytes a second: write 4KiB/s`},
+		{"rate of a byte", "[limits]\nrate = '1B/s'\n",
+			`canto.toml:2: limits.rate: 1 bytes a second: write 4KiB/s`},
 		{"rate beyond the counter", "[limits]\nrate = '2GiB/s'\n", `canto.toml:2: limits.rate: .* to 1GiB/s`},
-		{"burst below the rate", "[limits]\nrate = '256KiB/s, burst 64KiB'\n", `canto.toml:2: limits.rate: a burst of 65536 bytes: write one that is what a second has, 256KiB`},
-		{"burst beyond the counter", "[limits]\nrate = '256KiB/s, burst 4GiB'\n", `canto.toml:2: limits.rate: a burst of .* to 1GiB`},
-		{"negative rate", "[limits]\nrate = '-1KiB/s'\n", `canto.toml:2: limits.rate: "-1KiB/s" is no rate of bytes`},
-		{"login timeout of a millisecond", "[limits]\nlogin_timeout = '1ms'\n", `canto.toml:2: limits.login_timeout: 1ms: write 5s`},
-		{"no login timeout", "[limits]\nlogin_timeout = '0s'\n", `canto.toml:2: limits.login_timeout: 0s: write 5s`},
-		{"login timeout of a day", "[limits]\nlogin_timeout = '24h'\n", `canto.toml:2: limits.login_timeout: .* to 10m`},
-		{"negative duration", "[limits]\nlogin_timeout = '-5s'\n", `canto.toml:2: limits.login_timeout: "-5s" is no duration`},
-		{"negative connections", "[limits]\nconnections = -1\n", `canto.toml:2: limits.connections: -1 is less than none: write 1 or more, or 0`},
-		{"negative connections of an address", "[limits]\nper_address = -1\n", `canto.toml:2: limits.per_address: -1 is less than none`},
-		{"negative resources", "[limits]\nresources_per_account = -1\n", `canto.toml:2: limits.resources_per_account: -1 is less than none`},
-		{"negative resources of a host", listen + certified + "limits = { resources_per_account = -1 }\n", `canto.toml:11: host.example.org.limits.resources_per_account: -1 is less than none`},
-		{"no logins", "[limits]\nlogins_per_address = '0/s'\n", `canto.toml:2: limits.logins_per_address: "0/s" is no rate: .*0 alone is no limit`},
-		{"one login an hour", "[limits]\nlogins_per_address = '1/h'\n", `canto.toml:2: limits.logins_per_address: 1 in 1h0m0s keeps clients out .*: write 1/m`},
-		{"negative failures", "[limits]\nfailures_per_account = '-5/m'\n", `canto.toml:2: limits.failures_per_account: "-5/m" is no rate`},
-		{"failures beyond the counter", "[limits]\nfailures_per_address = '5000000000/s'\n", `canto.toml:2: limits.failures_per_address: .* is no rate: .*1 to 1000000`},
-		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n", `canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
-		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n", `canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
+		{"burst below the rate", "[limits]\nrate = '256KiB/s, burst 64KiB'\n",
+			`canto.toml:2: limits.rate: a burst of 65536 bytes: write one that is what a second has, 256KiB`},
+		{"burst beyond the counter", "[limits]\nrate = '256KiB/s, burst 4GiB'\n",
+			`canto.toml:2: limits.rate: a burst of .* to 1GiB`},
+		{"negative rate", "[limits]\nrate = '-1KiB/s'\n",
+			`canto.toml:2: limits.rate: "-1KiB/s" is no rate of bytes`},
+		{"login timeout of a millisecond", "[limits]\nlogin_timeout = '1ms'\n",
+			`canto.toml:2: limits.login_timeout: 1ms: write 5s`},
+		{"no login timeout", "[limits]\nlogin_timeout = '0s'\n",
+			`canto.toml:2: limits.login_timeout: 0s: write 5s`},
+		{"login timeout of a day", "[limits]\nlogin_timeout = '24h'\n",
+			`canto.toml:2: limits.login_timeout: .* to 10m`},
+		{"negative duration", "[limits]\nlogin_timeout = '-5s'\n",
+			`canto.toml:2: limits.login_timeout: "-5s" is no duration`},
+		{"negative connections", "[limits]\nconnections = -1\n",
+			`canto.toml:2: limits.connections: -1 is less than none: write 1 or more, or 0`},
+		{"negative connections of an address", "[limits]\nper_address = -1\n",
+			`canto.toml:2: limits.per_address: -1 is less than none`},
+		{"negative resources", "[limits]\nresources_per_account = -1\n",
+			`canto.toml:2: limits.resources_per_account: -1 is less than none`},
+		{"negative resources of a host", listen + certified + "limits = { resources_per_account = -1 }\n",
+			`canto.toml:11: host.example.org.limits.resources_per_account: -1 is less than none`},
+		{"no logins", "[limits]\nlogins_per_address = '0/s'\n",
+			`canto.toml:2: limits.logins_per_address: "0/s" is no rate: .*0 alone is no limit`},
+		{"one login an hour", "[limits]\nlogins_per_address = '1/h'\n",
+			`canto.toml:2: limits.logins_per_address: 1 in 1h0m0s keeps clients out .*: write 1/m`},
+		{"negative failures", "[limits]\nfailures_per_account = '-5/m'\n",
+			`canto.toml:2: limits.failures_per_account: "-5/m" is no rate`},
+		{"failures beyond the counter", "[limits]\nfailures_per_address = '5000000000/s'\n",
+			`canto.toml:2: limits.failures_per_address: .* is no rate: .*1 to 1000000`},
+		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n",
+			`canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
+		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n",
+			`canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
 		{"memory below the store's", "memory = '64MiB'\n", `canto.toml:1: memory: 67108864 bytes: write 512MiB`},
-		{"memory beyond the counter", "memory = 9223372036854775807\n", `canto.toml:1: memory: 9223372036854775807 bytes: write 512MiB .* to 1024GiB`},
+		{"memory beyond the counter", "memory = 9223372036854775807\n",
+			`canto.toml:1: memory: 9223372036854775807 bytes: write 512MiB .* to 1024GiB`},
 		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is no size`},
 		{"negative node", "node = -1\n", `canto.toml:1: node is from 0 to 1023`},
 		{"data of no name", "data = ''\n", `canto.toml:1: data is empty: name the folder`},
-		{"one port twice", "[listen]\nhttp = ['127.0.0.1:5222']\n", `canto.toml:2: "127.0.0.1:5222" stands under c2s, too: one address is shared by`},
-		{"no messages kept", listen + certified + "[module.offline]\nmax_messages = -1\n", `canto.toml:12: module.offline.max_messages: -1: write 1 to 1000000; to keep none, modules = \["-offline"\]`},
-		{"no bytes kept", listen + certified + "module.offline.max_bytes = 0\n", `canto.toml:11: host.example.org.module.offline.max_bytes: 0: write 1024`},
-		{"a roster of less than none", listen + certified + "[module.roster]\nmax_items = -5\n", `canto.toml:12: module.roster.max_items: -5: write 1 to`},
-		{"private of nothing", listen + certified + "[module.private]\nmax_bytes = 0\n", `canto.toml:12: module.private.max_bytes: 0: write 1024`},
-		{"private elements of less than none", listen + certified + "[module.private]\nmax_elements = -1\n", `canto.toml:12: module.private.max_elements: -1: write 1`},
-		{"a vCard of nothing", listen + certified + "[module.vcard]\nmax_bytes = 0\n", `canto.toml:12: module.vcard.max_bytes: 0: write 1024`},
-		{"registrations of less than none", listen + certified + "modules = ['+register']\n[module.register]\nper_address = -1\n", `canto.toml:13: module.register.per_address: -1: write 0 to 1000000 in an hour; 0 is no limit`},
-		{"a reserved name that is none", listen + certified + "modules = ['+register']\n[module.register]\nreserved = ['ad min']\n", `canto.toml:13: module.register.reserved: "ad min" is no name that an account could have: write it like admin`},
-		{"a conflict of another kind", listen + certified + "[module.bind]\nconflict = 'fight'\n", `canto.toml:12: module.bind.conflict: "fight": it is kick, refuse or rename`},
-		{"a contact that is no URI", listen + certified + "modules = ['+contact']\n[module.contact]\nabuse = ['abuse@example.org']\n", `canto.toml:13: module.contact.abuse: "abuse@example.org" is no URI: write it like mailto:`},
+		{"one port twice", "[listen]\nhttp = ['127.0.0.1:5222']\n",
+			`canto.toml:2: "127.0.0.1:5222" stands under c2s, too: one address is shared by`},
+		{"no messages kept", listen + certified + "[module.offline]\nmax_messages = -1\n",
+			`canto.toml:12: module.offline.max_messages: -1: write 1 to 1000000; to keep none, modules = \["-offline"\]`},
+		{"no bytes kept", listen + certified + "module.offline.max_bytes = 0\n",
+			`canto.toml:11: host.example.org.module.offline.max_bytes: 0: write 1024`},
+		{"a roster of less than none", listen + certified + "[module.roster]\nmax_items = -5\n",
+			`canto.toml:12: module.roster.max_items: -5: write 1 to`},
+		{"private of nothing", listen + certified + "[module.private]\nmax_bytes = 0\n",
+			`canto.toml:12: module.private.max_bytes: 0: write 1024`},
+		{"private elements of less than none", listen + certified + "[module.private]\nmax_elements = -1\n",
+			`canto.toml:12: module.private.max_elements: -1: write 1`},
+		{"a vCard of nothing", listen + certified + "[module.vcard]\nmax_bytes = 0\n",
+			`canto.toml:12: module.vcard.max_bytes: 0: write 1024`},
+		{"registrations of less than none", listen + certified +
+			"modules = ['+register']\n[module.register]\nper_address = -1\n",
+			`canto.toml:13: module.register.per_address: -1: write 0 to 1000000 in an hour; 0 is no limit`},
+		{"a reserved name that is none", listen + certified +
+			"modules = ['+register']\n[module.register]\nreserved = ['ad min']\n",
+			`canto.toml:13: module.register.reserved: "ad min" is no name that an account could have: write it like admin`},
+		{"a conflict of another kind", listen + certified + "[module.bind]\nconflict = 'fight'\n",
+			`canto.toml:12: module.bind.conflict: "fight": it is kick, refuse or rename`},
+		{"a contact that is no URI", listen + certified +
+			"modules = ['+contact']\n[module.contact]\nabuse = ['abuse@example.org']\n",
+			`canto.toml:13: module.contact.abuse: "abuse@example.org" is no URI: write it like mailto:`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -145,7 +233,8 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			s.write("canto.toml", c.text)
 			s.fails(exitUsage, c.words, "serve")
 			s.nothingMade()
-			if r := s.canto("", "check", "config"); r.status != exitUsage || !regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
+			if r := s.canto("", "check", "config"); r.status != exitUsage ||
+				!regexp.MustCompile(strings.TrimPrefix(c.words, "^canto: ")).MatchString(r.out+r.err) {
 				t.Errorf("canto check config: %+v", r)
 			}
 		})
@@ -165,9 +254,13 @@ func TestServeRefusesPlusWithoutTLS(t *testing.T) {
 func TestServeTakesLeastAndMost(t *testing.T) {
 	t.Parallel()
 	for _, limits := range []string{
-		"stanza = '10000B'\nrate = '4KiB/s, burst 4KiB'\noutbox = '256KiB'\nlogin_timeout = '5s'\nconnections = 16\nper_address = 1\nlogins_per_address = '1/m'\nresources_per_account = 1\nexempt = ['127.0.0.1', '::1', '::ffff:10.0.0.0/104']\n",
-		"stanza = '16MiB'\nrate = '1GiB/s'\noutbox = '1GiB'\nlogin_timeout = '10m'\nlogins_per_address = '1000000/s'\nexempt = []\n",
-		"rate = '0'\nconnections = 0\nper_address = 0\nresources_per_account = 0\nlogins_per_address = '0'\nfailures_per_address = '0'\nfailures_per_account = '0'\n",
+		"stanza = '10000B'\nrate = '4KiB/s, burst 4KiB'\noutbox = '256KiB'\nlogin_timeout = " +
+			"'5s'\nconnections = 16\nper_address = 1\nlogins_per_address = '1/m'\nresources_per_account = " +
+			"1\nexempt = ['127.0.0.1', '::1', '::ffff:10.0.0.0/104']\n",
+		"stanza = '16MiB'\nrate = '1GiB/s'\noutbox = '1GiB'\nlogin_timeout = '10m'\nlogins_per_address = " +
+			"'1000000/s'\nexempt = []\n",
+		"rate = '0'\nconnections = 0\nper_address = 0\nresources_per_account = 0\nlogins_per_address = " +
+			"'0'\nfailures_per_address = '0'\nfailures_per_account = '0'\n",
 	} {
 		s := newSite(t, "example.org")
 		s.write("canto.toml", listen+hostSection("example.org")+"[limits]\n"+limits)
@@ -179,7 +272,8 @@ func TestServeTakesLeastAndMost(t *testing.T) {
 	}
 }
 
-// What serve refuses, reload refuses, and the limits in force stay. What can't change while the server runs is named.
+// What serve refuses, reload refuses, and the limits in force stay. What can't change while the server
+// runs is named.
 func TestReloadRefusesLimits(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -196,15 +290,17 @@ func TestReloadRefusesLimits(t *testing.T) {
 		s.fails(exitUsage, c.words, "reload")
 	}
 	s.write("canto.toml", string(before)+"[limits]\noutbox = '2MiB'\nconnections = 100\n")
-	if out := s.ok("reload"); !strings.Contains(out, "limits.connections: changed, and used from the next start on") || !strings.Contains(out, "limits.outbox: changed") {
+	if out := s.ok("reload"); !strings.Contains(out,
+		"limits.connections: changed, and used from the next start on") ||
+		!strings.Contains(out, "limits.outbox: changed") {
 		t.Errorf("reload says %q", out)
 	}
 	p.signal(syscall.SIGTERM)
 	p.wait()
 }
 
-// A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used from the next
-// start on.
+// A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used
+// from the next start on.
 func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -224,7 +320,8 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	}
 }
 
-// What is used from the next start on leaves the profiles as they are, with the accounts that they hold in memory.
+// What is used from the next start on leaves the profiles as they are, with the accounts that they hold
+// in memory.
 func TestReloadKeepsProfiles(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -284,7 +381,8 @@ func TestServeSaysConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write("canto.toml", string(text)+"[limits]\nconnections = 2000000000\n")
-	s.serveHereOnly().says("limits.connections is more than there are descriptors for.*configured=2000000000 connections=")
+	s.serveHereOnly().says("limits.connections is more than there are descriptors " +
+		"for.*configured=2000000000 connections=")
 }
 
 // A port that can't be opened is one line with the key's line and what to do.
@@ -300,7 +398,8 @@ func TestServeRefusesPort(t *testing.T) {
 	if os.Geteuid() == 0 && strings.TrimSpace(string(first)) == "1024" {
 		ports("127.0.0.1:7")
 		s.unprivileged()
-		refused(t, finish(t, s.command("serve"), ""), exitFailed, `canto.toml:3: .*permission denied: a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE`, "serve")
+		refused(t, finish(t, s.command("serve"), ""), exitFailed,
+			`canto.toml:3: .*permission denied: a port below 1024 is root's: set AmbientCapabilities=CAP_NET_BIND_SERVICE`, "serve")
 	}
 }
 
@@ -318,9 +417,15 @@ func TestServeRefusesCertificate(t *testing.T) {
 		spoil func(s *site)
 		words string
 	}{
-		{"no certificate file", func(s *site) { os.Remove(s.path("example.org.crt")) }, `canto.toml:9: example.org.crt: .*no such file.*: check certificate and key`},
-		{"no key file", func(s *site) { os.Remove(s.path("example.org.key")) }, `canto.toml:9: example.org.crt: .*example.org.key: no such file.*: check certificate and key`},
-		{"not a certificate", func(s *site) { s.write("example.org.crt", "hello\n") }, `canto.toml:9: example.org.crt: .*PEM.*: check certificate and key`},
+		{"no certificate file", func(s *site) {
+			os.Remove(s.path("example.org.crt"))
+		}, `canto.toml:9: example.org.crt: .*no such file.*: check certificate and key`},
+		{"no key file", func(s *site) {
+			os.Remove(s.path("example.org.key"))
+		}, `canto.toml:9: example.org.crt: .*example.org.key: no such file.*: check certificate and key`},
+		{"not a certificate", func(s *site) {
+			s.write("example.org.crt", "hello\n")
+		}, `canto.toml:9: example.org.crt: .*PEM.*: check certificate and key`},
 		{"half a certificate", func(s *site) {
 			b, _ := os.ReadFile(s.path("example.org.crt"))
 			s.write("example.org.crt", string(b[:len(b)/2]))
@@ -329,8 +434,12 @@ func TestServeRefusesCertificate(t *testing.T) {
 			s.certificate("example.net")
 			os.Rename(s.path("example.net.key"), s.path("example.org.key"))
 		}, `canto.toml:9: example.org.crt: .*private key does not match public key.*: check certificate and key`},
-		{"a key that others may read", func(s *site) { os.Chmod(s.path("example.org.key"), 0o640) }, `canto.toml:9: example.org.key: others may read the key: chmod 600 example.org.key`},
-		{"no certificate at all", func(s *site) { s.write("canto.toml", listen+"[host.\"example.org\"]\n") }, `canto.toml: no host has a certificate.*name certificate and key`},
+		{"a key that others may read", func(s *site) {
+			os.Chmod(s.path("example.org.key"), 0o640)
+		}, `canto.toml:9: example.org.key: others may read the key: chmod 600 example.org.key`},
+		{"no certificate at all", func(s *site) {
+			s.write("canto.toml", listen+"[host.\"example.org\"]\n")
+		}, `canto.toml: no host has a certificate.*name certificate and key`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -372,7 +481,8 @@ func TestServeTakenPort(t *testing.T) {
 				}
 			}
 			s.write("canto.toml", strings.Join(bad, "\n"))
-			s.fails(exitTaken, ln.Addr().String()+": .*address already in use: stop the program that uses it, or change \\[listen\\]", "serve")
+			s.fails(exitInUse, ln.Addr().String()+": .*address already in use: stop the program that uses it, "+
+				"or change \\[listen\\]", "serve")
 			s.nothingMade()
 			s.write("canto.toml", string(good))
 			s.serve()
@@ -384,7 +494,7 @@ func TestServeTakenFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	p := s.serve()
-	s.fails(exitTaken, `store is locked: data is in use by another process .*: stop it`, "serve")
+	s.fails(exitInUse, `store is locked: data is in use by another process .*: stop it`, "serve")
 	if out := s.ok("user", "list"); out != "" { // the first one goes on
 		t.Errorf("user list: %q", out)
 	}
@@ -402,7 +512,7 @@ func TestCommandTakenFolder(t *testing.T) {
 	s.certificate("example.org")
 	s.write("canto.toml", listen+"admin = ''\n"+hostSection("example.org"))
 	s.serve()
-	s.fails(exitTaken, `store is locked: data is in use by another process`, "user", "add", "romeo@example.org")
+	s.fails(exitInUse, `store is locked: data is in use by another process`, "user", "add", "romeo@example.org")
 }
 
 func TestServeOtherFormat(t *testing.T) {
@@ -410,7 +520,8 @@ func TestServeOtherFormat(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, "example.org")
 		s.ok("user", "add", "romeo@example.org", "--password", "x")
-		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises, Logger: quiet{}})
+		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises,
+			Logger: quiet{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -420,12 +531,14 @@ func TestServeOtherFormat(t *testing.T) {
 		p.Close()
 		s.fails(exitFormat, `store format is not supported: data has version 200, this program knows \d+: use the newer program`, "serve")
 		s.fails(exitFormat, `store format is not supported: data has version 200`, "user", "list")
-		s.fails(exitFormat, `store format is not supported: data has version 200`, "user", "add", "juliet@example.org")
+		s.fails(exitFormat, `store format is not supported: data has version 200`, "user", "add",
+			"juliet@example.org")
 	})
 	t.Run("of another program", func(t *testing.T) {
 		t.Parallel()
 		s := newSite(t, "example.org")
-		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises, Logger: quiet{}})
+		p, err := pebble.Open(s.data(), &pebble.Options{FormatMajorVersion: pebble.FormatFlushableIngestExcises,
+			Logger: quiet{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -511,7 +624,8 @@ func behindStartTLS(t *testing.T, addr, host string) *x509.Certificate {
 func TestTLSVersions(t *testing.T) {
 	t.Parallel()
 	versions := []uint16{tls.VersionTLS12, tls.VersionTLS13}
-	for list, only := range map[string]uint16{"'1.2'": tls.VersionTLS12, "'1.3'": tls.VersionTLS13, "'1.3', '1.2'": 0} {
+	for list, only := range map[string]uint16{"'1.2'": tls.VersionTLS12, "'1.3'": tls.VersionTLS13,
+		"'1.3', '1.2'": 0} {
 		s := newSite(t, "example.org")
 		text := listen + hostSection("example.org") + "[c2s]\ntls_versions = ["
 		s.write("canto.toml", text+list+"]\n")
@@ -559,7 +673,8 @@ func TestReloadCertificate(t *testing.T) {
 	look := func() {
 		t.Helper()
 		for _, h := range []string{"example.org", "example.net"} {
-			for how, c := range map[string]*x509.Certificate{"TLS": handshake(t, p.direct, h), "STARTTLS": behindStartTLS(t, p.plain, h)} {
+			for how, c := range map[string]*x509.Certificate{"TLS": handshake(t, p.direct, h),
+				"STARTTLS": behindStartTLS(t, p.plain, h)} {
 				if c.Subject.CommonName != h {
 					t.Errorf("%s for %s shows the certificate of %s", how, h, c.Subject.CommonName)
 				}
@@ -615,7 +730,9 @@ func TestRenewedCertificate(t *testing.T) {
 	if err := os.WriteFile(s.path("example.org.crt"), []byte("none"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the broken one is noticed", func() bool { return strings.Contains(p.log.String(), "can't be used; the one before stays") })
+	until(t, "the broken one is noticed", func() bool {
+		return strings.Contains(p.log.String(), "can't be used; the one before stays")
+	})
 	if serial() != second {
 		t.Error("another certificate is shown")
 	}
@@ -657,7 +774,8 @@ func TestReload(t *testing.T) {
 	}
 
 	// A new host, a module less, another limit.
-	s.write("canto.toml", listen+"[limits]\nresources_per_account = 1\n"+hostSection("example.org")+"modules = ['-ping']\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 1\n"+hostSection("example.org")+
+		"modules = ['-ping']\n"+hostSection("example.net"))
 	s.ok("reload")
 	juliet := p.login("example.net", "juliet", "x")
 	if err := ping(); err != (stanzaError{"cancel", "service-unavailable"}) {
@@ -676,9 +794,11 @@ func TestReload(t *testing.T) {
 	}
 
 	// What is read at the start only is told.
-	s.write("canto.toml", "node = 7\nlog = { level = 'debug' }\n"+strings.Replace(listen, "debug   = []", "debug = ['127.0.0.1:0']", 1)+hostSection("example.org")+hostSection("example.net"))
+	s.write("canto.toml", "node = 7\nlog = { level = 'debug' }\n"+strings.Replace(listen, "debug   = []",
+		"debug = ['127.0.0.1:0']", 1)+hostSection("example.org")+hostSection("example.net"))
 	for range 2 {
-		if out := s.ok("reload"); out != "node: changed, and used from the next start on\nlog: changed, and used from the next start on\nlisten: changed, and used from the next start on\n" {
+		if out := s.ok("reload"); out != "node: changed, and used from the next start on\nlog: changed, and "+
+			"used from the next start on\nlisten: changed, and used from the next start on\n" {
 			t.Errorf("reload: %q", out)
 		}
 	}
@@ -739,7 +859,9 @@ func TestShutdown(t *testing.T) {
 	juliet := p.login("example.org", "juliet", "x")
 	juliet.send("<presence/>")
 	for i := range 50 {
-		if n, err := juliet.stanza(func(n node) bool { return n.XMLName.Local == "message" }); err != nil || !body(fmt.Sprint(i))(n) {
+		if n, err := juliet.stanza(func(n node) bool {
+			return n.XMLName.Local == "message"
+		}); err != nil || !body(fmt.Sprint(i))(n) {
 			t.Fatalf("message %d after a restart: %v %v", i, n, err)
 		}
 	}
@@ -764,21 +886,23 @@ func TestServeRefusesFolder(t *testing.T) {
 	// Another's admin socket.
 	other := newSite(t, "example.org")
 	other.write("canto.toml", listen+"admin = '"+s.path("data/admin.sock")+"'\n"+hostSection("example.org"))
-	other.fails(exitTaken, `admin.sock: another server answers there: stop it, or name another place with listen.admin`, "serve")
+	other.fails(exitInUse, `admin.sock: another server answers there: stop it, or name another place with listen.admin`, "serve")
 	p.signal(syscall.SIGINT)
 	if n := p.wait(); n != 0 {
 		t.Errorf("status after SIGINT: %d", n)
 	}
 	other.write("canto.toml", listen+"admin = '"+strings.Repeat("x", 120)+"'\n"+hostSection("example.org"))
-	other.fails(exitFailed, `longer than the 107 bytes of a socket's path: name another with listen.admin`, "serve")
+	other.fails(exitFailed, `longer than the 107 bytes of a socket's path: name another with listen.admin`,
+		"serve")
 }
 
-// A reload that changes nothing costs nothing: no account is read again, no limit's count and no certificate or
-// TLS ticket is forgotten. One that changes a host changes that host.
+// A reload that changes nothing costs nothing: no account is read again, no limit's count and no
+// certificate or TLS ticket is forgotten. One that changes a host changes that host.
 func TestReloadOfTheSame(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org", "example.net")
-	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register']\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register']\n"+
+		hostSection("example.net"))
 	s.ok("user", "add", "romeo@example.org", "--password", "x")
 	s.ok("user", "add", "paris@example.net", "--password", "x")
 	p, _ := s.serveHere(nil)
@@ -805,18 +929,21 @@ func TestReloadOfTheSame(t *testing.T) {
 		}
 		return metrics.Stats(p.server.Router).Loads
 	}
-	before, profile, other, first := loads(), host("example.org").Profile(), host("example.net").Profile(), cert("example.org")
-	config := p.server.certs.forHost(host("example.org"))
+	before, profile, other, first := loads(), host("example.org").Profile(), host("example.net").Profile(),
+		cert("example.org")
+	config := p.server.certs.startTLSConfig(host("example.org"))
 	s.ok("reload")
 	if n := loads(); n != before {
 		t.Errorf("%d accounts were read again", n-before)
 	}
-	if host("example.org").Profile() != profile || cert("example.org") != first || p.server.certs.forHost(host("example.org")) != config {
+	if host("example.org").Profile() != profile || cert("example.org") != first ||
+		p.server.certs.startTLSConfig(host("example.org")) != config {
 		t.Error("the profile, the certificate or the tickets' keys are not the ones before")
 	}
 
 	// One host changes.
-	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register', '-version']\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+hostSection("example.org")+"modules = ['+register', '-version']\n"+
+		hostSection("example.net"))
 	s.ok("reload")
 	if host("example.org").Profile() == profile || host("example.net").Profile() != other {
 		t.Error("a changed host has its profile of before, or one that did not change has another")
@@ -833,17 +960,19 @@ func TestReloadOfTheSame(t *testing.T) {
 	}
 
 	// A limit of all hosts holds for a host that has limits of its own.
-	s.write("canto.toml", listen+"[limits]\nresources_per_account = 3\n"+hostSection("example.org")+"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 3\n"+hostSection("example.org")+
+		"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
 	s.ok("reload")
-	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
+	s.write("canto.toml", listen+"[limits]\nresources_per_account = 4\n"+hostSection("example.org")+
+		"limits = { failures_per_account = '7/m' }\n"+hostSection("example.net"))
 	s.ok("reload")
 	if n := p.server.Router.HostLimits(host("example.org")).ResourcesPerAccount; n != 4 {
 		t.Errorf("resources_per_account is %d, as before the reload", n)
 	}
 }
 
-// A host that is taken away and comes back runs what it is configured to run then, also for accounts that were in
-// memory meanwhile.
+// A host that is taken away and comes back runs what it is configured to run then, also for accounts that
+// were in memory meanwhile.
 func TestHostRemovedAndAddedAgain(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org", "example.net")

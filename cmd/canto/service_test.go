@@ -16,7 +16,8 @@ const serviceSection = "[host.\"rooms.example.org\"]\nservice = true\n"
 
 // info asks to for disco#info (XEP-0030 §3.1) and returns the category of its identity and its features.
 func (c *client) info(to string) (category string, features []string, err error) {
-	if err := c.send("<iq type='get' id='info' to='" + to + "'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>"); err != nil {
+	if err := c.send("<iq type='get' id='info' to='" + to +
+		"'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>"); err != nil {
 		return "", nil, err
 	}
 	n, err := c.stanza(func(n node) bool { return n.XMLName.Local == "iq" && n.attr("id") == "info" })
@@ -35,8 +36,8 @@ func (c *client) info(to string) (category string, features []string, err error)
 	return category, features, err
 }
 
-// A host with service = true is asked by the users of other hosts, over their own streams; users do not log in there,
-// and accounts are not made for it. It needs no certificate.
+// A host with service = true is asked by the users of other hosts, over their own streams; users do not
+// log in there, and accounts are not made for it. It needs no certificate.
 func TestServiceHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -51,7 +52,8 @@ func TestServiceHost(t *testing.T) {
 	}
 	romeo := p.login("example.org", "romeo", "x")
 	category, features, err := romeo.info("rooms.example.org")
-	want := []string{"http://jabber.org/protocol/disco#info", "http://jabber.org/protocol/disco#items", "jabber:iq:version",
+	want := []string{"http://jabber.org/protocol/disco#info", "http://jabber.org/protocol/disco#items",
+		"jabber:iq:version",
 		"urn:xmpp:ping", "urn:xmpp:time"}
 	if err != nil || category != "component" || !slices.Equal(features, want) {
 		t.Errorf("disco#info of the service host: %q %q, %v", category, features, err)
@@ -75,7 +77,8 @@ func TestServiceHost(t *testing.T) {
 	for _, m := range loaded {
 		list = append(list, m[1]+" "+m[2])
 	}
-	if want := []string{"loaded store", "loaded disco", "loaded ping", "loaded version", "loaded entitytime"}; !slices.Equal(list, want) ||
+	if want := []string{"loaded store", "loaded disco", "loaded ping", "loaded version",
+		"loaded entitytime"}; !slices.Equal(list, want) ||
 		!strings.HasPrefix(got, "service host rooms.example.org\n") {
 		t.Errorf("canto modules: %s", got)
 	}
@@ -83,31 +86,36 @@ func TestServiceHost(t *testing.T) {
 		"config": "ok   config: host example.org is fine\nok   config: service host rooms.example.org is fine\n",
 		"tls":    "",
 	} {
-		if got := s.ok("check", what); want != "" && got != want || strings.Contains(got, "BAD") || what == "tls" && strings.Contains(got, "rooms") {
+		if got := s.ok("check", what); want != "" && got != want || strings.Contains(got, "BAD") ||
+			what == "tls" && strings.Contains(got, "rooms") {
 			t.Errorf("canto check %s: %s", what, got)
 		}
 	}
 	s.fails(exitFailed, refusal, "user", "add", "juliet@rooms.example.org")
 	r := s.canto("nurse@example.org\tx\njuliet@rooms.example.org\tx\n", "user", "import", "-")
 	refused(t, r, exitFailed, `standard input:2: `+refusal+`; nothing was imported`, "user", "import")
-	s.fails(exitFailed, `rooms.example.org: the configuration file names it already`, "host", "add", "rooms.example.org")
+	s.fails(exitFailed, `rooms.example.org: the configuration file names it already`, "host", "add",
+		"rooms.example.org")
 }
 
-// What can't be meant of a service host is one line with the line of its key, the cause and a remedy, and nothing is
-// made.
+// What can't be meant of a service host is one line with the line of its key, the cause and a remedy, and
+// nothing is made.
 func TestServiceHostRefusals(t *testing.T) {
 	for _, c := range []struct{ name, text, words string }{
 		{"a certificate", "certificate = 'example.org.crt'\nkey = 'example.org.key'\n",
 			`canto.toml:13: certificate: clients do not connect to a service host: take certificate out, or set service = false`},
-		{"mechanisms", "sasl = ['PLAIN']\n", `canto.toml:13: sasl: users do not log in at a service host: take sasl out`},
+		{"mechanisms", "sasl = ['PLAIN']\n",
+			`canto.toml:13: sasl: users do not log in at a service host: take sasl out`},
 		{"limits", "limits = { resources_per_account = 4 }\n",
 			`canto.toml:13: limits: a host's own limits are those of logins, and users do not log in at a service host: take limits out`},
-		{"a limit", "limits.failures_per_account = '1/m'\n", `canto.toml:13: limits: a host's own limits are those of logins`},
+		{"a limit", "limits.failures_per_account = '1/m'\n",
+			`canto.toml:13: limits: a host's own limits are those of logins`},
 		{"an option for accounts", "module.offline.max_messages = 5\n",
 			`canto.toml:13: the module offline is for accounts, and the service host rooms.example.org has none: take it out`},
 		{"a module for accounts among plain names", "modules = ['disco', 'roster']\n",
 			`canto.toml:13: the module roster is for accounts, .*; modules of a service host are store, disco, ping, version, entitytime\n`},
-		{"an unknown module", "modules = ['+pnig']\n", `canto.toml:13: unknown module "pnig"; did you mean "ping"\?`},
+		{"an unknown module", "modules = ['+pnig']\n",
+			`canto.toml:13: unknown module "pnig"; did you mean "ping"\?`},
 		{"no truth", "", ``},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -121,7 +129,8 @@ func TestServiceHostRefusals(t *testing.T) {
 			s.write("canto.toml", text)
 			s.fails(exitUsage, c.words, "serve")
 			s.nothingMade()
-			if r := s.canto("", "check", "config"); r.status != exitUsage || !regexp.MustCompile(c.words).MatchString(r.err) {
+			if r := s.canto("", "check", "config"); r.status != exitUsage ||
+				!regexp.MustCompile(c.words).MatchString(r.err) {
 				t.Errorf("canto check config: %+v", r)
 			}
 		})
@@ -141,12 +150,13 @@ func TestServiceHostModules(t *testing.T) {
 		}
 		s.fails(exitUsage, `canto.toml:13: the module `+m.Name+` is for accounts`, "check", "config")
 	}
-	s.write("canto.toml", listen+hostSection("example.org")+serviceSection+"modules = ['-disco', '-roster']\n[module.offline]\nmax_messages = 5\n")
+	s.write("canto.toml", listen+hostSection("example.org")+serviceSection+
+		"modules = ['-disco', '-roster']\n[module.offline]\nmax_messages = 5\n")
 	s.ok("check", "config")
 }
 
-// A reload adds a service host, gives it other modules and takes it away. Its role changes with a start only: that is
-// one line, and nothing is changed.
+// A reload adds a service host, gives it other modules and takes it away. Its role changes with a start
+// only: that is one line, and nothing is changed.
 func TestReloadServiceHost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -186,7 +196,8 @@ func TestReloadServiceHost(t *testing.T) {
 	s.fails(exitUsage, `canto.toml:12: `+kept, "reload")
 	s.write("canto.toml", login+"[host.\"rooms.example.org\"]\n")
 	s.fails(exitUsage, `canto.toml:11: `+kept, "reload")
-	s.write("canto.toml", listen+"[host.\"example.org\"]\nservice = true\n"+strings.ReplaceAll(hostSection("other.example"), "other.example.", "example.org."))
+	s.write("canto.toml", listen+"[host.\"example.org\"]\nservice = true\n"+
+		strings.ReplaceAll(hostSection("other.example"), "other.example.", "example.org."))
 	s.fails(exitUsage, `canto.toml:9: host example.org has been one where users log in since canto was started: take service out, or start canto again`, "reload")
 	if slices.Contains(features(), "urn:xmpp:ping") {
 		t.Error("a reload that was refused has changed the modules")

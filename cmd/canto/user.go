@@ -15,8 +15,8 @@ import (
 
 	"canto/session"
 	"canto/session/jid"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -44,7 +44,8 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 			return "", false, err
 		}
 		if line = strings.TrimRight(line, "\r\n"); line == "" {
-			return "", false, exitStatus{exitUsage, errors.New("the password is empty: write it as the first line of standard input")}
+			return "", false, exitStatus{exitUsage, errors.New("the password is empty: write it as the first " +
+				"line of standard input")}
 		}
 		return line, false, nil
 	case p.Password != "":
@@ -53,13 +54,16 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 	return rand.Text()[:20], true, nil
 }
 
-// account reads the address of an account.
-func account(text string) (jid.JID, error) {
+// parseAccount reads the address of an account.
+func parseAccount(text string) (jid.JID, error) {
 	j, err := jid.Parse(text)
 	if err != nil {
 		why := strings.TrimPrefix(err.Error(), "jid: ")
 		if local, _, ok := strings.Cut(text, "@"); ok {
-			at := oddRune(local, func(s string) bool { _, err := jid.New(s, "localhost", ""); return err == nil })
+			at := firstInvalidRune(local, func(s string) bool {
+				_, err := jid.New(s, "localhost", "")
+				return err == nil
+			})
 			if at >= 0 {
 				r, _ := utf8.DecodeRuneInString(local[at:])
 				why += fmt.Sprintf(" (%q)", r)
@@ -73,25 +77,26 @@ func account(text string) (jid.JID, error) {
 	return j, nil
 }
 
-// takesAccounts is an error if j is at a service host of the file, where users do not log in.
-func (c *config) takesAccounts(j jid.JID) error {
+// checkTakesAccounts is an error if j is at a service host of the file, where users do not log in.
+func (c *config) checkTakesAccounts(j jid.JID) error {
 	if c.Host[j.Domain()].Service {
-		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j, j.Domain())
+		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j,
+			j.Domain())
 	}
 	return nil
 }
 
-// domain reads the name of a domain, in any spelling, and prepares it.
-func domain(text string) (string, error) {
-	d, err := jid.Domain(text)
+// parseDomain reads the name of a domain, in any spelling, and prepares it.
+func parseDomain(text string) (string, error) {
+	d, err := jid.PrepareDomain(text)
 	if err != nil {
 		return "", exitStatus{exitUsage, fmt.Errorf("%q is no domain: write it like example.org", text)}
 	}
 	return d, nil
 }
 
-// derive makes the keys of a password for every hash, as they are stored.
-func derive(pw string, iterations int) ([]byte, error) {
+// deriveKeys makes the keys of a password for every hash, as they are stored.
+func deriveKeys(pw string, iterations int) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
 	return k.Encode(), passwordError(pw, err)
 }
@@ -102,23 +107,27 @@ func passwordError(pw string, err error) error {
 		return err
 	}
 	const allowed = "letters, digits, symbols and blanks of any script are allowed, up to 1,023 bytes"
-	switch at := oddRune(pw, func(s string) bool { _, err := sasl.PreparePassword([]byte(s)); return err == nil }); {
+	switch at := firstInvalidRune(pw, func(s string) bool {
+		_, err := sasl.PreparePassword([]byte(s))
+		return err == nil
+	}); {
 	case pw == "":
 		err = errors.New("the password is empty: " + allowed)
 	case !utf8.ValidString(pw):
 		err = errors.New("the password is no UTF-8: " + allowed)
 	case at >= 0:
 		r, _ := utf8.DecodeRuneInString(pw[at:])
-		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, or not assigned: %s", r, utf8.RuneCountInString(pw[:at])+1, allowed)
+		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, "+
+			"or not assigned: %s", r, utf8.RuneCountInString(pw[:at])+1, allowed)
 	default:
 		err = fmt.Errorf("the password has %d bytes: %s", len(pw), allowed)
 	}
 	return exitStatus{exitUsage, err}
 }
 
-// oddRune is where the first character of text begins that is not ok by itself, nor with those before it; -1: there is
-// none.
-func oddRune(text string, ok func(string) bool) int {
+// firstInvalidRune is where the first character of text begins that is not ok by itself, nor with those
+// before it; -1: there is none.
+func firstInvalidRune(text string, ok func(string) bool) int {
 	for i, r := range text {
 		if !ok(string(r)) && !ok(text[:i]+string(r)) {
 			return i
@@ -127,15 +136,15 @@ func oddRune(text string, ok func(string) bool) int {
 	return -1
 }
 
-// born tells a running server that there is an account.
-func (r *run) born(j jid.JID) {
+// announceAccount tells a running server that there is an account.
+func (r *run) announceAccount(j jid.JID) {
 	if r.server != nil {
-		r.server.Router.Table.Born(j)
+		r.server.Router.Table.NoteCreated(j)
 	}
 }
 
-// kick ends the account's sessions on a running server.
-func (r *run) kick(j jid.JID, reason error) {
+// endSessions ends the account's sessions on a running server.
+func (r *run) endSessions(j jid.JID, reason error) {
 	if r.server != nil {
 		r.server.Router.Kick(j, reason)
 	}
@@ -147,16 +156,16 @@ type userAdd struct {
 }
 
 func (u *userAdd) Run(r *run) error {
-	j, err := account(u.JID)
+	j, err := parseAccount(u.JID)
 	if err != nil {
 		return err
 	}
-	if done, err := r.handOver(); done || err != nil { // before standard input is read here
+	if done, err := r.forward(); done || err != nil { // before standard input is read here
 		return err
 	}
 	conf, err := r.config()
 	if err == nil {
-		err = conf.takesAccounts(j)
+		err = conf.checkTakesAccounts(j)
 	}
 	if err != nil {
 		return err
@@ -165,16 +174,16 @@ func (u *userAdd) Run(r *run) error {
 	if err != nil {
 		return err
 	}
-	c, err := derive(pw, sasl.DefaultIterations)
+	c, err := deriveKeys(pw, sasl.DefaultIterations)
 	if err != nil {
 		return err
 	}
-	r.makes = true
+	r.mayCreate = true
 	return r.withStore(true, func(db *store.DB) error {
-		if err := create(r, db, j, c); err != nil {
+		if err := createAccount(r, db, j, c); err != nil {
 			return err
 		}
-		r.born(j)
+		r.announceAccount(j)
 		if made {
 			fmt.Fprintf(r.out, "%s\t%s\n", j, pw)
 		}
@@ -188,26 +197,26 @@ type userPasswd struct {
 }
 
 func (u *userPasswd) Run(r *run) error {
-	j, err := account(u.JID)
+	j, err := parseAccount(u.JID)
 	if err != nil {
 		return err
 	}
-	if done, err := r.handOver(); done || err != nil { // before standard input is read here
+	if done, err := r.forward(); done || err != nil { // before standard input is read here
 		return err
 	}
 	pw, made, err := u.get(r)
 	if err != nil {
 		return err
 	}
-	c, err := derive(pw, sasl.DefaultIterations)
+	c, err := deriveKeys(pw, sasl.DefaultIterations)
 	if err != nil {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
-		if err := named(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), c)); err != nil {
+		if err := accountError(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), c)); err != nil {
 			return err
 		}
-		r.kick(j, &session.StreamError{Condition: "reset", Text: "the password was changed"})
+		r.endSessions(j, &session.StreamError{Condition: "reset", Text: "the password was changed"})
 		if made {
 			fmt.Fprintf(r.out, "%s\t%s\n", j, pw)
 		}
@@ -220,16 +229,16 @@ type userDel struct {
 }
 
 func (u *userDel) Run(r *run) error {
-	j, err := account(u.JID)
+	j, err := parseAccount(u.JID)
 	if err != nil {
 		return err
 	}
 	return r.withStore(true, func(db *store.DB) error {
 		gone, err := db.Accounts().Delete(r.ctx, j.Domain(), j.Local())
 		if err != nil || r.server == nil { // then the next start tells its contacts
-			return named(j, err)
+			return accountError(j, err)
 		}
-		return storage.Bury(r.server.Router, db, gone, nil)
+		return storage.FinishDeletion(r.server.Router, db, gone, nil)
 	})
 }
 
@@ -241,7 +250,7 @@ func (u *userList) Run(r *run) error {
 	only := ""
 	if u.Domain != "" {
 		var err error
-		if only, err = domain(u.Domain); err != nil {
+		if only, err = parseDomain(u.Domain); err != nil {
 			return err
 		}
 	}
@@ -274,7 +283,7 @@ type userShow struct {
 }
 
 func (u *userShow) Run(r *run) error {
-	j, err := account(u.JID)
+	j, err := parseAccount(u.JID)
 	if err != nil {
 		return err
 	}
@@ -283,9 +292,10 @@ func (u *userShow) Run(r *run) error {
 		defer s.Close()
 		a, err := db.Accounts().Get(s, j.Domain(), j.Local())
 		if err != nil {
-			return named(j, err)
+			return accountError(j, err)
 		}
-		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID, a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
+		fmt.Fprintf(r.out, "jid      %s\nid       %016x\ncreated  %s\nbanned   %v\n", j, a.ID,
+			a.Created.UTC().Format(time.RFC3339), !a.Banned.IsZero())
 		if c, err := sasl.DecodeKeys(a.Credentials, 0); err == nil {
 			for _, k := range c {
 				fmt.Fprintf(r.out, "keys     %s, %d iterations\n", hashName(k.Hash), k.Iterations)
@@ -308,7 +318,7 @@ type userUnban struct {
 func (u *userUnban) Run(r *run) error { return ban(r, u.JID, false) }
 
 func ban(r *run, text string, on bool) error {
-	j, err := account(text)
+	j, err := parseAccount(text)
 	if err != nil {
 		return err
 	}
@@ -317,11 +327,11 @@ func ban(r *run, text string, on bool) error {
 		if on {
 			change = func() error { return db.Accounts().Ban(r.ctx, j.Domain(), j.Local(), "") }
 		}
-		if err := named(j, change()); err != nil {
+		if err := accountError(j, change()); err != nil {
 			return err
 		}
 		if on {
-			r.kick(j, &session.StreamError{Condition: "policy-violation", Text: "the account is disabled"})
+			r.endSessions(j, &session.StreamError{Condition: "policy-violation", Text: "the account is disabled"})
 		}
 		return nil
 	})
@@ -336,18 +346,20 @@ type userImport struct {
 // maxImportLine bounds a line of an import: the longest address and the longest password are 4 KiB.
 const maxImportLine = 64 << 10
 
-// importBlock is how many accounts are one commit.
-const importBlock = 2000
+// importBatch is how many accounts are one commit.
+const importBatch = 2000
 
 func (u *userImport) Run(r *run) error {
 	if u.Iterations < sasl.MinIterations || u.Iterations > sasl.MaxIterations {
-		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations, sasl.MaxIterations)}
+		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations,
+			sasl.MaxIterations)}
 	}
 	name := "standard input"
 	if u.File != "-" {
 		name = u.File
 	}
-	// The file is read here, as the user who typed the command: a running server gets what is in it, and opens nothing.
+	// The file is read here, as the user who typed the command: a running server gets what is in it, and
+	// opens nothing.
 	if name == u.File && r.server == nil {
 		f, err := os.Open(u.File)
 		if err != nil {
@@ -359,7 +371,7 @@ func (u *userImport) Run(r *run) error {
 		}
 		r.stdin = f
 	}
-	if done, err := r.handOver(); done || err != nil { // before the input is read here
+	if done, err := r.forward(); done || err != nil { // before the input is read here
 		return err
 	}
 	conf, err := r.config()
@@ -370,7 +382,7 @@ func (u *userImport) Run(r *run) error {
 	if err != nil {
 		return err
 	}
-	r.makes = true
+	r.mayCreate = true
 	return r.withStore(true, func(db *store.DB) error {
 		n, err := u.load(r, db, rows, name)
 		if err == nil && n < len(rows) {
@@ -408,9 +420,9 @@ func (u *userImport) read(in io.Reader, name string, conf *config) (rows []impor
 		if !ok {
 			return nil, broken(errors.New("no tab: a line is jid<TAB>password"))
 		}
-		j, err := account(who)
+		j, err := parseAccount(who)
 		if err == nil {
-			err = conf.takesAccounts(j)
+			err = conf.checkTakesAccounts(j)
 		}
 		if err != nil {
 			return nil, broken(err)
@@ -423,7 +435,8 @@ func (u *userImport) read(in io.Reader, name string, conf *config) (rows []impor
 	if err := sc.Err(); err != nil {
 		line++
 		if errors.Is(err, bufio.ErrTooLong) {
-			err = fmt.Errorf("longer than %d bytes: a line is jid<TAB>password, and ends with a newline", maxImportLine)
+			err = fmt.Errorf("longer than %d bytes: a line is jid<TAB>password, and ends with a newline",
+				maxImportLine)
 		}
 		return nil, broken(err)
 	}
@@ -434,7 +447,7 @@ func (u *userImport) read(in io.Reader, name string, conf *config) (rows []impor
 func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) (n int, err error) {
 	var memo sync.Map // password -> sync.OnceValues
 	for len(rows) > 0 {
-		block := rows[:min(len(rows), importBlock)]
+		block := rows[:min(len(rows), importBatch)]
 		rows = rows[len(block):]
 		var wg sync.WaitGroup
 		next := make(chan *importLine)
@@ -463,7 +476,7 @@ func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) 
 			fmt.Fprintf(r.errOut, "canto: %s:%d: %v\n", name, block[i].line, err)
 		})
 		for _, row := range block {
-			r.born(row.jid)
+			r.announceAccount(row.jid)
 		}
 		if err != nil {
 			return n, fmt.Errorf("%s, lines %d to %d: %w", name, block[0].line, block[len(block)-1].line, err)
@@ -475,10 +488,10 @@ func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) 
 
 func (u *userImport) derive(pw string, memo *sync.Map) ([]byte, error) {
 	if !u.SharedSalt {
-		return derive(pw, u.Iterations)
+		return deriveKeys(pw, u.Iterations)
 	}
 	f, _ := memo.LoadOrStore(pw, sync.OnceValues(func() ([]byte, error) {
-		return derive(pw, u.Iterations)
+		return deriveKeys(pw, u.Iterations)
 	}))
 	return f.(func() ([]byte, error))()
 }
@@ -518,11 +531,11 @@ type hostAdd struct {
 }
 
 func (h *hostAdd) Run(r *run) error {
-	d, err := domain(h.Domain)
+	d, err := parseDomain(h.Domain)
 	if err != nil {
 		return err
 	}
-	r.makes = true
+	r.mayCreate = true
 	return r.withStore(true, func(db *store.DB) error {
 		c, err := r.freshConfig()
 		if err != nil {
@@ -533,7 +546,8 @@ func (h *hostAdd) Run(r *run) error {
 		}
 		if r.server != nil {
 			if service, _ := r.server.Role(d); service { // it was in the file
-				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add it then", d)
+				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add "+
+					"it then", d)
 			}
 		}
 		if err := addHost(r, db, d); err != nil {
@@ -552,7 +566,7 @@ type hostDel struct {
 }
 
 func (h *hostDel) Run(r *run) error {
-	d, err := domain(h.Domain)
+	d, err := parseDomain(h.Domain)
 	if err != nil {
 		return err
 	}
@@ -577,15 +591,15 @@ func (h *hostDel) Run(r *run) error {
 	})
 }
 
-// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted, so it must be
-// one that it can take before anything is changed.
+// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted,
+// so it must be one that it can take before anything is changed.
 func (r *run) freshConfig() (*config, error) {
 	if r.server == nil {
 		return r.config()
 	}
 	c, _, err := r.server.read()
 	if err == nil {
-		err = c.rehearse()
+		err = c.dryRun()
 	}
 	if ce := new(configError); errors.As(err, &ce) {
 		ce.cause += "; nothing was changed"
@@ -601,13 +615,13 @@ func addHost(r *run, db *store.DB, domain string) error {
 	return err
 }
 
-func create(r *run, db *store.DB, j jid.JID, creds []byte) error {
+func createAccount(r *run, db *store.DB, j jid.JID, creds []byte) error {
 	_, err := db.Accounts().Create(r.ctx, j.Domain(), j.Local(), creds)
-	return named(j, err)
+	return accountError(j, err)
 }
 
-// named says whom an error is about.
-func named(j jid.JID, err error) error {
+// accountError says whom an error is about.
+func accountError(j jid.JID, err error) error {
 	switch {
 	case err == nil:
 		return nil

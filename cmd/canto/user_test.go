@@ -55,15 +55,19 @@ keys     SCRAM-SHA-512, 10000 iterations
 			is("", "user", "del", "nurse@example.org")
 			is("juliet@example.org\nromeo@example.org\n", "user", "list")
 
-			s.fails(exitFailed, `account romeo@example.org exists already: canto user passwd`, "user", "add", "ROMEO@example.org", "--password", "x")
+			s.fails(exitFailed, `account romeo@example.org exists already: canto user passwd`, "user", "add",
+				"ROMEO@example.org", "--password", "x")
 			for _, c := range []string{"show", "del", "ban", "unban", "passwd"} {
-				s.fails(exitFailed, `nobody@example.org: account not found: canto user list`, "user", c, "nobody@example.org")
+				s.fails(exitFailed, `nobody@example.org: account not found: canto user list`, "user", c,
+					"nobody@example.org")
 				s.fails(exitUsage, `"example.org" is no account: write it like name@domain`, "user", c, "example.org")
 				s.fails(exitUsage, `"a@b/c" is no account: write it like name@domain`, "user", c, "a@b/c")
 			}
 			s.fails(exitUsage, `"a b@example.org": `, "user", "add", "a b@example.org")
-			s.fails(exitUsage, `the password has U\+000A as its character 2`, "user", "add", "tybalt@example.org", "--password", "a\nb")
-			refused(t, s.canto("\n", "user", "add", "tybalt@example.org", "--password-stdin"), exitUsage, `the password is empty`)
+			s.fails(exitUsage, `the password has U\+000A as its character 2`, "user", "add", "tybalt@example.org",
+				"--password", "a\nb")
+			refused(t, s.canto("\n", "user", "add", "tybalt@example.org", "--password-stdin"), exitUsage,
+				`the password is empty`)
 			is("juliet@example.org\nromeo@example.org\n", "user", "list")
 
 			is("example.org\tfile\n", "host", "list")
@@ -93,8 +97,8 @@ keys     SCRAM-SHA-512, 10000 iterations
 	}
 }
 
-// An argument that is no UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode), and one that is
-// empty is not taken for none.
+// An argument that is no UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode),
+// and one that is empty is not taken for none.
 func TestArgumentsThatAreNone(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -107,7 +111,8 @@ func TestArgumentsThatAreNone(t *testing.T) {
 	s.fails(exitUsage, `--host is empty`, "modules", "--host", "")
 	for _, flag := range []string{"--config", "--data"} {
 		var out, errOut bytes.Buffer
-		status := execute(&run{ctx: t.Context(), args: []string{"user", "list", flag, ""}, out: &out, errOut: &errOut})
+		status := execute(&run{ctx: t.Context(), args: []string{"user", "list", flag, ""}, out: &out,
+			errOut: &errOut})
 		refused(t, said{status, out.String(), errOut.String()}, exitUsage, flag+" is empty", "user list", flag)
 	}
 	s.nothingMade()
@@ -117,8 +122,10 @@ func TestArgumentsThatAreNone(t *testing.T) {
 func TestChangersMakeNoFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
-	for _, c := range []string{"user passwd romeo@example.org", "user del romeo@example.org", "user ban romeo@example.org", "user unban romeo@example.org", "host del example.net"} {
-		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`, strings.Fields(c)...)
+	for _, c := range []string{"user passwd romeo@example.org", "user del romeo@example.org",
+		"user ban romeo@example.org", "user unban romeo@example.org", "host del example.net"} {
+		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`,
+			strings.Fields(c)...)
 		s.nothingMade()
 	}
 	s.ok("host", "add", "example.net")
@@ -130,7 +137,8 @@ func TestReadersMakeNoFolder(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	for _, args := range []string{"user list", "user list example.org", "user show a@example.org", "host list"} {
-		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`, strings.Fields(args)...)
+		s.fails(exitFailed, `data: there is no data folder: give it with --data, or make one with canto serve`,
+			strings.Fields(args)...)
 	}
 	s.fails(exitFailed, `no server runs`, "bytes")
 	s.fails(exitFailed, `no server runs`, "reload")
@@ -265,17 +273,26 @@ func TestImport(t *testing.T) {
 	s.nothingMade()
 	s.ok("host", "add", "example.net") // from here on there is a store, and an import adds nothing to it
 	for _, c := range []struct{ name, text, words string }{
-		{"no tab", "a@example.org\tx\n\nb@example.org x\n", `users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
-		{"no account", "a@example.org\tx\nexample.org\tx\n", `users.tsv:2: "example.org" is no account: .*; nothing was imported`},
-		{"no address", "a@example.org\tx\na b@example.org\tx\n", `users.tsv:2: "a b@example.org": .*; nothing was imported`},
+		{"no tab", "a@example.org\tx\n\nb@example.org x\n",
+			`users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
+		{"no account", "a@example.org\tx\nexample.org\tx\n",
+			`users.tsv:2: "example.org" is no account: .*; nothing was imported`},
+		{"no address", "a@example.org\tx\na b@example.org\tx\n",
+			`users.tsv:2: "a b@example.org": .*; nothing was imported`},
 		{"no password", "a@example.org\tx\nb@example.org\t\n", `users.tsv:2: .*password.*; nothing was imported`},
-		{"a password that can't be one", "a@example.org\tx\nb@example.org\tx\ty\n", `users.tsv:2: the password has U\+0009 as its character 2, which is a control character.*; nothing was imported`},
-		{"an unassigned character", "a@example.org\tx\nb@example.org\tlove \u0378\n", `users.tsv:2: the password has U\+0378 as its character 6, .*: letters, digits, symbols and blanks of any script are allowed.*; nothing was imported`},
-		{"a long password", "b@example.org\t" + strings.Repeat("x", 1024) + "\n", `users.tsv:1: the password has 1024 bytes: .*up to 1,023 bytes; nothing was imported`},
+		{"a password that can't be one", "a@example.org\tx\nb@example.org\tx\ty\n",
+			`users.tsv:2: the password has U\+0009 as its character 2, which is a control character.*; nothing was imported`},
+		{"an unassigned character", "a@example.org\tx\nb@example.org\tlove \u0378\n",
+			`users.tsv:2: the password has U\+0378 as its character 6, .*: letters, digits, symbols and blanks of any script are allowed.*; nothing was imported`},
+		{"a long password", "b@example.org\t" + strings.Repeat("x", 1024) + "\n",
+			`users.tsv:1: the password has 1024 bytes: .*up to 1,023 bytes; nothing was imported`},
 		{"another encoding", "b@example.org\tcaf\xe9\n", `users.tsv:1: the password is no UTF-8: `},
-		{"a name with a blank", "ro meo@example.org\tx\n", `users.tsv:1: "ro meo@example.org": localpart has a character that is not allowed there \(' '\): write it like name@domain; nothing was imported`},
-		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n", `users.tsv:2: longer than 65536 bytes: a line is jid<TAB>password, and ends with a newline; nothing was imported`},
-		{"late", strings.Repeat("\n", 3) + manyLines(3000) + "broken\n", `users.tsv:3004: no tab: .*; nothing was imported`},
+		{"a name with a blank", "ro meo@example.org\tx\n",
+			`users.tsv:1: "ro meo@example.org": localpart has a character that is not allowed there \(' '\): write it like name@domain; nothing was imported`},
+		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n",
+			`users.tsv:2: longer than 65536 bytes: a line is jid<TAB>password, and ends with a newline; nothing was imported`},
+		{"late", strings.Repeat("\n", 3) + manyLines(3000) + "broken\n",
+			`users.tsv:3004: no tab: .*; nothing was imported`},
 	} {
 		s.write("users.tsv", c.text)
 		s.fails(exitFailed, c.words, "user", "import", "--shared-salt", s.path("users.tsv"))
@@ -305,7 +322,9 @@ func TestImport(t *testing.T) {
 
 	// Who exists is told, and the others are added.
 	r := s.canto("nurse@example.org\tx\nromeo@example.org\tother\n", "user", "import", "-")
-	want := said{exitFailed, "1 accounts added\n", "canto: standard input:2: account romeo@example.org exists already\ncanto: standard input: 1 of 2 accounts were not added, see above\n"}
+	want := said{exitFailed, "1 accounts added\n",
+		"canto: standard input:2: account romeo@example.org exists already\ncanto: standard input: 1 of 2 " +
+			"accounts were not added, see above\n"}
 	if r != want {
 		t.Errorf("an account that exists: %+v, want %+v", r, want)
 	}
@@ -315,8 +334,8 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// The file of an import is read by the process of the user who typed the command, with that user's rights and that
-// process's /dev/stdin; the server opens nothing.
+// The file of an import is read by the process of the user who typed the command, with that user's rights
+// and that process's /dev/stdin; the server opens nothing.
 func TestImportReadsAsTheCaller(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -332,7 +351,8 @@ func TestImportReadsAsTheCaller(t *testing.T) {
 	s.write("users.tsv", "juliet@example.org\ty\n") // 0600: where root runs the test, the server may not read it
 	s.ok("user", "import", s.path("users.tsv"))
 	p.login("example.org", "juliet", "y")
-	s.fails(exitFailed, `missing.tsv: no such file or directory: name a file that you may read`, "user", "import", s.path("missing.tsv"))
+	s.fails(exitFailed, `missing.tsv: no such file or directory: name a file that you may read`, "user",
+		"import", s.path("missing.tsv"))
 }
 
 func manyLines(n int) string {
@@ -358,13 +378,14 @@ func TestImportMany(t *testing.T) {
 	if n := strings.Count(s.ok("user", "list", "example.org"), "\n"); n != 20_000 {
 		t.Errorf("%d accounts are there", n)
 	}
-	if _, err := p.try("example.org", "PLAIN", "user20000", "secret"); !errors.Is(err, saslFailure(sasl.NotAuthorized.String())) {
+	if _, err := p.try("example.org", "PLAIN", "user20000", "secret"); !errors.Is(err,
+		saslFailure(sasl.NotAuthorized.String())) {
 		t.Errorf("one that was not imported: %v", err)
 	}
 }
 
-// A host is added and deleted only if the running server can take its file as it is: a command that fails has changed
-// nothing.
+// A host is added and deleted only if the running server can take its file as it is: a command that fails
+// has changed nothing.
 func TestHostCommandsWithBrokenFile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -379,11 +400,13 @@ func TestHostCommandsWithBrokenFile(t *testing.T) {
 	s.write("good.toml", string(good))
 	call := func(args ...string) said {
 		var out, errOut bytes.Buffer
-		status := execute(&run{ctx: t.Context(), args: append(append(args, before...), "--data", s.data()), out: &out, errOut: &errOut})
+		status := execute(&run{ctx: t.Context(), args: append(append(args, before...), "--data", s.data()),
+			out: &out, errOut: &errOut})
 		return said{status, out.String(), errOut.String()}
 	}
 	for _, command := range [][]string{{"host", "add", "example.com"}, {"host", "del", "example.net"}} {
-		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is no size.*; nothing was changed`, command...)
+		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is no size.*; nothing was changed`,
+			command...)
 	}
 	if got := call("host", "list").out; got != "example.net\tstore\nexample.org\tfile\n" {
 		t.Errorf("the hosts are now %q", got)

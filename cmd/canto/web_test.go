@@ -28,7 +28,8 @@ func startServer(t *testing.T, listen string) map[string]string {
 	out, in := io.Pipe()
 	done := make(chan int, 1)
 	go func() {
-		done <- execute(&run{ctx: ctx, args: []string{"serve", "--dev", "--config", file, "--data", filepath.Join(dir, "data")}, stdin: strings.NewReader(""), out: in, errOut: io.Discard})
+		done <- execute(&run{ctx: ctx, args: []string{"serve", "--dev", "--config", file, "--data",
+			filepath.Join(dir, "data")}, stdin: strings.NewReader(""), out: in, errOut: io.Discard})
 		in.Close()
 	}()
 	t.Cleanup(func() {
@@ -83,8 +84,10 @@ func alpn(p ...string) *tls.Config { return &tls.Config{InsecureSkipVerify: true
 // The http and https ports are the reactor's: what is asked there is answered by net/http, 404 so far,
 // and the ready line names them.
 func TestServeWeb(t *testing.T) {
-	at := startServer(t, "c2s = ['127.0.0.1:0']\nc2s_tls = []\nhttp = ['127.0.0.1:0']\nhttps = ['127.0.0.1:0']\n")
-	for _, c := range []net.Conn{talk(t, at["http"], nil), talk(t, at["https"], alpn("http/1.1")), talk(t, at["https"], alpn())} {
+	at := startServer(t, "c2s = ['127.0.0.1:0']\nc2s_tls = []\nhttp = ['127.0.0.1:0']\nhttps = "+
+		"['127.0.0.1:0']\n")
+	for _, c := range []net.Conn{talk(t, at["http"], nil), talk(t, at["https"], alpn("http/1.1")),
+		talk(t, at["https"], alpn())} {
 		in := bufio.NewReader(c)
 		for range 2 {
 			if code := getStatus(t, c, in); code != 404 {
@@ -109,16 +112,19 @@ func TestAttackT18SharedPort(t *testing.T) {
 	}
 	addr := ln.Addr().String()
 	ln.Close()
-	at := startServer(t, fmt.Sprintf("c2s = ['%[1]s']\nc2s_tls = ['%[1]s']\nhttp = []\nhttps = ['%[1]s']\n", addr))
+	at := startServer(t, fmt.Sprintf("c2s = ['%[1]s']\nc2s_tls = ['%[1]s']\nhttp = []\nhttps = ['%[1]s']\n",
+		addr))
 	if at["c2s"] != addr || at["http"] != "" || at["https"] != "" {
 		t.Fatalf("%v", at)
 	}
-	const header = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' to='localhost' version='1.0'>"
+	const header = "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' " +
+		"to='localhost' version='1.0'>"
 	for _, x := range []struct {
 		conf *tls.Config
 		want string
 		not  string
-	}{{nil, "<starttls", "zzz"}, {alpn("xmpp-client"), "<mechanism>", "<starttls"}, {alpn(), "<mechanism>", "<starttls"}} {
+	}{{nil, "<starttls", "zzz"}, {alpn("xmpp-client"), "<mechanism>", "<starttls"},
+		{alpn(), "<mechanism>", "<starttls"}} {
 		c := talk(t, addr, x.conf)
 		io.WriteString(c, header)
 		var b []byte
@@ -140,7 +146,8 @@ func TestAttackT18SharedPort(t *testing.T) {
 	}
 	for _, conf := range []*tls.Config{nil, alpn("xmpp-client")} {
 		c := talk(t, addr, conf)
-		io.WriteString(c, "POST /secret-path HTTP/1.1\r\nHost: localhost\r\nCookie: secret-cookie\r\n\r\n<secret>alert(1)</secret>")
+		io.WriteString(c, "POST /secret-path HTTP/1.1\r\nHost: localhost\r\nCookie: "+
+			"secret-cookie\r\n\r\n<secret>alert(1)</secret>")
 		b, _ := io.ReadAll(c)
 		if strings.Contains(string(b), "secret") || strings.Contains(string(b), "HTTP/") || len(b) == 0 {
 			t.Errorf("a web request on an XMPP port: %q", b)

@@ -14,41 +14,41 @@ const maxKept = 64 << 10
 
 // A Pool lends byte slices. Safe from any goroutine.
 type Pool struct {
-	p       bytebufferpool.Pool
-	hulls   sync.Pool // of *bytebufferpool.ByteBuffer without their bytes
-	buffers atomic.Int64
+	buffers  bytebufferpool.Pool
+	wrappers sync.Pool // of *bytebufferpool.ByteBuffer without their bytes
+	inUse    atomic.Int64
 }
 
 // Outbox is for bytes on their way out, Tail for unfinished input; Tail is an xmlstream.Buffers. Two
 // pools, because each settles on the size that its own buffers have.
-var Outbox, Tail Pool
+var Outbox, Input Pool
 
 // Get lends a slice of length 0 and at least n bytes of capacity.
 func (p *Pool) Get(n int) []byte {
-	b := p.p.Get()
+	b := p.buffers.Get()
 	s := b.B[:0]
 	b.B = nil
-	p.hulls.Put(b)
+	p.wrappers.Put(b)
 	if cap(s) < n {
 		s = make([]byte, 0, n)
 	}
-	p.buffers.Add(1)
+	p.inUse.Add(1)
 	return s
 }
 
 // Put takes b back; it must have come from Get, though it may have grown. Whoever keeps it may not
 // look at it any more.
 func (p *Pool) Put(b []byte) {
-	p.buffers.Add(-1)
+	p.inUse.Add(-1)
 	if cap(b) <= maxKept {
-		h, _ := p.hulls.Get().(*bytebufferpool.ByteBuffer)
+		h, _ := p.wrappers.Get().(*bytebufferpool.ByteBuffer)
 		if h == nil {
 			h = new(bytebufferpool.ByteBuffer)
 		}
 		h.B = b
-		p.p.Put(h)
+		p.buffers.Put(h)
 	}
 }
 
 // InUse is how many buffers are lent.
-func (p *Pool) InUse() (buffers int64) { return p.buffers.Load() }
+func (p *Pool) InUse() (buffers int64) { return p.inUse.Load() }

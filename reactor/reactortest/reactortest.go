@@ -16,12 +16,12 @@ import (
 // A Net is a reactor over memory.
 type Net struct {
 	*reactor.Memory
-	Step time.Duration // by which each look of the loops at the clock moves it; 0: work takes no time
-	now  time.Time
-	off  bool // by Halt
-	rnd  *rand.Rand
-	jobs []func()
-	port uint16
+	ClockStep time.Duration // by which each look of the loops at the clock moves it; 0: work takes no time
+	now       time.Time
+	halted    bool // by Halt
+	rnd       *rand.Rand
+	jobs      []func()
+	nextPort  uint16
 }
 
 // Start is when a Net's clock begins.
@@ -32,10 +32,10 @@ func New(seed uint64, cfg reactor.Config) *Net { return NewAt(Start, seed, cfg) 
 
 // NewAt is New with a clock that begins at a time: that of a process that starts after another one.
 func NewAt(begin time.Time, seed uint64, cfg reactor.Config) *Net {
-	n := &Net{now: begin, rnd: rand.New(rand.NewPCG(seed, 1)), port: 1024}
+	n := &Net{now: begin, rnd: rand.New(rand.NewPCG(seed, 1)), nextPort: 1024}
 	cfg.Clock = func() time.Time {
-		if n.Step > 0 {
-			n.now = n.now.Add(n.Step)
+		if n.ClockStep > 0 {
+			n.now = n.now.Add(n.ClockStep)
 		}
 		return n.now
 	}
@@ -43,8 +43,8 @@ func NewAt(begin time.Time, seed uint64, cfg reactor.Config) *Net {
 	if cfg.Loops == 0 {
 		cfg.Loops = 2
 	}
-	if cfg.Burst == 0 {
-		cfg.Burst = 1 << 30 // while a test talks, no time passes for it to come back in
+	if cfg.AdmissionBurst == 0 {
+		cfg.AdmissionBurst = 1 << 30 // while a test talks, no time passes for it to come back in
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -56,7 +56,7 @@ func NewAt(begin time.Time, seed uint64, cfg reactor.Config) *Net {
 // Do is reactor.Workers: the work is done in Run.
 func (n *Net) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(error)) bool {
 	n.jobs = append(n.jobs, func() {
-		err := reactor.Protected(work)
+		err := reactor.CatchPanic(work)
 		if l == nil {
 			then(err)
 			return
@@ -69,17 +69,17 @@ func (n *Net) Do(_ reactor.Class, l *reactor.Loop, work func() error, then func(
 // Now is the Net's time.
 func (n *Net) Now() time.Time { return n.now }
 
-// Halt stops the Net in the midst of what it does, as the end of a process would: nothing moves any more, and its
-// clients get what was written to them before.
-func (n *Net) Halt() { n.off = true }
+// Halt stops the Net in the midst of what it does, as the end of a process would: nothing moves any more,
+// and its clients get what was written to them before.
+func (n *Net) Halt() { n.halted = true }
 
 // Run goes on until nothing moves any more. It panics if that takes for ever.
 func (n *Net) Run() {
 	for range 1_000_000 {
-		if n.off {
+		if n.halted {
 			return
 		}
-		if n.Turn() {
+		if n.RunTurn() {
 			continue
 		}
 		if len(n.jobs) == 0 {
@@ -97,7 +97,7 @@ func (n *Net) Run() {
 func (n *Net) Advance(d time.Duration) {
 	for end := n.now.Add(d); n.now.Before(end); {
 		n.now = n.now.Add(min(reactor.TickLength, end.Sub(n.now)))
-		n.Tick()
+		n.TickLoops()
 		n.Run()
 	}
 }
@@ -105,7 +105,7 @@ func (n *Net) Advance(d time.Duration) {
 // Jump moves the clock at once: timers are looked at when it has moved.
 func (n *Net) Jump(d time.Duration) {
 	n.now = n.now.Add(d)
-	n.Tick()
+	n.TickLoops()
 	n.Run()
 }
 
@@ -127,8 +127,8 @@ func (n *Net) ConnectTo(loop int, ln reactor.Listener) *Client {
 
 // ConnectFrom is ConnectTo from an address.
 func (n *Net) ConnectFrom(from netip.Addr, loop int, ln reactor.Listener) *Client {
-	n.port++
-	c := &Client{n, n.Memory.Open(loop, ln, netip.AddrPortFrom(from, n.port))}
+	n.nextPort++
+	c := &Client{n, n.Memory.Open(loop, ln, netip.AddrPortFrom(from, n.nextPort))}
 	n.Run()
 	return c
 }
@@ -139,8 +139,8 @@ func (c *Client) Send(p []byte) {
 	c.net.Run()
 }
 
-// SendCut writes p in pieces of at most step bytes.
-func (c *Client) SendCut(p []byte, step int) {
+// SendChunks writes p in pieces of at most step bytes.
+func (c *Client) SendChunks(p []byte, step int) {
 	for len(p) > 0 {
 		k := min(step, len(p))
 		c.Send(p[:k])

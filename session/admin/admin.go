@@ -51,7 +51,8 @@ func Listen(path string, run func(ctx context.Context, c Command) Result) (*Serv
 
 func listen(path string, most int64, run func(ctx context.Context, c Command) Result) (*Server, error) {
 	if len(path) > maxPath {
-		return nil, fmt.Errorf("%s: longer than the %d bytes of a socket's path: name another with listen.admin", path, maxPath)
+		return nil, fmt.Errorf("%s: longer than the %d bytes of a socket's path: name another with listen.admin",
+			path, maxPath)
 	}
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -59,12 +60,15 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	}
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
-	} else if fi.Mode().Perm()&0o022 != 0 && (fi.Mode()&os.ModeSticky != 0 || owner(fi) != os.Geteuid()) {
-		return nil, fmt.Errorf("%s: others may write there: name another place with listen.admin", dir) // it is shared on purpose
+	} else if fi.Mode().Perm()&0o022 != 0 && (fi.Mode()&os.ModeSticky != 0 || ownerUID(fi) != os.Geteuid()) {
+		// it is shared on purpose
+		return nil, fmt.Errorf("%s: others may write there: name another place with listen.admin", dir)
 	} else if fi.Mode().Perm()&0o022 != 0 {
-		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with listen.admin", dir, dir)
-	} else if uid := owner(fi); !trusted(uid) {
-		return nil, fmt.Errorf("%s: the folder of user %d: chown it, or name another place with listen.admin", dir, uid)
+		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with "+
+			"listen.admin", dir, dir)
+	} else if uid := ownerUID(fi); !trusted(uid) {
+		return nil, fmt.Errorf("%s: the folder of user %d: chown it, or name another place with listen.admin",
+			dir, uid)
 	}
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
@@ -72,7 +76,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 		}
 		if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 			c.Close()
-			return nil, fmt.Errorf("%s: %w: stop it, or name another place with listen.admin", path, ErrTaken)
+			return nil, fmt.Errorf("%s: %w: stop it, or name another place with listen.admin", path, ErrSocketInUse)
 		}
 		os.Remove(path)
 	}
@@ -84,7 +88,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 		ln.Close()
 		return nil, err
 	}
-	ln = &checked{ln}
+	ln = &ownerListener{ln}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /run", func(w http.ResponseWriter, r *http.Request) {
 		var c Command
@@ -99,19 +103,20 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(run(r.Context(), c))
 	})
-	s := &Server{ln, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}}
+	s := &Server{ln, &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute,
+		MaxHeaderBytes: 16 << 10, ErrorLog: log.New(io.Discard, "", 0)}}
 	go s.srv.Serve(ln)
 	return s, nil
 }
 
-// checked gives only connections of the owner and of root. No error but that of a closed socket ends it: descriptors
-// and memory that ran out come back.
-type checked struct{ net.Listener }
+// ownerListener gives only connections of the owner and of root. No error but that of a closed socket
+// ends it: descriptors and memory that ran out come back.
+type ownerListener struct{ net.Listener }
 
-// longestAcceptPause is how long it waits at most after an error, having begun with 5 ms.
-const longestAcceptPause = time.Second
+// maxAcceptBackoff is how long it waits at most after an error, having begun with 5 ms.
+const maxAcceptBackoff = time.Second
 
-func (l *checked) Accept() (net.Conn, error) {
+func (l *ownerListener) Accept() (net.Conn, error) {
 	for pause := 5 * time.Millisecond; ; {
 		c, err := l.Listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -119,10 +124,10 @@ func (l *checked) Accept() (net.Conn, error) {
 		}
 		if err != nil {
 			time.Sleep(pause)
-			pause = min(2*pause, longestAcceptPause)
+			pause = min(2*pause, maxAcceptBackoff)
 			continue
 		}
-		if uid, err := peer(c); err == nil && trusted(uid) {
+		if uid, err := peerUID(c); err == nil && trusted(uid) {
 			return c, nil
 		}
 		c.Close()
@@ -135,8 +140,8 @@ func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() }
 // Close ends it; the context of a command that is being carried out ends, too.
 func (s *Server) Close() error { return s.srv.Close() }
 
-// ErrTaken: the socket is another server's.
-var ErrTaken = errors.New("another server answers there")
+// ErrSocketInUse: the socket is another server's.
+var ErrSocketInUse = errors.New("another server answers there")
 
 // ErrNoServer: nobody answers at the socket.
 var ErrNoServer = errors.New("no server answers")
@@ -147,7 +152,8 @@ func Call(path string, c Command) (Result, error) {
 	if _, err := os.Stat(path); err != nil {
 		return Result{}, ErrNoServer
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _,
+		_ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
 	body, err := json.Marshal(c)
@@ -162,7 +168,8 @@ func Call(path string, c Command) (Result, error) {
 		return Result{}, ErrNoServer
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("the server ended or refused while it was asked, and may have done it or not: %w", errors.Unwrap(err))
+		return Result{}, fmt.Errorf("the server ended or refused while it was asked, and may have done it or "+
+			"not: %w", errors.Unwrap(err))
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

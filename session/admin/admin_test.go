@@ -39,7 +39,7 @@ func TestCall(t *testing.T) {
 	if err != nil || string(r.Out) != "user list" || string(r.Err) != "x\x00\xff" || r.Status != 2 {
 		t.Errorf("%+v %v", r, err)
 	}
-	if _, err := Listen(path, echo); !errors.Is(err, ErrTaken) {
+	if _, err := Listen(path, echo); !errors.Is(err, ErrSocketInUse) {
 		t.Errorf("a second one: %v", err)
 	}
 	s.Close()
@@ -58,21 +58,36 @@ func TestAttackK107(t *testing.T) {
 		{"nothing there", func(string) {}, ""},
 		{"an empty folder", func(d string) { os.Mkdir(d+"/a", 0o700) }, ""},
 		{"a folder that others may read", func(d string) { os.Mkdir(d+"/a", 0o755) }, ""},
-		{"a folder that others may write", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", 0o777) }, "/a: others may write there: chmod 700"},
-		{"a sticky folder", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", os.ModeSticky|0o777) }, "/a: others may write there: name another place with listen.admin"},
-		{"a folder that a group may write", func(d string) { os.Mkdir(d+"/a", 0); os.Chmod(d+"/a", 0o770) }, "/a: others may write there: chmod 700"},
+		{"a folder that others may write", func(d string) {
+			os.Mkdir(d+"/a", 0)
+			os.Chmod(d+"/a", 0o777)
+		}, "/a: others may write there: chmod 700"},
+		{"a sticky folder", func(d string) {
+			os.Mkdir(d+"/a", 0)
+			os.Chmod(d+"/a", os.ModeSticky|0o777)
+		}, "/a: others may write there: name another place with listen.admin"},
+		{"a folder that a group may write", func(d string) {
+			os.Mkdir(d+"/a", 0)
+			os.Chmod(d+"/a", 0o770)
+		}, "/a: others may write there: chmod 700"},
 		{"a link to a folder that others may write", func(d string) {
 			os.Mkdir(d+"/b", 0)
 			os.Chmod(d+"/b", 0o777)
 			os.Symlink(d+"/b", d+"/a")
 		}, "/a: others may write there: chmod 700"},
-		{"a file", func(d string) { os.Mkdir(d+"/a", 0o700); os.WriteFile(d+"/a/sock", nil, 0o600) }, "/a/sock: not a socket: remove it"},
+		{"a file", func(d string) {
+			os.Mkdir(d+"/a", 0o700)
+			os.WriteFile(d+"/a/sock", nil, 0o600)
+		}, "/a/sock: not a socket: remove it"},
 		{"a link to a file", func(d string) {
 			os.Mkdir(d+"/a", 0o700)
 			os.WriteFile(d+"/victim", nil, 0o600)
 			os.Symlink(d+"/victim", d+"/a/sock")
 		}, "/a/sock: not a socket: remove it"},
-		{"a link to nothing", func(d string) { os.Mkdir(d+"/a", 0o700); os.Symlink(d+"/victim", d+"/a/sock") }, "/a/sock: not a socket: remove it"},
+		{"a link to nothing", func(d string) {
+			os.Mkdir(d+"/a", 0o700)
+			os.Symlink(d+"/victim", d+"/a/sock")
+		}, "/a/sock: not a socket: remove it"},
 		{"a dead server's", func(d string) {
 			os.Mkdir(d+"/a", 0o700)
 			ln, _ := net.Listen("unix", d+"/a/sock")
@@ -101,7 +116,8 @@ func TestAttackK107(t *testing.T) {
 			if fi, err := os.Lstat(path); err != nil || fi.Mode() != os.ModeSocket|0o600 {
 				t.Errorf("the socket: %v %v", fi.Mode(), err)
 			}
-			if fi, err := os.Stat(dir + "/a"); c.name == "nothing there" && (err != nil || fi.Mode() != os.ModeDir|0o700) {
+			if fi, err := os.Stat(dir + "/a"); c.name == "nothing there" &&
+				(err != nil || fi.Mode() != os.ModeDir|0o700) {
 				t.Errorf("its folder: %v %v", fi.Mode(), err)
 			}
 			if r, err := Call(path, Command{Args: []string{"x"}}); err != nil || string(r.Out) != "x" {
@@ -111,7 +127,8 @@ func TestAttackK107(t *testing.T) {
 	}
 	t.Run("a long path", func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), strings.Repeat("x", 100))
-		if _, err := Listen(path, echo); err == nil || !strings.Contains(err.Error(), "name another with listen.admin") {
+		if _, err := Listen(path, echo); err == nil ||
+			!strings.Contains(err.Error(), "name another with listen.admin") {
 			t.Error(err)
 		}
 	})
@@ -123,7 +140,10 @@ func TestAttackK107(t *testing.T) {
 		if err == nil || errors.Is(err, ErrNoServer) || ran {
 			t.Errorf("a huge command: %v, carried out: %v", err, ran)
 		}
-		c := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", path) }}}
+		c := &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn,
+			error) {
+			return net.Dial("unix", path)
+		}}}
 		for _, bad := range []string{"", "{", "[]", "{\"args\":5}", strings.Repeat("[", 60<<10)} {
 			resp, err := c.Post("http://admin/run", "application/json", strings.NewReader(bad))
 			if err != nil {
@@ -174,13 +194,18 @@ func TestAttackK107(t *testing.T) {
 		dir := t.TempDir()
 		path := filepath.Join(dir, "sock")
 		var out bytes.Buffer
-		serve(t, path, maxCommand, func(context.Context, Command) Result { fmt.Fprint(&out, "ran"); return Result{} })
-		for p, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o755, path: 0o666} { // as if modes had failed
+		serve(t, path, maxCommand, func(context.Context, Command) Result {
+			fmt.Fprint(&out, "ran")
+			return Result{}
+		})
+		// as if modes had failed
+		for p, mode := range map[string]os.FileMode{filepath.Dir(dir): 0o755, dir: 0o755, path: 0o666} {
 			if err := os.Chmod(p, mode); err != nil {
 				t.Fatal(err)
 			}
 		}
-		got, isOther := asNobody(path, "POST /run HTTP/1.1\r\nHost: admin\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+		got, isOther := asNobody(path, "POST /run HTTP/1.1\r\nHost: admin\r\nContent-Length: "+
+			"2\r\nConnection: close\r\n\r\n{}")
 		if isOther && (got != "" || out.Len() > 0) {
 			t.Errorf("somebody else is answered: %q %q", got, &out)
 		}

@@ -47,7 +47,8 @@ func TestAttackT03X22Unfinished(t *testing.T) {
 			}
 			c.Send(strings.Repeat("x ", 512))
 		}
-		if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.Contains(got, "stanza-too-big") {
+		if got := c.Received(); !strings.Contains(got, "<policy-violation") ||
+			!strings.Contains(got, "stanza-too-big") {
 			t.Fatalf("%q: %s", begin, got[max(0, len(got)-300):])
 		}
 	}
@@ -64,7 +65,8 @@ func TestAttackT13Flood(t *testing.T) {
 	var b strings.Builder
 	const n = 2000
 	for i := range n {
-		fmt.Fprintf(&b, "<message to='flood@localhost' type='chat' id='%d'><body>%s</body></message>", i, strings.Repeat("f", 60))
+		fmt.Fprintf(&b, "<message to='flood@localhost' type='chat' id='%d'><body>%s</body></message>", i,
+			strings.Repeat("f", 60))
 	}
 	flood.Conn().Write([]byte(b.String()))
 	s.Net.Run()
@@ -96,33 +98,36 @@ func TestAttackT13Reads(t *testing.T) {
 	lim.Rate, lim.RateBurst = 10_000, 20_000
 	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.Loops = 1 }})
 	flood, neighbour := s.Login("flood", "flood@localhost/x"), s.Login("neighbour", "neighbour@localhost/x")
-	s.Net.Step = time.Microsecond
+	s.Net.ClockStep = time.Microsecond
 	meter := func() reactor.Meter {
 		s.Advance(reactor.TickLength)
 		return s.Net.Loops()[0].Meter()
 	}
-	refills := func() uint64 { return s.Stream(flood).Local().Stats().Limits["rate"] }
+	refills := func() uint64 { return s.Stream(flood).LoopRouter().Stats().Limits["rate"] }
 	neighbour.Send("<presence/>")
 	begin := meter()
-	if begin.Flooding != 0 || begin.Handling == 0 {
-		t.Fatalf("before the flood, %v of %v handling were for one", begin.Flooding, begin.Handling)
+	if begin.OverRate != 0 || begin.Handling == 0 {
+		t.Fatalf("before the flood, %v of %v handling were for one", begin.OverRate, begin.Handling)
 	}
-	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+strings.Repeat("f", 100)+"</body></message>", 8000)))
+	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+
+		strings.Repeat("f", 100)+"</body></message>", 8000)))
 	for range 80 {
 		hits := refills() // and not behind it: a meter is a tick old
 		before := meter()
-		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>") // the one read that is not the flood's
+		// the one read that is not the flood's
+		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
 		last := meter()
 		if n := last.Reads - before.Reads; n > 2 {
 			t.Fatalf("%d reads of a flood in a tick", n-1)
 		}
-		if refills() == hits && last.Flooding != before.Flooding {
+		if refills() == hits && last.OverRate != before.OverRate {
 			t.Fatal("what the neighbour asked for is in the meter of floods")
 		}
 		s.Advance(time.Second)
 	}
 	last := meter()
-	reads, bytes, earned := last.Reads-begin.Reads-80, last.BytesIn-begin.BytesIn, s.Net.Now().Sub(reactortest.Start).Seconds()*10_000
+	reads, bytes, earned := last.Reads-begin.Reads-80, last.BytesIn-begin.BytesIn,
+		s.Net.Now().Sub(reactortest.Start).Seconds()*10_000
 	if n := refills(); reads > n || reads < 5 {
 		t.Errorf("%d reads for %d times that it was paused at its rate", reads, n)
 	}
@@ -132,8 +137,8 @@ func TestAttackT13Reads(t *testing.T) {
 	if flood.Conn().Ended() || !flood.Conn().Paused() {
 		t.Errorf("the flood is ended %v, paused %v", flood.Conn().Ended(), flood.Conn().Paused())
 	}
-	if last.Flooding == 0 || last.Flooding >= last.Handling+last.Posted {
-		t.Errorf("%v of %v were for the flood", last.Flooding, last.Handling+last.Posted)
+	if last.OverRate == 0 || last.OverRate >= last.Handling+last.Posted {
+		t.Errorf("%v of %v were for the flood", last.OverRate, last.Handling+last.Posted)
 	}
 }
 
@@ -144,14 +149,16 @@ func TestAttackT13Share(t *testing.T) {
 	flood := s.Login("flood", "flood@localhost/x") // every other login is on the same loop
 	s.Login("y", "y@localhost/x")
 	neighbour := s.Login("neighbour", "neighbour@localhost/x")
-	if s.Stream(flood).Local() != s.Stream(neighbour).Local() {
+	if s.Stream(flood).LoopRouter() != s.Stream(neighbour).LoopRouter() {
 		t.Fatal("not on one loop")
 	}
 	neighbour.Send("<presence/>")
 	neighbour.Received()
 	const n = 500
-	flood.Conn().Write([]byte(strings.Repeat("<message to='neighbour@localhost' type='chat'><body>f</body></message>", n)))
-	neighbour.Conn().Write([]byte("<message to='neighbour@localhost' type='chat' id='mine'><body>n</body></message>"))
+	flood.Conn().Write([]byte(strings.Repeat("<message to='neighbour@localhost' "+
+		"type='chat'><body>f</body></message>", n)))
+	neighbour.Conn().Write([]byte("<message to='neighbour@localhost' type='chat' " +
+		"id='mine'><body>n</body></message>"))
 	s.Net.Run()
 	got := neighbour.Received()
 	before, _, _ := strings.Cut(got, "id='mine'")
@@ -170,19 +177,20 @@ func TestAttackT13Crowd(t *testing.T) {
 	victim, friend := s.Login("victim", "victim@localhost/x"), s.Login("friend", "friend@localhost/x")
 	victim.Send("<presence/>")
 	victim.Received()
-	victim.Conn().Room(0)
+	victim.Conn().SetWindow(0)
 	body := strings.Repeat("b", 2000)
 	for i := range 3 {
 		f := s.Login(fmt.Sprint("flood", i), fmt.Sprintf("flood%d@localhost/x", i))
-		f.Conn().Write([]byte(strings.Repeat("<message to='victim@localhost/x' type='chat'><body>"+body+"</body></message>", 400)))
+		f.Conn().Write([]byte(strings.Repeat("<message to='victim@localhost/x' type='chat'><body>"+body+
+			"</body></message>", 400)))
 	}
 	s.Net.Run()
 	s.Advance(2 * time.Second)
 	friend.Send("<message to='victim@localhost/x' type='chat' id='mine'><body>n</body></message>")
-	if n := s.Stream(friend).Ready(); !n {
+	if n := s.Stream(friend).CanReceive(); !n {
 		t.Fatal("the friend was slowed down for one message")
 	}
-	victim.Conn().Room(-1)
+	victim.Conn().SetWindow(-1)
 	seen := 0
 	for range 20 {
 		s.Advance(time.Second)
@@ -199,13 +207,15 @@ func TestAttackK21SlowReader(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	const outbox = 400_000
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.Loops, c.OutboxBytes = 1, outbox }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.Loops, c.OutboxBytes = 1, outbox
+	}})
 	reader, talker := s.Login("reader", "reader@localhost/x"), s.Login("talker", "talker@localhost/x")
 	// Its other client, and one that reads as little and is sent less, go on.
 	other, slow := s.Login("other", "reader@localhost/y"), s.Login("slow", "slow@localhost/x")
 	reader.Send("<presence/>")
-	reader.Conn().Room(0)
-	slow.Conn().Room(0)
+	reader.Conn().SetWindow(0)
+	slow.Conn().SetWindow(0)
 	body := strings.Repeat("b", 8000)
 	most := 0
 	for i := range 300 {
@@ -218,13 +228,15 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 	s.Advance(10 * time.Second)
 	if of := 30 * 8200; most < outbox || most > outbox+64<<10+of {
-		t.Errorf("%d bytes waited, of at most %d for one that does not read, and %d for another", most, outbox+64<<10, of)
+		t.Errorf("%d bytes waited, of at most %d for one that does not read, and %d for another", most, outbox+
+			64<<10, of)
 	}
 	if other.Conn().Ended() || slow.Conn().Ended() || s.Stream(slow).Session() == nil || talker.Conn().Ended() {
 		t.Error("another's session has ended")
 	}
-	if a, ok := s.Router.Table.Loaded(reader.Bare()); !ok || len(a.Resources()) != 1 {
-		t.Fatalf("the session is still there, or the account's other is not; %d bytes wait, ended %v", len(reader.Received()), reader.Conn().Ended())
+	if a, ok := s.Router.Table.LookupAccount(reader.Bare()); !ok || len(a.Resources()) != 1 {
+		t.Fatalf("the session is still there, or the account's other is not; %d bytes wait, ended %v",
+			len(reader.Received()), reader.Conn().Ended())
 	}
 	talker.Received()
 	talker.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
@@ -233,17 +245,18 @@ func TestAttackK21SlowReader(t *testing.T) {
 	}
 }
 
-// K23: a client that asks for much more than it asks with, and does not read, is not read from while 256 KiB wait for it.
-// It keeps its session, and gets every answer once it reads.
+// K23: a client that asks for much more than it asks with, and does not read, is not read from while 256
+// KiB wait for it. It keeps its session, and gets every answer once it reads.
 func TestAttackK23SlowAsker(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops = 1 }})
 	c := s.Login("asker", "asker@localhost/x")
-	c.Send("<iq type='set' id='v'><vCard xmlns='vcard-temp'><NOTE>" + strings.Repeat("n", 8000) + "</NOTE></vCard></iq>")
+	c.Send("<iq type='set' id='v'><vCard xmlns='vcard-temp'><NOTE>" + strings.Repeat("n", 8000) +
+		"</NOTE></vCard></iq>")
 	s.Settle()
 	if got := c.Received(); !strings.Contains(got, "type='result'") {
 		t.Fatal(got)
 	}
-	c.Conn().Room(0)
+	c.Conn().SetWindow(0)
 	const n = 400 // answers of 3 MB, and an outbox of 1 MiB
 	c.Send(strings.Repeat("<iq type='get' id='q'><vCard xmlns='vcard-temp'/></iq>", n))
 	most := 0
@@ -257,7 +270,7 @@ func TestAttackK23SlowAsker(t *testing.T) {
 	if most < 256<<10 || most > 256<<10+64<<10 {
 		t.Errorf("%d bytes wait, and it is read from while 262144 do", most)
 	}
-	c.Conn().Room(-1)
+	c.Conn().SetWindow(-1)
 	got := 0
 	for range 20 {
 		s.Advance(time.Second)
@@ -281,7 +294,8 @@ func TestAttackK56Resources(t *testing.T) {
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAHIwbTMw</auth>")
 	c.Open("localhost")
 	c.Send("<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>")
-	if got := c.Received(); !strings.Contains(got, "<resource-constraint") || !strings.Contains(got, "type='wait'") {
+	if got := c.Received(); !strings.Contains(got, "<resource-constraint") ||
+		!strings.Contains(got, "type='wait'") {
 		t.Fatalf("%s", got)
 	}
 }
@@ -290,7 +304,8 @@ func TestAttackK56Resources(t *testing.T) {
 func TestAttackS22Lang(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	c := s.Dial("c", 0)
-	c.Send("<stream:stream to='localhost' version='1.0' xml:lang='" + strings.Repeat("x", 2000) + "' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>")
+	c.Send("<stream:stream to='localhost' version='1.0' xml:lang='" + strings.Repeat("x", 2000) +
+		"' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>")
 	if got := c.Received(); !strings.Contains(got, "<stream:features>") {
 		t.Fatalf("%s", got)
 	}
@@ -304,14 +319,14 @@ func TestAttackT20Rebind(t *testing.T) {
 		old.Send("<presence/>")
 		next := s.Login("next", "romeo@localhost/x")
 		next.Send("<presence/>")
-		old.Cut()
+		old.DropConn()
 		next.Received()
 		next.Send("<message to='romeo@localhost/x' type='chat'><body>here?</body></message>")
 		if got := next.Received(); !strings.Contains(got, "here?") {
 			t.Fatalf("round %d: the new session is not there: %q", i, got)
 		}
 	}
-	if a, ok := s.Router.Table.Loaded(s.Client("next").Bare()); !ok || len(a.Resources()) != 1 {
+	if a, ok := s.Router.Table.LookupAccount(s.Client("next").Bare()); !ok || len(a.Resources()) != 1 {
 		t.Fatal("not one session")
 	}
 }
@@ -323,7 +338,8 @@ func TestAttackH12Log(t *testing.T) {
 	s.Login("romeo", "romeo@localhost/x")
 	c := s.Dial("c", 0)
 	c.Open("localhost")
-	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AHJvbWVvAGFub3RoZXItcGFzc3dvcmQ=</auth>")
+	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' " +
+		"mechanism='PLAIN'>AHJvbWVvAGFub3RoZXItcGFzc3dvcmQ=</auth>")
 	c.Conn().Close(io.ErrUnexpectedEOF)
 	for _, secret := range []string{sessiontest.Password, "another-password", "AHJvbWVv"} {
 		if strings.Contains(log.String(), secret) {
@@ -341,7 +357,8 @@ func TestAttackX02Door(t *testing.T) {
 	} {
 		c := s.Dial("c", 0)
 		c.Send(in)
-		if got := c.Received(); !strings.Contains(got, "<restricted-xml") || !strings.Contains(got, "<stream:stream") {
+		if got := c.Received(); !strings.Contains(got, "<restricted-xml") ||
+			!strings.Contains(got, "<stream:stream") {
 			t.Errorf("%s: %s", in, got)
 		}
 	}
@@ -356,7 +373,8 @@ func TestAttackX04Door(t *testing.T) {
 	for _, bad := range []string{"\xEB<>", "\xC0\xAF", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80"} {
 		for step := 1; step < 4; step++ {
 			c := s.Login("c", "mallory@localhost/x")
-			c.Conn().SendCut([]byte("<message to='victim@localhost' type='chat'><body>"+bad+"</body></message>"), step)
+			c.Conn().SendChunks([]byte("<message to='victim@localhost' type='chat'><body>"+bad+"</body></message>"),
+				step)
 			if got := c.Received(); !strings.Contains(got, "unsupported-encoding") {
 				t.Errorf("%x in pieces of %d: %s", bad, step, got)
 			}
@@ -384,17 +402,20 @@ func TestAttackK20NoPause(t *testing.T) {
 			t.Fatal("ended below the cap")
 		}
 	}
-	if got := c.Received(); !strings.Contains(got, "<policy-violation") || !strings.HasSuffix(got, "</stream:stream>") {
+	if got := c.Received(); !strings.Contains(got, "<policy-violation") ||
+		!strings.HasSuffix(got, "</stream:stream>") {
 		t.Fatalf("the end was %s", got[max(0, len(got)-300):])
 	}
 }
 
 const plain = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>"
 
-// K26: a storm from one address, with the dearest logins that there are, delays another address's login by its
-// share and no more: counted in what of the storm is let in before it, as the clock goes on.
+// K26: a storm from one address, with the dearest logins that there are, delays another address's login
+// by its share and no more: counted in what of the storm is let in before it, as the clock goes on.
 func TestAttackK26Storm(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst = 1, 4000 }})
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.AdmissionBurst = 1, 4000
+	}})
 	s.AddAccount("juliet@localhost")
 	known := s.Login("known", "known@localhost/x")
 	chat := func(d time.Duration) {
@@ -436,7 +457,9 @@ func TestAttackK26Storm(t *testing.T) {
 
 // K26: who finds no room to wait in is told by a stream error, in the middle of a login too, and counted.
 func TestAttackK26Crowded(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 100, 4 }})
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.AdmissionBurst, c.AdmissionQueue = 1, 100, 4
+	}})
 	known := s.Login("known", "known@localhost/x")
 	begun := s.Dial("begun", 0)
 	begun.Open("localhost")
@@ -444,14 +467,16 @@ func TestAttackK26Crowded(t *testing.T) {
 		t.Fatal(got)
 	}
 	known.Send("<message to='known@localhost' id='chat'/>")
-	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
+	s.Net.Loops()[0].ChargeAdmission(0, netip.Addr{}, 1000)
 	for i := range 3 {
 		s.Dial(fmt.Sprint("waits ", i), 0).Open("localhost")
 	}
 	late := s.Dial("late", 0)
 	late.Open("localhost")
-	want := "<stream:error><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
-	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) || !late.Conn().Ended() {
+	want := "<stream:error><resource-constraint " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) ||
+		!late.Conn().Ended() {
 		t.Errorf("a newcomer behind three of four places got %q", got)
 	}
 	begun.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'/>")
@@ -462,14 +487,14 @@ func TestAttackK26Crowded(t *testing.T) {
 	if got := begun.Received(); !strings.Contains(got, "<challenge") {
 		t.Errorf("then: %q", got)
 	}
-	if m := s.Net.Loops()[0].Meter(); m.Crowded != 1 || m.Guests != 0 {
-		t.Errorf("%d counted, %d wait", m.Crowded, m.Guests)
+	if m := s.Net.Loops()[0].Meter(); m.AdmissionRefused != 1 || m.AdmissionQueued != 0 {
+		t.Errorf("%d counted, %d wait", m.AdmissionRefused, m.AdmissionQueued)
 	}
 }
 
 // T02: what is said to a connection that is refused before it costs anything is a stream that ends.
 func TestAttackT02Refusal(t *testing.T) {
-	d := &c2s.Door{}
+	d := &c2s.Handler{}
 	for full, want := range map[bool]string{false: "policy-violation", true: "resource-constraint"} {
 		p := xmlstream.NewParser(nil)
 		var in xmlstream.Stream
@@ -492,7 +517,9 @@ func TestAttackT02Refusal(t *testing.T) {
 
 // K26, K27: in the middle of SASL the answer to a full queue is a failure that says try again.
 func TestAttackK27NoTurn(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) { c.Loops, c.Burst, c.Waiting = 1, 200, 1 }})
+	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
+		c.Loops, c.AdmissionBurst, c.AdmissionQueue = 1, 200, 1
+	}})
 	known := s.Login("known", "known@localhost/x")
 	c, other := s.Dial("c", 0), s.Dial("other", 0)
 	c.Open("localhost")
@@ -500,13 +527,14 @@ func TestAttackK27NoTurn(t *testing.T) {
 	known.Send("<message to='known@localhost' id='chat'/>")
 	turns := func(x *sessiontest.Client, text string) {
 		x.Conn().Write([]byte(text))
-		for s.Net.Turn() { // and no worker
+		for s.Net.RunTurn() { // and no worker
 		}
 	}
 	turns(c, fmt.Sprintf(plain, base64.StdEncoding.EncodeToString([]byte("\x00known\x00"+sessiontest.Password))))
-	s.Net.Loops()[0].Charge(0, netip.Addr{}, 1000)
+	s.Net.Loops()[0].ChargeAdmission(0, netip.Addr{}, 1000)
 	turns(other, "<?xml version='1.0'?>")
-	if got := c.Received(); !strings.Contains(got, "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
+	if got := c.Received(); !strings.Contains(got,
+		"<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><temporary-auth-failure/></failure>") {
 		t.Errorf("%q", got)
 	}
 }
@@ -520,21 +548,23 @@ func TestAttackK23(t *testing.T) {
 		for i := range 6 {
 			var q strings.Builder
 			for j := range 50 {
-				fmt.Fprintf(&q, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='c%d@localhost' name='%s'/></query></iq>", j, i*50+j, strings.Repeat("n", 1000))
+				fmt.Fprintf(&q, "<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='c%d@localhost' "+
+					"name='%s'/></query></iq>", j, i*50+j, strings.Repeat("n", 1000))
 			}
 			c.Send(q.String())
 			s.Settle()
 		}
 		c.Received()
 		for round := range 3 {
-			c.Conn().Room(room)
-			c.Send("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='r2'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
+			c.Conn().SetWindow(room)
+			c.Send("<iq type='get' id='r1'><query xmlns='jabber:iq:roster'/></iq><iq type='get' id='r2'><query " +
+				"xmlns='jabber:iq:roster'/></iq><iq type='get' id='p'><ping xmlns='urn:xmpp:ping'/></iq>")
 			var got strings.Builder
 			for range 100 {
 				s.Advance(reactor.TickLength)
 				got.WriteString(c.Received())
 				if room > 0 {
-					c.Conn().Room(room)
+					c.Conn().SetWindow(room)
 				}
 			}
 			for _, id := range []string{"r1", "r2", "p"} {

@@ -14,7 +14,7 @@ import (
 )
 
 // A Door is the [reactor.Handler] of client connections.
-type Door struct {
+type Handler struct {
 	Router *session.Router
 	// TLS is the configuration for a host, or for any if h is nil; nil: there is no certificate.
 	// Any goroutine; must not wait.
@@ -22,12 +22,12 @@ type Door struct {
 	// Throttle limits connections by address; nil: none.
 	Throttle *session.Throttle
 
-	addrs addresses
+	perAddr addrCounter
 }
 
 // Accept is asked on the accept goroutine, before a connection costs anything: whether its address
 // may open another (limits per_address and logins_per_address). Each true is given back by OnClose.
-func (d *Door) Accept(remote netip.AddrPort) bool {
+func (d *Handler) Accept(remote netip.AddrPort) bool {
 	lim := d.Router.Limits()
 	if lim.Exempted(remote.Addr()) {
 		return true
@@ -36,65 +36,66 @@ func (d *Door) Accept(remote netip.AddrPort) bool {
 		d.Router.CountRefused("logins_per_address")
 		return false
 	}
-	if !d.addrs.add(remote.Addr(), lim.PerAddress) {
+	if !d.perAddr.add(remote.Addr(), lim.PerAddress) {
 		d.Router.CountRefused("per_address")
 		return false
 	}
 	return true
 }
 
-// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that ends with
-// an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
-func (d *Door) Refusal(full bool) []byte {
+// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that
+// ends with an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
+func (d *Handler) Refusal(full bool) []byte {
 	err := session.ErrPolicyViolation
 	if full {
 		err = session.ErrResourceConstraint
 	}
-	return append(err.AppendTo([]byte(header+">")), "</stream:stream>"...)
+	return append(err.Append([]byte(headerPrefix+">")), "</stream:stream>"...)
 }
 
-// header is ours as far as it is always the same.
-const header = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
+// headerPrefix is ours as far as it is always the same.
+const headerPrefix = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
+	"xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
 
-// AcceptOther is Accept for what is no login, as HTTP is: only the number of open connections counts.
+// AcceptHTTP is Accept for what is no login, as HTTP is: only the number of open connections counts.
 // Each true is given back by Lost.
-func (d *Door) AcceptOther(remote netip.AddrPort) bool {
+func (d *Handler) AcceptHTTP(remote netip.AddrPort) bool {
 	lim := d.Router.Limits()
-	if !lim.Exempted(remote.Addr()) && !d.addrs.add(remote.Addr(), lim.PerAddress) {
+	if !lim.Exempted(remote.Addr()) && !d.perAddr.add(remote.Addr(), lim.PerAddress) {
 		d.Router.CountRefused("per_address")
 		return false
 	}
 	return true
 }
 
-// Lost gives back what Accept took, for a connection that never opened.
-func (d *Door) Lost(remote netip.AddrPort) {
+// ReleaseAddress gives back what Accept took, for a connection that never opened.
+func (d *Handler) ReleaseAddress(remote netip.AddrPort) {
 	lim := d.Router.Limits()
 	if !lim.Exempted(remote.Addr()) {
-		d.addrs.remove(remote.Addr())
+		d.perAddr.remove(remote.Addr())
 	}
 }
 
 // OnOpen makes the stream of a new connection.
-func (d *Door) OnOpen(c *reactor.Conn) {
-	l := d.Router.Local(c.Loop())
+func (d *Handler) OnOpen(c *reactor.Conn) {
+	l := d.Router.LoopRouter(c.Loop())
 	w := (*wire)(c)
 	var traits session.Traits
 	if c.Secure() {
 		traits = session.Secure
 	}
-	c.Owner = session.NewStream(l, w, traits)
+	c.HandlerState = session.NewStream(l, w, traits)
 }
 
 // OnData gives the stream what was read. Behind a login nothing is bound to the TLS channel any more.
-func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
-	st := c.Owner.(*session.Stream)
-	used, over := st.Feed(p, c.Overhead())
+func (d *Handler) OnData(c *reactor.Conn, p []byte) (used int) {
+	st := c.HandlerState.(*session.Stream)
+	used, over := st.Feed(p, c.TakeTLSOverhead())
 	if over {
-		c.Flooded()
+		c.MarkOverRate()
 	}
 	if st.State() == session.Authed {
-		c.Settle()
+		c.ReleaseHandshakeState()
 	}
 	return used
 }
@@ -104,32 +105,32 @@ func (d *Door) OnData(c *reactor.Conn, p []byte) (used int) {
 const highWater = 256 << 10
 
 // OnSecure goes on with a stream after its handshake.
-func (d *Door) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
-	if st, ok := c.Owner.(*session.Stream); ok {
+func (d *Handler) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
+	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Secured()
 	}
 }
 
 // OnTimer looks at the stream's deadlines.
-func (d *Door) OnTimer(c *reactor.Conn) {
-	st := c.Owner.(*session.Stream)
-	st.Due()
+func (d *Handler) OnTimer(c *reactor.Conn) {
+	st := c.HandlerState.(*session.Stream)
+	st.OnDeadline()
 }
 
 // OnDrain is not used: a wire is told when the socket has everything, see NotifyDrain.
-func (d *Door) OnDrain(*reactor.Conn) {}
+func (d *Handler) OnDrain(*reactor.Conn) {}
 
 // OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
-func (d *Door) OnOverflow(c *reactor.Conn) {
-	if st, ok := c.Owner.(*session.Stream); ok {
+func (d *Handler) OnOverflow(c *reactor.Conn) {
+	if st, ok := c.HandlerState.(*session.Stream); ok {
 		d.Router.CountRefused("paused_input")
 		st.Close(session.ErrPolicyViolation)
 	}
 }
 
-// Guest reports whether c has a session yet, and for which host it logs in.
-func (d *Door) Guest(c *reactor.Conn) (host uint32, guest bool) {
-	st, ok := c.Owner.(*session.Stream)
+// Unauthenticated reports whether c has a session yet, and for which host it logs in.
+func (d *Handler) Unauthenticated(c *reactor.Conn) (host uint32, guest bool) {
+	st, ok := c.HandlerState.(*session.Stream)
 	if !ok || st.Session() != nil {
 		return 0, !ok
 	}
@@ -139,25 +140,25 @@ func (d *Door) Guest(c *reactor.Conn) (host uint32, guest bool) {
 	return host, true
 }
 
-// OnRefused ends the stream of a client that would wait behind too many others (RFC 6120 §4.9.3.17).
-func (d *Door) OnRefused(c *reactor.Conn) {
-	if st, ok := c.Owner.(*session.Stream); ok {
+// OnAdmissionRefused ends the stream of a client that would wait behind too many others (RFC 6120 §4.9.3.17).
+func (d *Handler) OnAdmissionRefused(c *reactor.Conn) {
+	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Close(session.ErrResourceConstraint)
 	}
 }
 
 // OnClose takes the stream apart.
-func (d *Door) OnClose(c *reactor.Conn, err error) {
+func (d *Handler) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
-	if st, ok := c.Owner.(*session.Stream); ok {
-		st.Gone(err)
+	if st, ok := c.HandlerState.(*session.Stream); ok {
+		st.OnClosed(err)
 	}
-	d.Lost(remote)
+	d.ReleaseAddress(remote)
 }
 
-// Drain tells a client that the server goes (RFC 6120 §4.9.3.20).
-func (d *Door) Drain(c *reactor.Conn) {
-	if st, ok := c.Owner.(*session.Stream); ok {
+// OnShutdown tells a client that the server goes (RFC 6120 §4.9.3.20).
+func (d *Handler) OnShutdown(c *reactor.Conn) {
+	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Close(session.ErrSystemShutdown)
 	}
 }
@@ -174,7 +175,7 @@ var (
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {
-	b := append(make([]byte, 0, 256), header...)
+	b := append(make([]byte, 0, 256), headerPrefix...)
 	b = appendAttr(b, "id", id)
 	b = appendAttr(b, "from", from.String())
 	b = appendAttr(b, "to", to.String())
@@ -190,27 +191,27 @@ func appendAttr(b []byte, name, v string) []byte {
 	return append(xmlstream.AppendValue(b, v), '\'')
 }
 
-func (w *wire) Send(el []byte) bool         { return w.conn().Append(el) }
-func (w *wire) Crowded() bool               { return w.conn().Buffered() > highWater }
-func (w *wire) Closing() bool               { return w.conn().Closing() }
-func (w *wire) Pause()                      { w.conn().Pause() }
-func (w *wire) PauseToAnswer()              { w.conn().PauseToAnswer() }
-func (w *wire) Resume()                     { w.conn().Resume() }
-func (w *wire) Arm(at reactor.Tick)         { w.conn().Arm(at) }
-func (w *wire) TLS() *tls.ConnectionState   { return w.conn().TLS() }
-func (w *wire) Presented() *tls.Certificate { return w.conn().Presented() }
-func (w *wire) Remote() netip.AddrPort      { return w.conn().Remote() }
+func (w *wire) Send(el []byte) bool                    { return w.conn().Append(el) }
+func (w *wire) Congested() bool                        { return w.conn().Buffered() > highWater }
+func (w *wire) Closing() bool                          { return w.conn().Closing() }
+func (w *wire) Pause()                                 { w.conn().Pause() }
+func (w *wire) PauseForReply()                         { w.conn().PauseForReply() }
+func (w *wire) Resume()                                { w.conn().Resume() }
+func (w *wire) Arm(at reactor.Tick)                    { w.conn().Arm(at) }
+func (w *wire) TLS() *tls.ConnectionState              { return w.conn().TLS() }
+func (w *wire) PresentedCertificate() *tls.Certificate { return w.conn().PresentedCertificate() }
+func (w *wire) Remote() netip.AddrPort                 { return w.conn().Remote() }
 
 // Stream is the stream of w. Any goroutine.
 func (w *wire) Stream() *session.Stream {
-	st, _ := w.conn().Owner.(*session.Stream)
+	st, _ := w.conn().HandlerState.(*session.Stream)
 	return st
 }
 
 // Loop is the kernel's part of the connection's loop. Any goroutine.
-func (w *wire) Loop() *session.Local {
+func (w *wire) Loop() *session.LoopRouter {
 	c := w.conn()
-	return c.Handler().(*Door).Router.Local(c.Loop())
+	return c.Handler().(*Handler).Router.LoopRouter(c.Loop())
 }
 
 // NotifyDrain is [session.Drainer]. Any goroutine.
@@ -219,39 +220,39 @@ func (w *wire) NotifyDrain() bool {
 	if c.Closing() {
 		return false
 	}
-	c.Flushed(w.flushed)
+	c.AfterFlush(w.onFlushed)
 	return true
 }
 
-func (w *wire) flushed(taken bool) {
+func (w *wire) onFlushed(taken bool) {
 	if st := w.Stream(); st != nil && taken {
 		st.Drained()
 	}
 }
 
 func (w *wire) StartTLS(h *session.Host) error {
-	return w.conn().StartTLS(w.conn().Handler().(*Door).TLS(h), reactor.ServerRole)
+	return w.conn().StartTLS(w.conn().Handler().(*Handler).TLS(h), reactor.ServerRole)
 }
 
-// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told the error too,
-// behind all that waits for it.
+// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told
+// the error too, behind all that waits for it.
 func (w *wire) Close(reason error) {
 	var last []byte
 	if se, ok := reason.(*session.StreamError); ok {
-		last = append(se.AppendTo(nil), "</stream:stream>"...)
+		last = append(se.Append(nil), "</stream:stream>"...)
 	} else if reason == nil {
 		last = []byte("</stream:stream>")
 	}
-	w.conn().Finish(last, reason)
+	w.conn().CloseWith(last, reason)
 }
 
-// addresses counts connections by address. Its size is bounded by the number of connections.
-type addresses struct {
+// addrCounter counts connections by address. Its size is bounded by the number of connections.
+type addrCounter struct {
 	mu sync.Mutex
 	n  map[netip.Addr]int
 }
 
-func (a *addresses) add(addr netip.Addr, limit int) bool {
+func (a *addrCounter) add(addr netip.Addr, limit int) bool {
 	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -265,7 +266,7 @@ func (a *addresses) add(addr netip.Addr, limit int) bool {
 	return true
 }
 
-func (a *addresses) remove(addr netip.Addr) {
+func (a *addrCounter) remove(addr netip.Addr) {
 	k := reactor.AddrKey(addr)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -277,8 +278,8 @@ func (a *addresses) remove(addr netip.Addr) {
 }
 
 // Stream is the kernel's half of a connection of this door, nil for any other. The connection's loop.
-func (d *Door) Stream(c *reactor.Conn) *session.Stream {
-	if st, ok := c.Owner.(*session.Stream); ok {
+func (d *Handler) Stream(c *reactor.Conn) *session.Stream {
+	if st, ok := c.HandlerState.(*session.Stream); ok {
 		return st
 	}
 	return nil

@@ -16,8 +16,10 @@ const (
 // The headers of RFC 6120 §4.8.2 that do not make the content namespace the default, each with its end tag.
 var explicit = map[string][2]string{
 	"streams as default namespace": {"<stream xml:lang='en' xmlns='" + nsStreams + "'" + toUs, "</stream>"},
-	"no default namespace":         {"<stream:stream xmlns:stream='" + nsStreams + "'" + toUs, "</stream:stream>"},
-	"prefix of its own":            {"<s:stream xmlns='jabber:client' xmlns:s='" + nsStreams + "'" + toUs, "</s:stream>"},
+	"no default namespace": {"<stream:stream xmlns:stream='" + nsStreams + "'" + toUs,
+		"</stream:stream>"},
+	"prefix of its own": {"<s:stream xmlns='jabber:client' xmlns:s='" + nsStreams + "'" + toUs,
+		"</s:stream>"},
 	"prefix for stanzas": {"<stream xmlns:c='jabber:client' xmlns:x='urn:x' xmlns='" + nsStreams + "'" + toUs,
 		"</stream >"},
 }

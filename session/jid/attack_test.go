@@ -77,9 +77,11 @@ func TestAttackS13(t *testing.T) {
 
 // CVE-2026-56852, CVE-2026-56851: x/text loops or panics on invalid UTF-8, which must not get there.
 func TestAttackS14(t *testing.T) {
-	bad := []string{"\xff", "\xc3", "\xc3(", "\xe2\x82", "\xf0\x9f\x98", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xc0\xaf", "\x80", "\u00fc\xcc", "\u1100\xe1\x85"}
+	bad := []string{"\xff", "\xc3", "\xc3(", "\xe2\x82", "\xf0\x9f\x98", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+		"\xc0\xaf", "\x80", "\u00fc\xcc", "\u1100\xe1\x85"}
 	for _, b := range bad {
-		for _, in := range []string{b + "@d", "a" + b + "@d", "a@" + b, "a@x" + b + ".d", "a@d/" + b, "a@d/x" + b, "a@xn--" + b} {
+		for _, in := range []string{b + "@d", "a" + b + "@d", "a@" + b, "a@x" + b + ".d", "a@d/" + b, "a@d/x" + b,
+			"a@xn--" + b} {
 			watch(t, in, func() {
 				if j, err := Parse(in); err == nil {
 					t.Errorf("%q was taken as %q", in, j)
@@ -95,11 +97,13 @@ func TestAttackS14(t *testing.T) {
 // CVE-2026-39821: a domain that became another behind the check.
 func TestAttackS15(t *testing.T) {
 	for _, in := range []string{
-		"xn--example-.com", "xn--a", "xn--", "XN--", "XN--A", "xn--.com", "xn--ls8h=.com", "xn---", "xn--a-", "xn--0", "xn--\u00fc",
+		"xn--example-.com", "xn--a", "xn--", "XN--", "XN--A", "xn--.com", "xn--ls8h=.com", "xn---", "xn--a-",
+		"xn--0", "xn--\u00fc",
 		"\uff38\uff2e--example-.com", "xn--99999999", "xn--a-ecp.ru", "xn--bcher-KVA-", "xn--A-1ga-",
 		"xn---tda", "xn--bcher-kv", "xn--strae-oqa\u3002xn--",
 		"ab--cd.example", "a..b", "\u3002", "a\u3002\u3002b", "a\uff0e\uff0e", ".",
-		"[::1", "::1", "[::1]x", "[::1%lo]", "[1.2.3.4]", "1.2.3", "1.2.3.4.5", "0x7f.1", "127.1", "010.0.0.1", "\uff11.2.3.4",
+		"[::1", "::1", "[::1]x", "[::1%lo]", "[1.2.3.4]", "1.2.3", "1.2.3.4.5", "0x7f.1", "127.1", "010.0.0.1",
+		"\uff11.2.3.4",
 		strings.Repeat("a", 64) + ".com", "a\u05d0.com", "\u05d0a.com", "1\u05d0.com", "1a.\u05d0", "\u05d01a.com",
 		"a\u200d.com", "\u200d.com", "a\u00ad.com", "a\u2044b.com", "a\u2100b", "\u2488com", "a\u037eb",
 		"a\u3164.com", "\u0660\u06f0.com", "ex\u0000.com", "a%62.com", "a\\b", "a?b", "a#b", "a:80",
@@ -109,17 +113,21 @@ func TestAttackS15(t *testing.T) {
 		}
 	}
 	for want, forms := range map[string][]string{
-		"example.com":                     {"EXAMPLE.com", "example.com.", "example\u3002com", "example\uff0ecom\uff61", "\uff45xample.com", "exam\u212able.com"[:4] + "ple.com"},
-		"b\u00fccher.example":             {"xn--bcher-kva.example", "Xn--BCHER-kva.EXAMPLE.", "B\u00dcCHER.example", "bu\u0308cher.example", "\uff58\uff4e--bcher-kva.example"},
-		"fa\u00df.de":                     {"xn--fa-hia.de", "Fa\u00df.de", "FA\u1e9e.de"},
-		"\u03c3\u03c2.gr":                 {"xn--3xab.gr", "\u03a3\u03c2.gr"},
-		"1.2.3.4":                         {"1.2.3.4."},
-		"[::1]":                           {"[0:0:0:0:0:0:0:1]", "[::0001]"},
-		"[2001:db8::a]":                   {"[2001:DB8:0:0:0:0:0:A]"},
-		"[::ffff:1.2.3.4]":                {"[::ffff:102:304]", "[::FFFF:1.2.3.4]"},
-		"\u4f8b\u3048.\u30c6\u30b9\u30c8": {"xn--r8jz45g.xn--zckzah", "\u4f8b\u3048\u3002\u30c6\u30b9\u30c8", "\u4f8b\u3048.\uff83\uff7d\uff84"},
-		"\u05d0\u05d1.example":            {"xn--4dbc.example"},
-		"\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444": {"xn--e1afmkfd.xn--p1ai", "\u041f\u0420\u0418\u041c\u0415\u0420.\u0420\u0424"},
+		"example.com": {"EXAMPLE.com", "example.com.", "example\u3002com",
+			"example\uff0ecom\uff61", "\uff45xample.com", "exam\u212able.com"[:4] + "ple.com"},
+		"b\u00fccher.example": {"xn--bcher-kva.example", "Xn--BCHER-kva.EXAMPLE.",
+			"B\u00dcCHER.example", "bu\u0308cher.example", "\uff58\uff4e--bcher-kva.example"},
+		"fa\u00df.de":      {"xn--fa-hia.de", "Fa\u00df.de", "FA\u1e9e.de"},
+		"\u03c3\u03c2.gr":  {"xn--3xab.gr", "\u03a3\u03c2.gr"},
+		"1.2.3.4":          {"1.2.3.4."},
+		"[::1]":            {"[0:0:0:0:0:0:0:1]", "[::0001]"},
+		"[2001:db8::a]":    {"[2001:DB8:0:0:0:0:0:A]"},
+		"[::ffff:1.2.3.4]": {"[::ffff:102:304]", "[::FFFF:1.2.3.4]"},
+		"\u4f8b\u3048.\u30c6\u30b9\u30c8": {"xn--r8jz45g.xn--zckzah", "\u4f8b\u3048\u3002\u30c6\u30b9\u30c8",
+			"\u4f8b\u3048.\uff83\uff7d\uff84"},
+		"\u05d0\u05d1.example": {"xn--4dbc.example"},
+		"\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444": {"xn--e1afmkfd.xn--p1ai",
+			"\u041f\u0420\u0418\u041c\u0415\u0420.\u0420\u0424"},
 	} {
 		for _, in := range append(forms, want) {
 			j, err := New("", in, "")
@@ -153,7 +161,7 @@ func TestAttackK50(t *testing.T) {
 	places, met = map[int]bool{}, 0
 	for i := 0; met < 64; i++ {
 		raw := []byte("mallory" + itoa(i) + "@example.org")
-		if mustParse(t, string(raw)).Slot() == 77 {
+		if mustParse(t, string(raw)).Partition() == 77 {
 			places[slotOf(first, raw)] = true
 			met++
 		}
@@ -165,12 +173,12 @@ func TestAttackK50(t *testing.T) {
 
 // slotOf finds where c keeps raw.
 func slotOf(c *Cache, raw []byte) int {
-	for i := range c.slots {
-		c.slots[i] = cached{}
+	for i := range c.entries {
+		c.entries[i] = cacheEntry{}
 	}
 	c.Parse(raw)
-	for i := range c.slots {
-		if c.slots[i].raw != "" {
+	for i := range c.entries {
+		if c.entries[i].raw != "" {
 			return i
 		}
 	}
@@ -231,7 +239,8 @@ func TestAttackK53(t *testing.T) {
 		if r >= 0x3400 && r < 0xa000 || r >= 0xac20 && r < 0xf900 || r >= 0x12000 && r < 0x1d000 || r >= 0x1f800 {
 			continue // long runs of one kind, and surrogates
 		}
-		for _, in := range []string{string(r) + "@d", "a" + string(r) + "@d", string(r), "a" + string(r) + ".d", "d/" + string(r)} {
+		for _, in := range []string{string(r) + "@d", "a" + string(r) + "@d", string(r), "a" + string(r) + ".d",
+			"d/" + string(r)} {
 			j, err := Parse(in)
 			if err != nil {
 				continue
@@ -255,13 +264,15 @@ func TestAttackK54(t *testing.T) {
 			t.Errorf("%q splits into %q, %q, %q", c.in, l, d, r)
 		}
 	}
-	for _, in := range []string{"user@host@evil", "user@host@evil/r", "user@@host", "a\uff20b@host", "user@host\uff0fr", "a%40b@h@h"} {
+	for _, in := range []string{"user@host@evil", "user@host@evil/r", "user@@host", "a\uff20b@host",
+		"user@host\uff0fr", "a%40b@h@h"} {
 		if j, err := Parse(in); err == nil {
 			t.Errorf("%q was taken as %q", in, j)
 		}
 	}
 	// New takes parts, and no separator gets in through one.
-	for _, p := range [][3]string{{"a@b", "c", ""}, {"a/b", "c", ""}, {"a", "b@c", ""}, {"a", "b/c", ""}, {"", "a@b", ""}, {"", "b/c", "d"}} {
+	for _, p := range [][3]string{{"a@b", "c", ""}, {"a/b", "c", ""}, {"a", "b@c", ""}, {"a", "b/c", ""},
+		{"", "a@b", ""}, {"", "b/c", "d"}} {
 		if j, err := New(p[0], p[1], p[2]); err == nil {
 			t.Errorf("%q was taken as %q", p, j)
 		}
@@ -278,8 +289,8 @@ func TestSlotFormula(t *testing.T) {
 		h ^= h >> 32
 		h *= 0xd6e8feb86659fd93
 		h ^= h >> 32
-		if j.Slot() != uint16(h%4096) {
-			t.Errorf("%q: %d", in, j.Slot())
+		if j.Partition() != uint16(h%4096) {
+			t.Errorf("%q: %d", in, j.Partition())
 		}
 	}
 }
@@ -290,7 +301,8 @@ func TestConcurrent(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 200 {
-				if j, err := Parse("\u03a3\u0130\u05d0"[:4] + "x@B\u00dcCHER.example/\u00a0\u1e9e"); err != nil || j.Domain() != "b\u00fccher.example" {
+				if j, err := Parse("\u03a3\u0130\u05d0"[:4] + "x@B\u00dcCHER.example/\u00a0\u1e9e"); err != nil ||
+					j.Domain() != "b\u00fccher.example" {
 					t.Errorf("%q, %v", j, err)
 					return
 				}
@@ -324,17 +336,19 @@ func TestCacheBounded(t *testing.T) {
 	for i := range 10000 {
 		c.Parse([]byte("u" + itoa(i) + "@example.org/" + strings.Repeat("x", i%1000)))
 	}
-	for _, s := range c.slots {
-		if len(s.raw) > cacheBytes {
+	for _, s := range c.entries {
+		if len(s.raw) > maxCachedLen {
 			t.Fatalf("keeps %d bytes", len(s.raw))
 		}
 	}
 }
 
 func TestProperties(t *testing.T) {
-	part := rapid.StringOfN(rapid.OneOf(rapid.Rune(), rapid.RuneFrom([]rune("abcXYZ01.-@/[]:\u3002\uff0e\u00fc\u05d0\u0660\u0308\u200d"))), 0, 12, -1)
+	part := rapid.StringOfN(rapid.OneOf(rapid.Rune(),
+		rapid.RuneFrom([]rune("abcXYZ01.-@/[]:\u3002\uff0e\u00fc\u05d0\u0660\u0308\u200d"))), 0, 12, -1)
 	rapid.Check(t, func(t *rapid.T) {
-		in := part.Draw(t, "a") + rapid.SampledFrom([]string{"", "@"}).Draw(t, "at") + part.Draw(t, "b") + rapid.SampledFrom([]string{"", "/"}).Draw(t, "slash") + part.Draw(t, "c")
+		in := part.Draw(t, "a") + rapid.SampledFrom([]string{"", "@"}).Draw(t, "at") + part.Draw(t, "b") +
+			rapid.SampledFrom([]string{"", "/"}).Draw(t, "slash") + part.Draw(t, "c")
 		if j, err := Parse(in); err == nil {
 			checkJID(t, in, j)
 		} else if !errors.Is(err, ErrMalformed) {
@@ -357,14 +371,15 @@ func checkJID(t interface {
 	if d == "" || len(l) > MaxPart || len(d) > MaxPart || len(r) > MaxPart || !utf8.ValidString(j.String()) {
 		t.Errorf("%+q has parts %+q, %+q, %+q", in, l, d, r)
 	}
-	if strings.ContainsAny(l, "\"&'/:<>@ \x00") || strings.ContainsAny(d, "@/\x00 ") || strings.ContainsRune(r, 0) {
+	if strings.ContainsAny(l, "\"&'/:<>@ \x00") || strings.ContainsAny(d, "@/\x00 ") ||
+		strings.ContainsRune(r, 0) {
 		t.Errorf("%+q has parts %+q, %+q, %+q", in, l, d, r)
 	}
 	if built, err := New(l, d, r); err != nil || built != j {
 		t.Errorf("%+q: New of its parts is %+q, %v", in, built.String(), err)
 	}
-	if j.Slot() >= Slots || j.Bare().Slot() != j.Slot() {
-		t.Errorf("%+q: slot %d", in, j.Slot())
+	if j.Partition() >= Partitions || j.Bare().Partition() != j.Partition() {
+		t.Errorf("%+q: slot %d", in, j.Partition())
 	}
 }
 
@@ -377,7 +392,8 @@ func watch(t testing.TB, in string, f func()) {
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"a@b/c", "J\u00fcliet@B\u00dcCHER.example./\u00a0", "xn--bcher-kva", "a@[::1]", "1.2.3.4", "\u03a3@x", "\xff@\xc3", "\u1100\u1161@x", "a@xn--99999999", "\u05d0.1"} {
+	for _, s := range []string{"a@b/c", "J\u00fcliet@B\u00dcCHER.example./\u00a0", "xn--bcher-kva", "a@[::1]",
+		"1.2.3.4", "\u03a3@x", "\xff@\xc3", "\u1100\u1161@x", "a@xn--99999999", "\u05d0.1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -399,7 +415,8 @@ func FuzzParse(f *testing.F) {
 }
 
 func BenchmarkParse(b *testing.B) {
-	for _, in := range []string{"user12345@example.org/Conversations.x7Kp", "j\u00fcrgen@b\u00fccher.example/\u00fc"} {
+	for _, in := range []string{"user12345@example.org/Conversations.x7Kp",
+		"j\u00fcrgen@b\u00fccher.example/\u00fc"} {
 		raw := []byte(in)
 		b.Run("prepare", func(b *testing.B) {
 			b.ReportAllocs()

@@ -16,19 +16,20 @@ import (
 // maxLabel is the longest label in its ASCII form (RFC 1035 §2.3.4).
 const maxLabel = 63
 
-// Domain prepares the name of a domain: the form in which it is part of a [JID], and in which two of them are
-// compared. Any error is [ErrMalformed]; a localpart or a resourcepart is one, too. Any goroutine.
-func Domain(name string) (string, error) {
+// PrepareDomain prepares the name of a domain: the form in which it is part of a [JID], and in which two
+// of them are compared. Any error is [ErrMalformed]; a localpart or a resourcepart is one, too. Any
+// goroutine.
+func PrepareDomain(name string) (string, error) {
 	j, err := New("", name, "")
 	return j.s, err
 }
 
-// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's server_name:
-// A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address without brackets. name is
-// prepared as by [Domain], so that it may be in either form. Any error is [ErrMalformed]; a name that is longer
-// than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
+// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's
+// server_name: A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address
+// without brackets. name is prepared as by [PrepareDomain], so that it may be in either form. Any error is
+// [ErrMalformed]; a name that is longer than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
 func NetworkName(name string) (string, error) {
-	d, err := Domain(name)
+	d, err := PrepareDomain(name)
 	if err != nil {
 		return "", err
 	}
@@ -76,12 +77,12 @@ func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {
 	for i := 0; i <= n; i++ {
 		if i < n && raw[i] != '.' {
 			c := raw[i]
-			switch t := ascii[c]; {
+			switch t := asciiClass[c]; {
 			case t&okLabel != 0:
 			case t&isUpper != 0:
 				c |= 0x20
 			case c >= utf8.RuneSelf:
-				out, err := idn(string(raw))
+				out, err := prepareIDN(string(raw))
 				return append(b[:start], out...), err
 			default:
 				return b[:start], errDomChar
@@ -92,7 +93,7 @@ func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {
 		}
 		l := b[label:]
 		if len(l) >= 4 && l[2] == '-' && l[3] == '-' {
-			out, err := idn(string(raw))
+			out, err := prepareIDN(string(raw))
 			return append(b[:start], out...), err
 		}
 		if err := checkLDH(l); err != nil {
@@ -126,9 +127,9 @@ func checkLDH(l []byte) error {
 	return nil
 }
 
-// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an address of
-// four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would be a second
-// spelling of one host.
+// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an
+// address of four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would
+// be a second spelling of one host.
 func appendIPv4(b, raw []byte) ([]byte, error) {
 	a, err := netip.ParseAddr(string(raw))
 	if err != nil || !a.Is4() {
@@ -156,11 +157,12 @@ func appendIPv6[T string | []byte](b []byte, raw T) ([]byte, error) {
 
 // labelProfile is what U-labels are checked with: the letters, digits and marks of PRECIS's identifiers with
 // their context rules, which for what is not ASCII is the repertoire of IDNA2008, in lower case and NFC.
-var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC), precis.BidiRule)
+var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC),
+	precis.BidiRule)
 
-// idn is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It takes no buffer
-// of the caller's, which would then be on the heap for plain addresses too.
-func idn(raw string) ([]byte, error) {
+// prepareIDN is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It
+// takes no buffer of the caller's, which would then be on the heap for plain addresses too.
+func prepareIDN(raw string) ([]byte, error) {
 	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
 		return nil, errUTF8
 	}
@@ -229,7 +231,7 @@ func appendLabel(b, label []byte) ([]byte, error) {
 	}
 	n := len(b)
 	for _, c := range label {
-		switch t := ascii[c]; {
+		switch t := asciiClass[c]; {
 		case t&okLabel != 0:
 			b = append(b, c)
 		case t&isUpper != 0:
@@ -264,14 +266,14 @@ func appendLabel(b, label []byte) ([]byte, error) {
 	return appendULabel(b[:n], u)
 }
 
-// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII letters,
-// digits or hyphens, and short enough as an A-label.
+// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII
+// letters, digits or hyphens, and short enough as an A-label.
 func appendULabel(b, u []byte) ([]byte, error) {
 	isASCII := true
 	for _, c := range u {
 		if c >= utf8.RuneSelf {
 			isASCII = false
-		} else if ascii[c]&okLabel == 0 {
+		} else if asciiClass[c]&okLabel == 0 {
 			return b, errDomChar
 		}
 	}
@@ -297,7 +299,7 @@ func appendULabel(b, u []byte) ([]byte, error) {
 	if bytes.HasPrefix(u[i:], []byte("--")) {
 		return b, errLabelHyphen
 	}
-	if isMark(u) || !stable(u) {
+	if startsWithMark(u) || !isStable(u) {
 		return b, errDomChar
 	}
 	a, ok := punyEncode(nil, u)
@@ -307,8 +309,8 @@ func appendULabel(b, u []byte) ([]byte, error) {
 	return append(b, u...), nil
 }
 
-// stable reports whether labelProfile leaves u as it is.
-func stable(u []byte) bool {
+// isStable reports whether labelProfile leaves u as it is.
+func isStable(u []byte) bool {
 	again, err := labelProfile.Bytes(u)
 	return err == nil && bytes.Equal(again, u)
 }

@@ -8,11 +8,11 @@ const MaxPart = 1023
 // maxRaw is the longest text that can be an address: three parts, two separators, a trailing dot.
 const maxRaw = 3*MaxPart + 3
 
-// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a JID may
-// be a map key. The zero JID is no address. 24 bytes.
+// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a
+// JID may be a map key. The zero JID is no address. 24 bytes.
 type JID struct {
-	s        string
-	at, rest uint32 // length of the localpart; length of the bare JID
+	s                 string
+	localLen, bareLen uint32 // length of the localpart; length of the bare JID
 }
 
 // ErrMalformed is what every error of this package is, by errors.Is: the address is malformed, in XMPP
@@ -57,13 +57,13 @@ func Parse(s string) (JID, error) { return parse(s) }
 // ParseBytes is [Parse]; b is copied, and only if it is an address.
 func ParseBytes(b []byte) (JID, error) { return parse(b) }
 
-// Prepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and shares
-// the memory of s.
-func Prepared(s string) JID {
-	j := JID{s: s, rest: uint32(len(s))}
+// FromPrepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and
+// shares the memory of s.
+func FromPrepared(s string) JID {
+	j := JID{s: s, bareLen: uint32(len(s))}
 	for i := 0; i < len(s); i++ {
 		if s[i] == '@' {
-			j.at = uint32(i)
+			j.localLen = uint32(i)
 			break
 		}
 	}
@@ -82,7 +82,7 @@ func New(local, domain, resource string) (JID, error) {
 		return JID{}, errResLong
 	}
 	var scratch [scratchSize]byte
-	return build(scratch[:0], local, local != "", domain, resource, resource != "")
+	return prepareParts(scratch[:0], local, local != "", domain, resource, resource != "")
 }
 
 // WithResource returns j with another resourcepart, which is prepared; none if it is empty.
@@ -96,13 +96,13 @@ func (j JID) WithResource(resource string) (JID, error) {
 		return JID{}, errResLong
 	}
 	var scratch [scratchSize]byte
-	b := append(scratch[:0], j.s[:j.rest]...)
+	b := append(scratch[:0], j.s[:j.bareLen]...)
 	b = append(b, '/')
 	b, err := appendResource(b, resource)
 	if err != nil {
 		return JID{}, err
 	}
-	return JID{s: string(b), at: j.at, rest: j.rest}, nil
+	return JID{s: string(b), localLen: j.localLen, bareLen: j.bareLen}, nil
 }
 
 // Parts returns the three parts; local and resource are empty if there is none.
@@ -111,29 +111,29 @@ func (j JID) Parts() (local, domain, resource string) {
 }
 
 // Local returns the localpart, empty if there is none.
-func (j JID) Local() string { return j.s[:j.at] }
+func (j JID) Local() string { return j.s[:j.localLen] }
 
 // Domain returns the domainpart, empty for the zero JID only.
 func (j JID) Domain() string {
-	if j.at == 0 {
-		return j.s[:j.rest]
+	if j.localLen == 0 {
+		return j.s[:j.bareLen]
 	}
-	return j.s[j.at+1 : j.rest]
+	return j.s[j.localLen+1 : j.bareLen]
 }
 
 // Resource returns the resourcepart, empty if there is none.
 func (j JID) Resource() string {
-	if int(j.rest) == len(j.s) {
+	if int(j.bareLen) == len(j.s) {
 		return ""
 	}
-	return j.s[j.rest+1:]
+	return j.s[j.bareLen+1:]
 }
 
 // Bare returns j without its resourcepart. It shares j's memory.
-func (j JID) Bare() JID { return JID{s: j.s[:j.rest], at: j.at, rest: j.rest} }
+func (j JID) Bare() JID { return JID{s: j.s[:j.bareLen], localLen: j.localLen, bareLen: j.bareLen} }
 
 // IsBare reports whether j has no resourcepart.
-func (j JID) IsBare() bool { return int(j.rest) == len(j.s) }
+func (j JID) IsBare() bool { return int(j.bareLen) == len(j.s) }
 
 // IsZero reports whether j is the zero JID, which is no address.
 func (j JID) IsZero() bool { return j.s == "" }
@@ -141,23 +141,23 @@ func (j JID) IsZero() bool { return j.s == "" }
 // String returns the address as it goes on the wire (before XML escaping).
 func (j JID) String() string { return j.s }
 
-// Slot returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store keys,
-// and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID, finished by
-// two xor-shifts and a multiplication, of which the low 12 bits are taken.
+// Partition returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store
+// keys, and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID,
+// finished by two xor-shifts and a multiplication, of which the low 12 bits are taken.
 //
 // The function is FROZEN: slots are in stored account ids. Golden vectors hold it.
-func (j JID) Slot() uint16 {
+func (j JID) Partition() uint16 {
 	h := uint64(14695981039346656037)
-	for i := 0; i < int(j.rest); i++ {
+	for i := 0; i < int(j.bareLen); i++ {
 		h = (h ^ uint64(j.s[i])) * 1099511628211
 	}
 	h = (h ^ h>>32) * 0xd6e8feb86659fd93
 	h ^= h >> 32
-	return uint16(h & (Slots - 1))
+	return uint16(h & (Partitions - 1))
 }
 
-// Slots is how many slots there are.
-const Slots = 4096
+// Partitions is how many slots there are.
+const Partitions = 4096
 
 // parse splits raw by RFC 7622 §3.1 and builds the JID.
 func parse[T string | []byte](raw T) (JID, error) {
@@ -190,27 +190,28 @@ func parse[T string | []byte](raw T) (JID, error) {
 		return JID{}, errResLong
 	}
 	var scratch [scratchSize]byte
-	return build(scratch[:0], local, at >= 0, domain, res, slash >= 0)
+	return prepareParts(scratch[:0], local, at >= 0, domain, res, slash >= 0)
 }
 
 // scratchSize holds nearly every address, so that building one costs its string only.
 const scratchSize = 256
 
-// build prepares the parts onto b and makes the one string of them.
-func build[T string | []byte](b []byte, local T, hasLocal bool, domain T, res T, hasRes bool) (JID, error) {
+// prepareParts prepares the parts onto b and makes the one string of them.
+func prepareParts[T string | []byte](b []byte, local T, hasLocal bool, domain T, res T, hasRes bool) (JID,
+	error) {
 	var j JID
 	var err error
 	if hasLocal {
 		if b, err = appendLocal(b, local); err != nil {
 			return JID{}, err
 		}
-		j.at = uint32(len(b))
+		j.localLen = uint32(len(b))
 		b = append(b, '@')
 	}
 	if b, err = appendDomain(b, domain); err != nil {
 		return JID{}, err
 	}
-	j.rest = uint32(len(b))
+	j.bareLen = uint32(len(b))
 	if hasRes {
 		b = append(b, '/')
 		if b, err = appendResource(b, res); err != nil {

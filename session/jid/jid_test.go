@@ -67,9 +67,12 @@ func TestParseRefuses(t *testing.T) {
 	for _, in := range []string{
 		"", "@", "/", "@/", "a@", "a@/r", "@example.com", "@example.com/r", "/r", "a@example.com/",
 		`"juliet"@example.com`, "foo bar@example.com", "henryⅣ@example.com", "♚@example.com", "juliet@",
-		"a b@example.com", "a&b@example.com", "a'b@example.com", "a:b@example.com", "a<b@example.com", "a>b@example.com",
-		"a@b@c", "a@b c", "a@b_c", "a@-b", "a@b-", "a@b..c", "a@.b", "a@..", "a@.", "a@b\x00", "a\x00@b", "a@b/\x00", "a@b/\x7f", "a@b/\u0085",
-		"a@[::1", "a@[]", "a@[1.2.3.4]", "a@[fe80::1%eth0]", "a@::1", "a@1.2.3", "a@1.2.3.4.5", "a@256.1.1.1", "a@01.2.3.4", "a@x.1",
+		"a b@example.com", "a&b@example.com", "a'b@example.com", "a:b@example.com", "a<b@example.com",
+		"a>b@example.com",
+		"a@b@c", "a@b c", "a@b_c", "a@-b", "a@b-", "a@b..c", "a@.b", "a@..", "a@.", "a@b\x00", "a\x00@b",
+		"a@b/\x00", "a@b/\x7f", "a@b/\u0085",
+		"a@[::1", "a@[]", "a@[1.2.3.4]", "a@[fe80::1%eth0]", "a@::1", "a@1.2.3", "a@1.2.3.4.5", "a@256.1.1.1",
+		"a@01.2.3.4", "a@x.1",
 		"a\uff20b@c", "a\uff0fb@c", "a@b\uff20c", "a@\uff3b::1\uff3d",
 		"\u0301a@b", "a@\u0301b",
 		"a@ab--c\u00fc", "a@-\u00fc", "a@\u00fc-", "a@ab--cd", "a@b\u00fc_c",
@@ -133,20 +136,20 @@ func TestSlotGolden(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := j.Slot(); got != c.want {
+		if got := j.Partition(); got != c.want {
 			t.Errorf("{%q, %d},", c.in, got)
 		}
-		if j.Slot() != j.Bare().Slot() {
+		if j.Partition() != j.Bare().Partition() {
 			t.Errorf("%q: the resource is in the slot", c.in)
 		}
 	}
 }
 
 func TestSlotSpread(t *testing.T) {
-	var slots [Slots]int
+	var slots [Partitions]int
 	const n = 1 << 18
 	for i := range n {
-		slots[mustParse(t, "user"+itoa(i)+"@example.org").Slot()]++
+		slots[mustParse(t, "user"+itoa(i)+"@example.org").Partition()]++
 	}
 	// 64 a slot; 4,096 slots stay within 6 standard deviations of it.
 	for s, k := range slots {
@@ -173,7 +176,7 @@ func TestAllocs(t *testing.T) {
 		t.Errorf("a refusal allocates %v times", n)
 	}
 	j := mustParse(t, "user1@example.org/phone")
-	if n := testing.AllocsPerRun(100, func() { j.Slot(); j.Bare(); j.Parts() }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { j.Partition(); j.Bare(); j.Parts() }); n != 0 {
 		t.Errorf("accessors allocate %v times", n)
 	}
 }

@@ -22,7 +22,7 @@ func TestNetworkName(t *testing.T) {
 		{"[2001:DB8::1]", "[2001:db8::1]", "2001:db8::1"},
 		{"localhost", "localhost", "localhost"},
 	} {
-		d, err := Domain(c.in)
+		d, err := PrepareDomain(c.in)
 		if err != nil || d != c.domain {
 			t.Errorf("Domain(%q) is %q, %v", c.in, d, err)
 		}
@@ -32,11 +32,12 @@ func TestNetworkName(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("a23456789.", 26) + "example"
-	if _, err := Domain(long); err != nil {
+	if _, err := PrepareDomain(long); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []string{"", ".", "a@example.org", "example.org/r", "a b", "xn--\u00fc", "xn--0.example", "-a.example", "_sip.example", "[::1", "\xff"} {
-		if d, err := Domain(bad); !errors.Is(err, ErrMalformed) || d != "" {
+	for _, bad := range []string{"", ".", "a@example.org", "example.org/r", "a b", "xn--\u00fc",
+		"xn--0.example", "-a.example", "_sip.example", "[::1", "\xff"} {
+		if d, err := PrepareDomain(bad); !errors.Is(err, ErrMalformed) || d != "" {
 			t.Errorf("Domain(%q) is %q, %v", bad, d, err)
 		}
 	}
@@ -49,11 +50,12 @@ func TestNetworkName(t *testing.T) {
 
 // Both names of a domain are spellings of it.
 func FuzzNetworkName(f *testing.F) {
-	for _, s := range []string{"example.org", "b\u00fccher.example", "XN--BCHER-KVA.example.", "[::1]", "192.0.2.1"} {
+	for _, s := range []string{"example.org", "b\u00fccher.example", "XN--BCHER-KVA.example.", "[::1]",
+		"192.0.2.1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		d, err := Domain(s)
+		d, err := PrepareDomain(s)
 		if err != nil {
 			return
 		}
@@ -72,7 +74,7 @@ func FuzzNetworkName(f *testing.F) {
 		if strings.Contains(n, ":") {
 			n = "[" + n + "]"
 		}
-		if again, err := Domain(n); err != nil || again != d {
+		if again, err := PrepareDomain(n); err != nil || again != d {
 			t.Fatalf("%q is %q on the network, and that is %q, %v", d, n, again, err)
 		}
 		if x, err := NetworkName(strings.ToUpper(n)); err != nil || strings.Trim(n, "[]") != x {

@@ -170,8 +170,8 @@ func lastHyphen(b []byte) int {
 	return -1
 }
 
-// isMark reports whether u begins with a combining mark.
-func isMark(u []byte) bool {
+// startsWithMark reports whether u begins with a combining mark.
+func startsWithMark(u []byte) bool {
 	r, _ := utf8.DecodeRune(u)
 	return unicode.Is(unicode.M, r)
 }

@@ -23,69 +23,78 @@ type Collector struct {
 	Router  *session.Router
 	DB      *store.DB
 
-	mu      sync.Mutex
-	account *Account // of memory; looked at again when it is too old
-	until   reactor.Tick
+	mu         sync.Mutex
+	report     *MemoryReport // of memory; looked at again when it is too old
+	freshUntil reactor.Tick
 }
 
 var (
 	desc = func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("canto_"+name, help, labels, nil)
 	}
-	connections   = desc("connections", "Open connections.")
-	sessions      = desc("sessions_bound_total", "Sessions bound since the start.")
-	unbound       = desc("sessions_unbound_total", "Sessions ended since the start.")
-	ended         = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
-	superseded    = desc("stanzas_superseded_total", "Stanzas dropped, as another stream has the session of theirs.")
-	online        = desc("sessions", "Sessions bound now.")
-	entities      = desc("entities_in_memory", "Entities in memory: accounts, and what service hosts have (rooms, the service itself).")
-	stanzas       = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
-	bounced       = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
-	streamErrs    = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
-	limits        = desc("limit_hits_total", "Limits that were hit.", "limit")
-	panics        = desc("panics_total", "Panics that were recovered.", "where")
-	bytesTotal    = desc("bytes_total", "Bytes on sockets.", "direction")
-	inboxed       = desc("inboxed_total", "Stanzas that waited for an account to be read.")
-	paused        = desc("connections_paused", "Connections that are not read now.")
-	waiting       = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, parked until their stream takes them.", "where")
-	loops         = desc("loops", "Event loops.")
-	work          = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling what was read, posted functions, flushing. flooding is a part of the first two: input that took its stream over its rate.", "loop", "work")
+	connections = desc("connections", "Open connections.")
+	sessions    = desc("sessions_bound_total", "Sessions bound since the start.")
+	unbound     = desc("sessions_unbound_total", "Sessions ended since the start.")
+	ended       = desc("sessions_ended_total", "Sessions ended since the start, by what has ended them.", "by")
+	superseded  = desc("stanzas_superseded_total",
+		"Stanzas dropped, as another stream has the session of theirs.")
+	online   = desc("sessions", "Sessions bound now.")
+	entities = desc("entities_in_memory", "Entities in memory: accounts, and what service hosts have "+
+		"(rooms, the service itself).")
+	stanzas    = desc("stanzas_total", "Stanzas from clients and to sessions.", "kind", "direction")
+	bounced    = desc("stanza_errors_total", "Stanza errors sent, by condition.", "condition")
+	streamErrs = desc("stream_errors_total", "Stream errors sent, by condition.", "condition")
+	limits     = desc("limit_hits_total", "Limits that were hit.", "limit")
+	panics     = desc("panics_total", "Panics that were recovered.", "where")
+	bytesTotal = desc("bytes_total", "Bytes on sockets.", "direction")
+	inboxed    = desc("inboxed_total", "Stanzas that waited for an account to be read.")
+	paused     = desc("connections_paused", "Connections that are not read now.")
+	waiting    = desc("waiting_bytes", "Bytes that wait: in outboxes for sockets that have no room, "+
+		"parked until their stream takes them.", "where")
+	loops       = desc("loops", "Event loops.")
+	loopSeconds = desc("loop_seconds_total", "Time that loops have spent, by kind of work: handling "+
+		"what was read, posted functions, flushing. flooding is a part of the first two: input that took its "+
+		"stream over its rate.", "loop", "work")
 	buffers       = desc("buffers_in_use", "Buffers lent.", "pool")
-	turns         = desc("turn_seconds", "Length of turns and callbacks.", "loop")
+	turnSeconds   = desc("turn_seconds", "Length of turns and callbacks.", "loop")
 	longTurns     = desc("long_turns_total", "Turns and callbacks of over 20 ms.")
 	longestTurn   = desc("longest_turn_seconds", "Longest turn or callback since the start.")
 	loginsWaiting = desc("logins_waiting", "Connections that wait to go on with their handshake or login.")
-	loginWaits    = desc("login_wait_seconds", "Waits of connections to go on with their handshake or login, of those that had to.")
-	commits       = desc("commit_seconds", "Length of synced batches.")
+	loginWaits    = desc("login_wait_seconds", "Waits of connections to go on with their handshake or "+
+		"login, of those that had to.")
+	commitSeconds = desc("commit_seconds", "Length of synced batches.")
 	ops           = desc("store_operations_total", "Rows written.")
 	cache         = desc("store_cache_bytes", "Bytes in the block cache.")
-	memory        = desc("bytes", "Bytes of memory by the part of the server that holds them: of the heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very many accounts.", "part")
-	low           = desc("store_refuses_writes", "1 while the disk has too little room.")
+	memory        = desc("bytes", "Bytes of memory by the part of the server that holds them: of the "+
+		"heap, but for the store's, which are outside of it where Pebble was built with cgo. unaccounted is "+
+		"what the last collection found alive and no part knows of. As of 10 s ago at most, longer with very "+
+		"many accounts.", "part")
+	writesRefused = desc("store_refuses_writes", "1 while the disk has too little room.")
 )
 
 // Describe is Prometheus's.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) { ch <- connections }
 
-// askLoops is how long a scrape waits for a loop.
-const askLoops = time.Second
+// loopTimeout is how long a scrape waits for a loop.
+const loopTimeout = time.Second
 
 // Stats adds up the kernel's counters; a loop that does not answer in time is left out.
 func Stats(r *session.Router) (sum session.Stats) {
 	sum.StreamErrors, sum.Limits = map[string]uint64{}, map[string]uint64{}
-	ask(r, (*session.Local).Stats, func(s session.Stats) { sum.Add(&s) })
+	onEachLoop(r, (*session.LoopRouter).Stats, func(s session.Stats) { sum.Add(&s) })
 	return sum
 }
 
-// ask gives to take what f says on each loop that answers in time.
-func ask[T any](r *session.Router, f func(l *session.Local) T, take func(T)) {
-	answers := make(chan T, len(r.Locals()))
+// onEachLoop gives to take what f says on each loop that answers in time.
+func onEachLoop[T any](r *session.Router, f func(l *session.LoopRouter) T, take func(T)) {
+	answers := make(chan T, len(r.LoopRouters()))
 	n := 0
-	for _, l := range r.Locals() {
+	for _, l := range r.LoopRouters() {
 		if l.Loop.Post(func() { answers <- f(l) }) {
 			n++
 		}
 	}
-	late := time.After(askLoops)
+	late := time.After(loopTimeout)
 	for range n {
 		select {
 		case v := <-answers:
@@ -129,7 +138,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for k, n := range s.StreamErrors {
 		counter(streamErrs, n, k)
 	}
-	c.Router.Refused(func(limit string, n uint64) { s.Limits[limit] += n })
+	c.Router.EachRefused(func(limit string, n uint64) { s.Limits[limit] += n })
 	s.Limits["connections"] += c.Reactor.Refused()
 	counter(panics, s.Panics, "handler")
 	counter(inboxed, s.Inboxed)
@@ -141,20 +150,24 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		m := l.Meter()
 		in, out, loopPanics, held = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, held+m.Paused
 		outbox, parked = outbox+m.OutboxBytes, parked+m.ParkedBytes
-		unread += m.Unread
-		s.Limits["logins_waiting"] += m.Crowded
-		s.Limits["handshakes_per_address"] += m.Busy
-		s.Limits["handshake_timeout"] += m.Late
-		guests, long, longest = guests+m.Guests, long+m.Long, max(longest, m.Longest)
-		for i, n := range m.Waits {
+		unread += m.SlowConsumers
+		s.Limits["logins_waiting"] += m.AdmissionRefused
+		s.Limits["handshakes_per_address"] += m.HandshakesRefused
+		s.Limits["handshake_timeout"] += m.HandshakeTimeouts
+		guests, long, longest = guests+m.AdmissionQueued, long+m.LongTurns, max(longest, m.Longest)
+		for i, n := range m.AdmissionWaits {
 			waits[i] += n
 		}
 		loop := strconv.Itoa(l.Index())
-		histogram(ch, turns, m.Turns[:], loop)
-		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Handling.Seconds(), loop, "handling")
-		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Posted.Seconds(), loop, "posted")
-		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Flushing.Seconds(), loop, "flushing")
-		ch <- prometheus.MustNewConstMetric(work, prometheus.CounterValue, m.Flooding.Seconds(), loop, "flooding")
+		histogram(ch, turnSeconds, m.Turns[:], loop)
+		ch <- prometheus.MustNewConstMetric(loopSeconds, prometheus.CounterValue, m.Handling.Seconds(), loop,
+			"handling")
+		ch <- prometheus.MustNewConstMetric(loopSeconds, prometheus.CounterValue, m.Posted.Seconds(), loop,
+			"posted")
+		ch <- prometheus.MustNewConstMetric(loopSeconds, prometheus.CounterValue, m.Flushing.Seconds(), loop,
+			"flushing")
+		ch <- prometheus.MustNewConstMetric(loopSeconds, prometheus.CounterValue, m.OverRate.Seconds(), loop,
+			"flooding")
 	}
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
@@ -171,12 +184,12 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(waiting, float64(outbox), "outbox")
 	gauge(waiting, float64(parked), "parked")
 	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
-	gauge(buffers, float64(buf.Tail.InUse()), "tail")
+	gauge(buffers, float64(buf.Input.InUse()), "tail")
 	m := c.DB.Metrics()
 	commitHistogram(ch, &m.Latency)
 	counter(ops, m.Ops.Load())
 	gauge(cache, float64(c.DB.Sizes().Cache))
-	account := c.Bytes(false)
+	account := c.MemoryReport(false)
 	for _, p := range account.Parts {
 		gauge(memory, float64(p.Bytes), p.Name)
 	}
@@ -185,7 +198,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	if c.DB.Full() != nil {
 		v = 1
 	}
-	gauge(low, v)
+	gauge(writesRefused, v)
 }
 
 // histogram shows counts by powers of two microseconds; the sum is taken at the middle of each.
@@ -209,5 +222,5 @@ func commitHistogram(ch chan<- prometheus.Metric, h *store.Histogram) {
 		total += h.Counts[i].Load()
 		buckets[store.HistogramBound(i).Seconds()] = total
 	}
-	ch <- prometheus.MustNewConstHistogram(commits, total, float64(h.Sum.Load())/1e9, buckets)
+	ch <- prometheus.MustNewConstHistogram(commitSeconds, total, float64(h.Sum.Load())/1e9, buckets)
 }

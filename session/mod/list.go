@@ -14,6 +14,7 @@ import (
 	"canto/session/mod/iq"
 	"canto/session/mod/lastactivity"
 	"canto/session/mod/legacysession"
+	"canto/session/mod/limits"
 	"canto/session/mod/message"
 	"canto/session/mod/offline"
 	"canto/session/mod/ping"
@@ -24,15 +25,14 @@ import (
 	"canto/session/mod/saslauth"
 	"canto/session/mod/stanzaids"
 	"canto/session/mod/starttls"
-	"canto/session/mod/storage"
-	"canto/session/mod/streamlimits"
+	"canto/session/mod/store"
 	"canto/session/mod/vcard"
 	"canto/session/mod/version"
 )
 
 // All is every module. A stranger's program appends its own.
 var All = []session.Manifest{
-	storage.Manifest,
+	store.Manifest,
 	starttls.Manifest,
 	saslauth.Manifest,
 	bind.Manifest,
@@ -46,7 +46,7 @@ var All = []session.Manifest{
 	blocklist.Manifest,
 	disco.Manifest,
 	contact.Manifest,
-	streamlimits.Manifest,
+	limits.Manifest,
 	ping.Manifest,
 	version.Manifest,
 	entitytime.Manifest,
@@ -56,34 +56,34 @@ var All = []session.Manifest{
 	register.Manifest,
 }
 
-// Default are the names of those that run without being asked for, at hosts where users log in.
-func Default() []string { return defaults(false) }
+// DefaultNames are the names of those that run without being asked for, at hosts where users log in.
+func DefaultNames() []string { return defaultNames(false) }
 
-// DefaultService are the names of those that run at service hosts without being asked for: of Default, those that need
-// no accounts.
-func DefaultService() []string { return defaults(true) }
+// DefaultServiceNames are the names of those that run at service hosts without being asked for: of Default,
+// those that need no accounts.
+func DefaultServiceNames() []string { return defaultNames(true) }
 
-func defaults(service bool) (names []string) {
+func defaultNames(service bool) (names []string) {
 	for i := range All {
-		if m := &All[i]; !m.Off && (!service || AtService(m)) {
+		if m := &All[i]; !m.Off && (!service || RunsAtService(m)) {
 			names = append(names, m.Name)
 		}
 	}
 	return names
 }
 
-// AtService reports whether m can run at a service host: what it requires is there without users who log in, or another
-// module provides it that can run there.
-func AtService(m *session.Manifest) bool { return atService(m, nil) }
+// RunsAtService reports whether m can run at a service host: what it requires is there without users who log
+// in, or another module provides it that can run there.
+func RunsAtService(m *session.Manifest) bool { return runsAtService(m, nil) }
 
-// atService is AtService; above are the modules that are being looked at.
-func atService(m *session.Manifest, above []string) bool {
+// runsAtService is RunsAtService; above are the modules that are being looked at.
+func runsAtService(m *session.Manifest, above []string) bool {
 	core := session.CoreOf(true)
 	above = append(above, m.Name)
 	for _, f := range m.Requires {
 		if !slices.Contains(core, f) && !slices.ContainsFunc(All, func(p session.Manifest) bool {
 			provides := session.Feature(p.Name) == f || slices.Contains(p.Provides, f)
-			return provides && !slices.Contains(above, p.Name) && atService(&p, above)
+			return provides && !slices.Contains(above, p.Name) && runsAtService(&p, above)
 		}) {
 			return false
 		}

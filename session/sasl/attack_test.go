@@ -17,23 +17,29 @@ func b64(s string) []byte { return []byte(base64.StdEncoding.EncodeToString([]by
 
 // The password of A with the authzid of B.
 func TestAttackS02(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}, "b": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}, "b": {Keys: keysOf(t, "pw")}}
 	for zid, want := range map[string]StepKind{
-		"b": Fail, "b@example.org": Fail, "a@other": Fail, "a@example.org.evil": Fail, "a": Fail, "a@example.org/r": Fail, "example.org": Fail,
-		"\u0430@example.org": Fail, "a@": Fail, "a@example.org@b": Fail, "a b@example.org": Fail, "a\xff": Fail, strings.Repeat("a", 2000): Fail,
-		"": Done, "a@example.org": Done, "A@EXAMPLE.org": Done, "\uff21@example\u3002org": Done, "a@example.org.": Done,
+		"b": Fail, "b@example.org": Fail, "a@other": Fail, "a@example.org.evil": Fail, "a": Fail,
+		"a@example.org/r": Fail, "example.org": Fail,
+		"\u0430@example.org": Fail, "a@": Fail, "a@example.org@b": Fail, "a b@example.org": Fail, "a\xff": Fail,
+		strings.Repeat("a", 2000): Fail,
+		"":                        Done, "a@example.org": Done, "A@EXAMPLE.org": Done,
+		"\uff21@example\u3002org": Done,
+		"a@example.org.":          Done,
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		s := answer(x, x.Start("PLAIN", b64(zid+"\x00a\x00pw")), users)
 		bad := strings.Contains(zid, "\xff")
-		if s.Kind != want || want == Fail && s.Condition != InvalidAuthzid && !(bad && s.Condition == MalformedRequest) || want == Done && s.User != "a" {
+		if s.Kind != want || want == Fail && s.Condition != InvalidAuthzid &&
+			!(bad && s.Condition == MalformedRequest) || want == Done && s.User != "a" {
 			t.Errorf("PLAIN with authzid %q: %+v", zid, s)
 		}
 		if bad {
 			continue
 		}
 		for _, m := range []Mechanism{ScramSHA1, ScramSHA256Plus} {
-			c := &Client{Mechanism: m, Username: "a", Authzid: zid, Password: SecretString("pw"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: "a", Authzid: zid, Password: SecretString("pw"), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			s, err := login(c, config(t, binding), users)
 			if (err == nil) != (want == Done) || err != nil && err != InvalidAuthzid || want == Done && s.User != "a" {
 				t.Errorf("%v with authzid %q: %+v, %v", m, zid, s, err)
@@ -41,17 +47,18 @@ func TestAttackS02(t *testing.T) {
 		}
 	}
 	// A policy of the caller's decides, and the account is still the one that was proved.
-	cfg := config(t, Binding{})
+	cfg := config(t, ChannelBinding{})
 	cfg.Authzid = func(zid, user string) bool { return zid == "b@example.org" && user == "a" }
 	x := NewExchange(cfg)
-	if s := answer(x, x.Start("PLAIN", b64("b@example.org\x00a\x00pw")), users); s.Kind != Done || s.User != "a" {
+	if s := answer(x, x.Start("PLAIN", b64("b@example.org\x00a\x00pw")), users); s.Kind != Done ||
+		s.User != "a" {
 		t.Errorf("%+v", s)
 	}
 }
 
 // Every call in every state, also twice: no panic, and nothing out of turn changes anything.
 func TestAttackS03(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	type call struct {
 		name string
 		do   func(x *Exchange, step *Step) Step
@@ -63,8 +70,8 @@ func TestAttackS03(t *testing.T) {
 		{"start unknown", func(x *Exchange, _ *Step) Step { return x.Start("X", nil) }},
 		{"next", func(x *Exchange, _ *Step) Step { return x.Next(b64("c=biws,r=x,p=AAAA")) }},
 		{"next empty", func(x *Exchange, _ *Step) Step { return x.Next(nil) }},
-		{"found", func(x *Exchange, _ *Step) Step { return x.Found(users["a"]) }},
-		{"not found", func(x *Exchange, _ *Step) Step { return x.Found(Account{}) }},
+		{"found", func(x *Exchange, _ *Step) Step { return x.UserFound(users["a"]) }},
+		{"not found", func(x *Exchange, _ *Step) Step { return x.UserFound(Credentials{}) }},
 		{"derived", func(x *Exchange, s *Step) Step {
 			if s.Work == nil {
 				return x.Derived(&Derivation{})
@@ -78,7 +85,7 @@ func TestAttackS03(t *testing.T) {
 	var walk func(path []int)
 	done := 0
 	walk = func(path []int) {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		var s Step
 		finished := false
 		for i, p := range path {
@@ -105,11 +112,11 @@ func TestAttackS03(t *testing.T) {
 	if done == 0 {
 		t.Error("no path logs in: the walk proves nothing")
 	}
-	x := NewExchange(config(t, Binding{}))
+	x := NewExchange(config(t, ChannelBinding{}))
 	if s := x.Abort(); s.Condition != Aborted {
 		t.Errorf("%+v", s)
 	}
-	x = NewExchange(config(t, Binding{}))
+	x = NewExchange(config(t, ChannelBinding{}))
 	x.Start("PLAIN", b64("\x00a\x00pw"))
 	if s := x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.Condition != TemporaryAuthFailure {
 		t.Errorf("%+v", s)
@@ -118,28 +125,32 @@ func TestAttackS03(t *testing.T) {
 
 // What was not offered is not accepted.
 func TestAttackS04(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	full := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	for _, o := range []Offer{0, full.For(false, binding, false), full.For(true, Binding{}, false), full.For(true, binding, false), offer(t, "PLAIN").For(true, binding, false),
-		offer(t, "SCRAM-SHA-256").For(true, Binding{}, false), full.Without(ScramSHA1)} {
+	for _, o := range []MechanismSet{0, full.ForStream(false, binding, false),
+		full.ForStream(true, ChannelBinding{}, false),
+		full.ForStream(true, binding, false), offer(t, "PLAIN").ForStream(true, binding, false),
+		offer(t, "SCRAM-SHA-256").ForStream(true, ChannelBinding{}, false), full.Without(ScramSHA1)} {
 		for m := Plain; m <= ScramSHA512Plus; m++ {
 			cfg := config(t, binding)
 			cfg.Offer = o
-			c := &Client{Mechanism: m, Username: "a", Password: SecretString("pw"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: "a", Password: SecretString("pw"), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			_, err := login(c, cfg, users)
 			if o.Has(m) != (err == nil) || err != nil && err != InvalidMechanism {
 				t.Errorf("%v of %b: %v", m, o, err)
 			}
 		}
 	}
-	for _, name := range []string{"", "plain", "ANONYMOUS", "EXTERNAL", "SCRAM-SHA-256-PLUS ", "SCRAM-MD5", "PLAIN\x00", strings.Repeat("X", 1e6)} {
+	for _, name := range []string{"", "plain", "ANONYMOUS", "EXTERNAL", "SCRAM-SHA-256-PLUS ", "SCRAM-MD5",
+		"PLAIN\x00", strings.Repeat("X", 1e6)} {
 		x := NewExchange(config(t, binding))
 		if s := x.Start(name, b64("\x00a\x00pw")); s.Kind != Fail || s.Condition != InvalidMechanism {
 			t.Errorf("%.20q: %+v", name, s)
 		}
 	}
-	cfg := config(t, Binding{})
-	cfg.Secure, cfg.Offer = false, full.For(false, Binding{}, false)
+	cfg := config(t, ChannelBinding{})
+	cfg.Secure, cfg.Offer = false, full.ForStream(false, ChannelBinding{}, false)
 	if s := NewExchange(cfg).Start("PLAIN", b64("\x00a\x00pw")); s.Condition != EncryptionRequired {
 		t.Errorf("PLAIN without TLS: %+v", s)
 	}
@@ -155,7 +166,8 @@ func TestAttackS05(t *testing.T) {
 			t.Errorf("byte %d does not count", i)
 		}
 	}
-	if !a.Equal(SecretString("0123456789abcdef")) || a.Equal(SecretString("0123456789abcde")) || a.Equal(Secret{}) || !(Secret{}).Equal(Secret{}) {
+	if !a.Equal(SecretString("0123456789abcdef")) || a.Equal(SecretString("0123456789abcde")) ||
+		a.Equal(Secret{}) || !(Secret{}).Equal(Secret{}) {
 		t.Error("Equal")
 	}
 	a.Wipe()
@@ -166,7 +178,7 @@ func TestAttackS05(t *testing.T) {
 
 // SCRAM takes its messages as they must be, and nothing else.
 func TestAttackS07(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	big := strings.Repeat("x", 1<<20)
 	for first, want := range map[string]Condition{
 		"n,,n=a":                      MalformedRequest,
@@ -207,7 +219,7 @@ func TestAttackS07(t *testing.T) {
 		"":                            MalformedRequest,
 		"p=tls-exporter,,n=a,r=x":     MalformedRequest, // without -PLUS
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		text := b64(first)
 		if first == "" {
 			text = []byte("=")
@@ -224,38 +236,74 @@ func TestAttackS07(t *testing.T) {
 	}{
 		"right":             {func(c, r, p string) string { return c + "," + r + "," + p }, NoCondition},
 		"client nonce only": {func(c, r, p string) string { return c + ",r=nonce," + p }, NotAuthorized},
-		"short nonce":       {func(c, r, p string) string { return c + "," + r[:len(r)-1] + "," + p }, NotAuthorized},
-		"empty nonce":       {func(c, r, p string) string { return c + ",r=," + p }, NotAuthorized},
-		"longer nonce":      {func(c, r, p string) string { return c + "," + r + "x," + p }, NotAuthorized},
-		"other nonce":       {func(c, r, p string) string { return c + ",r=nonce" + other + "," + p }, NotAuthorized},
-		"other gs2":         {func(c, r, p string) string { return "c=" + string(b64("y,,")) + "," + r + "," + p }, NotAuthorized},
-		"gs2 with authzid":  {func(c, r, p string) string { return "c=" + string(b64("n,a=a,")) + "," + r + "," + p }, NotAuthorized},
-		"gs2 and data":      {func(c, r, p string) string { return "c=" + string(b64("n,,data")) + "," + r + "," + p }, NotAuthorized},
-		"empty c":           {func(c, r, p string) string { return "c=," + r + "," + p }, NotAuthorized},
-		"c not base64":      {func(c, r, p string) string { return "c=bi ws," + r + "," + p }, IncorrectEncoding},
-		"no c":              {func(c, r, p string) string { return r + "," + p }, MalformedRequest},
-		"no proof":          {func(c, r, p string) string { return c + "," + r }, MalformedRequest},
-		"empty proof":       {func(c, r, p string) string { return c + "," + r + ",p=" }, NotAuthorized},
-		"short proof":       {func(c, r, p string) string { return c + "," + r + ",p=AAAA" }, NotAuthorized},
-		"long proof":        {func(c, r, p string) string { return c + "," + r + ",p=" + string(b64(strings.Repeat("\x00", 64))) }, NotAuthorized},
-		"proof not base64":  {func(c, r, p string) string { return c + "," + r + "," + p + "\n" }, IncorrectEncoding},
-		"proof with spaces": {func(c, r, p string) string { return c + "," + r + ",p= " + p[2:] }, IncorrectEncoding},
-		"loose bits":        {func(c, r, p string) string { return c + "," + r + "," + p[:len(p)-2] + "B=" }, IncorrectEncoding},
+		"short nonce": {func(c, r, p string) string {
+			return c + "," + r[:len(r)-1] + "," + p
+		}, NotAuthorized},
+		"empty nonce":  {func(c, r, p string) string { return c + ",r=," + p }, NotAuthorized},
+		"longer nonce": {func(c, r, p string) string { return c + "," + r + "x," + p }, NotAuthorized},
+		"other nonce": {func(c, r, p string) string {
+			return c + ",r=nonce" + other + "," + p
+		}, NotAuthorized},
+		"other gs2": {func(c, r, p string) string {
+			return "c=" + string(b64("y,,")) + "," + r + "," + p
+		}, NotAuthorized},
+		"gs2 with authzid": {func(c, r, p string) string {
+			return "c=" + string(b64("n,a=a,")) + "," + r + "," + p
+		}, NotAuthorized},
+		"gs2 and data": {func(c, r, p string) string {
+			return "c=" + string(b64("n,,data")) + "," + r + "," + p
+		}, NotAuthorized},
+		"empty c":      {func(c, r, p string) string { return "c=," + r + "," + p }, NotAuthorized},
+		"c not base64": {func(c, r, p string) string { return "c=bi ws," + r + "," + p }, IncorrectEncoding},
+		"no c":         {func(c, r, p string) string { return r + "," + p }, MalformedRequest},
+		"no proof":     {func(c, r, p string) string { return c + "," + r }, MalformedRequest},
+		"empty proof":  {func(c, r, p string) string { return c + "," + r + ",p=" }, NotAuthorized},
+		"short proof":  {func(c, r, p string) string { return c + "," + r + ",p=AAAA" }, NotAuthorized},
+		"long proof": {func(c, r, p string) string {
+			return c + "," + r + ",p=" + string(b64(strings.Repeat("\x00", 64)))
+		}, NotAuthorized},
+		"proof not base64": {func(c, r, p string) string {
+			return c + "," + r + "," + p + "\n"
+		}, IncorrectEncoding},
+		"proof with spaces": {func(c, r, p string) string {
+			return c + "," + r + ",p= " + p[2:]
+		}, IncorrectEncoding},
+		"loose bits": {func(c, r, p string) string {
+			return c + "," + r + "," + p[:len(p)-2] + "B="
+		}, IncorrectEncoding},
 		// An extension is signed with the rest: added to a finished proof it is a wrong one.
 		"extension, not signed": {func(c, r, p string) string { return c + "," + r + ",x=1," + p }, NotAuthorized},
-		"extension, no value":   {func(c, r, p string) string { return c + "," + r + ",x=," + p }, MalformedRequest},
-		"extension, not UTF-8":  {func(c, r, p string) string { return c + "," + r + ",x=\xff," + p }, MalformedRequest},
-		"extension, mandatory":  {func(c, r, p string) string { return c + "," + r + ",m=1," + p }, MalformedRequest},
-		"extension, no letter":  {func(c, r, p string) string { return c + "," + r + ",,1=1," + p }, MalformedRequest},
-		"mandatory":             {func(c, r, p string) string { return "m=1," + c + "," + r + "," + p }, MalformedRequest},
-		"iterations":            {func(c, r, p string) string { return c + "," + r + ",i=1," + p }, MalformedRequest},
-		"after the proof":       {func(c, r, p string) string { return c + "," + r + "," + p + ",x=1" }, MalformedRequest},
-		"order":                 {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
-		"twice":                 {func(c, r, p string) string { return c + "," + r + "," + p + "," + p }, MalformedRequest},
-		"1 MiB":                 {func(c, r, p string) string { return c + "," + r + "," + p + big }, MalformedRequest},
-		"nothing":               {func(c, r, p string) string { return "" }, MalformedRequest},
+		"extension, no value": {func(c, r, p string) string {
+			return c + "," + r + ",x=," + p
+		}, MalformedRequest},
+		"extension, not UTF-8": {func(c, r, p string) string {
+			return c + "," + r + ",x=\xff," + p
+		}, MalformedRequest},
+		"extension, mandatory": {func(c, r, p string) string {
+			return c + "," + r + ",m=1," + p
+		}, MalformedRequest},
+		"extension, no letter": {func(c, r, p string) string {
+			return c + "," + r + ",,1=1," + p
+		}, MalformedRequest},
+		"mandatory": {func(c, r, p string) string {
+			return "m=1," + c + "," + r + "," + p
+		}, MalformedRequest},
+		"iterations": {func(c, r, p string) string {
+			return c + "," + r + ",i=1," + p
+		}, MalformedRequest},
+		"after the proof": {func(c, r, p string) string {
+			return c + "," + r + "," + p + ",x=1"
+		}, MalformedRequest},
+		"order": {func(c, r, p string) string { return r + "," + c + "," + p }, MalformedRequest},
+		"twice": {func(c, r, p string) string {
+			return c + "," + r + "," + p + "," + p
+		}, MalformedRequest},
+		"1 MiB": {func(c, r, p string) string {
+			return c + "," + r + "," + p + big
+		}, MalformedRequest},
+		"nothing": {func(c, r, p string) string { return "" }, MalformedRequest},
 	} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		client := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 		text, err := client.Start()
 		if err != nil {
@@ -272,18 +320,18 @@ func TestAttackS07(t *testing.T) {
 		}
 	}
 	// A proof of another session is worth nothing.
-	x := NewExchange(config(t, Binding{}))
+	x := NewExchange(config(t, ChannelBinding{}))
 	x.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce"))
-	x.Found(users["a"])
+	x.UserFound(users["a"])
 	one := &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 	one.Start()
-	y := NewExchange(config(t, Binding{}))
+	y := NewExchange(config(t, ChannelBinding{}))
 	replay, _ := one.Next(answer(y, y.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce")), users).Data)
 	if s := x.Next(replay); s.Kind != Fail || s.Condition != NotAuthorized {
 		t.Errorf("replay: %+v", s)
 	}
 	// A client that knows the password, and proves it over a nonce that is not the server's.
-	x = NewExchange(config(t, Binding{}))
+	x = NewExchange(config(t, ChannelBinding{}))
 	first := plainText(t, answer(x, x.Start("SCRAM-SHA-256", b64("n,,n=a,r=nonce")), users).Data)
 	key, _ := users["a"].Keys.For(SHA256)
 	salted, err := saltPassword(SHA256, SecretString("pw"), key.Salt, key.Iterations)
@@ -295,20 +343,24 @@ func TestAttackS07(t *testing.T) {
 	for i, c := range mac(nil, SHA256, key.StoredKey.Reveal(), []byte("n=a,r=nonce,"+first+","+final)) {
 		proof[i] ^= c
 	}
-	if s := x.Next(b64(final + ",p=" + string(b64(string(proof))))); s.Kind != Fail || s.Condition != NotAuthorized || s.Reason != "wrong nonce" {
+	if s := x.Next(b64(final + ",p=" + string(b64(string(proof))))); s.Kind != Fail ||
+		s.Condition != NotAuthorized || s.Reason != "wrong nonce" {
 		t.Errorf("proof over another nonce: %+v", s)
 	}
 	// RFC 6120 §6.4.2: base64, strictly.
-	for _, bad := range []string{" biwsbj1hLHI9eA==", "biws bj1hLHI9eA==", "biwsbj1hLHI9eA==\n", "biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff", "biws\r\nbj1hLHI9eA=="} {
+	for _, bad := range []string{" biwsbj1hLHI9eA==", "biws bj1hLHI9eA==", "biwsbj1hLHI9eA==\n",
+		"biwsbj1hLHI9eA", "biwsbj1hLHI9eA=", "biwsbj1hLHI9eB==", "!!!!", "biwsbj1hLHI9eA==biws", "==", "\xff",
+		"biws\r\nbj1hLHI9eA=="} {
 		for _, m := range []string{"SCRAM-SHA-1", "PLAIN"} {
-			x := NewExchange(config(t, Binding{}))
+			x := NewExchange(config(t, ChannelBinding{}))
 			if s := x.Start(m, []byte(bad)); s.Kind != Fail || s.Condition != IncorrectEncoding {
 				t.Errorf("%s %q: %+v", m, bad, s)
 			}
 		}
 	}
-	for _, bad := range []string{"a\x00pw", "\x00a", "\x00\x00pw", "\x00a\x00", "\x00a\x00pw\x00x", "\x00a\x00p\x00w", "", "\x00a\x00\xff"} {
-		x := NewExchange(config(t, Binding{}))
+	for _, bad := range []string{"a\x00pw", "\x00a", "\x00\x00pw", "\x00a\x00", "\x00a\x00pw\x00x",
+		"\x00a\x00p\x00w", "", "\x00a\x00\xff"} {
+		x := NewExchange(config(t, ChannelBinding{}))
 		text := b64(bad)
 		if bad == "" {
 			text = []byte("=")
@@ -319,7 +371,7 @@ func TestAttackS07(t *testing.T) {
 	}
 	// Without an initial response there is an empty challenge first.
 	for m, first := range map[string]string{"PLAIN": "\x00a\x00pw", "SCRAM-SHA-1": "n,,n=a,r=x"} {
-		x := NewExchange(config(t, Binding{}))
+		x := NewExchange(config(t, ChannelBinding{}))
 		if s := x.Start(m, nil); s.Kind != Challenge || len(s.Data) != 0 {
 			t.Errorf("%s: %+v", m, s)
 		} else if s = x.Next(b64(first)); s.Kind != NeedUser {
@@ -330,7 +382,8 @@ func TestAttackS07(t *testing.T) {
 
 // Nobody can tell by steps, salts, texts or work whether a user exists. Work is counted, not timed.
 func TestAttackK66(t *testing.T) {
-	users := map[string]Account{"known": {Keys: keysOf(t, "pw")}, "banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
+	users := map[string]Credentials{"known": {Keys: keysOf(t, "pw")},
+		"banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
 	for m := Plain; m <= ScramSHA512Plus; m++ {
 		type trace struct {
 			steps      string
@@ -340,7 +393,8 @@ func TestAttackK66(t *testing.T) {
 		}
 		run := func(name, password string) (tr trace) {
 			x := NewExchange(config(t, binding))
-			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+			c := &Client{Mechanism: m, Username: name, Password: SecretString(password), Binding: binding,
+				ServerPlus: true, Rand: rand.Reader}
 			text, err := c.Start()
 			if err != nil {
 				t.Fatal(err)
@@ -351,7 +405,7 @@ func TestAttackK66(t *testing.T) {
 				tr.lens += fmt.Sprint(len(s.Data), " ")
 				switch s.Kind {
 				case NeedUser:
-					s = x.Found(users[s.User])
+					s = x.UserFound(users[s.User])
 				case NeedDerive:
 					tr.iterations += s.Work.Iterations()
 					s.Work.Run()
@@ -382,7 +436,7 @@ func TestAttackK66(t *testing.T) {
 	// The salt of an unknown name stays, and is another for each name, host and hash.
 	salts := map[string]string{}
 	first := func(name, host string, m Mechanism, key Secret) string {
-		cfg := config(t, Binding{})
+		cfg := config(t, ChannelBinding{})
 		cfg.Domain, cfg.FakeKey = host, key
 		x := NewExchange(cfg)
 		s := answer(x, x.Start(m.String(), b64("n,,n="+name+",r=x")), nil)
@@ -393,7 +447,9 @@ func TestAttackK66(t *testing.T) {
 		name, host string
 		m          Mechanism
 		key        Secret
-	}{{"u", "a.example", ScramSHA1, fakeKey}, {"v", "a.example", ScramSHA1, fakeKey}, {"u", "b.example", ScramSHA1, fakeKey}, {"u", "a.example", ScramSHA256, fakeKey}, {"u", "a.example", ScramSHA1, SecretString("other")}} {
+	}{{"u", "a.example", ScramSHA1, fakeKey}, {"v", "a.example", ScramSHA1, fakeKey},
+		{"u", "b.example", ScramSHA1, fakeKey}, {"u", "a.example", ScramSHA256, fakeKey},
+		{"u", "a.example", ScramSHA1, SecretString("other")}} {
 		s := first(c.name, c.host, c.m, c.key)
 		if s != first(c.name, c.host, c.m, c.key) || s != first(strings.ToUpper(c.name), c.host, c.m, c.key) {
 			t.Errorf("%v: the salt changes", c)
@@ -405,25 +461,25 @@ func TestAttackK66(t *testing.T) {
 	}
 	// That an account is banned is told to its owner only.
 	c := &Client{Mechanism: ScramSHA256, Username: "banned", Password: SecretString("pw"), Rand: rand.Reader}
-	if _, err := login(c, config(t, Binding{}), users); err != AccountDisabled {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
 	}
 	c = &Client{Mechanism: Plain, Username: "banned", Password: SecretString("pw")}
-	if _, err := login(c, config(t, Binding{}), users); err != AccountDisabled {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != AccountDisabled {
 		t.Error(err)
 	}
 }
 
 // Channel binding: by type, by what was offered, by connection.
 func TestAttackS08(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
-	first := func(b Binding, m Mechanism, flag string) Step {
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
+	first := func(b ChannelBinding, m Mechanism, flag string) Step {
 		x := NewExchange(config(t, b))
 		return answer(x, x.Start(m.String(), b64(flag+",,n=a,r=x")), users)
 	}
-	tls12 := Binding{EndPoint: []byte("p"), Unique: []byte("u")}
+	tls12 := ChannelBinding{EndPoint: []byte("p"), Unique: []byte("u")}
 	for _, c := range []struct {
-		b    Binding
+		b    ChannelBinding
 		m    Mechanism
 		flag string
 		ok   bool
@@ -444,8 +500,8 @@ func TestAttackS08(t *testing.T) {
 		{binding, ScramSHA256, "y", false, NotAuthorized}, // -PLUS was offered: somebody hid it
 		{binding, ScramSHA256, "n", true, 0},
 		{binding, ScramSHA256, "p=tls-exporter", false, MalformedRequest},
-		{Binding{}, ScramSHA256, "y", true, 0},
-		{Binding{}, ScramSHA256Plus, "p=tls-exporter", false, InvalidMechanism},
+		{ChannelBinding{}, ScramSHA256, "y", true, 0},
+		{ChannelBinding{}, ScramSHA256Plus, "p=tls-exporter", false, InvalidMechanism},
 	} {
 		s := first(c.b, c.m, c.flag)
 		if (s.Kind == Challenge) != c.ok || s.Kind == Fail && s.Condition != c.want {
@@ -453,26 +509,29 @@ func TestAttackS08(t *testing.T) {
 		}
 	}
 	// The binding of another connection.
-	mitm := Binding{Exporter: bytes.Repeat([]byte("E"), 32), EndPoint: binding.EndPoint, TLS13: true}
-	c := &Client{Mechanism: ScramSHA256Plus, Username: "a", Password: SecretString("pw"), Binding: mitm, ServerPlus: true, Rand: rand.Reader}
+	mitm := ChannelBinding{Exporter: bytes.Repeat([]byte("E"), 32), EndPoint: binding.EndPoint, TLS13: true}
+	c := &Client{Mechanism: ScramSHA256Plus, Username: "a", Password: SecretString("pw"), Binding: mitm,
+		ServerPlus: true, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
 	// A client that could bind, and to whom no -PLUS was shown, says so; here it was offered.
-	c = &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: binding, ServerPlus: false, Rand: rand.Reader}
+	c = &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: binding,
+		ServerPlus: false, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
-	if _, err := login(c2(Binding{}), config(t, binding), users); err != nil {
+	if _, err := login(c2(ChannelBinding{}), config(t, binding), users); err != nil {
 		t.Error("a client that can't bind:", err)
 	}
-	if k := binding.Kinds(); fmt.Sprint(k) != "[tls-exporter tls-server-end-point]" {
+	if k := binding.Types(); fmt.Sprint(k) != "[tls-exporter tls-server-end-point]" {
 		t.Error(k)
 	}
 }
 
-func c2(b Binding) *Client {
-	return &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: b, Rand: rand.Reader}
+func c2(b ChannelBinding) *Client {
+	return &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: b,
+		Rand: rand.Reader}
 }
 
 // A secret leaves by no way of printing.
@@ -488,7 +547,8 @@ func TestAttackH12(t *testing.T) {
 	h := holder{s, &s, []Secret{s}, map[string]Secret{"k": s}}
 	key, _ := keysOf(t, word).For(SHA256)
 	var out strings.Builder
-	for _, v := range []any{s, &s, h, &h, []any{s}, key, Client{Password: s}, Derivation{password: s}, Config{FakeKey: s}, Exchange{password: s}, Salted{Password: s}} {
+	for _, v := range []any{s, &s, h, &h, []any{s}, key, Client{Password: s}, Derivation{password: s},
+		Config{FakeKey: s}, Exchange{password: s}, SaltedPassword{Password: s}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%c", "%U", "%t", "%08b"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -501,7 +561,8 @@ func TestAttackH12(t *testing.T) {
 		}
 	}
 	got := out.String()
-	for _, leak := range []string{word, fmt.Sprintf("%x", word), fmt.Sprintf("%X", word), string(b64(word)), fmt.Sprint([]byte(word)), "104 117 110", "0x68, 0x75",
+	for _, leak := range []string{word, fmt.Sprintf("%x", word), fmt.Sprintf("%X", word), string(b64(word)),
+		fmt.Sprint([]byte(word)), "104 117 110", "0x68, 0x75",
 		fmt.Sprintf("%x", key.StoredKey.Reveal()), fmt.Sprint(key.StoredKey.Reveal())} {
 		if i := strings.Index(got, leak); i >= 0 {
 			t.Errorf("%q is in …%s…", leak, got[max(0, i-60):min(len(got), i+60)])
@@ -523,8 +584,9 @@ func TestAttackH12(t *testing.T) {
 		t.Error("binary")
 	}
 	// Nor by what a failed exchange says.
-	x := NewExchange(config(t, Binding{}))
-	st := answer(x, x.Start("PLAIN", b64("\x00a\x00"+word)), map[string]Account{"a": {Keys: keysOf(t, "pw")}})
+	x := NewExchange(config(t, ChannelBinding{}))
+	st := answer(x, x.Start("PLAIN", b64("\x00a\x00"+word)),
+		map[string]Credentials{"a": {Keys: keysOf(t, "pw")}})
 	if strings.Contains(fmt.Sprintf("%+v %#v", st, x), word) {
 		t.Error("the exchange prints the password")
 	}
@@ -545,13 +607,15 @@ func TestClientChecksServer(t *testing.T) {
 		"mandatory, at the end": func(f string) string { return f + ",x=1,m=x" },
 		"empty":                 func(f string) string { return "" },
 	} {
-		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce", MinIterations: 4096}
+		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce",
+			MinIterations: 4096}
 		c.Start()
 		if _, err := c.Next(b64(edit("r=nonceserver,s=c2FsdA==,i=4096"))); err == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
-	for _, v := range []string{"", "v=", "v=AAAA", "e=other-error", "v=" + string(b64(strings.Repeat("\x00", 20)))} {
+	for _, v := range []string{"", "v=", "v=AAAA", "e=other-error", "v=" +
+		string(b64(strings.Repeat("\x00", 20)))} {
 		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce"}
 		c.Start()
 		if _, err := c.Next(b64("r=nonceserver,s=c2FsdA==,i=4096")); err != nil {
@@ -578,7 +642,7 @@ func FuzzServer(f *testing.F) {
 	f.Add("SCRAM-SHA-256", b64("n,,n=a,r=x"), b64("c=biws,r=x,p=AAAA"))
 	f.Add("SCRAM-SHA-1-PLUS", b64("p=tls-exporter,a=a,n=a,r=x"), b64("c=,r=,p="))
 	f.Add("SCRAM-SHA-512", []byte("="), []byte("===="))
-	users := map[string]Account{"a": {Keys: keysOf(f, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(f, "pw")}}
 	cfg := config(f, binding)
 	f.Fuzz(func(t *testing.T, mech string, first, second []byte) {
 		x := NewExchange(cfg)
@@ -603,7 +667,8 @@ func FuzzClient(f *testing.F) {
 	f.Add(b64("r=nonceserver,s=c2FsdA==,i=1"), b64("v=AAAA"))
 	f.Add(b64("r=nonce,s=,i="), []byte("="))
 	f.Fuzz(func(t *testing.T, challenge, success []byte) {
-		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce", MaxIterations: 10}
+		c := &Client{Mechanism: ScramSHA1, Username: "a", Password: SecretString("pw"), nonce: "nonce",
+			MaxIterations: 10}
 		c.Start()
 		if _, err := c.Next(challenge); err == nil {
 			if c.Success(success) == nil {
@@ -613,11 +678,11 @@ func FuzzClient(f *testing.F) {
 	})
 }
 
-// A password with two forms is compared twice. A server that has no time for the second derivation has compared the
-// first, and the client that hears temporary-auth-failure knows that it was wrong: that is a guess, where the same
-// condition before any comparison is none (RFC 6120 §6.5.11).
+// A password with two forms is compared twice. A server that has no time for the second derivation has
+// compared the first, and the client that hears temporary-auth-failure knows that it was wrong: that is a
+// guess, where the same condition before any comparison is none (RFC 6120 §6.5.11).
 func TestAttackGuessBehindBusyServer(t *testing.T) {
-	users := map[string]Account{"a": {Keys: keysOf(t, "pw")}}
+	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	for _, c := range []struct {
 		name, password string
 		derivations    int
@@ -632,7 +697,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 		if s.Kind != NeedUser {
 			t.Fatalf("%s: %+v", c.name, s)
 		}
-		s = x.Found(users[s.User])
+		s = x.UserFound(users[s.User])
 		for range c.derivations {
 			s.Work.Run()
 			s = x.Derived(s.Work)
@@ -640,7 +705,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 		if s.Kind != NeedDerive {
 			t.Fatalf("%s: %+v", c.name, s)
 		}
-		if s = x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.Guessed != c.guessed {
+		if s = x.Fail(TemporaryAuthFailure); s.Kind != Fail || s.WrongPassword != c.guessed {
 			t.Errorf("%s: %+v", c.name, s)
 		}
 	}
@@ -653,7 +718,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			denied := map[string]Account{"a": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
+			denied := map[string]Credentials{"a": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
 			s := answer(x, x.Start(m.String(), text), denied)
 			if s.Kind == Challenge {
 				if text, err = cl.Next(s.Data); err != nil {
@@ -661,7 +726,7 @@ func TestAttackGuessBehindBusyServer(t *testing.T) {
 				}
 				s = answer(x, x.Next(text), denied)
 			}
-			if s.Kind != Fail || s.Guessed != guessed || guessed == (s.Condition == AccountDisabled) {
+			if s.Kind != Fail || s.WrongPassword != guessed || guessed == (s.Condition == AccountDisabled) {
 				t.Errorf("%v with %q: %+v", m, pw, s)
 			}
 		}

@@ -18,10 +18,10 @@ type Client struct {
 	Password  Secret // or Salted
 	// Salted, if its hash, salt and iterations are the server's, saves deriving. After a login it is what was
 	// used, to be kept for the next.
-	Salted Salted
-	// Binding is what this connection can be bound by; BindingKind names the type to use, by default the best.
-	Binding     Binding
-	BindingKind string
+	Salted SaltedPassword
+	// Binding is what this connection can be bound by; BindingType names the type to use, by default the best.
+	Binding     ChannelBinding
+	BindingType string
 	// ServerPlus: the server offered -PLUS. When it did not, and Binding has something, the client says so
 	// ("y"), which a man in the middle who stripped it can't undo.
 	ServerPlus bool
@@ -30,10 +30,10 @@ type Client struct {
 	// the client compute, by default 1,000,000.
 	MinIterations, MaxIterations int
 
-	gs2, bare, nonce string
-	binding          []byte
-	server           Secret // what the server must prove with
-	step             uint8
+	gs2, clientFirstBare, nonce string
+	binding                     []byte
+	serverSignature             Secret // what the server must prove with
+	step                        uint8
 }
 
 // Errors of a client, besides a [Condition].
@@ -50,16 +50,16 @@ func (c *Client) Start() ([]byte, error) {
 	if c.Mechanism == Plain {
 		c.step = 3
 		msg := c.Authzid + "\x00" + c.Username + "\x00" + string(c.Password.Reveal())
-		return encode(msg), nil
+		return encodeText(msg), nil
 	}
 	if c.Mechanism.Hash() == 0 {
 		return nil, fmt.Errorf("sasl: no mechanism")
 	}
 	flag := "n"
 	if c.Mechanism.Plus() {
-		kind := c.BindingKind
+		kind := c.BindingType
 		if kind == "" {
-			if kinds := c.Binding.Kinds(); len(kinds) > 0 {
+			if kinds := c.Binding.Types(); len(kinds) > 0 {
 				kind = kinds[0]
 			}
 		}
@@ -82,9 +82,9 @@ func (c *Client) Start() ([]byte, error) {
 		c.gs2 += "a=" + escapeName.Replace(c.Authzid)
 	}
 	c.gs2 += ","
-	c.bare = "n=" + escapeName.Replace(c.Username) + ",r=" + c.nonce
+	c.clientFirstBare = "n=" + escapeName.Replace(c.Username) + ",r=" + c.nonce
 	c.step = 1
-	return encode(c.gs2 + c.bare), nil
+	return encodeText(c.gs2 + c.clientFirstBare), nil
 }
 
 // Next takes the text of <challenge/> and returns the text of <response/>.
@@ -92,7 +92,7 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	if c.step != 1 {
 		return nil, fmt.Errorf("%w: a challenge out of turn", ErrProtocol)
 	}
-	msg, ok := decode(text)
+	msg, ok := decodeText(text)
 	if !ok || len(text) > MaxText {
 		return nil, fmt.Errorf("%w: challenge is not base64, or too long", ErrProtocol)
 	}
@@ -111,7 +111,8 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	i, ok3 := strings.CutPrefix(attrs[2], "i=")
 	salt, ok4 := strictBase64([]byte(s))
 	iterations, err := strconv.Atoi(i)
-	if !ok || !ok2 || !ok3 || !ok4 || err != nil || len(salt) == 0 || len(salt) > maxSalt || strconv.Itoa(iterations) != i {
+	if !ok || !ok2 || !ok3 || !ok4 || err != nil || len(salt) == 0 || len(salt) > maxSalt ||
+		strconv.Itoa(iterations) != i {
 		return nil, fmt.Errorf("%w: bad challenge", ErrProtocol)
 	}
 	if !strings.HasPrefix(nonce, c.nonce) || len(nonce) == len(c.nonce) || len(nonce) > 2*maxNonce {
@@ -135,19 +136,20 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 		}
 	}
 	final := "c=" + base64.StdEncoding.EncodeToString(append([]byte(c.gs2), c.binding...)) + ",r=" + nonce
-	auth := c.bare + "," + first + "," + final
+	auth := c.clientFirstBare + "," + first + "," + final
 	proof := mac(nil, h, c.Salted.Password.Reveal(), []byte("Client Key"))
-	signature := mac(nil, h, sum(h, proof), []byte(auth))
+	signature := mac(nil, h, hashSum(h, proof), []byte(auth))
 	for i := range proof {
 		proof[i] ^= signature[i]
 	}
-	c.server = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), []byte("Server Key")), []byte(auth)))
+	c.serverSignature = NewSecret(mac(nil, h, mac(nil, h, c.Salted.Password.Reveal(), []byte("Server Key")),
+		[]byte(auth)))
 	c.step = 2
-	return encode(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
+	return encodeText(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }
 
-// Success takes the text of <success/>, and says whether the server is the one that knows the password. Without
-// a nil error the client is not logged in, whatever the server says.
+// Success takes the text of <success/>, and says whether the server is the one that knows the password.
+// Without a nil error the client is not logged in, whatever the server says.
 func (c *Client) Success(text []byte) error {
 	if c.step == 3 {
 		c.step = 4
@@ -157,14 +159,14 @@ func (c *Client) Success(text []byte) error {
 		return fmt.Errorf("%w: success out of turn", ErrProtocol)
 	}
 	c.step = 4
-	msg, ok := decode(text)
+	msg, ok := decodeText(text)
 	if !ok || len(text) > MaxText {
 		return fmt.Errorf("%w: success is not base64", ErrProtocol)
 	}
 	v, _, _ := strings.Cut(string(msg), ",")
 	v, ok = strings.CutPrefix(v, "v=")
 	got, ok2 := strictBase64([]byte(v))
-	if !ok || !ok2 || !NewSecret(got).Equal(c.server) {
+	if !ok || !ok2 || !NewSecret(got).Equal(c.serverSignature) {
 		return ErrServer
 	}
 	return nil

@@ -18,7 +18,8 @@ const (
 	TemporaryAuthFailure
 )
 
-var conditionNames = [...]string{"", "aborted", "account-disabled", "credentials-expired", "encryption-required", "incorrect-encoding", "invalid-authzid",
+var conditionNames = [...]string{"", "aborted", "account-disabled", "credentials-expired",
+	"encryption-required", "incorrect-encoding", "invalid-authzid",
 	"invalid-mechanism", "malformed-request", "mechanism-too-weak", "not-authorized", "temporary-auth-failure"}
 
 // String returns the name of the condition's element.

@@ -1,9 +1,9 @@
 // Package sasl has both ends of SASL (RFC 4422) as XMPP uses it: SCRAM with SHA-1, SHA-256 and SHA-512
 // (RFC 5802, RFC 7677) with and without channel binding (RFC 9266, RFC 5929), and PLAIN (RFC 4616).
 //
-// It has no network, no goroutine and no store. A server's [Exchange] takes the text of <auth/> and <response/>
-// and returns a [Step]: send this, look this user up, have a worker derive this key, done, or failed. So a loop
-// runs it without ever waiting:
+// It has no network, no goroutine and no store. A server's [Exchange] takes the text of <auth/> and
+// <response/> and returns a [Step]: send this, look this user up, have a worker derive this key, done, or
+// failed. So a loop runs it without ever waiting:
 //
 //	x := sasl.NewExchange(cfg)                  // <auth mechanism='SCRAM-SHA-256'>biwsbj1...</auth>
 //	step := x.Start("SCRAM-SHA-256", text)      // Step{Kind: NeedUser, User: "juliet"}
@@ -15,5 +15,6 @@
 //
 // A [Secret] is compared in constant time and never prints.
 //
-// Nothing here is safe for two goroutines at once but values that nobody changes: [Config], [Keys], [Offer].
+// Nothing here is safe for two goroutines at once but values that nobody changes: [Config], [Keys],
+// [MechanismSet].
 package sasl

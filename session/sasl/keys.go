@@ -39,13 +39,14 @@ type Key struct {
 // Keys are an account's credentials: at most one Key for each hash.
 type Keys []Key
 
-// ErrPassword is returned for a password that can't be one: empty, longer than 1,023 bytes, not UTF-8, with ASCII
-// control characters, or with what neither SASLprep (RFC 4013) nor OpaqueString (RFC 8265 §4.2) allows.
+// ErrPassword is returned for a password that can't be one: empty, longer than 1,023 bytes, not UTF-8,
+// with ASCII control characters, or with what neither SASLprep (RFC 4013) nor OpaqueString (RFC 8265
+// §4.2) allows.
 var ErrPassword = errors.New("sasl: not allowed as a password")
 
-// PreparePassword returns the form of a password that keys are derived from: what SASLprep makes of it, as SCRAM
-// asks of clients (RFC 5802 §2.2), or where that refuses it, what OpaqueString does. For ASCII it is the password.
-// The error is [ErrPassword].
+// PreparePassword returns the form of a password that keys are derived from: what SASLprep makes of it,
+// as SCRAM asks of clients (RFC 5802 §2.2), or where that refuses it, what OpaqueString does. For ASCII
+// it is the password. The error is [ErrPassword].
 func PreparePassword(password []byte) (Secret, error) {
 	now, _, err := passwordForms(password)
 	return now, err
@@ -90,7 +91,8 @@ func DeriveKeys(password []byte, iterations int, rand io.Reader, hashes ...Hash)
 		iterations = DefaultIterations
 	}
 	if iterations < MinIterations || iterations > MaxIterations {
-		return nil, fmt.Errorf("sasl: %d iterations: allowed are %d to %d", iterations, MinIterations, MaxIterations)
+		return nil, fmt.Errorf("sasl: %d iterations: allowed are %d to %d", iterations, MinIterations,
+			MaxIterations)
 	}
 	if len(hashes) == 0 {
 		hashes = Hashes
@@ -127,8 +129,9 @@ func newKey(prepared Secret, h Hash, iterations int, rand io.Reader) (Key, error
 	return salted.key(nil), nil
 }
 
-// A Renewal is the work of deriving an account's keys anew, for a worker: from the form of the password that keys
-// are derived from now, for the hashes and iterations that the account has, with salts of its own.
+// A Renewal is the work of deriving an account's keys anew, for a worker: from the form of the password
+// that keys are derived from now, for the hashes and iterations that the account has, with salts of its
+// own.
 type Renewal struct {
 	password Secret
 	old      Keys
@@ -188,8 +191,8 @@ func (k Keys) Encode() []byte {
 	return b
 }
 
-// DecodeKeys reads what [Keys.Encode] wrote, of it what is for only one hash if that is not 0; it keeps nothing of b.
-// The error is [ErrKeys].
+// DecodeKeys reads what [Keys.Encode] wrote, of it what is for only one hash if that is not 0; it keeps
+// nothing of b. The error is [ErrKeys].
 func DecodeKeys(b []byte, only Hash) (Keys, error) {
 	if len(b) == 0 || b[0] != keysVersion {
 		return nil, ErrKeys
@@ -204,7 +207,8 @@ func DecodeKeys(b []byte, only Hash) (Keys, error) {
 		k := Key{Hash: Hash(b[0]), Iterations: int(binary.BigEndian.Uint32(b[1:]))}
 		size, salt := k.Hash.Size(), int(b[5])
 		b = b[6:]
-		if size == 0 || seen[k.Hash] || salt == 0 || k.Iterations < 1 || k.Iterations > MaxIterations || len(b) < salt+2*size {
+		if size == 0 || seen[k.Hash] || salt == 0 || k.Iterations < 1 || k.Iterations > MaxIterations ||
+			len(b) < salt+2*size {
 			return nil, ErrKeys
 		}
 		seen[k.Hash] = true
@@ -222,7 +226,7 @@ func DecodeKeys(b []byte, only Hash) (Keys, error) {
 
 // A Salted is a password after PBKDF2 (RFC 5802 §3, SaltedPassword): all that a client needs to log in again
 // while the server's salt and iterations stay, so that a load client derives it once.
-type Salted struct {
+type SaltedPassword struct {
 	Hash       Hash
 	Iterations int
 	Salt       []byte
@@ -230,20 +234,20 @@ type Salted struct {
 }
 
 // saltPassword is PBKDF2, on a prepared password.
-func saltPassword(h Hash, password Secret, salt []byte, iterations int) (Salted, error) {
+func saltPassword(h Hash, password Secret, salt []byte, iterations int) (SaltedPassword, error) {
 	p, err := pbkdf2.Key(h.New, string(password.Reveal()), salt, iterations, h.Size())
 	if err != nil {
-		return Salted{}, fmt.Errorf("sasl: deriving a key: %w", err)
+		return SaltedPassword{}, fmt.Errorf("sasl: deriving a key: %w", err)
 	}
-	return Salted{Hash: h, Iterations: iterations, Salt: salt, Password: NewSecret(p)}, nil
+	return SaltedPassword{Hash: h, Iterations: iterations, Salt: salt, Password: NewSecret(p)}, nil
 }
 
 // key returns what the server keeps of s. count, if not nil, counts HMACs.
-func (s Salted) key(count *int) Key {
+func (s SaltedPassword) key(count *int) Key {
 	client := mac(count, s.Hash, s.Password.Reveal(), []byte("Client Key"))
 	return Key{
 		Hash: s.Hash, Iterations: s.Iterations, Salt: s.Salt,
-		StoredKey: NewSecret(sum(s.Hash, client)),
+		StoredKey: NewSecret(hashSum(s.Hash, client)),
 		ServerKey: NewSecret(mac(count, s.Hash, s.Password.Reveal(), []byte("Server Key"))),
 	}
 }
@@ -257,7 +261,7 @@ func mac(count *int, h Hash, key, text []byte) []byte {
 	return m.Sum(nil)
 }
 
-func sum(h Hash, b []byte) []byte {
+func hashSum(h Hash, b []byte) []byte {
 	d := h.New()
 	d.Write(b)
 	return d.Sum(nil)

@@ -59,7 +59,8 @@ const (
 	ScramSHA512Plus
 )
 
-var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
+var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512",
+	"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
 
 // ParseMechanism returns the mechanism of a registered name. Names are in upper case (RFC 4422 §3.1).
 func ParseMechanism(name string) (Mechanism, bool) {
@@ -93,15 +94,15 @@ func (m Mechanism) Hash() Hash {
 	return 0
 }
 
-// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an Exchange
-// accepts what is in its Offer and nothing else.
-type Offer uint16
+// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an
+// Exchange accepts what is in its Offer and nothing else.
+type MechanismSet uint16
 
-// NewOffer returns the offer of a list of names as in a configuration. If the list names no -PLUS form, each SCRAM
-// mechanism brings its own; if it names one, the list is all there is. [Offer.For] takes -PLUS forms away where
-// nothing can be bound.
-func NewOffer(names ...string) (Offer, error) {
-	var o Offer
+// NewMechanismSet returns the offer of a list of names as in a configuration. If the list names no -PLUS
+// form, each SCRAM mechanism brings its own; if it names one, the list is all there is.
+// [MechanismSet.ForStream] takes -PLUS forms away where nothing can be bound.
+func NewMechanismSet(names ...string) (MechanismSet, error) {
+	var o MechanismSet
 	for _, name := range names {
 		m, ok := ParseMechanism(name)
 		if !ok {
@@ -126,20 +127,20 @@ func NewOffer(names ...string) (Offer, error) {
 func MechanismNames() []string { return append([]string(nil), mechanismNames[Plain:]...) }
 
 // Has reports whether m is in o.
-func (o Offer) Has(m Mechanism) bool { return m != NoMechanism && o&(1<<m) != 0 }
+func (o MechanismSet) Has(m Mechanism) bool { return m != NoMechanism && o&(1<<m) != 0 }
 
 // With returns o with m.
-func (o Offer) With(m Mechanism) Offer { return o | 1<<m }
+func (o MechanismSet) With(m Mechanism) MechanismSet { return o | 1<<m }
 
 // Without returns o without m.
-func (o Offer) Without(m Mechanism) Offer { return o &^ (1 << m) }
+func (o MechanismSet) Without(m Mechanism) MechanismSet { return o &^ (1 << m) }
 
 // Plus reports whether o has a mechanism with channel binding.
-func (o Offer) Plus() bool { return o>>ScramSHA1Plus != 0 }
+func (o MechanismSet) Plus() bool { return o>>ScramSHA1Plus != 0 }
 
-// For returns what of o may be offered on one stream: -PLUS only if there is something to bind to, and PLAIN
-// only if the stream is secure, or plainAnyway.
-func (o Offer) For(secure bool, b Binding, plainAnyway bool) Offer {
+// ForStream returns what of o may be offered on one stream: -PLUS only if there is something to bind to,
+// and PLAIN only if the stream is secure, or plainAnyway.
+func (o MechanismSet) ForStream(secure bool, b ChannelBinding, plainAnyway bool) MechanismSet {
 	if !secure && !plainAnyway {
 		o = o.Without(Plain)
 	}
@@ -150,7 +151,7 @@ func (o Offer) For(secure bool, b Binding, plainAnyway bool) Offer {
 }
 
 // Each calls f for each mechanism in o, the strongest first, which is the order to list them in.
-func (o Offer) Each(f func(m Mechanism)) {
+func (o MechanismSet) Each(f func(m Mechanism)) {
 	for m := ScramSHA512Plus; m >= Plain; m-- {
 		if o.Has(m) {
 			f(m)
@@ -159,7 +160,7 @@ func (o Offer) Each(f func(m Mechanism)) {
 }
 
 // A Binding is what a TLS connection can be bound by. The zero value is none. The slices are not changed.
-type Binding struct {
+type ChannelBinding struct {
 	Exporter []byte // tls-exporter (RFC 9266): 32 bytes of keying material with label "EXPORTER-Channel-Binding"
 	EndPoint []byte // tls-server-end-point (RFC 5929 §4): the hash of the server's certificate
 	// Unique is tls-unique (RFC 5929 §3): the first Finished of TLS 1.2, of a connection with extended master
@@ -169,12 +170,12 @@ type Binding struct {
 }
 
 // Any reports whether there is anything to bind by.
-func (b Binding) Any() bool {
+func (b ChannelBinding) Any() bool {
 	return len(b.Exporter) > 0 || len(b.EndPoint) > 0 || len(b.Unique) > 0 && !b.TLS13
 }
 
 // Data returns the binding of a type by its registered name; nil if there is none.
-func (b Binding) Data(kind string) []byte {
+func (b ChannelBinding) Data(kind string) []byte {
 	switch kind {
 	case "tls-exporter":
 		return b.Exporter
@@ -188,8 +189,8 @@ func (b Binding) Data(kind string) []byte {
 	return nil
 }
 
-// Kinds returns the types that b has, the best first: what XEP-0440 lists.
-func (b Binding) Kinds() (kinds []string) {
+// Types returns the types that b has, the best first: what XEP-0440 lists.
+func (b ChannelBinding) Types() (kinds []string) {
 	for _, k := range []string{"tls-exporter", "tls-unique", "tls-server-end-point"} {
 		if len(b.Data(k)) > 0 {
 			kinds = append(kinds, k)

@@ -29,28 +29,31 @@ var derived = map[string]Keys{}
 
 var fakeKey = SecretString("a key for salts of nobody, 32 B.")
 
-func offer(t testing.TB, names ...string) Offer {
+func offer(t testing.TB, names ...string) MechanismSet {
 	t.Helper()
-	o, err := NewOffer(names...)
+	o, err := NewMechanismSet(names...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return o
 }
 
-func config(t testing.TB, b Binding) *Config {
+func config(t testing.TB, b ChannelBinding) *Config {
 	all := offer(t, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN")
-	return &Config{Offer: all.For(true, b, false), Binding: b, Domain: domain, Secure: true, FakeKey: fakeKey, Iterations: MinIterations, Rand: rand.Reader}
+	return &Config{Offer: all.ForStream(true, b, false), Binding: b, Domain: domain, Secure: true,
+		FakeKey:    fakeKey,
+		Iterations: MinIterations, Rand: rand.Reader}
 }
 
-var binding = Binding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32), Unique: []byte("finished"), TLS13: true}
+var binding = ChannelBinding{Exporter: bytes.Repeat([]byte("e"), 32), EndPoint: bytes.Repeat([]byte("p"), 32),
+	Unique: []byte("finished"), TLS13: true}
 
 // answer plays the caller of an exchange: users in a map, workers at once.
-func answer(x *Exchange, s Step, users map[string]Account) Step {
+func answer(x *Exchange, s Step, users map[string]Credentials) Step {
 	for {
 		switch s.Kind {
 		case NeedUser:
-			s = x.Found(users[s.User])
+			s = x.UserFound(users[s.User])
 		case NeedDerive:
 			s.Work.Run()
 			s = x.Derived(s.Work)
@@ -61,7 +64,7 @@ func answer(x *Exchange, s Step, users map[string]Account) Step {
 }
 
 // login runs both halves to the end.
-func login(c *Client, cfg *Config, users map[string]Account) (Step, error) {
+func login(c *Client, cfg *Config, users map[string]Credentials) (Step, error) {
 	x := NewExchange(cfg)
 	text, err := c.Start()
 	if err != nil {
@@ -82,21 +85,24 @@ func login(c *Client, cfg *Config, users map[string]Account) (Step, error) {
 
 func TestLogin(t *testing.T) {
 	for _, password := range []string{"pencil", "p\u00e4ss w\u00f6rd", "a,b=c"} {
-		users := map[string]Account{"juliet": {Keys: keysOf(t, password)}, "a,=b": {Keys: keysOf(t, password)}}
+		users := map[string]Credentials{"juliet": {Keys: keysOf(t, password)}, "a,=b": {Keys: keysOf(t, password)}}
 		config(t, binding).Offer.Each(func(m Mechanism) {
 			for _, name := range []string{"juliet", "JULIET", "a,=b"} {
 				for _, zid := range []string{"", strings.ToLower(name) + "@example.org"} {
 					for _, kind := range []string{"", "tls-server-end-point"} {
-						c := &Client{Mechanism: m, Username: name, Authzid: zid, Password: SecretString(password), Binding: binding, BindingKind: kind, ServerPlus: true, Rand: rand.Reader}
+						c := &Client{Mechanism: m, Username: name, Authzid: zid, Password: SecretString(password),
+							Binding: binding, BindingType: kind, ServerPlus: true, Rand: rand.Reader}
 						s, err := login(c, config(t, binding), users)
 						if err != nil || s.Kind != Done || s.User != strings.ToLower(name) {
 							t.Errorf("%v %q %q: %+v, %v", m, name, zid, s, err)
 						}
-						c2 := &Client{Mechanism: m, Username: name, Password: SecretString(password + "x"), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						c2 := &Client{Mechanism: m, Username: name, Password: SecretString(password + "x"), Binding: binding,
+							ServerPlus: true, Rand: rand.Reader}
 						if _, err := login(c2, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v with a wrong password: %v", m, err)
 						}
-						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding, ServerPlus: true, Rand: rand.Reader}
+						c3 := &Client{Mechanism: m, Username: "nobody", Password: SecretString(password), Binding: binding,
+							ServerPlus: true, Rand: rand.Reader}
 						if _, err := login(c3, config(t, binding), users); err != NotAuthorized {
 							t.Errorf("%v without a user: %v", m, err)
 						}
@@ -112,13 +118,13 @@ func TestLogin(t *testing.T) {
 
 // A client that keeps Salted derives once, and needs no password.
 func TestSaltedIsEnough(t *testing.T) {
-	users := map[string]Account{"juliet": {Keys: keysOf(t, "pencil")}}
+	users := map[string]Credentials{"juliet": {Keys: keysOf(t, "pencil")}}
 	c := &Client{Mechanism: ScramSHA256, Username: "juliet", Password: SecretString("pencil"), Rand: rand.Reader}
-	if _, err := login(c, config(t, Binding{}), users); err != nil {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != nil {
 		t.Fatal(err)
 	}
 	c = &Client{Mechanism: ScramSHA256, Username: "juliet", Salted: c.Salted, Rand: rand.Reader}
-	if _, err := login(c, config(t, Binding{}), users); err != nil {
+	if _, err := login(c, config(t, ChannelBinding{}), users); err != nil {
 		t.Error(err)
 	}
 }
@@ -139,7 +145,8 @@ func TestVectors(t *testing.T) {
 		{ScramSHA256, "W22ZaJ0SNY7soEsUEjb6gQ==", "rOprNGfwEbeRWgbNEkqO", "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0",
 			"n,,n=user,r=rOprNGfwEbeRWgbNEkqO",
 			"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096",
-			"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
+			"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0," +
+				"p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=",
 			"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="},
 	} {
 		salt, err := base64.StdEncoding.DecodeString(c.salt)
@@ -150,9 +157,10 @@ func TestVectors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		users := map[string]Account{"user": {Keys: Keys{salted.key(nil)}}}
-		client := &Client{Mechanism: c.mech, Username: "user", Password: SecretString("pencil"), nonce: c.clientNonce}
-		x := NewExchange(config(t, Binding{}))
+		users := map[string]Credentials{"user": {Keys: Keys{salted.key(nil)}}}
+		client := &Client{Mechanism: c.mech, Username: "user", Password: SecretString("pencil"),
+			nonce: c.clientNonce}
+		x := NewExchange(config(t, ChannelBinding{}))
 		text, err := client.Start()
 		if err != nil || plainText(t, text) != c.first {
 			t.Fatalf("client-first %s, %v", plainText(t, text), err)
@@ -179,13 +187,13 @@ func TestVectors(t *testing.T) {
 }
 
 // foundWithNonce is Found with a server nonce that is given.
-func foundWithNonce(x *Exchange, a Account, server, client string) Step {
+func foundWithNonce(x *Exchange, a Credentials, server, client string) Step {
 	x.nonce = client
 	x.cfg = &Config{Rand: bytes.NewReader(make([]byte, nonceBytes)), FakeKey: fakeKey}
-	x.Found(a)
+	x.UserFound(a)
 	x.nonce = client + server
-	x.first = "r=" + x.nonce + x.first[strings.Index(x.first, ",s="):]
-	return Step{Kind: Challenge, Data: encode(x.first)}
+	x.serverFirst = "r=" + x.nonce + x.serverFirst[strings.Index(x.serverFirst, ",s="):]
+	return Step{Kind: Challenge, Data: encodeText(x.serverFirst)}
 }
 
 func plainText(t testing.TB, text []byte) string {
@@ -200,16 +208,18 @@ func plainText(t testing.TB, text []byte) string {
 func TestOffer(t *testing.T) {
 	all := offer(t, "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512")
 	for _, c := range []struct {
-		o    Offer
+		o    MechanismSet
 		want string
 	}{
-		{all.For(true, binding, false), "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
-		{all.For(true, Binding{}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
-		{all.For(true, Binding{Unique: []byte("x"), TLS13: true}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
-		{all.For(false, binding, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"},
-		{all.For(false, Binding{}, true), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
-		{offer(t, "PLAIN").For(false, Binding{}, false), ""},
-		{offer(t, "SCRAM-SHA-256").For(true, binding, false), "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
+		{all.ForStream(true, binding, false), "SCRAM-SHA-512-PLUS SCRAM-SHA-256-PLUS SCRAM-SHA-1-PLUS " +
+			"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.ForStream(true, ChannelBinding{}, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.ForStream(true, ChannelBinding{Unique: []byte("x"), TLS13: true}, false),
+			"SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{all.ForStream(false, binding, false), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1"},
+		{all.ForStream(false, ChannelBinding{}, true), "SCRAM-SHA-512 SCRAM-SHA-256 SCRAM-SHA-1 PLAIN"},
+		{offer(t, "PLAIN").ForStream(false, ChannelBinding{}, false), ""},
+		{offer(t, "SCRAM-SHA-256").ForStream(true, binding, false), "SCRAM-SHA-256-PLUS SCRAM-SHA-256"},
 	} {
 		var got []string
 		c.o.Each(func(m Mechanism) {
@@ -223,7 +233,7 @@ func TestOffer(t *testing.T) {
 		}
 	}
 	for _, bad := range [][]string{{}, {"plain"}, {"SCRAM-SHA-256", "X"}, {"EXTERNAL"}, {""}} {
-		if _, err := NewOffer(bad...); err == nil {
+		if _, err := NewMechanismSet(bad...); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}
@@ -252,8 +262,10 @@ func TestKeysEncoding(t *testing.T) {
 		}
 	}
 	for name, b := range map[string][]byte{
-		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...), "hash": {1, 9, 0, 0, 16, 0, 1, 1},
-		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0}, make([]byte, 40)...),
+		"nothing": nil, "newer": append([]byte{2}, enc[1:]...), "twice": append(enc, enc[1:]...),
+		"hash":       {1, 9, 0, 0, 16, 0, 1, 1},
+		"iterations": {1, 1, 255, 255, 255, 255, 1, 1}, "no salt": append([]byte{1, 1, 0, 0, 16, 0, 0},
+			make([]byte, 40)...),
 	} {
 		for _, only := range []Hash{0, SHA1, SHA512} {
 			if _, err := DecodeKeys(b, only); !errors.Is(err, ErrKeys) {
@@ -291,7 +303,7 @@ func FuzzDecodeKeys(f *testing.F) {
 // The server's part of a login with SCRAM-SHA-1, the client's apart.
 func BenchmarkExchange(b *testing.B) {
 	enc := keysOf(b, "pencil").Encode()
-	pw, cfg := SecretString("pencil"), config(b, Binding{})
+	pw, cfg := SecretString("pencil"), config(b, ChannelBinding{})
 	b.ReportAllocs()
 	for b.Loop() {
 		b.StopTimer()
@@ -307,7 +319,7 @@ func BenchmarkExchange(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		s := x.Found(Account{Keys: keys})
+		s := x.UserFound(Credentials{Keys: keys})
 		b.StopTimer()
 		if text, err = c.Next(s.Data); err != nil {
 			b.Fatal(err)
@@ -319,7 +331,8 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
-// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is all there is.
+// A list that names no -PLUS form brings those of its SCRAM mechanisms; one that names a -PLUS form is
+// all there is.
 func TestNewOffer(t *testing.T) {
 	for list, want := range map[string]string{
 		"PLAIN":                            "PLAIN",
@@ -330,7 +343,7 @@ func TestNewOffer(t *testing.T) {
 		"SCRAM-SHA-512-PLUS":               "SCRAM-SHA-512-PLUS",
 		"PLAIN PLAIN SCRAM-SHA-1-PLUS":     "SCRAM-SHA-1-PLUS PLAIN",
 	} {
-		o, err := NewOffer(strings.Fields(list)...)
+		o, err := NewMechanismSet(strings.Fields(list)...)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,9 +9,9 @@ import (
 )
 
 // A codes is a range of code points, both ends included.
-type codes struct{ from, to rune }
+type codeRange struct{ from, to rune }
 
-func in(table []codes, r rune) bool {
+func inTable(table []codeRange, r rune) bool {
 	for _, c := range table {
 		if r >= c.from && r <= c.to {
 			return true
@@ -21,32 +21,35 @@ func in(table []codes, r rune) bool {
 }
 
 var (
-	// toNothing is RFC 3454, table B.1. U+200B is in table C.1.2 as well; it has no width, and is no space in
-	// Unicode since version 4.0.1.
-	toNothing = []codes{{0xAD, 0xAD}, {0x34F, 0x34F}, {0x1806, 0x1806}, {0x180B, 0x180D}, {0x200B, 0x200D},
+	// mappedToNothing is RFC 3454, table B.1. U+200B is in table C.1.2 as well; it has no width, and is no
+	// space in Unicode since version 4.0.1.
+	mappedToNothing = []codeRange{{0xAD, 0xAD}, {0x34F, 0x34F}, {0x1806, 0x1806}, {0x180B, 0x180D},
+		{0x200B, 0x200D},
 		{0x2060, 0x2060}, {0xFE00, 0xFE0F}, {0xFEFF, 0xFEFF}}
 
-	// toSpace is RFC 3454, table C.1.2: spaces that are not ASCII.
-	toSpace = []codes{{0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x202F, 0x202F}, {0x205F, 0x205F},
+	// mappedToSpace is RFC 3454, table C.1.2: spaces that are not ASCII.
+	mappedToSpace = []codeRange{{0xA0, 0xA0}, {0x1680, 0x1680}, {0x2000, 0x200A}, {0x202F, 0x202F},
+		{0x205F, 0x205F},
 		{0x3000, 0x3000}}
 
 	// prohibited is what RFC 4013 §2.3 prohibits and is not mapped: RFC 3454, tables C.2.1, C.2.2, C.3 to C.9.
 	// The last two code points of each plane are left to the code.
-	prohibited = []codes{{0x00, 0x1F}, {0x7F, 0x9F}, {0x340, 0x341}, {0x6DD, 0x6DD}, {0x70F, 0x70F},
+	prohibited = []codeRange{{0x00, 0x1F}, {0x7F, 0x9F}, {0x340, 0x341}, {0x6DD, 0x6DD}, {0x70F, 0x70F},
 		{0x180E, 0x180E}, {0x200C, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x2063}, {0x206A, 0x206F}, {0x2FF0, 0x2FFB},
 		{0xD800, 0xF8FF}, {0xFDD0, 0xFDEF}, {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFF}, {0x1D173, 0x1D17A},
 		{0xE0001, 0xE0001}, {0xE0020, 0xE007F}, {0xF0000, 0x10FFFF}}
 )
 
-// saslPrep returns what SASLprep (RFC 4013) makes of password, which is UTF-8, and whether it allows it: mapping,
-// NFKC, prohibited characters, and the rule for right-to-left text. Unassigned are the code points that Unicode has
-// not assigned today, rather than in version 3.2 (§2.5), and normalization is today's, too: that is what clients do.
+// saslPrep returns what SASLprep (RFC 4013) makes of password, which is UTF-8, and whether it allows it:
+// mapping, NFKC, prohibited characters, and the rule for right-to-left text. Unassigned are the code
+// points that Unicode has not assigned today, rather than in version 3.2 (§2.5), and normalization is
+// today's, too: that is what clients do.
 func saslPrep(password []byte) ([]byte, bool) {
 	mapped := make([]byte, 0, len(password))
 	for _, r := range string(password) {
 		switch {
-		case in(toNothing, r):
-		case in(toSpace, r):
+		case inTable(mappedToNothing, r):
+		case inTable(mappedToSpace, r):
 			mapped = append(mapped, ' ')
 		default:
 			mapped = utf8.AppendRune(mapped, r)
@@ -58,7 +61,7 @@ func saslPrep(password []byte) ([]byte, bool) {
 	}
 	var left, right, firstRight, lastRight bool
 	for i, r := range string(b) {
-		if in(prohibited, r) || r&0xFFFE == 0xFFFE || unicode.Is(unicode.Cn, r) {
+		if inTable(prohibited, r) || r&0xFFFE == 0xFFFE || unicode.Is(unicode.Cn, r) {
 			return nil, false
 		}
 		p, _ := bidi.LookupRune(r)

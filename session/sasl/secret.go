@@ -8,8 +8,9 @@ import (
 )
 
 // A Secret is bytes that must not be printed and must not be compared in a time that depends on them: a
-// password, a key, a token. == does not compile, and it can be no map key. Every way of printing or marshaling
-// one gives *** or an error, or, inside of a struct's unexported field, where fmt asks no method, an address.
+// password, a key, a token. == does not compile, and it can be no map key. Every way of printing or
+// marshaling one gives *** or an error, or, inside of a struct's unexported field, where fmt asks no
+// method, an address.
 type Secret struct {
 	bytes func() []byte // a func is what fmt and reflection can't look into, and can't be compared
 }
@@ -37,19 +38,19 @@ func (s Secret) Len() int { return len(s.Reveal()) }
 // Wipe overwrites the bytes, in all copies of s.
 func (s Secret) Wipe() { clear(s.Reveal()) }
 
-const hidden = "***"
+const redacted = "***"
 
 // String returns ***.
-func (s Secret) String() string { return hidden }
+func (s Secret) String() string { return redacted }
 
 // GoString returns ***.
-func (s Secret) GoString() string { return hidden }
+func (s Secret) GoString() string { return redacted }
 
 // Format prints *** for every verb.
-func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte(hidden)) }
+func (s Secret) Format(f fmt.State, _ rune) { f.Write([]byte(redacted)) }
 
 // LogValue gives *** to log/slog.
-func (s Secret) LogValue() slog.Value { return slog.StringValue(hidden) }
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 var errMarshal = errors.New("sasl: a Secret is not to be marshaled")
 

@@ -16,10 +16,10 @@ const MaxText = 6 * 1024
 
 // A Config is what the exchanges of one stream have in common. It is not changed by them.
 type Config struct {
-	Offer   Offer   // what was offered on this stream, which is what is accepted
-	Binding Binding // what this connection can be bound by
-	Domain  string  // the host, prepared: fixed when SASL starts
-	Secure  bool    // the stream is encrypted; only the condition of a refused mechanism depends on it
+	Offer   MechanismSet   // what was offered on this stream, which is what is accepted
+	Binding ChannelBinding // what this connection can be bound by
+	Domain  string         // the host, prepared: fixed when SASL starts
+	Secure  bool           // the stream is encrypted; only the condition of a refused mechanism depends on it
 
 	// FakeKey makes the salts that unknown users get. It must outlive restarts (store.Secrets), or a salt that
 	// changes would tell the unknown from the known.
@@ -33,7 +33,7 @@ type Config struct {
 }
 
 // An Account is what the caller found for a user's name.
-type Account struct {
+type Credentials struct {
 	Keys Keys // empty: there is no such account, or it has no password
 	// Denied is why the account may not log in, which is told only to who has proved to know its password:
 	// AccountDisabled, CredentialsExpired, MechanismTooWeak.
@@ -52,9 +52,9 @@ const (
 	NeedUser
 	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
 	NeedDerive
-	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they are no
-	// longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones that were given
-	// to Found, if these are still there; then, whether that was done or not, call Renewed.
+	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they
+	// are no longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones
+	// that were given to Found, if these are still there; then, whether that was done or not, call Renewed.
 	NeedKeys
 	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
 	Done
@@ -68,14 +68,14 @@ type Step struct {
 	Work      *Derivation // for NeedDerive
 	Renewal   *Renewal    // for NeedKeys
 	Condition Condition   // for Fail
-	// Unbound, for Fail: the try was refused for its channel binding, whatever the password. The answer says
-	// nothing about a password, so that the caller need not count it as a guess.
-	Unbound bool
-	// Guessed, for Fail: a password or a proof was compared with the account's keys, and was not theirs. The
-	// caller counts the failure as a guess, whatever its Condition: a server that has no time for the second form
-	// of a password has answered for the first.
-	Guessed bool
-	Reason  string // for Fail: for the log, never for the peer; nothing secret
+	// BindingRefused, for Fail: the try was refused for its channel binding, whatever the password. The
+	// answer says nothing about a password, so that the caller need not count it as a guess.
+	BindingRefused bool
+	// WrongPassword, for Fail: a password or a proof was compared with the account's keys, and was not
+	// theirs. The caller counts the failure as a guess, whatever its Condition: a server that has no time
+	// for the second form of a password has answered for the first.
+	WrongPassword bool
+	Reason        string // for Fail: for the log, never for the peer; nothing secret
 }
 
 // A Derivation is one PBKDF2 for a worker.
@@ -84,7 +84,7 @@ type Derivation struct {
 	password   Secret
 	salt       []byte
 	iterations int
-	out        Salted
+	out        SaltedPassword
 	err        error
 }
 
@@ -107,11 +107,11 @@ const (
 	wantDerive              // the caller derives
 	wantKeys                // the caller derives and stores new keys
 	wantFinal               // SCRAM's challenge is out
-	over
+	finished
 )
 
-// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of turn
-// fails with MalformedRequest, or, once the exchange is over, changes nothing.
+// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of
+// turn fails with MalformedRequest, or, once the exchange is over, changes nothing.
 type Exchange struct {
 	cfg   *Config
 	state state
@@ -122,16 +122,16 @@ type Exchange struct {
 	known  bool
 	denied Condition
 
-	guessed bool // what the client gave was compared with key, and is not its password
+	wrongPassword bool // what the client gave was compared with key, and is not its password
 
-	password Secret // PLAIN, until it is derived
-	before   Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
-	keys     Keys   // PLAIN with two forms: the account's
-	renew    Secret // PLAIN with two forms: what new keys are derived from
-	gs2      string // SCRAM's gs2-header with binding data, as "c=" must have it
-	bare     string // client-first-message-bare
-	first    string // server-first-message
-	nonce    string
+	password        Secret // PLAIN, until it is derived
+	oldForm         Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
+	keys            Keys   // PLAIN with two forms: the account's
+	renewalPassword Secret // PLAIN with two forms: what new keys are derived from
+	gs2             string // SCRAM's gs2-header with binding data, as "c=" must have it
+	clientFirstBare string // client-first-message-bare
+	serverFirst     string // server-first-message
+	nonce           string
 
 	hmacs int // for tests: equal work for known and unknown users is counted, not timed
 }
@@ -143,35 +143,35 @@ func NewExchange(cfg *Config) *Exchange { return &Exchange{cfg: cfg} }
 func (x *Exchange) Mechanism() Mechanism { return x.mech }
 
 func (x *Exchange) fail(c Condition, reason string) Step {
-	x.forget()
-	x.state = over
-	return Step{Kind: Fail, Condition: c, Guessed: x.guessed, Reason: reason}
+	x.wipePasswords()
+	x.state = finished
+	return Step{Kind: Fail, Condition: c, WrongPassword: x.wrongPassword, Reason: reason}
 }
 
-// forget wipes what is left of the password.
-func (x *Exchange) forget() {
-	for _, s := range []*Secret{&x.password, &x.before, &x.renew} {
+// wipePasswords wipes what is left of the password.
+func (x *Exchange) wipePasswords() {
+	for _, s := range []*Secret{&x.password, &x.oldForm, &x.renewalPassword} {
 		s.Wipe()
 		*s = Secret{}
 	}
 	x.keys = nil
 }
 
-// failUnbound ends a try that no password could have saved.
-func (x *Exchange) failUnbound(reason string) Step {
+// failBinding ends a try that no password could have saved.
+func (x *Exchange) failBinding(reason string) Step {
 	s := x.fail(NotAuthorized, reason)
-	s.Unbound = true
+	s.BindingRefused = true
 	return s
 }
 
-// wrongTurn is the answer to what comes out of turn.
-func (x *Exchange) wrongTurn() Step { return x.fail(MalformedRequest, "out of turn") }
+// outOfTurn is the answer to what comes out of turn.
+func (x *Exchange) outOfTurn() Step { return x.fail(MalformedRequest, "out of turn") }
 
-// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an empty one
-// (RFC 6120 §6.4.2). Neither is kept.
+// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an
+// empty one (RFC 6120 §6.4.2). Neither is kept.
 func (x *Exchange) Start(mechanism string, text []byte) Step {
 	if x.state != idle {
-		return x.wrongTurn()
+		return x.outOfTurn()
 	}
 	m, known := ParseMechanism(mechanism)
 	if !x.cfg.Offer.Has(m) {
@@ -195,12 +195,12 @@ func (x *Exchange) Start(mechanism string, text []byte) Step {
 // Next takes the text of <response/>. It is not kept.
 func (x *Exchange) Next(text []byte) Step {
 	if x.state != wantPlain && x.state != wantFirst && x.state != wantFinal {
-		return x.wrongTurn()
+		return x.outOfTurn()
 	}
 	if len(text) > MaxText {
 		return x.fail(MalformedRequest, "response too long")
 	}
-	msg, ok := decode(text)
+	msg, ok := decodeText(text)
 	if !ok {
 		return x.fail(IncorrectEncoding, "not base64")
 	}
@@ -215,22 +215,23 @@ func (x *Exchange) Next(text []byte) Step {
 
 // Abort takes <abort/>.
 func (x *Exchange) Abort() Step {
-	if x.state == over {
-		return x.wrongTurn()
+	if x.state == finished {
+		return x.outOfTurn()
 	}
 	return x.fail(Aborted, "aborted by the client")
 }
 
-// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not answer.
+// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not
+// answer.
 func (x *Exchange) Fail(c Condition) Step { return x.fail(c, "given up by the server") }
 
 // Hash is what the mechanism's key is for: no other is needed of the account. 0: any may be.
 func (x *Exchange) Hash() Hash { return x.mech.Hash() }
 
-// Found answers NeedUser. For an unknown user a is the zero Account.
-func (x *Exchange) Found(a Account) Step {
+// UserFound answers NeedUser. For an unknown user a is the zero Account.
+func (x *Exchange) UserFound(a Credentials) Step {
 	if x.state != wantUser {
-		return x.wrongTurn()
+		return x.outOfTurn()
 	}
 	h := x.mech.Hash()
 	if x.mech == Plain {
@@ -244,8 +245,8 @@ func (x *Exchange) Found(a Account) Step {
 	}
 	x.denied = a.Denied
 	if x.mech == Plain {
-		if x.before.Len() > 0 {
-			x.keys, x.renew = a.Keys, NewSecret(append([]byte(nil), x.password.Reveal()...))
+		if x.oldForm.Len() > 0 {
+			x.keys, x.renewalPassword = a.Keys, NewSecret(append([]byte(nil), x.password.Reveal()...))
 		}
 		return x.derive(&x.password)
 	}
@@ -254,9 +255,10 @@ func (x *Exchange) Found(a Account) Step {
 		return x.fail(TemporaryAuthFailure, "no randomness")
 	}
 	x.nonce += nonce
-	x.first = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" + strconv.Itoa(x.key.Iterations)
+	x.serverFirst = "r=" + x.nonce + ",s=" + base64.StdEncoding.EncodeToString(x.key.Salt) + ",i=" +
+		strconv.Itoa(x.key.Iterations)
 	x.state = wantFinal
-	return Step{Kind: Challenge, Data: encode(x.first)}
+	return Step{Kind: Challenge, Data: encodeText(x.serverFirst)}
 }
 
 // derive asks for the key of one form of the password, which is the caller's from here on.
@@ -267,28 +269,28 @@ func (x *Exchange) derive(form *Secret) Step {
 	return Step{Kind: NeedDerive, User: x.user, Work: w}
 }
 
-// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are not those
-// of the first, it asks for the second: of an unknown user, too.
+// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are
+// not those of the first, it asks for the second: of an unknown user, too.
 func (x *Exchange) Derived(d *Derivation) Step {
 	if x.state != wantDerive {
-		return x.wrongTurn()
+		return x.outOfTurn()
 	}
 	if d.err != nil || d.out.Password.Len() == 0 {
 		return x.fail(TemporaryAuthFailure, "no key was derived")
 	}
 	got := d.out.key(&x.hmacs)
 	right := got.StoredKey.Equal(x.key.StoredKey) && x.known
-	second := x.renew.Len() > 0 && x.before.Len() == 0
-	x.guessed = !right
+	second := x.renewalPassword.Len() > 0 && x.oldForm.Len() == 0
+	x.wrongPassword = !right
 	switch {
-	case !right && x.before.Len() > 0:
-		return x.derive(&x.before)
+	case !right && x.oldForm.Len() > 0:
+		return x.derive(&x.oldForm)
 	case !right:
 		return x.fail(NotAuthorized, "wrong user or password")
 	case second && x.denied == NoCondition:
 		x.state = wantKeys
-		r := &Renewal{password: x.renew, old: x.keys, rand: x.cfg.Rand}
-		x.renew = Secret{}
+		r := &Renewal{password: x.renewalPassword, old: x.keys, rand: x.cfg.Rand}
+		x.renewalPassword = Secret{}
 		return Step{Kind: NeedKeys, User: x.user, Renewal: r}
 	}
 	return x.done(nil)
@@ -297,14 +299,14 @@ func (x *Exchange) Derived(d *Derivation) Step {
 // Renewed answers NeedKeys: the login goes on, with the new keys or without.
 func (x *Exchange) Renewed() Step {
 	if x.state != wantKeys {
-		return x.wrongTurn()
+		return x.outOfTurn()
 	}
 	return x.done(nil)
 }
 
 func (x *Exchange) done(data []byte) Step {
-	x.forget()
-	x.state = over
+	x.wipePasswords()
+	x.state = finished
 	if x.denied != NoCondition {
 		return x.fail(x.denied, "account is not allowed to log in")
 	}
@@ -318,14 +320,14 @@ func (x *Exchange) lookUp(user, authzid string) Step {
 		return x.fail(NotAuthorized, "not a user name")
 	}
 	x.user = j.Local()
-	if authzid != "" && !x.mayBe(authzid, j) {
+	if authzid != "" && !x.mayActAs(authzid, j) {
 		return x.fail(InvalidAuthzid, "authzid is not the user's own address")
 	}
 	x.state = wantUser
 	return Step{Kind: NeedUser, User: x.user}
 }
 
-func (x *Exchange) mayBe(authzid string, user jid.JID) bool {
+func (x *Exchange) mayActAs(authzid string, user jid.JID) bool {
 	if x.cfg.Authzid != nil {
 		return x.cfg.Authzid(authzid, user.Local())
 	}
@@ -345,7 +347,7 @@ func (x *Exchange) plain(msg []byte) Step {
 	}
 	clear(msg)
 	var err error
-	if x.password, x.before, err = passwordForms([]byte(password)); err != nil {
+	if x.password, x.oldForm, err = passwordForms([]byte(password)); err != nil {
 		return x.fail(NotAuthorized, "password can't be prepared")
 	}
 	return x.lookUp(user, authzid)
@@ -376,7 +378,8 @@ func (x *Exchange) fakeKey(h Hash) Key {
 	return k
 }
 
-// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored (§5.1).
+// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored
+// (§5.1).
 func (x *Exchange) clientFirst(msg string) Step {
 	if !utf8.ValidString(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")
@@ -396,7 +399,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 			return x.fail(MalformedRequest, "bad name of a channel binding")
 		}
 		if binding = x.cfg.Binding.Data(kind); len(binding) == 0 {
-			return x.failUnbound("channel binding type not available")
+			return x.failBinding("channel binding type not available")
 		}
 	case flag == "n" || flag == "y":
 		if x.mech.Plus() {
@@ -405,7 +408,7 @@ func (x *Exchange) clientFirst(msg string) Step {
 		// The client could bind and believes that we can't: somebody took -PLUS out of what we offered
 		// (RFC 5802 §6).
 		if flag == "y" && x.cfg.Offer.Plus() {
-			return x.failUnbound("channel binding was stripped from the offer")
+			return x.failBinding("channel binding was stripped from the offer")
 		}
 	default:
 		return x.fail(MalformedRequest, "bad gs2 flag")
@@ -428,14 +431,14 @@ func (x *Exchange) clientFirst(msg string) Step {
 	if !ok || !ok2 || !validNonce(nonce) {
 		return x.fail(MalformedRequest, "not name and nonce")
 	}
-	if !optional(attrs[2:]) {
+	if !areOptional(attrs[2:]) {
 		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	if name, ok = saslName(name); !ok {
 		return x.fail(MalformedRequest, "bad name")
 	}
 	x.gs2 = base64.StdEncoding.EncodeToString(append([]byte(msg[:len(msg)-len(bare)]), binding...))
-	x.bare, x.nonce = bare, nonce
+	x.clientFirstBare, x.nonce = bare, nonce
 	return x.lookUp(name, authzid)
 }
 
@@ -452,7 +455,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 	if !ok || !ok2 || !ok3 {
 		return x.fail(MalformedRequest, "not binding, nonce and proof")
 	}
-	if !utf8.ValidString(msg) || !optional(attrs[2:last]) {
+	if !utf8.ValidString(msg) || !areOptional(attrs[2:last]) {
 		return x.fail(MalformedRequest, "mandatory or malformed extension")
 	}
 	proof, ok := strictBase64([]byte(p))
@@ -463,7 +466,7 @@ func (x *Exchange) clientFinal(msg string) Step {
 		return x.fail(IncorrectEncoding, "binding is not base64")
 	}
 	h := x.mech.Hash()
-	auth := []byte(x.bare + "," + x.first + "," + msg[:len(msg)-len(",")-len(attrs[last])])
+	auth := []byte(x.clientFirstBare + "," + x.serverFirst + "," + msg[:len(msg)-len(",")-len(attrs[last])])
 	// All the work is done before anything is refused.
 	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
 	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)
@@ -474,17 +477,17 @@ func (x *Exchange) clientFinal(msg string) Step {
 			clientKey[i] ^= proof[i]
 		}
 	}
-	right := NewSecret(sum(h, clientKey)).Equal(x.key.StoredKey)
+	right := NewSecret(hashSum(h, clientKey)).Equal(x.key.StoredKey)
 	bound := hmac.Equal([]byte(c), []byte(x.gs2))
 	same := hmac.Equal([]byte(r), []byte(x.nonce))
 	switch {
 	case !same:
 		return x.fail(NotAuthorized, "wrong nonce")
 	case !bound:
-		return x.failUnbound("wrong channel binding or gs2 header")
+		return x.failBinding("wrong channel binding or gs2 header")
 	case !sized || !right || !x.known:
-		x.guessed = true
+		x.wrongPassword = true
 		return x.fail(NotAuthorized, "wrong user or password")
 	}
-	return x.done(encode("v=" + base64.StdEncoding.EncodeToString(server)))
+	return x.done(encodeText("v=" + base64.StdEncoding.EncodeToString(server)))
 }

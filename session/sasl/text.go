@@ -71,10 +71,10 @@ func saslName(s string) (string, bool) {
 	}
 }
 
-// optional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val, ALPHA "="
-// 1*value-char, and none of them with the name of an attribute that has its own place (§5.1). To these belongs m,
-// the mark of a mandatory extension, of which there are none. attrs are UTF-8.
-func optional(attrs []string) bool {
+// areOptional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val,
+// ALPHA "=" 1*value-char, and none of them with the name of an attribute that has its own place (§5.1).
+// To these belongs m, the mark of a mandatory extension, of which there are none. attrs are UTF-8.
+func areOptional(attrs []string) bool {
 	for _, a := range attrs {
 		if len(a) < 3 || a[1] != '=' || strings.Contains(a, "\x00") {
 			return false
@@ -89,8 +89,8 @@ func optional(attrs []string) bool {
 
 var escapeName = strings.NewReplacer("=", "=3D", ",", "=2C")
 
-// decode undoes the base64 of an element's text: nothing and "=" are the empty message (RFC 6120 §6.4.2).
-func decode(text []byte) ([]byte, bool) {
+// decodeText undoes the base64 of an element's text: nothing and "=" are the empty message (RFC 6120 §6.4.2).
+func decodeText(text []byte) ([]byte, bool) {
 	if len(text) == 0 || len(text) == 1 && text[0] == '=' {
 		return nil, true
 	}
@@ -113,6 +113,6 @@ func strictBase64(text []byte) ([]byte, bool) {
 	return b[:n], true
 }
 
-func encode(msg string) []byte {
+func encodeText(msg string) []byte {
 	return base64.StdEncoding.AppendEncode(nil, []byte(msg))
 }

@@ -9,12 +9,12 @@ import (
 	"canto/session"
 	"canto/session/mod"
 	"canto/session/mod/bind"
-	"canto/session/mod/clock"
 	"canto/session/mod/register"
 	"canto/session/mod/saslauth"
 	"canto/session/mod/starttls"
 	"canto/session/sasl"
 	"canto/session/store"
+	"canto/session/wallclock"
 )
 
 // Mechanisms are what a host offers that names none; -PLUS forms come with them.
@@ -23,14 +23,14 @@ var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAI
 // A Host says how a domain is served.
 type Host struct {
 	Service    bool     // without logins: see [session.NewService]. It does not change while the process runs.
-	Modules    []string // mod.Default(), or mod.DefaultService()
+	Modules    []string // mod.DefaultNames(), or mod.DefaultServiceNames()
 	Mechanisms []string // Mechanisms
 	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that
 	// Module says: hosts whose Key and other fields are the same share a profile.
-	Module func(module string, v any) error
-	Key    string
-	Limits *session.Limits // nil: those of the whole server
-	TLS    starttls.Policy
+	Module     func(module string, v any) error
+	OptionsKey string
+	Limits     *session.Limits // nil: those of the whole server
+	TLS        starttls.Policy
 	// Certificate reads the host's own certificate when it is first needed; nil: it has none. Renewed: one
 	// that was read before is to be read again.
 	Certificate func() (*tls.Certificate, error)
@@ -39,8 +39,8 @@ type Host struct {
 
 func (h Host) withDefaults() Host {
 	if h.Modules == nil {
-		if h.Modules = mod.Default(); h.Service {
-			h.Modules = mod.DefaultService()
+		if h.Modules = mod.DefaultNames(); h.Service {
+			h.Modules = mod.DefaultServiceNames()
 		}
 	}
 	if h.Mechanisms == nil {
@@ -86,8 +86,8 @@ const (
 )
 
 var (
-	errTwice = errors.New("it is in the configuration and in the store")
-	errRole  = errors.New("whether users log in at a host changes with a restart only")
+	errDuplicateHost = errors.New("it is in the configuration and in the store")
+	errRoleChange    = errors.New("whether users log in at a host changes with a restart only")
 )
 
 // Apply has the server run with c from now on: the limits, the hosts of c and of the store, their modules.
@@ -110,8 +110,8 @@ func (s *Server) Apply(c Config) error {
 	return err
 }
 
-// names are the hosts of c and of the store, sorted.
-func (s *Server) names(c Config) ([]string, error) {
+// hostNames are the hosts of c and of the store, sorted.
+func (s *Server) hostNames(c Config) ([]string, error) {
 	own := slices.Sorted(slices.Values(c.Hosts))
 	names := slices.Clone(own)
 	snap := s.DB.Snapshot()
@@ -119,7 +119,7 @@ func (s *Server) names(c Config) ([]string, error) {
 	var twice error
 	if err := s.DB.Hosts().List(snap, func(h store.HostRecord) bool {
 		if _, ok := slices.BinarySearch(own, h.Domain); ok {
-			twice = &HostError{h.Domain, PartStored, errTwice}
+			twice = &HostError{h.Domain, PartStored, errDuplicateHost}
 			return false
 		}
 		names = append(names, h.Domain)
@@ -132,7 +132,7 @@ func (s *Server) names(c Config) ([]string, error) {
 }
 
 func (s *Server) apply(c Config) error {
-	names, err := s.names(c)
+	names, err := s.hostNames(c)
 	if err != nil {
 		return err
 	}
@@ -141,8 +141,8 @@ func (s *Server) apply(c Config) error {
 		if hosts[i], err = c.Host(n); err != nil {
 			return err
 		}
-		if was, known := s.services[n]; known && was != hosts[i].Service {
-			return &HostError{n, PartRole, errRole}
+		if was, known := s.isService[n]; known && was != hosts[i].Service {
+			return &HostError{n, PartRole, errRoleChange}
 		}
 	}
 	fresh := make(map[string]*session.Profile) // those that are used from now on
@@ -181,13 +181,13 @@ func (s *Server) apply(c Config) error {
 	old := s.profiles
 	s.profiles = fresh
 	for _, ch := range changes {
-		ch.host.Swap(ch.profile)
+		ch.host.SwapProfile(ch.profile)
 		if ch.renewed {
-			ch.host.DropCertificate()
+			ch.host.InvalidateCertificate()
 		}
 	}
 	for _, h := range add {
-		s.services[h.Name] = h.Service()
+		s.isService[h.Name] = h.Service()
 	}
 	s.Router.Table.AddHost(add...)
 	for n := range s.Router.Table.Hosts() {
@@ -205,12 +205,13 @@ func (s *Server) apply(c Config) error {
 	return nil
 }
 
-// Role reports whether domain is a service host, or was one when it was last served since the server began: a host
-// that is served keeps its role until the server is started again. known: it was served. Any goroutine.
+// Role reports whether domain is a service host, or was one when it was last served since the server
+// began: a host that is served keeps its role until the server is started again. known: it was served.
+// Any goroutine.
 func (s *Server) Role(domain string) (service, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	service, known = s.services[domain]
+	service, known = s.isService[domain]
 	return service, known
 }
 
@@ -224,9 +225,9 @@ func newHost(name string, p *session.Profile, as Host) (*session.Host, error) {
 // Retire unloads the modules of p, which no host runs any more, when nothing is under way in them. Any
 // goroutine.
 func (s *Server) Retire(p *session.Profile) {
-	s.Router.Retire(p, func(err error) {
+	s.Router.RetireProfile(p, func(err error) {
 		if err != nil {
-			s.opt.Log.Warn("unloading modules", "err", err)
+			s.options.Log.Warn("unloading modules", "err", err)
 		}
 	})
 }
@@ -234,7 +235,7 @@ func (s *Server) Retire(p *session.Profile) {
 // closeHost ends the sessions of a host that is not served any more, or what else is in memory of it.
 func (s *Server) closeHost(h *session.Host) {
 	if h.Service() {
-		s.Router.EndKinds(h)
+		s.Router.EndEntities(h)
 		return
 	}
 	for i := range 256 {
@@ -249,7 +250,7 @@ func (s *Server) closeHost(h *session.Host) {
 // profile loads the profile of a host, or gives the one that an equal host has.
 func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile) (*session.Profile, error) {
 	h = h.withDefaults()
-	key := fmt.Sprintf("%q %q %q %v %v", h.Modules, h.Mechanisms, h.Key, h.TLS, h.Service)
+	key := fmt.Sprintf("%q %q %q %v %v", h.Modules, h.Mechanisms, h.OptionsKey, h.TLS, h.Service)
 	if h.Limits != nil {
 		key += fmt.Sprintf("%+v", *h.Limits)
 	}
@@ -269,19 +270,20 @@ func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile)
 }
 
 // Load loads the modules of a host anew, as a reload with other options does; the error is a *HostError.
-// What it makes is for [session.Host.Swap], and for Retire when another has taken its place. Any goroutine
-// but a loop's.
+// What it makes is for [session.Host.SwapProfile], and for Retire when another has taken its place. Any
+// goroutine but a loop's.
 func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	h = h.withDefaults()
-	offer, err := sasl.NewOffer(h.Mechanisms...)
+	offer, err := sasl.NewMechanismSet(h.Mechanisms...)
 	if err != nil {
 		return nil, &HostError{name, PartMechanisms, err}
 	}
-	shelf := s.opt.Shelf
+	shelf := s.options.Manifests
 	if shelf == nil {
 		shelf = mod.All
 	}
-	p, err := session.LoadProfile(s.Router, session.CoreOf(h.Service), shelf, h.Modules, h.Module, s.given(h, offer)...)
+	p, err := session.LoadProfile(s.Router, session.CoreOf(h.Service), shelf, h.Modules, h.Module,
+		s.moduleGivens(h, offer)...)
 	if err != nil {
 		return nil, &HostError{name, PartModules, err}
 	}
@@ -289,22 +291,22 @@ func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	return p, nil
 }
 
-// given is what the modules of a host find.
-func (s *Server) given(h Host, offer sasl.Offer) []session.Given {
-	return append([]session.Given{
-		session.Give(s.DB),
-		session.Give(h.TLS),
-		session.Give(saslauth.Policy{
-			Offer:     offer,
-			PlainText: !h.TLS.Required,
-			Rand:      s.opt.Random,
-			FakeKey:   s.fakeKey,
-			Failures:  s.failures,
-			EndPoint:  endPoint,
+// moduleGivens is what the modules of a host find.
+func (s *Server) moduleGivens(h Host, offer sasl.MechanismSet) []session.Dependency {
+	return append([]session.Dependency{
+		session.NewDependency(s.DB),
+		session.NewDependency(h.TLS),
+		session.NewDependency(saslauth.Policy{
+			Mechanisms: offer,
+			PlainText:  !h.TLS.Required,
+			Rand:       s.options.Random,
+			FakeKey:    s.fakeKey,
+			Failures:   s.failures,
+			EndPoint:   tlsServerEndPoint,
 		}),
-		session.Give(bind.Resources(s.opt.Resource)),
-		session.Give(clock.Clock(s.opt.Now)),
-		session.Give(register.Random{Reader: s.opt.Random}),
-		session.Give(s.opt.About),
-	}, s.opt.Given...)
+		session.NewDependency(bind.ResourceGenerator(s.options.Resource)),
+		session.NewDependency(wallclock.Clock(s.options.Now)),
+		session.NewDependency(register.Random{Reader: s.options.Random}),
+		session.NewDependency(s.options.About),
+	}, s.options.Given...)
 }

@@ -31,43 +31,43 @@ func (s *Server) Listeners(p Ports) (list []reactor.Listener) {
 	shared := func(addrs []string, a string) bool {
 		return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) // of port 0 each has its own
 	}
-	d := s.Door
+	d := s.C2S
 	for _, a := range p.C2S {
 		if p.TLS == nil || !shared(p.C2STLS, a) {
 			list = append(list, reactor.Listener{Addr: a, Name: "c2s", Handler: d, Accept: d.Accept,
-				Refusal: d.Refusal, Lost: d.Lost})
+				Refusal: d.Refusal, Aborted: d.ReleaseAddress})
 		}
 	}
 	for _, a := range p.HTTP {
-		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.Web, Accept: d.AcceptOther,
-			Lost: d.Lost})
+		list = append(list, reactor.Listener{Addr: a, Name: "http", Handler: s.HTTP, Accept: d.AcceptHTTP,
+			Aborted: d.ReleaseAddress})
 	}
 	if p.TLS == nil {
 		return list
 	}
 	for _, a := range p.C2STLS {
 		ln := reactor.Listener{Addr: a, Name: "c2s", Handler: d, Accept: d.Accept, Refusal: d.Refusal,
-			Lost: d.Lost, Plain: shared(p.C2S, a)}
+			Aborted: d.ReleaseAddress, AllowPlain: shared(p.C2S, a)}
 		if shared(p.HTTPS, a) {
-			ln.Direct = p.TLS(alpnXMPP, alpnHTTP)
-			ln.Speaks = []reactor.Protocol{{ALPN: alpnHTTP, Handler: s.Web}}
+			ln.DirectTLS = p.TLS(alpnXMPP, alpnHTTP)
+			ln.Protocols = []reactor.Protocol{{ALPN: alpnHTTP, Handler: s.HTTP}}
 		} else {
-			ln.Direct = p.TLS(alpnXMPP)
+			ln.DirectTLS = p.TLS(alpnXMPP)
 		}
 		list = append(list, ln)
 	}
 	for _, a := range p.HTTPS {
 		if !shared(p.C2STLS, a) {
-			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.Web, Accept: d.AcceptOther,
-				Lost: d.Lost, Direct: p.TLS(alpnHTTP)})
+			list = append(list, reactor.Listener{Addr: a, Name: "https", Handler: s.HTTP, Accept: d.AcceptHTTP,
+				Aborted: d.ReleaseAddress, DirectTLS: p.TLS(alpnHTTP)})
 		}
 	}
 	return list
 }
 
-// endPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash of its
-// signature.
-func endPoint(c *tls.Certificate) []byte {
+// tlsServerEndPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash
+// of its signature.
+func tlsServerEndPoint(c *tls.Certificate) []byte {
 	if c.Leaf == nil {
 		return nil
 	}

@@ -20,8 +20,8 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/c2s"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -32,10 +32,10 @@ type Options struct {
 	Node  uint16        // of this process, in ids
 	About session.About // what the program says of itself (XEP-0092)
 
-	// Shelf is where modules are taken from: mod.All.
-	Shelf []session.Manifest
+	// Manifests is where modules are taken from: mod.All.
+	Manifests []session.Manifest
 	// Given is what the modules find besides what the server gives them; it replaces what has the same type.
-	Given []session.Given
+	Given []session.Dependency
 
 	Now      func() time.Time // the clock that modules see; must be given
 	Random   io.Reader        // of salts, nonces and ids; must be given; used by several goroutines at once
@@ -46,25 +46,25 @@ type Options struct {
 
 	// TLS is the configuration for STARTTLS at a host; nil: no host has a certificate. It must not wait.
 	TLS func(*session.Host) *tls.Config
-	// Unthrottled: neither connections nor failed logins of an address are slowed down. For tests, all of
+	// NoThrottle: neither connections nor failed logins of an address are slowed down. For tests, all of
 	// whose clients come from one address.
-	Unthrottled bool
+	NoThrottle bool
 }
 
 // A Server is all but the loops: the caller's reactor turns those. The fields do not change after Start.
 type Server struct {
 	DB      *store.DB
 	Router  *session.Router
-	Door    *c2s.Door        // where clients come in
-	Web     *reactor.Web     // what http and https ports hand over to net/http
-	Reactor *reactor.Reactor // nil before Start
+	C2S     *c2s.Handler          // where clients come in
+	HTTP    *reactor.HTTPListener // what http and https ports hand over to net/http
+	Reactor *reactor.Reactor      // nil before Start
 
-	opt      Options
-	fakeKey  sasl.Secret
-	failures *session.Throttle
-	mu       sync.Mutex // one Apply at a time
-	profiles map[string]*session.Profile
-	services map[string]bool // of each host that was ever served: whether it is a service host
+	options   Options
+	fakeKey   sasl.Secret
+	failures  *session.Throttle
+	mu        sync.Mutex // one Apply at a time
+	profiles  map[string]*session.Profile
+	isService map[string]bool // of each host that was ever served: whether it is a service host
 }
 
 // New opens the store and makes a server that has no hosts yet. The caller closes it.
@@ -85,8 +85,8 @@ func New(opt Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{DB: db, opt: opt, profiles: make(map[string]*session.Profile),
-		services: make(map[string]bool)}
+	s := &Server{DB: db, options: opt, profiles: make(map[string]*session.Profile),
+		isService: make(map[string]bool)}
 	if opt.FakeKey != nil {
 		s.fakeKey = *opt.FakeKey
 	} else {
@@ -99,23 +99,23 @@ func New(opt Options) (*Server, error) {
 	}
 	s.Router = &session.Router{
 		Table:       session.NewTable(),
-		Durable:     storage.Durable(db),
-		Directory:   storage.Directory(db),
+		Committer:   storage.NewCommitter(db),
+		Directory:   storage.NewDirectory(db),
 		Log:         opt.Log,
 		Node:        opt.Node,
 		Incarnation: db.Incarnation(),
-		Clock:       func() reactor.Tick { return s.Reactor.Tick() },
+		CurrentTick: func() reactor.Tick { return s.Reactor.Tick() },
 		StreamID:    opt.StreamID,
 	}
 	if err := s.Router.SetLimits(session.DefaultLimits()); err != nil {
 		db.Close()
 		return nil, err
 	}
-	s.Door = &c2s.Door{Router: s.Router, TLS: opt.TLS}
-	if !opt.Unthrottled {
-		s.failures, s.Door.Throttle = session.NewThrottle(), session.NewThrottle()
+	s.C2S = &c2s.Handler{Router: s.Router, TLS: opt.TLS}
+	if !opt.NoThrottle {
+		s.failures, s.C2S.Throttle = session.NewThrottle(), session.NewThrottle()
 	}
-	s.Web = &reactor.Web{Lost: s.Door.Lost, Refused: func(status int) {
+	s.HTTP = &reactor.HTTPListener{Released: s.C2S.ReleaseAddress, Refused: func(status int) {
 		s.Router.CountRefused(fmt.Sprint("http_", status))
 	}}
 	return s, nil
@@ -133,12 +133,12 @@ func (s *Server) Start(r *reactor.Reactor) error {
 		s.Router.Workers = r.Workers()
 	}
 	s.Router.Start(r.Loops())
-	return s.bury()
+	return s.eraseDeleted()
 }
 
-// bury erases what was deleted shortly before the server stopped. Accounts that were deleted then, or while no server
-// ran, are worked off one after the other.
-func (s *Server) bury() error {
+// eraseDeleted erases what was deleted shortly before the server stopped. Accounts that were deleted then, or
+// while no server ran, are worked off one after the other.
+func (s *Server) eraseDeleted() error {
 	var gone []store.DeletedAccount
 	snap := s.DB.Snapshot()
 	defer snap.Close()
@@ -161,11 +161,11 @@ func (s *Server) bury() error {
 		for len(gone) > 0 {
 			d := gone[0]
 			gone = gone[1:]
-			err := storage.Bury(s.Router, s.DB, d, next)
+			err := storage.FinishDeletion(s.Router, s.DB, d, next)
 			if err == nil {
 				return
 			}
-			s.opt.Log.Error("a deleted account can't be worked off", "account", d.Local+"@"+d.Domain, "err", err)
+			s.options.Log.Error("a deleted account can't be worked off", "account", d.Local+"@"+d.Domain, "err", err)
 		}
 	}
 	next()

@@ -18,8 +18,8 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// A reload whose last host can't be served changes nothing, and says which host and which part of it; hosts that
-// are described alike share a profile, and keep it over a reload that changes nothing of them.
+// A reload whose last host can't be served changes nothing, and says which host and which part of it;
+// hosts that are described alike share a profile, and keep it over a reload that changes nothing of them.
 func TestApply(t *testing.T) {
 	s, err := server.New(server.Options{
 		Store: store.Options{Dir: "data", FS: store.NewMemFS(), MinFree: -1, Ballast: -1, CheckEvery: -1},
@@ -61,7 +61,7 @@ func TestApply(t *testing.T) {
 		{server.PartName, "c@example", server.Host{}},
 	} {
 		as[c.name] = c.host
-		as["a.example"] = server.Host{Key: "other options"}
+		as["a.example"] = server.Host{OptionsKey: "other options"}
 		err := s.Apply(config(200_000, "a.example", "b.example", c.name))
 		var he *server.HostError
 		if !errors.As(err, &he) || he.Host != c.name || he.Part != c.part {

@@ -12,7 +12,8 @@ const xmlNS = "http://www.w3.org/XML/1998/namespace"
 // What a client wrote into an id, a resource, a node or a language comes back in answers as that, and as no
 // XML of its own (CVE-2026-113867): every answer is one stanza, for two parsers, with these values.
 func TestAttackX19(t *testing.T) {
-	for _, evil := range []string{"'/><message to='x'/>", "'><a b='", "&apos;><a b=&apos;", `"><a b="`, "]]>&#60;"} {
+	for _, evil := range []string{"'/><message to='x'/>", "'><a b='", "&apos;><a b=&apos;", `"><a b="`,
+		"]]>&#60;"} {
 		t.Run(evil, func(t *testing.T) {
 			s := New(t, withKinds(everything(Options{})))
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -133,8 +134,8 @@ func iqs(t testing.TB) (list []*node) {
 	return list
 }
 
-// Two hosts of one server with the same localparts: no request of any module, sent to the other host's accounts,
-// reads, writes or tells that they exist.
+// Two hosts of one server with the same localparts: no request of any module, sent to the other host's
+// accounts, reads, writes or tells that they exist.
 func TestAttackR08(t *testing.T) {
 	opt := everything(Options{Hosts: []string{"localhost", "example.net"}})
 	s := New(t, opt)
@@ -146,7 +147,7 @@ func TestAttackR08(t *testing.T) {
 	for _, n := range []string{"there", "juliet"} {
 		s.clients[n].Send(fill)
 		s.Settle()
-		s.clients[n].Cut()
+		s.clients[n].DropConn()
 		s.Settle()
 	}
 	before := kept(s, "romeo@example.net") + kept(s, "juliet@example.net")
@@ -157,7 +158,8 @@ func TestAttackR08(t *testing.T) {
 	s.got()
 	asked := 0
 	requests := append(iqs(t),
-		parse(t, "<iq type='set'><query xmlns='jabber:iq:register'><username>romeo</username><password>x</password></query></iq>"),
+		parse(t, "<iq type='set'><query "+
+			"xmlns='jabber:iq:register'><username>romeo</username><password>x</password></query></iq>"),
 		parse(t, "<iq type='set'><query xmlns='jabber:iq:register'><remove/></query></iq>"))
 	for _, n := range requests {
 		for _, resource := range []string{"", "/nowhere"} {
@@ -165,16 +167,19 @@ func TestAttackR08(t *testing.T) {
 			for _, to := range []string{"romeo@example.net", "juliet@example.net"} {
 				got, others := ask(t, s, here, n, to+resource)
 				if got != nobody || others {
-					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, to, resource, got, nobody, others)
+					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, to, resource, got,
+						nobody, others)
 				}
 				asked++
 			}
 		}
 		got, others := ask(t, s, here, n, "example.net")
-		if others || strings.Contains(got, "secret") || strings.Contains(got, "romeo") || strings.Contains(got, "juliet") {
+		if others || strings.Contains(got, "secret") || strings.Contains(got, "romeo") ||
+			strings.Contains(got, "juliet") {
 			t.Errorf("%s\nto the other host is answered %s (somebody got it: %t)", n, got, others)
 		}
-		if typ, _ := n.attr("type"); typ == "set" && !strings.Contains(got, "type='error'") && !strings.Contains(n.String(), "xmpp-session") {
+		if typ, _ := n.attr("type"); typ == "set" && !strings.Contains(got, "type='error'") &&
+			!strings.Contains(n.String(), "xmpp-session") {
 			t.Errorf("%s\nto the other host is taken: %s", n, got)
 		}
 		if here.conn.Ended() {
@@ -184,7 +189,7 @@ func TestAttackR08(t *testing.T) {
 	if asked < 100 {
 		t.Errorf("only %d requests", asked)
 	}
-	s.clients["present"].Cut()
+	s.clients["present"].DropConn()
 	s.Settle()
 	if after := kept(s, "romeo@example.net") + kept(s, "juliet@example.net"); after != before {
 		t.Errorf("it was\n%s\nand is\n%s", before, after)
@@ -192,22 +197,27 @@ func TestAttackR08(t *testing.T) {
 	s.Login("mine", "romeo@localhost/still") // with the password it had
 }
 
-// A stranger learns nothing of an account by asking: one that exists and is present, one that is away, one
-// that blocks him and one that is not there answer with the same bytes but for id and addresses, to their bare JIDs and
-// to resources that he guesses. A probe is answered to none of them (attack K60).
+// A stranger learns nothing of an account by asking: one that exists and is present, one that is away,
+// one that blocks him and one that is not there answer with the same bytes but for id and addresses, to
+// their bare JIDs and to resources that he guesses. A probe is answered to none of them (attack K60).
 func TestAttackR11(t *testing.T) {
 	s := New(t, everything(Options{}))
 	s.AddAccount("away@localhost")
 	s.Login("juliet", "juliet@localhost/balcony").Send("<presence/>")
-	s.Login("foe", "foe@localhost/balcony").Send("<presence/><iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='mallory@localhost'/></block></iq>")
+	s.Login("foe", "foe@localhost/balcony").Send(
+		"<presence/><iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item " +
+			"jid='mallory@localhost'/></block></iq>")
 	mallory := s.Login("mallory", "mallory@localhost/den")
 	mallory.Send("<presence/>")
 	s.Settle()
 	s.got()
 	requests := iqs(t)
-	for _, get := range []string{"<query xmlns='http://jabber.org/protocol/disco#info'/>", "<query xmlns='http://jabber.org/protocol/disco#items'/>",
-		"<vCard xmlns='vcard-temp'/>", "<query xmlns='jabber:iq:last'/>", "<query xmlns='jabber:iq:version'/>", "<ping xmlns='urn:xmpp:ping'/>",
-		"<query xmlns='jabber:iq:private'><a xmlns='b'/></query>", "<time xmlns='urn:xmpp:time'/>", "<query xmlns='jabber:iq:register'/>", "<nobody xmlns='knows:this'/>"} {
+	for _, get := range []string{"<query xmlns='http://jabber.org/protocol/disco#info'/>",
+		"<query xmlns='http://jabber.org/protocol/disco#items'/>",
+		"<vCard xmlns='vcard-temp'/>", "<query xmlns='jabber:iq:last'/>", "<query xmlns='jabber:iq:version'/>",
+		"<ping xmlns='urn:xmpp:ping'/>",
+		"<query xmlns='jabber:iq:private'><a xmlns='b'/></query>", "<time xmlns='urn:xmpp:time'/>",
+		"<query xmlns='jabber:iq:register'/>", "<nobody xmlns='knows:this'/>"} {
 		requests = append(requests, parse(t, "<iq type='get'>"+get+"</iq>"))
 	}
 	for _, typ := range []string{"probe", "unsubscribe", "unsubscribed", "subscribed"} {
@@ -221,7 +231,8 @@ func TestAttackR11(t *testing.T) {
 			}
 			for _, who := range []string{"juliet@localhost", "away@localhost", "foe@localhost"} {
 				if got, others := ask(t, s, mallory, n, who+resource); got != want || others {
-					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, who, resource, got, want, others)
+					t.Errorf("%s\nto %s%s is answered %s\nto nobody %s (somebody got it: %t)", n, who, resource, got, want,
+						others)
 				}
 			}
 		}

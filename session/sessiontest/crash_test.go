@@ -44,6 +44,7 @@ func TestCrashWhileChangesAreOnTheirWay(t *testing.T) {
 		}
 	}
 	if told == 0 || told == 20*changes {
-		t.Errorf("%d of %d changes were answered before the crash: the test looks at one side only", told, 20*changes)
+		t.Errorf("%d of %d changes were answered before the crash: the test looks at one side only", told,
+			20*changes)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"canto/session/mod"
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -21,7 +21,8 @@ func friends(t *testing.T, s *sessiontest.Server) (romeo, juliet *sessiontest.Cl
 	t.Helper()
 	romeo, juliet = s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
 	for c, other := range map[*sessiontest.Client]string{romeo: "juliet@localhost", juliet: "romeo@localhost"} {
-		c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/><presence to='" + other + "' type='subscribe'/><presence to='" + other + "' type='subscribed'/>")
+		c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/><presence to='" + other +
+			"' type='subscribe'/><presence to='" + other + "' type='subscribed'/>")
 		s.Settle()
 	}
 	romeo.Received()
@@ -44,7 +45,7 @@ func remove(t *testing.T, s *sessiontest.Server, bury bool) {
 func work(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	t.Helper()
 	done := false
-	if err := storage.Bury(s.Router, s.DB, gone, func() { done = true }); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, func() { done = true }); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()
@@ -61,19 +62,21 @@ func start(t *testing.T, fs *vfs.MemFS) *sessiontest.Server {
 	return s
 }
 
-// An account that is deleted has no subscriptions left, whether or not it was in memory, and whether or not the
-// server ran (XEP-0077 §3.2): the next account of its name gets no presence that was meant for the first.
+// An account that is deleted has no subscriptions left, whether or not it was in memory, and whether or
+// not the server ran (XEP-0077 §3.2): the next account of its name gets no presence that was meant for
+// the first.
 func TestDeletedAccount(t *testing.T) {
-	for name, del := range map[string]func(t *testing.T, s *sessiontest.Server, fs *vfs.MemFS) *sessiontest.Server{
+	for name, del := range map[string]func(t *testing.T, s *sessiontest.Server,
+		fs *vfs.MemFS) *sessiontest.Server{
 		"in memory, logged in": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
 			remove(t, s, true)
 			return s
 		},
 		"cold": func(t *testing.T, s *sessiontest.Server, _ *vfs.MemFS) *sessiontest.Server {
-			s.Client("juliet").Cut()
+			s.Client("juliet").DropConn()
 			s.Settle() // what she leaves behind is durable
 			s.Advance(5 * time.Minute)
-			if _, ok := s.Router.Table.Loaded(s.Client("juliet").Bare()); ok {
+			if _, ok := s.Router.Table.LookupAccount(s.Client("juliet").Bare()); ok {
 				t.Fatal("juliet is in memory")
 			}
 			remove(t, s, true)
@@ -98,17 +101,21 @@ func TestDeletedAccount(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs := vfs.NewCrashableMem()
-			s := sessiontest.New(t, sessiontest.Options{FS: fs, Modules: append(mod.Default(), "register")})
+			s := sessiontest.New(t, sessiontest.Options{FS: fs, Modules: append(mod.DefaultNames(), "register")})
 			friends(t, s)
 			s.Settle()
 			s = del(t, s, fs)
-			if err := s.DB.Accounts().Deleted(s.DB, func(d store.DeletedAccount) bool { t.Errorf("%v is left", d); return true }); err != nil {
+			if err := s.DB.Accounts().Deleted(s.DB, func(d store.DeletedAccount) bool {
+				t.Errorf("%v is left", d)
+				return true
+			}); err != nil {
 				t.Fatal(err)
 			}
 			// The name goes to another person, who logs in while romeo is there.
 			romeo := s.Login("romeo again", "romeo@localhost/orchard")
 			romeo.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
-			if got := romeo.Received(); strings.Contains(got, "subscription='from'") || strings.Contains(got, "subscription='both'") || strings.Contains(got, "subscription='to'") {
+			if got := romeo.Received(); strings.Contains(got, "subscription='from'") ||
+				strings.Contains(got, "subscription='both'") || strings.Contains(got, "subscription='to'") {
 				t.Errorf("romeo's roster: %s", got)
 			}
 			next := s.Login("next", "juliet@localhost/other")
@@ -133,7 +140,8 @@ func TestDeletedAccountIsHeardOf(t *testing.T) {
 	romeo, _ := friends(t, s)
 	remove(t, s, true)
 	got := romeo.Received()
-	for _, want := range []string{"<presence type='unavailable' from='juliet@localhost/balcony'", "type='unsubscribed' from='juliet@localhost'", "subscription='none'"} {
+	for _, want := range []string{"<presence type='unavailable' from='juliet@localhost/balcony'",
+		"type='unsubscribed' from='juliet@localhost'", "subscription='none'"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("romeo does not get %q: %s", want, got)
 		}
@@ -170,7 +178,7 @@ func bury(t *testing.T, s *sessiontest.Server) {
 
 func buryAgain(t *testing.T, s *sessiontest.Server, gone store.DeletedAccount) {
 	t.Helper()
-	if err := storage.Bury(s.Router, s.DB, gone, nil); err != nil {
+	if err := storage.FinishDeletion(s.Router, s.DB, gone, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Settle()
@@ -189,7 +197,8 @@ func left(t *testing.T, s *sessiontest.Server) (n int) {
 	return n
 }
 
-// noFriend checks that romeo has no subscription with juliet left, and that the next owner of her name does not hear him.
+// noFriend checks that romeo has no subscription with juliet left, and that the next owner of her name
+// does not hear him.
 func noFriend(t *testing.T, s *sessiontest.Server) {
 	t.Helper()
 	romeo := s.Login("romeo again", "romeo@localhost/again")
@@ -207,7 +216,8 @@ func noFriend(t *testing.T, s *sessiontest.Server) {
 	}
 }
 
-// A read or a write that fails while contacts are told only puts it off: nothing is erased before all of them know.
+// A read or a write that fails while contacts are told only puts it off: nothing is erased before all of
+// them know.
 func TestDeletedAccountOnFlakyStore(t *testing.T) {
 	for name, break1 := range map[string]func(f *faults, s *sessiontest.Server){
 		"a contact's write": func(f *faults, s *sessiontest.Server) { f.writes.Store(1) },
@@ -248,7 +258,8 @@ func TestDeletedAccountOnFlakyStore(t *testing.T) {
 func TestDeletedAccountOfABlockedContact(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, _ := friends(t, s)
-	romeo.Send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item jid='juliet@localhost'/></block></iq>")
+	romeo.Send("<iq type='set' id='b'><block xmlns='urn:xmpp:blocking'><item " +
+		"jid='juliet@localhost'/></block></iq>")
 	s.Settle()
 	bury(t, s)
 	romeo.Send("<iq type='set' id='u'><unblock xmlns='urn:xmpp:blocking'/></iq>")
@@ -256,49 +267,51 @@ func TestDeletedAccountOfABlockedContact(t *testing.T) {
 	noFriend(t, s)
 }
 
-// A removal that takes longer than its answer may wait still ends the account, and the next owner of the name gets
-// nothing of it.
+// A removal that takes longer than its answer may wait still ends the account, and the next owner of the
+// name gets nothing of it.
 func TestRemovalThatIsLate(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.Default(), "register")})
+	s := sessiontest.New(t, sessiontest.Options{Modules: append(mod.DefaultNames(), "register")})
 	_, juliet := friends(t, s)
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	juliet.Send("<iq type='set' id='1'><query xmlns='jabber:iq:register'><remove/></query></iq>")
 	s.Advance(31 * time.Second)
 	if got := juliet.Received(); !strings.Contains(got, "remote-server-timeout") {
 		t.Fatalf("after 31 s: %s", got)
 	}
-	held.Release()
+	held.Resume()
 	for len(held.Jobs) > 0 {
-		held.Next()
+		held.StartNext()
 		s.Settle()
 	}
-	if got := juliet.Received(); !strings.Contains(got, "<stream:error><not-authorized") || strings.Contains(got, "id='1'") {
+	if got := juliet.Received(); !strings.Contains(got, "<stream:error><not-authorized") ||
+		strings.Contains(got, "id='1'") {
 		t.Errorf("in the end: %s", got)
 	}
 	noFriend(t, s)
 }
 
-// A request to an account that is deleted while it is worked on is answered as to an address without an account: each
-// has one answer (RFC 6120 §8.2.3; RFC 6121 §8.5.1), at once, and not by a timeout.
+// A request to an account that is deleted while it is worked on is answered as to an address without an
+// account: each has one answer (RFC 6120 §8.2.3; RFC 6121 §8.5.1), at once, and not by a timeout.
 func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
-	romeo.Send("<iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>") // it is in memory now
+	// it is in memory now
+	romeo.Send("<iq type='get' id='1' to='juliet@localhost'><query xmlns='jabber:iq:last'/></iq>")
 	s.Settle()
 	romeo.Received()
-	held := s.HoldWork()
+	held := s.PauseWorkers()
 	romeo.Send("<iq type='get' id='2' to='juliet@localhost'><vCard xmlns='vcard-temp'/></iq>")
 	if len(held.Jobs) != 1 {
 		t.Fatalf("%d jobs", len(held.Jobs))
 	}
-	held.Release()
+	held.Resume()
 	gone, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet")
 	if err != nil {
 		t.Fatal(err)
 	}
 	work(t, s, gone)
-	held.Next()
+	held.StartNext()
 	s.Settle()
 	want := "<iq type='error' id='2' from='juliet@localhost' to='romeo@localhost/orchard'>" +
 		"<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
@@ -307,7 +320,8 @@ func TestRequestToAnAccountThatIsDeletedMeanwhile(t *testing.T) {
 	}
 }
 
-// A login that is under way when its account is deleted and the name given to another does not bind to the new account.
+// A login that is under way when its account is deleted and the name given to another does not bind to
+// the new account.
 func TestLoginOfADeletedAccount(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	s.AddAccount("juliet@localhost")
@@ -316,12 +330,14 @@ func TestLoginOfADeletedAccount(t *testing.T) {
 	s.Settle()
 	c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGp1bGlldAByMG0zMA==</auth>")
 	s.Settle()
-	if _, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet"); err != nil { // by a process that can't tell the server
+	// by a process that can't tell the server
+	if _, err := s.DB.Accounts().Delete(context.Background(), "localhost", "juliet"); err != nil {
 		t.Fatal(err)
 	}
 	s.AddAccount("juliet@localhost")
 	c.Open("localhost")
-	c.Send("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>y</resource></bind></iq>")
+	c.Send("<iq type='set' id='bind'><bind " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>y</resource></bind></iq>")
 	s.Settle()
 	if got := c.Received(); strings.Contains(got, "<jid>") {
 		t.Errorf("bound: %s", got)
@@ -334,11 +350,12 @@ func TestHeldOfADeletedAccount(t *testing.T) {
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	s.AddAccount("juliet@localhost")
 	for range 2 {
-		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + strings.Repeat("stored ", 30_000) + "</body></message>")
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + strings.Repeat("stored ", 30_000) +
+			"</body></message>")
 	}
 	s.Settle()
 	first := s.Login("first", "juliet@localhost/x")
-	first.Conn().Room(0)
+	first.Conn().SetWindow(0)
 	first.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/x' type='chat'><body>for the first</body></message>")

@@ -138,7 +138,7 @@ func kept(s *Server, bare string) string {
 	if len(list) < 4 {
 		s.TB.Errorf("%s: answers are missing on a store that is well again:\n%s", bare, strings.Join(list, "\n"))
 	}
-	c.Cut()
+	c.DropConn()
 	s.Settle()
 	return strings.Join(list, "\n")
 }
@@ -148,9 +148,9 @@ var notFlaky = map[string]string{
 	"register/password": "what looks at the accounts afterwards needs the password they had",
 }
 
-// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request has one
-// answer, and a stream lives or ends with a stream error. On a store that is well again everything
-// works, and what the server has in memory is what it has stored.
+// With every k-th read and every k-th commit of every conversation failing, nobody panics, each request
+// has one answer, and a stream lives or ends with a stream error. On a store that is well again
+// everything works, and what the server has in memory is what it has stored.
 func TestConversationsOnFlakyStore(t *testing.T) {
 	var kinds strings.Builder // what rooms and nodes were asked for
 	for name, text := range plain(t) {
@@ -172,8 +172,8 @@ func TestConversationsOnFlakyStore(t *testing.T) {
 	}
 }
 
-// flaky holds a conversation on a store of which every k-th read and commit fails, and returns what its rooms and nodes
-// told afterwards.
+// flaky holds a conversation on a store of which every k-th read and commit fails, and returns what its
+// rooms and nodes told afterwards.
 func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 	var on atomic.Bool
 	var n [2]atomic.Uint64
@@ -211,7 +211,7 @@ func flaky(t *testing.T, text string, opt Options, k uint64) (kinds string) {
 		}
 		c := s.clients[f[0]]
 		on.Store(!setUp && !kernel && f[0] != "open" && (c == nil || c.JID != ""))
-		s.step(st.line, st.body)
+		s.runStep(st.line, st.body)
 		on.Store(false)
 		got := s.got()
 		for name, c := range s.clients {
@@ -259,8 +259,9 @@ var (
 	nodeAttr    = regexp.MustCompile(`node='([\w-]+)'`)
 )
 
-// kindsAsked are the requests for all that rooms and nodes of a conversation have stored: affiliations, the log, items.
-// A room of which nothing is stored is asked for nothing; it must not be one that its kernel takes for stored.
+// kindsAsked are the requests for all that rooms and nodes of a conversation have stored: affiliations,
+// the log, items. A room of which nothing is stored is asked for nothing; it must not be one that its
+// kernel takes for stored.
 func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string) {
 	stored := make(map[string]bool)
 	if err := other.DB.Entities().List(other.DB, "rooms.localhost", "", func(e store.Entry) bool {
@@ -271,7 +272,8 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 		t.Fatal(err)
 	}
 	ask := func(to, payload string) {
-		requests = append(requests, fmt.Sprintf("<iq type='get' id='k%02d' to='%s'>%s</iq>", len(requests), to, payload))
+		requests = append(requests, fmt.Sprintf("<iq type='get' id='k%02d' to='%s'>%s</iq>", len(requests), to,
+			payload))
 	}
 	found := roomAddress.FindAllString(text, -1)
 	slices.Sort(found)
@@ -285,7 +287,7 @@ func kindsAsked(t *testing.T, s, other *Server, text string) (requests []string)
 			// One whose first batch has failed is read again with its next stanza.
 			looks.Send("<iq type='get' id='k' to='" + addr + "'><last xmlns='urn:canto:test:room'/></iq>")
 			s.Settle()
-			if e := s.Router.Table.Found(j); e != nil && e.ID() != 0 { // nothing runs meanwhile
+			if e := s.Router.Table.Lookup(j); e != nil && e.ID() != 0 { // nothing runs meanwhile
 				t.Errorf("%s has the id %#x in memory, and is not stored", addr, e.ID())
 			}
 			continue
@@ -318,7 +320,7 @@ func keptByKinds(s *Server, bare string, requests []string) string {
 	if len(list) != len(requests) {
 		s.TB.Errorf("%s has %d answers to %d requests", bare, len(list), len(requests))
 	}
-	c.Cut()
+	c.DropConn()
 	s.Settle()
 	return strings.Join(list, "\n")
 }
@@ -359,7 +361,7 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 			flaky.Reads.Store(true)
 			switch how {
 			case "lost":
-				romeo.Cut()
+				romeo.DropConn()
 			case "ended":
 				romeo.Send("</stream:stream>")
 			case "kicked":
@@ -388,8 +390,8 @@ func TestTeardownOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A session whose account can never be read again is tried with growing pauses, and then ended: the store is not asked
-// for ever, and the log holds a line a try.
+// A session whose account can never be read again is tried with growing pauses, and then ended: the store
+// is not asked for ever, and the log holds a line a try.
 func TestTeardownWithoutStore(t *testing.T) {
 	var flaky storetest.Flaky
 	var log bytes.Buffer
@@ -408,7 +410,7 @@ func TestTeardownWithoutStore(t *testing.T) {
 	romeo.Send("<presence to='nurse@localhost' type='subscribe'/>") // not stored: to be read again
 	s.Settle()
 	flaky.Reads.Store(true)
-	romeo.Cut()
+	romeo.DropConn()
 	s.Settle()
 	for range 600 {
 		s.Advance(time.Second)
@@ -455,7 +457,8 @@ func TestLoginOnFlakyStore(t *testing.T) {
 		}
 		c.Open("localhost")
 		c.Stanzas()
-		bind := "<iq type='set' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
+		bind := "<iq type='set' id='b'><bind " +
+			"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>x</resource></bind></iq>"
 		c.Send(bind)
 		s.Settle()
 		got = strings.Join(c.Stanzas(), "")

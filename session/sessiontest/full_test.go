@@ -5,11 +5,12 @@ import (
 	"testing"
 )
 
-// What a store that is known to be full will not keep is refused before any other entity or session is told of it: the
-// sender has resource-constraint of type wait (RFC 6120 §8.3.3.18), no other client gets anything, and on a store that
-// has room again all is as it was before.
+// What a store that is known to be full will not keep is refused before any other entity or session is
+// told of it: the sender has resource-constraint of type wait (RFC 6120 §8.3.3.18), no other client gets
+// anything, and on a store that has room again all is as it was before.
 func TestFullStoreTellsNoOther(t *testing.T) {
-	const refused = "<error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+	const refused = "<error type='wait'><resource-constraint " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
 	roster := func(item string) string {
 		return "<iq type='set' id='q'><query xmlns='jabber:iq:roster'>" + item + "</query></iq>"
 	}
@@ -17,10 +18,12 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 		return "<iq type='set' id='q' to='orchard@rooms.localhost'>" + payload + "</iq>"
 	}
 	cases := map[string]string{
-		"a message to a room": "<message type='groupchat' id='q' to='orchard@rooms.localhost'><body>Hi</body></message>",
-		"the end of a room":   room("<destroy xmlns='urn:canto:test:room'/>"),
-		"an invitation":       room("<invite xmlns='urn:canto:test:room' jid='juliet@localhost'/>"),
-		"an affiliation":      room("<affiliation xmlns='urn:canto:test:room' jid='juliet@localhost' is='member'/>"),
+		"a message to a room": "<message type='groupchat' id='q' " +
+			"to='orchard@rooms.localhost'><body>Hi</body></message>",
+		"the end of a room": room("<destroy xmlns='urn:canto:test:room'/>"),
+		"an invitation":     room("<invite xmlns='urn:canto:test:room' jid='juliet@localhost'/>"),
+		"an affiliation": room("<affiliation xmlns='urn:canto:test:room' jid='juliet@localhost' " +
+			"is='member'/>"),
 		"a roster item":       roster("<item jid='nurse@localhost'/>"),
 		"a contact that goes": roster("<item jid='juliet@localhost' subscription='remove'/>"),
 		"a block": "<iq type='set' id='q'><block xmlns='urn:xmpp:blocking'>" +
@@ -43,18 +46,19 @@ func TestFullStoreTellsNoOther(t *testing.T) {
 			romeo.Send("<message type='groupchat' to='orchard@rooms.localhost'><body>stored</body></message>")
 			s.Settle()
 			s.got()
-			s.Full(true)
+			s.SetFull(true)
 			romeo.Send(text)
 			s.Settle()
 			for client, got := range s.got() {
 				switch all := strings.Join(got, "\n"); {
 				case client != "romeo" && all != "":
 					t.Errorf("%s gets %s", client, all)
-				case client == "romeo" && (len(got) != 1 || !strings.Contains(all, refused) || !strings.Contains(all, "id='q'")):
+				case client == "romeo" && (len(got) != 1 || !strings.Contains(all, refused) ||
+					!strings.Contains(all, "id='q'")):
 					t.Errorf("romeo gets %s", all)
 				}
 			}
-			s.Full(false)
+			s.SetFull(false)
 			ask := func() string {
 				romeo.Send(lists + "<iq type='get' id='n' to='orchard@rooms.localhost'>" +
 					"<affiliations xmlns='urn:canto:test:room'/></iq>")

@@ -116,7 +116,9 @@ func (n *node) set(name, value string) {
 }
 
 func (n *node) drop(name string) {
-	n.attrs = slices.DeleteFunc(n.attrs, func(a xml.Attr) bool { return a.Name.Space == "" && a.Name.Local == name })
+	n.attrs = slices.DeleteFunc(n.attrs, func(a xml.Attr) bool {
+		return a.Name.Space == "" && a.Name.Local == name
+	})
 }
 
 // all is n and everything below it.
@@ -169,13 +171,19 @@ func stanzas(t testing.TB) (list []*node) {
 }
 
 var (
-	values = []string{"", " ", "get", "set", "result", "error", "chat", "groupchat", "headline", "normal", "subscribe",
-		"subscribed", "unsubscribe", "unsubscribed", "probe", "unavailable", "bogus", "remove", "none", "both", "-129",
-		"127", "true", "0", "99999999999999999999", "romeo@localhost", "juliet@localhost/balcony", "@", "a@b@c", "/",
+	values = []string{"", " ", "get", "set", "result", "error", "chat", "groupchat", "headline", "normal",
+		"subscribe",
+		"subscribed", "unsubscribe", "unsubscribed", "probe", "unavailable", "bogus", "remove", "none", "both",
+		"-129",
+		"127", "true", "0", "99999999999999999999", "romeo@localhost", "juliet@localhost/balcony", "@", "a@b@c",
+		"/",
 		"localhost", "nowhere.example", "{}<>&'\"", "\u202e", strings.Repeat("x", 1100)}
-	spaces = []string{"", "jabber:client", "jabber:server", "jabber:iq:roster", "jabber:iq:register", "urn:xmpp:blocking",
-		"urn:ietf:params:xml:ns:xmpp-bind", "urn:ietf:params:xml:ns:xmpp-sasl", "urn:ietf:params:xml:ns:xmpp-stanzas", "urn:xmpp:sid:0", "nobody:knows"}
-	names = []string{"query", "item", "group", "remove", "username", "password", "block", "error", "body", "x", "iq", "priority", "resource"}
+	spaces = []string{"", "jabber:client", "jabber:server", "jabber:iq:roster", "jabber:iq:register",
+		"urn:xmpp:blocking",
+		"urn:ietf:params:xml:ns:xmpp-bind", "urn:ietf:params:xml:ns:xmpp-sasl",
+		"urn:ietf:params:xml:ns:xmpp-stanzas", "urn:xmpp:sid:0", "nobody:knows"}
+	names = []string{"query", "item", "group", "remove", "username", "password", "block", "error", "body", "x",
+		"iq", "priority", "resource"}
 )
 
 // mutate does n one thing that no honest client does.
@@ -223,14 +231,16 @@ func mutate(rnd *rand.Rand, n *node) {
 	case 12: // one level deeper
 		at.kids = []*node{{space: at.space, local: at.local, kids: at.kids, attrs: slices.Clone(at.attrs)}}
 	case 13:
-		n.set("to", pick([]string{"localhost", "romeo@localhost", "romeo@localhost/orchard", "juliet@localhost", "juliet@localhost/balcony",
-			"juliet@localhost/gone", "nobody@localhost", "nowhere.example", "", "@", "a@b@c", "localhost/x", "juliet@localhost/" + strings.Repeat("r", 1024)}))
+		n.set("to", pick([]string{"localhost", "romeo@localhost", "romeo@localhost/orchard", "juliet@localhost",
+			"juliet@localhost/balcony",
+			"juliet@localhost/gone", "nobody@localhost", "nowhere.example", "", "@", "a@b@c", "localhost/x",
+			"juliet@localhost/" + strings.Repeat("r", 1024)}))
 	}
 }
 
-// A stanza that a handler can't digest is answered with a stanza error, or not at all where nothing is owed: it
-// never ends the stream, and never the server (CVE-2019-1000007). Every iq of type get or set has one
-// answer, with its id.
+// A stanza that a handler can't digest is answered with a stanza error, or not at all where nothing is
+// owed: it never ends the stream, and never the server (CVE-2019-1000007). Every iq of type get or set
+// has one answer, with its id.
 func TestAttackX21(t *testing.T) {
 	templates := stanzas(t)
 	rnd := rand.New(rand.NewPCG(21, 21))
@@ -277,7 +287,8 @@ func held(t testing.TB, s *Server, client, text string) {
 			e := elements(raw)
 			if len(e) != 1 {
 				t.Errorf("%s\nmakes for %s what is not one element: %s", text, name, raw)
-			} else if attr(e[0], stanza.AttrType) == "error" && name == client && attr(e[0], stanza.AttrFrom) != s.clients[client].JID {
+			} else if attr(e[0], stanza.AttrType) == "error" && name == client &&
+				attr(e[0], stanza.AttrFrom) != s.clients[client].JID {
 				proper(t, text, raw)
 			}
 		}
@@ -294,7 +305,8 @@ func held(t testing.TB, s *Server, client, text string) {
 	}
 	errs := 0
 	for _, raw := range got[client] {
-		if e := elements(raw); len(e) == 1 && attr(e[0], stanza.AttrType) == "error" && attr(e[0], stanza.AttrID) == attr(sent[0], stanza.AttrID) {
+		if e := elements(raw); len(e) == 1 && attr(e[0], stanza.AttrType) == "error" &&
+			attr(e[0], stanza.AttrID) == attr(sent[0], stanza.AttrID) {
 			errs++
 		}
 	}

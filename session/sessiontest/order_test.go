@@ -160,21 +160,21 @@ func (f *far) Load(api *session.API) error {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		h, loop := f.heardBy(ev.To.String()), ev.Local().Loop.Index()
+		h, loop := f.heardBy(ev.To.String()), ev.LoopRouter().Loop.Index()
 		if h.loop != loop {
 			h.loop, h.times = loop, 0
 		}
-		// It was served by another loop than its connection's, and now is by that, more than once by chance; it is not
-		// the loop that its address would have without a connection.
+		// It was served by another loop than its connection's, and now is by that, more than once by chance; it
+		// is not the loop that its address would have without a connection.
 		if h.times++; h.times == 3 && h.from >= 0 {
-			if loop == h.home && loop != h.from && loop != int(ev.To.Slot())%len(f.x.srv.Router.Locals()) {
+			if loop == h.home && loop != h.from && loop != int(ev.To.Partition())%len(f.x.srv.Router.LoopRouters()) {
 				f.moved++
 			}
 			h.from = -1
 		}
 		return session.Pass
 	})
-	api.Hooks.Bound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
+	api.Hooks.Bound.Add(api.Module, session.Guard, func(l *session.LoopRouter, s *session.Session) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.heardBy(s.JID().String()).home = l.Loop.Index()
@@ -241,9 +241,9 @@ func (f *far) say(rnd *rand.Rand, from, resource, el string) {
 		f.x.fault("%v", err)
 		return
 	}
-	locals := f.x.srv.Router.Locals()
+	locals := f.x.srv.Router.LoopRouters()
 	l := locals[rnd.IntN(len(locals))]
-	l.Loop.Post(func() { l.Enter(func() { l.Post(j, orchard, []byte(el)) }) })
+	l.Loop.Post(func() { l.Enter(func() { l.Send(j, orchard, []byte(el)) }) })
 }
 
 // An occupant is one with a connection. Each time that it comes it has another nick, so that it knows
@@ -293,7 +293,8 @@ func (o *occupant) join() { o.send("<presence to='" + orderRoom + "/" + o.nick +
 // speak sends the room something for all.
 func (o *occupant) speak() {
 	o.seq++
-	o.send(fmt.Sprintf("<message to='%s' type='groupchat'><body>%d %d</body></message>", orderRoom, o.number, o.seq))
+	o.send(fmt.Sprintf("<message to='%s' type='groupchat'><body>%d %d</body></message>", orderRoom, o.number,
+		o.seq))
 }
 
 // whisper sends one occupant something.
@@ -303,7 +304,8 @@ func (o *occupant) whisper(local string) {
 		return
 	}
 	o.seq++
-	o.send(fmt.Sprintf("<message to='%s/%s' type='chat'><body>%d %d</body></message>", orderRoom, nick, o.number, o.seq))
+	o.send(fmt.Sprintf("<message to='%s/%s' type='chat'><body>%d %d</body></message>", orderRoom, nick,
+		o.number, o.seq))
 }
 
 // TestOneOrder has clients of four loops speak in one room, to all and to one, ask it what its last
@@ -404,7 +406,8 @@ func oneOrder(t *testing.T, seed uint64, clients, others, steps int) {
 		})
 	}
 	all.Wait()
-	// An occupant that comes by a connection of another loop, while a broadcast is under way, is moved to it behind that.
+	// An occupant that comes by a connection of another loop, while a broadcast is under way, is moved to it
+	// behind that.
 	moves := rand.New(rand.NewPCG(seed, 3000))
 	if others > 0 && !until(func() bool {
 		if f.hasMoved() > 0 {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// When a host is taken away its sessions end, and their contacts at other hosts hear that they are unavailable
-// (RFC 6121 §4.5.2).
+// When a host is taken away its sessions end, and their contacts at other hosts hear that they are
+// unavailable (RFC 6121 §4.5.2).
 func TestContactsOfAHostThatIsTakenAway(t *testing.T) {
 	s := New(t, Options{Hosts: []string{"localhost", "example.net"}})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@example.net/balcony")
@@ -24,8 +24,8 @@ func TestContactsOfAHostThatIsTakenAway(t *testing.T) {
 	}
 }
 
-// When a service host is taken away, those who take part in its entities are told, and nothing of it stays in memory;
-// what is stored is there when it comes back.
+// When a service host is taken away, those who take part in its entities are told, and nothing of it
+// stays in memory; what is stored is there when it comes back.
 func TestServiceHostThatIsTakenAway(t *testing.T) {
 	const (
 		orchard = "orchard@rooms.localhost"
@@ -64,7 +64,8 @@ func TestServiceHostThatIsTakenAway(t *testing.T) {
 	s.Reload()
 	romeo.Send(say + page)
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "<not-acceptable") || !strings.Contains(got, "<body>hi</body>") {
+	if got := romeo.Received(); !strings.Contains(got, "<not-acceptable") ||
+		!strings.Contains(got, "<body>hi</body>") {
 		t.Errorf("of a room that is back, without occupants, romeo gets %q", got)
 	}
 }

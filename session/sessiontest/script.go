@@ -92,7 +92,8 @@ func Converse(t testing.TB, text string, opt Options) string {
 	return out
 }
 
-// converse is Converse, and says besides before how many steps another kernel took over from one that had streams.
+// converse is Converse, and says besides before how many steps another kernel took over from one that had
+// streams.
 func converse(t testing.TB, text string, opt Options) (script string, carries int) {
 	s := New(t, opt)
 	var out strings.Builder
@@ -116,12 +117,12 @@ func converse(t testing.TB, text string, opt Options) (script string, carries in
 		for i < len(lines) && strings.TrimSpace(lines[i]) != "" {
 			i++ // what was expected is written anew
 		}
-		if opt.Carried && s.Carry() && s.streaming() {
+		if opt.SwapKernels && s.SwapKernel() && s.streaming() {
 			carries++
 		}
-		shown := s.step(line, body)
+		shown := s.runStep(line, body)
 		got := s.collect()
-		if shown != "" && got == nothing {
+		if shown != "" && got == nothingReceived {
 			got = ""
 		}
 		out.WriteString("----\n" + shown + got)
@@ -139,11 +140,11 @@ func (s *Server) streaming() bool {
 	return false
 }
 
-// nothing is what collect says when no client got anything.
-const nothing = "(nothing)\n"
+// nothingReceived is what collect says when no client got anything.
+const nothingReceived = "(nothing)\n"
 
-// step does one step, and returns what it shows besides what the clients get.
-func (s *Server) step(line string, body []string) (shown string) {
+// runStep does one step, and returns what it shows besides what the clients get.
+func (s *Server) runStep(line string, body []string) (shown string) {
 	f := strings.Fields(line)
 	text := strings.Join(body, "\n")
 	switch {
@@ -173,7 +174,7 @@ func (s *Server) step(line string, body []string) (shown string) {
 		if err != nil {
 			s.TB.Fatal(err)
 		}
-		s.Later(d)
+		s.AdvanceSettled(d)
 	case line == "restart":
 		s.Restart()
 	case line == "crash":
@@ -185,19 +186,19 @@ func (s *Server) step(line string, body []string) (shown string) {
 	case len(f) == 2 && f[0] == "cut" && s.clients[f[1]] != nil:
 		c := s.clients[f[1]]
 		c.conn.Write([]byte(text))
-		c.Cut()
+		c.DropConn()
 	case len(f) >= 2 && s.clients[f[0]] != nil && f[1] == "sends":
 		c := s.clients[f[0]]
 		if len(f) == 4 {
 			n, _ := strconv.Atoi(f[3])
-			c.conn.SendCut([]byte(text), n)
+			c.conn.SendChunks([]byte(text), n)
 		} else {
 			c.Send(text)
 		}
 	case len(f) == 2 && s.clients[f[0]] != nil && f[1] == "restarts":
 		s.clients[f[0]].Open("localhost")
 	case len(f) == 2 && s.clients[f[0]] != nil && f[1] == "leaves":
-		s.clients[f[0]].Cut()
+		s.clients[f[0]].DropConn()
 	default:
 		s.TB.Fatalf("no directive: %q", line)
 	}
@@ -205,9 +206,9 @@ func (s *Server) step(line string, body []string) (shown string) {
 	return shown
 }
 
-// Later moves the clock as Advance does, and comes to rest after each second, commits on the store's
+// AdvanceSettled moves the clock as Advance does, and comes to rest after each second, commits on the store's
 // goroutine included: what a timer sets off is done before the next one.
-func (s *Server) Later(d time.Duration) {
+func (s *Server) AdvanceSettled(d time.Duration) {
 	for ; d > 0; d -= time.Second {
 		s.Advance(min(d, time.Second))
 		s.Settle()
@@ -232,11 +233,11 @@ func (s *Server) Settle() {
 		s.Net.Run()
 		last := s.DB.Last()
 		s.DB.Wait(context.Background(), last) // that it failed is the kernel's to say
-		for s.told.Load() < uint64(s.DB.Durable()) {
+		for s.settledSeen.Load() < uint64(s.DB.Durable()) {
 			runtime.Gosched() // the committer is telling us
 		}
 		s.Net.Run()
-		if s.late != nil && s.late.next() {
+		if s.slow != nil && s.slow.runNext() {
 			continue
 		}
 		if s.DB.Last() == last {
@@ -259,7 +260,7 @@ func (s *Server) collect() string {
 		}
 	}
 	if b.Len() == 0 {
-		return nothing
+		return nothingReceived
 	}
 	return b.String()
 }

@@ -39,24 +39,24 @@ type Options struct {
 	Hosts   []string // localhost
 	Shelf   []session.Manifest
 	Modules []string
-	// Services are hosts without logins, and ServiceModules what they run: mod.DefaultService().
+	// Services are hosts without logins, and ServiceModules what they run: mod.DefaultServiceNames().
 	Services       []string
 	ServiceModules []string
 	Limits         *session.Limits
 	Module         func(module string, v any) error
-	Given          []session.Given
+	Dependencies   []session.Dependency
 	Log            io.Writer
 	FS             vfs.FS // vfs.NewCrashableMem()
 	NoPause        bool   // the engine can't stop reading
-	// Carried has another kernel take over before each step of a conversation before which that can be: see
-	// [Server.Carry].
-	Carried bool
+	// SwapKernels has another kernel take over before each step of a conversation before which that can be: see
+	// [Server.SwapKernel].
+	SwapKernels bool
 	// Slow says, asked before each read and each commit, how much later it happens in the server's own
 	// time; the clock that modules see does not count it, so that a conversation reads the same.
 	Slow func() time.Duration
 	// Reactor changes how the reactor is set up.
-	Reactor func(c *reactor.Config)
-	Panics  bool // are what the test is about: it does not fail for one
+	Reactor     func(c *reactor.Config)
+	AllowPanics bool // are what the test is about: it does not fail for one
 	// Fault is the store's: see [store.Options].
 	Fault store.Fault
 }
@@ -67,17 +67,17 @@ type Server struct {
 	*server.Server // of the kernel that runs now
 	TB             testing.TB
 	Net            *reactortest.Net
-	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.Swap].
+	// NewProfile loads the modules anew, as a reload with other options does: for [session.Host.SwapProfile].
 	NewProfile func() (*session.Profile, error)
 
-	opt     Options
-	log     *slog.Logger
-	clients map[string]*Client
-	logins  int
-	told    atomic.Uint64
-	late    *late // nil on a fast store
+	opt         Options
+	log         *slog.Logger
+	clients     map[string]*Client
+	logins      int
+	settledSeen atomic.Uint64
+	slow        *slowStore // nil on a fast store
 	// What goes on from one kernel to the next, so that a conversation reads the same every time.
-	random    counting
+	counter   counterReader
 	streams   int
 	resources int
 	reloads   int
@@ -96,9 +96,9 @@ func New(tb testing.TB, opt Options) *Server {
 	if opt.Hosts == nil {
 		opt.Hosts = []string{"localhost"}
 	}
-	watch := &panics{to: opt.Log}
+	watch := &panicWatch{to: opt.Log}
 	tb.Cleanup(func() {
-		if watch.seen != "" && !opt.Panics {
+		if watch.seen != "" && !opt.AllowPanics {
 			tb.Errorf("a handler panicked: %s", watch.seen)
 		}
 	})
@@ -114,18 +114,18 @@ func (s *Server) start(at time.Time) {
 	s.TB.Helper()
 	opt := s.opt
 	conf := reactor.Config{Loops: 2, Log: s.log, NoPause: opt.NoPause,
-		Drain: func(c *reactor.Conn) { s.Door.Drain(c) }}
+		OnShutdown: func(c *reactor.Conn) { s.C2S.OnShutdown(c) }}
 	if opt.Reactor != nil {
 		opt.Reactor(&conf)
 	}
 	s.Net = reactortest.NewAt(at, opt.Seed, conf)
 	now := s.Net.Now
 	if opt.Slow != nil {
-		next := &late{s: s, delay: opt.Slow}
-		if s.late != nil {
-			next.spent = s.late.spent
+		next := &slowStore{s: s, delay: opt.Slow}
+		if s.slow != nil {
+			next.skew = s.slow.skew
 		}
-		s.late = next
+		s.slow = next
 		now = next.now
 	}
 	key := testKey
@@ -133,23 +133,23 @@ func (s *Server) start(at time.Time) {
 	s.Server, err = server.New(server.Options{
 		Store: store.Options{FS: opt.FS, Dir: "data", MinFree: 1, Ballast: -1, CheckEvery: -1, Now: now,
 			Fault: opt.Fault, Fatal: func(err error) { s.TB.Error(err) }},
-		Log:         s.log,
-		About:       session.About{Name: "Canto", Version: "test"},
-		Shelf:       opt.Shelf,
-		Given:       opt.Given,
-		Now:         now,
-		Random:      &s.random,
-		StreamID:    func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
-		Resource:    func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
-		FakeKey:     &key,
-		Unthrottled: true,
+		Log:        s.log,
+		About:      session.About{Name: "Canto", Version: "test"},
+		Manifests:  opt.Shelf,
+		Given:      opt.Dependencies,
+		Now:        now,
+		Random:     &s.counter,
+		StreamID:   func() string { s.streams++; return fmt.Sprint("stream-", s.streams) },
+		Resource:   func() string { s.resources++; return fmt.Sprint("resource-", s.resources) },
+		FakeKey:    &key,
+		NoThrottle: true,
 	})
 	if err != nil {
 		s.TB.Fatal(err)
 	}
-	if s.late != nil {
-		s.late.below = s.Router.Durable
-		s.Router.Durable, s.Router.Workers = s.late, s.late
+	if s.slow != nil {
+		s.slow.inner = s.Router.Committer
+		s.Router.Committer, s.Router.Workers = s.slow, s.slow
 	}
 	s.NewProfile = func() (*session.Profile, error) {
 		return s.Load("localhost", server.Host{Modules: opt.Modules, Module: opt.Module})
@@ -158,11 +158,12 @@ func (s *Server) start(at time.Time) {
 	if err := s.Start(s.Net.Reactor); err != nil {
 		s.TB.Fatal(err)
 	}
-	s.DB.Notify(func(store.Ticket, error) { s.told.Store(uint64(s.DB.Durable())) }) // behind the kernel's
+	// behind the kernel's
+	s.DB.OnCommit(func(store.Ticket, error) { s.settledSeen.Store(uint64(s.DB.Durable())) })
 	s.DB.Wait(context.Background(), s.DB.Last())
-	s.told.Store(uint64(s.DB.Durable()))
-	if s.late != nil {
-		s.late.visible = session.Ticket(s.DB.Durable())
+	s.settledSeen.Store(uint64(s.DB.Durable()))
+	if s.slow != nil {
+		s.slow.settled = session.Ticket(s.DB.Durable())
 	}
 }
 
@@ -173,8 +174,9 @@ func (s *Server) apply() {
 	if opt.Limits != nil {
 		limits = *opt.Limits
 	}
-	host := server.Host{Modules: opt.Modules, Module: opt.Module, Key: fmt.Sprint(s.reloads)}
-	service := server.Host{Service: true, Modules: opt.ServiceModules, Module: opt.Module, Key: host.Key}
+	host := server.Host{Modules: opt.Modules, Module: opt.Module, OptionsKey: fmt.Sprint(s.reloads)}
+	service := server.Host{Service: true, Modules: opt.ServiceModules, Module: opt.Module,
+		OptionsKey: host.OptionsKey}
 	conform := func(name string) (server.Host, error) {
 		if slices.Contains(opt.Services, name) {
 			return service, nil
@@ -187,8 +189,8 @@ func (s *Server) apply() {
 	}
 }
 
-// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each account is read
-// again before its next stanza.
+// Reload loads the modules of every host anew, as `canto reload` does where an option has changed: each
+// account is read again before its next stanza.
 func (s *Server) Reload() {
 	s.TB.Helper()
 	s.reloads++
@@ -203,18 +205,18 @@ func (s *Server) FS() vfs.FS { return s.opt.FS }
 func (s *Server) Restart() {
 	s.TB.Helper()
 	s.Settle()
-	s.Net.Drain()
+	s.Net.Shutdown()
 	s.Settle()
-	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // no longer than [reactor.Config.DrainTimeout]
+	for i := 0; s.Net.Connections() > 0 && i < 6; i++ { // no longer than [reactor.Config.ShutdownTimeout]
 		s.Advance(time.Second)
 		s.Settle()
 	}
-	s.halt()
+	s.replaceKernel()
 }
 
-// Full has the store know that its disk has no room, and refuse writes; or that it has room again. The store's FS is
-// one in memory.
-func (s *Server) Full(full bool) {
+// SetFull has the store know that its disk has no room, and refuse writes; or that it has room again. The
+// store's FS is one in memory.
+func (s *Server) SetFull(full bool) {
 	s.TB.Helper()
 	fs, ok := s.opt.FS.(*vfs.MemFS)
 	if !ok {
@@ -225,7 +227,7 @@ func (s *Server) Full(full bool) {
 		usage.AvailBytes = usage.TotalBytes
 	}
 	fs.TestingSetDiskUsage(usage)
-	s.DB.CheckSpace()
+	s.DB.CheckDiskSpace()
 }
 
 // Crash ends the server as kill -9 and a loss of power do: only what was synced to the disk survives, and
@@ -238,27 +240,27 @@ func (s *Server) Crash() {
 		s.TB.Fatal("the store is not in memory")
 	}
 	s.opt.FS = fs.CrashClone(vfs.CrashCloneCfg{})
-	s.halt()
+	s.replaceKernel()
 }
 
-// halt puts another kernel in the place of the one that runs.
-func (s *Server) halt() {
+// replaceKernel puts another kernel in the place of the one that runs.
+func (s *Server) replaceKernel() {
 	s.TB.Helper()
 	s.Net.Halt()
 	for _, c := range s.clients {
-		c.lost = true
+		c.serverGone = true
 	}
 	s.DB.Close() // it may say that snapshots are open: nothing of a process that is gone is given back
 	s.start(s.Net.Now())
 }
 
-// panics looks for them in a log: the server survives one, a test does not.
-type panics struct {
+// panicWatch looks for them in a log: the server survives one, a test does not.
+type panicWatch struct {
 	to   io.Writer
 	seen string
 }
 
-func (p *panics) Write(b []byte) (int, error) {
+func (p *panicWatch) Write(b []byte) (int, error) {
 	if bytes.Contains(b, []byte("panic")) {
 		p.seen = string(b)
 	}
@@ -272,10 +274,11 @@ func (s *Server) AddAccount(bare string) {
 	if err != nil {
 		s.TB.Fatal(err)
 	}
-	if _, err := s.DB.Accounts().Create(context.Background(), j.Domain(), j.Local(), testKeys().Encode()); err != nil {
+	if _, err := s.DB.Accounts().Create(context.Background(), j.Domain(), j.Local(),
+		testKeys().Encode()); err != nil {
 		s.TB.Fatal(err)
 	}
-	s.Router.Table.Born(j)
+	s.Router.Table.NoteCreated(j)
 }
 
 // testKey makes the salts of addresses without an account.
@@ -283,17 +286,18 @@ var testKey = sasl.SecretString("a key of the test's own")
 
 // testKeys are those of Password, derived once.
 var testKeys = sync.OnceValue(func() sasl.Keys {
-	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counting{}, sasl.SHA1, sasl.SHA256, sasl.SHA512)
+	k, err := sasl.DeriveKeys([]byte(Password), sasl.MinIterations, &counterReader{}, sasl.SHA1, sasl.SHA256,
+		sasl.SHA512)
 	if err != nil {
 		panic(err)
 	}
 	return k
 })
 
-// counting is randomness that is the same every time.
-type counting struct{ n byte }
+// counterReader is randomness that is the same every time.
+type counterReader struct{ n byte }
 
-func (c *counting) Read(p []byte) (int, error) {
+func (c *counterReader) Read(p []byte) (int, error) {
 	for i := range p {
 		c.n++
 		p[i] = c.n
@@ -303,18 +307,18 @@ func (c *counting) Read(p []byte) (int, error) {
 
 // A Client is one connection of a test.
 type Client struct {
-	Name   string
-	JID    string
-	server *Server
-	conn   *reactortest.Client
-	lost   bool // its server is gone
-	parser *xmlstream.Parser
-	in     xmlstream.Stream
-	ended  bool
-	lang   string // of its stream headers
-	nth    int    // of all that were dialed
-	from   netip.Addr
-	loop   int
+	Name       string
+	JID        string
+	server     *Server
+	conn       *reactortest.Client
+	serverGone bool // its server is gone
+	parser     *xmlstream.Parser
+	in         xmlstream.Stream
+	ended      bool
+	lang       string // of its stream headers
+	dialIndex  int    // of all that were dialed
+	addr       netip.Addr
+	loop       int
 }
 
 // Dial opens a connection on a loop and says nothing.
@@ -325,7 +329,8 @@ func (s *Server) Dial(name string, loop int) *Client {
 // DialFrom is Dial from an address.
 func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
 	s.dials++
-	c := &Client{Name: name, server: s, nth: s.dials, from: from, loop: loop, parser: xmlstream.NewParser(nil)}
+	c := &Client{Name: name, server: s, dialIndex: s.dials, addr: from, loop: loop,
+		parser: xmlstream.NewParser(nil)}
 	c.connect()
 	s.clients[name] = c
 	return c
@@ -333,7 +338,7 @@ func (s *Server) DialFrom(from netip.Addr, name string, loop int) *Client {
 
 // connect opens the connection of c.
 func (c *Client) connect() {
-	c.conn = c.server.Net.ConnectFrom(c.from, c.loop, reactor.Listener{Handler: c.server.Door})
+	c.conn = c.server.Net.ConnectFrom(c.addr, c.loop, reactor.Listener{Handler: c.server.C2S})
 }
 
 // Open sends a stream header.
@@ -343,7 +348,8 @@ func (c *Client) Open(host string) {
 	if c.lang != "" {
 		lang = " xml:lang='" + c.lang + "'"
 	}
-	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0'%s xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
+	c.conn.Send([]byte(fmt.Sprintf("<?xml version='1.0'?><stream:stream to='%s' version='1.0'%s "+
+		"xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>", host, lang)))
 }
 
 // Login opens a stream for a full JID, on the next loop, and binds it; the account is made if there is
@@ -370,7 +376,8 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 	c := s.Dial(name, s.logins)
 	c.lang = lang
 	c.authenticate(j)
-	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + escape(j.Resource()) + "</resource></bind></iq>"))
+	c.conn.Send([]byte("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" +
+		escape(j.Resource()) + "</resource></bind></iq>"))
 	s.Settle()
 	got := c.conn.Received()
 	c.JID = j.String()
@@ -385,12 +392,13 @@ func (s *Server) LoginLang(name, full, lang string) *Client {
 // bound has what comes from here on parsed as of a stream whose header is known.
 func (c *Client) bound() {
 	c.in.Reset(0)
-	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"))
+	c.parser.Feed(&c.in, []byte("<stream:stream xmlns='jabber:client' "+
+		"xmlns:stream='http://etherx.jabber.org/streams'>"))
 	c.parser.Next(&c.in)
 }
 
-// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not bound a
-// resource (RFC 6120 §6.4.6).
+// Authenticate opens a connection on a loop that has logged in as bare, which has an account, and has not
+// bound a resource (RFC 6120 §6.4.6).
 func (s *Server) Authenticate(name, bare string, loop int) *Client {
 	s.TB.Helper()
 	j, err := jid.Parse(bare)
@@ -418,7 +426,8 @@ func (c *Client) authenticate(j jid.JID) {
 
 // escape writes text as the server does.
 func escape(text string) string {
-	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(text)
+	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", "'", "&apos;", `"`, "&quot;").Replace(
+		text)
 }
 
 // Send sends text, as it is.
@@ -428,13 +437,13 @@ func (c *Client) Send(text string) { c.conn.Send([]byte(text)) }
 func (c *Client) Received() string { return string(c.conn.Received()) }
 
 // Ended reports whether the server has ended the connection, or is gone.
-func (c *Client) Ended() bool { return c.lost || c.conn.Ended() }
+func (c *Client) Ended() bool { return c.serverGone || c.conn.Ended() }
 
 // Conn is the connection below.
 func (c *Client) Conn() *reactortest.Client { return c.conn }
 
-// Cut loses the connection.
-func (c *Client) Cut() { c.conn.Close(io.ErrUnexpectedEOF) }
+// DropConn loses the connection.
+func (c *Client) DropConn() { c.conn.Close(io.ErrUnexpectedEOF) }
 
 // Client is the one of that name.
 func (s *Server) Client(name string) *Client { return s.clients[name] }
@@ -450,13 +459,13 @@ func (s *Server) Names() (names []string) {
 
 // Advance moves the clock.
 func (s *Server) Advance(d time.Duration) {
-	if s.late == nil {
+	if s.slow == nil {
 		s.Net.Advance(d)
 		return
 	}
 	for ; d > 0; d -= reactor.TickLength {
 		s.Net.Advance(min(d, reactor.TickLength))
-		s.late.due(s.Net.Now())
+		s.slow.runDue(s.Net.Now())
 	}
 }
 
@@ -472,4 +481,4 @@ func (c *Client) Bare() jid.JID {
 }
 
 // Stream is the kernel's half of c's connection.
-func (s *Server) Stream(c *Client) *session.Stream { return s.Door.Stream(c.conn.Conn()) }
+func (s *Server) Stream(c *Client) *session.Stream { return s.C2S.Stream(c.conn.Conn()) }

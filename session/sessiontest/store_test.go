@@ -105,7 +105,9 @@ func optionsOf(name string) Options {
 	case strings.HasPrefix(name, "room/"):
 		return opt
 	case strings.HasPrefix(name, "service/"):
-		opt.ServiceModules = slices.DeleteFunc(opt.ServiceModules, func(m string) bool { return m == room.Manifest.Name })
+		opt.ServiceModules = slices.DeleteFunc(opt.ServiceModules, func(m string) bool {
+			return m == room.Manifest.Name
+		})
 		return opt
 	}
 	return Options{}
@@ -119,9 +121,10 @@ func withKinds(opt Options) Options {
 	return opt
 }
 
-// ofAStart are what differs from one start of a server to the next, by intention: ids that are never given twice,
-// the time since the start, and which entities are in memory.
-var ofAStart = regexp.MustCompile(`\(in memory: .*|<stanza-id xmlns='urn:xmpp:sid:0' id='[0-9a-z]{13}'|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
+// ofAStart are what differs from one start of a server to the next, by intention: ids that are never
+// given twice, the time since the start, and which entities are in memory.
+var ofAStart = regexp.MustCompile(
+	`\(in memory: .*|<stanza-id xmlns='urn:xmpp:sid:0' id='[0-9a-z]{13}'|'(push|block)-\d+'| ver='\d+'|seconds='\d+'`)
 
 // notCarried are the conversations that are not held with another kernel, and why.
 var notCarried = map[string]string{
@@ -134,11 +137,12 @@ var nowhereBound = map[string]string{
 	"roster/rfc6121-2":    "a stream that looks at the features stays open, to log in at the end",
 	"register/attack-k95": "it is about streams without an account",
 	"saslauth/failures":   "it is about streams that fail to log in",
-	"streamlimits/limits": "it is about a stream before its login",
+	"limits/limits":       "it is about a stream before its login",
 }
 
-// Every conversation reads the same where, before each step before which all streams are bound, all that is in memory
-// only is taken over by another kernel; also on a slow store. That is so before one step of each at least.
+// Every conversation reads the same where, before each step before which all streams are bound, all that
+// is in memory only is taken over by another kernel; also on a slow store. That is so before one step of
+// each at least.
 func TestConversationsCarried(t *testing.T) {
 	for name, text := range plain(t) {
 		if notCarried[name] != "" {
@@ -147,7 +151,7 @@ func TestConversationsCarried(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for _, slow := range []bool{false, true} {
 				opt := optionsOf(name)
-				opt.Carried = true
+				opt.SwapKernels = true
 				if slow {
 					opt.Slow = lateBy(1)
 				}

@@ -27,9 +27,9 @@ import (
 	"canto/session/metrics"
 	"canto/session/mod"
 	"canto/session/mod/offline"
-	"canto/session/mod/storage"
 	"canto/session/server"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -119,7 +119,7 @@ func newStress(t *testing.T, f *far) *stress {
 	srv, err := server.New(server.Options{
 		Store: store.Options{FS: vfs.NewMem(), Dir: "data", MinFree: -1, Ballast: -1, CheckEvery: -1, Now: now,
 			Fatal: func(err error) { x.fault("the store: %v", err) }},
-		Shelf: shelf, Log: log, Now: now, Random: crand.Reader, FakeKey: &key, Unthrottled: true,
+		Manifests: shelf, Log: log, Now: now, Random: crand.Reader, FakeKey: &key, NoThrottle: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -127,7 +127,7 @@ func newStress(t *testing.T, f *far) *stress {
 	t.Cleanup(func() { srv.Close() })
 	x.srv = srv
 	x.apply(0, true)
-	r, err := reactor.New(reactor.Config{Loops: 4, Log: log, Clock: now, Drain: srv.Door.Drain,
+	r, err := reactor.New(reactor.Config{Loops: 4, Log: log, Clock: now, OnShutdown: srv.C2S.OnShutdown,
 		Listeners: srv.Listeners(server.Ports{C2S: []string{"127.0.0.1:0"}})})
 	if err != nil {
 		t.Fatal(err)
@@ -160,17 +160,18 @@ func (x *stress) apply(version int, other bool) {
 	if x.rooms {
 		hosts = append(hosts, "rooms.localhost")
 	}
-	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(name string) (server.Host, error) {
+	if err := x.srv.Apply(server.Config{Limits: limits, Hosts: hosts, Host: func(name string) (server.Host,
+		error) {
 		if kinds := withKinds(Options{}); name == kinds.Services[0] {
 			return server.Host{Service: true, Modules: append(kinds.ServiceModules, "far")}, nil
 		}
-		modules := append(mod.Default(), "register")
+		modules := append(mod.DefaultNames(), "register")
 		if x.rooms {
 			modules = append(modules, "far")
 		}
 		return server.Host{
-			Modules: modules,
-			Key:     fmt.Sprint(version % 3),
+			Modules:    modules,
+			OptionsKey: fmt.Sprint(version % 3),
 			Module: func(_ string, v any) error {
 				if o, ok := v.(*offline.Options); ok {
 					o.MaxMessages += version % 3
@@ -191,7 +192,7 @@ func (x *stress) create(local, domain string) {
 		return
 	}
 	if j, err := jid.New(local, domain, ""); err == nil {
-		x.srv.Router.Table.Born(j)
+		x.srv.Router.Table.NoteCreated(j)
 	}
 }
 
@@ -647,7 +648,7 @@ func (x *stress) upset(rnd *rand.Rand) {
 		case 5, 6:
 			gone, err := x.srv.DB.Accounts().Delete(context.Background(), domain, local)
 			if err == nil {
-				err = storage.Bury(x.srv.Router, x.srv.DB, gone, nil)
+				err = storage.FinishDeletion(x.srv.Router, x.srv.DB, gone, nil)
 			}
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				x.fault("%s can't be deleted: %v", who, err)
@@ -806,7 +807,8 @@ func (x *stress) flat() {
 	}); err != nil {
 		x.fault("%v", err)
 	}
-	x.t.Logf("%d sessions, %d messages in, %d out, %d presences out, %d iqs, %d loads, %d waited in inboxes, %d had no room",
+	x.t.Logf("%d sessions, %d messages in, %d out, %d presences out, %d iqs, %d loads, %d waited in "+
+		"inboxes, %d had no room",
 		st.Bound, st.In[stanza.Message], st.Out[stanza.Message], st.Out[stanza.Presence], st.In[stanza.IQ],
 		st.Loads, st.Inboxed, st.InboxFull)
 }

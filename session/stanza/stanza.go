@@ -1,6 +1,6 @@
-// Package stanza is the vocabulary of stanzas (RFC 6120 §8, RFC 6121): kinds, types, the conditions of stanza
-// errors, and the XML names that many packages write and look for. It has no behaviour of a server: the kernel,
-// its modules and the load suite use the same words.
+// Package stanza is the vocabulary of stanzas (RFC 6120 §8, RFC 6121): kinds, types, the conditions of
+// stanza errors, and the XML names that many packages write and look for. It has no behaviour of a
+// server: the kernel, its modules and the load suite use the same words.
 package stanza
 
 import "canto/xmlstream"
@@ -48,9 +48,10 @@ func KindOf(e xmlstream.Element) Kind {
 // Type is the 'type' attribute of a stanza, read once.
 type Type uint8
 
-// The types of RFC 6121 §5.2.2 and §4.7.1 and RFC 6120 §8.2.3. TypeNone is an available presence, which has no
-// attribute, and a message of type normal, with or without one. TypeUnknown is what presence and iq may not have: a type
-// that is not theirs, and for an iq none at all (RFC 6120 §8.2.3: it must have one).
+// The types of RFC 6121 §5.2.2 and §4.7.1 and RFC 6120 §8.2.3. TypeNone is an available presence, which
+// has no attribute, and a message of type normal, with or without one. TypeUnknown is what presence and
+// iq may not have: a type that is not theirs, and for an iq none at all (RFC 6120 §8.2.3: it must have
+// one).
 const (
 	TypeNone Type = iota
 	TypeError

@@ -20,7 +20,7 @@ func TestText(t *testing.T) {
 		{1, "0000000000001"},
 		{31, "000000000000z"},
 		{^ID(0), "fzzzzzzzzzzzz"},
-		{At(t0) | 5<<counterBits | 7, "0say1kjfc0m07"},
+		{FirstAt(t0) | 5<<counterBits | 7, "0say1kjfc0m07"},
 	} {
 		if got := c.id.String(); got != c.text {
 			t.Errorf("%d is %q, want %q", c.id, got, c.text)
@@ -29,7 +29,8 @@ func TestText(t *testing.T) {
 			t.Errorf("%q is %d, %v", c.text, got, err)
 		}
 	}
-	for _, bad := range []string{"", "0", "00000000000000", "g000000000000", "000000000000i", "000000000000Z", "zzzzzzzzzzzzz", "00000000000 0", "000000000000\xff"} {
+	for _, bad := range []string{"", "0", "00000000000000", "g000000000000", "000000000000i", "000000000000Z",
+		"zzzzzzzzzzzzz", "00000000000 0", "000000000000\xff"} {
 		if id, err := Parse([]byte(bad)); !errors.Is(err, ErrText) {
 			t.Errorf("%q is %d, %v", bad, id, err)
 		}
@@ -41,10 +42,11 @@ func TestParts(t *testing.T) {
 	l.Extend(l.Next(t0, time.Hour))
 	g := NewGenerator(l, 0)
 	id, err := g.Next(t0.UnixMilli(), 1023)
-	if err != nil || !id.Time().Equal(t0) || id.Node() != 1023 || id < At(t0) || id >= At(t0.Add(time.Millisecond)) {
+	if err != nil || !id.Time().Equal(t0) || id.Node() != 1023 || id < FirstAt(t0) ||
+		id >= FirstAt(t0.Add(time.Millisecond)) {
 		t.Errorf("%v %v %v %d", id, err, id.Time(), id.Node())
 	}
-	if At(time.Unix(0, 0)) != 0 || At(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)) != ^ID(0) {
+	if FirstAt(time.Unix(0, 0)) != 0 || FirstAt(time.Date(3000, 1, 1, 0, 0, 0, 0, time.UTC)) != ^ID(0) {
 		t.Error("moments outside")
 	}
 }
@@ -135,7 +137,7 @@ func TestOrderOfText(t *testing.T) {
 // Any clock, any nodes, any restarts: ids grow, and stay below what is durable.
 func TestGeneratorProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		l := NewLease(rapid.Uint64Range(0, uint64(At(t0))).Draw(t, "floor"))
+		l := NewLease(rapid.Uint64Range(0, uint64(FirstAt(t0))).Draw(t, "floor"))
 		g := NewGenerator(l, 0)
 		var last ID
 		for range rapid.IntRange(1, 50).Draw(t, "steps") {

@@ -55,49 +55,52 @@ func (a *Account) encode() []byte {
 // decodeAccount keeps b.
 func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 	if len(b) == 0 {
-		return a, badAccount()
+		return a, corruptAccount()
 	}
 	if b[0] != rowAccount {
-		return a, format("the row of an account", uint64(b[0]), rowAccount)
+		return a, formatError("the row of an account", uint64(b[0]), rowAccount)
 	}
 	if b = b[1:]; len(b) < 28 {
-		return a, badAccount()
+		return a, corruptAccount()
 	}
-	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local, Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
+	a = Account{ID: binary.BigEndian.Uint64(b), Domain: domain, Local: local,
+		Created: time.Unix(int64(binary.BigEndian.Uint64(b[8:])), 0).UTC()}
 	if t := int64(binary.BigEndian.Uint64(b[16:])); t != 0 {
 		a.Banned = time.Unix(t, 0).UTC()
 	}
 	a.Flags = binary.BigEndian.Uint32(b[24:])
 	n, k := binary.Uvarint(b[28:])
 	if k <= 0 || n > uint64(len(b)-28-k) {
-		return a, badAccount()
+		return a, corruptAccount()
 	}
 	b = b[28+k:]
 	a.BanReason, a.Credentials = string(b[:n]), b[n:]
 	return a, nil
 }
 
-func badAccount() error { return corrupt("the row of an account", errors.New("wrong length")) }
+func corruptAccount() error { return corruptError("the row of an account", errors.New("wrong length")) }
 
 // Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever
 // spelling of it was given: of two that make it at once one gets the error, and if the commit of the first
 // fails, the second makes it.
-func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64, err error) {
+func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64,
+	err error) {
 	n := NewAccount{domain, local, credentials}
-	b, j, err := s.batch(ctx, n)
+	b, j, err := s.newAccountBatch(ctx, n)
 	if err != nil {
 		return 0, err
 	}
 	id = b.Owner()
 	if err := s.db.Wait(ctx, s.db.Commit(b)); err != nil {
-		return 0, taken(j, err)
+		return 0, withAccountName(j, err)
 	}
 	return id, nil
 }
 
-// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not nil, and the
-// rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
-func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (ids []uint64, err error) {
+// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not
+// nil, and the rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
+func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (
+	ids []uint64, err error) {
 	ids = make([]uint64, len(accounts))
 	const chunk = 1000
 	type making struct {
@@ -109,7 +112,7 @@ func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed
 		var batches []*Batch
 		var list []making
 		for i := from; i < min(from+chunk, len(accounts)); i++ {
-			b, j, err := s.batch(ctx, accounts[i])
+			b, j, err := s.newAccountBatch(ctx, accounts[i])
 			switch {
 			case err == nil:
 				batches, list = append(batches, b), append(list, making{i, b.Owner(), j})
@@ -126,26 +129,26 @@ func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed
 			case err == nil:
 				ids[m.i] = m.id
 			case failed == nil || !errors.Is(err, ErrExists):
-				return ids, taken(m.j, err)
+				return ids, withAccountName(m.j, err)
 			default:
-				failed(m.i, taken(m.j, err))
+				failed(m.i, withAccountName(m.j, err))
 			}
 		}
 	}
 	return ids, nil
 }
 
-// taken is err with the name that it is about, if it says that there is one.
-func taken(j jid.JID, err error) error {
+// withAccountName is err with the name that it is about, if it says that there is one.
+func withAccountName(j jid.JID, err error) error {
 	if errors.Is(err, ErrExists) {
 		return fmt.Errorf("account %s %w", j, ErrExists)
 	}
 	return err
 }
 
-// batch returns a batch that makes an account. A name that is not free is found here, without a batch; the
-// committer looks again.
-func (s *Accounts) batch(ctx context.Context, n NewAccount) (*Batch, jid.JID, error) {
+// newAccountBatch returns a batch that makes an account. A name that is not free is found here, without a
+// batch; the committer looks again.
+func (s *Accounts) newAccountBatch(ctx context.Context, n NewAccount) (*Batch, jid.JID, error) {
 	if n.Local == "" {
 		return nil, jid.JID{}, fmt.Errorf("%w: an account without a name", ErrKey)
 	}
@@ -160,7 +163,7 @@ func (s *Accounts) batch(ctx context.Context, n NewAccount) (*Batch, jid.JID, er
 	if _, there, err := s.db.get(key); err != nil {
 		return nil, jid.JID{}, err
 	} else if there {
-		return nil, jid.JID{}, taken(j, ErrExists)
+		return nil, jid.JID{}, withAccountName(j, ErrExists)
 	}
 	a := Account{Created: s.db.opts.Now(), Credentials: n.Credentials}
 	b, err := s.db.entities.addWaiting(ctx, j, func(id uint64) []byte {
@@ -187,24 +190,24 @@ func (s *Accounts) read(r Reader, domain, local string) (a Account, row []byte, 
 	if err != nil {
 		return Account{}, nil, err
 	}
-	if !ok || isOther(row) {
+	if !ok || isOtherKind(row) {
 		return Account{}, nil, fmt.Errorf("account %w", ErrNotFound)
 	}
 	a, err = decodeAccount(domain, local, row)
 	return a, row, err
 }
 
-// isOther reports whether a row is that of an entity of another kind than accounts.
-func isOther(row []byte) bool { return len(row) > 0 && row[0] == rowEntity }
+// isOtherKind reports whether a row is that of an entity of another kind than accounts.
+func isOtherKind(row []byte) bool { return len(row) > 0 && row[0] == rowEntity }
 
-// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it returns
-// false. Entities of other kinds are left out.
+// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it
+// returns false. Entities of other kinds are left out.
 func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool) error {
 	if after != "" {
 		after += "\x00"
 	}
 	return s.db.entities.list(r, domain, after, func(domain, local string, row []byte) (bool, error) {
-		if isOther(row) {
+		if isOtherKind(row) {
 			return true, nil
 		}
 		a, err := decodeAccount(domain, local, append([]byte(nil), row...))
@@ -215,9 +218,9 @@ func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool)
 	})
 }
 
-// Unstable calls fn for the accounts whose names are not what preparing them gives today: after a change of the
-// Unicode tables nobody could log in to them. It reads all accounts: for commands.
-func (s *Accounts) Unstable(r Reader, fn func(a Account) bool) error {
+// NotNormalized calls fn for the accounts whose names are not what preparing them gives today: after a change
+// of the Unicode tables nobody could log in to them. It reads all accounts: for commands.
+func (s *Accounts) NotNormalized(r Reader, fn func(a Account) bool) error {
 	return s.List(r, "", "", func(a Account) bool {
 		if j, err := a.JID(); err == nil && j.Local() == a.Local && j.Domain() == a.Domain {
 			return true
@@ -240,7 +243,7 @@ func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domai
 // is in its roster, and are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server
 // too.
 func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
-	j, err := accountName(domain, local)
+	j, err := prepareAccountName(domain, local)
 	if err != nil {
 		return d, err
 	}
@@ -273,16 +276,18 @@ func (s *Accounts) Erase(id uint64) Ticket { return s.db.entities.Erase(id) }
 
 // SetKeys replaces an account's credentials.
 func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credentials []byte) error {
-	return s.change(ctx, domain, local, func(a *Account) bool {
+	return s.update(ctx, domain, local, func(a *Account) bool {
 		a.Credentials = credentials
 		return true
 	})
 }
 
-// ReplaceKeys replaces an account's credentials if it is still the account id and has still the credentials old, and
-// reports whether it did: keys that were derived from what was read before must not undo a change of the password.
-func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old, credentials []byte) (done bool, err error) {
-	err = s.change(ctx, domain, local, func(a *Account) bool {
+// ReplaceKeys replaces an account's credentials if it is still the account id and has still the
+// credentials old, and reports whether it did: keys that were derived from what was read before must not
+// undo a change of the password.
+func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old,
+	credentials []byte) (done bool, err error) {
+	err = s.update(ctx, domain, local, func(a *Account) bool {
 		if done = a.ID == id && bytes.Equal(a.Credentials, old); done {
 			a.Credentials = credentials
 		}
@@ -291,10 +296,11 @@ func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uin
 	return done && err == nil, err
 }
 
-// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time stays.
+// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time
+// stays.
 func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error {
 	now := s.db.opts.Now()
-	return s.change(ctx, domain, local, func(a *Account) bool {
+	return s.update(ctx, domain, local, func(a *Account) bool {
 		if a.Banned.IsZero() {
 			a.Banned = now
 		}
@@ -305,7 +311,7 @@ func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error 
 
 // Unban ends a ban, if there is one.
 func (s *Accounts) Unban(ctx context.Context, domain, local string) error {
-	return s.change(ctx, domain, local, func(a *Account) bool {
+	return s.update(ctx, domain, local, func(a *Account) bool {
 		a.Banned, a.BanReason = time.Time{}, ""
 		return true
 	})
@@ -313,16 +319,16 @@ func (s *Accounts) Unban(ctx context.Context, domain, local string) error {
 
 // SetFlags replaces an account's flags.
 func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uint32) error {
-	return s.change(ctx, domain, local, func(a *Account) bool {
+	return s.update(ctx, domain, local, func(a *Account) bool {
 		a.Flags = flags
 		return true
 	})
 }
 
-// change reads an account, has f change it, writes it back and waits, unless f returns false. If the row has
+// update reads an account, has f change it, writes it back and waits, unless f returns false. If the row has
 // changed meanwhile, all of that is done again; one of those who change an account at once always gets on.
-func (s *Accounts) change(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
-	j, err := accountName(domain, local)
+func (s *Accounts) update(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
+	j, err := prepareAccountName(domain, local)
 	if err != nil {
 		return err
 	}
@@ -339,19 +345,19 @@ func (s *Accounts) change(ctx context.Context, domain, local string, f func(a *A
 			return nil
 		}
 		b := s.db.systemBatch()
-		b.changeName(nameChange{key: key, becomes: a.encode(), rule: ruleSame, was: row})
+		b.addNameChange(nameChange{key: key, newRow: a.encode(), rule: ruleUnchanged, oldRow: row})
 		// Not to be given up half way: the caller could not tell what it did.
 		switch err := s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b)); {
 		case errors.Is(err, ErrNotFound):
 			return fmt.Errorf("account %w", ErrNotFound)
-		case !errors.Is(err, errChanged):
+		case !errors.Is(err, errRowChanged):
 			return err
 		}
 	}
 }
 
-// accountName prepares the name of an account that is to be there.
-func accountName(domain, local string) (jid.JID, error) {
+// prepareAccountName prepares the name of an account that is to be there.
+func prepareAccountName(domain, local string) (jid.JID, error) {
 	j, err := jid.New(local, domain, "")
 	if err != nil || local == "" {
 		return jid.JID{}, fmt.Errorf("account %w", ErrNotFound)

@@ -29,7 +29,8 @@ import (
 
 // Text of peers in keys: two different rows never share a store key, and no scan leaves its owner.
 func FuzzAttackH15(f *testing.F) {
-	for _, s := range []string{"", "a", "a\x00b", "\xff\xff", "|", "u|x\x00", "\x00\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\xff", 9)} {
+	for _, s := range []string{"", "a", "a\x00b", "\xff\xff", "|", "u|x\x00",
+		"\x00\x00\x00\x00\x00\x00\x00\x01", strings.Repeat("\xff", 9)} {
 		f.Add(uint64(1), s, uint64(2), s+"x", "example.org", s, s, "example.org")
 		f.Add(uint64(1)<<56, "\x00"+s, uint64(256), s, s, "a", "a", s)
 	}
@@ -79,8 +80,9 @@ func FuzzAttackH15(f *testing.F) {
 // The same in a store: names of peers with every separator that there is.
 func TestAttackH15(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
-	r := must(MapOf(db.Space(), rosters))(t)
-	keys := []string{"", "\x00", "\xff", "|", "a|b", "a\x00b", "\x00\x00\x00\x00\x00\x00\x00\x02k", strings.Repeat("\xff", 20)}
+	r := must(MapOf(db.Tables(), rosters))(t)
+	keys := []string{"", "\x00", "\xff", "|", "a|b", "a\x00b", "\x00\x00\x00\x00\x00\x00\x00\x02k",
+		strings.Repeat("\xff", 20)}
 	ids := []uint64{1, 2, 3, 0x0100000000000000, ^uint64(0)}
 	for _, id := range ids {
 		b := db.NewBatch(id)
@@ -126,7 +128,7 @@ func TestAttackH15(t *testing.T) {
 func TestAttackS11(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
-	r, m := must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m := must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	acc := db.Accounts()
 	seen := map[uint64]bool{}
 	for round := range 5 {
@@ -164,7 +166,10 @@ func TestAttackS11(t *testing.T) {
 		db = open(t, quiet(fs))
 		acc = db.Accounts()
 		left := func() (list []DeletedAccount) {
-			if err := acc.Deleted(db, func(d DeletedAccount) bool { list = append(list, d); return true }); err != nil {
+			if err := acc.Deleted(db, func(d DeletedAccount) bool {
+				list = append(list, d)
+				return true
+			}); err != nil {
 				t.Fatal(err)
 			}
 			return list
@@ -172,13 +177,13 @@ func TestAttackS11(t *testing.T) {
 		if got := left(); len(got) != 1 || got[0] != gone {
 			t.Fatal(got)
 		}
-		if got := scanMap(t, must(MapOf(db.Space(), rosters))(t), db, id, ""); got == "" {
+		if got := scanMap(t, must(MapOf(db.Tables(), rosters))(t), db, id, ""); got == "" {
 			t.Fatal("nothing is left to tell its contacts by")
 		}
 		if err := db.Wait(ctx, acc.Erase(id)); err != nil || len(left()) != 0 {
 			t.Fatal(err, left())
 		}
-		r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+		r, m = must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 		if got := scanMap(t, r, db, id, ""); got != "" {
 			t.Fatal("left", got)
 		}
@@ -224,7 +229,10 @@ func TestAttackK53(t *testing.T) {
 		t.Error(v, err)
 	}
 	got := ""
-	if err := db.Accounts().Unstable(db, func(a Account) bool { got += a.Local; return true }); err != nil || got != old.Local {
+	if err := db.Accounts().NotNormalized(db, func(a Account) bool {
+		got += a.Local
+		return true
+	}); err != nil || got != old.Local {
 		t.Errorf("%q, %v", got, err)
 	}
 	if err := db.SetUnicodeVersion(ctx); err != nil {
@@ -282,7 +290,7 @@ func TestAttackK63(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for owner, last := range told {
 			for id := uint64(1); id <= last; id++ {
 				if v, ok, err := m.Get(db, owner, id); !ok || err != nil || v != fmt.Sprint("entry ", id) {
@@ -294,7 +302,8 @@ func TestAttackK63(t *testing.T) {
 	}
 }
 
-// crashChild appends to logs of four owners for ever, a batch of two entries each time, and prints what is durable.
+// crashChild appends to logs of four owners for ever, a batch of two entries each time, and prints what
+// is durable.
 func crashChild(t *testing.T, dir string) {
 	o := quiet(nil)
 	o.Dir = dir
@@ -302,7 +311,7 @@ func crashChild(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	type note struct {
 		t         Ticket
 		owner, id uint64
@@ -310,7 +319,7 @@ func crashChild(t *testing.T, dir string) {
 	var mu sync.Mutex
 	var wait []note
 	out := bufio.NewWriter(os.Stdout)
-	db.Notify(func(last Ticket, err error) {
+	db.OnCommit(func(last Ticket, err error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for len(wait) > 0 && wait[0].t <= last && err == nil {
@@ -350,7 +359,7 @@ func TestPowerLoss(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	rng := rand.New(rand.NewSource(1))
 	var told uint64
 	for id := uint64(1); id <= 200; id++ {
@@ -362,14 +371,18 @@ func TestPowerLoss(t *testing.T) {
 				t.Fatal(err)
 			}
 			told = id
-			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.Intn(100), RNG: randv2.New(randv2.NewPCG(1, id))})
+			clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.Intn(100),
+				RNG: randv2.New(randv2.NewPCG(1, id))})
 			after, err := Open(quiet(clone))
 			if err != nil {
 				t.Fatal(err)
 			}
-			am := must(LogOf(after.Space(), archives))(t)
+			am := must(LogOf(after.Tables(), archives))(t)
 			n := uint64(0)
-			if err := am.Scan(after, 1, 1, told, 0, false, func(uint64, string) bool { n++; return true }); err != nil || n != told {
+			if err := am.Scan(after, 1, 1, told, 0, false, func(uint64, string) bool {
+				n++
+				return true
+			}); err != nil || n != told {
 				t.Fatalf("%d of %d, %v", n, told, err)
 			}
 			after.Close()
@@ -384,10 +397,12 @@ func TestAttackK106(t *testing.T) {
 		fs := NewMemFS()
 		o := quiet(fs)
 		o.MinFree = 512 << 20
-		avail := func(mib uint64) { fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: mib << 20, TotalBytes: 1 << 40}) }
+		avail := func(mib uint64) {
+			fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: mib << 20, TotalBytes: 1 << 40})
+		}
 		avail(1000)
 		db := open(t, o)
-		r := must(MapOf(db.Space(), rosters))(t)
+		r := must(MapOf(db.Tables(), rosters))(t)
 		put := func(v string) error {
 			b := db.NewBatch(1)
 			r.Put(b, 1, "k", []byte(v))
@@ -397,8 +412,9 @@ func TestAttackK106(t *testing.T) {
 			t.Fatal(err)
 		}
 		avail(511)
-		db.CheckSpace()
-		if err := put("2"); !errors.Is(err, ErrFull) || !errors.Is(db.Full(), ErrFull) || !strings.Contains(err.Error(), "511 MiB") {
+		db.CheckDiskSpace()
+		if err := put("2"); !errors.Is(err, ErrFull) || !errors.Is(db.Full(), ErrFull) ||
+			!strings.Contains(err.Error(), "511 MiB") {
 			t.Fatal(err)
 		}
 		if v, ok, err := r.Get(db, 1, "k"); string(v) != "1" || !ok || err != nil {
@@ -408,12 +424,12 @@ func TestAttackK106(t *testing.T) {
 			t.Error("a full disk is not the end:", db.Err())
 		}
 		avail(520) // not enough to begin again
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		if err := put("2"); !errors.Is(err, ErrFull) {
 			t.Error(err)
 		}
 		avail(600)
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		if err := put("3"); err != nil {
 			t.Error(err)
 		}
@@ -435,7 +451,7 @@ func TestAttackK106(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		if _, err := small.Stat("db/" + ballastName); err != nil {
 			t.Fatal("no ballast:", err)
 		}
@@ -460,7 +476,7 @@ func TestAttackK106(t *testing.T) {
 			}
 		}
 		small.add(64 << 20)
-		db.CheckSpace()
+		db.CheckDiskSpace()
 		b := db.NewBatch(1)
 		m.Append(b, 1, kept+1, "again")
 		if err := db.Wait(ctx, db.Commit(b)); err != nil {
@@ -479,7 +495,8 @@ func TestAttackK106(t *testing.T) {
 		mem := vfs.NewCrashableMem()
 		var broken sync.Map
 		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(op errorfs.Op) error {
-			if _, on := broken.Load("x"); on && op.Kind.ReadOrWrite() == errorfs.OpIsWrite && strings.HasSuffix(op.Path, ".log") {
+			if _, on := broken.Load("x"); on && op.Kind.ReadOrWrite() == errorfs.OpIsWrite &&
+				strings.HasSuffix(op.Path, ".log") {
 				return syscall.EIO
 			}
 			return nil
@@ -491,7 +508,7 @@ func TestAttackK106(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		write := func(id uint64) error {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, "x")
@@ -522,7 +539,7 @@ func TestAttackK106(t *testing.T) {
 		default:
 		}
 		after := open(t, quiet(mem.CrashClone(vfs.CrashCloneCfg{})))
-		am := must(LogOf(after.Space(), archives))(t)
+		am := must(LogOf(after.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			if _, ok, err := am.Get(after, 1, id); !ok || err != nil {
 				t.Errorf("entry %d was durable: %v", id, err)
@@ -535,7 +552,7 @@ func TestAttackK106(t *testing.T) {
 	t.Run("flipped bit", func(t *testing.T) {
 		fs := NewMemFS()
 		db := open(t, quiet(fs))
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 50; id++ {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, randomText(1000, int64(id)))
@@ -544,7 +561,7 @@ func TestAttackK106(t *testing.T) {
 		if err := db.Wait(ctx, db.Last()); err != nil {
 			t.Fatal(err)
 		}
-		if err := db.peb.Flush(); err != nil {
+		if err := db.pebble.Flush(); err != nil {
 			t.Fatal(err)
 		}
 		db.Close()
@@ -570,7 +587,7 @@ func TestAttackK106(t *testing.T) {
 			t.Fatal("no table to damage")
 		}
 		db = open(t, quiet(fs))
-		m = must(LogOf(db.Space(), archives))(t)
+		m = must(LogOf(db.Tables(), archives))(t)
 		bad := 0
 		for id := uint64(1); id <= 50; id++ {
 			v, ok, err := m.Get(db, 1, id)
@@ -590,7 +607,7 @@ func TestAttackK106(t *testing.T) {
 	t.Run("torn WAL", func(t *testing.T) {
 		fs := NewMemFS()
 		db := open(t, quiet(fs))
-		m := must(LogOf(db.Space(), archives))(t)
+		m := must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			b := db.NewBatch(1)
 			m.Append(b, 1, id, "x")
@@ -614,7 +631,7 @@ func TestAttackK106(t *testing.T) {
 			}
 		}
 		db = open(t, quiet(fs))
-		m = must(LogOf(db.Space(), archives))(t)
+		m = must(LogOf(db.Tables(), archives))(t)
 		for id := uint64(1); id <= 10; id++ {
 			if _, ok, err := m.Get(db, 1, id); !ok || err != nil {
 				t.Errorf("entry %d: %v %v", id, ok, err)
@@ -659,7 +676,8 @@ func TestAttackK110(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := errors.Join(p.Set(key, binary.BigEndian.AppendUint64(nil, n), pebble.Sync), p.Close()); err != nil {
+		if err := errors.Join(p.Set(key, binary.BigEndian.AppendUint64(nil, n), pebble.Sync),
+			p.Close()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -699,7 +717,8 @@ func TestAttackK110(t *testing.T) {
 	})
 	t.Run("tables", func(t *testing.T) {
 		fs := NewMemFS()
-		use := func(version uint8, edit func(d *MapDef[string, string]), f func(db *DB, m *Map[string, string])) error {
+		use := func(version uint8, edit func(d *MapDef[string, string]),
+			f func(db *DB, m *Map[string, string])) error {
 			t.Helper()
 			db := open(t, quiet(fs))
 			defer db.Close()
@@ -707,7 +726,7 @@ func TestAttackK110(t *testing.T) {
 			if edit != nil {
 				edit(d)
 			}
-			m, err := MapOf(db.Space(), d)
+			m, err := MapOf(db.Tables(), d)
 			if err == nil && f != nil {
 				f(db, m)
 			}
@@ -727,7 +746,10 @@ func TestAttackK110(t *testing.T) {
 			return func(db *DB, m *Map[string, string]) {
 				t.Helper()
 				got := ""
-				if err := m.Scan(db, 1, "", func(k, v string) bool { got += k + "=" + v + " "; return true }); err != nil || got != want {
+				if err := m.Scan(db, 1, "", func(k, v string) bool {
+					got += k + "=" + v + " "
+					return true
+				}); err != nil || got != want {
 					t.Errorf("%q, %v, want %q", got, err, want)
 				}
 			}
@@ -735,7 +757,10 @@ func TestAttackK110(t *testing.T) {
 		if err := use(1, nil, write("a", "one")); err != nil {
 			t.Fatal(err)
 		}
-		if err := use(2, nil, func(db *DB, m *Map[string, string]) { write("b", "two")(db, m); read("a=one b=two ")(db, m) }); err != nil {
+		if err := use(2, nil, func(db *DB, m *Map[string, string]) {
+			write("b", "two")(db, m)
+			read("a=one b=two ")(db, m)
+		}); err != nil {
 			t.Fatal("the last version is read too:", err)
 		}
 		if err := use(1, nil, nil); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "newer program") {
@@ -745,7 +770,9 @@ func TestAttackK110(t *testing.T) {
 			t.Errorf("rows of version 1 may be left: %v", err)
 		}
 		convert := func(d *MapDef[string, string]) {
-			d.Convert(func(version uint8, v []byte) ([]byte, error) { return fmt.Appendf(nil, "%s/%d", v, version), nil })
+			d.Convert(func(version uint8, v []byte) ([]byte, error) {
+				return fmt.Appendf(nil, "%s/%d", v, version), nil
+			})
 		}
 		if err := use(3, convert, read("a=one/1 b=two/2 ")); err != nil {
 			t.Fatal(err)
@@ -760,18 +787,18 @@ func TestAttackK110(t *testing.T) {
 			t.Error("a conversion that fails")
 		}
 		db := open(t, quiet(fs))
-		if _, err := MapOf(db.Space(), NewMap[string, string]("others", 't', 1)); err == nil {
+		if _, err := MapOf(db.Tables(), NewMap[string, string]("others", 't', 1)); err == nil {
 			t.Error("two tables of one prefix")
 		}
-		if _, err := MapOf(db.Space(), NewMap[string, string]("things", 'T', 4)); !errors.Is(err, ErrFormat) {
+		if _, err := MapOf(db.Tables(), NewMap[string, string]("things", 'T', 4)); !errors.Is(err, ErrFormat) {
 			t.Error("a table with another prefix:", err)
 		}
 		for _, p := range []byte{prefixEntities, prefixHosts, prefixSecrets} {
-			if _, err := MapOf(db.Space(), NewMap[string, string]("mine", p, 1)); err == nil {
+			if _, err := MapOf(db.Tables(), NewMap[string, string]("mine", p, 1)); err == nil {
 				t.Errorf("prefix %q is the system's", p)
 			}
 		}
-		if _, err := MapOf(db.Space(), NewMap[string, []int]("ints", 'i', 1)); err == nil {
+		if _, err := MapOf(db.Tables(), NewMap[string, []int]("ints", 'i', 1)); err == nil {
 			t.Error("a table without a codec")
 		}
 	})
@@ -892,7 +919,7 @@ func TestSecrets(t *testing.T) {
 func TestLeaseBeforeListeners(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
 	told := make(chan struct{})
-	db.Notify(func(Ticket, error) { <-told })
+	db.OnCommit(func(Ticket, error) { <-told })
 	l := must(db.Lease("archive"))(t)
 	if err := db.Wait(t.Context(), l.Extend(100)); err != nil || l.Until() != 100 {
 		t.Error(l.Until(), err)
@@ -985,7 +1012,7 @@ func TestReadOnly(t *testing.T) {
 	if _, err := db.Accounts().Create(ctx, "example.org", "b", nil); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
 	}
-	if _, err := MapOf(db.Space(), rosters); err != nil {
+	if _, err := MapOf(db.Tables(), rosters); err != nil {
 		t.Error(err)
 	}
 }
@@ -1005,7 +1032,8 @@ func TestCreateMany(t *testing.T) {
 	failed := map[int]error{}
 	before := db.Metrics().Groups.Load()
 	ids, err := acc.CreateMany(ctx, list, func(i int, err error) { failed[i] = err })
-	if err != nil || len(failed) != 3 || !errors.Is(failed[5], ErrExists) || !errors.Is(failed[7], ErrExists) || !errors.Is(failed[8], jid.ErrMalformed) {
+	if err != nil || len(failed) != 3 || !errors.Is(failed[5], ErrExists) ||
+		!errors.Is(failed[7], ErrExists) || !errors.Is(failed[8], jid.ErrMalformed) {
 		t.Fatal(err, failed)
 	}
 	if g := db.Metrics().Groups.Load() - before; g > 25 {
@@ -1019,7 +1047,10 @@ func TestCreateMany(t *testing.T) {
 		seen[id] = true
 	}
 	n := 0
-	if err := acc.List(db, "example.org", "", func(Account) bool { n++; return true }); err != nil || n != 20_000-2 {
+	if err := acc.List(db, "example.org", "", func(Account) bool {
+		n++
+		return true
+	}); err != nil || n != 20_000-2 {
 		t.Error(n, err)
 	}
 	if _, err := acc.CreateMany(ctx, list[:1], nil); !errors.Is(err, ErrExists) {
@@ -1033,7 +1064,8 @@ func TestSizesAndHistogram(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	var h Histogram
-	for _, d := range []time.Duration{-1, 0, 31 * time.Microsecond, 32 * time.Microsecond, time.Millisecond, time.Hour} {
+	for _, d := range []time.Duration{-1, 0, 31 * time.Microsecond, 32 * time.Microsecond, time.Millisecond,
+		time.Hour} {
 		h.observe(d)
 		if d < 0 {
 			continue
@@ -1073,7 +1105,7 @@ func BenchmarkCommit(b *testing.B) {
 	o.MemTableBytes = 32 << 20
 	o.Logger = slog.New(slog.DiscardHandler)
 	db := open(b, o)
-	m := must(LogOf(db.Space(), archives))(b)
+	m := must(LogOf(db.Tables(), archives))(b)
 	text := strings.Repeat("x", 300)
 	b.ReportAllocs()
 	var last Ticket
@@ -1109,7 +1141,7 @@ func TestStalledDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	m := must(LogOf(db.Space(), archives))(t)
+	m := must(LogOf(db.Tables(), archives))(t)
 	writes.Store(true)
 	const all = 200_000
 	var tickets []Ticket
@@ -1121,10 +1153,10 @@ func TestStalledDisk(t *testing.T) {
 	if err := db.Full(); !errors.Is(err, ErrFull) {
 		t.Fatalf("%d writes wait and Full says %v", all, err)
 	}
-	db.commit.mu.Lock()
-	queued, bytes := len(db.commit.queue), db.commit.bytes
-	db.commit.mu.Unlock()
-	if bytes > o.QueueBytes+overhead+1000 || queued > o.QueueBytes/overhead+2 {
+	db.committer.mu.Lock()
+	queued, bytes := len(db.committer.queue), db.committer.bytes
+	db.committer.mu.Unlock()
+	if bytes > o.QueueBytes+batchOverhead+1000 || queued > o.QueueBytes/batchOverhead+2 {
 		t.Errorf("%d batches and %d bytes wait", queued, bytes)
 	}
 	if _, _, err := m.Last(db, 1); err != nil {
@@ -1148,7 +1180,8 @@ func TestStalledDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if last, ok, err := m.Last(db, 1); err != nil || !ok || last != uint64(taken-1) || taken == 0 || taken == all {
+	if last, ok, err := m.Last(db, 1); err != nil || !ok || last != uint64(taken-1) || taken == 0 ||
+		taken == all {
 		t.Errorf("%d of %d were taken, the last one there is %d (%v, %v)", taken, all, last, ok, err)
 	}
 	if err := db.Full(); err != nil {

@@ -13,8 +13,8 @@ type KeyCodec[K any] struct {
 	Decode func(b []byte) (K, error)
 }
 
-// A Codec writes values and reads them back, those of an older version of the table too. Decode may return what
-// shares b.
+// A Codec writes values and reads them back, those of an older version of the table too. Decode may
+// return what shares b.
 type Codec[V any] struct {
 	Append func(dst []byte, v V) []byte
 	Decode func(version uint8, b []byte) (V, error)
@@ -61,8 +61,8 @@ func keyCodec[K any]() (c KeyCodec[K], ok bool) {
 	return c, ok
 }
 
-// valueCodec returns the codec of the kinds of values that need none given: []byte, string, uint64, struct{}, and
-// types with AppendBinary and, on the pointer, UnmarshalBinary.
+// valueCodec returns the codec of the kinds of values that need none given: []byte, string, uint64,
+// struct{}, and types with AppendBinary and, on the pointer, UnmarshalBinary.
 func valueCodec[V any]() (c Codec[V], ok bool) {
 	var found any
 	switch any(*new(V)).(type) {

@@ -19,8 +19,8 @@ import (
 // and its kind. An address is a bare JID or, for the entity that is a service itself, a bare domain; it
 // belongs to one entity, whatever its kind. Nothing of the directory is kept in memory. Any goroutine.
 type Entities struct {
-	db      *DB
-	numbers numbers
+	db  *DB
+	ids idAllocator
 }
 
 // An Entry is the row of one entity.
@@ -54,11 +54,11 @@ func checkKind(kind string) error {
 	return nil
 }
 
-// IDSlot returns the slot that an id is in.
-func IDSlot(id uint64) uint16 { return uint16(id >> numberBits) }
+// IDPartition returns the slot that an id is in.
+func IDPartition(id uint64) uint16 { return uint16(id >> idNumberBits) }
 
-// numberBits of an id are a number that is counted up for the whole store; the slot is above.
-const numberBits = 52
+// idNumberBits of an id are a number that is counted up for the whole store; the slot is above.
+const idNumberBits = 52
 
 // entityKey is the key of a row: u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that
 // no two entities share a key, and no domain's range has another's rows.
@@ -72,11 +72,11 @@ func entityKey(domain, local string) ([]byte, error) {
 	return append(k, local...), nil
 }
 
-// nameOf returns the names that a row's key has.
-func nameOf(key []byte) (domain, local string, err error) {
+// splitEntityKey returns the names that a row's key has.
+func splitEntityKey(key []byte) (domain, local string, err error) {
 	domain, local, ok := strings.Cut(string(key[1:]), "\x00")
 	if !ok || domain == "" || strings.IndexByte(local, 0) >= 0 {
-		return "", "", corrupt("the key of an entity", errors.New("not a name"))
+		return "", "", corruptError("the key of an entity", errors.New("not a name"))
 	}
 	return domain, local, nil
 }
@@ -105,7 +105,7 @@ func decodeEntry(domain, local string, b []byte) (e Entry, err error) {
 	e = Entry{Domain: domain, Local: local}
 	switch {
 	case len(b) == 0:
-		return Entry{}, badEntry(errLength)
+		return Entry{}, corruptEntry(errLength)
 	case b[0] == rowAccount:
 		a, err := decodeAccount(domain, local, b)
 		if err != nil {
@@ -113,24 +113,24 @@ func decodeEntry(domain, local string, b []byte) (e Entry, err error) {
 		}
 		e.ID, e.Created, e.Kind = a.ID, a.Created, KindAccount
 	case b[0] != rowEntity:
-		return Entry{}, format("the row of an entity", uint64(b[0]), rowEntity)
+		return Entry{}, formatError("the row of an entity", uint64(b[0]), rowEntity)
 	case len(b) < 1+8+8:
-		return Entry{}, badEntry(errLength)
+		return Entry{}, corruptEntry(errLength)
 	default:
 		e.ID = binary.BigEndian.Uint64(b[1:])
 		e.Created = time.Unix(int64(binary.BigEndian.Uint64(b[9:])), 0).UTC()
 		e.Kind = string(b[17:])
 		if err := checkKind(e.Kind); err != nil {
-			return Entry{}, badEntry(err)
+			return Entry{}, corruptEntry(err)
 		}
 		if e.Kind == KindAccount {
-			return Entry{}, badEntry(errors.New("an account in the form of other kinds"))
+			return Entry{}, corruptEntry(errors.New("an account in the form of other kinds"))
 		}
 	}
 	return e, nil
 }
 
-func badEntry(cause error) error { return corrupt("the row of an entity", cause) }
+func corruptEntry(cause error) error { return corruptError("the row of an entity", cause) }
 
 // Lookup reads the row of an address, of prepared names; false if there is none.
 func (s *Entities) Lookup(r Reader, domain, local string) (Entry, bool, error) {
@@ -169,7 +169,7 @@ func (s *Entities) list(r Reader, domain, from string,
 		lo = append(lo[:len(lo):len(lo)], from...)
 	}
 	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
-		domain, local, err := nameOf(key)
+		domain, local, err := splitEntityKey(key)
 		if err != nil {
 			return false, err
 		}
@@ -214,13 +214,13 @@ func (s *Entities) add(j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 	if s.db.opts.ReadOnly {
 		return nil, fmt.Errorf("%w: read only", ErrUnavailable)
 	}
-	n, err := s.numbers.next()
+	n, err := s.ids.next()
 	if err != nil {
 		return nil, err
 	}
-	id := uint64(j.Slot())<<numberBits | n
+	id := uint64(j.Partition())<<idNumberBits | n
 	b := s.db.NewBatch(id)
-	b.changeName(nameChange{key: key, becomes: row(id), rule: ruleFree})
+	b.addNameChange(nameChange{key: key, newRow: row(id), rule: ruleAbsent})
 	return b, nil
 }
 
@@ -228,10 +228,10 @@ func (s *Entities) add(j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 	for {
 		b, err := s.add(j, row)
-		if !errors.Is(err, errNumbers) {
+		if !errors.Is(err, errIDsExhausted) {
 			return b, err
 		}
-		if err := s.db.Wait(ctx, s.numbers.lease.pending()); err != nil {
+		if err := s.db.Wait(ctx, s.ids.lease.lastPending()); err != nil {
 			return nil, err
 		}
 	}
@@ -245,19 +245,19 @@ func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64
 func (s *Entities) Remove(b *Batch, e Entry) {
 	key, err := entityKey(e.Domain, e.Local)
 	if err != nil {
-		b.refuse(err)
+		b.fail(err)
 		return
 	}
 	if b.owner != e.ID {
-		b.refuse(fmt.Errorf("%w: the name of %#x in a batch of %#x", ErrOwner, e.ID, b.owner))
+		b.fail(fmt.Errorf("%w: the name of %#x in a batch of %#x", ErrOwner, e.ID, b.owner))
 		return
 	}
-	b.changeName(nameChange{key: key, rule: ruleEntity, id: e.ID, kind: e.Kind})
-	b.set(deletedKey(e.ID), e.mark())
+	b.addNameChange(nameChange{key: key, rule: ruleEntity, id: e.ID, kind: e.Kind})
+	b.set(deletedKey(e.ID), e.tombstone())
 }
 
-// mark is the value of a row of what was deleted: domain|NUL|local, and for all but accounts |NUL|kind.
-func (e *Entry) mark() []byte {
+// tombstone is the value of a row of what was deleted: domain|NUL|local, and for all but accounts |NUL|kind.
+func (e *Entry) tombstone() []byte {
 	b := append(append([]byte(e.Domain), 0), e.Local...)
 	if e.Kind == KindAccount {
 		return b
@@ -265,20 +265,20 @@ func (e *Entry) mark() []byte {
 	return append(append(b, 0), e.Kind...)
 }
 
-func decodeMark(key, value []byte) (e Entry, err error) {
+func decodeTombstone(key, value []byte) (e Entry, err error) {
 	if len(key) != len(prefixDeleted)+8 {
-		return e, corrupt("the row of a deleted entity", errLength)
+		return e, corruptError("the row of a deleted entity", errLength)
 	}
 	parts := strings.Split(string(value), "\x00")
 	e.Kind = KindAccount
 	switch len(parts) {
 	case 3:
 		if e.Kind = parts[2]; checkKind(e.Kind) != nil {
-			return Entry{}, corrupt("the row of a deleted entity", errors.New("not a kind"))
+			return Entry{}, corruptError("the row of a deleted entity", errors.New("not a kind"))
 		}
 	case 2:
 	default:
-		return Entry{}, corrupt("the row of a deleted entity", errLength)
+		return Entry{}, corruptError("the row of a deleted entity", errLength)
 	}
 	e.ID = binary.BigEndian.Uint64(key[len(prefixDeleted):])
 	e.Domain, e.Local = parts[0], parts[1]
@@ -292,7 +292,7 @@ func deletedKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte(
 func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 	lo, hi := prefixRange([]byte(prefixDeleted))
 	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
-		e, err := decodeMark(key, value)
+		e, err := decodeTombstone(key, value)
 		if err != nil {
 			return false, err
 		}
@@ -305,7 +305,7 @@ func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 // belongs to no entity.
 func (s *Entities) Erase(id uint64) Ticket {
 	b := s.db.systemBatch()
-	for _, p := range s.db.space.ownedPrefixes() {
+	for _, p := range s.db.tables.ownedPrefixes() {
 		t := table{prefix: p}
 		b.delRange(t.ownerKey(nil, id), t.ownerEnd(nil, id))
 	}
@@ -313,87 +313,88 @@ func (s *Entities) Erase(id uint64) Ticket {
 	return s.db.Commit(b)
 }
 
-// A nameChange is a change of one row of the directory, and what must be true of the row for it. The caller
-// that makes a batch can't know what becomes of those queued before it, and may not wait for the disk to read; so
-// the committer looks, when it writes the batch, and refuses the batch as a whole if the rule does not hold.
+// A nameChange is a change of one row of the directory, and what must be true of the row for it. The
+// caller that makes a batch can't know what becomes of those queued before it, and may not wait for the
+// disk to read; so the committer looks, when it writes the batch, and refuses the batch as a whole if the
+// rule does not hold.
 type nameChange struct {
-	key     []byte
-	becomes []byte // nil: there is no row any more
-	rule    nameRule
-	id      uint64 // of ruleEntity
-	kind    string // of ruleEntity
-	was     []byte // of ruleSame
+	key    []byte
+	newRow []byte // nil: there is no row any more
+	rule   nameRule
+	id     uint64 // of ruleEntity
+	kind   string // of ruleEntity
+	oldRow []byte // of ruleUnchanged
 }
 
 type nameRule uint8
 
 const (
-	ruleFree   nameRule = iota // there is no row
-	ruleEntity                 // the row is that of id and kind
-	ruleSame                   // the row is was, to the byte
+	ruleAbsent    nameRule = iota // there is no row
+	ruleEntity                    // the row is that of id and kind
+	ruleUnchanged                 // the row is was, to the byte
 )
 
 // Why the committer refuses a batch by its rules. Each is one value, so that failures in a row are one range.
 var (
-	errTaken = fmt.Errorf("the name of an entity %w", ErrExists)
-	errGone  = fmt.Errorf("the entity with that name %w", ErrNotFound)
-	// errChanged: the change is to be tried again; no caller sees it.
-	errChanged = errors.New("store: the row has changed meanwhile")
+	errNameTaken = fmt.Errorf("the name of an entity %w", ErrExists)
+	errNameGone  = fmt.Errorf("the entity with that name %w", ErrNotFound)
+	// errRowChanged: the change is to be tried again; no caller sees it.
+	errRowChanged = errors.New("store: the row has changed meanwhile")
 )
 
-// changeName adds a change to b, and what it writes.
-func (b *Batch) changeName(c nameChange) {
-	b.names = append(b.names, c)
-	if c.becomes == nil {
+// addNameChange adds a change to b, and what it writes.
+func (b *Batch) addNameChange(c nameChange) {
+	b.changes = append(b.changes, c)
+	if c.newRow == nil {
 		b.del(c.key)
 	} else {
-		b.set(c.key, c.becomes)
+		b.set(c.key, c.newRow)
 	}
 }
 
-// refusal returns why the change may not be made where the row is as given, nil if it may.
-func (c *nameChange) refusal(row []byte, there bool) error {
+// check returns why the change may not be made where the row is as given, nil if it may.
+func (c *nameChange) check(row []byte, there bool) error {
 	switch {
-	case c.rule == ruleFree && there:
-		return errTaken
-	case c.rule == ruleFree:
+	case c.rule == ruleAbsent && there:
+		return errNameTaken
+	case c.rule == ruleAbsent:
 		return nil
 	case !there:
-		return errGone
-	case c.rule == ruleSame:
-		if !bytes.Equal(row, c.was) {
-			return errChanged
+		return errNameGone
+	case c.rule == ruleUnchanged:
+		if !bytes.Equal(row, c.oldRow) {
+			return errRowChanged
 		}
 		return nil
 	}
 	e, err := decodeEntry("", "", row)
 	if err == nil && (e.ID != c.id || e.Kind != c.kind) {
-		err = errGone
+		err = errNameGone
 	}
 	return err
 }
 
-// groupNames is what the batches of one group, which is not visible yet, have changed in the directory. The
-// committer's.
-type groupNames struct {
+// groupDirectory is what the batches of one group, which is not visible yet, have changed in the
+// directory. The committer's.
+type groupDirectory struct {
 	rows map[string][]byte // by key; nil: there is none
 	it   *pebble.Iterator  // of the directory as it was before the group; nil until it is needed
 	err  error             // why there is none
 }
 
-// allow returns why b may not be written behind those that were given to changed, nil if it may.
-func (g *groupNames) allow(db *DB, b *Batch) (err error) {
-	if len(b.names) == 0 {
+// checkBatch returns why b may not be written behind those that were given to changed, nil if it may.
+func (g *groupDirectory) checkBatch(db *DB, b *Batch) (err error) {
+	if len(b.changes) == 0 {
 		return nil
 	}
 	defer func() {
 		if r := recover(); r != nil { // Pebble's, of a damaged file
-			err = corrupt("reading", fmt.Errorf("%v", r))
+			err = corruptError("reading", fmt.Errorf("%v", r))
 			g.it, g.err = nil, err // it is not to be trusted with anything, its Close included
 		}
 	}()
-	for i := range b.names {
-		c := &b.names[i]
+	for i := range b.changes {
+		c := &b.changes[i]
 		row, known := g.rows[string(c.key)]
 		there := row != nil
 		if !known {
@@ -401,7 +402,7 @@ func (g *groupNames) allow(db *DB, b *Batch) (err error) {
 				return err
 			}
 		}
-		if err := c.refusal(row, there); err != nil {
+		if err := c.check(row, there); err != nil {
 			return err
 		}
 	}
@@ -411,7 +412,7 @@ func (g *groupNames) allow(db *DB, b *Batch) (err error) {
 // read returns a row as it was before the group, good until the next read. It asks the filters of all tables
 // first, those of the last level too, which Pebble's Get does not: most names that are asked for are free,
 // and then no block of rows is read.
-func (g *groupNames) read(db *DB, key []byte) (row []byte, there bool, err error) {
+func (g *groupDirectory) read(db *DB, key []byte) (row []byte, there bool, err error) {
 	if g.it == nil && g.err == nil {
 		g.it, g.err = directoryIter(db)
 	}
@@ -430,21 +431,21 @@ func (g *groupNames) read(db *DB, key []byte) (row []byte, there bool, err error
 	return row, true, nil
 }
 
-// changed takes in what b changes, which is to be written.
-func (g *groupNames) changed(b *Batch) {
-	for i := range b.names {
+// applyBatch takes in what b changes, which is to be written.
+func (g *groupDirectory) applyBatch(b *Batch) {
+	for i := range b.changes {
 		if g.rows == nil {
 			g.rows = map[string][]byte{}
 		}
-		g.rows[string(b.names[i].key)] = b.names[i].becomes
+		g.rows[string(b.changes[i].key)] = b.changes[i].newRow
 	}
 }
 
 func directoryIter(db *DB) (*pebble.Iterator, error) {
-	if err := db.fault(false); err != nil {
+	if err := db.injectFault(false); err != nil {
 		return nil, err
 	}
-	it, err := db.peb.NewIter(&pebble.IterOptions{
+	it, err := db.pebble.NewIter(&pebble.IterOptions{
 		LowerBound: []byte{prefixEntities}, UpperBound: []byte{prefixEntities + 1}, UseL6Filters: true,
 	})
 	if err != nil {
@@ -454,61 +455,62 @@ func directoryIter(db *DB) (*pebble.Iterator, error) {
 }
 
 // reset ends a group: all of its batches were looked at.
-func (g *groupNames) reset() {
+func (g *groupDirectory) reset() {
 	if g.it != nil {
 		g.it.Close() // its errors are those that the reads returned
 	}
-	*g = groupNames{}
+	*g = groupDirectory{}
 }
 
-// numbers gives the numbers of ids, from a block that is reserved durably before the first of it is given:
-// after a crash they go on behind the block. The next block is reserved when half of the present one is left.
-type numbers struct {
-	lease *Lease        // numbers up to its end may be given
-	last  atomic.Uint64 // the last that was given
+// idAllocator gives the numbers of ids, from a block that is reserved durably before the first of it is
+// given: after a crash they go on behind the block. The next block is reserved when half of the present
+// one is left.
+type idAllocator struct {
+	lease     *Lease        // numbers up to its end may be given
+	lastGiven atomic.Uint64 // the last that was given
 }
 
 const (
-	// numberBlock is how many numbers are reserved at a time. A start wastes as many at most: of 2^52 that is
+	// idBlock is how many numbers are reserved at a time. A start wastes as many at most: of 2^52 that is
 	// nothing.
-	numberBlock = 1 << 16
-	maxNumber   = 1<<numberBits - 1
+	idBlock     = 1 << 16
+	maxIDNumber = 1<<idNumberBits - 1
 )
 
-// errNumbers is why there is no number: it will be reserved soon.
-var errNumbers = fmt.Errorf(
+// errIDsExhausted is why there is no number: it will be reserved soon.
+var errIDsExhausted = fmt.Errorf(
 	"%w: the numbers reserved for new entities are used up, and the next are not durable yet", ErrFull)
 
-// reserveNumbers adds to b the first block of this start. When b is durable, done is to be called.
-func (db *DB) reserveNumbers(b *Batch) (done func(), err error) {
-	n, _, err := db.number(keyNumber)
+// reserveIDs adds to b the first block of this start. When b is durable, done is to be called.
+func (db *DB) reserveIDs(b *Batch) (done func(), err error) {
+	n, _, err := db.systemNumber(keyIDBlock)
 	if err != nil {
 		return nil, err
 	}
-	n = min(n, maxNumber)
-	end := n + min(numberBlock, maxNumber-n)
-	b.setNumber(keyNumber, end)
+	n = min(n, maxIDNumber)
+	end := n + min(idBlock, maxIDNumber-n)
+	b.setNumber(keyIDBlock, end)
 	return func() {
-		db.entities.numbers.last.Store(n)
-		db.entities.numbers.lease = db.newLease(keyNumber, n, end)
+		db.entities.ids.lastGiven.Store(n)
+		db.entities.ids.lease = db.newLease(keyIDBlock, n, end)
 	}, nil
 }
 
 // next gives a number, without waiting.
-func (n *numbers) next() (uint64, error) {
+func (n *idAllocator) next() (uint64, error) {
 	for {
-		last := n.last.Load()
+		last := n.lastGiven.Load()
 		end := n.lease.Until() // read behind last, so it is not below it
-		if last >= maxNumber {
+		if last >= maxIDNumber {
 			return 0, fmt.Errorf("%w: no numbers are left for new entities", ErrUnavailable)
 		}
-		if end-last <= numberBlock/2 {
-			n.lease.Extend(end + min(numberBlock, maxNumber-end))
+		if end-last <= idBlock/2 {
+			n.lease.Extend(end + min(idBlock, maxIDNumber-end))
 		}
 		if last == end {
-			return 0, errNumbers
+			return 0, errIDsExhausted
 		}
-		if n.last.CompareAndSwap(last, last+1) {
+		if n.lastGiven.CompareAndSwap(last, last+1) {
 			return last + 1, nil
 		}
 	}

@@ -25,7 +25,7 @@ func makeEntity(t testing.TB, db *DB, domain, local, kind string) (id uint64, tk
 	if err != nil {
 		t.Fatalf("%s@%s: %v", local, domain, err)
 	}
-	r, m := must(MapOf(db.Space(), rosters)), must(LogOf(db.Space(), archives))
+	r, m := must(MapOf(db.Tables(), rosters)), must(LogOf(db.Tables(), archives))
 	id = b.Owner()
 	r(t).Put(b, id, "first", []byte(kind))
 	m(t).Append(b, id, 1, kind)
@@ -74,8 +74,8 @@ func TestEntities(t *testing.T) {
 			if e != want {
 				t.Errorf("%+v, not %+v", e, want)
 			}
-			if j := must(e.JID())(t); IDSlot(e.ID) != j.Slot() || j.IsZero() {
-				t.Errorf("%v has the slot %d", j, IDSlot(e.ID))
+			if j := must(e.JID())(t); IDPartition(e.ID) != j.Partition() || j.IsZero() {
+				t.Errorf("%v has the slot %d", j, IDPartition(e.ID))
 			}
 		}
 		if e := lookup(t, db, "rooms.example.org", "nowhere"); e != (Entry{}) {
@@ -119,7 +119,7 @@ func TestEntities(t *testing.T) {
 		if err := db.Wait(ctx, tk); !errors.Is(err, ErrExists) {
 			t.Error(n, err)
 		}
-		if got := scanMap(t, must(MapOf(db.Space(), rosters))(t), db, id, ""); got != "" {
+		if got := scanMap(t, must(MapOf(db.Tables(), rosters))(t), db, id, ""); got != "" {
 			t.Errorf("%v was refused, and has rows: %s", n, got)
 		}
 	}
@@ -144,7 +144,7 @@ func TestEntities(t *testing.T) {
 	check()
 	// Its last words and its end are one batch; the name is free at once, behind it in the same group.
 	b = db.NewBatch(e.ID)
-	must(LogOf(db.Space(), archives))(t).Append(b, e.ID, 2, "destroyed")
+	must(LogOf(db.Tables(), archives))(t).Append(b, e.ID, 2, "destroyed")
 	ents.Remove(b, e)
 	gone := db.Commit(b)
 	heir, tk := makeEntity(t, db, "rooms.example.org", "orchard", "room")
@@ -284,8 +284,8 @@ func TestTwoMakeOneEntity(t *testing.T) {
 	o := quiet(NewMemFS())
 	o.Fault = h.fault
 	db := open(t, o)
-	must(MapOf(db.Space(), rosters))(t)
-	must(LogOf(db.Space(), archives))(t)
+	must(MapOf(db.Tables(), rosters))(t)
+	must(LogOf(db.Tables(), archives))(t)
 	h.hold(db)
 	first, t1 := makeEntity(t, db, "example.org", "a", "room")
 	second, t2 := makeEntity(t, db, "example.org", "a", "node")
@@ -303,7 +303,7 @@ func TestTwoMakeOneEntity(t *testing.T) {
 
 	h.hold(db)
 	b := must(db.Entities().New("example.org", "b", "room"))(t)
-	must(MapOf(db.Space(), rosters))(t).Put(b, b.Owner()+1, "another's", nil)
+	must(MapOf(db.Tables(), rosters))(t).Put(b, b.Owner()+1, "another's", nil)
 	t1 = db.Commit(b)
 	second, t2 = makeEntity(t, db, "example.org", "b", "node")
 	h.out <- nil
@@ -358,7 +358,7 @@ func TestNumbersUsedUp(t *testing.T) {
 		}
 		return err
 	}
-	for i := range numberBlock {
+	for i := range idBlock {
 		if err := give(); err != nil {
 			t.Fatalf("number %d of the block: %v", i+1, err)
 		}
@@ -384,12 +384,12 @@ func TestNumbersUsedUp(t *testing.T) {
 		t.Error("behind the block:", err)
 	}
 	// A block that can't be reserved is asked for again.
-	db.entities.numbers.last.Store(db.entities.numbers.lease.Until())
+	db.entities.ids.lastGiven.Store(db.entities.ids.lease.Until())
 	h.hold(db)
 	if err := give(); !errors.Is(err, ErrFull) {
 		t.Error(err)
 	}
-	extension := db.entities.numbers.lease.pending()
+	extension := db.entities.ids.lease.lastPending()
 	h.out <- errors.New("injected")
 	if err := db.Wait(ctx, extension); !errors.Is(err, ErrUnavailable) {
 		t.Error(err)
@@ -411,7 +411,7 @@ func TestNumbersAfterCrash(t *testing.T) {
 	for round := range 4 {
 		db := must(Open(quiet(fs)))(t)
 		closing = append(closing, db)
-		for range numberBlock/2 + 10 {
+		for range idBlock/2 + 10 {
 			b := must(db.Entities().New("example.org", "a", "room"))(t)
 			if seen[b.Owner()] {
 				t.Fatalf("round %d: id %#x was given twice", round, b.Owner())
@@ -424,19 +424,19 @@ func TestNumbersAfterCrash(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
 	fs2 := db.opts.FS
 	b := db.systemBatch()
-	b.setNumber(keyNumber, 12)
+	b.setNumber(keyIDBlock, 12)
 	if err := db.Wait(ctx, db.Commit(b)); err != nil {
 		t.Fatal(err)
 	}
 	db.Close()
 	db = open(t, quiet(fs2))
-	if b := must(db.Entities().New("example.org", "a", "room"))(t); b.Owner()&maxNumber != 13 {
+	if b := must(db.Entities().New("example.org", "a", "room"))(t); b.Owner()&maxIDNumber != 13 {
 		t.Errorf("%#x behind 12", b.Owner())
 	}
 	// The last number of all.
-	db.entities.numbers.last.Store(maxNumber - 1)
-	db.entities.numbers.lease.until.Store(maxNumber)
-	if b := must(db.Entities().New("example.org", "a", "room"))(t); b.Owner()&maxNumber != maxNumber {
+	db.entities.ids.lastGiven.Store(maxIDNumber - 1)
+	db.entities.ids.lease.until.Store(maxIDNumber)
+	if b := must(db.Entities().New("example.org", "a", "room"))(t); b.Owner()&maxIDNumber != maxIDNumber {
 		t.Errorf("%#x is not the last", b.Owner())
 	}
 	if _, err := db.Entities().New("example.org", "a", "room"); !errors.Is(err, ErrUnavailable) {
@@ -525,7 +525,7 @@ func TestEntitiesCostNoStart(t *testing.T) {
 			t.Fatal(err)
 		}
 		// A start reads the log, whatever is in it, and compactions read what they like.
-		if err := db.peb.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
+		if err := db.pebble.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
 			t.Fatal(err)
 		}
 		db.Close()
@@ -537,7 +537,7 @@ func TestEntitiesCostNoStart(t *testing.T) {
 		if err := db.Wait(ctx, db.Commit(b)); err != nil {
 			t.Fatal(err)
 		}
-		m := db.peb.Metrics()
+		m := db.pebble.Metrics()
 		return m.BlockCache.Hits + m.BlockCache.Misses
 	}
 	few, many := blocks(10), blocks(100_000)
@@ -563,12 +563,12 @@ func TestFreeNamesReadNoRows(t *testing.T) {
 		}
 	}
 	add(10_000, "room%06d")
-	if err := db.peb.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
+	if err := db.pebble.Compact(ctx, []byte{0}, []byte{0xff}, false); err != nil {
 		t.Fatal(err)
 	}
-	before := db.peb.Metrics().Filter
+	before := db.pebble.Metrics().Filter
 	add(1000, "room%06da")
-	if spared := db.peb.Metrics().Filter.Hits - before.Hits; spared < 900 {
+	if spared := db.pebble.Metrics().Filter.Hits - before.Hits; spared < 900 {
 		t.Errorf("of 1,000 names that were free the filters spared %d reads", spared)
 	}
 }
@@ -581,7 +581,7 @@ func FuzzEntityRow(f *testing.F) {
 		{ID: 1 << 63, Kind: KindAccount, Created: time.Unix(1, 0)},
 	} {
 		f.Add(e.encode())
-		f.Add(e.mark())
+		f.Add(e.tombstone())
 	}
 	f.Add([]byte{})
 	f.Add([]byte{3})
@@ -605,12 +605,12 @@ func FuzzEntityRow(f *testing.F) {
 				t.Fatalf("%x became %x", b, e.encode())
 			}
 		}
-		m, err := decodeMark(deletedKey(5), b)
+		m, err := decodeTombstone(deletedKey(5), b)
 		if err != nil {
 			if !errors.Is(err, ErrCorrupt) || m != (Entry{}) {
 				t.Fatal(m, err)
 			}
-		} else if back, err := decodeMark(deletedKey(5), m.mark()); err != nil || back != m {
+		} else if back, err := decodeTombstone(deletedKey(5), m.tombstone()); err != nil || back != m {
 			t.Fatal(m, back, err)
 		}
 		if !bytes.Equal(was, b) {
@@ -689,8 +689,8 @@ func TestDirectoryModel(t *testing.T) {
 		start := func() {
 			var err error
 			if db, err = Open(quiet(fs)); err == nil {
-				if rows, err = MapOf(db.Space(), rosters); err == nil {
-					log, err = LogOf(db.Space(), archives)
+				if rows, err = MapOf(db.Tables(), rosters); err == nil {
+					log, err = LogOf(db.Tables(), archives)
 				}
 			}
 			if err != nil {

@@ -4,14 +4,15 @@
 // # Writing
 //
 // Writes are asynchronous. A [Batch] belongs to one owner, an entity's id, and refuses keys of another;
-// [DB.Commit] queues it and returns a [Ticket], a number that grows. One committer makes batches durable in the
-// order of tickets, many with one sync, and tells the listeners of [DB.Notify] once for each group. What was
-// told durable survives kill -9 and power loss. Whoever may wait (commands, tests, workers) calls [DB.Wait].
+// [DB.Commit] queues it and returns a [Ticket], a number that grows. One committer makes batches durable
+// in the order of tickets, many with one sync, and tells the listeners of [DB.OnCommit] once for each
+// group. What was told durable survives kill -9 and power loss. Whoever may wait (commands, tests,
+// workers) calls [DB.Wait].
 //
 // # Reading
 //
-// A [Snapshot] sees every batch whose ticket was given before it was taken, and belongs to a worker: taking one
-// waits for the committer, and reading may wait for the disk.
+// A [Snapshot] sees every batch whose ticket was given before it was taken, and belongs to a worker:
+// taking one waits for the committer, and reading may wait for the disk.
 //
 // # Tables
 //
@@ -23,10 +24,11 @@
 //	t.Put(batch, owner, "juliet@example.com", item)
 //	item, ok, err := t.Get(snap, owner, "juliet@example.com")
 //
-// A store key is the table's prefix byte, the owner's id in 8 bytes big endian, and the encoded key, so that two
-// different (table, owner, key) never share one, and all of an owner's rows of a table are one range. Every value
-// begins with the version of its table, and readers take the version before theirs too. The tables of the system
-// (the directory, hosts, secrets) have no owner and no other package writes to them.
+// A store key is the table's prefix byte, the owner's id in 8 bytes big endian, and the encoded key, so
+// that two different (table, owner, key) never share one, and all of an owner's rows of a table are one
+// range. Every value begins with the version of its table, and readers take the version before theirs
+// too. The tables of the system (the directory, hosts, secrets) have no owner and no other package writes
+// to them.
 //
 // # Entities
 //
@@ -54,8 +56,8 @@
 //
 // # What goes wrong
 //
-// [ErrLocked]: another process has the folder. [ErrFormat]: it was written by a version that this one can't
-// read. [ErrFull]: less than [Options.MinFree] is left, writes are refused, reads go on. [ErrUnavailable]: a
-// write failed for good, and nothing is acknowledged any more; [Options.Fatal] is called once, and the process
-// should end in order.
+// [ErrLocked]: another process has the folder. [ErrFormat]: it was written by a version that this one
+// can't read. [ErrFull]: less than [Options.MinFree] is left, writes are refused, reads go on.
+// [ErrUnavailable]: a write failed for good, and nothing is acknowledged any more; [Options.Fatal] is
+// called once, and the process should end in order.
 package store

@@ -30,17 +30,20 @@ var (
 	ErrKey = errors.New("not allowed as a key")
 )
 
-func locked(dir string, cause error) error {
-	return fmt.Errorf("%w: %s is in use by another process (%v): stop it, or use its admin socket, or give another --data folder", ErrLocked, dir, cause)
+func lockedError(dir string, cause error) error {
+	return fmt.Errorf("%w: %s is in use by another process (%v): stop it, or use its admin socket, or "+
+		"give another --data folder", ErrLocked, dir, cause)
 }
 
-func format(what string, have, want uint64) error {
+func formatError(what string, have, want uint64) error {
 	if have > want {
-		return fmt.Errorf("%w: %s has version %d, this program knows %d: use the newer program that wrote it, or restore a backup", ErrFormat, what, have, want)
+		return fmt.Errorf("%w: %s has version %d, this program knows %d: use the newer program that wrote "+
+			"it, or restore a backup", ErrFormat, what, have, want)
 	}
-	return fmt.Errorf("%w: %s has version %d, this program needs %d and can't convert it: use a version in between", ErrFormat, what, have, want)
+	return fmt.Errorf("%w: %s has version %d, this program needs %d and can't convert it: use a version "+
+		"in between", ErrFormat, what, have, want)
 }
 
-func corrupt(what string, cause error) error {
+func corruptError(what string, cause error) error {
 	return fmt.Errorf("%w: %s: %v", ErrCorrupt, what, cause)
 }

@@ -135,8 +135,8 @@ func TestCreateManyAmongOthers(t *testing.T) {
 	o := quiet(NewMemFS())
 	o.Fault = h.fault
 	db := open(t, o)
-	must(MapOf(db.Space(), rosters))(t)
-	must(LogOf(db.Space(), archives))(t)
+	must(MapOf(db.Tables(), rosters))(t)
+	must(LogOf(db.Tables(), archives))(t)
 	h.hold(db)
 	room, tk := makeEntity(t, db, "example.org", "b", "room") // no reader sees it yet
 	list := []NewAccount{{"example.org", "a", nil}, {"example.org", "b", nil}, {"example.org", "c", nil}}
@@ -209,7 +209,7 @@ func TestChangesAtOnce(t *testing.T) {
 // Every ticket that failed is known to have failed, however many did and whatever succeeded between them.
 func TestFailuresAreRemembered(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
-	m := must(MapOf(db.Space(), rosters))(t)
+	m := must(MapOf(db.Tables(), rosters))(t)
 	var bad []Ticket
 	var last Ticket
 	for range 3000 {
@@ -232,13 +232,13 @@ func TestFailuresAreRemembered(t *testing.T) {
 
 // Where failures are too many to be remembered, no ticket from among them counts as durable.
 func TestFailuresAreForgotten(t *testing.T) {
-	var c commit
+	var c committer
 	for i := range Ticket(maxFailed + 10) {
 		c.failLocked(2*i+2, 2*i+2, ErrFull)
 	}
 	db := &DB{}
-	db.commit.failures, db.commit.forgotten = c.failures, c.forgotten
-	db.commit.anyFailed.Store(true)
+	db.committer.failures, db.committer.lastForgotten = c.failures, c.lastForgotten
+	db.committer.anyFailed.Store(true)
 	if len(c.failures) != maxFailed {
 		t.Errorf("%d are remembered", len(c.failures))
 	}

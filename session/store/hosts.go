@@ -10,8 +10,8 @@ import (
 	"canto/session/jid"
 )
 
-// Hosts are the hosts that were added to the store, besides those of the configuration. Methods that write wait
-// until it is durable. Any goroutine.
+// Hosts are the hosts that were added to the store, besides those of the configuration. Methods that
+// write wait until it is durable. Any goroutine.
 type Hosts struct {
 	db *DB
 	mu sync.Mutex
@@ -53,8 +53,8 @@ func (h *Hosts) Add(ctx context.Context, domain string) (string, error) {
 	return name, h.db.Wait(context.WithoutCancel(ctx), h.db.Commit(b))
 }
 
-// Delete removes a host. Its accounts stay, and are back when it is added again. The error is [ErrNotFound] if
-// there is none.
+// Delete removes a host. Its accounts stay, and are back when it is added again. The error is
+// [ErrNotFound] if there is none.
 func (h *Hosts) Delete(ctx context.Context, domain string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -38,12 +38,12 @@ func (d *LogDef[V]) Convert(f func(version uint8, value []byte) ([]byte, error))
 	return d
 }
 
-// A Log is a log of one open store. One row is one store key of 17 bytes, the log's prefix, the owner and the id,
-// and nothing else is written for it. Any goroutine.
+// A Log is a log of one open store. One row is one store key of 17 bytes, the log's prefix, the owner and
+// the id, and nothing else is written for it. Any goroutine.
 type Log[V any] struct{ def *LogDef[V] }
 
 // LogOf returns d's log in s, as [MapOf] does a map.
-func LogOf[V any](s *Space, d *LogDef[V]) (*Log[V], error) {
+func LogOf[V any](s *TableRegistry, d *LogDef[V]) (*Log[V], error) {
 	if d.value.Append == nil || d.value.Decode == nil {
 		return nil, fmt.Errorf("store: log %q needs a codec for %T", d.name, *new(V))
 	}
@@ -55,30 +55,30 @@ func LogOf[V any](s *Space, d *LogDef[V]) (*Log[V], error) {
 
 // Append adds to b: owner's entry id is v. The same id twice is one entry, the later.
 func (l *Log[V]) Append(b *Batch, owner, id uint64, v V) {
-	if l.def.put(b, owner) {
+	if l.def.beginRow(b, owner) {
 		b.key = binary.BigEndian.AppendUint64(b.key, id)
 		b.val = l.def.value.Append(b.val, v)
-		l.def.finish(b)
+		l.def.endRow(b)
 	}
 }
 
 // Delete adds to b: owner has no entry id.
 func (l *Log[V]) Delete(b *Batch, owner, id uint64) {
-	if b.check(owner) {
+	if b.checkOwner(owner) {
 		b.del(l.key(owner, id))
 	}
 }
 
 // Trim adds to b: owner has no entries before id. math.MaxUint64 leaves none but one of that id.
 func (l *Log[V]) Trim(b *Batch, owner, id uint64) {
-	if b.check(owner) {
+	if b.checkOwner(owner) {
 		b.delRange(l.key(owner, 0), l.key(owner, id))
 	}
 }
 
 // Clear adds to b: owner has no entries.
 func (l *Log[V]) Clear(b *Batch, owner uint64) {
-	if b.check(owner) {
+	if b.checkOwner(owner) {
 		b.delRange(l.def.ownerKey(nil, owner), l.def.ownerEnd(nil, owner))
 	}
 }
@@ -95,9 +95,11 @@ func (l *Log[V]) Get(r Reader, owner, id uint64) (v V, ok bool, err error) {
 	return v, true, nil
 }
 
-// Scan calls fn for owner's entries from from to to, both included, at most limit of them (0: all), in order or
-// from the last to the first, until it returns false. A value of []byte is good until fn returns.
-func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool, fn func(id uint64, v V) bool) error {
+// Scan calls fn for owner's entries from from to to, both included, at most limit of them (0: all), in
+// order or from the last to the first, until it returns false. A value of []byte is good until fn
+// returns.
+func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool,
+	fn func(id uint64, v V) bool) error {
 	if from > to {
 		return nil
 	}
@@ -108,7 +110,7 @@ func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool,
 	n := 0
 	return r.scan(l.key(owner, from), hi, reverse, func(key, value []byte) (bool, error) {
 		if len(key) != ownerLen+8 {
-			return false, corrupt("a key of log "+l.def.name, errors.New("wrong length"))
+			return false, corruptError("a key of log "+l.def.name, errors.New("wrong length"))
 		}
 		v, err := l.decode(value)
 		if err != nil {
@@ -121,13 +123,14 @@ func (l *Log[V]) Scan(r Reader, owner, from, to uint64, limit int, reverse bool,
 
 // Last returns the largest id of owner's entries; false if there are none.
 func (l *Log[V]) Last(r Reader, owner uint64) (id uint64, ok bool, err error) {
-	err = r.scan(l.def.ownerKey(nil, owner), l.def.ownerEnd(nil, owner), true, func(key, _ []byte) (bool, error) {
-		if len(key) != ownerLen+8 {
-			return false, corrupt("a key of log "+l.def.name, errors.New("wrong length"))
-		}
-		id, ok = binary.BigEndian.Uint64(key[ownerLen:]), true
-		return false, nil
-	})
+	err = r.scan(l.def.ownerKey(nil, owner), l.def.ownerEnd(nil, owner), true,
+		func(key, _ []byte) (bool, error) {
+			if len(key) != ownerLen+8 {
+				return false, corruptError("a key of log "+l.def.name, errors.New("wrong length"))
+			}
+			id, ok = binary.BigEndian.Uint64(key[ownerLen:]), true
+			return false, nil
+		})
 	return id, ok, err
 }
 
@@ -136,12 +139,12 @@ func (l *Log[V]) key(owner, id uint64) []byte {
 }
 
 func (l *Log[V]) decode(raw []byte) (v V, err error) {
-	version, raw, err := l.def.open(raw)
+	version, raw, err := l.def.splitVersion(raw)
 	if err != nil {
 		return v, err
 	}
 	if v, err = l.def.value.Decode(version, raw); err != nil {
-		return v, corrupt("an entry of log "+l.def.name, err)
+		return v, corruptError("an entry of log "+l.def.name, err)
 	}
 	return v, nil
 }

@@ -9,10 +9,10 @@ type MapDef[K, V any] struct {
 	value Codec[V]
 }
 
-// NewMap defines a table: its name, its prefix byte (both for ever its own), and the version of its values. Keys
-// that are string, []byte, uint64 or uint32, and values that are []byte, string, uint64, struct{} or have
-// AppendBinary and UnmarshalBinary need no codec; others are given one by Codec. It panics on a definition that
-// can't be.
+// NewMap defines a table: its name, its prefix byte (both for ever its own), and the version of its
+// values. Keys that are string, []byte, uint64 or uint32, and values that are []byte, string, uint64,
+// struct{} or have AppendBinary and UnmarshalBinary need no codec; others are given one by Codec. It
+// panics on a definition that can't be.
 func NewMap[K, V any](name string, prefix byte, version uint8) *MapDef[K, V] {
 	d := &MapDef[K, V]{table: newTable(name, prefix, version)}
 	d.key, _ = keyCodec[K]()
@@ -47,9 +47,9 @@ func (d *MapDef[K, V]) Convert(f func(version uint8, value []byte) ([]byte, erro
 // A Map is a table of one open store. Any goroutine.
 type Map[K, V any] struct{ def *MapDef[K, V] }
 
-// MapOf returns d's table in s, and has the store remember it. It may wait for the disk. The error is ErrFormat if
-// the table's rows were written by a newer version, or by one too old.
-func MapOf[K, V any](s *Space, d *MapDef[K, V]) (*Map[K, V], error) {
+// MapOf returns d's table in s, and has the store remember it. It may wait for the disk. The error is
+// ErrFormat if the table's rows were written by a newer version, or by one too old.
+func MapOf[K, V any](s *TableRegistry, d *MapDef[K, V]) (*Map[K, V], error) {
 	if d.key.Append == nil || d.key.Decode == nil || d.value.Append == nil || d.value.Decode == nil {
 		return nil, fmt.Errorf("store: table %q needs a codec for %T or %T", d.name, *new(K), *new(V))
 	}
@@ -61,16 +61,16 @@ func MapOf[K, V any](s *Space, d *MapDef[K, V]) (*Map[K, V], error) {
 
 // Put adds to b: owner's row k is v. A mistake (another owner, a row too long) shows when b is committed.
 func (m *Map[K, V]) Put(b *Batch, owner uint64, k K, v V) {
-	if m.def.put(b, owner) {
+	if m.def.beginRow(b, owner) {
 		b.key = m.def.key.Append(b.key, k)
 		b.val = m.def.value.Append(b.val, v)
-		m.def.finish(b)
+		m.def.endRow(b)
 	}
 }
 
 // Delete adds to b: owner has no row k.
 func (m *Map[K, V]) Delete(b *Batch, owner uint64, k K) {
-	if m.def.put(b, owner) {
+	if m.def.beginRow(b, owner) {
 		b.key = m.def.key.Append(b.key, k)
 		b.del(b.key)
 	}
@@ -78,7 +78,7 @@ func (m *Map[K, V]) Delete(b *Batch, owner uint64, k K) {
 
 // Clear adds to b: owner has no rows.
 func (m *Map[K, V]) Clear(b *Batch, owner uint64) {
-	if b.check(owner) {
+	if b.checkOwner(owner) {
 		b.delRange(m.def.ownerKey(nil, owner), m.def.ownerEnd(nil, owner))
 	}
 }
@@ -109,14 +109,14 @@ func (m *Map[K, V]) GetAll(r Reader, owner uint64, keys []K, fn func(k K, v V)) 
 	return nil
 }
 
-// Scan calls fn for owner's rows from k on (the zero string or number: from the first), in the order of their encoded keys, until
-// it returns false. A value of []byte is good until fn returns.
+// Scan calls fn for owner's rows from k on (the zero string or number: from the first), in the order of
+// their encoded keys, until it returns false. A value of []byte is good until fn returns.
 func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) error {
 	lo := m.def.key.Append(m.def.ownerKey(make([]byte, 0, 64), owner), k)
 	return r.scan(lo, m.def.ownerEnd(nil, owner), false, func(key, value []byte) (bool, error) {
 		k, err := m.def.key.Decode(key[ownerLen:])
 		if err != nil {
-			return false, corrupt("a key of table "+m.def.name, err)
+			return false, corruptError("a key of table "+m.def.name, err)
 		}
 		v, err := m.decode(value)
 		if err != nil {
@@ -127,12 +127,12 @@ func (m *Map[K, V]) Scan(r Reader, owner uint64, k K, fn func(k K, v V) bool) er
 }
 
 func (m *Map[K, V]) decode(raw []byte) (v V, err error) {
-	version, raw, err := m.def.open(raw)
+	version, raw, err := m.def.splitVersion(raw)
 	if err != nil {
 		return v, err
 	}
 	if v, err = m.def.value.Decode(version, raw); err != nil {
-		return v, corrupt("a row of table "+m.def.name, err)
+		return v, corruptError("a row of table "+m.def.name, err)
 	}
 	return v, nil
 }

@@ -8,7 +8,8 @@ import (
 
 // Metrics are the counters of a store since it was opened. Any goroutine reads them with Load.
 type Metrics struct {
-	Groups, Batches, Ops, Failed atomic.Uint64 // synced groups; batches and operations in them; batches that failed
+	// synced groups; batches and operations in them; batches that failed
+	Groups, Batches, Ops, Failed atomic.Uint64
 	// Conflicts are batches that were not written because the directory was not as they took it to be: of two
 	// that give one name to an entity, the second. They are not among Failed.
 	Conflicts atomic.Uint64
@@ -21,8 +22,8 @@ type Metrics struct {
 // HistogramBuckets is how many buckets a Histogram has.
 const HistogramBuckets = 20
 
-// A Histogram counts durations in buckets that double: bucket i has those below [HistogramBound] of i, the last
-// has the rest.
+// A Histogram counts durations in buckets that double: bucket i has those below [HistogramBound] of i,
+// the last has the rest.
 type Histogram struct {
 	Counts [HistogramBuckets]atomic.Uint64
 	Sum    atomic.Uint64 // nanoseconds
@@ -38,7 +39,7 @@ func (h *Histogram) observe(d time.Duration) {
 }
 
 // Metrics returns the store's counters.
-func (db *DB) Metrics() *Metrics { return &db.commit.metrics }
+func (db *DB) Metrics() *Metrics { return &db.committer.metrics }
 
 // Sizes are the bytes that a store takes, in memory and on disk.
 type Sizes struct {
@@ -52,8 +53,9 @@ func (db *DB) Sizes() (s Sizes) {
 	if db.failed.Load() != nil {
 		return s
 	}
-	m := db.peb.Metrics()
-	db.commit.mu.Lock()
-	defer db.commit.mu.Unlock()
-	return Sizes{Cache: m.BlockCache.Size, MemTables: int64(m.MemTable.Size), Tables: m.FileCache.Size, Disk: int64(m.DiskSpaceUsage()), Queue: int64(db.commit.bytes)}
+	m := db.pebble.Metrics()
+	db.committer.mu.Lock()
+	defer db.committer.mu.Unlock()
+	return Sizes{Cache: m.BlockCache.Size, MemTables: int64(m.MemTable.Size), Tables: m.FileCache.Size,
+		Disk: int64(m.DiskSpaceUsage()), Queue: int64(db.committer.bytes)}
 }

@@ -12,7 +12,8 @@ import (
 // An FS is the file system that a store is in.
 type FS = vfs.FS
 
-// NewMemFS returns a file system in memory, for tests: it outlives Close, and a second Open finds what was there.
+// NewMemFS returns a file system in memory, for tests: it outlives Close, and a second Open finds what
+// was there.
 func NewMemFS() *vfs.MemFS { return vfs.NewMem() }
 
 // Options say where a store is and how large its caches are. The zero value of a field means its default.
@@ -25,8 +26,8 @@ type Options struct {
 	MemTableBytes int   // one of up to four; 32 MiB
 	MaxOpenFiles  int   // 500
 
-	// MinFree is how much free space there must be for writes; 512 MiB, negative is none. Ballast is the size of a
-	// file that is deleted when the disk is full all the same; 64 MiB, negative is none.
+	// MinFree is how much free space there must be for writes; 512 MiB, negative is none. Ballast is the
+	// size of a file that is deleted when the disk is full all the same; 64 MiB, negative is none.
 	MinFree, Ballast int64
 	// CheckEvery is how often free space is looked at; 5 s, negative is never.
 	CheckEvery time.Duration
@@ -56,7 +57,8 @@ type Options struct {
 	Fault Fault
 }
 
-// A Fault makes a store slow or fail. It is called on the goroutine that reads or commits, by several at once.
+// A Fault makes a store slow or fail. It is called on the goroutine that reads or commits, by several at
+// once.
 type Fault func(write bool) error
 
 func (o Options) withDefaults() Options {

@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Reader is what tables read from: a [Snapshot], or a [DB] for its latest state. Reading may wait for the disk:
-// never on a loop.
+// A Reader is what tables read from: a [Snapshot], or a [DB] for its latest state. Reading may wait for
+// the disk: never on a loop.
 type Reader interface {
 	// get returns the value of a store key; it is the caller's.
 	get(key []byte) (value []byte, ok bool, err error)
@@ -18,11 +18,11 @@ type Reader interface {
 	scan(lo, hi []byte, reverse bool, fn func(key, value []byte) (more bool, err error)) error
 }
 
-type reading interface {
+type pebbleReader interface {
 	pebble.Reader
 }
 
-func get(r reading, key []byte) ([]byte, bool, error) {
+func get(r pebbleReader, key []byte) ([]byte, bool, error) {
 	v, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
@@ -37,7 +37,7 @@ func get(r reading, key []byte) ([]byte, bool, error) {
 	return out, true, nil
 }
 
-func scan(r reading, lo, hi []byte, reverse bool, fn func(key, value []byte) (bool, error)) (err error) {
+func scan(r pebbleReader, lo, hi []byte, reverse bool, fn func(key, value []byte) (bool, error)) (err error) {
 	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 	if err != nil {
 		return readError(err)
@@ -47,10 +47,10 @@ func scan(r reading, lo, hi []byte, reverse bool, fn func(key, value []byte) (bo
 			err = readError(e)
 		}
 	}()
-	return walk(it, reverse, fn)
+	return iterate(it, reverse, fn)
 }
 
-func walk(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, error)) error {
+func iterate(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, error)) error {
 	ok := false
 	if reverse {
 		ok = it.Last()
@@ -81,17 +81,18 @@ func walk(it *pebble.Iterator, reverse bool, fn func(key, value []byte) (bool, e
 func readError(err error) error {
 	switch {
 	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
-		return fmt.Errorf("store: reading: %w: the data folder and its files must be user %d's (chown -R)", err, os.Geteuid())
+		return fmt.Errorf("store: reading: %w: the data folder and its files must be user %d's (chown -R)", err,
+			os.Geteuid())
 	case pebble.IsCorruptionError(err):
-		return corrupt("reading", err)
+		return corruptError("reading", err)
 	case errors.Is(err, pebble.ErrClosed):
 		return fmt.Errorf("%w: closed", ErrUnavailable)
 	}
 	return fmt.Errorf("store: reading: %w", err)
 }
 
-// guard makes an error of the panic with which Pebble answers a use after Close.
-func guard(err *error) {
+// recoverClosed makes an error of the panic with which Pebble answers a use after Close.
+func recoverClosed(err *error) {
 	if r := recover(); r != nil {
 		if e, ok := r.(error); ok && errors.Is(e, pebble.ErrClosed) {
 			*err = fmt.Errorf("%w: closed", ErrUnavailable)
@@ -101,8 +102,8 @@ func guard(err *error) {
 	}
 }
 
-// fault asks Options.Fault. What it returns is ErrUnavailable too.
-func (db *DB) fault(write bool) error {
+// injectFault asks Options.Fault. What it returns is ErrUnavailable too.
+func (db *DB) injectFault(write bool) error {
 	if db.opts.Fault == nil {
 		return nil
 	}
@@ -113,54 +114,54 @@ func (db *DB) fault(write bool) error {
 }
 
 func (db *DB) get(key []byte) (v []byte, ok bool, err error) {
-	defer guard(&err)
-	if err := db.fault(false); err != nil {
+	defer recoverClosed(&err)
+	if err := db.injectFault(false); err != nil {
 		return nil, false, err
 	}
-	return get(db.peb, key)
+	return get(db.pebble, key)
 }
 
 func (db *DB) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) (bool, error)) (err error) {
-	defer guard(&err)
-	if err := db.fault(false); err != nil {
+	defer recoverClosed(&err)
+	if err := db.injectFault(false); err != nil {
 		return err
 	}
-	return scan(db.peb, lo, hi, reverse, fn)
+	return scan(db.pebble, lo, hi, reverse, fn)
 }
 
-// A Snapshot is the store as it was when it was taken, with every batch whose ticket had been given by then. It
-// holds back the disk's cleaning up, so it is to be closed soon. For one goroutine at a time.
+// A Snapshot is the store as it was when it was taken, with every batch whose ticket had been given by
+// then. It holds back the disk's cleaning up, so it is to be closed soon. For one goroutine at a time.
 type Snapshot struct {
-	db  *DB
-	s   *pebble.Snapshot
-	it  *pebble.Iterator // of all scans, one after the other: making one costs more than most scans
-	in  bool             // a scan goes on
-	err error
+	db       *DB
+	snap     *pebble.Snapshot
+	it       *pebble.Iterator // of all scans, one after the other: making one costs more than most scans
+	scanning bool             // a scan goes on
+	err      error
 }
 
 // Snapshot takes a snapshot. It waits until the batches given before have been written: for workers, commands
 // and tests, never a loop. A store that is closed gives one whose reads fail with ErrUnavailable.
 func (db *DB) Snapshot() *Snapshot {
-	db.commit.waitApplied()
+	db.committer.waitApplied()
 	s := &Snapshot{db: db}
 	func() {
-		defer guard(&s.err)
-		s.s = db.peb.NewSnapshot()
+		defer recoverClosed(&s.err)
+		s.snap = db.pebble.NewSnapshot()
 	}()
 	return s
 }
 
 // Close gives the snapshot back. A second Close does nothing.
 func (s *Snapshot) Close() error {
-	if s.s == nil {
+	if s.snap == nil {
 		return nil
 	}
 	var bad error
 	if s.it != nil {
 		bad = s.it.Close()
 	}
-	err := errors.Join(bad, s.s.Close())
-	s.s, s.it, s.err = nil, nil, fmt.Errorf("%w: snapshot is closed", ErrUnavailable)
+	err := errors.Join(bad, s.snap.Close())
+	s.snap, s.it, s.err = nil, nil, fmt.Errorf("%w: snapshot is closed", ErrUnavailable)
 	return err
 }
 
@@ -168,26 +169,26 @@ func (s *Snapshot) get(key []byte) ([]byte, bool, error) {
 	if s.err != nil {
 		return nil, false, s.err
 	}
-	if err := s.db.fault(false); err != nil {
+	if err := s.db.injectFault(false); err != nil {
 		return nil, false, err
 	}
-	return get(s.s, key)
+	return get(s.snap, key)
 }
 
 func (s *Snapshot) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) (bool, error)) error {
 	if s.err != nil {
 		return s.err
 	}
-	if err := s.db.fault(false); err != nil {
+	if err := s.db.injectFault(false); err != nil {
 		return err
 	}
-	if s.in {
-		return scan(s.s, lo, hi, reverse, fn) // fn of another scan asks
+	if s.scanning {
+		return scan(s.snap, lo, hi, reverse, fn) // fn of another scan asks
 	}
-	s.in = true
-	defer func() { s.in = false }()
+	s.scanning = true
+	defer func() { s.scanning = false }()
 	if s.it == nil {
-		it, err := s.s.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
+		it, err := s.snap.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
 		if err != nil {
 			return readError(err)
 		}
@@ -195,5 +196,5 @@ func (s *Snapshot) scan(lo, hi []byte, reverse bool, fn func(key, value []byte) 
 	} else {
 		s.it.SetBounds(lo, hi)
 	}
-	return walk(s.it, reverse, fn)
+	return iterate(s.it, reverse, fn)
 }

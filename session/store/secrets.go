@@ -13,13 +13,13 @@ import (
 // SecretLen is the length of every secret in bytes.
 const SecretLen = 32
 
-// Secrets are random keys that outlive the process: for fake salts, TLS tickets, tokens. Each has a name, and under
-// it one or more keys with ids that grow: the current one makes things, the older ones still know what they made.
-// Any goroutine.
+// Secrets are random keys that outlive the process: for fake salts, TLS tickets, tokens. Each has a name,
+// and under it one or more keys with ids that grow: the current one makes things, the older ones still
+// know what they made. Any goroutine.
 type Secrets struct {
 	db    *DB
 	mu    sync.Mutex
-	known map[string][]secret // by name, newest last
+	cache map[string][]secret // by name, newest last
 }
 
 type secret struct {
@@ -30,10 +30,10 @@ type secret struct {
 
 const secretVersion = 1
 
-func newSecrets(db *DB) *Secrets { return &Secrets{db: db, known: map[string][]secret{}} }
+func newSecrets(db *DB) *Secrets { return &Secrets{db: db, cache: map[string][]secret{}} }
 
-// Current returns the newest key of a name, making one if there is none, which waits for the disk. The key is the
-// caller's.
+// Current returns the newest key of a name, making one if there is none, which waits for the disk. The
+// key is the caller's.
 func (s *Secrets) Current(name string) (id uint32, key []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,7 +63,8 @@ func (s *Secrets) Get(name string, id uint32) (key []byte, ok bool, err error) {
 	return nil, false, err
 }
 
-// Rotate makes a new current key if the present one is older than age, and drops all but the newest keep keys.
+// Rotate makes a new current key if the present one is older than age, and drops all but the newest keep
+// keys.
 func (s *Secrets) Rotate(name string, age time.Duration, keep int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -83,7 +84,7 @@ func secretKey(name string) []byte {
 }
 
 func (s *Secrets) load(name string) ([]secret, error) {
-	if list, ok := s.known[name]; ok {
+	if list, ok := s.cache[name]; ok {
 		return list, nil
 	}
 	for i := range len(name) {
@@ -95,23 +96,24 @@ func (s *Secrets) load(name string) ([]secret, error) {
 	lo, hi := prefixRange(secretKey(name))
 	err := s.db.scan(lo, hi, false, func(key, value []byte) (bool, error) {
 		if len(value) > 0 && value[0] != secretVersion {
-			return false, format("a secret", uint64(value[0]), secretVersion)
+			return false, formatError("a secret", uint64(value[0]), secretVersion)
 		}
 		if len(key) != len(lo)+4 || len(value) != 1+8+SecretLen {
-			return false, corrupt("a secret", errors.New("wrong length"))
+			return false, corruptError("a secret", errors.New("wrong length"))
 		}
-		list = append(list, secret{binary.BigEndian.Uint32(key[len(lo):]), int64(binary.BigEndian.Uint64(value[1:])), [SecretLen]byte(value[9:])})
+		list = append(list, secret{binary.BigEndian.Uint32(key[len(lo):]),
+			int64(binary.BigEndian.Uint64(value[1:])), [SecretLen]byte(value[9:])})
 		return true, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.known[name] = list
+	s.cache[name] = list
 	return list, nil
 }
 
-// add makes a new key and keeps the newest keep (0: all). It waits until that is durable: what was made with a key
-// must not outlive it.
+// add makes a new key and keeps the newest keep (0: all). It waits until that is durable: what was made
+// with a key must not outlive it.
 func (s *Secrets) add(name string, list []secret, keep int) ([]secret, error) {
 	x := secret{id: 1, created: s.db.opts.Now().Unix()}
 	if n := len(list); n > 0 {
@@ -131,6 +133,6 @@ func (s *Secrets) add(name string, list []secret, keep int) ([]secret, error) {
 	if err := s.db.Wait(context.Background(), s.db.Commit(b)); err != nil {
 		return nil, err
 	}
-	s.known[name] = list
+	s.cache[name] = list
 	return list, nil
 }

@@ -17,7 +17,7 @@ func openFour(tb testing.TB) (db *DB, maps []*Map[string, []byte]) {
 	tb.Cleanup(func() { db.Close() })
 	b := db.NewBatch(1)
 	for i := range 4 {
-		m, err := MapOf(db.Space(), NewMap[string, []byte](fmt.Sprint("table", i), "ABCD"[i], 1))
+		m, err := MapOf(db.Tables(), NewMap[string, []byte](fmt.Sprint("table", i), "ABCD"[i], 1))
 		if err != nil {
 			tb.Fatal(err)
 		}
@@ -32,7 +32,8 @@ func openFour(tb testing.TB) (db *DB, maps []*Map[string, []byte]) {
 	return db, maps
 }
 
-// The scans of one snapshot find what each alone would, also one inside another, and one that was ended early.
+// The scans of one snapshot find what each alone would, also one inside another, and one that was ended
+// early.
 func TestSnapshotScans(t *testing.T) {
 	db, maps := openFour(t)
 	s := db.Snapshot()
@@ -45,7 +46,10 @@ func TestSnapshotScans(t *testing.T) {
 					t.Errorf("table %d has %s = %v", i, k, v)
 				}
 				inner := 0
-				if err := maps[1].Scan(s, 1, "k1", func(string, []byte) bool { inner++; return true }); err != nil || inner != 2 {
+				if err := maps[1].Scan(s, 1, "k1", func(string, []byte) bool {
+					inner++
+					return true
+				}); err != nil || inner != 2 {
 					t.Errorf("inside a scan another finds %d rows, %v", inner, err)
 				}
 				n++

@@ -18,7 +18,8 @@ var (
 
 // quiet is what tests open stores with: in memory, without a watch on space.
 func quiet(fs FS) Options {
-	return Options{Dir: "db", FS: fs, CheckEvery: -1, Ballast: -1, MemTableBytes: 1 << 20, CacheBytes: 1 << 20, Logger: slog.New(slog.DiscardHandler)}
+	return Options{Dir: "db", FS: fs, CheckEvery: -1, Ballast: -1, MemTableBytes: 1 << 20, CacheBytes: 1 << 20,
+		Logger: slog.New(slog.DiscardHandler)}
 }
 
 func open(t testing.TB, o Options) *DB {
@@ -44,7 +45,7 @@ func must[T any](v T, err error) func(testing.TB) T {
 func TestMapAndLog(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
-	r, m := must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m := must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	b := db.NewBatch(7)
 	for _, k := range []string{"b", "a", "c"} {
 		r.Put(b, 7, k, []byte("v"+k))
@@ -109,7 +110,7 @@ func TestMapAndLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	db = open(t, quiet(fs))
-	r, m = must(MapOf(db.Space(), rosters))(t), must(LogOf(db.Space(), archives))(t)
+	r, m = must(MapOf(db.Tables(), rosters))(t), must(LogOf(db.Tables(), archives))(t)
 	check(db, r, m)
 	if db.Incarnation() != 2 {
 		t.Error("incarnation", db.Incarnation())
@@ -156,8 +157,8 @@ func TestAccounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	j := must(Account{Domain: "example.org", Local: "juliet"}.JID())(t)
-	if IDSlot(id) != j.Slot() || id == 0 {
-		t.Errorf("id %#x, slot %d", id, j.Slot())
+	if IDPartition(id) != j.Partition() || id == 0 {
+		t.Errorf("id %#x, slot %d", id, j.Partition())
 	}
 	if _, err := acc.Create(ctx, "example.org", "JULIET", nil); !errors.Is(err, ErrExists) {
 		t.Errorf("twice: %v", err)
@@ -167,11 +168,13 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 	now = now.Add(time.Hour)
-	if err := errors.Join(acc.SetKeys(ctx, "example.org", "juliet", []byte("new")), acc.Ban(ctx, "example.org", "juliet", "spam"), acc.SetFlags(ctx, "example.org", "juliet", 5)); err != nil {
+	if err := errors.Join(acc.SetKeys(ctx, "example.org", "juliet", []byte("new")),
+		acc.Ban(ctx, "example.org", "juliet", "spam"), acc.SetFlags(ctx, "example.org", "juliet", 5)); err != nil {
 		t.Fatal(err)
 	}
 	a = must(acc.Get(db, "example.org", "juliet"))(t)
-	if a.ID != id || string(a.Credentials) != "new" || !a.Banned.Equal(now) || a.BanReason != "spam" || a.Flags != 5 {
+	if a.ID != id || string(a.Credentials) != "new" || !a.Banned.Equal(now) || a.BanReason != "spam" ||
+		a.Flags != 5 {
 		t.Errorf("%+v", a)
 	}
 	if err := acc.Unban(ctx, "example.org", "juliet"); err != nil {
@@ -185,15 +188,18 @@ func TestAccounts(t *testing.T) {
 		id        uint64
 		old, keys string
 		done      bool
-	}{{id, "keys", "older", false}, {id + 1, "new", "another's", false}, {id, "new", "renewed", true}, {id, "new", "again", false}} {
-		if done, err := acc.ReplaceKeys(ctx, "example.org", "juliet", c.id, []byte(c.old), []byte(c.keys)); err != nil || done != c.done {
+	}{{id, "keys", "older", false}, {id + 1, "new", "another's", false}, {id, "new", "renewed", true},
+		{id, "new", "again", false}} {
+		if done, err := acc.ReplaceKeys(ctx, "example.org", "juliet", c.id, []byte(c.old),
+			[]byte(c.keys)); err != nil || done != c.done {
 			t.Errorf("%+v: %v %v", c, done, err)
 		}
 	}
 	if a = must(acc.Get(db, "example.org", "juliet"))(t); string(a.Credentials) != "renewed" || a.Flags != 5 {
 		t.Errorf("%+v", a)
 	}
-	if done, err := acc.ReplaceKeys(ctx, "example.org", "absent", id, nil, nil); done || !errors.Is(err, ErrNotFound) {
+	if done, err := acc.ReplaceKeys(ctx, "example.org", "absent", id, nil, nil); done ||
+		!errors.Is(err, ErrNotFound) {
 		t.Errorf("%v %v", done, err)
 	}
 	for _, n := range []string{"b", "a", "d", "c"} {
@@ -216,11 +222,13 @@ func TestAccounts(t *testing.T) {
 	if got := list("example.net", "b", 1); got != "c@example.net " {
 		t.Error(got)
 	}
-	if got := list("", "", 0); got != "a@example.net b@example.net c@example.net d@example.net x@example.nethack juliet@example.org " {
+	if got := list("", "", 0); got != "a@example.net b@example.net c@example.net d@example.net "+
+		"x@example.nethack juliet@example.org " {
 		t.Error(got)
 	}
 	for _, err := range []error{
-		second(acc.Delete(ctx, "example.net", "zz")), acc.Ban(ctx, "no.example", "a", ""), acc.SetKeys(ctx, "", "", nil),
+		second(acc.Delete(ctx, "example.net", "zz")), acc.Ban(ctx, "no.example", "a", ""),
+		acc.SetKeys(ctx, "", "", nil),
 		func() error { _, err := acc.Get(db, "a\x00b", "c"); return err }(),
 	} {
 		if !errors.Is(err, ErrNotFound) {

@@ -41,12 +41,12 @@ const (
 
 // A Space is where modules get their tables from: one open store, and what it knows of the tables in it. Any
 // goroutine.
-type Space struct {
+type TableRegistry struct {
 	db *DB
 	mu sync.Mutex
-	// known has every table that was ever used, by name: a deleted account's rows of a module that is not loaded
-	// now go too.
-	known map[string]tableRecord
+	// records has every table that was ever used, by name: a deleted account's rows of a module that is not
+	// loaded now go too.
+	records map[string]tableRecord
 }
 
 // A tableRecord is what the store remembers of a table: what wrote it last, and the oldest rows there may be.
@@ -54,38 +54,39 @@ type tableRecord struct {
 	prefix, version, oldest byte
 }
 
-func newSpace(db *DB) *Space {
-	return &Space{db: db, known: map[string]tableRecord{}}
+func newTableRegistry(db *DB) *TableRegistry {
+	return &TableRegistry{db: db, records: map[string]tableRecord{}}
 }
 
 // DB returns the store, for [DB.NewBatch], [DB.Commit] and [DB.Snapshot].
-func (s *Space) DB() *DB { return s.db }
+func (s *TableRegistry) DB() *DB { return s.db }
 
-func (s *Space) load() error {
+func (s *TableRegistry) loadRecords() error {
 	lo, hi := prefixRange([]byte(prefixTable))
 	return s.db.scan(lo, hi, false, func(key, value []byte) (bool, error) {
 		if len(value) != 4 || value[0] != 1 {
 			return false, fmt.Errorf("%w: the record of table %q", ErrFormat, key[len(prefixTable):])
 		}
-		s.known[string(key[len(prefixTable):])] = tableRecord{value[1], value[2], value[3]}
+		s.records[string(key[len(prefixTable):])] = tableRecord{value[1], value[2], value[3]}
 		return true, nil
 	})
 }
 
-// register makes a table usable: its version is checked, its rows are converted if they must be, and the store
-// remembers it.
-func (s *Space) register(t *table) error {
+// register makes a table usable: its version is checked, its rows are converted if they must be, and the
+// store remembers it.
+func (s *TableRegistry) register(t *table) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.prefix == prefixEntities || t.prefix == prefixHosts || t.prefix == prefixSecrets {
 		return fmt.Errorf("store: table %q has prefix %q, which is the system's", t.name, t.prefix)
 	}
-	for name, r := range s.known {
+	for name, r := range s.records {
 		if r.prefix == t.prefix && name != t.name {
-			return fmt.Errorf("store: tables %q and %q both have prefix %q", min(t.name, name), max(t.name, name), t.prefix)
+			return fmt.Errorf("store: tables %q and %q both have prefix %q", min(t.name, name), max(t.name, name),
+				t.prefix)
 		}
 	}
-	was, ok := s.known[t.name]
+	was, ok := s.records[t.name]
 	now := tableRecord{t.prefix, t.version, t.version}
 	if ok {
 		what := fmt.Sprintf("table %q", t.name)
@@ -93,9 +94,9 @@ func (s *Space) register(t *table) error {
 		case was.prefix != t.prefix:
 			return fmt.Errorf("%w: %s had prefix %q, now it has %q", ErrFormat, what, was.prefix, t.prefix)
 		case was.version > t.version:
-			return format(what, uint64(was.version), uint64(t.version))
+			return formatError(what, uint64(was.version), uint64(t.version))
 		case was.oldest < t.oldest && (t.convert == nil || s.db.opts.ReadOnly):
-			return format(what, uint64(was.oldest), uint64(t.oldest))
+			return formatError(what, uint64(was.oldest), uint64(t.oldest))
 		case was.oldest < t.oldest:
 			if err := s.convert(t); err != nil {
 				return err
@@ -114,12 +115,13 @@ func (s *Space) register(t *table) error {
 			return fmt.Errorf("store: registering table %q: %w", t.name, err)
 		}
 	}
-	s.known[t.name] = now
+	s.records[t.name] = now
 	return nil
 }
 
-// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it goes on.
-func (s *Space) convert(t *table) error {
+// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it
+// goes on.
+func (s *TableRegistry) convert(t *table) error {
 	snap := s.db.Snapshot()
 	defer snap.Close()
 	b := s.db.systemBatch()
@@ -130,7 +132,7 @@ func (s *Space) convert(t *table) error {
 	}
 	err := snap.scan([]byte{t.prefix}, []byte{t.prefix + 1}, false, func(key, value []byte) (bool, error) {
 		if len(value) == 0 {
-			return false, corrupt("a row of table "+t.name, errors.New("no version"))
+			return false, corruptError("a row of table "+t.name, errors.New("no version"))
 		}
 		if value[0] >= t.version {
 			return true, nil
@@ -152,11 +154,11 @@ func (s *Space) convert(t *table) error {
 }
 
 // ownedPrefixes returns the prefixes of all tables whose rows have owners, in order.
-func (s *Space) ownedPrefixes() []byte {
+func (s *TableRegistry) ownedPrefixes() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var p []byte
-	for _, r := range s.known {
+	for _, r := range s.records {
 		p = append(p, r.prefix)
 	}
 	sort.Slice(p, func(i, j int) bool { return p[i] < p[j] })
@@ -186,9 +188,9 @@ func prefixRange(prefix []byte) (lo, hi []byte) {
 	return prefix, hi
 }
 
-// put adds a row to a batch. key and value are appended by functions of the table's codec.
-func (t *table) put(b *Batch, owner uint64) bool {
-	if !b.check(owner) {
+// beginRow adds a row to a batch. key and value are appended by functions of the table's codec.
+func (t *table) beginRow(b *Batch, owner uint64) bool {
+	if !b.checkOwner(owner) {
 		return false
 	}
 	b.key = t.ownerKey(b.key[:0], owner)
@@ -196,21 +198,22 @@ func (t *table) put(b *Batch, owner uint64) bool {
 	return true
 }
 
-func (t *table) finish(b *Batch) {
+func (t *table) endRow(b *Batch) {
 	if len(b.key) > maxKey || len(b.val) > maxValue {
-		b.refuse(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key), len(b.val)))
+		b.fail(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key),
+			len(b.val)))
 		return
 	}
 	b.set(b.key, b.val)
 }
 
-// open takes the version off a stored value.
-func (t *table) open(value []byte) (version uint8, rest []byte, err error) {
+// splitVersion takes the version off a stored value.
+func (t *table) splitVersion(value []byte) (version uint8, rest []byte, err error) {
 	if len(value) == 0 {
-		return 0, nil, corrupt("a row of table "+t.name, errors.New("no version"))
+		return 0, nil, corruptError("a row of table "+t.name, errors.New("no version"))
 	}
 	if v := value[0]; v > t.version || v < t.oldest {
-		return 0, nil, format("a row of table "+t.name, uint64(v), uint64(t.version))
+		return 0, nil, formatError("a row of table "+t.name, uint64(v), uint64(t.version))
 	}
 	return value[0], value[1:], nil
 }

@@ -1,5 +1,5 @@
-// Package xmlstreamtest holds the one corpus of XMPP input: unit tests, fuzz seeds, the split test and benchmarks share
-// it. It is data only.
+// Package xmlstreamtest holds the one corpus of XMPP input: unit tests, fuzz seeds, the split test and
+// benchmarks share it. It is data only.
 package xmlstreamtest
 
 import (
@@ -51,9 +51,12 @@ func Stanzas() []Stanza {
 		{"avatar4k", `<message from='juliet@capulet.example' to='romeo@montague.example/home' type='headline' id='foo'><event xmlns='http://jabber.org/protocol/pubsub#event'><items node='urn:xmpp:avatar:data'><item id='111f4b3c50d7b0df729d299bc6f8e9ef9066971f'><data xmlns='urn:xmpp:avatar:data'>` + strings.Repeat("iVBORw0KGgo+/abcDEF0123", 170) + `</data></item></items></event></message>`},
 		{"tiny", tiny.String()},
 		{"attrs", attrs.String()},
-		{"entities", `<message to='a@b' type='chat'><body>` + strings.Repeat(`if a &lt; b &amp;&amp; c &gt; d then &quot;x&quot; &#x263A; `, 100) + `</body></message>`},
-		{"cyrillic", `<message to='a@b' type='chat'><body>` + strings.Repeat("Съешь же ещё этих мягких французских булок, да выпей чаю. ", 20) + `</body></message>`},
-		{"cjk", `<message to='a@b' type='chat'><body>` + strings.Repeat("我能吞下玻璃而不傷身體。いろはにほへとちりぬるを、わかよたれそつねならむ。", 20) + `</body></message>`},
+		{"entities", `<message to='a@b' type='chat'><body>` +
+			strings.Repeat(`if a &lt; b &amp;&amp; c &gt; d then &quot;x&quot; &#x263A; `, 100) + `</body></message>`},
+		{"cyrillic", `<message to='a@b' type='chat'><body>` +
+			strings.Repeat("Съешь же ещё этих мягких французских булок, да выпей чаю. ", 20) + `</body></message>`},
+		{"cjk", `<message to='a@b' type='chat'><body>` + strings.Repeat("我能吞下玻璃而不傷身體。いろはにほへとちりぬるを、わかよたれそつねならむ。",
+			20) + `</body></message>`},
 	}
 }
 
@@ -64,10 +67,11 @@ type Document struct {
 	Elements int // in all, those inside others included
 }
 
-// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an archive instead of a
-// single message from it.
+// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an
+// archive instead of a single message from it.
 func Documents() []Document {
-	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002, "attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
+	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002,
+		"attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
 	var list []Document
 	for _, x := range Stanzas() {
 		if x.Name == "mam" {
@@ -88,8 +92,9 @@ func mamPage() string {
 	return page.String()
 }
 
-// Odd returns well-formed elements that are rarely seen, and that must be read and passed on as faithfully.
-func Odd() []Stanza {
+// Unusual returns well-formed elements that are rarely seen, and that must be read and passed on as
+// faithfully.
+func Unusual() []Stanza {
 	return []Stanza{
 		{"ping", `<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>`},
 		{"empty", `<presence/>`},
@@ -97,7 +102,8 @@ func Odd() []Stanza {
 		{"blanks in tags", "<message  to = 'a'\n\tid\t=\"b\"  ><body  >x</body\n></message >"},
 		{"double quotes", `<message to="a'b" id='c"d'><body a="&quot;'" b='&apos;"'>x</body></message>`},
 		{"references", `<message id='&lt;&gt;&amp;&apos;&quot;&#65;&#x41;&#x1F600;'><body>&lt;&gt;&amp;&apos;&quot;&#65;&#x41;&#x1F600;&#000000000000000065;</body></message>`},
-		{"line ends", "<message id='a\nb\r\nc\rd\te&#10;f&#13;g&#9;h'><body>a\nb\r\nc\rd\te&#10;f&#13;g</body></message>"},
+		{"line ends", "<message id='a\nb\r\nc\rd\te&#10;f&#13;g&#9;h'><body>a\nb\r\nc\rd\te&#10;f&#13;g" +
+			"</body></message>"},
 		{"cdata", "<message><body>a<![CDATA[<x/>&amp;]]]]><![CDATA[>\r\nb\r]]>c<![CDATA[]]></body></message>"},
 		{"brackets", `<message><body>]] ]&gt; ]]&gt; ]</body></message>`},
 		{"mixed", `<message>a<b xmlns='u'>b<c/>d</b>e<f/>g</message>`},
@@ -127,63 +133,67 @@ type Attack struct {
 	Offset    int    // of what is wrong; -1: not given
 }
 
-// In puts body behind the usual header.
-func In(body string) string { return Header + body }
+// WithHeader puts body behind the usual header.
+func WithHeader(body string) string { return Header + body }
 
 // Attacks returns input that each parser of XMPP must refuse, with the condition it owes (RFC 6120 §4.9.3).
 func Attacks() []Attack {
-	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding", "bad-namespace-prefix"
+	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding",
+		"bad-namespace-prefix"
 	h := len(Header)
 	laughs := `<!DOCTYPE l [<!ENTITY a "aa"><!ENTITY b "&a;&a;"><!ENTITY c "&b;&b;">]>`
 	list := []Attack{
 		{"X01", `<?xml version='1.0'?>` + laughs + `<stream:stream>&c;`, restricted, 21},
 		{"X01", laughs, restricted, 0},
 		{"X01", `<!DOCTYPE l SYSTEM "http://evil.example/x.dtd">` + Header, restricted, 0},
-		{"X01", In(laughs), restricted, h},
-		{"X01", In(`<message>` + laughs), restricted, h + 9},
-		{"X01", In(`<message><!ENTITY a "b">`), restricted, h + 9},
-		{"X01", In(`<message><body>&lol;</body></message>`), restricted, h + 15},
-		{"X01", In(`<message to='&lol;'/>`), restricted, h + 13},
-		{"X01", In(`<!-- x -->`), restricted, h},
-		{"X01", In(`<message><!-- x --></message>`), restricted, h + 9},
-		{"X01", In(`<?php x ?>`), restricted, h},
-		{"X01", In(`<message><?php x ?></message>`), restricted, h + 9},
-		{"X05", In("<a xmlns='b\uFFFFc'/>"), nwf, h + 11},
-		{"X05", In(`<a xmlns='b&#1;c'/>`), nwf, h + 11},
-		{"X06", In(`<message><body/><stream:stream xmlns:stream='http://etherx.jabber.org/streams'/></message>`), "policy-violation", h + 16},
-		{"X06", In(`<message><stream:error/></message>`), "policy-violation", h + 9},
-		{"X06", In(`<message><features xmlns='http://etherx.jabber.org/streams'/></message>`), "policy-violation", h + 9},
-		{"X06", In(`<message><body></stream:stream>`), nwf, h + 15},
-		{"X08", In(`<*/>`), nwf, h + 1},
-		{"X08", In(`<\/>`), nwf, h + 1},
-		{"X08", In(`<="/>`), nwf, h + 1},
-		{"X08", In("<\u037E/>"), nwf, h + 1},
-		{"X08", In("<\u00D7/>"), nwf, h + 1},
-		{"X08", In("<\U000F0000/>"), nwf, h + 1},
-		{"X08", In("<\u0301a/>"), nwf, h + 1},
-		{"X09", In(`<a:b:c/>`), nwf, h + 4},
-		{"X09", In(`<:a/>`), nwf, h + 1},
-		{"X09", In(`<a:/>`), nwf, h + 3},
-		{"X09", In(`<a xmlns:a:b='x'/>`), nwf, h + 10},
-		{"X09", In(`<a xmlns:='x'/>`), nwf, h + 9},
-		{"X09", In(`<a :b='x'/>`), nwf, h + 3},
-		{"X11", In(`<a b='1' b='2'/>`), nwf, h + 9},
-		{"X11", In(`<a a='' b='' c='' d='' e='' f='' g='' h='' i='' j='' k='' c=''/>`), nwf, -1},
-		{"X11", In(`<a xmlns:p='u' xmlns:q='u' p:b='1' q:b='2'/>`), nwf, h + 35},
-		{"X11", In(`<a xmlns='u' xmlns='u'/>`), nwf, h + 13},
-		{"X14", In(strings.Repeat("<a>", 65)), "policy-violation", h + 3*64},
-		{"K04", In(`<a xmlns:xml='urn:x'/>`), prefix, h + 3},
-		{"K04", In(`<a xmlns:x='http://www.w3.org/XML/1998/namespace'/>`), prefix, h + 3},
-		{"K04", In(`<a xmlns='http://www.w3.org/XML/1998/namespace'/>`), prefix, h + 3},
-		{"K04", In(`<a xmlns:xmlns='urn:x'/>`), prefix, h + 3},
-		{"K04", In(`<a xmlns:x='http://www.w3.org/2000/xmlns/'/>`), prefix, h + 3},
-		{"K04", In(`<a xmlns:p=''/>`), prefix, h + 3},
-		{"K04", In(`<p:a/>`), prefix, h + 1},
-		{"K04", In(`<a p:b='1'/>`), prefix, h + 3},
-		{"K04", In(`<message><a xmlns:p='u'/><p:a/></message>`), prefix, h + 26},
-		{"K04", In(`<xmlns:a/>`), prefix, h + 1},
+		{"X01", WithHeader(laughs), restricted, h},
+		{"X01", WithHeader(`<message>` + laughs), restricted, h + 9},
+		{"X01", WithHeader(`<message><!ENTITY a "b">`), restricted, h + 9},
+		{"X01", WithHeader(`<message><body>&lol;</body></message>`), restricted, h + 15},
+		{"X01", WithHeader(`<message to='&lol;'/>`), restricted, h + 13},
+		{"X01", WithHeader(`<!-- x -->`), restricted, h},
+		{"X01", WithHeader(`<message><!-- x --></message>`), restricted, h + 9},
+		{"X01", WithHeader(`<?php x ?>`), restricted, h},
+		{"X01", WithHeader(`<message><?php x ?></message>`), restricted, h + 9},
+		{"X05", WithHeader("<a xmlns='b\uFFFFc'/>"), nwf, h + 11},
+		{"X05", WithHeader(`<a xmlns='b&#1;c'/>`), nwf, h + 11},
+		{"X06", WithHeader(`<message><body/><stream:stream xmlns:stream='http://etherx.jabber.org/streams'/></message>`),
+			"policy-violation", h + 16},
+		{"X06", WithHeader(`<message><stream:error/></message>`), "policy-violation", h + 9},
+		{"X06", WithHeader(`<message><features xmlns='http://etherx.jabber.org/streams'/></message>`),
+			"policy-violation",
+			h + 9},
+		{"X06", WithHeader(`<message><body></stream:stream>`), nwf, h + 15},
+		{"X08", WithHeader(`<*/>`), nwf, h + 1},
+		{"X08", WithHeader(`<\/>`), nwf, h + 1},
+		{"X08", WithHeader(`<="/>`), nwf, h + 1},
+		{"X08", WithHeader("<\u037E/>"), nwf, h + 1},
+		{"X08", WithHeader("<\u00D7/>"), nwf, h + 1},
+		{"X08", WithHeader("<\U000F0000/>"), nwf, h + 1},
+		{"X08", WithHeader("<\u0301a/>"), nwf, h + 1},
+		{"X09", WithHeader(`<a:b:c/>`), nwf, h + 4},
+		{"X09", WithHeader(`<:a/>`), nwf, h + 1},
+		{"X09", WithHeader(`<a:/>`), nwf, h + 3},
+		{"X09", WithHeader(`<a xmlns:a:b='x'/>`), nwf, h + 10},
+		{"X09", WithHeader(`<a xmlns:='x'/>`), nwf, h + 9},
+		{"X09", WithHeader(`<a :b='x'/>`), nwf, h + 3},
+		{"X11", WithHeader(`<a b='1' b='2'/>`), nwf, h + 9},
+		{"X11", WithHeader(`<a a='' b='' c='' d='' e='' f='' g='' h='' i='' j='' k='' c=''/>`), nwf, -1},
+		{"X11", WithHeader(`<a xmlns:p='u' xmlns:q='u' p:b='1' q:b='2'/>`), nwf, h + 35},
+		{"X11", WithHeader(`<a xmlns='u' xmlns='u'/>`), nwf, h + 13},
+		{"X14", WithHeader(strings.Repeat("<a>", 65)), "policy-violation", h + 3*64},
+		{"K04", WithHeader(`<a xmlns:xml='urn:x'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<a xmlns:x='http://www.w3.org/XML/1998/namespace'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<a xmlns='http://www.w3.org/XML/1998/namespace'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<a xmlns:xmlns='urn:x'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<a xmlns:x='http://www.w3.org/2000/xmlns/'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<a xmlns:p=''/>`), prefix, h + 3},
+		{"K04", WithHeader(`<p:a/>`), prefix, h + 1},
+		{"K04", WithHeader(`<a p:b='1'/>`), prefix, h + 3},
+		{"K04", WithHeader(`<message><a xmlns:p='u'/><p:a/></message>`), prefix, h + 26},
+		{"K04", WithHeader(`<xmlns:a/>`), prefix, h + 1},
 		{"K08", `<?xml version='1.0'?><?xml version='1.0'?>` + Header, restricted, 21},
-		{"K08", In(`<?xml version='1.0'?>`), restricted, h},
+		{"K08", WithHeader(`<?xml version='1.0'?>`), restricted, h},
 		{"K08", `<?xml version='1.1'?><a>`, nwf, 0},
 		{"K08", `<?xml?><a>`, restricted, 0},
 		{"K08", `<?xml encoding='UTF-8'?><a>`, nwf, 0},
@@ -195,61 +205,64 @@ func Attacks() []Attack {
 		{"K08", "\xFE\xFF\x00<", encoding, 0},
 		{"K08", "\xEF\xBB\xBF\xEF\xBB\xBF<a>", nwf, 3},
 		{"K08", "<\x00s\x00", nwf, 1},
-		{"K09", In(Header[21:] + `x`), "invalid-xml", h},
+		{"K09", WithHeader(Header[21:] + `x`), "invalid-xml", h},
 		{"X22", `<stream:stream` + strings.Repeat(" ", 1<<20), "policy-violation", 4096},
 		{"X22", strings.Repeat(" ", 1<<20), "policy-violation", 4096},
-		{"X22", In(`<message` + strings.Repeat(" ", 1<<20)), "policy-violation", h + 256<<10},
+		{"X22", WithHeader(`<message` + strings.Repeat(" ", 1<<20)), "policy-violation", h + 256<<10},
 		{"", `GET / HTTP/1.1`, nwf, 0},
-		{"", In(`x`), "bad-format", h},
-		{"", In("\x80"), encoding, h},
-		{"", In(`<message></presence>`), nwf, h + 9},
-		{"", In(`<message></messag>`), nwf, h + 9},
-		{"", In(`<message></messagee>`), nwf, h + 9},
-		{"", In(`</stream:strea>`), nwf, h},
-		{"", In(`</stream:streamm>`), nwf, h},
-		{"", In(`</>`), nwf, h},
-		{"", In(`<message></>`), nwf, h + 9},
-		{"", In(`<message><<`), nwf, -1},
-		{"", In(`<message to='a'id='b'/>`), nwf, -1},
-		{"", In(`<message to=a/>`), nwf, -1},
-		{"", In(`<message to/>`), nwf, -1},
-		{"", In(`<message "/>`), nwf, -1},
-		{"", In(`<message to='<'/>`), nwf, h + 13},
-		{"", In(`<message / >`), nwf, -1},
-		{"", In(`<message><body>]]></body></message>`), nwf, h + 15},
-		{"", In(`<message><![CDAT[x]]></message>`), nwf, h + 9},
-		{"", In(`<![CDATA[x]]>`), "bad-format", h},
-		{"", In(`<message><body>a & b</body></message>`), nwf, h + 17},
-		{"", In(`<message><body>&lt</body></message>`), nwf, h + 15},
-		{"", In(`<message><body>&00`), nwf, h + 15},
-		{"", In(`<message><body>&12a`), nwf, h + 15},
-		{"", In(`<message><body>&#12a`), nwf, h + 15},
-		{"", In(`<message><body>&#x1234g`), nwf, h + 15},
-		{"", In(`<message><body>&am#p;`), nwf, h + 15},
-		{"", In("<message><body>\x00</body></message>"), nwf, h + 15},
-		{"", In("<message><body>\x1b</body></message>"), nwf, h + 15},
-		{"", In("<message><body>\uFFFE</body></message>"), nwf, h + 15},
-		{"", In("<message><body><![CDATA[\x01]]></body></message>"), nwf, h + 24},
+		{"", WithHeader(`x`), "bad-format", h},
+		{"", WithHeader("\x80"), encoding, h},
+		{"", WithHeader(`<message></presence>`), nwf, h + 9},
+		{"", WithHeader(`<message></messag>`), nwf, h + 9},
+		{"", WithHeader(`<message></messagee>`), nwf, h + 9},
+		{"", WithHeader(`</stream:strea>`), nwf, h},
+		{"", WithHeader(`</stream:streamm>`), nwf, h},
+		{"", WithHeader(`</>`), nwf, h},
+		{"", WithHeader(`<message></>`), nwf, h + 9},
+		{"", WithHeader(`<message><<`), nwf, -1},
+		{"", WithHeader(`<message to='a'id='b'/>`), nwf, -1},
+		{"", WithHeader(`<message to=a/>`), nwf, -1},
+		{"", WithHeader(`<message to/>`), nwf, -1},
+		{"", WithHeader(`<message "/>`), nwf, -1},
+		{"", WithHeader(`<message to='<'/>`), nwf, h + 13},
+		{"", WithHeader(`<message / >`), nwf, -1},
+		{"", WithHeader(`<message><body>]]></body></message>`), nwf, h + 15},
+		{"", WithHeader(`<message><![CDAT[x]]></message>`), nwf, h + 9},
+		{"", WithHeader(`<![CDATA[x]]>`), "bad-format", h},
+		{"", WithHeader(`<message><body>a & b</body></message>`), nwf, h + 17},
+		{"", WithHeader(`<message><body>&lt</body></message>`), nwf, h + 15},
+		{"", WithHeader(`<message><body>&00`), nwf, h + 15},
+		{"", WithHeader(`<message><body>&12a`), nwf, h + 15},
+		{"", WithHeader(`<message><body>&#12a`), nwf, h + 15},
+		{"", WithHeader(`<message><body>&#x1234g`), nwf, h + 15},
+		{"", WithHeader(`<message><body>&am#p;`), nwf, h + 15},
+		{"", WithHeader("<message><body>\x00</body></message>"), nwf, h + 15},
+		{"", WithHeader("<message><body>\x1b</body></message>"), nwf, h + 15},
+		{"", WithHeader("<message><body>\uFFFE</body></message>"), nwf, h + 15},
+		{"", WithHeader("<message><body><![CDATA[\x01]]></body></message>"), nwf, h + 24},
 	}
-	for _, seq := range []string{"\xEB", "\xC0\xAF", "\xE0\x80\xAF", "\xF0\x80\x80\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\x80", "\xE2\x82", "\xC3", "\xF0\x9F\x98", "\xFF"} {
+	for _, seq := range []string{"\xEB", "\xC0\xAF", "\xE0\x80\xAF", "\xF0\x80\x80\x80", "\xED\xA0\x80",
+		"\xF4\x90\x80\x80", "\x80", "\xE2\x82", "\xC3", "\xF0\x9F\x98", "\xFF"} {
 		for _, next := range []string{"<>", ">", "'", `"`, "&amp;"} {
 			list = append(list,
-				Attack{"X04", In("<message><body>" + seq + next + "</body></message>"), encoding, h + 15},
-				Attack{"X04", In("<message><body><![CDATA[" + seq + next + "]]></body></message>"), encoding, h + 24},
-				Attack{"X04", In("<message to='" + seq + next + "'/>"), encoding, h + 13})
+				Attack{"X04", WithHeader("<message><body>" + seq + next + "</body></message>"), encoding, h + 15},
+				Attack{"X04", WithHeader("<message><body><![CDATA[" + seq + next + "]]></body></message>"), encoding,
+					h + 24},
+				Attack{"X04", WithHeader("<message to='" + seq + next + "'/>"), encoding, h + 13})
 		}
 		list = append(list,
-			Attack{"X04", In("<aaa" + seq + "/>"), encoding, h + 4},
-			Attack{"X04", In("<" + seq + "/>"), encoding, h + 1},
-			Attack{"X04", In("<a b" + seq + "='1'/>"), encoding, h + 4},
-			Attack{"X04", In("<a " + seq + "='1'/>"), encoding, h + 3},
-			Attack{"X04", In("<p" + seq + ":a/>"), encoding, h + 2},
-			Attack{"X04", In("<a/\u00e9" + seq + ">"), nwf, -1})
+			Attack{"X04", WithHeader("<aaa" + seq + "/>"), encoding, h + 4},
+			Attack{"X04", WithHeader("<" + seq + "/>"), encoding, h + 1},
+			Attack{"X04", WithHeader("<a b" + seq + "='1'/>"), encoding, h + 4},
+			Attack{"X04", WithHeader("<a " + seq + "='1'/>"), encoding, h + 3},
+			Attack{"X04", WithHeader("<p" + seq + ":a/>"), encoding, h + 2},
+			Attack{"X04", WithHeader("<a/\u00e9" + seq + ">"), nwf, -1})
 	}
-	for _, r := range []string{"#xD800", "#xDFFF", "#0", "#8", "#xFFFE", "#xFFFF", "#x110000", "#99999999999999999999", "#x", "#", "#xg", "#1a", "#-1", "#X41"} {
+	for _, r := range []string{"#xD800", "#xDFFF", "#0", "#8", "#xFFFE", "#xFFFF", "#x110000",
+		"#99999999999999999999", "#x", "#", "#xg", "#1a", "#-1", "#X41"} {
 		list = append(list,
-			Attack{"X17", In("<message><body>&" + r + ";</body></message>"), nwf, h + 15},
-			Attack{"X17", In("<message to='&" + r + ";'/>"), nwf, h + 13})
+			Attack{"X17", WithHeader("<message><body>&" + r + ";</body></message>"), nwf, h + 15},
+			Attack{"X17", WithHeader("<message to='&" + r + ";'/>"), nwf, h + 13})
 	}
 	return list
 }

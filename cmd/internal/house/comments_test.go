@@ -9,8 +9,8 @@ import (
 	"unicode"
 )
 
-// A doc comment in the kernel begins with the name that it documents, of what is not exported too (go.dev/doc/comment
-// has it so for what is): after a rename the comment says so.
+// A doc comment in the kernel begins with the name that it documents, of what is not exported too
+// (go.dev/doc/comment has it so for what is): after a rename the comment says so.
 func TestCommentsName(t *testing.T) {
 	seen := 0
 	for _, s := range sources(t) {
@@ -68,7 +68,9 @@ func names(text, name string) bool {
 		text = strings.TrimPrefix(text, article)
 	}
 	rest, ok := strings.CutPrefix(text, name)
-	next := strings.IndexFunc(rest, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' })
+	next := strings.IndexFunc(rest, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_'
+	})
 	return ok && (next == 0 || rest == "")
 }
 

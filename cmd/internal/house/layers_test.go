@@ -14,25 +14,26 @@ import (
 
 // layers are the kernel's files, from the ground up: a file uses what stands in those before it.
 var layers = strings.Fields(`
-	doc lockcheck table errors config kernel session departure slots stanza hooks loop outbox resident throttle commit
-	kind mailbox source walk await negotiation ending resolve carry start deletion bytes module stream
+	doc lockcheck table errors config kernel session outgoing vars stanza hooks boundary outbox resident throttle commit
+	lifecycle mailbox source route await negotiation ending resolve marshal start deletion footprint module stream
 `)
 
-// upward are the pairs of files of which the first uses something of the second, which stands above it. The list only
-// gets shorter.
+// upward are the pairs of files of which the first uses something of the second, which stands above it.
+// The list only gets shorter.
 var upward = strings.Fields(`
-	table>kernel table>hooks kernel>session kernel>stanza kernel>hooks session>slots outbox>source loop>kind loop>walk
-	commit>walk commit>negotiation mailbox>walk mailbox>ending
+	table>kernel table>hooks kernel>session kernel>stanza kernel>hooks session>vars outbox>source boundary>lifecycle boundary>route
+	commit>route commit>negotiation mailbox>route mailbox>ending
 `)
 
-// mostUpward is how many such pairs there may be, and mostMethods how many methods a type of the kernel may have.
+// mostUpward is how many such pairs there may be, and mostMethods how many methods a type of the kernel
+// may have.
 const (
 	mostUpward  = 20
 	mostMethods = 30
 )
 
-// The kernel's files use each other in one direction, but for a few known pairs, and no type of the kernel is what
-// everything else hangs on.
+// The kernel's files use each other in one direction, but for a few known pairs, and no type of the
+// kernel is what everything else hangs on.
 func TestKernelLayers(t *testing.T) {
 	var c checked
 	for _, x := range typed(t, "package example", kernelPath) {
@@ -56,7 +57,8 @@ func TestKernelLayers(t *testing.T) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(methods)) {
 		if methods[name] > mostMethods {
-			t.Errorf("session.%s has %d methods, and %d are the most: a part of it is a type of its own", name, methods[name], mostMethods)
+			t.Errorf("session.%s has %d methods, and %d are the most: a part of it is a type of its own", name,
+				methods[name], mostMethods)
 		}
 	}
 	up := make(map[string]string)

@@ -27,11 +27,12 @@ type checked struct {
 	info  *types.Info
 }
 
-// typed type-checks packages of ours, by what the compiler wrote for those that they import, and a package example
-// that is made of text and may import the same.
+// typed type-checks packages of ours, by what the compiler wrote for those that they import, and a
+// package example that is made of text and may import the same.
 func typed(t *testing.T, example string, patterns ...string) (all []checked) {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-export", "-deps", "-json=ImportPath,Dir,GoFiles,Export,DepOnly"}, patterns...)...)
+	cmd := exec.Command("go", append([]string{"list", "-export", "-deps",
+		"-json=ImportPath,Dir,GoFiles,Export,DepOnly"}, patterns...)...)
 	cmd.Dir, cmd.Stderr = root(t), os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -65,7 +66,9 @@ func typed(t *testing.T, example string, patterns ...string) (all []checked) {
 		t.Fatal(err)
 	}
 	set := token.NewFileSet()
-	imports := importer.ForCompiler(set, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
+	imports := importer.ForCompiler(set, "gc", func(path string) (io.ReadCloser, error) {
+		return os.Open(exports[path])
+	})
 	for _, p := range ours {
 		texts := make(map[string]any) // nil: the file's
 		for _, name := range p.GoFiles {
@@ -73,12 +76,15 @@ func typed(t *testing.T, example string, patterns ...string) (all []checked) {
 		}
 		all = append(all, check(t, set, imports, p.ImportPath, texts))
 	}
-	return append(all, check(t, set, imports, "canto/session/mod/example", map[string]any{"example.go": example}))
+	return append(all, check(t, set, imports, "canto/session/mod/example",
+		map[string]any{"example.go": example}))
 }
 
-func check(t *testing.T, set *token.FileSet, imports types.Importer, path string, texts map[string]any) checked {
+func check(t *testing.T, set *token.FileSet, imports types.Importer, path string,
+	texts map[string]any) checked {
 	t.Helper()
-	c := checked{set: set, info: &types.Info{Types: make(map[ast.Expr]types.TypeAndValue), Uses: make(map[*ast.Ident]types.Object), Defs: make(map[*ast.Ident]types.Object)}}
+	c := checked{set: set, info: &types.Info{Types: make(map[ast.Expr]types.TypeAndValue),
+		Uses: make(map[*ast.Ident]types.Object), Defs: make(map[*ast.Ident]types.Object)}}
 	for _, name := range slices.Sorted(maps.Keys(texts)) {
 		f, err := parser.ParseFile(set, name, texts[name], 0)
 		if err != nil {
@@ -93,8 +99,9 @@ func check(t *testing.T, set *token.FileSet, imports types.Importer, path string
 	return c
 }
 
-// holds reports whether a value of type t keeps a pointer to a session: itself, in what it is made of, or in what that
-// points to. What other packages' types are made of is their business, but for their type arguments.
+// holds reports whether a value of type t keeps a pointer to a session: itself, in what it is made of, or
+// in what that points to. What other packages' types are made of is their business, but for their type
+// arguments.
 func holds(t types.Type, in *types.Package, seen map[types.Type]bool) bool {
 	if seen[t] {
 		return false
@@ -132,8 +139,8 @@ func holds(t types.Type, in *types.Package, seen map[types.Type]bool) bool {
 	return false // of a function the arguments are given, not kept
 }
 
-// keptSessions are the places of c where a session outlives the hook that was given it: fields, variables of the
-// package, and variables that a function takes along which runs later.
+// keptSessions are the places of c where a session outlives the hook that was given it: fields, variables
+// of the package, and variables that a function takes along which runs later.
 func keptSessions(c checked) (found []string) {
 	add := func(pos token.Pos, what string) {
 		found = append(found, fmt.Sprintf("%s: %s", c.set.Position(pos), what))
@@ -179,7 +186,8 @@ func keptSessions(c checked) (found []string) {
 }
 
 // runLater are the methods that keep a function and call it when the hook that gave it has long returned.
-var runLater = map[string]bool{"After": true, "Await": true, "AwaitTurn": true, "Commit": true, "Delay": true, "Post": true, "Do": true, "Go": true, "AfterFunc": true, "Notify": true}
+var runLater = map[string]bool{"After": true, "Await": true, "AwaitTurn": true, "Commit": true,
+	"Delay": true, "Post": true, "Do": true, "Go": true, "AfterFunc": true, "Notify": true}
 
 func later(call *ast.CallExpr) bool {
 	switch f := call.Fun.(type) {
@@ -200,7 +208,8 @@ func captured(c checked, lit *ast.FuncLit) (vars []*types.Var) {
 			return true
 		}
 		v, ok := c.info.Uses[id].(*types.Var)
-		if ok && !v.IsField() && !seen[v] && v.Parent() != c.pkg.Scope() && (v.Pos() < lit.Pos() || v.Pos() > lit.End()) {
+		if ok && !v.IsField() && !seen[v] && v.Parent() != c.pkg.Scope() &&
+			(v.Pos() < lit.Pos() || v.Pos() > lit.End()) {
 			seen[v] = true
 			vars = append(vars, v)
 		}
@@ -209,7 +218,8 @@ func captured(c checked, lit *ast.FuncLit) (vars []*types.Var) {
 	return vars
 }
 
-// ways are all those of keeping a session that the test below must see, one a line, and then what is no such way.
+// ways are all those of keeping a session that the test below must see, one a line, and then what is no
+// such way.
 const ways = `package example
 import "canto/session"
 type one struct { s *session.Session }
@@ -225,12 +235,12 @@ type embedded struct { *session.Session }
 type generic[T any] struct { v T }
 type filled struct { g generic[*session.Session] }
 var all []*session.Session
-func later(l *session.Local, s *session.Session) { l.After(1, func() { _ = s }) }
-func rest(l *session.Local, a *session.Account) { some := a.Resources(); l.After(1, func() { _ = some }) }
+func later(l *session.LoopRouter, s *session.Session) { l.After(1, func() { _ = s }) }
+func rest(l *session.LoopRouter, a *session.Account) { some := a.Resources(); l.After(1, func() { _ = some }) }
 // And these are none.
 type hook struct { f func(*session.Session) bool }
 func now(s *session.Session) { func() { _ = s }() }
-func name(l *session.Local, s *session.Session) { j := s.JID(); l.After(1, func() { _ = j }) }
+func name(l *session.LoopRouter, s *session.Session) { j := s.JID(); l.After(1, func() { _ = j }) }
 `
 
 // No session is kept by pointer in a module: a resource may live on another node one day.
@@ -251,7 +261,8 @@ func TestNoSessionPointersKept(t *testing.T) {
 		seen[line] = true
 	}
 	for i, line := range strings.Split(ways, "\n") {
-		want := i >= 2 && i < 17 && !strings.HasPrefix(line, "type list") && !strings.HasPrefix(line, "type generic")
+		want := i >= 2 && i < 17 && !strings.HasPrefix(line, "type list") &&
+			!strings.HasPrefix(line, "type generic")
 		if seen[i+1] != want {
 			t.Errorf("seen: %v, want %v: %s", seen[i+1], want, line)
 		}

@@ -20,16 +20,26 @@ var bans = []struct {
 	tests   bool     // tests too
 	instead string
 }{
-	{"time.Now", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false, "Loop.Now, or a clock that cmd gives"},
-	{"time.Since", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false, "Loop.Now"},
-	{"time.Sleep", []string{"session", "reactor", "xmlstream"}, []string{"session/store", "session/admin", "reactor/listen.go"}, false, "a timer on the loop: Local.After, Loop.Arm"},
-	{"math/rand", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
-	{"math/rand/v2", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
-	{"crypto/rand", []string{"session"}, []string{"session/store", "session/admin"}, false, "an io.Reader that cmd gives"},
-	{"os", []string{"session"}, []string{"session/store", "session/admin", "session/metrics", "session/sessiontest"}, false, "session/store takes a vfs.FS; files are read by cmd"},
-	{"net", []string{"session"}, []string{"session/store", "session/admin"}, false, "reactor.Dial and reactor.Listen"},
-	{"encoding/xml", []string{"."}, []string{"bench/xmlbench"}, false, "xmlstream: one parser for everything a peer sends (attack X02)"},
-	{"github.com/panjf2000/gnet/v2", []string{"."}, []string{"reactor/gnet.go"}, false, "the seam in reactor/backend.go"},
+	{"time.Now", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false,
+		"Loop.Now, or a clock that cmd gives"},
+	{"time.Since", []string{"session"}, []string{"session/store", "session/admin", "session/metrics"}, false,
+		"Loop.Now"},
+	{"time.Sleep", []string{"session", "reactor", "xmlstream"}, []string{"session/store", "session/admin",
+		"reactor/acceptor.go"}, false, "a timer on the loop: LoopRouter.After, Loop.Arm"},
+	{"math/rand", []string{"session"}, []string{"session/store", "session/admin"}, false,
+		"an io.Reader that cmd gives"},
+	{"math/rand/v2", []string{"session"}, []string{"session/store", "session/admin"}, false,
+		"an io.Reader that cmd gives"},
+	{"crypto/rand", []string{"session"}, []string{"session/store", "session/admin"}, false,
+		"an io.Reader that cmd gives"},
+	{"os", []string{"session"}, []string{"session/store", "session/admin", "session/metrics",
+		"session/sessiontest"}, false, "session/store takes a vfs.FS; files are read by cmd"},
+	{"net", []string{"session"}, []string{"session/store", "session/admin"}, false,
+		"reactor.Dial and reactor.Listen"},
+	{"encoding/xml", []string{"."}, []string{"bench/xmlbench"}, false,
+		"xmlstream: one parser for everything a peer sends (attack X02)"},
+	{"github.com/panjf2000/gnet/v2", []string{"."}, []string{"reactor/gnet.go"}, false,
+		"the seam in reactor/backend.go"},
 	{"encoding/gob", []string{"."}, nil, false, "nothing from outside is decoded by reflection"},
 }
 
@@ -50,7 +60,8 @@ func sources(t *testing.T) []source {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != dir || d.Name() == "testdata" || d.Name() == "node_modules") {
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && p != dir || d.Name() == "testdata" ||
+			d.Name() == "node_modules") {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(p, ".go") {
@@ -110,7 +121,8 @@ func TestBans(t *testing.T) {
 				return true
 			}
 			for _, b := range bans {
-				if p, ok := names[x.Name]; ok && b.what == p+"."+sel.Sel.Name && within(s.path, b.below) && !within(s.path, b.except) {
+				if p, ok := names[x.Name]; ok && b.what == p+"."+sel.Sel.Name && within(s.path, b.below) &&
+					!within(s.path, b.except) {
 					t.Errorf("%s: %s is banned here: use %s", s.set.Position(sel.Pos()), b.what, b.instead)
 				}
 			}
@@ -140,11 +152,12 @@ func TestUnfinished(t *testing.T) {
 // attackID is the id of an attack: the letter of its class, and a number.
 const attackID = `[HKRSTWX]\d\d\d?`
 
-// citations finds the ids in a text that says "attack T09", "attacks K33, K34" or "attack rows X13, T03", and in one
-// that is nothing but ids.
+// citations finds the ids in a text that says "attack T09", "attacks K33, K34" or "attack rows X13, T03",
+// and in one that is nothing but ids.
 func citations(text string) (ids []string) {
 	list := attackID + `(?:(?:,| and|,? or)?\s+` + attackID + `)*`
-	for _, m := range regexp.MustCompile(`\b[Aa]ttacks?(?:\s+rows?)?\s+(`+list+`)`).FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile(`\b[Aa]ttacks?(?:\s+rows?)?\s+(`+list+`)`).FindAllStringSubmatch(text,
+		-1) {
 		ids = append(ids, regexp.MustCompile(attackID).FindAllString(m[1], -1)...)
 	}
 	if regexp.MustCompile(`^` + attackID + `(?: ` + attackID + `)*$`).MatchString(text) {
@@ -153,8 +166,8 @@ func citations(text string) (ids []string) {
 	return ids
 }
 
-// testedAttacks are the ids of attacks that have a test: TestAttack<ID>..., FuzzAttack<ID>..., or a conversation
-// testdata/attack-<id>.txt.
+// testedAttacks are the ids of attacks that have a test: TestAttack<ID>..., FuzzAttack<ID>..., or a
+// conversation testdata/attack-<id>.txt.
 func testedAttacks(t *testing.T, all []source) map[string]bool {
 	have := make(map[string]bool)
 	name := regexp.MustCompile(`^(?:Test|Fuzz)Attack((?:[A-Z]\d\d\d?)+)`)
@@ -182,8 +195,8 @@ func testedAttacks(t *testing.T, all []source) map[string]bool {
 	return have
 }
 
-// An attack that the code cites as the reason of what it does has a test of its id. And the list in attacks.txt is that
-// of the tests there are: one that is taken away, or added, shows there.
+// An attack that the code cites as the reason of what it does has a test of its id. And the list in
+// attacks.txt is that of the tests there are: one that is taken away, or added, shows there.
 func TestAttacksCovered(t *testing.T) {
 	all := sources(t)
 	have := testedAttacks(t, all)

@@ -10,23 +10,24 @@ import (
 
 const kernelPath = "canto/session"
 
-// unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets shorter: a
-// seam has a user, or it is taken away.
+// unused are exported names of the kernel that nothing uses but the kernel and tests. The list only gets
+// shorter: a seam has a user, or it is taken away.
 var unused = strings.Fields(`
-	Account.Attach Accounts Archive Checked Closing Copy ErrBadFormat ErrConflict ErrConnectionTimeout
+	Account.Attach KindAccount Archive Checked Closing Copy ErrBadFormat ErrConflict ErrConnectionTimeout
 	ErrHostUnknown ErrInternal ErrInvalidFrom ErrInvalidNamespace ErrInvalidXML ErrReset
-	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections LeastLogin
-	LeastLogins LeastOutbox LeastRate LeastStanza Local.Entity MostLogin
-	MostOutbox MostRateWindow Opening Origin Outbox.Append Run Seats.Has Seats.Reset Stanza.ID Stanza.Keep
-	Stanza.Origin Stream.ID Stream.Lang Stream.Ready StreamRef Table.Found Table.Loaded
+	ErrUnsupportedStanza ErrUnsupportedVersion Flags Hooks.Chains Hooks.Remote Host.Connections MinLoginTimeout
+	MaxLoginInterval MinOutbox MinRate MinStanza LoopRouter.WithEntity MaxLoginTimeout
+	MaxOutbox MaxRateWindow Opening Origin Outbox.Append Run Recipients.Has Recipients.Reset Stanza.ID Stanza.Clone
+	Stanza.Origin Stream.ID Stream.Lang Stream.CanReceive StreamRef Table.Lookup Table.LookupAccount
 	Unauthed Unloader
 `)
 
 // called are methods that others call by an interface of theirs: error, fmt.Stringer, reactor's.
 var called = []string{"Error", "Unwrap", "String", "OnTimer"}
 
-// kernelName is the name of an exported function, method, type, variable or constant of the kernel, or of one of its
-// hooks; empty for what is none, and for the methods of an interface, which the kernel calls and others have.
+// kernelName is the name of an exported function, method, type, variable or constant of the kernel, or of
+// one of its hooks; empty for what is none, and for the methods of an interface, which the kernel calls
+// and others have.
 func kernelName(o types.Object) string {
 	if o == nil || o.Pkg() == nil || o.Pkg().Path() != kernelPath || !o.Exported() {
 		return ""
@@ -111,9 +112,9 @@ func mentioned(t types.Type, seen map[types.Type]bool, f func(o types.Object)) {
 	}
 }
 
-// Every exported function, method, type, variable, constant and hook of the kernel has a user outside of it: a module, a
-// front door, the control plane, session/server, a program, or sessiontest. A type is used, too, where it stands in
-// what is used.
+// Every exported function, method, type, variable, constant and hook of the kernel has a user outside of
+// it: a module, a front door, the control plane, session/server, a program, or sessiontest. A type is
+// used, too, where it stands in what is used.
 func TestKernelNamesHaveUsers(t *testing.T) {
 	all := typed(t, "package example", kernelPath, "canto/session/...", "canto/cmd/...")
 	used := make(map[string]bool)

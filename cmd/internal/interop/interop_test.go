@@ -69,7 +69,8 @@ func pairs(s *running.Server, names ...string) {
 
 // users are the accounts of a name.
 func users(name string) [2]user {
-	return [2]user{{"romeo." + name + "@localhost", "r0m30 secret"}, {"juliet." + name + "@localhost", "jul13t-s€crét"}}
+	return [2]user{{"romeo." + name + "@localhost", "r0m30 secret"},
+		{"juliet." + name + "@localhost", "jul13t-s€crét"}}
 }
 
 // pairOf is the pair of a name, for a test that uses it.
@@ -90,8 +91,10 @@ func (p *pair) port() string {
 
 // environment is what clients get that read the CA from it, with a home folder of their own.
 func (p *pair) environment(home string) []string {
-	return append(os.Environ(), "SSL_CERT_FILE="+p.Certificate(), "NODE_EXTRA_CA_CERTS="+p.Certificate(), "HOME="+home,
-		"XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/share", "TERM=xterm", "LANG=C.UTF-8", "LC_ALL=C.UTF-8")
+	return append(os.Environ(), "SSL_CERT_FILE="+p.Certificate(), "NODE_EXTRA_CA_CERTS="+p.Certificate(),
+		"HOME="+home,
+		"XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/share", "TERM=xterm", "LANG=C.UTF-8",
+		"LC_ALL=C.UTF-8")
 }
 
 // patience is how long a client may take.
@@ -137,7 +140,8 @@ var clients = map[string]func(p *pair){
 	},
 }
 
-// Every client gets in with its defaults (RFC 6120 §5, §6; XEP-0368; RFC 5802; RFC 9266), sends, and receives.
+// Every client gets in with its defaults (RFC 6120 §5, §6; XEP-0368; RFC 5802; RFC 9266), sends, and
+// receives.
 func TestClients(t *testing.T) {
 	type job struct{ version, how, name string }
 	var jobs []job
@@ -192,7 +196,8 @@ func (p *pair) slixmpp(stage string) {
 
 func aioxmpp(p *pair) {
 	script, _ := filepath.Abs("testdata/aio.py")
-	p.run(python, script, p.port(), p.how, p.romeo.address, p.romeo.password, p.juliet.address, p.juliet.password)
+	p.run(python, script, p.port(), p.how, p.romeo.address, p.romeo.password, p.juliet.address,
+		p.juliet.password)
 }
 
 // script is testdata/client.js beside the modules that it imports.
@@ -219,7 +224,8 @@ func xmppjs(p *pair) {
 	if p.how == "direct" {
 		scheme = "xmpps"
 	}
-	p.run("node", name, scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address, p.juliet.password)
+	p.run("node", name, scheme+"://localhost:"+p.port(), p.romeo.address, p.romeo.password, p.juliet.address,
+		p.juliet.password)
 }
 
 var built struct {
@@ -228,8 +234,8 @@ var built struct {
 	err  error
 }
 
-// goClients is the folder with the programs of testdata/goclients, a module of its own: the server needs none of
-// what they import.
+// goClients is the folder with the programs of testdata/goclients, a module of its own: the server needs
+// none of what they import.
 func goClients(t *testing.T) string {
 	t.Helper()
 	built.once.Do(func() {
@@ -379,7 +385,8 @@ func mcabber(p *pair) {
 	if p.how == "direct" {
 		kind = "set ssl = 1"
 	}
-	rc := "set jid = " + p.romeo.address + "\nset password = " + p.romeo.password + "\nset server = localhost\nset port = " +
+	rc := "set jid = " + p.romeo.address + "\nset password = " + p.romeo.password +
+		"\nset server = localhost\nset port = " +
 		p.port() + "\n" + kind + "\nset ssl_ca = " + p.Certificate() + "\n"
 	x := p.inTerminal(map[string]string{".mcabber/mcabberrc": rc}, "mcabber")
 	x.wait("Your status has been set")

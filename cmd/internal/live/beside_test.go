@@ -35,7 +35,8 @@ func (s *server) chat() *pair {
 		defer beat.Stop()
 		for n := 0; n < len(at); n++ {
 			at[n].Store(time.Now().UnixNano())
-			if _, err := fmt.Fprintf(p.from.nc, "<message to='bob@localhost/b' type='chat' id='n%d.'><body>number %[1]d</body></message>", n); err != nil {
+			if _, err := fmt.Fprintf(p.from.nc, "<message to='bob@localhost/b' type='chat' "+
+				"id='n%d.'><body>number %[1]d</body></message>", n); err != nil {
 				p.err.Store(fmt.Errorf("message %d could not be sent: %w", n, err))
 				return
 			}
@@ -114,7 +115,8 @@ func (s *server) keep() *keeper {
 				return
 			case <-time.After(25 * time.Millisecond):
 			}
-			if _, err := fmt.Fprintf(k.c.nc, "<iq type='set' id='k%d.'><query xmlns='jabber:iq:roster'><item jid='k%[1]d@localhost'/></query></iq>", n); err != nil {
+			if _, err := fmt.Fprintf(k.c.nc, "<iq type='set' id='k%d.'><query xmlns='jabber:iq:roster'><item "+
+				"jid='k%[1]d@localhost'/></query></iq>", n); err != nil {
 				k.err = err
 				return
 			}
@@ -180,14 +182,18 @@ func (s *server) enter(resource string) (hostile, error) {
 		return err == nil
 	}
 	step(header, "</stream:features>")
-	step("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
+	step("<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
+		"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>")
 	if err == nil {
 		c.nc = tls.Client(h, s.tls(tls.VersionTLS13))
 	}
 	step(header, "</stream:features>")
-	step("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>"+base64.StdEncoding.EncodeToString([]byte("\x00mallory\x00"+password))+"</auth>", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
+	step("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>"+
+		base64.StdEncoding.EncodeToString([]byte("\x00mallory\x00"+password))+"</auth>",
+		"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
 	step(header, "</stream:features>")
-	step("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>"+resource+"</resource></bind></iq><presence/>", "</iq>")
+	step("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>"+resource+
+		"</resource></bind></iq><presence/>", "</iq>")
 	if err != nil {
 		h.Close()
 	}
@@ -290,7 +296,8 @@ func crowd(name string, n int, text string) attack {
 var attacks = []attack{
 	each("malformed XML", header+"<a></b>", "<not-well-formed"),
 	each("bytes that are not UTF-8", header+"<a>\xED\xA0\x80</a>", "<unsupported-encoding"),
-	each("a document type", "<?xml version='1.0'?><!DOCTYPE l [<!ENTITY a 'aa'><!ENTITY b '&a;&a;'>]>"+header, "<restricted-xml"),
+	each("a document type", "<?xml version='1.0'?><!DOCTYPE l [<!ENTITY a 'aa'><!ENTITY b '&a;&a;'>]>"+header,
+		"<restricted-xml"),
 	each("depth", header+strings.Repeat("<a>", 1000), "<policy-violation"),
 	each("an endless tag before login", header+"<auth "+strings.Repeat("x", 64<<10), "<policy-violation"),
 	inside("attributes", "<message to='bob@localhost'><a "+func() string {
@@ -302,13 +309,19 @@ var attacks = []attack{
 	}()+"/></message>", "<policy-violation"),
 	inside("depth after login", "<message to='bob@localhost'>"+strings.Repeat("<a>", 5000), "<policy-violation"),
 	inside("elements", "<message to='bob@localhost'>"+strings.Repeat("<a/>", 60000), "<policy-violation"),
-	inside("a stanza too big", "<message to='bob@localhost'><body>"+strings.Repeat("x", 300<<10), "<policy-violation"),
-	inside("a spoofed sender", "<message from='alice@localhost/a' to='bob@localhost/b' id='forged'><body>x</body></message>", "<invalid-from"),
-	inside("a second login", "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>", "<policy-violation"),
+	inside("a stanza too big", "<message to='bob@localhost'><body>"+strings.Repeat("x", 300<<10),
+		"<policy-violation"),
+	inside("a spoofed sender", "<message from='alice@localhost/a' to='bob@localhost/b' "+
+		"id='forged'><body>x</body></message>", "<invalid-from"),
+	inside("a second login", "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' "+
+		"mechanism='PLAIN'>AGJvYgB4</auth>", "<policy-violation"),
 	inside("invalid addresses", strings.Repeat("<message to='b@d@e\u0000'/>", 1), "<not-well-formed"),
-	inside("addresses that are none", strings.Repeat("<iq type='get' id='1' to='@localhost'><ping xmlns='urn:xmpp:ping'/></iq>", 300)+"</stream:stream>", "<jid-malformed"),
-	each("a stanza before login", header+"<message to='bob@localhost'><body>x</body></message>", "<not-authorized"),
-	each("plaintext behind STARTTLS", header+"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>", "<policy-violation"),
+	inside("addresses that are none", strings.Repeat("<iq type='get' id='1' to='@localhost'><ping "+
+		"xmlns='urn:xmpp:ping'/></iq>", 300)+"</stream:stream>", "<jid-malformed"),
+	each("a stanza before login", header+"<message to='bob@localhost'><body>x</body></message>",
+		"<not-authorized"),
+	each("plaintext behind STARTTLS", header+"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/><auth "+
+		"xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>", "<policy-violation"),
 	{"broken base64 and SCRAM, and guessing", func(s *server, who int, stop <-chan struct{}) error {
 		h, err := s.stranger()
 		if err != nil {
@@ -326,7 +339,8 @@ var attacks = []attack{
 			return err
 		}
 		go func() { <-stop; h.Close() }()
-		for _, try := range []string{"PLAIN'>!!!", "PLAIN'>AGJvYgB3cm9uZw==", "SCRAM-SHA-256'>biwsbj1ib2Iscj0=", "SCRAM-SHA-1'>eSwsbj1ib2Iscj1h", "GSSAPI'>"} {
+		for _, try := range []string{"PLAIN'>!!!", "PLAIN'>AGJvYgB3cm9uZw==", "SCRAM-SHA-256'>biwsbj1ib2Iscj0=",
+			"SCRAM-SHA-1'>eSwsbj1ib2Iscj1h", "GSSAPI'>"} {
 			io.WriteString(c.nc, "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='"+try+"</auth>")
 			if got, err := c.read("</failure>", "</challenge>"); err != nil {
 				select {
@@ -342,7 +356,8 @@ var attacks = []attack{
 	}},
 	crowd("connections that say nothing", 300, ""),
 	crowd("half a header", 300, header[:60]),
-	crowd("handshakes that stop after the first record's head", 300, header+"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
+	crowd("handshakes that stop after the first record's head", 300, header+
+		"<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"),
 	{"connections that are reset", func(s *server, _ int, stop <-chan struct{}) error {
 		for range 50 {
 			h, err := s.stranger()
@@ -372,7 +387,8 @@ var attacks = []attack{
 			return err
 		}
 		defer h.Close()
-		stanza := "<message to='mallory@localhost/m" + fmt.Sprint(who) + "' type='chat'><body>" + strings.Repeat("b", 400) + "</body></message>"
+		stanza := "<message to='mallory@localhost/m" + fmt.Sprint(who) + "' type='chat'><body>" +
+			strings.Repeat("b", 400) + "</body></message>"
 		for i := range len(stanza) {
 			if _, err := h.Write([]byte{stanza[i]}); err != nil {
 				return err
@@ -382,21 +398,29 @@ var attacks = []attack{
 		_, err = c.read("</message>")
 		return err
 	}},
-	stream("a flood to oneself", "<message to='mallory@localhost/m0' type='chat' id='#'><body>x</body></message>", true, ""),
-	stream("a flood of requests", "<iq type='get' id='#'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", true, ""),
-	stream("a flood at one of the pair", "<message to='bob@localhost' type='chat' id='#'><body>noise</body></message>", true, ""),
-	stream("a flood for someone who is away", "<message to='dave@localhost' type='chat' id='#'><body>noise</body></message>", true, ""),
-	stream("a flood of strangers' addresses", "<message to='nobody-#@localhost' type='chat'><body>x</body></message>", true, ""),
+	stream("a flood to oneself", "<message to='mallory@localhost/m0' type='chat' "+
+		"id='#'><body>x</body></message>", true, ""),
+	stream("a flood of requests", "<iq type='get' id='#'><query "+
+		"xmlns='http://jabber.org/protocol/disco#info'/></iq>", true, ""),
+	stream("a flood at one of the pair", "<message to='bob@localhost' type='chat' "+
+		"id='#'><body>noise</body></message>", true, ""),
+	stream("a flood for someone who is away", "<message to='dave@localhost' type='chat' "+
+		"id='#'><body>noise</body></message>", true, ""),
+	stream("a flood of strangers' addresses", "<message to='nobody-#@localhost' "+
+		"type='chat'><body>x</body></message>", true, ""),
 	stream("subscriptions", "<presence to='nobody-#@localhost' type='subscribe'/>", true, ""),
 	stream("presence at line rate", "<presence><status>#</status></presence>", true, ""),
-	stream("requests whose answers are not read", "<iq type='get' id='#'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", false, "slow"),
-	stream("messages to one who does not read", "<message to='mallory@localhost' type='chat' id='#'><body>"+strings.Repeat("x", 4000)+"</body></message>", false, "slow"),
+	stream("requests whose answers are not read",
+		"<iq type='get' id='#'><query xmlns='http://jabber.org/protocol/disco#info'/></iq>", false, "slow"),
+	stream("messages to one who does not read", "<message to='mallory@localhost' type='chat' id='#'><body>"+
+		strings.Repeat("x", 4000)+"</body></message>", false, "slow"),
 }
 
 // While each attack runs, a pair goes on chatting at 50 messages a second: none is lost, their order is
 // kept, memory stays bounded; and what the server has acknowledged meanwhile is there after kill -9.
 func TestBeside(t *testing.T) {
-	s := start(t, "[limits]\nlogin_timeout = '10s'\n", "alice@localhost", "bob@localhost", "carol@localhost", "dave@localhost", "mallory@localhost")
+	s := start(t, "[limits]\nlogin_timeout = '10s'\n", "alice@localhost", "bob@localhost", "carol@localhost",
+		"dave@localhost", "mallory@localhost")
 	k := s.keep()
 	p := s.chat()
 	p.chats(t, 25, "alone")
@@ -441,12 +465,15 @@ func TestBeside(t *testing.T) {
 			t.Errorf("%s: %v\n%s", a.name, wrong, state)
 		}
 		rss := s.rss()
-		t.Logf("%-52s %5d rounds, slowest message %8v (the machine alone: %8v), RSS %d MiB, turns over 16/33/131 ms: %v", a.name, rounds, time.Duration(p.slowest.Load()).Round(10*time.Microsecond), <-noise, rss>>20, s.turns().less(before))
+		t.Logf("%-52s %5d rounds, slowest message %8v (the machine alone: %8v), RSS %d MiB, turns over "+
+			"16/33/131 ms: %v", a.name, rounds, time.Duration(p.slowest.Load()).Round(10*time.Microsecond), <-noise,
+			rss>>20, s.turns().less(before))
 		if rss > base+256<<20 {
 			t.Errorf("%s: memory grew from %d to %d MiB", a.name, base>>20, rss>>20)
 		}
 	}
-	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+n[`canto_panics_total{where="handler"}`] > 0 {
+	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+
+		n[`canto_panics_total{where="handler"}`] > 0 {
 		t.Errorf("panics: %v %s", n, &s.Err)
 	}
 	for end := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
@@ -482,8 +509,8 @@ func TestBeside(t *testing.T) {
 	t.Logf("%d messages, %d acknowledged writes", p.seen.Load(), len(k.kept))
 }
 
-// The devices of many users, who were all away, come back at once: each is bound, and what one sends reaches the others.
-// (A server that checks itself panics where a loop binds for another.)
+// The devices of many users, who were all away, come back at once: each is bound, and what one sends
+// reaches the others. (A server that checks itself panics where a loop binds for another.)
 func TestDevicesAtOnce(t *testing.T) {
 	const users, devices = 30, 4
 	var names []string
@@ -498,18 +525,22 @@ func TestDevicesAtOnce(t *testing.T) {
 		list = append(list, c)
 	}
 	for i, c := range list {
-		c.say(fmt.Sprintf("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>d%d</resource></bind></iq><presence/>", i%devices))
+		c.say(fmt.Sprintf("<iq type='set' id='bind'><bind "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>d%d</resource></bind></iq><presence/>", i%devices))
 	}
 	for i, c := range list {
-		if got, want := c.until("</iq>"), fmt.Sprintf("<jid>user%d@localhost/d%d</jid>", i/devices, i%devices); !strings.Contains(got, want) {
+		if got, want := c.until("</iq>"), fmt.Sprintf("<jid>user%d@localhost/d%d</jid>", i/devices,
+			i%devices); !strings.Contains(got, want) {
 			t.Fatalf("%s was told %s", want, got)
 		}
 	}
 	for u := range users {
-		list[u*devices].say(fmt.Sprintf("<message to='user%d@localhost/d%d' type='chat'><body>user %[1]d</body></message>", u, devices-1))
+		list[u*devices].say(fmt.Sprintf("<message to='user%d@localhost/d%d' type='chat'><body>user "+
+			"%[1]d</body></message>", u, devices-1))
 		list[u*devices+devices-1].until(fmt.Sprintf("<body>user %d</body>", u))
 	}
-	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+n[`canto_panics_total{where="handler"}`] > 0 {
+	if n := s.metrics("canto_panics_total"); n[`canto_panics_total{where="loop"}`]+
+		n[`canto_panics_total{where="handler"}`] > 0 {
 		t.Errorf("panics: %v %s", n, &s.Err)
 	}
 }
@@ -538,7 +569,8 @@ func (s *server) turns() (n turns) {
 	m := s.metrics("canto_turn_seconds_bucket")
 	for i, le := range []string{"0.016384", "0.032768", "0.131072"} {
 		for loop := range 64 {
-			n[i] += int(m[fmt.Sprintf(`canto_turn_seconds_bucket{loop="%d",le="+Inf"}`, loop)] - m[fmt.Sprintf(`canto_turn_seconds_bucket{loop="%d",le=%q}`, loop, le)])
+			n[i] += int(m[fmt.Sprintf(`canto_turn_seconds_bucket{loop="%d",le="+Inf"}`, loop)] - m[fmt.Sprintf(
+				`canto_turn_seconds_bucket{loop="%d",le=%q}`, loop, le)])
 		}
 	}
 	return n

@@ -18,8 +18,8 @@ import (
 )
 
 // bindings are those of a connection, computed on the client's side alone.
-func (c *client) bindings(t *testing.T, s *server) sasl.Binding {
-	b := sasl.Binding{TLS13: c.cs.Version >= tls.VersionTLS13}
+func (c *client) bindings(t *testing.T, s *server) sasl.ChannelBinding {
+	b := sasl.ChannelBinding{TLS13: c.cs.Version >= tls.VersionTLS13}
 	var err error
 	if b.Exporter, err = c.cs.ExportKeyingMaterial("EXPORTER-Channel-Binding", nil, 32); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,8 @@ func TestMechanisms(t *testing.T) {
 	s := start(t, "", "bob@localhost")
 	for _, direct := range []bool{false, true} {
 		for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
-			for _, m := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS", "PLAIN"} {
+			for _, m := range []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "SCRAM-SHA-1-PLUS",
+				"SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS", "PLAIN"} {
 				mech, _ := sasl.ParseMechanism(m)
 				kinds := []string{""}
 				if mech.Plus() {
@@ -61,12 +62,13 @@ func TestMechanisms(t *testing.T) {
 						if !strings.Contains(features, "<mechanism>"+m+"</mechanism>") {
 							t.Fatalf("not offered: %s", features)
 						}
-						x := &sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true}
+						x := &sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password),
+							ServerPlus: true}
 						if mech.Plus() {
 							if got := offeredBindings(features); !slices.Equal(got, kinds) {
 								t.Fatalf("offered are the bindings %q, not %q", got, kinds)
 							}
-							x.Binding, x.BindingKind = c.bindings(t, s), kind
+							x.Binding, x.BindingType = c.bindings(t, s), kind
 						}
 						if why := c.authenticate(x); why != "" {
 							t.Fatal(why)
@@ -83,8 +85,9 @@ func TestMechanisms(t *testing.T) {
 	}
 }
 
-// RFC 7627 §1, RFC 9266 §4.2: without the extended master secret two connections can have one master secret, and
-// what is made of it binds to neither. Such a connection of TLS 1.2 is offered the end point alone.
+// RFC 7627 §1, RFC 9266 §4.2: without the extended master secret two connections can have one master
+// secret, and what is made of it binds to neither. Such a connection of TLS 1.2 is offered the end point
+// alone.
 func TestAttackUnextendedMasterSecret(t *testing.T) {
 	s := start(t, "", "bob@localhost")
 	for _, m := range []string{"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"} {
@@ -101,8 +104,9 @@ func TestAttackUnextendedMasterSecret(t *testing.T) {
 				t.Errorf("offered are the bindings %q", got)
 			}
 			sum := sha256.Sum256(u.cert)
-			why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true,
-				Binding: sasl.Binding{Unique: u.unique, EndPoint: sum[:]}, BindingKind: kind})
+			why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob",
+				Password: sasl.SecretString(password), ServerPlus: true,
+				Binding: sasl.ChannelBinding{Unique: u.unique, EndPoint: sum[:]}, BindingType: kind})
 			if why != want {
 				t.Errorf("%s with %s: %q, want %q", m, kind, why, want)
 			}
@@ -110,13 +114,14 @@ func TestAttackUnextendedMasterSecret(t *testing.T) {
 	}
 }
 
-// RFC 9266 §4.2, RFC 5929 §3: a resumed session of TLS 1.2 with extended master secret has bindings of its own.
+// RFC 9266 §4.2, RFC 5929 §3: a resumed session of TLS 1.2 with extended master secret has bindings of
+// its own.
 func TestBindingsOfResumedTLS12(t *testing.T) {
 	s := start(t, "", "bob@localhost")
 	cfg := s.tls(tls.VersionTLS12)
 	cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	mech, _ := sasl.ParseMechanism("SCRAM-SHA-256-PLUS")
-	var before sasl.Binding
+	var before sasl.ChannelBinding
 	for i, kind := range []string{"tls-unique", "tls-unique", "tls-exporter"} {
 		c := s.dial(s.Direct)
 		c.secure(cfg)
@@ -132,8 +137,9 @@ func TestBindingsOfResumedTLS12(t *testing.T) {
 			t.Error("two connections have one binding")
 		}
 		before = b
-		if why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(password), ServerPlus: true,
-			Binding: b, BindingKind: kind}); why != "" {
+		if why := c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob",
+			Password: sasl.SecretString(password), ServerPlus: true,
+			Binding: b, BindingType: kind}); why != "" {
 			t.Errorf("connection %d with %s: %s", i, kind, why)
 		}
 		c.open()
@@ -155,10 +161,13 @@ func TestAttackS08(t *testing.T) {
 	bare, _ := sasl.ParseMechanism("SCRAM-SHA-256")
 	secret := sasl.SecretString(password)
 	for name, x := range map[string]*sasl.Client{
-		"another connection's": {Mechanism: plus, Binding: foreign, BindingKind: "tls-exporter"},
-		"another certificate":  {Mechanism: plus, Binding: sasl.Binding{EndPoint: make([]byte, 32), TLS13: true}, BindingKind: "tls-server-end-point"},
-		"stripped":             {Mechanism: bare, Binding: foreign},
-		"tls-unique":           {Mechanism: plus, Binding: sasl.Binding{Unique: make([]byte, 12)}, BindingKind: "tls-unique"},
+		"another connection's": {Mechanism: plus, Binding: foreign, BindingType: "tls-exporter"},
+		"another certificate": {Mechanism: plus, Binding: sasl.ChannelBinding{EndPoint: make([]byte, 32),
+			TLS13: true},
+			BindingType: "tls-server-end-point"},
+		"stripped": {Mechanism: bare, Binding: foreign},
+		"tls-unique": {Mechanism: plus, Binding: sasl.ChannelBinding{Unique: make([]byte, 12)},
+			BindingType: "tls-unique"},
 	} {
 		c, _ := s.connect(false, tls.VersionTLS13)
 		x.Username, x.Password = "bob", secret
@@ -180,21 +189,25 @@ func TestAttackS08(t *testing.T) {
 	}
 }
 
-// RFC 5802 §6, RFC 9266 §3: a client whose library knows tls-unique alone can't bind in TLS 1.3, and is refused
-// with each -PLUS form and with each flag 'y'. Such a try has tested no password: on its stream each mechanism
-// may fail so once, without counting against the stream (RFC 6120 §6.4.4), its address or the account.
+// RFC 5802 §6, RFC 9266 §3: a client whose library knows tls-unique alone can't bind in TLS 1.3, and is
+// refused with each -PLUS form and with each flag 'y'. Such a try has tested no password: on its stream
+// each mechanism may fail so once, without counting against the stream (RFC 6120 §6.4.4), its address or
+// the account.
 func TestBindingFailures(t *testing.T) {
-	s := start(t, "[limits]\nexempt = []\nfailures_per_address = '2/h'\nfailures_per_account = '2/h'\n", "bob@localhost")
-	unique := sasl.Binding{Unique: make([]byte, 12)}
-	try := func(c *client, name string, b sasl.Binding, kind, pw string) string {
+	s := start(t, "[limits]\nexempt = []\nfailures_per_address = '2/h'\nfailures_per_account = '2/h'\n",
+		"bob@localhost")
+	unique := sasl.ChannelBinding{Unique: make([]byte, 12)}
+	try := func(c *client, name string, b sasl.ChannelBinding, kind, pw string) string {
 		t.Helper()
 		mech, ok := sasl.ParseMechanism(name)
 		if !ok {
 			t.Fatal(name)
 		}
-		return c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(pw), Binding: b, BindingKind: kind})
+		return c.authenticate(&sasl.Client{Mechanism: mech, Username: "bob", Password: sasl.SecretString(pw),
+			Binding: b, BindingType: kind})
 	}
-	all := []string{"SCRAM-SHA-512-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-512", "SCRAM-SHA-256", "SCRAM-SHA-1"}
+	all := []string{"SCRAM-SHA-512-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-512",
+		"SCRAM-SHA-256", "SCRAM-SHA-1"}
 	for range 3 {
 		c, _ := s.connect(true, tls.VersionTLS13)
 		for _, m := range all {
@@ -237,7 +250,8 @@ func TestBindingFailures(t *testing.T) {
 	}
 	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'>" +
 		base64.StdEncoding.EncodeToString([]byte("y,,n=bob,r=nonce")) + "</auth>")
-	if got := c.rest(); !strings.Contains(got, "<not-authorized") || !strings.Contains(got, "<policy-violation") {
+	if got := c.rest(); !strings.Contains(got, "<not-authorized") ||
+		!strings.Contains(got, "<policy-violation") {
 		t.Errorf("after five counted failures: %s", got)
 	}
 	if failures() == 0 {
@@ -245,7 +259,8 @@ func TestBindingFailures(t *testing.T) {
 	}
 }
 
-// `[host] sasl` names -PLUS forms one by one: a list with one of them is all there is (docs/configuration.md).
+// `[host] sasl` names -PLUS forms one by one: a list with one of them is all there is
+// (docs/configuration.md).
 func TestPlusByName(t *testing.T) {
 	for list, want := range map[string]string{
 		"'SCRAM-SHA-256-PLUS', 'SCRAM-SHA-256'": "SCRAM-SHA-256-PLUS SCRAM-SHA-256",
@@ -268,7 +283,8 @@ func TestPlusByName(t *testing.T) {
 		}
 		for m := sasl.Plain; m <= sasl.ScramSHA512Plus; m++ {
 			in := slices.Contains(offered, m.String())
-			x := &sasl.Client{Mechanism: m, Username: "bob", Password: sasl.SecretString(password), Binding: c.bindings(t, s), ServerPlus: true}
+			x := &sasl.Client{Mechanism: m, Username: "bob", Password: sasl.SecretString(password),
+				Binding: c.bindings(t, s), ServerPlus: true}
 			why := c.authenticate(x)
 			if in && why != "" || !in && why != "invalid-mechanism" {
 				t.Errorf("%s: %v: %q", list, m, why)
@@ -285,9 +301,11 @@ func TestPlusByName(t *testing.T) {
 // <starttls/>, after it, or after <proceed/>.
 func TestBlanksBehindStarttls(t *testing.T) {
 	s := start(t, "", "bob@localhost")
-	const starttls, proceed = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>", "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
+	const starttls, proceed = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
+		"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
 	for _, version := range []uint16{tls.VersionTLS13, tls.VersionTLS12} {
-		for _, blanks := range [][2]string{{"\n", ""}, {" \t\r\n", ""}, {"", "\n"}, {"", " \r\n\t"}, {"\r\n", "\n"}} {
+		for _, blanks := range [][2]string{{"\n", ""}, {" \t\r\n", ""}, {"", "\n"}, {"", " \r\n\t"},
+			{"\r\n", "\n"}} {
 			c := s.dial(s.Plain)
 			c.open()
 			c.say(starttls + blanks[0])
@@ -355,7 +373,8 @@ func TestAttackT09Starttls(t *testing.T) {
 	c = s.dial(s.Plain)
 	c.open()
 	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGJvYgB4</auth>")
-	if got := c.rest(); !strings.Contains(got, "<policy-violation") && !strings.Contains(got, "<not-authorized") && !strings.Contains(got, "<encryption-required") {
+	if got := c.rest(); !strings.Contains(got, "<policy-violation") &&
+		!strings.Contains(got, "<not-authorized") && !strings.Contains(got, "<encryption-required") {
 		t.Errorf("SASL in plain: %s", got)
 	}
 }

@@ -111,7 +111,8 @@ func (s *server) dial(addr string) *client {
 	return &client{t: s.t, nc: nc}
 }
 
-const header = "<?xml version='1.0'?><stream:stream to='localhost' version='1.0' xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+const header = "<?xml version='1.0'?><stream:stream to='localhost' version='1.0' xmlns='jabber:client' " +
+	"xmlns:stream='http://etherx.jabber.org/streams'>"
 
 func (c *client) say(text string) {
 	c.t.Helper()
@@ -217,9 +218,11 @@ func (c *client) authenticate(x *sasl.Client) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='" + x.Mechanism.String() + "'>" + string(first) + "</auth>")
+	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='" + x.Mechanism.String() + "'>" +
+		string(first) + "</auth>")
 	for {
-		el, err := xmlstream.Parse([]byte(c.until("</challenge>", "</success>", "</failure>", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")))
+		el, err := xmlstream.Parse([]byte(c.until("</challenge>", "</success>", "</failure>",
+			"<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")))
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -264,14 +267,16 @@ func (s *server) login(user, resource string) *client {
 func (c *client) bind(user, resource string) {
 	c.t.Helper()
 	c.plain(user)
-	c.say("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + resource + "</resource></bind></iq><presence/>")
+	c.say("<iq type='set' id='bind'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><resource>" + resource +
+		"</resource></bind></iq><presence/>")
 	c.until("</iq>")
 }
 
 // plain authenticates with PLAIN and opens the stream that is bound next.
 func (c *client) plain(user string) {
 	c.t.Helper()
-	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password)) + "</auth>")
+	c.say("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" +
+		base64.StdEncoding.EncodeToString([]byte("\x00"+user+"\x00"+password)) + "</auth>")
 	c.until("<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>")
 	c.open()
 }

@@ -15,9 +15,9 @@ import (
 	"slices"
 )
 
-// An unextended is a client of TLS 1.2 that does not know the extended master secret (RFC 7627), which crypto/tls
-// always asks for. It has one cipher suite, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 (RFC 5289), and does not check
-// the server's certificate.
+// An unextended is a client of TLS 1.2 that does not know the extended master secret (RFC 7627), which
+// crypto/tls always asks for. It has one cipher suite, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 (RFC
+// 5289), and does not check the server's certificate.
 type unextended struct {
 	net.Conn
 	toServer, toClient gcm
@@ -138,7 +138,8 @@ func unextendedTLS(nc net.Conn) (*unextended, error) {
 		"\x00\x0a\x00\x04\x00\x02\x00\x1d" + // supported_groups: x25519
 		"\x00\x0b\x00\x02\x01\x00" + // ec_point_formats
 		"\x00\x0d\x00\x04\x00\x02\x04\x03") // signature_algorithms: ecdsa_secp256r1_sha256
-	hello := slices.Concat([]byte{3, 3}, random, []byte{0, 0, 2, 0xc0, 0x2b, 1, 0, 0, byte(len(extensions))}, extensions)
+	hello := slices.Concat([]byte{3, 3}, random, []byte{0, 0, 2, 0xc0, 0x2b, 1, 0, 0, byte(len(extensions))},
+		extensions)
 	all := message(1, hello) // what Finished is a hash of
 	if err := u.writeRecord(handshake, all); err != nil {
 		return nil, err
@@ -182,7 +183,8 @@ func unextendedTLS(nc net.Conn) (*unextended, error) {
 	all = append(all, key...)
 	master := prf(pre, "master secret", append(random, randomOfServer...), 48)
 	keys := prf(master, "key expansion", append(randomOfServer, random[:32]...), 40)
-	if err := errors.Join(u.writeRecord(handshake, key), u.writeRecord(changeCipherSpec, []byte{1})); err != nil {
+	if err := errors.Join(u.writeRecord(handshake, key),
+		u.writeRecord(changeCipherSpec, []byte{1})); err != nil {
 		return nil, err
 	}
 	sum := sha256.Sum256(all)

@@ -25,7 +25,8 @@ func Main(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "canto")
-	if out, err := exec.Command("go", append(append([]string{"build"}, build...), "-o", binary, "canto/cmd/canto")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append(append([]string{"build"}, build...), "-o", binary,
+		"canto/cmd/canto")...).CombinedOutput(); err != nil {
 		panic(string(out))
 	}
 	code := m.Run()
@@ -48,7 +49,8 @@ func Start(t testing.TB, root, more string) *Server {
 	t.Helper()
 	depend(t, root)
 	s := &Server{T: t, Dir: t.TempDir(), Plain: freePort(t), Direct: freePort(t), Debug: freePort(t)}
-	text := fmt.Sprintf("[listen]\nc2s = ['%s']\nc2s_tls = ['%s']\ndebug = ['%s']\nhttp = []\nhttps = []\n%s", s.Plain, s.Direct, s.Debug, more)
+	text := fmt.Sprintf("[listen]\nc2s = ['%s']\nc2s_tls = ['%s']\ndebug = ['%s']\nhttp = []\nhttps = []\n%s",
+		s.Plain, s.Direct, s.Debug, more)
 	if err := os.WriteFile(s.config(), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

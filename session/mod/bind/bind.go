@@ -19,10 +19,11 @@ import (
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "bind",
-	Spec:     "RFC 6120 section 7",
-	Summary:  "binds resources",
-	Cases:    "server-generated resources, also for what can't be one; client-submitted ones, conflicts by policy, resource limit",
+	Name:    "bind",
+	Spec:    "RFC 6120 section 7",
+	Summary: "binds resources",
+	Cases: "server-generated resources, also for what can't be one; client-submitted ones, conflicts " +
+		"by policy, resource limit",
 	Provides: []session.Feature{"bind"},
 	Requires: []session.Feature{"accounts", "stream-features"},
 	Options:  func() any { o := defaultOptions(); return &o },
@@ -37,8 +38,8 @@ var (
 	jidName      = xmlstream.N(ns, "jid")
 )
 
-// Resources makes the name of a resource for a client that asks for none: 64 random bits.
-type Resources func() string
+// ResourceGenerator makes the name of a resource for a client that asks for none: 64 random bits.
+type ResourceGenerator func() string
 
 // Options are the module's section of the configuration.
 type Options struct {
@@ -57,8 +58,8 @@ func (o *Options) Check() (key, why string) {
 }
 
 type module struct {
-	opt   Options
-	fresh Resources
+	opt         Options
+	newResource ResourceGenerator
 }
 
 func defaultOptions() Options { return Options{Conflict: "kick"} }
@@ -69,7 +70,7 @@ func (m *module) Load(api *session.API) error {
 		return err
 	}
 	var ok bool
-	if m.fresh, ok = session.Find[Resources](api); !ok {
+	if m.newResource, ok = session.Lookup[ResourceGenerator](api); !ok {
 		return errors.New("nobody gave a source of resource names")
 	}
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
@@ -102,7 +103,7 @@ func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 	}
 	full, err := st.Peer().WithResource(want)
 	if want == "" || err != nil { // RFC 6120 §7.7.2.1: rather than refuse what can't be prepared
-		full, err = st.Peer().WithResource(m.fresh())
+		full, err = st.Peer().WithResource(m.newResource())
 	}
 	if err != nil {
 		refuse(st, id, stanza.InternalServerError)
@@ -128,7 +129,7 @@ func (m *module) bind(st session.Negotiation, iq xmlstream.Element) {
 func (m *module) finish(st session.Negotiation, a *session.Account, id string, full jid.JID) {
 	s, err := a.Bind(st, full, m.opt.Conflict != "kick")
 	if errors.Is(err, session.ErrResourceConflict) && m.opt.Conflict == "rename" {
-		if full, err = full.Bare().WithResource(m.fresh()); err == nil {
+		if full, err = full.Bare().WithResource(m.newResource()); err == nil {
 			s, err = a.Bind(st, full, true)
 		}
 	}
@@ -137,18 +138,18 @@ func (m *module) finish(st session.Negotiation, a *session.Account, id string, f
 		refuse(st, id, stanza.Conflict)
 		return
 	case errors.Is(err, session.ErrResourceLimit):
-		st.Local().CountLimit("resources_per_account")
+		st.LoopRouter().CountLimit("resources_per_account")
 		refuse(st, id, stanza.ResourceConstraint)
 		return
 	case err != nil:
 		refuse(st, id, stanza.InternalServerError)
 		return
 	}
-	ap := st.Local().Appender()
+	ap := st.LoopRouter().Appender()
 	ap.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id)
 	ap.Open(bindName).Open(jidName).Text(full.String()).Close().Close().Close()
 	st.Send(ap.B)
-	a.Ready(st, s)
+	a.AddSession(st, s)
 }
 
 func refuse(st session.Negotiation, id string, c stanza.Condition) { st.FailIQ(id, c) }

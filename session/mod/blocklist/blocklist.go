@@ -20,21 +20,23 @@ import (
 	"canto/session/jid"
 	"canto/session/mod/presence"
 	"canto/session/mod/roster"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "blocklist",
-	Spec:     "XEP-0191 1.3",
-	Summary:  "blocks contacts",
-	Cases:    "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on block and unblock",
+	Name:    "blocklist",
+	Spec:    "XEP-0191 1.3",
+	Summary: "blocks contacts",
+	Cases: "retrieve, block, unblock one and all, pushes, every kind of stanza both ways, presence on " +
+		"block and unblock",
 	Provides: []session.Feature{"blocking"},
-	Requires: []session.Feature{"accounts", "iq", "message", "presence", "resident", "commit", "store", "presence-delivery", "roster"},
-	New:      func() session.Module { return new(module) },
+	Requires: []session.Feature{"accounts", "iq", "message", "presence", "resident", "commit", "store",
+		"presence-delivery", "roster"},
+	New: func() session.Module { return new(module) },
 }
 
 const ns = "urn:xmpp:blocking"
@@ -46,33 +48,33 @@ const (
 )
 
 var (
-	rows    = store.NewMap[string, []byte]("blocklist", 'b', 1)
-	part    = session.NewPart[blocked]("blocklist")
-	told    = session.NewFlag("blocklist")
-	list    = xmlstream.N(ns, "blocklist")
-	block   = xmlstream.N(ns, "block")
-	unblock = xmlstream.N(ns, "unblock")
-	item    = xmlstream.N(ns, "item")
-	isBlock = xmlstream.N("urn:xmpp:blocking:errors", "blocked")
+	rows             = store.NewMap[string, []byte]("blocklist", 'b', 1)
+	part             = session.NewPart[blockList]("blocklist")
+	subscribed       = session.NewFlag("blocklist")
+	listName         = xmlstream.N(ns, "blocklist")
+	blockName        = xmlstream.N(ns, "block")
+	unblockName      = xmlstream.N(ns, "unblock")
+	itemName         = xmlstream.N(ns, "item")
+	blockedCondition = xmlstream.N("urn:xmpp:blocking:errors", "blocked")
 )
 
-type blocked struct {
+type blockList struct {
 	jids   []jid.JID // sorted as strings
 	bytes  int32     // of jids, as a client gets them
 	pushes int32
 }
 
-// listed is what j takes in the list that a client gets.
-func listed(j jid.JID) int32 { return int32(len("<item jid=''/>") + xmlstream.EscapedLen(j.String())) }
+// itemLen is what j takes in the list that a client gets.
+func itemLen(j jid.JID) int32 { return int32(len("<item jid=''/>") + xmlstream.EscapedLen(j.String())) }
 
-func (b *blocked) find(j string, compare func(a, b string) int) (int, bool) {
+func (b *blockList) find(j string, compare func(a, b string) int) (int, bool) {
 	return slices.BinarySearchFunc(b.jids, j, func(a jid.JID, j string) int { return compare(a.String(), j) })
 }
 
 // matches reports whether j is blocked: four look-ups, in the order of XEP-0191 §6, however long the list is.
-func (b *blocked) matches(j jid.JID) bool { return b.matchesBy(j, strings.Compare) }
+func (b *blockList) matches(j jid.JID) bool { return b.matchesBy(j, strings.Compare) }
 
-func (b *blocked) matchesBy(j jid.JID, compare func(a, b string) int) bool {
+func (b *blockList) matchesBy(j jid.JID, compare func(a, b string) int) bool {
 	if b == nil || len(b.jids) == 0 {
 		return false
 	}
@@ -94,7 +96,7 @@ func (b *blocked) matchesBy(j jid.JID, compare func(a, b string) int) bool {
 }
 
 // add puts those of jids that are not there into the list, and returns them.
-func (b *blocked) add(jids []jid.JID) (fresh []jid.JID) {
+func (b *blockList) add(jids []jid.JID) (fresh []jid.JID) {
 	for _, j := range jids {
 		if _, found := b.find(j.String(), strings.Compare); !found {
 			fresh = append(fresh, j)
@@ -105,7 +107,7 @@ func (b *blocked) add(jids []jid.JID) (fresh []jid.JID) {
 	b.jids = append(b.jids, fresh...)
 	slices.SortFunc(b.jids, byString)
 	for _, j := range fresh {
-		b.bytes += listed(j)
+		b.bytes += itemLen(j)
 	}
 	return fresh
 }
@@ -119,39 +121,39 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) error {
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
 	var err error
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
 	var ok bool
-	if m.presences, ok = session.Find[*presence.Service](api); !ok {
+	if m.presences, ok = session.Lookup[*presence.Service](api); !ok {
 		return errors.New("nobody sends presence")
 	}
-	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Of(a).matches(who) }
-	api.Hooks.Refuses = append(api.Hooks.Refuses, m.presences.Hidden)
+	m.presences.Hidden = func(a *session.Account, who jid.JID) bool { return part.Get(a).matches(who) }
+	api.Hooks.Blocked = append(api.Hooks.Blocked, m.presences.Hidden)
 	session.Resident(api, part, m.load)
 	api.Advertise(ns)
 	h := api.Hooks
-	h.OnIQ(api.Module, false, list, m.get, session.ToSelf)
-	h.OnIQ(api.Module, true, block, m.block, session.ToSelf)
-	h.OnIQ(api.Module, true, unblock, m.unblock, session.ToSelf)
+	h.OnIQ(api.Module, false, listName, m.get, session.ToSelf)
+	h.OnIQ(api.Module, true, blockName, m.block, session.ToSelf)
+	h.OnIQ(api.Module, true, unblockName, m.unblock, session.ToSelf)
 	for _, t := range session.Targets {
-		h.PreMessage[t].Add(api.Module, session.Guard, outgoing)
-		h.PrePresence[t].Add(api.Module, session.Guard, outgoing)
-		h.PreIQ[t].Add(api.Module, session.Guard, outgoing)
+		h.PreMessage[t].Add(api.Module, session.Guard, refuseOutgoing)
+		h.PrePresence[t].Add(api.Module, session.Guard, refuseOutgoing)
+		h.PreIQ[t].Add(api.Module, session.Guard, refuseOutgoing)
 	}
 	for _, t := range []session.Target{session.ToBare, session.ToFull} {
-		h.Message[t].Add(api.Module, session.Guard, incoming)
-		h.Presence[t].Add(api.Module, session.Guard, incoming)
-		h.IQ[t].Add(api.Module, session.Guard, incoming)
+		h.Message[t].Add(api.Module, session.Guard, refuseIncoming)
+		h.Presence[t].Add(api.Module, session.Guard, refuseIncoming)
+		h.IQ[t].Add(api.Module, session.Guard, refuseIncoming)
 	}
 	return nil
 }
 
-func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err error) {
+func (m *module) load(snap *store.Snapshot, who session.EntityRef) (b *blockList, err error) {
 	var bad error
 	err = m.rows.Scan(snap, who.ID, "", func(key string, _ []byte) bool {
 		j, err := jid.Parse(key)
@@ -160,51 +162,53 @@ func (m *module) load(snap *store.Snapshot, who session.Who) (b *blocked, err er
 			return false
 		}
 		if b == nil {
-			b = new(blocked)
+			b = new(blockList)
 		}
 		b.jids = append(b.jids, j)
-		b.bytes += listed(j)
+		b.bytes += itemLen(j)
 		return true
 	})
 	return b, errors.Join(err, bad)
 }
 
-// outgoing refuses what the user sends to a blocked address (XEP-0191 §3.3). The account's own host stays in reach of one
-// who has blocked everybody there.
-func outgoing(ev *session.Stanza) session.Verdict {
-	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name || !part.Of(ev.Account()).matches(ev.To) {
+// refuseOutgoing refuses what the user sends to a blocked address (XEP-0191 §3.3). The account's own host
+// stays in reach of one who has blocked everybody there.
+func refuseOutgoing(ev *session.Stanza) session.Verdict {
+	if !ev.Directed() || ev.To.Bare() == ev.Account().JID() || ev.To.String() == ev.Host.Name ||
+		!part.Get(ev.Account()).matches(ev.To) {
 		return session.Pass
 	}
-	return ev.FailWith(stanza.Error{Condition: stanza.NotAcceptable, Type: "cancel", App: isBlock})
+	return ev.FailWith(stanza.Error{Condition: stanza.NotAcceptable, Type: "cancel", App: blockedCondition})
 }
 
-// incoming keeps out what a blocked address sends, and answers as if there were no account (XEP-0191 §3.3).
-func incoming(ev *session.Stanza) session.Verdict {
-	if ev.From.Bare() == ev.Account().JID() || !part.Of(ev.Account()).matches(ev.From) {
+// refuseIncoming keeps out what a blocked address sends, and answers as if there were no account
+// (XEP-0191 §3.3).
+func refuseIncoming(ev *session.Stanza) session.Verdict {
+	if ev.From.Bare() == ev.Account().JID() || !part.Get(ev.Account()).matches(ev.From) {
 		return session.Pass
 	}
-	return ev.Absent()
+	return ev.FailAbsent()
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
-	told.Set(ev.Session, true)
+	subscribed.Set(ev.Session, true)
 	return ev.Reply(func(ev *session.Stanza, a *xmlstream.Appender) {
-		a.Open(list)
-		if p := part.Of(ev.Account()); p != nil {
+		a.Open(listName)
+		if p := part.Get(ev.Account()); p != nil {
 			for _, j := range p.jids {
-				a.Open(item).Attr(stanza.AttrJID, j.String()).Close()
+				a.Open(itemName).Attr(stanza.AttrJID, j.String()).Close()
 			}
 		}
 		a.Close()
 	})
 }
 
-// read takes the addresses of a request.
-func read(ev *session.Stanza) (jids []jid.JID, bad stanza.Condition, ok bool) {
+// readJIDs takes the addresses of a request.
+func readJIDs(ev *session.Stanza) (jids []jid.JID, bad stanza.Condition, ok bool) {
 	for e, more := ev.Payload().First(); more; e, more = e.Next() {
 		raw, _ := e.Attr(stanza.AttrJID)
-		j, err := ev.Local().JID(raw)
-		if !e.Is(item) {
+		j, err := ev.LoopRouter().JID(raw)
+		if !e.Is(itemName) {
 			return nil, stanza.BadRequest, false
 		}
 		if err != nil {
@@ -216,7 +220,7 @@ func read(ev *session.Stanza) (jids []jid.JID, bad stanza.Condition, ok bool) {
 }
 
 func (m *module) block(ev *session.Stanza) session.Verdict {
-	jids, bad, ok := read(ev)
+	jids, bad, ok := readJIDs(ev)
 	if !ok {
 		return ev.Fail(bad)
 	}
@@ -229,25 +233,25 @@ func (m *module) block(ev *session.Stanza) session.Verdict {
 			return ev.Fail(stanza.NotAllowed) // a user can't block the own account
 		}
 	}
-	p := part.Own(a)
-	grown := blocked{jids: slices.Clone(p.jids), bytes: p.bytes, pushes: p.pushes}
+	p := part.Mutable(a)
+	grown := blockList{jids: slices.Clone(p.jids), bytes: p.bytes, pushes: p.pushes}
 	fresh := grown.add(jids)
 	if len(fresh) > 0 && (len(grown.jids) > maxItems || grown.bytes > maxBytes) || m.db.Full() != nil {
 		return ev.Fail(stanza.ResourceConstraint) // before contacts and resources are told
 	}
 	// Those who see the user go see it before they see nothing (§3.3).
-	m.presences.Show(ev.Local(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
+	m.presences.SendPresence(ev.LoopRouter(), a, false, slices.DeleteFunc(m.watchers(a, jids), p.matches)...)
 	b := m.db.NewBatch(a.ID())
 	*p = grown
 	for _, j := range fresh {
 		m.rows.Put(b, a.ID(), j.String(), nil)
 	}
-	m.push(ev, block, jids)
+	m.push(ev, blockName, jids)
 	return m.commit(ev, b)
 }
 
 func (m *module) unblock(ev *session.Stanza) session.Verdict {
-	jids, bad, ok := read(ev)
+	jids, bad, ok := readJIDs(ev)
 	if !ok {
 		return ev.Fail(bad)
 	}
@@ -255,31 +259,31 @@ func (m *module) unblock(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
 	a := ev.Account()
-	p := part.Own(a)
+	p := part.Mutable(a)
 	b := m.db.NewBatch(a.ID())
 	gone := jids
 	if len(jids) == 0 { // all of them (§3.4)
 		gone = slices.Clone(p.jids)
 	}
 	watchers := m.watchers(a, gone)
-	these := new(blocked)
+	these := new(blockList)
 	these.add(gone)
 	p.jids = slices.DeleteFunc(p.jids, func(j jid.JID) bool {
 		_, found := these.find(j.String(), strings.Compare)
 		if found {
-			p.bytes -= listed(j)
+			p.bytes -= itemLen(j)
 			m.rows.Delete(b, a.ID(), j.String())
 		}
 		return found
 	})
-	m.presences.Show(ev.Local(), a, true, slices.DeleteFunc(watchers, p.matches)...)
-	m.push(ev, unblock, jids)
+	m.presences.SendPresence(ev.LoopRouter(), a, true, slices.DeleteFunc(watchers, p.matches)...)
+	m.push(ev, unblockName, jids)
 	return m.commit(ev, b)
 }
 
 // watchers are the contacts who get the account's presence and whom one of jids matches.
 func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
-	these := new(blocked)
+	these := new(blockList)
 	these.add(jids)
 	for it := range roster.Of(a).All() {
 		if it.From && these.matches(it.JID) {
@@ -291,20 +295,21 @@ func (m *module) watchers(a *session.Account, jids []jid.JID) (list []jid.JID) {
 
 // push tells the resources that have asked for the list (§3.6).
 func (m *module) push(ev *session.Stanza, what xmlstream.Name, jids []jid.JID) {
-	p := part.Own(ev.Account())
+	p := part.Mutable(ev.Account())
 	p.pushes++
 	for _, s := range ev.Account().Resources() {
-		if !told.Is(s) {
+		if !subscribed.Is(s) {
 			continue
 		}
 		a := ev.Appender()
-		a.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "block-"+strconv.Itoa(int(p.pushes))).Attr(stanza.AttrTo, s.JID().String())
+		a.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "block-"+
+			strconv.Itoa(int(p.pushes))).Attr(stanza.AttrTo, s.JID().String())
 		a.Open(what)
 		for _, j := range jids {
-			a.Open(item).Attr(stanza.AttrJID, j.String()).Close()
+			a.Open(itemName).Attr(stanza.AttrJID, j.String()).Close()
 		}
 		a.Close().Close()
-		s.Send(session.Parcel{Bytes: a.B, Kind: stanza.IQ})
+		s.Send(session.OutboundStanza{Bytes: a.B, Kind: stanza.IQ})
 	}
 }
 

@@ -13,8 +13,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// XEP-0191 §3.3: a list has a limit of addresses and one of bytes, for all requests together, and can be read in one
-// answer; what is on it already costs nothing again.
+// XEP-0191 §3.3: a list has a limit of addresses and one of bytes, for all requests together, and can be
+// read in one answer; what is on it already costs nothing again.
 func TestLimits(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate, lim.RateBurst = 64<<20, 64<<20
@@ -48,7 +48,8 @@ func TestLimits(t *testing.T) {
 	if got := block(long(200)); !strings.Contains(got, refused) {
 		t.Errorf("after a restart: %.200s", got)
 	}
-	romeo.Send("<iq type='set' id='u'><unblock xmlns='urn:xmpp:blocking'><item jid='" + long(0) + "'/></unblock></iq>")
+	romeo.Send("<iq type='set' id='u'><unblock xmlns='urn:xmpp:blocking'><item jid='" + long(0) +
+		"'/></unblock></iq>")
 	s.Settle()
 	romeo.Received()
 	if got := block(long(200)); !strings.Contains(got, "type='result'") {

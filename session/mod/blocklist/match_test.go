@@ -23,18 +23,20 @@ func naive(list []jid.JID, j jid.JID) bool {
 	return false
 }
 
-// Four look-ups find what reading the whole list finds (XEP-0191 §6: full JID, bare JID, domain with resource, domain).
+// Four look-ups find what reading the whole list finds (XEP-0191 §6: full JID, bare JID, domain with
+// resource, domain).
 func TestMatch(t *testing.T) {
 	part := func(t *rapid.T, name string, of ...string) string { return rapid.SampledFrom(of).Draw(t, name) }
 	address := func(t *rapid.T) jid.JID {
-		j, err := jid.New(part(t, "local", "", "", "a", "b", "a.example"), part(t, "domain", "example", "a.example", "b"), part(t, "resource", "", "", "x", "y/z", "a@example"))
+		j, err := jid.New(part(t, "local", "", "", "a", "b", "a.example"),
+			part(t, "domain", "example", "a.example", "b"), part(t, "resource", "", "", "x", "y/z", "a@example"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return j
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		var b blocked
+		var b blockList
 		b.add(rapid.SliceOfN(rapid.Custom(address), 0, 12).Draw(t, "list"))
 		if j := address(t); b.matches(j) != naive(b.jids, j) {
 			t.Fatalf("%s in %v: %v", j, b.jids, b.matches(j))
@@ -42,13 +44,13 @@ func TestMatch(t *testing.T) {
 	})
 }
 
-// A stanza costs four look-ups, not the length of the list, and no memory: they are made for each stanza, and for each
-// contact of a broadcast.
+// A stanza costs four look-ups, not the length of the list, and no memory: they are made for each stanza,
+// and for each contact of a broadcast.
 func TestMatchCosts(t *testing.T) {
-	var b blocked
+	var b blockList
 	var list []jid.JID
 	for i := range maxItems {
-		list = append(list, jid.Prepared(fmt.Sprintf("example%d.org", i)))
+		list = append(list, jid.FromPrepared(fmt.Sprintf("example%d.org", i)))
 	}
 	b.add(list)
 	who, err := jid.Parse("juliet@example.org/balcony")

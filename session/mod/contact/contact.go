@@ -42,7 +42,8 @@ func (o *Options) Check() (key, why string) {
 	for _, f := range o.fields() {
 		for _, u := range f.list {
 			if p, err := url.Parse(u); err != nil || p.Scheme == "" {
-				return f.name, fmt.Sprintf("%q is no URI: write it like mailto:abuse@example.org or xmpp:admin@example.org", u)
+				return f.name, fmt.Sprintf("%q is no URI: write it like mailto:abuse@example.org or "+
+					"xmpp:admin@example.org", u)
 			}
 		}
 	}
@@ -66,7 +67,7 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	d, ok := session.Find[*disco.Service](api)
+	d, ok := session.Lookup[*disco.Service](api)
 	if !ok {
 		return errors.New("there is no service discovery")
 	}

@@ -38,7 +38,8 @@ func TestNoURI(t *testing.T) {
 	for _, bad := range []string{"abuse@example.org", "", "://x", "mail to:x"} {
 		net := reactortest.New(1, reactor.Config{})
 		r := &session.Router{Table: session.NewTable(), Workers: net}
-		_, err := session.LoadProfile(r, session.CoreOf(false), []session.Manifest{fake, contact.Manifest}, []string{"disco", "contact"},
+		_, err := session.LoadProfile(r, session.CoreOf(false), []session.Manifest{fake, contact.Manifest},
+			[]string{"disco", "contact"},
 			configured(contact.Options{Security: []string{"mailto:fine@localhost", bad}}))
 		if err == nil || !strings.Contains(err.Error(), "security") {
 			t.Errorf("%q: %v", bad, err)
@@ -47,11 +48,13 @@ func TestNoURI(t *testing.T) {
 }
 
 // fake is service discovery without what it needs.
-var fake = session.Manifest{Name: "disco", Provides: []session.Feature{"disco"}, New: func() session.Module { return fakeDisco{} }}
+var fake = session.Manifest{Name: "disco", Provides: []session.Feature{"disco"}, New: func() session.Module {
+	return fakeDisco{}
+}}
 
 type fakeDisco struct{}
 
 func (fakeDisco) Load(api *session.API) error {
-	session.Offer(api, new(disco.Service))
+	session.Provide(api, new(disco.Service))
 	return nil
 }

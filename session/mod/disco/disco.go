@@ -5,11 +5,11 @@
 //	S: <iq type='result' id='1' from='localhost' to='romeo@localhost/orchard'><query xmlns='http://jabber.org/protocol/disco#info'>
 //	   <identity category='server' type='im' name='Canto'/><feature var='urn:xmpp:ping'/>...</query></iq>
 //
-// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its
-// owner and those who get its presence; to all others it does not exist. What entities of other kinds tell,
-// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host advertise;
-// where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The items of a host are the
-// service hosts below it, by name.
+// State: none. Stored: nothing. What modules advertise is in the profile. An account tells only its owner
+// and those who get its presence; to all others it does not exist. What entities of other kinds tell,
+// their modules say: see [Kind]. The domain of a service host tells besides what the modules of the host
+// advertise; where no module has made an entity of it, it is a generic component (XEP-0030 §3.1). The
+// items of a host are the service hosts below it, by name.
 package disco
 
 import (
@@ -33,7 +33,8 @@ var Manifest = session.Manifest{
 	Name:    "disco",
 	Spec:    "XEP-0030 2.5.0, XEP-0115 1.6.0",
 	Summary: "says what the server can do",
-	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, pages of " +
+	Cases: "info and items of host, account and entities of other kinds, nodes, extended information, " +
+		"pages of " +
 		"items (XEP-0059, forwards); the server's caps",
 	Provides: []session.Feature{"disco"},
 	Requires: []session.Feature{"iq"},
@@ -41,12 +42,12 @@ var Manifest = session.Manifest{
 }
 
 const (
-	nsInfo  = "http://jabber.org/protocol/disco#info"
-	nsItems = "http://jabber.org/protocol/disco#items"
-	nsCaps  = "http://jabber.org/protocol/caps"
-	nsForm  = "jabber:x:data"
-	nsRSM   = "http://jabber.org/protocol/rsm"
-	node    = "urn:canto:server"
+	nsInfo   = "http://jabber.org/protocol/disco#info"
+	nsItems  = "http://jabber.org/protocol/disco#items"
+	nsCaps   = "http://jabber.org/protocol/caps"
+	nsForm   = "jabber:x:data"
+	nsRSM    = "http://jabber.org/protocol/rsm"
+	capsNode = "urn:canto:server"
 )
 
 var (
@@ -86,25 +87,25 @@ type Field struct {
 
 // A Service is the module of one profile; modules that have a Form to add find it.
 type Service struct {
-	about session.About
-	Forms []Form
-	known atomic.Pointer[version]
-	table *session.Table
-	below atomic.Pointer[services]
-	kinds map[session.KindID]*Kind // not changed after Load
+	about        session.About
+	Forms        []Form
+	verCache     atomic.Pointer[cachedVer]
+	table        *session.Table
+	serviceCache atomic.Pointer[serviceIndex]
+	kinds        map[session.KindID]*Kind // not changed after Load
 	// domain is what a service host says of itself where no module has made an entity of its domain.
 	domain Kind
 }
 
 // A version is what ver made of a profile, which does not change once it is loaded.
-type version struct {
-	of  *session.Profile
-	ver string
+type cachedVer struct {
+	profile *session.Profile
+	ver     string
 }
 
 // Load adds the handlers and offers the Service.
 func (m *Service) Load(api *session.API) error {
-	m.about, _ = session.Find[session.About](api)
+	m.about, _ = session.Lookup[session.About](api)
 	m.table = api.Router.Table
 	m.domain = Kind{Identities: []Identity{{Category: "component", Type: "generic", Name: m.about.Name}},
 		Features: []string{nsInfo, nsItems}}
@@ -125,16 +126,17 @@ func (m *Service) Load(api *session.API) error {
 	api.Hooks.Features = append(api.Hooks.Features, session.StreamFeature{
 		Name: caps,
 		Offer: func(st session.Negotiation, a *xmlstream.Appender) {
-			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, node).Attr(stanza.AttrVer, m.ver(st.Host().Profile())).Close()
+			a.Open(caps).Attr(hashAttr, "sha-1").Attr(stanza.AttrNode, capsNode).Attr(stanza.AttrVer,
+				m.ver(st.Host().Profile())).Close()
 		},
 	})
-	session.Offer(api, m)
+	session.Provide(api, m)
 	return nil
 }
 
 // ver is the verification string (XEP-0115 §5.1).
 func (m *Service) ver(p *session.Profile) string {
-	if v := m.known.Load(); v != nil && v.of == p {
+	if v := m.verCache.Load(); v != nil && v.profile == p {
 		return v.ver
 	}
 	var b strings.Builder
@@ -158,24 +160,24 @@ func (m *Service) ver(p *session.Profile) string {
 		}
 	}
 	sum := sha1.Sum([]byte(b.String()))
-	v := &version{p, base64.StdEncoding.EncodeToString(sum[:])}
-	m.known.Store(v)
+	v := &cachedVer{p, base64.StdEncoding.EncodeToString(sum[:])}
+	m.verCache.Store(v)
 	return v.ver
 }
 
-// services are the service hosts below each host where users log in, sorted, by that host's name.
-type services struct {
-	of   map[string]*session.Host // the hosts that were looked at: the table makes another map with each change
-	list map[string][]string
+// serviceIndex are the service hosts below each host where users log in, sorted, by that host's name.
+type serviceIndex struct {
+	hosts map[string]*session.Host // the hosts that were looked at: the table makes another map with each change
+	list  map[string][]string
 }
 
-// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the server (XEP-0030
-// §4.1). Hosts are gone through once after each change, not for each request.
+// servicesBelow are the service hosts whose names end in that of host, behind a dot: the items of the
+// server (XEP-0030 §4.1). Hosts are gone through once after each change, not for each request.
 func (m *Service) servicesBelow(host string) []string {
 	hosts := m.table.Hosts()
-	s := m.below.Load()
-	if s == nil || reflect.ValueOf(s.of).Pointer() != reflect.ValueOf(hosts).Pointer() {
-		s = &services{hosts, make(map[string][]string)}
+	s := m.serviceCache.Load()
+	if s == nil || reflect.ValueOf(s.hosts).Pointer() != reflect.ValueOf(hosts).Pointer() {
+		s = &serviceIndex{hosts, make(map[string][]string)}
 		for _, name := range slices.Sorted(maps.Keys(hosts)) {
 			if !hosts[name].Service() {
 				continue
@@ -186,7 +188,7 @@ func (m *Service) servicesBelow(host string) []string {
 				}
 			}
 		}
-		m.below.Store(s)
+		m.serviceCache.Store(s)
 	}
 	return s.list[host]
 }
@@ -194,7 +196,7 @@ func (m *Service) servicesBelow(host string) []string {
 func (m *Service) hostInfo(ev *session.Stanza) session.Verdict {
 	p := ev.Host.Profile()
 	n, asks := ev.Payload().Attr(stanza.AttrNode)
-	if asks && len(n) > 0 && string(n) != node+"#"+m.ver(p) {
+	if asks && len(n) > 0 && string(n) != capsNode+"#"+m.ver(p) {
 		return ev.Fail(stanza.ItemNotFound)
 	}
 	d := &Description{Features: p.HostFeatures, Forms: m.Forms,
@@ -216,14 +218,14 @@ func (m *Service) hostItems(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// told reports whether the account answers ev: to its owner and to those who get its presence, where there are
-// rosters.
-func told(ev *session.Stanza) bool {
+// mayQuery reports whether the account answers ev: to its owner and to those who get its presence, where
+// there are rosters.
+func mayQuery(ev *session.Stanza) bool {
 	return ev.Target == session.ToSelf || roster.Of(ev.Account()).State(ev.From.Bare()).From
 }
 
 func (m *Service) accountInfo(ev *session.Stanza) session.Verdict {
-	if !told(ev) {
+	if !mayQuery(ev) {
 		return ev.Fail(stanza.ServiceUnavailable)
 	}
 	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {
@@ -247,7 +249,7 @@ func noItems(ev *session.Stanza) session.Verdict {
 }
 
 func (m *Service) accountItems(ev *session.Stanza) session.Verdict {
-	if !told(ev) {
+	if !mayQuery(ev) {
 		return noItems(ev)
 	}
 	if n, _ := ev.Payload().Attr(stanza.AttrNode); len(n) > 0 {

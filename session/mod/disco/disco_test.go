@@ -13,8 +13,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// A service host answers service discovery, pings and questions for version and time, with the modules that it has by
-// default, though no module has made an entity of its domain.
+// A service host answers service discovery, pings and questions for version and time, with the modules
+// that it has by default, though no module has made an entity of its domain.
 func TestServiceHost(t *testing.T) {
 	sessiontest.Run(t, "testdata/service", sessiontest.Options{Services: []string{"rooms.localhost"}})
 }
@@ -23,20 +23,22 @@ func TestServiceHost(t *testing.T) {
 func TestServiceHostWithEntity(t *testing.T) {
 	sessiontest.Run(t, "testdata/entity", sessiontest.Options{
 		Services:       []string{"rooms.localhost"},
-		ServiceModules: append(mod.DefaultService(), service.Manifest.Name),
+		ServiceModules: append(mod.DefaultServiceNames(), service.Manifest.Name),
 		Shelf:          slices.Concat(mod.All, []session.Manifest{service.Manifest}),
 	})
 }
 
-// The items of a host are the service hosts below it (XEP-0030 §4.1), as they are at the time: not those of other
-// hosts, nor hosts where users log in.
+// The items of a host are the service hosts below it (XEP-0030 §4.1), as they are at the time: not those
+// of other hosts, nor hosts where users log in.
 func TestItemsOfAHost(t *testing.T) {
-	s := sessiontest.New(t, sessiontest.Options{Hosts: []string{"example.org", "b.example.org", "example.net", "x.example"},
+	s := sessiontest.New(t, sessiontest.Options{Hosts: []string{"example.org", "b.example.org", "example.net",
+		"x.example"},
 		Services: []string{"rooms.example.org", "files.b.example.org", "rooms.example.net", "notexample.org"}})
 	items := func(host string) (list []string) {
 		t.Helper()
 		c := s.Login(host, "romeo@"+host+"/a")
-		c.Send("<iq type='get' id='1' to='" + host + "'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>")
+		c.Send("<iq type='get' id='1' to='" + host +
+			"'><query xmlns='http://jabber.org/protocol/disco#items'/></iq>")
 		s.Settle()
 		for _, m := range regexp.MustCompile(`<item jid='([^']*)'/>`).FindAllStringSubmatch(c.Received(), -1) {
 			list = append(list, m[1])

@@ -27,9 +27,9 @@ type Item struct {
 	Name string
 }
 
-// A Page is which of the items are asked for (XEP-0059 §2.1, §2.2): at most Max, behind the one whose key is After.
-// What the key of an item is, the module decides; an empty After is the beginning. With a Max of 0 only their number is
-// asked for (§2.7).
+// A Page is which of the items are asked for (XEP-0059 §2.1, §2.2): at most Max, behind the one whose key
+// is After. What the key of an item is, the module decides; an empty After is the beginning. With a Max
+// of 0 only their number is asked for (§2.7).
 type Page struct {
 	After string
 	Max   int
@@ -38,23 +38,24 @@ type Page struct {
 // MaxItems is the most items that one answer holds, and as many as it holds where the request does not say.
 const MaxItems = 50
 
-// A Kind is what the entities of one kind answer to service discovery. Modules add to it in Load. Its functions run
-// under the entity's lock, on any loop.
+// A Kind is what the entities of one kind answer to service discovery. Modules add to it in Load. Its
+// functions run under the entity's lock, on any loop.
 type Kind struct {
 	// Identities and Features are those of every entity of the kind. Without an identity the entities do not
 	// answer at all, as XEP-0030 §3.1 asks for one.
 	Identities []Identity
 	Features   []string
-	// Info adds to the description of the entity of ev, with an empty node, or of one of its nodes. true: the node
-	// is there. A node that no function knows is answered with item-not-found.
+	// Info adds to the description of the entity of ev, with an empty node, or of one of its nodes. true:
+	// the node is there. A node that no function knows is answered with item-not-found.
 	Info []func(ev *session.Stanza, node string, d *Description) bool
-	// Items are asked in turn until one is Done: it has answered, or will, with [ReplyItems]. If none is, the
-	// entity has no items, and a node is answered with item-not-found. Each answers a page, see [Page], for nodes too.
+	// Items are asked in turn until one is Done: it has answered, or will, with [ReplyItems]. If none is,
+	// the entity has no items, and a node is answered with item-not-found. Each answers a page, see [Page],
+	// for nodes too.
 	Items []func(ev *session.Stanza, node string, p Page) session.Verdict
 }
 
-// Of is what entities of kind k answer, to be added to by any module of the profile. In Load.
-func (m *Service) Of(k session.KindID) *Kind {
+// ForKind is what entities of kind k answer, to be added to by any module of the profile. In Load.
+func (m *Service) ForKind(k session.KindID) *Kind {
 	if m.kinds == nil {
 		m.kinds = make(map[session.KindID]*Kind)
 	}
@@ -64,8 +65,8 @@ func (m *Service) Of(k session.KindID) *Kind {
 	return m.kinds[k]
 }
 
-// of is what the entity of ev answers; nil: nothing.
-func (m *Service) of(ev *session.Stanza) *Kind {
+// kindOf is what the entity of ev answers; nil: nothing.
+func (m *Service) kindOf(ev *session.Stanza) *Kind {
 	if k := ev.Entity().Kind(); k != 0 {
 		return m.kinds[k]
 	}
@@ -74,7 +75,7 @@ func (m *Service) of(ev *session.Stanza) *Kind {
 
 // kindInfo answers disco#info for an entity that is no account.
 func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
-	k := m.of(ev)
+	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}
@@ -109,12 +110,12 @@ func (m *Service) kindInfo(ev *session.Stanza) session.Verdict {
 
 // kindItems answers disco#items for an entity that is no account.
 func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
-	k := m.of(ev)
+	k := m.kindOf(ev)
 	if k == nil || len(k.Identities) == 0 {
 		return session.Pass
 	}
 	node, _ := ev.Payload().Attr(stanza.AttrNode)
-	p, c, ok := page(ev.Payload())
+	p, c, ok := readPage(ev.Payload())
 	if !ok {
 		return ev.Fail(c)
 	}
@@ -129,9 +130,10 @@ func (m *Service) kindItems(ev *session.Stanza) session.Verdict {
 	return ReplyItems(ev, nil, "", "", 0)
 }
 
-// page reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked for backwards
-// or by index are not served: another page than the one that was meant would be worse than none (§2.6).
-func page(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
+// readPage reads the <set/> of a request (XEP-0059 §2); false: c is why it is refused. Pages that are asked
+// for backwards or by index are not served: another page than the one that was meant would be worse than
+// none (§2.6).
+func readPage(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	p.Max = MaxItems
 	set, ok := query.Child(rsmSet)
 	if !ok {
@@ -155,9 +157,9 @@ func page(query xmlstream.Element) (p Page, c stanza.Condition, ok bool) {
 	return p, 0, true
 }
 
-// ReplyItems answers a request for items with a page of them: list, the keys of its first and its last, and count, how
-// many there are in all; negative: that would be too much work to know (XEP-0059 §2.7). The answer says so of itself
-// where a page was asked for, or where list is not all there is (§2.2).
+// ReplyItems answers a request for items with a page of them: list, the keys of its first and its last,
+// and count, how many there are in all; negative: that would be too much work to know (XEP-0059 §2.7).
+// The answer says so of itself where a page was asked for, or where list is not all there is (§2.2).
 func ReplyItems(ev *session.Stanza, list []Item, first, last string, count int) session.Verdict {
 	_, asked := ev.Payload().Child(rsmSet)
 	paged := (asked || count != len(list)) && count != 0 // of nothing there is no page

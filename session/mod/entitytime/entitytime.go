@@ -9,7 +9,7 @@ package entitytime
 
 import (
 	"canto/session"
-	"canto/session/mod/clock"
+	"canto/session/wallclock"
 	"canto/xmlstream"
 )
 
@@ -34,11 +34,11 @@ var (
 type module struct{}
 
 func (module) Load(api *session.API) error {
-	now := clock.Of(api)
+	now := wallclock.Of(api)
 	api.Advertise(ns)
 	answer := func(ev *session.Stanza) session.Verdict {
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
-			a.Open(timeName).Open(tzo).Text("Z").Close().Open(utc).Text(clock.Stamp(now())).Close().Close()
+			a.Open(timeName).Open(tzo).Text("Z").Close().Open(utc).Text(wallclock.Timestamp(now())).Close().Close()
 		})
 	}
 	api.Hooks.OnIQ(api.Module, false, timeName, answer, session.ToHost)

@@ -5,10 +5,10 @@
 //	romeo:  <iq type='get' id='1' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>
 //	juliet: <iq type='get' id='1' from='romeo@localhost/orchard' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>
 //
-// State: none. Stored: nothing. A request to a full JID passes if that resource is available, or has
-// sent the asker directed presence, or belongs to the asker's own account; otherwise the resource
-// does not exist for the asker (attack K60). A roster set from another account never passes (attack R01); one from an
-// account of this server does not come this far (module roster).
+// State: none. Stored: nothing. A request to a full JID passes if that resource is available, or has sent
+// the asker directed presence, or belongs to the asker's own account; otherwise the resource does not
+// exist for the asker (attack K60). A roster set from another account never passes (attack R01); one from
+// an account of this server does not come this far (module roster).
 package iq
 
 import (
@@ -36,7 +36,7 @@ type module struct{}
 func (m module) Load(api *session.API) error {
 	api.Hooks.IQ[session.ToFull].Add(api.Module, session.Deliver, m.deliver)
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToHost} {
-		api.Hooks.IQ[t].Add(api.Module, session.Fallback, answers)
+		api.Hooks.IQ[t].Add(api.Module, session.Fallback, dropReplies)
 	}
 	return nil
 }
@@ -46,7 +46,7 @@ func (m module) deliver(ev *session.Stanza) session.Verdict {
 	s := a.Resource(ev.To)
 	if ev.Type == stanza.TypeResult || ev.Type == stanza.TypeError {
 		if s != nil {
-			ev.Local().Deliver(s, ev)
+			ev.LoopRouter().Deliver(s, ev)
 		}
 		return session.Done
 	}
@@ -57,14 +57,14 @@ func (m module) deliver(ev *session.Stanza) session.Verdict {
 	if !own && ev.Type == stanza.TypeSet && ev.Payload().Is(rosterQuery) {
 		return session.Pass
 	}
-	if !ev.Local().Deliver(s, ev) {
+	if !ev.LoopRouter().Deliver(s, ev) {
 		return session.Pass // its stream is closing: the request is answered as if it were gone (RFC 6120 §8.2.3)
 	}
 	return session.Done
 }
 
-// answers ends results and errors that nobody waits for.
-func answers(ev *session.Stanza) session.Verdict {
+// dropReplies ends results and errors that nobody waits for.
+func dropReplies(ev *session.Stanza) session.Verdict {
 	if ev.Type == stanza.TypeResult || ev.Type == stanza.TypeError {
 		return session.Done
 	}

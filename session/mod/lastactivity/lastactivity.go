@@ -18,12 +18,12 @@ import (
 	"time"
 
 	"canto/session"
-	"canto/session/mod/clock"
 	"canto/session/mod/presence"
 	"canto/session/mod/roster"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
+	"canto/session/wallclock"
 	"canto/xmlstream"
 )
 
@@ -44,12 +44,12 @@ const maxStatus = 256
 
 var (
 	rows    = store.NewMap[string, []byte]("last", 'l', 1)
-	part    = session.NewPart[last]("last")
+	part    = session.NewPart[lastActivity]("last")
 	query   = xmlstream.N(ns, "query")
 	seconds = xmlstream.N("", "seconds")
 )
 
-type last struct {
+type lastActivity struct {
 	at     int64 // seconds since 1970; 0: never
 	status string
 }
@@ -57,26 +57,26 @@ type last struct {
 type module struct {
 	db    *store.DB
 	rows  *store.Map[string, []byte]
-	now   clock.Clock
+	now   wallclock.Clock
 	start time.Time
 }
 
 func (m *module) Load(api *session.API) error {
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
 	var err error
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
-	m.now = clock.Of(api)
+	m.now = wallclock.Of(api)
 	m.start = m.now()
-	session.Resident(api, part, func(snap *store.Snapshot, who session.Who) (*last, error) {
+	session.Resident(api, part, func(snap *store.Snapshot, who session.EntityRef) (*lastActivity, error) {
 		v, ok, err := m.rows.Get(snap, who.ID, "")
 		if err != nil || !ok || len(v) < 8 {
 			return nil, err
 		}
-		return &last{int64(binary.BigEndian.Uint64(v)), string(v[8:])}, nil
+		return &lastActivity{int64(binary.BigEndian.Uint64(v)), string(v[8:])}, nil
 	})
 	api.Advertise(ns)
 	api.Hooks.OnIQ(api.Module, false, query, m.host, session.ToHost)
@@ -88,32 +88,34 @@ func (m *module) Load(api *session.API) error {
 		}
 		a := ev.Account()
 		s := a.Resource(ev.To)
-		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil && presence.WasDirected(s, ev.From) {
+		if ev.From.Bare() == a.JID() || roster.Of(a).State(ev.From.Bare()).From || s != nil &&
+			presence.WasDirected(s, ev.From) {
 			return session.Pass
 		}
 		return ev.Fail(stanza.ServiceUnavailable)
 	})
-	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite, func(ev *session.Stanza) session.Verdict {
-		if ev.Type == stanza.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
-			text := ""
-			if e, ok := ev.Element.Child(stanza.StatusName); ok {
-				text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
+	api.Hooks.PrePresence[session.ToSelf].Add(api.Module, session.Rewrite,
+		func(ev *session.Stanza) session.Verdict {
+			if ev.Type == stanza.TypeUnavailable && !ev.Directed() && ev.Session.Available() {
+				text := ""
+				if e, ok := ev.Element.Child(stanza.StatusName); ok {
+					text = strings.ToValidUTF8(string(e.Text()[:min(len(e.Text()), maxStatus)]), "")
+				}
+				m.recordLeft(ev.LoopRouter(), ev.Account(), ev.Session, text)
 			}
-			m.left(ev.Local(), ev.Account(), ev.Session, text)
-		}
-		return session.Pass
-	})
+			return session.Pass
+		})
 	// Before presence forgets that the session was available.
-	api.Hooks.Unbound.Add(api.Module, session.Guard, func(l *session.Local, s *session.Session) {
+	api.Hooks.Unbound.Add(api.Module, session.Guard, func(l *session.LoopRouter, s *session.Session) {
 		if s.Available() {
-			m.left(l, s.Account(), s, "")
+			m.recordLeft(l, s.Account(), s, "")
 		}
 	})
 	return nil
 }
 
-// left notes that s goes, if it is the last available resource.
-func (m *module) left(l *session.Local, a *session.Account, s *session.Session, text string) {
+// recordLeft notes that s goes, if it is the last available resource.
+func (m *module) recordLeft(l *session.LoopRouter, a *session.Account, s *session.Session, text string) {
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			return
@@ -122,11 +124,11 @@ func (m *module) left(l *session.Local, a *session.Account, s *session.Session, 
 	if m.db.Full() != nil {
 		return // it would be taken back, and the account read again
 	}
-	p := part.Own(a)
+	p := part.Mutable(a)
 	p.at, p.status = m.now().Unix(), text
 	b := m.db.NewBatch(a.ID())
 	m.rows.Put(b, a.ID(), "", append(binary.BigEndian.AppendUint64(nil, uint64(p.at)), p.status...))
-	a.Wrote(l, session.Ticket(m.db.Commit(b)))
+	a.MarkUncommitted(l, session.Ticket(m.db.Commit(b)))
 }
 
 func reply(ev *session.Stanza, n int64, text string) session.Verdict {
@@ -153,7 +155,7 @@ func (m *module) account(ev *session.Stanza) session.Verdict {
 			return reply(ev, 0, "")
 		}
 	}
-	p := part.Of(a)
+	p := part.Get(a)
 	if p == nil || p.at == 0 {
 		return ev.Fail(stanza.ServiceUnavailable)
 	}

@@ -5,9 +5,9 @@
 //	juliet: <message from='romeo@localhost/orchard' to='juliet@localhost' type='chat'><body>Hi</body></message>
 //
 // State: none. Stored: nothing. In phase Deliver a message goes to the resources that RFC 6121 §8.5
-// names; what none took falls to phase Fallback, where offline storage may
-// take it, and then back to its sender as service-unavailable. To a resource that is not there only a chat goes on to
-// the bare JID; other types are refused (RFC 6121 §8.5.3.2.1).
+// names; what none took falls to phase Fallback, where offline storage may take it, and then back to its
+// sender as service-unavailable. To a resource that is not there only a chat goes on to the bare JID;
+// other types are refused (RFC 6121 §8.5.3.2.1).
 package message
 
 import (
@@ -33,7 +33,7 @@ func (module) Load(api *session.API) error {
 		api.Hooks.Message[t].Add(api.Module, session.Deliver, deliver)
 	}
 	for _, t := range session.Targets {
-		api.Hooks.Message[t].Add(api.Module, session.Fallback, drop)
+		api.Hooks.Message[t].Add(api.Module, session.Fallback, dropUnanswerable)
 	}
 	return nil
 }
@@ -41,7 +41,7 @@ func (module) Load(api *session.API) error {
 // deliver hands ev to the resources that it is for. A resource that takes nothing, as its stream is closing,
 // is like one that is not there (RFC 6121 §8.5.3.2).
 func deliver(ev *session.Stanza) session.Verdict {
-	l, a := ev.Local(), ev.Account()
+	l, a := ev.LoopRouter(), ev.Account()
 	if ev.Target == session.ToFull {
 		s := a.Resource(ev.To)
 		switch {
@@ -67,13 +67,13 @@ func deliver(ev *session.Stanza) session.Verdict {
 	case stanza.TypeError:
 		return session.Done
 	}
-	return best(ev)
+	return deliverHighest(ev)
 }
 
-// best hands ev to all resources of the highest priority of which one takes it (row 3.1). Where one of them
-// only lacks room for what it gets after its stored messages, ev is stored behind those.
-func best(ev *session.Stanza) session.Verdict {
-	l, a := ev.Local(), ev.Account()
+// deliverHighest hands ev to all resources of the highest priority of which one takes it (row 3.1). Where
+// one of them only lacks room for what it gets after its stored messages, ev is stored behind those.
+func deliverHighest(ev *session.Stanza) session.Verdict {
+	l, a := ev.LoopRouter(), ev.Account()
 	for below := 128; ; {
 		top := -1
 		for _, s := range a.Resources() {
@@ -104,8 +104,8 @@ func best(ev *session.Stanza) session.Verdict {
 	}
 }
 
-// drop ends what must not be answered, with nobody to take it.
-func drop(ev *session.Stanza) session.Verdict {
+// dropUnanswerable ends what must not be answered, with nobody to take it.
+func dropUnanswerable(ev *session.Stanza) session.Verdict {
 	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeHeadline {
 		return session.Done
 	}

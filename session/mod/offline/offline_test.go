@@ -17,11 +17,13 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// Who fills another's offline store is refused beyond the limit, in messages and in bytes; nobody's message makes
-// room for his, and there is room again once they were handed over.
+// Who fills another's offline store is refused beyond the limit, in messages and in bytes; nobody's
+// message makes room for his, and there is room again once they were handed over.
 func TestAttackK62(t *testing.T) {
-	const refused = "<error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
-	for name, opt := range map[string]offline.Options{"messages": {MaxMessages: 5, MaxBytes: 1 << 20}, "bytes": {MaxMessages: 1000, MaxBytes: 2500}} {
+	const refused = "<error type='wait'><resource-constraint " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+	for name, opt := range map[string]offline.Options{"messages": {MaxMessages: 5, MaxBytes: 1 << 20},
+		"bytes": {MaxMessages: 1000, MaxBytes: 2500}} {
 		t.Run(name, func(t *testing.T) {
 			s := sessiontest.New(t, sessiontest.Options{Module: func(_ string, v any) error {
 				if o, ok := v.(*offline.Options); ok {
@@ -36,7 +38,8 @@ func TestAttackK62(t *testing.T) {
 			mallory := s.Login("mallory", "mallory@localhost/den")
 			pad := strings.Repeat("x", 300)
 			for i := range 20 {
-				mallory.Send(fmt.Sprintf("<message to='juliet@localhost' type='chat' id='m%d'><body>%d %s</body></message>", i, i, pad))
+				mallory.Send(fmt.Sprintf("<message to='juliet@localhost' type='chat' id='m%d'><body>%d "+
+					"%s</body></message>", i, i, pad))
 			}
 			s.Settle()
 			no := strings.Count(mallory.Received(), refused)
@@ -57,7 +60,7 @@ func TestAttackK62(t *testing.T) {
 			if fmt.Sprint(bodies) != fmt.Sprint(want) {
 				t.Errorf("kept were %v, not %v", bodies, want)
 			}
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			mallory.Send("<message to='juliet@localhost' type='chat' id='again'><body>again</body></message>")
 			s.Settle()
@@ -152,8 +155,8 @@ func roomy(_ string, v any) error {
 	return nil
 }
 
-// No amount of what others have sent ends a session: more than an outbox holds is handed over as the client takes
-// it, erased after that, and there is a login after it.
+// No amount of what others have sent ends a session: more than an outbox holds is handed over as the
+// client takes it, erased after that, and there is a login after it.
 func TestManyStoredBytes(t *testing.T) {
 	for _, size := range []int{100, 250_000} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
@@ -169,13 +172,13 @@ func TestManyStoredBytes(t *testing.T) {
 				t.Fatalf("refused: %.300s", got)
 			}
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
-			juliet.Conn().Room(0)
+			juliet.Conn().SetWindow(0)
 			juliet.Send("<presence/>")
 			s.Settle()
 			most, got := 0, ""
 			for range 1000 { // it reads a part, and then a part
 				most = max(most, juliet.Conn().Conn().Buffered())
-				juliet.Conn().Room(50_000)
+				juliet.Conn().SetWindow(50_000)
 				s.Advance(100 * time.Millisecond)
 				s.Settle()
 				got += juliet.Received()
@@ -186,13 +189,13 @@ func TestManyStoredBytes(t *testing.T) {
 			if juliet.Conn().Ended() {
 				t.Error("the session was ended")
 			}
-			if most > session.LowMark+300_000 {
+			if most > session.LowWaterMark+300_000 {
 				t.Errorf("%d bytes waited for the client", most)
 			}
 			equal(t, "in parts", texts(got), numbers(0, n))
-			juliet.Conn().Room(-1)
+			juliet.Conn().SetWindow(-1)
 			s.Advance(time.Second)
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			again := s.Login("again", "juliet@localhost/balcony")
 			again.Send("<presence/>")
@@ -212,7 +215,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, size) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	two := s.Login("two", "juliet@localhost/two")
@@ -222,7 +225,7 @@ func TestLostWhileHandedOver(t *testing.T) {
 	s.Settle()
 	two.Send("<presence/>") // becomes available while the other is being given them
 	s.Settle()
-	one.Cut()
+	one.DropConn()
 	s.Settle()
 	got := texts(two.Received())
 	equal(t, "the other device", got, numbers(0, n+1))
@@ -239,11 +242,12 @@ func TestLiveWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	for i := range live {
-		romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(stored+i, 1200) + "</body></message>")
+		romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(stored+i, 1200) +
+			"</body></message>")
 	}
 	s.Settle()
 	if got := romeo.Received(); got != "" {
@@ -253,19 +257,20 @@ func TestLiveWhileHandedOver(t *testing.T) {
 	juliet.Send("<iq type='get' id='ping'><ping xmlns='urn:xmpp:ping'/></iq>")
 	got := ""
 	for i := 0; i < 2000 && len(texts(got)) < stored+live+100; i++ {
-		juliet.Conn().Room(40_000)
+		juliet.Conn().SetWindow(40_000)
 		s.Advance(100 * time.Millisecond)
 		s.Settle()
 		got += juliet.Received()
 		if i < 100 { // and more while it reads
-			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(stored+live+i, 50) + "</body></message>")
+			romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(stored+live+i, 50) +
+				"</body></message>")
 		}
 	}
 	equal(t, "all", texts(got), numbers(0, stored+live+100))
 	if !strings.Contains(got, "id='ping'") {
 		t.Error("the answer is lost")
 	}
-	juliet.Conn().Room(-1)
+	juliet.Conn().SetWindow(-1)
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(9999, 0) + "</body></message>")
 	equal(t, "live again", texts(juliet.Received()), []string{"number 9999"})
@@ -280,12 +285,13 @@ func TestHeldWhenTheSessionEnds(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
-	romeo.Send("<message to='juliet@localhost/balcony' type='chat' id='g'><body>never stored</body><no-store xmlns='urn:xmpp:hints'/></message>")
-	juliet.Cut()
+	romeo.Send("<message to='juliet@localhost/balcony' type='chat' id='g'><body>never " +
+		"stored</body><no-store xmlns='urn:xmpp:hints'/></message>")
+	juliet.DropConn()
 	s.Settle()
 	if got := romeo.Received(); !strings.Contains(got, "type='error' id='g'") {
 		t.Errorf("romeo got %q", got)
@@ -305,12 +311,12 @@ func TestUnavailableWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	one.Send("<presence type='unavailable'/>")
 	s.Settle()
-	one.Conn().Room(-1)
+	one.Conn().SetWindow(-1)
 	s.Advance(time.Second)
 	s.Settle()
 	first := texts(one.Received())
@@ -346,7 +352,8 @@ func TestWhatIsKept(t *testing.T) {
 			romeo := s.Login("romeo", "romeo@localhost/orchard")
 			romeo.Send("<message to='" + to + "' type='chat' id='m'>" + payload + "</message>")
 			s.Settle()
-			refused := strings.Contains(romeo.Received(), "type='error' id='m' from='"+to+"' to='romeo@localhost/orchard'><error type='cancel'><service-unavailable")
+			refused := strings.Contains(romeo.Received(), "type='error' id='m' from='"+to+
+				"' to='romeo@localhost/orchard'><error type='cancel'><service-unavailable")
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
 			juliet.Send("<presence/>")
 			came := strings.Contains(juliet.Received(), "id='m'")
@@ -357,8 +364,8 @@ func TestWhatIsKept(t *testing.T) {
 	}
 }
 
-// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191 §3.3) nor in what
-// waits behind it.
+// An address that the account has blocked since is heard no more, neither in what was stored (XEP-0191
+// §3.3) nor in what waits behind it.
 func TestBlockedSinceStored(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo, nurse := s.Login("romeo", "romeo@localhost/orchard"), s.Login("nurse", "nurse@localhost/chamber")
@@ -376,19 +383,21 @@ func TestBlockedSinceStored(t *testing.T) {
 	if strings.Contains(got, "from='romeo@localhost") {
 		t.Error("juliet hears romeo, whom she has blocked")
 	}
-	if len(texts(got)) != 2 || !strings.Contains(got, "from='nurse@localhost' type='subscribe'") && !strings.Contains(got, "type='subscribe' from='nurse@localhost'") {
+	if len(texts(got)) != 2 || !strings.Contains(got, "from='nurse@localhost' type='subscribe'") &&
+		!strings.Contains(got, "type='subscribe' from='nurse@localhost'") {
 		t.Errorf("of the nurse came %v", texts(got))
 	}
 }
 
-// What is kept, broadcast or answered from memory has the sender's language, as a live stanza has (RFC 6120 §8.1.5); one that
-// is no language tag (BCP 47) is stamped on nothing.
+// What is kept, broadcast or answered from memory has the sender's language, as a live stanza has (RFC
+// 6120 §8.1.5); one that is no language tag (BCP 47) is stamped on nothing.
 func TestLanguageOfWhatIsKept(t *testing.T) {
 	for lang, stamped := range map[string]bool{"de-CH": true, "not a tag": false, "en_US": false} {
 		s := sessiontest.New(t, sessiontest.Options{})
 		s.AddAccount("juliet@localhost")
 		romeo := s.LoginLang("romeo", "romeo@localhost/orchard", lang)
-		romeo.Send("<message to='juliet@localhost' type='chat'><body>Hallo</body></message><presence to='juliet@localhost' type='subscribe'/>" +
+		romeo.Send("<message to='juliet@localhost' type='chat'><body>Hallo</body></message><presence " +
+			"to='juliet@localhost' type='subscribe'/>" +
 			"<presence to='juliet@localhost' type='subscribed'/><presence><status>da</status></presence>")
 		s.Settle()
 		has := func(what, got, mark string) {
@@ -423,8 +432,8 @@ func TestLanguageOfWhatIsKept(t *testing.T) {
 	}
 }
 
-// Where the store takes no writes, what was handed over can't be erased: the client gets it once, and again with
-// its next presence, but not without end; then it is erased.
+// Where the store takes no writes, what was handed over can't be erased: the client gets it once, and
+// again with its next presence, but not without end; then it is erased.
 func TestNothingIsErased(t *testing.T) {
 	var flaky storetest.Flaky
 	s := free(t, sessiontest.Options{Fault: flaky.Fault})
@@ -458,7 +467,8 @@ func TestNothingIsErased(t *testing.T) {
 	equal(t, "another device, later", texts(three.Received()), nil)
 }
 
-// A message or a subscription that could not be written is answered: its sender does not believe that it is kept.
+// A message or a subscription that could not be written is answered: its sender does not believe that it
+// is kept.
 func TestNotWritten(t *testing.T) {
 	var flaky storetest.Flaky
 	s := sessiontest.New(t, sessiontest.Options{Fault: flaky.Fault})
@@ -468,7 +478,8 @@ func TestNotWritten(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	flaky.Writes.Store(true)
-	romeo.Send("<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message><presence to='juliet@localhost' type='subscribe' id='s'/>")
+	romeo.Send("<message to='juliet@localhost' type='chat' id='m'><body>Hi</body></message><presence " +
+		"to='juliet@localhost' type='subscribe' id='s'/>")
 	s.Settle()
 	got := romeo.Received()
 	for _, want := range []string{"<message type='error' id='m'", "<presence type='error' id='s'"} {
@@ -484,7 +495,8 @@ func TestNotWritten(t *testing.T) {
 	}
 }
 
-// Messages that wait, and those that came when there was no room to wait, are in order also where the session ends.
+// Messages that wait, and those that came when there was no room to wait, are in order also where the
+// session ends.
 func TestOrderWhenTheSessionEnds(t *testing.T) {
 	s := free(t, sessiontest.Options{Module: roomy})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -497,7 +509,7 @@ func TestOrderWhenTheSessionEnds(t *testing.T) {
 		}
 		if i == 3 {
 			juliet := s.Login("juliet", "juliet@localhost/balcony")
-			juliet.Conn().Room(0)
+			juliet.Conn().SetWindow(0)
 			juliet.Send("<presence/>")
 			s.Settle()
 		}
@@ -509,7 +521,7 @@ func TestOrderWhenTheSessionEnds(t *testing.T) {
 	}
 	two := s.Login("two", "juliet@localhost/two")
 	two.Send("<presence/>")
-	s.Client("juliet").Cut()
+	s.Client("juliet").DropConn()
 	got := ""
 	for range 50 {
 		s.Advance(100 * time.Millisecond)
@@ -528,20 +540,20 @@ func TestRequestBehindMessages(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(2, 0) + "</body></message>")
 	romeo.Send("<iq type='get' id='q' to='juliet@localhost/balcony'><ping xmlns='urn:xmpp:ping'/></iq>")
-	juliet.Cut()
+	juliet.DropConn()
 	s.Settle()
 	if got := romeo.Received(); strings.Count(got, "type='error' id='q'") != 1 {
 		t.Errorf("romeo got %q", got)
 	}
 }
 
-// Presence that came first leaves first, also where it waits behind messages: no resource seems to be there that
-// has gone.
+// Presence that came first leaves first, also where it waits behind messages: no resource seems to be
+// there that has gone.
 func TestPresenceBehindMessages(t *testing.T) {
 	s := free(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -550,14 +562,14 @@ func TestPresenceBehindMessages(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	one := s.Login("one", "juliet@localhost/one")
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	one.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/one' type='chat'><body>live</body></message>")
 	two := s.Login("two", "juliet@localhost/two")
 	two.Send("<presence><priority>-1</priority></presence>")
 	two.Send("</stream:stream>")
-	one.Conn().Room(-1)
+	one.Conn().SetWindow(-1)
 	s.Advance(time.Second)
 	s.Settle()
 	got := one.Received()
@@ -575,14 +587,14 @@ func TestAnswerWhileHandedOver(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost/balcony' type='chat'><body>" + body(99, 0) + "</body></message>")
 	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 	got := ""
 	for len(got) < 600_000 && !juliet.Conn().Ended() { // two slices and what they are in
-		juliet.Conn().Room(20_000)
+		juliet.Conn().SetWindow(20_000)
 		s.Advance(100 * time.Millisecond)
 		if got += juliet.Received(); strings.Contains(got, "id='r'") {
 			return
@@ -633,11 +645,11 @@ func TestHeldForAnotherResource(t *testing.T) {
 	one.Send("<presence><priority>5</priority></presence>")
 	two.Send("<presence/>")
 	two.Received()
-	one.Conn().Room(0)
+	one.Conn().SetWindow(0)
 	for i := range 8 {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 100_000) + "</body></message>")
 	}
-	one.Cut()
+	one.DropConn()
 	s.Settle()
 	s.Advance(time.Second)
 	s.Settle()
@@ -647,8 +659,8 @@ func TestHeldForAnotherResource(t *testing.T) {
 	}
 }
 
-// Messages that are stored after all before were taken, and the account was read again, come to a session that has
-// taken those.
+// Messages that are stored after all before were taken, and the account was read again, come to a session
+// that has taken those.
 func TestStoredAfterAReload(t *testing.T) {
 	var flaky storetest.Flaky
 	s := free(t, sessiontest.Options{Fault: flaky.Fault})
@@ -688,13 +700,13 @@ func TestPresenceToggled(t *testing.T) {
 		romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 60_000) + "</body></message>")
 	}
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(n, 50) + "</body></message>")
 	got := ""
 	for i := range 200 {
-		juliet.Conn().Room(30_000)
+		juliet.Conn().SetWindow(30_000)
 		if i < 40 {
 			juliet.Send("<presence type='unavailable'/><presence/>")
 		}
@@ -707,8 +719,8 @@ func TestPresenceToggled(t *testing.T) {
 	equal(t, "in all", list, numbers(0, n+1))
 }
 
-// A message that one resource has is not given to it once more when another, for which it waited too, ends: one client is
-// enough (RFC 6121 §8.5.2.1.1). Where all that it waited for end, it is stored once.
+// A message that one resource has is not given to it once more when another, for which it waited too,
+// ends: one client is enough (RFC 6121 §8.5.2.1.1). Where all that it waited for end, it is stored once.
 func TestOneClientIsEnough(t *testing.T) {
 	for name, cut := range map[string][]string{"one": {"one"}, "both": {"one", "two"}} {
 		t.Run(name, func(t *testing.T) {
@@ -719,15 +731,16 @@ func TestOneClientIsEnough(t *testing.T) {
 				romeo.Send("<message to='juliet@localhost' type='chat'><body>" + body(i, 200_000) + "</body></message>")
 			}
 			one, two := s.Login("one", "juliet@localhost/one"), s.Login("two", "juliet@localhost/two")
-			one.Conn().Room(0)
+			one.Conn().SetWindow(0)
 			one.Send("<presence/>")
 			s.Settle()
 			two.Send("<presence/>")
 			two.Received()
 			if name == "both" { // it has what fills its outbox, and no room
-				two.Conn().Room(0)
+				two.Conn().SetWindow(0)
 				for range 3 {
-					romeo.Send("<message to='juliet@localhost/two' type='headline'><body>news" + strings.Repeat("x", 200_000) + "</body></message>")
+					romeo.Send("<message to='juliet@localhost/two' type='headline'><body>news" +
+						strings.Repeat("x", 200_000) + "</body></message>")
 				}
 			}
 			s.Settle()
@@ -735,7 +748,7 @@ func TestOneClientIsEnough(t *testing.T) {
 			s.Settle()
 			got := ""
 			for _, c := range cut {
-				s.Client(c).Cut()
+				s.Client(c).DropConn()
 				s.Settle()
 			}
 			if name == "one" {

@@ -9,8 +9,9 @@ import (
 	"canto/session/sessiontest"
 )
 
-// K58: one session remembers directed presence to 1,000 addresses; one more is refused with resource-constraint, and
-// changes nothing. Each of them is sent unavailable exactly once (RFC 6121 §4.6.3).
+// K58: one session remembers directed presence to 1,000 addresses; one more is refused with
+// resource-constraint, and changes nothing. Each of them is sent unavailable exactly once (RFC 6121
+// §4.6.3).
 func TestAttackK58Directed(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo, juliet := s.Login("romeo", "romeo@localhost/orchard"), s.Login("juliet", "juliet@localhost/balcony")
@@ -28,7 +29,8 @@ func TestAttackK58Directed(t *testing.T) {
 	romeo.Send("<presence to='onemore@localhost/x'/>")
 	romeo.Send("<presence to='juliet@localhost/balcony'><status>again</status></presence>") // no new address
 	s.Settle()
-	if got := romeo.Received(); strings.Count(got, "<error") != 1 || !strings.Contains(got, "<resource-constraint") || !strings.Contains(got, "from='onemore@localhost/x'") {
+	if got := romeo.Received(); strings.Count(got, "<error") != 1 ||
+		!strings.Contains(got, "<resource-constraint") || !strings.Contains(got, "from='onemore@localhost/x'") {
 		t.Errorf("the 1,001st address: %q", got)
 	}
 	juliet.Received()

@@ -18,8 +18,8 @@ func fast() sessiontest.Options {
 	return sessiontest.Options{Limits: &lim}
 }
 
-// RFC 6121 §4.4: presence is kept for each resource and sent to each contact, so that it has a limit of its own; what is
-// longer is refused whatever it is, changes nothing, and reaches no contact.
+// RFC 6121 §4.4: presence is kept for each resource and sent to each contact, so that it has a limit of
+// its own; what is longer is refused whatever it is, changes nothing, and reaches no contact.
 func TestLongPresence(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -28,12 +28,15 @@ func TestLongPresence(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	long := "<status>" + strings.Repeat("s", 16<<10) + "</status></presence>"
-	for _, p := range []string{"<presence>", "<presence type='unavailable'>", "<presence to='juliet@localhost/balcony'>",
-		"<presence to='juliet@localhost/balcony' type='unavailable'>", "<presence to='juliet@localhost' type='subscribe'>",
+	for _, p := range []string{"<presence>", "<presence type='unavailable'>",
+		"<presence to='juliet@localhost/balcony'>",
+		"<presence to='juliet@localhost/balcony' type='unavailable'>",
+		"<presence to='juliet@localhost' type='subscribe'>",
 		"<presence to='juliet@localhost' type='unsubscribed'>"} {
 		romeo.Send(p + long)
 		s.Settle()
-		if got := romeo.Received(); strings.Count(got, "<presence ") != 1 || !strings.Contains(got, "<policy-violation ") {
+		if got := romeo.Received(); strings.Count(got, "<presence ") != 1 ||
+			!strings.Contains(got, "<policy-violation ") {
 			t.Errorf("%s of more than 16 KiB: %.200s", p, got)
 		}
 	}
@@ -47,7 +50,8 @@ func TestLongPresence(t *testing.T) {
 	}
 }
 
-// RFC 6121 §4.6.3: who got directed presence is kept, within a limit of addresses and one of bytes (attack K58).
+// RFC 6121 §4.6.3: who got directed presence is kept, within a limit of addresses and one of bytes
+// (attack K58).
 func TestLongDirected(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -62,14 +66,16 @@ func TestLongDirected(t *testing.T) {
 	if n := sent(500); n < 300 || n > 450 {
 		t.Errorf("%d of 500 addresses of 1 kB are refused", n)
 	}
-	romeo.Send(fmt.Sprintf("<presence to='a0@localhost/%s0' type='unavailable'/><presence to='b@localhost/%s'/>", name, name))
+	romeo.Send(fmt.Sprintf("<presence to='a0@localhost/%s0' type='unavailable'/><presence "+
+		"to='b@localhost/%s'/>", name, name))
 	s.Settle()
 	if got := romeo.Received(); got != "" {
 		t.Errorf("in the room of one that was told: %.200s", got)
 	}
 }
 
-// RFC 6121 §4.6.3: all who got directed presence get the unavailable presence, of which there is one copy for all of them.
+// RFC 6121 §4.6.3: all who got directed presence get the unavailable presence, of which there is one copy
+// for all of them.
 func TestOneCopyOfUnavailable(t *testing.T) {
 	s := sessiontest.New(t, fast())
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
@@ -95,8 +101,8 @@ func TestOneCopyOfUnavailable(t *testing.T) {
 	}
 }
 
-// What is copied to many costs its sender's rate more than what goes to one: a stream that broadcasts long presence is
-// paused, one that broadcasts a usual one is not.
+// What is copied to many costs its sender's rate more than what goes to one: a stream that broadcasts
+// long presence is paused, one that broadcasts a usual one is not.
 func TestBroadcastCosts(t *testing.T) {
 	answered := func(size int) bool {
 		s := sessiontest.New(t, sessiontest.Options{}) // 256 KiB a second, and 1 MiB at once

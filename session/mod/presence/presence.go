@@ -37,8 +37,9 @@ var Manifest = session.Manifest{
 }
 
 var (
-	directed = session.NewSlot("directed-presence",
-		&session.Codec[sent]{Version: sentVersion, Append: appendSent, Read: readSent})
+	directed = session.NewSessionVar("directed-presence",
+		&session.Codec[directedSet]{Version: directedVersion, AppendMarshal: appendDirected,
+			Unmarshal: readDirected})
 )
 
 // What one session may have sent directed presence to: addresses (attack K58), and bytes of all of them.
@@ -47,32 +48,32 @@ const (
 	maxDirectedBytes = 128 << 10
 )
 
-// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept while its
-// resource is available, and copied to each contact.
+// maxPresence is the longest presence stanza that a user may send, in bytes as it was sent: it is kept
+// while its resource is available, and copied to each contact.
 const maxPresence = 16 << 10
 
-// sent is who got directed presence, and is owed an unavailable one.
-type sent struct {
+// directedSet is who got directed presence, and is owed an unavailable one.
+type directedSet struct {
 	to    []jid.JID
 	bytes int // of to
 }
 
-// sentVersion is that of what appendSent writes.
-const sentVersion = 1
+// directedVersion is that of what appendDirected writes.
+const directedVersion = 1
 
-// appendSent writes d down: the addresses, a NUL after each, which no address has.
-func appendSent(dst []byte, d *sent) []byte {
+// appendDirected writes d down: the addresses, a NUL after each, which no address has.
+func appendDirected(dst []byte, d *directedSet) []byte {
 	for _, to := range d.to {
 		dst = append(append(dst, to.String()...), 0)
 	}
 	return dst
 }
 
-func readSent(version uint8, b []byte) (*sent, error) {
-	if version != sentVersion {
-		return nil, fmt.Errorf("presence: version %d, and %d is the one known here", version, sentVersion)
+func readDirected(version uint8, b []byte) (*directedSet, error) {
+	if version != directedVersion {
+		return nil, fmt.Errorf("presence: version %d, and %d is the one known here", version, directedVersion)
 	}
-	d := new(sent)
+	d := new(directedSet)
 	for len(b) > 0 {
 		s, rest, _ := bytes.Cut(b, []byte{0})
 		to, err := jid.Parse(string(s))
@@ -84,7 +85,7 @@ func readSent(version uint8, b []byte) (*sent, error) {
 	return d, nil
 }
 
-func (d *sent) has(j jid.JID) bool {
+func (d *directedSet) has(j jid.JID) bool {
 	if d != nil {
 		for _, o := range d.to {
 			if o == j {
@@ -102,25 +103,25 @@ type Service struct {
 	Hidden func(a *session.Account, who jid.JID) bool
 }
 
-func (m *Service) hidden(a *session.Account, who jid.JID) bool {
+func (m *Service) isHidden(a *session.Account, who jid.JID) bool {
 	return m.Hidden != nil && m.Hidden(a, who)
 }
 
 // Load adds the hooks and offers the Service.
 func (m *Service) Load(api *session.API) error {
 	var ok bool
-	if m.rosters, ok = session.Find[*roster.Service](api); !ok {
+	if m.rosters, ok = session.Lookup[*roster.Service](api); !ok {
 		return errors.New("nobody keeps rosters")
 	}
 	for _, t := range session.Targets {
-		api.Hooks.PrePresence[t].Add(api.Module, session.Deliver, m.depart)
+		api.Hooks.PrePresence[t].Add(api.Module, session.Deliver, m.handleOutbound)
 	}
 	for _, t := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
-		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.arrive)
+		api.Hooks.Presence[t].Add(api.Module, session.Deliver, m.handleInbound)
 	}
 	api.Hooks.Unbound.Add(api.Module, session.Deliver, m.unbound)
 	api.Hooks.Deleted.Add(api.Module, session.Deliver, deleted)
-	session.Offer(api, m)
+	session.Provide(api, m)
 	return nil
 }
 
@@ -130,8 +131,8 @@ func WasDirected(s *session.Session, who jid.JID) bool {
 	return d.has(who) || d.has(who.Bare())
 }
 
-// depart handles what the user's own client sends.
-func (m *Service) depart(ev *session.Stanza) session.Verdict {
+// handleOutbound handles what the user's own client sends.
+func (m *Service) handleOutbound(ev *session.Stanza) session.Verdict {
 	if len(ev.Element.Raw()) > maxPresence {
 		return ev.Fail(stanza.PolicyViolation)
 	}
@@ -146,15 +147,15 @@ func (m *Service) depart(ev *session.Stanza) session.Verdict {
 	}
 	switch ev.Type {
 	case stanza.TypeSubscribe:
-		return m.outbound(ev, roster.Subscribe)
+		return m.outboundSubscription(ev, roster.Subscribe)
 	case stanza.TypeSubscribed:
-		return m.outbound(ev, roster.Subscribed)
+		return m.outboundSubscription(ev, roster.Subscribed)
 	case stanza.TypeUnsubscribe:
-		return m.outbound(ev, roster.Unsubscribe)
+		return m.outboundSubscription(ev, roster.Unsubscribe)
 	case stanza.TypeUnsubscribed:
-		return m.outbound(ev, roster.Unsubscribed)
+		return m.outboundSubscription(ev, roster.Unsubscribed)
 	case stanza.TypeNone:
-		return remember(ev)
+		return rememberDirected(ev)
 	case stanza.TypeUnavailable:
 		if d := directed.Get(ev.Session); d != nil {
 			for i := range d.to {
@@ -169,14 +170,14 @@ func (m *Service) depart(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// remember keeps who got directed presence (RFC 6121 §4.6.3).
-func remember(ev *session.Stanza) session.Verdict {
+// rememberDirected keeps who got directed presence (RFC 6121 §4.6.3).
+func rememberDirected(ev *session.Stanza) session.Verdict {
 	d := directed.Get(ev.Session)
 	if d.has(ev.To) {
 		return session.Pass
 	}
 	if d == nil {
-		d = new(sent)
+		d = new(directedSet)
 		directed.Set(ev.Session, d)
 	}
 	if len(d.to) >= maxDirected || d.bytes+len(ev.To.String()) > maxDirectedBytes {
@@ -200,11 +201,11 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 		}
 		prio = int8(n)
 	}
-	s, a, l := ev.Session, ev.Account(), ev.Local()
+	s, a, l := ev.Session, ev.Account(), ev.LoopRouter()
 	first := !s.Available()
 	_, old := s.Presence()
 	begins := prio >= 0 && (first || old < 0)
-	s.SetPresence(l.Shared(ev), prio)
+	s.SetPresence(l.Intern(ev), prio)
 	p, _ := s.Presence()
 	m.broadcast(l, a, s.JID(), p)
 	for _, o := range a.Resources() { // to oneself too (§4.2.2)
@@ -213,7 +214,7 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 		}
 	}
 	if first {
-		m.greet(ev, s, a)
+		m.sendInitial(ev, s, a)
 	}
 	if begins {
 		l.BecameAvailable(s)
@@ -221,16 +222,16 @@ func (m *Service) available(ev *session.Stanza) session.Verdict {
 	return session.Done
 }
 
-// greet is what only initial presence sets off: probes to those whose presence the user gets, the
+// sendInitial is what only initial presence sets off: probes to those whose presence the user gets, the
 // presence of the user's other resources, and requests that wait for an answer (§4.2.2, §3.1.3).
-func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Account) {
-	l := ev.Local()
+func (m *Service) sendInitial(ev *session.Stanza, s *session.Session, a *session.Account) {
+	l := ev.LoopRouter()
 	ap := l.Appender()
 	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "probe").Close()
-	seats := l.Seats()
+	seats := l.TempRecipients()
 	r := roster.Of(a)
 	for it := range r.All() {
-		if it.To && !m.hidden(a, it.JID) {
+		if it.To && !m.isHidden(a, it.JID) {
 			seats.Add(it.JID)
 		}
 	}
@@ -238,17 +239,17 @@ func (m *Service) greet(ev *session.Stanza, s *session.Session, a *session.Accou
 	for _, o := range a.Resources() {
 		if o != s && o.Available() {
 			p, _ := o.Presence()
-			l.HandOver(s, stanza.Presence, o.JID(), s.JID(), p)
+			l.DeliverStored(s, stanza.Presence, o.JID(), s.JID(), p)
 		}
 	}
 	pullRequests(l, s)
 }
 
 // broadcast sends el, presence of from without 'to', to everybody who has a subscription (§4.2.2).
-func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, el []byte) {
-	seats := l.Seats()
+func (m *Service) broadcast(l *session.LoopRouter, a *session.Account, from jid.JID, el []byte) {
+	seats := l.TempRecipients()
 	for it := range roster.Of(a).All() {
-		if it.From && !m.hidden(a, it.JID) {
+		if it.From && !m.isHidden(a, it.JID) {
 			seats.Add(it.JID)
 		}
 	}
@@ -257,34 +258,35 @@ func (m *Service) broadcast(l *session.Local, a *session.Account, from jid.JID, 
 
 // unavailable is §4.5: the same to all of them, and to those who got directed presence.
 func (m *Service) unavailable(ev *session.Stanza) session.Verdict {
-	m.leave(ev.Local(), ev.Account(), ev.Session, ev.AppendKept(nil))
+	m.sendUnavailable(ev.LoopRouter(), ev.Account(), ev.Session, ev.AppendForStorage(nil))
 	return session.Done
 }
 
 // unbound is unavailable for a session that ends without having said so (§4.5.3).
-func (m *Service) unbound(l *session.Local, s *session.Session) {
+func (m *Service) unbound(l *session.LoopRouter, s *session.Session) {
 	ap := l.Appender()
 	ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close()
-	m.leave(l, s.Account(), s, append([]byte(nil), ap.B...))
+	m.sendUnavailable(l, s.Account(), s, append([]byte(nil), ap.B...))
 }
 
-// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account of its
-// name gets no presence that was meant for this one.
-func deleted(l *session.Local, a *session.Account, tell func(to jid.JID, el []byte)) {
+// deleted ends every subscription of an account that is no more (XEP-0077 §3.2), so that the next account
+// of its name gets no presence that was meant for this one.
+func deleted(l *session.LoopRouter, a *session.Account, tell func(to jid.JID, el []byte)) {
 	for it := range roster.Of(a).All() {
-		for typ, on := range [...]bool{it.To || it.Out, it.From || it.In} {
+		for typ, on := range [...]bool{it.To || it.PendingOut, it.From || it.PendingIn} {
 			if on {
 				ap := l.Appender()
-				ap.Open(stanza.PresenceName).Attr(stanza.AttrType, [...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
+				ap.Open(stanza.PresenceName).Attr(stanza.AttrType,
+					[...]string{"unsubscribe", "unsubscribed"}[typ]).Close()
 				tell(it.JID, ap.B)
 			}
 		}
 	}
 }
 
-func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session, el []byte) {
+func (m *Service) sendUnavailable(l *session.LoopRouter, a *session.Account, s *session.Session, el []byte) {
 	if d := directed.Get(s); d != nil {
-		seats := l.Seats()
+		seats := l.TempRecipients()
 		for _, to := range d.to {
 			if !s.Available() || !roster.Of(a).State(to.Bare()).From {
 				seats.Add(to)
@@ -299,16 +301,16 @@ func (m *Service) leave(l *session.Local, a *session.Account, s *session.Session
 	m.broadcast(l, a, s.JID(), el)
 	for _, o := range a.Resources() {
 		if o.Available() {
-			l.HandOver(o, stanza.Presence, s.JID(), a.JID(), el)
+			l.DeliverStored(o, stanza.Presence, s.JID(), a.JID(), el)
 		}
 	}
 	s.SetPresence(nil, 0)
 }
 
-// outbound takes the user's own subscription stanza through Appendix A.2. It goes on from the bare
-// JID (§3.1.2), and only after the change was given to the store.
-func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
-	a, l := ev.Account(), ev.Local()
+// outboundSubscription takes the user's own subscription stanza through Appendix A.2. It goes on from the
+// bare JID (§3.1.2), and only after the change was given to the store.
+func (m *Service) outboundSubscription(ev *session.Stanza, kind int) session.Verdict {
+	a, l := ev.Account(), ev.LoopRouter()
 	who := ev.To.Bare()
 	if who == a.JID() {
 		return session.Done // to oneself there is nothing to subscribe to
@@ -319,10 +321,10 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 	var t session.Ticket
 	if mv.State != it.State || !it.Listed && kind == roster.Subscribe {
 		it.State = mv.State
-		if !it.In {
+		if !it.PendingIn {
 			it.Request = ""
 		}
-		if it.Out || it.To || it.From || it.Approved {
+		if it.PendingOut || it.To || it.From || it.Approved {
 			it.Listed = true
 		}
 		if m.rosters.Full() || !m.rosters.Fits(a, &it) {
@@ -330,20 +332,20 @@ func (m *Service) outbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 		t = m.rosters.Put(l, a, it)
 	}
-	if mv.Pass {
+	if mv.Forward {
 		ap := ev.Appender()
-		ap.B = ev.AppendKept(ap.B)
+		ap.B = ev.AppendForStorage(ap.B)
 		ev.Send(a.JID(), who, ap.B)
 	}
-	if mv.Show || mv.Hide {
-		m.Show(l, a, mv.Show, who)
+	if mv.SendPresence || mv.SendUnavailable {
+		m.SendPresence(l, a, mv.SendPresence, who)
 	}
-	return ev.Kept(t)
+	return ev.Stored(t)
 }
 
-// Show sends each of who the presence of every available resource, or that it is unavailable: one copy of each
-// presence, however many they are. Under a's lock.
-func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid.JID) {
+// SendPresence sends each of who the presence of every available resource, or that it is unavailable: one
+// copy of each presence, however many they are. Under a's lock.
+func (m *Service) SendPresence(l *session.LoopRouter, a *session.Account, on bool, who ...jid.JID) {
 	if len(who) == 0 {
 		return
 	}
@@ -356,7 +358,7 @@ func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid
 			ap := l.Appender()
 			p = ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Close().B
 		}
-		seats := l.Seats()
+		seats := l.TempRecipients()
 		for _, w := range who {
 			seats.Add(w)
 		}
@@ -364,31 +366,32 @@ func (m *Service) Show(l *session.Local, a *session.Account, on bool, who ...jid
 	}
 }
 
-// arrive handles presence from others.
-func (m *Service) arrive(ev *session.Stanza) session.Verdict {
+// handleInbound handles presence from others.
+func (m *Service) handleInbound(ev *session.Stanza) session.Verdict {
 	switch ev.Type {
 	case stanza.TypeSubscribe:
-		return m.inbound(ev, roster.Subscribe)
+		return m.inboundSubscription(ev, roster.Subscribe)
 	case stanza.TypeSubscribed:
-		return m.inbound(ev, roster.Subscribed)
+		return m.inboundSubscription(ev, roster.Subscribed)
 	case stanza.TypeUnsubscribe:
-		return m.inbound(ev, roster.Unsubscribe)
+		return m.inboundSubscription(ev, roster.Unsubscribe)
 	case stanza.TypeUnsubscribed:
-		return m.inbound(ev, roster.Unsubscribed)
+		return m.inboundSubscription(ev, roster.Unsubscribed)
 	case stanza.TypeProbe:
 		return m.probed(ev)
 	case stanza.TypeUnknown:
 		return session.Done
 	}
-	a, l := ev.Account(), ev.Local()
+	a, l := ev.Account(), ev.LoopRouter()
 	if ev.Target == session.ToFull {
 		if s := a.Resource(ev.To); s != nil { // connected is enough (RFC 6121 §8.5.3.1)
 			l.Deliver(s, ev)
 		}
 		return session.Done
 	}
-	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error is waited for.
-	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).Out {
+	// A request left from the bare JID (RFC 6121 §3.1.2), and its refusal comes back there; no other error
+	// is waited for.
+	if ev.Type == stanza.TypeError && !roster.Of(a).State(ev.From.Bare()).PendingOut {
 		return session.Done
 	}
 	for _, s := range a.Resources() {
@@ -402,22 +405,22 @@ func (m *Service) arrive(ev *session.Stanza) session.Verdict {
 // probed answers a probe with the presence of each available resource, to those only who may have
 // it; nobody else learns anything (§4.3.2, attack K60).
 func (m *Service) probed(ev *session.Stanza) session.Verdict {
-	a, l := ev.Account(), ev.Local()
+	a, l := ev.Account(), ev.LoopRouter()
 	if ev.From.Bare() != a.JID() && !roster.Of(a).State(ev.From.Bare()).From {
 		return session.Done
 	}
 	for _, s := range a.Resources() {
 		if s.Available() && s.JID() != ev.From {
 			p, _ := s.Presence()
-			l.Post(s.JID(), ev.From, p)
+			l.Send(s.JID(), ev.From, p)
 		}
 	}
 	return session.Done
 }
 
-// inbound takes a contact's subscription stanza through Appendix A.3.
-func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
-	a, l := ev.Account(), ev.Local()
+// inboundSubscription takes a contact's subscription stanza through Appendix A.3.
+func (m *Service) inboundSubscription(ev *session.Stanza, kind int) session.Verdict {
+	a, l := ev.Account(), ev.LoopRouter()
 	who := ev.From.Bare()
 	it, _ := roster.Of(a).Get(who)
 	it.JID = who
@@ -426,16 +429,16 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 	if mv.State != it.State && m.rosters.Full() {
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	if kind == roster.Subscribe && mv.Pass {
+	if kind == roster.Subscribe && mv.Forward {
 		// It is kept whole until it is answered, or refused (RFC 6121 §3.1.3).
 		kept := it
-		kept.State, kept.Request = mv.State, string(ev.AppendKept(nil))
+		kept.State, kept.Request = mv.State, string(ev.AppendForStorage(nil))
 		if len(kept.Request) > roster.MaxRequest || !m.rosters.Fits(a, &kept) {
 			return ev.Fail(stanza.ResourceConstraint)
 		}
 		it.Request = kept.Request
 	}
-	if mv.Pass { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
+	if mv.Forward { // before the roster push (§3.1.6, §3.2.3, §3.3.3)
 		ev.From, ev.To = who, a.JID()
 		for _, s := range a.Resources() {
 			if kind == roster.Subscribe && s.Available() || kind != roster.Subscribe && s.Interested() {
@@ -444,7 +447,7 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 	}
 	if mv.State != it.State {
-		if it.State = mv.State; !it.In {
+		if it.State = mv.State; !it.PendingIn {
 			it.Request = ""
 		}
 		if it.From {
@@ -452,13 +455,13 @@ func (m *Service) inbound(ev *session.Stanza, kind int) session.Verdict {
 		}
 		t = m.rosters.Put(l, a, it)
 	}
-	if mv.Subscribe {
+	if mv.AutoApprove {
 		ap := ev.Appender()
 		ap.Open(stanza.PresenceName).Attr(stanza.AttrType, "subscribed").Close()
 		ev.Send(a.JID(), who, ap.B)
 	}
-	if mv.Show || mv.Hide {
-		m.Show(l, a, mv.Show, who)
+	if mv.SendPresence || mv.SendUnavailable {
+		m.SendPresence(l, a, mv.SendPresence, who)
 	}
-	return ev.Kept(t)
+	return ev.Stored(t)
 }

@@ -13,27 +13,30 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// Requests of strangers, more than an outbox holds, are handed over as the client takes them, each once and whole, and do not
-// end the session (RFC 6121 §3.1.3).
+// Requests of strangers, more than an outbox holds, are handed over as the client takes them, each once
+// and whole, and do not end the session (RFC 6121 §3.1.3).
 func TestManyRequests(t *testing.T) {
 	const n = 70
 	lim := session.DefaultLimits()
 	lim.Rate = 0
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) { c.OutboxBytes = 150_000 }})
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Reactor: func(c *reactor.Config) {
+		c.OutboxBytes = 150_000
+	}})
 	s.AddAccount("juliet@localhost")
 	for i := range n {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%03d@localhost/x", i))
-		c.Send("<presence to='juliet@localhost' type='subscribe'><status>" + strings.Repeat("x", 3000) + "</status></presence>")
-		c.Cut()
+		c.Send("<presence to='juliet@localhost' type='subscribe'><status>" + strings.Repeat("x", 3000) +
+			"</status></presence>")
+		c.DropConn()
 	}
 	s.Settle()
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
-	juliet.Conn().Room(0)
+	juliet.Conn().SetWindow(0)
 	juliet.Send("<presence/>")
 	s.Settle()
 	got := ""
 	for range 300 {
-		juliet.Conn().Room(5_000)
+		juliet.Conn().SetWindow(5_000)
 		s.Advance(reactor.TickLength)
 		s.Settle()
 		got += juliet.Received()

@@ -3,9 +3,9 @@
 //	C: <iq type='set' id='1'><query xmlns='jabber:iq:private'><exodus xmlns='exodus:prefs'><nick>Hamlet</nick></exodus></query></iq>
 //	S: <iq type='result' id='1'/>
 //
-// Stored: one row for each name of an element, read when it is asked for. State in an account: how much its rows
-// are, read on a worker by its first set, so that the limits hold for all that it keeps. An element with nothing in
-// it takes its row away: to read it is the same, and it makes room.
+// Stored: one row for each name of an element, read when it is asked for. State in an account: how much
+// its rows are, read on a worker by its first set, so that the limits hold for all that it keeps. An
+// element with nothing in it takes its row away: to read it is the same, and it makes room.
 package private
 
 import (
@@ -13,8 +13,8 @@ import (
 
 	"canto/reactor"
 	"canto/session"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -37,8 +37,8 @@ var (
 	query = xmlstream.N(ns, "query")
 )
 
-// Options are the module's section of the configuration. An element that is too long is policy-violation; one that
-// an account has no room for is resource-constraint.
+// Options are the module's section of the configuration. An element that is too long is policy-violation;
+// one that an account has no room for is resource-constraint.
 type Options struct {
 	MaxBytes int `toml:"max_bytes"`       // of one element
 	MaxRows  int `toml:"max_elements"`    // of one account
@@ -52,9 +52,9 @@ var part = session.NewPart[usage]("private")
 
 // usage is what the rows of an account take.
 type usage struct {
-	known bool           // the rest has been read
-	rows  map[string]int // bytes of each, its key included
-	bytes int            // of all
+	loaded bool           // the rest has been read
+	rows   map[string]int // bytes of each, its key included
+	bytes  int            // of all
 }
 
 // A row is one element of a set; no xml: it is to go.
@@ -65,10 +65,12 @@ type row struct {
 
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
-	return session.InRange(
-		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep nothing, modules = ["-private"]`},
-		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Least: 1, Most: 100_000, Note: `; to keep nothing, modules = ["-private"]`},
-		session.OptionRange{Key: "max_total_bytes", Value: o.MaxTotal, Least: 1024, Most: 1 << 30})
+	return session.CheckRanges(
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: 1024, Max: session.MaxStanza,
+			Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_elements", Value: o.MaxRows, Min: 1, Max: 100_000,
+			Note: `; to keep nothing, modules = ["-private"]`},
+		session.OptionRange{Key: "max_total_bytes", Value: o.MaxTotal, Min: 1024, Max: 1 << 30})
 }
 
 type module struct {
@@ -84,11 +86,11 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
 	var err error
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
 	api.Advertise(ns)
@@ -100,10 +102,11 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// key is a row's: namespace and name can't run into each other, as a local name has no space.
-func key(e xmlstream.Element) (string, bool) {
+// rowKey is a row's: namespace and name can't run into each other, as a local name has no space.
+func rowKey(e xmlstream.Element) (string, bool) {
 	space := e.Space()
-	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns && string(space) != stanza.NSClient
+	return string(space) + " " + string(e.Local()), len(space) > 0 && string(space) != ns &&
+		string(space) != stanza.NSClient
 }
 
 func (m *module) get(ev *session.Stanza) session.Verdict {
@@ -114,7 +117,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 	if _, more := e.Next(); more {
 		return ev.Fail(stanza.BadRequest)
 	}
-	k, ok := key(e)
+	k, ok := rowKey(e)
 	if !ok {
 		return ev.Fail(stanza.NotAcceptable)
 	}
@@ -142,7 +145,7 @@ func (m *module) get(ev *session.Stanza) session.Verdict {
 func (m *module) set(ev *session.Stanza) session.Verdict {
 	var set []row
 	for e, ok := ev.Payload().First(); ok; e, ok = e.Next() {
-		k, ok := key(e)
+		k, ok := rowKey(e)
 		if !ok {
 			return ev.Fail(stanza.NotAcceptable)
 		}
@@ -160,8 +163,8 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.NotAcceptable)
 	}
 	a := ev.Account()
-	u := part.Own(a)
-	if u.known {
+	u := part.Mutable(a)
+	if u.loaded {
 		return m.put(ev, u, set)
 	}
 	rows := map[string]int{}
@@ -176,11 +179,11 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 		if err != nil {
 			return ev.Fail(stanza.InternalServerError)
 		}
-		if part.Of(a) != u {
+		if part.Get(a) != u {
 			return ev.Fail(stanza.ResourceConstraint) // the account left memory meanwhile; a second try reads again
 		}
-		if !u.known { // no other resource was faster
-			u.known, u.rows = true, rows
+		if !u.loaded { // no other resource was faster
+			u.loaded, u.rows = true, rows
 			for _, n := range rows {
 				u.bytes += n
 			}
@@ -189,8 +192,8 @@ func (m *module) set(ev *session.Stanza) session.Verdict {
 	})
 }
 
-// put replaces rows where the limits of the account allow it. What takes no more than before is always allowed: what
-// is kept may be older than the limits.
+// put replaces rows where the limits of the account allow it. What takes no more than before is always
+// allowed: what is kept may be older than the limits.
 func (m *module) put(ev *session.Stanza, u *usage, set []row) session.Verdict {
 	next := make(map[string]int, len(set)) // of the rows of set; the last of a name is the one that stays
 	for _, r := range set {

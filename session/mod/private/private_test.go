@@ -43,8 +43,8 @@ func element(i, size int) string {
 	return fmt.Sprintf("<x xmlns='test:%d'>%s</x>", i, strings.Repeat("x", size))
 }
 
-// XEP-0049: what an account keeps is limited for all requests together, in elements and in bytes; a new value counts
-// in the place of the old one, an empty one makes room, and a restart forgets nothing.
+// XEP-0049: what an account keeps is limited for all requests together, in elements and in bytes; a new
+// value counts in the place of the old one, an empty one makes room, and a restart forgets nothing.
 func TestLimitsOfAccount(t *testing.T) {
 	expect := func(t *testing.T, got, want, what string) {
 		t.Helper()
@@ -69,7 +69,8 @@ func TestLimitsOfAccount(t *testing.T) {
 			romeo = s.Login("romeo", "romeo@localhost/orchard")
 			home := s.Login("home", "romeo@localhost/home")
 			// Two resources at once, while what is kept is still unknown.
-			romeo.Send("<iq type='set' id='1'><query xmlns='jabber:iq:private'>" + element(10, c.size) + "</query></iq>")
+			romeo.Send("<iq type='set' id='1'><query xmlns='jabber:iq:private'>" + element(10, c.size) +
+				"</query></iq>")
 			expect(t, set(s, home, element(11, c.size)), refused, "one more of another resource after a restart")
 			expect(t, romeo.Received(), refused, "one more after a restart")
 			expect(t, set(s, romeo, element(4, 0)), kept, "an empty one")
@@ -79,7 +80,8 @@ func TestLimitsOfAccount(t *testing.T) {
 			expect(t, set(s, romeo, element(10, c.size)+element(10, c.size)), kept, "one element twice")
 			romeo.Send("<iq type='get' id='g'><query xmlns='jabber:iq:private'><x xmlns='test:4'/></query></iq>")
 			s.Settle()
-			expect(t, romeo.Received(), "<query xmlns='jabber:iq:private'><x xmlns='test:4'/></query>", "the emptied one")
+			expect(t, romeo.Received(), "<query xmlns='jabber:iq:private'><x xmlns='test:4'/></query>",
+				"the emptied one")
 		})
 	}
 }
@@ -96,7 +98,8 @@ func TestOlderThanLimits(t *testing.T) {
 	opt.Module = limited(10, 5000).Module
 	s = sessiontest.New(t, opt)
 	romeo = s.Login("romeo", "romeo@localhost/orchard")
-	for elements, want := range map[string]string{element(5, 999): kept, element(6, 1001): refused, element(20, 1): refused} {
+	for elements, want := range map[string]string{element(5, 999): kept, element(6, 1001): refused,
+		element(20, 1): refused} {
 		if got := set(s, romeo, elements); !strings.Contains(got, want) {
 			t.Errorf("%.60s: %.200s", elements, got)
 		}

@@ -21,19 +21,20 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "register",
-	Spec:     "XEP-0077 2.4",
-	Summary:  "lets people make accounts; off by default",
-	Cases:    "registration, password change, cancellation, conflict, missing fields, limits; no forms, no redirection",
+	Name:    "register",
+	Spec:    "XEP-0077 2.4",
+	Summary: "lets people make accounts; off by default",
+	Cases: "registration, password change, cancellation, conflict, missing fields, limits; no forms, " +
+		"no redirection",
 	Requires: []session.Feature{"accounts", "stream-features", "iq", "store"},
 	Off:      true,
 	Options:  func() any { o := defaultOptions(); return &o },
@@ -66,25 +67,28 @@ type Options struct {
 func (o *Options) Check() (key, why string) {
 	for _, name := range o.Reserved {
 		if _, err := jid.New(name, "localhost", ""); err != nil || name == "" {
-			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it like admin, without a domain", name)
+			return "reserved", fmt.Sprintf("%q is no name that an account could have: write it like admin, "+
+				"without a domain", name)
 		}
 	}
-	return session.InRange(session.OptionRange{Key: "per_address", Value: o.PerAddress, Least: 0, Most: session.MostEvents, Note: " in an hour; 0 is no limit"})
+	return session.CheckRanges(session.OptionRange{Key: "per_address", Value: o.PerAddress, Min: 0,
+		Max: session.MaxRateEvents, Note: " in an hour; 0 is no limit"})
 }
 
-// deriveCost of an account's keys, in microseconds of a core.
-const deriveCost = 6000
+// deriveMicros of an account's keys, in microseconds of a core.
+const deriveMicros = 6000
 
 type module struct {
-	opt   Options
-	db    *store.DB
-	r     *session.Router
-	rand  Random
-	rates *session.Throttle
+	opt      Options
+	db       *store.DB
+	router   *session.Router
+	rand     Random
+	throttle *session.Throttle
 }
 
 func defaultOptions() Options {
-	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster", "hostmaster", "webmaster",
+	return Options{PerAddress: 5, Reserved: []string{"admin", "administrator", "root", "postmaster",
+		"hostmaster", "webmaster",
 		"abuse", "support", "security", "xmpp", "server"}}
 }
 
@@ -101,22 +105,22 @@ func (m *module) Load(api *session.API) error {
 		m.opt.Reserved[i] = j.Local()
 	}
 	var ok bool
-	if m.rand, ok = session.Find[Random](api); !ok {
+	if m.rand, ok = session.Lookup[Random](api); !ok {
 		return errors.New("nobody gave a source of salts")
 	}
-	m.db, m.r, m.rates = storage.Of(api), api.Router, session.NewThrottle()
+	m.db, m.router, m.throttle = storage.DB(api), api.Router, session.NewThrottle()
 	open := func(st session.Negotiation) bool { return m.opt.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
-			Name: feature, Forbids: session.HasUser | session.S2S, Open: open,
+			Name: feature, Forbids: session.HasUser | session.S2S, Available: open,
 			Offer: func(_ session.Negotiation, a *xmlstream.Appender) { a.Open(feature).Close() },
 		},
 		session.StreamFeature{
-			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Open: open, Handle: m.stranger,
+			Name: query, IQ: true, Forbids: session.HasUser | session.S2S, Available: open, Handle: m.unauthenticated,
 		})
 	api.Advertise(ns)
 	for _, set := range []bool{false, true} {
-		api.Hooks.OnIQ(api.Module, set, query, m.user, session.ToSelf)
+		api.Hooks.OnIQ(api.Module, set, query, m.authenticated, session.ToSelf)
 	}
 	// Clients address the host: the account is the sender's, whose lock is held in a Pre chain.
 	api.Hooks.PreIQ[session.ToHost].Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
@@ -126,26 +130,27 @@ func (m *module) Load(api *session.API) error {
 		if ev.To.String() != ev.Host.Name {
 			return session.Pass // another host, or a gateway: its registration is not the account's (attack R08)
 		}
-		return m.user(ev)
+		return m.authenticated(ev)
 	})
 	return nil
 }
 
-// creds are the keys of a new password; slow.
-func (m *module) creds(pw string) ([]byte, error) {
+// deriveKeys are the keys of a new password; slow.
+func (m *module) deriveKeys(pw string) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), sasl.DefaultIterations, m.rand, sasl.SHA1, sasl.SHA256, sasl.SHA512)
 	return k.Encode(), err
 }
 
-// stranger is somebody without an account.
-func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
+// unauthenticated is somebody without an account.
+func (m *module) unauthenticated(st session.Negotiation, iq xmlstream.Element) {
 	raw, _ := iq.Attr(stanza.AttrID)
 	id := string(raw)
 	q, _ := iq.Child(query)
 	if t, _ := iq.Attr(stanza.AttrType); string(t) == "get" {
-		a := st.Local().Appender()
+		a := st.LoopRouter().Appender()
 		a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Open(query)
-		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(password).Close()
+		a.Open(instructions).Text("Choose a name and a password.").Close().Open(username).Close().Open(
+			password).Close()
 		a.Close().Close()
 		st.Send(a.B)
 		return
@@ -165,20 +170,21 @@ func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 		st.FailIQ(id, stanza.JIDMalformed)
 		return
 	}
-	if slices.Contains(m.opt.Reserved, who.Local()) || mixed(who.Local()) {
+	if slices.Contains(m.opt.Reserved, who.Local()) || mixesScripts(who.Local()) {
 		st.FailIQ(id, stanza.NotAllowed)
 		return
 	}
-	lim := m.r.HostLimits(st.Host())
+	lim := m.router.HostLimits(st.Host())
 	addr := st.Transport().Remote().Addr()
-	if !lim.Exempted(addr) && !m.rates.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour}, st.Local().Loop.Tick()) {
-		st.Local().CountLimit("registrations")
+	if !lim.Exempted(addr) && !m.throttle.TakeAddr(addr, session.Rate{N: m.opt.PerAddress, Per: time.Hour},
+		st.LoopRouter().Loop.Tick()) {
+		st.LoopRouter().CountLimit("registrations")
 		st.FailIQ(id, stanza.ResourceConstraint)
 		return
 	}
 	secret := string(pw.Text())
-	if !st.AwaitTurn(reactor.Crypto, deriveCost, func() error {
-		c, err := m.creds(secret)
+	if !st.AwaitAdmission(reactor.Crypto, deriveMicros, func() error {
+		c, err := m.deriveKeys(secret)
 		if err != nil {
 			return err
 		}
@@ -193,8 +199,8 @@ func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 		case err != nil:
 			st.FailIQ(id, stanza.InternalServerError)
 		default:
-			m.r.Table.Born(who)
-			a := st.Local().Appender()
+			m.router.Table.NoteCreated(who)
+			a := st.LoopRouter().Appender()
 			a.Open(stanza.IQName).Attr(stanza.AttrType, "result").Attr(stanza.AttrID, id).Close()
 			st.Send(a.B)
 		}
@@ -203,8 +209,8 @@ func (m *module) stranger(st session.Negotiation, iq xmlstream.Element) {
 	}
 }
 
-// mixed reports whether a name mixes Latin letters with those of scripts that look like them.
-func mixed(name string) bool {
+// mixesScripts reports whether a name mixes Latin letters with those of scripts that look like them.
+func mixesScripts(name string) bool {
 	latin, other := false, false
 	for _, r := range name {
 		switch {
@@ -217,12 +223,13 @@ func mixed(name string) bool {
 	return latin && other
 }
 
-// user is somebody with an account, changing its password or leaving.
-func (m *module) user(ev *session.Stanza) session.Verdict {
+// authenticated is somebody with an account, changing its password or leaving.
+func (m *module) authenticated(ev *session.Stanza) session.Verdict {
 	a, q := ev.Account(), ev.Payload()
 	if ev.Type == stanza.TypeGet {
 		return ev.Reply(func(_ *session.Stanza, ap *xmlstream.Appender) {
-			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(password).Close().Close()
+			ap.Open(query).Open(registered).Close().Open(username).Text(a.JID().Local()).Close().Open(
+				password).Close().Close()
 		})
 	}
 	me := a.JID()
@@ -240,8 +247,10 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 				return ev.FailCommit(err)
 			}
 			v := ev.Reply(nil)
-			if err := storage.Bury(m.r, m.db, gone, nil); err != nil {
-				ev.Local().Log.Error("what is left of a deleted account stays until the next start", "jid", me.String(), "err", err)
+			if err := storage.FinishDeletion(m.router, m.db, gone, nil); err != nil {
+				ev.LoopRouter().Log.Error("what is left of a deleted account stays until the next start", "jid",
+					me.String(),
+					"err", err)
 			}
 			return v
 		})
@@ -259,7 +268,7 @@ func (m *module) user(ev *session.Stanza) session.Verdict {
 	}
 	secret := string(pw.Text())
 	return ev.Await(reactor.Crypto, func() error {
-		c, err := m.creds(secret)
+		c, err := m.deriveKeys(secret)
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ import (
 func options(o register.Options) sessiontest.Options {
 	return sessiontest.Options{
 		Hosts:   []string{"localhost", "example.net"},
-		Modules: append(mod.Default(), "register"),
+		Modules: append(mod.DefaultNames(), "register"),
 		Module: func(_ string, v any) error {
 			if r, ok := v.(*register.Options); ok {
 				r.PlainText = o.PlainText
@@ -45,7 +45,8 @@ func TestReservedInAnySpelling(t *testing.T) {
 	c.Open("localhost")
 	s.Settle()
 	c.Received()
-	for name, want := range map[string]string{"chef": "not-allowed", "CHEF": "not-allowed", "boss": "not-allowed", "cook": "type='result'"} {
+	for name, want := range map[string]string{"chef": "not-allowed", "CHEF": "not-allowed",
+		"boss": "not-allowed", "cook": "type='result'"} {
 		c.Send("<iq type='set' id='r'><query xmlns='jabber:iq:register'><username>" + name +
 			"</username><password>secret</password></query></iq>")
 		s.Settle()

@@ -50,11 +50,13 @@ const (
 	maxGroups = 32
 )
 
-// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is kept
-// whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with its addresses.
+// MaxRequest is the longest presence of type subscribe that is kept until it is answered, in bytes: it is
+// kept whole or not at all (RFC 6121 §3.1.3). A user's own presence stanza, of 16 KiB at most, fits with
+// its addresses.
 const MaxRequest = 24 << 10
 
-// What max_bytes may be. The least has room for one contact with the longest name and all groups of full length.
+// What max_bytes may be. The least has room for one contact with the longest name and all groups of full
+// length.
 const (
 	minBytes = 64 << 10
 	maxBytes = 1 << 30
@@ -79,7 +81,7 @@ var part = session.NewPart[Roster]("roster")
 
 // Of is the roster of a: under its lock, while it is resident; nil on a host without the module, which is an
 // empty one.
-func Of(a *session.Account) *Roster { return part.Of(a) }
+func Of(a *session.Account) *Roster { return part.Get(a) }
 
 // Options are the module's section of the configuration. More than they say is resource-constraint.
 type Options struct {
@@ -92,19 +94,20 @@ type Options struct {
 
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
-	return session.InRange(
-		session.OptionRange{Key: "max_items", Value: o.MaxItems, Least: 1, Most: 100_000},
-		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: minBytes, Most: maxBytes})
+	return session.CheckRanges(
+		session.OptionRange{Key: "max_items", Value: o.MaxItems, Min: 1, Max: 100_000},
+		session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: minBytes, Max: maxBytes})
 }
 
-// A Service is the module of one profile; [session.Find] gives it to modules that change rosters.
+// A Service is the module of one profile; [session.Lookup] gives it to modules that change rosters.
 type Service struct {
-	opt   Options
-	db    *table
-	first uint64 // the lowest version given since the start
+	opt          Options
+	db           *table
+	firstVersion uint64 // the lowest version given since the start
 }
 
-// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which are 600 kB.
+// defaultOptions has room for 5,000 contacts of ordinary size, 120 bytes each in the roster's XML, which
+// are 600 kB.
 func defaultOptions() Options { return Options{MaxItems: 5000, MaxBytes: 1 << 20} }
 
 // Load adds the handlers and offers the Service.
@@ -118,12 +121,12 @@ func (m *Service) Load(api *session.API) error {
 		return err
 	}
 	// A version that was pushed and lost in a crash is not given again to another roster.
-	m.first = uint64(api.Router.Incarnation)<<20 + 1
+	m.firstVersion = uint64(api.Router.Incarnation)<<20 + 1
 	session.Resident(api, part, m.db.load)
 	api.Hooks.OnIQ(api.Module, false, query, m.get, session.ToSelf)
 	api.Hooks.OnIQ(api.Module, true, query, m.set, session.ToSelf)
 	for _, t := range []session.Target{session.ToBare, session.ToFull, session.ToHost} {
-		api.Hooks.PreIQ[t].Add(api.Module, session.Guard, foreign)
+		api.Hooks.PreIQ[t].Add(api.Module, session.Guard, refuseForeign)
 	}
 	feature := func(n xmlstream.Name) session.StreamFeature {
 		return session.StreamFeature{
@@ -134,17 +137,17 @@ func (m *Service) Load(api *session.API) error {
 		}
 	}
 	api.Hooks.Features = append(api.Hooks.Features, feature(verName), feature(preName))
-	session.Offer(api, m)
+	session.Provide(api, m)
 	return nil
 }
 
-// foreign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3), before anything is
-// looked up, so that the answer says nothing of the address.
-func foreign(ev *session.Stanza) session.Verdict {
+// refuseForeign refuses a roster set for an account that is not the sender's (RFC 6121 §2.1.5, §2.3.3),
+// before anything is looked up, so that the answer says nothing of the address.
+func refuseForeign(ev *session.Stanza) session.Verdict {
 	if ev.Type != stanza.TypeSet || !ev.Payload().Is(query) || ev.To.Bare() == ev.Account().JID() {
 		return session.Pass
 	}
-	if _, ours := ev.Local().Router().Table.Host(ev.To.Domain()); !ours {
+	if _, ours := ev.LoopRouter().Router().Table.Host(ev.To.Domain()); !ours {
 		return session.Pass // another server's to say
 	}
 	return ev.Fail(stanza.Forbidden)
@@ -182,7 +185,7 @@ func (it *Item) append(a *xmlstream.Appender) {
 		return
 	}
 	a.Attr(stanza.AttrSubscription, it.Subscription())
-	if it.Out {
+	if it.PendingOut {
 		a.Attr(askAttr, "subscribe")
 	}
 	if it.Approved {
@@ -204,7 +207,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.BadRequest) // §2.1.5: exactly one
 	}
 	raw, _ := e.Attr(stanza.AttrJID)
-	who, err := ev.Local().JID(raw)
+	who, err := ev.LoopRouter().JID(raw)
 	if err != nil || who.IsZero() {
 		return ev.Fail(stanza.JIDMalformed)
 	}
@@ -246,7 +249,7 @@ func (m *Service) set(ev *session.Stanza) session.Verdict {
 	if m.Full() || !m.Fits(a, &it) {
 		return ev.Fail(stanza.ResourceConstraint) // before resources are told by a push
 	}
-	return ev.Commit(m.put(ev.Local(), a, it, true), result)
+	return ev.Commit(m.put(ev.LoopRouter(), a, it, true), result)
 }
 
 // remove takes a contact out; what bound the two is ended as if both subscriptions had been
@@ -267,13 +270,13 @@ func (m *Service) remove(ev *session.Stanza, a *session.Account, it Item) sessio
 			}
 		}
 	}
-	if it.To || it.Out {
+	if it.To || it.PendingOut {
 		send(a.JID(), "unsubscribe")
 	}
-	if it.From || it.In {
+	if it.From || it.PendingIn {
 		send(a.JID(), "unsubscribed")
 	}
-	return ev.Commit(m.Put(ev.Local(), a, Item{JID: it.JID}), result)
+	return ev.Commit(m.Put(ev.LoopRouter(), a, Item{JID: it.JID}), result)
 }
 
 func result(ev *session.Stanza, err error) session.Verdict {
@@ -285,20 +288,20 @@ func result(ev *session.Stanza, err error) session.Verdict {
 
 // Put makes it the contact's item, an empty one removes it, gives the change to the store, and sends
 // the roster push (RFC 6121 §2.1.6) if what the user sees has changed. Under a's lock.
-func (m *Service) Put(l *session.Local, a *session.Account, it Item) session.Ticket {
+func (m *Service) Put(l *session.LoopRouter, a *session.Account, it Item) session.Ticket {
 	old, _ := Of(a).Get(it.JID)
 	return m.put(l, a, it, !it.looksLike(&old))
 }
 
 // put is Put with a push or without; a roster set is pushed whatever it changed (§2.3.2).
-func (m *Service) put(l *session.Local, a *session.Account, it Item, seen bool) session.Ticket {
-	r := part.Own(a)
+func (m *Service) put(l *session.LoopRouter, a *session.Account, it Item, seen bool) session.Ticket {
+	r := part.Mutable(a)
 	if seen {
-		r.version = max(r.version+1, m.first)
+		r.version = max(r.version+1, m.firstVersion)
 	}
 	r.put(it)
 	t := m.db.save(a, &it, r.version)
-	a.Wrote(l, t)
+	a.MarkUncommitted(l, t)
 	if seen {
 		push(l, a, &it, r.version)
 	}
@@ -310,41 +313,44 @@ func (it *Item) looksLike(o *Item) bool {
 	if !it.Listed || !o.Listed {
 		return it.Listed == o.Listed
 	}
-	return it.Name == o.Name && it.Groups == o.Groups && it.Subscription() == o.Subscription() && it.Out == o.Out && it.Approved == o.Approved
+	return it.Name == o.Name && it.Groups == o.Groups && it.Subscription() == o.Subscription() &&
+		it.PendingOut == o.PendingOut && it.Approved == o.Approved
 }
 
 // push tells every interested resource.
-func push(l *session.Local, a *session.Account, it *Item, version uint64) {
+func push(l *session.LoopRouter, a *session.Account, it *Item, version uint64) {
 	v := strconv.FormatUint(version, 10)
 	for _, s := range a.Resources() {
 		if !s.Interested() {
 			continue
 		}
 		ap := l.Appender()
-		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo, s.JID().String())
+		ap.Open(stanza.IQName).Attr(stanza.AttrType, "set").Attr(stanza.AttrID, "push-"+v).Attr(stanza.AttrTo,
+			s.JID().String())
 		ap.Open(query).Attr(stanza.AttrVer, v)
 		it.append(ap)
 		ap.Close().Close()
-		s.Send(session.Parcel{Bytes: ap.B, Kind: stanza.IQ})
+		s.Send(session.OutboundStanza{Bytes: ap.B, Kind: stanza.IQ})
 	}
 }
 
-// Full reports whether the store refuses writes: a change that is made all the same would be taken back. Any goroutine.
+// Full reports whether the store refuses writes: a change that is made all the same would be taken back.
+// Any goroutine.
 func (m *Service) Full() bool { return m.db.db.Full() != nil }
 
-// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes no more
-// than before always fits, as a roster may be older than its limits. Under a's lock.
+// Fits reports whether a's roster has room for it in the place of what it has of that contact. What takes
+// no more than before always fits, as a roster may be older than its limits. Under a's lock.
 func (m *Service) Fits(a *session.Account, it *Item) bool {
 	r := Of(a)
 	old, _ := r.Get(it.JID)
-	hadListed, hadAsked := old.shares()
-	listed, asked := it.shares()
+	hadListed, hadAsked := old.usage()
+	listed, asked := it.usage()
 	var now Roster
 	if r != nil {
 		now = *r
 	}
 	requests := m.opt.MaxBytes / 4
-	fits := func(total, had, want share, bytes int) bool {
+	fits := func(total, had, want usage, bytes int) bool {
 		return (want.rows <= had.rows || int(total.rows-had.rows+want.rows) <= m.opt.MaxItems) &&
 			(want.bytes <= had.bytes || int(total.bytes-had.bytes+want.bytes) <= bytes)
 	}
@@ -355,7 +361,7 @@ func (m *Service) Fits(a *session.Account, it *Item) bool {
 	if asked.bytes > usualRequest {
 		requests /= 2
 	}
-	return fits(now.asked, hadAsked, asked, requests)
+	return fits(now.requests, hadAsked, asked, requests)
 }
 
 // usualRequest is the most that a request without extended content takes, with its sender's address.

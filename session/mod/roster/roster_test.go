@@ -15,8 +15,8 @@ import (
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
 
-// A version that a client was told and that was lost in a crash is not given to another roster: the client would be
-// told that what it has is current (RFC 6121 §2.6.3).
+// A version that a client was told and that was lost in a crash is not given to another roster: the
+// client would be told that what it has is current (RFC 6121 §2.6.3).
 func TestVersionAfterCrash(t *testing.T) {
 	ver := regexp.MustCompile(`ver='(\d+)'`)
 	add := func(s *sessiontest.Server, who string) string {
@@ -64,7 +64,8 @@ func TestAttackR04(t *testing.T) {
 		t.Errorf("%d pushes and %d refusals of %d requests", p, r, 3*limit)
 	}
 	// The same for approvals in advance, and for roster sets.
-	romeo.Send("<presence to='b@localhost' type='subscribed'/><iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='c@localhost'/></query></iq>")
+	romeo.Send("<presence to='b@localhost' type='subscribed'/><iq type='set' id='2'><query " +
+		"xmlns='jabber:iq:roster'><item jid='c@localhost'/></query></iq>")
 	s.Settle()
 	if got := romeo.Received(); count(got, refused) != 2 || count(got, "push-") != 0 {
 		t.Errorf("beyond the limit: %s", got)
@@ -82,10 +83,11 @@ func TestAttackR04(t *testing.T) {
 	juliet := s.Login("juliet", "juliet@localhost/balcony")
 	for i := range limit + 10 {
 		m := s.Login("mallory", fmt.Sprintf("mallory%d@localhost/den", i))
-		m.Send(strings.Repeat("<presence to='juliet@localhost' type='subscribed'/><presence to='juliet@localhost' type='unsubscribed'/>"+
+		m.Send(strings.Repeat("<presence to='juliet@localhost' type='subscribed'/><presence "+
+			"to='juliet@localhost' type='unsubscribed'/>"+
 			"<presence to='juliet@localhost' type='subscribe'/>", 3))
 		s.Settle()
-		m.Cut()
+		m.DropConn()
 	}
 	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/>")
 	s.Settle()
@@ -96,8 +98,10 @@ func TestAttackR04(t *testing.T) {
 	if count(got, "<item") != 0 || count(got, "push-") != 0 {
 		t.Errorf("who has asked is in the roster: %s", got)
 	}
-	// They take nothing of the user's own room: who has asked can be taken in, by approval or by a set, and others too.
-	juliet.Send("<presence to='mallory0@localhost' type='subscribed'/><iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='mallory1@localhost'/></query></iq>" +
+	// They take nothing of the user's own room: who has asked can be taken in, by approval or by a set, and
+	// others too.
+	juliet.Send("<presence to='mallory0@localhost' type='subscribed'/><iq type='set' id='2'><query " +
+		"xmlns='jabber:iq:roster'><item jid='mallory1@localhost'/></query></iq>" +
 		"<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='romeo@localhost'/></query></iq>")
 	s.Settle()
 	if got := juliet.Received(); count(got, "push-") != 3 || count(got, refused) != 0 {
@@ -105,7 +109,8 @@ func TestAttackR04(t *testing.T) {
 	}
 	// A full roster takes no other contact, those who have asked neither.
 	for i := range limit {
-		juliet.Send(fmt.Sprintf("<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item jid='a%d@localhost'/></query></iq>", i, i))
+		juliet.Send(fmt.Sprintf("<iq type='set' id='s%d'><query xmlns='jabber:iq:roster'><item "+
+			"jid='a%d@localhost'/></query></iq>", i, i))
 	}
 	s.Settle()
 	if got := juliet.Received(); count(got, "push-") != limit-3 || count(got, refused) != 3 {
@@ -118,7 +123,8 @@ func TestAttackR04(t *testing.T) {
 	}
 }
 
-const refused = "<error type='wait'><resource-constraint xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+const refused = "<error type='wait'><resource-constraint " +
+	"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
 
 // fast lets a stream send as much as it likes.
 func fast() *session.Limits {
@@ -137,8 +143,9 @@ func sized(n int) sessiontest.Options {
 	}}
 }
 
-// RFC 6121 §2.3.3: a server may limit names and groups; here it limits all of them together as well, and what it has
-// is what one answer can hold. A roster that is at its limit can be changed to less, and after a restart it is as full.
+// RFC 6121 §2.3.3: a server may limit names and groups; here it limits all of them together as well, and
+// what it has is what one answer can hold. A roster that is at its limit can be changed to less, and
+// after a restart it is as full.
 func TestBytes(t *testing.T) {
 	opt := sized(0)
 	s := sessiontest.New(t, opt)
@@ -151,7 +158,8 @@ func TestBytes(t *testing.T) {
 	}
 	groups := some(32, "x")
 	set := func(c *sessiontest.Client, who, groups string) string {
-		c.Send("<iq type='set' id='" + who + "'><query xmlns='jabber:iq:roster'><item jid='" + who + "@localhost' name='" +
+		c.Send("<iq type='set' id='" + who + "'><query xmlns='jabber:iq:roster'><item jid='" + who +
+			"@localhost' name='" +
 			strings.Repeat("n", 1023) + "'>" + groups + "</item></query></iq>")
 		s.Settle()
 		return c.Received()
@@ -169,7 +177,7 @@ func TestBytes(t *testing.T) {
 	}
 	read := func() string {
 		c := s.Login("reader", "romeo@localhost/reader")
-		defer c.Cut()
+		defer c.DropConn()
 		c.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>")
 		s.Settle()
 		return c.Received()
@@ -209,7 +217,8 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// RFC 6121 §2.3.3: a name or a group that is too long, or too many groups, are not acceptable, and change nothing.
+// RFC 6121 §2.3.3: a name or a group that is too long, or too many groups, are not acceptable, and change
+// nothing.
 func TestLongNames(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
@@ -248,7 +257,8 @@ func TestOrdinaryRoster(t *testing.T) {
 	}})
 	romeo := s.Login("romeo", "romeo@localhost/orchard")
 	for i := range 500 {
-		romeo.Send(fmt.Sprintf("<iq type='set' id='%d'><query xmlns='jabber:iq:roster'><item jid='contact.%d@example.org' name='Contact Number %d'>"+
+		romeo.Send(fmt.Sprintf("<iq type='set' id='%d'><query xmlns='jabber:iq:roster'><item "+
+			"jid='contact.%d@example.org' name='Contact Number %d'>"+
 			"<group>Friends &amp; Family</group></item></query></iq>", i, i, i))
 		if i%100 == 99 {
 			s.Settle()
@@ -264,20 +274,22 @@ func TestOrdinaryRoster(t *testing.T) {
 	}
 }
 
-// RFC 6121 §3.1.3: a request is kept whole, extended content included, until it is answered. What strangers may have
-// kept is limited for the account, what is beyond the limit is refused, nothing is cut, long requests don't keep usual
-// ones out, and all of them together take nothing of the user's own room.
+// RFC 6121 §3.1.3: a request is kept whole, extended content included, until it is answered. What
+// strangers may have kept is limited for the account, what is beyond the limit is refused, nothing is
+// cut, long requests don't keep usual ones out, and all of them together take nothing of the user's own
+// room.
 func TestRequestsAreKeptWhole(t *testing.T) {
 	opt := sized(400_000) // 100,000 for requests, half of it for long ones
 	s := sessiontest.New(t, opt)
 	s.AddAccount("juliet@localhost")
 	ask := func(i, n int) string {
 		m := s.Login("stranger", fmt.Sprintf("stranger%d@localhost/den", i))
-		defer m.Cut()
+		defer m.DropConn()
 		m.Send("<presence/>")
 		s.Settle()
 		m.Received()
-		m.Send(fmt.Sprintf("<presence to='juliet@localhost' type='subscribe' id='%d'><status>%s</status><nick xmlns='http://jabber.org/protocol/nick'>Stranger %d</nick></presence>",
+		m.Send(fmt.Sprintf("<presence to='juliet@localhost' type='subscribe' "+
+			"id='%d'><status>%s</status><nick xmlns='http://jabber.org/protocol/nick'>Stranger %d</nick></presence>",
 			i, strings.Repeat("s", n), i))
 		s.Settle()
 		return m.Received()
@@ -308,7 +320,8 @@ func TestRequestsAreKeptWhole(t *testing.T) {
 		s.Settle()
 		got := juliet.Received()
 		for i, n := range kept {
-			want := fmt.Sprintf("<status>%s</status><nick xmlns='http://jabber.org/protocol/nick'>Stranger %d</nick></presence>", strings.Repeat("s", n), i)
+			want := fmt.Sprintf("<status>%s</status><nick xmlns='http://jabber.org/protocol/nick'>Stranger "+
+				"%d</nick></presence>", strings.Repeat("s", n), i)
 			if strings.Count(got, want) != 1 {
 				t.Errorf("round %d: request %d is not whole", round, i)
 			}

@@ -11,8 +11,8 @@ import (
 	"canto/session/jid"
 )
 
-// A packed roster is a map from address to contact, in the order of addresses, whatever is put in and taken out,
-// and the store's rows make the same one again.
+// A packed roster is a map from address to contact, in the order of addresses, whatever is put in and
+// taken out, and the store's rows make the same one again.
 func TestRoster(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var r Roster
@@ -20,13 +20,14 @@ func TestRoster(t *testing.T) {
 		for range rapid.IntRange(0, 300).Draw(t, "changes") {
 			text := rapid.SampledFrom([]string{"", "Romeo", "Juliet Capulet", string(make([]byte, 900))})
 			it := Item{
-				JID:    jid.Prepared(fmt.Sprintf("c%d@example.org", rapid.IntRange(0, 120).Draw(t, "who"))),
+				JID:    jid.FromPrepared(fmt.Sprintf("c%d@example.org", rapid.IntRange(0, 120).Draw(t, "who"))),
 				Listed: rapid.Bool().Draw(t, "listed"),
 			}
 			if it.Listed {
 				it.Name = text.Draw(t, "name")
-				it.State = stateOf(byte(rapid.IntRange(0, 31).Draw(t, "state")))
-				it.Groups = packGroups(rapid.SliceOfN(rapid.SampledFrom([]string{"Friends", "Family", "", string(make([]byte, 300))}), 0, 3).Draw(t, "groups"))
+				it.State = unpackState(byte(rapid.IntRange(0, 31).Draw(t, "state")))
+				it.Groups = packGroups(rapid.SliceOfN(
+					rapid.SampledFrom([]string{"Friends", "Family", "", string(make([]byte, 300))}), 0, 3).Draw(t, "groups"))
 				it.Request = text.Draw(t, "request")
 			}
 			if r.put(it); it.empty() {
@@ -54,19 +55,23 @@ func TestRoster(t *testing.T) {
 			t.Fatalf("%d contacts, Len is %d; want %d", i, r.Len(), len(keys))
 		}
 		for _, who := range []string{"a@example.org", "c5@example.orga", "c60", "z"} {
-			if it, ok := r.Get(jid.Prepared(who)); ok {
+			if it, ok := r.Get(jid.FromPrepared(who)); ok {
 				t.Fatalf("%s is there: %+v", who, it)
 			}
 		}
-		if again := b.roster(); !slices.Equal(slices.Collect(again.All()), slices.Collect(r.All())) || again.Len() != r.Len() {
+		if again := b.roster(); !slices.Equal(slices.Collect(again.All()), slices.Collect(r.All())) ||
+			again.Len() != r.Len() {
 			t.Fatal("what is stored makes another roster")
 		}
 		var sum Roster
 		for _, it := range want {
-			sum.weigh(&it, 1)
+			sum.addUsage(&it, 1)
 		}
-		if again := b.roster(); sum.listed != r.listed || sum.asked != r.asked || sum.listed != again.listed || sum.asked != again.asked {
-			t.Fatalf("shares are %+v, %+v; of the stored rows %+v, %+v; want %+v, %+v", r.listed, r.asked, again.listed, again.asked, sum.listed, sum.asked)
+		if again := b.roster(); sum.listed != r.listed || sum.requests != r.requests ||
+			sum.listed != again.listed ||
+			sum.requests != again.requests {
+			t.Fatalf("shares are %+v, %+v; of the stored rows %+v, %+v; want %+v, %+v", r.listed, r.requests,
+				again.listed, again.requests, sum.listed, sum.requests)
 		}
 		for _, b := range r.blocks {
 			if n := countRows(b); n == 0 || n > blockRows || n > 1 && len(b) > 2*blockBytes {
@@ -76,13 +81,15 @@ func TestRoster(t *testing.T) {
 	})
 }
 
-// A look-up, of which each message to a contact may need some, allocates nothing; a contact costs its text and
-// some bytes.
+// A look-up, of which each message to a contact may need some, allocates nothing; a contact costs its
+// text and some bytes.
 func TestRosterCosts(t *testing.T) {
 	var r Roster
 	text := 0
 	for i := range 50 {
-		it := Item{JID: jid.Prepared(fmt.Sprintf("contact%d@example.org", i)), Name: fmt.Sprintf("Friend %d", i), Groups: packGroups([]string{"Friends"}), Listed: true}
+		it := Item{JID: jid.FromPrepared(fmt.Sprintf("contact%d@example.org", i)),
+			Name:   fmt.Sprintf("Friend %d", i),
+			Groups: packGroups([]string{"Friends"}), Listed: true}
 		text += len(it.JID.String()) + len(it.Name) + len("Friends")
 		r.put(it)
 	}
@@ -93,7 +100,7 @@ func TestRosterCosts(t *testing.T) {
 	if size > text+6*50 {
 		t.Errorf("50 contacts of %d bytes take %d", text, size)
 	}
-	who := jid.Prepared("contact37@example.org")
+	who := jid.FromPrepared("contact37@example.org")
 	if n := testing.AllocsPerRun(100, func() { r.State(who) }); n != 0 {
 		t.Errorf("a look-up allocates %v times", n)
 	}
@@ -101,7 +108,8 @@ func TestRosterCosts(t *testing.T) {
 
 // What the store gives is checked once, so that nothing read later can be wrong.
 func FuzzRow(f *testing.F) {
-	it := Item{Name: "Juliet", Groups: packGroups([]string{"Friends", "Family"}), Listed: true, Request: "<presence type='subscribe'/>"}
+	it := Item{Name: "Juliet", Groups: packGroups([]string{"Friends", "Family"}), Listed: true,
+		Request: "<presence type='subscribe'/>"}
 	f.Add("juliet@example.org", it.encode(nil))
 	f.Add("a", []byte{0, 0, 0, 0})
 	f.Fuzz(func(t *testing.T, key string, row []byte) {

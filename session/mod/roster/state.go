@@ -3,11 +3,11 @@ package roster
 // A State is one contact's subscription state with everything RFC 6121 Appendix A.1 tells apart:
 // nine states, and pre-approval (§3.4) beside them.
 type State struct {
-	To       bool // the user gets the contact's presence
-	From     bool // the contact gets the user's
-	Out      bool // the user has asked: "Pending Out"
-	In       bool // the contact has asked: "Pending In"
-	Approved bool // the user has approved a request that is still to come
+	To         bool // the user gets the contact's presence
+	From       bool // the contact gets the user's
+	PendingOut bool // the user has asked: "Pending Out"
+	PendingIn  bool // the contact has asked: "Pending In"
+	Approved   bool // the user has approved a request that is still to come
 }
 
 // Subscription is the value of the 'subscription' attribute (RFC 6121 §2.1.2.5).
@@ -26,12 +26,12 @@ func (s State) Subscription() string {
 // A Move is what a subscription stanza does to a State: the one after it, whether the stanza goes
 // on (is routed to the contact, or delivered to the user), whether the server answers "subscribed"
 // by itself, and whether presence begins or ends to flow to the contact.
-type Move struct {
+type Transition struct {
 	State
-	Pass      bool
-	Subscribe bool // answer the contact's request with "subscribed"
-	Show      bool // send the contact the user's presence
-	Hide      bool // send the contact unavailable presence
+	Forward         bool
+	AutoApprove     bool // answer the contact's request with "subscribed"
+	SendPresence    bool // send the contact the user's presence
+	SendUnavailable bool // send the contact unavailable presence
 }
 
 // The four subscription stanzas.
@@ -43,61 +43,61 @@ const (
 )
 
 // Outbound is what the user's own stanza of kind k does (RFC 6121 §A.2).
-func Outbound(s State, k int) Move {
-	m := Move{State: s}
+func Outbound(s State, k int) Transition {
+	m := Transition{State: s}
 	switch k {
 	case Subscribe: // A.2.1
-		m.Pass = true
-		m.Out = s.Out || !s.To
+		m.Forward = true
+		m.PendingOut = s.PendingOut || !s.To
 	case Unsubscribe: // A.2.2
-		m.Pass = true
-		m.To, m.Out = false, false
+		m.Forward = true
+		m.To, m.PendingOut = false, false
 	case Subscribed: // A.2.3; without a request it is a pre-approval (§3.4.2)
 		switch {
-		case s.In:
-			m.From, m.In, m.Pass, m.Show = true, false, true, true
+		case s.PendingIn:
+			m.From, m.PendingIn, m.Forward, m.SendPresence = true, false, true, true
 			m.Approved = false
 		case !s.From:
 			m.Approved = true
 		}
 	case Unsubscribed: // A.2.4; it takes a pre-approval back too
-		m.Pass, m.Hide = s.From || s.In, s.From
-		m.From, m.In, m.Approved = false, false, false
+		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
+		m.From, m.PendingIn, m.Approved = false, false, false
 	}
 	return m
 }
 
 // Inbound is what a stanza of kind k from the contact does (RFC 6121 §A.3).
-func Inbound(s State, k int) Move {
-	m := Move{State: s}
+func Inbound(s State, k int) Transition {
+	m := Transition{State: s}
 	switch k {
 	case Subscribe: // A.3.1
 		switch {
 		case s.From:
-			m.Subscribe = true
+			m.AutoApprove = true
 		case s.Approved: // §3.4.3
-			m.From, m.Approved, m.In = true, false, false
-			m.Subscribe, m.Show = true, true
-		case !s.In:
-			m.In, m.Pass = true, true
+			m.From, m.Approved, m.PendingIn = true, false, false
+			m.AutoApprove, m.SendPresence = true, true
+		case !s.PendingIn:
+			m.PendingIn, m.Forward = true, true
 		}
 	case Unsubscribe: // A.3.2
-		m.Pass, m.Hide = s.From || s.In, s.From
-		m.From, m.In = false, false
+		m.Forward, m.SendUnavailable = s.From || s.PendingIn, s.From
+		m.From, m.PendingIn = false, false
 	case Subscribed: // A.3.3
-		if s.Out {
-			m.To, m.Out, m.Pass = true, false, true
+		if s.PendingOut {
+			m.To, m.PendingOut, m.Forward = true, false, true
 		}
 	case Unsubscribed: // A.3.4
-		m.Pass = s.To || s.Out
-		m.To, m.Out = false, false
+		m.Forward = s.To || s.PendingOut
+		m.To, m.PendingOut = false, false
 	}
 	return m
 }
 
 // bits is s as it is stored.
 func (s State) bits() (b byte) {
-	for i, on := range [...]bool{s.To, s.From, s.Out, s.In, s.Approved} {
+	for i, on := range [...]bool{s.To, s.From, s.PendingOut, s.PendingIn, s.Approved} {
 		if on {
 			b |= 1 << i
 		}
@@ -105,6 +105,6 @@ func (s State) bits() (b byte) {
 	return b
 }
 
-func stateOf(b byte) State {
+func unpackState(b byte) State {
 	return State{b&1 != 0, b&2 != 0, b&4 != 0, b&8 != 0, b&16 != 0}
 }

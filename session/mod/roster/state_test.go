@@ -5,13 +5,13 @@ import "testing"
 // The nine states of RFC 6121 §A.1.
 var (
 	none    = State{}
-	noneOut = State{Out: true}
-	noneIn  = State{In: true}
-	noneOI  = State{Out: true, In: true}
+	noneOut = State{PendingOut: true}
+	noneIn  = State{PendingIn: true}
+	noneOI  = State{PendingOut: true, PendingIn: true}
 	to      = State{To: true}
-	toIn    = State{To: true, In: true}
+	toIn    = State{To: true, PendingIn: true}
 	from    = State{From: true}
-	fromOut = State{From: true, Out: true}
+	fromOut = State{From: true, PendingOut: true}
 	both    = State{To: true, From: true}
 )
 
@@ -24,7 +24,7 @@ type row struct {
 // The tables of RFC 6121 §A.2 and §A.3, row by row. K59.
 func TestAttackK59Tables(t *testing.T) {
 	for name, c := range map[string]struct {
-		move func(State, int) Move
+		move func(State, int) Transition
 		kind int
 		rows []row
 	}{
@@ -35,7 +35,7 @@ func TestAttackK59Tables(t *testing.T) {
 			{none, true, none}, {noneOut, true, none}, {noneIn, true, noneIn}, {noneOI, true, noneIn},
 			{to, true, none}, {toIn, true, noneIn}, {from, true, from}, {fromOut, true, from}, {both, true, from}}},
 		"A.2.3 outbound subscribed": {Outbound, Subscribed, []row{
-			{none, false, State{Approved: true}}, {noneOut, false, State{Out: true, Approved: true}},
+			{none, false, State{Approved: true}}, {noneOut, false, State{PendingOut: true, Approved: true}},
 			{noneIn, true, from}, {noneOI, true, fromOut},
 			{to, false, State{To: true, Approved: true}}, {toIn, true, both},
 			{from, false, from}, {fromOut, false, fromOut}, {both, false, both}}},
@@ -59,8 +59,9 @@ func TestAttackK59Tables(t *testing.T) {
 	} {
 		for _, r := range c.rows {
 			m := c.move(r.s, c.kind)
-			if m.Pass != r.pass || m.State != r.next {
-				t.Errorf("%s from %+v: pass %v, next %+v; the RFC has %v, %+v", name, r.s, m.Pass, m.State, r.pass, r.next)
+			if m.Forward != r.pass || m.State != r.next {
+				t.Errorf("%s from %+v: pass %v, next %+v; the RFC has %v, %+v", name, r.s, m.Forward, m.State, r.pass,
+					r.next)
 			}
 		}
 	}
@@ -76,19 +77,19 @@ func TestAttackK59Closed(t *testing.T) {
 			return
 		}
 		seen[s] = true
-		if s.To && s.Out || s.From && s.In || s.From && s.Approved || s.In && s.Approved {
+		if s.To && s.PendingOut || s.From && s.PendingIn || s.From && s.Approved || s.PendingIn && s.Approved {
 			t.Fatalf("%+v is no state of RFC 6121 §A.1", s)
 		}
-		if stateOf(s.bits()) != s {
+		if unpackState(s.bits()) != s {
 			t.Fatalf("%+v does not survive being stored", s)
 		}
 		for k := range 4 {
-			for _, m := range []Move{Outbound(s, k), Inbound(s, k)} {
-				if m.Show != (m.From && !s.From) {
-					t.Errorf("%+v, %d: Show is %v and From goes from %v to %v", s, k, m.Show, s.From, m.From)
+			for _, m := range []Transition{Outbound(s, k), Inbound(s, k)} {
+				if m.SendPresence != (m.From && !s.From) {
+					t.Errorf("%+v, %d: Show is %v and From goes from %v to %v", s, k, m.SendPresence, s.From, m.From)
 				}
-				if m.Hide != (s.From && !m.From) {
-					t.Errorf("%+v, %d: Hide is %v and From goes from %v to %v", s, k, m.Hide, s.From, m.From)
+				if m.SendUnavailable != (s.From && !m.From) {
+					t.Errorf("%+v, %d: Hide is %v and From goes from %v to %v", s, k, m.SendUnavailable, s.From, m.From)
 				}
 				visit(m.State)
 			}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 
 	"canto/session"
-	"canto/session/mod/storage"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
@@ -19,16 +19,16 @@ type table struct {
 }
 
 func openTable(api *session.API) (*table, error) {
-	db := storage.Of(api)
+	db := storage.DB(api)
 	if db == nil {
 		return nil, errors.New("there is no store")
 	}
-	rows, err := storage.Map(api, rows)
+	rows, err := storage.OpenMap(api, rows)
 	return &table{db, rows}, err
 }
 
 // load reads a whole roster; nil: there is nothing of it.
-func (t *table) load(snap *store.Snapshot, who session.Who) (*Roster, error) {
+func (t *table) load(snap *store.Snapshot, who session.EntityRef) (*Roster, error) {
 	var b builder
 	var bad error
 	found := false

@@ -20,24 +20,28 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// K67: who guesses passwords is answered late, by address and by account; the account's owner is not locked out, and
-// its sessions go on.
+// K67: who guesses passwords is answered late, by address and by account; the account's owner is not
+// locked out, and its sessions go on.
 func TestAttackK67Guessing(t *testing.T) {
-	offer, err := sasl.NewOffer("PLAIN")
+	offer, err := sasl.NewMechanismSet("PLAIN")
 	if err != nil {
 		t.Fatal(err)
 	}
 	lim := session.DefaultLimits()
-	lim.FailuresPerAddress, lim.FailuresPerAccount = session.Rate{N: 5, Per: time.Minute}, session.Rate{N: 10, Per: time.Minute}
-	s := sessiontest.New(t, sessiontest.Options{Limits: &lim, Given: []session.Given{session.Give(saslauth.Policy{
-		Offer: offer, PlainText: true, Rand: zeros{}, FakeKey: sasl.SecretString("a key of the test's own"), Failures: session.NewThrottle()})}})
+	lim.FailuresPerAddress, lim.FailuresPerAccount = session.Rate{N: 5, Per: time.Minute},
+		session.Rate{N: 10, Per: time.Minute}
+	s := sessiontest.New(t, sessiontest.Options{Limits: &lim,
+		Dependencies: []session.Dependency{session.NewDependency(saslauth.Policy{
+			Mechanisms: offer, PlainText: true, Rand: zeros{}, FakeKey: sasl.SecretString("a key of the test's own"),
+			Failures: session.NewThrottle()})}})
 	owner := s.Login("owner", "juliet@localhost/balcony")
 	try := func(from byte, password string) *sessiontest.Client {
 		c := s.DialFrom(netip.AddrFrom4([4]byte{192, 0, 2, from}), "guess", 0)
 		c.Open("localhost")
 		s.Settle()
 		c.Received()
-		c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" + base64.StdEncoding.EncodeToString([]byte("\x00juliet\x00"+password)) + "</auth>")
+		c.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>" +
+			base64.StdEncoding.EncodeToString([]byte("\x00juliet\x00"+password)) + "</auth>")
 		return c
 	}
 	const refused = "<not-authorized"
@@ -77,7 +81,7 @@ func TestAttackK67Guessing(t *testing.T) {
 // (temporary-auth-failure, §6.5.11) counts against the address neither. On its stream each failure is a try
 // (§6.4.4).
 func TestFailuresThatAreNoGuess(t *testing.T) {
-	offer, err := sasl.NewOffer("PLAIN", "SCRAM-SHA-256")
+	offer, err := sasl.NewMechanismSet("PLAIN", "SCRAM-SHA-256")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +103,8 @@ func TestFailuresThatAreNoGuess(t *testing.T) {
 		{"invalid-mechanism", []string{auth("DIGEST-MD5", "=")}, false, false, false, true},
 		{"encryption-required", []string{auth("SCRAM-SHA-256-PLUS", "=")}, false, false, false, true},
 		{"incorrect-encoding", []string{scram, "<response" + ns + ">!</response>"}, false, false, false, true},
-		{"malformed-request", []string{scram, "<response" + ns + ">" + code("x") + "</response>"}, false, false, false, true},
+		{"malformed-request", []string{scram, "<response" + ns + ">" + code("x") + "</response>"}, false, false,
+			false, true},
 		{"malformed-request", []string{scram, scram}, false, false, false, true},
 		{"account-disabled", []string{right}, false, true, false, true},
 		{"aborted", []string{scram, "<abort" + ns + "/>"}, false, false, false, false},
@@ -117,7 +122,8 @@ func TestFailuresThatAreNoGuess(t *testing.T) {
 				}
 				return nil
 			},
-			Given: []session.Given{session.Give(saslauth.Policy{Offer: offer, PlainText: true, Rand: zeros{},
+			Dependencies: []session.Dependency{session.NewDependency(saslauth.Policy{Mechanisms: offer,
+				PlainText: true, Rand: zeros{},
 				FakeKey: sasl.SecretString("a key of the test's own"), Failures: session.NewThrottle()})}})
 		s.AddAccount("juliet@localhost")
 		if c.banned {

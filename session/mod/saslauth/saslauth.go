@@ -24,19 +24,21 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
-	"canto/session/mod/storage"
 	"canto/session/sasl"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "saslauth",
-	Spec:     "RFC 6120 section 6, XEP-0440 0.4.2",
-	Summary:  "authenticates clients",
-	Cases:    "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of section 6.5 that can occur",
+	Name:    "saslauth",
+	Spec:    "RFC 6120 section 6, XEP-0440 0.4.2",
+	Summary: "authenticates clients",
+	Cases: "SCRAM-SHA-1, -256, -512, each with -PLUS (tls-exporter, tls-server-end-point; in TLS 1.2 " +
+		"with extended master secret tls-unique, too), PLAIN under TLS; abort, retries, every failure of " +
+		"section 6.5 that can occur",
 	Provides: []session.Feature{"sasl"},
 	Requires: []session.Feature{"accounts", "stream-features", "store"},
 	New:      func() session.Module { return new(module) },
@@ -57,13 +59,13 @@ var (
 	binding       = xmlstream.N("urn:xmpp:sasl-cb:0", "channel-binding")
 )
 
-// A Policy is what the process says about authentication; see [session.Give].
+// A Policy is what the process says about authentication; see [session.NewDependency].
 type Policy struct {
-	Offer     sasl.Offer // what the host has, -PLUS forms included
-	PlainText bool       // mechanisms are offered without TLS, PLAIN too: for tests on loopback
-	Rand      io.Reader
-	FakeKey   sasl.Secret
-	Failures  *session.Throttle // nil: no limit
+	Mechanisms sasl.MechanismSet // what the host has, -PLUS forms included
+	PlainText  bool              // mechanisms are offered without TLS, PLAIN too: for tests on loopback
+	Rand       io.Reader
+	FakeKey    sasl.Secret
+	Failures   *session.Throttle // nil: no limit
 	// EndPoint is the tls-server-end-point of a certificate (RFC 5929 §4), nil if it has none.
 	// It must not wait.
 	EndPoint func(c *tls.Certificate) []byte
@@ -79,26 +81,26 @@ const iterationsPerMicrosecond = 5
 const delayTicks reactor.Tick = 10
 
 type module struct {
-	p  Policy
-	db *store.DB
-	r  *session.Router
+	policy Policy
+	db     *store.DB
+	router *session.Router
 }
 
 func (m *module) Load(api *session.API) error {
 	var ok bool
-	if m.p, ok = session.Find[Policy](api); !ok {
+	if m.policy, ok = session.Lookup[Policy](api); !ok {
 		return errors.New("nobody said which mechanisms there are")
 	}
-	m.db, m.r = storage.Of(api), api.Router
-	open := func(st session.Negotiation) bool { return m.p.PlainText || st.Traits()&session.Secure != 0 }
+	m.db, m.router = storage.DB(api), api.Router
+	open := func(st session.Negotiation) bool { return m.policy.PlainText || st.Traits()&session.Secure != 0 }
 	api.Hooks.Features = append(api.Hooks.Features,
 		session.StreamFeature{
-			Name:    auth,
-			More:    []xmlstream.Name{response, abort},
-			Forbids: session.HasUser | session.S2S,
-			Open:    open,
-			Offer:   m.offerMechanisms,
-			Handle:  m.handle,
+			Name:          auth,
+			Continuations: []xmlstream.Name{response, abort},
+			Forbids:       session.HasUser | session.S2S,
+			Available:     open,
+			Offer:         m.offerMechanisms,
+			Handle:        m.handle,
 		},
 		session.StreamFeature{
 			Name:    bindings,
@@ -109,14 +111,14 @@ func (m *module) Load(api *session.API) error {
 	return nil
 }
 
-// offer is the one value that says what is offered on st and what is accepted (attack S04).
-func (m *module) offer(st session.Negotiation) (sasl.Offer, sasl.Binding) {
+// mechanisms is the one value that says what is offered on st and what is accepted (attack S04).
+func (m *module) mechanisms(st session.Negotiation) (sasl.MechanismSet, sasl.ChannelBinding) {
 	b := m.binding(st)
-	return m.p.Offer.For(st.Traits()&session.Secure != 0, b, m.p.PlainText), b
+	return m.policy.Mechanisms.ForStream(st.Traits()&session.Secure != 0, b, m.policy.PlainText), b
 }
 
 // binding is what st can be bound by.
-func (m *module) binding(st session.Negotiation) (b sasl.Binding) {
+func (m *module) binding(st session.Negotiation) (b sasl.ChannelBinding) {
 	cs := st.Transport().TLS()
 	if cs == nil {
 		return b
@@ -129,14 +131,14 @@ func (m *module) binding(st session.Negotiation) (b sasl.Binding) {
 			b.Unique = cs.TLSUnique
 		}
 	}
-	if c := st.Transport().Presented(); c != nil && m.p.EndPoint != nil {
-		b.EndPoint = m.p.EndPoint(c)
+	if c := st.Transport().PresentedCertificate(); c != nil && m.policy.EndPoint != nil {
+		b.EndPoint = m.policy.EndPoint(c)
 	}
 	return b
 }
 
 func (m *module) offerMechanisms(st session.Negotiation, a *xmlstream.Appender) {
-	o, _ := m.offer(st)
+	o, _ := m.mechanisms(st)
 	if o == 0 {
 		return // <mechanisms/> has at least one (RFC 6120 §6.3.3, appendix A.4)
 	}
@@ -146,12 +148,12 @@ func (m *module) offerMechanisms(st session.Negotiation, a *xmlstream.Appender) 
 }
 
 func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
-	o, b := m.offer(st)
+	o, b := m.mechanisms(st)
 	if !o.Plus() {
 		return // no mechanism could use one
 	}
 	a.Open(bindings)
-	for _, t := range b.Kinds() {
+	for _, t := range b.Types() {
 		a.Open(binding).Attr(stanza.AttrType, t).Close()
 	}
 	a.Close()
@@ -159,11 +161,11 @@ func (m *module) offerBindings(st session.Negotiation, a *xmlstream.Appender) {
 
 // exchange is what is kept on the stream between two elements, and of an exchange that failed until the next.
 type exchange struct {
-	x       *sasl.Exchange // nil: none is running
-	who     jid.JID
-	id      uint64
-	creds   []byte     // of PLAIN: the account's credentials as they were read
-	unbound sasl.Offer // mechanisms that were refused once for their channel binding: see fail
+	sasl           *sasl.Exchange // nil: none is running
+	user           jid.JID
+	accountID      uint64
+	credentials    []byte            // of PLAIN: the account's credentials as they were read
+	bindingRefused sasl.MechanismSet // mechanisms that were refused once for their channel binding: see fail
 }
 
 func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
@@ -171,10 +173,10 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	if x == nil {
 		x = new(exchange)
 	}
-	running := x.x != nil
+	running := x.sasl != nil
 	switch {
 	case e.Is(abort) && running:
-		m.step(st, x, x.x.Abort())
+		m.step(st, x, x.sasl.Abort())
 	case e.Is(abort):
 		m.fail(st, x, sasl.Step{Condition: sasl.Aborted})
 	case e.Is(auth) == running:
@@ -182,17 +184,18 @@ func (m *module) handle(st session.Negotiation, e xmlstream.Element) {
 	case e.Is(auth):
 		m.begin(st, x, e)
 	default:
-		m.step(st, x, x.x.Next(e.Text()))
+		m.step(st, x, x.sasl.Next(e.Text()))
 	}
 }
 
 func (m *module) begin(st session.Negotiation, last *exchange, e xmlstream.Element) {
 	name, _ := e.Attr(stanza.AttrMechanism)
-	o, b := m.offer(st)
-	x := &exchange{unbound: last.unbound, x: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
-		Secure: st.Traits()&session.Secure != 0, FakeKey: m.p.FakeKey, Rand: m.p.Rand})}
+	o, b := m.mechanisms(st)
+	x := &exchange{bindingRefused: last.bindingRefused,
+		sasl: sasl.NewExchange(&sasl.Config{Offer: o, Binding: b, Domain: st.Host().Name,
+			Secure: st.Traits()&session.Secure != 0, FakeKey: m.policy.FakeKey, Rand: m.policy.Rand})}
 	st.SetExchange(x)
-	m.step(st, x, x.x.Start(string(name), e.Text()))
+	m.step(st, x, x.sasl.Start(string(name), e.Text()))
 }
 
 func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
@@ -200,61 +203,68 @@ func (m *module) step(st session.Negotiation, x *exchange, s sasl.Step) {
 	case sasl.Challenge:
 		m.send(st, challenge, s.Data)
 	case sasl.NeedUser:
-		m.look(st, x, s.User)
+		m.lookUpUser(st, x, s.User)
 	case sasl.NeedDerive:
-		if !st.AwaitTurn(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error { s.Work.Run(); return nil }, func(err error) {
+		if !st.AwaitAdmission(reactor.Crypto, s.Work.Iterations()/iterationsPerMicrosecond, func() error {
+			s.Work.Run()
+			return nil
+		}, func(err error) {
 			if err != nil {
-				m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
+				m.step(st, x, x.sasl.Fail(sasl.TemporaryAuthFailure))
 				return
 			}
-			m.step(st, x, x.x.Derived(s.Work))
+			m.step(st, x, x.sasl.Derived(s.Work))
 		}) {
-			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
+			m.step(st, x, x.sasl.Fail(sasl.TemporaryAuthFailure))
 		}
 	case sasl.NeedKeys:
-		m.renew(st, x, s.Renewal)
+		m.rederiveKeys(st, x, s.Renewal)
 	case sasl.Done:
 		m.send(st, success, s.Data)
-		st.Authenticated(x.who, x.id)
+		st.Authenticated(x.user, x.accountID)
 	default:
 		m.fail(st, x, s)
 	}
 }
 
-// renew has the keys of an account derived and stored anew. The login goes on however that ends: the keys that are
-// there let the user in as before.
-func (m *module) renew(st session.Negotiation, x *exchange, r *sasl.Renewal) {
+// rederiveKeys has the keys of an account derived and stored anew. The login goes on however that ends:
+// the keys that are there let the user in as before.
+func (m *module) rederiveKeys(st session.Negotiation, x *exchange, r *sasl.Renewal) {
 	then := func(err error) {
 		if err != nil {
-			st.Local().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid", x.who.String(), "err", err)
+			st.LoopRouter().Log.Warn("an account keeps its old keys: new ones could not be stored", "jid",
+				x.user.String(),
+				"err", err)
 		}
-		m.step(st, x, x.x.Renewed())
+		m.step(st, x, x.sasl.Renewed())
 	}
 	work := func() error {
 		keys, err := r.Run()
 		if err != nil {
 			return err
 		}
-		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.who.Domain(), x.who.Local(), x.id, x.creds, keys.Encode())
+		_, err = m.db.Accounts().ReplaceKeys(context.Background(), x.user.Domain(), x.user.Local(), x.accountID,
+			x.credentials,
+			keys.Encode())
 		return err
 	}
-	if !st.AwaitTurn(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
+	if !st.AwaitAdmission(reactor.Crypto, r.Iterations()/iterationsPerMicrosecond, work, then) {
 		then(session.ErrBusy)
 	}
 }
 
-// look reads the account, with the same steps whether it is there or not.
-func (m *module) look(st session.Negotiation, x *exchange, user string) {
+// lookUpUser reads the account, with the same steps whether it is there or not.
+func (m *module) lookUpUser(st session.Negotiation, x *exchange, user string) {
 	host := st.Host().Name
 	who, err := jid.New(user, host, "")
 	if err != nil {
-		m.step(st, x, x.x.Fail(sasl.NotAuthorized)) // no exchange gives a name that is none
+		m.step(st, x, x.sasl.Fail(sasl.NotAuthorized)) // no exchange gives a name that is none
 		return
 	}
-	x.who = who
-	st.Claim(who)
-	var a sasl.Account
-	only := x.x.Hash()
+	x.user = who
+	st.SnapshotRevocations(who)
+	var a sasl.Credentials
+	only := x.sasl.Hash()
 	work := func() error {
 		row, err := m.db.Accounts().Get(m.db, host, who.Local())
 		if errors.Is(err, store.ErrNotFound) {
@@ -263,12 +273,12 @@ func (m *module) look(st session.Negotiation, x *exchange, user string) {
 		if err != nil {
 			return err
 		}
-		x.id = row.ID
+		x.accountID = row.ID
 		if !row.Banned.IsZero() {
 			a.Denied = sasl.AccountDisabled
 		}
 		if only == 0 {
-			x.creds = row.Credentials
+			x.credentials = row.Credentials
 		}
 		if len(row.Credentials) > 0 {
 			a.Keys, err = sasl.DecodeKeys(row.Credentials, only)
@@ -277,18 +287,18 @@ func (m *module) look(st session.Negotiation, x *exchange, user string) {
 	}
 	if !st.Await(reactor.Disk, work, func(err error) {
 		if err != nil {
-			st.Local().Log.Error("an account could not be read", "jid", who.String(), "err", err)
-			m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
+			st.LoopRouter().Log.Error("an account could not be read", "jid", who.String(), "err", err)
+			m.step(st, x, x.sasl.Fail(sasl.TemporaryAuthFailure))
 			return
 		}
-		m.step(st, x, x.x.Found(a))
+		m.step(st, x, x.sasl.UserFound(a))
 	}) {
-		m.step(st, x, x.x.Fail(sasl.TemporaryAuthFailure))
+		m.step(st, x, x.sasl.Fail(sasl.TemporaryAuthFailure))
 	}
 }
 
 func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
-	a := st.Local().Appender()
+	a := st.LoopRouter().Appender()
 	a.Open(n)
 	if len(data) > 0 {
 		a.TextBytes(data)
@@ -305,24 +315,24 @@ func (m *module) send(st session.Negotiation, n xmlstream.Name, data []byte) {
 // stream's tries (RFC 6120 §6.4.4); which of them count beyond the stream, limited says.
 func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	free := false
-	if s.Unbound {
-		mech := x.x.Mechanism()
-		free = !x.unbound.Has(mech)
-		x.unbound = x.unbound.With(mech)
+	if s.BindingRefused {
+		mech := x.sasl.Mechanism()
+		free = !x.bindingRefused.Has(mech)
+		x.bindingRefused = x.bindingRefused.With(mech)
 	}
-	x.x = nil
+	x.sasl = nil
 	st.SetExchange(nil)
-	if x.unbound != 0 {
-		st.SetExchange(&exchange{unbound: x.unbound})
+	if x.bindingRefused != 0 {
+		st.SetExchange(&exchange{bindingRefused: x.bindingRefused})
 	}
-	st.Local().CountLimit("sasl-" + s.Condition.String())
+	st.LoopRouter().CountLimit("sasl-" + s.Condition.String())
 	tries, late := 0, false
 	if !free {
-		tries = st.Fail()
-		late = m.limited(st, x, s)
+		tries = st.CountFailure()
+		late = m.overLimit(st, x, s)
 	}
 	answer := func() {
-		a := st.Local().Appender()
+		a := st.LoopRouter().Appender()
 		a.Open(failure).Open(xmlstream.N(ns, s.Condition.String())).Close().Close()
 		st.Send(a.B)
 		if tries >= maxTries {
@@ -336,30 +346,30 @@ func (m *module) fail(st session.Negotiation, x *exchange, s sasl.Step) {
 	answer()
 }
 
-// limited counts a failure against its address and account, and reports whether either has had too many.
+// overLimit counts a failure against its address and account, and reports whether either has had too many.
 //
-// Against the account count guesses at its password alone: not-authorized, and whatever else ends an exchange in
-// which a password was compared and was wrong. A request that can't be read or a mechanism that is not offered has
-// tested no password, and who is told account-disabled has given the right one (RFC 6120 §6.5.2): none of them
-// may make the owner wait. Against the address these count, but not what the client gave up, nor
-// temporary-auth-failure (§6.5.11), which is the server's own.
-func (m *module) limited(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
-	t := m.p.Failures
+// Against the account count guesses at its password alone: not-authorized, and whatever else ends an
+// exchange in which a password was compared and was wrong. A request that can't be read or a mechanism
+// that is not offered has tested no password, and who is told account-disabled has given the right one
+// (RFC 6120 §6.5.2): none of them may make the owner wait. Against the address these count, but not what
+// the client gave up, nor temporary-auth-failure (§6.5.11), which is the server's own.
+func (m *module) overLimit(st session.Negotiation, x *exchange, s sasl.Step) (late bool) {
+	t := m.policy.Failures
 	if t == nil {
 		return false
 	}
-	clients := s.Guessed || s.Condition != sasl.Aborted && s.Condition != sasl.TemporaryAuthFailure
-	guess := s.Guessed || s.Condition == sasl.NotAuthorized
-	lim := m.r.HostLimits(st.Host())
-	now := st.Local().Loop.Tick()
+	clients := s.WrongPassword || s.Condition != sasl.Aborted && s.Condition != sasl.TemporaryAuthFailure
+	guess := s.WrongPassword || s.Condition == sasl.NotAuthorized
+	lim := m.router.HostLimits(st.Host())
+	now := st.LoopRouter().Loop.Tick()
 	addr := st.Transport().Remote().Addr()
 	if clients && !lim.Exempted(addr) && !t.TakeAddr(addr, lim.FailuresPerAddress, now) {
 		late = true
-		st.Local().CountLimit("failures_per_address")
+		st.LoopRouter().CountLimit("failures_per_address")
 	}
-	if guess && !x.who.IsZero() && !t.Take(x.who.String(), lim.FailuresPerAccount, now) {
+	if guess && !x.user.IsZero() && !t.Take(x.user.String(), lim.FailuresPerAccount, now) {
 		late = true
-		st.Local().CountLimit("failures_per_account")
+		st.LoopRouter().CountLimit("failures_per_account")
 	}
 	return late
 }

@@ -157,15 +157,16 @@ func TestOptionalExtensions(t *testing.T) {
 	}
 }
 
-// The forms of passwords with compatibility characters: as a client sends it with PLAIN, as SASLprep (RFC 4013)
-// makes it, and as OpaqueString (RFC 8265 §4.2) does.
+// The forms of passwords with compatibility characters: as a client sends it with PLAIN, as SASLprep (RFC
+// 4013) makes it, and as OpaqueString (RFC 8265 §4.2) does.
 var forms = []struct{ typed, prep, opaque string }{
 	{"\ufb01sh and \uff23hips", "fish and Chips", "\ufb01sh and \uff23hips"},
 	{"x\u00b2\u00a0+ \u2168", "x2 + IX", "x\u00b2 + \u2168"},
 	{"\u212bngstr\u00f6m\u2122", "\u00c5ngstr\u00f6mTM", "\u00c5ngstr\u00f6m\u2122"},
 }
 
-// setKeys gives romeo keys that are derived from exactly this text, as an older version or another server did.
+// setKeys gives romeo keys that are derived from exactly this text, as an older version or another server
+// did.
 func setKeys(t *testing.T, s *sessiontest.Server, prepared string) []byte {
 	t.Helper()
 	var keys sasl.Keys
@@ -213,7 +214,8 @@ func TestPasswordForms(t *testing.T) {
 			return login{mechanism: mechanism, user: "romeo", password: password}.try(t, s, opened(s, "c"))
 		}
 		// New keys.
-		k, err := sasl.DeriveKeys([]byte(f.typed), sasl.MinIterations, strings.NewReader(strings.Repeat("salt", 99)))
+		k, err := sasl.DeriveKeys([]byte(f.typed), sasl.MinIterations,
+			strings.NewReader(strings.Repeat("salt", 99)))
 		if err != nil {
 			t.Fatal(err)
 		}

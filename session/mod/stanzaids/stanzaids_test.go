@@ -10,10 +10,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"canto/session"
-	"canto/session/mod/clock"
 	"canto/session/sessiontest"
 	"canto/session/stanzaid"
 	"canto/session/store/storetest"
+	"canto/session/wallclock"
 )
 
 func TestConversations(t *testing.T) { sessiontest.Run(t, "testdata", sessiontest.Options{}) }
@@ -23,7 +23,8 @@ var id = regexp.MustCompile(`<stanza-id xmlns='urn:xmpp:sid:0' id='(\w+)'`)
 // ids are those of n messages to juliet.
 func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int) (list []stanzaid.ID) {
 	t.Helper()
-	juliet.Send(strings.Repeat("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>", n))
+	juliet.Send(strings.Repeat("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>",
+		n))
 	s.Settle()
 	for _, m := range id.FindAllStringSubmatch(juliet.Received(), -1) {
 		x, err := stanzaid.Parse(m[1])
@@ -35,8 +36,8 @@ func ids(t *testing.T, s *sessiontest.Server, juliet *sessiontest.Client, n int)
 	return list
 }
 
-// No id is given twice after a crash, nor one below another: also when the clock is back where it was before, and when
-// nothing but the lease was written.
+// No id is given twice after a crash, nor one below another: also when the clock is back where it was
+// before, and when nothing but the lease was written.
 func TestCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	last := stanzaid.ID(0)
@@ -72,7 +73,8 @@ func TestClockBack(t *testing.T) {
 		}
 		return s.Net.Now().Add(-back)
 	}
-	s = sessiontest.New(t, sessiontest.Options{Given: []session.Given{session.Give(clock.Clock(now))}})
+	s = sessiontest.New(t, sessiontest.Options{Dependencies: []session.Dependency{session.NewDependency(
+		wallclock.Clock(now))}})
 	last := stanzaid.ID(0)
 	for i := range 6 {
 		juliet := s.Login(fmt.Sprint("juliet", i), "juliet@localhost/balcony")
@@ -82,7 +84,7 @@ func TestClockBack(t *testing.T) {
 			}
 			last = x
 		}
-		juliet.Cut()
+		juliet.DropConn()
 		s.Settle()
 		if i%2 == 0 {
 			s.Advance(3 * time.Minute) // cold
@@ -107,7 +109,8 @@ func TestLeaseUsedUp(t *testing.T) {
 	s.Advance(10 * time.Second)
 	juliet.Send("<message to='juliet@localhost/balcony' type='chat'><body>Hi</body></message>")
 	s.Settle()
-	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body></message>") { // and nothing behind the body
+	// and nothing behind the body
+	if got := juliet.Received(); !strings.Contains(got, "<body>Hi</body></message>") {
 		t.Errorf("above the lease: %s", got)
 	}
 	flaky.Writes.Store(false)
@@ -117,15 +120,18 @@ func TestLeaseUsedUp(t *testing.T) {
 	}
 }
 
-// Seven quick starts put the floor of the lease ahead of the clock. An account that leaves memory, a module that is loaded again and a
-// clock that stands still do not bring an id back.
+// Seven quick starts put the floor of the lease ahead of the clock. An account that leaves memory, a
+// module that is loaded again and a clock that stands still do not bring an id back.
 func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	seen := make(map[stanzaid.ID]bool)
 	last := stanzaid.ID(0)
 	for start := range 7 {
 		frozen := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-		s := sessiontest.New(t, sessiontest.Options{FS: fs, Given: []session.Given{session.Give(clock.Clock(func() time.Time { return frozen }))}})
+		s := sessiontest.New(t, sessiontest.Options{FS: fs,
+			Dependencies: []session.Dependency{session.NewDependency(wallclock.Clock(func() time.Time {
+				return frozen
+			}))}})
 		for round := range 3 {
 			juliet := s.Login(fmt.Sprint("juliet", round), "juliet@localhost/balcony")
 			for _, x := range ids(t, s, juliet, 1) {
@@ -134,10 +140,10 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 				}
 				seen[x], last = true, x
 			}
-			juliet.Cut()
+			juliet.DropConn()
 			s.Settle()
 			s.Advance(5 * time.Minute)
-			if _, ok := s.Router.Table.Loaded(juliet.Bare()); ok {
+			if _, ok := s.Router.Table.LookupAccount(juliet.Bare()); ok {
 				t.Fatal("the account is in memory")
 			}
 			if round == 1 { // a reload with other options loads the modules again
@@ -146,7 +152,7 @@ func TestNoIDTwiceAheadOfTheClock(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				host.Swap(p)
+				host.SwapProfile(p)
 			}
 		}
 		s.Settle()

@@ -4,8 +4,8 @@
 //	C: <starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //	S: <proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>
 //
-// State: none of its own. Stored: nothing. What was sent behind <starttls/>, but white space, ends the stream, and
-// nothing of the plain stream survives the handshake (RFC 6120 §5.3.5, §5.4.3.3).
+// State: none of its own. Stored: nothing. What was sent behind <starttls/>, but white space, ends the
+// stream, and nothing of the plain stream survives the handshake (RFC 6120 §5.3.5, §5.4.3.3).
 package starttls
 
 import (
@@ -31,7 +31,7 @@ var (
 	required = xmlstream.N(ns, "required")
 )
 
-// A Policy is what the process says about TLS on client streams; see [session.Give].
+// A Policy is what the process says about TLS on client streams; see [session.NewDependency].
 type Policy struct {
 	Available bool // a certificate is there
 	Required  bool // nothing but TLS is offered on a plain stream
@@ -40,7 +40,7 @@ type Policy struct {
 type module struct{}
 
 func (module) Load(api *session.API) error {
-	p, _ := session.Find[Policy](api)
+	p, _ := session.Lookup[Policy](api)
 	if !p.Available {
 		return nil
 	}

@@ -12,12 +12,12 @@ import (
 
 // Conversations up to where the handshake begins: a server that asks for TLS and offers nothing else.
 func TestConversations(t *testing.T) {
-	offer, err := sasl.NewOffer("SCRAM-SHA-256", "PLAIN")
+	offer, err := sasl.NewMechanismSet("SCRAM-SHA-256", "PLAIN")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sessiontest.Run(t, "testdata", sessiontest.Options{Given: []session.Given{
-		session.Give(starttls.Policy{Available: true, Required: true}),
-		session.Give(saslauth.Policy{Offer: offer}),
+	sessiontest.Run(t, "testdata", sessiontest.Options{Dependencies: []session.Dependency{
+		session.NewDependency(starttls.Policy{Available: true, Required: true}),
+		session.NewDependency(saslauth.Policy{Mechanisms: offer}),
 	}})
 }

@@ -12,8 +12,8 @@ import (
 
 	"canto/reactor"
 	"canto/session"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -44,7 +44,8 @@ type Options struct {
 
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
-	return session.InRange(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Least: 1024, Most: session.MostStanza, Note: `; to keep none, modules = ["-vcard"]`})
+	return session.CheckRanges(session.OptionRange{Key: "max_bytes", Value: o.MaxBytes, Min: 1024,
+		Max: session.MaxStanza, Note: `; to keep none, modules = ["-vcard"]`})
 }
 
 type module struct {
@@ -60,11 +61,11 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
 	var err error
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
 	api.Advertise(ns)

@@ -45,7 +45,7 @@ func (m *module) Load(api *session.API) error {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	m.about, _ = session.Find[session.About](api)
+	m.about, _ = session.Lookup[session.About](api)
 	api.Advertise(ns)
 	answer := func(ev *session.Stanza) session.Verdict {
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {

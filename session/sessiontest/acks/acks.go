@@ -1,6 +1,6 @@
-// Package acks is what modules of stream management (XEP-0198) and of an archive need of the kernel, and no more: it
-// is for tests, and shows how stanzas are acknowledged, how a session outlives its stream, and how what became of a
-// message is written down.
+// Package acks is what modules of stream management (XEP-0198) and of an archive need of the kernel, and
+// no more: it is for tests, and shows how stanzas are acknowledged, how a session outlives its stream,
+// and how what became of a message is written down.
 //
 //	C: <on xmlns='urn:canto:test:acks'/>
 //	C: <message to='juliet@example.org' type='chat'><body>Hi</body></message>
@@ -13,30 +13,32 @@
 //	S: <resumed xmlns='urn:canto:test:acks' jid='romeo@example.org/orchard'/>
 //	   (what was sent to it meanwhile)
 //
-// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and the stream may
-// bind (XEP-0198 §5).
+// Where the account has no session of that name at rest, or it can't go on, the answer is <failed/>, and
+// the stream may bind (XEP-0198 §5).
 //
-// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in slots, which
-// rest it is, and the stream that resumes it. Stored: a row for each message that has arrived at an account, in one batch
-// with the message if that is kept. Hooks: Message in phase Record; Settled; Rest, Rested and Resumed.
+// State in a session: a flag, that its stream is acknowledged and that it is kept when it loses it; in
+// slots, which rest it is, and the stream that resumes it. Stored: a row for each message that has
+// arrived at an account, in one batch with the message if that is kept. Hooks: Message in phase Record;
+// Settled; Rest, Rested and Resumed.
 package acks
 
 import (
 	"fmt"
 
 	"canto/session"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
 
 // Manifest is how the loader knows this module.
 var Manifest = session.Manifest{
-	Name:     "test-acks",
-	Spec:     "XEP-0198 1.6",
-	Summary:  "acknowledges stanzas when they are settled",
-	Cases:    "acknowledgement of what a client sends, resumption without repetition, one record for each message",
+	Name:    "test-acks",
+	Spec:    "XEP-0198 1.6",
+	Summary: "acknowledges stanzas when they are settled",
+	Cases: "acknowledgement of what a client sends, resumption without repetition, one record for each " +
+		"message",
 	Requires: []session.Feature{"stream-features", "resting", "store"},
 	New:      func() session.Module { return new(module) },
 }
@@ -44,55 +46,59 @@ var Manifest = session.Manifest{
 const ns = "urn:canto:test:acks"
 
 var (
-	on          = xmlstream.N(ns, "on")
-	resumedName = xmlstream.N(ns, "resumed")
-	ask         = xmlstream.N(ns, "r")
-	resume      = xmlstream.N(ns, "resume")
-	named       = xmlstream.N("", "resource")
-	kept        = session.NewFlag("test-acks")
-	// rests counts the rests of a session, for the timer of each. It is not carried: a kernel that takes a session up
-	// says that it rests.
-	rests = session.NewSlot[int]("test-acks-rests", nil)
-	// resumes is the stream that resumes a session, while it does.
-	resumes = session.NewSlot[session.Negotiation]("test-acks-resumes", nil)
+	enableName   = xmlstream.N(ns, "on")
+	resumedName  = xmlstream.N(ns, "resumed")
+	requestName  = xmlstream.N(ns, "r")
+	resumeName   = xmlstream.N(ns, "resume")
+	attrResource = xmlstream.N("", "resource")
+	resumable    = session.NewFlag("test-acks")
+	// hibernations counts the rests of a session, for the timer of each. It is not carried: a kernel that
+	// takes a session up says that it rests.
+	hibernations = session.NewSessionVar[int]("test-acks-rests", nil)
+	// resumingStream is the stream that resumes a session, while it does.
+	resumingStream = session.NewSessionVar[session.Negotiation]("test-acks-resumes", nil)
 
-	// Rows are what became of messages, in the order in which they arrived at the account: see [session.Outcome].
+	// Rows are what became of messages, in the order in which they arrived at the account: see
+	// [session.Outcome].
 	Rows = store.NewLog[string]("test-acks", 'w', 1)
-	part = session.NewPart[written]("test-acks")
+	part = session.NewPart[rowCounter]("test-acks")
 )
 
-// written is what is in memory of an account: the number of its next row.
-type written struct{ next uint64 }
+// rowCounter is what is in memory of an account: the number of its next row.
+type rowCounter struct{ next uint64 }
 
-// restFor is how long a session is kept without a stream, in ticks.
-const restFor = 3000
+// hibernateTicks is how long a session is kept without a stream, in ticks.
+const hibernateTicks = 3000
 
 type module struct{ rows *store.Log[string] }
 
 // Load adds the hooks.
 func (m *module) Load(api *session.API) (err error) {
-	if m.rows, err = storage.Log(api, Rows); err != nil {
+	if m.rows, err = storage.OpenLog(api, Rows); err != nil {
 		return err
 	}
-	session.Resident(api, part, func(snap *store.Snapshot, who session.Who) (*written, error) {
+	session.Resident(api, part, func(snap *store.Snapshot, who session.EntityRef) (*rowCounter, error) {
 		last, ok, err := m.rows.Last(snap, who.ID)
 		if err != nil || !ok {
 			return nil, err
 		}
-		return &written{last + 1}, nil
+		return &rowCounter{last + 1}, nil
 	})
 	h := api.Hooks
 	h.Features = append(h.Features,
-		session.StreamFeature{Name: on, More: []xmlstream.Name{ask}, Needs: session.HasResource, Handle: negotiate},
-		session.StreamFeature{Name: resume, Needs: session.HasUser, Forbids: session.HasResource, Handle: takeOver})
-	h.Settled.Add(api.Module, session.Deliver, func(st *session.Stream, n uint32, _ int) { tell(st, n) })
-	h.Rest.Add(api.Module, session.Deliver, func(_ *session.Local, s *session.Session) session.Verdict {
-		if kept.Is(s) {
-			return session.Done
-		}
-		return session.Pass
-	})
-	h.Rested.Add(api.Module, session.Deliver, expire)
+		session.StreamFeature{Name: enableName, Continuations: []xmlstream.Name{requestName},
+			Needs: session.HasResource, Handle: negotiate},
+		session.StreamFeature{Name: resumeName, Needs: session.HasUser, Forbids: session.HasResource,
+			Handle: handleResume})
+	h.Settled.Add(api.Module, session.Deliver, func(st *session.Stream, n uint32, _ int) { sendAck(st, n) })
+	h.Hibernate.Add(api.Module, session.Deliver,
+		func(_ *session.LoopRouter, s *session.Session) session.Verdict {
+			if resumable.Is(s) {
+				return session.Done
+			}
+			return session.Pass
+		})
+	h.Hibernated.Add(api.Module, session.Deliver, expire)
 	h.Resumed.Add(api.Module, session.Guard, resumed) // before the client gets anything else
 	for _, to := range []session.Target{session.ToSelf, session.ToBare, session.ToFull} {
 		h.Message[to].Add(api.Module, session.Record, m.record)
@@ -101,56 +107,59 @@ func (m *module) Load(api *session.API) (err error) {
 }
 
 func negotiate(st session.Negotiation, e xmlstream.Element) {
-	if !e.Is(on) {
-		tell(st.Stream, st.Settled())
+	if !e.Is(enableName) {
+		sendAck(st.Stream, st.Settled())
 		return
 	}
 	st.Track()
 	s := st.Session()
-	st.Local().Account(s.Host(), s.JID().Bare(), func(_ *session.Local, a *session.Account, _ bool, _ error) {
+	st.LoopRouter().WithAccount(s.Host(), s.JID().Bare(), func(_ *session.LoopRouter, a *session.Account,
+		_ bool, _ error) {
 		if a != nil && a.Resource(s.JID()) == s {
-			kept.Set(s, true)
+			resumable.Set(s, true)
 		}
 	})
 }
 
-func tell(st *session.Stream, n uint32) { st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", ns, n)) }
+func sendAck(st *session.Stream, n uint32) {
+	st.Send(fmt.Appendf(nil, "<a xmlns='%s' h='%d'/>", ns, n))
+}
 
-// takeOver gives the session that e names, if it rests, to a stream that has logged in.
-func takeOver(st session.Negotiation, e xmlstream.Element) {
-	v, _ := e.Attr(named)
+// handleResume gives the session that e names, if it rests, to a stream that has logged in.
+func handleResume(st session.Negotiation, e xmlstream.Element) {
+	v, _ := e.Attr(attrResource)
 	resource := string(v)
 	st.Bind(func(a *session.Account, _ bool, err error) {
-		if err == nil && adopt(st, a, resource) {
+		if err == nil && resumeSession(st, a, resource) {
 			return
 		}
 		st.Send(fmt.Appendf(nil, "<failed xmlns='%s'/>", ns))
 	})
 }
 
-// adopt gives the session of that resource to st; false: it is not there or not at rest, or what has ended it does not
-// let it go on. Under the lock.
-func adopt(st session.Negotiation, a *session.Account, resource string) bool {
+// resumeSession gives the session of that resource to st; false: it is not there or not at rest, or what has
+// ended it does not let it go on. Under the lock.
+func resumeSession(st session.Negotiation, a *session.Account, resource string) bool {
 	full, err := a.JID().WithResource(resource)
 	if err != nil {
 		return false
 	}
 	s := a.Resource(full)
-	if s == nil || !kept.Is(s) || s.Connected() {
+	if s == nil || !resumable.Is(s) || s.Connected() {
 		return false
 	}
-	resumes.Set(s, &st)
-	if !a.Adopt(st, s) {
-		resumes.Set(s, nil)
+	resumingStream.Set(s, &st)
+	if !a.Resume(st, s) {
+		resumingStream.Set(s, nil)
 		return false
 	}
 	return true
 }
 
 // resumed tells the client of a session that has a stream again, if that has asked for it.
-func resumed(l *session.Local, s *session.Session) {
-	if st := resumes.Get(s); st != nil {
-		resumes.Set(s, nil)
+func resumed(l *session.LoopRouter, s *session.Session) {
+	if st := resumingStream.Get(s); st != nil {
+		resumingStream.Set(s, nil)
 		a := l.Appender()
 		a.Open(resumedName).Attr(stanza.AttrJID, s.JID().String()).Close()
 		st.Send(a.B)
@@ -158,23 +167,23 @@ func resumed(l *session.Local, s *session.Session) {
 }
 
 // expire ends a session that rests too long. Under the lock, as it begins to.
-func expire(l *session.Local, s *session.Session) {
-	n := rests.Get(s)
+func expire(l *session.LoopRouter, s *session.Session) {
+	n := hibernations.Get(s)
 	if n == nil {
 		n = new(int)
-		rests.Set(s, n)
+		hibernations.Set(s, n)
 	}
 	*n++
 	this := *n
 	host, full := s.Host(), s.JID()
-	l.After(restFor, func() {
-		l.Account(host, full.Bare(), func(l *session.Local, a *session.Account, _ bool, _ error) {
+	l.After(hibernateTicks, func() {
+		l.WithAccount(host, full.Bare(), func(l *session.LoopRouter, a *session.Account, _ bool, _ error) {
 			if a == nil {
 				return
 			}
 			// Not another session of its name, and not one that was resumed since, which may rest again.
-			if s := a.Resource(full); s != nil && rests.Get(s) == n && *n == this && !s.Connected() {
-				a.Unbind(l, s)
+			if s := a.Resource(full); s != nil && hibernations.Get(s) == n && *n == this && !s.Connected() {
+				a.ExpireSession(l, s)
 			}
 		})
 	})
@@ -185,12 +194,13 @@ func (m *module) record(ev *session.Stanza) session.Verdict {
 	o := ev.Outcome()
 	var by []string
 	for _, s := range ev.Account().Resources() {
-		if ev.TakenBy(s) {
+		if ev.DeliveredTo(s) {
 			by = append(by, s.JID().Resource())
 		}
 	}
-	w := part.Own(ev.Account())
-	m.rows.Append(storage.Rows(ev), ev.Account().ID(), w.next, fmt.Sprintf("%s: taken by %v, kept %v, refused %v", body(ev), by, o.Kept, o.Refused))
+	w := part.Mutable(ev.Account())
+	m.rows.Append(storage.BatchOf(ev), ev.Account().ID(), w.next,
+		fmt.Sprintf("%s: taken by %v, kept %v, refused %v", body(ev), by, o.Stored, o.Refused))
 	w.next++
 	return session.Pass
 }

@@ -14,12 +14,14 @@ import (
 )
 
 // friends are a server with the module, juliet, and n contacts whose presence she gets.
-func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Client, others []*sessiontest.Client) {
+func friends(t *testing.T, n int) (s *sessiontest.Server, juliet *sessiontest.Client,
+	others []*sessiontest.Client) {
 	t.Helper()
 	lim := session.DefaultLimits()
 	lim.Rate = 0
 	s = sessiontest.New(t, sessiontest.Options{Limits: &lim,
-		Shelf: append([]session.Manifest{clientstate.Manifest}, mod.All...), Modules: append(mod.Default(), "test-client-state")})
+		Shelf:   append([]session.Manifest{clientstate.Manifest}, mod.All...),
+		Modules: append(mod.DefaultNames(), "test-client-state")})
 	juliet = s.Login("juliet", "juliet@localhost/balcony")
 	juliet.Send("<presence/>")
 	for i := range n {
@@ -39,8 +41,8 @@ func away(c *sessiontest.Client, n int) {
 	c.Send(fmt.Sprintf("<presence to='juliet@localhost/balcony'><status>mark%d</status></presence>", n))
 }
 
-// XEP-0352 §4.2, §5.1: an inactive client gets no presence; when it is active again it gets the last of each resource,
-// before the answer to what it asks next.
+// XEP-0352 §4.2, §5.1: an inactive client gets no presence; when it is active again it gets the last of
+// each resource, before the answer to what it asks next.
 func TestPresenceWaits(t *testing.T) {
 	s, juliet, c := friends(t, 2)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
@@ -62,7 +64,8 @@ func TestPresenceWaits(t *testing.T) {
 	}
 }
 
-// What is important comes at once, and behind what came before it: a message, a request for a subscription, an answer.
+// What is important comes at once, and behind what came before it: a message, a request for a
+// subscription, an answer.
 func TestOrderIsKept(t *testing.T) {
 	for name, send := range map[string]func(juliet, c *sessiontest.Client){
 		"message": func(_, c *sessiontest.Client) {
@@ -103,13 +106,15 @@ func TestStoredMessages(t *testing.T) {
 	}
 }
 
-// What others send to an inactive client has a limit: it gets what it can't keep back, and its session goes on.
+// What others send to an inactive client has a limit: it gets what it can't keep back, and its session
+// goes on.
 func TestHeldPresenceHasALimit(t *testing.T) {
 	s, juliet, c := friends(t, 80)
 	juliet.Send("<inactive xmlns='urn:xmpp:csi:0'/>")
 	got := ""
 	for i := range c {
-		c[i].Send("<presence to='juliet@localhost/balcony'><status>mark" + fmt.Sprint(i) + strings.Repeat("x", 15<<10) + "</status></presence>")
+		c[i].Send("<presence to='juliet@localhost/balcony'><status>mark" + fmt.Sprint(i) +
+			strings.Repeat("x", 15<<10) + "</status></presence>")
 		s.Settle()
 		got += juliet.Received()
 	}

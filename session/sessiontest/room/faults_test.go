@@ -38,9 +38,10 @@ func (clumsyEverywhere) Load(api *session.API) error {
 var clumsyEverywhereManifest = session.Manifest{Name: "clumsy-everywhere", Spec: "a test",
 	New: func() session.Module { return clumsyEverywhere{} }}
 
-// Everything at once: each fifth read and each fifth commit of a late store fails, some handlers of each kind panic, and
-// meanwhile broadcasts to many are under way and inboxes are full. Each message has come, or its sender has an error;
-// each request has one answer; all occupants see one order; and afterwards nothing waits anywhere.
+// Everything at once: each fifth read and each fifth commit of a late store fails, some handlers of each
+// kind panic, and meanwhile broadcasts to many are under way and inboxes are full. Each message has come,
+// or its sender has an error; each request has one answer; all occupants see one order; and afterwards
+// nothing waits anywhere.
 func TestFaultsAtOnce(t *testing.T) {
 	counts := make(map[string]int)
 	for seed := range uint64(4) {
@@ -73,7 +74,9 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 	slow := func() time.Duration {
 		return 5*time.Millisecond + time.Duration(delays.Int64N(int64(45*time.Millisecond)))
 	}
-	s := sessiontest.New(t, with(sessiontest.Options{Seed: seed, Panics: true, Limits: unlimited(), Slow: slow, Fault: fault},
+	s := sessiontest.New(t, with(sessiontest.Options{Seed: seed, AllowPanics: true, Limits: unlimited(),
+		Slow:  slow,
+		Fault: fault},
 		clumsyEverywhereManifest))
 	var clients []*sessiontest.Client
 	for i := range occupants {
@@ -83,7 +86,8 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 	}
 	s.Login("nurse", "nurse@localhost/n").Send("</stream:stream>")
 	clients[0].Send(say("first") + strings.ReplaceAll(iq("set", "node", "<create node='news'/>"),
-		"to='"+orchard+"'><create xmlns='urn:canto:test:room'", "to='rooms.localhost'><create xmlns='urn:canto:test:service'"))
+		"to='"+orchard+"'><create xmlns='urn:canto:test:room'",
+		"to='rooms.localhost'><create xmlns='urn:canto:test:service'"))
 	s.Settle()
 	for _, c := range clients {
 		c.Received()
@@ -103,13 +107,15 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 		case 0, 1, 2:
 			kind, text = "room", say(id)
 		case 3:
-			kind, text = "absent", "<message to='nurse@localhost' type='chat' id='"+id+"'><body>"+id+"</body></message>"
+			kind, text = "absent", "<message to='nurse@localhost' type='chat' id='"+id+"'><body>"+id+
+				"</body></message>"
 		case 4:
 			kind, text = "iq", iq("get", id, "<page after='1000000' max='1'/>")
 		case 5:
 			kind, text = "iq", iq("set", id, fmt.Sprintf("<affiliation jid='friend%d@localhost' is='member'/>", i%20))
 		default:
-			kind, text = "iq", "<iq type='set' id='"+id+"' to='rooms.localhost'><publish xmlns='urn:canto:test:service' node='news'>"+
+			kind, text = "iq", "<iq type='set' id='"+id+
+				"' to='rooms.localhost'><publish xmlns='urn:canto:test:service' node='news'>"+
 				fmt.Sprintf("<item id='%d'/></publish></iq>", i%10)
 		}
 		all = append(all, sent{clients[by].Name, kind, id})
@@ -161,7 +167,7 @@ func faultsAtOnce(t *testing.T, seed uint64, counts map[string]int) {
 		counts[m.kind+" failed"] += failed
 	}
 	for _, what := range []string{"inboxes", "held"} {
-		if h := s.Router.Table.Weigh()[what]; h.Count > 0 {
+		if h := s.Router.Table.Footprint()[what]; h.Count > 0 {
 			t.Errorf("%d wait in %s", h.Count, what)
 		}
 	}

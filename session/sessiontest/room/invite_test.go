@@ -11,9 +11,10 @@ import (
 	"canto/session/store/storetest"
 )
 
-// That an invitation has expired is said once, and when it is durable: while it can't be stored nothing is said, and
-// the store is not asked at each tick; when it can be, it expires, also with occupants in the room, which keep it in
-// memory. The same where an invitation was accepted, and that could not be stored.
+// That an invitation has expired is said once, and when it is durable: while it can't be stored nothing
+// is said, and the store is not asked at each tick; when it can be, it expires, also with occupants in
+// the room, which keep it in memory. The same where an invitation was accepted, and that could not be
+// stored.
 func TestExpiryOnFlakyStore(t *testing.T) {
 	for _, how := range []string{"fails", "is full", "fails as it is accepted"} {
 		t.Run(how, func(t *testing.T) {
@@ -31,7 +32,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 			romeo.Received()
 			broken := func(on bool) {
 				if flaky.Writes.Store(on && how != "is full"); how == "is full" {
-					s.Full(on)
+					s.SetFull(on)
 				}
 			}
 			if how == "fails as it is accepted" {
@@ -40,10 +41,10 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 				s.Settle()
 				broken(false)
 			}
-			s.Later(4 * time.Minute)
+			s.AdvanceSettled(4 * time.Minute)
 			broken(true)
 			before := writes.Load()
-			s.Later(2 * time.Minute)
+			s.AdvanceSettled(2 * time.Minute)
 			if got := romeo.Received(); strings.Contains(got, "<expired") {
 				t.Errorf("before it is durable: %s", got)
 			}
@@ -51,7 +52,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 				t.Errorf("the store is asked %d times in two minutes", n)
 			}
 			broken(false)
-			s.Later(time.Minute)
+			s.AdvanceSettled(time.Minute)
 			if got := romeo.Received(); strings.Count(got, "<expired") != 1 {
 				t.Errorf("on a store that is well again: %s", got)
 			}
@@ -61,7 +62,7 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 			if got := romeo.Received(); strings.Contains(got, "nurse@localhost") || !strings.Contains(got, "id='2'") {
 				t.Errorf("the invitation holds still: %s", got)
 			}
-			s.Later(6 * time.Minute)
+			s.AdvanceSettled(6 * time.Minute)
 			if got := romeo.Received(); strings.Contains(got, "<expired") {
 				t.Errorf("and again: %s", got)
 			}
@@ -69,13 +70,14 @@ func TestExpiryOnFlakyStore(t *testing.T) {
 	}
 }
 
-// A client that joins is told of the occupants a page at a time, in the order of nicks, each of them once; and so is one
-// that asks by disco#items (XEP-0059 §2.2).
+// A client that joins is told of the occupants a page at a time, in the order of nicks, each of them
+// once; and so is one that asks by disco#items (XEP-0059 §2.2).
 func TestOccupantsByPage(t *testing.T) {
 	const occupants = 230
 	s := sessiontest.New(t, with(sessiontest.Options{Limits: unlimited()}))
 	for i := range occupants {
-		s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i)).Send(join(fmt.Sprintf("nick%03d", (i*7)%occupants)))
+		s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i)).Send(
+			join(fmt.Sprintf("nick%03d", (i*7)%occupants)))
 	}
 	s.Client("c0").Send("<presence type='unavailable' to='" + orchard + "/nick000'/>")
 	last := s.Login("last", "last@localhost/x")
@@ -90,7 +92,8 @@ func TestOccupantsByPage(t *testing.T) {
 	}
 	var listed []string
 	for after := ""; ; {
-		last.Send("<iq type='get' id='1' to='" + orchard + "'><query xmlns='http://jabber.org/protocol/disco#items'>" +
+		last.Send("<iq type='get' id='1' to='" + orchard +
+			"'><query xmlns='http://jabber.org/protocol/disco#items'>" +
 			"<set xmlns='http://jabber.org/protocol/rsm'><max>40</max><after>" + after + "</after></set></query></iq>")
 		s.Settle()
 		got := last.Received()

@@ -109,7 +109,8 @@ func (silent) Fatalf(f string, a ...any) { panic(fmt.Sprintf(f, a...)) }
 // dump is every key of the store that has the bytes of id in key or value.
 func dump(t *testing.T, fs *vfs.MemFS, id uint64) (keys []string) {
 	t.Helper()
-	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true, Logger: silent{}})
+	db, err := pebble.Open("data", &pebble.Options{FS: fs.CrashClone(vfs.CrashCloneCfg{}), ReadOnly: true,
+		Logger: silent{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -143,13 +144,15 @@ func (f *failing) fault(write bool) error {
 	return nil
 }
 
-// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a table or of
-// the log. It has no address any more from the answer on, whatever stops the server behind it; a start erases what is
-// left then. Where that it has no address could not be stored, it is there still, with all that it had.
+// A room that is destroyed leaves nothing under its id, once it is erased: no row of the directory, of a
+// table or of the log. It has no address any more from the answer on, whatever stops the server behind
+// it; a start erases what is left then. Where that it has no address could not be stored, it is there
+// still, with all that it had.
 func TestDeletedWithProof(t *testing.T) {
 	for _, c := range []struct {
-		how     string
-		fails   int32 // the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		how string
+		// the write that fails behind <destroy/>: that of the directory is the first, the erasure the second
+		fails   int32
 		crashes bool
 		stays   bool
 	}{
@@ -221,13 +224,15 @@ func (clumsy) Load(api *session.API) error {
 	return nil
 }
 
-var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module { return clumsy{} }}
+var clumsyManifest = session.Manifest{Name: "clumsy", Spec: "a test", New: func() session.Module {
+	return clumsy{}
+}}
 
 // A panic in a handler of a room costs one stanza of that one room: its sender has an error, the occupants
 // stay, the next stanza works, and another room does not notice. RFC 6120 §8.3.1: each stanza that could
 // not be processed has an error.
 func TestPanicCostsOneStanza(t *testing.T) {
-	s := sessiontest.New(t, with(sessiontest.Options{Panics: true}, clumsyManifest))
+	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true}, clumsyManifest))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
 	tomb := "<presence to='tomb@rooms.localhost/R'/>"
 	romeo.Send(join("Romeo") + tomb)
@@ -235,7 +240,8 @@ func TestPanicCostsOneStanza(t *testing.T) {
 	romeo.Send(say("one") + say("panic1") + say("two"))
 	s.Settle()
 	got := romeo.Received()
-	mustHave(t, "romeo", got, "<message type='error' id='panic1'", "<internal-server-error", "id='one'", "id='two'")
+	mustHave(t, "romeo", got, "<message type='error' id='panic1'", "<internal-server-error", "id='one'",
+		"id='two'")
 	if n := numbers(got); fmt.Sprint(n) != "[1 2]" {
 		t.Errorf("romeo gets %v", n)
 	}
@@ -250,7 +256,7 @@ func TestPanicCostsOneStanza(t *testing.T) {
 // each is numbered and comes to all, in one order, or its sender has an error; afterwards nothing waits.
 func TestPanicBehindBroadcasts(t *testing.T) {
 	const occupants, messages = 150, 400
-	s := sessiontest.New(t, with(sessiontest.Options{Panics: true, Limits: unlimited()}, clumsyManifest))
+	s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true, Limits: unlimited()}, clumsyManifest))
 	var clients []*sessiontest.Client
 	for i := range occupants {
 		c := s.Login(fmt.Sprint("c", i), fmt.Sprintf("c%d@localhost/x", i%20)+fmt.Sprint(i))
@@ -294,7 +300,7 @@ func TestPanicBehindBroadcasts(t *testing.T) {
 	clients[0].Send(say("afterwards"))
 	mustHave(t, "an occupant", clients[9].Received(), "id='afterwards'")
 	s.Settle()
-	if inboxes := s.Router.Table.Weigh()["inboxes"]; inboxes != (session.Holding{}) {
+	if inboxes := s.Router.Table.Footprint()["inboxes"]; inboxes != (session.Footprint{}) {
 		t.Errorf("afterwards %d stanzas wait, and %d bytes", inboxes.Count, inboxes.Bytes)
 	}
 }
@@ -365,7 +371,7 @@ func TestFailedCreation(t *testing.T) {
 	if err := s.DB.Wait(t.Context(), s.DB.Last()); err != nil {
 		t.Fatal(err)
 	}
-	id := s.Router.Table.Found(parse(t, orchard)).ID() // nothing runs meanwhile
+	id := s.Router.Table.Lookup(parse(t, orchard)).ID() // nothing runs meanwhile
 	if len(dump(t, fs, id)) == 0 {
 		t.Fatal("nothing is written behind")
 	}
@@ -392,7 +398,7 @@ func TestPagesAtOnce(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	juliet.Received()
-	work := s.HoldWork()
+	work := s.PauseWorkers()
 	romeo.Send(iq("get", "1", "<page/>") + iq("get", "2", "<page after='1'/>") + say("meanwhile"))
 	juliet.Send(iq("get", "3", "<page/>"))
 	s.Net.Run()
@@ -401,17 +407,18 @@ func TestPagesAtOnce(t *testing.T) {
 	}
 	mustHave(t, "while they are read, juliet", juliet.Received(), "id='meanwhile'")
 	romeo.Received()
-	work.Next()
+	work.StartNext()
 	s.Net.Run()
 	got := romeo.Received()
-	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "id='2'") {
+	if len(work.Jobs) != 2 || !strings.Contains(got, "<iq type='result' id='1'") ||
+		strings.Contains(got, "id='2'") {
 		t.Fatalf("after the first page, %d are read, and romeo has %s", len(work.Jobs), got)
 	}
-	work.Next()
+	work.StartNext()
 	s.Net.Run()
 	mustHave(t, "juliet", juliet.Received(), "<iq type='result' id='3'")
-	work.Next()
-	work.Release()
+	work.StartNext()
+	work.Resume()
 	s.Settle()
 	mustHave(t, "romeo", romeo.Received(), "<iq type='result' id='2'", "<body>meanwhile</body>")
 }
@@ -424,7 +431,7 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
 		romeo.Send(join("Romeo") + say("secret"))
 		s.Settle()
-		work := s.HoldWork()
+		work := s.PauseWorkers()
 		romeo.Send(iq("get", "1", "<page/>"))
 		s.Net.Run()
 		romeo.Send(iq("set", "2", "<destroy/>"))
@@ -435,10 +442,10 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		}
 		romeo.Received()
 		for len(work.Jobs) > 0 {
-			work.Next()
+			work.StartNext()
 			s.Net.Run()
 		}
-		work.Release()
+		work.Resume()
 		s.Settle()
 		got := romeo.Received()
 		mustHave(t, fmt.Sprint("again ", again), got, "<iq type='error' id='1'", "<service-unavailable")
@@ -447,7 +454,7 @@ func TestPageOfDestroyedRoom(t *testing.T) {
 		}
 		s.Advance(3 * time.Minute) // whatever is left of the request holds nothing in memory
 		s.Settle()
-		if e := s.Router.Table.Found(parse(t, orchard)); e != nil && !again {
+		if e := s.Router.Table.Lookup(parse(t, orchard)); e != nil && !again {
 			t.Error("the address is in memory still")
 		}
 	}

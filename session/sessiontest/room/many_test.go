@@ -53,7 +53,8 @@ func (fs *countingFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error
 	return fs.counted(fs.FS.Open(name, opts...))
 }
 
-func (fs *countingFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+func (fs *countingFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File,
+	error) {
 	return fs.counted(fs.FS.OpenReadWrite(name, c, opts...))
 }
 
@@ -90,8 +91,8 @@ func onDisk(t *testing.T, count int) *countingFS {
 	return fs
 }
 
-// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them in memory;
-// each is found by its first stanza.
+// A start with a hundred thousand rooms on disk reads as many bytes as one with ten, and has none of them
+// in memory; each is found by its first stanza.
 func TestManyRoomsOnDisk(t *testing.T) {
 	const count, slack = 100_000, 16 << 10 // slack: a block or two of files that are larger
 	start := func(fs *countingFS) (s *sessiontest.Server, read int64) {
@@ -108,7 +109,7 @@ func TestManyRoomsOnDisk(t *testing.T) {
 		t.Errorf("a start reads %d bytes (with ten rooms: %d), and has %d entities in memory",
 			many, few, s.Router.Table.Len())
 	}
-	for part, held := range s.Router.Table.Weigh() {
+	for part, held := range s.Router.Table.Footprint() {
 		if held.Count > 0 {
 			t.Errorf("after a start %d %s are in memory", held.Count, part)
 		}
@@ -117,7 +118,8 @@ func TestManyRoomsOnDisk(t *testing.T) {
 	romeo.Send("<presence to='room77777@rooms.localhost/Romeo'/>" +
 		"<iq type='get' id='1' to='room77777@rooms.localhost'><affiliations xmlns='urn:canto:test:room'/></iq>")
 	s.Settle()
-	if got := romeo.Received(); !strings.Contains(got, "<iq type='result' id='1'") || strings.Contains(got, "owner") {
+	if got := romeo.Received(); !strings.Contains(got, "<iq type='result' id='1'") ||
+		strings.Contains(got, "owner") {
 		t.Errorf("a room that is there: %s", got)
 	}
 	if n := s.Router.Table.Len(); n != 2 {
@@ -156,7 +158,8 @@ func TestFloodOfAddresses(t *testing.T) {
 		s.Settle()
 		return got + romeo.Received()
 	}
-	got := send(5000, "<message to='nN@rooms.localhost' type='groupchat'/><iq type='get' id='N' to='qN@rooms.localhost'><page xmlns='urn:canto:test:room'/></iq>")
+	got := send(5000, "<message to='nN@rooms.localhost' type='groupchat'/><iq type='get' id='N' "+
+		"to='qN@rooms.localhost'><page xmlns='urn:canto:test:room'/></iq>")
 	if n := strings.Count(got, "<item-not-found"); n < 9900 {
 		t.Errorf("%d of 10,000 have an answer that says so", n)
 	}
@@ -172,7 +175,7 @@ func TestFloodOfAddresses(t *testing.T) {
 	if n := strings.Count(got, "<resource-constraint"); n != 800 {
 		t.Errorf("%d of 900 rooms are refused, want all but 100", n)
 	}
-	romeo.Cut()
+	romeo.DropConn()
 	s.Settle()
 	s.Advance(2 * time.Minute)
 	s.Settle()
@@ -195,7 +198,8 @@ func TestBoundsOfARoom(t *testing.T) {
 	s.Settle()
 	romeo.Received()
 	juliet.Received()
-	romeo.Send("<message to='" + orchard + "' type='groupchat' id='big'><body>" + strings.Repeat("x", 17<<10) + "</body></message>")
+	romeo.Send("<message to='" + orchard + "' type='groupchat' id='big'><body>" +
+		strings.Repeat("x", 17<<10) + "</body></message>")
 	s.Settle()
 	mustHave(t, "romeo", romeo.Received(), "<policy-violation")
 	if got := juliet.Received(); got != "" {
@@ -210,7 +214,8 @@ func TestBoundsOfARoom(t *testing.T) {
 	romeo.Send(b.String())
 	s.Settle()
 	got := romeo.Received()
-	if full, done := strings.Count(got, "<resource-constraint"), strings.Count(got, "is='owner'"); full != 6 || done != 64 {
+	if full, done := strings.Count(got, "<resource-constraint"), strings.Count(got, "is='owner'"); full != 6 ||
+		done != 64 {
 		t.Errorf("%d are refused and %d are answered, want 6 and 64", full, done)
 	}
 }
@@ -225,7 +230,7 @@ func (echo) Load(api *session.API) error {
 		if ev.To.Local() == "ping" {
 			to = "pong@rooms.localhost"
 		}
-		j, err := ev.Local().JID([]byte(to))
+		j, err := ev.LoopRouter().JID([]byte(to))
 		if err != nil || ev.Type != stanza.TypeHeadline {
 			return session.Pass
 		}
@@ -244,7 +249,7 @@ func TestRoomsThatAnswerEachOther(t *testing.T) {
 		"<message to='ping@rooms.localhost' type='headline'/>")
 	s.Settle()
 	var hops uint64
-	for _, l := range s.Router.Locals() {
+	for _, l := range s.Router.LoopRouters() {
 		hops += l.Stats().Limits["hops"]
 	}
 	if hops != 1 {
@@ -260,7 +265,7 @@ type crowd struct {
 
 func (c *crowd) Load(api *session.API) error {
 	api.Hooks.Remote.Add(api.Module, session.Deliver, func(ev *session.Stanza) session.Verdict {
-		c.delivered[ev.Local().Loop.Index()]++
+		c.delivered[ev.LoopRouter().Loop.Index()]++
 		return session.Done
 	})
 	b := api.Hooks.Serve(room.Kind)
@@ -281,10 +286,10 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo, neighbour := s.Login("romeo", "romeo@localhost/a"), s.Login("neighbour", "neighbour@localhost/b")
 	romeo.Send(join("Romeo"))
 	s.Settle()
-	l := s.Router.Locals()[0]
+	l := s.Router.LoopRouters()[0]
 	for i := range occupants {
 		from, to := fmt.Sprintf("far%d@far.example/x", i), orchard+"/"+fmt.Sprint("far", i)
-		l.Loop.Post(func() { l.Enter(func() { l.Post(parse(t, from), parse(t, to), []byte("<presence/>")) }) })
+		l.Loop.Post(func() { l.Enter(func() { l.Send(parse(t, from), parse(t, to), []byte("<presence/>")) }) })
 		if i%32 == 31 {
 			s.Settle()
 		}
@@ -293,7 +298,7 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo.Received()
 	c.delivered = [2]int{}
 	romeo.Conn().Write([]byte(say("first")))
-	s.Net.Turn()
+	s.Net.RunTurn()
 	var ten strings.Builder
 	for i := range 10 {
 		ten.WriteString(say(fmt.Sprint("next", i)))
@@ -301,7 +306,7 @@ func TestNextOfALargeRoom(t *testing.T) {
 	romeo.Conn().Write([]byte(ten.String()))
 	neighbour.Conn().Write([]byte("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>"))
 	answered := -1
-	for before := c.delivered; s.Net.Turn(); before = c.delivered {
+	for before := c.delivered; s.Net.RunTurn(); before = c.delivered {
 		for i := range before {
 			if d := c.delivered[i] - before[i]; d > share {
 				t.Fatalf("a turn of loop %d delivers to %d", i, d)

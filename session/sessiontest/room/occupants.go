@@ -10,27 +10,28 @@ import (
 // listName is in a presence that joins and wants to know who is there.
 var listName = xmlstream.N(ns, "occupants")
 
-// share is how many occupants are said at a time to one that joins: more follow when its client has room.
-const share = 50
+// occupantBatch is how many occupants are said at a time to one that joins: more follow when its client
+// has room.
+const occupantBatch = 50
 
-// more says the occupants behind the nick after to one that has joined.
-func (m *module) more(l *session.Local, e *session.Entity, to jid.JID, after []byte) {
+// sendOccupants says the occupants behind the nick after to one that has joined.
+func (m *module) sendOccupants(l *session.LoopRouter, e *session.Entity, to jid.JID, after []byte) {
 	r := session.Live[room](e)
-	if _, in := r.names[to]; !in {
+	if _, in := r.nickOf[to]; !in {
 		return // it has left
 	}
-	nicks := r.following(string(after), share)
+	nicks := r.nicksAfter(string(after), occupantBatch)
 	for _, nick := range nicks {
 		from, err := e.JID().WithResource(nick)
-		if err != nil || r.nicks[nick] == to {
+		if err != nil || r.occupantOf[nick] == to {
 			continue
 		}
 		a := l.Appender()
 		a.Open(stanza.PresenceName).Attr(stanza.AttrFrom, from.String()).Attr(stanza.AttrTo, to.String())
 		a.Open(listName).Close().Close()
-		l.Post(from, to, a.B)
+		l.Send(from, to, a.B)
 	}
-	if len(nicks) == share {
-		l.Offer(e, to, []byte(nicks[share-1]))
+	if len(nicks) == occupantBatch {
+		l.MoreWhenDrained(e, to, []byte(nicks[occupantBatch-1]))
 	}
 }

@@ -33,14 +33,17 @@ var slowly = xmlstream.N("urn:of-the-test", "slowly")
 
 func (f *fragile) Load(api *session.API) error {
 	b := api.Hooks.Serve(room.Kind)
-	more, carry, adopt, weigh := b.More, b.Carry, b.Adopt, b.Weigh
-	b.More = func(l *session.Local, e *session.Entity, to jid.JID, what []byte) {
+	more, carry, adopt, weigh := b.More, b.MarshalLive, b.RestoreLive, b.Footprint
+	b.More = func(l *session.LoopRouter, e *session.Entity, to jid.JID, what []byte) {
 		f.rage("More")
 		more(l, e, to, what)
 	}
-	b.Carry = func(e *session.Entity, dst []byte) []byte { f.rage("Carry"); return carry(e, dst) }
-	b.Adopt = func(l *session.Local, e *session.Entity, b []byte) error { f.rage("Adopt"); return adopt(l, e, b) }
-	b.Weigh = func(e *session.Entity) int { f.rage("Weigh"); return weigh(e) }
+	b.MarshalLive = func(e *session.Entity, dst []byte) []byte { f.rage("Carry"); return carry(e, dst) }
+	b.RestoreLive = func(l *session.LoopRouter, e *session.Entity, b []byte) error {
+		f.rage("Adopt")
+		return adopt(l, e, b)
+	}
+	b.Footprint = func(e *session.Entity) int { f.rage("Weigh"); return weigh(e) }
 	b.OnIQ(api.Module, false, slowly, func(ev *session.Stanza) session.Verdict {
 		return ev.Await(reactor.Disk, func() error { return nil },
 			func(ev *session.Stanza, err error) session.Verdict {
@@ -51,27 +54,31 @@ func (f *fragile) Load(api *session.API) error {
 				return ev.Reply(nil)
 			})
 	}, session.ToBare)
-	d, ok := session.Find[*disco.Service](api)
+	d, ok := session.Lookup[*disco.Service](api)
 	if !ok {
 		return errors.New("there is no service discovery")
 	}
-	k := d.Of(room.Kind)
-	k.Info = append(k.Info, func(*session.Stanza, string, *disco.Description) bool { f.rage("Info"); return false })
+	k := d.ForKind(room.Kind)
+	k.Info = append(k.Info, func(*session.Stanza, string, *disco.Description) bool {
+		f.rage("Info")
+		return false
+	})
 	items := func(*session.Stanza, string, disco.Page) session.Verdict { f.rage("Items"); return session.Pass }
 	k.Items = slices.Insert(k.Items, 0, items)
 	return nil
 }
 
 // on runs f on a loop.
-func on(s *sessiontest.Server, f func(l *session.Local)) {
-	l := s.Router.Locals()[0]
+func on(s *sessiontest.Server, f func(l *session.LoopRouter)) {
+	l := s.Router.LoopRouters()[0]
 	l.Loop.Post(func() { l.Enter(func() { f(l) }) })
 	s.Settle()
 }
 
-// A panic in any function that the kind of rooms has beside its chains costs one thing of that one room: a request is
-// answered with internal-server-error (RFC 6120 §8.2.3). It is counted once; the occupants stay, the next of the same
-// works, and another room does not notice. (TestPanicInKind has New, Cold, Failed, Ended and Timer.)
+// A panic in any function that the kind of rooms has beside its chains costs one thing of that one room:
+// a request is answered with internal-server-error (RFC 6120 §8.2.3). It is counted once; the occupants
+// stay, the next of the same works, and another room does not notice. (TestPanicInKind has New, Cold,
+// Failed, Ended and Timer.)
 func TestPanicInFunctionOfARoom(t *testing.T) {
 	ask := func(payload string) func(s *sessiontest.Server, c *sessiontest.Client) string {
 		return func(s *sessiontest.Server, c *sessiontest.Client) string {
@@ -100,24 +107,24 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 		// What was not written down is said to be left: the caller tries again.
 		{"Carry", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			left := -1
-			on(s, func(l *session.Local) { left = l.Carry(func([]byte) {}) })
+			on(s, func(l *session.LoopRouter) { left = l.MarshalEntities(func([]byte) {}) })
 			return fmt.Sprint("left ", left)
 		}, "left 1", "left 0"},
 		{"Adopt", func(s *sessiontest.Server, _ *sessiontest.Client) string {
 			err := errors.New("nothing was said")
-			on(s, func(l *session.Local) {
-				l.TakeUp([]byte("\x01\x04room\x14lawn@rooms.localhost\x00\x01{}"), func(e error) { err = e })
+			on(s, func(l *session.LoopRouter) {
+				l.RestoreEntity([]byte("\x01\x04room\x14lawn@rooms.localhost\x00\x01{}"), func(e error) { err = e })
 			})
 			return fmt.Sprint("taken up: ", err)
 		}, "panic", "taken up: <nil>"},
 		{"Weigh", func(s *sessiontest.Server, _ *sessiontest.Client) string {
-			h := s.Router.Table.Weigh() // on no loop: what it returns says that one could not be weighed
+			h := s.Router.Table.Footprint() // on no loop: what it returns says that one could not be weighed
 			return fmt.Sprintf("%d rooms, %d not weighed", h["rooms"].Count, h["not_weighed"].Count)
 		}, "2 rooms, 1 not weighed", "2 rooms, 0 not weighed"},
 	} {
 		t.Run(c.at, func(t *testing.T) {
 			f := new(fragile)
-			s := sessiontest.New(t, with(sessiontest.Options{Panics: true, Limits: unlimited()}, session.Manifest{
+			s := sessiontest.New(t, with(sessiontest.Options{AllowPanics: true, Limits: unlimited()}, session.Manifest{
 				Name: "fragile", Spec: "a test", Requires: []session.Feature{"test-room", "disco"},
 				New: func() session.Module { return f }}))
 			for i := range 80 {
@@ -132,7 +139,7 @@ func TestPanicInFunctionOfARoom(t *testing.T) {
 				t.Errorf("with a panic: %s", got)
 			}
 			n := uint64(0)
-			for _, l := range s.Router.Locals() {
+			for _, l := range s.Router.LoopRouters() {
 				n += l.Stats().Panics
 			}
 			if n != 1 && c.at != "Weigh" || f.armed != "" {

@@ -7,14 +7,14 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"canto/session/mod/storage"
 	"canto/session/sessiontest"
+	"canto/session/storage"
 	"canto/session/store"
 )
 
-// Accounts of a host that has become a service host are there no more, as an account that gives nothing away (RFC 6121
-// §8.5.1), and are back when users log in at the host again. One that is deleted meanwhile is worked off then: a
-// subscription that is left would give presence to the next owner of the name.
+// Accounts of a host that has become a service host are there no more, as an account that gives nothing
+// away (RFC 6121 §8.5.1), and are back when users log in at the host again. One that is deleted meanwhile
+// is worked off then: a subscription that is left would give presence to the next owner of the name.
 func TestAccountsOfAServiceHost(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	login := sessiontest.Options{FS: fs, Hosts: []string{"localhost", "rooms.localhost"}}
@@ -51,7 +51,7 @@ func TestAccountsOfAServiceHost(t *testing.T) {
 	for _, who := range []string{"juliet", "nurse"} {
 		gone, err := s.DB.Accounts().Delete(t.Context(), "rooms.localhost", who)
 		if err == nil {
-			err = storage.Bury(s.Router, s.DB, gone, nil)
+			err = storage.FinishDeletion(s.Router, s.DB, gone, nil)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -81,21 +81,22 @@ func TestAccountsOfAServiceHost(t *testing.T) {
 	}
 }
 
-// An account that is deleted, and that had asked for the presence of a room, is erased as any other (RFC 6121 §3.3):
-// the room is told by a stanza, as it is no account.
+// An account that is deleted, and that had asked for the presence of a room, is erased as any other (RFC
+// 6121 §3.3): the room is told by a stanza, as it is no account.
 func TestDeletedContactOfARoom(t *testing.T) {
 	s := sessiontest.New(t, with(sessiontest.Options{}))
 	romeo, juliet := s.Login("romeo", "romeo@localhost/a"), s.Login("juliet", "juliet@localhost/b")
 	romeo.Send(join("Romeo"))
 	s.Settle()
-	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/><presence to='orchard@rooms.localhost' type='subscribe'/>")
+	juliet.Send("<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq><presence/><presence " +
+		"to='orchard@rooms.localhost' type='subscribe'/>")
 	s.Settle()
 	if got := juliet.Received(); !strings.Contains(got, "ask='subscribe'") {
 		t.Fatalf("juliet got %q", got)
 	}
 	gone, err := s.DB.Accounts().Delete(t.Context(), "localhost", "juliet")
 	if err == nil {
-		err = storage.Bury(s.Router, s.DB, gone, nil)
+		err = storage.FinishDeletion(s.Router, s.DB, gone, nil)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -1,15 +1,16 @@
-// Package room is a small chat room at a service host: a kind of entity that a module outside of the kernel brings,
-// for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room asks of the kernel, and no
-// more.
+// Package room is a small chat room at a service host: a kind of entity that a module outside of the
+// kernel brings, for tests, and as the example of docs/modules.md. It is no XEP-0045: it has what a room
+// asks of the kernel, and no more.
 //
-// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room is its owner. The
-// number is that of the last message in the room's log:
+// A presence to room@host/nick joins, and makes the room where there is none. The user that makes a room
+// is its owner. The number is that of the last message in the room's log:
 //
 //	C: <presence to='orchard@rooms.localhost/Romeo'/>
 //	S: <presence from='orchard@rooms.localhost/Romeo' to='romeo@localhost/a'><log xmlns='urn:canto:test:room' n='0'/></presence>
 //
-// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant, in the order of
-// nicks: the first 50 before its own, the others behind it, a share at a time as its client takes them.
+// One that has <occupants xmlns='urn:canto:test:room'/> gets a presence with the same of each occupant,
+// in the order of nicks: the first 50 before its own, the others behind it, a share at a time as its
+// client takes them.
 //
 // A message to the room is numbered, put into its log, and sent to every occupant; one to a nick is private:
 //
@@ -27,11 +28,12 @@
 //	get <last/>                                             <last n='42'/>, answered from memory
 //	set <destroy/>                                          all occupants get an unavailable presence from the room
 //
-// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored: those, one row
-// each, and the log. A room of which nothing is stored, as nothing was written in it, ends with its last occupant;
-// another leaves memory a minute after the last stanza, when it has no occupants. In a room of more than
-// [Options.Announce] occupants, only the one that comes is told of it. After a panic the occupants
-// stay. Numbers are not used again while a room is in memory, also where a message could not be stored.
+// Live state: occupants, the number of the last message. Resident: affiliations, invitations. Stored:
+// those, one row each, and the log. A room of which nothing is stored, as nothing was written in it, ends
+// with its last occupant; another leaves memory a minute after the last stanza, when it has no occupants.
+// In a room of more than [Options.Announce] occupants, only the one that comes is told of it. After a
+// panic the occupants stay. Numbers are not used again while a room is in memory, also where a message
+// could not be stored.
 package room
 
 import (
@@ -42,11 +44,11 @@ import (
 	"canto/reactor"
 	"canto/session"
 	"canto/session/jid"
-	"canto/session/mod/clock"
 	"canto/session/mod/disco"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
+	"canto/session/wallclock"
 	"canto/xmlstream"
 )
 
@@ -80,11 +82,11 @@ func defaultOptions() Options {
 
 // Check is [session.OptionChecker].
 func (o *Options) Check() (key, why string) {
-	return session.InRange(
-		session.OptionRange{Key: "max_occupants", Value: o.MaxOccupants, Least: 1, Most: 100_000},
-		session.OptionRange{Key: "max_temporary", Value: o.MaxTemporary, Least: 1, Most: 1_000_000},
-		session.OptionRange{Key: "max_message", Value: o.MaxMessage, Least: 1, Most: 1 << 20},
-		session.OptionRange{Key: "announce", Value: o.Announce, Least: 0, Most: 100_000},
+	return session.CheckRanges(
+		session.OptionRange{Key: "max_occupants", Value: o.MaxOccupants, Min: 1, Max: 100_000},
+		session.OptionRange{Key: "max_temporary", Value: o.MaxTemporary, Min: 1, Max: 1_000_000},
+		session.OptionRange{Key: "max_message", Value: o.MaxMessage, Min: 1, Max: 1 << 20},
+		session.OptionRange{Key: "announce", Value: o.Announce, Min: 0, Max: 100_000},
 	)
 }
 
@@ -102,44 +104,46 @@ const (
 var Kind = session.NewKind("room")
 
 var (
-	log       = xmlstream.N(ns, "log")
-	last      = xmlstream.N(ns, "last")
-	affil     = xmlstream.N(ns, "affiliation")
-	affils    = xmlstream.N(ns, "affiliations")
-	invite    = xmlstream.N(ns, "invite")
-	expired   = xmlstream.N(ns, "expired")
-	pageName  = xmlstream.N(ns, "page")
-	destroy   = xmlstream.N(ns, "destroy")
-	attrN     = xmlstream.N("", "n")
-	attrIs    = xmlstream.N("", "is")
-	attrAfter = xmlstream.N("", "after")
-	attrMax   = xmlstream.N("", "max")
-	attrDone  = xmlstream.N("", "complete")
+	log          = xmlstream.N(ns, "log")
+	last         = xmlstream.N(ns, "last")
+	affil        = xmlstream.N(ns, "affiliation")
+	affils       = xmlstream.N(ns, "affiliations")
+	invite       = xmlstream.N(ns, "invite")
+	expired      = xmlstream.N(ns, "expired")
+	pageName     = xmlstream.N(ns, "page")
+	destroy      = xmlstream.N(ns, "destroy")
+	attrN        = xmlstream.N("", "n")
+	attrIs       = xmlstream.N("", "is")
+	attrAfter    = xmlstream.N("", "after")
+	attrMax      = xmlstream.N("", "max")
+	attrComplete = xmlstream.N("", "complete")
 
 	// attrs are what RFC 6120 §8.1 gives a stanza.
 	attrs = []xmlstream.Name{stanza.AttrType, stanza.AttrID, stanza.AttrFrom, stanza.AttrTo, stanza.AttrLang}
 
 	part      = session.NewPart[stored]("test-room")
-	temporary = session.NewHostSlot("test-room-temporary", func(*session.Host) *atomic.Int64 { return new(atomic.Int64) })
+	temporary = session.NewHostVar("test-room-temporary", func(*session.Host) *atomic.Int64 {
+		return new(atomic.Int64)
+	})
 )
 
 // A room is the live state of one.
 type room struct {
-	seats     *session.Seats     // the occupants, by full JID
-	nicks     map[string]jid.JID // of the occupants
-	names     map[jid.JID]string // nicks by occupant
-	order     []string           // nicks, sorted
-	last      uint64             // number of the last message
-	written   session.Ticket     // of the last batch
-	temporary bool               // counted as one of which nothing is stored
-	host      *session.Host
-	unasked   []unasked    // batches that are not settled; at most one for each invitation
-	again     reactor.Tick // invitations are not looked at before it, as a batch has failed; 0: they are
+	recipients *session.Recipients // the occupants, by full JID
+	occupantOf map[string]jid.JID  // of the occupants
+	nickOf     map[jid.JID]string  // nicks by occupant
+	order      []string            // nicks, sorted
+	last       uint64              // number of the last message
+	written    session.Ticket      // of the last batch
+	temporary  bool                // counted as one of which nothing is stored
+	host       *session.Host
+	untracked  []untrackedBatch // batches that are not settled; at most one for each invitation
+	retryAt    reactor.Tick     // invitations are not looked at before it, as a batch has failed; 0: they are
 }
 
-// unasked is a batch that no stanza waits for: an invitation was accepted or has expired. The timer looks at it until
-// it is settled.
-type unasked struct {
+// untrackedBatch is a batch that no stanza waits for: an invitation was accepted or has expired. The
+// timer looks at it until it is settled.
+type untrackedBatch struct {
 	ticket session.Ticket
 	due    []invitation // that have expired with it
 }
@@ -149,7 +153,7 @@ type module struct {
 	db     *store.DB
 	rows   *store.Map[string, []byte]
 	log    *store.Log[[]byte]
-	now    clock.Clock
+	now    wallclock.Clock
 	router *session.Router
 }
 
@@ -158,23 +162,23 @@ func (m *module) Load(api *session.API) (err error) {
 	if err := api.Decode(&m.opt); err != nil {
 		return err
 	}
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
-	if m.rows, err = storage.Map(api, rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, rows); err != nil {
 		return err
 	}
-	if m.log, err = storage.Log(api, messages); err != nil {
+	if m.log, err = storage.OpenLog(api, messages); err != nil {
 		return err
 	}
-	m.now, m.router = clock.Of(api), api.Router
+	m.now, m.router = wallclock.Of(api), api.Router
 	session.ResidentOf(api, Kind, part, m.read)
 
 	b := api.Hooks.Serve(Kind)
-	b.New, b.Ended, b.Timer, b.More = m.fresh, m.ended, m.expire, m.more
-	b.Carry, b.Adopt = m.carry, m.adopt
-	b.Cold = func(e *session.Entity) bool { return session.Live[room](e).seats.Len() == 0 }
-	b.Weigh = func(e *session.Entity) int { return 512 + 256*session.Live[room](e).seats.Len() }
+	b.New, b.Ended, b.Timer, b.More = m.newRoom, m.ended, m.expire, m.sendOccupants
+	b.MarshalLive, b.RestoreLive = m.marshalLive, m.restoreLive
+	b.Cold = func(e *session.Entity) bool { return session.Live[room](e).recipients.Len() == 0 }
+	b.Footprint = func(e *session.Entity) int { return 512 + 256*session.Live[room](e).recipients.Len() }
 	b.Presence[session.ToFull].Add(api.Module, session.Deliver, m.presence)
 	for _, to := range []session.Target{session.ToBare, session.ToFull} {
 		b.Message[to].Add(api.Module, session.Rewrite, strip)
@@ -185,26 +189,27 @@ func (m *module) Load(api *session.API) (err error) {
 	b.OnIQ(api.Module, false, affils, m.affiliations, session.ToBare)
 	b.OnIQ(api.Module, true, invite, m.invite, session.ToBare)
 	b.OnIQ(api.Module, false, pageName, m.page, session.ToBare)
-	b.OnIQ(api.Module, false, last, m.number, session.ToBare)
+	b.OnIQ(api.Module, false, last, m.lastNumber, session.ToBare)
 	b.OnIQ(api.Module, true, destroy, m.destroy, session.ToBare)
-	api.Hooks.Make.Add(api.Module, session.Deliver, m.make)
+	api.Hooks.Make.Add(api.Module, session.Deliver, m.createRoom)
 
-	d, ok := session.Find[*disco.Service](api)
+	d, ok := session.Lookup[*disco.Service](api)
 	if !ok {
 		return errors.New("there is no service discovery")
 	}
-	k := d.Of(Kind)
+	k := d.ForKind(Kind)
 	k.Identities = append(k.Identities, disco.Identity{Category: "conference", Type: "text"})
 	k.Features = append(k.Features, ns)
 	k.Items = append(k.Items, occupants)
 	return nil
 }
 
-// make makes a room for the first stanza to its address, if that is one that may: a presence that joins, or a request
-// that sets an affiliation.
-func (m *module) make(ev *session.Stanza) session.Verdict {
+// createRoom makes a room for the first stanza to its address, if that is one that may: a presence that
+// joins, or a request that sets an affiliation.
+func (m *module) createRoom(ev *session.Stanza) session.Verdict {
 	joins := ev.Kind == stanza.Presence && ev.Type == stanza.TypeNone && ev.Target == session.ToFull
-	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare && ev.Payload().Is(affil)
+	sets := ev.Kind == stanza.IQ && ev.Type == stanza.TypeSet && ev.Target == session.ToBare &&
+		ev.Payload().Is(affil)
 	switch {
 	case ev.Target == session.ToHost:
 		return session.Pass // it is not an address of a room
@@ -220,22 +225,24 @@ func (m *module) make(ev *session.Stanza) session.Verdict {
 	e := ev.Create(Kind)
 	count.Add(1)
 	session.Live[room](e).temporary = true
-	part.Own(e).set(ev.From.Bare(), owner)
+	part.Mutable(e).set(ev.From.Bare(), owner)
 	return session.Pass
 }
 
-// fresh makes the live state of a room that was read or made.
-func (m *module) fresh(l *session.Local, e *session.Entity) any {
-	r := &room{seats: session.NewSeats(e, l), nicks: make(map[string]jid.JID), names: make(map[jid.JID]string), host: e.Host()}
-	if p := part.Of(e); p != nil {
+// newRoom makes the live state of a room that was read or made.
+func (m *module) newRoom(l *session.LoopRouter, e *session.Entity) any {
+	r := &room{recipients: session.NewRecipients(e, l), occupantOf: make(map[string]jid.JID),
+		nickOf: make(map[jid.JID]string),
+		host:   e.Host()}
+	if p := part.Get(e); p != nil {
 		r.last = p.last
 		m.arm(l, e, r, p)
 	}
 	return r
 }
 
-// kept notes that a room is stored.
-func (r *room) kept() {
+// markStored notes that a room is stored.
+func (r *room) markStored() {
 	if r.temporary {
 		r.temporary = false
 		temporary.Get(r.host).Add(-1)
@@ -243,9 +250,9 @@ func (r *room) kept() {
 }
 
 // write gives b to the store.
-func (m *module) write(l *session.Local, e *session.Entity, r *room, b *store.Batch) session.Ticket {
+func (m *module) write(l *session.LoopRouter, e *session.Entity, r *room, b *store.Batch) session.Ticket {
 	r.written = storage.Commit(l, m.db, e, b)
-	r.kept()
+	r.markStored()
 	return r.written
 }
 
@@ -253,17 +260,17 @@ func (m *module) write(l *session.Local, e *session.Entity, r *room, b *store.Ba
 func (m *module) batch(e *session.Entity) (*store.Batch, error) {
 	b, err := storage.Batch(m.db, e)
 	if err == nil && e.ID() == 0 {
-		for _, who := range part.Own(e).affiliated {
+		for _, who := range part.Mutable(e).affiliated {
 			m.rows.Put(b, b.Owner(), keyAffiliation+who.jid.String(), []byte(who.is))
 		}
 	}
 	return b, err
 }
 
-// tidy ends a room of which nothing is stored and that has no occupants.
-func (m *module) tidy(ev *session.Stanza) {
-	if e := ev.Entity(); e.ID() == 0 && session.Live[room](e).seats.Len() == 0 {
-		storage.Delete(ev.Local(), m.db, e)
+// deleteIfEmpty ends a room of which nothing is stored and that has no occupants.
+func (m *module) deleteIfEmpty(ev *session.Stanza) {
+	if e := ev.Entity(); e.ID() == 0 && session.Live[room](e).recipients.Len() == 0 {
+		storage.Delete(ev.LoopRouter(), m.db, e)
 	}
 }
 
@@ -274,7 +281,7 @@ func (m *module) presence(ev *session.Stanza) session.Verdict {
 	case stanza.TypeNone:
 		if c, ok := m.mayJoin(ev, r); !ok {
 			ev.Fail(c)
-			m.tidy(ev)
+			m.deleteIfEmpty(ev)
 			return session.Done
 		}
 		m.join(ev, r)
@@ -287,14 +294,14 @@ func (m *module) presence(ev *session.Stanza) session.Verdict {
 // mayJoin reports whether the sender may have the nick; if not, c is why.
 func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bool) {
 	nick := ev.To.Resource()
-	had, in := r.names[ev.From]
-	other, taken := r.nicks[nick]
+	had, in := r.nickOf[ev.From]
+	other, taken := r.occupantOf[nick]
 	switch {
 	case taken && other != ev.From:
 		return stanza.Conflict, false
 	case in && had != nick:
 		return stanza.NotAcceptable, false
-	case !in && r.seats.Len() >= m.opt.MaxOccupants:
+	case !in && r.recipients.Len() >= m.opt.MaxOccupants:
 		return stanza.ServiceUnavailable, false
 	}
 	return 0, true
@@ -303,33 +310,33 @@ func (m *module) mayJoin(ev *session.Stanza, r *room) (c stanza.Condition, ok bo
 // join seats the sender, or seats it anew: it may have come back by a connection of another loop.
 func (m *module) join(ev *session.Stanza, r *room) {
 	nick := ev.To.Resource()
-	r.seats.AddSender(ev)
+	r.recipients.AddSender(ev)
 	r.enter(nick, ev.From)
 	m.accept(ev, r)
 	if _, asks := ev.Element.Child(listName); asks {
-		m.more(ev.Local(), ev.Entity(), ev.From, nil)
+		m.sendOccupants(ev.LoopRouter(), ev.Entity(), ev.From, nil)
 	}
 	a := ev.Appender()
 	a.Open(stanza.PresenceName).Attr(stanza.AttrFrom, ev.To.String())
-	if r.seats.Len() > m.opt.Announce {
+	if r.recipients.Len() > m.opt.Announce {
 		a.Attr(stanza.AttrTo, ev.From.String())
 	}
 	r.appendLog(a)
 	a.Close()
-	if r.seats.Len() > m.opt.Announce {
+	if r.recipients.Len() > m.opt.Announce {
 		ev.Send(ev.To, ev.From, a.B)
 		return
 	}
-	ev.Local().Fanout(ev.Entity(), ev.To, a.B, r.seats)
+	ev.LoopRouter().Fanout(ev.Entity(), ev.To, a.B, r.recipients)
 }
 
 func (r *room) appendLog(a *xmlstream.Appender) {
-	a.Open(log).Attr(attrN, number(r.last)).Close()
+	a.Open(log).Attr(attrN, formatNumber(r.last)).Close()
 }
 
 // enter notes that who has that nick.
 func (r *room) enter(nick string, who jid.JID) {
-	r.nicks[nick], r.names[who] = who, nick
+	r.occupantOf[nick], r.nickOf[who] = who, nick
 	if i, there := slices.BinarySearch(r.order, nick); !there {
 		r.order = slices.Insert(r.order, i, nick)
 	}
@@ -337,15 +344,15 @@ func (r *room) enter(nick string, who jid.JID) {
 
 // exit notes that who has no nick any more.
 func (r *room) exit(nick string, who jid.JID) {
-	delete(r.names, who)
-	delete(r.nicks, nick)
+	delete(r.nickOf, who)
+	delete(r.occupantOf, nick)
 	if i, there := slices.BinarySearch(r.order, nick); there {
 		r.order = slices.Delete(r.order, i, i+1)
 	}
 }
 
-// following are the first nicks behind after, at most n of them, in order. An empty after is the beginning.
-func (r *room) following(after string, n int) []string {
+// nicksAfter are the first nicks behind after, at most n of them, in order. An empty after is the beginning.
+func (r *room) nicksAfter(after string, n int) []string {
 	i, there := slices.BinarySearch(r.order, after)
 	if there {
 		i++
@@ -355,34 +362,36 @@ func (r *room) following(after string, n int) []string {
 
 // leave takes the sender out, if it is an occupant, and tells the others.
 func (m *module) leave(ev *session.Stanza, r *room) {
-	nick, in := r.names[ev.From]
+	nick, in := r.nickOf[ev.From]
 	if !in {
 		return
 	}
-	r.seats.Remove(ev.From)
+	r.recipients.Remove(ev.From)
 	r.exit(nick, ev.From)
-	if n := r.seats.Len(); n > 0 && n <= m.opt.Announce {
+	if n := r.recipients.Len(); n > 0 && n <= m.opt.Announce {
 		from, err := ev.Entity().JID().WithResource(nick)
 		if err == nil {
 			a := ev.Appender()
-			a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, from.String()).Close()
-			ev.Local().Fanout(ev.Entity(), from, a.B, r.seats)
+			a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom,
+				from.String()).Close()
+			ev.LoopRouter().Fanout(ev.Entity(), from, a.B, r.recipients)
 		}
 	}
-	m.tidy(ev)
+	m.deleteIfEmpty(ev)
 }
 
 // ended tells the occupants that the room is no more.
-func (m *module) ended(l *session.Local, e *session.Entity) {
+func (m *module) ended(l *session.LoopRouter, e *session.Entity) {
 	r := session.Live[room](e)
-	r.kept()
+	r.markStored()
 	a := l.Appender()
-	a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom, e.JID().String()).Close()
-	l.Fanout(e, e.JID(), a.B, r.seats)
+	a.Open(stanza.PresenceName).Attr(stanza.AttrType, "unavailable").Attr(stanza.AttrFrom,
+		e.JID().String()).Close()
+	l.Fanout(e, e.JID(), a.B, r.recipients)
 }
 
-// strip takes out of a message the number that its sender has put there: numbers are the log's, and the first <log/>
-// that an occupant finds is to be the room's.
+// strip takes out of a message the number that its sender has put there: numbers are the log's, and the
+// first <log/> that an occupant finds is to be the room's.
 func strip(ev *session.Stanza) session.Verdict {
 	e := ev.Element
 	if _, forged := e.Child(log); !forged {
@@ -407,11 +416,11 @@ func strip(ev *session.Stanza) session.Verdict {
 	return session.Pass
 }
 
-// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it goes to
-// no occupant; that it could not be kept all the same is told to its sender.
+// groupchat numbers a message, keeps it, and sends it to all. Where the store is known to have no room it
+// goes to no occupant; that it could not be kept all the same is told to its sender.
 func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	nick, in := r.names[ev.From]
+	nick, in := r.nickOf[ev.From]
 	switch {
 	case ev.Type == stanza.TypeError:
 		m.leave(ev, r) // the occupant is not there any more
@@ -439,16 +448,16 @@ func (m *module) groupchat(ev *session.Stanza) session.Verdict {
 	r.appendLog(a)
 	el = session.AppendChildren(nil, el, a.B)
 	m.log.Append(b, b.Owner(), n, el)
-	t := m.write(ev.Local(), e, r, b)
-	ev.Local().Fanout(e, from, el, r.seats)
-	return ev.Kept(t)
+	t := m.write(ev.LoopRouter(), e, r, b)
+	ev.LoopRouter().Fanout(e, from, el, r.recipients)
+	return ev.Stored(t)
 }
 
 // private passes a message on to one occupant, from the nick of another.
 func (m *module) private(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	nick, in := r.names[ev.From]
-	to, there := r.nicks[ev.To.Resource()]
+	nick, in := r.nickOf[ev.From]
+	to, there := r.occupantOf[ev.To.Resource()]
 	switch {
 	case ev.Type == stanza.TypeError:
 		m.leave(ev, r)
@@ -465,26 +474,29 @@ func (m *module) private(ev *session.Stanza) session.Verdict {
 		return ev.Fail(stanza.InternalServerError)
 	}
 	ev.Send(from, to, ev.Element.Append(nil, xmlstream.Streamed,
-		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()}, xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()}))
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: from.String()},
+		xmlstream.Attr{Name: stanza.AttrTo, Value: to.String()}))
 	return session.Done
 }
 
-// number answers with the number of the last message.
-func (m *module) number(ev *session.Stanza) session.Verdict {
+// lastNumber answers with the number of the last message.
+func (m *module) lastNumber(ev *session.Stanza) session.Verdict {
 	n := session.Live[room](ev.Entity()).last
-	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) { a.Open(last).Attr(attrN, number(n)).Close() })
+	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
+		a.Open(last).Attr(attrN, formatNumber(n)).Close()
+	})
 }
 
 // destroy ends the room, for an owner.
 func (m *module) destroy(ev *session.Stanza) session.Verdict {
 	e := ev.Entity()
 	switch {
-	case part.Own(e).of(ev.From.Bare()) != owner:
+	case part.Mutable(e).of(ev.From.Bare()) != owner:
 		return ev.Fail(stanza.Forbidden)
 	case m.db.Full() != nil: // the occupants are told at once: see ended
 		return ev.Fail(stanza.ResourceConstraint)
 	}
-	return ev.Commit(storage.Delete(ev.Local(), m.db, e), answer)
+	return ev.Commit(storage.Delete(ev.LoopRouter(), m.db, e), answer)
 }
 
 // answer is what follows a commit that has no more to say.

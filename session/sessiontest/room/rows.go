@@ -26,11 +26,12 @@ var (
 
 const (
 	keyAffiliation = "a/" // the value is the affiliation
-	keyInvitation  = "i/" // the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
+	// the value is the time in seconds since 1970 when it expires, 8 bytes, and the inviter
+	keyInvitation = "i/"
 )
 
-// inviteFor is how long an invitation holds.
-const inviteFor = 5 * time.Minute
+// inviteDuration is how long an invitation holds.
+const inviteDuration = 5 * time.Minute
 
 // Affiliations.
 const (
@@ -52,8 +53,8 @@ type affiliation struct {
 }
 
 type invitation struct {
-	jid, by jid.JID
-	until   int64 // seconds since 1970
+	jid, inviter jid.JID
+	until        int64 // seconds since 1970
 }
 
 // of is the affiliation of who.
@@ -80,7 +81,7 @@ func (p *stored) set(who jid.JID, is string) {
 }
 
 // read reads a room. A worker.
-func (m *module) read(snap *store.Snapshot, who session.Who) (*stored, error) {
+func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*stored, error) {
 	p := new(stored)
 	var bad error
 	err := m.rows.Scan(snap, who.ID, "", func(k string, v []byte) bool {
@@ -111,17 +112,17 @@ func (m *module) read(snap *store.Snapshot, who session.Who) (*stored, error) {
 // setAffiliation is for owners. It is answered when it is durable.
 func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	p := part.Own(e)
+	p := part.Mutable(e)
 	who, is, c, ok := m.mayAffiliate(ev, p)
 	if !ok {
 		ev.Fail(c)
-		m.tidy(ev)
+		m.deleteIfEmpty(ev)
 		return session.Done
 	}
 	b, err := m.batch(e)
 	if err != nil {
 		ev.FailCommit(err)
-		m.tidy(ev)
+		m.deleteIfEmpty(ev)
 		return session.Done
 	}
 	p.set(who, is)
@@ -130,10 +131,11 @@ func (m *module) setAffiliation(ev *session.Stanza) session.Verdict {
 	} else {
 		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(is))
 	}
-	return ev.Commit(m.write(ev.Local(), e, r, b), answer)
+	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), answer)
 }
 
-func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition, ok bool) {
+func (m *module) mayAffiliate(ev *session.Stanza, p *stored) (who jid.JID, is string, c stanza.Condition,
+	ok bool) {
 	who, err := jidAttr(ev)
 	v, _ := ev.Payload().Attr(attrIs)
 	is = string(v)
@@ -161,7 +163,7 @@ func jidAttr(ev *session.Stanza) (jid.JID, error) {
 }
 
 func (m *module) affiliations(ev *session.Stanza) session.Verdict {
-	list := part.Own(ev.Entity()).affiliated
+	list := part.Mutable(ev.Entity()).affiliated
 	return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 		a.Open(affils)
 		for _, x := range list {
@@ -174,7 +176,7 @@ func (m *module) affiliations(ev *session.Stanza) session.Verdict {
 // invite keeps an invitation and, when that is durable, sends it.
 func (m *module) invite(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	p := part.Own(e)
+	p := part.Mutable(e)
 	who, err := jidAttr(ev)
 	switch {
 	case err != nil:
@@ -188,32 +190,33 @@ func (m *module) invite(ev *session.Stanza) session.Verdict {
 	if err != nil {
 		return ev.FailCommit(err)
 	}
-	i := invitation{who, ev.From.Bare(), m.now().Add(inviteFor).Unix()}
+	i := invitation{who, ev.From.Bare(), m.now().Add(inviteDuration).Unix()}
 	p.invited = append(slices.DeleteFunc(p.invited, func(x invitation) bool { return x.jid == who }), i)
-	m.rows.Put(b, b.Owner(), keyInvitation+who.String(), append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.by.String()...))
-	m.arm(ev.Local(), e, r, p)
-	return ev.Commit(m.write(ev.Local(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
+	m.rows.Put(b, b.Owner(), keyInvitation+who.String(),
+		append(binary.BigEndian.AppendUint64(nil, uint64(i.until)), i.inviter.String()...))
+	m.arm(ev.LoopRouter(), e, r, p)
+	return ev.Commit(m.write(ev.LoopRouter(), e, r, b), func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
 		}
-		m.tell(ev.Local(), e, invite, who, i.by)
+		m.tell(ev.LoopRouter(), e, invite, who, i.inviter)
 		return ev.Reply(nil)
 	})
 }
 
 // tell sends a message from the room about an invitation.
-func (m *module) tell(l *session.Local, e *session.Entity, what xmlstream.Name, to, about jid.JID) {
+func (m *module) tell(l *session.LoopRouter, e *session.Entity, what xmlstream.Name, to, about jid.JID) {
 	a := l.Appender()
 	a.Open(stanza.MessageName).Attr(stanza.AttrFrom, e.JID().String()).Attr(stanza.AttrTo, to.String())
 	a.Open(what).Attr(stanza.AttrJID, about.String()).Close()
 	a.Close()
-	l.Post(e.JID(), to, a.B)
+	l.Send(e.JID(), to, a.B)
 }
 
 // accept makes a member of the sender, who joins, if it is invited.
 func (m *module) accept(ev *session.Stanza, r *room) {
 	e := ev.Entity()
-	p := part.Own(e)
+	p := part.Mutable(e)
 	who := ev.From.Bare()
 	i := slices.IndexFunc(p.invited, func(x invitation) bool { return x.jid == who && x.until > m.now().Unix() })
 	if i < 0 {
@@ -229,19 +232,21 @@ func (m *module) accept(ev *session.Stanza, r *room) {
 		p.set(who, member)
 		m.rows.Put(b, b.Owner(), keyAffiliation+who.String(), []byte(member))
 	}
-	m.unasked(ev.Local(), e, r, b, nil)
-	m.arm(ev.Local(), e, r, p)
+	m.commitUntracked(ev.LoopRouter(), e, r, b, nil)
+	m.arm(ev.LoopRouter(), e, r, p)
 }
 
-// unasked gives b to the store, for a change that no stanza asked for; due are the invitations that expire with it.
-func (m *module) unasked(l *session.Local, e *session.Entity, r *room, b *store.Batch, due []invitation) {
+// commitUntracked gives b to the store, for a change that no stanza asked for; due are the invitations that
+// expire with it.
+func (m *module) commitUntracked(l *session.LoopRouter, e *session.Entity, r *room, b *store.Batch,
+	due []invitation) {
 	t := m.write(l, e, r, b)
-	e.Wrote(l, t)
-	r.unasked = append(r.unasked, unasked{t, due})
+	e.MarkUncommitted(l, t)
+	r.untracked = append(r.untracked, untrackedBatch{t, due})
 }
 
 // arm has expire called when the next invitation is due, or a batch that no stanza waits for may be settled.
-func (m *module) arm(l *session.Local, e *session.Entity, r *room, p *stored) {
+func (m *module) arm(l *session.LoopRouter, e *session.Entity, r *room, p *stored) {
 	now, at := l.Loop.Tick(), reactor.Tick(0)
 	if len(p.invited) > 0 {
 		next := int64(math.MaxInt64)
@@ -250,45 +255,46 @@ func (m *module) arm(l *session.Local, e *session.Entity, r *room, p *stored) {
 		}
 		at = now + reactor.Tick(max(time.Unix(next, 0).Sub(m.now()), 0)/reactor.TickLength) + 1
 	}
-	if r.again > now {
-		at = max(at, r.again)
+	if r.retryAt > now {
+		at = max(at, r.retryAt)
 	}
-	if len(r.unasked) > 0 {
-		at = now + lookAgain
+	if len(r.untracked) > 0 {
+		at = now + settleCheck
 	}
 	e.Arm(l, at)
 }
 
-// lookAgain is how long after a batch that no stanza waits for was given to the store the room looks whether it is
-// settled, in ticks.
-const lookAgain = 10
+// settleCheck is how long after a batch that no stanza waits for was given to the store the room looks
+// whether it is settled, in ticks.
+const settleCheck = 10
 
-// expireAgain is how long after a failed batch invitations are looked at again, in ticks.
-const expireAgain = 100
+// expireRetry is how long after a failed batch invitations are looked at again, in ticks.
+const expireRetry = 100
 
-// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that is durable.
-// After one that failed the room is read again, and what it was to end is there: it is looked at again.
-func (m *module) settle(l *session.Local, e *session.Entity, r *room) {
-	durable := m.router.Durable
-	for len(r.unasked) > 0 && r.unasked[0].ticket <= durable.Durable() {
-		u := r.unasked[0]
-		r.unasked = r.unasked[1:]
+// settle looks at the batches that no stanza waits for. That an invitation has expired is said when that
+// is durable. After one that failed the room is read again, and what it was to end is there: it is looked
+// at again.
+func (m *module) settle(l *session.LoopRouter, e *session.Entity, r *room) {
+	durable := m.router.Committer
+	for len(r.untracked) > 0 && r.untracked[0].ticket <= durable.LastSettled() {
+		u := r.untracked[0]
+		r.untracked = r.untracked[1:]
 		if durable.Err(u.ticket) != nil {
-			r.again = l.Loop.Tick() + expireAgain
+			r.retryAt = l.Loop.Tick() + expireRetry
 			continue
 		}
 		for _, i := range u.due {
-			m.tell(l, e, expired, i.by, i.jid)
+			m.tell(l, e, expired, i.inviter, i.jid)
 		}
 	}
 }
 
 // expire ends the invitations that are due, and tells those who had invited when that is durable.
-func (m *module) expire(l *session.Local, e *session.Entity) {
-	p, r := part.Own(e), session.Live[room](e)
+func (m *module) expire(l *session.LoopRouter, e *session.Entity) {
+	p, r := part.Mutable(e), session.Live[room](e)
 	m.settle(l, e, r)
 	defer m.arm(l, e, r, p)
-	if l.Loop.Tick() < r.again {
+	if l.Loop.Tick() < r.retryAt {
 		return
 	}
 	now := m.now().Unix()
@@ -305,20 +311,20 @@ func (m *module) expire(l *session.Local, e *session.Entity) {
 	}
 	b, err := m.batch(e)
 	if err != nil {
-		r.again = l.Loop.Tick() + expireAgain
+		r.retryAt = l.Loop.Tick() + expireRetry
 		return
 	}
 	p.invited = open
 	for _, i := range due {
 		m.rows.Delete(b, b.Owner(), keyInvitation+i.jid.String())
 	}
-	m.unasked(l, e, r, b, due)
+	m.commitUntracked(l, e, r, b, due)
 }
 
 // page answers with messages of the log, which a worker reads.
 func (m *module) page(ev *session.Stanza) session.Verdict {
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	if _, in := r.names[ev.From]; !in && part.Own(e).of(ev.From.Bare()) == none {
+	if _, in := r.nickOf[ev.From]; !in && part.Mutable(e).of(ev.From.Bare()) == none {
 		return ev.Fail(stanza.Forbidden)
 	}
 	after, max, ok := pageAttrs(ev.Payload())
@@ -332,7 +338,7 @@ func (m *module) page(ev *session.Stanza) session.Verdict {
 		if id == 0 || max == 0 || after == math.MaxUint64 {
 			return nil
 		}
-		m.router.Durable.Await(written) // what failed is not in the log
+		m.router.Committer.Await(written) // what failed is not in the log
 		snap := m.db.Snapshot()
 		defer snap.Close()
 		var bad error
@@ -354,7 +360,7 @@ func (m *module) page(ev *session.Stanza) session.Verdict {
 		return ev.Reply(func(_ *session.Stanza, a *xmlstream.Appender) {
 			a.Open(pageName)
 			if !more {
-				a.Attr(attrDone, "true")
+				a.Attr(attrComplete, "true")
 			}
 			for _, el := range list {
 				a.Raw(el)
@@ -390,7 +396,7 @@ func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
 		return session.Pass
 	}
 	e, r := ev.Entity(), session.Live[room](ev.Entity())
-	nicks := r.following(p.After, p.Max)
+	nicks := r.nicksAfter(p.After, p.Max)
 	var list []disco.Item
 	for _, nick := range nicks {
 		if j, err := e.JID().WithResource(nick); err == nil {
@@ -403,5 +409,5 @@ func occupants(ev *session.Stanza, node string, p disco.Page) session.Verdict {
 	return disco.ReplyItems(ev, list, list[0].JID.Resource(), list[len(list)-1].JID.Resource(), len(r.order))
 }
 
-// number is n as it is written.
-func number(n uint64) string { return strconv.FormatUint(n, 10) }
+// formatNumber is n as it is written.
+func formatNumber(n uint64) string { return strconv.FormatUint(n, 10) }

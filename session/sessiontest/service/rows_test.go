@@ -26,7 +26,7 @@ func with(opt sessiontest.Options) sessiontest.Options {
 // rows are the keys of what the service has stored.
 func rows(t *testing.T, s *sessiontest.Server) (keys []string) {
 	t.Helper()
-	m, err := store.MapOf(s.DB.Space(), service.Rows)
+	m, err := store.MapOf(s.DB.Tables(), service.Rows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,14 +36,18 @@ func rows(t *testing.T, s *sessiontest.Server) (keys []string) {
 	if err != nil || !ok {
 		t.Fatalf("the service is not in the directory: %v", err)
 	}
-	if err := m.Scan(snap, e.ID, "", func(k string, _ []byte) bool { keys = append(keys, k); return true }); err != nil {
+	if err := m.Scan(snap, e.ID, "", func(k string, _ []byte) bool {
+		keys = append(keys, k)
+		return true
+	}); err != nil {
 		t.Fatal(err)
 	}
 	return keys
 }
 
-// A node that is deleted leaves no row, of its own or of an item, whether the server goes on or crashes behind the
-// answer; nodes whose names begin alike keep theirs. Where the deletion could not be stored all of it is there.
+// A node that is deleted leaves no row, of its own or of an item, whether the server goes on or crashes
+// behind the answer; nodes whose names begin alike keep theirs. Where the deletion could not be stored
+// all of it is there.
 func TestDeletedNode(t *testing.T) {
 	for _, how := range []string{"runs on", "crashes", "fails"} {
 		t.Run(how, func(t *testing.T) {
@@ -61,7 +65,8 @@ func TestDeletedNode(t *testing.T) {
 			for _, node := range []string{"news", "new", "news/x"} {
 				romeo.Send(set(1, "<create xmlns='urn:canto:test:service' node='"+node+"'/>"))
 				for i := range 3 {
-					romeo.Send(set(2, fmt.Sprintf("<publish xmlns='urn:canto:test:service' node='%s'><item id='%d'/></publish>", node, i)))
+					romeo.Send(set(2, fmt.Sprintf("<publish xmlns='urn:canto:test:service' node='%s'><item "+
+						"id='%d'/></publish>", node, i)))
 				}
 			}
 			s.Settle()

@@ -1,6 +1,6 @@
-// Package service is what a service host is itself: the entity behind its bare domain, a kind that a module outside
-// of the kernel brings, for tests, and as the example of docs/modules.md. It keeps nodes with items, and lists what
-// there is at its host.
+// Package service is what a service host is itself: the entity behind its bare domain, a kind that a
+// module outside of the kernel brings, for tests, and as the example of docs/modules.md. It keeps nodes
+// with items, and lists what there is at its host.
 //
 // Requests to the domain, all in the namespace urn:canto:test:service:
 //
@@ -12,11 +12,11 @@
 //	C: <iq type='set' id='1' to='rooms.localhost'><create xmlns='urn:canto:test:service' node='news'/></iq>
 //	S: <iq type='result' id='1' from='rooms.localhost' to='romeo@localhost/a'/>
 //
-// Service discovery: disco#info describes the service and each node; disco#items of the service lists what has an
-// address at the host in the directory, a page at a time, and of a node the items in it.
+// Service discovery: disco#info describes the service and each node; disco#items of the service lists
+// what has an address at the host in the directory, a page at a time, and of a node the items in it.
 //
-// Live state: none. Resident: the nodes and who owns them. Stored: a row for each node and each item. The entity is
-// made by the first stanza to the domain, in memory, and stored with its first node.
+// Live state: none. Resident: the nodes and who owns them. Stored: a row for each node and each item. The
+// entity is made by the first stanza to the domain, in memory, and stored with its first node.
 package service
 
 import (
@@ -28,8 +28,8 @@ import (
 	"canto/session"
 	"canto/session/jid"
 	"canto/session/mod/disco"
-	"canto/session/mod/storage"
 	"canto/session/stanza"
+	"canto/session/storage"
 	"canto/session/store"
 	"canto/xmlstream"
 )
@@ -84,10 +84,10 @@ type module struct {
 }
 
 func (m *module) Load(api *session.API) (err error) {
-	if m.db = storage.Of(api); m.db == nil {
+	if m.db = storage.DB(api); m.db == nil {
 		return errors.New("there is no store")
 	}
-	if m.rows, err = storage.Map(api, Rows); err != nil {
+	if m.rows, err = storage.OpenMap(api, Rows); err != nil {
 		return err
 	}
 	session.ResidentOf(api, Kind, part, m.read)
@@ -102,11 +102,11 @@ func (m *module) Load(api *session.API) (err error) {
 		}
 		return session.Pass
 	})
-	d, ok := session.Find[*disco.Service](api)
+	d, ok := session.Lookup[*disco.Service](api)
 	if !ok {
 		return errors.New("there is no service discovery")
 	}
-	k := d.Of(Kind)
+	k := d.ForKind(Kind)
 	k.Identities = append(k.Identities, disco.Identity{Category: "component", Type: "generic"})
 	k.Features = append(k.Features, ns)
 	k.Info = append(k.Info, m.info)
@@ -115,7 +115,7 @@ func (m *module) Load(api *session.API) (err error) {
 }
 
 // read reads the nodes. A worker.
-func (m *module) read(snap *store.Snapshot, who session.Who) (*nodes, error) {
+func (m *module) read(snap *store.Snapshot, who session.EntityRef) (*nodes, error) {
 	all := make(nodes)
 	var bad error
 	err := m.rows.Scan(snap, who.ID, "", func(k string, v []byte) bool {
@@ -124,10 +124,10 @@ func (m *module) read(snap *store.Snapshot, who session.Who) (*nodes, error) {
 		case !isItem:
 			var j jid.JID
 			if j, bad = jid.ParseBytes(v); bad == nil {
-				all.node(name).owner = j
+				all.ensure(name).owner = j
 			}
 		default: // before its node's row, in the order of keys
-			n := all.node(name)
+			n := all.ensure(name)
 			n.ids = append(n.ids, id)
 		}
 		return bad == nil
@@ -135,16 +135,16 @@ func (m *module) read(snap *store.Snapshot, who session.Who) (*nodes, error) {
 	return &all, errors.Join(err, bad)
 }
 
-func (all nodes) node(name string) *node {
+func (all nodes) ensure(name string) *node {
 	if all[name] == nil {
 		all[name] = new(node)
 	}
 	return all[name]
 }
 
-// of is what the service of ev has.
-func of(ev *session.Stanza) nodes {
-	p := part.Own(ev.Entity())
+// nodesOf is what the service of ev has.
+func nodesOf(ev *session.Stanza) nodes {
+	p := part.Mutable(ev.Entity())
 	if *p == nil {
 		*p = make(nodes)
 	}
@@ -158,7 +158,7 @@ func name(ev *session.Stanza) string {
 }
 
 func (m *module) create(ev *session.Stanza) session.Verdict {
-	all, n := of(ev), name(ev)
+	all, n := nodesOf(ev), name(ev)
 	switch {
 	case n == "" || len(n) > maxName:
 		return ev.Fail(stanza.BadRequest)
@@ -171,13 +171,13 @@ func (m *module) create(ev *session.Stanza) session.Verdict {
 	if err != nil {
 		return ev.FailCommit(err)
 	}
-	all.node(n).owner = ev.From.Bare()
+	all.ensure(n).owner = ev.From.Bare()
 	m.rows.Put(b, b.Owner(), "n/"+n, []byte(ev.From.Bare().String()))
 	return m.commit(ev, b)
 }
 
 func (m *module) publish(ev *session.Stanza) session.Verdict {
-	n := of(ev)[name(ev)]
+	n := nodesOf(ev)[name(ev)]
 	el, ok := ev.Payload().Child(item)
 	var id []byte
 	if ok {
@@ -213,7 +213,7 @@ func (m *module) publish(ev *session.Stanza) session.Verdict {
 func itemKey(node, id string) string { return "i/" + node + "\x00" + id }
 
 func (m *module) remove(ev *session.Stanza) session.Verdict {
-	all, name := of(ev), name(ev)
+	all, name := nodesOf(ev), name(ev)
 	n := all[name]
 	switch {
 	case n == nil:
@@ -235,7 +235,7 @@ func (m *module) remove(ev *session.Stanza) session.Verdict {
 
 // commit gives b to the store and answers when it is durable.
 func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
-	t := storage.Commit(ev.Local(), m.db, ev.Entity(), b)
+	t := storage.Commit(ev.LoopRouter(), m.db, ev.Entity(), b)
 	return ev.Commit(t, func(ev *session.Stanza, err error) session.Verdict {
 		if err != nil {
 			return ev.FailCommit(err)
@@ -247,7 +247,7 @@ func (m *module) commit(ev *session.Stanza, b *store.Batch) session.Verdict {
 // items answers with the items of a node, which a worker reads.
 func (m *module) items(ev *session.Stanza) session.Verdict {
 	n, id := name(ev), ev.Entity().ID()
-	if of(ev)[n] == nil {
+	if nodesOf(ev)[n] == nil {
 		return ev.Fail(stanza.ItemNotFound)
 	}
 	var els []xmlstream.Element
@@ -281,7 +281,7 @@ func (m *module) items(ev *session.Stanza) session.Verdict {
 
 // info describes a node to disco#info.
 func (m *module) info(ev *session.Stanza, name string, d *disco.Description) bool {
-	if name == "" || of(ev)[name] == nil {
+	if name == "" || nodesOf(ev)[name] == nil {
 		return false
 	}
 	d.Identities = append(d.Identities, disco.Identity{Category: "pubsub", Type: "leaf", Name: name})
@@ -291,7 +291,7 @@ func (m *module) info(ev *session.Stanza, name string, d *disco.Description) boo
 
 // nodeItems answers disco#items of a node with the ids of its items (as XEP-0060 §5.5 has them, in name).
 func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) session.Verdict {
-	n := of(ev)[name]
+	n := nodesOf(ev)[name]
 	if name == "" || n == nil {
 		return session.Pass
 	}
@@ -309,7 +309,8 @@ func (m *module) nodeItems(ev *session.Stanza, name string, p disco.Page) sessio
 	return disco.ReplyItems(ev, list, list[0].Name, list[len(list)-1].Name, len(n.ids))
 }
 
-// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is not told.
+// maxCounted is how many rows of the directory are read to say how many there are: of more, the number is
+// not told.
 const maxCounted = 1000
 
 // addresses answers disco#items of the service: what is stored at its host, which a worker reads.

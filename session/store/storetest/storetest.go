@@ -1,5 +1,5 @@
-// Package storetest is what every store must pass: the conformance suite of package store, run against a store that
-// is fast, one that is slow, and one that fails. A new backend passes it before it is used.
+// Package storetest is what every store must pass: the conformance suite of package store, run against a
+// store that is fast, one that is slow, and one that fails. A new backend passes it before it is used.
 package storetest
 
 import (
@@ -34,8 +34,8 @@ type tables struct {
 func tablesOf(tb testing.TB, db *store.DB) (t tables) {
 	tb.Helper()
 	var err error
-	if t.notes, err = store.MapOf(db.Space(), notes); err == nil {
-		t.logs, err = store.LogOf(db.Space(), logs)
+	if t.notes, err = store.MapOf(db.Tables(), notes); err == nil {
+		t.logs, err = store.LogOf(db.Tables(), logs)
 	}
 	if err != nil {
 		tb.Fatal(err)
@@ -84,15 +84,15 @@ func Run(t *testing.T, open Open) {
 	}
 	t.Run("Failing", func(t *testing.T) { failing(t, open) })
 	t.Run("FailingEntities", func(t *testing.T) { failingEntities(t, open) })
-	t.Run("Behind", func(t *testing.T) { behind(t, open) })
+	t.Run("Behind", func(t *testing.T) { queuedAfterFailure(t, open) })
 	t.Run("Closed", func(t *testing.T) { closed(t, open) })
 }
 
-type opener func(tb testing.TB, fs store.FS) *store.DB
+type openFunc func(tb testing.TB, fs store.FS) *store.DB
 
-// Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there when the
-// store is opened again.
-func order(t *testing.T, open opener) {
+// Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there
+// when the store is opened again.
+func order(t *testing.T, open openFunc) {
 	fs := store.NewMemFS()
 	db := open(t, fs)
 	tab := tablesOf(t, db)
@@ -134,13 +134,16 @@ func order(t *testing.T, open opener) {
 		t.Errorf("opened again it has %q, %v", v, err)
 	}
 	n := 0
-	if err := tab.notes.Scan(db, 1, "row", func(string, string) bool { n++; return true }); err != nil || n != 100 {
+	if err := tab.notes.Scan(db, 1, "row", func(string, string) bool {
+		n++
+		return true
+	}); err != nil || n != 100 {
 		t.Error(n, err)
 	}
 }
 
 // A batch is its owner's, as a whole, and no scan leaves its owner.
-func owners(t *testing.T, open opener) {
+func owners(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -193,18 +196,24 @@ func owners(t *testing.T, open opener) {
 	}
 	for _, id := range ids {
 		got := ""
-		if err := tab.notes.Scan(db, id, "", func(k, v string) bool { got += k + v; return true }); err != nil || got != "k"+fmt.Sprint(id) {
+		if err := tab.notes.Scan(db, id, "", func(k, v string) bool {
+			got += k + v
+			return true
+		}); err != nil || got != "k"+fmt.Sprint(id) {
 			t.Errorf("owner %d has %q, %v", id, got, err)
 		}
 		n := 0
-		if err := tab.logs.Scan(db, id, 0, 1<<64-1, 0, true, func(uint64, []byte) bool { n++; return true }); err != nil || n != 2 {
+		if err := tab.logs.Scan(db, id, 0, 1<<64-1, 0, true, func(uint64, []byte) bool {
+			n++
+			return true
+		}); err != nil || n != 2 {
 			t.Errorf("owner %d has %d entries, %v", id, n, err)
 		}
 	}
 }
 
 // Many commit at once: all is there, in each one's order.
-func concurrent(t *testing.T, open opener) {
+func concurrent(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -238,13 +247,13 @@ func concurrent(t *testing.T, open opener) {
 }
 
 // Listeners hear of every ticket, in order, and only of what is durable.
-func notify(t *testing.T, open opener) {
+func notify(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
 	heard := make(chan store.Ticket, 1000)
 	last := db.Durable()
-	db.Notify(func(tk store.Ticket, err error) {
+	db.OnCommit(func(tk store.Ticket, err error) {
 		if err != nil || tk < last || db.Durable() < tk {
 			t.Errorf("%d after %d, %v", tk, last, err)
 		}
@@ -272,7 +281,7 @@ func notify(t *testing.T, open opener) {
 }
 
 // What is deleted is gone, and nothing else.
-func deletes(t *testing.T, open opener) {
+func deletes(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
 	tab := tablesOf(t, db)
@@ -294,7 +303,11 @@ func deletes(t *testing.T, open opener) {
 	defer snap.Close()
 	count := func(owner uint64) (n, l int, ids string) {
 		if err := errors.Join(tab.notes.Scan(snap, owner, "", func(string, string) bool { n++; return true }),
-			tab.logs.Scan(snap, owner, 0, 1<<64-1, 0, false, func(id uint64, _ []byte) bool { l++; ids += fmt.Sprint(id, " "); return true })); err != nil {
+			tab.logs.Scan(snap, owner, 0, 1<<64-1, 0, false, func(id uint64, _ []byte) bool {
+				l++
+				ids += fmt.Sprint(id, " ")
+				return true
+			})); err != nil {
 			t.Fatal(err)
 		}
 		return n, l, ids
@@ -310,7 +323,7 @@ func deletes(t *testing.T, open opener) {
 }
 
 // Any sequence of batches, snapshots and restarts gives what a map would.
-func model(t *testing.T, open opener) {
+func model(t *testing.T, open openFunc) {
 	checks := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		if checks++; checks > 15 {
@@ -411,10 +424,11 @@ func failing(t *testing.T, open Open) {
 	if err := db.Wait(context.Background(), put("first")); err != nil {
 		t.Fatal(err)
 	}
-	db.Notify(func(last store.Ticket, err error) { events <- event{last, err} })
+	db.OnCommit(func(last store.Ticket, err error) { events <- event{last, err} })
 	flaky.Writes.Store(true)
 	lost := put("lost")
-	if err := db.Wait(context.Background(), lost); !errors.Is(err, ErrFault) || !errors.Is(err, store.ErrUnavailable) {
+	if err := db.Wait(context.Background(), lost); !errors.Is(err, ErrFault) ||
+		!errors.Is(err, store.ErrUnavailable) {
 		t.Fatalf("a write that failed: %v", err)
 	}
 	if e := <-events; e.err == nil || e.last >= lost {
@@ -441,7 +455,9 @@ func failing(t *testing.T, open Open) {
 		if _, _, err := tab.notes.Get(r, 1, "k"); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := tab.notes.Scan(r, 1, "", func(string, string) bool { return true }); !errors.Is(err, store.ErrUnavailable) {
+		if err := tab.notes.Scan(r, 1, "", func(string, string) bool {
+			return true
+		}); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -452,7 +468,7 @@ func failing(t *testing.T, open Open) {
 }
 
 // What waits behind a group that fails, fails with it: nobody waits for ever.
-func behind(t *testing.T, open Open) {
+func queuedAfterFailure(t *testing.T, open Open) {
 	var armed atomic.Bool
 	in, out := make(chan struct{}), make(chan struct{})
 	db := open(t, store.NewMemFS(), func(write bool) error {
@@ -484,7 +500,10 @@ func behind(t *testing.T, open Open) {
 		t.Error(err)
 	}
 	got := ""
-	if err := tab.notes.Scan(db, 1, "", func(k, _ string) bool { got += k; return true }); err != nil || got != "fourth" {
+	if err := tab.notes.Scan(db, 1, "", func(k, _ string) bool {
+		got += k
+		return true
+	}); err != nil || got != "fourth" {
 		t.Errorf("%q, %v", got, err)
 	}
 }
@@ -527,7 +546,7 @@ func closed(t *testing.T, open Open) {
 // Of all that make an entity of one name at once, whatever its kind, one does; its first rows are there with
 // it, and none of the others'. Removed, its name is free and its rows are left until they are erased, also
 // behind a restart.
-func entities(t *testing.T, open opener) {
+func entities(t *testing.T, open openFunc) {
 	ctx := context.Background()
 	fs := store.NewMemFS()
 	db := open(t, fs)

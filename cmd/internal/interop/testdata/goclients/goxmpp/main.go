@@ -1,5 +1,5 @@
-// Goxmpp logs in, sends a message to itself and gets it, through go-xmpp. The last line is "ok". Nothing is set but
-// address and password; the CA is what SSL_CERT_FILE names.
+// Goxmpp logs in, sends a message to itself and gets it, through go-xmpp. The last line is "ok". Nothing
+// is set but address and password; the CA is what SSL_CERT_FILE names.
 //
 // Usage: goxmpp PORT starttls|direct ADDRESS PASSWORD
 package main
@@ -14,7 +14,8 @@ import (
 
 func main() {
 	port, direct, address, password := os.Args[1], os.Args[2] == "direct", os.Args[3], os.Args[4]
-	o := xmpp.Options{Host: "localhost:" + port, User: address, Password: password, NoTLS: !direct, StartTLS: !direct}
+	o := xmpp.Options{Host: "localhost:" + port, User: address, Password: password, NoTLS: !direct,
+		StartTLS: !direct}
 	c, err := o.NewClient()
 	if err != nil {
 		log.Fatal(err)

@@ -1,6 +1,6 @@
-// Mellium logs in, sends a message to itself and gets it, through mellium.im/xmpp. The last line is "ok". Nothing is
-// set but address and password; the library has no default for mechanisms, so all of its own are listed. The CA is
-// what SSL_CERT_FILE names.
+// Mellium logs in, sends a message to itself and gets it, through mellium.im/xmpp. The last line is "ok".
+// Nothing is set but address and password; the library has no default for mechanisms, so all of its own
+// are listed. The CA is what SSL_CERT_FILE names.
 //
 // Usage: mellium PORT starttls|direct ADDRESS PASSWORD
 package main
@@ -24,7 +24,8 @@ import (
 )
 
 func main() {
-	server, direct, address, password := "localhost:"+os.Args[1], os.Args[2] == "direct", jid.MustParse(os.Args[3]), os.Args[4]
+	server, direct, address, password := "localhost:"+os.Args[1], os.Args[2] == "direct",
+		jid.MustParse(os.Args[3]), os.Args[4]
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var conn net.Conn
@@ -38,7 +39,8 @@ func main() {
 		log.Fatal(err)
 	}
 	s, err := xmpp.NewClientSession(ctx, address, conn, xmpp.StartTLS(nil), xmpp.BindResource(),
-		xmpp.SASL("", password, sasl.ScramSha256Plus, sasl.ScramSha256, sasl.ScramSha1Plus, sasl.ScramSha1, sasl.Plain))
+		xmpp.SASL("", password, sasl.ScramSha256Plus, sasl.ScramSha256, sasl.ScramSha1Plus, sasl.ScramSha1,
+			sasl.Plain))
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -55,7 +57,8 @@ func main() {
 			log.Print(err)
 		}
 	}()
-	body := xmlstream.Wrap(xmlstream.Token(xml.CharData("note to self")), xml.StartElement{Name: xml.Name{Local: "body"}})
+	body := xmlstream.Wrap(xmlstream.Token(xml.CharData("note to self")),
+		xml.StartElement{Name: xml.Name{Local: "body"}})
 	for _, st := range []xml.TokenReader{
 		stanza.Presence{}.Wrap(nil),
 		stanza.Message{To: address, Type: stanza.ChatMessage}.Wrap(body),

@@ -1,0 +1,339 @@
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"canto/session/jid"
+	"canto/session/stanza"
+)
+
+// This file marshals what entities have in memory and not in the store (the sessions of an account, the
+// occupants of a room), and restores it in another kernel on the same store: a later start, or another
+// version of the program. Flags and variables of modules are marshaled by name and version, as their
+// numbers differ from process to process.
+
+// marshalVersion is the first byte of a marshaled entity.
+const marshalVersion = 1
+
+// MarshalEntities marshals what the entities in memory have that is not stored, and calls put with the
+// bytes of each, which put may keep. Sessions with a stream lose it and hibernate. It returns how many
+// entities could not be marshaled, because something is pending for them or from them, or because one of
+// their sessions has ended and is not removed yet. If that is not 0 the bytes put so far are useless:
+// call it again later, which marshals all entities anew. On the loop of l, under no lock; it takes the
+// lock of each entity in turn, and calls put without it.
+func (l *LoopRouter) MarshalEntities(put func(b []byte)) (left int) {
+	for i := range shards {
+		for _, e := range l.router.Table.Entities(i, nil) {
+			b, ok := marshalLocked(e, l)
+			if !ok {
+				left++
+			} else if b != nil {
+				put(b)
+			}
+		}
+	}
+	return left
+}
+
+// marshalLocked is marshalEntity under the lock of e. If a function of a module panics the entity counts
+// as not marshaled.
+func marshalLocked(e *Entity, l *LoopRouter) (b []byte, ok bool) {
+	defer l.recoverPanic(newPanicFrame(l, e.addr, nil))
+	e.lock(l)
+	b, ok = marshalEntity(e, l)
+	e.unlock(l)
+	return b, ok
+}
+
+// marshalEntity returns the bytes of what e has in memory only; nil if that is nothing. False: e can't be
+// marshaled yet. The form: version, kind, address, id; then the sessions of an account, or what
+// [EntityHandler.MarshalLive] appends. Under the lock of e.
+func marshalEntity(e *Entity, l *LoopRouter) (b []byte, ok bool) {
+	a := e.account()
+	switch {
+	case e.resident == evictedMark:
+		return nil, true
+	case hasPending(e):
+		return nil, false
+	case a != nil && len(a.sessions) == 0, a == nil && (e.live == nil || !e.exists()):
+		return nil, true
+	case a != nil && !hibernateAll(a, l):
+		return nil, false
+	}
+	b = append(b, marshalVersion)
+	b = appendString(b, e.kind.String())
+	b = appendString(b, e.addr.String())
+	b = binary.AppendUvarint(b, e.id)
+	if a == nil {
+		if h := e.handler(); h != nil && h.MarshalLive != nil {
+			b = h.MarshalLive(e, b)
+		}
+		return b, true
+	}
+	b = binary.AppendUvarint(b, uint64(len(a.sessions)))
+	for _, s := range a.sessions {
+		b = marshalSession(s, b)
+	}
+	return b, true
+}
+
+// hibernateAll takes the streams from the sessions of a. False: a session has ended and is not removed
+// yet, or the hooks have begun something that is pending. Under a's lock.
+func hibernateAll(a *Account, l *LoopRouter) bool {
+	ended := func(s *Session) bool {
+		why, _ := s.endedBy()
+		return why != notEnded
+	}
+	if slices.ContainsFunc(a.sessions, ended) {
+		return false
+	}
+	for _, s := range slices.Clone(a.sessions) {
+		if s.Connected() && !a.hibernate(l, s) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(a.sessions, ended) && !hasPending(&a.Entity)
+}
+
+// hasPending reports whether stanzas wait for e, or are in flight from it. Under the lock of e.
+func hasPending(e *Entity) bool {
+	return e.directLoop != 0 || e.pins != 0 || e.pending != nil && !e.pending.empty()
+}
+
+// marshalSession appends s to b: resource, priority, traits, presence, flags, variables, and the elements
+// that wait in its outbox. Variables without a codec are left out. Under the account's lock; it takes the
+// outbox lock.
+func marshalSession(s *Session, b []byte) []byte {
+	b = appendString(b, s.jid.Resource())
+	b = append(b, byte(s.priority), byte(s.traits))
+	if s.presence == nil {
+		b = append(b, 0)
+	} else {
+		b = appendString(append(b, 1), string(s.presence))
+	}
+	registry.Lock()
+	flags, vars, codecs := slices.Clone(registry.flags), slices.Clone(registry.sessionVars),
+		slices.Clone(registry.codecs)
+	registry.Unlock()
+	n := 0
+	var list []byte
+	for i, name := range flags {
+		if Flag(i).Is(s) {
+			list = appendString(list, name)
+			n++
+		}
+	}
+	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	n, list = 0, nil
+	for at := s.vars; at != nil; at = at.next {
+		if c := codecs[at.id]; c.append != nil {
+			list = append(appendString(list, vars[at.id]), c.version)
+			list = appendString(list, string(c.append(nil, at.v)))
+			n++
+		}
+	}
+	b = append(binary.AppendUvarint(b, uint64(n)), list...)
+	defer s.lockOutbox().unlock()
+	var held []queuedElement
+	if s.outbox != nil {
+		held = append(append(held, s.outbox.queue...), s.outbox.deferred...)
+	}
+	b = binary.AppendUvarint(b, uint64(len(held)))
+	for _, h := range held {
+		b = append(b, byte(h.kind))
+		b = appendString(appendString(appendString(b, h.from.String()), h.to.String()), string(h.bytes))
+	}
+	return b
+}
+
+// RestoreEntity restores an entity that [LoopRouter.MarshalEntities] of another kernel has marshaled. It
+// calls done with an error if the bytes are damaged or of a later version, if the domain or the kind is
+// not served, if the entity is no longer in the store, or if a module panics; else with nil. Restored
+// sessions hibernate until [Account.Resume]. On the loop of l, under no lock. done may be called at once
+// or later; later it runs under the lock of the entity.
+func (l *LoopRouter) RestoreEntity(b []byte, done func(err error)) {
+	r := &unmarshaler{b: b}
+	if v := r.byte(); v != marshalVersion && r.err == nil {
+		r.err = fmt.Errorf("%w: version %d, and %d is the latest known here", errUnmarshal, v, marshalVersion)
+	}
+	kind, addr, id := kindByName(r.string()), r.jid(r.string()), r.uvarint()
+	h, ok := l.router.Table.Host(domainOf(addr))
+	if r.err == nil && (!ok || kind == 0 || h.service == (kind == KindAccount)) {
+		r.err = fmt.Errorf("%w: neither the domain nor the kind of %s is served", errUnmarshal, addr)
+	}
+	if r.err != nil {
+		done(r.err)
+		return
+	}
+	l.WithEntity(h, addr, func(l *LoopRouter, e *Entity, err error) {
+		switch {
+		case err != nil:
+		case e == nil || e.exists() && (e.id != id || e.kind != kind) || !e.exists() &&
+			(id != 0 || kind == KindAccount):
+			err = fmt.Errorf("%w: %s is gone", errUnmarshal, addr)
+		default:
+			err = restoreEntity(e, l, kind, r)
+		}
+		done(err)
+	})
+}
+
+// restoreEntity restores e, of that kind, from r. A panic in a function of a module becomes an error. An
+// entity that was in memory only ends if it can't be restored. Under the lock of e.
+func restoreEntity(e *Entity, l *LoopRouter, kind KindID, r *unmarshaler) (err error) {
+	made := !e.exists()
+	defer func() {
+		if err != nil && made {
+			e.makeAbsent()
+		}
+	}()
+	err = fmt.Errorf("%w: a module has panicked", errUnmarshal) // unless this returns
+	defer l.recoverLocked(e)
+	if kind == KindAccount {
+		return e.account().restoreSessions(l, r)
+	}
+	if made {
+		e.become(l, kind)
+	}
+	if b := e.handler(); b != nil && b.RestoreLive != nil {
+		return b.RestoreLive(l, e, r.b)
+	}
+	return nil
+}
+
+// restoreSessions restores the sessions in r, which hibernate. One whose resource is bound by now is
+// dropped. It adds all of them, or none if r is damaged. Under a's lock.
+func (a *Account) restoreSessions(l *LoopRouter, r *unmarshaler) (err error) {
+	var list []*Session
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		s := &Session{account: a}
+		if err := restoreSession(s, l, r); err != nil {
+			return err
+		}
+		if a.Resource(s.jid) == nil {
+			list = append(list, s)
+		}
+	}
+	if r.err != nil {
+		return r.err
+	}
+	for _, s := range list {
+		a.sessions = append(a.sessions, s)
+		l.stats.Bound++
+		if !runHook(l, s, func() { runSessions(&a.host.Profile().Hooks.Hibernated, l, s) }) {
+			s.close(ErrInternal, hookFailed) // without the hook no module would ever end it
+			err = fmt.Errorf("%w: a module has panicked at %s", errUnmarshal, s.jid)
+		}
+	}
+	return err
+}
+
+// restoreSession reads one session from r. Flags and variables of modules that are not loaded here are
+// skipped; a variable that can't be read is logged and skipped.
+func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
+	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
+		return err
+	}
+	s.priority, s.traits = int8(r.byte()), Traits(r.byte())
+	if r.byte() == 1 {
+		s.presence = []byte(r.string())
+	}
+	registry.Lock()
+	flags, vars, codecs := slices.Clone(registry.flags), slices.Clone(registry.sessionVars),
+		slices.Clone(registry.codecs)
+	registry.Unlock()
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		if i := slices.Index(flags, r.string()); i >= 0 { // else this program has no such flag
+			Flag(i).Set(s, true)
+		}
+	}
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		name, version, b := r.string(), r.byte(), r.string()
+		i := slices.Index(vars, name)
+		if i < 0 || codecs[i].read == nil {
+			continue
+		}
+		v, err := codecs[i].read(version, []byte(b))
+		if err != nil {
+			l.Log.Error("the state of a module in a session can't be read", "jid", s.jid.String(), "state", name,
+				"err", err)
+			continue
+		}
+		s.vars = &varNode{id: uint16(i), v: v, next: s.vars}
+	}
+	s.wire = &hibernatingWire{l, s}
+	for n := r.uvarint(); n > 0 && r.err == nil; n-- {
+		h := queuedElement{kind: stanza.Kind(r.byte()), from: r.jid(r.string()), to: r.jid(r.string()),
+			bytes: []byte(r.string())}
+		o := Outbox{s}.ensure() // no other goroutine has s yet
+		o.queue = append(o.queue, h)
+		o.queuedBytes += len(h.bytes)
+	}
+	return r.err
+}
+
+// errUnmarshal is wrapped by all errors of a restore.
+var errUnmarshal = errors.New("session: a marshaled entity can't be restored")
+
+// appendString appends the length of s as a uvarint, and s.
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// An unmarshaler reads a marshaled entity. After the first error all its reads return zero.
+type unmarshaler struct {
+	b   []byte
+	err error
+}
+
+// fail sets the error of an input that is too short.
+func (r *unmarshaler) fail() { r.err, r.b = fmt.Errorf("%w: cut short", errUnmarshal), nil }
+
+// byte reads one byte.
+func (r *unmarshaler) byte() byte {
+	if len(r.b) == 0 {
+		r.fail()
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+// uvarint reads a uvarint.
+func (r *unmarshaler) uvarint() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.fail()
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+// string reads a string with its length.
+func (r *unmarshaler) string() string {
+	n := r.uvarint()
+	if n > uint64(len(r.b)) {
+		r.fail()
+		return ""
+	}
+	v := string(r.b[:n])
+	r.b = r.b[n:]
+	return v
+}
+
+// jid parses an address; the empty string is the zero JID.
+func (r *unmarshaler) jid(s string) jid.JID {
+	if s == "" {
+		return jid.JID{}
+	}
+	j, err := jid.Parse(s)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("%w: %w", errUnmarshal, err)
+	}
+	return j
+}
