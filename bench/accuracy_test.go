@@ -864,7 +864,7 @@ length = "2s"
 			t.Errorf("%d workers, not %d", r.Workers, want)
 		}
 	}
-	f, err := NewFleet(sc, target, Partition{0, 1, OtherGroups}, 1)
+	f, err := NewFleet(sc, target, Assignment{0, 1, OtherGroups}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -901,12 +901,12 @@ func TestGivingWay(t *testing.T) {
 func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 	_, target := start(t, stub.Config{})
 	sc := talking(t, "2s", "10s", "1000/s")
-	f, err := NewFleet(sc, target, Partition{Workers: 1}, 7)
+	f, err := NewFleet(sc, target, Assignment{Workers: 1}, 7)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Phase(t.Context(), 0, Partition{Workers: 1}); err != nil {
+	if err := f.Phase(t.Context(), 0, Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	time.AfterFunc(time.Second, func() {
@@ -914,7 +914,7 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 			ls.loop.Post(func() { time.Sleep(400 * time.Millisecond) })
 		}
 	})
-	if err := f.Phase(t.Context(), 1, Partition{Workers: 1}); err != nil {
+	if err := f.Phase(t.Context(), 1, Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	id := f.actionStep(1, 0)

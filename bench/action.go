@@ -36,7 +36,7 @@ func (r *room) size() int {
 // needs one, computes this process's part of the rate, and runs an open or a closed loop.
 // Operations that the open loop did not begin are counted as unsent.
 func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration,
-	share Partition) error {
+	share Assignment) error {
 	a := &f.sc.Phases[k].Do[j]
 	id := f.actionStep(k, j)
 	list := f.members(a.Group)
@@ -385,7 +385,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 }
 
 // runAttack runs the attack of an action (bench/hostile) until ctx ends, and counts what it did.
-func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Partition) error {
+func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Assignment) error {
 	cfg := f.attackConfig(a, share)
 	if cfg.Connections == 0 {
 		return nil // all of them are in other processes
@@ -413,7 +413,7 @@ func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Parti
 
 // attackConfig is this process's part of an attack. The accounts of attackers follow those of the
 // clients.
-func (f *Fleet) attackConfig(a *Action, share Partition) hostile.Config {
+func (f *Fleet) attackConfig(a *Action, share Assignment) hostile.Config {
 	from, to := share.rangeOf(a.Count)
 	if share.Groups == ApartGroups {
 		from, to = 0, 0

@@ -35,13 +35,13 @@ func Discover(ctx context.Context, t Target, clients Clients) (*Capabilities, er
 	if err := sc.Check(); err != nil {
 		return nil, err
 	}
-	f, err := NewFleet(sc, t, Partition{Workers: 1}, 0)
+	f, err := NewFleet(sc, t, Assignment{Workers: 1}, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	began := time.Now()
-	if err := f.Phase(ctx, 0, Partition{Workers: 1}); err != nil {
+	if err := f.Phase(ctx, 0, Assignment{Workers: 1}); err != nil {
 		if w := f.firstFailure.Load(); w != nil {
 			return nil, fmt.Errorf("%s: %w", t.addr(clients.TLS), *w)
 		}

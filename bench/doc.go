@@ -15,7 +15,7 @@
 // How the parts work together: Run is the coordinator. It asks the server for its capabilities
 // ([Discover]), starts workers, and makes each of them run phase after phase. A worker is a Fleet
 // in this process, in another one ([ServeWorker]) or on another machine ([ServeAgent]), with a
-// [Partition] of the clients. In a Fleet, pacers (pace.go) are goroutines that post due operations
+// [Assignment] of the clients. In a Fleet, pacers (pace.go) are goroutines that post due operations
 // to the loops, and each client belongs to one loop. Once a second a collector reads the counts of
 // all workers, and the usage of the processes (bench/sampler). At the end it makes figures of them
 // (figures.go).

@@ -20,6 +20,7 @@ type Failure struct {
 	What, Remedy string // what happened, and what to do about it ("" is unknown)
 }
 
+// Error is what happened and the remedy, in one line.
 func (r Failure) Error() string {
 	if r.Remedy == "" {
 		return r.What
@@ -32,6 +33,7 @@ type ErrNotOffered struct {
 	Feature string // one of Scenario.Requires
 }
 
+// Error names the feature.
 func (e ErrNotOffered) Error() string {
 	return fmt.Sprintf("the server does not offer what the scenario requires: %s", e.Feature)
 }

@@ -21,7 +21,7 @@ import (
 )
 
 // A Fleet is the clients of one process, with event loops of their own: all clients of a run, or a
-// [Partition] of them.
+// [Assignment] of them.
 //
 // A client belongs to one loop, and its state is touched there. One goroutine at a time runs phases
 // ([Fleet.Phase]), and starts pacers, which post operations to the loops. Each loop counts in
@@ -126,9 +126,9 @@ func (ls *loopState) countFailure(r Failure) {
 	ls.failures = append(ls.failures, r.counted(1))
 }
 
-// A Partition is the part of the clients that one worker process has. All workers of a run together
-// have every client once.
-type Partition struct {
+// An Assignment is the part of the clients that one worker process has. All workers of a run
+// together have every client once.
+type Assignment struct {
 	Worker, Workers int         // the number of this worker, from 0, and how many there are
 	Groups          GroupFilter `json:"Apart"` // the groups that it has clients of
 }
@@ -143,7 +143,7 @@ const (
 )
 
 // rangeOfGroup is the range [from, to) of g's clients that the worker has.
-func (p Partition) rangeOfGroup(g *Group) (from, to int) {
+func (p Assignment) rangeOfGroup(g *Group) (from, to int) {
 	if p.Groups == ApartGroups && !g.Apart || p.Groups == OtherGroups && g.Apart {
 		return 0, 0
 	}
@@ -152,7 +152,7 @@ func (p Partition) rangeOfGroup(g *Group) (from, to int) {
 
 // rangeOf is the range [from, to) of n clients that the worker has. Its limits are even, so that
 // the two clients of a pair are in one process.
-func (p Partition) rangeOf(n int) (from, to int) {
+func (p Assignment) rangeOf(n int) (from, to int) {
 	cut := func(k int) int {
 		if k == p.Workers {
 			return n
@@ -171,7 +171,7 @@ func (p Partition) rangeOf(n int) (from, to int) {
 // the clients of its part of each group. The two clients of a pair go to neighbouring loops: on one
 // loop every message between them would be written and read in the same turn, which is faster than
 // between clients of different machines.
-func NewFleet(sc *Scenario, t Target, part Partition, run uint32) (*Fleet, error) {
+func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, error) {
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}

@@ -76,11 +76,11 @@ func TestAttackersAccounts(t *testing.T) {
 	sc.Phases[1].Do[1].Rate = 100
 	next := 0
 	for w := range 3 {
-		f, err := NewFleet(sc, target, Partition{Worker: w, Workers: 3}, 1)
+		f, err := NewFleet(sc, target, Assignment{Worker: w, Workers: 3}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := f.attackConfig(&sc.Phases[1].Do[1], Partition{Worker: w, Workers: 3})
+		c := f.attackConfig(&sc.Phases[1].Do[1], Assignment{Worker: w, Workers: 3})
 		f.Close()
 		if c.First != next || c.Accounts != 10 || c.User(0) != "bench27" || c.User(9) != "bench36" ||
 			c.Rate != float64(10*c.Connections) {

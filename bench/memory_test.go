@@ -68,7 +68,7 @@ func TestClientMemory(t *testing.T) {
 	const n = 3000
 	target := stubProcess(t)
 	sc := scenario(t, fmt.Sprintf("name = 'memory'\n[clients]\ncount = %d\n[[phase]]\nkind = 'ramp'\n", 1000+n))
-	f, err := NewFleet(sc, target, Partition{Workers: 1}, 1)
+	f, err := NewFleet(sc, target, Assignment{Workers: 1}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,11 +92,11 @@ func TestClientMemory(t *testing.T) {
 	// The first thousand pay for histograms and pools; what the others add is a client's own. Their structs
 	// are there from the beginning, and count on top.
 	all := f.members("all")
-	if err := f.ramp(t.Context(), 0, all[:1000], now(), Partition{Workers: 1}); err != nil {
+	if err := f.ramp(t.Context(), 0, all[:1000], now(), Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	heap0, rss0 := look()
-	if err := f.ramp(t.Context(), 0, all[1000:], now(), Partition{Workers: 1}); err != nil {
+	if err := f.ramp(t.Context(), 0, all[1000:], now(), Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	heap1, rss1 := look()

@@ -22,7 +22,7 @@ import (
 // for: the coordinator goes on collecting for [Phase.Grace]. The error is that of ctx if it was
 // cancelled, or says why the phase could not be done; the end of the phase's length is no error by
 // itself.
-func (f *Fleet) Phase(ctx context.Context, k int, part Partition) error {
+func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	p := &f.sc.Phases[k]
 	list := f.members(p.Group...)
 	start := now()
@@ -69,7 +69,7 @@ func contextError(ctx context.Context) error {
 // since receivers count from 0 in each step; it starts a goroutine for each action; it waits for
 // ctx, and then for the goroutines. An action that fails cancels the others.
 func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration,
-	part Partition) error {
+	part Assignment) error {
 	p := &f.sc.Phases[k]
 	for j := range p.Do {
 		if p.Do[j].Window > 0 {
@@ -107,7 +107,7 @@ func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.
 // ramp logs in the clients of list that are not online, in this process's part of the phase's rate
 // (open loop), or with its part of InFlight logins at a time (closed loop). It returns when all
 // logins have ended; see awaitLogins. It stops early when too many have failed.
-func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, part Partition) error {
+func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	total := 0 // clients of the groups in all processes
@@ -187,7 +187,7 @@ func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
 // Its steps: it starts the actions and gives them a second; it disconnects the clients that are
 // online, and waits until their connections are closed; it dials them all, as of the moment at
 // which they were disconnected; it waits for the logins, and ends the actions.
-func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, part Partition) error {
+func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	actionsEnd := make(chan error, 1)
@@ -438,7 +438,7 @@ func bareJID(jid []byte) []byte {
 // join lets clients enter rooms. The rooms of the scenario are divided among the processes, so that
 // all occupants of a room are in one. First one client enters each room, which may create it, 16 at
 // a time; then the others, with InFlight at a time. A server without rooms is an [ErrNotOffered].
-func (f *Fleet) join(ctx context.Context, k int, list []*client, part Partition) error {
+func (f *Fleet) join(ctx context.Context, k int, list []*client, part Assignment) error {
 	p := &f.sc.Phases[k]
 	id := f.firstStep[k]
 	if f.target.Rooms == "" {

@@ -51,13 +51,14 @@ type worker interface {
 // A localWorker is the worker in this process.
 type localWorker struct {
 	f     *Fleet
-	share Partition
+	share Assignment
 	self  *sampler.Process
 	stop  context.CancelFunc
 }
 
+// newLocalWorker starts a fleet in this process for the plan.
 func newLocalWorker(p *Plan) (*localWorker, error) {
-	f, err := NewFleet(p.Scenario, p.Target, p.Share, p.Run)
+	f, err := NewFleet(p.Scenario, p.Target, p.Assignment, p.Run)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +69,16 @@ func newLocalWorker(p *Plan) (*localWorker, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	go f.measureLag(ctx)
-	return &localWorker{f, p.Share, self, stop}, nil
+	return &localWorker{f, p.Assignment, self, stop}, nil
 }
 
+// Phase implements worker.
 func (l *localWorker) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
-func (l *localWorker) Info() (Info, error)                    { return l.f.Info(), nil }
 
+// Info implements worker.
+func (l *localWorker) Info() (Info, error) { return l.f.Info(), nil }
+
+// Collect implements worker.
 func (l *localWorker) Collect() (*Counts, error) {
 	t := l.f.Collect()
 	var err error
@@ -81,6 +86,7 @@ func (l *localWorker) Collect() (*Counts, error) {
 	return t, err
 }
 
+// Close implements worker.
 func (l *localWorker) Close() error {
 	l.stop()
 	return l.f.Close()
@@ -88,10 +94,10 @@ func (l *localWorker) Close() error {
 
 // A Plan is all that a worker needs to know. It is sent to workers in other processes as JSON.
 type Plan struct {
-	Scenario *Scenario // the scenario, after Check
-	Target   Target    // the server, with its capabilities
-	Share    Partition // the part of the clients that the worker has
-	Run      uint32    // the random number of the run
+	Scenario   *Scenario  // the scenario, after Check
+	Target     Target     // the server, with its capabilities
+	Assignment Assignment `json:"Share"` // the part of the clients that the worker has
+	Run        uint32     // the random number of the run
 }
 
 // Run runs a scenario against a server, and returns the result. If outer ends early, that is no
@@ -181,18 +187,18 @@ func (c *collector) startWorkers(ctx context.Context, run uint32) error {
 				c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
-	shares := make([]Partition, n)
+	shares := make([]Assignment, n)
 	for i := range n {
-		shares[i] = Partition{Worker: i, Workers: n}
+		shares[i] = Assignment{Worker: i, Workers: n}
 	}
 	if c.scenario.apart("") && len(c.options.Agents) == 0 && len(c.options.Command) > 0 {
 		for i := range shares {
 			shares[i].Groups = OtherGroups
 		}
-		shares = append(shares, Partition{0, 1, ApartGroups})
+		shares = append(shares, Assignment{0, 1, ApartGroups})
 	}
 	for i, share := range shares {
-		p := &Plan{Scenario: c.scenario, Target: c.target, Share: share, Run: run}
+		p := &Plan{Scenario: c.scenario, Target: c.target, Assignment: share, Run: run}
 		var w worker
 		var err error
 		switch {

@@ -145,7 +145,7 @@ func TestShare(t *testing.T) {
 		for workers := 1; workers < 6; workers++ {
 			next := 0
 			for w := range workers {
-				from, to := Partition{Worker: w, Workers: workers}.rangeOf(n)
+				from, to := Assignment{Worker: w, Workers: workers}.rangeOf(n)
 				if from != next || to < from || from%2 != 0 {
 					t.Errorf("%d clients, worker %d of %d: %d to %d", n, w, workers, from, to)
 				}

@@ -125,7 +125,7 @@ func ServeWorker(ctx context.Context, in io.Reader, out io.Writer, secret string
 		}
 		switch {
 		case q.Op == "plan" && w == nil && q.Plan != nil && q.Plan.Scenario != nil &&
-			q.Plan.Share.Workers > q.Plan.Share.Worker:
+			q.Plan.Assignment.Workers > q.Plan.Assignment.Worker:
 			var err error
 			if err = q.Plan.Scenario.Check(); err == nil {
 				w, err = newLocalWorker(q.Plan)
@@ -342,13 +342,13 @@ func startWorker(command []string, p *Plan) (worker, error) {
 		return nil, err
 	}
 	start := cmd.Start
-	if p.Share.Groups == ApartGroups {
+	if p.Assignment.Groups == ApartGroups {
 		start = func() error { return startIdle(cmd.Start) }
 	}
 	if err := start(); err != nil {
 		return nil, fmt.Errorf("a worker process could not be started: %w", err)
 	}
-	w := newRemoteWorker(fmt.Sprintf("worker %d", p.Share.Worker+1), out, in, func() error {
+	w := newRemoteWorker(fmt.Sprintf("worker %d", p.Assignment.Worker+1), out, in, func() error {
 		in.Close()
 		late := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
 		defer late.Stop()

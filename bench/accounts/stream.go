@@ -168,6 +168,7 @@ type stanzaError struct {
 	text      string
 }
 
+// Error is the condition, with the server's text if there is one.
 func (f stanzaError) Error() string {
 	if f.text == "" {
 		return f.condition

@@ -230,6 +230,7 @@ func (a *Attack) attempt(n int) error {
 // A clientFault is a failure of the attack itself, and no defence of the server.
 type clientFault struct{ error }
 
+// Unwrap is the failure itself.
 func (o clientFault) Unwrap() error { return o.error }
 
 // countEnd counts the end of a connection by its error, and returns how long to wait before the

@@ -17,7 +17,7 @@ func keyUpdates(l *attacker, _ int) error {
 		return err
 	}
 	defer s.Close()
-	seal, err := s.hijack()
+	seal, err := s.captureKeys()
 	if err != nil {
 		return err
 	}

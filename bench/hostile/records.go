@@ -26,7 +26,7 @@ const (
 )
 
 // A recordLog follows the TLS records that crypto/tls writes, and its key log, until the attack
-// takes the connection over (transport.hijack).
+// takes the connection over (transport.captureKeys).
 type recordLog struct {
 	head   []byte // of the record that is being written, as far as it has come
 	left   int    // bytes that are left of the record
@@ -65,9 +65,9 @@ func (r *recordLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// hijack takes the connection away from crypto/tls, with the keys of the client's direction. From
-// here on the attack makes records itself.
-func (w *transport) hijack() (*sealer, error) {
+// captureKeys takes the connection away from crypto/tls, with the keys of the client's direction
+// (key capture). From here on the attack makes records itself.
+func (w *transport) captureKeys() (*sealer, error) {
 	t, ok := w.top.(*tls.Conn)
 	if !ok || w.written == nil {
 		return nil, clientFault{errors.New("hostile: there is no TLS to take over")}

@@ -131,7 +131,7 @@ func TestRecordsAreValid(t *testing.T) {
 		}
 		echo(t, c, text)
 	}
-	s, err := w.hijack()
+	s, err := w.captureKeys()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestUselessRecords(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := listen(t, tls.VersionTLS13)
 			w, tc := connect(t, p.addr)
-			s, err := w.hijack()
+			s, err := w.captureKeys()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -249,7 +249,7 @@ func TestKeyUpdatesAreOpened(t *testing.T) {
 func TestOldTLS(t *testing.T) {
 	p := listen(t, tls.VersionTLS12)
 	w, _ := connect(t, p.addr)
-	if _, err := w.hijack(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
+	if _, err := w.captureKeys(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
 		t.Errorf("TLS 1.2: %v", err)
 	}
 	if _, err := newSealer(tls.TLS_CHACHA20_POLY1305_SHA256, make([]byte, 32), 0); err == nil ||

@@ -184,10 +184,19 @@ type sink struct {
 	b []byte
 }
 
-func (s *sink) Read([]byte) (int, error)    { return 0, io.EOF }
+// Read has nothing to read.
+func (s *sink) Read([]byte) (int, error) { return 0, io.EOF }
+
+// Write keeps p.
 func (s *sink) Write(p []byte) (int, error) { s.b = append(s.b, p...); return len(p), nil }
-func (s *sink) Close() error                { return nil }
+
+// Close does nothing.
+func (s *sink) Close() error { return nil }
+
+// SetDeadline does nothing.
 func (s *sink) SetDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline does nothing.
 func (s *sink) SetWriteDeadline(time.Time) error {
 	return nil
 }

@@ -10,8 +10,10 @@ import (
 // Coordinates are in pixels, from the top left. Text is escaped, and class names are not.
 type SVG struct{ strings.Builder }
 
-// A Point is a place in a drawing.
-type Point struct{ X, Y float64 }
+// A Point is a place in a drawing: X from the left, Y from the top.
+type Point struct {
+	X, Y float64 // X from the left, Y from the top
+}
 
 // Printf appends markup as it is: the caller escapes what is not its own.
 func (d *SVG) Printf(format string, a ...any) { fmt.Fprintf(&d.Builder, format, a...) }

@@ -95,6 +95,7 @@ type hover struct {
 // A jsonNumber has four digits in JSON, and is null if it is NaN or infinite.
 type jsonNumber float64
 
+// MarshalJSON writes four digits, or null.
 func (n jsonNumber) MarshalJSON() ([]byte, error) {
 	if f := float64(n); !math.IsNaN(f) && !math.IsInf(f, 0) {
 		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 4, 64), 64)

@@ -75,8 +75,8 @@ func (h *Histogram) Over(d time.Duration) (n int64) {
 
 // A Point is one of a percentile curve.
 type Point struct {
-	Quantile float64 // 0 to 1
-	Latency  time.Duration
+	Quantile float64       // 0 to 1
+	Latency  time.Duration // Latency at Quantile.
 }
 
 // Curve is the percentile curve, finer and finer towards 1, as HDR plots draw it.

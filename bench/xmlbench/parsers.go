@@ -197,6 +197,7 @@ func (r *endless) refill() bool {
 	return true
 }
 
+// ReadByte reads a byte, io.EOF at the end.
 func (r *endless) ReadByte() (byte, error) {
 	if !r.refill() {
 		return 0, io.EOF
@@ -206,6 +207,7 @@ func (r *endless) ReadByte() (byte, error) {
 	return c, nil
 }
 
+// Read reads up to the end of the document.
 func (r *endless) Read(b []byte) (int, error) {
 	if !r.refill() {
 		return 0, io.EOF

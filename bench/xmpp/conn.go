@@ -100,6 +100,7 @@ type StreamError struct {
 	Condition string // the name of the defined condition; "error" if there was none
 }
 
+// Error names the condition.
 func (e StreamError) Error() string {
 	return fmt.Sprintf("the server ended the stream with %.60s", e.Condition)
 }

@@ -196,6 +196,7 @@ func plainWords(args []string) []string {
 // A usageError is an error in the command line.
 type usageError struct{ error }
 
+// Unwrap is the error itself.
 func (e usageError) Unwrap() error { return e.error }
 
 // tool describes this program for reports.
