@@ -26,7 +26,7 @@ const (
 	grace = 15 * time.Second
 )
 
-// client asks one server directly: a proxy of the environment is for other things.
+// client connects to a server directly, without a proxy of the environment.
 func client() *http.Client {
 	return &http.Client{Transport: &http.Transport{DisableCompression: true,
 		IdleConnTimeout: 10 * time.Second, DialContext: (&net.Dialer{Timeout: 5 * time.Second}).DialContext}}
@@ -39,7 +39,7 @@ type Scraper struct {
 	c    *http.Client
 }
 
-// DefaultPick is the beginnings of the names that tell most of a Canto server.
+// DefaultPick are prefixes of the most useful metrics of Canto.
 func DefaultPick() []string {
 	return []string{"canto_",
 		"go_gc_cycles_total", "go_gc_duration_seconds", "go_gc_pauses_seconds",

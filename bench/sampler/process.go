@@ -48,10 +48,10 @@ type switches struct{ voluntary, involuntary int64 }
 // Open returns a sampler of the processes with these pids, which must exist.
 func Open(pids ...int) (*Process, error) { return open("/proc", false, pids) }
 
-// OpenTree is Open with all processes that they have started, and those have, at each moment.
+// OpenTree is Open with all descendants of the processes, as there are at each sample.
 func OpenTree(pids ...int) (*Process, error) { return open("/proc", true, pids) }
 
-// Self is the process that asks.
+// Self is Open of this process.
 func Self() (*Process, error) { return Open(os.Getpid()) }
 
 func open(root string, tree bool, pids []int) (*Process, error) {
@@ -133,7 +133,6 @@ func (p *Process) exited(pid int, err error) error {
 }
 
 // Usage returns what the processes have used since they began. The error says that one has ended.
-// Any goroutine may call it.
 func (p *Process) Usage() (u result.Usage, err error) {
 	now := map[int]cpuTicks{}
 	seen := map[int]switches{}
@@ -144,7 +143,7 @@ func (p *Process) Usage() (u result.Usage, err error) {
 			if slices.Contains(p.pids, pid) {
 				return u, err
 			}
-			continue // of the tree: it has ended just now
+			continue // a process of the tree that has just ended
 		}
 		now[pid] = s.used
 		u.RSS += p.rss(pid)

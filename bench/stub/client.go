@@ -133,7 +133,7 @@ func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 	}
 }
 
-// end says why the stream is over, if the peer can be told.
+// end sends the reason of the stream's end, if the client still reads.
 func (c *client) end(err error) {
 	var syntax *xmlstream.SyntaxError
 	last := "</stream:stream>"
@@ -156,7 +156,7 @@ func (c *client) end(err error) {
 	}
 }
 
-// write is for a client that is not bound.
+// write writes to a client that is not bound.
 func (c *client) write(format string, args ...any) error {
 	_, err := c.nc.Write(fmt.Appendf(nil, format, args...))
 	return err
@@ -201,7 +201,7 @@ func (c *client) wakeWriter() {
 	}
 }
 
-// deliver writes the queue, in order, from when the client is bound.
+// deliver writes the queue in order. It runs once the client is bound.
 func (c *client) deliver() {
 	defer c.s.wg.Done()
 	defer close(c.done)

@@ -21,7 +21,7 @@ type faults struct {
 	slow                     time.Duration
 }
 
-// every is true once in n calls, the n-th.
+// An every counts calls: hit is true on each n-th.
 type every struct{ n, i int }
 
 func (e *every) hit() bool {
@@ -55,7 +55,7 @@ func (f *Faults) Reorder(n int) {
 	})
 }
 
-// Delay has all that a bound session is sent be written d later, in order.
+// Delay delays all stanzas to bound sessions by d, in order.
 func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d }) }
 
 // ErrorEvery answers every n-th message, and every n-th IQ request, of bound sessions with the stanza error
@@ -71,10 +71,10 @@ func (f *Faults) RefuseApprovals(n int) { f.set(func(x *faults) { x.approvals = 
 // RefuseLogins answers every login with the SASL failure condition ("temporary-auth-failure").
 func (f *Faults) RefuseLogins(condition string) { f.set(func(x *faults) { x.refuse = condition }) }
 
-// SlowLogin has every login's last answer come d later; other connections go on.
+// SlowLogin delays the last answer of each login by d; other connections are not delayed.
 func (f *Faults) SlowLogin(d time.Duration) { f.set(func(x *faults) { x.slow = d }) }
 
-// Close drops the n oldest connections now, without a word, and returns how many there were to drop.
+// Close resets the n oldest connections, and returns how many there were.
 func (f *Faults) Close(n int) int {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()

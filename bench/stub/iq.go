@@ -55,7 +55,7 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 		escaped(c.full), body)
 }
 
-// answer is the payload of the result, or why there is none.
+// answer is the payload of the result, or the condition of the error.
 func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element) (body, condition string) {
 	get := kind == "get"
 	switch space := string(e.Space()); space {
@@ -170,8 +170,7 @@ func (s *Server) pushItem(account, other string) {
 	s.push(account, item(other, s.contact(account, other)))
 }
 
-// push tells all sessions of an account of a change of its roster; for a test aid, whether they asked for it
-// or not.
+// push sends a roster push to all sessions of an account, also to those that have not requested the roster.
 func (s *Server) push(account, item string) {
 	for _, c := range s.users[account] {
 		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", escaped(c.full),

@@ -215,7 +215,7 @@ func (c *client) refuse(cond string) error {
 	return c.write("<failure xmlns='%s'><%s/></failure>", xmpp.NSSASL, cond)
 }
 
-// credentialsOf is the keys of a name; nil: there is none.
+// credentialsOf are the keys of an account; nil: there is no such account.
 func (s *Server) credentialsOf(name string) sasl.Keys {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -229,7 +229,7 @@ func (s *Server) credentialsOf(name string) sasl.Keys {
 	return s.derive(password)
 }
 
-// isNumbered reports whether name is one of those that all servers have from the start.
+// isNumbered reports whether name is one of the accounts of Config.Prefix and a number.
 func (s *Server) isNumbered(name string) bool {
 	digits, ok := strings.CutPrefix(name, s.cfg.Prefix)
 	if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
@@ -282,7 +282,7 @@ func (c *client) negotiateBind(e xmlstream.Element) error {
 	return c.write("<iq type='result' id='%s'/>", id)
 }
 
-// register makes an account; the condition says why it could not.
+// register makes an account. The condition is that of the error; "": none.
 func (s *Server) register(query xmlstream.Element) (condition string) {
 	u, ok := query.Child(usernameName)
 	p, ok2 := query.Child(passwordName)
@@ -307,8 +307,8 @@ func (s *Server) register(query xmlstream.Element) (condition string) {
 	return ""
 }
 
-// bindTo gives the client its address and what answer writes with it, and has its queue written from now on.
-// Who had the address before loses it.
+// bindTo binds the client to its address, sends answer, and starts to write its queue. Another
+// client with the address loses it.
 func (c *client) bindTo(resource string, answer func() string) error {
 	if resource == "" {
 		resource = hex.EncodeToString(random(6))

@@ -6,7 +6,7 @@ import (
 	"canto/xmlstream"
 )
 
-// subscription bits, as one side of two sees them.
+// Subscription bits of one side of a pair.
 const (
 	toward = 1 << iota // it gets the other's presence
 	back               // the other gets its presence
@@ -64,8 +64,7 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 	}
 }
 
-// broadcast makes a client available: its audience gets what it says, and, the first time, it gets what the
-// others said last.
+// broadcast makes a client available: its audience gets its presence, and the first time it gets theirs.
 func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	first := c.available.IsZero()
 	c.available = e.Clone()
@@ -82,7 +81,7 @@ func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	}
 }
 
-// markUnavailable takes back everything that a client said of its presence.
+// markUnavailable sends unavailable presence wherever the client has sent presence.
 func (s *Server) markUnavailable(c *client) {
 	gone := []byte("<presence type='unavailable' from='" + escaped(c.full) + "'/>")
 	if !c.available.IsZero() {

@@ -11,7 +11,7 @@ import (
 // A pair is a sender and a receiver.
 type pair struct{ from, to *client }
 
-// A hold is a message that waits for the next one of its pair.
+// A reordered message waits for the next one of its pair.
 type reordered struct {
 	b     []byte
 	timer *time.Timer
@@ -132,7 +132,7 @@ func (s *Server) releaseReordered(k pair) {
 	k.to.send(h.b)
 }
 
-// bounce answers a stanza by an error, unless it is one.
+// bounce answers a stanza with an error, unless it is an error itself.
 func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
 	switch t := attr(e, stanza.AttrType); {
 	case t == "error" || t == "result":

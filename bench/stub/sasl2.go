@@ -41,7 +41,7 @@ func (c *client) authenticate(e xmlstream.Element) error {
 	if r, ok := e.Child(xmpp.InitialResponse); ok {
 		first = r.Text()
 		if len(first) == 0 {
-			first = []byte("=") // there is one, and it is empty
+			first = []byte("=") // an empty response
 		}
 	}
 	name := attr(e, stanza.AttrMechanism)

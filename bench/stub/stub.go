@@ -59,7 +59,7 @@ type Config struct {
 
 // A Server listens from Start to Close. Its methods may be called from any goroutine.
 type Server struct {
-	// Faults is what it does wrong: nothing, to begin with.
+	// Faults are none at first.
 	Faults *Faults
 
 	cfg           Config
@@ -86,7 +86,7 @@ type Server struct {
 	stats     Stats
 }
 
-// Stats are counters since Start, but for Connections and Sessions, which are of the moment.
+// Stats are counters since Start. Connections and Sessions are current numbers.
 type Stats struct {
 	Connections uint64 // open
 	Accepted    uint64 // ever
@@ -199,10 +199,10 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 		Leaf: leaf}}}, pool, nil
 }
 
-// Addr is where connections begin without TLS.
+// Addr is the address for connections without TLS and with STARTTLS.
 func (s *Server) Addr() netip.AddrPort { return s.plain.Addr().(*net.TCPAddr).AddrPort() }
 
-// DirectAddr is where they begin with it.
+// DirectAddr is the address for direct TLS.
 func (s *Server) DirectAddr() netip.AddrPort { return s.direct.Addr().(*net.TCPAddr).AddrPort() }
 
 // Pool verifies the stub's certificate, for the network name of Config.Domain.
@@ -229,7 +229,7 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Stats are the counters.
+// Stats returns the counters.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
