@@ -10,24 +10,33 @@ import (
 	"time"
 
 	"canto/bench/hostile"
+	"canto/bench/xmpp"
 	"canto/xmlstream"
 )
 
-// A room is one of the rooms that clients of this process are in.
+// A room is a chat room (XEP-0045) that clients of this process are in.
 type room struct {
-	jid       string // bare
-	occupants int    // that have entered; changed while clients join only
-	mu        sync.Mutex
+	jid       string     // bare address
+	occupants int        // clients that have entered; guarded by mu
+	mu        sync.Mutex // clients of all loops enter
 }
 
+// size is how many clients of this process are in the room.
 func (r *room) size() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.occupants
 }
 
-// act does one action of a hold until ctx ends, or its length is over.
-func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Duration, share Share) error {
+// runAction runs the j-th action of phase k until ctx ends, or until its length is over and its
+// operations are sent. start is the beginning of the phase on the monotonic clock.
+//
+// Its steps: it picks the clients of the groups; attacks, slow readers and floods have loops of
+// their own; for the others it keeps the clients that have subscribers or a room, where the action
+// needs one, computes this process's part of the rate, and runs an open or a closed loop.
+// Operations that the open loop did not begin are counted as unsent.
+func (f *Fleet) runAction(ctx context.Context, k, j int, start int64, length time.Duration,
+	share Assignment) error {
 	a := &f.sc.Phases[k].Do[j]
 	id := f.actionStep(k, j)
 	list := f.members(a.Group)
@@ -36,7 +45,7 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 		to = f.members(a.To)
 	}
 	if strings.HasPrefix(a.Kind, Hostile) {
-		return f.attack(ctx, a, id, share)
+		return f.runAttack(ctx, a, id, share)
 	}
 	if len(list) == 0 || len(to) == 0 {
 		return nil // all of them are in other processes
@@ -46,16 +55,16 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	}
 	switch a.Kind {
 	case Slow:
-		f.each(list, func(_ *loopState, c *client) {
+		f.onLoops(list, func(_ *loopState, c *client) {
 			if c.conn != nil {
 				c.conn.Pause()
-				c.flags |= flagDeaf
+				c.flags |= flagNotReading
 			}
 		})
 		<-ctx.Done()
-		f.each(list, func(_ *loopState, c *client) {
-			if c.conn != nil && c.flags&flagDeaf != 0 {
-				c.flags &^= flagDeaf
+		f.onLoops(list, func(_ *loopState, c *client) {
+			if c.conn != nil && c.flags&flagNotReading != 0 {
+				c.flags &^= flagNotReading
 				c.conn.Resume()
 			}
 		})
@@ -66,44 +75,45 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	case Presence:
 		var stars []*client
 		for _, c := range list {
-			if c.friends.Load() > 0 {
+			if c.subscribers.Load() > 0 {
 				stars = append(stars, c)
 			}
 		}
 		if list = stars; len(list) == 0 {
-			return Refusal{"nobody has friends to broadcast presence to", "put a befriend phase in front"}
+			return Failure{"no client has subscribers to broadcast presence to",
+				"put a befriend phase before this one"}
 		}
 	case GroupChat:
 		var in []*client
 		for _, c := range list {
-			if c.room != nil { // nobody joins or leaves meanwhile
+			if c.room != nil { // clients enter rooms in other phases only
 				in = append(in, c)
 			}
 		}
 		if list = in; len(list) == 0 {
-			return Refusal{"nobody is in a room", "put a join phase in front"}
+			return Failure{"no client is in a room", "put a join phase before this one"}
 		}
 	}
 	part := 1.0
 	if g := f.groupSize(a.Group); g > 0 {
 		part = float64(len(f.members(a.Group))) / float64(g)
 	}
-	order := newOrder(len(list), f.run)
+	order := newPermutation(len(list), f.run)
 	pick := func(n int) *client { return list[order.at(n)] }
-	fire := f.firing(a, id, list, to, order, start+int64(length)+overtime)
+	fire := f.operationFunc(a, id, list, to, order, start+int64(length)+sendGrace)
 	if a.Window > 0 {
-		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick, func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
+		f.closedLoop(ctx, id, max(1, int(float64(a.Window)*part+.5)), pick,
+			func(c *client) int64 { return int64(f.receivers(a, c)) }, fire)
 		return nil
 	}
-	p := &pace{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(), poisson: a.Arrivals == "poisson",
-		rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
-	if p.from > 0 { // processes take turns
-		p.first = float64(share.Worker) / float64(share.Workers) / p.from
+	p := &schedule{from: float64(a.Rate) * part, to: float64(a.RateTo) * part, length: length.Seconds(),
+		poisson: a.Arrivals == "poisson",
+		rng:     rand.New(rand.NewPCG(uint64(f.run), uint64(id)<<32|uint64(share.Worker)))}
+	if p.from > 0 { // the first operations of the processes are evenly spaced, too
+		p.offset = float64(share.Worker) / float64(share.Workers) / p.from
 	}
-	if unsent := f.openLoop(ctx, start, start+int64(length)+overtime, p, pick, fire); unsent > 0 {
-		ls := f.loops[0]
-		f.each([]*client{{}}, func(*loopState, *client) {
-			y := ls.tally(id)
+	if unsent := f.openLoop(ctx, start, start+int64(length)+sendGrace, p, pick, fire); unsent > 0 {
+		f.count(id, func(_ *loopState, y *tally) {
 			y.Intended += unsent
 			y.Unsent += unsent
 		})
@@ -111,6 +121,13 @@ func (f *Fleet) act(ctx context.Context, k, j int, start int64, length time.Dura
 	return nil
 }
 
+// count calls add with the tally of a step on the first loop, for counts that are no client's, and
+// returns when add has run. It may not be called on a loop.
+func (f *Fleet) count(id uint16, add func(ls *loopState, y *tally)) {
+	f.onLoops([]*client{{}}, func(ls *loopState, _ *client) { add(ls, ls.tally(id)) })
+}
+
+// groupSize is how many clients a group has in all processes; 0 if there is no such group.
 func (f *Fleet) groupSize(name string) int {
 	for _, g := range f.groups {
 		if g.name == name {
@@ -120,11 +137,11 @@ func (f *Fleet) groupSize(name string) int {
 	return 0
 }
 
-// receivers is how many deliveries an operation of c stands for.
+// receivers is how many deliveries an operation of c causes.
 func (f *Fleet) receivers(a *Action, c *client) int {
 	switch a.Kind {
 	case Presence:
-		return int(c.friends.Load())
+		return int(c.subscribers.Load())
 	case GroupChat:
 		if r := c.room; r != nil {
 			return r.size()
@@ -133,18 +150,24 @@ func (f *Fleet) receivers(a *Action, c *client) int {
 	return 1
 }
 
-// An order is a permutation of 0..n-1 without a table: neighbours in it are far from each other.
-type order struct{ n, stride int }
+// A permutation is an order of the numbers from 0 to n-1 that needs no table. Numbers that follow
+// each other in it are far apart, so that operations spread evenly over groups and rooms.
+type permutation struct {
+	n, stride int // stride is coprime to n
+}
 
-func newOrder(n int, seed uint32) order {
+// newPermutation uses the stride next to n times the golden ratio that has no common divisor with
+// n.
+func newPermutation(n int, seed uint32) permutation {
 	stride := int(float64(n)*0.6180339887) | 1
 	for stride > 1 && gcd(stride, n) != 1 {
 		stride--
 	}
-	return order{n, max(stride, 1)}
+	return permutation{n, max(stride, 1)}
 }
 
-func (o order) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
+// at is the i-th number. It begins again after n.
+func (o permutation) at(i int) int { return int(int64(i%o.n) * int64(o.stride) % int64(o.n)) }
 
 func gcd(a, b int) int {
 	for b != 0 {
@@ -153,12 +176,19 @@ func gcd(a, b int) int {
 	return a
 }
 
-// firing is what one operation of an action does, on the sender's loop. In an open loop, one that comes to its turn
-// after end is not sent.
-func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end int64) func(ls *loopState, op operation) {
+// operationFunc returns the function that performs one operation of an action. It runs on the
+// sender's loop, counts the operation, and sends its stanza. In an open loop, an operation that
+// runs after end is counted as unsent instead.
+//
+// Each call: it counts the operation as due, and its receivers as expected; it fails the operation
+// if the sender or the receiver is offline; it records how late it runs; it writes the stanza of
+// the action's kind with a trace id and the next sequence number to that receiver; it fails the
+// operation if the connection's output buffer is full.
+func (f *Fleet) operationFunc(a *Action, id uint16, list, to []*client, o permutation,
+	end int64) func(ls *loopState, op operation) {
 	var zipf sync.Map // loop -> *rand.Zipf
 	partner := func(ls *loopState, op operation) *client {
-		i := o.at(op.n)
+		i := o.at(op.number)
 		switch {
 		case a.Partners == "zipf":
 			z, ok := zipf.Load(ls)
@@ -167,7 +197,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 				zipf.Store(ls, z)
 			}
 			p := to[z.(*rand.Zipf).Uint64()]
-			if p == op.c {
+			if p == op.sender {
 				p = to[(i+1)%len(to)]
 			}
 			return p
@@ -180,7 +210,7 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 	}
 	open := a.Window == 0
 	return func(ls *loopState, op operation) {
-		c := op.c
+		c := op.sender
 		y := ls.tally(id)
 		y.Intended++
 		n := now()
@@ -190,59 +220,59 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 		}
 		receivers := f.receivers(a, c)
 		y.Expected += uint64(receivers)
-		fail := func(r Refusal) {
+		fail := func(r Failure) {
 			y.Failed += uint64(receivers)
-			ls.refuse(r)
+			ls.countFailure(r)
 			for range receivers {
-				f.ended(&f.steps[id], token{})
+				f.completeDelivery(&f.steps[id])
 			}
 		}
 		if !c.online.Load() || c.conn == nil {
-			fail(Refusal{"a sender was not online", "look at the other failures"})
+			fail(Failure{"a sender was not online", "look at the other failures"})
 			return
 		}
-		at := op.at
+		at := op.due
 		if open {
-			y.lag(n - at)
+			y.recordLag(n - at)
 		} else {
 			at = n
 		}
-		t := token{run: f.run, clock: clockID, step: id, from: c.index, at: at}
+		t := traceID{run: f.run, boot: bootID, step: id, from: c.index, at: at}
 		b := f.scratch(c)
 		switch a.Kind {
 		case Chat:
 			p := partner(ls, op)
 			jid := p.jid.Load()
 			if jid == nil || !p.online.Load() {
-				fail(Refusal{"a receiver was not online", "look at the other failures"})
+				fail(Failure{"a receiver was not online", "look at the other failures"})
 				return
 			}
 			t.seq = c.sent.next(id, p.index)
 			b = ls.message(b, t, "chat", *jid, a.Body)
 		case GroupChat:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = ls.message(b, t, "groupchat", c.room.jid, a.Body)
 		case Presence:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<presence id='"...)
 			b = t.append(b)
 			b = append(b, "'><show>"...)
 			b = append(b, [...]string{"away", "chat", "xa", "dnd"}[t.seq&3]...)
 			b = append(b, "</show></presence>"...)
 		case Ping:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='get' id='"...)
 			b = t.append(b)
-			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+nsPing+"'/></iq>"...)
+			b = append(append(append(b, "' to='"...), f.target.Domain...), "'><ping xmlns='"+xmpp.NSPing+"'/></iq>"...)
 		case Roster:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
 			who, what := t.seq/3%8, t.seq%3 // added, renamed, removed
 			if a.Contacts > 0 {
 				who, what = t.seq%uint32(a.Contacts), 0
 			}
-			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", nsRoster, who, f.target.Domain)
+			b = fmt.Appendf(b, "'><query xmlns='%s'><item jid='friend%d@%s'", xmpp.NSRoster, who, f.target.Domain)
 			switch what {
 			case 0:
 				b = append(b, " name='Friend'><group>Friends</group></item>"...)
@@ -253,58 +283,62 @@ func (f *Fleet) firing(a *Action, id uint16, list, to []*client, o order, end in
 			}
 			b = append(b, "</query></iq>"...)
 		case Archive:
-			t.seq = c.sent.next(id, audience)
+			t.seq = c.sent.next(id, manyReceivers)
 			b = append(b, "<iq type='set' id='"...)
 			b = t.append(b)
-			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>", nsMAM, nsRSM, a.Page)
+			b = fmt.Appendf(b, "'><query xmlns='%s' queryid='q'><set xmlns='%s'><max>%d</max><before>",
+				xmpp.NSMAM, xmpp.NSRSM, a.Page)
 			b = xmlstream.AppendText(b, c.page)
 			b = append(b, "</before></set></query></iq>"...)
 		}
 		ls.buf = b[:0]
-		if !c.conn.Append(b) && !c.conn.Closing() { // what is sent to a closed stream counts as lost
-			fail(Refusal{"the server does not take what a client sends", "it is overloaded: its own limits slow down the sender, or lower the rate"})
+		if !c.conn.Append(b) && !c.conn.Closing() { // a stanza to a stream that is closing counts as lost
+			fail(Failure{"the server does not take what a client sends",
+				"it is overloaded: its own limits slow down the sender, or lower the rate"})
 			return
 		}
 		y.Sent++
 	}
 }
 
-// message appends one with so many bytes of text.
-func (ls *loopState) message(b []byte, t token, kind, to string, body int) []byte {
+// message appends a message with body bytes of text to b.
+func (ls *loopState) message(b []byte, t traceID, kind, to string, body int) []byte {
 	b = append(append(append(b, "<message type='"...), kind...), "' id='"...)
 	b = t.append(b)
 	b = append(b, "' to='"...)
 	b = xmlstream.AppendValue(b, to)
 	b = append(b, "'><body>"...)
-	for len(ls.pad) < body {
-		ls.pad = append(ls.pad, "But soft, what light through yonder window breaks? It is the east. "...)
+	for len(ls.filler) < body {
+		ls.filler = append(ls.filler, "But soft, what light through yonder window breaks? It is the east. "...)
 	}
-	b = append(b, ls.pad[:body]...)
+	b = append(b, ls.filler[:body]...)
 	return append(b, "</body></message>"...)
 }
 
-// turnPage notes where an archive's next page begins: pages are read from the newest back.
-func (f *Fleet) turnPage(c *client, e xmlstream.Element) {
-	fin, ok := e.Child(nameFin)
+// notePage notes where the next page of c's archive ends: pages are read from the newest to the
+// oldest, and then from the newest again.
+func (f *Fleet) notePage(c *client, e xmlstream.Element) {
+	fin, ok := e.Child(xmpp.ArchiveEnd)
 	if !ok {
 		return
 	}
 	c.page = ""
-	if v, _ := fin.Attr(attrComplete); string(v) == "true" {
+	if v, _ := fin.Attr(xmpp.AttrComplete); string(v) == "true" {
 		return
 	}
-	if set, ok := fin.Child(nameSet); ok {
-		if first, ok := set.Child(nameFirst); ok {
+	if set, ok := fin.Child(xmpp.ResultSet); ok {
+		if first, ok := set.Child(xmpp.ResultSetFirst); ok {
 			c.page = string(first.Text())
 		}
 	}
 }
 
-// flood has each of list write as much as the server takes; all of them no more than the bench itself can without
-// being late with everything else. What waits in sockets when the phase is over is not lost: a message is expected
-// when it arrives, or one that its sender sent later.
+// flood lets the clients of list write as much as the server takes, until ctx ends. Each tick it
+// fills the output of the next few clients, so that this process itself is not late with other
+// operations. Messages that are still in sockets at the end are not lost: a message is expected
+// when it arrives, or when a later one of the same sender does.
 func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*client) {
-	const ahead, atATime = 32 << 10, 256 << 10 // bytes: of one, and of all in a tick
+	const ahead, atATime = 32 << 10, 256 << 10 // bytes of one client, and of all in a tick
 	some := make([]*client, min(len(list), atATime/ahead))
 	t := time.NewTicker(5 * time.Millisecond)
 	defer t.Stop()
@@ -312,7 +346,7 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 		for i := range some {
 			some[i] = list[(at+i)%len(list)]
 		}
-		f.each(some, func(ls *loopState, c *client) {
+		f.onLoops(some, func(ls *loopState, c *client) {
 			if c.conn == nil || !c.online.Load() {
 				return
 			}
@@ -332,14 +366,14 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 				return
 			}
 			for n := 0; n < ahead; {
-				k := token{run: f.run, clock: clockID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
+				k := traceID{run: f.run, boot: bootID, step: id, from: c.index, seq: c.sent.next(id, p.index), at: now()}
 				b := ls.message(f.scratch(c), k, "chat", *jid, a.Body)
 				ls.buf = b[:0]
 				if n += len(b); !c.conn.Append(b) {
 					break
 				}
 				y.Intended++
-				y.Sent++ // what of it is expected is known where it arrives
+				y.Sent++ // countTraced knows how many are expected
 			}
 		})
 		select {
@@ -350,9 +384,9 @@ func (f *Fleet) flood(ctx context.Context, a *Action, id uint16, list, to []*cli
 	}
 }
 
-// attack runs connections that mean no good beside the others.
-func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) error {
-	cfg := f.attackers(a, share)
+// runAttack runs the attack of an action (bench/hostile) until ctx ends, and counts what it did.
+func (f *Fleet) runAttack(ctx context.Context, a *Action, id uint16, share Assignment) error {
+	cfg := f.attackConfig(a, share)
 	if cfg.Connections == 0 {
 		return nil // all of them are in other processes
 	}
@@ -363,30 +397,31 @@ func (f *Fleet) attack(ctx context.Context, a *Action, id uint16, share Share) e
 	}
 	<-ctx.Done()
 	st := h.Stop()
-	ls := f.loops[0]
-	f.each([]*client{{}}, func(*loopState, *client) {
-		y := ls.tally(id)
+	f.count(id, func(ls *loopState, y *tally) {
 		y.Intended += st.Attempts
 		y.Sent += st.Attempts
 		y.Failed += st.Refused
 		y.Expected += st.Refused
 		if st.Err != nil {
-			r := Refusal{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err), "it shows less than it should"}
-			ls.refusals = append(ls.refusals, r.count(st.Failed))
+			r := Failure{fmt.Sprintf("the attack %s had trouble of its own: %v", kind, st.Err),
+				"it shows less than it should"}
+			ls.failures = append(ls.failures, r.counted(st.Failed))
 		}
 	})
 	return nil
 }
 
-// attackers are this process's share of an attack. Their accounts are those behind the clients'.
-func (f *Fleet) attackers(a *Action, share Share) hostile.Config {
-	from, to := share.of(a.Count)
-	if share.Apart == OnlyThose {
+// attackConfig is this process's part of an attack. The accounts of attackers follow those of the
+// clients.
+func (f *Fleet) attackConfig(a *Action, share Assignment) hostile.Config {
+	from, to := share.rangeOf(a.Count)
+	if share.Groups == ApartGroups {
 		from, to = 0, 0
 	}
 	t, first := f.target, f.sc.Clients.Count
 	return hostile.Config{
-		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from, First: from, Accounts: a.Count,
+		Addr: t.Addr, Direct: t.Direct, Domain: t.Domain, TLS: f.sc.Clients.TLS, Connections: to - from,
+		First: from, Accounts: a.Count,
 		User: func(i int) string { return t.name(first + i) }, Password: t.Password,
 		Rate:   float64(a.Rate) * float64(to-from) / float64(a.Count),
 		Source: func(i int) netip.AddrPort { return t.source(f.sc.Clients.TLS, first+i, f.run) },

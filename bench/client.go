@@ -1,65 +1,70 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// A client is one connection and its account. All of it belongs to the client's loop, but for what is atomic.
+// A client is one connection and its account. Its loop alone uses it, except for the atomic fields.
 type client struct {
-	conn    *reactor.Conn
-	in      xmlstream.Stream
-	login   *login // while it logs in
-	heard   flows
-	sent    counters
-	jid     atomic.Pointer[string] // full, once bound
-	index   uint32                 // in the whole fleet: the number of its account
-	loop    uint16
-	online  atomic.Bool
-	flags   uint8
-	friends atomic.Int32 // who are subscribed to it
-	sm      *smState     // with stream management
-	room    *room        // that it is in
-	waits   []wait       // joins and subscriptions that are not answered
-	page    string       // of the archive, to go on in front of
-	token   *fastToken
+	conn        *reactor.Conn          // nil: there is none
+	in          xmlstream.Stream       // state of the parser between reads
+	login       *login                 // nil: there is no login under way
+	received    sequences              // sequence numbers of the stanzas that came, by sender
+	sent        counters               // sequence numbers of the next stanzas, by receiver
+	jid         atomic.Pointer[string] // the full address; nil before the first login
+	index       uint32                 // in all processes: the number of its account, without Target.First
+	loop        uint16                 // the number of its loop
+	online      atomic.Bool            // bound and ready for operations
+	flags       uint8                  // see flagSM and the others
+	subscribers atomic.Int32           // how many clients are subscribed to its presence
+	sm          *smState               // nil without stream management
+	room        *room                  // the room that it is in; nil: none
+	pending     []pendingRequest       // joins and subscriptions that are not answered
+	page        string                 // the archive id before which the next page ends; "": the newest page
+	fast        *fastToken             // the token of the next login; nil: none
 }
 
+// Flags of a client.
 const (
-	flagSM     = 1 << iota // stanzas are counted
-	flagLeave              // it is meant to go
-	flagDeaf               // it does not read
-	flagEnded              // why it ends has been counted
-	flagFloods             // in some phase: its socket keeps little
+	flagSM             = 1 << iota // stream management is on: received stanzas are counted
+	flagLeaving                    // the fleet is closing the connection: its end is no failure
+	flagNotReading                 // reading is paused
+	flagFailureCounted             // the reason of the end has been counted
+	flagFloods                     // it floods in some phase: its socket has a small send buffer
 )
 
-// smState is stream management (XEP-0198): how many stanzas were received, for the server's requests.
+// An smState is the client's state of stream management (XEP-0198).
 type smState struct {
-	h uint32
+	h uint32 // received stanzas, which an ack reports
 }
 
-// A wait is a join or a subscription that was asked for.
-type wait struct {
-	step uint16
-	at   int64
-	to   string  // the room or contact, a bare JID
-	room *room   // of a join
-	who  *client // of a subscription
+// A pendingRequest is a join or a subscription that waits for its answer.
+type pendingRequest struct {
+	step    uint16
+	at      int64   // when it was sent, on the monotonic clock
+	to      string  // bare address of the room or contact
+	room    *room   // of a join
+	contact *client // of a subscription
 }
 
-// handler is the reactor's way to clients.
+// A handler is the reactor.Handler of all clients of a fleet. The reactor calls its methods on the
+// loop of the connection.
 type handler struct{ f *Fleet }
 
 func (h handler) state(conn *reactor.Conn) *loopState { return h.f.loops[conn.Loop().Index()] }
 
-// OnOpen begins the stream, or TLS does.
+// OnOpen begins the stream when the TCP connection is open; with direct TLS the handshake comes
+// first. It starts the timeout of the login.
 func (h handler) OnOpen(conn *reactor.Conn) {
 	c := conn.HandlerState.(*client)
 	c.conn = conn
@@ -67,74 +72,79 @@ func (h handler) OnOpen(conn *reactor.Conn) {
 		conn.Close(nil)
 		return
 	}
-	c.login.mark(h.f, &c.login.opened, h.f.stepOf(c.login, partConnect), h.state(conn))
+	c.login.endPart(h.f, &c.login.opened, h.f.stepOf(c.login, partConnect), h.state(conn))
 	conn.Arm(conn.Loop().Tick().After(time.Duration(h.f.sc.Clients.Timeout)))
 	if h.f.sc.Clients.TLS != "direct" {
-		c.header(h.f)
+		c.openStream(h.f)
 	}
 }
 
-// OnSecure begins it behind TLS.
+// OnSecure begins a stream under TLS when the handshake is done.
 func (h handler) OnSecure(conn *reactor.Conn, st *tls.ConnectionState) {
 	c := conn.HandlerState.(*client)
 	if c.login == nil {
 		return
 	}
-	c.login.secure, c.login.shaking = true, false
-	h.f.secured(st)
+	c.login.secure, c.login.handshaking = true, false
+	h.f.noteTLS(st)
 	conn.ReleaseHandshakeState()
-	c.login.mark(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
-	c.header(h.f)
+	c.login.endPart(h.f, &c.login.secured, h.f.stepOf(c.login, partSecure), h.state(conn))
+	c.openStream(h.f)
 }
 
-// OnTimer ends a login that takes too long.
+// OnTimer fails a login that takes longer than Clients.Timeout.
 func (h handler) OnTimer(conn *reactor.Conn) {
 	c := conn.HandlerState.(*client)
 	if c.login != nil {
-		h.f.loginFailed(c, Refusal{fmt.Sprintf("a login took over %v (%s)", time.Duration(h.f.sc.Clients.Timeout), c.login.where()), "the server is overloaded: log in slower, or set clients.timeout"})
+		h.f.loginFailed(c, Failure{fmt.Sprintf("a login took over %v (%s)",
+			time.Duration(h.f.sc.Clients.Timeout), c.login.describe()),
+			"the server is overloaded: log in slower, or set clients.timeout"})
 		conn.Close(nil)
 	}
 }
 
-// OnDrain is not used.
+// OnDrain does nothing: the fleet does not wait for its sends.
 func (h handler) OnDrain(*reactor.Conn) {}
 
-// OnClose counts a client that was lost.
+// OnClose ends a login or session whose connection has ended. It counts a failure, except where the
+// fleet itself closes the connection.
 func (h handler) OnClose(conn *reactor.Conn, err error) {
 	c := conn.HandlerState.(*client)
 	if c.conn != conn {
-		return // a storm has replaced it
+		return // a storm has dialled again already
 	}
 	ls := h.state(conn)
 	c.conn = nil
 	c.in.Reset(h.f.limits)
-	h.f.left(c)
+	h.f.markOffline(c)
 	switch {
 	case c.login != nil:
 		if err == nil {
-			err = Refusal{"the server closed the connection (" + c.login.where() + ")", "look at its log and its limits"}
+			err = Failure{"the server closed the connection (" + c.login.describe() + ")",
+				"look at its log and its limits"}
 		}
 		h.f.loginFailed(c, err)
-	case c.flags&(flagLeave|flagEnded) == 0:
+	case c.flags&(flagLeaving|flagFailureCounted) == 0:
 		if err == nil {
-			err = Refusal{"the server closed a session", "look at its log and its limits"}
+			err = Failure{"the server closed a session", "look at its log and its limits"}
 		}
-		ls.refuse(refusalOf(err, &h.f.target))
+		ls.countFailure(failureOf(err, &h.f.target))
 	}
-	if c.flags&flagLeave != 0 {
-		c.flags &^= flagLeave
-		h.f.gone(c)
+	if c.flags&flagLeaving != 0 {
+		c.flags &^= flagLeaving
+		h.f.disconnected(c)
 	}
 }
 
-// OnData takes what the server says.
+// OnData parses input and handles each element: negotiate during a login, stanza afterwards. It
+// takes all of p. Bytes that follow the answer to STARTTLS in the clear are dropped.
 func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	c := conn.HandlerState.(*client)
-	if c.conn != conn || c.flags&flagLeave != 0 && c.login == nil {
+	if c.conn != conn || c.flags&flagLeaving != 0 && c.login == nil {
 		return len(p)
 	}
 	ls := h.state(conn)
-	ls.at = nanos(conn.Loop().Now())
+	ls.readAt = nanos(conn.Loop().Now())
 	ls.parser.Feed(&c.in, p)
 	for {
 		if c.in.Root() == nil {
@@ -155,8 +165,8 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 				conn.Close(nil)
 				return len(p)
 			}
-			if c.login != nil && c.login.shaking {
-				return len(p) // nothing in plain may follow
+			if c.login != nil && c.login.handshaking {
+				return len(p) // bytes in the clear after the answer to STARTTLS do not count
 			}
 			continue
 		}
@@ -167,75 +177,32 @@ func (h handler) OnData(conn *reactor.Conn, p []byte) int {
 	}
 }
 
+// syntax ends a connection after an error of the parser. xmlstream.ErrNeedMore is none: the element
+// goes on in the next read.
 func (h handler) syntax(ls *loopState, c *client, err error) {
 	if errors.Is(err, xmlstream.ErrNeedMore) {
 		return
 	}
-	if c.login == nil && c.flags&(flagLeave|flagEnded) == 0 {
-		ls.refuse(Refusal{"the server ended a stream", "look at its log and its limits"})
-		c.flags |= flagEnded
+	if c.login == nil && c.flags&(flagLeaving|flagFailureCounted) == 0 {
+		ls.countFailure(Failure{"the server ended a stream", "look at its log and its limits"})
+		c.flags |= flagFailureCounted
 	}
 	c.conn.Close(nil)
 }
 
-// header begins a stream.
-func (c *client) header(f *Fleet) {
+// openStream sends a stream header. Under TLS it has the client's address for a server with SASL2.
+func (c *client) openStream(f *Fleet) {
 	c.in.Reset(f.limits)
-	b := append(f.scratch(c), "<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='"...)
-	b = append(b, f.target.Domain...)
+	from := ""
 	if f.sc.Clients.SASL2 != "off" && c.login != nil && c.login.secure {
-		// XEP-0388 §2: who it is, which the server may need for what it offers; never in plain.
-		b = append(b, "' from='"...)
-		b = xmlstream.AppendValue(b, f.target.name(int(c.index)))
-		b = append(append(b, '@'), f.target.Domain...)
+		// XEP-0388 section 2: the features may depend on the address. Never in the clear.
+		from = f.target.name(int(c.index)) + "@" + f.target.Domain
 	}
-	b = append(b, "'>"...)
-	c.conn.Append(b)
+	c.conn.Append(xmpp.AppendHeader(f.scratch(c), f.target.Domain, from))
 }
 
-// Names of what a client reads.
-const (
-	nsStream  = "http://etherx.jabber.org/streams"
-	nsClient  = "jabber:client"
-	nsSASL    = "urn:ietf:params:xml:ns:xmpp-sasl"
-	nsSASL2   = "urn:xmpp:sasl:2"
-	nsBind    = "urn:ietf:params:xml:ns:xmpp-bind"
-	nsBind2   = "urn:xmpp:bind:0"
-	nsFAST    = "urn:xmpp:fast:0"
-	nsTLS     = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsSM      = "urn:xmpp:sm:3"
-	nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	nsStreams = "urn:ietf:params:xml:ns:xmpp-streams"
-	nsRoster  = "jabber:iq:roster"
-	nsUser    = "http://jabber.org/protocol/muc#user"
-	nsMUC     = "http://jabber.org/protocol/muc"
-	nsMAM     = "urn:xmpp:mam:2"
-	nsRSM     = "http://jabber.org/protocol/rsm"
-	nsInfo    = "http://jabber.org/protocol/disco#info"
-	nsItems   = "http://jabber.org/protocol/disco#items"
-	nsPing    = "urn:xmpp:ping"
-	nsVersion = "jabber:iq:version"
-	nsSession = "urn:ietf:params:xml:ns:xmpp-session"
-)
-
-var (
-	nameFeatures  = xmlstream.N(nsStream, "features")
-	nameError     = xmlstream.N(nsStream, "error")
-	nameR         = xmlstream.N(nsSM, "r")
-	nameText      = xmlstream.N(nsStanzas, "text")
-	namePing      = xmlstream.N(nsPing, "ping")
-	nameRoster    = xmlstream.N(nsRoster, "query")
-	nameMUCUser   = xmlstream.N(nsUser, "x")
-	nameStatus    = xmlstream.N(nsUser, "status")
-	nameFin       = xmlstream.N(nsMAM, "fin")
-	nameSet       = xmlstream.N(nsRSM, "set")
-	nameFirst     = xmlstream.N(nsRSM, "first")
-	attrComplete  = xmlstream.N("", "complete")
-	nameCarbonIn  = xmlstream.N("urn:xmpp:carbons:2", "received")
-	nameCarbonOut = xmlstream.N("urn:xmpp:carbons:2", "sent")
-)
-
-// stanza takes what comes to a client that is online.
+// stanza handles an element of an online client. A stanza with a trace id of this run is measured;
+// the others are requests and presence of the protocol. It is called on c's loop.
 func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	isMessage, isPresence, isIQ := e.Is(stanza.MessageName), e.Is(stanza.PresenceName), e.Is(stanza.IQName)
 	if !isMessage && !isPresence && !isIQ {
@@ -247,9 +214,9 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 	kind, _ := e.Attr(stanza.AttrType)
 	if id, ok := e.Attr(stanza.AttrID); ok {
-		if t, ok := parseToken(id); ok {
+		if t, ok := parseTraceID(id); ok {
 			if t.run == f.run && int(t.step) < len(f.steps) {
-				f.measured(ls, c, e, t, kind, isIQ)
+				f.countTraced(ls, c, e, t, kind, isIQ)
 			}
 			if !isIQ || string(kind) != "get" && string(kind) != "set" {
 				return
@@ -258,31 +225,36 @@ func (f *Fleet) stanza(ls *loopState, c *client, e xmlstream.Element) {
 	}
 	switch {
 	case isIQ:
-		f.answer(ls, c, e, kind)
+		f.replyIQ(ls, c, e, kind)
 	case isPresence:
 		f.presence(ls, c, e, kind)
 	}
 }
 
-// measured counts a stanza with a token.
-func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token, kind []byte, isIQ bool) {
+// countTraced counts a stanza with a trace id as delivered, duplicated, out of order or failed,
+// records its latency, and tells a closed loop about it. The client's own presence, which servers
+// send back (RFC 6121 section 4.2.2), and carbons do not count. A stanza from another machine has
+// no latency, since clocks differ.
+func (f *Fleet) countTraced(ls *loopState, c *client, e xmlstream.Element, t traceID, kind []byte,
+	isIQ bool) {
 	s := &f.steps[t.step]
 	y := ls.tally(t.step)
 	if string(kind) == "error" {
 		y.Failed++
-		ls.refuse(stanzaRefusal(s.name, e))
-		f.ended(s, t)
+		ls.countFailure(stanzaFailure(s.name, e))
+		f.completeDelivery(s)
 		return
 	}
-	if isIQ && string(kind) != "result" || !isIQ && (t.from == c.index && e.Is(stanza.PresenceName) || f.own(e)) {
-		return // one's own presence comes back (RFC 6121 §4.2.2), and stands for nothing
+	if isIQ && string(kind) != "result" || !isIQ &&
+		(t.from == c.index && e.Is(stanza.PresenceName) || f.isCarbon(e)) {
+		return
 	}
 	if isIQ {
-		f.turnPage(c, e)
+		f.notePage(c, e)
 	}
-	h := c.heard.of(t.step, t.from)
+	h := c.received.of(t.step, t.from)
 	next := h.next
-	was := h.arrived(t.seq)
+	was := h.arrive(t.seq)
 	if s.flood {
 		y.Expected += uint64(h.next - next)
 	}
@@ -291,39 +263,33 @@ func (f *Fleet) measured(ls *loopState, c *client, e xmlstream.Element, t token,
 		y.Duplicated++
 		return
 	case outOfOrder:
-		if !isIQ { // answers may overtake one another (RFC 6120 §10.1 orders stanzas, not replies)
+		if !isIQ { // RFC 6120 section 10.1 orders stanzas between two entities, not a server's replies
 			y.Reordered++
 		}
 	}
-	if t.clock == clockID {
-		y.done(ls.at-t.at, s.late)
+	if t.boot == bootID {
+		y.done(ls.readAt-t.at, s.lateAfter)
 	} else {
-		y.Done++ // on another machine's clock
+		y.Done++
 	}
-	f.ended(s, t)
+	f.completeDelivery(s)
 }
 
-// own reports whether a message is only the wrapper of a copy (XEP-0280): what is in it is not meant for
-// this resource.
-func (f *Fleet) own(e xmlstream.Element) bool {
+// isCarbon reports whether a message is a carbon (XEP-0280): a copy of a message that is addressed
+// to another resource.
+func (f *Fleet) isCarbon(e xmlstream.Element) bool {
 	if !f.sc.Clients.Carbons {
 		return false
 	}
-	_, in := e.Child(nameCarbonIn)
-	_, out := e.Child(nameCarbonOut)
+	_, in := e.Child(xmpp.CarbonReceived)
+	_, out := e.Child(xmpp.CarbonSent)
 	return in || out
 }
 
-func stanzaRefusal(what string, e xmlstream.Element) Refusal {
-	cond := "error"
-	if x, ok := e.Child(stanza.ErrorName); ok {
-		for k, ok := x.First(); ok; k, ok = k.Next() {
-			if string(k.Space()) == nsStanzas && !k.Is(nameText) {
-				cond = string(k.Local())
-				break
-			}
-		}
-	}
+// stanzaFailure is a stanza error as a Failure. what names the request that it answers.
+func stanzaFailure(what string, e xmlstream.Element) Failure {
+	x, _ := e.Child(stanza.ErrorName)
+	cond := cmp.Or(xmpp.Condition(x, stanza.NSStanzas), "error")
 	remedy := "look at the server's log"
 	switch cond {
 	case "service-unavailable", "recipient-unavailable":
@@ -337,26 +303,25 @@ func stanzaRefusal(what string, e xmlstream.Element) Refusal {
 	case "remote-server-not-found", "remote-server-timeout":
 		remedy = "is --domain the server's?"
 	}
-	return Refusal{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
+	return Failure{fmt.Sprintf("%s was answered with %.60s", what, cond), remedy}
 }
 
-// nonza takes what is no stanza.
+// nonza handles an element that is no stanza: a request for an ack of stream management, or a
+// stream error.
 func (f *Fleet) nonza(ls *loopState, c *client, e xmlstream.Element) {
 	switch {
-	case e.Is(nameR) && c.flags&flagSM != 0:
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", nsSM, c.sm.h))
-	case e.Is(nameError):
-		ls.refuse(streamRefusal(e))
-		c.flags |= flagEnded
+	case e.Is(xmpp.SMRequest) && c.flags&flagSM != 0:
+		c.conn.Append(fmt.Appendf(f.scratch(c), "<a xmlns='%s' h='%d'/>", xmpp.NSSM, c.sm.h))
+	case e.Is(xmpp.StreamFailure):
+		ls.countFailure(streamFailure(e))
+		c.flags |= flagFailureCounted
 		c.conn.Close(nil)
 	}
 }
 
-func streamRefusal(e xmlstream.Element) Refusal {
-	cond := "error"
-	if k, ok := e.First(); ok && string(k.Space()) == nsStreams {
-		cond = string(k.Local())
-	}
+// streamFailure is a stream error as a Failure.
+func streamFailure(e xmlstream.Element) Failure {
+	cond := cmp.Or(xmpp.Condition(e, stanza.NSStreams), "error")
 	remedy := "look at the server's log"
 	switch cond {
 	case "conflict":
@@ -368,20 +333,21 @@ func streamRefusal(e xmlstream.Element) Refusal {
 	case "system-shutdown":
 		remedy = "the server was stopped"
 	}
-	return Refusal{fmt.Sprintf("the server ended a stream with %.60s", cond), remedy}
+	return Failure{fmt.Sprintf("the server ended a stream with %.60s", cond), remedy}
 }
 
-// answer takes an iq that is no answer to what is measured.
-func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
+// replyIQ handles an IQ that is not measured. It passes an answer to queryIQ, and answers a
+// request: pings and roster pushes with a result, others with service-unavailable.
+func (f *Fleet) replyIQ(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	id, _ := e.Attr(stanza.AttrID)
 	switch string(kind) {
 	case "result", "error":
-		f.asked(string(id), e)
+		f.deliverIQ(string(id), e)
 		return
 	}
 	b := append(f.scratch(c), "<iq type='"...)
 	child, _ := e.First()
-	known := child.Is(nameRoster) || child.Is(namePing)
+	known := child.Is(xmpp.Roster) || child.Is(xmpp.Ping)
 	if known {
 		b = append(b, "result' id='"...)
 	} else {
@@ -395,7 +361,7 @@ func (f *Fleet) answer(ls *loopState, c *client, e xmlstream.Element, kind []byt
 	if known {
 		b = append(b, "'/>"...)
 	} else {
-		b = append(b, "'><error type='cancel'><service-unavailable xmlns='"+nsStanzas+"'/></error></iq>"...)
+		b = append(b, "'><error type='cancel'><service-unavailable xmlns='"+stanza.NSStanzas+"'/></error></iq>"...)
 	}
 	c.conn.Append(b)
 }

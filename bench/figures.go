@@ -9,7 +9,12 @@ import (
 	"canto/bench/result"
 )
 
-// figures names what tables, gates and comparisons may ask for.
+// figures computes the figures of the run: the numbers that tables, requirements and comparisons
+// name.
+//
+// For each phase: how long it took, CPU and memory of the server, its event loops and garbage
+// collector where its metrics have them. For each step: percentiles of latency, rate, and the
+// counts of deliveries.
 func (c *collector) figures() {
 	r := c.run
 	add := func(name string, v float64, unit, better, about string) {
@@ -23,42 +28,53 @@ func (c *collector) figures() {
 		}
 	}
 	for i, p := range r.Phases {
-		r.Figures = append(r.Figures, told(r, p)...)
+		r.Figures = append(r.Figures, serverFigures(r, p)...)
 		wall := p.To - p.From
-		kind := c.sc.Phases[i].Kind
-		login := slices.IndexFunc(r.Steps, func(s result.Step) bool { return s.Phase == p.Name && s.Name == "login" && s.Done > 0 })
+		kind := c.scenario.Phases[i].Kind
+		login := slices.IndexFunc(r.Steps, func(s result.Step) bool {
+			return s.Phase == p.Name &&
+				s.Name == "login" && s.Done > 0
+		})
 		switch {
 		case kind == Storm && login >= 0:
-			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower", "from when all connections were dropped until the last session was back")
+			add(p.Name+".seconds", r.Steps[login].Latency.Max().Seconds(), "s", "lower",
+				"from the time at which all connections were dropped until the last session was back")
 		case kind != Hold && kind != Settle && kind != Storm:
-			add(p.Name+".seconds", wall, "s", "lower", "how long the phase took")
+			add(p.Name+".seconds", wall, "s", "lower", "duration of the phase")
 		}
 		if kind == Settle && p.Sessions > 0 {
-			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes", "lower", "memory of the bench itself for each client")
+			add(p.Name+".client_bytes", float64(p.Client.RSS-c.baseClient.RSS)/float64(p.Sessions), "bytes",
+				"lower", "memory of the bench itself for each client")
 		}
 		if p.Server == nil {
 			continue
 		}
 		if n := done[p.Name]; n > 0 {
-			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower", "server CPU for each operation of the phase that was done (a delivery, a login)")
+			add(p.Name+".cpu_us", p.Server.CPU*1e6/float64(n), "us", "lower",
+				"server CPU for each operation of the phase that was done (a delivery, a login)")
 		}
 		if kind == Storm && login >= 0 {
-			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower", "server CPU for each session that came back, with the end of the old one and with what else went on")
+			add(p.Name+".reconnect_cpu_us", p.Server.CPU*1e6/float64(r.Steps[login].Done), "us", "lower",
+				"server CPU for each session that came back, with the end of the old one and with what else went on")
 		}
 		if wall > 0 {
 			add(p.Name+".cpu_cores", p.Server.CPU/wall, "cores", "lower", "server CPU")
 		}
-		if t, ok := c.turns[p.Name]; ok {
+		if t, ok := c.loopTurns[p.Name]; ok {
 			add(p.Name+".long_turns", t.long, "count", "lower", "turns of the server's loops of over 20 ms")
-			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower", "longest turn of the server's loops since it was started")
+			add(p.Name+".longest_turn_ms", t.longest*1e3, "ms", "lower",
+				"longest turn of the server's loops since it was started")
 			if t.loops > 0 && t.busy > 0 {
-				add(p.Name+".flood_share", t.flooding/t.busy, "ratio", "lower", "share of what the server's loops did that was input over a client's rate")
-				add(p.Name+".flood_wall_share", t.flooding/(t.loops*t.wall), "ratio", "lower", "the same of all the time that the loops had")
+				add(p.Name+".flood_share", t.flooding/t.busy, "ratio", "lower",
+					"share of what the server's loops did that was input over a client's rate")
+				add(p.Name+".flood_wall_share", t.flooding/(t.loops*t.wall), "ratio", "lower",
+					"the same of all the time that the loops had")
 			}
 		}
 		add(p.Name+".rss_bytes", float64(p.Server.RSS), "bytes", "lower", "server memory at the end of the phase")
 		if p.Sessions > 0 && (kind == Settle || kind == Ramp && !c.settles()) {
-			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower", "server memory for each session: what it has grown by since nobody was connected")
+			add(p.Name+".session_bytes", float64(p.Server.RSS-c.base.RSS)/float64(p.Sessions), "bytes", "lower",
+				"server memory for each session: its growth since the time before any client was connected")
 		}
 	}
 	for i := range r.Steps {
@@ -78,27 +94,29 @@ func (c *collector) figures() {
 		if c.isPart(s) {
 			continue
 		}
-		if d := c.lengthOf(s.Phase); d > 0 {
+		if d := c.activeSeconds(s.Phase); d > 0 {
 			add(n+".rate", float64(s.Done)/d, "1/s", "higher", "done in a second")
 		}
 		add(n+".done", float64(s.Done), "count", "higher", "came, each once")
 		add(n+".lost", float64(s.Lost), "count", "lower", "never came")
 		add(n+".duplicated", float64(s.Duplicated), "count", "lower", "came again")
-		add(n+".reordered", float64(s.Reordered), "count", "lower", "came behind what the same sender had sent later")
+		add(n+".reordered", float64(s.Reordered), "count", "lower", "came after a later one of the same sender")
 		add(n+".failed", float64(s.Failed), "count", "lower", "answered by an error, or could not be sent")
 		add(n+".late", float64(s.Late), "count", "lower", fmt.Sprintf("took over %g ms", s.LateAfter))
 		if s.Open {
-			add(n+".unsent", float64(s.Unsent), "count", "lower", "due in the phase, and not sent by its end: the rate was beyond the client")
+			add(n+".unsent", float64(s.Unsent), "count", "lower",
+				"due in the phase, and not sent by its end: the rate was beyond the client")
 		}
-		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower", "how much later than meant the client sent")
+		add(n+".lag_p99_ms", result.Millis(s.Lag.Quantile(.99)), "ms", "lower",
+			"how much later than meant the client sent")
 	}
 	add("sessions", float64(r.Sessions), "count", "higher", "most that were bound at a time")
 }
 
-// told are figures that a server written in Go says of itself in its metrics, if those are known: what the
-// collector costs, and what of its memory is the store's cache, which grows with what is read and not with
-// sessions.
-func told(r *result.Run, p result.Phase) (list []result.Figure) {
+// serverFigures are figures of a phase from the server's own metrics, if it has those of a Go
+// program: the cost of the garbage collector, and the part of its memory that is the store's cache,
+// which grows with reads and not with sessions.
+func serverFigures(r *result.Run, p result.Phase) (list []result.Figure) {
 	var from, to map[string]float64 // at the phase's beginning and end
 	for i := range r.Samples {
 		switch s := &r.Samples[i]; {
@@ -116,7 +134,8 @@ func told(r *result.Run, p result.Phase) (list []result.Figure) {
 		return nil
 	}
 	add := func(name string, v float64, unit, about string) {
-		list = append(list, result.Figure{Name: p.Name + "." + name, Value: v, Unit: unit, Better: "lower", About: about})
+		list = append(list, result.Figure{Name: p.Name + "." + name, Value: v, Unit: unit, Better: "lower",
+			About: about})
 	}
 	spent := func(class string) float64 {
 		name := "go_cpu_classes_" + class + "_cpu_seconds_total"
@@ -124,37 +143,43 @@ func told(r *result.Run, p result.Phase) (list []result.Figure) {
 	}
 	if busy := spent("total") - spent("idle"); busy > 0 {
 		add("gc_share", spent("gc_total")/busy, "ratio", "share of the server's CPU that its collector took")
-		add("gc_assist_share", spent("gc_mark_assist")/busy, "ratio", "share of the server's CPU with which its own work had to help the collector: 0 unless it allocates faster than that marks")
+		add("gc_assist_share", spent("gc_mark_assist")/busy, "ratio",
+			"share of the server's CPU with which its own work had to help the collector: 0 unless it "+
+				"allocates faster than that marks")
 	}
 	if v, ok := to["go_gc_duration_seconds_max"]; ok {
-		add("gc_pause_max_ms", v*1e3, "ms", "longest pause of the server for its collector until the end of the phase, of the last 256 collections")
+		add("gc_pause_max_ms", v*1e3, "ms", "longest pause of the server for its collector until the end of "+
+			"the phase, of the last 256 collections")
 	}
 	if v, ok := to["canto_store_cache_bytes"]; ok {
-		add("store_cache_bytes", v, "bytes", "what of the server's memory at the end of the phase was the cache of its store")
+		add("store_cache_bytes", v, "bytes", "what of the server's memory at the end of the phase was the "+
+			"cache of its store")
 	}
 	return list
 }
 
-// settles reports whether the scenario has a phase for memory to be looked at; else it is after a ramp.
+// settles reports whether the scenario has a settle phase, in which memory per session is measured.
+// Otherwise it is measured after a ramp.
 func (c *collector) settles() bool {
-	return slices.ContainsFunc(c.sc.Phases, func(p Phase) bool { return p.Kind == Settle })
+	return slices.ContainsFunc(c.scenario.Phases, func(p Phase) bool { return p.Kind == Settle })
 }
 
+// isPart reports whether a step is part of another one.
 func (c *collector) isPart(s *result.Step) bool {
 	for _, st := range c.steps {
-		if st.part && st.name == s.Name && c.sc.Phases[st.phase].Name == s.Phase {
+		if st.isPart && st.name == s.Name && c.scenario.Phases[st.phase].Name == s.Phase {
 			return true
 		}
 	}
 	return false
 }
 
-// lengthOf is for how many seconds a phase began operations.
-func (c *collector) lengthOf(name string) float64 {
+// activeSeconds is for how many seconds a phase began operations; a hold then waits for deliveries.
+func (c *collector) activeSeconds(name string) float64 {
 	for i, p := range c.run.Phases {
 		if p.Name == name {
 			d := p.To - p.From
-			if q := &c.sc.Phases[i]; q.Kind == Hold {
+			if q := &c.scenario.Phases[i]; q.Kind == Hold {
 				d = min(d, time.Duration(q.Length).Seconds())
 			}
 			return d
@@ -163,14 +188,18 @@ func (c *collector) lengthOf(name string) float64 {
 	return 0
 }
 
-// warn says what makes the figures doubtful.
+// warn adds warnings that make figures doubtful: operations that were not sent, a client that was
+// late or full, a machine that was full. The limits are rules of thumb: an open loop is late if a
+// hundredth of its operations waited for over 5 ms and for over a quarter of their latency.
 func (c *collector) warn() {
 	r := c.run
 	warn := func(format string, a ...any) { r.Warnings = append(r.Warnings, fmt.Sprintf(format, a...)) }
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if s.Unsent > 0 {
-			warn("the rate of %s.%s was beyond the client: %d of %d operations were not sent by the end of the phase: lower the rate, or spread the clients over more processes (--workers) or machines (--agent)", s.Phase, s.Name, s.Unsent, s.Intended)
+			warn("the rate of %s.%s was beyond the client: %d of %d operations were not sent by the end of the "+
+				"phase: lower the rate, or spread the clients over more processes (--workers) or machines (--agent)",
+				s.Phase, s.Name, s.Unsent, s.Intended)
 			continue
 		}
 		if !s.Open || c.isPart(s) || s.Lag.Count() == 0 {
@@ -178,7 +207,8 @@ func (c *collector) warn() {
 		}
 		lag, lat := s.Lag.Quantile(.99), s.Latency.Quantile(.99)
 		if lag > 5*time.Millisecond && lag > lat/4 {
-			warn("the client was the bottleneck in %s.%s: it sent 1 %% of its operations %.1f ms or more after their time (latency p99: %.1f ms)", s.Phase, s.Name, result.Millis(lag), result.Millis(lat))
+			warn("the client was the bottleneck in %s.%s: it sent 1 %% of its operations %.1f ms or more after "+
+				"their time (latency p99: %.1f ms)", s.Phase, s.Name, result.Millis(lag), result.Millis(lat))
 		}
 		if want := float64(s.Intended); want > 0 && float64(s.Sent) < .99*want && s.Failed == 0 {
 			warn("the client was the bottleneck in %s.%s: it sent %d of %d", s.Phase, s.Name, s.Sent, s.Intended)
@@ -187,16 +217,17 @@ func (c *collector) warn() {
 	cores := float64(runtime.NumCPU())
 	for i, p := range r.Phases {
 		wall := p.To - p.From
-		if kind := c.sc.Phases[i].Kind; wall < 2 || kind != Hold && kind != Storm {
+		if kind := c.scenario.Phases[i].Kind; wall < 2 || kind != Hold && kind != Storm {
 			continue
 		}
 		mine := p.Client.CPU / wall
-		if len(c.o.Agents) == 0 && mine > .85*cores {
+		if len(c.options.Agents) == 0 && mine > .85*cores {
 			warn("the client was the bottleneck in %s: it used %.1f of %.0f cores", p.Name, mine, cores)
 			continue
 		}
-		if p.Server != nil && len(c.o.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
-			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
+		if p.Server != nil && len(c.options.Agents) == 0 && mine+p.Server.CPU/wall > .93*cores {
+			warn("the machine was full in %s: the server used %.1f and the client %.1f of %.0f cores, and each "+
+				"waited for the other", p.Name, p.Server.CPU/wall, mine, cores)
 		}
 	}
 }

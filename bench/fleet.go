@@ -13,76 +13,87 @@ import (
 	"time"
 
 	"canto/bench/result"
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/reactor/buf"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// A Fleet is one process's share of the clients, on loops of its own. Its methods are for one goroutine at
-// a time, the one that runs the phases, but for those that say otherwise.
+// A Fleet is the clients of one process, with event loops of their own: all clients of a run, or a
+// [Assignment] of them.
+//
+// A client belongs to one loop, and its state is touched there. One goroutine at a time runs phases
+// ([Fleet.Phase]), and starts pacers, which post operations to the loops. Each loop counts in
+// tallies of its own; [Fleet.Collect] reads and clears them. Methods are for the goroutine that
+// runs the phases, where their comments do not say otherwise.
+//
+// NewFleet makes a Fleet, and Close ends it.
 type Fleet struct {
-	target Target
-	sc     *Scenario
-	steps  []step
-	first  []uint16 // first step of each phase
-	run    uint32
-	tls    *tls.Config
-	limits xmlstream.LimitID
+	target    Target            // the server, after Target.Check
+	sc        *Scenario         // the scenario, after Scenario.Check
+	steps     []step            // all steps of the scenario, in the order of their ids; see plan
+	firstStep []uint16          // the id of the first step of each phase, and one more at the end
+	run       uint32            // a random number that the stanza ids of this run have
+	tls       *tls.Config       // shared by all clients; nil: no TLS
+	limits    xmlstream.LimitID // of the clients' parsers
 
-	r       *reactor.Reactor
-	loops   []*loopState
-	groups  []group
-	clients map[uint32]*client // by index; made once, before anything runs
+	reactor *reactor.Reactor // runs the loops
+	loops   []*loopState     // by the number of the loop
+	groups  []group          // in the order of the scenario
+	// by index. It is filled by NewFleet and does not change: any goroutine may read it.
+	clients map[uint32]*client
 
-	keys        sync.Map // mechanism -> sasl.SaltedPassword
-	bound_      atomic.Int64
-	leaving     atomic.Int64
-	tokens      atomic.Int64
-	resumed     atomic.Int64
-	seen        atomic.Int32
-	needSession atomic.Bool
-	mechanism   atomic.Value // string: that the last login used
-	cipher      atomic.Value // string: TLS version that was agreed on
+	saltedKeys    sync.Map     // sasl.Mechanism to sasl.SaltedPassword: the key of the last login
+	sessions      atomic.Int64 // clients that are online
+	disconnecting atomic.Int64 // clients whose connection disconnect is closing
+	fastTokens    atomic.Int64 // FAST tokens that the server has issued
+	resumedTLS    atomic.Int64 // TLS handshakes that resumed a session
+	featuresSeen  atomic.Int32 // 2 when noteFeatures has seen the features after authentication
+	needsSession  atomic.Bool  // the server wants a session request after bind (RFC 3921)
+	mechanism     atomic.Value // string: of the last login
+	cipher        atomic.Value // string: TLS version and cipher suite of the first handshake
 
-	mu     sync.Mutex
-	offers map[string]bool
-	asks   map[string]chan xmlstream.Element
+	mu             sync.Mutex                        // guards the two maps below
+	serverFeatures map[string]bool                   // by the names that scenarios use: "sm", "sasl2"
+	awaitedIQs     map[string]chan xmlstream.Element // by the id of the request; see queryIQ
 
-	windows []*window // by step, of closed loops
-	news    chan struct{}
-	slots   atomic.Pointer[slots]
-	failed  atomic.Int64
-	worst   atomic.Pointer[Refusal]
-	done    chan error
-	stop    context.CancelFunc
+	windows      []*window                // by step; nil where the step has no closed loop in this phase
+	notified     chan struct{}            // of one place: wakes the goroutine of the phase; see notify
+	inFlight     atomic.Pointer[inFlight] // of the phase that runs now
+	failures     atomic.Int64             // logins, joins and subscriptions of this phase that failed
+	firstFailure atomic.Pointer[Failure]  // of the logins of this phase
+	done         chan error               // has the error of the reactor when it has ended
+	stop         context.CancelFunc       // ends the reactor
 }
 
 // A group is this process's clients of one group of the scenario.
 type group struct {
 	name    string
 	clients []*client
-	total   int // in all processes
+	total   int // clients of the group in all processes
 }
 
-// floodSend is what the socket of a client that floods keeps: megabytes of each of a thousand would be memory of
-// the machine, and take minutes to arrive at the rate that a server allows.
-const floodSend = 16 << 10
+// floodSendBuffer is the size of the send buffer of a flooding client's socket, in bytes. With the
+// kernel's default, megabytes of each client would wait in sockets when the phase ends, and would
+// take minutes to arrive at a server that limits rates.
+const floodSendBuffer = 16 << 10
 
-// loopState is what belongs to one loop.
+// A loopState is the state of one event loop. Only its loop uses it.
 type loopState struct {
 	f        *Fleet
 	loop     *reactor.Loop
 	parser   *xmlstream.Parser
-	tallies  []*tally // by step
-	lag      *result.Histogram
-	refusals []result.Refusal
-	buf      []byte
-	pad      []byte
-	rng      *rand.Rand
-	at       int64 // when what is handled now was read
+	tallies  []*tally          // by step; nil until the step counts something on this loop
+	lag      *result.Histogram // how late posted functions ran; see measureLag
+	failures []result.Failure  // kinds of failure since the last Collect, with their counts
+	buf      []byte            // scratch space for one stanza: connections copy it
+	filler   []byte            // text of message bodies; grown to the longest that was asked for
+	rng      *rand.Rand        // picks partners
+	readAt   int64             // when the input that is handled now was read, on the monotonic clock
 }
 
+// tally returns the loop's tally of a step.
 func (ls *loopState) tally(id uint16) *tally {
 	if ls.tallies[id] == nil {
 		ls.tallies[id] = new(tally)
@@ -90,64 +101,77 @@ func (ls *loopState) tally(id uint16) *tally {
 	return ls.tallies[id]
 }
 
-// maxRefusals bounds how many kinds of failure are told apart: their names come from a server.
-const maxRefusals = 50
+// maxFailureKinds bounds how many kinds of failure a loop tells apart. Their texts contain names
+// that the server chooses.
+const maxFailureKinds = 50
 
-func (ls *loopState) refuse(r Refusal) {
-	for i := range ls.refusals {
-		if ls.refusals[i].What == r.What {
-			ls.refusals[i].Count++
+// countFailure counts a failure by its text. Beyond maxFailureKinds all new kinds are counted as
+// one.
+func (ls *loopState) countFailure(r Failure) {
+	for i := range ls.failures {
+		if ls.failures[i].What == r.What {
+			ls.failures[i].Count++
 			return
 		}
 	}
-	if len(ls.refusals) == maxRefusals {
-		r = Refusal{What: "other failures"}
-		if n := &ls.refusals[maxRefusals-1]; n.What == r.What {
+	if len(ls.failures) == maxFailureKinds {
+		r = Failure{What: "other failures"}
+		if n := &ls.failures[maxFailureKinds-1]; n.What == r.What {
 			n.Count++
 			return
 		}
-		ls.refusals[maxRefusals-1] = r.count(1)
+		ls.failures[maxFailureKinds-1] = r.counted(1)
 		return
 	}
-	ls.refusals = append(ls.refusals, r.count(1))
+	ls.failures = append(ls.failures, r.counted(1))
 }
 
-// A Share is which part of the clients a worker has.
-type Share struct {
-	Worker, Workers int
-	Apart           Apart
+// An Assignment is the part of the clients that one worker process has. All workers of a run
+// together have every client once.
+type Assignment struct {
+	Worker, Workers int         // the number of this worker, from 0, and how many there are
+	Groups          GroupFilter `json:"Apart"` // the groups that it has clients of
 }
 
-// Apart is which groups a worker has clients of.
-type Apart uint8
+// A GroupFilter selects groups by [Group.Apart]: those groups get a worker process of their own.
+type GroupFilter uint8
 
 const (
-	Together  Apart = iota // all of them
-	OnlyThose              // those that the scenario wants apart from the others
-	NoneSuch               // the others
+	AllGroups   GroupFilter = iota // all of them
+	ApartGroups                    // the groups with Apart
+	OtherGroups                    // the groups without Apart
 )
 
-// group is the range of g's clients that is s's.
-func (s Share) group(g *Group) (from, to int) {
-	if s.Apart == OnlyThose && !g.Apart || s.Apart == NoneSuch && g.Apart {
+// rangeOfGroup is the range [from, to) of g's clients that the worker has.
+func (p Assignment) rangeOfGroup(g *Group) (from, to int) {
+	if p.Groups == ApartGroups && !g.Apart || p.Groups == OtherGroups && g.Apart {
 		return 0, 0
 	}
-	return s.of(g.Count)
+	return p.rangeOf(g.Count)
 }
 
-// of is the range of n clients that is s's; pairs stay together.
-func (s Share) of(n int) (from, to int) {
+// rangeOf is the range [from, to) of n clients that the worker has. Its limits are even, so that
+// the two clients of a pair are in one process.
+func (p Assignment) rangeOf(n int) (from, to int) {
 	cut := func(k int) int {
-		if k == s.Workers {
+		if k == p.Workers {
 			return n
 		}
-		return n * k / s.Workers &^ 1
+		return n * k / p.Workers &^ 1
 	}
-	return cut(s.Worker), cut(s.Worker + 1)
+	return cut(p.Worker), cut(p.Worker + 1)
 }
 
-// NewFleet starts the loops and connects nobody. run is a number that all workers of a run share.
-func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
+// NewFleet starts the event loops and makes the clients. It opens no connection. run is the same
+// number in all workers of a run. An error is about the target or the certificate, and then nothing
+// runs.
+//
+// Its steps: it checks the target and makes the TLS configuration; it numbers the scenario's steps;
+// it starts a reactor, whose limits are so high that they never act on the fleet itself; it makes
+// the clients of its part of each group. The two clients of a pair go to neighbouring loops: on one
+// loop every message between them would be written and read in the same turn, which is faster than
+// between clients of different machines.
+func NewFleet(sc *Scenario, t Target, part Assignment, run uint32) (*Fleet, error) {
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
@@ -160,19 +184,20 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 		return nil, err
 	}
 	f := &Fleet{target: t, sc: sc, run: run, tls: cfg, limits: limits, clients: make(map[uint32]*client),
-		offers: make(map[string]bool), asks: make(map[string]chan xmlstream.Element), news: make(chan struct{}, 1), done: make(chan error, 1)}
-	f.steps, f.first = plan(sc)
+		serverFeatures: make(map[string]bool), awaitedIQs: make(map[string]chan xmlstream.Element),
+		notified: make(chan struct{}, 1), done: make(chan error, 1)}
+	f.steps, f.firstStep = plan(sc)
 	f.windows = make([]*window, len(f.steps))
-	// What connections of the fleet hold is bounded by what it sends, and its own server is no attacker.
 	r, err := reactor.New(reactor.Config{Handshakes: 1 << 20, HandshakesPerAddr: 1 << 20, OutboxBytes: 4 << 20,
 		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
-	f.r = r
+	f.reactor = r
 	for i, l := range r.Loops() {
-		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Input), tallies: make([]*tally, len(f.steps)),
-			lag: result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
+		f.loops = append(f.loops, &loopState{f: f, loop: l, parser: xmlstream.NewParser(&buf.Input),
+			tallies: make([]*tally, len(f.steps)),
+			lag:     result.NewHistogram(), rng: rand.New(rand.NewPCG(uint64(run), uint64(i)))})
 	}
 	floods := make(map[string]bool) // groups
 	for _, p := range sc.Phases {
@@ -183,10 +208,10 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	offset := 0
 	for i := range sc.Groups {
 		g := &sc.Groups[i]
-		from, to := share.group(g)
+		from, to := part.rangeOfGroup(g)
 		gr := group{name: g.Name, total: g.Count, clients: make([]*client, 0, to-from)}
 		for i := from; i < to; i++ {
-			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))} // pairs share a loop no more often than chance would have it
+			c := &client{index: uint32(offset + i), loop: uint16(len(gr.clients) / 2 % len(f.loops))}
 			if len(gr.clients)%2 == 1 {
 				c.loop = uint16((len(gr.clients)/2 + 1) % len(f.loops))
 			}
@@ -205,18 +230,22 @@ func NewFleet(sc *Scenario, t Target, share Share, run uint32) (*Fleet, error) {
 	return f, nil
 }
 
-// Close ends every connection and the loops.
+// Close closes all connections, ends the loops, and returns when they have ended. The error is that
+// of the reactor.
 func (f *Fleet) Close() error {
 	f.stop()
 	return <-f.done
 }
 
-// plan numbers the steps of a scenario: every worker comes to the same numbers.
+// plan lists the steps of a scenario, and the id of each phase's first step. It depends on the
+// scenario only, so that all workers come to the same ids. A phase has first the steps of its
+// logins ("login" and its parts), joins or subscriptions, and then one for each action.
 func plan(sc *Scenario) (steps []step, first []uint16) {
 	for i, p := range sc.Phases {
 		first = append(first, uint16(len(steps)))
 		add := func(name string, open, part bool, late time.Duration) {
-			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, part: part, late: late})
+			steps = append(steps, step{id: uint16(len(steps)), phase: i, name: name, open: open, isPart: part,
+				lateAfter: late})
 		}
 		logins := func() {
 			add("login", p.Rate > 0 || p.Kind == Storm, false, time.Second)
@@ -240,9 +269,9 @@ func plan(sc *Scenario) (steps []step, first []uint16) {
 	return steps, append(first, uint16(len(steps)))
 }
 
-// actionStep is the number of the j-th action of phase k.
+// actionStep is the id of the step of the j-th action of phase k.
 func (f *Fleet) actionStep(k, j int) uint16 {
-	return f.first[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
+	return f.firstStep[k+1] - uint16(len(f.sc.Phases[k].Do)) + uint16(j)
 }
 
 // members are this process's clients of the named groups.
@@ -257,44 +286,49 @@ func (f *Fleet) members(names ...string) (list []*client) {
 	return list
 }
 
-// Bound is how many clients are online. Any goroutine.
-func (f *Fleet) Bound() int { return int(f.bound_.Load()) }
+// Bound is how many clients are online. Any goroutine may call it.
+func (f *Fleet) Bound() int { return int(f.sessions.Load()) }
 
-// scratch is a buffer of c's loop; on that loop.
+// scratch is the empty buffer of c's loop, for one stanza. It may be called on that loop only, and
+// the next call returns the same memory.
 func (f *Fleet) scratch(c *client) []byte { return f.loops[c.loop].buf[:0] }
 
-func (f *Fleet) tell() {
+// notify wakes the goroutine of the phase: a login, a join, a subscription or a connection has
+// ended. Any goroutine may call it.
+func (f *Fleet) notify() {
 	select {
-	case f.news <- struct{}{}:
+	case f.notified <- struct{}{}:
 	default:
 	}
 }
 
-// wait waits for news; false if ctx is over.
-func (f *Fleet) wait(ctx context.Context) bool {
+// awaitNotify waits for notify. It returns false if ctx ends first. Several calls of notify may
+// wake it once only, so the caller checks its condition again.
+func (f *Fleet) awaitNotify(ctx context.Context) bool {
 	select {
-	case <-f.news:
+	case <-f.notified:
 		return true
 	case <-ctx.Done():
 		return false
 	}
 }
 
-// dial begins a login that was meant to begin at intended, as step. On any goroutine, while c has no
-// connection and no login.
+// dial begins a login of c, as a step, which was due at intended. Any goroutine may call it while c
+// has no connection and no login.
 func (f *Fleet) dial(c *client, step uint16, intended int64) {
-	f.loops[c.loop].loop.Post(f.dialling(c, step, intended))
+	f.loops[c.loop].loop.Post(f.dialFunc(c, step, intended))
 }
 
-// dialAll dials all of list, few at a time: what else the loops have to do waits for those, not for all.
+// dialAll begins logins of all of list, which were due at intended. It posts a few at a time and
+// waits until they have begun: other work of the loops waits for those few, not for the whole list.
 func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
-	const few = 32
+	const few = 32 // clients
 	var wg sync.WaitGroup
 	for len(list) > 0 {
 		some := list[:min(few, len(list))]
 		list = list[len(some):]
 		for _, c := range some {
-			d := f.dialling(c, step, intended)
+			d := f.dialFunc(c, step, intended)
 			wg.Add(1)
 			if !f.loops[c.loop].loop.Post(func() { defer wg.Done(); d() }) {
 				wg.Done()
@@ -304,8 +338,10 @@ func (f *Fleet) dialAll(list []*client, step uint16, intended int64) {
 	}
 }
 
-// dialling is what dial does on c's loop.
-func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
+// dialFunc returns the function that begins a login; it is to be run on c's loop. It counts the
+// login as begun, and dials. handler goes on when the connection is open; loginFailed ends the
+// login if it can't be opened.
+func (f *Fleet) dialFunc(c *client, step uint16, intended int64) func() {
 	ls := f.loops[c.loop]
 	return func() {
 		n := now()
@@ -313,18 +349,20 @@ func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
 		y.Intended++
 		y.Sent++
 		y.Expected++
-		y.lag(n - intended)
+		y.recordLag(n - intended)
 		c.login = &login{step: step, intended: intended, last: intended}
-		c.flags &^= flagEnded
-		c.heard.forget(f.first[f.steps[step].phase])
-		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS), Local: f.target.source(f.sc.Clients.TLS, int(c.index), f.run), Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
+		c.flags &^= flagFailureCounted
+		c.received.discardBefore(f.firstStep[f.steps[step].phase])
+		cfg := reactor.DialConfig{Addr: f.target.addr(f.sc.Clients.TLS),
+			Local:   f.target.source(f.sc.Clients.TLS, int(c.index), f.run),
+			Timeout: time.Duration(f.sc.Clients.Timeout), Handler: handler{f}, HandlerState: c}
 		if f.sc.Clients.TLS == "direct" {
 			cfg.TLS = f.tls
 		}
 		if c.flags&flagFloods != 0 {
-			cfg.SendBuffer = floodSend
+			cfg.SendBuffer = floodSendBuffer
 		}
-		f.r.Dial(ls.loop, cfg, func(err error) {
+		f.reactor.Dial(ls.loop, cfg, func(err error) {
 			ls.loop.Post(func() {
 				if c.conn == nil {
 					f.loginFailed(c, err)
@@ -334,95 +372,105 @@ func (f *Fleet) dialling(c *client, step uint16, intended int64) func() {
 	}
 }
 
-// loginFailed ends a login that will not succeed: it is no latency. On c's loop.
+// loginFailed ends a login that does not succeed: it is counted as failed, and has no latency. It
+// may be called on c's loop, also when the login has ended already.
 func (f *Fleet) loginFailed(c *client, err error) {
 	l := c.login
 	if l == nil {
 		return
 	}
 	c.login = nil
-	c.flags |= flagEnded
+	c.flags |= flagFailureCounted
 	ls := f.loops[c.loop]
-	r := refusalOf(err, &f.target)
+	r := failureOf(err, &f.target)
 	ls.tally(l.step).Failed++
-	ls.refuse(r)
-	f.failed.Add(1)
-	f.worst.CompareAndSwap(nil, &r)
-	f.freeSlot()
-	f.tell()
+	ls.countFailure(r)
+	f.failures.Add(1)
+	f.firstFailure.CompareAndSwap(nil, &r)
+	f.releaseInFlight()
+	f.notify()
 }
 
-// loggedIn is told that c has all that a client needs.
+// loggedIn ends a login that has succeeded: c is online from here on. It is called on c's loop.
 func (f *Fleet) loggedIn(ls *loopState, c *client) {
 	l := c.login
 	c.login = nil
 	c.conn.Arm(0)
-	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].late)
+	ls.tally(l.step).done(nanos(ls.loop.Now())-l.intended, f.steps[l.step].lateAfter)
 	c.online.Store(true)
-	f.bound_.Add(1)
-	f.freeSlot()
-	f.tell()
+	f.sessions.Add(1)
+	f.releaseInFlight()
+	f.notify()
 }
 
-// left notes that c is not online any more.
-func (f *Fleet) left(c *client) {
+// markOffline clears the state of c that ends with its session. It is called on c's loop when the
+// connection has ended, whatever the reason is.
+func (f *Fleet) markOffline(c *client) {
 	if c.online.Swap(false) {
-		f.bound_.Add(-1)
+		f.sessions.Add(-1)
 	}
-	c.flags &^= flagSM | flagDeaf
-	c.sm, c.room, c.waits = nil, nil, nil
-	f.tell()
+	c.flags &^= flagSM | flagNotReading
+	c.sm, c.room, c.pending = nil, nil, nil
+	f.notify()
 }
 
-// gone is told that c, which was meant to go, has gone.
-func (f *Fleet) gone(*client) {
-	f.leaving.Add(-1)
-	f.tell()
+// disconnected counts a connection that disconnect has closed. It is called on the client's loop
+// when the connection has ended.
+func (f *Fleet) disconnected(*client) {
+	f.disconnecting.Add(-1)
+	f.notify()
 }
 
-// slots bound how many operations of a phase are on their way.
-type slots struct{ ch chan struct{} }
+// An inFlight bounds how many operations of a phase are in flight: an operation takes a place
+// before it begins, and gives it back when it ends. With no places there is no bound, and nothing
+// to give back.
+type inFlight struct{ places chan struct{} }
 
-// setSlots begins with n that are free; 0: there is no bound.
-func (f *Fleet) setSlots(n int) *slots {
-	s := &slots{make(chan struct{}, n)}
-	f.slots.Store(s)
+// limitInFlight begins a phase with n free places; 0 is no bound.
+func (f *Fleet) limitInFlight(n int) *inFlight {
+	s := &inFlight{make(chan struct{}, n)}
+	f.inFlight.Store(s)
 	return s
 }
 
-func (f *Fleet) freeSlot() {
-	if s := f.slots.Load(); s != nil {
+// releaseInFlight gives a place back. It is called on any loop. Without a bound it does nothing.
+func (f *Fleet) releaseInFlight() {
+	if limit := f.inFlight.Load(); limit != nil {
 		select {
-		case <-s.ch:
+		case <-limit.places:
 		default:
 		}
 	}
 }
 
-func (f *Fleet) secured(st *tls.ConnectionState) {
+// noteTLS notes what a TLS handshake agreed on. It is called on any loop.
+func (f *Fleet) noteTLS(st *tls.ConnectionState) {
 	if st.DidResume {
-		f.resumed.Add(1)
+		f.resumedTLS.Add(1)
 	}
 	if f.cipher.Load() == nil {
 		f.cipher.Store(tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite))
 	}
 }
 
-// leave ends c's stream, or only its connection. On c's loop.
-func (f *Fleet) leave(c *client, gentle bool) {
+// disconnect closes c's connection. If gentle is true, it first ends the stream. It may be called
+// on c's loop. handler.OnClose counts the end in disconnecting.
+func (f *Fleet) disconnect(c *client, gentle bool) {
 	if c.conn == nil {
 		return
 	}
-	c.flags |= flagLeave
-	f.leaving.Add(1)
+	c.flags |= flagLeaving
+	f.disconnecting.Add(1)
 	if gentle {
-		c.conn.Append([]byte("</stream:stream>"))
+		c.conn.Append([]byte(xmpp.EndStream))
 	}
 	c.conn.Close(nil)
 }
 
-// each posts do for each of list, on the loops they belong to, and waits for them.
-func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
+// onLoops runs do for each client of list, on the client's loop, and returns when all have run. A
+// posted function handles 256 clients at most, so that the loop also reads and writes in between.
+func (f *Fleet) onLoops(list []*client, do func(ls *loopState, c *client)) {
+	const perTurn = 256 // clients
 	by := make([][]*client, len(f.loops))
 	for _, c := range list {
 		by[c.loop] = append(by[c.loop], c)
@@ -431,7 +479,7 @@ func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
 	for i, part := range by {
 		ls := f.loops[i]
 		for len(part) > 0 {
-			n := min(len(part), 256) // a bounded share of a turn
+			n := min(len(part), perTurn)
 			some := part[:n]
 			part = part[n:]
 			wg.Add(1)
@@ -448,9 +496,13 @@ func (f *Fleet) each(list []*client, do func(ls *loopState, c *client)) {
 	wg.Wait()
 }
 
-// Tick collects what was counted since the last one. Any goroutine, one at a time.
-func (f *Fleet) Tick() *Tick {
-	k := &Tick{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
+// Collect returns all that was counted since the last call, and clears it. Any goroutine may call
+// it, one at a time.
+//
+// On each loop it adds the tallies and failures to the result, and clears them. It also measures
+// how late its own function runs there.
+func (f *Fleet) Collect() *Counts {
+	k := &Counts{Steps: make(map[uint16]*tally), Lag: result.NewHistogram()}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, ls := range f.loops {
@@ -473,11 +525,11 @@ func (f *Fleet) Tick() *Tick {
 				k.Steps[uint16(id)].add(t)
 				t.clear()
 			}
-			all := total{refusals: k.Refusals}
-			for _, r := range ls.refusals {
-				all.refuse(r)
+			all := total{failures: k.Refusals}
+			for _, r := range ls.failures {
+				all.addFailure(r)
 			}
-			k.Refusals, ls.refusals = all.refusals, nil
+			k.Refusals, ls.failures = all.failures, nil
 		}) {
 			wg.Done()
 		}
@@ -487,8 +539,9 @@ func (f *Fleet) Tick() *Tick {
 	return k
 }
 
-// beat measures the loops' lag until ctx ends: how late a function runs that is posted now.
-func (f *Fleet) beat(ctx context.Context) {
+// measureLag measures, until ctx ends, how late the loops run a function that is posted to them:
+// the delay that each operation of the fleet may have, too.
+func (f *Fleet) measureLag(ctx context.Context) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
@@ -504,32 +557,33 @@ func (f *Fleet) beat(ctx context.Context) {
 	}
 }
 
-// Info is what a fleet has learnt of the server.
+// An Info is what a fleet has learned of the server.
 type Info struct {
-	Mechanism string
-	Cipher    string
-	Tokens    int64 // FAST
-	Resumed   int64 // TLS handshakes
+	Mechanism string // of SASL, of the last login
+	Cipher    string // TLS version and cipher suite; "" without TLS
+	Tokens    int64  // FAST tokens (XEP-0484) that the server has issued
+	Resumed   int64  // TLS handshakes that resumed a session
 }
 
-// Info may be called from any goroutine.
+// Info returns what the fleet has learned so far. Any goroutine may call it.
 func (f *Fleet) Info() Info {
-	i := Info{Tokens: f.tokens.Load(), Resumed: f.resumed.Load()}
+	i := Info{Tokens: f.fastTokens.Load(), Resumed: f.resumedTLS.Load()}
 	i.Mechanism, _ = f.mechanism.Load().(string)
 	i.Cipher, _ = f.cipher.Load().(string)
 	return i
 }
 
-// Asking.
-
+// errNoAnswer is the error of a query that the server does not answer.
 var errNoAnswer = errors.New("no answer in 10 s")
 
-// ask sends an iq of a client that is online and waits for its answer. Any goroutine.
-func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
+// queryIQ sends an IQ request of a client that is online, and waits up to 10 s for the answer.
+// payload is XML. Any goroutine but a loop's may call it. The element that it returns is a copy. An
+// error answer is a [Failure].
+func (f *Fleet) queryIQ(ctx context.Context, c *client, kind, to, payload string) (xmlstream.Element, error) {
 	f.mu.Lock()
-	id := fmt.Sprintf("ask%d", len(f.asks)+1)
+	id := fmt.Sprintf("ask%d", len(f.awaitedIQs)+1)
 	ch := make(chan xmlstream.Element, 1)
-	f.asks[id] = ch
+	f.awaitedIQs[id] = ch
 	f.mu.Unlock()
 	b := fmt.Appendf(nil, "<iq type='%s' id='%s' to='", kind, id)
 	b = xmlstream.AppendValue(b, to)
@@ -544,7 +598,7 @@ func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (x
 	select {
 	case e := <-ch:
 		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return e, stanzaRefusal("a question", e)
+			return e, stanzaFailure("a question", e)
 		}
 		return e, nil
 	case <-ctx.Done():
@@ -552,10 +606,11 @@ func (f *Fleet) ask(ctx context.Context, c *client, kind, to, payload string) (x
 	}
 }
 
-// asked hands an answer on.
-func (f *Fleet) asked(id string, e xmlstream.Element) {
+// deliverIQ passes the answer of an IQ to queryIQ. It is called on any loop. An answer that is not
+// awaited is dropped.
+func (f *Fleet) deliverIQ(id string, e xmlstream.Element) {
 	f.mu.Lock()
-	ch := f.asks[id]
+	ch := f.awaitedIQs[id]
 	f.mu.Unlock()
 	if ch != nil {
 		select {

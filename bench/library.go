@@ -11,7 +11,7 @@ import (
 //go:embed scenarios/*.toml
 var files embed.FS
 
-// Scenarios are the names of those that come with the suite.
+// Scenarios are the names of the scenarios that are built in.
 func Scenarios() (names []string) {
 	list, _ := files.ReadDir("scenarios")
 	for _, f := range list {
@@ -20,12 +20,14 @@ func Scenarios() (names []string) {
 	return names
 }
 
-// Find is the scenario that comes with the suite by that name, or is in that file.
+// Find returns the built-in scenario of that name, or reads a file: a name with a dot or a slash is
+// a path. The error names the alternatives.
 func Find(name string) (*Scenario, error) {
 	if !strings.ContainsAny(name, "./\\") {
 		b, err := files.ReadFile(path.Join("scenarios", name+".toml"))
 		if err != nil {
-			return nil, fmt.Errorf("there is no scenario %q: one of %s, or a file (with .toml in its name)", name, strings.Join(Scenarios(), ", "))
+			return nil, fmt.Errorf("there is no scenario %q: one of %s, or a file (with .toml in its name)",
+				name, strings.Join(Scenarios(), ", "))
 		}
 		return Parse(name+".toml", b)
 	}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,53 +9,57 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 
+	"canto/bench/xmpp"
 	"canto/reactor"
 	"canto/session/sasl"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// A login is what a client has while it logs in: from the moment that it was meant to begin.
+// A login is the state of a client between dialling and its first operation. Its loop alone uses
+// it. The times are on the monotonic clock.
 type login struct {
-	step     uint16 // of the whole; its parts follow
-	stage    stage
-	shaking  bool // TLS has been asked for
-	secure   bool
-	sasl2    bool
-	fast     bool
-	bound    bool // by Bind 2, within SASL2
-	intended int64
-	opened   int64 // when the connection stood
-	secured  int64
-	authed   int64
-	last     int64
-	sasl     *sasl.Client
-	mac      []byte // of the server, that a token must bring
+	step        uint16       // of the whole login; the steps of its parts follow it
+	stage       stage        // what the client waits for
+	handshaking bool         // STARTTLS is accepted, and the handshake runs
+	secure      bool         // the stream is under TLS
+	sasl2       bool         // the login is by SASL2 (XEP-0388)
+	fast        bool         // the login is by a FAST token
+	bound       bool         // a resource was bound by Bind 2, within SASL2
+	intended    int64        // when the login was due
+	opened      int64        // when the connection was open
+	secured     int64        // when the TLS handshake was done
+	authed      int64        // when the server accepted the login
+	last        int64        // when the last part ended
+	sasl        *sasl.Client // the exchange; nil before and after it, and with a FAST token
+	mac         []byte       // the proof that a server must show for a FAST token
 }
 
+// A stage is what a login waits for.
 type stage uint8
 
 const (
-	atFeatures stage = iota
-	atTLS
-	atProof
-	atRestart
-	atBind
-	atRoster
+	awaitFeatures stage = iota
+	awaitProceed
+	awaitSASL
+	awaitFeaturesAgain
+	awaitBind
+	awaitRoster
 )
 
-var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating", "waiting for features behind SASL", "binding", "waiting for the roster"}
+var stageNames = [...]string{"waiting for features", "asking for TLS", "authenticating",
+	"waiting for features after authentication", "binding", "waiting for the roster"}
 
-func (l *login) where() string {
+// describe says what the login is doing, for an error.
+func (l *login) describe() string {
 	if l.opened == 0 {
 		return "connecting"
 	}
 	return stageNames[l.stage]
 }
 
-// Parts of a login, by their distance from its step.
+// The parts of a login. The id of a part's step is that of the login and this number.
 const (
 	partConnect = 1 + iota
 	partSecure
@@ -64,112 +69,91 @@ const (
 
 var partNames = [...]string{"", "connect", "tls", "auth", "bind"}
 
+// stepOf is the step of a part of a login.
 func (f *Fleet) stepOf(l *login, part uint16) uint16 { return l.step + part }
 
-// mark notes when a part of a login was done, and how long it took.
-func (l *login) mark(f *Fleet, at *int64, step uint16, ls *loopState) {
+// endPart ends a part of a login: it stores the time in at, and counts how long the part took.
+func (l *login) endPart(f *Fleet, at *int64, step uint16, ls *loopState) {
 	n := nanos(ls.loop.Now())
 	*at = n
 	y := ls.tally(step)
 	y.Sent++
-	y.done(n-l.last, f.steps[step].late)
+	y.done(n-l.last, f.steps[step].lateAfter)
 	l.last = n
 }
 
-// A fastToken is what a later login shows instead of a password (XEP-0484).
+// A fastToken is the secret by which a later login proves the account instead of by its password
+// (XEP-0484).
 type fastToken struct {
+	// the mechanism that it is for, and the secret that the server has issued
 	mechanism, secret string
-	uses              int
+	uses              int // logins with it, which the server counts against replays
 }
 
-var (
-	nameStartTLS   = xmlstream.N(nsTLS, "starttls")
-	nameProceed    = xmlstream.N(nsTLS, "proceed")
-	nameMechanisms = xmlstream.N(nsSASL, "mechanisms")
-	nameChallenge  = xmlstream.N(nsSASL, "challenge")
-	nameSuccess    = xmlstream.N(nsSASL, "success")
-	nameFailure    = xmlstream.N(nsSASL, "failure")
-	nameAuth2      = xmlstream.N(nsSASL2, "authentication")
-	nameChallenge2 = xmlstream.N(nsSASL2, "challenge")
-	nameSuccess2   = xmlstream.N(nsSASL2, "success")
-	nameFailure2   = xmlstream.N(nsSASL2, "failure")
-	nameContinue2  = xmlstream.N(nsSASL2, "continue")
-	nameMechanism2 = xmlstream.N(nsSASL2, "mechanism")
-	nameInline     = xmlstream.N(nsSASL2, "inline")
-	nameData       = xmlstream.N(nsSASL2, "additional-data")
-	nameAuthzid    = xmlstream.N(nsSASL2, "authorization-identifier")
-	nameBind2      = xmlstream.N(nsBind2, "bind")
-	nameBound2     = xmlstream.N(nsBind2, "bound")
-	nameFast       = xmlstream.N(nsFAST, "fast")
-	nameToken      = xmlstream.N(nsFAST, "token")
-	attrToken      = xmlstream.N("", "token")
-	nameBind       = xmlstream.N(nsBind, "bind")
-	nameJID        = xmlstream.N(nsBind, "jid")
-	nameSMFeature  = xmlstream.N(nsSM, "sm")
-	nameSession    = xmlstream.N(nsSession, "session")
-	nameOptional   = xmlstream.N(nsSession, "optional")
-)
-
-// negotiate goes one step on with a login.
+// negotiate takes an element of a login one stage further. It is called on c's loop. An error fails
+// the login.
+//
+// The stages: features, and STARTTLS if the scenario wants it; the answer to STARTTLS; the SASL
+// exchange, by SASL or SASL2; the features after it; the answer to bind, unless Bind 2 has bound
+// the resource already; the roster. awaitFeatures comes twice with STARTTLS.
 func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	if e.Is(nameError) {
-		return streamRefusal(e)
+	if e.Is(xmpp.StreamFailure) {
+		return streamFailure(e)
 	}
 	switch l.stage {
-	case atFeatures:
-		if !e.Is(nameFeatures) {
+	case awaitFeatures:
+		if !e.Is(xmpp.Features) {
 			break
 		}
 		if f.sc.Clients.TLS == "starttls" && !l.secure {
-			if _, ok := e.Child(nameStartTLS); !ok {
+			if _, ok := e.Child(xmpp.StartTLS); !ok {
 				// Never on in clear (attack T11).
-				return Refusal{"the server does not offer STARTTLS", "--tls direct or --tls none"}
+				return Failure{"the server does not offer STARTTLS", "--tls direct or --tls none"}
 			}
-			l.stage = atTLS
-			c.conn.Append([]byte("<starttls xmlns='" + nsTLS + "'/>"))
+			l.stage = awaitProceed
+			c.conn.Append([]byte(xmpp.RequestTLS))
 			return nil
 		}
 		return f.authenticate(ls, c, e)
-	case atTLS:
-		if !e.Is(nameProceed) {
-			return Refusal{"the server refused STARTTLS", "look at its log: has it a certificate?"}
+	case awaitProceed:
+		if !e.Is(xmpp.Proceed) {
+			return Failure{"the server refused STARTTLS", "look at its log: has it a certificate?"}
 		}
-		l.shaking, l.stage = true, atFeatures
+		l.handshaking, l.stage = true, awaitFeatures
 		return c.conn.StartTLS(f.tls, reactor.ClientRole)
-	case atProof:
-		return f.prove(ls, c, e)
-	case atRestart:
-		if !e.Is(nameFeatures) {
+	case awaitSASL:
+		return f.saslStep(ls, c, e)
+	case awaitFeaturesAgain:
+		if !e.Is(xmpp.Features) {
 			break
 		}
 		if l.bound {
-			f.seeFeatures(e)
+			f.noteFeatures(e)
 			return f.afterBind(ls, c)
 		}
-		f.seeFeatures(e)
-		l.stage = atBind
-		c.conn.Append([]byte("<iq type='set' id='bind'><bind xmlns='" + nsBind + "'><resource>" + resource + "</resource></bind></iq>"))
+		f.noteFeatures(e)
+		l.stage = awaitBind
+		c.conn.Append(xmpp.AppendBind(f.scratch(c), resource))
 		return nil
-	case atBind:
+	case awaitBind:
 		if !e.Is(stanza.IQName) {
-			return nil // a server may say something else first
+			return nil // a server may send other elements first
 		}
-		b, ok := e.Child(nameBind)
-		if t, _ := e.Attr(stanza.AttrType); string(t) != "result" || !ok {
-			return stanzaRefusal("binding", e)
+		jid, ok := xmpp.BoundJID(e)
+		if !ok {
+			return stanzaFailure("binding", e)
 		}
-		j, _ := b.Child(nameJID)
-		f.bound(ls, c, string(j.Text()))
+		f.noteBound(ls, c, jid)
 		return f.afterBind(ls, c)
-	case atRoster:
+	case awaitRoster:
 		id, _ := e.Attr(stanza.AttrID)
 		if !e.Is(stanza.IQName) || string(id) != "roster" {
 			f.stanza(ls, c, e)
 			return nil
 		}
 		if t, _ := e.Attr(stanza.AttrType); string(t) == "error" {
-			return stanzaRefusal("asking for the roster", e)
+			return stanzaFailure("asking for the roster", e)
 		}
 		if c.flags&flagSM != 0 {
 			c.sm.h++
@@ -177,79 +161,81 @@ func (f *Fleet) negotiate(ls *loopState, c *client, e xmlstream.Element) error {
 		f.loggedIn(ls, c)
 		return nil
 	}
-	return Refusal{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.where()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while %s", e.Local(), l.describe()),
+		"is this an XMPP server for clients?"}
 }
 
+// resource is the resource that clients ask for.
 const resource = "bench"
 
-// authenticate chooses how.
+// authenticate begins the SASL exchange by what the features offer: with SASL2 if the scenario
+// allows it, with a FAST token if there is one, otherwise with the mechanism of chooseMechanism.
 func (f *Fleet) authenticate(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	f.seeFeatures(e)
-	a2, sasl2 := e.Child(nameAuth2)
+	f.noteFeatures(e)
+	a2, sasl2 := e.Child(xmpp.Authentication)
 	if f.sc.Clients.SASL2 == "off" {
 		sasl2 = false
 	}
 	if !sasl2 && f.sc.Clients.SASL2 == "require" {
-		return Refusal{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
+		return Failure{"the server does not offer SASL2 (XEP-0388)", "clients.sasl2 = \"auto\""}
 	}
-	parent, mechanisms := a2, nameMechanism2
+	parent, mechanisms := a2, xmpp.Mechanism2
 	if !sasl2 {
-		p, ok := e.Child(nameMechanisms)
+		p, ok := e.Child(xmpp.Mechanisms)
 		if !ok {
-			return Refusal{"the server offers no way to log in here", "--tls starttls or --tls direct: most allow logins under TLS only"}
+			return Failure{"the server offers no way to log in here",
+				"--tls starttls or --tls direct: most allow logins under TLS only"}
 		}
-		parent, mechanisms = p, xmlstream.N(nsSASL, "mechanism")
+		parent, mechanisms = p, xmpp.Mechanism
 	}
-	var offered []string
-	for k, ok := parent.First(); ok; k, ok = k.Next() {
-		if k.Is(mechanisms) {
-			offered = append(offered, string(k.Text()))
-		}
-	}
-	l.sasl2, l.stage = sasl2, atProof
-	if sasl2 && c.token != nil {
-		if inline, ok := parent.Child(nameInline); ok {
-			if _, ok := inline.Child(nameFast); ok {
-				return f.showToken(c, parent)
+	offered := xmpp.Offered(parent, mechanisms)
+	l.sasl2, l.stage = sasl2, awaitSASL
+	if sasl2 && c.fast != nil {
+		if inline, ok := parent.Child(xmpp.Inline); ok {
+			if _, ok := inline.Child(xmpp.Fast); ok {
+				return f.authenticateByToken(c, parent)
 			}
 		}
 	}
-	m, err := f.choose(offered, l.secure)
+	m, err := f.chooseMechanism(offered, l.secure)
 	if err != nil {
 		return err
 	}
 	password := f.target.Password
-	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)), Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.salted(m)}
+	l.sasl = &sasl.Client{Mechanism: m, Username: f.target.name(int(c.index)),
+		Password: sasl.SecretString(password), Rand: rand.Reader, Salted: f.cachedSalted(m)}
 	first, err := l.sasl.Start()
 	if err != nil {
 		return err
 	}
 	f.mechanism.Store(m.String())
 	if !sasl2 {
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, m, first))
+		c.conn.Append(xmpp.AppendAuth(f.scratch(c), m.String(), first))
 		return nil
 	}
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, m, first)
-	b = f.inline(c, b, parent)
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' "+
+		"mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, m, first)
+	b = f.appendInline(c, b, parent)
 	c.conn.Append(append(b, "</authenticate>"...))
 	return nil
 }
 
-// inline adds what is asked for with SASL2: who asks, a resource, a token.
-func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
-	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.agentID(c))
-	inline, ok := offer.Child(nameInline)
+// appendInline appends to a SASL2 request what the client asks for besides the login: its user
+// agent, a resource by Bind 2, and a FAST token, each if the server offers it.
+func (f *Fleet) appendInline(c *client, b []byte, offer xmlstream.Element) []byte {
+	b = fmt.Appendf(b, "<user-agent id='%s'><software>canto-bench</software></user-agent>", f.userAgentID(c))
+	inline, ok := offer.Child(xmpp.Inline)
 	if !ok {
 		return b
 	}
-	if _, ok := inline.Child(nameBind2); ok {
-		b = append(b, "<bind xmlns='"+nsBind2+"'><tag>"+resource+"</tag></bind>"...)
+	if _, ok := inline.Child(xmpp.Bind2); ok {
+		b = append(b, "<bind xmlns='"+xmpp.NSBind2+"'><tag>"+resource+"</tag></bind>"...)
 	}
-	if fast, ok := inline.Child(nameFast); ok && f.sc.Clients.FAST && c.token == nil {
+	if fast, ok := inline.Child(xmpp.Fast); ok && f.sc.Clients.FAST && c.fast == nil {
 		for k, ok := fast.First(); ok; k, ok = k.Next() {
 			if string(k.Text()) == fastMechanism {
-				b = append(b, "<request-token xmlns='"+nsFAST+"' mechanism='"+fastMechanism+"'/>"...)
+				b = append(b, "<request-token xmlns='"+xmpp.NSFAST+"' mechanism='"+fastMechanism+"'/>"...)
 				break
 			}
 		}
@@ -257,63 +243,63 @@ func (f *Fleet) inline(c *client, b []byte, offer xmlstream.Element) []byte {
 	return b
 }
 
-// fastMechanism binds to nothing: a fleet's tokens are for load.
+// fastMechanism is the mechanism of FAST tokens. It has no channel binding: the tokens protect test
+// accounts only.
 const fastMechanism = "HT-SHA-256-NONE"
 
-// agentID is a UUID v4 that stays the same for a client (XEP-0388 §2.2), also in later runs.
-func (f *Fleet) agentID(c *client) string {
+// userAgentID is a UUID of version 4 (XEP-0388 section 2.2). A client has the same one in all runs,
+// as tokens are stored by it.
+func (f *Fleet) userAgentID(c *client) string {
 	h := sha256.Sum256(fmt.Appendf(nil, "canto-bench %s", f.target.name(int(c.index))))
 	h[6], h[8] = h[6]&0x0f|0x40, h[8]&0x3f|0x80
 	x := hex.EncodeToString(h[:16])
 	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
 }
 
-// showToken logs in by token (draft-schmaus-kitten-sasl-ht): the name, and a MAC that only who has the token
-// can make; the server proves the same.
-func (f *Fleet) showToken(c *client, offer xmlstream.Element) error {
-	l, t := c.login, c.token
+// authenticateByToken logs in by a FAST token (draft-schmaus-kitten-sasl-ht): the client sends its
+// name and a MAC by the token. sasl2Succeeded checks the server's MAC.
+func (f *Fleet) authenticateByToken(c *client, offer xmlstream.Element) error {
+	l, t := c.login, c.fast
 	l.fast = true
 	t.uses++
 	f.mechanism.Store(t.mechanism)
-	mac := func(who string) []byte {
+	mac := func(role string) []byte {
 		h := hmac.New(sha256.New, []byte(t.secret))
-		h.Write([]byte(who))
+		h.Write([]byte(role))
 		return h.Sum(nil)
 	}
 	l.mac = mac("Responder")
 	msg := append([]byte(f.target.name(int(c.index))+"\x00"), mac("Initiator")...)
-	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' mechanism='%s'><initial-response>%s</initial-response>", nsSASL2, t.mechanism, base64.StdEncoding.EncodeToString(msg))
-	b = f.inline(c, b, offer)
-	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", nsFAST, t.uses)
+	b := fmt.Appendf(f.scratch(c), "<authenticate xmlns='%s' "+
+		"mechanism='%s'><initial-response>%s</initial-response>", xmpp.NSSASL2, t.mechanism,
+		base64.StdEncoding.EncodeToString(msg))
+	b = f.appendInline(c, b, offer)
+	b = fmt.Appendf(b, "<fast xmlns='%s' count='%d'/></authenticate>", xmpp.NSFAST, t.uses)
 	c.conn.Append(b)
 	return nil
 }
 
-// choose takes the mechanism that the scenario names, or the first of these that is offered.
-func (f *Fleet) choose(offered []string, secure bool) (sasl.Mechanism, error) {
-	want := []string{f.sc.Clients.Mechanism}
-	if want[0] == "" {
-		want = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
-		if !secure {
-			want = want[:3] // a password goes out in clear only if it was said so
-		}
+// chooseMechanism returns the mechanism that the scenario names, otherwise the first of
+// xmpp.Preferred that is offered.
+func (f *Fleet) chooseMechanism(offered []string, secure bool) (sasl.Mechanism, error) {
+	want := xmpp.Preferred
+	if f.sc.Clients.Mechanism != "" {
+		want = []string{f.sc.Clients.Mechanism}
+	} else if !secure {
+		want = want[:len(want)-1] // PLAIN in the clear only if the scenario names it
 	}
-	for _, w := range want {
-		if slices.Contains(offered, w) {
-			m, ok := sasl.ParseMechanism(w)
-			if ok {
-				return m, nil
-			}
-		}
+	if m, ok := xmpp.Choose(offered, want); ok {
+		return m, nil
 	}
-	return 0, Refusal{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered), "choose with --mechanism, or use TLS"}
+	return 0, Failure{fmt.Sprintf("the server offers %.120q, and not what is wanted", offered),
+		"choose with --mechanism, or use TLS"}
 }
 
-// prove answers a challenge, or takes the outcome.
-func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
+// saslStep answers a challenge of the server, or handles the outcome of the exchange.
+func (f *Fleet) saslStep(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
 	switch {
-	case e.Is(nameChallenge), e.Is(nameChallenge2):
+	case e.Is(xmpp.Challenge), e.Is(xmpp.Challenge2):
 		if l.sasl == nil {
 			return errors.New("the server sent a challenge to a token")
 		}
@@ -321,46 +307,42 @@ func (f *Fleet) prove(ls *loopState, c *client, e xmlstream.Element) error {
 		if err != nil {
 			return err
 		}
-		ns := nsSASL
+		ns := xmpp.NSSASL
 		if l.sasl2 {
-			ns = nsSASL2
+			ns = xmpp.NSSASL2
 		}
-		c.conn.Append(fmt.Appendf(f.scratch(c), "<response xmlns='%s'>%s</response>", ns, answer))
+		c.conn.Append(xmpp.AppendResponse(f.scratch(c), ns, answer))
 		return nil
-	case e.Is(nameSuccess) && !l.sasl2:
+	case e.Is(xmpp.Success) && !l.sasl2:
 		if err := l.sasl.Success(e.Text()); err != nil {
 			return err
 		}
-		f.keep(l.sasl)
-		l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
-		l.sasl, l.stage = nil, atRestart
-		c.header(f)
+		f.cacheSalted(l.sasl)
+		l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
+		l.sasl, l.stage = nil, awaitFeaturesAgain
+		c.openStream(f)
 		return nil
-	case e.Is(nameSuccess2) && l.sasl2:
-		return f.success2(ls, c, e)
-	case e.Is(nameContinue2):
-		return Refusal{"the server wants more than a password", "accounts for load tests need no second factor"}
-	case e.Is(nameFailure), e.Is(nameFailure2):
-		cond := "not-authorized"
-		for k, ok := e.First(); ok; k, ok = k.Next() {
-			if string(k.Space()) == nsSASL && string(k.Local()) != "text" {
-				cond = string(k.Local())
-				break
-			}
-		}
+	case e.Is(xmpp.Success2) && l.sasl2:
+		return f.sasl2Succeeded(ls, c, e)
+	case e.Is(xmpp.Continue2):
+		return Failure{"the server wants more than a password", "accounts for load tests need no second factor"}
+	case e.Is(xmpp.Failure), e.Is(xmpp.Failure2):
+		cond := cmp.Or(xmpp.Condition(e, xmpp.NSSASL), "not-authorized")
 		if l.fast {
-			c.token = nil // expired, or revoked: the next login asks for another
+			c.fast = nil // expired or revoked: the next login asks for another one
 		}
-		return Refusal{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
+		return Failure{fmt.Sprintf("authentication failed: %.40s", cond), saslRemedy(cond)}
 	}
-	return Refusal{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()), "is this an XMPP server for clients?"}
+	return Failure{fmt.Sprintf("the server said <%.40s/> while authenticating", e.Local()),
+		"is this an XMPP server for clients?"}
 }
 
-// success2 takes the outcome of SASL2: the stream goes on without a new header, and the resource may be
-// bound already.
-func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
+// sasl2Succeeded handles the success of SASL2. It checks the server's proof, keeps a new FAST
+// token, and notes the address if Bind 2 has bound a resource. The server sends its features next,
+// without a new header.
+func (f *Fleet) sasl2Succeeded(ls *loopState, c *client, e xmlstream.Element) error {
 	l := c.login
-	data, _ := e.Child(nameData)
+	data, _ := e.Child(xmpp.AdditionalData)
 	if l.fast {
 		got, err := base64.StdEncoding.DecodeString(string(data.Text()))
 		if err != nil || !hmac.Equal(got, l.mac) {
@@ -374,91 +356,96 @@ func (f *Fleet) success2(ls *loopState, c *client, e xmlstream.Element) error {
 		if err := l.sasl.Success(text); err != nil {
 			return err
 		}
-		f.keep(l.sasl)
+		f.cacheSalted(l.sasl)
 	}
-	if t, ok := e.Child(nameToken); ok && f.sc.Clients.FAST {
-		if secret, ok := t.Attr(attrToken); ok {
-			c.token = &fastToken{mechanism: fastMechanism, secret: string(secret)}
-			f.tokens.Add(1)
+	if t, ok := e.Child(xmpp.Token); ok && f.sc.Clients.FAST {
+		if secret, ok := t.Attr(xmpp.AttrToken); ok {
+			c.fast = &fastToken{mechanism: fastMechanism, secret: string(secret)}
+			f.fastTokens.Add(1)
 		}
 	}
-	l.mark(f, &l.authed, f.stepOf(l, partAuth), ls)
-	l.sasl, l.stage = nil, atRestart // features come next, without a header
-	if _, ok := e.Child(nameBound2); ok {
-		j, _ := e.Child(nameAuthzid)
-		f.bound(ls, c, string(j.Text()))
+	l.endPart(f, &l.authed, f.stepOf(l, partAuth), ls)
+	l.sasl, l.stage = nil, awaitFeaturesAgain // without a header
+	if _, ok := e.Child(xmpp.Bound2); ok {
+		j, _ := e.Child(xmpp.AuthorizationID)
+		f.noteBound(ls, c, string(j.Text()))
 		l.bound = true
 	}
 	return nil
 }
 
-// bound notes the address.
-func (f *Fleet) bound(ls *loopState, c *client, jid string) {
+// noteBound notes the full address that the server has bound.
+func (f *Fleet) noteBound(ls *loopState, c *client, jid string) {
 	var t int64
-	c.login.mark(f, &t, f.stepOf(c.login, partBind), ls)
+	c.login.endPart(f, &t, f.stepOf(c.login, partBind), ls)
 	if old := c.jid.Load(); old == nil || *old != jid {
 		c.jid.Store(&jid)
 	}
 }
 
-// afterBind asks for what a client asks for, all in one write.
+// afterBind sends what a client asks for after bind, in one write: stream management, a session if
+// the server wants it, carbons, the roster, and its presence. With Clients.Quiet the login ends
+// here, otherwise with the roster.
 func (f *Fleet) afterBind(ls *loopState, c *client) error {
 	b := f.scratch(c)
 	if f.sc.Clients.SM {
 		c.sm = &smState{}
 		c.flags |= flagSM
-		b = append(b, "<enable xmlns='"+nsSM+"' resume='true'/>"...)
+		b = append(b, "<enable xmlns='"+xmpp.NSSM+"' resume='true'/>"...)
 	}
-	if f.needSession.Load() { // behind <enable/>: what comes before <enabled/> is not counted
-		b = append(b, "<iq type='set' id='session'><session xmlns='"+nsSession+"'/></iq>"...)
+	if f.needsSession.Load() { // after <enable/>: stanzas before <enabled/> are not counted
+		b = append(b, "<iq type='set' id='session'><session xmlns='"+xmpp.NSSession+"'/></iq>"...)
 	}
 	if f.sc.Clients.Carbons {
-		b = append(b, "<iq type='set' id='carbons'><enable xmlns='urn:xmpp:carbons:2'/></iq>"...)
+		b = append(b, "<iq type='set' id='carbons'><enable xmlns='"+xmpp.NSCarbons+"'/></iq>"...)
 	}
 	if f.sc.Clients.Quiet {
 		c.conn.Append(b)
 		f.loggedIn(ls, c)
 		return nil
 	}
-	b = append(b, "<iq type='get' id='roster'><query xmlns='"+nsRoster+"'/></iq><presence/>"...)
+	b = append(b, "<iq type='get' id='roster'><query xmlns='"+xmpp.NSRoster+"'/></iq><presence/>"...)
 	c.conn.Append(b)
-	c.login.stage = atRoster
+	c.login.stage = awaitRoster
 	return nil
 }
 
-// salted is what a login derived last: with one salt for all, nobody derives twice.
-func (f *Fleet) salted(m sasl.Mechanism) sasl.SaltedPassword {
-	if v, ok := f.keys.Load(m); ok {
+// cachedSalted returns the salted key of the last login with mechanism m. Test accounts share a
+// salt, so one derivation of some milliseconds serves all logins.
+func (f *Fleet) cachedSalted(m sasl.Mechanism) sasl.SaltedPassword {
+	if v, ok := f.saltedKeys.Load(m); ok {
 		return v.(sasl.SaltedPassword)
 	}
 	return sasl.SaltedPassword{}
 }
 
-func (f *Fleet) keep(s *sasl.Client) {
+// cacheSalted keeps the salted key of s for later logins.
+func (f *Fleet) cacheSalted(s *sasl.Client) {
 	if s.Mechanism != sasl.Plain {
-		f.keys.Store(s.Mechanism, s.Salted)
+		f.saltedKeys.Store(s.Mechanism, s.Salted)
 	}
 }
 
-// seeFeatures notes what a server says of itself.
-func (f *Fleet) seeFeatures(e xmlstream.Element) {
-	if f.seen.Load() >= 2 {
-		return // one stream's features are enough, before and behind SASL
+// noteFeatures notes what the features of one client offer. It stops after the features that follow
+// authentication, so that later logins take no lock.
+func (f *Fleet) noteFeatures(e xmlstream.Element) {
+	if f.featuresSeen.Load() >= 2 {
+		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := e.Child(nameAuth2); ok {
-		f.offers["sasl2"] = true
+	if _, ok := e.Child(xmpp.Authentication); ok {
+		f.serverFeatures["sasl2"] = true
 	}
-	if _, ok := e.Child(nameSMFeature); ok {
-		f.offers["sm"] = true
+	if _, ok := e.Child(xmpp.SM); ok {
+		f.serverFeatures["sm"] = true
 	}
-	if s, ok := e.Child(nameSession); ok {
-		if _, ok := s.Child(nameOptional); !ok {
-			f.needSession.Store(true)
+	if s, ok := e.Child(xmpp.Session); ok {
+		if _, ok := s.Child(xmpp.Optional); !ok {
+			f.needsSession.Store(true)
 		}
 	}
-	if _, ok := e.Child(nameBind); ok {
-		f.seen.Store(2)
+	if _, ok := e.Child(xmpp.Bind); ok {
+		f.featuresSeen.Store(2)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 	"unsafe"
 
-	"canto/bench/probe"
+	"canto/bench/sampler"
 	"canto/bench/stub"
 )
 
@@ -44,7 +44,8 @@ func stubProcess(t *testing.T) Target {
 	if _, err := fmt.Sscan(line, &addr); err != nil {
 		t.Fatal(err)
 	}
-	target := Target{Name: "stub", Domain: "localhost", Password: "bench", Insecure: true, PIDs: []int{cmd.Process.Pid}}
+	target := Target{Name: "stub", Domain: "localhost", Password: "bench", Insecure: true,
+		PIDs: []int{cmd.Process.Pid}}
 	if err := target.Addr.UnmarshalText([]byte(addr)); err != nil {
 		t.Fatal(err)
 	}
@@ -67,12 +68,12 @@ func TestClientMemory(t *testing.T) {
 	const n = 3000
 	target := stubProcess(t)
 	sc := scenario(t, fmt.Sprintf("name = 'memory'\n[clients]\ncount = %d\n[[phase]]\nkind = 'ramp'\n", 1000+n))
-	f, err := NewFleet(sc, target, Share{Workers: 1}, 1)
+	f, err := NewFleet(sc, target, Assignment{Workers: 1}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	self, err := probe.Self()
+	self, err := sampler.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,11 +92,11 @@ func TestClientMemory(t *testing.T) {
 	// The first thousand pay for histograms and pools; what the others add is a client's own. Their structs
 	// are there from the beginning, and count on top.
 	all := f.members("all")
-	if err := f.ramp(t.Context(), 0, all[:1000], now(), Share{Workers: 1}); err != nil {
+	if err := f.ramp(t.Context(), 0, all[:1000], now(), Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	heap0, rss0 := look()
-	if err := f.ramp(t.Context(), 0, all[1000:], now(), Share{Workers: 1}); err != nil {
+	if err := f.ramp(t.Context(), 0, all[1000:], now(), Assignment{Workers: 1}); err != nil {
 		t.Fatal(err)
 	}
 	heap1, rss1 := look()

@@ -8,149 +8,187 @@ import (
 	"time"
 )
 
-// A pace is the times at which operations are meant to begin. They are laid down in advance and do not
-// depend on how long operations take (an open loop), so that a server which stalls can't slow down
-// what measures it.
-type pace struct {
-	from, to float64 // operations a second, at the beginning and end
-	length   float64 // seconds
-	poisson  bool
-	rng      *rand.Rand
-	first    float64 // when the first begins
-	t        float64
-	n        int
+// This file has the two ways in which a phase offers load.
+//
+// An open loop (openLoop) begins operations at the times of a schedule. The times are fixed before
+// the phase and do not depend on answers. A server that stalls therefore gets the same operations
+// as one that does not, and each operation that waits counts with the time that it waited. Without
+// that, the stall itself would stop the client from measuring it (coordinated omission).
+//
+// A closed loop (closedLoop) keeps a window of operations in flight: the next one begins when one
+// has ended. It finds the highest rate, and its latencies hide stalls.
+//
+// Both loops run on the goroutine of their action, a pacer. A pacer does not send: it passes
+// operations to the event loops of the sending clients through a dispatcher.
+
+// A schedule is the arrival schedule of an open loop: the times at which its operations are due.
+// They are evenly spaced, or have exponential distances (poisson). The rate is constant, or rises
+// evenly from one value to another. It is used by one pacer.
+type schedule struct {
+	from    float64    // operations a second, at the beginning
+	to      float64    // operations a second, at the end of length; 0: from all the time
+	length  float64    // seconds
+	poisson bool       // exponential distances
+	rng     *rand.Rand // of the distances
+	offset  float64    // seconds from the beginning of the phase to the first operation
+	elapsed float64    // seconds from the first operation to the next one
+	n       int        // operations that next has returned
 }
 
-// next is when the next operation begins, in seconds from the beginning; ok is false at the end.
-func (p *pace) next() (t float64, ok bool) {
-	r := p.from
-	if p.to > 0 && p.length > 0 {
-		r += (p.to - p.from) * min(p.t/p.length, 1)
+// rate is the rate at t seconds after the first operation.
+func (s *schedule) rate(t float64) float64 {
+	if s.to > 0 && s.length > 0 {
+		return s.from + (s.to-s.from)*min(t/s.length, 1)
 	}
+	return s.from
+}
+
+// next returns when the next operation is due, in seconds from the beginning of the phase. ok is
+// false when the phase's length is over, or if the rate is 0.
+func (s *schedule) next() (t float64, ok bool) {
+	const rounding = 1e-9 // seconds: an operation that is due at the very end is not in the phase
+	r := s.rate(s.elapsed)
 	if r <= 0 {
 		return 0, false
 	}
-	t = p.first + p.t
-	p.n++
+	t = s.offset + s.elapsed
+	s.n++
 	switch {
-	case p.poisson:
-		p.t += p.rng.ExpFloat64() / r
-	case p.to > 0:
-		p.t += 1 / r
+	case s.poisson:
+		s.elapsed += s.rng.ExpFloat64() / r
+	case s.to > 0:
+		s.elapsed += 1 / r
 	default:
-		p.t = float64(p.n) / r // not added up: a rate for a length is a number without a remainder
+		// Not added up: rounding errors would add up, too, and the phase would have an operation more or less.
+		s.elapsed = float64(s.n) / r
 	}
-	return t, t < p.length-1e-9
+	return t, t < s.length-rounding
 }
 
-// left is how many operations the pace has not given out yet, that of the last call of next among them, if it was
-// within the length. Of a pace whose distances are drawn it is what is to be expected.
-func (p *pace) left() uint64 {
-	rate := func(t float64) float64 {
-		if p.to > 0 && p.length > 0 {
-			return p.from + (p.to-p.from)*min(t/p.length, 1)
-		}
-		return p.from
-	}
-	t := min(p.t, p.length)
-	return 1 + uint64((p.length-t)*(rate(t)+rate(p.length))/2+.5)
+// remaining is how many operations of the schedule have not begun, when the pacer gives up. It
+// includes the one that the last call of next has returned, if that one was within the length. With
+// random distances it is the expected number.
+func (s *schedule) remaining() uint64 {
+	t := min(s.elapsed, s.length)
+	return 1 + uint64((s.length-t)*(s.rate(t)+s.rate(s.length))/2+.5)
 }
 
-// maxNap bounds how many operations are put together: what is due within it leaves together.
-const maxNap = 200 * time.Microsecond
+// coalesceWithin is the time within which due operations leave together. It bounds how often a
+// pacer wakes the event loops at high rates, and how much later than due an operation leaves for
+// that reason.
+const coalesceWithin = 200 * time.Microsecond
 
 // An operation is one that is due.
 type operation struct {
-	n  int // its number
-	c  *client
-	at int64
+	number int // in its action, from 0
+	sender *client
+	due    int64 // on the machine's monotonic clock, in ns; see now
 }
 
-// batch hands operations to the loops of their clients.
-type batch struct {
-	f       *Fleet
-	by      [][]operation
-	fire    func(ls *loopState, op operation)
-	waiting atomic.Int64 // operations that loops were given and have not begun
+// A dispatcher passes operations to the event loops of their senders, several at a time. add and
+// dispatch are for the pacer. run is called on the loop of the sender.
+type dispatcher struct {
+	f      *Fleet
+	byLoop [][]operation // added and not dispatched yet, by the number of the loop
+	run    func(ls *loopState, op operation)
+	queued atomic.Int64 // operations that were dispatched and have not run
 }
 
-// maxWaiting bounds the operations that wait for their loops: a rate that they can't keep up with costs no memory.
-const maxWaiting = 1 << 16
+// maxQueued bounds the operations that were dispatched and have not run. At a rate that the loops
+// can't keep up with, the pacer waits, and the operations stay in the schedule: that costs no
+// memory.
+const maxQueued = 1 << 16
 
-func newBatch(f *Fleet, fire func(ls *loopState, op operation)) *batch {
-	return &batch{f: f, by: make([][]operation, len(f.loops)), fire: fire}
+func newDispatcher(f *Fleet, run func(ls *loopState, op operation)) *dispatcher {
+	return &dispatcher{f: f, byLoop: make([][]operation, len(f.loops)), run: run}
 }
 
-func (b *batch) add(op operation) { b.by[op.c.loop] = append(b.by[op.c.loop], op) }
+// add keeps op for the next dispatch.
+func (d *dispatcher) add(op operation) {
+	d.byLoop[op.sender.loop] = append(d.byLoop[op.sender.loop], op)
+}
 
-func (b *batch) send() {
-	for i, list := range b.by {
+// dispatch passes all operations that were added to their loops, and does not wait for them. A loop
+// that has ended drops them: the run is over then.
+func (d *dispatcher) dispatch() {
+	for i, list := range d.byLoop {
 		if len(list) == 0 {
 			continue
 		}
-		ls := b.f.loops[i]
-		b.by[i] = nil
-		b.waiting.Add(int64(len(list)))
+		ls := d.f.loops[i]
+		d.byLoop[i] = nil // the loop owns list now
+		d.queued.Add(int64(len(list)))
 		if !ls.loop.Post(func() {
 			for _, op := range list {
-				b.fire(ls, op)
+				d.run(ls, op)
 			}
-			b.waiting.Add(-int64(len(list)))
+			d.queued.Add(-int64(len(list)))
 		}) {
-			b.waiting.Add(-int64(len(list)))
+			d.queued.Add(-int64(len(list)))
 		}
 	}
 }
 
-// overtime is how long after the end of its phase an open loop still sends what was due within the phase: it was
-// meant, and a client that was held up for a moment makes up for it. What is not sent then is counted as unsent.
-const overtime = int64(2 * time.Second)
+// sendGrace is how long after the end of its phase an open loop still sends operations that were
+// due in the phase. A client that was held up for a moment makes up for it in this time. An operation that is
+// not sent then counts as unsent.
+const sendGrace = int64(2 * time.Second)
 
-// openLoop fires operations at their times until the pace ends, ctx is cancelled, or end has passed, which is the end
-// of the phase with [overtime]. It returns how many were due in the phase and were never handed to a loop; those that
-// a loop is given too late are fire's to count. pick says whose operation the n-th is.
-func (f *Fleet) openLoop(ctx context.Context, start, end int64, p *pace, pick func(n int) *client, fire func(ls *loopState, op operation)) (unsent uint64) {
-	b := newBatch(f, fire)
+// openLoop begins operations at the times of s until the schedule ends, ctx is cancelled, or end
+// has passed. start and end are on the monotonic clock; end is the end of the phase and sendGrace.
+// senderOf names the sender of the n-th operation, and run is called on its loop.
+//
+// It returns how many operations were due in the phase and were not dispatched. An operation that
+// was dispatched, but runs after end, is counted by run.
+//
+// Each round does three steps: it sleeps until the next operation is due; it adds all that are due
+// by now, and dispatches them; it sleeps again for a part of coalesceWithin if the next one is due
+// within that time. While maxQueued operations are queued it waits for the loops.
+func (f *Fleet) openLoop(ctx context.Context, start, end int64, s *schedule, senderOf func(n int) *client,
+	run func(ls *loopState, op operation)) (unsent uint64) {
+	const dispatchEvery = 1024 // operations: a pacer that is far behind still dispatches in bounded steps
+	d := newDispatcher(f, run)
 	n := 0
-	t, ok := p.next()
+	t, ok := s.next()
 	for ok && !errors.Is(ctx.Err(), context.Canceled) {
 		if now() >= end {
-			return p.left()
+			return s.remaining()
 		}
 		due := start + int64(t*1e9)
 		sleepUntil(ctx, due)
-		if b.waiting.Load() >= maxWaiting {
-			sleepUntil(ctx, now()+int64(maxNap))
+		if d.queued.Load() >= maxQueued {
+			sleepUntil(ctx, now()+int64(coalesceWithin))
 			continue
 		}
-		for until := now(); ok && due <= until && b.waiting.Load() < maxWaiting; {
-			b.add(operation{n, pick(n), due})
+		for until := now(); ok && due <= until && d.queued.Load() < maxQueued; {
+			d.add(operation{n, senderOf(n), due})
 			n++
-			if n&1023 == 0 {
-				b.send() // who is far behind still goes on in bounded steps
+			if n%dispatchEvery == 0 {
+				d.dispatch()
 			}
-			if t, ok = p.next(); ok {
+			if t, ok = s.next(); ok {
 				due = start + int64(t*1e9)
 			}
 		}
-		b.send()
-		if ok && due-now() < int64(maxNap) {
-			sleepUntil(ctx, now()+int64(maxNap)/2)
+		d.dispatch()
+		if ok && due-now() < int64(coalesceWithin) {
+			sleepUntil(ctx, now()+int64(coalesceWithin)/2)
 		}
 	}
 	return 0
 }
 
-// A window is a closed loop's: how many operations are on their way.
+// A window is the state of a closed loop that deliveries change. There is one for each step with a window.
 type window struct {
-	credits atomic.Int64 // deliveries that have come
-	signal  chan struct{}
+	completed atomic.Int64  // deliveries that have ended, and that the pacer has not taken yet
+	signal    chan struct{} // of one place: wakes the pacer
 }
 
-// ended gives an operation's place in the window back.
-func (f *Fleet) ended(s *step, _ token) {
+// completeDelivery tells the closed loop of s, if it has one, that a delivery has ended, well or
+// with an error. It may be called on any loop.
+func (f *Fleet) completeDelivery(s *step) {
 	if w := f.windows[s.id]; w != nil {
-		w.credits.Add(1)
+		w.completed.Add(1)
 		select {
 		case w.signal <- struct{}{}:
 		default:
@@ -158,30 +196,36 @@ func (f *Fleet) ended(s *step, _ token) {
 	}
 }
 
-// closedLoop keeps size operations on their way until ctx ends. An operation has ended when the deliveries
-// that cost says have come.
-func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, pick func(n int) *client, cost func(c *client) int64, fire func(ls *loopState, op operation)) {
+// closedLoop keeps size operations of a step in flight until ctx ends. senderOf names the sender of
+// the n-th operation, deliveries says by how many deliveries an operation of a sender ends, and run
+// is called on the sender's loop. The senders of a step should have about as many receivers: the
+// number of the last sender holds for all that are in flight.
+//
+// Each round fills the window, dispatches, waits for deliveries, and makes room for as many
+// operations as have ended.
+func (f *Fleet) closedLoop(ctx context.Context, id uint16, size int, senderOf func(n int) *client,
+	deliveries func(c *client) int64, run func(ls *loopState, op operation)) {
 	w := f.windows[id]
-	b := newBatch(f, fire)
+	d := newDispatcher(f, run)
 	n := 0
-	w.credits.Store(0)
-	room := int64(size) // in operations
-	var each int64 = 1
+	w.completed.Store(0)
+	free := int64(size) // operations that the window has room for
+	var each int64 = 1  // deliveries of an operation
 	for ctx.Err() == nil {
-		for ; room > 0; room-- {
-			c := pick(n)
-			each = max(cost(c), 1)
-			b.add(operation{n, c, now()})
+		for ; free > 0; free-- {
+			c := senderOf(n)
+			each = max(deliveries(c), 1)
+			d.add(operation{n, c, now()})
 			n++
 		}
-		b.send()
+		d.dispatch()
 		select {
 		case <-w.signal:
 		case <-ctx.Done():
 			return
 		}
-		got := w.credits.Load() / each
-		w.credits.Add(-got * each)
-		room += got
+		ended := w.completed.Load() / each
+		w.completed.Add(-ended * each)
+		free += ended
 	}
 }

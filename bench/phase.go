@@ -9,54 +9,67 @@ import (
 	"sync"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// Phase runs this process's share of the k-th phase, and returns when its part is done: logins have
-// succeeded or failed, a hold's length is over. What is on its way then is not waited for. start is the
-// moment on the machine's monotonic clock at which the phase begins.
-func (f *Fleet) Phase(ctx context.Context, k int, share Share) error {
+// Phase runs this process's part of the k-th phase of the scenario. It is for one goroutine at a
+// time.
+//
+// It returns when the part is done: all logins have succeeded or failed, all joins or subscriptions
+// are answered, or the length of a hold is over. Operations that are in flight then are not waited
+// for: the coordinator goes on collecting for [Phase.Grace]. The error is that of ctx if it was
+// cancelled, or says why the phase could not be done; the end of the phase's length is no error by
+// itself.
+func (f *Fleet) Phase(ctx context.Context, k int, part Assignment) error {
 	p := &f.sc.Phases[k]
 	list := f.members(p.Group...)
 	start := now()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(p.Length))
 	defer cancel()
-	f.failed.Store(0)
-	f.worst.Store(nil)
+	f.failures.Store(0)
+	f.firstFailure.Store(nil)
 	switch p.Kind {
 	case Ramp:
-		err := f.ramp(ctx, k, list, start, share)
+		err := f.ramp(ctx, k, list, start, part)
 		if p.GoOn && !errors.Is(err, context.Canceled) {
-			return nil // how many are in, and why others are not, is counted
+			return nil // the sessions, and the reasons of failures, are counted
 		}
 		return err
 	case Storm:
-		return f.storm(ctx, k, list, start, share)
+		return f.storm(ctx, k, list, start, part)
 	case Hold:
-		return f.actions(ctx, k, start, time.Duration(p.Length), share)
+		return f.runActions(ctx, k, start, time.Duration(p.Length), part)
 	case Settle:
-		debug.FreeOSMemory() // the clients' own, after a ramp
+		debug.FreeOSMemory() // of this process, which a ramp has made grow
 		<-ctx.Done()
-		return cause(ctx)
+		return contextError(ctx)
 	case Befriend:
 		return f.befriend(ctx, k, list)
 	case Join:
-		return f.join(ctx, k, list, share)
+		return f.join(ctx, k, list, part)
 	}
 	return f.drain(ctx, list)
 }
 
-// cause is nil if only the time is over.
-func cause(ctx context.Context) error {
+// contextError is the error of ctx, or nil if ctx only ran out of time: that is how phases end.
+func contextError(ctx context.Context) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil
 	}
 	return ctx.Err()
 }
 
-// actions does a phase's things side by side until ctx ends, and returns the first error.
-func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Duration, share Share) error {
+// runActions runs the actions of phase k side by side until ctx ends, and returns the first error.
+// start is the beginning of the phase on the monotonic clock, and length is how long open loops
+// have operations due.
+//
+// Its steps: it makes the windows of closed loops; it resets the sequence numbers of all senders,
+// since receivers count from 0 in each step; it starts a goroutine for each action; it waits for
+// ctx, and then for the goroutines. An action that fails cancels the others.
+func (f *Fleet) runActions(ctx context.Context, k int, start int64, length time.Duration,
+	part Assignment) error {
 	p := &f.sc.Phases[k]
 	for j := range p.Do {
 		if p.Do[j].Window > 0 {
@@ -64,7 +77,7 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 		}
 	}
 	for _, list := range f.groups {
-		f.each(list.clients, func(_ *loopState, c *client) { c.sent.forget() })
+		f.onLoops(list.clients, func(_ *loopState, c *client) { c.sent.reset() })
 	}
 	errs := make(chan error, len(p.Do)+1)
 	ctx, cancel := context.WithCancel(ctx)
@@ -74,14 +87,14 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			if err := f.act(ctx, k, j, start, length, share); err != nil {
+			if err := f.runAction(ctx, k, j, start, length, part); err != nil {
 				errs <- err
 				cancel()
 			}
 		}()
 	}
 	<-ctx.Done()
-	err := cause(ctx)
+	err := contextError(ctx)
 	wg.Wait()
 	select {
 	case e := <-errs:
@@ -91,46 +104,49 @@ func (f *Fleet) actions(ctx context.Context, k int, start int64, length time.Dur
 	}
 }
 
-// ramp logs list in.
-func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, share Share) error {
+// ramp logs in the clients of list that are not online, in this process's part of the phase's rate
+// (open loop), or with its part of InFlight logins at a time (closed loop). It returns when all
+// logins have ended; see awaitLogins. It stops early when too many have failed.
+func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
-	whole := 0
+	id := f.firstStep[k]
+	total := 0 // clients of the groups in all processes
 	for _, g := range p.Group {
-		whole += f.groupSize(g)
+		total += f.groupSize(g)
 	}
-	part := float64(len(list)) / float64(max(whole, 1))
-	out := list[:0:0]
+	fraction := float64(len(list)) / float64(max(total, 1))
+	offline := list[:0:0]
 	for _, c := range list {
 		if !c.online.Load() {
-			out = append(out, c)
+			offline = append(offline, c)
 		}
 	}
-	before := f.bound_.Load()
-	goal := int64(len(out))
+	before := f.sessions.Load()
+	goal := int64(len(offline))
 	if p.Rate > 0 {
-		f.setSlots(0)
-		pc := &pace{from: float64(p.Rate) * part, length: time.Duration(p.Length).Seconds(), rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
-		for _, c := range out {
-			t, ok := pc.next()
+		f.limitInFlight(0)
+		times := &schedule{from: float64(p.Rate) * fraction, length: time.Duration(p.Length).Seconds(),
+			rng: rand.New(rand.NewPCG(uint64(f.run), uint64(id)))}
+		for _, c := range offline {
+			t, ok := times.next()
 			if !ok {
 				break
 			}
 			at := start + int64(t*1e9)
 			sleepUntil(ctx, at)
-			if ctx.Err() != nil || f.hopeless(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(offline)) {
 				break
 			}
 			f.dial(c, id, at)
 		}
 	} else {
-		slots := f.setSlots(max(1, int(float64(p.InFlight)*part+.5)))
-		for _, c := range out {
+		limit := f.limitInFlight(max(1, int(float64(p.InFlight)*fraction+.5)))
+		for _, c := range offline {
 			select {
-			case slots.ch <- struct{}{}:
+			case limit.places <- struct{}{}:
 			case <-ctx.Done():
 			}
-			if ctx.Err() != nil || f.hopeless(len(out)) {
+			if ctx.Err() != nil || f.tooManyFailures(len(offline)) {
 				break
 			}
 			f.dial(c, id, now())
@@ -139,90 +155,99 @@ func (f *Fleet) ramp(ctx context.Context, k int, list []*client, start int64, sh
 	return f.awaitLogins(ctx, before, goal)
 }
 
-// hopeless reports whether so many logins have failed that going on tells nothing: before all have ended, ten more than
-// the twentieth that may.
-func (f *Fleet) hopeless(of int) bool { return f.failed.Load() > int64(10+of/20) }
+// tooManyFailures reports whether so many logins have failed that the phase can't succeed any more.
+// awaitLogins accepts a twentieth of them; ten more are the margin for small numbers.
+func (f *Fleet) tooManyFailures(of int) bool { return f.failures.Load() > int64(10+of/20) }
 
-// awaitLogins waits until all have ended. Up to a twentieth that failed are counted; more are an error.
+// awaitLogins waits until goal logins have ended, in addition to the before sessions that there
+// were. Failures of up to a twentieth of them are only counted. More are an error, and so is the
+// end of the phase's length.
 func (f *Fleet) awaitLogins(ctx context.Context, before, goal int64) error {
-	for f.bound_.Load()-before+f.failed.Load() < goal {
-		if f.hopeless(int(goal)) {
+	for f.sessions.Load()-before+f.failures.Load() < goal {
+		if f.tooManyFailures(int(goal)) {
 			break
 		}
-		if !f.wait(ctx) {
-			if err := cause(ctx); err != nil {
+		if !f.awaitNotify(ctx) {
+			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, or log in fewer", f.bound_.Load()-before, goal)
+			return fmt.Errorf("%d of %d clients were logged in when the phase's length was over: give it more, "+
+				"or log in fewer", f.sessions.Load()-before, goal)
 		}
 	}
-	if w := f.worst.Load(); w != nil && f.failed.Load()*20 > goal {
-		return fmt.Errorf("%d of %d logins failed: %w", f.failed.Load(), goal, *w)
+	if w := f.firstFailure.Load(); w != nil && f.failures.Load()*20 > goal {
+		return fmt.Errorf("%d of %d logins failed: %w", f.failures.Load(), goal, *w)
 	}
 	return nil
 }
 
-// storm drops clients all at once and logs them in again all at once; the phase's actions go on meanwhile.
-func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, share Share) error {
+// storm closes the connections of a share of list at once and logs the clients in again at once, as
+// after a failure of the network. The actions of the phase run meanwhile.
+//
+// Its steps: it starts the actions and gives them a second; it disconnects the clients that are
+// online, and waits until their connections are closed; it dials them all, as of the moment at
+// which they were disconnected; it waits for the logins, and ends the actions.
+func (f *Fleet) storm(ctx context.Context, k int, list []*client, start int64, part Assignment) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
-	acts := make(chan error, 1)
-	actx, cancel := context.WithCancel(ctx)
+	id := f.firstStep[k]
+	actionsEnd := make(chan error, 1)
+	actionCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if len(p.Do) > 0 {
-		go func() { acts <- f.actions(actx, k, start, time.Duration(p.Length), share) }()
-		time.Sleep(time.Second) // they have begun when the storm does
+		go func() { actionsEnd <- f.runActions(actionCtx, k, start, time.Duration(p.Length), part) }()
+		time.Sleep(time.Second) // the actions are under way when the storm begins
 	} else {
-		acts <- nil
+		actionsEnd <- nil
 	}
-	var hit []*client
+	var dropped []*client
 	for _, c := range list[:int(float64(len(list))*p.Share+.5)] {
 		if c.online.Load() {
-			hit = append(hit, c)
+			dropped = append(dropped, c)
 		}
 	}
 	at := now()
-	f.each(hit, func(_ *loopState, c *client) { f.leave(c, p.Gentle) })
-	for f.leaving.Load() > 0 {
-		if !f.wait(ctx) {
+	f.onLoops(dropped, func(_ *loopState, c *client) { f.disconnect(c, p.Gentle) })
+	for f.disconnecting.Load() > 0 {
+		if !f.awaitNotify(ctx) {
 			return ctx.Err()
 		}
 	}
-	before := f.bound_.Load()
-	f.setSlots(0)
-	f.dialAll(hit, id, at)
-	err := f.awaitLogins(ctx, before, int64(len(hit)))
+	before := f.sessions.Load()
+	f.limitInFlight(0)
+	f.dialAll(dropped, id, at)
+	err := f.awaitLogins(ctx, before, int64(len(dropped)))
 	cancel()
-	if e := <-acts; err == nil && !errors.Is(e, context.Canceled) {
+	if e := <-actionsEnd; err == nil && !errors.Is(e, context.Canceled) {
 		err = e
 	}
 	return err
 }
 
-// drain ends the streams.
+// drain ends the streams of list, and waits until the connections are closed.
 func (f *Fleet) drain(ctx context.Context, list []*client) error {
-	f.each(list, func(_ *loopState, c *client) { f.leave(c, true) })
-	for f.leaving.Load() > 0 {
-		if !f.wait(ctx) {
-			return cause(ctx)
+	f.onLoops(list, func(_ *loopState, c *client) { f.disconnect(c, true) })
+	for f.disconnecting.Load() > 0 {
+		if !f.awaitNotify(ctx) {
+			return contextError(ctx)
 		}
 	}
 	return nil
 }
 
-// settleWait ends a wait of c for what answered, if there is one; on c's loop. ok is false if it failed.
-func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Refusal) (waited bool) {
-	for i := range c.waits {
-		if c.waits[i].to != string(to) {
+// completePending ends the join or subscription of c that waits for an answer from address to, if
+// there is one, and reports whether there was. ok says whether it has succeeded; if not, why is
+// counted. It is called on c's loop.
+func (f *Fleet) completePending(ls *loopState, c *client, to []byte, ok bool, why Failure) (waited bool) {
+	for i, w := range c.pending {
+		if w.to != string(to) {
 			continue
 		}
-		w := c.waits[i]
-		c.waits = append(c.waits[:i], c.waits[i+1:]...)
+		c.pending = append(c.pending[:i], c.pending[i+1:]...)
 		y := ls.tally(w.step)
 		if ok {
-			y.done(ls.at-w.at, f.steps[w.step].late)
-			if w.who != nil {
-				w.who.friends.Add(1)
+			y.done(ls.readAt-w.at, f.steps[w.step].lateAfter)
+			if w.contact != nil {
+				w.contact.subscribers.Add(1)
 			}
 			if w.room != nil {
 				c.room = w.room
@@ -232,97 +257,124 @@ func (f *Fleet) settleWait(ls *loopState, c *client, to []byte, ok bool, why Ref
 			}
 		} else {
 			y.Failed++
-			ls.refuse(why)
-			f.failed.Add(1)
+			ls.countFailure(why)
+			f.failures.Add(1)
 		}
-		f.freeSlot() // last: who waits for it looks at what was done
-		f.tell()
+		f.releaseInFlight() // last: awaitNoneInFlight returns when all is counted
+		f.notify()
 		return true
 	}
 	return false
 }
 
-// unsaid ends the wait of the client with address to, which c could not answer: the server did not take it.
-func (f *Fleet) unsaid(c *client, to []byte, why Refusal) {
+// failRequester fails the pending subscription of the client with the bare address to, because the
+// server did not take c's answer to it. It is called on c's loop, and acts on the other client's
+// loop.
+func (f *Fleet) failRequester(c *client, to []byte, why Failure) {
 	i, ok := f.target.number(string(to))
 	o := f.clients[i]
 	if !ok || o == nil || o == c {
 		return
 	}
 	ls, bare := f.loops[o.loop], []byte(f.target.name(int(c.index))+"@"+f.target.Domain)
-	ls.loop.Post(func() { f.settleWait(ls, o, bare, false, why) })
+	ls.loop.Post(func() { f.completePending(ls, o, bare, false, why) })
 }
 
-// befriend has clients subscribe to others' presence: who is asked answers by itself.
+// befriend makes subscriptions to presence. With Stars, the first clients of list each get Friends
+// subscribers among the others; otherwise each client gets the Friends clients that follow it in
+// list. At most InFlight are unanswered. The contact's client approves by itself: see presence.
 func (f *Fleet) befriend(ctx context.Context, k int, list []*client) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
-	slots := f.setSlots(p.InFlight)
-	type pair struct{ who, whom *client }
-	var pairs []pair
+	id := f.firstStep[k]
+	f.limitInFlight(p.InFlight)
+	type subscription struct{ subscriber, contact *client }
+	var pairs []subscription
 	if p.Stars > 0 {
 		n := min(p.Stars, len(list))
 		others := list[n:]
 		if len(others) < p.Friends {
-			return Refusal{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)), "more clients, or fewer processes"}
+			return Failure{fmt.Sprintf("a star can't have %d friends of %d clients", p.Friends, len(others)),
+				"more clients, or fewer processes"}
 		}
 		for i, star := range list[:n] {
 			for j := range p.Friends {
-				pairs = append(pairs, pair{others[(i*p.Friends+j)%len(others)], star})
+				pairs = append(pairs, subscription{others[(i*p.Friends+j)%len(others)], star})
 			}
 		}
 	} else {
 		for i, c := range list {
 			for j := 1; j <= p.Friends && j < len(list); j++ {
-				pairs = append(pairs, pair{list[(i+j)%len(list)], c})
+				pairs = append(pairs, subscription{list[(i+j)%len(list)], c})
 			}
 		}
 	}
 	for _, x := range pairs {
-		select {
-		case slots.ch <- struct{}{}:
-		case <-ctx.Done():
-			return fmt.Errorf("subscriptions took too long: %w", ctx.Err())
+		bare := f.target.name(int(x.contact.index)) + "@" + f.target.Domain
+		err := f.request(ctx, x.subscriber, pendingRequest{step: id, to: bare, contact: x.contact},
+			func(b []byte) []byte {
+				b = append(b, "<presence type='subscribe' to='"...)
+				b = xmlstream.AppendValue(b, bare)
+				return append(b, "'/>"...)
+			})
+		if err != nil {
+			return fmt.Errorf("subscriptions took too long: %w", err)
 		}
-		ls := f.loops[x.who.loop]
-		bare := f.target.name(int(x.whom.index)) + "@" + f.target.Domain
-		ls.loop.Post(func() {
-			c := x.who
-			y := ls.tally(id)
-			y.Intended++
-			y.Expected++
-			if c.conn == nil || !c.online.Load() {
-				y.Failed++
-				f.failed.Add(1)
-				f.freeSlot()
-				f.tell()
-				return
-			}
-			y.Sent++
-			c.waits = append(c.waits, wait{step: id, at: now(), to: bare, who: x.whom})
-			b := append(f.scratch(c), "<presence type='subscribe' to='"...)
-			b = xmlstream.AppendValue(b, bare)
-			c.conn.Append(append(b, "'/>"...))
-		})
 	}
-	return f.emptySlots(ctx, "subscriptions")
+	return f.awaitNoneInFlight(ctx, "subscriptions")
 }
 
-// emptySlots waits until nothing is on its way.
-func (f *Fleet) emptySlots(ctx context.Context, what string) error {
-	slots := f.slots.Load()
-	for len(slots.ch) > 0 {
-		if !f.wait(ctx) {
-			if err := cause(ctx); err != nil {
+// request sends a join or a subscription of c, and w describes it. stanza appends the stanza to the
+// buffer that it is given, on c's loop. Before that, request waits for a place in flight. The
+// answer goes to completePending. A client that is not online is counted as a failure. The error is
+// that of ctx. request is for the goroutine of the phase.
+func (f *Fleet) request(ctx context.Context, c *client, w pendingRequest,
+	stanza func(b []byte) []byte) error {
+	select {
+	case f.inFlight.Load().places <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ls := f.loops[c.loop]
+	ls.loop.Post(func() {
+		y := ls.tally(w.step)
+		y.Intended++
+		y.Expected++
+		if c.conn == nil || !c.online.Load() {
+			y.Failed++
+			f.failures.Add(1)
+			f.releaseInFlight()
+			f.notify()
+			return
+		}
+		y.Sent++
+		w.at = now()
+		c.pending = append(c.pending, w)
+		c.conn.Append(stanza(f.scratch(c)))
+	})
+	return nil
+}
+
+// awaitNoneInFlight waits until no operation of the phase is in flight. what names the operations
+// in the error, which is that the phase's length is over. Failed ones are counted with their
+// reasons, and are no error here.
+func (f *Fleet) awaitNoneInFlight(ctx context.Context, what string) error {
+	limit := f.inFlight.Load()
+	for len(limit.places) > 0 {
+		if !f.awaitNotify(ctx) {
+			if err := contextError(ctx); err != nil {
 				return err
 			}
-			return fmt.Errorf("%d %s were not answered in the phase's length", len(slots.ch), what)
+			return fmt.Errorf("%d %s were not answered in the phase's length", len(limit.places), what)
 		}
 	}
-	return nil // those that failed are counted, with their reasons
+	return nil
 }
 
-// presence takes one without a token: requests of subscriptions, their answers, and what rooms say.
+// presence handles a presence stanza without a trace id: a subscription request, which it approves;
+// the answer to one; an error; and the presence by which a room tells an occupant that it has
+// entered (status 110). A room that the occupant has created is locked until it is configured
+// (XEP-0045 section 10.1.2), so presence accepts the default configuration. It is called on c's
+// loop.
 func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []byte) {
 	from, _ := e.Attr(stanza.AttrFrom)
 	switch string(kind) {
@@ -332,28 +384,29 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 		c.conn.Append(append(b, "'/>"...))
 		return
 	case "subscribed":
-		f.settleWait(ls, c, bareOf(from), true, Refusal{})
+		f.completePending(ls, c, bareJID(from), true, Failure{})
 		return
 	case "unsubscribed":
-		f.settleWait(ls, c, bareOf(from), false, Refusal{"a subscription was refused", "have the accounts rules of their own?"})
+		f.completePending(ls, c, bareJID(from), false,
+			Failure{"a subscription was refused", "have the accounts rules of their own?"})
 		return
 	case "error":
-		why := stanzaRefusal("joining or subscribing", e)
-		if !f.settleWait(ls, c, bareOf(from), false, why) {
-			f.unsaid(c, bareOf(from), why)
+		why := stanzaFailure("joining or subscribing", e)
+		if !f.completePending(ls, c, bareJID(from), false, why) {
+			f.failRequester(c, bareJID(from), why)
 		}
 		return
 	}
-	if len(c.waits) == 0 {
+	if len(c.pending) == 0 {
 		return
 	}
-	x, ok := e.Child(nameMUCUser)
+	x, ok := e.Child(xmpp.MUCUser)
 	if !ok {
 		return
 	}
 	var self, created bool
 	for k, ok := x.First(); ok; k, ok = k.Next() {
-		if k.Is(nameStatus) {
+		if k.Is(xmpp.MUCStatus) {
 			code, _ := k.Attr(stanza.AttrCode)
 			self = self || string(code) == "110"
 			created = created || string(code) == "201"
@@ -362,17 +415,18 @@ func (f *Fleet) presence(ls *loopState, c *client, e xmlstream.Element, kind []b
 	if !self {
 		return
 	}
-	if created { // a room of its own making is locked until it is configured (XEP-0045 §10.1.2)
+	if created {
 		b := append(f.scratch(c), "<iq type='set' id='unlock' to='"...)
-		b = xmlstream.AppendValue(b, bareOf(from))
-		b = append(b, "'><query xmlns='http://jabber.org/protocol/muc#owner'><x xmlns='jabber:x:data' type='submit'/></query></iq>"...)
+		b = xmlstream.AppendValue(b, bareJID(from))
+		b = append(b, "'><query xmlns='"+xmpp.NSMUCOwner+"'><x xmlns='"+xmpp.NSDataForms+
+			"' type='submit'/></query></iq>"...)
 		c.conn.Append(b)
 	}
-	f.settleWait(ls, c, bareOf(from), true, Refusal{})
+	f.completePending(ls, c, bareJID(from), true, Failure{})
 }
 
-// bareOf is a JID without its resource.
-func bareOf(jid []byte) []byte {
+// bareJID is jid without its resource. It shares jid's memory.
+func bareJID(jid []byte) []byte {
 	for i, b := range jid {
 		if b == '/' {
 			return jid[:i]
@@ -381,55 +435,42 @@ func bareOf(jid []byte) []byte {
 	return jid
 }
 
-// join has clients enter rooms: one first, which may have to make it, then the others.
-func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) error {
+// join lets clients enter rooms. The rooms of the scenario are divided among the processes, so that
+// all occupants of a room are in one. First one client enters each room, which may create it, 16 at
+// a time; then the others, with InFlight at a time. A server without rooms is an [ErrNotOffered].
+func (f *Fleet) join(ctx context.Context, k int, list []*client, part Assignment) error {
 	p := &f.sc.Phases[k]
-	id := f.first[k]
+	id := f.firstStep[k]
 	if f.target.Rooms == "" {
 		return ErrNotOffered{"muc"}
 	}
-	from, to := p.Rooms*share.Worker/share.Workers, p.Rooms*(share.Worker+1)/share.Workers
+	from, to := p.Rooms*part.Worker/part.Workers, p.Rooms*(part.Worker+1)/part.Workers
 	if need := (to - from) * p.Occupants; need > len(list) {
-		return Refusal{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from, p.Occupants, need, len(list)), "all occupants of a room are in one process: fewer --workers, or more clients"}
+		return Failure{fmt.Sprintf("%d rooms of %d need %d clients, and this process has %d", to-from,
+			p.Occupants, need, len(list)),
+			"all occupants of a room are in one process: fewer --workers, or more clients"}
 	}
 	rooms := make([]*room, to-from)
 	for i := range rooms {
 		rooms[i] = &room{jid: fmt.Sprintf("bench%x-%d@%s", f.run, from+i, f.target.Rooms)}
 	}
+	const creating = 16 // rooms at a time: the creator of a room also configures it
 	enter := func(c *client, r *room) error {
-		select {
-		case f.slots.Load().ch <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		ls := f.loops[c.loop]
-		ls.loop.Post(func() {
-			y := ls.tally(id)
-			y.Intended++
-			y.Expected++
-			if c.conn == nil || !c.online.Load() {
-				y.Failed++
-				f.failed.Add(1)
-				f.freeSlot()
-				f.tell()
-				return
-			}
-			y.Sent++
-			c.waits = append(c.waits, wait{step: id, at: now(), to: r.jid, room: r})
-			c.conn.Append(fmt.Appendf(f.scratch(c), "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>", r.jid, c.index, nsMUC))
+		return f.request(ctx, c, pendingRequest{step: id, to: r.jid, room: r}, func(b []byte) []byte {
+			return fmt.Appendf(b, "<presence to='%s/n%d'><x xmlns='%s'><history maxstanzas='0'/></x></presence>",
+				r.jid, c.index, xmpp.NSMUC)
 		})
-		return nil
 	}
-	f.setSlots(16)
+	f.limitInFlight(creating)
 	for i, r := range rooms {
 		if err := enter(list[i*p.Occupants], r); err != nil {
 			return err
 		}
 	}
-	if err := f.emptySlots(ctx, "joins"); err != nil {
+	if err := f.awaitNoneInFlight(ctx, "joins"); err != nil {
 		return err
 	}
-	f.setSlots(p.InFlight)
+	f.limitInFlight(p.InFlight)
 	for j := 1; j < p.Occupants; j++ {
 		for i, r := range rooms {
 			if err := enter(list[i*p.Occupants+j], r); err != nil {
@@ -437,5 +478,5 @@ func (f *Fleet) join(ctx context.Context, k int, list []*client, share Share) er
 			}
 		}
 	}
-	return f.emptySlots(ctx, "joins")
+	return f.awaitNoneInFlight(ctx, "joins")
 }

@@ -11,85 +11,105 @@ import (
 	"sync"
 	"time"
 
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
 )
 
-// Options say how a scenario is run. The zero value is one process, nothing to watch.
+// Options say how a scenario is run. The zero value is one process, without progress or captures.
 type Options struct {
-	// Processes is over how many processes of this machine the clients are spread; 0: as many as
-	// descriptors make necessary. More than one needs Command.
+	// Processes is over how many processes of this machine the clients are spread. 0 is as many as the
+	// limit of file descriptors requires. More than one needs Command.
 	Processes int
-	Command   []string // starts a worker that is served with [ServeWorker] on its standard input and output
-	Agents    []string // addresses of agents on other machines; the clients are spread over them alone
-	Secret    string   // that agents ask for
-	Watch     func(result.Progress)
-	Every     time.Duration // that the processes and the server's metrics are looked at; 0: a second
-	// Mark, if there is one, is called on a goroutine of its own when a hold or storm begins, and the phase waits for
-	// it; ctx ends when the run is interrupted. Its files are in the result.
-	Mark func(ctx context.Context, p *Phase) []result.File
-	Tool result.Tool
+	// Command starts a worker process, which calls [ServeWorker] with its standard input and output.
+	Command []string
+	// Agents are the addresses of agents on other machines. With agents, no client is in a process of
+	// this machine.
+	Agents []string
+	Secret string // Secret is the one that the agents were started with.
+	// Progress, if not nil, is called about once an Interval. It must return soon.
+	Progress func(result.Progress)
+	// Interval is how often the usage of the processes and the server's metrics are sampled. 0 is a
+	// second.
+	Interval time.Duration
+	// Capture, if not nil, is called on a goroutine of its own when a hold or a storm begins. It
+	// captures profiles. The phase waits for it to return; ctx ends if the run is interrupted. The
+	// files that it names are in the result.
+	Capture func(ctx context.Context, p *Phase) []result.File
+	Tool    result.Tool // Tool describes canto-bench, for the result.
 }
 
-// A worker is a process with a share of the clients.
+// A worker has a part of the clients: in this process (localWorker), or in another one
+// (remoteWorker). Methods may be called from any goroutine, Collect one at a time.
 type worker interface {
-	Phase(ctx context.Context, k int) error
-	Tick() (*Tick, error)
-	Info() (Info, error)
-	Close() error
+	Phase(ctx context.Context, k int) error // Phase runs the k-th phase; see Fleet.Phase.
+	// Collect returns the counts since the last call, and the usage of the process.
+	Collect() (*Counts, error)
+	Info() (Info, error) // Info returns what the worker has learned of the server.
+	Close() error        // Close closes all connections and ends the worker.
 }
 
-// local is the worker in this process.
-type local struct {
+// A localWorker is the worker in this process.
+type localWorker struct {
 	f     *Fleet
-	share Share
-	self  *probe.Process
+	share Assignment
+	self  *sampler.Process
 	stop  context.CancelFunc
 }
 
-func newLocal(p *Plan) (*local, error) {
-	f, err := NewFleet(p.Scenario, p.Target, p.Share, p.Run)
+// newLocalWorker starts a fleet in this process for the plan.
+func newLocalWorker(p *Plan) (*localWorker, error) {
+	f, err := NewFleet(p.Scenario, p.Target, p.Assignment, p.Run)
 	if err != nil {
 		return nil, err
 	}
-	self, err := probe.Self()
+	self, err := sampler.Self()
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	go f.beat(ctx)
-	return &local{f, p.Share, self, stop}, nil
+	go f.measureLag(ctx)
+	return &localWorker{f, p.Assignment, self, stop}, nil
 }
 
-func (l *local) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
-func (l *local) Info() (Info, error)                    { return l.f.Info(), nil }
+// Phase implements worker.
+func (l *localWorker) Phase(ctx context.Context, k int) error { return l.f.Phase(ctx, k, l.share) }
 
-func (l *local) Tick() (*Tick, error) {
-	t := l.f.Tick()
+// Info implements worker.
+func (l *localWorker) Info() (Info, error) { return l.f.Info(), nil }
+
+// Collect implements worker.
+func (l *localWorker) Collect() (*Counts, error) {
+	t := l.f.Collect()
 	var err error
 	t.Usage, err = l.self.Usage()
 	return t, err
 }
 
-func (l *local) Close() error {
+// Close implements worker.
+func (l *localWorker) Close() error {
 	l.stop()
 	return l.f.Close()
 }
 
-// A Plan is all that a worker needs to know.
+// A Plan is all that a worker needs to know. It is sent to workers in other processes as JSON.
 type Plan struct {
-	Scenario *Scenario
-	Target   Target
-	Share    Share
-	Run      uint32
+	Scenario   *Scenario  // the scenario, after Check
+	Target     Target     // the server, with its capabilities
+	Assignment Assignment `json:"Share"` // the part of the clients that the worker has
+	Run        uint32     // the random number of the run
 }
 
-// Run runs a scenario and returns what it showed. With an error there may be a result nevertheless: what
-// was seen until then. If outer ends early, that is no error, and the result says that it is partial,
-// with the context's cause.
+// Run runs a scenario against a server, and returns the result. If outer ends early, that is no
+// error: the result is partial, and says so with the context's cause. With an error there may be a
+// result of all that was measured until then.
+//
+// Its steps: it checks scenario and target; it discovers what the server offers, and fails if the
+// scenario needs more; it opens the samplers of the server's process and metrics, for a baseline
+// before any client is connected; it starts the workers; it runs the phases one after another; it
+// collects the last counts, computes the figures, and closes the workers.
 func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run, error) {
-	def(&o.Every, time.Second)
+	setDefault(&o.Interval, time.Second)
 	// Phases have deadlines of their own, which are no errors: an end from outside is a cancellation, always.
 	ctx, end := context.WithCancelCause(context.WithoutCancel(outer))
 	defer end(nil)
@@ -100,19 +120,22 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	if err := t.Check(sc.Clients.TLS); err != nil {
 		return nil, err
 	}
-	c := &collector{sc: sc, o: o, all: newTotal(), turns: make(map[string]turns), second: newTotal(), began: time.Now()}
+	c := &collector{scenario: sc, options: o, all: newTotal(), loopTurns: make(map[string]loopTurns),
+		interval: newTotal(), began: time.Now()}
 	c.steps, c.first = plan(sc)
-	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About, Source: sc.Source()}, Machine: probe.Machine(), Tool: o.Tool}
-	if err := c.scout(ctx, &t); err != nil {
+	c.run = &result.Run{Format: result.Format, Scenario: result.Scenario{Name: sc.Name, About: sc.About,
+		Source: sc.Source()}, Machine: sampler.Machine(), Tool: o.Tool}
+	if err := c.discover(ctx, &t); err != nil {
 		return nil, err
 	}
 	c.target = t
-	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit, Addr: t.addr(sc.Clients.TLS).String(),
+	c.run.Target = result.Target{Name: t.Name, Software: t.Software, Version: t.Version, Commit: t.Commit,
+		Addr:   t.addr(sc.Clients.TLS).String(),
 		Domain: t.Domain, TLS: sc.Clients.TLS, Config: t.Config, PIDs: t.PIDs}
-	if err := c.probes(ctx); err != nil {
+	if err := c.openSamplers(ctx); err != nil {
 		return nil, err
 	}
-	err := c.employ(ctx, rand.Uint32())
+	err := c.startWorkers(ctx, rand.Uint32())
 	defer func() {
 		for _, w := range c.workers {
 			w.Close()
@@ -131,8 +154,8 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	}
 	if err != nil && ctx.Err() != nil {
 		c.run.Partial = fmt.Sprintf("interrupted in phase %s", c.run.Phases[len(c.run.Phases)-1].Name)
-		if over := context.Cause(ctx); over != ctx.Err() {
-			c.run.Partial += ": " + over.Error()
+		if cause := context.Cause(ctx); cause != ctx.Err() {
+			c.run.Partial += ": " + cause.Error()
 		}
 		err = nil
 	} else if err != nil {
@@ -142,115 +165,124 @@ func Run(outer context.Context, sc *Scenario, t Target, o Options) (*result.Run,
 	return c.run, err
 }
 
-// descriptors is how many a process needs beside its clients' sockets.
-const descriptors = 200
+// reservedDescriptors is how many file descriptors of a process are not for clients: files, pipes,
+// epoll, and sockets that are being closed.
+const reservedDescriptors = 200
 
-// employ starts the workers.
-func (c *collector) employ(ctx context.Context, run uint32) error {
-	n := c.o.Processes
-	if len(c.o.Agents) > 0 {
-		n = len(c.o.Agents)
+// startWorkers starts the workers: agents if there are any, otherwise as many processes as Options
+// or the limit of file descriptors require, or one in this process. Groups with Apart get one more
+// process, which runs at idle priority.
+func (c *collector) startWorkers(ctx context.Context, run uint32) error {
+	n := c.options.Processes
+	if len(c.options.Agents) > 0 {
+		n = len(c.options.Agents)
 	} else if n == 0 {
 		n = 1
-		if limit := c.run.Machine.Descriptors; limit > descriptors {
-			most := int(limit - descriptors)
-			n = (c.sc.Accounts() + most - 1) / most // attackers have connections, too
+		if limit := c.run.Machine.Descriptors; limit > reservedDescriptors {
+			most := int(limit - reservedDescriptors)
+			n = (c.scenario.Accounts() + most - 1) / most // attackers have connections, too
 		}
-		if n > 1 && len(c.o.Command) == 0 {
-			return Refusal{fmt.Sprintf("%d clients need more descriptors than the %d of a process", c.sc.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
+		if n > 1 && len(c.options.Command) == 0 {
+			return Failure{fmt.Sprintf("%d clients need more descriptors than the %d of a process",
+				c.scenario.Clients.Count, c.run.Machine.Descriptors), "raise ulimit -n"}
 		}
 	}
-	shares := make([]Share, n)
+	shares := make([]Assignment, n)
 	for i := range n {
-		shares[i] = Share{Worker: i, Workers: n}
+		shares[i] = Assignment{Worker: i, Workers: n}
 	}
-	if c.sc.apart("") && len(c.o.Agents) == 0 && len(c.o.Command) > 0 {
+	if c.scenario.apart("") && len(c.options.Agents) == 0 && len(c.options.Command) > 0 {
 		for i := range shares {
-			shares[i].Apart = NoneSuch
+			shares[i].Groups = OtherGroups
 		}
-		shares = append(shares, Share{0, 1, OnlyThose})
+		shares = append(shares, Assignment{0, 1, ApartGroups})
 	}
 	for i, share := range shares {
-		p := &Plan{Scenario: c.sc, Target: c.target, Share: share, Run: run}
+		p := &Plan{Scenario: c.scenario, Target: c.target, Assignment: share, Run: run}
 		var w worker
 		var err error
 		switch {
-		case len(c.o.Agents) > 0:
-			w, err = dialAgent(ctx, c.o.Agents[i], c.o.Secret, p)
-		case n > 1 || share.Apart == OnlyThose:
-			w, err = startWorker(c.o.Command, p)
+		case len(c.options.Agents) > 0:
+			w, err = dialAgent(ctx, c.options.Agents[i], c.options.Secret, p)
+		case n > 1 || share.Groups == ApartGroups:
+			w, err = startWorker(c.options.Command, p)
 		default:
-			w, err = newLocal(p)
+			w, err = newLocalWorker(p)
 		}
 		if err != nil {
 			return err
 		}
 		c.workers = append(c.workers, w)
-		c.apart = append(c.apart, share.Apart == OnlyThose)
+		c.apart = append(c.apart, share.Groups == ApartGroups)
 	}
 	return nil
 }
 
-// A collector runs the phases and adds up what workers count and probes see.
+// A collector coordinates a run. It runs the phases on all workers, adds up their counts, and
+// samples the processes. One goroutine uses it.
 type collector struct {
-	sc      *Scenario
-	o       Options
-	target  Target
-	steps   []step
-	first   []uint16
-	workers []worker
-	apart   []bool         // of each worker: its lag is nobody's
-	server  *probe.Process // nil: not on this machine
-	scraper *probe.Scraper
-	turns   map[string]turns // by phase, if the server counts them
+	scenario  *Scenario
+	options   Options
+	target    Target
+	steps     []step
+	first     []uint16
+	workers   []worker
+	apart     []bool               // of each worker: it has the groups with Apart, so its lag is not the run's
+	server    *sampler.Process     // nil: the server's processes are not on this machine
+	scraper   *sampler.Scraper     // nil: the server has no metrics
+	loopTurns map[string]loopTurns // by phase; empty if the server does not count them
 
-	run    *result.Run
-	began  time.Time
-	all    *total
-	second *total
+	run      *result.Run // the result
+	began    time.Time
+	all      *total // counts of the whole run
+	interval *total // counts since the last sample
 
-	bound          int
-	base           result.Usage     // of the server, with nobody connected
-	slabs          map[string]int64 // the same, of the kernel's caches
-	baseClient     result.Usage     // of the workers, the same
-	lastServer     result.Usage
-	client, lastCl result.Usage // of all workers
-	lastSample     time.Time
-	current        int
+	bound int          // clients that are online
+	base  result.Usage // usage of the server before any client was connected
+	// sizes of the kernel's slab caches at that time; nil: unknown
+	slabs              map[string]int64
+	baseClient         result.Usage // usage of the workers at that time
+	lastServer         result.Usage // usage of the server at the last sample
+	client, lastClient result.Usage // usage of all workers now, and at the last sample
+	lastSample         time.Time
+	current            int // index of the phase
 }
 
-func (c *collector) probes(ctx context.Context) (err error) {
+// openSamplers opens the samplers of the server's processes and metrics, and takes the baseline.
+func (c *collector) openSamplers(ctx context.Context) (err error) {
 	c.run.Base = new(result.Sample)
 	if len(c.target.PIDs) > 0 {
-		if c.server, err = probe.Open(c.target.PIDs...); err != nil {
-			return Refusal{fmt.Sprintf("the server's process can't be looked at: %v", err), "--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
+		if c.server, err = sampler.Open(c.target.PIDs...); err != nil {
+			return Failure{fmt.Sprintf("the server's process can't be sampled: %v", err),
+				"--pid must be of a process on this machine; leave it out if the server runs elsewhere"}
 		}
 		if c.base, err = c.server.Usage(); err != nil {
 			return err
 		}
 		c.lastServer = c.base
 		c.run.Base.Server = &c.base
-		c.slabs, _ = probe.Slabs() // for root only
+		c.slabs, _ = sampler.Slabs() // for root only
 	}
 	if c.target.Metrics != "" {
-		c.scraper = probe.NewScraper(c.target.Metrics)
+		c.scraper = sampler.NewScraper(c.target.Metrics)
 		if c.run.Base.Metrics, err = c.scraper.Scrape(ctx); err != nil {
-			return Refusal{fmt.Sprintf("the server's metrics can't be read: %v", err), "--metrics must be the URL of its Prometheus metrics"}
+			return Failure{fmt.Sprintf("the server's metrics can't be read: %v", err),
+				"--metrics must be the URL of its Prometheus metrics"}
 		}
 	}
 	return nil
 }
 
-// tick collects from all workers, in turn of their numbers.
-func (c *collector) tick() error {
-	ticks := make([]*Tick, len(c.workers))
+// collect adds up the counts of all workers, which it asks side by side.
+func (c *collector) collect() error {
+	ticks := make([]*Counts, len(c.workers))
 	errs := make([]error, len(c.workers))
 	var wg sync.WaitGroup
 	for i, w := range c.workers {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			ticks[i], errs[i] = w.Tick()
+			ticks[i], errs[i] = w.Collect()
 		}()
 	}
 	wg.Wait()
@@ -264,36 +296,26 @@ func (c *collector) tick() error {
 			t.Lag = nil
 		}
 		c.all.add(t)
-		c.second.add(t)
+		c.interval.add(t)
 		c.bound += t.Bound
-		addUsage(&c.client, t.Usage)
+		c.client.Add(t.Usage)
 	}
 	c.run.Sessions = max(c.run.Sessions, c.bound)
 	return nil
 }
 
-func addUsage(to *result.Usage, u result.Usage) {
-	to.CPU += u.CPU
-	to.User += u.User
-	to.RSS += u.RSS
-	to.PSS += u.PSS
-	to.FDs += u.FDs
-	to.Threads += u.Threads
-	to.Voluntary += u.Voluntary
-	to.Involuntary += u.Involuntary
-	to.Sockets = max(to.Sockets, u.Sockets)
-}
-
-// sample closes a second, or what Options.Every says.
+// sample appends a sample to the result: the counts and the usage since the last one. A machine
+// that sleeps makes long intervals; the time of a sample is when it ended.
 func (c *collector) sample() {
 	now := time.Now()
-	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.sc.Phases[c.current].Name, Sessions: c.bound, Client: probe.Sub(c.client, c.lastCl),
-		LagP99: result.Millis(c.second.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
-	c.lastCl = c.client
+	s := result.Sample{At: now.Sub(c.began).Seconds(), Phase: c.scenario.Phases[c.current].Name,
+		Sessions: c.bound, Client: c.client.Since(c.lastClient),
+		LagP99: result.Millis(c.interval.lag.Quantile(.99)), Steps: make(map[string]result.Interval)}
+	c.lastClient = c.client
 	by := map[string]*tally{}
-	for id, t := range c.second.steps {
+	for id, t := range c.interval.steps {
 		st := c.steps[id]
-		if st.part {
+		if st.isPart {
 			continue
 		}
 		if by[st.name] == nil {
@@ -303,29 +325,35 @@ func (c *collector) sample() {
 	}
 	for name, t := range by {
 		h := t.Latency
-		s.Steps[name] = result.Interval{Sent: t.Sent, Done: t.Done, Failed: t.Failed, P50: result.Millis(h.Quantile(.5)), P90: result.Millis(h.Quantile(.9)),
+		s.Steps[name] = result.Interval{Sent: t.Sent, Done: t.Done, Failed: t.Failed,
+			P50: result.Millis(h.Quantile(.5)), P90: result.Millis(h.Quantile(.9)),
 			P99: result.Millis(h.Quantile(.99)), P999: result.Millis(h.Quantile(.999)), Max: result.Millis(h.Max())}
 	}
 	if c.server != nil {
 		if u, err := c.server.Usage(); err == nil {
-			d := probe.Sub(u, c.lastServer)
+			d := u.Since(c.lastServer)
 			c.lastServer = u
 			s.Server = &d
 		}
 	}
 	if c.scraper != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), max(500*time.Millisecond, c.o.Every/2))
+		ctx, cancel := context.WithTimeout(context.Background(), max(500*time.Millisecond, c.options.Interval/2))
 		s.Metrics, _ = c.scraper.Scrape(ctx)
 		cancel()
 	}
 	c.run.Samples = append(c.run.Samples, s)
-	c.second = newTotal()
+	c.interval = newTotal()
 	c.lastSample = now
 }
 
-// phase runs the k-th on all workers.
+// phase runs the k-th phase on all workers, and returns its first error.
+//
+// Its steps: it notes usage and counters of the beginning; it starts the phase on each worker, and
+// the capture, if there is one; it collects every 100 ms and samples each Interval, while workers
+// run the phase, and after a hold, storm or drain until all expected deliveries have come, or the
+// Grace is over; an error of a worker cancels the others; it notes usage and counters of the end.
 func (c *collector) phase(ctx context.Context, k int) error {
-	p := &c.sc.Phases[k]
+	p := &c.scenario.Phases[k]
 	c.current = k
 	ph := result.Phase{Name: p.Name, Kind: p.Kind, From: time.Since(c.began).Seconds()}
 	var before result.Usage
@@ -333,7 +361,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		before, _ = c.server.Usage()
 	}
 	since, counts := c.scrapeTurns()
-	if err := c.tick(); err != nil {
+	if err := c.collect(); err != nil {
 		return err
 	}
 	client := c.client
@@ -341,16 +369,16 @@ func (c *collector) phase(ctx context.Context, k int) error {
 		c.baseClient = c.client
 		c.run.Base.Client = c.client
 	}
-	c.lastCl = c.client
+	c.lastClient = c.client
 	c.lastSample = time.Now()
 	c.run.Phases = append(c.run.Phases, ph)
 	done := make(chan error, len(c.workers))
 	phctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var marks chan []result.File
-	if c.o.Mark != nil && (p.Kind == Hold || p.Kind == Storm) {
+	if c.options.Capture != nil && (p.Kind == Hold || p.Kind == Storm) {
 		marks = make(chan []result.File, 1)
-		go func() { marks <- c.o.Mark(ctx, p) }()
+		go func() { marks <- c.options.Capture(ctx, p) }()
 	}
 	for _, w := range c.workers {
 		go func() { done <- w.Phase(phctx, k) }()
@@ -361,7 +389,7 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	defer every.Stop()
 	c.progress(p, start)
 	working := len(c.workers)
-	var over time.Time // when the workers were done
+	var ended time.Time // when the workers had ended the phase
 	for {
 		select {
 		case err := <-done:
@@ -373,21 +401,21 @@ func (c *collector) phase(ctx context.Context, k int) error {
 			if working > 0 {
 				continue
 			}
-			over = time.Now()
+			ended = time.Now()
 		case <-every.C:
 		}
-		if working == 0 || time.Since(c.lastSample) >= c.o.Every {
-			if err := c.tick(); err != nil {
+		if working == 0 || time.Since(c.lastSample) >= c.options.Interval {
+			if err := c.collect(); err != nil {
 				return cmp.Or(first, err)
 			}
 		}
-		// A machine that sleeps makes long seconds: what they are called is when they ended.
-		if time.Since(c.lastSample) >= c.o.Every {
+		if time.Since(c.lastSample) >= c.options.Interval {
 			c.sample()
 			c.progress(p, start)
 		}
-		if working == 0 && (first != nil || ctx.Err() != nil || !slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
-			c.all.missing(c.first[k]) == 0 || time.Since(over) > time.Duration(p.Grace)) {
+		if working == 0 && (first != nil || ctx.Err() != nil ||
+			!slices.Contains([]string{Hold, Storm, Drain}, p.Kind) ||
+			c.all.missing(c.first[k]) == 0 || time.Since(ended) > time.Duration(p.Grace)) {
 			break
 		}
 	}
@@ -401,23 +429,23 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	q := &c.run.Phases[len(c.run.Phases)-1]
 	q.To = time.Since(c.began).Seconds()
 	q.Sessions = c.bound
-	q.Client = probe.Sub(c.client, client)
+	q.Client = c.client.Since(client)
 	if c.server != nil {
 		u, err := c.server.Usage()
 		if err != nil {
-			return cmp.Or(first, error(Refusal{"the server has gone", "look at its log: it may have crashed"}))
+			return cmp.Or(first, error(Failure{"the server has gone", "look at its log: it may have crashed"}))
 		}
-		d := probe.Sub(u, before)
+		d := u.Since(before)
 		d.PSS, _ = c.server.PSS()
 		if p.Kind == Settle {
-			q.Slabs = c.grown()
+			q.Slabs = c.slabGrowth()
 		}
 		q.Server = &d
 	}
 	if now, ok := c.scrapeTurns(); ok && counts {
 		now.long -= since.long
 		now.busy, now.flooding, now.wall = now.busy-since.busy, now.flooding-since.flooding, now.wall-since.wall
-		c.turns[q.Name] = now
+		c.loopTurns[q.Name] = now
 	}
 	if first == nil {
 		first = ctx.Err()
@@ -425,14 +453,16 @@ func (c *collector) phase(ctx context.Context, k int) error {
 	return first
 }
 
-// turns are what a server says of its loops (Canto does).
-type turns struct {
-	long, longest        float64
-	loops                float64
-	busy, flooding, wall float64 // seconds of all loops, and of the clock
+// loopTurns are what a server's metrics say of its event loops. Canto has these metrics.
+type loopTurns struct {
+	long, longest float64 // turns of over 20 ms, and the longest one in seconds
+	loops         float64
+	// seconds of all loops: with work, and with input over a client's rate; wall is of the clock
+	busy, flooding, wall float64
 }
 
-func (c *collector) scrapeTurns() (t turns, ok bool) {
+// scrapeTurns reads the metrics of the server's event loops. ok is false if it has none.
+func (c *collector) scrapeTurns() (t loopTurns, ok bool) {
 	if c.scraper == nil {
 		return t, false
 	}
@@ -452,16 +482,18 @@ func (c *collector) scrapeTurns() (t turns, ok bool) {
 	return t, ok
 }
 
+// progress reports the state of the phase, which began at start, to Options.Progress.
 func (c *collector) progress(p *Phase, start time.Time) {
-	if c.o.Watch == nil {
+	if c.options.Progress == nil {
 		return
 	}
-	g := result.Progress{Scenario: c.sc.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind, Index: c.current, Phases: len(c.sc.Phases), Elapsed: time.Since(start)}
+	g := result.Progress{Scenario: c.scenario.Name, Target: c.target.Name, Phase: p.Name, Kind: p.Kind,
+		Index: c.current, Phases: len(c.scenario.Phases), Elapsed: time.Since(start)}
 	switch p.Kind {
 	case Hold, Settle:
 		g.Length = time.Duration(p.Length)
 	case Ramp, Storm:
-		g.Goal, g.Now, g.Waiting = c.sc.Clients.Count, c.bound, "sessions bound"
+		g.Goal, g.Now, g.Waiting = c.scenario.Clients.Count, c.bound, "sessions bound"
 	case Drain:
 		g.Waiting = "streams to end"
 	case Join, Befriend:
@@ -476,12 +508,14 @@ func (c *collector) progress(p *Phase, start time.Time) {
 		g.Sample.Sessions = c.bound
 	}
 	g.Warnings = c.run.Warnings
-	c.o.Watch(g)
+	c.options.Progress(g)
 }
 
-// finish makes the result of what was added up.
+// finish makes the result of the counts: the last sample, the steps with their lost deliveries, the
+// failures by frequency, the figures, and the warnings.
 func (c *collector) finish() {
-	if err := c.tick(); err == nil && len(c.second.steps) > 0 && time.Since(c.lastSample) > 200*time.Millisecond {
+	if err := c.collect(); err == nil && len(c.interval.steps) > 0 &&
+		time.Since(c.lastSample) > 200*time.Millisecond {
 		c.sample()
 	}
 	r := c.run
@@ -501,8 +535,10 @@ func (c *collector) finish() {
 		if t == nil {
 			continue
 		}
-		s := result.Step{Phase: c.sc.Phases[st.phase].Name, Name: st.name, Open: st.open, Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
-			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent, LateAfter: result.Millis(st.late), Latency: t.Latency, Lag: t.Lag}
+		s := result.Step{Phase: c.scenario.Phases[st.phase].Name, Name: st.name, Open: st.open,
+			Intended: t.Intended, Sent: t.Sent, Expected: t.Expected, Done: t.Done,
+			Duplicated: t.Duplicated, Reordered: t.Reordered, Failed: t.Failed, Late: t.Late, Unsent: t.Unsent,
+			LateAfter: result.Millis(st.lateAfter), Latency: t.Latency, Lag: t.Lag}
 		if t.Expected > t.Done+t.Failed {
 			s.Lost = t.Expected - t.Done - t.Failed
 		}
@@ -518,11 +554,12 @@ func (c *collector) finish() {
 		}
 		r.Steps = append(r.Steps, s)
 	}
-	slices.SortStableFunc(c.all.refusals, func(a, b result.Refusal) int { return cmp.Compare(b.Count, a.Count) })
-	r.Refusals = c.all.refusals
+	slices.SortStableFunc(c.all.failures, func(a, b result.Failure) int { return cmp.Compare(b.Count, a.Count) })
+	r.Refusals = c.all.failures
 	c.figures()
-	if c.sc.Clients.Tickets {
-		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed), Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
+	if c.scenario.Clients.Tickets {
+		r.Figures = append(r.Figures, result.Figure{Name: "tls.resumed", Value: float64(resumed),
+			Unit: "count", Better: "higher", About: "handshakes that resumed an earlier session"})
 	}
 	c.warn()
 }

@@ -12,136 +12,168 @@ import (
 	"github.com/pelletier/go-toml/v2"
 
 	"canto/bench/hostile"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
-// A Scenario is what clients do, in phases one after another. It is read from TOML (see the files in
-// bench/scenarios, each of which can be copied and changed) or made in Go.
+// A Scenario is what the clients do, in phases one after another. It is read from TOML with [Parse]
+// or [Find] (the files in bench/scenarios are meant to be copied), or made in Go. [Scenario.Check]
+// must be called before it is used.
 type Scenario struct {
-	Name     string   `toml:"name,omitempty"`
-	About    string   `toml:"about,omitempty"`
-	Requires []string `toml:"requires,omitempty"` // what the server must offer: "muc", "mam", "sm", "carbons", "sasl2", "register"
-	Clients  Clients  `toml:"clients,omitempty"`
-	Groups   []Group  `toml:"group,omitempty"`
-	Phases   []Phase  `toml:"phase,omitempty"`
+	Name  string `toml:"name,omitempty"`  // Name is for reports.
+	About string `toml:"about,omitempty"` // About says in a sentence what it measures.
+	// Requires are features that the server must offer: "muc", "mam", "sm", "carbons", "sasl2",
+	// "register".
+	Requires []string `toml:"requires,omitempty"`
+	Clients  Clients  `toml:"clients,omitempty"` // Clients is what all clients have in common.
+	// Groups divide the clients. Without any, all are one group, "all".
+	Groups []Group `toml:"group,omitempty"`
+	Phases []Phase `toml:"phase,omitempty"` // Phases run in this order.
 
-	source  string
-	changed bool
+	source     string // the text that it was read from
+	overridden bool   // source is not what runs
 }
 
 // Clients are what all clients have in common.
 type Clients struct {
-	Count     int    `toml:"count,omitempty" least:"1" usual:"none"` // what groups with a share are shares of
-	TLS       string `toml:"tls,omitempty"`                          // "none", "starttls", "direct"
-	Mechanism string `toml:"mechanism,omitempty"`                    // "": SCRAM-SHA-1, else SCRAM-SHA-256, else PLAIN, as offered
-	SASL2     string `toml:"sasl2,omitempty"`                        // "auto" (the default), "off", "require": XEP-0388 with Bind 2
-	FAST      bool   `toml:"fast,omitempty"`                         // later logins with tokens (XEP-0484), where offered
-	Tickets   bool   `toml:"tickets,omitempty"`                      // later TLS handshakes resume sessions
-	// KeyExchange is what handshakes agree on a key by: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
+	// Count is how many there are. Groups with a Share are parts of it.
+	Count int    `toml:"count,omitempty" least:"1" usual:"none"`
+	TLS   string `toml:"tls,omitempty"` // TLS is "none" (the default), "starttls" or "direct".
+	// Mechanism of SASL. "": SCRAM-SHA-1, otherwise SCRAM-SHA-256 or -512, otherwise PLAIN, as
+	// offered.
+	Mechanism string `toml:"mechanism,omitempty"`
+	// SASL2 is "auto" (the default), "off" or "require": XEP-0388 with Bind 2.
+	SASL2 string `toml:"sasl2,omitempty"`
+	// FAST lets later logins use tokens (XEP-0484), where the server offers them.
+	FAST    bool `toml:"fast,omitempty"`
+	Tickets bool `toml:"tickets,omitempty"` // Tickets lets later TLS handshakes resume sessions.
+	// KeyExchange of TLS handshakes: "X25519", "P-256", "X25519MLKEM768"; "": what crypto/tls offers.
 	KeyExchange string `toml:"key_exchange,omitempty"`
-	Quiet       bool   `toml:"quiet,omitempty"`               // no roster is asked for and no presence sent
-	SM          bool   `toml:"sm,omitempty"`                  // stream management (XEP-0198)
-	Carbons     bool   `toml:"carbons,omitempty"`             // XEP-0280
-	Timeout     Span   `toml:"timeout,omitempty" least:"1ms"` // of a login: 60 s
+	// Quiet clients ask for no roster and send no presence.
+	Quiet   bool `toml:"quiet,omitempty"`
+	SM      bool `toml:"sm,omitempty"`                  // SM turns stream management on (XEP-0198).
+	Carbons bool `toml:"carbons,omitempty"`             // Carbons turns message carbons on (XEP-0280).
+	Timeout Span `toml:"timeout,omitempty" least:"1ms"` // Timeout of a login; 0: 60 s.
 }
 
 // A Group is clients that do the same. Without any, all clients are one group, "all".
 type Group struct {
-	Name  string  `toml:"name,omitempty"`
-	Count int     `toml:"count,omitempty" least:"1" usual:"none"`                 // or
-	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"` // of Clients.Count
-	// Apart has the group live in a process of its own, which runs when nobody else wants the processor: who is measured
-	// does not wait for it, and its lag is not the run's. What it does, it does within the group. Agents don't part.
+	Name  string `toml:"name,omitempty"`                         // Name is how phases and actions refer to it.
+	Count int    `toml:"count,omitempty" least:"1" usual:"none"` // Count of clients; or
+	// Share of Clients.Count, from 0 to 1.
+	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
+	// Apart gives the group a worker process of its own, at idle priority: clients that are measured
+	// do not wait for it, and its lag does not count. The group acts within itself only. Agents do not
+	// support it.
 	Apart bool `toml:"apart,omitempty"`
 }
 
 // Kinds of phases.
 const (
 	Ramp     = "ramp"     // connects and logs in
-	Hold     = "hold"     // does its Do for Length, then waits for what is on its way
-	Storm    = "storm"    // drops a share of the group's connections at once, and logs them in again
-	Befriend = "befriend" // makes subscriptions
-	Join     = "join"     // enters rooms
-	Settle   = "settle"   // waits: for servers that tidy up, before memory is looked at
-	Drain    = "drain"    // waits for what is on its way, then ends the streams
+	Hold     = "hold"     // runs its actions for Length, then waits for deliveries
+	Storm    = "storm"    // closes a share of the group's connections at once, and logs in again
+	Befriend = "befriend" // makes subscriptions to presence
+	Join     = "join"     // enters chat rooms
+	Settle   = "settle"   // waits, for servers that tidy up before memory is measured
+	Drain    = "drain"    // waits for deliveries, then ends the streams
 )
 
-// A Phase is one stretch of a scenario. Which fields count depends on its Kind.
+// A Phase is one stretch of a scenario. Its Kind says which of the other fields it uses.
 type Phase struct {
+	// Name is for results; "": the Kind. It is unique in a scenario.
 	Name  string   `toml:"name,omitempty"`
-	Kind  string   `toml:"kind,omitempty"`
-	Group []string `toml:"group,omitempty"` // default: all
-	// Length of a hold or settle; of others the most that they may take (default 10 minutes).
+	Kind  string   `toml:"kind,omitempty"`  // Kind is one of the constants from Ramp to Drain.
+	Group []string `toml:"group,omitempty"` // Group has the names of its groups; empty: all.
+	// Length of a hold or a settle. Other phases may not take longer; their default is 10 minutes.
 	Length Span `toml:"length,omitempty" least:"1ms" usual:"none"`
-	// Grace is how long a hold waits for what is on its way when its Length is over: 10 s. It ends as soon
-	// as nothing is missing.
+	// Grace is how long a hold waits for deliveries when its Length is over; 0: 10 s. It ends as soon
+	// as none is missing.
 	Grace Span `toml:"grace,omitempty" least:"1ms"`
-	// Rate of logins, open loop; without one, or of joins, InFlight at a time (default 200; of joins 1).
-	Rate     Rate `toml:"rate,omitempty" least:"1/h"`
-	InFlight int  `toml:"in_flight,omitempty" least:"1"`
-	// GoOn: a ramp that does not get everybody in, for want of time or by failures, does not end the run.
+	// Rate of logins, in an open loop; 0: a closed loop, see InFlight.
+	Rate Rate `toml:"rate,omitempty" least:"1/h"`
+	// InFlight bounds the logins, subscriptions or joins in flight; 0: 200, of joins 1.
+	InFlight int `toml:"in_flight,omitempty" least:"1"`
+	// GoOn lets the run continue after a ramp that does not log in all clients, for lack of time or by
+	// failures.
 	GoOn bool `toml:"go_on,omitempty"`
-	// Share of the group that a storm drops; 1.
+	// Share of the group that a storm disconnects; 0: 1.
 	Share float64 `toml:"share,omitempty" least:"0.000001" most:"1" usual:"none"`
-	// Gentle storms end their streams; others only close the connection.
+	// Gentle storms end their streams. Others only close the connection.
 	Gentle bool `toml:"gentle,omitempty"`
-	// Stars and Friends of befriend: the first Stars clients of the group are each subscribed to by Friends
-	// others. Stars = 0: each client by the Friends behind it, in a ring.
+	// Stars and Friends are of befriend: each of the first Stars clients of the group gets Friends
+	// subscribers among the others. With Stars = 0 each client gets the Friends clients that follow
+	// it, in a ring.
 	Stars   int `toml:"stars,omitempty" least:"0"`
-	Friends int `toml:"friends,omitempty" least:"1" usual:"none"`
-	// Rooms and Occupants of join: the group's clients enter Rooms rooms, Occupants each. Clients that
-	// are left over enter none.
-	Rooms     int      `toml:"rooms,omitempty" least:"1" usual:"none"`
-	Occupants int      `toml:"occupants,omitempty" least:"1" usual:"none"`
-	Do        []Action `toml:"do,omitempty"`
+	Friends int `toml:"friends,omitempty" least:"1" usual:"none"` // Friends: see Stars.
+	// Rooms and Occupants are of join: the group's clients enter Rooms rooms, with Occupants in each.
+	// Clients that are left over enter none.
+	Rooms     int `toml:"rooms,omitempty" least:"1" usual:"none"`
+	Occupants int `toml:"occupants,omitempty" least:"1" usual:"none"` // Occupants: see Rooms.
+	// Do has the actions of a hold or a storm, which run side by side.
+	Do []Action `toml:"do,omitempty"`
 }
 
 // Kinds of actions.
 const (
 	Chat      = "chat"      // messages between clients
-	Presence  = "presence"  // broadcasts to who is subscribed (befriend)
+	Presence  = "presence"  // presence broadcasts to subscribers, see Befriend
 	Roster    = "roster"    // roster sets: add, rename, remove
-	GroupChat = "groupchat" // messages to rooms (join)
-	Archive   = "archive"   // pages of the own archive (XEP-0313)
+	GroupChat = "groupchat" // messages to chat rooms, see Join
+	Archive   = "archive"   // pages of the account's own archive (XEP-0313)
 	Ping      = "ping"      // XEP-0199, to the server
 	Slow      = "slow"      // the group stops reading for the length of the phase
-	Flood     = "flood"     // each of the group writes messages to its partner as fast as the server takes them
+	// each client writes messages to its partner as fast as the server takes them
+	Flood = "flood"
 )
 
-// Hostile is what the names of attacks begin with: "hostile-halfopen" and so on, see [hostile.Kinds]. They
-// have connections of their own, Count of them, and accounts of their own, with the numbers behind those of
-// the clients: see [Scenario.Accounts]. Their Rate, if there is one, is how much all of them do a second at most.
+// Hostile begins the names of attacks: "hostile-halfopen" and so on, see [hostile.Kinds]. An attack
+// has Count connections of its own, and accounts with the numbers after those of the clients: see
+// [Scenario.Accounts]. Its Rate, if any, bounds how much all its connections do.
 const Hostile = "hostile-"
 
-// maxHostile bounds an attack: each of its connections has goroutines and a descriptor of this process.
+// maxHostile bounds an attack: each of its connections has goroutines and a file descriptor of this
+// process.
 const maxHostile = 20000
 
-// An Action is what is done in a hold, at a rate (open loop: latencies count from the time at which each
-// operation was meant to begin, whether or not it could) or with a window (closed loop, for
-// comparison: the next operation begins when one has ended).
+// An Action is what a group does in a hold or storm: at a Rate (open loop), where latencies count
+// from the time at which an operation was due, or with a Window (closed loop), where the next
+// operation begins when one has ended.
 type Action struct {
-	Kind     string  `toml:"kind,omitempty"`
-	Step     string  `toml:"step,omitempty"`  // its name in results; default Kind
-	Group    string  `toml:"group,omitempty"` // default: the phase's
-	Rate     Rate    `toml:"rate,omitempty" least:"1/h" usual:"none"`
-	RateTo   Rate    `toml:"rate_to,omitempty" least:"1/h"` // the rate rises evenly to this one
-	Arrivals string  `toml:"arrivals,omitempty"`            // "even" (the default) or "poisson"
-	Window   int     `toml:"window,omitempty" least:"1" usual:"none"`
-	Body     int     `toml:"body,omitempty" least:"1" most:"60000"`  // bytes of text; 100
-	Partners string  `toml:"partners,omitempty"`                     // of chat: "pairs" (the default), "zipf" (few get most), "ring"
-	Zipf     float64 `toml:"zipf,omitempty" least:"1.01"`            // exponent, over 1; 1.1
-	Late     Span    `toml:"late,omitempty" least:"1us"`             // operations that take longer are counted: 10 ms
-	Page     int     `toml:"page,omitempty" least:"1"`               // of archive: messages; 50
-	Contacts int     `toml:"contacts,omitempty" least:"0"`           // of roster: so many are added, one after the other, and kept
-	Count    int     `toml:"count,omitempty" least:"1" most:"20000"` // of hostile connections; 100
-	To       string  `toml:"to,omitempty"`                           // of chat and flood: the group that gets the messages; default: partners in the own group
-	Stars    int     `toml:"stars,omitempty" least:"0"`              // of presence: only the first so many of the group send; 0: those with friends
+	// Kind is one of the constants from Chat to Flood, or an attack.
+	Kind string `toml:"kind,omitempty"`
+	// Step is its name in results; "": the Kind. It is unique in a phase.
+	Step  string `toml:"step,omitempty"`
+	Group string `toml:"group,omitempty"` // Group acts; "": the phase's first.
+	// Rate of operations, of all processes together.
+	Rate Rate `toml:"rate,omitempty" least:"1/h" usual:"none"`
+	// RateTo lets the rate rise evenly to this one.
+	RateTo   Rate   `toml:"rate_to,omitempty" least:"1/h"`
+	Arrivals string `toml:"arrivals,omitempty"` // Arrivals is "even" (the default) or "poisson".
+	// Window is how many operations are in flight.
+	Window int `toml:"window,omitempty" least:"1" usual:"none"`
+	// Body of a message, in bytes; 0: 100.
+	Body int `toml:"body,omitempty" least:"1" most:"60000"`
+	// Partners of chat: "pairs" (the default), "ring", or "zipf": few clients receive most messages.
+	Partners string `toml:"partners,omitempty"`
+	// Zipf is the exponent of that, over 1; 0: 1.1.
+	Zipf float64 `toml:"zipf,omitempty" least:"1.01"`
+	// Late: longer latencies are counted as late; 0: 10 ms.
+	Late Span `toml:"late,omitempty" least:"1us"`
+	Page int  `toml:"page,omitempty" least:"1"` // Page of an archive, in messages; 0: 50.
+	// Contacts of roster: so many are added, one after another, and kept.
+	Contacts int `toml:"contacts,omitempty" least:"0"`
+	// Count of an attack's connections; 0: 100.
+	Count int `toml:"count,omitempty" least:"1" most:"20000"`
+	// To is the group that receives chat and flood messages; "": partners in the own group.
+	To string `toml:"to,omitempty"`
+	// Stars of presence: only the first clients of the group send; 0: those with subscribers.
+	Stars int `toml:"stars,omitempty" least:"0"`
 }
 
 // A Span is a time.Duration that is written "1m30s".
 type Span time.Duration
 
-// UnmarshalText reads "1m30s".
+// UnmarshalText reads "1m30s". A negative length is an error.
 func (s *Span) UnmarshalText(b []byte) error {
 	d, err := time.ParseDuration(string(b))
 	if err == nil && d < 0 {
@@ -151,18 +183,18 @@ func (s *Span) UnmarshalText(b []byte) error {
 	return err
 }
 
-// MarshalText is its reverse.
+// MarshalText writes what UnmarshalText reads.
 func (s Span) MarshalText() ([]byte, error) { return []byte(time.Duration(s).String()), nil }
 
 // A Rate is operations a second. It is written "500/s", "30/m" or "100/h".
 type Rate float64
 
-// MaxRate is the highest that is taken: an operation in each nanosecond, which is how finely times are laid down.
+// MaxRate is the highest rate: an operation each nanosecond, the resolution of a schedule.
 const MaxRate Rate = 1e9
 
 const maxRateText = "1000000000/s"
 
-// UnmarshalText reads it.
+// UnmarshalText reads "500/s", "30/m" or "100/h".
 func (r *Rate) UnmarshalText(b []byte) error {
 	num, per, ok := strings.Cut(strings.TrimSpace(string(b)), "/")
 	unit := map[string]float64{"s": 1, "m": 60, "min": 60, "h": 3600}[strings.TrimSpace(per)]
@@ -177,17 +209,18 @@ func (r *Rate) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// MarshalText is its reverse.
+// MarshalText writes operations a second.
 func (r Rate) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%g/s", float64(r)), nil }
 
-// Parse reads a scenario; name is for errors, which are one line: file, line, cause, remedy.
+// Parse reads a scenario and checks it. name is for errors, which are one line with file, line,
+// cause and remedy.
 func Parse(name string, text []byte) (*Scenario, error) {
 	s := &Scenario{source: string(text)}
-	if err := strict.Decode(text, s); err != nil {
-		return nil, strict.Named(name, err)
+	if err := tomlstrict.Decode(text, s); err != nil {
+		return nil, tomlstrict.Named(name, err)
 	}
 	if err := s.Check(); err != nil {
-		return nil, strict.Named(name, strict.Placed(text, err))
+		return nil, tomlstrict.Named(name, tomlstrict.Placed(text, err))
 	}
 	return s, nil
 }
@@ -198,26 +231,38 @@ var (
 	features    = []string{"muc", "mam", "sm", "carbons", "sasl2", "register"}
 )
 
-// Check fills in defaults, and says what can't be run and why.
+// Check fills in defaults, and returns an error if the scenario can't be run. The error is a
+// tomlstrict.Misplaced, so that [Parse] can add the line.
+//
+// Its steps: it checks what all clients have in common; it computes the size of each group from
+// counts and shares; it checks each phase, and the actions of each.
 func (s *Scenario) Check() error {
-	def(&s.Clients.TLS, "none")
-	def(&s.Clients.SASL2, "auto")
-	def(&s.Clients.Timeout, Span(time.Minute))
+	setDefault(&s.Clients.TLS, "none")
+	setDefault(&s.Clients.SASL2, "auto")
+	setDefault(&s.Clients.Timeout, Span(time.Minute))
 	if !slices.Contains([]string{"none", "starttls", "direct"}, s.Clients.TLS) {
-		return strict.At(strict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct", s.Clients.TLS)
+		return tomlstrict.At(tomlstrict.Path{"clients", "tls"}, "clients.tls is %q: none, starttls or direct",
+			s.Clients.TLS)
 	}
 	if !slices.Contains([]string{"auto", "off", "require"}, s.Clients.SASL2) {
-		return strict.At(strict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require", s.Clients.SASL2)
+		return tomlstrict.At(tomlstrict.Path{"clients", "sasl2"}, "clients.sasl2 is %q: auto, off or require",
+			s.Clients.SASL2)
 	}
-	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"}, s.Clients.Mechanism) {
-		return strict.At(strict.Path{"clients", "mechanism"}, "clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is offered", s.Clients.Mechanism)
+	if !slices.Contains([]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512"},
+		s.Clients.Mechanism) {
+		return tomlstrict.At(tomlstrict.Path{"clients", "mechanism"},
+			"clients.mechanism is %q: PLAIN, SCRAM-SHA-1, SCRAM-SHA-256, SCRAM-SHA-512, or nothing for what is "+
+				"offered", s.Clients.Mechanism)
 	}
-	if _, ok := keyExchanges[s.Clients.KeyExchange]; !ok {
-		return strict.At(strict.Path{"clients", "key_exchange"}, "clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers", s.Clients.KeyExchange)
+	if _, ok := curvesByName[s.Clients.KeyExchange]; !ok {
+		return tomlstrict.At(tomlstrict.Path{"clients", "key_exchange"},
+			"clients.key_exchange is %q: X25519, P-256, X25519MLKEM768, or nothing for what crypto/tls offers",
+			s.Clients.KeyExchange)
 	}
 	for _, f := range s.Requires {
 		if !slices.Contains(features, f) {
-			return strict.At(strict.Path{"requires"}, "requires has %q: one of %s", f, strings.Join(features, ", "))
+			return tomlstrict.At(tomlstrict.Path{"requires"}, "requires has %q: one of %s", f,
+				strings.Join(features, ", "))
 		}
 	}
 	if len(s.Groups) == 0 {
@@ -228,16 +273,16 @@ func (s *Scenario) Check() error {
 	names := map[string]bool{}
 	for i := range s.Groups {
 		g := &s.Groups[i]
-		here := strict.Path{"group", i}
+		here := tomlstrict.Path{"group", i}
 		if g.Name == "" || names[g.Name] {
-			return strict.At(append(here, "name"), "group %d needs a name of its own", i+1)
+			return tomlstrict.At(append(here, "name"), "group %d needs a name of its own", i+1)
 		}
 		names[g.Name] = true
 		if g.Count != 0 && g.Share != 0 {
-			return strict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
+			return tomlstrict.At(append(here, "share"), "group %q has a share and a count: write one of them", g.Name)
 		}
 		if g.Share != 0 && !(g.Share > 0 && g.Share <= 1) {
-			return strict.At(append(here, "share"), "group %q has the share %g: from 0 to 1", g.Name, g.Share)
+			return tomlstrict.At(append(here, "share"), "group %q has the share %g: from 0 to 1", g.Name, g.Share)
 		}
 		if g.Count != 0 {
 			counted++
@@ -247,37 +292,42 @@ func (s *Scenario) Check() error {
 		weights[i] = g.Share * float64(s.Clients.Count)
 	}
 	if shares > 1.000001 || shares > 0 && counted == 0 && shares < .999999 {
-		return strict.At(strict.Path{"group", 0}, "the shares of the groups are %g together: they make 1 of clients.count", shares)
+		return tomlstrict.At(tomlstrict.Path{"group", 0},
+			"the shares of the groups are %g together: they make 1 of clients.count", shares)
 	}
 	total := 0
 	for i, n := range apportion(weights, wanted) {
 		g := &s.Groups[i]
 		if g.Count == 0 {
-			g.Count, g.Share = n, 0 // from here on it is so many
+			g.Count, g.Share = n, 0 // a second Check must not round again
 		}
 		if g.Count <= 0 {
-			return strict.At(strict.Path{"group", i}, "group %q has no clients: set its count, or its share and clients.count", g.Name)
+			return tomlstrict.At(tomlstrict.Path{"group", i},
+				"group %q has no clients: set its count, or its share and clients.count", g.Name)
 		}
 		total += g.Count
 	}
 	if s.Clients.Count != 0 && s.Clients.Count != total {
-		return strict.At(strict.Path{"clients", "count"}, "clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it", s.Clients.Count, total)
+		return tomlstrict.At(tomlstrict.Path{"clients", "count"},
+			"clients.count is %d, and the groups have %d together: leave it out, or give the groups shares of it",
+			s.Clients.Count, total)
 	}
 	s.Clients.Count = total
 	if len(s.Phases) == 0 {
-		return strict.At(nil, "there is no [[phase]]")
+		return tomlstrict.At(nil, "there is no [[phase]]")
 	}
 	phases := map[string]bool{}
 	for i := range s.Phases {
 		p := &s.Phases[i]
-		here := func(key string) strict.Path { return strict.Path{"phase", i, key} }
-		def(&p.Name, p.Kind)
+		here := func(key string) tomlstrict.Path { return tomlstrict.Path{"phase", i, key} }
+		setDefault(&p.Name, p.Kind)
 		if phases[p.Name] || p.Name == "" || strings.ContainsAny(p.Name, ". ") {
-			return strict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
+			return tomlstrict.At(here("name"), "phase %d needs a name of its own, without dots and blanks", i+1)
 		}
 		phases[p.Name] = true
 		if !slices.Contains(phaseKinds, p.Kind) {
-			return strict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind, strings.Join(phaseKinds, ", "))
+			return tomlstrict.At(here("kind"), "phase %q: kind is %q: one of %s", p.Name, p.Kind,
+				strings.Join(phaseKinds, ", "))
 		}
 		if len(p.Group) == 0 {
 			for _, g := range s.Groups {
@@ -286,61 +336,66 @@ func (s *Scenario) Check() error {
 		}
 		for _, g := range p.Group {
 			if !names[g] {
-				return strict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
+				return tomlstrict.At(here("group"), "phase %q: there is no group %q", p.Name, g)
 			}
 			if s.apart(g) && (p.Kind == Befriend || p.Kind == Join) {
-				return strict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
+				return tomlstrict.At(here("group"), "phase %q: group %q is apart: it can't %s others", p.Name, g, p.Kind)
 			}
 		}
 		if p.Length == 0 {
 			if p.Kind == Hold || p.Kind == Settle {
-				return strict.At(here("length"), "phase %q: a %s needs a length", p.Name, p.Kind)
+				return tomlstrict.At(here("length"), "phase %q: a %s needs a length", p.Name, p.Kind)
 			}
 			p.Length = Span(10 * time.Minute)
 		}
-		if err := p.meant(here); err != nil {
+		if err := p.checkFields(here); err != nil {
 			return err
 		}
 		if p.Rate > MaxRate {
-			return strict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate), maxRateText)
+			return tomlstrict.At(here("rate"), "phase %q: the rate is %g/s: up to %s", p.Name, float64(p.Rate),
+				maxRateText)
 		}
 		clients := s.members(p.Group)
 		if p.Kind == Storm && int(float64(clients)*p.Share+.5) == 0 {
-			return strict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, or more clients", p.Name, p.Share, clients)
+			return tomlstrict.At(here("share"), "phase %q: a share of %g is none of %d clients: a larger one, "+
+				"or more clients", p.Name, p.Share, clients)
 		}
 		if p.Kind == Befriend && p.Stars > 0 && clients-min(p.Stars, clients) < p.Friends {
-			return strict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
+			return tomlstrict.At(here("friends"), "phase %q: a star can't have %d friends of %d clients: fewer "+
+				"friends, or more clients", p.Name, p.Friends, clients-min(p.Stars, clients))
 		}
 		if p.Kind == Befriend && p.Friends <= 0 {
-			return strict.At(here("friends"), "phase %q: how many friends?", p.Name)
+			return tomlstrict.At(here("friends"), "phase %q: how many friends?", p.Name)
 		}
 		if p.Kind == Join && (p.Rooms <= 0 || p.Occupants <= 0) {
-			return strict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
+			return tomlstrict.At(here("rooms"), "phase %q: how many rooms and occupants?", p.Name)
 		}
 		if need := float64(p.Rooms) * float64(p.Occupants); p.Kind == Join && need > float64(clients) {
-			return strict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
+			return tomlstrict.At(here("rooms"), "phase %q: %d rooms of %d are more than %d clients: fewer "+
+				"rooms or occupants, or more clients", p.Name, p.Rooms, p.Occupants, clients)
 		}
 		if len(p.Do) > 0 && p.Kind != Hold && p.Kind != Storm {
-			return strict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
+			return tomlstrict.At(here("do"), "phase %q: only a hold or a storm has things to do", p.Name)
 		}
 		steps := map[string]bool{}
 		for j := range p.Do {
 			a := &p.Do[j]
 			if err := a.check(s, p, names, steps); err != nil {
-				var m *strict.Misplaced
+				var m *tomlstrict.Misplaced
 				if errors.As(err, &m) {
-					return strict.At(append(strict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s", p.Name, m.Why)
+					return tomlstrict.At(append(tomlstrict.Path{"phase", i, "do", j}, m.Path...), "phase %q: %s",
+						p.Name, m.Why)
 				}
-				return strict.At(strict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
+				return tomlstrict.At(tomlstrict.Path{"phase", i, "do", j}, "phase %q: %v", p.Name, err)
 			}
 		}
 	}
 	return nil
 }
 
-// meant says which field means nothing to a phase of p's kind, and fills in the defaults of those that do. here is the
-// path of a field.
-func (p *Phase) meant(here func(key string) strict.Path) error {
+// checkFields returns an error if a field is set that p's kind does not use, and fills in defaults.
+// here is the path of a field in the file.
+func (p *Phase) checkFields(here func(key string) tomlstrict.Path) error {
 	for _, f := range []struct {
 		key   string
 		set   bool
@@ -358,30 +413,32 @@ func (p *Phase) meant(here func(key string) strict.Path) error {
 		{"occupants", p.Occupants != 0, []string{Join}},
 	} {
 		if f.set && !slices.Contains(f.kinds, p.Kind) {
-			return strict.At(here(f.key), "phase %q: %s is for a %s: a %s does not look at it", p.Name, f.key, strings.Join(f.kinds, " or a "), p.Kind)
+			return tomlstrict.At(here(f.key), "phase %q: %s is for a %s: a %s does not use it", p.Name, f.key,
+				strings.Join(f.kinds, " or a "), p.Kind)
 		}
 	}
 	if p.Rate != 0 && p.InFlight != 0 {
-		return strict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed loop): write one of them", p.Name)
+		return tomlstrict.At(here("in_flight"), "phase %q has a rate (open loop), and in_flight (closed "+
+			"loop): write one of them", p.Name)
 	}
 	switch {
 	case p.Kind == Hold:
-		def(&p.Grace, Span(10*time.Second))
+		setDefault(&p.Grace, Span(10*time.Second))
 	case p.Kind == Join:
-		def(&p.InFlight, 1)
+		setDefault(&p.InFlight, 1)
 	case (p.Kind == Ramp || p.Kind == Storm) && p.Rate == 0 || p.Kind == Befriend:
-		def(&p.InFlight, 200)
+		setDefault(&p.InFlight, 200)
 	}
 	if p.Kind == Storm {
-		def(&p.Share, 1)
+		setDefault(&p.Share, 1)
 		if !(p.Share > 0 && p.Share <= 1) {
-			return strict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
+			return tomlstrict.At(here("share"), "phase %q: share is %g: from 0 to 1", p.Name, p.Share)
 		}
 	}
 	return nil
 }
 
-// members is how many clients groups have together.
+// members is how many clients some groups have together.
 func (s *Scenario) members(groups []string) (n int) {
 	for _, g := range s.Groups {
 		if slices.Contains(groups, g.Name) {
@@ -391,8 +448,8 @@ func (s *Scenario) members(groups []string) (n int) {
 	return n
 }
 
-// apportion is n in whole numbers that are as weights are to each other, by largest remainders (Hamilton's method).
-// Weights that don't make n, within 1, are rounded each for itself.
+// apportion rounds weights to whole numbers that add up to n, by largest remainders (Hamilton's
+// method). Weights that do not add up to n, within 1, are rounded one by one.
 func apportion(weights []float64, n int) []int {
 	sum := 0.0
 	parts, order := make([]int, len(weights)), make([]int, len(weights))
@@ -417,35 +474,40 @@ func apportion(weights []float64, n int) []int {
 	return parts
 }
 
-// check is Check of one action. The path of its errors begins at the action.
+// check is Check of one action of p. The path of its errors begins at the action.
+//
+// Its steps: kind, name and groups; attacks; fields that the kind does not use; exactly one of rate
+// and window; limits and defaults.
 func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) error {
-	def(&a.Step, a.Kind)
+	setDefault(&a.Step, a.Kind)
 	attack := strings.HasPrefix(a.Kind, Hostile)
 	if !attack && !slices.Contains(actionKinds, a.Kind) {
-		return strict.At(strict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind, strings.Join(actionKinds, ", "), Hostile)
+		return tomlstrict.At(tomlstrict.Path{"kind"}, "kind of %q is %q: one of %s, or %s…", a.Step, a.Kind,
+			strings.Join(actionKinds, ", "), Hostile)
 	}
 	if steps[a.Step] || strings.ContainsAny(a.Step, ". ") {
-		return strict.At(strict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
+		return tomlstrict.At(tomlstrict.Path{"step"}, "%q needs a step of its own, without dots and blanks", a.Step)
 	}
 	steps[a.Step] = true
 	if a.Group == "" {
 		a.Group = p.Group[0]
 	}
 	if !groups[a.Group] {
-		return strict.At(strict.Path{"group"}, "%q: there is no group %q", a.Step, a.Group)
+		return tomlstrict.At(tomlstrict.Path{"group"}, "%q: there is no group %q", a.Step, a.Group)
 	}
 	if a.To != "" && !groups[a.To] {
-		return strict.At(strict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
+		return tomlstrict.At(tomlstrict.Path{"to"}, "%q: there is no group %q to send to", a.Step, a.To)
 	}
 	if a.To != "" && s.apart(a.To) != s.apart(a.Group) {
-		return strict.At(strict.Path{"to"}, "%q: of %q and %q one is apart: who sends to whom must be in one process", a.Step, a.Group, a.To)
+		return tomlstrict.At(tomlstrict.Path{"to"},
+			"%q: of %q and %q one is apart: senders and receivers must be in one process", a.Step, a.Group, a.To)
 	}
 	if attack {
 		if err := hostile.Check(strings.TrimPrefix(a.Kind, Hostile)); err != nil {
 			return fmt.Errorf("%q: %w", a.Step, err)
 		}
 		if a.Count < 0 || a.Count > maxHostile {
-			return strict.At(strict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
+			return tomlstrict.At(tomlstrict.Path{"count"}, "%q: count is %d: up to %d", a.Step, a.Count, maxHostile)
 		}
 	}
 	paced := !attack && a.Kind != Slow && a.Kind != Flood
@@ -453,13 +515,14 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		key   string
 		set   bool
 		means bool
-		what  string // it is for
+		what  string // the kinds that use it
 	}{
 		{"rate", a.Rate != 0, paced || attack, "what has single operations: not for slow and flood"},
 		{"window", a.Window != 0, paced, "what has single operations: not for slow, flood and attacks"},
 		{"rate_to", a.RateTo != 0, paced && a.Rate != 0, "a rate (open loop) that rises"},
 		{"arrivals", a.Arrivals != "", paced && a.Rate != 0, "a rate (open loop)"},
-		{"body", a.Body != 0, a.Kind == Chat || a.Kind == GroupChat || a.Kind == Flood, "chat, groupchat and flood"},
+		{"body", a.Body != 0, a.Kind == Chat || a.Kind == GroupChat || a.Kind == Flood,
+			"chat, groupchat and flood"},
 		{"partners", a.Partners != "", a.Kind == Chat, "chat"},
 		{"zipf", a.Zipf != 0, a.Kind == Chat && a.Partners == "zipf", `chat with partners = "zipf"`},
 		{"late", a.Late != 0, paced || a.Kind == Flood, "what has single operations: not for slow and attacks"},
@@ -470,79 +533,87 @@ func (a *Action) check(s *Scenario, p *Phase, groups, steps map[string]bool) err
 		{"stars", a.Stars != 0, a.Kind == Presence, "presence"},
 	} {
 		if f.set && !f.means {
-			return strict.At(strict.Path{f.key}, "%q does not look at %s: it is for %s", a.Step, f.key, f.what)
+			return tomlstrict.At(tomlstrict.Path{f.key}, "%q does not use %s: it is for %s", a.Step, f.key, f.what)
 		}
 	}
 	if paced && (a.Rate > 0) == (a.Window > 0) {
-		return strict.At(strict.Path{"rate"}, "%q needs a rate (open loop), or a window (closed loop)", a.Step)
+		return tomlstrict.At(tomlstrict.Path{"rate"},
+			"%q needs a rate (open loop), or a window (closed loop)", a.Step)
 	}
 	for key, r := range map[string]Rate{"rate": a.Rate, "rate_to": a.RateTo} {
 		if r > MaxRate {
-			return strict.At(strict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r), maxRateText)
+			return tomlstrict.At(tomlstrict.Path{key}, "%q: %s is %g/s: up to %s", a.Step, key, float64(r),
+				maxRateText)
 		}
 	}
 	if paced && a.Rate > 0 {
-		def(&a.Arrivals, "even")
+		setDefault(&a.Arrivals, "even")
 	}
 	switch a.Kind {
 	case Chat:
-		def(&a.Partners, "pairs")
+		setDefault(&a.Partners, "pairs")
 		if a.Partners == "zipf" {
-			def(&a.Zipf, 1.1)
+			setDefault(&a.Zipf, 1.1)
 		}
-		def(&a.Body, 100)
+		setDefault(&a.Body, 100)
 	case GroupChat, Flood:
-		def(&a.Body, 100)
+		setDefault(&a.Body, 100)
 	case Archive:
-		def(&a.Page, 50)
+		setDefault(&a.Page, 50)
 	}
 	if attack {
-		def(&a.Count, 100)
+		setDefault(&a.Count, 100)
 	}
 	if paced || a.Kind == Flood {
-		def(&a.Late, Span(10*time.Millisecond))
+		setDefault(&a.Late, Span(10*time.Millisecond))
 	}
 	if !slices.Contains([]string{"", "even", "poisson"}, a.Arrivals) {
-		return strict.At(strict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
+		return tomlstrict.At(tomlstrict.Path{"arrivals"}, "%q: arrivals is %q: even or poisson", a.Step, a.Arrivals)
 	}
 	if !slices.Contains([]string{"", "pairs", "zipf", "ring"}, a.Partners) {
-		return strict.At(strict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step, a.Partners)
+		return tomlstrict.At(tomlstrict.Path{"partners"}, "%q: partners is %q: pairs, zipf or ring", a.Step,
+			a.Partners)
 	}
 	if a.Partners == "zipf" && !(a.Zipf > 1) {
-		return strict.At(strict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
+		return tomlstrict.At(tomlstrict.Path{"zipf"}, "%q: zipf is %g: it must be over 1", a.Step, a.Zipf)
 	}
 	if a.Body < 0 || a.Body > 60000 {
-		return strict.At(strict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
+		return tomlstrict.At(tomlstrict.Path{"body"}, "%q: body is %d: from 0 to 60,000 bytes", a.Step, a.Body)
 	}
 	return nil
 }
 
-// apart reports whether a group is; "" is whether any is.
+// apart reports whether a group is Apart, or, for "", whether any is.
 func (s *Scenario) apart(group string) bool {
-	return slices.ContainsFunc(s.Groups, func(g Group) bool { return g.Apart && (group == "" || g.Name == group) })
+	return slices.ContainsFunc(s.Groups, func(g Group) bool {
+		return g.Apart &&
+			(group == "" || g.Name == group)
+	})
 }
 
-// Changes are what a command line, or a case of a suite, makes different of a scenario. The zero value of a
-// field leaves it as it is.
-type Changes struct {
-	Clients   int     `toml:"clients" least:"1"`      // in all; groups keep their shares
-	Rates     float64 `toml:"rates" least:"0.000001"` // all are multiplied by it
-	Length    Span    `toml:"length" least:"1ms"`     // of each hold
-	TLS       string  `toml:"tls"`
-	Mechanism string  `toml:"mechanism"`
-	SASL2     string  `toml:"sasl2"`
-	FAST      bool    `toml:"fast"`
-	SM        bool    `toml:"sm"`
-	Carbons   bool    `toml:"carbons"`
-	Friends   int     `toml:"friends" least:"1"`   // of each befriend phase
-	Occupants int     `toml:"occupants" least:"1"` // of each join phase
+// Overrides are what a command line, or a case of a suite, changes in a scenario. The zero value of
+// a field changes nothing.
+type Overrides struct {
+	// Clients of all groups; the groups keep their shares.
+	Clients   int     `toml:"clients" least:"1"`
+	Rates     float64 `toml:"rates" least:"0.000001"` // Rates multiplies all rates.
+	Length    Span    `toml:"length" least:"1ms"`     // Length of each hold.
+	TLS       string  `toml:"tls"`                    // TLS: see Clients.
+	Mechanism string  `toml:"mechanism"`              // Mechanism: see Clients.
+	SASL2     string  `toml:"sasl2"`                  // SASL2: see Clients.
+	FAST      bool    `toml:"fast"`                   // FAST turns it on.
+	SM        bool    `toml:"sm"`                     // SM turns it on.
+	Carbons   bool    `toml:"carbons"`                // Carbons turns it on.
+	Friends   int     `toml:"friends" least:"1"`      // Friends of each befriend phase.
+	Occupants int     `toml:"occupants" least:"1"`    // Occupants of each join phase.
 }
 
-// Change makes them, and checks the outcome.
-func (s *Scenario) Change(c Changes) error {
+// Override applies c, and checks the outcome.
+func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		if c.Clients < len(s.Groups) {
-			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients, len(s.Groups))
+			return fmt.Errorf("%d clients can't be %d groups: a client for each of them at least", c.Clients,
+				len(s.Groups))
 		}
 		weights := make([]float64, len(s.Groups))
 		for i, g := range s.Groups {
@@ -550,7 +621,7 @@ func (s *Scenario) Change(c Changes) error {
 		}
 		parts := apportion(weights, c.Clients)
 		for i := range parts {
-			if parts[i] == 0 { // the largest lends a client to a group that would have none
+			if parts[i] == 0 { // the largest group gives a client to one that would have none
 				parts[slices.Index(parts, slices.Max(parts))]--
 				parts[i]++
 			}
@@ -590,14 +661,14 @@ func (s *Scenario) Change(c Changes) error {
 			}
 		}
 	}
-	if c != (Changes{}) {
-		s.changed = true
+	if c != (Overrides{}) {
+		s.overridden = true
 	}
 	return s.Check()
 }
 
-// Accounts is how many accounts it needs: one for each client and, from Clients.Count on, those that attacks
-// log in with. Good after Check.
+// Accounts is how many accounts the scenario needs: one for each client and, after those, one for
+// each connection of the largest attack. It is good after Check.
 func (s *Scenario) Accounts() int {
 	n := 0
 	for _, p := range s.Phases {
@@ -610,9 +681,10 @@ func (s *Scenario) Accounts() int {
 	return s.Clients.Count + n
 }
 
-// Source is the text it was read from, or, where it was changed or made in Go, one that says the same.
+// Source is the text that the scenario was read from. If it was overridden or made in Go, Source is
+// a text that means the same.
 func (s *Scenario) Source() string {
-	if s.source != "" && !s.changed {
+	if s.source != "" && !s.overridden {
 		return s.source
 	}
 	b, err := toml.Marshal(s)
@@ -622,8 +694,8 @@ func (s *Scenario) Source() string {
 	return string(b)
 }
 
-// def sets *v where it is not set.
-func def[T comparable](v *T, d T) {
+// setDefault sets *v to d if it has the zero value.
+func setDefault[T comparable](v *T, d T) {
 	var zero T
 	if *v == zero {
 		*v = d

@@ -16,35 +16,40 @@ import (
 // A Target is the server that is measured, and the accounts on it.
 type Target struct {
 	Name     string // what tables call it
-	Software string // what it says of itself; asked for (XEP-0092) if empty
-	Version  string
-	Commit   string
+	Software string // its name; "": the server is asked (XEP-0092)
+	Version  string // of its software, asked likewise
+	Commit   string // of its source, if it was built by canto-bench
 	Config   string // the text of its configuration, for the report
 
-	Addr   netip.AddrPort // plain and STARTTLS
-	Direct netip.AddrPort // direct TLS (XEP-0368)
-	Domain string
-	Rooms  string // domain of its rooms (XEP-0045); found by disco if empty
+	Addr   netip.AddrPort // for connections without TLS and with STARTTLS
+	Direct netip.AddrPort // for direct TLS (XEP-0368)
+	Domain string         // XMPP domain; "": localhost
+	Rooms  string         // domain of its chat rooms (XEP-0045); "": it is found by service discovery
 
-	User     string // of the accounts, with the number in it: "bench%d"
-	First    int    // number of the first
-	Password string // of all
+	User     string // localpart of the accounts, with %d for the number: "bench%d"
+	First    int    // number of the first account
+	Password string // of all accounts
 
-	Insecure bool   // any certificate will do; else it must be Domain's, by CA (PEM) or the system's roots
-	CA       []byte `json:",omitempty"`
+	// accept any certificate; otherwise it must be one for Domain, by CA or the system's roots
+	Insecure bool
+	// PEM of the certificate authority; empty: the system's roots
+	CA []byte `json:",omitempty"`
 
-	Sources []netip.Addr // addresses to connect from; none: on loopback some of 127.1.0.0/16, elsewhere the system's choice
+	// Sources are the addresses to connect from. With none, on loopback some of 127.1.0.0/16 are used,
+	// elsewhere the system's choice.
+	Sources []netip.Addr
 
-	PIDs     []int  // the server's processes, if they are on this machine
-	Metrics  string // URL of its Prometheus metrics
-	Profiles string // URL of its /debug/pprof
+	PIDs     []int  // the server's processes, if they run on this machine
+	Metrics  string // URL of its Prometheus metrics; "": none
+	Profiles string // URL of its /debug/pprof; "": none
 }
 
-// Check fills in defaults, and says what is missing for a scenario with this kind of TLS.
+// Check fills in defaults, and returns an error if something is missing for clients with this kind
+// of TLS: "none", "starttls" or "direct".
 func (t *Target) Check(kind string) error {
-	def(&t.User, "bench%d")
-	def(&t.Domain, "localhost")
-	def(&t.Name, "server")
+	setDefault(&t.User, "bench%d")
+	setDefault(&t.Domain, "localhost")
+	setDefault(&t.Name, "server")
 	for _, name := range []*string{&t.Domain, &t.Rooms} {
 		if *name == "" {
 			continue
@@ -60,16 +65,18 @@ func (t *Target) Check(kind string) error {
 	}
 	if a := t.addr(kind); !a.IsValid() {
 		if kind == "direct" {
-			return errors.New("the scenario wants TLS first, and no address for that is known: --direct HOST:PORT, or --tls starttls")
+			return errors.New("the scenario wants TLS first, and no address for that is known: --direct " +
+				"HOST:PORT, or --tls starttls")
 		}
 		return errors.New("no address of the server is known: --server HOST:PORT")
 	}
 	return nil
 }
 
-// ServerName is what TLS calls the server: see [hostile.ServerName].
+// ServerName is the server's name in TLS: see [hostile.ServerName].
 func (t *Target) ServerName() string { return hostile.ServerName(t.Domain) }
 
+// addr is the address for this kind of TLS.
 func (t *Target) addr(kind string) netip.AddrPort {
 	if kind == "direct" {
 		return t.Direct
@@ -77,14 +84,16 @@ func (t *Target) addr(kind string) netip.AddrPort {
 	return t.Addr
 }
 
+// name is the localpart of the i-th client's account.
 func (t *Target) name(i int) string { return strings.Replace(t.User, "%d", fmt.Sprint(t.First+i), 1) }
 
-// number is which client has the account with a bare address, if any may have: name, the other way round.
+// number is the inverse of name: the index of the client with a bare address. ok is false if no
+// client can have it.
 func (t *Target) number(bare string) (i uint32, ok bool) {
-	before, behind, _ := strings.Cut(t.User, "%d")
+	prefix, suffix, _ := strings.Cut(t.User, "%d")
 	local, domain, _ := strings.Cut(bare, "@")
-	digits, pre := strings.CutPrefix(local, before)
-	digits, suf := strings.CutSuffix(digits, behind)
+	digits, pre := strings.CutPrefix(local, prefix)
+	digits, suf := strings.CutSuffix(digits, suffix)
 	n, err := strconv.ParseUint(digits, 10, 31)
 	client := int(n) - t.First
 	if !pre || !suf || err != nil || client < 0 || domain != t.Domain || t.name(client) != local {
@@ -93,9 +102,9 @@ func (t *Target) number(bare string) (i uint32, ok bool) {
 	return uint32(client), true
 }
 
-// source is the address that client i of a run connects from: each serves at most 25,000, so that ports do not
-// run out, and runs that follow each other have different ones on loopback, where closed connections keep
-// their ports for a minute.
+// source is the address that client i of a run connects from. An address serves 25,000 clients at
+// most, so that its ports suffice. On loopback, runs that follow each other have different
+// addresses: closed connections occupy their ports for a minute (TIME_WAIT).
 func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 	const each = 25000
 	if len(t.Sources) > 0 {
@@ -106,19 +115,22 @@ func (t *Target) source(kind string, i int, run uint32) netip.AddrPort {
 		return netip.AddrPort{}
 	}
 	n := i/each + int(run%10000)*5
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250), byte(n%250 + 1)}), 0)
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, byte(1 + n/62500), byte(n / 250 % 250),
+		byte(n%250 + 1)}), 0)
 }
 
-// keyExchanges are those that a scenario may name.
-var keyExchanges = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256}, "X25519MLKEM768": {tls.X25519MLKEM768}}
+// curvesByName are the key exchanges that a scenario may name.
+var curvesByName = map[string][]tls.CurveID{"": nil, "X25519": {tls.X25519}, "P-256": {tls.CurveP256},
+	"X25519MLKEM768": {tls.X25519MLKEM768}}
 
-// tls is the configuration that all clients share.
+// tls is the configuration that all clients share; nil without TLS.
 func (t *Target) tls(clients *Clients) (*tls.Config, error) {
 	kind := clients.TLS
 	if kind == "none" {
 		return nil, nil
 	}
-	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure, MinVersion: tls.VersionTLS12, CurvePreferences: keyExchanges[clients.KeyExchange]}
+	c := &tls.Config{ServerName: t.ServerName(), InsecureSkipVerify: t.Insecure,
+		MinVersion: tls.VersionTLS12, CurvePreferences: curvesByName[clients.KeyExchange]}
 	if kind == "direct" {
 		c.NextProtos = []string{"xmpp-client"}
 	}

@@ -1,7 +1,7 @@
-// Package accounts makes accounts on any server by in-band registration (XEP-0077), as people would: for
-// servers whose files and tools are out of reach. It fills in what forms ask for as long as that is a name, a
-// password and the like, makes many accounts on a connection where the server lets it, and slows down where
-// the server says so.
+// Package accounts makes accounts on any server by in-band registration (XEP-0077), for servers
+// whose files and tools are out of reach. It fills in forms as long as they ask for a name, a
+// password and the like; makes several accounts on a connection where the server allows it; and
+// slows down where the server asks for it.
 package accounts
 
 import (
@@ -18,30 +18,34 @@ import (
 	"time"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 )
 
-// A Config says which accounts to make: the Target's, with numbers from First on.
+// A Config says which accounts to make: those of the Target, with numbers from First on.
 type Config struct {
-	Target   bench.Target
-	TLS      string // "none", "starttls", "direct"
-	N        int
-	InFlight int // connections at a time; 0: 8
-	// Patience is how long to go on, slower and slower, while the server makes no account at all because of
-	// its limits; 0: a minute.
-	Patience time.Duration
-	Progress func(done int) // how many are there so far; from one goroutine at a time; may be nil
+	Target   bench.Target // Target is the server, with the name and password of its accounts.
+	TLS      string       // TLS is "none", "starttls" or "direct"; "": none.
+	N        int          // N is how many accounts.
+	InFlight int          // InFlight is how many connections there are at a time; 0: 8.
+	// GiveUpAfter is how long to retry, slower and slower, while the server makes no account because
+	// of its limits; 0: a minute.
+	GiveUpAfter time.Duration
+	// Progress takes the number of accounts that exist so far; from one goroutine at a time; may be
+	// nil.
+	Progress func(done int)
 }
 
-// Register makes the accounts. Those that exist already are counted and left alone: whether they have this
-// password is not known. The error is one line, a [bench.Refusal] where there is a remedy, and the counts
-// are good with it, too; what was made stays. When ctx ends, its error is returned. Nothing runs on when it returns.
+// Register makes the accounts. Existing ones are counted and left alone; whether they have this
+// password is not known. The error is one line, a [bench.Failure] if there is a remedy. The counts
+// are valid with an error too, and accounts that were made stay. When ctx ends, its error is
+// returned. Nothing runs when Register returns.
 func Register(ctx context.Context, c Config) (made, existed int, err error) {
 	c.TLS = cmp.Or(c.TLS, "none")
 	if err := c.Target.Check(c.TLS); err != nil {
 		return 0, 0, err
 	}
 	c.InFlight = min(cmp.Or(max(c.InFlight, 0), 8), max(c.N, 1))
-	c.Patience = cmp.Or(c.Patience, time.Minute)
+	c.GiveUpAfter = cmp.Or(c.GiveUpAfter, time.Minute)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	r := &registrar{Config: c}
@@ -63,9 +67,9 @@ func Register(ctx context.Context, c Config) (made, existed int, err error) {
 // A registrar is what the connections share.
 type registrar struct {
 	Config
-	next   atomic.Int64 // number of the account to make next
+	next   atomic.Int64 // number of the next account
 	single atomic.Bool  // the server makes one account on a connection
-	last   atomic.Int64 // when an account was made, or was seen to exist
+	last   atomic.Int64 // when an account was made, or found to exist
 
 	mu            sync.Mutex
 	made, existed int
@@ -77,7 +81,9 @@ func (r *registrar) user(i int) string {
 	return strings.Replace(r.Target.User, "%d", fmt.Sprint(r.Target.First+i), 1)
 }
 
-// work makes accounts until there are enough, on the k-th connection.
+// work makes accounts until there are enough, on the k-th connection. It takes the next number;
+// tries it, with backoff, until it succeeds or can't; and opens another connection after an error,
+// or if the server makes one account on each.
 func (r *registrar) work(ctx context.Context, k int) error {
 	var s *stream
 	defer func() {
@@ -98,7 +104,7 @@ func (r *registrar) work(ctx context.Context, k int) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err = r.again(err, s); err != nil {
+			if err = r.retryable(err, s); err != nil {
 				return err
 			}
 			reuse := s != nil && s.used > 1
@@ -110,7 +116,7 @@ func (r *registrar) work(ctx context.Context, k int) error {
 				try = -1
 				continue
 			}
-			if !pause(ctx, try) {
+			if !backoff(ctx, try) {
 				return ctx.Err()
 			}
 		}
@@ -121,7 +127,7 @@ func (r *registrar) work(ctx context.Context, k int) error {
 	}
 }
 
-// account asks for the i-th account on *s, which it opens if there is none.
+// account asks for the i-th account on *s, which it opens if it is nil.
 func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err error) {
 	if *s == nil {
 		var from net.Addr
@@ -138,8 +144,8 @@ func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err erro
 	if err != nil {
 		return explain(err, &r.Target)
 	}
-	err = failed(e)
-	var f failure
+	err = stanzaErrorOf(e)
+	var f stanzaError
 	exists := errors.As(err, &f) && f.condition == "conflict"
 	if err != nil && !exists {
 		return err
@@ -158,10 +164,11 @@ func (r *registrar) account(ctx context.Context, s **stream, k, i int) (err erro
 	return nil
 }
 
-// again is nil if what failed may work when it is tried again, on another connection; else why not.
-func (r *registrar) again(err error, s *stream) error {
+// retryable returns nil if the request that failed with err may succeed on another connection
+// later, otherwise the reason why not.
+func (r *registrar) retryable(err error, s *stream) error {
 	if s != nil && s.used > 1 {
-		var refusal bench.Refusal
+		var refusal bench.Failure
 		if !errors.As(err, &refusal) {
 			// An entity that has an account may be refused another (XEP-0077 §3.1.1), or cut off. Whether a
 			// limit was reached or that is so shows on a new connection.
@@ -169,8 +176,8 @@ func (r *registrar) again(err error, s *stream) error {
 			return nil
 		}
 	}
-	var f failure
-	var end ended
+	var f stanzaError
+	var end xmpp.StreamError
 	what := ""
 	switch {
 	case errors.As(err, &f):
@@ -178,34 +185,41 @@ func (r *registrar) again(err error, s *stream) error {
 		case f.wait, f.condition == "resource-constraint", f.condition == "policy-violation":
 			what = "the server limits registrations: " + f.Error()
 		case f.condition == "not-acceptable":
-			return bench.Refusal{What: "the server does not accept a registration: " + f.Error(), Remedy: "has it rules for names or passwords? choose others with --user and --password"}
+			return bench.Failure{What: "the server does not accept a registration: " + f.Error(),
+				Remedy: "has it rules for names or passwords? choose others with --user and --password"}
 		case f.condition == "jid-malformed", f.condition == "bad-request":
-			return bench.Refusal{What: "the server does not take the name: " + f.Error(), Remedy: "choose another with --user"}
+			return bench.Failure{What: "the server does not take the name: " + f.Error(),
+				Remedy: "choose another with --user"}
 		default:
-			return nobody(f)
+			return registrationOff(f)
 		}
 	case errors.As(err, &end):
-		if end.condition == "not-authorized" { // at once: strangers may do nothing but log in
-			return nobody(end)
+		if end.Condition == "not-authorized" { // at once: strangers may do nothing but log in
+			return registrationOff(end)
 		}
 		what = end.Error()
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		what = "the server closes connections of who registers"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE):
+		what = "the server closes connections that register"
 	default:
 		return err
 	}
-	if time.Since(time.Unix(0, r.last.Load())) > r.Patience {
-		return bench.Refusal{What: fmt.Sprintf("%s, for %v now", what, r.Patience), Remedy: "raise its limits of registrations and of connections from an address"}
+	if time.Since(time.Unix(0, r.last.Load())) > r.GiveUpAfter {
+		return bench.Failure{What: fmt.Sprintf("%s, for %v now", what, r.GiveUpAfter),
+			Remedy: "raise its limits of registrations and of connections from an address"}
 	}
 	return nil
 }
 
-func nobody(err error) error {
-	return bench.Refusal{What: "the server registers nobody here: " + err.Error(), Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls starttls"}
+// registrationOff explains an error by which a server refuses registration as such.
+func registrationOff(err error) error {
+	return bench.Failure{What: "the server does not register accounts here: " + err.Error(),
+		Remedy: "turn in-band registration (XEP-0077) on, and mind that some allow it under TLS only: --tls " +
+			"starttls"}
 }
 
-// pause waits longer with each try: 50 ms to 5 s.
-func pause(ctx context.Context, try int) bool {
+// backoff waits longer with each try: 50 ms to 5 s. It returns false if ctx ends.
+func backoff(ctx context.Context, try int) bool {
 	t := time.NewTimer(min(50*time.Millisecond<<min(try, 10), 5*time.Second))
 	defer t.Stop()
 	select {

@@ -33,12 +33,13 @@ func TestRegister(t *testing.T) {
 			}
 			defer s.Close()
 			last := 0
-			c := Config{Target: target(s.Addr(), s.DirectAddr()), TLS: kind, N: 50, InFlight: 4, Progress: func(n int) {
-				if n != last+1 {
-					t.Errorf("progress from %d to %d", last, n)
-				}
-				last = n
-			}}
+			c := Config{Target: target(s.Addr(), s.DirectAddr()), TLS: kind, N: 50, InFlight: 4,
+				Progress: func(n int) {
+					if n != last+1 {
+						t.Errorf("progress from %d to %d", last, n)
+					}
+					last = n
+				}}
 			made, existed, err := Register(t.Context(), c)
 			if made != 50 || existed != 0 || err != nil || last != 50 {
 				t.Fatalf("%d made, %d existed, progress %d: %v", made, existed, last, err)
@@ -46,7 +47,8 @@ func TestRegister(t *testing.T) {
 			if st := s.Stats(); st.Registered != 50 || st.Accepted > 4 {
 				t.Errorf("%d accounts on %d connections, of at most 4", st.Registered, st.Accepted)
 			}
-			sc := &bench.Scenario{Name: "x", Clients: bench.Clients{Count: 50, TLS: kind}, Groups: []bench.Group{{Name: "all", Share: 1}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
+			sc := &bench.Scenario{Name: "x", Clients: bench.Clients{Count: 50, TLS: kind},
+				Groups: []bench.Group{{Name: "all", Share: 1}}, Phases: []bench.Phase{{Kind: bench.Ramp}}}
 			if _, err := bench.Run(t.Context(), sc, c.Target, bench.Options{}); err != nil {
 				t.Errorf("logging in: %v", err)
 			}
@@ -71,8 +73,10 @@ func TestDomainInAnySpelling(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tc.Close()
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: tc.ConnectionState().PeerCertificates[0].Raw})
-	for _, domain := range []string{"b\u00fccher.example", "B\u00dcCHER.Example.", "xn--bcher-kva.example", "XN--BCHER-KVA.EXAMPLE"} {
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE",
+		Bytes: tc.ConnectionState().PeerCertificates[0].Raw})
+	for _, domain := range []string{"b\u00fccher.example", "B\u00dcCHER.Example.", "xn--bcher-kva.example",
+		"XN--BCHER-KVA.EXAMPLE"} {
 		for _, kind := range []string{"starttls", "direct"} {
 			to := target(s.Addr(), s.DirectAddr())
 			to.Domain, to.Insecure, to.CA = domain, false, ca
@@ -88,7 +92,8 @@ func TestDomainInAnySpelling(t *testing.T) {
 	}
 	to := target(s.Addr(), s.DirectAddr())
 	to.Domain = "no domain"
-	if _, _, err := Register(t.Context(), Config{Target: to, N: 1}); err == nil || !strings.Contains(err.Error(), `"no domain" is no domain: write it like`) {
+	if _, _, err := Register(t.Context(), Config{Target: to, N: 1}); err == nil ||
+		!strings.Contains(err.Error(), `"no domain" is no domain: write it like`) {
 		t.Error(err)
 	}
 }
@@ -100,18 +105,21 @@ func TestExisting(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	made, existed, err := Register(t.Context(), Config{Target: bench.Target{Addr: s.Addr(), Password: "bench"}, N: 20})
+	made, existed, err := Register(t.Context(), Config{Target: bench.Target{Addr: s.Addr(),
+		Password: "bench"}, N: 20})
 	if made != 0 || existed != 20 || err != nil {
 		t.Errorf("%d made, %d existed: %v", made, existed, err)
 	}
 }
 
-const fields = "<query xmlns='jabber:iq:register'><instructions>x</instructions><username/><password/></query>"
+const fields = "<query " +
+	"xmlns='jabber:iq:register'><instructions>x</instructions><username/><password/></query>"
 
 // A server says what a test wants.
 type server struct {
-	form     string                                   // answers a get; an <error> makes it an error
-	set      func(conn, nth int, query string) string // answers the nth set of a connection: "" success, "close", or an <error>
+	form string // answers a get; an <error> makes it an error
+	// answers the nth set of a connection: "" success, "close", or an <error>
+	set      func(conn, nth int, query string) string
 	features string
 
 	addr netip.AddrPort
@@ -166,7 +174,9 @@ func (s *server) serve(c net.Conn, conn int) {
 		text += string(buf[:n])
 		if m := hello.FindString(text); m != "" {
 			text = text[len(m):]
-			io.WriteString(c, "<stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' id='1'><stream:features>"+s.features+"</stream:features>")
+			io.WriteString(c, "<stream:stream xmlns='jabber:client' "+
+				"xmlns:stream='http://etherx.jabber.org/streams' version='1.0' id='1'><stream:features>"+s.features+
+				"</stream:features>")
 		}
 		for m := iqEnd.FindStringSubmatch(text); m != nil; m = iqEnd.FindStringSubmatch(text) {
 			text = text[len(m[0]):]
@@ -194,8 +204,10 @@ func (s *server) serve(c net.Conn, conn int) {
 	}
 }
 
-func stanzaError(kind, condition string) string {
-	return "<error type='" + kind + "'><" + condition + " xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>because</text></error>"
+func errorElement(kind, condition string) string {
+	return "<error type='" + kind + "'><" + condition +
+		" xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/><text " +
+		"xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>because</text></error>"
 }
 
 func yes(int, int, string) string { return "" }
@@ -203,9 +215,23 @@ func yes(int, int, string) string { return "" }
 // Forms are filled in, as elements or as data forms, which take precedence.
 func TestForms(t *testing.T) {
 	for name, c := range map[string]struct{ form, want string }{
-		"fields":    {fields, "<query xmlns='jabber:iq:register'><username>new0</username><password>secret</password></query>"},
-		"more":      {"<query xmlns='jabber:iq:register'><key>k&amp;k</key><email/><username/><password/></query>", "<query xmlns='jabber:iq:register'><key>k&amp;k</key><email>new0@localhost</email><username>new0</username><password>secret</password></query>"},
-		"data form": {"<query xmlns='jabber:iq:register'><username/><password/><x xmlns='jabber:x:data' type='form'><title>T</title><field type='fixed'><value>Hello</value></field><field type='hidden' var='FORM_TYPE'><value>jabber:iq:register</value></field><field type='text-single' var='username'><required/></field><field type='text-private' var='password'><required/></field><field type='text-single' var='shoe'/><field type='boolean' var='news'><value>0</value><required/></field></x></query>", "<query xmlns='jabber:iq:register'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' type='hidden'><value>jabber:iq:register</value></field><field var='username'><value>new0</value></field><field var='password'><value>secret</value></field><field var='news'><value>0</value></field></x></query>"},
+		"fields": {fields, "<query " +
+			"xmlns='jabber:iq:register'><username>new0</username><password>secret</password></query>"},
+		"more": {"<query " +
+			"xmlns='jabber:iq:register'><key>k&amp;k</key><email/><username/><password/></query>",
+			"<query " +
+				"xmlns='jabber:iq:register'><key>k&amp;k</key><email>new0@localhost</email><username>new0</" +
+				"username><password>secret</password></query>"},
+		"data form": {"<query xmlns='jabber:iq:register'><username/><password/><x xmlns='jabber:x:data' " +
+			"type='form'><title>T</title><field type='fixed'><value>Hello</value></field><field type='hidden' " +
+			"var='FORM_TYPE'><value>jabber:iq:register</value></field><field type='text-single' " +
+			"var='username'><required/></field><field type='text-private' " +
+			"var='password'><required/></field><field type='text-single' var='shoe'/><field type='boolean' " +
+			"var='news'><value>0</value><required/></field></x></query>",
+			"<query xmlns='jabber:iq:register'><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE' " +
+				"type='hidden'><value>jabber:iq:register</value></field><field " +
+				"var='username'><value>new0</value></field><field " +
+				"var='password'><value>secret</value></field><field var='news'><value>0</value></field></x></query>"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &server{form: c.form, set: yes}
@@ -220,26 +246,41 @@ func TestForms(t *testing.T) {
 // What can't work says so in one line, with a remedy, and at once.
 func TestRefusals(t *testing.T) {
 	form := func(inside string) string {
-		return "<query xmlns='jabber:iq:register'><username/><password/><x xmlns='jabber:x:data' type='form'><field var='username'/><field var='password'/>" + inside + "</x></query>"
+		return "<query xmlns='jabber:iq:register'><username/><password/><x xmlns='jabber:x:data' " +
+			"type='form'><field var='username'/><field var='password'/>" + inside + "</x></query>"
 	}
 	for name, c := range map[string]struct {
 		s    *server
 		want string
 	}{
-		"captcha":      {&server{form: form("<field var='FORM_TYPE' type='hidden'><value>urn:xmpp:captcha</value></field>")}, "captcha"},
-		"picture":      {&server{form: form("<field var='x' type='text-single'><media xmlns='urn:xmpp:media-element'/><required/></field>")}, "captcha"},
-		"unknown":      {&server{form: form("<field var='invitation' type='text-single'><required/></field>")}, `"invitation"`},
-		"elsewhere":    {&server{form: "<query xmlns='jabber:iq:register'><instructions>Go to the web</instructions><x xmlns='jabber:x:oob'><url>http://localhost/</url></x></query>"}, "elsewhere"},
-		"off":          {&server{form: stanzaError("cancel", "service-unavailable")}, "registers nobody here: service-unavailable"},
-		"strangers":    {&server{form: "<stream:error><not-authorized xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"}, "registers nobody here: the server ended the stream with not-authorized"},
-		"not allowed":  {&server{form: fields, set: func(int, int, string) string { return stanzaError("cancel", "not-allowed") }}, "not-allowed"},
-		"not accepted": {&server{form: fields, set: func(int, int, string) string { return stanzaError("modify", "not-acceptable") }}, "--password"},
+		"captcha": {&server{form: form("<field var='FORM_TYPE' " +
+			"type='hidden'><value>urn:xmpp:captcha</value></field>")}, "captcha"},
+		"picture": {&server{form: form("<field var='x' type='text-single'><media " +
+			"xmlns='urn:xmpp:media-element'/><required/></field>")}, "captcha"},
+		"unknown": {&server{form: form("<field var='invitation' type='text-single'><required/></field>")},
+			`"invitation"`},
+		"elsewhere": {&server{form: "<query xmlns='jabber:iq:register'><instructions>Go to the " +
+			"web</instructions><x xmlns='jabber:x:oob'><url>http://localhost/</url></x></query>"}, "elsewhere"},
+		"off": {&server{form: errorElement("cancel", "service-unavailable")},
+			"does not register accounts here: service-unavailable"},
+		"strangers": {&server{form: "<stream:error><not-authorized " +
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"},
+			"does not register accounts here: the server ended the stream with not-authorized"},
+		"not allowed": {&server{form: fields, set: func(int, int,
+			string) string {
+			return errorElement("cancel", "not-allowed")
+		}}, "not-allowed"},
+		"not accepted": {&server{form: fields, set: func(int, int,
+			string) string {
+			return errorElement("modify", "not-acceptable")
+		}}, "--password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			began := time.Now()
 			made, existed, err := Register(t.Context(), c.s.start(t))
-			var r bench.Refusal
-			if made+existed != 0 || !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) || r.Remedy == "" || strings.Contains(err.Error(), "\n") {
+			var r bench.Failure
+			if made+existed != 0 || !errors.As(err, &r) || !strings.Contains(err.Error(), c.want) ||
+				r.Remedy == "" || strings.Contains(err.Error(), "\n") {
 				t.Errorf("%d made, %d existed, %v", made, existed, err)
 			}
 			if time.Since(began) > 10*time.Second {
@@ -251,7 +292,8 @@ func TestRefusals(t *testing.T) {
 
 // A server that gives an account to a connection and no more gets a connection for each.
 func TestOneEach(t *testing.T) {
-	for name, second := range map[string]string{"not acceptable": stanzaError("modify", "not-acceptable"), "closed": "close", "limit": stanzaError("wait", "resource-constraint")} {
+	for name, second := range map[string]string{"not acceptable": errorElement("modify", "not-acceptable"),
+		"closed": "close", "limit": errorElement("wait", "resource-constraint")} {
 		t.Run(name, func(t *testing.T) {
 			conns := 0
 			s := &server{form: fields, set: func(conn, nth int, _ string) string {
@@ -280,18 +322,22 @@ func TestLimits(t *testing.T) {
 	times := 0
 	s := &server{form: fields, set: func(int, int, string) string {
 		if times++; times <= 3 {
-			return stanzaError("wait", "policy-violation")
+			return errorElement("wait", "policy-violation")
 		}
 		return ""
 	}}
 	if made, _, err := Register(t.Context(), s.start(t)); made != 3 || err != nil {
 		t.Errorf("%d made, %v", made, err)
 	}
-	s = &server{form: fields, set: func(int, int, string) string { return stanzaError("wait", "resource-constraint") }}
+	s = &server{form: fields, set: func(int, int,
+		string) string {
+		return errorElement("wait", "resource-constraint")
+	}}
 	c := s.start(t)
-	c.Patience = 200 * time.Millisecond
+	c.GiveUpAfter = 200 * time.Millisecond
 	made, _, err := Register(t.Context(), c)
-	if made != 0 || err == nil || !strings.Contains(err.Error(), `limits registrations: resource-constraint ("because"), for 200ms now: raise its limits`) {
+	if made != 0 || err == nil || !strings.Contains(err.Error(),
+		`limits registrations: resource-constraint ("because"), for 200ms now: raise its limits`) {
 		t.Errorf("%d made, %v", made, err)
 	}
 }
@@ -300,7 +346,7 @@ func TestCancelled(t *testing.T) {
 	asked := make(chan bool, 10)
 	s := &server{form: fields, set: func(int, int, string) string {
 		asked <- true
-		return stanzaError("wait", "resource-constraint")
+		return errorElement("wait", "resource-constraint")
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
@@ -319,10 +365,12 @@ func TestNobodyThere(t *testing.T) {
 	}
 	addr := ln.Addr().(*net.TCPAddr).AddrPort()
 	ln.Close()
-	if _, _, err := Register(t.Context(), Config{Target: target(addr, addr), N: 1}); err == nil || !strings.Contains(err.Error(), "connection refused: is the server running") {
+	if _, _, err := Register(t.Context(), Config{Target: target(addr, addr), N: 1}); err == nil ||
+		!strings.Contains(err.Error(), "connection refused: is the server running") {
 		t.Errorf("%v", err)
 	}
-	if _, _, err := Register(t.Context(), Config{Target: bench.Target{User: "x"}, N: 1}); err == nil || !strings.Contains(err.Error(), "%d") {
+	if _, _, err := Register(t.Context(), Config{Target: bench.Target{User: "x"}, N: 1}); err == nil ||
+		!strings.Contains(err.Error(), "%d") {
 		t.Errorf("%v", err)
 	}
 }
@@ -332,7 +380,8 @@ func TestAttackT11(t *testing.T) {
 	s := &server{form: fields, set: yes}
 	c := s.start(t)
 	c.TLS = "starttls"
-	if made, _, err := Register(t.Context(), c); made != 0 || err == nil || !strings.Contains(err.Error(), "does not offer STARTTLS") || len(s.sets) > 0 {
+	if made, _, err := Register(t.Context(), c); made != 0 || err == nil ||
+		!strings.Contains(err.Error(), "does not offer STARTTLS") || len(s.sets) > 0 {
 		t.Errorf("%d made, %v, it said %q", made, err, s.sets)
 	}
 }
@@ -346,7 +395,8 @@ func TestCertificate(t *testing.T) {
 	defer s.Close()
 	c := Config{Target: target(s.Addr(), s.DirectAddr()), TLS: "direct", N: 1}
 	c.Target.Insecure = false
-	if made, _, err := Register(t.Context(), c); made != 0 || err == nil || !strings.Contains(err.Error(), "--insecure") {
+	if made, _, err := Register(t.Context(), c); made != 0 || err == nil ||
+		!strings.Contains(err.Error(), "--insecure") {
 		t.Errorf("%d made, %v", made, err)
 	}
 }

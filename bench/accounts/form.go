@@ -5,48 +5,52 @@ import (
 	"strings"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// A form is what the server wants to know of who registers (XEP-0077 §3.1), and how it wants it.
+// A form has the fields that a server asks for (XEP-0077 section 3.1), and their kind.
 type form struct {
-	data   bool // as a data form (XEP-0004), which takes precedence over elements
+	data   bool // it is a data form (XEP-0004), which takes precedence over elements
 	fields []field
 }
 
+// A field is one of a form.
 type field struct {
 	name   string
-	kind   string   // of a data form's field
-	values []string // that it has already
+	kind   string   // of a field of a data form
+	values []string // values that it has already
 }
 
+// elsewhere is the remedy if a form can't be filled in.
 const elsewhere = "turn that off on the server, or make the accounts with the server's own tool"
 
-// askForm asks for it, and says why nobody can fill it in.
+// askForm asks for the form, and returns an error if it can't be filled in.
 func (s *stream) askForm() (*form, error) {
-	e, err := s.request("get", []byte("<query xmlns='"+nsRegister+"'/>"))
+	e, err := s.request("get", []byte("<query xmlns='"+xmpp.NSRegister+"'/>"))
 	if err != nil {
 		return nil, err
 	}
-	if err := failed(e); err != nil {
+	if err := stanzaErrorOf(e); err != nil {
 		return nil, err
 	}
-	q, ok := e.Child(nameQuery)
+	q, ok := e.Child(xmpp.Register)
 	if !ok {
-		return nil, bench.Refusal{What: "the server answers a request for its registration form with something else", Remedy: elsewhere}
+		return nil, bench.Failure{What: "the server answers a request for its registration form with " +
+			"something else", Remedy: elsewhere}
 	}
-	if x, ok := q.Child(xmlstream.N(nsForm, "x")); ok {
+	if x, ok := q.Child(xmpp.DataForm); ok {
 		return dataForm(x)
 	}
 	f := &form{}
 	for k, ok := q.First(); ok; k, ok = k.Next() {
-		if string(k.Space()) != nsRegister {
+		if string(k.Space()) != xmpp.NSRegister {
 			continue
 		}
 		switch name := string(k.Local()); name {
 		case "instructions", "registered":
-		case "key": // the old protection of forms: what is in it goes back
+		case "key": // the old protection of forms: its content is sent back
 			f.fields = append(f.fields, field{name: name, values: []string{string(k.Text())}})
 		default:
 			f.fields = append(f.fields, field{name: name})
@@ -55,15 +59,12 @@ func (s *stream) askForm() (*form, error) {
 	return f, f.check()
 }
 
-var (
-	nameRequired = xmlstream.N(nsForm, "required")
-	nameValue    = xmlstream.N(nsForm, "value")
-)
-
+// dataForm reads a data form. A CAPTCHA (XEP-0158) is an error. Optional fields without a value are
+// left out.
 func dataForm(x xmlstream.Element) (*form, error) {
 	f := &form{data: true}
 	for k, ok := x.First(); ok; k, ok = k.Next() {
-		if string(k.Local()) != "field" || string(k.Space()) != nsForm {
+		if string(k.Local()) != "field" || string(k.Space()) != xmpp.NSDataForms {
 			continue
 		}
 		name, _ := k.Attr(stanza.AttrVar)
@@ -74,17 +75,18 @@ func dataForm(x xmlstream.Element) (*form, error) {
 		g := field{name: string(name), kind: string(kind)}
 		for v, ok := k.First(); ok; v, ok = v.Next() {
 			switch {
-			case v.Is(nameValue):
+			case v.Is(xmpp.FieldValue):
 				g.values = append(g.values, string(v.Text()))
-			case string(v.Space()) == "urn:xmpp:media-element": // XEP-0158: a picture to be read
+			case string(v.Space()) == xmpp.NSMediaElement: // XEP-0158: a picture to be read
 				return nil, captcha
 			}
 		}
 		// XEP-0158 §4.1 names its questions.
-		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" || strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
+		if g.name == "FORM_TYPE" && len(g.values) > 0 && g.values[0] == "urn:xmpp:captcha" ||
+			strings.HasSuffix(g.name, "_recog") || g.name == "ocr" || g.name == "qa" {
 			return nil, captcha
 		}
-		_, required := k.Child(nameRequired)
+		_, required := k.Child(xmpp.FieldRequired)
 		if required || g.known() || len(g.values) > 0 {
 			f.fields = append(f.fields, g)
 		}
@@ -92,9 +94,10 @@ func dataForm(x xmlstream.Element) (*form, error) {
 	return f, f.check()
 }
 
-var captcha = bench.Refusal{What: "the server wants a captcha to be solved before it makes an account", Remedy: elsewhere}
+var captcha = bench.Failure{What: "the server wants a captcha to be solved before it makes an account",
+	Remedy: elsewhere}
 
-// known reports whether fill has something for it.
+// known reports whether fill has a value for the field.
 func (g field) known() bool {
 	switch g.name {
 	case "username", "password", "email", "name", "nick", "first", "last":
@@ -103,27 +106,30 @@ func (g field) known() bool {
 	return false
 }
 
-// check says what can't be filled in.
+// check returns an error for a required field that fill has no value for.
 func (f *form) check() error {
 	has := map[string]bool{}
 	for _, g := range f.fields {
 		has[g.name] = true
 		if !g.known() && len(g.values) == 0 {
-			return bench.Refusal{What: fmt.Sprintf("the server wants to know %.60q of who registers, which nobody has", g.name), Remedy: elsewhere}
+			return bench.Failure{What: fmt.Sprintf("the server asks for %.60q, which has no value here", g.name),
+				Remedy: elsewhere}
 		}
 	}
 	if !has["username"] || !has["password"] {
-		return bench.Refusal{What: "the server makes accounts elsewhere: it does not ask for a name and a password", Remedy: "make the accounts with the server's own tool"}
+		return bench.Failure{What: "the server makes accounts elsewhere: it does not ask for a name and a " +
+			"password", Remedy: "make the accounts with the server's own tool"}
 	}
 	return nil
 }
 
 // fill is the form with the data of one account.
 func (f *form) fill(user, password, domain string) []byte {
-	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain, "name": user, "nick": user, "first": user, "last": user}
-	b := []byte("<query xmlns='" + nsRegister + "'>")
+	answers := map[string]string{"username": user, "password": password, "email": user + "@" + domain,
+		"name": user, "nick": user, "first": user, "last": user}
+	b := []byte("<query xmlns='" + xmpp.NSRegister + "'>")
 	if f.data {
-		b = append(b, "<x xmlns='"+nsForm+"' type='submit'>"...)
+		b = append(b, "<x xmlns='"+xmpp.NSDataForms+"' type='submit'>"...)
 	}
 	for _, g := range f.fields {
 		values := g.values

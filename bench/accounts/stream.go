@@ -1,6 +1,7 @@
 package accounts
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,34 +13,15 @@ import (
 	"time"
 
 	"canto/bench"
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsStream   = "http://etherx.jabber.org/streams"
-	nsStreams  = "urn:ietf:params:xml:ns:xmpp-streams"
-	nsStanzas  = "urn:ietf:params:xml:ns:xmpp-stanzas"
-	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsRegister = "jabber:iq:register"
-	nsForm     = "jabber:x:data"
-)
-
-var (
-	nameFeatures = xmlstream.N(nsStream, "features")
-	nameError    = xmlstream.N(nsStream, "error")
-	nameStartTLS = xmlstream.N(nsTLS, "starttls")
-	nameProceed  = xmlstream.N(nsTLS, "proceed")
-	nameText     = xmlstream.N(nsStanzas, "text")
-	nameQuery    = xmlstream.N(nsRegister, "query")
-)
-
-// A stream is one connection of somebody who is not known yet. For one goroutine.
+// A stream is one connection that registers accounts. It is not logged in. For one goroutine.
 type stream struct {
 	nc     net.Conn
-	in     xmlstream.Stream
-	parser *xmlstream.Parser
-	buf    []byte
+	xml    *xmpp.Conn
 	domain string
 	stop   func() bool // no longer close nc with the context
 	asked  int         // requests, for their ids
@@ -47,10 +29,11 @@ type stream struct {
 	used   int // accounts that were asked for
 }
 
-// patience is how long a server may take to answer.
-const patience = 30 * time.Second
+// answerTimeout is how long a server may take to answer.
+const answerTimeout = 30 * time.Second
 
-// open connects and goes on until registration may be asked for; it closes what it opened if it fails.
+// open connects and goes on until registration can be requested. It closes the connection if it
+// fails.
 func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 	t := &c.Target
 	addr := t.Addr
@@ -62,7 +45,7 @@ func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 	if err != nil {
 		return nil, explain(err, t)
 	}
-	s := &stream{nc: nc, parser: xmlstream.NewParser(nil), buf: make([]byte, 8<<10), domain: t.Domain}
+	s := &stream{nc: nc, xml: xmpp.NewConn(nc), domain: t.Domain}
 	s.stop = context.AfterFunc(ctx, func() { nc.Close() })
 	if err := s.begin(ctx, c); err != nil {
 		s.close()
@@ -74,10 +57,12 @@ func open(ctx context.Context, c *Config, source net.Addr) (*stream, error) {
 func (s *stream) close() {
 	s.stop()
 	s.nc.SetWriteDeadline(time.Now().Add(time.Second))
-	io.WriteString(s.nc, "</stream:stream>")
+	io.WriteString(s.nc, xmpp.EndStream)
 	s.nc.Close()
 }
 
+// begin makes the connection ready: TLS as the Config wants it, a stream, and the form.
+// Registration is tried also if the features do not offer it, which servers may leave out.
 func (s *stream) begin(ctx context.Context, c *Config) error {
 	if c.TLS == "direct" {
 		if err := s.secure(ctx, c); err != nil {
@@ -89,21 +74,20 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 		return err
 	}
 	if c.TLS == "starttls" {
-		if _, ok := features.Child(nameStartTLS); !ok {
+		if _, ok := features.Child(xmpp.StartTLS); !ok {
 			// Never on in clear (attack T11).
-			return bench.Refusal{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
+			return bench.Failure{What: "the server does not offer STARTTLS", Remedy: "--tls direct or --tls none"}
 		}
-		if err := s.write("<starttls xmlns='%s'/>", nsTLS); err != nil {
+		if err := s.write(xmpp.RequestTLS); err != nil {
 			return err
 		}
-		e, err := s.next()
+		e, err := s.xml.Next()
 		if err != nil {
 			return err
 		}
-		if !e.Is(nameProceed) {
-			return bench.Refusal{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
+		if !e.Is(xmpp.Proceed) {
+			return bench.Failure{What: "the server refused STARTTLS", Remedy: "look at its log: has it a certificate?"}
 		}
-		s.parser.Rest(&s.in) // what came in clear counts for nothing
 		if err := s.secure(ctx, c); err != nil {
 			return err
 		}
@@ -116,18 +100,20 @@ func (s *stream) begin(ctx context.Context, c *Config) error {
 	return err
 }
 
+// secure puts TLS on the connection.
 func (s *stream) secure(ctx context.Context, c *Config) error {
-	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure, MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{ServerName: c.Target.ServerName(), InsecureSkipVerify: c.Target.Insecure,
+		MinVersion: tls.VersionTLS12}
 	if c.TLS == "direct" {
 		conf.NextProtos = []string{"xmpp-client"}
 	}
 	if len(c.Target.CA) > 0 {
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(c.Target.CA) {
-			return bench.Refusal{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
+			return bench.Failure{What: "there is no certificate in the file of --ca", Remedy: "it must be PEM"}
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	s.nc.SetDeadline(time.Time{})
 	t := tls.Client(s.nc, conf)
@@ -135,88 +121,37 @@ func (s *stream) secure(ctx context.Context, c *Config) error {
 		return err
 	}
 	s.nc = t
+	s.xml.Secure(t)
 	return nil
 }
 
-// header begins a stream and returns the server's features, which are good until next.
+// header begins a stream and returns the server's features, which are good until the next element is read.
 func (s *stream) header() (xmlstream.Element, error) {
-	s.in.Reset(0)
-	err := s.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' version='1.0' to='%s'>", nsStream, xmlstream.AppendValue(nil, s.domain))
-	if err != nil {
-		return xmlstream.Element{}, err
-	}
-	for s.in.Root() == nil {
-		if _, err := s.parser.Next(&s.in); errors.Is(err, xmlstream.ErrNeedMore) {
-			if err := s.read(); err != nil {
-				return xmlstream.Element{}, err
-			}
-		} else if err != nil {
-			return xmlstream.Element{}, err
-		}
-	}
-	e, err := s.next()
-	if err == nil && !e.Is(nameFeatures) {
-		err = bench.Refusal{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()), Remedy: "is this an XMPP server for clients?"}
+	s.nc.SetDeadline(time.Now().Add(answerTimeout))
+	e, err := s.xml.Open(s.domain, "")
+	if err == nil && !e.Is(xmpp.Features) {
+		err = bench.Failure{What: fmt.Sprintf("the server said <%.40s/> instead of its features", e.Local()),
+			Remedy: "is this an XMPP server for clients?"}
 	}
 	return e, err
 }
 
 func (s *stream) write(format string, a ...any) error {
-	s.nc.SetDeadline(time.Now().Add(patience))
+	s.nc.SetDeadline(time.Now().Add(answerTimeout))
 	_, err := fmt.Fprintf(s.nc, format, a...)
 	return err
 }
 
-func (s *stream) read() error {
-	n, err := s.nc.Read(s.buf)
-	if n == 0 && err == nil {
-		err = io.ErrNoProgress
-	}
-	if n == 0 {
-		return err
-	}
-	s.parser.Feed(&s.in, s.buf[:n])
-	return nil
-}
-
-// next is what the server says next, good until it is called again.
-func (s *stream) next() (xmlstream.Element, error) {
-	for {
-		e, err := s.parser.Stanza(&s.in)
-		switch {
-		case err == nil && e.Is(nameError):
-			cond := "error"
-			if k, ok := e.First(); ok && string(k.Space()) == nsStreams {
-				cond = string(k.Local())
-			}
-			return e, ended{cond}
-		case err == nil:
-			return e, nil
-		case !errors.Is(err, xmlstream.ErrNeedMore):
-			return e, err
-		}
-		if err := s.read(); err != nil {
-			return e, err
-		}
-	}
-}
-
-// ended is a stream error.
-type ended struct{ condition string }
-
-func (e ended) Error() string {
-	return fmt.Sprintf("the server ended the stream with %.60s", e.condition)
-}
-
-// request sends an IQ and returns what it is answered with.
+// request sends an IQ and returns its answer.
 func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error) {
 	s.asked++
 	id := fmt.Sprintf("reg%d", s.asked)
-	if err := s.write("<iq type='%s' id='%s' to='%s'>%s</iq>", kind, id, xmlstream.AppendValue(nil, s.domain), payload); err != nil {
+	if err := s.write("<iq type='%s' id='%s' to='%s'>%s</iq>", kind, id,
+		xmlstream.AppendValue(nil, s.domain), payload); err != nil {
 		return xmlstream.Element{}, err
 	}
 	for {
-		e, err := s.next()
+		e, err := s.xml.Next()
 		if err != nil {
 			return e, err
 		}
@@ -226,67 +161,66 @@ func (s *stream) request(kind string, payload []byte) (xmlstream.Element, error)
 	}
 }
 
-// A failure is a stanza error.
-type failure struct {
+// A stanzaError is a stanza error (RFC 6120 section 8.3).
+type stanzaError struct {
 	condition string
-	wait      bool // it may work later
+	wait      bool // its type is "wait": the request may succeed later
 	text      string
 }
 
-func (f failure) Error() string {
+// Error is the condition, with the server's text if there is one.
+func (f stanzaError) Error() string {
 	if f.text == "" {
 		return f.condition
 	}
 	return fmt.Sprintf("%s (%.100q)", f.condition, f.text)
 }
 
-// failed is the error that an IQ is, or nil.
-func failed(e xmlstream.Element) error {
+// stanzaErrorOf is the error in an IQ, nil if there is none.
+func stanzaErrorOf(e xmlstream.Element) error {
 	if t, _ := e.Attr(stanza.AttrType); string(t) != "error" {
 		return nil
 	}
-	f := failure{condition: "error"}
+	f := stanzaError{condition: "error"}
 	x, ok := e.Child(stanza.ErrorName)
 	if !ok {
 		return f
 	}
 	t, _ := x.Attr(stanza.AttrType)
 	f.wait = string(t) == "wait"
-	for k, ok := x.First(); ok; k, ok = k.Next() {
-		switch {
-		case k.Is(nameText):
-			f.text = string(k.Text())
-		case string(k.Space()) == nsStanzas:
-			f.condition = string(k.Local())
-		}
+	if text, ok := x.Child(xmpp.ErrorText); ok {
+		f.text = string(text.Text())
 	}
+	f.condition = cmp.Or(xmpp.Condition(x, stanza.NSStanzas), f.condition)
 	return f
 }
 
-// explain says what err means to the one who runs the bench.
+// explain explains err to the operator.
 func explain(err error, t *bench.Target) error {
 	var (
-		r    bench.Refusal
+		r    bench.Failure
 		cert *tls.CertificateVerificationError
 		ne   net.Error
-		end  ended
-		f    failure
+		end  xmpp.StreamError
+		f    stanzaError
 	)
 	switch {
 	case errors.As(err, &r), errors.As(err, &f), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &end):
-		switch end.condition {
+		switch end.Condition {
 		case "host-unknown":
-			return bench.Refusal{What: end.Error(), Remedy: "--domain must be a domain of the server"}
+			return bench.Failure{What: end.Error(), Remedy: "--domain must be a domain of the server"}
 		}
 		return err
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return bench.Refusal{What: "connection refused", Remedy: "is the server running, and is this its address?"}
+		return bench.Failure{What: "connection refused", Remedy: "is the server running, and is this its address?"}
 	case errors.As(err, &cert):
-		return bench.Refusal{What: "the server's certificate is not one for " + t.Domain, Remedy: "name its CA with --ca, or take any with --insecure"}
+		return bench.Failure{What: "the server's certificate is not one for " + t.Domain,
+			Remedy: "name its CA with --ca, or take any with --insecure"}
 	case errors.As(err, &ne) && ne.Timeout():
-		return bench.Refusal{What: "the server does not answer", Remedy: "look at its log, or at the firewall between"}
+		return bench.Failure{What: "the server does not answer",
+			Remedy: "look at its log, or at the firewall between"}
 	}
 	return err
 }

@@ -9,7 +9,7 @@ import (
 // A Fit is a linear model y = Σ Beta[j]·x[j] that was fitted by weighted least squares. Plain data: it goes
 // into a Plan's JSON.
 type Fit struct {
-	Beta []float64   `json:"beta"`
+	Beta []float64   `json:"beta"`  // Beta are the coefficients.
 	Cov  [][]float64 `json:"cov"`   // of Beta
 	Var  float64     `json:"var"`   // of an observation of weight 1
 	DOF  int         `json:"dof"`   // observations without those that the coefficients took
@@ -19,8 +19,9 @@ type Fit struct {
 // errFew means that there is less to see than there is to fit.
 var errFew = errors.New("too little was measured to fit anything")
 
-// fit finds the coefficients. x has a row for each y; w are weights, nil for equal ones. A column that is
-// zero everywhere has the coefficient 0, without variance: it was not measured.
+// fit is a weighted least squares fit of y to x, with weights w (nil: all 1). It solves the normal
+// equations by the inverse of their matrix, and estimates the variance from the residuals. It fails
+// if there are too few observations, or if columns of x depend on each other.
 func fit(x [][]float64, y, w []float64) (*Fit, error) {
 	if len(x) == 0 || len(x) != len(y) {
 		return nil, errFew
@@ -127,7 +128,7 @@ func inverse(m [][]float64) (inv [][]float64, ok bool) {
 	return inv, true
 }
 
-// at is what the model says for x.
+// at is the value of the model at x.
 func (f *Fit) at(x []float64) (y float64) {
 	for j, v := range x {
 		y += f.Beta[j] * v
@@ -158,6 +159,7 @@ func (f *Fit) draws() func(*rand.Rand) []float64 {
 	return func(rng *rand.Rand) []float64 { return f.draw(l, rng) }
 }
 
+// draw is the coefficients of one random draw from the fit's distribution. l is the root of Cov.
 func (f *Fit) draw(l [][]float64, rng *rand.Rand) []float64 {
 	var chi float64
 	for range f.DOF {
@@ -199,7 +201,7 @@ func root(m [][]float64) [][]float64 {
 	return l
 }
 
-// quantileT is what Student's t with so many degrees of freedom is below of with probability p.
+// quantileT is the quantile p of Student's t with so many degrees of freedom.
 func quantileT(p float64, dof int) float64 {
 	if p < .5 {
 		return -quantileT(1-p, dof)

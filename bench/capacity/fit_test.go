@@ -19,7 +19,8 @@ func TestQuantileT(t *testing.T) {
 		p    float64
 		dof  int
 		want float64
-	}{{.975, 1, 12.7062}, {.975, 2, 4.30265}, {.975, 4, 2.77645}, {.975, 10, 2.22814}, {.975, 100, 1.98397}, {.95, 5, 2.01505}, {.995, 3, 5.84091}, {.5, 7, 0}, {.025, 10, -2.22814}} {
+	}{{.975, 1, 12.7062}, {.975, 2, 4.30265}, {.975, 4, 2.77645}, {.975, 10, 2.22814},
+		{.975, 100, 1.98397}, {.95, 5, 2.01505}, {.995, 3, 5.84091}, {.5, 7, 0}, {.025, 10, -2.22814}} {
 		if got := quantileT(c.p, c.dof); math.Abs(got-c.want) > 2e-5*(1+math.Abs(c.want)) {
 			t.Errorf("quantile %v with %d degrees is %v, want %v", c.p, c.dof, got, c.want)
 		}
@@ -30,7 +31,8 @@ func TestQuantileT(t *testing.T) {
 // 1.776 and 2.938.
 func TestFitKnown(t *testing.T) {
 	h := []float64{1.47, 1.50, 1.52, 1.55, 1.57, 1.60, 1.63, 1.65, 1.68, 1.70, 1.73, 1.75, 1.78, 1.80, 1.83}
-	y := []float64{52.21, 53.12, 54.48, 55.84, 57.20, 58.57, 59.93, 61.29, 63.11, 64.47, 66.28, 68.10, 69.92, 72.19, 74.46}
+	y := []float64{52.21, 53.12, 54.48, 55.84, 57.20, 58.57, 59.93, 61.29, 63.11, 64.47, 66.28, 68.10,
+		69.92, 72.19, 74.46}
 	f, err := fitLine(h, y)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +45,8 @@ func TestFitKnown(t *testing.T) {
 	if f.DOF != 13 || f.N != 15 {
 		t.Errorf("%d degrees of freedom of %d", f.DOF, f.N)
 	}
-	near(t, "interval of the mean", f.spread([]float64{1, 1.65}, 0), quantileT(.975, 13)*math.Sqrt(f.Cov[0][0]+2*1.65*f.Cov[0][1]+1.65*1.65*f.Cov[1][1]), 1e-9)
+	near(t, "interval of the mean", f.spread([]float64{1, 1.65}, 0),
+		quantileT(.975, 13)*math.Sqrt(f.Cov[0][0]+2*1.65*f.Cov[0][1]+1.65*1.65*f.Cov[1][1]), 1e-9)
 }
 
 // A weight of 2 is the same observation twice.
@@ -111,7 +114,7 @@ func TestCoverage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 4))
 	const n = 300
 	var message, login, look, answer int
-	h := shape{steps: []int{1000, 2000, 3000, 4000, 5500, 7000}, rate: 3000}
+	h := stepPlan{steps: []int{1000, 2000, 3000, 4000, 5500, 7000}, rate: 3000}
 	for range n {
 		var obs []observation
 		see := func(k work, wall float64) observation {
@@ -122,7 +125,8 @@ func TestCoverage(t *testing.T) {
 			return observation{k, max(0, cpu+.6*math.Sqrt(variance(cpu, wall))*rng.NormFloat64()), wall}
 		}
 		for i, s := range h.steps {
-			obs = append(obs, see(work{sessions: float64(s), logins: 700}, 2), see(work{sessions: float64(s), returns: 200}, 2))
+			obs = append(obs, see(work{sessions: float64(s), logins: 700}, 2),
+				see(work{sessions: float64(s), returns: 200}, 2))
 			for j, q := range []float64{0, .25, .5, 1} {
 				obs = append(obs, see(work{sessions: float64(s), messages: q * h.rate * (1 + .1*float64(i%2))}, 5))
 				if j > 0 {
@@ -139,7 +143,8 @@ func TestCoverage(t *testing.T) {
 				*count++
 			}
 		}
-		in(&message, truth[perMessage], f.Beta[perMessage]-f.margin(perMessage), f.Beta[perMessage]+f.margin(perMessage))
+		in(&message, truth[perMessage], f.Beta[perMessage]-f.margin(perMessage), f.Beta[perMessage]+
+			f.margin(perMessage))
 		in(&login, truth[perReturn], f.Beta[perReturn]-f.margin(perReturn), f.Beta[perReturn]+f.margin(perReturn))
 		o := see(work{9800, 2000, 1000, 0, 50}, 10)
 		p := predict(f, o.row(), variance(f.at(o.row()), o.wall))
@@ -148,7 +153,8 @@ func TestCoverage(t *testing.T) {
 		low, high := interval(func(rng *rand.Rand) float64 { return cpuLine(draw(rng), w).fits(1.4) })
 		in(&answer, want, low, high)
 	}
-	for name, c := range map[string]int{"a message": message, "a reconnect": login, "a new look": look, "the answer": answer} {
+	for name, c := range map[string]int{"a message": message, "a reconnect": login, "a new look": look,
+		"the answer": answer} {
 		// 95 % ± 3 standard errors of 300 tries; weights are estimated too, which costs a little.
 		if share := float64(c) / n; share < .9 || share > .995 {
 			t.Errorf("%.1f %% of the intervals of %s hold the truth, of 95 %%", 100*share, name)

@@ -21,9 +21,13 @@ func TestProfile(t *testing.T) {
 	if err != nil || p != want {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for text, cause := range map[string]string{"mesages = 1\n": `x.toml:1: there is no key "mesages": did you mean "messages"?`, "body = -1": "from 0 to 60,000", "tls = 'ssl'": "none, starttls or direct",
-		"messages = nan": "from 0 to 1,000,000", "contacts = 1000": "from 0 to 500", "tls": "x.toml:1: "} {
-		if _, err := ParseProfile("x.toml", []byte(text)); err == nil || !strings.Contains(err.Error(), cause) || strings.Contains(err.Error(), "\n") {
+	for _, c := range []struct{ text, cause string }{{"mesages = 1\n",
+		`x.toml:1: there is no key "mesages": did you mean "messages"?`}, {"body = -1", "from 0 to 60,000"},
+		{"tls = 'ssl'", "none, starttls or direct"},
+		{"messages = nan", "from 0 to 1,000,000"}, {"contacts = 1000", "from 0 to 500"}, {"tls", "x.toml:1: "}} {
+		text, cause := c.text, c.cause
+		if _, err := ParseProfile("x.toml", []byte(text)); err == nil ||
+			!strings.Contains(err.Error(), cause) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -35,42 +39,50 @@ func TestProfile(t *testing.T) {
 
 // The runs are as large as time and descriptors allow, and the check has sessions that the fit has not.
 func TestShape(t *testing.T) {
-	s := sounding{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}
+	s := probeResult{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}
 	h, err := plan(s, Mobile(), mostSessions, 5*time.Minute, 2)
 	if err != nil || !reflect.DeepEqual(h.steps, []int{1050, 2100, 3150, 4200, 5600, 7000}) || h.check != 9800 {
 		t.Fatalf("%+v, %v", h, err)
 	}
 	near(t, "the rate", h.rate, 10000, 1e-9)
-	total := 7000*h.session + 6*350/300. + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() + h.hold.Seconds()
+	total := 7000*h.session + 6*350/300. + 29*h.slice.Seconds() + 9800*h.session + h.settle.Seconds() +
+		h.hold.Seconds()
 	if total > 270 || total < 150 {
 		t.Errorf("5 minutes are planned as %.0f s and what the storm takes", total)
 	}
 	s.room = 7000
-	if h, err = plan(s, Mobile(), mostSessions, 5*time.Minute, 2); err != nil || h.check != 7000 || h.steps[5] != 5000 {
+	if h, err = plan(s, Mobile(), mostSessions, 5*time.Minute, 2); err != nil || h.check != 7000 ||
+		h.steps[5] != 5000 {
 		t.Errorf("with 7,000 descriptors: %+v, %v", h, err)
 	}
-	if h, err = plan(s, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check >= 7000 || h.slice > 300*time.Millisecond {
+	if h, err = plan(s, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check >= 7000 ||
+		h.slice > 300*time.Millisecond {
 		t.Errorf("in 10 s: %+v, %v", h, err)
 	}
-	if h, err = plan(sounding{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(), mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 || h.settle <= 0 {
+	if h, err = plan(probeResult{logins: 1, subscriptions: 1, message: 1e-3, room: 20000}, Mobile(),
+		mostSessions, 10*time.Second, 2); err != nil || h.check != 42 || h.slice <= 0 || h.hold <= 0 ||
+		h.settle <= 0 {
 		t.Errorf("with a server that takes a second for a login: %+v, %v", h, err)
 	}
 	s.room = 20
-	if _, err = plan(s, Mobile(), mostSessions, time.Minute, 2); err == nil || !strings.Contains(err.Error(), "ulimit") {
+	if _, err = plan(s, Mobile(), mostSessions, time.Minute, 2); err == nil ||
+		!strings.Contains(err.Error(), "ulimit") {
 		t.Errorf("with 20 descriptors: %v", err)
 	}
 }
 
 // Scenarios of all profiles can be run, and never ask for accounts that there are not.
 func TestScenarios(t *testing.T) {
-	for _, p := range []Profile{Mobile(), {TLS: "none"}, {TLS: "none", Messages: 100}, {TLS: "direct", Presence: 5, Contacts: 2}, {TLS: "none", Messages: 1, Presence: 5, Reconnects: 1e6}} {
-		h, err := plan(sounding{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}, p, 7000, 5*time.Minute, 2)
+	for _, p := range []Profile{Mobile(), {TLS: "none"}, {TLS: "none", Messages: 100},
+		{TLS: "direct", Presence: 5, Contacts: 2}, {TLS: "none", Messages: 1, Presence: 5, Reconnects: 1e6}} {
+		h, err := plan(probeResult{logins: 1000, subscriptions: 2000, message: 50e-6, room: 20000}, p, 7000,
+			5*time.Minute, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
 		check, speed := checkScenario(p, h)
 		most := Accounts(Config{Profile: p})
-		for _, sc := range []*bench.Scenario{soundingScenario(p, 300, time.Second), fitScenario(p, h), check} {
+		for _, sc := range []*bench.Scenario{probeScenario(p, 300, time.Second), fitScenario(p, h), check} {
 			if err := sc.Check(); err != nil {
 				t.Errorf("%s of %+v: %v", sc.Name, p, err)
 			}
@@ -97,9 +109,12 @@ func madeUp() *runner {
 		return &Fit{Beta: beta, Cov: square(len(beta)), DOF: 4, N: 6}
 	}
 	return &runner{Config: Config{Target: bench.Target{PIDs: []int{os.Getpid()}}}, plan: &Plan{
-		Profile: Profile{Name: "x", Messages: 36, Presence: 3.6, Contacts: 10, TLS: "none"}, Cores: 2, Utilisation: .5, Memory: 1_050_000_000,
-		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3, 2e-3), Files: exact(10, 0), Steps: []int{1, 2},
-		Check: &Check{Sessions: 1000, Speed: 10, Memory: Prediction{100e6, 90e6, 110e6, 105e6}, CPU: Prediction{1, .9, 1.1, 1}},
+		Profile: Profile{Name: "x", Messages: 36, Presence: 3.6, Contacts: 10, TLS: "none"}, Cores: 2,
+		Utilisation: .5, Memory: 1_050_000_000,
+		RSS: exact(50e6, 5976), Kernel: exact(0, 6000), CPU: exact(0, 0, 50e-6, 25e-6, 1e-3, 2e-3),
+		Files: exact(10, 0), Steps: []int{1, 2},
+		Check: &Check{Sessions: 1000, Speed: 10, Memory: Prediction{100e6, 90e6, 110e6, 105e6},
+			CPU: Prediction{1, .9, 1.1, 1}},
 	}}
 }
 
@@ -119,7 +134,8 @@ func TestAnswer(t *testing.T) {
 	r.answer()
 	// Of memory 1 GB above the base, for 5,976 + 6,000/2 + 1,024 bytes each; of CPU one core for 0.01
 	// messages and 0.01 deliveries a second: 0.75 µs.
-	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 100000 || l.High != 100000 || l.Widened {
+	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 100000 || l.High != 100000 ||
+		l.Widened {
 		t.Errorf("memory: %+v", l)
 	}
 	if l := limitOf(t, r.plan, "cpu"); l.Sessions < 1333332 || l.Sessions > 1333334 {
@@ -140,8 +156,9 @@ func TestAnswer(t *testing.T) {
 	r = madeUp()
 	r.plan.Check.Memory = Prediction{100e6, 95e6, 105e6, 110e6}
 	r.answer()
-	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 83333 || l.High != 120000 || !l.Widened {
-		t.Errorf("memory behind a check that failed: %+v", l)
+	if l := limitOf(t, r.plan, "memory"); l.Sessions != 100000 || l.Low != 83333 || l.High != 120000 ||
+		!l.Widened {
+		t.Errorf("memory after a check that failed: %+v", l)
 	}
 
 	// What is below zero by noise gives nothing back.
@@ -178,7 +195,9 @@ func TestText(t *testing.T) {
 	if err := r.plan.Text(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"a server on this machine holds 100,000 sessions", "What binds is memory", "outside of the margin", "(widened: see the check)", "+20.0 %", "1,333,333", "drawn out", "Doubtful: look?[2Jout"} {
+	for _, want := range []string{"a server on this machine holds 100,000 sessions",
+		"What binds is memory", "outside of the margin", "(widened: see the check)", "+20.0 %", "1,333,333",
+		"drawn out", "Doubtful: look?[2Jout"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("the text does not have %q:\n%s", want, b.String())
 		}
@@ -197,8 +216,10 @@ func TestWhole(t *testing.T) {
 	seen := map[string]bool{}
 	p := Mobile()
 	p.TLS = "none"
-	c := Config{Target: bench.Target{Name: "stub", Addr: s.Addr(), Password: "bench", PIDs: []int{os.Getpid()}}, Profile: p, Budget: 2 * time.Second, Sessions: 60,
-		Note: func(s string) { notes = append(notes, s) }, Watch: func(p result.Progress) { seen[p.Scenario] = true }}
+	c := Config{Target: bench.Target{Name: "stub", Addr: s.Addr(), Password: "bench",
+		PIDs: []int{os.Getpid()}}, Profile: p, Budget: 2 * time.Second, Sessions: 60,
+		Note:  func(s string) { notes = append(notes, s) },
+		Watch: func(p result.Progress) { seen[p.Scenario] = true }}
 	pl, err := Run(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
@@ -206,13 +227,16 @@ func TestWhole(t *testing.T) {
 	if len(notes) != 3 || len(seen) != 3 {
 		t.Errorf("notes %q, scenarios %v", notes, seen)
 	}
-	if pl.Sessions <= 0 || pl.Low > pl.Sessions || pl.High < pl.Sessions || pl.Binds == "" || len(pl.Limits) < 3 {
+	if pl.Sessions <= 0 || pl.Low > pl.Sessions || pl.High < pl.Sessions || pl.Binds == "" ||
+		len(pl.Limits) < 3 {
 		t.Errorf("%d sessions, %d to %d, by %s of %+v", pl.Sessions, pl.Low, pl.High, pl.Binds, pl.Limits)
 	}
-	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+6*len(shares) || pl.RSS.N != len(shares) || pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
+	if len(pl.Steps) != len(shares) || pl.CPU.N != 1+6*len(shares) || pl.RSS.N != len(shares) ||
+		pl.Check.Sessions <= pl.Steps[len(pl.Steps)-1] || pl.Check.Memory.Seen <= 0 || pl.Check.CPU.Seen < 0 {
 		t.Errorf("steps %v, fits of %d and %d, check %+v", pl.Steps, pl.CPU.N, pl.RSS.N, pl.Check)
 	}
-	if st := s.Stats(); st.Routed == 0 || st.Presences == 0 || st.Logins < uint64(pl.Steps[len(pl.Steps)-1]+pl.Check.Sessions) {
+	if st := s.Stats(); st.Routed == 0 || st.Presences == 0 ||
+		st.Logins < uint64(pl.Steps[len(pl.Steps)-1]+pl.Check.Sessions) {
 		t.Errorf("the server saw %+v", st)
 	}
 	// JSON keeps all that predictions need.
@@ -221,7 +245,8 @@ func TestWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	var again Plan
-	if err := json.Unmarshal(b, &again); err != nil || !reflect.DeepEqual(again.Predict(p, 1000), pl.Predict(p, 1000)) {
+	if err := json.Unmarshal(b, &again); err != nil ||
+		!reflect.DeepEqual(again.Predict(p, 1000), pl.Predict(p, 1000)) {
 		t.Errorf("JSON: %v", err)
 	}
 }

@@ -4,10 +4,10 @@ import (
 	"slices"
 	"strings"
 
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
-// A Profile is what an average session does in an hour. It is read from TOML:
+// A Profile is the behaviour of an average session in an hour. It is read from TOML:
 //
 //	name       = "office"
 //	messages   = 20          # that it sends in an hour
@@ -17,60 +17,64 @@ import (
 //	reconnects = 0.2         # logins in an hour
 //	tls        = "starttls"  # "none", "starttls", "direct"
 type Profile struct {
-	Name       string  `toml:"name" json:"name"`
-	Messages   float64 `toml:"messages" json:"messages"`
-	Body       int     `toml:"body" json:"body"`
-	Presence   float64 `toml:"presence" json:"presence"`
+	Name     string  `toml:"name" json:"name"`         // Name of the profile.
+	Messages float64 `toml:"messages" json:"messages"` // Messages that a session sends in an hour.
+	Body     int     `toml:"body" json:"body"`         // Body of each, in bytes.
+	Presence float64 `toml:"presence" json:"presence"` // Presence changes in an hour.
+	// Contacts that are online on average, and get each change.
 	Contacts   int     `toml:"contacts" json:"contacts"`
-	Reconnects float64 `toml:"reconnects" json:"reconnects"`
-	TLS        string  `toml:"tls" json:"tls"`
+	Reconnects float64 `toml:"reconnects" json:"reconnects"` // Reconnects in an hour.
+	TLS        string  `toml:"tls" json:"tls"`               // TLS is "none", "starttls" or "direct".
 }
 
-// Mobile is the default: phones. The weights are those of bench/scenarios/day.toml, whose comments say what
-// was published: an event of a user every few minutes, and most of the work is presence and reconnecting.
+// Mobile is the default profile: phones. Its numbers are those of bench/scenarios/day.toml, with
+// their sources: an event of a user every few minutes, and mostly presence and reconnects.
 func Mobile() Profile {
-	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1, TLS: "starttls"}
+	return Profile{Name: "mobile", Messages: 10, Body: 100, Presence: 1.5, Contacts: 4, Reconnects: 1,
+		TLS: "starttls"}
 }
 
-// ParseProfile reads one; what is left out is as in Mobile. name is for errors, which are one line.
+// ParseProfile reads a profile; fields that are left out are those of Mobile. name is for errors,
+// which are one line.
 func ParseProfile(name string, text []byte) (Profile, error) {
 	p := Mobile()
 	p.Name = strings.TrimSuffix(name, ".toml")
-	if err := strict.Decode(text, &p); err != nil {
-		return p, strict.Named(name, err)
+	if err := tomlstrict.Decode(text, &p); err != nil {
+		return p, tomlstrict.Named(name, err)
 	}
 	if err := p.Check(); err != nil {
-		return p, strict.Named(name, strict.Placed(text, err))
+		return p, tomlstrict.Named(name, tomlstrict.Placed(text, err))
 	}
 	return p, nil
 }
 
-// Check says what can't be.
+// Check returns an error if a value is out of range.
 func (p *Profile) Check() error {
 	if p.TLS == "" {
 		p.TLS = "none"
 	}
 	if !slices.Contains([]string{"none", "starttls", "direct"}, p.TLS) {
-		return strict.At(strict.Path{"tls"}, "tls is %q: none, starttls or direct", p.TLS)
+		return tomlstrict.At(tomlstrict.Path{"tls"}, "tls is %q: none, starttls or direct", p.TLS)
 	}
 	for _, v := range []struct {
 		name string
 		v    float64
 	}{{"messages", p.Messages}, {"presence", p.Presence}, {"reconnects", p.Reconnects}} {
 		if !(v.v >= 0 && v.v <= 1e6) {
-			return strict.At(strict.Path{v.name}, "%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
+			return tomlstrict.At(tomlstrict.Path{v.name}, "%s is %g: from 0 to 1,000,000 an hour", v.name, v.v)
 		}
 	}
 	if p.Body < 0 || p.Body > 60000 {
-		return strict.At(strict.Path{"body"}, "body is %d: from 0 to 60,000 bytes", p.Body)
+		return tomlstrict.At(tomlstrict.Path{"body"}, "body is %d: from 0 to 60,000 bytes", p.Body)
 	}
 	if p.Contacts < 0 || p.Contacts > 500 {
-		return strict.At(strict.Path{"contacts"}, "contacts is %d: from 0 to 500", p.Contacts)
+		return tomlstrict.At(tomlstrict.Path{"contacts"}, "contacts is %d: from 0 to 500", p.Contacts)
 	}
 	return nil
 }
 
-// work is what a session of the profile asks for in a second.
+// work is what a session of the profile needs in a second.
 func (p Profile) work() work {
-	return work{sessions: 1, messages: p.Messages / 3600, deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
+	return work{sessions: 1, messages: p.Messages / 3600,
+		deliveries: p.Presence * float64(p.Contacts) / 3600, returns: p.Reconnects / 3600}
 }

@@ -1,6 +1,7 @@
-// Package compare judges several servers (or commits of one) that were measured by the same scenario in
-// alternating rounds: for each figure the medians, the ratio to a baseline with its confidence interval,
-// and a word only where the interval allows one. It measures nothing itself.
+// Package compare judges several servers, or commits of one, that were measured by the same
+// scenario in alternating rounds. For each figure it has the medians, the ratio to a baseline with
+// its confidence interval, and a verdict where the interval allows one. It measures nothing:
+// bench/suite runs the scenarios.
 package compare
 
 import (
@@ -17,91 +18,93 @@ import (
 	"canto/bench/result"
 )
 
-// A Contest is what is compared: the same scenario, run against each entrant in turn, again and again.
-type Contest struct {
-	Baseline string // the name of the entrant that the others are divided by
-	Entrants []Entrant
-	// First are the figures that a table begins with; the others follow in the order of the runs.
-	First []string
-	// Floor is the noise floor: a ratio between 1/Floor and Floor gets no word, however narrow its
-	// interval. 0 is 1: no floor.
+// An Input is what is compared: results of one scenario, of several servers, in rounds.
+type Input struct {
+	Baseline string   // Baseline is the name of the target that the others are divided by.
+	Targets  []Target // Targets are what is compared.
+	// Order has the figures that a table begins with; the others follow in the order of the results.
+	Order []string
+	// Floor is the noise floor: a ratio between 1/Floor and Floor has no verdict, however narrow its
+	// interval is. 0 is 1: no floor.
 	Floor float64
 }
 
-// An Entrant is one of those compared. Its runs are in the order of the rounds: the first of one entrant
-// is paired with the first of another, for both saw the machine in the same mood. A round that failed is
-// nil.
-type Entrant struct {
-	Name string
-	Runs []*result.Run
+// A Target is a server with its results, in the order of the rounds. Rounds of the same number are
+// paired, since the machine was in the same state. The result of a round that failed is nil.
+type Target struct {
+	Name string        // Name is unique in an Input.
+	Runs []*result.Run // Runs by round.
 }
 
-// A Table is the outcome, plain data that is written as JSON.
+// A Table is the outcome: plain data that is written as JSON.
 type Table struct {
-	Format   int      `json:"format"`
-	Scenario string   `json:"scenario"`
-	Baseline string   `json:"baseline"`
-	Entrants []string `json:"entrants"` // the baseline first, then the others in the contest's order
-	Rounds   []int    `json:"rounds"`   // of each entrant, those that count
-	Floor    float64  `json:"floor"`
-	Rows     []Row    `json:"rows"`
-	// Notes say what makes the table less than it looks: rounds that were left out, warnings of runs, too
-	// few rounds.
+	Format   int    `json:"format"`   // Format is the version of this type.
+	Scenario string `json:"scenario"` // Scenario that all results are of.
+	Baseline string `json:"baseline"` // Baseline by name.
+	// Targets by name: the baseline first, then the others in the order of the Input.
+	Targets []string `json:"entrants"`
+	Rounds  []int    `json:"rounds"` // Rounds that count, of each target.
+	Floor   float64  `json:"floor"`  // Floor is the noise floor.
+	Rows    []Row    `json:"rows"`   // Rows are the figures.
+	// Notes say what limits the table: rounds that were left out, warnings of runs, too few rounds.
 	Notes []string `json:"notes,omitempty"`
 }
 
 // Format is the version of a table's JSON.
 const Format = 1
 
-// A Row is one figure.
+// A Row is one figure of all targets.
 type Row struct {
-	Figure string `json:"figure"`
-	Unit   string `json:"unit"`
-	Better string `json:"better"` // "lower" or "higher"
-	About  string `json:"about"`
-	Cells  []Cell `json:"cells"` // in the order of Table.Entrants
+	Figure string `json:"figure"` // Figure by its name in results.
+	Unit   string `json:"unit"`   // Unit of the values.
+	Better string `json:"better"` // Better is "lower" or "higher".
+	About  string `json:"about"`  // About says what it is.
+	Cells  []Cell `json:"cells"`  // Cells are in the order of Table.Targets.
 }
 
-// A Cell is one figure of one entrant. Without values the entrant does not have the figure: it does not
-// offer what the figure measures.
+// A Cell is one figure of one target. It has no values if the target lacks the figure, since it
+// does not offer the feature.
 type Cell struct {
-	Values []float64 `json:"values,omitempty"` // of its rounds
-	Median float64   `json:"median"`
-	// Ratio is nil for the baseline, where there is nothing to pair, and where a value is not above 0.
+	Values []float64 `json:"values,omitempty"` // Values by round.
+	Median float64   `json:"median"`           // Median of the values.
+	// Ratio is nil for the baseline, where no rounds can be paired, and where a value is not above 0.
 	Ratio   *Ratio `json:"ratio,omitempty"`
-	Verdict string `json:"verdict,omitempty"` // "better", "worse", or neither
+	Verdict string `json:"verdict,omitempty"` // Verdict is "better", "worse", or "".
 }
 
-// A Ratio is that of an entrant to the baseline: the geometric mean of the rounds' ratios.
+// A Ratio is that of a target to the baseline: the geometric mean of the rounds' ratios.
 type Ratio struct {
-	Value float64 `json:"value"`
-	Low   float64 `json:"low"`
-	High  float64 `json:"high"`
-	Pairs int     `json:"pairs"` // rounds in which both had the figure
-	// Level is the interval's confidence: 0.95 by Student's t from three rounds on; with two rounds it is
-	// the range of the two, widened by itself on both sides, which is about 0.8; with one it is 0 and the
-	// interval is none.
+	Value float64 `json:"value"` // Value of the ratio.
+	Low   float64 `json:"low"`   // Low end of the interval.
+	High  float64 `json:"high"`  // High end of the interval.
+	Pairs int     `json:"pairs"` // Pairs is in how many rounds both have the figure.
+	// Level is the confidence of the interval: 0.95 by Student's t from three rounds on. With two
+	// rounds the interval is their range, widened by itself on both sides, which is about 0.8. With
+	// one it is 0, and there is no interval.
 	Level float64 `json:"level"`
 }
 
-// Judge makes the table of a contest. It fails if the baseline is unknown, a name occurs twice, an entrant
-// has no run that ended, or the runs are of different scenarios or units. It only reads c, and any
+// Judge makes the table. It fails if the baseline is unknown, if a name occurs twice, if a target
+// has no complete run, or if the runs are of different scenarios or units. It reads c only, and any
 // goroutine may call it.
-func Judge(c Contest) (*Table, error) {
+//
+// Its steps: it orders the targets; it leaves out rounds that are missing or partial, and notes
+// them; it checks that the scenarios agree; it fills the rows; it sorts them by Order.
+func Judge(c Input) (*Table, error) {
 	if c.Floor == 0 {
 		c.Floor = 1
 	}
 	if !(c.Floor >= 1) || math.IsInf(c.Floor, 0) {
 		return nil, fmt.Errorf("noise floor %v: give a ratio of at least 1, such as 1.05", c.Floor)
 	}
-	field, err := line(c)
+	field, err := ordered(c)
 	if err != nil {
 		return nil, err
 	}
 	t := &Table{Format: Format, Baseline: c.Baseline, Floor: c.Floor}
 	rounds := make([][]*result.Run, len(field)) // nil where a round does not count
 	for i, e := range field {
-		t.Entrants = append(t.Entrants, e.Name)
+		t.Targets = append(t.Targets, e.Name)
 		n := 0
 		for k, r := range e.Runs {
 			var why string
@@ -120,7 +123,8 @@ func Judge(c Contest) (*Table, error) {
 				t.Scenario = r.Scenario.Name
 			}
 			if r.Scenario.Name != t.Scenario {
-				return nil, fmt.Errorf("round %d of %s ran the scenario %q, the others %q: compare runs of one scenario", k+1, e.Name, r.Scenario.Name, t.Scenario)
+				return nil, fmt.Errorf("round %d of %s ran the scenario %q, the others %q: compare runs of one "+
+					"scenario", k+1, e.Name, r.Scenario.Name, t.Scenario)
 			}
 			for _, w := range r.Warnings {
 				t.Notes = append(t.Notes, fmt.Sprintf("round %d of %s: %s", k+1, e.Name, w))
@@ -137,26 +141,27 @@ func Judge(c Contest) (*Table, error) {
 	case least == 1:
 		t.Notes = append(t.Notes, "one round has no interval, and so no verdict: measure at least three rounds")
 	case least == 2:
-		t.Notes = append(t.Notes, "the interval of two rounds is their range, widened by itself on both sides, and misses the truth one time in five: measure at least three rounds")
+		t.Notes = append(t.Notes, "the interval of two rounds is their range, widened by itself on both "+
+			"sides, and misses the truth one time in five: measure at least three rounds")
 	}
 	if err := t.fill(rounds); err != nil {
 		return nil, err
 	}
 	rank := func(r Row) int {
-		if i := slices.Index(c.First, r.Figure); i >= 0 {
+		if i := slices.Index(c.Order, r.Figure); i >= 0 {
 			return i
 		}
-		return len(c.First)
+		return len(c.Order)
 	}
 	slices.SortStableFunc(t.Rows, func(a, b Row) int { return cmp.Compare(rank(a), rank(b)) })
 	return t, nil
 }
 
-// line is who takes part, the baseline first.
-func line(c Contest) ([]Entrant, error) {
-	var field []Entrant
+// ordered are the targets, with the baseline first.
+func ordered(c Input) ([]Target, error) {
+	var field []Target
 	var names []string
-	for _, e := range c.Entrants {
+	for _, e := range c.Targets {
 		if slices.Contains(names, e.Name) {
 			return nil, fmt.Errorf("two entrants are called %q: give each a name of its own", e.Name)
 		}
@@ -176,6 +181,8 @@ func line(c Contest) ([]Entrant, error) {
 	return field, nil
 }
 
+// fill makes the rows of the rounds' figures. Each target's results are in the order of the rounds,
+// nil where one is missing.
 func (t *Table) fill(rounds [][]*result.Run) error {
 	index := map[string]int{}
 	for i := range rounds {
@@ -188,10 +195,12 @@ func (t *Table) fill(rounds [][]*result.Run) error {
 				if !ok {
 					k = len(t.Rows)
 					index[f.Name] = k
-					t.Rows = append(t.Rows, Row{Figure: f.Name, Unit: f.Unit, Better: f.Better, About: f.About, Cells: make([]Cell, len(rounds))})
+					t.Rows = append(t.Rows, Row{Figure: f.Name, Unit: f.Unit, Better: f.Better, About: f.About,
+						Cells: make([]Cell, len(rounds))})
 				}
 				if t.Rows[k].Unit != f.Unit {
-					return fmt.Errorf("%s is in %s for one run and in %s for another: run all of them with one canto-bench", f.Name, t.Rows[k].Unit, f.Unit)
+					return fmt.Errorf("%s is in %s for one run and in %s for another: run all of them with one "+
+						"canto-bench", f.Name, t.Rows[k].Unit, f.Unit)
 				}
 			}
 		}
@@ -205,7 +214,7 @@ func (t *Table) fill(rounds [][]*result.Run) error {
 	return nil
 }
 
-// cell is that of the runs of, next to those of the baseline.
+// cell is that of the results of, compared with those of the baseline.
 func (t *Table) cell(row *Row, base, of []*result.Run, ratio bool) (c Cell) {
 	var logs []float64
 	positive := true
@@ -229,7 +238,7 @@ func (t *Table) cell(row *Row, base, of []*result.Run, ratio bool) (c Cell) {
 	}
 	r := interval(logs)
 	c.Ratio = &r
-	c.Verdict = t.word(r, row.Better)
+	c.Verdict = t.verdict(r, row.Better)
 	return c
 }
 
@@ -241,8 +250,9 @@ func value(r *result.Run, figure string) (float64, bool) {
 	return f.Value, ok && !math.IsNaN(f.Value) && !math.IsInf(f.Value, 0)
 }
 
-// word is what may be said of r.
-func (t *Table) word(r Ratio, better string) string {
+// verdict is the verdict on r: none without an interval, if the interval has 1 in it, or within the
+// noise floor.
+func (t *Table) verdict(r Ratio, better string) string {
 	if r.Level == 0 || r.Low <= 1 && r.High >= 1 || r.Value <= t.Floor && r.Value >= 1/t.Floor {
 		return ""
 	}
@@ -283,14 +293,14 @@ func interval(logs []float64) Ratio {
 	case n == 2:
 		half, level = 1.5*math.Abs(logs[0]-logs[1]), 0.8
 	case n > 2:
-		half, level = student(n-1)*math.Sqrt(squares/float64(n-1)/float64(n)), 0.95
+		half, level = studentT(n-1)*math.Sqrt(squares/float64(n-1)/float64(n)), 0.95
 	}
 	exp := func(l float64) float64 { return math.Exp(min(max(l, -700), 700)) } // JSON has no infinity
 	return Ratio{Value: exp(m), Low: exp(m - half), High: exp(m + half), Pairs: n, Level: level}
 }
 
-// student is the 0.975 quantile of Student's t for so many degrees of freedom.
-func student(df int) float64 {
+// studentT is the 0.975 quantile of Student's t for so many degrees of freedom.
+func studentT(df int) float64 {
 	few := [...]float64{12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281}
 	if df <= len(few) {
 		return few[df-1]
@@ -301,28 +311,29 @@ func student(df int) float64 {
 	return z + z*(z2+1)/(4*v) + z*((5*z2+16)*z2+3)/(96*v*v) + z*(((3*z2+19)*z2+17)*z2-15)/(384*v*v*v)
 }
 
-// A Disagreement is a ratio that two tables tell differently.
+// A Disagreement is a ratio that differs between two tables.
 type Disagreement struct {
-	Figure  string `json:"figure"`
-	Entrant string `json:"entrant"`
-	A, B    Ratio
+	Figure string `json:"figure"`  // Figure by name.
+	Target string `json:"entrant"` // Target by name.
+	A, B   Ratio  // A and B are the ratios in the two tables.
 }
 
+// String is one line for an operator.
 func (d Disagreement) String() string {
-	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Entrant, d.A, d.B)
+	return fmt.Sprintf("%s of %s: %s in one, %s in the other", d.Figure, d.Target, d.A, d.B)
 }
 
 // String is the ratio with its interval.
 func (r Ratio) String() string {
 	if r.Level == 0 {
-		return "×" + three(r.Value)
+		return "×" + significant(r.Value)
 	}
-	return fmt.Sprintf("×%s [%s, %s]", three(r.Value), three(r.Low), three(r.High))
+	return fmt.Sprintf("×%s [%s, %s]", significant(r.Value), significant(r.Low), significant(r.High))
 }
 
-// Agree are the ratios that a and b both have, with intervals that do not overlap. Two measurements of the
-// same contest agree if there are none, or about as few as chance allows. Tables with different baselines
-// have no ratios in common.
+// Agree returns the ratios that a and b both have, and that have intervals which do not overlap.
+// Two measurements of the same servers agree if there are about as few as chance allows. Tables
+// with different baselines have no ratios in common.
 func Agree(a, b *Table) (all []Disagreement) {
 	if a.Baseline != b.Baseline {
 		return nil
@@ -333,13 +344,13 @@ func Agree(a, b *Table) (all []Disagreement) {
 			continue
 		}
 		for i, c := range row.Cells {
-			j := slices.Index(b.Entrants, a.Entrants[i])
+			j := slices.Index(b.Targets, a.Targets[i])
 			if j < 0 || c.Ratio == nil || c.Ratio.Level == 0 {
 				continue
 			}
 			d := b.Rows[k].Cells[j].Ratio
 			if d != nil && d.Level > 0 && (c.Ratio.High < d.Low || d.High < c.Ratio.Low) {
-				all = append(all, Disagreement{row.Figure, a.Entrants[i], *c.Ratio, *d})
+				all = append(all, Disagreement{row.Figure, a.Targets[i], *c.Ratio, *d})
 			}
 		}
 	}
@@ -364,18 +375,20 @@ func Load(name string) (*Table, error) {
 		return nil, fmt.Errorf("%s is not a comparison of canto-bench: %v: name the JSON that one left", name, err)
 	}
 	if t.Format != Format {
-		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name, t.Format, Format)
+		return nil, fmt.Errorf("%s has format %d, and this canto-bench reads %d: compare again", name,
+			t.Format, Format)
 	}
 	for _, r := range t.Rows {
-		if len(r.Cells) != len(t.Entrants) {
-			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again", name, r.Figure, len(r.Cells), len(t.Entrants))
+		if len(r.Cells) != len(t.Targets) {
+			return nil, fmt.Errorf("%s: %s has %d cells for %d entrants: the file is damaged, compare again",
+				name, r.Figure, len(r.Cells), len(t.Targets))
 		}
 	}
 	return t, nil
 }
 
-// three is v with three significant digits.
-func three(v float64) string {
+// significant is v with three significant digits.
+func significant(v float64) string {
 	n := 2
 	if v > 0 && !math.IsInf(v, 0) {
 		n = min(max(2-int(math.Floor(math.Log10(v))), 0), 6)

@@ -3,20 +3,23 @@ package compare
 import (
 	_ "embed"
 	"fmt"
-	"html"
 	"html/template"
 	"io"
 	"math"
 	"strings"
 
+	"canto/bench/plot"
 	"canto/bench/report"
 )
 
 //go:embed page.html
 var pageHTML string
 
-// HTML writes t as one page that needs nothing else: a plot of the ratios with their intervals, and all
-// medians.
+// HTML writes t as a page that needs no other file: plots of the ratios with their intervals, and
+// all medians.
+//
+// It fills the template page.html: the targets with their colours, a plot for figures of which
+// lower is better and one for higher, and the rows of the table.
 func (t *Table) HTML(w io.Writer) error {
 	p, err := template.New("page").Parse(pageHTML)
 	if err != nil {
@@ -36,14 +39,14 @@ func (t *Table) HTML(w io.Writer) error {
 		Legend   string
 		Headings []string
 		Keys     []key
-		Plots    []plot
+		Plots    []figure
 		Lines    []row
 	}{Table: t, CSS: report.CSS(), Legend: t.legend(), Headings: t.headings()}
-	for i, e := range t.Entrants[1:] {
-		d.Keys = append(d.Keys, key{e, style(i)})
+	for i, e := range t.Targets[1:] {
+		d.Keys = append(d.Keys, key{e, plot.SeriesClass(i)})
 	}
 	for _, better := range []string{"lower", "higher", ""} {
-		if p, ok := t.plot(better); ok {
+		if p, ok := t.draw(better); ok {
 			d.Plots = append(d.Plots, p)
 		}
 	}
@@ -64,24 +67,30 @@ func (t *Table) HTML(w io.Writer) error {
 	return p.Execute(w, d)
 }
 
+// A key is an entry of the page's legend.
 type key struct{ Name, Style string }
 
-type plot struct {
+// A figure is a plot with its title.
+type figure struct {
 	Title string
 	SVG   template.HTML
 }
-
-func style(i int) string { return fmt.Sprintf("c%d", i%6) }
 
 const (
 	plotWidth         = 1000.0
 	plotLeft, plotEnd = 250.0, 800.0
 	rowHeight         = 17.0
-	letter            = 6.8 // width of a letter, on average
+	labelWidth        = 34.0 // of a label of the axis
+	letter            = 6.8  // width of a letter, on average
 )
 
-// plot is the ratios of the figures of which less, or more, is better.
-func (t *Table) plot(better string) (plot, bool) {
+// draw plots the ratios of the figures of which lower, or higher, is better. ok is false if there
+// are none.
+//
+// It finds the range of the ratios, from a hundredth to a hundred at most; it draws bands, grid and
+// labels; it draws each figure's name, and for each target a line for the interval and a mark for
+// the ratio.
+func (t *Table) draw(better string) (figure, bool) {
 	var rows []Row
 	low, high := 1/1.6, 1.6
 	for _, r := range t.Rows {
@@ -97,29 +106,24 @@ func (t *Table) plot(better string) (plot, bool) {
 		}
 	}
 	if len(rows) == 0 {
-		return plot{}, false
+		return figure{}, false
 	}
 	// An interval that is no help must not squeeze the others: beyond, it is drawn to the edge.
-	low, high = math.Log(max(low, 0.01)/1.05), math.Log(min(high, 100)*1.05)
-	x := func(v float64) float64 {
-		return plotLeft + (plotEnd-plotLeft)*(min(max(math.Log(v), low), high)-low)/(high-low)
-	}
-	per := rowHeight*float64(len(t.Entrants)-1) + 10
+	scale := plot.Scale{Low: max(low, 0.01) / 1.05, High: min(high, 100) * 1.05, Log: true}
+	x := func(v float64) float64 { return scale.At(v, plotLeft, plotEnd) }
+	per := rowHeight*float64(len(t.Targets)-1) + 10
 	const top = 30.0
 	bottom := top + per*float64(len(rows))
-	var b strings.Builder
-	title := map[string]string{"lower": "Lower is better", "higher": "Higher is better", "": "Neither is better"}[better]
-	fmt.Fprintf(&b, `<svg viewBox="0 0 %g %g" class="time" role="img" aria-label="%s: ratio to %s">`, plotWidth, bottom+30, title, html.EscapeString(t.Baseline))
+	var d plot.SVG
+	title := map[string]string{"lower": "Lower is better", "higher": "Higher is better",
+		"": "Neither is better"}[better]
+	d.Begin(plotWidth, bottom+30, "time", title+": ratio to "+t.Baseline)
 	for i := range rows {
-		class := "phase"
-		if i%2 == 1 {
-			class = "phase odd"
-		}
-		fmt.Fprintf(&b, `<rect x="0" y="%.1f" width="%g" height="%.1f" class="%s"/>`, top+per*float64(i), plotWidth, per, class)
+		d.Rect(0, top+per*float64(i), plotWidth, per, plot.BandClass(i), "")
 	}
 	last := math.Inf(-1)
 	for _, v := range []float64{.01, .02, .05, .1, .2, .5, .75, 1, 1.5, 2, 5, 10, 20, 50, 100} {
-		if l := math.Log(v); l < low || l > high {
+		if v < scale.Low || v > scale.High {
 			continue
 		}
 		at := x(v)
@@ -127,41 +131,43 @@ func (t *Table) plot(better string) (plot, bool) {
 		if v == 1 {
 			class = "base"
 		}
-		fmt.Fprintf(&b, `<path class="%s" d="M%.1f %gV%.1f"/>`, class, at, top, bottom)
-		if v == 1 || at-last > 34 && math.Abs(at-x(1)) > 34 {
-			fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" class="mid">×%g</text>`, at, bottom+16, v)
+		d.VLine(class, at, top, bottom)
+		if v == 1 || at-last > labelWidth && math.Abs(at-x(1)) > labelWidth {
+			d.Text(at, bottom+16, "mid", fmt.Sprintf("×%g", v))
 			last = at
 		}
 	}
 	switch better {
 	case "lower":
-		fmt.Fprintf(&b, `<text x="%.1f" y="%g" class="end">← better</text><text x="%.1f" y="%g">worse →</text>`, x(1)-8, top-10, x(1)+8, top-10)
+		d.Text(x(1)-8, top-10, "end", "← better")
+		d.Text(x(1)+8, top-10, "", "worse →")
 	case "higher":
-		fmt.Fprintf(&b, `<text x="%.1f" y="%g" class="end">← worse</text><text x="%.1f" y="%g">better →</text>`, x(1)-8, top-10, x(1)+8, top-10)
+		d.Text(x(1)-8, top-10, "end", "← worse")
+		d.Text(x(1)+8, top-10, "", "better →")
 	}
 	for i, r := range rows {
 		mid := top + per*(float64(i)+.5)
-		fmt.Fprintf(&b, `<text x="%g" y="%.1f" class="end">%s<title>%s</title></text>`, plotLeft-10, mid+4, html.EscapeString(fit(report.Clean(r.Figure), plotLeft-16)), html.EscapeString(r.Figure+": "+r.About))
+		d.TextTitle(plotLeft-10, mid+4, "end", fit(report.Clean(r.Figure), plotLeft-16), r.Figure+": "+r.About)
 		for k, c := range r.Cells[1:] {
 			y := top + per*float64(i) + 5 + rowHeight*(float64(k)+.5)
 			if c.Ratio == nil {
 				continue
 			}
-			fmt.Fprintf(&b, `<path class="line %s" d="M%.1f %.1fH%.1f"/>`, style(k), x(c.Ratio.Low), y, x(c.Ratio.High))
-			// A filled mark has a verdict.
-			fill := "dot"
+			d.HLine("line "+plot.SeriesClass(k), x(c.Ratio.Low), y, x(c.Ratio.High))
+			mark := "dot" // a filled mark has a verdict
 			if c.Verdict == "" {
-				fill = "ring"
+				mark = "ring"
 			}
-			fmt.Fprintf(&b, `<circle class="%s %s" cx="%.1f" cy="%.1f" r="4"/>`, fill, style(k), x(c.Ratio.Value), y)
-			fmt.Fprintf(&b, `<text x="%g" y="%.1f">%s</text>`, plotEnd+12, y+4, html.EscapeString(strings.TrimSpace(c.Ratio.String()+" "+c.Verdict)))
+			d.Dot(mark+" "+plot.SeriesClass(k), x(c.Ratio.Value), y, 4)
+			d.Text(plotEnd+12, y+4, "", strings.TrimSpace(c.Ratio.String()+" "+c.Verdict))
 		}
 	}
-	b.WriteString("</svg>")
-	return plot{title, template.HTML(b.String())}, true
+	d.End()
+	return figure{title, template.HTML(d.String())}, true
 }
 
-// fit is s, cut to what so many pixels hold. What sets figures apart is at both ends, so the middle goes.
+// fit is s, cut to what a width of so many pixels holds. Names of figures differ at both ends, so
+// the middle is left out.
 func fit(s string, width float64) string {
 	r := []rune(s)
 	n := int(width / letter)

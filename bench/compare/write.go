@@ -31,7 +31,7 @@ func (t *Table) show(row Row, i int) string {
 
 // headings are the entrants' names with their rounds.
 func (t *Table) headings() (h []string) {
-	for i, e := range t.Entrants {
+	for i, e := range t.Targets {
 		s := fmt.Sprintf("%s (%d rounds)", report.Clean(e), t.Rounds[i])
 		if t.Rounds[i] == 1 {
 			s = report.Clean(e) + " (1 round)"
@@ -43,9 +43,11 @@ func (t *Table) headings() (h []string) {
 
 // legend says how to read the cells.
 func (t *Table) legend() string {
-	s := "Medians, and the ratio to " + report.Clean(t.Baseline) + " with its confidence interval (95 % from three rounds on), paired by round. A verdict stands where the interval excludes 1"
+	s := "Medians, and the ratio to " + report.Clean(t.Baseline) +
+		" with its confidence interval (95 % from three rounds on), paired by round. A verdict stands where " +
+		"the interval excludes 1"
 	if t.Floor > 1 {
-		s += fmt.Sprintf(" and the ratio is beyond %s", three(t.Floor))
+		s += fmt.Sprintf(" and the ratio is beyond %s", significant(t.Floor))
 	}
 	return s + "; one in twenty intervals misses the truth. " + absent + ": not offered."
 }
@@ -84,17 +86,18 @@ func (t *Table) Text(w io.Writer) error {
 
 // Markdown writes t as a table of Markdown.
 func (t *Table) Markdown(w io.Writer) error {
-	// What has a meaning in a table's cell, or is HTML.
+	// Characters that have a meaning in a table's cell or in HTML.
 	escape := func(s string) string {
 		s = html.EscapeString(report.Clean(s))
-		return strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]", `\]`).Replace(s)
+		return strings.NewReplacer(`\`, `\\`, "|", `\|`, "`", "\\`", "*", `\*`, "_", `\_`, "[", `\[`, "]",
+			`\]`).Replace(s)
 	}
 	var b strings.Builder
 	b.WriteString("| figure |")
 	for _, h := range t.headings() {
 		b.WriteString(" " + escape(h) + " |")
 	}
-	b.WriteString("\n|---|" + strings.Repeat("---:|", len(t.Entrants)) + "\n")
+	b.WriteString("\n|---|" + strings.Repeat("---:|", len(t.Targets)) + "\n")
 	for _, r := range t.Rows {
 		b.WriteString("| " + escape(r.Figure) + " |")
 		for i, c := range r.Cells {

@@ -7,16 +7,17 @@ import (
 	"slices"
 )
 
-// A Cost is what a module took.
+// A Cost is what a module used of a profile.
 type Cost struct {
-	Module string
-	Flat   int64  // of the samples that are charged to it: all modules' add up to the total
-	Cum    int64  // of the samples that it has a function in
-	Total  int64  // of the profile
-	Unit   string // nanoseconds, bytes, count
+	Module string // Module by name; see [Module].
+	// Flat is of the samples that are charged to it. The Flat of all modules add up to Total.
+	Flat  int64
+	Cum   int64  // Cum is of the samples that have a function of it.
+	Total int64  // Total of the profile.
+	Unit  string // Unit is nanoseconds, bytes or count.
 }
 
-// Share is Flat as a part of Total.
+// Share is Flat relative to Total.
 func (c Cost) Share() float64 { return share(c.Flat, c.Total) }
 
 func share(v, total int64) float64 {
@@ -26,14 +27,13 @@ func share(v, total int64) float64 {
 	return float64(v) / float64(total)
 }
 
-// Costs is what modules cost, the dearest first; by is the module of a function by its name, nil is [Module].
-// A sample is charged to the innermost function of Canto's, so what a module has the runtime do is its own;
-// what no function of Canto's is in, to the innermost function that is not the runtime's, or to the runtime.
+// Costs are the costs of modules, the most expensive first. by is the module of a function, such as
+// [Module].
 func Costs(prof []byte, by func(name string) string) ([]Cost, error) {
 	return CostsOf(prof, Option{}, by)
 }
 
-// CostsOf is Costs of the values, and less the base, that opt names.
+// CostsOf is Costs of the values, less the base, that opt names.
 func CostsOf(prof []byte, opt Option, by func(name string) string) ([]Cost, error) {
 	stacks, kind, err := read(prof, opt)
 	if err != nil {
@@ -54,7 +54,7 @@ func CostsOf(prof []byte, opt Option, by func(name string) string) ([]Cost, erro
 	}
 	for _, s := range stacks {
 		total += s.value
-		of(decides(s.frames, by)).Flat += s.value
+		of(chargedFrame(s.frames, by)).Flat += s.value
 		seen := map[string]bool{}
 		for _, f := range s.frames {
 			if m := by(f); !seen[m] {
@@ -81,11 +81,13 @@ func Table(w io.Writer, costs []Cost) error {
 	for _, c := range costs {
 		wide = max(wide, len(c.Module))
 	}
-	if _, err := fmt.Fprintf(w, "%-*s  %12s  %6s  %12s  %6s\n", wide, "module", "flat", "flat%", "cum", "cum%"); err != nil {
+	if _, err := fmt.Fprintf(w, "%-*s  %12s  %6s  %12s  %6s\n", wide, "module", "flat", "flat%", "cum",
+		"cum%"); err != nil {
 		return err
 	}
 	for _, c := range costs {
-		if _, err := fmt.Fprintf(w, "%-*s  %12s  %5.1f%%  %12s  %5.1f%%\n", wide, c.Module, amount(c.Flat, c.Unit), 100*c.Share(), amount(c.Cum, c.Unit), 100*share(c.Cum, c.Total)); err != nil {
+		if _, err := fmt.Fprintf(w, "%-*s  %12s  %5.1f%%  %12s  %5.1f%%\n", wide, c.Module,
+			amount(c.Flat, c.Unit), 100*c.Share(), amount(c.Cum, c.Unit), 100*share(c.Cum, c.Total)); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,6 @@
-// Package flame draws profiles of Go programs as flame graphs, and adds up what modules of Canto cost. It
-// reads the bytes that net/http/pprof and runtime/pprof write. Its functions keep nothing, and may be called
-// from any goroutine.
+// Package flame draws profiles of Go programs as flame graphs, and adds up the costs of Canto's
+// modules. It reads the format of net/http/pprof and runtime/pprof. Its functions keep no state,
+// and any goroutine may call them.
 package flame
 
 import (
@@ -11,26 +11,26 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// An Option says what of a profile is looked at, and how. The zero Option is fine.
+// An Option says which values of a profile are used, and how. The zero Option has defaults for all.
 type Option struct {
-	Title string // above the graph; "<sample type>, <total>"
-	// Sample is the type of the values: "cpu", "samples", "alloc_space", "alloc_objects", "inuse_space",
-	// "inuse_objects", "delay", "contentions". Empty: the profile's own default (cpu, inuse_space of heap,
-	// alloc_space of allocs, delay).
+	Title string // Title above the graph; "": "<sample type>, <total>".
+	// Sample is the type of the values: "cpu", "samples", "alloc_space", "alloc_objects",
+	// "inuse_space", "inuse_objects", "delay", "contentions". "": the profile's own default (cpu,
+	// inuse_space of heap, alloc_space of allocs, delay).
 	Sample string
-	// Base is a profile that is subtracted first: an earlier one of the same process, for what came in
-	// between, or one of another run. What is less than before is left out of a graph and negative in costs.
+	// Base is a profile that is subtracted: an earlier one of the same process, or one of another run.
+	// Where the difference is negative, a graph has nothing, and costs have the negative value.
 	Base  []byte
-	Width int // pixels; 1,200
+	Width int // Width in pixels; 0: 1,200.
 }
 
-// A stack is one kind of sample.
+// A stack is one sample of a profile.
 type stack struct {
 	frames []string // functions, innermost first
 	value  int64
 }
 
-// read is the stacks of a profile, and the type and unit of their values.
+// read reads the stacks of a profile, with the type and unit of their values.
 func read(prof []byte, opt Option) (stacks []stack, kind *profile.ValueType, err error) {
 	p, err := parse(prof)
 	if err != nil {

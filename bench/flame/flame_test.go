@@ -16,7 +16,8 @@ import (
 // build makes a profile of stacks, outermost function first, with a count and a time each.
 func build(t *testing.T, stacks map[string][2]int64) []byte {
 	t.Helper()
-	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"},
+		{Type: "cpu", Unit: "nanoseconds"}},
 		PeriodType: &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}, Period: 1}
 	locations := map[string]*profile.Location{}
 	for s, v := range stacks {
@@ -80,14 +81,16 @@ func TestModule(t *testing.T) {
 }
 
 var talk = map[string][2]int64{
-	"canto/reactor.(*Loop).run;canto/session.(*Router).Route;canto/session/mod/presence.(*module).tell;runtime.mallocgc":                      {1, 10},
-	"canto/reactor.(*Loop).run;canto/session.(*Router).Route;canto/session/mod/presence.(*module).tell;canto/session/mod/presence.(*set).add": {2, 20},
-	"canto/reactor.(*Loop).run;canto/xmlstream.(*Parser).Stanza":                                                                              {4, 40},
-	"canto/reactor.(*Loop).run;syscall.Syscall":                                                                                               {8, 80},
-	"github.com/cockroachdb/pebble/v2.(*DB).compact;runtime.memmove":                                                                          {16, 160},
-	"runtime.gcBgMarkWorker;runtime.systemstack;runtime.memmove":                                                                              {32, 320},
-	"runtime.mstart;runtime.findRunnable;runtime.futex":                                                                                       {64, 640},
-	"runtime.mstart;runtime.schedule":                                                                                                         {128, 1280},
+	"canto/reactor.(*Loop).run;canto/session.(*Router).Route;canto/session/mod/presence.(*module).tell;" +
+		"runtime.mallocgc": {1, 10},
+	"canto/reactor.(*Loop).run;canto/session.(*Router).Route;canto/session/mod/presence.(*module).tell;" +
+		"canto/session/mod/presence.(*set).add": {2, 20},
+	"canto/reactor.(*Loop).run;canto/xmlstream.(*Parser).Stanza":     {4, 40},
+	"canto/reactor.(*Loop).run;syscall.Syscall":                      {8, 80},
+	"github.com/cockroachdb/pebble/v2.(*DB).compact;runtime.memmove": {16, 160},
+	"runtime.gcBgMarkWorker;runtime.systemstack;runtime.memmove":     {32, 320},
+	"runtime.mstart;runtime.findRunnable;runtime.futex":              {64, 640},
+	"runtime.mstart;runtime.schedule":                                {128, 1280},
 }
 
 func flats(costs []Cost) map[string][2]int64 {
@@ -104,7 +107,8 @@ func TestCosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string][2]int64{
-		"mod/presence": {30, 30}, "xmlstream": {40, 40}, "reactor": {80, 150}, "session": {0, 30}, "pebble": {160, 160},
+		"mod/presence": {30, 30}, "xmlstream": {40, 40}, "reactor": {80, 150}, "session": {0, 30},
+		"pebble":     {160, 160},
 		"runtime GC": {320, 320}, "syscall": {640, 720}, "runtime": {1280, 10 + 160 + 320 + 640 + 1280},
 	}
 	if got := flats(costs); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -124,7 +128,8 @@ func TestCosts(t *testing.T) {
 	if err := Table(&b, costs); err != nil {
 		t.Fatal(err)
 	}
-	if want := "mod/presence         30 ns    1.2%         30 ns    1.2%\n"; !strings.Contains(b.String(), want) {
+	if want := "mod/presence         30 ns    1.2%         30 ns    1.2%\n"; !strings.Contains(b.String(),
+		want) {
 		t.Errorf("%s", b.String())
 	}
 }
@@ -156,8 +161,10 @@ func TestCostsOfAnotherTypeAndClassifier(t *testing.T) {
 }
 
 func TestSubtract(t *testing.T) {
-	now := build(t, map[string][2]int64{"canto/reactor.A": {5, 50}, "canto/xmlstream.B": {1, 10}, "canto/session.C": {3, 30}})
-	base := build(t, map[string][2]int64{"canto/reactor.A": {2, 20}, "canto/xmlstream.B": {4, 40}, "canto/session.C": {3, 30}})
+	now := build(t, map[string][2]int64{"canto/reactor.A": {5, 50}, "canto/xmlstream.B": {1, 10},
+		"canto/session.C": {3, 30}})
+	base := build(t, map[string][2]int64{"canto/reactor.A": {2, 20}, "canto/xmlstream.B": {4, 40},
+		"canto/session.C": {3, 30}})
 	costs, err := CostsOf(now, Option{Base: base}, nil)
 	want := map[string][2]int64{"reactor": {30, 30}, "xmlstream": {-30, -30}}
 	if got := flats(costs); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
@@ -167,7 +174,8 @@ func TestSubtract(t *testing.T) {
 	if err := SVG(&b, now, Option{Base: base}); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(b.String(), "reactor.A") || strings.Contains(b.String(), "xmlstream.B") || !strings.Contains(b.String(), "cpu, 30 ns") {
+	if !strings.Contains(b.String(), "reactor.A") || strings.Contains(b.String(), "xmlstream.B") ||
+		!strings.Contains(b.String(), "cpu, 30 ns") {
 		t.Errorf("%s", b.String())
 	}
 }
@@ -235,7 +243,8 @@ func TestSVG(t *testing.T) {
 	if len(boxes) != 6 {
 		t.Errorf("%d boxes", len(boxes))
 	}
-	for _, want := range []string{"a &amp; b (cpu, 1.00 µs)", ">session 25.00 %<", ">reactor 0", "session.F[a&lt;b&gt;]", "width='1020'"} {
+	for _, want := range []string{"a &amp; b (cpu, 1.00 µs)", ">session 25.00 %<", ">reactor 0",
+		"session.F[a&lt;b&gt;]", "width='1020'"} {
 		if strings.Contains(text, want) != (want != ">reactor 0") {
 			t.Errorf("%q: %s", want, text)
 		}
@@ -244,7 +253,8 @@ func TestSVG(t *testing.T) {
 
 // What is narrower than can be seen is left out, with all below it.
 func TestTinyBoxes(t *testing.T) {
-	boxes, _ := draw(t, build(t, map[string][2]int64{"wide.F": {1, 100_000}, "tiny.F;tiny.G": {1, 10}, "narrow.F": {1, 50}}), Option{})
+	boxes, _ := draw(t, build(t, map[string][2]int64{"wide.F": {1, 100_000}, "tiny.F;tiny.G": {1, 10},
+		"narrow.F": {1, 50}}), Option{})
 	if _, ok := boxes["narrow.F"]; !ok || len(boxes) != 3 {
 		t.Errorf("%v", boxes)
 	}
@@ -262,18 +272,21 @@ func TestNoSamples(t *testing.T) {
 
 func TestNoProfile(t *testing.T) {
 	for _, b := range []string{"", "<html>"} {
-		if err := SVG(io.Discard, []byte(b), Option{}); err == nil || !strings.Contains(err.Error(), "/debug/pprof/") {
+		if err := SVG(io.Discard, []byte(b), Option{}); err == nil ||
+			!strings.Contains(err.Error(), "/debug/pprof/") {
 			t.Errorf("%q: %v", b, err)
 		}
 	}
-	if err := SVG(io.Discard, build(t, talk), Option{Base: []byte("x")}); err == nil || !strings.Contains(err.Error(), "subtracted") {
+	if err := SVG(io.Discard, build(t, talk), Option{Base: []byte("x")}); err == nil ||
+		!strings.Contains(err.Error(), "subtracted") {
 		t.Errorf("%v", err)
 	}
 }
 
 // The profiles of the runtime have defaults of their own.
 func TestDefaultSample(t *testing.T) {
-	for name, want := range map[string]string{"heap": "inuse_space, ", "allocs": "alloc_space, ", "mutex": "delay, ", "goroutine": "goroutine, "} {
+	for name, want := range map[string]string{"heap": "inuse_space, ", "allocs": "alloc_space, ",
+		"mutex": "delay, ", "goroutine": "goroutine, "} {
 		var b, out bytes.Buffer
 		if err := pprof.Lookup(name).WriteTo(&b, 0); err != nil {
 			t.Fatal(err)
@@ -288,7 +301,8 @@ func TestAmount(t *testing.T) {
 	for want, v := range map[string]struct {
 		v    int64
 		unit string
-	}{"1.50 s": {15e8, "nanoseconds"}, "999 ns": {999, "nanoseconds"}, "1.00 KiB": {1024, "bytes"}, "-2.00 MiB": {-2 << 20, "bytes"}, "7": {7, "count"}, "0 B": {0, "bytes"}} {
+	}{"1.50 s": {15e8, "nanoseconds"}, "999 ns": {999, "nanoseconds"}, "1.00 KiB": {1024, "bytes"},
+		"-2.00 MiB": {-2 << 20, "bytes"}, "7": {7, "count"}, "0 B": {0, "bytes"}} {
 		if got := amount(v.v, v.unit); got != want {
 			t.Errorf("%s, not %s", got, want)
 		}
@@ -298,7 +312,9 @@ func TestAmount(t *testing.T) {
 // A module always has the same colour, and those side by side in most profiles have different ones.
 func TestColours(t *testing.T) {
 	seen := map[string]string{}
-	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth", "session", "session/store", "session/c2s", "session/jid", "session/sasl", "reactor", "xmlstream", "runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
+	for _, m := range []string{"mod/presence", "mod/message", "mod/iq", "mod/roster", "mod/saslauth",
+		"session", "session/store", "session/c2s", "session/jid", "session/sasl", "reactor", "xmlstream",
+		"runtime", "runtime GC", "syscall", "pebble", "gnet", "crypto", "other", "cmd"} {
 		c := colour(m)
 		if was, ok := seen[c]; ok || c != colour(m) {
 			t.Errorf("%s has the colour of %s", m, was)

@@ -2,8 +2,9 @@ package flame
 
 import "strings"
 
-// Module is what part of Canto, or of what is below it, a function belongs to: mod/<name>, session,
-// session/<name>, reactor, xmlstream, bench, cmd; pebble, gnet, crypto, "runtime GC", runtime, syscall, other.
+// Module is the part of Canto, or of its dependencies, that a function belongs to: mod/<name>, session,
+// session/<name>, reactor, xmlstream, bench, cmd; pebble, gnet, crypto, "runtime GC", runtime,
+// syscall, other.
 func Module(function string) string {
 	p := pkg(function)
 	if name, ok := strings.CutPrefix(p, "canto/"); ok {
@@ -20,10 +21,11 @@ func Module(function string) string {
 	case p == "main":
 		return "cmd"
 	case below(p, "github.com/cockroachdb"):
-		return "pebble" // with what only it uses
+		return "pebble" // with packages that only it uses
 	case below(p, "github.com/panjf2000"):
 		return "gnet"
-	case below(p, "syscall"), below(p, "internal/runtime/syscall"), below(p, "internal/syscall"), below(p, "golang.org/x/sys"), below(p, "internal/poll"), p == "runtime" && inKernel(function):
+	case below(p, "syscall"), below(p, "internal/runtime/syscall"), below(p, "internal/syscall"),
+		below(p, "golang.org/x/sys"), below(p, "internal/poll"), p == "runtime" && inKernel(function):
 		return "syscall"
 	case p == "runtime" && collects(function):
 		return "runtime GC"
@@ -60,16 +62,19 @@ func ours(function string) bool {
 	return below(p, "canto") || p == "main"
 }
 
-// system reports whether a package is the runtime, or what the compiler puts in.
+// system reports whether a package is the runtime, or code of the compiler.
 func system(p string) bool {
-	return p == "" || strings.HasPrefix(p, "type:") || below(p, "runtime") || below(p, "internal/runtime") || p == "internal/bytealg" || p == "internal/abi" || below(p, "sync") || p == "internal/sync" ||
+	return p == "" || strings.HasPrefix(p, "type:") || below(p, "runtime") ||
+		below(p, "internal/runtime") || p == "internal/bytealg" || p == "internal/abi" || below(p, "sync") ||
+		p == "internal/sync" ||
 		below(p, "internal/race")
 }
 
 // inKernel are the runtime's own system calls.
 func inKernel(function string) bool {
 	switch strings.TrimPrefix(function, "runtime.") {
-	case "futex", "epollwait", "usleep", "nanosleep", "osyield", "write1", "read", "madvise", "sysMmap", "munmap", "tgkill", "clone":
+	case "futex", "epollwait", "usleep", "nanosleep", "osyield", "write1", "read", "madvise", "sysMmap",
+		"munmap", "tgkill", "clone":
 		return true
 	}
 	return false
@@ -78,7 +83,9 @@ func inKernel(function string) bool {
 // collects reports whether a function of the runtime is the garbage collector's; mallocgc is not.
 func collects(function string) bool {
 	name := strings.TrimPrefix(function, "runtime.")
-	for _, p := range []string{"gc", "GC", "bgsweep", "bgscavenge", "sweep", "scan", "grey", "mark", "wbBuf", "shade", "bulkBarrier", "tryDeferToSpanScan", "spanSet", "(*gc", "(*sweep", "(*mspan).sweep", "(*spanQueue)",
+	for _, p := range []string{"gc", "GC", "bgsweep", "bgscavenge", "sweep", "scan", "grey", "mark",
+		"wbBuf", "shade", "bulkBarrier", "tryDeferToSpanScan", "spanSet", "(*gc", "(*sweep", "(*mspan).sweep",
+		"(*spanQueue)",
 		"(*scavenge", "(*pageAlloc).scavenge"} {
 		if strings.HasPrefix(name, p) {
 			return true
@@ -87,10 +94,10 @@ func collects(function string) bool {
 	return false
 }
 
-// decides is the module that a stack is charged to: that of the innermost function of Canto's, as it asked
-// for what is further in. Without one it is that of the innermost that is not the runtime's; without one of
-// those the collector, the kernel, or the runtime.
-func decides(frames []string, by func(string) string) string {
+// chargedFrame is the module that a stack is charged to: that of the innermost function of Canto's,
+// as it asked for what is further in. Without one it is that of the innermost that is not the
+// runtime's; without one of those the collector, the kernel, or the runtime.
+func chargedFrame(frames []string, by func(string) string) string {
 	rank, module := 0, ""
 	for _, f := range frames {
 		r := 1

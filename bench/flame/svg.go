@@ -15,13 +15,13 @@ import (
 const (
 	row     = 17  // height of a box
 	top     = 44  // above the first
-	least   = 0.4 // px: what is narrower is left out
-	legible = 22  // px: what is narrower has no text, as in the script
+	least   = 0.4 // px: narrower boxes are left out
+	legible = 22  // px: narrower boxes have no text, as in the script
 	key     = 18  // height of a line of the key
 	keyCol  = 200 // width of one of its entries
 )
 
-// A node is a function as called by those above it.
+// A node is a function as it is called by the functions above it.
 type node struct {
 	name  string
 	value int64 // of it and all below
@@ -41,19 +41,22 @@ func (n *node) child(name string) *node {
 	return c
 }
 
-// children are those that something is left of, the largest first.
+// children are the nodes below n that have a value, the largest first.
 func (n *node) children() (all []*node) {
 	for _, c := range n.below {
 		if c.value > 0 {
 			all = append(all, c)
 		}
 	}
-	slices.SortFunc(all, func(a, b *node) int { return cmp.Or(cmp.Compare(b.value, a.value), cmp.Compare(a.name, b.name)) })
+	slices.SortFunc(all, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(b.value, a.value),
+			cmp.Compare(a.name, b.name))
+	})
 	return all
 }
 
-// sum fills in value, from what is a node's own and what its children have, and adds up what modules have of
-// their own. After a subtraction some nodes have less than nothing, which counts as nothing.
+// sum computes the values from the nodes' own, and adds the modules' own values up. After a
+// subtraction nodes may have negative values, which count as 0.
 func (n *node) sum(modules map[string]int64) int64 {
 	n.value = max(n.own, 0)
 	modules[Module(n.name)] += n.value
@@ -63,9 +66,10 @@ func (n *node) sum(modules map[string]int64) int64 {
 	return n.value
 }
 
-// SVG draws a profile as an icicle: callers above, what they call below them, each as wide as its part of the
-// whole, coloured by [Module]. It is one file that needs no other: resting on a box tells its function and
-// value, and a click zooms. A profile without samples gives a drawing that says so.
+// SVG draws a profile as an icicle: callers above, the functions that they call below, each as wide
+// as its share, with the colour of its [Module]. It is one file that needs no other: the pointer
+// shows a box's function and value, and a click zooms. A profile without samples gives a drawing
+// that says so.
 func SVG(w io.Writer, prof []byte, opt Option) error {
 	stacks, kind, err := read(prof, opt)
 	if err != nil {
@@ -95,13 +99,14 @@ func SVG(w io.Writer, prof []byte, opt Option) error {
 	return d.write(w, title)
 }
 
+// A drawing is the state of an SVG that is being drawn.
 type drawing struct {
 	unit    string
 	width   float64
 	total   int64
 	depth   int
 	boxes   strings.Builder
-	modules map[string]int64 // what their functions have of their own
+	modules map[string]int64 // the own values of their functions
 }
 
 // box draws n and what is below it.
@@ -115,8 +120,10 @@ func (d *drawing) box(n *node, x, width float64, depth int) {
 	if width < legible {
 		hidden = " visibility='hidden'"
 	}
-	fmt.Fprintf(&d.boxes, "<svg x='%.2f' y='%d' width='%.2f' height='%d'><title>%s\n%s, %s%s</title><rect width='100%%' height='100%%' fill='%s'/><text x='3' y='12'%s>%s</text></svg>\n",
-		x, top+depth*row, width, row-1, q(n.name), amount(n.value, d.unit), percent(n.value, d.total), of(module), colour(module), hidden, q(short(n.name)))
+	fmt.Fprintf(&d.boxes, "<svg x='%.2f' y='%d' width='%.2f' height='%d'><title>%s\n%s, "+
+		"%s%s</title><rect width='100%%' height='100%%' fill='%s'/><text x='3' y='12'%s>%s</text></svg>\n",
+		x, top+depth*row, width, row-1, escaped(n.name), amount(n.value, d.unit), percent(n.value, d.total),
+		of(module), colour(module), hidden, escaped(short(n.name)))
 	for _, c := range n.children() {
 		if wide := width * float64(c.value) / float64(n.value); wide >= least {
 			d.box(c, x, wide, depth+1)
@@ -129,14 +136,14 @@ func of(module string) string {
 	if module == "all" {
 		return ""
 	}
-	return ", " + q(module)
+	return ", " + escaped(module)
 }
 
 func percent(v, total int64) string { return fmt.Sprintf("%.2f %%", 100*share(v, total)) }
 
-func q(s string) string { return string(xmlstream.AppendValue(nil, s)) }
+func escaped(s string) string { return string(xmlstream.AppendValue(nil, s)) }
 
-// short is a function without the folders of its package.
+// short is the name of a function without the folders of its package.
 func short(name string) string {
 	p := pkg(name)
 	if i := strings.LastIndexByte(p, '/'); i >= 0 {
@@ -196,7 +203,8 @@ func sum(name string) uint32 {
 	return h.Sum32()
 }
 
-// script zooms: a click on a box makes it as wide as the drawing; a click on one that is, or beside, goes back.
+// script zooms: a click on a box makes it as wide as the drawing; a click on one that is, or
+// beside, goes back.
 const script = `(function () {
   var svg = document.currentScript.closest("svg"), all = [].slice.call(svg.querySelectorAll("g.boxes > svg"));
   var width = svg.viewBox.baseVal.width - 20;
@@ -231,10 +239,12 @@ const script = `(function () {
   });
 })();`
 
-const style = `.canto-flame text{font:11px ui-monospace,Menlo,Consolas,"DejaVu Sans Mono",monospace;fill:#111}` +
+const style = `.canto-flame text{font:11px ui-monospace,Menlo,Consolas,"DejaVu Sans ` +
+	`Mono",monospace;fill:#111}` +
 	`.canto-flame .title{font:15px sans-serif}.canto-flame .note{font:11px sans-serif;fill:#666}` +
 	`.canto-flame .boxes svg{cursor:pointer}.canto-flame .boxes svg:hover rect{stroke:#000;stroke-width:2}`
 
+// write writes the file: style, script, title, boxes, and the legend of modules.
 func (d *drawing) write(w io.Writer, title string) error {
 	type entry struct {
 		module string
@@ -246,22 +256,30 @@ func (d *drawing) write(w io.Writer, title string) error {
 			entries = append(entries, entry{m, v})
 		}
 	}
-	slices.SortFunc(entries, func(a, b entry) int { return cmp.Or(cmp.Compare(b.value, a.value), cmp.Compare(a.module, b.module)) })
+	slices.SortFunc(entries, func(a, b entry) int {
+		return cmp.Or(cmp.Compare(b.value, a.value),
+			cmp.Compare(a.module, b.module))
+	})
 	columns := max(int(d.width-20)/keyCol, 1)
 	keyTop := top + (d.depth+1)*row + 14
 	height := keyTop + (len(entries)+columns-1)/columns*key + 10
 
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "<svg xmlns='http://www.w3.org/2000/svg' class='canto-flame' width='%.0f' height='%d' viewBox='0 0 %[1]g %[2]d'>\n<style>%s</style>\n<rect width='100%%' height='100%%' fill='#fff'/>\n<text class='title' x='10' y='20'>%s</text>\n",
-		d.width, height, style, q(title))
+	fmt.Fprintf(out, "<svg xmlns='http://www.w3.org/2000/svg' class='canto-flame' width='%.0f' "+
+		"height='%d' viewBox='0 0 %[1]g %[2]d'>\n<style>%s</style>\n<rect width='100%%' height='100%%' "+
+		"fill='#fff'/>\n<text class='title' x='10' y='20'>%s</text>\n",
+		d.width, height, style, escaped(title))
 	note := "callers above; a click zooms in and out; the key counts functions by themselves"
 	if d.total <= 0 {
-		note = "no samples: nothing of this kind happened while the profile was taken, or the server does not record it"
+		note = "no samples: nothing of this kind happened while the profile was taken, or the server does " +
+			"not record it"
 	}
-	fmt.Fprintf(out, "<text class='note' x='10' y='36'>%s</text>\n<g class='boxes'>\n%s</g>\n", note, d.boxes.String())
+	fmt.Fprintf(out, "<text class='note' x='10' y='36'>%s</text>\n<g class='boxes'>\n%s</g>\n", note,
+		d.boxes.String())
 	for i, e := range entries {
 		x, y := 10+i%columns*keyCol, keyTop+i/columns*key
-		fmt.Fprintf(out, "<rect x='%d' y='%d' width='12' height='12' fill='%s'/><text x='%d' y='%d'>%s %s</text>\n", x, y, colour(e.module), x+17, y+10, q(e.module), percent(e.value, d.total))
+		fmt.Fprintf(out, "<rect x='%d' y='%d' width='12' height='12' fill='%s'/><text x='%d' y='%d'>%s "+
+			"%s</text>\n", x, y, colour(e.module), x+17, y+10, escaped(e.module), percent(e.value, d.total))
 	}
 	fmt.Fprintf(out, "<script>//<![CDATA[\n%s\n//]]></script>\n</svg>\n", script)
 	return out.Flush()

@@ -1,13 +1,17 @@
-// Package hostile holds connections that mean no good: what was done to servers in the past, at a volume
-// that can be chosen, so that a scenario can show what it costs everybody else.
+// Package hostile makes attacking connections: attacks that servers have seen in the past, at a
+// volume that can be chosen, so that a scenario can show what they cost other clients.
 //
-// Each kind is a number of connections that do harm in turn, as varied as [About] says. When the server
-// ends one, which is its right, the next begins. All that an attack does is counted, and bounded: by its
-// connections, and by its rate. It connects to the addresses of its Config, and to no other.
+// Each kind of attack is a number of connections, as varied as [About] says. When the server ends a
+// connection, which it may do, the attacker opens the next. All that an attack does is counted, and
+// bounded by its connections and its rate. It connects to the addresses of its Config only.
 //
 //	a, err := hostile.Start(ctx, "halfopen", hostile.Config{Addr: addr, Domain: "localhost", Connections: 500})
-//	… measure the others …
+//	// … measure other clients …
 //	stats := a.Stop()
+//
+// Each connection is an attacker with a goroutine (hostile.go). It uses a transport, which counts
+// and can hijack TLS (transport.go, records.go), and mostly a session on it, which speaks XMPP
+// (session.go). The other files have one kind of attack each.
 package hostile
 
 import (
@@ -26,81 +30,91 @@ import (
 	"canto/session/sasl"
 )
 
-// A Config says whom to attack, and how much.
+// A Config says which server to attack, and how much.
 type Config struct {
-	Addr, Direct netip.AddrPort // plain and STARTTLS; TLS first. Either may be zero.
-	Domain       string
-	Connections  int
-	First        int // number of the first of these connections in the whole run
-	// Accounts is how many there are of attackers: User knows 0 to Accounts-1. 0: First + Connections.
+	// Addr takes connections without TLS and with STARTTLS, Direct those with direct TLS. Either may
+	// be zero.
+	Addr, Direct netip.AddrPort
+	Domain       string // Domain of the server.
+	Connections  int    // Connections at a time.
+	First        int    // First is the number of the first of these connections in the whole run.
+	// Accounts is how many accounts attackers have: User knows the numbers from 0 to Accounts-1. 0:
+	// First + Connections.
 	Accounts int
-	// User is the localpart of the account of the i-th connection in the whole run. It is called from any
-	// goroutine. No account of somebody innocent: an attack does to it what it can.
-	// keyupdate can do without.
+	// User is the localpart of the account of the i-th connection in the whole run. Any goroutine may
+	// call it. It must not name other accounts: an attack harms its own. The attack keyupdate works
+	// without accounts.
 	User     func(i int) string
-	Password string // of all
-	// TLS is how those connect who log in: "none", "starttls", "direct"; empty: none if Addr is known. Where
-	// the server offers no login without it, STARTTLS is used nevertheless.
-	TLS string
-	// Rate is how many attempts a second all connections make together, at most; 0: what the kind has.
-	Rate float64
-	// Source is the address that the i-th connection comes from; nil, or a zero address: the system's choice.
+	Password string // Password of all accounts.
+	// TLS is how connections that log in connect: "none", "starttls", "direct"; "": none if Addr is
+	// known. Where the server offers no login without TLS, STARTTLS is used nevertheless.
+	TLS  string
+	Rate float64 // Rate bounds the attempts that all connections make a second; 0: that of the kind.
+	// Source is the address that the i-th connection comes from; nil, or a zero address: the system's
+	// choice.
 	Source func(i int) netip.AddrPort
 }
 
 // Stats are what an attack did.
 type Stats struct {
-	Attempts uint64 // connections opened, and things done on them that a server must bear
-	Refused  uint64 // of those, what the server refused or ended
-	Bytes    uint64 // written, TLS and all
-	Sessions uint64 // that were logged in
-	// Failed is how often something went wrong that is no defence of the server: no descriptor or port was
-	// left, an account could not log in. What an attack shows is worth less then. Err is the first such error.
+	Attempts uint64 // Attempts are connections, and actions on them that cost the server.
+	Refused  uint64 // Refused are attempts that the server has refused or ended.
+	Bytes    uint64 // Bytes written, with TLS.
+	Sessions uint64 // Sessions that were logged in.
+	// Failed is how often the attack itself had a failure: no descriptor or port was left, an account
+	// could not log in. Its effect is smaller then.
 	Failed uint64
-	Err    error
+	Err    error // Err is the first such failure.
 }
 
-// A kind is a sort of attack.
+// A kind is a kind of attack.
 type kind struct {
-	name, about string
-	rows        string  // of the list of attacks: what each shows a defence against
-	rate        float64 // attempts a second, where a Config says nothing
-	// pause is before a connection that was refused comes again: longer where that is a handshake, which costs a
-	// server more than what the attack is about.
+	name, about string  // of the command line, and what it does
+	rows        string  // the rows of the list of attacks that it tests a defence against
+	rate        float64 // attempts a second by default
+	// pause before a refused connection comes again. It is longer where that takes a handshake, which
+	// costs a server more than the attack itself.
 	pause  time.Duration
 	logsIn bool // needs accounts
-	tls    bool // is about TLS
-	// live is the life of one connection, from dialling to its end. The error says why it ended: see
-	// [Attack.settle]. round counts the lives of l.
-	live func(l *line, round int) error
+	tls    bool // attacks TLS itself
+	// run is the life of one connection, from dialling to its end. The error says why it ended: see
+	// [Attack.countEnd]. round counts the connections of the attacker.
+	run func(l *attacker, round int) error
 }
 
+// kinds are all attacks.
 func kinds() []kind {
 	const soon = 20 * time.Millisecond
 	return []kind{
 		{
-			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, live: halfOpen,
-			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop in the handshake or in a login; half of them come and go",
+			name: "halfopen", rows: "T01 T17 K27", rate: 1000, pause: soon, run: halfOpen,
+			about: "connections that say nothing, half a header, half a ClientHello, a byte a second, or stop " +
+				"in the handshake or in a login; half of them come and go",
 		},
 		{
-			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, live: badXML,
-			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at a time; after login as much of it as servers' limits allow, and then more",
+			name: "xml", rows: "X13 X12 X01 X11 X14 K07 K09", rate: 2000, pause: soon, logsIn: true, run: badXML,
+			about: "before login endless names, texts, tags, depths, attributes, document types, bytes one at " +
+				"a time; after login as much of it as servers' limits allow, and then more",
 		},
 		{
-			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, live: slowReader,
+			name: "slowreader", rows: "K21 K22 K20", rate: 10000, pause: soon, logsIn: true, run: slowReader,
 			about: "sessions that ask for much, of the server and of each other, and read a byte a second or nothing",
 		},
 		{
-			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true, live: keyUpdates,
-			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as are borne between single bytes",
+			name: "keyupdate", rows: "T06 K33 K34 K40", rate: 20000, pause: 500 * time.Millisecond, tls: true,
+			run: keyUpdates,
+			about: "TLS 1.3 connections that send KeyUpdates, empty records, records of padding, or as many as " +
+				"are borne between single bytes",
 		},
 		{
-			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, live: guess,
-			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted exchanges, by all mechanisms, the costly ones too",
+			name: "login", rows: "K67 S07 S05", rate: 200, pause: soon, logsIn: true, run: guessPasswords,
+			about: "logins with wrong passwords, unknown users, forged proofs and nonces, broken or aborted " +
+				"exchanges, by all mechanisms, the costly ones too",
 		},
 		{
-			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, live: flipPresence,
-			about: "sessions that are each other's contacts and flip presence, ask strangers for subscriptions, and send directed presence to many",
+			name: "presence", rows: "K58", rate: 5000, pause: soon, logsIn: true, run: flipPresence,
+			about: "sessions that are each other's contacts and flip presence, ask strangers for " +
+				"subscriptions, and send directed presence to many",
 		},
 	}
 }
@@ -113,8 +127,8 @@ func Kinds() (names []string) {
 	return names
 }
 
-// About says what an attack of a kind does, and which rows of the list of attacks it stands for; both are
-// empty for an unknown kind.
+// About says what an attack does, and the rows of the list of attacks that it stands for. Both are
+// empty for an unknown name.
 func About(name string) (about string, rows []string) {
 	for _, k := range kinds() {
 		if k.name == name {
@@ -124,7 +138,7 @@ func About(name string) (about string, rows []string) {
 	return "", nil
 }
 
-// Check is nil if there is such a kind; else the error says which there are.
+// Check returns an error that lists the attacks if there is none of this name.
 func Check(name string) error {
 	if slices.Contains(Kinds(), name) {
 		return nil
@@ -132,7 +146,7 @@ func Check(name string) error {
 	return fmt.Errorf("there is no attack %q: one of %s", name, strings.Join(Kinds(), ", "))
 }
 
-// An Attack is one that goes on.
+// An Attack is a running attack.
 type Attack struct {
 	cfg    Config
 	kind   kind
@@ -149,11 +163,11 @@ type Attack struct {
 	err error // the first that is none of the server's defence
 
 	deriving sync.Mutex
-	salted   map[sasl.Mechanism]sasl.SaltedPassword // what the last login derived
+	salted   map[sasl.Mechanism]sasl.SaltedPassword // keys of the last login
 }
 
-// Start begins an attack of a kind; ctx ends it, too. The error is that of an unknown kind or of a Config
-// that it can't work with; that a server does not answer shows in [Stats] only.
+// Start begins an attack; ctx ends it. The error is about an unknown name or an unusable Config. A
+// server that does not answer shows in [Stats] only.
 func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	if err := Check(name); err != nil {
 		return nil, err
@@ -182,26 +196,29 @@ func Start(ctx context.Context, name string, cfg Config) (*Attack, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello, salted: make(map[sasl.Mechanism]sasl.SaltedPassword)}
+	a := &Attack{cfg: cfg, kind: k, pace: limiter{rate: cfg.Rate}, hello: hello,
+		salted: make(map[sasl.Mechanism]sasl.SaltedPassword)}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	for n := range cfg.Connections {
-		l := &line{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
-		a.wg.Go(func() { l.run(spread * time.Duration(n) / time.Duration(cfg.Connections)) })
+		l := &attacker{a: a, i: cfg.First + n, rng: rand.New(rand.NewPCG(uint64(cfg.First+n), 1))}
+		a.wg.Go(func() { l.run(startSpread * time.Duration(n) / time.Duration(cfg.Connections)) })
 	}
 	return a, nil
 }
 
-// Stop ends it, waits until nothing of it is left, and says what it did. Called again it says so again. Any
-// goroutine.
+// Stop ends the attack, waits until its goroutines have ended, and returns what it did. It may be
+// called again, by any goroutine.
 func (a *Attack) Stop() Stats {
 	a.cancel()
 	a.wg.Wait()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Stats{Attempts: a.attempts.Load(), Refused: a.refused.Load(), Bytes: a.bytes.Load(), Sessions: a.sessions.Load(), Failed: a.failed.Load(), Err: a.err}
+	return Stats{Attempts: a.attempts.Load(), Refused: a.refused.Load(), Bytes: a.bytes.Load(),
+		Sessions: a.sessions.Load(), Failed: a.failed.Load(), Err: a.err}
 }
 
-// attempt waits until n more attempts may be made, and counts them; the error is that of the end.
+// attempt waits until the rate allows n more attempts, and counts them. The error is that of the
+// attack's end.
 func (a *Attack) attempt(n int) error {
 	if err := a.pace.wait(a.ctx, n); err != nil {
 		return err
@@ -210,21 +227,24 @@ func (a *Attack) attempt(n int) error {
 	return nil
 }
 
-// own is an error that is none of the server's defence.
-type own struct{ error }
+// A clientFault is a failure of the attack itself, and no defence of the server.
+type clientFault struct{ error }
 
-func (o own) Unwrap() error { return o.error }
+// Unwrap is the failure itself.
+func (o clientFault) Unwrap() error { return o.error }
 
-// settle counts what a life ended by, and returns how long to wait before the next.
-func (a *Attack) settle(err error) time.Duration {
+// countEnd counts the end of a connection by its error, and returns how long to wait before the
+// next.
+func (a *Attack) countEnd(err error) time.Duration {
 	const later = time.Second
-	var fault own
+	var fault clientFault
 	switch {
-	case err == nil, errors.Is(err, errLeft):
+	case err == nil, errors.Is(err, errDone):
 		return 20 * time.Millisecond
-	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.EADDRNOTAVAIL),
+	case errors.As(err, &fault), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE),
+		errors.Is(err, syscall.EADDRNOTAVAIL),
 		errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.ENOBUFS):
-		a.fault(err)
+		a.countFault(err)
 		return later
 	case errors.Is(err, syscall.ECONNREFUSED):
 		a.refused.Add(1)
@@ -234,7 +254,8 @@ func (a *Attack) settle(err error) time.Duration {
 	return a.kind.pause
 }
 
-func (a *Attack) fault(err error) {
+// countFault counts a failure of the attack itself.
+func (a *Attack) countFault(err error) {
 	a.failed.Add(1)
 	a.mu.Lock()
 	if a.err == nil {
@@ -243,30 +264,30 @@ func (a *Attack) fault(err error) {
 	a.mu.Unlock()
 }
 
-// A line is one of an attack's connections, and all that come after it. Only one goroutine has it.
-type line struct {
+// An attacker is one of an attack's connections, and all that follow it. One goroutine has it.
+type attacker struct {
 	a   *Attack
-	i   int // its number in the whole run
+	i   int // number in the whole run
 	rng *rand.Rand
 }
 
-// spread is how long it takes until all lines have begun.
-const spread = time.Second
+// startSpread is the time over which the attackers begin.
+const startSpread = time.Second
 
-// run is all lives of l, from a time on.
-func (l *line) run(after time.Duration) {
+// run opens one connection after another, the first after a delay, until the attack ends.
+func (l *attacker) run(after time.Duration) {
 	if sleep(l.a.ctx, after) != nil {
 		return
 	}
 	for round := 0; ; round++ {
-		err := l.a.kind.live(l, round)
-		if l.a.ctx.Err() != nil || sleep(l.a.ctx, l.a.settle(err)) != nil {
+		err := l.a.kind.run(l, round)
+		if l.a.ctx.Err() != nil || sleep(l.a.ctx, l.a.countEnd(err)) != nil {
 			return
 		}
 	}
 }
 
-// sleep is for d, or until ctx ends, whose error it returns then.
+// sleep waits for d, or until ctx ends, and returns the error of ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -278,20 +299,20 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// A limiter spreads what many goroutines do evenly over time.
+// A limiter spreads the actions of many goroutines evenly over time.
 type limiter struct {
-	rate float64 // a second
-	mu   sync.Mutex
+	rate float64    // a second
+	mu   sync.Mutex // guards next
 	next time.Time
 }
 
-// wait waits for the turn of n.
+// wait waits until n actions are allowed.
 func (l *limiter) wait(ctx context.Context, n int) error {
-	const behind = 50 * time.Millisecond // what was not used is not made up for, but for this
+	const burst = 50 * time.Millisecond // actions that were not used are lost, except for those of this time
 	l.mu.Lock()
 	now := time.Now()
-	if l.next.Before(now.Add(-behind)) {
-		l.next = now.Add(-behind)
+	if l.next.Before(now.Add(-burst)) {
+		l.next = now.Add(-burst)
 	}
 	at := l.next
 	l.next = l.next.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))

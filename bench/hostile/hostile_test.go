@@ -17,7 +17,8 @@ func TestKinds(t *testing.T) {
 		if about, rows := About(name); about == "" || len(rows) == 0 {
 			t.Errorf("%s says nothing of itself", name)
 		}
-		if _, err := Start(t.Context(), name, Config{Domain: "localhost", Connections: 1}); err == nil || !strings.Contains(err.Error(), "address") {
+		if _, err := Start(t.Context(), name, Config{Domain: "localhost", Connections: 1}); err == nil ||
+			!strings.Contains(err.Error(), "address") {
 			t.Errorf("%s without an address: %v", name, err)
 		}
 	}
@@ -28,8 +29,9 @@ func TestKinds(t *testing.T) {
 }
 
 func config(s *stub.Server, connections int) Config {
-	return Config{Addr: s.Addr(), Direct: s.DirectAddr(), Domain: "localhost", Connections: connections, First: 2,
-		User: func(i int) string { return fmt.Sprint("bench", 100+i) }, Password: "bench"}
+	return Config{Addr: s.Addr(), Direct: s.DirectAddr(), Domain: "localhost", Connections: connections,
+		First: 2,
+		User:  func(i int) string { return fmt.Sprint("bench", 100+i) }, Password: "bench"}
 }
 
 // await waits for what is about to come true.
@@ -43,7 +45,7 @@ func await(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// Each attack does what it can by each way to log in, has no trouble of its own, and leaves nothing behind.
+// Each attack does what it can by each way to log in, has no failures of its own, and leaves no goroutine.
 func TestAttacks(t *testing.T) {
 	for _, name := range Kinds() {
 		for _, way := range []string{"none", "starttls", "direct"} {
@@ -121,12 +123,13 @@ func TestRate(t *testing.T) {
 	}
 	await(t, "it makes its attempts", func() bool { return s.Stats().Accepted >= 50 })
 	st := a.Stop()
-	if most := 100*time.Since(began).Seconds() + 10; float64(st.Attempts) > most || float64(st.Attempts) < most/10 {
+	if most := 100*time.Since(began).Seconds() + 10; float64(st.Attempts) > most ||
+		float64(st.Attempts) < most/10 {
 		t.Errorf("%d attempts in %v at 100 a second", st.Attempts, time.Since(began))
 	}
 }
 
-// That attackers have no accounts, or that nobody is there, is no success.
+// That attackers have no accounts, or that there is no server, is no success.
 func TestTrouble(t *testing.T) {
 	s, err := stub.Start(stub.Config{})
 	if err != nil {
@@ -140,20 +143,21 @@ func TestTrouble(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "it can't log in", func() bool { return a.failed.Load() > 0 })
-	if st := a.Stop(); st.Err == nil || !strings.Contains(st.Err.Error(), "not-authorized") || strings.Contains(st.Err.Error(), "\n") || st.Sessions > 0 {
+	if st := a.Stop(); st.Err == nil || !strings.Contains(st.Err.Error(), "not-authorized") ||
+		strings.Contains(st.Err.Error(), "\n") || st.Sessions > 0 {
 		t.Errorf("without accounts: %+v", st)
 	}
 	s.Close()
 	if a, err = Start(t.Context(), "halfopen", cfg); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "nobody answers", func() bool { return a.refused.Load() > 1 })
+	await(t, "no server answers", func() bool { return a.refused.Load() > 1 })
 	if st := a.Stop(); st.Refused < 2 || st.Err != nil {
 		t.Errorf("without a server: %+v", st)
 	}
 }
 
-// A server that lets in who has the wrong password is told of: that is what guessing is for.
+// A server that accepts a wrong password is reported: that is what the attack is for.
 func TestLetIn(t *testing.T) {
 	s, err := stub.Start(stub.Config{Mechanisms: []string{"PLAIN"}})
 	if err != nil {
@@ -165,15 +169,16 @@ func TestLetIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Stop()
-	x, err := (&line{a: a, i: 1}).stream("none")
+	x, err := (&attacker{a: a, i: 1}).openStream("none")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer x.Close()
-	if err := x.outcome("PLAIN", encode("\x00bench1\x00wrong")); err != nil || a.refused.Load() != 1 {
+	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00wrong")); err != nil || a.refused.Load() != 1 {
 		t.Errorf("a wrong password: %v, %d refused", err, a.refused.Load())
 	}
-	if err := x.outcome("PLAIN", encode("\x00bench1\x00bench")); err == nil || !strings.Contains(err.Error(), "let somebody in") {
+	if err := x.loginAtOnce("PLAIN", encode("\x00bench1\x00bench")); err == nil ||
+		!strings.Contains(err.Error(), "accepted a wrong password") {
 		t.Errorf("the right password: %v", err)
 	}
 }

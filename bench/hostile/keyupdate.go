@@ -1,18 +1,23 @@
 package hostile
 
-// batch is how many records go out in one write.
-const batch = 64
+// recordsPerWrite is how many records go out in one write.
+const recordsPerWrite = 64
 
-// keyUpdates is a TLS connection that has the server derive keys, or open records with nothing in them. A line does the same
-// in each life: where servers bear one way, all lines would end up in it.
-func keyUpdates(l *line, _ int) error {
+// keyUpdates is a TLS connection that makes the server derive keys, or open empty records. An
+// attacker does the same in each of its connections: if they took turns, all would end up in a way
+// that the server accepts.
+//
+// The ways, by the attacker's number: key updates with and without a request; empty and padded
+// records; one blank in 16 KiB; a handshake message in single bytes; invalid key updates and record
+// types; and a mix within usual limits, after login if there are accounts.
+func keyUpdates(l *attacker, _ int) error {
 	n := l.i % 9
 	s, err := l.underTLS(n == 8)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	seal, err := s.takeOver()
+	seal, err := s.captureKeys()
 	if err != nil {
 		return err
 	}
@@ -20,10 +25,10 @@ func keyUpdates(l *line, _ int) error {
 	for k := 0; ; k++ {
 		var b []byte
 		var err error
-		if k == 0 && s.jid == "" { // what follows is inside of a stream, as far as it is anything
+		if k == 0 && s.jid == "" { // the records that follow belong to a stream
 			b = seal.record(b, typeApplication, []byte(l.a.header()), 0)
 		}
-		for j := 0; j < batch && err == nil; j++ {
+		for j := 0; j < recordsPerWrite && err == nil; j++ {
 			switch n {
 			case 0:
 				b, err = seal.keyUpdate(b, 1)
@@ -43,11 +48,11 @@ func keyUpdates(l *line, _ int) error {
 					content[0] = [...]byte{messageTicket, 0, 0xff, 0xff}[j]
 				}
 				b = seal.record(b, typeHandshake, content, 0)
-			case 6: // what there is not
+			case 6: // an invalid request
 				b, err = seal.keyUpdate(b, 2)
 			case 7:
 				b = seal.record(b, 0, nil, 100)
-			case 8: // for ever, as it is within what is commonly allowed
+			case 8: // without end, as it is within usual limits
 				switch j % 16 {
 				case 15:
 					b = seal.record(b, typeApplication, []byte{' '}, 0)
@@ -59,9 +64,9 @@ func keyUpdates(l *line, _ int) error {
 			}
 		}
 		if err != nil {
-			return own{err}
+			return clientFault{err}
 		}
-		if err := s.a.attempt(batch); err != nil {
+		if err := s.a.attempt(recordsPerWrite); err != nil {
 			return err
 		}
 		if _, err := s.Write(b); err != nil {
@@ -75,8 +80,8 @@ func keyUpdates(l *line, _ int) error {
 	}
 }
 
-// underTLS opens a connection with TLS, before login or, if there are accounts, behind it.
-func (l *line) underTLS(in bool) (*session, error) {
+// underTLS opens a connection with TLS, before login or, if there are accounts, after it.
+func (l *attacker) underTLS(in bool) (*session, error) {
 	if in && l.a.cfg.User != nil {
 		if l.a.cfg.Direct.IsValid() {
 			return l.logIn("direct")

@@ -7,14 +7,15 @@ import (
 	"fmt"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
 
-// guess is a connection that tries to log in, again and again, until the server ends it. The passwords that
-// it tries are wrong.
-func guess(l *line, _ int) error {
-	s, err := l.stream(l.a.cfg.TLS)
+// guessPasswords is a connection that tries to log in until the server ends it. Its passwords are
+// wrong.
+func guessPasswords(l *attacker, _ int) error {
+	s, err := l.openStream(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
@@ -23,14 +24,16 @@ func guess(l *line, _ int) error {
 		if err := l.a.attempt(1); err != nil {
 			return err
 		}
-		if err := s.try(); err != nil {
+		if err := s.tryLogin(); err != nil {
 			return err
 		}
 	}
 }
 
-// try is one way of not logging in. The error ends the connection.
-func (s *session) try() error {
+// tryLogin is one failed login. It chooses a user that exists or not, and a mechanism. Some
+// messages are no base64 or too long; PLAIN has a wrong password; SCRAM is aborted, left in the
+// middle, or has a forged nonce, channel binding or proof. The error ends the connection.
+func (s *session) tryLogin() error {
 	rng := s.l.rng
 	user := s.a.cfg.User(s.l.i)
 	if rng.IntN(2) == 0 {
@@ -43,15 +46,15 @@ func (s *session) try() error {
 	mechanism, known := sasl.ParseMechanism(name)
 	switch way := rng.IntN(10); {
 	case !known:
-		return s.outcome(name, "YWJj")
+		return s.loginAtOnce(name, "YWJj")
 	case way == 0:
-		return s.outcome(name, "!!!")
+		return s.loginAtOnce(name, "!!!")
 	case way == 1: // as much as a server may take before login
-		return s.outcome(name, strings.Repeat("QUFB", 1000))
+		return s.loginAtOnce(name, strings.Repeat("QUFB", 1000))
 	case mechanism == sasl.Plain && way%2 == 0:
-		return s.outcome(name, encode("admin@"+s.a.cfg.Domain+"\x00"+user+"\x00wrong"))
+		return s.loginAtOnce(name, encode("admin@"+s.a.cfg.Domain+"\x00"+user+"\x00wrong"))
 	case mechanism == sasl.Plain:
-		return s.outcome(name, encode(fmt.Sprintf("\x00%s\x00%x", user, rng.Uint64())))
+		return s.loginAtOnce(name, encode(fmt.Sprintf("\x00%s\x00%x", user, rng.Uint64())))
 	}
 	if err := s.auth(name, encode(fmt.Sprintf("n,,n=%s,r=%016x", user, rng.Uint64()))); err != nil {
 		return err
@@ -60,8 +63,8 @@ func (s *session) try() error {
 	if err != nil {
 		return err
 	}
-	if !e.Is(nameChallenge) {
-		return s.judge(e)
+	if !e.Is(xmpp.Challenge) {
+		return s.classify(e)
 	}
 	first, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(e.Text())))
 	nonce, _, ok := strings.Cut(strings.TrimPrefix(string(first), "r="), ",")
@@ -72,22 +75,22 @@ func (s *session) try() error {
 	final := ""
 	switch rng.IntN(7) {
 	case 0:
-		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()
 	case 1:
-		return errLeft // in the middle of it
+		return errDone // in the middle of it
 	case 2:
 		final = "c=biws,r=" + nonce[:len(nonce)-1] + proof
-	case 3: // what was not said in the first message
+	case 3: // other channel binding than in the first message
 		final = "c=eSws,r=" + nonce + proof
 	case 4:
 		final = "c=biws,r=" + nonce
 	default:
 		final = "c=biws,r=" + nonce + proof
 	}
-	if err := s.say("<response xmlns='" + nsSASL + "'>" + encode(final) + "</response>"); err != nil {
+	if err := s.respond(encode(final)); err != nil {
 		return err
 	}
 	return s.answer()
@@ -96,11 +99,15 @@ func (s *session) try() error {
 func encode(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
 func (s *session) auth(mechanism, text string) error {
-	return s.say("<auth xmlns='" + nsSASL + "' mechanism='" + mechanism + "'>" + text + "</auth>")
+	return s.send(string(xmpp.AppendAuth(nil, mechanism, text)))
 }
 
-// outcome is a whole login in one message.
-func (s *session) outcome(mechanism, text string) error {
+func (s *session) respond(text string) error {
+	return s.send(string(xmpp.AppendResponse(nil, xmpp.NSSASL, text)))
+}
+
+// loginAtOnce is a login in one message.
+func (s *session) loginAtOnce(mechanism, text string) error {
 	if err := s.auth(mechanism, text); err != nil {
 		return err
 	}
@@ -112,21 +119,22 @@ func (s *session) answer() error {
 	if err != nil {
 		return err
 	}
-	return s.judge(e)
+	return s.classify(e)
 }
 
-// judge counts a refusal. What is no refusal is a hole.
-func (s *session) judge(e xmlstream.Element) error {
+// classify counts a refusal. A login that succeeds is a failure of the attack: there must be no
+// such hole.
+func (s *session) classify(e xmlstream.Element) error {
 	switch {
-	case e.Is(nameFailure):
-		if condition(e) != "aborted" {
+	case e.Is(xmpp.Failure):
+		if xmpp.Condition(e, xmpp.NSSASL) != "aborted" {
 			s.a.refused.Add(1)
 		}
 		return nil
-	case e.Is(nameSuccess):
-		return own{errors.New("the server let somebody in with a wrong password")}
-	case e.Is(nameChallenge): // to what is no first message, or without one
-		if err := s.say("<abort xmlns='" + nsSASL + "'/>"); err != nil {
+	case e.Is(xmpp.Success):
+		return clientFault{errors.New("the server accepted a wrong password")}
+	case e.Is(xmpp.Challenge): // to a message that is no valid first message
+		if err := s.send("<abort xmlns='" + xmpp.NSSASL + "'/>"); err != nil {
 			return err
 		}
 		return s.answer()

@@ -4,17 +4,23 @@ import (
 	"fmt"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
 const (
-	contacts  = 32  // that each attacker asks among the others: each flip goes to them
-	strangers = 256 // addresses that nobody has, and who is asked nevertheless: rosters remember them
+	contacts  = 32  // that each attacker asks among the others, and that get each of its changes
+	strangers = 256 // addresses without accounts, which rosters remember
 )
 
-// flipPresence is a session that has made the others of the attack its contacts, and has them hear of it.
-func flipPresence(l *line, round int) error {
+// flipPresence is a session that makes the other attackers its contacts and changes its presence
+// all the time.
+//
+// It logs in and reads requests on another goroutine. In each round it approves the requests, sends
+// eight presence changes, and one of six kinds of extra load: subscriptions to strangers, directed
+// presence to strangers or to contacts, probes, going offline and back, and revoked subscriptions.
+func flipPresence(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
@@ -22,8 +28,9 @@ func flipPresence(l *line, round int) error {
 	defer s.Close()
 	end := make(chan error, 1)
 	asked := make(chan string, contacts)
-	s.a.wg.Go(func() { end <- s.hear(asked) })
-	if err := s.say("<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq><presence/>"); err != nil {
+	s.a.wg.Go(func() { end <- s.readRequests(asked) })
+	const online = "<iq type='get' id='roster'><query xmlns='" + xmpp.NSRoster + "'/></iq><presence/>"
+	if err := s.send(online); err != nil {
 		return err
 	}
 	var near []string
@@ -42,8 +49,8 @@ func flipPresence(l *line, round int) error {
 		}
 		for done := false; !done; {
 			select {
-			case who := <-asked:
-				add("<presence type='subscribed' to='%s'/>", who)
+			case from := <-asked:
+				add("<presence type='subscribed' to='%s'/>", from)
 			case err := <-end:
 				return err
 			default:
@@ -51,18 +58,19 @@ func flipPresence(l *line, round int) error {
 			}
 		}
 		if n == l.i { // in the first life
-			for _, who := range near {
-				add("<presence type='subscribe' to='%s'/>", who)
+			for _, contact := range near {
+				add("<presence type='subscribe' to='%s'/>", contact)
 			}
 		}
 		for k := range 8 {
-			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>", [...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)
+			add("<presence><show>%s</show><status>%d</status><priority>%d</priority></presence>",
+				[...]string{"away", "chat", "xa", "dnd"}[k&3], n, n%100)
 		}
 		switch n % 6 {
 		case 0:
 			add("<presence type='subscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
 			add("<presence type='unsubscribe' to='stranger%d@%s'/>", l.rng.IntN(strangers), s.a.domain())
-		case 1: // to whom a server must remember to say goodbye
+		case 1: // directed presence: the server must store the recipients
 			for range 8 {
 				add("<presence to='stranger%d@%s/r%d'/>", l.rng.IntN(strangers), s.a.domain(), l.rng.IntN(1000))
 			}
@@ -78,16 +86,17 @@ func flipPresence(l *line, round int) error {
 		case 5:
 			add("<presence type='unsubscribed' to='%s'/>", l.a.bare(l.i))
 		}
-		if err := s.act(acts, b.String()); err != nil {
+		if err := s.sendCounted(acts, b.String()); err != nil {
 			return err
 		}
 	}
 }
 
-// hear reads the stream until it ends, and hands on who asks for a subscription, as far as there is room.
-func (s *session) hear(asked chan<- string) error {
+// readRequests reads the stream until it ends, and passes the addresses of subscription requests
+// on, as far as there is room.
+func (s *session) readRequests(asked chan<- string) error {
 	for {
-		e, err := s.listen()
+		e, err := s.xml.Next()
 		if err != nil {
 			s.Conn.Close() // the writer may wait
 			return err

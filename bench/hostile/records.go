@@ -25,17 +25,17 @@ const (
 	messageKeyUpdate = 24
 )
 
-// records is what is known of the records that crypto/tls has written: how many were sealed, and what they
-// are sealed by. It is the KeyLogWriter of the connection, too. For one goroutine.
-type records struct {
-	head   []byte // of a record, as far as it was written
-	left   int    // bytes that its rest has
-	sealed uint64
+// A recordLog follows the TLS records that crypto/tls writes, and its key log, until the attack
+// takes the connection over (transport.captureKeys).
+type recordLog struct {
+	head   []byte // of the record that is being written, as far as it has come
+	left   int    // bytes that are left of the record
+	sealed uint64 // application records since the handshake: the sequence number of the next
 	secret []byte // client_application_traffic_secret_0
 }
 
-// pass counts what goes by.
-func (r *records) pass(p []byte) {
+// pass follows bytes that are written.
+func (r *recordLog) pass(p []byte) {
 	for len(p) > 0 {
 		if r.left > 0 {
 			n := min(r.left, len(p))
@@ -53,8 +53,8 @@ func (r *records) pass(p []byte) {
 	}
 }
 
-// Write takes a line of the NSS key log: a label, the client's random, the secret.
-func (r *records) Write(line []byte) (int, error) {
+// Write takes a line of the NSS key log: a label, the client's random, and the secret.
+func (r *recordLog) Write(line []byte) (int, error) {
 	if f := bytes.Fields(line); len(f) == 3 && string(f[0]) == "CLIENT_TRAFFIC_SECRET_0" {
 		b, err := hex.DecodeString(string(f[2]))
 		if err != nil {
@@ -65,22 +65,23 @@ func (r *records) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// takeOver gives what seals the next records of a connection that crypto/tls has the handshake of. From then
-// on nothing may be written through crypto/tls, nor read, as reading may make it write.
-func (w *wire) takeOver() (*sealer, error) {
+// captureKeys takes the connection away from crypto/tls, with the keys of the client's direction
+// (key capture). From here on the attack makes records itself.
+func (w *transport) captureKeys() (*sealer, error) {
 	t, ok := w.top.(*tls.Conn)
-	if !ok || w.seen == nil {
-		return nil, own{errors.New("hostile: there is no TLS to take over")}
+	if !ok || w.written == nil {
+		return nil, clientFault{errors.New("hostile: there is no TLS to take over")}
 	}
 	st := t.ConnectionState()
 	if st.Version != tls.VersionTLS13 {
-		return nil, own{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3", tls.VersionName(st.Version))}
+		return nil, clientFault{fmt.Errorf("the server speaks %s, and the attack is on TLS 1.3",
+			tls.VersionName(st.Version))}
 	}
-	s, err := newSealer(st.CipherSuite, w.seen.secret, w.seen.sealed)
+	s, err := newSealer(st.CipherSuite, w.written.secret, w.written.sealed)
 	if err != nil {
-		return nil, own{err}
+		return nil, clientFault{err}
 	}
-	w.seen = nil
+	w.written = nil
 	w.top = w
 	return s, nil
 }
@@ -104,10 +105,12 @@ func newSealer(suite uint16, secret []byte, seq uint64) (*sealer, error) {
 	case tls.TLS_AES_256_GCM_SHA384:
 		s.hash, s.keyLen = sha512.New384, 32
 	default:
-		return nil, fmt.Errorf("the server chose %s, which this attack does not know: have it prefer AES-GCM", tls.CipherSuiteName(suite))
+		return nil, fmt.Errorf("the server chose %s, which this attack does not know: have it prefer AES-GCM",
+			tls.CipherSuiteName(suite))
 	}
 	if len(secret) != s.hash().Size() {
-		return nil, fmt.Errorf("hostile: a secret of %d bytes is none of %s", len(secret), tls.CipherSuiteName(suite))
+		return nil, fmt.Errorf("hostile: a secret of %d bytes is none of %s", len(secret),
+			tls.CipherSuiteName(suite))
 	}
 	return s, s.keys()
 }
@@ -120,7 +123,7 @@ func (s *sealer) expand(label string, n int) ([]byte, error) {
 	return hkdf.Expand(s.hash, s.secret, string(info), n)
 }
 
-// keys derives what records are sealed by from the secret.
+// keys derives the key and the nonce of records from the secret.
 func (s *sealer) keys() error {
 	key, err := s.expand("key", s.keyLen)
 	if err != nil {
@@ -146,7 +149,7 @@ func (s *sealer) update() (err error) {
 	return s.keys()
 }
 
-// record appends one with content of a type, and zeros behind it. Type 0 makes one of zeros only.
+// record appends a record with content of a type, and padding zeros after it. With type 0 it has zeros only.
 func (s *sealer) record(dst []byte, kind byte, content []byte, padding int) []byte {
 	plain := make([]byte, 0, len(content)+1+padding)
 	plain = append(append(plain, content...), kind)
@@ -162,8 +165,8 @@ func (s *sealer) record(dst []byte, kind byte, content []byte, padding int) []by
 	return s.aead.Seal(dst, nonce, plain, dst[head:len(dst):len(dst)])
 }
 
-// keyUpdate appends a KeyUpdate (RFC 8446 §4.6.3), and goes on to the next key. Of request 0 and 1 are legal: 1 asks
-// the other side to do the same.
+// keyUpdate appends a KeyUpdate (RFC 8446 §4.6.3), and goes on to the next key. Of request 0 and 1
+// are legal: 1 asks the other side to do the same.
 func (s *sealer) keyUpdate(dst []byte, request byte) ([]byte, error) {
 	dst = s.record(dst, typeHandshake, []byte{messageKeyUpdate, 0, 0, 1, request}, 0)
 	return dst, s.update()

@@ -47,7 +47,8 @@ func listen(t *testing.T, version uint16) *peer {
 		t.Fatal(err)
 	}
 	p := &peer{addr: ln.Addr().(*net.TCPAddr).AddrPort(), ended: make(chan error, 10000)}
-	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MaxVersion: version}
+	cfg := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
+		MaxVersion: version}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -85,14 +86,14 @@ func (p *peer) serve(c *tls.Conn) {
 }
 
 // connect makes a connection whose handshake is done.
-func connect(t *testing.T, to netip.AddrPort) (*wire, *tls.Conn) {
+func connect(t *testing.T, to netip.AddrPort) (*transport, *tls.Conn) {
 	t.Helper()
 	a, err := Start(t.Context(), "keyupdate", Config{Direct: to, Domain: "localhost"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { a.Stop() })
-	w, err := (&line{a: a}).dial(to)
+	w, err := (&attacker{a: a}).dial(to)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func connect(t *testing.T, to netip.AddrPort) (*wire, *tls.Conn) {
 	return w, w.top.(*tls.Conn)
 }
 
-func say(t *testing.T, w *wire, b []byte) {
+func say(t *testing.T, w *transport, b []byte) {
 	t.Helper()
 	if _, err := w.Write(b); err != nil {
 		t.Fatal(err)
@@ -119,7 +120,7 @@ func echo(t *testing.T, c *tls.Conn, want string) {
 	}
 }
 
-// Records of ours are what crypto/tls takes from one of its own: behind some that it wrote itself, under new
+// crypto/tls accepts the records of a sealer: after some that it wrote itself, under new
 // keys again and again, padded, empty; and its answers to KeyUpdates are what it can read.
 func TestRecordsAreValid(t *testing.T) {
 	p := listen(t, tls.VersionTLS13)
@@ -130,7 +131,7 @@ func TestRecordsAreValid(t *testing.T) {
 		}
 		echo(t, c, text)
 	}
-	s, err := w.takeOver()
+	s, err := w.captureKeys()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,18 +164,37 @@ func TestUselessRecords(t *testing.T) {
 		want string // in the server's error; empty: it bears them
 	}{
 		{"16 updates", 16, func(s *sealer, b []byte) []byte { b, _ = s.keyUpdate(b, 1); return b }, ""},
-		{"17 updates", 17, func(s *sealer, b []byte) []byte { b, _ = s.keyUpdate(b, 1); return b }, "too many non-advancing records"},
-		{"17 updates that ask for none", 17, func(s *sealer, b []byte) []byte { b, _ = s.keyUpdate(b, 0); return b }, "too many non-advancing records"},
-		{"16 empty records", 16, func(s *sealer, b []byte) []byte { return s.record(b, typeApplication, nil, 0) }, ""},
-		{"17 empty records", 17, func(s *sealer, b []byte) []byte { return s.record(b, typeApplication, nil, 5) }, "too many ignored records"},
-		{"an update of a third kind", 1, func(s *sealer, b []byte) []byte { b, _ = s.keyUpdate(b, 2); return b }, "error decoding message"},
+		{"17 updates", 17, func(s *sealer, b []byte) []byte { b, _ = s.keyUpdate(b, 1); return b },
+			"too many non-advancing records"},
+		{"17 updates that ask for none", 17, func(s *sealer, b []byte) []byte {
+			b,
+				_ = s.keyUpdate(b, 0)
+			return b
+		}, "too many non-advancing records"},
+		{"16 empty records", 16, func(s *sealer, b []byte) []byte {
+			return s.record(b, typeApplication, nil,
+				0)
+		}, ""},
+		{"17 empty records", 17, func(s *sealer, b []byte) []byte {
+			return s.record(b, typeApplication, nil,
+				5)
+		}, "too many ignored records"},
+		{"an update of a third kind", 1, func(s *sealer, b []byte) []byte {
+			b,
+				_ = s.keyUpdate(b, 2)
+			return b
+		}, "error decoding message"},
 		{"zeros", 1, func(s *sealer, b []byte) []byte { return s.record(b, 0, nil, 50) }, "unexpected message"},
-		{"a record number too far", 1, func(s *sealer, b []byte) []byte { s.seq++; return s.record(b, typeApplication, []byte("x"), 0) }, "bad record MAC"},
+		{"a record number too far", 1, func(s *sealer,
+			b []byte) []byte {
+			s.seq++
+			return s.record(b, typeApplication, []byte("x"), 0)
+		}, "bad record MAC"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := listen(t, tls.VersionTLS13)
 			w, tc := connect(t, p.addr)
-			s, err := w.takeOver()
+			s, err := w.captureKeys()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -195,7 +215,8 @@ func TestUselessRecords(t *testing.T) {
 	}
 }
 
-// Nothing that the attack sends is merely broken: a record that can't be opened costs a server next to nothing.
+// Nothing that the attack sends is merely broken: a record that can't be opened costs a server next
+// to nothing.
 func TestKeyUpdatesAreOpened(t *testing.T) {
 	p := listen(t, tls.VersionTLS13)
 	a, err := Start(t.Context(), "keyupdate", Config{Direct: p.addr, Domain: "localhost", Connections: 18})
@@ -211,7 +232,9 @@ func TestKeyUpdatesAreOpened(t *testing.T) {
 			switch {
 			case strings.Contains(err.Error(), "bad record MAC"):
 				t.Fatalf("a record could not be opened: %v", err)
-			case strings.Contains(err.Error(), "too many"), strings.Contains(err.Error(), "error decoding message"), strings.Contains(err.Error(), "unexpected message"):
+			case strings.Contains(err.Error(), "too many"),
+				strings.Contains(err.Error(), "error decoding message"),
+				strings.Contains(err.Error(), "unexpected message"):
 				seen[err.Error()] = true
 			}
 		}
@@ -226,10 +249,11 @@ func TestKeyUpdatesAreOpened(t *testing.T) {
 func TestOldTLS(t *testing.T) {
 	p := listen(t, tls.VersionTLS12)
 	w, _ := connect(t, p.addr)
-	if _, err := w.takeOver(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
+	if _, err := w.captureKeys(); err == nil || !strings.Contains(err.Error(), "TLS 1.2") {
 		t.Errorf("TLS 1.2: %v", err)
 	}
-	if _, err := newSealer(tls.TLS_CHACHA20_POLY1305_SHA256, make([]byte, 32), 0); err == nil || !strings.Contains(err.Error(), "CHACHA20") {
+	if _, err := newSealer(tls.TLS_CHACHA20_POLY1305_SHA256, make([]byte, 32), 0); err == nil ||
+		!strings.Contains(err.Error(), "CHACHA20") {
 		t.Errorf("a suite that is not known: %v", err)
 	}
 }
@@ -244,7 +268,8 @@ func TestTrafficKeys(t *testing.T) {
 	if got := hex.EncodeToString(s.iv); got != "5b78923dee08579033e523d9" {
 		t.Errorf("the iv is %s", got)
 	}
-	if key, err := s.expand("key", 16); err != nil || hex.EncodeToString(key) != "17422dda596ed5d9acd890e3c63f5051" {
+	if key, err := s.expand("key", 16); err != nil ||
+		hex.EncodeToString(key) != "17422dda596ed5d9acd890e3c63f5051" {
 		t.Errorf("the key is %x, %v", key, err)
 	}
 }
@@ -283,10 +308,11 @@ func TestLongKeys(t *testing.T) {
 
 // Records are counted however they are cut.
 func TestCount(t *testing.T) {
-	stream := []byte{22, 3, 1, 0, 2, 9, 9, 20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 3, 1, 2, 3, 23, 3, 3, 0, 0, 23, 3, 3, 1, 0}
+	stream := []byte{22, 3, 1, 0, 2, 9, 9, 20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 3, 1, 2, 3, 23, 3, 3, 0, 0, 23,
+		3, 3, 1, 0}
 	stream = append(stream, make([]byte, 256)...)
 	for size := 1; size <= len(stream); size++ {
-		var r records
+		var r recordLog
 		for b := stream; len(b) > 0; {
 			n := min(size, len(b))
 			r.pass(b[:n])

@@ -4,81 +4,54 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsTLS    = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsSASL   = "urn:ietf:params:xml:ns:xmpp-sasl"
-	nsBind   = "urn:ietf:params:xml:ns:xmpp-bind"
-	nsLimits = "urn:xmpp:stream-limits:0"
-)
-
-var (
-	nameFeatures   = xmlstream.N(xmlstream.NSStream, "features")
-	nameError      = xmlstream.N(xmlstream.NSStream, "error")
-	nameStartTLS   = xmlstream.N(nsTLS, "starttls")
-	nameProceed    = xmlstream.N(nsTLS, "proceed")
-	nameMechanisms = xmlstream.N(nsSASL, "mechanisms")
-	nameChallenge  = xmlstream.N(nsSASL, "challenge")
-	nameSuccess    = xmlstream.N(nsSASL, "success")
-	nameFailure    = xmlstream.N(nsSASL, "failure")
-	nameBind       = xmlstream.N(nsBind, "bind")
-	nameJID        = xmlstream.N(nsBind, "jid")
-	nameLimits     = xmlstream.N(nsLimits, "limits")
-	nameMaxBytes   = xmlstream.N(nsLimits, "max-bytes")
-)
-
-// A session is a connection with a stream on it that is read. It blocks.
+// A session is a connection with a stream that is read. Its methods block.
 type session struct {
-	*wire
-	l          *line
-	p          *xmlstream.Parser
-	in         xmlstream.Stream
-	buf        []byte
+	*transport
+	l          *attacker
+	xml        *xmpp.Conn
 	starttls   bool     // offered
 	mechanisms []string // offered
-	jid        string   // once it is bound
-	limit      int      // bytes of a stanza: what the server says (XEP-0478), or what many have
+	jid        string   // full address, escaped; "": not bound
+	limit      int      // bytes of a stanza that the server accepts (XEP-0478), or a usual value
 }
 
-// patience is how long an answer may take, which a server under attack may need.
-const patience = 20 * time.Second
+// answerTimeout is how long a server may take to answer: one under attack is slow.
+const answerTimeout = 20 * time.Second
 
-func (a *Attack) header() string {
-	return "<?xml version='1.0'?><stream:stream to='" + a.domain() +
-		"' version='1.0' xmlns='jabber:client' xmlns:stream='" + xmlstream.NSStream + "'>"
-}
+// header is what [xmpp.Conn.Open] sends.
+func (a *Attack) header() string { return string(xmpp.AppendHeader(nil, a.cfg.Domain, "")) }
 
-// hail opens a connection that a stream may begin on.
-func (l *line) hail(to netip.AddrPort) (*session, error) {
+// connect opens a connection without beginning a stream.
+func (l *attacker) connect(to netip.AddrPort) (*session, error) {
 	w, err := l.dial(to)
 	if err != nil {
 		return nil, err
 	}
-	return &session{wire: w, l: l, p: xmlstream.NewParser(nil), buf: make([]byte, 4<<10), limit: 256 << 10}, nil
+	return &session{transport: w, l: l, xml: xmpp.NewConn(w), limit: 256 << 10}, nil
 }
 
-// beforeTLS opens a connection on which a handshake is what comes next.
-func (l *line) beforeTLS() (*session, error) {
+// beforeTLS opens a connection on which the TLS handshake is next.
+func (l *attacker) beforeTLS() (*session, error) {
 	if l.a.cfg.Direct.IsValid() {
-		return l.hail(l.a.cfg.Direct)
+		return l.connect(l.a.cfg.Direct)
 	}
-	s, err := l.hail(l.a.cfg.Addr)
+	s, err := l.connect(l.a.cfg.Addr)
 	if err != nil {
 		return nil, err
 	}
-	if err = s.open(); err == nil {
-		err = s.askTLS()
+	if err = s.exchangeHeaders(); err == nil {
+		err = s.requestTLS()
 	}
 	if err != nil {
 		s.Close()
@@ -87,27 +60,27 @@ func (l *line) beforeTLS() (*session, error) {
 	return s, nil
 }
 
-// stream opens a connection by a way ("none", "starttls", "direct"), and reads what the server offers there
-// to who wants to log in.
-func (l *line) stream(way string) (*session, error) {
+// openStream opens a connection by a way ("none", "starttls", "direct"), and reads what the server
+// offers for a login.
+func (l *attacker) openStream(way string) (*session, error) {
 	to := l.a.cfg.Addr
 	if way == "direct" {
 		to = l.a.cfg.Direct
 	}
-	s, err := l.hail(to)
+	s, err := l.connect(to)
 	if err != nil {
 		return nil, err
 	}
 	if way == "direct" {
 		if err = s.secure(); err == nil {
-			err = s.open()
+			err = s.exchangeHeaders()
 		}
-	} else if err = s.open(); err == nil && (way == "starttls" || len(s.mechanisms) == 0) {
-		if err = s.askTLS(); err == nil {
+	} else if err = s.exchangeHeaders(); err == nil && (way == "starttls" || len(s.mechanisms) == 0) {
+		if err = s.requestTLS(); err == nil {
 			err = s.secure()
 		}
 		if err == nil {
-			err = s.open()
+			err = s.exchangeHeaders()
 		}
 	}
 	if err != nil {
@@ -117,31 +90,25 @@ func (l *line) stream(way string) (*session, error) {
 	return s, nil
 }
 
-// open sends a header and reads the features.
-func (s *session) open() error {
-	s.in.Reset(0)
-	if err := s.say(s.a.header()); err != nil {
-		return err
-	}
-	for {
-		e, err := s.next()
+// exchangeHeaders sends a header and reads the features.
+func (s *session) exchangeHeaders() error {
+	e, err := s.await(func() (xmlstream.Element, error) { return s.xml.Open(s.a.cfg.Domain, "") })
+	for ; ; e, err = s.next() {
 		if err != nil {
 			return err
 		}
-		if !e.Is(nameFeatures) {
+		if !e.Is(xmpp.Features) {
 			continue
 		}
-		_, s.starttls = e.Child(nameStartTLS)
-		s.mechanisms = s.mechanisms[:0]
-		if m, ok := e.Child(nameMechanisms); ok {
-			for k, ok := m.First(); ok; k, ok = k.Next() {
-				s.mechanisms = append(s.mechanisms, string(k.Text()))
-			}
+		_, s.starttls = e.Child(xmpp.StartTLS)
+		s.mechanisms = nil
+		if m, ok := e.Child(xmpp.Mechanisms); ok {
+			s.mechanisms = xmpp.Offered(m, xmpp.Mechanism)
 		}
-		if m, ok := e.Child(nameLimits); ok {
-			if b, ok := m.Child(nameMaxBytes); ok {
+		if m, ok := e.Child(xmpp.StreamLimits); ok {
+			if b, ok := m.Child(xmpp.MaxBytes); ok {
 				if n, err := strconv.Atoi(string(b.Text())); err == nil && n > 0 {
-					s.limit = min(n, 1<<20) // who allows more is not told how much memory we have
+					s.limit = min(n, 1<<20) // a server may allow more than this process has memory for
 				}
 			}
 		}
@@ -149,65 +116,49 @@ func (s *session) open() error {
 	}
 }
 
-// askTLS sends <starttls/> and reads the answer.
-func (s *session) askTLS() error {
+// requestTLS sends <starttls/> and reads the answer.
+func (s *session) requestTLS() error {
 	if !s.starttls {
-		return own{errors.New("the server offers no STARTTLS: name its address for TLS first")}
+		return clientFault{errors.New("the server offers no STARTTLS: name its address for TLS first")}
 	}
-	if err := s.say("<starttls xmlns='" + nsTLS + "'/>"); err != nil {
+	if err := s.send(xmpp.RequestTLS); err != nil {
 		return err
 	}
 	e, err := s.next()
-	if err == nil && !e.Is(nameProceed) {
+	if err == nil && !e.Is(xmpp.Proceed) {
 		err = errors.New("the server refused STARTTLS")
 	}
 	return err
 }
 
-// next reads the next element, headers included; it is good until the next call. A stream error is an error.
-func (s *session) next() (xmlstream.Element, error) {
-	s.Conn.SetReadDeadline(time.Now().Add(patience))
-	defer s.Conn.SetReadDeadline(time.Time{})
-	return s.listen()
-}
-
-// listen is next, however long it takes.
-func (s *session) listen() (xmlstream.Element, error) {
-	for {
-		t, err := s.p.Next(&s.in)
-		switch {
-		case err == xmlstream.ErrNeedMore:
-			n, err := s.top.Read(s.buf)
-			if n == 0 && err != nil {
-				var late net.Error
-				if errors.As(err, &late) && late.Timeout() {
-					err = fmt.Errorf("no answer in %v", patience)
-				}
-				return xmlstream.Element{}, err
-			}
-			s.p.Feed(&s.in, s.buf[:n])
-			continue
-		case err != nil:
-			return xmlstream.Element{}, err
-		case t.End:
-			return xmlstream.Element{}, io.EOF
-		case t.Whitespace:
-			continue
-		case t.Is(nameError):
-			cond := "error"
-			if k, ok := t.First(); ok {
-				cond = string(k.Local())
-			}
-			return xmlstream.Element{}, fmt.Errorf("the server ended the stream: %.60s", cond)
-		}
-		return t.Element, nil
+// secure puts TLS on top.
+func (s *session) secure() error {
+	if err := s.transport.secure(); err != nil {
+		return err
 	}
+	s.xml.Secure(s.top)
+	return nil
 }
 
-// logIn is stream, and a login as the line's own user. A login that fails for its password is the attack's
-// own failure.
-func (l *line) logIn(way string) (*session, error) {
-	s, err := l.stream(way)
+// next reads the next element; it is good until the next call. A stream error is an error.
+func (s *session) next() (xmlstream.Element, error) { return s.await(s.xml.Next) }
+
+// await calls read with answerTimeout as its deadline.
+func (s *session) await(read func() (xmlstream.Element, error)) (xmlstream.Element, error) {
+	s.Conn.SetReadDeadline(time.Now().Add(answerTimeout))
+	defer s.Conn.SetReadDeadline(time.Time{})
+	e, err := read()
+	var late net.Error
+	if errors.As(err, &late) && late.Timeout() {
+		err = fmt.Errorf("no answer in %v", answerTimeout)
+	}
+	return e, err
+}
+
+// logIn is openStream and a login as the attacker's own user. A wrong password is a failure of the
+// attack.
+func (l *attacker) logIn(way string) (*session, error) {
+	s, err := l.openStream(way)
 	if err != nil {
 		return nil, err
 	}
@@ -219,45 +170,46 @@ func (l *line) logIn(way string) (*session, error) {
 	return s, nil
 }
 
+// authenticate logs in by the first of xmpp.Preferred that is offered, and binds a resource.
 func (s *session) authenticate(user string) error {
 	a := s.a
-	want := []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
-	n := slices.IndexFunc(want, func(w string) bool { return slices.Contains(s.mechanisms, w) })
-	if n < 0 {
-		return own{fmt.Errorf("the server offers %.120q, and none of %q", s.mechanisms, want)}
+	m, ok := xmpp.Choose(s.mechanisms, xmpp.Preferred)
+	if !ok {
+		return clientFault{fmt.Errorf("the server offers %.120q, and none of %q", s.mechanisms, xmpp.Preferred)}
 	}
-	m, _ := sasl.ParseMechanism(want[n])
-	c := &sasl.Client{Mechanism: m, Username: user, Password: sasl.SecretString(a.cfg.Password), Rand: rand.Reader}
+	c := &sasl.Client{Mechanism: m, Username: user, Password: sasl.SecretString(a.cfg.Password),
+		Rand: rand.Reader}
 	text, err := c.Start()
 	if err != nil {
-		return own{err}
+		return clientFault{err}
 	}
-	err = s.say(fmt.Sprintf("<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, m, text))
+	err = s.auth(m.String(), string(text))
 	for err == nil {
 		var e xmlstream.Element
 		if e, err = s.next(); err != nil {
 			break
 		}
 		switch {
-		case e.Is(nameChallenge):
-			if text, err = a.respond(c, e.Text()); err == nil {
-				err = s.say(fmt.Sprintf("<response xmlns='%s'>%s</response>", nsSASL, text))
+		case e.Is(xmpp.Challenge):
+			if text, err = a.derive(c, e.Text()); err == nil {
+				err = s.respond(string(text))
 			}
-		case e.Is(nameSuccess):
+		case e.Is(xmpp.Success):
 			if err := c.Success(e.Text()); err != nil {
-				return own{err}
+				return clientFault{err}
 			}
 			return s.bind()
-		case e.Is(nameFailure):
-			return own{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this password?", user, condition(e))}
+		case e.Is(xmpp.Failure):
+			return clientFault{fmt.Errorf("account %s: %s: are there accounts for attackers, and with this "+
+				"password?", user, xmpp.Condition(e, xmpp.NSSASL))}
 		}
 	}
 	return err
 }
 
-// respond answers a challenge. Deriving takes milliseconds of CPU, which those who are measured would miss: as
-// accounts for load tests have one salt, one derives for all.
-func (a *Attack) respond(c *sasl.Client, challenge []byte) ([]byte, error) {
+// derive answers a challenge. It takes milliseconds of CPU, which the clients that are measured
+// would lack: the accounts have one salt, so the key is derived once.
+func (a *Attack) derive(c *sasl.Client, challenge []byte) ([]byte, error) {
 	a.deriving.Lock()
 	defer a.deriving.Unlock()
 	c.Salted = a.salted[c.Mechanism]
@@ -268,19 +220,12 @@ func (a *Attack) respond(c *sasl.Client, challenge []byte) ([]byte, error) {
 	return text, err
 }
 
-// condition is the name of the first child.
-func condition(e xmlstream.Element) string {
-	if k, ok := e.First(); ok {
-		return string(k.Local())
-	}
-	return "failure"
-}
-
+// bind begins a new stream and binds a resource.
 func (s *session) bind() error {
-	if err := s.open(); err != nil {
+	if err := s.exchangeHeaders(); err != nil {
 		return err
 	}
-	if err := s.say("<iq type='set' id='bind'><bind xmlns='" + nsBind + "'/></iq>"); err != nil {
+	if err := s.send(string(xmpp.AppendBind(nil, ""))); err != nil {
 		return err
 	}
 	for {
@@ -291,23 +236,19 @@ func (s *session) bind() error {
 		if !e.Is(stanza.IQName) {
 			continue
 		}
-		b, _ := e.Child(nameBind)
-		if t, _ := e.Attr(stanza.AttrType); string(t) != "result" || b.IsZero() {
+		jid, ok := xmpp.BoundJID(e)
+		if !ok {
 			return errors.New("the server refused to bind a resource")
 		}
-		j, ok := b.Child(nameJID)
-		if !ok {
-			return errors.New("the server bound no address")
-		}
-		s.jid = string(xmlstream.AppendValue(nil, j.Text()))
+		s.jid = string(xmlstream.AppendValue(nil, jid))
 		return nil
 	}
 }
 
-// domain is the server's, as the value of an attribute.
+// domain is the server's, escaped for an attribute.
 func (a *Attack) domain() string { return string(xmlstream.AppendValue(nil, a.cfg.Domain)) }
 
-// bare is the address of the account of the i-th connection, as the value of an attribute.
+// bare is the bare address of the i-th connection's account, escaped for an attribute.
 func (a *Attack) bare(i int) string {
 	return string(xmlstream.AppendValue(nil, a.cfg.User(i)+"@"+a.cfg.Domain))
 }

@@ -8,16 +8,20 @@ import (
 	"time"
 )
 
-// slowReader is a session that has the server write a lot to it, and does not read it, or a byte a second.
-// Even lines write to themselves, odd ones to their neighbours, too.
-func slowReader(l *line, round int) error {
+// slowReader is a session that makes the server write much to it, and does not read, or a byte a
+// second. Even attackers write to themselves, odd ones also to their neighbours.
+//
+// It logs in with a small receive buffer, stores a large vCard, and then sends short requests with
+// long answers, until the server or a minute's timer ends it: a client whose output is blocked does
+// not notice otherwise that the server has given it up.
+func slowReader(l *attacker, round int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	s.Conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-	if err := s.act(1, "<presence/>"); err != nil {
+	if err := s.sendCounted(1, "<presence/>"); err != nil {
 		return err
 	}
 	// A writer that the server has paused does not notice when it was given up: it lets go at some time.
@@ -25,11 +29,12 @@ func slowReader(l *line, round int) error {
 	life := time.AfterFunc(time.Minute, func() { mine.Store(true); s.Conn.Close() })
 	defer life.Stop()
 	if l.i/2%2 == 0 {
-		s.a.wg.Go(s.sip)
+		s.a.wg.Go(s.readSlowly)
 	}
 	// Short questions with a long answer.
 	text := strings.Repeat("But soft, what light through yonder window breaks? ", 160)
-	if err := s.act(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+"</DESC></vCard></iq>"); err != nil {
+	if err := s.sendCounted(1, "<iq type='set' id='v'><vCard xmlns='vcard-temp'><DESC>"+text+
+		"</DESC></vCard></iq>"); err != nil {
 		return err
 	}
 	to := s.jid
@@ -45,7 +50,8 @@ func slowReader(l *line, round int) error {
 		}
 		add("<iq type='get' id='r%d'><query xmlns='jabber:iq:roster'/></iq>", n)
 		for _, what := range []string{"info", "items"} {
-			add("<iq type='get' id='%s%d' to='%s'><query xmlns='http://jabber.org/protocol/disco#%[1]s'/></iq>", what, n, s.a.domain())
+			add("<iq type='get' id='%s%d' to='%s'><query xmlns='http://jabber.org/protocol/disco#%[1]s'/></iq>",
+				what, n, s.a.domain())
 		}
 		for k := range 6 {
 			add("<iq type='get' id='v%d-%d'><vCard xmlns='vcard-temp'/></iq>", n, k)
@@ -53,17 +59,17 @@ func slowReader(l *line, round int) error {
 		for _, to := range []string{s.jid, to} {
 			add("<message type='chat' to='%s' id='m%d'><body>%s</body></message>", to, n, text[:4000])
 		}
-		if err := s.act(acts, b.String()); err != nil {
+		if err := s.sendCounted(acts, b.String()); err != nil {
 			if mine.Load() {
-				return errLeft
+				return errDone
 			}
 			return err
 		}
 	}
 }
 
-// sip takes a byte a second from under TLS: nobody wants to know what it was.
-func (s *session) sip() {
+// readSlowly reads a byte of the TCP connection a second.
+func (s *session) readSlowly() {
 	b := make([]byte, 1)
 	for {
 		if _, err := s.Conn.Read(b); err != nil || sleep(s.a.ctx, time.Second) != nil {

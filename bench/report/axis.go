@@ -3,43 +3,12 @@ package report
 import (
 	"fmt"
 	"math"
+
+	"canto/bench/plot"
 )
 
-// An axis maps values to a line, from lo to hi.
-type axis struct {
-	lo, hi float64
-	log    bool
-	ticks  []tick
-}
-
-// A tick is a grid line; without a label it is a fine one.
-type tick struct {
-	v     float64
-	label string
-}
-
-// at is where v lies between the coordinates from and to; what is outside of the axis lies at its end.
-func (a axis) at(v, from, to float64) float64 {
-	v = min(max(v, a.lo), a.hi)
-	if a.log {
-		return from + (to-from)*math.Log(v/a.lo)/math.Log(a.hi/a.lo)
-	}
-	return from + (to-from)*(v-a.lo)/(a.hi-a.lo)
-}
-
-// nice is the smallest of 1, 2, 5, 10, 20 ... (and tenths of them) that is not less than v.
-func nice(v float64) float64 {
-	p := math.Pow(10, math.Floor(math.Log10(v)))
-	for _, m := range []float64{1, 2, 5} {
-		if m*p >= v*(1-1e-9) {
-			return m * p
-		}
-	}
-	return 10 * p
-}
-
-// linear is an axis from 0 that holds top, with about n ticks.
-func linear(top float64, unit string, n int) axis {
+// linear is a scale from 0 that has top in it, with about n ticks.
+func linear(top float64, unit string, n int) plot.Scale {
 	if !(top > 0) || math.IsInf(top, 0) {
 		top = 1
 	}
@@ -49,17 +18,19 @@ func linear(top float64, unit string, n int) axis {
 			scale *= 1024
 		}
 	}
-	step := nice(top/scale/float64(n)) * scale
+	step := plot.Nice(top/scale/float64(n)) * scale
 	if unit == "count" || unit == "1/s" || unit == "bytes" {
 		step = max(step, 1)
 	}
-	a := axis{hi: math.Ceil(top/step*(1-1e-9)) * step}
-	for i := 0; float64(i)*step <= a.hi*(1+1e-9); i++ {
-		a.ticks = append(a.ticks, tick{float64(i) * step, tickLabel(float64(i)*step, a.hi, unit)})
+	a := plot.Scale{High: math.Ceil(top/step*(1-1e-9)) * step}
+	for i := 0; float64(i)*step <= a.High*(1+1e-9); i++ {
+		a.Ticks = append(a.Ticks, plot.Tick{Value: float64(i) * step,
+			Label: tickLabel(float64(i)*step, a.High, unit)})
 	}
 	return a
 }
 
+// tickLabel is the label of the tick at v on a scale that ends at top.
 func tickLabel(v, top float64, unit string) string {
 	switch {
 	case v == 0:
@@ -80,7 +51,7 @@ func tickLabel(v, top float64, unit string) string {
 
 // logarithmic is an axis of latencies in ms that holds least and most, in whole decades, for a height of
 // so many pixels.
-func logarithmic(least, most, height float64) axis {
+func logarithmic(least, most, height float64) plot.Scale {
 	if !(least > 0) || !(most >= least) || math.IsInf(most, 0) {
 		least, most = 1, 10
 	}
@@ -88,7 +59,7 @@ func logarithmic(least, most, height float64) axis {
 	if hi <= lo {
 		hi = lo + 1
 	}
-	a := axis{lo: math.Pow(10, lo), hi: math.Pow(10, hi), log: true}
+	a := plot.Scale{Low: math.Pow(10, lo), High: math.Pow(10, hi), Log: true}
 	decade := height / (hi - lo)
 	every := int(math.Ceil(16 / decade)) // decades from label to label
 	for d := 0; d <= int(hi-lo); d++ {
@@ -97,7 +68,7 @@ func logarithmic(least, most, height float64) axis {
 		if d%every == 0 {
 			label = duration(v / 1e3)
 		}
-		a.ticks = append(a.ticks, tick{v, label})
+		a.Ticks = append(a.Ticks, plot.Tick{Value: v, Label: label})
 		if d == int(hi-lo) {
 			break
 		}
@@ -106,7 +77,7 @@ func logarithmic(least, most, height float64) axis {
 				label = duration(m * v / 1e3)
 			}
 			if decade >= 30 {
-				a.ticks = append(a.ticks, tick{m * v, label})
+				a.Ticks = append(a.Ticks, plot.Tick{Value: m * v, Label: label})
 			}
 		}
 	}
@@ -114,12 +85,13 @@ func logarithmic(least, most, height float64) axis {
 }
 
 // timeline is the axis of a run of so many seconds.
-func timeline(seconds float64) axis {
+func timeline(seconds float64) plot.Scale {
 	if !(seconds > 0) || math.IsInf(seconds, 0) {
 		seconds = 1
 	}
 	step := 0.0
-	for _, step = range []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400} {
+	for _, step = range []float64{0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600,
+		7200, 14400, 43200, 86400} {
 		if seconds/step <= 12 {
 			break
 		}
@@ -127,27 +99,27 @@ func timeline(seconds float64) axis {
 	for seconds/step > 12 {
 		step *= 2
 	}
-	a := axis{hi: seconds}
+	a := plot.Scale{High: seconds}
 	for i := 0; float64(i)*step <= seconds*(1+1e-9); i++ {
 		v := float64(i) * step
-		label := clock(v)
+		label := elapsed(v)
 		if seconds <= 120 {
 			label = fmt.Sprintf("%g s", math.Round(v*10)/10)
 		}
-		a.ticks = append(a.ticks, tick{v, label})
+		a.Ticks = append(a.Ticks, plot.Tick{Value: v, Label: label})
 	}
 	return a
 }
 
 // percentiles is the axis of an HDR plot: log10(1/(1-q)), so that each nine is as wide as the last.
-func percentiles() axis {
-	a := axis{hi: 5}
+func percentiles() plot.Scale {
+	a := plot.Scale{High: 5}
 	for _, p := range []float64{0, 50, 75, 90, 99, 99.9, 99.99, 99.999} {
 		label := fmt.Sprintf("%g%%", p)
 		if p == 75 {
 			label = ""
 		}
-		a.ticks = append(a.ticks, tick{nines(p / 100), label})
+		a.Ticks = append(a.Ticks, plot.Tick{Value: nines(p / 100), Label: label})
 	}
 	return a
 }

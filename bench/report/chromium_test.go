@@ -30,7 +30,8 @@ func browse(t *testing.T, page string, more ...string) string {
 	defer os.RemoveAll(dir)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	args := append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+	args := append([]string{"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+		"--no-first-run", "--disable-background-networking", "--disable-component-update",
 		"--disable-sync", "--hide-scrollbars", "--user-data-dir=" + dir}, more...)
 	cmd := exec.CommandContext(ctx, "chromium", append(args, "file://"+page)...)
 	var complaints bytes.Buffer
@@ -53,19 +54,24 @@ const look = `<script>
     var name = s.getAttribute('aria-label'), b = s.getBoundingClientRect();
     if (!b.width || !b.height) return;
     found.push('plot ' + name + ': ' + s.querySelectorAll('path.line').length + ' lines');
-    var texts = Array.from(s.querySelectorAll('text')).map(function (e) { return [e.textContent, e.getBoundingClientRect()]; });
+    var texts = Array.from(s.querySelectorAll('text')).map(function (e) {
+      return [e.textContent, e.getBoundingClientRect()];
+    });
     texts.forEach(function (p, i) {
       var r = p[1];
-      if (r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 || r.bottom > b.bottom + 1) found.push('outside: ' + p[0] + ' of ' + name);
+      if (r.left < b.left - 1 || r.right > b.right + 1 || r.top < b.top - 1 || r.bottom > b.bottom + 1)
+        found.push('outside: ' + p[0] + ' of ' + name);
       texts.slice(i + 1).forEach(function (q) {
         var o = q[1];
-        if (Math.min(r.right, o.right) - Math.max(r.left, o.left) > 0 && Math.min(r.bottom, o.bottom) - Math.max(r.top, o.top) > 3)
+        if (Math.min(r.right, o.right) - Math.max(r.left, o.left) > 0 &&
+            Math.min(r.bottom, o.bottom) - Math.max(r.top, o.top) > 3)
           found.push('overlap: ' + p[0] + ' and ' + q[0] + ' of ' + name);
       });
     });
     s.querySelectorAll('path.line').forEach(function (e) {
       var l = e.getBBox(), v = s.viewBox.baseVal;
-      if (l.x < 0 || l.y < 0 || l.x + l.width > v.width || l.y + l.height > v.height) found.push('outside: a line of ' + name);
+      if (l.x < 0 || l.y < 0 || l.x + l.width > v.width || l.y + l.height > v.height)
+        found.push('outside: a line of ' + name);
       if (getComputedStyle(e).stroke === 'none') found.push('a line without colour in ' + name);
     });
   });
@@ -73,7 +79,8 @@ const look = `<script>
   if (svg) {
     var b = svg.getBoundingClientRect();
     svg.dispatchEvent(new PointerEvent('pointermove', {clientX: b.left + b.width / 2, clientY: b.top + 20}));
-    found.push('hover: ' + Array.from(document.querySelectorAll('output')).map(function (o) { return o.textContent; }).filter(Boolean).join('; '));
+    var shown = Array.from(document.querySelectorAll('output')).map(function (o) { return o.textContent; });
+    found.push('hover: ' + shown.filter(Boolean).join('; '));
   }
   var pre = document.createElement('pre');
   pre.id = 'found';
@@ -113,13 +120,17 @@ func TestChromiumDraws(t *testing.T) {
 		for _, width := range []int{400, 1200} {
 			t.Run(fmt.Sprintf("%d s, %d px", seconds, width), func(t *testing.T) {
 				plots, hover := measure(t, testRun(seconds), width)
-				for _, want := range []string{"Sessions over time: 1 lines", "login throughput over time: 2 lines", "chat throughput over time: 3 lines", "chat latency over time: 4 lines", "groupchat latency over time: 4 lines",
-					"CPU over time: 2 lines", "Memory over time: 2 lines", "Schedule lag over time: 1 lines", "latency of chat by percentile: 2 lines", "latency of login by percentile: 2 lines"} {
+				for _, want := range []string{"Sessions over time: 1 lines", "login throughput over time: 2 lines",
+					"chat throughput over time: 3 lines", "chat latency over time: 4 lines",
+					"groupchat latency over time: 4 lines",
+					"CPU over time: 2 lines", "Memory over time: 2 lines", "Schedule lag over time: 1 lines",
+					"latency of chat by percentile: 2 lines", "latency of login by percentile: 2 lines"} {
 					if !plots[want] {
 						t.Errorf("no plot %q; there are %v", want, plots)
 					}
 				}
-				if !strings.Contains(hover, "10,000") || !strings.Contains(hover, " ms") || !strings.Contains(hover, "MiB") {
+				if !strings.Contains(hover, "10,000") || !strings.Contains(hover, " ms") ||
+					!strings.Contains(hover, "MiB") {
 					t.Errorf("the pointer shows %q", hover)
 				}
 			})
@@ -137,11 +148,13 @@ func TestChromiumDrawsCrowds(t *testing.T) {
 		if i%3 == 0 {
 			name = "ログインの嵐" + fmt.Sprint(i)
 		}
-		r.Phases = append(r.Phases, result.Phase{Name: name, Kind: "hold", From: float64(20 * i), To: float64(20 * (i + 1)), Sessions: i})
+		r.Phases = append(r.Phases, result.Phase{Name: name, Kind: "hold", From: float64(20 * i),
+			To: float64(20 * (i + 1)), Sessions: i})
 		step.Phase, step.Name = name, "a step with a name that goes on and on and has no end in sight"
 		r.Steps = append(r.Steps, step)
 	}
-	r.Samples[9].Steps[step.Name] = result.Interval{Sent: 1, Done: 123456789, P50: .001, P90: 1, P99: 1e3, Max: 3.6e6}
+	r.Samples[9].Steps[step.Name] = result.Interval{Sent: 1, Done: 123456789, P50: .001, P90: 1, P99: 1e3,
+		Max: 3.6e6}
 	r.Samples[10].Steps[step.Name] = r.Samples[9].Steps[step.Name]
 	r.Samples[9].Metrics = map[string]float64{"huge": 9.87e14, "tiny": 1.3e-8, "negative": -5}
 	r.Target.Name = strings.Repeat("unbreakable", 30)
@@ -149,7 +162,8 @@ func TestChromiumDrawsCrowds(t *testing.T) {
 	r.Figures[0].Name = strings.Repeat("long.", 50)
 	r.Refusals[0].What = strings.Repeat("unbreakable", 30)
 	for _, width := range []int{400, 1200} {
-		if plots, _ := measure(t, r, width); !plots["latency of "+step.Name+" by percentile: 30 lines"] || !plots[step.Name+" latency over time: 4 lines"] {
+		if plots, _ := measure(t, r, width); !plots["latency of "+step.Name+" by percentile: 30 lines"] ||
+			!plots[step.Name+" latency over time: 4 lines"] {
 			t.Errorf("%d px: %v", width, plots)
 		}
 	}

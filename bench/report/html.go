@@ -25,14 +25,14 @@ var pageCSS string
 //go:embed page.js
 var pageJS string
 
-// CSS is the style of a page, for other pages that want to look the same.
+// CSS is the style sheet of a page, for other pages of the same look.
 func CSS() template.CSS { return template.CSS(pageCSS) }
 
-// HTML writes r as one page that needs nothing else: no network, and no scripts to see the plots (a small
-// one shows values under the pointer). It only reads r, and any goroutine may call it.
+// HTML writes r as one page that needs no network and no other file. A small script only shows
+// values under the pointer. It reads r only, and any goroutine may call it.
 func HTML(w io.Writer, r *result.Run) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"amount": Amount, "clock": clock, "count": count[uint64], "whole": count[int],
+		"amount": Amount, "clock": elapsed, "count": count[uint64], "whole": count[int],
 	}).Parse(pageHTML)
 	if err != nil {
 		return err
@@ -40,7 +40,7 @@ func HTML(w io.Writer, r *result.Run) error {
 	return t.Execute(w, newPage(r))
 }
 
-// page is what page.html shows.
+// A page is the data of page.html.
 type page struct {
 	*result.Run
 	CSS       template.CSS
@@ -56,42 +56,47 @@ type page struct {
 	PhaseRows []phaseRow
 	Links     []link
 	Hover     hover
-	Unseen    bool // the server's processes could not be looked at
+	Unseen    bool // the server's processes could not be sampled
 	Thinned   int  // samples that one point of a plot stands for; 0 or 1: one
 }
 
+// A tile is a headline number.
 type tile struct {
 	Name, Value, About string
 	Bad                bool
 }
 
+// A stepRow is a row of the table of steps.
 type stepRow struct {
 	result.Step
 	Rate                                     string
 	P50, P90, P99, P999, Max, Lag, LateShare string
 }
 
+// A phaseRow is a row of the table of phases.
 type phaseRow struct {
 	result.Phase
 	Length, Server, User, RSS, PSS, FDs, Threads, Switches, Forced, Client, ClientRSS, Sockets string
 }
 
+// A link leads to a file beside the report.
 type link struct {
 	result.File
 	URL string
 }
 
-// hover is what page.js needs: where the columns are, and what each line says there.
+// A hover is the data of page.js: where the columns are, and the values of each line there.
 type hover struct {
-	X     []num     `json:"x"`
-	At    []string  `json:"at"`
-	Lines [][][]num `json:"lines"` // of each panel, of each series
+	X     []jsonNumber     `json:"x"`
+	At    []string         `json:"at"`
+	Lines [][][]jsonNumber `json:"lines"` // of each panel, of each series
 }
 
-// num is a number with four digits in JSON, and null if it is none.
-type num float64
+// A jsonNumber has four digits in JSON, and is null if it is NaN or infinite.
+type jsonNumber float64
 
-func (n num) MarshalJSON() ([]byte, error) {
+// MarshalJSON writes four digits, or null.
+func (n jsonNumber) MarshalJSON() ([]byte, error) {
 	if f := float64(n); !math.IsNaN(f) && !math.IsInf(f, 0) {
 		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 4, 64), 64)
 		return json.Marshal(f)
@@ -99,16 +104,19 @@ func (n num) MarshalJSON() ([]byte, error) {
 	return []byte("null"), nil
 }
 
-func nums(v []float64) []num {
-	n := make([]num, len(v))
+func jsonNumbers(v []float64) []jsonNumber {
+	n := make([]jsonNumber, len(v))
 	for i := range v {
-		n[i] = num(v[i])
+		n[i] = jsonNumber(v[i])
 	}
 	return n
 }
 
+// newPage makes the data of the page: heading and tiles, plots over time, latency curves, tables of
+// steps and phases, failures, files, and the configuration.
 func newPage(r *result.Run) page {
-	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown", Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
+	p := page{Run: r, CSS: CSS(), JS: template.JS(pageJS), When: "at a time unknown",
+		Length: length(r.Seconds), Memory: size(float64(r.Machine.Memory))}
 	if !r.Began.IsZero() {
 		p.When = r.Began.UTC().Format("2 January 2006, 15:04 UTC")
 	}
@@ -119,7 +127,7 @@ func newPage(r *result.Run) page {
 	t := newTimeAxis(r)
 	p.Thinned = int(math.Ceil(float64(len(t.samples)) / float64(max(len(t.of), 1))))
 	for _, at := range t.at {
-		p.Hover.X, p.Hover.At = append(p.Hover.X, num(t.at2x(at))), append(p.Hover.At, clock(at))
+		p.Hover.X, p.Hover.At = append(p.Hover.X, jsonNumber(t.at2x(at))), append(p.Hover.At, elapsed(at))
 	}
 	draw := func(ps []panel) (all []figure) {
 		for _, q := range ps {
@@ -128,9 +136,9 @@ func newPage(r *result.Run) page {
 				continue
 			}
 			all = append(all, f)
-			var lines [][]num
+			var lines [][]jsonNumber
 			for _, s := range q.series {
-				lines = append(lines, nums(s.values))
+				lines = append(lines, jsonNumbers(s.values))
 			}
 			p.Hover.Lines = append(p.Hover.Lines, lines)
 		}
@@ -164,14 +172,17 @@ func length(seconds float64) string {
 	return time.Duration(math.Round(seconds) * float64(time.Second)).String()
 }
 
+// newStepRow is the row of a step.
 func newStepRow(r *result.Run, s result.Step) stepRow {
-	row := stepRow{Step: s, Rate: "–", P50: "–", P90: "–", P99: "–", P999: "–", Max: "–", Lag: "–", LateShare: "–"}
+	row := stepRow{Step: s, Rate: "–", P50: "–", P90: "–", P99: "–", P999: "–", Max: "–",
+		Lag: "–", LateShare: "–"}
 	if v, ok := rate(r, s); ok {
 		row.Rate = number(v)
 	}
 	if s.Latency != nil && s.Latency.Count() > 0 {
 		l := s.Latency
-		row.P50, row.P90, row.P99, row.P999, row.Max = latency(l.Quantile(.5)), latency(l.Quantile(.9)), latency(l.Quantile(.99)), latency(l.Quantile(.999)), latency(l.Max())
+		row.P50, row.P90, row.P99, row.P999, row.Max = latency(l.Quantile(.5)), latency(l.Quantile(.9)),
+			latency(l.Quantile(.99)), latency(l.Quantile(.999)), latency(l.Max())
 	}
 	if s.Lag != nil && s.Lag.Count() > 0 {
 		row.Lag = latency(s.Lag.Quantile(.99))
@@ -182,7 +193,8 @@ func newStepRow(r *result.Run, s result.Step) stepRow {
 	return row
 }
 
-// rate is how much of s was done in a second of its phase; false if the phase is unknown or has no length.
+// rate is how many operations of s were done a second; false if the phase is unknown or has no
+// length.
 func rate(r *result.Run, s result.Step) (float64, bool) {
 	for _, p := range r.Phases {
 		if p.Name == s.Phase && p.To > p.From {
@@ -192,6 +204,7 @@ func rate(r *result.Run, s result.Step) (float64, bool) {
 	return 0, false
 }
 
+// newPhaseRow is the row of a phase.
 func newPhaseRow(p result.Phase) phaseRow {
 	long := p.To - p.From
 	cores := func(cpu float64) string {
@@ -218,10 +231,12 @@ func newPhaseRow(p result.Phase) phaseRow {
 		}
 		return count(n)
 	}
-	row := phaseRow{Phase: p, Length: length(long), Server: "–", User: "–", RSS: "–", PSS: "–", FDs: "–", Threads: "–", Switches: "–", Forced: "–", Sockets: bytes(p.Client.Sockets),
+	row := phaseRow{Phase: p, Length: length(long), Server: "–", User: "–", RSS: "–", PSS: "–",
+		FDs: "–", Threads: "–", Switches: "–", Forced: "–", Sockets: bytes(p.Client.Sockets),
 		Client: cores(p.Client.CPU), ClientRSS: bytes(p.Client.RSS)}
 	if u := p.Server; u != nil {
-		row.Server, row.RSS, row.PSS, row.FDs, row.Threads = cores(u.CPU), bytes(u.RSS), bytes(u.PSS), things(u.FDs), things(u.Threads)
+		row.Server, row.RSS, row.PSS, row.FDs, row.Threads = cores(u.CPU), bytes(u.RSS), bytes(u.PSS),
+			things(u.FDs), things(u.Threads)
 		row.Switches, row.Forced = perSecond(u.Voluntary), perSecond(u.Involuntary)
 		if u.CPU > 0 {
 			row.User = digits(finite(100*u.User/u.CPU)) + " %"
@@ -233,12 +248,13 @@ func newPhaseRow(p result.Phase) phaseRow {
 	return row
 }
 
-// main is the step that the headline speaks of: the one with the most done in a phase that holds, or else
-// in any.
-func main(r *result.Run) (best result.Step, ok bool) {
+// mainStep is the step of the headline: the one with the most operations in a hold, otherwise in
+// any phase.
+func mainStep(r *result.Run) (best result.Step, ok bool) {
 	for _, kind := range []string{"hold", "storm", ""} {
 		for _, s := range r.Steps {
-			in := kind == "" || slices.ContainsFunc(r.Phases, func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
+			in := kind == "" || slices.ContainsFunc(r.Phases,
+				func(p result.Phase) bool { return p.Name == s.Phase && p.Kind == kind })
 			if in && s.Done > 0 && (!ok || s.Done > best.Done) {
 				best, ok = s, true
 			}
@@ -250,6 +266,8 @@ func main(r *result.Run) (best result.Step, ok bool) {
 	return best, ok
 }
 
+// tiles are the headline numbers: sessions, rate and latency of the main step, losses, CPU and
+// memory.
 func tiles(r *result.Run) []tile {
 	workers := "by 1 process"
 	if r.Workers > 1 {
@@ -261,18 +279,20 @@ func tiles(r *result.Run) []tile {
 		lost, again, swapped, failed = lost+s.Lost, again+s.Duplicated, swapped+s.Reordered, failed+s.Failed
 		late, done = late+s.Late, done+s.Done
 	}
-	if s, ok := main(r); ok {
+	if s, ok := mainStep(r); ok {
 		of := Clean(s.Phase + " · " + s.Name)
 		if v, ok := rate(r, s); ok {
 			t = append(t, tile{Name: "Throughput", Value: Amount(v, "1/s"), About: of})
 		}
 		if s.Latency != nil && s.Latency.Count() > 0 {
 			t = append(t, tile{Name: "Latency p99", Value: latency(s.Latency.Quantile(.99)),
-				About: fmt.Sprintf("p50 %s · p99.9 %s · %s", latency(s.Latency.Quantile(.5)), latency(s.Latency.Quantile(.999)), of)})
+				About: fmt.Sprintf("p50 %s · p99.9 %s · %s", latency(s.Latency.Quantile(.5)),
+					latency(s.Latency.Quantile(.999)), of)})
 		}
 		for _, p := range r.Phases {
 			if row := newPhaseRow(p); p.Name == s.Phase && p.Server != nil {
-				t = append(t, tile{Name: "Server", Value: row.Server + " cores", About: row.RSS + " resident · " + Clean(p.Name)})
+				t = append(t, tile{Name: "Server", Value: row.Server + " cores", About: row.RSS + " resident · " +
+					Clean(p.Name)})
 				break
 			}
 		}
@@ -289,14 +309,15 @@ func tiles(r *result.Run) []tile {
 			share = digits(100*float64(late)/float64(done)) + " %"
 		}
 		t = append(t,
-			tile{Name: "Lost", Value: count(lost), About: fmt.Sprintf("%s twice · %s out of order · %s failed", count(again), count(swapped), count(failed)), Bad: lost+again+swapped+failed > 0},
+			tile{Name: "Lost", Value: count(lost), About: fmt.Sprintf("%s twice · %s out of order · %s failed",
+				count(again), count(swapped), count(failed)), Bad: lost+again+swapped+failed > 0},
 			tile{Name: "Late", Value: share, About: fmt.Sprintf("%s of %s, all steps", count(late), count(done))})
 	}
 	return t
 }
 
-// cpuPerOperation is the server's CPU per operation in the phase of s: the run's own figure, or what the
-// phase says.
+// cpuPerOperation is the server's CPU for an operation in the phase of s: the run's own figure, or
+// computed from the phase.
 func cpuPerOperation(r *result.Run, s result.Step) (value, about string, ok bool) {
 	for _, name := range []string{s.Phase + "." + s.Name + ".cpu_us", s.Phase + ".cpu_us"} {
 		if f, ok := r.Figure(name); ok {
@@ -320,7 +341,7 @@ func cpuPerOperation(r *result.Run, s result.Step) (value, about string, ok bool
 	return "", "", false
 }
 
-// memoryPerSession is the run's own figure of that, or what the server has grown by since the first sample.
+// memoryPerSession is the run's own figure, or the growth of the server since the first sample.
 func memoryPerSession(r *result.Run) (value, about string, ok bool) {
 	for _, f := range r.Figures {
 		if f.Unit == "bytes" && strings.Contains(f.Name, "session") {
@@ -343,5 +364,6 @@ func memoryPerSession(r *result.Run) (value, about string, ok bool) {
 	if first == nil || top == nil || top.Server.RSS <= first.RSS {
 		return "", "", false
 	}
-	return size(float64(top.Server.RSS-first.RSS) / float64(top.Sessions)), "RSS grown until the end of " + Clean(top.Name), true
+	return size(float64(top.Server.RSS-first.RSS) / float64(top.Sessions)), "RSS grown until the end of " +
+		Clean(top.Name), true
 }

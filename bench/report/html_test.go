@@ -139,8 +139,10 @@ func TestPage(t *testing.T) {
 	if n := len(having(all, "svg", "curve")); n != 3 {
 		t.Errorf("%d percentile plots", n)
 	}
-	for _, want := range []string{"SCRAM-SHA-256-PLUS", "TLS 1.3", "0.9.0", "AMD EPYC", "canto-bench run chat --target canto --sessions 10000 --seed 1", "the client used 3.9 of 4 cores",
-		"231 µs", "28.6 KiB", "login storm", "raise logins.rate", `href="./profiles/cpu-talk.pprof"`, "[[phase]]", "talk.chat.p99_ms", "10,000"} {
+	for _, want := range []string{"SCRAM-SHA-256-PLUS", "TLS 1.3", "0.9.0", "AMD EPYC",
+		"canto-bench run chat --target canto --sessions 10000 --seed 1", "the client used 3.9 of 4 cores",
+		"231 µs", "28.6 KiB", "login storm", "raise logins.rate", `href="./profiles/cpu-talk.pprof"`,
+		"[[phase]]", "talk.chat.p99_ms", "10,000"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -154,15 +156,17 @@ func TestPageEscapes(t *testing.T) {
 	const evil = `</script><script>alert("1")</script><img src="http://elsewhere.example/x">&'`
 	r := testRun(20)
 	r.Scenario.Name, r.Scenario.About, r.Scenario.Source = evil, evil, evil
-	r.Target = result.Target{Name: evil, Software: evil, Version: evil, Commit: evil, Addr: evil, Domain: evil, TLS: evil, Mechanism: evil, Config: evil}
+	r.Target = result.Target{Name: evil, Software: evil, Version: evil, Commit: evil, Addr: evil,
+		Domain: evil, TLS: evil, Mechanism: evil, Config: evil}
 	r.Tool.Command, r.Partial, r.Warnings = evil, evil, []string{evil}
-	r.Refusals = []result.Refusal{{What: evil, Remedy: evil, Count: 1}}
+	r.Refusals = []result.Failure{{What: evil, Remedy: evil, Count: 1}}
 	r.Phases[1].Name, r.Phases[1].Kind = evil, evil
 	r.Steps[1].Name, r.Steps[1].Phase = evil, evil
 	r.Samples[5].Steps[evil] = result.Interval{Sent: 1, Done: 1, P50: 1}
 	r.Samples[5].Metrics[evil] = 1
 	r.Figures[0] = result.Figure{Name: evil, Unit: evil, Better: evil, About: evil}
-	r.Files = []result.File{{Name: "javascript:alert(1)", Kind: evil, Phase: evil}, {Name: "//elsewhere.example/x"}, {Name: `http://elsewhere.example/"`}}
+	r.Files = []result.File{{Name: "javascript:alert(1)", Kind: evil, Phase: evil},
+		{Name: "//elsewhere.example/x"}, {Name: `http://elsewhere.example/"`}}
 	page := render(t, r)
 	all := check(t, page)
 	if n := len(having(all, "script", "")); n != 1 {
@@ -178,7 +182,8 @@ func TestPageOfLittle(t *testing.T) {
 	one := testRun(20)
 	one.Samples, one.Phases = one.Samples[:1], nil
 	partial := testRun(40)
-	partial.Partial, partial.Phases, partial.Samples, partial.Seconds = "the server closed all connections", partial.Phases[:2], partial.Samples[:17], 17
+	partial.Partial, partial.Phases, partial.Samples,
+		partial.Seconds = "the server closed all connections", partial.Phases[:2], partial.Samples[:17], 17
 	blind := testRun(20)
 	for i := range blind.Samples {
 		blind.Samples[i].Server = nil
@@ -188,7 +193,8 @@ func TestPageOfLittle(t *testing.T) {
 	}
 	broken := testRun(20)
 	nan := math.NaN()
-	broken.Seconds, broken.Samples[3].At, broken.Samples[4].LagP99, broken.Samples[5].Server.CPU, broken.Phases[0].To = nan, nan, nan, math.Inf(1), nan
+	broken.Seconds, broken.Samples[3].At, broken.Samples[4].LagP99, broken.Samples[5].Server.CPU,
+		broken.Phases[0].To = nan, nan, nan, math.Inf(1), nan
 	broken.Samples[6].Steps["login"] = result.Interval{Done: 1, P50: nan, P90: math.Inf(1), Max: -1}
 	broken.Steps[0].Latency, broken.Steps[1].Lag, broken.Steps[2].Latency = nil, nil, result.NewHistogram()
 	broken.Steps[3].Latency = result.NewHistogram()
@@ -206,7 +212,7 @@ func TestPageOfLittle(t *testing.T) {
 		"bare":    {bare, "There are no samples", 0},
 		"one":     {one, "Sessions", 8},
 		"partial": {partial, "This run is partial", 12},
-		"blind":   {blind, "could not be looked at", 11},
+		"blind":   {blind, "could not be sampled", 11},
 		"broken":  {broken, "Sessions", 12},
 		"instant": {instant, "Sessions", 12},
 	} {
@@ -219,7 +225,7 @@ func TestPageOfLittle(t *testing.T) {
 			if n := len(having(all, "svg", "time")); n != c.time {
 				t.Errorf("%d plots over time, not %d", n, c.time)
 			}
-			if strings.Contains(page, "could not be looked at") != (name == "blind") && name != "bare" {
+			if strings.Contains(page, "could not be sampled") != (name == "blind") && name != "bare" {
 				t.Error("the page is wrong about whether the server was seen")
 			}
 			if name == "one" && !strings.Contains(page, "Latency p99") {
@@ -252,12 +258,12 @@ func TestPageOfAnHour(t *testing.T) {
 	// What is no number does not spoil what it shares a pixel with.
 	r.Samples[1500].Server.CPU, r.Samples[1501].Server.CPU = math.Inf(1), math.NaN()
 	a := newTimeAxis(r)
-	if m := maximum(a.line(mean, func(s gathered) float64 { return s.Server.CPU })); m > 3 {
+	if m := maximum(a.line(mean, func(s weighted) float64 { return s.Server.CPU })); m > 3 {
 		t.Errorf("the most CPU is %v", m)
 	}
-	top := a.line(most, func(s gathered) float64 { return s.Steps["chat"].Max })
+	top := a.line(most, func(s weighted) float64 { return s.Steps["chat"].Max })
 	sum := 0.0
-	for i, v := range a.line(mean, func(s gathered) float64 { return float64(s.Sessions) }) {
+	for i, v := range a.line(mean, func(s weighted) float64 { return float64(s.Sessions) }) {
 		sum += v * float64(len(a.of[i]))
 	}
 	var want float64
@@ -289,9 +295,12 @@ func TestAmount(t *testing.T) {
 		v          float64
 		unit, want string
 	}{
-		{0, "ms", "0 ms"}, {.25, "ms", "250 µs"}, {999.6, "ms", "1 s"}, {1234, "us", "1.23 ms"}, {90, "s", "90 s"}, {3600, "s", "60 min"},
-		{1536, "bytes", "1.5 KiB"}, {0, "bytes", "0 B"}, {1 << 40, "bytes", "1 TiB"}, {1234567, "1/s", "1,234,567/s"}, {999.9, "count", "1,000"},
-		{.001234, "ratio", "0.00123"}, {1.234e-7, "ratio", "1.23e-07"}, {-1234, "count", "-1,234"}, {math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
+		{0, "ms", "0 ms"}, {.25, "ms", "250 µs"}, {999.6, "ms", "1 s"}, {1234, "us", "1.23 ms"},
+		{90, "s", "90 s"}, {3600, "s", "60 min"},
+		{1536, "bytes", "1.5 KiB"}, {0, "bytes", "0 B"}, {1 << 40, "bytes", "1 TiB"},
+		{1234567, "1/s", "1,234,567/s"}, {999.9, "count", "1,000"},
+		{.001234, "ratio", "0.00123"}, {1.234e-7, "ratio", "1.23e-07"}, {-1234, "count", "-1,234"},
+		{math.NaN(), "ms", "–"}, {math.Inf(-1), "bytes", "–"}, {3, "cores", "3 cores"},
 	} {
 		if got := Amount(c.v, c.unit); got != c.want {
 			t.Errorf("%v %s is %q, not %q", c.v, c.unit, got, c.want)
@@ -303,15 +312,15 @@ func TestAxes(t *testing.T) {
 	for _, top := range []float64{0, .001, .7, 1, 3, 99, 12345, 1 << 30, math.NaN(), math.Inf(1)} {
 		for _, unit := range []string{"count", "cores", "bytes", "1/s"} {
 			a := linear(top, unit, 4)
-			if n := len(a.ticks); n < 2 || n > 7 || (a.hi < top && !math.IsInf(top, 0)) {
-				t.Errorf("an axis for %v %s ends at %v with %d ticks", top, unit, a.hi, n)
+			if n := len(a.Ticks); n < 2 || n > 7 || (a.High < top && !math.IsInf(top, 0)) {
+				t.Errorf("an axis for %v %s ends at %v with %d ticks", top, unit, a.High, n)
 			}
 		}
-		if a := logarithmic(top/1000, top, 150); !(a.hi > a.lo) || !(a.lo > 0) || len(a.ticks) < 2 {
-			t.Errorf("a log axis for %v is from %v to %v", top, a.lo, a.hi)
+		if a := logarithmic(top/1000, top, 150); !(a.High > a.Low) || !(a.Low > 0) || len(a.Ticks) < 2 {
+			t.Errorf("a log axis for %v is from %v to %v", top, a.Low, a.High)
 		}
-		if a := timeline(top); len(a.ticks) < 1 || len(a.ticks) > 14 {
-			t.Errorf("an axis of %v s has %d ticks", top, len(a.ticks))
+		if a := timeline(top); len(a.Ticks) < 1 || len(a.Ticks) > 14 {
+			t.Errorf("an axis of %v s has %d ticks", top, len(a.Ticks))
 		}
 	}
 }

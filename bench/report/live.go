@@ -12,8 +12,8 @@ import (
 	"canto/bench/result"
 )
 
-// Live shows a run while it goes on. On a terminal a few lines are drawn in place; elsewhere it writes a
-// plain line at each change of phase and every five seconds. Its methods may be called by any goroutine.
+// A Live shows a run while it goes on. On a terminal it draws a few lines in place; elsewhere it
+// writes a line at each change of phase and every five seconds. Any goroutine may call its methods.
 type Live struct {
 	mu       sync.Mutex
 	w        io.Writer
@@ -35,15 +35,15 @@ const (
 	plainEvery   = 5 * time.Second
 )
 
-// NewLive draws on w. tty: w is a terminal, so many columns wide (0: 80), that understands ANSI. Colours
-// are left out if the environment has NO_COLOR.
+// NewLive draws on w. tty says that w is a terminal with so many columns (0: 80) that understands
+// ANSI escapes. Colours are left out if the environment has NO_COLOR.
 func NewLive(w io.Writer, tty bool, width int) *Live {
 	l := &Live{w: w, tty: tty, color: tty && os.Getenv("NO_COLOR") == "", told: map[string]bool{}}
 	l.Resize(width)
 	return l
 }
 
-// Resize tells it the terminal's new width in columns; 0 is 80.
+// Resize sets the terminal's width in columns; 0 is 80.
 func (l *Live) Resize(width int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,7 +53,7 @@ func (l *Live) Resize(width int) {
 	l.width = width
 }
 
-// Update shows p in place of what was shown before.
+// Update shows p in place of the last state.
 func (l *Live) Update(p result.Progress) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -70,12 +70,12 @@ func (l *Live) Update(p result.Progress) {
 	l.last, l.began = p, true
 }
 
-// Note writes a line that stays, above what is drawn.
+// Note writes a line that stays, above the drawing.
 func (l *Live) Note(s string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var b strings.Builder
-	b.WriteString(l.up())
+	b.WriteString(l.cursorUp())
 	b.WriteString(Clean(s))
 	if l.tty {
 		b.WriteString("\x1b[K")
@@ -88,15 +88,15 @@ func (l *Live) Note(s string) {
 	}
 }
 
-// Close leaves the last drawing where it is, with the cursor below.
+// Close leaves the last drawing, with the cursor below.
 func (l *Live) Close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.drawn, l.began = 0, false
 }
 
-// up moves the cursor to where the last drawing began, and clears it.
-func (l *Live) up() string {
+// cursorUp moves the cursor to where the last drawing began, and clears it.
+func (l *Live) cursorUp() string {
 	if l.drawn == 0 {
 		return ""
 	}
@@ -105,7 +105,7 @@ func (l *Live) up() string {
 
 func (l *Live) draw(lines []styled) {
 	var b strings.Builder
-	b.WriteString(l.up())
+	b.WriteString(l.cursorUp())
 	for _, s := range lines {
 		b.WriteString(s.render(l.width-1, l.color)) // the last column wraps on some terminals
 		b.WriteString("\n")
@@ -117,6 +117,7 @@ func (l *Live) draw(lines []styled) {
 // A styled line is spans of text with an SGR number each, "" for none.
 type styled []span
 
+// A span is text with an SGR number for its style.
 type span struct{ sgr, text string }
 
 const (
@@ -143,8 +144,8 @@ func (s styled) render(width int, color bool) string {
 	return b.String()
 }
 
-// cut is as much of s as fits into so many columns, with an ellipsis where something is missing, and how
-// many it takes.
+// cut is as much of s as fits into so many columns, with an ellipsis if something is missing, and
+// how many columns it takes.
 func cut(s string, width int) (string, int) {
 	total := 0
 	for _, c := range s {
@@ -168,26 +169,29 @@ func cut(s string, width int) (string, int) {
 
 // wide is how many columns a terminal may give to c: two for East Asian letters and emoji.
 func wide(c rune) int {
-	if c >= 0x1100 && c <= 0x115f || c >= 0x2e80 && c <= 0xa4cf || c >= 0xac00 && c <= 0xd7a3 || c >= 0xf900 && c <= 0xfaff || c >= 0xfe30 && c <= 0xfe6f ||
+	if c >= 0x1100 && c <= 0x115f || c >= 0x2e80 && c <= 0xa4cf || c >= 0xac00 && c <= 0xd7a3 ||
+		c >= 0xf900 && c <= 0xfaff || c >= 0xfe30 && c <= 0xfe6f ||
 		c >= 0xff00 && c <= 0xff60 || c >= 0xffe0 && c <= 0xffe6 || c >= 0x1f300 && c <= 0x1faff || c >= 0x20000 {
 		return 2
 	}
 	return 1
 }
 
-// share is how far p's phase has come, 0 to 1, and says of what.
+// share is how far the phase of p has come, from 0 to 1, with the text that says so.
 func share(p result.Progress) (float64, string) {
 	if p.Length > 0 {
-		return p.Elapsed.Seconds() / p.Length.Seconds(), clock(p.Elapsed.Seconds()) + " of " + clock(p.Length.Seconds())
+		return p.Elapsed.Seconds() / p.Length.Seconds(), elapsed(p.Elapsed.Seconds()) + " of " +
+			elapsed(p.Length.Seconds())
 	}
 	what := strings.TrimSpace(Clean(p.Waiting))
 	if p.Goal > 0 {
-		return float64(p.Now) / float64(p.Goal), strings.TrimSpace(fmt.Sprintf("%s of %s %s", count(p.Now), count(p.Goal), what))
+		return float64(p.Now) / float64(p.Goal), strings.TrimSpace(fmt.Sprintf("%s of %s %s", count(p.Now),
+			count(p.Goal), what))
 	}
 	if what != "" {
 		what = ", waiting for " + what
 	}
-	return 0, clock(p.Elapsed.Seconds()) + what
+	return 0, elapsed(p.Elapsed.Seconds()) + what
 }
 
 func bar(share float64, width int) string {
@@ -195,13 +199,18 @@ func bar(share float64, width int) string {
 	return strings.Repeat("█", full) + strings.Repeat("░", width-full)
 }
 
+// lines are the lines of the drawing: phase and progress, sessions and usage, each step, and
+// warnings.
 func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 	part, of := share(p)
-	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)}, {faint, fmt.Sprintf("  phase %d of %d, %s", p.Index+1, p.Phases, Clean(p.Kind))}})
-	all = append(all, styled{{green, bar(part, min(max(l.width/3, 4), 32))}, {bold, " " + Clean(p.Phase)}, {"", "  " + of}})
+	all = append(all, styled{{bold, Clean(p.Scenario)}, {faint, " against "}, {bold, Clean(p.Target)},
+		{faint, fmt.Sprintf("  phase %d of %d, %s", p.Index+1, p.Phases, Clean(p.Kind))}})
+	all = append(all, styled{{green, bar(part, min(max(l.width/3, 4), 32))}, {bold, " " + Clean(p.Phase)},
+		{"", "  " + of}})
 	use := styled{{"", count(p.Sample.Sessions) + " sessions"}}
 	if u := p.Sample.Server; u != nil {
-		use = append(use, span{"", fmt.Sprintf("  server %s cores, %s", digits(finite(u.CPU/seconds)), size(float64(u.RSS)))})
+		use = append(use, span{"", fmt.Sprintf("  server %s cores, %s", digits(finite(u.CPU/seconds)),
+			size(float64(u.RSS)))})
 	}
 	use = append(use, span{faint, fmt.Sprintf("  client %s cores", digits(finite(p.Sample.Client.CPU/seconds)))})
 	if p.Sample.LagP99 > 0 {
@@ -215,7 +224,8 @@ func (l *Live) lines(p result.Progress, seconds float64) (all []styled) {
 			break
 		}
 		s := p.Sample.Steps[n]
-		row := []string{Clean(n), number(float64(s.Sent)/seconds) + "/s sent", number(float64(s.Done)/seconds) + "/s done", "", "", ""}
+		row := []string{Clean(n), number(float64(s.Sent)/seconds) + "/s sent",
+			number(float64(s.Done)/seconds) + "/s done", "", "", ""}
 		if s.Done > 0 {
 			row[3], row[4], row[5] = "p50 "+Amount(s.P50, "ms"), "p99 "+Amount(s.P99, "ms"), "max "+Amount(s.Max, "ms")
 		}
@@ -252,6 +262,7 @@ func stepsOf(s result.Sample) (names []string) {
 	return names
 }
 
+// plain writes one line, for output that is no terminal.
 func (l *Live) plain(p result.Progress, seconds float64) {
 	for _, s := range p.Warnings {
 		if !l.told[s] {
@@ -266,7 +277,8 @@ func (l *Live) plain(p result.Progress, seconds float64) {
 	l.line = p.Elapsed
 	_, of := share(p)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", clock(p.Sample.At), Clean(p.Phase), p.Index+1, p.Phases, of, count(p.Sample.Sessions))
+	fmt.Fprintf(&b, "%s  %s %d/%d  %s  %s sessions", elapsed(p.Sample.At), Clean(p.Phase), p.Index+1,
+		p.Phases, of, count(p.Sample.Sessions))
 	for _, n := range stepsOf(p.Sample) {
 		s := p.Sample.Steps[n]
 		fmt.Fprintf(&b, "  %s %s/s", Clean(n), number(float64(s.Done)/seconds))

@@ -1,3 +1,3 @@
-// Package report shows what a run of the load suite left: as one HTML page with plots, as a few lines of
+// Package report shows the result of a run: as one HTML page with plots, as a few lines of
 // text, and while it goes on.
 package report

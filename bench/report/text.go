@@ -9,9 +9,9 @@ import (
 	"canto/bench/result"
 )
 
-// Text writes a plain summary of r for a terminal: a heading, warnings, a table of the steps, one of the
-// phases and the refusals. What servers sent is written without control characters. It only reads r, and
-// any goroutine may call it.
+// Text writes a plain summary of r for a terminal: a heading, warnings, a table of the steps, one
+// of the phases, and the failures. Text from servers is written without control characters. It
+// reads r only, and any goroutine may call it.
 func Text(w io.Writer, r *result.Run) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s against %s", Clean(r.Scenario.Name), Clean(r.Target.Name))
@@ -32,18 +32,22 @@ func Text(w io.Writer, r *result.Run) error {
 		fmt.Fprintf(&b, "WARNING: %s\n", Clean(s))
 	}
 	if len(r.Steps) > 0 {
-		t := table{left: 2, rows: [][]string{{"phase", "step", "done/s", "p50", "p99", "p99.9", "max", "lost", "twice", "swapped", "failed", "late"}}}
+		t := table{left: 2, rows: [][]string{{"phase", "step", "done/s", "p50", "p99", "p99.9", "max", "lost",
+			"twice", "swapped", "failed", "late"}}}
 		for _, s := range r.Steps {
 			row := newStepRow(r, s)
-			t.rows = append(t.rows, []string{Clean(s.Phase), Clean(s.Name), row.Rate, row.P50, row.P99, row.P999, row.Max, count(s.Lost), count(s.Duplicated), count(s.Reordered), count(s.Failed), row.LateShare})
+			t.rows = append(t.rows, []string{Clean(s.Phase), Clean(s.Name), row.Rate, row.P50, row.P99, row.P999,
+				row.Max, count(s.Lost), count(s.Duplicated), count(s.Reordered), count(s.Failed), row.LateShare})
 		}
 		b.WriteString("\n" + t.String())
 	}
 	if len(r.Phases) > 0 {
-		t := table{left: 2, rows: [][]string{{"phase", "kind", "length", "sessions", "server cores", "server RSS", "client cores"}}}
+		t := table{left: 2, rows: [][]string{{"phase", "kind", "length", "sessions", "server cores",
+			"server RSS", "client cores"}}}
 		for _, p := range r.Phases {
 			row := newPhaseRow(p)
-			t.rows = append(t.rows, []string{Clean(p.Name), Clean(p.Kind), row.Length, count(p.Sessions), row.Server, row.RSS, row.Client})
+			t.rows = append(t.rows, []string{Clean(p.Name), Clean(p.Kind), row.Length, count(p.Sessions),
+				row.Server, row.RSS, row.Client})
 		}
 		b.WriteString("\n" + t.String())
 	}
@@ -66,6 +70,7 @@ type table struct {
 	rows [][]string
 }
 
+// String aligns the columns: words to the left, numbers to the right.
 func (t table) String() string {
 	var wide []int
 	for _, row := range t.rows {

@@ -19,7 +19,9 @@ func TestText(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := b.String()
-	for _, want := range []string{"chat against evil?[2J name (Canto 0.9.0): 10,000 sessions, 1m0s", "PARTIAL: the server went away\n", "WARNING: the client used", "login storm", "12 × policy-violation", "310 MiB"} {
+	for _, want := range []string{"chat against evil?[2J name (Canto 0.9.0): 10,000 sessions, 1m0s",
+		"PARTIAL: the server went away\n", "WARNING: the client used", "login storm",
+		"12 × policy-violation", "310 MiB"} {
 		if !strings.Contains(s, want) {
 			t.Errorf("the summary lacks %q:\n%s", want, s)
 		}
@@ -46,8 +48,11 @@ func TestText(t *testing.T) {
 }
 
 func progress(at float64, index int, phase string, elapsed time.Duration) result.Progress {
-	return result.Progress{Scenario: "chat", Target: "canto", Phase: phase, Kind: "hold", Index: index, Phases: 3, Elapsed: elapsed, Length: time.Minute,
-		Sample: result.Sample{At: at, Sessions: 1000, Steps: map[string]result.Interval{"chat": {Sent: 4000, Done: 3999, Failed: 1, P50: .8, P99: 3.1, Max: 12}, "login": {Sent: 1}},
+	return result.Progress{Scenario: "chat", Target: "canto", Phase: phase, Kind: "hold", Index: index,
+		Phases: 3, Elapsed: elapsed, Length: time.Minute,
+		Sample: result.Sample{At: at, Sessions: 1000,
+			Steps: map[string]result.Interval{"chat": {Sent: 4000, Done: 3999, Failed: 1, P50: .8, P99: 3.1,
+				Max: 12}, "login": {Sent: 1}},
 			Server: &result.Usage{CPU: 1.25, RSS: 300 << 20}, Client: result.Usage{CPU: .5}, LagP99: .2}}
 }
 
@@ -104,7 +109,9 @@ func TestLiveDrawsInPlace(t *testing.T) {
 		var b bytes.Buffer
 		l := NewLive(&b, true, width)
 		p := progress(1, 1, "talk", time.Second)
-		p.Warnings = []string{"the client is the bottleneck", "日本語 und so weiter, ein sehr langer Satz, der in keine Zeile passt, auch nicht in eine mit vielen Spalten, wie sie breite Bildschirme haben \x1b[31m"}
+		p.Warnings = []string{"the client is the bottleneck",
+			"日本語 und so weiter, ein sehr langer Satz, der in keine Zeile passt, auch nicht in eine mit " +
+				"vielen Spalten, wie sie breite Bildschirme haben \x1b[31m"}
 		l.Update(p)
 		l.Update(progress(2, 1, "talk", 2*time.Second))
 		l.Update(progress(4, 1, "talk", 4*time.Second))
@@ -117,7 +124,8 @@ func TestLiveDrawsInPlace(t *testing.T) {
 		}
 		if width == 200 {
 			all := strings.Join(lines, "\n")
-			for _, want := range []string{"chat against canto  phase 2 of 3, hold", "█░", "0:04 of 1:00", "1,000 sessions  server 0.625 cores, 300 MiB", "2,000/s sent", "p99 3.1 ms", "1 failed"} {
+			for _, want := range []string{"chat against canto  phase 2 of 3, hold", "█░", "0:04 of 1:00",
+				"1,000 sessions  server 0.625 cores, 300 MiB", "2,000/s sent", "p99 3.1 ms", "1 failed"} {
 				if !strings.Contains(all, want) {
 					t.Errorf("lacks %q:\n%s", want, all)
 				}
@@ -145,7 +153,8 @@ func TestLiveNotes(t *testing.T) {
 	if sgr {
 		t.Error("coloured, though NO_COLOR is set")
 	}
-	if len(lines) != 8 || lines[0] != "before" || lines[1] != "beside it" || !strings.Contains(lines[2], "chat against canto") {
+	if len(lines) != 8 || lines[0] != "before" || lines[1] != "beside it" ||
+		!strings.Contains(lines[2], "chat against canto") {
 		t.Errorf("%q", lines)
 	}
 }
@@ -157,7 +166,8 @@ func TestLiveWaits(t *testing.T) {
 	p := progress(1, 0, "ramp", time.Second)
 	p.Length, p.Now, p.Goal, p.Waiting = 0, 2500, 10000, "sessions bound"
 	l.Update(p)
-	if s := b.String(); !strings.Contains(s, "2,500 of 10,000 sessions bound") || !strings.Contains(s, strings.Repeat("█", 8)+strings.Repeat("░", 24)) {
+	if s := b.String(); !strings.Contains(s, "2,500 of 10,000 sessions bound") ||
+		!strings.Contains(s, strings.Repeat("█", 8)+strings.Repeat("░", 24)) {
 		t.Error(s)
 	}
 }
@@ -176,7 +186,8 @@ func TestLivePlain(t *testing.T) {
 	l.Close()
 	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
 	// The first second, two more after five each, and the change of phase.
-	if len(lines) != 6 || lines[0] != "begins" || lines[1] != "warning: busy" || !strings.HasPrefix(lines[3], "0:06  ramp 1/3") || !strings.HasPrefix(lines[5], "0:13  talk 2/3") {
+	if len(lines) != 6 || lines[0] != "begins" || lines[1] != "warning: busy" ||
+		!strings.HasPrefix(lines[3], "0:06  ramp 1/3") || !strings.HasPrefix(lines[5], "0:13  talk 2/3") {
 		t.Errorf("%s", b.String())
 	}
 	if strings.ContainsRune(b.String(), '\x1b') {

@@ -8,7 +8,7 @@ import (
 )
 
 // A Histogram keeps latencies from 1 µs to an hour with three digits, in HdrHistogram's form, so that
-// those of many workers and seconds add up without loss. What is longer counts as an hour. For one
+// those of many workers and seconds add up without loss. Longer durations count as an hour. For one
 // goroutine at a time.
 type Histogram struct{ h *hdrhistogram.Histogram }
 
@@ -75,8 +75,8 @@ func (h *Histogram) Over(d time.Duration) (n int64) {
 
 // A Point is one of a percentile curve.
 type Point struct {
-	Quantile float64 // 0 to 1
-	Latency  time.Duration
+	Quantile float64       // 0 to 1
+	Latency  time.Duration // Latency at Quantile.
 }
 
 // Curve is the percentile curve, finer and finer towards 1, as HDR plots draw it.
@@ -90,6 +90,7 @@ func (h *Histogram) Curve() (c []Point) {
 	return c
 }
 
+// A histogramJSON is the JSON of a Histogram.
 type histogramJSON struct {
 	Count int64   `json:"count"`
 	Mean  float64 `json:"mean_ms"`
@@ -107,7 +108,8 @@ func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisec
 
 // MarshalJSON writes the percentiles for people, and all of it in HdrHistogram's own form.
 func (h *Histogram) MarshalJSON() ([]byte, error) {
-	j := histogramJSON{Count: h.Count(), Mean: Millis(h.Mean()), P50: Millis(h.Quantile(.5)), P90: Millis(h.Quantile(.9)), P99: Millis(h.Quantile(.99)),
+	j := histogramJSON{Count: h.Count(), Mean: Millis(h.Mean()), P50: Millis(h.Quantile(.5)),
+		P90: Millis(h.Quantile(.9)), P99: Millis(h.Quantile(.99)),
 		P999: Millis(h.Quantile(.999)), P9999: Millis(h.Quantile(.9999)), Max: Millis(h.Max())}
 	if j.Count > 0 {
 		b, err := h.h.Encode(hdrhistogram.V2CompressedEncodingCookieBase)

@@ -21,8 +21,10 @@ func TestHistogramSurvivesJSON(t *testing.T) {
 	if err := json.Unmarshal(b, &g); err != nil {
 		t.Fatal(err)
 	}
-	if g.Count() != 1001 || g.Quantile(.5) != h.Quantile(.5) || g.Max() != h.Max() || g.Over(100*time.Millisecond) != 900 {
-		t.Errorf("%d recorded, median %v, longest %v, %d over 100 ms", g.Count(), g.Quantile(.5), g.Max(), g.Over(100*time.Millisecond))
+	if g.Count() != 1001 || g.Quantile(.5) != h.Quantile(.5) || g.Max() != h.Max() ||
+		g.Over(100*time.Millisecond) != 900 {
+		t.Errorf("%d recorded, median %v, longest %v, %d over 100 ms", g.Count(), g.Quantile(.5), g.Max(),
+			g.Over(100*time.Millisecond))
 	}
 	g.Add(h)
 	if g.Count() != 2002 {

@@ -14,24 +14,24 @@ import (
 	"canto/bench/result"
 )
 
-// A Verdict is what a file says of a run.
+// A Verdict is the outcome of judging a run.
 type Verdict struct {
-	Pass     bool     `json:"pass"`
-	Lines    []Line   `json:"lines"`
-	Warnings []string `json:"warnings,omitempty"` // of the run and of the baseline
+	Pass     bool     `json:"pass"`               // Pass: all lines pass.
+	Lines    []Line   `json:"lines"`              // Lines by requirement and figure.
+	Warnings []string `json:"warnings,omitempty"` // Warnings of the run and of the baseline.
 }
 
 // A Line is one figure and one limit.
 type Line struct {
-	Pass   bool   `json:"pass"`
-	Figure string `json:"figure"`
-	Value  string `json:"value"` // for people; a dash if there is none
-	Limit  string `json:"limit"`
-	Why    string `json:"why,omitempty"` // what else there is to say
+	Pass   bool   `json:"pass"`          // Pass: the figure keeps the limit.
+	Figure string `json:"figure"`        // Figure by name.
+	Value  string `json:"value"`         // Value as text; a dash if there is none.
+	Limit  string `json:"limit"`         // Limit as text.
+	Why    string `json:"why,omitempty"` // Why has a reason or a remedy; may be empty.
 }
 
-// Judge says whether r meets what f requires. baseline is the run that ratios are to, and may be nil. It
-// only reads, and any goroutine may call it.
+// Judge judges r by the requirements of f. baseline is the run that ratios are to, and may be nil.
+// It reads only, and any goroutine may call it.
 func (f *File) Judge(r, baseline *result.Run) Verdict {
 	v := Verdict{}
 	if r.Partial != "" {
@@ -39,7 +39,8 @@ func (f *File) Judge(r, baseline *result.Run) Verdict {
 	}
 	v.Warnings = append(v.Warnings, r.Warnings...)
 	if n := len(r.Warnings); f.Strict && n > 0 {
-		v.Lines = append(v.Lines, Line{Figure: "warnings", Value: strconv.Itoa(n), Limit: "at most 0", Why: "strict = true"})
+		v.Lines = append(v.Lines, Line{Figure: "warnings", Value: strconv.Itoa(n), Limit: "at most 0",
+			Why: "strict = true"})
 	}
 	judged, ratios := 0, false
 	for _, q := range f.Require {
@@ -51,7 +52,9 @@ func (f *File) Judge(r, baseline *result.Run) Verdict {
 		v.Lines = append(v.Lines, q.lines(r, baseline)...)
 	}
 	if judged == 0 {
-		v.Lines = append(v.Lines, Line{Figure: "requirements", Value: "0", Limit: "at least 1", Why: fmt.Sprintf("the file requires nothing of the scenario %q: add a [[require]], or judge another run", r.Scenario.Name)})
+		v.Lines = append(v.Lines, Line{Figure: "requirements", Value: "0", Limit: "at least 1",
+			Why: fmt.Sprintf("the file requires nothing of the scenario %q: add a [[require]], or judge another run",
+				r.Scenario.Name)})
 	}
 	if ratios && baseline != nil {
 		for _, w := range baseline.Warnings {
@@ -109,7 +112,7 @@ func pattern(s string) *regexp.Regexp {
 	return regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(s), `\*`, ".*") + "$")
 }
 
-// limits is what q requires, as it was written.
+// limits are the requirements of q, as the file has them.
 func (q Requirement) limits() string {
 	var all []string
 	for _, b := range []struct {
@@ -131,7 +134,7 @@ func (q Requirement) limits() string {
 	return strings.Join(all, ", ")
 }
 
-// without is the line of a figure that is not there.
+// without is the line of a figure that a run does not have.
 func (q Requirement) without(figure, limits, why string) Line {
 	l := Line{Figure: figure, Value: "–", Limit: limits, Why: why}
 	if q.Missing == "ignore" {
@@ -140,7 +143,7 @@ func (q Requirement) without(figure, limits, why string) Line {
 	return l
 }
 
-// holds is whether v keeps to a limit; what is no number does not.
+// holds reports whether v keeps a limit. NaN does not.
 func holds(v, limit float64, least bool) bool {
 	if least {
 		return v >= limit
@@ -148,6 +151,8 @@ func holds(v, limit float64, least bool) bool {
 	return v <= limit
 }
 
+// bounded is the line of a limit on a figure. written is the limit as the file has it, least says
+// which end it is.
 func bounded(f result.Figure, written any, words string, least bool) Line {
 	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit), Limit: fmt.Sprintf("%s %v", words, written)}
 	lim, err := readLimit(written)
@@ -169,8 +174,11 @@ func bounded(f result.Figure, written any, words string, least bool) Line {
 	return l
 }
 
-func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float64, words string, least bool) Line {
-	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit), Limit: fmt.Sprintf("%s ×%v of the baseline", words, limit)}
+// ratio is the line of a limit on the ratio of a figure to that of the baseline.
+func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float64, words string,
+	least bool) Line {
+	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit),
+		Limit: fmt.Sprintf("%s ×%v of the baseline", words, limit)}
 	switch {
 	case baseline == nil:
 		l.Why = `there is no baseline: name one by baseline = "file.json"`
@@ -179,7 +187,8 @@ func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float
 		l.Why = "the baseline is a partial run: " + baseline.Partial
 		return l
 	case baseline.Scenario.Name != r.Scenario.Name:
-		l.Why = fmt.Sprintf("the baseline ran the scenario %q, not %q: name a run of the same", baseline.Scenario.Name, r.Scenario.Name)
+		l.Why = fmt.Sprintf("the baseline ran the scenario %q, not %q: name a run of the same",
+			baseline.Scenario.Name, r.Scenario.Name)
 		return l
 	}
 	b, ok := baseline.Figure(f.Name)
@@ -189,7 +198,8 @@ func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float
 		return m
 	}
 	if b.Unit != f.Unit {
-		l.Why = fmt.Sprintf("the baseline has it in %s, the run in %s: run the baseline again with this canto-bench", b.Unit, f.Unit)
+		l.Why = fmt.Sprintf("the baseline has it in %s, the run in %s: run the baseline again with this "+
+			"canto-bench", b.Unit, f.Unit)
 		return l
 	}
 	ratio := f.Value / b.Value
@@ -213,7 +223,8 @@ func (v Verdict) Text(w io.Writer) error {
 	name, value := 0, 0
 	failed := 0
 	for _, l := range v.Lines {
-		name, value = max(name, utf8.RuneCountInString(report.Clean(l.Figure))), max(value, utf8.RuneCountInString(l.Value))
+		name, value = max(name, utf8.RuneCountInString(report.Clean(l.Figure))),
+			max(value, utf8.RuneCountInString(l.Value))
 		if !l.Pass {
 			failed++
 		}
@@ -225,7 +236,9 @@ func (v Verdict) Text(w io.Writer) error {
 			word = "FAIL"
 		}
 		figure := report.Clean(l.Figure)
-		fmt.Fprintf(&b, "%s  %s%s  %s%s  %s", word, figure, strings.Repeat(" ", name-utf8.RuneCountInString(figure)), strings.Repeat(" ", value-utf8.RuneCountInString(l.Value)), l.Value, report.Clean(l.Limit))
+		fmt.Fprintf(&b, "%s  %s%s  %s%s  %s", word, figure,
+			strings.Repeat(" ", name-utf8.RuneCountInString(figure)),
+			strings.Repeat(" ", value-utf8.RuneCountInString(l.Value)), l.Value, report.Clean(l.Limit))
 		if l.Why != "" {
 			b.WriteString(" (" + report.Clean(l.Why) + ")")
 		}

@@ -1,5 +1,5 @@
-// Package slo judges a run by what a file requires of it: limits of figures, and of their ratio to a
-// baseline. A build stops where a requirement is not met.
+// Package slo judges a run by requirements that a file has: limits of figures, and of their ratio
+// to a baseline. A build can stop if one is not met.
 //
 //	baseline = "last-release.json"  # relative to this file
 //	strict = true                   # warnings of the run fail it, too
@@ -29,34 +29,36 @@ import (
 	"strings"
 
 	"canto/bench/result"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
-// A File is what is required.
+// A File is a file of requirements.
 type File struct {
-	// Baseline is the JSON of the run that ratios are to; Read makes it relative to the working directory.
+	// Baseline is the file of the result that ratios are to. Read makes it relative to the working
+	// directory.
 	Baseline string        `toml:"baseline"`
-	Strict   bool          `toml:"strict"`   // a run with warnings fails
-	Scenario string        `toml:"scenario"` // that requirements are for which name none; empty: any
-	Require  []Requirement `toml:"require"`
+	Strict   bool          `toml:"strict"`   // Strict: a run with warnings fails.
+	Scenario string        `toml:"scenario"` // Scenario of requirements that name none; "": any.
+	Require  []Requirement `toml:"require"`  // Require has the requirements.
 }
 
 // A Requirement limits the figures of a name.
 type Requirement struct {
-	Figure   string `toml:"figure"` // * stands for any letters, dots too
-	Scenario string `toml:"scenario"`
-	// AtMost and AtLeast are a number in the figure's own unit, or a string with a unit: "250ms", "1.5MiB",
-	// "2%", "900/s". nil: no such limit.
+	Figure   string `toml:"figure"`   // Figure by name; * stands for any characters, dots too.
+	Scenario string `toml:"scenario"` // Scenario: runs of others are not judged by it.
+	// AtMost and AtLeast are a number in the figure's own unit, or a string with a unit: "250ms",
+	// "1.5MiB", "2%", "900/s". nil: no such limit.
 	AtMost  any `toml:"at_most"`
-	AtLeast any `toml:"at_least"`
-	// The ratios are of the run's figure to the baseline's.
+	AtLeast any `toml:"at_least"` // AtLeast: see AtMost.
+	// RatioAtMost and RatioAtLeast limit the ratio of the run's figure to the baseline's.
 	RatioAtMost  *float64 `toml:"ratio_to_baseline_at_most"`
-	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"`
-	Missing      string   `toml:"missing"` // "fail" (and empty) or "ignore": if the run or the baseline has no such figure
+	RatioAtLeast *float64 `toml:"ratio_to_baseline_at_least"` // RatioAtLeast: see RatioAtMost.
+	// Missing is "fail" (the default) or "ignore", for a run or a baseline without the figure.
+	Missing string `toml:"missing"`
 }
 
-// Read reads a file of requirements. An error names the file and, where it can, the line, what is wrong and
-// what was probably meant.
+// Read reads a file of requirements. The error names the file, the line where it can, and what was
+// probably meant.
 func Read(name string) (*File, error) {
 	b, err := os.ReadFile(name)
 	if err != nil {
@@ -64,7 +66,7 @@ func Read(name string) (*File, error) {
 	}
 	f, err := parse(b)
 	if err != nil {
-		return nil, strict.Named(name, err)
+		return nil, tomlstrict.Named(name, err)
 	}
 	if f.Baseline != "" && !filepath.IsAbs(f.Baseline) {
 		f.Baseline = filepath.Join(filepath.Dir(name), f.Baseline)
@@ -72,21 +74,23 @@ func Read(name string) (*File, error) {
 	return f, nil
 }
 
-// LoadBaseline is the run that ratios are to, nil if the file names none.
+// LoadBaseline loads the result that ratios are to; nil if the file names none.
 func (f *File) LoadBaseline() (*result.Run, error) {
 	if f.Baseline == "" {
 		return nil, nil
 	}
 	r, err := result.Load(f.Baseline)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("the baseline %s does not exist: run the scenario once and keep its JSON there, or change baseline in the file of requirements", f.Baseline)
+		return nil, fmt.Errorf("the baseline %s does not exist: run the scenario once and keep its JSON "+
+			"there, or change baseline in the file of requirements", f.Baseline)
 	}
 	return r, err
 }
 
+// parse reads and checks requirements.
 func parse(b []byte) (*File, error) {
 	f := new(File)
-	if err := strict.Decode(b, f); err != nil {
+	if err := tomlstrict.Decode(b, f); err != nil {
 		return nil, err
 	}
 	if len(f.Require) == 0 {
@@ -94,13 +98,13 @@ func parse(b []byte) (*File, error) {
 	}
 	for i, q := range f.Require {
 		if key, err := q.check(); err != nil {
-			return nil, strict.Placed(b, strict.At(strict.Path{"require", i, key}, "%v", err))
+			return nil, tomlstrict.Placed(b, tomlstrict.At(tomlstrict.Path{"require", i, key}, "%v", err))
 		}
 	}
 	return f, nil
 }
 
-// check looks at what the decoder could not; the key is the one to blame.
+// check checks what the decoder can't. key names the field of the error.
 func (q Requirement) check() (key string, err error) {
 	if q.Figure == "" {
 		return "", errors.New("a requirement without a figure: name one, such as figure = \"talk.chat.p99_ms\"")
@@ -142,21 +146,26 @@ type limit struct {
 // units are those a limit may be written in. Within a kind the factors are whole numbers, so that "3.9ms"
 // is the very 3.9 that a figure in ms has.
 var units = []unit{
-	{"ns", "time", 1}, {"us", "time", 1e3}, {"µs", "time", 1e3}, {"ms", "time", 1e6}, {"s", "time", 1e9}, {"min", "time", 60e9}, {"h", "time", 3600e9},
-	{"B", "number of bytes", 1}, {"kB", "number of bytes", 1e3}, {"MB", "number of bytes", 1e6}, {"GB", "number of bytes", 1e9},
-	{"KiB", "number of bytes", 1 << 10}, {"MiB", "number of bytes", 1 << 20}, {"GiB", "number of bytes", 1 << 30},
+	{"ns", "time", 1}, {"us", "time", 1e3}, {"µs", "time", 1e3}, {"ms", "time", 1e6}, {"s", "time", 1e9},
+	{"min", "time", 60e9}, {"h", "time", 3600e9},
+	{"B", "number of bytes", 1}, {"kB", "number of bytes", 1e3}, {"MB", "number of bytes", 1e6},
+	{"GB", "number of bytes", 1e9},
+	{"KiB", "number of bytes", 1 << 10}, {"MiB", "number of bytes", 1 << 20},
+	{"GiB", "number of bytes", 1 << 30},
 	{"%", "share", 1}, {"percent", "share", 1}, {"/s", "rate", 1},
 }
 
-// inFigures are the units of result.Figure that have others beside them.
-var inFigures = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9}, {"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
+// figureUnits are the units of result.Figure that have others beside them.
+var figureUnits = []unit{{"ms", "time", 1e6}, {"us", "time", 1e3}, {"s", "time", 1e9},
+	{"bytes", "number of bytes", 1}, {"ratio", "share", 100}, {"1/s", "rate", 1}}
 
+// A unit is a unit of a limit: its name, the quantity that it measures, and its size.
 type unit struct {
 	name, kind string
 	factor     float64
 }
 
-// readLimit reads what at_most or at_least holds.
+// readLimit reads a value of at_most or at_least.
 func readLimit(v any) (limit, error) {
 	switch v := v.(type) {
 	case int64:
@@ -188,7 +197,8 @@ func readLimit(v any) (limit, error) {
 		}
 		return limit{}, fmt.Errorf("%q has the unit %q: use one of %s", v, written, strings.Join(names, " "))
 	}
-	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such as \"250ms\"", v)
+	return limit{}, fmt.Errorf("%v is no amount: write a number in the figure's unit, or a string such "+
+		"as \"250ms\"", v)
 }
 
 // in is the limit in a figure's unit.
@@ -196,7 +206,7 @@ func (l limit) in(name string) (float64, error) {
 	if l.unit.name == "" {
 		return l.value, nil
 	}
-	for _, u := range inFigures {
+	for _, u := range figureUnits {
 		if u.name == name && u.kind == l.unit.kind {
 			return l.value * l.unit.factor / u.factor, nil
 		}

@@ -48,35 +48,38 @@ const require = "[[require]]\nfigure = "
 
 func TestLimits(t *testing.T) {
 	for text, want := range map[string]bool{
-		`"talk.chat.p99_ms"` + "\nat_most = 3.9":                                               true,
-		`"talk.chat.p99_ms"` + "\nat_most = 3.8":                                               false,
-		`"talk.chat.p99_ms"` + "\nat_most = 4":                                                 true,
-		`"talk.chat.p99_ms"` + "\nat_most = '4ms'":                                             true,
-		`"talk.chat.p99_ms"` + "\nat_most = '3800us'":                                          false,
-		`"talk.chat.p99_ms"` + "\nat_most = '3900 µs'":                                         true,
-		`"talk.chat.p99_ms"` + "\nat_most = '0.004s'":                                          true,
-		`"talk.cpu_us"` + "\nat_most = '0.23 ms'":                                              false,
-		`"talk.cpu_us"` + "\nat_most = '0.232 ms'":                                             true,
-		`"talk.session_bytes"` + "\nat_most = '29kB'":                                          false,
-		`"talk.session_bytes"` + "\nat_most = '29KiB'":                                         true,
-		`"talk.session_bytes"` + "\nat_most = '1MiB'":                                          true,
-		`"talk.chat.late"` + "\nat_most = '2%'":                                                true,
-		`"talk.chat.late"` + "\nat_most = '1.9 percent'":                                       false,
-		`"talk.chat.done_per_s"` + "\nat_least = '4_000/s'":                                    true,
-		`"talk.chat.done_per_s"` + "\nat_least = 4001":                                         false,
-		`"talk.chat.done_per_s"` + "\nat_least = 1\nat_most = 2":                               false,
-		`"talk.broken"` + "\nat_most = 1":                                                      false,
-		`"talk.broken"` + "\nat_least = 1":                                                     false,
-		`"talk.chat.p99_ms"` + "\nat_most = '40GiB'":                                           false, // no time
-		`"talk.chat.lost"` + "\nat_most = '1s'":                                                false,
-		`"talk.chat.los"` + "\nat_most = 0":                                                    false, // no such figure
-		`"talk.chat.los"` + "\nat_most = 0\nmissing = 'fail'":                                  false,
-		`"talk.chat.los"` + "\nat_most = 0\nmissing = 'ignore'":                                true,
-		`"talk.*.lost"` + "\nat_most = 0":                                                      true,
-		`"*.lost"` + "\nat_most = 0":                                                           false,
-		`"*.lost"` + "\nat_most = 2":                                                           true,
-		`"talk.*"` + "\nat_most = 1e9":                                                         false, // for the one that is no number
-		`"talk.chat.p99.ms"` + "\nat_most = 9":                                                 false, // a dot is a dot
+		`"talk.chat.p99_ms"` + "\nat_most = 3.9":                 true,
+		`"talk.chat.p99_ms"` + "\nat_most = 3.8":                 false,
+		`"talk.chat.p99_ms"` + "\nat_most = 4":                   true,
+		`"talk.chat.p99_ms"` + "\nat_most = '4ms'":               true,
+		`"talk.chat.p99_ms"` + "\nat_most = '3800us'":            false,
+		`"talk.chat.p99_ms"` + "\nat_most = '3900 µs'":           true,
+		`"talk.chat.p99_ms"` + "\nat_most = '0.004s'":            true,
+		`"talk.cpu_us"` + "\nat_most = '0.23 ms'":                false,
+		`"talk.cpu_us"` + "\nat_most = '0.232 ms'":               true,
+		`"talk.session_bytes"` + "\nat_most = '29kB'":            false,
+		`"talk.session_bytes"` + "\nat_most = '29KiB'":           true,
+		`"talk.session_bytes"` + "\nat_most = '1MiB'":            true,
+		`"talk.chat.late"` + "\nat_most = '2%'":                  true,
+		`"talk.chat.late"` + "\nat_most = '1.9 percent'":         false,
+		`"talk.chat.done_per_s"` + "\nat_least = '4_000/s'":      true,
+		`"talk.chat.done_per_s"` + "\nat_least = 4001":           false,
+		`"talk.chat.done_per_s"` + "\nat_least = 1\nat_most = 2": false,
+		`"talk.broken"` + "\nat_most = 1":                        false,
+		`"talk.broken"` + "\nat_least = 1":                       false,
+		`"talk.chat.p99_ms"` + "\nat_most = '40GiB'":             false, // no time
+		`"talk.chat.lost"` + "\nat_most = '1s'":                  false,
+		// no such figure
+		`"talk.chat.los"` + "\nat_most = 0":                     false,
+		`"talk.chat.los"` + "\nat_most = 0\nmissing = 'fail'":   false,
+		`"talk.chat.los"` + "\nat_most = 0\nmissing = 'ignore'": true,
+		`"talk.*.lost"` + "\nat_most = 0":                       true,
+		`"*.lost"` + "\nat_most = 0":                            false,
+		`"*.lost"` + "\nat_most = 2":                            true,
+		// for the one that is no number
+		`"talk.*"` + "\nat_most = 1e9": false,
+		// a dot is a dot
+		`"talk.chat.p99.ms"` + "\nat_most = 9":                                                 false,
 		`"*.lost"` + "\nat_most = 0\nscenario = 'rooms'\n" + require + "'*.late'\nat_most = 1": true,
 	} {
 		v := read(t, require+text).Judge(run(), nil)
@@ -167,7 +170,8 @@ func TestDoubtfulRuns(t *testing.T) {
 			t.Errorf("nothing was judged: %+v", v)
 		}
 	}
-	if v := read(t, "scenario = 'rooms'\n"+good+"scenario = 'chat'\n").Judge(run(), nil); !v.Pass || len(v.Lines) != 1 {
+	if v := read(t, "scenario = 'rooms'\n"+good+"scenario = 'chat'\n").Judge(run(), nil); !v.Pass ||
+		len(v.Lines) != 1 {
 		t.Errorf("a requirement's own scenario: %+v", v)
 	}
 }
@@ -205,32 +209,36 @@ FAIL: 3 of 5
 		t.Errorf("\n%s", b.String())
 	}
 	b.Reset()
-	if err := read(t, require+"'*.lost'\nat_most = 2").Judge(run(), nil).Text(&b); err != nil || !strings.HasSuffix(b.String(), "\npass: all of 2\n") {
+	if err := read(t, require+"'*.lost'\nat_most = 2").Judge(run(), nil).Text(&b); err != nil ||
+		!strings.HasSuffix(b.String(), "\npass: all of 2\n") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 }
 
 func TestMistakes(t *testing.T) {
-	for text, want := range map[string]string{
-		"":                             ": nothing is required",
-		"baselin = 'x'\n":              `:1: there is no key "baselin": did you mean "baseline"?`,
-		"\n[[require]]\nfigur = 'a'\n": `:3: there is no key "figur": did you mean "figure"?`,
-		require + "'a'\nat_mots = 1\n": `:3: there is no key "at_mots": did you mean "at_most"?`,
-		require + "'a'\nat_most = \n":  ":3: this is no TOML: ",
-		require + "'a'\nratio_to_baseline_at_most = 'x'\n": ":3: ratio_to_baseline_at_most is a TOML string, and must be a number",
-		"strict = 1\n":    ":1: strict is a TOML integer, and must be true or false",
-		require + "3\n":   ":2: figure is a TOML integer, and must be text in quotes",
-		require + "'a'\n": ":2: a has no limit",
-		require + "'a'\nat_most = 1\n" + require + "'b'\n": ":5: b has no limit",
-		"[[require]]\nat_most = 1\n":                       ":1: a requirement without a figure",
-		require + "'a'\nat_most = '5 parsecs'\n":           `:3: at_most of a: "5 parsecs" has the unit "parsecs": use one of ns us`,
-		require + "'a'\nat_least = true\n":                 ":3: at_least of a: true is no amount",
-		require + "'a'\nat_most = 'ms'\n":                  ":3: at_most of a: ms is no amount",
-		require + "'a'\nat_most = nan\n":                   ":3: at_most of a: NaN is no amount",
-		require + "'a'\nat_most = 1\nmissing = 'maybe'\n":  `:4: missing = "maybe"`,
-		require + "'a'\nratio_to_baseline_at_most = -1\n":  ":3: ratio_to_baseline_at_most of a is -1",
-		"\nrequire = [{figure = 'a'}]\n":                   ":2: a has no limit",
+	for _, c := range []struct{ text, want string }{
+		{"", ": nothing is required"},
+		{"baselin = 'x'\n", `:1: there is no key "baselin": did you mean "baseline"?`},
+		{"\n[[require]]\nfigur = 'a'\n", `:3: there is no key "figur": did you mean "figure"?`},
+		{require + "'a'\nat_mots = 1\n", `:3: there is no key "at_mots": did you mean "at_most"?`},
+		{require + "'a'\nat_most = \n", ":3: this is no TOML: "},
+		{require + "'a'\nratio_to_baseline_at_most = 'x'\n",
+			":3: ratio_to_baseline_at_most is a TOML string, and must be a number"},
+		{"strict = 1\n", ":1: strict is a TOML integer, and must be true or false"},
+		{require + "3\n", ":2: figure is a TOML integer, and must be text in quotes"},
+		{require + "'a'\n", ":2: a has no limit"},
+		{require + "'a'\nat_most = 1\n" + require + "'b'\n", ":5: b has no limit"},
+		{"[[require]]\nat_most = 1\n", ":1: a requirement without a figure"},
+		{require + "'a'\nat_most = '5 parsecs'\n", `:3: at_most of a: "5 parsecs" has the unit "parsecs": ` +
+			`use one of ns us`},
+		{require + "'a'\nat_least = true\n", ":3: at_least of a: true is no amount"},
+		{require + "'a'\nat_most = 'ms'\n", ":3: at_most of a: ms is no amount"},
+		{require + "'a'\nat_most = nan\n", ":3: at_most of a: NaN is no amount"},
+		{require + "'a'\nat_most = 1\nmissing = 'maybe'\n", `:4: missing = "maybe"`},
+		{require + "'a'\nratio_to_baseline_at_most = -1\n", ":3: ratio_to_baseline_at_most of a is -1"},
+		{"\nrequire = [{figure = 'a'}]\n", ":2: a has no limit"},
 	} {
+		text, want := c.text, c.want
 		name := write(t, text)
 		_, err := Read(name)
 		if err == nil || !strings.HasPrefix(err.Error(), name+want) || strings.Contains(err.Error(), "\n") {
@@ -248,7 +256,8 @@ func TestBaseline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.LoadBaseline(); err == nil || !strings.Contains(err.Error(), "does not exist: run the scenario once") {
+	if _, err := f.LoadBaseline(); err == nil ||
+		!strings.Contains(err.Error(), "does not exist: run the scenario once") {
 		t.Errorf("%v", err)
 	}
 	r := run()

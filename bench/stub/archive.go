@@ -6,26 +6,24 @@ import (
 	"strings"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/xmlstream"
 )
 
-const nsRSM = "http://jabber.org/protocol/rsm"
-
 var (
-	rsmSet    = xmlstream.N(nsRSM, "set")
-	rsmMax    = xmlstream.N(nsRSM, "max")
-	rsmBefore = xmlstream.N(nsRSM, "before")
-	rsmAfter  = xmlstream.N(nsRSM, "after")
+	rsmMax    = xmlstream.N(xmpp.NSRSM, "max")
+	rsmBefore = xmlstream.N(xmpp.NSRSM, "before")
+	rsmAfter  = xmlstream.N(xmpp.NSRSM, "after")
 	queryID   = xmlstream.N("", "queryid")
 )
 
-// pageSize is what a page has when nobody asks for less.
+// pageSize is how many rows a page has if the query asks for no fewer.
 const pageSize = 100
 
 // page is which rows, of n, a query is for: [from, to).
 func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	size, to := pageSize, n
-	set, ok := query.Child(rsmSet)
+	set, ok := query.Child(xmpp.ResultSet)
 	if !ok {
 		return 0, min(size, n), ""
 	}
@@ -46,7 +44,7 @@ func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	if e, ok := set.Child(rsmAfter); ok {
 		from = row(e) + 1
 	}
-	if e, ok := set.Child(rsmBefore); ok { // backwards: the last of what is left
+	if e, ok := set.Child(rsmBefore); ok { // backwards: the last rows before it
 		if len(e.Text()) > 0 {
 			to = row(e)
 		}
@@ -55,7 +53,7 @@ func page(n int, query xmlstream.Element) (from, to int, condition string) {
 	return from, min(from+size, to), condition
 }
 
-// archive answers a query (XEP-0313, XEP-0059) with rows that nobody ever sent.
+// archive answers a query (XEP-0313, XEP-0059) with made-up rows.
 func (s *Server) archive(c *client, query xmlstream.Element) (body, condition string) {
 	n := s.cfg.Archive
 	from, to, condition := page(n, query)
@@ -64,20 +62,22 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 	}
 	id := ""
 	if v, ok := query.Attr(queryID); ok {
-		id = " queryid='" + q(v) + "'"
+		id = " queryid='" + escaped(v) + "'"
 	}
 	began := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 	for i := from; i < to; i++ {
 		stamp := began.Add(time.Duration(i) * time.Minute).Format(time.RFC3339)
-		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
-			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row %[4]d</body></message></forwarded></result></message>",
-			q(c.full), nsArchive, id, i, stamp, i, q("somebody@"+s.cfg.Domain+"/x"), q(c.bare))
+		c.sendf("<message to='%s'><result xmlns='%s'%s id='row%d'><forwarded "+
+			"xmlns='urn:xmpp:forward:0'><delay xmlns='urn:xmpp:delay' stamp='%s'/>"+
+			"<message xmlns='jabber:client' type='chat' id='old%d' from='%s' to='%s'><body>row "+
+			"%[4]d</body></message></forwarded></result></message>",
+			escaped(c.full), xmpp.NSMAM, id, i, stamp, i, escaped("somebody@"+s.cfg.Domain+"/x"), escaped(c.bare))
 	}
 	complete := ""
 	if _, back := before(query); back && from == 0 || !back && to == n {
 		complete = " complete='true'"
 	}
-	b := "<fin xmlns='" + nsArchive + "'" + complete + "><set xmlns='" + nsRSM + "'>"
+	b := "<fin xmlns='" + xmpp.NSMAM + "'" + complete + "><set xmlns='" + xmpp.NSRSM + "'>"
 	if to > from {
 		b += fmt.Sprintf("<first index='%d'>row%d</first><last>row%d</last>", from, from, to-1)
 	}
@@ -85,7 +85,7 @@ func (s *Server) archive(c *client, query xmlstream.Element) (body, condition st
 }
 
 func before(query xmlstream.Element) (xmlstream.Element, bool) {
-	set, ok := query.Child(rsmSet)
+	set, ok := query.Child(xmpp.ResultSet)
 	if !ok {
 		return set, false
 	}

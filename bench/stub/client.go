@@ -11,17 +11,19 @@ import (
 	"time"
 
 	"canto/session/sasl"
+	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-// maxQueue is how much may wait for one client that does not read; then it is dropped.
+// maxQueue bounds what is queued for a client that does not read, in bytes. Beyond that the client
+// is dropped.
 const maxQueue = 64 << 20
 
 // A client is one connection. Until it is bound only its reading goroutine writes to it; from then on
 // everything goes through its queue, which others fill too.
 type client struct {
 	s       *Server
-	raw     net.Conn // what Close closes
+	raw     net.Conn // the connection that Close closes
 	nc      net.Conn // gated, and TLS on top of it
 	state   *tls.ConnectionState
 	in      xmlstream.Stream
@@ -29,10 +31,10 @@ type client struct {
 	starttl bool // the next thing to come is a TLS handshake
 
 	sasl     *sasl.Exchange
-	modern   *modern // of a login by SASL2
-	user     string  // that is authenticated
-	bound    bool    // for the reading goroutine; it may have lost its address since
-	severed  bool    // under the server's lock, as is what follows
+	sasl2    *sasl2Request // of a login by SASL2
+	user     string        // that is authenticated
+	bound    bool          // for the reading goroutine; it may have lost its address since
+	severed  bool          // guarded by the server's lock, as are the fields below
 	bare     string
 	resource string
 	full     string // empty: not bound, or no longer
@@ -57,9 +59,10 @@ type delivery struct {
 
 var errEnd = errors.New("stub: the stream is over")
 
+// serve reads and handles input until the connection ends.
 func (c *client) serve(direct bool) {
 	defer c.s.wg.Done()
-	defer c.s.gone(c)
+	defer c.s.removeClient(c)
 	if direct && c.secure() != nil {
 		return
 	}
@@ -67,7 +70,7 @@ func (c *client) serve(direct bool) {
 	for {
 		n, err := c.nc.Read(buf)
 		if n > 0 {
-			if err := c.take(p, buf[:n]); err != nil {
+			if err := c.handle(p, buf[:n]); err != nil {
 				c.end(err)
 				return
 			}
@@ -88,8 +91,8 @@ func (c *client) secure() error {
 	return nil
 }
 
-// take takes what was read.
-func (c *client) take(p *xmlstream.Parser, b []byte) error {
+// handle parses and handles input.
+func (c *client) handle(p *xmlstream.Parser, b []byte) error {
 	p.Feed(&c.in, b)
 	for {
 		t, err := p.Next(&c.in)
@@ -104,7 +107,7 @@ func (c *client) take(p *xmlstream.Parser, b []byte) error {
 			continue
 		case t.End:
 			return errEnd
-		case string(t.Local()) == "stream" && string(t.Space()) == nsStream:
+		case string(t.Local()) == "stream" && string(t.Space()) == stanza.NSStream:
 			err = c.header()
 		case c.bound:
 			c.s.stanza(c, t.Element)
@@ -123,19 +126,20 @@ func (c *client) take(p *xmlstream.Parser, b []byte) error {
 				if err := c.secure(); err != nil {
 					return err
 				}
-				return nil // what came in clear behind <starttls/> counts for nothing
+				return nil // bytes in the clear after <starttls/> do not count
 			}
 			p.Feed(&c.in, b)
 		}
 	}
 }
 
-// end says why the stream is over, if the peer can be told.
+// end sends the reason of the stream's end, if the client still reads.
 func (c *client) end(err error) {
 	var syntax *xmlstream.SyntaxError
 	last := "</stream:stream>"
 	if errors.As(err, &syntax) {
-		last = fmt.Sprintf("<stream:error><%s xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", syntax.Condition)
+		last = fmt.Sprintf("<stream:error><%s "+
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>", syntax.Condition)
 	}
 	if !c.bound {
 		c.write("%s", last)
@@ -152,7 +156,7 @@ func (c *client) end(err error) {
 	}
 }
 
-// write is for a client that is not bound.
+// write writes to a client that is not bound.
 func (c *client) write(format string, args ...any) error {
 	_, err := c.nc.Write(fmt.Appendf(nil, format, args...))
 	return err
@@ -179,25 +183,25 @@ func (c *client) push(d delivery) {
 	if c.queued += len(d.b); c.queued > maxQueue {
 		c.raw.Close()
 	}
-	c.stir()
+	c.wakeWriter()
 }
 
-// finish has the connection be closed when what is queued was written.
+// finish closes the connection when the queue is written.
 func (c *client) finish() {
 	c.qmu.Lock()
 	defer c.qmu.Unlock()
 	c.ending = true
-	c.stir()
+	c.wakeWriter()
 }
 
-func (c *client) stir() {
+func (c *client) wakeWriter() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// deliver writes the queue, in order, from when the client is bound.
+// deliver writes the queue in order. It runs once the client is bound.
 func (c *client) deliver() {
 	defer c.s.wg.Done()
 	defer close(c.done)
@@ -237,8 +241,8 @@ func (c *client) deliver() {
 	}
 }
 
-// gone forgets a client whose reading has ended.
-func (s *Server) gone(c *client) {
+// removeClient removes a client when its input has ended.
+func (s *Server) removeClient(c *client) {
 	s.mu.Lock()
 	s.conns = slices.DeleteFunc(s.conns, func(x *client) bool { return x == c })
 	if c.full != "" {
@@ -252,14 +256,14 @@ func (s *Server) gone(c *client) {
 	c.finish()
 }
 
-// unbind takes a client's address from it, and tells those who saw it.
+// unbind takes a client's address away, and sends its unavailable presence.
 func (s *Server) unbind(c *client) {
-	for k := range s.held {
+	for k := range s.reordered {
 		if k.from == c || k.to == c {
-			s.release(k)
+			s.releaseReordered(k)
 		}
 	}
-	s.leave(c)
+	s.markUnavailable(c)
 	if u := s.users[c.bare]; u[c.resource] == c {
 		delete(u, c.resource)
 		if len(u) == 0 {

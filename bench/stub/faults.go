@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Faults are what a Server does wrong. They may be changed from any goroutine while it runs, and hold from
-// the next stanza on; counting every n-th begins anew with each call. 0 (or "") ends a fault.
+// Faults are the faults of a Server. Any goroutine may change them while it runs. They hold from the next
+// stanza on; each call begins to count again. 0 (or "") ends a fault.
 type Faults struct{ s *Server }
 
 // faults are the settings, under the server's lock.
@@ -21,7 +21,7 @@ type faults struct {
 	slow                     time.Duration
 }
 
-// every is true once in n calls, the n-th.
+// An every counts calls: hit is true on each n-th.
 type every struct{ n, i int }
 
 func (e *every) hit() bool {
@@ -32,8 +32,9 @@ func (e *every) hit() bool {
 	return e.i%e.n == 0
 }
 
-// Stall has the whole server read and write nothing for d from now. It does not wait. What clients send
-// meanwhile stays in their sockets, but for one read of each; connections are accepted by the kernel only.
+// Stall stops all reads and writes of the server for d from now. It does not wait. Input that
+// clients send meanwhile stays in the sockets, except for one read of each. The kernel alone
+// accepts connections.
 func (f *Faults) Stall(d time.Duration) { f.s.gate.shut(d) }
 
 // Drop loses every n-th message, counted by receivers.
@@ -43,18 +44,18 @@ func (f *Faults) Drop(n int) { f.set(func(x *faults) { x.drop = every{n: n} }) }
 func (f *Faults) Duplicate(n int) { f.set(func(x *faults) { x.duplicate = every{n: n} }) }
 
 // Reorder holds every n-th message until the next one of the same sender to the same receiver was
-// delivered. One that waits longer than Config.HoldFor, or at the next call of Reorder, is delivered as it
-// is and does not count as reordered.
+// delivered. One that waits longer than Config.ReorderTimeout, or at the next call of Reorder, is
+// delivered as it is and does not count as reordered.
 func (f *Faults) Reorder(n int) {
 	f.set(func(x *faults) {
 		x.reorder = every{n: n}
-		for k := range f.s.held {
-			f.s.release(k)
+		for k := range f.s.reordered {
+			f.s.releaseReordered(k)
 		}
 	})
 }
 
-// Delay has all that a bound session is sent be written d later, in order.
+// Delay delays all stanzas to bound sessions by d, in order.
 func (f *Faults) Delay(d time.Duration) { f.set(func(x *faults) { x.delay = d }) }
 
 // ErrorEvery answers every n-th message, and every n-th IQ request, of bound sessions with the stanza error
@@ -70,10 +71,10 @@ func (f *Faults) RefuseApprovals(n int) { f.set(func(x *faults) { x.approvals = 
 // RefuseLogins answers every login with the SASL failure condition ("temporary-auth-failure").
 func (f *Faults) RefuseLogins(condition string) { f.set(func(x *faults) { x.refuse = condition }) }
 
-// SlowLogin has every login's last answer come d later; other connections go on.
+// SlowLogin delays the last answer of each login by d; other connections are not delayed.
 func (f *Faults) SlowLogin(d time.Duration) { f.set(func(x *faults) { x.slow = d }) }
 
-// Close drops the n oldest connections now, without a word, and returns how many there were to drop.
+// Close resets the n oldest connections, and returns how many there were.
 func (f *Faults) Close(n int) int {
 	f.s.mu.Lock()
 	defer f.s.mu.Unlock()
@@ -98,15 +99,16 @@ func (f *Faults) set(change func(*faults)) {
 	change(&f.s.faults)
 }
 
-// A gate stops everybody who waits at it while it is shut.
-type gate struct {
+// A stallGate blocks all reads and writes while it is shut.
+type stallGate struct {
 	mu      sync.Mutex
 	shutFor chan struct{} // closed when it opens; nil: it is open
 	until   time.Time
 	closing chan struct{}
 }
 
-func (g *gate) wait() {
+// wait blocks while the server is stalled.
+func (g *stallGate) wait() {
 	for {
 		g.mu.Lock()
 		ch := g.shutFor
@@ -122,7 +124,7 @@ func (g *gate) wait() {
 	}
 }
 
-func (g *gate) shut(d time.Duration) {
+func (g *stallGate) shut(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if until := time.Now().Add(d); until.After(g.until) {
@@ -135,7 +137,7 @@ func (g *gate) shut(d time.Duration) {
 }
 
 // open opens the gate, unless it was shut for longer in the meantime.
-func (g *gate) open() {
+func (g *stallGate) open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if left := time.Until(g.until); left > 0 {
@@ -146,20 +148,22 @@ func (g *gate) open() {
 	g.shutFor = nil
 }
 
-// gated is a connection behind the gate.
-type gated struct {
+// A stallConn is a connection whose reads and writes wait while the server is stalled.
+type stallConn struct {
 	net.Conn
-	g *gate
+	g *stallGate
 }
 
-func (c gated) Read(p []byte) (int, error) {
+// Read waits, and reads.
+func (c stallConn) Read(p []byte) (int, error) {
 	c.g.wait()
 	n, err := c.Conn.Read(p)
 	c.g.wait() // it may have been shut while the read waited
 	return n, err
 }
 
-func (c gated) Write(p []byte) (int, error) {
+// Write waits, and writes.
+func (c stallConn) Write(p []byte) (int, error) {
 	c.g.wait()
 	return c.Conn.Write(p)
 }

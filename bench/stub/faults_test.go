@@ -34,7 +34,7 @@ func talk(t *testing.T, s *Server, a, b *peer, n int) string {
 }
 
 func TestDropDuplicateReorder(t *testing.T) {
-	s := start(t, Config{HoldFor: time.Hour})
+	s := start(t, Config{ReorderTimeout: time.Hour})
 	a, b := online(t, s, 1), online(t, s, 2)
 	for _, c := range []struct {
 		set  func()
@@ -59,13 +59,13 @@ func TestDropDuplicateReorder(t *testing.T) {
 
 // A message that is held for nothing is not lost, and not counted.
 func TestHeldMessageIsReleased(t *testing.T) {
-	s := start(t, Config{HoldFor: time.Millisecond})
+	s := start(t, Config{ReorderTimeout: time.Millisecond})
 	a, b := online(t, s, 1), online(t, s, 2)
 	s.Faults.Reorder(1)
 	a.say("<message to='%s' id='only'/>", b.jid)
 	b.get("id='only'")
 
-	s2 := start(t, Config{HoldFor: time.Hour})
+	s2 := start(t, Config{ReorderTimeout: time.Hour})
 	a, b = online(t, s2, 1), online(t, s2, 2)
 	s2.Faults.Reorder(1)
 	a.say("<message to='%s' id='only'/>", b.jid)
@@ -118,7 +118,8 @@ func TestErrorEvery(t *testing.T) {
 	a.get("type='error'", "id='m4'")
 	b.get("id='m1'")
 	b.get("id='m3'")
-	a.say("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2'><ping xmlns='urn:xmpp:ping'/></iq>")
+	a.say("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq><iq type='get' id='2'><ping " +
+		"xmlns='urn:xmpp:ping'/></iq>")
 	a.get("id='1'", "result")
 	a.get("id='2'", "resource-constraint")
 	s.Faults.ErrorEvery(0, "")
@@ -157,11 +158,11 @@ func TestStallHoldsWrites(t *testing.T) {
 	near, far := net.Pipe()
 	defer far.Close()
 	go io.Copy(io.Discard, far)
-	var g gate
+	var g stallGate
 	const d = 50 * time.Millisecond
 	began := time.Now()
 	g.shut(d)
-	if _, err := (gated{near, &g}).Write([]byte("x")); err != nil {
+	if _, err := (stallConn{near, &g}).Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took < d {
@@ -265,7 +266,7 @@ func TestCloseSome(t *testing.T) {
 
 // Many talk at once while faults change: for the race detector, and every message is accounted for.
 func TestMany(t *testing.T) {
-	s := start(t, Config{HoldFor: time.Hour})
+	s := start(t, Config{ReorderTimeout: time.Hour})
 	const pairs, each = 8, 50
 	s.Faults.Drop(7)
 	s.Faults.Duplicate(5)

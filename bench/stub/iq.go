@@ -5,22 +5,14 @@ import (
 	"slices"
 	"strings"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsRoster  = "jabber:iq:roster"
-	nsVersion = "jabber:iq:version"
-	nsInfo    = "http://jabber.org/protocol/disco#info"
-	nsItems   = "http://jabber.org/protocol/disco#items"
-	nsPing    = "urn:xmpp:ping"
-	nsArchive = "urn:xmpp:mam:2"
-)
-
 var (
-	rosterItem = xmlstream.N(nsRoster, "item")
+	rosterItem = xmlstream.N(xmpp.NSRoster, "item")
 )
 
 // iq answers a request, or passes an IQ on to the session it is for.
@@ -57,39 +49,42 @@ func (s *Server) iq(c *client, to jid.JID, e xmlstream.Element) {
 	}
 	from := ""
 	if v := attr(e, stanza.AttrTo); v != "" {
-		from = " from='" + q(v) + "'"
+		from = " from='" + escaped(v) + "'"
 	}
-	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", q(attr(e, stanza.AttrID)), from, q(c.full), body)
+	c.sendf("<iq type='result' id='%s'%s to='%s'>%s</iq>", escaped(attr(e, stanza.AttrID)), from,
+		escaped(c.full), body)
 }
 
-// answer is the payload of the result, or why there is none.
+// answer is the payload of the result, or the condition of the error.
 func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element) (body, condition string) {
 	get := kind == "get"
 	switch space := string(e.Space()); space {
-	case nsPing:
+	case xmpp.NSPing:
 		return "", ""
-	case nsSession, "http://jabber.org/protocol/muc#owner", "http://jabber.org/protocol/muc#admin":
+	case xmpp.NSSession, xmpp.NSMUCOwner, xmpp.NSMUCAdmin:
 		return "", ""
-	case nsVersion:
-		return "<query xmlns='" + nsVersion + "'><name>stub</name><version>1</version><os>none</os></query>", ""
-	case nsInfo:
+	case xmpp.NSVersion:
+		return "<query xmlns='" + xmpp.NSVersion +
+			"'><name>stub</name><version>1</version><os>none</os></query>", ""
+	case xmpp.NSDiscoInfo:
 		return s.info(to), ""
-	case nsItems:
+	case xmpp.NSDiscoItems:
 		if to.Local() != "" || s.isRoom(to) {
-			return "<query xmlns='" + nsItems + "'/>", ""
+			return "<query xmlns='" + xmpp.NSDiscoItems + "'/>", ""
 		}
-		return "<query xmlns='" + nsItems + "'><item jid='" + q("conference."+s.cfg.Domain) + "'/></query>", ""
-	case nsRoster:
+		return "<query xmlns='" + xmpp.NSDiscoItems + "'><item jid='" + escaped("conference."+s.cfg.Domain) +
+			"'/></query>", ""
+	case xmpp.NSRoster:
 		if get {
 			return s.rosterOf(c), ""
 		}
 		return "", s.setRoster(c, e)
-	case nsRegister:
+	case xmpp.NSRegister:
 		if _, ok := e.Child(removeName); ok && !get {
 			delete(s.accounts, c.user)
 			return "", ""
 		}
-	case nsArchive:
+	case xmpp.NSMAM:
 		if !get {
 			return s.archive(c, e)
 		}
@@ -97,16 +92,20 @@ func (s *Server) answer(c *client, to jid.JID, kind string, e xmlstream.Element)
 	return "", "service-unavailable"
 }
 
+// info is the answer to disco#info of the server, the rooms or an account.
 func (s *Server) info(to jid.JID) string {
-	category, kind, features := "server", "im", []string{nsInfo, nsItems, nsPing, nsVersion, nsRegister}
+	category, kind, features := "server", "im", []string{xmpp.NSDiscoInfo, xmpp.NSDiscoItems, xmpp.NSPing,
+		xmpp.NSVersion, xmpp.NSRegister}
 	switch {
 	case s.isRoom(to):
-		category, kind, features = "conference", "text", []string{"http://jabber.org/protocol/muc", nsInfo, "muc_open", "muc_temporary"}
+		category, kind, features = "conference", "text",
+			[]string{xmpp.NSMUC, xmpp.NSDiscoInfo, "muc_open", "muc_temporary"}
 	case to.Local() != "":
-		category, kind, features = "account", "registered", []string{nsInfo, nsArchive}
+		category, kind, features = "account", "registered", []string{xmpp.NSDiscoInfo, xmpp.NSMAM}
 	}
 	var b strings.Builder
-	b.WriteString("<query xmlns='" + nsInfo + "'><identity category='" + category + "' type='" + kind + "' name='stub'/>")
+	b.WriteString("<query xmlns='" + xmpp.NSDiscoInfo + "'><identity category='" + category + "' type='" +
+		kind + "' name='stub'/>")
 	for _, f := range features {
 		b.WriteString("<feature var='" + f + "'/>")
 	}
@@ -121,14 +120,14 @@ func item(j string, k *contact) string {
 		ask = " ask='subscribe'"
 	}
 	if k.name != "" {
-		ask += " name='" + q(k.name) + "'"
+		ask += " name='" + escaped(k.name) + "'"
 	}
-	return "<item jid='" + q(j) + "' subscription='" + sub + "'" + ask + "/>"
+	return "<item jid='" + escaped(j) + "' subscription='" + sub + "'" + ask + "/>"
 }
 
 func (s *Server) rosterOf(c *client) string {
 	var b strings.Builder
-	b.WriteString("<query xmlns='" + nsRoster + "'>")
+	b.WriteString("<query xmlns='" + xmpp.NSRoster + "'>")
 	r := s.roster[c.bare]
 	for _, j := range slices.Sorted(maps.Keys(r)) {
 		if r[j].listed {
@@ -139,6 +138,7 @@ func (s *Server) rosterOf(c *client) string {
 	return b.String()
 }
 
+// setRoster handles a roster set: it stores or removes the item, and pushes it.
 func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 	i, ok := e.Child(rosterItem)
 	if !ok {
@@ -157,7 +157,7 @@ func (s *Server) setRoster(c *client, e xmlstream.Element) (condition string) {
 		if theirs := s.roster[other][c.bare]; theirs != nil {
 			theirs.sub, theirs.ask = 0, false
 		}
-		s.push(c.bare, "<item jid='"+q(other)+"' subscription='remove'/>")
+		s.push(c.bare, "<item jid='"+escaped(other)+"' subscription='remove'/>")
 		return ""
 	}
 	k := s.contact(c.bare, other)
@@ -170,10 +170,10 @@ func (s *Server) pushItem(account, other string) {
 	s.push(account, item(other, s.contact(account, other)))
 }
 
-// push tells all sessions of an account of a change of its roster; for a test aid, whether they asked for it
-// or not.
+// push sends a roster push to all sessions of an account, also to those that have not requested the roster.
 func (s *Server) push(account, item string) {
 	for _, c := range s.users[account] {
-		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", q(c.full), nsRoster, item)
+		c.sendf("<iq type='set' id='push' to='%s'><query xmlns='%s'>%s</query></iq>", escaped(c.full),
+			xmpp.NSRoster, item)
 	}
 }

@@ -8,36 +8,21 @@ import (
 	"strings"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/sasl"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsStream   = "http://etherx.jabber.org/streams"
-	nsTLS      = "urn:ietf:params:xml:ns:xmpp-tls"
-	nsSASL     = "urn:ietf:params:xml:ns:xmpp-sasl"
-	nsBind     = "urn:ietf:params:xml:ns:xmpp-bind"
-	nsSession  = "urn:ietf:params:xml:ns:xmpp-session"
-	nsRegister = "jabber:iq:register"
-)
-
 var (
-	starttls     = xmlstream.N(nsTLS, "starttls")
-	auth         = xmlstream.N(nsSASL, "auth")
-	response     = xmlstream.N(nsSASL, "response")
-	abort        = xmlstream.N(nsSASL, "abort")
-	bind         = xmlstream.N(nsBind, "bind")
-	resourceName = xmlstream.N(nsBind, "resource")
-	register     = xmlstream.N(nsRegister, "query")
-	usernameName = xmlstream.N(nsRegister, "username")
-	passwordName = xmlstream.N(nsRegister, "password")
-	removeName   = xmlstream.N(nsRegister, "remove")
+	usernameName = xmlstream.N(xmpp.NSRegister, "username")
+	passwordName = xmlstream.N(xmpp.NSRegister, "password")
+	removeName   = xmlstream.N(xmpp.NSRegister, "remove")
 )
 
-// q is v for an attribute or for text.
-func q[S []byte | string](v S) string { return string(xmlstream.AppendValue(nil, v)) }
+// escaped is v for an attribute or for text.
+func escaped[S []byte | string](v S) string { return string(xmlstream.AppendValue(nil, v)) }
 
 func attr(e xmlstream.Element, n xmlstream.Name) string {
 	v, _ := e.Attr(n)
@@ -46,40 +31,45 @@ func attr(e xmlstream.Element, n xmlstream.Name) string {
 
 // header answers a stream header.
 func (c *client) header() error {
-	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' from='%s' version='1.0' xml:lang='en'>",
-		nsStream, hex.EncodeToString(random(8)), q(c.s.cfg.Domain))
+	err := c.write("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='%s' id='%s' "+
+		"from='%s' version='1.0' xml:lang='en'>",
+		stanza.NSStream, hex.EncodeToString(random(8)), escaped(c.s.cfg.Domain))
 	if err != nil {
 		return err
 	}
 	return c.write("%s", c.features())
 }
 
+// features are the stream features before or after login.
 func (c *client) features() string {
 	var b strings.Builder
 	b.WriteString("<stream:features>")
 	switch {
 	case c.bound:
 	case c.user != "":
-		b.WriteString("<bind xmlns='" + nsBind + "'/><session xmlns='" + nsSession + "'><optional/></session>")
+		b.WriteString("<bind xmlns='" + xmpp.NSBind + "'/><session xmlns='" + xmpp.NSSession +
+			"'><optional/></session>")
 	default:
 		if c.state == nil {
-			b.WriteString("<starttls xmlns='" + nsTLS + "'>")
+			b.WriteString("<starttls xmlns='" + xmpp.NSTLS + "'>")
 			if c.s.cfg.RequireTLS {
 				b.WriteString("<required/></starttls></stream:features>")
 				return b.String()
 			}
 			b.WriteString("</starttls>")
 		}
-		b.WriteString("<mechanisms xmlns='" + nsSASL + "'>")
+		b.WriteString("<mechanisms xmlns='" + xmpp.NSSASL + "'>")
 		mechanisms := c.mechanisms()
 		b.WriteString(mechanisms + "</mechanisms><register xmlns='http://jabber.org/features/iq-register'/>")
 		if c.offer().Plus() {
-			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding type='tls-exporter'/></sasl-channel-binding>")
+			b.WriteString("<sasl-channel-binding xmlns='urn:xmpp:sasl-cb:0'><channel-binding " +
+				"type='tls-exporter'/></sasl-channel-binding>")
 		}
 		if c.s.cfg.SASL2 {
-			b.WriteString("<authentication xmlns='" + nsSASL2 + "'>" + mechanisms + "<inline><bind xmlns='" + nsBind2 + "'><inline/></bind>")
+			b.WriteString("<authentication xmlns='" + xmpp.NSSASL2 + "'>" + mechanisms +
+				"<inline><bind xmlns='" + xmpp.NSBind2 + "'><inline/></bind>")
 			if c.s.cfg.FAST {
-				b.WriteString("<fast xmlns='" + nsFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
+				b.WriteString("<fast xmlns='" + xmpp.NSFAST + "'><mechanism>HT-SHA-256-NONE</mechanism>")
 				if c.exporter() != nil {
 					b.WriteString("<mechanism>HT-SHA-256-EXPR</mechanism>")
 				}
@@ -99,10 +89,10 @@ func (c *client) mechanisms() string {
 }
 
 func (c *client) offer() sasl.MechanismSet {
-	return c.s.offer.ForStream(c.state != nil, c.binding(), true)
+	return c.s.offer.ForStream(c.state != nil, c.channelBinding(), true)
 }
 
-func (c *client) binding() (b sasl.ChannelBinding) {
+func (c *client) channelBinding() (b sasl.ChannelBinding) {
 	if c.s.cfg.Binding {
 		b.Exporter = c.exporter()
 	}
@@ -120,46 +110,48 @@ func (c *client) exporter() []byte {
 	return k
 }
 
-// negotiate takes what comes before a client is bound.
+// negotiate handles an element of a client that is not bound.
 func (c *client) negotiate(e xmlstream.Element) error {
 	locked := c.s.cfg.RequireTLS && c.state == nil
 	switch {
-	case e.Is(starttls) && c.state == nil && c.user == "":
-		if err := c.write("<proceed xmlns='%s'/>", nsTLS); err != nil {
+	case e.Is(xmpp.StartTLS) && c.state == nil && c.user == "":
+		if err := c.write("<proceed xmlns='%s'/>", xmpp.NSTLS); err != nil {
 			return err
 		}
 		c.restart, c.starttl = true, true
 		return nil
 	case locked:
-		return c.write("<failure xmlns='%s'><encryption-required/></failure>", nsSASL)
-	case e.Is(auth) && c.user == "":
-		c.modern = nil
+		return c.write("<failure xmlns='%s'><encryption-required/></failure>", xmpp.NSSASL)
+	case e.Is(xmpp.Auth) && c.user == "":
+		c.sasl2 = nil
 		c.sasl = c.exchange()
 		return c.step(c.sasl.Start(attr(e, stanza.AttrMechanism), e.Text()))
-	case e.Is(authenticate) && c.user == "" && c.s.cfg.SASL2:
+	case e.Is(xmpp.Authenticate2) && c.user == "" && c.s.cfg.SASL2:
 		return c.authenticate(e)
-	case (e.Is(response) || e.Is(response2)) && c.sasl != nil:
+	case (e.Is(xmpp.Response) || e.Is(xmpp.Response2)) && c.sasl != nil:
 		return c.step(c.sasl.Next(e.Text()))
-	case (e.Is(abort) || e.Is(abort2)) && c.sasl != nil:
+	case (e.Is(xmpp.Abort) || e.Is(xmpp.Abort2)) && c.sasl != nil:
 		return c.step(c.sasl.Abort())
 	case e.Is(stanza.IQName):
-		return c.early(e)
+		return c.negotiateBind(e)
 	}
 	return errEnd
 }
 
 func (c *client) exchange() *sasl.Exchange {
-	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.binding(), Domain: c.s.cfg.Domain, Secure: c.state != nil,
+	return sasl.NewExchange(&sasl.Config{Offer: c.offer(), Binding: c.channelBinding(),
+		Domain: c.s.cfg.Domain, Secure: c.state != nil,
 		FakeKey: c.s.fake, Iterations: sasl.MinIterations, Rand: rand.Reader})
 }
 
+// step sends the next message of a SASL exchange, or its outcome.
 func (c *client) step(st sasl.Step) error {
 	for {
 		switch st.Kind {
 		case sasl.Challenge:
 			return c.write("<challenge xmlns='%s'>%s</challenge>", c.nsAuth(), st.Data)
 		case sasl.NeedUser:
-			st = c.sasl.UserFound(sasl.Credentials{Keys: c.s.account(st.User)})
+			st = c.sasl.UserFound(sasl.Credentials{Keys: c.s.credentialsOf(st.User)})
 		case sasl.NeedDerive:
 			st.Work.Run()
 			st = c.sasl.Derived(st.Work)
@@ -174,14 +166,14 @@ func (c *client) step(st sasl.Step) error {
 }
 
 func (c *client) nsAuth() string {
-	if c.modern != nil {
-		return nsSASL2
+	if c.sasl2 != nil {
+		return xmpp.NSSASL2
 	}
-	return nsSASL
+	return xmpp.NSSASL
 }
 
-// pause holds a login back, if a fault says so.
-func (c *client) pause() (refuse string) {
+// delayLogin holds a login back, if a fault says so.
+func (c *client) delayLogin() (refuse string) {
 	c.s.mu.Lock()
 	slow, refuse := c.s.faults.slow, c.s.faults.refuse
 	c.s.mu.Unlock()
@@ -195,19 +187,19 @@ func (c *client) pause() (refuse string) {
 }
 
 func (c *client) loggedIn(user string, data []byte) error {
-	if cond := c.pause(); cond != "" {
+	if cond := c.delayLogin(); cond != "" {
 		return c.refuse(cond)
 	}
 	c.user = user
-	if c.modern != nil {
+	if c.sasl2 != nil {
 		return c.succeed2(data)
 	}
 	c.restart = true
-	return c.write("<success xmlns='%s'>%s</success>", nsSASL, data)
+	return c.write("<success xmlns='%s'>%s</success>", xmpp.NSSASL, data)
 }
 
 func (c *client) refused(cond string) error {
-	if f := c.pause(); f != "" {
+	if f := c.delayLogin(); f != "" {
 		cond = f
 	}
 	return c.refuse(cond)
@@ -217,19 +209,19 @@ func (c *client) refuse(cond string) error {
 	c.s.mu.Lock()
 	c.s.stats.Refused++
 	c.s.mu.Unlock()
-	if c.modern != nil {
-		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", nsSASL2, cond, nsSASL)
+	if c.sasl2 != nil {
+		return c.write("<failure xmlns='%s'><%s xmlns='%s'/></failure>", xmpp.NSSASL2, cond, xmpp.NSSASL)
 	}
-	return c.write("<failure xmlns='%s'><%s/></failure>", nsSASL, cond)
+	return c.write("<failure xmlns='%s'><%s/></failure>", xmpp.NSSASL, cond)
 }
 
-// account is the keys of a name; nil: there is none.
-func (s *Server) account(name string) sasl.Keys {
+// credentialsOf are the keys of an account; nil: there is no such account.
+func (s *Server) credentialsOf(name string) sasl.Keys {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	password, ok := s.accounts[name]
 	if !ok {
-		if !s.common(name) {
+		if !s.isNumbered(name) {
 			return nil
 		}
 		password = s.cfg.Password
@@ -237,8 +229,8 @@ func (s *Server) account(name string) sasl.Keys {
 	return s.derive(password)
 }
 
-// common reports whether name is one of those that all servers have from the start.
-func (s *Server) common(name string) bool {
+// isNumbered reports whether name is one of the accounts of Config.Prefix and a number.
+func (s *Server) isNumbered(name string) bool {
 	digits, ok := strings.CutPrefix(name, s.cfg.Prefix)
 	if !ok || digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return false
@@ -247,8 +239,8 @@ func (s *Server) common(name string) bool {
 	return s.cfg.Users == 0 || err == nil && n < s.cfg.Users
 }
 
-// derive has one salt for all, so that nothing is derived twice here, and nothing by clients that keep what
-// they derived.
+// derive uses one salt for all accounts, so that keys are derived once here, and once by clients
+// that keep what they derived.
 func (s *Server) derive(password string) sasl.Keys {
 	if k, ok := s.keys[password]; ok {
 		return k
@@ -256,30 +248,33 @@ func (s *Server) derive(password string) sasl.Keys {
 	salts := bytes.NewReader(bytes.Repeat(s.salt, 2))
 	k, err := sasl.DeriveKeys([]byte(password), sasl.MinIterations, salts, sasl.SHA1, sasl.SHA256)
 	if err != nil {
-		return nil // not allowed as a password: nobody can log in with it
+		return nil // not allowed as a password: no login can succeed
 	}
 	s.keys[password] = k
 	return k
 }
 
-// early takes IQs before binding: the binding itself, and registration.
-func (c *client) early(e xmlstream.Element) error {
-	id := q(attr(e, stanza.AttrID))
-	if b, ok := e.Child(bind); ok && c.user != "" {
+// negotiateBind takes IQs before binding: the binding itself, and registration.
+func (c *client) negotiateBind(e xmlstream.Element) error {
+	id := escaped(attr(e, stanza.AttrID))
+	if b, ok := e.Child(xmpp.Bind); ok && c.user != "" {
 		resource := ""
-		if r, ok := b.Child(resourceName); ok {
+		if r, ok := b.Child(xmpp.BindResource); ok {
 			resource = string(r.Text())
 		}
 		return c.bindTo(resource, func() string {
-			return "<iq type='result' id='" + id + "'><bind xmlns='" + nsBind + "'><jid>" + q(c.full) + "</jid></bind></iq>"
+			return "<iq type='result' id='" + id + "'><bind xmlns='" + xmpp.NSBind + "'><jid>" +
+				escaped(c.full) + "</jid></bind></iq>"
 		})
 	}
-	query, ok := e.Child(register)
+	query, ok := e.Child(xmpp.Register)
 	if !ok || c.user != "" {
-		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>", id, nsStanzas)
+		return c.write("<iq type='error' id='%s'><error type='auth'><not-authorized xmlns='%s'/></error></iq>",
+			id, stanza.NSStanzas)
 	}
 	if attr(e, stanza.AttrType) == "get" {
-		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a password.</instructions><username/><password/></query></iq>", id, nsRegister)
+		return c.write("<iq type='result' id='%s'><query xmlns='%s'><instructions>Choose a name and a "+
+			"password.</instructions><username/><password/></query></iq>", id, xmpp.NSRegister)
 	}
 	if cond := c.s.register(query); cond != "" {
 		return c.write("%s", iqError(id, "", cond))
@@ -287,7 +282,7 @@ func (c *client) early(e xmlstream.Element) error {
 	return c.write("<iq type='result' id='%s'/>", id)
 }
 
-// register makes an account; the condition says why it could not.
+// register makes an account. The condition is that of the error; "": none.
 func (s *Server) register(query xmlstream.Element) (condition string) {
 	u, ok := query.Child(usernameName)
 	p, ok2 := query.Child(passwordName)
@@ -300,7 +295,7 @@ func (s *Server) register(query xmlstream.Element) (condition string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.accounts[j.Local()]; ok || s.common(j.Local()) {
+	if _, ok := s.accounts[j.Local()]; ok || s.isNumbered(j.Local()) {
 		return "conflict"
 	}
 	password := string(p.Text())
@@ -312,8 +307,8 @@ func (s *Server) register(query xmlstream.Element) (condition string) {
 	return ""
 }
 
-// bindTo gives the client its address and what answer writes with it, and has its queue written from now on.
-// Who had the address before loses it.
+// bindTo binds the client to its address, sends answer, and starts to write its queue. Another
+// client with the address loses it.
 func (c *client) bindTo(resource string, answer func() string) error {
 	if resource == "" {
 		resource = hex.EncodeToString(random(6))
@@ -333,7 +328,8 @@ func (c *client) bindTo(resource string, answer func() string) error {
 	c.bare, c.resource, c.full = j.Bare().String(), j.Resource(), j.String()
 	if old := s.users[c.bare][c.resource]; old != nil {
 		s.unbind(old)
-		old.send([]byte("<stream:error><conflict xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
+		old.send([]byte("<stream:error><conflict " +
+			"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"))
 		old.finish()
 	}
 	if s.users[c.bare] == nil {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
@@ -104,7 +105,8 @@ func (p *peer) get(want ...string) xmlstream.Element {
 func (p *peer) open() xmlstream.Element {
 	p.t.Helper()
 	p.in.Reset(0)
-	p.say("<?xml version='1.0'?><stream:stream xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='localhost'>")
+	p.say("<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
+		"xmlns:stream='http://etherx.jabber.org/streams' version='1.0' to='localhost'>")
 	return p.get("features")
 }
 
@@ -116,14 +118,14 @@ func (p *peer) auth(c *sasl.Client) xmlstream.Element {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.say("<auth xmlns='%s' mechanism='%s'>%s</auth>", nsSASL, c.Mechanism, first)
+	p.say("<auth xmlns='%s' mechanism='%s'>%s</auth>", xmpp.NSSASL, c.Mechanism, first)
 	e := p.get()
 	if string(e.Local()) == "challenge" {
 		answer, err := c.Next(e.Text())
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		p.say("<response xmlns='%s'>%s</response>", nsSASL, answer)
+		p.say("<response xmlns='%s'>%s</response>", xmpp.NSSASL, answer)
 		e = p.get()
 	}
 	if string(e.Local()) == "success" {
@@ -136,7 +138,7 @@ func (p *peer) auth(c *sasl.Client) xmlstream.Element {
 
 func (p *peer) bind(resource string) {
 	p.t.Helper()
-	p.say("<iq type='set' id='b'><bind xmlns='%s'><resource>%s</resource></bind></iq>", nsBind, resource)
+	p.say("<iq type='set' id='b'><bind xmlns='%s'><resource>%s</resource></bind></iq>", xmpp.NSBind, resource)
 	e := p.get("result", "<jid>")
 	b, _ := e.First()
 	j, _ := b.First()
@@ -148,7 +150,8 @@ func login(t *testing.T, s *Server, i int) *peer {
 	t.Helper()
 	p := dial(t, s.Addr())
 	p.open()
-	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: fmt.Sprintf("bench%d", i), Password: sasl.SecretString("bench")}); string(e.Local()) != "success" {
+	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: fmt.Sprintf("bench%d", i),
+		Password: sasl.SecretString("bench")}); string(e.Local()) != "success" {
 		t.Fatalf("%s", e.Raw())
 	}
 	p.open()

@@ -6,7 +6,7 @@ import (
 	"canto/xmlstream"
 )
 
-// subscription bits, as one side of two sees them.
+// Subscription bits of one side of a pair.
 const (
 	toward = 1 << iota // it gets the other's presence
 	back               // the other gets its presence
@@ -23,7 +23,7 @@ type contact struct {
 	asked bool
 }
 
-// contact is what account has on other, made if there is nothing.
+// contact is account's roster entry for other, which is made if there is none.
 func (s *Server) contact(account, other string) *contact {
 	r := s.roster[account]
 	if r == nil {
@@ -38,6 +38,7 @@ func (s *Server) contact(account, other string) *contact {
 	return k
 }
 
+// presence handles a presence stanza: directed, to a room, a broadcast, or a subscription.
 func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 	kind := attr(e, stanza.AttrType)
 	switch {
@@ -54,44 +55,46 @@ func (s *Server) presence(c *client, to jid.JID, e xmlstream.Element) {
 		} else {
 			c.directed[to.String()] = true
 		}
-		s.tell(s.receivers(c, to), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+		s.sendTo(s.receivers(c, to), e.Append(nil, xmlstream.Streamed,
+			xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	case kind == "unavailable":
-		s.leave(c)
+		s.markUnavailable(c)
 	default:
 		s.broadcast(c, e)
 	}
 }
 
-// broadcast makes a client available: its audience gets what it says, and, the first time, it gets what the
-// others said last.
+// broadcast makes a client available: its audience gets its presence, and the first time it gets theirs.
 func (s *Server) broadcast(c *client, e xmlstream.Element) {
 	first := c.available.IsZero()
 	c.available = e.Clone()
-	s.tell(s.audience(c, back), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
+	s.sendTo(s.audience(c, back), e.Append(nil, xmlstream.Streamed,
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: c.full}))
 	if !first {
 		return
 	}
 	for _, o := range s.audience(c, toward) {
 		if o != c {
-			s.tell([]*client{c}, o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+			s.sendTo([]*client{c}, o.available.Append(nil, xmlstream.Streamed,
+				xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 		}
 	}
 }
 
-// leave takes back everything that a client said of its presence.
-func (s *Server) leave(c *client) {
-	gone := []byte("<presence type='unavailable' from='" + q(c.full) + "'/>")
+// markUnavailable sends unavailable presence wherever the client has sent presence.
+func (s *Server) markUnavailable(c *client) {
+	gone := []byte("<presence type='unavailable' from='" + escaped(c.full) + "'/>")
 	if !c.available.IsZero() {
 		audience := s.audience(c, back)
 		c.available = xmlstream.Element{}
-		s.tell(audience, gone)
+		s.sendTo(audience, gone)
 	}
 	for to := range c.directed {
-		s.tell(s.receivers(c, jidOf(to)), gone)
+		s.sendTo(s.receivers(c, jidOf(to)), gone)
 	}
 	clear(c.directed)
 	for r := range c.joined {
-		s.part(c, r)
+		s.leaveRoom(c, r)
 	}
 }
 
@@ -105,7 +108,7 @@ func (s *Server) audience(c *client, which int) (all []*client) {
 			}
 		}
 	}
-	if s.cfg.Audience {
+	if s.cfg.BroadcastToAll {
 		for bare := range s.users {
 			add(bare)
 		}
@@ -120,7 +123,7 @@ func (s *Server) audience(c *client, which int) (all []*client) {
 	return all
 }
 
-func (s *Server) tell(to []*client, presence []byte) {
+func (s *Server) sendTo(to []*client, presence []byte) {
 	for _, r := range to {
 		s.stats.Presences++
 		r.send(presence)
@@ -153,7 +156,8 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 		mine.asked, theirs.ask = false, false
 		mine.sub, theirs.sub = mine.sub&^back, theirs.sub&^toward
 	}
-	s.tell(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
+	s.sendTo(s.receivers(c, to.Bare()), e.Append(nil, xmlstream.Streamed,
+		xmlstream.Attr{Name: stanza.AttrFrom, Value: c.bare}, xmlstream.Attr{Name: stanza.AttrTo, Value: other}))
 	if *mine != before {
 		s.pushItem(c.bare, other)
 	}
@@ -163,7 +167,8 @@ func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.El
 	if kind == "subscribed" {
 		for _, o := range s.users[c.bare] {
 			if !o.available.IsZero() {
-				s.tell(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed, xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
+				s.sendTo(s.receivers(c, to.Bare()), o.available.Append(nil, xmlstream.Streamed,
+					xmlstream.Attr{Name: stanza.AttrFrom, Value: o.full}))
 			}
 		}
 	}

@@ -3,19 +3,19 @@ package stub
 import (
 	"slices"
 
+	"canto/bench/xmpp"
 	"canto/session/jid"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const nsMUCUser = "http://jabber.org/protocol/muc#user"
-
-// A room is there while somebody is in it.
+// A room exists while it has occupants.
 type room struct {
 	name      string // its address
 	occupants []occupant
 }
 
+// An occupant is a client in a room.
 type occupant struct {
 	nick string
 	c    *client
@@ -38,7 +38,7 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 	r := s.rooms[name]
 	if kind == "unavailable" {
 		if _, in := c.joined[r]; r != nil && in {
-			s.part(c, r)
+			s.leaveRoom(c, r)
 		}
 		return
 	}
@@ -53,9 +53,9 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 		r = &room{name: name}
 		s.rooms[name] = r
 	}
-	if old, in := c.joined[r]; in { // again, or a status: everybody is told; a nickname stays what it was
+	if old, in := c.joined[r]; in { // again, or a new status: all occupants get it; the nickname stays
 		for _, o := range r.occupants {
-			s.tell([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
+			s.sendTo([]*client{o.c}, occupantPresence(r, old, o.c, c, ""))
 		}
 		return
 	}
@@ -64,32 +64,34 @@ func (s *Server) roomPresence(c *client, to jid.JID, kind string, e xmlstream.El
 		return
 	}
 	for _, o := range r.occupants {
-		s.tell([]*client{c}, occupantPresence(r, o.nick, c, o.c, ""))
-		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, ""))
+		s.sendTo([]*client{c}, occupantPresence(r, o.nick, c, o.c, ""))
+		s.sendTo([]*client{o.c}, occupantPresence(r, nick, o.c, c, ""))
 	}
 	r.occupants = append(r.occupants, occupant{nick, c})
 	c.joined[r] = nick
-	s.tell([]*client{c}, occupantPresence(r, nick, c, c, ""))
-	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", q(name), q(c.full))
+	s.sendTo([]*client{c}, occupantPresence(r, nick, c, c, ""))
+	c.sendf("<message type='groupchat' from='%s' to='%s'><subject/></message>", escaped(name), escaped(c.full))
 }
 
-// occupantPresence is what to sees of who, by the nickname; kind is the type, empty for available.
-func occupantPresence(r *room, nick string, to, who *client, kind string) []byte {
+// occupantPresence is the presence of an occupant with a nickname that the client to gets. kind is
+// its type; "": available.
+func occupantPresence(r *room, nick string, to, occupant *client, kind string) []byte {
 	role, self := "participant", ""
 	if kind != "" {
 		role, kind = "none", " type='"+kind+"'"
 	}
-	if to == who {
+	if to == occupant {
 		self = "<status code='110'/>"
 	}
-	return []byte("<presence from='" + q(r.name+"/"+nick) + "' to='" + q(to.full) + "'" + kind + "><x xmlns='" + nsMUCUser +
+	return []byte("<presence from='" + escaped(r.name+"/"+nick) + "' to='" + escaped(to.full) + "'" +
+		kind + "><x xmlns='" + xmpp.NSMUCUser +
 		"'><item affiliation='none' role='" + role + "'/>" + self + "</x></presence>")
 }
 
-func (s *Server) part(c *client, r *room) {
+func (s *Server) leaveRoom(c *client, r *room) {
 	nick := c.joined[r]
 	for _, o := range r.occupants {
-		s.tell([]*client{o.c}, occupantPresence(r, nick, o.c, c, "unavailable"))
+		s.sendTo([]*client{o.c}, occupantPresence(r, nick, o.c, c, "unavailable"))
 	}
 	delete(c.joined, r)
 	r.occupants = slices.DeleteFunc(r.occupants, func(o occupant) bool { return o.c == c })
@@ -98,7 +100,8 @@ func (s *Server) part(c *client, r *room) {
 	}
 }
 
-// groupchat sends what an occupant says to all, itself included, or to the one whose nickname is named.
+// groupchat sends a message of an occupant to all, itself included, or to the occupant with the
+// nickname in its address.
 func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 	r := s.rooms[to.Bare().String()]
 	nick, in := c.joined[r]
@@ -119,6 +122,7 @@ func (s *Server) groupchat(c *client, to jid.JID, e xmlstream.Element) {
 		return
 	}
 	for _, o := range r.occupants {
-		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from, xmlstream.Attr{Name: stanza.AttrTo, Value: o.c.full}))
+		s.route(c, o.c, e.Append(nil, xmlstream.Streamed, from,
+			xmlstream.Attr{Name: stanza.AttrTo, Value: o.c.full}))
 	}
 }

@@ -8,23 +8,21 @@ import (
 	"canto/xmlstream"
 )
 
-const nsStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas"
-
-// A pair is who sends to whom.
+// A pair is a sender and a receiver.
 type pair struct{ from, to *client }
 
-// A hold is a message that waits for the next one of its pair.
-type hold struct {
+// A reordered message waits for the next one of its pair.
+type reordered struct {
 	b     []byte
 	timer *time.Timer
 }
 
-// stanza takes what a bound client sends.
+// stanza handles an element of a bound client.
 func (s *Server) stanza(c *client, e xmlstream.Element) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c.full == "" {
-		return // somebody else has the address now
+		return // another client has the address now
 	}
 	var to jid.JID
 	if v, ok := e.Attr(stanza.AttrTo); ok && len(v) > 0 {
@@ -44,6 +42,7 @@ func (s *Server) stanza(c *client, e xmlstream.Element) {
 	}
 }
 
+// message routes a message, with the faults that are set.
 func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 	if attr(e, stanza.AttrType) != "error" && s.faults.messageErrors.hit() {
 		s.stats.Bounced++
@@ -66,7 +65,7 @@ func (s *Server) message(c *client, to jid.JID, e xmlstream.Element) {
 	}
 }
 
-// receivers are who a message or a presence to that address is for.
+// receivers are the clients that get a message or a presence to an address.
 func (s *Server) receivers(c *client, to jid.JID) (all []*client) {
 	if to.IsZero() {
 		to = jidOf(c.bare)
@@ -91,7 +90,7 @@ func jidOf(s string) jid.JID {
 	return j
 }
 
-// route delivers a message, or does what the faults say.
+// route delivers a message, with the faults that are set.
 func (s *Server) route(from, to *client, b []byte) {
 	s.stats.Routed++
 	late := s.faults.reorder.hit()
@@ -104,36 +103,36 @@ func (s *Server) route(from, to *client, b []byte) {
 		b = append(b[:len(b):len(b)], b...)
 	}
 	k := pair{from, to}
-	if h := s.held[k]; h != nil {
+	if h := s.reordered[k]; h != nil {
 		to.send(b)
 		s.stats.Reordered++
-		s.release(k)
+		s.releaseReordered(k)
 		return
 	}
 	if !late {
 		to.send(b)
 		return
 	}
-	h := &hold{b: b}
-	h.timer = time.AfterFunc(s.cfg.HoldFor, func() {
+	h := &reordered{b: b}
+	h.timer = time.AfterFunc(s.cfg.ReorderTimeout, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.held[k] == h {
-			s.release(k)
+		if s.reordered[k] == h {
+			s.releaseReordered(k)
 		}
 	})
-	s.held[k] = h
+	s.reordered[k] = h
 }
 
-// release delivers what is held.
-func (s *Server) release(k pair) {
-	h := s.held[k]
-	delete(s.held, k)
+// releaseReordered delivers a message that is held back.
+func (s *Server) releaseReordered(k pair) {
+	h := s.reordered[k]
+	delete(s.reordered, k)
 	h.timer.Stop()
 	k.to.send(h.b)
 }
 
-// bounce answers a stanza by an error, unless it is one.
+// bounce answers a stanza with an error, unless it is an error itself.
 func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
 	switch t := attr(e, stanza.AttrType); {
 	case t == "error" || t == "result":
@@ -142,14 +141,15 @@ func (s *Server) bounce(c *client, e xmlstream.Element, condition string) {
 		c.sendf("%s", iqError(attr(e, stanza.AttrID), attr(e, stanza.AttrTo), condition))
 		return
 	}
-	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(), q(attr(e, stanza.AttrID)), q(attr(e, stanza.AttrTo)), q(c.full), stanzaError(condition))
+	c.sendf("<%s type='error' id='%s' from='%s' to='%s'>%s</%[1]s>", e.Local(),
+		escaped(attr(e, stanza.AttrID)), escaped(attr(e, stanza.AttrTo)), escaped(c.full), stanzaError(condition))
 }
 
 func iqError(id, from, condition string) string {
 	if from != "" {
-		from = " from='" + q(from) + "'"
+		from = " from='" + escaped(from) + "'"
 	}
-	return "<iq type='error' id='" + q(id) + "'" + from + ">" + stanzaError(condition) + "</iq>"
+	return "<iq type='error' id='" + escaped(id) + "'" + from + ">" + stanzaError(condition) + "</iq>"
 }
 
 func stanzaError(condition string) string {
@@ -159,8 +159,9 @@ func stanzaError(condition string) string {
 		kind = "modify"
 	case "forbidden", "not-authorized", "registration-required", "subscription-required":
 		kind = "auth"
-	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint", "unexpected-request":
+	case "internal-server-error", "recipient-unavailable", "remote-server-timeout", "resource-constraint",
+		"unexpected-request":
 		kind = "wait"
 	}
-	return "<error type='" + kind + "'><" + condition + " xmlns='" + nsStanzas + "'/></error>"
+	return "<error type='" + kind + "'><" + condition + " xmlns='" + stanza.NSStanzas + "'/></error>"
 }

@@ -8,30 +8,13 @@ import (
 	"strings"
 	"time"
 
+	"canto/bench/xmpp"
 	"canto/session/stanza"
 	"canto/xmlstream"
 )
 
-const (
-	nsSASL2 = "urn:xmpp:sasl:2"
-	nsBind2 = "urn:xmpp:bind:0"
-	nsFAST  = "urn:xmpp:fast:0"
-)
-
-var (
-	authenticate = xmlstream.N(nsSASL2, "authenticate")
-	response2    = xmlstream.N(nsSASL2, "response")
-	abort2       = xmlstream.N(nsSASL2, "abort")
-	initialName  = xmlstream.N(nsSASL2, "initial-response")
-	agentName    = xmlstream.N(nsSASL2, "user-agent")
-	bind2        = xmlstream.N(nsBind2, "bind")
-	tagName      = xmlstream.N(nsBind2, "tag")
-	requestName  = xmlstream.N(nsFAST, "request-token")
-	fastName     = xmlstream.N(nsFAST, "fast")
-)
-
-// modern is what <authenticate/> asked for besides a login.
-type modern struct {
+// A sasl2Request has the requests in <authenticate/> besides the login.
+type sasl2Request struct {
 	agent string
 	bind  bool
 	tag   string
@@ -40,29 +23,29 @@ type modern struct {
 
 // authenticate begins a login by XEP-0388.
 func (c *client) authenticate(e xmlstream.Element) error {
-	m := new(modern)
-	if a, ok := e.Child(agentName); ok {
+	m := new(sasl2Request)
+	if a, ok := e.Child(xmpp.UserAgent); ok {
 		m.agent = attr(a, stanza.AttrID)
 	}
-	if b, ok := e.Child(bind2); ok {
+	if b, ok := e.Child(xmpp.Bind2); ok {
 		m.bind = true
-		if t, ok := b.Child(tagName); ok {
+		if t, ok := b.Child(xmpp.Tag); ok {
 			m.tag = string(t.Text())
 		}
 	}
-	if _, ok := e.Child(requestName); ok {
+	if _, ok := e.Child(xmpp.RequestToken); ok {
 		m.token = c.s.cfg.FAST
 	}
-	c.modern = m
+	c.sasl2 = m
 	var first []byte
-	if r, ok := e.Child(initialName); ok {
+	if r, ok := e.Child(xmpp.InitialResponse); ok {
 		first = r.Text()
 		if len(first) == 0 {
-			first = []byte("=") // there is one, and it is empty
+			first = []byte("=") // an empty response
 		}
 	}
 	name := attr(e, stanza.AttrMechanism)
-	if _, ok := e.Child(fastName); ok && c.s.cfg.FAST && strings.HasPrefix(name, "HT-SHA-256-") {
+	if _, ok := e.Child(xmpp.Fast); ok && c.s.cfg.FAST && strings.HasPrefix(name, "HT-SHA-256-") {
 		return c.fast(name, first)
 	}
 	c.sasl = c.exchange()
@@ -87,15 +70,15 @@ func (c *client) fast(mechanism string, first []byte) error {
 		return c.refused("malformed-request")
 	}
 	c.s.mu.Lock()
-	token, known := c.s.tokens[user+"\x00"+c.modern.agent]
+	token, known := c.s.tokens[user+"\x00"+c.sasl2.agent]
 	c.s.mu.Unlock()
-	if !known || !hmac.Equal([]byte(hash), keyed(token, "Initiator", binding)) {
+	if !known || !hmac.Equal([]byte(hash), tokenMAC(token, "Initiator", binding)) {
 		return c.refused("not-authorized")
 	}
-	return c.loggedIn(user, base64.StdEncoding.AppendEncode(nil, keyed(token, "Responder", binding)))
+	return c.loggedIn(user, base64.StdEncoding.AppendEncode(nil, tokenMAC(token, "Responder", binding)))
 }
 
-func keyed(token, role string, binding []byte) []byte {
+func tokenMAC(token, role string, binding []byte) []byte {
 	m := hmac.New(sha256.New, []byte(token))
 	m.Write([]byte(role))
 	m.Write(binding)
@@ -104,18 +87,19 @@ func keyed(token, role string, binding []byte) []byte {
 
 // succeed2 ends a login by XEP-0388: features follow, and no new header comes.
 func (c *client) succeed2(data []byte) error {
-	m := c.modern
-	success := func(who, bound string) string {
+	m := c.sasl2
+	success := func(address, bound string) string {
 		var b strings.Builder
-		b.WriteString("<success xmlns='" + nsSASL2 + "'>")
+		b.WriteString("<success xmlns='" + xmpp.NSSASL2 + "'>")
 		if len(data) > 0 {
 			b.WriteString("<additional-data>" + string(data) + "</additional-data>")
 		}
-		b.WriteString("<authorization-identifier>" + q(who) + "</authorization-identifier>" + bound)
+		b.WriteString("<authorization-identifier>" + escaped(address) + "</authorization-identifier>" + bound)
 		if m.token {
 			token := base64.RawURLEncoding.EncodeToString(random(24))
 			c.s.tokens[c.user+"\x00"+m.agent] = token
-			b.WriteString("<token xmlns='" + nsFAST + "' token='" + token + "' expiry='" + time.Now().Add(14*24*time.Hour).UTC().Format(time.RFC3339) + "'/>")
+			b.WriteString("<token xmlns='" + xmpp.NSFAST + "' token='" + token + "' expiry='" +
+				time.Now().Add(14*24*time.Hour).UTC().Format(time.RFC3339) + "'/>")
 		}
 		b.WriteString("</success>")
 		return b.String()
@@ -125,7 +109,10 @@ func (c *client) succeed2(data []byte) error {
 		if m.tag != "" {
 			resource = m.tag + "~" + resource
 		}
-		return c.bindTo(resource, func() string { return success(c.full, "<bound xmlns='"+nsBind2+"'/>") + c.features() })
+		return c.bindTo(resource, func() string {
+			return success(c.full, "<bound xmlns='"+xmpp.NSBind2+
+				"'/>") + c.features()
+		})
 	}
 	c.s.mu.Lock()
 	answer := success(c.user+"@"+c.s.cfg.Domain, "")

@@ -1,16 +1,17 @@
-// Package stub is an XMPP server that does wrong what it is told to, and counts it: what the load tester
-// says of a run against it must be what the stub did. It is a test aid for a few thousand connections, with
-// two goroutines for each and one lock for everything that is routed.
+// Package stub is an XMPP server with faults that can be chosen and that it counts. A test compares
+// what the load generator reports with what the stub did. It is for a few thousand connections,
+// with two goroutines for each and one lock for all routing.
 //
 //	s, err := stub.Start(stub.Config{})
 //	defer s.Close()
 //	s.Faults.Drop(100)
-//	… run the load tester against s.Addr() …
+//	// … run the load generator against s.Addr() …
 //	lost := s.Stats().Dropped
 //
-// It knows the logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration), messages by
-// full and bare address, presence, rosters, rooms at conference.<domain>, archive queries, pings, disco and
-// software versions. It checks little: a client that breaks the protocol may get away with it.
+// It supports logins (STARTTLS, direct TLS, SASL, SASL2 with Bind 2 and FAST, registration),
+// messages to full and bare addresses, presence, rosters, chat rooms at conference.<domain>,
+// archive queries, pings, disco and software versions. It checks little: a client that violates the
+// protocol may not notice.
 package stub
 
 import (
@@ -47,18 +48,18 @@ type Config struct {
 	Mechanisms []string // SCRAM-SHA-256, SCRAM-SHA-1, PLAIN; PLAIN is offered without TLS too
 	Binding    bool     // offer the -PLUS forms under TLS, with tls-exporter
 	RequireTLS bool     // offer nothing but STARTTLS before it
-	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides what is older
+	SASL2      bool     // offer XEP-0388 with Bind 2 (XEP-0386), besides SASL and bind
 	FAST       bool     // with SASL2: offer tokens (XEP-0484)
 
-	// Audience sends everybody's presence to everybody, else it goes to subscribers: see [Server.Befriend].
-	Audience bool
-	Archive  int           // rows that everybody's archive has; 100
-	HoldFor  time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
+	// BroadcastToAll sends presence to all clients instead of subscribers: see [Server.Befriend].
+	BroadcastToAll bool
+	Archive        int           // rows that each archive has; 0: 100
+	ReorderTimeout time.Duration // how long a message that [Faults.Reorder] holds waits for its next one; 1 s
 }
 
 // A Server listens from Start to Close. Its methods may be called from any goroutine.
 type Server struct {
-	// Faults is what it does wrong: nothing, to begin with.
+	// Faults are none at first.
 	Faults *Faults
 
 	cfg           Config
@@ -68,24 +69,24 @@ type Server struct {
 	tls           *tls.Config
 	pool          *x509.CertPool
 	plain, direct net.Listener
-	gate          gate
+	gate          stallGate
 	closing       chan struct{}
 	wg            sync.WaitGroup
 
-	mu       sync.Mutex // of all below, and of what clients have of themselves in it
-	keys     map[string]sasl.Keys
-	conns    []*client
-	users    map[string]map[string]*client // by bare address and resource
-	accounts map[string]string             // registered: name and password
-	tokens   map[string]string             // FAST, by user and user agent
-	roster   map[string]map[string]*contact
-	rooms    map[string]*room
-	held     map[pair]*hold
-	faults   faults
-	stats    Stats
+	mu        sync.Mutex // guards the fields below, and the clients' fields that say so
+	keys      map[string]sasl.Keys
+	conns     []*client
+	users     map[string]map[string]*client // by bare address and resource
+	accounts  map[string]string             // registered: name and password
+	tokens    map[string]string             // FAST, by user and user agent
+	roster    map[string]map[string]*contact
+	rooms     map[string]*room
+	reordered map[pair]*reordered
+	faults    faults
+	stats     Stats
 }
 
-// Stats are counters since Start, but for Connections and Sessions, which are of the moment.
+// Stats are counters since Start. Connections and Sessions are current numbers.
 type Stats struct {
 	Connections uint64 // open
 	Accepted    uint64 // ever
@@ -93,20 +94,22 @@ type Stats struct {
 	Logins      uint64 // sessions that were ever bound
 	Refused     uint64 // logins that failed
 	Registered  uint64 // accounts
-	// Routed is messages times receivers, those that a fault dropped included; what a fault bounced is not.
+	// Routed is messages times receivers, those that a fault dropped included; messages that a fault
+	// bounced are not.
 	Routed     uint64
 	Dropped    uint64 // of Routed: that were never delivered
 	Duplicated uint64 // of Routed: that were delivered twice
-	Reordered  uint64 // of Routed: that were delivered behind the next one of the same sender to the same receiver
+	Reordered  uint64 // of Routed: delivered after the next one of the same sender to the same receiver
 	Bounced    uint64 // messages that a fault answered by an error
-	Returned   uint64 // messages that nobody was there for, or that a room refused
+	Returned   uint64 // messages without a receiver, or that a room refused
 	FailedIQs  uint64 // requests that a fault answered by an error
 	Presences  uint64 // presences times receivers
 	IQs        uint64 // requests, answered or passed on
 	Severed    uint64 // connections that a fault closed
 }
 
-// Start makes a certificate and listens.
+// Start makes a certificate and listens. It fills in defaults, checks mechanisms and domain, opens
+// both listeners, and starts to accept.
 func Start(cfg Config) (*Server, error) {
 	free := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	if !cfg.Addr.IsValid() {
@@ -115,17 +118,19 @@ func Start(cfg Config) (*Server, error) {
 	if !cfg.Direct.IsValid() {
 		cfg.Direct = free
 	}
-	def(&cfg.Domain, "localhost")
-	def(&cfg.Prefix, "bench")
-	def(&cfg.Password, "bench")
-	def(&cfg.Archive, 100)
-	def(&cfg.HoldFor, time.Second)
+	setDefault(&cfg.Domain, "localhost")
+	setDefault(&cfg.Prefix, "bench")
+	setDefault(&cfg.Password, "bench")
+	setDefault(&cfg.Archive, 100)
+	setDefault(&cfg.ReorderTimeout, time.Second)
 	if len(cfg.Mechanisms) == 0 {
 		cfg.Mechanisms = []string{"SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN"}
 	}
-	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen), fake: sasl.NewSecret(random(32)),
+	s := &Server{cfg: cfg, closing: make(chan struct{}), salt: random(sasl.SaltLen),
+		fake: sasl.NewSecret(random(32)),
 		keys: map[string]sasl.Keys{}, users: map[string]map[string]*client{}, accounts: map[string]string{},
-		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{}, held: map[pair]*hold{}}
+		tokens: map[string]string{}, roster: map[string]map[string]*contact{}, rooms: map[string]*room{},
+		reordered: map[pair]*reordered{}}
 	s.Faults = &Faults{s}
 	s.gate.closing = s.closing
 	var err error
@@ -151,7 +156,7 @@ func Start(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-func def[T comparable](p *T, v T) {
+func setDefault[T comparable](p *T, v T) {
 	var zero T
 	if *p == zero {
 		*p = v
@@ -175,8 +180,10 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 		return nil, nil, err
 	}
 	now := time.Now()
-	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true,
+	t := &x509.Certificate{SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: name},
+		DNSNames:    []string{name},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: now.Add(-time.Hour),
+		NotAfter: now.Add(24 * time.Hour), IsCA: true,
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign}
 	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
 	if err != nil {
@@ -188,19 +195,20 @@ func certificate(domain string) (*tls.Config, *x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(leaf)
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}}}, pool, nil
+	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key,
+		Leaf: leaf}}}, pool, nil
 }
 
-// Addr is where connections begin without TLS.
+// Addr is the address for connections without TLS and with STARTTLS.
 func (s *Server) Addr() netip.AddrPort { return s.plain.Addr().(*net.TCPAddr).AddrPort() }
 
-// DirectAddr is where they begin with it.
+// DirectAddr is the address for direct TLS.
 func (s *Server) DirectAddr() netip.AddrPort { return s.direct.Addr().(*net.TCPAddr).AddrPort() }
 
-// Pool is what its certificate can be verified by, for the name of Config.Domain on the network.
+// Pool verifies the stub's certificate, for the network name of Config.Domain.
 func (s *Server) Pool() *x509.CertPool { return s.pool.Clone() }
 
-// Close ends every connection, and returns when all goroutines have ended.
+// Close closes all connections, and returns when all goroutines have ended.
 func (s *Server) Close() {
 	s.mu.Lock()
 	select {
@@ -209,7 +217,7 @@ func (s *Server) Close() {
 		close(s.closing)
 	}
 	conns := slices.Clone(s.conns)
-	for _, h := range s.held {
+	for _, h := range s.reordered {
 		h.timer.Stop()
 	}
 	s.mu.Unlock()
@@ -221,7 +229,7 @@ func (s *Server) Close() {
 	s.wg.Wait()
 }
 
-// Stats are the counters.
+// Stats returns the counters.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -233,7 +241,7 @@ func (s *Server) Stats() Stats {
 	return st
 }
 
-// Befriend has two accounts, by their names ("bench0"), get each other's presence.
+// Befriend subscribes two accounts, by their names ("bench0"), to each other's presence.
 func (s *Server) Befriend(a, b string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,6 +253,7 @@ func (s *Server) Befriend(a, b string) {
 	}
 }
 
+// accept accepts connections until the server is closed.
 func (s *Server) accept(l net.Listener, direct bool) {
 	defer s.wg.Done()
 	for {
@@ -258,7 +267,8 @@ func (s *Server) accept(l net.Listener, direct bool) {
 			}
 		}
 		s.gate.wait()
-		c := &client{s: s, raw: raw, nc: gated{raw, &s.gate}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+		c := &client{s: s, raw: raw, nc: stallConn{raw, &s.gate}, wake: make(chan struct{}, 1),
+			done: make(chan struct{})}
 		s.mu.Lock()
 		select {
 		case <-s.closing:

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"canto/bench/xmpp"
 	"canto/session/sasl"
 	"canto/xmlstream"
 )
@@ -27,12 +28,13 @@ func TestLogins(t *testing.T) {
 				}
 				f := p.open()
 				if how == "starttls" {
-					p.say("<starttls xmlns='%s'/>", nsTLS)
+					p.say("<starttls xmlns='%s'/>", xmpp.NSTLS)
 					p.get("proceed")
 					p.secure(s)
 					f = p.open()
 				}
-				if secure := how != "none"; strings.Contains(string(f.Raw()), "starttls") == secure || strings.Contains(string(f.Raw()), "-PLUS") != secure {
+				if secure := how != "none"; strings.Contains(string(f.Raw()), "starttls") == secure ||
+					strings.Contains(string(f.Raw()), "-PLUS") != secure {
 					t.Errorf("%s", f.Raw())
 				}
 				c := &sasl.Client{Mechanism: m, Username: "bench7", Password: sasl.SecretString("bench")}
@@ -44,7 +46,7 @@ func TestLogins(t *testing.T) {
 				if p.jid != "bench7@localhost/x" {
 					t.Errorf("bound to %s", p.jid)
 				}
-				p.say("<iq type='set' id='s'><session xmlns='%s'/></iq>", nsSession)
+				p.say("<iq type='set' id='s'><session xmlns='%s'/></iq>", xmpp.NSSession)
 				p.get("type='result'", "id='s'")
 				p.say("</stream:stream>")
 				if _, err := p.next(); err != io.EOF {
@@ -68,7 +70,9 @@ func TestChannelBinding(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &sasl.Client{Mechanism: sasl.ScramSHA256Plus, Username: "bench1", Password: sasl.SecretString("bench"), Binding: sasl.ChannelBinding{Exporter: k, TLS13: true}, ServerPlus: true}
+	c := &sasl.Client{Mechanism: sasl.ScramSHA256Plus, Username: "bench1",
+		Password: sasl.SecretString("bench"), Binding: sasl.ChannelBinding{Exporter: k, TLS13: true},
+		ServerPlus: true}
 	if e := p.auth(c); string(e.Local()) != "success" {
 		t.Errorf("%s", e.Raw())
 	}
@@ -76,11 +80,13 @@ func TestChannelBinding(t *testing.T) {
 
 func TestWrongLogins(t *testing.T) {
 	s := start(t, Config{})
-	for _, a := range [][2]string{{"bench1", "wrong"}, {"other1", "bench"}, {"bench", "bench"}, {"benchx", "bench"}} {
+	for _, a := range [][2]string{{"bench1", "wrong"}, {"other1", "bench"}, {"bench", "bench"},
+		{"benchx", "bench"}} {
 		for _, m := range []sasl.Mechanism{sasl.ScramSHA256, sasl.Plain} {
 			p := dial(t, s.Addr())
 			p.open()
-			if e := p.auth(&sasl.Client{Mechanism: m, Username: a[0], Password: sasl.SecretString(a[1])}); !strings.Contains(string(e.Raw()), "<not-authorized/>") {
+			if e := p.auth(&sasl.Client{Mechanism: m, Username: a[0],
+				Password: sasl.SecretString(a[1])}); !strings.Contains(string(e.Raw()), "<not-authorized/>") {
 				t.Errorf("%s with %s: %s", a[0], a[1], e.Raw())
 			}
 		}
@@ -97,7 +103,8 @@ func TestOneSalt(t *testing.T) {
 	for i, name := range []string{"bench1", "bench2"} {
 		p := dial(t, s.Addr())
 		p.open()
-		c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: name, Password: sasl.SecretString("bench"), Salted: salted}
+		c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: name, Password: sasl.SecretString("bench"),
+			Salted: salted}
 		if i > 0 {
 			c.Password = sasl.Secret{} // it would have to derive from nothing
 		}
@@ -117,7 +124,7 @@ func TestRequireTLS(t *testing.T) {
 	if f := p.open(); strings.Contains(string(f.Raw()), "mechanism") {
 		t.Errorf("%s", f.Raw())
 	}
-	p.say("<auth xmlns='%s' mechanism='PLAIN'>AGJlbmNoMQBiZW5jaA==</auth>", nsSASL)
+	p.say("<auth xmlns='%s' mechanism='PLAIN'>AGJlbmNoMQBiZW5jaA==</auth>", xmpp.NSSASL)
 	p.get("encryption-required")
 }
 
@@ -125,16 +132,18 @@ func TestRegistration(t *testing.T) {
 	s := start(t, Config{})
 	p := dial(t, s.Addr())
 	p.open()
-	p.say("<iq type='get' id='1'><query xmlns='%s'/></iq>", nsRegister)
+	p.say("<iq type='get' id='1'><query xmlns='%s'/></iq>", xmpp.NSRegister)
 	p.get("<username/>")
-	form := "<iq type='set' id='2'><query xmlns='" + nsRegister + "'><username>%s</username><password>secret</password></query></iq>"
+	form := "<iq type='set' id='2'><query xmlns='" + xmpp.NSRegister +
+		"'><username>%s</username><password>secret</password></query></iq>"
 	p.say(form, "new")
 	p.get("type='result'", "id='2'")
 	p.say(form, "new")
 	p.get("<conflict")
 	p.say(form, "bench3")
 	p.get("<conflict")
-	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: "new", Password: sasl.SecretString("secret")}); string(e.Local()) != "success" {
+	if e := p.auth(&sasl.Client{Mechanism: sasl.ScramSHA1, Username: "new",
+		Password: sasl.SecretString("secret")}); string(e.Local()) != "success" {
 		t.Errorf("%s", e.Raw())
 	}
 	if n := s.Stats().Registered; n != 1 {
@@ -149,43 +158,51 @@ func TestSASL2(t *testing.T) {
 	if !strings.Contains(string(f.Raw()), "HT-SHA-256-NONE") {
 		t.Errorf("%s", f.Raw())
 	}
-	c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: "bench5", Password: sasl.SecretString("bench"), Rand: strings.NewReader(strings.Repeat("nonce", 20))}
+	c := &sasl.Client{Mechanism: sasl.ScramSHA256, Username: "bench5",
+		Password: sasl.SecretString("bench"), Rand: strings.NewReader(strings.Repeat("nonce", 20))}
 	first, err := c.Start()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.say("<authenticate xmlns='%s' mechanism='SCRAM-SHA-256'><initial-response>%s</initial-response><user-agent id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"+
-		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' mechanism='HT-SHA-256-NONE'/></authenticate>", nsSASL2, first, nsBind2, nsFAST)
-	answer, err := c.Next(p.get("challenge", nsSASL2).Text())
+	p.say("<authenticate xmlns='%s' "+
+		"mechanism='SCRAM-SHA-256'><initial-response>%s</initial-response><user-agent "+
+		"id='d4565fa7-4d72-4749-b3d3-740edbf87770'/>"+
+		"<bind xmlns='%s'><tag>bench</tag></bind><request-token xmlns='%s' "+
+		"mechanism='HT-SHA-256-NONE'/></authenticate>", xmpp.NSSASL2, first, xmpp.NSBind2, xmpp.NSFAST)
+	answer, err := c.Next(p.get("challenge", xmpp.NSSASL2).Text())
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.say("<response xmlns='%s'>%s</response>", nsSASL2, answer)
+	p.say("<response xmlns='%s'>%s</response>", xmpp.NSSASL2, answer)
 	e := p.get("success", "bench5@localhost/bench~", "bound")
-	data, _ := e.Child(xmlstream.N(nsSASL2, "additional-data"))
+	data, _ := e.Child(xmlstream.N(xmpp.NSSASL2, "additional-data"))
 	if err := c.Success(data.Text()); err != nil {
 		t.Error(err)
 	}
 	p.get("features")
 	p.quiet()
-	tk, _ := e.Child(xmlstream.N(nsFAST, "token"))
+	tk, _ := e.Child(xmlstream.N(xmpp.NSFAST, "token"))
 	token := attr(tk, xmlstream.N("", "token"))
 
 	fast := func(token, agent string) (*peer, xmlstream.Element) {
 		p := dial(t, s.Addr())
 		p.open()
-		p.say("<authenticate xmlns='%s' mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
-			nsSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"), keyed(token, "Initiator", nil)...)), agent, nsBind2, nsFAST)
+		p.say("<authenticate xmlns='%s' "+
+			"mechanism='HT-SHA-256-NONE'><initial-response>%s</initial-response><user-agent id='%s'/><bind "+
+			"xmlns='%s'/><fast xmlns='%s' count='1'/></authenticate>",
+			xmpp.NSSASL2, base64.StdEncoding.EncodeToString(append([]byte("bench5\x00"),
+				tokenMAC(token, "Initiator", nil)...)), agent, xmpp.NSBind2, xmpp.NSFAST)
 		return p, p.get()
 	}
 	p, e = fast(token, "d4565fa7-4d72-4749-b3d3-740edbf87770")
-	data, ok := e.Child(xmlstream.N(nsSASL2, "additional-data"))
-	if !ok || string(data.Text()) != base64.StdEncoding.EncodeToString(keyed(token, "Responder", nil)) {
+	data, ok := e.Child(xmlstream.N(xmpp.NSSASL2, "additional-data"))
+	if !ok || string(data.Text()) != base64.StdEncoding.EncodeToString(tokenMAC(token, "Responder", nil)) {
 		t.Errorf("%s", e.Raw())
 	}
 	p.get("features")
 	p.quiet()
-	for _, wrong := range [][2]string{{"x" + token, "d4565fa7-4d72-4749-b3d3-740edbf87770"}, {token, "another"}} {
+	for _, wrong := range [][2]string{{"x" + token, "d4565fa7-4d72-4749-b3d3-740edbf87770"},
+		{token, "another"}} {
 		if _, e := fast(wrong[0], wrong[1]); !strings.Contains(string(e.Raw()), "not-authorized") {
 			t.Errorf("%s", e.Raw())
 		}
@@ -253,7 +270,7 @@ func TestPresence(t *testing.T) {
 }
 
 func TestAudience(t *testing.T) {
-	s := start(t, Config{Audience: true})
+	s := start(t, Config{BroadcastToAll: true})
 	a := online(t, s, 1)
 	b := login(t, s, 2)
 	b.say("<presence/>")
@@ -292,10 +309,12 @@ func TestRoster(t *testing.T) {
 	a := login(t, s, 1)
 	a.say("<iq type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>")
 	a.get("id='1'", "<query xmlns='jabber:iq:roster'></query>")
-	a.say("<iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='x@localhost' name='X &amp; Y'/></query></iq>")
+	a.say("<iq type='set' id='2'><query xmlns='jabber:iq:roster'><item jid='x@localhost' name='X &amp; " +
+		"Y'/></query></iq>")
 	a.get("type='set'", "<item jid='x@localhost' subscription='none' name='X &amp; Y'/>")
 	a.get("type='result'", "id='2'")
-	a.say("<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='x@localhost' subscription='remove'/></query></iq>")
+	a.say("<iq type='set' id='3'><query xmlns='jabber:iq:roster'><item jid='x@localhost' " +
+		"subscription='remove'/></query></iq>")
 	a.get("type='set'", "subscription='remove'")
 	a.get("type='result'", "id='3'")
 }
@@ -378,7 +397,8 @@ func TestArchive(t *testing.T) {
 			t.Errorf("%s: %s", c.rsm, e.Raw())
 		}
 	}
-	a.say("<iq type='set' id='1'><query xmlns='urn:xmpp:mam:2'><set xmlns='http://jabber.org/protocol/rsm'><after>none</after></set></query></iq>")
+	a.say("<iq type='set' id='1'><query xmlns='urn:xmpp:mam:2'><set " +
+		"xmlns='http://jabber.org/protocol/rsm'><after>none</after></set></query></iq>")
 	a.get("item-not-found")
 }
 

@@ -21,18 +21,18 @@ import (
 	"sync"
 	"time"
 
-	"canto/bench/probe"
+	"canto/bench/sampler"
 )
 
 //go:embed init.sh
 var initScript []byte
 
-// A need is what a guest is made of, as Debian names it.
+// A need is a program or file that a guest is made of, and its package in Debian.
 type need struct{ program, pkg string }
 
 var needs = []need{{"qemu-system-x86_64", "qemu-system-x86"}, {"busybox", "busybox-static"}, {"cpio", "cpio"}}
 
-// tools finds the programs and the kernel, or says in one line what to install.
+// tools finds the programs and the kernel. The error says what to install.
 func tools(kernel string) (at map[string]string, err error) {
 	at = map[string]string{}
 	var missing []string
@@ -72,7 +72,8 @@ func numbers(s string) (n []int) {
 	return n
 }
 
-// A guest is a machine that boots from memory, runs one command, and hands back the folder that it ran in.
+// A guest is a machine that boots from memory, runs one command, and sends back the folder that the
+// command ran in.
 type guest struct {
 	at     map[string]string // tools
 	dir    string            // to work in
@@ -87,7 +88,7 @@ type guest struct {
 	note   func(line string) // each line of the console; may be nil
 }
 
-// A trace is what a guest showed while it ran.
+// A trace is what a guest has shown while it ran.
 type trace struct {
 	Seconds float64
 	Boot    float64 // seconds until its first line
@@ -98,14 +99,14 @@ type trace struct {
 	Bound   int     // most sessions that a line told of
 }
 
-// spent is what a phase cost this machine.
+// spent is what a phase cost the host.
 type spent struct {
 	Name string
 	From float64 // seconds since the guest was started
 	CPU  float64 // of the emulator since then, when it began
 }
 
-// initrd packs what the guest has.
+// initrd packs the guest's files into an initial RAM disk.
 func (g *guest) initrd(ctx context.Context) (string, error) {
 	root := filepath.Join(g.dir, "root")
 	for _, d := range []string{"bin", "bench"} {
@@ -131,7 +132,8 @@ func (g *guest) initrd(ctx context.Context) (string, error) {
 		}
 	}
 	name := filepath.Join(g.dir, "initrd")
-	pack := exec.CommandContext(ctx, "sh", "-c", `find . -print0 | "$0" --null -o -H newc -R 0:0 --quiet >"$1"`, g.at["cpio"], name)
+	pack := exec.CommandContext(ctx, "sh", "-c",
+		`find . -print0 | "$0" --null -o -H newc -R 0:0 --quiet >"$1"`, g.at["cpio"], name)
 	pack.Dir = root
 	if out, err := pack.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("the guest's files can't be packed: %v %s", err, bytes.TrimSpace(out))
@@ -139,7 +141,7 @@ func (g *guest) initrd(ctx context.Context) (string, error) {
 	return name, os.RemoveAll(root)
 }
 
-// args are the emulator's.
+// args are the emulator's arguments.
 func (g *guest) args(initrd, results string) []string {
 	line := "console=ttyS0 quiet panic=-1 mitigations=off"
 	accel := "tcg,thread=multi,tb-size=512"
@@ -153,13 +155,15 @@ func (g *guest) args(initrd, results string) []string {
 		// is an exit to the emulator, and a lock.
 		line += " clocksource=hpet"
 	}
-	return []string{"-M", "pc", "-accel", accel, "-cpu", g.cpu, "-smp", strconv.Itoa(g.cores), "-m", strconv.FormatInt(g.memory>>20, 10),
+	return []string{"-M", "pc", "-accel", accel, "-cpu", g.cpu, "-smp", strconv.Itoa(g.cores), "-m",
+		strconv.FormatInt(g.memory>>20, 10),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none", "-nic", "none",
-		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd, "-append", line}
+		"-serial", "stdio", "-serial", "file:" + results, "-kernel", g.at["kernel"], "-initrd", initrd,
+		"-append", line}
 }
 
-// tscSpeed is the speed of the processor's time-stamp counter in kHz, by /proc/cpuinfo; 0: it does not tell, as
-// "cpu MHz" is the counter's only where that is known from outside, as in virtual machines.
+// tscSpeed is the speed of the processor's time-stamp counter in kHz, read from the text of
+// /proc/cpuinfo; 0: unknown. Only in virtual machines is "cpu MHz" that of the counter.
 func tscSpeed(cpuinfo string) int {
 	var mhz float64
 	known := false
@@ -179,11 +183,15 @@ func tscSpeed(cpuinfo string) int {
 	return int(mhz * 1000)
 }
 
-// errLimit is in the error about a guest that was stopped.
+// errLimit is in the error about a guest that was stopped by the limit.
 var errLimit = errors.New("the limit was over")
 
-// boot runs the guest to its end, and unpacks its results into out. With an error there may be a trace and
-// results nevertheless.
+// boot runs the guest to its end, and unpacks its results into out. With an error there may be a
+// trace and results nevertheless.
+//
+// Its steps: it packs the files; it starts the emulator, whose console it reads line by line; it
+// notes boot, phases and sessions from the lines, with the CPU that the emulator has used; it stops
+// the guest at the limit; it unpacks the results.
 func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	initrd, err := g.initrd(ctx)
 	if err != nil {
@@ -200,7 +208,7 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	began := time.Now()
 	t := &trace{}
 	cmd := exec.CommandContext(ctx, g.at["qemu-system-x86_64"], g.args(initrd, results)...)
-	cmd.SysProcAttr = dieWithUs()
+	cmd.SysProcAttr = killWithParent()
 	cmd.WaitDelay = 5 * time.Second
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
@@ -222,7 +230,7 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 	used := func() float64 { // 0 when it has gone
 		mu.Lock()
 		defer mu.Unlock()
-		p, err := probe.Open(cmd.Process.Pid)
+		p, err := sampler.Open(cmd.Process.Pid)
 		if err != nil {
 			return t.CPU
 		}
@@ -277,15 +285,18 @@ func (g *guest) boot(ctx context.Context, out string) (*trace, error) {
 		err = cause
 	}
 	if e := unpack(results, out); e != nil {
-		return t, fmt.Errorf("the guest left no results: %w (its last line: %q; console.log has the others)", cmp.Or(err, e), t.Last)
+		return t, fmt.Errorf("the guest left no results: %w (its last line: %q; console.log has the others)",
+			cmp.Or(err, e), t.Last)
 	}
 	return t, nil
 }
 
-// progress is a line of canto-bench's live view: "1:02  login3 6/10  812 of 90,000 sessions bound  1,812 sessions  …".
+// progress is a line of canto-bench's live view: "1:02 login3 6/10 812 of 90,000 sessions bound
+// 1,812 sessions …".
 var progress = regexp.MustCompile(`^\S+  (\S+) \d+/\d+  .*?  ([0-9,]+) sessions`)
 
-// progressOf is the phase that a line tells of, "" if it tells of none, and how many sessions are bound.
+// progressOf reads the phase and the number of bound sessions off a line of canto-bench's live
+// view; "" if the line has none.
 func progressOf(line string) (phase string, bound int) {
 	m := progress.FindStringSubmatch(line)
 	if m == nil {
@@ -295,7 +306,7 @@ func progressOf(line string) (phase string, bound int) {
 	return m[1], bound
 }
 
-// maxResults bounds what a guest may send.
+// maxResults bounds the size of the results that a guest may send.
 const maxResults = 1 << 30
 
 // unpack unpacks the files of an archive, without folders, into a folder.

@@ -1,12 +1,12 @@
-// Xmlbench measures canto/xmlstream beside expat, libxml2 and encoding/xml in one run, each with namespaces on, and
-// prints tables and, as its last line, their summary in JSON:
+// Xmlbench measures canto/xmlstream beside expat, libxml2 and encoding/xml in one run, each with
+// namespaces on, and prints tables and, as its last line, their summary in JSON:
 //
 //	go run ./bench/xmlbench [-quick] [-svg docs/xmlstream.svg]
 //
-// Every parser has one stream open for each document, whose header it has read, and is fed the document whole. expat and
-// libxml2 count their callbacks and build nothing; encoding/xml returns tokens; canto/xmlstream builds its tree. The two
-// in C are processes of their own, built here from the development packages of the distribution, that measure
-// themselves.
+// Every parser has one stream open for each document, whose header it has read, and is fed the
+// document whole. expat and libxml2 count their callbacks and build nothing; encoding/xml returns
+// tokens; canto/xmlstream builds its tree. The two in C are processes of their own, built here from
+// the development packages of the distribution, that measure themselves.
 package main
 
 import (
@@ -37,7 +37,8 @@ func main() {
 	}
 }
 
-// A summary is the last line of output. The three names are medians over the documents of the peer's time over ours.
+// A summary is the last line of output. The ratios of the three parsers are medians over the
+// documents, of the parser's time to that of canto/xmlstream.
 type summary struct {
 	MessageNS   float64 `json:"message_ns"`
 	Allocs      float64 `json:"allocs"` // for a document, the most that any needs
@@ -45,11 +46,15 @@ type summary struct {
 	Libxml2     float64 `json:"libxml2"`
 	EncodingXML float64 `json:"encoding_xml"`
 	Cyrillic    float64 `json:"cyrillic_gbps"` // 10^9 bytes/s
-	Split64     float64 `json:"split64_ratio"` // time in pieces of 64 bytes over time whole, median over the documents
+	// time in pieces of 64 bytes over time whole, median over the documents
+	Split64 float64 `json:"split64_ratio"`
 }
 
+// run measures all parsers and writes the tables. It builds the two parsers in C; measures the
+// documents; prints and sums up the results; measures pieces and the relay; and draws the plot if
+// svg names a file.
 func run(w io.Writer, e effort, svg string) error {
-	if err := havePeers(); err != nil {
+	if err := checkCParsers(); err != nil {
 		return err
 	}
 	dir, err := os.MkdirTemp("", "xmlbench")
@@ -57,26 +62,27 @@ func run(w io.Writer, e effort, svg string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	expat, err := newPeer(dir, "expat", "expat")
+	expat, err := newCParser(dir, "expat", "expat")
 	if err != nil {
 		return err
 	}
 	defer expat.close()
-	libxml2, err := newPeer(dir, "libxml2", "libxml-2.0")
+	libxml2, err := newCParser(dir, "libxml2", "libxml-2.0")
 	if err != nil {
 		return err
 	}
 	defer libxml2.close()
-	fmt.Fprintf(w, "%s; %s, %s, %s\n%s, %d cores\n", time.Now().Format(time.DateOnly), runtime.Version(), expat.version, libxml2.version, cpu(), runtime.NumCPU())
+	fmt.Fprintf(w, "%s; %s, %s, %s\n%s, %d cores\n", time.Now().Format(time.DateOnly), runtime.Version(),
+		expat.version, libxml2.version, cpu(), runtime.NumCPU())
 
 	docs := xmlstreamtest.Documents()
-	self := newOurs(0)
-	field := []entrant{self, expat, libxml2, &std{}}
+	self := newCanto(0)
+	field := []parser{self, expat, libxml2, &std{}}
 	shapes := sizes()
 	if svg == "" {
 		shapes = nil
 	}
-	cells, err := contest(append(docs[:len(docs):len(docs)], shapes...), field, e)
+	cells, err := measureAll(append(docs[:len(docs):len(docs)], shapes...), field, e)
 	if err != nil {
 		return err
 	}
@@ -98,7 +104,7 @@ func run(w io.Writer, e effort, svg string) error {
 		return err
 	}
 	if svg != "" {
-		if err := os.WriteFile(svg, plot(shapes, field, cells[len(docs):]), 0o644); err != nil {
+		if err := os.WriteFile(svg, drawPlot(shapes, field, cells[len(docs):]), 0o644); err != nil {
 			return err
 		}
 	}
@@ -108,7 +114,9 @@ func run(w io.Writer, e effort, svg string) error {
 			noise = append(noise, c.noise)
 		}
 	}
-	fmt.Fprintf(w, "\nBest of %d rounds each, of %v; the median round took %.2f times the best.\n\n", e.rounds, e.slice, median(noise)) // much over 1.3: run it again
+	// much over 1.3: run it again
+	fmt.Fprintf(w, "\nBest of %d rounds each, of %v; the median round took %.2f times the best.\n\n",
+		e.rounds, e.slice, median(noise))
 	b, err := json.Marshal(s.round())
 	if err != nil {
 		return err
@@ -117,8 +125,8 @@ func run(w io.Writer, e effort, svg string) error {
 	return err
 }
 
-// compare prints the table of the four parsers.
-func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []entrant, cells [][]cell) error {
+// compare prints a table for each document, and adds the medians to s.
+func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []parser, cells [][]cell) error {
 	fmt.Fprint(w, "\nEach document whole, ns (MB/s), and the peers' time over ours:\n\n| document | bytes |")
 	rule := "|---|--:|"
 	for _, c := range field {
@@ -172,11 +180,11 @@ func (s *summary) compare(w io.Writer, docs []xmlstreamtest.Document, field []en
 // pieces prints what it costs when documents come in small reads.
 func (s *summary) pieces(w io.Writer, docs []xmlstreamtest.Document, e effort) error {
 	steps := []int{0, 1, 3, 7, 64, 1400}
-	var field []entrant
+	var field []parser
 	for _, n := range steps {
-		field = append(field, newOurs(n))
+		field = append(field, newCanto(n))
 	}
-	cells, err := contest(docs, field, e)
+	cells, err := measureAll(docs, field, e)
 	if err != nil {
 		return err
 	}
@@ -215,11 +223,12 @@ func passThrough(w io.Writer, e effort) error {
 	r := newRelay()
 	docs := passages()
 	e.rounds *= 10 // they are few: a neighbour of the machine must not fall on all of them
-	cells, err := contest(docs, []entrant{r}, e)
+	cells, err := measureAll(docs, []parser{r}, e)
 	if err != nil {
 		return err
 	}
-	fmt.Fprint(w, "\nPass-through: parse, route by to and type, append with another from:\n\n| stanza | bytes | ns | allocations |\n|---|--:|--:|--:|\n")
+	fmt.Fprint(w, "\nPass-through: parse, route by to and type, append with another from:\n\n| stanza | "+
+		"bytes | ns | allocations |\n|---|--:|--:|--:|\n")
 	for i, d := range docs {
 		n, err := allocs(r, i, 200)
 		if err != nil {

@@ -2,9 +2,9 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"strings"
 
+	"canto/bench/plot"
 	"canto/xmlstream/xmlstreamtest"
 )
 
@@ -14,15 +14,16 @@ const (
 	points  = 11 // one for each power of two
 )
 
-// sizes returns the documents of the plot: for each power of two a stanza of so many bytes that is one text, and then
-// for each one that is many small elements.
+// sizes returns the documents of the plot: for each power of two a stanza of so many bytes that is
+// one text, and then for each one that is many small elements.
 func sizes() []xmlstreamtest.Document {
 	const words = "Art thou not Romeo, and a Montague? Neither, fair saint, if either thee dislike. "
 	fill := func(n int) string { return strings.Repeat(words, n/len(words)+1)[:n] }
 	var docs []xmlstreamtest.Document
 	for n := minSize; n <= maxSize; n *= 2 {
 		head, tail := `<message to='a@b'><body>`, `</body></message>`
-		docs = append(docs, xmlstreamtest.Document{Name: "text", XML: head + fill(n-len(head)-len(tail)) + tail, Elements: 2})
+		docs = append(docs, xmlstreamtest.Document{Name: "text", XML: head + fill(n-len(head)-len(tail)) +
+			tail, Elements: 2})
 	}
 	for n := minSize; n <= maxSize; n *= 2 {
 		head, tail := `<message to='a@b'><x>`, `</x></message>`
@@ -40,64 +41,68 @@ func sizes() []xmlstreamtest.Document {
 	return docs
 }
 
-// plot draws ns per byte of [sizes], both axes logarithmic, so that it can be read on light and on dark ground.
-func plot(docs []xmlstreamtest.Document, field []entrant, cells [][]cell) []byte {
-	const (
-		width, height = 860, 400
-		top, bottom   = 60, 340
-		panel, gap    = 340, 65 // width of a panel, and what is left of it
-		low, high     = 0.05, 50.0
-	)
-	colors := []string{"canto", "expat", "libxml2", "std"} // classes, in the order of the field
-	x := func(left int, size int) float64 {
-		return float64(left) + panel*math.Log2(float64(size)/minSize)/math.Log2(maxSize/minSize)
-	}
-	y := func(v float64) float64 {
-		v = min(max(v, low), high)
-		return bottom - (bottom-top)*math.Log(v/low)/math.Log(high/low)
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12" role="img" aria-label="ns per byte against stanza size for four XML parsers">
-<style>
-text { fill: #6e7781 } .grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
+// css is the style sheet of the plot: it can be read on light and on dark ground. The parsers'
+// classes stand in the order of the field.
+const css = `text { fill: #6e7781 } .title { font-size: 14px }
+.mid { text-anchor: middle } .end { text-anchor: end }
+.grid { stroke: #8884; stroke-width: 1 } .line { fill: none; stroke-width: 2 }
 .canto { stroke: #0969da } .expat { stroke: #1a7f37 } .libxml2 { stroke: #bc4c00 } .std { stroke: #8250df }
-text.canto { fill: #0969da; stroke: none; font-weight: bold } text.expat { fill: #1a7f37; stroke: none } text.libxml2 { fill: #bc4c00; stroke: none } text.std { fill: #8250df; stroke: none }
+text.canto { fill: #0969da; stroke: none; font-weight: bold } text.expat { fill: #1a7f37; stroke: none }
+text.libxml2 { fill: #bc4c00; stroke: none } text.std { fill: #8250df; stroke: none }
 @media (prefers-color-scheme: dark) {
 text { fill: #d1d7e0 }
 .canto { stroke: #58a6ff } .expat { stroke: #56d364 } .libxml2 { stroke: #f0883e } .std { stroke: #bc8cff }
-text.canto { fill: #58a6ff } text.expat { fill: #56d364 } text.libxml2 { fill: #f0883e } text.std { fill: #bc8cff }
+text.canto { fill: #58a6ff } text.expat { fill: #56d364 }
+text.libxml2 { fill: #f0883e } text.std { fill: #bc8cff }
 }
-</style>
-`, width, height)
+`
+
+// drawPlot draws the ns per byte of the documents of [sizes], with both axes logarithmic: left
+// those that are one text, right those of many elements.
+func drawPlot(docs []xmlstreamtest.Document, field []parser, cells [][]cell) []byte {
+	const (
+		width, height = 860, 400
+		top, bottom   = 60, 340
+		panel, gap    = 340, 65 // width of a panel, and the space left of it
+	)
+	classes := []string{"canto", "expat", "libxml2", "std"} // in the order of the field
+	x := plot.Scale{Low: minSize, High: maxSize, Log: true}
+	for n := minSize; n <= maxSize; n *= 4 {
+		label := fmt.Sprint(n)
+		if n >= 1024 {
+			label = fmt.Sprintf("%d Ki", n/1024)
+		}
+		x.Ticks = append(x.Ticks, plot.Tick{Value: float64(n), Label: label})
+	}
+	y := plot.Scale{Low: 0.05, High: 50, Log: true}
+	for _, v := range []float64{0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50} {
+		y.Ticks = append(y.Ticks, plot.Tick{Value: v, Label: fmt.Sprint(v)})
+	}
+	var d plot.SVG
+	d.BeginFile(width, height, "ns per byte against stanza size for four XML parsers", css)
 	for k, title := range []string{"one text, ns per byte", "many small elements, ns per byte"} {
-		left := gap + k*(panel+gap)
-		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" font-size=\"14\">%s</text>\n", left, top-36, title)
-		for _, v := range []float64{0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50} {
-			fmt.Fprintf(&b, "<path class=\"grid\" d=\"M%d %.1fh%d\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%g</text>\n", left, y(v), panel, left-6, y(v)+4, v)
-		}
-		for n := minSize; n <= maxSize; n *= 4 {
-			label := fmt.Sprint(n)
-			if n >= 1024 {
-				label = fmt.Sprintf("%d Ki", n/1024)
-			}
-			fmt.Fprintf(&b, "<path class=\"grid\" d=\"M%.1f %dv%d\"/><text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", x(left, n), top, bottom-top, x(left, n), bottom+18, label)
-		}
-		fmt.Fprintf(&b, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">bytes of the stanza</text>\n", left+panel/2, bottom+40)
-		for j, c := range field {
-			var line strings.Builder
-			var lastY float64
-			for i := range points {
-				d := docs[k*points+i]
-				lastY = y(cells[k*points+i][j].best / float64(len(d.XML)))
-				fmt.Fprintf(&line, "%s%.1f %.1f", string("ML"[min(i, 1)]), x(left, len(d.XML)), lastY)
+		left := float64(gap + k*(panel+gap))
+		right := left + panel
+		d.Text(left, top-36, "title", title)
+		d.GridY(y, left, right, bottom, top)
+		d.GridX(x, left, right, bottom, top)
+		d.Text(left+panel/2, bottom+40, "mid", "bytes of the stanza")
+		for j, e := range field {
+			line := make([]plot.Point, points)
+			for i := range line {
+				doc := docs[k*points+i]
+				perByte := cells[k*points+i][j].best / float64(len(doc.XML))
+				size := float64(len(doc.XML))
+				line[i] = plot.Point{X: x.At(size, left, right), Y: y.At(perByte, bottom, top)}
 			}
 			above := 6.0
 			if j == 0 {
-				above = -15 // ours is below the others
+				above = -15 // the line of canto is below the others
 			}
-			fmt.Fprintf(&b, "<path class=\"line %s\" d=\"%s\"/><text class=\"%s\" x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>\n", colors[j], line.String(), colors[j], left+panel-4, lastY-above, c.name())
+			d.Path("line "+classes[j], plot.PathOf(line))
+			d.Text(right-4, line[points-1].Y-above, "end "+classes[j], e.name())
 		}
 	}
-	b.WriteString("</svg>\n")
-	return []byte(b.String())
+	d.End()
+	return []byte(d.String() + "\n")
 }

@@ -7,29 +7,32 @@ import (
 	"os"
 
 	"canto/bench/accounts"
-	"canto/bench/entrant"
-	"canto/bench/peer"
+	"canto/bench/servers"
+	"canto/bench/target"
 )
 
+// accountsCmd is the command accounts.
 type accountsCmd struct {
 	N        int    `arg:"" help:"How many."`
-	Format   string `help:"canto (for canto user import), ejabberd (Mnesia's text), prosody (files, into --out)." placeholder:"KIND"`
+	Format   string `help:"${accounts_format}" placeholder:"KIND"`
 	Register bool   `help:"Register them at the server (XEP-0077)."`
-	Out      string `help:"File, or Prosody's data folder; standard output if it is not named." placeholder:"FILE"`
-	TLS      string `name:"tls" help:"Of the connections that register: none, starttls, direct." default:"starttls"`
+	Out      string `help:"${accounts_out}" placeholder:"FILE"`
+	TLS      string `name:"tls" help:"${accounts_tls}" default:"starttls"`
 	InFlight int    `help:"Registrations at a time." default:"8"`
 	serverFlags
 }
 
-// Run makes accounts.
-func (c *accountsCmd) Run(w *world) error {
+// Run makes accounts: files for a server's own tool, or, with --register, accounts on a running
+// server.
+func (c *accountsCmd) Run(w *environment) error {
 	if c.N < 1 || (c.Format != "") == c.Register {
-		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, --format ejabberd, or --register")}
+		return usageError{errors.New("how many accounts, and how? --format canto, --format prosody, " +
+			"--format ejabberd, or --register")}
 	}
-	if err := refuse(
+	if err := firstError(
 		atLeast("--in-flight", c.InFlight, 1, "1 or more"),
-		among("--tls", c.TLS, "none", "starttls", "direct"),
-		among("--format", c.Format, "canto", "ejabberd", "prosody"),
+		oneOf("--tls", c.TLS, "none", "starttls", "direct"),
+		oneOf("--format", c.Format, "canto", "ejabberd", "prosody"),
 		c.serverFlags.check(),
 	); err != nil {
 		return err
@@ -49,16 +52,16 @@ func (c *accountsCmd) Run(w *world) error {
 		if c.Out == "" {
 			return usageError{errors.New("Prosody has a file for each account: name its data folder with --out")}
 		}
-		return peer.ExportProsody(c.Out, domain, a)
+		return servers.ExportProsody(c.Out, domain, a)
 	}
 	if c.Out == "" {
-		return peer.Export(w.out, c.Format, domain, a)
+		return servers.Export(w.out, c.Format, domain, a)
 	}
 	f, err := os.OpenFile(c.Out, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("the accounts can't be written: %w: name another file with --out", err)
 	}
-	if err := peer.Export(f, c.Format, domain, a); err != nil {
+	if err := servers.Export(f, c.Format, domain, a); err != nil {
 		f.Close()
 		return err
 	}
@@ -66,12 +69,13 @@ func (c *accountsCmd) Run(w *world) error {
 }
 
 // exported are the accounts as the exporters number them: a prefix, from 0.
-func (c *accountsCmd) exported() (peer.Accounts, error) {
+func (c *accountsCmd) exported() (servers.Accounts, error) {
 	prefix, ok := prefixOf(cmp.Or(c.User, "bench%d"))
 	if !ok || c.First != 0 {
-		return peer.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: --user 'word%d'")
+		return servers.Accounts{}, errors.New("exported accounts are called by a word and a number from 0: " +
+			"--user 'word%d'")
 	}
-	return peer.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
+	return servers.Accounts{N: c.N, Prefix: prefix, Password: c.password()}, nil
 }
 
 func prefixOf(user string) (string, bool) {
@@ -82,22 +86,25 @@ func prefixOf(user string) (string, bool) {
 	return user[:n], true
 }
 
-func (c *accountsCmd) register(w *world) error {
-	e, err := c.entrant()
+// register makes the accounts by in-band registration.
+func (c *accountsCmd) register(w *environment) error {
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
-	if e.Peer != "" {
-		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here have their accounts)")}
+	if e.Kind != "" {
+		return usageError{errors.New("at which server? --server HOST:PORT (servers that are started here " +
+			"have their accounts)")}
 	}
-	if err := e.Serves(c.TLS); err != nil {
+	if err := e.CheckTLS(c.TLS); err != nil {
 		return usageError{err}
 	}
-	s, err := e.Start(w.ctx, entrant.Need{})
+	s, err := e.Start(w.ctx, target.Requirements{})
 	if err != nil {
 		return err
 	}
-	made, existed, err := accounts.Register(w.ctx, accounts.Config{Target: s.Target, TLS: c.TLS, N: c.N, InFlight: c.InFlight})
+	made, existed, err := accounts.Register(w.ctx,
+		accounts.Config{Target: s.Target, TLS: c.TLS, N: c.N, InFlight: c.InFlight})
 	fmt.Fprintf(w.out, "%d accounts registered, %d existed\n", made, existed)
 	return err
 }

@@ -12,14 +12,15 @@ import (
 
 	"canto/bench"
 	"canto/bench/compare"
-	"canto/bench/contest"
-	"canto/bench/entrant"
-	"canto/bench/peer"
+	"canto/bench/servers"
+	"canto/bench/suite"
+	"canto/bench/target"
 )
 
+// compareCmd is the command compare.
 type compareCmd struct {
-	Servers  []string `arg:"" optional:"" help:"Descriptions of servers (TOML), or canto, prosody, ejabberd as they are, or canto@COMMIT. The first is what the others are divided by. Default: all three."`
-	Suite    string   `help:"What to compare: one that comes along, or a TOML file." default:"small" placeholder:"NAME"`
+	Servers  []string `arg:"" optional:"" help:"${compare_servers}"`
+	Suite    string   `help:"${compare_suite}" default:"small" placeholder:"NAME"`
 	Scenario string   `help:"In place of a suite: one scenario, all figures." placeholder:"NAME"`
 	Rounds   int      `help:"How often; intervals want three." default:"3"`
 	Floor    float64  `help:"Ratios between 1/FLOOR and FLOOR get no word." default:"1" placeholder:"FLOOR"`
@@ -28,11 +29,12 @@ type compareCmd struct {
 	Out string `help:"Folder for all results and tables." default:"canto-bench-compare" placeholder:"DIR"`
 }
 
-// Run compares.
-func (c *compareCmd) Run(w *world) error {
-	var suite *contest.Suite
+// Run compares servers. It checks the flags; finds the suite and the servers; runs the suite; saves
+// the tables and prints them; and returns an error if a server is missing or a limit was not kept.
+func (c *compareCmd) Run(w *environment) error {
+	var chosen *suite.Suite
 	var err error
-	if err := refuse(
+	if err := firstError(
 		c.scenarioFlags.check(),
 		c.loadFlags.check(),
 		atLeast("--rounds", c.Rounds, 1, "1 or more; intervals want three"),
@@ -41,18 +43,19 @@ func (c *compareCmd) Run(w *world) error {
 		return err
 	}
 	if c.Scenario != "" {
-		suite = contest.One(c.Scenario, c.changes())
-	} else if suite, err = contest.Find(c.Suite); err != nil {
+		chosen = suite.Single(c.Scenario, c.changes())
+	} else if chosen, err = suite.Find(c.Suite); err != nil {
 		return usageError{err}
-	} else if c.changes() != (bench.Changes{}) {
-		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go with --scenario")}
+	} else if c.changes() != (bench.Overrides{}) {
+		return usageError{errors.New("a suite says itself how its scenarios are changed: these flags go " +
+			"with --scenario")}
 	}
 	if len(c.Servers) == 0 {
-		c.Servers = peer.Kinds()
+		c.Servers = servers.Kinds()
 	}
-	var entrants []*entrant.Entrant
+	var entrants []*target.Spec
 	for _, s := range c.Servers {
-		e, err := named(s)
+		e, err := namedTarget(s)
 		if err != nil {
 			return usageError{err}
 		}
@@ -62,7 +65,8 @@ func (c *compareCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	out, err := contest.Run(w.ctx, contest.Config{Suite: suite, Entrants: entrants, Rounds: c.Rounds, Floor: c.Floor, Out: c.Out, Options: o,
+	out, err := suite.Run(w.ctx, suite.Config{Suite: chosen, Targets: entrants, Rounds: c.Rounds,
+		Floor: c.Floor, Out: c.Out, Options: o,
 		Note: func(s string) { fmt.Fprintln(w.errOut, s) }})
 	if out == nil {
 		return err
@@ -82,7 +86,8 @@ func (c *compareCmd) Run(w *world) error {
 	}
 	for _, m := range out.Missing {
 		if m.Offered {
-			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Entrant, strings.ReplaceAll(m.Why, "\n", " "))
+			fmt.Fprintf(w.out, "FAIL %s: %s has no figures: %s\n", m.Case, m.Target,
+				strings.ReplaceAll(m.Why, "\n", " "))
 			err = errMissing
 		}
 	}
@@ -93,7 +98,8 @@ func (c *compareCmd) Run(w *world) error {
 	return err
 }
 
-func (c *compareCmd) save(o *contest.Outcome) error {
+// save writes the tables, as JSON, Markdown and HTML.
+func (c *compareCmd) save(o *suite.Outcome) error {
 	if err := write(filepath.Join(c.Out, "outcome.json"), func(f io.Writer) error {
 		e := json.NewEncoder(f)
 		e.SetIndent("", " ")
@@ -119,26 +125,28 @@ func (c *compareCmd) save(o *contest.Outcome) error {
 	return nil
 }
 
-// named is a server by its description's file, its kind, or a commit of ours.
-func named(s string) (*entrant.Entrant, error) {
+// namedTarget is a server by its description's file, its kind, or a commit of ours.
+func namedTarget(s string) (*target.Spec, error) {
 	if strings.HasSuffix(s, ".toml") {
-		return entrant.Read(s)
+		return target.Read(s)
 	}
 	kind, commit, _ := strings.Cut(s, "@")
-	if !slices.Contains(peer.Kinds(), kind) {
-		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s, strings.Join(peer.Kinds(), ", "))
+	if !slices.Contains(servers.Kinds(), kind) {
+		return nil, fmt.Errorf("%q is no server: one of %s, canto@COMMIT, or a TOML file", s,
+			strings.Join(servers.Kinds(), ", "))
 	}
-	e := &entrant.Entrant{Name: s, Peer: kind, Commit: commit}
+	e := &target.Spec{Name: s, Kind: kind, Commit: commit}
 	return e, e.Check()
 }
 
+// agreeCmd is the command agree.
 type agreeCmd struct {
 	A string `arg:"" help:"*.table.json of a comparison, or its folder."`
 	B string `arg:"" help:"The same of another."`
 }
 
 // Run says whether two comparisons agree.
-func (c *agreeCmd) Run(w *world) error {
+func (c *agreeCmd) Run(w *environment) error {
 	pairs := [][2]string{{c.A, c.B}}
 	if !strings.HasSuffix(c.A, ".json") {
 		pairs = nil

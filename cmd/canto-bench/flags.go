@@ -8,8 +8,8 @@ import (
 
 // A flag is used as it is given, or refused: these say which, before anything is started or written.
 
-// refuse returns the first of the errors as one of usage, nil if there is none.
-func refuse(errs ...error) error {
+// firstError returns the first of the errors as one of usage, nil if there is none.
+func firstError(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {
 			return usageError{err}
@@ -34,16 +34,16 @@ func within[T cmp.Ordered](flag string, v, least, most T, what string) error {
 	return fmt.Errorf("%s is %v: %s", flag, v, what)
 }
 
-// given is atLeast for a flag that may be left out.
-func given[T cmp.Ordered](flag string, v *T, least T, what string) error {
+// atLeastIfSet is atLeast for a flag that may be left out.
+func atLeastIfSet[T cmp.Ordered](flag string, v *T, least T, what string) error {
 	if v == nil {
 		return nil
 	}
 	return atLeast(flag, *v, least, what)
 }
 
-// among is an error if v is none of the values; an empty v is a flag that was left out.
-func among(flag, v string, values ...string) error {
+// oneOf is an error if v is none of the values; an empty v is a flag that was left out.
+func oneOf(flag, v string, values ...string) error {
 	for _, ok := range append(values, "") {
 		if v == ok {
 			return nil
@@ -62,7 +62,7 @@ func list(values []string) (s string) {
 	return s
 }
 
-func value[T any](p *T) (v T) {
+func valueOf[T any](p *T) (v T) {
 	if p != nil {
 		v = *p
 	}
@@ -70,26 +70,27 @@ func value[T any](p *T) (v T) {
 }
 
 func (f *scenarioFlags) check() error {
-	return refuse(
-		given("--clients", f.Clients, 1, "1 or more; left out, they are the scenario's"),
-		given("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without things to do, such as idle"),
-		within("--rates", value(f.Rates), 0, 1e6, "a factor up to 1000000"),
-		given("--length", f.Length, time.Millisecond, "1ms or more; left out, it is the scenario's"),
-		among("--tls", f.TLS, "none", "starttls", "direct"),
-		among("--sasl2", f.SASL2, "auto", "off", "require"),
-		among("--mechanism", f.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
+	return firstError(
+		atLeastIfSet("--clients", f.Clients, 1, "1 or more; left out, they are the scenario's"),
+		atLeastIfSet("--rates", f.Rates, 1e-6, "a factor above 0; for no load, take a scenario without "+
+			"things to do, such as idle"),
+		within("--rates", valueOf(f.Rates), 0, 1e6, "a factor up to 1000000"),
+		atLeastIfSet("--length", f.Length, time.Millisecond, "1ms or more; left out, it is the scenario's"),
+		oneOf("--tls", f.TLS, "none", "starttls", "direct"),
+		oneOf("--sasl2", f.SASL2, "auto", "off", "require"),
+		oneOf("--mechanism", f.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
 	)
 }
 
 func (f *loadFlags) check() error {
-	return refuse(atLeast("--workers", f.Workers, 0, "1 or more, or 0 for as many as descriptors need"))
+	return firstError(atLeast("--workers", f.Workers, 0, "1 or more, or 0 for as many as descriptors need"))
 }
 
 func (f *serverFlags) check() error {
 	for _, pid := range f.PID {
 		if err := atLeast("--pid", pid, 1, "the number of a process"); err != nil {
-			return refuse(err)
+			return firstError(err)
 		}
 	}
-	return refuse(atLeast("--first", f.First, 0, "0 or more"))
+	return firstError(atLeast("--first", f.First, 0, "0 or more"))
 }

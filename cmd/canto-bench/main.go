@@ -1,6 +1,11 @@
-// Canto-bench measures XMPP servers: `canto-bench` alone starts Canto in a second process, holds 10,000
-// sessions, has them chat, and leaves a report; `canto-bench --help` lists the commands, docs/bench.md says
-// what they do.
+// Canto-bench measures XMPP servers. `canto-bench` alone starts Canto in a second process, holds
+// 10,000 sessions that chat, and leaves a report. `canto-bench --help` lists the commands, and
+// docs/bench.md describes them.
+//
+// Each command is a struct with its flags and a method Run. main.go parses the command line;
+// flags.go checks values of flags; run.go has the commands that run scenarios, and the flags that
+// they share; the other files have one command each. The work is done by the packages below
+// canto/bench.
 package main
 
 import (
@@ -23,7 +28,7 @@ import (
 
 	"canto/bench"
 	"canto/bench/result"
-	"canto/bench/strict"
+	"canto/session/tomlstrict"
 )
 
 // Exit statuses.
@@ -35,24 +40,24 @@ const (
 
 // cli is the command line.
 type cli struct {
-	Run runCmd `cmd:"" default:"withargs" help:"Run a scenario against a server, and leave a report. Without a server, Canto is started."`
+	Run runCmd `cmd:"" default:"withargs" help:"${cli_run}"`
 
-	Compare   compareCmd   `cmd:"" help:"Run scenarios against several servers in turn, and print ratios with their intervals."`
-	Agree     agreeCmd     `cmd:"" help:"Say in which ratios two results of compare differ by more than their intervals."`
-	Plan      planCmd      `cmd:"" help:"Find out in five minutes how many sessions of a profile this machine holds."`
-	Profile   profileCmd   `cmd:"" help:"Run a scenario while the server's profiles are recorded, and draw flame graphs."`
-	VM        vmCmd        `cmd:"" name:"vm" help:"Hold 100,000 sessions in one process of a virtual machine, and say what each costs."`
+	Compare   compareCmd   `cmd:"" help:"${cli_compare}"`
+	Agree     agreeCmd     `cmd:"" help:"${cli_agree}"`
+	Plan      planCmd      `cmd:"" help:"${cli_plan}"`
+	Profile   profileCmd   `cmd:"" help:"${cli_profile}"`
+	VM        vmCmd        `cmd:"" name:"vm" help:"${cli_vm}"`
 	Report    reportCmd    `cmd:"" help:"Make the HTML report of a result again."`
 	SLO       sloCmd       `cmd:"" name:"slo" help:"Judge a result by a file of requirements."`
-	Scenarios scenariosCmd `cmd:"" help:"List the scenarios that come along, or print one, to be copied and changed."`
+	Scenarios scenariosCmd `cmd:"" help:"${cli_scenarios}"`
 
-	Accounts accountsCmd `cmd:"" help:"Make the accounts of a load test: as files that servers read, or by registration."`
+	Accounts accountsCmd `cmd:"" help:"${cli_accounts}"`
 	Agent    agentCmd    `cmd:"" help:"Lend this machine's clients to a run elsewhere."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
-// world is what commands see of the process.
-type world struct {
+// An environment is the part of the process that commands use.
+type environment struct {
 	ctx    context.Context
 	out    io.Writer
 	errOut io.Writer
@@ -65,28 +70,39 @@ func main() {
 	os.Exit(execute(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// errInterrupted is the error of a run that a signal has ended.
 var errInterrupted = errors.New("interrupted: the report shows what was seen until then")
 
-// errLimit is what a run returns that its own limit has ended.
-var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give it more, or log in fewer")
+// errLimit is the error of a run that its own limit has ended.
+var errLimit = errors.New("the run's limit was over: the report shows what was seen until then; give " +
+	"it more, or log in fewer")
 
-// errMissing is what a comparison returns that has printed which server has no figures.
+// errMissing is the error of a comparison that has printed which server has no figures.
 var errMissing = errors.New("a server could not be measured: look at its lines above")
 
-// errLimitEarly is what a run returns whose limit was over before a server that runs had answered.
-var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is nothing to report; look whether it answers at this address, or give it more")
+// errLimitEarly is the error of a run with a limit that was over before a running server had
+// answered.
+var errLimitEarly = errors.New("the run's limit was over before the server was ready: there is " +
+	"nothing to report; look whether it answers at this address, or give it more")
 
-// errLimitStarting is the same of a server that had to be started.
-var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is nothing to report; give it more, or start the server before (--server)")
+// errLimitStarting is the same for a server that had to be started.
+var errLimitStarting = errors.New("the run's limit was over before the server was ready: there is " +
+	"nothing to report; give it more, or start the server before (--server)")
 
-// errUnmet is what a gate returns that has printed what is wrong.
+// errUnmet is the error of a command that has printed which requirements are not met.
 var errUnmet = errors.New("the requirements are not met")
 
+// execute runs the command of args, and returns the exit status. It parses the command line, runs
+// the command, and prints its error as one line.
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	var c cli
 	code := -1
-	k, err := kong.New(&c, kong.Name("canto-bench"), kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, two minutes, report in ./canto-bench-report."),
-		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)), kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+	k, err := kong.New(&c, kong.Name("canto-bench"), helpTexts,
+		kong.Description("Measures XMPP servers. Without arguments: 10,000 sessions on a Canto of its own, "+
+			"two minutes, report in ./canto-bench-report."),
+		kong.TypeMapper(reflect.TypeFor[time.Duration](), kong.MapperFunc(duration)),
+		kong.Writers(out, errOut), kong.Exit(func(n int) { code = n }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		panic(err)
 	}
@@ -96,11 +112,12 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 			commands = append(commands, n.Name)
 		}
 		if !slices.Contains(commands, args[1]) {
-			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", strict.Short(args[1]), strings.Join(commands, ", "))
+			fmt.Fprintf(errOut, "canto-bench: there is no command %q: one of %s\n", tomlstrict.Short(args[1]),
+				strings.Join(commands, ", "))
 			return exitUsage
 		}
 	}
-	cmd, err := k.Parse(negatives(plainWords(args)))
+	cmd, err := k.Parse(joinNegatives(plainWords(args)))
 	switch {
 	case code >= 0:
 		return code // --help
@@ -108,7 +125,7 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 		fmt.Fprintf(errOut, "canto-bench: %v: see canto-bench --help\n", err)
 		return exitUsage
 	}
-	err = cmd.Run(&world{ctx: ctx, out: out, errOut: errOut, args: args})
+	err = cmd.Run(&environment{ctx: ctx, out: out, errOut: errOut, args: args})
 	switch {
 	case err == nil:
 		return 0
@@ -135,7 +152,7 @@ func duration(ctx *kong.DecodeContext, target reflect.Value) error {
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", strict.Short(text))
+		return fmt.Errorf("%q is no length of time: write 30s, 5m or 1h", tomlstrict.Short(text))
 	}
 	target.SetInt(int64(d))
 	return nil
@@ -146,9 +163,9 @@ var (
 	negative = regexp.MustCompile(`^-[0-9.]`)
 )
 
-// negatives are args with each negative value written as its flag's: "--clients", "-5" is --clients=-5, so that it is
-// the value that is refused, and not taken for a flag.
-func negatives(args []string) (all []string) {
+// joinNegatives are args with each negative value written as its flag's: "--clients", "-5" is
+// --clients=-5, so that it is the value that is refused, and not taken for a flag.
+func joinNegatives(args []string) (all []string) {
 	for i := 0; i < len(args); i++ {
 		if args[i] == "--" {
 			return append(all, args[i:]...)
@@ -163,8 +180,8 @@ func negatives(args []string) (all []string) {
 	return all
 }
 
-// plainWords are args with what most programs understand written as the commands above are: "help" is --help, "help
-// COMMAND" is COMMAND --help, and --version is version.
+// plainWords replaces words in args that most programs understand by the commands above: "help"
+// is --help, "help COMMAND" is COMMAND --help, and --version is version.
 func plainWords(args []string) []string {
 	switch {
 	case len(args) == 0:
@@ -176,14 +193,16 @@ func plainWords(args []string) []string {
 	return args
 }
 
-// A usageError is one of what was asked for.
+// A usageError is an error in the command line.
 type usageError struct{ error }
 
+// Unwrap is the error itself.
 func (e usageError) Unwrap() error { return e.error }
 
-// tool is what reports say of this program.
-func (w *world) tool() result.Tool {
-	t := result.Tool{Version: "devel", Go: runtime.Version(), Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
+// tool describes this program for reports.
+func (w *environment) tool() result.Tool {
+	t := result.Tool{Version: "devel", Go: runtime.Version(),
+		Command: strings.Join(append([]string{"canto-bench"}, quoted(w.args)...), " ")}
 	if i, ok := debug.ReadBuildInfo(); ok {
 		if v := i.Main.Version; v != "" && v != "(devel)" {
 			t.Version = v
@@ -207,21 +226,23 @@ func quoted(args []string) (q []string) {
 	return q
 }
 
+// versionCmd is the command version.
 type versionCmd struct{}
 
 // Run prints it.
-func (*versionCmd) Run(w *world) error {
+func (*versionCmd) Run(w *environment) error {
 	t := w.tool()
 	fmt.Fprintln(w.out, strings.TrimSpace(fmt.Sprintf("canto-bench %s %s %s", t.Version, t.Commit, t.Go)))
 	return nil
 }
 
+// scenariosCmd is the command scenarios.
 type scenariosCmd struct {
 	Name string `arg:"" optional:"" help:"Print this one."`
 }
 
 // Run lists or prints.
-func (c *scenariosCmd) Run(w *world) error {
+func (c *scenariosCmd) Run(w *environment) error {
 	if c.Name != "" {
 		s, err := bench.Find(c.Name)
 		if err != nil {

@@ -85,7 +85,8 @@ func file(t *testing.T, name, text string) string {
 func TestRun(t *testing.T) {
 	_, at := server(t)
 	dir := t.TempDir()
-	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "--out", dir, "--clients", "30", "--tls", "starttls", "--rates", "0.5")...)
+	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "--out", dir, "--clients", "30",
+		"--tls", "starttls", "--rates", "0.5")...)
 	if got.code != 0 {
 		t.Fatalf("status %d: %s", got.code, got.err)
 	}
@@ -93,24 +94,29 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f, ok := r.Figure("talk.chat.done"); !ok || f.Value != 100 || r.Sessions != 30 || !strings.Contains(r.Target.TLS, "TLS 1.3") {
+	if f, ok := r.Figure("talk.chat.done"); !ok || f.Value != 100 || r.Sessions != 30 ||
+		!strings.Contains(r.Target.TLS, "TLS 1.3") {
 		t.Errorf("figure %+v, %d sessions, TLS %q", f, r.Sessions, r.Target.TLS)
 	}
-	if sc, err := bench.Parse("source", []byte(r.Scenario.Source)); err != nil || sc.Clients.Count != 30 || sc.Clients.TLS != "starttls" {
+	if sc, err := bench.Parse("source", []byte(r.Scenario.Source)); err != nil || sc.Clients.Count != 30 ||
+		sc.Clients.TLS != "starttls" {
 		t.Errorf("the scenario in the result is not the one that was run: %v\n%s", err, r.Scenario.Source)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, "report.html"))
 	if err != nil || !bytes.Contains(page, []byte("<svg")) {
 		t.Errorf("the page has no plots: %v", err)
 	}
-	if !regexp.MustCompile(`(?m)^talk +chat +\d`).MatchString(got.out) || !strings.Contains(got.out, "report: ") {
+	if !regexp.MustCompile(`(?m)^talk +chat +\d`).MatchString(got.out) ||
+		!strings.Contains(got.out, "report: ") {
 		t.Errorf("the summary is\n%s", got.out)
 	}
 	if !strings.Contains(got.err, "talk") {
 		t.Errorf("nothing was shown while it ran: %s", got.err)
 	}
-	again := do(t.Context(), "report", filepath.Join(dir, "result.json"), "--out", filepath.Join(dir, "again.html"))
-	if b, err := os.ReadFile(filepath.Join(dir, "again.html")); again.code != 0 || err != nil || !bytes.Equal(b, page) {
+	again := do(t.Context(), "report", filepath.Join(dir, "result.json"), "--out",
+		filepath.Join(dir, "again.html"))
+	if b, err := os.ReadFile(filepath.Join(dir, "again.html")); again.code != 0 || err != nil ||
+		!bytes.Equal(b, page) {
 		t.Errorf("the report made again differs: status %d, %v", again.code, err)
 	}
 }
@@ -128,17 +134,21 @@ func TestRefusals(t *testing.T) {
 		code int
 		want string
 	}{
-		{"wrong password", with(at, "run", sc, "--password", "wrong"), 1, `authentication failed: not-authorized: the password is wrong, or the accounts do not exist`},
-		{"nobody there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
+		{"wrong password", with(at, "run", sc, "--password", "wrong"), 1,
+			`authentication failed: not-authorized: the password is wrong, or the accounts do not exist`},
+		{"no server there", []string{"run", sc, "--server", addr}, 1, `connection refused: is the server running`},
 		{"unknown scenario", []string{"run", "chats"}, 2, `there is no scenario "chats": one of archive, `},
 		{"no such file", []string{"run", "./none.toml"}, 2, `can't be read`},
-		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2, `x.toml:3: there is no key "cuont": did you mean "count"?`},
-		{"a bad value", []string{"run", file(t, "x.toml", "[[phase]]\nkind = 'hold'\nlength = 'long'\n")}, 2, `x.toml:3: `},
+		{"a typing error", []string{"run", file(t, "x.toml", "name = 'x'\n[clients]\ncuont = 1\n")}, 2,
+			`x.toml:3: there is no key "cuont": did you mean "count"?`},
+		{"a bad value", []string{"run", file(t, "x.toml", "[[phase]]\nkind = 'hold'\nlength = 'long'\n")}, 2,
+			`x.toml:3: `},
 		{"no domain", []string{"run", sc, "--server", "192.0.2.1:5222"}, 2, `--domain`},
 		{"peer and server", []string{"run", sc, "--peer", "canto", "--server", addr}, 2, `set one of them`},
 		{"unknown peer", []string{"run", sc, "--peer", "jackal"}, 2, `one of canto, prosody, ejabberd`},
 		{"an open agent", []string{"agent", "--listen", "0.0.0.0:0"}, 2, `--secret`},
-		{"untrusted certificate", []string{"run", sc, "--direct", s.DirectAddr().String(), "--tls", "direct"}, 1, `certificate is not one for localhost: name its CA with --ca`},
+		{"untrusted certificate", []string{"run", sc, "--direct", s.DirectAddr().String(), "--tls", "direct"},
+			1, `certificate is not one for localhost: name its CA with --ca`},
 		{"not a result", []string{"report", sc}, 2, `not a result of canto-bench`},
 		{"no profiles", with(at, "profile", sc, "--out", t.TempDir()), 1, `has no profiles`},
 		{"unknown command line", []string{"run", "--frob"}, 2, `unknown flag --frob`},
@@ -154,48 +164,72 @@ func TestRefusals(t *testing.T) {
 		{"an account before the first", []string{"run", sc, "--first=-1"}, 2, `--first is -1: 0 or more`},
 		{"no process", []string{"run", sc, "--pid", "0"}, 2, `--pid is 0: the number of a process`},
 		{"another TLS", []string{"run", sc, "--tls", "ssl"}, 2, `--tls is "ssl": one of none, starttls, direct`},
-		{"shares of more than all", []string{"run", file(t, "x.toml", "[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 0.9\n[[group]]\nname = 'b'\nshare = 0.9\n[[phase]]\nkind = 'ramp'\n")}, 2, `x.toml:3: the shares of the groups are 1.8 together`},
+		{"shares of more than all", []string{"run",
+			file(t, "x.toml", "[clients]\ncount = 10\n[[group]]\nname = 'a'\nshare = 0.9\n[[group]]\nname = "+
+				"'b'\nshare = 0.9\n[[phase]]\nkind = 'ramp'\n")}, 2,
+			`x.toml:3: the shares of the groups are 1.8 together`},
 		{"no clients to compare", []string{"compare", "--scenario", sc, "--clients", "0"}, 2, `--clients is 0`},
 		{"no rounds", []string{"compare", "--rounds", "0"}, 2, `--rounds is 0: 1 or more`},
 		{"a floor below 1", []string{"compare", "--floor", "0.5"}, 2, `--floor is 0.5: 1 or more`},
 		{"a plan of nothing", []string{"plan", "--sessions", "5"}, 2, `--sessions is 5: 30 or more`},
-		{"a plan of more than all", []string{"plan", "--utilisation", "1.5"}, 2, `--utilisation is 1.5: from 0.01 to 1`},
+		{"a plan of more than all", []string{"plan", "--utilisation", "1.5"}, 2,
+			`--utilisation is 1.5: from 0.01 to 1`},
 		{"a plan without time", []string{"plan", "--budget", "0s"}, 2, `--budget is 0s: 10s or more`},
 		{"a guest of no clients", []string{"vm", "--clients", "0"}, 2, `--clients is 0: 1 or more`},
 		{"a guest without cores", []string{"vm", "--cores", "0"}, 2, `--cores is 0: 1 or more`},
-		{"accounts of another kind", []string{"accounts", "5", "--format", "xml"}, 2, `--format is "xml": one of canto, ejabberd, prosody`},
-		{"no registrations at a time", []string{"accounts", "5", "--register", "--in-flight", "0"}, 2, `--in-flight is 0: 1 or more`},
+		{"accounts of another kind", []string{"accounts", "5", "--format", "xml"}, 2,
+			`--format is "xml": one of canto, ejabberd, prosody`},
+		{"no registrations at a time", []string{"accounts", "5", "--register", "--in-flight", "0"}, 2,
+			`--in-flight is 0: 1 or more`},
 		{"rates without end", []string{"run", sc, "--rates", "inf"}, 2, `--rates is +Inf: a factor up to 1000000`},
-		{"rates beyond all", []string{"run", sc, "--rates", "1e300"}, 2, `--rates is 1e+300: a factor up to 1000000`},
-		{"a length without unit", []string{"run", sc, "--length", "5"}, 2, `"5" is no length of time: write 30s, 5m or 1h`},
+		{"rates beyond all", []string{"run", sc, "--rates", "1e300"}, 2,
+			`--rates is 1e+300: a factor up to 1000000`},
+		{"a length without unit", []string{"run", sc, "--length", "5"}, 2,
+			`"5" is no length of time: write 30s, 5m or 1h`},
 		{"a negative number", []string{"run", sc, "--clients", "-5"}, 2, `--clients is -5: 1 or more`},
 		{"a negative time", []string{"run", sc, "--length", "-5s"}, 2, `--length is -5s: 1ms or more`},
 		{"fewer clients than groups", []string{"run", "flood", "--clients", "1"}, 2, `1 clients can't be 2 groups`},
-		{"more friends than clients", []string{"run", "presence", "--clients", "200"}, 2, `a star can't have 500 friends of 199 clients`},
-		{"an address without port", []string{"run", sc, "--server", "127.0.0.1"}, 2, `"127.0.0.1" is no address of a server: write host:port`},
+		{"more friends than clients", []string{"run", "presence", "--clients", "200"}, 2,
+			`a star can't have 500 friends of 199 clients`},
+		{"an address without port", []string{"run", sc, "--server", "127.0.0.1"}, 2,
+			`"127.0.0.1" is no address of a server: write host:port`},
 		{"a port that is none", []string{"run", sc, "--server", "127.0.0.1:99999"}, 2, `no address of a server`},
 		{"port 0", []string{"run", sc, "--direct", "127.0.0.1:0"}, 2, `no address of a server`},
 		{"accounts of one name", []string{"run", sc, "--server", addr, "--user", "x"}, 2, `it needs one %d`},
-		{"a source that is none", []string{"run", sc, "--server", addr, "--source", "x"}, 2, `"x" is no address to connect from`},
+		{"a source that is none", []string{"run", sc, "--server", addr, "--source", "x"}, 2,
+			`"x" is no address to connect from`},
 		{"no CA", []string{"run", sc, "--server", addr, "--ca", "nofile"}, 2, `the CA's certificate can't be read`},
 		{"a CA that is none", []string{"run", sc, "--server", addr, "--ca", sc}, 2, `no certificate in`},
 		{"no URL", []string{"run", sc, "--server", addr, "--metrics", "here"}, 2, `"here" is no URL`},
 		{"an unknown option", []string{"run", sc, "--option", "a=b"}, 2, `canto has no option "a": there are `},
-		{"an option without peer", []string{"run", sc, "--server", addr, "--option", "a=b"}, 2, `options is of a server that is started`},
-		{"a password of a server that is started", []string{"run", sc, "--password", "x"}, 2, `password is of a server that runs: canto is started here`},
-		{"a domain of one", []string{"run", sc, "--peer", "prosody", "--domain", "x"}, 2, `domain is of a server that runs: prosody is started here`},
+		{"an option without peer", []string{"run", sc, "--server", addr, "--option", "a=b"}, 2,
+			`options is of a server that is started`},
+		{"a password of a server that is started", []string{"run", sc, "--password", "x"}, 2,
+			`password is of a server that runs: canto is started here`},
+		{"a domain of one", []string{"run", sc, "--peer", "prosody", "--domain", "x"}, 2,
+			`domain is of a server that runs: prosody is started here`},
 		{"a user of one", []string{"run", sc, "--user", "x%d"}, 2, `user is of a server that runs`},
 		{"a process of one", []string{"run", sc, "--pid", "7"}, 2, `pids is of a server that runs`},
 		{"a source for one", []string{"run", sc, "--source", "127.0.0.1"}, 2, `sources is of a server that runs`},
-		{"a flag beside a target", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\n"), "--domain", "x"}, 2, `--domain stands beside --target`},
-		{"a target's address", []string{"run", sc, "--target", file(t, "t.toml", "name = 'x'\nserver = '127.0.0.1:99999'\n")}, 2, `t.toml:2: server: "127.0.0.1:99999" is no address`},
-		{"a target's process", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\npids = [0]\n")}, 2, `t.toml:2: pids has 0`},
-		{"a target's option", []string{"run", sc, "--target", file(t, "t.toml", "peer = 'canto'\noptions = {a = 'b'}\n")}, 2, `t.toml:2: canto has no option "a"`},
-		{"a target's password", []string{"run", sc, "--target", file(t, "t.toml", "peer = 'canto'\npassword = 'x'\n")}, 2, `t.toml:2: password is of a server that runs`},
-		{"a target's user", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\nuser = 'x'\n")}, 2, `t.toml:2: user: `},
-		{"a target's CA", []string{"run", sc, "--target", file(t, "t.toml", "server = '127.0.0.1:1'\nca = 'nofile'\n")}, 2, `t.toml:2: the CA's certificate`},
-		{"no address for its TLS", []string{"run", sc, "--server", addr, "--tls", "direct"}, 2, `no address for that is known: --direct`},
-		{"help of no command", []string{"help", "nosuch"}, 2, `there is no command "nosuch": one of run, compare, `},
+		{"a flag beside a target", []string{"run", sc, "--target",
+			file(t, "t.toml", "server = '127.0.0.1:1'\n"), "--domain", "x"}, 2, `--domain stands beside --target`},
+		{"a target's address", []string{"run", sc, "--target",
+			file(t, "t.toml", "name = 'x'\nserver = '127.0.0.1:99999'\n")}, 2,
+			`t.toml:2: server: "127.0.0.1:99999" is no address`},
+		{"a target's process", []string{"run", sc, "--target",
+			file(t, "t.toml", "server = '127.0.0.1:1'\npids = [0]\n")}, 2, `t.toml:2: pids has 0`},
+		{"a target's option", []string{"run", sc, "--target",
+			file(t, "t.toml", "peer = 'canto'\noptions = {a = 'b'}\n")}, 2, `t.toml:2: canto has no option "a"`},
+		{"a target's password", []string{"run", sc, "--target",
+			file(t, "t.toml", "peer = 'canto'\npassword = 'x'\n")}, 2, `t.toml:2: password is of a server that runs`},
+		{"a target's user", []string{"run", sc, "--target",
+			file(t, "t.toml", "server = '127.0.0.1:1'\nuser = 'x'\n")}, 2, `t.toml:2: user: `},
+		{"a target's CA", []string{"run", sc, "--target",
+			file(t, "t.toml", "server = '127.0.0.1:1'\nca = 'nofile'\n")}, 2, `t.toml:2: the CA's certificate`},
+		{"no address for its TLS", []string{"run", sc, "--server", addr, "--tls", "direct"}, 2,
+			`no address for that is known: --direct`},
+		{"help of no command", []string{"help", "nosuch"}, 2,
+			`there is no command "nosuch": one of run, compare, `},
 		{"unknown server", []string{"compare", "openfire"}, 2, `"openfire" is no server: one of canto`},
 		{"unknown suite", []string{"compare", "--suite", "none"}, 2, `there is no suite "none"`},
 	} {
@@ -220,18 +254,22 @@ func TestGate(t *testing.T) {
 	s, at := server(t)
 	sc := file(t, "short.toml", short)
 	dir := t.TempDir()
-	slo := file(t, "slo.toml", "[[require]]\nfigure = '*.lost'\nat_most = 0\n[[require]]\nfigure = 'talk.chat.done'\nat_least = 190\n")
+	slo := file(t, "slo.toml", "[[require]]\nfigure = '*.lost'\nat_most = 0\n[[require]]\nfigure = "+
+		"'talk.chat.done'\nat_least = 190\n")
 	if got := do(t.Context(), with(at, "run", sc, "-q", "--out", dir, "--slo", slo)...); got.code != 0 {
 		t.Errorf("status %d: %s%s", got.code, got.out, got.err)
 	}
 	s.Faults.Drop(10)
-	got := do(t.Context(), with(at, "run", sc, "-q", "--out", filepath.Join(dir, "2"), "--slo", slo, "--length", "1s")...)
-	if got.code != 1 || !strings.Contains(got.out, "FAIL") || !strings.Contains(got.err, "requirements are not met") {
+	got := do(t.Context(), with(at, "run", sc, "-q", "--out", filepath.Join(dir, "2"), "--slo", slo,
+		"--length", "1s")...)
+	if got.code != 1 || !strings.Contains(got.out, "FAIL") ||
+		!strings.Contains(got.err, "requirements are not met") {
 		t.Errorf("status %d with lost messages: %s%s", got.code, got.out, got.err)
 	}
 	// And afterwards, against another run.
 	ratio := file(t, "ratio.toml", "[[require]]\nfigure = 'talk.chat.done'\nratio_to_baseline_at_least = 0.95\n")
-	got = do(t.Context(), "slo", ratio, filepath.Join(dir, "2", "result.json"), "--baseline", filepath.Join(dir, "result.json"))
+	got = do(t.Context(), "slo", ratio, filepath.Join(dir, "2", "result.json"), "--baseline",
+		filepath.Join(dir, "result.json"))
 	if got.code != 1 || !strings.Contains(got.out, "FAIL") {
 		t.Errorf("status %d with fewer done than the baseline: %s%s", got.code, got.out, got.err)
 	}
@@ -262,7 +300,8 @@ func TestInterrupted(t *testing.T) {
 func TestLimited(t *testing.T) {
 	_, at := server(t)
 	dir := t.TempDir()
-	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--limit", "2s")...)
+	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length",
+		"1h", "--limit", "2s")...)
 	if got.code != exitFailed || !strings.Contains(got.err, "limit was over") {
 		t.Fatalf("status %d: %s", got.code, got.err)
 	}
@@ -280,8 +319,10 @@ func TestLimitedBeforeItBegan(t *testing.T) {
 	}
 	defer ln.Close()
 	dir := filepath.Join(t.TempDir(), "out")
-	got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--server", ln.Addr().String(), "--out", dir, "--limit", "1s")
-	if got.code != exitFailed || !strings.Contains(got.err, "limit was over before the server was ready") || strings.Count(got.err, "\n") != 1 {
+	got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--server", ln.Addr().String(),
+		"--out", dir, "--limit", "1s")
+	if got.code != exitFailed || !strings.Contains(got.err,
+		"limit was over before the server was ready") || strings.Count(got.err, "\n") != 1 {
 		t.Errorf("status %d: %s", got.code, got.err)
 	}
 	if _, err := os.Stat(dir); err == nil {
@@ -289,12 +330,13 @@ func TestLimitedBeforeItBegan(t *testing.T) {
 	}
 }
 
-// SIGTERM ends a run with a report of what was seen, and the status of an interrupt; the processes that it started end
-// with it.
+// SIGTERM ends a run with a report of what was seen, and the status of an interrupt; the processes
+// that it started end with it.
 func TestSIGTERM(t *testing.T) {
 	s, at := server(t)
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0], with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--length", "1h", "--workers", "2")...)
+	cmd := exec.Command(os.Args[0], with(at, "run", file(t, "short.toml", short), "-q", "--out", dir,
+		"--length", "1h", "--workers", "2")...)
 	cmd.Env = append(os.Environ(), asBench+"=1")
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut // Wait returns when the workers have closed them, too
@@ -316,7 +358,8 @@ func TestSIGTERM(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-ended
-	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted || !strings.Contains(errOut.String(), "interrupted: the report shows") {
+	if code := cmd.ProcessState.ExitCode(); code != exitInterrupted ||
+		!strings.Contains(errOut.String(), "interrupted: the report shows") {
 		t.Errorf("status %d: %s", code, &errOut)
 	}
 	if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil {
@@ -326,7 +369,8 @@ func TestSIGTERM(t *testing.T) {
 	}
 }
 
-// Of 40 clients two may fail to log in, a twentieth; a third ends the run with its reason. The status is of a failure.
+// Of 40 clients two may fail to log in, a twentieth; a third ends the run with its reason. The
+// status is of a failure.
 func TestFailedLogins(t *testing.T) {
 	for missing, code := range map[int]int{2: 0, 3: exitFailed} {
 		s, err := stub.Start(stub.Config{Users: 40 - missing})
@@ -334,7 +378,8 @@ func TestFailedLogins(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(s.Close)
-		got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--clients", "40", "--server", s.Addr().String(), "--out", t.TempDir())
+		got := do(t.Context(), "run", file(t, "short.toml", short), "-q", "--clients", "40", "--server",
+			s.Addr().String(), "--out", t.TempDir())
 		if got.code != code || (code != 0) != strings.Contains(got.err, "of 40 logins failed") {
 			t.Errorf("%d of 40 can't log in: status %d: %s", missing, got.code, got.err)
 		}
@@ -350,8 +395,10 @@ func TestCompareWithoutServer(t *testing.T) {
 	describe := func(name, addr string) string {
 		return file(t, name+".toml", fmt.Sprintf("server = %q\ninsecure = true\npassword = 'bench'\n", addr))
 	}
-	got := do(t.Context(), "compare", describe("there", there.Addr().String()), describe("gone", addr), "--scenario", file(t, "short.toml", short), "--rounds", "1", "--out", t.TempDir())
-	if got.code != exitFailed || !strings.Contains(got.out, "FAIL short: gone has no figures: ") || !strings.Contains(got.err, "could not be measured") {
+	got := do(t.Context(), "compare", describe("there", there.Addr().String()), describe("gone", addr),
+		"--scenario", file(t, "short.toml", short), "--rounds", "1", "--out", t.TempDir())
+	if got.code != exitFailed || !strings.Contains(got.out, "FAIL short: gone has no figures: ") ||
+		!strings.Contains(got.err, "could not be measured") {
 		t.Errorf("status %d: %s%s", got.code, got.out, got.err)
 	}
 }
@@ -378,7 +425,8 @@ func TestAgents(t *testing.T) {
 	got := do(t.Context(), with(append(at, agents...), "run", sc, "-q", "--out", dir, "--secret", "s3cret")...)
 	if got.code != 0 {
 		t.Errorf("status %d: %s", got.code, got.err)
-	} else if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil || r.Workers != 2 || r.Sessions != 20 {
+	} else if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil || r.Workers != 2 ||
+		r.Sessions != 20 {
 		t.Errorf("%v: %d workers, %d sessions", err, r.Workers, r.Sessions)
 	}
 	got = do(t.Context(), with(append(at, agents...), "run", sc, "-q", "--out", dir, "--secret", "guess")...)
@@ -395,11 +443,13 @@ func TestAgents(t *testing.T) {
 func TestWorkers(t *testing.T) {
 	_, at := server(t)
 	dir := t.TempDir()
-	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--workers", "2")...)
+	got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", dir, "--workers",
+		"2")...)
 	if got.code != 0 {
 		t.Fatalf("status %d: %s", got.code, got.err)
 	}
-	if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil || r.Workers != 2 || r.Sessions != 20 {
+	if r, err := result.Load(filepath.Join(dir, "result.json")); err != nil || r.Workers != 2 ||
+		r.Sessions != 20 {
 		t.Errorf("%v: %d workers, %d sessions", err, r.Workers, r.Sessions)
 	}
 }
@@ -424,7 +474,8 @@ func TestHelp(t *testing.T) {
 	if got.code != 0 || !strings.Contains(got.out, "canto-bench-report") {
 		t.Fatalf("status %d: %s%s", got.code, got.out, got.err)
 	}
-	for _, cmd := range []string{"run", "compare", "agree", "plan", "profile", "vm", "report", "slo", "scenarios", "accounts", "agent", "version"} {
+	for _, cmd := range []string{"run", "compare", "agree", "plan", "profile", "vm", "report", "slo",
+		"scenarios", "accounts", "agent", "version"} {
 		if h := do(t.Context(), cmd, "--help"); h.code != 0 || !strings.Contains(h.out, "Usage: canto-bench "+cmd) {
 			t.Errorf("%s --help: status %d\n%s", cmd, h.code, h.out)
 		}
@@ -437,7 +488,8 @@ func TestHelp(t *testing.T) {
 // Accounts come from a file for the server's tool, or from registering them; what was registered logs in.
 func TestAccounts(t *testing.T) {
 	s, at := server(t)
-	if got := do(t.Context(), "accounts", "2", "--format", "canto", "--domain", "example.org"); got.code != 0 || got.out != "bench0@example.org\tbench\nbench1@example.org\tbench\n" {
+	if got := do(t.Context(), "accounts", "2", "--format", "canto", "--domain",
+		"example.org"); got.code != 0 || got.out != "bench0@example.org\tbench\nbench1@example.org\tbench\n" {
 		t.Errorf("status %d, exported: %q", got.code, got.out)
 	}
 	dir := t.TempDir()
@@ -448,25 +500,30 @@ func TestAccounts(t *testing.T) {
 		t.Errorf("%d of Prosody's files", len(list))
 	}
 	for i, want := range []string{"20 accounts registered, 0 existed\n", "0 accounts registered, 20 existed\n"} {
-		if got := do(t.Context(), with(at, "accounts", "20", "--register", "--user", "new%d")...); got.code != 0 || got.out != want {
+		if got := do(t.Context(), with(at, "accounts", "20", "--register", "--user",
+			"new%d")...); got.code != 0 || got.out != want {
 			t.Errorf("time %d: status %d, %q, %s", i+1, got.code, got.out, got.err)
 		}
 	}
 	if n := s.Stats().Registered; n != 20 {
 		t.Errorf("the server has %d", n)
 	}
-	if got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", t.TempDir(), "--user", "new%d")...); got.code != 0 {
+	if got := do(t.Context(), with(at, "run", file(t, "short.toml", short), "-q", "--out", t.TempDir(),
+		"--user", "new%d")...); got.code != 0 {
 		t.Errorf("they can't log in: %s", got.err)
 	}
-	if got := do(t.Context(), "accounts", "20"); got.code != exitUsage || !strings.Contains(got.err, "--register") {
+	if got := do(t.Context(), "accounts", "20"); got.code != exitUsage ||
+		!strings.Contains(got.err, "--register") {
 		t.Errorf("status %d: %s", got.code, got.err)
 	}
 }
 
 // What most programs understand: help, help of a command, and the version as a flag.
 func TestHelpWords(t *testing.T) {
-	for args, want := range map[string]string{"help": "Run a scenario against a server", "help compare": "--rounds", "--version": "canto-bench devel", "version": "canto-bench devel"} {
-		if got := do(t.Context(), strings.Fields(args)...); got.code != 0 || !strings.Contains(got.out, want) || got.err != "" {
+	for args, want := range map[string]string{"help": "Run a scenario against a server",
+		"help compare": "--rounds", "--version": "canto-bench devel", "version": "canto-bench devel"} {
+		if got := do(t.Context(), strings.Fields(args)...); got.code != 0 ||
+			!strings.Contains(got.out, want) || got.err != "" {
 			t.Errorf("canto-bench %s: status %d: %s%s", args, got.code, got.out, got.err)
 		}
 	}

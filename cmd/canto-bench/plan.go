@@ -9,37 +9,41 @@ import (
 	"time"
 
 	"canto/bench/capacity"
-	"canto/bench/entrant"
+	"canto/bench/target"
 )
 
+// planCmd is the command plan.
 type planCmd struct {
 	serverFlags
-	Profile     string        `help:"What an average session does in an hour (TOML; see docs/bench.md). Default: phones." placeholder:"FILE"`
+	Profile     string        `help:"${plan_profile}" placeholder:"FILE"`
 	Cores       int           `help:"For the server; 0: all of this machine."`
 	Memory      int64         `help:"Bytes for the server; default: 80 % of this machine's." placeholder:"BYTES"`
 	Utilisation float64       `help:"How much of the cores may be in use on average." default:"0.7"`
 	Budget      time.Duration `help:"How long it may take, about." default:"5m"`
 	Sessions    int           `help:"Most sessions of the fit." default:"7000"`
-	Out         string        `help:"Folder for the plan as JSON." default:"canto-bench-report" placeholder:"DIR"`
+	Out         string        `help:"${plan_out}" default:"canto-bench-report" placeholder:"DIR"`
 	Quiet       bool          `short:"q" help:"No live view."`
 }
 
-// Run plans.
-func (c *planCmd) Run(w *world) error {
-	if err := refuse(
+// Run makes a capacity plan. It checks the flags and the profile; starts the server; makes the
+// plan; and writes it as text and JSON.
+func (c *planCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--cores", c.Cores, 0, "1 or more, or 0 for all of this machine"),
 		atLeast("--memory", c.Memory, 0, "bytes, or 0 for 80 % of this machine's"),
 		within("--utilisation", c.Utilisation, 0.01, 1, "from 0.01 to 1"),
 		atLeast("--budget", c.Budget, 10*time.Second, "10s or more; margins are wide below some minutes"),
-		atLeast("--sessions", c.Sessions, capacity.LeastSessions, fmt.Sprintf("%d or more: fewer show nothing", capacity.LeastSessions)),
+		atLeast("--sessions", c.Sessions, capacity.LeastSessions,
+			fmt.Sprintf("%d or more: fewer show nothing", capacity.LeastSessions)),
 	); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
-	cfg := capacity.Config{Cores: c.Cores, Memory: c.Memory, Utilisation: c.Utilisation, Budget: c.Budget, Sessions: c.Sessions, Tool: w.tool()}
+	cfg := capacity.Config{Cores: c.Cores, Memory: c.Memory, Utilisation: c.Utilisation, Budget: c.Budget,
+		Sessions: c.Sessions, Tool: w.tool()}
 	if c.Profile != "" {
 		b, err := os.ReadFile(c.Profile)
 		if err != nil {
@@ -53,7 +57,7 @@ func (c *planCmd) Run(w *world) error {
 	if c.Profile != "" {
 		kind = cfg.Profile.TLS
 	}
-	if err := e.Serves(kind); err != nil {
+	if err := e.CheckTLS(kind); err != nil {
 		return usageError{err}
 	}
 	self, err := os.Executable()
@@ -68,7 +72,7 @@ func (c *planCmd) Run(w *world) error {
 	defer os.RemoveAll(dir)
 	live := newLive(w, c.Quiet)
 	defer live.Close()
-	s, err := e.Start(w.ctx, entrant.Need{Accounts: capacity.Accounts(cfg), Dir: dir})
+	s, err := e.Start(w.ctx, target.Requirements{Accounts: capacity.Accounts(cfg), Dir: dir})
 	if err != nil {
 		return err
 	}

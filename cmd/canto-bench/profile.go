@@ -13,26 +13,28 @@ import (
 
 	"canto/bench"
 	"canto/bench/flame"
-	"canto/bench/probe"
 	"canto/bench/result"
+	"canto/bench/sampler"
 )
 
+// profileCmd is the command profile.
 type profileCmd struct {
 	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along, or a TOML file."`
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Out   string `help:"Folder for the report, profiles and flame graphs." default:"canto-bench-report" placeholder:"DIR"`
+	Out   string `help:"${profile_out}" default:"canto-bench-report" placeholder:"DIR"`
 	Top   int    `help:"How many modules of each profile are printed." default:"12"`
 	Quiet bool   `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario with profiles.
-func (c *profileCmd) Run(w *world) error {
-	if err := refuse(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
+// Run runs a scenario with profiles. It checks the flags; runs the scenario, with captures in its
+// holds and storms; saves the result; and prints the costs of modules.
+func (c *profileCmd) Run(w *environment) error {
+	if err := firstError(atLeast("--top", c.Top, 1, "1 or more")); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
@@ -50,10 +52,11 @@ func (c *profileCmd) Run(w *world) error {
 	p := &profiler{dir: c.Out, top: c.Top}
 	r, err := measure(w, e, sc, o, "", c.Quiet, func(t *bench.Target, o *bench.Options) error {
 		if t.Profiles == "" {
-			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is given with --pprof")
+			return errors.New("this server has no profiles: they are Go's (net/http/pprof), and their URL is " +
+				"given with --pprof")
 		}
 		p.base = strings.TrimSuffix(strings.TrimSuffix(t.Profiles, "/"), "/debug/pprof")
-		o.Mark = p.mark
+		o.Capture = p.capture
 		return nil
 	})
 	if r != nil {
@@ -71,11 +74,11 @@ func (c *profileCmd) Run(w *world) error {
 	return p.failed
 }
 
-// A profiler records what a server does in the phases that matter.
+// A profiler captures profiles of a server during the phases of a run.
 type profiler struct {
 	dir, base string
 	top       int
-	mu        sync.Mutex
+	mu        sync.Mutex // guards text and failed
 	text      bytes.Buffer
 	failed    error
 }
@@ -83,12 +86,12 @@ type profiler struct {
 // longestProfile bounds the profiles of a long phase.
 const longestProfile = time.Minute
 
-// mark records one phase: CPU, allocations and contention over its length, a trace of two seconds in the
-// middle, the heap at its end.
-func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.File) {
+// capture captures one phase: CPU, allocations and contention over its length, a trace of two
+// seconds in the middle, and the heap at its end.
+func (p *profiler) capture(ctx context.Context, ph *bench.Phase) (files []result.File) {
 	length := min(time.Duration(ph.Length), longestProfile).Truncate(time.Second) - time.Second
 	if ph.Kind == bench.Storm {
-		length = 10 * time.Second // nobody knows how long one takes
+		length = 10 * time.Second // a storm has no length
 	}
 	length = max(length, time.Second)
 	// A profile that has begun is waited for, and the phase with it, unless the run is interrupted.
@@ -103,7 +106,7 @@ func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.Fi
 			case <-time.After(after):
 			case <-ctx.Done():
 			}
-			b, err := probe.FetchProfile(ctx, p.base, kind, d)
+			b, err := sampler.FetchProfile(ctx, p.base, kind, d)
 			p.mu.Lock()
 			defer p.mu.Unlock()
 			if err != nil {
@@ -126,10 +129,12 @@ func (p *profiler) mark(ctx context.Context, ph *bench.Phase) (files []result.Fi
 	return files
 }
 
-// samples are what is looked at of each kind: a profile of a stretch of time has lost its own default.
-var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space", "mutex": "delay", "block": "delay"}
+// samples are the values that are used of each kind of profile. A profile of a stretch of time has
+// lost its own default.
+var samples = map[string]string{"cpu": "cpu", "allocs": "alloc_space", "heap": "inuse_space",
+	"mutex": "delay", "block": "delay"}
 
-// keep writes a profile, its flame graph, and what modules cost.
+// keep writes a profile and its flame graph, and adds the costs of modules to the text.
 func (p *profiler) keep(phase, kind string, b []byte) (files []result.File) {
 	add := func(name, kind string, b []byte) {
 		if err := os.WriteFile(filepath.Join(p.dir, name), b, 0o644); err != nil {

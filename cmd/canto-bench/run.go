@@ -13,57 +13,61 @@ import (
 	"time"
 
 	"canto/bench"
-	"canto/bench/entrant"
 	"canto/bench/report"
 	"canto/bench/result"
 	"canto/bench/slo"
+	"canto/bench/target"
 )
 
-// serverFlags name the server.
+// serverFlags say which server is measured.
 type serverFlags struct {
-	Peer     string            `help:"Start this kind of server: canto, prosody or ejabberd." placeholder:"KIND" group:"Server"`
-	Program  string            `help:"Its program; canto is built if none is named." placeholder:"FILE" group:"Server"`
+	Peer     string            `help:"${server_peer}" placeholder:"KIND" group:"Server"`
+	Program  string            `help:"${server_program}" placeholder:"FILE" group:"Server"`
 	Option   map[string]string `help:"Of its configuration." placeholder:"NAME=VALUE" group:"Server"`
 	Target   string            `help:"Description of the server, a TOML file." placeholder:"FILE" group:"Server"`
-	Server   string            `help:"Address of a server that runs (plain and STARTTLS)." placeholder:"HOST:PORT" group:"Server"`
+	Server   string            `help:"${server_server}" placeholder:"HOST:PORT" group:"Server"`
 	Direct   string            `help:"Its address for direct TLS." placeholder:"HOST:PORT" group:"Server"`
-	Domain   string            `help:"Its XMPP domain; the host of its address if it is not named." group:"Server"`
+	Domain   string            `help:"${server_domain}" group:"Server"`
 	Rooms    string            `help:"Domain of its rooms; asked for if it is not named." group:"Server"`
-	User     string            `help:"Name of the accounts, with %d where their number goes; bench%d if it is not named." placeholder:"NAME" group:"Server"`
+	User     string            `help:"${server_user}" placeholder:"NAME" group:"Server"`
 	First    int               `help:"Number of the first account." group:"Server"`
 	Password string            `help:"Of all accounts; bench if it is not named." group:"Server"`
-	CA       string            `name:"ca" help:"Certificate that the server's is checked by (PEM)." placeholder:"FILE" group:"Server"`
+	CA       string            `name:"ca" help:"${server_ca}" placeholder:"FILE" group:"Server"`
 	Insecure bool              `help:"Take any certificate." group:"Server"`
 	Source   []string          `help:"Addresses to connect from." placeholder:"ADDR" group:"Server"`
-	PID      []int             `name:"pid" help:"Processes of the server, if it runs on this machine: their CPU and memory are in the report." group:"Server"`
+	PID      []int             `name:"pid" help:"${server_pid}" group:"Server"`
 	Metrics  string            `help:"URL of its Prometheus metrics." placeholder:"URL" group:"Server"`
 	Pprof    string            `help:"URL of its /debug/pprof." placeholder:"URL" group:"Server"`
 }
 
-func (f *serverFlags) entrant() (*entrant.Entrant, error) {
+// spec is the server that the flags describe, or that the file of --target does.
+func (f *serverFlags) spec() (*target.Spec, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
 	if f.Target != "" {
-		if flag := f.beside(); flag != "" {
-			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, so write it there", flag)}
+		if flag := f.strayFlag(); flag != "" {
+			return nil, usageError{fmt.Errorf("%s stands beside --target: its file describes the whole server, "+
+				"so write it there", flag)}
 		}
-		e, err := entrant.Read(f.Target)
+		e, err := target.Read(f.Target)
 		if err != nil {
 			return nil, usageError{err}
 		}
 		return e, nil
 	}
-	e := &entrant.Entrant{Peer: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server, Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
-		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID, Metrics: f.Metrics, Profiles: f.Pprof}
-	if e.Peer == "" && e.Server == "" && e.Direct == "" {
-		e.Peer = "canto"
+	e := &target.Spec{Kind: f.Peer, Program: f.Program, Options: f.Option, Server: f.Server,
+		Direct: f.Direct, Domain: f.Domain, Rooms: f.Rooms, User: f.User,
+		First: f.First, Password: f.Password, CA: f.CA, Insecure: f.Insecure, Sources: f.Source, PIDs: f.PID,
+		Metrics: f.Metrics, Profiles: f.Pprof}
+	if e.Kind == "" && e.Server == "" && e.Direct == "" {
+		e.Kind = "canto"
 	}
-	e.Name = e.Peer
+	e.Name = e.Kind
 	if e.Name == "" {
 		e.Name = e.Server + e.Direct
 	}
-	if e.Peer == "" {
+	if e.Kind == "" {
 		e.Password = f.password()
 	}
 	if err := e.Check(); err != nil {
@@ -75,16 +79,20 @@ func (f *serverFlags) entrant() (*entrant.Entrant, error) {
 // password is that of all accounts.
 func (f *serverFlags) password() string { return cmp.Or(f.Password, "bench") }
 
-// beside is the first flag that is given beside --target, "" if there is none.
-func (f *serverFlags) beside() string {
+// strayFlag is the first flag that is given beside --target, "" if there is none.
+func (f *serverFlags) strayFlag() string {
 	for _, x := range []struct {
 		flag string
 		set  bool
 	}{
-		{"--peer", f.Peer != ""}, {"--program", f.Program != ""}, {"--option", len(f.Option) > 0}, {"--server", f.Server != ""},
-		{"--direct", f.Direct != ""}, {"--domain", f.Domain != ""}, {"--rooms", f.Rooms != ""}, {"--user", f.User != ""},
-		{"--first", f.First != 0}, {"--password", f.Password != ""}, {"--ca", f.CA != ""}, {"--insecure", f.Insecure},
-		{"--source", len(f.Source) > 0}, {"--pid", len(f.PID) > 0}, {"--metrics", f.Metrics != ""}, {"--pprof", f.Pprof != ""},
+		{"--peer", f.Peer != ""}, {"--program", f.Program != ""}, {"--option", len(f.Option) > 0},
+		{"--server", f.Server != ""},
+		{"--direct", f.Direct != ""}, {"--domain", f.Domain != ""}, {"--rooms", f.Rooms != ""},
+		{"--user", f.User != ""},
+		{"--first", f.First != 0}, {"--password", f.Password != ""}, {"--ca", f.CA != ""},
+		{"--insecure", f.Insecure},
+		{"--source", len(f.Source) > 0}, {"--pid", len(f.PID) > 0}, {"--metrics", f.Metrics != ""},
+		{"--pprof", f.Pprof != ""},
 	} {
 		if x.set {
 			return x.flag
@@ -95,7 +103,7 @@ func (f *serverFlags) beside() string {
 
 // scenarioFlags change a scenario.
 type scenarioFlags struct {
-	Clients   *int           `help:"How many clients, in place of the scenario's; groups keep their shares." placeholder:"N" group:"Scenario"`
+	Clients   *int           `help:"${scenario_clients}" placeholder:"N" group:"Scenario"`
 	Rates     *float64       `help:"Multiply all rates." placeholder:"FACTOR" group:"Scenario"`
 	Length    *time.Duration `help:"Of each hold." placeholder:"TIME" group:"Scenario"`
 	TLS       string         `name:"tls" help:"none, starttls or direct." placeholder:"KIND" group:"Scenario"`
@@ -106,8 +114,10 @@ type scenarioFlags struct {
 	Carbons   bool           `help:"Carbons on." group:"Scenario"`
 }
 
-func (f *scenarioFlags) changes() bench.Changes {
-	return bench.Changes{Clients: value(f.Clients), Rates: value(f.Rates), Length: bench.Span(value(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2, FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
+func (f *scenarioFlags) changes() bench.Overrides {
+	return bench.Overrides{Clients: valueOf(f.Clients), Rates: valueOf(f.Rates),
+		Length: bench.Span(valueOf(f.Length)), TLS: f.TLS, Mechanism: f.Mechanism, SASL2: f.SASL2,
+		FAST: f.FAST, SM: f.SM, Carbons: f.Carbons}
 }
 
 // scenario finds one and changes it.
@@ -119,20 +129,20 @@ func (f *scenarioFlags) scenario(name string) (*bench.Scenario, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	if err := s.Change(f.changes()); err != nil {
+	if err := s.Override(f.changes()); err != nil {
 		return nil, usageError{fmt.Errorf("%s, with what the command line changes: %w", name, err)}
 	}
 	return s, nil
 }
 
-// loadFlags say where clients run.
+// loadFlags say where the clients run.
 type loadFlags struct {
-	Workers int      `help:"Processes that the clients are spread over; 0: as many as descriptors need." placeholder:"N" group:"Load"`
-	Agent   []string `help:"Agents on other machines that the clients are spread over (canto-bench agent)." placeholder:"HOST:PORT" group:"Load"`
+	Workers int      `help:"${load_workers}" placeholder:"N" group:"Load"`
+	Agent   []string `help:"${load_agent}" placeholder:"HOST:PORT" group:"Load"`
 	Secret  string   `help:"That the agents ask for." env:"CANTO_BENCH_SECRET" group:"Load"`
 }
 
-func (f *loadFlags) options(w *world) (bench.Options, error) {
+func (f *loadFlags) options(w *environment) (bench.Options, error) {
 	if err := f.check(); err != nil {
 		return bench.Options{}, err
 	}
@@ -140,31 +150,34 @@ func (f *loadFlags) options(w *world) (bench.Options, error) {
 	if err != nil {
 		return bench.Options{}, err
 	}
-	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"}, Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
+	return bench.Options{Processes: f.Workers, Command: []string{self, "agent", "--stdio"},
+		Agents: f.Agent, Secret: f.Secret, Tool: w.tool()}, nil
 }
 
+// runCmd is the command run.
 type runCmd struct {
-	Scenario string `arg:"" optional:"" default:"default" help:"Name of one that comes along (canto-bench scenarios), or a TOML file."`
+	Scenario string `arg:"" optional:"" default:"default" help:"${run_scenario}"`
 	serverFlags
 	scenarioFlags
 	loadFlags
-	Every time.Duration  `help:"How often processes and metrics are looked at." default:"1s" placeholder:"TIME"`
+	Every time.Duration  `help:"How often processes and metrics are sampled." default:"1s" placeholder:"TIME"`
 	Limit *time.Duration `help:"End the run by then, and report what it showed." placeholder:"TIME"`
-	Dir   string         `help:"Folder of the server that is started: used again, it has its accounts. Without one it is made, and removed." placeholder:"DIR"`
+	Dir   string         `help:"${run_dir}" placeholder:"DIR"`
 	Out   string         `help:"Folder for the report." default:"canto-bench-report" placeholder:"DIR"`
 	SLO   string         `name:"slo" help:"Requirements that set the exit status." placeholder:"FILE"`
 	Quiet bool           `short:"q" help:"No live view."`
 }
 
-// Run runs a scenario.
-func (c *runCmd) Run(w *world) error {
-	if err := refuse(
+// Run runs a scenario. It checks the flags; reads the requirements, so that a mistake shows before
+// the run; runs and saves the result; and judges it.
+func (c *runCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--every", c.Every, 100*time.Millisecond, "100ms or more"),
-		given("--limit", c.Limit, time.Second, "1s or more; left out, there is none"),
+		atLeastIfSet("--limit", c.Limit, time.Second, "1s or more; left out, there is none"),
 	); err != nil {
 		return err
 	}
-	e, err := c.entrant()
+	e, err := c.spec()
 	if err != nil {
 		return err
 	}
@@ -186,7 +199,7 @@ func (c *runCmd) Run(w *world) error {
 	if err != nil {
 		return err
 	}
-	o.Every = c.Every
+	o.Interval = c.Every
 	if c.Limit != nil {
 		ctx, cancel := context.WithTimeoutCause(w.ctx, *c.Limit, fmt.Errorf("the limit of %v was over", *c.Limit))
 		defer cancel()
@@ -200,7 +213,7 @@ func (c *runCmd) Run(w *world) error {
 	}
 	over := errors.Is(w.ctx.Err(), context.DeadlineExceeded)
 	switch {
-	case over && r == nil && e.Peer == "":
+	case over && r == nil && e.Kind == "":
 		return errLimitEarly
 	case over && r == nil:
 		return errLimitStarting
@@ -223,10 +236,11 @@ func (c *runCmd) Run(w *world) error {
 	return nil
 }
 
-// measure starts a server, if it has to be started, in dir or in a folder of its own, and runs a scenario against
-// it. prepare, if there is one, sees the target and may change the options.
-func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, dir string, quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
-	if err := e.Serves(sc.Clients.TLS); err != nil {
+// measure runs a scenario against a server, which it starts first, if necessary, in dir or in a
+// temporary folder. prepare, if not nil, gets the target and may change the options.
+func measure(w *environment, e *target.Spec, sc *bench.Scenario, o bench.Options, dir string,
+	quiet bool, prepare func(t *bench.Target, o *bench.Options) error) (*result.Run, error) {
+	if err := e.CheckTLS(sc.Clients.TLS); err != nil {
 		return nil, usageError{err}
 	}
 	if dir == "" {
@@ -240,7 +254,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 	}
 	live := newLive(w, quiet)
 	defer live.Close()
-	if e.Peer != "" {
+	if e.Kind != "" {
 		live.Note(fmt.Sprintf("starting %s with %d accounts", e.Name, sc.Accounts()))
 	}
 	log, err := os.Create(filepath.Join(dir, "server.log"))
@@ -248,7 +262,8 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 		return nil, fmt.Errorf("the server's log can't be written: %w: name another folder with --dir", err)
 	}
 	defer log.Close()
-	s, err := e.Start(w.ctx, entrant.Need{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir, Log: log})
+	s, err := e.Start(w.ctx, target.Requirements{Accounts: sc.Accounts(), Requires: sc.Requires, Dir: dir,
+		Log: log})
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +273,7 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 			return nil, err
 		}
 	}
-	o.Watch = live.Update
+	o.Progress = live.Update
 	r, err := bench.Run(w.ctx, sc, s.Target, o)
 	if err != nil {
 		if gone := s.Alive(); gone != nil && w.ctx.Err() == nil {
@@ -268,8 +283,8 @@ func measure(w *world, e *entrant.Entrant, sc *bench.Scenario, o bench.Options, 
 	return r, err
 }
 
-// save leaves a result as JSON and HTML, and prints its summary.
-func save(w *world, r *result.Run, dir string) error {
+// save writes a result as JSON and HTML, and prints its summary.
+func save(w *environment, r *result.Run, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("the report can't be written: %w", err)
 	}
@@ -277,7 +292,8 @@ func save(w *world, r *result.Run, dir string) error {
 	if err := r.Save(name); err != nil {
 		return fmt.Errorf("the report can't be written: %w", err)
 	}
-	if err := write(filepath.Join(dir, "report.html"), func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
+	if err := write(filepath.Join(dir, "report.html"),
+		func(f io.Writer) error { return report.HTML(f, r) }); err != nil {
 		return err
 	}
 	if err := report.Text(w.out, r); err != nil {
@@ -287,7 +303,7 @@ func save(w *world, r *result.Run, dir string) error {
 	return err
 }
 
-// write makes a file of what do writes.
+// write creates a file, and do writes it.
 func write(name string, do func(io.Writer) error) error {
 	f, err := os.Create(name)
 	if err != nil {
@@ -301,7 +317,7 @@ func write(name string, do func(io.Writer) error) error {
 }
 
 // newLive is the live view: lines that are redrawn on a terminal, plain ones elsewhere.
-func newLive(w *world, quiet bool) *report.Live {
+func newLive(w *environment, quiet bool) *report.Live {
 	if quiet {
 		return report.NewLive(io.Discard, false, 0)
 	}
@@ -319,13 +335,14 @@ func newLive(w *world, quiet bool) *report.Live {
 	return report.NewLive(f, tty, width)
 }
 
+// reportCmd is the command report.
 type reportCmd struct {
 	Result string `arg:"" help:"result.json of a run."`
 	Out    string `help:"File to write; beside the result if it is not named." placeholder:"FILE"`
 }
 
 // Run draws a report again.
-func (c *reportCmd) Run(w *world) error {
+func (c *reportCmd) Run(w *environment) error {
 	r, err := result.Load(c.Result)
 	if err != nil {
 		return usageError{err}
@@ -343,6 +360,7 @@ func (c *reportCmd) Run(w *world) error {
 	return err
 }
 
+// sloCmd is the command slo.
 type sloCmd struct {
 	File     string `arg:"" help:"Requirements (TOML)."`
 	Result   string `arg:"" help:"result.json of a run."`
@@ -350,7 +368,7 @@ type sloCmd struct {
 }
 
 // Run judges.
-func (c *sloCmd) Run(w *world) error {
+func (c *sloCmd) Run(w *environment) error {
 	f, err := slo.Read(c.File)
 	if err != nil {
 		return usageError{err}
@@ -378,14 +396,15 @@ func (c *sloCmd) Run(w *world) error {
 	return nil
 }
 
+// agentCmd is the command agent.
 type agentCmd struct {
-	Listen string `help:"Address to be asked at; give a --secret unless it is loopback." default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
+	Listen string `help:"${agent_listen}" default:"127.0.0.1:5299" placeholder:"HOST:PORT"`
 	Secret string `help:"That a run must know." env:"CANTO_BENCH_SECRET"`
 	Stdio  bool   `help:"Serve one run on standard input and output; what a run starts for itself." hidden:""`
 }
 
 // Run serves.
-func (c *agentCmd) Run(w *world) error {
+func (c *agentCmd) Run(w *environment) error {
 	if c.Stdio {
 		// An interrupt of the terminal is for the run, which ends its workers by closing their input.
 		return bench.ServeWorker(context.WithoutCancel(w.ctx), os.Stdin, w.out, "")
@@ -398,4 +417,5 @@ func (c *agentCmd) Run(w *world) error {
 	return bench.ServeAgent(w.ctx, ln, c.Secret, func(s string) { fmt.Fprintln(w.errOut, "canto-bench:", s) })
 }
 
-var errSecret = errors.New("whoever reaches this address can have the machine's clients flood others: give a --secret, or listen on loopback")
+var errSecret = errors.New("any program that reaches this address can make the machine's clients " +
+	"flood other servers: give a --secret, or listen on loopback")

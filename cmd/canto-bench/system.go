@@ -21,7 +21,8 @@ func terminal(f *os.File) (width int, tty bool) {
 func listen(addr, secret string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("the agent can't listen: %w: write --listen HOST:PORT, with a port that is free", err)
+		return nil,
+			fmt.Errorf("the agent can't listen: %w: write --listen HOST:PORT, with a port that is free", err)
 	}
 	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() && secret == "" {
 		ln.Close()

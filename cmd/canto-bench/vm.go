@@ -10,6 +10,7 @@ import (
 	"canto/bench/vm"
 )
 
+// vmCmd is the command vm.
 type vmCmd struct {
 	Clients   int           `help:"How many." default:"100000" placeholder:"N"`
 	TLS       string        `name:"tls" help:"none, starttls or direct." default:"direct" placeholder:"KIND"`
@@ -26,18 +27,19 @@ type vmCmd struct {
 }
 
 // Run runs the guest.
-func (c *vmCmd) Run(w *world) error {
-	if err := refuse(
+func (c *vmCmd) Run(w *environment) error {
+	if err := firstError(
 		atLeast("--clients", c.Clients, 1, "1 or more"),
 		atLeast("--memory", c.Memory, 0, "MiB, or 0 for 2 GiB and 40 KiB for each client"),
 		atLeast("--cores", c.Cores, 1, "1 or more"),
 		atLeast("--limit", c.Limit, time.Minute, "1m or more: the guest has to start"),
-		among("--tls", c.TLS, "none", "starttls", "direct"),
-		among("--mechanism", c.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
+		oneOf("--tls", c.TLS, "none", "starttls", "direct"),
+		oneOf("--mechanism", c.Mechanism, "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"),
 	); err != nil {
 		return err
 	}
-	cfg := vm.Config{Clients: c.Clients, TLS: c.TLS, Mechanism: c.Mechanism, Scenario: c.Scenario, Memory: c.Memory << 20, Cores: c.Cores, CPU: c.CPU, Accel: c.Accel, Kernel: c.Kernel,
+	cfg := vm.Config{Clients: c.Clients, TLS: c.TLS, Mechanism: c.Mechanism, Scenario: c.Scenario,
+		Memory: c.Memory << 20, Cores: c.Cores, CPU: c.CPU, Accel: c.Accel, Kernel: c.Kernel,
 		Limit: c.Limit, Out: c.Out, Command: w.tool().Command}
 	if !c.Quiet {
 		cfg.Note = func(s string) { fmt.Fprintln(w.errOut, s) }

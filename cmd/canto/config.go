@@ -23,6 +23,7 @@ import (
 	"canto/session/jid"
 	"canto/session/mod"
 	"canto/session/sasl"
+	"canto/session/tomlstrict"
 )
 
 // A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
@@ -128,6 +129,9 @@ func (s *size) UnmarshalText(b []byte) error {
 	*s = size(n)
 	return err
 }
+
+// Unquoted marks that a size may also be written as an integer, of bytes: see tomlstrict.
+func (size) Unquoted() {}
 
 func parseSize(text string) (int64, error) {
 	t := strings.TrimSpace(text)
@@ -349,66 +353,12 @@ func (c *config) errorAt(cause string, path ...string) error {
 	if e.file == "" {
 		e.file = "configuration"
 	}
-	depth := 0
-	c.eachKey(func(key []string, line int) {
-		n := 0
-		for n < len(key) && n < len(path) && key[n] == path[n] {
-			n++
-		}
-		if n > depth {
-			depth, e.line = n, line
-		}
-	})
+	at := make(tomlstrict.Path, len(path))
+	for i, name := range path {
+		at[i] = name
+	}
+	e.line = tomlstrict.Line(c.text, at)
 	return e
-}
-
-// eachKey calls f with the path and the line of every table and every key of the text.
-func (c *config) eachKey(f func(path []string, line int)) {
-	c.eachPlace(func(path []string, line, _ int, _ *unstable.Node) { f(path, line) })
-}
-
-// eachValue is each, with the value of a key; nil for a table.
-func (c *config) eachValue(f func(path []string, line int, value *unstable.Node)) {
-	c.eachPlace(func(path []string, line, _ int, value *unstable.Node) { f(path, line, value) })
-}
-
-// eachPlace is keys, with the column where the name of the key ends.
-func (c *config) eachPlace(f func(path []string, line, column int, value *unstable.Node)) {
-	var p unstable.Parser
-	p.Reset(c.text)
-	var section []string
-	var visit func(above []string, n *unstable.Node)
-	visit = func(above []string, n *unstable.Node) {
-		path, line, column := slices.Clone(above), 0, 0
-		for it := n.Key(); it.Next(); {
-			k := it.Node()
-			end := p.Shape(k.Raw).End
-			path, line, column = append(path, string(k.Data)), end.Line, end.Column
-		}
-		if n.Kind != unstable.KeyValue {
-			section = path
-			f(path, line, column, nil)
-			return
-		}
-		v := n.Value()
-		f(path, line, column, v)
-		if v.Kind == unstable.InlineTable {
-			for it := v.Children(); it.Next(); {
-				if it.Node().Kind == unstable.KeyValue {
-					visit(path, it.Node())
-				}
-			}
-		}
-	}
-	for p.NextExpression() {
-		n := p.Expression()
-		switch n.Kind {
-		case unstable.KeyValue:
-			visit(section, n)
-		case unstable.Table, unstable.ArrayTable:
-			visit(nil, n)
-		}
-	}
 }
 
 // decodeError turns a decoder's error about c's text into one line; path is where the text stands in whole,
@@ -439,89 +389,16 @@ func (c *config) decodeError(err error, whole *config, path ...string) error {
 	return &configError{file: c.file, line: row, cause: cause}
 }
 
-// knownKeys are the keys of the table at path.
-func knownKeys(t reflect.Type, path []string) []string {
-	for _, p := range path {
-		for t.Kind() == reflect.Pointer {
-			t = t.Elem()
-		}
-		switch t.Kind() {
-		case reflect.Map:
-			t = t.Elem()
-		case reflect.Struct:
-			found := false
-			for i := range t.NumField() {
-				if t.Field(i).Tag.Get("toml") == p {
-					t, found = t.Field(i).Type, true
-					break
-				}
-			}
-			if !found {
-				return nil
-			}
-		default:
-			return nil
-		}
-	}
-	for t.Kind() == reflect.Pointer {
-		t = t.Elem()
-	}
-	var keys []string
-	if t.Kind() == reflect.Struct {
-		for i := range t.NumField() {
-			if k := t.Field(i).Tag.Get("toml"); k != "" {
-				keys = append(keys, k)
-			}
-		}
-	}
-	return keys
-}
-
 // suggestKey is a remedy: the known key that is most like want, or all of them.
 func suggestKey(want string, keys []string) string {
 	if len(keys) == 0 {
 		return ""
 	}
 	keys = slices.Sorted(slices.Values(keys))
-	best, dist := "", len(want)/3+2 // at most every third letter, and one more, is another
-	if len(want) <= 4 {
-		dist = 2
-	}
-	for _, k := range keys {
-		if d := distance(want, k); d < dist {
-			best, dist = k, d
-		}
-	}
-	if best != "" {
+	if best := tomlstrict.Nearest(want, keys); best != "" {
 		return fmt.Sprintf("; did you mean %q?", best)
 	}
 	return "; known here: " + strings.Join(keys, ", ")
-}
-
-// distance is Levenshtein's, where two letters that have changed places count as one change.
-func distance(a, b string) int {
-	if len(a) > 2*len(b)+2 {
-		return len(a)
-	}
-	before, row, next := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		next[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			next[j] = min(next[j-1]+1, row[j]+1, row[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				next[j] = min(next[j], before[j-2]+1)
-			}
-		}
-		before, row, next = row, next, before
-	}
-	return row[len(b)]
 }
 
 // hostLimits are the limits that a host's section may change: the others hold before the server knows

@@ -1,0 +1,146 @@
+package bench
+
+import (
+	"time"
+
+	"canto/bench/result"
+)
+
+// A step is one kind of operation in one phase. Its id is in every trace id.
+type step struct {
+	id        uint16
+	phase     int // index of the phase
+	name      string
+	open      bool          // an open loop
+	lateAfter time.Duration // longer latencies are counted as late
+	// of another step, such as the TLS handshake of a login: not an operation of its own
+	isPart bool
+	flood  bool // how many deliveries are expected is known on arrival only
+}
+
+// A tally is what one loop has counted for one step since the last Collect. Each loop has tallies
+// of its own, so counting takes no lock. result.Step says what the counts mean.
+type tally struct {
+	Intended, Sent, Expected, Done, Duplicated, Reordered, Failed, Late, Unsent uint64
+	Latency,
+	Lag *result.Histogram `json:",omitempty"`
+}
+
+// add adds o to t.
+func (t *tally) add(o *tally) {
+	t.Intended += o.Intended
+	t.Sent += o.Sent
+	t.Expected += o.Expected
+	t.Done += o.Done
+	t.Duplicated += o.Duplicated
+	t.Reordered += o.Reordered
+	t.Failed += o.Failed
+	t.Late += o.Late
+	t.Unsent += o.Unsent
+	mergeHistogram(&t.Latency, o.Latency)
+	mergeHistogram(&t.Lag, o.Lag)
+}
+
+// mergeHistogram adds h to *to, which it makes if there is none.
+func mergeHistogram(to **result.Histogram, h *result.Histogram) {
+	if h == nil || h.Count() == 0 {
+		return
+	}
+	if *to == nil {
+		*to = result.NewHistogram()
+	}
+	(*to).Add(h)
+}
+
+func (t *tally) empty() bool {
+	return t.Intended|t.Sent|t.Expected|t.Done|t.Duplicated|t.Reordered|t.Failed|t.Late|t.Unsent == 0
+}
+
+// clear sets all to 0 and keeps the histograms' memory.
+func (t *tally) clear() {
+	l, g := t.Latency, t.Lag
+	if l != nil {
+		l.Reset()
+	}
+	if g != nil {
+		g.Reset()
+	}
+	*t = tally{Latency: l, Lag: g}
+}
+
+// done counts a delivery that took so many nanoseconds.
+func (t *tally) done(took int64, late time.Duration) {
+	t.Done++
+	t.recordLatency(took, late)
+}
+
+// recordLatency records a latency, and counts it as late if it is longer than lateAfter.
+func (t *tally) recordLatency(took int64, late time.Duration) {
+	if t.Latency == nil {
+		t.Latency = result.NewHistogram()
+	}
+	d := time.Duration(took)
+	t.Latency.Record(d)
+	if d > late {
+		t.Late++
+	}
+}
+
+// recordLag records by how many nanoseconds an operation was sent later than due.
+func (t *tally) recordLag(d int64) {
+	if t.Lag == nil {
+		t.Lag = result.NewHistogram()
+	}
+	t.Lag.Record(time.Duration(d))
+}
+
+// Counts are what a worker has counted since the last time.
+type Counts struct {
+	Steps    map[uint16]*tally // by step
+	Lag      *result.Histogram `json:",omitempty"` // of the loops: how late posted functions ran
+	Bound    int               // clients that are online now
+	Refusals []result.Failure  `json:",omitempty"` // kinds of failure
+	Usage    result.Usage      // of the worker's process, since it began
+}
+
+// A total adds Counts up: of workers, and of seconds.
+type total struct {
+	steps    map[uint16]*tally
+	lag      *result.Histogram
+	failures []result.Failure
+}
+
+func newTotal() *total { return &total{steps: make(map[uint16]*tally)} }
+
+func (t *total) add(k *Counts) {
+	for id, s := range k.Steps {
+		if t.steps[id] == nil {
+			t.steps[id] = new(tally)
+		}
+		t.steps[id].add(s)
+	}
+	mergeHistogram(&t.lag, k.Lag)
+	for _, r := range k.Refusals {
+		t.addFailure(r)
+	}
+}
+
+func (t *total) addFailure(r result.Failure) {
+	for i := range t.failures {
+		if t.failures[i].What == r.What {
+			t.failures[i].Count += r.Count
+			return
+		}
+	}
+	t.failures = append(t.failures, r)
+}
+
+// missing is how many expected deliveries of the steps from first on have neither come nor failed.
+func (t *total) missing(first uint16) (n uint64) {
+	for id, s := range t.steps {
+		if id >= first && s.Expected > s.Done+s.Failed {
+			n += s.Expected - s.Done - s.Failed
+		}
+	}
+	return n
+}
