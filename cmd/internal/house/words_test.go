@@ -354,6 +354,25 @@ func TestGlossary(t *testing.T) {
 	}
 }
 
+// The pages for developers name files and folders that there are.
+func TestPathsInPages(t *testing.T) {
+	seen := 0
+	for _, page := range []string{"CONTRIBUTING.md", "ARCHITECTURE.md", "README.md", "docs/modules.md",
+		"docs/decisions.md", "docs/profiling.md"} {
+		paths := regexp.MustCompile("`((?:bench|cmd|docs|reactor|session|xmlstream)/[\\w./-]+)`")
+		for _, m := range paths.FindAllStringSubmatch(read(t, page), -1) {
+			seen++
+			name := strings.TrimSuffix(strings.TrimSuffix(m[1], "/..."), "/")
+			if _, err := os.Stat(filepath.Join(root(t), name)); err != nil {
+				t.Errorf("%s names %s, which there is not", page, m[1])
+			}
+		}
+	}
+	if seen < 40 {
+		t.Errorf("%d paths: this test finds none", seen)
+	}
+}
+
 // glossary is the page of terms.
 const glossary = "docs/glossary.md"
 
