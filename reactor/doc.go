@@ -12,7 +12,7 @@
 // life. What happens to it (input, timers, its end) the loop reports to the connection's [Handler], one
 // callback at a time. So the state of a connection needs no lock.
 //
-// The engine polls sockets and reads them. It is gnet without its listeners, behind the interfaces of
+// The engine polls sockets and reads them. It is gnet without its listeners, used through interfaces of
 // backend.go; gnet.go is the only file that knows it. [Memory] is a second engine, for tests: pipes instead
 // of sockets, on the goroutine of the test. Package reactortest builds on it.
 //

@@ -572,14 +572,16 @@ func (g *gnetConn) updateInterest() {
 		Events: ev})
 }
 
-// Close implements backendConn. gnet calls OnClose, tries to write what it has buffered, and closes
-// the descriptor.
+// CloseWrite implements backendConn. While gnet has unsent bytes it does nothing; the linger timer
+// then closes the connection.
 func (g *gnetConn) CloseWrite() {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {
 		unix.Shutdown(g.gc.Fd(), unix.SHUT_WR)
 	}
 }
 
+// Close implements backendConn. gnet calls OnClose, tries to write what it has buffered, and closes
+// the descriptor.
 func (g *gnetConn) Close() { g.gc.EventLoop().Close(g.gc) }
 
 // Remote implements backendConn.

@@ -108,7 +108,7 @@ type Meter struct {
 	// AdmissionRefused counts refusals by a full admission queue, HandshakesRefused those by the limits of
 	// handshakes in flight.
 	AdmissionRefused, HandshakesRefused uint64
-	// HandshakeTimeouts counts connections that ended with ErrHandshakeTimeout.
+	// HandshakeTimeouts counts handshakes that ended with ErrHandshakeTimeout, in the queue or after it.
 	HandshakeTimeouts uint64
 	// LongTurns counts turns and callbacks that took over LongTurn.
 	LongTurns uint64
