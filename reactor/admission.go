@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// An AdmissionHandler is a Handler that distinguishes unauthenticated connections, whose login is under
-// way, from established sessions. Input of established sessions is handled at once. Input and TLS
+// An AdmissionHandler is a Handler that distinguishes unauthenticated connections (their login is under
+// way) from established sessions. Input of established sessions is handled at once. Input and TLS
 // handshakes of unauthenticated connections pass admission: they wait while there is much of it.
 type AdmissionHandler interface {
 	Handler
@@ -329,7 +329,7 @@ type waiter struct {
 // A roundRobin is a ring of keys with values, in the order of their turns.
 type roundRobin[K comparable, V any] struct {
 	nodes map[K]*roundRobinNode[K, V]
-	head  *roundRobinNode[K, V] // whose turn is next
+	head  *roundRobinNode[K, V] // the next one to be served
 }
 
 // A roundRobinNode is an element of a ring.
@@ -415,7 +415,7 @@ func (f *fairQueue) remove(w *waiter) {
 	}
 }
 
-// pop removes and returns the waiter whose turn it is, and takes its cost from the counters of its
+// pop removes and returns the waiter that is next, and takes its cost from the counters of its
 // host and its address. The queue must not be empty.
 func (f *fairQueue) pop() *waiter {
 	for {

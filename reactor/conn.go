@@ -27,10 +27,10 @@ var (
 	// ErrTooManyHandshakes ends a connection at the limit of handshakes in flight: Config.Handshakes in
 	// all, Config.HandshakesPerAddr of one address.
 	ErrTooManyHandshakes = errors.New("reactor: too many handshakes")
-	// ErrHandshakeTimeout ends a connection whose handshake was not done after handshakeTicks, or that
+	// ErrHandshakeTimeout ends a connection if its handshake was not done after handshakeTicks, or if it
 	// waited for admission longer than handshakeQueueTicks.
 	ErrHandshakeTimeout = errors.New("reactor: the handshake took too long")
-	// ErrSlowConsumer ends a connection whose peer read too little for slowConsumerTicks (attack K22).
+	// ErrSlowConsumer ends a connection if its peer read too little for slowConsumerTicks (attack K22).
 	ErrSlowConsumer = errors.New("reactor: the peer takes too little of what is written")
 
 	errEngineEnded   = errors.New("reactor: the event engine ended by itself")
@@ -77,7 +77,7 @@ const maxParkedBytes = 128 << 10
 const writeChunk = 64 << 10
 
 // A Conn is one connection, of a client, of a server, or dialled by this process. It belongs to one loop
-// for its whole life. Methods whose comment says "any goroutine" may be called with any lock held; all
+// for its whole life. Methods with "any goroutine" in their comments may be called with any lock held; all
 // others must be called on c's loop, for example in a callback of the Handler. A Conn takes 128 bytes
 // while it is plain and idle: buffers exist only while there is something in them.
 type Conn struct {
@@ -750,7 +750,7 @@ func (c *Conn) onClose(err error) {
 	c.closeLost(err)
 }
 
-// closeLost marks a connection closing whose socket is gone, and queues its OnClose for the end of
+// closeLost marks a connection with a lost socket as closing, and queues its OnClose for the end of
 // the turn.
 func (c *Conn) closeLost(err error) {
 	c.mu.Lock()
@@ -932,7 +932,7 @@ func (c *Conn) armLingerTimer() {
 	}
 }
 
-// A lingerTimer closes a connection whose peer does not read its last bytes.
+// A lingerTimer closes a connection if its peer does not read the last bytes.
 type lingerTimer struct{ conn *Conn }
 
 // OnTimer drops the outbox and queues the end of the connection.

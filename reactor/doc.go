@@ -34,7 +34,7 @@
 // Input: a handler that does not want more calls [Conn.Pause]. Bytes that it has not consumed are parked,
 // within a bound. After [Conn.Resume] the connection goes to the deferred-input queue of its loop, which
 // delivers parked input to connections in turn. Output: the outbox has a limit, and Append says when it is
-// reached. A connection whose socket is full is write-blocked; the loop retries it with a backoff, and ends
+// reached. A connection with a full socket is write-blocked; the loop retries it with a backoff, and ends
 // it when its peer is a slow consumer.
 //
 // Logins are expensive, so the work of unauthenticated connections passes admission: TLS handshakes, login
@@ -51,13 +51,13 @@
 // # Time, workers, HTTP
 //
 // Every loop has a timer wheel with the resolution of a [Tick], 100 ms. Work that may block or takes long
-// (disk, key derivation, look-ups) is for the [Workers], whose results come back to a loop. An
+// (disk, key derivation, look-ups) is for the [Workers]; its results come back to a loop. An
 // [HTTPListener] reads the head of a request on the loop and then gives the connection to net/http: a
-// hijacked connection, whose bytes the loop moves.
+// hijacked connection. The loop still moves its bytes.
 //
 // # What may call what
 //
-// A function whose comment says "any goroutine" may be called from any goroutine, with any lock held. All
+// A function with "any goroutine" in its comment may be called from any goroutine, with any lock held. All
 // others belong to the loop that owns the connection or timer, and are called in its callbacks or in
 // functions that are posted to it. Builds with the tag invariants or with -race check this
 // ([Loop.AssertOwned]). Callbacks must not block. The locks of this package are leaves in the order

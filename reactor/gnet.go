@@ -302,7 +302,7 @@ func epollFDOf(el gnet.EventLoop) (fd int) {
 // registered with Go's own poller before; it duplicates the descriptor, allocates addresses, and
 // starts a goroutine: 20 system calls and 20 µs for each accepted connection, instead of 3 calls.
 //
-// The task builds a gnet.Conn: it copies the interface value sampleConn, whose type word is right,
+// The task builds a gnet.Conn: it copies the interface value sampleConn, as its type word is right,
 // and sets its data word to what newStreamConn returned. register0 adds the descriptor to epoll and
 // calls engine.OnOpen. When it fails it has closed fd. It may also return an error after OnOpen, if
 // the socket was closed in there; the connection was open then, and onClose has reported its end.
@@ -496,7 +496,7 @@ type gnetConn struct {
 
 // Write implements backendConn. It first tries a send of its own (sendNonblock); gnet gets the
 // rest, finds out why it did not fit, and buffers it. gnet then asks epoll for input and for room;
-// a connection whose reading is off is taken out of the set again. It may call OnClose before it
+// if reading is off the connection is taken out of the set again. It may call OnClose before it
 // returns.
 func (g *gnetConn) Write(p []byte) error {
 	if !g.closed && g.gc.OutboundBuffered() == 0 {

@@ -38,7 +38,7 @@ type Loop struct {
 	postedBatch, sparePosted []func()
 	dirtyBatch, spareDirty   []*Conn
 	turnEndFuncs             []func()      // see AtTurnEnd
-	closes                   []*Conn       // connections whose finishClose is due at the end of the turn
+	closes                   []*Conn       // connections for finishClose at the end of the turn
 	writeBlocked             []*Conn       // connections with bytes that the socket does not take
 	writeBackoff             time.Duration // until writeBlocked is retried; 0: no timer was started yet
 	retryArmed               bool          // the timer of the write backoff runs

@@ -178,7 +178,7 @@ func (t *tlsConn) tryBeginHandshake(c *Conn) {
 //  1. The handshake is counted in handshakeLimit; at a limit c is refused.
 //  2. Without Config.StdTLS the configuration gets a key capture. In FIPS 140 mode the
 //     connection stays on
-//     crypto/tls: only records whose nonces the Go module makes itself are approved there.
+//     crypto/tls: only nonces that the Go module makes itself are approved there.
 //  3. The goroutine takes a handshake slot, which memConn.Read gives back while it waits for
 //     input, runs the
 //     handshake, and makes the TLS 1.3 record layer from the captured keys.
@@ -219,7 +219,7 @@ func (s *stdTLS) beginHandshake() {
 	}()
 }
 
-// OnTimer implements TimerHandler: it closes a connection whose handshake has taken too long.
+// OnTimer implements TimerHandler: it closes the connection, as its handshake has taken too long.
 func (s *stdTLS) OnTimer(*Loop) {
 	if !s.c.Secure() {
 		s.c.loop.meter.HandshakeTimeouts++
@@ -232,7 +232,7 @@ func (s *stdTLS) OnTimer(*Loop) {
 // 1.3 record layer or nil if the connection stays on crypto/tls, err the error of the handshake.
 // The steps:
 //
-//  1. If c has closed meanwhile, nothing more is done. A client whose socket is lost gets the
+//  1. If c has closed meanwhile, nothing more is done. If a client has lost its socket, OnClose gets the
 //     error of the
 //     handshake as its reason (see Conn.onClose).
 //  2. After an error our alert is sent, and c closes.
@@ -519,7 +519,7 @@ func (wouldBlockError) Temporary() bool { return true }
 // errWouldBlock is returned by Read of a record layer that needs more input.
 var errWouldBlock net.Error = wouldBlockError{}
 
-// errNoData ends a connection on crypto/tls whose peer has sent too many bytes without data.
+// errNoData ends a connection on crypto/tls if its peer has sent too many bytes without data.
 var errNoData = errors.New("reactor: too much of TLS without data")
 
 const (

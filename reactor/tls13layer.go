@@ -233,9 +233,9 @@ func (y *tls13Layer) wipeAll() {
 	y.parkUnread()
 }
 
-// feed implements recordLayer. If no input is left from before, p is not copied, and must stay
-// valid until parkUnread. Otherwise p is appended to what is left, whose array is compacted when
-// half of it was opened.
+// feed implements recordLayer. If no input is left from before, p is not copied, and must stay valid
+// until parkUnread. Otherwise p is appended to the input that is left; its array is compacted when half
+// of it was opened.
 func (y *tls13Layer) feed(p []byte) {
 	if len(p) == 0 || y.flags&(layerDead|layerEOF) != 0 {
 		return
@@ -323,7 +323,7 @@ func (y *tls13Layer) countNoData(n int) error {
 //  4. The padding is removed: zeros at the end, eight at a time. The last byte that is not zero
 //     is the content
 //     type (RFC 8446 section 5.4).
-//  5. Data is returned. Other records go to control, whose error is returned.
+//  5. Data is returned. Other records go to control; its errors are returned.
 //
 // An error other than errWouldBlock and io.EOF ends the connection; its alert waits in takePending.
 func (y *tls13Layer) Read(p []byte) (int, error) {

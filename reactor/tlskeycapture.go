@@ -10,7 +10,7 @@ import (
 )
 
 // maxCapturedFlight bounds the records that a keyCapture keeps. A server's last flight is a few kB:
-// its session tickets. A connection whose flight is longer stays on crypto/tls.
+// its session tickets. With a longer flight the connection stays on crypto/tls.
 const maxCapturedFlight = 64 << 10
 
 // A keyCapture notes, during a handshake in crypto/tls, what tls13Layer needs to continue the connection
@@ -141,10 +141,11 @@ func (s *stdTLS) clientConfig(cfg *tls.Config, stays bool) *tls.Config {
 }
 
 // captureConfigs holds the configurations for servers' handshakes: for each tls.Config that StartTLS was
-// given, a clone whose GetConfigForClient adds a key capture. The clone is kept and used for all handshakes,
-// as it also has the keys that seal session tickets: with a new clone for each handshake no session could be
-// resumed. The key log of one connection must not get the secrets of another, so GetConfigForClient
-// returns a further clone, with its own key log, to each connection that offers TLS 1.3.
+// given, a clone with a GetConfigForClient that adds a key capture. The clone is kept and used for all
+// handshakes, as it also has the keys that seal session tickets: with a new clone for each handshake no
+// session could be resumed. The key log of one connection must not get the secrets of another, so
+// GetConfigForClient returns a further clone, with its own key log, to each connection that offers TLS
+// 1.3.
 type captureConfigs struct {
 	mu       sync.Mutex // guards byConfig; configurations of several loops start here
 	byConfig map[*tls.Config]*tls.Config
