@@ -102,11 +102,9 @@ func (s *acceptor) start(r *Reactor) {
 // accept accepts connections until the port is closed. The steps for each:
 //
 //  1. At the limit Config.Connections it waits for a connection to end; the new one waits in the
-//     kernel's
-//     backlog. With a refusal it waits for capWait only.
-//  2. It calls accept4. An error, as EMFILE, does not end the loop: descriptors become free
-//     again. It waits
-//     10 ms, doubling up to a second, and logs the first error of a row.
+//     kernel's backlog. With a refusal it waits for capWait only.
+//  2. It calls accept4. An error, as EMFILE, does not end the loop: descriptors become free again.
+//     It waits 10 ms, doubling up to a second, and logs the first error of a row.
 //  3. A connection that is still over the limit, or that Listener.Accept refuses, is refused.
 //  4. Others are assigned to a loop, at most maxInFlight at a time.
 func (s *acceptor) accept(r *Reactor) {

@@ -532,8 +532,7 @@ func (c *Conn) onOpen(sock backendConn) {
 //  2. If c is paused or waits for admission, reading is turned off (a lazy pause becomes a real
 //     one).
 //  3. If c is unauthenticated and finds no budget, it is queued for admission. Its plaintext is
-//     parked;
-//     its ciphertext is kept unopened by the record layer.
+//     parked; its ciphertext is kept unopened by the record layer.
 //  4. Otherwise p is delivered to the handler, and the time is metered.
 func (c *Conn) onTraffic(p []byte) {
 	l := c.loop
@@ -670,15 +669,12 @@ func (c *Conn) deliver(p []byte) {
 // feedHandler calls OnData with plaintext: the parked input, if there is some, and p after it. The
 // steps:
 //
-//  1. p is joined to the parked input, so that the handler sees one slice in the order of
-//     arrival.
-//  2. OnData returns how much it consumed. A handler that leaves input must have paused; in
-//     plain, c is
-//     closed if it has not. With TLS the delivery goes on with what was left.
-//  3. The rest is parked. If it was parked before and its buffer is not much too large, it moves
-//     to the
-//     front of that buffer: one that is consumed in many parts would otherwise be copied to new buffers,
-//     at three times the memory.
+//  1. p is joined to the parked input, so that the handler sees one slice in the order of arrival.
+//  2. OnData returns how much it consumed. A handler that leaves input must have paused; in plain,
+//     c is closed if it has not. With TLS the delivery goes on with what was left.
+//  3. The rest is parked. If it was parked before and its buffer is not much too large, it moves to
+//     the front of that buffer: one that is consumed in many parts would otherwise be copied to new
+//     buffers, at three times the memory.
 func (c *Conn) feedHandler(p []byte) {
 	var parked []byte
 	if c.parked != nil {
@@ -776,18 +772,15 @@ func (c *Conn) queueClose() {
 //
 //  1. If the socket is gone, the outbox is dropped and OnClose is queued.
 //  2. During a handshake nothing of the outbox leaves; bytes of the handshake do.
-//  3. While c is paused the poller does not watch for room in the socket. So a retry, once a
-//     tick, flushes
-//     the engine's buffer here.
-//  4. If the engine still has unsent bytes and there is more to do, c becomes write-blocked.
-//     After a
-//     minute of that it is a slow consumer and is closed. A closing connection gets the linger timer.
+//  3. While c is paused the poller does not watch for room in the socket. So a retry, once a tick,
+//     flushes the engine's buffer here.
+//  4. If the engine still has unsent bytes and there is more to do, c becomes write-blocked. After
+//     a minute of that it is a slow consumer and is closed. A closing connection gets the linger
+//     timer.
 //  5. Otherwise the outbox is taken and written in chunks until the engine keeps some bytes. The
-//     rest goes
-//     back to the outbox, and c becomes write-blocked.
-//  6. Callbacks of AfterFlush wait until the engine has no unsent bytes. If c closes,
-//     finishClose runs them
-//     with false.
+//     rest goes back to the outbox, and c becomes write-blocked.
+//  6. Callbacks of AfterFlush wait until the engine has no unsent bytes. If c closes, finishClose
+//     runs them with false.
 //  7. When all is written: OnDrain, if asked for; the callbacks; and the end of a closing
 //     connection.
 //
@@ -980,13 +973,11 @@ func (c *Conn) write(p []byte) {
 // finishClose ends c at the end of a turn. The steps of the first call:
 //
 //  1. It cancels all that waits: admission, deadline, pause, outbox, parked input. Callbacks of
-//     AfterFlush
-//     get false.
+//     AfterFlush get false.
 //  2. It calls OnClose with the reason of Close.
-//  3. If the socket is open, it sends close_notify and FIN and reads on until the peer's FIN,
-//     for
-//     lingerTicks at most: a socket that is closed with unread input resets the connection, and the peer
-//     may lose the last bytes.
+//  3. If the socket is open, it sends close_notify and FIN and reads on until the peer's FIN, for
+//     lingerTicks at most: a socket that is closed with unread input resets the connection, and the
+//     peer may lose the last bytes.
 //
 // When the socket is closed, now or in a later call, c is released.
 func (c *Conn) finishClose() {

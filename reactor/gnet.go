@@ -89,13 +89,12 @@ func (e *engine) Start(r *Reactor, loops []*Loop) (pauses bool, err error) {
 
 // addSelfPipe makes l's self-pipe, and finds out with it whether pausing works. The steps:
 //
-//  1. It connects two pairs of sockets and adds one end of each to l: the self-pipe, and a
-//     second pipe that
-//     is closed at the end.
+//  1. It connects two pairs of sockets and adds one end of each to l: the self-pipe, and a second
+//     pipe that is closed at the end.
 //  2. It turns reading of the self-pipe off and writes a byte to it.
-//  3. It writes two bytes to the second pipe, one after the other, and waits until each was
-//     read. The first
-//     batch of epoll events may have been taken before the byte of step 2; the second was not.
+//  3. It writes two bytes to the second pipe, one after the other, and waits until each was read.
+//     The first batch of epoll events may have been taken before the byte of step 2; the second was
+//     not.
 //  4. The byte of step 2 must not have been read yet. After reading is on again it must be read.
 //
 // It runs at start only, on the goroutine of New; the steps on the loop are tasks of gnet.
@@ -169,12 +168,10 @@ func (e *engine) addSelfPipe(l *Loop, el gnet.EventLoop) (pauses bool, err error
 // its loops only with connections, so the steps are:
 //
 //  1. Connections to ourselves are added one after another. gnet gives each to the loop with the
-//     fewest, so
-//     after as many as there are loops all were seen; four times as many are tried.
+//     fewest, so after as many as there are loops all were seen; four times as many are tried.
 //  2. Those connections are closed.
-//  3. Each gnet loop is bound to a Loop: its goroutine gets the pprof label "loop", and its id
-//     is noted for
-//     AssertOwned.
+//  3. Each gnet loop is bound to a Loop: its goroutine gets the pprof label "loop", and its id is
+//     noted for AssertOwned.
 //
 // gnet's write buffer is 64 KiB as writeChunk is; its read buffer is shared by the connections of a
 // loop.

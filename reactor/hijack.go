@@ -88,8 +88,7 @@ func (h *hijackedConn) outLimit() int { return min(maxHijackedOut, h.c.loop.r.cf
 //  1. If the outbox is full, it asks for OnDrain and moves nothing.
 //  2. Otherwise it appends all output and wakes a Write that waits for space.
 //  3. After Close: when nothing is left it closes the connection; else it asks for OnDrain, and
-//     arms a
-//     deadline for a peer that does not read.
+//     arms a deadline for a peer that does not read.
 func (h *hijackedConn) pumpToOutbox() {
 	c := h.c
 	full := c.Buffered() >= h.outLimit()

@@ -205,18 +205,15 @@ func (l *Loop) Run(context.Context) error {
 // WakeupAfterPoll) and among many reads (afterRead). The steps:
 //
 //  1. If turns took more than turnBudget since the last poll, the turn is put off until after a
-//     poll: gnet
-//     works off its task queue completely before it polls, so turns that cause turns would keep sockets
-//     waiting.
+//     poll: gnet works off its task queue completely before it polls, so turns that cause turns
+//     would keep sockets waiting.
 //  2. After a poll, unauthenticated connections that wait for admission are served.
-//  3. The functions posted so far run, for turnBudget at most; the others go back to the front
-//     of the list.
-//     Functions that they post run in the next turn.
+//  3. The functions posted so far run, for turnBudget at most; the others go back to the front of
+//     the list. Functions that they post run in the next turn.
 //  4. The functions of AtTurnEnd run.
 //  5. A slice of the deferred-input queue is served.
-//  6. Outboxes are flushed, for turnBudget at most. Connections that became dirty in steps 2 to
-//     5 are
-//     included: that needs no further wakeup, which would be three system calls.
+//  6. Outboxes are flushed, for turnBudget at most. Connections that became dirty in steps 2 to 5
+//     are included: that needs no further wakeup, which would be three system calls.
 //  7. Connections are closed, for turnBudget at most.
 //  8. If anything was posted meanwhile or is left, another turn is asked for.
 //

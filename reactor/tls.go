@@ -176,12 +176,10 @@ func (t *tlsConn) tryBeginHandshake(c *Conn) {
 // beginHandshake starts a goroutine that runs the handshake. The steps:
 //
 //  1. The handshake is counted in handshakeLimit; at a limit c is refused.
-//  2. Without Config.StdTLS the configuration gets a key capture. In FIPS 140 mode the
-//     connection stays on
-//     crypto/tls: only nonces that the Go module makes itself are approved there.
-//  3. The goroutine takes a handshake slot, which memConn.Read gives back while it waits for
-//     input, runs the
-//     handshake, and makes the TLS 1.3 record layer from the captured keys.
+//  2. Without Config.StdTLS the configuration gets a key capture. In FIPS 140 mode the connection
+//     stays on crypto/tls: only nonces that the Go module makes itself are approved there.
+//  3. The goroutine takes a handshake slot, which memConn.Read gives back while it waits for input,
+//     runs the handshake, and makes the TLS 1.3 record layer from the captured keys.
 //  4. It posts handshakeDone to the loop.
 //
 // The goroutine ends soon after the connection: abortHandshake makes memConn.Read return io.EOF.
@@ -232,9 +230,8 @@ func (s *stdTLS) OnTimer(*Loop) {
 // 1.3 record layer or nil if the connection stays on crypto/tls, err the error of the handshake.
 // The steps:
 //
-//  1. If c has closed meanwhile, nothing more is done. If a client has lost its socket, OnClose gets the
-//     error of the
-//     handshake as its reason (see Conn.onClose).
+//  1. If c has closed meanwhile, nothing more is done. If a client has lost its socket, OnClose
+//     gets the error of the handshake as its reason (see Conn.onClose).
 //  2. After an error our alert is sent, and c closes.
 //  3. The last records of the handshake are sent. What was presented to the peer is noted.
 //  4. layer takes over, with the input that crypto/tls has not read, and std is dropped.
@@ -303,9 +300,9 @@ func (t *tlsConn) feed(p []byte) { t.recordLayer().feed(p) }
 // handler. The steps:
 //
 //  1. During the handshake the bytes are left to its goroutine; the first ones begin it.
-//  2. While the handler is not paused, parked plaintext is delivered first, then one record
-//     after another.
-//     Each is opened into the loop's openBuf, 32 KiB, which is more than both record layers need.
+//  2. While the handler is not paused, parked plaintext is delivered first, then one record after
+//     another. Each is opened into the loop's openBuf, 32 KiB, which is more than both record
+//     layers need.
 //  3. close_notify closes c cleanly; another error of the record layer is the reason.
 //  4. The record layer copies what it has not opened; the meter gets the difference. More than
 //     maxParkedBytes of it end c.

@@ -318,11 +318,9 @@ func (y *tls13Layer) countNoData(n int) error {
 //  1. A dead connection is an error; after close_notify it is io.EOF.
 //  2. nextRecord cuts the next record out of the input.
 //  3. It is opened; the AEAD is made if it is not there. The sequence number counts up, and must
-//     not reach
-//     its maximum (RFC 8446 section 5.3).
-//  4. The padding is removed: zeros at the end, eight at a time. The last byte that is not zero
-//     is the content
-//     type (RFC 8446 section 5.4).
+//     not reach its maximum (RFC 8446 section 5.3).
+//  4. The padding is removed: zeros at the end, eight at a time. The last byte that is not zero is
+//     the content type (RFC 8446 section 5.4).
 //  5. Data is returned. Other records go to control; its errors are returned.
 //
 // An error other than errWouldBlock and io.EOF ends the connection; its alert waits in takePending.
@@ -463,8 +461,7 @@ func (y *tls13Layer) onAlert(b []byte, size int) error {
 // steps:
 //
 //  1. The head is collected. Its type and length are checked as soon as they are known: a server
-//     accepts
-//     KeyUpdate only, a client NewSessionTicket, too.
+//     accepts KeyUpdate only, a client NewSessionTicket, too.
 //  2. The body of a KeyUpdate goes to onKeyUpdate.
 //  3. The body of a ticket is skipped; msgHead counts down how much is left of it.
 func (y *tls13Layer) onHandshake(b []byte) error {
@@ -604,10 +601,9 @@ func (y *tls13Layer) appendCloseNotify(dst []byte) []byte {
 //
 //  1. Suite and secrets are checked.
 //  2. The AEAD of our direction is made, and kept: output follows soon.
-//  3. Our sequence number is found. The first records of sent are those of the handshake, under
-//     its keys;
-//     the last ones, as a server's tickets, may be under ourSecret, numbered from 0. So each is opened with
-//     the next number, in its own array. Once one has opened, all later ones must.
+//  3. Our sequence number is found. The first records of sent are those of the handshake, under its
+//     keys; the last ones, as a server's tickets, may be under ourSecret, numbered from 0. So each
+//     is opened with the next number, in its own array. Once one has opened, all later ones must.
 //
 // After an error the connection has to stay on crypto/tls, as a wrong sequence number would repeat
 // a nonce. Any goroutine.

@@ -162,10 +162,9 @@ const maxConfigs = 1024
 //
 //  1. It asks cfg's own GetConfigForClient, if there is one, which configuration to use.
 //  2. If the client does not offer TLS 1.3, that configuration is used as it is.
-//  3. Otherwise it is cloned, and the clone gets the key log of this connection. crypto/tls
-//     takes the ticket
-//     keys from the configuration that it was given first, even when GetConfigForClient returns another one
-//     without keys of its own (Go 1.26, Config.ticketKeys), so sessions resume.
+//  3. Otherwise it is cloned, and the clone gets the key log of this connection. crypto/tls takes
+//     the ticket keys from the configuration that it was given first, even when GetConfigForClient
+//     returns another one without keys of its own (Go 1.26, Config.ticketKeys), so sessions resume.
 func (d *captureConfigs) serverConfig(s *stdTLS, cfg *tls.Config, stays bool) *tls.Config {
 	if stays {
 		return cfg
