@@ -56,22 +56,23 @@ const (
 // takes its cost from one token bucket, which time fills, and from the quota of the turn. Work that finds
 // either empty waits in a queue, one for handshakes and one for all else, which are served in turn. Each
 // queue is a deficit round robin by host and then by address, first come first served within an address.
-// While few connections log in, nothing waits and nothing is allocated. Loops share nothing but the limit
-// of handshakes in flight. On the loop.
+// While few connections log in, nothing waits and nothing is allocated. Loops share only the limit of
+// handshakes in flight, and the count of waiters in handshakeSlots. On the loop.
 type admission struct {
 	l *Loop
-	// in microseconds of work; negative after work that cost more than was there
+	// tokens is the content of the bucket, in microseconds of work. It is negative after work that
+	// cost more than was there.
 	tokens           int
 	refilledAt       time.Time // when tokens was last set from the time
 	lastSessionInput time.Time // when an established session last sent something
-	// cost of the work since the last poll: from turnQuota on nothing more begins
+	// turnSpent is the cost of the work since the last poll. From turnQuota on nothing more begins.
 	turnSpent              int
 	burst, maxQueued       int       // Config.AdmissionBurst and AdmissionQueue
 	queuedBytes            int       // input of the connections in queued
 	timerArmed             bool      // a timer will ask for the next turn
 	loginSteps, handshakes fairQueue // steps and all else but handshakes; handshakes
 	handshakeTurn          bool      // next took from handshakes last
-	// the waiters of connections; functions of RunAdmitted are not in it
+	// queued holds the waiters of connections. Functions of RunAdmitted are not in it.
 	queued map[*Conn]*waiter
 }
 
@@ -98,8 +99,7 @@ func (a *admission) debit(cost int) {
 }
 
 // refill adds the tokens that the time since the last refill has brought, and reports whether there
-// are any. Without active sessions, or after a
-// second without a refill, the bucket is filled up.
+// are any. Without active sessions, or after a second without a refill, the bucket is filled up.
 func (a *admission) refill() bool {
 	switch d := a.l.now.Sub(a.refilledAt); {
 	case a.l.now.Sub(a.lastSessionInput) >= sessionActivityWindow || d >= time.Second:

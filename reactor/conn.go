@@ -62,9 +62,9 @@ const (
 // is closed with unread input sends a reset, and the reset can destroy the last bytes written.
 const lingerTicks = 20
 
-// slowConsumerTicks is how long the engine may keep unsent bytes of a connection while more waits
-// (one minute). The engine keeps up to 64 KiB (writeChunk), so a slower peer than that is a slow
-// consumer.
+// slowConsumerTicks is how long the engine may keep unsent bytes of a connection while more waits (one
+// minute). The engine keeps up to 64 KiB (writeChunk), so a peer is a slow consumer if it reads less than
+// that in a minute while more waits.
 const slowConsumerTicks = 600
 
 // maxParkedBytes bounds the input that is kept for a connection that does not consume it: two reads

@@ -148,7 +148,7 @@ var PairOn = connectPair
 
 // NewSlots makes handshake slots, as if this many connections waited for admission.
 func NewSlots(n, queued int) *handshakeSlots {
-	s := newSlots(n)
+	s := newHandshakeSlots(n)
 	s.queued.Store(int32(queued))
 	return s
 }

@@ -44,7 +44,7 @@ type Loop struct {
 	retryArmed               bool          // the timer of the write backoff runs
 	overRate                 bool          // set by Conn.MarkOverRate during a delivery
 	retryGeneration          uint32        // counts backoff timers: only the latest one takes effect
-	// this retry may flush paused connections: once a tick, or after a backoff
+	// tickRetry is set while a retry may flush paused connections: once a tick, or after a backoff.
 	tickRetry         bool
 	openConns         []*Conn // open connections; Timer.connIndex is the position of each, plus 1
 	wheel             wheel

@@ -174,7 +174,7 @@ func newReactor(cfg Config) *Reactor {
 	}
 	r := &Reactor{cfg: cfg, log: cfg.Log, workers: cfg.Workers, backend: cfg.backend, startTime: cfg.Clock(),
 		acceptors: make(map[string]*acceptor), capFreed: make(chan struct{}, 1)}
-	r.handshakeSlots = newSlots(max(1, runtime.GOMAXPROCS(0)-1)) // one processor is left to the loops
+	r.handshakeSlots = newHandshakeSlots(max(1, runtime.GOMAXPROCS(0)-1)) // one processor is left to the loops
 	r.handshakeLimit = handshakeLimiter{byAddr: make(map[netip.Addr]int), max: cfg.Handshakes,
 		maxPerAddr: cfg.HandshakesPerAddr}
 	for i := range cfg.Loops {

@@ -44,7 +44,8 @@ const coolTicks = 100
 type recordLayer interface {
 	// feed takes received ciphertext. p is valid until parkUnread is called.
 	feed(p []byte)
-	// Read opens the next record into p and returns the length of its plaintext. The error is errWouldBlock
+	// Read opens the next record into p, which has a capacity of maxCiphertext bytes at least, and
+	// returns the length of its plaintext. The error is errWouldBlock
 	// if the input ends within a record, io.EOF after close_notify; any other error ends the connection.
 	Read(p []byte) (int, error)
 	// parkUnread copies the input that was fed and not read.
@@ -114,10 +115,11 @@ func (s *stdTLS) skipBlanks(p []byte) []byte {
 	return p
 }
 
-// StartTLS makes c a TLS connection, at either end. Bytes that were appended before leave in plain;
-// bytes that are appended after leave when the handshake is done. Then OnSecure is called, or
-// OnClose if the handshake fails. cfg is shared by connections and never changed; it must be the
-// same value for all connections of a port, as session tickets depend on it.
+// StartTLS makes c a TLS connection, at either end. Bytes that were appended before leave in plain; bytes
+// that are appended after leave when the handshake is done. A client's handshake begins at once, a
+// server's with the first bytes of its peer. Then OnSecure is called, or OnClose if the handshake fails.
+// cfg is shared by connections and never changed; it must be the same value for all connections of a
+// port, as session tickets depend on it.
 //
 // Parked plaintext is ErrUnexpectedPlaintext: it was sent before the handshake, and must not be
 // read after it as if it were protected; the caller ends the stream with policy-violation. StartTLS
@@ -232,7 +234,7 @@ func (s *stdTLS) OnTimer(*Loop) {
 //
 //  1. If c has closed meanwhile, nothing more is done. If a client has lost its socket, OnClose
 //     gets the error of the handshake as its reason (see Conn.onClose).
-//  2. After an error our alert is sent, and c closes.
+//  2. After an error our alert is sent, and c closes without close_notify.
 //  3. The last records of the handshake are sent. What was presented to the peer is noted.
 //  4. layer takes over, with the input that crypto/tls has not read, and std is dropped.
 //  5. OnSecure is called, and input that came with the end of the handshake is delivered.
@@ -540,7 +542,7 @@ const (
 //
 // A hijackedConn uses a memConn without TLS.
 type memConn struct {
-	// mu guards the fields up to baseBufSize and the counters at the end, except those that never change.
+	// mu guards all fields that change. The loop and the goroutine of the handshake use them.
 	mu             sync.Mutex
 	in             []byte // the input; in[:off] was read
 	off            int
@@ -782,8 +784,9 @@ func (m *memConn) SetReadDeadline(time.Time) error { return nil }
 // SetWriteDeadline implements net.Conn; it does nothing.
 func (m *memConn) SetWriteDeadline(time.Time) error { return nil }
 
-// handshakeSlots is a semaphore. A handshake computes only while it has a slot. There is one slot less than
-// there are processors, so that a loop that comes back from a system call finds a free processor.
+// handshakeSlots is a semaphore. A handshake computes only while it has a slot. There is one slot less
+// than there are processors, but at least one, so that a loop that comes back from a system call finds a
+// free processor.
 type handshakeSlots struct {
 	tokens    chan struct{} // its capacity is the number of slots
 	start     time.Time     // when it was made
@@ -793,18 +796,18 @@ type handshakeSlots struct {
 
 // yieldInterval is how often a handshake that begins to compute yields its processor. While
 // alwaysYieldFrom or more connections wait for admission, each handshake yields. Go's scheduler (Go
-// 1.26) gives a processor first to the goroutine that was woken last on it, which is the next
-// handshake. A loop that comes back from a system call without a processor waits in the global run
-// queue, which the scheduler checks only every 61st time. In a TLS login storm yields took turns of
-// over 20 ms from 4.8 to 0.3. Yielding always would make an ordinary login cost an eighth more, as
-// a yield may wake a thread.
+// 1.26) gives a processor first to the goroutine that was woken last on it, which is the next handshake.
+// A loop that comes back from a system call without a processor waits in the global run queue, which the
+// scheduler checks only every 61st time. With these yields, a storm of TLS logins had 0.3 turns of over
+// 20 ms instead of 4.8. Yielding always would make an ordinary login cost an eighth more, as a yield may
+// wake a thread.
 const (
 	yieldInterval   = 2 * time.Millisecond
 	alwaysYieldFrom = 256
 )
 
-// newSlots returns a semaphore with n slots.
-func newSlots(n int) *handshakeSlots {
+// newHandshakeSlots returns a semaphore with n slots.
+func newHandshakeSlots(n int) *handshakeSlots {
 	return &handshakeSlots{tokens: make(chan struct{}, n), start: time.Now()}
 }
 

@@ -18,11 +18,13 @@ const maxCapturedFlight = 64 << 10
 // written under its secret already, which tell the next sequence number.
 //
 // crypto/tls does not give out either. The secrets come through tls.Config.KeyLogWriter, the one official
-// way (attack K42: they are never written anywhere else, and are wiped). If a new Go changed the labels or
-// the format of the key log, the capture would find no secrets, newTLS13Layer would fail, and connections
-// would stay on crypto/tls. If it wrote records from a second goroutine, or before it logged the secrets
-// (Go 1.26 logs them before the first record under them), the count of records would be wrong; newTLS13Layer
-// finds that by trying to open them.
+// way (attack K42: they are never written anywhere else, and are wiped). What a new version of Go may break:
+//
+//   - With other labels or another format of the key log, the capture finds no secrets, newTLS13Layer fails,
+//     and connections stay on crypto/tls.
+//   - If crypto/tls wrote a record under a secret before it logs the secret, the count of records would be
+//     too low, and nonces would be used twice, without an error here. Go 1.26 logs first. The peers in the
+//     tests, crypto/tls and OpenSSL, could not open our records then.
 //
 // It belongs to the goroutine of the handshake. memConn calls recordWritten under its mutex, on that
 // goroutine.
