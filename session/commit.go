@@ -181,8 +181,69 @@ func (e *Entity) MarkUncommitted(l *LoopRouter, t Ticket) {
 	l.commitWaiters.add(commitWaiter{ticket: t, entity: e})
 }
 
-// maxUnsettled is how many stanzas of one stream may be open: above it nothing more is read from it.
-const maxUnsettled = 1024
+// An Outcome is what became of a stanza at the entity that it has arrived at.
+type Outcome struct {
+	Delivered int  // sessions that have it, or hold it back for their client
+	Stored    bool // it is stored for later
+	Refused   bool // its sender is told that it was not delivered
+}
+
+// Outcome is what became of ev so far; it is complete in phase [Record].
+func (ev *Stanza) Outcome() Outcome {
+	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed}
+}
+
+// DeliveredTo reports whether s has ev. In phase [Record], under the account's lock.
+func (ev *Stanza) DeliveredTo(s *Session) bool {
+	for _, t := range ev.deliveredTo {
+		if t == s {
+			return true
+		}
+	}
+	return false
+}
+
+// Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to
+// the store after the hooks that run under this lock. If it fails, the sender is told and the entity is
+// read again. What it is, the store says: package storage has it by its type. In a hook of a chain of
+// an entity that is stored; elsewhere it panics.
+func (ev *Stanza) Batch() any {
+	if ev.entity == nil || ev.entity.id == 0 {
+		panic("session: Batch of what is not stored")
+	}
+	if ev.batch == nil {
+		ev.batch = ev.loopRouter.router.Committer.NewBatch(ev.entity.id)
+	}
+	return ev.batch
+}
+
+// StoredInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see
+// [Stanza.Stored].
+func (ev *Stanza) StoredInBatch() Verdict {
+	ev.stored = true
+	return Done
+}
+
+// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If
+// it fails the sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
+func writeBatch(ev *Stanza) {
+	b := ev.batch
+	if b == nil {
+		return
+	}
+	then, replied := failStored, ev.replied
+	if replied {
+		then = failSilently
+	}
+	failed := ev.failed
+	ev.batch = nil
+	ev.awaitCommit(ev.loopRouter.router.Committer.Commit(b), nil, then, false)
+	if ev.failed == failed {
+		ev.replied = replied // where the stanza goes on, what comes next may answer it
+	}
+}
+
+func failSilently(*Stanza, error) Verdict { return Done }
 
 // A stanza that a tracked stream has sent is settled when everything that the server does with it has
 // been done, and what it made entities store is durable or has failed. A module that acknowledges stanzas
@@ -194,6 +255,9 @@ const maxUnsettled = 1024
 // [Stanza.Commit], [Stanza.Stored] or of the batch of phase [Record]. Where the stanza ends, the last of
 // its tickets is waited for, and the loop of its stream is told once. What it sets off (broadcasts,
 // probes, copies, answers) has the same origin and pledges nothing.
+
+// maxUnsettled is how many stanzas of one stream may be open: above it nothing more is read from it.
+const maxUnsettled = 1024
 
 // Track numbers the stanzas that st takes from now on, from 1, and has the hooks Settled called when more
 // of them are settled. On the stream's loop, once it is bound.
@@ -330,67 +394,3 @@ func (o Origin) settle(l *LoopRouter, home uint16, err error) {
 	}
 	at.Loop.Post(func() { at.Enter(f) })
 }
-
-// An Outcome is what became of a stanza at the entity that it has arrived at.
-type Outcome struct {
-	Delivered int  // sessions that have it, or hold it back for their client
-	Stored    bool // it is stored for later
-	Refused   bool // its sender is told that it was not delivered
-}
-
-// Outcome is what became of ev so far; it is complete in phase [Record].
-func (ev *Stanza) Outcome() Outcome {
-	return Outcome{Delivered: int(ev.deliveredCount), Stored: ev.stored, Refused: ev.failed}
-}
-
-// DeliveredTo reports whether s has ev. In phase [Record], under the account's lock.
-func (ev *Stanza) DeliveredTo(s *Session) bool {
-	for _, t := range ev.deliveredTo {
-		if t == s {
-			return true
-		}
-	}
-	return false
-}
-
-// Batch is what all modules store of ev at the entity whose lock is held: one batch, which is given to
-// the store after the hooks that run under this lock. If it fails, the sender is told and the entity is
-// read again. What it is, the store says: package storage has it by its type. In a hook of a chain of
-// an entity that is stored; elsewhere it panics.
-func (ev *Stanza) Batch() any {
-	if ev.entity == nil || ev.entity.id == 0 {
-		panic("session: Batch of what is not stored")
-	}
-	if ev.batch == nil {
-		ev.batch = ev.loopRouter.router.Committer.NewBatch(ev.entity.id)
-	}
-	return ev.batch
-}
-
-// StoredInBatch ends the handling of a stanza that was put into its Batch, to be delivered later: see
-// [Stanza.Stored].
-func (ev *Stanza) StoredInBatch() Verdict {
-	ev.stored = true
-	return Done
-}
-
-// writeBatch gives the batch of ev, if there is one, to the store, for the entity whose lock is held. If
-// it fails the sender is told, unless it has an answer already, or the promise of one (RFC 6120 §8.2.3).
-func writeBatch(ev *Stanza) {
-	b := ev.batch
-	if b == nil {
-		return
-	}
-	then, replied := failStored, ev.replied
-	if replied {
-		then = failSilently
-	}
-	failed := ev.failed
-	ev.batch = nil
-	ev.awaitCommit(ev.loopRouter.router.Committer.Commit(b), nil, then, false)
-	if ev.failed == failed {
-		ev.replied = replied // where the stanza goes on, what comes next may answer it
-	}
-}
-
-func failSilently(*Stanza, error) Verdict { return Done }

@@ -8,6 +8,31 @@ import (
 	"canto/session/stanza"
 )
 
+// A mailbox is an Entity as what takes stanzas in: those that can't be looked at yet wait in its inbox.
+// Under the lock, unless a line says otherwise.
+type mailbox struct{ *Entity }
+
+// An inbox is what waits for one entity, in order: stanzas, and calls of this process.
+type inbox struct {
+	items []inboxItem
+	calls []inboxCall // one for each item that is a call
+	bytes int
+}
+
+// An inboxItem is a stanza, or the next of the calls.
+type inboxItem struct {
+	envelope
+	isCall bool
+}
+
+// An inboxCall wants the entity warm and its lock.
+type inboxCall struct {
+	f    func(l *LoopRouter, e *Entity, err error)
+	loop *LoopRouter // where f runs
+}
+
+func (b *inbox) empty() bool { return len(b.items) == 0 }
+
 // WithAccount runs f under the lock of the account behind bare, once its resident set is in memory: at once,
 // or when it has been read; on l's loop, whichever has read it. exists is false for an address without an
 // account; err says why the set could not be read. With an entity lock held it panics.
@@ -434,114 +459,23 @@ func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 	}
 }
 
-// mayEvict reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under
-// way, and what is in memory is stored.
-func (e *Entity) mayEvict(r *Router) bool {
-	return e.pending == nil && e.directLoop == 0 && e.pins == 0 && e.ticket <= r.Committer.LastSettled() &&
-		e.resident != evictedMark
-}
-
-// liveStateDroppable reports whether the live state of e may be dropped.
-func (e *Entity) liveStateDroppable(l *LoopRouter) (cold bool) {
-	if a := e.account(); a != nil {
-		return len(a.sessions) == 0
-	}
-	b := e.handler()
-	if b == nil || b.Cold == nil || e.live == nil {
-		return true
-	}
-	defer l.recoverLocked(e)
-	return b.Cold(e)
-}
-
-// Arm has [EntityHandler.Timer] called at that tick, under the lock; 0: never. There is one timer: a
-// second call replaces the first. An armed entity stays in memory. Under the lock, on the loop of l.
-func (e *Entity) Arm(l *LoopRouter, at reactor.Tick) {
-	if at == 0 {
-		if e.pending != nil {
-			e.pending.timerAt = 0
-			e.releasePending()
-		}
+// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that
+// is what a stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for
+// another of that name.
+func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
+	if h.to.IsZero() || h.kind == stanza.Presence {
 		return
 	}
-	w := e.ensurePending()
-	w.timerAt = at
-	if w.wakeAt != 0 && w.wakeAt <= at {
-		return // it will look again then
-	}
-	w.wakeAt = at
-	l.After(at-l.Loop.Tick(), func() {
-		e.lock(l)
-		defer e.unlockOrRepanic(l)
-		timerDue(e, l, at)
-	})
-}
-
-// timerDue is called at the tick at, for which e was armed once. Under the lock.
-func timerDue(e *Entity, l *LoopRouter, at reactor.Tick) {
-	w := e.pending
-	if w == nil || w.wakeAt != at || e.resident == evictedMark {
-		return // it was armed for an earlier one, or is gone
-	}
-	w.wakeAt = 0
-	switch {
-	case w.timerAt == 0:
-		e.releasePending()
-		return
-	case w.timerAt > l.Loop.Tick():
-		e.Arm(l, w.timerAt) // it was armed again
+	e, err := l.Parser.Element(h.bytes)
+	if err != nil {
+		l.Log.Error("a stanza that was held back does not parse", "jid", h.to.String(), "err", err)
 		return
 	}
-	w.timerAt = 0
-	run := func(l *LoopRouter, e *Entity, err error) {
-		if e == nil {
-			return // its host was taken away
-		}
-		b := e.handler()
-		switch {
-		case err != nil:
-			e.Arm(l, l.Loop.Tick()+timerRetry)
-		case e.exists() && b != nil && b.Timer != nil:
-			b.Timer(l, e)
-		}
-	}
-	if e.warm() && !w.draining && w.inbox.empty() {
-		defer e.releasePending() // it keeps e in memory no longer, whatever Timer does
-		run(l, e, nil)
-		return
-	}
-	e.mailbox().runWarm(l, run)
-}
-
-// timerRetry is how much later the timer of an entity is due that could not be read, in ticks.
-const timerRetry = 100
-
-// sweepEvery is between two looks at one shard each: all of them within a minute and a half.
-const sweepEvery = 3 // ticks
-
-// evictAfter is how long an entity without live state is kept after its last stanza, in ticks of 100 ms.
-const evictAfter = 600
-
-// OnTimer sweeps the next of this loop's shards: entities that no stanza has asked for leave memory.
-func (l *LoopRouter) OnTimer(*reactor.Loop) {
-	l.enter()
-	defer l.leave()
-	l.Loop.Arm(&l.sweepTimer, l.Loop.Tick()+sweepEvery, l)
-	n := len(l.router.loopRouters)
-	l.sweepAt = (l.sweepAt + n) % shards
-	l.sweep(l.sweepAt + l.Loop.Index()%n)
-}
-
-func (l *LoopRouter) sweep(i int) {
-	now := l.Loop.Tick()
-	l.swept = l.router.Table.Entities(i, l.swept[:0])
-	for _, e := range l.swept {
-		e.lock(l)
-		if e.mayEvict(l.router) && (e.resident == nil || !e.exists() || now-e.lastUsed > evictAfter) &&
-			e.liveStateDroppable(l) {
-			l.router.Table.remove(e, false, 0)
-		}
-		e.unlock(l)
-	}
-	clear(l.swept)
+	defer l.Parser.Release(e)
+	ev := l.stanzas.push(l)
+	defer l.stanzas.pop()
+	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
+	env.fillStanza(l, ev, e)
+	ev.Host = a.host
+	ev.Fail(c)
 }

@@ -7,6 +7,67 @@ import (
 	"canto/session/stanza"
 )
 
+// An outbox is what a [Session] has beside its wire while something waits: live stanzas for which there
+// is no room yet, sources of many elements, and what hooks keep. Nil while there is none of these. Under
+// the outbox lock.
+type outbox struct {
+	queue       []queuedElement // live stanzas that wait, in order
+	queuedBytes int             // of held
+	// bytes given to the wire by release since the client was last known to have everything
+	sentSinceDrain int
+	// a message was refused for want of room. So are those after it, which keeps their order
+	refusing bool
+	// the wire had no room. Everything waits until the client has what the wire took
+	blocked bool
+	// what is held back is looked at again after a while, as the account could not be read
+	retryPending  bool
+	drainsPending int             // how often the wire was asked to tell when it has drained, and has not yet
+	sources       []*activeSource // the first one is asked; the others wait their turn
+	deferred      []queuedElement // what hooks hold back: see Outbox.Defer
+	deferredBytes int             // bytes of kept
+	vars          *varNode        // of hooks: see OutboxVar
+}
+
+// An Outbox is a Session whose outbox lock is held, and what a hook may do with its outbox. Good until
+// the hook returns.
+type Outbox struct{ s *Session }
+
+// lockOutbox takes the outbox lock of s; it is the last of the order of locks.
+func (s *Session) lockOutbox() Outbox {
+	outboxCheck()
+	s.outboxMu.Lock()
+	return Outbox{s}
+}
+
+func (out Outbox) unlock() {
+	out.s.outboxMu.Unlock()
+	outboxUncheck()
+}
+
+// A queuedElement waits in an outbox.
+type queuedElement struct {
+	bytes      []byte
+	from, to   jid.JID
+	kind       stanza.Kind
+	deliveries *deliveryCount // nil: it is for this session alone
+}
+
+// An OutboundStanza is one element on its way out; its bytes are copied.
+type OutboundStanza struct {
+	Bytes []byte
+	Kind  stanza.Kind
+
+	fromSource bool // it is of a Source
+	hooksRun   bool // the hooks were asked about it
+
+	deliveries **deliveryCount // of a stanza that several sessions may get; made when one holds it back
+
+	// From and To are the addresses of a stanza that another entity has sent: it keeps its place among
+	// those, and is routed again if s ends before it has it. What the server itself says has none, and waits
+	// for nothing.
+	From, To jid.JID
+}
+
 // dropCopy reports whether h, whose session ends, is the only copy that is left.
 func (h *queuedElement) dropCopy() bool {
 	if h.deliveries == nil {
@@ -255,6 +316,7 @@ var endingTable = [numEndings]struct {
 	rests, bounces bool
 	limit          string
 }{
+
 	loggedOut:  {name: "logged-out"},
 	peerError:  {name: "peer-error"},
 	ourError:   {name: "our-error", rests: true},
@@ -324,27 +386,6 @@ func (out Outbox) accepts() bool {
 		return true // behind what is routed again when it is unbound
 	}
 	return endingTable[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
-}
-
-// bounce answers h, which was held back for a session of a, with a stanza error. Where a was deleted that
-// is what a stanza to an address without an account gets (RFC 6121 §8.5.1): routed again it might be for
-// another of that name.
-func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
-	if h.to.IsZero() || h.kind == stanza.Presence {
-		return
-	}
-	e, err := l.Parser.Element(h.bytes)
-	if err != nil {
-		l.Log.Error("a stanza that was held back does not parse", "jid", h.to.String(), "err", err)
-		return
-	}
-	defer l.Parser.Release(e)
-	ev := l.stanzas.push(l)
-	defer l.stanzas.pop()
-	env := envelope{from: h.from, to: h.to, kind: h.kind, hops: 1}
-	env.fillStanza(l, ev, e)
-	ev.Host = a.host
-	ev.Fail(c)
 }
 
 // takeUnsent takes everything that waits out of the outbox of s but its sources. What other sessions of the

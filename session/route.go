@@ -307,24 +307,6 @@ func (c *Chains) handler(ev *Stanza) StanzaFunc {
 	return f.f
 }
 
-// FailAbsent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A
-// module whose account hides from the sender answers so.
-func (ev *Stanza) FailAbsent() Verdict {
-	switch ev.Kind {
-	case stanza.Presence:
-		return Done
-	case stanza.Message:
-		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
-			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
-		}
-	case stanza.IQ:
-		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
-			return Done
-		}
-	}
-	return ev.Fail(stanza.ServiceUnavailable)
-}
-
 // targetOf is what ev.To is, seen from its sender.
 func targetOf(l *LoopRouter, ev *Stanza) Target {
 	local, _, resource := ev.To.Parts()
@@ -337,14 +319,6 @@ func targetOf(l *LoopRouter, ev *Stanza) Target {
 		return ToSelf
 	}
 	return ToBare
-}
-
-// failDeleted answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC
-// 6121 §8.5.1). What an account's own sessions asked has ended with their streams.
-func failDeleted(ev *Stanza) {
-	if ev.From.Bare() != ev.entity.addr {
-		ev.FailAbsent()
-	}
 }
 
 // directDelivered is called when l has routed its mail, with what e said straight. What waited for that
@@ -373,79 +347,6 @@ func (e sender) resumeReceiving(l *LoopRouter) {
 	}
 	e.mailbox().resumeDrain(l)
 	e.releasePending()
-}
-
-// serveTurn delivers a share: of the first entity, of those after it where that leaves room. An entity that
-// has more goes behind the others.
-func (sh *fanoutQueue) serveTurn() {
-	l := sh.l
-	l.enter()
-	defer l.leave()
-	defer func() { // whatever happens to one broadcast
-		if sh.posted = len(sh.queues) > 0; sh.posted {
-			l.Loop.Post(sh.serveFunc)
-		}
-	}()
-	for left := fanoutBudget; left > 0 && len(sh.queues) > 0; {
-		s := sh.queues[0]
-		copy(sh.queues, sh.queues[1:])
-		sh.queues[len(sh.queues)-1] = nil
-		sh.queues = sh.queues[:len(sh.queues)-1]
-		for left > 0 && len(s.parts) > 0 {
-			p := &s.parts[0]
-			left -= p.deliver(l, left)
-			if len(p.chunks) > 0 {
-				continue
-			}
-			l.mail.deliver() // what receivers say of it
-			s.entity.sender().partDone(l, p)
-			s.parts[0] = loopPart{}
-			s.parts = s.parts[1:]
-		}
-		if len(s.parts) > 0 {
-			sh.queues = append(sh.queues, s)
-		}
-	}
-}
-
-// deliver serves at most n receivers of p, and returns how many.
-func (p *loopPart) deliver(l *LoopRouter, n int) (served int) {
-	before := l.congestedBytes
-	defer func() { p.congested = p.congested || l.congestedBytes > before }()
-	if p.chunks == nil {
-		l.mail.route(&p.env)
-		return 1
-	}
-	el, err := l.Parser.Element(p.env.bytes)
-	if err != nil {
-		l.Log.Error("a broadcast that does not parse", "from", p.env.from.String(), "err", err)
-		p.chunks = nil
-		return 1
-	}
-	defer l.Parser.Release(el)
-	for ; served < n && len(p.chunks) > 0; served++ {
-		c := p.chunks[0]
-		env := p.env
-		env.to = c.addrs[p.offset]
-		l.mail.routeElement(&env, el)
-		if p.offset++; p.offset == len(c.addrs) {
-			p.chunks, p.offset = p.chunks[1:], 0
-		}
-	}
-	return served
-}
-
-// partDone is called when a loop has delivered p.
-func (e sender) partDone(l *LoopRouter, p *loopPart) {
-	e.lock(l)
-	d := &e.pending.outgoing
-	d.partsLeft--
-	p.dispatchedJob.congested = p.dispatchedJob.congested || p.congested
-	if p.dispatchedJob.partsLeft--; p.dispatchedJob.partsLeft == 0 {
-		e.jobDone(p.dispatchedJob)
-	}
-	e.resumeReceiving(l)
-	e.unlock(l)
 }
 
 // handleAbsent answers a stanza to an address where there is nothing: as an account that gives nothing away
@@ -569,3 +470,76 @@ func (s *Session) deliverOutbound(p OutboundStanza) (ok, crowded, full bool) {
 
 // maxHops ends what mail keeps causing: a stanza is sent on this often.
 const maxHops = 8
+
+// serveTurn delivers a share: of the first entity, of those after it where that leaves room. An entity that
+// has more goes behind the others.
+func (sh *fanoutQueue) serveTurn() {
+	l := sh.l
+	l.enter()
+	defer l.leave()
+	defer func() { // whatever happens to one broadcast
+		if sh.posted = len(sh.queues) > 0; sh.posted {
+			l.Loop.Post(sh.serveFunc)
+		}
+	}()
+	for left := fanoutBudget; left > 0 && len(sh.queues) > 0; {
+		s := sh.queues[0]
+		copy(sh.queues, sh.queues[1:])
+		sh.queues[len(sh.queues)-1] = nil
+		sh.queues = sh.queues[:len(sh.queues)-1]
+		for left > 0 && len(s.parts) > 0 {
+			p := &s.parts[0]
+			left -= p.deliver(l, left)
+			if len(p.chunks) > 0 {
+				continue
+			}
+			l.mail.deliver() // what receivers say of it
+			s.entity.sender().partDone(l, p)
+			s.parts[0] = loopPart{}
+			s.parts = s.parts[1:]
+		}
+		if len(s.parts) > 0 {
+			sh.queues = append(sh.queues, s)
+		}
+	}
+}
+
+// deliver serves at most n receivers of p, and returns how many.
+func (p *loopPart) deliver(l *LoopRouter, n int) (served int) {
+	before := l.congestedBytes
+	defer func() { p.congested = p.congested || l.congestedBytes > before }()
+	if p.chunks == nil {
+		l.mail.route(&p.env)
+		return 1
+	}
+	el, err := l.Parser.Element(p.env.bytes)
+	if err != nil {
+		l.Log.Error("a broadcast that does not parse", "from", p.env.from.String(), "err", err)
+		p.chunks = nil
+		return 1
+	}
+	defer l.Parser.Release(el)
+	for ; served < n && len(p.chunks) > 0; served++ {
+		c := p.chunks[0]
+		env := p.env
+		env.to = c.addrs[p.offset]
+		l.mail.routeElement(&env, el)
+		if p.offset++; p.offset == len(c.addrs) {
+			p.chunks, p.offset = p.chunks[1:], 0
+		}
+	}
+	return served
+}
+
+// partDone is called when a loop has delivered p.
+func (e sender) partDone(l *LoopRouter, p *loopPart) {
+	e.lock(l)
+	d := &e.pending.outgoing
+	d.partsLeft--
+	p.dispatchedJob.congested = p.dispatchedJob.congested || p.congested
+	if p.dispatchedJob.partsLeft--; p.dispatchedJob.partsLeft == 0 {
+		e.jobDone(p.dispatchedJob)
+	}
+	e.resumeReceiving(l)
+	e.unlock(l)
+}

@@ -7,6 +7,77 @@ import (
 	"canto/xmlstream"
 )
 
+// A Source is many elements for one session: what is stored, what a page of an archive has, who is in a
+// room. It is asked for one after another, while less than [LowWaterMark] waits for the client, so that no
+// amount of it fills the outbox. It is given to a session by [Session.Pull], and ends with the session's
+// stream. All methods are called with that session, on the loop of the stream, but for End, which may be
+// called on any.
+type Source interface {
+	// Next is the next element, whose bytes do not change until it is Taken, or the source has ended. Under
+	// no lock: it may take the account's by [LoopRouter.WithAccount], or have a worker read by
+	// [LoopRouter.RunOnWorker], or ask another entity by mail, and say NextWouldBlock. s is there for what
+	// never changes.
+	Next(l *LoopRouter, s *Session) (p OutboundStanza, is NextStatus)
+	// Wanted is asked before each element, under the account's lock: whether s should still have it. If not, the
+	// source ends.
+	Wanted(s *Session) bool
+	// Taken says that the client's socket has the first n of the elements of which that was not said yet, or
+	// that the client must not have them (a blocked address): where they are stored they may be erased.
+	// Under the account's lock.
+	Taken(l *LoopRouter, s *Session, n int)
+	// End is called once, and nothing after it. What was not Taken by then the client may have, or not. Live
+	// messages that waited behind the source, see [Session.Pull] with ahead, have left before it if why is
+	// SourceDone, SourceUnwanted or SourceFailed; else they still wait. A new Source may follow at once.
+	// Under the account's lock.
+	End(l *LoopRouter, s *Session, why SourceEndReason)
+}
+
+// A NextStatus is what a [Source] says of its next element.
+type NextStatus uint8
+
+// NextElement: here it is. NextWouldBlock: it will call [Waker.Wake] when it has one, or knows that there
+// is none. Exhausted: there is none any more.
+const (
+	NextElement NextStatus = iota
+	NextWouldBlock
+	NextExhausted
+)
+
+// A SourceEndReason is why a [Source] is asked for nothing any more.
+type SourceEndReason uint8
+
+// SourceDone: all was taken. SourceUnwanted: Wanted said no. SourceFailed: the account could not be read,
+// or the source has panicked. StreamEnded: the session rests, or has another stream. SessionEnded: it is
+// no more.
+const (
+	SourceDone SourceEndReason = iota
+	SourceUnwanted
+	SourceFailed
+	StreamEnded
+	SessionEnded
+)
+
+// An activeSource is a Source in an outbox. Under the outbox lock.
+type activeSource struct {
+	src        Source
+	blocksLive bool // live messages wait behind it
+
+	inFlight, inFlightBytes int // elements, and their bytes, that were given and not known to be taken
+	drainCount, drainBytes  int // those among them that were given when the wire was asked to tell
+	pulling                 bool
+	parked, woken           bool // it said NextWouldBlock; it was woken before it had said so
+	ended                   bool // it is asked for nothing any more, and waits until all was taken
+	why                     SourceEndReason
+	unsent                  []OutboundStanza // for which the wire had no room: they come first
+	unsentResult            fetchResult      // behind rest
+}
+
+// A fetchResult is what a Source has said behind the elements that it had.
+type fetchResult struct {
+	status NextStatus
+	failed bool // it has panicked instead
+}
+
 // Pull has s given what src has, behind what other sources had to say by then, and among live stanzas;
 // ahead: live messages wait until it has ended. If s has no stream, or closes, src ends at once. Under
 // the account's lock.

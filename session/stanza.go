@@ -19,22 +19,6 @@ const (
 	Done
 )
 
-// Target is whom a stanza is addressed to, seen from this server.
-type Target uint8
-
-// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
-// domain of ours.
-const (
-	ToSelf Target = iota
-	ToBare
-	ToFull
-	ToHost
-	numTargets
-)
-
-// Targets are all of them, for hooks that make no difference.
-var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
-
 // A Stanza is one stanza on its way, in its loop's stack: good until the hook returns; Keep it to
 // look at it later.
 type Stanza struct {
@@ -75,14 +59,6 @@ type Stanza struct {
 	deliveredTo    []*Session     // that have it, where its chain has a phase Record
 	deliveries     *deliveryCount // of what sessions hold back of it
 	deliveredCount uint16         // how many sessions took it
-}
-
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's
-// stanzas it is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of
-// itself.
-type Origin struct {
-	Stream StreamRef
-	Number uint32
 }
 
 // Clone is a copy that stays. Cold path.
@@ -155,58 +131,6 @@ func (l *LoopRouter) Appender() *xmlstream.Appender {
 	return l.appender.Reset(xmlstream.Streamed)
 }
 
-// replyHeader writes the start of an answer to ev: its addresses and id.
-func replyHeader(ev *Stanza, a *xmlstream.Appender, typ string) {
-	a.Open(ev.Kind.Name())
-	a.Attr(stanza.AttrType, typ)
-	if id, ok := ev.Element.Attr(stanza.AttrID); ok {
-		a.AttrBytes(stanza.AttrID, id)
-	}
-	if !ev.noTo && !ev.To.IsZero() {
-		a.Attr(stanza.AttrFrom, ev.To.String())
-	}
-	a.Attr(stanza.AttrTo, ev.From.String())
-}
-
-// Reply answers an iq by mail to ev.From: the result's addresses are in place, and build, which may
-// be nil, adds the payload.
-func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
-	a := ev.Appender()
-	replyHeader(ev, a, "result")
-	if build != nil {
-		build(ev, a)
-	}
-	a.Close()
-	sendReply(ev, a.B)
-	return Done
-}
-
-// Fail answers by mail with a stanza error of this condition and its usual type, unless ev is an
-// error or an iq result itself (RFC 6120 §8.3.1).
-func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.Error{Condition: c}) }
-
-// FailWith is Fail with more to say.
-func (ev *Stanza) FailWith(e stanza.Error) Verdict {
-	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ ||
-		ev.form != formStanza {
-		return Done
-	}
-	ev.failed = true
-	ev.loopRouter.stats.Bounced[e.Condition]++
-	a := ev.Appender()
-	replyHeader(ev, a, "error")
-	e.Append(a)
-	a.Close()
-	sendReply(ev, a.B)
-	return Done
-}
-
-// Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
-// whose from and to these are.
-func (ev *Stanza) Send(from, to jid.JID, el []byte) {
-	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
-}
-
 // Origin is where ev, or what has set it off, comes from; zero for what this server says of itself.
 func (ev *Stanza) Origin() Origin { return ev.origin }
 
@@ -250,60 +174,6 @@ func (l *LoopRouter) Intern(ev *Stanza) []byte {
 		*at = bytes.Clone(b)
 	}
 	return *at
-}
-
-// sendReply mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says:
-// it waits neither behind that nor in the inbox of the one that asked, so that refusals, of which there
-// is no end, never pile up.
-func sendReply(ev *Stanza, el []byte) {
-	ev.replied = true
-	if ev.noReply {
-		return
-	}
-	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
-	if !ev.From.IsBare() {
-		env.form = formReply // to a session of ours it needs no chain
-	}
-	if l := ev.loopRouter; ev.unprocessed {
-		env.unprocessed, env.origin, env.originLoopNumber = true, l.origin, l.originLoopNumber
-		l.mail.add(env, el)
-		return
-	}
-	ev.loopRouter.sendEnvelope(env, el)
-}
-
-// fillStanza makes ev the stanza of env, whose element is e.
-func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
-	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
-	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
-	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
-	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
-		env.creationTicket, env.unprocessed
-	if ev.Kind = env.kind; env.form != formStanza {
-		return // nothing of it is looked at
-	}
-	if ev.Kind == stanza.Nonza {
-		ev.Kind = stanza.KindOf(e)
-	}
-	t, _ := e.Attr(stanza.AttrType)
-	ev.Type = stanza.ParseType(ev.Kind, t)
-}
-
-// seal makes an envelope of ev, with bytes of its own.
-func seal(ev *Stanza) envelope {
-	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
-		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
-		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
-		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
-	if ev.form != formStanza {
-		env.bytes = append([]byte(nil), ev.raw...)
-		return env
-	}
-	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
-	if len(ev.extra) > 0 {
-		env.bytes = addChildren(env.bytes, 0, ev.extra)
-	}
-	return env
 }
 
 // Append appends ev as it is delivered: from is the sender's true address, to the one it was sent
@@ -362,6 +232,12 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	return append(append(dst[:i], extra...), tag[:n]...)
 }
 
+// A stanzaStack has the Stanzas that chains run on. The loop's.
+type stanzaStack struct {
+	stanzas [8]Stanza
+	depth   int
+}
+
 // push is a Stanza of l, to be filled in.
 func (s *stanzaStack) push(l *LoopRouter) *Stanza {
 	if s.depth == len(s.stanzas) {
@@ -389,12 +265,40 @@ func (s *stanzaStack) pop() {
 	ev.deliveredTo = takers
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection,
-// as far as that is known.
-func (s *Recipients) AddSender(ev *Stanza) {
-	loop := partitionLoop(ev.From, len(s.byLoop))
-	if ev.originLoopNumber > 0 {
-		loop = int(ev.originLoopNumber) - 1
+// fillStanza makes ev the stanza of env, whose element is e.
+func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
+	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
+	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form
+	ev.origin, ev.originLoopNumber, ev.PrePending = env.origin, env.originLoopNumber, env.prePending
+	ev.settlesOrigin, ev.lastWrite, ev.creationTicket, ev.unprocessed = env.settlesOrigin, env.lastWrite,
+		env.creationTicket, env.unprocessed
+	if ev.Kind = env.kind; env.form != formStanza {
+		return // nothing of it is looked at
 	}
-	s.addAtLoop(ev.From, loop)
+	if ev.Kind == stanza.Nonza {
+		ev.Kind = stanza.KindOf(e)
+	}
+	t, _ := e.Attr(stanza.AttrType)
+	ev.Type = stanza.ParseType(ev.Kind, t)
 }
+
+// seal makes an envelope of ev, with bytes of its own.
+func seal(ev *Stanza) envelope {
+	env := envelope{from: ev.From, to: ev.To, kind: ev.Kind, target: ev.Target, hops: ev.Hops, lang: ev.lang,
+		noTo: ev.noTo, prePending: ev.PrePending, form: ev.form,
+		origin: ev.origin, originLoopNumber: ev.originLoopNumber, settlesOrigin: ev.settlesOrigin,
+		lastWrite: ev.lastWrite, creationTicket: ev.creationTicket}
+	if ev.form != formStanza {
+		env.bytes = append([]byte(nil), ev.raw...)
+		return env
+	}
+	env.bytes = ev.Element.Append(nil, xmlstream.Streamed)
+	if len(ev.extra) > 0 {
+		env.bytes = addChildren(env.bytes, 0, ev.extra)
+	}
+	return env
+}
+
+// deliveryCount counts the sessions of an account that took one message: those that sent it to their
+// client, and those that hold it back. Under the account's lock.
+type deliveryCount struct{ n int }
