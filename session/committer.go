@@ -2,32 +2,36 @@ package session
 
 import "canto/session/jid"
 
-// A Ticket numbers what was given to the store; tickets grow and become durable in order. Zero is
-// durable already.
+// A Ticket numbers a batch that was given to the store. Batches become durable, or fail, in the
+// order of their tickets: they are settled then. Zero is always settled.
 type Ticket uint64
 
-// Committer is the committer as the kernel sees it; tests have one that is durable at once. Any
-// goroutine.
+// A Committer is the store's group committer, as the kernel sees it. In tests it is one that settles at
+// once. Any goroutine may call its methods.
 type Committer interface {
-	// LastSettled is the last ticket that is settled: it and all before it are durable or have failed.
+	// LastSettled returns the last settled ticket: all up to it are durable or have failed.
 	LastSettled() Ticket
-	// Err is why a settled ticket failed; nil: it is durable.
+	// Err returns why a settled ticket has failed; nil if it is durable.
 	Err(t Ticket) error
-	// Notify has f called after each batch was settled, on the committer's goroutine.
+	// Notify registers f, which is called after each group of batches was settled, on the committer's
+	// goroutine. f must not block.
 	Notify(f func())
-	// Await blocks until t is settled, and returns its Err. For workers.
+	// Await blocks until t is settled, and returns its Err. For workers only.
 	Await(t Ticket) error
-	// Full reports whether the store is known to refuse writes for want of room.
+	// Full reports whether the store refuses writes because the disk is full.
 	Full() bool
-	// NewBatch is a batch of the entity with that id, and Commit gives it to the store: see [Stanza.Batch].
+	// NewBatch returns a new batch for the entity with that id: see [Stanza.Batch].
 	NewBatch(id uint64) any
+	// Commit gives a batch of NewBatch to the store and returns its ticket. It does not block.
 	Commit(batch any) Ticket
-	// Snapshot is what the loaders of one resident set read from. One that has a Close is closed.
+	// Snapshot returns what the loaders of one resident set read from. If it has a Close method that is
+	// called after the read.
 	Snapshot() any
 }
 
-// A Directory knows what there is at an address: a bare JID, or a domain. On a worker.
+// A Directory knows which entity is at an address: a bare JID or a domain. Workers call it.
 type Directory interface {
-	// Lookup is the id and the kind of what is at addr; false: nothing.
+	// Lookup returns the id and the kind of the entity at addr; ok is false if there is none. snap is a
+	// Snapshot of the Committer.
 	Lookup(snap any, addr jid.JID) (id uint64, kind string, ok bool, err error)
 }

@@ -5,57 +5,56 @@ import (
 	"canto/session/stanza"
 )
 
-// Target is whom a stanza is addressed to, seen from this server.
+// Target is what kind of address a stanza is for, seen from this server. Hooks register for one
+// Target or for several.
 type Target uint8
 
-// ToSelf: no 'to', or the sender's own bare JID. ToBare and ToFull: an account of ours; ToHost: a
-// domain of ours.
+// The targets.
 const (
-	ToSelf Target = iota
-	ToBare
-	ToFull
-	ToHost
+	ToSelf Target = iota // no 'to', or the sender's own bare JID
+	ToBare               // a bare JID of ours
+	ToFull               // a full JID of ours
+	ToHost               // a domain of ours
 	numTargets
 )
 
-// Targets are all of them, for hooks that make no difference.
+// Targets lists all targets, for hooks that treat them alike.
 var Targets = []Target{ToSelf, ToBare, ToFull, ToHost}
 
-// An Origin says where a stanza comes from that a client sent: its stream, and which of that stream's
-// stanzas it is, from 1; 0 on a stream that is not tracked. It is zero for what this server said of
-// itself.
+// An Origin names the client's stanza that the present one is, or that has caused it. It is a value, so
+// that it means the same on each loop. It is zero for what the server sends of itself.
 type Origin struct {
-	Stream StreamRef
-	Number uint32
+	Stream StreamRef // the client's stream
+	Number uint32    // of the stanza in its stream, from 1; 0: the stream is not tracked
 }
 
-// An envelope is a stanza between two entities: addresses, bytes and numbers, never a pointer, a function
-// or an interface. It means the same on another loop and later.
+// An envelope is a stanza on its way between two entities, as values only: addresses, bytes and numbers. It
+// has no pointer to an entity, a stream or a loop, and so means the same on another loop and later.
 type envelope struct {
 	from, to         jid.JID
-	bytes            []byte // in the loop's mail buffer, or an inbox's or a job's own copy
-	lang             string // of the sender's stream
-	origin           Origin // of a stanza that a client sent, and of what it sets off
-	lastWrite        Ticket // what a carrier has made entities store so far
-	creationTicket   Ticket // see Stanza
+	bytes            []byte // in the mail queue's buffer, or the own copy of an inbox or a job
+	lang             string // xml:lang of the sender's stream
+	origin           Origin
+	lastWrite        Ticket // with settlesOrigin: the last ticket of what the stanza has made entities store
+	creationTicket   Ticket // see Stanza.creationTicket
 	kind             stanza.Kind
 	target           Target
-	hops             uint8
-	originLoopNumber uint16 // of the connection that the stanza came from, and one; 0: not known
+	hops             uint8  // how often a hook has sent it on: see maxHops
+	originLoopNumber uint16 // loop number (index + 1) of the sender's connection; 0: not known
 	form             envelopeForm
-	settlesOrigin    bool // origin is settled where the stanza ends
-	prePending       bool // the sender's Pre chain is yet to run
-	noTo             bool // it had no 'to'
-	unprocessed      bool // it answers a stanza that no entity has looked at: it waits for nothing
+	settlesOrigin    bool // the origin is settled where this stanza ends
+	prePending       bool // the sender's Pre chain has not run yet
+	noTo             bool // it was sent without 'to'
+	unprocessed      bool // it refuses a stanza that no entity has processed: see sendReply
 }
 
 // An envelopeForm says what the bytes of an envelope are.
 type envelopeForm uint8
 
+// The forms.
 const (
-	formStanza envelopeForm = iota // one element, that chains look at
-	formReply                      // one, made by this server for one session: no chain looks at it
-	// of an entity to a session: it has more for it; the bytes say what. See [LoopRouter.MoreWhenDrained]
-	formMoreAvailable
-	formMoreRequest // of a session to an entity: it has room for that
+	formStanza        envelopeForm = iota // one element; the chains of hooks process it
+	formReply                             // one element that this server made for one session; no chain runs
+	formMoreAvailable                     // from an entity to a session: it has more, see MoreWhenDrained
+	formMoreRequest                       // from a session to an entity: send more; the bytes are its cursor
 )

@@ -5,52 +5,58 @@ import (
 	"canto/session/stanza"
 )
 
-// What an entity says leaves it in one order for each receiver, whichever loops it was said on.
+// What an entity sends reaches each recipient in one order, whichever loops its hooks run on.
+// There are two ways.
 //
-// With nothing under way it is the mail of the loop that runs its chain: straight. That loop routes its
-// mail as soon as the lock is given back, and tells the entity when it has. What the entity says
-// meanwhile on another loop waits here, in order, and so does a broadcast to many. Then it is spread:
-// each receiver belongs to one loop, that of its connection as far as a [Recipients] knows it, else one
-// by its slot, and what is for it is queued there under the entity's lock, first in, first out. A loop
-// takes turns among entities, a share each. While anything is spread, whatever the entity says goes the
-// same way; when all has been delivered it is straight again.
+// Direct: while nothing of the entity is in flight elsewhere, what its hooks send is mail of the
+// loop that runs them. That loop routes its mail as soon as the lock is released; until then
+// Entity.directLoop names it.
 //
-// A stanza of a client that its account passes on is no saying of the account: of two that clients of one
-// account send at the same time on two loops either may come first. What a hook has said of one, a copy
-// for instance, is said: what comes after it for the same receiver stays after it.
+// By jobs: what the entity sends on another loop in the meantime, and each broadcast to more than
+// inlineRecipients, is a job. Jobs wait until the direct mail is delivered
+// (outgoingState.deferred), and are then dispatched: each recipient is served by one loop, that
+// of its connection if a [Recipients] knows it, else one by its hash, and that loop's fanoutQueue
+// gets its part under the entity's lock, first in, first out. While jobs are in flight everything
+// that the entity sends is a job. When all are delivered the entity sends directly again.
+//
+// A client's stanza that its account only passes on is not sent by the account: of two stanzas
+// that two clients of one account send at the same time on two loops, either may arrive first.
+// But a copy that a hook has made of one is sent by the account, and stays before what is sent to
+// the same recipient later.
 
-// Numbers of a broadcast: up to inlineRecipients receivers are served at once; of what is spread a loop
-// serves fanoutBudget receivers in a turn, which with their writes is less than a millisecond.
+// Numbers of a broadcast. Up to inlineRecipients recipients are served at once, as mail. Of dispatched jobs
+// a loop serves fanoutBudget recipients a turn, which takes less than a millisecond with their writes.
 const (
 	inlineRecipients = 64
 	fanoutBudget     = 64
 )
 
-// More than this under way has an entity's stanzas wait in its inbox: broadcasts, and bytes of all that
-// it says.
+// If an entity has more than this in flight, stanzas for it wait in its inbox: so it causes no more.
 const (
-	maxJobsInFlight     = 64
-	maxJobBytesInFlight = 1 << 20
-	jobOverhead         = 256 // what one takes besides its element
+	maxJobsInFlight     = 64      // broadcasts
+	maxJobBytesInFlight = 1 << 20 // bytes of all jobs
+	jobOverhead         = 256     // bytes that are counted for a job besides its element
 )
 
-// full reports whether e's next stanza waits.
+// full reports whether the entity has so much in flight that its next stanza waits.
 func (d *outgoingState) full() bool {
 	return d.jobs >= maxJobsInFlight || d.bytes >= maxJobBytesInFlight
 }
 
-// inFlightElsewhere reports whether something of e is under way that is not in the mail of l.
+// inFlightElsewhere reports whether the entity has something in flight that is not in the mail
+// queue of l: then what it sends now must be a job.
 func (e sender) inFlightElsewhere(l *LoopRouter) bool {
 	return e.directLoop != 0 && e.directLoop != l.loopNumber || e.pending != nil &&
 		e.pending.outgoing.dispatching()
 }
 
-// sendEnvelope mails el under env's addresses, for the entity whose lock l holds, if it holds one. el is
-// copied.
+// sendEnvelope sends el, with the addresses of env, for the entity that l has locked: as direct
+// mail or as a job. Without a locked entity it is mail. A reply to the entity's own session waits
+// for nothing, as no other recipient gets it. el is copied.
 func (l *LoopRouter) sendEnvelope(env envelope, el []byte) {
 	e := l.lockedEntity
 	env.origin, env.originLoopNumber = l.origin, l.originLoopNumber
-	// the own session waits for nothing that others get
+	// a reply to an own session
 	if e == nil || env.form == formReply && env.to.Bare() == e.addr {
 		l.mail.add(env, el)
 		return
@@ -64,7 +70,7 @@ func (l *LoopRouter) sendEnvelope(env envelope, el []byte) {
 	l.mail.add(env, el)
 }
 
-// markDirect notes that l's mail has letters of e. Under the lock.
+// markDirect notes that the mail queue of l has envelopes of e. Under the lock.
 func (e sender) markDirect(l *LoopRouter) {
 	if e.directLoop == 0 {
 		e.directLoop = l.loopNumber
@@ -72,13 +78,15 @@ func (e sender) markDirect(l *LoopRouter) {
 	}
 }
 
-// enqueueEnvelope puts env behind what is under way from e; its bytes are its own. Under the lock.
+// enqueueEnvelope makes a job of env, whose bytes are its own, after the jobs that e has. Under
+// the lock.
 func (e sender) enqueueEnvelope(l *LoopRouter, env envelope) {
 	l.stats.Mailed++
 	e.enqueueJob(l, job{env: env})
 }
 
-// enqueueJob puts j behind what is under way from e. Under the lock.
+// enqueueJob counts j, and dispatches it or, while direct mail is in flight, defers it. Under the
+// lock.
 func (e sender) enqueueJob(l *LoopRouter, j job) {
 	d := &e.ensurePending().outgoing
 	if j.recipients != nil {
@@ -92,7 +100,8 @@ func (e sender) enqueueJob(l *LoopRouter, j job) {
 	e.dispatch(l, j)
 }
 
-// dispatch gives j's receivers to their loops. Under the lock.
+// dispatch gives each loop its part of j. Parts for loops that have ended are dropped. Under the
+// lock.
 func (e sender) dispatch(l *LoopRouter, j job) {
 	d := &e.pending.outgoing
 	locals := l.router.loopRouters
@@ -120,7 +129,8 @@ func (e sender) dispatch(l *LoopRouter, j job) {
 	}
 }
 
-// loopOf is the loop that serves to while anything of e is spread.
+// loopOf returns the index of the loop that serves a recipient while jobs of e are in flight.
+// Under the lock.
 func (e sender) loopOf(l *LoopRouter, to jid.JID) int {
 	if v, ok := e.live.(*liveState); ok {
 		if p, ok := v.placements[to]; ok {
@@ -130,7 +140,7 @@ func (e sender) loopOf(l *LoopRouter, to jid.JID) int {
 	return partitionLoop(to, len(l.router.loopRouters))
 }
 
-// jobDone is called when all parts of p are delivered. Under the lock.
+// jobDone counts p off, of which all parts are delivered. Under the lock.
 func (e sender) jobDone(p *dispatchedJob) {
 	d := &e.pending.outgoing
 	if p.recipients != nil {
@@ -140,18 +150,20 @@ func (e sender) jobDone(p *dispatchedJob) {
 	d.bytes -= len(p.env.bytes) + jobOverhead
 }
 
-// mayBeSession reports whether j may be a session of ours.
+// mayBeSession reports whether j may be a session of ours: a full JID of a host with logins.
 func mayBeSession(l *LoopRouter, j jid.JID) bool {
 	h, ours := l.router.Table.Host(domainOf(j))
 	return ours && !h.service && j.Resource() != ""
 }
 
-// Send mails el, a stanza of the entity from, under its lock or under none; el is copied.
+// Send mails el, a stanza of the entity from: under its lock, or under none. el is copied. On the
+// loop.
 func (l *LoopRouter) Send(from, to jid.JID, el []byte) {
 	l.sendEnvelope(envelope{from: from, to: to, hops: 1}, el)
 }
 
-// requeue mails a stanza once more that was held back for a session: its sender's, not what this entity says.
+// requeue mails h, an unsent element of a session, once more, as its sender's. Presence and what
+// the server itself said are dropped.
 func (m *mailQueue) requeue(h queuedElement) {
 	l := m.l
 	if !h.to.IsZero() && h.kind != stanza.Presence {
@@ -159,10 +171,11 @@ func (m *mailQueue) requeue(h queuedElement) {
 	}
 }
 
-// add puts p behind what this loop has to deliver for its entity.
-func (sh *fanoutQueue) add(p loopPart) {
+// add appends p to what this loop has to deliver for p's entity, and makes sure that serveTurn
+// runs. On the loop.
+func (q *fanoutQueue) add(p loopPart) {
 	var s *entityQueue
-	for _, x := range sh.queues {
+	for _, x := range q.queues {
 		if x.entity == p.entity {
 			s = x
 			break
@@ -170,54 +183,55 @@ func (sh *fanoutQueue) add(p loopPart) {
 	}
 	if s == nil {
 		s = &entityQueue{entity: p.entity}
-		sh.queues = append(sh.queues, s)
+		q.queues = append(q.queues, s)
 	}
 	s.parts = append(s.parts, p)
-	if !sh.posted {
-		sh.posted = true
-		sh.l.Loop.Post(sh.serveFunc) // its turn is one, whatever else was posted in this
+	if !q.posted {
+		q.posted = true
+		q.l.Loop.Post(q.serveFunc)
 	}
 }
 
-// Fanout sends el, one element of from without a 'to', to each of seats, as mail of e, whose lock is
-// held. Up to 64 receivers are served as soon as the lock is released; more are one job for each loop, 64
-// receivers of all its jobs a turn, entities taken in turn. What e says next to any of them comes after
-// it. el is copied.
-func (l *LoopRouter) Fanout(m AnyEntity, from jid.JID, el []byte, seats *Recipients) {
-	if seats.n == 0 {
+// Fanout sends el, one element without a 'to', from the address from to each of recipients, for the
+// entity m, whose lock is held. Up to 64 recipients are served as mail when the lock is released;
+// more are a job of which each loop serves 64 recipients a turn. What m sends later reaches each
+// of them later. The sender of the stanza that is processed pays for the bytes (fanoutDiscount).
+// el is copied; recipients may be changed or reused when Fanout returns.
+func (l *LoopRouter) Fanout(m AnyEntity, from jid.JID, el []byte, recipients *Recipients) {
+	if recipients.n == 0 {
 		return
 	}
 	e := m.entity()
-	l.fanoutBytes += len(el) * seats.n
-	if e.congestedFanout && seats.n > inlineRecipients {
-		l.congestedBytes += len(el) // as if their clients were looked at now
+	l.fanoutBytes += len(el) * recipients.n
+	if e.congestedFanout && recipients.n > inlineRecipients {
+		l.congestedBytes += len(el) // assume that their clients are still congested
 	}
-	if seats.n <= inlineRecipients && !e.sender().inFlightElsewhere(l) {
+	if recipients.n <= inlineRecipients && !e.sender().inFlightElsewhere(l) {
 		e.sender().markDirect(l)
 		b := l.mail.copyBytes(el)
 		env := envelope{from: from, hops: 1, bytes: b, origin: l.origin, originLoopNumber: l.originLoopNumber}
-		l.stats.Mailed += uint64(seats.n)
-		seats.each(func(to jid.JID) {
+		l.stats.Mailed += uint64(recipients.n)
+		recipients.each(func(to jid.JID) {
 			env.to = to
 			l.mail.envelopes = append(l.mail.envelopes, env)
 		})
 		return
 	}
-	letter := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin,
+	env := envelope{from: from, hops: 1, bytes: append([]byte(nil), el...), origin: l.origin,
 		originLoopNumber: l.originLoopNumber}
-	e.sender().enqueueJob(l, job{letter, e.sender().recipientsByLoop(l, seats)})
+	e.sender().enqueueJob(l, job{env, e.sender().recipientsByLoop(l, recipients)})
 }
 
-// recipientsByLoop is the receivers in seats as they are now, each with the loop that serves it while
-// anything of e is spread: where e keeps Seats, those know it also of receivers that are gathered for
-// once.
-func (e sender) recipientsByLoop(l *LoopRouter, seats *Recipients) [][]*chunk {
+// recipientsByLoop returns the recipients in recipients, grouped by the loop that serves each. If e
+// has kept sets their placements hold for a temporary set too, so that a recipient in both gets
+// everything in order. Under the lock.
+func (e sender) recipientsByLoop(l *LoopRouter, recipients *Recipients) [][]*chunk {
 	v, ok := e.live.(*liveState)
-	if seats.owner != nil || !ok || len(v.placements) == 0 {
-		return seats.snapshot()
+	if recipients.owner != nil || !ok || len(v.placements) == 0 {
+		return recipients.snapshot()
 	}
 	groups := make([][]*chunk, len(l.router.loopRouters))
-	seats.each(func(to jid.JID) {
+	recipients.each(func(to jid.JID) {
 		i := e.loopOf(l, to)
 		if groups[i] == nil {
 			groups[i] = []*chunk{new(chunk)}
@@ -227,8 +241,8 @@ func (e sender) recipientsByLoop(l *LoopRouter, seats *Recipients) [][]*chunk {
 	return groups
 }
 
-// Send mails a stanza of the entity whose lock is held, or of the host: el is one complete element
-// whose from and to these are.
+// Send mails el, one complete element with the addresses from and to, for the entity whose lock is held,
+// or for the host if none is. el is copied. It counts one hop more than ev.
 func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)
 }

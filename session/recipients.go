@@ -6,44 +6,52 @@ import (
 	"canto/session/jid"
 )
 
-// Recipients are receivers: those that an entity keeps (a room's occupants), made by [NewRecipients], or
-// gathers for once (the contacts of a roster), lent by [LoopRouter.TempRecipients]. They are grouped by
-// the loop that serves each. A broadcast shares them: what it shares is copied when they change, not when
-// they are used. Under the entity's lock.
+// Recipients are the addresses that get a broadcast of an entity, grouped by the loop that serves each.
+// There are two sorts. A kept set, made by [NewRecipients], belongs to an entity for long: the occupants
+// of a room. A temporary set, lent by [LoopRouter.TempRecipients], is filled for one broadcast: the contacts
+// of a roster. Some methods are for kept sets only.
+//
+// A broadcast shares the memory of a kept set with it. Each broadcast advances the epoch; groups and chunks
+// of an older epoch are copied before they are changed (copy-on-write). Under the entity's lock.
 type Recipients struct {
-	owner  *Entity           // nil: gathered for once
-	byLoop [][]*chunk        // by loop
-	index  map[jid.JID]int32 // the position in the group
-	// by loop, of receivers that are gathered for once: nothing else is used of those
+	owner  *Entity           // nil: a temporary set
+	byLoop [][]*chunk        // by index of the loop; shared with broadcasts
+	index  map[jid.JID]int32 // of each address, its position in its group
+	// tempByLoop has the addresses of a temporary set, by index of the loop.
 	tempByLoop  [][]jid.JID
 	n           int
-	epoch       uint32 // counts broadcasts
-	copiedEpoch uint32 // the epoch in which groups was copied
+	epoch       uint32 // number of broadcasts that share byLoop
+	copiedEpoch uint32 // the epoch in which byLoop was copied
 	groupEnds   []groupEnd
 }
 
-// A groupEnd is where one group ends.
+// A groupEnd belongs to one group of a kept set.
 type groupEnd struct {
-	n           int    // receivers in it
-	copiedEpoch uint32 // the epoch in which its list of chunks was copied
+	n           int    // addresses in the group
+	copiedEpoch uint32 // the epoch in which the group's list of chunks was copied
 }
 
-// A chunk is a few receivers.
+// A chunk has up to chunkSize addresses of a group: the unit of copy-on-write.
 type chunk struct {
 	addrs       []jid.JID
 	copiedEpoch uint32 // the epoch in which it was copied
 }
 
-// A placement says which loop serves a receiver of an entity, whatever the entity says to it.
+// A placement says which loop serves a recipient, for all that an entity sends to it. It changes only while
+// the entity has no job in flight, so that the recipient gets everything in order.
 type placement struct {
-	loop, wantedLoop uint16
-	sets             uint16 // how many Seats it is in
-	movePending      bool   // it is in lived.pendingMoves
+	loop       uint16 // index of the loop that serves it now
+	wantedLoop uint16 // index of the loop of its connection, as far as that is known
+	sets       uint16 // number of kept sets that it is in
+	// movePending is set while the address is in liveState.pendingMoves.
+	movePending bool
 }
 
+// chunkSize is how many addresses a chunk has. A change after a broadcast copies one chunk and
+// the list of the group's chunks, not the whole set.
 const chunkSize = 64
 
-// NewRecipients makes Seats of e that are kept. Under e's lock.
+// NewRecipients makes a kept set of e, which must not be an account. Under e's lock.
 func NewRecipients(e *Entity, l *LoopRouter) *Recipients {
 	n := len(l.router.loopRouters)
 	s := &Recipients{owner: e, index: make(map[jid.JID]int32), byLoop: make([][]*chunk, n),
@@ -53,13 +61,14 @@ func NewRecipients(e *Entity, l *LoopRouter) *Recipients {
 	return s
 }
 
-// TempRecipients lends an empty set of receivers, until the hook returns.
+// TempRecipients lends the loop's empty temporary set, until the hook returns. The next call
+// empties it.
 func (l *LoopRouter) TempRecipients() *Recipients {
 	l.recipients.Reset(len(l.router.loopRouters))
 	return &l.recipients
 }
 
-// Reset empties s, which was lent, for n loops, and keeps its memory.
+// Reset empties a temporary set for n loops, and keeps its memory.
 func (s *Recipients) Reset(n int) {
 	for len(s.tempByLoop) < n {
 		s.tempByLoop = append(s.tempByLoop, nil)
@@ -70,7 +79,8 @@ func (s *Recipients) Reset(n int) {
 	s.n = 0
 }
 
-// Add puts to in; it is served by the loop that its address has.
+// Add puts an address in. It is served by the loop that its hash gives, unless the entity knows a
+// better one.
 func (s *Recipients) Add(to jid.JID) {
 	if s.owner == nil {
 		i := partitionLoop(to, len(s.tempByLoop))
@@ -81,8 +91,8 @@ func (s *Recipients) Add(to jid.JID) {
 	s.addAtLoop(to, partitionLoop(to, len(s.byLoop)))
 }
 
-// AddSender puts the sender of ev into Seats that are kept. It is served by the loop of its connection,
-// as far as that is known.
+// AddSender puts the sender of ev into a kept set. The loop of its connection serves it, if that
+// is known: then a delivery takes no other loop.
 func (s *Recipients) AddSender(ev *Stanza) {
 	loop := partitionLoop(ev.From, len(s.byLoop))
 	if ev.originLoopNumber > 0 {
@@ -91,13 +101,13 @@ func (s *Recipients) AddSender(ev *Stanza) {
 	s.addAtLoop(ev.From, loop)
 }
 
-// Has reports whether to is in, of Seats that are kept.
+// Has reports whether the address is in a kept set.
 func (s *Recipients) Has(to jid.JID) bool {
 	_, ok := s.index[to]
 	return ok
 }
 
-// Remove takes to out, of Seats that are kept.
+// Remove takes an address out of a kept set. Broadcasts that are in flight still reach it.
 func (s *Recipients) Remove(to jid.JID) {
 	if _, ok := s.index[to]; !ok {
 		return
@@ -113,14 +123,19 @@ func (s *Recipients) Remove(to jid.JID) {
 	v.placements[to] = p
 }
 
-// Len is how many there are.
+// Len returns the number of addresses.
 func (s *Recipients) Len() int { return s.n }
 
+// ownerDispatching reports whether jobs of the owner are in flight, so that placements must not
+// change.
 func (s *Recipients) ownerDispatching() bool {
 	w := s.owner.pending
 	return w != nil && w.outgoing.dispatching()
 }
 
+// addAtLoop puts an address into a kept set. It is served by the loop with that index at once if
+// the owner has no job in flight, else when the jobs are done: until then by the loop that it
+// had, because earlier jobs for it may be there.
 func (s *Recipients) addAtLoop(to jid.JID, loop int) {
 	v := s.owner.liveState()
 	if v.placements == nil {
@@ -129,7 +144,7 @@ func (s *Recipients) addAtLoop(to jid.JID, loop int) {
 	p, known := v.placements[to]
 	if !known {
 		p = placement{loop: uint16(loop), wantedLoop: uint16(loop)}
-		if s.ownerDispatching() { // what was said to it so far went by its address
+		if s.ownerDispatching() { // jobs in flight may have it at this loop
 			p.loop = uint16(partitionLoop(to, len(s.byLoop)))
 		}
 	}
@@ -145,10 +160,12 @@ func (s *Recipients) addAtLoop(to jid.JID, loop int) {
 	}
 }
 
-// partitionLoop is the loop of a receiver of which nothing else is known.
+// partitionLoop returns the index of the loop that serves an address of which nothing else is
+// known.
 func partitionLoop(to jid.JID, loops int) int { return int(to.Partition()) % loops }
 
-// scheduleMove notes that the place p of a receiver is to change, once nothing is spread.
+// scheduleMove notes that the placement p of a recipient has to change when no job is in flight,
+// if changes is true.
 func (v *liveState) scheduleMove(to jid.JID, p *placement, changes bool) {
 	if changes && !p.movePending {
 		v.pendingMoves = append(v.pendingMoves, to)
@@ -156,8 +173,8 @@ func (v *liveState) scheduleMove(to jid.JID, p *placement, changes bool) {
 	}
 }
 
-// applyMoves moves receivers to the loops that they are wanted on. Nothing of the entity is spread. Under
-// the lock.
+// applyMoves applies the scheduled changes: recipients move to the loops that they are wanted on,
+// placements without a set are dropped. No job of the entity may be in flight. Under the lock.
 func (v *liveState) applyMoves() {
 	for _, to := range v.pendingMoves {
 		p, ok := v.placements[to]
@@ -180,7 +197,8 @@ func (v *liveState) applyMoves() {
 	v.pendingMoves = nil
 }
 
-// mutableGroup is the list of chunks of loop i, to be changed.
+// mutableGroup returns the list of chunks of group i, to be changed: it is copied first if a
+// broadcast shares it.
 func (s *Recipients) mutableGroup(i int) []*chunk {
 	if s.copiedEpoch != s.epoch {
 		s.byLoop, s.copiedEpoch = slices.Clone(s.byLoop), s.epoch
@@ -191,7 +209,8 @@ func (s *Recipients) mutableGroup(i int) []*chunk {
 	return s.byLoop[i]
 }
 
-// mutableChunk is the chunk at, of group i, to be changed.
+// mutableChunk returns the chunk with index at of group i, to be changed: it is copied first if a
+// broadcast shares it.
 func (s *Recipients) mutableChunk(i, at int) *chunk {
 	g := s.mutableGroup(i)
 	if c := g[at]; c.copiedEpoch != s.epoch {
@@ -202,7 +221,7 @@ func (s *Recipients) mutableChunk(i, at int) *chunk {
 	return g[at]
 }
 
-// appendTo puts to at the end of group i.
+// appendTo puts an address at the end of group i.
 func (s *Recipients) appendTo(i int, to jid.JID) {
 	at := s.groupEnds[i].n
 	g := s.mutableGroup(i)
@@ -217,7 +236,7 @@ func (s *Recipients) appendTo(i int, to jid.JID) {
 	s.n++
 }
 
-// removeFrom takes to out of group i: the last takes its place.
+// removeFrom takes an address out of group i: the last one of the group takes its place.
 func (s *Recipients) removeFrom(i int, to jid.JID) {
 	at := int(s.index[to])
 	last := s.groupEnds[i].n - 1
@@ -235,7 +254,8 @@ func (s *Recipients) removeFrom(i int, to jid.JID) {
 	s.n--
 }
 
-// snapshot is the receivers as they are now, by loop, for a broadcast: they are not changed after it.
+// snapshot returns the recipients by loop, for a broadcast. The result never changes: of a kept
+// set it is shared, and later changes copy.
 func (s *Recipients) snapshot() [][]*chunk {
 	if s.owner != nil {
 		s.epoch++
@@ -253,7 +273,7 @@ func (s *Recipients) snapshot() [][]*chunk {
 	return groups
 }
 
-// each calls f with every receiver.
+// each calls f with every recipient.
 func (s *Recipients) each(f func(to jid.JID)) {
 	for _, g := range s.tempByLoop {
 		for _, to := range g {

@@ -5,7 +5,8 @@ import (
 	"canto/xmlstream"
 )
 
-// replyHeader writes the start of an answer to ev: its addresses and id.
+// replyHeader opens the element of an answer to ev in a: its type, the id of ev, and the
+// addresses of ev swapped.
 func replyHeader(ev *Stanza, a *xmlstream.Appender, typ string) {
 	a.Open(ev.Kind.Name())
 	a.Attr(stanza.AttrType, typ)
@@ -18,8 +19,8 @@ func replyHeader(ev *Stanza, a *xmlstream.Appender, typ string) {
 	a.Attr(stanza.AttrTo, ev.From.String())
 }
 
-// Reply answers an iq by mail to ev.From: the result's addresses are in place, and build, which may
-// be nil, adds the payload.
+// Reply answers an iq with a result, by mail to ev.From. The addresses and the id are set; build,
+// which may be nil, appends the payload. It returns Done.
 func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
 	a := ev.Appender()
 	replyHeader(ev, a, "result")
@@ -31,11 +32,12 @@ func (ev *Stanza) Reply(build func(ev *Stanza, a *xmlstream.Appender)) Verdict {
 	return Done
 }
 
-// Fail answers by mail with a stanza error of this condition and its usual type, unless ev is an
-// error or an iq result itself (RFC 6120 §8.3.1).
+// Fail answers ev with a stanza error of the condition and its usual type, by mail to ev.From. It
+// sends nothing if ev is an error or an iq result itself (RFC 6120 section 8.3.1). It returns
+// Done.
 func (ev *Stanza) Fail(c stanza.Condition) Verdict { return ev.FailWith(stanza.Error{Condition: c}) }
 
-// FailWith is Fail with more to say.
+// FailWith is Fail with the fields of e: a type, a text, an application condition.
 func (ev *Stanza) FailWith(e stanza.Error) Verdict {
 	if ev.Type == stanza.TypeError || ev.Type == stanza.TypeResult && ev.Kind == stanza.IQ ||
 		ev.form != formStanza {
@@ -51,9 +53,10 @@ func (ev *Stanza) FailWith(e stanza.Error) Verdict {
 	return Done
 }
 
-// sendReply mails an answer to ev to ev.From. One that refuses ev unseen is nothing that the entity says:
-// it waits neither behind that nor in the inbox of the one that asked, so that refusals, of which there
-// is no end, never pile up.
+// sendReply mails el, the answer to ev, to ev.From. It is dropped if ev has an answer already. If
+// no entity has processed ev (its inbox is full), the answer is no mail of the entity: it waits
+// neither for what the entity has in flight nor in the inbox of the sender. So refusals, of which
+// there may be any number, never pile up.
 func sendReply(ev *Stanza, el []byte) {
 	ev.replied = true
 	if ev.noReply {
@@ -61,7 +64,7 @@ func sendReply(ev *Stanza, el []byte) {
 	}
 	env := envelope{from: ev.To, to: ev.From, kind: ev.Kind, hops: ev.Hops + 1}
 	if !ev.From.IsBare() {
-		env.form = formReply // to a session of ours it needs no chain
+		env.form = formReply // no chain needs to process it, if To is a session of ours
 	}
 	if l := ev.loopRouter; ev.unprocessed {
 		env.unprocessed, env.origin, env.originLoopNumber = true, l.origin, l.originLoopNumber
@@ -71,15 +74,17 @@ func sendReply(ev *Stanza, el []byte) {
 	ev.loopRouter.sendEnvelope(env, el)
 }
 
-// FailAbsent answers ev as if its recipient, an address of ours, had no account (RFC 6121 §8.5.1). A
-// module whose account hides from the sender answers so.
+// FailAbsent answers ev like a stanza to an address of ours without an account (RFC 6121 section
+// 8.5.1): presence and most headlines are dropped, an iq may be answered by a hook
+// (Hooks.Absent), all else gets service-unavailable. A module that hides an account from the
+// sender answers with it, so that the sender cannot tell the two cases apart.
 func (ev *Stanza) FailAbsent() Verdict {
 	switch ev.Kind {
 	case stanza.Presence:
 		return Done
 	case stanza.Message:
 		if ev.Type == stanza.TypeHeadline && ev.Target != ToFull {
-			return Done // §8.5.2.2.1; to a resource that is not there §8.5.3.2.1 has an error
+			return Done // section 8.5.2.2.1; to a resource that is not there section 8.5.3.2.1 has an error
 		}
 	case stanza.IQ:
 		if Run(&ev.Host.Profile().Hooks.Absent, ev) == Done {
@@ -89,8 +94,9 @@ func (ev *Stanza) FailAbsent() Verdict {
 	return ev.Fail(stanza.ServiceUnavailable)
 }
 
-// failDeleted answers ev, whose entity was deleted while it was worked on, as if there had been none (RFC
-// 6121 §8.5.1). What an account's own sessions asked has ended with their streams.
+// failDeleted answers ev, whose entity was deleted while a worker or a commit was under way, like
+// a stanza to an absent entity. What the account's own sessions have sent gets no answer: their
+// streams have ended.
 func failDeleted(ev *Stanza) {
 	if ev.From.Bare() != ev.entity.addr {
 		ev.FailAbsent()

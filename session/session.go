@@ -234,10 +234,9 @@ type negotiationState struct {
 	claimedFrom     jid.JID // 'from' of the peer's header; never trusted
 	peer            jid.JID // bare, as SASL's verifier returned it; zero before
 	accountID       uint64  // id of peer's account in the store
-	lang            string
-	exchange        any    // SASL's state between two elements: see Negotiation.Exchange
-	authFailures    int    // failed tries to authenticate on this stream
-	revocationEpoch uint32 // of the Table, before the account was looked up
+	exchange        any     // SASL's state between two elements: see Negotiation.Exchange
+	authFailures    int     // failed tries to authenticate on this stream
+	revocationEpoch uint32  // of the Table, before the account was looked up
 }
 
 // A StreamRef names a stream of this process or of another. The zero value names none: a session with
