@@ -74,24 +74,6 @@ func (st Negotiation) readHeader(e xmlstream.Element) error {
 	return nil
 }
 
-// openHeader sends our stream header.
-func (st *Stream) openHeader() {
-	var from jid.JID
-	if st.host != nil {
-		from = st.host.JID
-	}
-	id := ""
-	if st.loop.router.StreamID != nil {
-		id = st.loop.router.StreamID()
-	}
-	st.bits |= bitHeader
-	var to jid.JID
-	if st.negotiation != nil {
-		to = st.negotiation.claimedFrom
-	}
-	st.transport.Open(from, to, id, "en")
-}
-
 // sendFeatures offers what st may negotiate now (RFC 6120 §4.3.2).
 func (st Negotiation) sendFeatures() {
 	st.bits |= bitFeatures
@@ -254,42 +236,6 @@ func (st *Stream) leaveHost() {
 func (st *Stream) Send(el []byte) {
 	if st.state != Closing && !st.transport.Send(el) && !st.transport.Closing() {
 		st.Close(errSlowReader)
-	}
-}
-
-// Close ends st with a stream error, or with no more than the end tag if err is nil. Its client has not
-// logged out: its session may rest. Closing twice is closing once.
-func (st *Stream) Close(err error) { st.endStream(err, endingOf(err)) }
-
-// endStream ends st by why.
-func (st *Stream) endStream(err error, why Ending) {
-	st.loop.Loop.AssertOwned()
-	if st.state == Closing {
-		return
-	}
-	countClose(st.loop, err)
-	if st.bits&bitHeader == 0 {
-		// RFC 6120 §4.9.1.2: an error before our header is sent after one.
-		st.openHeader()
-	}
-	st.state, st.ending = Closing, why
-	if st.sess != nil {
-		st.sess.streamClosing(st.ref(), why)
-	}
-	st.transport.Close(err)
-}
-
-// countClose counts the stream error that ends a stream.
-func countClose(l *LoopRouter, err error) {
-	if se, ok := err.(*StreamError); ok {
-		c := se.Condition
-		if _, ok := streamErrorConditions[c]; !ok {
-			c = "undefined-condition"
-		}
-		l.stats.StreamErrors[c]++
-		if se == errSlowReader {
-			l.stats.Limits["outbox"]++
-		}
 	}
 }
 
