@@ -21,9 +21,9 @@ type Router struct {
 	Committer   Committer       // the store's group committer
 	Directory   Directory       // which entity is at an address
 	Workers     reactor.Workers // for work that blocks
-	Log         *slog.Logger
-	Node        uint16 // number of this process, in ids
-	Incarnation uint32 // number of this start of the process, in ids
+	Log         *slog.Logger    // of the process
+	Node        uint16          // number of this process, in ids
+	Incarnation uint32          // number of this start of the process, in ids
 
 	CurrentTick func() reactor.Tick // the reactor's clock; any goroutine
 
@@ -110,9 +110,9 @@ func (r *Router) EachRefused(f func(limit string, n uint64)) {
 // A LoopRouter is the kernel's part of one loop: the parser, the queues of the loop, its counters and
 // caches. Only its loop may use it, unless a method's comment says otherwise.
 type LoopRouter struct {
-	Loop   *reactor.Loop
-	Parser *xmlstream.Parser
-	Log    *slog.Logger
+	Loop   *reactor.Loop     // never changes
+	Parser *xmlstream.Parser // of all streams of the loop; what is a stream's is in Stream.in
+	Log    *slog.Logger      // the process's
 
 	router         *Router
 	jids           *jid.Cache   // canonical addresses by their raw bytes

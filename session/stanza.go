@@ -28,11 +28,11 @@ type Stanza struct {
 	Host       *Host             // whose hooks process it now
 	Element    xmlstream.Element // as it was sent, or rewritten by Replace
 	From, To   jid.JID           // the true sender; the recipient
-	Kind       stanza.Kind
-	Type       stanza.Type
-	Target     Target
-	PrePending bool  // it comes straight from a client of ours; the Pre chain has not run yet
-	Hops       uint8 // how often a hook has sent it on: see maxHops
+	Kind       stanza.Kind       // message, presence or iq
+	Type       stanza.Type       // of the type attribute
+	Target     Target            // what kind of address To is
+	PrePending bool              // it comes straight from a client of ours; the Pre chain has not run yet
+	Hops       uint8             // how often a hook has sent it on: see maxHops
 
 	lang             string // xml:lang of the sender's stream, for a stanza without one
 	loopRouter       *LoopRouter
