@@ -46,7 +46,7 @@ func (a *Account) endSession(l *LoopRouter, s *Session, why Ending) {
 	if a.sessionIndex(s) < 0 {
 		return
 	}
-	if endingTable[s.setEnding(why)].rests {
+	if endingTable[s.setEnding(why)].mayHibernate {
 		kept, ok := askHibernate(l, s)
 		if !ok { // the panic has invalidated the account: it is loaded first, then s ends
 			s.setEnding(hookFailed)
@@ -184,7 +184,7 @@ func (a *Account) endSessions(l *LoopRouter, err error, why Ending, read bool) {
 // with errors: a new account of the same name must not get them. Under the lock.
 func (a *Account) endDeleted(l *LoopRouter) { a.endSessions(l, ErrNotAuthorized, deleted, true) }
 
-// Close removes the session from its account, as there is no stream whose closing would do it.
+// Close removes the session from its account, as there is no stream that would do it.
 // The reason was noted in Session.ending before; if not, the session has expired. Any goroutine.
 func (r *hibernatingWire) Close(error) {
 	r.l.Loop.Post(func() { r.l.Enter(func() { sessionStreamEnded(r.l, r.s, StreamRef{}, expired, 0) }) })
@@ -270,7 +270,7 @@ func (a *Account) Attach(l *LoopRouter, s *Session, w Wire, ref StreamRef, trait
 func (s *Session) setWire(w Wire, ref StreamRef) (ok bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
-	if s.ending != notEnded && !endingTable[s.ending].rests {
+	if s.ending != notEnded && !endingTable[s.ending].mayHibernate {
 		return false
 	}
 	s.wire, s.stream, s.ending = w, ref, notEnded

@@ -45,23 +45,23 @@ func (p Part[T]) Mutable(m AnyEntity) *T {
 // part on a worker, from the snapshot that all parts of one account share; it returns nil if
 // nothing is stored. S is the store's type of a snapshot: if the store gives another, each load
 // fails. Call it in a module's Load.
-func Resident[T, S any](a *API, p Part[T], load func(from S, who EntityRef) (*T, error)) {
+func Resident[T, S any](a *API, p Part[T], load func(from S, ref EntityRef) (*T, error)) {
 	ResidentOf(a, KindAccount, p, load)
 }
 
 // ResidentOf is [Resident] for entities of kind k.
-func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, who EntityRef) (*T, error)) {
+func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, ref EntityRef) (*T, error)) {
 	list := &a.profile.loaders
 	if k != KindAccount {
 		list = &a.Hooks.Serve(k).loaders
 	}
-	*list = append(*list, loader{p.id, a.Module, func(from any, who EntityRef) (any, bool, error) {
+	*list = append(*list, loader{p.id, a.Module, func(from any, ref EntityRef) (any, bool, error) {
 		s, ok := from.(S)
 		if !ok {
 			return nil, false, fmt.Errorf("session: the module %s reads from a %s, and the store gives a %T",
 				a.Module, reflect.TypeFor[S](), from)
 		}
-		v, err := load(s, who)
+		v, err := load(s, ref)
 		return v, v == nil, err
 	}})
 }
@@ -70,7 +70,7 @@ func ResidentOf[T, S any](a *API, k KindID, p Part[T], load func(from S, who Ent
 // has are taken from there. The parts of which nothing is stored are taken from the profile's
 // emptySet, if it has been made: all accounts without stored parts share that. It runs on a
 // worker, and returns the first error of a loader.
-func (p *Profile) loadParts(snap any, k KindID, who EntityRef, old []any) (*residentSet, error) {
+func (p *Profile) loadParts(snap any, k KindID, ref EntityRef, old []any) (*residentSet, error) {
 	nothing, loaders := p.emptySet.Load(), p.loaders
 	if k != KindAccount {
 		nothing, loaders = nil, nil
@@ -88,7 +88,7 @@ func (p *Profile) loadParts(snap any, k KindID, who EntityRef, old []any) (*resi
 		if int(ld.part) < len(old) && old[ld.part] != nil {
 			continue
 		}
-		v, none, err := ld.load(snap, who)
+		v, none, err := ld.load(snap, ref)
 		if err != nil {
 			return nil, err
 		}

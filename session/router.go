@@ -117,7 +117,7 @@ type LoopRouter struct {
 	router         *Router
 	jids           *jid.Cache   // canonical addresses by their raw bytes
 	seed           maphash.Seed // of interned
-	lockedEntity   *Entity      // the entity whose lock this loop holds; nil: none
+	lockedEntity   *Entity      // the entity that this loop has locked; nil: none
 	enterDepth     int          // calls of enter without leave
 	loopNumber     uint16       // the loop's index + 1
 	congestedBytes int          // bytes delivered to congested wires while the present element is handled
@@ -130,7 +130,7 @@ type LoopRouter struct {
 	recipients Recipients               // see TempRecipients
 	appender   xmlstream.Appender       // see Appender
 	scratch    []byte                   // the bytes of a delivery; the next one overwrites it
-	// origin and originLoopNumber are those of the stanza whose hooks run. What the hooks send has them too.
+	// origin and originLoopNumber are those of the stanza that is processed. What its hooks send has them too.
 	origin           Origin
 	originLoopNumber uint16
 
