@@ -113,7 +113,7 @@ func (w *awaitedRequest) startQueued() {
 	w.rejected = true
 }
 
-// done continues with w, whose work has ended with err: it calls then under the lock. If the
+// done continues with w after its work has ended with err: it calls then under the lock. If the
 // entity was deleted, the request is answered as if it had never existed. A panic in then ends
 // only this request, which is answered. On w's loop, under no lock.
 func (w *awaitedRequest) done(err error) {
@@ -155,7 +155,7 @@ func (w *awaitedRequest) sameEntity() bool {
 	return w.liveAtStart == nil || e.live == w.liveAtStart
 }
 
-// OnTimer answers a request whose work takes too long, and lets its stream continue. The loop's
+// OnTimer answers a request with work that takes too long, and lets its stream continue. The loop's
 // timer calls it.
 func (w *awaitedRequest) OnTimer(*reactor.Loop) {
 	l := w.l

@@ -35,7 +35,7 @@ func (c *commitWaiterList) waitsUpTo(t Ticket) bool {
 }
 
 // settleAll runs the waiters with settled tickets, in the order in which they were added. It
-// stops at the first whose ticket is not settled. A waiter after that one with an older ticket
+// stops at the first with a ticket that is not settled. A waiter after that one with an older ticket
 // waits a little longer: until the next group of batches is settled. The committer posts it to
 // the loop after each group.
 func (c *commitWaiterList) settleAll() {

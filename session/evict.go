@@ -2,14 +2,15 @@ package session
 
 import "canto/reactor"
 
-// mayEvict reports whether e may leave memory as far as the kernel knows: nothing waits, nothing is under
-// way, and what is in memory is stored.
+// mayEvict reports whether the kernel has no reason to keep e in memory: nothing is pending or in
+// flight, no timer is armed, and the store has what is in memory. Under the lock.
 func (e *Entity) mayEvict(r *Router) bool {
 	return e.pending == nil && e.directLoop == 0 && e.pins == 0 && e.ticket <= r.Committer.LastSettled() &&
 		e.resident != evictedMark
 }
 
-// liveStateDroppable reports whether the live state of e may be dropped.
+// liveStateDroppable reports whether the live state of e may be dropped: an account has no
+// session, or the kind's Cold function agrees. If Cold panics it returns false. Under the lock.
 func (e *Entity) liveStateDroppable(l *LoopRouter) (cold bool) {
 	if a := e.account(); a != nil {
 		return len(a.sessions) == 0
@@ -22,13 +23,15 @@ func (e *Entity) liveStateDroppable(l *LoopRouter) (cold bool) {
 	return b.Cold(e)
 }
 
-// evictAfter is how long an entity without live state is kept after its last stanza, in ticks of 100 ms.
+// evictAfter is how long an idle entity stays in memory after its last stanza: 600 ticks, a
+// minute.
 const evictAfter = 600
 
-// sweepEvery is between two looks at one shard each: all of them within a minute and a half.
-const sweepEvery = 3 // ticks
+// sweepEvery is the time between two sweeps of a loop, in ticks. Each sweep takes one shard, so
+// that all shards are swept within a minute and a half.
+const sweepEvery = 3
 
-// OnTimer sweeps the next of this loop's shards: entities that no stanza has asked for leave memory.
+// OnTimer sweeps the next of this loop's shards. The loop's timer calls it.
 func (l *LoopRouter) OnTimer(*reactor.Loop) {
 	l.enter()
 	defer l.leave()
@@ -38,6 +41,8 @@ func (l *LoopRouter) OnTimer(*reactor.Loop) {
 	l.sweep(l.sweepAt + l.Loop.Index()%n)
 }
 
+// sweep evicts the idle entities of shard i: those without a stanza for evictAfter ticks, and at
+// once those that are cold or absent.
 func (l *LoopRouter) sweep(i int) {
 	now := l.Loop.Tick()
 	l.swept = l.router.Table.Entities(i, l.swept[:0])

@@ -177,7 +177,7 @@ func (e mailbox) enqueue(l *LoopRouter, ev *Stanza) {
 }
 
 // load makes a worker read e's resident set and drain the inbox after it. It does nothing if a
-// load or a drain is under way, or if e only waits for its deliveries, whose end continues the
+// load or a drain is under way, or if e only waits for its deliveries, which continue the
 // drain. If the disk's queue is full the items of the inbox get ErrBusy, in the loop's next turn.
 func (e mailbox) load(l *LoopRouter) {
 	w := e.pending
@@ -285,7 +285,7 @@ func (e mailbox) tryInstall(l *LoopRouter, j *loadJob) (err error) {
 	return nil
 }
 
-// errInstall is the error of a load whose result made a function of the entity's kind panic.
+// errInstall is the error of a load with a result that made a function of the entity's kind panic.
 var errInstall = errors.New("session: a panic in EntityHandler.New")
 
 // install makes what j has read the resident set of e:
@@ -511,8 +511,8 @@ func (e *Entity) unlockOrRepanic(l *LoopRouter) {
 }
 
 // bounce answers h, an unsent element of a session of a, with a stanza error. It is for elements
-// that must not be routed again: those of a deleted account, whose name may belong to another by
-// now, are answered like stanzas to an address without an account (RFC 6121 section 8.5.1).
+// that must not be routed again: those of a deleted account (its name may belong to another by
+// now) are answered like stanzas to an address without an account (RFC 6121 section 8.5.1).
 // Presence and what the server itself said are dropped. Under the account's lock.
 func bounce(l *LoopRouter, a *Account, h queuedElement, c stanza.Condition) {
 	if h.to.IsZero() || h.kind == stanza.Presence {

@@ -7,6 +7,13 @@ import (
 	"canto/session/stanza"
 )
 
+// How an element reaches a client: Session.Send runs the Outgoing hooks and writes the element to the wire.
+// If the wire has no room the element is queued, and the wire is asked for a drain notification. When the
+// client's socket has taken everything, Session.drained (source.go) continues with the sources and with
+// Session.flushQueue, which sends queued elements up to LowWaterMark. If the queue is full the client
+// does not read: the session is ended. When a session is removed its unsent elements are routed again
+// (ending.go).
+
 // An outbox is what a [Session] has besides its wire while elements wait for the client: live stanzas
 // for which the wire has no room, sources of many elements, and elements that hooks defer. It is made
 // by Outbox.ensure and freed by Outbox.releaseIfEmpty, so that an idle session has none. The session's
@@ -95,9 +102,8 @@ func (h *queuedElement) dropCopy() bool {
 	return true
 }
 
-// Bounds of a session's queue of live elements and, separately, of its deferred elements. A queue of
-// presence and iqs may be twice as long, and that of an ending session has two times more: see
-// Outbox.enqueue.
+// Bounds of a session's queue of live elements and, separately, of its deferred elements. Presence and iqs,
+// and elements for an ending session, may exceed those of the queue: see Outbox.enqueue.
 const (
 	maxQueuedBytes = 1 << 20
 	maxQueuedCount = 1000
@@ -120,18 +126,19 @@ const (
 // length, do not fill the outbox; its bounds are for what other entities send.
 const LowWaterMark = 128 << 10
 
-// Send gives p to the client of s. It runs the Outgoing hooks, then writes p to the wire, or
-// copies it into the queue if the session hibernates, if the wire has no room, or if messages
-// must wait for a [Source]. It returns true if s took p, or a hook did.
+// Send gives p to the client of s. It runs the Outgoing hooks, then writes p to the wire, or copies it into
+// the queue if the session hibernates, if the wire has no room, or if messages must wait for a [Source].
+// It returns true if the session, or a hook, took p. If it returns false the caller must store p or answer
+// it:
 //
-// It returns false, and p is the caller's to store or to answer, in three cases. The session is
-// ending. Or p is a message, the session is [Session.Backlogged] and its queue is full: the
-// session goes on. Or the queue is full because the client does not read (or the session
-// hibernates for too long): then the session is ended as a slow consumer, and p may still be
-// queued, in which case Send returns true.
+//   - The session is ending.
+//   - p is a message, the session is [Session.Backlogged], and its queue is full. The session goes on.
+//   - The queue is full for another reason: the client does not read, or the session has hibernated for too
+//     long. Then Send ends the session, or its stream, as a slow consumer. If the ending session can still
+//     queue p, to be routed again, Send returns true.
 //
-// Any goroutine, with any lock but an outbox lock held. Elements leave in the order of calls that
-// are made under the account's lock.
+// Any goroutine, with any lock but an outbox lock held. Elements leave in the order of calls that are made
+// under the account's lock.
 func (s *Session) Send(p OutboundStanza) (ok bool) {
 	out := s.lockOutbox()
 	defer out.unlock()
@@ -262,11 +269,10 @@ func (out Outbox) releaseIfEmpty() {
 	}
 }
 
-// enqueue copies p into the queue. It returns false if there is no room: messages have room for
-// 1,000 elements and 1 MiB. Presence and iqs have twice as much, because messages can be stored
-// instead. An ending session has as much again as both: it keeps what arrives until it is removed
-// or hibernates, so that no element overtakes the queued ones. An empty queue takes an element of
-// any length.
+// enqueue copies p into the queue. It returns false if there is no room. Messages have room for 1,000
+// elements and 1 MiB; presence and iqs for twice as much, because messages can be stored instead. An ending
+// session has room for 2,000 elements and 2 MiB more: it keeps what arrives until it is removed or
+// hibernates, so that no element overtakes the queued ones. An empty queue takes an element of any length.
 func (out Outbox) enqueue(p OutboundStanza) bool {
 	o, room := out.ensure(), 2
 	if p.Kind == stanza.Message {
@@ -364,17 +370,17 @@ func (out Outbox) sendQueued(h queuedElement) bool {
 
 // endingTable has a row for each [Ending]; session.txt explains the rows, and TestEndings tests them.
 var endingTable = [numEndings]struct {
-	name    string // label of the metric canto_sessions_ended_total
-	rests   bool   // the hooks of Hooks.Hibernate may keep the session for resumption
-	bounces bool   // unsent stanzas are answered with an error; else they are routed again
-	limit   string // counted in Stats.Limits besides Stats.Ended; empty: no limit was hit
+	name         string // label of the metric canto_sessions_ended_total
+	mayHibernate bool   // the hooks of Hooks.Hibernate may keep the session for resumption
+	bounces      bool   // unsent stanzas are answered with an error; else they are routed again
+	limit        string // counted in Stats.Limits besides Stats.Ended; empty: no limit was hit
 }{
 	loggedOut:  {name: "logged-out"},
 	peerError:  {name: "peer-error"},
-	ourError:   {name: "our-error", rests: true},
-	shutdown:   {name: "shutdown", rests: true},
-	slowReader: {name: "slow-reader", rests: true}, // its limit is counted with the stream error
-	connLost:   {name: "line-lost", rests: true},
+	ourError:   {name: "our-error", mayHibernate: true},
+	shutdown:   {name: "shutdown", mayHibernate: true},
+	slowReader: {name: "slow-reader", mayHibernate: true}, // its limit is counted with the stream error
+	connLost:   {name: "line-lost", mayHibernate: true},
 	overflow:   {name: "overflow", limit: "outbox"},
 	expired:    {name: "expired"},
 	displaced:  {name: "displaced", limit: "resting_displaced"},
@@ -421,7 +427,7 @@ func (s *Session) setEnding(why Ending) Ending {
 // whatever the hooks of Hooks.Hibernate say. It takes the outbox lock.
 func (s *Session) endedBy() (why Ending, over bool) {
 	defer s.lockOutbox().unlock()
-	return s.ending, s.ending != notEnded && !endingTable[s.ending].rests
+	return s.ending, s.ending != notEnded && !endingTable[s.ending].mayHibernate
 }
 
 // accepts reports whether the session takes elements at all. It does while it has not ended, and
@@ -440,7 +446,7 @@ func (out Outbox) accepts() bool {
 	if o := out.s.outbox; o != nil && len(o.queue) > 0 {
 		return true // the queue is routed again when the session is removed
 	}
-	return endingTable[out.s.ending].rests && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
+	return endingTable[out.s.ending].mayHibernate && len(out.s.account.host.Profile().Hooks.Hibernate.hooks) > 0
 }
 
 // takeUnsent empties the queue and the deferred elements, and returns those that no other session

@@ -78,7 +78,7 @@ func (e sender) markDirect(l *LoopRouter) {
 	}
 }
 
-// enqueueEnvelope makes a job of env, whose bytes are its own, after the jobs that e has. Under
+// enqueueEnvelope makes a job of env, which must own its bytes, after the jobs that e has. Under
 // the lock.
 func (e sender) enqueueEnvelope(l *LoopRouter, env envelope) {
 	l.stats.Mailed++
@@ -193,7 +193,7 @@ func (q *fanoutQueue) add(p loopPart) {
 }
 
 // Fanout sends el, one element without a 'to', from the address from to each of recipients, for the
-// entity m, whose lock is held. Up to 64 recipients are served as mail when the lock is released;
+// entity m, which is locked. Up to 64 recipients are served as mail when the lock is released;
 // more are a job of which each loop serves 64 recipients a turn. What m sends later reaches each
 // of them later. The sender of the stanza that is processed pays for the bytes (fanoutDiscount).
 // el is copied; recipients may be changed or reused when Fanout returns.
@@ -241,7 +241,7 @@ func (e sender) recipientsByLoop(l *LoopRouter, recipients *Recipients) [][]*chu
 	return groups
 }
 
-// Send mails el, one complete element with the addresses from and to, for the entity whose lock is held,
+// Send mails el, one complete element with the addresses from and to, for the locked entity,
 // or for the host if none is. el is copied. It counts one hop more than ev.
 func (ev *Stanza) Send(from, to jid.JID, el []byte) {
 	ev.loopRouter.sendEnvelope(envelope{from: from, to: to, hops: ev.Hops + 1}, el)

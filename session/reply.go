@@ -94,7 +94,7 @@ func (ev *Stanza) FailAbsent() Verdict {
 	return ev.Fail(stanza.ServiceUnavailable)
 }
 
-// failDeleted answers ev, whose entity was deleted while a worker or a commit was under way, like
+// failDeleted answers ev, if its entity was deleted while a worker or a commit was under way, like
 // a stanza to an absent entity. What the account's own sessions have sent gets no answer: their
 // streams have ended.
 func failDeleted(ev *Stanza) {

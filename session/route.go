@@ -68,7 +68,7 @@ func (m *mailQueue) route(env *envelope) {
 	m.routeElement(env, e)
 }
 
-// routeElement routes the stanza of an envelope whose element e is parsed: a broadcast parses it
+// routeElement routes the stanza of an envelope with the parsed element e: a broadcast parses it
 // once for all its recipients.
 func (m *mailQueue) routeElement(env *envelope, e xmlstream.Element) {
 	l := m.l
@@ -252,7 +252,7 @@ func forward(l *LoopRouter, ev *Stanza) {
 	}
 }
 
-// forwardRemote runs the Remote hooks of the sender's host for ev, whose domain is not ours.
+// forwardRemote runs the Remote hooks of the sender's host for ev, which is for another domain.
 // Without a hook that takes it the answer is remote-server-not-found. A stanza of another
 // server's is dropped: this server does not relay.
 func forwardRemote(l *LoopRouter, ev *Stanza) {
@@ -387,10 +387,10 @@ func (e sender) resumeReceiving(l *LoopRouter) {
 	e.releasePending()
 }
 
-// handleAbsent answers a stanza to an address without an entity. On a host with logins:
-// FailAbsent. On a service host a Make hook may handle it or create an entity, whose chain
-// processes it then; and an iq to the domain itself goes to the handler that every kind has.
-// Under the lock of the address's Entity.
+// handleAbsent answers a stanza to an address without an entity. On a host with logins it calls
+// FailAbsent. On a service host a Make hook may handle the stanza, or create an entity that processes
+// it then; an iq to the domain itself goes to the handler that every kind has. Under the lock of the
+// Entity at the address.
 func handleAbsent(e *Entity, ev *Stanza) {
 	if e.host.service {
 		h := e.host.Profile().Hooks
@@ -410,10 +410,17 @@ func handleAbsent(e *Entity, ev *Stanza) {
 	ev.FailAbsent()
 }
 
-// processItem takes a stanza out of e's inbox on its way. err is the error of the load that it
-// has waited for: it is answered with an error then. A client's stanza is dropped if its session
-// has ended or has another stream. The lock of e is held when it is called, and released when it
-// returns. A panic ends only the stanza.
+// processItem takes a stanza out of e's inbox on its way. Its steps:
+//
+//   - It parses the bytes, and fills a Stanza of the loop's stack. A recipient's target is found again.
+//   - A client's stanza gets its session and stream back. It is dropped if the session has ended, or has
+//     another stream.
+//   - If err, the error of the load that the item has waited for, is not nil the stanza is answered with
+//     an error.
+//   - Else e processes it, and it is forwarded if it is a client's.
+//
+// The lock of e is held when processItem is called, and released when it returns. A panic ends only the
+// stanza.
 func (e mailbox) processItem(l *LoopRouter, env *envelope, err error) {
 	var el xmlstream.Element
 	if env.form == formStanza {
@@ -472,7 +479,7 @@ func runRecorded(l *LoopRouter, c *Chains, at *Chain[StanzaFunc], ev *Stanza) {
 	}
 }
 
-// Deliver sends ev to one session of the account whose lock is held. It returns true if the
+// Deliver sends ev to one session of the locked account. It returns true if the
 // session took it, or queues it; if not, the caller handles ev as if the resource did not exist
 // (RFC 6121 section 8.5.3.2). If the session's client is congested the sender is charged for it.
 func (l *LoopRouter) Deliver(to *Session, ev *Stanza) bool {

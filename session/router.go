@@ -21,9 +21,9 @@ type Router struct {
 	Committer   Committer       // the store's group committer
 	Directory   Directory       // which entity is at an address
 	Workers     reactor.Workers // for work that blocks
-	Log         *slog.Logger
-	Node        uint16 // number of this process, in ids
-	Incarnation uint32 // number of this start of the process, in ids
+	Log         *slog.Logger    // of the process
+	Node        uint16          // number of this process, in ids
+	Incarnation uint32          // number of this start of the process, in ids
 
 	CurrentTick func() reactor.Tick // the reactor's clock; any goroutine
 
@@ -110,14 +110,14 @@ func (r *Router) EachRefused(f func(limit string, n uint64)) {
 // A LoopRouter is the kernel's part of one loop: the parser, the queues of the loop, its counters and
 // caches. Only its loop may use it, unless a method's comment says otherwise.
 type LoopRouter struct {
-	Loop   *reactor.Loop
-	Parser *xmlstream.Parser
-	Log    *slog.Logger
+	Loop   *reactor.Loop     // never changes
+	Parser *xmlstream.Parser // of all streams of the loop; what is a stream's is in Stream.in
+	Log    *slog.Logger      // the process's
 
 	router         *Router
 	jids           *jid.Cache   // canonical addresses by their raw bytes
 	seed           maphash.Seed // of interned
-	lockedEntity   *Entity      // the entity whose lock this loop holds; nil: none
+	lockedEntity   *Entity      // the entity that this loop has locked; nil: none
 	enterDepth     int          // calls of enter without leave
 	loopNumber     uint16       // the loop's index + 1
 	congestedBytes int          // bytes delivered to congested wires while the present element is handled
@@ -130,7 +130,7 @@ type LoopRouter struct {
 	recipients Recipients               // see TempRecipients
 	appender   xmlstream.Appender       // see Appender
 	scratch    []byte                   // the bytes of a delivery; the next one overwrites it
-	// origin and originLoopNumber are those of the stanza whose hooks run. What the hooks send has them too.
+	// origin and originLoopNumber are those of the stanza that is processed. What its hooks send has them too.
 	origin           Origin
 	originLoopNumber uint16
 

@@ -68,7 +68,7 @@ func (s *Session) Interested() bool { return interested.Is(s) }
 // SetInterested makes s an interested resource. Under the account's lock.
 func (s *Session) SetInterested() { interested.Set(s, true) }
 
-// interested is the flag behind Session.Interested.
+// interested is the flag of Session.Interested.
 var interested = NewFlag("interested")
 
 // hibernating reports whether s has no stream. Under the account's lock or the outbox lock.
@@ -87,7 +87,7 @@ const (
 )
 
 // An Ending is why a stream, or a session, has ended. The end of a stream is not always the end
-// of its session: Account.endSession decides by the endingTable, whose rows session.txt explains,
+// of its session: Account.endSession decides by the endingTable (session.txt explains its rows),
 // whether the session hibernates. (If the account is unreadable for good the session is removed
 // in any case.)
 type Ending uint8

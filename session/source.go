@@ -412,7 +412,7 @@ func afterDrain(l *LoopRouter, s *Session, ref StreamRef, f *activeSource, taken
 }
 
 // retryAfterDrain arms a timer to flush the queue of s again, because its account could not be
-// read. It doubles the delay with each try; after the last try it ends s, whose unsent stanzas
+// read. It doubles the delay with each try; after the last try it ends s, and the unsent stanzas
 // are routed again. It does nothing if nothing is queued, or if a drain or another timer is
 // pending. Under the account's lock.
 func retryAfterDrain(l *LoopRouter, s *Session, ref StreamRef, tries int) {

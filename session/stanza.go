@@ -25,18 +25,18 @@ type Stanza struct {
 	// Session is the sender's, in Pre chains and for ToSelf only; else nil. It is for state of the session:
 	// answers go by Reply and Fail.
 	Session    *Session
-	Host       *Host             // whose hooks process it now
+	Host       *Host             // its hooks process the stanza now
 	Element    xmlstream.Element // as it was sent, or rewritten by Replace
 	From, To   jid.JID           // the true sender; the recipient
-	Kind       stanza.Kind
-	Type       stanza.Type
-	Target     Target
-	PrePending bool  // it comes straight from a client of ours; the Pre chain has not run yet
-	Hops       uint8 // how often a hook has sent it on: see maxHops
+	Kind       stanza.Kind       // message, presence or iq
+	Type       stanza.Type       // of the type attribute
+	Target     Target            // what kind of address To is
+	PrePending bool              // it comes straight from a client of ours; the Pre chain has not run yet
+	Hops       uint8             // how often a hook has sent it on: see maxHops
 
 	lang             string // xml:lang of the sender's stream, for a stanza without one
 	loopRouter       *LoopRouter
-	entity           *Entity // whose lock is held
+	entity           *Entity // the locked entity
 	stream           *Stream // the sender's, if it is of this loop and still has the session
 	origin           Origin
 	extra            []byte // elements that Add has appended to the children
@@ -94,7 +94,7 @@ func (ev *Stanza) Replace(el []byte) error {
 	return nil
 }
 
-// Entity returns the entity whose lock is held: the sender's account in a Pre chain, later the
+// Entity returns the locked entity: the sender's account in a Pre chain, later the
 // recipient; nil at a host with logins itself.
 func (ev *Stanza) Entity() *Entity { return ev.entity }
 
@@ -244,7 +244,7 @@ func addChildren(dst []byte, start int, extra []byte) []byte {
 	return append(append(dst[:i], extra...), tag[:n]...)
 }
 
-// A stanzaStack has the Stanzas of a loop: one for each stanza whose routing is under way, the newest last.
+// A stanzaStack has the Stanzas of a loop: one for each stanza that is being routed, the newest last.
 // Reusing them keeps routing free of allocation. Routing nests a few levels deep (an item of an inbox, its
 // mail, an error for an unsent element), so eight are enough.
 type stanzaStack struct {
@@ -280,7 +280,7 @@ func (s *stanzaStack) pop() {
 	ev.deliveredTo = takers
 }
 
-// fillStanza fills ev from env, whose parsed element is e. It keeps no pointer to env.
+// fillStanza fills ev from env and its parsed element e. It keeps no pointer to env.
 func (env *envelope) fillStanza(l *LoopRouter, ev *Stanza, e xmlstream.Element) {
 	ev.loopRouter, ev.Element, ev.From, ev.To, ev.Hops = l, e, env.from, env.to, env.hops
 	ev.lang, ev.noTo, ev.Target, ev.form = env.lang, env.noTo, env.target, env.form

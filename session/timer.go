@@ -2,8 +2,9 @@ package session
 
 import "canto/reactor"
 
-// Arm has [EntityHandler.Timer] called at that tick, under the lock; 0: never. There is one timer: a
-// second call replaces the first. An armed entity stays in memory. Under the lock, on the loop of l.
+// Arm makes the kernel call [EntityHandler.Timer] of e at that tick or a little later, under the
+// lock; 0 disarms. An entity has one timer: a second call replaces the first. An armed entity
+// stays in memory. Under the lock, on the loop of l.
 func (e *Entity) Arm(l *LoopRouter, at reactor.Tick) {
 	if at == 0 {
 		if e.pending != nil {
@@ -15,7 +16,7 @@ func (e *Entity) Arm(l *LoopRouter, at reactor.Tick) {
 	w := e.ensurePending()
 	w.timerAt = at
 	if w.wakeAt != 0 && w.wakeAt <= at {
-		return // it will look again then
+		return // timerDue arms it again then
 	}
 	w.wakeAt = at
 	l.After(at-l.Loop.Tick(), func() {
@@ -25,11 +26,13 @@ func (e *Entity) Arm(l *LoopRouter, at reactor.Tick) {
 	})
 }
 
-// timerDue is called at the tick at, for which e was armed once. Under the lock.
+// timerDue handles a timer of the loop that Arm has set for the tick at. If e was armed again for
+// a later tick it sets another, else it calls Timer when e is warm. It does nothing if a newer
+// timer of the loop has replaced this one, or if e was evicted. Under the lock.
 func timerDue(e *Entity, l *LoopRouter, at reactor.Tick) {
 	w := e.pending
 	if w == nil || w.wakeAt != at || e.resident == evictedMark {
-		return // it was armed for an earlier one, or is gone
+		return
 	}
 	w.wakeAt = 0
 	switch {
@@ -37,13 +40,13 @@ func timerDue(e *Entity, l *LoopRouter, at reactor.Tick) {
 		e.releasePending()
 		return
 	case w.timerAt > l.Loop.Tick():
-		e.Arm(l, w.timerAt) // it was armed again
+		e.Arm(l, w.timerAt)
 		return
 	}
 	w.timerAt = 0
 	run := func(l *LoopRouter, e *Entity, err error) {
 		if e == nil {
-			return // its host was taken away
+			return // its host is no longer served
 		}
 		b := e.handler()
 		switch {
@@ -54,12 +57,13 @@ func timerDue(e *Entity, l *LoopRouter, at reactor.Tick) {
 		}
 	}
 	if e.warm() && !w.draining && w.inbox.empty() {
-		defer e.releasePending() // it keeps e in memory no longer, whatever Timer does
+		defer e.releasePending() // the timer no longer keeps e in memory, even if Timer panics
 		run(l, e, nil)
 		return
 	}
 	e.mailbox().runWarm(l, run)
 }
 
-// timerRetry is how much later the timer of an entity is due that could not be read, in ticks.
+// timerRetry is the delay, in ticks, after which a timer is tried again if its entity could not
+// be read.
 const timerRetry = 100
