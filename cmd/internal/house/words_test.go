@@ -22,7 +22,7 @@ import (
 // unread are folders and pages whose comments and lines are still the old ones. The list only gets shorter.
 var unread = []string{"cmd/canto", "cmd/internal", "session",
 	"xmlstream",
-	"docs", "README.md", "ARCHITECTURE.md"}
+	"docs/xmlstream.md"}
 
 // columns is how many columns a line of Go may have; a tab is one.
 const columns = 110
@@ -69,7 +69,7 @@ func TestPersons(t *testing.T) {
 		})
 	}
 	for _, page := range pages(t) {
-		if within(page, unread) {
+		if page == glossary || within(page, unread) { // the glossary lists the words
 			continue
 		}
 		for i, line := range strings.Split(read(t, page), "\n") {
