@@ -248,7 +248,9 @@ func (m seenSet) add(p unsafe.Pointer) bool {
 	return true
 }
 
-// addEntity adds e, its parts and its sessions to h. It takes the lock of e.
+// addEntity adds e to h: first the entity itself, with the account or with the live state of its kind;
+// then its inbox; then each part of its resident set, once for a set that entities share; then the
+// sessions of an account. What has a part of its own is taken off the entity. It takes the lock of e.
 func addEntity(e *Entity, h Footprints, once seenSet) {
 	lockCheck()
 	e.mu.Lock()

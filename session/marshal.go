@@ -231,8 +231,10 @@ func (a *Account) restoreSessions(l *LoopRouter, r *unmarshaler) (err error) {
 	return err
 }
 
-// restoreSession reads one session from r. Flags and variables of modules that are not loaded here are
-// skipped; a variable that can't be read is logged and skipped.
+// restoreSession reads one session from r into s, in the order in which marshalSession has written it:
+// resource, priority, traits, presence; flags; variables; the elements that wait in its outbox. It
+// hibernates, so its wire takes nothing. A flag or variable that this program does not have is skipped; a
+// variable that can't be read is logged and skipped.
 func restoreSession(s *Session, l *LoopRouter, r *unmarshaler) (err error) {
 	if s.jid, err = s.account.addr.WithResource(r.string()); err != nil {
 		return err

@@ -243,7 +243,8 @@ func TestAnswersOfABatchThatFails(t *testing.T) {
 	romeo.Send("<message to='juliet@localhost' type='chat' id='two'><body>x</body></message>")
 	s.Settle()
 	if got := romeo.Received(); strings.Count(got, "<internal-server-error") != 1 {
-		t.Errorf("a message to a recipient with a chain that panics, after a batch at its sender, has the answers %q", got)
+		t.Errorf("a message to a recipient with a chain that panics, after a batch at its sender, has the "+
+			"answers %q", got)
 	}
 }
 

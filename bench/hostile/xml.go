@@ -20,7 +20,9 @@ func repeat(s string) func([]byte, int) []byte {
 	return func(b []byte, _ int) []byte { return append(b, s...) }
 }
 
-// beforeLogin are inputs after a header, before login.
+// beforeLogin are the inputs that an attacker sends after the stream header and before its login, one a
+// connection: names, values, attributes, prefixes, depth, children, text, references, comments, processing
+// instructions and bytes that are no UTF-8, each without an end. Some come one byte at a time.
 func beforeLogin() []markup {
 	return []markup{
 		// a name without an end

@@ -204,7 +204,8 @@ func rate(r *result.Run, s result.Step) (float64, bool) {
 	return 0, false
 }
 
-// newPhaseRow is the row of a phase.
+// newPhaseRow is the row of a phase: what client and server used in it, for each second where that makes
+// sense. A figure that is not known is a dash.
 func newPhaseRow(p result.Phase) phaseRow {
 	long := p.To - p.From
 	cores := func(cpu float64) string {

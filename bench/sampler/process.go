@@ -132,7 +132,11 @@ func (p *Process) exited(pid int, err error) error {
 	return fmt.Errorf("process %d can't be sampled: %w: run this as the same user", pid, err)
 }
 
-// Usage returns what the processes have used since they began. The error says that one has ended.
+// Usage returns what the processes have used since they began. It samples each live process and its
+// threads; it then adds what processes and threads had used that have ended since the last call, so that
+// sums do not fall. A pid or thread id with less than before belongs to another process. The number of
+// descriptors is 0 if one process can't be asked. The error says that a process that was named has ended.
+// It must not be called by several goroutines at once.
 func (p *Process) Usage() (u result.Usage, err error) {
 	now := map[int]cpuTicks{}
 	seen := map[int]switches{}

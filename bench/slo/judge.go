@@ -174,7 +174,9 @@ func bounded(f result.Figure, written any, words string, least bool) Line {
 	return l
 }
 
-// ratio is the line of a limit on the ratio of a figure to that of the baseline.
+// ratio is the line of a limit on the ratio of a figure to that of the baseline. It fails with a reason
+// if there is no baseline, or one that was cut short, of another scenario, without the figure, or with
+// another unit. Two zeros have the ratio 1.
 func (q Requirement) ratio(f result.Figure, r, baseline *result.Run, limit float64, words string,
 	least bool) Line {
 	l := Line{Figure: f.Name, Value: report.Amount(f.Value, f.Unit),

@@ -130,7 +130,9 @@ func (s *Server) sendTo(to []*client, presence []byte) {
 	}
 }
 
-// subscription is RFC 6121 §3 for accounts of this server.
+// subscription handles a subscription stanza between two accounts of this server (RFC 6121 section 3): it
+// changes the state on both sides, forwards the stanza to the other account, pushes the roster items that
+// have changed, and after an approval sends the presence of all resources. Under the server's lock.
 func (s *Server) subscription(c *client, to jid.JID, kind string, e xmlstream.Element) {
 	other := to.Bare().String()
 	if to.IsZero() || other == c.bare {
