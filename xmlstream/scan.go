@@ -12,16 +12,16 @@ import "unicode/utf8"
 // # States
 //
 // tree.step is a state machine. Its labels tag, text, cdata and endTag are positions in the grammar. The
-// scan of an element begins at tag and ends at "complete":
+// scan of an element begins at tag and ends when the element is complete:
 //
-//	at       reads                                               goes to
-//	tag      < and a byte that begins a name, up to > or />      text, or complete: see below
-//	         </                                                  endTag
-//	         <![CDATA[                                           cdata
-//	         <? or <! and anything else                          error
-//	text     character data, up to the next <                    tag
-//	cdata    a CDATA section, up to ]]>                          text
-//	endTag   the name of the open element, up to >               text, or complete if depth is 0 now
+//	at       reads                                             goes to
+//	tag      < and a name, attributes, up to > or />           text, or complete: see below
+//	         </                                                endTag
+//	         <![CDATA[                                         cdata
+//	         anything else                                     error
+//	text     character data, up to the next <                  tag
+//	cdata    a CDATA section, up to ]]>                        text
+//	endTag   the name of the open element, up to >             text, or complete if no element is open
 //
 // From a start tag the scan goes to text, with two exceptions that complete the element: the header of a
 // stream has no more than its start tag, and /> ends a stanza without content.
@@ -29,22 +29,22 @@ import "unicode/utf8"
 // If t.buf ends too early, step stores where it is in t.state and t.pos, and returns statusMore. The next
 // call of step, with a longer t.buf, continues from there:
 //
-//	t.state   t.buf ended                         t.pos is                    continues
-//	atTag     after <, </, <! or part of <![CDATA[   at the <                 at tag
-//	inTag     in a start tag or an end tag        at the <                    at tag, when the end has come
-//	inText    in character data                   after the data              at text
-//	inRef     in a reference in character data    at the &                    at text, when the end has come
-//	inCDATA   in a CDATA section                  after the data              at cdata
-//	complete  (the element is complete)           after the element           never
+//	t.state   where t.buf ended                     t.pos is            continues
+//	atTag     after <, or in <![CDATA[              at the <            at tag
+//	inTag     in a start tag or an end tag          at the <            at tag, when the end has come
+//	inText    in character data                     after the data      at text
+//	inRef     in a reference in character data      at the &            at text, when the end has come
+//	inCDATA   in the content of a CDATA section     after the data      at cdata
+//	complete  (statusDone)                          after the element   never
 //
 // "After the data" is the end of t.buf, or the first byte of a UTF-8 sequence whose other bytes have not
-// come. The states inProlog and inDecl belong to prolog.go, which comes before the header's start tag.
+// come. The states inProlog and inDecl are those of prolog.go, which scans the input before a header.
 //
 // # Linear work
 //
 // Every byte is scanned once, with one exception. A tag that has not come completely is parsed again from
-// its start, because half a tag is kept as bytes and not as a position. If its peer sends single bytes that
-// alone would be quadratic. So in state inTag step only searches for the end of the tag (tagEnd), from
+// its start, because only its bytes are kept. If a peer sends single bytes, that alone would be quadratic. So
+// in state inTag, step only searches for the end of the tag (tagEnd), from
 // where the last search stopped (t.searched, t.quote). It parses the tag when the end is there, or when
 // the tag has become twice as long. References in character data are treated in the same way.
 // TestWorkAnySplit counts the bytes (t.bytesScanned): there are at most four for each byte of input.
@@ -363,9 +363,14 @@ endTag:
 //   - resolve: the caller must call resolvePrefixes. An element whose only prefixed attribute is of the
 //     prefix xml, as xml:lang, does not need it.
 //
-// For other statuses these have no meaning. The steps for each attribute: white space or the end of the tag;
-// the name; the equals sign; the value in quotes; is it a namespace declaration (declare); is it there twice
-// (isDuplicate). Two attributes with different prefixes for one namespace are found by resolvePrefixes.
+// For other statuses these have no meaning. The steps for each attribute:
+//
+//  1. Skip white space, and return at the end of the tag.
+//  2. Scan the name, check the limits, and append the attribute.
+//  3. Scan the equals sign and the value in quotation marks.
+//  4. Put it in force if it is a namespace declaration (declare); otherwise note its prefix.
+//  5. Refuse it if an attribute with the same name is there (isDuplicate). Two names that are equal only
+//     after their prefixes are resolved are found by resolvePrefixes.
 func (t *tree) attributes(j int, scope uint16, lim *Limits) (
 	end int, inside uint16, nflags uint8, resolve bool, st status,
 ) {
@@ -377,7 +382,7 @@ func (t *tree) attributes(j int, scope uint16, lim *Limits) (
 		prefixed = 0                    // attributes with a prefix, declarations not counted
 	)
 	for {
-		// Here j is after the name of the element, or after the closing quote of an attribute.
+		// Here j is after the name of the element, or after the closing quotation mark of an attribute.
 		before := j
 		j = skipSpace(buf, j)
 		if j >= n {
@@ -628,17 +633,17 @@ func (t *tree) scanCDATA(i int) (int, status) {
 // closing quotation mark q. For statusDone it returns
 //
 //   - end: the offset of the closing quotation mark;
-//   - coded: the value is not what stands there: it has references, or white space that becomes spaces;
+//   - coded: the value has references, or white space that becomes spaces, and has to be decoded;
 //   - blank: it has white space other than spaces, which the next parser may change.
 //
 // For statusMore t.buf ends in the value. What was set in t.flags stays; the next scan of the tag sets it
 // again.
-func (t *tree) scanValue(j int, q byte) (end int, coded, space bool, st status) {
+func (t *tree) scanValue(j int, q byte) (end int, coded, blank bool, st status) {
 	buf := t.buf
 	for ; j < len(buf); j = plainAttr(buf, j, q) {
 		switch c := buf[j]; {
 		case c == q:
-			return j, coded, space, statusDone
+			return j, coded, blank, statusDone
 		case c == '"' || c == '\'': // the other kind of quotation mark
 			j++
 		case c == '&':
@@ -660,7 +665,7 @@ func (t *tree) scanValue(j int, q byte) (end int, coded, space bool, st status) 
 				return j, false, false, t.failByte(j, st, "illegal character")
 			}
 		case c == '\n' || c == '\t' || c == '\r':
-			coded, space = true, true
+			coded, blank = true, true
 			t.flags |= fNotVerbatim
 			j++
 		default:
