@@ -21,14 +21,14 @@ func TestSizes(t *testing.T) {
 		t.Errorf("attr: %d bytes", n)
 	}
 	if n := unsafe.Sizeof(nsDecl{}); n != nsDeclSize {
-		t.Errorf("bind: %d bytes", n)
+		t.Errorf("nsDecl: %d bytes", n)
 	}
 	if n := len(xmlstreamtest.Message); n != 374 {
 		t.Errorf("the message is of %d bytes", n)
 	}
 }
 
-// kept is a Buffers that allocates nothing once warm, not even now and then as a sync.Pool does.
+// kept is a Buffers that allocates nothing once it is warm. A sync.Pool would allocate now and then.
 type kept struct{ free [][]byte }
 
 func (k *kept) Get(n int) []byte {

@@ -2,42 +2,49 @@ package xmlstream
 
 import "bytes"
 
-// An Attr is an attribute to be written, with its value unescaped.
+// An Attr is an attribute to be written, or to be removed: see [Element.Append].
 type Attr struct {
-	Name  Name
-	Value string
+	Name  Name   // of no namespace, or of xml's, where the function does not allow others
+	Value string // not escaped yet
 }
 
-// A Form is how a top-level element stands on a wire. Frames of the kernel are Streamed: they carry no
-// xmlns for jabber:client.
+// A Form says for which kind of stream a top-level element is written: which namespaces the stream has
+// declared and the element need not. The frames of the kernel, which may go to any client, are Streamed.
 type Form uint8
 
 const (
-	Streamed Form = iota // as is: the stream header declares jabber:client
-	Framed               // RFC 7395 §3.3.3: default and stream namespaces on the element
-	// jabber:server is the default on the stream: content in jabber:client stands there without xmlns
+	// Streamed is for the streams of clients and components, whose header declares jabber:client, or the
+	// namespace that stands for it, and the prefix stream.
+	Streamed Form = iota
+	// Framed is for WebSocket, where no header declares anything (RFC 7395 section 3.3.3): the default
+	// namespace and the prefix stream are declared on the element.
+	Framed
+	// ServerStreamed is for streams between servers, whose header declares jabber:server. Stanzas in
+	// jabber:client are written without xmlns, and so become stanzas in jabber:server.
 	ServerStreamed
 )
 
-// Append appends e to dst as a top-level element in the given form, with other values for some attributes
-// of its start tag, which is all that routing changes: from, to, xml:lang. An empty value removes the
-// attribute. Everything else is copied as it was received, quotes and blanks inside tags included, where
-// that means the same at the receiver. It does if
+// Append appends e to dst as a top-level element in the form f, and returns the longer slice. set
+// replaces attributes of its start tag, or adds them; one with an empty value is removed. That is all
+// that routing changes: from, to, xml:lang. At most 64 can be set; if a name is there twice, the first
+// counts. Names must be [Name.Known], of no namespace or of xml's; others panic.
 //
-//   - e has no prefix of its own, and neither it nor anything in it uses one that is declared outside of it, as on the
-//     sender's stream header;
-//   - nothing in it is a CDATA section, a carriage return, or a line break or tab in a value, which would not outlive
-//     each parser and proxy: references to them do;
-//   - in Server form, and for stanzas that came in another namespace than jabber:client, nothing in it declares a
-//     content namespace or has a prefix.
+// All else is copied as it was received, with its quotation marks and the white space inside tags, if
+// that means the same to the receiver. It does if
 //
-// Otherwise e is written anew, for the same infoset. A child that is passed on for itself is copied under
-// the same conditions, and if none of its attributes has a prefix but xml.
+//   - e has no prefix itself, and nothing in it uses a prefix that is declared outside of it, as in the
+//     stream header of the sender;
+//   - nothing in it is a CDATA section, a carriage return, or a line feed or tab in a value: not all
+//     parsers and proxies preserve these. References to them are preserved;
+//   - for ServerStreamed, and for stanzas from a content namespace other than jabber:client: nothing in
+//     it declares a content namespace or has a prefix.
 //
-// The content namespace of the stream that e came from becomes that of the form: children of other
-// namespaces, and stanzas inside of them, keep theirs. jabber:client written out on e is content, too.
-// The xml:lang of the sender's stream is not put on e: who routes says it in set (RFC 6120 §8.1.5). A
-// name in set that is not Known, or no name of XML, panics.
+// Otherwise e is written again from its tree, with the same infoset. For an e that is inside a stanza the
+// conditions are the same, and none of its attributes may have a prefix but xml.
+//
+// The content namespace of the stream that e came from becomes that of the receiver's. jabber:client that
+// is declared on e itself is content, too. Elements in other namespaces, and stanzas inside of them, keep
+// theirs. The xml:lang of the sender's stream is not added: the router sets it (RFC 6120 section 8.1.5).
 func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
 	def := atomClient
 	if f == Framed {
@@ -46,8 +53,15 @@ func (e Element) Append(dst []byte, f Form, set ...Attr) []byte {
 	return e.splice(dst, f, def, true, set)
 }
 
-// splice appends e where the default namespace is def; top says that it stands on a stream. In Server
-// form atomClient means the content namespace of the stream.
+// splice is Append where def is the default namespace around e. top says that e is written on a stream
+// and not inside an element; then, in ServerStreamed form, def is atomClient and means jabber:server. The
+// steps:
+//
+//  1. Find out whether e is content, and whether its bytes can be copied. If not, call rewrite.
+//  2. Find out which default namespace to add to the start tag, or whether the one there is to be left out.
+//  3. Copy the start tag up to each attribute that is set, and write its new value, or skip it with the white
+//     space before it. cur is where the bytes that are not yet copied begin.
+//  4. Add the attributes that are set and that e does not have; copy the rest of e.
 func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
 	nd, t := e.node(), e.t
 	if len(set) > 64 {
@@ -55,8 +69,8 @@ func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []by
 	}
 	content := t.contentAt(e.i, top)
 	own := t.declaresDefault(nd, e.i)
-	var add []byte // a namespace to declare
-	drop := false  // the declaration that is there is not wanted
+	var add []byte // the default namespace to declare; nil for none
+	drop := false  // the declaration on e is left out
 	switch {
 	case !e.copyable(nd), content && t.flags&(fContentDecl|fElemPrefix) != 0 &&
 		(f == ServerStreamed || string(t.nsURI(nd.ns)) != NSClient):
@@ -85,7 +99,7 @@ func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []by
 		dst = AppendValue(dst, add)
 		dst = append(dst, '\'')
 	}
-	var seen uint64 // of set: those that e has
+	var seen uint64 // a bit for each of set that e has
 	for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
 		a := &t.attrs[k]
 		if a.kind&aDecl != 0 {
@@ -118,7 +132,8 @@ func (e Element) splice(dst []byte, f Form, def Atom, top bool, set []Attr) []by
 	return append(dst, b[tag:t.end(nd)]...)
 }
 
-// appendMissing appends those of set that are not in seen; of two with one name, the first.
+// appendMissing appends the attributes of set whose bit in seen is 0, as e does not have them. An empty
+// value is left out, and so is a name that is earlier in set.
 func appendMissing(dst []byte, set []Attr, seen uint64) []byte {
 	for j := range set {
 		if seen>>j&1 != 0 || set[j].Value == "" {
@@ -146,7 +161,7 @@ func appendMissing(dst []byte, set []Attr, seen uint64) []byte {
 	return dst
 }
 
-// indexIn returns the index of a in set, or -1.
+// indexIn returns the index of the attribute a in set, or -1. scope is that of its element.
 func (t *tree) indexIn(set []Attr, a *attr, scope uint16) int {
 	plen := uint32(a.kind & aPrefixLenMask)
 	off := a.name
@@ -168,7 +183,7 @@ func (t *tree) indexIn(set []Attr, a *attr, scope uint16) int {
 	return -1
 }
 
-// spaceBefore returns where the white space in front of a begins.
+// spaceBefore returns the offset where the white space before the attribute a begins.
 func (t *tree) spaceBefore(a *attr) uint32 {
 	i := a.name
 	for charClass[t.buf[i-1]]&cSpace != 0 {
@@ -177,14 +192,14 @@ func (t *tree) spaceBefore(a *attr) uint32 {
 	return i
 }
 
-// declaresDefault reports whether node i declares its default namespace itself.
+// declaresDefault reports whether the element, node i, is in a default namespace that it declares itself.
 func (t *tree) declaresDefault(nd *node, i uint32) bool {
 	return nd.ns != nsOuter && nd.ns < nsRoot && nd.prefixLen == 0 && t.nsDecls[nd.ns-1].owner == i
 }
 
-// contentAt reports whether node i is a stanza or a part of one: it is in the content namespace, and all
-// above it in the same. With top, what is above it stays behind. jabber:client, where it is written out,
-// is content on each stream.
+// contentAt reports whether node i is a stanza or a part of one: it is in the content namespace, and so
+// are all elements around it. With top only node i counts, as it is written without the elements around
+// it. jabber:client that is declared is content on each stream.
 func (t *tree) contentAt(i uint32, top bool) bool {
 	nd := &t.nodes[i]
 	if top || i == 0 {
@@ -206,8 +221,8 @@ func (t *tree) contentAt(i uint32, top bool) bool {
 	return true
 }
 
-// isContent reports whether nd is in the content namespace: that of the stream, or jabber:client where it
-// has none.
+// isContent reports whether nd is in the content namespace: that of the stream, or jabber:client if the
+// stream has none that XMPP knows.
 func (t *tree) isContent(nd *node) bool {
 	if nd.ns == nsOuter {
 		return t.root.content()
@@ -219,8 +234,8 @@ func (t *tree) isContent(nd *node) bool {
 	return string(u) == NSClient
 }
 
-// copyable reports whether the bytes of e mean the same where the default namespace is that of e and no
-// prefix is bound.
+// copyable reports whether the bytes of e mean the same where its default namespace is in force and no
+// prefix is declared. For the top element the flags of the tree tell; for others their nodes are visited.
 func (e Element) copyable(nd *node) bool {
 	t := e.t
 	if nd.prefixLen != 0 || t.header {

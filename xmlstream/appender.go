@@ -2,46 +2,58 @@ package xmlstream
 
 import "bytes"
 
-// An Appender writes XML onto the end of a byte slice, as strconv.AppendInt does. It escapes, declares a
-// namespace where it changes, and can't be made to write what is not well-formed: a call that makes no
-// sense (text or an end tag outside of an element, a name that is none, elements nested deeper than 16)
-// panics, as it is a fault of the program and not of the data. Of two attributes with one name the first
-// is kept.
+// An Appender writes XML at the end of a byte slice, as strconv.AppendInt does, and allocates nothing
+// once the slice is large enough. It escapes values and text and declares a namespace where it changes,
+// so what it writes is well-formed:
 //
-// Between elements B may be taken, replaced and emptied. The zero value is ready, in Streamed form; its
-// methods make no closure and keep no argument. Not safe for two goroutines.
+//	a.Reset(xmlstream.Streamed)
+//	a.Open(iq).Attr(typ, "result").AttrBytes(id, v).Close()
+//	conn.Append(a.B)
+//
+// A call that can't be right panics, as it is a fault of the program and not of the data: text, an
+// attribute or an end tag outside of an element, a name that XML does not allow, more than 16 open
+// elements. If an attribute is written twice, the first one is kept.
+//
+// The zero Appender is ready, in Streamed form. It keeps no argument. It is not safe for concurrent use.
 type Appender struct {
-	B    []byte
+	// B is what was written. While no element is open, the caller may take it, replace it or shorten it.
+	B []byte
+	// Form is the form in which top-level elements are written. Set it with Reset, or while none is open.
 	Form Form
 
-	tagOpen  bool // the start tag has no > yet
-	depth    uint8
-	tagStart int // offset in B of the last start tag
+	tagOpen  bool  // the start tag of the innermost element has no > yet
+	depth    uint8 // how many elements are open
+	tagStart int   // the offset in B of the last start tag
 	stack    [maxOpenElements]struct {
-		local, space Atom // space: the default namespace inside
-		prefix       streamPrefix
-		declared     bool // space was declared on the way, and is not the stream's
+		local    Atom         // its local name, for the end tag
+		space    Atom         // the default namespace inside of it
+		prefix   streamPrefix // of its own name
+		declared bool         // space was declared by an open element: it is not that of the stream
 	}
 }
 
-// maxOpenElements is how many elements can be open at once: we write no deeper ones.
+// maxOpenElements is how many elements can be open at once. No stanza that Canto writes itself is deeper.
 const maxOpenElements = 16
 
+// A streamPrefix is an index of streamPrefixes: which fixed prefix an element has, 0 for none.
 type streamPrefix uint8
 
+// streamPrefixes are the prefixes of elements in the streams namespace and, between servers, of dialback.
+// They are declared by the stream header, so they are written without a declaration; Framed streams have
+// no header.
 var streamPrefixes = [...]string{"", "stream:", "db:"}
 
-// Reset empties the Appender, whatever is open: B keeps its memory.
+// Reset empties B, but keeps its memory, forgets open elements, and sets the form. It returns a.
 func (a *Appender) Reset(f Form) *Appender {
 	a.B, a.Form, a.tagOpen, a.depth = a.B[:0], f, false, 0
 	return a
 }
 
-// Depth returns how many elements are open.
+// Depth returns how many elements are open. B is complete XML if it is 0.
 func (a *Appender) Depth() int { return int(a.depth) }
 
-// defaultNS returns the default namespace in force. In Server form jabber:client stands for jabber:server on
-// the stream, so that who writes a stanza writes the same for all.
+// defaultNS returns the default namespace in force. In ServerStreamed form it is jabber:client on the stream,
+// although that stands for jabber:server there: so a stanza is written with the same names in every form.
 func (a *Appender) defaultNS() Atom {
 	if a.depth > 0 {
 		return a.stack[a.depth-1].space
@@ -52,12 +64,18 @@ func (a *Appender) defaultNS() Atom {
 	return atomClient
 }
 
-// content reports whether the default namespace in force is the stream's.
+// content reports whether the default namespace in force is that of the stream, not one that an open element
+// has declared.
 func (a *Appender) content() bool { return a.depth == 0 || !a.stack[a.depth-1].declared }
 
-// Open begins an element. Without xmlns where its namespace is that of the element around it; on the
-// stream, of the stream. Elements of the streams namespace get the prefix stream, in Server form those of
-// dialback (XEP-0220) db.
+// Open begins an element. It writes xmlns only where the namespace of n is not the default in force.
+// n.Space may be [None]. Elements of the streams namespace get the prefix stream, and those of dialback
+// (XEP-0220) the prefix db in ServerStreamed form. The steps:
+//
+//  1. Check the name and the depth, and end the start tag of the parent.
+//  2. Push the element; find its prefix and the default namespace inside of it. An element with a prefix
+//     changes no default. In ServerStreamed form, jabber:server on the stream is the default.
+//  3. Write < and the name, then the declaration of the prefix (Framed only) and of the namespace.
 func (a *Appender) Open(n Name) *Appender {
 	if !n.Local.ncname() || n.Space == Unknown {
 		panic("xmlstream: no name of an element: " + n.String())
@@ -95,7 +113,7 @@ func (a *Appender) Open(n Name) *Appender {
 	return a
 }
 
-// endStartTag ends the start tag, if it is still open.
+// endStartTag writes the > of the start tag that is open, if there is one.
 func (a *Appender) endStartTag() {
 	if a.tagOpen {
 		a.B = append(a.B, '>')
@@ -103,7 +121,9 @@ func (a *Appender) endStartTag() {
 	}
 }
 
-// Attr writes an attribute of the element just opened. An empty value is written.
+// Attr writes an attribute of the element that was opened last, before its content. v is escaped. An
+// empty v is written as an empty value. If n has a namespace other than xml's, a prefix is declared for
+// it.
 func (a *Appender) Attr(n Name, v string) *Appender {
 	if a.attr(n) {
 		a.B = AppendValue(a.B, v)
@@ -112,7 +132,7 @@ func (a *Appender) Attr(n Name, v string) *Appender {
 	return a
 }
 
-// AttrBytes is Attr for bytes.
+// AttrBytes is Attr for a value in bytes, which are copied.
 func (a *Appender) AttrBytes(n Name, v []byte) *Appender {
 	if a.attr(n) {
 		a.B = AppendValue(a.B, v)
@@ -121,7 +141,8 @@ func (a *Appender) AttrBytes(n Name, v []byte) *Appender {
 	return a
 }
 
-// attr writes the name of an attribute up to the quote and reports true, or false if the element has it.
+// attr writes an attribute up to the opening quotation mark and returns true. If the element already has the
+// attribute, it writes nothing and returns false.
 func (a *Appender) attr(n Name) bool {
 	if !a.tagOpen {
 		panic("xmlstream: attribute without a start tag")
@@ -147,8 +168,10 @@ func (a *Appender) attr(n Name) bool {
 	return true
 }
 
-// prefixedAttr is attr for a namespace other than xml: it gets a prefix, which its place in the tag makes the
-// only one.
+// prefixedAttr is attr for a namespace other than xml's. It looks in the start tag for an attribute that
+// declared a prefix for the namespace, and uses that. Otherwise it declares a new one, n1, n2 and so on
+// by the number of such declarations in the tag. It allocates only for a namespace of more than 250
+// bytes.
 func (a *Appender) prefixedAttr(name Name) bool {
 	tag := a.B[a.tagStart:]
 	var esc [256]byte
@@ -165,7 +188,7 @@ func (a *Appender) prefixedAttr(name Name) bool {
 		if !bytes.HasPrefix(p, []byte("xmlns:")) {
 			continue
 		}
-		p = p[len("xmlns:"):] // declared for an attribute before
+		p = p[len("xmlns:"):] // the prefix was declared for an earlier attribute
 		if a.has(" "+string(p)+":", name.Local.String()) {
 			return false
 		}
@@ -189,6 +212,7 @@ func (a *Appender) prefixedAttr(name Name) bool {
 	return true
 }
 
+// appendInt appends n, which is over 0, in decimal.
 func appendInt(b []byte, n int) []byte {
 	if n >= 10 {
 		b = appendInt(b, n/10)
@@ -196,7 +220,9 @@ func appendInt(b []byte, n int) []byte {
 	return append(b, byte('0'+n%10))
 }
 
-// has reports whether the open tag has an attribute: a value holds no quote, so ' after = begins one.
+// has reports whether the open start tag has the attribute whose name is lead and local; lead is a space
+// with a prefix, if there is one. In the tag, =' stands only between name and value, as values have '
+// escaped.
 func (a *Appender) has(lead, local string) bool {
 	tag := a.B[a.tagStart:]
 	for i := 0; ; {
@@ -214,20 +240,21 @@ func (a *Appender) has(lead, local string) bool {
 	}
 }
 
-// Text writes character data.
+// Text writes v as character data, escaped, and ends the start tag that is open.
 func (a *Appender) Text(v string) *Appender {
 	a.inElement()
 	a.B = AppendText(a.B, v)
 	return a
 }
 
-// TextBytes is Text for bytes.
+// TextBytes is Text for bytes, which are copied.
 func (a *Appender) TextBytes(v []byte) *Appender {
 	a.inElement()
 	a.B = AppendText(a.B, v)
 	return a
 }
 
+// inElement makes a ready for content: it ends the start tag, and panics outside of an element.
 func (a *Appender) inElement() {
 	if a.depth == 0 {
 		panic("xmlstream: text outside of an element")
@@ -235,19 +262,20 @@ func (a *Appender) inElement() {
 	a.endStartTag()
 }
 
-// Raw writes e as it was parsed, with set as in [Element.Append] and xmlns where e took it from its
-// surroundings.
+// Raw writes e, an element that was parsed, as the next child, or on the stream if no element is open. set
+// replaces or removes attributes of e, as in [Element.Append]. e gets an xmlns where its namespace came from
+// the elements around it.
 func (a *Appender) Raw(e Element, set ...Attr) *Appender {
 	a.endStartTag()
 	f := a.Form
 	if f == ServerStreamed && !a.content() {
-		f = Streamed // jabber:client is itself there
+		f = Streamed // inside another namespace, jabber:client does not stand for that of the stream
 	}
 	a.B = e.splice(a.B, f, a.defaultNS(), a.depth == 0, set)
 	return a
 }
 
-// Close ends the element opened last.
+// Close ends the element that was opened last: with /> if it has no content.
 func (a *Appender) Close() *Appender {
 	if a.depth == 0 {
 		panic("xmlstream: Close without Open")

@@ -86,7 +86,7 @@ func TestAppender(t *testing.T) {
 	}
 }
 
-// A fault of the program is a panic, never output that is not well-formed.
+// An Appender panics on a fault of the program, and never writes XML that is not well-formed.
 func TestAppenderPanics(t *testing.T) {
 	for name, f := range map[string]func(a *Appender){
 		"close":          func(a *Appender) { a.Close() },
@@ -123,7 +123,7 @@ func TestAppenderPanics(t *testing.T) {
 	}
 }
 
-// Append copies what it can, and changes what it is told.
+// Append changes the attributes in set and copies the other bytes.
 func TestAppend(t *testing.T) {
 	for _, c := range []struct{ in, want string }{
 		{"<message/>", "<message to='t' from='f'/>"},
@@ -155,7 +155,7 @@ func TestAppend(t *testing.T) {
 		Attr{N("", "lang"), ""})); got != "<message xml:lang='fr'/>" {
 		t.Error(got)
 	}
-	// The common case is a copy.
+	// The usual case is a copy.
 	for _, x := range xmlstreamtest.Stanzas() {
 		e := stanza(t, xmlstreamtest.Header, x.XML)
 		if got := string(e.Append(nil, Streamed)); got != x.XML {

@@ -6,16 +6,16 @@ import (
 	"sync/atomic"
 )
 
-// An Atom stands for a string that our own code interned. Two atoms other than [Unknown] are the same
-// string exactly if they are ==.
+// An Atom stands for a string that was interned with [Intern]: a namespace or a local name. Two Atoms
+// other than [Unknown] stand for the same string if and only if they are equal.
 type Atom uint32
 
 const (
-	None    Atom = 0         // the empty string: the namespace of a plain attribute
-	Unknown Atom = 1<<32 - 1 // a string that nobody interned: see [Element.Is]
+	None    Atom = 0         // the empty string: the namespace of an attribute without a prefix
+	Unknown Atom = 1<<32 - 1 // a string that was not interned; it is equal to no other: see [Element.Is]
 )
 
-// Namespaces that the stream layer itself deals with (RFC 6120 §4.8, RFC 7395 §3.3, XEP-0220).
+// The namespaces that the stream layer itself knows (RFC 6120 section 4.8, RFC 7395 section 3.3, XEP-0220).
 const (
 	NSClient    = "jabber:client"
 	NSServer    = "jabber:server"
@@ -36,35 +36,40 @@ var (
 	atomXML       = Intern(NSXML)
 )
 
-// atoms is an open-addressed table that is never changed in a way that a reader could see half: an entry
-// is written before the slot that leads to it, and a table that must grow is copied and swapped. So
-// reading takes no lock.
+// atoms is the table of interned strings. The mutex guards writing. Reading takes no lock, as a reader never
+// sees a half-written entry: Intern writes an entry before the bucket that refers to it, and a table that is
+// full is replaced by a larger copy.
 var atoms struct {
-	sync.Mutex // held by Intern
+	sync.Mutex // Intern holds it
 	table      atomic.Pointer[atomTable]
 }
 
+// An atomTable is a hash table with open addressing.
 type atomTable struct {
-	buckets []atomic.Uint32 // an Atom, 0 if free; a power of two, at most half full
-	entries []atomEntry     // by Atom; length is the capacity, used counts
-	used    uint32          // under the lock
+	buckets []atomic.Uint32 // an Atom, or 0 if free; their number is a power of two, and half are free
+	entries []atomEntry     // by Atom; those from used on are empty
+	used    uint32          // how many entries are in use; guarded by the mutex
 }
 
+// An atomEntry is an interned string. It does not change.
 type atomEntry struct {
 	s      string
-	b      []byte // the same
+	b      []byte // the same bytes
 	hash   uint32
-	ncname bool // may stand in a tag
+	ncname bool // s is a name without a colon, and so may be written in a tag
 }
 
+// atomSeed is the seed of the hashes of strings, random for each process.
 var atomSeed = maphash.MakeSeed()
 
+// newAtomTable returns a table of n buckets, a power of two. Atom 0 is None, so the first one that is
+// used is 1.
 func newAtomTable(n int) *atomTable {
 	return &atomTable{buckets: make([]atomic.Uint32, n), entries: make([]atomEntry, n/2), used: 1}
 }
 
-// Intern returns the Atom of s, making one if it is new. Any goroutine, at any time, but never with a
-// peer's bytes: atoms are not given back.
+// Intern returns the Atom of s, and makes one if s is new. Any goroutine may call it. Never call it with
+// bytes of a peer: Atoms are never removed, so the peer could fill the memory.
 func Intern(s string) Atom {
 	if s == "" {
 		return None
@@ -98,6 +103,7 @@ func Intern(s string) Atom {
 	return Atom(a)
 }
 
+// put stores the Atom a, whose string has the hash h, in the first free bucket. The lock is held.
 func (t *atomTable) put(h, a uint32) {
 	mask := uint32(len(t.buckets) - 1)
 	for i := h & mask; ; i = (i + 1) & mask {
@@ -108,6 +114,7 @@ func (t *atomTable) put(h, a uint32) {
 	}
 }
 
+// find returns the Atom of s, whose hash is h, or Unknown.
 func (t *atomTable) find(h uint32, s string) Atom {
 	mask := uint32(len(t.buckets) - 1)
 	for i := h & mask; ; i = (i + 1) & mask {
@@ -121,7 +128,7 @@ func (t *atomTable) find(h uint32, s string) Atom {
 	}
 }
 
-// lookup returns the Atom of b without making one.
+// lookup returns the Atom of b, or Unknown if b was never interned. Any goroutine may call it.
 func lookup(b []byte) Atom {
 	if len(b) == 0 {
 		return None
@@ -140,7 +147,7 @@ func lookup(b []byte) Atom {
 	}
 }
 
-// String returns the string that was interned; "" for None and for Unknown. Any goroutine.
+// String returns the string that was interned; it is empty for None and Unknown. Any goroutine may call it.
 func (a Atom) String() string {
 	if a == None || a == Unknown {
 		return ""
@@ -148,7 +155,7 @@ func (a Atom) String() string {
 	return atoms.table.Load().entries[a].s
 }
 
-// bytes is String, not to be changed.
+// bytes returns the same as String. It must not be changed.
 func (a Atom) bytes() []byte {
 	if a == None || a == Unknown {
 		return nil
@@ -156,22 +163,27 @@ func (a Atom) bytes() []byte {
 	return atoms.table.Load().entries[a].b
 }
 
-// ncname reports whether a may be written as the local part of a name.
+// ncname reports whether a is a name that XML allows, without a colon.
 func (a Atom) ncname() bool {
 	return a != None && a != Unknown && atoms.table.Load().entries[a].ncname
 }
 
-// A Name is an expanded name. It is for package variables and map keys; whether something that was parsed
-// has a name is asked with [Element.Is], as == holds between any two unknown names.
-type Name struct{ Space, Local Atom }
+// A Name is an expanded name: a namespace and a local name. Make it once, as a package variable. It is
+// comparable, so it can be the key of a map; but a == b is also true for two names that are both
+// [Unknown], so ask an element for its name with [Element.Is].
+type Name struct {
+	Space Atom // the namespace, None if there is none
+	Local Atom // the local name
+}
 
-// N interns both halves of a name: N("urn:xmpp:ping", "ping"), N("", "to"). Any goroutine.
+// N returns the Name of a namespace and a local name, which it interns: N("urn:xmpp:ping", "ping"), or
+// N("", "to") for an attribute. Any goroutine may call it, but not with bytes of a peer.
 func N(space, local string) Name { return Name{Intern(space), Intern(local)} }
 
-// Known reports whether neither half is Unknown.
+// Known reports whether neither half of n is [Unknown].
 func (n Name) Known() bool { return n.Space != Unknown && n.Local != Unknown }
 
-// String returns n in the usual notation: {space}local.
+// String returns n as {namespace}local, or as local if it has no namespace.
 func (n Name) String() string {
 	if n.Space == None {
 		return n.Local.String()

@@ -11,8 +11,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// rows runs the rows of the corpus that have the id: each must end its stream with the condition owed, at
-// the offset given, and leave nothing held. TestAttackK01 runs them cut.
+// rows runs the attacks of the corpus that have the id. Each must end its stream with its condition, at its
+// offset, and leave no memory in use. TestAttackK01 runs them in pieces.
 func rows(t *testing.T, id string) {
 	t.Helper()
 	p := NewParser(nil)
@@ -45,7 +45,7 @@ func rows(t *testing.T, id string) {
 	}
 }
 
-// last feeds in as a whole and returns the error that it ends with.
+// last feeds in, in one piece, and returns the error that the stream ends with.
 func last(p *Parser, s *Stream, in string) error {
 	p.Feed(s, []byte(in))
 	for {
@@ -103,7 +103,7 @@ func TestAttackX05(t *testing.T) {
 
 func TestAttackX06(t *testing.T) {
 	rows(t, "X06")
-	// At the top they are what they are: the kernel decides.
+	// Between stanzas they are accepted here: the session decides about them.
 	e := stanza(t, xmlstreamtest.Header, "<stream:error/>")
 	if !e.Is(N(NSStream, "error")) {
 		t.Error("stream error not seen")
@@ -116,7 +116,7 @@ var (
 	message           = N(NSClient, "message")
 )
 
-// What is written holds exactly the attributes that were sent and set, whichever way it is written.
+// An element that is passed on has exactly the attributes that were sent and set, in each form.
 func TestAttackX07(t *testing.T) {
 	for _, v := range []string{
 		`'1" from="admin@x'`, `"1' from='admin@x"`, `'1&#34; from=&#34;admin@x'`, `'1&quot; from=&quot;x'`,
@@ -145,7 +145,7 @@ func TestAttackX07(t *testing.T) {
 	}
 }
 
-// outputs writes e in all the ways there are.
+// outputs writes e in each form, with and without changes.
 func outputs(e Element, set ...Attr) map[string]string {
 	out := map[string]string{
 		"splice":  string(e.Append(nil, Streamed, set...)),
@@ -242,7 +242,7 @@ func TestAttackX09(t *testing.T) {
 	}
 }
 
-// No name of a peer's is kept, and no table is filled by them.
+// Names that a peer sends are not interned, and fill no table.
 func TestAttackX10(t *testing.T) {
 	count := func() uint32 { return atoms.table.Load().used }
 	before := count()
@@ -287,7 +287,7 @@ func TestAttackX10(t *testing.T) {
 	}
 }
 
-// Attributes are not compared each with each.
+// Many attributes are not each compared with all others.
 func TestAttackX11(t *testing.T) {
 	rows(t, "X11")
 	p := NewParser(nil)
@@ -322,7 +322,7 @@ func TestAttackX11(t *testing.T) {
 	}
 }
 
-// A big token in reads of one byte costs no more than a few times what it costs in one read.
+// A large token in reads of one byte costs at most a few times as much as in one read.
 func TestAttackX12(t *testing.T) {
 	big := strings.Repeat("x]", 128<<10)
 	lim, err := Limits{StanzaBytes: 1 << 20}.ID()
@@ -365,7 +365,7 @@ func TestAttackX12(t *testing.T) {
 	}
 }
 
-// What is held is bounded by what was sent and by the limits.
+// The memory for an unfinished stanza is bounded by the bytes that were sent and by the limits.
 func TestAttackX13(t *testing.T) {
 	held := func(s *Stream) int {
 		if t := s.unfinished; t != nil {
@@ -413,7 +413,8 @@ func TestAttackX13(t *testing.T) {
 	}
 }
 
-// Depth costs no stack: what is deep is refused, and what is as deep as allowed is written, cloned and read.
+// Depth costs no stack: an element that is too deep is refused, and one of the largest depth is written,
+// cloned and read.
 func TestAttackX14(t *testing.T) {
 	rows(t, "X14")
 	p := NewParser(nil)
@@ -475,8 +476,8 @@ func TestAttackX15(t *testing.T) {
 	}
 }
 
-// transcript is all that a parser makes of what comes in these pieces: its elements, and the error that
-// ends the stream, which must stay its error.
+// transcript returns all that a parser makes of the pieces: the elements, and the error that ends the stream,
+// which must stay the same.
 func transcript(t *testing.T, p *Parser, pieces ...[]byte) string {
 	t.Helper()
 	var s Stream
@@ -497,13 +498,13 @@ func transcript(t *testing.T, p *Parser, pieces ...[]byte) string {
 				return w.String()
 			}
 			switch {
-			case tok.Whitespace: // blanks come as they were cut
+			case tok.Whitespace: // white space comes as it was cut
 			case tok.End:
 				w.WriteString("end\n")
 			default:
 				dump(&w, tok.Element)
 				if !tok.t.header {
-					outputs(tok.Element) // panics where what was written does not parse
+					outputs(tok.Element) // it panics if the output does not parse
 				}
 			}
 		}
@@ -511,8 +512,8 @@ func transcript(t *testing.T, p *Parser, pieces ...[]byte) string {
 	return w.String()
 }
 
-// Nothing that is fed makes a panic; malformed bytes end their stream for good; and what is made of them
-// does not depend on how they are cut into reads. FuzzParse looks further.
+// No input causes a panic; malformed bytes end their stream for good; and the result does not depend on how
+// the bytes are cut into reads. FuzzParse tries more.
 func TestAttackX16(t *testing.T) {
 	all := streams()
 	r := rand.New(rand.NewSource(2))
@@ -552,7 +553,7 @@ func TestAttackX16(t *testing.T) {
 
 func TestAttackX17(t *testing.T) { rows(t, "X17") }
 
-// What was written parses to what was read, for an independent parser as for ours.
+// An element that was passed on parses to the same infoset, with encoding/xml as with this package.
 func TestAttackX18(t *testing.T) {
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		e := stanza(t, xmlstreamtest.Header, x.XML)
@@ -591,7 +592,7 @@ func roundTrip(t testing.TB, header string, e Element) {
 	}
 }
 
-// contentAs puts another content namespace into what oracle returned: from the top on, down to other
+// contentAs replaces the content namespace in a result of oracle, from the top down to elements of other
 // namespaces.
 func contentAs(s, space string) string {
 	lines := strings.Split(s, "\n")
@@ -649,7 +650,7 @@ func TestAttackX22(t *testing.T) {
 	}
 }
 
-// What leaned on the sender's stream header stands by itself at the receiver.
+// An element that used declarations of the sender's stream header declares them itself at the receiver.
 func TestAttackK03(t *testing.T) {
 	header := strings.Replace(xmlstreamtest.Header, " to=", " xmlns:x='urn:x' xmlns:c='jabber:client' to=", 1)
 	server := strings.Replace(xmlstreamtest.ServerHeader, " to=", " xmlns:x='urn:x' to=", 1)
@@ -697,8 +698,8 @@ func TestAttackK03(t *testing.T) {
 
 func TestAttackK04(t *testing.T) {
 	rows(t, "K04")
-	// The prefix stream bound to something else is a name like others, and the streams namespace by another
-	// prefix is that.
+	// The prefix stream for another namespace has no special meaning; the streams namespace has, with any
+	// prefix.
 	e := stanza(t, xmlstreamtest.Header, "<stream:message xmlns:stream='jabber:client'/>")
 	if !e.Is(message) || e.Is(N(NSStream, "message")) {
 		t.Error("compared by prefix")
@@ -726,7 +727,7 @@ func TestAttackK05(t *testing.T) {
 	}
 }
 
-// White space in values is normalised alike in the tree and on the way out; references to it are kept.
+// White space in values is normalised in the tree and in the output alike; references to it are preserved.
 func TestAttackK07(t *testing.T) {
 	e := stanza(t, xmlstreamtest.Header, "<message id='a\nb\tc\r\nd&#10;e&#9;f&#13;g'><body "+
 		"q='\n'>\r\n</body></message>")
@@ -743,7 +744,7 @@ func TestAttackK07(t *testing.T) {
 			t.Errorf("%s: %q", name, out)
 		}
 	}
-	// Between stanzas it costs nothing but its bytes.
+	// Between stanzas white space costs no more than its bytes.
 	p := NewParser(nil)
 	var s Stream
 	open(t, p, &s, xmlstreamtest.Header)
@@ -779,7 +780,7 @@ func TestAttackK09(t *testing.T) {
 	}
 }
 
-// lent counts what is out, and checks that what comes back was lent.
+// lent is a Buffers that counts the buffers in use, and checks that each one given back was lent.
 type lent struct {
 	t   *testing.T
 	out map[*byte]bool
@@ -800,7 +801,7 @@ func (l *lent) Put(b []byte) {
 	l.all = append(l.all, b[:cap(b)])
 }
 
-// Every buffer is given back once, whichever way a stream ends, and nobody sees another's bytes.
+// Each buffer is given back once, however a stream ends, and no stream sees the bytes of another.
 func TestAttackK10(t *testing.T) {
 	l := &lent{t: t, out: map[*byte]bool{}}
 	p := NewParser(l)

@@ -6,17 +6,18 @@ import (
 	"unicode/utf8"
 )
 
-// What a byte may do, for the scanner's inner loops. Bytes from 0x80 on have no class: they go through
-// the UTF-8 check.
+// The classes of a byte, for the inner loops of the scanner. A byte may be in several. Bytes from 0x80 on
+// have no class but cRef: checkRunes and scanQName decode them.
 const (
-	cName  = 1 << iota // in a name; the colon is not
-	cStart             // first in a name
-	cSpace             // space, tab, line feed, carriage return
-	cText              // stands for itself in character data
-	cAttr              // stands for itself in an attribute value, between quotes of both kinds
-	cRef               // in a reference, after the ampersand
+	cName  = 1 << iota // it may be in a name; the colon is left out
+	cStart             // it may begin a name; the colon is left out
+	cSpace             // white space (production S): space, tab, line feed, carriage return
+	cText              // it stands for itself in character data; > may be the end of ]]>, and is not in it
+	cAttr              // it stands for itself in an attribute value between any quotation marks
+	cRef               // it may be in a reference, after the ampersand
 )
 
+// charClass holds the classes of each byte.
 var charClass = func() (t [256]uint8) {
 	for c := range t {
 		b := byte(c)
@@ -44,31 +45,41 @@ var charClass = func() (t [256]uint8) {
 	return t
 }()
 
+// Eight bytes in a word are compared at once: v^lowBytes*c is 0 in each byte of v that is c. Subtracting
+// 1 from each byte then sets the high bit there, and in bytes from 0x81 on, which end a run anyway.
 const (
-	lowBytes = 0x0101010101010101
-	highBits = 0x8080808080808080
+	lowBytes = 0x0101010101010101 // 1 in each byte
+	highBits = 0x8080808080808080 // the high bit of each byte
 )
 
-// The masks below have the high bit of each byte set that ends a run: exact for the lowest such byte,
-// which is the only one that is used (a borrow may set bits above it).
+// The masks below set the high bit of each byte that ends a run. Only the lowest marked byte is right,
+// and only that is used: the subtraction may borrow from the bytes above it. The first byte of the input
+// is the lowest, as words are read in little-endian order.
 
+// maskText marks the bytes that end a run of plain character data: <, &, >, controls, and all outside ASCII.
 func maskText(v uint64) uint64 {
 	lt, am, gt := v^lowBytes*'<', v^lowBytes*'&', v^lowBytes*'>'
 	return ((lt - lowBytes) | (am - lowBytes) | (gt - lowBytes) | (v - lowBytes*0x20) | v) & highBits
 }
 
+// maskAttr marks the bytes that end a run in an attribute value: <, &, controls, all outside ASCII, and the
+// closing quotation mark, which quote has in each byte.
 func maskAttr(v, quote uint64) uint64 {
 	lt, am, q := v^lowBytes*'<', v^lowBytes*'&', v^quote
 	return ((lt - lowBytes) | (am - lowBytes) | (q - lowBytes) | (v - lowBytes*0x20) | v) & highBits
 }
 
-// maskEscape is for what is written: both quotes, and both of < and >, each pair in one comparison.
+// maskEscape marks the bytes that have to be escaped in what is written, and all outside ASCII. It finds
+// & and ' with one comparison (they are 0x26 and 0x27), and < and > with another (0x3C and 0x3E), as
+// setting the bit in which they differ makes them equal.
 func maskEscape(v uint64) uint64 {
 	am, lt, qu := (v|lowBytes)^lowBytes*'\'', (v|lowBytes*2)^lowBytes*'>', v^lowBytes*'"'
 	return ((am - lowBytes) | (lt - lowBytes) | (qu - lowBytes) | (v - lowBytes*0x20) | v) & highBits
 }
 
-// plainText returns the index of the first byte from i on that is not plain character data, or len(b).
+// plainText returns the offset of the first byte from i on that is not plain character data (cText), or
+// len(b). It looks at eight bytes at a time. After 256 bytes it lets skipText continue, if the machine
+// has that.
 func plainText(b []byte, i int) int {
 	for long := i + 256; i+8 <= len(b); {
 		if m := maskText(binary.LittleEndian.Uint64(b[i:])); m != 0 {
@@ -85,7 +96,9 @@ func plainText(b []byte, i int) int {
 	return i
 }
 
-// plainAttr is plainText for a value between the quotes q.
+// plainAttr returns the offset of the first byte from i on that is not plain in an attribute value
+// between the quotation marks q, or len(b). For the last bytes of b, fewer than eight, it also stops at
+// the other kind of quotation mark, which the caller has to skip.
 func plainAttr(b []byte, i int, q byte) int {
 	qq := uint64(q) * lowBytes
 	for i+8 <= len(b) {
@@ -100,18 +113,23 @@ func plainAttr(b []byte, i int, q byte) int {
 	return i
 }
 
-// A status is what a scan of bytes came to.
+// A status is the result of a scan.
 type status uint8
 
 const (
-	statusMore status = iota // the bytes end too early
-	statusDone
-	statusBad
-	statusBadUTF8
+	statusMore    status = iota // the bytes end too early
+	statusDone                  // it is complete
+	statusBad                   // it is wrong
+	statusBadUTF8               // it has bytes that are not UTF-8
 )
 
-// checkRunes checks characters outside ASCII from i on, and passes plain ones between them whose class is in
-// plain. It returns where it stopped: done at a byte for the caller to look at.
+// checkRunes checks the UTF-8 from i on, where a character outside ASCII begins. It also passes the ASCII
+// characters of the classes plain, so a text in another script takes one call. It returns where it stopped:
+//
+//   - statusDone: at an ASCII byte that is not plain, or at the end of b;
+//   - statusMore: at a sequence whose last bytes have not come;
+//   - statusBad: at a character that XML does not allow, U+FFFE or U+FFFF;
+//   - statusBadUTF8: at bytes that are not UTF-8.
 func checkRunes(b []byte, i int, plain uint8) (int, status) {
 	for i < len(b) {
 		c := b[i]
@@ -145,14 +163,14 @@ func checkRunes(b []byte, i int, plain uint8) (int, status) {
 	return i, statusDone
 }
 
-// isChar reports whether XML 1.0 knows r (production Char).
+// isChar reports whether XML 1.0 allows the character r (production Char).
 func isChar(r rune) bool {
 	return r >= 0x20 && r < 0xD800 || r == '\t' || r == '\n' || r == '\r' || r >= 0xE000 && r < 0xFFFE ||
 		r >= 0x10000 && r <= 0x10FFFF
 }
 
-// isNameStart and isNameChar are the productions of XML 1.0 (5th edition) without the colon (Namespaces
-// in XML 1.0 §3).
+// isNameStart reports whether r may begin a name: production NameStartChar of XML 1.0 (5th edition)
+// without the colon, which Namespaces in XML gives a meaning of its own.
 func isNameStart(r rune) bool {
 	switch {
 	case r < 0x80:
@@ -165,6 +183,7 @@ func isNameStart(r rune) bool {
 		r < 0xFFFE || r >= 0x10000 && r < 0xF0000
 }
 
+// isNameChar reports whether r may be in a name (production NameChar), the colon left out.
 func isNameChar(r rune) bool {
 	if r < 0x80 {
 		return r >= 0 && charClass[r]&cName != 0
@@ -172,6 +191,7 @@ func isNameChar(r rune) bool {
 	return isNameStart(r) || r == 0xB7 || r >= 0x300 && r < 0x370 || r == 0x203F || r == 0x2040
 }
 
+// isNCName reports whether s is a name without a colon, as a local name or a prefix is.
 func isNCName(s string) bool {
 	for i, r := range s {
 		if i == 0 && !isNameStart(r) || !isNameChar(r) {
@@ -181,8 +201,10 @@ func isNCName(s string) bool {
 	return s != "" && utf8.ValidString(s)
 }
 
-// scanQName scans a name with an optional prefix from i on. It returns its end, the length of the prefix,
-// and, unless it is done, the offset that is wrong.
+// scanQName scans a name with an optional prefix (production QName) from i on. For statusDone, end is the
+// offset after it and prefix the length of the prefix, 0 if there is none. For statusBad and
+// statusBadUTF8, end is the offset of the byte that is wrong. statusMore: b ends in the name, or right
+// after it.
 func scanQName(b []byte, i int) (end, prefix int, st status) {
 	start, part := i, i
 	for i < len(b) {
@@ -224,11 +246,12 @@ func scanQName(b []byte, i int) (end, prefix int, st status) {
 	return i, 0, statusMore
 }
 
-// predefinedEntity recognises the five entities that XML itself has (production 4.6), b behind the
-// ampersand; n is the length with the semicolon, 0 if b is none of them or too short.
+// predefinedEntity recognises the five entities that XML predefines (section 4.6). b begins after the
+// ampersand. It returns the character and the length with the semicolon; 0 if b is none of them, or
+// shorter than five bytes: then scanReference compares the whole name.
 func predefinedEntity(b []byte) (r rune, n int) {
 	if len(b) < 5 {
-		return 0, 0 // the long way
+		return 0, 0
 	}
 	switch b[0] {
 	case 'l':
@@ -254,8 +277,10 @@ func predefinedEntity(b []byte) (r rune, n int) {
 	return 0, 0
 }
 
-// scanReference scans what begins with the ampersand at i. For done, end is behind the semicolon and r what
-// it stands for. cond is the stream error that something bad is worth.
+// scanReference scans the character or entity reference whose ampersand is at i. For statusDone, r is the
+// character and end the offset after the semicolon. For statusBad, cond is the stream error:
+// not-well-formed for what is no reference or names no character of XML, restricted-xml for another
+// entity. statusMore: b ends in it.
 func scanReference(b []byte, i int) (r rune, end int, cond string, st status) {
 	j := i + 1
 	if j >= len(b) {
@@ -289,7 +314,7 @@ func scanReference(b []byte, i int) (r rune, end int, cond string, st status) {
 		case "quot":
 			r = '"'
 		default:
-			return 0, 0, RestrictedXML, statusBad // nobody may declare one (RFC 6120 §11.1)
+			return 0, 0, RestrictedXML, statusBad // a stream can't declare entities (RFC 6120 section 11.1)
 		}
 		return r, j + 1, "", statusDone
 	}
@@ -314,7 +339,7 @@ func scanReference(b []byte, i int) (r rune, end int, cond string, st status) {
 			return 0, 0, NotWellFormed, statusBad
 		}
 		if r = r*base + d; r > utf8.MaxRune {
-			r = utf8.MaxRune + 1 // and stays over it
+			r = utf8.MaxRune + 1 // it stays over, and does not overflow
 		}
 	}
 	return 0, 0, "", statusMore

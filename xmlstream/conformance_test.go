@@ -15,7 +15,7 @@ import (
 
 var rewriteW3C = flag.Bool("rewrite", false, "write testdata/w3c.txt anew")
 
-// verdict names what a parser came to: accept, or a condition and its offset, or unfinished.
+// verdict returns the result of a parse in words: accept, or a condition and its offset, or unfinished.
 func verdict(err error) string {
 	var syn *SyntaxError
 	switch {
@@ -29,7 +29,8 @@ func verdict(err error) string {
 	return err.Error()
 }
 
-// kind sorts a verdict: accept, not-wf, or restricted for what XMPP forbids and XML does not.
+// kind returns the class of a verdict: accept, not-wf, or restricted if XMPP forbids the input and XML
+// does not.
 func kind(v string) string {
 	c, _, _ := strings.Cut(v, "@")
 	switch c {
@@ -41,11 +42,10 @@ func kind(v string) string {
 	return "restricted"
 }
 
-// TestConformance runs the cases of the W3C in two ways: doc, the document as a stream of its own, its
-// root being the stream's; and body, its root element with what XMPP forbids taken off (see w3cBody) as
-// an element for Parse. The verdicts, with conditions and offsets, are those of testdata/w3c.txt, and
-// doc's is the same in single bytes. None contradicts the suite but for the exceptions of
-// testdata/w3c-exceptions.txt.
+// TestConformance runs the cases of the W3C in two ways. doc: the document is a stream of its own, whose
+// root is that of the stream. body: its root element, without what XMPP forbids (see w3cBody), is parsed
+// by Parse. The verdicts, with conditions and offsets, must be those of testdata/w3c.txt, and that of doc
+// the same in single bytes. None may contradict the suite, except those in testdata/w3c-exceptions.txt.
 func TestConformance(t *testing.T) {
 	tests := w3cTests(t)
 	excuse := exceptions(t)

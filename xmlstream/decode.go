@@ -5,8 +5,11 @@ import (
 	"unicode/utf8"
 )
 
-// decode appends what the scanned bytes raw stand for: references resolved, line ends normalised (XML 1.0
-// §2.11), CDATA sections unwrapped, and in an attribute value white space turned into spaces (§3.3.3).
+// decode appends to dst what the bytes raw mean, and returns the longer slice. raw was scanned and is
+// well-formed, so there are no errors. It resolves references, normalises line ends (XML 1.0 section
+// 2.11) and unwraps CDATA sections; with value set, raw is an attribute value, and white space becomes
+// spaces (section
+// 3.3.3).
 func decode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		c := raw[i]
@@ -42,7 +45,10 @@ func decode(dst, raw []byte, value bool) []byte {
 	return dst
 }
 
-// reencode appends what raw stands for, escaped anew.
+// reencode appends what the bytes raw mean, escaped again: it is decode and escape in one, without memory
+// between them. raw was scanned; value says that it is an attribute value. The steps: copy up to the next
+// byte that does not stand for itself, escaped; then resolve that reference, unwrap that CDATA section,
+// or normalise that white space.
 func reencode(dst, raw []byte, value bool) []byte {
 	for i := 0; i < len(raw); {
 		j := i

@@ -1,36 +1,64 @@
-// Package xmlstream reads and writes the XML of an XMPP stream (RFC 6120 §11) one buffer at a time,
-// without blocking and, once warm, without allocating. One [Parser] serves all the streams of a loop; a
-// [Stream] is what one of them needs between two reads.
+// Package xmlstream reads and writes the XML of XMPP streams (RFC 6120 section 11). It reads one buffer at a
+// time, never blocks, and allocates nothing once its memory has grown to size. It uses the standard library
+// only.
 //
-// # What is in, what is refused
+// # How its parts work together
 //
-// A stream is a root element's start tag (the header), complete child elements (stanzas) with blanks
-// between them, and the root's end tag. One XML declaration (version 1.0, UTF-8) may stand in front, and
-// a byte order mark in front of that. CDATA sections, character references and the five predefined
-// entities are read. Refused, with the stream error that RFC 6120 §4.9.3 has for it, are document types,
-// processing instructions, comments and other entities (restricted-xml), what is not well-formed,
-// undeclared prefixes (bad-namespace-prefix), anything but UTF-8 (unsupported-encoding), character data
-// between stanzas (bad-format), a second header (invalid-xml), elements of the stream itself inside a
-// stanza, and what is over [Limits] (policy-violation).
+// Reading: each event loop has one [Parser], which is the working memory. Each connection has one [Stream],
+// the state between two reads. [Parser.Feed] gives the parser the bytes of one read, [Parser.Next] returns
+// the stream header as a [Token], and [Parser.Stanza] returns one complete child of the root after the other,
+// until it returns [ErrNeedMore]. [Limits] bound what a peer can cost. An error is a [SyntaxError], which has
+// the stream error to send.
 //
-// What is well-formed is what XML 1.0 (5th edition) and Namespaces in XML 1.0 say. The tests hold it
-// against the W3C's conformance suite (tag conformance), expat (tag expat) and encoding/xml.
+// A stanza is an [Element]. Its name is compared with a [Name], a pair of Atoms that the program has made
+// with [N]. A peer's names are never interned.
+//
+// Writing: [Element.Append] passes an element on to another stream, with other values for some attributes. It
+// copies the bytes if that means the same there, and else writes the element again. An [Appender] writes new
+// elements.
+//
+// Elements that are not on a stream are parsed with [Parser.Element] on a loop, or [Parse] elsewhere.
+//
+// Inside, tree.go has the flat arrays that an element is parsed into, scan.go the tokenizer that fills them,
+// prolog.go what is before and after the elements, and parser.go who owns which memory. docs/xmlstream.md
+// has the figures.
+//
+// # What is accepted
+//
+// A stream is the start tag of a root element (the header), complete child elements (stanzas) with white
+// space between them, and the end tag of the root. One XML declaration (version 1.0, UTF-8) may be before it,
+// and a byte order mark before that. CDATA sections, character references and the five predefined entities
+// are read. These are refused, with the stream error that RFC 6120 section 4.9.3 has for each:
+//
+//   - document types, processing instructions, comments and other entities: restricted-xml;
+//   - XML that is not well-formed: not-well-formed;
+//   - undeclared prefixes: bad-namespace-prefix;
+//   - other encodings than UTF-8: unsupported-encoding;
+//   - character data between stanzas: bad-format;
+//   - a second header: invalid-xml;
+//   - elements of the stream itself inside a stanza, and all that exceeds [Limits]: policy-violation.
+//
+// XML 1.0 (5th edition) and Namespaces in XML 1.0 define what is well-formed. Tests compare the package with
+// the conformance suite of the W3C (tag conformance), expat (tag expat) and encoding/xml.
 //
 // # Who owns bytes
 //
-// Nothing is copied that comes complete in one read: an [Element] is a view on the fed bytes, and good
-// until the next call of Feed, Next or Stanza on its parser. An unfinished stanza is kept in memory from
-// [Buffers] and given back when it is done, or by [Stream.Reset]. To keep an element, [Element.Append] it
-// or [Element.Clone] it. The names of a peer are never interned: [Atom] is for our own.
+// A stanza that comes complete in one read is not copied: an [Element] is a view of the fed bytes. It is
+// valid until the next call of Feed, Next or Stanza on its parser. The bytes of an unfinished stanza are
+// copied to memory from [Buffers], which is given back when the stanza is complete and no longer used, or
+// by [Stream.Reset]. To keep an element, use [Element.Append] or [Element.Clone].
+//
+// A Parser, its Streams and its Elements belong to one goroutine. Functions of the package, Atoms, Roots,
+// LimitIDs and cloned Elements may be used by any.
 //
 // # An exchange
 //
-// A client's ping (XEP-0199), and the bytes that the reads of the server end in:
+// A client's ping (XEP-0199), as the reads of a server bring it:
 //
 //	C: <?xml version='1.0'?><stream:stream to='example.org' version='1.0' xmlns='jabber:client' …>
 //	     Feed, Next: a Token with the header; Root().Default is jabber:client.
 //	C: <iq type='get' id='1'><ping xmln
-//	     Feed, Stanza: ErrNeedMore; the Stream keeps 32 bytes and the one node so far.
+//	     Feed, Stanza: ErrNeedMore; the Stream keeps 32 bytes and one node.
 //	C: s='urn:xmpp:ping'/></iq>
 //	     Feed, Stanza: the iq. Its child Is(N("urn:xmpp:ping", "ping")).
 //	     Stanza: ErrNeedMore; the Stream keeps nothing.

@@ -1,21 +1,22 @@
 package xmlstream
 
-// An Element is a complete element: an index into a flat tree over the bytes it was parsed from. It is
-// two words, and passing it allocates nothing. It is good for as long as what returned it says; byte
-// slices that its methods return are good for as long and must not be changed. In a build with -tags
-// invariants or -race a stale Element panics.
+// An Element is a complete element that was parsed. It is a handle of 16 bytes on a tree, and passing it
+// allocates nothing. It is valid for as long as the function that returned it says; so are the byte
+// slices that its methods return, which must not be changed. In a build with -tags invariants or -race, a
+// method of an Element that is no longer valid panics.
 //
-// Methods of an Element from [Parse] or [Element.Clone] may be called on any goroutine; otherwise they
-// belong to the parser's.
+// Its methods belong to the goroutine of the parser. An Element from [Parse] or [Element.Clone] is never
+// reused: its methods may be called on any goroutine.
 type Element struct {
 	t   *tree
-	i   uint32
-	gen uint32
+	i   uint32 // the index of its node
+	gen uint32 // the generation of t that it belongs to
 }
 
-// IsZero reports whether e is the zero Element, which stands for none and has no other method.
+// IsZero reports whether e is the zero Element, which stands for no element. Its other methods panic.
 func (e Element) IsZero() bool { return e.t == nil }
 
+// node returns the node of e. With invariants it panics if e is no longer valid.
 func (e Element) node() *node {
 	if invariants && e.gen != e.t.gen {
 		panic("xmlstream: Element used after its life")
@@ -23,6 +24,7 @@ func (e Element) node() *node {
 	return &e.t.nodes[e.i]
 }
 
+// local returns the local name of n.
 func (t *tree) local(n *node) []byte {
 	off := n.start + 1
 	end := off + uint32(n.qnameLen)
@@ -32,7 +34,7 @@ func (t *tree) local(n *node) []byte {
 	return t.buf[off:end:end]
 }
 
-// end returns the offset behind the element.
+// end returns the offset after the element n. The end tag may have white space after the name.
 func (t *tree) end(n *node) uint32 {
 	if n.nflags&nEmpty != 0 || t.header {
 		return n.body
@@ -44,12 +46,13 @@ func (t *tree) end(n *node) uint32 {
 	return i + 1
 }
 
-// Is reports whether e has the name n. Unknown is never equal to anything.
+// Is reports whether e has the name n. A name with [Unknown] is equal to no element's.
 func (e Element) Is(n Name) bool {
 	nd := e.node()
 	return e.t.named(nd, n)
 }
 
+// named is Is for a node. It compares strings and not Atoms: that is faster than looking two names up.
 func (t *tree) named(nd *node, n Name) bool {
 	if !n.Known() {
 		return false
@@ -58,20 +61,22 @@ func (t *tree) named(nd *node, n Name) bool {
 	return string(t.local(nd)) == entries[n.Local].s && string(t.nsURI(nd.ns)) == entries[n.Space].s
 }
 
-// Name returns e's name for a switch or a map; it may be half or wholly Unknown.
+// Name returns the name of e, for a switch or a map. A half of it that was never interned is [Unknown].
+// Compare with one name by [Element.Is], which is faster.
 func (e Element) Name() Name {
 	nd := e.node()
 	return Name{lookup(e.t.nsURI(nd.ns)), lookup(e.t.local(nd))}
 }
 
-// Local returns the local name as written.
+// Local returns the local name of e, as it was written.
 func (e Element) Local() []byte { return e.t.local(e.node()) }
 
-// Space returns the namespace in force for e, empty if there is none.
+// Space returns the namespace of e, empty if it has none.
 func (e Element) Space() []byte { return e.t.nsURI(e.node().ns) }
 
-// Attr returns the value of the attribute n, references resolved and white space normalised, and whether
-// there is one. Namespace declarations are no attributes.
+// Attr returns the value of the attribute n, and whether e has it. References are resolved and white
+// space is normalised (XML 1.0 section 3.3.3). Namespace declarations are no attributes. The value is
+// valid as long as e.
 func (e Element) Attr(n Name) (value []byte, ok bool) {
 	nd := e.node()
 	if !n.Known() {
@@ -103,6 +108,8 @@ func (e Element) Attr(n Name) (value []byte, ok bool) {
 	return nil, false
 }
 
+// value returns the value of a, decoded if it has to be. It is a view of the bytes if not; otherwise it is in
+// t.scratch, or allocated if t is owned, as goroutines may share that. The value decoded last is remembered.
 func (t *tree) value(a *attr) []byte {
 	raw := t.buf[a.val : a.val+a.valLen : a.val+a.valLen]
 	if a.kind&aNeedsDecode == 0 {
@@ -111,16 +118,16 @@ func (t *tree) value(a *attr) []byte {
 	if t.owned {
 		return decode(make([]byte, 0, len(raw)), raw, true)
 	}
-	if of := uint64(a.val)<<1 | 1; t.memoKey != of {
+	if key := uint64(a.val)<<1 | 1; t.memoKey != key {
 		n := len(t.scratch)
 		t.keepScratch()
 		t.scratch = decode(t.scratch, raw, true)
-		t.memo, t.memoKey = t.scratch[n:len(t.scratch):len(t.scratch)], of
+		t.memo, t.memoKey = t.scratch[n:len(t.scratch):len(t.scratch)], key
 	}
 	return t.memo
 }
 
-// NumAttr returns how many attributes e has, and AttrAt the i-th of them, in document order.
+// NumAttr returns how many attributes e has. Namespace declarations do not count.
 func (e Element) NumAttr() int {
 	nd := e.node()
 	n := int(nd.nattr)
@@ -134,7 +141,8 @@ func (e Element) NumAttr() int {
 	return n
 }
 
-// AttrAt returns the i-th attribute; the parts of its name are as for [Element.Local] and [Element.Space].
+// AttrAt returns the i-th attribute in document order, from 0 on: its namespace (empty for a name without a
+// prefix), local name and value, as Space, Local and Attr do. It panics if i is not less than NumAttr.
 func (e Element) AttrAt(i int) (space, local, value []byte) {
 	nd, t := e.node(), e.t
 	for k := nd.attr0; k < nd.attr0+uint32(nd.nattr); k++ {
@@ -150,6 +158,7 @@ func (e Element) AttrAt(i int) (space, local, value []byte) {
 	panic("xmlstream: AttrAt out of range")
 }
 
+// attrName returns the namespace and the local name of a, on an element with the given node.scope.
 func (t *tree) attrName(a *attr, scope uint16) (space, local []byte) {
 	end := a.name + uint32(a.qnameLen)
 	plen := uint32(a.kind & aPrefixLenMask)
@@ -160,7 +169,7 @@ func (t *tree) attrName(a *attr, scope uint16) (space, local []byte) {
 	return t.nsURI(ns), t.buf[a.name+plen+1 : end : end]
 }
 
-// Child returns the first child element with the name n.
+// Child returns the first child element with the name n, and whether there is one.
 func (e Element) Child(n Name) (Element, bool) {
 	for c, ok := e.First(); ok; c, ok = c.Next() {
 		if c.t.named(&c.t.nodes[c.i], n) {
@@ -170,7 +179,7 @@ func (e Element) Child(n Name) (Element, bool) {
 	return Element{}, false
 }
 
-// First and Next find child elements without an iterator's closure:
+// First returns the first child element, and whether there is one. First and Next need no closure:
 //
 //	for c, ok := e.First(); ok; c, ok = c.Next() {
 func (e Element) First() (Element, bool) {
@@ -180,7 +189,7 @@ func (e Element) First() (Element, bool) {
 	return Element{e.t, e.i + 1, e.gen}, true
 }
 
-// Next returns the next sibling element.
+// Next returns the next sibling of e that is an element, and whether there is one.
 func (e Element) Next() (Element, bool) {
 	n := e.node().next
 	if n == 0 {
@@ -189,8 +198,10 @@ func (e Element) Next() (Element, bool) {
 	return Element{e.t, n, e.gen}, true
 }
 
-// Text returns e's own character data, that of children left out, references resolved, CDATA unwrapped
-// and line ends normalised.
+// Text returns the character data that is directly in e: without that of its children, with references
+// resolved, CDATA sections unwrapped and line ends normalised. It is a view of the bytes if e has no
+// children and nothing to decode. Otherwise the pieces between the children are decoded one after the
+// other into t.scratch, or into memory of its own if the tree is owned. The text is valid as long as e.
 func (e Element) Text() []byte {
 	nd, t := e.node(), e.t
 	if t.header {
@@ -199,8 +210,8 @@ func (e Element) Text() []byte {
 	if nd.nflags&(nChildren|nNeedsDecode) == 0 {
 		return t.buf[nd.body:nd.endTag:nd.endTag]
 	}
-	of := uint64(nd.body) << 1
-	if !t.owned && t.memoKey == of {
+	key := uint64(nd.body) << 1
+	if !t.owned && t.memoKey == key {
 		return t.memo
 	}
 	dst := t.scratch
@@ -232,27 +243,29 @@ func (e Element) Text() []byte {
 	}
 	text := dst[n:len(dst):len(dst)]
 	if !t.owned {
-		t.scratch, t.memo, t.memoKey = dst, text, of
+		t.scratch, t.memo, t.memoKey = dst, text, key
 	}
 	return text
 }
 
-// keepScratch is called before scratch may be moved.
+// keepScratch is called before scratch may be moved by append. With invariants it keeps the old array, so
+// that expire can overwrite the views that are in it.
 func (t *tree) keepScratch() {
 	if invariants {
 		t.outgrown = append(t.outgrown, t.scratch)
 	}
 }
 
-// Raw returns the bytes e was parsed from. They may lean on declarations outside of them: to pass e on, use
-// [Element.Append] or [Appender.Raw].
+// Raw returns the bytes that e was parsed from. Their namespaces may be declared outside of them, so they
+// mean something else elsewhere: to pass e on, use [Element.Append] or [Appender.Raw].
 func (e Element) Raw() []byte {
 	nd := e.node()
 	end := e.t.end(nd)
 	return e.t.buf[nd.start:end:end]
 }
 
-// Clone returns a copy of e that outlives the parser's memory and may be read on any goroutine. Cold path.
+// Clone returns a copy of e with the whole top-level element that it is in. The copy is valid for ever,
+// and any goroutine may read it. It allocates five times.
 func (e Element) Clone() Element {
 	e.node()
 	t := e.t

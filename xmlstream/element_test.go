@@ -88,7 +88,7 @@ func TestAtoms(t *testing.T) {
 	}
 }
 
-// Clones and parsed elements outlive the parser's memory, and are read on any goroutine.
+// Clones and elements from Parse outlive the parser's memory, and any goroutine can read them.
 func TestClone(t *testing.T) {
 	p := NewParser(nil)
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
@@ -162,7 +162,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Elements of mailed bytes leave the stanza in progress alone, nest, and come again.
+// Parser.Element does not disturb the stanza in progress, can be nested, and can be called again.
 func TestParserElement(t *testing.T) {
 	p := NewParser(nil)
 	var s Stream

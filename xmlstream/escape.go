@@ -5,16 +5,18 @@ import (
 	"unicode/utf8"
 )
 
-// AppendText appends s to dst as character data: what is markup escaped, characters that XML can't hold
-// left out, and bytes that are not UTF-8 replaced by U+FFFD. Any goroutine.
+// AppendText appends s to dst as character data, and returns the longer slice. It escapes markup, leaves
+// out characters that XML does not allow, and writes U+FFFD for each byte that is not UTF-8. Any
+// goroutine may call it.
 func AppendText[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, false) }
 
-// AppendValue appends s to dst as the value of an attribute, for quotes of either kind; it is AppendText
-// with white space other than the space as references. Any goroutine.
+// AppendValue appends s to dst as an attribute value, which may stand between quotation marks of either
+// kind. It does what AppendText does, and writes tabs, line feeds and carriage returns as references,
+// which parsers preserve. Any goroutine may call it.
 func AppendValue[S []byte | string](dst []byte, s S) []byte { return escape(dst, s, true) }
 
-// EscapedLen is how many bytes [AppendValue] writes for s, valid UTF-8 of characters that XML allows;
-// [AppendText] writes no more.
+// EscapedLen returns how many bytes [AppendValue] writes for s. It is exact for valid UTF-8 of characters
+// that XML allows. [AppendText] writes no more.
 func EscapedLen[S []byte | string](s S) int {
 	n := len(s)
 	for i := range len(s) {
@@ -30,8 +32,11 @@ func EscapedLen[S []byte | string](s S) int {
 	return n
 }
 
+// escape is AppendValue if value is set, else AppendText. The steps: skip bytes that stand for
+// themselves, eight at a time; at another byte, append the bytes from the last one up to it, and then its
+// escape. Characters outside ASCII are checked and copied.
 func escape[S []byte | string](dst []byte, s S, value bool) []byte {
-	const plain = cAttr // quotes are escaped in text, too: it costs nothing, and one table does
+	const plain = cAttr // in text, quotation marks are escaped, too: so one class is enough
 	from := 0
 	for i := 0; i < len(s); {
 		for i+8 <= len(s) {
@@ -93,6 +98,7 @@ func escape[S []byte | string](dst []byte, s S, value bool) []byte {
 	return append(dst, s[from:]...)
 }
 
+// decodeRune is utf8.DecodeRune at offset i, for strings and byte slices.
 func decodeRune[S []byte | string](s S, i int) (rune, int) {
 	var b [utf8.UTFMax]byte
 	return utf8.DecodeRune(b[:copy(b[:], s[i:])])

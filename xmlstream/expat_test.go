@@ -54,8 +54,8 @@ func startExpat(t testing.TB) *expat {
 }
 
 // parse returns expat's error code for doc, 0 if there is none, and its events in the form of oracle,
-// without the character data of the root: there stand only blanks in what is compared. Unless final, doc
-// may go on.
+// without the character data of the root, which is only white space in the inputs that are compared. Unless
+// final is set, more of doc may follow.
 func (x *expat) parse(doc []byte, final bool) (code uint32, events string) {
 	var head [12]byte
 	binary.LittleEndian.PutUint32(head[:], uint32(len(doc)))
@@ -123,8 +123,8 @@ func (x *expat) parse(doc []byte, final bool) (code uint32, events string) {
 	return binary.LittleEndian.Uint32(head[:]), w.String()
 }
 
-// ours are the refusals that expat need not share, by condition and message: what XMPP forbids (RFC 6120
-// §11) or we bound. "*" stands for each message.
+// ours are the refusals that expat does not share, by condition and message: XMPP forbids the input (RFC 6120
+// section 11), or a limit does. "*" stands for each message.
 var ours = map[string]string{
 	RestrictedXML + " *":   "document types, processing instructions, comments, entities: §11.1",
 	PolicyViolation + " *": "Limits, and elements of the stream inside a stanza",
@@ -135,7 +135,8 @@ var ours = map[string]string{
 	NotWellFormed + " XML version other than 1.0":      "§11.5; expat reads 1.1 as 1.0",
 }
 
-// compare checks verdict and events of the stream in against expat, and returns what it came to, for counts.
+// compare compares verdict and events of the stream in with those of expat, and returns the class, for
+// counts.
 func (x *expat) compare(t testing.TB, in []byte) string {
 	t.Helper()
 	var (
@@ -173,7 +174,7 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 	if err == io.EOF && !ended {
 		w.WriteString("</>\n") // the root was an empty-element tag
 	}
-	// What is given to expat: names in ASCII, and no blanks in front of the XML declaration, which we let pass.
+	// The input for expat: names in ASCII, and no white space before the XML declaration, which we accept.
 	taken := int(s.Offset())
 	from := 0
 	if bytes.HasPrefix(in, []byte("\xEF\xBB\xBF")) {
@@ -209,10 +210,10 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 	case !errors.As(err, &syn):
 		t.Fatal(err)
 	}
-	// Expat guesses UTF-16 without a byte order mark; to us a NUL is no character (§11.6).
+	// Expat guesses UTF-16 without a byte order mark; for us a NUL is no character (RFC 6120 section 11.6).
 	utf16 := len(in) > 1 && (in[0] == 0) != (in[1] == 0)
 	if !utf16 && ours[syn.Condition+" *"] == "" && ours[syn.Condition+" "+syn.Msg] == "" {
-		// Expat sees what is wrong in a tag, a word, a literal or the XML declaration when its end is there.
+		// Expat reports an error in a tag, a word, a literal or the XML declaration when its end is there.
 		for _, end := range []string{"", ">", " >", "?>", "\">", "'>", "######"} {
 			if code, _ = x.parse(append(doc, end...), false); code != 0 {
 				return "refused by both: " + syn.Condition
@@ -226,7 +227,7 @@ func (x *expat) compare(t testing.TB, in []byte) string {
 	return "refused by us: " + syn.Condition
 }
 
-// The corpus, and all of it cut short.
+// The corpus, complete and cut short at each byte.
 func TestAttackK02(t *testing.T) {
 	x := startExpat(t)
 	counts := map[string]int{}
@@ -249,7 +250,7 @@ func TestAttackK02(t *testing.T) {
 	}
 }
 
-// Each case of the W3C: as a stream of its own, and its element (see w3cBody) on ours.
+// Each case of the W3C, as a stream of its own and as an element (see w3cBody) of a stream.
 func TestExpatConformance(t *testing.T) {
 	x := startExpat(t)
 	counts := map[string]int{}
@@ -272,7 +273,7 @@ func TestExpatConformance(t *testing.T) {
 	}
 }
 
-// FuzzExpat holds verdict and events against expat's, for a whole stream or for what is inside of one.
+// FuzzExpat compares verdict and events with those of expat, for a complete stream or for a part of one.
 // Its seeds are the corpus and, where CANTO_W3C_DIR is set, the cases of the W3C.
 func FuzzExpat(f *testing.F) {
 	for _, in := range streams() {

@@ -7,16 +7,17 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// FuzzParse looks for panics, and for what we take and encoding/xml does not, or reads as another tree.
-// Exceptions, and what is done so that the rest is compared:
+// FuzzParse looks for panics, and for input that this package accepts and encoding/xml does not, or reads as
+// another tree. The exceptions, and how the rest is made comparable:
 //
-//   - encoding/xml has the names of XML's 4th edition, and we those of the 5th: names are put into ASCII;
-//   - it does not normalise white space in values and namespaces: what is white space there after decoding is a space on
-//     both sides;
-//   - it takes attributes of a namespace "xmlns" for declarations, and puts no element named xmlns into the default
-//     namespace: such input is left out;
-//   - of what it accepts and we do not, nothing is said: two attributes of one name, undeclared prefixes and names with
-//     two colons are among that. FuzzExpat has an opinion there.
+//   - encoding/xml has the names of the 4th edition of XML, and this package those of the 5th: names are
+//     turned into ASCII;
+//   - it does not normalise white space in values and namespaces: after decoding, all white space is replaced
+//     by spaces on both sides;
+//   - it takes attributes of a namespace "xmlns" for declarations, and puts no element named xmlns into the
+//     default namespace: such input is left out;
+//   - input that only encoding/xml accepts is not judged: it allows two attributes with one name, undeclared
+//     prefixes, and names with two colons. FuzzExpat judges these.
 func FuzzParse(f *testing.F) {
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		f.Add(x.XML)
@@ -71,7 +72,7 @@ func ordinaryXMLNS(e Element) bool {
 	return true
 }
 
-// FuzzSplit cuts input twice: the outcome is that of the whole.
+// FuzzSplit cuts input in two places: the outcome must be that of the whole.
 func FuzzSplit(f *testing.F) {
 	for i, in := range streams() {
 		if len(in) < 2000 {
@@ -95,9 +96,9 @@ func FuzzSplit(f *testing.F) {
 	})
 }
 
-// FuzzAppendRoundTrip passes on what was read, from each kind of sender in each form, as it is and as a
-// child for itself: what arrives is what was sent, by bytes as anew. Where no prefix and no content
-// namespace is written out, encoding/xml says so, too.
+// FuzzAppendRoundTrip passes elements on from each kind of sender in each form, as a whole and each child
+// alone. The receiver must read what was sent, whether the bytes were copied or the element was written
+// again. If no prefix and no content namespace is declared in it, encoding/xml must read the same.
 func FuzzAppendRoundTrip(f *testing.F) {
 	for i, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		if len(x.XML) < 4000 {

@@ -11,7 +11,7 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// dump writes everything the views tell about e, one line an element.
+// dump writes all that the methods of e return, one line for each element.
 func dump(w *strings.Builder, e Element) {
 	type at struct {
 		e     Element
@@ -36,8 +36,8 @@ func dump(w *strings.Builder, e Element) {
 	}
 }
 
-// outcome feeds in, cut before each offset in cuts, and writes down what came. Blanks between stanzas are
-// left out, as a cut may fall into them.
+// outcome feeds in, cut before each offset in cuts, and returns the tokens and the error as text. White space
+// between stanzas is left out, as a cut may be in it.
 func outcome(t testing.TB, p *Parser, s *Stream, in string, cuts ...int) string {
 	t.Helper()
 	var w strings.Builder
@@ -69,13 +69,13 @@ func outcome(t testing.TB, p *Parser, s *Stream, in string, cuts ...int) string 
 			}
 		}
 		for i := range b {
-			b[i] = '#' // the memory of a read is used again
+			b[i] = '#' // the buffer of a read is reused
 		}
 	}
 	return w.String()
 }
 
-// everyByte cuts a string of n bytes everywhere.
+// everyByte returns the cuts of a string of n bytes into single bytes.
 func everyByte(n int) (cuts []int) {
 	for i := 1; i < n; i++ {
 		cuts = append(cuts, i)
@@ -83,7 +83,7 @@ func everyByte(n int) (cuts []int) {
 	return cuts
 }
 
-// streams returns complete inputs: all of the corpus.
+// streams returns complete streams, with all of the corpus.
 func streams() (all []string) {
 	for _, s := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		all = append(all, xmlstreamtest.Header+" "+s.XML+"\n"+s.XML+xmlstreamtest.End+"dropped")
@@ -97,7 +97,7 @@ func streams() (all []string) {
 			"</stream:stream \n><a/>")
 }
 
-// open reads the stream header h.
+// open feeds and reads the stream header h.
 func open(t testing.TB, p *Parser, s *Stream, h string) {
 	t.Helper()
 	p.Feed(s, []byte(h))
@@ -106,7 +106,7 @@ func open(t testing.TB, p *Parser, s *Stream, h string) {
 	}
 }
 
-// stanza reads one stanza x on a stream with the header h. It lives as long as the test.
+// stanza reads one stanza x on a stream with the header h. It is valid until the end of the test.
 func stanza(t testing.TB, h, x string) Element {
 	t.Helper()
 	p := NewParser(nil)
@@ -167,7 +167,8 @@ func oracle(header, x string) (string, error) {
 	}
 }
 
-// blanks makes spaces of other white space: encoding/xml does not tell a line break from a reference to one.
+// blanks replaces other white space by spaces: encoding/xml does not tell a line feed from a reference to
+// one.
 func blanks(s string) string {
 	return strings.NewReplacer("\r\n", " ", "\r", " ", "\n", " ", "\t", " ").Replace(s)
 }

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// infoset writes e in the form that oracle has, each piece of character data in its place.
+// infoset writes e in the form of oracle, with each piece of character data in its place.
 func infoset(e Element) string {
 	w := &infosetWriter{}
 	w.element(e)
@@ -16,8 +16,8 @@ func infoset(e Element) string {
 
 type infosetWriter struct {
 	strings.Builder
-	name  func([]byte) string // how a local name is written; nil: as it is
-	value func(string) string // how the value of an attribute is, and a namespace
+	name  func([]byte) string // changes a local name; nil leaves it
+	value func(string) string // changes the value of an attribute, and a namespace
 }
 
 func (w *infosetWriter) start(e Element) {
@@ -71,8 +71,8 @@ func (w *infosetWriter) element(e Element) {
 	w.WriteString("</>\n")
 }
 
-// asciiName writes a name so that it is one of XML's 4th edition, too, as expat and encoding/xml know no
-// other: the one exception to that they accept what we do.
+// asciiName turns a name into one that is also valid in the 4th edition of XML, as expat and encoding/xml
+// know no other. It is the only way in which they accept less than this package.
 func asciiName(b []byte) string {
 	var w strings.Builder
 	for _, r := range string(b) {
@@ -87,7 +87,7 @@ func asciiName(b []byte) string {
 
 type span struct{ from, to int }
 
-// wideNames appends where in the stream e, which begins at base, has names outside ASCII.
+// wideNames appends the spans of the names outside ASCII in e, which begins at offset base of the stream.
 func wideNames(spans []span, e Element, base int) []span {
 	t := e.t
 	add := func(from, n uint32) {
@@ -120,7 +120,7 @@ func sorted(s []span) []span {
 	return s
 }
 
-// asciiNames returns in[from:to] with the names at spans put into ASCII.
+// asciiNames returns in[from:to] with the names at spans turned into ASCII.
 func asciiNames(in []byte, from, to int, spans []span) (doc []byte) {
 	for _, n := range sorted(spans) {
 		doc = append(doc, in[from:n.from]...)

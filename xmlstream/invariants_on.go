@@ -2,6 +2,7 @@
 
 package xmlstream
 
-// invariants is true in builds with -tags invariants or -race: a stale Element panics, and the bytes of
-// expired ones are overwritten.
+// invariants is true in builds with -tags invariants or -race. A method of an Element that is no longer valid
+// then panics, Feed works on a copy of the fed bytes, and bytes that have expired are overwritten, so that a
+// view that is kept too long is noticed.
 const invariants = true

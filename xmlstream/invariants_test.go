@@ -9,7 +9,7 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// What is kept past its life is caught: the Element panics, and its bytes are overwritten.
+// An Element that is used after its life panics, and its bytes are overwritten.
 func TestAttackK11(t *testing.T) {
 	stale := func(what string, e Element) {
 		t.Helper()
@@ -60,9 +60,8 @@ func TestAttackK11(t *testing.T) {
 	stale("released", e)
 }
 
-// Each way to end an element's life makes it panic and overwrites what its methods returned, from each
-// place where an element's bytes can be: the read, the tail of an unfinished stanza, and what was
-// decoded.
+// Each way to end an element's life makes it panic and overwrites what its methods returned, wherever its
+// bytes are: in the read, in the tail of an unfinished stanza, or in decoded values.
 func TestPoison(t *testing.T) {
 	const in = "<message a='secret' b='&lt;secret' xml:lang='secret'>secret<secret xmlns='urn&#58;secret' " +
 		"xmlns:p='urn:secret' p:c='secret'>&amp;secret<![CDATA[secret]]></secret>secret</message>"
@@ -110,14 +109,14 @@ func TestPoison(t *testing.T) {
 				end(p, &s, &other)
 				for i, v := range views {
 					if strings.Contains(string(v), "secret") {
-						t.Errorf("%s, cut at %d, with %q behind: view %d is still %q", what, cut, behind, i, v)
+						t.Errorf("%s, cut at %d, with %q after it: view %d is still %q", what, cut, behind, i, v)
 					}
 				}
 				for _, e := range []Element{e, kid} {
 					func() {
 						defer func() {
 							if recover() == nil {
-								t.Errorf("%s, cut at %d, with %q behind: a stale Element was read", what, cut, behind)
+								t.Errorf("%s, cut at %d, with %q after it: a stale Element was read", what, cut, behind)
 							}
 						}()
 						e.NumAttr()
@@ -129,7 +128,7 @@ func TestPoison(t *testing.T) {
 			}
 		}
 	}
-	// Elements of mailed bytes: the bytes are the caller's, what was decoded is the parser's.
+	// Parser.Element: the bytes are the caller's, decoded values are the parser's.
 	p := NewParser(nil)
 	b := []byte(in)
 	e, err := p.Element(b)
@@ -150,7 +149,7 @@ func TestPoison(t *testing.T) {
 	}
 }
 
-// What is fed stays as it is, whatever is done with what was read from it.
+// The parser does not change the fed bytes, also not when their elements expire.
 func TestFedUnchanged(t *testing.T) {
 	p := NewParser(nil)
 	for _, in := range streams() {

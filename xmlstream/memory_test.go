@@ -12,7 +12,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// counted is a Buffers that knows what is out.
+// counted is a Buffers that counts the buffers in use.
 type counted struct {
 	out, bytes, gets int
 }
@@ -30,7 +30,7 @@ func (c *counted) Put(b []byte) {
 	c.bytes -= cap(b)
 }
 
-// An idle stream is its 24 bytes: it has no buffer and no tree, and its Root is shared.
+// An idle stream takes 24 bytes: it has no buffer and no tree, and its Root is shared.
 func TestMemoryIdle(t *testing.T) {
 	const n = 20000
 	bufs := &counted{}
@@ -77,8 +77,8 @@ func TestMemoryIdle(t *testing.T) {
 	runtime.KeepAlive(all)
 }
 
-// A partial stanza is one buffer, not over twice what has come, and the nodes so far; after it nothing is
-// left.
+// An unfinished stanza takes one buffer, at most twice as large as what has come, and the nodes so far.
+// When it is complete, nothing is left.
 func TestMemoryPartial(t *testing.T) {
 	for _, x := range append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...) {
 		for _, step := range []int{1, 7, 64, 1400} {
@@ -111,8 +111,8 @@ func TestMemoryPartial(t *testing.T) {
 	}
 }
 
-// What was large once is not kept: of buffers and of the trees of partial stanzas nothing above 64 KiB,
-// of a Parser's own trees nothing above 4,096 nodes.
+// Large memory is not kept: no buffers and no trees of unfinished stanzas over 64 KiB, and no trees of a
+// Parser over 4,096 nodes.
 func TestMemoryKept(t *testing.T) {
 	large := map[string]string{
 		"text":       strings.Repeat("x", 200<<10),
@@ -172,8 +172,8 @@ func TestMemoryKept(t *testing.T) {
 	}
 }
 
-// For each document and each split the bytes looked at are at most four times those that came. The first
-// read of a tag, a search for its end, and the scan once it is there are three.
+// For each document, however it is cut, at most four bytes are looked at for each one that came. Three
+// are the first parse of a tag, the search for its end, and the parse when the end is there.
 func TestWorkAnySplit(t *testing.T) {
 	docs := append(xmlstreamtest.Stanzas(), xmlstreamtest.Unusual()...)
 	count := func(x string, cuts []int) int {

@@ -7,16 +7,16 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// When the bytes of a stanza are passed on and when it is written anew, as docs/xmlstream.md says: a row
-// for each condition. What is written anew shows it by the blanks that are gone from its tags.
+// When the bytes of a stanza are copied and when it is written again, as docs/xmlstream.md says: a row
+// for each condition. An element that was written again has no extra white space in its tags.
 func TestPassThroughRows(t *testing.T) {
 	client, server := xmlstreamtest.Header, xmlstreamtest.ServerHeader
 	outer := strings.Replace(client, " to=", " xmlns:o='urn:o' to=", 1)
-	const blank = "<y  a=\"1\" />" // stays as it is only where bytes are copied
+	const blank = "<y  a=\"1\" />" // it is preserved only if the bytes are copied
 	for _, c := range []struct {
 		header, in string
 		form       Form
-		want       string // "" if it is written anew
+		want       string // empty if it is written again
 	}{
 		{client, `<message to="a"  id='1' ><body>x &amp; y&#13;&#10;` + "\n\t" + `'"</body>` + blank +
 			`</message >`, Streamed,
@@ -32,7 +32,7 @@ func TestPassThroughRows(t *testing.T) {
 			blank + `</message>`},
 		{outer, `<message><p:x xmlns:p='u' p:a=''/>` + blank + `</message>`, Streamed,
 			`<message from='f'><p:x xmlns:p='u' p:a=''/>` + blank + `</message>`},
-		// 3: what is not as it seems
+		// 3: CDATA sections and white space
 		{client, `<message><![CDATA[]]>` + blank + `</message>`, Streamed, ""},
 		{client, "<message>\r" + blank + `</message>`, Streamed, ""},
 		{client, "<message id='\n'>" + blank + `</message>`, Streamed, ""},
@@ -65,13 +65,14 @@ func TestPassThroughRows(t *testing.T) {
 		got := string(e.Append(nil, c.form, Attr{from, "f"}))
 		if c.want == "" {
 			if strings.Contains(got, blank) || !strings.Contains(got, "<y a='1'/>") {
-				t.Errorf("%s, form %d: not written anew: %s", c.in, c.form, got)
+				t.Errorf("%s, form %d: not written again: %s", c.in, c.form, got)
 			}
 		} else if got != c.want {
 			t.Errorf("%s, form %d:\n%s\nwant\n%s", c.in, c.form, got, c.want)
 		}
 	}
-	// A child by itself takes its namespace along; any prefix of an attribute is reason enough to write it anew.
+	// A child that is passed on alone declares its namespace; a prefix of any attribute makes Append write
+	// it again.
 	for in, want := range map[string]string{
 		`<message><z  b="2" >` + blank +
 			`</z></message>`: `<z  b="2">` + blank + `</z>`,

@@ -5,9 +5,16 @@ import (
 	"unicode/utf8"
 )
 
-// prolog scans what may stand in front of the root element's start tag: a byte order mark, blanks and one
-// XML declaration (RFC 6120 §11.5, §11.6). Blanks in front of the declaration are let pass, as after a
-// restart they still belong to the stream before.
+// prolog scans what may be before the root element's start tag: a byte order mark, white space and one
+// XML declaration (RFC 6120 sections 11.5 and 11.6). It returns statusDone with t.pos at the < of the
+// start tag, and statusMore or statusBad as scan does. White space is allowed before the declaration:
+// after a restart of the stream, it may still belong to the stream before. The steps:
+//
+//  1. At the first byte: refuse UTF-16, skip the byte order mark of UTF-8.
+//  2. In state inDecl, search the > of the XML declaration, from where the last search stopped; check it.
+//  3. Skip white space, and refuse text.
+//  4. At a <: it begins an XML declaration (go to 2), another processing instruction (an error), or the start
+//     tag.
 func (t *tree) prolog(final bool) status {
 	const bom = "\xEF\xBB\xBF"
 	b := t.buf
@@ -46,7 +53,7 @@ func (t *tree) prolog(final bool) status {
 			return statusMore
 		}
 		if b[i] != '<' {
-			// one character: the next may not have come
+			// Only this character decides: the bytes after it may not have come.
 			if r, n := utf8.DecodeRune(b[i:]); r == utf8.RuneError && n <= 1 {
 				if !utf8.FullRune(b[i:]) && !final {
 					return statusMore
@@ -71,7 +78,8 @@ func (t *tree) prolog(final bool) status {
 	}
 }
 
-// declaration checks the XML declaration d (XML 1.0 §2.8): version 1.0, encoding UTF-8 if it is named.
+// declaration checks the XML declaration d (XML 1.0 section 2.8), from "<?" to ">": version 1.0, then an
+// encoding, which must be UTF-8, then standalone; the last two may be missing. step is how far it came.
 func (t *tree) declaration(d []byte) status {
 	if len(d) < 2 || d[len(d)-2] != '?' {
 		return t.fail(t.pos, NotWellFormed, "broken XML declaration")
@@ -126,7 +134,10 @@ func (t *tree) declaration(d []byte) status {
 	return t.fail(t.pos, NotWellFormed, "broken XML declaration")
 }
 
-// closeRoot scans the end tag of the root element.
+// closeRoot scans the end tag of the root element, whose name is t.root.rootName. Its results are those
+// of scan. As scan does, it holds an error back until the end of the tag has come, unless final is set.
+// The steps: in state inTag, search the end of the tag first; compare the name; if it is another, search
+// the end and fail.
 func (t *tree) closeRoot(final bool) status {
 	b := t.buf
 	if t.state == inTag {

@@ -10,7 +10,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// A sender is a stream that stanzas come from: its header, and the namespaces it puts in force.
+// A sender is a stream that stanzas come from: its header, and the namespaces that it declares.
 type sender struct {
 	header  string // "" for a framed one
 	content string // its content namespace
@@ -35,7 +35,7 @@ var senders = []sender{
 	{"", NSClient, "", nil},
 }
 
-// open makes a stream of the sender's.
+// open returns a stream of the sender after its header.
 func (x *sender) open(p *Parser, s *Stream) {
 	if x.header == "" {
 		s.ResetFramed(0)
@@ -54,7 +54,7 @@ var (
 	textMarks = []string{"<![CDATA[<&>]]>", "<![CDATA[]]>", "\"'", "<![CDATA[\r\n]]>"}
 )
 
-// genElement draws an element for inside of which prefixes are declared outside.
+// genElement draws an element; outside is the prefixes that are declared around it.
 func genElement(t *rapid.T, w *strings.Builder, prefixes []string, depth int, odd bool) {
 	chance := func(n int) bool { return rapid.IntRange(0, n-1).Draw(t, "chance") == 0 }
 	pick := func(from []string) string { return rapid.SampledFrom(from).Draw(t, "pick") }
@@ -100,7 +100,8 @@ func genElement(t *rapid.T, w *strings.Builder, prefixes []string, depth int, od
 		}
 	}
 	if chance(3) && len(attrs) > 1 {
-		attrs[0], attrs[len(attrs)-1] = attrs[len(attrs)-1], attrs[0] // declarations behind what uses them
+		// declarations after the prefixes that need them
+		attrs[0], attrs[len(attrs)-1] = attrs[len(attrs)-1], attrs[0]
 	}
 	name := prefix + pick([]string{"message", "body", "m", "xmlns"})
 	fmt.Fprintf(w, "<%s%s%s", name, strings.Join(attrs, ""), pick([]string{"", "", " ", "\n"}))
@@ -127,16 +128,16 @@ func genElement(t *rapid.T, w *strings.Builder, prefixes []string, depth int, od
 	w.WriteString("</" + name + pick([]string{"", " ", "\n"}) + ">")
 }
 
-// received returns what e, a stanza of x's or a part of one, must be at a receiver with the given content
-// namespace: the same, with set, and that namespace where the sender's was, from the top down to where it
-// ends.
+// received returns how a receiver with the given content namespace must read e, a stanza of x or a part
+// of one: the same element, with set, and with that namespace in place of the sender's content namespace,
+// from the top down to elements of other namespaces.
 func (x *sender) received(e Element, space string, set []Attr) string {
 	var w infosetWriter
 	var walk func(e Element, top, content bool, was string)
 	walk = func(e Element, top, content bool, was string) {
 		sp := string(e.Space())
 		if top {
-			// On a server's stream jabber:client, where it is written out, is content as well.
+			// On a server's stream, jabber:client that is declared is content, too.
 			content = sp == x.content || sp == NSClient
 		} else {
 			content = content && sp == was
@@ -202,7 +203,7 @@ var forms = []struct {
 	{ServerStreamed, senders[1]},
 }
 
-// check is rapid.Check with more tries than a hundred, which the rarer combinations need.
+// check is rapid.Check with more than a hundred tries, as some combinations are rare.
 func check(t *testing.T, f func(*rapid.T)) {
 	for range 40 {
 		if rapid.Check(t, f); t.Failed() {
@@ -239,7 +240,7 @@ func (x *sender) passOn(e Element, set []Attr) error {
 					got, want)
 			}
 			if _, err := q.Stanza(&r); err != ErrNeedMore || r.Pending() != 0 {
-				return fmt.Errorf("%s, form %d, of %q on %s: %q: something is behind it: %v", what, f.form, e.Raw(),
+				return fmt.Errorf("%s, form %d, of %q on %s: %q: something follows it: %v", what, f.form, e.Raw(),
 					x.header, out, err)
 			}
 		}
@@ -247,8 +248,7 @@ func (x *sender) passOn(e Element, set []Attr) error {
 	return nil
 }
 
-// Whichever way a stanza is passed on, as bytes or written anew, and in whichever form: the receiver
-// reads what was sent.
+// A stanza that is passed on, by copying or by writing it again, in each form, is read as it was sent.
 func TestPassThrough(t *testing.T) {
 	copied := 0
 	check(t, func(t *rapid.T) {
@@ -290,8 +290,8 @@ func TestPassThrough(t *testing.T) {
 	}
 }
 
-// The conditions of Append, each with what keeps it and what does not: where bytes are copied the double
-// quotes are kept.
+// The conditions of Append, each with an element that meets it and one that does not. Double quotes are
+// preserved if bytes are copied.
 func TestPassThroughConditions(t *testing.T) {
 	const prefixed = "<stream:stream xmlns='" + NSClient + "' xmlns:x='urn:x'" + streamsDecl + ">"
 	for _, c := range []struct {
@@ -302,7 +302,7 @@ func TestPassThroughConditions(t *testing.T) {
 		{xmlstreamtest.Header, `<message a="1"/>`, Streamed, true},
 		{xmlstreamtest.Header, `<message a="1"/>`, Framed, true},
 		{xmlstreamtest.Header, `<message a="1"/>`, ServerStreamed, true},
-		// A prefix of the stanza's own, and one from outside.
+		// A prefix that the stanza declares, and one from outside.
 		{xmlstreamtest.Header, `<c:message xmlns:c='jabber:client' a="1"/>`, Streamed, false},
 		{prefixed, `<message a="1"/>`, Streamed, true},
 		{prefixed, `<message a="1"><x:y/></message>`, Streamed, false},
@@ -311,7 +311,7 @@ func TestPassThroughConditions(t *testing.T) {
 		{prefixed, `<message a="1"><x:y xmlns:x='urn:x'/></message>`, Streamed, true},
 		{xmlstreamtest.Header, `<message a="1" xml:lang='en'><x:y xmlns:x='urn:x' x:z=''/></message>`, Framed,
 			true},
-		// Odd character data and values.
+		// Character data and values that are not copied.
 		{xmlstreamtest.Header, "<message a=\"1\"><![CDATA[x]]></message>", Streamed, false},
 		{xmlstreamtest.Header, "<message a=\"1\">\r</message>", Streamed, false},
 		{xmlstreamtest.Header, "<message a=\"1\">\n&#13;&lt;</message>", Streamed, true},
@@ -341,7 +341,7 @@ func TestPassThroughConditions(t *testing.T) {
 			t.Errorf("form %d of %q on %s: %q", c.form, c.in, c.header, out)
 		}
 	}
-	// A child for itself.
+	// A child alone.
 	for in, copied := range map[string]bool{
 		`<message><m a="1"/></message>`: true, `<message><m a="1" xml:lang=''/></message>`: true,
 		`<message xmlns:p='u'><m a="1"><p:m/></m></message>`: false,
@@ -356,8 +356,8 @@ func TestPassThroughConditions(t *testing.T) {
 	}
 }
 
-// anyText draws what a program may hand over: all of it, bytes that are no UTF-8 and characters that XML
-// has not.
+// anyText draws any text that a program may pass, with bytes that are not UTF-8 and characters that XML
+// does not allow.
 func anyText(t *rapid.T) string {
 	s := ""
 	for range rapid.IntRange(0, 4).Draw(t, "parts") {
@@ -372,8 +372,8 @@ func anyText(t *rapid.T) string {
 	return s
 }
 
-// readable is what arrives of s: characters that XML has not are left out, U+FFFE and U+FFFF and bytes
-// that are no UTF-8 come as U+FFFD.
+// readable returns how s is read: characters that XML does not allow are left out; U+FFFE, U+FFFF and
+// bytes that are not UTF-8 become U+FFFD.
 func readable(s string) string {
 	var w strings.Builder
 	for _, r := range s {
@@ -387,8 +387,8 @@ func readable(s string) string {
 	return w.String()
 }
 
-// What an Appender was told is what is read, whatever the values: it writes nothing that is not
-// well-formed. Both parsers say so, ours on streams of the form and encoding/xml.
+// An Appender writes well-formed XML that is read as it was meant, whatever the values: by this package, on a
+// stream of the same form, and by encoding/xml.
 func TestAppenderProperty(t *testing.T) {
 	names := []Name{message, body, N("urn:x", "x"), N("urn:y", "x"), N("", "none"), N(NSServer, "iq"),
 		N("urn:'\"<&>", "q"), N(NSDialback, "result"), N("urn:x", "\u00e9-1.")}
@@ -417,7 +417,7 @@ func TestAppenderProperty(t *testing.T) {
 			}
 			text = ""
 		}
-		// inContent is whether the default namespace is the stream's: what is in jabber:client there is content.
+		// inContent says that the default namespace is the stream's: there an element in jabber:client is content.
 		var element func(depth int, inContent bool)
 		element = func(depth int, inContent bool) {
 			flush()
@@ -496,7 +496,7 @@ func TestAppenderProperty(t *testing.T) {
 	})
 }
 
-// EscapedLen is what text takes in an attribute, and no less than it takes between tags.
+// EscapedLen is the length of a text in an attribute, and at least that of the same text between tags.
 func TestEscapedLen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := rapid.StringOf(rapid.RuneFrom([]rune("ab<>&'\"\t\r\né€\U0001F600"))).Draw(t, "text")

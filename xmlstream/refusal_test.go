@@ -11,8 +11,9 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// refusals has each way of refusing input, at each place that has one: condition, message and the exact
-// offset, counted from the first byte of bare rows, and from behind the header of the others.
+// refusals has a row for each reason to refuse input, at each place where it may be: condition, message
+// and the exact offset, from the first byte of the stream for bare rows, and from the end of the header
+// for others.
 var refusals = []struct {
 	in        string
 	bare      bool
@@ -21,7 +22,7 @@ var refusals = []struct {
 	msg       string
 	offset    int
 }{
-	// In front of the header.
+	// Before the header.
 	{in: "\xFF\xFE<\x00", bare: true, condition: UnsupportedEncoding, msg: "byte order mark of UTF-16"},
 	{in: " \n\u00e9", bare: true, condition: NotWellFormed, msg: "text in front of the stream header",
 		offset: 2},
@@ -133,8 +134,8 @@ var refusals = []struct {
 		offset: 3 + 14*maxNSDecls + 3},
 }
 
-// Each refusal has its condition, message and offset, the same however the input is cut, and there is a
-// row for each message that the package has.
+// Each refusal has its condition, message and offset, however the input is cut, and each message of the
+// package has a row.
 func TestRefusals(t *testing.T) {
 	p := NewParser(nil)
 	missing := messages(t)
@@ -192,7 +193,7 @@ func TestRefusals(t *testing.T) {
 		}
 		s.Reset(0)
 	}
-	// Of elements alone, which are never cut.
+	// The errors of elements alone, which are never cut.
 	for in, want := range map[string]string{"<a>": "input ends inside the element",
 		"": "input ends inside the element", "<a/><b/>": "bytes after the element",
 		"x": "bytes after the element"} {
@@ -207,7 +208,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// messages collects what SyntaxErrors say from the sources.
+// messages collects the texts of SyntaxErrors from the sources.
 func messages(t *testing.T) map[string]bool {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -1,19 +1,27 @@
 package xmlstream
 
-// rewrite is [Element.splice] for what can't be copied. Elements lose their prefixes, and each declares
-// its namespace where it differs from its parent's; attributes with a prefix have it declared on their
-// element. It does not recurse.
+// rewrite is [Element.splice] for an element whose bytes can't be copied: it writes the element again from
+// its nodes, with the same infoset. Elements lose their prefixes and declare their namespace where it differs
+// from the parent's. Attributes with a prefix keep it, and their element declares it. Line ends, CDATA
+// sections and values are normalised. rewrite does not recurse, so a deep element costs no stack: the open
+// elements are in an array. For each node, in document order:
+//
+//  1. Push it, and find out which namespace it has on the wire and whether to declare it. Content becomes the
+//     content namespace of the receiver. An element of the stream itself keeps the prefix stream.
+//  2. Write its start tag: name, declarations, attributes; on e itself those of set.
+//  3. Write its text up to its first child, and continue with that. Without a child, write its end tag.
+//  4. Pop elements, writing the text after each and the end tag of its parent, until one has a sibling.
 func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []byte {
 	type level struct {
 		node    uint32
-		from    uint32 // character data not yet written
-		space   []byte // default namespace inside
-		content bool   // space stands for the content namespace
-		prefix  string
+		from    uint32 // where its content begins
+		space   []byte // the default namespace inside of it, as it is written
+		content bool   // space is the content namespace of the receiver
+		prefix  string // of its name, with the colon
 	}
 	var stack [maxDepth + 2]level
 	t := e.t
-	wire := rootClient.contentNS // what content is in where it stands without xmlns
+	wire := rootClient.contentNS // the namespace of content on the wire
 	if f == ServerStreamed && def == atomClient {
 		wire = rootServer.contentNS
 	}
@@ -69,7 +77,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 			a := &t.attrs[k]
 			plen := uint32(a.kind & aPrefixLenMask)
 			if a.kind&aDecl != 0 {
-				// Prefixes stay, as values may hold qualified names.
+				// Declarations of prefixes are kept, as values may hold names with a prefix.
 				if plen == 0 || string(t.buf[a.name:a.name+uint32(a.qnameLen)]) == "xmlns:xml" || stream &&
 					string(t.buf[a.name:a.name+uint32(a.qnameLen)]) == "xmlns:stream" {
 					continue
@@ -112,7 +120,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 			dst = t.appendText(dst, nd, nd.body, nd.endTag)
 			dst = t.appendEnd(dst, nd, lv.prefix)
 		}
-		// Up to the next element that has a sibling.
+		// Back to the next element that has a sibling.
 		for {
 			depth--
 			if depth == 0 {
@@ -132,6 +140,7 @@ func (e Element) rewrite(dst []byte, f Form, def Atom, top bool, set []Attr) []b
 	}
 }
 
+// appendEnd appends the end tag of nd, with the given prefix.
 func (t *tree) appendEnd(dst []byte, nd *node, prefix string) []byte {
 	dst = append(dst, "</"...)
 	dst = append(dst, prefix...)
@@ -139,7 +148,8 @@ func (t *tree) appendEnd(dst []byte, nd *node, prefix string) []byte {
 	return append(dst, '>')
 }
 
-// appendText appends the character data of nd between two offsets, escaped anew.
+// appendText appends the character data of nd from one offset to another. Text of an element without the flag
+// nNotVerbatim is copied.
 func (t *tree) appendText(dst []byte, nd *node, from, to uint32) []byte {
 	if from >= to {
 		return dst
@@ -150,13 +160,14 @@ func (t *tree) appendText(dst []byte, nd *node, from, to uint32) []byte {
 	return reencode(dst, t.buf[from:to], false)
 }
 
-// appendValue appends the value of a for quotes of the kind '.
+// appendValue appends the value of a, escaped for quotation marks of either kind.
 func (t *tree) appendValue(dst []byte, a *attr) []byte {
 	return reencode(dst, t.buf[a.val:a.val+a.valLen], true)
 }
 
-// declareFor declares the prefix of the attribute a, unless an element from which it is inherited is
-// written, too.
+// declareFor declares the prefix of the attribute a on the element nd, node i. It does nothing for xml,
+// for a prefix that nd declares itself, as that declaration is written, too, and for one that an earlier
+// attribute of nd has.
 func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
 	p := t.buf[a.name : a.name+uint32(a.kind&aPrefixLenMask)]
 	ns, _ := t.lookupPrefix(p, nd.scope)
@@ -164,13 +175,13 @@ func (t *tree) declareFor(dst []byte, a *attr, nd *node, i uint32) []byte {
 		return dst
 	}
 	if ns < nsRoot && t.nsDecls[ns-1].owner == i {
-		return dst // its own declaration is kept
+		return dst // its declaration is written as an attribute
 	}
 	for k := nd.attr0; &t.attrs[k] != a; k++ {
 		o := &t.attrs[k]
 		if o.kind&aDecl == 0 && o.kind&aPrefixLenMask == a.kind&aPrefixLenMask &&
 			string(t.buf[o.name:o.name+uint32(o.kind&aPrefixLenMask)]) == string(p) {
-			return dst // declared for the attribute before
+			return dst // it was declared for that attribute
 		}
 	}
 	dst = append(dst, " xmlns:"...)

@@ -7,12 +7,14 @@ import (
 	"simd/archsimd"
 )
 
-// longText is whether skipText is worth calling, on this machine.
+// longText says that plainText calls skipText in a long text: on machines with AVX2. A short text gains
+// nothing, as the first vector instructions of a burst cost more than they save.
 var longText = archsimd.X86.AVX2()
 
-// skipText passes character data from i on, 32 bytes at a time, and stops at a byte that plainText
-// looks at, or with fewer than 32 left. A signed comparison finds controls and what is not ASCII at
-// once.
+// skipText skips plain character data from i on, 32 bytes at a time. It stops at the first byte that is
+// not plain, as plainText does, or where fewer than 32 bytes are left. The comparison with the space is
+// signed, so it finds controls and bytes from 0x80 on at once. At the end it clears the upper halves of
+// the vector registers: otherwise SSE instructions that follow are slow.
 func skipText(b []byte, i int) int {
 	lt, am, gt := archsimd.BroadcastInt8x32('<'), archsimd.BroadcastInt8x32('&'), archsimd.BroadcastInt8x32('>')
 	space := archsimd.BroadcastInt8x32(' ')

@@ -8,8 +8,8 @@ import (
 	"canto/xmlstream/xmlstreamtest"
 )
 
-// The same stream cut at every byte, everywhere, at pairs of bytes and at random gives the same tokens
-// and the same error at the same offset.
+// A stream gives the same tokens, and the same error at the same offset, cut at each byte, into single
+// bytes, at pairs of bytes and at random.
 func TestAttackK01(t *testing.T) {
 	p := NewParser(nil)
 	r := rand.New(rand.NewSource(1))
@@ -59,7 +59,7 @@ func TestAttackK01(t *testing.T) {
 	}
 }
 
-// Work is linear in the bytes, however they come. See also TestAttackX12.
+// The work is linear in the bytes, however they are cut. See also TestAttackX12.
 func TestWork(t *testing.T) {
 	body := "<message to='a@b' id='x'>" + xmlstreamtest.Message + "<x xmlns='u' a='1'>" +
 		"some more text here to make it five hundred bytes &lt;&gt; &#65; and so on" + "</x></message>"

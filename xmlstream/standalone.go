@@ -1,20 +1,21 @@
 package xmlstream
 
-// Parse parses one complete standalone element into memory of its own, as is wanted for what was stored,
-// and for workers. Its default namespace is jabber:client unless it declares another, and the prefix
-// stream is bound. b is copied. The error is a *[SyntaxError]. Any goroutine. Cold path.
+// Parse parses one complete element that is not on a stream, as from the store, into memory of its own. b
+// is copied. White space may be around the element. Its default namespace is jabber:client unless it
+// declares another, and the prefix stream is declared. The error is a *[SyntaxError]. Any goroutine may
+// call it, and may use the Element. It allocates: on a loop use [Parser.Element].
 func Parse(b []byte) (Element, error) {
 	t := &tree{owned: true}
 	return t.parseWhole(append([]byte(nil), b...))
 }
 
-// elementRing is how many elements of [Parser.Element] can be in use at once without allocating.
+// elementRing is how many elements of Parser.Element can be in use at once without allocating.
 const elementRing = 8
 
-// Element parses one complete element of b, such as a stanza that was mailed, in the context that [Parse]
-// has. It disturbs neither the stream that was fed nor other elements. b must be kept alive and unchanged
-// until [Parser.Release]; elements are released in the reverse order. With more than 8 in use at once it
-// allocates. The error is a *[SyntaxError].
+// Element parses one complete element in b, as a stanza that another loop sent, in the context that
+// [Parse] has. It does not disturb the stream that was fed, or other elements. b must stay as it is until
+// [Parser.Release]. Elements are released in the reverse order. If more than 8 are in use at once, the
+// others are allocated. The error is a *[SyntaxError]; then there is nothing to release.
 func (p *Parser) Element(b []byte) (Element, error) {
 	if p.ringUsed == elementRing {
 		return (&tree{owned: true}).parseWhole(b)
@@ -31,7 +32,9 @@ func (p *Parser) Element(b []byte) (Element, error) {
 	return e, err
 }
 
-// Release ends the life of an element that [Parser.Element] returned, and of everything taken from it.
+// Release ends the life of an element that [Parser.Element] returned, and of all that was taken from it.
+// It does nothing for the zero Element and for elements that were allocated. With invariants it panics if
+// e is not the last one that is in use.
 func (p *Parser) Release(e Element) {
 	if e.t == nil || e.t.owned {
 		return
@@ -51,7 +54,7 @@ func (p *Parser) Release(e Element) {
 	}
 }
 
-// parseWhole parses b as one element with nothing but blanks around it.
+// parseWhole parses b as one element with nothing but white space around it, under relaxedLimits.
 func (t *tree) parseWhole(b []byte) (Element, error) {
 	off := 0
 	for off < len(b) && charClass[b[off]]&cSpace != 0 {

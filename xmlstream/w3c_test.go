@@ -22,7 +22,7 @@ type w3cTest struct {
 	body []byte // see w3cBody; nil if there is none
 }
 
-// ours reports whether the case is one of XML 1.0, 5th edition, with namespaces.
+// ours reports whether the case is for XML 1.0, 5th edition, with namespaces.
 func (c *w3cTest) ours() bool {
 	return !strings.Contains(c.Recommendation, "1.1") &&
 		(c.Version == "" || strings.Contains(c.Version, "1.0")) &&
@@ -81,10 +81,10 @@ func w3cTests(t testing.TB) (tests []*w3cTest) {
 	}
 }
 
-// w3cBody returns the root element of doc with what XMPP forbids taken off: the encoding (of UTF-16 and
-// ISO-8859-1), what stands around the element, and a blank for each comment and processing instruction
-// inside of it. What is not well-formed stays where it is. It returns nil if doc is broken in front of
-// the element, or in another encoding.
+// w3cBody returns the root element of doc without what XMPP forbids: it is converted to UTF-8 (from
+// UTF-16 and ISO-8859-1), what is around the element is left out, and a space replaces each comment and
+// processing instruction in it. Parts that are not well-formed are left as they are. It returns nil if
+// doc is broken before the element, or in another encoding.
 func w3cBody(doc []byte) []byte {
 	switch {
 	case bytes.HasPrefix(doc, []byte("\xEF\xBB\xBF")):
@@ -118,7 +118,7 @@ func w3cBody(doc []byte) []byte {
 			return nil
 		}
 	}
-	// In front of the element.
+	// Before the element.
 	for {
 		doc = bytes.TrimLeft(doc, " \t\r\n")
 		n := w3cMisc(doc)
@@ -133,7 +133,7 @@ func w3cBody(doc []byte) []byte {
 	if len(doc) == 0 || doc[0] != '<' {
 		return nil
 	}
-	// Inside of it.
+	// Inside the element.
 	var out []byte
 	for i := 0; i < len(doc); {
 		n := 0

@@ -1,5 +1,6 @@
-// Package xmlstreamtest holds the one corpus of XMPP input: unit tests, fuzz seeds, the split test and
-// benchmarks share it. It is data only.
+// Package xmlstreamtest holds the corpus of XMPP input that unit tests, fuzz seeds, split tests and
+// benchmarks share: usual stanzas, unusual ones, and attacks. It holds data only and does not import
+// xmlstream. Each function returns new values, which the caller may change.
 package xmlstreamtest
 
 import (
@@ -14,13 +15,18 @@ const (
 	End          = `</stream:stream>`
 )
 
-// A Stanza is a well-formed element, as it stands on a client's stream.
-type Stanza struct{ Name, XML string }
+// A Stanza is a well-formed element, as it is on a client's stream.
+type Stanza struct {
+	Name string // a short name for a subtest
+	XML  string // the element
+}
 
-// Message is the message of 374 bytes that figures are given for.
+// Message is the message of 374 bytes that the figures of docs/xmlstream.md are for.
 const Message = `<message to='romeo@example.net/orchard' id='ktx72v49' type='chat' xml:lang='en'><body>Art thou not Romeo, and a Montague? Neither, fair saint, if either thee dislike. How cam'st thou hither</body><active xmlns='http://jabber.org/protocol/chatstates'/><request xmlns='urn:xmpp:receipts'/><origin-id xmlns='urn:xmpp:sid:0' id='de305d54-75b4-431b-adb2-eb6b9e546013'/></message>`
 
-// Stanzas returns what clients and servers send every day, small and large: for benchmarks as for tests.
+// Stanzas returns what clients and servers send every day, small and large, for benchmarks and tests. The
+// names tell what each is heavy in: "tiny" has 2,000 elements without attributes, "attrs" 800 attributes,
+// "entities" 700 references.
 func Stanzas() []Stanza {
 	var roster, mam, tiny, attrs strings.Builder
 	roster.WriteString(`<iq type='result' id='roster_1' to='juliet@example.com/balcony'><query xmlns='jabber:iq:roster' ver='ver11'>`)
@@ -60,15 +66,15 @@ func Stanzas() []Stanza {
 	}
 }
 
-// A Document is what one read of a client's stream may bring: one stanza or several, complete.
+// A Document is what one read of a client's stream may bring: one complete stanza or several.
 type Document struct {
-	Name     string
-	XML      string
-	Elements int // in all, those inside others included
+	Name     string // a short name for a table
+	XML      string // the stanzas
+	Elements int    // how many elements there are, at all depths
 }
 
-// Documents returns what figures are given for: the stanzas of [Stanzas], with a page of 20 from an
-// archive instead of a single message from it.
+// Documents returns what the figures are for: the stanzas of [Stanzas], with a page of 20 messages from
+// an archive in place of the single message.
 func Documents() []Document {
 	elements := map[string]int{"message": 5, "presence": 7, "roster50": 102, "avatar4k": 5, "tiny": 2002,
 		"attrs": 21, "entities": 2, "cyrillic": 2, "cjk": 2}
@@ -83,7 +89,7 @@ func Documents() []Document {
 	return list
 }
 
-// mamPage is a page of an archive (XEP-0313 §4.2): a message for each result.
+// mamPage returns a page of an archive (XEP-0313 section 4.2): a message for each result.
 func mamPage() string {
 	var page strings.Builder
 	for i := range 20 {
@@ -92,8 +98,8 @@ func mamPage() string {
 	return page.String()
 }
 
-// Unusual returns well-formed elements that are rarely seen, and that must be read and passed on as
-// faithfully.
+// Unusual returns well-formed elements that are rare, and that must be read and passed on as faithfully
+// as others.
 func Unusual() []Stanza {
 	return []Stanza{
 		{"ping", `<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>`},
@@ -125,18 +131,19 @@ func Unusual() []Stanza {
 	}
 }
 
-// An Attack is input that must end a stream.
+// An Attack is input that must end its stream with a stream error.
 type Attack struct {
-	ID        string // of its row in the list of attacks
-	In        string // from the first byte of the stream on
-	Condition string // the stream error owed
-	Offset    int    // of what is wrong; -1: not given
+	ID        string // its row in the list of attacks; empty if it has none
+	In        string // the input, from the first byte of the stream on
+	Condition string // the stream error that the peer must get
+	Offset    int    // the offset of the error in In; -1 if parsers may differ
 }
 
-// WithHeader puts body behind the usual header.
+// WithHeader returns body after the usual header of a client.
 func WithHeader(body string) string { return Header + body }
 
-// Attacks returns input that each parser of XMPP must refuse, with the condition it owes (RFC 6120 §4.9.3).
+// Attacks returns input that every XMPP parser must refuse, with the stream error for it (RFC 6120
+// section 4.9.3).
 func Attacks() []Attack {
 	const nwf, restricted, encoding, prefix = "not-well-formed", "restricted-xml", "unsupported-encoding",
 		"bad-namespace-prefix"
