@@ -145,7 +145,7 @@ func TestCommandsTakeAnySpelling(t *testing.T) {
 	s.fails(exitFailed, "example.org: the configuration file names it already", "host", "add", "EXAMPLE.ORG.")
 	for _, args := range [][]string{{"host", "add"}, {"host", "del"}, {"user", "list"}, {"modules", "--host"}} {
 		for _, bad := range []string{"a b", "a@example.org", "example.org/r"} {
-			s.fails(exitUsage, fmt.Sprintf(`%q is no domain: write it like example.org`, bad), append(args, bad)...)
+			s.fails(exitUsage, fmt.Sprintf(`%q is not a domain: write it like example.org`, bad), append(args, bad)...)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func TestHostSectionsSayTheirForm(t *testing.T) {
 		"example.org.": "example.org"} {
 		s := newSite(t)
 		s.write("canto.toml", listen+"[host.\""+written+"\"]\n")
-		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is no domain in its canonical form: write %q`, written,
+		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is not a domain in its canonical form: write %q`, written,
 			kept), "serve")
 	}
 }
