@@ -30,7 +30,7 @@ func TestCertificateByAnySpelling(t *testing.T) {
 		if c := handshake(t, p.direct, name); c.VerifyHostname(network) != nil {
 			t.Errorf("TLS for %s shows the certificate of %v", name, c.DNSNames)
 		}
-		if c := behindStartTLS(t, p.plain, name); c.VerifyHostname(network) != nil {
+		if c := afterStartTLS(t, p.plain, name); c.VerifyHostname(network) != nil {
 			t.Errorf("STARTTLS for %s shows the certificate of %v", name, c.DNSNames)
 		}
 	}
@@ -48,7 +48,7 @@ func TestDevCertificateOfAnyHost(t *testing.T) {
 	s.write("canto.toml", listen+"[host.\""+bookshop+"\"]\n[host.\"[::1]\"]\n[host.\"192.0.2.7\"]\n")
 	p := s.serve("--dev")
 	for host, name := range map[string]string{bookshop: network, "[::1]": "::1", "192.0.2.7": "192.0.2.7"} {
-		if c := behindStartTLS(t, p.plain, host); c.VerifyHostname(name) != nil {
+		if c := afterStartTLS(t, p.plain, host); c.VerifyHostname(name) != nil {
 			t.Errorf("the certificate of %s is for %v %v", host, c.DNSNames, c.IPAddresses)
 		}
 	}
@@ -182,7 +182,7 @@ func TestListenInAnySpelling(t *testing.T) {
 		if cert := handshake(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
 			t.Errorf("%v: %v", c, cert.DNSNames)
 		}
-		if cert := behindStartTLS(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
+		if cert := afterStartTLS(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
 			t.Errorf("%v: %v", c, cert.DNSNames)
 		}
 	}

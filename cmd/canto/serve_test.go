@@ -302,7 +302,7 @@ func TestReloadRefusesLimits(t *testing.T) {
 }
 
 // A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used
-// from the next start on.
+// at the next start.
 func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -322,7 +322,7 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	}
 }
 
-// What is used from the next start on leaves the profiles as they are, with the accounts that they hold
+// A key that takes effect at the next start leaves the profiles as they are, with the accounts that they hold
 // in memory.
 func TestReloadKeepsProfiles(t *testing.T) {
 	t.Parallel()
@@ -347,7 +347,7 @@ func (s *site) serveHereOnly() *process {
 	return p
 }
 
-// Another data folder in the file is used from the next start on, unless the command line names it.
+// Another data folder in the file takes effect at the next start, unless the command line names it.
 func TestReloadSaysData(t *testing.T) {
 	t.Parallel()
 	for _, given := range []bool{false, true} {
@@ -601,7 +601,7 @@ func TestServeHostTwice(t *testing.T) {
 	s.serve()
 }
 
-// handshake is the certificate that addr shows who asks for name.
+// handshake returns the certificate that addr presents for the server_name name.
 func handshake(t *testing.T, addr, name string) *x509.Certificate {
 	t.Helper()
 	c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
@@ -612,8 +612,8 @@ func handshake(t *testing.T, addr, name string) *x509.Certificate {
 	return c.ConnectionState().PeerCertificates[0]
 }
 
-// behindStartTLS is the same behind STARTTLS.
-func behindStartTLS(t *testing.T, addr, host string) *x509.Certificate {
+// afterStartTLS returns the same after STARTTLS.
+func afterStartTLS(t *testing.T, addr, host string) *x509.Certificate {
 	t.Helper()
 	c, err := connect(addr, host, false)
 	if err != nil {
@@ -677,7 +677,7 @@ func TestReloadCertificate(t *testing.T) {
 		t.Helper()
 		for _, h := range []string{"example.org", "example.net"} {
 			for how, c := range map[string]*x509.Certificate{"TLS": handshake(t, p.direct, h),
-				"STARTTLS": behindStartTLS(t, p.plain, h)} {
+				"STARTTLS": afterStartTLS(t, p.plain, h)} {
 				if c.Subject.CommonName != h {
 					t.Errorf("%s for %s shows the certificate of %s", how, h, c.Subject.CommonName)
 				}
@@ -700,7 +700,7 @@ func TestReloadCertificate(t *testing.T) {
 		t.Error("the old certificate is still shown after the reload")
 	}
 	if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
-		t.Errorf("who was connected: %v", err)
+		t.Errorf("a client that was connected: %v", err)
 	}
 
 	// One that can't be used keeps the old one, and says so.
@@ -840,9 +840,9 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.signal(syscall.SIGTERM)
-	for who, c := range map[string]*client{"a session": romeo, "a stream before its login": early} {
+	for name, c := range map[string]*client{"a session": romeo, "a stream before its login": early} {
 		if err := c.ended(); err != streamError("system-shutdown") {
-			t.Errorf("%s: %v", who, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if n := p.wait(); n != 0 {

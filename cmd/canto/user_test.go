@@ -203,7 +203,7 @@ func TestAttackS23(t *testing.T) {
 		t.Errorf("a live session: %v", err)
 	}
 	if err := half.bind("later"); err != streamError("reset") {
-		t.Errorf("binding behind the ban: %v", err)
+		t.Errorf("binding after the ban: %v", err)
 	}
 	tried := 0
 	mechs, _ := half.features.find("mechanisms")
@@ -260,7 +260,7 @@ func TestSessionsEnd(t *testing.T) {
 	s.ok("user", "add", "romeo@example.org", "--password", "z")
 	n, err := p.login("example.org", "romeo", "z").iq("get", "<query xmlns='jabber:iq:roster'/>")
 	if err != nil || n.has("query", "item") {
-		t.Errorf("somebody else of the same name has the old roster: %v %v", n, err)
+		t.Errorf("another account of the same name has the old roster: %v %v", n, err)
 	}
 }
 
@@ -305,7 +305,7 @@ func TestImport(t *testing.T) {
 
 	p := s.serve()
 	s.write("users.tsv", "romeo@example.org\tx\r\nJuliet@example.org\ty\n")
-	// Through the server, whose folder is another, with the file not the last word.
+	// Through the server, whose current folder is another one, and with the file not as the last argument.
 	cmd := s.command("user", "import", "users.tsv")
 	sub := filepath.Join(s.dir, "sub")
 	if err := os.Mkdir(sub, 0o700); err != nil {
@@ -334,7 +334,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// The file of an import is read by the process of the user who typed the command, with that user's rights
+// The file of an import is read by the process of the user that typed the command, with that user's rights
 // and that process's /dev/stdin; the server opens nothing.
 func TestImportReadsAsTheCaller(t *testing.T) {
 	t.Parallel()
@@ -413,7 +413,7 @@ func TestHostCommandsWithBrokenFile(t *testing.T) {
 	}
 }
 
-// Help and the version are asked for behind --config and --data, too, and behind user and host.
+// help and --version may come after --config and --data, and help after user and host.
 func TestPlainWords(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"", "--help"},

@@ -92,7 +92,7 @@ func Run(t *testing.T, open Open) {
 	}
 	t.Run("Failing", func(t *testing.T) { failing(t, open) })
 	t.Run("FailingEntities", func(t *testing.T) { failingEntities(t, open) })
-	t.Run("Behind", func(t *testing.T) { queuedAfterFailure(t, open) })
+	t.Run("QueuedAfterFailure", func(t *testing.T) { queuedAfterFailure(t, open) })
 	t.Run("Closed", func(t *testing.T) { closed(t, open) })
 }
 
@@ -151,7 +151,7 @@ func order(t *testing.T, open openFunc) {
 	}
 }
 
-// A batch is its owner's, as a whole, and no scan leaves its owner.
+// A batch with a row of another owner fails as a whole, and no scan returns rows of another owner.
 func owners(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -177,7 +177,7 @@ func owners(t *testing.T, open openFunc) {
 		}
 	}
 	if err := db.Wait(context.Background(), db.Commit(db.NewBatch(0))); !errors.Is(err, store.ErrOwner) {
-		t.Errorf("nobody's batch: %v", err)
+		t.Errorf("a batch of no entity: %v", err)
 	}
 	if _, ok, _ := tab.notes.Get(db, 1, "mine"); ok {
 		t.Error("half a batch was written")
@@ -441,7 +441,7 @@ func failing(t *testing.T, open Open) {
 		t.Fatalf("a write that failed: %v", err)
 	}
 	if e := <-events; e.err == nil || e.last >= lost {
-		t.Errorf("listeners heard %+v of ticket %d", e, lost)
+		t.Errorf("callbacks heard %+v of ticket %d", e, lost)
 	}
 	flaky.Writes.Store(false)
 	kept := put("kept")
