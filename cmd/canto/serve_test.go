@@ -830,7 +830,8 @@ func TestShutdown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'>"+
+		"<item jid='juliet@example.net'/></query>"); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 50 { // taken, and not yet durable, when the signal comes
@@ -990,7 +991,8 @@ func TestHostRemovedAndAddedAgain(t *testing.T) {
 	s.write("canto.toml", listen+hostSection("example.org")+hostSection("example.net")+"modules = ['-ping']\n")
 	s.ok("reload")
 	paris = p.login("example.net", "paris", "x")
-	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != (stanzaError{"cancel", "service-unavailable"}) {
+	unavailable := stanzaError{"cancel", "service-unavailable"}
+	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != unavailable {
 		t.Errorf("ping on a host that was added again without it: %v", err)
 	}
 }

@@ -247,7 +247,8 @@ func TestSessionsEnd(t *testing.T) {
 		t.Errorf("with the old password: %v", err)
 	}
 	romeo = p.login("example.org", "romeo", "y")
-	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'>"+
+		"<item jid='juliet@example.net'/></query>"); err != nil {
 		t.Fatal(err)
 	}
 	s.ok("user", "del", "romeo@example.org")
@@ -345,7 +346,8 @@ func TestImportReadsAsTheCaller(t *testing.T) {
 	s.unprivileged()
 	p := s.serve()
 	s.attr = nil
-	if r := finish(t, s.command("user", "import", "/dev/stdin"), "romeo@example.org\tx\n"); r != (said{out: "1 accounts added\n"}) {
+	r := finish(t, s.command("user", "import", "/dev/stdin"), "romeo@example.org\tx\n")
+	if r != (said{out: "1 accounts added\n"}) {
 		t.Errorf("/dev/stdin: %+v", r)
 	}
 	s.write("users.tsv", "juliet@example.org\ty\n") // 0600: where root runs the test, the server may not read it

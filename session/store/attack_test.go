@@ -68,7 +68,8 @@ func FuzzAttackH15(f *testing.F) {
 				add(string(k), fmt.Sprintf("account %q %q", d, l))
 				for _, other := range []string{d1, d2} {
 					lo, hi := prefixRange(append(append([]byte{prefixEntities}, other...), 0))
-					if strings.IndexByte(other, 0) < 0 && (string(k) >= string(lo) && string(k) < string(hi)) != (d == other) {
+					inRange := string(k) >= string(lo) && string(k) < string(hi)
+					if strings.IndexByte(other, 0) < 0 && inRange != (d == other) {
 						t.Fatalf("account %q of %q in the range of %q", l, d, other)
 					}
 				}

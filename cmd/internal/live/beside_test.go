@@ -405,7 +405,7 @@ var attacks = []attack{
 		"xmlns='http://jabber.org/protocol/disco#info'/></iq>", true, ""),
 	stream("a flood at one of the pair", "<message to='bob@localhost' type='chat' "+
 		"id='#'><body>noise</body></message>", true, ""),
-	stream("a flood for someone who is away", "<message to='dave@localhost' type='chat' "+
+	stream("a flood for a user that is away", "<message to='dave@localhost' type='chat' "+
 		"id='#'><body>noise</body></message>", true, ""),
 	stream("a flood of strangers' addresses", "<message to='nobody-#@localhost' "+
 		"type='chat'><body>x</body></message>", true, ""),
