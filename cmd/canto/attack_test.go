@@ -27,9 +27,8 @@ import (
 	"canto/session/store"
 )
 
-// What was acknowledged is there after kill -9: a roster item by its result, a vCard by its result, and
-// a message for somebody away by the result of what its sender asked for behind it. Nothing is there
-// twice.
+// Everything acknowledged is there after kill -9: a roster item by its result, a vCard by its result, and a
+// message for an offline account by the result of its sender's next request. Nothing is there twice.
 func TestAttackK63(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -169,8 +168,8 @@ func (d *smallDisk) GetDiskUsage(string) (vfs.DiskUsage, error) {
 	return vfs.DiskUsage{AvailBytes: n, TotalBytes: 1 << 40, UsedBytes: 1<<40 - n}, nil
 }
 
-// On a full disk what would be written is refused with resource-constraint; who is online chats on, what
-// is stored can be read, and logging in works. When there is room again, so does all.
+// On a full disk stanzas that would write are refused with resource-constraint; online clients can chat,
+// stored data can be read, and logins work. When there is space again, everything works.
 func TestAttackK106(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -239,7 +238,7 @@ func TestAttackK106(t *testing.T) {
 	nurse.send("<presence/>")
 	romeo.send("<message to='nurse@example.org' type='chat'><body>hello</body></message>")
 	if _, err := nurse.stanza(body("hello")); err != nil {
-		t.Errorf("who logged in on a full disk: %v", err)
+		t.Errorf("a client that logged in on a full disk: %v", err)
 	}
 	s.fails(exitFailed, `store is full: 1 MiB left in .*data, less than 512 MiB`, "user", "add",
 		"tybalt@example.org")
@@ -437,7 +436,7 @@ func TestAttackK65(t *testing.T) {
 			c.send(fmt.Sprintf("<wrong%d:x/>", i))
 			c.ended()
 			if _, err := p.try("example.org", "PLAIN", fmt.Sprintf("user%d", i), "x"); err == nil {
-				t.Error("somebody logged in")
+				t.Error("a client has logged in")
 			}
 			romeo, err := connect(p.plain, "example.org", false)
 			if err == nil {
@@ -535,8 +534,8 @@ func TestAttackK109(t *testing.T) {
 	}
 }
 
-// Rules that change while somebody logs in: once the command has returned, nobody stays whom the new
-// rule keeps out, however far the login was.
+// Rules that change during a login: once the command has returned, no client stays that the new rule
+// excludes, however far its login was.
 func TestAttackK69(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -633,7 +632,7 @@ func TestAttackT08Reload(t *testing.T) {
 		s.ok("reload")
 		login()
 		if !login() {
-			t.Error("nothing is resumed behind a reload")
+			t.Error("nothing is resumed after a reload")
 		}
 	}
 }

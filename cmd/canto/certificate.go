@@ -21,25 +21,28 @@ import (
 	"canto/session/jid"
 )
 
-// certificates gives each host's certificate to handshakes. Any goroutine.
+// certificates has the certificates of the hosts for TLS handshakes. The kernel keeps the
+// certificate of each host; certificates loads them, and notices when their files change. Any
+// goroutine.
 type certificates struct {
 	program *program
-	mu      sync.Mutex
-	byHost  map[string]*tls.Config
-	stamps  map[string]filePair // of the certificate that each host was last read from
+	mu      sync.Mutex             // guards the fields below
+	byHost  map[string]*tls.Config // for STARTTLS, by the name of the host
+	stamps  map[string]filePair    // the files from which the certificate of each host was last read
 }
 
-// A pair is the files of a certificate and its key, as they were when they were looked at.
+// A filePair is the state of the files of a certificate and its key.
 type filePair struct{ cert, key fileStamp }
 
-// loader reads the certificate of a host when it is first needed.
+// loader returns a function that reads the certificate of a host. The kernel calls it when the
+// certificate is first needed, and after it was invalidated.
 func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 	return func() (*tls.Certificate, error) {
 		h, ok := cs.program.config().Host[name]
 		if !ok || h.Certificate == "" {
 			return nil, nil
 		}
-		// before they are read: what changes meanwhile is seen later
+		// taken before the files are read, so that a change in between is noticed later
 		now := filePair{stampOf(h.Certificate), stampOf(h.Key)}
 		c, err := readCertificate(h.Certificate, h.Key)
 		if err == nil {
@@ -54,7 +57,7 @@ func (cs *certificates) loader(name string) func() (*tls.Certificate, error) {
 	}
 }
 
-// changed reports whether a host's certificate has other files by now than those that it was read from.
+// changed reports whether the files of a host's certificate differ from those that were read.
 func (cs *certificates) changed(name string) bool {
 	now := filePair{}
 	if h, ok := cs.program.config().Host[name]; ok && h.Certificate != "" {
@@ -65,6 +68,7 @@ func (cs *certificates) changed(name string) bool {
 	return cs.stamps[name] != now
 }
 
+// readCertificate reads and parses a certificate and its key. A key that other users may read is refused.
 func readCertificate(cert, key string) (*tls.Certificate, error) {
 	if fi, err := os.Stat(key); err == nil && fi.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("%s: others may read the key: chmod 600 %s", key, key)
@@ -94,12 +98,12 @@ func (c *config) checkCertificates() error {
 	return nil
 }
 
-// certCheckInterval is how often their files are looked at.
+// certCheckInterval is the time between two checks of the files of certificates.
 const certCheckInterval = 10 * time.Second
 
-// watch has a host's certificate read again when its files have changed and then stayed as they are
-// for one look more: a renewal writes certificate and key one after the other. A pair that can't be
-// used is said once, and the one before stays.
+// watch is a goroutine. It invalidates a host's certificate when its files have changed and then
+// stayed the same for one more check, as a renewal writes certificate and key one after the other.
+// A pair that can't be used is logged once, and the certificate in memory stays.
 func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 	type state struct{ used, seen filePair }
 	known := make(map[string]state)
@@ -143,10 +147,11 @@ func (cs *certificates) watch(ctx context.Context, every time.Duration) {
 // A fileStamp tells one state of a file from another.
 type fileStamp struct {
 	path    string
-	modTime int64
-	size    int64
+	modTime int64 // Unix nanoseconds; 0: there is no file
+	size    int64 // bytes
 }
 
+// stampOf returns the present state of a file.
 func stampOf(path string) fileStamp {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -155,10 +160,11 @@ func stampOf(path string) fileStamp {
 	return fileStamp{path, fi.ModTime().UnixNano(), fi.Size()}
 }
 
+// errNoCertificate: no host has a certificate.
 var errNoCertificate = errors.New("no certificate")
 
-// get is the certificate for a name that a client asked for, in any spelling: server_name has A-labels,
-// in any case (RFC 6066 §3). Where no host of that name has one, it is that of a host that has.
+// get returns the certificate for a server_name, in any spelling: clients send A-labels, in any
+// case (RFC 6066 section 3). If no host of that name has a certificate, it is that of another host.
 func (cs *certificates) get(name string) (*tls.Certificate, error) {
 	if domain, err := jid.PrepareDomain(name); err == nil {
 		if h, ok := cs.program.Router.Table.Host(domain); ok {
@@ -177,8 +183,8 @@ func (cs *certificates) get(name string) (*tls.Certificate, error) {
 	return nil, errNoCertificate
 }
 
-// present is get, and says on the connection which one it was: a login may be bound to it long after
-// another has taken its place.
+// present is get, and tells the connection which certificate it was. A login may be bound to it
+// (tls-server-end-point) long after the certificate was renewed.
 func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.Certificate, error) {
 	c, err := cs.get(name)
 	if p, ok := hello.Conn.(interface{ Present(*tls.Certificate) }); ok && c != nil {
@@ -187,8 +193,8 @@ func (cs *certificates) present(hello *tls.ClientHelloInfo, name string) (*tls.C
 	return c, err
 }
 
-// directTLSConfig is for ports where TLS comes first (XEP-0368), and https: the name that the client asks
-// for chooses.
+// directTLSConfig returns the configuration of ports with direct TLS (XEP-0368) and of https. The
+// server_name chooses the certificate.
 func (cs *certificates) directTLSConfig(alpn ...string) *tls.Config {
 	lowest, highest := cs.program.config().startConfig.C2S.tlsRange()
 	return &tls.Config{
@@ -205,7 +211,8 @@ func (cs *certificates) directTLSConfig(alpn ...string) *tls.Config {
 	}
 }
 
-// startTLSConfig is for STARTTLS: the stream header has said which host is meant.
+// startTLSConfig returns the configuration for STARTTLS at h, which the stream header has named. It
+// is made once for each host; when there are 1,024 of them, all are dropped.
 func (cs *certificates) startTLSConfig(h *session.Host) *tls.Config {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -223,7 +230,8 @@ func (cs *certificates) startTLSConfig(h *session.Host) *tls.Config {
 	return c
 }
 
-// selfSigned makes a certificate for tests, of a domain.
+// selfSigned writes a self-signed certificate for a domain and its key, for tests and --dev. It is
+// valid for a year.
 func selfSigned(domain, certFile, keyFile string) error {
 	name, err := jid.NetworkName(domain)
 	if err != nil {

@@ -26,7 +26,8 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// A config is the file, decoded strictly over the defaults. docs/configuration.md describes it.
+// A config is the configuration file, decoded strictly over the defaults. docs/configuration.md
+// describes the keys. It does not change once it is in effect: a reload makes a new one.
 type config struct {
 	Data   string                `toml:"data"`
 	Memory size                  `toml:"memory"`
@@ -38,18 +39,20 @@ type config struct {
 	Host   map[string]hostConfig `toml:"host"`
 	Module map[string]any        `toml:"module"`
 
-	file string // for messages
-	text []byte
-	dev  bool
+	file string // its name, for messages; empty: there is none
+	text []byte // its text, in which errorAt finds lines
+	dev  bool   // of canto serve --dev
 
-	startConfig *config // what the server that runs with this one started with
+	startConfig *config // the configuration with which the running server has started
 }
 
+// logConfig is the table [log].
 type logConfig struct {
 	Level  string `toml:"level"`
 	Format string `toml:"format"`
 }
 
+// listenConfig is the table [listen].
 type listenConfig struct {
 	C2S    []string `toml:"c2s"`
 	C2STLS []string `toml:"c2s_tls"`
@@ -60,16 +63,17 @@ type listenConfig struct {
 	Admin  string   `toml:"admin"`
 }
 
+// c2sConfig is the table [c2s].
 type c2sConfig struct {
 	RequireTLS  bool     `toml:"require_tls"`
 	CompactTLS  bool     `toml:"compact_tls"`
 	TLSVersions []string `toml:"tls_versions"`
 }
 
-// tlsVersions are those that c2s.tls_versions may name.
+// tlsVersions are the versions that c2s.tls_versions may name.
 var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
-// checkTLSVersions holds that there is a version, and that each is one of ours.
+// checkTLSVersions checks that c2s.tls_versions names at least one version, and only known ones.
 func (c *config) checkTLSVersions() error {
 	for _, v := range c.C2S.TLSVersions {
 		if tlsVersions[v] == 0 {
@@ -83,7 +87,7 @@ func (c *config) checkTLSVersions() error {
 	return nil
 }
 
-// tlsRange is the lowest and the highest version of TLS that is spoken.
+// tlsRange returns the lowest and the highest version of TLS to accept.
 func (c c2sConfig) tlsRange() (lowest, highest uint16) {
 	for _, v := range c.TLSVersions {
 		n := tlsVersions[v]
@@ -95,7 +99,8 @@ func (c c2sConfig) tlsRange() (lowest, highest uint16) {
 	return lowest, highest
 }
 
-// limitsConfig has pointers, so that a host's section overrides only what it names.
+// limitsConfig is the table [limits], or a host's. It has pointers, so that a host's table
+// overrides only the keys that it has.
 type limitsConfig struct {
 	Exempt              *[]prefix `toml:"exempt"`
 	Connections         *int      `toml:"connections"`
@@ -110,8 +115,9 @@ type limitsConfig struct {
 	LoginTimeout        *duration `toml:"login_timeout"`
 }
 
+// hostConfig is a table [host."example.org"].
 type hostConfig struct {
-	Service     bool           `toml:"service"` // users do not log in
+	Service     bool           `toml:"service"` // a service host, without logins
 	Certificate string         `toml:"certificate"`
 	Key         string         `toml:"key"`
 	Modules     []string       `toml:"modules"`
@@ -120,19 +126,20 @@ type hostConfig struct {
 	Module      map[string]any `toml:"module"`
 }
 
-// A size is bytes: "256KiB", "1MiB", "0".
+// A size is a number of bytes: "256KiB", "1MiB", "0".
 type size int64
 
-// UnmarshalText reads a size.
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (s *size) UnmarshalText(b []byte) error {
 	n, err := parseSize(string(b))
 	*s = size(n)
 	return err
 }
 
-// Unquoted marks that a size may also be written as an integer, of bytes: see tomlstrict.
+// Unquoted marks that a size may also be written as an integer, in bytes: see package tomlstrict.
 func (size) Unquoted() {}
 
+// parseSize parses a size, up to 1 TiB.
 func parseSize(text string) (int64, error) {
 	t := strings.TrimSpace(text)
 	unit := int64(1)
@@ -147,16 +154,17 @@ func parseSize(text string) (int64, error) {
 	}
 	n, err := strconv.ParseInt(t, 10, 64)
 	if err != nil || n < 0 || n > 1<<40/unit {
-		return 0, fmt.Errorf("%q is no size: write it like 256KiB, 1MiB or 2GiB", text)
+		return 0, fmt.Errorf("%q is not a size: write it like 256KiB, 1MiB or 2GiB", text)
 	}
 	return n * unit, nil
 }
 
-// A prefix is addresses: "10.0.0.0/8", or one alone.
+// A prefix is a range of addresses, as "10.0.0.0/8", or a single address.
 type prefix netip.Prefix
 
-// UnmarshalText reads a prefix, or an address, which is a prefix of all its bits. An IPv4 address that is
-// mapped into IPv6 is the IPv4 address, as that is what peers' addresses are compared as.
+// UnmarshalText implements encoding.TextUnmarshaler. A single address is a prefix of all its bits.
+// An IPv4 address that is mapped into IPv6 becomes the IPv4 address, as peers' addresses are
+// compared in that form.
 func (p *prefix) UnmarshalText(b []byte) error {
 	v, err := netip.ParsePrefix(string(b))
 	if err != nil {
@@ -169,17 +177,17 @@ func (p *prefix) UnmarshalText(b []byte) error {
 		v = netip.PrefixFrom(mapped.Unmap(), v.Bits()-96)
 	}
 	if err != nil || !v.IsValid() {
-		return fmt.Errorf("%q is no address and no range of addresses: write it like 192.0.2.7, 10.0.0.0/8 "+
+		return fmt.Errorf("%q is not an address or a range of addresses: write it like 192.0.2.7, 10.0.0.0/8 "+
 			"or 2001:db8::/32", b)
 	}
 	*p = prefix(v.Masked())
 	return nil
 }
 
-// A rate is events in a time: "20/s", "5/m", "0" for none.
+// A rate is a number of events in a time: "20/s", "5/m"; "0" is no limit.
 type rate session.Rate
 
-// UnmarshalText reads a rate.
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (r *rate) UnmarshalText(b []byte) error {
 	t := strings.TrimSpace(string(b))
 	if t == "0" {
@@ -190,17 +198,19 @@ func (r *rate) UnmarshalText(b []byte) error {
 	units := map[string]time.Duration{"s": time.Second, "m": time.Minute, "h": time.Hour}
 	k, err := strconv.Atoi(n)
 	if !ok || err != nil || units[per] == 0 || k < 1 || k > session.MaxRateEvents {
-		return fmt.Errorf("%q is no rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is no limit",
+		return fmt.Errorf("%q is not a rate: write it like 20/s, 5/m or 100/h, 1 to %d of them; 0 alone is "+
+			"no limit",
 			t, session.MaxRateEvents)
 	}
 	*r = rate{N: k, Per: units[per]}
 	return nil
 }
 
-// A flow is bytes a second with a burst: "256KiB/s, burst 1MiB".
+// A byteRate is bytes per second with a burst, in bytes: "256KiB/s, burst 1MiB".
 type byteRate struct{ rate, burst int64 }
 
-// UnmarshalText reads a flow.
+// UnmarshalText implements encoding.TextUnmarshaler. Without a burst it is four times the rate, up
+// to session.MaxRate.
 func (f *byteRate) UnmarshalText(b []byte) error {
 	t := strings.TrimSpace(string(b))
 	if t == "0" {
@@ -211,7 +221,7 @@ func (f *byteRate) UnmarshalText(b []byte) error {
 	perSecond, ok := strings.CutSuffix(strings.TrimSpace(perSecond), "/s")
 	n, err := parseSize(perSecond)
 	if !ok || err != nil {
-		return fmt.Errorf("%q is no rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
+		return fmt.Errorf("%q is not a rate of bytes: write it like 256KiB/s, burst 1MiB; 0 is no limit", t)
 	}
 	f.rate, f.burst = n, max(n, min(4*n, session.MaxRate))
 	if has {
@@ -223,19 +233,20 @@ func (f *byteRate) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// A duration is a time as Go writes it: "30s".
 type duration time.Duration
 
-// UnmarshalText reads a duration as Go writes it: "30s".
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (d *duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is no duration: write it like 30s or 2m", b)
+		return fmt.Errorf("%q is not a duration: write it like 30s or 2m", b)
 	}
 	*d = duration(v)
 	return nil
 }
 
-// apply puts what c names over lim.
+// apply sets in lim the limits that c has.
 func (c *limitsConfig) apply(lim *session.Limits) {
 	set := func(dst *int, src *int) {
 		if src != nil {
@@ -274,12 +285,14 @@ func (c *limitsConfig) apply(lim *session.Limits) {
 	}
 }
 
+// limits returns the limits of the whole server: the defaults, with those of [limits].
 func (c *config) limits() session.Limits {
 	lim := session.DefaultLimits()
 	c.Limits.apply(&lim)
 	return lim
 }
 
+// defaults returns the configuration without a file.
 func defaults() *config {
 	return &config{
 		Data: "canto-data",
@@ -297,7 +310,12 @@ func defaults() *config {
 	}
 }
 
-// readConfig reads the file at path. Its errors are one line each: file, line, cause, remedy.
+// readConfig reads and checks the file at path. An error is one line: file, line, cause, remedy.
+//
+//  1. Check that the text is TOML.
+//  2. Check keys and kinds of values (checkKeys), and decode over the defaults.
+//  3. Check the values (check).
+//  4. Make the paths of certificates relative to the folder of the file.
 func readConfig(path string) (*config, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -306,7 +324,7 @@ func readConfig(path string) (*config, error) {
 	}
 	c := defaults()
 	c.file, c.text = path, text
-	if err := toml.Unmarshal(text, new(map[string]any)); err != nil { // is it TOML at all?
+	if err := toml.Unmarshal(text, new(map[string]any)); err != nil { // the text is not TOML
 		return nil, c.decodeError(err, c)
 	}
 	if err := c.checkKeys(c); err != nil {
@@ -332,14 +350,16 @@ func readConfig(path string) (*config, error) {
 	return c, nil
 }
 
-// A configError is what is wrong in the configuration, in one line: file, line, cause, remedy.
+// A configError is an error in the configuration, one line: file, line, cause, remedy. The exit
+// status is exitUsage.
 type configError struct {
 	file  string
-	line  int // 0: of no line
-	cause string
-	path  []string // what it is about
+	line  int      // 0: it is not about a line
+	cause string   // with the remedy
+	path  []string // the key that it is about
 }
 
+// Error returns the line.
 func (e *configError) Error() string {
 	if e.line == 0 {
 		return fmt.Sprintf("%s: %s", e.file, e.cause)
@@ -347,7 +367,8 @@ func (e *configError) Error() string {
 	return fmt.Sprintf("%s:%d: %s", e.file, e.line, e.cause)
 }
 
-// errorAt is an error about what stands at path, or about the nearest table around it that the text names.
+// errorAt returns a configError about the key at path. Its line is that of the key, or of the
+// nearest table around it that the text has.
 func (c *config) errorAt(cause string, path ...string) error {
 	e := &configError{file: c.file, cause: cause, path: path}
 	if e.file == "" {
@@ -361,8 +382,9 @@ func (c *config) errorAt(cause string, path ...string) error {
 	return e
 }
 
-// decodeError turns a decoder's error about c's text into one line; path is where the text stands in whole,
-// which is c but for a module's own section.
+// decodeError makes a configError of a decoder's error about c's text. whole is the configuration,
+// and path is where c's text stands in it: whole is c, but for a module's section, which is decoded
+// by itself.
 func (c *config) decodeError(err error, whole *config, path ...string) error {
 	cause := strings.ReplaceAll(strings.TrimPrefix(err.Error(), "toml: "), "\n", " ")
 	var de *toml.DecodeError
@@ -375,7 +397,7 @@ func (c *config) decodeError(err error, whole *config, path ...string) error {
 	for p.NextExpression() {
 	}
 	if p.Error() != nil {
-		cause = "this is no TOML: " + cause + ": text stands in quotes, lists in brackets, and a table " +
+		cause = "this is not TOML: " + cause + ": text stands in quotes, lists in brackets, and a table " +
 			"begins with a line like [listen]"
 		return &configError{file: c.file, line: row, cause: cause}
 	}
@@ -389,7 +411,8 @@ func (c *config) decodeError(err error, whole *config, path ...string) error {
 	return &configError{file: c.file, line: row, cause: cause}
 }
 
-// suggestKey is a remedy: the known key that is most like want, or all of them.
+// suggestKey returns the end of an error about an unknown key: the known key that is most similar,
+// or all known keys.
 func suggestKey(want string, keys []string) string {
 	if len(keys) == 0 {
 		return ""
@@ -401,11 +424,11 @@ func suggestKey(want string, keys []string) string {
 	return "; known here: " + strings.Join(keys, ", ")
 }
 
-// hostLimits are the limits that a host's section may change: the others hold before the server knows
-// which host is meant, or for all together.
+// hostLimits are the limits that a host's section may have. The others apply before the server
+// knows the host, or to all hosts together.
 var hostLimits = []string{"exempt", "failures_per_account", "failures_per_address", "resources_per_account"}
 
-// checkLimits looks for limits that can't be meant: the server's, and each host's.
+// checkLimits checks the limits of the server and of each host.
 func (c *config) checkLimits() error {
 	lim := c.limits()
 	if err := c.limitAt(lim.Check(), "limits"); err != nil {
@@ -434,8 +457,8 @@ func (c *config) checkLimits() error {
 	return nil
 }
 
-// limitAt is err, of [session.Limits.Check], at the line of its key. Where the file does not name an
-// outbox, it is the stanza that does not fit the default.
+// limitAt adds the line of the key to err, an error of [session.Limits.Check]. If the file has no
+// outbox, the error is about the stanza, which does not fit the default outbox.
 func (c *config) limitAt(err error, path ...string) error {
 	var le *session.LimitError
 	if !errors.As(err, &le) {
@@ -448,13 +471,19 @@ func (c *config) limitAt(err error, path ...string) error {
 	return c.errorAt(strings.Join(path, ".")+"."+err.Error(), append(path, key)...)
 }
 
-// minMemory is the least that memory may be: the store's share, and what the collector leaves above it.
+// minMemory is the smallest value of memory: the store's share, and as much for Go's heap.
 const minMemory = 512 << 20
 
-// maxMemory is the most that memory may be, which is the most that a size may be.
+// maxMemory is the largest value of memory, as of every size.
 const maxMemory = 1 << 40
 
-// check holds what the decoder can't see.
+// check checks what the decoder can't: ranges, combinations, names. The first error is returned.
+//
+//  1. Data folder, memory, limits.
+//  2. The sections of modules.
+//  3. Each host: its name in canonical form, certificate with key, keys that its role can't have,
+//     its modules with their options, its mechanisms.
+//  4. TLS versions, log, node, addresses.
 func (c *config) check() error {
 	if c.Data == "" {
 		return c.errorAt("data is empty: name the folder of the store, like canto-data", "data")
@@ -472,10 +501,10 @@ func (c *config) check() error {
 	for _, name := range c.hostNames() {
 		h := c.Host[name]
 		if d, err := jid.PrepareDomain(name); err != nil {
-			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write it like example.org", name),
+			return c.errorAt(fmt.Sprintf("%q is not a domain in its canonical form: write it like example.org", name),
 				"host", name)
 		} else if d != name {
-			return c.errorAt(fmt.Sprintf("%q is no domain in its canonical form: write %q", name, d), "host", name)
+			return c.errorAt(fmt.Sprintf("%q is not a domain in its canonical form: write %q", name, d), "host", name)
 		}
 		if h.Certificate == "" && h.Key != "" {
 			return c.errorAt("certificate and key go together: name both files, or neither", "host", name, "key")
@@ -516,7 +545,8 @@ func (c *config) check() error {
 	return c.checkListen()
 }
 
-// checkService looks at a service host for keys that mean something only where users log in.
+// checkService returns an error if a service host has keys that mean something only at a host with
+// logins.
 func (c *config) checkService(host string) error {
 	h := c.Host[host]
 	if !h.Service {
@@ -545,7 +575,8 @@ func (c *config) checkService(host string) error {
 	return nil
 }
 
-// needsAccounts says that a module can't run at a service host, and which can.
+// needsAccounts returns the text of an error: module can't run at a service host; with the modules
+// that can.
 func needsAccounts(module, host string) string {
 	var names []string
 	for i := range mod.All {
@@ -558,7 +589,7 @@ func needsAccounts(module, host string) string {
 		"modules of a service host are %s", module, host, strings.Join(names, ", "))
 }
 
-// manifest is that of the first module of that name; nil: there is none.
+// manifest returns the manifest of the first module with that name; nil if there is none.
 func manifest(name string) *session.Manifest {
 	for i := range mod.All {
 		if mod.All[i].Name == name {
@@ -568,26 +599,29 @@ func manifest(name string) *session.Manifest {
 	return nil
 }
 
-// A port is what a key of [listen] names.
+// A listenKey is a key of [listen] and its addresses.
 type listenKey struct {
 	key   string
 	addrs []string
 }
 
-// listenKeys are those that the server opens.
+// listenKeys returns the keys of the ports that the server opens.
 func (c *config) listenKeys() []listenKey {
 	return []listenKey{{"c2s", c.Listen.C2S}, {"c2s_tls", c.Listen.C2STLS}, {"http", c.Listen.HTTP},
 		{"https", c.Listen.HTTPS}, {"debug", c.Listen.Debug}}
 }
 
-// checkListen looks for addresses that are none, and for those that two ports would have to share and can't.
+// checkListen checks the addresses of [listen]: each must be valid, debug must not be on every
+// address, and two keys may have the same address only if they can share a port. It replaces each
+// address by its canonical spelling.
 func (c *config) checkListen() error {
-	taken := make(map[netip.AddrPort]string) // the key that names it
+	taken := make(map[netip.AddrPort]string) // address -> the key that has it
 	for _, l := range append(c.listenKeys(), listenKey{"s2s", c.Listen.S2S}) {
 		for i, a := range l.addrs {
 			ap, err := parseListenAddr(a)
 			if err != nil {
-				return c.errorAt(fmt.Sprintf("%q is no address: write it like 0.0.0.0:5222 or [::]:5222", a), "listen",
+				return c.errorAt(fmt.Sprintf("%q is not an address: write it like 0.0.0.0:5222 or [::]:5222", a),
+					"listen",
 					l.key)
 			}
 			if l.key == "s2s" {
@@ -597,7 +631,7 @@ func (c *config) checkListen() error {
 				return c.errorAt(fmt.Sprintf("debug on %q would show profiles of this process on every address of the "+
 					"machine: name the one address that is meant, like 127.0.0.1:5290", a), "listen", l.key)
 			}
-			l.addrs[i] = ap.String() // one spelling, by which lists are compared
+			l.addrs[i] = ap.String() // canonical, so that restartKeys and Listeners can compare
 			first := taken[ap]
 			together := first == "c2s" && l.key == "c2s_tls" || first == "c2s_tls" && l.key == "https"
 			if first != "" && ap.Port() != 0 && !together {
@@ -610,7 +644,7 @@ func (c *config) checkListen() error {
 	return nil
 }
 
-// checkSASL looks at a host's list of mechanisms; nil is the default one.
+// checkSASL checks a host's list of mechanisms. nil is the default list.
 func (c *config) checkSASL(host string, list []string) error {
 	if list != nil && len(list) == 0 {
 		return c.errorAt(fmt.Sprintf("sasl is empty, and there would be no way to log in at %s: name mechanisms "+
@@ -627,7 +661,8 @@ func (c *config) checkSASL(host string, list []string) error {
 	return nil
 }
 
-// parseListenAddr reads what a listener takes: without a host, it is every address.
+// parseListenAddr parses an address to listen on. Without a host it means every address; localhost
+// is 127.0.0.1.
 func parseListenAddr(a string) (netip.AddrPort, error) {
 	if strings.HasPrefix(a, ":") {
 		a = "[::]" + a
@@ -643,8 +678,8 @@ func parseListenAddr(a string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-// checkOptions reads the section of a module at path, also if no host runs the module. host is empty for
-// a section of all hosts.
+// checkOptions decodes and checks the section of a module at path, also if no host runs the module.
+// host is empty for a section of all hosts.
 func (c *config) checkOptions(host, module string, section map[string]any, path []string) error {
 	i := slices.IndexFunc(mod.All, func(m session.Manifest) bool { return m.Name == module && m.Options != nil })
 	if i < 0 {
@@ -666,7 +701,8 @@ func (c *config) checkOptions(host, module string, section map[string]any, path 
 	return nil
 }
 
-// checkModules looks for sections of modules that there are none of, and reads the others.
+// checkModules checks the sections of modules: each must belong to a module that exists, and have
+// options that it accepts.
 func (c *config) checkModules(sections map[string]any, path ...string) error {
 	for _, name := range slices.Sorted(maps.Keys(sections)) {
 		if all := moduleNames(); !slices.Contains(all, name) {
@@ -687,6 +723,7 @@ func (c *config) checkModules(sections map[string]any, path ...string) error {
 	return nil
 }
 
+// moduleNames returns the names of all modules.
 func moduleNames() (names []string) {
 	for _, m := range mod.All {
 		names = append(names, m.Name)
@@ -694,7 +731,8 @@ func moduleNames() (names []string) {
 	return names
 }
 
-// checkTLSAvailable says that clients could not connect at all.
+// checkTLSAvailable returns an error if no client could log in: TLS is required, or only -PLUS
+// mechanisms are named, and no host has a certificate.
 func (c *config) checkTLSAvailable() error {
 	if c.hasCertificate() {
 		return nil
@@ -726,7 +764,8 @@ func (c *config) hasCertificate() bool {
 	return false
 }
 
-// options decodes a module's own section for one host over the defaults in v, strictly.
+// options returns a function that decodes the options of a module for one host over the defaults in
+// v: first the section for all hosts, then the host's. Unknown keys are errors.
 func (c *config) options(host string) func(module string, v any) error {
 	return func(module string, v any) error {
 		for _, s := range []struct {

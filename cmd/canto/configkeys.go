@@ -10,10 +10,10 @@ import (
 	"canto/session/tomlstrict"
 )
 
-// checkKeys compares c's text, which must be TOML, with v, a pointer to what it is decoded into.
-// The first key that is not known, or that has a value of another kind than v wants, is an error
-// with its line and its full name. path is where the text stands in the configuration. The decoder
-// itself does not know the line or the key of all mistakes.
+// checkKeys compares c's text, which must be TOML, with v, a pointer to what it will be decoded
+// into. It returns an error for the first key that is unknown or that has a value of another kind
+// than v expects, with the line and the full name of the key. path is where the text stands in the
+// configuration. The decoder alone does not know line or key of every mistake.
 func (c *config) checkKeys(v any, path ...string) error {
 	m := tomlstrict.Check(c.text, reflect.TypeOf(v))
 	if m == nil {
@@ -40,15 +40,15 @@ func (c *config) checkKeys(v any, path ...string) error {
 	err := c.errorAt(cause, full...)
 	var ce *configError
 	if errors.As(err, &ce) {
-		ce.line = m.Line // of an element of a list, too
+		ce.line = m.Line // errorAt knows the line of a key only, not of an element of a list
 	}
 	return err
 }
 
-// maxShownKey is how much of a name is shown, in bytes.
+// maxShownKey is how much of a key an error shows, in bytes.
 const maxShownKey = 200
 
-// shownKey is a key as it is shown: in one piece, and not the whole of a name that is no name.
+// shownKey returns a key as errors show it: joined by dots, and truncated.
 func shownKey(path []string) string {
 	name := strings.Join(path, ".")
 	if len(name) > maxShownKey {
@@ -57,7 +57,7 @@ func shownKey(path []string) string {
 	return name
 }
 
-// expectedText says what is written for a t.
+// expectedText says what a value of type t looks like in TOML.
 func expectedText(t reflect.Type) string {
 	switch {
 	case tomlstrict.ReadsText(t) || t.Kind() == reflect.String:
@@ -72,7 +72,7 @@ func expectedText(t reflect.Type) string {
 	return "a number"
 }
 
-// keyAt is the path of the key that has its value at a line and column of the text.
+// keyAt returns the path of the key whose value stands at a line and column of the text.
 func (c *config) keyAt(line, column int) (path []string) {
 	tomlstrict.Walk(c.text, func(k tomlstrict.Key) {
 		if k.Line < line || k.Line == line && k.Column <= column {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// unprivileged has the site's processes run as a user without rights, who owns its files. A test that is
-// not run by root stays the user it is.
+// unprivileged makes the site's processes run as a user without rights that owns its files. If the test
+// is not run by root it changes nothing.
 func (s *site) unprivileged() {
 	s.t.Helper()
 	s.program, s.attr = s.path("canto-test"), &syscall.SysProcAttr{}
@@ -131,8 +131,8 @@ func TestServeFolderLosesPermission(t *testing.T) {
 	}
 }
 
-// Of a folder that is another user's a command says so: not that no server runs, nor that the folder of
-// the live server be taken from it. What root makes there is that user's, whose tables stay readable.
+// A command on the folder of another user says so: it neither says that no server runs, nor advises to chown
+// the folder of a live server. Files that root makes there belong to that user.
 func TestFolderOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

@@ -30,7 +30,7 @@ func TestCertificateByAnySpelling(t *testing.T) {
 		if c := handshake(t, p.direct, name); c.VerifyHostname(network) != nil {
 			t.Errorf("TLS for %s shows the certificate of %v", name, c.DNSNames)
 		}
-		if c := behindStartTLS(t, p.plain, name); c.VerifyHostname(network) != nil {
+		if c := afterStartTLS(t, p.plain, name); c.VerifyHostname(network) != nil {
 			t.Errorf("STARTTLS for %s shows the certificate of %v", name, c.DNSNames)
 		}
 	}
@@ -48,7 +48,7 @@ func TestDevCertificateOfAnyHost(t *testing.T) {
 	s.write("canto.toml", listen+"[host.\""+bookshop+"\"]\n[host.\"[::1]\"]\n[host.\"192.0.2.7\"]\n")
 	p := s.serve("--dev")
 	for host, name := range map[string]string{bookshop: network, "[::1]": "::1", "192.0.2.7": "192.0.2.7"} {
-		if c := behindStartTLS(t, p.plain, host); c.VerifyHostname(name) != nil {
+		if c := afterStartTLS(t, p.plain, host); c.VerifyHostname(name) != nil {
 			t.Errorf("the certificate of %s is for %v %v", host, c.DNSNames, c.IPAddresses)
 		}
 	}
@@ -145,7 +145,7 @@ func TestCommandsTakeAnySpelling(t *testing.T) {
 	s.fails(exitFailed, "example.org: the configuration file names it already", "host", "add", "EXAMPLE.ORG.")
 	for _, args := range [][]string{{"host", "add"}, {"host", "del"}, {"user", "list"}, {"modules", "--host"}} {
 		for _, bad := range []string{"a b", "a@example.org", "example.org/r"} {
-			s.fails(exitUsage, fmt.Sprintf(`%q is no domain: write it like example.org`, bad), append(args, bad)...)
+			s.fails(exitUsage, fmt.Sprintf(`%q is not a domain: write it like example.org`, bad), append(args, bad)...)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func TestHostSectionsSayTheirForm(t *testing.T) {
 		"example.org.": "example.org"} {
 		s := newSite(t)
 		s.write("canto.toml", listen+"[host.\""+written+"\"]\n")
-		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is no domain in its canonical form: write %q`, written,
+		s.fails(exitUsage, fmt.Sprintf(`canto.toml:8: %q is not a domain in its canonical form: write %q`, written,
 			kept), "serve")
 	}
 }
@@ -182,7 +182,7 @@ func TestListenInAnySpelling(t *testing.T) {
 		if cert := handshake(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
 			t.Errorf("%v: %v", c, cert.DNSNames)
 		}
-		if cert := behindStartTLS(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
+		if cert := afterStartTLS(t, addr, "example.org"); cert.VerifyHostname("example.org") != nil {
 			t.Errorf("%v: %v", c, cert.DNSNames)
 		}
 	}

@@ -20,11 +20,13 @@ import (
 	"canto/session/mod"
 )
 
+// modulesCmd is `canto modules`.
 type modulesCmd struct {
 	Host string `help:"Only this host." placeholder:"DOMAIN"`
 }
 
-// Run shows what the loader takes; it reads manifests and runs nothing of a module.
+// Run prints which modules each host loads, skips and leaves out. It reads manifests only, and runs
+// no code of a module.
 func (m *modulesCmd) Run(r *run) error {
 	c, err := r.config()
 	if err != nil {
@@ -68,7 +70,7 @@ func (m *modulesCmd) Run(r *run) error {
 	return nil
 }
 
-// roleName is what a host of a role is called.
+// roleName returns the name of a host's role.
 func roleName(service bool) string {
 	if service {
 		return "service host"
@@ -76,6 +78,7 @@ func roleName(service bool) string {
 	return "host"
 }
 
+// contains reports whether list has s.
 func contains(list []string, s string) bool {
 	for _, x := range list {
 		if x == s {
@@ -85,12 +88,19 @@ func contains(list []string, s string) bool {
 	return false
 }
 
+// checkCmd is `canto check`.
 type checkCmd struct {
 	What string       `arg:"" optional:"" enum:"config,dns,tls,limits,all" default:"all" help:"config, dns, tls, limits, or all."`
-	For  sessionCount `help:"Sessions that the limits must suffice for, like 100k or 1M; else limits.connections, or 10k." placeholder:"N"`
+	For  sessionCount `help:"Check the limits for this number of sessions, as 100k or 1M; by default limits.connections, or 10k." placeholder:"N"`
 }
 
-// Run looks and changes nothing.
+// Run checks and changes nothing. It prints a line with ok or BAD for each check; if one is BAD the
+// command fails.
+//
+//  1. config: roles, modules and options of the hosts, and the rights on the data folder.
+//  2. tls: the certificate of each host with logins.
+//  3. dns: where clients look for these hosts.
+//  4. limits: whether the operating system allows enough sessions.
 func (k *checkCmd) Run(r *run) error {
 	c, err := r.config()
 	if err != nil {
@@ -126,7 +136,7 @@ func (k *checkCmd) Run(r *run) error {
 		}
 	}
 	if on("tls") {
-		for _, h := range c.loginNames() { // clients do not connect to the others
+		for _, h := range c.loginNames() { // clients do not connect to service hosts
 			checkTLS(c, h, say)
 		}
 	}
@@ -140,22 +150,22 @@ func (k *checkCmd) Run(r *run) error {
 			memoryLimit: int(c.Memory)}
 		limits.check(r.out, c.limits().Connections, int(k.For), say)
 	}
-	if refused { // serve and reload give the same status
-		return exitStatus{exitUsage, fmt.Errorf("%d of these need a hand", bad)}
+	if refused { // canto serve and canto reload have the same status for it
+		return exitStatus{exitUsage, fmt.Errorf("checks that failed: %d", bad)}
 	}
 	if bad > 0 {
-		return fmt.Errorf("%d of these need a hand", bad)
+		return fmt.Errorf("checks that failed: %d", bad)
 	}
 	return nil
 }
 
-// A resolver asks DNS: a [net.Resolver].
+// A resolver asks DNS, as [net.Resolver] does.
 type resolver interface {
 	LookupSRV(ctx context.Context, service, proto, name string) (cname string, addrs []*net.SRV, err error)
 	LookupHost(ctx context.Context, host string) (addrs []string, err error)
 }
 
-// checkDNS looks up where clients will look for a host (RFC 6120 §3.2).
+// checkDNS looks up where clients will look for a host (RFC 6120 section 3.2).
 func (r *run) checkDNS(host string, say func(bool, string, ...any)) {
 	name, err := jid.NetworkName(host)
 	if err != nil {
@@ -178,7 +188,7 @@ func (r *run) checkDNS(host string, say func(bool, string, ...any)) {
 	}
 }
 
-// hostAndName is a domain, with its name on the network where that is another one.
+// hostAndName returns a domain, with its name on the network if that differs.
 func hostAndName(host, name string) string {
 	if host == name {
 		return host
@@ -186,6 +196,7 @@ func hostAndName(host, name string) string {
 	return host + " (" + name + ")"
 }
 
+// errorOrOK returns the text of err, or that all is fine.
 func errorOrOK(err error) string {
 	if err != nil {
 		return err.Error()
@@ -193,6 +204,7 @@ func errorOrOK(err error) string {
 	return "is fine"
 }
 
+// checkTLS checks the certificate of a host: its files, its end, its names.
 func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	h := c.Host[host]
 	if h.Certificate == "" {
@@ -206,7 +218,7 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 	if fi, err := os.Stat(h.Key); err == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-			say(false, "tls: %s belongs to user %d, who may change it: chown it to the one who runs the server",
+			say(false, "tls: %s belongs to user %d, who may change it: chown it to the user that runs the server",
 				h.Key, st.Uid)
 		}
 	}
@@ -229,11 +241,13 @@ func checkTLS(c *config, host string, say func(bool, string, ...any)) {
 	}
 }
 
+// bytesCmd is `canto bytes`.
 type bytesCmd struct {
-	Collect bool `help:"Have the heap collected first, so that what is alive is known exactly; it costs some CPU."`
+	Collect bool `help:"Run the garbage collector first, so that the figures are exact; it costs some CPU."`
 }
 
-// Run says which part of the running server holds how many bytes.
+// Run prints the memory report of the running server: parts in Go's heap, what the runtime has
+// besides, parts outside of the heap, and what the operating system says.
 func (b *bytesCmd) Run(r *run) error {
 	if r.server == nil {
 		c, err := r.config()
@@ -267,11 +281,11 @@ func (b *bytesCmd) Run(r *run) error {
 	line("live heap", "-", a.Live)
 	line("heap not accounted for", "-", a.Unaccounted())
 	line("garbage, and newer than the last collection", "-", a.Garbage)
-	line("room in the heap", "-", a.Unused)
+	line("unused space in the heap", "-", a.Unused)
 	line("stacks", strconv.Itoa(runtime.NumGoroutine()), a.Stacks)
-	line("the runtime's own", "-", a.Runtime)
-	line("given back to the system", "-", a.Released)
-	line("from the system, less that", "-", a.System-a.Released)
+	line("the runtime's own data", "-", a.Runtime)
+	line("returned to the system", "-", a.Released)
+	line("mapped from the system", "-", a.System-a.Released)
 	for _, p := range outside {
 		line(p.Name+", outside of the heap", "-", p.Bytes)
 	}
@@ -282,7 +296,7 @@ func (b *bytesCmd) Run(r *run) error {
 	return nil
 }
 
-// residentBytes is what of this process is in memory.
+// residentBytes returns the resident set size of this process; false if it can't be read.
 func residentBytes() (n int, ok bool) {
 	b, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
@@ -292,14 +306,15 @@ func residentBytes() (n int, ok bool) {
 	return n * os.Getpagesize(), err == nil
 }
 
+// reloadCmd is `canto reload`.
 type reloadCmd struct{}
 
-// Run reloads the running server's configuration.
+// Run makes the running server read its configuration again.
 func (reloadCmd) Run(r *run) error {
 	if r.server != nil {
 		late, err := r.server.reload()
 		for _, k := range late {
-			fmt.Fprintf(r.out, "%s: changed, and used from the next start on\n", k)
+			fmt.Fprintf(r.out, "%s: changed, and takes effect at the next start\n", k)
 		}
 		return err
 	}

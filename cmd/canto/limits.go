@@ -12,10 +12,10 @@ import (
 	"text/tabwriter"
 )
 
-// A number of sessions: "2500", "100k", "1M".
+// A sessionCount is a number of sessions: "2500", "100k", "1M".
 type sessionCount int
 
-// UnmarshalText reads a number.
+// UnmarshalText implements encoding.TextUnmarshaler.
 func (n *sessionCount) UnmarshalText(b []byte) error {
 	t, unit := string(b), 1
 	for suffix, u := range map[string]int{"k": 1e3, "M": 1e6} {
@@ -25,12 +25,13 @@ func (n *sessionCount) UnmarshalText(b []byte) error {
 	}
 	v, err := strconv.Atoi(t)
 	if err != nil || v < 1 || v > 50_000_000/unit {
-		return fmt.Errorf("%q is no number of sessions: write it like 2500, 100k or 1M, up to 50M", b)
+		return fmt.Errorf("%q is not a number of sessions: write it like 2500, 100k or 1M, up to 50M", b)
 	}
 	*n = sessionCount(v * unit)
 	return nil
 }
 
+// String returns the number as UnmarshalText reads it.
 func (n sessionCount) String() string {
 	switch {
 	case n >= 1e6 && n%1e6 == 0:
@@ -41,34 +42,36 @@ func (n sessionCount) String() string {
 	return strconv.Itoa(int(n))
 }
 
-// A machine is what limits how many sessions there may be.
+// A machine is what bounds the number of sessions on this machine.
 type machine struct {
-	root        fs.FS  // "/"
-	descriptors uint64 // what this process is granted
-	page        int    // bytes
-	memoryLimit int    // bytes: memory in the configuration; 0: all there is
+	root        fs.FS  // the file system at "/"; tests have their own
+	descriptors uint64 // how many this process may open
+	page        int    // size of a memory page in bytes
+	memoryLimit int    // memory in the configuration, in bytes; 0: no limit
 }
 
-// What a session costs, with room to spare: the server's own memory for an idle one under TLS with a roster
-// (docs/performance.md), and the kernel's for its socket (socket, inode, file, dentry, poller's item, tracked
-// connection), which a cgroup is charged for as well.
+// What a session costs in bytes, with a margin. sessionMemory is the server's own memory for an
+// idle session with TLS and a roster (docs/performance.md). socketMemory is the operating system's
+// for its socket (socket, inode, file, dentry, epoll item, tracked connection); a cgroup is charged
+// for it. baseMemory is the rest of the process.
 const (
 	sessionMemory = 8 << 10
 	socketMemory  = 4 << 10
 	baseMemory    = storeMemory + 128<<20
 )
 
-// A knob is one limit: what it is now, and the least (or, where most is set, the most) for n sessions.
+// A knob is one limit of the operating system: its present values, and those that n sessions need.
 type knob struct {
-	name    string
-	current []int // none: this machine has no such limit
-	// want is what it is to be for n sessions, as many values as now has; a 0 stands for any.
+	name    string // of the sysctl, or of the key in the unit file
+	current []int  // the present values; none: this machine has no such limit
+	// want returns the values for n sessions, as many as current has; 0: any value will do.
 	want       func(n int) []int
-	isMax      bool
-	inUnitFile bool // it stands in the unit file, not among the sysctls
-	note       string
+	isMax      bool   // the values of want are upper bounds, not lower ones
+	inUnitFile bool   // it is set in the unit file, not by sysctl
+	note       string // what it bounds
 }
 
+// ok reports whether the present values suffice for n sessions.
 func (k *knob) ok(n int) bool {
 	for i, w := range k.want(n) {
 		if i < len(k.current) && w > 0 && (k.current[i] < w && !k.isMax || k.current[i] > w && k.isMax) {
@@ -78,7 +81,7 @@ func (k *knob) ok(n int) bool {
 	return true
 }
 
-// value is what is written for n sessions: what is better than it must be stays.
+// value returns what to write for n sessions. Present values that are better than necessary stay.
 func (k *knob) value(n int) string {
 	var s []string
 	for i, w := range k.want(n) {
@@ -90,7 +93,7 @@ func (k *knob) value(n int) string {
 	return strings.Join(s, " ")
 }
 
-// bySessions is a for up to 10,000 sessions, b for up to 100,000, c for more.
+// bySessions returns a for up to 10,000 sessions, b for up to 100,000, and c for more.
 func bySessions(n, a, b, c int) []int {
 	switch {
 	case n <= 10_000:
@@ -101,17 +104,19 @@ func bySessions(n, a, b, c int) []int {
 	return []int{c}
 }
 
+// knobs returns the limits that matter for many connections. Those without current values have them in
+// /proc/sys.
 func (m *machine) knobs() []knob {
 	descriptors := func(n int) []int { return []int{n + fdStore + fdOutgoing + fdHTTP + fdRest} }
 	backlog := func(n int) []int { return bySessions(n, 4096, 16384, 65536) }
-	// Pages of buffers for all sockets together. An idle one has none, one that something has just come to or
-	// gone from holds one or two until the kernel wants them back: under the first value it never does, over the
-	// second it does, over the third it lets connections wait.
+	// Pages of buffers for all sockets together. An idle socket has none; one that has just sent or received
+	// holds one or two until the system reclaims them. Below the first value it never reclaims, above the
+	// second it does, above the third it refuses to allocate.
 	pages := func(n int) []int {
 		p := n * 4096 / m.page
 		return []int{p * 3 / 4, p, 2 * p}
 	}
-	// The most that one socket may buffer: a peer that reads nothing holds it beside limits.outbox.
+	// The largest buffer of one socket. A peer that reads nothing holds as much, besides limits.outbox.
 	buffer := func(n int) []int { return append([]int{0, 0}, bySessions(n, 32<<20, 6<<20, 1<<20)...) }
 	file := m.readInts("proc/sys/fs/file-nr") // in use, unused, most
 	if len(file) == 3 {
@@ -143,8 +148,15 @@ func (m *machine) knobs() []knob {
 	}
 }
 
-// check says for each target what is enough and what is to be written where. say is asked about target,
-// or else the configured number of connections, or else 10,000.
+// check prints which limits suffice for how many sessions, and what to write in which file. It
+// calls say for each limit: target is the number of sessions, or else the configured number of
+// connections, or else 10,000.
+//
+//  1. Descriptors.
+//  2. A table of all knobs and of memory for 10,000, 100,000, 1,000,000 and the target.
+//  3. The lines to write, for each number of sessions.
+//  4. What bounds a load client on this machine.
+//  5. One say for each knob, and for memory.
 func (m *machine) check(out io.Writer, configured, target int, say func(bool, string, ...any)) {
 	switch {
 	case target == 0:
@@ -208,7 +220,7 @@ func (m *machine) check(out io.Writer, configured, target int, say func(bool, st
 	}
 	fmt.Fprintln(out)
 	for _, k := range knobs {
-		if !k.inUnitFile { // that one is said already
+		if !k.inUnitFile { // LimitNOFILE was reported with the descriptors
 			say(k.ok(goal), "limits: %s for %s sessions: %s", k.name, sessionCount(goal), k.note)
 		}
 	}
@@ -220,7 +232,7 @@ func (m *machine) check(out io.Writer, configured, target int, say func(bool, st
 	}
 }
 
-// printLines prints what is to be written for n sessions, each line as it stands in its file.
+// printLines prints the lines to write for n sessions, each as it stands in its file.
 func (m *machine) printLines(out io.Writer, knobs []knob, n int) {
 	for _, unit := range []bool{true, false} {
 		head := "in /etc/sysctl.d/90-canto.conf, and then sysctl --system"
@@ -244,12 +256,15 @@ func (m *machine) printLines(out io.Writer, knobs []knob, n int) {
 	}
 }
 
+// memoryFor returns the memory that n sessions need, in bytes.
 func memoryFor(n int) int { return baseMemory + n*(sessionMemory+socketMemory) }
 
+// mebibytes returns n bytes as text.
 func mebibytes(n int) string { return fmt.Sprintf("%d MiB", n>>20) }
 
-// memory is how much there is to be had, and what says so: the machine, a cgroup around this process, or the
-// configuration.
+// memory returns how much memory the server can have, and what bounds it: the memory of the machine
+// that is available, a cgroup around this process (version 1 or 2), or the configuration. 0: not
+// known.
 func (m *machine) memory() (bytes int, where string) {
 	text := m.readText("proc/meminfo")
 	if _, rest, ok := strings.Cut(text, "MemAvailable:"); ok {
@@ -283,12 +298,14 @@ func (m *machine) memory() (bytes int, where string) {
 	return bytes, where
 }
 
+// readText returns the text of a file; empty if it can't be read.
 func (m *machine) readText(name string) string {
 	b, _ := fs.ReadFile(m.root, name)
 	return string(b)
 }
 
-// readInts are the numbers in a file; nil: it isn't there, or is not of numbers ("max").
+// readInts returns the numbers in a file; nil if there is no such file, or if it has something else
+// ("max").
 func (m *machine) readInts(name string) (v []int) {
 	for _, f := range strings.Fields(m.readText(name)) {
 		n, err := strconv.ParseUint(f, 10, 64)
@@ -300,7 +317,7 @@ func (m *machine) readInts(name string) (v []int) {
 	return v
 }
 
-// sayConnections shows how the number of connections comes about.
+// sayConnections reports how the number of connections results from the number of descriptors.
 func sayConnections(limit uint64, configured int, say func(bool, string, ...any)) {
 	n := connectionCap(limit, configured)
 	sum := fmt.Sprintf("%d descriptors - %d store - %d outgoing - %d http - %d = %d connections",

@@ -10,14 +10,16 @@ import (
 	"unicode/utf8"
 )
 
-// A line of the log holds no more of a value than logValue bytes, of a stack no more than logStack:
-// what peers send can't fill the disk a megabyte at a time (attack K64).
+// logValue and logStack bound a value, and the stack of a panic, in a line of the log, in bytes.
+// Values contain what peers send, and must not fill the disk a megabyte at a time (attack K64).
 const (
 	logValue = 256
 	logStack = 16 << 10
 )
 
-// newLog logs as c says, an event a line. Both formats quote what is not printable.
+// newLog returns the logger that the configuration asks for, with one line for each event. Long
+// values are truncated. Both formats quote characters that are not printable, so that a peer can't
+// write lines of its own or control a terminal.
 func newLog(c *config, w io.Writer) *slog.Logger {
 	var level slog.Level
 	level.UnmarshalText([]byte(c.Log.Level))
@@ -58,7 +60,8 @@ func newLog(c *config, w io.Writer) *slog.Logger {
 	return slog.New(limitLines(slog.NewTextHandler(w, opt)))
 }
 
-// truncate is text without what is behind its first so many bytes, at the end of a character.
+// truncate returns the first most bytes of text, cut at the beginning of a character, with the
+// whole length after them; text itself if it is not longer.
 func truncate(text string, most int) string {
 	if len(text) <= most {
 		return text
@@ -70,8 +73,8 @@ func truncate(text string, most int) string {
 	return text[:n] + fmt.Sprintf("... (%d bytes)", len(text))
 }
 
-// escapeUnprintable writes what a terminal could take for more than text as JSON would, had it to: it quotes
-// only the first 32 characters and what ends a line.
+// escapeUnprintable escapes characters that a terminal could take for commands. The JSON handler
+// escapes only the first 32 characters and those that end a line.
 func escapeUnprintable(text string) string {
 	odd := func(r rune) bool { return r >= 0x7f && !unicode.IsPrint(r) && r != utf8.RuneError }
 	if strings.IndexFunc(text, odd) < 0 {

@@ -8,23 +8,24 @@ import (
 	"canto/session/metrics"
 )
 
-// A ramp tells when many logins are over. What each of them needed for a moment is garbage by then, and
-// without a collection and a return of memory to the system an idle process would keep it for minutes.
+// A loginRamp finds out when many logins are over. Each login has left garbage. Without a
+// collection and a return of memory to the operating system, an idle process would keep that memory
+// for minutes.
 type loginRamp struct {
-	lastBusy    time.Time // when logins were last many
-	lastFreed   time.Time // when memory was last given back
-	bound       uint64    // sessions bound so far, a step ago
-	boundAtFree uint64    // the same when memory was last given back
+	lastBusy    time.Time // the last step with many logins
+	lastFreed   time.Time // the last time that memory was returned
+	bound       uint64    // sessions bound since the start, at the last step
+	boundAtFree uint64    // the same at lastFreed
 }
 
 const (
-	rampQuietTime = 10 * time.Second
-	rampInterval  = time.Minute
-	rampMinLogins = 1000 // logins that are worth it
+	rampQuietTime = 10 * time.Second // logins are over after this time without many
+	rampInterval  = time.Minute      // the least time between two returns of memory
+	rampMinLogins = 1000             // fewer logins are not worth a collection
 )
 
-// step takes the sessions bound since the start and those online now, about once a second, and reports
-// whether memory is to be given back.
+// step reports whether memory should be returned now. It is called about once a second, with the
+// sessions bound since the start and those that are bound now.
 func (r *loginRamp) step(at time.Time, bound, online uint64) bool {
 	if bound-r.bound > max(10, online/100) {
 		r.lastBusy = at
@@ -38,7 +39,8 @@ func (r *loginRamp) step(at time.Time, bound, online uint64) bool {
 	return true
 }
 
-// freeMemory collects and returns memory to the system after each ramp of logins, until ctx ends.
+// freeMemory is a goroutine. It collects garbage and returns memory to the operating system after
+// each ramp of logins, until ctx ends.
 func (s *program) freeMemory(ctx context.Context) {
 	var r loginRamp
 	tick := time.NewTicker(time.Second)

@@ -8,40 +8,43 @@ import (
 )
 
 // Of one message, the log has at most logBurst lines in logWindow; then one line says how many were left
-// out. What fails again and again, or what a peer can have logged with each connection, neither fills the
-// disk nor hides the rest (attack K64).
+// out. So neither a failure that repeats nor a peer that causes a line with each connection can fill the
+// disk or hide the other lines (attack K64).
 const (
 	logBurst    = 20
 	logWindow   = 10 * time.Second
-	logMessages = 256 // messages counted apart; more share one count, so that the table is bounded
+	logMessages = 256 // messages with a count of their own; all others share one, which bounds the table
 )
 
-// limitedHandler is a slog.Handler that writes at most so many lines of each message. Any goroutine.
+// A limitedHandler is a slog.Handler that limits the lines of each message. Any goroutine.
 type limitedHandler struct {
 	slog.Handler
-	counts *lineCounts // shared with what WithAttrs and WithGroup return
+	counts *lineCounts // shared with the handlers that WithAttrs and WithGroup return
 }
 
-// lineCounts are the lines of each message in its present window.
+// lineCounts are the counts of the messages whose window is open.
 type lineCounts struct {
-	mu    sync.Mutex
-	byKey map[lineKey]*lineCount
+	mu    sync.Mutex             // guards byKey and the counts in it
+	byKey map[lineKey]*lineCount // at most logMessages, and one of each level for all others
 }
 
+// A lineKey identifies lines that are counted together.
 type lineKey struct {
 	level   slog.Level
 	message string
 }
 
+// A lineCount counts the lines of a window.
 type lineCount struct {
 	written, suppressed int
 }
 
+// limitLines returns h with limits.
 func limitLines(h slog.Handler) slog.Handler {
 	return &limitedHandler{h, &lineCounts{byKey: make(map[lineKey]*lineCount)}}
 }
 
-// Handle writes r, or counts it.
+// Handle passes r to the handler below, or only counts it.
 func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	if !h.take(lineKey{r.Level, r.Message}) {
 		return nil
@@ -49,8 +52,8 @@ func (h *limitedHandler) Handle(ctx context.Context, r slog.Record) error {
 	return h.Handler.Handle(ctx, r)
 }
 
-// take reports whether one more line of this kind is written. The first line of a kind opens a window,
-// which ends by itself.
+// take counts a line and reports whether it may be written. The first line with a key opens a
+// window of logWindow.
 func (h *limitedHandler) take(k lineKey) bool {
 	c := h.counts
 	c.mu.Lock()
@@ -75,7 +78,8 @@ func (h *limitedHandler) take(k lineKey) bool {
 	return true
 }
 
-// endWindow says how many lines were left out, if any were, and has the next line begin anew.
+// endWindow ends the window of k, and logs how many lines were left out, if there were any. It runs
+// on the goroutine of a timer.
 func (h *limitedHandler) endWindow(k lineKey) {
 	c := h.counts
 	c.mu.Lock()
@@ -90,12 +94,12 @@ func (h *limitedHandler) endWindow(k lineKey) {
 	h.Handler.Handle(context.Background(), r)
 }
 
-// WithAttrs is of slog.Handler.
+// WithAttrs implements slog.Handler.
 func (h *limitedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &limitedHandler{h.Handler.WithAttrs(attrs), h.counts}
 }
 
-// WithGroup is of slog.Handler.
+// WithGroup implements slog.Handler.
 func (h *limitedHandler) WithGroup(name string) slog.Handler {
 	return &limitedHandler{h.Handler.WithGroup(name), h.counts}
 }

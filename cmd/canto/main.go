@@ -1,5 +1,10 @@
-// Canto is an XMPP server. `canto serve --dev` starts one that needs nothing; `canto --help` lists the
-// commands.
+// Canto is an XMPP server. `canto serve --dev` starts one without any configuration; `canto --help`
+// lists the commands.
+//
+// A command line becomes a [run], which execute carries out. `canto serve` makes a program: a
+// [server.Server] with its configuration, log, certificates and control plane. Every other command
+// works on the store. If a server runs, the command is forwarded to it over the admin socket, and
+// the server carries it out with the same code; otherwise the command opens the data folder itself.
 package main
 
 import (
@@ -24,56 +29,60 @@ import (
 	"canto/session/store"
 )
 
-// Exit statuses.
+// The exit statuses. Scripts use them: they do not change.
 const (
-	exitFailed = 1
-	exitUsage  = 2
-	exitFormat = 3
-	exitInUse  = 4 // port or lock
+	exitFailed = 1 // an error of another kind
+	exitUsage  = 2 // the command line or the configuration is wrong
+	exitFormat = 3 // another version of the program has written the store
+	exitInUse  = 4 // another process has the port, the socket or the lock of the store
 )
 
-// cli is the command line.
+// cli is the command line, as kong parses it.
 type cli struct {
 	Config string `help:"Configuration file." placeholder:"FILE"`
-	Data   string `help:"Data folder, instead of the one that the configuration names." placeholder:"DIR"`
+	Data   string `help:"Data folder; overrides the one of the configuration." placeholder:"DIR"`
 
 	Serve   serveCmd   `cmd:"" help:"Run the server."`
 	User    userCmd    `cmd:"" help:"Add, change and list accounts."`
 	Host    hostCmd    `cmd:"" help:"List, add and delete hosts kept in the store."`
-	Modules modulesCmd `cmd:"" help:"Show which modules are loaded, skipped and why."`
+	Modules modulesCmd `cmd:"" help:"Show which modules are loaded or skipped, and why."`
 	Check   checkCmd   `cmd:"" help:"Check the configuration, certificates and limits of this machine."`
-	Bytes   bytesCmd   `cmd:"" help:"Show which part of the running server holds how many bytes."`
-	Reload  reloadCmd  `cmd:"" help:"Have the running server read its configuration again."`
+	Bytes   bytesCmd   `cmd:"" help:"Show how much memory each part of the running server holds."`
+	Reload  reloadCmd  `cmd:"" help:"Make the running server read its configuration again."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
-// A run is one command being carried out: by the process that the user started, or, given over the
-// admin socket, by the server.
+// A run is one command that is carried out: by the process that the user has started, or by the
+// server, for a command that came over the admin socket.
 type run struct {
-	ctx       context.Context
-	cli       *cli
-	args      []string
+	ctx       context.Context // ends when the client of the admin socket goes away
+	cli       *cli            // the parsed command line
+	args      []string        // the arguments after the program's name
 	stdin     io.Reader
 	out       io.Writer
 	errOut    io.Writer
-	server    *program // nil: no server runs in this process
-	noServer  bool     // no server answered
-	mayCreate bool     // the command may make a data folder: one that adds the first account or host
-	onServe   func()   // what a server does first with a process of its own; nil: it has none
+	server    *program // the server that carries the command out; nil: this process is none
+	noServer  bool     // no server answered at the admin socket
+	mayCreate bool     // the command may make a data folder: it adds an account or a host
+	onServe   func()   // called first by canto serve, in a process of its own; nil in tests
 
-	// Nil but in tests: what changes the store's options, and what is shown the server once it is ready.
-	options      func(*store.Options)
-	onReady      func(*program)
-	dns          resolver      // what canto check dns asks; nil: the system's
-	certInterval time.Duration // how often certificates are looked at; 0: as ever
+	// For tests; nil or 0 otherwise.
+	options      func(*store.Options) // changes the store's options
+	onReady      func(*program)       // called when the server is ready
+	dns          resolver             // replaces the system's resolver in canto check dns
+	certInterval time.Duration        // replaces certCheckInterval
 }
 
+// An exitStatus is an error with the exit status that it causes.
 type exitStatus struct {
 	status int
 	err    error
 }
 
+// Error returns the text of the error.
 func (e exitStatus) Error() string { return e.err.Error() }
+
+// Unwrap returns the error.
 func (e exitStatus) Unwrap() error { return e.err }
 
 func main() {
@@ -81,7 +90,12 @@ func main() {
 		errOut: os.Stderr, onServe: setTimerSlack}))
 }
 
-// execute carries a command line out and returns the exit status.
+// execute parses r.args, runs the command and returns the exit status. It prints an error as one
+// line, with a remedy.
+//
+//  1. Refuse arguments that are not UTF-8, and rewrite common spellings (plainWords).
+//  2. Parse. kong ends the process for --help; here that is a panic, which is recovered.
+//  3. Run the command, and choose the exit status by its error.
 func execute(r *run) (status int) {
 	r.cli = new(cli)
 	stop := -1
@@ -104,7 +118,7 @@ func execute(r *run) (status int) {
 	}()
 	for i, a := range r.args {
 		if !utf8.ValidString(a) { // it may be a password: it is not shown
-			fmt.Fprintf(r.errOut, "canto: argument %d is no UTF-8: write it in UTF-8\n", i+1)
+			fmt.Fprintf(r.errOut, "canto: argument %d is not UTF-8: write it in UTF-8\n", i+1)
 			return exitUsage
 		}
 	}
@@ -136,10 +150,11 @@ func execute(r *run) (status int) {
 	return 0
 }
 
+// An exitPanic is the value of the panic that replaces kong's exit.
 type exitPanic struct{}
 
-// emptyFlag is an error about a flag that was given with nothing as its value: it does not mean the same
-// as no flag.
+// emptyFlag returns an error for a flag with an empty value, as from an unset variable of a shell:
+// it does not mean the same as no flag.
 func emptyFlag(ctx *kong.Context) error {
 	for _, p := range ctx.Path {
 		if p.Flag == nil {
@@ -152,13 +167,13 @@ func emptyFlag(ctx *kong.Context) error {
 	return nil
 }
 
-// plainWords are args with what most programs understand written as the commands below are: nothing and
-// "help" are --help, "help COMMAND" is COMMAND --help, and --version is version.
+// plainWords rewrites spellings that many programs understand: no arguments and "help" become
+// --help, "help COMMAND" becomes COMMAND --help, and --version becomes version.
 func plainWords(args []string) []string {
 	if len(args) == 0 {
 		return []string{"--help"}
 	}
-	at := 0 // of the first word that is neither --config nor --data nor its value
+	at := 0 // index of the first word that is neither --config nor --data nor the value of one
 	for at < len(args)-1 && (args[at] == "--config" || args[at] == "--data") {
 		at += 2
 	}
@@ -178,7 +193,8 @@ func plainWords(args []string) []string {
 	return args
 }
 
-// config is the file that --config names, canto.toml in this folder, or the defaults.
+// config returns the configuration: the running server's; or the file that --config names; or
+// canto.toml in the current folder; or the defaults. --data overrides its data folder.
 func (r *run) config() (*config, error) {
 	if r.server != nil {
 		return r.server.config(), nil
@@ -204,6 +220,7 @@ func (r *run) config() (*config, error) {
 	return c, nil
 }
 
+// adminSocket returns the path of the admin socket, which is relative to the data folder.
 func (c *config) adminSocket() string {
 	if filepath.IsAbs(c.Listen.Admin) {
 		return c.Listen.Admin
@@ -211,8 +228,9 @@ func (c *config) adminSocket() string {
 	return filepath.Join(c.Data, c.Listen.Admin)
 }
 
-// withStore runs f with the store: that of the server in this process, or, after the running server
-// was asked to carry the command out and did not answer, the data folder's own.
+// withStore carries out a command that needs the store. In a server, it calls f with the server's
+// store. Otherwise it forwards the command to the running server; if there is none, it opens the
+// data folder and calls f with that store. write: f changes something.
 func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	if r.server != nil {
 		return f(r.server.DB)
@@ -242,8 +260,8 @@ func (r *run) withStore(write bool, f func(db *store.DB) error) error {
 	return f(db)
 }
 
-// chownToOwner gives what root has made in the data folder of another user to that user, whose server
-// could not read it.
+// chownToOwner gives files that root has made in the data folder of another user to that user,
+// whose server could not open them otherwise.
 func chownToOwner(dir string) {
 	if os.Geteuid() != 0 {
 		return
@@ -264,8 +282,8 @@ func chownToOwner(dir string) {
 	}
 }
 
-// forward has the running server carry the command out; done is false if there is none, or if this
-// is it.
+// forward gives the command to the running server, which carries it out. done is false if no server
+// runs, or if this process is the server. A second call does not ask again.
 func (r *run) forward() (done bool, err error) {
 	if r.server != nil || r.noServer {
 		return false, nil
@@ -279,7 +297,9 @@ func (r *run) forward() (done bool, err error) {
 	return done, err
 }
 
-// forwardTo has the running server carry the command out; done is false if there is none.
+// forwardTo is forward with a configuration that was read before. It sends the arguments and
+// standard input, and prints what the server returns. A socket that this user may not use is an
+// error, as a server may run behind it.
 func (r *run) forwardTo(c *config) (done bool, err error) {
 	if c.Listen.Admin == "" {
 		return false, nil
@@ -319,8 +339,8 @@ func (r *run) forwardTo(c *config) (done bool, err error) {
 	return true, nil
 }
 
-// permissionError is err, which is that this user may not look into the data folder or use its socket, with
-// what to do.
+// permissionError adds a remedy to err, which says that this user may not use the data folder or
+// its socket.
 func (c *config) permissionError(err error) error {
 	if fi, e := os.Stat(filepath.Dir(c.adminSocket())); e == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
@@ -331,25 +351,28 @@ func (c *config) permissionError(err error) error {
 		"%s must be user %d's with all rights (chown, chmod u+rwX)", err, c.Data, os.Geteuid())
 }
 
-// maxInput bounds what is sent to a running server as a command's standard input: in base64, and with the
-// rest of the command, it fits the request that the admin socket takes.
+// maxInput bounds the standard input that is sent to a running server, in bytes. In base64, and
+// with the rest of the command, it fits the request that the admin socket accepts.
 const maxInput = 180 << 20
 
-// trimErrorPrefix is an error line without the name that comes in front again.
+// trimErrorPrefix removes the program's name from an error line, as it will be printed again.
 func trimErrorPrefix(b []byte) string {
 	return string(bytes.TrimPrefix(bytes.TrimSpace(b), []byte("canto: ")))
 }
 
-// wantsInput reports whether the command reads standard input, which for an import is the file that it names.
+// wantsInput reports whether the command reads standard input. For an import that is the file that
+// it names.
 func (c *cli) wantsInput() bool {
 	return c.User.Import.File != "" || c.User.Add.PasswordStdin || c.User.Passwd.PasswordStdin
 }
 
+// versionCmd is `canto version`.
 type versionCmd struct{}
 
-// Version is what `canto version` and XEP-0092 say.
+// Version is what `canto version` prints and what clients are told (XEP-0092).
 const Version = "0.1.0"
 
+// Run prints the version, and the revision that the program was built from.
 func (versionCmd) Run(r *run) error {
 	revision := ""
 	if bi, ok := debug.ReadBuildInfo(); ok {

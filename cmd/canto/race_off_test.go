@@ -2,4 +2,5 @@
 
 package main
 
+// raced: the tests are built without the race detector.
 const raced = false

@@ -2,6 +2,6 @@
 
 package main
 
-// raced: the store has its blocks and tables in the heap in every other process, for the detector to see
-// them.
+// raced: the tests are built with the race detector. Pebble then keeps blocks and memtables in Go's heap, in
+// every other process, so that the detector sees them.
 const raced = true

@@ -43,29 +43,40 @@ import (
 	"canto/session/store"
 )
 
+// serveCmd is `canto serve`.
 type serveCmd struct {
-	Dev bool `help:"Needs no file: domain localhost, a self-signed certificate, two accounts with printed passwords, data in ./canto-data."`
+	Dev bool `help:"Start without a configuration file: domain localhost, a self-signed certificate, two accounts whose passwords are printed, data in ./canto-data."`
 }
 
-// A program is a server in this process, with what is the command line's: its configuration, log and
-// control plane.
+// A program is the server in this process, with the parts that belong to the command line:
+// configuration, log, certificates and control plane.
 type program struct {
 	*server.Server
-	cfg     atomic.Pointer[config]
-	cli     *cli
-	dev     bool
+	cfg     atomic.Pointer[config] // replaced by a reload
+	cli     *cli                   // the command line of canto serve
+	dev     bool                   // --dev
 	log     *slog.Logger
 	metrics *metrics.Collector
-	httpd   *http.Server // what answers on Web's connections
+	httpd   *http.Server // answers on the connections of http and https ports
 	certs   *certificates
-	ready   atomic.Bool
-	mu      sync.Mutex // one reload at a time
-	fatal   chan error
+	ready   atomic.Bool // what /readyz says
+	mu      sync.Mutex  // held during a reload, so that there is one at a time
+	fatal   chan error  // has room for one: the store went out of service
 }
 
+// config returns the configuration in effect. Any goroutine.
 func (s *program) config() *config { return s.cfg.Load() }
 
-// Run serves until SIGTERM or SIGINT.
+// Run starts the server and serves until SIGTERM or SIGINT, or until the store fails.
+//
+//  1. Read the configuration, and check everything that can be checked before anything is made
+//     (preflight).
+//  2. Open the server: store, hosts, ports.
+//  3. Handle SIGHUP: reload.
+//  4. Open the debug ports and the admin socket.
+//  5. Run the loops, the check of certificates and the return of memory, and print the ready line.
+//  6. At the end, stop being ready, let HTTP requests finish, and shut the reactor down, which
+//     tells each client.
 func (cmd *serveCmd) Run(r *run) error {
 	if r.server != nil {
 		return exitStatus{exitUsage, errors.New("the server runs already")}
@@ -105,7 +116,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	if err != nil {
 		over, end := context.WithCancel(context.Background())
 		end()
-		s.Reactor.Run(over) // gives the ports back
+		s.Reactor.Run(over) // a run that is over at once closes the ports
 		return err
 	}
 	defer close()
@@ -135,6 +146,7 @@ func (cmd *serveCmd) Run(r *run) error {
 	return <-running
 }
 
+// config returns the configuration of canto serve. Without --dev there must be a file.
 func (cmd *serveCmd) config(r *run) (*config, error) {
 	if !cmd.Dev {
 		if r.cli.Config == "" {
@@ -162,14 +174,16 @@ func (cmd *serveCmd) config(r *run) (*config, error) {
 	return c, nil
 }
 
-// storeMemory is the store's share of the configured memory: its cache and memory tables.
+// storeMemory is the store's share of the configured memory in bytes: block cache and memtables.
 const storeMemory = 256 << 20
 
-// gcPercent is the collector's, unless GOGC names another: half of the runtime's own. Chat leaves no
-// garbage, so it is logins that pay, a few per cent; and what they leave between sessions, a peak and for
-// good, is half.
+// gcPercent is the garbage collector's target, unless GOGC sets another: half of Go's default.
+// Stanzas leave no garbage, so only logins pay for more frequent collections, a few per cent. The
+// garbage of logins, which sets the peak of memory, is half as much.
 const gcPercent = 50
 
+// limitMemory sets the garbage collector's target, and tells it the configured bound: 80 % of it
+// less the store's share, but at least 64 MiB.
 func limitMemory(c *config) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
@@ -179,12 +193,13 @@ func limitMemory(c *config) {
 	}
 }
 
-// preflight finds what is wrong in c before anything is made.
+// preflight finds errors in c before anything is made: certificates that can't be read, no
+// certificate at all, options that a module refuses, ports that can't be opened.
 func (s *program) preflight(c *config) error {
 	if err := c.checkCertificates(); err != nil {
 		return err
 	}
-	if !s.dev { // there, certificates are made
+	if !s.dev { // with --dev certificates are made
 		if err := c.checkTLSAvailable(); err != nil {
 			return err
 		}
@@ -195,7 +210,8 @@ func (s *program) preflight(c *config) error {
 	return c.checkPorts()
 }
 
-// checkPorts opens each port and closes it again: one that is taken is known before a data folder is made.
+// checkPorts opens each port and closes it again, so that a port in use is reported before a data
+// folder is made.
 func (c *config) checkPorts() error {
 	for _, l := range c.listenKeys() {
 		for _, a := range l.addrs {
@@ -209,7 +225,7 @@ func (c *config) checkPorts() error {
 	return nil
 }
 
-// portError is said with the exit status of why, which is the system's about a port that can't be opened.
+// portError gives said the exit status for why, the operating system's error about a port.
 func portError(said, why error) error {
 	if errors.Is(why, syscall.EADDRINUSE) {
 		return exitStatus{exitInUse, said}
@@ -217,7 +233,7 @@ func portError(said, why error) error {
 	return exitStatus{exitFailed, said}
 }
 
-// portText says what an operator does about a port that can't be opened.
+// portText returns an error about a port with its remedy.
 func portText(err error) string {
 	remedy := "change [listen]"
 	switch {
@@ -232,7 +248,8 @@ func portText(err error) string {
 	return fmt.Sprintf("%v: %s", err, remedy)
 }
 
-// dryRun loads the modules of every host on an empty store in memory: only they know their options.
+// dryRun loads the modules of every host on an empty store in memory: only modules know which
+// options they accept.
 func (c *config) dryRun() error {
 	log := slog.New(slog.DiscardHandler)
 	s := &program{log: log, dev: c.dev}
@@ -252,7 +269,13 @@ func (c *config) dryRun() error {
 	return s.apply(c, hosts)
 }
 
-// open brings everything up but the loops' turning.
+// open makes everything but the running loops, and closes it again after an error:
+//
+//  1. Make the server, which opens the store.
+//  2. With --dev, make a certificate and accounts.
+//  3. Load the hosts and their modules. Warn if there is no host with logins.
+//  4. Bound the connections by the descriptors that the process may have.
+//  5. Make the reactor, which opens the ports, and join it with the server.
 func (s *program) open(c *config, r *run) error {
 	o := store.Options{Dir: c.Data, Fatal: func(err error) {
 		select {
@@ -293,7 +316,7 @@ func (s *program) open(c *config, r *run) error {
 		s.log.Warn("no host is served: add a section like [host.\"example.org\"] to the configuration, or " +
 			"run canto host add")
 	case s.loginHosts() == 0:
-		s.log.Warn("all hosts are service hosts, and users log in at none: add a section without service = " +
+		s.log.Warn("all hosts are service hosts, so no user can log in: add a section without service = " +
 			"true, or run canto host add")
 	}
 	lim := c.limits()
@@ -302,7 +325,7 @@ func (s *program) open(c *config, r *run) error {
 			"check limits)",
 			"configured", lim.Connections, "connections", n)
 	}
-	turning, err := reactor.New(reactor.Config{
+	loops, err := reactor.New(reactor.Config{
 		Listeners:   s.Listeners(c.clientPorts(s.certs)),
 		Log:         s.log,
 		OutboxBytes: lim.Outbox,
@@ -313,14 +336,14 @@ func (s *program) open(c *config, r *run) error {
 	if err != nil {
 		return fail(portError(errors.New(portText(err)), err))
 	}
-	if err := s.Start(turning); err != nil {
+	if err := s.Start(loops); err != nil {
 		return fail(err)
 	}
 	s.metrics = &metrics.Collector{Reactor: s.Reactor, Router: s.Router, DB: s.DB}
 	return nil
 }
 
-// loginHosts counts the hosts that are served and where users log in.
+// loginHosts returns the number of hosts at which users can log in.
 func (s *program) loginHosts() (n int) {
 	for _, h := range s.Router.Table.Hosts() {
 		if !h.Service() {
@@ -330,7 +353,7 @@ func (s *program) loginHosts() (n int) {
 	return n
 }
 
-// Descriptors that are kept from client connections.
+// Descriptors that are not for client connections.
 const (
 	fdStore    = 600 // 500 tables at a time, the log and its rotation, the lock, the ballast
 	fdOutgoing = 200 // streams to other servers, DNS
@@ -338,10 +361,12 @@ const (
 	fdRest     = 128 // listeners, pollers, logs, certificates while they are read
 )
 
-// minConnections is what a server has however few descriptors there are.
+// minConnections is the number of connections that are allowed even if there are hardly any
+// descriptors.
 const minConnections = 16
 
-// connectionCap is how many connections there may be with limit descriptors.
+// connectionCap returns how many connections there may be with limit descriptors; configured, if
+// above 0, is an upper bound.
 func connectionCap(limit uint64, configured int) int {
 	room := max(int(min(limit, 1<<30))-fdStore-fdOutgoing-fdHTTP-fdRest, minConnections)
 	if configured > 0 {
@@ -350,16 +375,17 @@ func connectionCap(limit uint64, configured int) int {
 	return room
 }
 
-// descriptorLimit is what the system grants this process; Go has raised it to the hard limit already.
+// descriptorLimit returns how many descriptors this process may open. Go has raised it to the hard
+// limit already.
 func descriptorLimit() uint64 {
 	var rl syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &rl) != nil {
-		return 1024 // what every system gives
+		return 1024 // the soft limit of most systems
 	}
 	return rl.Cur
 }
 
-// clientPorts are the ports that clients reach.
+// clientPorts returns the addresses on which clients reach the server.
 func (c *config) clientPorts(certs *certificates) server.Ports {
 	p := server.Ports{C2S: c.Listen.C2S, C2STLS: c.Listen.C2STLS, HTTP: c.Listen.HTTP, HTTPS: c.Listen.HTTPS}
 	if c.hasCertificate() {
@@ -368,7 +394,8 @@ func (c *config) clientPorts(certs *certificates) server.Ports {
 	return p
 }
 
-// serveHTTP has net/http answer on the connections that the http and https ports hand over.
+// serveHTTP starts net/http on the connections that http and https ports accept. There are no pages
+// yet: it answers 404.
 func (s *program) serveHTTP() {
 	s.httpd = &http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
@@ -376,14 +403,15 @@ func (s *program) serveHTTP() {
 	go s.httpd.Serve(s.HTTP)
 }
 
-// shutdownHTTP lets requests that are being answered come to an end, for a while.
+// shutdownHTTP waits up to 3 s for requests that are being answered.
 func (s *program) shutdownHTTP() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	s.httpd.Shutdown(ctx)
 }
 
-// readyText says what listens on what, for people and for tests that ask for port 0.
+// readyText returns the addresses on which the server listens. Tests read it to find out about port
+// 0.
 func (s *program) readyText(c *config) string {
 	var parts []string
 	for _, name := range []string{"c2s", "http", "https"} {
@@ -401,6 +429,7 @@ func (s *program) readyText(c *config) string {
 	return strings.Join(append(parts, "data="+c.Data), " ")
 }
 
+// hostNames returns the names of the hosts of the file, sorted.
 func (c *config) hostNames() (names []string) {
 	for n := range c.Host {
 		names = append(names, n)
@@ -409,13 +438,14 @@ func (c *config) hostNames() (names []string) {
 	return names
 }
 
-// loginNames are the hosts of the file where users log in, sorted.
+// loginNames returns the names of the hosts of the file at which users log in, sorted.
 func (c *config) loginNames() []string {
 	return slices.DeleteFunc(c.hostNames(), func(n string) bool { return c.Host[n].Service })
 }
 
-// modulesOf is a host's list: the default of its role, changed by "+name" and "-name", or replaced by
-// plain names.
+// modulesOf returns the modules of a host: the default list of its role, changed by "+name" and
+// "-name"; or, if there are plain names, these. An unknown module is an error, and one that needs
+// accounts at a service host.
 func (c *config) modulesOf(host string) ([]string, error) {
 	want, service := mod.DefaultNames(), c.Host[host].Service
 	if service {
@@ -446,7 +476,7 @@ func (c *config) modulesOf(host string) ([]string, error) {
 	return want, nil
 }
 
-// host describes a host of the file or of the store.
+// host returns how a host of the file or of the store is served: see [server.Config].
 func (s *program) host(c *config, name string) (server.Host, error) {
 	modules, err := c.modulesOf(name)
 	if err != nil {
@@ -459,27 +489,27 @@ func (s *program) host(c *config, name string) (server.Host, error) {
 		Module:     c.options(name),
 		OptionsKey: fmt.Sprintf("%#v %#v", c.Module, own.Module),
 	}
-	if own.Service { // users do not log in
+	if own.Service { // the rest is about logins
 		return h, nil
 	}
 	h.Mechanisms = own.SASL
 	h.TLS = starttls.Policy{Available: c.hasCertificate(), Required: c.C2S.RequireTLS}
 	h.Certificate, h.Renewed = s.certs.loader(name), s.certs.changed(name)
 	if own.Limits != nil {
-		lim := c.limits() // the host's own change some of them
+		lim := c.limits() // the host's section overrides some of them
 		own.Limits.apply(&lim)
 		h.Limits = &lim
 	}
 	return h, nil
 }
 
-// apply has the server run with c and with these hosts of the file.
+// apply puts c into effect, with these hosts of the file: see [server.Server.Apply].
 func (s *program) apply(c *config, hosts []string) error {
 	return c.atLine(s.Apply(server.Config{Limits: c.limits(), Hosts: hosts,
 		Host: func(name string) (server.Host, error) { return s.host(c, name) }}))
 }
 
-// atLine is err, which is [server.Server.Apply]'s, at its line.
+// atLine adds the line of the configuration and a remedy to err, an error of [server.Server.Apply].
 func (c *config) atLine(err error) error {
 	var le *server.LimitsError
 	if errors.As(err, &le) {
@@ -495,10 +525,10 @@ func (c *config) atLine(err error) error {
 		return c.errorAt(fmt.Sprintf("host %s is in the configuration and in the store: take it out of one of "+
 			"them (canto host del %s)", host, host), "host", host)
 	case server.PartRole:
-		cause := "host %s has been a service host since canto was started: set service = true, or start canto again"
+		cause := "host %s has been a service host since canto was started: set service = true, or restart canto"
 		if c.Host[host].Service {
-			cause = "host %s has been one where users log in since canto was started: take service out, or " +
-				"start canto again"
+			cause = "host %s has been a host with logins since canto was started: remove service, or " +
+				"restart canto"
 		}
 		return c.errorAt(fmt.Sprintf(cause, host), "host", host, "service")
 	case server.PartMechanisms:
@@ -518,7 +548,8 @@ func (c *config) atLine(err error) error {
 	return fmt.Errorf("host %q: %w", host, he.Err)
 }
 
-// optionAt is err at the line of the option: the host's own section, if it has the key, else all hosts'.
+// optionAt adds the line of the option to err: that in the host's section, if it has the key, else
+// that in the section for all hosts.
 func (c *config) optionAt(host string, err *session.OptionError) error {
 	path := []string{"module", err.Module, err.Key}
 	if own, ok := c.Host[host].Module[err.Module].(map[string]any); ok {
@@ -529,8 +560,9 @@ func (c *config) optionAt(host string, err *session.OptionError) error {
 	return c.errorAt(strings.Join(path[:len(path)-1], ".")+"."+err.Error(), path...)
 }
 
-// reload reads the configuration again; on an error nothing is changed. late are the keys whose new
-// values want a restart.
+// reload reads the configuration again and puts it into effect. After an error nothing has changed.
+// late are the keys that have changed and take effect only at the next start. Any goroutine but a
+// loop's.
 func (s *program) reload() (late []string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -546,13 +578,14 @@ func (s *program) reload() (late []string, err error) {
 	}
 	s.log.Info("reloaded", "hosts", len(s.Router.Table.Hosts()))
 	if len(late) > 0 {
-		s.log.Warn("changed in the configuration, and used from the next start on", "keys",
+		s.log.Warn("changed in the configuration, and takes effect at the next start", "keys",
 			strings.Join(late, ", "))
 	}
 	return late, nil
 }
 
-// read reads the configuration again, and checks that the running server can take it. late is as for reload.
+// read reads the configuration again and checks that the running server can take it. late is as for
+// reload. The caller holds mu, or only looks at the result.
 func (s *program) read() (c *config, late []string, err error) {
 	old := s.config()
 	c = old
@@ -592,20 +625,20 @@ func (s *program) read() (c *config, late []string, err error) {
 	return c, late, nil
 }
 
-// checkOutbox is an error about a stanza that the outbox does not hold which the process started with:
-// another one is used from the next start on.
+// checkOutbox returns an error if limits.stanza is more than fits the outbox with which the process
+// has started: a new outbox takes effect only at the next start.
 func (c *config) checkOutbox() error {
 	lim, outbox := c.limits(), c.startConfig.limits().Outbox
 	if most := outbox - session.OutboxSpare; lim.Stanza > most {
-		return c.errorAt(fmt.Sprintf("limits.stanza: %d bytes: until canto is started again, limits.outbox is %d "+
+		return c.errorAt(fmt.Sprintf("limits.stanza: %d bytes: until canto is restarted, limits.outbox is %d "+
 			"bytes, and a "+
-			"stanza at most %d: write less, or start canto again", lim.Stanza, outbox, most), "limits", "stanza")
+			"stanza at most %d: write less, or restart canto", lim.Stanza, outbox, most), "limits", "stanza")
 	}
 	return nil
 }
 
-// restartKeys are the keys of c that differ from those that the process runs with and that it reads
-// only when it starts.
+// restartKeys returns the keys of c that differ from those with which the process has started and
+// that are read only at the start. It sets c.startConfig.
 func (c *config) restartKeys(running *config) (keys []string) {
 	for _, k := range []struct {
 		name string
@@ -629,7 +662,13 @@ func (c *config) restartKeys(running *config) (keys []string) {
 	return keys
 }
 
-// openControlPlane opens the debug listeners and the admin socket, and serves what the reactor reads of http.
+// openControlPlane opens the debug ports and the admin socket, and starts net/http for the client
+// ports. closeAll closes all of it.
+//
+//  1. If there are debug ports, switch on the profiles of mutexes and blocking.
+//  2. Register metrics, profiles and health checks.
+//  3. Start net/http on the client ports, and open the debug ports.
+//  4. Open the admin socket.
 func (s *program) openControlPlane(c *config) (closeAll func(), err error) {
 	var closers []func() error
 	closeAll = func() {
@@ -638,8 +677,8 @@ func (s *program) openControlPlane(c *config) (closeAll func(), err error) {
 		}
 	}
 	if len(c.Listen.Debug) > 0 {
-		// Mutex and block profiles are empty otherwise. One contention in 100, and one goroutine for each
-		// millisecond of waiting, cost too little to be seen.
+		// Mutex and block profiles are empty otherwise. Sampling one contention in 100, and one event for each
+		// millisecond of waiting, costs too little to be measured.
 		runtime.SetMutexProfileFraction(100)
 		runtime.SetBlockProfileRate(int(time.Millisecond))
 	}
@@ -673,7 +712,7 @@ func (s *program) openControlPlane(c *config) (closeAll func(), err error) {
 			closers = append(closers, srv.Close)
 			go func() {
 				if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-					s.log.Error("the debug port is served no more: start canto again", "addr", a, "err", err)
+					s.log.Error("the debug port has failed: restart canto", "addr", a, "err", err)
 				}
 			}()
 		}
@@ -694,15 +733,15 @@ func (s *program) openControlPlane(c *config) (closeAll func(), err error) {
 	return closeAll, nil
 }
 
-// goMetrics are the runtime's: of the collector, of the CPU by what it was for, and how long goroutines
-// wait to run. docs/profiling.md reads them.
+// goMetrics returns the metrics of Go's runtime: garbage collection, CPU by class, and how long
+// goroutines wait to run. docs/profiling.md explains them.
 func goMetrics() prometheus.Collector {
 	return collectors.NewGoCollector(collectors.WithGoCollectorRuntimeMetrics(collectors.MetricsGC,
 		collectors.MetricsScheduler,
 		collectors.GoRuntimeMetricsRule{Matcher: regexp.MustCompile(`^/cpu/classes/`)}))
 }
 
-// runCommand carries out what came over the admin socket.
+// runCommand carries out a command that came over the admin socket.
 func (s *program) runCommand(ctx context.Context, c admin.Command) admin.Result {
 	var out, errOut bytes.Buffer
 	status := execute(&run{ctx: ctx, args: c.Args, stdin: bytes.NewReader(c.Stdin), out: &out, errOut: &errOut,
@@ -710,13 +749,13 @@ func (s *program) runCommand(ctx context.Context, c admin.Command) admin.Result 
 	return admin.Result{Out: out.Bytes(), Err: errOut.Bytes(), Status: status}
 }
 
-// devHosts names the host of --dev where the file names none at which users log in.
+// devHosts adds the host localhost for --dev, if the file names no host with logins.
 func (c *config) devHosts() error {
 	if len(c.loginNames()) > 0 {
 		return nil
 	}
 	if c.Host["localhost"].Service {
-		return c.errorAt("users log in at no host, and --dev can't add localhost, as it is a service host: give "+
+		return c.errorAt("no host has logins, and --dev can't add localhost, as it is a service host: give "+
 			"the service host "+
 			"another name, or add a section like [host.\"example.org\"]", "host", "localhost", "service")
 	}
@@ -727,8 +766,8 @@ func (c *config) devHosts() error {
 	return nil
 }
 
-// devCertificates gives each host without a certificate a self-signed one, kept in the data folder. A
-// service host needs none.
+// devCertificates gives each host with logins that has no certificate a self-signed one, which is
+// kept in the data folder.
 func (c *config) devCertificates() error {
 	for _, name := range c.loginNames() {
 		h := c.Host[name]
@@ -746,7 +785,8 @@ func (c *config) devCertificates() error {
 	return nil
 }
 
-// devSetup makes what --dev promises: a certificate and two accounts.
+// devSetup makes what --dev promises, a certificate and two accounts, and prints the accounts. A
+// second start with the same data folder prints them again.
 func (s *program) devSetup(c *config, out io.Writer) error {
 	if err := c.devCertificates(); err != nil {
 		return err

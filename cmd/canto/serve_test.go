@@ -33,11 +33,12 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			`canto.toml:8: unknown key "hots"; did you mean "host"\?`},
 		{"unknown key of a host", listen + certified + "certifcate = 'x'\n",
 			`canto.toml:11: unknown key "host.example.org.certifcate"; did you mean "certificate"\?`},
-		{"bad size", "memory = 'much'\n", `canto.toml:1: .*"much" is no size: write it like`},
-		{"bad rate", "[limits]\nlogins_per_address = '5/y'\n", `canto.toml:2: .*"5/y" is no rate: write it like`},
-		{"bad flow", "[limits]\nrate = '5'\n", `canto.toml:2: .*"5" is no rate of bytes: write it like`},
+		{"bad size", "memory = 'much'\n", `canto.toml:1: .*"much" is not a size: write it like`},
+		{"bad rate", "[limits]\nlogins_per_address = '5/y'\n",
+			`canto.toml:2: .*"5/y" is not a rate: write it like`},
+		{"bad flow", "[limits]\nrate = '5'\n", `canto.toml:2: .*"5" is not a rate of bytes: write it like`},
 		{"bad duration", "[limits]\nlogin_timeout = 'soon'\n",
-			`canto.toml:2: .*"soon" is no duration: write it like`},
+			`canto.toml:2: .*"soon" is not a duration: write it like`},
 		{"bad prefix", "[limits]\nexempt = ['all']\n", `canto.toml:2: .*all`},
 		{"wrong type", "data = 5\n", `canto.toml:1: data is a TOML integer, and a string is wanted`},
 		{"wrong type of a limit", "[limits]\nconnections = 'many'\n",
@@ -68,7 +69,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"a number for a duration", "[limits]\nlogin_timeout = 30\n",
 			`canto.toml:2: limits.login_timeout is a TOML integer, and a string is wanted`},
 		{"bad rate of a host", listen + certified + "limits = { failures_per_account = '0/m' }\n",
-			`canto.toml:11: host.example.org.limits.failures_per_account: "0/m" is no rate`},
+			`canto.toml:11: host.example.org.limits.failures_per_account: "0/m" is not a rate`},
 		{"a number for a host", "[host]\n\"a.com\" = 1\n",
 			`canto.toml:2: host.a.com is a TOML integer, and a table is wanted`},
 		{"a table for a number", "node = { x = 1 }\n",
@@ -82,8 +83,9 @@ func TestServeRefusesConfiguration(t *testing.T) {
 			`^canto: canto.toml:1: unknown key "x{200}\.\.\."; known here: [^x]*$`},
 		{"a list for a module's number", listen + certified + "[module]\noffline = { max_messages = [1] }\n",
 			`canto.toml:12: module.offline.max_messages is a TOML array, and a number is wanted`},
-		{"not TOML", "data = 'x'\n[listen\nc2s = []\n", `canto.toml:2: this is no TOML: .*: text stands in quotes`},
-		{"text without quotes", "data = canto\n", `canto.toml:1: this is no TOML: .*: text stands in quotes`},
+		{"not TOML", "data = 'x'\n[listen\nc2s = []\n",
+			`canto.toml:2: this is not TOML: .*: text stands in quotes`},
+		{"text without quotes", "data = canto\n", `canto.toml:1: this is not TOML: .*: text stands in quotes`},
 		{"no mechanisms", listen + certified + "sasl = []\n",
 			`canto.toml:11: sasl is empty, and there would be no way to log in at example.org: name mechanisms`},
 		{"a key twice", "data = 'x'\ndata = 'y'\n", `canto.toml:2: .*data`},
@@ -93,14 +95,14 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"bad format", "log = { format = 'xml' }\n", `canto.toml:1: log format "xml": it is text or json`},
 		{"bad node", "node = 5000\n", `canto.toml:1: node is from 0 to 1023`},
 		{"bad address", "[listen]\nc2s = ['everywhere']\n",
-			`canto.toml:2: "everywhere" is no address: write it like`},
+			`canto.toml:2: "everywhere" is not an address: write it like`},
 		{"bad address without a host", "[listen]\nc2s = [':xmpp?']\n",
-			`canto.toml:2: ":xmpp\?" is no address: write it like`},
+			`canto.toml:2: ":xmpp\?" is not an address: write it like`},
 		{"debug on every address", "[listen]\ndebug = [':5290']\n",
 			`canto.toml:2: debug on ":5290" .*: name the one address`},
-		{"bad domain", listen + "[host.\"a b\"]\n", `canto.toml:8: "a b" is no domain in its canonical form`},
+		{"bad domain", listen + "[host.\"a b\"]\n", `canto.toml:8: "a b" is not a domain in its canonical form`},
 		{"an account as a domain", listen + "[host.\"a@b\"]\n",
-			`canto.toml:8: "a@b" is no domain in its canonical form`},
+			`canto.toml:8: "a@b" is not a domain in its canonical form`},
 		{"certificate without a key", listen + "[host.\"example.org\"]\ncertificate = 'example.org.crt'\n",
 			`canto.toml:9: certificate and key go together`},
 		{"key without a certificate", listen + "[host.\"example.org\"]\nkey = 'example.org.key'\n",
@@ -166,7 +168,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"burst beyond the counter", "[limits]\nrate = '256KiB/s, burst 4GiB'\n",
 			`canto.toml:2: limits.rate: a burst of .* to 1GiB`},
 		{"negative rate", "[limits]\nrate = '-1KiB/s'\n",
-			`canto.toml:2: limits.rate: "-1KiB/s" is no rate of bytes`},
+			`canto.toml:2: limits.rate: "-1KiB/s" is not a rate of bytes`},
 		{"login timeout of a millisecond", "[limits]\nlogin_timeout = '1ms'\n",
 			`canto.toml:2: limits.login_timeout: 1ms: write 5s`},
 		{"no login timeout", "[limits]\nlogin_timeout = '0s'\n",
@@ -174,7 +176,7 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"login timeout of a day", "[limits]\nlogin_timeout = '24h'\n",
 			`canto.toml:2: limits.login_timeout: .* to 10m`},
 		{"negative duration", "[limits]\nlogin_timeout = '-5s'\n",
-			`canto.toml:2: limits.login_timeout: "-5s" is no duration`},
+			`canto.toml:2: limits.login_timeout: "-5s" is not a duration`},
 		{"negative connections", "[limits]\nconnections = -1\n",
 			`canto.toml:2: limits.connections: -1 is less than none: write 1 or more, or 0`},
 		{"negative connections of an address", "[limits]\nper_address = -1\n",
@@ -184,21 +186,21 @@ func TestServeRefusesConfiguration(t *testing.T) {
 		{"negative resources of a host", listen + certified + "limits = { resources_per_account = -1 }\n",
 			`canto.toml:11: host.example.org.limits.resources_per_account: -1 is less than none`},
 		{"no logins", "[limits]\nlogins_per_address = '0/s'\n",
-			`canto.toml:2: limits.logins_per_address: "0/s" is no rate: .*0 alone is no limit`},
+			`canto.toml:2: limits.logins_per_address: "0/s" is not a rate: .*0 alone is no limit`},
 		{"one login an hour", "[limits]\nlogins_per_address = '1/h'\n",
 			`canto.toml:2: limits.logins_per_address: 1 in 1h0m0s keeps clients out .*: write 1/m`},
 		{"negative failures", "[limits]\nfailures_per_account = '-5/m'\n",
-			`canto.toml:2: limits.failures_per_account: "-5/m" is no rate`},
+			`canto.toml:2: limits.failures_per_account: "-5/m" is not a rate`},
 		{"failures beyond the counter", "[limits]\nfailures_per_address = '5000000000/s'\n",
-			`canto.toml:2: limits.failures_per_address: .* is no rate: .*1 to 1000000`},
+			`canto.toml:2: limits.failures_per_address: .* is not a rate: .*1 to 1000000`},
 		{"a limit that is no host's own", listen + certified + "limits = { stanza = '1MiB' }\n",
 			`canto.toml:11: limits.stanza holds for all hosts: write it under \[limits\]; a host's own are exempt,`},
 		{"an exempt name", "[limits]\nexempt = [\n  '127.0.0.1',\n  'localhost',\n]\n",
-			`canto.toml:4: limits.exempt: "localhost" is no address and no range of addresses: write it like 192.0.2.7`},
+			`canto.toml:4: limits.exempt: "localhost" is not an address or a range of addresses: write it like 192.0.2.7`},
 		{"memory below the store's", "memory = '64MiB'\n", `canto.toml:1: memory: 67108864 bytes: write 512MiB`},
 		{"memory beyond the counter", "memory = 9223372036854775807\n",
 			`canto.toml:1: memory: 9223372036854775807 bytes: write 512MiB .* to 1024GiB`},
-		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is no size`},
+		{"negative memory", "memory = '-1GiB'\n", `canto.toml:1: memory: "-1GiB" is not a size`},
 		{"negative node", "node = -1\n", `canto.toml:1: node is from 0 to 1023`},
 		{"data of no name", "data = ''\n", `canto.toml:1: data is empty: name the folder`},
 		{"one port twice", "[listen]\nhttp = ['127.0.0.1:5222']\n",
@@ -291,7 +293,7 @@ func TestReloadRefusesLimits(t *testing.T) {
 	}
 	s.write("canto.toml", string(before)+"[limits]\noutbox = '2MiB'\nconnections = 100\n")
 	if out := s.ok("reload"); !strings.Contains(out,
-		"limits.connections: changed, and used from the next start on") ||
+		"limits.connections: changed, and takes effect at the next start") ||
 		!strings.Contains(out, "limits.outbox: changed") {
 		t.Errorf("reload says %q", out)
 	}
@@ -300,7 +302,7 @@ func TestReloadRefusesLimits(t *testing.T) {
 }
 
 // A stanza is put in force only if the outbox holds it that the server runs with; another outbox is used
-// from the next start on.
+// at the next start.
 func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
@@ -310,7 +312,7 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.write("canto.toml", string(before)+"[limits]\noutbox = '16MiB'\nstanza = '8MiB'\n")
-	s.fails(exitUsage, `canto.toml:13: limits.stanza: 8388608 bytes: .*limits.outbox is 1048576 bytes.*start canto again`, "reload")
+	s.fails(exitUsage, `canto.toml:13: limits.stanza: 8388608 bytes: .*limits.outbox is 1048576 bytes.*restart canto`, "reload")
 	if lim := p.server.Router.Limits(); lim.Stanza != session.DefaultLimits().Stanza {
 		t.Errorf("stanzas may have %d bytes", lim.Stanza)
 	}
@@ -320,7 +322,7 @@ func TestReloadRefusesStanzaBeyondOutbox(t *testing.T) {
 	}
 }
 
-// What is used from the next start on leaves the profiles as they are, with the accounts that they hold
+// A key that takes effect at the next start leaves the profiles as they are, with the accounts that they hold
 // in memory.
 func TestReloadKeepsProfiles(t *testing.T) {
 	t.Parallel()
@@ -345,7 +347,7 @@ func (s *site) serveHereOnly() *process {
 	return p
 }
 
-// Another data folder in the file is used from the next start on, unless the command line names it.
+// Another data folder in the file takes effect at the next start, unless the command line names it.
 func TestReloadSaysData(t *testing.T) {
 	t.Parallel()
 	for _, given := range []bool{false, true} {
@@ -366,7 +368,8 @@ func TestReloadSaysData(t *testing.T) {
 		t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 		until(t, "it answers", func() bool { return s.canto("", "bytes").status == 0 })
 		s.write("canto.toml", "data = \"other\"\n"+string(before))
-		if out := s.ok("reload"); strings.Contains(out, "data: changed, and used from the next start on") == given {
+		if out := s.ok("reload"); strings.Contains(out,
+			"data: changed, and takes effect at the next start") == given {
 			t.Errorf("--data given %v: reload says %q", given, out)
 		}
 	}
@@ -598,7 +601,7 @@ func TestServeHostTwice(t *testing.T) {
 	s.serve()
 }
 
-// handshake is the certificate that addr shows who asks for name.
+// handshake returns the certificate that addr presents for the server_name name.
 func handshake(t *testing.T, addr, name string) *x509.Certificate {
 	t.Helper()
 	c, err := tls.Dial("tcp", addr, &tls.Config{ServerName: name, InsecureSkipVerify: true})
@@ -609,8 +612,8 @@ func handshake(t *testing.T, addr, name string) *x509.Certificate {
 	return c.ConnectionState().PeerCertificates[0]
 }
 
-// behindStartTLS is the same behind STARTTLS.
-func behindStartTLS(t *testing.T, addr, host string) *x509.Certificate {
+// afterStartTLS returns the same after STARTTLS.
+func afterStartTLS(t *testing.T, addr, host string) *x509.Certificate {
 	t.Helper()
 	c, err := connect(addr, host, false)
 	if err != nil {
@@ -649,7 +652,7 @@ func TestTLSVersions(t *testing.T) {
 		c.conn.Close()
 		if only == tls.VersionTLS12 {
 			s.write("canto.toml", text+"'1.3']\n")
-			if got := s.ok("reload"); got != "c2s.tls_versions: changed, and used from the next start on\n" {
+			if got := s.ok("reload"); got != "c2s.tls_versions: changed, and takes effect at the next start\n" {
 				t.Errorf("reload: %q", got)
 			}
 			if c, err := connect(p.plain, "example.org", false); err != nil {
@@ -674,7 +677,7 @@ func TestReloadCertificate(t *testing.T) {
 		t.Helper()
 		for _, h := range []string{"example.org", "example.net"} {
 			for how, c := range map[string]*x509.Certificate{"TLS": handshake(t, p.direct, h),
-				"STARTTLS": behindStartTLS(t, p.plain, h)} {
+				"STARTTLS": afterStartTLS(t, p.plain, h)} {
 				if c.Subject.CommonName != h {
 					t.Errorf("%s for %s shows the certificate of %s", how, h, c.Subject.CommonName)
 				}
@@ -697,7 +700,7 @@ func TestReloadCertificate(t *testing.T) {
 		t.Error("the old certificate is still shown after the reload")
 	}
 	if _, err := romeo.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != nil {
-		t.Errorf("who was connected: %v", err)
+		t.Errorf("a client that was connected: %v", err)
 	}
 
 	// One that can't be used keeps the old one, and says so.
@@ -797,12 +800,12 @@ func TestReload(t *testing.T) {
 	s.write("canto.toml", "node = 7\nlog = { level = 'debug' }\n"+strings.Replace(listen, "debug   = []",
 		"debug = ['127.0.0.1:0']", 1)+hostSection("example.org")+hostSection("example.net"))
 	for range 2 {
-		if out := s.ok("reload"); out != "node: changed, and used from the next start on\nlog: changed, and "+
-			"used from the next start on\nlisten: changed, and used from the next start on\n" {
+		if out := s.ok("reload"); out != "node: changed, and takes effect at the next start\nlog: changed, and "+
+			"takes effect at the next start\nlisten: changed, and takes effect at the next start\n" {
 			t.Errorf("reload: %q", out)
 		}
 	}
-	p.says(`used from the next start on.*keys="node, log, listen"`)
+	p.says(`takes effect at the next start.*keys="node, log, listen"`)
 
 	// A host that goes takes its sessions with it; by SIGHUP this time.
 	s.write("canto.toml", listen+hostSection("example.org"))
@@ -827,7 +830,8 @@ func TestShutdown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'>"+
+		"<item jid='juliet@example.net'/></query>"); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 50 { // taken, and not yet durable, when the signal comes
@@ -837,9 +841,9 @@ func TestShutdown(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.signal(syscall.SIGTERM)
-	for who, c := range map[string]*client{"a session": romeo, "a stream before its login": early} {
+	for name, c := range map[string]*client{"a session": romeo, "a stream before its login": early} {
 		if err := c.ended(); err != streamError("system-shutdown") {
-			t.Errorf("%s: %v", who, err)
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if n := p.wait(); n != 0 {
@@ -987,7 +991,8 @@ func TestHostRemovedAndAddedAgain(t *testing.T) {
 	s.write("canto.toml", listen+hostSection("example.org")+hostSection("example.net")+"modules = ['-ping']\n")
 	s.ok("reload")
 	paris = p.login("example.net", "paris", "x")
-	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != (stanzaError{"cancel", "service-unavailable"}) {
+	unavailable := stanzaError{"cancel", "service-unavailable"}
+	if _, err := paris.iq("get", "<ping xmlns='urn:xmpp:ping'/>"); err != unavailable {
 		t.Errorf("ping on a host that was added again without it: %v", err)
 	}
 }

@@ -191,14 +191,14 @@ func TestReloadServiceHost(t *testing.T) {
 	}
 
 	// The other role, while it is served, and both ways.
-	const kept = `host rooms.example.org has been a service host since canto was started: set service = true, or start canto again`
+	const kept = `host rooms.example.org has been a service host since canto was started: set service = true, or restart canto`
 	s.write("canto.toml", login+strings.Replace(serviceSection, "true", "false", 1))
 	s.fails(exitUsage, `canto.toml:12: `+kept, "reload")
 	s.write("canto.toml", login+"[host.\"rooms.example.org\"]\n")
 	s.fails(exitUsage, `canto.toml:11: `+kept, "reload")
 	s.write("canto.toml", listen+"[host.\"example.org\"]\nservice = true\n"+
 		strings.ReplaceAll(hostSection("other.example"), "other.example.", "example.org."))
-	s.fails(exitUsage, `canto.toml:9: host example.org has been one where users log in since canto was started: take service out, or start canto again`, "reload")
+	s.fails(exitUsage, `canto.toml:9: host example.org has been a host with logins since canto was started: remove service, or restart canto`, "reload")
 	if slices.Contains(features(), "urn:xmpp:ping") {
 		t.Error("a reload that was refused has changed the modules")
 	}
@@ -207,7 +207,7 @@ func TestReloadServiceHost(t *testing.T) {
 	s.write("canto.toml", login)
 	s.ok("reload")
 	gone()
-	s.fails(exitFailed, `rooms.example.org has been a service host since canto was started: start canto again, and add it then`, "host", "add", "rooms.example.org")
+	s.fails(exitFailed, `rooms.example.org has been a service host since canto was started: restart canto, and add it then`, "host", "add", "rooms.example.org")
 	if got := s.ok("host", "list"); got != "example.org\tfile\n" {
 		t.Errorf("a host that was refused is in the store: %q", got)
 	}
@@ -244,7 +244,7 @@ func TestDevServiceHost(t *testing.T) {
 		t.Error(err)
 	}
 	s.write("canto.toml", listen+"[host.localhost]\nservice = true\n")
-	const words = `canto.toml:9: users log in at no host, and --dev can't add localhost, as it is a service host: give`
+	const words = `canto.toml:9: no host has logins, and --dev can't add localhost, as it is a service host: give`
 	s.fails(exitUsage, words, "reload")
 	s = newSite(t, "example.org")
 	s.write("canto.toml", listen+"[host.localhost]\nservice = true\n")
@@ -258,5 +258,5 @@ func TestServiceHostsOnly(t *testing.T) {
 	s := newSite(t, "example.org")
 	s.write("canto.toml", listen+serviceSection+"[c2s]\nrequire_tls = false\n")
 	p := s.serve()
-	p.says(`all hosts are service hosts, and users log in at none: add a section without service = true, or run canto host add`)
+	p.says(`all hosts are service hosts, so no user can log in: add a section without service = true, or run canto host add`)
 }

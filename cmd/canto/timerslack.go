@@ -7,19 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Go's runtime has a thread that sleeps 20 µs at a time while anything runs, to take processors from
-// those who wait in the kernel. The system wakes it up to its timer slack later, 50 µs; where a timer is
-// dear, as in a virtual machine, that thread took a tenth to a quarter of the server's CPU. No timer of
-// ours minds to be a millisecond late.
+// While anything runs, a thread of Go's runtime (sysmon) sleeps 20 µs at a time, to take processors
+// back from goroutines that are in system calls. The kernel may fire its timer later by the
+// thread's timer slack, by default 50 µs. In a virtual machine each such wakeup is expensive: the
+// thread took a tenth to a quarter of the server's CPU. With a slack of 1 ms it wakes rarely; no
+// timer of Canto needs to be more exact. docs/decisions.md has the measurements.
 const (
 	coarseTimerSlack  = 1_000_000 // ns
 	defaultTimerSlack = 50_000
 )
 
-// setTimerSlack has the timers of all threads be late by up to coarseTimerSlack. A thread inherits that
-// from the one that makes it, and Go has made some before it runs anything of ours: so the process begins
-// anew, once. Whoever has started it with another slack, as systemd's TimerSlackNSec does, has decided.
-// Where the system refuses, all stays as it was.
+// setTimerSlack sets a coarse timer slack for all threads of the process. A thread inherits the
+// slack of the thread that creates it, and Go has created some before main runs. So the process
+// executes itself once more, with the slack set; an environment variable marks the second time. A
+// slack that is not the default was set on purpose, as by TimerSlackNSec= of systemd, and stays. If
+// the system refuses anything, the process goes on as it is. It must be called before the process
+// opens anything.
 func setTimerSlack() {
 	const mark = "CANTO_LATE_TIMERS"
 	if os.Getenv(mark) != "" {

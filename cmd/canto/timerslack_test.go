@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A server's timers may be late by a millisecond, in all of its threads, unless whoever starts it has
-// said how late.
+// A server's timers may be late by a millisecond, in all of its threads, unless it is started with a slack of
+// its own.
 func TestLateTimers(t *testing.T) {
 	runtime.LockOSThread() // a child's slack is that of the thread that makes it
 	defer runtime.UnlockOSThread()
@@ -31,7 +31,7 @@ func TestLateTimers(t *testing.T) {
 			t.Fatal(err)
 		}
 		if again := strings.Contains(string(env), "CANTO_LATE_TIMERS=1"); again != c.again {
-			t.Errorf("started with %d ns: began anew: %v", c.given, again)
+			t.Errorf("started with %d ns: executed itself again: %v", c.given, again)
 		}
 		threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 		if err != nil {

@@ -20,22 +20,25 @@ import (
 	"canto/session/store"
 )
 
+// userCmd is `canto user`.
 type userCmd struct {
 	Add    userAdd    `cmd:"" help:"Add an account."`
 	Passwd userPasswd `cmd:"" help:"Change a password; the account's sessions end."`
-	Del    userDel    `cmd:"" help:"Delete an account with all it has."`
-	List   userList   `cmd:"" help:"List the accounts of a domain, or of all."`
+	Del    userDel    `cmd:"" help:"Delete an account and everything stored for it."`
+	List   userList   `cmd:"" help:"List the accounts of one domain, or of all."`
 	Show   userShow   `cmd:"" help:"Show one account."`
 	Ban    userBan    `cmd:"" help:"Keep an account from logging in; its sessions end."`
-	Unban  userUnban  `cmd:"" help:"Let it log in again."`
+	Unban  userUnban  `cmd:"" help:"Let an account log in again."`
 	Import userImport `cmd:"" help:"Add accounts from lines of jid<TAB>password."`
 }
 
+// password has the flags of commands that set a password.
 type password struct {
-	Password      string `help:"The password; without it one is made and printed." placeholder:"P"`
+	Password      string `help:"The password; by default a random one, which is printed." placeholder:"P"`
 	PasswordStdin bool   `help:"Read the password from standard input."`
 }
 
+// get returns the password: the first line of standard input, the flag's value, or a random one (made).
 func (p *password) get(r *run) (pw string, made bool, err error) {
 	switch {
 	case p.PasswordStdin:
@@ -54,7 +57,7 @@ func (p *password) get(r *run) (pw string, made bool, err error) {
 	return rand.Text()[:20], true, nil
 }
 
-// parseAccount reads the address of an account.
+// parseAccount parses the address of an account. The error names the character that is not allowed.
 func parseAccount(text string) (jid.JID, error) {
 	j, err := jid.Parse(text)
 	if err != nil {
@@ -72,12 +75,12 @@ func parseAccount(text string) (jid.JID, error) {
 		return j, exitStatus{exitUsage, fmt.Errorf("%q: %s: write it like name@domain", text, why)}
 	}
 	if l, _, res := j.Parts(); l == "" || res != "" {
-		return j, exitStatus{exitUsage, fmt.Errorf("%q is no account: write it like name@domain", text)}
+		return j, exitStatus{exitUsage, fmt.Errorf("%q is not an account: write it like name@domain", text)}
 	}
 	return j, nil
 }
 
-// checkTakesAccounts is an error if j is at a service host of the file, where users do not log in.
+// checkTakesAccounts returns an error if j is at a service host of the file, which has no accounts.
 func (c *config) checkTakesAccounts(j jid.JID) error {
 	if c.Host[j.Domain()].Service {
 		return fmt.Errorf("%s: %s is a service host, which has no accounts: name a host where users log in", j,
@@ -86,22 +89,24 @@ func (c *config) checkTakesAccounts(j jid.JID) error {
 	return nil
 }
 
-// parseDomain reads the name of a domain, in any spelling, and prepares it.
+// parseDomain parses the name of a domain, in any spelling, and prepares it.
 func parseDomain(text string) (string, error) {
 	d, err := jid.PrepareDomain(text)
 	if err != nil {
-		return "", exitStatus{exitUsage, fmt.Errorf("%q is no domain: write it like example.org", text)}
+		return "", exitStatus{exitUsage, fmt.Errorf("%q is not a domain: write it like example.org", text)}
 	}
 	return d, nil
 }
 
-// deriveKeys makes the keys of a password for every hash, as they are stored.
+// deriveKeys derives the keys of a password for every hash and returns them encoded, as they are
+// stored.
 func deriveKeys(pw string, iterations int) ([]byte, error) {
 	k, err := sasl.DeriveKeys([]byte(pw), iterations, rand.Reader, sasl.SHA1, sasl.SHA256, sasl.SHA512)
 	return k.Encode(), passwordError(pw, err)
 }
 
-// passwordError says what of pw no password may have (RFC 8265 §4.2), if that is what err is about.
+// passwordError says why pw is not allowed as a password, if that is what err is about; otherwise
+// it returns err.
 func passwordError(pw string, err error) error {
 	if !errors.Is(err, sasl.ErrPassword) {
 		return err
@@ -114,7 +119,7 @@ func passwordError(pw string, err error) error {
 	case pw == "":
 		err = errors.New("the password is empty: " + allowed)
 	case !utf8.ValidString(pw):
-		err = errors.New("the password is no UTF-8: " + allowed)
+		err = errors.New("the password is not UTF-8: " + allowed)
 	case at >= 0:
 		r, _ := utf8.DecodeRuneInString(pw[at:])
 		err = fmt.Errorf("the password has %U as its character %d, which is a control character, a joiner, "+
@@ -125,8 +130,8 @@ func passwordError(pw string, err error) error {
 	return exitStatus{exitUsage, err}
 }
 
-// firstInvalidRune is where the first character of text begins that is not ok by itself, nor with those
-// before it; -1: there is none.
+// firstInvalidRune returns the index of the first character of text that is not ok by itself, nor
+// together with the characters before it; -1 if there is none.
 func firstInvalidRune(text string, ok func(string) bool) int {
 	for i, r := range text {
 		if !ok(string(r)) && !ok(text[:i]+string(r)) {
@@ -136,30 +141,34 @@ func firstInvalidRune(text string, ok func(string) bool) int {
 	return -1
 }
 
-// announceAccount tells a running server that there is an account.
+// announceAccount tells the running server that there is an account at j, as it may have j in its
+// negative cache.
 func (r *run) announceAccount(j jid.JID) {
 	if r.server != nil {
 		r.server.Router.Table.NoteCreated(j)
 	}
 }
 
-// endSessions ends the account's sessions on a running server.
+// endSessions ends the account's sessions on the running server with a stream error.
 func (r *run) endSessions(j jid.JID, reason error) {
 	if r.server != nil {
 		r.server.Router.Kick(j, reason)
 	}
 }
 
-// changeKeys is what `user add` and `user passwd` have in common: it reads the account and a new password, derives
-// the keys, lets change store them, and prints the password if it was made here. check refuses an account before
-// a password is asked for; it may be nil. A running server does all of it where there is one.
+// changeKeys is the common part of `user add` and `user passwd`. check refuses an account before a
+// password is read; it may be nil.
+//
+//  1. Parse the address, and forward the command if a server runs.
+//  2. Read or make the password, and derive its keys.
+//  3. Let change store the keys, and print the password if it was made here.
 func (r *run) changeKeys(account string, p *password, check func(jid.JID) error,
 	change func(db *store.DB, j jid.JID, keys []byte) error) error {
 	j, err := parseAccount(account)
 	if err != nil {
 		return err
 	}
-	if done, err := r.forward(); done || err != nil { // before standard input is read here
+	if done, err := r.forward(); done || err != nil { // reads standard input, if it forwards
 		return err
 	}
 	if check != nil {
@@ -186,6 +195,7 @@ func (r *run) changeKeys(account string, p *password, check func(jid.JID) error,
 	})
 }
 
+// userAdd is `canto user add`.
 type userAdd struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 	password
@@ -210,12 +220,13 @@ func (u *userAdd) Run(r *run) error {
 	})
 }
 
+// userPasswd is `canto user passwd`.
 type userPasswd struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 	password
 }
 
-// Run gives the account another password, and ends its sessions.
+// Run replaces the account's password and ends its sessions.
 func (u *userPasswd) Run(r *run) error {
 	return r.changeKeys(u.JID, &u.password, nil, func(db *store.DB, j jid.JID, keys []byte) error {
 		if err := accountError(j, db.Accounts().SetKeys(r.ctx, j.Domain(), j.Local(), keys)); err != nil {
@@ -226,10 +237,13 @@ func (u *userPasswd) Run(r *run) error {
 	})
 }
 
+// userDel is `canto user del`.
 type userDel struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 }
 
+// Run deletes the account. A running server tells its contacts and erases its rows; otherwise the next start
+// does.
 func (u *userDel) Run(r *run) error {
 	j, err := parseAccount(u.JID)
 	if err != nil {
@@ -237,17 +251,19 @@ func (u *userDel) Run(r *run) error {
 	}
 	return r.withStore(true, func(db *store.DB) error {
 		gone, err := db.Accounts().Delete(r.ctx, j.Domain(), j.Local())
-		if err != nil || r.server == nil { // then the next start tells its contacts
+		if err != nil || r.server == nil {
 			return accountError(j, err)
 		}
 		return storage.FinishDeletion(r.server.Router, db, gone, nil)
 	})
 }
 
+// userList is `canto user list`.
 type userList struct {
-	Domain string `arg:"" optional:"" help:"Only this domain's."`
+	Domain string `arg:"" optional:"" help:"Only the accounts of this domain."`
 }
 
+// Run prints the addresses of accounts, one on each line.
 func (u *userList) Run(r *run) error {
 	only := ""
 	if u.Domain != "" {
@@ -280,10 +296,12 @@ func (u *userList) Run(r *run) error {
 	})
 }
 
+// userShow is `canto user show`.
 type userShow struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 }
 
+// Run prints what the store has in the account's row, but for secrets.
 func (u *userShow) Run(r *run) error {
 	j, err := parseAccount(u.JID)
 	if err != nil {
@@ -307,18 +325,23 @@ func (u *userShow) Run(r *run) error {
 	})
 }
 
+// userBan is `canto user ban`.
 type userBan struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 }
 
+// Run keeps the account from logging in and ends its sessions.
 func (u *userBan) Run(r *run) error { return ban(r, u.JID, true) }
 
+// userUnban is `canto user unban`.
 type userUnban struct {
 	JID string `arg:"" name:"jid" help:"The account: name@domain."`
 }
 
+// Run lets the account log in again.
 func (u *userUnban) Run(r *run) error { return ban(r, u.JID, false) }
 
+// ban bans an account, or ends a ban.
 func ban(r *run, text string, on bool) error {
 	j, err := parseAccount(text)
 	if err != nil {
@@ -339,18 +362,26 @@ func ban(r *run, text string, on bool) error {
 	})
 }
 
+// userImport is `canto user import`.
 type userImport struct {
-	SharedSalt bool   `help:"Derive equal passwords once. For load tests only: equal passwords show."`
+	SharedSalt bool   `help:"Derive the keys of equal passwords once. For load tests only: the store then shows which accounts have equal passwords."`
 	Iterations int    `help:"Iterations of PBKDF2." default:"10000"`
 	File       string `arg:"" help:"The file; - is standard input."`
 }
 
-// maxImportLine bounds a line of an import: the longest address and the longest password are 4 KiB.
+// maxImportLine bounds a line of an import, in bytes. The longest address and the longest password
+// have 4 KiB together.
 const maxImportLine = 64 << 10
 
-// importBatch is how many accounts are one commit.
+// importBatch is how many accounts are derived, and then given to the store, at a time.
 const importBatch = 2000
 
+// Run adds the accounts of a file.
+//
+//  1. Open the file, as the user who has typed the command, and forward its contents if a server runs: the
+//     server opens no file.
+//  2. Read and check all lines. If one is wrong, nothing is imported.
+//  3. Derive the keys and add the accounts. Accounts that exist are reported and skipped.
 func (u *userImport) Run(r *run) error {
 	if u.Iterations < sasl.MinIterations || u.Iterations > sasl.MaxIterations {
 		return exitStatus{exitUsage, fmt.Errorf("--iterations is from %d to %d", sasl.MinIterations,
@@ -360,8 +391,6 @@ func (u *userImport) Run(r *run) error {
 	if u.File != "-" {
 		name = u.File
 	}
-	// The file is read here, as the user who typed the command: a running server gets what is in it, and
-	// opens nothing.
 	if name == u.File && r.server == nil {
 		f, err := os.Open(u.File)
 		if err != nil {
@@ -373,14 +402,14 @@ func (u *userImport) Run(r *run) error {
 		}
 		r.stdin = f
 	}
-	if done, err := r.forward(); done || err != nil { // before the input is read here
+	if done, err := r.forward(); done || err != nil { // reads the input, if it forwards
 		return err
 	}
 	conf, err := r.config()
 	if err != nil {
 		return err
 	}
-	rows, err := u.read(r.stdin, name, conf) // before a data folder is made
+	rows, err := u.read(r.stdin, name, conf) // a wrong line leaves no data folder behind
 	if err != nil {
 		return err
 	}
@@ -397,15 +426,16 @@ func (u *userImport) Run(r *run) error {
 	})
 }
 
+// An importLine is an account of an import.
 type importLine struct {
-	line     int
+	line     int // number of the line
 	jid      jid.JID
 	password string
-	creds    []byte
-	err      error
+	creds    []byte // the derived keys
+	err      error  // of deriving
 }
 
-// read reads and checks all lines, so that of a file with a broken one nothing is imported.
+// read reads and checks all lines. If one is wrong, nothing is imported.
 func (u *userImport) read(in io.Reader, name string, conf *config) (rows []importLine, err error) {
 	sc := bufio.NewScanner(in)
 	sc.Buffer(nil, maxImportLine)
@@ -445,7 +475,9 @@ func (u *userImport) read(in io.Reader, name string, conf *config) (rows []impor
 	return rows, nil
 }
 
-// load derives keys on all cores and adds the accounts, a block at a time.
+// load derives keys on all cores and adds the accounts, importBatch at a time. It returns how many
+// were added. An account that can't be added is reported on errOut; an error of the store ends the
+// import.
 func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) (n int, err error) {
 	var memo sync.Map // password -> sync.OnceValues
 	for len(rows) > 0 {
@@ -488,6 +520,7 @@ func (u *userImport) load(r *run, db *store.DB, rows []importLine, name string) 
 	return n, nil
 }
 
+// derive derives the keys of a password; with --shared-salt once for equal passwords, by memo.
 func (u *userImport) derive(pw string, memo *sync.Map) ([]byte, error) {
 	if !u.SharedSalt {
 		return deriveKeys(pw, u.Iterations)
@@ -498,14 +531,17 @@ func (u *userImport) derive(pw string, memo *sync.Map) ([]byte, error) {
 	return f.(func() ([]byte, error))()
 }
 
+// hostCmd is `canto host`.
 type hostCmd struct {
 	List hostList `cmd:"" help:"List the hosts."`
 	Add  hostAdd  `cmd:"" help:"Serve another domain."`
 	Del  hostDel  `cmd:"" help:"Stop serving a domain; its accounts are kept."`
 }
 
+// hostList is `canto host list`.
 type hostList struct{}
 
+// Run prints the hosts of store and file.
 func (hostList) Run(r *run) error {
 	return r.withStore(false, func(db *store.DB) error {
 		s := db.Snapshot()
@@ -528,10 +564,12 @@ func (hostList) Run(r *run) error {
 	})
 }
 
+// hostAdd is `canto host add`.
 type hostAdd struct {
 	Domain string `arg:""`
 }
 
+// Run adds a host to the store. A running server serves it at once.
 func (h *hostAdd) Run(r *run) error {
 	d, err := parseDomain(h.Domain)
 	if err != nil {
@@ -547,8 +585,8 @@ func (h *hostAdd) Run(r *run) error {
 			return fmt.Errorf("%s: the configuration file names it already", d)
 		}
 		if r.server != nil {
-			if service, _ := r.server.Role(d); service { // it was in the file
-				return fmt.Errorf("%s has been a service host since canto was started: start canto again, and add "+
+			if service, _ := r.server.Role(d); service { // it was in the file when the server started
+				return fmt.Errorf("%s has been a service host since canto was started: restart canto, and add "+
 					"it then", d)
 			}
 		}
@@ -563,10 +601,12 @@ func (h *hostAdd) Run(r *run) error {
 	})
 }
 
+// hostDel is `canto host del`.
 type hostDel struct {
 	Domain string `arg:""`
 }
 
+// Run removes a host from the store. A running server ends its sessions.
 func (h *hostDel) Run(r *run) error {
 	d, err := parseDomain(h.Domain)
 	if err != nil {
@@ -581,7 +621,7 @@ func (h *hostDel) Run(r *run) error {
 			return fmt.Errorf("%s: the configuration file names it: take its section out and run canto reload", d)
 		}
 		if err := db.Hosts().Delete(r.ctx, d); errors.Is(err, store.ErrNotFound) {
-			return fmt.Errorf("%w: canto host list shows who is served", err)
+			return fmt.Errorf("%w: canto host list shows the hosts", err)
 		} else if err != nil {
 			return err
 		}
@@ -593,8 +633,9 @@ func (h *hostDel) Run(r *run) error {
 	})
 }
 
-// freshConfig is the file as it is now. A running server takes it with the host that is added or deleted,
-// so it must be one that it can take before anything is changed.
+// freshConfig returns the configuration as the file is now. In a server, the command ends with a
+// reload, so the file must be one that the server can take, and it is checked before anything is
+// changed.
 func (r *run) freshConfig() (*config, error) {
 	if r.server == nil {
 		return r.config()
@@ -609,33 +650,35 @@ func (r *run) freshConfig() (*config, error) {
 	return c, err
 }
 
+// addHost adds a host to the store.
 func addHost(r *run, db *store.DB, domain string) error {
 	_, err := db.Hosts().Add(r.ctx, domain)
 	if errors.Is(err, store.ErrExists) {
-		return fmt.Errorf("%w: canto host list shows who is served", err)
+		return fmt.Errorf("%w: canto host list shows the hosts", err)
 	}
 	return err
 }
 
+// createAccount adds an account to the store.
 func createAccount(r *run, db *store.DB, j jid.JID, creds []byte) error {
 	_, err := db.Accounts().Create(r.ctx, j.Domain(), j.Local(), creds)
 	return accountError(j, err)
 }
 
-// accountError says whom an error is about.
+// accountError adds the account and a remedy to an error of the store.
 func accountError(j jid.JID, err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, store.ErrNotFound):
-		return fmt.Errorf("%s: %w: canto user list shows who there is", j, err)
+		return fmt.Errorf("%s: %w: canto user list shows the accounts", j, err)
 	case errors.Is(err, store.ErrExists):
 		return fmt.Errorf("%w: canto user passwd gives it another password", err)
 	}
 	return fmt.Errorf("%s: %w", j, err)
 }
 
-// domains are all hosts, of file and store.
+// domains returns the names of all hosts, of file and store.
 func (r *run) domains(db *store.DB, s *store.Snapshot) (names []string, err error) {
 	c, err := r.config()
 	if err != nil {
@@ -651,6 +694,7 @@ func (r *run) domains(db *store.DB, s *store.Snapshot) (names []string, err erro
 	return names, err
 }
 
+// hashName returns the name of the SCRAM mechanism with that hash.
 func hashName(h sasl.Hash) string {
 	switch h {
 	case sasl.SHA1:

@@ -60,8 +60,8 @@ keys     SCRAM-SHA-512, 10000 iterations
 			for _, c := range []string{"show", "del", "ban", "unban", "passwd"} {
 				s.fails(exitFailed, `nobody@example.org: account not found: canto user list`, "user", c,
 					"nobody@example.org")
-				s.fails(exitUsage, `"example.org" is no account: write it like name@domain`, "user", c, "example.org")
-				s.fails(exitUsage, `"a@b/c" is no account: write it like name@domain`, "user", c, "a@b/c")
+				s.fails(exitUsage, `"example.org" is not an account: write it like name@domain`, "user", c, "example.org")
+				s.fails(exitUsage, `"a@b/c" is not an account: write it like name@domain`, "user", c, "a@b/c")
 			}
 			s.fails(exitUsage, `"a b@example.org": `, "user", "add", "a b@example.org")
 			s.fails(exitUsage, `the password has U\+000A as its character 2`, "user", "add", "tybalt@example.org",
@@ -77,8 +77,8 @@ keys     SCRAM-SHA-512, 10000 iterations
 			is("juliet@example.org\nromeo@example.org\nmercutio@example.net\n", "user", "list")
 			s.fails(exitFailed, `host example.net exists already: canto host list`, "host", "add", "example.net")
 			s.fails(exitFailed, `example.org: the configuration file names it already`, "host", "add", "example.org")
-			s.fails(exitUsage, `"a@b" is no domain`, "host", "add", "a@b")
-			s.fails(exitUsage, `"a b" is no domain`, "host", "add", "a b")
+			s.fails(exitUsage, `"a@b" is not a domain`, "host", "add", "a@b")
+			s.fails(exitUsage, `"a b" is not a domain`, "host", "add", "a b")
 			is("", "host", "del", "example.net")
 			s.fails(exitFailed, `host example.net not found: canto host list`, "host", "del", "example.net")
 			is("example.org\tfile\n", "host", "list")
@@ -97,17 +97,17 @@ keys     SCRAM-SHA-512, 10000 iterations
 	}
 }
 
-// An argument that is no UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode),
+// An argument that is not UTF-8 is not changed into one that is (RFC 8265 §4.2: a password is of Unicode),
 // and one that is empty is not taken for none.
 func TestArgumentsThatAreNone(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "example.org")
 	for _, command := range []string{"add", "passwd"} {
-		s.fails(exitUsage, `argument 5 is no UTF-8`, "user", command, "romeo@example.org", "--password", "caf\xe9")
-		s.fails(exitUsage, `argument 4 is no UTF-8`, "user", command, "romeo@example.org", "--password=caf\xe9")
+		s.fails(exitUsage, `argument 5 is not UTF-8`, "user", command, "romeo@example.org", "--password", "caf\xe9")
+		s.fails(exitUsage, `argument 4 is not UTF-8`, "user", command, "romeo@example.org", "--password=caf\xe9")
 		s.fails(exitUsage, `--password is empty`, "user", command, "romeo@example.org", "--password", "")
 	}
-	s.fails(exitUsage, `argument 3 is no UTF-8`, "user", "show", "rom\xe9o@example.org")
+	s.fails(exitUsage, `argument 3 is not UTF-8`, "user", "show", "rom\xe9o@example.org")
 	s.fails(exitUsage, `--host is empty`, "modules", "--host", "")
 	for _, flag := range []string{"--config", "--data"} {
 		var out, errOut bytes.Buffer
@@ -203,7 +203,7 @@ func TestAttackS23(t *testing.T) {
 		t.Errorf("a live session: %v", err)
 	}
 	if err := half.bind("later"); err != streamError("reset") {
-		t.Errorf("binding behind the ban: %v", err)
+		t.Errorf("binding after the ban: %v", err)
 	}
 	tried := 0
 	mechs, _ := half.features.find("mechanisms")
@@ -247,7 +247,8 @@ func TestSessionsEnd(t *testing.T) {
 		t.Errorf("with the old password: %v", err)
 	}
 	romeo = p.login("example.org", "romeo", "y")
-	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'><item jid='juliet@example.net'/></query>"); err != nil {
+	if _, err := romeo.iq("set", "<query xmlns='jabber:iq:roster'>"+
+		"<item jid='juliet@example.net'/></query>"); err != nil {
 		t.Fatal(err)
 	}
 	s.ok("user", "del", "romeo@example.org")
@@ -260,7 +261,7 @@ func TestSessionsEnd(t *testing.T) {
 	s.ok("user", "add", "romeo@example.org", "--password", "z")
 	n, err := p.login("example.org", "romeo", "z").iq("get", "<query xmlns='jabber:iq:roster'/>")
 	if err != nil || n.has("query", "item") {
-		t.Errorf("somebody else of the same name has the old roster: %v %v", n, err)
+		t.Errorf("another account of the same name has the old roster: %v %v", n, err)
 	}
 }
 
@@ -276,7 +277,7 @@ func TestImport(t *testing.T) {
 		{"no tab", "a@example.org\tx\n\nb@example.org x\n",
 			`users.tsv:3: no tab: a line is jid<TAB>password; nothing was imported`},
 		{"no account", "a@example.org\tx\nexample.org\tx\n",
-			`users.tsv:2: "example.org" is no account: .*; nothing was imported`},
+			`users.tsv:2: "example.org" is not an account: .*; nothing was imported`},
 		{"no address", "a@example.org\tx\na b@example.org\tx\n",
 			`users.tsv:2: "a b@example.org": .*; nothing was imported`},
 		{"no password", "a@example.org\tx\nb@example.org\t\n", `users.tsv:2: .*password.*; nothing was imported`},
@@ -286,7 +287,7 @@ func TestImport(t *testing.T) {
 			`users.tsv:2: the password has U\+0378 as its character 6, .*: letters, digits, symbols and blanks of any script are allowed.*; nothing was imported`},
 		{"a long password", "b@example.org\t" + strings.Repeat("x", 1024) + "\n",
 			`users.tsv:1: the password has 1024 bytes: .*up to 1,023 bytes; nothing was imported`},
-		{"another encoding", "b@example.org\tcaf\xe9\n", `users.tsv:1: the password is no UTF-8: `},
+		{"another encoding", "b@example.org\tcaf\xe9\n", `users.tsv:1: the password is not UTF-8: `},
 		{"a name with a blank", "ro meo@example.org\tx\n",
 			`users.tsv:1: "ro meo@example.org": localpart has a character that is not allowed there \(' '\): write it like name@domain; nothing was imported`},
 		{"a long line", "a@example.org\tx\nb@example.org\t" + strings.Repeat("x", 70<<10) + "\n",
@@ -305,7 +306,7 @@ func TestImport(t *testing.T) {
 
 	p := s.serve()
 	s.write("users.tsv", "romeo@example.org\tx\r\nJuliet@example.org\ty\n")
-	// Through the server, whose folder is another, with the file not the last word.
+	// Through the server, whose current folder is another one, and with the file not as the last argument.
 	cmd := s.command("user", "import", "users.tsv")
 	sub := filepath.Join(s.dir, "sub")
 	if err := os.Mkdir(sub, 0o700); err != nil {
@@ -334,7 +335,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// The file of an import is read by the process of the user who typed the command, with that user's rights
+// The file of an import is read by the process of the user that typed the command, with that user's rights
 // and that process's /dev/stdin; the server opens nothing.
 func TestImportReadsAsTheCaller(t *testing.T) {
 	t.Parallel()
@@ -345,7 +346,8 @@ func TestImportReadsAsTheCaller(t *testing.T) {
 	s.unprivileged()
 	p := s.serve()
 	s.attr = nil
-	if r := finish(t, s.command("user", "import", "/dev/stdin"), "romeo@example.org\tx\n"); r != (said{out: "1 accounts added\n"}) {
+	r := finish(t, s.command("user", "import", "/dev/stdin"), "romeo@example.org\tx\n")
+	if r != (said{out: "1 accounts added\n"}) {
 		t.Errorf("/dev/stdin: %+v", r)
 	}
 	s.write("users.tsv", "juliet@example.org\ty\n") // 0600: where root runs the test, the server may not read it
@@ -405,7 +407,7 @@ func TestHostCommandsWithBrokenFile(t *testing.T) {
 		return said{status, out.String(), errOut.String()}
 	}
 	for _, command := range [][]string{{"host", "add", "example.com"}, {"host", "del", "example.net"}} {
-		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is no size.*; nothing was changed`,
+		refused(t, call(command...), exitUsage, `canto.toml:12: .*"x" is not a size.*; nothing was changed`,
 			command...)
 	}
 	if got := call("host", "list").out; got != "example.net\tstore\nexample.org\tfile\n" {
@@ -413,7 +415,7 @@ func TestHostCommandsWithBrokenFile(t *testing.T) {
 	}
 }
 
-// Help and the version are asked for behind --config and --data, too, and behind user and host.
+// help and --version may come after --config and --data, and help after user and host.
 func TestPlainWords(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"", "--help"},

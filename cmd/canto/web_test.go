@@ -105,7 +105,7 @@ func TestServeWeb(t *testing.T) {
 // One address may stand for several protocols: c2s and c2s_tls by the first byte, c2s_tls and https by
 // ALPN. A web request on an XMPP port gets nothing of itself back (T18).
 func TestAttackT18SharedPort(t *testing.T) {
-	// A port that is free now; the server's own check says if somebody took it meanwhile.
+	// A port that is free now; the server's own check shows if it was taken meanwhile.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

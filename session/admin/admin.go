@@ -1,5 +1,7 @@
-// Package admin is the control plane on a local socket: a command that is given to a running server is
-// run there, by the same code that runs it on the data folder when no server does.
+// Package admin is the control plane on a local socket. A command that is given to a running server
+// ([Call]) runs in it ([Listen]), with the same code that runs it on the data folder when there is
+// no server. It is HTTP with one request, POST /run, on a Unix socket that only the owner of the
+// server and root may use.
 package admin
 
 import (
@@ -17,23 +19,24 @@ import (
 	"time"
 )
 
-// A Command is what the command line said: its words behind the program's name, and standard input.
+// A Command is what the operator gave: arguments and standard input.
 type Command struct {
-	Args  []string `json:"args"`
-	Stdin []byte   `json:"stdin,omitempty"`
+	Args  []string `json:"args"`            // the arguments after the program's name
+	Stdin []byte   `json:"stdin,omitempty"` // all of standard input
 }
 
-// A Result is what it printed and its exit status.
+// A Result is what a command has printed, and its exit status.
 type Result struct {
-	Out    []byte `json:"out"`
-	Err    []byte `json:"err"`
-	Status int    `json:"status"`
+	Out    []byte `json:"out"`    // standard output
+	Err    []byte `json:"err"`    // standard error
+	Status int    `json:"status"` // exit status
 }
 
-// maxCommand bounds a request: an import of a million accounts fits.
+// maxCommand bounds a request in bytes: an import of a million accounts fits.
 const maxCommand = 256 << 20
 
-// maxPath is the longest path of a socket: what sockaddr_un holds, less the byte that ends it.
+// maxPath is the longest path of a Unix socket in bytes: the size of sockaddr_un's path less the
+// byte that ends it.
 const maxPath = 107
 
 // A Server is the socket of a running server.
@@ -42,13 +45,19 @@ type Server struct {
 	srv *http.Server
 }
 
-// Listen opens the socket at path, which only its owner and root may use, and gives each command to
-// run. A socket that a dead server left behind is replaced. A folder where others could put a socket
-// of theirs is refused (attack K107).
+// Listen opens the socket at path, which only its owner and root may use, and calls run for each
+// command, on a goroutine for each. ctx ends when the client goes away or the Server is closed. A
+// socket that a dead server has left is replaced; [ErrSocketInUse] says that a server answers
+// there. A folder in which other users could put a socket is refused (attack K107).
 func Listen(path string, run func(ctx context.Context, c Command) Result) (*Server, error) {
 	return listen(path, maxCommand, run)
 }
 
+// listen is Listen with a bound on requests, in bytes:
+//
+//  1. Make the folder if it is missing, and refuse one that other users may write to or own.
+//  2. Remove a socket at which no server answers.
+//  3. Open the socket with mode 0600, and serve HTTP on it.
 func listen(path string, most int64, run func(ctx context.Context, c Command) Result) (*Server, error) {
 	if len(path) > maxPath {
 		return nil, fmt.Errorf("%s: longer than the %d bytes of a socket's path: name another with listen.admin",
@@ -61,7 +70,7 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, err
 	} else if fi.Mode().Perm()&0o022 != 0 && (fi.Mode()&os.ModeSticky != 0 || ownerUID(fi) != os.Geteuid()) {
-		// it is shared on purpose
+		// A sticky folder, as /tmp, is shared on purpose: chmod would be the wrong remedy.
 		return nil, fmt.Errorf("%s: others may write there: name another place with listen.admin", dir)
 	} else if fi.Mode().Perm()&0o022 != 0 {
 		return nil, fmt.Errorf("%s: others may write there: chmod 700 %s, or name another place with "+
@@ -109,13 +118,16 @@ func listen(path string, most int64, run func(ctx context.Context, c Command) Re
 	return s, nil
 }
 
-// ownerListener gives only connections of the owner and of root. No error but that of a closed socket
-// ends it: descriptors and memory that ran out come back.
+// An ownerListener accepts only connections of the owner and of root, by the uid of the peer. It
+// goes on after errors, as descriptors and memory that have run out come back; only a closed socket
+// ends it.
 type ownerListener struct{ net.Listener }
 
-// maxAcceptBackoff is how long it waits at most after an error, having begun with 5 ms.
+// maxAcceptBackoff is the longest pause after an error of Accept. The first pause is 5 ms, and each
+// is twice as long.
 const maxAcceptBackoff = time.Second
 
+// Accept returns the next connection that is trusted.
 func (l *ownerListener) Accept() (net.Conn, error) {
 	for pause := 5 * time.Millisecond; ; {
 		c, err := l.Listener.Accept()
@@ -134,20 +146,21 @@ func (l *ownerListener) Accept() (net.Conn, error) {
 	}
 }
 
-// trusted reports whether user uid may do all that this process may.
+// trusted reports whether user uid may do all that this process may: it is the same user, or root.
 func trusted(uid int) bool { return uid == 0 || uid == os.Geteuid() }
 
-// Close ends it; the context of a command that is being carried out ends, too.
+// Close closes the socket and ends the contexts of commands that run.
 func (s *Server) Close() error { return s.srv.Close() }
 
-// ErrSocketInUse: the socket is another server's.
+// ErrSocketInUse is returned by Listen if another server answers at the socket.
 var ErrSocketInUse = errors.New("another server answers there")
 
-// ErrNoServer: nobody answers at the socket.
+// ErrNoServer is returned by Call if no server answers at the socket.
 var ErrNoServer = errors.New("no server answers")
 
-// Call gives c to the server behind the socket at path. [ErrNoServer] is returned only if c was not
-// given to one.
+// Call gives c to the server at the socket path and returns the result. It waits until the command
+// is done. With [ErrNoServer] no server has received c; with another error a server may have run
+// it.
 func Call(path string, c Command) (Result, error) {
 	if _, err := os.Stat(path); err != nil {
 		return Result{}, ErrNoServer

@@ -189,7 +189,7 @@ func TestAttackK107(t *testing.T) {
 	})
 	t.Run("another user", func(t *testing.T) {
 		if !trusted(0) || !trusted(os.Geteuid()) || trusted(os.Geteuid()+1) {
-			t.Error("whom it trusts")
+			t.Error("it trusts other users than root and its own")
 		}
 		dir := t.TempDir()
 		path := filepath.Join(dir, "sock")
@@ -204,10 +204,10 @@ func TestAttackK107(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got, isOther := asNobody(path, "POST /run HTTP/1.1\r\nHost: admin\r\nContent-Length: "+
+		got, isOther := asOtherUser(path, "POST /run HTTP/1.1\r\nHost: admin\r\nContent-Length: "+
 			"2\r\nConnection: close\r\n\r\n{}")
 		if isOther && (got != "" || out.Len() > 0) {
-			t.Errorf("somebody else is answered: %q %q", got, &out)
+			t.Errorf("another user is answered: %q %q", got, &out)
 		}
 		if !isOther && !strings.Contains(got, "200 OK") {
 			t.Errorf("the owner is not answered: %q", got)

@@ -5,9 +5,9 @@ import (
 	"syscall"
 )
 
-// asNobody says text at the socket as another user, where this process may become one: on a thread of
+// asOtherUser says text at the socket as another user, where this process may become one: on a thread of
 // its own, which ends with that user.
-func asNobody(path, text string) (got string, isOther bool) {
+func asOtherUser(path, text string) (got string, isOther bool) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

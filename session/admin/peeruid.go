@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// peerUID is the user at the other end.
+// peerUID returns the user id of the process at the other end of c, a Unix socket (SO_PEERCRED).
 func peerUID(c net.Conn) (uid int, err error) {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
@@ -29,6 +29,7 @@ func peerUID(c net.Conn) (uid int, err error) {
 	return int(cred.Uid), nil
 }
 
+// ownerUID returns the owner of a file; -1 if the system does not tell.
 func ownerUID(fi os.FileInfo) int {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)

@@ -18,7 +18,7 @@ import (
 	"canto/xmlstream"
 )
 
-// S01: who is authenticated on one host stays on that host, whatever the next header says.
+// S01: a client that is authenticated on one host stays on that host, whatever its next header says.
 func TestAttackS01Hosts(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Hosts: []string{"a.example", "b.example"}})
 	s.AddAccount("romeo@a.example")
@@ -33,8 +33,8 @@ func TestAttackS01Hosts(t *testing.T) {
 	}
 }
 
-// T03, X22: a stranger's unfinished element is held up to the limit and no further, and its end is a
-// policy violation.
+// T03, X22: the unfinished element of an unauthenticated client is kept up to the limit; beyond it the stream
+// ends with policy-violation.
 func TestAttackT03X22Unfinished(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	for _, begin := range []string{"<auth xmlns='a", "<auth>", "<auth a='"} {
@@ -112,7 +112,7 @@ func TestAttackT13Reads(t *testing.T) {
 	flood.Conn().Write([]byte(strings.Repeat("<message to='flood@localhost/y' type='chat'><body>"+
 		strings.Repeat("f", 100)+"</body></message>", 8000)))
 	for range 80 {
-		hits := refills() // and not behind it: a meter is a tick old
+		hits := refills() // before the write: a meter is a tick old
 		before := meter()
 		// the one read that is not the flood's
 		neighbour.Send("<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>")
@@ -170,8 +170,8 @@ func TestAttackT13Share(t *testing.T) {
 	}
 }
 
-// T13: who floods somebody is slowed to what that one takes: a client that reads at once but late is
-// not lost for it, and a third one's message comes through.
+// T13: a client that floods another is slowed to what the other reads: a recipient that reads late is not
+// lost for it, and the message of a third client comes through.
 func TestAttackT13Crowd(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	victim, friend := s.Login("victim", "victim@localhost/x"), s.Login("friend", "friend@localhost/x")
@@ -201,8 +201,8 @@ func TestAttackT13Crowd(t *testing.T) {
 	}
 }
 
-// K21: who does not read loses the session at the outbox limit, with nothing kept, and the sender goes
-// on.
+// K21: a client that does not read loses its session at the outbox limit; nothing is kept for it, and the
+// sender goes on.
 func TestAttackK21SlowReader(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.Rate = 0
@@ -281,7 +281,7 @@ func TestAttackK23SlowAsker(t *testing.T) {
 	}
 }
 
-// K56: an account has so many resources and no more.
+// K56: the number of an account's resources is bounded.
 func TestAttackK56Resources(t *testing.T) {
 	lim := session.DefaultLimits()
 	lim.ResourcesPerAccount = 3
@@ -300,7 +300,7 @@ func TestAttackK56Resources(t *testing.T) {
 	}
 }
 
-// S22: a language that is none, or far too long, is not kept.
+// S22: an invalid or far too long language is not kept.
 func TestAttackS22Lang(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	c := s.Dial("c", 0)
@@ -311,7 +311,7 @@ func TestAttackS22Lang(t *testing.T) {
 	}
 }
 
-// T20: whoever binds a resource again while its old connection is being taken apart keeps it.
+// T20: a client that binds a resource again while its old connection is being closed keeps the resource.
 func TestAttackT20Rebind(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	for i := range 50 {
@@ -348,7 +348,7 @@ func TestAttackH12Log(t *testing.T) {
 	}
 }
 
-// X01, X02: document types and entities get nowhere on this door, before the header and after it.
+// X01, X02: document types and entities are refused, before the header and after it.
 func TestAttackX02Door(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{})
 	for _, in := range []string{
@@ -410,7 +410,7 @@ func TestAttackK20NoPause(t *testing.T) {
 
 const plain = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>%s</auth>"
 
-// K26: a storm from one address, with the dearest logins that there are, delays another address's login
+// K26: a storm from one address, with the most expensive logins, delays another address's login
 // by its share and no more: counted in what of the storm is let in before it, as the clock goes on.
 func TestAttackK26Storm(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
@@ -455,7 +455,8 @@ func TestAttackK26Storm(t *testing.T) {
 	}
 }
 
-// K26: who finds no room to wait in is told by a stream error, in the middle of a login too, and counted.
+// K26: a client for which the admission queue has no place gets a stream error, also in the middle of a
+// login, and is counted.
 func TestAttackK26Crowded(t *testing.T) {
 	s := sessiontest.New(t, sessiontest.Options{Reactor: func(c *reactor.Config) {
 		c.Loops, c.AdmissionBurst, c.AdmissionQueue = 1, 100, 4
@@ -477,11 +478,11 @@ func TestAttackK26Crowded(t *testing.T) {
 		"xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
 	if got := late.Received(); !strings.HasPrefix(got, "<?xml") || !strings.HasSuffix(got, want) ||
 		!late.Conn().Ended() {
-		t.Errorf("a newcomer behind three of four places got %q", got)
+		t.Errorf("a newcomer got, with three of four places taken, %q", got)
 	}
 	begun.Send("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-1'/>")
 	if got := begun.Received(); got != "" || begun.Conn().Ended() {
-		t.Errorf("whose login has begun does not get the fourth place: %q", got)
+		t.Errorf("a client whose login has begun does not get the fourth place: %q", got)
 	}
 	s.Advance(300 * time.Millisecond)
 	if got := begun.Received(); !strings.Contains(got, "<challenge") {
@@ -492,7 +493,7 @@ func TestAttackK26Crowded(t *testing.T) {
 	}
 }
 
-// T02: what is said to a connection that is refused before it costs anything is a stream that ends.
+// T02: a connection that is refused at once gets a stream that ends with an error.
 func TestAttackT02Refusal(t *testing.T) {
 	d := &c2s.Handler{}
 	for full, want := range map[bool]string{false: "policy-violation", true: "resource-constraint"} {
@@ -539,8 +540,8 @@ func TestAttackK27NoTurn(t *testing.T) {
 	}
 }
 
-// K23: a client that asks for more than it should have waiting is not read until it has it, and is read again
-// then: also where its socket takes everything at once, and however it is done.
+// K23: a client whose requests produce more output than may wait is not read until it has taken the output,
+// and is read again then, also if its socket takes everything at once.
 func TestAttackK23(t *testing.T) {
 	for _, room := range []int{-1, 100_000} {
 		s := sessiontest.New(t, sessiontest.Options{Limits: noRate()})

@@ -1,5 +1,7 @@
-// Package c2s is the front door for clients on TCP: it takes the bytes of a connection through the
-// loop's parser to the kernel, and gives the kernel's elements a wire (RFC 6120 §4).
+// Package c2s serves client connections on TCP (RFC 6120 section 4). It joins the reactor and the
+// kernel: [Handler] is the reactor's handler of these connections. It feeds what they have read to
+// a [session.Stream], and gives the stream a wire, so that the kernel can write to the connection.
+// Each method says on which goroutine it runs; most run on the connection's loop.
 package c2s
 
 import (
@@ -13,8 +15,10 @@ import (
 	"canto/xmlstream"
 )
 
-// A Door is the [reactor.Handler] of client connections.
+// A Handler is the [reactor.Handler] of client connections, those with direct TLS, too. Its
+// exported fields do not change once the reactor runs.
 type Handler struct {
+	// Router is the kernel.
 	Router *session.Router
 	// TLS is the configuration for a host, or for any if h is nil; nil: there is no certificate.
 	// Any goroutine; must not wait.
@@ -22,11 +26,13 @@ type Handler struct {
 	// Throttle limits connections by address; nil: none.
 	Throttle *session.Throttle
 
+	// perAddr counts the open connections of each address.
 	perAddr addrCounter
 }
 
-// Accept is asked on the accept goroutine, before a connection costs anything: whether its address
-// may open another (limits per_address and logins_per_address). Each true is given back by OnClose.
+// Accept reports whether an address may open another connection: limits per_address and
+// logins_per_address. It runs on the accept goroutine, before the connection costs anything. Each
+// true is given back by OnClose, or by ReleaseAddress if the connection never opens.
 func (d *Handler) Accept(remote netip.AddrPort) bool {
 	lim := d.Router.Limits()
 	if lim.Exempted(remote.Addr()) {
@@ -43,8 +49,8 @@ func (d *Handler) Accept(remote netip.AddrPort) bool {
 	return true
 }
 
-// Refusal is what a connection is told that Accept refuses, or that finds the server full: a stream that
-// ends with an error (RFC 6120 §4.9.1.2, §4.9.3.14, §4.9.3.17). Any goroutine.
+// Refusal returns what a connection is sent that Accept refuses or that finds the server full: a
+// stream that ends with an error (RFC 6120 sections 4.9.1.2, 4.9.3.14, 4.9.3.17). Any goroutine.
 func (d *Handler) Refusal(full bool) []byte {
 	err := session.ErrPolicyViolation
 	if full {
@@ -53,12 +59,13 @@ func (d *Handler) Refusal(full bool) []byte {
 	return append(err.Append([]byte(headerPrefix+">")), "</stream:stream>"...)
 }
 
-// headerPrefix is ours as far as it is always the same.
+// headerPrefix is the constant beginning of the server's stream header.
 const headerPrefix = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' " +
 	"xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
 
-// AcceptHTTP is Accept for what is no login, as HTTP is: only the number of open connections counts.
-// Each true is given back by Lost.
+// AcceptHTTP is Accept for connections that are no login, as HTTP's: only the number of open
+// connections of the address counts. Each true is given back by ReleaseAddress. The accept
+// goroutine.
 func (d *Handler) AcceptHTTP(remote netip.AddrPort) bool {
 	lim := d.Router.Limits()
 	if !lim.Exempted(remote.Addr()) && !d.perAddr.add(remote.Addr(), lim.PerAddress) {
@@ -68,7 +75,7 @@ func (d *Handler) AcceptHTTP(remote netip.AddrPort) bool {
 	return true
 }
 
-// ReleaseAddress gives back what Accept took, for a connection that never opened.
+// ReleaseAddress gives back what Accept or AcceptHTTP took. Any goroutine.
 func (d *Handler) ReleaseAddress(remote netip.AddrPort) {
 	lim := d.Router.Limits()
 	if !lim.Exempted(remote.Addr()) {
@@ -76,7 +83,7 @@ func (d *Handler) ReleaseAddress(remote netip.AddrPort) {
 	}
 }
 
-// OnOpen makes the stream of a new connection.
+// OnOpen makes the stream of a new connection. The connection's loop.
 func (d *Handler) OnOpen(c *reactor.Conn) {
 	l := d.Router.LoopRouter(c.Loop())
 	w := (*wire)(c)
@@ -87,7 +94,10 @@ func (d *Handler) OnOpen(c *reactor.Conn) {
 	c.HandlerState = session.NewStream(l, w, traits)
 }
 
-// OnData gives the stream what was read. Behind a login nothing is bound to the TLS channel any more.
+// OnData feeds what was read to the stream, and returns how much of it was consumed; the reactor
+// parks the rest. p is valid until OnData returns. Once the client is authenticated, the reactor
+// may drop what the handshake left: nothing is bound to the TLS channel after that. The
+// connection's loop.
 func (d *Handler) OnData(c *reactor.Conn, p []byte) (used int) {
 	st := c.HandlerState.(*session.Stream)
 	used, over := st.Feed(p, c.TakeTLSOverhead())
@@ -100,27 +110,29 @@ func (d *Handler) OnData(c *reactor.Conn, p []byte) (used int) {
 	return used
 }
 
-// highWater is how much may wait for a client before nothing more is read from it: what it asks for
-// is charged to its own patience (attack K23), and whoever floods it is slowed down.
+// highWater is the high-water mark of a connection's output, in bytes. While more waits for the
+// client, the kernel reads nothing from it (back-pressure): a client that does not read its answers
+// gets no more (attack K23), and a client that floods another one is slowed down.
 const highWater = 256 << 10
 
-// OnSecure goes on with a stream after its handshake.
+// OnSecure goes on with a stream after its TLS handshake. The connection's loop.
 func (d *Handler) OnSecure(c *reactor.Conn, _ *tls.ConnectionState) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Secured()
 	}
 }
 
-// OnTimer looks at the stream's deadlines.
+// OnTimer runs the stream's deadlines. The connection's loop.
 func (d *Handler) OnTimer(c *reactor.Conn) {
 	st := c.HandlerState.(*session.Stream)
 	st.OnDeadline()
 }
 
-// OnDrain is not used: a wire is told when the socket has everything, see NotifyDrain.
+// OnDrain does nothing: a wire hears of a drained socket through NotifyDrain.
 func (d *Handler) OnDrain(*reactor.Conn) {}
 
-// OnOverflow ends the stream of a client that sends ahead of its pause, where TCP can't slow it.
+// OnOverflow ends the stream of a client that has sent more than may be parked while it is paused,
+// where TCP can't slow it. The connection's loop.
 func (d *Handler) OnOverflow(c *reactor.Conn) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
 		d.Router.CountRefused("paused_input")
@@ -128,8 +140,9 @@ func (d *Handler) OnOverflow(c *reactor.Conn) {
 	}
 }
 
-// Unauthenticated reports whether c has a session yet, and for which host it logs in.
-func (d *Handler) Unauthenticated(c *reactor.Conn) (host uint32, guest bool) {
+// Unauthenticated reports whether c has no session yet, and the id of the host at which it logs in,
+// 0 while that is unknown. It implements [reactor.AdmissionHandler]. The connection's loop.
+func (d *Handler) Unauthenticated(c *reactor.Conn) (host uint32, unauthenticated bool) {
 	st, ok := c.HandlerState.(*session.Stream)
 	if !ok || st.Session() != nil {
 		return 0, !ok
@@ -140,14 +153,16 @@ func (d *Handler) Unauthenticated(c *reactor.Conn) (host uint32, guest bool) {
 	return host, true
 }
 
-// OnAdmissionRefused ends the stream of a client that would wait behind too many others (RFC 6120 §4.9.3.17).
+// OnAdmissionRefused ends the stream of a client for which the admission queue has no place (RFC
+// 6120 section 4.9.3.17). It implements [reactor.AdmissionHandler]. The connection's loop.
 func (d *Handler) OnAdmissionRefused(c *reactor.Conn) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Close(session.ErrResourceConstraint)
 	}
 }
 
-// OnClose takes the stream apart.
+// OnClose ends the stream of a connection that has ended, and gives its address back. err is why it
+// ended; nil if either side closed it cleanly. The connection's loop.
 func (d *Handler) OnClose(c *reactor.Conn, err error) {
 	remote := c.Remote()
 	if st, ok := c.HandlerState.(*session.Stream); ok {
@@ -156,24 +171,30 @@ func (d *Handler) OnClose(c *reactor.Conn, err error) {
 	d.ReleaseAddress(remote)
 }
 
-// OnShutdown tells a client that the server goes (RFC 6120 §4.9.3.20).
+// OnShutdown tells a client that the server shuts down (RFC 6120 section 4.9.3.20). The
+// connection's loop.
 func (d *Handler) OnShutdown(c *reactor.Conn) {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
 		st.Close(session.ErrSystemShutdown)
 	}
 }
 
-// wire is a TCP connection as the kernel sees it, a [session.Transport].
+// A wire is a TCP connection as the kernel sees it: a [session.Transport]. It is the reactor.Conn
+// itself under another method set, so it costs no memory. Methods run on the connection's loop
+// unless they say otherwise.
 type wire reactor.Conn
 
+// The kernel asks for these by interface.
 var (
 	_ session.Wire      = (*wire)(nil)
 	_ session.Drainer   = (*wire)(nil)
 	_ session.Transport = (*wire)(nil)
 )
 
+// conn returns w as the connection that it is.
 func (w *wire) conn() *reactor.Conn { return (*reactor.Conn)(w) }
 
+// Open writes the stream header (RFC 6120 section 4.2); an empty attribute is left out.
 func (w *wire) Open(from, to jid.JID, id, lang string) bool {
 	b := append(make([]byte, 0, 256), headerPrefix...)
 	b = appendAttr(b, "id", id)
@@ -183,6 +204,7 @@ func (w *wire) Open(from, to jid.JID, id, lang string) bool {
 	return w.conn().Append(append(b, '>'))
 }
 
+// appendAttr appends an attribute with its value escaped; nothing if v is empty.
 func appendAttr(b []byte, name, v string) []byte {
 	if v == "" {
 		return b
@@ -191,30 +213,52 @@ func appendAttr(b []byte, name, v string) []byte {
 	return append(xmlstream.AppendValue(b, v), '\'')
 }
 
-func (w *wire) Send(el []byte) bool                    { return w.conn().Append(el) }
-func (w *wire) Congested() bool                        { return w.conn().Buffered() > highWater }
-func (w *wire) Closing() bool                          { return w.conn().Closing() }
-func (w *wire) Pause()                                 { w.conn().Pause() }
-func (w *wire) PauseForReply()                         { w.conn().PauseForReply() }
-func (w *wire) Resume()                                { w.conn().Resume() }
-func (w *wire) Arm(at reactor.Tick)                    { w.conn().Arm(at) }
-func (w *wire) TLS() *tls.ConnectionState              { return w.conn().TLS() }
-func (w *wire) PresentedCertificate() *tls.Certificate { return w.conn().PresentedCertificate() }
-func (w *wire) Remote() netip.AddrPort                 { return w.conn().Remote() }
+// Send appends a copy of el to the output. It returns false if nothing was taken: the connection is
+// closing, or its output is at its limit. Any goroutine.
+func (w *wire) Send(el []byte) bool { return w.conn().Append(el) }
 
-// Stream is the stream of w. Any goroutine.
+// Congested reports whether more than highWater waits for the client. Any goroutine.
+func (w *wire) Congested() bool { return w.conn().Buffered() > highWater }
+
+// Closing reports whether the connection is closing. Any goroutine.
+func (w *wire) Closing() bool { return w.conn().Closing() }
+
+// Pause stops reading from the client.
+func (w *wire) Pause() { w.conn().Pause() }
+
+// PauseForReply is Pause for a client that waits for a reply: the socket leaves the poll only if it sends.
+func (w *wire) PauseForReply() { w.conn().PauseForReply() }
+
+// Resume ends a pause. Any goroutine.
+func (w *wire) Resume() { w.conn().Resume() }
+
+// Arm sets the time of the next OnTimer.
+func (w *wire) Arm(at reactor.Tick) { w.conn().Arm(at) }
+
+// TLS returns the state of the TLS connection; nil: there is none.
+func (w *wire) TLS() *tls.ConnectionState { return w.conn().TLS() }
+
+// PresentedCertificate returns the server's certificate of the handshake; nil: there is none.
+func (w *wire) PresentedCertificate() *tls.Certificate { return w.conn().PresentedCertificate() }
+
+// Remote returns the client's address. Any goroutine.
+func (w *wire) Remote() netip.AddrPort { return w.conn().Remote() }
+
+// Stream returns the stream of w; nil if it has none yet. Any goroutine.
 func (w *wire) Stream() *session.Stream {
 	st, _ := w.conn().HandlerState.(*session.Stream)
 	return st
 }
 
-// Loop is the kernel's part of the connection's loop. Any goroutine.
+// Loop returns the kernel's part of the connection's loop. Any goroutine.
 func (w *wire) Loop() *session.LoopRouter {
 	c := w.conn()
 	return c.Handler().(*Handler).Router.LoopRouter(c.Loop())
 }
 
-// NotifyDrain is [session.Drainer]. Any goroutine.
+// NotifyDrain makes the loop call the stream's Drained once the socket has taken all bytes that
+// wait now. It returns false if the connection is closing: then there is no call. It implements
+// [session.Drainer]. Any goroutine.
 func (w *wire) NotifyDrain() bool {
 	c := w.conn()
 	if c.Closing() {
@@ -224,18 +268,21 @@ func (w *wire) NotifyDrain() bool {
 	return true
 }
 
+// onFlushed is the callback of NotifyDrain; taken: the socket has all bytes, and the connection is open.
 func (w *wire) onFlushed(taken bool) {
 	if st := w.Stream(); st != nil && taken {
 		st.Drained()
 	}
 }
 
+// StartTLS begins a TLS handshake with the certificate of h; later bytes of the peer are TLS records.
 func (w *wire) StartTLS(h *session.Host) error {
 	return w.conn().StartTLS(w.conn().Handler().(*Handler).TLS(h), reactor.ServerRole)
 }
 
-// Close ends the stream and the connection (RFC 6120 §4.4, §4.9.1.1). A client that does not read is told
-// the error too, behind all that waits for it.
+// Close ends the stream and the connection at the end of a turn (RFC 6120 sections 4.4 and
+// 4.9.1.1). A [session.StreamError] is sent with the end tag, nil sends the end tag alone, after
+// everything that waits for the client; other reasons send nothing. Any goroutine.
 func (w *wire) Close(reason error) {
 	var last []byte
 	if se, ok := reason.(*session.StreamError); ok {
@@ -246,12 +293,14 @@ func (w *wire) Close(reason error) {
 	w.conn().CloseWith(last, reason)
 }
 
-// addrCounter counts connections by address. Its size is bounded by the number of connections.
+// An addrCounter counts connections by address. It has at most as many entries as there are
+// connections. Any goroutine.
 type addrCounter struct {
-	mu sync.Mutex
-	n  map[netip.Addr]int
+	mu sync.Mutex         // guards n
+	n  map[netip.Addr]int // by reactor.AddrKey; only counts above 0
 }
 
+// add counts a connection and returns true, unless its address has limit connections; 0 is no limit.
 func (a *addrCounter) add(addr netip.Addr, limit int) bool {
 	k := reactor.AddrKey(addr)
 	a.mu.Lock()
@@ -266,6 +315,7 @@ func (a *addrCounter) add(addr netip.Addr, limit int) bool {
 	return true
 }
 
+// remove takes back an add.
 func (a *addrCounter) remove(addr netip.Addr) {
 	k := reactor.AddrKey(addr)
 	a.mu.Lock()
@@ -277,7 +327,8 @@ func (a *addrCounter) remove(addr netip.Addr) {
 	}
 }
 
-// Stream is the kernel's half of a connection of this door, nil for any other. The connection's loop.
+// Stream returns the stream of a connection of this handler; nil for a connection of another one.
+// The connection's loop.
 func (d *Handler) Stream(c *reactor.Conn) *session.Stream {
 	if st, ok := c.HandlerState.(*session.Stream); ok {
 		return st

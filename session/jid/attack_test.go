@@ -94,7 +94,7 @@ func TestAttackS14(t *testing.T) {
 	}
 }
 
-// CVE-2026-39821: a domain that became another behind the check.
+// CVE-2026-39821: a domain that became another one after the check.
 func TestAttackS15(t *testing.T) {
 	for _, in := range []string{
 		"xn--example-.com", "xn--a", "xn--", "XN--", "XN--A", "xn--.com", "xn--ls8h=.com", "xn---", "xn--a-",
@@ -234,7 +234,7 @@ func TestAttackK53(t *testing.T) {
 	if UnicodeVersion < "15" {
 		t.Errorf("Unicode %s", UnicodeVersion)
 	}
-	// Every character, in each part, alone and behind a letter.
+	// Every character, in each part, alone and after a letter.
 	for r := rune(0); r < 0x30000; r++ {
 		if r >= 0x3400 && r < 0xa000 || r >= 0xac20 && r < 0xf900 || r >= 0x12000 && r < 0x1d000 || r >= 0x1f800 {
 			continue // long runs of one kind, and surrogates
@@ -250,7 +250,7 @@ func TestAttackK53(t *testing.T) {
 	}
 }
 
-// What escapes look like is nobody's business here, and separators count in the order of RFC 7622 §3.1.
+// Escapes have no meaning here, and separators count in the order of RFC 7622 §3.1.
 func TestAttackK54(t *testing.T) {
 	for _, c := range []struct{ in, local, domain, resource string }{
 		{`a\20b@h`, `a\20b`, "h", ""},

@@ -5,30 +5,32 @@ import (
 	"unsafe"
 )
 
-// cacheEntries is how many addresses a Cache holds; maxCachedLen the longest it keeps, so that one is
-// bounded to about 2 MiB whatever peers send.
+// cacheEntries is the number of addresses that a Cache holds. maxCachedLen is the longest address
+// that it keeps. So a cache is bounded to about 2 MiB, whatever peers send.
 const (
 	cacheEntries = 4096
 	maxCachedLen = 256
 )
 
-// A Cache gives the JID of raw bytes that were seen before without preparing them again, and without
-// allocating. It is direct-mapped, of fixed size, and seeded, so that nobody can choose addresses that push
-// each other out. Refused addresses are not kept. For one goroutine (a loop).
+// A Cache maps the bytes of addresses to JIDs, so that an address that was seen lately is neither
+// prepared nor allocated again. It is direct-mapped and of fixed size: two addresses with one entry
+// evict each other. The hash is seeded, so that a peer can't choose such addresses. Refused
+// addresses are not kept. One goroutine: each loop has a cache.
 type Cache struct {
 	seed    maphash.Seed
 	entries [cacheEntries]cacheEntry
 }
 
+// A cacheEntry is one address.
 type cacheEntry struct {
-	raw string // as it came; the JID's own memory where it was canonical
+	raw string // as it was received; shares the memory of the JID if it was in canonical form
 	jid JID
 }
 
-// NewCache returns an empty cache with a seed of its own. About 160 KiB before any address.
+// NewCache returns an empty cache with its own seed. It takes about 160 KiB without any address.
 func NewCache() *Cache { return &Cache{seed: maphash.MakeSeed()} }
 
-// Parse is [ParseBytes] through c. raw is not kept.
+// Parse is [ParseBytes] with the cache. raw is not kept.
 func (c *Cache) Parse(raw []byte) (JID, error) {
 	if len(raw) > maxCachedLen {
 		return ParseBytes(raw)
@@ -49,7 +51,7 @@ func (c *Cache) Parse(raw []byte) (JID, error) {
 	return j, nil
 }
 
-// Bytes is what c holds, with its addresses.
+// Bytes returns how much memory c takes, with its addresses.
 func (c *Cache) Bytes() int {
 	n := int(unsafe.Sizeof(*c))
 	for i := range c.entries {

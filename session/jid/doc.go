@@ -1,5 +1,5 @@
 // Package jid has the addresses of XMPP (RFC 7622): parsing, preparation into one canonical form, and the
-// hash by which accounts are placed.
+// partition by which entities are placed.
 //
 //	j, err := jid.Parse("Juliet@Example.COM/Balcony")
 //	j.String()          // "juliet@example.com/Balcony"
@@ -25,5 +25,5 @@
 //
 // # Goroutines
 //
-// Everything may be called from any goroutine but the methods of [Cache].
+// Any goroutine may call everything, but for the methods of [Cache].
 package jid

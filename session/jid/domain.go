@@ -13,21 +13,22 @@ import (
 	"golang.org/x/text/width"
 )
 
-// maxLabel is the longest label in its ASCII form (RFC 1035 §2.3.4).
+// maxLabel is the longest label in its ASCII form, in bytes (RFC 1035 section 2.3.4).
 const maxLabel = 63
 
-// PrepareDomain prepares the name of a domain: the form in which it is part of a [JID], and in which two
-// of them are compared. Any error is [ErrMalformed]; a localpart or a resourcepart is one, too. Any
-// goroutine.
+// PrepareDomain prepares the name of a domain: the form that it has in a [JID], and in which two
+// names are compared. Any error is [ErrMalformed]; a name with a localpart or a resourcepart is
+// one, too.
 func PrepareDomain(name string) (string, error) {
 	j, err := New("", name, "")
 	return j.s, err
 }
 
-// NetworkName returns how a domain is named outside of XMPP, in DNS, in certificates and in TLS's
-// server_name: A-labels (RFC 5890 §2.3.2.1) in lower case, without a dot at the end; an IP address
-// without brackets. name is prepared as by [PrepareDomain], so that it may be in either form. Any error is
-// [ErrMalformed]; a name that is longer than DNS allows (RFC 1035 §2.3.4) is one, too. Any goroutine.
+// NetworkName returns the name of a domain outside of XMPP: in DNS, in certificates and in the
+// server_name of TLS. It consists of A-labels (RFC 5890 section 2.3.2.1) in lower case without a
+// dot at the end; an IP address has no brackets. name may be in either form, as it is prepared
+// first. Any error is [ErrMalformed]; a name that is longer than DNS allows (RFC 1035 section
+// 2.3.4) is one, too.
 func NetworkName(name string) (string, error) {
 	d, err := PrepareDomain(name)
 	if err != nil {
@@ -56,10 +57,18 @@ func NetworkName(name string) (string, error) {
 	return string(b), nil
 }
 
-// maxNetworkName is the longest name in DNS, as text without the dot at the end.
+// maxNetworkName is the longest name in DNS, in bytes, as text without the dot at the end.
 const maxNetworkName = 253
 
-// appendDomain appends the prepared form of the domainpart raw, which is at most MaxPart+1 bytes.
+// appendDomain appends the prepared form of the domainpart raw to b. raw has at most MaxPart+1
+// bytes.
+//
+//  1. An IPv6 address in brackets goes to appendIPv6.
+//  2. Lower-case letters, digits, hyphens and dots are copied, upper case is mapped, and the rules
+//     for labels are checked on the way. This fast path allocates nothing.
+//  3. If there is a character that is not ASCII, or a label with "--" in the third and fourth
+//     place, prepareIDN starts again with the whole name.
+//  4. If the last label is a number, the name must be an IPv4 address.
 func appendDomain[T string | []byte](b []byte, raw T) ([]byte, error) {
 	if len(raw) == 0 {
 		return b, errDomEmpty
@@ -127,9 +136,9 @@ func checkLDH(l []byte) error {
 	return nil
 }
 
-// appendIPv4 takes a name whose last label is a number: no such top-level domain can be, so it is an
-// address of four plain numbers, or nothing. What inet_aton takes besides (1.2, 0x7f.1, 010.0.0.1) would
-// be a second spelling of one host.
+// appendIPv4 appends raw, a name whose last label is a number. No top-level domain is one, so raw
+// must be an IPv4 address of four plain numbers. Other forms that inet_aton takes (1.2, 0x7f.1,
+// 010.0.0.1) are refused, as they would be a second spelling of one host.
 func appendIPv4(b, raw []byte) ([]byte, error) {
 	a, err := netip.ParseAddr(string(raw))
 	if err != nil || !a.Is4() {
@@ -138,8 +147,8 @@ func appendIPv4(b, raw []byte) ([]byte, error) {
 	return a.AppendTo(b), nil
 }
 
-// appendIPv6 takes an IP-literal of RFC 3986: an IPv6 address in brackets, without zone, in the form of
-// RFC 5952.
+// appendIPv6 appends an IP-literal of RFC 3986, an IPv6 address in brackets without a zone, in the
+// form of RFC 5952.
 func appendIPv6[T string | []byte](b []byte, raw T) ([]byte, error) {
 	n := len(raw)
 	if raw[n-1] == '.' {
@@ -155,13 +164,22 @@ func appendIPv6[T string | []byte](b []byte, raw T) ([]byte, error) {
 	return append(a.AppendTo(append(b, '[')), ']'), nil
 }
 
-// labelProfile is what U-labels are checked with: the letters, digits and marks of PRECIS's identifiers with
-// their context rules, which for what is not ASCII is the repertoire of IDNA2008, in lower case and NFC.
+// labelProfile checks U-labels: the letters, digits and marks of PRECIS's IdentifierClass with
+// their context rules, in lower case and NFC. For characters that are not ASCII this is the
+// repertoire of IDNA2008.
 var labelProfile = precis.NewIdentifier(precis.FoldWidth, precis.LowerCase(), precis.Norm(norm.NFC),
 	precis.BidiRule)
 
-// prepareIDN is the slow path of appendDomain: raw is not all ASCII, or has a label with "--" in it. It
-// takes no buffer of the caller's, which would then be on the heap for plain addresses too.
+// prepareIDN is the slow path of appendDomain, for an internationalized name: raw is not all ASCII,
+// or has a label with "--".
+//
+//  1. Ideographic full stops become dots, then widths are mapped, and one trailing dot is dropped
+//     (RFC 5895 section 2).
+//  2. Each label is prepared by appendLabel.
+//  3. In a name with a right-to-left label no label may begin with a digit (RFC 5893 section 2),
+//     and the last label must not be a number.
+//
+// It takes no buffer of the caller: the buffer would escape to the heap, for plain addresses, too.
 func prepareIDN(raw string) ([]byte, error) {
 	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
 		return nil, errUTF8
@@ -213,7 +231,13 @@ func prepareIDN(raw string) ([]byte, error) {
 	return b, nil
 }
 
-// appendLabel appends the prepared form of one label.
+// appendLabel appends the prepared form of one label of an internationalized name:
+//
+//   - A label with characters that are not ASCII must pass labelProfile and be a U-label.
+//   - An ASCII label must be letters, digits and hyphens.
+//   - An A-label ("xn--…") becomes its U-label, if encoding that gives the same A-label again:
+//     otherwise two names would be one host (RFC 5891 section 5.4).
+//   - Other labels with "--" in the third and fourth place are reserved (RFC 5890 section 2.3.1).
 func appendLabel(b, label []byte) ([]byte, error) {
 	if len(label) == 0 {
 		return b, errLabelEmpty
@@ -266,8 +290,10 @@ func appendLabel(b, label []byte) ([]byte, error) {
 	return appendULabel(b[:n], u)
 }
 
-// appendULabel appends u, which has passed labelProfile, if it is a U-label: not all ASCII, its ASCII
-// letters, digits or hyphens, and short enough as an A-label.
+// appendULabel appends u, which has passed labelProfile, if it is a U-label (RFC 5891 section
+// 4.2.3): not all ASCII; its ASCII characters are letters, digits or hyphens; no hyphen at either
+// end or in both the third and fourth place; no combining mark at the front; short enough as an
+// A-label.
 func appendULabel(b, u []byte) ([]byte, error) {
 	isASCII := true
 	for _, c := range u {

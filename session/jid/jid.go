@@ -2,29 +2,39 @@ package jid
 
 import "errors"
 
-// MaxPart is the largest length in bytes of each part, before preparation and after (RFC 7622 §3.1).
+// MaxPart is the largest length of each part of an address in bytes, before preparation and after
+// (RFC 7622 section 3.1).
 const MaxPart = 1023
 
-// maxRaw is the longest text that can be an address: three parts, two separators, a trailing dot.
+// maxRaw is the longest text that can be an address: three parts, two separators, and a trailing
+// dot of the domain.
 const maxRaw = 3*MaxPart + 3
 
-// A JID is a prepared address: one string and where its parts begin. Two JIDs are equal with ==, and a
-// JID may be a map key. The zero JID is no address. 24 bytes.
+// A JID is a prepared address. Two JIDs are equal with ==, and a JID may be a map key. The zero JID
+// is no address. It is one string and the places where its parts begin, 24 bytes; entities and
+// envelopes hold many of them. JIDs are not changed, so any goroutine may use one.
 type JID struct {
-	s                 string
-	localLen, bareLen uint32 // length of the localpart; length of the bare JID
+	s        string // the whole address, as String returns it
+	localLen uint32 // length of the localpart; 0: there is none
+	bareLen  uint32 // length of the bare JID; len(s): there is no resourcepart
 }
 
-// ErrMalformed is what every error of this package is, by errors.Is: the address is malformed, in XMPP
-// "jid-malformed" (RFC 6120 §8.3.3.8). The error's text says why, and holds nothing that a peer sent.
+// ErrMalformed is what every error of this package is, by errors.Is. In XMPP it is the condition
+// jid-malformed (RFC 6120 section 8.3.3.8). The text of the error gives the reason and contains
+// nothing that a peer has sent, so it may be logged.
 var ErrMalformed = errors.New("jid: malformed address")
 
-// A reason is an ErrMalformed with a cause. All are constants, so that refusing an address allocates nothing.
+// A reason is an ErrMalformed with its cause. All reasons are package variables, so that refusing
+// an address allocates nothing.
 type reason string
 
-func (r reason) Error() string        { return "jid: " + string(r) }
+// Error returns the reason.
+func (r reason) Error() string { return "jid: " + string(r) }
+
+// Is reports whether target is ErrMalformed.
 func (r reason) Is(target error) bool { return target == ErrMalformed }
 
+// The reasons for which an address is refused.
 var (
 	errUTF8          error = reason("not valid UTF-8")
 	errLong          error = reason("longer than three parts of 1023 bytes")
@@ -49,16 +59,17 @@ var (
 	errNoLocal       error = reason("a resourcepart or localpart was given to no domain")
 )
 
-// Parse prepares an address. It splits by RFC 7622 §3.1: the resourcepart is all behind the first '/', the
-// localpart all before the first '@' of the rest. One allocation for an address of ASCII. Any error is
-// [ErrMalformed].
+// Parse splits an address by RFC 7622 section 3.1 and prepares its parts. The resourcepart is
+// everything after the first '/', the localpart everything before the first '@' of the rest. An
+// address of ASCII costs one allocation. Any error is [ErrMalformed].
 func Parse(s string) (JID, error) { return parse(s) }
 
-// ParseBytes is [Parse]; b is copied, and only if it is an address.
+// ParseBytes is [Parse] for bytes. b is not kept.
 func ParseBytes(b []byte) (JID, error) { return parse(b) }
 
-// FromPrepared is the JID of s, a bare one as String gave it, out of the store: it is not prepared again, and
-// shares the memory of s.
+// FromPrepared returns the JID of s without preparing it. s must be a bare address that String has
+// returned, as the store keeps it: anything else gives a JID that breaks the promise of this
+// package. The JID shares the memory of s.
 func FromPrepared(s string) JID {
 	j := JID{s: s, bareLen: uint32(len(s))}
 	for i := 0; i < len(s); i++ {
@@ -70,8 +81,8 @@ func FromPrepared(s string) JID {
 	return j
 }
 
-// New puts an address together and prepares it. The domain may not be empty; an empty local or resource
-// is none.
+// New puts an address together from its parts and prepares them. The domain must not be empty. An
+// empty local or resource means that there is none. Any error is [ErrMalformed].
 func New(local, domain, resource string) (JID, error) {
 	switch {
 	case len(local) > MaxPart:
@@ -85,7 +96,8 @@ func New(local, domain, resource string) (JID, error) {
 	return prepareParts(scratch[:0], local, local != "", domain, resource, resource != "")
 }
 
-// WithResource returns j with another resourcepart, which is prepared; none if it is empty.
+// WithResource returns j with another resourcepart, which it prepares; without one if resource is
+// empty.
 func (j JID) WithResource(resource string) (JID, error) {
 	switch {
 	case resource == "":
@@ -105,15 +117,15 @@ func (j JID) WithResource(resource string) (JID, error) {
 	return JID{s: string(b), localLen: j.localLen, bareLen: j.bareLen}, nil
 }
 
-// Parts returns the three parts; local and resource are empty if there is none.
+// Parts returns the three parts of j. local and resource are empty if there is none.
 func (j JID) Parts() (local, domain, resource string) {
 	return j.Local(), j.Domain(), j.Resource()
 }
 
-// Local returns the localpart, empty if there is none.
+// Local returns the localpart of j; empty if there is none.
 func (j JID) Local() string { return j.s[:j.localLen] }
 
-// Domain returns the domainpart, empty for the zero JID only.
+// Domain returns the domainpart of j; empty for the zero JID only.
 func (j JID) Domain() string {
 	if j.localLen == 0 {
 		return j.s[:j.bareLen]
@@ -121,7 +133,7 @@ func (j JID) Domain() string {
 	return j.s[j.localLen+1 : j.bareLen]
 }
 
-// Resource returns the resourcepart, empty if there is none.
+// Resource returns the resourcepart of j; empty if there is none.
 func (j JID) Resource() string {
 	if int(j.bareLen) == len(j.s) {
 		return ""
@@ -141,11 +153,12 @@ func (j JID) IsZero() bool { return j.s == "" }
 // String returns the address as it goes on the wire (before XML escaping).
 func (j JID) String() string { return j.s }
 
-// Partition returns the slot of j's bare JID, 0 to 4,095: what accounts are placed by, in the table, in store
-// keys, and one day on machines. It is FNV-1a (64 bits, as in hash/fnv) over the bytes of the bare JID,
-// finished by two xor-shifts and a multiplication, of which the low 12 bits are taken.
+// Partition returns the partition of j's bare JID, 0 to 4,095. It chooses the shard of the table,
+// the loop of an entity, and the upper bits of its id, and so of its store keys. It is the 64-bit
+// FNV-1a hash (as in hash/fnv) of the bare JID, finished by two xor-shifts and a multiplication;
+// the low 12 bits are taken.
 //
-// The function is FROZEN: slots are in stored account ids. Golden vectors hold it.
+// The function must never change: partitions are part of stored ids. A test holds golden values.
 func (j JID) Partition() uint16 {
 	h := uint64(14695981039346656037)
 	for i := 0; i < int(j.bareLen); i++ {
@@ -156,10 +169,10 @@ func (j JID) Partition() uint16 {
 	return uint16(h & (Partitions - 1))
 }
 
-// Partitions is how many slots there are.
+// Partitions is the number of partitions.
 const Partitions = 4096
 
-// parse splits raw by RFC 7622 §3.1 and builds the JID.
+// parse splits raw and prepares the parts: see Parse.
 func parse[T string | []byte](raw T) (JID, error) {
 	if len(raw) > maxRaw {
 		return JID{}, errLong
@@ -193,10 +206,12 @@ func parse[T string | []byte](raw T) (JID, error) {
 	return prepareParts(scratch[:0], local, at >= 0, domain, res, slash >= 0)
 }
 
-// scratchSize holds nearly every address, so that building one costs its string only.
+// scratchSize is the size of a buffer on the stack in which an address is prepared. Nearly every
+// address fits, so that preparing one allocates only its string.
 const scratchSize = 256
 
-// prepareParts prepares the parts onto b and makes the one string of them.
+// prepareParts prepares the parts, appends them to b with their separators, and makes one string of
+// the result.
 func prepareParts[T string | []byte](b []byte, local T, hasLocal bool, domain T, res T, hasRes bool) (JID,
 	error) {
 	var j JID

@@ -7,11 +7,11 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// UnicodeVersion is the version of the Unicode tables that prepare addresses. A store keeps it: with another
-// version, names that were unassigned may have come to be allowed.
+// UnicodeVersion is the version of the Unicode tables that prepare addresses. A store keeps it: a
+// later version may allow characters that were unassigned, and prepare names differently.
 const UnicodeVersion = norm.Version
 
-// Classes of ASCII bytes.
+// Classes of ASCII bytes, for asciiClass.
 const (
 	okLocal = 1 << iota // may stand in a localpart as it is
 	okRes               // may stand in a resourcepart
@@ -19,8 +19,8 @@ const (
 	isUpper             // has a lower-case form
 )
 
-// asciiClass classes every byte below utf8.RuneSelf. RFC 7622 §3.3.1 excludes "&'/:<>@ and the space from
-// localparts.
+// asciiClass has the classes of every byte below utf8.RuneSelf. RFC 7622 section 3.3.1 excludes
+// "&'/:<>@ and the space from localparts.
 var asciiClass = func() (t [256]uint8) {
 	for c := 0x20; c < 0x7f; c++ {
 		t[c] |= okRes
@@ -37,7 +37,8 @@ var asciiClass = func() (t [256]uint8) {
 	return t
 }()
 
-// appendLocal appends the prepared form of the localpart raw, which is at most MaxPart bytes.
+// appendLocal appends the prepared form of the localpart raw to b. raw has at most MaxPart bytes.
+// ASCII is prepared byte by byte; anything else goes through PRECIS.
 func appendLocal[T string | []byte](b []byte, raw T) ([]byte, error) {
 	if len(raw) == 0 {
 		return b, errLocalEmpty
@@ -60,7 +61,8 @@ func appendLocal[T string | []byte](b []byte, raw T) ([]byte, error) {
 	return b, nil
 }
 
-// appendResource appends the prepared form of the resourcepart raw, which is at most MaxPart bytes.
+// appendResource appends the prepared form of the resourcepart raw to b. raw has at most MaxPart
+// bytes.
 func appendResource[T string | []byte](b []byte, raw T) ([]byte, error) {
 	if len(raw) == 0 {
 		return b, errResEmpty
@@ -80,9 +82,12 @@ func appendResource[T string | []byte](b []byte, raw T) ([]byte, error) {
 	return b, nil
 }
 
-// enforce prepares raw, which is not all ASCII, by p. The result must be a fixed point of p and its ASCII
-// of class ok: width mapping makes '@' and '/' of other characters. It takes no buffer of the caller's,
-// which would then be on the heap for plain addresses too.
+// enforce prepares raw by the PRECIS profile p (RFC 8264, "enforcement"). raw has characters that
+// are not ASCII. The result must be a fixed point of p, and its ASCII bytes of class ok: width
+// mapping makes '@' and '/' of other characters. long, char and unstable are the errors of the
+// part.
+//
+// It takes no buffer of the caller: the buffer would escape to the heap, for plain addresses, too.
 func enforce(raw string, p *precis.Profile, ok uint8, long, char, unstable error) (string, error) {
 	if !utf8.ValidString(raw) { // before any call into x/text, whose loops trust it
 		return "", errUTF8

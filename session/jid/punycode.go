@@ -5,7 +5,7 @@ import (
 	"unicode/utf8"
 )
 
-// The parameters of Punycode for IDNA (RFC 3492 §5).
+// The parameters of Punycode for IDNA (RFC 3492 section 5).
 const (
 	punyBase  = 36
 	punyTMin  = 1
@@ -16,8 +16,14 @@ const (
 	punyFirst = 128
 )
 
-// punyDecode decodes the part of an A-label behind "xn--", which is lower-case ASCII of at most 59 bytes. The
-// result has at least one character that is not ASCII.
+// punyDecode decodes the part of an A-label after "xn--" (RFC 3492 section 6.2). in is lower-case
+// ASCII of at most 59 bytes. The result has at least one character that is not ASCII. ok is false
+// if in is not valid Punycode: it ends early, a sum overflows, or a code point is none.
+//
+//  1. The characters before the last hyphen are the ASCII characters of the label.
+//  2. Each variable-length number after it says how far to advance: the code point n and the
+//     position i.
+//  3. n is inserted at i, and the bias adapts to the size of the number.
 func punyDecode(in []byte) (utf []byte, ok bool) {
 	var out []rune
 	if i := lastHyphen(in); i >= 0 {
@@ -69,10 +75,16 @@ func punyDecode(in []byte) (utf []byte, ok bool) {
 	return utf, true
 }
 
-// maxDelta keeps the decoder's sums far from overflow: a label of 63 characters needs no more.
+// maxDelta bounds the decoder's sums, far below an overflow of int32: a label of 63 characters
+// needs no more.
 const maxDelta = 64 * (unicode.MaxRune + 1)
 
-// punyEncode appends to dst what stands behind "xn--" in the A-label of u, which is valid UTF-8.
+// punyEncode appends the part of u's A-label after "xn--" to dst (RFC 3492 section 6.3). u is valid
+// UTF-8. ok is false if u has more characters than a label.
+//
+//  1. The ASCII characters of u come first, then a hyphen.
+//  2. For each other code point, in ascending order, and each of its places, the distance to the
+//     last place is written as a variable-length number.
 func punyEncode(dst, u []byte) ([]byte, bool) {
 	runes := []rune(string(u))
 	if len(runes) > maxLabel {
@@ -125,10 +137,12 @@ func punyEncode(dst, u []byte) ([]byte, bool) {
 	return dst, true
 }
 
+// punyThreshold returns the threshold t of a digit (RFC 3492 section 6.2).
 func punyThreshold(k, bias int32) int32 {
 	return min(max(k-bias, punyTMin), punyTMax)
 }
 
+// punyAdapt returns the bias after a number delta (RFC 3492 section 6.1).
 func punyAdapt(delta, size int32, first bool) int32 {
 	if first {
 		delta /= punyDamp
@@ -144,6 +158,7 @@ func punyAdapt(delta, size int32, first bool) int32 {
 	return k + (punyBase-punyTMin+1)*delta/(delta+punySkew)
 }
 
+// punyDigit returns the value of a digit: a to z are 0 to 25, 0 to 9 are 26 to 35.
 func punyDigit(c byte) (int32, bool) {
 	switch {
 	case c >= 'a' && c <= 'z':
@@ -154,6 +169,7 @@ func punyDigit(c byte) (int32, bool) {
 	return 0, false
 }
 
+// punyChar returns the digit with value d.
 func punyChar(d int64) byte {
 	if d < 26 {
 		return byte('a' + d)

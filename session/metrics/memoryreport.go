@@ -11,24 +11,31 @@ import (
 	"canto/session"
 )
 
-// A Part is what one part of the server holds.
+// A MemoryPart is how much one part of the server holds.
 type MemoryPart struct {
-	Name  string
-	Count int // of its objects, or whatever it has
-	Bytes int
-	Heap  bool // they are in Go's heap
+	Name  string // label of the metric canto_bytes
+	Count int    // how many objects it has; 0 where that means nothing
+	Bytes int    // what they take
+	Heap  bool   // they are in Go's heap
 }
 
-// An Account says which part of the server holds how much, and what the runtime has for all of them.
+// A MemoryReport says how much memory each part of the server holds, and how much the runtime has
+// for all of them. It does not change once it was made.
 type MemoryReport struct {
-	Parts    []MemoryPart
-	Sessions int
-	// Of the heap: what the last collection found alive, what was made since or has died, what spans have room
-	// for besides; then stacks, the runtime's own, what went back to the system, and all that it gave.
-	Live, Garbage, Unused, Stacks, Runtime, Released, System int
+	Parts    []MemoryPart // of connections, kernel and store
+	Sessions int          // sessions that are bound
+
+	// What the runtime says, in bytes; its parts are those of package runtime/metrics.
+	Live     int // objects of the heap that the last collection found alive
+	Garbage  int // objects that were made or have died since
+	Unused   int // space of the heap without objects
+	Stacks   int // stacks of goroutines and threads
+	Runtime  int // the runtime's own data
+	Released int // given back to the operating system
+	System   int // everything that the runtime has mapped
 }
 
-// HeapBytes is what the parts hold of the heap.
+// HeapBytes returns how many bytes of the heap the parts hold.
 func (a *MemoryReport) HeapBytes() (n int) {
 	for _, p := range a.Parts {
 		if p.Heap {
@@ -38,18 +45,19 @@ func (a *MemoryReport) HeapBytes() (n int) {
 	return n
 }
 
-// Unaccounted is what is alive in the heap and in no part: below zero while much has been made since the last
-// collection.
+// Unaccounted returns the bytes of the heap that are alive and belong to no part. It is negative
+// while much has been made since the last collection.
 func (a *MemoryReport) Unaccounted() int { return a.Live - a.HeapBytes() }
 
-// Accounts are looked at again after reportTicks, but for that no more than one hundredth of the time goes.
+// How long a report is fresh, for scrapes.
 const (
-	reportTicks = 100 // of 100 ms
-	reportShare = 100
+	reportTicks = 100 // the least age, in ticks of 100 ms
+	reportShare = 100 // making reports takes at most a hundredth of the time
 )
 
-// MemoryReport makes the account, or gives the last one if it is fresh; collect has the heap collected first,
-// and a new one made. Any goroutine but a loop's.
+// MemoryReport makes a report, or returns the last one if it is fresh. With collect it runs the
+// garbage collector first, and makes a new report. It waits for the loops and looks at every entity
+// in memory. Any goroutine but a loop's.
 func (c *Collector) MemoryReport(collect bool) *MemoryReport {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -75,11 +83,13 @@ func (c *Collector) MemoryReport(collect bool) *MemoryReport {
 	return a
 }
 
+// add appends a part.
 func (a *MemoryReport) add(name string, count, bytes int, heap bool) {
 	a.Parts = append(a.Parts, MemoryPart{name, count, bytes, heap})
 }
 
-// objectBytes is what n things of these objects take.
+// objectBytes returns the bytes of n times the objects of these sizes, as the allocator rounds
+// them.
 func objectBytes(n int, sizes []int) (bytes int) {
 	for _, s := range sizes {
 		bytes += n * session.Allocated(s)
@@ -87,6 +97,7 @@ func objectBytes(n int, sizes []int) (bytes int) {
 	return bytes
 }
 
+// addConnections adds the parts of reactor and streams: connections, TLS, buffers, loops.
 func (c *Collector) addConnections(a *MemoryReport) {
 	s := c.Reactor.ObjectSizes()
 	var sum reactor.Meter
@@ -115,10 +126,11 @@ func (c *Collector) addConnections(a *MemoryReport) {
 	a.add("loops", len(c.Reactor.Loops()), loops, true)
 }
 
+// addKernel adds the parts of the kernel and its modules.
 func (c *Collector) addKernel(a *MemoryReport) {
 	h := c.Router.Table.Footprint()
 	a.Sessions = h["sessions"].Count
-	// always there
+	// these parts are always present, so that their metrics are
 	for _, name := range []string{"sessions", "presences", "held", "accounts", "inboxes", "tables"} {
 		a.add(name, h[name].Count, h[name].Bytes, true)
 		delete(h, name)
@@ -130,6 +142,7 @@ func (c *Collector) addKernel(a *MemoryReport) {
 	slices.SortFunc(a.Parts[from:], func(a, b MemoryPart) int { return strings.Compare(a.Name, b.Name) })
 }
 
+// readRuntime fills in what the runtime says. Ranges of s are added up to one field each.
 func (a *MemoryReport) readRuntime() {
 	s := []runtimemetrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
@@ -144,7 +157,7 @@ func (a *MemoryReport) readRuntime() {
 	runtimemetrics.Read(s)
 	n := func(from, to int) (sum int) {
 		for i := from; i < to; i++ {
-			if s[i].Value.Kind() == runtimemetrics.KindUint64 { // else this runtime has it no more
+			if s[i].Value.Kind() == runtimemetrics.KindUint64 { // else this version of Go does not have it
 				sum += int(s[i].Value.Uint64())
 			}
 		}

@@ -1,6 +1,6 @@
-// Package metrics shows the counters of loops, kernel and store to Prometheus. Counters are plain and
-// each loop's own; a scrape asks every loop for a copy. Label values come from fixed sets only
-// (attack K65).
+// Package metrics exports the counters of loops, kernel and store to Prometheus. Each loop has
+// plain counters of its own; a scrape asks every loop for a copy and adds them up. Label values
+// come from fixed sets only, so that a peer can't create series (attack K65).
 package metrics
 
 import (
@@ -17,17 +17,18 @@ import (
 	"canto/session/store"
 )
 
-// A Collector collects from one server. Any goroutine.
+// A Collector is a [prometheus.Collector] of one server. Any goroutine but a loop's.
 type Collector struct {
-	Reactor *reactor.Reactor
-	Router  *session.Router
-	DB      *store.DB
+	Reactor *reactor.Reactor // the server's loops
+	Router  *session.Router  // its kernel
+	DB      *store.DB        // its store
 
-	mu         sync.Mutex
-	report     *MemoryReport // of memory; looked at again when it is too old
-	freshUntil reactor.Tick
+	mu         sync.Mutex    // guards the fields below; held while a report is made
+	report     *MemoryReport // the last report
+	freshUntil reactor.Tick  // when a scrape makes the next one
 }
 
+// The metrics. Their names and help texts are public: dashboards use them.
 var (
 	desc = func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("canto_"+name, help, labels, nil)
@@ -72,20 +73,22 @@ var (
 	writesRefused = desc("store_refuses_writes", "1 while the disk has too little room.")
 )
 
-// Describe is Prometheus's.
+// Describe implements [prometheus.Collector]. One description is enough to register it.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) { ch <- connections }
 
 // loopTimeout is how long a scrape waits for a loop.
 const loopTimeout = time.Second
 
-// Stats adds up the kernel's counters; a loop that does not answer in time is left out.
+// Stats returns the sum of the kernel's counters over all loops. A loop that does not answer within
+// loopTimeout is left out. Any goroutine but a loop's, which would wait for itself.
 func Stats(r *session.Router) (sum session.Stats) {
 	sum.StreamErrors, sum.Limits = map[string]uint64{}, map[string]uint64{}
 	onEachLoop(r, (*session.LoopRouter).Stats, func(s session.Stats) { sum.Add(&s) })
 	return sum
 }
 
-// onEachLoop gives to take what f says on each loop that answers in time.
+// onEachLoop runs f on each loop and calls take, on the caller's goroutine, with the result of each
+// loop that answers within loopTimeout.
 func onEachLoop[T any](r *session.Router, f func(l *session.LoopRouter) T, take func(T)) {
 	answers := make(chan T, len(r.LoopRouters()))
 	n := 0
@@ -105,7 +108,13 @@ func onEachLoop[T any](r *session.Router, f func(l *session.LoopRouter) T, take 
 	}
 }
 
-// Collect is Prometheus's.
+// Collect implements [prometheus.Collector]:
+//
+//  1. The kernel's counters, summed over the loops.
+//  2. The meters of the loops, which can be read without asking them.
+//  3. The counters of limits, from both.
+//  4. The store's counters.
+//  5. The memory report, as of a while ago.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
@@ -142,19 +151,19 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	s.Limits["connections"] += c.Reactor.Refused()
 	counter(panics, s.Panics, "handler")
 	counter(inboxed, s.Inboxed)
-	var in, out, loopPanics, unread, long uint64
+	var in, out, loopPanics, slowConsumers, long uint64
 	var waits [24]uint64
-	held, outbox, parked, guests := 0, 0, 0, 0
+	notRead, outbox, parked, queued := 0, 0, 0, 0
 	longest := time.Duration(0)
 	for _, l := range c.Reactor.Loops() {
 		m := l.Meter()
-		in, out, loopPanics, held = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, held+m.Paused
+		in, out, loopPanics, notRead = in+m.BytesIn, out+m.BytesOut, loopPanics+m.Panics, notRead+m.Paused
 		outbox, parked = outbox+m.OutboxBytes, parked+m.ParkedBytes
-		unread += m.SlowConsumers
+		slowConsumers += m.SlowConsumers
 		s.Limits["logins_waiting"] += m.AdmissionRefused
 		s.Limits["handshakes_per_address"] += m.HandshakesRefused
 		s.Limits["handshake_timeout"] += m.HandshakeTimeouts
-		guests, long, longest = guests+m.AdmissionQueued, long+m.LongTurns, max(longest, m.Longest)
+		queued, long, longest = queued+m.AdmissionQueued, long+m.LongTurns, max(longest, m.Longest)
 		for i, n := range m.AdmissionWaits {
 			waits[i] += n
 		}
@@ -172,15 +181,15 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	counter(bytesTotal, in, "in")
 	counter(bytesTotal, out, "out")
 	counter(panics, loopPanics, "loop")
-	s.Limits["unread"] += unread
+	s.Limits["unread"] += slowConsumers
 	for k, n := range s.Limits {
 		counter(limits, n, k)
 	}
-	gauge(loginsWaiting, float64(guests))
+	gauge(loginsWaiting, float64(queued))
 	histogram(ch, loginWaits, waits[:])
 	counter(longTurns, long)
 	gauge(longestTurn, longest.Seconds())
-	gauge(paused, float64(held))
+	gauge(paused, float64(notRead))
 	gauge(waiting, float64(outbox), "outbox")
 	gauge(waiting, float64(parked), "parked")
 	gauge(buffers, float64(buf.Outbox.InUse()), "outbox")
@@ -189,11 +198,11 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	commitHistogram(ch, &m.Latency)
 	counter(ops, m.Ops.Load())
 	gauge(cache, float64(c.DB.Sizes().Cache))
-	account := c.MemoryReport(false)
-	for _, p := range account.Parts {
+	report := c.MemoryReport(false)
+	for _, p := range report.Parts {
 		gauge(memory, float64(p.Bytes), p.Name)
 	}
-	gauge(memory, float64(account.Unaccounted()), "unaccounted")
+	gauge(memory, float64(report.Unaccounted()), "unaccounted")
 	v := 0.0
 	if c.DB.Full() != nil {
 		v = 1
@@ -201,7 +210,8 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(writesRefused, v)
 }
 
-// histogram shows counts by powers of two microseconds; the sum is taken at the middle of each.
+// histogram exports counts by powers of two of microseconds: counts[i] are the values below 2^i µs.
+// The sum is estimated with the middle of each bucket.
 func histogram(ch chan<- prometheus.Metric, d *prometheus.Desc, counts []uint64, labels ...string) {
 	buckets := make(map[float64]uint64, len(counts))
 	var total uint64
@@ -215,6 +225,7 @@ func histogram(ch chan<- prometheus.Metric, d *prometheus.Desc, counts []uint64,
 	ch <- prometheus.MustNewConstHistogram(d, total, sum, buckets, labels...)
 }
 
+// commitHistogram exports the store's histogram of commits.
 func commitHistogram(ch chan<- prometheus.Metric, h *store.Histogram) {
 	buckets := make(map[float64]uint64, len(h.Counts))
 	var total uint64

@@ -2,5 +2,5 @@
 
 package metrics
 
-// storeInHeap: with cgo Pebble's cache and tables of writes are malloc's.
+// storeInHeap: with cgo, Pebble's block cache and memtables are allocated by malloc.
 const storeInHeap = false

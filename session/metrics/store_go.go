@@ -2,5 +2,5 @@
 
 package metrics
 
-// storeInHeap: without cgo Pebble's cache and tables of writes are in Go's heap.
+// storeInHeap: without cgo, Pebble's block cache and memtables are in Go's heap.
 const storeInHeap = true

@@ -380,7 +380,7 @@ func TestAttackS07(t *testing.T) {
 	}
 }
 
-// Nobody can tell by steps, salts, texts or work whether a user exists. Work is counted, not timed.
+// Steps, salts, texts and work do not show whether a user exists. Work is counted, not timed.
 func TestAttackK66(t *testing.T) {
 	users := map[string]Credentials{"known": {Keys: keysOf(t, "pw")},
 		"banned": {Keys: keysOf(t, "pw"), Denied: AccountDisabled}}
@@ -497,7 +497,7 @@ func TestAttackS08(t *testing.T) {
 		{binding, ScramSHA256Plus, "p=a b", false, MalformedRequest},
 		{binding, ScramSHA256Plus, "n", false, MalformedRequest},
 		{binding, ScramSHA256Plus, "y", false, MalformedRequest},
-		{binding, ScramSHA256, "y", false, NotAuthorized}, // -PLUS was offered: somebody hid it
+		{binding, ScramSHA256, "y", false, NotAuthorized}, // -PLUS was offered, and removed on the way
 		{binding, ScramSHA256, "n", true, 0},
 		{binding, ScramSHA256, "p=tls-exporter", false, MalformedRequest},
 		{ChannelBinding{}, ScramSHA256, "y", true, 0},
@@ -515,7 +515,7 @@ func TestAttackS08(t *testing.T) {
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
 		t.Error(err)
 	}
-	// A client that could bind, and to whom no -PLUS was shown, says so; here it was offered.
+	// A client that could bind and saw no -PLUS offer sends "y"; but -PLUS was offered.
 	c = &Client{Mechanism: ScramSHA256, Username: "a", Password: SecretString("pw"), Binding: binding,
 		ServerPlus: false, Rand: rand.Reader}
 	if _, err := login(c, config(t, binding), users); err != NotAuthorized {
@@ -681,7 +681,7 @@ func FuzzClient(f *testing.F) {
 // A password with two forms is compared twice. A server that has no time for the second derivation has
 // compared the first, and the client that hears temporary-auth-failure knows that it was wrong: that is a
 // guess, where the same condition before any comparison is none (RFC 6120 §6.5.11).
-func TestAttackGuessBehindBusyServer(t *testing.T) {
+func TestAttackGuessOnBusyServer(t *testing.T) {
 	users := map[string]Credentials{"a": {Keys: keysOf(t, "pw")}}
 	for _, c := range []struct {
 		name, password string

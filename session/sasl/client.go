@@ -9,40 +9,49 @@ import (
 	"strings"
 )
 
-// A Client is the other end of an [Exchange], for one login: it is what a load client and tests log in with.
-// For one goroutine.
+// A Client is the client's side of one login. Load clients and tests use it. One goroutine.
+//
+//  1. Start returns the text of <auth/>.
+//  2. For SCRAM, Next takes the challenge and returns the response.
+//  3. Success checks the server's last message.
 type Client struct {
-	Mechanism Mechanism
-	Username  string // localpart
-	Authzid   string // usually empty
-	Password  Secret // or Salted
-	// Salted, if its hash, salt and iterations are the server's, saves deriving. After a login it is what was
-	// used, to be kept for the next.
+	Mechanism Mechanism // the mechanism to use
+	Username  string    // the localpart of the account
+	Authzid   string    // the authorization identity; usually empty
+	Password  Secret    // needed unless Salted fits the server's challenge
+	// Salted saves deriving if its hash, salt and iterations are the server's. After a login it is the one
+	// that was used, so that the caller can keep it for the next login.
 	Salted SaltedPassword
-	// Binding is what this connection can be bound by; BindingType names the type to use, by default the best.
+	// Binding is the data by which this connection can be bound. BindingType names the type to use; by
+	// default it is the best.
 	Binding     ChannelBinding
 	BindingType string
-	// ServerPlus: the server offered -PLUS. When it did not, and Binding has something, the client says so
-	// ("y"), which a man in the middle who stripped it can't undo.
+	// ServerPlus says that the server offered -PLUS mechanisms. If it did not, and Binding has data, the
+	// client says so ("y", RFC 5802 section 6), which a man in the middle that stripped the offer can't undo.
 	ServerPlus bool
-	Rand       io.Reader
-	// MinIterations, if not 0, is the fewest that the server may ask for; MaxIterations bounds what it makes
-	// the client compute, by default 1,000,000.
+	Rand       io.Reader // for the nonce
+	// MinIterations, if not 0, is the smallest iteration count that the client accepts. MaxIterations bounds
+	// the work that the server can cause; by default 1,000,000.
 	MinIterations, MaxIterations int
 
-	gs2, clientFirstBare, nonce string
-	binding                     []byte
-	serverSignature             Secret // what the server must prove with
-	step                        uint8
+	gs2             string // gs2-header of SCRAM
+	clientFirstBare string // client-first-message-bare of SCRAM
+	nonce           string // the client's
+	binding         []byte // data of the channel binding; empty: none
+	serverSignature Secret // what a server that knows the password sends in <success/>
+	step            uint8  // 0: new; 1: SCRAM has begun; 2: the proof is sent; 3: PLAIN is sent; 4: over
 }
 
-// Errors of a client, besides a [Condition].
+// The errors of a client, besides a [Condition] of the server: the server could not prove that it knows the
+// password; the server broke the protocol.
 var (
 	ErrServer   = errors.New("sasl: the server could not prove that it knows the password")
 	ErrProtocol = errors.New("sasl: the server broke the protocol")
 )
 
-// Start returns the text of <auth/>.
+// Start returns the text of <auth/>: for PLAIN the whole message; for SCRAM the
+// client-first-message, with the gs2 header that says how the channel is bound. It is called once.
+// The error is [ErrProtocol] for a second call, or says what is missing.
 func (c *Client) Start() ([]byte, error) {
 	if c.step != 0 {
 		return nil, fmt.Errorf("%w: used twice", ErrProtocol)
@@ -87,7 +96,13 @@ func (c *Client) Start() ([]byte, error) {
 	return encodeText(c.gs2 + c.clientFirstBare), nil
 }
 
-// Next takes the text of <challenge/> and returns the text of <response/>.
+// Next takes the text of <challenge/> and returns the text of <response/>. The error is mostly
+// [ErrProtocol].
+//
+//  1. Parse the server-first-message: nonce, salt, iterations (RFC 5802 section 7).
+//  2. Check that the nonce begins with the client's, and that the iterations are within bounds.
+//  3. Derive the SaltedPassword, unless c.Salted fits. This is the expensive part.
+//  4. Compute the proof, and the signature that the server must send.
 func (c *Client) Next(text []byte) ([]byte, error) {
 	if c.step != 1 {
 		return nil, fmt.Errorf("%w: a challenge out of turn", ErrProtocol)
@@ -148,8 +163,9 @@ func (c *Client) Next(text []byte) ([]byte, error) {
 	return encodeText(final + ",p=" + base64.StdEncoding.EncodeToString(proof)), nil
 }
 
-// Success takes the text of <success/>, and says whether the server is the one that knows the password.
-// Without a nil error the client is not logged in, whatever the server says.
+// Success takes the text of <success/> and checks that the server knows the password: the error is
+// [ErrServer] if it does not. Without a nil error the client must not go on, whatever the server
+// says.
 func (c *Client) Success(text []byte) error {
 	if c.step == 3 {
 		c.step = 4

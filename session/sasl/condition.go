@@ -1,8 +1,10 @@
 package sasl
 
-// A Condition is why an exchange failed, by the names of RFC 6120 §6.5, which are those of its elements.
+// A Condition is why an exchange failed. It is also an error.
 type Condition uint8
 
+// The conditions, with the names of RFC 6120 section 6.5, which are those of their elements. NoCondition is
+// none.
 const (
 	NoCondition Condition = iota
 	Aborted
@@ -18,6 +20,7 @@ const (
 	TemporaryAuthFailure
 )
 
+// conditionNames are the names of the elements.
 var conditionNames = [...]string{"", "aborted", "account-disabled", "credentials-expired",
 	"encryption-required", "incorrect-encoding", "invalid-authzid",
 	"invalid-mechanism", "malformed-request", "mechanism-too-weak", "not-authorized", "temporary-auth-failure"}
@@ -30,7 +33,8 @@ func (c Condition) String() string {
 	return "not-authorized"
 }
 
-// ParseCondition returns the condition of an element's name, for a client. An unknown one is NotAuthorized.
+// ParseCondition returns the condition with that element name; NotAuthorized for an unknown name.
+// Clients use it.
 func ParseCondition(name string) Condition {
 	for c := Aborted; c <= TemporaryAuthFailure; c++ {
 		if conditionNames[c] == name {
@@ -40,5 +44,5 @@ func ParseCondition(name string) Condition {
 	return NotAuthorized
 }
 
-// Error makes a Condition the error of a client's login.
+// Error implements error: a client's login fails with a Condition.
 func (c Condition) Error() string { return "sasl: " + c.String() }

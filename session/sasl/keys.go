@@ -12,48 +12,51 @@ import (
 	"golang.org/x/text/secure/precis"
 )
 
+// Bounds of SCRAM's parameters.
 const (
-	// DefaultIterations is what new keys are derived with.
+	// DefaultIterations is the iteration count of new keys.
 	DefaultIterations = 10000
-	// MinIterations is the fewest that RFC 7677 §4 allows.
+	// MinIterations is the smallest iteration count that RFC 7677 section 4 allows.
 	MinIterations = 4096
-	// MaxIterations bounds what keys, and what a server makes a [Client] do.
+	// MaxIterations is the largest iteration count of keys: 10 million are 2 s of CPU.
 	MaxIterations = 10_000_000
 	// SaltLen is the length of new salts in bytes.
 	SaltLen = 16
 
-	maxSalt     = 255
-	maxPassword = 1023 // as a resourcepart; PBKDF2 hashes it once
+	maxSalt     = 255  // in bytes; Encode has one byte for the length
+	maxPassword = 1023 // in bytes, as a resourcepart; PBKDF2 hashes a password once, so its length costs little
 )
 
-// A Key is what a server keeps of a password for one SCRAM hash (RFC 5802 §3). Who has it can't log in by it
-// at another server, but can pretend to be this server: it is as secret as the store.
+// A Key is what a server keeps of a password for one SCRAM hash (RFC 5802 section 3). An attacker
+// who has it can't log in with it at another server, but can pretend to be this server: it is as
+// secret as the store.
 type Key struct {
-	Hash       Hash
-	Iterations int
-	Salt       []byte
-	StoredKey  Secret
-	ServerKey  Secret
+	Hash       Hash   // the hash function
+	Iterations int    // of PBKDF2
+	Salt       []byte // of PBKDF2
+	StoredKey  Secret // RFC 5802: the hash of the ClientKey; it checks the client's proof
+	ServerKey  Secret // RFC 5802: it makes the server's signature
 }
 
 // Keys are an account's credentials: at most one Key for each hash.
 type Keys []Key
 
-// ErrPassword is returned for a password that can't be one: empty, longer than 1,023 bytes, not UTF-8,
-// with ASCII control characters, or with what neither SASLprep (RFC 4013) nor OpaqueString (RFC 8265
-// §4.2) allows.
+// ErrPassword is returned for a password that is not allowed: empty, longer than 1,023 bytes, not
+// UTF-8, with ASCII control characters, or refused by both SASLprep (RFC 4013) and OpaqueString
+// (RFC 8265 section 4.2).
 var ErrPassword = errors.New("sasl: not allowed as a password")
 
-// PreparePassword returns the form of a password that keys are derived from: what SASLprep makes of it,
-// as SCRAM asks of clients (RFC 5802 §2.2), or where that refuses it, what OpaqueString does. For ASCII
-// it is the password. The error is [ErrPassword].
+// PreparePassword returns the form of a password from which keys are derived: its SASLprep form,
+// which SCRAM asks of clients (RFC 5802 section 2.2), or, if SASLprep refuses it, its OpaqueString
+// form. A password of ASCII stays as it is. The error is [ErrPassword].
 func PreparePassword(password []byte) (Secret, error) {
 	now, _, err := passwordForms(password)
 	return now, err
 }
 
-// passwordForms returns the form of [PreparePassword], and the one that older keys may be derived from,
-// OpaqueString's, where it is another one; else before is empty.
+// passwordForms returns the form that PreparePassword returns and, in before, the OpaqueString
+// form, from which older keys may be derived. before is empty if the two are the same. The forms
+// differ where a password has compatibility characters, as ligatures or full-width letters.
 func passwordForms(password []byte) (now, before Secret, err error) {
 	if len(password) == 0 || len(password) > maxPassword || !utf8.Valid(password) {
 		return Secret{}, Secret{}, ErrPassword
@@ -84,8 +87,10 @@ func passwordForms(password []byte) (now, before Secret, err error) {
 	return NewSecret(prep), NewSecret(opaque), nil
 }
 
-// DeriveKeys derives the keys of a password for the given hashes, or for all [Hashes], with salts from rand.
-// 0 iterations are [DefaultIterations]. About 1 ms of CPU for each 5,000 iterations and hash: workers only.
+// DeriveKeys derives the keys of a password for the given hashes, or for all [Hashes], with salts
+// from rand. 0 iterations are [DefaultIterations]. It takes about 1 ms of CPU for each 5,000
+// iterations and hash: for workers and commands, never on a loop. The error is [ErrPassword], one
+// for the iterations, or rand's.
 func DeriveKeys(password []byte, iterations int, rand io.Reader, hashes ...Hash) (Keys, error) {
 	if iterations == 0 {
 		iterations = DefaultIterations
@@ -113,7 +118,7 @@ func DeriveKeys(password []byte, iterations int, rand io.Reader, hashes ...Hash)
 	return keys, nil
 }
 
-// newKey derives a key of a prepared password, with a salt of its own.
+// newKey derives a key from a prepared password, with a new salt.
 func newKey(prepared Secret, h Hash, iterations int, rand io.Reader) (Key, error) {
 	if h.Size() == 0 {
 		return Key{}, fmt.Errorf("sasl: unknown hash %d", h)
@@ -129,16 +134,16 @@ func newKey(prepared Secret, h Hash, iterations int, rand io.Reader) (Key, error
 	return salted.key(nil), nil
 }
 
-// A Renewal is the work of deriving an account's keys anew, for a worker: from the form of the password
-// that keys are derived from now, for the hashes and iterations that the account has, with salts of its
-// own.
+// A Renewal is work for a worker: it derives an account's keys again, from the form of the password
+// that keys are derived from today, for the hashes and iterations that the account has, with new
+// salts. After it clients can log in with SCRAM.
 type Renewal struct {
-	password Secret
-	old      Keys
+	password Secret // the prepared form
+	old      Keys   // the account's keys
 	rand     io.Reader
 }
 
-// Iterations returns the work to do, in iterations.
+// Iterations returns the cost of Run, in iterations.
 func (r *Renewal) Iterations() (n int) {
 	for _, k := range r.old {
 		n += max(k.Iterations, MinIterations)
@@ -146,7 +151,8 @@ func (r *Renewal) Iterations() (n int) {
 	return n
 }
 
-// Run derives the keys, once, on any goroutine. An error is one of the source of randomness.
+// Run derives the keys and wipes the password. It is called once, on any goroutine but a loop's.
+// The error is that of the source of randomness.
 func (r *Renewal) Run() (Keys, error) {
 	defer r.password.Wipe()
 	var keys Keys
@@ -160,7 +166,7 @@ func (r *Renewal) Run() (Keys, error) {
 	return keys, nil
 }
 
-// For returns the key for h.
+// For returns the key for h; false if there is none.
 func (k Keys) For(h Hash) (Key, bool) {
 	for _, key := range k {
 		if key.Hash == h {
@@ -173,11 +179,11 @@ func (k Keys) For(h Hash) (Key, bool) {
 // keysVersion is the first byte of encoded keys.
 const keysVersion = 1
 
-// ErrKeys is returned for bytes that are no encoded keys, or were written by a newer version.
+// ErrKeys is returned for bytes that are not encoded keys, or that a newer version has written.
 var ErrKeys = errors.New("sasl: unreadable credentials")
 
-// Encode returns k as bytes for a store: a version, then for each key its hash (1 byte), iterations (4, big
-// endian), length of the salt (1), salt, StoredKey, ServerKey.
+// Encode returns k as bytes for a store. After the version, each key has its hash (1 byte),
+// iterations (4 bytes, big-endian), length of the salt (1 byte), salt, StoredKey and ServerKey.
 func (k Keys) Encode() []byte {
 	b := []byte{keysVersion}
 	for _, key := range k {
@@ -191,8 +197,8 @@ func (k Keys) Encode() []byte {
 	return b
 }
 
-// DecodeKeys reads what [Keys.Encode] wrote, of it what is for only one hash if that is not 0; it keeps
-// nothing of b. The error is [ErrKeys].
+// DecodeKeys decodes what [Keys.Encode] has written. If only is not 0 it returns the key of that
+// hash alone. The result shares no memory with b. The error is [ErrKeys].
 func DecodeKeys(b []byte, only Hash) (Keys, error) {
 	if len(b) == 0 || b[0] != keysVersion {
 		return nil, ErrKeys
@@ -224,16 +230,17 @@ func DecodeKeys(b []byte, only Hash) (Keys, error) {
 	return keys, nil
 }
 
-// A Salted is a password after PBKDF2 (RFC 5802 §3, SaltedPassword): all that a client needs to log in again
-// while the server's salt and iterations stay, so that a load client derives it once.
+// A SaltedPassword is a password after PBKDF2 (RFC 5802 section 3, SaltedPassword). With it a
+// client can log in again, without deriving, as long as the server's salt and iterations stay. It
+// is as secret as the password.
 type SaltedPassword struct {
-	Hash       Hash
-	Iterations int
-	Salt       []byte
-	Password   Secret
+	Hash       Hash   // the hash function
+	Iterations int    // of PBKDF2
+	Salt       []byte // of PBKDF2
+	Password   Secret // the result
 }
 
-// saltPassword is PBKDF2, on a prepared password.
+// saltPassword runs PBKDF2 on a prepared password.
 func saltPassword(h Hash, password Secret, salt []byte, iterations int) (SaltedPassword, error) {
 	p, err := pbkdf2.Key(h.New, string(password.Reveal()), salt, iterations, h.Size())
 	if err != nil {
@@ -242,7 +249,7 @@ func saltPassword(h Hash, password Secret, salt []byte, iterations int) (SaltedP
 	return SaltedPassword{Hash: h, Iterations: iterations, Salt: salt, Password: NewSecret(p)}, nil
 }
 
-// key returns what the server keeps of s. count, if not nil, counts HMACs.
+// key returns the Key that a server keeps of s. If count is not nil, it counts HMACs.
 func (s SaltedPassword) key(count *int) Key {
 	client := mac(count, s.Hash, s.Password.Reveal(), []byte("Client Key"))
 	return Key{
@@ -252,6 +259,7 @@ func (s SaltedPassword) key(count *int) Key {
 	}
 }
 
+// mac returns the HMAC of text. If count is not nil, it is increased.
 func mac(count *int, h Hash, key, text []byte) []byte {
 	if count != nil {
 		*count++
@@ -261,6 +269,7 @@ func mac(count *int, h Hash, key, text []byte) []byte {
 	return m.Sum(nil)
 }
 
+// hashSum returns the hash of b.
 func hashSum(h Hash, b []byte) []byte {
 	d := h.New()
 	d.Write(b)

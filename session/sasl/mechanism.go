@@ -9,19 +9,21 @@ import (
 	"hash"
 )
 
-// A Hash is the hash function of a SCRAM mechanism. Its numbers are in stores.
+// A Hash is the hash function of a SCRAM mechanism. Its numbers are in stored keys and never
+// change.
 type Hash uint8
 
+// The hash functions.
 const (
 	SHA1   Hash = 1
 	SHA256 Hash = 2
 	SHA512 Hash = 3
 )
 
-// Hashes are those that accounts have keys for, weakest first.
+// Hashes are the hash functions for which accounts have keys, the weakest first. It is not changed.
 var Hashes = []Hash{SHA1, SHA256, SHA512}
 
-// New returns the hash function.
+// New returns a new state of the hash function.
 func (h Hash) New() hash.Hash {
 	switch h {
 	case SHA1:
@@ -32,7 +34,7 @@ func (h Hash) New() hash.Hash {
 	return sha512.New()
 }
 
-// Size returns the length of a sum in bytes; 0 for a Hash that is none of the three.
+// Size returns the length of a hash in bytes; 0 for a Hash that is none of the three.
 func (h Hash) Size() int {
 	switch h {
 	case SHA1:
@@ -45,9 +47,10 @@ func (h Hash) Size() int {
 	return 0
 }
 
-// A Mechanism is a SASL mechanism that this package knows. The larger the stronger.
+// A Mechanism is a SASL mechanism. A larger one is stronger.
 type Mechanism uint8
 
+// The mechanisms: RFC 4616, RFC 5802, RFC 7677. A -PLUS mechanism binds the login to the TLS channel.
 const (
 	NoMechanism Mechanism = iota
 	Plain
@@ -59,10 +62,12 @@ const (
 	ScramSHA512Plus
 )
 
+// mechanismNames are the registered names.
 var mechanismNames = [...]string{"", "PLAIN", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512",
 	"SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-512-PLUS"}
 
-// ParseMechanism returns the mechanism of a registered name. Names are in upper case (RFC 4422 §3.1).
+// ParseMechanism returns the mechanism of a registered name; false if it is unknown. Names are in
+// upper case (RFC 4422 section 3.1).
 func ParseMechanism(name string) (Mechanism, bool) {
 	for m := Plain; m <= ScramSHA512Plus; m++ {
 		if mechanismNames[m] == name {
@@ -80,10 +85,10 @@ func (m Mechanism) String() string {
 	return fmt.Sprintf("Mechanism(%d)", uint8(m))
 }
 
-// Plus reports whether m binds to the TLS channel.
+// Plus reports whether m binds the login to the TLS channel.
 func (m Mechanism) Plus() bool { return m >= ScramSHA1Plus && m <= ScramSHA512Plus }
 
-// Hash returns the hash of a SCRAM mechanism; 0 for others.
+// Hash returns the hash function of a SCRAM mechanism; 0 for others.
 func (m Mechanism) Hash() Hash {
 	switch {
 	case m.Plus():
@@ -94,13 +99,14 @@ func (m Mechanism) Hash() Hash {
 	return 0
 }
 
-// An Offer is a set of mechanisms. One value decides what a stream is offered and what it may use: an
-// Exchange accepts what is in its Offer and nothing else.
+// A MechanismSet is a set of mechanisms. One set decides both what a stream is offered and what it
+// may use: an Exchange accepts nothing else.
 type MechanismSet uint16
 
-// NewMechanismSet returns the offer of a list of names as in a configuration. If the list names no -PLUS
-// form, each SCRAM mechanism brings its own; if it names one, the list is all there is.
-// [MechanismSet.ForStream] takes -PLUS forms away where nothing can be bound.
+// NewMechanismSet returns the set of a list of names, as in a configuration. If the list names no
+// -PLUS mechanism, each SCRAM mechanism of it brings its -PLUS form; if it names one, the list is
+// complete. [MechanismSet.ForStream] removes the -PLUS forms where nothing can be bound. An unknown
+// name or an empty list is an error.
 func NewMechanismSet(names ...string) (MechanismSet, error) {
 	var o MechanismSet
 	for _, name := range names {
@@ -123,7 +129,8 @@ func NewMechanismSet(names ...string) (MechanismSet, error) {
 	return o, nil
 }
 
-// MechanismNames returns the names of all mechanisms, the weakest first, -PLUS forms last.
+// MechanismNames returns the names of all mechanisms, the weakest first, -PLUS forms last. The
+// slice is the caller's.
 func MechanismNames() []string { return append([]string(nil), mechanismNames[Plain:]...) }
 
 // Has reports whether m is in o.
@@ -138,8 +145,8 @@ func (o MechanismSet) Without(m Mechanism) MechanismSet { return o &^ (1 << m) }
 // Plus reports whether o has a mechanism with channel binding.
 func (o MechanismSet) Plus() bool { return o>>ScramSHA1Plus != 0 }
 
-// ForStream returns what of o may be offered on one stream: -PLUS only if there is something to bind to,
-// and PLAIN only if the stream is secure, or plainAnyway.
+// ForStream returns the mechanisms of o for one stream: -PLUS only if the stream is secure and
+// there is something to bind to, PLAIN only if the stream is secure or plainAnyway is set.
 func (o MechanismSet) ForStream(secure bool, b ChannelBinding, plainAnyway bool) MechanismSet {
 	if !secure && !plainAnyway {
 		o = o.Without(Plain)
@@ -150,7 +157,7 @@ func (o MechanismSet) ForStream(secure bool, b ChannelBinding, plainAnyway bool)
 	return o
 }
 
-// Each calls f for each mechanism in o, the strongest first, which is the order to list them in.
+// Each calls f for each mechanism of o, the strongest first: the order in which they are offered.
 func (o MechanismSet) Each(f func(m Mechanism)) {
 	for m := ScramSHA512Plus; m >= Plain; m-- {
 		if o.Has(m) {
@@ -159,22 +166,27 @@ func (o MechanismSet) Each(f func(m Mechanism)) {
 	}
 }
 
-// A Binding is what a TLS connection can be bound by. The zero value is none. The slices are not changed.
+// A ChannelBinding is the data by which a login can be bound to a TLS connection (RFC 5056). The
+// zero value is none. The slices are not changed.
 type ChannelBinding struct {
-	Exporter []byte // tls-exporter (RFC 9266): 32 bytes of keying material with label "EXPORTER-Channel-Binding"
-	EndPoint []byte // tls-server-end-point (RFC 5929 §4): the hash of the server's certificate
-	// Unique is tls-unique (RFC 5929 §3): the first Finished of TLS 1.2, of a connection with extended master
-	// secret (RFC 7627) alone. SCRAM's clients of that time know this type at least (RFC 5802 §6.1).
+	// Exporter is tls-exporter (RFC 9266): 32 bytes of keying material, label "EXPORTER-Channel-Binding".
+	Exporter []byte
+	// EndPoint is tls-server-end-point (RFC 5929 section 4): the hash of the server's certificate.
+	EndPoint []byte
+	// Unique is tls-unique (RFC 5929 section 3): the first Finished message of TLS 1.2. It is set only for a
+	// connection with an extended master secret (RFC 7627), as it is not unique without. SCRAM clients from
+	// before tls-exporter know this type at least (RFC 5802 section 6.1).
 	Unique []byte
-	TLS13  bool // TLS 1.3 or later: there Unique is undefined and not used
+	// TLS13 says that the connection has TLS 1.3 or later, where Unique is undefined and not used.
+	TLS13 bool
 }
 
-// Any reports whether there is anything to bind by.
+// Any reports whether there is anything to bind to.
 func (b ChannelBinding) Any() bool {
 	return len(b.Exporter) > 0 || len(b.EndPoint) > 0 || len(b.Unique) > 0 && !b.TLS13
 }
 
-// Data returns the binding of a type by its registered name; nil if there is none.
+// Data returns the data of a channel binding type by its registered name; nil if there is none.
 func (b ChannelBinding) Data(kind string) []byte {
 	switch kind {
 	case "tls-exporter":
@@ -189,7 +201,8 @@ func (b ChannelBinding) Data(kind string) []byte {
 	return nil
 }
 
-// Types returns the types that b has, the best first: what XEP-0440 lists.
+// Types returns the channel binding types for which b has data, the best first: what XEP-0440
+// lists.
 func (b ChannelBinding) Types() (kinds []string) {
 	for _, k := range []string{"tls-exporter", "tls-unique", "tls-server-end-point"} {
 		if len(b.Data(k)) > 0 {

@@ -27,7 +27,7 @@ func keysOf(t testing.TB, password string) Keys {
 
 var derived = map[string]Keys{}
 
-var fakeKey = SecretString("a key for salts of nobody, 32 B.")
+var fakeKey = SecretString("a key for unknown salts, 32 byte")
 
 func offer(t testing.TB, names ...string) MechanismSet {
 	t.Helper()

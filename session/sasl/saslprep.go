@@ -8,9 +8,10 @@ import (
 	"golang.org/x/text/unicode/norm"
 )
 
-// A codes is a range of code points, both ends included.
+// A codeRange is a range of code points, both ends included.
 type codeRange struct{ from, to rune }
 
+// inTable reports whether r is in one of the ranges.
 func inTable(table []codeRange, r rune) bool {
 	for _, c := range table {
 		if r >= c.from && r <= c.to {
@@ -21,8 +22,8 @@ func inTable(table []codeRange, r rune) bool {
 }
 
 var (
-	// mappedToNothing is RFC 3454, table B.1. U+200B is in table C.1.2 as well; it has no width, and is no
-	// space in Unicode since version 4.0.1.
+	// mappedToNothing is RFC 3454, table B.1. U+200B is in table C.1.2, too, but it has no width, and has been
+	// no space since Unicode 4.0.1.
 	mappedToNothing = []codeRange{{0xAD, 0xAD}, {0x34F, 0x34F}, {0x1806, 0x1806}, {0x180B, 0x180D},
 		{0x200B, 0x200D},
 		{0x2060, 0x2060}, {0xFE00, 0xFE0F}, {0xFEFF, 0xFEFF}}
@@ -32,18 +33,24 @@ var (
 		{0x205F, 0x205F},
 		{0x3000, 0x3000}}
 
-	// prohibited is what RFC 4013 §2.3 prohibits and is not mapped: RFC 3454, tables C.2.1, C.2.2, C.3 to C.9.
-	// The last two code points of each plane are left to the code.
+	// prohibited are the characters that RFC 4013 section 2.3 prohibits and that are not mapped: RFC 3454,
+	// tables C.2.1, C.2.2, C.3 to C.9. saslPrep itself checks the last two code points of each plane.
 	prohibited = []codeRange{{0x00, 0x1F}, {0x7F, 0x9F}, {0x340, 0x341}, {0x6DD, 0x6DD}, {0x70F, 0x70F},
 		{0x180E, 0x180E}, {0x200C, 0x200F}, {0x2028, 0x202E}, {0x2060, 0x2063}, {0x206A, 0x206F}, {0x2FF0, 0x2FFB},
 		{0xD800, 0xF8FF}, {0xFDD0, 0xFDEF}, {0xFEFF, 0xFEFF}, {0xFFF9, 0xFFFF}, {0x1D173, 0x1D17A},
 		{0xE0001, 0xE0001}, {0xE0020, 0xE007F}, {0xF0000, 0x10FFFF}}
 )
 
-// saslPrep returns what SASLprep (RFC 4013) makes of password, which is UTF-8, and whether it allows it:
-// mapping, NFKC, prohibited characters, and the rule for right-to-left text. Unassigned are the code
-// points that Unicode has not assigned today, rather than in version 3.2 (§2.5), and normalization is
-// today's, too: that is what clients do.
+// saslPrep returns the SASLprep form (RFC 4013) of password, which is UTF-8; ok is false if
+// SASLprep refuses it.
+//
+//  1. Map some characters to nothing, and non-ASCII spaces to a space.
+//  2. Normalize (NFKC).
+//  3. Refuse prohibited and unassigned characters.
+//  4. Check the rule for right-to-left text (RFC 3454 section 6).
+//
+// Normalization and the unassigned code points are those of today's Unicode rather than of version
+// 3.2 (RFC 4013 section 2.5), as clients do it so.
 func saslPrep(password []byte) ([]byte, bool) {
 	mapped := make([]byte, 0, len(password))
 	for _, r := range string(password) {

@@ -14,29 +14,30 @@ import (
 // MaxText is the longest text of <auth/> or <response/> in bytes, before base64 is decoded.
 const MaxText = 6 * 1024
 
-// A Config is what the exchanges of one stream have in common. It is not changed by them.
+// A Config is what the exchanges of one stream have in common. Exchanges do not change it.
 type Config struct {
-	Offer   MechanismSet   // what was offered on this stream, which is what is accepted
-	Binding ChannelBinding // what this connection can be bound by
-	Domain  string         // the host, prepared: fixed when SASL starts
+	Offer   MechanismSet   // the mechanisms that the stream was offered: no other is accepted
+	Binding ChannelBinding // the data by which a login can be bound to this connection
+	Domain  string         // the prepared name of the host; it does not change once SASL has started
 	Secure  bool           // the stream is encrypted; only the condition of a refused mechanism depends on it
 
-	// FakeKey makes the salts that unknown users get. It must outlive restarts (store.Secrets), or a salt that
-	// changes would tell the unknown from the known.
+	// FakeKey is the key from which the salts of unknown users are derived. It must survive restarts
+	// (store.Secrets): a salt that changes would show that the user is unknown.
 	FakeKey    Secret
-	Iterations int       // what unknown users get, as most accounts have; 0 is DefaultIterations
-	Rand       io.Reader // for nonces: crypto/rand's Reader
+	Iterations int       // the iteration count for unknown users; 0: DefaultIterations, as most accounts have
+	Rand       io.Reader // for nonces: crypto/rand.Reader
 
-	// Authzid, if not nil, says whether a user may log in as authzid, which is as sent and not empty. If nil,
-	// the prepared authzid must be the user's own bare JID.
+	// Authzid, if not nil, reports whether a user may log in as authzid, which is as the client sent
+	// it and not empty. If nil, the prepared authzid must be the user's own bare JID.
 	Authzid func(authzid, user string) bool
 }
 
-// An Account is what the caller found for a user's name.
+// Credentials are what the caller has found under a user's name.
 type Credentials struct {
-	Keys Keys // empty: there is no such account, or it has no password
-	// Denied is why the account may not log in, which is told only to who has proved to know its password:
-	// AccountDisabled, CredentialsExpired, MechanismTooWeak.
+	// Keys are the account's. Empty: there is no such account, or it has no password.
+	Keys Keys
+	// Denied is why the account may not log in: AccountDisabled, CredentialsExpired, MechanismTooWeak. Only a
+	// client that has proved the password is told.
 	Denied Condition
 }
 
@@ -48,13 +49,13 @@ const (
 	Fail StepKind = iota
 	// Challenge: send <challenge/> with Data as its text, and give the response to Next.
 	Challenge
-	// NeedUser: look up User, and call Found.
+	// NeedUser: look up User, and call UserFound.
 	NeedUser
-	// NeedDerive: have a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
+	// NeedDerive: let a worker call Work.Run, and then, on the goroutine of the exchange, call Derived.
 	NeedDerive
-	// NeedKeys: User has proved to know the password, and the account's keys are those of a form that they
-	// are no longer derived from. Have a worker call Renewal.Run and store its keys in place of the ones
-	// that were given to Found, if these are still there; then, whether that was done or not, call Renewed.
+	// NeedKeys: the password was right, but the account's keys are derived from an older form of it. Let a
+	// worker call Renewal.Run and store its keys in place of those that were given to UserFound, if these are
+	// still stored. Then, whether that was done or not, call Renewed.
 	NeedKeys
 	// Done: User is logged in; send <success/> with Data as its text, if it is not empty. The exchange is over.
 	Done
@@ -62,23 +63,23 @@ const (
 
 // A Step is what an Exchange asks of its caller.
 type Step struct {
-	Kind      StepKind
-	Data      []byte      // base64, as it goes into the element; the caller's to keep
+	Kind      StepKind    // what to do
+	Data      []byte      // text of the element to send, in base64; the caller's
 	User      string      // prepared localpart
 	Work      *Derivation // for NeedDerive
 	Renewal   *Renewal    // for NeedKeys
 	Condition Condition   // for Fail
-	// BindingRefused, for Fail: the try was refused for its channel binding, whatever the password. The
-	// answer says nothing about a password, so that the caller need not count it as a guess.
+	// BindingRefused, for Fail: the login was refused for its channel binding, before any password was
+	// compared. So the caller need not count it as a guess.
 	BindingRefused bool
-	// WrongPassword, for Fail: a password or a proof was compared with the account's keys, and was not
-	// theirs. The caller counts the failure as a guess, whatever its Condition: a server that has no time
-	// for the second form of a password has answered for the first.
+	// WrongPassword, for Fail: a password or a proof was compared with the account's keys, and did not match.
+	// The caller counts it as a guess, whatever the Condition: the server may have given up before it tried
+	// the second form of the password.
 	WrongPassword bool
-	Reason        string // for Fail: for the log, never for the peer; nothing secret
+	Reason        string // for Fail: for the log, not for the peer; it contains no secret
 }
 
-// A Derivation is one PBKDF2 for a worker.
+// A Derivation is one PBKDF2, for a worker.
 type Derivation struct {
 	hash       Hash
 	password   Secret
@@ -88,67 +89,70 @@ type Derivation struct {
 	err        error
 }
 
-// Run derives the key, on any goroutine. 10,000 iterations are about 2 ms.
+// Run derives the key and wipes the password. It is called once, on any goroutine but a loop's: 10,000
+// iterations take about 2 ms.
 func (d *Derivation) Run() {
 	d.out, d.err = saltPassword(d.hash, d.password, d.salt, d.iterations)
 	d.password.Wipe()
 }
 
-// Iterations returns the work to do, in iterations.
+// Iterations returns the cost of Run, in iterations.
 func (d *Derivation) Iterations() int { return d.iterations }
 
+// A state says what an Exchange waits for.
 type state uint8
 
 const (
 	idle       state = iota // before Start
 	wantPlain               // PLAIN without initial response
 	wantFirst               // SCRAM without initial response
-	wantUser                // the caller looks up
-	wantDerive              // the caller derives
-	wantKeys                // the caller derives and stores new keys
-	wantFinal               // SCRAM's challenge is out
-	finished
+	wantUser                // the caller looks the user up
+	wantDerive              // a worker derives a key
+	wantKeys                // a worker derives and stores new keys
+	wantFinal               // SCRAM's challenge is sent
+	finished                // Done or Fail was returned
 )
 
-// An Exchange is one login on the server's side. It is used once, by one goroutine. What is called out of
-// turn fails with MalformedRequest, or, once the exchange is over, changes nothing.
+// An Exchange is the server's side of one login. It is used once, by one goroutine at a time. A
+// call out of turn fails the exchange with MalformedRequest; once it is over, nothing changes.
 type Exchange struct {
 	cfg   *Config
 	state state
 	mech  Mechanism
 
-	user   string
-	key    Key // the account's, or a fake one
-	known  bool
-	denied Condition
+	user   string    // prepared localpart
+	key    Key       // the account's, or a fake one
+	known  bool      // key is the account's
+	denied Condition // see Credentials
 
-	wrongPassword bool // what the client gave was compared with key, and is not its password
+	wrongPassword bool // see Step
 
-	password        Secret // PLAIN, until it is derived
+	password        Secret // PLAIN: the prepared password, until it is derived
 	oldForm         Secret // PLAIN: the form of older keys, until it is derived; empty if it is the same
-	keys            Keys   // PLAIN with two forms: the account's
-	renewalPassword Secret // PLAIN with two forms: what new keys are derived from
-	gs2             string // SCRAM's gs2-header with binding data, as "c=" must have it
+	keys            Keys   // PLAIN with two forms: the account's keys
+	renewalPassword Secret // PLAIN with two forms: the form from which new keys are derived
+	gs2             string // SCRAM: gs2-header and binding data in base64, which "c=" must repeat
 	clientFirstBare string // client-first-message-bare
 	serverFirst     string // server-first-message
-	nonce           string
+	nonce           string // SCRAM: the client's nonce, then with the server's
 
-	hmacs int // for tests: equal work for known and unknown users is counted, not timed
+	hmacs int // for tests, which count the work for known and unknown users instead of timing it
 }
 
-// NewExchange returns an exchange for one <auth/>.
+// NewExchange returns the server's side of one login, for an <auth/>.
 func NewExchange(cfg *Config) *Exchange { return &Exchange{cfg: cfg} }
 
-// Mechanism returns what was chosen; NoMechanism before Start.
+// Mechanism returns the mechanism that the client has chosen; NoMechanism before Start.
 func (x *Exchange) Mechanism() Mechanism { return x.mech }
 
+// fail ends the exchange with a condition, and wipes the passwords.
 func (x *Exchange) fail(c Condition, reason string) Step {
 	x.wipePasswords()
 	x.state = finished
 	return Step{Kind: Fail, Condition: c, WrongPassword: x.wrongPassword, Reason: reason}
 }
 
-// wipePasswords wipes what is left of the password.
+// wipePasswords wipes the forms of the password that are left.
 func (x *Exchange) wipePasswords() {
 	for _, s := range []*Secret{&x.password, &x.oldForm, &x.renewalPassword} {
 		s.Wipe()
@@ -157,18 +161,18 @@ func (x *Exchange) wipePasswords() {
 	x.keys = nil
 }
 
-// failBinding ends a try that no password could have saved.
+// failBinding ends an exchange that no password could have saved.
 func (x *Exchange) failBinding(reason string) Step {
 	s := x.fail(NotAuthorized, reason)
 	s.BindingRefused = true
 	return s
 }
 
-// outOfTurn is the answer to what comes out of turn.
+// outOfTurn ends an exchange whose client or caller broke the order of steps.
 func (x *Exchange) outOfTurn() Step { return x.fail(MalformedRequest, "out of turn") }
 
-// Start begins with the mechanism and the text of <auth/>; empty text is no initial response, "=" an
-// empty one (RFC 6120 §6.4.2). Neither is kept.
+// Start takes the mechanism and the text of <auth/>. No text means that there is no initial
+// response, "=" an empty one (RFC 6120 section 6.4.2). The arguments are not kept.
 func (x *Exchange) Start(mechanism string, text []byte) Step {
 	if x.state != idle {
 		return x.outOfTurn()
@@ -192,7 +196,7 @@ func (x *Exchange) Start(mechanism string, text []byte) Step {
 	return x.Next(text)
 }
 
-// Next takes the text of <response/>. It is not kept.
+// Next takes the text of <response/>. The text is not kept.
 func (x *Exchange) Next(text []byte) Step {
 	if x.state != wantPlain && x.state != wantFirst && x.state != wantFinal {
 		return x.outOfTurn()
@@ -213,7 +217,7 @@ func (x *Exchange) Next(text []byte) Step {
 	return x.clientFinal(string(msg))
 }
 
-// Abort takes <abort/>.
+// Abort takes <abort/>: it ends the exchange with Aborted.
 func (x *Exchange) Abort() Step {
 	if x.state == finished {
 		return x.outOfTurn()
@@ -221,14 +225,19 @@ func (x *Exchange) Abort() Step {
 	return x.fail(Aborted, "aborted by the client")
 }
 
-// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store does not
-// answer.
+// Fail ends the exchange because the caller can't go on: with TemporaryAuthFailure if the store
+// does not answer.
 func (x *Exchange) Fail(c Condition) Step { return x.fail(c, "given up by the server") }
 
-// Hash is what the mechanism's key is for: no other is needed of the account. 0: any may be.
+// Hash returns the hash whose key of the account is needed for the mechanism; 0: it may be any, so
+// all keys are needed.
 func (x *Exchange) Hash() Hash { return x.mech.Hash() }
 
-// UserFound answers NeedUser. For an unknown user a is the zero Account.
+// UserFound answers NeedUser. a is the zero Credentials for an unknown user.
+//
+//  1. Choose the key: the account's for the mechanism's hash, or a fake one.
+//  2. For PLAIN, ask for the key of the password (NeedDerive).
+//  3. For SCRAM, return the challenge: both nonces, salt and iterations.
 func (x *Exchange) UserFound(a Credentials) Step {
 	if x.state != wantUser {
 		return x.outOfTurn()
@@ -237,7 +246,7 @@ func (x *Exchange) UserFound(a Credentials) Step {
 	if x.mech == Plain {
 		h = plainHash(a.Keys)
 	}
-	// The fake key is made for everybody: the work must not tell who exists.
+	// The fake key is made for known users, too: the work must not show which users exist.
 	fake := x.fakeKey(h)
 	x.key, x.known = a.Keys.For(h)
 	if !x.known {
@@ -261,7 +270,7 @@ func (x *Exchange) UserFound(a Credentials) Step {
 	return Step{Kind: Challenge, Data: encodeText(x.serverFirst)}
 }
 
-// derive asks for the key of one form of the password, which is the caller's from here on.
+// derive returns a NeedDerive for one form of the password, which is moved into the Derivation.
 func (x *Exchange) derive(form *Secret) Step {
 	x.state = wantDerive
 	w := &Derivation{hash: x.key.Hash, password: *form, salt: x.key.Salt, iterations: x.key.Iterations}
@@ -269,8 +278,9 @@ func (x *Exchange) derive(form *Secret) Step {
 	return Step{Kind: NeedDerive, User: x.user, Work: w}
 }
 
-// Derived answers NeedDerive, after its Work has run. Where the password has two forms, and the keys are
-// not those of the first, it asks for the second: of an unknown user, too.
+// Derived answers NeedDerive, after d.Run. If a PLAIN password has two forms and the first does not
+// match the account's keys, it asks for the second, also for an unknown user. If the second
+// matches, it asks for new keys (NeedKeys), unless the account is denied.
 func (x *Exchange) Derived(d *Derivation) Step {
 	if x.state != wantDerive {
 		return x.outOfTurn()
@@ -296,7 +306,7 @@ func (x *Exchange) Derived(d *Derivation) Step {
 	return x.done(nil)
 }
 
-// Renewed answers NeedKeys: the login goes on, with the new keys or without.
+// Renewed answers NeedKeys. The login goes on, whether new keys were stored or not.
 func (x *Exchange) Renewed() Step {
 	if x.state != wantKeys {
 		return x.outOfTurn()
@@ -304,6 +314,7 @@ func (x *Exchange) Renewed() Step {
 	return x.done(nil)
 }
 
+// done ends the exchange: the password is proved. An account that is denied fails here.
 func (x *Exchange) done(data []byte) Step {
 	x.wipePasswords()
 	x.state = finished
@@ -313,7 +324,8 @@ func (x *Exchange) done(data []byte) Step {
 	return Step{Kind: Done, User: x.user, Data: data}
 }
 
-// lookUp ends the first message: user and authzid as sent.
+// lookUp ends the first message of either mechanism. It prepares the user's name, checks authzid,
+// and returns NeedUser. Both are as the client sent them.
 func (x *Exchange) lookUp(user, authzid string) Step {
 	j, err := jid.New(user, x.cfg.Domain, "")
 	if err != nil || user == "" {
@@ -327,6 +339,7 @@ func (x *Exchange) lookUp(user, authzid string) Step {
 	return Step{Kind: NeedUser, User: x.user}
 }
 
+// mayActAs reports whether user may log in with that authorization identity.
 func (x *Exchange) mayActAs(authzid string, user jid.JID) bool {
 	if x.cfg.Authzid != nil {
 		return x.cfg.Authzid(authzid, user.Local())
@@ -335,7 +348,7 @@ func (x *Exchange) mayActAs(authzid string, user jid.JID) bool {
 	return err == nil && j == user
 }
 
-// plain takes [authzid] NUL authcid NUL passwd (RFC 4616 §2).
+// plain takes the message of PLAIN, [authzid] NUL authcid NUL passwd (RFC 4616 section 2).
 func (x *Exchange) plain(msg []byte) Step {
 	if !utf8.Valid(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")
@@ -353,7 +366,8 @@ func (x *Exchange) plain(msg []byte) Step {
 	return x.lookUp(user, authzid)
 }
 
-// plainHash chooses the key that PLAIN is checked by: the cheapest kind that every account has.
+// plainHash returns the hash of the key with which PLAIN is checked: SHA-256, which every account
+// should have, or the first that there is.
 func plainHash(k Keys) Hash {
 	if _, ok := k.For(SHA256); ok || len(k) == 0 {
 		return SHA256
@@ -361,7 +375,8 @@ func plainHash(k Keys) Hash {
 	return k[0].Hash
 }
 
-// fakeKey returns the key of a user who does not exist, always the same for the name.
+// fakeKey returns the key of a user that does not exist. It is always the same for a name and a
+// host, as a stored key would be.
 func (x *Exchange) fakeKey(h Hash) Key {
 	b := append(make([]byte, 0, 128), "canto scram fake 2\x00"...)
 	b = append(strconv.AppendInt(b, int64(h), 10), 0)
@@ -371,15 +386,22 @@ func (x *Exchange) fakeKey(h Hash) Key {
 	if k.Iterations == 0 {
 		k.Iterations = DefaultIterations
 	}
-	// The keys open nothing: they are as long as real ones, and as unknown.
+	// No password has these keys. They are as long as real ones.
 	hidden := seed[SaltLen:]
 	k.StoredKey = NewSecret(append(hidden, hidden...)[:h.Size()])
 	k.ServerKey = k.StoredKey
 	return k
 }
 
-// clientFirst takes gs2-header client-first-message-bare (RFC 5802 §7). Optional extensions are ignored
-// (§5.1).
+// clientFirst takes SCRAM's client-first-message (RFC 5802 section 7):
+//
+//  1. The gs2 flag: p= with a type of channel binding goes with a -PLUS mechanism and needs its
+//     data; n and y with the others. y means that the client could bind but saw no -PLUS offer. If
+//     there was one, a man in the middle has removed it, and the login fails (section 6).
+//  2. The authorization identity, if there is one.
+//  3. The user name and the client's nonce. Optional extensions are ignored, mandatory ones
+//     refused (section 5.1).
+//  4. What "c=" must be in the next message is kept, and the user is looked up.
 func (x *Exchange) clientFirst(msg string) Step {
 	if !utf8.ValidString(msg) {
 		return x.fail(MalformedRequest, "not UTF-8")
@@ -405,8 +427,8 @@ func (x *Exchange) clientFirst(msg string) Step {
 		if x.mech.Plus() {
 			return x.fail(MalformedRequest, "-PLUS without channel binding")
 		}
-		// The client could bind and believes that we can't: somebody took -PLUS out of what we offered
-		// (RFC 5802 §6).
+		// The client could bind, and believes that this server can't: -PLUS was removed from the offer on the
+		// way (RFC 5802 section 6).
 		if flag == "y" && x.cfg.Offer.Plus() {
 			return x.failBinding("channel binding was stripped from the offer")
 		}
@@ -442,7 +464,14 @@ func (x *Exchange) clientFirst(msg string) Step {
 	return x.lookUp(name, authzid)
 }
 
-// clientFinal takes c=, r=, optional extensions, which are ignored (RFC 5802 §5.1), and p=.
+// clientFinal takes SCRAM's client-final-message (RFC 5802 section 7): c=, r=, optional extensions,
+// which are ignored, and p=.
+//
+//  1. Parse it.
+//  2. Compute the client's key from its proof, and the server's signature. All of the work is done
+//     before anything is refused, so that its time shows nothing.
+//  3. Compare nonce, channel binding and proof. An unknown user fails here, as with a wrong
+//     password.
 func (x *Exchange) clientFinal(msg string) Step {
 	attrs := strings.Split(msg, ",")
 	last := len(attrs) - 1
@@ -467,7 +496,6 @@ func (x *Exchange) clientFinal(msg string) Step {
 	}
 	h := x.mech.Hash()
 	auth := []byte(x.clientFirstBare + "," + x.serverFirst + "," + msg[:len(msg)-len(",")-len(attrs[last])])
-	// All the work is done before anything is refused.
 	signature := mac(&x.hmacs, h, x.key.StoredKey.Reveal(), auth)
 	server := mac(&x.hmacs, h, x.key.ServerKey.Reveal(), auth)
 	sized := len(proof) == len(signature)

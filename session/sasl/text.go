@@ -6,12 +6,14 @@ import (
 	"strings"
 )
 
-// nonceBytes is how many random bytes make a nonce: 18 are 24 characters without padding.
+// nonceBytes is how many random bytes make a nonce. 18 bytes are 24 characters of base64, without
+// padding.
 const nonceBytes = 18
 
-// maxNonce is the longest nonce taken from a peer.
+// maxNonce is the longest nonce of a peer that is accepted, in bytes.
 const maxNonce = 256
 
+// newNonce returns a nonce of random bytes. The error is rand's.
 func newNonce(rand io.Reader) (string, error) {
 	var b [nonceBytes]byte
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
@@ -20,7 +22,8 @@ func newNonce(rand io.Reader) (string, error) {
 	return base64.StdEncoding.EncodeToString(b[:]), nil
 }
 
-// validNonce reports whether s is 1*(%x21-2B / %x2D-7E) (RFC 5802 §7) of a sane length.
+// validNonce reports whether s is a nonce, 1*(%x21-2B / %x2D-7E) (RFC 5802 section 7), of at most
+// maxNonce bytes.
 func validNonce(s string) bool {
 	if s == "" || len(s) > maxNonce {
 		return false
@@ -33,7 +36,8 @@ func validNonce(s string) bool {
 	return true
 }
 
-// bindingName reports whether s is a cb-name (RFC 5802 §7).
+// bindingName reports whether s is a cb-name, the name of a channel binding type (RFC 5802 section
+// 7).
 func bindingName(s string) bool {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
@@ -44,7 +48,8 @@ func bindingName(s string) bool {
 	return s != ""
 }
 
-// saslName undoes the escapes of a saslname: =2C and =3D, and no other (RFC 5802 §5.1).
+// saslName removes the escapes of a saslname: =2C and =3D; any other is an error (RFC 5802 section
+// 5.1).
 func saslName(s string) (string, bool) {
 	if s == "" || strings.ContainsAny(s, "\x00,") {
 		return "", false
@@ -71,9 +76,10 @@ func saslName(s string) (string, bool) {
 	}
 }
 
-// areOptional reports whether attrs are extensions that a peer may ignore (RFC 5802 §7): each an attr-val,
-// ALPHA "=" 1*value-char, and none of them with the name of an attribute that has its own place (§5.1).
-// To these belongs m, the mark of a mandatory extension, of which there are none. attrs are UTF-8.
+// areOptional reports whether attrs, which are UTF-8, are extensions that a peer may ignore (RFC
+// 5802 section 7). Each must be an attr-val, ALPHA "=" 1*value-char, and must not have the name of
+// an attribute with a place of its own (section 5.1). One of those is m, a mandatory extension;
+// this package knows none.
 func areOptional(attrs []string) bool {
 	for _, a := range attrs {
 		if len(a) < 3 || a[1] != '=' || strings.Contains(a, "\x00") {
@@ -87,9 +93,11 @@ func areOptional(attrs []string) bool {
 	return true
 }
 
+// escapeName escapes a name as a saslname (RFC 5802 section 5.1).
 var escapeName = strings.NewReplacer("=", "=3D", ",", "=2C")
 
-// decodeText undoes the base64 of an element's text: nothing and "=" are the empty message (RFC 6120 §6.4.2).
+// decodeText decodes the base64 of an element's text. No text and "=" are the empty message (RFC
+// 6120 section 6.4.2).
 func decodeText(text []byte) ([]byte, bool) {
 	if len(text) == 0 || len(text) == 1 && text[0] == '=' {
 		return nil, true
@@ -97,8 +105,8 @@ func decodeText(text []byte) ([]byte, bool) {
 	return strictBase64(text)
 }
 
-// strictBase64 decodes base64 with padding, without any other character, and with zero bits behind the last
-// byte (RFC 4648 §3.3, §3.5). encoding/base64 alone would skip line ends.
+// strictBase64 decodes base64 with padding, with no other character, and with zero bits after the
+// last byte (RFC 4648 sections 3.3 and 3.5). encoding/base64 alone would skip line ends.
 func strictBase64(text []byte) ([]byte, bool) {
 	for _, c := range text {
 		if c == '\r' || c == '\n' {
@@ -113,6 +121,7 @@ func strictBase64(text []byte) ([]byte, bool) {
 	return b[:n], true
 }
 
+// encodeText returns msg as the text of an element.
 func encodeText(msg string) []byte {
 	return base64.StdEncoding.AppendEncode(nil, []byte(msg))
 }

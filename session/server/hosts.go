@@ -17,26 +17,31 @@ import (
 	"canto/session/wallclock"
 )
 
-// Mechanisms are what a host offers that names none; -PLUS forms come with them.
+// Mechanisms are the SASL mechanisms of a host whose configuration names none. Their -PLUS forms
+// come with them.
 var Mechanisms = []string{"SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"}
 
 // A Host says how a domain is served.
 type Host struct {
-	Service    bool     // without logins: see [session.NewService]. It does not change while the process runs.
-	Modules    []string // mod.DefaultNames(), or mod.DefaultServiceNames()
-	Mechanisms []string // Mechanisms
-	// Module decodes the options of a module over its defaults; nil: there are none. Key stands for all that
-	// Module says: hosts whose Key and other fields are the same share a profile.
+	// Service: a host without logins, see [session.NewService]. It can't change while the process runs.
+	Service bool
+	// Modules are the names of its modules; nil: mod.DefaultNames() or mod.DefaultServiceNames().
+	Modules []string
+	// Mechanisms are its SASL mechanisms; nil: those of the variable Mechanisms.
+	Mechanisms []string
+	// Module decodes the options of a module over its defaults; nil: there are none. OptionsKey identifies
+	// all that Module decodes: hosts whose OptionsKey and other fields are equal share a profile.
 	Module     func(module string, v any) error
 	OptionsKey string
 	Limits     *session.Limits // nil: those of the whole server
-	TLS        starttls.Policy
-	// Certificate reads the host's own certificate when it is first needed; nil: it has none. Renewed: one
-	// that was read before is to be read again.
+	TLS        starttls.Policy // whether a login needs TLS
+	// Certificate reads the host's certificate when it is first needed; nil: it has none. Renewed: a
+	// certificate that was read before is read again.
 	Certificate func() (*tls.Certificate, error)
 	Renewed     bool
 }
 
+// withDefaults fills in Modules and Mechanisms.
 func (h Host) withDefaults() Host {
 	if h.Modules == nil {
 		if h.Modules = mod.DefaultNames(); h.Service {
@@ -49,31 +54,39 @@ func (h Host) withDefaults() Host {
 	return h
 }
 
-// A Config is what a reload may change.
+// A Config is the part of the configuration that a reload may change.
 type Config struct {
-	Limits session.Limits
-	Hosts  []string // besides those that the store names
-	// Host describes one of Hosts or of the store's. Its errors are returned as they are.
+	Limits session.Limits // limits of the whole server
+	Hosts  []string       // prepared names of hosts, besides those of the store
+	// Host returns how a host of Hosts or of the store is served. Apply returns its errors as they are.
 	Host func(name string) (Host, error)
 }
 
-// A LimitsError says which limits can't be meant.
-type LimitsError struct{ Err error }
-
-func (e *LimitsError) Error() string { return e.Err.Error() }
-func (e *LimitsError) Unwrap() error { return e.Err }
-
-// A HostError is why a host can't be served.
-type HostError struct {
-	Host string
-	Part Part
-	Err  error
+// A LimitsError says which limit has a value that it can't have.
+type LimitsError struct {
+	Err error // names the limit
 }
 
+// Error returns the text of Err.
+func (e *LimitsError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *LimitsError) Unwrap() error { return e.Err }
+
+// A HostError says why a host can't be served.
+type HostError struct {
+	Host string // the host's name
+	Part Part   // the part of its configuration that is wrong
+	Err  error  // the cause
+}
+
+// Error returns the host's name and the cause.
 func (e *HostError) Error() string { return fmt.Sprintf("host %s: %v", e.Host, e.Err) }
+
+// Unwrap returns Err.
 func (e *HostError) Unwrap() error { return e.Err }
 
-// A Part is what of a host is wrong.
+// A Part is the part of a host's configuration that is wrong.
 type Part string
 
 // The parts.
@@ -81,19 +94,21 @@ const (
 	PartName       Part = "name"
 	PartMechanisms Part = "mechanisms"
 	PartModules    Part = "modules" // or an option of one: see [session.OptionError]
-	PartStored     Part = "stored"  // the store names it, too
-	PartRole       Part = "role"    // it was a service host, and is to have users, or the other way round
+	PartStored     Part = "stored"  // the store has the host, too
+	PartRole       Part = "role"    // a service host would become one with logins, or the other way round
 )
 
+// The causes of PartStored and PartRole.
 var (
 	errDuplicateHost = errors.New("it is in the configuration and in the store")
 	errRoleChange    = errors.New("whether users log in at a host changes with a restart only")
 )
 
-// Apply has the server run with c from now on: the limits, the hosts of c and of the store, their modules.
-// Hosts of which nothing has changed keep their profile, so that accounts stay in memory; sessions at hosts
-// that are served no more are ended. On an error nothing is changed; it is a *LimitsError, a *HostError,
-// one of c.Host, or the store's. Any goroutine but a loop's: modules are loaded, the store is read.
+// Apply puts c into effect: the limits, the hosts of c and of the store, their modules. Hosts that
+// have not changed keep their profile, so that their accounts stay in memory. The sessions of hosts
+// that are no longer served are ended. After an error nothing has changed; it is a *LimitsError, a
+// *HostError, one of c.Host, or the store's. Any goroutine but a loop's: modules are loaded and the
+// store is read.
 func (s *Server) Apply(c Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -110,7 +125,8 @@ func (s *Server) Apply(c Config) error {
 	return err
 }
 
-// hostNames are the hosts of c and of the store, sorted.
+// hostNames returns the names of the hosts of c and of the store, sorted. A host that is in both is
+// an error.
 func (s *Server) hostNames(c Config) ([]string, error) {
 	own := slices.Sorted(slices.Values(c.Hosts))
 	names := slices.Clone(own)
@@ -131,12 +147,19 @@ func (s *Server) hostNames(c Config) ([]string, error) {
 	return names, twice
 }
 
+// apply is Apply without the limits. The caller holds mu.
+//
+//  1. Collect the hosts, and refuse a change of role.
+//  2. Load the profiles that are new. If one fails, those that were loaded are retired again.
+//  3. Swap the profiles of the hosts that exist, add new hosts, and remove those that are gone. Nothing of
+//     this can fail.
+//  4. Retire the profiles that no host uses any more.
 func (s *Server) apply(c Config) error {
 	names, err := s.hostNames(c)
 	if err != nil {
 		return err
 	}
-	hosts := make([]Host, len(names)) // by names
+	hosts := make([]Host, len(names)) // hosts[i] is the one called names[i]
 	for i, n := range names {
 		if hosts[i], err = c.Host(n); err != nil {
 			return err
@@ -145,7 +168,7 @@ func (s *Server) apply(c Config) error {
 			return &HostError{n, PartRole, errRoleChange}
 		}
 	}
-	fresh := make(map[string]*session.Profile) // those that are used from now on
+	fresh := make(map[string]*session.Profile) // the profiles that are used from now on
 	var add []*session.Host
 	type change struct {
 		host    *session.Host
@@ -153,7 +176,7 @@ func (s *Server) apply(c Config) error {
 		renewed bool
 	}
 	var changes []change
-	refuse := func(err error) error { // what was loaded for nothing is unloaded
+	refuse := func(err error) error { // unloads the profiles that were loaded for this Apply
 		for key, p := range fresh {
 			if s.profiles[key] != p {
 				s.Retire(p)
@@ -205,9 +228,8 @@ func (s *Server) apply(c Config) error {
 	return nil
 }
 
-// Role reports whether domain is a service host, or was one when it was last served since the server
-// began: a host that is served keeps its role until the server is started again. known: it was served.
-// Any goroutine.
+// Role reports whether domain is a service host. A host that was served once keeps its role until
+// the process ends, so known is also true for a host that was removed. Any goroutine.
 func (s *Server) Role(domain string) (service, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,6 +237,7 @@ func (s *Server) Role(domain string) (service, known bool) {
 	return service, known
 }
 
+// newHost returns a host for the kernel, with logins or without.
 func newHost(name string, p *session.Profile, as Host) (*session.Host, error) {
 	if as.Service {
 		return session.NewService(name, p)
@@ -222,8 +245,8 @@ func newHost(name string, p *session.Profile, as Host) (*session.Host, error) {
 	return session.NewHost(name, p, as.Certificate)
 }
 
-// Retire unloads the modules of p, which no host runs any more, when nothing is under way in them. Any
-// goroutine.
+// Retire unloads the modules of a profile that no host uses any more, once nothing runs in them. It
+// does not wait. Any goroutine.
 func (s *Server) Retire(p *session.Profile) {
 	s.Router.RetireProfile(p, func(err error) {
 		if err != nil {
@@ -232,7 +255,8 @@ func (s *Server) Retire(p *session.Profile) {
 	})
 }
 
-// closeHost ends the sessions of a host that is not served any more, or what else is in memory of it.
+// closeHost ends the sessions of a host that is no longer served, or the entities of a service
+// host.
 func (s *Server) closeHost(h *session.Host) {
 	if h.Service() {
 		s.Router.EndEntities(h)
@@ -247,7 +271,8 @@ func (s *Server) closeHost(h *session.Host) {
 	}
 }
 
-// profile loads the profile of a host, or gives the one that an equal host has.
+// profile returns the profile of a host: the one that an equal host has in fresh, or had before, or
+// else a new one. It adds it to fresh. The caller holds mu.
 func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile) (*session.Profile, error) {
 	h = h.withDefaults()
 	key := fmt.Sprintf("%q %q %q %v %v", h.Modules, h.Mechanisms, h.OptionsKey, h.TLS, h.Service)
@@ -258,7 +283,7 @@ func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile)
 		return p, nil
 	}
 	if p := s.profiles[key]; p != nil {
-		// What has not changed goes on as it is: accounts stay in memory, modules keep their counts.
+		// The host has not changed: its accounts stay in memory, its modules keep their state.
 		fresh[key] = p
 		return p, nil
 	}
@@ -269,9 +294,9 @@ func (s *Server) profile(name string, h Host, fresh map[string]*session.Profile)
 	return p, err
 }
 
-// Load loads the modules of a host anew, as a reload with other options does; the error is a *HostError.
-// What it makes is for [session.Host.SwapProfile], and for Retire when another has taken its place. Any
-// goroutine but a loop's.
+// Load loads the modules of a host into a new profile; the error is a *HostError. The caller gives
+// the profile to [session.Host.SwapProfile], and the one that it replaces to Retire. Any goroutine
+// but a loop's.
 func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	h = h.withDefaults()
 	offer, err := sasl.NewMechanismSet(h.Mechanisms...)
@@ -291,7 +316,7 @@ func (s *Server) Load(name string, h Host) (*session.Profile, error) {
 	return p, nil
 }
 
-// moduleGivens is what the modules of a host find.
+// moduleGivens returns the values that the modules of a host may look up.
 func (s *Server) moduleGivens(h Host, offer sasl.MechanismSet) []session.Dependency {
 	return append([]session.Dependency{
 		session.NewDependency(s.DB),

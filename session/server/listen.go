@@ -11,25 +11,34 @@ import (
 	"canto/reactor"
 )
 
-// Ports are the addresses that clients reach: STARTTLS, TLS first (XEP-0368), http and https.
+// Ports are the addresses on which clients reach the server, as host:port.
 type Ports struct {
-	C2S, C2STLS, HTTP, HTTPS []string
-	// TLS makes the configuration of a port where TLS comes first and that speaks the protocols with these
-	// ALPN names. Nil: there is no certificate, and C2STLS and HTTPS are not opened.
+	C2S    []string // XMPP with STARTTLS (RFC 6120 section 5)
+	C2STLS []string // XMPP with direct TLS (XEP-0368)
+	HTTP   []string // http
+	HTTPS  []string // https
+	// TLS returns the configuration of a port with direct TLS for the protocols with these ALPN names. Nil:
+	// there is no certificate, and C2STLS and HTTPS are not opened.
 	TLS func(alpn ...string) *tls.Config
 }
 
-// The ALPN names (XEP-0368 §3; RFC 7301 §6).
+// The ALPN names (XEP-0368 section 3; RFC 7301 section 6).
 const (
 	alpnXMPP = "xmpp-client"
 	alpnHTTP = "http/1.1"
 )
 
-// Listeners are what a reactor has to listen on. An address that stands in C2S and in C2STLS, or in C2STLS
-// and in HTTPS, is one port that speaks both.
+// Listeners returns what a reactor has to listen on. An address in both C2S and C2STLS, or in both
+// C2STLS and HTTPS, is one port with both protocols:
+//
+//  1. Addresses of C2S, but for those that C2STLS has, too.
+//  2. Addresses of HTTP.
+//  3. Addresses of C2STLS; plain streams are allowed if C2S has the address, and http/1.1 is
+//     offered by ALPN if HTTPS has it.
+//  4. Addresses of HTTPS that C2STLS does not have.
 func (s *Server) Listeners(p Ports) (list []reactor.Listener) {
 	shared := func(addrs []string, a string) bool {
-		return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) // of port 0 each has its own
+		return !strings.HasSuffix(a, ":0") && slices.Contains(addrs, a) // port 0 is another port each time
 	}
 	d := s.C2S
 	for _, a := range p.C2S {
@@ -65,8 +74,9 @@ func (s *Server) Listeners(p Ports) (list []reactor.Listener) {
 	return list
 }
 
-// tlsServerEndPoint is the tls-server-end-point of a certificate (RFC 5929 §4.1): its hash, by the hash
-// of its signature.
+// tlsServerEndPoint returns the tls-server-end-point of a certificate (RFC 5929 section 4.1): the
+// hash of the certificate, with the hash function of its signature but SHA-256 for older ones. It
+// is nil where the RFC defines none.
 func tlsServerEndPoint(c *tls.Certificate) []byte {
 	if c.Leaf == nil {
 		return nil

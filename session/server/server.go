@@ -1,11 +1,16 @@
-// Package server puts a server together, once for every program: the store and the kernel on top of it, the
-// profiles of its hosts, the door for clients, and the deleted accounts that a start finds unfinished. `canto
-// serve`, `canto serve --dev` and the tests of session/sessiontest differ in what they give to it: a disk or
-// memory, sockets or pipes, the system's clock or one of their own.
+// Package server assembles a server, for every program in the same way: the store, the kernel on
+// it, the profiles of its hosts, and the handler of client connections. `canto serve`, `canto serve
+// --dev` and the tests of session/sessiontest differ in what they pass in: a disk or memory,
+// sockets or pipes, the system's clock or their own.
 //
-// A server is made in four calls: [New] opens the store, [Server.Apply] reads the hosts, the caller makes a
-// reactor with [Server.Listeners] or in memory, and [Server.Start] joins the two. [Server.Apply] again is a
-// reload.
+// A server is made in four steps:
+//
+//  1. [New] opens the store and makes the kernel.
+//  2. [Server.Apply] loads the hosts and their modules.
+//  3. The caller makes a reactor, with [Server.Listeners] or with pipes in memory.
+//  4. [Server.Start] joins the two.
+//
+// A reload is another [Server.Apply].
 package server
 
 import (
@@ -25,49 +30,58 @@ import (
 	"canto/session/store"
 )
 
-// Options are what a server is made of. The zero value of a field means its default.
+// Options are what a server is made of. The zero value of a field means its default, unless the
+// comment says otherwise.
 type Options struct {
-	Store store.Options // of the database; Logger is Log, where it is nil
+	Store store.Options // of the database; its Logger is Log by default
 	Log   *slog.Logger  // slog.Default()
-	Node  uint16        // of this process, in ids
-	About session.About // what the program says of itself (XEP-0092)
+	Node  uint16        // the number of this process in message ids
+	About session.About // name and version of the program (XEP-0092)
 
-	// Manifests is where modules are taken from: mod.All.
+	// Manifests are the modules that a host can name; mod.All.
 	Manifests []session.Manifest
-	// Given is what the modules find besides what the server gives them; it replaces what has the same type.
+	// Given are further values that modules may look up; one replaces the server's of the same type.
 	Given []session.Dependency
 
-	Now      func() time.Time // the clock that modules see; must be given
-	Random   io.Reader        // of salts, nonces and ids; must be given; used by several goroutines at once
-	StreamID func() string    // see [session.Router.StreamID]: 128 random bits
-	Resource func() string    // of a client that asks for none (RFC 6120 §7.6): 64 random bits
-	// FakeKey makes the salts that an address without an account is shown: the store's secret "scram".
+	Now      func() time.Time // the clock of the modules; required
+	Random   io.Reader        // for salts, nonces and ids; required; used by several goroutines at once
+	StreamID func() string    // see [session.Router.StreamID]; 128 random bits
+	Resource func() string    // for a client that asks for none (RFC 6120 section 7.6); 64 random bits
+	// FakeKey is the key for the salts of addresses without an account; the store's secret "scram".
 	FakeKey *sasl.Secret
 
-	// TLS is the configuration for STARTTLS at a host; nil: no host has a certificate. It must not wait.
+	// TLS returns the configuration for STARTTLS at a host; nil: no host has a certificate. It is called on
+	// loops and must not wait.
 	TLS func(*session.Host) *tls.Config
-	// NoThrottle: neither connections nor failed logins of an address are slowed down. For tests, all of
-	// whose clients come from one address.
+	// NoThrottle switches off the limits on connections and failed logins of an address. For tests, whose
+	// clients all come from one address.
 	NoThrottle bool
 }
 
-// A Server is all but the loops: the caller's reactor turns those. The fields do not change after Start.
+// A Server is everything of a server but the loops, which belong to the caller's reactor. The
+// exported fields do not change after Start.
 type Server struct {
-	DB      *store.DB
-	Router  *session.Router
-	C2S     *c2s.Handler          // where clients come in
-	HTTP    *reactor.HTTPListener // what http and https ports hand over to net/http
+	DB      *store.DB             // the store
+	Router  *session.Router       // the kernel
+	C2S     *c2s.Handler          // the handler of client connections
+	HTTP    *reactor.HTTPListener // the connections of http and https ports, for net/http
 	Reactor *reactor.Reactor      // nil before Start
 
-	options   Options
-	fakeKey   sasl.Secret
-	failures  *session.Throttle
-	mu        sync.Mutex // one Apply at a time
-	profiles  map[string]*session.Profile
-	isService map[string]bool // of each host that was ever served: whether it is a service host
+	options  Options
+	fakeKey  sasl.Secret
+	failures *session.Throttle // of failed logins; nil: none
+
+	mu        sync.Mutex                  // guards the fields below; held during an Apply
+	profiles  map[string]*session.Profile // that hosts use, by the key that Server.profile makes
+	isService map[string]bool             // of each host that was ever served: whether it is a service host
 }
 
-// New opens the store and makes a server that has no hosts yet. The caller closes it.
+// New opens the store and makes a server that has no hosts yet. The caller closes it. The errors
+// are those of [store.Open].
+//
+//  1. Fill in the defaults of opt, and open the store.
+//  2. Get the key of fake salts.
+//  3. Make the kernel with the default limits, and the handlers of connections.
 func New(opt Options) (*Server, error) {
 	if opt.Log == nil {
 		opt.Log = slog.Default()
@@ -121,12 +135,12 @@ func New(opt Options) (*Server, error) {
 	return s, nil
 }
 
-// Close closes the store. The reactor has ended by then, or was never started.
+// Close closes the store. The reactor must have ended by then, or never been started.
 func (s *Server) Close() error { return s.DB.Close() }
 
-// Start joins the server with r, whose workers do its work unless Router.Workers is set already, and works
-// off the accounts that were deleted while no server ran. Once, after the first Apply and before the first
-// connection.
+// Start joins the server with r. r's workers do the kernel's blocking work, unless Router.Workers
+// is set. Then it finishes the deletions that a stop has interrupted, or that a command made while
+// no server ran. It is called once, after the first Apply and before the first connection.
 func (s *Server) Start(r *reactor.Reactor) error {
 	s.Reactor = r
 	if s.Router.Workers == nil {
@@ -136,14 +150,15 @@ func (s *Server) Start(r *reactor.Reactor) error {
 	return s.eraseDeleted()
 }
 
-// eraseDeleted erases what was deleted shortly before the server stopped. Accounts that were deleted then, or
-// while no server ran, are worked off one after the other.
+// eraseDeleted finishes the deletions that the store lists. Entities that are no accounts are
+// erased at once, as they have no contacts. The contacts of accounts have to be told first, one
+// account after another: the callback of each starts the next. It returns before they are done.
 func (s *Server) eraseDeleted() error {
 	var gone []store.DeletedAccount
 	snap := s.DB.Snapshot()
 	defer snap.Close()
 	if err := s.DB.Entities().Deleted(snap, func(e store.Entry) bool {
-		if e.Kind != store.KindAccount { // accounts alone have contacts to be told
+		if e.Kind != store.KindAccount { // only accounts have contacts to be told
 			s.DB.Entities().Erase(e.ID)
 		}
 		return true
@@ -172,7 +187,8 @@ func (s *Server) eraseDeleted() error {
 	return nil
 }
 
-// Token is n bytes of random, in hexadecimal. It panics if there are none: nothing may be guessable instead.
+// Token returns n bytes of random in hexadecimal. It panics if random fails: the token must not be
+// guessable.
 func Token(random io.Reader, n int) string {
 	b := make([]byte, n)
 	if _, err := io.ReadFull(random, b); err != nil {

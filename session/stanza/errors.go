@@ -2,10 +2,11 @@ package stanza
 
 import "canto/xmlstream"
 
-// A Condition is a defined condition of a stanza error (RFC 6120 §8.3.3).
+// A Condition is a defined condition of a stanza error (RFC 6120 section 8.3.3). Its number is not
+// stored or sent.
 type Condition uint8
 
-// The conditions, in the RFC's order.
+// The conditions, in the order of RFC 6120 section 8.3.3; NumConditions is their number.
 const (
 	BadRequest Condition = iota
 	Conflict
@@ -32,6 +33,7 @@ const (
 	NumConditions
 )
 
+// conditions has the element name and the usual error type of each condition.
 var conditions = [NumConditions]struct{ name, typ string }{
 	BadRequest:            {"bad-request", "modify"},
 	Conflict:              {"conflict", "cancel"},
@@ -57,6 +59,7 @@ var conditions = [NumConditions]struct{ name, typ string }{
 	UnexpectedRequest:     {"unexpected-request", "wait"},
 }
 
+// conditionNames has the XML name of each condition.
 var conditionNames [NumConditions]xmlstream.Name
 
 func init() {
@@ -65,19 +68,18 @@ func init() {
 	}
 }
 
-// String is the condition's element name.
+// String returns the local name of the condition's element.
 func (c Condition) String() string { return conditions[c].name }
 
-// Type is the error type that the condition usually has (RFC 6120 §8.3.2).
+// Type returns the error type that the condition usually has (RFC 6120 section 8.3.2).
 func (c Condition) Type() string { return conditions[c].typ }
 
-// An Error is a condition with what may go with it. The zero Type is the condition's usual one,
-// the zero App no application-specific condition.
+// An Error is the content of a stanza error.
 type Error struct {
-	Condition Condition
-	Type      string
-	Text      string
-	App       xmlstream.Name
+	Condition Condition      // the defined condition
+	Type      string         // the error type; empty: the condition's usual one
+	Text      string         // text for people; empty: there is none
+	App       xmlstream.Name // an application-specific condition; zero: there is none
 }
 
 // Append writes e as the <error/> child of a stanza.

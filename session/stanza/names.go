@@ -2,17 +2,17 @@ package stanza
 
 import "canto/xmlstream"
 
-// Namespaces of RFC 6120.
+// The namespaces of RFC 6120.
 const (
-	NSClient  = "jabber:client"
-	NSServer  = "jabber:server"
-	NSStream  = "http://etherx.jabber.org/streams"
-	NSStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas" // conditions of stanza errors, §8.3
-	NSStreams = "urn:ietf:params:xml:ns:xmpp-streams" // conditions of stream errors, §4.9
+	NSClient  = "jabber:client"                       // content of streams between client and server
+	NSServer  = "jabber:server"                       // content of streams between servers
+	NSStream  = "http://etherx.jabber.org/streams"    // the stream element itself, its features and errors
+	NSStanzas = "urn:ietf:params:xml:ns:xmpp-stanzas" // conditions of stanza errors, section 8.3
+	NSStreams = "urn:ietf:params:xml:ns:xmpp-streams" // conditions of stream errors, section 4.9
 	nsXML     = "http://www.w3.org/XML/1998/namespace"
 )
 
-// Names of the elements of the three kinds, and of children that RFC 6120 and RFC 6121 define.
+// The names of the three kinds of stanza, and of children that RFC 6120 and RFC 6121 define.
 var (
 	MessageName  = xmlstream.N(NSClient, "message")
 	PresenceName = xmlstream.N(NSClient, "presence")
@@ -27,7 +27,7 @@ var (
 	textName     = xmlstream.N(NSStanzas, "text")
 )
 
-// Names of attributes that stanzas, stream headers and payloads have.
+// The names of attributes of stanzas, stream headers and payloads.
 var (
 	AttrType         = xmlstream.N("", "type")
 	AttrTo           = xmlstream.N("", "to")

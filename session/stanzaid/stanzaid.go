@@ -1,17 +1,22 @@
-// Package stanzaid makes the ids of archived messages, which are their stanza-ids (XEP-0359) and the uids
-// of the archive (XEP-0313): 64 bits that sort by time and name their maker.
+// Package stanzaid makes the ids of archived messages: their stanza-ids (XEP-0359), which are also
+// the uids in the archive (XEP-0313). An id is 64 bits that sort by time and name the node that
+// made it:
 //
 //	| 42 bits: milliseconds since 2020 | 10 bits: node | 12 bits: counter |
 //
 // # The lease
 //
-// An id must never be given twice, also not after a crash with a clock that went back. So ids are drawn
-// below a [Lease], a bound that was made durable before: the store keeps it, and it is moved on long
-// before it is reached. After a restart the lease of the run before is the floor, and every new id lies
-// above it. Where the lease is used up, there is no id ([ErrLease]) until the next is durable: better no
-// archive than two messages of one id.
+// An id must never be given twice, also not after a crash while the clock went back. So ids are
+// drawn below the end of a [Lease], which was made durable before. The store keeps that end; the
+// caller extends the lease long before it is reached. After a restart the old end is the floor, and
+// every new id is above it. Where the lease is used up there is no id ([ErrLease]) until the next
+// end is durable: a message that is not archived does less harm than two messages with one id.
 //
-// Time is passed in. Nothing here is random.
+// # How the parts work together
+//
+// A [SharedGenerator] draws the ids for all entities of a process. A single generator for each
+// archive would draw ids again if its last id was forgotten while the floor is ahead of the clock.
+// Callers pass the time; the package reads no clock and uses no randomness.
 package stanzaid
 
 import (
@@ -20,10 +25,10 @@ import (
 	"time"
 )
 
-// An ID is the id of one message in one archive. The zero ID is none.
+// An ID is the id of one message. The zero ID is none. IDs are compared with <.
 type ID uint64
 
-// The bits of an ID.
+// The bits of an ID. They are stored and never change.
 const (
 	timeBits    = 42
 	nodeBits    = 10
@@ -31,18 +36,19 @@ const (
 
 	// MaxNode is the largest node number.
 	MaxNode = 1<<nodeBits - 1
-	// PerMilli is how many ids of one node and millisecond there are.
+	// PerMilli is the number of ids of one node in one millisecond.
 	PerMilli = 1 << counterBits
 )
 
-// epoch is where the milliseconds begin: 2020-01-01 UTC, in Unix milliseconds. They last until the year
-// 2159. It is in stored ids and never changes.
+// epoch is 2020-01-01 UTC in Unix milliseconds, where the milliseconds of an ID begin. They last
+// until the year 2159. It is part of stored ids and never changes.
 const epoch = 1_577_836_800_000
 
-// FirstAt returns the smallest ID of a moment: of node 0 and counter 0. It is what a query by time begins
-// with. Moments before the epoch, and those that do not fit, become the first and the last.
+// FirstAt returns the smallest ID of a moment: of node 0 and counter 0. A query by time begins with
+// it. Moments before the epoch give the first ID, those that don't fit the last.
 func FirstAt(t time.Time) ID { return atMilli(t.UnixMilli()) }
 
+// atMilli is FirstAt for Unix milliseconds.
 func atMilli(ms int64) ID {
 	ms -= epoch
 	switch {
@@ -54,21 +60,23 @@ func atMilli(ms int64) ID {
 	return ID(ms) << (nodeBits + counterBits)
 }
 
-// Time returns when id was made, to the millisecond.
+// Time returns when id was made, to the millisecond. It may be ahead of the clock, see
+// [Generator.Next].
 func (id ID) Time() time.Time {
 	return time.UnixMilli(int64(id>>(nodeBits+counterBits)) + epoch).UTC()
 }
 
-// Node returns who made id.
+// Node returns the number of the node that made id.
 func (id ID) Node() uint16 { return uint16(id>>counterBits) & MaxNode }
 
-// TextLen is the length of every id's text.
+// TextLen is the length of every id's text in bytes.
 const TextLen = 13
 
-// alphabet is Crockford's base32 in lower case: its characters sort as their values do, and none is
-// mistaken for another.
+// alphabet is Crockford's base32 in lower case. Its characters sort as their values do, and none
+// looks like another.
 const alphabet = "0123456789abcdefghjkmnpqrstvwxyz"
 
+// decodeTable has the value of each character of the alphabet; 0xff for any other byte.
 var decodeTable = func() (v [256]uint8) {
 	for i := range v {
 		v[i] = 0xff
@@ -79,7 +87,7 @@ var decodeTable = func() (v [256]uint8) {
 	return v
 }()
 
-// Append appends the text of id: 13 characters that sort as ids do.
+// Append appends the text of id to dst: 13 characters that sort as the ids do.
 func (id ID) Append(dst []byte) []byte {
 	for shift := 60; shift >= 0; shift -= 5 {
 		dst = append(dst, alphabet[id>>shift&31])
@@ -90,10 +98,12 @@ func (id ID) Append(dst []byte) []byte {
 // String returns the text of id.
 func (id ID) String() string { return string(id.Append(make([]byte, 0, TextLen))) }
 
-// ErrText is returned for what is not the text of an ID. In the archive it is an item that is not found.
+// ErrText is returned for a text that is not that of an ID. A query of the archive with it gets
+// item-not-found.
 var ErrText = errors.New("stanzaid: not an id")
 
-// Parse reads the text of an ID. There is one text for each: upper case is none.
+// Parse parses the text of an ID. Each ID has one text; upper case is refused. The error is
+// [ErrText].
 func Parse[T string | []byte](s T) (ID, error) {
 	if len(s) != TextLen || decodeTable[s[0]] > 15 { // 13 characters are 65 bits
 		return 0, ErrText
@@ -109,27 +119,29 @@ func Parse[T string | []byte](s T) (ID, error) {
 	return id, nil
 }
 
-// A Lease bounds the ids that may be given: above its floor, below its end. One for a process. Any goroutine.
+// A Lease bounds the ids that may be given: above its floor, below its end. There is one for a
+// process. Any goroutine.
 type Lease struct {
-	floor ID
-	until atomic.Uint64
+	floor ID            // the end of the lease before: ids below it may have been given
+	until atomic.Uint64 // the end: ids below it may be given
 }
 
-// NewLease returns a lease with the floor that the store kept: the end of the lease before. Until the
-// first Extend it gives no id.
+// NewLease returns a lease with the floor that the store has kept, the end of the lease before. It
+// gives no id until the first Extend.
 func NewLease(floor uint64) *Lease {
 	l := &Lease{floor: ID(floor)}
 	l.until.Store(floor)
 	return l
 }
 
-// Floor returns the floor.
+// Floor returns the floor of l.
 func (l *Lease) Floor() ID { return l.floor }
 
-// Until returns the end.
+// Until returns the end of l.
 func (l *Lease) Until() ID { return ID(l.until.Load()) }
 
-// Extend moves the end on to until, which must be durable by now. A smaller one changes nothing.
+// Extend moves the end to until, which must be durable in the store by now. An earlier end changes
+// nothing.
 func (l *Lease) Extend(until uint64) {
 	for {
 		old := l.until.Load()
@@ -139,33 +151,34 @@ func (l *Lease) Extend(until uint64) {
 	}
 }
 
-// Next returns the end to ask the store for at now: d from now, or from where the clock was in the run
-// before. Ask again when Low says so.
+// Next returns the end to ask the store for at now: d after now, or d after the floor if the clock
+// is behind it.
 func (l *Lease) Next(now time.Time, d time.Duration) uint64 {
 	return uint64(max(FirstAt(now), l.floor) + ID(d.Milliseconds())<<(nodeBits+counterBits))
 }
 
-// Low reports whether less than d is left of the lease at now.
+// Low reports whether less than d is left of the lease at now, so that the caller should extend it.
 func (l *Lease) Low(now time.Time, d time.Duration) bool {
 	return l.Until() < ID(l.Next(now, d))
 }
 
-// ErrLease is returned when the lease is used up.
+// ErrLease is returned when the lease is used up: the caller has to wait until an extension is
+// durable.
 var ErrLease = errors.New("stanzaid: no id below the durable lease")
 
-// A Generator draws ids that grow. It is 16 bytes: not safe for two goroutines. One that is forgotten may
-// give an id again while the lease's floor is ahead of the clock: see [SharedGenerator].
+// A Generator draws ids that grow. One goroutine at a time. If its state is lost while the floor of
+// the lease is ahead of the clock, a new one draws the same ids again: see [SharedGenerator].
 type Generator struct {
-	Last  ID // the last id drawn, or seen in the archive
+	Last  ID // the last id that was drawn, or that the archive has
 	lease *Lease
 }
 
-// NewGenerator returns a generator that goes on behind last: the last id of the entity's archive, or 0.
+// NewGenerator returns a generator whose ids come after last: the last id of an archive, or 0.
 func NewGenerator(l *Lease, last ID) Generator { return Generator{last, l} }
 
-// Next returns an id of node that is larger than every one before and as near to now (in Unix
-// milliseconds) as can be: when the clock went back, or 4,096 ids of a millisecond are drawn, ids run
-// ahead of it. The error is ErrLease.
+// Next returns an id of node that is larger than every one before, and as near to nowMilli, in Unix
+// milliseconds, as possible. Ids run ahead of the clock when it went back, or when 4,096 ids of one
+// millisecond are drawn. The error is [ErrLease].
 func (g *Generator) Next(nowMilli int64, node uint16) (ID, error) {
 	id := max(atMilli(nowMilli), firstAfter(g.lease.floor)) | ID(node&MaxNode)<<counterBits
 	if id <= g.Last {
@@ -184,20 +197,20 @@ func (g *Generator) Next(nowMilli int64, node uint16) (ID, error) {
 	return id, nil
 }
 
-// A Source draws ids for all entities of a process: none is given twice, to whichever entity, whatever is
-// forgotten of an entity meanwhile. Any goroutine.
+// A SharedGenerator draws ids for all entities of a process. No id is given twice, to whichever
+// entity. There must be one for each lease. Any goroutine: a draw is one compare-and-swap.
 type SharedGenerator struct {
 	lease *Lease
-	last  atomic.Uint64
+	last  atomic.Uint64 // the last ID that was drawn
 }
 
-// NewSharedGenerator returns a source that draws below l. There must be one for each lease and process.
+// NewSharedGenerator returns a generator that draws ids below the end of l.
 func NewSharedGenerator(l *Lease) *SharedGenerator { return &SharedGenerator{lease: l} }
 
-// Lease returns what s draws below.
+// Lease returns the lease of s.
 func (s *SharedGenerator) Lease() *Lease { return s.lease }
 
-// Next is [Generator.Next] for the process.
+// Next returns a new id of node: see [Generator.Next].
 func (s *SharedGenerator) Next(nowMilli int64, node uint16) (ID, error) {
 	for {
 		last := s.last.Load()
@@ -212,7 +225,7 @@ func (s *SharedGenerator) Next(nowMilli int64, node uint16) (ID, error) {
 	}
 }
 
-// firstAfter returns the first ID of the millisecond after id's; 0 for 0.
+// firstAfter returns the first ID of the millisecond after that of id; 0 for 0.
 func firstAfter(id ID) ID {
 	if id == 0 {
 		return 0

@@ -100,7 +100,7 @@ func TestLease(t *testing.T) {
 	if last.Time().Sub(t0) != 9*time.Second {
 		t.Errorf("the last id is of %v", last.Time())
 	}
-	// Crash, and a clock an hour behind.
+	// Crash, and a clock that is an hour late.
 	l2 := NewLease(end)
 	g2 := NewGenerator(l2, 0)
 	now := t0.Add(-time.Hour)

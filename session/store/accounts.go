@@ -11,32 +11,33 @@ import (
 	"canto/session/jid"
 )
 
-// An Account is what the store knows of an account itself.
+// An Account is the row of an account in the directory.
 type Account struct {
-	ID          uint64 // slot<<52 | number: never 0, and never given twice
-	Domain      string
-	Local       string
+	ID          uint64    // never 0 and never given twice: see [Entry.ID]
+	Domain      string    // the prepared domainpart
+	Local       string    // the prepared localpart
 	Created     time.Time // to the second
-	Banned      time.Time // zero: it is not
-	BanReason   string
-	Flags       uint32 // for whoever administers accounts
-	Credentials []byte // sasl.Keys, encoded; empty: it can't log in
+	Banned      time.Time // since when it can't log in, to the second; zero: it can
+	BanReason   string    // for the administrator, up to 1,024 bytes
+	Flags       uint32    // for the tools of administrators; the server does not read them
+	Credentials []byte    // encoded sasl.Keys; empty: it can't log in
 }
 
 // JID returns the account's address.
 func (a Account) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// Accounts are the accounts of all hosts: the entities of the kind [KindAccount], whose rows hold more.
-// Methods that write wait until it is durable, many of them for one sync: for workers and commands. Any
-// goroutine.
+// Accounts are the accounts of all hosts: the entities of kind [KindAccount], whose rows have more
+// fields. The methods that write wait until the write is durable; many of them share one sync. They
+// are for workers and commands, never for loops. Any goroutine.
 type Accounts struct{ db *DB }
 
-// A NewAccount is one account to be made. Domain and Local are prepared by Create.
+// A NewAccount is an account to be made. Create prepares the names.
 type NewAccount struct {
-	Domain, Local string
-	Credentials   []byte
+	Domain, Local string // parts of the address, not prepared
+	Credentials   []byte // see [Account]
 }
 
+// encode returns the row of a as it is stored: version 1, id, times, flags, reason, credentials.
 func (a *Account) encode() []byte {
 	b := []byte{rowAccount}
 	b = binary.BigEndian.AppendUint64(b, a.ID)
@@ -52,7 +53,7 @@ func (a *Account) encode() []byte {
 	return append(b, a.Credentials...)
 }
 
-// decodeAccount keeps b.
+// decodeAccount decodes the row of an account. The credentials share b.
 func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 	if len(b) == 0 {
 		return a, corruptAccount()
@@ -78,11 +79,12 @@ func decodeAccount(domain, local string, b []byte) (a Account, err error) {
 	return a, nil
 }
 
+// corruptAccount is an ErrCorrupt for the row of an account.
 func corruptAccount() error { return corruptError("the row of an account", errors.New("wrong length")) }
 
-// Create makes an account with an id of its own. The error is [ErrExists] if an entity has the name, whatever
-// spelling of it was given: of two that make it at once one gets the error, and if the commit of the first
-// fails, the second makes it.
+// Create makes an account and returns its id. The error is [ErrExists] if an entity has the name,
+// in whatever spelling it was given. Of two goroutines that make one name at once, one gets the
+// error; if the commit of the first fails, the second makes the account.
 func (s *Accounts) Create(ctx context.Context, domain, local string, credentials []byte) (id uint64,
 	err error) {
 	n := NewAccount{domain, local, credentials}
@@ -97,8 +99,12 @@ func (s *Accounts) Create(ctx context.Context, domain, local string, credentials
 	return id, nil
 }
 
-// CreateMany makes many accounts, a thousand in each write. What fails is told to failed, if it is not
-// nil, and the rest is made; otherwise the first failure ends it. It returns the ids, 0 for what failed.
+// CreateMany makes many accounts, 1,000 in flight at a time. It returns the ids, 0 for those that
+// failed.
+//
+// With failed set, it is called for each account that can't be made, and the others are made; an
+// error of the store other than ErrExists still ends CreateMany. Without it the first failure does.
+// Accounts that were made by then stay.
 func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed func(i int, err error)) (
 	ids []uint64, err error) {
 	ids = make([]uint64, len(accounts))
@@ -138,7 +144,7 @@ func (s *Accounts) CreateMany(ctx context.Context, accounts []NewAccount, failed
 	return ids, nil
 }
 
-// withAccountName is err with the name that it is about, if it says that there is one.
+// withAccountName adds the account's name to err if err is ErrExists.
 func withAccountName(j jid.JID, err error) error {
 	if errors.Is(err, ErrExists) {
 		return fmt.Errorf("account %s %w", j, ErrExists)
@@ -146,8 +152,8 @@ func withAccountName(j jid.JID, err error) error {
 	return err
 }
 
-// newAccountBatch returns a batch that makes an account. A name that is not free is found here, without a
-// batch; the committer looks again.
+// newAccountBatch returns a batch that makes an account, and its prepared address. If the name is
+// taken, it usually finds that by a read and makes no batch; the committer checks again.
 func (s *Accounts) newAccountBatch(ctx context.Context, n NewAccount) (*Batch, jid.JID, error) {
 	if n.Local == "" {
 		return nil, jid.JID{}, fmt.Errorf("%w: an account without a name", ErrKey)
@@ -173,14 +179,14 @@ func (s *Accounts) newAccountBatch(ctx context.Context, n NewAccount) (*Batch, j
 	return b, j, err
 }
 
-// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none: also if the name
-// is that of an entity of another kind.
+// Get reads an account by its prepared names. The error is [ErrNotFound] if there is none, also if
+// an entity of another kind has the name.
 func (s *Accounts) Get(r Reader, domain, local string) (Account, error) {
 	a, _, err := s.read(r, domain, local)
 	return a, err
 }
 
-// read is Get, and the row as it is stored.
+// read is Get, and returns the stored row, too.
 func (s *Accounts) read(r Reader, domain, local string) (a Account, row []byte, err error) {
 	key, err := entityKey(domain, local)
 	if err != nil {
@@ -197,11 +203,12 @@ func (s *Accounts) read(r Reader, domain, local string) (a Account, row []byte, 
 	return a, row, err
 }
 
-// isOtherKind reports whether a row is that of an entity of another kind than accounts.
+// isOtherKind reports whether a row is that of an entity that is no account.
 func isOtherKind(row []byte) bool { return len(row) > 0 && row[0] == rowEntity }
 
-// List calls fn for the accounts of a domain (empty: of all) behind the name after, in order, until it
-// returns false. Entities of other kinds are left out.
+// List calls fn for the accounts of a domain in the order of their names, until fn returns false.
+// An empty domain means all domains. after is the localpart after which the list begins; empty:
+// with the first account. Entities of other kinds are left out.
 func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool) error {
 	if after != "" {
 		after += "\x00"
@@ -218,8 +225,9 @@ func (s *Accounts) List(r Reader, domain, after string, fn func(a Account) bool)
 	})
 }
 
-// NotNormalized calls fn for the accounts whose names are not what preparing them gives today: after a change
-// of the Unicode tables nobody could log in to them. It reads all accounts: for commands.
+// NotNormalized calls fn for the accounts whose names are prepared differently by this program than
+// when they were made. After a change of the Unicode tables there can be some; clients can't log in
+// to them. It reads all accounts: for commands.
 func (s *Accounts) NotNormalized(r Reader, fn func(a Account) bool) error {
 	return s.List(r, "", "", func(a Account) bool {
 		if j, err := a.JID(); err == nil && j.Local() == a.Local && j.Domain() == a.Domain {
@@ -229,19 +237,20 @@ func (s *Accounts) NotNormalized(r Reader, fn func(a Account) bool) error {
 	})
 }
 
-// A DeletedAccount is what is left of an account that was deleted: its rows, until [Accounts.Erase].
+// A DeletedAccount is an account that was deleted and has rows left, until [Accounts.Erase].
 type DeletedAccount struct {
-	ID            uint64
-	Domain, Local string
+	ID            uint64 // the id that it had
+	Domain, Local string // its prepared names
 }
 
 // JID returns the address that it had.
 func (a DeletedAccount) JID() (jid.JID, error) { return jid.New(a.Local, a.Domain, "") }
 
-// Delete removes an account from the directory: there can be no login to it, and its name may be given to
-// another. Its rows stay under its id, which is never given again, so that its contacts can be told by what
-// is in its roster, and are listed by [Accounts.Deleted] until Erase: after a crash or a stop of the server
-// too.
+// Delete removes an account from the directory. It can't be logged in to any more, and its name may
+// be given to another account. Its rows stay under its id, which is never given again, as its
+// roster says which contacts must be told. [Accounts.Deleted] lists it until [Accounts.Erase], also
+// after a restart. Delete waits until that is durable, also if ctx ends before: the caller could
+// not tell what has happened.
 func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedAccount, err error) {
 	j, err := prepareAccountName(domain, local)
 	if err != nil {
@@ -251,10 +260,9 @@ func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedA
 	if err != nil {
 		return d, err
 	}
-	b := s.db.systemBatch() // not refused while much waits for the disk
+	b := s.db.systemBatch() // is not refused while the queue is full
 	b.owner = a.ID
 	s.db.entities.Remove(b, Entry{ID: a.ID, Domain: a.Domain, Local: a.Local, Kind: KindAccount})
-	// Not to be given up half way: the caller could not tell what it did.
 	if err := s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b)); errors.Is(err, ErrNotFound) {
 		return d, fmt.Errorf("account %w", ErrNotFound)
 	} else if err != nil {
@@ -263,8 +271,8 @@ func (s *Accounts) Delete(ctx context.Context, domain, local string) (d DeletedA
 	return DeletedAccount{a.ID, a.Domain, a.Local}, nil
 }
 
-// Deleted calls fn for the accounts that were deleted and not erased, in the order of their ids, until it
-// returns false. [Entities.Deleted] has those of other kinds too.
+// Deleted calls fn for the accounts that were deleted and not erased yet, in the order of their
+// ids, until fn returns false. [Entities.Deleted] lists entities of other kinds, too.
 func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
 	return s.db.entities.Deleted(r, func(e Entry) bool {
 		return e.Kind != KindAccount || fn(DeletedAccount{e.ID, e.Domain, e.Local})
@@ -274,7 +282,8 @@ func (s *Accounts) Deleted(r Reader, fn func(d DeletedAccount) bool) error {
 // Erase is [Entities.Erase] for a deleted account.
 func (s *Accounts) Erase(id uint64) Ticket { return s.db.entities.Erase(id) }
 
-// SetKeys replaces an account's credentials.
+// SetKeys replaces an account's credentials. The error is [ErrNotFound] if there is no such
+// account; so it is for the methods below.
 func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credentials []byte) error {
 	return s.update(ctx, domain, local, func(a *Account) bool {
 		a.Credentials = credentials
@@ -282,9 +291,9 @@ func (s *Accounts) SetKeys(ctx context.Context, domain, local string, credential
 	})
 }
 
-// ReplaceKeys replaces an account's credentials if it is still the account id and has still the
-// credentials old, and reports whether it did: keys that were derived from what was read before must not
-// undo a change of the password.
+// ReplaceKeys replaces an account's credentials if the account still has the id and the credentials
+// old, and reports whether it did. Keys that were derived at a login, from a row that was read
+// before, must not undo a change of the password in between.
 func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uint64, old,
 	credentials []byte) (done bool, err error) {
 	err = s.update(ctx, domain, local, func(a *Account) bool {
@@ -296,8 +305,8 @@ func (s *Accounts) ReplaceKeys(ctx context.Context, domain, local string, id uin
 	return done && err == nil, err
 }
 
-// Ban keeps an account from logging in, with a reason for the administrator. Banned again, the first time
-// stays.
+// Ban keeps an account from logging in, with a reason for the administrator. A second Ban changes
+// the reason; the time stays.
 func (s *Accounts) Ban(ctx context.Context, domain, local, reason string) error {
 	now := s.db.opts.Now()
 	return s.update(ctx, domain, local, func(a *Account) bool {
@@ -325,8 +334,11 @@ func (s *Accounts) SetFlags(ctx context.Context, domain, local string, flags uin
 	})
 }
 
-// update reads an account, has f change it, writes it back and waits, unless f returns false. If the row has
-// changed meanwhile, all of that is done again; one of those who change an account at once always gets on.
+// update reads an account, calls f to change it, writes it back and waits until that is durable. It
+// writes nothing if f returns false. If the row was changed meanwhile, it starts again and calls f
+// again (optimistic concurrency control): of several goroutines that change one account at once,
+// one always succeeds. It does not end with ctx once the batch is committed: the caller could not
+// tell what has happened.
 func (s *Accounts) update(ctx context.Context, domain, local string, f func(a *Account) (write bool)) error {
 	j, err := prepareAccountName(domain, local)
 	if err != nil {
@@ -346,7 +358,6 @@ func (s *Accounts) update(ctx context.Context, domain, local string, f func(a *A
 		}
 		b := s.db.systemBatch()
 		b.addNameChange(nameChange{key: key, newRow: a.encode(), rule: ruleUnchanged, oldRow: row})
-		// Not to be given up half way: the caller could not tell what it did.
 		switch err := s.db.Wait(context.WithoutCancel(ctx), s.db.Commit(b)); {
 		case errors.Is(err, ErrNotFound):
 			return fmt.Errorf("account %w", ErrNotFound)
@@ -356,7 +367,8 @@ func (s *Accounts) update(ctx context.Context, domain, local string, f func(a *A
 	}
 }
 
-// prepareAccountName prepares the name of an account that is to be there.
+// prepareAccountName prepares the name of an account that should exist: for a name that can't be
+// one the error is ErrNotFound.
 func prepareAccountName(domain, local string) (jid.JID, error) {
 	j, err := jid.New(local, domain, "")
 	if err != nil || local == "" {

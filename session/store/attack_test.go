@@ -68,7 +68,8 @@ func FuzzAttackH15(f *testing.F) {
 				add(string(k), fmt.Sprintf("account %q %q", d, l))
 				for _, other := range []string{d1, d2} {
 					lo, hi := prefixRange(append(append([]byte{prefixEntities}, other...), 0))
-					if strings.IndexByte(other, 0) < 0 && (string(k) >= string(lo) && string(k) < string(hi)) != (d == other) {
+					inRange := string(k) >= string(lo) && string(k) < string(hi)
+					if strings.IndexByte(other, 0) < 0 && inRange != (d == other) {
 						t.Fatalf("account %q of %q in the range of %q", l, d, other)
 					}
 				}
@@ -207,7 +208,8 @@ func TestAttackS11(t *testing.T) {
 	}
 }
 
-// The version of the tables that names were prepared by is kept, and what another would change is found.
+// The store keeps the version of the Unicode tables that names were prepared by. Names that another version
+// would change are found.
 func TestAttackK53(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
@@ -243,7 +245,7 @@ func TestAttackK53(t *testing.T) {
 	}
 }
 
-// Nothing acknowledged is lost by kill -9: a process commits and says what is durable, and is killed.
+// Nothing acknowledged is lost by kill -9: a process commits, prints what is durable, and is killed.
 func TestAttackK63(t *testing.T) {
 	if dir := os.Getenv("CANTO_STORE_CRASH"); dir != "" {
 		crashChild(t, dir)
@@ -352,7 +354,7 @@ func crashChild(t *testing.T, dir string) {
 	}
 }
 
-// Power loss: of a file system that keeps only what was synced, everything that was told durable is there.
+// Power loss: on a file system that keeps only synced data, everything that was reported durable is there.
 func TestPowerLoss(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	db, err := Open(quiet(fs))
@@ -601,7 +603,7 @@ func TestAttackK106(t *testing.T) {
 			}
 		}
 		if bad == 0 {
-			t.Error("nobody noticed the flipped bit")
+			t.Error("the flipped bit was not noticed")
 		}
 	})
 	t.Run("torn WAL", func(t *testing.T) {
@@ -672,7 +674,7 @@ func TestAttackK110(t *testing.T) {
 	})
 	setNumber := func(t *testing.T, fs FS, key []byte, n uint64) {
 		t.Helper()
-		p, err := pebble.Open("db", &pebble.Options{FS: fs, Logger: nobody{}})
+		p, err := pebble.Open("db", &pebble.Options{FS: fs, Logger: discardLogger{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -804,16 +806,16 @@ func TestAttackK110(t *testing.T) {
 	})
 }
 
-// nobody takes a log.
-type nobody struct{}
+// A discardLogger drops the log, but panics on Fatalf.
+type discardLogger struct{}
 
-func (nobody) Infof(string, ...any)  {}
-func (nobody) Errorf(string, ...any) {}
-func (nobody) Fatalf(f string, a ...any) {
+func (discardLogger) Infof(string, ...any)  {}
+func (discardLogger) Errorf(string, ...any) {}
+func (discardLogger) Fatalf(f string, a ...any) {
 	panic(fmt.Sprintf(f, a...))
 }
 
-// smallFS has so much space left, and ENOSPC then.
+// A smallFS has so much space left, and returns ENOSPC then.
 type smallFS struct {
 	vfs.FS
 	mu   sync.Mutex
@@ -915,7 +917,7 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
-// An extension counts as soon as Wait has returned, although the listeners of its ticket may be told later.
+// An extension counts as soon as Wait has returned, although the commit callbacks may run later.
 func TestLeaseBeforeListeners(t *testing.T) {
 	db := open(t, quiet(NewMemFS()))
 	told := make(chan struct{})
@@ -972,7 +974,7 @@ func TestLease(t *testing.T) {
 	}
 }
 
-// waitFor waits for a listener, which is told after a waiter.
+// waitFor waits for a commit callback, which runs after the callers of Wait have woken.
 func waitFor(t *testing.T, f func() bool) {
 	t.Helper()
 	for range 5000 {
@@ -1122,8 +1124,9 @@ func BenchmarkCommit(b *testing.B) {
 	}
 }
 
-// What waits for a disk that does not answer is bounded: beyond it writes are refused as on a full disk, in
-// their order and without memory for each, reads go on, and what was taken is written when the disk is back.
+// The queue for a disk that does not answer is bounded. Beyond the bound writes are refused as on a full
+// disk, in their order and without memory for each; reads go on, and the queue is written when the disk
+// is back.
 func TestStalledDisk(t *testing.T) {
 	stalled := make(chan struct{})
 	o := quiet(vfs.NewMem())

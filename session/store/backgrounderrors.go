@@ -13,27 +13,30 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Pebble repeats a failed flush or compaction at once, thousands of times a second, and for ever. The
-// methods of retries slow it down, say so in few lines, and end it.
+// Pebble repeats a failed flush or compaction at once, thousands of times a second, without end.
+// onBackgroundError slows it down with a backoff, logs it once in a while, and ends it after
+// Options.FailAfter.
 const (
-	// minBackoff and maxBackoff are how long a retry waits: it doubles from the one to the other. Pebble's
-	// mutex may be held meanwhile, so it stays below what a reader notices.
+	// minBackoff and maxBackoff bound the time before the next try, which doubles. Pebble's mutex may be held
+	// during the wait, so it is short enough for readers.
 	minBackoff = time.Millisecond
 	maxBackoff = 50 * time.Millisecond
-	// logInterval is how often a failure that goes on is said again.
+	// logInterval is the time between two lines of the log about failures that go on.
 	logInterval = time.Minute
 )
 
-// backgroundRetries is the state of work in the background that fails and is tried again. Any goroutine.
+// backgroundRetries counts failures of Pebble's background work, for backoff and logging. Any
+// goroutine.
 type backgroundRetries struct {
-	mu         sync.Mutex
-	failures   int       // failed in a row
-	since      time.Time // of the first of them
-	lastLogged time.Time // when the last line was written
+	mu         sync.Mutex // guards all fields
+	failures   int        // failures in a row
+	since      time.Time  // when the first of them was
+	lastLogged time.Time  // when the last line was logged
 }
 
-// failed counts a failure. It returns how long to wait before the next try, how long the tries have
-// failed in a row, and how many there were if a line is due, else 0.
+// failed counts a failure at now. It returns the backoff before the next try, for how long the
+// tries have failed in a row, and, if a line of the log is due, the number of failures in a row for
+// it, else 0.
 func (r *backgroundRetries) failed(now time.Time) (pause, failing time.Duration, line int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -48,17 +51,18 @@ func (r *backgroundRetries) failed(now time.Time) (pause, failing time.Duration,
 	return pause, now.Sub(r.since), line
 }
 
-// succeeded ends a row of failures. The next line is due as if it went on, so that work that fails and
-// succeeds in turn does not write a line each time.
+// succeeded ends a series of failures. It leaves lastLogged, so that work that fails and succeeds
+// in turn does not log a line each time.
 func (r *backgroundRetries) succeeded() {
 	r.mu.Lock()
 	r.failures = 0
 	r.mu.Unlock()
 }
 
-// onBackgroundError is told of failed flushes, compactions and readings of statistics, which Pebble tries
-// again. It waits, so that the next try is not at once, and takes the store out of service when all tries
-// have failed for Options.FailAfter. Two causes are no end: a full disk, as space comes back (see
+// onBackgroundError handles a failed flush, compaction or collection of statistics, which Pebble
+// will try again. Called on Pebble's goroutines. It logs, waits for the backoff so that the next
+// try is not at once, and takes the store out of service when all tries have failed for
+// Options.FailAfter. Two causes do not end the store: a full disk, as space may come back (see
 // [DB.Full]), and a damaged file, as all others can be read and written.
 func (db *DB) onBackgroundError(err error) {
 	db.metrics.BackgroundErrors.Add(1)
@@ -70,27 +74,29 @@ func (db *DB) onBackgroundError(err error) {
 		!pebble.IsCorruptionError(err) {
 		db.fail(withRemedy(db.opts.Dir, err))
 	}
-	time.Sleep(pause) // also once the store is out of service: Pebble goes on trying until the process ends
+	time.Sleep(pause) // also when the store is out of service: Pebble tries until the process ends
 }
 
+// onFlushEnd ends a series of failures after a successful flush.
 func (db *DB) onFlushEnd(info pebble.FlushInfo) {
 	if info.Err == nil {
 		db.backgroundRetries.succeeded()
 	}
 }
 
+// onCompactionEnd ends a series of failures after a successful compaction.
 func (db *DB) onCompactionEnd(info pebble.CompactionInfo) {
 	if info.Err == nil {
 		db.backgroundRetries.succeeded()
 	}
 }
 
-// probeName is the file that shows whether the folder may be written to.
+// probeName is the file that checkWritable writes.
 const probeName = "PROBE"
 
-// checkWritable makes a file in the folder, writes to it and removes it again: what is wrong with the
-// folder is known before Pebble waits for it. A full disk is no error here: the store opens, and refuses
-// writes.
+// checkWritable makes a file in the folder, writes to it and removes it: Open reports what is wrong
+// with the folder, where Pebble would wait for it. A full disk is no error here: the store opens,
+// and refuses writes.
 func checkWritable(fs vfs.FS, dir string) error {
 	name := fs.PathJoin(dir, probeName)
 	f, err := fs.Create(name, vfs.WriteCategoryUnspecified)
@@ -104,7 +110,7 @@ func checkWritable(fs vfs.FS, dir string) error {
 	return fmt.Errorf("store: the folder can't be written to: %w", withRemedy(dir, err))
 }
 
-// ownerOf is the user whose dir is, -1 if that can't be said.
+// ownerOf returns the uid of dir's owner; -1 if it is not known.
 func ownerOf(dir string) int {
 	if fi, err := os.Stat(dir); err == nil {
 		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -114,7 +120,8 @@ func ownerOf(dir string) int {
 	return -1
 }
 
-// withRemedy is a file system's error about the store in dir, and what an operator does about it.
+// withRemedy returns err, a file system's error about the store in dir, with what the operator can
+// do about it.
 func withRemedy(dir string, err error) error {
 	remedy := "give another folder with --data, or see to the disk"
 	switch {

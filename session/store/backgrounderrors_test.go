@@ -138,8 +138,8 @@ func TestFolderNotWritable(t *testing.T) {
 	}
 }
 
-// A ballast file that can't be made is said once, not with every look at the disk, and again when the
-// cause is another.
+// A ballast file that can't be made is logged once, not with every check of the disk, and again when the
+// cause changes.
 func TestBallastLines(t *testing.T) {
 	cause := syscall.EACCES
 	fs := errorfs.Wrap(NewMemFS(), errorfs.InjectorFunc(func(op errorfs.Op) error {

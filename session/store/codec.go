@@ -7,22 +7,26 @@ import (
 	"fmt"
 )
 
-// A KeyCodec writes keys so that bytes sort as the keys do, and reads them back. Decode may not keep b.
+// A KeyCodec encodes and decodes keys. Encoded keys must sort as the keys do, byte by byte, and no
+// two keys may be encoded alike. Append appends to dst and returns it. Decode may not keep b.
 type KeyCodec[K any] struct {
-	Append func(dst []byte, k K) []byte
-	Decode func(b []byte) (K, error)
+	Append func(dst []byte, k K) []byte // appends the encoded key
+	Decode func(b []byte) (K, error)    // decodes a key
 }
 
-// A Codec writes values and reads them back, those of an older version of the table too. Decode may
-// return what shares b.
+// A Codec encodes and decodes values, also those of older versions of the table. Append appends to
+// dst and returns it. Decode gets the version of the value; its result may share b, which is valid
+// as long as the row that the reader returns.
 type Codec[V any] struct {
-	Append func(dst []byte, v V) []byte
-	Decode func(version uint8, b []byte) (V, error)
+	Append func(dst []byte, v V) []byte             // appends the encoded value
+	Decode func(version uint8, b []byte) (V, error) // decodes a value of that version
 }
 
+// errLength: a stored key or value has another length than its type.
 var errLength = errors.New("wrong length")
 
-// keyCodec returns the codec of the kinds of keys that need none given: string, []byte, uint64, uint32.
+// keyCodec returns the codec of the types of keys that have one: string, []byte, uint64, uint32. ok
+// is false for other types.
 func keyCodec[K any]() (c KeyCodec[K], ok bool) {
 	var found any
 	switch any(*new(K)).(type) {
@@ -61,8 +65,9 @@ func keyCodec[K any]() (c KeyCodec[K], ok bool) {
 	return c, ok
 }
 
-// valueCodec returns the codec of the kinds of values that need none given: []byte, string, uint64,
-// struct{}, and types with AppendBinary and, on the pointer, UnmarshalBinary.
+// valueCodec returns the codec of the types of values that have one: []byte, string, uint64,
+// struct{}, and types with AppendBinary and, on the pointer, UnmarshalBinary. ok is false for other
+// types.
 func valueCodec[V any]() (c Codec[V], ok bool) {
 	var found any
 	switch any(*new(V)).(type) {

@@ -13,31 +13,44 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// A Ticket numbers what was given to the store. Tickets grow and become durable in order; 0 is durable
-// already.
+// A Ticket is the number of a batch that was given to [DB.Commit]. There is one sequence of tickets
+// for the whole store; it starts at 1 with each Open and grows by one with each batch. Batches are
+// written and become durable in the order of their tickets. Ticket 0 stands for "nothing was
+// written": it counts as durable.
 type Ticket uint64
 
-// maxBatchBytes bounds one batch: more is a mistake, and would not fit a memtable.
+// maxBatchBytes is the largest size of one batch, in bytes of Pebble's encoding. A larger batch is
+// a programming error. It must stay below the size of a memtable (Options.MemTableBytes, 32 MiB by
+// default): Pebble writes a batch that is larger than half a memtable by a slower path.
 const maxBatchBytes = 8 << 20
 
-// A Batch is writes that become durable together or not at all. It belongs to one owner, and what is not
-// the owner's makes its commit fail with ErrOwner. For one goroutine. Commit takes it: it is another's
-// batch soon.
+// A Batch is a set of writes that become durable together or not at all.
+//
+// A batch of a module belongs to one owner: the id of an entity. A write of another owner's row
+// makes the batch fail with [ErrOwner] when it is committed. Errors of single writes are kept in
+// the batch in the same way, so that callers need not check each Put.
+//
+// A Batch is used by one goroutine. [DB.Commit] takes it over: the caller must not touch it
+// afterwards, as it goes back into a pool and becomes the batch of another caller.
 type Batch struct {
 	pebble  pebble.Batch
 	owner   uint64
-	system  bool // may write anything: this package's own
-	err     error
+	system  bool         // a batch of this package: it may write any row, and a full queue does not refuse it
+	err     error        // the first error of a write: Commit's ticket will fail with it
 	changes []nameChange // the rows of the directory that it changes
-	key     []byte       // scratch
-	val     []byte       // scratch
+	key     []byte       // scratch: the key that a table encodes
+	val     []byte       // scratch: the value that a table encodes
 }
 
-// batches are used again once they are written, but for large ones.
+// batches is the pool of empty batches. A batch comes back after its group was written.
 var batches = sync.Pool{New: func() any { return new(Batch) }}
 
+// maxPooled is the largest batch that goes back into the pool, in bytes of its buffers. Larger ones
+// are left to the garbage collector, so that a few large batches don't keep memory.
 const maxPooled = 64 << 10
 
+// release empties b and puts it into the pool, unless it is large. It is called by the committer
+// when the batch is settled, and by refuseLocked.
 func (b *Batch) release() {
 	if b.pebble.Len()+cap(b.key)+cap(b.val) > maxPooled {
 		return
@@ -49,37 +62,45 @@ func (b *Batch) release() {
 	batches.Put(b)
 }
 
-// NewBatch returns an empty batch for owner's rows.
+// NewBatch returns an empty batch for the rows of owner, an entity's id. It neither reads nor
+// waits. For owner 0, which is the id of no entity, the batch's commit fails with [ErrOwner]. Any
+// goroutine; the batch is the caller's until it is committed. A batch that is not committed may be
+// left to the garbage collector.
 func (db *DB) NewBatch(owner uint64) *Batch {
 	b := batches.Get().(*Batch)
 	b.owner = owner
 	if owner == 0 {
-		b.err = fmt.Errorf("%w: 0 is nobody's id", ErrOwner)
+		b.err = fmt.Errorf("%w: 0 is the id of no entity", ErrOwner)
 	}
 	return b
 }
 
+// systemBatch returns an empty batch that may write rows of any owner and of the system's tables.
 func (db *DB) systemBatch() *Batch {
 	b := batches.Get().(*Batch)
 	b.system = true
 	return b
 }
 
-// Owner returns whose batch it is.
+// Owner returns the id of the entity whose rows b writes; 0 for a batch of this package.
 func (b *Batch) Owner() uint64 { return b.owner }
 
-// Len returns how many writes b holds.
+// Len returns how many writes b has.
 func (b *Batch) Len() int { return int(b.pebble.Count()) }
 
-// Err returns what makes b's commit fail, if anything yet.
+// Err returns the error with which b's commit will fail; nil if every write so far was accepted.
+// The committer may refuse b all the same, see [DB.Failed].
 func (b *Batch) Err() error { return b.err }
 
+// fail remembers err as the error of b's commit. The first error counts.
 func (b *Batch) fail(err error) {
 	if b.err == nil {
 		b.err = err
 	}
 }
 
+// checkOwner reports whether b may write a row of owner. If not, or if b has failed before, the
+// caller adds nothing: the commit fails anyhow.
 func (b *Batch) checkOwner(owner uint64) bool {
 	if !b.system && owner != b.owner {
 		b.fail(fmt.Errorf("%w: row of %#x in a batch of %#x", ErrOwner, owner, b.owner))
@@ -87,6 +108,7 @@ func (b *Batch) checkOwner(owner uint64) bool {
 	return b.err == nil
 }
 
+// set adds a write of value under key. Both are copied.
 func (b *Batch) set(key, value []byte) {
 	if b.pebble.Len()+len(key)+len(value) > maxBatchBytes {
 		b.fail(fmt.Errorf("%w: a batch of more than %d bytes", ErrKey, maxBatchBytes))
@@ -97,74 +119,149 @@ func (b *Batch) set(key, value []byte) {
 	}
 }
 
+// del adds the deletion of key.
 func (b *Batch) del(key []byte) {
 	if err := b.pebble.Delete(key, nil); err != nil {
 		b.fail(err)
 	}
 }
 
+// delRange adds the deletion of all keys from from up to to, which is excluded. Writes of the same
+// batch that come after it are not deleted.
 func (b *Batch) delRange(from, to []byte) {
 	if err := b.pebble.DeleteRange(from, to, nil); err != nil {
 		b.fail(err)
 	}
 }
 
+// setNumber adds a write of n, 8 bytes big-endian. The rows of the system use it.
 func (b *Batch) setNumber(key []byte, n uint64) {
 	b.set(key, binary.BigEndian.AppendUint64(nil, n))
 }
 
-// A pending is a batch on its way, with its ticket; without a batch it stands for the refused tickets
-// from first to ticket, so that refusing costs no memory.
+// A queuedBatch is one entry of the committer's queue.
+//
+// With a batch it stands for one ticket: first and ticket are equal. Without a batch it stands for
+// the tickets from first to ticket, which were refused because the queue was full. Refused tickets
+// that follow each other share one entry, so a client that makes the server write during an
+// overload costs no memory.
 type queuedBatch struct {
 	batch         *Batch
 	first, ticket Ticket
-	queuedAt      time.Time
+	queuedAt      time.Time // when the first of its tickets was given; for Metrics.Latency
 }
 
-// A failedRange is tickets that were never made durable, and why.
+// A failedRange says that the tickets from first to last failed, and why. Nothing of them was
+// acknowledged. If the failure was one of the store itself (see [DB.Err]), their writes may have
+// reached the disk, and be there after a restart.
 type failedRange struct {
 	first, last Ticket
 	err         error
 }
 
-// maxFailed is how many ranges of failed tickets are remembered, 2 MiB of them. Neighbours with one cause are
-// one range. A ticket that is asked for only after so many later failures counts as failed: see [DB.Failed].
+// maxFailed is how many failedRanges are remembered: about 2 MiB. Neighbouring tickets that failed
+// with the same error are one range. When there are more ranges the oldest is dropped, and
+// [DB.Failed] counts all tickets before it as failed, see lastForgotten.
 const maxFailed = 1 << 16
 
-// committer is the committer: a queue, and the one goroutine that empties it.
+// committer makes batches durable in groups (group commit). It is a queue and two goroutines: run
+// takes groups off the queue and settles them; applyAll calls Pebble for run.
+//
+// # The way of a batch
+//
+//  1. Commit (any goroutine) gives the batch the next ticket and appends it to the queue. It does
+//     not wait.
+//  2. run gathers batches for up to Options.BatchDelay since the last group began, then takes a
+//     group from the head of the queue.
+//  3. commitGroup leaves out the batches that have failed by themselves, and writes the others to
+//     Pebble as one batch with one sync.
+//  4. commitGroup settles the group: it records the failures, moves durable to the group's last
+//     ticket, wakes the callers of Wait, and calls the commit callbacks of OnCommit.
+//
+// # Why there is one order of tickets
+//
+// Each loop could have a queue of its own, and the store could settle batches in any order. With
+// one order for the whole store:
+//
+//   - "All tickets up to n are settled" is one number. A loop with thousands of pending answers
+//     compares each with one atomic load, and its list of waiters is a FIFO.
+//   - Two loops that change one entity, one after the other under the entity's lock, get tickets in
+//     that order. So the rows change on disk in the order in which the entity changed in memory.
+//   - The rules of the directory (two batches that make the same name) have one outcome: the batch
+//     with the lower ticket wins.
+//   - After a crash the store has a prefix of the groups: if a batch survived, all successful
+//     batches before it did.
+//
+// The order costs little, as Pebble has one write-ahead log anyway.
+//
+// # Invariants
+//
+//   - Under mu: durable == applied <= lastQueued <= lastTicket. durable and applied only grow.
+//   - The queue holds the tickets from durable+1 to lastQueued, less those of the group that is
+//     being written: in order, without a gap.
+//   - Only run takes from the queue, one group at a time. A group is settled before the next is
+//     taken.
+//   - The queue is empty, or run is in its inner loop, or wake holds a token. So no batch is left
+//     lying.
+//   - A ticket above lastQueued was refused because the store is closed or read-only. It has failed
+//     already; no callback reports it.
+//   - Each callback runs on run's goroutine, after durable has been stored, with mu free.
+//
+// # Bounds
+//
+// The queue holds less than Options.QueueBytes plus one batch (at most maxBatchBytes), where each
+// batch counts its writes and batchOverhead. From then on batches of modules are refused with
+// [ErrFull], until half of the queue is written. Batches of this package (system) are taken all the
+// same: they are few, and each comes from a command, a lease or an erasure. The group that is being
+// written, up to Options.BatchBytes, comes on top.
+//
+// # What goes wrong
+//
+// A batch that fails by itself fails alone. If a whole group fails, all batches in the queue fail
+// with it. When Pebble fails, the store is out of service for good ([DB.Err]): run goes on, and
+// fails every group at once.
 type committer struct {
 	db      *DB
 	metrics Metrics
 
+	// mu guards the fields down to lastForgotten, and the writes of durable and of listeners. It is a
+	// leaf lock: it is held for a few instructions, never during I/O (but for a line in the log when
+	// the queue has filled or emptied), a callback or another lock. Loops take it in Commit, so
+	// nothing slow may be done under it.
 	mu         sync.Mutex
 	queue      []queuedBatch
-	ops        int // in queue
-	bytes      int
-	lastTicket Ticket // the last given
-	lastQueued Ticket // the last queued: refused ones are not
-	applied    Ticket // visible to new snapshots
-	progress   chan struct{}
-	closing    bool
+	ops        int           // writes of all batches in queue
+	bytes      int           // size of all batches in queue, each with batchOverhead
+	lastTicket Ticket        // the last ticket that was given
+	lastQueued Ticket        // the last ticket that went into the queue: see Invariants
+	applied    Ticket        // groups up to it are settled, and seen by new snapshots
+	progress   chan struct{} // closed, and replaced, when a group is settled
+	closing    bool          // close was called: batches are refused
 	failures   []failedRange // in the order of tickets; no two of them overlap
-	// lastForgotten is the last ticket of the ranges that were dropped because there were more than maxFailed.
+	// lastForgotten is the last ticket of the ranges that were dropped from failures, because there
+	// were more than maxFailed.
 	lastForgotten Ticket
 
-	durable     atomic.Uint64
+	// durable is the last settled ticket, for readers without the lock. It is written under mu.
+	durable atomic.Uint64
+	// anyFailed is set with the first failure, and makes DB.Failed cheap before it.
 	anyFailed   atomic.Bool
-	listeners   []func(last Ticket, err error) // copied on write, under mu
-	wake        chan struct{}
-	group       *pebble.Batch           // the committer's own: what one group writes
-	directory   groupDirectory          // the committer's own: what one group changes in the directory
-	toApply     chan *pebble.Batch      // to applyAll, one at a time
-	applyResult chan error              // from applyAll: Pebble's error, or its panic
-	diskFull    atomic.Pointer[failure] // not nil: writes are refused
-	queueFull   atomic.Pointer[failure] // not nil: they are refused because too many wait
+	listeners   []func(last Ticket, err error) // commit callbacks; copied on write, under mu
+	wake        chan struct{}                  // one token: run is to look at the queue
+	group       *pebble.Batch                  // run's own: the writes of the group that is being written
+	directory   groupDirectory                 // run's own: what this group changes in the directory
+	toApply     chan *pebble.Batch             // from apply to applyAll, one group at a time
+	applyResult chan error                     // from applyAll: Pebble's error, or its panic
+	diskFull    atomic.Pointer[failure]        // not nil: no space, whole groups fail; set and reset by disk
+	queueFull   atomic.Pointer[failure]        // not nil: the queue is full; set and reset under mu
 }
 
-// batchOverhead is what a queued batch takes besides its writes, in bytes: Pebble begins each with a
-// kilobyte.
+// batchOverhead is the memory of a queued batch besides its writes, in bytes. Pebble allocates a
+// buffer of 1 KiB for each batch; the rest is the Batch itself. With a smaller number many tiny
+// batches would take more memory than Options.QueueBytes says.
 const batchOverhead = 1536
 
+// init prepares c before its goroutines start. Called by Open.
 func (c *committer) init(db *DB) {
 	c.db = db
 	c.progress = make(chan struct{})
@@ -174,13 +271,20 @@ func (c *committer) init(db *DB) {
 	c.applyResult = make(chan error, 1)
 }
 
-// Commit queues b and returns its ticket, without waiting. Once the ticket is durable or has failed, the
-// listeners of Notify are told.
+// Commit gives b to the store and returns its ticket. It neither waits nor does I/O: any goroutine,
+// loops included. b belongs to the store from here on.
+//
+// The ticket is settled later: durable or failed. The commit callbacks ([DB.OnCommit]) run then,
+// and [DB.Failed] says which of the two. The failures of one batch are: the error of one of its
+// writes ([Batch.Err]); [ErrFull], if the queue or the disk is full; [ErrExists] or [ErrNotFound],
+// if the directory has changed; [ErrUnavailable], if the store is closed, read-only or out of
+// service. After a Close the ticket has failed when Commit returns, and no callback comes for it.
 func (db *DB) Commit(b *Batch) Ticket { return db.commitAll(b) }
 
-// commitAll queues batches one after the other, as [DB.Commit] does, with no other between them, and returns
-// the ticket of the first; each of the others has the next one. None of them is written before all are
-// queued, so that they share as few syncs as may be.
+// commitAll commits the batches of list one after another, with no batch of another caller between
+// them, and returns the ticket of the first; each of the others has the next ticket. All are queued
+// before the committer can take a group, so that they share as few syncs as possible. A long list
+// makes other committers wait for mu.
 func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	c := &db.committer
 	c.mu.Lock()
@@ -189,7 +293,8 @@ func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	for _, b := range list {
 		c.queueLocked(b)
 	}
-	// The committer looks for itself while it gathers; it is woken for the first, and when it has enough.
+	// A token for the first batch of an empty queue starts a group; one for a full group ends the gathering.
+	// Batches in between need none: run takes them when BatchDelay is over.
 	wake := len(c.queue) > 0 && (idle || c.ops >= db.opts.BatchOps || c.bytes >= db.opts.BatchBytes)
 	c.mu.Unlock()
 	if wake {
@@ -201,7 +306,9 @@ func (db *DB) commitAll(list ...*Batch) (first Ticket) {
 	return first
 }
 
-// queueLocked gives b the next ticket, and a place in the queue.
+// queueLocked gives b the next ticket and appends it to the queue. If the store is closing or
+// read-only, the ticket fails at once, also before tickets that are still queued. The caller holds
+// mu.
 func (c *committer) queueLocked(b *Batch) {
 	c.lastTicket++
 	t := c.lastTicket
@@ -219,7 +326,9 @@ func (c *committer) queueLocked(b *Batch) {
 	c.bytes += b.pebble.Len() + batchOverhead
 }
 
-// queueOverflows reports whether more waits for the disk than may. Under mu.
+// queueOverflows reports whether batches of modules are refused because the queue is full. It sets
+// queueFull when the queue has reached Options.QueueBytes; takeGroup resets it at half of that, so
+// that the store does not switch with every batch. The caller holds mu.
 func (c *committer) queueOverflows() bool {
 	if c.queueFull.Load() == nil && c.bytes >= c.db.opts.QueueBytes {
 		err := fmt.Errorf("%w: %d MiB wait for the disk of %s", ErrFull, c.bytes>>20, c.db.opts.Dir)
@@ -230,7 +339,9 @@ func (c *committer) queueOverflows() bool {
 	return c.queueFull.Load() != nil
 }
 
-// refuseLocked gives t a place in the queue without its batch: it fails when those before it are settled.
+// refuseLocked queues the ticket t without its batch, which is released. The ticket can't fail at
+// once: tickets are settled in order, so it fails when its entry comes to the head of the queue.
+// The caller holds mu.
 func (c *committer) refuseLocked(b *Batch, t Ticket) {
 	b.release()
 	if n := len(c.queue); n > 0 && c.queue[n-1].batch == nil {
@@ -240,20 +351,24 @@ func (c *committer) refuseLocked(b *Batch, t Ticket) {
 	c.queue = append(c.queue, queuedBatch{nil, t, t, monotonicNow()})
 }
 
-// Durable returns the ticket up to which everything is durable, or has failed: see [DB.Failed].
+// Durable returns the last settled ticket: every ticket up to it is durable, or has failed (see
+// [DB.Failed]). It is one atomic load. Any goroutine.
 func (db *DB) Durable() Ticket { return Ticket(db.committer.durable.Load()) }
 
-// Last returns the last ticket that was given.
+// Last returns the last ticket that was given. Any goroutine.
 func (db *DB) Last() Ticket {
 	db.committer.mu.Lock()
 	defer db.committer.mu.Unlock()
 	return db.committer.lastTicket
 }
 
-// Failed returns why t's batch was not written, nil if it was or still may be. It costs one load while
-// nothing has ever failed, so that a ticket can be asked for long after its group was written. Of the
-// failures the last maxFailed are remembered: before those, whatever is not known to be durable is said to
-// have failed, as the opposite would be a false acknowledgement.
+// Failed returns why the batch of t was not written; nil if it was written, or if t is not settled
+// yet (compare [DB.Durable] before). Any goroutine. While nothing has ever failed it is one atomic
+// load, so it may be asked for each ticket, and long after the group was written.
+//
+// The last maxFailed ranges of failures are remembered. A ticket from before them counts as failed,
+// whatever happened to it: an acknowledgement for a write that is lost would be worse than an error
+// for one that is there.
 func (db *DB) Failed(t Ticket) error {
 	c := &db.committer
 	if t == 0 || !c.anyFailed.Load() {
@@ -270,17 +385,25 @@ func (db *DB) Failed(t Ticket) error {
 	return nil
 }
 
-// errForgotten is the answer for a ticket from before all failures that are remembered.
+// errForgotten is what Failed returns for a ticket that is older than all remembered failures.
 var errForgotten = fmt.Errorf("%w: it is not known any more whether the batch was written", ErrUnavailable)
 
-// failedAfter returns the index of the first failed range that does not end before t. Under mu.
+// failedAfter returns the index in failures of the first range that contains t or comes after it;
+// len(failures) if there is none. The caller holds mu.
 func (c *committer) failedAfter(t Ticket) int {
 	return sort.Search(len(c.failures), func(i int) bool { return c.failures[i].last >= t })
 }
 
-// OnCommit has f called once for each group of batches, on the committer's goroutine, so f must not wait: all
-// tickets up to last are durable. With an error, those above last that have been given failed, and will not
-// become durable although Durable passes them later.
+// OnCommit registers f as a commit callback. The committer calls it on its own goroutine when a
+// group is settled: f must not block, and must not call Wait or Snapshot. Callbacks can't be
+// removed.
+//
+// With a nil error, all tickets up to last are settled ([DB.Failed] says which of them failed).
+// With an error, at least one ticket above last has failed with it. It is a hint only: if the whole
+// group failed, the tickets above last that had been given by then failed with it; if single
+// batches of the group were refused, a second call with the group's last ticket and nil follows. In
+// both cases [DB.Durable] has passed the failed tickets when f runs. A callback that needs to know
+// the fate of a ticket asks Durable and Failed, and ignores its arguments.
 func (db *DB) OnCommit(f func(last Ticket, err error)) {
 	c := &db.committer
 	c.mu.Lock()
@@ -288,12 +411,15 @@ func (db *DB) OnCommit(f func(last Ticket, err error)) {
 	c.listeners = append(c.listeners[:len(c.listeners):len(c.listeners)], f)
 }
 
-// Wait blocks until t is durable or has failed, and says which. For commands, tests and workers, never a
-// loop.
+// Wait blocks until t is settled and returns its error; nil if it is durable. It returns ctx's
+// error if ctx ends before, and the store's if the store goes out of service. It may wait for the
+// disk: for commands, tests and workers, never for a loop or a commit callback. For a ticket that
+// was never given it waits until ctx ends.
 func (db *DB) Wait(ctx context.Context, t Ticket) error {
 	c := &db.committer
 	for {
 		c.mu.Lock()
+		// progress is read under mu together with durable: a group that is settled after that closes it.
 		changed := c.progress
 		done := Ticket(c.durable.Load()) >= t
 		c.mu.Unlock()
@@ -316,8 +442,10 @@ func (db *DB) Wait(ctx context.Context, t Ticket) error {
 	}
 }
 
-// waitApplied blocks until every batch given before is visible, or has failed, or the store has: Pebble
-// may then never return from a write.
+// waitApplied blocks until every batch that was queued before the call is settled, so that a
+// snapshot sees it. It returns early if the store goes out of service, as Pebble may then never
+// return from a write. [DB.Snapshot] and close call it; never a loop or the committer's goroutine,
+// which would wait for itself.
 func (c *committer) waitApplied() {
 	c.mu.Lock()
 	t := c.lastQueued
@@ -334,14 +462,16 @@ func (c *committer) waitApplied() {
 	c.mu.Unlock()
 }
 
-// failLocked remembers that the tickets from from to to failed. While the store closes they may be older than
-// the newest failure.
-func (c *committer) failLocked(from, to Ticket, err error) {
-	i := c.failedAfter(from)
-	if i > 0 && c.failures[i-1].last+1 == from && c.failures[i-1].err.Error() == err.Error() {
-		c.failures[i-1].last = to
+// failLocked remembers that the tickets from first to last failed with err. A range that follows
+// its neighbour, with the same text of the error, extends it. Mostly ranges are appended; while the
+// store closes, a refused ticket fails before older ones in the queue, and theirs are inserted. The
+// caller holds mu.
+func (c *committer) failLocked(first, last Ticket, err error) {
+	i := c.failedAfter(first)
+	if i > 0 && c.failures[i-1].last+1 == first && c.failures[i-1].err.Error() == err.Error() {
+		c.failures[i-1].last = last
 	} else {
-		c.failures = slices.Insert(c.failures, i, failedRange{from, to, err})
+		c.failures = slices.Insert(c.failures, i, failedRange{first, last, err})
 	}
 	if len(c.failures) > maxFailed {
 		c.lastForgotten = c.failures[0].last
@@ -351,7 +481,8 @@ func (c *committer) failLocked(from, to Ticket, err error) {
 	c.anyFailed.Store(true)
 }
 
-// close has the committer finish what it has, and refuses more.
+// close makes the committer refuse further batches, write what is queued without gathering, and
+// waits until that is settled. [DB.Close] calls it once.
 func (c *committer) close() {
 	c.mu.Lock()
 	c.closing = true
@@ -363,6 +494,16 @@ func (c *committer) close() {
 	c.waitApplied()
 }
 
+// run is the committer's goroutine, from Open until DB.stop is closed. Its outer loop sleeps while
+// the queue is empty. The inner loop commits one group after another until the queue is empty:
+//
+//  1. If the last group began less than Options.BatchDelay ago, gather: wait for the rest of it,
+//     until groupFull, or until the store stops. So a busy store syncs once in BatchDelay, and an
+//     idle store syncs the first batch at once.
+//  2. Take a group off the queue; go back to sleep if there is none.
+//  3. commitGroup writes and settles it.
+//
+// A token in wake that is stale does no harm: the queue is looked at once more.
 func (c *committer) run() {
 	defer c.db.running.Done()
 	var began time.Time
@@ -375,7 +516,6 @@ func (c *committer) run() {
 			return
 		}
 		for {
-			// A busy committer syncs once in BatchDelay; an idle one at once.
 			if wait := c.db.opts.BatchDelay - time.Since(began); wait > 0 && !c.groupFull() {
 				timer.Reset(wait)
 				for gathering := true; gathering; {
@@ -400,14 +540,18 @@ func (c *committer) run() {
 	}
 }
 
-// groupFull reports whether gathering should end.
+// groupFull reports whether run should stop gathering: the queue fills a group, or the store
+// closes.
 func (c *committer) groupFull() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closing || c.ops >= c.db.opts.BatchOps || c.bytes >= c.db.opts.BatchBytes
 }
 
-// takeGroup takes the next group off the queue: up to BatchOps operations, and at least one batch.
+// takeGroup takes the next group off the head of the queue: as many batches as fit Options.BatchOps
+// and Options.BatchBytes, but at least one, as one batch may be larger than that. It returns
+// nothing if the queue is empty. When the queue is down to half of Options.QueueBytes, batches are
+// taken again. Called by run only; the entries of the group belong to run from here on.
 func (c *committer) takeGroup() []queuedBatch {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -424,7 +568,7 @@ func (c *committer) takeGroup() []queuedBatch {
 	}
 	group := c.queue[:n:n]
 	if n == len(c.queue) {
-		c.queue = nil
+		c.queue = nil // lets the array go once the group is settled
 	} else {
 		c.queue = c.queue[n:]
 	}
@@ -437,7 +581,24 @@ func (c *committer) takeGroup() []queuedBatch {
 	return group
 }
 
-// commitGroup makes a group durable, but for the batches that refuse themselves, and tells.
+// commitGroup writes a group and settles its tickets. It is called by run only, with no lock held.
+// It returns when the group is durable or has failed.
+//
+//  1. The whole group fails if the store is out of service, the disk is full, or a test's Fault
+//     says so.
+//  2. Each batch is looked at in the order of tickets. It is refused, alone, if the queue was
+//     full, if one of its writes failed, or if its rules for the directory don't hold; checkBatch
+//     sees the changes of the batches before it in this group. The writes of all others are
+//     collected in c.group.
+//  3. apply writes c.group and syncs. An error means that Pebble failed: the store is out of
+//     service.
+//  4. Under mu the group is settled: failures are recorded before durable moves, so that a reader
+//     who sees the new Durable also finds the failure. If the whole group failed, all batches in
+//     the queue fail too: a batch may have been made in the belief that those before it succeed,
+//     and the callbacks can report them with one number.
+//  5. The batches go back into the pool, and the callers of Wait and waitApplied wake up.
+//  6. The commit callbacks run, without the lock. If single batches were refused, they hear of the
+//     first refusal before they hear of the whole group: see [DB.OnCommit].
 func (c *committer) commitGroup(group []queuedBatch) {
 	last := group[len(group)-1].ticket
 	err := c.db.Err()
@@ -488,7 +649,7 @@ func (c *committer) commitGroup(group []queuedBatch) {
 	before := Ticket(c.durable.Load())
 	switch {
 	case err != nil:
-		// What is queued behind goes with it: listeners are told that all above last failed.
+		// The batches in the queue fail too, and are left to the garbage collector.
 		last = max(last, c.lastQueued)
 		c.metrics.Failed.Add(uint64(len(group) + len(c.queue)))
 		c.queue, c.ops, c.bytes = nil, 0, 0
@@ -525,15 +686,21 @@ func (c *committer) commitGroup(group []queuedBatch) {
 	}
 }
 
-// errQueueFull is why a batch failed that came while too much waited for the disk.
+// errQueueFull is the error of tickets that were refused because the queue was full.
 var errQueueFull = fmt.Errorf("%w: too much waited for the disk", ErrFull)
 
-// apply writes and syncs, and leaves all empty. Where Pebble can't write it panics, calls its logger's
-// Fatalf, or waits for ever in a file of the write-ahead log (see [walGuardFS]); in each case the store has
-// failed, and this group with it.
-func (c *committer) apply(all *pebble.Batch) error {
+// apply makes applyAll write the group to Pebble, with a sync, waits for it, and empties the group
+// for its next use. It returns the store's error if that fails, or if the store goes out of service
+// meanwhile.
+//
+// When Pebble can't write, it does one of three things: it panics (applyOne makes that an error),
+// it calls Fatalf of its logger (see [logger]), or it blocks for ever in a file of the write-ahead
+// log (see [walGuardFS]). In each case the store goes out of service, and failedCh wakes apply even
+// if Pebble does not return. The group may then still be used by Pebble, so it is neither emptied
+// nor used again.
+func (c *committer) apply(group *pebble.Batch) error {
 	select {
-	case c.toApply <- all:
+	case c.toApply <- group:
 	case <-c.db.failedCh:
 		return c.db.Err()
 	}
@@ -545,38 +712,42 @@ func (c *committer) apply(all *pebble.Batch) error {
 	case <-c.db.failedCh:
 	}
 	if err := c.db.Err(); err != nil {
-		return err // all may still be in Pebble's hands
+		return err // Pebble may still use the group
 	}
-	if all.Len() > c.db.opts.BatchBytes/4 {
-		c.group = new(pebble.Batch)
+	if group.Len() > c.db.opts.BatchBytes/4 {
+		c.group = new(pebble.Batch) // does not keep the buffer of a large group
 	} else {
-		all.Reset()
+		group.Reset()
 	}
 	return nil
 }
 
-// applyAll gives Pebble each group that apply sends. It is a goroutine of its own so that the committer
-// can tell its listeners of a failure while Pebble does not return.
+// applyAll is a goroutine, from Open until DB.stop is closed. It calls Pebble for each group that
+// apply sends. It is not run itself, as Pebble may never return from a write: then this goroutine
+// is stuck until the process ends, while run still settles tickets, as failed, and calls the commit
+// callbacks. At most one group is in flight, so applyResult, with room for one, never blocks.
 func (c *committer) applyAll() {
 	defer c.db.running.Done()
 	for {
 		select {
-		case all := <-c.toApply:
-			c.applyResult <- c.applyOne(all)
+		case group := <-c.toApply:
+			c.applyResult <- c.applyOne(group)
 		case <-c.db.stop:
 			return
 		}
 	}
 }
 
-func (c *committer) applyOne(all *pebble.Batch) (err error) {
+// applyOne writes one group to Pebble and waits until its write-ahead log is synced. A panic of
+// Pebble becomes an error.
+func (c *committer) applyOne(group *pebble.Batch) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("writing: %v", r)
 		}
 	}()
-	return c.db.pebble.Apply(all, pebble.Sync)
+	return c.db.pebble.Apply(group, pebble.Sync)
 }
 
-// monotonicNow is for durations only.
+// monotonicNow returns the time for measuring durations. It is not Options.Now, which tests set.
 func monotonicNow() time.Time { return time.Now() }

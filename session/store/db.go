@@ -19,18 +19,21 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// formatVersion is of the layout of this package: key prefixes, the rows of the system. oldestFormat is the
-// oldest that Open converts.
+// formatVersion is the version of this package's layout: key prefixes and rows of the system.
+// oldestFormat is the oldest that Open accepts. A change of the layout needs a new formatVersion:
+// older programs then refuse the store instead of misreading it.
 const (
 	formatVersion = 1
 	oldestFormat  = 1
 )
 
-// pebbleVersion is the format of Pebble's files that a new store gets. Raising it needs no formatVersion:
-// Pebble converts on open, and refuses what is newer.
+// pebbleVersion is the format of Pebble's files. Raising it needs no new formatVersion: Pebble
+// converts older files when it opens them, and refuses newer ones. After that, older programs can't
+// open the store.
 const pebbleVersion = pebble.FormatFlushableIngestExcises
 
-// A DB is an open store. Any goroutine, unless a method says otherwise.
+// A DB is an open store. Any goroutine may use it, unless a method says otherwise. Close it once
+// nothing uses it.
 type DB struct {
 	opts   Options
 	pebble *pebble.DB
@@ -44,23 +47,27 @@ type DB struct {
 	hosts    *Hosts
 	secrets  *Secrets
 
-	leasesMu sync.Mutex
+	leasesMu sync.Mutex // guards leases; held while a lease is read from disk
 	leases   map[string]*Lease
 
 	incarnation       uint32
-	failed            atomic.Pointer[failure] // not nil: nothing is written any more
-	failedCh          chan struct{}           // closed when failed is set by fail
+	failed            atomic.Pointer[failure] // not nil: out of service, or closed; nothing is written any more
+	failedCh          chan struct{}           // closed when fail sets failed
 	backgroundRetries backgroundRetries
 	closeOnce         sync.Once
 	closeErr          error
-	stop              chan struct{}
-	running           sync.WaitGroup
+	stop              chan struct{}  // closed by Close: the goroutines end
+	running           sync.WaitGroup // the goroutines of the store
 }
 
+// A failure boxes an error for an atomic.Pointer.
 type failure struct{ err error }
 
-// Open opens the store in o.Dir, making one if there is none and o is not read only. Errors: [ErrLocked],
-// [ErrFormat], [ErrMissing], or the file system's.
+// Open opens the store in o.Dir. If there is none, it makes one, unless o is read-only. It waits
+// for the disk: a store that was not closed replays its write-ahead log. The errors are
+// [ErrLocked], [ErrFormat], [ErrMissing], [ErrCorrupt], or the file system's with a remedy for the
+// operator. After an error nothing is left open, but for a Pebble that does not return: see
+// openPebble.
 func Open(o Options) (*DB, error) {
 	o = o.withDefaults()
 	db := &DB{opts: o, stop: make(chan struct{}), failedCh: make(chan struct{})}
@@ -70,6 +77,17 @@ func Open(o Options) (*DB, error) {
 	return db, nil
 }
 
+// open does what Open says:
+//
+//  1. Make the folder, or find out that there is nothing to read.
+//  2. Take the folder's lock, so that no other process writes to it.
+//  3. Write a probe file: Pebble would wait for ever in a folder that it may not write to.
+//  4. Open Pebble. Its files go through disk.fs, which watches for a full disk; from then on
+//     walGuardFS guards the write-ahead log.
+//  5. Check the version of the layout, and load the records of the tables.
+//  6. Start the committer, record this start durably, and start watching the free space.
+//
+// An error takes back the steps before it.
 func (db *DB) open() (err error) {
 	o := &db.opts
 	fs := o.FS
@@ -161,8 +179,9 @@ func (db *DB) open() (err error) {
 	return nil
 }
 
-// openPebble opens, and makes an error of a panic: of a damaged file, say. Pebble's Open waits for
-// flushes and does not end while they fail: once the store is given up, it is left behind.
+// openPebble opens Pebble, and makes an error of a panic, as of a damaged file. Pebble's Open waits
+// for flushes, and does not return while they fail. If the store goes out of service meanwhile (see
+// onBackgroundError), openPebble returns without it; the goroutine is left until the process ends.
 func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
 	type opened struct {
 		p   *pebble.DB
@@ -187,9 +206,10 @@ func (db *DB) openPebble(o *pebble.Options) (*pebble.DB, error) {
 	}
 }
 
+// openError is an error of Pebble's Open as a store's error, with a remedy.
 func openError(dir string, err error) error {
 	switch text := err.Error(); {
-	case errors.Is(err, os.ErrPermission): // Pebble calls what it may not read damaged
+	case errors.Is(err, os.ErrPermission): // Pebble says "corruption" for a file that it may not read
 	case pebble.IsCorruptionError(err):
 		return fmt.Errorf("%w: restore a backup, or give another folder with --data", corruptError(dir, err))
 	case strings.Contains(text, "format major version"), strings.Contains(text, "legacy"),
@@ -199,18 +219,19 @@ func openError(dir string, err error) error {
 	return fmt.Errorf("store: opening %s: %w", dir, withRemedy(dir, err))
 }
 
-// Rows of the system's own table, whose prefix is 0.
+// Keys of the system's own table, whose prefix byte is 0. They are stored and never change.
 var (
-	keyFormat      = []byte("\x00format")
-	keyIncarnation = []byte("\x00incarnation")
-	keyIDBlock     = []byte("\x00number") // the end of the block of numbers of ids that is reserved
-	keyUnicode     = []byte("\x00unicode")
-	prefixTable    = "\x00table\x00" // then the table's name
-	prefixLease    = "\x00lease\x00" // then the lease's name
-	prefixDeleted  = "\x00gone\x00"  // then the id of an entity that was deleted, and whose rows are not
+	keyFormat      = []byte("\x00format")      // formatVersion, when the store was made
+	keyIncarnation = []byte("\x00incarnation") // how often the store was opened for writing
+	keyIDBlock     = []byte("\x00number")      // the end of the block of numbers that is reserved for ids
+	keyUnicode     = []byte("\x00unicode")     // the Unicode version by which names were prepared
+	prefixTable    = "\x00table\x00"           // then the table's name
+	prefixLease    = "\x00lease\x00"           // then the lease's name
+	prefixDeleted  = "\x00gone\x00"            // then the id of a deleted entity: its tombstone
 )
 
-// checkFormat reads the version of the layout. A store without one is new: but not if it has rows.
+// checkFormat reads the version of the layout. A store without a version is new, or was made by
+// another program: if it has rows, it is refused.
 func (db *DB) checkFormat() error {
 	v, ok, err := db.systemNumber(keyFormat)
 	if err != nil {
@@ -240,8 +261,9 @@ func (db *DB) checkFormat() error {
 	return nil
 }
 
-// recordStart counts this start, reserves numbers of ids, and writes the version into a new store. It
-// waits for the disk.
+// recordStart writes one batch and waits for it: the version of the layout, the new incarnation,
+// the Unicode version of a new store, and the first block of numbers for ids. Called by open;
+// nothing else is committed before it is durable.
 func (db *DB) recordStart() error {
 	n, _, err := db.systemNumber(keyIncarnation)
 	if err != nil {
@@ -267,7 +289,8 @@ func (db *DB) recordStart() error {
 	return nil
 }
 
-// systemNumber reads a row of the system that is one number.
+// systemNumber reads a row of the system that holds one number; ok is false if there is none. For
+// use before the goroutines run, too.
 func (db *DB) systemNumber(key []byte) (n uint64, ok bool, err error) {
 	v, closer, err := db.pebble.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
@@ -286,41 +309,44 @@ func (db *DB) systemNumber(key []byte) (n uint64, ok bool, err error) {
 	return binary.BigEndian.Uint64(v), true, nil
 }
 
-// UnicodeVersion returns the version of the Unicode tables by which the names in the store were prepared.
-// If it is not [jid.UnicodeVersion], [Accounts.NotNormalized] lists what changed, and [DB.SetUnicodeVersion]
-// says that it is dealt with.
+// UnicodeVersion returns the version of the Unicode tables by which the names in the store were
+// prepared. If it is not [jid.UnicodeVersion], names may prepare differently now:
+// [Accounts.NotNormalized] lists these accounts, and [DB.SetUnicodeVersion] records that the
+// operator has dealt with them.
 func (db *DB) UnicodeVersion() (string, error) {
 	v, _, err := db.get(keyUnicode)
 	return string(v), err
 }
 
-// SetUnicodeVersion records the present version, and waits until that is durable.
+// SetUnicodeVersion records [jid.UnicodeVersion] and waits until that is durable.
 func (db *DB) SetUnicodeVersion(ctx context.Context) error {
 	b := db.systemBatch()
 	b.set(keyUnicode, []byte(jid.UnicodeVersion))
 	return db.Wait(ctx, db.Commit(b))
 }
 
-// Tables returns what modules get their tables from.
+// Tables returns the registry in which modules open their tables.
 func (db *DB) Tables() *TableRegistry { return db.tables }
 
-// Entities returns the directory of all that has an address: accounts, and entities of any other kind.
+// Entities returns the directory of everything that has an address: accounts, and entities of any
+// other kind.
 func (db *DB) Entities() *Entities { return db.entities }
 
 // Accounts returns the accounts of all hosts.
 func (db *DB) Accounts() *Accounts { return db.accounts }
 
-// Hosts returns the hosts that are kept in the store.
+// Hosts returns the hosts that are kept in the store, besides those of the configuration.
 func (db *DB) Hosts() *Hosts { return db.hosts }
 
-// Secrets returns the keys that outlive the process.
+// Secrets returns the random keys that outlive the process.
 func (db *DB) Secrets() *Secrets { return db.secrets }
 
-// Incarnation counts the starts of this store, from 1; 0 if it is read only.
+// Incarnation returns how often this store was opened for writing, this time included; 0 if it is
+// read-only.
 func (db *DB) Incarnation() uint32 { return db.incarnation }
 
-// Err returns why the store can't write any more, nil while it can. A full disk is not among it: see
-// [DB.Full].
+// Err returns why the store is out of service; nil while it can write. A full disk does not count,
+// see [DB.Full]. Any goroutine.
 func (db *DB) Err() error {
 	if f := db.failed.Load(); f != nil {
 		return f.err
@@ -328,7 +354,9 @@ func (db *DB) Err() error {
 	return nil
 }
 
-// fail takes the store out of service for good.
+// fail takes the store out of service for good: it logs the cause, wakes every goroutine that waits
+// for a write, and calls Options.Fatal. Only the first call does anything. Any goroutine, also one
+// of Pebble's that holds its locks: fail must not call Pebble.
 func (db *DB) fail(cause error) {
 	f := &failure{fmt.Errorf("%w: %w", ErrUnavailable, cause)}
 	if db.failed.CompareAndSwap(nil, f) {
@@ -338,8 +366,10 @@ func (db *DB) fail(cause error) {
 	}
 }
 
-// Close makes durable what was given to Commit, and closes. Snapshots must be closed before. After a failure
-// (see [DB.Err]) files and lock stay as they are until the process ends: touching them could only do harm.
+// Close writes what was committed, ends the goroutines, and closes Pebble and the lock. Snapshots
+// must be closed before. It returns the first error; a second call returns the same. If the store
+// is out of service (see [DB.Err]), the files and the lock stay as they are until the process ends,
+// as Pebble may be stuck in a write.
 func (db *DB) Close() error {
 	db.closeOnce.Do(func() {
 		if !db.opts.ReadOnly {
@@ -361,8 +391,8 @@ func (db *DB) Close() error {
 	return db.closeErr
 }
 
-// waitGoroutines waits for the goroutines of the store, unless it has failed: one of them may be in a
-// write that Pebble never returns from.
+// waitGoroutines waits until the store's goroutines have ended, or until the store goes out of
+// service: then one of them may be in a write that Pebble never returns from.
 func (db *DB) waitGoroutines() {
 	done := make(chan struct{})
 	go func() {
@@ -375,23 +405,31 @@ func (db *DB) waitGoroutines() {
 	}
 }
 
-// logger takes Pebble's log. What it calls fatal would end the process in Pebble's own logger; here it
-// takes the store out of service, and the process ends in order.
+// logger takes Pebble's log. Pebble's own logger ends the process on Fatalf. This one takes the
+// store out of service, so that the server can end its sessions before the process exits. It drops
+// what is informational.
 type logger struct{ db *DB }
 
+// Infof drops the line.
 func (l logger) Infof(string, ...any) {}
+
+// Errorf logs the line as a warning.
 func (l logger) Errorf(f string, args ...any) {
 	l.db.opts.Logger.Warn("store: Pebble", "err", fmt.Sprintf(f, args...))
 }
+
+// Fatalf takes the store out of service, and returns: Pebble's goroutine goes on, with a store that has
+// failed.
 func (l logger) Fatalf(f string, args ...any) { l.db.fail(fmt.Errorf(f, args...)) }
 
-// onDataCorruption is told of a block that can't be read. Whoever asked for it gets the error; the rest
-// goes on.
+// onDataCorruption counts and logs a damaged block that Pebble has found. The reader of the block
+// gets the error; the store stays in service. Called on Pebble's goroutines.
 func (db *DB) onDataCorruption(info pebble.DataCorruptionInfo) {
 	db.metrics.Corruptions.Add(1)
 	db.opts.Logger.Error("store: damaged file", "path", info.Path, "err", info.Details)
 }
 
+// onDiskSlow counts an operation on a file that takes longer than Pebble's threshold.
 func (db *DB) onDiskSlow(info vfs.DiskSlowInfo) {
 	db.metrics.SlowWrites.Add(1)
 }

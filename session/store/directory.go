@@ -15,9 +15,14 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// Entities is the directory of a store: every entity has one row in it, under its address, which names its id
-// and its kind. An address is a bare JID or, for the entity that is a service itself, a bare domain; it
-// belongs to one entity, whatever its kind. Nothing of the directory is kept in memory. Any goroutine.
+// Entities is the directory of a store. Every entity has one row in it, under its address, with its
+// id and its kind. An address is a bare JID or, for the entity that is a service itself, a bare
+// domain. It belongs to one entity, of whatever kind: with a directory for each kind, a room and an
+// account could have one address, and a stanza to an address that is not in memory would need a
+// read for each kind.
+//
+// Nothing of the directory is kept in memory. Batches say what must be true of a row, and the
+// committer checks it when it writes them (nameChange). Any goroutine.
 type Entities struct {
 	db  *DB
 	ids idAllocator
@@ -25,23 +30,26 @@ type Entities struct {
 
 // An Entry is the row of one entity.
 type Entry struct {
-	ID      uint64 // slot<<52 | number: never 0, and never given twice, also to another kind
-	Domain  string
-	Local   string // empty: the entity is the service that has the domain itself
-	Kind    string
-	Created time.Time // to the second; zero for what [Entities.Deleted] lists
+	// ID is the partition of the address in the upper 12 bits, and below a number. It is never 0 and
+	// never given twice, also not to an entity of another kind or after a deletion.
+	ID      uint64    // slot<<52 | number: never 0, and never given twice, also to another kind
+	Domain  string    // the prepared domainpart of the address
+	Local   string    // the prepared localpart; empty: the entity is the service at the domain itself
+	Kind    string    // the kind: KindAccount, or a kind of a module, as "room"
+	Created time.Time // to the second; zero in what [Entities.Deleted] lists
 }
 
-// JID returns the address: bare, or a bare domain.
+// JID returns the address of e: a bare JID, or a bare domain. It fails for names that can't be
+// prepared.
 func (e Entry) JID() (jid.JID, error) { return jid.New(e.Local, e.Domain, "") }
 
-// KindAccount is the kind of those entities that [Accounts] keeps.
+// KindAccount is the kind of the entities that [Accounts] manages.
 const KindAccount = "account"
 
-// maxKind is the longest name of a kind in bytes.
+// maxKind is the longest name of a kind, in bytes.
 const maxKind = 32
 
-// checkKind returns why kind can't be the name of a kind.
+// checkKind returns an ErrKey if kind can't be the name of a kind; nil if it can.
 func checkKind(kind string) error {
 	for i := range len(kind) {
 		if c := kind[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
@@ -54,14 +62,17 @@ func checkKind(kind string) error {
 	return nil
 }
 
-// IDPartition returns the slot that an id is in.
+// IDPartition returns the partition of the address for which an id was given: see
+// [jid.JID.Partition].
 func IDPartition(id uint64) uint16 { return uint16(id >> idNumberBits) }
 
-// idNumberBits of an id are a number that is counted up for the whole store; the slot is above.
+// idNumberBits is how many bits of an id are the number. The upper 12 are the partition. Ids are
+// stored, so this never changes.
 const idNumberBits = 52
 
-// entityKey is the key of a row: u|domain|NUL|local. Prepared names have no NUL; what has is refused, so that
-// no two entities share a key, and no domain's range has another's rows.
+// entityKey returns the key of a row: u|domain|NUL|local. Prepared names have no NUL byte, and
+// names with one are refused. So no two entities share a key, and the range of a domain's rows has
+// no row of another domain.
 func entityKey(domain, local string) ([]byte, error) {
 	if domain == "" || len(domain)+len(local) > maxKey-2 ||
 		strings.IndexByte(domain, 0) >= 0 || strings.IndexByte(local, 0) >= 0 {
@@ -72,7 +83,7 @@ func entityKey(domain, local string) ([]byte, error) {
 	return append(k, local...), nil
 }
 
-// splitEntityKey returns the names that a row's key has.
+// splitEntityKey returns the names in the key of a row.
 func splitEntityKey(key []byte) (domain, local string, err error) {
 	domain, local, ok := strings.Cut(string(key[1:]), "\x00")
 	if !ok || domain == "" || strings.IndexByte(local, 0) >= 0 {
@@ -81,14 +92,15 @@ func splitEntityKey(key []byte) (domain, local string, err error) {
 	return domain, local, nil
 }
 
-// Versions of a row, its first byte. An account's row is of version 1, which names no kind: see [Account]. A
-// row of any other kind is of version 2: the id and the time of creation in 8 bytes each, then the kind,
-// which ends the row.
+// The versions of a row, its first byte. The row of an account has version 1, which names no kind:
+// see [Account]; programs from before there were other kinds read it. A row of any other kind has
+// version 2: the id and the time of creation in 8 bytes each, then the kind up to the end.
 const (
 	rowAccount = 1
 	rowEntity  = 2
 )
 
+// encode returns the row of e as it is stored.
 func (e *Entry) encode() []byte {
 	if e.Kind == KindAccount {
 		a := Account{ID: e.ID, Created: e.Created}
@@ -100,7 +112,7 @@ func (e *Entry) encode() []byte {
 	return append(b, e.Kind...)
 }
 
-// decodeEntry reads a row of any kind. It keeps nothing of b.
+// decodeEntry decodes a row of any kind. The result shares no memory with b.
 func decodeEntry(domain, local string, b []byte) (e Entry, err error) {
 	e = Entry{Domain: domain, Local: local}
 	switch {
@@ -130,13 +142,15 @@ func decodeEntry(domain, local string, b []byte) (e Entry, err error) {
 	return e, nil
 }
 
+// corruptEntry is an ErrCorrupt for a row of the directory.
 func corruptEntry(cause error) error { return corruptError("the row of an entity", cause) }
 
-// Lookup reads the row of an address, of prepared names; false if there is none.
+// Lookup reads the row of an address by its prepared names; false if there is none. It may wait for
+// the disk.
 func (s *Entities) Lookup(r Reader, domain, local string) (Entry, bool, error) {
 	key, err := entityKey(domain, local)
 	if err != nil {
-		return Entry{}, false, nil // what can't be a name is no entity's
+		return Entry{}, false, nil // no entity has a name that can't be one
 	}
 	v, ok, err := r.get(key)
 	if err != nil || !ok {
@@ -146,10 +160,10 @@ func (s *Entities) Lookup(r Reader, domain, local string) (Entry, bool, error) {
 	return e, err == nil, err
 }
 
-// List calls fn for the entities of a domain (empty: of all domains) in the order of their names, until it
-// returns false. The first is the one whose local part is from or the next behind it: with an empty from that
-// is the domain's own entity, if there is one. A page that ended with the local part l is followed by that of
-// l + "\x00".
+// List calls fn for the entities of a domain in the order of their localparts, until fn returns
+// false. An empty domain means all domains. The first entity is the one whose localpart is from, or
+// the next after it; with an empty from it is the domain's own entity, if there is one. The page
+// after the localpart l begins at l + "\x00". It may wait for the disk.
 func (s *Entities) List(r Reader, domain, from string, fn func(e Entry) bool) error {
 	return s.list(r, domain, from, func(domain, local string, row []byte) (bool, error) {
 		e, err := decodeEntry(domain, local, row)
@@ -160,7 +174,7 @@ func (s *Entities) List(r Reader, domain, from string, fn func(e Entry) bool) er
 	})
 }
 
-// list is List with rows as they are stored, which are good until fn returns.
+// list is List with the rows as they are stored. A row is valid until fn returns.
 func (s *Entities) list(r Reader, domain, from string,
 	fn func(domain, local string, row []byte) (bool, error)) error {
 	lo, hi := []byte{prefixEntities}, []byte{prefixEntities + 1}
@@ -177,16 +191,19 @@ func (s *Entities) list(r Reader, domain, from string,
 	})
 }
 
-// New returns a batch that makes an entity of a kind: it is owned by the new id ([Batch.Owner]) and holds the
-// row of the directory, so that whatever else the entity begins with is put into it, and is durable with it
-// or not at all. The names are prepared by New; an empty local is the domain itself. New neither waits nor
-// reads; the id is never given again, whether the batch is committed or not.
+// New returns a batch that makes an entity of a kind. The batch is owned by the new id
+// ([Batch.Owner]) and has the row of the directory. The caller adds the entity's first rows to it,
+// and commits all of it or nothing. New prepares the names; an empty local is the domain itself. It
+// neither waits nor reads: loops may call it. The id is never given again, also if the batch is not
+// committed.
 //
-// Whether the name is free is decided when the batch is written: its ticket fails with [ErrExists] if an
-// entity has it by then, also one that was made by a batch shortly before it and in the same group. If that
-// one fails, this one does not. New's own errors: [ErrFull], if so many entities are being made that the
-// numbers reserved for ids are used up, and more are not durable yet; [ErrKey] or jid's for names that can't
-// be; [ErrUnavailable] for a store that is read only, or has no numbers left.
+// The committer decides whether the name is free when it writes the batch. The ticket fails with
+// [ErrExists] if an entity has the name by then, also one that an earlier batch of the same group
+// makes. If that earlier batch fails, this one succeeds.
+//
+// New's own errors: [ErrFull], if entities are being made faster than numbers can be reserved;
+// [ErrKey], or an error of package jid, for names that can't be; [ErrUnavailable], if the store is
+// read-only or has no numbers left.
 func (s *Entities) New(domain, local, kind string) (*Batch, error) {
 	if err := checkKind(kind); err != nil {
 		return nil, err
@@ -205,7 +222,7 @@ func (s *Entities) New(domain, local, kind string) (*Batch, error) {
 	})
 }
 
-// add is New for a prepared address, and any row.
+// add is New for a prepared address and a row that the caller encodes.
 func (s *Entities) add(j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 	key, err := entityKey(j.Domain(), j.Local())
 	if err != nil {
@@ -224,7 +241,8 @@ func (s *Entities) add(j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 	return b, nil
 }
 
-// addWaiting is add for a goroutine that may wait: for numbers to be reserved.
+// addWaiting is add for a goroutine that may wait. If no number is reserved, it waits until the
+// next block is durable.
 func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64) []byte) (*Batch, error) {
 	for {
 		b, err := s.add(j, row)
@@ -237,11 +255,11 @@ func (s *Entities) addWaiting(ctx context.Context, j jid.JID, row func(id uint64
 	}
 }
 
-// Remove adds to b, which must be the entity's: e has no address any more, which may be given to another, and
-// its id is listed by [Entities.Deleted] until [Entities.Erase], after a crash or a stop of the server too.
-// Its rows in the tables of modules stay until then: what is in them says who is to be told. Nothing is read
-// and nothing waits; the ticket of b fails with [ErrNotFound] if the address does not belong to this id and
-// kind when b is written. Of e all but Created counts.
+// Remove adds the removal of e to b, which must be a batch of e.ID. Its address becomes free. Its
+// id is listed by [Entities.Deleted] until [Entities.Erase], also after a restart (the tombstone).
+// Its rows in the tables of modules stay until then, as they say which contacts must be told.
+// Remove neither reads nor waits. The ticket of b fails with [ErrNotFound] if the address belongs
+// to another id or kind when b is written. All fields of e but Created are used.
 func (s *Entities) Remove(b *Batch, e Entry) {
 	key, err := entityKey(e.Domain, e.Local)
 	if err != nil {
@@ -256,7 +274,8 @@ func (s *Entities) Remove(b *Batch, e Entry) {
 	b.set(deletedKey(e.ID), e.tombstone())
 }
 
-// tombstone is the value of a row of what was deleted: domain|NUL|local, and for all but accounts |NUL|kind.
+// tombstone returns the value of the row of a deleted entity: domain|NUL|local, and |NUL|kind for
+// all but accounts.
 func (e *Entry) tombstone() []byte {
 	b := append(append([]byte(e.Domain), 0), e.Local...)
 	if e.Kind == KindAccount {
@@ -265,6 +284,7 @@ func (e *Entry) tombstone() []byte {
 	return append(append(b, 0), e.Kind...)
 }
 
+// decodeTombstone decodes the row of a deleted entity.
 func decodeTombstone(key, value []byte) (e Entry, err error) {
 	if len(key) != len(prefixDeleted)+8 {
 		return e, corruptError("the row of a deleted entity", errLength)
@@ -285,10 +305,11 @@ func decodeTombstone(key, value []byte) (e Entry, err error) {
 	return e, nil
 }
 
+// deletedKey returns the key of an id's tombstone.
 func deletedKey(id uint64) []byte { return binary.BigEndian.AppendUint64([]byte(prefixDeleted), id) }
 
-// Deleted calls fn for the entities of any kind that were removed and not erased, in the order of their ids,
-// until it returns false: what a start of the server has to finish.
+// Deleted calls fn for the entities of any kind that were removed and not erased yet, in the order
+// of their ids, until fn returns false. The server finishes these deletions when it starts.
 func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 	lo, hi := prefixRange([]byte(prefixDeleted))
 	return r.scan(lo, hi, false, func(key, value []byte) (bool, error) {
@@ -300,9 +321,9 @@ func (s *Entities) Deleted(r Reader, fn func(e Entry) bool) error {
 	})
 }
 
-// Erase removes all rows of an entity that was removed: in all tables that this store ever had, of modules
-// that are not loaded too, and its mark of deletion. It does not wait. What is written for its id later
-// belongs to no entity.
+// Erase removes all rows of a removed entity, and its tombstone. It covers all tables that this
+// store ever had, those of modules that are not loaded now, too. It does not wait. Rows that are
+// written under the id later belong to no entity, and stay.
 func (s *Entities) Erase(id uint64) Ticket {
 	b := s.db.systemBatch()
 	for _, p := range s.db.tables.ownedPrefixes() {
@@ -313,36 +334,41 @@ func (s *Entities) Erase(id uint64) Ticket {
 	return s.db.Commit(b)
 }
 
-// A nameChange is a change of one row of the directory, and what must be true of the row for it. The
-// caller that makes a batch can't know what becomes of those queued before it, and may not wait for the
-// disk to read; so the committer looks, when it writes the batch, and refuses the batch as a whole if the
-// rule does not hold.
+// A nameChange is a change of one row of the directory, and a rule that must hold for the row
+// before it.
+//
+// The caller that makes a batch can't know how the batches queued before it end, and a loop may not
+// wait for a read. So the committer, which has all batches in their order, checks the rule when it
+// writes the batch, and refuses the whole batch if it does not hold. A lock around read and write
+// would cost one sync for each change.
 type nameChange struct {
-	key    []byte
-	newRow []byte // nil: there is no row any more
-	rule   nameRule
-	id     uint64 // of ruleEntity
-	kind   string // of ruleEntity
-	oldRow []byte // of ruleUnchanged
+	key    []byte   // of the row, as entityKey returns it
+	newRow []byte   // the row after the change; nil: the row is deleted
+	rule   nameRule // what must be true before
+	id     uint64   // for ruleEntity
+	kind   string   // for ruleEntity
+	oldRow []byte   // for ruleUnchanged
 }
 
+// A nameRule is what must be true of a row for a nameChange.
 type nameRule uint8
 
 const (
 	ruleAbsent    nameRule = iota // there is no row
-	ruleEntity                    // the row is that of id and kind
-	ruleUnchanged                 // the row is was, to the byte
+	ruleEntity                    // the row has this id and kind
+	ruleUnchanged                 // the row is oldRow, byte for byte
 )
 
-// Why the committer refuses a batch by its rules. Each is one value, so that failures in a row are one range.
+// Why the committer refuses a batch by its rules. Each is a single value, so that neighbouring
+// failures are one failedRange.
 var (
 	errNameTaken = fmt.Errorf("the name of an entity %w", ErrExists)
 	errNameGone  = fmt.Errorf("the entity with that name %w", ErrNotFound)
-	// errRowChanged: the change is to be tried again; no caller sees it.
+	// errRowChanged: Accounts.update tries again. No caller outside of this package sees it.
 	errRowChanged = errors.New("store: the row has changed meanwhile")
 )
 
-// addNameChange adds a change to b, and what it writes.
+// addNameChange adds a change of the directory to b: the rule and the write.
 func (b *Batch) addNameChange(c nameChange) {
 	b.changes = append(b.changes, c)
 	if c.newRow == nil {
@@ -352,7 +378,8 @@ func (b *Batch) addNameChange(c nameChange) {
 	}
 }
 
-// check returns why the change may not be made where the row is as given, nil if it may.
+// check returns nil if the rule of c holds for row; otherwise the error with which the batch fails.
+// there says that the row exists.
 func (c *nameChange) check(row []byte, there bool) error {
 	switch {
 	case c.rule == ruleAbsent && there:
@@ -374,23 +401,27 @@ func (c *nameChange) check(row []byte, there bool) error {
 	return err
 }
 
-// groupDirectory is what the batches of one group, which is not visible yet, have changed in the
-// directory. The committer's.
+// A groupDirectory is the directory as the group sees it that is being written: the store before
+// the group, and over it the changes of the group's batches so far. Only the committer's run
+// goroutine uses it; it lives for one group.
 type groupDirectory struct {
-	rows map[string][]byte // by key; nil: there is none
-	it   *pebble.Iterator  // of the directory as it was before the group; nil until it is needed
-	err  error             // why there is none
+	rows map[string][]byte // changed rows by key; nil: deleted
+	it   *pebble.Iterator  // over the directory before the group; nil until the first read
+	err  error             // why there is no iterator: every further check of the group fails with it
 }
 
-// checkBatch returns why b may not be written behind those that were given to changed, nil if it may.
+// checkBatch returns nil if all rules of b hold after the batches that applyBatch has taken in;
+// otherwise the error with which b fails. It may read from the disk. A store that can't be read
+// can't say that a name is free, so b is refused then. A panic of Pebble, as of a damaged file,
+// becomes an ErrCorrupt.
 func (g *groupDirectory) checkBatch(db *DB, b *Batch) (err error) {
 	if len(b.changes) == 0 {
 		return nil
 	}
 	defer func() {
-		if r := recover(); r != nil { // Pebble's, of a damaged file
+		if r := recover(); r != nil {
 			err = corruptError("reading", fmt.Errorf("%v", r))
-			g.it, g.err = nil, err // it is not to be trusted with anything, its Close included
+			g.it, g.err = nil, err // after a panic the iterator may be in any state: not even Close is safe
 		}
 	}()
 	for i := range b.changes {
@@ -409,9 +440,9 @@ func (g *groupDirectory) checkBatch(db *DB, b *Batch) (err error) {
 	return nil
 }
 
-// read returns a row as it was before the group, good until the next read. It asks the filters of all tables
-// first, those of the last level too, which Pebble's Get does not: most names that are asked for are free,
-// and then no block of rows is read.
+// read returns a row as it was before the group; it is valid until the next read. It asks the Bloom
+// filters of all levels first, also of the last level, which Pebble's Get does not. Most names that
+// are checked are free, so no block of rows is read for them (TestFreeNamesReadNoRows).
 func (g *groupDirectory) read(db *DB, key []byte) (row []byte, there bool, err error) {
 	if g.it == nil && g.err == nil {
 		g.it, g.err = directoryIter(db)
@@ -431,7 +462,7 @@ func (g *groupDirectory) read(db *DB, key []byte) (row []byte, there bool, err e
 	return row, true, nil
 }
 
-// applyBatch takes in what b changes, which is to be written.
+// applyBatch takes in the changes of b, which is part of the group.
 func (g *groupDirectory) applyBatch(b *Batch) {
 	for i := range b.changes {
 		if g.rows == nil {
@@ -441,6 +472,7 @@ func (g *groupDirectory) applyBatch(b *Batch) {
 	}
 }
 
+// directoryIter returns an iterator over the rows of the directory.
 func directoryIter(db *DB) (*pebble.Iterator, error) {
 	if err := db.injectFault(false); err != nil {
 		return nil, err
@@ -454,34 +486,37 @@ func directoryIter(db *DB) (*pebble.Iterator, error) {
 	return it, nil
 }
 
-// reset ends a group: all of its batches were looked at.
+// reset ends the group: all of its batches were checked.
 func (g *groupDirectory) reset() {
 	if g.it != nil {
-		g.it.Close() // its errors are those that the reads returned
+		g.it.Close() // returns only errors that the reads have returned before
 	}
 	*g = groupDirectory{}
 }
 
-// idAllocator gives the numbers of ids, from a block that is reserved durably before the first of it is
-// given: after a crash they go on behind the block. The next block is reserved when half of the present
-// one is left.
+// idAllocator gives numbers for ids, without waiting. The numbers come from a block that was
+// durably reserved before its first number is given (a [Lease]), so after a crash the allocator
+// continues after the block. It reserves the next block when half of the present one is left. Any
+// goroutine.
 type idAllocator struct {
 	lease     *Lease        // numbers up to its end may be given
-	lastGiven atomic.Uint64 // the last that was given
+	lastGiven atomic.Uint64 // the last number that was given
 }
 
 const (
-	// idBlock is how many numbers are reserved at a time. A start wastes as many at most: of 2^52 that is
-	// nothing.
-	idBlock     = 1 << 16
+	// idBlock is how many numbers are reserved at a time. Each start wastes at most as many, of 2^52. If
+	// entities are made so fast that half a block is used before the next is durable, New fails.
+	idBlock = 1 << 16
+	// maxIDNumber is the largest number of an id.
 	maxIDNumber = 1<<idNumberBits - 1
 )
 
-// errIDsExhausted is why there is no number: it will be reserved soon.
+// errIDsExhausted: all reserved numbers are given, and the next block is not durable yet.
 var errIDsExhausted = fmt.Errorf(
 	"%w: the numbers reserved for new entities are used up, and the next are not durable yet", ErrFull)
 
-// reserveIDs adds to b the first block of this start. When b is durable, done is to be called.
+// reserveIDs adds the first block of this start to b. The caller calls done once b is durable;
+// until then no id can be given.
 func (db *DB) reserveIDs(b *Batch) (done func(), err error) {
 	n, _, err := db.systemNumber(keyIDBlock)
 	if err != nil {
@@ -496,11 +531,12 @@ func (db *DB) reserveIDs(b *Batch) (done func(), err error) {
 	}, nil
 }
 
-// next gives a number, without waiting.
+// next returns a number that was never given before, without waiting. If half of the block is left
+// it asks for the next block. The error is errIDsExhausted until that is durable.
 func (n *idAllocator) next() (uint64, error) {
 	for {
 		last := n.lastGiven.Load()
-		end := n.lease.Until() // read behind last, so it is not below it
+		end := n.lease.Until() // read after last: ends only grow, so end is not below last
 		if last >= maxIDNumber {
 			return 0, fmt.Errorf("%w: no numbers are left for new entities", ErrUnavailable)
 		}

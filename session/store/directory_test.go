@@ -18,7 +18,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// makeEntity makes one with a row in each of two tables, and returns its id and the ticket of all that.
+// makeEntity makes an entity with a row in each of two tables, and returns its id and ticket.
 func makeEntity(t testing.TB, db *DB, domain, local, kind string) (id uint64, tk Ticket) {
 	t.Helper()
 	b, err := db.Entities().New(domain, local, kind)
@@ -32,7 +32,7 @@ func makeEntity(t testing.TB, db *DB, domain, local, kind string) (id uint64, tk
 	return id, db.Commit(b)
 }
 
-// A fataler is what a test and rapid's have in common.
+// A fataler is the common part of *testing.T and *rapid.T.
 type fataler interface {
 	Helper()
 	Fatal(args ...any)
@@ -90,7 +90,7 @@ func TestEntities(t *testing.T) {
 	db = open(t, o)
 	ents = db.Entities()
 	check()
-	// What is no account is none for those who ask for accounts.
+	// A room is not found as an account.
 	if _, err := db.Accounts().Get(db, "rooms.example.org", "orchard"); !errors.Is(err, ErrNotFound) {
 		t.Error(err)
 	}
@@ -142,7 +142,8 @@ func TestEntities(t *testing.T) {
 		t.Error(err)
 	}
 	check()
-	// Its last words and its end are one batch; the name is free at once, behind it in the same group.
+	// The last row and the removal are one batch. The name is free at once, for the next batch of the same
+	// group.
 	b = db.NewBatch(e.ID)
 	must(LogOf(db.Tables(), archives))(t).Append(b, e.ID, 2, "destroyed")
 	ents.Remove(b, e)
@@ -269,16 +270,15 @@ func (h *holdWrites) fault(write bool) error {
 	}
 }
 
-// hold has something written, and holds it.
+// hold commits a batch, and holds its group.
 func (h *holdWrites) hold(db *DB) {
 	h.armed <- struct{}{}
 	db.Commit(db.NewBatch(1))
 	<-h.in
 }
 
-// Two that make one name while nothing is durable yet: the first has it, whatever the two kinds are. If the
-// batch of the first is refused, the second has it; if the store can't write, both are told, and the next one
-// has it.
+// Two batches make one name while neither is durable: the first one succeeds, whatever the two kinds are. If
+// the first is refused, the second succeeds. If the store can't write, both fail, and the next one succeeds.
 func TestTwoMakeOneEntity(t *testing.T) {
 	h := newHoldWrites()
 	o := quiet(NewMemFS())
@@ -320,7 +320,7 @@ func TestTwoMakeOneEntity(t *testing.T) {
 	h.hold(db)
 	_, t1 = makeEntity(t, db, "example.org", "c", "room")
 	made := make(chan error, 1)
-	go func() { // sees a free name, and queues behind the first
+	go func() { // sees a free name, and is queued after the first
 		_, err := db.Accounts().Create(ctx, "example.org", "c", nil)
 		made <- err
 	}()
@@ -381,7 +381,7 @@ func TestNumbersUsedUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := give(); err != nil {
-		t.Error("behind the block:", err)
+		t.Error("after the block:", err)
 	}
 	// A block that can't be reserved is asked for again.
 	db.entities.ids.lastGiven.Store(db.entities.ids.lease.Until())
@@ -398,7 +398,7 @@ func TestNumbersUsedUp(t *testing.T) {
 }
 
 // A number that may have been given before a crash is not given after it, also where nothing but the block
-// was durable; and a store of the format before blocks goes on behind the last number that it gave.
+// was durable. A store of the format before blocks continues after the last number that it gave.
 func TestNumbersAfterCrash(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	seen := map[uint64]bool{}
@@ -431,7 +431,7 @@ func TestNumbersAfterCrash(t *testing.T) {
 	db.Close()
 	db = open(t, quiet(fs2))
 	if b := must(db.Entities().New("example.org", "a", "room"))(t); b.Owner()&maxIDNumber != 13 {
-		t.Errorf("%#x behind 12", b.Owner())
+		t.Errorf("%#x after 12", b.Owner())
 	}
 	// The last number of all.
 	db.entities.ids.lastGiven.Store(maxIDNumber - 1)
@@ -444,7 +444,7 @@ func TestNumbersAfterCrash(t *testing.T) {
 	}
 }
 
-// Rows of accounts and marks of deletion as they were before there were kinds are those of accounts.
+// Rows and tombstones from before there were kinds are those of accounts.
 func TestEntitiesOfVersion1(t *testing.T) {
 	fs := NewMemFS()
 	db := open(t, quiet(fs))
@@ -573,8 +573,8 @@ func TestFreeNamesReadNoRows(t *testing.T) {
 	}
 }
 
-// A row of the directory and a mark of deletion, whatever is in them: an error, or what is written back as it
-// was.
+// Any bytes as a row of the directory or a tombstone: an error, or an entry that is encoded as the same
+// bytes.
 func FuzzEntityRow(f *testing.F) {
 	for _, e := range []Entry{
 		{ID: 1, Kind: "room"}, {ID: 7, Kind: "a-1"},

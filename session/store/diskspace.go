@@ -11,38 +11,44 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// disk watches the space that is left. Two lines are held: below MinFree writes are refused, with
-// everything still in order; and where the disk is full all the same, the ballast file is deleted, so
-// that what Pebble is writing just then can be written. Only when that is used up too does a write fail,
-// and the store with it.
+// disk watches the free space. There are two thresholds. Below Options.MinFree writes are refused,
+// while everything is still in order. If the disk is full all the same, as another program may fill
+// it, the ballast file is deleted, so that Pebble can finish the write that it is in. Only if that
+// space is used up, too, a write fails, and the store with it.
 type disk struct {
 	db    *DB
-	inner vfs.FS
-	fs    vfs.FS // inner, with an eye on ENOSPC and on the write-ahead log
-	path  string // of the ballast
+	inner vfs.FS // the file system of Options
+	fs    vfs.FS // inner, with a callback on ENOSPC and a guard of the write-ahead log: what Pebble uses
+	path  string // of the ballast file
 
+	// guardWAL is set while the store is open, but not while it opens or closes: errors of the
+	// write-ahead log then block Pebble, see walGuardFS.
 	guardWAL atomic.Bool // an error of the write-ahead log is held back from Pebble: see walGuardFS
 
-	mu            sync.Mutex
-	ballastExists bool // it is there
-	// the trouble that was logged last, so that it is logged once; "" while there is none
-	lastLogged      string
-	ballastFailures int       // of making the ballast, failed in a row
-	ballastRetryAt  time.Time // when it is tried again
+	// mu guards the fields below. It is held during file operations on the ballast.
+	mu              sync.Mutex
+	ballastExists   bool      // the ballast file is there, in full size
+	lastLogged      string    // the last warning, so that it is logged once; "": all is well
+	ballastFailures int       // attempts in a row that could not make the ballast file
+	ballastRetryAt  time.Time // the next attempt
 }
 
-// maxBallastBackoff is how long a ballast file that can't be made is left alone at most: a try writes
-// all of it.
+// maxBallastBackoff is the longest time between two attempts to make the ballast file. Each attempt
+// writes up to the whole file.
 const maxBallastBackoff = 5 * time.Minute
 
+// ballastName is the name of the ballast file in the data folder.
 const ballastName = "BALLAST"
 
+// init prepares the file system that Pebble uses. Called by open.
 func (d *disk) init(db *DB) {
 	d.db, d.inner = db, db.opts.FS
 	d.path = d.inner.PathJoin(db.opts.Dir, ballastName)
 	d.fs = walGuardFS{vfs.OnDiskFull(d.inner, d.onDiskFull), d}
 }
 
+// start checks the free space, and starts the goroutine that does so each Options.CheckEvery. It
+// ends when DB.stop is closed.
 func (d *disk) start() {
 	d.db.CheckDiskSpace()
 	if d.db.opts.CheckEvery < 0 {
@@ -64,8 +70,9 @@ func (d *disk) start() {
 	}()
 }
 
-// Full returns why writes are refused (ErrFull), for lack of space or because too much waits for the
-// disk; nil if they are not.
+// Full returns why writes are refused at present ([ErrFull]): too little space, or a full queue;
+// nil if they are taken. Two atomic loads: any goroutine, loops included. Commit refuses by itself;
+// Full is for a caller that wants to know before it changes anything in memory.
 func (db *DB) Full() error {
 	if f := db.committer.diskFull.Load(); f != nil {
 		return f.err
@@ -76,7 +83,9 @@ func (db *DB) Full() error {
 	return nil
 }
 
-// onDiskFull is called by the file system on ENOSPC, while all writes wait; then they are tried once more.
+// onDiskFull refuses further writes, and deletes the ballast file. Pebble's file system wrapper
+// calls it on ENOSPC, on the goroutine that writes, while other writers of files wait; the write is
+// tried once more when it returns.
 func (d *disk) onDiskFull() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -89,6 +98,7 @@ func (d *disk) onDiskFull() {
 	}
 }
 
+// setFull makes the committer refuse writes with err. The caller holds mu.
 func (d *disk) setFull(err error) {
 	if d.db.committer.diskFull.Swap(&failure{err}) == nil {
 		d.db.committer.metrics.FullEvents.Add(1)
@@ -96,8 +106,13 @@ func (d *disk) setFull(err error) {
 	}
 }
 
-// CheckDiskSpace looks at the free space now, as is done every [Options.CheckEvery], and begins or ends
-// to refuse writes.
+// CheckDiskSpace compares the free space with Options.MinFree, and begins or ends to refuse writes.
+// A goroutine of the store calls it every [Options.CheckEvery]; tests and commands may call it at
+// any time. It may wait for the disk.
+//
+// If the free space can't be read, nothing changes but a warning. After a full disk, writes are
+// taken again only when an eighth more than MinFree and the ballast are free, so that the state
+// does not flap, and when the ballast file is there again.
 func (db *DB) CheckDiskSpace() {
 	d := &db.disk
 	d.mu.Lock()
@@ -114,7 +129,7 @@ func (db *DB) CheckDiskSpace() {
 			db.opts.Dir, need>>20))
 		return
 	case err == nil && full && usage.AvailBytes < need+need/8+uint64(db.opts.Ballast):
-		return // not to go back and forth
+		return // hysteresis
 	}
 	if !d.makeBallast() {
 		return
@@ -125,7 +140,7 @@ func (db *DB) CheckDiskSpace() {
 	}
 }
 
-// logOnce logs a trouble of the disk, but not again while it is the same one. The caller holds mu.
+// logOnce logs a warning, unless it is the same as the last. The caller holds mu.
 func (d *disk) logOnce(message string, err error) {
 	if text := message + err.Error(); text != d.lastLogged {
 		d.lastLogged = text
@@ -133,8 +148,9 @@ func (d *disk) logOnce(message string, err error) {
 	}
 }
 
-// makeBallast makes the ballast file, if there is to be one and it is not there, and reports whether all
-// is well.
+// makeBallast makes the ballast file unless it exists or is switched off, and reports whether it is
+// there. After a failure it removes what it has written, and waits before the next attempt, twice
+// as long each time. The caller holds mu.
 func (d *disk) makeBallast() bool {
 	if d.ballastExists || d.db.opts.Ballast == 0 {
 		return true
@@ -160,7 +176,8 @@ func (d *disk) makeBallast() bool {
 	return true
 }
 
-// writeBallast writes every byte: a file with holes takes no space.
+// writeBallast writes and syncs the ballast file. It writes every byte: a sparse file takes no
+// space.
 func (d *disk) writeBallast() (err error) {
 	f, err := d.inner.Create(d.path, vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -173,7 +190,7 @@ func (d *disk) writeBallast() (err error) {
 	}()
 	block := make([]byte, 1<<20)
 	for i := range block {
-		block[i] = byte(i ^ i>>8 ^ i>>13) // nothing to compress away
+		block[i] = byte(i ^ i>>8 ^ i>>13) // a file system that compresses would save the space of zeros
 	}
 	for left := d.db.opts.Ballast; left > 0; left -= int64(len(block)) {
 		if _, err := f.Write(block[:min(left, int64(len(block)))]); err != nil {

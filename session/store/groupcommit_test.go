@@ -13,7 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A syncFS counts the syncs of the write-ahead log, and has each of them wait for hold, if that is not nil.
+// A syncFS counts the syncs of the write-ahead log, and lets each of them wait for hold, if that is not nil.
 type syncFS struct {
 	vfs.FS
 	syncs atomic.Int64
@@ -99,7 +99,7 @@ func TestCreateSharesSyncs(t *testing.T) {
 	}
 }
 
-// Of many that make one account at once, one does, and the others are told that it exists.
+// Of many goroutines that make one account at once, one succeeds, and the others get ErrExists.
 func TestCreateOneName(t *testing.T) {
 	const n = 200
 	fs := &syncFS{FS: NewMemFS()}
@@ -129,7 +129,7 @@ func TestCreateOneName(t *testing.T) {
 	}
 }
 
-// An import is told which of its names an entity took between its look and its write, and the rest is made.
+// CreateMany reports the names that were taken between its read and its write, and makes the other accounts.
 func TestCreateManyAmongOthers(t *testing.T) {
 	h := newHoldWrites()
 	o := quiet(NewMemFS())
@@ -164,8 +164,7 @@ func TestCreateManyAmongOthers(t *testing.T) {
 	}
 }
 
-// What several goroutines change in one account at once is all there in the end, and what was deleted stays
-// so.
+// When several goroutines change one account at once, no change is lost, and a deleted account stays deleted.
 func TestChangesAtOnce(t *testing.T) {
 	fs := &syncFS{FS: NewMemFS()}
 	db := open(t, quiet(fs))

@@ -10,23 +10,25 @@ import (
 	"canto/session/jid"
 )
 
-// Hosts are the hosts that were added to the store, besides those of the configuration. Methods that
-// write wait until it is durable. Any goroutine.
+// Hosts are the hosts that were added to the store by commands, besides those of the configuration.
+// The methods that write wait until the write is durable: they are for commands. Any goroutine.
 type Hosts struct {
 	db *DB
-	mu sync.Mutex
+	mu sync.Mutex // held from the read to the durable write, so that of two Adds one fails
 }
 
-// A HostRecord is one of them.
+// A HostRecord is one host of the store.
 type HostRecord struct {
-	Domain  string
-	Created time.Time
+	Domain  string    // the prepared name
+	Created time.Time // when it was added, to the second
 }
 
 func newHosts(db *DB) *Hosts { return &Hosts{db: db} }
 
+// hostVersion is the first byte of a host's row; the time of its creation follows, 8 bytes.
 const hostVersion = 1
 
+// hostKey returns the key of a host's row and its prepared name.
 func hostKey(domain string) ([]byte, string, error) {
 	j, err := jid.New("", domain, "")
 	if err != nil {
@@ -35,7 +37,8 @@ func hostKey(domain string) ([]byte, string, error) {
 	return append([]byte{prefixHosts}, j.Domain()...), j.Domain(), nil
 }
 
-// Add adds a host, whose name it prepares and returns. The error is [ErrExists] if there is one.
+// Add adds a host and returns its prepared name. The error is [ErrExists] if the store has it. It
+// waits until the row is durable, also if ctx ends before.
 func (h *Hosts) Add(ctx context.Context, domain string) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -53,8 +56,9 @@ func (h *Hosts) Add(ctx context.Context, domain string) (string, error) {
 	return name, h.db.Wait(context.WithoutCancel(ctx), h.db.Commit(b))
 }
 
-// Delete removes a host. Its accounts stay, and are back when it is added again. The error is
-// [ErrNotFound] if there is none.
+// Delete removes a host. Its accounts stay, and are back when the host is added again. The error is
+// [ErrNotFound] if the store does not have it. It waits until that is durable, also if ctx ends
+// before.
 func (h *Hosts) Delete(ctx context.Context, domain string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -72,7 +76,7 @@ func (h *Hosts) Delete(ctx context.Context, domain string) error {
 	return h.db.Wait(context.WithoutCancel(ctx), h.db.Commit(b))
 }
 
-// List calls fn for all hosts in order until it returns false.
+// List calls fn for all hosts in the order of their names, until fn returns false.
 func (h *Hosts) List(r Reader, fn func(HostRecord) bool) error {
 	return r.scan([]byte{prefixHosts}, []byte{prefixHosts + 1}, false, func(key, value []byte) (bool, error) {
 		if len(value) == 0 || value[0] != hostVersion {

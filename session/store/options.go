@@ -9,58 +9,67 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// An FS is the file system that a store is in.
+// FS is the file system that a store is in: Pebble's interface.
 type FS = vfs.FS
 
-// NewMemFS returns a file system in memory, for tests: it outlives Close, and a second Open finds what
-// was there.
+// NewMemFS returns a file system in memory, for tests. It outlives the store: a second Open on it
+// finds what the first has written.
 func NewMemFS() *vfs.MemFS { return vfs.NewMem() }
 
-// Options say where a store is and how large its caches are. The zero value of a field means its default.
+// Options say where a store is, how large its caches are, and how it batches writes. The zero value
+// of a field means its default, which its comment gives.
 type Options struct {
-	Dir      string
-	FS       FS   // the disk
-	ReadOnly bool // never create, never write: ErrMissing if there is none
+	// Dir is the data folder. Open makes it if it is missing, unless ReadOnly is set.
+	Dir string
+	// FS is the file system; the operating system's.
+	FS FS
+	// ReadOnly opens an existing store for reading. Nothing is created or written: ErrMissing if there is none.
+	ReadOnly bool
 
-	CacheBytes    int64 // block cache; 64 MiB
-	MemTableBytes int   // one of up to four; 32 MiB
-	MaxOpenFiles  int   // 500
+	CacheBytes    int64 // size of Pebble's block cache; 64 MiB
+	MemTableBytes int   // size of one memtable; there are up to four; 32 MiB
+	MaxOpenFiles  int   // descriptors that Pebble may keep open; 500
 
-	// MinFree is how much free space there must be for writes; 512 MiB, negative is none. Ballast is the
-	// size of a file that is deleted when the disk is full all the same; 64 MiB, negative is none.
+	// MinFree is the free space in bytes below which writes are refused; 512 MiB, negative: no bound.
+	// Ballast is the size of a file that is deleted when the disk is full all the same; 64 MiB,
+	// negative: no such file.
 	MinFree, Ballast int64
-	// CheckEvery is how often free space is looked at; 5 s, negative is never.
+	// CheckEvery is the interval between checks of the free space; 5 s, negative: never.
 	CheckEvery time.Duration
 
-	// FailAfter is how long flushes and compactions may fail, tried again and again, before the store is taken
-	// out of service; 1 minute. While Open waits for one, it is what Open may take.
+	// FailAfter is how long flushes and compactions may keep failing, while Pebble tries them again,
+	// before the store goes out of service; 1 minute. Open waits for a flush, so it may take as long.
 	FailAfter time.Duration
 
-	// BatchDelay is the longest that a busy committer lets writes gather for one sync; 2 ms. An idle one commits
-	// at once. BatchOps and BatchBytes end the gathering: 4,096 and 4 MiB.
+	// BatchDelay is the longest time that a busy committer gathers batches for one sync; 2 ms. An idle
+	// committer syncs at once. BatchOps and BatchBytes end the gathering early, and bound a group;
+	// 4,096 writes and 4 MiB.
 	BatchDelay time.Duration
 	BatchOps   int
 	BatchBytes int
-	// QueueBytes is how much may wait for the disk: beyond it writes are refused with ErrFull, until half of
-	// it is written. 64 MiB.
+	// QueueBytes bounds the batches that wait for the disk; 64 MiB. Beyond it batches are refused with
+	// ErrFull, until half of it is written.
 	QueueBytes int
 
-	Now    func() time.Time // wall clock, for stamps; time.Now
-	Rand   io.Reader        // crypto/rand.Reader
-	Logger *slog.Logger     // slog.Default()
-	// Fatal is called once, on a goroutine of its own, when the store can't go on. The process should end its
-	// sessions and exit with status 1.
+	Now    func() time.Time // wall clock, for times that are stored; time.Now
+	Rand   io.Reader        // where secrets come from; crypto/rand.Reader
+	Logger *slog.Logger     // where the store logs; slog.Default()
+	// Fatal is called once, on a goroutine of its own, when the store goes out of service for good.
+	// The process should end its sessions and exit with status 1.
 	Fatal func(err error)
 
-	// Fault, if not nil, is asked before each read and each group of writes, and may take its time or return an
-	// error, which becomes that of the read or the group: for tests against a slow and failing store.
+	// Fault, if not nil, is called before each read and each group of writes. It may take its time. If
+	// it returns an error, the read or the group fails with it. For tests against a slow or failing
+	// store.
 	Fault Fault
 }
 
-// A Fault makes a store slow or fail. It is called on the goroutine that reads or commits, by several at
-// once.
+// A Fault makes a store slow or makes it fail. write tells a group of writes from a read. It is
+// called on the goroutine that reads or commits, by several at once.
 type Fault func(write bool) error
 
+// withDefaults returns o with the default of each field that is zero. Negative sizes, which switch
+// a function off, become 0.
 func (o Options) withDefaults() Options {
 	def := func(v *int, d int) {
 		if *v == 0 {

@@ -10,30 +10,33 @@ import (
 	"time"
 )
 
-// SecretLen is the length of every secret in bytes.
+// SecretLen is the length of every key in bytes.
 const SecretLen = 32
 
-// Secrets are random keys that outlive the process: for fake salts, TLS tickets, tokens. Each has a name,
-// and under it one or more keys with ids that grow: the current one makes things, the older ones still
-// know what they made. Any goroutine.
+// Secrets are random keys that outlive the process: for fake salts, TLS tickets, tokens. Each name
+// has one or more keys, whose ids grow. The newest, the current one, is for making new tokens; the
+// older ones are for checking tokens that were made with them. Any goroutine, but no loop: each
+// method may wait for the disk.
 type Secrets struct {
 	db    *DB
-	mu    sync.Mutex
-	cache map[string][]secret // by name, newest last
+	mu    sync.Mutex          // guards cache; held while keys are read or written
+	cache map[string][]secret // the keys in memory by name, newest last
 }
 
+// A secret is one key. created is in Unix seconds.
 type secret struct {
 	id      uint32
 	created int64
 	key     [SecretLen]byte
 }
 
+// secretVersion is the first byte of a key's row; the time of creation and the key follow.
 const secretVersion = 1
 
 func newSecrets(db *DB) *Secrets { return &Secrets{db: db, cache: map[string][]secret{}} }
 
-// Current returns the newest key of a name, making one if there is none, which waits for the disk. The
-// key is the caller's.
+// Current returns the newest key of a name. If there is none it makes one and waits until that is
+// durable. The key is the caller's.
 func (s *Secrets) Current(name string) (id uint32, key []byte, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -50,7 +53,8 @@ func (s *Secrets) Current(name string) (id uint32, key []byte, err error) {
 	return last.id, append([]byte(nil), last.key[:]...), nil
 }
 
-// Get returns the key of an id; false if it was never made, or has been dropped.
+// Get returns the key with an id; false if it was never made or was dropped. The key is the
+// caller's.
 func (s *Secrets) Get(name string, id uint32) (key []byte, ok bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,8 +67,8 @@ func (s *Secrets) Get(name string, id uint32) (key []byte, ok bool, err error) {
 	return nil, false, err
 }
 
-// Rotate makes a new current key if the present one is older than age, and drops all but the newest keep
-// keys.
+// Rotate makes a new current key if the newest is as old as age, and then drops all but the newest
+// keep keys, at least one. It waits until that is durable.
 func (s *Secrets) Rotate(name string, age time.Duration, keep int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,10 +83,12 @@ func (s *Secrets) Rotate(name string, age time.Duration, keep int) error {
 	return err
 }
 
+// secretKey returns the beginning of the store keys of a name's keys; the id follows, 4 bytes.
 func secretKey(name string) []byte {
 	return append(append([]byte{prefixSecrets}, name...), 0)
 }
 
+// load returns the keys of a name, newest last, from memory or the store. The caller holds mu.
 func (s *Secrets) load(name string) ([]secret, error) {
 	if list, ok := s.cache[name]; ok {
 		return list, nil
@@ -112,8 +118,8 @@ func (s *Secrets) load(name string) ([]secret, error) {
 	return list, nil
 }
 
-// add makes a new key and keeps the newest keep (0: all). It waits until that is durable: what was made
-// with a key must not outlive it.
+// add makes a new key, and drops all but the newest keep (0: none is dropped). It waits until that
+// is durable: a token must not be made with a key that a crash could lose. The caller holds mu.
 func (s *Secrets) add(name string, list []secret, keep int) ([]secret, error) {
 	x := secret{id: 1, created: s.db.opts.Now().Unix()}
 	if n := len(list); n > 0 {

@@ -32,8 +32,8 @@ func openFour(tb testing.TB) (db *DB, maps []*Map[string, []byte]) {
 	return db, maps
 }
 
-// The scans of one snapshot find what each alone would, also one inside another, and one that was ended
-// early.
+// The scans of one snapshot find the same rows as scans of their own, also a nested one, and after one that
+// ended early.
 func TestSnapshotScans(t *testing.T) {
 	db, maps := openFour(t)
 	s := db.Snapshot()

@@ -16,7 +16,7 @@ var (
 	archives = NewLog[string]("archive", 'm', 1)
 )
 
-// quiet is what tests open stores with: in memory, without a watch on space.
+// quiet returns the options of tests: a store in memory, without checks of the free space.
 func quiet(fs FS) Options {
 	return Options{Dir: "db", FS: fs, CheckEvery: -1, Ballast: -1, MemTableBytes: 1 << 20, CacheBytes: 1 << 20,
 		Logger: slog.New(slog.DiscardHandler)}

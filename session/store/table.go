@@ -10,21 +10,26 @@ import (
 	"sync"
 )
 
-// Limits of one row. A key of a peer's text is long enough with the longest JID.
+// maxKey and maxValue bound a stored row, in bytes. The longest JID, 3,071 bytes, fits into a key
+// with the table's prefix and some more.
 const (
 	maxKey   = 4 << 10
 	maxValue = 4 << 20
 )
 
-// A table is what Map and Log have in common: a name, a prefix, a version.
+// A table is what maps and logs have in common. It is part of a definition, so it is shared by all
+// stores of the process, and not changed after its package's initialization.
 type table struct {
-	name    string
-	prefix  byte
-	version uint8
-	oldest  uint8 // of the rows that can be read
+	name    string // stored: never changes
+	prefix  byte   // first byte of every store key: stored, never changes
+	version uint8  // of new values
+	oldest  uint8  // the oldest version of values that the codec can decode
+	// convert rewrites a value of a version before oldest; nil: such a table can't be opened
 	convert func(version uint8, value []byte) ([]byte, error)
 }
 
+// newTable returns the definition of a table. It panics if it can't be one: definitions are package
+// variables, so that shows at start.
 func newTable(name string, prefix byte, version uint8) table {
 	if name == "" || prefix < '!' || prefix > '~' || version == 0 {
 		panic(fmt.Sprintf("store: table %q: a table has a name, a printable prefix and a version from 1", name))
@@ -32,28 +37,30 @@ func newTable(name string, prefix byte, version uint8) table {
 	return table{name: name, prefix: prefix, version: version, oldest: max(1, version-1)}
 }
 
-// Prefixes of the system's tables, besides 0.
+// The prefix bytes of the system's tables, besides 0. Modules can't have them.
 const (
 	prefixEntities = 'u'
 	prefixHosts    = 'h'
 	prefixSecrets  = 's'
 )
 
-// A Space is where modules get their tables from: one open store, and what it knows of the tables in it. Any
-// goroutine.
+// A TableRegistry is where modules open their tables, with [MapOf] and [LogOf]: an open store, and
+// its records of all tables that were ever used in it. Any goroutine.
 type TableRegistry struct {
 	db *DB
-	mu sync.Mutex
-	// records has every table that was ever used, by name: a deleted account's rows of a module that is not
-	// loaded now go too.
+	mu sync.Mutex // guards records; held while register waits for the disk
+	// records has every table that was ever used, by name. Erase needs those of modules that are not
+	// loaded now, too.
 	records map[string]tableRecord
 }
 
-// A tableRecord is what the store remembers of a table: what wrote it last, and the oldest rows there may be.
+// A tableRecord is what the store keeps of a table: its prefix, the version that last wrote it, and
+// the oldest version that a row may have.
 type tableRecord struct {
 	prefix, version, oldest byte
 }
 
+// newTableRegistry returns an empty registry.
 func newTableRegistry(db *DB) *TableRegistry {
 	return &TableRegistry{db: db, records: map[string]tableRecord{}}
 }
@@ -61,6 +68,7 @@ func newTableRegistry(db *DB) *TableRegistry {
 // DB returns the store, for [DB.NewBatch], [DB.Commit] and [DB.Snapshot].
 func (s *TableRegistry) DB() *DB { return s.db }
 
+// loadRecords reads the records of all tables. Called by Open.
 func (s *TableRegistry) loadRecords() error {
 	lo, hi := prefixRange([]byte(prefixTable))
 	return s.db.scan(lo, hi, false, func(key, value []byte) (bool, error) {
@@ -72,8 +80,14 @@ func (s *TableRegistry) loadRecords() error {
 	})
 }
 
-// register makes a table usable: its version is checked, its rows are converted if they must be, and the
-// store remembers it.
+// register opens a table. It may wait for the disk: it is called while modules load, never on a
+// loop.
+//
+//  1. The prefix must be neither one of the system's nor one of another table.
+//  2. The version in the record must not be newer than the definition's (ErrFormat). Rows that are
+//     too old are converted, if the definition can.
+//  3. If the record has changed, or there was none, it is written durably before the table is
+//     used, so that Erase finds the rows.
 func (s *TableRegistry) register(t *table) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,8 +133,9 @@ func (s *TableRegistry) register(t *table) error {
 	return nil
 }
 
-// convert rewrites the rows of t that are of an older version. A row is rewritten once: interrupted, it
-// goes on.
+// convert rewrites the rows of t that are of an older version, 1,000 in each batch. It waits for
+// each batch. If it is interrupted, the next start continues with the rows that are left. It must
+// not run while rows of t are written.
 func (s *TableRegistry) convert(t *table) error {
 	snap := s.db.Snapshot()
 	defer snap.Close()
@@ -153,7 +168,7 @@ func (s *TableRegistry) convert(t *table) error {
 	return err
 }
 
-// ownedPrefixes returns the prefixes of all tables whose rows have owners, in order.
+// ownedPrefixes returns the prefix bytes of all tables whose rows have owners, in order.
 func (s *TableRegistry) ownedPrefixes() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -165,12 +180,13 @@ func (s *TableRegistry) ownedPrefixes() []byte {
 	return p
 }
 
-// ownerKey appends the part of a store key that all rows of an owner in a table have.
+// ownerKey appends the beginning of the store keys of all rows that an owner has in t.
 func (t *table) ownerKey(dst []byte, owner uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, t.prefix), owner)
 }
 
-// ownerEnd appends the first store key behind all rows of an owner in a table.
+// ownerEnd appends the first store key after all rows of an owner in t: the end of the range that
+// ownerKey begins.
 func (t *table) ownerEnd(dst []byte, owner uint64) []byte {
 	if owner == math.MaxUint64 {
 		return append(dst, t.prefix+1)
@@ -178,17 +194,19 @@ func (t *table) ownerEnd(dst []byte, owner uint64) []byte {
 	return t.ownerKey(dst, owner+1)
 }
 
-// ownerLen is the length of what ownerKey appends.
+// ownerLen is the length of what ownerKey appends: the prefix byte and the owner.
 const ownerLen = 1 + 8
 
-// prefixRange returns the bounds of all keys with a prefix that does not end in 0xff.
+// prefixRange returns the bounds of all keys that begin with prefix, which must not end in 0xff.
 func prefixRange(prefix []byte) (lo, hi []byte) {
 	hi = append([]byte(nil), prefix...)
 	hi[len(hi)-1]++
 	return prefix, hi
 }
 
-// beginRow adds a row to a batch. key and value are appended by functions of the table's codec.
+// beginRow begins a row in the scratch buffers of b. If it returns true, the caller appends the
+// encoded key to b.key and the value to b.val, and calls endRow. false: the batch has failed, or
+// owner is not its owner.
 func (t *table) beginRow(b *Batch, owner uint64) bool {
 	if !b.checkOwner(owner) {
 		return false
@@ -198,6 +216,7 @@ func (t *table) beginRow(b *Batch, owner uint64) bool {
 	return true
 }
 
+// endRow adds the row that beginRow began to b. A row that is too long makes the batch fail.
 func (t *table) endRow(b *Batch) {
 	if len(b.key) > maxKey || len(b.val) > maxValue {
 		b.fail(fmt.Errorf("%w: table %q: a key of %d or a value of %d bytes", ErrKey, t.name, len(b.key),
@@ -207,7 +226,8 @@ func (t *table) endRow(b *Batch) {
 	b.set(b.key, b.val)
 }
 
-// splitVersion takes the version off a stored value.
+// splitVersion splits a stored value into its version and the rest. The error is ErrFormat for a
+// version that t can't read.
 func (t *table) splitVersion(value []byte) (version uint8, rest []byte, err error) {
 	if len(value) == 0 {
 		return 0, nil, corruptError("a row of table "+t.name, errors.New("no version"))

@@ -12,7 +12,7 @@ import (
 )
 
 // Pebble can't begin another file of its write-ahead log, or can't end the one before: the store is out
-// of service with a remedy, the batch fails and the listeners are told, Close returns. It never ends the
+// of service with a remedy, the batch fails, the commit callbacks run, and Close returns. It never ends the
 // process.
 func TestLogFileFails(t *testing.T) {
 	for _, c := range []struct {
@@ -79,7 +79,7 @@ func TestLogFileFails(t *testing.T) {
 	}
 }
 
-// A closeFS has logs whose Close fails, if op says so: package errorfs injects no such error.
+// A closeFS makes the Close of log files fail, if op says so. Package errorfs can't inject that error.
 type closeFS struct {
 	vfs.FS
 	on    *atomic.Bool

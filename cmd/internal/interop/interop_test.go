@@ -22,7 +22,7 @@ import (
 	"canto/cmd/internal/running"
 )
 
-// python is Debian's own, whose packages the clients are.
+// python is Debian's interpreter: the clients are Debian's packages.
 const python = "/usr/bin/python3"
 
 // beside is how many clients run at a time: they wait more than they compute.

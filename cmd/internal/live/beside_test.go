@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// A pair is two who chat at 50 messages a second while others attack.
+// A pair is two clients that chat at 50 messages a second during an attack.
 type pair struct {
 	to, from *client
 	sent     atomic.Int64
@@ -57,7 +57,7 @@ func (s *server) chat() *pair {
 					select {
 					case <-p.stop:
 					default:
-						p.err.Store(fmt.Errorf("message %d did not arrive: %w behind %.3000q", n, err, tail(got)))
+						p.err.Store(fmt.Errorf("message %d did not arrive: %w after %.3000q", n, err, tail(got)))
 					}
 					return
 				}
@@ -135,7 +135,7 @@ func (s *server) keep() *keeper {
 	return k
 }
 
-// peek is what has been read behind the id of an answer, up to the end of its tag.
+// peek returns what was read after the id of an answer, up to the end of its tag.
 func (k *keeper) peek() string {
 	got, _ := k.c.read(">")
 	return got
@@ -200,7 +200,7 @@ func (s *server) enter(resource string) (hostile, error) {
 	return hostile{c.nc}, err
 }
 
-// within is tell for somebody who has logged in.
+// within is tell for a client that has logged in.
 func (s *server) within(resource, text string) string {
 	h, err := s.enter(resource)
 	if err != nil {
@@ -212,10 +212,11 @@ func (s *server) within(resource, text string) string {
 	return string(b)
 }
 
-// An attack is repeated by several at once until stop is closed. It returns what should not be.
+// An attack is repeated by several goroutines at once until stop is closed. Its error says what should
+// not be.
 type attack struct {
 	name string
-	run  func(s *server, who int, stop <-chan struct{}) error
+	run  func(s *server, attacker int, stop <-chan struct{}) error
 }
 
 // each repeats an input whose answer holds want.
@@ -404,7 +405,7 @@ var attacks = []attack{
 		"xmlns='http://jabber.org/protocol/disco#info'/></iq>", true, ""),
 	stream("a flood at one of the pair", "<message to='bob@localhost' type='chat' "+
 		"id='#'><body>noise</body></message>", true, ""),
-	stream("a flood for someone who is away", "<message to='dave@localhost' type='chat' "+
+	stream("a flood for a user that is away", "<message to='dave@localhost' type='chat' "+
 		"id='#'><body>noise</body></message>", true, ""),
 	stream("a flood of strangers' addresses", "<message to='nobody-#@localhost' "+
 		"type='chat'><body>x</body></message>", true, ""),
@@ -509,7 +510,7 @@ func TestBeside(t *testing.T) {
 	t.Logf("%d messages, %d acknowledged writes", p.seen.Load(), len(k.kept))
 }
 
-// The devices of many users, who were all away, come back at once: each is bound, and what one sends
+// The devices of many users, all of them offline, come back at once: each is bound, and what one sends
 // reaches the others. (A server that checks itself panics where a loop binds for another.)
 func TestDevicesAtOnce(t *testing.T) {
 	const users, devices = 30, 4
@@ -545,7 +546,7 @@ func TestDevicesAtOnce(t *testing.T) {
 	}
 }
 
-// state is what a server that keeps somebody waiting says of itself. Any goroutine.
+// state returns what a server that keeps clients waiting says of itself. Any goroutine.
 func (s *server) state() string {
 	var b strings.Builder
 	for _, path := range []string{"/metrics", "/debug/pprof/goroutine?debug=1"} {
@@ -583,7 +584,7 @@ func (n turns) less(o turns) turns {
 	return n
 }
 
-// listen measures how late the machine wakes whoever sleeps a millisecond, until stop.
+// listen measures how late the machine wakes a goroutine that sleeps a millisecond, until stop.
 func listen(stop <-chan struct{}) <-chan time.Duration {
 	worst := make(chan time.Duration, 1)
 	go func() {

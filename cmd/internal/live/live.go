@@ -1,3 +1,3 @@
-// Package live holds tests of the whole server as a process, over real sockets: logins bound to
-// their TLS channel, and attacks beside a pair that chats.
+// Package live has tests of the whole server as a process, over real sockets: logins that are bound
+// to their TLS channel, and attacks while two clients chat.
 package live

@@ -296,10 +296,10 @@ func TestPlusByName(t *testing.T) {
 	}
 }
 
-// RFC 6120 §5.3.3 forbids white space behind <starttls/> for the sake of byte precision, which dropping it
+// RFC 6120 §5.3.3 forbids white space after <starttls/> for the sake of byte precision, which dropping it
 // keeps: a client that ends each line with a newline gets its handshake, whether the newline comes with
 // <starttls/>, after it, or after <proceed/>.
-func TestBlanksBehindStarttls(t *testing.T) {
+func TestBlanksAfterStarttls(t *testing.T) {
 	s := start(t, "", "bob@localhost")
 	const starttls, proceed = "<starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>",
 		"<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>"
@@ -319,7 +319,7 @@ func TestBlanksBehindStarttls(t *testing.T) {
 			c.leave()
 		}
 	}
-	// Text is no white space, nor is a blank of Unicode, and what stands behind a blank is looked at, too (T09).
+	// Text is no white space, nor is a blank of Unicode, and what follows a blank is looked at, too (T09).
 	for _, text := range []string{"x", "\n<", "\u00a0", "\n\x00", "\v", "\n<presence/>"} {
 		c := s.dial(s.Plain)
 		c.open()
@@ -339,7 +339,7 @@ func TestBlanksBehindStarttls(t *testing.T) {
 	}
 }
 
-// T09: what is sent in plain behind <starttls/> never counts: it ends the stream, whether it comes
+// T09: what is sent in plain after <starttls/> never counts: it ends the stream, whether it comes
 // with it or after <proceed/>.
 func TestAttackT09Starttls(t *testing.T) {
 	s := start(t, "", "bob@localhost")
@@ -365,7 +365,7 @@ func TestAttackT09Starttls(t *testing.T) {
 			t.Errorf("%q instead of a handshake is answered by %q", injected, got)
 		}
 	}
-	// Nothing of the plain stream is left: features come anew, and stanzas before them count no more.
+	// Nothing of the plain stream is left: features come again, and stanzas before them do not count.
 	c := s.dial(s.Plain)
 	if f := c.open(); strings.Contains(f, "<mechanisms") || !strings.Contains(f, "<required/>") {
 		t.Errorf("offered in plain: %s", f)

@@ -2,5 +2,6 @@
 
 package running
 
-// build are the flags for the program: under the race detector it checks itself, too.
+// build are the flags with which the program is built: with the race detector, it checks its
+// invariants, too.
 var build = []string{"-tags", "invariants"}

@@ -16,9 +16,10 @@ import (
 	"testing"
 )
 
+// binary is the path of the program that Main has built.
 var binary string
 
-// Main builds the program, runs m, and ends the process. For TestMain.
+// Main builds the program, runs the tests of m, and ends the process. A TestMain calls it.
 func Main(m *testing.M) {
 	dir, err := os.MkdirTemp("", "canto")
 	if err != nil {
@@ -34,17 +35,20 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// A Server is a process with a folder of its own, started with --dev.
+// A Server is a process of canto serve --dev with a folder of its own.
 type Server struct {
-	T                    testing.TB
-	Dir                  string
-	Cmd                  *exec.Cmd
-	Err                  bytes.Buffer // what it logged; good once it has ended
-	Plain, Direct, Debug string       // addresses: STARTTLS, TLS first, metrics
+	T      testing.TB   // the test that has started it
+	Dir    string       // its folder: configuration and data
+	Cmd    *exec.Cmd    // the process
+	Err    bytes.Buffer // its log; may be read once the process has ended
+	Plain  string       // address of the port with STARTTLS
+	Direct string       // address of the port with direct TLS
+	Debug  string       // address of the metrics
 }
 
-// Start runs one whose configuration is more, until the test ends. It needs root, the path of the
-// module's folder, for the test's result to depend on the sources.
+// Start starts a server with the lines more in its configuration. It runs until the test ends. root
+// is the path of the module's folder; reading the sources makes the result of the test depend on
+// them.
 func Start(t testing.TB, root, more string) *Server {
 	t.Helper()
 	depend(t, root)
@@ -59,8 +63,8 @@ func Start(t testing.TB, root, more string) *Server {
 	return s
 }
 
-// depend reads the sources of the program, so that the result of a test is not taken from the cache
-// when they have changed: the program is built beside the test, not into it.
+// depend reads the sources of the program. The program is built beside the test, not into it, so
+// without that go test would take a result from its cache although the sources have changed.
 func depend(t testing.TB, root string) {
 	for _, dir := range []string{"xmlstream", "reactor", "session", "cmd/canto"} {
 		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
@@ -75,15 +79,16 @@ func depend(t testing.TB, root string) {
 	}
 }
 
+// config is the configuration's file.
 func (s *Server) config() string { return filepath.Join(s.Dir, "canto.toml") }
 
-// Data is the data folder.
+// Data returns the data folder.
 func (s *Server) Data() string { return filepath.Join(s.Dir, "data") }
 
-// Certificate is the file with the certificate of localhost.
+// Certificate returns the file with the certificate of localhost.
 func (s *Server) Certificate() string { return filepath.Join(s.Data(), "localhost.crt") }
 
-// Serve starts the process, again after Stop, and waits until it is ready.
+// Serve starts the process and waits until it is ready. After Stop it may be called again.
 func (s *Server) Serve() {
 	s.T.Helper()
 	s.Err.Reset()
@@ -106,11 +111,13 @@ func (s *Server) Serve() {
 	s.T.Fatalf("the server did not start: %s", &s.Err)
 }
 
+// command returns the program with the configuration and data folder of s.
 func (s *Server) command(args ...string) *exec.Cmd {
 	return exec.Command(binary, append(args, "--config", s.config(), "--data", s.Data())...)
 }
 
-// Run runs a command beside the server, with stdin.
+// Run runs another command of the program while the server runs, with stdin. A failure ends the
+// test.
 func (s *Server) Run(stdin string, args ...string) {
 	s.T.Helper()
 	cmd := s.command(args...)
@@ -120,7 +127,7 @@ func (s *Server) Run(stdin string, args ...string) {
 	}
 }
 
-// Stop ends the process with a signal; a second call does nothing.
+// Stop ends the process with a signal and waits for it. A second call does nothing.
 func (s *Server) Stop(sig syscall.Signal) {
 	if s.Cmd.ProcessState == nil {
 		s.Cmd.Process.Signal(sig)
@@ -128,6 +135,7 @@ func (s *Server) Stop(sig syscall.Signal) {
 	}
 }
 
+// freePort returns an address on which nothing listens at present.
 func freePort(t testing.TB) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

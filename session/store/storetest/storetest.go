@@ -1,5 +1,6 @@
-// Package storetest is what every store must pass: the conformance suite of package store, run against a
-// store that is fast, one that is slow, and one that fails. A new backend passes it before it is used.
+// Package storetest is the conformance suite of package store: what every store must do, run
+// against one that is fast, one that is slow, and one that fails. A test calls [Run] with a
+// function that opens stores.
 package storetest
 
 import (
@@ -18,19 +19,23 @@ import (
 	"pgregory.net/rapid"
 )
 
-// Open opens a store in fs with a fault. What it opens, the suite closes.
+// Open opens a store in fs with a fault, which may be nil. The suite closes the store. An error
+// ends the test.
 type Open func(tb testing.TB, fs store.FS, fault store.Fault) *store.DB
 
+// The tables that the tests write to.
 var (
 	notes = store.NewMap[string, string]("storetest notes", '~', 1)
 	logs  = store.NewLog[[]byte]("storetest logs", '}', 1)
 )
 
+// tables are notes and logs of one open store.
 type tables struct {
 	notes *store.Map[string, string]
 	logs  *store.Log[[]byte]
 }
 
+// tablesOf opens the tables in db.
 func tablesOf(tb testing.TB, db *store.DB) (t tables) {
 	tb.Helper()
 	var err error
@@ -43,10 +48,10 @@ func tablesOf(tb testing.TB, db *store.DB) (t tables) {
 	return t
 }
 
-// ErrFault is the error that Flaky injects.
+// ErrFault is the error that a Flaky store injects.
 var ErrFault = errors.New("storetest: injected failure")
 
-// Slow makes every read and every group of writes wait for d.
+// Slow returns a fault that makes every read and every group of writes take d longer.
 func Slow(d time.Duration) store.Fault {
 	return func(bool) error {
 		time.Sleep(d)
@@ -54,10 +59,13 @@ func Slow(d time.Duration) store.Fault {
 	}
 }
 
-// A Flaky store fails while it is told to.
-type Flaky struct{ Reads, Writes atomic.Bool }
+// A Flaky makes a store fail while its flags are set. Any goroutine.
+type Flaky struct {
+	Reads  atomic.Bool // reads fail
+	Writes atomic.Bool // groups of writes fail
+}
 
-// Fault is the store.Fault of f.
+// Fault is the [store.Fault] of f.
 func (f *Flaky) Fault(write bool) error {
 	if write && f.Writes.Load() || !write && f.Reads.Load() {
 		return ErrFault
@@ -65,7 +73,7 @@ func (f *Flaky) Fault(write bool) error {
 	return nil
 }
 
-// Run runs the suite against what open opens. Each test has a store of its own.
+// Run runs the suite against the stores that open opens. Each test has a store of its own.
 func Run(t *testing.T, open Open) {
 	for _, kind := range []struct {
 		name  string
@@ -84,10 +92,11 @@ func Run(t *testing.T, open Open) {
 	}
 	t.Run("Failing", func(t *testing.T) { failing(t, open) })
 	t.Run("FailingEntities", func(t *testing.T) { failingEntities(t, open) })
-	t.Run("Behind", func(t *testing.T) { queuedAfterFailure(t, open) })
+	t.Run("QueuedAfterFailure", func(t *testing.T) { queuedAfterFailure(t, open) })
 	t.Run("Closed", func(t *testing.T) { closed(t, open) })
 }
 
+// An openFunc opens a store whose fault is given.
 type openFunc func(tb testing.TB, fs store.FS) *store.DB
 
 // Later tickets win, a snapshot sees what was given before it and nothing after, and all of it is there
@@ -142,7 +151,7 @@ func order(t *testing.T, open openFunc) {
 	}
 }
 
-// A batch is its owner's, as a whole, and no scan leaves its owner.
+// A batch with a row of another owner fails as a whole, and no scan returns rows of another owner.
 func owners(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -168,7 +177,7 @@ func owners(t *testing.T, open openFunc) {
 		}
 	}
 	if err := db.Wait(context.Background(), db.Commit(db.NewBatch(0))); !errors.Is(err, store.ErrOwner) {
-		t.Errorf("nobody's batch: %v", err)
+		t.Errorf("a batch of no entity: %v", err)
 	}
 	if _, ok, _ := tab.notes.Get(db, 1, "mine"); ok {
 		t.Error("half a batch was written")
@@ -246,7 +255,7 @@ func concurrent(t *testing.T, open openFunc) {
 	}
 }
 
-// Listeners hear of every ticket, in order, and only of what is durable.
+// Commit callbacks hear of every ticket, in order, and only of tickets that are durable.
 func notify(t *testing.T, open openFunc) {
 	db := open(t, store.NewMemFS())
 	defer db.Close()
@@ -295,7 +304,7 @@ func deletes(t *testing.T, open openFunc) {
 	}
 	b := db.NewBatch(5)
 	tab.notes.Clear(b, 5)
-	tab.notes.Put(b, 5, "new", "v") // behind the range in the same batch
+	tab.notes.Put(b, 5, "new", "v") // after the range, in the same batch
 	tab.logs.Trim(b, 5, 4)
 	tab.logs.Delete(b, 5, 7)
 	db.Commit(b)
@@ -405,7 +414,7 @@ func model(t *testing.T, open openFunc) {
 	})
 }
 
-// A store that fails says so for every ticket it lost, and takes up again.
+// A store that fails reports that for every ticket that it has lost, and goes on after it.
 func failing(t *testing.T, open Open) {
 	var flaky Flaky
 	db := open(t, store.NewMemFS(), flaky.Fault)
@@ -432,7 +441,7 @@ func failing(t *testing.T, open Open) {
 		t.Fatalf("a write that failed: %v", err)
 	}
 	if e := <-events; e.err == nil || e.last >= lost {
-		t.Errorf("listeners heard %+v of ticket %d", e, lost)
+		t.Errorf("callbacks heard %+v of ticket %d", e, lost)
 	}
 	flaky.Writes.Store(false)
 	kept := put("kept")
@@ -440,7 +449,7 @@ func failing(t *testing.T, open Open) {
 		t.Fatal(err)
 	}
 	if e := <-events; e.err != nil || e.last < kept {
-		t.Errorf("listeners heard %+v of ticket %d", e, kept)
+		t.Errorf("callbacks heard %+v of ticket %d", e, kept)
 	}
 	if db.Durable() < kept || db.Failed(lost) == nil || db.Failed(kept) != nil || db.Failed(lost-1) != nil {
 		t.Error("a lost ticket counts as durable, or a kept one as lost")
@@ -467,7 +476,7 @@ func failing(t *testing.T, open Open) {
 	}
 }
 
-// What waits behind a group that fails, fails with it: nobody waits for ever.
+// The batches that are queued when a group fails, fail with it: no caller waits for ever.
 func queuedAfterFailure(t *testing.T, open Open) {
 	var armed atomic.Bool
 	in, out := make(chan struct{}), make(chan struct{})
@@ -543,9 +552,9 @@ func closed(t *testing.T, open Open) {
 	}
 }
 
-// Of all that make an entity of one name at once, whatever its kind, one does; its first rows are there with
-// it, and none of the others'. Removed, its name is free and its rows are left until they are erased, also
-// behind a restart.
+// Of several goroutines that make entities of one name at once, whatever their kind, one succeeds;
+// the first rows of its entity are stored with it, and none of the others'. When the entity is
+// removed its name is free. Its rows are left until they are erased, also after a restart.
 func entities(t *testing.T, open openFunc) {
 	ctx := context.Background()
 	fs := store.NewMemFS()
@@ -654,8 +663,8 @@ func entities(t *testing.T, open openFunc) {
 	}
 }
 
-// A store that can't read can't say that a name is free: what would take it is refused. One that can't write
-// leaves the name free.
+// A store that can't read can't say that a name is free: a batch that would take it is refused. A
+// store that can't write leaves the name free.
 func failingEntities(t *testing.T, open Open) {
 	ctx := context.Background()
 	var flaky Flaky
