@@ -608,10 +608,10 @@ type Overrides struct {
 	Occupants int     `toml:"occupants" least:"1"`    // Occupants of each join phase.
 }
 
-// Override changes the scenario as the flags of the command line ask, and checks the result. A number of clients
-// is divided among the groups in their old proportions, at least one each; TLS, mechanism and SASL2 replace;
-// FAST, stream management and carbons are only turned on; a length is for phases that hold; rates are factors.
-// The error says why the scenario can't be run so.
+// Override changes the scenario as the flags of the command line ask, and checks the result. A number of
+// clients is divided among the groups in their old proportions, at least one each; TLS, mechanism and
+// SASL2 replace; FAST, stream management and carbons are only turned on; a length is for phases that
+// hold; rates are factors. The error says why the scenario can't be run so.
 func (s *Scenario) Override(c Overrides) error {
 	if c.Clients > 0 && s.Clients.Count > 0 {
 		if c.Clients < len(s.Groups) {

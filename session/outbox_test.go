@@ -263,7 +263,8 @@ func TestSourcesTakeTurns(t *testing.T) {
 	}
 	s.Settle()
 	got := regexp.MustCompile(`<body>(\w+ \d+)`).FindAllString(juliet.Received(), -1)
-	if want := "[<body>one 0001 <body>one 0002 <body>one 0003 <body>two 0001 <body>two 0002 <body>two 0003]"; fmt.Sprint(got) != want {
+	want := "[<body>one 0001 <body>one 0002 <body>one 0003 <body>two 0001 <body>two 0002 <body>two 0003]"
+	if fmt.Sprint(got) != want {
 		t.Errorf("got %v", got)
 	}
 	if len(one.ends) != 1 || len(two.ends) != 1 || one.taken != 3 || two.taken != 3 {
