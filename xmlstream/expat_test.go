@@ -126,13 +126,13 @@ func (x *expat) parse(doc []byte, final bool) (code uint32, events string) {
 // ours are the refusals that expat does not share, by condition and message: XMPP forbids the input (RFC 6120
 // section 11), or a limit does. "*" stands for each message.
 var ours = map[string]string{
-	RestrictedXML + " *":   "document types, processing instructions, comments, entities: §11.1",
+	RestrictedXML + " *":   "document types, processing instructions, comments, entities: section 11.1",
 	PolicyViolation + " *": "Limits, and elements of the stream inside a stanza",
 	InvalidXML + " *":      "a second stream header",
 	BadFormat + " *":       "character data between stanzas",
-	UnsupportedEncoding + " encoding other than UTF-8": "§11.6",
-	UnsupportedEncoding + " byte order mark of UTF-16": "§11.6",
-	NotWellFormed + " XML version other than 1.0":      "§11.5; expat reads 1.1 as 1.0",
+	UnsupportedEncoding + " encoding other than UTF-8": "section 11.6",
+	UnsupportedEncoding + " byte order mark of UTF-16": "section 11.6",
+	NotWellFormed + " XML version other than 1.0":      "section 11.5; expat reads 1.1 as 1.0",
 }
 
 // compare compares verdict and events of the stream in with those of expat, and returns the class, for

@@ -43,11 +43,11 @@ import "unicode/utf8"
 // # Linear work
 //
 // Every byte is scanned once, with one exception. A tag that has not come completely is parsed again from
-// its start, because only its bytes are kept. If a peer sends single bytes, that alone would be quadratic. So
-// in state inTag, step only searches for the end of the tag (tagEnd), from
-// where the last search stopped (t.searched, t.quote). It parses the tag when the end is there, or when
-// the tag has become twice as long. References in character data are treated in the same way.
-// TestWorkAnySplit counts the bytes (t.bytesScanned): there are at most four for each byte of input.
+// its start, because only its bytes are kept. If a peer sends single bytes, that alone would be quadratic.
+// So in state inTag, step only searches for the end of the tag (tagEnd), from where the last search stopped
+// (t.searched, t.quote). It parses the tag when the end is there, or when the tag has become twice as long.
+// References in character data are treated in the same way. TestWorkAnySplit counts the bytes that are
+// looked at (t.bytesScanned): there are at most four for each byte of input.
 //
 // # Why step is one function
 //
@@ -154,7 +154,7 @@ text:
 			t.nodes[t.openNode].nflags |= nNeedsDecode
 			i = end
 		case c == '>':
-			if buf[i-1] == ']' && buf[i-2] == ']' { // XML 1.0 §2.4
+			if buf[i-1] == ']' && buf[i-2] == ']' { // XML 1.0 section 2.4
 				return t.fail(i-2, NotWellFormed, "]]> in character data")
 			}
 			i++
